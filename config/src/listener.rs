@@ -1,0 +1,52 @@
+//! The two sides of a sidecar: inbound (to the application) and outbound (from it).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inbound {
+    pub listen: Vec<SocketAddr>,
+    /// Where a connection goes that was not redirected. Without it: `no_route`.
+    pub app: Option<SocketAddr>,
+    pub protocol: AppProtocol,
+    pub mtls: Mtls,
+    /// Default off: the caller's deadline rules.
+    pub timeout: Option<Duration>,
+    /// `None`: half of what the descriptor limit leaves.
+    pub max_connections: Option<u32>,
+    /// At once; beyond it 503.
+    pub max_requests: Option<u32>,
+    /// Bytes of one request body; beyond it 413.
+    pub max_body: Option<u64>,
+    /// What is special about single ports of the application.
+    pub ports: BTreeMap<u16, PortPolicy>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PortPolicy {
+    pub protocol: Option<AppProtocol>,
+}
+
+/// What the application speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AppProtocol {
+    /// gRPC as HTTP/2, all other HTTP as HTTP/1.1.
+    Auto,
+    /// gRPC is answered UNIMPLEMENTED.
+    Http1,
+    Http2,
+}
+
+/// Whether inbound requires mTLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mtls {
+    Off,
+    /// A plaintext or unverified peer is refused.
+    Strict,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outbound {
+    pub listen: Vec<SocketAddr>,
+}

@@ -1,0 +1,29 @@
+//! The configuration file from outside: what loads, what is refused, and with which words.
+
+mod faults;
+mod hostile;
+mod peers;
+mod refusals;
+mod samples;
+
+use std::path::Path;
+
+use pillion_config::{Config, Errors, Fault, parse};
+
+/// The configuration of a text that must be good.
+fn good(source: &str) -> Config {
+    parse(source, Path::new("/etc/pillion")).expect("a good file").0
+}
+
+fn warnings(source: &str) -> Vec<Fault> {
+    parse(source, Path::new("")).expect("a good file").1
+}
+
+fn bad(source: &str) -> Errors {
+    parse(source, Path::new("")).expect_err("a faulty file")
+}
+
+/// `LINE:COL MESSAGE` of each fault.
+fn told(source: &str) -> Vec<String> {
+    bad(source).faults.iter().map(|f| format!("{}:{} {}", f.line, f.column, f.message)).collect()
+}

@@ -1,0 +1,130 @@
+//! The public face's full example: what of it is not built yet is refused by name, and nothing else is.
+
+use pillion_config::Severity;
+
+use crate::{bad, told};
+
+const FULL: &str = include_str!("interface.yaml");
+
+/// Shrinks as features land; empty, the full example loads.
+const REFUSED: [&str; 19] = [
+    "inbound.redirect_to",
+    "inbound.rate_limit",
+    "inbound.probes",
+    "inbound.ports.3306.protocol",
+    "inbound.ports.9090.mtls",
+    "inbound.ports.8443.listen",
+    "inbound.authorization",
+    "outbound.unknown",
+    "services.orders.addresses",
+    "services.orders.endpoints[1].zone",
+    "services.orders.endpoints[1].priority",
+    "services.orders.outlier_detection.interval",
+    "services.orders.health_check",
+    "services.orders.slow_start",
+    "routes",
+    "dns",
+    "tracing",
+    "drain",
+    "limits",
+];
+
+#[test]
+fn the_full_example_is_refused_key_by_key_all_at_once() {
+    let errors = bad(FULL);
+    let refused: Vec<_> = errors.faults.iter().filter(|f| f.severity == Severity::Error).collect();
+    for fault in &refused {
+        assert!(fault.message.ends_with("not supported yet"), "{fault}");
+    }
+    let paths: Vec<&str> = refused.iter().map(|fault| fault.path.as_str()).collect();
+    assert_eq!(paths, REFUSED);
+}
+
+#[test]
+fn each_refusal_stands_at_its_key() {
+    for fault in bad(FULL).faults.iter().filter(|f| f.severity == Severity::Error) {
+        let line = FULL.lines().nth(fault.line - 1).unwrap();
+        let there: String = line.chars().skip(fault.column - 1).collect();
+        let key = fault.path.rsplit('.').next().unwrap();
+        let stands = there.starts_with(key)
+            || there.starts_with(&format!("\"{key}"))
+            || there.starts_with("permissive")
+            || there.starts_with("tcp");
+        assert!(stands, "{fault}\n{there}");
+    }
+}
+
+/// What the full example has in comments, or not at all.
+#[test]
+fn the_alternatives_of_the_public_face_are_refused_by_name_too() {
+    let service = |keys: &str| format!("services: {{ a: {{ endpoints: [10.0.0.1:80], {keys} }} }}");
+    let inbound = |keys: &str| format!("inbound: {{ {keys} }}");
+    let cases = [
+        ("identity: { directory: c, crl: ca.crl }".to_owned(), "identity.crl"),
+        ("identity: { workload_api: unix:///run/spire/agent.sock }".into(), "identity.workload_api"),
+        (inbound("mtls: permissive"), "inbound.mtls"),
+        (inbound("protocol: tcp"), "inbound.protocol"),
+        (inbound("protocol: tls"), "inbound.protocol"),
+        (inbound("redirect_to: loopback"), "inbound.redirect_to"),
+        ("outbound: { unknown: deny }".into(), "outbound.unknown"),
+        ("defaults: { timeout: 3s }".into(), "defaults"),
+        (
+            "services: { a: { endpoints: { dns: \"a.shop:80\", refresh: 5s } } }".into(),
+            "services.a.endpoints.dns",
+        ),
+        ("services: { a: { endpoints: { srv: _http._tcp.a.shop } } }".into(), "services.a.endpoints.srv"),
+        (service("protocol: tcp"), "services.a.protocol"),
+        (service("load_balancer: { ring_hash: { header: x-user } }"), "services.a.load_balancer.ring_hash"),
+        (service("load_balancer: { maglev: { cookie: sid } }"), "services.a.load_balancer.maglev"),
+        (service("load_balancer: maglev"), "services.a.load_balancer"),
+        (service("retry: { hedge_after: p95 }"), "services.a.retry.hedge_after"),
+        (service("circuit_breaker: { adaptive: gradient }"), "services.a.circuit_breaker.adaptive"),
+        (
+            service("circuit_breaker: { max_connections_per_endpoint: 5 }"),
+            "services.a.circuit_breaker.max_connections_per_endpoint",
+        ),
+        (
+            service("outlier_detection: { error_rate: { above: 50%, min_requests: 20 } }"),
+            "services.a.outlier_detection.error_rate",
+        ),
+        (service("outlier_detection: { gateway_errors: 5 }"), "services.a.outlier_detection.gateway_errors"),
+        (
+            service("outlier_detection: { connect_failures: 5 }"),
+            "services.a.outlier_detection.connect_failures",
+        ),
+        ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
+        ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
+        ("access_log: { format: text }".into(), "access_log.format"),
+    ];
+    for (source, key) in cases {
+        let errors = bad(&source);
+        let refused = errors.faults.iter().any(|f| f.path == key && f.message.ends_with("not supported yet"));
+        assert!(refused, "{source}\n{errors}");
+    }
+}
+
+#[test]
+fn what_is_off_or_empty_asks_for_nothing_and_is_not_refused() {
+    crate::good(
+        "defaults: {}\nroutes: []\ndns: off\ntracing: off\n\
+         inbound: { rate_limit: off, probes: [] }\n\
+         metrics: { merge: [], compatibility: [] }\n\
+         services:\n  a:\n    endpoints: [10.0.0.1:80]\n    addresses: []\n    health_check: off\n    slow_start: off\n    \
+         retry: { hedge_after: off }\n    circuit_breaker: { adaptive: off, max_connections_per_endpoint: false }\n    \
+         outlier_detection: { interval: off, error_rate: off, gateway_errors: off, connect_failures: off }\n",
+    );
+}
+
+#[test]
+fn variables_are_refused_where_they_would_be_replaced_and_nowhere_else() {
+    assert_eq!(
+        told(
+            "workload: { name: \"${POD}\" }\nservices: { a: { endpoints: [\"${A:-10.0.0.1}:80\"] } } # ${X}"
+        ),
+        [
+            "1:19 workload.name uses ${…}, which is not supported yet",
+            "2:30 services.a.endpoints[0] uses ${…}, which is not supported yet"
+        ]
+    );
+    crate::good("workers: 1 # ${POD}");
+}

@@ -1,0 +1,91 @@
+//! The command line: what was typed, and what is done about it.
+
+pub mod certs;
+pub mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit code of work that failed or a configuration that is invalid; clap's own for wrong usage is 2.
+const FAILED: u8 = 1;
+
+#[derive(Debug, Parser)]
+#[command(name = "pillion", version, about = "A service-mesh sidecar: one binary beside one application.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the sidecar
+    Run(run::Run),
+    /// Say what is wrong with a configuration file, all of it at once
+    Check {
+        /// The file
+        #[arg(short, long, value_name = "FILE")]
+        config: PathBuf,
+    },
+    /// A small CA for development and tests
+    #[command(subcommand)]
+    Certs(certs::Certs),
+    /// Words of the interface that are not built yet are known, and refused.
+    #[command(external_subcommand)]
+    Other(Vec<String>),
+}
+
+/// What is said when nothing was asked.
+const HELP: &str = "\
+pillion: a service-mesh sidecar, one binary beside one application
+
+  pillion demo            see a whole mesh at work, nothing to install or configure
+  pillion run -c FILE     run the sidecar
+  pillion check -c FILE   say what is wrong with a configuration file
+
+`pillion --help` lists every command.
+";
+
+/// Commands that later versions will have.
+const PLANNED: [&str; 10] =
+    ["explain", "init", "inject", "top", "wait", "exec", "schema", "bench", "completions", "import"];
+
+/// Runs what the command line says.
+pub fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        None => {
+            print!("{HELP}");
+            Ok(())
+        }
+        Some(Command::Run(run)) => run.run(),
+        Some(Command::Check { config }) => check(&config),
+        Some(Command::Certs(certs)) => certs.run(),
+        Some(Command::Other(words)) => return unknown(&words),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn unknown(words: &[String]) -> ExitCode {
+    let word = words.first().map_or("", String::as_str);
+    match PLANNED.contains(&word) {
+        true => eprintln!("pillion {word} is not supported yet"),
+        false => eprintln!("pillion has no command `{word}`; `pillion --help` lists what there is"),
+    }
+    ExitCode::from(2)
+}
+
+fn check(file: &std::path::Path) -> anyhow::Result<()> {
+    let (_, warnings) = pillion_config::load(file).map_err(|errors| anyhow::anyhow!("{errors}"))?;
+    for warning in &warnings {
+        println!("{}:{warning}", file.display());
+    }
+    println!("{}: valid", file.display());
+    Ok(())
+}

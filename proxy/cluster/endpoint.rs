@@ -1,0 +1,140 @@
+//! One address of a cluster: its load, its health, and the connections to it.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use super::balance::Candidate;
+use super::ewma::Ewma;
+use super::outlier::{Cause, Outlier};
+use super::{Cluster, Spoken};
+use crate::http::upstream::{Pool, Want};
+use crate::telemetry::EjectionCause;
+
+pub(crate) struct Endpoint {
+    pub(crate) id: usize,
+    pub(crate) address: SocketAddr,
+    weight: NonZeroU32,
+    /// Dropping the endpoint closes what is idle in it.
+    pub(crate) pool: Pool,
+    in_flight: AtomicU32,
+    latency: Ewma,
+    pub(crate) outlier: Outlier,
+    /// What it chose by ALPN the last time.
+    learnt: AtomicU8,
+}
+
+/// What an endpoint was found to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Speaks {
+    Http1 = 1,
+    Http2 = 2,
+}
+
+/// A failed try counts as at least this slow, so that an endpoint which fails fast does not look fast.
+const FAILURE_COSTS: Duration = Duration::from_millis(50);
+
+impl Endpoint {
+    pub(crate) fn new(
+        id: usize,
+        address: SocketAddr,
+        weight: NonZeroU32,
+        outlier: Outlier,
+        workers: usize,
+        epoch: Instant,
+    ) -> Self {
+        Self {
+            id,
+            address,
+            weight,
+            pool: Pool::new(workers),
+            in_flight: AtomicU32::new(0),
+            latency: Ewma::new(epoch),
+            outlier,
+            learnt: AtomicU8::new(0),
+        }
+    }
+
+    /// `is_http2`: the caller spoke it, or its request needs it (gRPC).
+    pub(crate) fn want(&self, cluster: &Cluster, is_http2: bool) -> Want {
+        match cluster.protocol {
+            Spoken::Http1 => Want::Http1,
+            Spoken::Http2 => Want::Http2,
+            Spoken::AppAuto => callers(is_http2),
+            Spoken::Auto if cluster.tls().is_none() => callers(is_http2),
+            Spoken::Auto => match self.learnt.load(Relaxed) {
+                1 => Want::Http1,
+                2 => Want::Http2,
+                _ => Want::Negotiated,
+            },
+        }
+    }
+
+    pub(crate) fn learn(&self, speaks: Speaks) {
+        self.learnt.store(speaks as u8, Relaxed);
+    }
+
+    pub(crate) fn answered(&self, took: Duration, now: Instant) {
+        self.latency.observe(took, now);
+        self.outlier.on_success(now);
+    }
+
+    pub(crate) fn failed(&self, took: Duration, cause: Cause, cluster: &Cluster, now: Instant) {
+        self.latency.observe(took.max(FAILURE_COSTS), now);
+        if let Some(ejected) = self.outlier.on_error(now, cause) {
+            cluster.metrics().ejections(EjectionCause::ConsecutiveErrors).inc();
+            tracing::info!(
+                service = &*cluster.name,
+                endpoint = %self.address,
+                last = ejected.cause.label(),
+                rest_ms = ejected.rest.as_millis() as u64,
+                "endpoint ejected after errors in a row"
+            );
+        }
+    }
+}
+
+const fn callers(is_http2: bool) -> Want {
+    if is_http2 { Want::Http2 } else { Want::Http1 }
+}
+
+impl Candidate for Endpoint {
+    fn id(&self) -> usize {
+        self.id
+    }
+
+    fn weight(&self) -> NonZeroU32 {
+        self.weight
+    }
+
+    fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    fn latency(&self, now: Instant) -> Option<f64> {
+        self.latency.latency(now)
+    }
+
+    fn is_usable(&self, now: Instant) -> bool {
+        self.outlier.is_usable(now)
+    }
+}
+
+/// One request at an endpoint, until the last byte of its answer.
+pub(crate) struct InFlight(Arc<Endpoint>);
+
+impl InFlight {
+    pub(crate) fn at(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.in_flight.fetch_add(1, Relaxed);
+        Self(endpoint.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Relaxed);
+    }
+}

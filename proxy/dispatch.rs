@@ -1,0 +1,245 @@
+//! The leaf of both stacks: pick an endpoint, take a connection, send, and judge how the endpoint did.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use http::header::HOST;
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Uri, Version};
+use tokio::time::Instant;
+use tower::service_fn;
+
+use crate::cluster::endpoint::{Endpoint, InFlight};
+use crate::cluster::outlier::Cause;
+use crate::cluster::{Cluster, Spoken};
+use crate::error::{Error, Reason, Sent};
+use crate::http::headers::{
+    GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies,
+};
+use crate::http::upstream::{self, Lease, SendFailure};
+use crate::http::{Body, Call, Exchange, Response};
+use crate::layers::HttpService;
+use crate::layers::limit::too_large;
+
+/// The last service of a stack. Boxed: its state is by far the largest, and the layers above move theirs.
+pub(crate) fn service() -> impl HttpService {
+    service_fn(|call: Box<Call>| Box::pin(dispatch(call)))
+}
+
+async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
+    let Some(route) = call.route.clone() else {
+        return Err(Error::new(Reason::NoRoute, "the request came here without a route").with(call));
+    };
+    let cluster = &route.cluster;
+    let is_http2 = match cluster.protocol {
+        Spoken::AppAuto => call.is_grpc,
+        _ => call.is_grpc || call.head.version == Version::HTTP_2,
+    };
+    if call.is_grpc && cluster.protocol == Spoken::Http1 {
+        return Err(Error::new(Reason::NoRoute, "gRPC needs HTTP/2, and `protocol` says http1").with(call));
+    }
+    let Some(endpoint) = pick(cluster, &call.exchange) else { return Err(nobody(cluster).with(call)) };
+    let mut trial = Trial::begin(&endpoint, cluster, &call.exchange);
+    let lease = upstream::lease(cluster, &endpoint, &call.exchange.worker, is_http2).await;
+    let mut lease = match lease {
+        Ok(lease) => lease,
+        Err(error) => {
+            trial.failed(&error);
+            return Err(error.with(call));
+        }
+    };
+    call.body.watch_request_once(&call.exchange, cluster.max_body);
+    let request = into_request(&mut call, &lease);
+    trial.sent();
+    match lease.send(request).await {
+        Ok(response) => {
+            trial.answered(response.status());
+            Ok(wrap(response.map(Body::incoming), lease, trial, call))
+        }
+        Err(failure) => {
+            let error = explain(failure, call, cluster, &endpoint);
+            trial.failed(&error);
+            Err(error)
+        }
+    }
+}
+
+/// An endpoint that was not tried yet for this request, where there is one.
+fn pick(cluster: &Cluster, exchange: &Exchange) -> Option<Arc<Endpoint>> {
+    let now = Instant::now().into_std();
+    let mut rng = exchange.worker.rng.lock();
+    let mut tried = exchange.tried();
+    // A resting endpoint lets one probe through at a time: whoever comes too late picks again.
+    let picked = std::iter::repeat_with(|| {
+        let endpoint = cluster.balancer.pick(&cluster.endpoints, &tried, now, &mut rng)?;
+        tried.insert(endpoint.id);
+        Some((endpoint, endpoint.outlier.admit(now)))
+    });
+    let mut last = None;
+    for candidate in picked.take(cluster.endpoints.len().clamp(1, 8)) {
+        let Some((endpoint, admitted)) = candidate else { break };
+        last = Some(endpoint);
+        if admitted {
+            break;
+        }
+    }
+    let endpoint = last?.clone();
+    exchange.was_tried(endpoint.id);
+    Some(endpoint)
+}
+
+fn nobody(cluster: &Cluster) -> Error {
+    let (name, known) = (&cluster.name, cluster.endpoints.len());
+    match known {
+        0 => Error::new(Reason::NoEndpoints, format!("\"{name}\" has no endpoints")),
+        _ => Error::new(Reason::AllUnhealthy, format!("all {known} endpoints of \"{name}\" are ejected")),
+    }
+}
+
+/// The request as the connection's version has it. Can be undone: the host is kept beside it.
+fn into_request(call: &mut Call, lease: &Lease) -> Request<Body> {
+    let path = call.head.uri.path_and_query().cloned();
+    let path = path.unwrap_or(PathAndQuery::from_static("/"));
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = call.head.method.clone();
+    head.headers = std::mem::take(&mut call.head.headers);
+    if lease.is_sidecar() {
+        if let Some(via) = &call.via {
+            head.headers.insert(X_PILLION_VIA, via.clone());
+        }
+    }
+    if let (Some(deadline), true) = (call.deadline, call.is_grpc) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        head.headers.insert(GRPC_TIMEOUT, grpc_timeout_value(left));
+    }
+    if lease.is_http2() {
+        head.version = Version::HTTP_2;
+        head.headers.remove(HOST);
+        head.uri = absolute(path, call.host.as_ref());
+    } else {
+        head.uri = origin_form(&call.head.uri, path);
+        join_cookies(&mut head.headers);
+        if let Some(host) = &call.host {
+            head.headers.insert(HOST, host.clone());
+        }
+    }
+    Request::from_parts(head, std::mem::replace(&mut call.body, Body::empty()))
+}
+
+fn origin_form(uri: &Uri, path: PathAndQuery) -> Uri {
+    if uri.authority().is_none() { uri.clone() } else { Uri::from(path) }
+}
+
+/// Scheme and authority for HTTP/2's pseudo-headers. A host that is no authority is left out.
+fn absolute(path: PathAndQuery, host: Option<&HeaderValue>) -> Uri {
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = http::uri::Parts::default();
+    if authority.is_some() {
+        parts.scheme = Some(Scheme::HTTP);
+    }
+    parts.authority = authority;
+    parts.path_and_query = Some(path.clone());
+    Uri::from_parts(parts).unwrap_or_else(|_invalid| Uri::from(path))
+}
+
+/// What must last until the response's last byte rides on it.
+fn wrap(mut response: Response, lease: Lease, trial: Trial<'_>, mut call: Box<Call>) -> Response {
+    if !lease.is_sidecar() {
+        response.headers_mut().remove(X_PILLION_REFUSED); // only a verified sidecar's word is taken
+    }
+    let tail = response.body_mut().response_tail();
+    tail.lease = Some(lease);
+    tail.in_flight = Some(trial.end());
+    tail.permit = call.permit.take();
+    response
+}
+
+/// Why there is no answer; with the call, where nothing of it was sent.
+fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoint: &Endpoint) -> Error {
+    let exchange = call.exchange.clone();
+    if exchange.was_cut() == Some(Reason::BodyTooLarge) {
+        return too_large(cluster.max_body.unwrap_or_default()).sent(Sent::Perhaps);
+    }
+    if exchange.progress.client_broke() {
+        return Error::new(Reason::ClientGone, "the client broke its request off").sent(Sent::Perhaps);
+    }
+    let (address, name, detail) = (endpoint.address, &cluster.name, failure.detail);
+    let what = match failure.reason {
+        Reason::ProtocolError => "answered what is not HTTP",
+        Reason::UpstreamReset => "reset the request",
+        _ => "closed the connection before it answered",
+    };
+    let error =
+        Error::new(failure.reason, format!("{address} of \"{name}\" {what}: {detail}")).sent(failure.sent);
+    match failure.unsent {
+        None => error,
+        Some(request) => {
+            let (head, body) = request.into_parts();
+            call.head.headers = head.headers;
+            call.body = body;
+            error.with(call)
+        }
+    }
+}
+
+/// One try at one endpoint, which ends with a judgement whatever happens.
+struct Trial<'a> {
+    endpoint: &'a Arc<Endpoint>,
+    cluster: &'a Cluster,
+    exchange: Arc<Exchange>,
+    in_flight: Option<InFlight>,
+    began: Instant,
+    is_judged: bool,
+}
+
+impl<'a> Trial<'a> {
+    fn begin(endpoint: &'a Arc<Endpoint>, cluster: &'a Cluster, exchange: &Arc<Exchange>) -> Self {
+        exchange.note(|facts| facts.upstream = Some(endpoint.address));
+        let in_flight = Some(InFlight::at(endpoint));
+        let began = Instant::now();
+        Self { endpoint, cluster, exchange: exchange.clone(), in_flight, began, is_judged: false }
+    }
+
+    fn sent(&self) {
+        self.exchange.note(|facts| facts.sent = Some(self.began));
+    }
+
+    fn answered(&mut self, status: http::StatusCode) {
+        let now = Instant::now();
+        self.exchange.note(|facts| facts.answered = Some(now));
+        self.is_judged = true;
+        let took = now - self.began;
+        match Cause::of_status(status) {
+            None => self.endpoint.answered(took, now.into_std()),
+            Some(cause) => self.endpoint.failed(took, cause, self.cluster, now.into_std()),
+        }
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.is_judged = true;
+        self.judge(Cause::of(error));
+    }
+
+    fn judge(&self, cause: Option<Cause>) {
+        let now = Instant::now();
+        match cause {
+            Some(cause) => self.endpoint.failed(now - self.began, cause, self.cluster, now.into_std()),
+            None => self.endpoint.outlier.on_neither(now.into_std()),
+        }
+    }
+
+    /// The answer's body goes on with it.
+    fn end(mut self) -> InFlight {
+        self.in_flight.take().unwrap_or_else(|| InFlight::at(self.endpoint))
+    }
+}
+
+/// Dropped unjudged: a timeout was the endpoint's doing, a client that went away was not.
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if !self.is_judged {
+            let expired = self.exchange.expired.load(Relaxed);
+            self.judge(expired.then_some(Cause::Timeout));
+        }
+    }
+}

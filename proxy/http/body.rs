@@ -1,0 +1,275 @@
+//! The one body type of all seams, and what rides on it until its end.
+//!
+//! A request or response is not over with its headers: permits, connections, counters and the access line wait
+//! for the last byte. They ride on the body as one boxed [`Tail`], so that nothing needs a wrapper of its own.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::exchange::{Ending, Exchange};
+use super::replay::Replay;
+use super::upstream::Lease;
+use crate::cluster::endpoint::InFlight;
+use crate::cluster::limits::Permit;
+use crate::error::Reason;
+use crate::runtime::deadline::Deadline;
+
+pub(crate) struct Body {
+    kind: Kind,
+    tail: Option<Tail>,
+}
+
+enum Kind {
+    Empty,
+    /// At most one piece, made by the sidecar itself.
+    Full(Option<Bytes>),
+    Incoming(Incoming),
+    /// A request body that may be sent again.
+    Replay(Box<Replay>),
+}
+
+enum Tail {
+    Request(Box<RequestTail>),
+    Response(Box<ResponseTail>),
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    /// The sidecar cut it.
+    #[error("{}", .0.code())]
+    Cut(Reason),
+}
+
+impl Body {
+    pub(crate) const fn empty() -> Self {
+        Self { kind: Kind::Empty, tail: None }
+    }
+
+    pub(crate) fn full(bytes: impl Into<Bytes>) -> Self {
+        Self { kind: Kind::Full(Some(bytes.into())), tail: None }
+    }
+
+    /// A body from the network; one that is known to be empty costs nothing further.
+    pub(crate) fn incoming(incoming: Incoming) -> Self {
+        match http_body::Body::is_end_stream(&incoming) {
+            true => Self::empty(),
+            false => Self { kind: Kind::Incoming(incoming), tail: None },
+        }
+    }
+
+    pub(crate) fn replay(replay: Replay) -> Self {
+        Self { kind: Kind::Replay(Box::new(replay)), tail: None }
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        matches!(self.kind, Kind::Empty | Kind::Full(None))
+    }
+
+    /// Watches a request body on its way upstream. An empty one is complete as it stands.
+    pub(crate) fn watch_request(&mut self, exchange: &Arc<Exchange>, max_body: Option<u64>) {
+        if !self.is_empty() {
+            let left = max_body.unwrap_or(u64::MAX);
+            self.tail = Some(Tail::Request(Box::new(RequestTail { exchange: exchange.clone(), left })));
+        }
+    }
+
+    /// The same, unless the body is watched already or is a replay of one that is.
+    pub(crate) fn watch_request_once(&mut self, exchange: &Arc<Exchange>, max_body: Option<u64>) {
+        if self.tail.is_none() && !matches!(self.kind, Kind::Replay(_)) {
+            self.watch_request(exchange, max_body);
+        }
+    }
+
+    /// What rides on a response until its end; made with the first thing that does.
+    pub(crate) fn response_tail(&mut self) -> &mut ResponseTail {
+        if !matches!(self.tail, Some(Tail::Response(_))) {
+            self.tail = Some(Tail::Response(Box::default()));
+        }
+        match &mut self.tail {
+            Some(Tail::Response(tail)) => tail,
+            _ => unreachable!("set just above"),
+        }
+    }
+
+    fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.kind {
+            Kind::Empty => Poll::Ready(None),
+            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Incoming(incoming) => {
+                http_body::Body::poll_frame(Pin::new(incoming), cx).map_err(BodyError::Hyper)
+            }
+            Kind::Replay(replay) => replay.poll_frame(cx),
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        let polled = this.poll_kind(cx);
+        match &mut this.tail {
+            None => polled,
+            Some(Tail::Request(tail)) => tail.observe(polled),
+            Some(Tail::Response(tail)) => tail.observe(polled, cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty | Kind::Full(None) => true,
+            Kind::Full(Some(_)) => false,
+            Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Replay(replay) => replay.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty | Kind::Full(None) => SizeHint::with_exact(0),
+            Kind::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Replay(replay) => replay.size_hint(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let whole = http_body::Body::is_end_stream(self);
+        match &mut self.tail {
+            Some(Tail::Request(tail)) if whole => tail.exchange.progress.completed(),
+            Some(Tail::Response(tail)) => tail.end(whole),
+            _ => {}
+        }
+    }
+}
+
+/// Tells the exchange how far the request's body is, and bounds its size.
+pub(crate) struct RequestTail {
+    exchange: Arc<Exchange>,
+    /// Bytes that may still come.
+    left: u64,
+}
+
+impl RequestTail {
+    fn observe(
+        &mut self,
+        polled: Poll<Option<Result<Frame<Bytes>, BodyError>>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let progress = &self.exchange.progress;
+        match &polled {
+            Poll::Pending => progress.waits_for_client(),
+            Poll::Ready(None) => progress.completed(),
+            Poll::Ready(Some(Ok(frame))) => {
+                let size = frame.data_ref().map_or(0, Bytes::len) as u64;
+                progress.moved(size);
+                if size > self.left {
+                    self.exchange.cut(Reason::BodyTooLarge);
+                    return Poll::Ready(Some(Err(BodyError::Cut(Reason::BodyTooLarge))));
+                }
+                self.left -= size;
+            }
+            Poll::Ready(Some(Err(_))) => progress.broke(),
+        }
+        polled
+    }
+}
+
+/// Everything that waits for the last byte of a response.
+#[derive(Default)]
+pub(crate) struct ResponseTail {
+    /// Told how it ended.
+    pub(crate) exchange: Option<Arc<Exchange>>,
+    /// The connection goes back to its pool when the response is whole, and is closed when it is not.
+    pub(crate) lease: Option<Lease>,
+    pub(crate) in_flight: Option<InFlight>,
+    pub(crate) permit: Option<Permit>,
+    /// Longest pause between two pieces.
+    pub(crate) idle: Option<Duration>,
+    /// The moment by which all must be over.
+    pub(crate) hard_stop: Option<Instant>,
+    deadline: Option<Deadline>,
+    /// Bytes came since the deadline was last moved.
+    moved: bool,
+    ending: Ending,
+}
+
+impl ResponseTail {
+    fn observe(
+        &mut self,
+        polled: Poll<Option<Result<Frame<Bytes>, BodyError>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &polled {
+            Poll::Pending => return self.pause(cx),
+            Poll::Ready(None) => self.end(true),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.moved = true;
+                if let Some(data) = frame.data_ref() {
+                    self.ending.bytes += data.len() as u64;
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    self.ending.grpc_status = super::headers::grpc_status(trailers);
+                }
+            }
+            Poll::Ready(Some(Err(_))) => {
+                self.ending.reason.get_or_insert(Reason::UpstreamClosed);
+                self.end(false);
+            }
+        }
+        polled
+    }
+
+    /// Nothing to send: waits, but not for ever.
+    fn pause(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(exchange) = self.exchange.as_ref() else { return Poll::Pending };
+        if self.deadline.is_none() || self.moved {
+            self.moved = false;
+            let idle_until = self.idle.map(|idle| Instant::now() + idle);
+            let Some(at) = idle_until.into_iter().chain(self.hard_stop).min() else { return Poll::Pending };
+            match &mut self.deadline {
+                Some(deadline) => deadline.move_to(at),
+                None => self.deadline = Some(exchange.worker.timers.deadline(at)),
+            }
+        }
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        if Pin::new(deadline).poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        let over = self.hard_stop.is_some_and(|stop| Instant::now() >= stop);
+        let reason = if over { Reason::MaxDuration } else { Reason::StreamIdleTimeout };
+        self.ending.reason = Some(reason);
+        self.end(false);
+        Poll::Ready(Some(Err(BodyError::Cut(reason))))
+    }
+
+    fn end(&mut self, whole: bool) {
+        if let Some(lease) = self.lease.take().filter(|_| whole) {
+            lease.give_back();
+        }
+        self.in_flight = None;
+        self.permit = None;
+        if let Some(exchange) = self.exchange.take() {
+            if !whole {
+                self.ending.reason.get_or_insert(Reason::ClientGone);
+            }
+            exchange.finish(self.ending);
+        }
+    }
+}

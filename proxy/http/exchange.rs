@@ -1,0 +1,300 @@
+//! What is known of one exchange (a request and its answer), from its first byte to its last.
+//!
+//! Shared by the layers, the two bodies and the timers; ends as a metric and an access line in
+//! [`Exchange::finish`], exactly once.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderValue, StatusCode};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::cluster::balance::Tried;
+use crate::error::{Error, Reason};
+use crate::runtime::worker::Worker;
+use crate::serve::Connection;
+use crate::state::Route;
+use crate::telemetry::access::protocol_name;
+use crate::telemetry::{Flow, MethodLabel, Record, RequestLabels, Symbol};
+
+pub(crate) struct Exchange {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) started: Instant,
+    pub(crate) request_id: HeaderValue,
+    pub(crate) progress: Progress,
+    /// A timeout is about to drop what is under way: the endpoint's fault, not the client's.
+    pub(crate) expired: AtomicBool,
+    facts: Mutex<Facts>,
+}
+
+/// Collected on the way down and up.
+#[derive(Default)]
+pub(crate) struct Facts {
+    route: Option<Arc<Route>>,
+    pub(crate) request: Option<Box<RequestLine>>,
+    pub(crate) is_grpc: bool,
+    pub(crate) method: Option<MethodLabel>,
+    status: u16,
+    reason: Option<Reason>,
+    detail: Option<Box<str>>,
+    /// Tries after the first.
+    pub(crate) attempts: u32,
+    tried: Tried,
+    grpc_status: Option<u8>,
+    pub(crate) upstream: Option<SocketAddr>,
+    /// When the last try was handed to its connection, and when its headers came.
+    pub(crate) sent: Option<Instant>,
+    pub(crate) answered: Option<Instant>,
+    cut: Option<Reason>,
+    finished: bool,
+}
+
+/// What the access log says of the request; kept only where there is a log.
+pub(crate) struct RequestLine {
+    pub(crate) method: http::Method,
+    pub(crate) uri: http::Uri,
+    pub(crate) host: Option<HeaderValue>,
+    pub(crate) version: http::Version,
+}
+
+/// How a response ended.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Ending {
+    pub(crate) bytes: u64,
+    pub(crate) grpc_status: Option<u8>,
+    pub(crate) reason: Option<Reason>,
+}
+
+impl Exchange {
+    pub(crate) fn new(worker: Arc<Worker>, connection: Arc<Connection>, request_id: HeaderValue) -> Self {
+        let started = Instant::now();
+        connection.begin();
+        Self {
+            worker,
+            connection,
+            started,
+            request_id,
+            progress: Progress::new(started),
+            expired: AtomicBool::new(false),
+            facts: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn note(&self, what: impl FnOnce(&mut Facts)) {
+        what(&mut self.facts.lock());
+    }
+
+    /// The request's body was cut by us; whoever answers next says why.
+    pub(crate) fn cut(&self, reason: Reason) {
+        self.facts.lock().cut = Some(reason);
+    }
+
+    pub(crate) fn was_cut(&self) -> Option<Reason> {
+        self.facts.lock().cut
+    }
+
+    /// The endpoints that had their chance.
+    pub(crate) fn tried(&self) -> Tried {
+        self.facts.lock().tried
+    }
+
+    pub(crate) fn was_tried(&self, endpoint: usize) {
+        self.facts.lock().tried.insert(endpoint);
+    }
+
+    /// A route is known: from here on the exchange counts as active for its cluster.
+    pub(crate) fn routed(&self, route: &Arc<Route>) {
+        route.cluster.metrics().active().inc();
+        self.facts.lock().route = Some(route.clone());
+    }
+
+    /// The sidecar answers itself.
+    pub(crate) fn failed(&self, error: &Error) {
+        let mut facts = self.facts.lock();
+        facts.reason = Some(error.reason);
+        facts.detail = Some((&*error.detail).into());
+    }
+
+    pub(crate) fn client_gone(&self) {
+        let mut facts = self.facts.lock();
+        facts.reason = Some(Reason::ClientGone);
+        facts.status = Reason::ClientGone.status();
+    }
+
+    /// The answer's headers are on their way.
+    pub(crate) fn headers_sent(&self, status: StatusCode, grpc_status: Option<u8>) {
+        let now = Instant::now();
+        let mut facts = self.facts.lock();
+        facts.status = status.as_u16();
+        facts.grpc_status = grpc_status;
+        let upstream = facts.answered.zip(facts.sent).map(|(answered, sent)| answered - sent);
+        let own = (now - self.started).saturating_sub(upstream.unwrap_or_default());
+        self.worker.overhead(self.connection.direction).observe(own.as_secs_f64());
+    }
+
+    /// The one end of every exchange: counts it and writes its line.
+    pub(crate) fn finish(&self, ending: Ending) {
+        let mut facts = self.facts.lock();
+        if std::mem::replace(&mut facts.finished, true) {
+            return;
+        }
+        facts.reason = facts.reason.or(ending.reason);
+        facts.grpc_status = ending.grpc_status.or(facts.grpc_status).filter(|_| facts.is_grpc);
+        self.connection.end();
+        let took = self.started.elapsed();
+        if let Some(route) = &facts.route {
+            let metrics = route.cluster.metrics();
+            metrics.active().dec();
+            metrics.duration().observe(took.as_secs_f64());
+            metrics.bytes(Flow::Received).inc_by(self.progress.bytes());
+            metrics.bytes(Flow::Sent).inc_by(ending.bytes);
+        }
+        self.worker.recorder.lock().count(self.labels(&facts));
+        self.log(&facts, ending, took);
+    }
+
+    fn labels(&self, facts: &Facts) -> RequestLabels {
+        let route = facts.route.as_deref();
+        RequestLabels {
+            direction: self.connection.direction,
+            service: route.map_or(Symbol::EMPTY, |route| route.cluster.symbol),
+            route: route.map_or(Symbol::EMPTY, |route| route.name),
+            method: facts.method.unwrap_or(MethodLabel::Other),
+            status: facts.status,
+            grpc_status: facts.grpc_status,
+            reason: facts.reason,
+            peer: self.connection.peer_label,
+        }
+    }
+
+    fn log(&self, facts: &Facts, ending: Ending, took: Duration) {
+        let Some(log) = &self.worker.access_log else { return };
+        let Some(request) = &facts.request else { return };
+        if !log.wants(facts.reason.is_some() || facts.status >= 500) {
+            return;
+        }
+        let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
+        let host = request.uri.authority().map(|host| host.as_str().as_bytes());
+        let host = host.or_else(|| request.host.as_ref().map(HeaderValue::as_bytes));
+        let metrics = &self.worker.metrics;
+        let route = facts.route.as_deref().map(|route| (metrics.name(route.name), &*route.cluster.name));
+        log.write(&Record {
+            time: SystemTime::now() - took,
+            direction: self.connection.direction,
+            service: route.as_ref().map_or("", |(_, service)| service),
+            route: route.as_ref().map_or("", |(route, _)| route),
+            method: request.method.as_str(),
+            path: path.as_bytes(),
+            host: host.unwrap_or_default(),
+            protocol: protocol_name(request.version),
+            status: facts.status,
+            grpc_status: facts.grpc_status,
+            reason: facts.reason,
+            detail: facts.detail.as_deref().unwrap_or_default(),
+            peer: self.connection.peer.as_ref().map_or("", |peer| peer.id.as_str()),
+            downstream: Some(self.connection.downstream),
+            upstream: facts.upstream,
+            request_id: self.request_id.as_bytes(),
+            bytes_in: self.progress.bytes(),
+            bytes_out: ending.bytes,
+            duration: took,
+            upstream_duration: facts.answered.zip(facts.sent).map(|(answered, sent)| answered - sent),
+            attempts: facts.attempts + 1,
+        });
+    }
+}
+
+/// How far the request's body is. Written by the body, read by the timeout that watches over it.
+pub(crate) struct Progress {
+    started: Instant,
+    /// Nanoseconds after `started`, plus one; zero: not yet.
+    first: AtomicU64,
+    last: AtomicU64,
+    complete: AtomicU64,
+    bytes: AtomicU64,
+    waits_for_client: AtomicBool,
+    broke: AtomicBool,
+}
+
+impl Progress {
+    const fn new(started: Instant) -> Self {
+        Self {
+            started,
+            first: AtomicU64::new(0),
+            last: AtomicU64::new(0),
+            complete: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            waits_for_client: AtomicBool::new(false),
+            broke: AtomicBool::new(false),
+        }
+    }
+
+    fn stamp(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX - 1) + 1
+    }
+
+    pub(crate) fn waits_for_client(&self) {
+        if self.first.load(Relaxed) == 0 {
+            let now = self.stamp();
+            self.first.store(now, Relaxed);
+            self.last.store(now, Relaxed);
+        }
+        self.waits_for_client.store(true, Relaxed);
+    }
+
+    pub(crate) fn moved(&self, bytes: u64) {
+        let now = self.stamp();
+        if self.first.load(Relaxed) == 0 {
+            self.first.store(now, Relaxed);
+        }
+        self.last.store(now, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+        self.waits_for_client.store(false, Relaxed);
+    }
+
+    pub(crate) fn completed(&self) {
+        if self.complete.load(Relaxed) == 0 {
+            let now = self.stamp();
+            self.complete.store(now, Relaxed);
+            if self.first.load(Relaxed) == 0 {
+                self.first.store(now, Relaxed);
+            }
+        }
+    }
+
+    /// The client broke its own request off.
+    pub(crate) fn broke(&self) {
+        self.broke.store(true, Relaxed);
+    }
+
+    pub(crate) fn client_broke(&self) -> bool {
+        self.broke.load(Relaxed)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    pub(crate) fn view(&self) -> BodyView {
+        let at = |stamp: &AtomicU64| stamp.load(Relaxed).checked_sub(1).map(Duration::from_nanos);
+        BodyView {
+            first: at(&self.first),
+            last: at(&self.last),
+            complete: at(&self.complete),
+            waits_for_client: self.waits_for_client.load(Relaxed),
+        }
+    }
+}
+
+/// A request body's way so far, each moment as time after the request's start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct BodyView {
+    pub(crate) first: Option<Duration>,
+    pub(crate) last: Option<Duration>,
+    pub(crate) complete: Option<Duration>,
+    pub(crate) waits_for_client: bool,
+}

@@ -1,0 +1,238 @@
+//! Headers that a proxy adds, removes and reads.
+
+use std::time::Duration;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Version};
+
+pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+pub(crate) const X_PILLION_ATTEMPT: HeaderName = HeaderName::from_static("x-pillion-attempt");
+pub(crate) const X_PILLION_VIA: HeaderName = HeaderName::from_static("x-pillion-via");
+/// From an inbound sidecar to the sidecar of its caller: the request was refused before it was forwarded.
+pub(crate) const X_PILLION_REFUSED: HeaderName = HeaderName::from_static("x-pillion-refused");
+pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+pub(crate) const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
+/// Longest request id that is kept.
+const REQUEST_ID_BYTES: usize = 128;
+
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(|value| {
+        let rest = value.as_bytes().strip_prefix(b"application/grpc");
+        rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+    })
+}
+
+pub(crate) fn grpc_status(headers: &HeaderMap) -> Option<u8> {
+    headers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
+}
+
+/// `grpc-timeout` of the gRPC specification: at most eight digits and a unit.
+pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(GRPC_TIMEOUT)?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(amount * 3600)),
+        "M" => Some(Duration::from_secs(amount * 60)),
+        "S" => Some(Duration::from_secs(amount)),
+        "m" => Some(Duration::from_millis(amount)),
+        "u" => Some(Duration::from_micros(amount)),
+        "n" => Some(Duration::from_nanos(amount)),
+        _ => None,
+    }
+}
+
+/// In the finest unit whose eight digits suffice.
+pub(crate) fn grpc_timeout_value(left: Duration) -> HeaderValue {
+    const MOST: u128 = 99_999_999;
+    let text = match () {
+        () if left.as_micros() <= MOST => format!("{}u", left.as_micros()),
+        () if left.as_millis() <= MOST => format!("{}m", left.as_millis()),
+        () => format!("{}S", u128::from(left.as_secs()).min(MOST)),
+    };
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0u"))
+}
+
+/// What came in `x-request-id` when it is well formed, else a new one.
+pub(crate) fn request_id(headers: &HeaderMap, rng: &mut fastrand::Rng) -> HeaderValue {
+    match headers.get(X_REQUEST_ID) {
+        Some(id) if is_well_formed(id.as_bytes()) => id.clone(),
+        _ => fresh_request_id(rng),
+    }
+}
+
+fn is_well_formed(id: &[u8]) -> bool {
+    !id.is_empty() && id.len() <= REQUEST_ID_BYTES && id.iter().all(u8::is_ascii_graphic)
+}
+
+/// A random UUID (RFC 9562, version 4): what other proxies make, and log tools look for.
+fn fresh_request_id(rng: &mut fastrand::Rng) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let random = rng.u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let mut text = [b'-'; 36];
+    let mut shift = 128;
+    for (place, byte) in text.iter_mut().enumerate() {
+        if !matches!(place, 8 | 13 | 18 | 23) {
+            shift -= 4;
+            *byte = DIGITS.get((random >> shift) as usize & 0xf).copied().unwrap_or(b'0');
+        }
+    }
+    HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
+}
+
+/// Removes what is meant for this connection alone: RFC 9110 §7.6.1, and the fields that `Connection` names.
+/// `te: trailers` stays, for gRPC; `trailer` announces and stays.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    if !headers.keys().any(is_hop_by_hop) {
+        return; // the usual case: nothing is looked up by name
+    }
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+        .collect();
+    let wants_trailers = headers.get(header::TE).is_some_and(|te| {
+        te.as_bytes()
+            .split(|&byte| byte == b',')
+            .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
+    for name in named.iter().filter(|name| may_be_named(name)) {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    if wants_trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+fn is_hop_by_hop(name: &HeaderName) -> bool {
+    HOP_BY_HOP.contains(name)
+}
+
+/// `Connection: host` or `content-length` must not take away what frames and routes the message.
+fn may_be_named(name: &HeaderName) -> bool {
+    *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::TE
+}
+
+/// HTTP/2 may split `cookie` into crumbs; HTTP/1 wants one (RFC 9113, 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(header::COOKIE).iter();
+    if let (Some(_), Some(_)) = (crumbs.next(), crumbs.next()) {
+        let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+            headers.insert(header::COOKIE, joined);
+        }
+    }
+}
+
+/// The version that the caller gets is its connection's, whatever the upstream spoke.
+pub(crate) const DOWNSTREAM_VERSION: Version = Version::HTTP_11;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn hop_by_hop_headers_go_and_the_message_stays() {
+        let mut map = headers(&[
+            ("connection", "close, X-Mine, host, content-length"),
+            ("x-mine", "1"),
+            ("host", "orders"),
+            ("content-length", "3"),
+            ("keep-alive", "timeout=5"),
+            ("te", "gzip, trailers"),
+            ("upgrade", "websocket"),
+            ("accept", "*/*"),
+        ]);
+        remove_hop_by_hop(&mut map);
+        assert_eq!(
+            map,
+            headers(&[("host", "orders"), ("content-length", "3"), ("te", "trailers"), ("accept", "*/*")])
+        );
+    }
+
+    #[test]
+    fn grpc_is_told_by_its_content_type() {
+        for (value, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;x", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            assert_eq!(is_grpc(&headers(&[("content-type", value)])), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_grpc_timeout_is_read_and_written() {
+        for (text, expected) in [
+            ("5S", Some(Duration::from_secs(5))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("100000000S", None),
+            ("S", None),
+            ("", None),
+            ("5x", None),
+            ("+5S", None),
+        ] {
+            assert_eq!(grpc_timeout(&headers(&[("grpc-timeout", text)])), expected, "{text}");
+        }
+        assert_eq!(grpc_timeout_value(Duration::from_millis(1500)), "1500000u");
+        assert_eq!(grpc_timeout_value(Duration::from_secs(1_000)), "1000000m");
+        assert_eq!(grpc_timeout_value(Duration::from_secs(1_000_000)), "1000000S");
+    }
+
+    #[test]
+    fn a_request_id_is_kept_when_well_formed_and_made_otherwise() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        assert_eq!(request_id(&headers(&[("x-request-id", "abc-1")]), &mut rng), "abc-1");
+        for bad in ["", "a b"] {
+            let made = request_id(&headers(&[("x-request-id", bad)]), &mut rng);
+            let text = made.to_str().unwrap();
+            assert_eq!((text.len(), &text[14..15]), (36, "4"), "{text}");
+            assert!("89ab".contains(&text[19..20]), "{text}");
+        }
+    }
+
+    #[test]
+    fn cookie_crumbs_become_one() {
+        let mut map = HeaderMap::new();
+        map.append("cookie", HeaderValue::from_static("a=1"));
+        map.append("cookie", HeaderValue::from_static("b=2"));
+        join_cookies(&mut map);
+        assert_eq!(map.get_all("cookie").iter().collect::<Vec<_>>(), ["a=1; b=2"]);
+    }
+}

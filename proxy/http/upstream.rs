@@ -1,0 +1,99 @@
+//! Connections to endpoints: leased to requests, kept while idle, bounded always.
+//!
+//! A request asks for a [`Lease`]. An idle HTTP/1 connection or a stream of a shared HTTP/2 connection is given
+//! at once; else the request waits, while a dial runs on a task of its own. Whatever comes first serves the
+//! longest waiting: a connection given back, or one just dialled. A dial outlives the request that caused it.
+//!
+//! Each endpoint has one [`shard::Shard`] per worker, so that workers share nothing while connections last. Only
+//! at `max_connections` does a worker close idle connections of the others.
+
+mod dial;
+mod lease;
+mod shard;
+
+use std::sync::Arc;
+
+use crate::cluster::Cluster;
+use crate::cluster::endpoint::Endpoint;
+use crate::error::{Error, Reason};
+use crate::runtime::worker::Worker;
+use crate::telemetry::Limit;
+
+pub(crate) use lease::{Lease, SendFailure};
+pub(crate) use shard::Pool;
+
+/// What a request needs to be sent on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    Http1,
+    Http2,
+    /// Whatever the endpoint chooses by ALPN, which is not known yet.
+    Negotiated,
+}
+
+/// A connection to `endpoint`: at once where one is free, else as soon as one is.
+///
+/// # Errors
+/// `limit_pending` when too many wait already, and whatever kept the endpoint from being connected to.
+pub(crate) async fn lease(
+    cluster: &Arc<Cluster>,
+    endpoint: &Arc<Endpoint>,
+    worker: &Arc<Worker>,
+    is_http2: bool,
+) -> Result<Lease, Error> {
+    match endpoint.pool.shard(worker.index).take(cluster, endpoint.want(cluster, is_http2)) {
+        Some(lease) => Ok(lease),
+        None => Box::pin(wait(cluster, endpoint, worker, is_http2)).await,
+    }
+}
+
+/// The slow way, taken by the first requests and under pressure.
+async fn wait(
+    cluster: &Arc<Cluster>,
+    endpoint: &Arc<Endpoint>,
+    worker: &Arc<Worker>,
+    is_http2: bool,
+) -> Result<Lease, Error> {
+    let _pending = cluster.limits.pending.try_acquire().ok_or_else(|| too_many_pending(cluster))?;
+    loop {
+        // What to want may change while waiting: the first connection tells what the endpoint speaks.
+        let want = endpoint.want(cluster, is_http2);
+        let shard = endpoint.pool.shard(worker.index);
+        if let Some(lease) = shard.take(cluster, want) {
+            return Ok(lease);
+        }
+        let mut turn = shard.queue(want);
+        if let Some(ticket) = shard.ticket(want) {
+            let dial = |slot| dial::start(cluster, endpoint, worker, ticket, slot);
+            match cluster.try_slot(endpoint) {
+                Some(slot) => dial(slot),
+                // At `max_connections`: a connection given back, or room for another, whichever comes first.
+                None => tokio::select! { // the branch not taken loses its place in one queue, nothing else
+                    served = turn.served() => match served? {
+                        Some(lease) => return Ok(lease),
+                        None => continue,
+                    },
+                    slot = cluster.slot() => dial(slot?),
+                },
+            }
+        }
+        if let Some(lease) = turn.served().await? {
+            return Ok(lease);
+        }
+    }
+}
+
+fn too_many_pending(cluster: &Cluster) -> Error {
+    let limit = &cluster.limits.pending;
+    cluster.rejected(Limit::Pending);
+    Error::new(
+        Reason::LimitPending,
+        format!(
+            "{} requests already wait for a connection to \"{}\" (circuit_breaker.{} is {})",
+            limit.used(),
+            cluster.name,
+            limit.name(),
+            limit.max(),
+        ),
+    )
+}

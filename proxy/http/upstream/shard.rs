@@ -1,0 +1,338 @@
+//! One worker's connections to one endpoint: idle ones, shared ones, and who waits for one.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use hyper::client::conn::{http1, http2};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Want;
+use super::lease::Lease;
+use crate::cluster::Cluster;
+use crate::error::Error;
+use crate::http::Body;
+
+/// All connections of one endpoint, a shard per worker.
+pub(crate) struct Pool(Box<[Arc<Shard>]>);
+
+#[derive(Default)]
+pub(crate) struct Shard {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Last used last: it is taken first, so that the others grow old and are closed.
+    idle: Vec<Http1>,
+    shared: Vec<Arc<Http2>>,
+    wants_http1: VecDeque<Waiter>,
+    /// Those who wait for a stream, or for the first connection to tell what is spoken.
+    wants_stream: VecDeque<Waiter>,
+    /// A connection that many may share is being dialled.
+    stream_dialled: bool,
+}
+
+/// `None`: look again, things have changed.
+type Served = Result<Option<Lease>, Error>;
+type Waiter = oneshot::Sender<Served>;
+
+/// A place in a queue.
+pub(super) struct Turn(oneshot::Receiver<Served>);
+
+/// The right to dial for a queue.
+pub(super) struct Ticket {
+    shard: Arc<Shard>,
+    pub(super) want: Want,
+}
+
+/// A connection that serves one request at a time.
+pub(crate) struct Http1 {
+    pub(super) send: http1::SendRequest<Body>,
+    pub(super) about: About,
+    idle_since: Instant,
+}
+
+/// A connection that serves many requests at once.
+pub(crate) struct Http2 {
+    send: http2::SendRequest<Body>,
+    about: Mutex<About>,
+    streams: AtomicU32,
+    /// What the peer allows at once (SETTINGS_MAX_CONCURRENT_STREAMS).
+    max_streams: Arc<AtomicU32>,
+    /// Takes no new request: it is old, said goodbye or broke.
+    retired: AtomicBool,
+    idle_since: Mutex<Instant>,
+}
+
+/// What a pool must know of a connection besides how to use it.
+#[derive(Clone, Copy)]
+pub(super) struct About {
+    opened: Instant,
+    pub(super) uses: u64,
+    /// A sidecar of ours whose identity was verified: its word is trusted.
+    pub(super) is_sidecar: bool,
+}
+
+impl About {
+    pub(super) fn new(is_sidecar: bool) -> Self {
+        Self { opened: Instant::now(), uses: 0, is_sidecar }
+    }
+
+    fn is_worn(&self, cluster: &Cluster) -> bool {
+        let policy = &cluster.connection;
+        policy.max_requests.is_some_and(|max| self.uses >= max)
+            || policy.max_age.is_some_and(|max| self.opened.elapsed() >= max)
+    }
+}
+
+impl Pool {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self((0..workers.max(1)).map(|_| Arc::default()).collect())
+    }
+
+    #[allow(clippy::indexing_slicing)] // the remainder is within, and there is at least one
+    pub(super) fn shard(&self, worker: usize) -> &Arc<Shard> {
+        &self.0[worker % self.0.len()]
+    }
+
+    /// Closes one idle connection, of whichever worker, to make room for another.
+    pub(crate) fn evict_idle(&self) -> bool {
+        self.0.iter().any(|shard| shard.evict_idle())
+    }
+
+    /// Closes what was idle for too long.
+    pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
+        self.0.iter().for_each(|shard| shard.sweep(idle_timeout));
+    }
+}
+
+impl Shard {
+    /// A connection that is free now.
+    pub(super) fn take(self: &Arc<Self>, cluster: &Arc<Cluster>, want: Want) -> Option<Lease> {
+        let mut state = self.state.lock();
+        match want {
+            Want::Http1 => state.take_idle(cluster).map(|conn| Lease::http1(conn, self, cluster)),
+            Want::Http2 => state.take_stream(cluster).map(|conn| Lease::http2(conn, self, cluster)),
+            Want::Negotiated => None,
+        }
+    }
+
+    pub(super) fn queue(&self, want: Want) -> Turn {
+        let (waiter, turn) = oneshot::channel();
+        let mut state = self.state.lock();
+        match want {
+            Want::Http1 => state.wants_http1.push_back(waiter),
+            Want::Http2 | Want::Negotiated => state.wants_stream.push_back(waiter),
+        }
+        Turn(turn)
+    }
+
+    /// Every HTTP/1 waiter has a dial of its own; those who can share wait for one.
+    pub(super) fn ticket(self: &Arc<Self>, want: Want) -> Option<Ticket> {
+        let shared = want != Want::Http1;
+        let taken = shared && std::mem::replace(&mut self.state.lock().stream_dialled, true);
+        (!taken).then(|| Ticket { shard: self.clone(), want })
+    }
+
+    /// A connection is free: for the longest waiting, else for later.
+    pub(super) fn offer_http1(self: &Arc<Self>, mut conn: Http1, cluster: &Arc<Cluster>) {
+        if conn.send.is_closed() || conn.about.is_worn(cluster) {
+            return self.wake_one_http1();
+        }
+        let mut state = self.state.lock();
+        while let Some(waiter) = state.wants_http1.pop_front() {
+            if waiter.is_closed() {
+                continue;
+            }
+            let lease = Lease::http1(conn, self, cluster);
+            drop(state); // should the waiter have left meanwhile, the lease comes back to this function
+            drop(waiter.send(Ok(Some(lease))));
+            return;
+        }
+        if cluster.somebody_waits_for_a_slot() {
+            return; // dropping it makes room
+        }
+        conn.idle_since = Instant::now();
+        state.idle.push(conn);
+    }
+
+    /// What was hoped for is gone: whoever waits for it looks again.
+    fn wake_one_http1(&self) {
+        let waiter = self.state.lock().wants_http1.pop_front();
+        if let Some(waiter) = waiter {
+            drop(waiter.send(Ok(None)));
+        }
+    }
+
+    /// A new shared connection: for all who wait, and for later.
+    pub(super) fn offer_http2(self: &Arc<Self>, conn: Arc<Http2>, cluster: &Arc<Cluster>) {
+        let mut state = self.state.lock();
+        state.stream_dialled = false;
+        state.shared.push(conn);
+        drop(state);
+        self.serve_streams(cluster);
+    }
+
+    /// Gives free streams to those who wait; when none is left the next one looks again, and dials.
+    fn serve_streams(self: &Arc<Self>, cluster: &Arc<Cluster>) {
+        loop {
+            let mut state = self.state.lock();
+            let Some(waiter) = state.wants_stream.pop_front() else { return };
+            let lease = state.take_stream(cluster).map(|conn| Lease::http2(conn, self, cluster));
+            drop(state);
+            let none_left = lease.is_none();
+            drop(waiter.send(Ok(lease)));
+            if none_left {
+                return;
+            }
+        }
+    }
+
+    /// The endpoint turned out to speak HTTP/1: all who hoped for a stream look again.
+    pub(super) fn wake_stream_waiters(&self) {
+        let waiters = {
+            let mut state = self.state.lock();
+            state.stream_dialled = false;
+            std::mem::take(&mut state.wants_stream)
+        };
+        waiters.into_iter().for_each(|waiter| drop(waiter.send(Ok(None))));
+    }
+
+    /// A stream has ended.
+    pub(super) fn release_stream(self: &Arc<Self>, conn: &Http2, cluster: &Arc<Cluster>) {
+        if conn.streams.fetch_sub(1, Relaxed) == 1 {
+            *conn.idle_since.lock() = Instant::now();
+        }
+        let somebody_waits = !self.state.lock().wants_stream.is_empty();
+        if somebody_waits {
+            self.serve_streams(cluster);
+        }
+    }
+
+    pub(super) fn retire(&self, conn: &Arc<Http2>) {
+        conn.retired.store(true, Relaxed);
+        self.state.lock().shared.retain(|other| !Arc::ptr_eq(other, conn));
+    }
+
+    fn evict_idle(&self) -> bool {
+        let mut state = self.state.lock();
+        if !state.idle.is_empty() {
+            drop(state.idle.remove(0)); // the one unused for longest
+            return true;
+        }
+        let unused = state.shared.iter().position(|conn| conn.streams.load(Relaxed) == 0);
+        unused.map(|index| state.shared.swap_remove(index)).is_some()
+    }
+
+    fn sweep(&self, idle_timeout: Option<Duration>) {
+        let young = |since: Instant| idle_timeout.is_none_or(|most| since.elapsed() < most);
+        let mut state = self.state.lock();
+        state.idle.retain(|conn| !conn.send.is_closed() && young(conn.idle_since));
+        state.shared.retain(|conn| {
+            !conn.send.is_closed() && (conn.streams.load(Relaxed) > 0 || young(*conn.idle_since.lock()))
+        });
+    }
+}
+
+impl State {
+    fn take_idle(&mut self, cluster: &Cluster) -> Option<Http1> {
+        let most = cluster.connection.idle_timeout;
+        // From the end: the most recently used. One that is still finishing its last message is left alone.
+        for index in (0..self.idle.len()).rev() {
+            let Some(conn) = self.idle.get(index) else { continue };
+            let stale = most.is_some_and(|most| conn.idle_since.elapsed() >= most);
+            if conn.send.is_closed() || stale {
+                drop(self.idle.remove(index));
+            } else if conn.send.is_ready() {
+                return Some(self.idle.remove(index));
+            }
+        }
+        None
+    }
+
+    fn take_stream(&mut self, cluster: &Cluster) -> Option<Arc<Http2>> {
+        self.shared.retain(|conn| conn.is_open(cluster));
+        let free = |conn: &&Arc<Http2>| conn.streams.load(Relaxed) < conn.max_streams.load(Relaxed);
+        let conn = self.shared.iter().find(free)?.clone();
+        conn.streams.fetch_add(1, Relaxed);
+        Some(conn)
+    }
+}
+
+impl Http1 {
+    pub(super) fn new(send: http1::SendRequest<Body>, about: About) -> Self {
+        Self { send, about, idle_since: Instant::now() }
+    }
+}
+
+impl Http2 {
+    pub(super) fn new(
+        send: http2::SendRequest<Body>,
+        about: About,
+        max_streams: Arc<AtomicU32>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            send,
+            about: Mutex::new(about),
+            streams: AtomicU32::new(0),
+            max_streams,
+            retired: AtomicBool::new(false),
+            idle_since: Mutex::new(Instant::now()),
+        })
+    }
+
+    fn is_open(&self, cluster: &Cluster) -> bool {
+        !self.retired.load(Relaxed) && !self.send.is_closed() && !self.about.lock().is_worn(cluster)
+    }
+
+    pub(super) fn sender(&self) -> http2::SendRequest<Body> {
+        self.send.clone()
+    }
+
+    /// How it was before this use.
+    pub(super) fn count_use(&self) -> About {
+        let mut about = self.about.lock();
+        let before = *about;
+        about.uses += 1;
+        before
+    }
+}
+
+impl Turn {
+    pub(super) async fn served(&mut self) -> Served {
+        // A waiter dropped unanswered means that the shard went away: look again, and find out.
+        (&mut self.0).await.unwrap_or(Ok(None))
+    }
+}
+
+impl Ticket {
+    /// The dial failed: one HTTP/1 waiter, or all who shared it, learn why.
+    pub(super) fn fail(self, error: &Error) {
+        let mut state = self.shard.state.lock();
+        if self.want == Want::Http1 {
+            while let Some(waiter) = state.wants_http1.pop_front() {
+                if waiter.send(Err(error.for_another())).is_ok() {
+                    return;
+                }
+            }
+        } else {
+            for waiter in std::mem::take(&mut state.wants_stream) {
+                drop(waiter.send(Err(error.for_another())));
+            }
+        }
+    }
+}
+
+/// Done with, whether it was used or not: the next who wants to share a connection may dial again.
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if self.want != Want::Http1 {
+            // Those still waiting had hoped for this dial. After one that succeeded there are none.
+            self.shard.wake_stream_waiters();
+        }
+    }
+}

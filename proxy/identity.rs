@@ -1,0 +1,190 @@
+//! Who a certificate speaks for, and how long.
+//!
+//! [`credentials`] is our own identity, [`issue`] a small CA. Deliberately absent: trust. A [`Subject`] is
+//! only what a certificate says of itself; `tls::verify` decides whether to believe it.
+
+pub mod credentials;
+pub mod issue;
+
+use pillion_config::SpiffeId;
+use pillion_config::identity::BadSpiffeId;
+use rustls::pki_types::UnixTime;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, SubjectAlternativeName};
+use x509_parser::prelude::FromDer;
+
+/// What a workload's certificate (an X.509-SVID) says of its holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// Always with a path: an ID without one names the trust domain, not a workload.
+    pub id: SpiffeId,
+    /// Unix seconds; the first at which it holds.
+    pub not_before: i64,
+    /// Unix seconds; the last at which it holds.
+    pub not_after: i64,
+}
+
+/// Why a certificate is nobody's SPIFFE identity (X509-SVID standard, section 2).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnIdentity {
+    #[error("it is not a readable X.509 certificate ({0})")]
+    Unreadable(String),
+    #[error("it has no SPIFFE ID (no URI among its subject alternative names)")]
+    NoUri,
+    #[error("it has {0} URIs among its subject alternative names where a SPIFFE identity has exactly one")]
+    SeveralUris(usize),
+    #[error("its URI {uri:?} is not a SPIFFE ID: {fault}")]
+    NotSpiffe { uri: String, fault: BadSpiffeId },
+    #[error("its SPIFFE ID {0} names a trust domain, not a workload: it has no path")]
+    NoPath(SpiffeId),
+}
+
+impl Subject {
+    /// Reads one DER certificate.
+    ///
+    /// # Errors
+    /// [`NotAnIdentity`] unless it has exactly one URI name and that is a SPIFFE ID with a path.
+    pub fn read(der: &[u8]) -> Result<Self, NotAnIdentity> {
+        let certificate = parse(der)?;
+        let validity = certificate.validity();
+        Ok(Self {
+            id: workload_id(&certificate)?,
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        })
+    }
+}
+
+/// The last second at which any certificate holds, a host's too.
+pub(crate) fn not_after(der: &[u8]) -> Result<i64, NotAnIdentity> {
+    Ok(parse(der)?.validity().not_after.timestamp())
+}
+
+/// One whole certificate: bytes after its end are a fault too.
+pub(crate) fn parse(der: &[u8]) -> Result<X509Certificate<'_>, NotAnIdentity> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        Ok((rest, _)) => Err(NotAnIdentity::Unreadable(format!("{} bytes after its end", rest.len()))),
+        Err(fault) => Err(NotAnIdentity::Unreadable(fault.to_string())),
+    }
+}
+
+/// The names a certificate is for; none without the extension.
+pub(crate) fn names<'a>(
+    certificate: &'a X509Certificate<'_>,
+) -> Result<&'a [GeneralName<'a>], NotAnIdentity> {
+    let names = certificate.subject_alternative_name();
+    let names = names.map_err(|fault| NotAnIdentity::Unreadable(fault.to_string()))?;
+    Ok(names.map_or(&[], |extension| {
+        let SubjectAlternativeName { general_names } = extension.value;
+        general_names.as_slice()
+    }))
+}
+
+fn workload_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, NotAnIdentity> {
+    let id = only_spiffe_id(names(certificate)?)?;
+    if id.path().is_empty() {
+        return Err(NotAnIdentity::NoPath(id));
+    }
+    Ok(id)
+}
+
+/// The one URI of these names. A URI that is not text counts too: it must not hide a second identity.
+pub(crate) fn only_spiffe_id(names: &[GeneralName<'_>]) -> Result<SpiffeId, NotAnIdentity> {
+    let mut uris = names.iter().filter_map(uri);
+    let first = uris.next().ok_or(NotAnIdentity::NoUri)?;
+    match uris.count() {
+        0 => first.parse().map_err(|fault| NotAnIdentity::NotSpiffe { uri: first.to_owned(), fault }),
+        more => Err(NotAnIdentity::SeveralUris(more + 1)),
+    }
+}
+
+/// The tag of `uniformResourceIdentifier` in a GeneralName (RFC 5280, 4.2.1.6).
+const URI_TAG: u32 = 6;
+
+fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
+    match name {
+        GeneralName::URI(uri) => Some(uri),
+        GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => Some("\u{fffd}"),
+        _ => None,
+    }
+}
+
+/// Seconds since 1970, the clock certificates are judged by.
+pub(crate) fn unix_now() -> i64 {
+    i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX)
+}
+
+/// `2026-11-21T03:45:00Z`, as people read it.
+pub(crate) fn date(unix: i64) -> String {
+    let date = OffsetDateTime::from_unix_timestamp(unix).ok().and_then(|date| date.format(&Rfc3339).ok());
+    date.unwrap_or_else(|| format!("{unix} s since 1970"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use x509_parser::asn1_rs::Tag;
+
+    use super::*;
+
+    const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
+
+    #[test]
+    fn only_one_uri_makes_an_identity_and_none_can_hide() {
+        let web = GeneralName::URI(WEB);
+        let garbage = GeneralName::Invalid(Tag(URI_TAG), b"\xff");
+        let host = GeneralName::DNSName("web.shop");
+        let told = |names: &[GeneralName<'_>]| only_spiffe_id(names).map_err(|fault| fault.to_string());
+
+        assert_eq!(told(&[host.clone(), web.clone()]), Ok(WEB.parse().expect("a SPIFFE ID")));
+        for (names, words) in [
+            (vec![host], "no SPIFFE ID"),
+            (vec![web.clone(), web.clone()], "2 URIs"),
+            (vec![web, garbage.clone()], "2 URIs"),
+            (vec![garbage], "not a SPIFFE ID"),
+            (vec![GeneralName::URI("https://web.shop/")], "not a SPIFFE ID"),
+        ] {
+            let fault = told(&names).expect_err(words);
+            assert!(fault.contains(words), "{fault}");
+        }
+    }
+
+    fn certificate() -> Vec<u8> {
+        use rustls::pki_types::CertificateDer;
+        use rustls::pki_types::pem::PemObject;
+        let ca = issue::Ca::generate("cluster.local").expect("a CA");
+        let web = WEB.parse().expect("a SPIFFE ID");
+        let pem = ca.issue(&web, &[], std::time::Duration::from_secs(60)).expect("issued");
+        CertificateDer::from_pem_slice(pem.certificate.as_bytes()).expect("PEM").to_vec()
+    }
+
+    #[test]
+    fn bytes_after_a_certificate_are_no_part_of_it() {
+        let mut der = certificate();
+        assert_eq!(Subject::read(&der).map(|subject| subject.id.to_string()), Ok(WEB.to_owned()));
+        der.push(0);
+        assert!(matches!(Subject::read(&der), Err(NotAnIdentity::Unreadable(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_certificates_are_read_or_refused_but_never_panic(
+            places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut der = CERTIFICATE.clone();
+            for (place, byte) in places {
+                let at = place.index(der.len());
+                der[at] = byte;
+            }
+            drop(Subject::read(&der));
+            der.truncate(cut.index(der.len()));
+            prop_assert!(Subject::read(&der).is_err());
+        }
+    }
+
+    static CERTIFICATE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(certificate);
+}

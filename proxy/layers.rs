@@ -1,0 +1,79 @@
+//! tower layers, one room each: what happens to a request on its way to the upstream and back.
+//!
+//! # How a layer is written
+//! The story is a plain `async fn` over the rest of the stack; what it decides is a pure function beside it; the
+//! tower shell is one line, [`tower::layer::layer_fn`] around [`tower::service_fn`]. Its future is the `async
+//! fn`'s own, so nothing is boxed but the call itself (passed by pointer, once) and the leaf.
+//!
+//! Layers hold no state: policy, worker and clocks ride on the [`Call`]. A stack is therefore of size zero, and
+//! cloning one for each request is free.
+//!
+//! # tower's traps, and how they are met
+//! - Never call a clone that was not polled: every service here is always ready, nothing is reserved in
+//!   `poll_ready`. Limits shed inside `call`.
+//! - A permit must live until the *body* ends: it rides on the response's tail ([`crate::http::body`]).
+//! - A timeout must drop what is under way: it does, and says so first (`Exchange::expired`).
+//! - No retry once response headers went downstream: the retry layer sees responses before anybody below it.
+//! - The retry budget is fed once per request, with its first try, and spent once per retry: in [`retry`].
+
+pub(crate) mod headers;
+pub(crate) mod limit;
+pub(crate) mod record;
+pub(crate) mod rescue;
+pub(crate) mod retry;
+pub(crate) mod route;
+pub(crate) mod timeout;
+pub(crate) mod verdict;
+
+use std::convert::Infallible;
+
+use tower::Service;
+
+use crate::error::Error;
+use crate::http::{Call, Response};
+
+/// A stack, or the rest of one, below the rescue.
+pub(crate) trait HttpService:
+    Service<Box<Call>, Response = Response, Error = Error, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> HttpService for S where
+    S: Service<Box<Call>, Response = Response, Error = Error, Future: Send> + Clone + Send + 'static
+{
+}
+
+/// A whole stack: every call is answered.
+pub(crate) trait AnsweringService:
+    Service<Box<Call>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> AnsweringService for S where
+    S: Service<Box<Call>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+/// A layer by name: what a test may leave out of a stack, to show what it is there for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Name {
+    Record,
+    Route,
+    Headers,
+    Timeout,
+    Retry,
+    PerTry,
+    Limit,
+}
+
+/// `layer`, unless it is the one left out.
+pub(crate) fn unless<L>(
+    omitted: Option<Name>,
+    name: Name,
+    layer: L,
+) -> tower::util::Either<L, tower::layer::util::Identity> {
+    match omitted == Some(name) {
+        false => tower::util::Either::Left(layer),
+        true => tower::util::Either::Right(tower::layer::util::Identity::new()),
+    }
+}

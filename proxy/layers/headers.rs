@@ -1,0 +1,148 @@
+//! Adds what the next hop must know, removes what it must not believe.
+
+use std::net::IpAddr;
+
+use http::header::{EXPECT, HOST, HeaderName};
+use http::{HeaderMap, HeaderValue};
+use tower::layer::layer_fn;
+use tower::{Layer, service_fn};
+
+use super::HttpService;
+use crate::error::{Error, Reason};
+use crate::http::headers::{
+    DOWNSTREAM_VERSION, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
+    X_PILLION_ATTEMPT, X_PILLION_VIA, X_REQUEST_ID, remove_hop_by_hop,
+};
+use crate::http::{Call, Response};
+use crate::serve::Connection;
+use crate::telemetry::Direction;
+
+/// Passes of one instance and direction; the fifth is a loop.
+const VIA_PASSES: u32 = 4;
+
+pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(|next: S| service_fn(move |call| rewrite(next.clone(), call)))
+}
+
+async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
+    request(&mut call)?;
+    let mut response = next.call(call).await?;
+    *response.version_mut() = DOWNSTREAM_VERSION;
+    remove_hop_by_hop(response.headers_mut());
+    remove_if(response.headers_mut(), is_ours);
+    Ok(response)
+}
+
+fn request(call: &mut Call) -> Result<(), Error> {
+    let exchange = call.exchange.clone();
+    let connection = &exchange.connection;
+    let headers = &mut call.head.headers;
+    remove_hop_by_hop(headers);
+    let believed = connection.peer.is_some() || connection.direction == Direction::Outbound;
+    let attempt = headers.get(X_PILLION_ATTEMPT).filter(|_| believed).cloned();
+    let via = headers.get(X_PILLION_VIA).filter(|_| believed).cloned();
+    remove_if(headers, |name| is_ours(name) || is_forged(name));
+    headers.remove(EXPECT); // hyper asks the client to go on by itself, and would not wait for the upstream
+    call.marked = attempt.as_ref().is_some_and(|attempt| number(attempt) > 1);
+    if let Some(attempt) = attempt.filter(|_| call.marked || connection.direction == Direction::Inbound) {
+        headers.insert(X_PILLION_ATTEMPT, attempt);
+    }
+    headers.insert(X_REQUEST_ID, exchange.request_id.clone());
+    if connection.direction == Direction::Inbound {
+        tell_the_application(headers, connection);
+    }
+    if !headers.contains_key(X_FORWARDED_PROTO) {
+        let scheme = if connection.peer.is_some() { "https" } else { "http" };
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+    if let (false, Some(host)) = (headers.contains_key(X_FORWARDED_HOST), &call.host) {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+    }
+    if call.host.is_none() {
+        headers.remove(HOST);
+    }
+    call.via = Some(passes(via.as_ref(), exchange.worker.passes(connection.direction))?);
+    Ok(())
+}
+
+/// Who calls, as far as it is proven.
+fn tell_the_application(headers: &mut HeaderMap, connection: &Connection) {
+    match &connection.client_cert {
+        Some(client_cert) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, client_cert.clone())),
+        None => append_forwarded_for(headers, connection.downstream.ip()),
+    }
+}
+
+fn append_forwarded_for(headers: &mut HeaderMap, ip: IpAddr) {
+    let before: Vec<&str> =
+        headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+    let ip = ip.to_canonical().to_string();
+    let list = if before.is_empty() { ip } else { format!("{}, {ip}", before.join(", ")) };
+    if let Ok(list) = HeaderValue::try_from(list) {
+        headers.insert(X_FORWARDED_FOR, list);
+    }
+}
+
+/// Only our own sidecars may say these, and only to each other.
+fn is_ours(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-pillion-")
+}
+
+/// Would claim an identity.
+fn is_forged(name: &HeaderName) -> bool {
+    matches!(name.as_str(), "x-forwarded-client-cert" | "client-cert" | "client-cert-chain")
+}
+
+fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name)).cloned() {
+        headers.remove(name);
+    }
+}
+
+fn number(value: &HeaderValue) -> u32 {
+    value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+}
+
+/// `x-pillion-via` with this pass added: a list of `INSTANCE-DIRECTION=COUNT`.
+fn passes(via: Option<&HeaderValue>, own: &HeaderValue) -> Result<HeaderValue, Error> {
+    let Some(via) = via.and_then(|via| via.to_str().ok()) else { return Ok(own.clone()) };
+    let own = own.to_str().unwrap_or_default().trim_end_matches("=1");
+    let mut count = 1;
+    let mut list: Vec<&str> = Vec::new();
+    for pass in via.split(',').map(str::trim).take(64) {
+        match pass.split_once('=').filter(|(name, _)| *name == own) {
+            Some((_, passes)) => count += passes.parse::<u32>().unwrap_or(VIA_PASSES).min(VIA_PASSES),
+            None => list.push(pass),
+        }
+    }
+    if count > VIA_PASSES {
+        return Err(Error::new(
+            Reason::LoopDetected,
+            format!("the request came through this sidecar {count} times: two services point at each other"),
+        ));
+    }
+    let own = format!("{own}={count}");
+    list.push(&own);
+    HeaderValue::try_from(list.join(","))
+        .map_err(|_invalid| Error::new(Reason::BadRequest, "x-pillion-via is malformed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_fifth_pass_is_a_loop_and_others_passes_are_kept() {
+        let own = HeaderValue::from_static("a-o=1");
+        let mut via = Some(passes(None, &own).unwrap());
+        for expected in ["a-o=2", "a-o=3", "a-o=4"] {
+            via = Some(passes(via.as_ref(), &own).unwrap());
+            assert_eq!(via.as_ref().unwrap(), expected);
+        }
+        assert_eq!(passes(via.as_ref(), &own).unwrap_err().reason, Reason::LoopDetected);
+        let other = HeaderValue::from_static("b-i=2");
+        assert_eq!(passes(Some(&other), &own).unwrap(), "b-i=2,a-o=1");
+        let absurd = HeaderValue::from_static("a-o=99999999999999999999");
+        assert!(passes(Some(&absurd), &own).is_err());
+    }
+}

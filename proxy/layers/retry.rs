@@ -1,0 +1,261 @@
+//! Sends again what may be sent again: another endpoint, a pause, a budget, and the body from its first byte.
+//!
+//! The first try costs next to nothing: a copy of the head where a second may follow, and nothing else. What
+//! comes after a bad first try is a story of its own, told in [`again`].
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::request::Parts;
+use tower::layer::layer_fn;
+use tower::{Layer, service_fn};
+
+use super::HttpService;
+use super::verdict::{Outcome, Progress, Subject, Verdict};
+use crate::cluster::Cluster;
+use crate::cluster::backoff;
+use crate::cluster::limits::Permit;
+use crate::error::{Error, Sent};
+use crate::http::headers::{IDEMPOTENCY_KEY, X_PILLION_ATTEMPT, X_PILLION_REFUSED, grpc_status};
+use crate::http::{Body, Call, Exchange, Response, replay};
+use crate::state::Route;
+use crate::telemetry::RetryOutcome;
+
+pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(|next: S| service_fn(move |call| try_first(next.clone(), call)))
+}
+
+async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
+    let Some(route) = call.route.clone() else { return next.call(call).await };
+    if let Some(budget) = &route.cluster.budget {
+        budget.deposit(call.exchange.started.into_std());
+    }
+    let spare = Spare::of(&mut call, &route);
+    call.per_try = spare.subject().per_try_timeout(1);
+    let result = next.call(call).await;
+    let story =
+        Story { spare, progress: Progress { tries: 1, replaced: 0, stale_replaced: false, whole: true } };
+    match story.judge(&result) {
+        Verdict::Keep => result,
+        verdict => Box::pin(again(next, story, result, verdict)).await,
+    }
+}
+
+/// From the second try on.
+async fn again<S: HttpService>(
+    mut next: S,
+    mut story: Story,
+    mut result: Result<Response, Error>,
+    mut verdict: Verdict,
+) -> Result<Response, Error> {
+    let mut retried = false;
+    while verdict != Verdict::Keep {
+        let permit = match story.prepare(verdict, &result).await {
+            Some(permit) => permit,
+            None => break, // refused by budget or limit: the last answer stays as it is
+        };
+        retried |= verdict == Verdict::Retry;
+        let call = story.next_call(result.err());
+        result = next.call(call).await;
+        drop(permit);
+        verdict = story.judge(&result);
+    }
+    if retried {
+        let outcome = if is_good(&result) { RetryOutcome::Succeeded } else { RetryOutcome::Failed };
+        story.spare.cluster().metrics().retries(outcome).inc();
+    }
+    result
+}
+
+fn is_good(result: &Result<Response, Error>) -> bool {
+    result.as_ref().is_ok_and(|response| {
+        !response.status().is_server_error()
+            && grpc_status(response.headers()).is_none_or(|status| status == 0)
+    })
+}
+
+/// A request and how far it has come.
+struct Story {
+    spare: Spare,
+    progress: Progress,
+}
+
+/// What another try is made of.
+struct Spare {
+    exchange: Arc<Exchange>,
+    route: Arc<Route>,
+    head: Option<Parts>,
+    /// `None`: the request has no body.
+    body: Option<Arc<replay::Shared>>,
+    /// It has a body that is not kept: only an untouched call can be sent again.
+    is_streaming: bool,
+    method: http::Method,
+    keyed: bool,
+    marked: bool,
+    is_grpc: bool,
+    host: Option<HeaderValue>,
+    via: Option<HeaderValue>,
+    deadline: Option<tokio::time::Instant>,
+}
+
+impl Spare {
+    /// Copies the head, and begins to keep the body, where a request that was written may be sent again.
+    fn of(call: &mut Call, route: &Arc<Route>) -> Self {
+        let mut spare = Self {
+            exchange: call.exchange.clone(),
+            route: route.clone(),
+            head: None,
+            body: None,
+            is_streaming: !call.body.is_empty(),
+            method: call.head.method.clone(),
+            keyed: call.head.headers.contains_key(IDEMPOTENCY_KEY),
+            marked: call.marked,
+            is_grpc: call.is_grpc,
+            host: call.host.clone(),
+            via: call.via.clone(),
+            deadline: call.deadline,
+        };
+        if spare.subject().may_repeat() {
+            spare.head = Some(call.head.clone());
+            spare.keep_body(call);
+        }
+        spare
+    }
+
+    fn keep_body(&mut self, call: &mut Call) {
+        let bound = self.cluster().retry.as_ref().map_or(0, |retry| retry.max_body);
+        if call.body.is_empty() {
+            return;
+        }
+        call.body.watch_request(&self.exchange, self.cluster().max_body);
+        match replay::Shared::keep(std::mem::replace(&mut call.body, Body::empty()), bound) {
+            Err(too_large) => call.body = too_large,
+            Ok(shared) => {
+                call.body = Body::replay(shared.start());
+                self.body = Some(shared);
+                self.is_streaming = false;
+            }
+        }
+    }
+
+    fn cluster(&self) -> &Cluster {
+        &self.route.cluster
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        let retry = self.cluster().retry.as_ref();
+        Subject { retry, method: &self.method, keyed: self.keyed, marked: self.marked }
+    }
+
+    /// Whether the request can be sent from its first byte, even when the failed try left nothing of it.
+    fn is_whole(&self) -> bool {
+        self.head.is_some() && !self.is_streaming && self.body.as_ref().is_none_or(|body| body.can_replay())
+    }
+
+    /// A request like the first, with what is kept of it.
+    fn call(&self) -> Option<Box<Call>> {
+        let head = self.head.clone()?;
+        let body = self.body.as_ref().map_or_else(Body::empty, |kept| Body::replay(kept.start()));
+        let request = http::Request::from_parts(head, body);
+        let mut call = Call::new(request, self.exchange.clone());
+        call.route = Some(self.route.clone());
+        call.host = self.host.clone();
+        call.via = self.via.clone();
+        call.deadline = self.deadline;
+        call.is_grpc = self.is_grpc;
+        call.marked = self.marked;
+        Some(call)
+    }
+}
+
+impl Story {
+    fn judge(&self, result: &Result<Response, Error>) -> Verdict {
+        let kept = self.spare.is_whole();
+        let unsent = result.as_ref().is_err_and(|error| error.unsent.is_some());
+        let progress = Progress { whole: kept || unsent, ..self.progress };
+        let verdict = self.spare.subject().judge(progress, outcome(result));
+        if verdict == Verdict::Keep && !progress.whole {
+            self.count_not_replayable(result);
+        }
+        verdict
+    }
+
+    /// It would have been retried, had its body been kept.
+    fn count_not_replayable(&self, result: &Result<Response, Error>) {
+        let progress = Progress { whole: true, ..self.progress };
+        if self.spare.subject().judge(progress, outcome(result)) != Verdict::Keep {
+            self.spare.cluster().metrics().retries(RetryOutcome::NotReplayable).inc();
+        }
+    }
+
+    /// Asks budget and limit, and pauses. `None`: there will be no further try.
+    async fn prepare(
+        &mut self,
+        verdict: Verdict,
+        result: &Result<Response, Error>,
+    ) -> Option<Option<Permit>> {
+        self.spare.exchange.note(|facts| facts.attempts += 1);
+        if verdict == Verdict::Replace {
+            self.progress.replaced += 1;
+            self.progress.stale_replaced |= is_stale(result);
+            self.spare.cluster().metrics().retries(RetryOutcome::Replaced).inc();
+            return Some(None);
+        }
+        let permit = self.permit()?;
+        let retry = self.spare.cluster().retry.as_ref()?;
+        let pause = backoff::pause(
+            &retry.backoff,
+            self.progress.tries - 1,
+            &mut self.spare.exchange.worker.rng.lock(),
+        );
+        tokio::time::sleep(pause).await;
+        self.progress.tries += 1;
+        Some(Some(permit))
+    }
+
+    fn permit(&self) -> Option<Permit> {
+        let cluster = self.spare.cluster();
+        let Some(permit) = cluster.limits.retries.try_acquire() else {
+            cluster.rejected(crate::telemetry::Limit::Retries);
+            cluster.metrics().retries(RetryOutcome::Limit).inc();
+            return None;
+        };
+        let now = tokio::time::Instant::now().into_std();
+        if cluster.budget.as_ref().is_some_and(|budget| !budget.try_withdraw(now)) {
+            cluster.metrics().retries(RetryOutcome::Budget).inc();
+            return None;
+        }
+        Some(permit)
+    }
+
+    /// The call that came back untouched, or a new one made of what was kept.
+    fn next_call(&self, failed: Option<Error>) -> Box<Call> {
+        let untouched = failed.and_then(|error| error.unsent);
+        let mut call =
+            untouched.or_else(|| self.spare.call()).expect("judged whole: one of the two is there");
+        let tries = self.progress.tries;
+        call.permit = None;
+        call.attempt = tries;
+        call.per_try = self.spare.subject().per_try_timeout(tries);
+        if tries > 1 {
+            call.head.headers.insert(X_PILLION_ATTEMPT, HeaderValue::from(tries));
+        }
+        call
+    }
+}
+
+fn outcome(result: &Result<Response, Error>) -> Outcome<'_> {
+    match result {
+        Err(error) => Outcome::Failed(error),
+        Ok(response) if response.headers().contains_key(X_PILLION_REFUSED) => {
+            Outcome::Refused { status: response.status() }
+        }
+        Ok(response) => {
+            Outcome::Answered { status: response.status(), grpc: grpc_status(response.headers()) }
+        }
+    }
+}
+
+fn is_stale(result: &Result<Response, Error>) -> bool {
+    result.as_ref().is_err_and(|error| error.sent == Sent::OnStaleConnection)
+}

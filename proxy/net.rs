@@ -1,0 +1,134 @@
+//! The one seam to the network: all dialling and accepting goes through [`Network`].
+//!
+//! Its in-memory twin ([`memory`]) behaves like loopback without the kernel, so that tests may pause the clock.
+//! Deliberately absent: policy. Timeouts, limits and retries belong to the callers.
+
+pub(crate) mod guard;
+pub(crate) mod memory;
+mod prefixed;
+mod stream;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+pub(crate) use prefixed::Prefixed;
+pub(crate) use stream::{Stream, Transport};
+
+/// What a downstream or upstream connection reads and writes: bytes already looked at, then the transport.
+pub(crate) type Io = Prefixed<Transport>;
+
+/// Connections the kernel may hold for us before we accept them; it cuts this to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+#[derive(Debug, Clone)]
+pub(crate) enum Network {
+    Os,
+    /// Built by tests only, but always compiled: the seam has two sides from the first day.
+    #[cfg_attr(not(test), allow(dead_code))]
+    Memory(memory::Memory),
+}
+
+/// A bound address that no runtime owns yet, so that binding fails early, on the main thread.
+#[derive(Debug)]
+pub(crate) enum Bound {
+    Tcp(std::net::TcpListener),
+    Memory(memory::Listener),
+}
+
+/// A bound address on the runtime that accepts from it.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Memory(memory::Listener),
+}
+
+impl Network {
+    /// Binds `address`; with `shared` several workers may bind the same one and the kernel spreads connections.
+    pub(crate) fn bind(&self, address: SocketAddr, shared: bool) -> io::Result<Bound> {
+        match self {
+            Self::Os => bind_tcp(address, shared).map(Bound::Tcp),
+            Self::Memory(memory) => memory.bind(address).map(Bound::Memory),
+        }
+    }
+
+    /// Dials `address`. Waits as long as the kernel does: the caller brings the timeout.
+    pub(crate) async fn connect(
+        &self,
+        address: SocketAddr,
+        keepalive: Option<Duration>,
+    ) -> io::Result<Stream> {
+        match self {
+            Self::Os => {
+                let stream = TcpStream::connect(address).await?;
+                prepare(&stream, keepalive)?;
+                Ok(Stream::Tcp(stream))
+            }
+            Self::Memory(memory) => memory.connect(address).await.map(Stream::Memory),
+        }
+    }
+}
+
+impl Bound {
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            Self::Memory(listener) => Ok(listener.address()),
+        }
+    }
+
+    /// Must be called on the runtime that will accept.
+    pub(crate) fn listen(self) -> io::Result<Listener> {
+        match self {
+            Self::Tcp(listener) => TcpListener::from_std(listener).map(Listener::Tcp),
+            Self::Memory(listener) => Ok(Listener::Memory(listener)),
+        }
+    }
+}
+
+impl Listener {
+    pub(crate) async fn accept(&mut self) -> io::Result<(Stream, SocketAddr)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok((Stream::Tcp(stream), peer))
+            }
+            Self::Memory(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((Stream::Memory(stream), peer))
+            }
+        }
+    }
+}
+
+fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?; // [::] beside 0.0.0.0 is two listeners, whatever the host's default
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Small writes leave at once; a silent peer is found by keep-alive probes.
+fn prepare(stream: &TcpStream, keepalive: Option<Duration>) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    match keepalive {
+        Some(time) => SockRef::from(stream)
+            .set_tcp_keepalive(&TcpKeepalive::new().with_time(time).with_interval(time.min(KEEPALIVE_STEP))),
+        None => Ok(()),
+    }
+}
+
+/// Between probes once the first went unanswered; with the kernel's 9 probes a dead peer is found in under 3 min.
+const KEEPALIVE_STEP: Duration = Duration::from_secs(15);

@@ -1,0 +1,204 @@
+//! A server connection's watch over its client: how long it may dawdle, and what it hears when it talks nonsense.
+//!
+//! hyper answers a malformed head by itself, without telling us. Its answer has neither `Proxy-Status` nor a
+//! metric, so it is recognised here (bytes written while nothing is in flight and all earlier answers have been
+//! flushed can only be hyper's own) and replaced by ours.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use super::Io;
+use crate::http::server;
+use crate::runtime::deadline::Deadline;
+use crate::runtime::worker::Worker;
+use crate::serve::Connection;
+
+/// A head whose first byte has come must be whole by then. nginx waits 60 s, Envoy for ever; 10 s is long for any
+/// client and short for one that holds connections.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection on which nothing happens is closed. Envoy's default.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A client that takes no byte of what it asked for.
+const STALL_TIMEOUT: Duration = Duration::from_secs(300);
+
+pub(crate) struct Guarded {
+    io: Io,
+    connection: Arc<Connection>,
+    worker: Arc<Worker>,
+    is_http1: bool,
+    /// A head has begun: when, and after how many requests.
+    head: Option<(Instant, u64)>,
+    last_read: Instant,
+    reading: Option<Deadline>,
+    writing: Option<Deadline>,
+    /// Requests whose answers are all flushed.
+    flushed: u64,
+    /// Our own answer in place of hyper's, and how much of it is written.
+    replaced: Option<(Vec<u8>, usize)>,
+}
+
+impl Guarded {
+    pub(crate) fn new(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, is_http1: bool) -> Self {
+        let last_read = Instant::now();
+        let (head, reading, writing, replaced) = (None, None, None, None);
+        Self { io, connection, worker, is_http1, head, last_read, reading, writing, flushed: 0, replaced }
+    }
+
+    fn is_busy(&self) -> bool {
+        self.connection.in_flight.load(Relaxed) > 0
+    }
+
+    fn note_read(&mut self) {
+        self.last_read = Instant::now();
+        if self.is_http1 && self.head.is_none() {
+            self.head = Some((self.last_read, self.connection.requests.load(Relaxed)));
+        }
+    }
+
+    /// Nothing to read: is that still all right?
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.is_busy() {
+            self.head = None;
+            return Poll::Pending; // timeouts of the request rule
+        }
+        let at = match self.head {
+            Some((since, requests)) if requests == self.connection.requests.load(Relaxed) => {
+                since + HEADER_TIMEOUT
+            }
+            _ => {
+                self.head = None;
+                self.last_read + IDLE_TIMEOUT
+            }
+        };
+        poll_deadline(&mut self.reading, at, &self.worker, cx)
+    }
+
+    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let at = Instant::now() + STALL_TIMEOUT;
+        if self.writing.is_some() {
+            return self.writing.as_mut().map_or(Poll::Pending, |deadline| poll_given(deadline, cx));
+        }
+        poll_deadline(&mut self.writing, at, &self.worker, cx)
+    }
+
+    /// Whether what hyper writes now is its own answer to a head it could not read.
+    fn is_hypers_own(&self, bytes: &[u8]) -> bool {
+        let all_flushed = !self.is_busy() && self.flushed == self.connection.requests.load(Relaxed);
+        self.is_http1 && all_flushed && bytes.starts_with(b"HTTP/1.1 4")
+    }
+
+    fn poll_replaced(&mut self, cx: &mut Context<'_>, swallowed: usize) -> Poll<io::Result<usize>> {
+        while let Some((answer, written)) = &mut self.replaced {
+            let Some(rest) = answer.get(*written..).filter(|rest| !rest.is_empty()) else { break };
+            match Pin::new(&mut self.io).poll_write(cx, rest) {
+                Poll::Ready(Ok(count)) => *written += count,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(swallowed))
+    }
+
+    fn after_write(
+        &mut self,
+        polled: Poll<io::Result<usize>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if polled.is_pending() {
+            return self.poll_stall(cx).map_ok(|()| 0);
+        }
+        self.writing = None;
+        polled
+    }
+
+    fn begin_write(&mut self, first: &[u8]) {
+        if self.is_hypers_own(first) {
+            let answer = server::refuse_head(first, &self.connection, &self.worker);
+            self.replaced = Some((answer, 0));
+        }
+    }
+}
+
+/// Ready, as an error, when `at` has come.
+fn poll_deadline(
+    deadline: &mut Option<Deadline>,
+    at: Instant,
+    worker: &Worker,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    let deadline = deadline.get_or_insert_with(|| worker.timers.deadline(at));
+    deadline.move_to(at);
+    poll_given(deadline, cx)
+}
+
+fn poll_given(deadline: &mut Deadline, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    Pin::new(deadline).poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Pending => self.poll_patience(cx),
+            Poll::Ready(Ok(())) => {
+                if buf.filled().len() > before {
+                    self.note_read();
+                }
+                Poll::Ready(Ok(()))
+            }
+            failed => failed,
+        }
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.begin_write(buf);
+        if self.replaced.is_some() {
+            return self.poll_replaced(cx, buf.len());
+        }
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.after_write(polled, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.begin_write(bufs.iter().find(|buf| !buf.is_empty()).map_or(&[][..], |buf| buf));
+        if self.replaced.is_some() {
+            return self.poll_replaced(cx, bufs.iter().map(|buf| buf.len()).sum());
+        }
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.after_write(polled, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        if polled.is_ready() && !self.is_busy() {
+            self.flushed = self.connection.requests.load(Relaxed);
+        }
+        polled
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,100 @@
+//! The network's twin in memory: addresses, listeners and connections without a kernel.
+//!
+//! Connecting to an address that nobody bound is refused; connecting to a black hole waits for ever. That is
+//! what tests with a paused clock need.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::io::DuplexStream;
+use tokio::sync::mpsc;
+
+/// Bytes in flight each way, about what a loopback socket holds.
+const BUFFER: usize = 64 * 1024;
+const BACKLOG: usize = 1024;
+
+type Arrival = (DuplexStream, SocketAddr);
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Memory {
+    hosts: Arc<Mutex<Hosts>>,
+}
+
+#[derive(Debug, Default)]
+struct Hosts {
+    bound: HashMap<SocketAddr, Host>,
+    /// Hands out ports for port 0 and for the near end of connections.
+    last_port: u16,
+}
+
+#[derive(Debug)]
+enum Host {
+    Listening(mpsc::Sender<Arrival>),
+    BlackHole,
+}
+
+#[derive(Debug)]
+pub(crate) struct Listener {
+    address: SocketAddr,
+    arrivals: mpsc::Receiver<Arrival>,
+}
+
+#[cfg_attr(not(test), allow(dead_code))] // built by tests only
+impl Memory {
+    pub(crate) fn bind(&self, mut address: SocketAddr) -> io::Result<Listener> {
+        let mut hosts = self.hosts.lock();
+        if address.port() == 0 {
+            address.set_port(hosts.next_port());
+        }
+        if matches!(hosts.bound.get(&address), Some(Host::Listening(to)) if !to.is_closed()) {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let (sender, arrivals) = mpsc::channel(BACKLOG);
+        hosts.bound.insert(address, Host::Listening(sender));
+        Ok(Listener { address, arrivals })
+    }
+
+    /// From now on connecting to `address` gets no answer at all.
+    pub(crate) fn black_hole(&self, address: SocketAddr) {
+        self.hosts.lock().bound.insert(address, Host::BlackHole);
+    }
+
+    pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<DuplexStream> {
+        let (target, from) = {
+            let mut hosts = self.hosts.lock();
+            let from = SocketAddr::from((Ipv4Addr::LOCALHOST, hosts.next_port()));
+            let target = match hosts.bound.get(&address) {
+                Some(Host::Listening(to)) => Some(to.clone()),
+                Some(Host::BlackHole) => None,
+                None => return Err(io::ErrorKind::ConnectionRefused.into()),
+            };
+            (target, from)
+        };
+        let Some(target) = target else { return std::future::pending().await };
+        let (near, far) = tokio::io::duplex(BUFFER);
+        let refused = |_gone| io::Error::from(io::ErrorKind::ConnectionRefused);
+        target.send((far, from)).await.map_err(refused)?;
+        Ok(near)
+    }
+}
+
+impl Hosts {
+    #[cfg_attr(not(test), allow(dead_code))]
+    fn next_port(&mut self) -> u16 {
+        self.last_port = self.last_port.checked_add(1).unwrap_or(1).max(40_000);
+        self.last_port
+    }
+}
+
+impl Listener {
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) async fn accept(&mut self) -> io::Result<Arrival> {
+        self.arrivals.recv().await.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}

@@ -1,0 +1,75 @@
+//! One thread of the data path, and what its connections share.
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use parking_lot::Mutex;
+
+use super::deadline::Timers;
+use super::drain::Drain;
+use crate::net::Network;
+use crate::state::Store;
+use crate::telemetry::{AccessLog, Direction, Histogram, IntGauge, Metrics, Protocol, Recorder};
+
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) network: Network,
+    pub(crate) state: Arc<Store>,
+    pub(crate) timers: Timers,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) recorder: Mutex<Recorder>,
+    pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) drain: Drain,
+    pub(crate) rng: Mutex<fastrand::Rng>,
+    overhead: [Histogram; 2],
+    passes: [HeaderValue; 2],
+}
+
+impl Worker {
+    pub(crate) fn new(
+        index: usize,
+        network: Network,
+        state: Arc<Store>,
+        metrics: Arc<Metrics>,
+        access_log: Option<Arc<AccessLog>>,
+        drain: Drain,
+        instance: &str,
+    ) -> Arc<Self> {
+        let pass = |direction| HeaderValue::try_from(format!("{instance}-{direction}=1"));
+        Arc::new(Self {
+            index,
+            network,
+            state,
+            timers: Timers::default(),
+            recorder: Mutex::new(Recorder::new(metrics.clone())),
+            access_log,
+            drain,
+            rng: Mutex::new(fastrand::Rng::new()),
+            overhead: [Direction::Inbound, Direction::Outbound].map(|direction| metrics.overhead(direction)),
+            passes: [pass('i'), pass('o')].map(|pass| pass.unwrap_or(HeaderValue::from_static("-=1"))),
+            metrics,
+        })
+    }
+
+    /// Time spent in the sidecar itself.
+    pub(crate) fn overhead(&self, direction: Direction) -> &Histogram {
+        let [inbound, outbound] = &self.overhead;
+        match direction {
+            Direction::Inbound => inbound,
+            Direction::Outbound => outbound,
+        }
+    }
+
+    /// What this sidecar adds to `x-pillion-via`.
+    pub(crate) const fn passes(&self, direction: Direction) -> &HeaderValue {
+        let [inbound, outbound] = &self.passes;
+        match direction {
+            Direction::Inbound => inbound,
+            Direction::Outbound => outbound,
+        }
+    }
+
+    pub(crate) fn connections_active(&self, direction: Direction, protocol: Protocol) -> IntGauge {
+        self.metrics.connections_active(direction, protocol)
+    }
+}

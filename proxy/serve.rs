@@ -1,0 +1,117 @@
+//! The accept loop of both directions, and what is known of an accepted connection.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use http::HeaderValue;
+
+use crate::cluster::limits::{Limit, Permit};
+use crate::net::{Listener, Stream};
+use crate::runtime::worker::Worker;
+use crate::state::Route;
+use crate::telemetry::{ConnectionOutcome, Direction, Protocol, Symbol, Tls};
+use crate::tls::Peer;
+
+/// An accepted connection, as its requests see it.
+pub(crate) struct Connection {
+    pub(crate) direction: Direction,
+    pub(crate) downstream: SocketAddr,
+    /// The verified other end; `None` without mTLS.
+    pub(crate) peer: Option<Arc<Peer>>,
+    /// `peer` as a metric label.
+    pub(crate) peer_label: Symbol,
+    /// `x-forwarded-client-cert` of every request on it.
+    pub(crate) client_cert: Option<HeaderValue>,
+    /// The service whose own port accepted it.
+    pub(crate) service: Option<Arc<Route>>,
+    /// Exchanges begun, and not ended.
+    pub(crate) requests: AtomicU64,
+    pub(crate) in_flight: AtomicU32,
+}
+
+impl Connection {
+    pub(crate) const fn new(direction: Direction, downstream: SocketAddr) -> Self {
+        Self {
+            direction,
+            downstream,
+            peer: None,
+            peer_label: Symbol::EMPTY,
+            client_cert: None,
+            service: None,
+            requests: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+        }
+    }
+
+    pub(crate) fn begin(&self) {
+        self.requests.fetch_add(1, Relaxed);
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn end(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A listener with what happens to its connections.
+pub(crate) struct Accepting<F> {
+    pub(crate) worker: Arc<Worker>,
+    pub(crate) direction: Direction,
+    /// Open connections at most, over all listeners of the side.
+    pub(crate) connections: Arc<Limit>,
+    pub(crate) serve: F,
+}
+
+impl<F, Fut> Accepting<F>
+where
+    F: Fn(Stream, SocketAddr) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    /// Accepts until the drain starts.
+    pub(crate) async fn run(self, mut listener: Listener) {
+        let mut draining = std::pin::pin!(self.worker.drain.started());
+        loop {
+            let accepted = tokio::select! { // an accept that is dropped leaves its connection in the backlog
+                () = &mut draining => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, from)) => self.admit(stream, from),
+                Err(error) => pause_after(&error).await,
+            }
+        }
+    }
+
+    fn admit(&self, stream: Stream, from: SocketAddr) {
+        let Some(permit) = self.connections.try_acquire() else {
+            self.refuse();
+            return;
+        };
+        let at_work = self.worker.drain.enter();
+        let serving = (self.serve)(stream, from);
+        tokio::spawn(async move {
+            serving.await;
+            drop::<(Permit, _)>((permit, at_work));
+        });
+    }
+
+    fn refuse(&self) {
+        tracing::debug!(limit = self.connections.max(), "connection closed: too many are open");
+        let outcome = ConnectionOutcome::Refused;
+        let labels = (self.direction, Symbol::EMPTY, Protocol::Unknown, Tls::None, outcome);
+        self.worker.metrics.connections(labels.0, labels.1, labels.2, labels.3, labels.4).inc();
+    }
+}
+
+/// Out of descriptors or memory: accepting again at once would spin. What ends one connection needs no pause.
+async fn pause_after(error: &io::Error) {
+    const OUT_OF_RESOURCES: [i32; 4] = [23, 24, 105, 12]; // ENFILE EMFILE ENOBUFS ENOMEM
+    if error.raw_os_error().is_some_and(|code| OUT_OF_RESOURCES.contains(&code)) {
+        tracing::warn!(%error, "cannot accept; trying again in 100 ms");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

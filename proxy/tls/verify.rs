@@ -1,0 +1,185 @@
+//! Judges a peer's certificate: the chain by webpki, then the name by SPIFFE ID.
+//!
+//! Host names are never compared here; an identity does not move with an address. Deliberately absent:
+//! revocation.
+
+use std::sync::Arc;
+
+use pillion_config::SpiffeId;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+};
+
+use super::SetupError;
+use crate::identity::{NotAnIdentity, Subject};
+
+/// Whom we accept at the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Expected {
+    AnyOf(Vec<SpiffeId>),
+    /// Any workload of this trust domain.
+    TrustDomain(String),
+}
+
+/// Why a certificate that is genuine is still the wrong one. Travels through rustls and is found again by
+/// type.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Rejection {
+    #[error("the {who} has a certificate, but not of a workload: {fault}")]
+    NotAnIdentity { who: &'static str, fault: NotAnIdentity },
+    #[error("the {who} is {id}, expected {}", list(expected))]
+    WrongIdentity { who: &'static str, id: SpiffeId, expected: Vec<SpiffeId> },
+    #[error("the {who} is {id}, expected any identity of the trust domain {expected:?}")]
+    WrongTrustDomain { who: &'static str, id: SpiffeId, expected: String },
+}
+
+fn list(expected: &[SpiffeId]) -> String {
+    match expected {
+        [only] => only.to_string(),
+        several => format!("one of {}", several.iter().map(SpiffeId::as_str).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+impl From<Rejection> for Error {
+    fn from(rejection: Rejection) -> Self {
+        CertificateError::Other(OtherError(Arc::new(rejection))).into()
+    }
+}
+
+impl Expected {
+    fn check(&self, who: &'static str, certificate: &CertificateDer<'_>) -> Result<(), Rejection> {
+        let subject = Subject::read(certificate).map_err(|fault| Rejection::NotAnIdentity { who, fault })?;
+        self.admit(who, subject.id)
+    }
+
+    fn admit(&self, who: &'static str, id: SpiffeId) -> Result<(), Rejection> {
+        match self {
+            Self::AnyOf(ids) if ids.contains(&id) => Ok(()),
+            Self::TrustDomain(own) if own == id.trust_domain() => Ok(()),
+            Self::AnyOf(ids) => Err(Rejection::WrongIdentity { who, id, expected: ids.clone() }),
+            Self::TrustDomain(own) => Err(Rejection::WrongTrustDomain { who, id, expected: own.clone() }),
+        }
+    }
+}
+
+/// Judges servers that we call.
+#[derive(Debug)]
+pub(crate) struct ServerVerifier {
+    roots: Arc<RootCertStore>,
+    expected: Expected,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerVerifier {
+    pub(crate) fn new(roots: Arc<RootCertStore>, expected: Expected, provider: &CryptoProvider) -> Self {
+        Self { roots, expected, algorithms: provider.signature_verification_algorithms }
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    /// The name asked for and stapled OCSP answers are not looked at: identity is the SPIFFE ID, and workload
+    /// certificates live too short to be worth a responder.
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        let (roots, algorithms) = (&self.roots, self.algorithms.all);
+        verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+        self.expected.check("server", end_entity)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Judges clients that call us; one without a certificate is refused.
+#[derive(Debug)]
+pub(crate) struct ClientVerifier {
+    chain: Arc<dyn ClientCertVerifier>,
+    expected: Expected,
+}
+
+impl ClientVerifier {
+    pub(crate) fn new(
+        roots: Arc<RootCertStore>,
+        expected: Expected,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, SetupError> {
+        let chain = WebPkiClientVerifier::builder_with_provider(roots, provider).build()?;
+        Ok(Self { chain, expected })
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    /// None: saves their bytes in every handshake, and some clients answer only to a hint they know.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        self.expected.check("client", end_entity)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
