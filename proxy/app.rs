@@ -17,6 +17,7 @@ use pillion_config::{Cluster as ClusterConfig, Config};
 use crate::admin::{Admin, Readiness};
 use crate::cluster::Cluster;
 use crate::cluster::limits::Limit;
+use crate::http::upstream::SWEEP_EVERY;
 use crate::identity::credentials::Credentials;
 use crate::inbound::Inbound;
 use crate::net::{Bound, Listener, Network};
@@ -31,9 +32,6 @@ use crate::tls::server::server_config;
 
 /// From the signal to the end, at the latest.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
-/// How often pools are looked through for connections that were idle too long.
-const SWEEP_EVERY: Duration = Duration::from_secs(5);
-
 /// Where the sidecar listens. Port 0 in the configuration is a real port here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {

@@ -38,8 +38,9 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
     if call.is_grpc && cluster.protocol == Spoken::Http1 {
         return Err(Error::new(Reason::NoRoute, "gRPC needs HTTP/2, and `protocol` says http1").with(call));
     }
-    let Some(endpoint) = pick(cluster, &call.exchange) else { return Err(nobody(cluster).with(call)) };
-    let mut trial = Trial::begin(&endpoint, cluster, &call.exchange);
+    let now = if call.attempt == 1 { call.exchange.started } else { Instant::now() };
+    let Some(endpoint) = pick(cluster, &call.exchange, now) else { return Err(nobody(cluster).with(call)) };
+    let mut trial = Trial::begin(&endpoint, cluster, &call.exchange, now);
     let lease = upstream::lease(cluster, &endpoint, &call.exchange.worker, is_http2).await;
     let mut lease = match lease {
         Ok(lease) => lease,
@@ -65,8 +66,8 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
 }
 
 /// An endpoint that was not tried yet for this request, where there is one.
-fn pick(cluster: &Cluster, exchange: &Exchange) -> Option<Arc<Endpoint>> {
-    let now = Instant::now().into_std();
+fn pick(cluster: &Cluster, exchange: &Exchange, now: Instant) -> Option<Arc<Endpoint>> {
+    let now = now.into_std();
     let mut rng = exchange.worker.rng.lock();
     let mut tried = exchange.tried();
     // A resting endpoint lets one probe through at a time: whoever comes too late picks again.
@@ -193,15 +194,23 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    fn begin(endpoint: &'a Arc<Endpoint>, cluster: &'a Cluster, exchange: &Arc<Exchange>) -> Self {
-        exchange.note(|facts| facts.upstream = Some(endpoint.address));
+    fn begin(
+        endpoint: &'a Arc<Endpoint>,
+        cluster: &'a Cluster,
+        exchange: &Arc<Exchange>,
+        began: Instant,
+    ) -> Self {
         let in_flight = Some(InFlight::at(endpoint));
-        let began = Instant::now();
         Self { endpoint, cluster, exchange: exchange.clone(), in_flight, began, is_judged: false }
     }
 
-    fn sent(&self) {
-        self.exchange.note(|facts| facts.sent = Some(self.began));
+    /// The request is about to leave: what follows is the endpoint's time.
+    fn sent(&mut self) {
+        self.began = Instant::now();
+        self.exchange.note(|facts| {
+            facts.upstream = Some(self.endpoint.address);
+            facts.sent = Some(self.began);
+        });
     }
 
     fn answered(&mut self, status: http::StatusCode) {
@@ -217,6 +226,7 @@ impl<'a> Trial<'a> {
 
     fn failed(&mut self, error: &Error) {
         self.is_judged = true;
+        self.exchange.note(|facts| facts.upstream = Some(self.endpoint.address));
         self.judge(Cause::of(error));
     }
 

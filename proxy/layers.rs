@@ -66,7 +66,14 @@ pub(crate) enum Name {
     Limit,
 }
 
+/// `layer`, which only a test leaves out.
+#[cfg(not(test))]
+pub(crate) fn unless<L>(_omitted: Option<Name>, _name: Name, layer: L) -> L {
+    layer
+}
+
 /// `layer`, unless it is the one left out.
+#[cfg(test)]
 pub(crate) fn unless<L>(
     omitted: Option<Name>,
     name: Name,
@@ -75,5 +82,26 @@ pub(crate) fn unless<L>(
     match omitted == Some(name) {
         false => tower::util::Either::Left(layer),
         true => tower::util::Either::Right(tower::layer::util::Identity::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        fn fut<S: Service<Box<Call>>>(_: &S) -> usize {
+            std::mem::size_of::<S::Future>()
+        }
+        println!(
+            "response {} error {} call {} out {} in {}",
+            size_of::<Response>(),
+            size_of::<Error>(),
+            size_of::<Call>(),
+            fut(&crate::outbound::stack(None)),
+            fut(&crate::inbound::stack(None))
+        );
+        println!("exchange {} body {}", size_of::<crate::http::Exchange>(), size_of::<crate::http::Body>());
     }
 }

@@ -80,25 +80,60 @@ fn is_well_formed(id: &[u8]) -> bool {
 
 /// A random UUID (RFC 9562, version 4): what other proxies make, and log tools look for.
 fn fresh_request_id(rng: &mut fastrand::Rng) -> HeaderValue {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let random = rng.u128(..) & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62);
+    let mut random = rng.u128(..).to_be_bytes();
+    random[6] = random[6] & 0x0f | 0x40;
+    random[8] = random[8] & 0x3f | 0x80;
     let mut text = [b'-'; 36];
-    let mut shift = 128;
-    for (place, byte) in text.iter_mut().enumerate() {
-        if !matches!(place, 8 | 13 | 18 | 23) {
-            shift -= 4;
-            *byte = DIGITS.get((random >> shift) as usize & 0xf).copied().unwrap_or(b'0');
+    let groups = [(0, 0..4), (9, 4..6), (14, 6..8), (19, 8..10), (24, 10..16)];
+    for (start, bytes) in groups {
+        for (place, byte) in random[bytes].iter().enumerate() {
+            text[start + 2 * place] = hex(byte >> 4);
+            text[start + 2 * place + 1] = hex(byte & 0xf);
         }
     }
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }
 
+const fn hex(digit: u8) -> u8 {
+    if digit < 10 { b'0' + digit } else { b'a' - 10 + digit }
+}
+
+/// What a message's headers hold that concerns a proxy, found in one pass: nothing is looked up by name that is
+/// not there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) hop_by_hop: bool,
+    /// `x-pillion-…`
+    pub(crate) ours: bool,
+    /// Would claim an identity.
+    pub(crate) forged: bool,
+    pub(crate) expect: bool,
+    pub(crate) forwarded_proto: bool,
+    pub(crate) forwarded_host: bool,
+}
+
+impl Seen {
+    pub(crate) fn in_headers(headers: &HeaderMap) -> Self {
+        let mut seen = Self::default();
+        for name in headers.keys() {
+            match name.as_str() {
+                "connection" | "keep-alive" | "proxy-connection" | "te" | "transfer-encoding" | "upgrade" => {
+                    seen.hop_by_hop = true;
+                }
+                "expect" => seen.expect = true,
+                "x-forwarded-proto" => seen.forwarded_proto = true,
+                "x-forwarded-host" => seen.forwarded_host = true,
+                "x-forwarded-client-cert" | "client-cert" | "client-cert-chain" => seen.forged = true,
+                name => seen.ours |= name.starts_with("x-pillion-"),
+            }
+        }
+        seen
+    }
+}
+
 /// Removes what is meant for this connection alone: RFC 9110 §7.6.1, and the fields that `Connection` names.
 /// `te: trailers` stays, for gRPC; `trailer` announces and stays.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    if !headers.keys().any(is_hop_by_hop) {
-        return; // the usual case: nothing is looked up by name
-    }
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -129,10 +164,6 @@ const HOP_BY_HOP: [HeaderName; 6] = [
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
-
-fn is_hop_by_hop(name: &HeaderName) -> bool {
-    HOP_BY_HOP.contains(name)
-}
 
 /// `Connection: host` or `content-length` must not take away what frames and routes the message.
 fn may_be_named(name: &HeaderName) -> bool {

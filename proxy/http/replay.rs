@@ -118,6 +118,9 @@ impl Replay {
 
     fn keep(&mut self, polled: &Option<Result<Frame<Bytes>, BodyError>>) {
         let mut state = self.shared.state.lock();
+        if Arc::strong_count(&self.shared) == 1 {
+            state.spoil(); // the retry layer has its answer: what comes now nobody will want again
+        }
         match polled {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

@@ -28,7 +28,6 @@ use crate::telemetry::{Held, MethodLabel, Protocol, RequestLabels, Symbol};
 
 /// Request line and headers of one request. Envoy's limit is 60 KiB.
 pub(crate) const HEADER_BYTES: u32 = 64 * 1024;
-const HEADER_COUNT: usize = 100;
 /// Streams one client may have open at once; hyper's own default, twice Envoy's recommendation.
 const STREAMS: u32 = 200;
 /// Per stream: with the send buffer of the other side half of the MiB that one stream's body may hold here.
@@ -105,8 +104,7 @@ pub(crate) async fn serve<S: AnsweringService>(
     match version {
         Version::Http1 => {
             let conn = http1::Builder::new()
-                .max_headers(HEADER_COUNT)
-                .max_header_size(HEADER_BYTES as usize)
+                .max_header_size(HEADER_BYTES as usize) // at most 100 headers is hyper's default; saying so costs
                 .max_buf_size(HTTP1_BUFFER)
                 .auto_date_header(false)
                 .serve_connection(io, service);

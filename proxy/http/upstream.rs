@@ -20,7 +20,7 @@ use crate::runtime::worker::Worker;
 use crate::telemetry::Limit;
 
 pub(crate) use lease::{Lease, SendFailure};
-pub(crate) use shard::Pool;
+pub(crate) use shard::{Pool, SWEEP_EVERY};
 
 /// What a request needs to be sent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{EXPECT, HOST, HeaderName};
+use http::header::{EXPECT, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
@@ -10,7 +10,7 @@ use tower::{Layer, service_fn};
 use super::HttpService;
 use crate::error::{Error, Reason};
 use crate::http::headers::{
-    DOWNSTREAM_VERSION, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
+    DOWNSTREAM_VERSION, Seen, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
     X_PILLION_ATTEMPT, X_PILLION_VIA, X_REQUEST_ID, remove_hop_by_hop,
 };
 use crate::http::{Call, Response};
@@ -28,41 +28,56 @@ async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Res
     request(&mut call)?;
     let mut response = next.call(call).await?;
     *response.version_mut() = DOWNSTREAM_VERSION;
-    remove_hop_by_hop(response.headers_mut());
-    remove_if(response.headers_mut(), is_ours);
+    let headers = response.headers_mut();
+    let seen = Seen::in_headers(headers);
+    if seen.hop_by_hop {
+        remove_hop_by_hop(headers);
+    }
+    if seen.ours {
+        remove_if(headers, is_ours);
+    }
     Ok(response)
 }
 
 fn request(call: &mut Call) -> Result<(), Error> {
     let exchange = call.exchange.clone();
     let connection = &exchange.connection;
+    let seen = Seen::in_headers(&call.head.headers);
+    let via = if seen.ours || seen.forged { distrust(call, connection) } else { None };
     let headers = &mut call.head.headers;
-    remove_hop_by_hop(headers);
+    if seen.hop_by_hop {
+        remove_hop_by_hop(headers);
+    }
+    if seen.expect {
+        headers.remove(EXPECT); // hyper asks the client to go on by itself, and would not wait for the upstream
+    }
+    if connection.direction == Direction::Inbound {
+        tell_the_application(headers, connection);
+    }
+    headers.insert(X_REQUEST_ID, exchange.request_id.clone());
+    if !seen.forwarded_proto {
+        let scheme = if connection.peer.is_some() { "https" } else { "http" };
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    }
+    if let (false, Some(host)) = (seen.forwarded_host, &call.host) {
+        headers.insert(X_FORWARDED_HOST, host.clone());
+    }
+    call.via = Some(passes(via.as_ref(), exchange.worker.passes(connection.direction))?);
+    Ok(())
+}
+
+/// Removes what only sidecars may say, and reads it where a sidecar said it. Returns `x-pillion-via`.
+fn distrust(call: &mut Call, connection: &Connection) -> Option<HeaderValue> {
+    let headers = &mut call.head.headers;
     let believed = connection.peer.is_some() || connection.direction == Direction::Outbound;
     let attempt = headers.get(X_PILLION_ATTEMPT).filter(|_| believed).cloned();
     let via = headers.get(X_PILLION_VIA).filter(|_| believed).cloned();
     remove_if(headers, |name| is_ours(name) || is_forged(name));
-    headers.remove(EXPECT); // hyper asks the client to go on by itself, and would not wait for the upstream
     call.marked = attempt.as_ref().is_some_and(|attempt| number(attempt) > 1);
     if let Some(attempt) = attempt.filter(|_| call.marked || connection.direction == Direction::Inbound) {
         headers.insert(X_PILLION_ATTEMPT, attempt);
     }
-    headers.insert(X_REQUEST_ID, exchange.request_id.clone());
-    if connection.direction == Direction::Inbound {
-        tell_the_application(headers, connection);
-    }
-    if !headers.contains_key(X_FORWARDED_PROTO) {
-        let scheme = if connection.peer.is_some() { "https" } else { "http" };
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
-    }
-    if let (false, Some(host)) = (headers.contains_key(X_FORWARDED_HOST), &call.host) {
-        headers.insert(X_FORWARDED_HOST, host.clone());
-    }
-    if call.host.is_none() {
-        headers.remove(HOST);
-    }
-    call.via = Some(passes(via.as_ref(), exchange.worker.passes(connection.direction))?);
-    Ok(())
+    via
 }
 
 /// Who calls, as far as it is proven.

@@ -21,6 +21,9 @@ use crate::http::{Body, Call, Exchange, Response, replay};
 use crate::state::Route;
 use crate::telemetry::RetryOutcome;
 
+/// With `retry: off` a refused request is still sent elsewhere; its body is kept up to the default of `max_body`.
+const KEPT_WITHOUT_RETRY: usize = 64 * 1024;
+
 pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
     layer_fn(|next: S| service_fn(move |call| try_first(next.clone(), call)))
 }
@@ -99,7 +102,8 @@ struct Spare {
 }
 
 impl Spare {
-    /// Copies the head, and begins to keep the body, where a request that was written may be sent again.
+    /// Copies the head, and begins to keep the body, where a request that was written may be sent again, by policy
+    /// or because it was refused.
     fn of(call: &mut Call, route: &Arc<Route>) -> Self {
         let mut spare = Self {
             exchange: call.exchange.clone(),
@@ -115,7 +119,7 @@ impl Spare {
             via: call.via.clone(),
             deadline: call.deadline,
         };
-        if spare.subject().may_repeat() {
+        if spare.subject().may_repeat() || spare.may_be_refused(call) {
             spare.head = Some(call.head.clone());
             spare.keep_body(call);
         }
@@ -123,7 +127,7 @@ impl Spare {
     }
 
     fn keep_body(&mut self, call: &mut Call) {
-        let bound = self.cluster().retry.as_ref().map_or(0, |retry| retry.max_body);
+        let bound = self.cluster().retry.as_ref().map_or(KEPT_WITHOUT_RETRY, |retry| retry.max_body);
         if call.body.is_empty() {
             return;
         }
@@ -136,6 +140,11 @@ impl Spare {
                 self.is_streaming = false;
             }
         }
+    }
+
+    /// A refusal is replaced for any method: by HTTP/2's own means, or said by a sidecar.
+    fn may_be_refused(&self, call: &Call) -> bool {
+        self.cluster().may_refuse(call.is_grpc || call.head.version == http::Version::HTTP_2)
     }
 
     fn cluster(&self) -> &Cluster {

@@ -37,6 +37,8 @@ pub(crate) struct Guarded {
     /// A head has begun: when, and after how many requests.
     head: Option<(Instant, u64)>,
     last_read: Instant,
+    /// Bytes came since `reading` was looked at.
+    has_read: bool,
     reading: Option<Deadline>,
     writing: Option<Deadline>,
     /// Requests whose answers are all flushed.
@@ -49,7 +51,19 @@ impl Guarded {
     pub(crate) fn new(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, is_http1: bool) -> Self {
         let last_read = Instant::now();
         let (head, reading, writing, replaced) = (None, None, None, None);
-        Self { io, connection, worker, is_http1, head, last_read, reading, writing, flushed: 0, replaced }
+        Self {
+            io,
+            connection,
+            worker,
+            is_http1,
+            head,
+            last_read,
+            has_read: false,
+            reading,
+            writing,
+            flushed: 0,
+            replaced,
+        }
     }
 
     fn is_busy(&self) -> bool {
@@ -58,6 +72,7 @@ impl Guarded {
 
     fn note_read(&mut self) {
         self.last_read = Instant::now();
+        self.has_read = true;
         if self.is_http1 && self.head.is_none() {
             self.head = Some((self.last_read, self.connection.requests.load(Relaxed)));
         }
@@ -78,6 +93,11 @@ impl Guarded {
                 self.last_read + IDLE_TIMEOUT
             }
         };
+        // A timer that is set, and had not fired when bytes came a moment ago, will wake us when it does.
+        let has_read = std::mem::take(&mut self.has_read);
+        if has_read && self.reading.as_ref().is_some_and(|timer| timer.is_set_between(self.last_read, at)) {
+            return Poll::Pending;
+        }
         poll_deadline(&mut self.reading, at, &self.worker, cx)
     }
 

@@ -47,6 +47,9 @@ macro_rules! delegate {
                 cx: &mut Context<'_>,
                 bufs: &[IoSlice<'_>],
             ) -> Poll<io::Result<usize>> {
+                if let [only] = bufs {
+                    return self.poll_write(cx, only); // send(2) is cheaper than writev(2) of one piece
+                }
                 match self.get_mut() { $(Self::$variant(io) => Pin::new(io).poll_write_vectored(cx, bufs)),+ }
             }
 

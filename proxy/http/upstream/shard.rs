@@ -16,6 +16,9 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::http::Body;
 
+/// How often pools are looked through for connections that were idle too long.
+pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
 /// All connections of one endpoint, a shard per worker.
 pub(crate) struct Pool(Box<[Arc<Shard>]>);
 
@@ -53,7 +56,7 @@ pub(super) struct Ticket {
 pub(crate) struct Http1 {
     pub(super) send: http1::SendRequest<Body>,
     pub(super) about: About,
-    idle_since: Instant,
+    idle: Idle,
 }
 
 /// A connection that serves many requests at once.
@@ -65,7 +68,20 @@ pub(crate) struct Http2 {
     max_streams: Arc<AtomicU32>,
     /// Takes no new request: it is old, said goodbye or broke.
     retired: AtomicBool,
-    idle_since: Mutex<Instant>,
+    idle: Mutex<Idle>,
+}
+
+/// How long a connection has been idle, without reading the clock per request: the sweep notices when it finds it
+/// idle for the first time, at most [`SWEEP_EVERY`] late.
+#[derive(Debug, Clone, Copy, Default)]
+struct Idle(Option<Instant>);
+
+impl Idle {
+    /// Whether it is to be closed at `now`, before it was idle for `most`.
+    fn is_over(&mut self, most: Option<Duration>, now: Instant) -> bool {
+        let noticed = *self.0.get_or_insert(now);
+        most.is_some_and(|most| now.duration_since(noticed) + 2 * SWEEP_EVERY >= most)
+    }
 }
 
 /// What a pool must know of a connection besides how to use it.
@@ -115,7 +131,7 @@ impl Shard {
     pub(super) fn take(self: &Arc<Self>, cluster: &Arc<Cluster>, want: Want) -> Option<Lease> {
         let mut state = self.state.lock();
         match want {
-            Want::Http1 => state.take_idle(cluster).map(|conn| Lease::http1(conn, self, cluster)),
+            Want::Http1 => state.take_idle().map(|conn| Lease::http1(conn, self, cluster)),
             Want::Http2 => state.take_stream(cluster).map(|conn| Lease::http2(conn, self, cluster)),
             Want::Negotiated => None,
         }
@@ -156,7 +172,7 @@ impl Shard {
         if cluster.somebody_waits_for_a_slot() {
             return; // dropping it makes room
         }
-        conn.idle_since = Instant::now();
+        conn.idle = Idle::default();
         state.idle.push(conn);
     }
 
@@ -205,7 +221,7 @@ impl Shard {
     /// A stream has ended.
     pub(super) fn release_stream(self: &Arc<Self>, conn: &Http2, cluster: &Arc<Cluster>) {
         if conn.streams.fetch_sub(1, Relaxed) == 1 {
-            *conn.idle_since.lock() = Instant::now();
+            *conn.idle.lock() = Idle::default();
         }
         let somebody_waits = !self.state.lock().wants_stream.is_empty();
         if somebody_waits {
@@ -229,23 +245,21 @@ impl Shard {
     }
 
     fn sweep(&self, idle_timeout: Option<Duration>) {
-        let young = |since: Instant| idle_timeout.is_none_or(|most| since.elapsed() < most);
-        let mut state = self.state.lock();
-        state.idle.retain(|conn| !conn.send.is_closed() && young(conn.idle_since));
+        let (now, mut state) = (Instant::now(), self.state.lock());
+        state.idle.retain_mut(|conn| !conn.send.is_closed() && !conn.idle.is_over(idle_timeout, now));
         state.shared.retain(|conn| {
-            !conn.send.is_closed() && (conn.streams.load(Relaxed) > 0 || young(*conn.idle_since.lock()))
+            let in_use = conn.streams.load(Relaxed) > 0;
+            !conn.send.is_closed() && (in_use || !conn.idle.lock().is_over(idle_timeout, now))
         });
     }
 }
 
 impl State {
-    fn take_idle(&mut self, cluster: &Cluster) -> Option<Http1> {
-        let most = cluster.connection.idle_timeout;
+    fn take_idle(&mut self) -> Option<Http1> {
         // From the end: the most recently used. One that is still finishing its last message is left alone.
         for index in (0..self.idle.len()).rev() {
             let Some(conn) = self.idle.get(index) else { continue };
-            let stale = most.is_some_and(|most| conn.idle_since.elapsed() >= most);
-            if conn.send.is_closed() || stale {
+            if conn.send.is_closed() {
                 drop(self.idle.remove(index));
             } else if conn.send.is_ready() {
                 return Some(self.idle.remove(index));
@@ -265,7 +279,7 @@ impl State {
 
 impl Http1 {
     pub(super) fn new(send: http1::SendRequest<Body>, about: About) -> Self {
-        Self { send, about, idle_since: Instant::now() }
+        Self { send, about, idle: Idle::default() }
     }
 }
 
@@ -281,7 +295,7 @@ impl Http2 {
             streams: AtomicU32::new(0),
             max_streams,
             retired: AtomicBool::new(false),
-            idle_since: Mutex::new(Instant::now()),
+            idle: Mutex::default(),
         })
     }
 
