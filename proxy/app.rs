@@ -116,7 +116,9 @@ impl App {
             (None, Some(source)) => Some(Credentials::load(source)?),
             (given, _) => given,
         };
-        if credentials.is_none() {
+        if credentials.is_some() {
+            std::thread::Builder::new().name("entropy".into()).spawn(crate::tls::gather_entropy)?;
+        } else {
             tracing::warn!(
                 "no `identity`: traffic between sidecars is plaintext and nobody proves who they are"
             );
@@ -370,6 +372,10 @@ fn access_log(config: &Config, metrics: &Metrics) -> anyhow::Result<Option<Arc<A
 fn tell_expiry(metrics: &Metrics, credentials: Option<&Credentials>) {
     if let Some(credentials) = credentials {
         metrics.certificate_not_after(CertificateUse::Own).set(credentials.not_after);
+        let ends = credentials.bundle.iter().filter_map(|ca| crate::identity::not_after(ca).ok());
+        if let Some(first) = ends.min() {
+            metrics.certificate_not_after(CertificateUse::Ca).set(first);
+        }
     }
 }
 

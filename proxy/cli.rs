@@ -1,6 +1,7 @@
 //! The command line: what was typed, and what is done about it.
 
 pub mod certs;
+pub mod demo;
 pub mod run;
 
 use std::path::PathBuf;
@@ -20,6 +21,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// See a whole mesh at work, nothing to install or configure
+    Demo(demo::Demo),
     /// Run the sidecar
     Run(run::Run),
     /// Say what is wrong with a configuration file, all of it at once
@@ -58,6 +61,7 @@ pub fn main() -> ExitCode {
             print!("{HELP}");
             Ok(())
         }
+        Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Run(run)) => run.run(),
         Some(Command::Check { config }) => check(&config),
         Some(Command::Certs(certs)) => certs.run(),

@@ -194,6 +194,18 @@ impl Cluster {
         self.verifies_peers
     }
 
+    /// Whether an endpoint can say that it did not process a request it was sent: HTTP/2 can (REFUSED_STREAM,
+    /// GOAWAY), a verified sidecar can. `is_http2`: the caller spoke it, or its request needs it (gRPC).
+    pub(crate) const fn may_refuse(&self, is_http2: bool) -> bool {
+        let may_be_http2 = match self.protocol {
+            Spoken::Http1 => false,
+            Spoken::Http2 => true,
+            Spoken::Auto => is_http2 || self.tls.is_some(),
+            Spoken::AppAuto => is_http2,
+        };
+        self.verifies_peers || may_be_http2
+    }
+
     pub(crate) fn metrics(&self) -> &ServiceMetrics {
         &self.metrics
     }

@@ -7,7 +7,7 @@ use crate::http::Call;
 
 /// A stable code: `reason` of the metric and of the access log, `CODE` in `Proxy-Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Reason {
+pub(crate) enum Reason {
     NoRoute,
     NoEndpoints,
     AllUnhealthy,
@@ -30,7 +30,6 @@ pub enum Reason {
     BodyTooLarge,
     RequestStalled,
     LoopDetected,
-    Draining,
     InternalError,
     ClientGone,
 }
@@ -73,33 +72,32 @@ impl Reason {
             Self::BodyTooLarge => row("body_too_large", "http_request_error", 413, 13),
             Self::RequestStalled => row("request_stalled", "http_request_error", 408, 13),
             Self::LoopDetected => row("loop_detected", "proxy_loop_detected", 508, 13),
-            Self::Draining => row("draining", "destination_unavailable", 503, 14),
             Self::InternalError => row("internal_error", "proxy_internal_error", 500, 13),
             Self::ClientGone => row("client_gone", "", 499, 1),
         }
     }
 
-    pub const fn code(self) -> &'static str {
+    pub(crate) const fn code(self) -> &'static str {
         self.row().code
     }
 
     /// The `error` parameter of `Proxy-Status` (RFC 9209).
-    pub const fn kind(self) -> &'static str {
+    pub(crate) const fn kind(self) -> &'static str {
         self.row().kind
     }
 
-    pub const fn status(self) -> u16 {
+    pub(crate) const fn status(self) -> u16 {
         self.row().http
     }
 
-    pub const fn grpc_status(self) -> u8 {
+    pub(crate) const fn grpc_status(self) -> u8 {
         self.row().grpc
     }
 }
 
 /// Whether what failed may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sent {
+pub(crate) enum Sent {
     /// No byte of it was written, or the upstream refused it before processing: safe for any method.
     Never,
     /// Written to a pooled connection that died before any byte of an answer: most likely the upstream had

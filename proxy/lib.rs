@@ -1,4 +1,48 @@
-//! Pillion, a service-mesh sidecar proxy: one binary beside one application.
+//! Pillion, a layer-4/7 service-mesh sidecar proxy: one binary beside one application.
+//!
+//! This page is the map. Read it, then follow a request file by file.
+//!
+//! # The life of a connection
+//! 1. [`app`] builds clusters and credentials from a checked configuration (`pillion_config`), binds every address
+//!    through [`net`], and starts a thread for each worker. A worker has listeners, timers and pools of its own;
+//!    the kernel spreads connections over workers (SO_REUSEPORT).
+//! 2. [`serve`] accepts, counts the connection against its limit, and spawns a task that owns it.
+//! 3. Outbound: [`outbound`] turns away other hosts. Inbound: [`inbound`] shakes hands ([`tls`]) and knows the
+//!    peer's SPIFFE ID from then on; plaintext on a strict port hears why it is refused, and is closed.
+//! 4. [`http::server`] tells HTTP/1 from HTTP/2 by ALPN or first bytes, and hands the bytes to hyper behind
+//!    [`net::guard`], which bounds how long a client may dawdle.
+//! 5. Each request goes through the stack of its direction, below. When the [`runtime::drain`] starts, the
+//!    connection finishes what is in flight and closes.
+//!
+//! # The life of a request
+//! Outbound, from the application to a service ([`outbound::stack`]); inbound is the same without the tries:
+//! 1. `http::server::handle` makes a [`http::Call`] (the request and what travels with it) and an
+//!    [`http::Exchange`] (what is known of it, until the last byte of its answer).
+//! 2. [`layers::record`] sees every ending: metrics and access line come from here.
+//! 3. [`layers::rescue`] turns errors into answers that say why ([`http::answer`], [`error`]).
+//! 4. [`layers::route`] finds the [`state::Route`]; from here on policy travels with the call.
+//! 5. [`layers::headers`] adds what the next hop must know and removes what it must not believe.
+//! 6. [`layers::timeout`] bounds all tries together.
+//! 7. [`layers::retry`] sends again what may be sent again; [`layers::verdict`] says what that is.
+//! 8. [`layers::timeout`] bounds a single try.
+//! 9. [`layers::limit`] admits at most so many at once.
+//! 10. [`dispatch`] picks an endpoint ([`cluster::balance`]), leases a connection ([`http::upstream`]), sends, and
+//!     tells the endpoint's outlier detection how it went.
+//! 11. The answer climbs back. What must last until its final byte (connection, permits, counters) rides on its
+//!     body as one tail ([`http::body`]), and ends the exchange when that ends.
+//!
+//! # Floors
+//! Arrows point down, nothing looks up: `main` → [`cli`] → [`app`] → [`admin`] | [`inbound`], [`outbound`] →
+//! [`layers`], [`dispatch`], [`serve`] → [`state`] → [`cluster`] → [`http`], [`tls`], [`identity`], [`net`] →
+//! [`telemetry`], [`runtime`], [`error`] → `pillion_config`. Two threads run upwards on purpose, as data: a call
+//! carries its route, and an exchange its worker.
+//!
+//! # What is deliberately absent
+//! - The data path reads no file and no YAML, and holds no lock across an await.
+//! - `layers` hold no state and name no direction's stack; decisions (`verdict`, `cluster::*`) take `now` and data.
+//! - Nothing is unbounded: connections, pending requests, header and replay bytes, label sets, pauses all end.
+//! - `unsafe` is nowhere in this crate.
+//! - Not built yet, and refused by name: opaque TCP, upgrades, redirected destinations, reload, routes, DNS.
 pub mod app;
 pub mod cli;
 
@@ -16,4 +60,6 @@ pub mod runtime;
 pub(crate) mod serve;
 pub(crate) mod state;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod tls;

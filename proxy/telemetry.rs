@@ -20,7 +20,7 @@ pub(crate) mod shipper;
 pub(crate) mod symbols;
 
 pub(crate) use access::{AccessLog, Record};
-pub(crate) use family::{Held, Histogram, IntCounter, IntGauge};
+pub(crate) use family::{Held, Histogram, IntGauge};
 pub(crate) use labels::{
     CertificateUse, ConnectionOutcome, Direction, EjectionCause, EndpointState, Flow, HandshakeOutcome,
     Limit, MethodLabel, Protocol, RequestLabels, RetryOutcome, Tls,

@@ -87,6 +87,15 @@ impl Peer {
     }
 }
 
+/// aws-lc gathers entropy from the jitter of the clock when it is first asked for a random number: some 25 ms of
+/// CPU, once per process. Asked for at the start, on a thread of its own, no handshake waits for it.
+pub(crate) fn gather_entropy() {
+    let mut random = [0; 32];
+    if provider::any().secure_random.fill(&mut random).is_err() {
+        tracing::error!("no random numbers: TLS will not work");
+    }
+}
+
 /// The fingerprint of a certificate.
 pub(crate) fn sha256(der: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
     let mut hash = [0; SHA256_OUTPUT_LEN];

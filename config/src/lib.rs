@@ -9,7 +9,7 @@
 //! not let through is read again by `salvage` from the tree of `place`, which kept where each key stands ·
 //! `check` fills in the defaults and looks at what needs two keys at once · each [`Fault`] gets its place.
 //!
-//! Deliberately absent: network IO, clocks, tokio. Nothing here opens a file but [`load`].
+//! Deliberately absent: network IO, clocks, tokio. Nothing here opens a file but [`load()`].
 
 pub mod cluster;
 pub mod identity;

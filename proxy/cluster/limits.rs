@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 #[derive(Debug)]
 pub(crate) struct Limit {
     name: &'static str,
-    max: AtomicU32,
+    max: u32,
     used: AtomicU32,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Permit(Arc<Limit>);
 impl Limit {
     /// `name`: as the configuration spells it (`max_requests`); told to callers and in metrics.
     pub(crate) fn new(name: &'static str, max: u32) -> Arc<Self> {
-        Arc::new(Self { name, max: AtomicU32::new(max), used: AtomicU32::new(0) })
+        Arc::new(Self { name, max, used: AtomicU32::new(0) })
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -29,17 +29,12 @@ impl Limit {
     }
 
     pub(crate) fn max(&self) -> u32 {
-        self.max.load(Relaxed)
+        self.max
     }
 
-    /// Places taken. Above [`max`](Self::max) only after that was lowered.
+    /// Places taken.
     pub(crate) fn used(&self) -> u32 {
         self.used.load(Relaxed)
-    }
-
-    /// For a reloaded configuration. Permits already given stay good.
-    pub(crate) fn set_max(&self, max: u32) {
-        self.max.store(max, Relaxed);
     }
 
     /// `None`: all places are taken.
@@ -75,18 +70,6 @@ mod tests {
     #[test]
     fn a_limit_of_nothing_lets_nothing_through() {
         assert!(Limit::new("max_retries", 0).try_acquire().is_none());
-    }
-
-    #[test]
-    fn a_lowered_limit_keeps_its_promises_and_makes_no_new_ones() {
-        let limit = Limit::new("max_requests", 3);
-        let mut held: Vec<_> = (0..3).filter_map(|_| limit.try_acquire()).collect();
-        limit.set_max(1);
-        assert_eq!((limit.used(), limit.max(), limit.name()), (3, 1, "max_requests"));
-        held.truncate(1);
-        assert!(limit.try_acquire().is_none());
-        held.clear();
-        assert!(limit.try_acquire().is_some());
     }
 
     #[test]

@@ -85,20 +85,14 @@ pub(crate) struct Ejected {
 /// last.
 #[derive(Debug)]
 pub(crate) struct Ejections {
-    share: f64,
-    allowed: AtomicU32,
+    allowed: u32,
     ejected: AtomicU32,
 }
 
 impl Ejections {
     pub(crate) fn new(policy: &OutlierDetection, endpoints: usize) -> Arc<Self> {
-        let allowed = AtomicU32::new(allowed(policy.max_ejected, endpoints));
-        Arc::new(Self { share: policy.max_ejected, allowed, ejected: AtomicU32::new(0) })
-    }
-
-    /// The cluster now has so many endpoints. If more are ejected than may be, those are probed at once.
-    pub(crate) fn set_endpoints(&self, endpoints: usize) {
-        self.allowed.store(allowed(self.share, endpoints), Relaxed);
+        let allowed = allowed(policy.max_ejected, endpoints);
+        Arc::new(Self { allowed, ejected: AtomicU32::new(0) })
     }
 
     /// Including those whose rest is over and whose probe is still out.
@@ -106,14 +100,9 @@ impl Ejections {
         self.ejected.load(Relaxed)
     }
 
-    fn are_too_many(&self) -> bool {
-        self.ejected() > self.allowed.load(Relaxed)
-    }
-
     fn try_eject(&self) -> bool {
-        let allowed = self.allowed.load(Relaxed);
         self.ejected
-            .fetch_update(Relaxed, Relaxed, |ejected| (ejected < allowed).then(|| ejected + 1))
+            .fetch_update(Relaxed, Relaxed, |ejected| (ejected < self.allowed).then(|| ejected + 1))
             .is_ok()
     }
 
@@ -284,7 +273,7 @@ impl Outlier {
     }
 
     fn is_due(&self, rest: Rest, now: Instant) -> bool {
-        self.after(Duration::ZERO, now) >= rest.until || (!rest.probing && self.cluster.are_too_many())
+        self.after(Duration::ZERO, now) >= rest.until
     }
 
     /// In [`Rest`]'s terms. Not `now + pause`: an operator's pause may be longer than an `Instant` can tell.
@@ -525,20 +514,6 @@ mod tests {
         cluster.fails(0, 3, 0);
         cluster.endpoints.remove(0);
         assert_eq!(cluster.ejections.ejected(), 0);
-    }
-
-    #[test]
-    fn when_the_others_leave_the_ejected_are_probed_at_once() {
-        let mut cluster = Cluster::of(4, &policy(1, 0.5));
-        cluster.fails(0, 1, 0);
-        cluster.fails(1, 1, 0);
-        assert!(!cluster.is_usable(0, 1));
-        cluster.endpoints.truncate(2);
-        cluster.ejections.set_endpoints(2);
-        assert!(cluster.is_usable(0, 1) && cluster.is_usable(1, 1));
-        assert!(cluster.admits(0, 1));
-        cluster.succeeds(0, 1);
-        assert!(!cluster.is_usable(1, 1), "one of two may rest on");
     }
 
     #[test]

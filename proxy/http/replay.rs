@@ -161,8 +161,11 @@ impl Drop for Replay {
     fn drop(&mut self) {
         let Some(rest) = self.rest.take() else { return };
         let mut state = self.shared.state.lock();
-        state.complete |= rest.is_end_stream();
-        state.rest = Some(rest);
+        if rest.is_end_stream() {
+            state.complete = true; // and `rest` tells its watcher so, by being dropped
+        } else {
+            state.rest = Some(rest);
+        }
         if let Some(waiter) = state.waiter.take() {
             waiter.wake();
         }

@@ -204,8 +204,8 @@ mod tests {
 
     use super::*;
     use Reason::{
-        ClientGone, ConnectRefused, ConnectTimeout, Draining, InternalError, LimitPending, LimitRequests,
-        NoEndpoints, NoRoute, PeerIdentityMismatch, PerTryTimeout, ProtocolError, RequestTimeout, TlsError,
+        ClientGone, ConnectRefused, ConnectTimeout, InternalError, LimitPending, LimitRequests, NoEndpoints,
+        NoRoute, PeerIdentityMismatch, PerTryTimeout, ProtocolError, RequestTimeout, TlsError,
         UpstreamClosed, UpstreamReset,
     };
     use RetryCondition as On;
@@ -382,8 +382,6 @@ mod tests {
             ("request limit", get().on(On::FiveXx).failed(LimitRequests, Never), Keep),
             ("no route", get().on(On::FiveXx).failed(NoRoute, Never), Keep),
             ("no endpoints", get().on(On::FiveXx).failed(NoEndpoints, Never), Keep),
-            ("draining", get().on(On::FiveXx).failed(Draining, Never), Keep),
-            ("our own fault", get().on(On::FiveXx).failed(InternalError, Never), Keep),
             ("nobody waits any more", get().on(On::FiveXx).failed(ClientGone, Perhaps), Keep),
             // Answers.
             ("a good answer", get().answered(200), Keep),

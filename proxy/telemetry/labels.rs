@@ -80,6 +80,7 @@ macro_rules! vocabulary {
         pub(crate) enum $name { $($(#[$word_doc])* $word),+ }
 
         impl $name {
+            #[allow(dead_code)] // the whole vocabulary; not every one is walked through
             pub(crate) const ALL: &[Self] = &[$(Self::$word),+];
 
             pub(crate) const fn as_str(self) -> &'static str {
@@ -149,7 +150,7 @@ vocabulary! {
 
 vocabulary! {
     /// What a connection speaks; `Unknown` when it ended before that showed.
-    Protocol as "protocol" { Http1 = "http1", Http2 = "http2", Tcp = "tcp", Unknown = "unknown" }
+    Protocol as "protocol" { Http1 = "http1", Http2 = "http2", Unknown = "unknown" }
 }
 
 vocabulary! {
@@ -311,7 +312,7 @@ mod tests {
     fn ok() -> RequestLabels {
         RequestLabels {
             direction: Direction::Outbound,
-            service: Symbol::PASSTHROUGH,
+            service: Symbol::OTHER,
             route: Symbol::EMPTY,
             method: MethodLabel::Get,
             status: 200,
@@ -357,7 +358,7 @@ mod tests {
             RequestLabels::names().into_iter().zip(&said).map(|(n, v)| format!("{n}={v}")).collect();
         assert_eq!(
             told.join(" "),
-            "direction=outbound service=passthrough route= method=GET status=404 grpc_status= reason=no_route peer="
+            "direction=outbound service=other route= method=GET status=404 grpc_status= reason=no_route peer="
         );
     }
 

@@ -16,10 +16,8 @@ impl Symbol {
     pub(crate) const OTHER: Self = Self(1);
     /// The `service` of everything inbound.
     pub(crate) const APP: Self = Self(2);
-    /// The `service` of destinations that no configured service claims.
-    pub(crate) const PASSTHROUGH: Self = Self(3);
 
-    const KNOWN: [&'static str; 4] = ["", "other", "app", "passthrough"];
+    const KNOWN: [&'static str; 3] = ["", "other", "app"];
 }
 
 /// Every label value seen so far; never forgets, therefore bounded.
@@ -96,9 +94,7 @@ mod tests {
     #[test]
     fn the_named_symbols_are_what_their_words_intern_to() {
         let symbols = Symbols::new(0);
-        for (symbol, name) in
-            [Symbol::EMPTY, Symbol::OTHER, Symbol::APP, Symbol::PASSTHROUGH].into_iter().zip(Symbol::KNOWN)
-        {
+        for (symbol, name) in [Symbol::EMPTY, Symbol::OTHER, Symbol::APP].into_iter().zip(Symbol::KNOWN) {
             assert_eq!(symbols.intern(name), symbol, "{name:?}");
             assert_eq!(&*symbols.name(symbol), name);
         }

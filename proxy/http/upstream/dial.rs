@@ -2,9 +2,8 @@
 
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -12,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::Want;
-use super::shard::{About, Http1, Http2, Shard, Ticket};
+use super::shard::{About, Http1, Http2, Shard, StreamLimit, Ticket};
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::{Endpoint, Speaks};
 use crate::error::{Error, Reason};
@@ -110,14 +109,18 @@ impl Dial<'_> {
             .await;
         let (send, mut conn) = handshake.map_err(|error| self.not_http(&error))?;
         let guards = (slot, self.opened(Protocol::Http2));
-        let max_streams = Arc::new(AtomicU32::new(STREAMS_AT_FIRST));
+        let max_streams = StreamLimit::new(STREAMS_AT_FIRST);
         let shown = max_streams.clone();
         tokio::spawn(async move {
+            let mut look = pin!(shown.look());
             drop(
                 poll_fn(|cx| {
                     let polled = Pin::new(&mut conn).poll(cx);
+                    while look.as_mut().poll(cx).is_ready() {
+                        look.set(shown.look());
+                    }
                     let allowed = u32::try_from(conn.current_max_send_streams()).unwrap_or(u32::MAX);
-                    shown.store(allowed, Relaxed);
+                    shown.set(allowed);
                     polled
                 })
                 .await,

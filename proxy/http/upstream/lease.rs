@@ -75,7 +75,11 @@ impl Lease {
             }
             Some(Kind::Http2(conn)) => {
                 let mut sender = conn.sender();
-                sender.try_send_request(request).await.map_err(|mut error| {
+                let sent = sender.try_send_request(request).await;
+                if !was_used && sent.is_ok() {
+                    conn.has_answered();
+                }
+                sent.map_err(|mut error| {
                     let unsent = error.take_message();
                     let error = error.into_error();
                     if unsent.is_some() || says_goodbye(&error) {

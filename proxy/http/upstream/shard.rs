@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::Want;
@@ -64,11 +65,34 @@ pub(crate) struct Http2 {
     send: http2::SendRequest<Body>,
     about: Mutex<About>,
     streams: AtomicU32,
-    /// What the peer allows at once (SETTINGS_MAX_CONCURRENT_STREAMS).
-    max_streams: Arc<AtomicU32>,
+    max_streams: Arc<StreamLimit>,
     /// Takes no new request: it is old, said goodbye or broke.
     retired: AtomicBool,
     idle: Mutex<Idle>,
+}
+
+/// What the peer allows at once (SETTINGS_MAX_CONCURRENT_STREAMS), as far as it was looked at.
+///
+/// Only the connection's own task can look, and nothing wakes it when SETTINGS arrive. So the first answer does:
+/// they have come before it (RFC 9113, 3.4).
+pub(super) struct StreamLimit {
+    most: AtomicU32,
+    look: Notify,
+}
+
+impl StreamLimit {
+    pub(super) fn new(at_first: u32) -> Arc<Self> {
+        Arc::new(Self { most: AtomicU32::new(at_first), look: Notify::new() })
+    }
+
+    pub(super) fn set(&self, most: u32) {
+        self.most.store(most, Relaxed);
+    }
+
+    /// Ready when it is time to look.
+    pub(super) fn look(&self) -> Notified<'_> {
+        self.look.notified()
+    }
 }
 
 /// How long a connection has been idle, without reading the clock per request: the sweep notices when it finds it
@@ -270,7 +294,7 @@ impl State {
 
     fn take_stream(&mut self, cluster: &Cluster) -> Option<Arc<Http2>> {
         self.shared.retain(|conn| conn.is_open(cluster));
-        let free = |conn: &&Arc<Http2>| conn.streams.load(Relaxed) < conn.max_streams.load(Relaxed);
+        let free = |conn: &&Arc<Http2>| conn.streams.load(Relaxed) < conn.max_streams.most.load(Relaxed);
         let conn = self.shared.iter().find(free)?.clone();
         conn.streams.fetch_add(1, Relaxed);
         Some(conn)
@@ -287,7 +311,7 @@ impl Http2 {
     pub(super) fn new(
         send: http2::SendRequest<Body>,
         about: About,
-        max_streams: Arc<AtomicU32>,
+        max_streams: Arc<StreamLimit>,
     ) -> Arc<Self> {
         Arc::new(Self {
             send,
@@ -305,6 +329,11 @@ impl Http2 {
 
     pub(super) fn sender(&self) -> http2::SendRequest<Body> {
         self.send.clone()
+    }
+
+    /// The peer's SETTINGS are there.
+    pub(super) fn has_answered(&self) {
+        self.max_streams.look.notify_one();
     }
 
     /// How it was before this use.

@@ -1,0 +1,204 @@
+//! `pillion demo`: a whole mesh in one process, and a caller who never notices that a replica fails.
+//!
+//! Caller and replicas know nothing of the sidecars between them, and the flaky replica falls ill on a schedule
+//! of its own. What the summary says of retries and ejections is read from `/metrics`, as anybody else would.
+
+mod caller;
+mod client;
+mod latencies;
+mod mesh;
+mod replica;
+mod schedule;
+mod story;
+mod told;
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use anyhow::bail;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+
+use caller::{Caller, Tally};
+use mesh::Mesh;
+use schedule::Schedule;
+use told::Told;
+
+/// Requests per second: enough for a steady p99, little enough for a laptop on battery.
+const RATE: u32 = 200;
+/// The caller's keep-alive connections.
+const CONNECTIONS: usize = 8;
+/// About one illness of the flaky replica every two of these.
+const PACE: Duration = Duration::from_secs(1);
+/// Between two live lines.
+const SECOND: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// End after this long, as 10s or 2m [default: at Ctrl-C]
+    #[arg(long = "for", value_name = "DURATION", value_parser = lasting)]
+    lasts: Option<Duration>,
+    /// Show the configuration files that the sidecars run on
+    #[arg(long)]
+    show_config: bool,
+    /// Seed of the flaky replica's schedule: the same seed, the same illnesses
+    #[arg(long, value_name = "NUMBER", default_value_t = 7)]
+    seed: u64,
+}
+
+/// `500ms`, `10s`, `2m`, `1h`; not zero.
+fn lasting(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration; write it as 500ms, 10s, 2m or 1h");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
+    let milliseconds: u64 = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds)) {
+        None | Some(0) => Err(wrong()),
+        Some(lasts) => Ok(Duration::from_millis(lasts)),
+    }
+}
+
+impl Demo {
+    /// Runs until a signal, or as long as was asked.
+    ///
+    /// # Errors
+    /// The mesh could not be started, or not every request was answered well.
+    pub fn run(self) -> anyhow::Result<()> {
+        quieten();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.play())
+    }
+
+    async fn play(self) -> anyhow::Result<()> {
+        let asked_to_end = asked_to_end()?;
+        let mesh = Mesh::start(Schedule::new(self.seed, PACE))?;
+        self.open(&mesh)?;
+        let began = Instant::now();
+        let caller = Caller::start(mesh.outbound, RATE, CONNECTIONS);
+        let mut whole = Tally::default();
+        tokio::select! { // the live lines end between two of them; what was counted is kept
+            () = asked_to_end => {}
+            () = self.time_is_up() => {}
+            broken = watch(&mesh, &caller, &mut whole) => return broken,
+        }
+        whole.add(&caller.stop().await);
+        close(began.elapsed(), &whole, Told::by(mesh.metrics).await?)
+    }
+
+    fn open(&self, mesh: &Mesh) -> anyhow::Result<()> {
+        let mut out = std::io::stdout();
+        write!(out, "{}", story::opening(mesh, RATE))?;
+        if self.show_config {
+            write!(out, "{}", story::configuration(mesh))?;
+        }
+        Ok(out.flush()?)
+    }
+
+    async fn time_is_up(&self) {
+        match self.lasts {
+            Some(lasts) => sleep(lasts).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Ejections are news in a log and noise between live lines, unless somebody asked for the log.
+fn quieten() {
+    let is_asked_for = std::env::var_os("PILLION_LOG").is_some();
+    crate::telemetry::log::init((!is_asked_for).then_some("warn"));
+}
+
+/// Ctrl-C, or what ends a container. Listening begins with the call, not with the first poll.
+fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! { // a signal that came to the branch not taken asks for the same
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// A live line every second. Ends only when something is broken.
+async fn watch(mesh: &Mesh, caller: &Caller, whole: &mut Tally) -> anyhow::Result<()> {
+    let mut ticks = interval_at(Instant::now() + SECOND, SECOND);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut since = Instant::now();
+    loop {
+        ticks.tick().await;
+        if mesh.is_broken() {
+            bail!("a sidecar's thread has ended; its last words stand above");
+        }
+        let latest = caller.take();
+        whole.add(&latest);
+        let line = story::line(since.elapsed(), &latest, whole, Told::by(mesh.metrics).await?, mesh.mood());
+        since = Instant::now();
+        rewrite(&line)?;
+    }
+}
+
+/// On a terminal the line takes the place of the one before.
+fn rewrite(line: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    match out.is_terminal() {
+        true => write!(out, "\r{line}\x1b[K")?,
+        false => writeln!(out, "{line}")?,
+    }
+    out.flush()
+}
+
+fn close(lasted: Duration, whole: &Tally, told: Told) -> anyhow::Result<()> {
+    let mut out = std::io::stdout();
+    write!(out, "\n{}", story::summary(lasted, whole, told))?;
+    out.flush()?;
+    match (whole.failed, whole.answered) {
+        (0, 0) => bail!("no request was made"),
+        (0, _) => Ok(()),
+        (failed, _) => bail!("{failed} requests were not answered well"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_a_number_and_a_unit() {
+        let cases = [
+            ("10s", Some(10_000)),
+            ("500ms", Some(500)),
+            ("2m", Some(120_000)),
+            ("1h", Some(3_600_000)),
+            ("10", None),
+            ("s", None),
+            ("0s", None),
+            ("-1s", None),
+            ("1 s", None),
+            ("9999999999999999999h", None),
+            ("", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(lasting(text).ok(), expected.map(Duration::from_millis), "{text:?}");
+        }
+    }
+
+    /// The real thing, shorter: real sockets and threads, so it takes real time.
+    #[tokio::test]
+    async fn a_replica_falls_ill_and_the_caller_never_notices() {
+        let mesh = Mesh::start(Schedule::new(1, PACE * 3 / 10)).expect("loopback has free ports");
+        let caller = Caller::start(mesh.outbound, RATE, CONNECTIONS);
+        sleep(Duration::from_secs(2)).await;
+        let whole = caller.stop().await;
+        let told = Told::by(mesh.metrics).await.expect("the sidecar tells its metrics");
+        assert_eq!((whole.failed, &whole.first_failure), (0, &None));
+        assert!(whole.answered > 100, "{whole:?}");
+        assert!(told.retries > 0 && told.ejections > 0, "{told:?}");
+    }
+}

@@ -1,0 +1,100 @@
+//! How long answers took: counts in buckets that are never more than a thirty-second wide of the truth.
+//!
+//! Fixed in size whatever the demo's length: exact below 32 µs, then 32 buckets for each power of two.
+
+use std::time::Duration;
+
+/// As a power of two: 32 buckets each.
+const STEP_BITS: u32 = 5;
+const STEPS: usize = 1 << STEP_BITS;
+/// 2^27 µs, two minutes and more: far beyond every timeout of the demo. What is slower counts as this slow.
+const TOP_BITS: u32 = 27;
+const BUCKETS: usize = (TOP_BITS - STEP_BITS + 1) as usize * STEPS;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Latencies {
+    counts: Box<[u64]>,
+    total: u64,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        Self { counts: vec![0; BUCKETS].into(), total: 0 }
+    }
+}
+
+impl Latencies {
+    pub(crate) fn record(&mut self, took: Duration) {
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min((1 << TOP_BITS) - 1);
+        if let Some(count) = self.counts.get_mut(bucket(micros)) {
+            *count += 1;
+            self.total += 1;
+        }
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(&other.counts).for_each(|(count, more)| *count += more);
+        self.total += other.total;
+    }
+
+    /// What `share` (0 to 1) of the answers did not exceed; zero where there are none. At most 1/32 too long.
+    pub(crate) fn percentile(&self, share: f64) -> Duration {
+        let rank = ((self.total as f64 * share).ceil() as u64).max(1);
+        let mut seen = 0;
+        let reached = self.counts.iter().position(|count| {
+            seen += count;
+            seen >= rank
+        });
+        reached.map_or(Duration::ZERO, |bucket| Duration::from_micros(longest_in(bucket)))
+    }
+}
+
+fn bucket(micros: u64) -> usize {
+    let shift = micros.max(1).ilog2().saturating_sub(STEP_BITS);
+    shift as usize * STEPS + (micros >> shift) as usize
+}
+
+/// The inverse: what of `bucket` lasted longest.
+const fn longest_in(bucket: usize) -> u64 {
+    let shift = (bucket / STEPS).saturating_sub(1);
+    (((bucket - shift * STEPS + 1) as u64) << shift) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn nothing_took_no_time() {
+        assert_eq!(Latencies::default().percentile(0.99), Duration::ZERO);
+    }
+
+    #[test]
+    fn one_slow_answer_in_a_hundred_is_beyond_the_99th() {
+        let mut latencies = Latencies::default();
+        (0..99).for_each(|_| latencies.record(Duration::from_micros(20)));
+        latencies.record(Duration::from_secs(3600));
+        assert_eq!(latencies.percentile(0.5), Duration::from_micros(20));
+        assert_eq!(latencies.percentile(0.99), Duration::from_micros(20));
+        assert_eq!(latencies.percentile(1.0), Duration::from_micros((1 << TOP_BITS) - 1));
+    }
+
+    #[test]
+    fn two_seconds_make_one_whole() {
+        let (mut one, mut two) = (Latencies::default(), Latencies::default());
+        one.record(Duration::from_micros(5));
+        two.record(Duration::from_micros(25));
+        one.add(&two);
+        assert_eq!((one.percentile(0.5).as_micros(), one.percentile(1.0).as_micros()), (5, 25));
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_is_told_faster_or_more_than_a_thirty_second_slower(micros in 0..1u64 << TOP_BITS) {
+            let told = longest_in(bucket(micros));
+            prop_assert!(told >= micros && told - micros <= micros / 32, "{micros} told as {told}");
+        }
+    }
+}

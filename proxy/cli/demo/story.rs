@@ -1,0 +1,144 @@
+//! The demo in words: what is there, how it goes, how it went.
+
+use std::time::Duration;
+
+use super::caller::Tally;
+use super::mesh::{Mesh, REPLICAS};
+use super::schedule::Mood;
+use super::told::Told;
+
+/// A drawing of the mesh, and what to try.
+pub(crate) fn opening(mesh: &Mesh, rate: u32) -> String {
+    let Mesh { outbound, admin, metrics, .. } = mesh;
+    let ([one, two, flaky], pace) = (REPLICAS, format!("{rate}/s"));
+    format!(
+        "\
+A whole mesh on loopback, with a CA in memory:
+
+  caller ──▶ its sidecar ══ mTLS ═╦═▶ sidecar ──▶ {one}
+  {pace:<32}╠═▶ sidecar ──▶ {two}
+                                  ╚═▶ sidecar ──▶ {flaky}
+
+  {flaky} answers 503 or refuses connections now and then. The caller never notices.
+
+  try      curl -H 'Host: orders' http://{outbound}/
+  metrics  http://{metrics}/metrics
+  admin    http://{admin}/
+
+"
+    )
+}
+
+/// The files of the sidecars, but only one of those that are alike.
+pub(crate) fn configuration(mesh: &Mesh) -> String {
+    let [first, .., last] = &*mesh.configurations else { return String::new() };
+    [last, first].map(|(title, text)| format!("# {title}\n{text}\n")).concat()
+}
+
+/// One second: what came of it, and of all so far.
+pub(crate) fn line(took: Duration, second: &Tally, whole: &Tally, told: Told, mood: Mood) -> String {
+    let rate = (second.answered + second.failed) as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
+    let at = |share| milliseconds(second.latencies.percentile(share));
+    format!(
+        "{rate:4.0}/s  success {}  p50 {}  p99 {}  retries {}  ejections {}  {} {}",
+        share(whole),
+        at(0.5),
+        at(0.99),
+        told.retries,
+        told.ejections,
+        REPLICAS[REPLICAS.len() - 1],
+        now(mood),
+    )
+}
+
+const fn now(mood: Mood) -> &'static str {
+    match mood {
+        Mood::Well => "is well",
+        Mood::Failing => "answers 503",
+        Mood::Refusing => "refuses connections",
+    }
+}
+
+pub(crate) fn summary(lasted: Duration, whole: &Tally, told: Told) -> String {
+    let at = |share| milliseconds(whole.latencies.percentile(share));
+    let mut summary = format!(
+        "\
+{} requests in {:.1} s, {} of them answered well: {}
+latency seen by the caller: p50 {}, p99 {}, slowest {}
+its sidecar's /metrics: {} retries, {} ejections
+",
+        whole.answered + whole.failed,
+        lasted.as_secs_f64(),
+        whole.answered,
+        share(whole),
+        at(0.5),
+        at(0.99),
+        at(1.0),
+        told.retries,
+        told.ejections,
+    );
+    if let Some(failure) = &whole.first_failure {
+        summary.push_str(&format!("the first failure: {failure}\n"));
+    }
+    summary
+}
+
+/// `100 %` means all: a share just below is not rounded up to it.
+fn share(of: &Tally) -> String {
+    match (of.answered, of.answered + of.failed) {
+        (_, 0) => "-".to_owned(),
+        (answered, all) if answered == all => "100 %".to_owned(),
+        (answered, all) => format!("{:.2} %", (answered as f64 / all as f64 * 10_000.0).floor() / 100.0),
+    }
+}
+
+fn milliseconds(time: Duration) -> String {
+    format!("{:.1} ms", time.as_secs_f64() * 1000.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(answered: u64, failed: u64) -> Tally {
+        Tally { answered, failed, ..Tally::default() }
+    }
+
+    #[test]
+    fn only_all_is_100_percent() {
+        let cases = [
+            ((0, 0), "-"),
+            ((2000, 0), "100 %"),
+            ((1_999_999, 1), "99.99 %"),
+            ((1, 1), "50.00 %"),
+            ((0, 3), "0.00 %"),
+        ];
+        for ((answered, failed), expected) in cases {
+            assert_eq!(share(&tally(answered, failed)), expected);
+        }
+    }
+
+    #[test]
+    fn a_summary_names_the_first_failure_or_none() {
+        let told = Told { retries: 12, ejections: 3 };
+        let mut whole = tally(1999, 1);
+        let summary_of = |whole: &Tally| summary(Duration::from_secs(10), whole, told);
+        assert!(summary_of(&whole).ends_with("12 retries, 3 ejections\n"));
+        whole.first_failure = Some("502 Bad Gateway".to_owned());
+        let told = summary_of(&whole);
+        assert!(told.starts_with("2000 requests in 10.0 s, 1999 of them answered well: 99.95 %\n"), "{told}");
+        assert!(told.ends_with("the first failure: 502 Bad Gateway\n"), "{told}");
+    }
+
+    #[test]
+    fn a_line_tells_a_second() {
+        let mut second = tally(100, 0);
+        second.latencies.record(Duration::from_micros(1500));
+        let told = Told { retries: 4, ejections: 1 };
+        let line = line(Duration::from_millis(500), &second, &second, told, Mood::Refusing);
+        assert_eq!(
+            line,
+            " 200/s  success 100 %  p50 1.5 ms  p99 1.5 ms  retries 4  ejections 1  orders-3 refuses connections"
+        );
+    }
+}

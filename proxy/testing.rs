@@ -1,0 +1,30 @@
+//! The proxy's stories: whole sidecars on a network in memory, under a paused clock.
+//!
+//! A [`mesh::Mesh`] starts sidecars from the text of a configuration, exactly as they start on the real network,
+//! on the runtime of the test. Back-ends are scripts over a byte stream ([`backend`], [`http2`]), clients count
+//! bytes ([`peer`]). No test here waits: time passes when everybody waits for it.
+//!
+//! Deliberately absent: sockets, threads, real time. `tests/` has those.
+
+mod backend;
+mod bench;
+mod http2;
+mod mesh;
+mod peer;
+
+mod client_gone;
+mod draining;
+mod garbage;
+mod grpc;
+mod layers_inbound;
+mod layers_outbound;
+mod limits;
+mod mtls;
+mod outliers;
+mod patience;
+mod pool_http1;
+mod pool_http2;
+mod replaced;
+mod replay;
+mod retries;
+mod timeouts;

@@ -1,0 +1,138 @@
+//! Endpoints that talk nonsense: it ends their own connection only.
+
+use super::backend::OK;
+use super::mesh::{A, Mesh, pass, settle};
+use super::peer::Peer;
+
+/// What an endpoint may say, and what its caller is told.
+const NONSENSE: [(&str, &[u8], &str); 9] = [
+    ("no HTTP at all", b"\x16\x03\x01\x00\xff what is this\r\n\r\n", "protocol_error"),
+    ("another protocol's banner", b"220 mail.example.com ESMTP\r\n", "protocol_error"),
+    ("a status that is none", b"HTTP/1.1 abc OK\r\n\r\n", "protocol_error"),
+    ("a header without a colon", b"HTTP/1.1 200 OK\r\nnonsense\r\n\r\n", "protocol_error"),
+    ("a length that is none", b"HTTP/1.1 200 OK\r\ncontent-length: many\r\n\r\n", "protocol_error"),
+    (
+        "two lengths that differ",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nok",
+        "protocol_error",
+    ),
+    ("a NUL in a header", b"HTTP/1.1 200 OK\r\nx: a\0b\r\n\r\n", "protocol_error"),
+    ("half a head", b"HTTP/1.1 200 OK\r\ncontent-le", "upstream_closed"),
+    ("nothing", b"", "upstream_closed"),
+];
+
+#[tokio::test(start_paused = true)]
+async fn nonsense_instead_of_an_answer_is_a_502_with_its_reason() {
+    for (what, nonsense, reason) in NONSENSE {
+        let mesh = Mesh::default();
+        let _a = mesh.scripted(A, move |mut peer: Peer, _| async move {
+            peer.message().await;
+            peer.send(nonsense).await;
+        });
+        let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
+        let mut client = sidecar.client().await;
+        assert_eq!(client.get("/").await.told(), (502, Some(reason)), "{what}");
+        assert_eq!(
+            client.get("/").await.told(),
+            (502, Some(reason)),
+            "{what}: the client's connection lives"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_larger_than_a_read_buffer_is_refused_and_not_collected_for_ever() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.1 200 OK\r\n").await;
+        while peer.try_send(format!("x-{}: 1\r\n", "y".repeat(1000))).await.is_ok() {}
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
+    assert_eq!(sidecar.client().await.get("/").await.told(), (502, Some("protocol_error")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_promises_more_than_it_sends_is_cut_and_never_made_whole() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nfive!").await;
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let answer = sidecar.client().await.get("/").await;
+    assert_eq!((&*answer.body, answer.is_whole), ("five!", false));
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_requests_total status=200 reason=upstream_closed"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn chunks_that_are_none_break_the_answer_off() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\ngood\r\nZZ\r\n").await;
+        pass(1).await;
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let answer = sidecar.client().await.get("/").await;
+    assert_eq!((&*answer.body, answer.is_whole), ("good", false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_without_a_length_ends_with_its_connection() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.0 200 OK\r\n\r\nold but whole").await;
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let answer = sidecar.client().await.get("/").await;
+    assert_eq!((answer.told(), &*answer.body, answer.is_whole), ((200, None), "old but whole", true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_before_the_end_of_the_request_arrives_all_the_same() {
+    const NO: &str = "HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 2\r\n\r\nno";
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.head().await;
+        peer.send(NO).await;
+        pass(1).await;
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let mut client = sidecar.client().await;
+    client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1000\r\n\r\nhalf").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.told(), &*answer.body), ((413, None), "no"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn interim_answers_are_not_the_answer() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await;
+        peer.send(OK).await;
+        pass(1).await;
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_closed_endpoint_still_gives_its_answer() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send(OK).await;
+        peer.half_close().await;
+        pass(60).await;
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let mut client = sidecar.client().await;
+    for _ in 0..2 {
+        assert_eq!(client.get("/").await.told(), (200, None));
+        settle().await;
+    }
+}

@@ -1,0 +1,122 @@
+//! How much may go on at once, and for how long it counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::backend::OK;
+use super::mesh::{A, Mesh, Watch, pass, settle};
+use super::peer::Peer;
+
+const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_request_counts_until_the_last_byte_of_its_answer() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        while peer.message().await.is_some() {
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nha").await;
+            pass(30).await;
+            peer.send("lf").await;
+        }
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], circuit_breaker: { max_requests: 1 }");
+    let mut first = sidecar.client().await;
+    first.send(GET).await;
+    assert!(first.head().await.expect("headers").starts_with("HTTP/1.1 200"));
+    pass(20).await;
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=requests"), 1);
+    let refused = sidecar.client().await.get("/").await;
+    assert_eq!(refused.told(), (503, Some("limit_requests")));
+    assert!(refused.body.contains("max_requests"), "{}", refused.body);
+    assert_eq!(first.exactly(4).await, (b"half".to_vec(), true));
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=requests"), 0);
+    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=requests"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_reaches_the_client_before_the_endpoint_has_finished_it() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n").await;
+        pass(60).await;
+        peer.send("4\r\nlast\r\n0\r\n\r\n").await;
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let (mut client, watch) = (sidecar.client().await, Watch::start());
+    client.send(GET).await;
+    client.head().await.expect("headers");
+    assert_eq!(client.exactly(10).await.0, b"5\r\nfirst\r\n");
+    assert_eq!(watch.seconds(), 0);
+    assert_eq!(client.exactly(14).await.0, b"4\r\nlast\r\n0\r\n\r\n");
+    assert_eq!(watch.seconds(), 60);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inbound_connection_over_the_limit_is_closed_and_counted() {
+    let mesh = Mesh::default();
+    let _app = mesh.answering(A, OK);
+    let sidecar = mesh.application("app: 10.0.0.1:80, max_connections: 1");
+    let mut first = sidecar.client().await;
+    assert_eq!(first.get("/").await.told(), (200, None));
+    let mut second = sidecar.client().await;
+    assert_eq!(second.rest().await, b"");
+    assert_eq!(sidecar.sum("pillion_connections_total direction=inbound outcome=refused"), 1);
+    drop(first);
+    settle().await;
+    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_grows_over_the_limit_is_cut_there() {
+    let mesh = Mesh::default();
+    let app = mesh.silent(A);
+    let sidecar = mesh.application("app: 10.0.0.1:80, max_body: 8B");
+    let mut client = sidecar.client().await;
+    client.send("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await;
+    settle().await;
+    client.send("9\r\n123456789\r\n0\r\n\r\n").await;
+    assert_eq!(client.answer().await.told(), (413, Some("body_too_large")));
+    settle().await;
+    assert!(app.requests().iter().all(|request| !request.is_whole), "the application never has all of it");
+    assert_eq!(sidecar.sum("pillion_requests_total status=413 reason=body_too_large"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_active_request_is_seen_as_such() {
+    let mesh = Mesh::default();
+    let _a = mesh.silent(A);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let mut client = sidecar.client().await;
+    client.send(GET).await;
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_requests_active direction=outbound service=orders"), 1);
+    client.answer().await;
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_requests_active direction=outbound service=orders"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_an_answer_that_nobody_reads_less_than_a_mebibyte_is_taken() {
+    let mesh = Mesh::default();
+    let taken = Arc::new(AtomicUsize::new(0));
+    let told = taken.clone();
+    let _a = mesh.scripted(A, move |mut peer: Peer, _| {
+        let taken = told.clone();
+        async move {
+            peer.message().await;
+            peer.send("HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n").await;
+            while peer.try_send([b'.'; 10_000]).await.is_ok() {
+                taken.fetch_add(10_000, Relaxed);
+            }
+        }
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let mut client = sidecar.client().await;
+    client.send(GET).await;
+    pass(60).await;
+    let taken = taken.load(Relaxed);
+    assert!((100_000..1 << 20).contains(&taken), "{taken} bytes, the two pipes of 64 KiB included");
+}

@@ -1,0 +1,149 @@
+//! Sidecars on a network in memory, on the runtime of the test.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::peer::Peer;
+use crate::app::{Addresses, App};
+use crate::identity::credentials::Credentials;
+use crate::identity::issue::Ca;
+use crate::net::Network;
+use crate::net::memory::Memory;
+use crate::runtime::drain::Drain;
+use crate::telemetry::Metrics;
+
+/// Where tests put their back-ends.
+pub(super) const A: &str = "10.0.0.1:80";
+pub(super) const B: &str = "10.0.0.2:80";
+pub(super) const C: &str = "10.0.0.3:80";
+
+#[derive(Clone, Default)]
+pub(super) struct Mesh {
+    pub(super) memory: Memory,
+}
+
+pub(super) struct Sidecar {
+    memory: Memory,
+    pub(super) addresses: Addresses,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) drain: Drain,
+}
+
+impl Mesh {
+    /// The caller's sidecar, with one service called `orders`.
+    pub(super) fn caller(&self, orders: &str) -> Sidecar {
+        self.sidecar(&caller(orders), None)
+    }
+
+    /// The application's sidecar. `inbound`: what its block says besides where it listens.
+    pub(super) fn application(&self, inbound: &str) -> Sidecar {
+        self.sidecar(&application(inbound), None)
+    }
+
+    pub(super) fn sidecar(&self, yaml: &str, credentials: Option<Credentials>) -> Sidecar {
+        let config = parse(yaml);
+        let app = App::build_on(Network::Memory(self.memory.clone()), &config, credentials);
+        let (addresses, metrics, drain) = app.expect("a sidecar that can start").start_here();
+        Sidecar { memory: self.memory.clone(), addresses, metrics, drain }
+    }
+
+    pub(super) fn black_hole(&self, address: &str) {
+        self.memory.black_hole(at(address));
+    }
+}
+
+impl Sidecar {
+    /// A connection to its first port.
+    pub(super) async fn client(&self) -> Peer {
+        Peer::new(self.memory.connect(self.address()).await.expect("the sidecar listens"))
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        let mut addresses = self.addresses.outbound.iter().chain(&self.addresses.inbound);
+        *addresses.next().expect("a side that listens")
+    }
+
+    /// The sum of the series that a line such as `pillion_retries_total outcome=replaced` describes.
+    pub(super) fn sum(&self, series: &str) -> u64 {
+        sum(&self.metrics, series)
+    }
+}
+
+pub(super) fn sum(metrics: &Metrics, series: &str) -> u64 {
+    let mut words = series.split_whitespace();
+    let name = words.next().expect("a name");
+    let wanted: Vec<String> = words
+        .map(|word| word.split_once('=').expect("label=value"))
+        .map(|(label, value)| format!("{label}=\"{value}\""))
+        .collect();
+    let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+    let text = metrics.encode();
+    let lines = text.lines().filter(of_name).filter(|line| wanted.iter().all(|label| line.contains(label)));
+    let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+    lines.filter_map(value).sum::<f64>() as u64
+}
+
+pub(super) fn caller(orders: &str) -> String {
+    format!(
+        "{COMMON}inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nservices:\n  orders: {{ {orders} }}\n"
+    )
+}
+
+pub(super) fn application(inbound: &str) -> String {
+    application_at("127.0.0.1:0", inbound)
+}
+
+pub(super) fn application_at(listen: &str, inbound: &str) -> String {
+    format!("{COMMON}outbound: off\ninbound: {{ listen: {listen}, {inbound} }}\n")
+}
+
+const COMMON: &str = "workers: 1\nadmin: { listen: 127.0.0.1:0 }\nmetrics: off\n";
+
+pub(super) fn parse(yaml: &str) -> pillion_config::Config {
+    match pillion_config::parse(yaml, Path::new("")) {
+        Ok((config, _warnings)) => config,
+        Err(faults) => panic!("{faults}\n{yaml}"),
+    }
+}
+
+pub(super) fn at(address: &str) -> SocketAddr {
+    address.parse().expect("an address")
+}
+
+/// Who a sidecar is, by the name of its service account.
+pub(super) fn identity(ca: &Ca, account: &str) -> Credentials {
+    let id = format!("spiffe://cluster.local/ns/default/sa/{account}").parse().expect("an identity");
+    let issued = ca.issue(&id, &[], Duration::from_secs(86_400)).expect("a certificate");
+    issued.credentials().expect("credentials")
+}
+
+pub(super) const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+pub(super) async fn pass(seconds: u64) {
+    tokio::time::sleep(secs(seconds)).await;
+}
+
+/// Lets everybody do what they can do without time passing for long.
+pub(super) async fn settle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// Time since it was started.
+pub(super) struct Watch(Instant);
+
+impl Watch {
+    pub(super) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// In whole seconds, rounded to the nearest.
+    pub(super) fn seconds(&self) -> u64 {
+        (self.0.elapsed() + Duration::from_millis(500)).as_secs()
+    }
+}

@@ -1,0 +1,194 @@
+//! Two sidecars that prove to each other who they are.
+
+use super::backend::OK;
+use super::mesh::{self, A, Mesh, Sidecar, Watch, identity, settle};
+use super::peer::Peer;
+use crate::identity::issue::Ca;
+
+const POST: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.";
+
+/// The files of it are never read: the credentials come with the call.
+const IDENTITY: &str = "identity: { directory: in-memory }\n";
+
+/// One CA, a caller called `web`, and sidecars of `orders`.
+struct Pair {
+    mesh: Mesh,
+    ca: Ca,
+}
+
+impl Pair {
+    fn new() -> Self {
+        Self { mesh: Mesh::default(), ca: Ca::generate("cluster.local").expect("a CA") }
+    }
+
+    fn application(&self, listen: &str, app: &str) -> Sidecar {
+        let yaml = mesh::application_at(listen, &format!("app: {app}"));
+        self.mesh.sidecar(&(yaml + IDENTITY), Some(identity(&self.ca, "orders")))
+    }
+
+    fn caller(&self, orders: &str) -> Sidecar {
+        self.mesh.sidecar(&(mesh::caller(orders) + IDENTITY), Some(identity(&self.ca, "web")))
+    }
+}
+
+const ORDERS: &str = "tls: \"spiffe://cluster.local/ns/default/sa/orders\"";
+
+#[tokio::test(start_paused = true)]
+async fn the_application_is_told_who_calls_and_believes_nobody_else() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let inbound = pair.application("10.1.0.1:15006", A);
+    let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
+    let forged = "GET / HTTP/1.1\r\nhost: orders\r\nx-forwarded-client-cert: URI=spiffe://evil\r\n\r\n";
+    assert_eq!(outbound.client().await.ask(forged).await.told(), (200, None));
+    let request = &app.requests()[0];
+    let told = request.header("x-forwarded-client-cert").expect("the caller's identity");
+    assert!(told.starts_with("By=spiffe://cluster.local/ns/default/sa/orders;Hash="), "{told}");
+    assert!(told.ends_with(";URI=spiffe://cluster.local/ns/default/sa/web"), "{told}");
+    assert_eq!(request.header("x-pillion-via"), None, "that is between sidecars");
+    settle().await;
+    let web = "peer=spiffe://cluster.local/ns/default/sa/web";
+    assert_eq!(inbound.sum(&format!("pillion_requests_total direction=inbound status=200 {web}")), 1);
+    assert_eq!(inbound.sum("pillion_tls_handshakes_total direction=inbound outcome=ok"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_with_another_identity_is_not_talked_to() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let _inbound = pair.application("10.1.0.1:15006", A);
+    let billing = "tls: \"spiffe://cluster.local/ns/default/sa/billing\"";
+    let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {billing}"));
+    assert_eq!(outbound.client().await.get("/").await.told(), (502, Some("peer_identity_mismatch")));
+    assert_eq!(app.connections(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_plaintext_client_hears_that_mtls_is_required_and_the_application_hears_nothing() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let inbound = pair.application("10.1.0.1:15006", A);
+    assert_eq!(inbound.client().await.get("/").await.told(), (403, Some("mtls_required")));
+    let mut other = inbound.client().await;
+    other.send("\0\x01 not HTTP").await;
+    assert_eq!(other.rest().await, b"", "closed without a word");
+    assert_eq!(app.connections(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_sidecar_refused_before_forwarding_is_sent_elsewhere_for_any_method() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    // Nobody is behind the first one: its application is down.
+    let down = pair.application("10.1.0.1:15006", "10.0.0.9:80");
+    let _up = pair.application("10.1.0.2:15006", A);
+    let orders = "endpoints: [10.1.0.1:15006, 10.1.0.2:15006], load_balancer: round_robin";
+    let outbound = pair.caller(&format!("{orders}, {ORDERS}, retry: off"));
+    let answer = outbound.client().await.ask(POST).await;
+    assert_eq!((answer.told(), answer.header("x-pillion-refused")), ((200, None), None));
+    settle().await;
+    assert_eq!(app.requests()[0].body, ".");
+    assert_eq!(outbound.sum("pillion_retries_total outcome=replaced"), 1);
+    assert_eq!(down.sum("pillion_requests_total status=502 reason=connect_refused"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_application_may_have_acted_on_is_no_refusal() {
+    let pair = Pair::new();
+    let app = pair.mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+    });
+    let _inbound = pair.application("10.1.0.1:15006", A);
+    let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
+    let answer = outbound.client().await.ask(POST).await;
+    assert_eq!((answer.status(), app.hits()), (Some(502), 1));
+    assert_eq!(answer.header("x-pillion-refused"), None, "the application is told nothing of it");
+    assert_eq!(outbound.sum("pillion_retries_total"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_application_cannot_claim_that_its_sidecar_refused() {
+    const CLAIMS: &str =
+        "HTTP/1.1 503 Service Unavailable\r\nx-pillion-refused: 1\r\ncontent-length: 0\r\n\r\n";
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, CLAIMS);
+    let _inbound = pair.application("10.1.0.1:15006", A);
+    let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
+    assert_eq!(outbound.client().await.ask(POST).await.told(), (503, None));
+    assert_eq!((app.hits(), outbound.sum("pillion_retries_total")), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_requests_all_at_once_are_all_answered_over_one_connection() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let inbound = pair.application("10.1.0.1:15006", A);
+    let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        let mut client = outbound.client().await;
+        client.send(POST).await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().await.told(), (200, None));
+    }
+    assert_eq!(app.hits(), 20);
+    let handshakes = inbound.sum("pillion_tls_handshakes_total outcome=ok");
+    let opened = outbound.sum("pillion_connections_total service=orders tls=mtls outcome=ok");
+    assert_eq!(handshakes, opened, "none was made in vain");
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_who_wait_for_a_handshake_learn_why_it_failed() {
+    let pair = Pair::new();
+    let inbound = pair.application("10.1.0.1:15006", A);
+    let billing = "tls: \"spiffe://cluster.local/ns/default/sa/billing\"";
+    let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {billing}"));
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = outbound.client().await;
+        client.send(POST).await;
+        clients.push(client);
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().await.told(), (502, Some("peer_identity_mismatch")));
+    }
+    settle().await;
+    assert_eq!(inbound.sum("pillion_requests_total"), 0);
+    assert_eq!(outbound.sum("pillion_circuit_breaker_used limit=pending"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_accepts_and_stays_silent_is_a_connect_timeout() {
+    let pair = Pair::new();
+    let _mute = pair.mesh.scripted("10.1.0.1:15006", |mut peer: Peer, _| async move {
+        peer.rest().await;
+    });
+    let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}, retry: off"));
+    assert_eq!(outbound.client().await.get("/").await.told(), (504, Some("connect_timeout")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_tls_is_a_tls_error() {
+    let pair = Pair::new();
+    let plain = pair.mesh.scripted("10.1.0.1:15006", |mut peer: Peer, _| async move {
+        peer.send("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        peer.rest().await;
+    });
+    let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}, retry: off"));
+    assert_eq!(outbound.client().await.get("/").await.told(), (502, Some("tls_error")));
+    assert_eq!(plain.connections(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_finish_its_handshake_is_closed_after_ten_seconds() {
+    let pair = Pair::new();
+    let inbound = pair.application("10.1.0.1:15006", A);
+    let mut client = inbound.client().await;
+    let watch = Watch::start();
+    client.send(b"\x16\x03\x01\x02\x00").await;
+    client.rest().await;
+    assert_eq!(watch.seconds(), 10);
+    assert_eq!(inbound.sum("pillion_tls_handshakes_total outcome=timeout"), 1);
+}

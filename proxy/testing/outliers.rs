@@ -1,0 +1,120 @@
+//! Endpoints that keep failing are rested, and come back by one probe.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use super::backend::{Backend, HANG_UP, OK, UNAVAILABLE};
+use super::mesh::{A, B, Mesh, Sidecar, pass, settle};
+
+const TWO: &str = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin, retry: off";
+
+/// Fails in the given way while it is ill.
+fn patient(mesh: &Mesh, failure: &'static str) -> (Backend, Arc<AtomicBool>) {
+    let ill = Arc::new(AtomicBool::new(true));
+    let told = ill.clone();
+    (mesh.http1(A, move |_, _| if told.load(Relaxed) { failure } else { OK }), ill)
+}
+
+async fn send(sidecar: &Sidecar, requests: usize) {
+    let mut client = sidecar.client().await;
+    for _ in 0..requests {
+        client.get("/").await;
+        settle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_five_errors_an_endpoint_rests_for_30_seconds_and_comes_back_by_one_probe() {
+    for failure in [UNAVAILABLE, HANG_UP] {
+        let mesh = Mesh::default();
+        let ((a, ill), b) = (patient(&mesh, failure), mesh.answering(B, OK));
+        let sidecar = mesh.caller(TWO);
+        send(&sidecar, 40).await;
+        assert_eq!((a.hits(), b.hits()), (5, 35));
+        assert_eq!(sidecar.sum("pillion_endpoint_ejections_total cause=consecutive_errors"), 1);
+        assert_eq!(sidecar.sum("pillion_endpoints state=ejected"), 1);
+        pass(28).await;
+        send(&sidecar, 10).await;
+        assert_eq!(a.hits(), 5, "still at rest");
+        pass(2).await;
+        ill.store(false, Relaxed);
+        send(&sidecar, 10).await;
+        assert_eq!(sidecar.sum("pillion_endpoints state=ejected"), 0);
+        assert!(a.hits() >= 9, "half of the requests again: {}", a.hits());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_fails_its_probe_rests_again_and_longer() {
+    let mesh = Mesh::default();
+    let ((a, _ill), _b) = (patient(&mesh, UNAVAILABLE), mesh.answering(B, OK));
+    let sidecar = mesh.caller(TWO);
+    send(&sidecar, 20).await;
+    pass(31).await;
+    send(&sidecar, 20).await;
+    assert_eq!(a.hits(), 6, "five errors, one probe");
+    pass(31).await;
+    send(&sidecar, 20).await;
+    assert_eq!(a.hits(), 6, "60 s now");
+    pass(31).await;
+    send(&sidecar, 20).await;
+    assert_eq!(a.hits(), 7);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_cannot_be_connected_to_is_rested_and_the_caller_notices_nothing() {
+    let mesh = Mesh::default();
+    let b = mesh.answering(B, OK);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin");
+    send(&sidecar, 40).await;
+    assert_eq!(b.hits(), 40);
+    assert_eq!(sidecar.sum("pillion_requests_total status=200"), 40);
+    assert_eq!(sidecar.sum("pillion_connections_total service=orders outcome=refused"), 5);
+    assert_eq!(sidecar.sum("pillion_endpoints state=ejected"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_endpoint_is_never_rested() {
+    let mesh = Mesh::default();
+    let all = [A, B].map(|address| mesh.answering(address, UNAVAILABLE));
+    let sidecar = mesh.caller(&format!("{TWO}, outlier_detection: {{ max_ejected: 100% }}"));
+    send(&sidecar, 40).await;
+    let hits = all.map(|endpoint| endpoint.hits());
+    assert_eq!((hits.iter().min(), hits.iter().sum::<usize>()), (Some(&5), 40), "{hits:?}");
+    assert_eq!(sidecar.sum("pillion_endpoints state=ejected"), 1);
+    assert_eq!(sidecar.sum("pillion_requests_total status=503"), 40, "the endpoints' own word to the last");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_only_endpoint_is_never_rested() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, UNAVAILABLE);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
+    send(&sidecar, 20).await;
+    assert_eq!(a.hits(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_never_answers_in_time_is_rested() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.silent(A), mesh.answering(B, OK));
+    let sidecar = mesh.caller(&format!("{TWO}, timeout: 1s"));
+    send(&sidecar, 20).await;
+    assert_eq!((a.hits(), b.hits()), (5, 15));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_away_says_nothing_about_the_endpoint() {
+    let mesh = Mesh::default();
+    let (a, _b) = (mesh.silent(A), mesh.silent(B));
+    let sidecar = mesh.caller(TWO);
+    for _ in 0..20 {
+        let mut client = sidecar.client().await;
+        client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        settle().await;
+        drop(client);
+        settle().await;
+    }
+    assert_eq!(a.hits(), 10);
+    assert_eq!(sidecar.sum("pillion_endpoints state=ejected"), 0);
+}

@@ -1,0 +1,172 @@
+//! What is tried again, where, how often, and what is not.
+
+use super::backend::{HANG_UP, OK, UNAVAILABLE};
+use super::mesh::{A, B, C, Mesh, Sidecar, pass, settle};
+
+const TWO: &str = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin";
+const POST: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.";
+
+fn retry(sidecar: &Sidecar, outcome: &str) -> u64 {
+    sidecar.sum(&format!("pillion_retries_total service=orders outcome={outcome}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_is_busy_is_answered_for_by_another() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
+    let sidecar = mesh.caller(TWO);
+    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!((a.hits(), b.hits(), retry(&sidecar, "succeeded")), (1, 1, 1));
+    assert_eq!(sidecar.sum("pillion_requests_total"), 1, "one request, however many tries");
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_three_endpoints_none_is_tried_twice() {
+    let mesh = Mesh::default();
+    let all = [A, B, C].map(|address| mesh.answering(address, UNAVAILABLE));
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80]");
+    let answer = sidecar.client().await.get("/").await;
+    assert_eq!((answer.told(), &*answer.body), ((503, None), "busy"), "the last answer is the answer");
+    assert_eq!((all.map(|endpoint| endpoint.hits()), retry(&sidecar, "failed")), ([1, 1, 1], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_that_was_sent_is_not_sent_again() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
+    let sidecar = mesh.caller(TWO);
+    assert_eq!(sidecar.client().await.ask(POST).await.told(), (503, None));
+    assert_eq!((a.hits(), b.hits()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_post_with_an_idempotency_key_is_sent_again_where_that_is_allowed() {
+    const KEYED: &str = "POST / HTTP/1.1\r\nhost: orders\r\nidempotency-key: 7\r\ncontent-length: 1\r\n\r\n.";
+    let mesh = Mesh::default();
+    let (_a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
+    let sidecar = mesh.caller(&format!("{TWO}, retry: {{ methods: idempotent_or_keyed }}"));
+    assert_eq!(sidecar.client().await.ask(KEYED).await.told(), (200, None));
+    assert_eq!(b.requests()[0].body, ".");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_is_refused_is_made_elsewhere_for_any_method() {
+    let mesh = Mesh::default();
+    let b = mesh.answering(B, OK);
+    let sidecar = mesh.caller(TWO);
+    assert_eq!(sidecar.client().await.ask(POST).await.told(), (200, None));
+    assert_eq!((b.requests()[0].body.as_str(), retry(&sidecar, "succeeded")), (".", 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_hangs_up_before_its_answer_is_answered_for_by_another() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.answering(A, HANG_UP), mesh.answering(B, OK));
+    let sidecar = mesh.caller(TWO);
+    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!((a.hits(), b.hits()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_half_sent_post_whose_endpoint_dies_fails_and_is_not_sent_again() {
+    let mesh = Mesh::default();
+    let a = mesh.scripted(A, |mut peer, _| async move {
+        peer.head().await;
+    });
+    let b = mesh.answering(B, OK);
+    let sidecar = mesh.caller(TWO);
+    let mut client = sidecar.client().await;
+    client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 100\r\n\r\nfirst half").await;
+    let (status, reason) = (client.answer().await.told().0, sidecar.sum("pillion_requests_total status=502"));
+    assert_eq!((status, reason, a.connections(), b.hits()), (502, 1, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_tried_again_once_headers_went_to_the_client() {
+    let mesh = Mesh::default();
+    let a = mesh.scripted(A, |mut peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nfirst half").await;
+    });
+    let b = mesh.answering(B, OK);
+    let sidecar = mesh.caller(TWO);
+    let answer = sidecar.client().await.get("/").await;
+    assert_eq!((answer.told(), &*answer.body, answer.is_whole), ((200, None), "first half", false));
+    settle().await;
+    assert_eq!((a.hits(), b.hits()), (1, 0));
+    assert_eq!(sidecar.sum("pillion_requests_total status=200 reason=upstream_closed"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_says_which_attempt_it_is() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
+    mesh.caller(TWO).client().await.get("/").await;
+    assert_eq!(a.requests()[0].header("x-pillion-attempt"), None);
+    assert_eq!(b.requests()[0].header("x-pillion-attempt"), Some("2"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_a_retry_already_is_not_retried_once_more() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
+    let sidecar = mesh.caller(TWO);
+    let again = "GET / HTTP/1.1\r\nhost: orders\r\nx-pillion-attempt: 2\r\n\r\n";
+    assert_eq!(sidecar.client().await.ask(again).await.told(), (503, None));
+    assert_eq!((a.hits(), b.hits()), (1, 0));
+    assert_eq!(a.requests()[0].header("x-pillion-attempt"), Some("2"), "and is still told to be one");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_off_means_off() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
+    let sidecar = mesh.caller(&format!("{TWO}, retry: off"));
+    assert_eq!(sidecar.client().await.get("/").await.told(), (503, None));
+    assert_eq!((a.hits(), b.hits()), (1, 0));
+}
+
+/// Never ejected, and with no pause between two tries.
+const FAILING: &str = "endpoints: [10.0.0.1:80], outlier_detection: { consecutive_errors: off }";
+
+#[tokio::test(start_paused = true)]
+async fn the_budget_allows_exactly_its_share() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, UNAVAILABLE);
+    let budget = "budget: { ratio: 20%, min_per_second: 0 }";
+    let sidecar =
+        mesh.caller(&format!("{FAILING}, retry: {{ {budget}, backoff: {{ base: 1ms, max: 1ms }} }}"));
+    let mut client = sidecar.client().await;
+    for _ in 0..50 {
+        assert_eq!(client.get("/").await.told(), (503, None));
+    }
+    assert_eq!(a.hits(), 50 + 10);
+    assert!(retry(&sidecar, "budget") >= 40);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quiet_service_may_retry_so_often_a_second() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, UNAVAILABLE);
+    let budget = "budget: { ratio: 0%, min_per_second: 1 }";
+    let sidecar =
+        mesh.caller(&format!("{FAILING}, retry: {{ {budget}, backoff: {{ base: 1ms, max: 1ms }} }}"));
+    let mut client = sidecar.client().await;
+    for _ in 0..20 {
+        client.get("/").await;
+    }
+    assert_eq!(a.hits(), 20 + 10, "one a second, of the last ten seconds");
+    pass(11).await;
+    client.get("/").await;
+    assert_eq!(a.hits(), 30 + 3, "both further tries, once the ten seconds are over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retries_beyond_max_retries_are_not_made() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, UNAVAILABLE);
+    let sidecar = mesh.caller(&format!("{FAILING}, circuit_breaker: {{ max_retries: 0 }}"));
+    assert_eq!(sidecar.client().await.get("/").await.told(), (503, None), "the answer there is, stays");
+    assert_eq!((a.hits(), retry(&sidecar, "limit")), (1, 1));
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=retries"), 1);
+}
