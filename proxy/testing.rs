@@ -14,6 +14,7 @@ mod peer;
 
 mod client_gone;
 mod draining;
+mod forms;
 mod garbage;
 mod grpc;
 mod layers_inbound;

@@ -204,9 +204,9 @@ mod tests {
 
     use super::*;
     use Reason::{
-        ClientGone, ConnectRefused, ConnectTimeout, InternalError, LimitPending, LimitRequests, NoEndpoints,
-        NoRoute, PeerIdentityMismatch, PerTryTimeout, ProtocolError, RequestTimeout, TlsError,
-        UpstreamClosed, UpstreamReset,
+        ClientGone, ConnectRefused, ConnectTimeout, LimitPending, LimitRequests, NoEndpoints, NoRoute,
+        PeerIdentityMismatch, PerTryTimeout, ProtocolError, RequestTimeout, TlsError, UpstreamClosed,
+        UpstreamReset,
     };
     use RetryCondition as On;
     use Sent::{Never, OnStaleConnection, Perhaps};

@@ -108,7 +108,7 @@ async fn of_an_answer_that_nobody_reads_less_than_a_mebibyte_is_taken() {
         async move {
             peer.message().await;
             peer.send("HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n").await;
-            while peer.try_send([b'.'; 10_000]).await.is_ok() {
+            while peer.try_send(".".repeat(10_000)).await.is_ok() {
                 taken.fetch_add(10_000, Relaxed);
             }
         }

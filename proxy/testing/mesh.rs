@@ -103,6 +103,7 @@ pub(super) fn application_at(listen: &str, inbound: &str) -> String {
 
 const COMMON: &str = "workers: 1\nadmin: { listen: 127.0.0.1:0 }\nmetrics: off\n";
 
+#[allow(clippy::panic)] // a test whose own text is wrong
 pub(super) fn parse(yaml: &str) -> pillion_config::Config {
     match pillion_config::parse(yaml, Path::new("")) {
         Ok((config, _warnings)) => config,

@@ -177,7 +177,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_dropped() {
     let a = mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.message().await;
         peer.send("HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n").await;
-        while peer.try_send([b'.'; 10_000]).await.is_ok() {}
+        while peer.try_send(".".repeat(10_000)).await.is_ok() {}
     });
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;
