@@ -104,10 +104,8 @@ fn into_request(call: &mut Call, lease: &Lease) -> Request<Body> {
     let (mut head, ()) = Request::new(()).into_parts();
     head.method = call.head.method.clone();
     head.headers = std::mem::take(&mut call.head.headers);
-    if lease.is_sidecar() {
-        if let Some(via) = &call.via {
-            head.headers.insert(X_PILLION_VIA, via.clone());
-        }
+    if let (Some(via), true) = (&call.via, lease.is_sidecar()) {
+        head.headers.insert(X_PILLION_VIA, via.clone());
     }
     if let (Some(deadline), true) = (call.deadline, call.is_grpc) {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -177,6 +175,7 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
         Some(request) => {
             let (head, body) = request.into_parts();
             call.head.headers = head.headers;
+            call.head.headers.remove(X_PILLION_VIA); // the next endpoint may be no sidecar
             call.body = body;
             error.with(call)
         }

@@ -131,6 +131,16 @@ impl Error {
         self
     }
 
+    /// The last of several tries, of which an earlier one may have arrived: nobody may take the request for unsent.
+    #[must_use]
+    pub(crate) fn sent_before(mut self) -> Self {
+        if self.sent == Sent::Never {
+            self.sent = Sent::Perhaps;
+        }
+        self.unsent = None;
+        self
+    }
+
     /// Gives the call back to whoever may send it again.
     #[must_use]
     pub(crate) fn with(mut self, call: Box<Call>) -> Self {

@@ -150,7 +150,7 @@ impl Replay {
     /// Of what is still to come in this try.
     pub(crate) fn size_hint(&self) -> SizeHint {
         match self.given == 0 && self.rest.is_none() {
-            true => self.shared.size.clone(),
+            true => self.shared.size,
             false => self.rest.as_ref().map_or_else(SizeHint::new, http_body::Body::size_hint),
         }
     }

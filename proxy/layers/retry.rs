@@ -51,12 +51,11 @@ async fn again<S: HttpService>(
     mut result: Result<Response, Error>,
     mut verdict: Verdict,
 ) -> Result<Response, Error> {
-    let mut retried = false;
+    let (mut retried, mut arrived) = (false, false);
     while verdict != Verdict::Keep {
-        let permit = match story.prepare(verdict, &result).await {
-            Some(permit) => permit,
-            None => break, // refused by budget or limit: the last answer stays as it is
-        };
+        arrived |= may_have_arrived(&result);
+        // Refused by budget or limit: the last answer stays as it is.
+        let Some(permit) = story.prepare(verdict, &result).await else { break };
         retried |= verdict == Verdict::Retry;
         let call = story.next_call(result.err());
         result = next.call(call).await;
@@ -67,7 +66,16 @@ async fn again<S: HttpService>(
         let outcome = if is_good(&result) { RetryOutcome::Succeeded } else { RetryOutcome::Failed };
         story.spare.cluster().metrics().retries(outcome).inc();
     }
-    result
+    result.map_err(|error| if arrived { error.sent_before() } else { error })
+}
+
+/// Whether the upstream may have acted on a try that ended like this.
+fn may_have_arrived(result: &Result<Response, Error>) -> bool {
+    match outcome(result) {
+        Outcome::Failed(error) => error.sent != Sent::Never,
+        Outcome::Refused { .. } => false,
+        Outcome::Answered { .. } => true,
+    }
 }
 
 fn is_good(result: &Result<Response, Error>) -> bool {

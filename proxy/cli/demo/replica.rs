@@ -138,42 +138,66 @@ mod tests {
     use super::super::client::Client;
     use super::*;
 
-    async fn status(replica: SocketAddr) -> Option<u16> {
-        let mut client = Client::connect(replica).await.ok()?;
-        client.get("orders", "/").await.ok().map(|answer| answer.status().as_u16())
+    fn replica() -> Replica {
+        Replica::open("orders-3").expect("loopback has a free port")
     }
 
-    /// Waits for a mood, so that no clock is needed.
-    async fn until(seen: &mut watch::Receiver<Mood>, mood: Mood) {
-        seen.wait_for(|now| *now == mood).await.expect("the replica lives");
+    async fn status(client: Option<&mut Client>) -> Option<u16> {
+        client?.get("orders", "/").await.ok().map(|answer| answer.status().as_u16())
+    }
+
+    /// What a client gets on a new connection while the replica is in `mood`.
+    async fn asked_when(replica: &mut Replica, mood: Mood) -> Option<u16> {
+        replica.enter(mood).expect("the port is reserved");
+        let address = replica.address();
+        let asking = async { status(Client::connect(address).await.ok().as_mut()).await };
+        tokio::select! { // serving is taken up again with the next question
+            never = replica.serve() => match never {},
+            status = asking => status,
+        }
     }
 
     #[tokio::test]
-    async fn it_is_well_fails_refuses_and_is_well_again_at_the_same_address() {
-        let replica = Replica::open("orders-3").expect("a free port");
-        let (address, mut seen) = (replica.address(), replica.mood());
-        let lasts = Duration::from_millis(200);
-        let spells = [Mood::Failing, Mood::Refusing].map(|mood| Spell { mood, lasts });
-        assert_eq!(*seen.borrow(), Mood::Well);
-        let _life = JoinSet::from_iter([replica.live(spells.into_iter())]);
-        until(&mut seen, Mood::Failing).await;
-        assert_eq!(status(address).await, Some(503));
-        until(&mut seen, Mood::Refusing).await;
-        assert_eq!(status(address).await, None);
-        until(&mut seen, Mood::Well).await;
-        assert_eq!(status(address).await, Some(200));
+    async fn it_fails_refuses_and_is_well_again_at_the_same_address() {
+        let mut replica = replica();
+        let story = [
+            (Mood::Well, Some(200)),
+            (Mood::Failing, Some(503)),
+            (Mood::Refusing, None),
+            (Mood::Failing, Some(503)),
+            (Mood::Well, Some(200)),
+        ];
+        for (mood, expected) in story {
+            assert_eq!(asked_when(&mut replica, mood).await, expected, "{mood:?}");
+        }
     }
 
     #[tokio::test]
     async fn a_connection_it_had_does_not_outlive_the_door() {
-        let replica = Replica::open("orders-3").expect("a free port");
-        let (address, mut seen) = (replica.address(), replica.mood());
-        let moods = [(Mood::Well, 100), (Mood::Refusing, 1000)];
-        let spells = moods.map(|(mood, lasts)| Spell { mood, lasts: Duration::from_millis(lasts) });
+        let mut replica = replica();
+        let mut client = Client::connect(replica.address()).await.expect("it listens");
+        let first = tokio::select! {
+            never = replica.serve() => match never {},
+            status = status(Some(&mut client)) => status,
+        };
+        replica.enter(Mood::Refusing).expect("closing needs nothing");
+        assert_eq!((first, status(Some(&mut client)).await), (Some(200), None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn its_moods_keep_to_the_schedule() {
+        let replica = replica();
+        let (mut seen, began) = (replica.mood(), Instant::now());
+        let spells = [(Mood::Failing, 3), (Mood::Refusing, 2), (Mood::Well, 5), (Mood::Failing, 1)]
+            .map(|(mood, seconds)| Spell { mood, lasts: Duration::from_secs(seconds) });
         let _life = JoinSet::from_iter([replica.live(spells.into_iter())]);
-        let mut client = Client::connect(address).await.expect("it listens");
-        assert!(client.get("orders", "/").await.is_ok());
-        until(&mut seen, Mood::Refusing).await;
-        assert!(client.get("orders", "/").await.is_err());
+        let mut story = Vec::new();
+        for _ in 0..5 {
+            seen.changed().await.expect("the replica lives");
+            story.push((began.elapsed().as_secs(), *seen.borrow_and_update()));
+        }
+        let expected =
+            [(0, Mood::Failing), (3, Mood::Refusing), (5, Mood::Well), (10, Mood::Failing), (11, Mood::Well)];
+        assert_eq!(story, expected);
     }
 }
