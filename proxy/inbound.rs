@@ -16,7 +16,6 @@ use tower::ServiceBuilder;
 
 use crate::dispatch;
 use crate::error::Reason;
-use crate::http::answer;
 use crate::http::server::{self, Version};
 use crate::layers::{
     AnsweringService, Name, headers, limit, record, rescue, retry, route, timeout as time, unless,
@@ -107,7 +106,7 @@ impl Inbound {
         let read = stream.read(&mut first).await.unwrap_or_default();
         let first = first.get(..read).unwrap_or_default();
         if first.first() != Some(&TLS_HANDSHAKE) {
-            self.refuse_plaintext(first, stream).await;
+            self.refuse_plaintext(first, stream, from).await;
             return None;
         }
         match tls::server::accept(config, Prefixed::with(Bytes::copy_from_slice(first), stream)).await {
@@ -126,11 +125,14 @@ impl Inbound {
     }
 
     /// A plaintext HTTP/1 client hears why; what else it may be is closed.
-    async fn refuse_plaintext(&self, first: &[u8], mut stream: Stream) {
+    async fn refuse_plaintext(&self, first: &[u8], mut stream: Stream, from: SocketAddr) {
         self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
         if !first.is_empty() && looks_like_http1(first) {
+            let connection = Connection::new(Direction::Inbound, from);
+            let (reason, line) = (Reason::MtlsRequired, "403 Forbidden");
+            let answer = server::refuse(reason, line, None, &connection, &self.worker);
             // Best effort: who does not listen needs no answer.
-            drop(stream.write_all(&mtls_required()).await);
+            drop(stream.write_all(&answer).await);
             drop(stream.shutdown().await);
         }
     }
@@ -168,18 +170,6 @@ pub(crate) const fn protocol(version: Version) -> Protocol {
 fn looks_like_http1(first: &[u8]) -> bool {
     let method = first.split(|&byte| byte == b' ').next().unwrap_or_default();
     !method.is_empty() && method.len() < first.len() && method.iter().all(u8::is_ascii_uppercase)
-}
-
-fn mtls_required() -> Vec<u8> {
-    let body = answer::sentence(Reason::MtlsRequired, None);
-    let status = answer::proxy_status(Reason::MtlsRequired, None);
-    let mut answer =
-        b"HTTP/1.1 403 Forbidden\r\ncontent-type: text/plain; charset=utf-8\r\nproxy-status: ".to_vec();
-    answer.extend_from_slice(status.as_bytes());
-    answer.extend_from_slice(
-        format!("\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len()).as_bytes(),
-    );
-    answer
 }
 
 /// `By=<own id>;Hash=<sha256>;URI=<peer id>`, Envoy's format. SPIFFE IDs need no quoting.

@@ -36,7 +36,7 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
 /// hyper's read buffer of HTTP/1; it must hold a whole head, and bodies need no more.
-const HTTP1_BUFFER: usize = 128 * 1024;
+pub(crate) const HTTP1_BUFFER: usize = 128 * 1024;
 /// From the first byte until it is known whether HTTP/2 or HTTP/1 is spoken.
 const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Until the first byte.
@@ -152,10 +152,26 @@ async fn handle<S: AnsweringService>(
 
 /// hyper could not read a request's head and wants to answer `hypers`: counts it, and gives our answer instead.
 pub(crate) fn refuse_head(hypers: &[u8], connection: &Connection, worker: &Worker) -> Vec<u8> {
-    let (reason, line) = match hypers.starts_with(b"HTTP/1.1 431") {
-        true => (Reason::HeadersTooLarge, "431 Request Header Fields Too Large"),
-        false => (Reason::BadRequest, "400 Bad Request"),
+    let (reason, line, told) = match hypers.starts_with(b"HTTP/1.1 431") {
+        true => (
+            Reason::HeadersTooLarge,
+            "431 Request Header Fields Too Large",
+            "the request's headers are over 64 KiB or more than 100",
+        ),
+        false => (Reason::BadRequest, "400 Bad Request", "the request is not HTTP as RFC 9112 has it"),
     };
+    let told = (connection.direction == crate::telemetry::Direction::Outbound).then_some(told);
+    refuse(reason, line, told, connection, worker)
+}
+
+/// Counts a request that no stack will see. Returns its answer as HTTP/1 writes it; the connection ends with it.
+pub(crate) fn refuse(
+    reason: Reason,
+    line: &str,
+    told: Option<&str>,
+    connection: &Connection,
+    worker: &Worker,
+) -> Vec<u8> {
     worker.recorder.lock().count(RequestLabels {
         direction: connection.direction,
         service: Symbol::EMPTY,
@@ -166,11 +182,6 @@ pub(crate) fn refuse_head(hypers: &[u8], connection: &Connection, worker: &Worke
         reason: Some(reason),
         peer: connection.peer_label,
     });
-    let told = match reason {
-        Reason::HeadersTooLarge => "the request's headers are over 64 KiB or more than 100",
-        _ => "the request is not HTTP as RFC 9112 has it",
-    };
-    let told = (connection.direction == crate::telemetry::Direction::Outbound).then_some(told);
     let body = answer::sentence(reason, told);
     let mut answer =
         format!("HTTP/1.1 {line}\r\ncontent-type: text/plain; charset=utf-8\r\nproxy-status: ").into_bytes();

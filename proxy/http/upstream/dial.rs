@@ -15,7 +15,7 @@ use super::shard::{About, Http1, Http2, Shard, StreamLimit, Ticket};
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::{Endpoint, Speaks};
 use crate::error::{Error, Reason};
-use crate::http::server::HEADER_BYTES;
+use crate::http::server::{HEADER_BYTES, HTTP1_BUFFER};
 use crate::net::{Io, Prefixed, Transport};
 use crate::runtime::worker::Worker;
 use crate::telemetry::{ConnectionOutcome, Held, Protocol};
@@ -85,7 +85,7 @@ impl Dial<'_> {
     }
 
     async fn http1(&self, io: TokioIo<Io>, about: About, slot: Slot) -> Result<(), Error> {
-        let handshake = http1::Builder::new().handshake(io).await;
+        let handshake = http1::Builder::new().max_buf_size(HTTP1_BUFFER).handshake(io).await;
         let (send, conn) = handshake.map_err(|error| self.not_http(&error))?;
         let guards = (slot, self.opened(Protocol::Http1));
         tokio::spawn(async move {
@@ -94,6 +94,9 @@ impl Dial<'_> {
         });
         self.endpoint.learn(Speaks::Http1);
         self.shard().offer_http1(Http1::new(send, about), self.cluster);
+        if self.want != Want::Http1 {
+            self.shard().wake_stream_waiters();
+        }
         Ok(())
     }
 

@@ -145,7 +145,8 @@ fn reason(error: &hyper::Error) -> Reason {
 
 fn io_reason(error: &std::io::Error) -> Reason {
     match error.kind() {
-        std::io::ErrorKind::UnexpectedEof => Reason::UpstreamClosed,
+        // the second is what h2 makes of an end of file with streams open
+        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::BrokenPipe => Reason::UpstreamClosed,
         std::io::ErrorKind::InvalidData => Reason::ProtocolError,
         _ => Reason::UpstreamReset,
     }

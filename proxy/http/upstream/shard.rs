@@ -202,9 +202,11 @@ impl Shard {
 
     /// What was hoped for is gone: whoever waits for it looks again.
     fn wake_one_http1(&self) {
-        let waiter = self.state.lock().wants_http1.pop_front();
-        if let Some(waiter) = waiter {
-            drop(waiter.send(Ok(None)));
+        let mut state = self.state.lock();
+        while let Some(waiter) = state.wants_http1.pop_front() {
+            if waiter.send(Ok(None)).is_ok() {
+                return;
+            }
         }
     }
 
@@ -217,16 +219,28 @@ impl Shard {
         self.serve_streams(cluster);
     }
 
-    /// Gives free streams to those who wait; when none is left the next one looks again, and dials.
+    /// Gives free streams to those who wait. When none is left, one of the others looks again, and dials.
     fn serve_streams(self: &Arc<Self>, cluster: &Arc<Cluster>) {
         loop {
             let mut state = self.state.lock();
+            if state.wants_stream.is_empty() {
+                return;
+            }
+            let Some(conn) = state.take_stream(cluster) else { break };
+            let lease = Lease::http2(conn, self, cluster);
+            let waiter = state.wants_stream.pop_front();
+            drop(state); // should the waiter have left meanwhile, the stream comes back to this function
+            drop(waiter.map(|waiter| waiter.send(Ok(Some(lease)))));
+        }
+        self.wake_one_stream_waiter();
+    }
+
+    /// One who is still there looks again, unless a dial is under way that will serve them.
+    fn wake_one_stream_waiter(&self) {
+        let mut state = self.state.lock();
+        while !state.stream_dialled {
             let Some(waiter) = state.wants_stream.pop_front() else { return };
-            let lease = state.take_stream(cluster).map(|conn| Lease::http2(conn, self, cluster));
-            drop(state);
-            let none_left = lease.is_none();
-            drop(waiter.send(Ok(lease)));
-            if none_left {
+            if waiter.send(Ok(None)).is_ok() {
                 return;
             }
         }
@@ -234,11 +248,7 @@ impl Shard {
 
     /// The endpoint turned out to speak HTTP/1: all who hoped for a stream look again.
     pub(super) fn wake_stream_waiters(&self) {
-        let waiters = {
-            let mut state = self.state.lock();
-            state.stream_dialled = false;
-            std::mem::take(&mut state.wants_stream)
-        };
+        let waiters = std::mem::take(&mut self.state.lock().wants_stream);
         waiters.into_iter().for_each(|waiter| drop(waiter.send(Ok(None))));
     }
 
@@ -269,6 +279,8 @@ impl Shard {
     }
 
     fn sweep(&self, idle_timeout: Option<Duration>) {
+        // Who was woken to dial may have left before it could: nobody waits longer than until here.
+        self.wake_one_stream_waiter();
         let (now, mut state) = (Instant::now(), self.state.lock());
         state.idle.retain_mut(|conn| !conn.send.is_closed() && !conn.idle.is_over(idle_timeout, now));
         state.shared.retain(|conn| {
@@ -374,8 +386,9 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         if self.want != Want::Http1 {
-            // Those still waiting had hoped for this dial. After one that succeeded there are none.
-            self.shard.wake_stream_waiters();
+            // Who still waits had hoped for this dial.
+            self.shard.state.lock().stream_dialled = false;
+            self.shard.wake_one_stream_waiter();
         }
     }
 }
