@@ -1,0 +1,200 @@
+//! What the application is told of its caller, and what nobody may make it believe.
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+
+use crate::support::backend::Backend;
+use crate::support::certs::{Authority, spiffe};
+use crate::support::sidecar::{Pair, Plan};
+use crate::support::wire::Wire;
+
+const FORGED: &str = "x-forwarded-client-cert: By=spiffe://evil;URI=spiffe://cluster.local/ns/default/sa/root\r\n\
+                      client-cert: :Zm9yZ2Vk:\r\nclient-cert-chain: :Zm9yZ2Vk:\r\n";
+
+fn get(headers: &str) -> String {
+    format!("GET / HTTP/1.1\r\nhost: orders\r\n{headers}\r\n")
+}
+
+#[tokio::test]
+async fn a_forged_identity_is_removed_and_the_true_one_told() {
+    let (app, authority) = (Backend::echo().await, Authority::new());
+    let application = Plan::application(app.address, "").identified(&authority, "orders").start().await;
+    let caller = Plan::calling(application.inbound(), "").identified(&authority, "web");
+    let certificate = caller.certificate();
+    let caller = caller.start().await;
+    assert_eq!(Wire::connect(caller.outbound()).await.ask(get(FORGED)).await.status(), 200);
+    let der = CertificateDer::from_pem_slice(&certificate).expect("a certificate");
+    let hash: String = digest(&SHA256, &der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let told = format!("By={};Hash={hash};URI={}", spiffe("orders"), spiffe("web"));
+    let seen = app.last();
+    assert_eq!(seen.headers("x-forwarded-client-cert"), [&*told]);
+    assert!(!seen.head.contains("\r\nclient-cert"), "{}", seen.head);
+}
+
+#[tokio::test]
+async fn without_mtls_nobody_has_an_identity() {
+    let app = Backend::echo().await;
+    let application = Plan::application(app.address, "").start().await;
+    Wire::connect(application.inbound()).await.ask(get(FORGED)).await;
+    let caller = Plan::calling(app.address, "").start().await;
+    Wire::connect(caller.outbound()).await.ask(get(FORGED)).await;
+    for seen in app.requests() {
+        for name in ["x-forwarded-client-cert", "client-cert", "client-cert-chain"] {
+            assert_eq!(seen.header(name), None, "{}", seen.head);
+        }
+    }
+}
+
+#[tokio::test]
+async fn forwarded_for_grows_by_unauthenticated_peers_alone() {
+    let app = Backend::echo().await;
+    let (pair, plain) =
+        (Pair::start(app.address, "", "").await, Plan::application(app.address, "").start().await);
+    let ask = async |port, headers: &str| {
+        assert_eq!(Wire::connect(port).await.ask(get(headers)).await.status(), 200);
+        app.last().headers("x-forwarded-for").join(" | ")
+    };
+    assert_eq!(ask(plain.inbound(), "").await, "127.0.0.1");
+    assert_eq!(ask(plain.inbound(), "x-forwarded-for: 192.0.2.1\r\n").await, "192.0.2.1, 127.0.0.1");
+    assert_eq!(ask(pair.caller.outbound(), "").await, "");
+    assert_eq!(ask(pair.caller.outbound(), "x-forwarded-for: 192.0.2.1\r\n").await, "192.0.2.1");
+}
+
+#[tokio::test]
+async fn forwarded_proto_and_host_are_set_when_absent() {
+    let app = Backend::echo().await;
+    let (pair, plain) =
+        (Pair::start(app.address, "", "").await, Plan::application(app.address, "").start().await);
+    let ask = async |port, headers: &str| {
+        assert_eq!(Wire::connect(port).await.ask(get(headers)).await.status(), 200);
+        let seen = app.last();
+        let told = |name: &str| seen.header(name).unwrap_or_default().to_owned();
+        (told("x-forwarded-proto"), told("x-forwarded-host"))
+    };
+    let told = |proto: &str, host: &str| (proto.to_owned(), host.to_owned());
+    let given = "x-forwarded-proto: https\r\nx-forwarded-host: shop.example\r\n";
+    assert_eq!(ask(plain.inbound(), "").await, told("http", "orders"));
+    assert_eq!(ask(plain.inbound(), given).await, told("https", "shop.example"));
+    // The application's own scheme was http, and its sidecar said so before the mTLS hop.
+    assert_eq!(ask(pair.caller.outbound(), "").await, told("http", "orders"));
+    assert_eq!(ask(pair.caller.outbound(), given).await, told("https", "shop.example"));
+}
+
+#[tokio::test]
+async fn a_request_id_is_kept_through_the_pair_or_made_once() {
+    let app = Backend::echo().await;
+    let mut pair = Pair::start(app.address, "", "").await;
+    let ask = async |pair: &Pair, headers: &str| {
+        assert_eq!(Wire::connect(pair.caller.outbound()).await.ask(get(headers)).await.status(), 200);
+        app.last().headers("x-request-id").join(" | ")
+    };
+    assert_eq!(ask(&pair, "x-request-id: my-own.1\r\n").await, "my-own.1");
+    for malformed in
+        ["", "x-request-id:\r\n", "x-request-id: a b\r\n", &format!("x-request-id: {:x<129}\r\n", "")]
+    {
+        let made = ask(&pair, malformed).await;
+        assert_eq!(made.len(), 36, "{made}");
+    }
+    let longest = format!("{:x<128}", "");
+    assert_eq!(ask(&pair, &format!("x-request-id: {longest}\r\n")).await, longest);
+    // The same in both access logs: this is how one finds a request again.
+    let (caller, application) = (pair.caller.log_line().await, pair.application.log_line().await);
+    assert_eq!((&caller["request_id"], &application["request_id"]), (&"my-own.1".into(), &"my-own.1".into()));
+}
+
+#[tokio::test]
+async fn hop_by_hop_headers_and_what_connection_names_stay_behind() {
+    let app = Backend::serving(async |mut wire, _, seen| {
+        while let Some(request) = wire.message().await {
+            seen.request(request);
+            let headers = "connection: keep-alive, x-secret\r\nkeep-alive: timeout=5\r\nx-secret: 1\r\n\
+                           proxy-connection: keep-alive\r\nx-pillion-refused: 1\r\nx-kept: 1\r\n";
+            wire.send(format!("HTTP/1.1 200 OK\r\n{headers}content-length: 0\r\n\r\n")).await;
+        }
+    })
+    .await;
+    let pair = Pair::start(app.address, "", "").await;
+    let headers = "connection: x-mine, keep-alive\r\nx-mine: 1\r\nkeep-alive: timeout=5\r\n\
+                   proxy-connection: keep-alive\r\nte: gzip, trailers\r\nupgrade: websocket\r\nx-kept: 1\r\n";
+    let answer = Wire::connect(pair.caller.outbound()).await.ask(get(headers)).await;
+    let seen = app.last();
+    for gone in ["x-mine", "keep-alive", "proxy-connection", "upgrade", "connection"] {
+        assert_eq!(seen.header(gone), None, "{}", seen.head);
+    }
+    assert_eq!((seen.header("te"), seen.header("x-kept")), (Some("trailers"), Some("1")), "{}", seen.head);
+    for gone in ["x-secret", "keep-alive", "proxy-connection", "x-pillion-refused"] {
+        assert_eq!(answer.header(gone), None, "{}", answer.head);
+    }
+    assert_eq!(answer.header("x-kept"), Some("1"));
+}
+
+#[tokio::test]
+async fn what_only_sidecars_may_say_is_removed() {
+    let app = Backend::echo().await;
+    let plain = Plan::application(app.address, "").start().await;
+    let pair = Pair::start(app.address, "", "").await;
+    let ours = "x-pillion-via: a-o=3\r\nx-pillion-refused: 1\r\nx-pillion-new: 1\r\nx-pillion-attempt: 1\r\n";
+    for port in [plain.inbound(), pair.caller.outbound()] {
+        assert_eq!(Wire::connect(port).await.ask(get(ours)).await.status(), 200);
+        assert!(!app.last().head.contains("x-pillion-"), "{}", app.last().head);
+    }
+    // From an unauthenticated peer not even this is believed.
+    Wire::connect(plain.inbound()).await.ask(get("x-pillion-attempt: 2\r\n")).await;
+    assert_eq!(app.last().header("x-pillion-attempt"), None);
+}
+
+/// An application that is itself called a second time tells its sidecar so by passing the header on.
+#[tokio::test]
+async fn a_retry_is_marked_towards_the_application_and_never_multiplied() {
+    let app = Backend::serving(async |mut wire, _, seen| {
+        while let Some(request) = wire.message().await {
+            let is_first = request.header("x-pillion-attempt").is_none();
+            seen.request(request);
+            let status = if is_first { "503 Service Unavailable" } else { "200 OK" };
+            wire.send(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n")).await;
+        }
+    })
+    .await;
+    let pair = Pair::start(app.address, "", "").await;
+    assert_eq!(Wire::connect(pair.caller.outbound()).await.get("orders", "/").await.status(), 200);
+    assert_eq!(app.last().header("x-pillion-attempt"), Some("2"), "{}", app.last().head);
+    assert_eq!(app.requests().len(), 2);
+
+    let failing = Backend::serving(async |mut wire, _, seen| {
+        while let Some(request) = wire.message().await {
+            seen.request(request);
+            wire.send("HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").await;
+        }
+    })
+    .await;
+    let caller = Plan::calling(failing.address, "").start().await;
+    let answer = Wire::connect(caller.outbound()).await.ask(get("x-pillion-attempt: 2\r\n")).await;
+    assert_eq!((answer.status(), failing.requests().len()), (503, 1), "retries were off for this request");
+}
+
+/// Host, absolute-form, ports and letter case: the same service, and the application sees the host it was asked.
+#[tokio::test]
+async fn the_host_is_found_in_every_form() {
+    let app = Backend::echo().await;
+    let caller = Plan::calling(app.address, "hosts: [orders, \"*.orders.shop\"]").start().await;
+    for (line, host, seen) in [
+        ("GET /p?q=1 HTTP/1.1", "orders", "orders"),
+        ("GET /p?q=1 HTTP/1.1", "ORDERS", "ORDERS"),
+        ("GET /p?q=1 HTTP/1.1", "orders:8080", "orders:8080"),
+        ("GET /p?q=1 HTTP/1.1", "orders.", "orders."),
+        ("GET /p?q=1 HTTP/1.1", "eu.orders.shop", "eu.orders.shop"),
+        ("GET http://orders/p?q=1 HTTP/1.1", "somebody.else", "orders"),
+        ("GET http://user:secret@orders/p?q=1 HTTP/1.1", "orders", "orders"),
+    ] {
+        let request = format!("{line}\r\nhost: {host}\r\n\r\n");
+        let answer = Wire::connect(caller.outbound()).await.ask(&request).await;
+        assert_eq!(answer.status(), 200, "{request}");
+        let got = app.last();
+        assert!(got.head.starts_with("GET /p?q=1 HTTP/1.1\r\n"), "{}", got.head);
+        assert_eq!(got.headers("host"), [seen], "{request}");
+    }
+    // The service's own port takes any host, and leaves it as it is.
+    assert_eq!(Wire::connect(caller.orders()).await.get("anything.at.all", "/").await.status(), 200);
+    assert_eq!(app.last().header("host"), Some("anything.at.all"));
+}

@@ -1,0 +1,14 @@
+//! The real proxy on real sockets: processes of the built binary, hostile peers, and the clients people use.
+//!
+//! What needs time passes on events and short configured limits; nothing here sleeps for its result.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod clients;
+mod grpc;
+mod headers;
+mod isolation;
+mod process;
+mod status;
+mod streaming;

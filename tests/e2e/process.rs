@@ -1,0 +1,269 @@
+//! The executable itself: exit codes, signals, what it prints, and how it starts and ends.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::support::backend::Backend;
+use crate::support::certs::Authority;
+use crate::support::sidecar::{Pair, Plan};
+use crate::support::tools::{require, run};
+use crate::support::wire::Wire;
+use crate::support::{Scratch, eventually, soon};
+
+async fn pillion(words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+    command.args(words);
+    run(command).await
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test]
+async fn no_arguments_print_a_short_help() {
+    let output = pillion(&[]).await;
+    assert_eq!(output.status.code(), Some(0));
+    let help = text(&output.stdout);
+    for command in ["pillion demo", "pillion run", "pillion check"] {
+        assert!(help.contains(command), "{help}");
+    }
+}
+
+#[tokio::test]
+async fn wrong_usage_is_exit_code_2() {
+    for words in [&["frobnicate"][..], &["run", "--frobnicate"], &["check"], &["run", "--app", "x"]] {
+        let output = pillion(words).await;
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty(), "{words:?}: {output:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_version_is_one_line() {
+    let output = pillion(&["--version"]).await;
+    assert_eq!(text(&output.stdout), format!("pillion {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn faults_of_a_file_are_told_with_their_places_by_check_and_run_alike() {
+    let scratch = Scratch::new();
+    let file =
+        scratch.write("bad.yaml", "outbound: off\ninbund: off\nservices:\n  a: { endpoints: [1.2.3.4] }\n");
+    let file = file.to_str().expect("a path that is text");
+    let (check, refused) = (pillion(&["check", "-c", file]).await, pillion(&["run", "-c", file]).await);
+    assert_eq!((check.status.code(), refused.status.code()), (Some(1), Some(1)));
+    let told = text(&check.stderr);
+    for place in [":2:1: error: ", ":4:"] {
+        assert!(told.contains(&format!("{file}{place}")), "{told}");
+    }
+    assert!(told.contains("help: ") && told.contains("inbound"), "{told}");
+    assert_eq!(text(&refused.stderr), told, "the same text from both");
+    assert!(refused.stdout.is_empty(), "not ready: {refused:?}");
+}
+
+#[tokio::test]
+async fn a_good_file_is_valid() {
+    let scratch = Scratch::new();
+    let file = scratch.write("good.yaml", "inbound: off\nservices:\n  a: { endpoints: [\"10.0.0.1:80\"] }\n");
+    let output = pillion(&["check", "-c", file.to_str().expect("text")]).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_missing_and_a_port_that_is_taken_are_exit_code_1() {
+    let missing = pillion(&["run", "-c", "/nowhere/pillion.yaml"]).await;
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(text(&missing.stderr).contains("/nowhere/pillion.yaml"));
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("a bound socket").to_string();
+    let words = ["run", "--inbound", "127.0.0.1:0", "--outbound", &address, "--admin", "127.0.0.1:0"];
+    let output = pillion(&words).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text(&output.stderr).contains(&address), "{output:?}");
+}
+
+#[tokio::test]
+async fn the_ready_line_names_every_address() {
+    let sidecar = Plan::new(
+        "inbound: { listen: 127.0.0.1:0 }\noutbound: { listen: [\"127.0.0.1:0\", \"127.0.0.1:0\"] }\n\
+         services:\n  orders: { listen: 127.0.0.1:0, endpoints: [\"127.0.0.1:1\"] }",
+    );
+    let sidecar = sidecar.start().await;
+    let words: Vec<&str> = sidecar.ready.split([' ', '=']).step_by(2).collect();
+    assert_eq!(sidecar.ready.split(' ').next(), Some("ready"));
+    let kinds: Vec<&str> = sidecar
+        .ready
+        .split(' ')
+        .skip(1)
+        .filter_map(|word| word.split_once('='))
+        .map(|(kind, _)| kind)
+        .collect();
+    assert_eq!(kinds, ["inbound", "outbound", "admin", "metrics", "service.orders"], "{words:?}");
+    assert!(!sidecar.ready.contains(":0 ") && !sidecar.ready.ends_with(":0"), "{}", sidecar.ready);
+    let outbound =
+        sidecar.ready.split(' ').find_map(|word| word.strip_prefix("outbound=")).expect("outbound");
+    assert_eq!(outbound.split(',').count(), 2);
+}
+
+/// Started after accept has begun: whoever reads the line may connect at once.
+#[tokio::test]
+async fn idle_memory_and_time_to_readiness_are_small() {
+    let app = Backend::echo().await;
+    let started = Instant::now();
+    let pair = Pair::start(app.address, "", "").await;
+    let took = started.elapsed();
+    assert_eq!(Wire::connect(pair.caller.outbound()).await.get("orders", "/").await.status(), 200);
+    let build = if cfg!(debug_assertions) { "unoptimised" } else { "optimised" };
+    println!(
+        "two sidecars, their CA and certificates: ready after {took:?} ({build}; 50 ms each are allowed)"
+    );
+    println!("RSS: caller {} KiB, application {} KiB", pair.caller.rss_kib(), pair.application.rss_kib());
+}
+
+/// The first signal lets a request finish; nothing new is taken; the exit code is 0.
+#[tokio::test]
+async fn sigterm_ends_after_what_is_in_flight() {
+    let app = Backend::serving(async |mut wire, _, seen| {
+        while let Some(request) = wire.message().await {
+            let waits = request.head.starts_with("POST");
+            seen.request(request);
+            if waits {
+                seen.hold().await;
+            }
+            wire.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone").await;
+        }
+    })
+    .await;
+    let mut pair = Pair::start(app.address, "", "").await;
+    let mut client = Wire::connect(pair.caller.outbound()).await;
+    client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n").await;
+    app.has_requests(1).await;
+    assert_eq!(pair.caller.page("/ready").await.0, 200);
+    for sidecar in [&mut pair.caller, &mut pair.application] {
+        sidecar.signal("TERM");
+        let page = eventually("readiness to fail", async || {
+            let page = sidecar.page("/ready").await;
+            (page.0 == 503).then_some(page)
+        });
+        assert!(page.await.1.contains("draining"));
+        assert!(sidecar.exited().is_none(), "a request is in flight");
+        assert_eq!(sidecar.page("/live").await.0, 200);
+    }
+    app.release();
+    let answer = client.answer().await;
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "done"));
+    drop(client);
+    for sidecar in [&mut pair.caller, &mut pair.application] {
+        assert_eq!(sidecar.exit().await.code(), Some(0));
+    }
+}
+
+/// A keep-alive connection on which nothing is in flight holds nobody up.
+#[tokio::test]
+async fn an_idle_connection_does_not_hold_up_the_end() {
+    let app = Backend::echo().await;
+    let mut caller = Plan::calling(app.address, "").start().await;
+    let mut client = Wire::connect(caller.outbound()).await;
+    assert_eq!(client.get("orders", "/").await.status(), 200);
+    caller.signal("TERM");
+    assert_eq!(caller.exit().await.code(), Some(0));
+    assert!(soon("the end of the connection", client.rest()).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() {
+    let app = Backend::stall().await;
+    let mut caller = Plan::calling(app.address, "timeout: off").start().await;
+    let mut client = Wire::connect(caller.outbound()).await;
+    client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+    app.has_requests(1).await;
+    caller.signal("TERM");
+    eventually("readiness to fail", async || (caller.page("/ready").await.0 == 503).then_some(())).await;
+    let second = Instant::now();
+    caller.signal("TERM");
+    let status = caller.exit().await;
+    assert!(second.elapsed() < Duration::from_secs(10), "long before the drain's own end");
+    println!("a second signal: {status}");
+}
+
+#[tokio::test]
+async fn the_access_log_is_json_on_standard_output() {
+    let app = Backend::echo().await;
+    let mut pair = Pair::start(app.address, "", "").await;
+    let post =
+        "POST /path?q=1 HTTP/1.1\r\nhost: orders\r\nx-request-id: r-1\r\ncontent-length: 5\r\n\r\nhello";
+    assert_eq!(Wire::connect(pair.caller.outbound()).await.ask(post).await.text(), "hello");
+    let (caller, application) = (pair.caller.log_line().await, pair.application.log_line().await);
+    for (line, direction, service) in [(&caller, "outbound", "orders"), (&application, "inbound", "app")] {
+        let expected = serde_json::json!({
+            "direction": direction, "service": service, "method": "POST", "path": "/path?q=1", "host": "orders",
+            "status": 200, "request_id": "r-1", "bytes_in": 5, "bytes_out": 5, "attempts": 1,
+        });
+        for (key, value) in expected.as_object().expect("an object") {
+            assert_eq!(&line[key], value, "{key} of {line}");
+        }
+        assert!(line["duration_us"].is_u64() && line["time"].is_string(), "{line}");
+    }
+    assert_eq!(application["peer"], "spiffe://cluster.local/ns/default/sa/web");
+    assert_eq!(caller["reason"], serde_json::Value::Null);
+}
+
+#[tokio::test]
+async fn promtool_finds_nothing_to_say() {
+    if !require("promtool") {
+        return;
+    }
+    let app = Backend::flaky().await;
+    let pair = Pair::start(app.address, "", "").await;
+    for host in ["orders", "orders", "nowhere"] {
+        Wire::connect(pair.caller.outbound()).await.get(host, "/").await;
+    }
+    for sidecar in [&pair.caller, &pair.application] {
+        let scratch = Scratch::new();
+        let file = scratch.write("metrics", &sidecar.scrape().await.text);
+        let mut lint = Command::new("sh");
+        lint.arg("-c").arg(r#"promtool check metrics < "$0""#).arg(file);
+        let output = run(lint).await;
+        let said = text(&[output.stdout, output.stderr].concat());
+        assert!(output.status.success() && said.is_empty(), "{said}");
+    }
+}
+
+/// Everything that the metrics port tells, without anything that changes state.
+#[tokio::test]
+async fn the_metrics_port_only_tells() {
+    let sidecar = Plan::new("inbound: off\noutbound: { listen: 127.0.0.1:0 }").start().await;
+    assert_eq!(sidecar.page("/live").await.0, 200);
+    assert_eq!(sidecar.page("/ready").await.0, 200);
+    for path in ["/config", "/quitquitquit", "/drain", "/"] {
+        assert_eq!(sidecar.page(path).await.0, 404, "{path}");
+    }
+    let answer = Wire::connect(sidecar.metrics()).await.ask("POST /ready HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert_eq!(answer.status(), 405);
+}
+
+/// The command makes what the configuration takes.
+#[tokio::test]
+async fn certificates_of_the_command_line_carry_a_pair() {
+    let scratch = Scratch::new();
+    let path = |name: &str| scratch.path().join(name).to_str().expect("text").to_owned();
+    let (ca, web) = (path("ca"), path("web"));
+    let made = pillion(&["certs", "ca", "--out", &ca, "--trust-domain", "cluster.local"]).await;
+    assert!(made.status.success(), "{made:?}");
+    let id = "spiffe://cluster.local/ns/default/sa/web";
+    let issued = pillion(&["certs", "issue", "--ca", &ca, "--spiffe-id", id, "--out", &web]).await;
+    assert!(issued.status.success(), "{issued:?}");
+    let app = Backend::echo().await;
+    let identity = format!("identity: {{ directory: \"{web}\" }}");
+    let application = Plan::application(app.address, "").with(&identity).start().await;
+    let caller =
+        Plan::calling(application.inbound(), &format!("tls: \"{id}\"")).with(&identity).start().await;
+    assert_eq!(Wire::connect(caller.outbound()).await.get("orders", "/").await.status(), 200);
+    let stranger = Plan::calling(application.inbound(), "retry: off").identified(&Authority::new(), "web");
+    let answer = Wire::connect(stranger.start().await.outbound()).await.get("orders", "/").await;
+    assert_eq!(answer.status(), 502);
+}

@@ -1,0 +1,112 @@
+//! Every row of the status table, provoked for real: what the caller is told, and what the metric says.
+
+mod answering;
+mod asking;
+mod limits;
+mod reaching;
+
+use bytes::Bytes;
+use http::HeaderMap;
+
+use crate::support::http2::{Client, collect};
+use crate::support::sidecar::Sidecar;
+use crate::support::wire::{Message, Wire};
+
+/// One row: CODE, TYPE, HTTP status, gRPC status.
+#[derive(Debug, Clone, Copy)]
+struct Row(&'static str, &'static str, u16, u16);
+
+/// The public interface, as far as it is built and can be reached: a service without endpoints is refused with
+/// its file, the last endpoint is never ejected, and nothing is known that panics.
+#[rustfmt::skip] // one table, read by columns
+const ROWS: [Row; 20] = [
+    Row("no_route", "destination_not_found", 404, 12),
+    Row("connect_refused", "connection_refused", 502, 14),
+    Row("connect_timeout", "connection_timeout", 504, 14),
+    Row("tls_error", "tls_protocol_error", 502, 14),
+    Row("peer_identity_mismatch", "tls_certificate_error", 502, 14),
+    Row("upstream_reset", "connection_terminated", 502, 14),
+    Row("upstream_closed", "connection_terminated", 502, 14),
+    Row("protocol_error", "http_protocol_error", 502, 14),
+    Row("request_timeout", "http_response_timeout", 504, 4),
+    Row("per_try_timeout", "http_response_timeout", 504, 4),
+    Row("stream_idle_timeout", "http_response_timeout", 504, 4),
+    Row("max_duration", "http_response_timeout", 504, 4),
+    Row("limit_pending", "connection_limit_reached", 503, 14),
+    Row("limit_requests", "connection_limit_reached", 503, 14),
+    Row("mtls_required", "http_request_denied", 403, 7),
+    Row("bad_request", "http_request_error", 400, 13),
+    Row("headers_too_large", "http_request_error", 431, 13),
+    Row("body_too_large", "http_request_error", 413, 13),
+    Row("request_stalled", "http_request_error", 408, 13),
+    Row("loop_detected", "proxy_loop_detected", 508, 13),
+];
+
+fn row(code: &str) -> Row {
+    *ROWS.iter().find(|row| row.0 == code).unwrap_or_else(|| unreachable!("no row {code}"))
+}
+
+/// Checks all that the interface promises of an answer made outbound, and returns its sentence.
+#[track_caller]
+fn told(answer: &Message, code: &str) -> String {
+    let Row(_, kind, status, _) = row(code);
+    assert_eq!(answer.status(), status, "{answer:?}");
+    let proxy_status = answer.header("proxy-status").unwrap_or_else(|| unreachable!("{answer:?}"));
+    let begin = format!("pillion; error={kind}; details=\"{code}: ");
+    assert!(proxy_status.starts_with(&begin) && proxy_status.ends_with('"'), "{proxy_status}");
+    assert_eq!(answer.header("content-type"), Some("text/plain; charset=utf-8"), "{answer:?}");
+    assert!(answer.header("x-request-id").is_some_and(|id| !id.is_empty()), "{answer:?}");
+    assert!(answer.is_whole, "{answer:?}");
+    let text = answer.text();
+    let sentence = text.strip_prefix(&format!("pillion: {code}: ")).map(str::to_owned);
+    sentence.unwrap_or_else(|| unreachable!("no sentence in {text:?}"))
+}
+
+/// The same of an answer made inbound: a remote peer hears the code and nothing else.
+#[track_caller]
+fn told_remotely(answer: &Message, code: &str) {
+    let Row(_, kind, status, _) = row(code);
+    assert_eq!(answer.status(), status, "{answer:?}");
+    let proxy_status = format!("pillion; error={kind}; details=\"{code}\"");
+    assert_eq!(answer.header("proxy-status"), Some(&*proxy_status), "{answer:?}");
+    assert_eq!(answer.text(), format!("pillion: {code}\n"));
+    assert!(answer.header("x-request-id").is_some_and(|id| !id.is_empty()), "{answer:?}");
+}
+
+/// Trailers-only: one header block that says it all.
+#[track_caller]
+fn told_grpc(head: &http::response::Parts, body: &Bytes, trailers: &HeaderMap, code: &str) {
+    let Row(_, kind, _, grpc_status) = row(code);
+    let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    assert_eq!(head.status, 200, "{head:?}");
+    assert_eq!(text("grpc-status"), grpc_status.to_string(), "{head:?}");
+    assert!(text("grpc-message").starts_with(&format!("pillion: {code}")), "{head:?}");
+    assert!(
+        text("proxy-status").starts_with(&format!("pillion; error={kind}; details=\"{code}")),
+        "{head:?}"
+    );
+    assert_eq!(text("content-type"), "application/grpc", "{head:?}");
+    assert!(!text("x-request-id").is_empty(), "{head:?}");
+    assert!(body.is_empty() && trailers.is_empty(), "{head:?} {body:?} {trailers:?}");
+}
+
+/// Asks `orders` in vain, in HTTP and in gRPC: both callers are told in their own way, and the metric says the
+/// same. Returns the sentence.
+async fn asked_in_vain(caller: &Sidecar, code: &str) -> String {
+    let answer = Wire::connect(caller.outbound()).await.get("orders", "/").await;
+    let sentence = told(&answer, code);
+    called_in_vain(caller, "orders", code).await;
+    let Row(_, _, status, grpc_status) = row(code);
+    let (status, grpc_status) = (status.to_string(), grpc_status.to_string());
+    let reason = [("direction", "outbound"), ("service", "orders"), ("reason", code)];
+    caller.counted(1, &[&reason[..], &[("method", "GET"), ("status", &status)]].concat()).await;
+    caller.counted(1, &[&reason[..], &[("method", "POST"), ("grpc_status", &grpc_status)]].concat()).await;
+    sentence
+}
+
+/// The gRPC half of it.
+async fn called_in_vain(caller: &Sidecar, host: &str, code: &str) {
+    let (head, body) = Client::connect(caller.outbound()).await.call(host).await.into_parts();
+    let (body, trailers) = collect(body).await;
+    told_grpc(&head, &body, &trailers, code);
+}

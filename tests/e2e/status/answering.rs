@@ -1,0 +1,185 @@
+//! The upstream was reached, and gave no answer that could be passed on.
+
+use super::{asked_in_vain, told};
+use crate::support::backend::Backend;
+use crate::support::http2::Client;
+use crate::support::sidecar::Plan;
+use crate::support::wire::Wire;
+
+#[tokio::test]
+async fn a_reset_before_the_answer() {
+    let backend = Backend::reset().await;
+    let caller = Plan::calling(backend.address, "retry: off, protocol: http1").start().await;
+    // gRPC over HTTP/1 is nobody's: HTTP alone here.
+    let answer = Wire::connect(caller.outbound()).await.get("orders", "/").await;
+    assert!(told(&answer, "upstream_reset").contains(&backend.address.to_string()));
+    caller.counted(1, &[("service", "orders"), ("reason", "upstream_reset"), ("status", "502")]).await;
+}
+
+#[tokio::test]
+async fn a_connection_closed_before_the_answer() {
+    let backend = Backend::saying("").await;
+    let caller = Plan::calling(backend.address, "retry: off").start().await;
+    let answer = Wire::connect(caller.outbound()).await.get("orders", "/").await;
+    assert!(told(&answer, "upstream_closed").contains("before it answered"));
+    caller.counted(1, &[("service", "orders"), ("reason", "upstream_closed"), ("status", "502")]).await;
+}
+
+/// Whatever is done with the connection, HTTP/2 and gRPC callers are told in their own way.
+#[tokio::test]
+async fn connections_that_break_under_grpc() {
+    let reset = Backend::serving(async |mut wire, _, _| {
+        read_request(&mut wire).await;
+        wire.reset();
+    })
+    .await;
+    let caller = Plan::calling(reset.address, "retry: off").start().await;
+    // Whether h2 hears of the reset from its read or from its write is chance; the second looks like a close.
+    let answer = Client::connect(caller.outbound()).await.call("orders").await;
+    let status = answer.headers()["proxy-status"].to_str().expect("text");
+    assert!(status.starts_with("pillion; error=connection_terminated; details=\"upstream_"), "{status}");
+    assert_eq!(answer.headers()["grpc-status"], "14");
+
+    let closed = Backend::serving(async |mut wire, _, _| {
+        read_request(&mut wire).await;
+        wire.half_close().await;
+        wire.rest().await;
+    })
+    .await;
+    let caller = Plan::calling(closed.address, "retry: off").start().await;
+    super::called_in_vain(&caller, "orders", "upstream_closed").await;
+}
+
+/// As far as the first HEADERS frame of HTTP/2 (RFC 9113, 4.1).
+async fn read_request(wire: &mut Wire) {
+    wire.exactly(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()).await;
+    while let (head, true) = wire.exactly(9).await {
+        let length = head[..3].iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        wire.exactly(length).await;
+        if head[3] == 1 {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn garbage_is_a_protocol_error() {
+    let backend = Backend::serving(async |mut wire, _, _| {
+        wire.piece(4096).await;
+        drop(wire.try_send([0xff; 64]).await); // to HTTP/2 a frame of 16 MiB
+        wire.rest().await;
+    })
+    .await;
+    let caller = Plan::calling(backend.address, "retry: off").start().await;
+    assert!(asked_in_vain(&caller, "protocol_error").await.contains("not HTTP"));
+}
+
+#[tokio::test]
+async fn a_stalled_upstream_is_a_request_timeout() {
+    let backend = Backend::stall().await;
+    let caller = Plan::calling(backend.address, "retry: off, timeout: 200ms").start().await;
+    assert!(asked_in_vain(&caller, "request_timeout").await.contains("200ms"));
+}
+
+#[tokio::test]
+async fn a_stalled_try_is_a_per_try_timeout() {
+    let backend = Backend::stall().await;
+    let retry = "retry: { per_try_timeout: 200ms, methods: all }";
+    let caller = Plan::calling(backend.address, retry).start().await;
+    assert!(asked_in_vain(&caller, "per_try_timeout").await.contains("200ms"));
+}
+
+#[tokio::test]
+async fn the_whole_exchange_has_its_bound() {
+    let backend = Backend::stall().await;
+    let caller = Plan::calling(backend.address, "retry: off, max_duration: 200ms").start().await;
+    assert!(asked_in_vain(&caller, "max_duration").await.contains("200ms"));
+}
+
+#[tokio::test]
+async fn an_upstream_that_reads_no_body_is_a_stream_idle_timeout() {
+    let backend = Backend::deaf().await;
+    let caller = Plan::calling(backend.address, "retry: off, stream_idle_timeout: 200ms").start().await;
+    let client = Wire::connect(caller.outbound()).await.into_io();
+    let (reading, mut writing) = client.into_split();
+    let upload = tokio::spawn(async move {
+        use tokio::io::AsyncWriteExt as _;
+        let head = b"POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1073741824\r\n\r\n";
+        drop(writing.write_all(head).await);
+        while writing.write_all(&[b'x'; 16 * 1024]).await.is_ok() {}
+        writing // stays open until the answer was read
+    });
+    let answer = answer_on(reading).await;
+    assert!(answer.contains("HTTP/1.1 504") && answer.contains("stream_idle_timeout"), "{answer}");
+    caller.counted(1, &[("service", "orders"), ("reason", "stream_idle_timeout")]).await;
+    upload.abort();
+}
+
+/// As much as comes before the connection ends.
+async fn answer_on(mut reading: tokio::net::tcp::OwnedReadHalf) -> String {
+    use tokio::io::AsyncReadExt as _;
+    let mut answer = Vec::new();
+    let read = async {
+        while !answer.ends_with(b"\n") && reading.read_buf(&mut answer).await.is_ok_and(|n| n > 0) {}
+    };
+    crate::support::soon("an answer", read).await;
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// After the headers nothing can be said: HTTP/1 ends without the last chunk, and the metric knows why.
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_cut_and_never_completed() {
+    for (rest, orders, reason) in [
+        ("content-length: 100\r\n\r\nonly this", "retry: off", "upstream_closed"),
+        ("transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n", "retry: off", "upstream_closed"),
+    ] {
+        let backend = Backend::saying(format!("HTTP/1.1 200 OK\r\n{rest}")).await;
+        let caller = Plan::calling(backend.address, orders).start().await;
+        let answer = Wire::connect(caller.outbound()).await.get("orders", "/").await;
+        assert_eq!((answer.status(), answer.is_whole), (200, false), "{answer:?}");
+        caller.counted(1, &[("service", "orders"), ("status", "200"), ("reason", reason)]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_falls_silent_is_cut() {
+    let backend = Backend::serving(async |mut wire, _, _| {
+        wire.message().await;
+        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this").await;
+        wire.rest().await;
+    })
+    .await;
+    let caller = Plan::calling(backend.address, "retry: off, stream_idle_timeout: 200ms").start().await;
+    let answer = Wire::connect(caller.outbound()).await.get("orders", "/").await;
+    assert_eq!((answer.status(), answer.is_whole), (200, false), "{answer:?}");
+    let reason = [("service", "orders"), ("status", "200"), ("reason", "stream_idle_timeout")];
+    caller.counted(1, &reason).await;
+}
+
+/// An old server that marks the end of its answer by a FIN is answered whole.
+#[tokio::test]
+async fn an_answer_that_ends_with_the_connection_is_whole() {
+    let backend = Backend::serving(async |mut wire, _, _| {
+        wire.message().await;
+        wire.send("HTTP/1.0 200 OK\r\n\r\nto the end").await;
+        wire.half_close().await;
+        wire.rest().await;
+    })
+    .await;
+    let caller = Plan::calling(backend.address, "retry: off").start().await;
+    let answer = Wire::connect(caller.outbound()).await.get("orders", "/").await;
+    assert_eq!((answer.status(), answer.text().as_str(), answer.is_whole), (200, "to the end", true));
+}
+
+#[tokio::test]
+async fn a_flaky_back_end_is_hidden_by_retries() {
+    let backend = Backend::flaky().await;
+    let caller = Plan::calling(backend.address, "").start().await;
+    for _ in 0..8 {
+        // A connection for each, so that every other one meets the reset.
+        let mut client = Wire::connect(caller.outbound()).await;
+        let ask = "GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+        assert_eq!(client.ask(ask).await.status(), 200);
+    }
+    assert!(caller.scrape().await.sum("pillion_retries_total", &[("service", "orders")]) >= 1.0);
+}

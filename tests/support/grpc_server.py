@@ -1,0 +1,114 @@
+"""A gRPC application: bytes in, bytes out. Prints its port, then what it sees, one line each."""
+
+import sys
+import threading
+from concurrent import futures
+
+import grpc
+
+FLOOD = 10_000
+MESSAGE = b"x" * 100
+LIMITS = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+
+produced = 0
+may_read = threading.Event()
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+def unary(request, context):
+    return request
+
+
+def split(request, context):
+    """Server streaming: each byte as a message of its own."""
+    for byte in request:
+        yield bytes([byte])
+
+
+def join(requests, context):
+    """Client streaming."""
+    return b"+".join(requests)
+
+
+def chat(requests, context):
+    """Both ways, one answer for each message."""
+    for request in requests:
+        yield request.upper()
+
+
+def remaining(request, context):
+    """How many milliseconds the caller still gives."""
+    return str(int(context.time_remaining() * 1000)).encode()
+
+
+def wait(request, context):
+    ended = threading.Event()
+    context.add_callback(ended.set)
+    say("waiting")
+    ended.wait(30)
+    say("cancelled" if ended.is_set() else "left waiting")
+    return b""
+
+
+def fail(request, context):
+    context.set_trailing_metadata((("x-detail-bin", b"\x00\xff"), ("x-detail", "42")))
+    context.abort(grpc.StatusCode.FAILED_PRECONDITION, "no, because: 100% ü")
+
+
+def partly(request, context):
+    """Some messages, and then an error in the trailers."""
+    yield b"one"
+    yield b"two"
+    context.abort(grpc.StatusCode.DATA_LOSS, "the rest is lost")
+
+
+def flood(request, context):
+    global produced
+    for _ in range(FLOOD):
+        produced += 1
+        yield MESSAGE
+
+
+def progress(request, context):
+    return str(produced).encode()
+
+
+def drink(requests, context):
+    """Reads nothing until it may."""
+    may_read.wait(30)
+    return str(sum(len(request) for request in requests)).encode()
+
+
+def go(request, context):
+    may_read.set()
+    return b""
+
+
+UNARY = grpc.unary_unary_rpc_method_handler
+SPLIT = grpc.unary_stream_rpc_method_handler
+METHODS = {
+    "Unary": UNARY(unary),
+    "Split": SPLIT(split),
+    "Join": grpc.stream_unary_rpc_method_handler(join),
+    "Chat": grpc.stream_stream_rpc_method_handler(chat),
+    "Remaining": UNARY(remaining),
+    "Wait": UNARY(wait),
+    "Fail": UNARY(fail),
+    "Partly": SPLIT(partly),
+    "Flood": SPLIT(flood),
+    "Progress": UNARY(progress),
+    "Drink": grpc.stream_unary_rpc_method_handler(drink),
+    "Go": UNARY(go),
+}
+
+
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=LIMITS)
+server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("zoo.Zoo", METHODS),))
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+say("port", port)
+sys.stdin.read()  # until the test lets go
+server.stop(None)

@@ -1,0 +1,255 @@
+//! The built binary with a configuration of the test's own, started, watched and ended.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::certs::{Authority, spiffe};
+use super::metrics::Scrape;
+use super::wire::Wire;
+use super::{Scratch, eventually, soon};
+
+/// A sidecar that is not started yet.
+pub(crate) struct Plan {
+    scratch: Scratch,
+    yaml: String,
+}
+
+impl Plan {
+    /// Exactly this configuration, with admin and metrics on free ports.
+    pub(crate) fn new(yaml: &str) -> Self {
+        let yaml = format!(
+            "admin: {{ listen: 127.0.0.1:0 }}\nmetrics: {{ listen: 127.0.0.1:0 }}\n\
+             access_log: {{ path: stdout }}\n{yaml}\n"
+        );
+        Self { scratch: Scratch::new(), yaml }
+    }
+
+    /// A caller's sidecar with one service, `orders`, and a port of its own for that.
+    pub(crate) fn caller(orders: &str) -> Self {
+        Self::new(&format!(
+            "inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\n\
+             services:\n  orders: {{ listen: 127.0.0.1:0, {orders} }}"
+        ))
+    }
+
+    /// The same with one endpoint.
+    pub(crate) fn calling(endpoint: SocketAddr, orders: &str) -> Self {
+        let comma = if orders.is_empty() { "" } else { ", " };
+        Self::caller(&format!("endpoints: [\"{endpoint}\"]{comma}{orders}"))
+    }
+
+    /// An application's sidecar.
+    pub(crate) fn application(app: SocketAddr, inbound: &str) -> Self {
+        let comma = if inbound.is_empty() { "" } else { ", " };
+        Self::new(&format!(
+            "outbound: off\ninbound: {{ listen: 127.0.0.1:0, app: \"{app}\"{comma}{inbound} }}"
+        ))
+    }
+
+    /// Gives it a certificate.
+    pub(crate) fn identified(mut self, authority: &Authority, account: &str) -> Self {
+        authority.issue_into(&self.scratch.path().join("certs"), account);
+        self.yaml.push_str("identity: { directory: certs }\n");
+        self
+    }
+
+    /// The certificate it was given, as PEM.
+    pub(crate) fn certificate(&self) -> Vec<u8> {
+        std::fs::read(self.scratch.path().join("certs/tls.crt")).expect("a certificate of its own")
+    }
+
+    pub(crate) fn with(mut self, yaml: &str) -> Self {
+        self.yaml.push_str(yaml);
+        self.yaml.push('\n');
+        self
+    }
+
+    pub(crate) async fn start(self) -> Sidecar {
+        let config = self.scratch.write("pillion.yaml", &self.yaml);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+        command.arg("run").arg("-c").arg(config).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the built binary starts");
+        let mut lines = lines(child.stdout.take().expect("a pipe"));
+        let errors = collect(child.stderr.take().expect("a pipe"));
+        let first = soon("the ready line", lines.recv()).await;
+        let ready = first.unwrap_or_else(|| unreachable!("no ready line; {}", errors.lock()));
+        Sidecar {
+            addresses: addresses(&ready),
+            child,
+            lines,
+            errors,
+            scratch: self.scratch,
+            status: None,
+            ready,
+        }
+    }
+}
+
+/// A process at work; killed with the test.
+pub(crate) struct Sidecar {
+    child: Child,
+    /// The line that said so.
+    pub(crate) ready: String,
+    addresses: HashMap<String, Vec<SocketAddr>>,
+    lines: mpsc::UnboundedReceiver<String>,
+    errors: Arc<Mutex<String>>,
+    status: Option<ExitStatus>,
+    #[allow(dead_code, reason = "the files stay as long as the process")]
+    scratch: Scratch,
+}
+
+impl Sidecar {
+    fn address(&self, kind: &str) -> SocketAddr {
+        let found = self.addresses.get(kind).and_then(|all| all.first());
+        *found.unwrap_or_else(|| unreachable!("no {kind} in {}", self.ready))
+    }
+
+    pub(crate) fn inbound(&self) -> SocketAddr {
+        self.address("inbound")
+    }
+
+    pub(crate) fn outbound(&self) -> SocketAddr {
+        self.address("outbound")
+    }
+
+    /// The own port of `orders`.
+    pub(crate) fn orders(&self) -> SocketAddr {
+        self.address("service.orders")
+    }
+
+    pub(crate) fn metrics(&self) -> SocketAddr {
+        self.address("metrics")
+    }
+
+    pub(crate) async fn scrape(&self) -> Scrape {
+        Scrape::of(self.metrics()).await
+    }
+
+    /// Status and text of a page of the metrics port.
+    pub(crate) async fn page(&self, path: &str) -> (u16, String) {
+        let answer = Wire::connect(self.metrics()).await.get("pillion", path).await;
+        (answer.status(), answer.text())
+    }
+
+    /// Waits until so many requests with these labels have been counted.
+    pub(crate) async fn counted(&self, requests: u32, labels: &[(&str, &str)]) {
+        let what = format!("{requests} requests with {labels:?}");
+        let wanted = f64::from(requests);
+        eventually(&what, async || {
+            let counted = self.scrape().await.sum("pillion_requests_total", labels);
+            assert!(counted <= wanted, "{what}: {counted} were counted");
+            (counted == wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// The next line of standard output, which is the access log's.
+    pub(crate) async fn log_line(&mut self) -> serde_json::Value {
+        let line = soon("a line of the access log", self.lines.recv()).await.expect("a running sidecar");
+        serde_json::from_str(&line).unwrap_or_else(|error| unreachable!("{error}: {line}"))
+    }
+
+    /// KiB in RAM, as the kernel counts.
+    pub(crate) fn rss_kib(&self) -> u64 {
+        rss_kib(self.child.id())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(crate) fn signal(&self, name: &str) {
+        let kill = format!("kill -{name} {}", self.child.id());
+        let sent = Command::new("sh").args(["-c", &kill]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{kill}");
+    }
+
+    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
+        self.status = self.status.or_else(|| self.child.try_wait().expect("a child of ours"));
+        self.status
+    }
+
+    pub(crate) async fn exit(&mut self) -> ExitStatus {
+        eventually("the end of the process", async || self.exited()).await
+    }
+
+    /// What it wrote to standard error.
+    pub(crate) fn errors(&self) -> String {
+        self.errors.lock().clone()
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            eprintln!("{}\n{}", self.ready, self.errors());
+        }
+    }
+}
+
+pub(crate) fn rss_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a running process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS of a process");
+    line.split_whitespace().next().and_then(|kib| kib.parse().ok()).expect("a number of KiB")
+}
+
+/// `ready inbound=ADDR,ADDR outbound=…`
+fn addresses(ready: &str) -> HashMap<String, Vec<SocketAddr>> {
+    let words = ready.strip_prefix("ready ").unwrap_or_else(|| unreachable!("not a ready line: {ready}"));
+    let kind = |word: &str| {
+        let (kind, list) = word.split_once('=').expect("KIND=ADDRESS");
+        let list = list.split(',').map(|address| address.parse().expect("an address")).collect();
+        (kind.to_owned(), list)
+    };
+    words.split(' ').map(kind).collect()
+}
+
+/// Read on a thread of its own: a pipe that nobody empties would stop the sidecar's log.
+fn lines(pipe: impl Read + Send + 'static) -> mpsc::UnboundedReceiver<String> {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            drop(sender.send(line)); // read on even when nobody listens any more
+        }
+    });
+    receiver
+}
+
+fn collect(pipe: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+    let collected = Arc::new(Mutex::new(String::new()));
+    let to = collected.clone();
+    std::thread::spawn(move || {
+        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+            let mut to = to.lock();
+            to.push_str(&line);
+            to.push('\n');
+        }
+    });
+    collected
+}
+
+/// A caller `web` and an application `orders`, with mTLS between their sidecars.
+pub(crate) struct Pair {
+    pub(crate) caller: Sidecar,
+    pub(crate) application: Sidecar,
+}
+
+impl Pair {
+    /// `orders` are keys of the service, `inbound` of the application's side.
+    pub(crate) async fn start(app: SocketAddr, orders: &str, inbound: &str) -> Self {
+        let authority = Authority::new();
+        let application = Plan::application(app, inbound).identified(&authority, "orders").start().await;
+        let comma = if orders.is_empty() { "" } else { ", " };
+        let orders = format!("tls: \"{}\"{comma}{orders}", spiffe("orders"));
+        let caller = Plan::calling(application.inbound(), &orders).identified(&authority, "web");
+        Self { caller: caller.start().await, application }
+    }
+}

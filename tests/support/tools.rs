@@ -1,0 +1,42 @@
+//! Programs of others: asked for by name, run to their end, their output compared.
+
+use std::process::{Command, Output};
+
+use super::soon;
+
+/// Whether `tool` is there. Where all must be (`PILLION_TEST_REQUIRE=all`, as in CI), a missing one is a failure.
+pub(crate) fn require(tool: &str) -> bool {
+    let found = Command::new("sh").args(["-c", "command -v \"$0\" >/dev/null", tool]).status();
+    available(tool, found.is_ok_and(|status| status.success()))
+}
+
+/// The same for a module of Python's.
+pub(crate) fn require_python(module: &str) -> bool {
+    let found = Command::new("python3").args(["-c", &format!("import {module}")]).output();
+    available(&format!("python3 with {module}"), found.is_ok_and(|output| output.status.success()))
+}
+
+fn available(what: &str, is_there: bool) -> bool {
+    if !is_there {
+        let must = std::env::var("PILLION_TEST_REQUIRE").is_ok_and(|tools| tools == "all");
+        assert!(!must, "{what} is missing, and PILLION_TEST_REQUIRE=all");
+        println!("skipped: no {what}");
+    }
+    is_there
+}
+
+/// Runs a program to its end, which must come.
+pub(crate) async fn run(mut command: Command) -> Output {
+    let what = format!("{command:?}");
+    let output = tokio::task::spawn_blocking(move || command.output());
+    soon(&what, output).await.expect("no panic").expect("a program that starts")
+}
+
+/// What it printed, when it succeeded.
+pub(crate) async fn printed(command: Command) -> String {
+    let what = format!("{command:?}");
+    let output = run(command).await;
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{what}: {}\n{stdout}\n{stderr}", output.status);
+    stdout.into_owned()
+}
