@@ -50,11 +50,12 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
         }
     };
     call.body.watch_request_once(&call.exchange, cluster.max_body);
-    let request = into_request(&mut call, &lease);
+    let request = into_request(&mut call, &lease, cluster);
     trial.sent();
     match lease.send(request).await {
         Ok(response) => {
-            trial.answered(response.status());
+            let refused = lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
+            trial.answered(response.status(), refused);
             Ok(wrap(response.map(Body::incoming), lease, trial, call))
         }
         Err(failure) => {
@@ -98,7 +99,7 @@ fn nobody(cluster: &Cluster) -> Error {
 }
 
 /// The request as the connection's version has it. Can be undone: the host is kept beside it.
-fn into_request(call: &mut Call, lease: &Lease) -> Request<Body> {
+fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Body> {
     let path = call.head.uri.path_and_query().cloned();
     let path = path.unwrap_or(PathAndQuery::from_static("/"));
     let (mut head, ()) = Request::new(()).into_parts();
@@ -114,7 +115,8 @@ fn into_request(call: &mut Call, lease: &Lease) -> Request<Body> {
     if lease.is_http2() {
         head.version = Version::HTTP_2;
         head.headers.remove(HOST);
-        head.uri = absolute(path, call.host.as_ref());
+        let scheme = if cluster.tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        head.uri = absolute(path, call.host.as_ref(), scheme);
     } else {
         head.uri = origin_form(&call.head.uri, path);
         join_cookies(&mut head.headers);
@@ -130,11 +132,11 @@ fn origin_form(uri: &Uri, path: PathAndQuery) -> Uri {
 }
 
 /// Scheme and authority for HTTP/2's pseudo-headers. A host that is no authority is left out.
-fn absolute(path: PathAndQuery, host: Option<&HeaderValue>) -> Uri {
+fn absolute(path: PathAndQuery, host: Option<&HeaderValue>, scheme: Scheme) -> Uri {
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = http::uri::Parts::default();
     if authority.is_some() {
-        parts.scheme = Some(Scheme::HTTP);
+        parts.scheme = Some(scheme);
     }
     parts.authority = authority;
     parts.path_and_query = Some(path.clone());
@@ -189,6 +191,7 @@ struct Trial<'a> {
     exchange: Arc<Exchange>,
     in_flight: Option<InFlight>,
     began: Instant,
+    is_sent: bool,
     is_judged: bool,
 }
 
@@ -200,24 +203,35 @@ impl<'a> Trial<'a> {
         began: Instant,
     ) -> Self {
         let in_flight = Some(InFlight::at(endpoint));
-        Self { endpoint, cluster, exchange: exchange.clone(), in_flight, began, is_judged: false }
+        Self {
+            endpoint,
+            cluster,
+            exchange: exchange.clone(),
+            in_flight,
+            began,
+            is_sent: false,
+            is_judged: false,
+        }
     }
 
     /// The request is about to leave: what follows is the endpoint's time.
     fn sent(&mut self) {
         self.began = Instant::now();
+        self.is_sent = true;
         self.exchange.note(|facts| {
             facts.upstream = Some(self.endpoint.address);
             facts.sent = Some(self.began);
+            facts.answered = None;
         });
     }
 
-    fn answered(&mut self, status: http::StatusCode) {
+    fn answered(&mut self, status: http::StatusCode, refused: bool) {
         let now = Instant::now();
         self.exchange.note(|facts| facts.answered = Some(now));
         self.is_judged = true;
         let took = now - self.began;
         match Cause::of_status(status) {
+            Some(_) if refused => self.endpoint.outlier.on_neither(now.into_std()),
             None => self.endpoint.answered(took, now.into_std()),
             Some(cause) => self.endpoint.failed(took, cause, self.cluster, now.into_std()),
         }
@@ -247,7 +261,8 @@ impl<'a> Trial<'a> {
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
         if !self.is_judged {
-            let expired = self.exchange.expired.load(Relaxed);
+            // Waiting in our own queue is not the endpoint's time.
+            let expired = self.is_sent && self.exchange.expired.load(Relaxed);
             self.judge(expired.then_some(Cause::Timeout));
         }
     }

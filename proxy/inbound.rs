@@ -63,12 +63,15 @@ impl Inbound {
 
     async fn serve_plaintext(self, stream: Stream, from: SocketAddr) {
         let connection = Arc::new(Connection::new(Direction::Inbound, from));
-        match server::detect_on(Transport::Plain(Prefixed::new(stream))).await {
+        match server::detect_on(Transport::Plain(Prefixed::new(stream)), &self.worker.drain).await {
             Ok((io, version)) => {
                 self.count(protocol(version), Tls::None, ConnectionOutcome::Ok);
                 server::serve(io, version, connection, self.worker, stack(None)).await;
             }
-            Err(error) => tracing::debug!(%error, %from, "inbound connection ended before a request"),
+            Err(error) => {
+                tracing::debug!(%error, %from, "inbound connection ended before a request");
+                self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Failed);
+            }
         }
     }
 
@@ -83,7 +86,7 @@ impl Inbound {
         let detected = match alpn {
             Some(alpn) if alpn.is_http2() => Ok((Prefixed::new(transport), Version::Http2)),
             Some(_) => Ok((Prefixed::new(transport), Version::Http1)),
-            None => server::detect_on(transport).await,
+            None => server::detect_on(transport, &self.worker.drain).await,
         };
         match detected {
             Ok((io, version)) => {
@@ -91,7 +94,10 @@ impl Inbound {
                 let connection = Arc::new(self.connection(from, peer));
                 server::serve(io, version, connection, self.worker, stack(None)).await;
             }
-            Err(error) => tracing::debug!(%error, %from, "inbound connection ended before a request"),
+            Err(error) => {
+                tracing::debug!(%error, %from, "inbound connection ended before a request");
+                self.count(Protocol::Unknown, Tls::Mutual, ConnectionOutcome::Failed);
+            }
         }
     }
 

@@ -34,15 +34,17 @@
 //! # Floors
 //! Arrows point down, nothing looks up: `main` → [`cli`] → [`app`] → [`admin`] | [`inbound`], [`outbound`] →
 //! [`layers`], [`dispatch`], [`serve`] → [`state`] → [`cluster`] → [`http`], [`tls`], [`identity`], [`net`] →
-//! [`telemetry`], [`runtime`], [`error`] → `pillion_config`. Two threads run upwards on purpose, as data: a call
-//! carries its route, and an exchange its worker.
+//! [`telemetry`], [`runtime`], [`error`] → `pillion_config`. What travels with a request points up, as data: a call
+//! carries its route, an exchange its worker and connection, a lease its cluster.
 //!
 //! # What is deliberately absent
 //! - The data path reads no file and no YAML, and holds no lock across an await.
 //! - `layers` hold no state and name no direction's stack; decisions (`verdict`, `cluster::*`) take `now` and data.
-//! - Nothing is unbounded: connections, pending requests, header and replay bytes, label sets, pauses all end.
+//! - Queues, buffers and label sets have bounds. One wait has none yet: an HTTP/2 client that reads its connection
+//!   but grants one stream no window keeps that stream until it leaves or `max_duration` ends.
 //! - `unsafe` is nowhere in this crate.
-//! - Not built yet, and refused by name: opaque TCP, upgrades, redirected destinations, reload, routes, DNS.
+//! - Not built yet: opaque TCP, redirected destinations, reload, routes, DNS (their keys are refused by name); an
+//!   `Upgrade` is a hop-by-hop header and goes no further.
 pub mod app;
 pub mod cli;
 

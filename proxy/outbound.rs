@@ -45,12 +45,15 @@ impl Outbound {
         }
         let connection =
             Connection { service: self.service.clone(), ..Connection::new(Direction::Outbound, from) };
-        match server::detect_on(Transport::Plain(Prefixed::new(stream))).await {
+        match server::detect_on(Transport::Plain(Prefixed::new(stream)), &self.worker.drain).await {
             Ok((io, version)) => {
                 self.count(protocol(version), ConnectionOutcome::Ok);
                 server::serve(io, version, Arc::new(connection), self.worker, stack(None)).await;
             }
-            Err(error) => tracing::debug!(%error, %from, "outbound connection ended before a request"),
+            Err(error) => {
+                tracing::debug!(%error, %from, "outbound connection ended before a request");
+                self.count(crate::telemetry::Protocol::Unknown, ConnectionOutcome::Failed);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::HeaderValue;
 
 use crate::cluster::limits::{Limit, Permit};
+use crate::http::exchange::nobodys;
 use crate::net::{Listener, Stream};
 use crate::runtime::worker::Worker;
 use crate::state::Route;
@@ -101,9 +102,15 @@ where
 
     fn refuse(&self) {
         tracing::debug!(limit = self.connections.max(), "connection closed: too many are open");
-        let outcome = ConnectionOutcome::Refused;
-        let labels = (self.direction, Symbol::EMPTY, Protocol::Unknown, Tls::None, outcome);
-        self.worker.metrics.connections(labels.0, labels.1, labels.2, labels.3, labels.4).inc();
+        let service = nobodys(self.direction);
+        let refused = self.worker.metrics.connections(
+            self.direction,
+            service,
+            Protocol::Unknown,
+            Tls::None,
+            ConnectionOutcome::Refused,
+        );
+        refused.inc();
     }
 }
 

@@ -52,9 +52,14 @@ impl Run {
         runtime.block_on(async {
             let mut signals = Signals::new()?; // before anything listens: no signal finds nobody home
             let running = App::build(&config)?.start()?;
-            println!("{}", running.addresses());
-            std::io::stdout().flush().context("standard output")?;
-            signals.end().await;
+            let mut stdout = std::io::stdout();
+            writeln!(stdout, "{}", running.addresses())
+                .and_then(|()| stdout.flush())
+                .context("standard output")?;
+            tokio::select! { // nothing is lost: either way the sidecar is about to end
+                () = signals.end() => {}
+                () = broken(&running) => anyhow::bail!("a worker has ended by itself; see the log above"),
+            }
             drain(running, signals).await;
             Ok(())
         })
@@ -92,21 +97,36 @@ fn load(file: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+/// Ready when a thread of the data path is gone: better no sidecar than half of one that says it is ready.
+async fn broken(running: &Running) {
+    while !running.is_broken() {
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+}
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
     /// SIGTERM or SIGINT.
     async fn end(&mut self) {
-        tokio::select! { // a signal that came to the branch not taken is no longer of interest
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+        loop {
+            tokio::select! { // a signal that came to the branch not taken is no longer of interest
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => tracing::warn!("SIGHUP: reloading the configuration is not supported yet"),
+            }
         }
     }
 }

@@ -22,6 +22,9 @@ pub(crate) fn answer(error: &Error, exchange: &Exchange, is_grpc: bool) -> Respo
     };
     response.headers_mut().insert(PROXY_STATUS, proxy_status(error.reason, told));
     response.headers_mut().insert(X_REQUEST_ID, exchange.request_id.clone());
+    if exchange.is_head() {
+        *response.body_mut() = Body::empty(); // hyper sends a body over HTTP/2 whatever the method
+    }
     response
 }
 

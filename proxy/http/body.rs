@@ -106,9 +106,9 @@ impl Body {
         match &mut self.kind {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Incoming(incoming) => {
-                http_body::Body::poll_frame(Pin::new(incoming), cx).map_err(BodyError::Hyper)
-            }
+            Kind::Incoming(incoming) => http_body::Body::poll_frame(Pin::new(incoming), cx)
+                .map_ok(without_forged_trailers)
+                .map_err(BodyError::Hyper),
             Kind::Replay(replay) => replay.poll_frame(cx),
         }
     }
@@ -161,6 +161,14 @@ impl Drop for Body {
     }
 }
 
+/// What may not be claimed in headers may not be claimed in trailers.
+fn without_forged_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        super::headers::remove_untrusted(trailers);
+    }
+    frame
+}
+
 /// Tells the exchange how far the request's body is, and bounds its size.
 pub(crate) struct RequestTail {
     exchange: Arc<Exchange>,
@@ -185,6 +193,9 @@ impl RequestTail {
                     return Poll::Ready(Some(Err(BodyError::Cut(Reason::BodyTooLarge))));
                 }
                 self.left -= size;
+                if frame.is_trailers() {
+                    progress.completed(); // nothing follows trailers, and nobody asks whether something does
+                }
             }
             Poll::Ready(Some(Err(_))) => progress.broke(),
         }
@@ -224,8 +235,12 @@ impl ResponseTail {
                 self.moved = true;
                 if let Some(data) = frame.data_ref() {
                     self.ending.bytes += data.len() as u64;
+                    if self.hard_stop.is_some_and(|stop| Instant::now() >= stop) {
+                        return self.cut(Reason::MaxDuration);
+                    }
                 } else if let Some(trailers) = frame.trailers_ref() {
                     self.ending.grpc_status = super::headers::grpc_status(trailers);
+                    self.end(true); // nothing follows trailers, and nobody asks whether something does
                 }
             }
             Poll::Ready(Some(Err(_))) => {
@@ -254,6 +269,10 @@ impl ResponseTail {
         }
         let over = self.hard_stop.is_some_and(|stop| Instant::now() >= stop);
         let reason = if over { Reason::MaxDuration } else { Reason::StreamIdleTimeout };
+        self.cut(reason)
+    }
+
+    fn cut(&mut self, reason: Reason) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.ending.reason = Some(reason);
         self.end(false);
         Poll::Ready(Some(Err(BodyError::Cut(reason))))

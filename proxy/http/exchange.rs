@@ -18,7 +18,7 @@ use crate::runtime::worker::Worker;
 use crate::serve::Connection;
 use crate::state::Route;
 use crate::telemetry::access::protocol_name;
-use crate::telemetry::{Flow, MethodLabel, Record, RequestLabels, Symbol};
+use crate::telemetry::{Direction, Flow, MethodLabel, Record, RequestLabels, Symbol};
 
 pub(crate) struct Exchange {
     pub(crate) worker: Arc<Worker>,
@@ -112,6 +112,10 @@ impl Exchange {
         self.facts.lock().route = Some(route.clone());
     }
 
+    pub(crate) fn is_head(&self) -> bool {
+        self.facts.lock().method == Some(MethodLabel::Head)
+    }
+
     /// The sidecar answers itself.
     pub(crate) fn failed(&self, error: &Error) {
         let mut facts = self.facts.lock();
@@ -161,7 +165,7 @@ impl Exchange {
         let route = facts.route.as_deref();
         RequestLabels {
             direction: self.connection.direction,
-            service: route.map_or(Symbol::EMPTY, |route| route.cluster.symbol),
+            service: route.map_or_else(|| nobodys(self.connection.direction), |route| route.cluster.symbol),
             route: route.map_or(Symbol::EMPTY, |route| route.name),
             method: facts.method.unwrap_or(MethodLabel::Other),
             status: facts.status,
@@ -205,6 +209,14 @@ impl Exchange {
             upstream_duration: facts.answered.zip(facts.sent).map(|(answered, sent)| answered - sent),
             attempts: facts.attempts + 1,
         });
+    }
+}
+
+/// The `service` of what went to none: inbound there is only the application.
+pub(crate) const fn nobodys(direction: Direction) -> Symbol {
+    match direction {
+        Direction::Inbound => Symbol::APP,
+        Direction::Outbound => Symbol::EMPTY,
     }
 }
 

@@ -123,11 +123,37 @@ impl Seen {
                 "expect" => seen.expect = true,
                 "x-forwarded-proto" => seen.forwarded_proto = true,
                 "x-forwarded-host" => seen.forwarded_host = true,
-                "x-forwarded-client-cert" | "client-cert" | "client-cert-chain" => seen.forged = true,
-                name => seen.ours |= name.starts_with("x-pillion-"),
+                name if claims_identity(name) => seen.forged = true,
+                name => seen.ours |= is_ours(name),
             }
         }
         seen
+    }
+}
+
+/// Only our own sidecars may say these, and only to each other.
+pub(crate) fn is_ours(name: &str) -> bool {
+    name.starts_with("x-pillion-")
+}
+
+/// Would claim who calls. With `_` too: CGI and WSGI applications cannot tell the two apart.
+pub(crate) fn claims_identity(name: &str) -> bool {
+    const NAMES: [&str; 3] = ["x-forwarded-client-cert", "client-cert", "client-cert-chain"];
+    let is_like = |known: &str| {
+        known.len() == name.len()
+            && known.bytes().zip(name.bytes()).all(|(a, b)| a == b || (a == b'-' && b == b'_'))
+    };
+    NAMES.into_iter().any(is_like)
+}
+
+/// Removes both kinds.
+pub(crate) fn remove_untrusted(headers: &mut HeaderMap) {
+    remove_if(headers, |name| is_ours(name) || claims_identity(name));
+}
+
+pub(crate) fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
+        headers.remove(name);
     }
 }
 
@@ -181,7 +207,7 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// The version that the caller gets is its connection's, whatever the upstream spoke.
+/// Set on every answer: hyper writes the version of the caller's own connection, and this one suits both.
 pub(crate) const DOWNSTREAM_VERSION: Version = Version::HTTP_11;
 
 #[cfg(test)]

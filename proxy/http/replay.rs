@@ -129,6 +129,7 @@ impl Replay {
                 } else if let Some(trailers) = frame.trailers_ref() {
                     state.trailers = Some(trailers.clone());
                     self.trailers_given = true;
+                    state.complete = true;
                 }
             }
             Some(Err(_)) => state.spoil(),

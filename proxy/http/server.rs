@@ -22,6 +22,7 @@ use crate::error::Reason;
 use crate::layers::AnsweringService;
 use crate::net::guard::Guarded;
 use crate::net::{Io, Prefixed, Transport};
+use crate::runtime::drain::Drain;
 use crate::runtime::worker::Worker;
 use crate::serve::Connection;
 use crate::telemetry::{Held, MethodLabel, Protocol, RequestLabels, Symbol};
@@ -59,10 +60,14 @@ pub(crate) fn detect(first: &[u8]) -> Option<Version> {
     }
 }
 
-/// Reads until the version shows. What was read is given back as the head of the stream.
-pub(crate) async fn detect_on(mut transport: Transport) -> io::Result<(Io, Version)> {
+/// Reads until the version shows. What was read is given back as the head of the stream. A connection that has
+/// said nothing when the drain starts is closed.
+pub(crate) async fn detect_on(mut transport: Transport, drain: &Drain) -> io::Result<(Io, Version)> {
     let mut first = Vec::with_capacity(PREFACE.len());
-    tokio::time::timeout(FIRST_BYTE_TIMEOUT, read_some(&mut transport, &mut first)).await??;
+    tokio::select! { // what a drained client had sent is not read: it hears that the connection is closed
+        read = tokio::time::timeout(FIRST_BYTE_TIMEOUT, read_some(&mut transport, &mut first)) => read??,
+        () = drain.started() => return Err(io::ErrorKind::ConnectionAborted.into()),
+    }
     let version = tokio::time::timeout(DETECT_TIMEOUT, async {
         loop {
             if let Some(version) = detect(&first) {
@@ -174,7 +179,7 @@ pub(crate) fn refuse(
 ) -> Vec<u8> {
     worker.recorder.lock().count(RequestLabels {
         direction: connection.direction,
-        service: Symbol::EMPTY,
+        service: super::exchange::nobodys(connection.direction),
         route: Symbol::EMPTY,
         method: MethodLabel::Other,
         status: reason.status(),

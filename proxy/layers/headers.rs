@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::{EXPECT, HeaderName};
+use http::header::EXPECT;
 use http::{HeaderMap, HeaderValue};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
@@ -11,7 +11,7 @@ use super::HttpService;
 use crate::error::{Error, Reason};
 use crate::http::headers::{
     DOWNSTREAM_VERSION, Seen, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
-    X_PILLION_ATTEMPT, X_PILLION_VIA, X_REQUEST_ID, remove_hop_by_hop,
+    X_PILLION_ATTEMPT, X_PILLION_VIA, X_REQUEST_ID, is_ours, remove_hop_by_hop, remove_if, remove_untrusted,
 };
 use crate::http::{Call, Response};
 use crate::serve::Connection;
@@ -55,11 +55,12 @@ fn request(call: &mut Call) -> Result<(), Error> {
         tell_the_application(headers, connection);
     }
     headers.insert(X_REQUEST_ID, exchange.request_id.clone());
-    if !seen.forwarded_proto {
+    if !seen.forwarded_proto || seen.hop_by_hop && !headers.contains_key(X_FORWARDED_PROTO) {
         let scheme = if connection.peer.is_some() { "https" } else { "http" };
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
-    if let (false, Some(host)) = (seen.forwarded_host, &call.host) {
+    let names_host = seen.forwarded_host && (!seen.hop_by_hop || headers.contains_key(X_FORWARDED_HOST));
+    if let (false, Some(host)) = (names_host, &call.host) {
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
     call.via = Some(passes(via.as_ref(), exchange.worker.passes(connection.direction))?);
@@ -72,7 +73,7 @@ fn distrust(call: &mut Call, connection: &Connection) -> Option<HeaderValue> {
     let believed = connection.peer.is_some() || connection.direction == Direction::Outbound;
     let attempt = headers.get(X_PILLION_ATTEMPT).filter(|_| believed).cloned();
     let via = headers.get(X_PILLION_VIA).filter(|_| believed).cloned();
-    remove_if(headers, |name| is_ours(name) || is_forged(name));
+    remove_untrusted(headers);
     call.marked = attempt.as_ref().is_some_and(|attempt| number(attempt) > 1);
     if let Some(attempt) = attempt.filter(|_| call.marked || connection.direction == Direction::Inbound) {
         headers.insert(X_PILLION_ATTEMPT, attempt);
@@ -95,22 +96,6 @@ fn append_forwarded_for(headers: &mut HeaderMap, ip: IpAddr) {
     let list = if before.is_empty() { ip } else { format!("{}, {ip}", before.join(", ")) };
     if let Ok(list) = HeaderValue::try_from(list) {
         headers.insert(X_FORWARDED_FOR, list);
-    }
-}
-
-/// Only our own sidecars may say these, and only to each other.
-fn is_ours(name: &HeaderName) -> bool {
-    name.as_str().starts_with("x-pillion-")
-}
-
-/// Would claim an identity.
-fn is_forged(name: &HeaderName) -> bool {
-    matches!(name.as_str(), "x-forwarded-client-cert" | "client-cert" | "client-cert-chain")
-}
-
-fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
-    while let Some(name) = headers.keys().find(|name| unwanted(name)).cloned() {
-        headers.remove(name);
     }
 }
 

@@ -1,12 +1,16 @@
 //! Errors become answers, below the record that counts them.
 
 use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::{AnsweringService, HttpService};
-use crate::error::{Error, Sent};
+use crate::error::{Error, Reason, Sent};
 use crate::http::answer::answer;
 use crate::http::exchange::Exchange;
 use crate::http::headers::X_PILLION_REFUSED;
@@ -19,7 +23,7 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl AnsweringS
 
 async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Infallible> {
     let (exchange, is_grpc) = (call.exchange.clone(), call.is_grpc);
-    match next.call(call).await {
+    match contained(pin!(next.call(call))).await {
         Ok(response) => Ok(response),
         Err(error) => {
             exchange.failed(&error);
@@ -32,10 +36,37 @@ async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response
     }
 }
 
+/// A panic below costs its own request: it is a bug of ours, and the connection's other requests go on.
+async fn contained(
+    mut inner: Pin<&mut impl Future<Output = Result<Response, Error>>>,
+) -> Result<Response, Error> {
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx)));
+        polled.unwrap_or_else(|_panic| {
+            let detail = "a bug in the sidecar; its log has the panic, please report it";
+            Poll::Ready(Err(Error::new(Reason::InternalError, detail).sent(Sent::Perhaps)))
+        })
+    })
+    .await
+}
+
 /// Told to a caller's sidecar alone, which may send the request elsewhere: the application has seen none of it.
 fn is_refusal(error: &Error, exchange: &Exchange) -> bool {
     exchange.connection.direction == Direction::Inbound
         && exchange.connection.peer.is_some()
         && error.sent == Sent::Never
+        && error.reason != Reason::LoopDetected // it would come back the same way
         && error.reason.status() >= 500
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_below_is_an_internal_error_of_one_request() {
+        let panics = async { panic!("a bug") };
+        let error = contained(pin!(panics)).await.err().expect("no answer");
+        assert_eq!((error.reason, error.sent), (Reason::InternalError, Sent::Perhaps));
+    }
 }

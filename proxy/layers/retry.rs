@@ -252,6 +252,7 @@ impl Story {
             untouched.or_else(|| self.spare.call()).expect("judged whole: one of the two is there");
         let tries = self.progress.tries;
         call.permit = None;
+        self.spare.exchange.expired.store(false, std::sync::atomic::Ordering::Relaxed);
         call.attempt = tries;
         call.per_try = self.spare.subject().per_try_timeout(tries);
         if tries > 1 {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use http::header::HOST;
-use http::{HeaderValue, Method};
+use http::request::Parts;
+use http::uri::Authority;
+use http::{HeaderValue, Method, Version};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -18,7 +20,7 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpServic
 }
 
 async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
-    call.host = host(&call);
+    call.host = host(&call.head)?;
     if call.head.method == Method::CONNECT {
         return Err(Error::new(Reason::BadRequest, "CONNECT is not supported yet"));
     }
@@ -26,21 +28,49 @@ async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Respo
         Direction::Outbound => outbound(&call)?,
         Direction::Inbound => inbound(&call)?,
     };
+    call.host = call.host.take().or_else(|| default_host(&route));
     call.exchange.routed(&route);
     call.route = Some(route);
     next.call(call).await
 }
 
-/// The URI's authority (absolute-form and HTTP/2) goes before `Host` (RFC 9112, 3.2.2).
-fn host(call: &Call) -> Option<HeaderValue> {
-    match call.head.uri.authority() {
-        Some(authority) => HeaderValue::from_str(without_userinfo(authority.as_str())).ok(),
-        None => call.head.headers.get(HOST).cloned(),
+/// The URI's authority (absolute-form and HTTP/2) goes before `Host` (RFC 9112, 3.2.2). One that is no authority,
+/// and several that differ, are refused: the next hop might read them otherwise (3.2).
+fn host(head: &Parts) -> Result<Option<HeaderValue>, Error> {
+    let refused = |detail| Err(Error::new(Reason::BadRequest, detail));
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let first = hosts.next();
+    if hosts.any(|other| Some(other) != first) {
+        return refused("the request has several hosts");
     }
+    match head.uri.authority() {
+        Some(_) if head.uri.scheme().is_none() && head.method != Method::CONNECT => {
+            refused("the request's target is an authority, which only CONNECT may have")
+        }
+        Some(authority) => Ok(HeaderValue::from_str(without_userinfo(authority.as_str())).ok()),
+        None => match first {
+            Some(host) if !is_authority(host) => refused("the request's host is none"),
+            None if head.version == Version::HTTP_11 => refused("the request has no host"),
+            host => Ok(host.cloned()),
+        },
+    }
+}
+
+fn is_authority(host: &HeaderValue) -> bool {
+    !host.as_bytes().contains(&b'@') && Authority::try_from(host.as_bytes()).is_ok()
 }
 
 fn without_userinfo(authority: &str) -> &str {
     authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+/// A request that names no host (HTTP/1.0) is for where it came to.
+fn default_host(route: &Route) -> Option<HeaderValue> {
+    let cluster = &route.cluster;
+    match cluster.direction {
+        Direction::Outbound => HeaderValue::from_str(&cluster.name).ok(),
+        Direction::Inbound => HeaderValue::try_from(cluster.endpoints.first()?.address.to_string()).ok(),
+    }
 }
 
 /// A service's own port is for that service alone; else the host decides.

@@ -154,7 +154,8 @@ where
             match bounds.check(exchange.progress.view(), exchange.started.elapsed()) {
                 Check::At(next) => timer.move_to(exchange.started + next),
                 Check::Expired(reason) => {
-                    exchange.expired.store(true, Relaxed);
+                    // A client that stalls is not the endpoint's fault.
+                    exchange.expired.store(reason != Reason::RequestStalled, Relaxed);
                     return Poll::Ready(Err(reason));
                 }
             }

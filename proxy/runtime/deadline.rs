@@ -47,7 +47,9 @@ impl Timers {
 impl Deadline {
     /// Whether the timer fires after `now` and no later than `at`.
     pub(crate) fn is_set_between(&self, now: Instant, at: Instant) -> bool {
-        self.sleep.as_ref().is_some_and(|sleep| sleep.deadline() > now && sleep.deadline() <= at)
+        self.sleep
+            .as_ref()
+            .is_some_and(|sleep| !sleep.is_elapsed() && sleep.deadline() > now && sleep.deadline() <= at)
     }
 
     /// Moves the moment; a later one costs nothing now.

@@ -18,7 +18,7 @@ use crate::error::{Error, Reason};
 use crate::http::server::{HEADER_BYTES, HTTP1_BUFFER};
 use crate::net::{Io, Prefixed, Transport};
 use crate::runtime::worker::Worker;
-use crate::telemetry::{ConnectionOutcome, Held, Protocol};
+use crate::telemetry::{ConnectionOutcome, HandshakeOutcome, Held, Protocol};
 use crate::tls::Alpn;
 
 /// One of the cluster's `max_connections`, held while the connection is open.
@@ -66,7 +66,9 @@ impl Dial<'_> {
         let (transport, alpn) = match self.cluster.tls() {
             None => (Transport::Plain(Prefixed::new(stream)), None),
             Some(tls) => {
-                let (stream, alpn) = tls.connect(stream).await.map_err(|error| self.tls_failed(&error))?;
+                let connected = tls.connect(stream).await;
+                self.count_handshake(connected.as_ref().err());
+                let (stream, alpn) = connected.map_err(|error| self.tls_failed(&error))?;
                 (Transport::Connected(Box::new(stream)), alpn)
             }
         };
@@ -76,6 +78,15 @@ impl Dial<'_> {
             Speaks::Http1 => self.http1(io, about, slot).await,
             Speaks::Http2 => self.http2(io, about, slot).await,
         }
+    }
+
+    fn count_handshake(&self, failed: Option<&crate::tls::TlsError>) {
+        let outcome = match failed {
+            None => HandshakeOutcome::Ok,
+            Some(error) if error.is_identity_mismatch() => HandshakeOutcome::Identity,
+            Some(_) => HandshakeOutcome::Failed,
+        };
+        self.worker.metrics.handshakes(self.cluster.direction, outcome).inc();
     }
 
     /// ALPN settles it; a peer without is taken at what was declared, else speaks HTTP/1.
@@ -132,6 +143,9 @@ impl Dial<'_> {
         });
         self.endpoint.learn(Speaks::Http2);
         self.shard().offer_http2(Http2::new(send, about, max_streams), self.cluster);
+        if self.want == Want::Http1 {
+            self.shard().wake_http1_waiters();
+        }
         Ok(())
     }
 

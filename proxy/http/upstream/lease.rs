@@ -9,6 +9,7 @@ use super::shard::{About, Http1, Http2, Shard};
 use crate::cluster::Cluster;
 use crate::error::{Reason, Sent};
 use crate::http::Body;
+use crate::tls::TlsError;
 
 pub(crate) struct Lease {
     kind: Option<Kind>,
@@ -111,6 +112,15 @@ impl Drop for Lease {
 
 /// hyper's error in the words of the interface, and whether the request may have had an effect.
 fn explain(error: &hyper::Error, unsent: Option<Request<Body>>, was_used: bool) -> SendFailure {
+    if let Some(refused) = refused_in_tls(error) {
+        let unsent = unsent.map(Box::new);
+        return SendFailure {
+            reason: Reason::TlsError,
+            detail: refused.to_string(),
+            sent: Sent::Never,
+            unsent,
+        };
+    }
     let reason = reason(error);
     let hung_up = matches!(reason, Reason::UpstreamClosed | Reason::UpstreamReset);
     let sent = if unsent.is_some() || was_refused(error) {
@@ -121,6 +131,14 @@ fn explain(error: &hyper::Error, unsent: Option<Request<Body>>, was_used: bool) 
         Sent::Perhaps
     };
     SendFailure { reason, detail: text(error), sent, unsent: unsent.map(Box::new) }
+}
+
+/// In TLS 1.3 a server judges our certificate after the handshake has ended for us: its alert comes instead of an
+/// answer, before it has read anything.
+fn refused_in_tls(error: &hyper::Error) -> Option<TlsError> {
+    let io = cause::<std::io::Error>(error)?;
+    let is_tls = io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+    is_tls.then(|| TlsError::from_io(io))
 }
 
 fn reason(error: &hyper::Error) -> Reason {

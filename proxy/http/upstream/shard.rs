@@ -164,10 +164,14 @@ impl Shard {
     pub(super) fn queue(&self, want: Want) -> Turn {
         let (waiter, turn) = oneshot::channel();
         let mut state = self.state.lock();
-        match want {
-            Want::Http1 => state.wants_http1.push_back(waiter),
-            Want::Http2 | Want::Negotiated => state.wants_stream.push_back(waiter),
+        let waiters = match want {
+            Want::Http1 => &mut state.wants_http1,
+            Want::Http2 | Want::Negotiated => &mut state.wants_stream,
+        };
+        if waiters.len() == waiters.capacity() {
+            waiters.retain(|waiter| !waiter.is_closed()); // before it grows: who left must not pile up
         }
+        waiters.push_back(waiter);
         Turn(turn)
     }
 
@@ -230,7 +234,9 @@ impl Shard {
             let lease = Lease::http2(conn, self, cluster);
             let waiter = state.wants_stream.pop_front();
             drop(state); // should the waiter have left meanwhile, the stream comes back to this function
-            drop(waiter.map(|waiter| waiter.send(Ok(Some(lease)))));
+            if let Some(waiter) = waiter {
+                drop(waiter.send(Ok(Some(lease))));
+            }
         }
         self.wake_one_stream_waiter();
     }
@@ -246,6 +252,12 @@ impl Shard {
         }
     }
 
+    /// The endpoint turned out to speak HTTP/2: all who wait for a connection of their own look again.
+    pub(super) fn wake_http1_waiters(&self) {
+        let waiters = std::mem::take(&mut self.state.lock().wants_http1);
+        waiters.into_iter().for_each(|waiter| drop(waiter.send(Ok(None))));
+    }
+
     /// The endpoint turned out to speak HTTP/1: all who hoped for a stream look again.
     pub(super) fn wake_stream_waiters(&self) {
         let waiters = std::mem::take(&mut self.state.lock().wants_stream);
@@ -253,13 +265,16 @@ impl Shard {
     }
 
     /// A stream has ended.
-    pub(super) fn release_stream(self: &Arc<Self>, conn: &Http2, cluster: &Arc<Cluster>) {
-        if conn.streams.fetch_sub(1, Relaxed) == 1 {
+    pub(super) fn release_stream(self: &Arc<Self>, conn: &Arc<Http2>, cluster: &Arc<Cluster>) {
+        let is_idle = conn.streams.fetch_sub(1, Relaxed) == 1;
+        if is_idle {
             *conn.idle.lock() = Idle::default();
         }
         let somebody_waits = !self.state.lock().wants_stream.is_empty();
         if somebody_waits {
             self.serve_streams(cluster);
+        } else if is_idle && cluster.somebody_waits_for_a_slot() {
+            self.retire(conn); // makes room for a connection elsewhere
         }
     }
 
