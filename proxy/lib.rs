@@ -49,6 +49,8 @@ pub mod app;
 pub mod cli;
 
 pub(crate) mod admin;
+#[doc(hidden)]
+pub mod bench;
 pub(crate) mod cluster;
 pub(crate) mod dispatch;
 pub(crate) mod error;

@@ -1,0 +1,128 @@
+//! Doors for `benches/decisions.rs`: hot decisions as closures, so that the rooms themselves stay private.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pillion_config::cluster::LoadBalancer;
+use pillion_config::policy::RetryBudget;
+
+use crate::cluster::Cluster;
+use crate::cluster::balance::{Balancer, Candidate, Tried};
+use crate::cluster::budget::Budget;
+use crate::cluster::limits::Limit;
+use crate::http::headers::{self, Seen};
+use crate::http::server;
+use crate::state::{HostTable, Route};
+use crate::telemetry::{Direction, MethodLabel, Metrics, Recorder, RequestLabels, Symbol};
+
+/// A decision by name, to be called as often as one likes.
+pub type Decision = (String, Box<dyn FnMut()>);
+
+struct Endpoint(usize);
+
+impl Candidate for Endpoint {
+    fn id(&self) -> usize {
+        self.0
+    }
+    fn weight(&self) -> NonZeroU32 {
+        NonZeroU32::MIN
+    }
+    fn in_flight(&self) -> u32 {
+        1
+    }
+    fn latency(&self, _: Instant) -> Option<f64> {
+        Some(1.0)
+    }
+    fn is_usable(&self, _: Instant) -> bool {
+        true
+    }
+}
+
+/// All of them.
+pub fn decisions() -> Vec<Decision> {
+    let mut all: Vec<Decision> = [1, 10_000].map(find_host).into();
+    let rules =
+        [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random];
+    all.extend(rules.into_iter().flat_map(|rule| [1, 3, 100].map(|endpoints| pick(rule, endpoints))));
+    all.extend([budget(), limit(), count(), request_id(), survey(), detect()]);
+    all
+}
+
+fn named(name: impl Into<String>, decision: impl FnMut() + 'static) -> Decision {
+    (name.into(), Box::new(decision))
+}
+
+fn find_host(hosts: usize) -> Decision {
+    let text = (0..hosts).fold("services:\n".to_owned(), |text, n| {
+        format!("{text}  s{n}: {{ endpoints: [\"127.0.0.1:{}\"] }}\n", 1 + n % 60_000)
+    });
+    let config =
+        pillion_config::parse(&text, std::path::Path::new(".")).map(|(config, _)| config).unwrap_or_default();
+    let (mut table, metrics) = (HostTable::default(), Metrics::new(20_000));
+    for cluster in &config.clusters {
+        let route = Route::to(Cluster::service(cluster, None, &metrics, 1));
+        cluster.hosts.iter().for_each(|host| table.add(host, &route));
+    }
+    named(format!("find a host among {hosts}"), move || {
+        std::hint::black_box(table.find(std::hint::black_box("s0:8080")));
+    })
+}
+
+fn pick(rule: LoadBalancer, count: usize) -> Decision {
+    let endpoints: Vec<_> = (0..count).map(|id| Arc::new(Endpoint(id))).collect();
+    let balancer = Balancer::new(rule, endpoints.iter().map(|endpoint| endpoint.weight()));
+    let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(7));
+    named(format!("pick one of {count} by {rule:?}"), move || {
+        std::hint::black_box(balancer.pick(&endpoints, &Tried::default(), now, &mut rng));
+    })
+}
+
+fn budget() -> Decision {
+    let now = Instant::now();
+    let budget = Budget::new(&RetryBudget { ratio: 0.2, min_per_second: 10 }, now);
+    named("deposit into the retry budget", move || budget.deposit(now))
+}
+
+fn limit() -> Decision {
+    let limit = Limit::new("max_requests", 1024);
+    named("take and give back a permit", move || drop(std::hint::black_box(limit.try_acquire())))
+}
+
+fn count() -> Decision {
+    let mut recorder = Recorder::new(Metrics::new(20_000));
+    let labels = RequestLabels {
+        direction: Direction::Outbound,
+        service: Symbol::EMPTY,
+        route: Symbol::EMPTY,
+        method: MethodLabel::Get,
+        status: 200,
+        grpc_status: None,
+        reason: None,
+        peer: Symbol::EMPTY,
+    };
+    named("count a request", move || recorder.count(std::hint::black_box(labels)))
+}
+
+fn request_id() -> Decision {
+    let (headers, mut rng) = (http::HeaderMap::new(), fastrand::Rng::with_seed(7));
+    named("make a request id", move || {
+        std::hint::black_box(headers::request_id(&headers, &mut rng));
+    })
+}
+
+fn survey() -> Decision {
+    let names = ["host", "accept", "user-agent", "x-request-id", "x-forwarded-proto", "content-type"];
+    let value = http::HeaderValue::from_static("1");
+    let headers: http::HeaderMap =
+        names.into_iter().map(|name| (http::HeaderName::from_static(name), value.clone())).collect();
+    named("look through six headers", move || {
+        std::hint::black_box(Seen::in_headers(std::hint::black_box(&headers)));
+    })
+}
+
+fn detect() -> Decision {
+    named("tell HTTP/1 from HTTP/2", || {
+        std::hint::black_box(server::detect(std::hint::black_box(b"GET / HTTP/1.1\r\n")));
+    })
+}
