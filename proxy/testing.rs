@@ -12,6 +12,7 @@ mod http2;
 mod mesh;
 mod peer;
 
+mod blame;
 mod client_gone;
 mod draining;
 mod forms;

@@ -113,4 +113,14 @@ mod tests {
         (&mut deadline).await;
         assert_eq!(start.elapsed(), Duration::from_secs(3));
     }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_has_fired_is_not_taken_for_one_that_is_set() {
+        let (timers, start) = (Timers::default(), Instant::now());
+        let mut deadline = timers.deadline(start + Duration::from_secs(1));
+        let later = start + Duration::from_secs(9);
+        assert!(deadline.is_set_between(start, later));
+        (&mut deadline).await;
+        assert!(!deadline.is_set_between(start, later));
+    }
 }
