@@ -231,7 +231,10 @@ impl<'a> Trial<'a> {
         self.is_judged = true;
         let took = now - self.began;
         match Cause::of_status(status) {
-            Some(_) if refused => self.endpoint.outlier.on_neither(now.into_std()),
+            // Busy is a sidecar's right (503); that its application is gone (502, 504) is not.
+            Some(_) if refused && status == http::StatusCode::SERVICE_UNAVAILABLE => {
+                self.endpoint.outlier.on_neither(now.into_std());
+            }
             None => self.endpoint.answered(took, now.into_std()),
             Some(cause) => self.endpoint.failed(took, cause, self.cluster, now.into_std()),
         }
