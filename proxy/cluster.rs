@@ -159,6 +159,7 @@ impl Cluster {
                 request: of.timeout,
                 request_written: of.timeout.is_some(),
                 stream_idle: Some(APP_STREAM_IDLE),
+                tunnel_idle: Some(APP_TUNNEL_IDLE),
                 max_duration: None,
             },
             connection: ConnectionPolicy {
@@ -285,6 +286,8 @@ impl Cluster {
 const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A pause in an application's body; the default of services.
 const APP_STREAM_IDLE: Duration = Duration::from_secs(300);
+/// The same of TCP, upgrades and CONNECT.
+const APP_TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 /// Below Node's 5 s, the shortest keep-alive in wide use: a connection that the application is about to close is
 /// not used for one more request.
 const APP_IDLE_TIMEOUT: Duration = Duration::from_secs(4);

@@ -3,7 +3,7 @@
 //! The file says "service"; in the code tower owns that word, so here it is `Cluster`.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -16,6 +16,8 @@ pub struct Cluster {
     pub name: String,
     /// Which hosts mean this cluster. Never empty; default: the name.
     pub hosts: Vec<HostPattern>,
+    /// Original destinations (virtual IPs) that mean this cluster. No two clusters share one.
+    pub addresses: Vec<AddressPattern>,
     /// Local ports of its own; whatever Host a request names there, it is for this cluster.
     pub listen: Vec<SocketAddr>,
     pub endpoints: Vec<Endpoint>,
@@ -47,6 +49,18 @@ pub struct HostPattern {
     pub port: Option<u16>,
 }
 
+/// `10.96.0.10:80`, `10.96.0.10`, `10.96.1.0/24`: an original destination. A pattern with a port wins over one
+/// without, then the longer prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AddressPattern {
+    /// The network's first address.
+    pub network: IpAddr,
+    /// Leading bits that count: 32 or 128 for a single address.
+    pub prefix: u8,
+    /// `None`: every port.
+    pub port: Option<u16>,
+}
+
 /// As it is written in the file, its case aside.
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -63,6 +77,8 @@ pub enum UpstreamProtocol {
     Auto,
     Http1,
     Http2,
+    /// Opaque bytes, balanced per connection.
+    Tcp,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

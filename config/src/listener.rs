@@ -9,6 +9,7 @@ pub struct Inbound {
     pub listen: Vec<SocketAddr>,
     /// Where a connection goes that was not redirected. Without it: `no_route`.
     pub app: Option<SocketAddr>,
+    pub redirect_to: RedirectTo,
     pub protocol: AppProtocol,
     pub mtls: Mtls,
     /// Default off: the caller's deadline rules.
@@ -26,6 +27,19 @@ pub struct Inbound {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortPolicy {
     pub protocol: Option<AppProtocol>,
+    pub mtls: Option<Mtls>,
+    /// Listeners of its own, whose connections are for this port.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// Where a redirected connection goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum RedirectTo {
+    /// To its original address and port: a port that the application bound to loopback alone stays private.
+    #[default]
+    Original,
+    /// To its original port on loopback.
+    Loopback,
 }
 
 /// What the application speaks.
@@ -36,12 +50,18 @@ pub enum AppProtocol {
     /// gRPC is answered UNIMPLEMENTED.
     Http1,
     Http2,
+    /// Opaque bytes, whatever they look like.
+    Tcp,
+    /// The application's own TLS: opaque too, and never terminated where plaintext would be admitted.
+    Tls,
 }
 
 /// Whether inbound requires mTLS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mtls {
     Off,
+    /// mTLS of our own sidecars is terminated, everything else is taken as it comes.
+    Permissive,
     /// A plaintext or unverified peer is refused.
     Strict,
 }
@@ -49,4 +69,14 @@ pub enum Mtls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbound {
     pub listen: Vec<SocketAddr>,
+    pub unknown: Unknown,
+}
+
+/// What becomes of a destination that no service matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Unknown {
+    /// It goes where the application meant it to go.
+    #[default]
+    Passthrough,
+    Deny,
 }

@@ -36,6 +36,7 @@ fn cluster(
     let timeouts = policy::timeouts(&file);
     Cluster {
         hosts: hosts(name, file.hosts, at, remarks),
+        addresses: Vec::new(),
         listen: file.listen.map(|OneOrMore(addresses)| addresses).unwrap_or_default(),
         endpoints: endpoints(file.endpoints, at, remarks),
         protocol: file.protocol.map_or(UpstreamProtocol::Auto, |Typed(protocol)| protocol),

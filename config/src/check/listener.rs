@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{Remarks, Surroundings, Trail};
 use crate::file;
-use crate::listener::{AppProtocol, Inbound, Mtls, Outbound, PortPolicy};
+use crate::listener::{AppProtocol, Inbound, Mtls, Outbound, PortPolicy, RedirectTo, Unknown};
 use crate::shape::{Entries, OneOrMore, Typed};
 use crate::value::{AutoOr, Count, OffOr, Port, Size};
 use crate::words::Target;
@@ -50,6 +50,7 @@ pub(super) fn inbound(
     let listen = listen(file.listen, everywhere(INBOUND_PORT), at, remarks);
     Some(Inbound {
         app: app(file.app, &listen, at, remarks),
+        redirect_to: RedirectTo::Original,
         listen,
         protocol: file.protocol.map_or(AppProtocol::Auto, |Typed(protocol)| protocol),
         mtls,
@@ -118,7 +119,7 @@ fn ports(
         let at = at.key(&name);
         remarks.not_yet(&at.key("mtls"), &block.mtls);
         remarks.not_yet(&at.key("listen"), &block.listen);
-        ports.insert(port, PortPolicy { protocol: block.protocol.map(|Typed(protocol)| protocol) });
+        ports.insert(port, PortPolicy { protocol: block.protocol.map(|Typed(protocol)| protocol), ..PortPolicy::default() });
     }
     ports
 }
@@ -132,5 +133,5 @@ pub(super) fn outbound(
     let file = file.unwrap_or_default().set()?;
     remarks.not_yet(&at.key("unknown"), &file.unknown);
     let own = vec![(Ipv4Addr::LOCALHOST, OUTBOUND_PORT).into(), (Ipv6Addr::LOCALHOST, OUTBOUND_PORT).into()];
-    Some(Outbound { listen: listen(file.listen, own, at, remarks) })
+    Some(Outbound { listen: listen(file.listen, own, at, remarks), unknown: Unknown::Passthrough })
 }

@@ -24,6 +24,7 @@ pub(super) fn timeouts(file: &file::Service) -> Timeouts {
         request: or_off(file.timeout, Some(Duration::from_secs(15))),
         request_written: file.timeout.is_some(),
         stream_idle: or_off(file.stream_idle_timeout, Some(Duration::from_secs(300))),
+        tunnel_idle: or_off(file.stream_idle_timeout, Some(Duration::from_secs(3600))),
         max_duration: or_off(file.max_duration, None),
     }
 }
