@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use pillion_config::Config;
 
 use crate::app::has_no_ipv6;
+use crate::net::descriptors::Reserve;
 use crate::net::{Bound, Network, Stream};
 use crate::telemetry::Metrics;
 use crate::telemetry::family;
@@ -118,9 +119,15 @@ fn bind_all(network: &Network, what: &str, wanted: &[SocketAddr]) -> anyhow::Res
 }
 
 async fn accept(mut listener: crate::net::Listener, talk: Talk, permits: Arc<tokio::sync::Semaphore>) {
+    let mut reserve = Reserve::default();
     loop {
+        reserve.fill();
         let Ok(permit) = permits.clone().acquire_owned().await else { return };
-        match listener.accept().await {
+        let accepted = match listener.accept().await {
+            Err(error) if reserve.makes_room(&error) => listener.accept().await,
+            accepted => accepted,
+        };
+        match accepted {
             Ok((stream, _)) => {
                 let talk = talk.clone();
                 tokio::spawn(async move {

@@ -3,45 +3,40 @@
 //! Order: read credentials, build clusters, bind every address, only then start. Whatever fails, fails before the
 //! first connection is accepted.
 
-use std::fmt;
+mod bind;
+
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pillion_config::listener::Mtls;
+use pillion_config::listener;
 use pillion_config::{Cluster as ClusterConfig, Config};
 
 use crate::admin::{Admin, Readiness};
-use crate::cluster::Cluster;
 use crate::cluster::limits::Limit;
+use crate::cluster::{Cluster, NO_LIMIT};
 use crate::http::upstream::SWEEP_EVERY;
 use crate::identity::credentials::Credentials;
 use crate::inbound::Inbound;
-use crate::net::{Bound, Listener, Network};
+use crate::net::descriptors::raise_limit;
+use crate::net::own::OwnListeners;
+use crate::net::{Listener, Network};
 use crate::outbound::Outbound;
 use crate::runtime::drain::Drain;
 use crate::runtime::worker::Worker;
 use crate::serve::Accepting;
-use crate::state::{HostTable, Route, Snapshot, Store};
+use crate::state::{AddressTable, Destinations, HostTable, Route, Snapshot, Store};
 use crate::telemetry::{AccessLog, CertificateUse, Direction, Metrics};
 use crate::tls::client::{AlpnOffer, ClientTls};
 use crate::tls::server::server_config;
+pub use bind::Addresses;
+pub(crate) use bind::has_no_ipv6;
+use bind::{Port, Use, bind_workers};
 
 /// From the signal to the end, at the latest.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
-/// Where the sidecar listens. Port 0 in the configuration is a real port here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Addresses {
-    pub inbound: Vec<SocketAddr>,
-    pub outbound: Vec<SocketAddr>,
-    pub admin: Vec<SocketAddr>,
-    pub metrics: Vec<SocketAddr>,
-    /// Services' own ports, by name.
-    pub services: Vec<(String, SocketAddr)>,
-}
 
 /// A sidecar that is bound and not yet started.
 pub struct App {
@@ -75,22 +70,10 @@ struct Shared {
 
 #[derive(Clone)]
 struct InboundSide {
+    policy: Arc<listener::Inbound>,
     tls: Option<Arc<rustls::ServerConfig>>,
     own_id: Option<Arc<str>>,
     connections: Arc<Limit>,
-}
-
-/// A bound address and what is served there.
-struct Port {
-    bound: Bound,
-    use_: Use,
-}
-
-#[derive(Clone)]
-enum Use {
-    Inbound,
-    Outbound,
-    Service(Arc<Route>),
 }
 
 impl App {
@@ -123,19 +106,26 @@ impl App {
                 "no `identity`: traffic between sidecars is plaintext and nobody proves who they are"
             );
         }
+        if let (Network::Os, Err(error)) = (&network, raise_limit()) {
+            tracing::warn!(%error, "the limit of open files could not be raised");
+        }
         let workers = workers(config);
         let metrics =
             Metrics::new(config.metrics.as_ref().map_or(DEFAULT_SERIES, |metrics| metrics.max_series));
         tell_expiry(&metrics, credentials.as_ref());
         let services = services(config, credentials.as_ref(), &metrics, workers)?;
-        let application =
-            config.inbound.as_ref().and_then(|inbound| Cluster::application(inbound, &metrics, workers));
-        let clusters =
-            services.iter().map(|(_, route)| route.cluster.clone()).chain(application.clone()).collect();
+        let (ports, mut addresses) = bind_workers(&network, config, &services, workers)?;
+        let admin = Admin::bind(&network, config, &metrics)?;
+        (addresses.admin, addresses.metrics) = admin.addresses()?;
+        let own = OwnListeners::new(addresses.all());
+        let state = Arc::new(store(config, &services, own, &metrics, workers));
+        let app = state.load().application.clone();
+        let all = services.iter().map(|(_, route)| route).chain(&app);
+        let clusters = all.map(|route| route.cluster.clone()).collect();
         let access_log = access_log(config, &metrics)?;
         let shared = Shared {
             network,
-            state: Arc::new(Store::new(snapshot(&services, application))),
+            state,
             metrics,
             access_log,
             drain: Drain::default(),
@@ -144,10 +134,7 @@ impl App {
             clusters,
             outbound_connections: Limit::new("outbound connections", descriptors() / 2),
         };
-        let (workers, mut addresses) = bind_workers(&shared.network, config, &services, workers)?;
-        let admin = Admin::bind(&shared.network, config, &shared.metrics)?;
-        (addresses.admin, addresses.metrics) = admin.addresses()?;
-        Ok(Self { addresses, shared, workers, admin })
+        Ok(Self { addresses, shared, workers: ports, admin })
     }
 
     pub const fn addresses(&self) -> &Addresses {
@@ -222,7 +209,7 @@ impl Shared {
             &self.instance,
         );
         if index == 0 {
-            tokio::spawn(sweep(self.clusters.clone(), self.drain.clone()));
+            tokio::spawn(sweep(self.clusters.clone(), self.state.clone(), self.drain.clone()));
         }
         let accepting = ports.into_iter().filter_map(|port| self.accept_on(port, &worker));
         for task in accepting.collect::<Vec<_>>() {
@@ -241,8 +228,8 @@ impl Shared {
             }
         };
         Some(match (port.use_, &self.inbound) {
-            (Use::Inbound, Some(side)) => self.accept_inbound(listener, worker, side),
-            (Use::Inbound, None) => return None,
+            (Use::Inbound(single), Some(side)) => self.accept_inbound(listener, worker, side, single),
+            (Use::Inbound(_), None) => return None,
             (Use::Outbound, _) => self.accept_outbound(listener, worker, None),
             (Use::Service(route), _) => self.accept_outbound(listener, worker, Some(route)),
         })
@@ -253,13 +240,20 @@ impl Shared {
         listener: Listener,
         worker: &Arc<Worker>,
         side: &InboundSide,
+        port: Option<u16>,
     ) -> tokio::task::JoinHandle<()> {
-        let inbound = Inbound { worker: worker.clone(), tls: side.tls.clone(), own_id: side.own_id.clone() };
+        let inbound = Inbound {
+            worker: worker.clone(),
+            policy: side.policy.clone(),
+            port,
+            tls: side.tls.clone(),
+            own_id: side.own_id.clone(),
+        };
         let accepting = Accepting {
             worker: worker.clone(),
             direction: Direction::Inbound,
             connections: side.connections.clone(),
-            serve: move |stream, from| inbound.clone().serve(stream, from),
+            serve: move |stream, from, permit| inbound.clone().serve(stream, from, permit),
         };
         tokio::spawn(accepting.run(listener))
     }
@@ -275,18 +269,22 @@ impl Shared {
             worker: worker.clone(),
             direction: Direction::Outbound,
             connections: self.outbound_connections.clone(),
-            serve: move |stream, from| outbound.clone().serve(stream, from),
+            serve: move |stream, from, permit| outbound.clone().serve(stream, from, permit),
         };
         tokio::spawn(accepting.run(listener))
     }
 }
 
-async fn sweep(clusters: Arc<[Arc<Cluster>]>, drain: Drain) {
+async fn sweep(clusters: Arc<[Arc<Cluster>]>, state: Arc<Store>, drain: Drain) {
     let mut draining = std::pin::pin!(drain.started());
     loop {
         tokio::select! { // nothing is lost: the next sweep sees the same
             () = &mut draining => return,
-            () = tokio::time::sleep(SWEEP_EVERY) => clusters.iter().for_each(|cluster| cluster.sweep()),
+            () = tokio::time::sleep(SWEEP_EVERY) => {
+                clusters.iter().for_each(|cluster| cluster.sweep());
+                state.unknown.sweep();
+                state.applications.sweep();
+            }
         }
     }
 }
@@ -303,7 +301,7 @@ fn workers(config: &Config) -> usize {
     config.workers.map_or_else(auto, std::num::NonZero::get)
 }
 
-fn services(
+pub(crate) fn services(
     config: &Config,
     credentials: Option<&Credentials>,
     metrics: &Arc<Metrics>,
@@ -324,7 +322,7 @@ fn client_tls(
 ) -> anyhow::Result<Option<ClientTls>> {
     use pillion_config::cluster::UpstreamProtocol;
     let offer = match cluster.protocol {
-        UpstreamProtocol::Auto => AlpnOffer::Auto,
+        UpstreamProtocol::Auto | UpstreamProtocol::Tcp => AlpnOffer::Auto,
         UpstreamProtocol::Http1 => AlpnOffer::Http1,
         UpstreamProtocol::Http2 => AlpnOffer::Http2,
     };
@@ -333,23 +331,52 @@ fn client_tls(
         .with_context(|| format!("services.{}.tls", cluster.name))
 }
 
-fn snapshot(services: &[(ClusterConfig, Arc<Route>)], application: Option<Arc<Cluster>>) -> Snapshot {
-    let mut hosts = HostTable::default();
+/// Which host and address means which route.
+pub(crate) fn store(
+    config: &Config,
+    services: &[(ClusterConfig, Arc<Route>)],
+    own: OwnListeners,
+    metrics: &Arc<Metrics>,
+    workers: usize,
+) -> Store {
+    let (mut hosts, mut addresses) = (HostTable::default(), AddressTable::default());
     for (cluster, route) in services {
         cluster.hosts.iter().for_each(|host| hosts.add(host, route));
+        cluster.addresses.iter().for_each(|address| addresses.add(*address, route));
     }
-    Snapshot { hosts, application: application.map(Route::to) }
+    let policy = config.outbound.as_ref().map_or(listener::Unknown::Deny, |outbound| outbound.unknown);
+    let applications = applications(config, metrics, workers);
+    let app = config.inbound.as_ref().and_then(|inbound| inbound.app);
+    let application = app.map(|app| applications.route(app));
+    let snapshot = Snapshot { hosts, addresses, policy, own, application };
+    Store::new(snapshot, unknown(metrics, workers), applications)
+}
+
+/// The application's addresses share one `max_requests`.
+fn applications(config: &Config, metrics: &Arc<Metrics>, workers: usize) -> Destinations {
+    let (inbound, metrics) = (config.inbound.clone(), metrics.clone());
+    let most = inbound.as_ref().and_then(|inbound| inbound.max_requests).unwrap_or(NO_LIMIT);
+    let requests = Limit::new("inbound.max_requests", most);
+    Destinations::new(move |to| match &inbound {
+        Some(inbound) => Cluster::application(inbound, to, &requests, &metrics, workers),
+        None => Cluster::passthrough(to, &metrics, workers), // nobody asks: there is no inbound side
+    })
+}
+
+fn unknown(metrics: &Arc<Metrics>, workers: usize) -> Destinations {
+    let metrics = metrics.clone();
+    Destinations::new(move |to| Cluster::passthrough(to, &metrics, workers))
 }
 
 fn inbound_side(config: &Config, credentials: Option<&Credentials>) -> anyhow::Result<Option<InboundSide>> {
     let Some(inbound) = &config.inbound else { return Ok(None) };
-    let tls = match (inbound.mtls, credentials) {
-        (Mtls::Off, _) => None,
-        (Mtls::Strict, Some(credentials)) => Some(server_config(credentials, &config.tls)?),
-        (Mtls::Strict, None) => anyhow::bail!("inbound.mtls is strict, and there is no identity"),
-    };
+    let tls = credentials.map(|credentials| server_config(credentials, &config.tls)).transpose()?;
+    if tls.is_none() && inbound.mtls != listener::Mtls::Off {
+        anyhow::bail!("inbound.mtls is not off, and there is no identity");
+    }
     let connections = inbound.max_connections.unwrap_or_else(|| descriptors() / 2);
     Ok(Some(InboundSide {
+        policy: Arc::new(inbound.clone()),
         tls,
         own_id: credentials.map(|credentials| credentials.id.as_str().into()),
         connections: Limit::new("inbound.max_connections", connections),
@@ -376,91 +403,5 @@ fn tell_expiry(metrics: &Metrics, credentials: Option<&Credentials>) {
         if let Some(first) = ends.min() {
             metrics.certificate_not_after(CertificateUse::Ca).set(first);
         }
-    }
-}
-
-/// Binds every address once for each worker: the kernel spreads connections over them.
-fn bind_workers(
-    network: &Network,
-    config: &Config,
-    services: &[(ClusterConfig, Arc<Route>)],
-    workers: usize,
-) -> anyhow::Result<(Vec<Vec<Port>>, Addresses)> {
-    let mut binding = Binding { network, workers: (0..workers).map(|_| Vec::new()).collect() };
-    let mut addresses = Addresses::default();
-    if let Some(inbound) = &config.inbound {
-        addresses.inbound = binding.bind_all("inbound.listen", &inbound.listen, &Use::Inbound)?;
-    }
-    if let Some(outbound) = &config.outbound {
-        addresses.outbound = binding.bind_all("outbound.listen", &outbound.listen, &Use::Outbound)?;
-    }
-    for (cluster, route) in services {
-        let what = format!("services.{}.listen", cluster.name);
-        let bound = binding.bind_all(&what, &cluster.listen, &Use::Service(route.clone()))?;
-        addresses.services.extend(bound.into_iter().map(|address| (cluster.name.clone(), address)));
-    }
-    Ok((binding.workers, addresses))
-}
-
-struct Binding<'a> {
-    network: &'a Network,
-    workers: Vec<Vec<Port>>,
-}
-
-impl Binding<'_> {
-    fn bind_all(&mut self, what: &str, wanted: &[SocketAddr], use_: &Use) -> anyhow::Result<Vec<SocketAddr>> {
-        let mut bound = Vec::new();
-        for &address in wanted {
-            bound.extend(self.bind(what, address, use_)?);
-        }
-        if bound.is_empty() && !wanted.is_empty() {
-            anyhow::bail!("{what}: no address could be bound");
-        }
-        Ok(bound)
-    }
-
-    /// `None`: IPv6, on a kernel that has none.
-    fn bind(
-        &mut self,
-        what: &str,
-        mut address: SocketAddr,
-        use_: &Use,
-    ) -> anyhow::Result<Option<SocketAddr>> {
-        let shared = self.workers.len() > 1;
-        for ports in &mut self.workers {
-            let bound = match self.network.bind(address, shared) {
-                Err(error) if address.is_ipv6() && has_no_ipv6(&error) => {
-                    tracing::info!(%address, "{what}: left out, this kernel has no IPv6");
-                    return Ok(None);
-                }
-                bound => bound.with_context(|| format!("{what}: cannot listen on {address}"))?,
-            };
-            address = bound.address()?; // the first worker settles what port 0 means
-            ports.push(Port { bound, use_: use_.clone() });
-        }
-        Ok(Some(address))
-    }
-}
-
-pub(crate) fn has_no_ipv6(error: &io::Error) -> bool {
-    const AFNOSUPPORT: i32 = 97;
-    error.raw_os_error() == Some(AFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable
-}
-
-/// The line that `run` prints when it is ready.
-impl fmt::Display for Addresses {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ready")?;
-        let kinds = [
-            ("inbound", &self.inbound),
-            ("outbound", &self.outbound),
-            ("admin", &self.admin),
-            ("metrics", &self.metrics),
-        ];
-        for (kind, addresses) in kinds.into_iter().filter(|(_, addresses)| !addresses.is_empty()) {
-            let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            write!(f, " {kind}={}", list.join(","))?;
-        }
-        self.services.iter().try_for_each(|(name, address)| write!(f, " service.{name}={address}"))
     }
 }

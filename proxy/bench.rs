@@ -11,8 +11,8 @@ use crate::cluster::Cluster;
 use crate::cluster::balance::{Balancer, Candidate, Tried};
 use crate::cluster::budget::Budget;
 use crate::cluster::limits::Limit;
+use crate::detect::bytes;
 use crate::http::headers::{self, Seen};
-use crate::http::server;
 use crate::state::{HostTable, Route};
 use crate::telemetry::{Direction, MethodLabel, Metrics, Recorder, RequestLabels, Symbol};
 
@@ -123,6 +123,6 @@ fn survey() -> Decision {
 
 fn detect() -> Decision {
     named("tell HTTP/1 from HTTP/2", || {
-        std::hint::black_box(server::detect(std::hint::black_box(b"GET / HTTP/1.1\r\n")));
+        std::hint::black_box(bytes::look(std::hint::black_box(b"GET / HTTP/1.1\r\n")));
     })
 }

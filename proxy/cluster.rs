@@ -6,13 +6,15 @@
 pub(crate) mod backoff;
 pub(crate) mod balance;
 pub(crate) mod budget;
+pub(crate) mod connect;
 pub(crate) mod endpoint;
 pub(crate) mod ewma;
 pub(crate) mod limits;
 pub(crate) mod outlier;
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ use crate::telemetry::{
 };
 use crate::telemetry::{Limit as LimitLabel, Tls};
 use crate::tls::client::ClientTls;
-use balance::Balancer;
+use balance::{Balancer, Tried};
 use budget::Budget;
 use endpoint::Endpoint;
 use limits::Limit;
@@ -57,6 +59,8 @@ pub(crate) struct Cluster {
     ejections: Arc<Ejections>,
     slots: Arc<Semaphore>,
     max_connections: u32,
+    /// See [`Cluster::remember`].
+    remembered: AtomicU8,
     /// Dials that wait for one of `max_connections`.
     waiting_for_slot: AtomicU32,
     tls: Option<ClientTls>,
@@ -71,6 +75,8 @@ pub(crate) enum Spoken {
     Auto,
     Http1,
     Http2,
+    /// Opaque bytes; nothing is detected.
+    Tcp,
     /// The application's: gRPC as HTTP/2, all other HTTP as HTTP/1.1.
     AppAuto,
 }
@@ -107,6 +113,7 @@ impl Cluster {
                 UpstreamProtocol::Auto => Spoken::Auto,
                 UpstreamProtocol::Http1 => Spoken::Http1,
                 UpstreamProtocol::Http2 => Spoken::Http2,
+                UpstreamProtocol::Tcp => Spoken::Tcp,
             },
             connect_timeout: of.timeouts.connect,
             timeouts: of.timeouts.clone(),
@@ -122,6 +129,7 @@ impl Cluster {
             ejections,
             slots: Arc::new(Semaphore::new(of.limits.max_connections as usize)),
             max_connections: of.limits.max_connections,
+            remembered: AtomicU8::new(0),
             waiting_for_slot: AtomicU32::new(0),
             tls,
             verifies_peers: matches!(of.tls, UpstreamTls::Mutual { .. }),
@@ -131,59 +139,140 @@ impl Cluster {
         cluster
     }
 
-    /// The application beside the sidecar.
-    pub(crate) fn application(of: &Inbound, metrics: &Arc<Metrics>, workers: usize) -> Option<Arc<Self>> {
-        let app = of.app?;
-        let epoch = Instant::now().into_std();
-        let never =
-            OutlierDetection { consecutive_errors: None, base_ejection: Duration::ZERO, max_ejected: 0.0 };
-        let ejections = Ejections::new(&never, 1);
-        let outlier = outlier::Outlier::new(&never, ejections.clone(), epoch);
-        let endpoint = Endpoint::new(0, app, NonZeroU32::MIN, outlier, workers, epoch);
-        let port = of.ports.get(&app.port()).and_then(|port| port.protocol);
-        let most = u32::try_from(Semaphore::MAX_PERMITS).unwrap_or(u32::MAX);
-        Some(Arc::new(Self {
-            name: "app".into(),
+    /// The application at `address`, beside the sidecar. All addresses of an application share `requests`.
+    pub(crate) fn application(
+        of: &Inbound,
+        address: SocketAddr,
+        requests: &Arc<Limit>,
+        metrics: &Arc<Metrics>,
+        workers: usize,
+    ) -> Arc<Self> {
+        let declared = of.ports.get(&address.port()).and_then(|port| port.protocol).unwrap_or(of.protocol);
+        let timeouts = Timeouts {
+            connect: APP_CONNECT_TIMEOUT,
+            request: of.timeout,
+            request_written: of.timeout.is_some(),
+            stream_idle: Some(APP_STREAM_IDLE),
+            tunnel_idle: Some(APP_TUNNEL_IDLE),
+            max_duration: None,
+        };
+        let single = Single {
+            name: "app",
             direction: Direction::Inbound,
             symbol: Symbol::APP,
-            endpoints: [Arc::new(endpoint)].into(),
-            balancer: Balancer::new(config::cluster::LoadBalancer::Random, [NonZeroU32::MIN]),
-            protocol: match port.unwrap_or(of.protocol) {
+            address,
+            protocol: match declared {
                 AppProtocol::Auto => Spoken::AppAuto,
                 AppProtocol::Http1 => Spoken::Http1,
                 AppProtocol::Http2 => Spoken::Http2,
+                AppProtocol::Tcp | AppProtocol::Tls => Spoken::Tcp,
             },
-            connect_timeout: APP_CONNECT_TIMEOUT,
-            timeouts: Timeouts {
-                connect: APP_CONNECT_TIMEOUT,
-                request: of.timeout,
-                request_written: of.timeout.is_some(),
-                stream_idle: Some(APP_STREAM_IDLE),
-                tunnel_idle: Some(APP_TUNNEL_IDLE),
-                max_duration: None,
-            },
-            connection: ConnectionPolicy {
-                idle_timeout: Some(APP_IDLE_TIMEOUT),
-                max_age: None,
-                max_requests: None,
-                keepalive: None,
-            },
-            budget: None,
+            timeouts,
+            idle_timeout: APP_IDLE_TIMEOUT,
             retry: Some(stale_only()),
-            limits: Limits {
-                pending: Limit::new("max_pending_requests", most),
-                requests: Limit::new("inbound.max_requests", of.max_requests.unwrap_or(most)),
-                retries: Limit::new("max_retries", 0),
-            },
+            requests: requests.clone(),
             max_body: of.max_body,
-            ejections,
-            slots: Arc::new(Semaphore::new(most as usize)),
-            max_connections: most,
-            waiting_for_slot: AtomicU32::new(0),
-            tls: None,
-            verifies_peers: false,
-            metrics: metrics.service(Direction::Inbound, Symbol::APP),
-        }))
+        };
+        single.cluster(metrics, workers)
+    }
+
+    /// A destination that no service matches: connected to, and otherwise left to the application.
+    pub(crate) fn passthrough(address: SocketAddr, metrics: &Arc<Metrics>, workers: usize) -> Arc<Self> {
+        let timeouts = Timeouts {
+            connect: PASSTHROUGH_CONNECT_TIMEOUT,
+            request: None,
+            request_written: false,
+            stream_idle: Some(PASSTHROUGH_IDLE),
+            tunnel_idle: Some(PASSTHROUGH_IDLE),
+            max_duration: None,
+        };
+        let single = Single {
+            name: "passthrough",
+            direction: Direction::Outbound,
+            symbol: Symbol::PASSTHROUGH,
+            address,
+            protocol: Spoken::Auto,
+            timeouts,
+            idle_timeout: APP_IDLE_TIMEOUT,
+            retry: Some(stale_only()),
+            requests: Limit::new("max_requests", NO_LIMIT),
+            max_body: None,
+        };
+        single.cluster(metrics, workers)
+    }
+
+    /// Whether this stands for a destination that no service matches.
+    pub(crate) fn is_passthrough(&self) -> bool {
+        self.symbol == Symbol::PASSTHROUGH
+    }
+
+    /// An endpoint that was not tried yet, where there is one; from now on it was.
+    pub(crate) fn pick(
+        &self,
+        tried: &mut Tried,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<&Arc<Endpoint>> {
+        let now = now.into_std();
+        let mut avoid = *tried;
+        // A resting endpoint lets one probe through at a time: whoever comes too late picks again.
+        let picked = std::iter::repeat_with(|| {
+            let endpoint = self.balancer.pick(&self.endpoints, &avoid, now, rng)?;
+            avoid.insert(endpoint.id);
+            Some((endpoint, endpoint.outlier.admit(now)))
+        });
+        let mut last = None;
+        for candidate in picked.take(self.endpoints.len().clamp(1, 8)) {
+            let Some((endpoint, admitted)) = candidate else { break };
+            last = Some(endpoint);
+            if admitted {
+                break;
+            }
+        }
+        let endpoint = last?;
+        tried.insert(endpoint.id);
+        Some(endpoint)
+    }
+
+    /// Why [`Self::pick`] found nobody.
+    pub(crate) fn nobody(&self) -> Error {
+        let (name, known) = (&self.name, self.endpoints.len());
+        match known {
+            0 => Error::new(Reason::NoEndpoints, format!("\"{name}\" has no endpoints")),
+            _ => Error::new(Reason::AllUnhealthy, format!("all {known} endpoints of \"{name}\" are ejected")),
+        }
+    }
+
+    /// Room for a connection that nothing else can share, now or not at all.
+    pub(crate) fn slot_now(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.slots.clone().try_acquire_owned().map_err(|_full| {
+            self.rejected(LimitLabel::Connections);
+            let (name, most) = (&self.name, self.max_connections);
+            Error::new(
+                Reason::Overloaded,
+                format!(
+                    "{most} connections to \"{name}\" are open (circuit_breaker.max_connections is {most})"
+                ),
+            )
+        })
+    }
+
+    /// What the last undeclared connection was found to speak.
+    pub(crate) fn remember(&self, is_http: bool) {
+        self.remembered.store(if is_http { REMEMBERS_HTTP } else { REMEMBERS_OPAQUE }, Relaxed);
+    }
+
+    pub(crate) fn expects_http(&self) -> bool {
+        self.remembered.load(Relaxed) == REMEMBERS_HTTP
+    }
+
+    /// How long a client may be silent before its destination is dialled to hear whether that speaks first.
+    pub(crate) fn patience(&self) -> Duration {
+        match self.remembered.load(Relaxed) {
+            REMEMBERS_OPAQUE => Duration::ZERO,
+            REMEMBERS_HTTP => Duration::from_secs(1), // it may have changed, which happens seldom
+            _ => Duration::from_millis(1),
+        }
     }
 
     pub(crate) const fn tls(&self) -> Option<&ClientTls> {
@@ -199,7 +288,7 @@ impl Cluster {
     /// GOAWAY), a verified sidecar can. `is_http2`: the caller spoke it, or its request needs it (gRPC).
     pub(crate) const fn may_refuse(&self, is_http2: bool) -> bool {
         let may_be_http2 = match self.protocol {
-            Spoken::Http1 => false,
+            Spoken::Http1 | Spoken::Tcp => false,
             Spoken::Http2 => true,
             Spoken::Auto => is_http2 || self.tls.is_some(),
             Spoken::AppAuto => is_http2,
@@ -281,6 +370,76 @@ impl Cluster {
         self.metrics.endpoints(EndpointState::Available).set(known - ejected);
     }
 }
+
+/// A cluster of one endpoint, without limits of its own.
+struct Single {
+    name: &'static str,
+    direction: Direction,
+    symbol: Symbol,
+    address: SocketAddr,
+    protocol: Spoken,
+    timeouts: Timeouts,
+    idle_timeout: Duration,
+    retry: Option<Retry>,
+    requests: Arc<Limit>,
+    max_body: Option<u64>,
+}
+
+impl Single {
+    fn cluster(self, metrics: &Arc<Metrics>, workers: usize) -> Arc<Cluster> {
+        let epoch = Instant::now().into_std();
+        let never =
+            OutlierDetection { consecutive_errors: None, base_ejection: Duration::ZERO, max_ejected: 0.0 };
+        let ejections = Ejections::new(&never, 1);
+        let outlier = outlier::Outlier::new(&never, ejections.clone(), epoch);
+        let endpoint = Endpoint::new(0, self.address, NonZeroU32::MIN, outlier, workers, epoch);
+        Arc::new(Cluster {
+            name: self.name.into(),
+            direction: self.direction,
+            symbol: self.symbol,
+            endpoints: [Arc::new(endpoint)].into(),
+            balancer: Balancer::new(config::cluster::LoadBalancer::Random, [NonZeroU32::MIN]),
+            protocol: self.protocol,
+            connect_timeout: self.timeouts.connect,
+            timeouts: self.timeouts,
+            connection: ConnectionPolicy {
+                idle_timeout: Some(self.idle_timeout),
+                max_age: None,
+                max_requests: None,
+                keepalive: (self.direction == Direction::Outbound).then_some(PASSTHROUGH_KEEPALIVE),
+            },
+            budget: None,
+            retry: self.retry,
+            limits: Limits {
+                pending: Limit::new("max_pending_requests", NO_LIMIT),
+                requests: self.requests,
+                retries: Limit::new("max_retries", 0),
+            },
+            max_body: self.max_body,
+            ejections,
+            slots: Arc::new(Semaphore::new(NO_LIMIT as usize)),
+            max_connections: NO_LIMIT,
+            remembered: AtomicU8::new(0),
+            waiting_for_slot: AtomicU32::new(0),
+            tls: None,
+            verifies_peers: false,
+            metrics: metrics.service(self.direction, self.symbol),
+        })
+    }
+}
+
+/// As many as the runtime's own counters can count.
+pub(crate) const NO_LIMIT: u32 = (u32::MAX) >> 3;
+
+const REMEMBERS_HTTP: u8 = 1;
+const REMEMBERS_OPAQUE: u8 = 2;
+
+/// The default of services.
+const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The one timeout that a destination nobody configured keeps: `idle_timeout`.
+const PASSTHROUGH_IDLE: Duration = Duration::from_secs(3600);
+/// The default of services.
+const PASSTHROUGH_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// To the application on the same host: it answers at once or not at all. Envoy's default for a local cluster.
 const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

@@ -16,10 +16,12 @@ use crate::error::{Error, Reason, Sent};
 use crate::http::headers::{
     GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies,
 };
-use crate::http::upstream::{self, Lease, SendFailure};
+use crate::http::tunnel::{self, Accepted};
+use crate::http::upstream::{self, Lease, SendFailure, Wish};
 use crate::http::{Body, Call, Exchange, Response};
 use crate::layers::HttpService;
 use crate::layers::limit::too_large;
+use crate::state::Route;
 
 /// The last service of a stack. Boxed: its state is by far the largest, and the layers above move theirs.
 pub(crate) fn service() -> impl HttpService {
@@ -39,9 +41,10 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
         return Err(Error::new(Reason::NoRoute, "gRPC needs HTTP/2, and `protocol` says http1").with(call));
     }
     let now = if call.attempt == 1 { call.exchange.started } else { Instant::now() };
-    let Some(endpoint) = pick(cluster, &call.exchange, now) else { return Err(nobody(cluster).with(call)) };
+    let Some(endpoint) = pick(cluster, &call.exchange, now) else { return Err(cluster.nobody().with(call)) };
     let mut trial = Trial::begin(&endpoint, cluster, &call.exchange, now);
-    let lease = upstream::lease(cluster, &endpoint, &call.exchange.worker, is_http2).await;
+    let wish = wish(&call, cluster, is_http2);
+    let lease = upstream::lease(cluster, &endpoint, &call.exchange.worker, wish).await;
     let mut lease = match lease {
         Ok(lease) => lease,
         Err(error) => {
@@ -53,10 +56,15 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
     let request = into_request(&mut call, &lease, cluster);
     trial.sent();
     match lease.send(request).await {
-        Ok(response) => {
+        Ok(mut response) => {
+            let accepted = accepted(&call, &mut response, lease.is_http2(), &route)?;
             let refused = lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
             trial.answered(response.status(), refused);
-            Ok(wrap(response.map(Body::incoming), lease, trial, call))
+            let mut response = wrap(response.map(Body::incoming), lease, trial, call);
+            if let Some(accepted) = accepted {
+                response.extensions_mut().insert(accepted);
+            }
+            Ok(response)
         }
         Err(failure) => {
             let error = explain(failure, call, cluster, &endpoint);
@@ -68,33 +76,40 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
 
 /// An endpoint that was not tried yet for this request, where there is one.
 fn pick(cluster: &Cluster, exchange: &Exchange, now: Instant) -> Option<Arc<Endpoint>> {
-    let now = now.into_std();
-    let mut rng = exchange.worker.rng.lock();
     let mut tried = exchange.tried();
-    // A resting endpoint lets one probe through at a time: whoever comes too late picks again.
-    let picked = std::iter::repeat_with(|| {
-        let endpoint = cluster.balancer.pick(&cluster.endpoints, &tried, now, &mut rng)?;
-        tried.insert(endpoint.id);
-        Some((endpoint, endpoint.outlier.admit(now)))
-    });
-    let mut last = None;
-    for candidate in picked.take(cluster.endpoints.len().clamp(1, 8)) {
-        let Some((endpoint, admitted)) = candidate else { break };
-        last = Some(endpoint);
-        if admitted {
-            break;
-        }
-    }
-    let endpoint = last?.clone();
+    let endpoint = cluster.pick(&mut tried, now, &mut exchange.worker.rng.lock())?.clone();
     exchange.was_tried(endpoint.id);
     Some(endpoint)
 }
 
-fn nobody(cluster: &Cluster) -> Error {
-    let (name, known) = (&cluster.name, cluster.endpoints.len());
-    match known {
-        0 => Error::new(Reason::NoEndpoints, format!("\"{name}\" has no endpoints")),
-        _ => Error::new(Reason::AllUnhealthy, format!("all {known} endpoints of \"{name}\" are ejected")),
+/// A tunnel has an HTTP/1.1 connection of its own, unless the endpoint is to be spoken to in HTTP/2 without a choice.
+fn wish(call: &Call, cluster: &Cluster, is_http2: bool) -> Wish {
+    let stays_http2 = match cluster.protocol {
+        Spoken::Http2 => true,
+        Spoken::Auto => is_http2 && cluster.tls().is_none(),
+        _ => false,
+    };
+    match &call.tunnel {
+        Some(_) if !stays_http2 => Wish::Tunnel,
+        _ if is_http2 => Wish::Http2,
+        _ => Wish::Http1,
+    }
+}
+
+/// The upstream's half of a tunnel, where its answer opens one that was asked for.
+fn accepted(
+    call: &Call,
+    response: &mut http::Response<hyper::body::Incoming>,
+    is_http2: bool,
+    route: &Arc<Route>,
+) -> Result<Option<Accepted>, Error> {
+    match &call.tunnel {
+        Some(kind) => Ok(tunnel::accept(response, kind, is_http2, route)),
+        None if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
+            let detail = "the upstream switched protocols, which nobody had asked for";
+            Err(Error::new(Reason::UpgradeFailed, detail).sent(Sent::Perhaps))
+        }
+        None => Ok(None),
     }
 }
 
@@ -124,7 +139,11 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
             head.headers.insert(HOST, host.clone());
         }
     }
-    Request::from_parts(head, std::mem::replace(&mut call.body, Body::empty()))
+    let mut request = Request::from_parts(head, std::mem::replace(&mut call.body, Body::empty()));
+    if let Some(kind) = &call.tunnel {
+        tunnel::ask(&mut request, kind, lease.is_http2());
+    }
+    request
 }
 
 fn origin_form(uri: &Uri, path: PathAndQuery) -> Uri {

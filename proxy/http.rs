@@ -7,9 +7,11 @@ pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod call;
 pub(crate) mod exchange;
+pub(crate) mod guard;
 pub(crate) mod headers;
 pub(crate) mod replay;
 pub(crate) mod server;
+pub(crate) mod tunnel;
 pub(crate) mod upstream;
 
 pub(crate) use body::Body;

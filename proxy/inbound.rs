@@ -3,37 +3,45 @@
 //! Strict mTLS: TLS or nothing. A plaintext HTTP client is told so, anything else is closed. Where a request goes
 //! is never taken from the request.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::HeaderValue;
+use pillion_config::listener::{self as config, AppProtocol, Mtls, RedirectTo};
 use rustls::ServerConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tower::ServiceBuilder;
 
+use crate::cluster::Spoken;
+use crate::cluster::limits::Permit;
+use crate::detect::{Detected, Found, NEVER, Undecided, detect, first_byte};
 use crate::dispatch;
 use crate::error::Reason;
 use crate::http::server::{self, Version};
 use crate::layers::{
     AnsweringService, Name, headers, limit, record, rescue, retry, route, timeout as time, unless,
 };
-use crate::net::{Prefixed, Stream, Transport};
+use crate::net::{Io, Prefixed, Stream, Transport};
 use crate::runtime::worker::Worker;
-use crate::serve::Connection;
+use crate::serve::{Connection, Destination};
+use crate::state::Route;
+use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, HandshakeOutcome, Protocol, Symbol, Tls};
 use crate::tls::{self, Alpn, Peer};
 
-/// From accept to the end of the TLS handshake. Envoy's and nginx's defaults are 15 s and 60 s.
+/// From the first byte to the end of the TLS handshake. Envoy's and nginx's defaults are 15 s and 60 s.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The inbound side of a worker.
 #[derive(Clone)]
 pub(crate) struct Inbound {
     pub(crate) worker: Arc<Worker>,
-    /// `None`: mTLS is off.
+    pub(crate) policy: Arc<config::Inbound>,
+    /// The application's port whose own listener this is.
+    pub(crate) port: Option<u16>,
+    /// `None`: there is no identity.
     pub(crate) tls: Option<Arc<ServerConfig>>,
     /// `By=` of `x-forwarded-client-cert`.
     pub(crate) own_id: Option<Arc<str>>,
@@ -52,73 +60,125 @@ pub(crate) fn stack(without: Option<Name>) -> impl AnsweringService {
         .service(dispatch::service())
 }
 
+/// A connection on its way to the application.
+struct Arrived {
+    from: SocketAddr,
+    permit: Permit,
+    /// It was meant for another address than the listener's own.
+    is_redirected: bool,
+    /// Where the application is; `None`: nobody said.
+    to: Option<SocketAddr>,
+    route: Option<Arc<Route>>,
+}
+
+/// Where a connection that came in this way finds the application.
+fn target(policy: &config::Inbound, original: Option<SocketAddr>, port: Option<u16>) -> Option<SocketAddr> {
+    match (original, port) {
+        (Some(original), _) if policy.redirect_to == RedirectTo::Loopback => {
+            let loopback: IpAddr = match original {
+                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            };
+            Some((loopback, original.port()).into())
+        }
+        (Some(original), _) => Some(original),
+        (None, Some(port)) => {
+            Some((policy.app.map_or(Ipv4Addr::LOCALHOST.into(), |app| app.ip()), port).into())
+        }
+        (None, None) => policy.app,
+    }
+}
+
 impl Inbound {
     /// Serves one connection. How it ends is told in metrics and log; a bad peer costs only itself.
-    pub(crate) async fn serve(self, stream: Stream, from: SocketAddr) {
-        match self.tls.clone() {
-            None => self.serve_plaintext(stream, from).await,
-            Some(tls) => self.serve_mtls(tls, stream, from).await,
-        }
-    }
-
-    async fn serve_plaintext(self, stream: Stream, from: SocketAddr) {
-        let connection = Arc::new(Connection::new(Direction::Inbound, from));
-        match server::detect_on(Transport::Plain(Prefixed::new(stream)), &self.worker.drain).await {
-            Ok((io, version)) => {
-                self.count(protocol(version), Tls::None, ConnectionOutcome::Ok);
-                server::serve(io, version, connection, self.worker, stack(None)).await;
-            }
-            Err(error) => {
-                tracing::debug!(%error, %from, "inbound connection ended before a request");
-                self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Failed);
+    pub(crate) async fn serve(self, stream: Stream, from: SocketAddr, permit: Permit) {
+        let arrived = self.arrived(&stream, from, permit);
+        let single = arrived.to.and_then(|to| self.policy.ports.get(&to.port()));
+        let mtls = single.and_then(|port| port.mtls).unwrap_or(self.policy.mtls);
+        let io = Prefixed::new(Transport::Plain(Prefixed::new(stream)));
+        match (mtls, self.tls.clone()) {
+            (Mtls::Strict, Some(tls)) => self.strict(tls, io, arrived).await,
+            (Mtls::Permissive, Some(tls)) => self.permissive(tls, io, arrived).await,
+            (Mtls::Off, _) => self.undeclared(io, arrived, None).await,
+            (Mtls::Strict | Mtls::Permissive, None) => {
+                tracing::error!("connection closed: mTLS is wanted, and there is no identity");
+                self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
             }
         }
     }
 
-    async fn serve_mtls(self, config: Arc<ServerConfig>, stream: Stream, from: SocketAddr) {
-        let shaken = timeout(HANDSHAKE_TIMEOUT, self.handshake(config, stream, from)).await;
-        let Some((transport, peer, alpn)) = shaken.unwrap_or_else(|_elapsed| {
+    fn arrived(&self, stream: &Stream, from: SocketAddr, permit: Permit) -> Arrived {
+        let snapshot = self.worker.state.load();
+        let original = stream.original_destination().filter(|to| !snapshot.own.contains(*to));
+        let to = target(&self.policy, original, self.port);
+        let route = match to {
+            Some(to) if to == self.policy.app.unwrap_or(to) && snapshot.application.is_some() => {
+                snapshot.application.clone()
+            }
+            to => to.map(|to| self.worker.state.applications.route(to)),
+        };
+        Arrived { from, permit, is_redirected: original.is_some(), to, route }
+    }
+
+    /// TLS or nothing. Nobody is dialled before the peer has proven who it is.
+    async fn strict(self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) {
+        match first_byte(io, &self.worker).await {
+            Ok(io) if io.peek() == Some(TLS_HANDSHAKE) => self.terminate(tls, io, arrived).await,
+            Ok(io) => self.refuse_plaintext(io, arrived.from).await,
+            Err(undecided) => self.undecided(&undecided, Tls::None),
+        }
+    }
+
+    /// What is ours is terminated. Other TLS is left to an application that was redirected from, or that speaks TLS
+    /// itself; on the sidecar's own port it can only be meant for the sidecar.
+    async fn permissive(self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) {
+        let Some(route) = arrived.route.clone() else { return self.strict(tls, io, arrived).await };
+        let detected = detect(io, &self.worker, Some(tcp::early(&route, &self.worker))).await;
+        match detected {
+            Err(undecided) => self.undecided(&undecided, Tls::None),
+            Ok(Detected { found: Found::Tls(hello), io, .. })
+                if hello.as_ref().is_some_and(|hello| hello.is_ours) || !self.leaves_tls(&arrived) =>
+            {
+                self.terminate(tls, io, arrived).await;
+            }
+            Ok(detected) => self.detected(detected, arrived, None).await,
+        }
+    }
+
+    fn leaves_tls(&self, arrived: &Arrived) -> bool {
+        let single = arrived.to.and_then(|to| self.policy.ports.get(&to.port()));
+        let protocol = single.and_then(|port| port.protocol).unwrap_or(self.policy.protocol);
+        arrived.is_redirected || matches!(protocol, AppProtocol::Tls | AppProtocol::Tcp)
+    }
+
+    async fn terminate(self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) {
+        let shaken = timeout(HANDSHAKE_TIMEOUT, self.handshake(tls, io, arrived.from)).await;
+        let Some((io, peer, alpn)) = shaken.unwrap_or_else(|_elapsed| {
             self.handshake_ended(HandshakeOutcome::Timeout, ConnectionOutcome::Timeout);
             None
         }) else {
             return;
         };
-        let detected = match alpn {
-            Some(alpn) if alpn.is_http2() => Ok((Prefixed::new(transport), Version::Http2)),
-            Some(_) => Ok((Prefixed::new(transport), Version::Http1)),
-            None => server::detect_on(transport, &self.worker.drain).await,
-        };
-        match detected {
-            Ok((io, version)) => {
-                self.count(protocol(version), Tls::Mutual, ConnectionOutcome::Ok);
-                let connection = Arc::new(self.connection(from, peer));
-                server::serve(io, version, connection, self.worker, stack(None)).await;
-            }
-            Err(error) => {
-                tracing::debug!(%error, %from, "inbound connection ended before a request");
-                self.count(Protocol::Unknown, Tls::Mutual, ConnectionOutcome::Failed);
-            }
+        match alpn {
+            Some(Alpn::PillionTcp) => self.opaque(io, None, arrived, Some(peer)).await,
+            Some(alpn) if alpn.is_http2() => self.http(io, Version::Http2, arrived, Some(peer)).await,
+            Some(_) => self.http(io, Version::Http1, arrived, Some(peer)).await,
+            None => self.undeclared(io, arrived, Some(peer)).await,
         }
     }
 
-    /// `None`: no TLS, or TLS that failed; the peer was told where it can be.
+    /// `None`: TLS that failed; the peer was told where it can be.
     async fn handshake(
         &self,
-        config: Arc<ServerConfig>,
-        mut stream: Stream,
+        tls: Arc<ServerConfig>,
+        io: Io,
         from: SocketAddr,
-    ) -> Option<(Transport, Arc<Peer>, Option<Alpn>)> {
-        let mut first = [0; 16];
-        let read = stream.read(&mut first).await.unwrap_or_default();
-        let first = first.get(..read).unwrap_or_default();
-        if first.first() != Some(&TLS_HANDSHAKE) {
-            self.refuse_plaintext(first, stream, from).await;
-            return None;
-        }
-        match tls::server::accept(config, Prefixed::with(Bytes::copy_from_slice(first), stream)).await {
+    ) -> Option<(Io, Arc<Peer>, Option<Alpn>)> {
+        let io = io.into_plain()?;
+        match tls::server::accept(tls, io).await {
             Ok((stream, peer, alpn)) => {
                 self.worker.metrics.handshakes(Direction::Inbound, HandshakeOutcome::Ok).inc();
-                Some((Transport::Accepted(Box::new(stream)), peer, alpn))
+                Some((Prefixed::new(Transport::Accepted(Box::new(stream))), peer, alpn))
             }
             Err(error) => {
                 tracing::debug!(%error, %from, "inbound TLS failed");
@@ -130,26 +190,96 @@ impl Inbound {
         }
     }
 
-    /// A plaintext HTTP/1 client hears why; what else it may be is closed.
-    async fn refuse_plaintext(&self, first: &[u8], mut stream: Stream, from: SocketAddr) {
+    /// A plaintext HTTP/1 client hears why; what else it may be is closed without a byte.
+    async fn refuse_plaintext(&self, io: Io, from: SocketAddr) {
         self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
-        if !first.is_empty() && looks_like_http1(first) {
-            let connection = Connection::new(Direction::Inbound, from);
+        if let Ok(Detected { found: Found::Http1, mut io, .. }) = detect(io, &self.worker, NEVER).await {
+            let connection = Connection::new(Direction::Inbound, from, None);
             let (reason, line) = (Reason::MtlsRequired, "403 Forbidden");
             let answer = server::refuse(reason, line, None, &connection, &self.worker);
             // Best effort: who does not listen needs no answer.
-            drop(stream.write_all(&answer).await);
-            drop(stream.shutdown().await);
+            drop(io.write_all(&answer).await);
+            drop(io.shutdown().await);
         }
     }
 
-    fn connection(&self, from: SocketAddr, peer: Arc<Peer>) -> Connection {
-        Connection {
-            peer_label: self.worker.metrics.intern(peer.id.as_str()),
-            client_cert: self.own_id.as_deref().and_then(|by| client_cert(by, &peer)),
-            peer: Some(peer),
-            ..Connection::new(Direction::Inbound, from)
+    /// Admitted; what is spoken is declared, or told by the first bytes.
+    async fn undeclared(self, io: Io, arrived: Arrived, peer: Option<Arc<Peer>>) {
+        let tls = if peer.is_some() { Tls::Mutual } else { Tls::None };
+        let Some(route) = arrived.route.clone() else {
+            return match detect(io, &self.worker, NEVER).await {
+                Ok(Detected { found, io, .. }) => self.http(io, found.version(), arrived, peer).await,
+                Err(undecided) => self.undecided(&undecided, tls),
+            };
+        };
+        let detected = match route.cluster.protocol {
+            Spoken::Tcp => return self.opaque(io, None, arrived, peer).await,
+            Spoken::AppAuto => detect(io, &self.worker, Some(tcp::early(&route, &self.worker))).await,
+            Spoken::Http1 | Spoken::Http2 | Spoken::Auto => {
+                return match detect(io, &self.worker, NEVER).await {
+                    Ok(Detected { found, io, .. }) => self.http(io, found.version(), arrived, peer).await,
+                    Err(undecided) => self.undecided(&undecided, tls),
+                };
+            }
+        };
+        match detected {
+            Ok(detected) => self.detected(detected, arrived, peer).await,
+            Err(undecided) => self.undecided(&undecided, tls),
         }
+    }
+
+    async fn detected(self, detected: Detected<Dialled>, arrived: Arrived, peer: Option<Arc<Peer>>) {
+        let Detected { found, io, early } = detected;
+        self.worker.metrics.detections(Direction::Inbound, found.verdict()).inc();
+        if let Some(route) = &arrived.route {
+            route.cluster.remember(found.is_http());
+        }
+        match found {
+            Found::Http1 | Found::Http2 => {
+                drop(early); // it was for a server that speaks first
+                self.http(io, found.version(), arrived, peer).await;
+            }
+            Found::Tls(_) | Found::Opaque => self.opaque(io, early, arrived, peer).await,
+        }
+    }
+
+    async fn http(self, io: Io, version: Version, arrived: Arrived, peer: Option<Arc<Peer>>) {
+        self.count(server::protocol(version), tls_label(peer.as_ref()), ConnectionOutcome::Ok);
+        let connection = Arc::new(self.connection(arrived, peer));
+        server::serve(io, version, connection, self.worker, stack(None)).await;
+    }
+
+    async fn opaque(self, io: Io, early: Option<Dialled>, arrived: Arrived, peer: Option<Arc<Peer>>) {
+        let outcome = match &arrived.route {
+            Some(_) => ConnectionOutcome::Ok,
+            None => ConnectionOutcome::Refused,
+        };
+        self.count(Protocol::Tcp, tls_label(peer.as_ref()), outcome);
+        match arrived.route.clone() {
+            Some(route) => {
+                let connection = self.connection(arrived, peer);
+                tcp::forward(io, early, &route, &connection, &self.worker).await;
+            }
+            None => io.get_ref().abort(), // `inbound.app` says nobody
+        }
+    }
+
+    fn connection(&self, arrived: Arrived, peer: Option<Arc<Peer>>) -> Connection {
+        let label = |peer: &Arc<Peer>| self.worker.metrics.intern(peer.id.as_str());
+        let client_cert =
+            peer.as_ref().and_then(|peer| self.own_id.as_deref().and_then(|by| client_cert(by, peer)));
+        Connection {
+            peer_label: peer.as_ref().map_or(Symbol::EMPTY, label),
+            client_cert,
+            peer,
+            destination: arrived.route.map_or(Destination::Named, Destination::Route),
+            ..Connection::new(Direction::Inbound, arrived.from, Some(arrived.permit))
+        }
+    }
+
+    fn undecided(&self, why: &Undecided, tls: Tls) {
+        tracing::debug!(%why, "inbound connection ended before it showed what it speaks");
+        self.count(Protocol::Unknown, tls, ConnectionOutcome::Failed);
     }
 
     fn handshake_ended(&self, handshake: HandshakeOutcome, connection: ConnectionOutcome) {
@@ -162,21 +292,15 @@ impl Inbound {
     }
 }
 
-/// The content type of a TLS record with a ClientHello (RFC 8446, 5.1).
-const TLS_HANDSHAKE: u8 = 0x16;
-
-pub(crate) const fn protocol(version: Version) -> Protocol {
-    match version {
-        Version::Http1 => Protocol::Http1,
-        Version::Http2 => Protocol::Http2,
+const fn tls_label(peer: Option<&Arc<Peer>>) -> Tls {
+    match peer {
+        Some(_) => Tls::Mutual,
+        None => Tls::None,
     }
 }
 
-/// A method and a blank. Enough to tell a browser or a health check from other protocols.
-fn looks_like_http1(first: &[u8]) -> bool {
-    let method = first.split(|&byte| byte == b' ').next().unwrap_or_default();
-    !method.is_empty() && method.len() < first.len() && method.iter().all(u8::is_ascii_uppercase)
-}
+/// The content type of a TLS record with a ClientHello (RFC 8446, 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// `By=<own id>;Hash=<sha256>;URI=<peer id>`, Envoy's format. SPIFFE IDs need no quoting.
 fn client_cert(by: &str, peer: &Peer) -> Option<HeaderValue> {

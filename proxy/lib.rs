@@ -52,6 +52,7 @@ pub(crate) mod admin;
 #[doc(hidden)]
 pub mod bench;
 pub(crate) mod cluster;
+pub(crate) mod detect;
 pub(crate) mod dispatch;
 pub(crate) mod error;
 pub(crate) mod http;
@@ -60,9 +61,11 @@ pub(crate) mod inbound;
 pub(crate) mod layers;
 pub(crate) mod net;
 pub(crate) mod outbound;
+pub(crate) mod relay;
 pub mod runtime;
 pub(crate) mod serve;
 pub(crate) mod state;
+pub(crate) mod tcp;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;

@@ -3,9 +3,11 @@
 //! Its in-memory twin ([`memory`]) behaves like loopback without the kernel, so that tests may pause the clock.
 //! Deliberately absent: policy. Timeouts, limits and retries belong to the callers.
 
-pub(crate) mod guard;
+pub(crate) mod descriptors;
 pub(crate) mod memory;
+pub(crate) mod own;
 mod prefixed;
+mod resolve;
 mod stream;
 
 use std::io;
@@ -67,7 +69,20 @@ impl Network {
                 prepare(&stream, keepalive)?;
                 Ok(Stream::Tcp(stream))
             }
-            Self::Memory(memory) => memory.connect(address).await.map(Stream::Memory),
+            Self::Memory(memory) => memory.connect(address).await.map(|io| Stream::Memory(io, None)),
+        }
+    }
+}
+
+impl Network {
+    /// The first address of a name, as the host's own resolver orders them (RFC 6724).
+    ///
+    /// # Errors
+    /// No address, none within five seconds, or too many names being asked for at once.
+    pub(crate) async fn resolve(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
+        match self {
+            Self::Os => resolve::first_address(host, port).await,
+            Self::Memory(memory) => memory.resolve(host, port),
         }
     }
 }
@@ -94,12 +109,12 @@ impl Listener {
         match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                stream.set_nodelay(true)?;
+                prepare(&stream, Some(DOWNSTREAM_KEEPALIVE))?;
                 Ok((Stream::Tcp(stream), peer))
             }
             Self::Memory(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                Ok((Stream::Memory(stream), peer))
+                let arrival = listener.accept().await?;
+                Ok((Stream::Memory(arrival.io, arrival.original), arrival.from))
             }
         }
     }
@@ -129,6 +144,9 @@ fn prepare(stream: &TcpStream, keepalive: Option<Duration>) -> io::Result<()> {
         None => Ok(()),
     }
 }
+
+/// A client that vanished is found within minutes, not with the idle timeout of an hour. One probe a minute.
+const DOWNSTREAM_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Between probes once the first went unanswered; with the kernel's 9 probes a dead peer is found in under 3 min.
 const KEEPALIVE_STEP: Duration = Duration::from_secs(15);

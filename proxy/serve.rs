@@ -4,13 +4,14 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::HeaderValue;
 
 use crate::cluster::limits::{Limit, Permit};
 use crate::http::exchange::nobodys;
+use crate::net::descriptors::is_short_of_descriptors;
 use crate::net::{Listener, Stream};
 use crate::runtime::worker::Worker;
 use crate::state::Route;
@@ -27,24 +28,43 @@ pub(crate) struct Connection {
     pub(crate) peer_label: Symbol,
     /// `x-forwarded-client-cert` of every request on it.
     pub(crate) client_cert: Option<HeaderValue>,
-    /// The service whose own port accepted it.
-    pub(crate) service: Option<Arc<Route>>,
+    pub(crate) destination: Destination,
+    /// Its destination is an address that it was redirected from, or that a CONNECT named.
+    pub(crate) is_redirected: bool,
+    /// One of the side's `max_connections`, given back when nothing uses the connection any more.
+    pub(crate) _permit: Option<Permit>,
     /// Exchanges begun, and not ended.
     pub(crate) requests: AtomicU64,
     pub(crate) in_flight: AtomicU32,
+    /// Nothing has happened on it for a while: it may be put aside, holding no buffers.
+    pub(crate) rests: AtomicBool,
+}
+
+/// Where a connection goes, as far as that is known without its bytes.
+#[derive(Clone)]
+pub(crate) enum Destination {
+    /// Its requests say so; or nobody does.
+    Named,
+    /// A service's own port or address; inbound, the application.
+    Route(Arc<Route>),
+    /// An address that belongs to no service.
+    Unknown(SocketAddr),
 }
 
 impl Connection {
-    pub(crate) const fn new(direction: Direction, downstream: SocketAddr) -> Self {
+    pub(crate) const fn new(direction: Direction, downstream: SocketAddr, permit: Option<Permit>) -> Self {
         Self {
             direction,
             downstream,
             peer: None,
             peer_label: Symbol::EMPTY,
             client_cert: None,
-            service: None,
+            destination: Destination::Named,
+            is_redirected: false,
+            _permit: permit,
             requests: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            rests: AtomicBool::new(false),
         }
     }
 
@@ -69,7 +89,7 @@ pub(crate) struct Accepting<F> {
 
 impl<F, Fut> Accepting<F>
 where
-    F: Fn(Stream, SocketAddr) -> Fut,
+    F: Fn(Stream, SocketAddr, Permit) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
     /// Accepts until the drain starts.
@@ -93,10 +113,10 @@ where
             return;
         };
         let at_work = self.worker.drain.enter();
-        let serving = (self.serve)(stream, from);
+        let serving = (self.serve)(stream, from, permit);
         tokio::spawn(async move {
             serving.await;
-            drop::<(Permit, _)>((permit, at_work));
+            drop(at_work);
         });
     }
 
@@ -116,8 +136,9 @@ where
 
 /// Out of descriptors or memory: accepting again at once would spin. What ends one connection needs no pause.
 async fn pause_after(error: &io::Error) {
-    const OUT_OF_RESOURCES: [i32; 4] = [23, 24, 105, 12]; // ENFILE EMFILE ENOBUFS ENOMEM
-    if error.raw_os_error().is_some_and(|code| OUT_OF_RESOURCES.contains(&code)) {
+    const OUT_OF_MEMORY: [i32; 2] = [105, 12]; // ENOBUFS ENOMEM
+    let is_short_of_memory = error.raw_os_error().is_some_and(|code| OUT_OF_MEMORY.contains(&code));
+    if is_short_of_memory || is_short_of_descriptors(error) {
         tracing::warn!(%error, "cannot accept; trying again in 100 ms");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

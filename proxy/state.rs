@@ -1,22 +1,39 @@
-//! The compiled picture of the world: which host means which route. Immutable, swapped whole.
+//! The compiled picture of the world: which host or address means which route. Immutable, swapped whole.
 //!
-//! Deliberately absent: anything that lives. Pools, budgets and counters belong to the clusters a snapshot
-//! points to.
+//! What lives (pools, budgets, counters) belongs to the clusters a snapshot points to. Beside it stand the
+//! [`Destinations`] that connections brought with them.
+
+mod addresses;
+mod destinations;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use pillion_config::cluster::HostPattern;
+use pillion_config::listener::Unknown;
 
 use crate::cluster::Cluster;
+use crate::net::own::OwnListeners;
 use crate::telemetry::Symbol;
+pub(crate) use addresses::AddressTable;
+pub(crate) use destinations::Destinations;
 
 /// What the data path reads.
-pub(crate) struct Store(ArcSwap<Snapshot>);
+pub(crate) struct Store {
+    snapshot: ArcSwap<Snapshot>,
+    /// Outbound destinations that no service matches.
+    pub(crate) unknown: Destinations,
+    /// Addresses of the application that connections were redirected from, or that have listeners of their own.
+    pub(crate) applications: Destinations,
+}
 
 pub(crate) struct Snapshot {
     pub(crate) hosts: HostTable,
+    pub(crate) addresses: AddressTable,
+    /// What becomes of a destination that neither knows.
+    pub(crate) policy: Unknown,
+    pub(crate) own: OwnListeners,
     /// The route to the application; `None` without `inbound.app`.
     pub(crate) application: Option<Arc<Route>>,
 }
@@ -29,12 +46,12 @@ pub(crate) struct Route {
 }
 
 impl Store {
-    pub(crate) fn new(snapshot: Snapshot) -> Self {
-        Self(ArcSwap::from_pointee(snapshot))
+    pub(crate) fn new(snapshot: Snapshot, unknown: Destinations, applications: Destinations) -> Self {
+        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown, applications }
     }
 
     pub(crate) fn load(&self) -> Guard<Arc<Snapshot>> {
-        self.0.load()
+        self.snapshot.load()
     }
 }
 
@@ -79,6 +96,11 @@ impl HostTable {
     /// `host` as a request names it: any case, a trailing dot, perhaps a port.
     pub(crate) fn find(&self, host: &str) -> Option<&Arc<Route>> {
         let (name, port) = split_port(host);
+        self.find_at(name, port)
+    }
+
+    /// A name without a port, such as a TLS server name, and the port it was asked for on.
+    pub(crate) fn find_at(&self, name: &str, port: Option<u16>) -> Option<&Arc<Route>> {
         let name = name.strip_suffix('.').unwrap_or(name);
         if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
             return self.find_lower(&name.to_ascii_lowercase(), port);

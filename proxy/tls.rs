@@ -27,19 +27,22 @@ pub enum Alpn {
     PillionH2,
     /// HTTP/1.1 from sidecar to sidecar, likewise.
     PillionHttp1,
+    /// Opaque bytes from sidecar to sidecar.
+    PillionTcp,
     H2,
     Http1,
 }
 
 impl Alpn {
     /// All, preferred first.
-    pub const ALL: [Self; 4] = [Self::PillionH2, Self::PillionHttp1, Self::H2, Self::Http1];
+    pub const ALL: [Self; 5] = [Self::PillionH2, Self::PillionHttp1, Self::PillionTcp, Self::H2, Self::Http1];
 
     /// The name on the wire (RFC 7301).
     pub const fn name(self) -> &'static str {
         match self {
             Self::PillionH2 => "pillion-h2",
             Self::PillionHttp1 => "pillion-http/1.1",
+            Self::PillionTcp => "pillion-tcp",
             Self::H2 => "h2",
             Self::Http1 => "http/1.1",
         }
@@ -51,7 +54,7 @@ impl Alpn {
 
     /// The other end is a sidecar of ours.
     pub const fn is_sidecar(self) -> bool {
-        matches!(self, Self::PillionH2 | Self::PillionHttp1)
+        matches!(self, Self::PillionH2 | Self::PillionHttp1 | Self::PillionTcp)
     }
 
     fn agreed(name: Option<&[u8]>) -> Option<Self> {
@@ -308,7 +311,7 @@ mod tests {
     use tokio_rustls::client::TlsStream;
     use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-    use super::client::{AlpnOffer, ClientTls};
+    use super::client::{AlpnOffer, ClientTls, Purpose};
     use super::server::{accept, server_config};
     use super::*;
     use crate::identity::credentials::Credentials;
@@ -385,7 +388,7 @@ mod tests {
             Ok((peer, alpn))
         };
         let calling = async {
-            let (mut stream, alpn) = client.connect(near).await?;
+            let (mut stream, alpn) = client.connect(near, Purpose::Http).await?;
             stream.read_u8().await.map_err(|error| TlsError::from_io(&error))?;
             Ok((stream, alpn))
         };
@@ -567,8 +570,10 @@ mod tests {
         let simple = UpstreamTls::Simple { sni: None, trust_bundle: None };
         let caller = client(&issue(&ca, WEB), &simple, AlpnOffer::Auto);
         let (near, far) = duplex(64 * 1024);
-        let (served, called) =
-            tokio::join!(TlsAcceptor::from(Arc::new(config)).accept(far), caller.connect(near));
+        let (served, called) = tokio::join!(
+            TlsAcceptor::from(Arc::new(config)).accept(far),
+            caller.connect(near, Purpose::Http)
+        );
         let served = served.expect("served");
         assert_eq!(served.get_ref().1.server_name(), Some("orders.shop"));
         assert_eq!(called.expect("connected").1, Some(Alpn::H2));

@@ -10,7 +10,7 @@ use super::balance::Candidate;
 use super::ewma::Ewma;
 use super::outlier::{Cause, Outlier};
 use super::{Cluster, Spoken};
-use crate::http::upstream::{Pool, Want};
+use crate::http::upstream::{Pool, Want, Wish};
 use crate::telemetry::EjectionCause;
 
 pub(crate) struct Endpoint {
@@ -58,10 +58,13 @@ impl Endpoint {
         }
     }
 
-    /// `is_http2`: the caller spoke it, or its request needs it (gRPC).
-    pub(crate) fn want(&self, cluster: &Cluster, is_http2: bool) -> Want {
+    pub(crate) fn want(&self, cluster: &Cluster, wish: Wish) -> Want {
+        let is_http2 = match wish {
+            Wish::Tunnel => return Want::Tunnel,
+            wish => wish == Wish::Http2,
+        };
         match cluster.protocol {
-            Spoken::Http1 => Want::Http1,
+            Spoken::Http1 | Spoken::Tcp => Want::Http1,
             Spoken::Http2 => Want::Http2,
             Spoken::AppAuto => callers(is_http2),
             Spoken::Auto if cluster.tls().is_none() => callers(is_http2),

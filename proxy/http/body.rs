@@ -6,7 +6,7 @@
 use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -99,6 +99,14 @@ impl Body {
         match &mut self.tail {
             Some(Tail::Response(tail)) => tail,
             _ => unreachable!("set just above"),
+        }
+    }
+
+    /// What rides on the response, to ride on something else.
+    pub(crate) fn take_response_tail(&mut self) -> Box<ResponseTail> {
+        match self.tail.take() {
+            Some(Tail::Response(tail)) => tail,
+            _ => Box::default(),
         }
     }
 
@@ -264,18 +272,35 @@ impl ResponseTail {
             }
         }
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
-        if Pin::new(deadline).poll(cx).is_pending() {
-            return Poll::Pending;
+        loop {
+            ready!(Pin::new(&mut *deadline).poll(cx));
+            let now = Instant::now();
+            if self.hard_stop.is_some_and(|stop| now >= stop) {
+                return self.cut(Reason::MaxDuration);
+            }
+            // A stream on which the client still talks is not idle.
+            let heard = exchange.progress.view().last.map(|last| exchange.started + last);
+            match heard.zip(self.idle).map(|(heard, idle)| heard + idle).filter(|at| *at > now) {
+                Some(at) => deadline.move_to(self.hard_stop.map_or(at, |stop| at.min(stop))),
+                None => return self.cut(Reason::StreamIdleTimeout),
+            }
         }
-        let over = self.hard_stop.is_some_and(|stop| Instant::now() >= stop);
-        let reason = if over { Reason::MaxDuration } else { Reason::StreamIdleTimeout };
-        self.cut(reason)
     }
 
     fn cut(&mut self, reason: Reason) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.ending.reason = Some(reason);
         self.end(false);
         Poll::Ready(Some(Err(BodyError::Cut(reason))))
+    }
+
+    /// The exchange became a tunnel, and that has ended. Its bytes were counted as they went.
+    pub(crate) fn tunnel_ended(&mut self, received: u64, sent: u64, reason: Option<Reason>) {
+        self.ending = Ending { bytes: sent, reason, ..self.ending };
+        self.lease = None; // it cannot be used again
+        if let Some(exchange) = &self.exchange {
+            exchange.was_tunnel(received);
+        }
+        self.end(reason.is_none());
     }
 
     fn end(&mut self, whole: bool) {

@@ -7,8 +7,8 @@ use http::HeaderValue;
 use http::request::Parts;
 use tokio::time::Instant;
 
-use super::Body;
 use super::exchange::Exchange;
+use super::{Body, tunnel};
 use crate::cluster::limits::Permit;
 use crate::state::Route;
 
@@ -22,6 +22,8 @@ pub(crate) struct Call {
     /// The host the request is for: `Host` towards HTTP/1, `:authority` towards HTTP/2.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) is_grpc: bool,
+    /// It shall become a tunnel.
+    pub(crate) tunnel: Option<Box<tunnel::Kind>>,
     /// One for the first try.
     pub(crate) attempt: u32,
     /// It came as a retry of somebody before us (`x-pillion-attempt` above 1): not retried once more.
@@ -47,6 +49,7 @@ impl Call {
             route: None,
             host: None,
             is_grpc,
+            tunnel: None,
             attempt: 1,
             marked: false,
             per_try: None,

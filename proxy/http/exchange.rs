@@ -50,6 +50,8 @@ pub(crate) struct Facts {
     pub(crate) sent: Option<Instant>,
     pub(crate) answered: Option<Instant>,
     cut: Option<Reason>,
+    /// Its bytes are counted already.
+    tunnelled: bool,
     finished: bool,
 }
 
@@ -129,6 +131,12 @@ impl Exchange {
         facts.status = Reason::ClientGone.status();
     }
 
+    /// It became a tunnel, which took so many bytes from the client.
+    pub(crate) fn was_tunnel(&self, received: u64) {
+        self.progress.moved(received);
+        self.facts.lock().tunnelled = true;
+    }
+
     /// The answer's headers are on their way.
     pub(crate) fn headers_sent(&self, status: StatusCode, grpc_status: Option<u8>) {
         let now = Instant::now();
@@ -154,8 +162,10 @@ impl Exchange {
             let metrics = route.cluster.metrics();
             metrics.active().dec();
             metrics.duration().observe(took.as_secs_f64());
-            metrics.bytes(Flow::Received).inc_by(self.progress.bytes());
-            metrics.bytes(Flow::Sent).inc_by(ending.bytes);
+            if !facts.tunnelled {
+                metrics.bytes(Flow::Received).inc_by(self.progress.bytes());
+                metrics.bytes(Flow::Sent).inc_by(ending.bytes);
+            }
         }
         self.worker.recorder.lock().count(self.labels(&facts));
         self.log(&facts, ending, took);

@@ -1,28 +1,26 @@
 //! One downstream HTTP connection: hyper's framing, our limits, and a graceful end.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::io;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
 
-use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::answer;
 use super::exchange::Exchange;
-use super::{Body, Call, Response, headers};
+use super::guard::Guarded;
+use super::{Body, Call, Response, headers, tunnel};
+use crate::detect::first_byte;
 use crate::error::Reason;
 use crate::layers::AnsweringService;
-use crate::net::guard::Guarded;
-use crate::net::{Io, Prefixed, Transport};
-use crate::runtime::drain::Drain;
+use crate::net::Io;
 use crate::runtime::worker::Worker;
 use crate::serve::Connection;
 use crate::telemetry::{Held, MethodLabel, Protocol, RequestLabels, Symbol};
@@ -38,121 +36,130 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
 /// hyper's read buffer of HTTP/1; it must hold a whole head, and bodies need no more.
 pub(crate) const HTTP1_BUFFER: usize = 128 * 1024;
-/// From the first byte until it is known whether HTTP/2 or HTTP/1 is spoken.
-const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Until the first byte.
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(3600);
-
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
     Http1,
     Http2,
 }
 
-/// HTTP/2 begins with its preface (RFC 9113, 3.4), everything else is taken for HTTP/1. `None`: too early to say.
-pub(crate) fn detect(first: &[u8]) -> Option<Version> {
-    let compared = first.len().min(PREFACE.len());
-    match first.get(..compared) == PREFACE.get(..compared) {
-        false => Some(Version::Http1),
-        true => (compared == PREFACE.len()).then_some(Version::Http2),
-    }
-}
-
-/// Reads until the version shows. What was read is given back as the head of the stream. A connection that has
-/// said nothing when the drain starts is closed.
-pub(crate) async fn detect_on(mut transport: Transport, drain: &Drain) -> io::Result<(Io, Version)> {
-    let mut first = Vec::with_capacity(PREFACE.len());
-    tokio::select! { // what a drained client had sent is not read: it hears that the connection is closed
-        read = tokio::time::timeout(FIRST_BYTE_TIMEOUT, read_some(&mut transport, &mut first)) => read??,
-        () = drain.started() => return Err(io::ErrorKind::ConnectionAborted.into()),
-    }
-    let version = tokio::time::timeout(DETECT_TIMEOUT, async {
-        loop {
-            if let Some(version) = detect(&first) {
-                return Ok::<_, io::Error>(version);
-            }
-            read_some(&mut transport, &mut first).await?;
-        }
-    })
-    .await??;
-    Ok((Prefixed::with(Bytes::from(first), transport), version))
-}
-
-/// At least one byte, and no more than the preface has.
-async fn read_some(io: &mut (impl AsyncRead + Unpin), into: &mut Vec<u8>) -> io::Result<()> {
-    let room = PREFACE.len().saturating_sub(into.len()) as u64;
-    match io.take(room).read_buf(into).await? {
-        0 => Err(io::ErrorKind::UnexpectedEof.into()),
-        _ => Ok(()),
+pub(crate) const fn protocol(version: Version) -> Protocol {
+    match version {
+        Version::Http1 => Protocol::Http1,
+        Version::Http2 => Protocol::Http2,
     }
 }
 
 /// Serves `io` until its client leaves, or until the drain lets it finish what is in flight.
 pub(crate) async fn serve<S: AnsweringService>(
-    io: Io,
+    mut io: Io,
     version: Version,
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     stack: S,
 ) {
-    let is_http1 = version == Version::Http1;
-    let protocol = if is_http1 { Protocol::Http1 } else { Protocol::Http2 };
-    let _open = Held::of(&worker.connections_active(connection.direction, protocol));
-    let draining = worker.drain.started();
-    let io = TokioIo::new(Guarded::new(io, connection.clone(), worker.clone(), is_http1));
+    let _open = Held::of(&worker.connections_active(connection.direction, protocol(version)));
+    // Boxed: a connection that rests holds none of it.
+    match version {
+        Version::Http1 => {
+            while let Some(rests) =
+                Box::pin(http1(io, connection.clone(), worker.clone(), stack.clone())).await
+            {
+                let Ok(wakes) = first_byte(rests, &worker).await else { return };
+                io = wakes;
+            }
+        }
+        Version::Http2 => Box::pin(http2(io, connection, worker, stack)).await,
+    }
+}
+
+/// Returns the connection when nothing has happened on it for a while.
+async fn http1<S: AnsweringService>(
+    io: Io,
+    connection: Arc<Connection>,
+    worker: Arc<Worker>,
+    stack: S,
+) -> Option<Io> {
+    let mut draining = worker.drain.started();
+    let mut is_told = false;
+    let (rests, io) = (connection.clone(), Guarded::new(io, connection.clone(), worker.clone(), true));
     let service = service_fn(move |request: Request<Incoming>| {
         handle(request, connection.clone(), worker.clone(), stack.clone())
     });
-    // How a connection ended has been told request by request.
-    match version {
-        Version::Http1 => {
-            let conn = http1::Builder::new()
-                .max_header_size(HEADER_BYTES as usize) // at most 100 headers is hyper's default; saying so costs
-                .max_buf_size(HTTP1_BUFFER)
-                .auto_date_header(false)
-                .serve_connection(io, service);
-            drop(finish_on(draining, conn, http1::Connection::graceful_shutdown).await);
-        }
-        Version::Http2 => {
-            let conn = http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .initial_stream_window_size(STREAM_WINDOW)
-                .initial_connection_window_size(CONNECTION_WINDOW)
-                .max_concurrent_streams(STREAMS)
-                .max_header_list_size(HEADER_BYTES)
-                .max_send_buf_size(SEND_BUFFER)
-                .auto_date_header(false)
-                .serve_connection(io, service);
-            drop(finish_on(draining, conn, http2::Connection::graceful_shutdown).await);
-        }
+    let mut conn = http1::Builder::new()
+        .max_header_size(HEADER_BYTES as usize) // at most 100 headers is hyper's default; saying so costs
+        .max_buf_size(HTTP1_BUFFER)
+        .auto_date_header(false)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    // How it ended has been told request by request.
+    drop(
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(ended) = Pin::new(&mut conn).poll(cx) {
+                    return Poll::Ready(ended);
+                }
+                let drains = !is_told && Pin::new(&mut draining).poll(cx).is_ready();
+                if !drains && (is_told || !rests.rests.load(Relaxed)) {
+                    return Poll::Pending;
+                }
+                is_told = true;
+                Pin::new(&mut conn).graceful_shutdown(); // after what is in flight: at once, where nothing is
+            }
+        })
+        .await,
+    );
+    if !rests.rests.swap(false, Relaxed) {
+        return None;
     }
+    let parts = conn.into_parts()?;
+    let mut io = parts.io.into_inner().into_io();
+    io.put_back(parts.read_buf);
+    Some(io)
 }
 
-/// Runs a connection; when the drain starts it is asked to end after what is in flight.
-async fn finish_on<C: Future>(
-    draining: impl Future<Output = ()>,
-    conn: C,
-    goodbye: impl FnOnce(Pin<&mut C>),
-) -> C::Output {
+async fn http2<S: AnsweringService>(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, stack: S) {
+    let draining = worker.drain.started();
+    let io = TokioIo::new(Guarded::new(io, connection.clone(), worker.clone(), false));
+    let service = service_fn(move |request: Request<Incoming>| {
+        handle(request, connection.clone(), worker.clone(), stack.clone())
+    });
+    let conn = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(HEADER_BYTES)
+        .max_send_buf_size(SEND_BUFFER)
+        .auto_date_header(false)
+        .enable_connect_protocol() // RFC 8441
+        .serve_connection(io, service);
     let mut conn = pin!(conn);
     tokio::select! { // only the wait for the drain can be dropped here
-        ended = &mut conn => return ended,
-        () = draining => goodbye(conn.as_mut()),
+        _ended = &mut conn => return,
+        () = draining => conn.as_mut().graceful_shutdown(),
     }
-    conn.await
+    drop(conn.await);
 }
 
 async fn handle<S: AnsweringService>(
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     mut stack: S,
 ) -> Result<Response, Infallible> {
     let request_id = headers::request_id(request.headers(), &mut worker.rng.lock());
+    let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked(&mut request)).flatten();
     let exchange = Arc::new(Exchange::new(worker, connection, request_id));
-    stack.call(Call::new(request.map(Body::incoming), exchange)).await
+    let mut call = Call::new(request.map(Body::incoming), exchange);
+    match asked {
+        None => stack.call(call).await,
+        Some(asked) => {
+            call.tunnel = Some(Box::new(asked.kind.clone()));
+            let exchange = call.exchange.clone();
+            let answered = Box::pin(stack.call(call)).await;
+            answered.map(|response| tunnel::open(asked, response, &exchange))
+        }
+    }
 }
 
 /// hyper could not read a request's head and wants to answer `hypers`: counts it, and gives our answer instead.
@@ -197,19 +204,4 @@ pub(crate) fn refuse(
     let rest = format!("\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     answer.extend_from_slice(rest.as_bytes());
     answer
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_preface_tells_and_any_other_byte_does_too() {
-        assert_eq!(detect(b""), None);
-        assert_eq!(detect(b"PRI * HTTP/2.0\r\n"), None);
-        assert_eq!(detect(PREFACE), Some(Version::Http2));
-        assert_eq!(detect(b"POST / HTTP/1.1"), Some(Version::Http1));
-        assert_eq!(detect(b"P"), None);
-        assert_eq!(detect(b"\x16\x03\x01"), Some(Version::Http1));
-    }
 }

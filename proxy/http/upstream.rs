@@ -27,8 +27,28 @@ pub(crate) use shard::{Pool, SWEEP_EVERY};
 pub(crate) enum Want {
     Http1,
     Http2,
+    /// HTTP/1.1 whatever else the endpoint speaks: the connection becomes a tunnel.
+    Tunnel,
     /// Whatever the endpoint chooses by ALPN, which is not known yet.
     Negotiated,
+}
+
+/// What a request asks of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// The caller spoke HTTP/1.
+    Http1,
+    /// The caller spoke HTTP/2, or the request needs it (gRPC).
+    Http2,
+    /// It shall become a tunnel.
+    Tunnel,
+}
+
+impl Want {
+    /// Whether others may use the connection at the same time.
+    const fn is_shared(self) -> bool {
+        matches!(self, Self::Http2 | Self::Negotiated)
+    }
 }
 
 /// A connection to `endpoint`: at once where one is free, else as soon as one is.
@@ -39,11 +59,11 @@ pub(crate) async fn lease(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
     worker: &Arc<Worker>,
-    is_http2: bool,
+    wish: Wish,
 ) -> Result<Lease, Error> {
-    match endpoint.pool.shard(worker.index).take(cluster, endpoint.want(cluster, is_http2)) {
+    match endpoint.pool.shard(worker.index).take(cluster, endpoint.want(cluster, wish)) {
         Some(lease) => Ok(lease),
-        None => Box::pin(wait(cluster, endpoint, worker, is_http2)).await,
+        None => Box::pin(wait(cluster, endpoint, worker, wish)).await,
     }
 }
 
@@ -52,12 +72,12 @@ async fn wait(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
     worker: &Arc<Worker>,
-    is_http2: bool,
+    wish: Wish,
 ) -> Result<Lease, Error> {
     let _pending = cluster.limits.pending.try_acquire().ok_or_else(|| too_many_pending(cluster))?;
     loop {
         // What to want may change while waiting: the first connection tells what the endpoint speaks.
-        let want = endpoint.want(cluster, is_http2);
+        let want = endpoint.want(cluster, wish);
         let shard = endpoint.pool.shard(worker.index);
         if let Some(lease) = shard.take(cluster, want) {
             return Ok(lease);

@@ -51,6 +51,9 @@ fn request(call: &mut Call) -> Result<(), Error> {
     if seen.expect {
         headers.remove(EXPECT); // hyper asks the client to go on by itself, and would not wait for the upstream
     }
+    if call.route.as_ref().is_some_and(|route| route.cluster.is_passthrough()) {
+        return Ok(()); // a stranger learns nothing of the mesh
+    }
     if connection.direction == Direction::Inbound {
         tell_the_application(headers, connection);
     }

@@ -17,6 +17,7 @@ use crate::cluster::backoff;
 use crate::cluster::limits::Permit;
 use crate::error::{Error, Sent};
 use crate::http::headers::{IDEMPOTENCY_KEY, X_PILLION_ATTEMPT, X_PILLION_REFUSED, grpc_status};
+use crate::http::tunnel::Kind;
 use crate::http::{Body, Call, Exchange, Response, replay};
 use crate::state::Route;
 use crate::telemetry::RetryOutcome;
@@ -104,6 +105,7 @@ struct Spare {
     keyed: bool,
     marked: bool,
     is_grpc: bool,
+    tunnel: Option<Box<Kind>>,
     host: Option<HeaderValue>,
     via: Option<HeaderValue>,
     deadline: Option<tokio::time::Instant>,
@@ -123,6 +125,7 @@ impl Spare {
             keyed: call.head.headers.contains_key(IDEMPOTENCY_KEY),
             marked: call.marked,
             is_grpc: call.is_grpc,
+            tunnel: call.tunnel.clone(),
             host: call.host.clone(),
             via: call.via.clone(),
             deadline: call.deadline,
@@ -180,6 +183,7 @@ impl Spare {
         call.via = self.via.clone();
         call.deadline = self.deadline;
         call.is_grpc = self.is_grpc;
+        call.tunnel = self.tunnel.clone();
         call.marked = self.marked;
         Some(call)
     }

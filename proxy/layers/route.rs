@@ -1,10 +1,12 @@
 //! Finds where a request goes. From here on its policy travels with it.
 
+mod egress;
+
 use std::sync::Arc;
 
 use http::header::HOST;
 use http::request::Parts;
-use http::uri::Authority;
+use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Version};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
@@ -12,6 +14,7 @@ use tower::{Layer, service_fn};
 use super::HttpService;
 use crate::error::{Error, Reason};
 use crate::http::{Call, Response};
+use crate::serve::Destination;
 use crate::state::Route;
 use crate::telemetry::Direction;
 
@@ -21,12 +24,17 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpServic
 
 async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
     call.host = host(&call.head)?;
-    if call.head.method == Method::CONNECT {
-        return Err(Error::new(Reason::BadRequest, "CONNECT is not supported yet"));
-    }
-    let route = match call.exchange.connection.direction {
-        Direction::Outbound => outbound(&call)?,
-        Direction::Inbound => inbound(&call)?,
+    let found = match &call.exchange.connection.destination {
+        Destination::Route(route) => Found::Route(direct(&call, route)),
+        Destination::Unknown(to) => {
+            Found::Route(egress::redirected(&call.exchange.worker, host_text(&call), *to)?)
+        }
+        Destination::Named => named(&call)?,
+    };
+    let route = match found {
+        Found::Route(route) => route,
+        Found::Connect => return Box::pin(egress::connect(&call)).await,
+        Found::Absolute => Box::pin(egress::absolute(&call)).await?,
     };
     call.host = call.host.take().or_else(|| default_host(&route));
     call.exchange.routed(&route);
@@ -73,26 +81,49 @@ fn default_host(route: &Route) -> Option<HeaderValue> {
     }
 }
 
-/// A service's own port is for that service alone; else the host decides.
-fn outbound(call: &Call) -> Result<Arc<Route>, Error> {
-    if let Some(route) = &call.exchange.connection.service {
-        return Ok(route.clone());
-    }
-    let host = call.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let snapshot = call.exchange.worker.state.load();
-    snapshot.hosts.find(host).cloned().ok_or_else(|| {
-        let detail = match host {
-            "" => "the request names no host, and this port belongs to no service".to_owned(),
-            host => format!("no service has the host \"{host}\": see `hosts` in `services`"),
-        };
-        Error::new(Reason::NoRoute, detail)
-    })
+enum Found {
+    Route(Arc<Route>),
+    /// A CONNECT, which this proxy answers itself.
+    Connect,
+    /// A destination that is nobody's, and must be resolved.
+    Absolute,
 }
 
-fn inbound(call: &Call) -> Result<Arc<Route>, Error> {
-    let snapshot = call.exchange.worker.state.load();
-    snapshot
-        .application
-        .clone()
-        .ok_or_else(|| Error::new(Reason::NoRoute, "`inbound.app` says no application to send requests to"))
+/// Where the connection goes, its requests go, whatever host they name.
+fn direct(call: &Call, route: &Arc<Route>) -> Arc<Route> {
+    let connection = &call.exchange.connection;
+    if connection.is_redirected {
+        let snapshot = call.exchange.worker.state.load();
+        if snapshot.hosts.find(host_text(call)).is_some_and(|named| !Arc::ptr_eq(named, route)) {
+            call.exchange.worker.metrics.host_mismatches(route.cluster.symbol).inc();
+        }
+    }
+    route.clone()
+}
+
+/// On the proxy port the request says where it goes. Inbound never takes its destination from one.
+fn named(call: &Call) -> Result<Found, Error> {
+    if call.exchange.connection.direction == Direction::Inbound {
+        let detail = "`inbound.app` says no application to send requests to";
+        return Err(Error::new(Reason::NoRoute, detail));
+    }
+    if call.head.method == Method::CONNECT {
+        return Ok(Found::Connect);
+    }
+    let host = host_text(call);
+    if let Some(route) = call.exchange.worker.state.load().hosts.find(host) {
+        return Ok(Found::Route(route.clone()));
+    }
+    if call.head.version != Version::HTTP_2 && call.head.uri.scheme() == Some(&Scheme::HTTP) {
+        return Ok(Found::Absolute);
+    }
+    let detail = match host {
+        "" => "the request names no host, and this port belongs to no service".to_owned(),
+        host => format!("no service has the host \"{host}\": see `hosts` in `services`"),
+    };
+    Err(Error::new(Reason::NoRoute, detail))
+}
+
+fn host_text(call: &Call) -> &str {
+    call.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default()
 }

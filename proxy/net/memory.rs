@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -16,7 +16,14 @@ use tokio::sync::mpsc;
 const BUFFER: usize = 64 * 1024;
 const BACKLOG: usize = 1024;
 
-type Arrival = (DuplexStream, SocketAddr);
+/// A connection that was made, as its listener gets it.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) io: DuplexStream,
+    pub(crate) from: SocketAddr,
+    /// Where it was meant to go, if it was redirected here.
+    pub(crate) original: Option<SocketAddr>,
+}
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Memory {
@@ -26,6 +33,7 @@ pub(crate) struct Memory {
 #[derive(Debug, Default)]
 struct Hosts {
     bound: HashMap<SocketAddr, Host>,
+    names: HashMap<String, IpAddr>,
     /// Hands out ports for port 0 and for the near end of connections.
     last_port: u16,
 }
@@ -62,7 +70,33 @@ impl Memory {
         self.hosts.lock().bound.insert(address, Host::BlackHole);
     }
 
+    pub(crate) fn name(&self, host: &str, ip: IpAddr) {
+        self.hosts.lock().names.insert(host.to_owned(), ip);
+    }
+
+    pub(crate) fn resolve(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
+        let known = self.hosts.lock().names.get(host).copied();
+        known.map(|ip| (ip, port).into()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
     pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<DuplexStream> {
+        self.connect_as(address, None).await
+    }
+
+    /// What the kernel's REDIRECT does: whoever connects to `original` lands at `listener`.
+    pub(crate) async fn redirect(
+        &self,
+        original: SocketAddr,
+        listener: SocketAddr,
+    ) -> io::Result<DuplexStream> {
+        self.connect_as(listener, Some(original)).await
+    }
+
+    async fn connect_as(
+        &self,
+        address: SocketAddr,
+        original: Option<SocketAddr>,
+    ) -> io::Result<DuplexStream> {
         let (target, from) = {
             let mut hosts = self.hosts.lock();
             let from = SocketAddr::from((Ipv4Addr::LOCALHOST, hosts.next_port()));
@@ -74,9 +108,9 @@ impl Memory {
             (target, from)
         };
         let Some(target) = target else { return std::future::pending().await };
-        let (near, far) = tokio::io::duplex(BUFFER);
+        let (near, io) = tokio::io::duplex(BUFFER);
         let refused = |_gone| io::Error::from(io::ErrorKind::ConnectionRefused);
-        target.send((far, from)).await.map_err(refused)?;
+        target.send(Arrival { io, from, original }).await.map_err(refused)?;
         Ok(near)
     }
 }

@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::{Stream, Transport};
+
 #[derive(Debug)]
 pub(crate) struct Prefixed<T> {
     prefix: Bytes,
@@ -18,8 +20,39 @@ impl<T> Prefixed<T> {
         Self { prefix: Bytes::new(), inner }
     }
 
-    pub(crate) const fn with(prefix: Bytes, inner: T) -> Self {
-        Self { prefix, inner }
+    pub(crate) const fn get_ref(&self) -> &T {
+        &self.inner
+    }
+
+    /// Bytes that were read from it will be read once more, first.
+    pub(crate) fn put_back(&mut self, bytes: Bytes) {
+        self.prefix = match self.prefix.is_empty() {
+            true => bytes,
+            false => [&bytes[..], &self.prefix[..]].concat().into(),
+        };
+    }
+
+    /// The first of the bytes that were read ahead.
+    pub(crate) fn peek(&self) -> Option<u8> {
+        self.prefix.first().copied()
+    }
+
+    /// What was read ahead and not taken yet, and the rest.
+    pub(crate) fn into_parts(self) -> (Bytes, T) {
+        (self.prefix, self.inner)
+    }
+}
+
+impl Prefixed<Transport> {
+    /// The bare stream of a connection that nothing was negotiated on yet, with what was read ahead of it.
+    pub(crate) fn into_plain(self) -> Option<Prefixed<Stream>> {
+        match self.into_parts() {
+            (read, Transport::Plain(mut io)) => {
+                io.put_back(read);
+                Some(io)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -75,7 +108,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_prefix_comes_first_in_whatever_pieces_the_reader_asks_for() {
-        let mut io = Prefixed::with(Bytes::from_static(b"abc"), &b"def"[..]);
+        let mut io = Prefixed::new(&b"def"[..]);
+        io.put_back(Bytes::from_static(b"bc"));
+        io.put_back(Bytes::from_static(b"a"));
         let mut first = [0; 2];
         io.read_exact(&mut first).await.unwrap();
         let mut rest = Vec::new();

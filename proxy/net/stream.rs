@@ -1,9 +1,14 @@
 //! The kinds of byte streams a connection can be, as one type: no generics above this seam.
 
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -13,7 +18,8 @@ use super::Prefixed;
 #[derive(Debug)]
 pub(crate) enum Stream {
     Tcp(TcpStream),
-    Memory(DuplexStream),
+    /// With what the kernel would say of a redirected connection.
+    Memory(DuplexStream, Option<SocketAddr>),
 }
 
 /// Bytes as the HTTP side sees them. TLS sessions are boxed: about a kilobyte that would be moved with every move.
@@ -22,6 +28,8 @@ pub(crate) enum Transport {
     Plain(Prefixed<Stream>),
     Accepted(Box<tokio_rustls::server::TlsStream<Prefixed<Stream>>>),
     Connected(Box<tokio_rustls::client::TlsStream<Stream>>),
+    /// What runs inside an upgraded exchange or a CONNECT.
+    Inside(Box<TokioIo<Upgraded>>),
 }
 
 /// Hands every poll to the variant's own stream, vectored writes included: without them hyper copies bodies.
@@ -33,13 +41,13 @@ macro_rules! delegate {
                 cx: &mut Context<'_>,
                 buf: &mut ReadBuf<'_>,
             ) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$variant(io) => Pin::new(io).poll_read(cx, buf)),+ }
+                match self.get_mut() { $(Self::$variant(io, ..) => Pin::new(io).poll_read(cx, buf)),+ }
             }
         }
 
         impl AsyncWrite for $kind {
             fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-                match self.get_mut() { $(Self::$variant(io) => Pin::new(io).poll_write(cx, buf)),+ }
+                match self.get_mut() { $(Self::$variant(io, ..) => Pin::new(io).poll_write(cx, buf)),+ }
             }
 
             fn poll_write_vectored(
@@ -50,37 +58,70 @@ macro_rules! delegate {
                 if let [only] = bufs {
                     return self.poll_write(cx, only); // send(2) is cheaper than writev(2) of one piece
                 }
-                match self.get_mut() { $(Self::$variant(io) => Pin::new(io).poll_write_vectored(cx, bufs)),+ }
+                match self.get_mut() { $(Self::$variant(io, ..) => Pin::new(io).poll_write_vectored(cx, bufs)),+ }
             }
 
             fn is_write_vectored(&self) -> bool {
-                match self { $(Self::$variant(io) => io.is_write_vectored()),+ }
+                match self { $(Self::$variant(io, ..) => io.is_write_vectored()),+ }
             }
 
             fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$variant(io) => Pin::new(io).poll_flush(cx)),+ }
+                match self.get_mut() { $(Self::$variant(io, ..) => Pin::new(io).poll_flush(cx)),+ }
             }
 
             fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-                match self.get_mut() { $(Self::$variant(io) => Pin::new(io).poll_shutdown(cx)),+ }
+                match self.get_mut() { $(Self::$variant(io, ..) => Pin::new(io).poll_shutdown(cx)),+ }
             }
         }
     };
 }
 
 delegate!(Stream: Tcp, Memory);
-delegate!(Transport: Plain, Accepted, Connected);
+delegate!(Transport: Plain, Accepted, Connected, Inside);
 
 impl Stream {
-    /// Whether `from`, who connected, is this host itself. Every host may reach itself over any of its addresses,
-    /// and then both ends have the same one.
-    pub(crate) fn is_from_this_host(&self, from: std::net::SocketAddr) -> bool {
+    /// The near end's address; connections in memory have none.
+    pub(crate) fn own_ip(&self) -> Option<IpAddr> {
         match self {
-            Self::Memory(_) => true,
+            Self::Memory(..) => None,
+            Self::Tcp(stream) => stream.local_addr().ok().map(|own| own.ip()),
+        }
+    }
+
+    /// Where a redirected connection was meant to go (SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST). `None`: it was not
+    /// redirected, as far as the kernel knows.
+    pub(crate) fn original_destination(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Memory(_, original) => *original,
             Self::Tcp(stream) => {
-                let from = from.ip().to_canonical();
-                from.is_loopback() || stream.local_addr().is_ok_and(|own| own.ip().to_canonical() == from)
+                let (socket, own) = (SockRef::from(stream), stream.local_addr().ok()?);
+                let original = match own {
+                    SocketAddr::V4(_) => socket.original_dst_v4(),
+                    SocketAddr::V6(_) => socket.original_dst_v6(),
+                };
+                // Connection tracking remembers destinations that nobody changed, too.
+                original.ok()?.as_socket().filter(|original| *original != own)
             }
+        }
+    }
+
+    /// The next drop resets the connection instead of ending it: what was cut short must not look whole.
+    pub(crate) fn abort(&self) {
+        if let Self::Tcp(stream) = self {
+            drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+        }
+    }
+}
+
+impl Transport {
+    /// See [`Stream::abort`]. Inside an HTTP exchange the drop alone says it: by a reset stream, or by a
+    /// connection that ends without a goodbye.
+    pub(crate) fn abort(&self) {
+        match self {
+            Self::Plain(io) => io.get_ref().abort(),
+            Self::Accepted(tls) => tls.get_ref().0.get_ref().abort(),
+            Self::Connected(tls) => tls.get_ref().0.abort(),
+            Self::Inside(_) => {}
         }
     }
 }

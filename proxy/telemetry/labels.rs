@@ -150,7 +150,19 @@ vocabulary! {
 
 vocabulary! {
     /// What a connection speaks; `Unknown` when it ended before that showed.
-    Protocol as "protocol" { Http1 = "http1", Http2 = "http2", Unknown = "unknown" }
+    Protocol as "protocol" { Http1 = "http1", Http2 = "http2", Tcp = "tcp", Unknown = "unknown" }
+}
+
+vocabulary! {
+    /// What the first bytes of an undeclared connection were found to be.
+    Verdict as "verdict" {
+        Http1 = "http1",
+        Http2 = "http2",
+        /// TLS that is not ours to terminate.
+        Tls = "tls",
+        /// Anything else, and whatever the server speaks first.
+        Opaque = "opaque",
+    }
 }
 
 vocabulary! {

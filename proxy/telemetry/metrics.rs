@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use super::family::{Exposition, Family, Histogram, IntCounter, IntGauge};
 use super::labels::{
     CertificateUse, ConnectionOutcome, Direction, EjectionCause, EndpointState, Flow, HandshakeOutcome,
-    Label, Limit, Protocol, RequestLabels, RetryOutcome, Service, Tls,
+    Label, Limit, Protocol, RequestLabels, RetryOutcome, Service, Tls, Verdict,
 };
 use super::process;
 use super::service::ServiceMetrics;
@@ -50,6 +50,8 @@ pub(super) struct Families {
     pub(super) connections: Family<(Direction, Service, Protocol, Tls, ConnectionOutcome), IntCounter>,
     pub(super) connections_active: Family<(Direction, Protocol), IntGauge>,
     pub(super) bytes: Family<(Direction, Service, Flow), IntCounter>,
+    pub(super) detections: Family<(Direction, Verdict), IntCounter>,
+    pub(super) host_mismatches: Family<(Service,), IntCounter>,
     pub(super) breaker_used: Family<(Service, Limit), IntGauge>,
     pub(super) breaker_limit: Family<(Service, Limit), IntGauge>,
     pub(super) breaker_rejections: Family<(Service, Limit), IntCounter>,
@@ -72,6 +74,8 @@ impl Families {
             connections: to.counters("pillion_connections_total", "Connections accepted (inbound, from the application) or opened (to a service)."),
             connections_active: to.gauges("pillion_connections_active", "Open connections."),
             bytes: to.counters("pillion_bytes_total", "Body and stream bytes, received from and sent to the downstream."),
+            detections: to.counters("pillion_detections_total", "Connections whose protocol was told by their first bytes."),
+            host_mismatches: to.counters("pillion_host_mismatches_total", "Requests to a service's address whose host names another service; the address wins."),
             breaker_used: to.gauges("pillion_circuit_breaker_used", "What of a circuit breaker's limit is in use."),
             breaker_limit: to.gauges("pillion_circuit_breaker_limit", "The limits of a circuit breaker."),
             breaker_rejections: to.counters("pillion_circuit_breaker_rejections_total", "What a circuit breaker's limit refused."),
@@ -144,6 +148,16 @@ impl Metrics {
         self.families.connections.of((direction, Service(service), protocol, tls, outcome))
     }
 
+    /// Undeclared connections by what they were found to speak.
+    pub(crate) fn detections(&self, direction: Direction, verdict: Verdict) -> IntCounter {
+        self.families.detections.of((direction, verdict))
+    }
+
+    /// Requests that came to the address of `service` with the host of another.
+    pub(crate) fn host_mismatches(&self, service: Symbol) -> IntCounter {
+        self.families.host_mismatches.of((Service(service),))
+    }
+
     /// Handshakes by how they ended.
     pub(crate) fn handshakes(&self, direction: Direction, outcome: HandshakeOutcome) -> IntCounter {
         self.families.handshakes.of((direction, outcome))
@@ -213,7 +227,7 @@ mod tests {
     use crate::telemetry::MethodLabel;
 
     /// The families of the public interface that exist by now.
-    const FAMILIES: [&str; 24] = [
+    const FAMILIES: [&str; 26] = [
         "pillion_requests_total",
         "pillion_request_duration_seconds",
         "pillion_overhead_seconds",
@@ -222,6 +236,8 @@ mod tests {
         "pillion_connections_total",
         "pillion_connections_active",
         "pillion_bytes_total",
+        "pillion_detections_total",
+        "pillion_host_mismatches_total",
         "pillion_circuit_breaker_used",
         "pillion_circuit_breaker_limit",
         "pillion_circuit_breaker_rejections_total",
@@ -279,6 +295,8 @@ mod tests {
             .inc();
         metrics.connections_active(Direction::Outbound, Protocol::Http2).inc();
         metrics.handshakes(Direction::Outbound, HandshakeOutcome::Identity).inc();
+        metrics.detections(Direction::Inbound, Verdict::Opaque).inc();
+        metrics.host_mismatches(billing).inc();
         CertificateUse::ALL.iter().for_each(|of| metrics.certificate_not_after(*of).set(1_800_000_000));
         metrics
     }

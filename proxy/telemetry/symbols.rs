@@ -16,8 +16,10 @@ impl Symbol {
     pub(crate) const OTHER: Self = Self(1);
     /// The `service` of everything inbound.
     pub(crate) const APP: Self = Self(2);
+    /// The `service` of destinations that no service matches.
+    pub(crate) const PASSTHROUGH: Self = Self(3);
 
-    const KNOWN: [&'static str; 3] = ["", "other", "app"];
+    const KNOWN: [&'static str; 4] = ["", "other", "app", "passthrough"];
 }
 
 /// Every label value seen so far; never forgets, therefore bounded.

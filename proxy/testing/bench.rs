@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use crate::cluster::Cluster;
+use crate::app;
 use crate::http::server::{self, Version};
 use crate::layers::Name;
+use crate::net::own::OwnListeners;
 use crate::net::{Network, Prefixed, Stream, Transport};
 use crate::runtime::drain::Drain;
 use crate::runtime::worker::Worker;
-use crate::serve::Connection;
-use crate::state::{HostTable, Route, Snapshot, Store};
+use crate::serve::{Connection, Destination};
 use crate::telemetry::{Direction, Metrics};
 use crate::{inbound, outbound};
 
@@ -24,26 +24,19 @@ pub(super) struct Bench {
 impl Bench {
     /// As [`Mesh::caller`].
     pub(super) fn caller(mesh: &Mesh, orders: &str) -> Self {
-        let (config, metrics) = (mesh::parse(&mesh::caller(orders)), Metrics::new(10_000));
-        let mut hosts = HostTable::default();
-        for service in &config.clusters {
-            let route = Route::to(Cluster::service(service, None, &metrics, 1));
-            service.hosts.iter().for_each(|host| hosts.add(host, &route));
-        }
-        Self::new(mesh, Direction::Outbound, metrics, Snapshot { hosts, application: None })
+        Self::new(mesh, Direction::Outbound, &mesh::caller(orders))
     }
 
     /// As [`Mesh::application`].
     pub(super) fn application(mesh: &Mesh, inbound: &str) -> Self {
-        let (config, metrics) = (mesh::parse(&mesh::application(inbound)), Metrics::new(10_000));
-        let inbound = config.inbound.expect("an inbound side");
-        let application = Cluster::application(&inbound, &metrics, 1).map(Route::to);
-        Self::new(mesh, Direction::Inbound, metrics, Snapshot { hosts: HostTable::default(), application })
+        Self::new(mesh, Direction::Inbound, &mesh::application(inbound))
     }
 
-    fn new(mesh: &Mesh, direction: Direction, metrics: Arc<Metrics>, snapshot: Snapshot) -> Self {
+    fn new(mesh: &Mesh, direction: Direction, yaml: &str) -> Self {
+        let (config, metrics) = (mesh::parse(yaml), Metrics::new(10_000));
         let network = Network::Memory(mesh.memory.clone());
-        let store = Arc::new(Store::new(snapshot));
+        let services = app::services(&config, None, &metrics, 1).expect("services without TLS");
+        let store = Arc::new(app::store(&config, &services, OwnListeners::default(), &metrics, 1));
         let worker = Worker::new(0, network, store, metrics, None, Drain::default(), "bench");
         Self { worker, direction }
     }
@@ -60,8 +53,12 @@ impl Bench {
 
     fn client_without(&self, layer: Option<Name>) -> Peer {
         let (near, far) = tokio::io::duplex(64 * 1024);
-        let io = Prefixed::new(Transport::Plain(Prefixed::new(Stream::Memory(far))));
-        let connection = Arc::new(Connection::new(self.direction, at("192.0.2.7:4711")));
+        let io = Prefixed::new(Transport::Plain(Prefixed::new(Stream::Memory(far, None))));
+        let mut connection = Connection::new(self.direction, at("192.0.2.7:4711"), None);
+        if let Some(application) = &self.worker.state.load().application {
+            connection.destination = Destination::Route(application.clone());
+        }
+        let connection = Arc::new(connection);
         let worker = self.worker.clone();
         match self.direction {
             Direction::Outbound => {

@@ -62,6 +62,19 @@ impl Sidecar {
         Peer::new(self.memory.connect(self.address()).await.expect("the sidecar listens"))
     }
 
+    /// A connection whose destination is known without bytes: to the first service's own port, else to its first
+    /// port.
+    pub(super) async fn direct_client(&self) -> Peer {
+        let own = self.addresses.services.first().map_or_else(|| self.address(), |(_, own)| *own);
+        Peer::new(self.memory.connect(own).await.expect("the sidecar listens"))
+    }
+
+    /// A connection that was redirected on its way to `original`.
+    pub(super) async fn redirected(&self, original: &str) -> Peer {
+        let io = self.memory.redirect(at(original), self.address()).await;
+        Peer::new(io.expect("the sidecar listens"))
+    }
+
     pub(super) fn address(&self) -> SocketAddr {
         let mut addresses = self.addresses.outbound.iter().chain(&self.addresses.inbound);
         *addresses.next().expect("a side that listens")

@@ -35,6 +35,7 @@ impl AlpnOffer {
     /// Preferred first. A sidecar's own names only where a sidecar may be: behind mutual TLS.
     fn protocols(self, mutual: bool) -> Vec<Alpn> {
         let offered = |alpn: &Alpn| match self {
+            _ if *alpn == Alpn::PillionTcp => false,
             Self::Auto => true,
             Self::Http1 => !alpn.is_http2(),
             Self::Http2 => alpn.is_http2(),
@@ -43,11 +44,23 @@ impl AlpnOffer {
     }
 }
 
+/// What one connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Purpose {
+    /// Requests, in a version that the cluster allows.
+    Http,
+    /// Requests that need an HTTP/1.1 connection of their own: upgrades and CONNECT.
+    Http1,
+    /// Opaque bytes.
+    Tcp,
+}
+
 /// How the connections of one cluster are secured. Built once per cluster and set of credentials; cheap to
 /// clone. Sessions resume within it (rustls' 256 in memory), never across a rotation.
 #[derive(Clone)]
 pub struct ClientTls {
-    connector: TlsConnector,
+    /// By [`Purpose`]; they differ in the ALPN that they offer.
+    connectors: [TlsConnector; 3],
     server_name: ServerName<'static>,
 }
 
@@ -83,11 +96,21 @@ impl ClientTls {
     ///
     /// # Errors
     /// [`TlsError`]; of kind `PeerIdentityMismatch` when the server is genuine but not who it must be.
-    pub async fn connect<IO>(&self, io: IO) -> Result<(TlsStream<IO>, Option<Alpn>), TlsError>
+    pub async fn connect<IO>(
+        &self,
+        io: IO,
+        purpose: Purpose,
+    ) -> Result<(TlsStream<IO>, Option<Alpn>), TlsError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let connecting = self.connector.connect(self.server_name.clone(), io);
+        let [http, http1, tcp] = &self.connectors;
+        let connector = match purpose {
+            Purpose::Http => http,
+            Purpose::Http1 => http1,
+            Purpose::Tcp => tcp,
+        };
+        let connecting = connector.connect(self.server_name.clone(), io);
         let stream = connecting.await.map_err(|error| TlsError::from_io(&error))?;
         let (_, session) = stream.get_ref();
         recheck_resumed(session.handshake_kind(), session.peer_certificates(), unix_now())?;
@@ -154,8 +177,14 @@ impl Builder<'_> {
             Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.key.clone()))),
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = wire_names(&self.alpn.protocols(credentials.is_some()));
-        Ok(ClientTls { connector: TlsConnector::from(Arc::new(config)), server_name })
+        let mutual = credentials.is_some();
+        let tcp: &[Alpn] = if mutual { &[Alpn::PillionTcp] } else { &[] };
+        let offers = [self.alpn.protocols(mutual), AlpnOffer::Http1.protocols(mutual), tcp.to_vec()];
+        let connectors = offers.map(|offer| {
+            config.alpn_protocols = wire_names(&offer);
+            TlsConnector::from(Arc::new(config.clone())) // sessions are shared: they do not depend on ALPN
+        });
+        Ok(ClientTls { connectors, server_name })
     }
 
     fn roots(&self, trust_bundle: Option<&PathBuf>) -> Result<Arc<RootCertStore>, SetupError> {

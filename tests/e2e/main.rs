@@ -9,6 +9,8 @@ mod clients;
 mod grpc;
 mod headers;
 mod isolation;
+mod many;
 mod process;
+mod redirect;
 mod status;
 mod streaming;

@@ -5,9 +5,13 @@
 pub(crate) mod backend;
 pub(crate) mod certs;
 pub(crate) mod http2;
+pub(crate) mod launched;
 pub(crate) mod metrics;
+pub(crate) mod namespace;
+pub(crate) mod program;
 pub(crate) mod sidecar;
 pub(crate) mod tools;
+pub(crate) mod volume;
 pub(crate) mod wire;
 
 use std::ops::AsyncFnMut;

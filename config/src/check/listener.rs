@@ -119,7 +119,10 @@ fn ports(
         let at = at.key(&name);
         remarks.not_yet(&at.key("mtls"), &block.mtls);
         remarks.not_yet(&at.key("listen"), &block.listen);
-        ports.insert(port, PortPolicy { protocol: block.protocol.map(|Typed(protocol)| protocol), ..PortPolicy::default() });
+        ports.insert(
+            port,
+            PortPolicy { protocol: block.protocol.map(|Typed(protocol)| protocol), ..PortPolicy::default() },
+        );
     }
     ports
 }

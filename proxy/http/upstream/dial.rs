@@ -1,25 +1,25 @@
-//! Opens one connection: TCP, TLS, HTTP, all within the cluster's `connect_timeout`.
+//! Opens one HTTP connection over a transport, and puts it where those who wait find it.
 
 use std::future::{Future, poll_fn};
-use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
 
 use super::Want;
 use super::shard::{About, Http1, Http2, Shard, StreamLimit, Ticket};
 use crate::cluster::Cluster;
+use crate::cluster::connect::connect;
 use crate::cluster::endpoint::{Endpoint, Speaks};
 use crate::error::{Error, Reason};
 use crate::http::server::{HEADER_BYTES, HTTP1_BUFFER};
-use crate::net::{Io, Prefixed, Transport};
+use crate::net::{Io, Prefixed};
 use crate::runtime::worker::Worker;
-use crate::telemetry::{ConnectionOutcome, HandshakeOutcome, Held, Protocol};
+use crate::telemetry::{ConnectionOutcome, Held, Protocol};
 use crate::tls::Alpn;
+use crate::tls::client::Purpose;
 
 /// One of the cluster's `max_connections`, held while the connection is open.
 pub(crate) type Slot = OwnedSemaphorePermit;
@@ -43,9 +43,7 @@ pub(super) fn start(
     let (cluster, endpoint, worker) = (cluster.clone(), endpoint.clone(), worker.clone());
     tokio::spawn(async move {
         let dial = Dial { cluster: &cluster, endpoint: &endpoint, worker: &worker, want: ticket.want };
-        let dialled = timeout(cluster.connect_timeout, dial.run(slot)).await;
-        if let Err(error) = dialled.unwrap_or_else(|_elapsed| Err(dial.timed_out())) {
-            cluster.connection_opened(&worker, Protocol::Unknown, outcome(&error));
+        if let Err(error) = dial.run(slot).await {
             ticket.fail(&error);
         }
     });
@@ -60,33 +58,15 @@ struct Dial<'a> {
 
 impl Dial<'_> {
     async fn run(&self, slot: Slot) -> Result<(), Error> {
-        let (address, keepalive) = (self.endpoint.address, self.cluster.connection.keepalive);
-        let stream = self.worker.network.connect(address, keepalive).await;
-        let stream = stream.map_err(|error| self.unreachable(&error))?;
-        let (transport, alpn) = match self.cluster.tls() {
-            None => (Transport::Plain(Prefixed::new(stream)), None),
-            Some(tls) => {
-                let connected = tls.connect(stream).await;
-                self.count_handshake(connected.as_ref().err());
-                let (stream, alpn) = connected.map_err(|error| self.tls_failed(&error))?;
-                (Transport::Connected(Box::new(stream)), alpn)
-            }
-        };
+        let purpose = if self.want == Want::Tunnel { Purpose::Http1 } else { Purpose::Http };
+        let connected = connect(self.cluster, self.endpoint.address, self.worker, purpose).await;
+        let (transport, alpn) = connected?;
         let io = TokioIo::new(Prefixed::new(transport));
         let about = About::new(self.cluster.verifies_peers() && alpn.is_some_and(Alpn::is_sidecar));
         match self.speaks(alpn) {
             Speaks::Http1 => self.http1(io, about, slot).await,
             Speaks::Http2 => self.http2(io, about, slot).await,
         }
-    }
-
-    fn count_handshake(&self, failed: Option<&crate::tls::TlsError>) {
-        let outcome = match failed {
-            None => HandshakeOutcome::Ok,
-            Some(error) if error.is_identity_mismatch() => HandshakeOutcome::Identity,
-            Some(_) => HandshakeOutcome::Failed,
-        };
-        self.worker.metrics.handshakes(self.cluster.direction, outcome).inc();
     }
 
     /// ALPN settles it; a peer without is taken at what was declared, else speaks HTTP/1.
@@ -100,12 +80,14 @@ impl Dial<'_> {
         let (send, conn) = handshake.map_err(|error| self.not_http(&error))?;
         let guards = (slot, self.opened(Protocol::Http1));
         tokio::spawn(async move {
-            drop(conn.await); // how it ended, the request that was on it learns
+            drop(conn.with_upgrades().await); // how it ended, the request that was on it learns
             drop(guards);
         });
-        self.endpoint.learn(Speaks::Http1);
+        if self.want != Want::Tunnel {
+            self.endpoint.learn(Speaks::Http1);
+        }
         self.shard().offer_http1(Http1::new(send, about), self.cluster);
-        if self.want != Want::Http1 {
+        if self.want.is_shared() {
             self.shard().wake_stream_waiters();
         }
         Ok(())
@@ -143,7 +125,7 @@ impl Dial<'_> {
         });
         self.endpoint.learn(Speaks::Http2);
         self.shard().offer_http2(Http2::new(send, about, max_streams), self.cluster);
-        if self.want == Want::Http1 {
+        if !self.want.is_shared() {
             self.shard().wake_http1_waiters();
         }
         Ok(())
@@ -158,52 +140,12 @@ impl Dial<'_> {
         Held::of(&self.worker.connections_active(self.cluster.direction, protocol))
     }
 
-    fn unreachable(&self, error: &io::Error) -> Error {
-        let (address, name) = (self.endpoint.address, &self.cluster.name);
-        match error.kind() {
-            io::ErrorKind::TimedOut => self.timed_out(),
-            io::ErrorKind::ConnectionRefused => Error::new(
-                Reason::ConnectRefused,
-                format!("{address} of \"{name}\" refused the connection: is anything listening there?"),
-            ),
-            _ => Error::new(
-                Reason::ConnectRefused,
-                format!("{address} of \"{name}\" could not be connected to: {error}"),
-            ),
-        }
-    }
-
-    fn timed_out(&self) -> Error {
-        Error::new(
-            Reason::ConnectTimeout,
-            format!(
-                "{} of \"{}\" did not finish connecting within {:?} (connect_timeout, TCP and TLS together)",
-                self.endpoint.address, self.cluster.name, self.cluster.connect_timeout
-            ),
-        )
-    }
-
-    fn tls_failed(&self, error: &crate::tls::TlsError) -> Error {
-        let mismatch = error.is_identity_mismatch();
-        let reason = if mismatch { Reason::PeerIdentityMismatch } else { Reason::TlsError };
-        let (address, name) = (self.endpoint.address, &self.cluster.name);
-        Error::new(reason, format!("TLS with {address} of \"{name}\" failed: {error}"))
-    }
-
     fn not_http(&self, error: &hyper::Error) -> Error {
+        self.cluster.connection_opened(self.worker, Protocol::Unknown, ConnectionOutcome::Failed);
         let (address, name) = (self.endpoint.address, &self.cluster.name);
         Error::new(
             Reason::UpstreamReset,
             format!("{address} of \"{name}\" broke off before a request: {error}"),
         )
-    }
-}
-
-fn outcome(error: &Error) -> ConnectionOutcome {
-    match error.reason {
-        Reason::ConnectRefused => ConnectionOutcome::Refused,
-        Reason::ConnectTimeout => ConnectionOutcome::Timeout,
-        Reason::TlsError | Reason::PeerIdentityMismatch => ConnectionOutcome::TlsError,
-        _ => ConnectionOutcome::Failed,
     }
 }

@@ -155,7 +155,7 @@ impl Shard {
     pub(super) fn take(self: &Arc<Self>, cluster: &Arc<Cluster>, want: Want) -> Option<Lease> {
         let mut state = self.state.lock();
         match want {
-            Want::Http1 => state.take_idle().map(|conn| Lease::http1(conn, self, cluster)),
+            Want::Http1 | Want::Tunnel => state.take_idle().map(|conn| Lease::http1(conn, self, cluster)),
             Want::Http2 => state.take_stream(cluster).map(|conn| Lease::http2(conn, self, cluster)),
             Want::Negotiated => None,
         }
@@ -165,7 +165,7 @@ impl Shard {
         let (waiter, turn) = oneshot::channel();
         let mut state = self.state.lock();
         let waiters = match want {
-            Want::Http1 => &mut state.wants_http1,
+            Want::Http1 | Want::Tunnel => &mut state.wants_http1,
             Want::Http2 | Want::Negotiated => &mut state.wants_stream,
         };
         if waiters.len() == waiters.capacity() {
@@ -177,8 +177,7 @@ impl Shard {
 
     /// Every HTTP/1 waiter has a dial of its own; those who can share wait for one.
     pub(super) fn ticket(self: &Arc<Self>, want: Want) -> Option<Ticket> {
-        let shared = want != Want::Http1;
-        let taken = shared && std::mem::replace(&mut self.state.lock().stream_dialled, true);
+        let taken = want.is_shared() && std::mem::replace(&mut self.state.lock().stream_dialled, true);
         (!taken).then(|| Ticket { shard: self.clone(), want })
     }
 
@@ -383,7 +382,7 @@ impl Ticket {
     /// The dial failed: one HTTP/1 waiter, or all who shared it, learn why.
     pub(super) fn fail(self, error: &Error) {
         let mut state = self.shard.state.lock();
-        if self.want == Want::Http1 {
+        if !self.want.is_shared() {
             while let Some(waiter) = state.wants_http1.pop_front() {
                 if waiter.send(Err(error.for_another())).is_ok() {
                     return;
@@ -400,7 +399,7 @@ impl Ticket {
 /// Done with, whether it was used or not: the next who wants to share a connection may dial again.
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if self.want != Want::Http1 {
+        if self.want.is_shared() {
             // Who still waits had hoped for this dial.
             self.shard.state.lock().stream_dialled = false;
             self.shard.wake_one_stream_waiter();

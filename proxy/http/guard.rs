@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::Io;
-use crate::http::server;
+use super::server;
+use crate::net::Io;
 use crate::runtime::deadline::Deadline;
 use crate::runtime::worker::Worker;
 use crate::serve::Connection;
@@ -26,6 +26,9 @@ use crate::serve::Connection;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection on which nothing happens is closed. Envoy's default.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// An HTTP/1 connection that was idle for so long is put aside: hyper's buffers go, and are made anew (a few
+/// microseconds) with the next request.
+const REST_AFTER: Duration = Duration::from_secs(1);
 /// A client that takes no byte of what it asked for.
 const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -90,7 +93,7 @@ impl Guarded {
             }
             _ => {
                 self.head = None;
-                self.last_read + IDLE_TIMEOUT
+                self.last_read + if self.is_http1 { REST_AFTER } else { IDLE_TIMEOUT }
             }
         };
         // A timer that is set, and had not fired when bytes came a moment ago, will wake us when it does.
@@ -98,7 +101,33 @@ impl Guarded {
         if has_read && self.reading.as_ref().is_some_and(|timer| timer.is_set_between(self.last_read, at)) {
             return Poll::Pending;
         }
-        poll_deadline(&mut self.reading, at, &self.worker, cx)
+        let expired = poll_deadline(&mut self.reading, at, &self.worker, cx);
+        if expired.is_ready() && self.is_http1 && self.head.is_none() {
+            self.reading = None;
+            self.connection.rests.store(self.is_flushed(), Relaxed);
+            return Poll::Pending; // who runs the connection looks whether it rests
+        }
+        expired
+    }
+
+    /// An answer has left: from here on the connection may turn out to be idle.
+    fn will_rest(&mut self, cx: &mut Context<'_>) {
+        let now = Instant::now();
+        let at = now + REST_AFTER;
+        let is_set = self.reading.as_ref().is_some_and(|timer| timer.is_set_between(now, at));
+        if self.is_http1 && !is_set && poll_deadline(&mut self.reading, at, &self.worker, cx).is_ready() {
+            self.reading = None; // cannot be: it was set just now
+        }
+    }
+
+    /// Every answer has left.
+    fn is_flushed(&self) -> bool {
+        self.writing.is_none() && self.flushed == self.connection.requests.load(Relaxed)
+    }
+
+    /// Gives the stream back.
+    pub(crate) fn into_io(self) -> Io {
+        self.io
     }
 
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -214,11 +243,15 @@ impl AsyncWrite for Guarded {
         let polled = Pin::new(&mut self.io).poll_flush(cx);
         if polled.is_ready() && !self.is_busy() {
             self.flushed = self.connection.requests.load(Relaxed);
+            self.will_rest(cx);
         }
         polled
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.connection.rests.load(Relaxed) {
+            return Poll::Ready(Ok(())); // hyper is done with it; its client is not
+        }
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -1,0 +1,329 @@
+//! What an undeclared connection speaks: by its first bytes, or because its server speaks first.
+//!
+//! Silence never decides. The destination is dialled early, where that is allowed, once the client has been silent
+//! for [`Early::after`]: a server that speaks first settles it as opaque, and a client that turns out to speak HTTP
+//! leaves the early connection unused. [`bytes`] and [`hello`] judge bytes and do nothing else.
+
+pub(crate) mod bytes;
+pub(crate) mod hello;
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use ::bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, timeout_at};
+
+use crate::error::Error;
+use crate::http::server::Version;
+use crate::net::Io;
+use crate::runtime::worker::Worker;
+use crate::telemetry::Verdict;
+use bytes::Spoken;
+use hello::Hello;
+
+/// Bytes that may still become TLS or HTTP are waited for this long. nginx waits 60 s for a head, Envoy 15 s.
+pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// An undecided connection on which nothing happens is closed. Envoy's default.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+/// A server that hangs up within this time after it was dialled early meant it; one that does so later was waiting
+/// for a request, as HTTP servers do.
+const REFUSES_WITHIN: Duration = Duration::from_secs(10);
+/// Read at once; a first request or ClientHello seldom has more.
+const CHUNK: usize = 4096;
+
+/// What it speaks, with what was learned on the way.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Http1,
+    Http2,
+    /// Names it offers, where its ClientHello could be read.
+    Tls(Option<Hello>),
+    Opaque,
+}
+
+impl Found {
+    pub(crate) const fn is_http(&self) -> bool {
+        matches!(self, Self::Http1 | Self::Http2)
+    }
+
+    /// How it is read where it must be HTTP: what is none is told so by HTTP/1.
+    pub(crate) const fn version(&self) -> Version {
+        match self {
+            Self::Http2 => Version::Http2,
+            _ => Version::Http1,
+        }
+    }
+
+    pub(crate) const fn verdict(&self) -> Verdict {
+        match self {
+            Self::Http1 => Verdict::Http1,
+            Self::Http2 => Verdict::Http2,
+            Self::Tls(_) => Verdict::Tls,
+            Self::Opaque => Verdict::Opaque,
+        }
+    }
+}
+
+/// A connection whose protocol is known.
+pub(crate) struct Detected<D> {
+    pub(crate) found: Found,
+    /// With the bytes that were looked at.
+    pub(crate) io: Io,
+    /// The early connection, if there is one.
+    pub(crate) early: Option<D>,
+}
+
+/// Why a connection ended undecided.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Undecided {
+    /// By the client, or by time.
+    #[error("the client ended it, or time did: {0}")]
+    Ended(io::Error),
+    #[error("the drain began before the client had said anything")]
+    Drained,
+    #[error("the client was silent, and there is no server that might speak first: {0}")]
+    NoServer(Error),
+    #[error("the client was silent, and the server hung up as soon as it was dialled")]
+    HungUp,
+}
+
+/// A destination that is dialled before the client has said what it speaks.
+pub(crate) struct Early<F> {
+    /// Of the client's silence.
+    pub(crate) after: Duration,
+    pub(crate) dial: F,
+    /// The last connection to this destination spoke HTTP: a server that hangs up only tired of waiting.
+    pub(crate) expects_http: bool,
+}
+
+/// What an early dial brings.
+pub(crate) trait Server: Unpin {
+    fn io(&mut self) -> &mut Io;
+}
+
+/// No early dial.
+pub(crate) const NEVER: Option<Early<std::future::Ready<Result<Nobody, Error>>>> = None;
+
+/// The server of [`NEVER`].
+pub(crate) enum Nobody {}
+
+impl Server for Nobody {
+    fn io(&mut self) -> &mut Io {
+        match *self {}
+    }
+}
+
+/// Waits until it shows what `io` speaks.
+pub(crate) async fn detect<D, F>(
+    io: Io,
+    worker: &Worker,
+    early: Option<Early<F>>,
+) -> Result<Detected<D>, Undecided>
+where
+    D: Server,
+    F: Future<Output = Result<D, Error>>,
+{
+    let mut client = Client::new(io);
+    let Some(early) = early else { return client.alone(worker).await };
+    // Most clients have sent their first bytes by now, or will before anybody is dialled.
+    match client.listen(worker, Patience::Silence(early.after)).await? {
+        Some(_) if client.said_nothing() && early.expects_http => Err(hung_up()),
+        Some(found) => Ok(client.decided(found, None)),
+        None => Box::pin(race(client, worker, early)).await,
+    }
+}
+
+/// Waits for a first byte, holding no buffer meanwhile.
+pub(crate) async fn first_byte(io: Io, worker: &Worker) -> Result<Io, Undecided> {
+    let mut client = Client::new(io);
+    match client.read(worker, Instant::now() + IDLE_TIMEOUT).await? {
+        Some(Heard::Bytes) => Ok(client.decided::<Nobody>(Found::Opaque, None).io),
+        Some(Heard::End) => Err(Undecided::Ended(io::ErrorKind::UnexpectedEof.into())),
+        None => Err(Undecided::Ended(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// The client is silent, or slow: whoever speaks first, client or server, decides.
+async fn race<D, F>(mut client: Client, worker: &Worker, early: Early<F>) -> Result<Detected<D>, Undecided>
+where
+    D: Server,
+    F: Future<Output = Result<D, Error>>,
+{
+    let mut dial = pin!(early.dial);
+    let dialled = tokio::select! { // a dial that is dropped was for a client that has spoken
+        found = client.listen(worker, Patience::Whole) => return client.settled(found?, None),
+        dialled = &mut dial => dialled,
+    };
+    let mut server = match dialled {
+        Ok(server) => server,
+        Err(error) if !early.expects_http && client.said_nothing() => return Err(Undecided::NoServer(error)),
+        Err(_is_met_again) => return client.alone(worker).await,
+    };
+    let since = Instant::now();
+    let first = tokio::select! { // what either reader has read is kept with its stream
+        found = client.listen(worker, Patience::Whole) => return client.settled(found?, Some(server)),
+        first = first_bytes(server.io()) => first.unwrap_or_default(),
+    };
+    match judge(&first, since.elapsed(), early.expects_http) {
+        SpeaksFirst::Opaque => {
+            server.io().put_back(first);
+            Ok(client.decided(Found::Opaque, Some(server)))
+        }
+        SpeaksFirst::Refuses => Err(Undecided::HungUp),
+        SpeaksFirst::Waited => {
+            drop(server);
+            client.alone(worker).await
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum SpeaksFirst {
+    /// The first byte settles it.
+    Opaque,
+    /// It hung up as soon as it was dialled.
+    Refuses,
+    /// An HTTP server that said so, or tired of waiting for a request.
+    Waited,
+}
+
+/// What the server's first bytes say; none: it hung up.
+fn judge(first: &[u8], after: Duration, expects_http: bool) -> SpeaksFirst {
+    match first {
+        [] if expects_http || after > REFUSES_WITHIN => SpeaksFirst::Waited,
+        [] => SpeaksFirst::Refuses,
+        first if bytes::server_speaks_http(first) => SpeaksFirst::Waited,
+        _ => SpeaksFirst::Opaque,
+    }
+}
+
+struct Client {
+    io: Io,
+    seen: BytesMut,
+    began: Option<Instant>,
+}
+
+#[derive(Clone, Copy)]
+enum Patience {
+    /// Until nothing has come for so long.
+    Silence(Duration),
+    /// As long as an undecided connection may last.
+    Whole,
+}
+
+enum Heard {
+    Bytes,
+    /// The client has ended its direction; it may still want to hear.
+    End,
+}
+
+impl Client {
+    fn new(io: Io) -> Self {
+        Self { io, seen: BytesMut::new(), began: None }
+    }
+
+    const fn said_nothing(&self) -> bool {
+        self.began.is_none()
+    }
+
+    /// Reads until the client's bytes decide. `None`: out of patience.
+    async fn listen(&mut self, worker: &Worker, patience: Patience) -> Result<Option<Found>, Undecided> {
+        loop {
+            if let Some(found) = look(&self.seen) {
+                return Ok(Some(found));
+            }
+            match self.read(worker, self.until(patience)).await? {
+                Some(Heard::Bytes) => {}
+                Some(Heard::End) => return Ok(Some(Found::Opaque)),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    fn until(&self, patience: Patience) -> Instant {
+        match (patience, self.began) {
+            (Patience::Silence(most), _) => Instant::now() + most,
+            (Patience::Whole, Some(began)) => began + HEADER_TIMEOUT,
+            (Patience::Whole, None) => Instant::now() + IDLE_TIMEOUT,
+        }
+    }
+
+    /// `None`: nothing came `until` then.
+    async fn read(&mut self, worker: &Worker, until: Instant) -> Result<Option<Heard>, Undecided> {
+        let silent = self.said_nothing();
+        let read = tokio::select! { // what a drained client had sent is not read: it hears that we are gone
+            biased;
+            read = timeout_at(until, poll_fn(|cx| poll_some(&mut self.io, &mut self.seen, cx))) => read,
+            () = worker.drain.started(), if silent => return Err(Undecided::Drained),
+        };
+        match read {
+            Err(_elapsed) => Ok(None),
+            Ok(Err(error)) => Err(Undecided::Ended(error)),
+            Ok(Ok(0)) => Ok(Some(Heard::End)),
+            Ok(Ok(_)) => {
+                self.began.get_or_insert_with(Instant::now);
+                Ok(Some(Heard::Bytes))
+            }
+        }
+    }
+
+    /// Nobody was dialled, or nobody who would speak first.
+    async fn alone<D: Server>(mut self, worker: &Worker) -> Result<Detected<D>, Undecided> {
+        let found = self.listen(worker, Patience::Whole).await?;
+        match found {
+            Some(_) if self.said_nothing() => Err(hung_up()),
+            found => self.settled(found, None),
+        }
+    }
+
+    /// Out of patience with bytes that could still have become TLS or HTTP: opaque, then.
+    fn settled<D: Server>(self, found: Option<Found>, early: Option<D>) -> Result<Detected<D>, Undecided> {
+        match found {
+            None if self.said_nothing() => Err(Undecided::Ended(io::ErrorKind::TimedOut.into())),
+            found => Ok(self.decided(found.unwrap_or(Found::Opaque), early)),
+        }
+    }
+
+    fn decided<D: Server>(mut self, found: Found, early: Option<D>) -> Detected<D> {
+        self.io.put_back(self.seen.freeze());
+        Detected { found, io: self.io, early }
+    }
+}
+
+fn look(seen: &[u8]) -> Option<Found> {
+    match bytes::look(seen)? {
+        Spoken::Http1 => Some(Found::Http1),
+        Spoken::Http2 => Some(Found::Http2),
+        Spoken::Opaque => Some(Found::Opaque),
+        Spoken::Tls => match hello::read(seen) {
+            hello::Read::Whole(hello) => Some(Found::Tls(Some(hello))),
+            hello::Read::Malformed => Some(Found::Tls(None)),
+            hello::Read::NeedMore => None,
+        },
+    }
+}
+
+fn hung_up() -> Undecided {
+    Undecided::Ended(io::ErrorKind::UnexpectedEof.into())
+}
+
+/// What comes first; empty: the other end hung up.
+async fn first_bytes(io: &mut Io) -> io::Result<Bytes> {
+    let mut first = BytesMut::new();
+    poll_fn(|cx| poll_some(io, &mut first, cx)).await?;
+    Ok(first.freeze())
+}
+
+/// Reads into a buffer on the stack: a connection that waits holds none.
+fn poll_some(io: &mut Io, into: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let mut room = [MaybeUninit::uninit(); CHUNK];
+    let mut read = ReadBuf::uninit(&mut room);
+    ready!(Pin::new(io).poll_read(cx, &mut read))?;
+    into.extend_from_slice(read.filled());
+    Poll::Ready(Ok(read.filled().len()))
+}

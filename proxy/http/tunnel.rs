@@ -1,0 +1,315 @@
+//! Exchanges that become tunnels: HTTP/1.1 `Upgrade` (WebSocket and others), CONNECT, and extended CONNECT
+//! (RFC 8441), which is HTTP/2's way of saying `Upgrade`.
+//!
+//! On the way through the stack an extended CONNECT is an upgrade request like HTTP/1.1's; what each side's version
+//! wants is written at its edge. Nothing that a client sends before the answer goes further than hyper's buffer.
+//! An upgrade to `h2c` is no tunnel but another way to speak HTTP/2, long deprecated (RFC 9113, 3.1): ignored.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+use hyper::ext::Protocol;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+
+use super::body::ResponseTail;
+use super::guard::Guarded;
+use super::{Body, Exchange, Response};
+use crate::net::{Io, Prefixed, Transport};
+use crate::outbound::Outbound;
+use crate::runtime::worker::Worker;
+use crate::serve::{Connection, Destination};
+use crate::state::Route;
+use crate::tcp::{self, Dialled};
+use crate::telemetry::Direction;
+
+const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
+const SEC_WEBSOCKET_ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
+const WEBSOCKET: &[u8] = b"websocket";
+
+/// What a request wants to become.
+#[derive(Debug, Clone)]
+pub(crate) enum Kind {
+    Connect,
+    /// To what `Upgrade` or `:protocol` names.
+    Upgrade(HeaderValue),
+}
+
+/// The downstream's half of a tunnel that was asked for.
+pub(crate) struct Asked {
+    pub(crate) kind: Kind,
+    on: OnUpgrade,
+    version: Version,
+    key: Option<HeaderValue>,
+}
+
+/// The upstream's half, on the way back to the downstream's. Rides on the response.
+#[derive(Clone)]
+pub(crate) struct Accepted(Arc<Mutex<Option<Upstream>>>);
+
+enum Upstream {
+    /// The endpoint has switched.
+    Switched { on: OnUpgrade, to: Option<HeaderValue>, route: Arc<Route> },
+    /// The sidecar itself is the proxy that was asked; what runs inside goes on from here.
+    Inside { destination: Destination, early: Option<Dialled> },
+}
+
+impl Kind {
+    fn is_websocket(&self) -> bool {
+        matches!(self, Self::Upgrade(to) if to.as_bytes().eq_ignore_ascii_case(WEBSOCKET))
+    }
+
+    /// Whether an answer with this status opens the tunnel.
+    fn is_opened_by(&self, status: StatusCode, is_http2: bool) -> bool {
+        match self {
+            Self::Upgrade(_) if !is_http2 => status == StatusCode::SWITCHING_PROTOCOLS,
+            Self::Upgrade(_) | Self::Connect => status.is_success(),
+        }
+    }
+}
+
+/// A quick look that nearly every request fails.
+pub(crate) fn may_be_asked(request: &Request<Incoming>) -> bool {
+    *request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
+}
+
+/// What the request asks to become, if anything. An extended CONNECT is an upgrade request from here on.
+pub(crate) fn asked(request: &mut Request<Incoming>) -> Option<Asked> {
+    let kind = if *request.method() == Method::CONNECT {
+        match request.extensions().get::<Protocol>() {
+            None => Kind::Connect,
+            Some(protocol) => Kind::Upgrade(HeaderValue::from_str(protocol.as_str()).ok()?),
+        }
+    } else {
+        Kind::Upgrade(upgrade(request)?)
+    };
+    let (version, on) = (request.version(), hyper::upgrade::on(&mut *request));
+    if let Kind::Upgrade(_) = kind {
+        *request.method_mut() = Method::GET;
+    }
+    let key = request.headers().get(SEC_WEBSOCKET_KEY).cloned();
+    Some(Asked { kind, on, version, key })
+}
+
+/// RFC 9110, 7.8: `Upgrade` counts where `Connection` names it, and not in HTTP/1.0.
+fn upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
+    let to = request.headers().get(header::UPGRADE)?;
+    let named = request.headers().get_all(header::CONNECTION).iter().any(|value| {
+        value
+            .as_bytes()
+            .split(|byte| *byte == b',')
+            .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+    });
+    let is_h2c = to.as_bytes().to_ascii_lowercase().starts_with(b"h2c");
+    let is_plain_get = *request.method() == Method::GET && http_body::Body::is_end_stream(request.body());
+    (named && !is_h2c && is_plain_get && request.version() == Version::HTTP_11).then(|| to.clone())
+}
+
+/// Writes what the upstream's version wants of a request that shall become a tunnel.
+pub(crate) fn ask(request: &mut Request<Body>, kind: &Kind, is_http2: bool) {
+    match kind {
+        Kind::Connect => {
+            let authority = request.headers_mut().remove(header::HOST);
+            let authority = authority.as_ref().and_then(|host| host.to_str().ok()).map(str::to_owned);
+            let authority = authority.or_else(|| request.uri().authority().map(ToString::to_string));
+            if let Some(Ok(uri)) = authority.map(Uri::try_from) {
+                if let (false, Ok(host)) = (is_http2, HeaderValue::from_str(&uri.to_string())) {
+                    request.headers_mut().insert(header::HOST, host);
+                }
+                *request.uri_mut() = uri;
+            }
+            *request.method_mut() = Method::CONNECT;
+        }
+        Kind::Upgrade(to) if is_http2 => {
+            let protocol = Protocol::from(to.to_str().unwrap_or_default());
+            request.extensions_mut().insert(protocol);
+            request.headers_mut().remove(SEC_WEBSOCKET_KEY);
+            *request.method_mut() = Method::CONNECT;
+        }
+        Kind::Upgrade(to) => {
+            let headers = request.headers_mut();
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, to.clone());
+            if kind.is_websocket() && !headers.contains_key(SEC_WEBSOCKET_KEY) {
+                headers.insert(SEC_WEBSOCKET_KEY, nonce());
+            }
+        }
+    }
+}
+
+/// Takes the upstream's half off an answer that opens the tunnel; any other answer is one like any other.
+pub(crate) fn accept(
+    response: &mut http::Response<Incoming>,
+    kind: &Kind,
+    is_http2: bool,
+    route: &Arc<Route>,
+) -> Option<Accepted> {
+    if !kind.is_opened_by(response.status(), is_http2) {
+        return None;
+    }
+    let to = response.headers().get(header::UPGRADE).cloned();
+    let on = hyper::upgrade::on(response);
+    Some(Accepted::new(Upstream::Switched { on, to, route: route.clone() }))
+}
+
+impl Accepted {
+    fn new(upstream: Upstream) -> Self {
+        Self(Arc::new(Mutex::new(Some(upstream))))
+    }
+
+    /// The sidecar itself answers a CONNECT.
+    pub(crate) fn inside(destination: Destination, early: Option<Dialled>) -> Self {
+        Self::new(Upstream::Inside { destination, early })
+    }
+}
+
+/// Joins the two halves, once the downstream has its answer, on a task of its own.
+pub(crate) fn open(asked: Asked, mut response: Response, exchange: &Exchange) -> Response {
+    let Exchange { worker, connection, .. } = exchange;
+    let accepted = response.extensions_mut().remove::<Accepted>();
+    let Some(upstream) = accepted.and_then(|accepted| accepted.0.lock().take()) else { return response };
+    let (at_work, worker, connection) = (worker.drain.enter(), worker.clone(), connection.clone());
+    match upstream {
+        Upstream::Switched { on, to, route } => {
+            let tail = response.body_mut().take_response_tail();
+            *response.body_mut() = Body::empty();
+            tell_opened(&asked, to, &mut response);
+            tokio::spawn(async move {
+                join(asked.on, on, tail, &route, &worker).await;
+                drop((connection, at_work)); // its place in `max_connections` ends here
+            });
+        }
+        Upstream::Inside { destination, early } => {
+            tell_opened(&asked, None, &mut response);
+            tokio::spawn(async move {
+                if let Ok(upgraded) = asked.on.await {
+                    let inside = Connection {
+                        destination,
+                        is_redirected: true,
+                        ..Connection::new(Direction::Outbound, connection.downstream, None)
+                    };
+                    let outbound = Outbound { worker, service: None };
+                    outbound.enter_inside(downstream(upgraded), inside, early).await;
+                }
+                drop((connection, at_work));
+            });
+        }
+    }
+    response
+}
+
+/// The answer as the downstream's version wants it.
+fn tell_opened(asked: &Asked, switched_to: Option<HeaderValue>, response: &mut Response) {
+    let headers = response.headers_mut();
+    headers.remove(header::CONTENT_LENGTH); // RFC 9110, 9.3.6: a tunnel has no content
+    headers.remove(header::TRANSFER_ENCODING);
+    match &asked.kind {
+        Kind::Connect => {}
+        Kind::Upgrade(_) if asked.version == Version::HTTP_2 => {
+            headers.remove(SEC_WEBSOCKET_ACCEPT);
+            *response.status_mut() = StatusCode::OK;
+        }
+        Kind::Upgrade(to) => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, switched_to.unwrap_or_else(|| to.clone()));
+            accept_key(asked, headers);
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        }
+    }
+}
+
+/// An upstream that was asked over HTTP/2 has seen no key: RFC 6455, 4.2.2, is answered here.
+fn accept_key(asked: &Asked, headers: &mut HeaderMap) {
+    let Some(key) = asked.key.as_ref().filter(|_| asked.kind.is_websocket()) else { return };
+    if !headers.contains_key(SEC_WEBSOCKET_ACCEPT) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, websocket_accept(key.as_bytes()));
+    }
+}
+
+fn websocket_accept(key: &[u8]) -> HeaderValue {
+    use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+    const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+    let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, GUID].concat());
+    HeaderValue::try_from(BASE64.encode(hash)).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// The key of a client that had none to bring.
+fn nonce() -> HeaderValue {
+    let random = fastrand::u128(..).to_be_bytes();
+    HeaderValue::try_from(BASE64.encode(random)).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// Carries bytes until the tunnel ends, which ends the exchange too.
+async fn join(
+    ours: OnUpgrade,
+    theirs: OnUpgrade,
+    mut tail: Box<ResponseTail>,
+    route: &Route,
+    worker: &Worker,
+) {
+    // Dropped without an end, the tail says that the client went away.
+    let Ok(ours) = ours.await else { return };
+    let Ok(theirs) = theirs.await else { return };
+    let (mut downstream, mut upstream) = (downstream(ours), upstream(theirs));
+    let ended = tcp::carry(&mut downstream, &mut upstream, route, worker).await;
+    tail.tunnel_ended(ended.received, ended.sent, tcp::reason(&ended.how));
+}
+
+/// The bare connection again, where HTTP/1 gives it back.
+fn downstream(upgraded: Upgraded) -> Io {
+    match upgraded.downcast::<TokioIo<Guarded>>() {
+        Ok(parts) => {
+            let mut io = parts.io.into_inner().into_io();
+            io.put_back(parts.read_buf);
+            io
+        }
+        Err(stream) => inside(stream),
+    }
+}
+
+fn upstream(upgraded: Upgraded) -> Io {
+    match upgraded.downcast::<TokioIo<Io>>() {
+        Ok(parts) => {
+            let mut io = parts.io.into_inner();
+            io.put_back(parts.read_buf);
+            io
+        }
+        Err(stream) => inside(stream),
+    }
+}
+
+/// A stream of HTTP/2.
+fn inside(stream: Upgraded) -> Io {
+    Prefixed::new(Transport::Inside(Box::new(TokioIo::new(stream))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accept_key_is_that_of_the_rfc() {
+        assert_eq!(websocket_accept(b"dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn each_version_opens_a_tunnel_in_its_own_way() {
+        let upgrade = Kind::Upgrade(HeaderValue::from_static("websocket"));
+        for (kind, status, is_http2, expected) in [
+            (&upgrade, 101, false, true),
+            (&upgrade, 200, false, false),
+            (&upgrade, 200, true, true),
+            (&upgrade, 403, true, false),
+            (&Kind::Connect, 200, false, true),
+            (&Kind::Connect, 407, false, false),
+        ] {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(kind.is_opened_by(status, is_http2), expected, "{kind:?} {status} {is_http2}");
+        }
+    }
+}

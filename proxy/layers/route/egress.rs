@@ -1,0 +1,105 @@
+//! Requests to the proxy port that name a destination of their own: CONNECT and absolute-form.
+//!
+//! What a service matches is a service's. Anything else is resolved and dialled, unless `outbound.unknown` says
+//! deny, or it would lead to the sidecar itself or to an address that is special to this link.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::StatusCode;
+use pillion_config::listener::Unknown;
+
+use crate::error::{Error, Reason};
+use crate::http::tunnel::Accepted;
+use crate::http::{Body, Call, Response};
+use crate::net::own::is_link_local;
+use crate::runtime::worker::Worker;
+use crate::serve::Destination;
+use crate::state::{Route, split_port};
+use crate::tcp;
+
+/// Answers a CONNECT: from here on it is like a redirected connection to where it leads.
+pub(super) async fn connect(call: &Call) -> Result<Response, Error> {
+    let worker = &call.exchange.worker;
+    let (host, port) = target(call, None)?;
+    let (destination, early) = match known(worker, &host, port) {
+        Some(route) => {
+            call.exchange.routed(&route);
+            (Destination::Route(route), None)
+        }
+        None => {
+            let (to, route) = unknown(worker, &host, port).await?;
+            call.exchange.routed(&route);
+            let early = tcp::dial(&route.cluster, worker).await?;
+            (Destination::Unknown(to), Some(early))
+        }
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::OK;
+    response.extensions_mut().insert(Accepted::inside(destination, early));
+    Ok(response)
+}
+
+/// The route of an absolute-form request whose host is no service's.
+pub(super) async fn absolute(call: &Call) -> Result<Arc<Route>, Error> {
+    let (host, port) = target(call, Some(80))?;
+    match known(&call.exchange.worker, &host, port) {
+        Some(route) => Ok(route),
+        None => unknown(&call.exchange.worker, &host, port).await.map(|(_, route)| route),
+    }
+}
+
+fn target(call: &Call, default_port: Option<u16>) -> Result<(String, u16), Error> {
+    let refused = || Error::new(Reason::BadRequest, "the request's target needs a host and a port");
+    let authority = call.head.uri.authority().ok_or_else(refused)?;
+    let port = authority.port_u16().or(default_port).filter(|port| *port != 0).ok_or_else(refused)?;
+    let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+    if host.is_empty() { Err(refused()) } else { Ok((host, port)) }
+}
+
+/// By host and port, or by address.
+fn known(worker: &Worker, host: &str, port: u16) -> Option<Arc<Route>> {
+    let snapshot = worker.state.load();
+    let by_address = || host.parse().ok().and_then(|ip: IpAddr| snapshot.addresses.find((ip, port).into()));
+    snapshot.hosts.find_at(host.trim_end_matches('.'), Some(port)).or_else(by_address).cloned()
+}
+
+async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<(SocketAddr, Arc<Route>), Error> {
+    if worker.state.load().policy == Unknown::Deny {
+        return Err(denied(host));
+    }
+    let to = match host.parse::<IpAddr>() {
+        Ok(ip) => SocketAddr::from((ip, port)),
+        Err(_name) => resolve(worker, host, port).await?,
+    };
+    if is_link_local(to.ip()) || worker.state.load().own.contains(to) {
+        let detail =
+            format!("{to} is this sidecar's own, or special to this link: only a service may name it");
+        return Err(Error::new(Reason::EgressDenied, detail));
+    }
+    Ok((to, worker.state.unknown.route(to)))
+}
+
+pub(super) fn denied(host: &str) -> Error {
+    let detail = format!("no service has the host \"{host}\", and `outbound.unknown` is deny");
+    Error::new(Reason::EgressDenied, detail)
+}
+
+async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<SocketAddr, Error> {
+    worker
+        .network
+        .resolve(host, port)
+        .await
+        .map_err(|error| Error::new(Reason::DnsError, format!("\"{host}\" could not be resolved: {error}")))
+}
+
+/// A request on a connection that was redirected on its way to an address of no service's.
+pub(super) fn redirected(worker: &Worker, host: &str, to: SocketAddr) -> Result<Arc<Route>, Error> {
+    let (name, port) = split_port(host);
+    let snapshot = worker.state.load();
+    match snapshot.hosts.find_at(name.trim_end_matches('.'), port.or(Some(to.port()))) {
+        Some(route) => Ok(route.clone()),
+        None if snapshot.policy == Unknown::Deny => Err(denied(host)),
+        None => Ok(worker.state.unknown.route(to)),
+    }
+}

@@ -1,0 +1,61 @@
+//! File descriptors: as many as the system grants, and a few set aside for those who look after the sidecar.
+
+use std::fs::File;
+use std::io;
+
+/// Kept for admin and metrics: a scrape takes one for its connection and one for each file of `/proc` it reads.
+const SET_ASIDE: usize = 8;
+
+/// Raises the soft limit to the hard one. Returns what the process may open now.
+///
+/// # Errors
+/// The system does not say what its limits are.
+pub(crate) fn raise_limit() -> io::Result<u64> {
+    rlimit::increase_nofile_limit(u64::MAX)
+}
+
+/// Descriptors that are open for nothing, to be let go when the last free one is taken.
+#[derive(Debug, Default)]
+pub(crate) struct Reserve(Vec<File>);
+
+impl Reserve {
+    /// Takes back what was let go, as far as there is room.
+    pub(crate) fn fill(&mut self) {
+        while self.0.len() < SET_ASIDE {
+            let Ok(file) = File::open("/dev/null") else { return };
+            self.0.push(file);
+        }
+    }
+
+    /// Makes room for what failed with `error`. `false`: it failed for another reason, or nothing is left.
+    pub(crate) fn makes_room(&mut self, error: &io::Error) -> bool {
+        let is_short = is_short_of_descriptors(error);
+        // Two at once: one for the connection, one for what its answer is read from.
+        is_short && self.0.pop().is_some() | self.0.pop().is_some()
+    }
+}
+
+/// ENFILE, EMFILE.
+pub(crate) fn is_short_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(23 | 24))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_made_for_a_shortage_and_for_nothing_else() {
+        let (short, other) = (io::Error::from_raw_os_error(24), io::Error::from_raw_os_error(111));
+        let mut reserve = Reserve::default();
+        assert!(!reserve.makes_room(&short), "nothing was set aside yet");
+        reserve.fill();
+        assert!(!reserve.makes_room(&other));
+        for _ in 0..SET_ASIDE / 2 {
+            assert!(reserve.makes_room(&short));
+        }
+        assert!(!reserve.makes_room(&short));
+        reserve.fill();
+        assert!(reserve.makes_room(&short));
+    }
+}

@@ -1,0 +1,104 @@
+//! Which addresses are this host's own, and what no proxy may be asked to dial.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// Whether `ip` is an address of this host, as far as its network namespace goes.
+///
+/// Asks the routing table: towards an address of its own a host would speak from that very address. Nothing is
+/// sent. Costs four system calls, so ask once per connection at most.
+pub(crate) fn is_own(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    ip.is_loopback() || ip.is_unspecified() || speaks_from(ip).is_some_and(|from| from == ip)
+}
+
+fn speaks_from(ip: IpAddr) -> Option<IpAddr> {
+    const DISCARD: u16 = 9;
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((ip, DISCARD)).ok()?;
+    socket.local_addr().ok().map(|address| address.ip())
+}
+
+/// Whether a connection from `from` that arrived at `at` comes from this host.
+pub(crate) fn is_from_this_host(from: IpAddr, at: Option<IpAddr>) -> bool {
+    let from = from.to_canonical();
+    // Every host may reach itself over any of its addresses, and then both ends have the same one. A redirected
+    // connection arrives at loopback from whichever address its route had chosen.
+    from.is_loopback() || at.is_some_and(|at| at.to_canonical() == from) || is_own(from)
+}
+
+/// Addresses that are special to one link: cloud metadata services live there.
+pub(crate) const fn is_link_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(mapped) => mapped.is_link_local(),
+            None => ip.is_unicast_link_local(),
+        },
+    }
+}
+
+/// The sidecar's own listeners.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OwnListeners(Vec<SocketAddr>);
+
+impl OwnListeners {
+    pub(crate) const fn new(listeners: Vec<SocketAddr>) -> Self {
+        Self(listeners)
+    }
+
+    /// Whether dialling `to` would reach one of them.
+    pub(crate) fn contains(&self, to: SocketAddr) -> bool {
+        let mut same_port = self.0.iter().filter(|own| own.port() == to.port()).peekable();
+        if same_port.peek().is_none() {
+            return false;
+        }
+        let ip = to.ip().to_canonical();
+        let is_same = |own: &SocketAddr| own.ip() == ip || own.ip().is_unspecified() || ip.is_unspecified();
+        same_port.any(is_same) && is_own(ip)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_own_and_the_documentation_net_is_not() {
+        for own in ["127.0.0.1", "127.0.0.6", "::1", "::ffff:127.0.0.1", "0.0.0.0"] {
+            assert!(is_own(own.parse().unwrap()), "{own}");
+        }
+        for foreign in ["192.0.2.1", "2001:db8::1"] {
+            assert!(!is_own(foreign.parse().unwrap()), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn metadata_services_are_link_local() {
+        for (ip, expected) in [
+            ("169.254.169.254", true),
+            ("fe80::1", true),
+            ("::ffff:169.254.169.254", true),
+            ("10.0.0.1", false),
+            ("fd00:ec2::254", false),
+        ] {
+            assert_eq!(is_link_local(ip.parse().unwrap()), expected, "{ip}");
+        }
+    }
+
+    #[test]
+    fn an_own_listener_is_known_by_port_and_by_any_of_the_hosts_addresses() {
+        let own =
+            OwnListeners::new(vec!["0.0.0.0:15006".parse().unwrap(), "127.0.0.1:15001".parse().unwrap()]);
+        for (address, expected) in [
+            ("127.0.0.1:15006", true),
+            ("127.0.0.1:15001", true),
+            ("0.0.0.0:15001", true),
+            ("127.0.0.1:8080", false),
+            ("192.0.2.1:15006", false),
+            ("127.0.0.2:15001", false),
+        ] {
+            assert_eq!(own.contains(address.parse().unwrap()), expected, "{address}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Original destinations to routes: a port goes before none, then the longer prefix wins.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use pillion_config::cluster::AddressPattern;
+
+use super::Route;
+
+#[derive(Default)]
+pub(crate) struct AddressTable {
+    /// Single addresses, with and without a port.
+    exact: HashMap<(IpAddr, Option<u16>), Arc<Route>>,
+    /// Networks, in the order in which they are asked.
+    networks: Vec<(AddressPattern, Arc<Route>)>,
+}
+
+impl AddressTable {
+    /// The first claim to an address stands: the configuration has refused a second one.
+    pub(crate) fn add(&mut self, pattern: AddressPattern, route: &Arc<Route>) {
+        let bits = if pattern.network.is_ipv4() { 32 } else { 128 };
+        if pattern.prefix == bits {
+            self.exact.entry((pattern.network, pattern.port)).or_insert_with(|| route.clone());
+            return;
+        }
+        let rank = |of: &AddressPattern| (of.port.is_none(), u8::MAX - of.prefix);
+        let place = self.networks.partition_point(|(other, _)| rank(other) <= rank(&pattern));
+        self.networks.insert(place, (pattern, route.clone()));
+    }
+
+    pub(crate) fn find(&self, to: SocketAddr) -> Option<&Arc<Route>> {
+        let (ip, port) = (to.ip().to_canonical(), Some(to.port()));
+        self.exact
+            .get(&(ip, port))
+            .or_else(|| self.network(ip, port))
+            .or_else(|| self.exact.get(&(ip, None)))
+            .or_else(|| self.network(ip, None))
+    }
+
+    /// Among the patterns with this port, or among those without one.
+    fn network(&self, ip: IpAddr, port: Option<u16>) -> Option<&Arc<Route>> {
+        let fits = |pattern: &AddressPattern| pattern.port == port && holds(pattern, ip);
+        self.networks.iter().find(|(pattern, _)| fits(pattern)).map(|(_, route)| route)
+    }
+}
+
+fn holds(pattern: &AddressPattern, ip: IpAddr) -> bool {
+    let same = |network: u128, ip: u128, host_bits: u32| {
+        network.checked_shr(host_bits).unwrap_or(0) == ip.checked_shr(host_bits).unwrap_or(0)
+    };
+    match (pattern.network, ip) {
+        (IpAddr::V4(network), IpAddr::V4(ip)) => {
+            let bits = 32_u32.saturating_sub(pattern.prefix.into());
+            same(u32::from(network).into(), u32::from(ip).into(), bits)
+        }
+        (IpAddr::V6(network), IpAddr::V6(ip)) => {
+            same(network.into(), ip.into(), 128_u32.saturating_sub(pattern.prefix.into()))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::telemetry::Metrics;
+
+    fn pattern(network: &str, prefix: u8, port: Option<u16>) -> AddressPattern {
+        AddressPattern { network: network.parse().unwrap(), prefix, port }
+    }
+
+    #[test]
+    fn a_port_goes_before_none_and_the_longer_prefix_before_the_shorter() {
+        let patterns = [
+            pattern("0.0.0.0", 0, None),
+            pattern("10.0.0.0", 8, None),
+            pattern("10.96.0.0", 16, None),
+            pattern("10.96.0.10", 32, None),
+            pattern("10.0.0.0", 8, Some(443)),
+            pattern("10.96.0.10", 32, Some(80)),
+            pattern("fd00::", 64, None),
+            pattern("fd00::1", 128, Some(80)),
+        ];
+        let metrics = Metrics::new(100);
+        let mut table = AddressTable::default();
+        let routes: Vec<_> = patterns
+            .iter()
+            .map(|pattern| {
+                let route = Route::to(Cluster::passthrough((pattern.network, 1).into(), &metrics, 1));
+                table.add(*pattern, &route);
+                route
+            })
+            .collect();
+        for (address, expected) in [
+            ("10.96.0.10:80", Some(5)),
+            ("10.96.0.10:443", Some(4)),
+            ("10.96.0.10:81", Some(3)),
+            ("10.96.7.1:81", Some(2)),
+            ("10.1.1.1:443", Some(4)),
+            ("10.1.1.1:80", Some(1)),
+            ("192.0.2.1:80", Some(0)),
+            ("[::ffff:10.96.0.10]:80", Some(5)),
+            ("[fd00::1]:80", Some(7)),
+            ("[fd00::1]:81", Some(6)),
+            ("[fd01::1]:81", None),
+        ] {
+            let found = table.find(address.parse().unwrap());
+            let which = found.and_then(|found| routes.iter().position(|route| Arc::ptr_eq(route, found)));
+            assert_eq!(which, expected, "{address}");
+        }
+    }
+}

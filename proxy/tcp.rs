@@ -1,0 +1,208 @@
+//! One opaque connection: a server is dialled, bytes are carried both ways, and how it ended is told.
+//!
+//! The L4 counterpart of [`crate::dispatch`]: picks among the same endpoints and counts against the same limits,
+//! once per connection.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+
+use crate::cluster::Cluster;
+use crate::cluster::balance::Tried;
+use crate::cluster::connect::connect;
+use crate::cluster::endpoint::{Endpoint, InFlight};
+use crate::cluster::outlier::Cause;
+use crate::detect::{Early, Server};
+use crate::error::{Error, Reason};
+use crate::net::{Io, Prefixed};
+use crate::relay::{Bounds, Ended, Ending, relay};
+use crate::runtime::worker::Worker;
+use crate::serve::Connection;
+use crate::state::Route;
+use crate::telemetry::{ConnectionOutcome, Held, Protocol, Record};
+use crate::tls::client::Purpose;
+
+/// A connection to an endpoint that nothing else shares, and what lasts as long as it does.
+pub(crate) struct Dialled {
+    pub(crate) io: Io,
+    address: SocketAddr,
+    _slot: OwnedSemaphorePermit,
+    _in_flight: InFlight,
+}
+
+impl Server for Dialled {
+    fn io(&mut self) -> &mut Io {
+        &mut self.io
+    }
+}
+
+/// Dials `route` once its client has been silent for a while, to hear whether the server speaks first.
+pub(crate) fn early<'a>(
+    route: &'a Route,
+    worker: &'a Worker,
+) -> Early<impl Future<Output = Result<Dialled, Error>> + 'a> {
+    let cluster = &route.cluster;
+    Early { after: cluster.patience(), expects_http: cluster.expects_http(), dial: dial(cluster, worker) }
+}
+
+/// A server that was dialled already, to answer a CONNECT.
+pub(crate) fn at_hand(dialled: Dialled, route: &Route) -> Early<std::future::Ready<Result<Dialled, Error>>> {
+    let expects_http = route.cluster.expects_http();
+    Early { after: Duration::ZERO, expects_http, dial: std::future::ready(Ok(dialled)) }
+}
+
+/// Connects to an endpoint, and to others when it fails: nothing was sent, so as often as `retry.attempts` says.
+///
+/// # Errors
+/// `overloaded` at `max_connections`, and whatever kept the last endpoint from being connected to.
+pub(crate) async fn dial(cluster: &Cluster, worker: &Worker) -> Result<Dialled, Error> {
+    let slot = cluster.slot_now()?;
+    let mut tried = Tried::default();
+    let mut tries = 1 + cluster.retry.as_ref().map_or(0, |retry| retry.attempts);
+    loop {
+        let picked = cluster.pick(&mut tried, Instant::now(), &mut worker.rng.lock()).cloned();
+        let endpoint = picked.ok_or_else(|| cluster.nobody())?;
+        tries -= 1;
+        match dial_endpoint(cluster, &endpoint, worker).await {
+            Ok((io, in_flight)) => {
+                let address = endpoint.address;
+                return Ok(Dialled { io, address, _slot: slot, _in_flight: in_flight });
+            }
+            Err(error) if tries == 0 => return Err(error),
+            Err(error) => tracing::debug!(%error, "another endpoint is tried"),
+        }
+    }
+}
+
+async fn dial_endpoint(
+    cluster: &Cluster,
+    endpoint: &Arc<Endpoint>,
+    worker: &Worker,
+) -> Result<(Io, InFlight), Error> {
+    let (in_flight, began) = (InFlight::at(endpoint), Instant::now());
+    let connected = connect(cluster, endpoint.address, worker, Purpose::Tcp).await;
+    let now = Instant::now();
+    match connected {
+        Ok((transport, _alpn)) => {
+            endpoint.answered(now - began, now.into_std());
+            cluster.connection_opened(worker, Protocol::Tcp, ConnectionOutcome::Ok);
+            Ok((Prefixed::new(transport), in_flight))
+        }
+        Err(error) => {
+            match Cause::of(&error) {
+                Some(cause) => endpoint.failed(now - began, cause, cluster, now.into_std()),
+                None => endpoint.outlier.on_neither(now.into_std()),
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Carries `downstream` to `route`, over the early connection where there is one.
+pub(crate) async fn forward(
+    mut downstream: Io,
+    early: Option<Dialled>,
+    route: &Arc<Route>,
+    connection: &Connection,
+    worker: &Worker,
+) {
+    let _open = Held::of(&worker.connections_active(connection.direction, Protocol::Tcp));
+    let telling = Telling::begin(route, connection, worker);
+    let dialled = match early {
+        Some(dialled) => Ok(dialled),
+        None => dial(&route.cluster, worker).await,
+    };
+    match dialled {
+        Ok(mut server) => {
+            let ended = carry(&mut downstream, &mut server.io, route, worker).await;
+            telling.ended(&ended, server.address);
+        }
+        Err(error) => {
+            downstream.get_ref().abort(); // what a client sees whose server refuses it
+            telling.failed(&error);
+        }
+    }
+}
+
+/// Relays until both directions have ended, and counts bytes as they go. What was cut short is reset on both sides.
+pub(crate) async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker: &Worker) -> Ended {
+    let (timeouts, metrics) = (&route.cluster.timeouts, route.cluster.metrics());
+    let bounds = Bounds { idle: timeouts.tunnel_idle, max_duration: timeouts.max_duration };
+    let count = |flow, bytes| metrics.bytes(flow).inc_by(bytes);
+    let ended = relay(downstream, upstream, bounds, &worker.timers, count).await;
+    if !matches!(ended.how, Ending::Closed) {
+        downstream.get_ref().abort();
+        upstream.get_ref().abort();
+    }
+    ended
+}
+
+/// Why bytes stopped, where that was not the end of both directions.
+pub(crate) const fn reason(how: &Ending) -> Option<Reason> {
+    match how {
+        Ending::Closed => None,
+        Ending::DownstreamReset => Some(Reason::ClientGone),
+        Ending::UpstreamReset => Some(Reason::UpstreamReset),
+        Ending::Idle => Some(Reason::StreamIdleTimeout),
+        Ending::MaxDuration => Some(Reason::MaxDuration),
+    }
+}
+
+/// The access line of one connection.
+struct Telling<'a> {
+    route: &'a Route,
+    connection: &'a Connection,
+    worker: &'a Worker,
+    started: Instant,
+}
+
+impl<'a> Telling<'a> {
+    fn begin(route: &'a Route, connection: &'a Connection, worker: &'a Worker) -> Self {
+        Self { route, connection, worker, started: Instant::now() }
+    }
+
+    fn ended(self, ended: &Ended, upstream: SocketAddr) {
+        let reason = reason(&ended.how);
+        self.log(reason, "", Some(upstream), (ended.received, ended.sent));
+    }
+
+    fn failed(self, error: &Error) {
+        tracing::debug!(%error, from = %self.connection.downstream, "connection closed: no server");
+        self.log(Some(error.reason), &error.detail, None, (0, 0));
+    }
+
+    fn log(&self, reason: Option<Reason>, detail: &str, upstream: Option<SocketAddr>, bytes: (u64, u64)) {
+        let Some(log) = &self.worker.access_log else { return };
+        if !log.wants(reason.is_some()) {
+            return;
+        }
+        let (took, metrics) = (self.started.elapsed(), &self.worker.metrics);
+        log.write(&Record {
+            time: SystemTime::now() - took,
+            direction: self.connection.direction,
+            service: &self.route.cluster.name,
+            route: &metrics.name(self.route.name),
+            method: "",
+            path: b"",
+            host: b"",
+            protocol: "tcp",
+            status: 0,
+            grpc_status: None,
+            reason,
+            detail,
+            peer: self.connection.peer.as_ref().map_or("", |peer| peer.id.as_str()),
+            downstream: Some(self.connection.downstream),
+            upstream,
+            request_id: b"",
+            bytes_in: bytes.0,
+            bytes_out: bytes.1,
+            duration: took,
+            upstream_duration: None::<Duration>,
+            attempts: u32::from(upstream.is_some()),
+        });
+    }
+}

@@ -1,0 +1,284 @@
+//! What an undeclared connection speaks: clients and servers that are slow, silent, or speak first.
+
+use super::backend::OK;
+use super::mesh::{A, Mesh, Sidecar, Watch, at, identity, pass, secs, settle};
+use super::peer::Peer;
+use crate::identity::issue::Ca;
+
+const BANNER: &str = "220 mail.example ESMTP\r\n";
+const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
+
+/// `orders` with a port of its own: a destination that is known without bytes.
+const OWN_PORT: &str = "endpoints: [10.0.0.1:80], listen: 127.0.0.1:0";
+
+/// Greets, then says back what it hears in capitals.
+fn mail_server(mesh: &Mesh) -> super::backend::Backend {
+    mesh.scripted(A, |mut peer: Peer, _| async move {
+        if peer.try_send(BANNER).await.is_ok() {
+            let (heard, _) = peer.exactly(4).await;
+            drop(peer.try_send(heard.to_ascii_uppercase()).await);
+        }
+    })
+}
+
+async fn talks_to_mail_server(client: &mut Peer, what: &str) {
+    assert_eq!(client.exactly(BANNER.len()).await, (BANNER.into(), true), "{what}: it greets first");
+    client.send("ehlo").await;
+    assert_eq!(client.rest().await, b"EHLO", "{what}");
+}
+
+/// Both directions, where the destination is known: a service's own port, and the application.
+fn both(mesh: &Mesh) -> [(Sidecar, &'static str); 2] {
+    [(mesh.caller(OWN_PORT), "outbound"), (mesh.application("app: 10.0.0.1:80"), "inbound")]
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_speaks_first_is_heard_undeclared() {
+    let mesh = Mesh::default();
+    let server = mail_server(&mesh);
+    for (sidecar, what) in both(&mesh) {
+        let mut silent = sidecar.direct_client().await;
+        let watch = Watch::start();
+        talks_to_mail_server(&mut silent, what).await;
+        assert_eq!(watch.seconds(), 0, "{what}");
+        settle().await;
+        let detected = format!("pillion_detections_total direction={what} verdict=opaque");
+        assert_eq!(sidecar.sum(&detected), 1, "{what}");
+        assert_eq!(
+            sidecar
+                .sum(&format!("pillion_connections_total direction={what} protocol=tcp tls=none outcome=ok"))
+                > 0,
+            true
+        );
+        assert_eq!(sidecar.sum(&format!("pillion_bytes_total direction={what} flow=sent")), 28, "{what}");
+        assert_eq!(sidecar.sum(&format!("pillion_bytes_total direction={what} flow=received")), 4, "{what}");
+    }
+    assert_eq!((server.connections(), server.open()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_trickles_in_byte_by_byte_is_served() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    for (sidecar, what) in both(&mesh) {
+        let mut client = sidecar.direct_client().await;
+        for byte in GET.as_bytes().chunks(1) {
+            tokio::time::sleep(secs(1) / 4).await;
+            client.send(byte).await;
+        }
+        assert_eq!(client.answer().await.told(), (200, None), "{what}");
+        assert_eq!(client.get("/again").await.told(), (200, None), "{what}: and stays HTTP");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spare_connection_speaks_http_a_minute_later() {
+    for nth in 0..2 {
+        let mesh = Mesh::default();
+        let a = mesh.answering(A, OK);
+        let (sidecar, what) = both(&mesh).into_iter().nth(nth).expect("two directions");
+        let mut spare = sidecar.direct_client().await;
+        pass(60).await;
+        assert_eq!(a.open(), 1, "{what}: the server was dialled, to hear whether it speaks first");
+        assert_eq!(spare.get("/").await.told(), (200, None), "{what}");
+        settle().await;
+        assert_eq!((a.hits(), a.connections()), (1, 2), "{what}");
+        assert_eq!(a.open(), 1, "{what}: the early connection was closed unused");
+        assert_eq!(sidecar.sum("pillion_detections_total verdict=http1"), 1, "{what}");
+    }
+}
+
+/// Node answers 408 after a minute, Apache hangs up after 20 s, and both of a connection that asked for nothing.
+#[tokio::test(start_paused = true)]
+async fn an_http_server_that_tires_of_waiting_does_not_decide() {
+    for last_words in ["", "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n"] {
+        let mesh = Mesh::default();
+        let a = mesh.scripted(A, move |mut peer: Peer, nth| async move {
+            if nth > 0 {
+                peer.message().await;
+                peer.send(OK).await;
+                pass(1).await;
+                return;
+            }
+            pass(20).await;
+            drop(peer.try_send(last_words).await);
+        });
+        let sidecar = mesh.caller(OWN_PORT);
+        let mut spare = sidecar.direct_client().await;
+        pass(60).await;
+        assert_eq!((a.connections(), a.open()), (1, 0));
+        assert_eq!(spare.get("/").await.told(), (200, None), "{last_words:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_refuses_a_silent_client_is_believed() {
+    let mesh = Mesh::default();
+    for (sidecar, what) in both(&mesh) {
+        let mut silent = sidecar.direct_client().await;
+        let watch = Watch::start();
+        assert_eq!(silent.rest().await, b"", "{what}: nobody listens there");
+        assert_eq!(watch.seconds(), 0, "{what}");
+        assert_eq!(sidecar.direct_client().await.get("/").await.told().0, 502, "{what}: a request hears why");
+        let mut spare = sidecar.direct_client().await;
+        pass(60).await;
+        assert_eq!(spare.get("/").await.told().0, 502, "{what}: this destination spoke HTTP the last time");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_hangs_up_at_once_is_believed() {
+    let mesh = Mesh::default();
+    let a = mesh.scripted(A, |_peer, _| async {});
+    let sidecar = mesh.caller(OWN_PORT);
+    let mut silent = sidecar.direct_client().await;
+    assert_eq!(silent.rest().await, b"");
+    assert_eq!(a.connections(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn bytes_that_are_no_http_go_to_the_server_untouched() {
+    let mesh = Mesh::default();
+    let _echo = mesh.scripted(A, |mut peer: Peer, _| async move {
+        let heard = peer.rest().await;
+        drop(peer.try_send(heard).await);
+    });
+    for (sidecar, what) in both(&mesh) {
+        for said in [
+            "\0\0\0\u{8}\u{4}",
+            "PING\r\n",
+            "*1\r\n$4\r\nPING\r\n",
+            "GET",
+            "",
+            "EHLO me\r\nGET / HTTP/1.1\r\n\r\n",
+        ] {
+            let mut client = sidecar.direct_client().await;
+            client.send(said).await;
+            client.half_close().await;
+            assert_eq!(client.rest().await, said.as_bytes(), "{what} {said:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_a_strict_port_nobody_is_dialled_for_a_client_without_tls() {
+    let ca = Ca::generate("cluster.local").expect("a CA");
+    let mesh = Mesh::default();
+    let server = mail_server(&mesh);
+    let yaml = super::mesh::application("app: 10.0.0.1:80, mtls: strict")
+        .replace("workers", "identity: { directory: unused }\nworkers");
+    let sidecar = mesh.sidecar(&yaml, Some(identity(&ca, "orders")));
+    let mut silent = sidecar.direct_client().await;
+    pass(60).await;
+    for said in ["\0\0\0\u{8}", "EHLO me\r\n"] {
+        let mut client = sidecar.direct_client().await;
+        client.send(said).await;
+        assert_eq!(client.rest().await, b"", "{said:?}: not a byte");
+    }
+    assert_eq!(sidecar.direct_client().await.ask(GET).await.told(), (403, Some("mtls_required")));
+    assert_eq!(silent.try_send("x").await.is_ok(), true, "it waits still");
+    assert_eq!(silent.rest().await, b"");
+    assert_eq!(server.connections(), 0, "the application sees no connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_cut_is_not_passed_on_as_an_end() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.send(BANNER).await;
+        pass(3_700).await;
+    });
+    let sidecar = mesh.caller(OWN_PORT);
+    let mut client = sidecar.direct_client().await;
+    let watch = Watch::start();
+    assert_eq!(client.rest().await, BANNER.as_bytes());
+    assert_eq!(watch.seconds(), 3600, "an hour of silence ends it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redirected_connection_goes_where_it_was_going() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let elsewhere = mesh.answering("192.0.2.9:8080", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nelsewhere");
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let mut client = sidecar.redirected("192.0.2.9:8080").await;
+    assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: example.org\r\n\r\n").await.body, "elsewhere");
+    let request = &elsewhere.requests()[0];
+    assert_eq!(
+        request.head, "GET / HTTP/1.1\r\nhost: example.org\r\n\r\n",
+        "nothing is added, the host kept"
+    );
+    assert_eq!(client.get("/").await.body, "ok", "a host of a service is a service's, request by request");
+    settle().await;
+    assert_eq!(a.hits(), 1);
+    assert_eq!(sidecar.sum("pillion_requests_total service=passthrough status=200"), 1);
+    assert_eq!(sidecar.sum("pillion_requests_total service=orders status=200"), 1);
+    let mut own = sidecar.redirected(&sidecar.address().to_string()).await;
+    let told = own.ask("GET / HTTP/1.1\r\nhost: example.org\r\n\r\n").await;
+    assert_eq!(told.told(), (404, Some("no_route")), "an own listener means: not redirected");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redirected_server_that_speaks_first_is_heard() {
+    let mesh = Mesh::default();
+    let _server = mail_server(&mesh);
+    let sidecar = mesh.caller("endpoints: [10.0.0.7:80]");
+    talks_to_mail_server(&mut sidecar.redirected(A).await, "passthrough").await;
+    let sidecar = mesh.application("app: 10.0.0.7:80");
+    talks_to_mail_server(&mut sidecar.redirected(A).await, "inbound, at its original address").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn connect_is_like_a_redirected_connection() {
+    let mesh = Mesh::default();
+    let _orders = mesh.answering(A, OK);
+    let _mail = mesh.scripted("192.0.2.9:25", |mut peer: Peer, _| async move {
+        peer.send(BANNER).await;
+        let (heard, _) = peer.exactly(4).await;
+        drop(peer.try_send(heard.to_ascii_uppercase()).await);
+    });
+    mesh.memory.name("mail.example", at("192.0.2.9:25").ip());
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let connect = |to: &str| format!("CONNECT {to} HTTP/1.1\r\nhost: {to}\r\n\r\n");
+
+    let mut client = sidecar.client().await;
+    client.send(connect("orders:80")).await;
+    assert!(client.head().await.expect("an answer").starts_with("HTTP/1.1 200 "));
+    assert_eq!(client.get("/").await.told(), (200, None), "HTTP inside is HTTP");
+
+    let mut client = sidecar.client().await;
+    client.send(connect("mail.example:25")).await;
+    assert!(client.head().await.expect("an answer").starts_with("HTTP/1.1 200 "));
+    talks_to_mail_server(&mut client, "inside a CONNECT").await;
+
+    let own = sidecar.address().to_string();
+    for (to, status, reason) in [
+        ("nobody.example:80", 502, "dns_error"),
+        ("192.0.2.9:26", 502, "connect_refused"),
+        ("169.254.169.254:80", 403, "egress_denied"),
+        (&own, 403, "egress_denied"),
+        ("orders", 400, "bad_request"),
+    ] {
+        let mut client = sidecar.client().await;
+        assert_eq!(client.ask(&connect(to)).await.told(), (status, Some(reason)), "{to}");
+        assert_eq!(client.get("/").await.told().0, 200, "{to}: the connection is none the worse");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn absolute_form_names_its_destination() {
+    let mesh = Mesh::default();
+    let web = mesh.answering("192.0.2.9:80", OK);
+    mesh.memory.name("web.example", at("192.0.2.9:80").ip());
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let mut client = sidecar.client().await;
+    let answer = client.ask("GET http://web.example/x HTTP/1.1\r\nhost: web.example\r\n\r\n").await;
+    assert_eq!(answer.told(), (200, None));
+    assert!(
+        web.requests()[0].head.starts_with("GET /x HTTP/1.1\r\nhost: web.example"),
+        "{}",
+        web.requests()[0].head
+    );
+    let answer = client.ask("GET http://nobody.example/ HTTP/1.1\r\nhost: nobody.example\r\n\r\n").await;
+    assert_eq!(answer.told(), (502, Some("dns_error")));
+}

@@ -1,0 +1,235 @@
+//! Network namespaces of a test's own, with the kernel's redirection as an init container leaves it in a pod.
+//!
+//! Deliberately absent: `pillion init`, whose rules have their own tests. These are the plainest that redirect.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::certs::Authority;
+use super::eventually;
+use super::launched::Launched;
+use super::tools::printed;
+
+/// The sidecar's own user, whose connections the rules leave alone.
+const SIDECAR: &str = "1337";
+const OUTBOUND_PORT: &str = "15001";
+const INBOUND_PORT: &str = "15006";
+
+/// The same addresses in one version of IP. Nobody answers at `service` or `nobody`: they are only routed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Family {
+    pub(crate) pod: IpAddr,
+    pub(crate) world: IpAddr,
+    pub(crate) loopback: IpAddr,
+    /// A virtual address, as a cluster gives to a service.
+    pub(crate) service: IpAddr,
+    /// Another one, that no configuration knows.
+    pub(crate) nobody: IpAddr,
+}
+
+pub(crate) fn families() -> [Family; 2] {
+    let family = |[pod, world, loopback, service, nobody]: [&str; 5]| {
+        let ip = |text: &str| text.parse().expect("an IP address");
+        Family {
+            pod: ip(pod),
+            world: ip(world),
+            loopback: ip(loopback),
+            service: ip(service),
+            nobody: ip(nobody),
+        }
+    };
+    [
+        family(["10.97.0.1", "10.97.0.2", "127.0.0.1", "10.96.0.10", "10.96.0.99"]),
+        family(["fd00:97::1", "fd00:97::2", "::1", "fd00:96::10", "fd00:96::99"]),
+    ]
+}
+
+/// These ports of one address in both versions of IP, as elements of a YAML list.
+pub(crate) fn in_both(address: impl Fn(Family) -> IpAddr, port: u16) -> String {
+    families().map(|family| format!("\"{}\"", SocketAddr::new(address(family), port))).join(", ")
+}
+
+/// A pod, and the world beside it: two hosts with a cable between them. The pod's default route is the world.
+pub(crate) struct Hosts {
+    pub(crate) pod: Namespace,
+    pub(crate) world: Namespace,
+}
+
+impl Hosts {
+    /// `None`, with the reason printed: this machine cannot (no root, no iptables).
+    pub(crate) fn new() -> Option<Self> {
+        sweep();
+        match Namespace::new("pod").and_then(|pod| Ok(Self { pod, world: Namespace::new("world")? })) {
+            Ok(hosts) => {
+                hosts.join();
+                Some(hosts)
+            }
+            Err(why) => {
+                let must = std::env::var("PILLION_TEST_REQUIRE").is_ok_and(|tools| tools == "all");
+                assert!(!must, "no network namespace with rules ({why}), and PILLION_TEST_REQUIRE=all");
+                println!("skipped: no network namespace with rules: {why}");
+                None
+            }
+        }
+    }
+
+    fn join(&self) {
+        let Self { pod, world } = self;
+        let cable = ["link", "add", "cable", "netns", &pod.name, "type", "veth", "peer", "name", "cable"];
+        ip(&[&cable[..], &["netns", &world.name]].concat());
+        for (host, v4, v6) in
+            [(pod, "10.97.0.1/24", "fd00:97::1/64"), (world, "10.97.0.2/24", "fd00:97::2/64")]
+        {
+            host.ip(&["address", "add", v4, "dev", "cable"]);
+            host.ip(&["address", "add", v6, "dev", "cable", "nodad"]); // no second of doubt about its uniqueness
+            host.ip(&["link", "set", "cable", "up"]);
+            host.ip(&["link", "set", "lo", "up"]);
+        }
+        for gateway in families().map(|family| family.world.to_string()) {
+            pod.ip(&["route", "add", "default", "via", &gateway]);
+        }
+    }
+}
+
+/// One host's network; its processes must have ended before it goes.
+pub(crate) struct Namespace {
+    name: String,
+    /// The pair of programs, for IPv4 and IPv6, that this kernel understands.
+    tables: [&'static str; 2],
+}
+
+impl Namespace {
+    fn new(kind: &str) -> Result<Self, String> {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("pillion-{}-{}-{kind}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+        ran("ip", &["netns", "add", &name])?;
+        let mut made = Self { name, tables: ["iptables", "ip6tables"] };
+        made.tables = made.working_tables()?;
+        Ok(made)
+    }
+
+    /// Distributions choose between two kernels' worlds; a kernel may have only the other.
+    fn working_tables(&self) -> Result<[&'static str; 2], String> {
+        let pairs = [
+            ["iptables", "ip6tables"],
+            ["iptables-legacy", "ip6tables-legacy"],
+            ["iptables-nft", "ip6tables-nft"],
+        ];
+        let works = |pair: &[&str; 2]| {
+            pair.iter().try_for_each(|tool| self.run(&[tool, "-t", "nat", "-S"]).map(drop))
+        };
+        let why = works(&pairs[0]).err().unwrap_or_default();
+        pairs.into_iter().find(|pair| works(pair).is_ok()).ok_or(why)
+    }
+
+    /// What the host's programs send goes to the sidecar's outbound port, except what the sidecar sends.
+    pub(crate) fn redirect_outgoing(&self) {
+        let owner = ["-m", "owner", "!", "--uid-owner", SIDECAR];
+        self.redirect("OUTPUT", &owner, OUTBOUND_PORT);
+    }
+
+    /// What other hosts send goes to the sidecar's inbound port.
+    pub(crate) fn redirect_incoming(&self) {
+        self.redirect("PREROUTING", &[], INBOUND_PORT);
+    }
+
+    fn redirect(&self, chain: &str, only: &[&str], port: &str) {
+        for tool in self.tables {
+            let rule = [
+                &[tool, "-t", "nat", "-A", chain, "-p", "tcp"],
+                only,
+                &["-j", "REDIRECT", "--to-ports", port],
+            ];
+            self.run(&rule.concat()).unwrap_or_else(|error| unreachable!("{error}"));
+        }
+    }
+
+    /// What comes behind it runs in this namespace as root, like an application; it dies when the test does.
+    pub(crate) fn enter(&self) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, "setpriv", "--pdeathsig", "KILL"]);
+        command
+    }
+
+    /// The same under the sidecar's user, whom the rules let pass.
+    pub(crate) fn enter_as_sidecar(&self) -> Command {
+        let mut command = self.enter();
+        command.args(["--reuid", SIDECAR, "--regid", SIDECAR, "--clear-groups"]);
+        command
+    }
+
+    pub(crate) async fn sidecar(&self, yaml: &str) -> Launched {
+        Launched::start(self.enter_as_sidecar(), yaml, None).await
+    }
+
+    pub(crate) async fn identified_sidecar(
+        &self,
+        yaml: &str,
+        authority: &Authority,
+        account: &str,
+    ) -> Launched {
+        Launched::start(self.enter_as_sidecar(), yaml, Some((authority, account))).await
+    }
+
+    /// Waits until this host's sidecar has counted so many.
+    pub(crate) async fn counted(&self, count: u32, name: &str, labels: &[(&str, &str)]) {
+        let (what, wanted) = (format!("{count} of {name}{labels:?}"), f64::from(count));
+        eventually(&what, async || {
+            let counted = self.metric(name, labels).await;
+            assert!(counted <= wanted, "{what}: {counted} were counted");
+            (counted == wanted).then_some(())
+        })
+        .await;
+    }
+
+    /// The sum over all series of `name` that have these labels, on this host's sidecar.
+    pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let mut scrape = self.enter_as_sidecar();
+        scrape.args(["curl", "--silent", "--show-error", "--fail", "http://127.0.0.1:15020/metrics"]);
+        let text = printed(scrape).await;
+        let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{value}\"")).collect();
+        let series =
+            text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with('{')));
+        let ours = series.filter(|line| labels.iter().all(|label| line.contains(label)));
+        ours.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    fn ip(&self, words: &[&str]) {
+        ip(&[&["-netns", &self.name], words].concat());
+    }
+
+    fn run(&self, words: &[&str]) -> Result<String, String> {
+        ran("ip", &[&["netns", "exec", &self.name], words].concat())
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        drop(ran("ip", &["netns", "delete", &self.name]));
+    }
+}
+
+/// Removes what a killed run left: namespaces named after a process that is gone.
+fn sweep() {
+    let names = ran("ip", &["netns", "list"]).unwrap_or_default();
+    for name in names.lines().filter_map(|line| line.split(' ').next()) {
+        let maker = name.strip_prefix("pillion-").and_then(|rest| rest.split('-').next());
+        if maker.is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists()) {
+            drop(ran("ip", &["netns", "delete", name]));
+        }
+    }
+}
+
+fn ip(words: &[&str]) {
+    ran("ip", words).unwrap_or_else(|error| unreachable!("{error}"));
+}
+
+/// What it printed, or why it failed.
+fn ran(program: &str, words: &[&str]) -> Result<String, String> {
+    let told = format!("{program} {}", words.join(" "));
+    let Output { status, stdout, stderr } =
+        Command::new(program).args(words).output().map_err(|error| format!("{told}: {error}"))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if status.success() { Ok(text(&stdout)) } else { Err(format!("{told}: {}", text(&stderr))) }
+}

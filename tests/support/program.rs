@@ -1,0 +1,69 @@
+//! A program at work beside a test: heard line by line, and ended with its owner.
+
+use std::io::{BufRead as _, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::soon;
+
+pub(crate) struct Program {
+    child: Child,
+    lines: mpsc::UnboundedReceiver<String>,
+    errors: Arc<Mutex<String>>,
+    told: String,
+}
+
+impl Program {
+    pub(crate) fn start(mut command: Command) -> Self {
+        let told = format!("{command:?}");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| unreachable!("{told}: {error}"));
+        let (sender, lines) = mpsc::unbounded_channel();
+        each_line(child.stdout.take().expect("a pipe"), move |line| drop(sender.send(line)));
+        let errors = Arc::new(Mutex::new(String::new()));
+        let to = errors.clone();
+        each_line(child.stderr.take().expect("a pipe"), move |line| *to.lock() += &(line + "\n"));
+        Self { child, lines, errors, told }
+    }
+
+    /// A script of this directory, run by Python behind `prefix`.
+    pub(crate) fn script(mut prefix: Command, name: &str, arguments: &[&str]) -> Command {
+        let path = format!("{}/tests/support/{name}", env!("CARGO_MANIFEST_DIR"));
+        prefix.args(["python3", "-u"]).arg(path).args(arguments);
+        prefix
+    }
+
+    /// The next line of standard output; there must be one.
+    pub(crate) async fn line(&mut self) -> String {
+        let line = soon(&self.told, self.lines.recv()).await;
+        line.unwrap_or_else(|| unreachable!("{} ended; {}", self.told, self.errors.lock()))
+    }
+
+    /// The next line, which is a JSON value.
+    pub(crate) async fn event(&mut self) -> serde_json::Value {
+        let line = self.line().await;
+        serde_json::from_str(&line).unwrap_or_else(|error| unreachable!("{error}: {line}"))
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            eprintln!("{}\n{}", self.told, self.errors.lock());
+        }
+    }
+}
+
+/// Read on a thread of its own, to the end: a pipe that nobody empties would stop the program.
+fn each_line(pipe: impl Read + Send + 'static, mut hears: impl FnMut(String) + Send + 'static) {
+    std::thread::spawn(move || BufReader::new(pipe).lines().map_while(Result::ok).for_each(&mut hears));
+}
