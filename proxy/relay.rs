@@ -504,6 +504,11 @@ mod tests {
         fn is_shut(&self) -> bool {
             self.seen.lock().is_shut
         }
+
+        fn is_flushed(&self) -> bool {
+            let seen = self.seen.lock();
+            seen.flushed.last().copied().unwrap_or(0) == seen.written.len()
+        }
     }
 
     fn polled(next: Option<Write>, most: usize, cx: &Context<'_>) -> Poll<io::Result<usize>> {
@@ -615,6 +620,10 @@ mod tests {
             assert_eq!(ended.how, how, "{name}");
             assert_eq!((&*downstream.written(), &*upstream.written()), (to_client, to_server), "{name}");
             assert!(!downstream.is_shut() && !upstream.is_shut(), "{name}: a cut must not look like an end");
+            assert!(
+                downstream.is_flushed() && upstream.is_flushed(),
+                "{name}: what was said is not held back"
+            );
         }
     }
 

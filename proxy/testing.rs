@@ -31,3 +31,4 @@ mod replaced;
 mod replay;
 mod retries;
 mod timeouts;
+mod tunnels;

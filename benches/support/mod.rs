@@ -17,7 +17,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pillion::identity::credentials::Credentials;
 use pillion::identity::issue::Ca;
-use pillion::tls::client::{AlpnOffer, ClientTls};
+use pillion::tls::client::{AlpnOffer, ClientTls, Purpose};
 use pillion::tls::server::{accept, server_config};
 use pillion_config::cluster::UpstreamTls;
 use pillion_config::identity::{Source, TlsPolicy, TlsVersion};
@@ -262,7 +262,7 @@ async fn floor_out(credentials: &Credentials, inbound: SocketAddr) -> anyhow::Re
         tokio::spawn(async move {
             let far = TcpStream::connect(inbound).await?;
             far.set_nodelay(true)?;
-            let (mut far, _) = tls.connect(far).await?;
+            let (mut far, _) = tls.connect(far, Purpose::Http).await?;
             copy_bidirectional(&mut near, &mut far).await?;
             anyhow::Ok(())
         });

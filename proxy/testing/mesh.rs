@@ -116,6 +116,33 @@ pub(super) fn application_at(listen: &str, inbound: &str) -> String {
 
 const COMMON: &str = "workers: 1\nadmin: { listen: 127.0.0.1:0 }\nmetrics: off\n";
 
+/// The files of it are never read: the credentials come with the call.
+pub(super) const IDENTITY: &str = "identity: { directory: in-memory }\n";
+
+/// One CA, a caller called `web`, and sidecars of `orders`.
+pub(super) struct Pair {
+    pub(super) mesh: Mesh,
+    pub(super) ca: Ca,
+}
+
+impl Pair {
+    pub(super) fn new() -> Self {
+        Self { mesh: Mesh::default(), ca: Ca::generate("cluster.local").expect("a CA") }
+    }
+
+    pub(super) fn application(&self, listen: &str, app: &str) -> Sidecar {
+        let yaml = application_at(listen, &format!("app: {app}"));
+        self.mesh.sidecar(&(yaml + IDENTITY), Some(identity(&self.ca, "orders")))
+    }
+
+    pub(super) fn caller(&self, orders: &str) -> Sidecar {
+        self.mesh.sidecar(&(caller(orders) + IDENTITY), Some(identity(&self.ca, "web")))
+    }
+}
+
+/// Who the sidecar of `orders` must be.
+pub(super) const ORDERS: &str = "tls: \"spiffe://cluster.local/ns/default/sa/orders\"";
+
 #[allow(clippy::panic)] // a test whose own text is wrong
 pub(super) fn parse(yaml: &str) -> pillion_config::Config {
     match pillion_config::parse(yaml, Path::new("")) {

@@ -1,37 +1,11 @@
 //! Two sidecars that prove to each other who they are.
 
 use super::backend::OK;
-use super::mesh::{self, A, Mesh, Sidecar, Watch, identity, settle};
+use super::mesh::{A, IDENTITY, ORDERS, Pair, Watch, identity, settle};
 use super::peer::Peer;
 use crate::identity::issue::Ca;
 
 const POST: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.";
-
-/// The files of it are never read: the credentials come with the call.
-const IDENTITY: &str = "identity: { directory: in-memory }\n";
-
-/// One CA, a caller called `web`, and sidecars of `orders`.
-struct Pair {
-    mesh: Mesh,
-    ca: Ca,
-}
-
-impl Pair {
-    fn new() -> Self {
-        Self { mesh: Mesh::default(), ca: Ca::generate("cluster.local").expect("a CA") }
-    }
-
-    fn application(&self, listen: &str, app: &str) -> Sidecar {
-        let yaml = mesh::application_at(listen, &format!("app: {app}"));
-        self.mesh.sidecar(&(yaml + IDENTITY), Some(identity(&self.ca, "orders")))
-    }
-
-    fn caller(&self, orders: &str) -> Sidecar {
-        self.mesh.sidecar(&(mesh::caller(orders) + IDENTITY), Some(identity(&self.ca, "web")))
-    }
-}
-
-const ORDERS: &str = "tls: \"spiffe://cluster.local/ns/default/sa/orders\"";
 
 #[tokio::test(start_paused = true)]
 async fn the_application_is_told_who_calls_and_believes_nobody_else() {

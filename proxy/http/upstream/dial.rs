@@ -23,6 +23,8 @@ use crate::tls::client::Purpose;
 
 /// One of the cluster's `max_connections`, held while the connection is open.
 pub(crate) type Slot = OwnedSemaphorePermit;
+/// What an HTTP/1 connection holds while it is open.
+pub(super) type HeldHttp1 = Arc<(Slot, Held)>;
 
 /// Streams assumed until the peer's SETTINGS say otherwise; hyper's own first guess.
 const STREAMS_AT_FIRST: u32 = 100;
@@ -78,15 +80,17 @@ impl Dial<'_> {
     async fn http1(&self, io: TokioIo<Io>, about: About, slot: Slot) -> Result<(), Error> {
         let handshake = http1::Builder::new().max_buf_size(HTTP1_BUFFER).handshake(io).await;
         let (send, conn) = handshake.map_err(|error| self.not_http(&error))?;
-        let guards = (slot, self.opened(Protocol::Http1));
+        // With the connection, whoever holds it: hyper's task, or the tunnel that it became.
+        let held: HeldHttp1 = Arc::new((slot, self.opened(Protocol::Http1)));
+        let also_held = held.clone();
         tokio::spawn(async move {
             drop(conn.with_upgrades().await); // how it ended, the request that was on it learns
-            drop(guards);
+            drop(also_held);
         });
         if self.want != Want::Tunnel {
             self.endpoint.learn(Speaks::Http1);
         }
-        self.shard().offer_http1(Http1::new(send, about), self.cluster);
+        self.shard().offer_http1(Http1::new(send, about, held), self.cluster);
         if self.want.is_shared() {
             self.shard().wake_stream_waiters();
         }

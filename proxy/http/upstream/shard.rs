@@ -12,6 +12,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::Want;
+use super::dial::HeldHttp1;
 use super::lease::Lease;
 use crate::cluster::Cluster;
 use crate::error::Error;
@@ -58,6 +59,7 @@ pub(crate) struct Http1 {
     pub(super) send: http1::SendRequest<Body>,
     pub(super) about: About,
     idle: Idle,
+    _held: HeldHttp1,
 }
 
 /// A connection that serves many requests at once.
@@ -328,8 +330,8 @@ impl State {
 }
 
 impl Http1 {
-    pub(super) fn new(send: http1::SendRequest<Body>, about: About) -> Self {
-        Self { send, about, idle: Idle::default() }
+    pub(super) fn new(send: http1::SendRequest<Body>, about: About, held: HeldHttp1) -> Self {
+        Self { send, about, idle: Idle::default(), _held: held }
     }
 }
 
