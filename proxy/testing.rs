@@ -14,6 +14,7 @@ mod peer;
 
 mod blame;
 mod client_gone;
+mod destinations;
 mod detection;
 mod draining;
 mod forms;

@@ -3,8 +3,8 @@
 //! Collects every fault, not only the first: a faulty key is remarked on and its default taken, so
 //! that the rest can be looked at too. One small file per section.
 
+mod claims;
 mod cluster;
-mod hosts;
 mod identity;
 mod listener;
 mod policy;
@@ -63,7 +63,7 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
         workers: workers(file.workers),
     };
     sockets::refuse_shared(&config, &listen, remarks);
-    hosts::refuse_shared(&config.clusters, remarks);
+    claims::refuse_shared(&config.clusters, remarks);
     warn_of_idle_sides(&config, remarks);
     config
 }

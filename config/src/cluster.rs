@@ -3,7 +3,7 @@
 //! The file says "service"; in the code tower owns that word, so here it is `Cluster`.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
@@ -16,7 +16,8 @@ pub struct Cluster {
     pub name: String,
     /// Which hosts mean this cluster. Never empty; default: the name.
     pub hosts: Vec<HostPattern>,
-    /// Original destinations (virtual IPs) that mean this cluster. No two clusters share one.
+    /// Original destinations (virtual IPs) that mean this cluster, whatever Host a request names there. Default:
+    /// none. No two clusters share one; a network may lie within another's, and the longer prefix wins.
     pub addresses: Vec<AddressPattern>,
     /// Local ports of its own; whatever Host a request names there, it is for this cluster.
     pub listen: Vec<SocketAddr>,
@@ -49,16 +50,65 @@ pub struct HostPattern {
     pub port: Option<u16>,
 }
 
-/// `10.96.0.10:80`, `10.96.0.10`, `10.96.1.0/24`: an original destination. A pattern with a port wins over one
-/// without, then the longer prefix.
+/// An original destination: `10.96.0.10:80`, `10.96.0.10`, `10.96.1.0/24`. A pattern with a port wins over one
+/// without, then the longer prefix. The file gives a port to single addresses alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AddressPattern {
-    /// The network's first address.
+    /// The network's first address; never IPv4 in the clothes of IPv6 (`::ffff:10.96.0.10`).
     pub network: IpAddr,
     /// Leading bits that count: 32 or 128 for a single address.
     pub prefix: u8,
-    /// `None`: every port.
+    /// `None`: every port. Never 0.
     pub port: Option<u16>,
+}
+
+impl AddressPattern {
+    /// Whether a connection to `to` is meant. IPv4 in the clothes of IPv6 is IPv4.
+    pub fn matches(&self, to: SocketAddr) -> bool {
+        self.port.is_none_or(|port| port == to.port()) && self.contains(to.ip())
+    }
+
+    /// The same without regard to ports.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        ip.is_ipv4() == self.network.is_ipv4() && Self::first(ip, self.prefix) == self.network
+    }
+
+    /// Whether it is one address and no network.
+    pub fn is_single(&self) -> bool {
+        self.prefix >= Self::bits(self.network)
+    }
+
+    pub(crate) fn bits(ip: IpAddr) -> u8 {
+        if ip.is_ipv4() { 32 } else { 128 }
+    }
+
+    /// The first address of the network of `prefix` bits around `ip`.
+    pub(crate) fn first(ip: IpAddr, prefix: u8) -> IpAddr {
+        let host_bits = u32::from(Self::bits(ip).saturating_sub(prefix));
+        match ip {
+            IpAddr::V4(ip) => {
+                let mask = u32::MAX.checked_shl(host_bits).unwrap_or(0);
+                Ipv4Addr::from_bits(ip.to_bits() & mask).into()
+            }
+            IpAddr::V6(ip) => {
+                let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
+                Ipv6Addr::from_bits(ip.to_bits() & mask).into()
+            }
+        }
+    }
+}
+
+/// As the file spells it, in the shortest form.
+impl fmt::Display for AddressPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) if self.is_single() => write!(f, "{}", SocketAddr::new(self.network, port)),
+            None if self.is_single() => write!(f, "{}", self.network),
+            Some(port) => write!(f, "{}/{}:{port}", self.network, self.prefix),
+            None => write!(f, "{}/{}", self.network, self.prefix),
+        }
+    }
 }
 
 /// As it is written in the file, its case aside.
@@ -103,4 +153,41 @@ pub enum LoadBalancer {
     LeastRequest,
     RoundRobin,
     Random,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pattern(network: &str, prefix: u8, port: Option<u16>) -> AddressPattern {
+        AddressPattern { network: network.parse().unwrap(), prefix, port }
+    }
+
+    #[test]
+    fn a_destination_is_matched_by_port_family_and_counted_bits() {
+        let cases = [
+            (pattern("10.96.0.10", 32, Some(80)), "10.96.0.10:81", false),
+            (pattern("10.96.0.10", 32, Some(80)), "10.96.0.11:80", false),
+            (pattern("10.96.0.10", 32, Some(80)), "10.96.0.10:80", true),
+            (pattern("10.96.0.10", 32, None), "[::ffff:10.96.0.10]:9", true),
+            (pattern("10.96.1.0", 24, None), "10.96.2.0:80", false),
+            (pattern("10.96.1.0", 24, None), "10.96.1.255:80", true),
+            (pattern("0.0.0.0", 0, None), "[fd00::1]:80", false),
+            (pattern("0.0.0.0", 0, None), "192.0.2.1:80", true),
+            (pattern("::", 0, None), "192.0.2.1:80", false),
+            (pattern("::", 0, None), "[fd00::1]:80", true),
+            (pattern("fd00::", 64, None), "[fd00:0:0:1::]:80", false),
+            (pattern("fd00::", 64, None), "[fd00::ffff:0:0:1]:80", true),
+        ];
+        for (pattern, to, expected) in cases {
+            assert_eq!(pattern.matches(to.parse().unwrap()), expected, "{pattern} {to}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_told_as_the_file_spells_it() {
+        assert_eq!(pattern("fd00::1", 128, Some(80)).to_string(), "[fd00::1]:80");
+        assert_eq!(pattern("fd00::", 64, None).to_string(), "fd00::/64");
+        assert_eq!(pattern("10.96.0.10", 32, None).to_string(), "10.96.0.10");
+    }
 }

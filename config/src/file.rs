@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::cluster::{HostPattern, LoadBalancer, UpstreamProtocol};
+use crate::cluster::{AddressPattern, HostPattern, LoadBalancer, UpstreamProtocol};
 use crate::fault::Fault;
 use crate::identity::{SpiffeId, TlsVersion};
-use crate::listener::{AppProtocol, Mtls};
+use crate::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 use crate::place::{Broken, Tree};
 use crate::policy::RetryCondition;
 use crate::salvage::salvage;
@@ -80,7 +80,7 @@ pub(crate) struct Tls {
 pub(crate) struct Inbound {
     pub(crate) listen: Option<OneOrMore<SocketAddr>>,
     pub(crate) app: Option<Typed<Target>>,
-    pub(crate) redirect_to: Option<NotYet>,
+    pub(crate) redirect_to: Option<Typed<RedirectTo>>,
     pub(crate) mtls: Option<Typed<Mtls>>,
     pub(crate) protocol: Option<Typed<AppProtocol>>,
     pub(crate) timeout: Option<Typed<OffOr<Duration>>>,
@@ -97,22 +97,22 @@ pub(crate) struct Inbound {
 #[serde(deny_unknown_fields)]
 pub(crate) struct PortBlock {
     pub(crate) protocol: Option<Typed<AppProtocol>>,
-    pub(crate) mtls: Option<NotYet>,
-    pub(crate) listen: Option<NotYet>,
+    pub(crate) mtls: Option<Typed<Mtls>>,
+    pub(crate) listen: Option<OneOrMore<SocketAddr>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Outbound {
     pub(crate) listen: Option<OneOrMore<SocketAddr>>,
-    pub(crate) unknown: Option<NotYet>,
+    pub(crate) unknown: Option<Typed<Unknown>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Service {
     pub(crate) hosts: Option<OneOrMore<HostPattern>>,
-    pub(crate) addresses: Option<OffOnly>,
+    pub(crate) addresses: Option<OneOrMore<AddressPattern>>,
     pub(crate) listen: Option<OneOrMore<SocketAddr>>,
     pub(crate) endpoints: Option<Endpoints>,
     pub(crate) protocol: Option<Typed<UpstreamProtocol>>,

@@ -7,8 +7,9 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inbound {
     pub listen: Vec<SocketAddr>,
-    /// Where a connection goes that was not redirected. Without it: `no_route`.
+    /// Where a connection goes that was not redirected. Without it: `no_route`, or closed.
     pub app: Option<SocketAddr>,
+    /// Where one goes that was. Default: its original address.
     pub redirect_to: RedirectTo,
     pub protocol: AppProtocol,
     pub mtls: Mtls,
@@ -24,11 +25,14 @@ pub struct Inbound {
     pub ports: BTreeMap<u16, PortPolicy>,
 }
 
+/// `None` leaves inbound's own word in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortPolicy {
     pub protocol: Option<AppProtocol>,
+    /// Strict and permissive only with an identity.
     pub mtls: Option<Mtls>,
-    /// Listeners of its own, whose connections are for this port.
+    /// Listeners of its own, whose connections are for this port of the application without being redirected: at the
+    /// address of [`Inbound::app`], or at 127.0.0.1 where that is absent. Default: none.
     pub listen: Vec<SocketAddr>,
 }
 
@@ -38,7 +42,7 @@ pub enum RedirectTo {
     /// To its original address and port: a port that the application bound to loopback alone stays private.
     #[default]
     Original,
-    /// To its original port on loopback.
+    /// To its original port on loopback, of the same IP version.
     Loopback,
 }
 
@@ -56,7 +60,7 @@ pub enum AppProtocol {
     Tls,
 }
 
-/// Whether inbound requires mTLS.
+/// Whether inbound requires mTLS. Default: strict with an identity, off without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mtls {
     Off,
@@ -69,6 +73,7 @@ pub enum Mtls {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbound {
     pub listen: Vec<SocketAddr>,
+    /// Default: passthrough.
     pub unknown: Unknown,
 }
 
@@ -78,5 +83,6 @@ pub enum Unknown {
     /// It goes where the application meant it to go.
     #[default]
     Passthrough,
+    /// `egress_denied`, or closed.
     Deny,
 }

@@ -13,7 +13,8 @@ pub struct Timeouts {
     pub request_written: bool,
     /// Between two pieces of a body. Default 5 min for HTTP bodies.
     pub stream_idle: Option<Duration>,
-    /// The same for TCP, upgrades and CONNECT. Default 1 h; `stream_idle_timeout`, when written, rules both.
+    /// The same for TCP, upgrades and CONNECT. Default 1 h: databases and sockets rest for long between two words.
+    /// `stream_idle_timeout`, when written, rules both.
     pub tunnel_idle: Option<Duration>,
     /// The whole exchange, bodies included. Default off.
     pub max_duration: Option<Duration>,

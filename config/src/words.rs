@@ -1,11 +1,13 @@
 //! The domain's own words as the file spells them: addresses, hosts, identities, modes.
 
+mod destination;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::cluster::{HostPattern, LoadBalancer, UpstreamProtocol};
 use crate::identity::{SpiffeId, TlsVersion, check_trust_domain};
-use crate::listener::{AppProtocol, Mtls};
+use crate::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 use crate::policy::RetryCondition;
 use crate::telemetry::LogPath;
 use crate::value::{BadWord, Text, Word, on_off, shortened, whole};
@@ -51,26 +53,52 @@ pub(crate) fn nearest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 impl Word for AppProtocol {
-    const EXPECTED: &'static str = "a protocol (auto, http1, http2)";
+    const EXPECTED: &'static str = "a protocol (auto, http1, http2, tcp, tls)";
 
     fn parse(text: &str) -> Result<Self, BadWord> {
-        choose(text, &[("auto", Self::Auto), ("http1", Self::Http1), ("http2", Self::Http2)], &["tcp", "tls"])
+        let table = [
+            ("auto", Self::Auto),
+            ("http1", Self::Http1),
+            ("http2", Self::Http2),
+            ("tcp", Self::Tcp),
+            ("tls", Self::Tls),
+        ];
+        choose(text, &table, &[])
     }
 }
 
 impl Word for UpstreamProtocol {
-    const EXPECTED: &'static str = "a protocol (auto, http1, http2)";
+    const EXPECTED: &'static str = "a protocol (auto, http1, http2, tcp)";
 
     fn parse(text: &str) -> Result<Self, BadWord> {
-        choose(text, &[("auto", Self::Auto), ("http1", Self::Http1), ("http2", Self::Http2)], &["tcp"])
+        let table =
+            [("auto", Self::Auto), ("http1", Self::Http1), ("http2", Self::Http2), ("tcp", Self::Tcp)];
+        choose(text, &table, &[])
     }
 }
 
 impl Word for Mtls {
-    const EXPECTED: &'static str = "strict or off";
+    const EXPECTED: &'static str = "strict, permissive or off";
 
     fn parse(text: &str) -> Result<Self, BadWord> {
-        choose(off_spelled_out(text), &[("strict", Self::Strict), ("off", Self::Off)], &["permissive"])
+        let table = [("strict", Self::Strict), ("permissive", Self::Permissive), ("off", Self::Off)];
+        choose(off_spelled_out(text), &table, &[])
+    }
+}
+
+impl Word for RedirectTo {
+    const EXPECTED: &'static str = "original or loopback";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        choose(text, &[("original", Self::Original), ("loopback", Self::Loopback)], &[])
+    }
+}
+
+impl Word for Unknown {
+    const EXPECTED: &'static str = "passthrough or deny";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        choose(text, &[("passthrough", Self::Passthrough), ("deny", Self::Deny)], &[])
     }
 }
 
@@ -406,17 +434,38 @@ mod tests {
     #[test]
     fn known_words_whose_feature_is_not_built_are_refused_as_such() {
         for bad in [
-            AppProtocol::parse("tcp").unwrap_err(),
-            UpstreamProtocol::parse("tcp").unwrap_err(),
-            Mtls::parse("permissive").unwrap_err(),
             LoadBalancer::parse("maglev").unwrap_err(),
+            LoadBalancer::parse("ring_hash").unwrap_err(),
+            Json::parse("logfmt").unwrap_err(),
         ] {
             assert!(bad.what.ends_with("which is not supported yet"), "{bad:?}");
         }
     }
 
     #[test]
+    fn protocols_and_modes_go_by_their_names_alone() {
+        assert_eq!(AppProtocol::parse("tcp"), Ok(AppProtocol::Tcp));
+        assert_eq!(AppProtocol::parse("tls"), Ok(AppProtocol::Tls));
+        assert_eq!(UpstreamProtocol::parse("tcp"), Ok(UpstreamProtocol::Tcp));
+        assert_eq!(Mtls::parse("permissive"), Ok(Mtls::Permissive));
+        assert_eq!(Mtls::parse("False"), Ok(Mtls::Off));
+        // upstream TLS is `tls: …`, beside any protocol
+        assert!(UpstreamProtocol::parse("tls").is_err());
+        for text in ["", "TCP", "http", "off", "udp"] {
+            assert!(AppProtocol::parse(text).is_err() && UpstreamProtocol::parse(text).is_err(), "{text:?}");
+        }
+        for text in ["", "off", "localhost", "allow"] {
+            assert!(RedirectTo::parse(text).is_err() && Unknown::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_slip_of_the_pen_is_told_what_was_meant() {
+        assert_eq!(Mtls::parse("permisive").unwrap_err().help.as_deref(), Some("did you mean permissive?"));
+        assert_eq!(
+            Unknown::parse("pass-through").unwrap_err().help.as_deref(),
+            Some("did you mean passthrough?")
+        );
         assert_eq!(
             LoadBalancer::parse("least-requests").unwrap_err().help.as_deref(),
             Some("did you mean least_request?")

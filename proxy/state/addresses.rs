@@ -40,24 +40,8 @@ impl AddressTable {
 
     /// Among the patterns with this port, or among those without one.
     fn network(&self, ip: IpAddr, port: Option<u16>) -> Option<&Arc<Route>> {
-        let fits = |pattern: &AddressPattern| pattern.port == port && holds(pattern, ip);
+        let fits = |pattern: &AddressPattern| pattern.port == port && pattern.contains(ip);
         self.networks.iter().find(|(pattern, _)| fits(pattern)).map(|(_, route)| route)
-    }
-}
-
-fn holds(pattern: &AddressPattern, ip: IpAddr) -> bool {
-    let same = |network: u128, ip: u128, host_bits: u32| {
-        network.checked_shr(host_bits).unwrap_or(0) == ip.checked_shr(host_bits).unwrap_or(0)
-    };
-    match (pattern.network, ip) {
-        (IpAddr::V4(network), IpAddr::V4(ip)) => {
-            let bits = 32_u32.saturating_sub(pattern.prefix.into());
-            same(u32::from(network).into(), u32::from(ip).into(), bits)
-        }
-        (IpAddr::V6(network), IpAddr::V6(ip)) => {
-            same(network.into(), ip.into(), 128_u32.saturating_sub(pattern.prefix.into()))
-        }
-        _ => false,
     }
 }
 

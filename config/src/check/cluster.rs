@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use super::{Remarks, Surroundings, Trail, policy};
-use crate::cluster::{Cluster, Endpoint, HostPattern, LoadBalancer, UpstreamProtocol, UpstreamTls};
+use crate::cluster::{
+    AddressPattern, Cluster, Endpoint, HostPattern, LoadBalancer, UpstreamProtocol, UpstreamTls,
+};
 use crate::file::{self, Balancer, Endpoints};
 use crate::identity::SpiffeId;
 use crate::shape::{Entries, OneOrMore, Typed};
@@ -36,7 +38,7 @@ fn cluster(
     let timeouts = policy::timeouts(&file);
     Cluster {
         hosts: hosts(name, file.hosts, at, remarks),
-        addresses: Vec::new(),
+        addresses: addresses(file.addresses, &at.key("addresses"), remarks),
         listen: file.listen.map(|OneOrMore(addresses)| addresses).unwrap_or_default(),
         endpoints: endpoints(file.endpoints, at, remarks),
         protocol: file.protocol.map_or(UpstreamProtocol::Auto, |Typed(protocol)| protocol),
@@ -52,7 +54,6 @@ fn cluster(
 }
 
 fn refuse_unbuilt(file: &file::Service, at: &Trail<'_>, remarks: &mut Remarks) {
-    remarks.unless_off(&at.key("addresses"), &file.addresses);
     remarks.unless_off(&at.key("health_check"), &file.health_check);
     remarks.unless_off(&at.key("slow_start"), &file.slow_start);
 }
@@ -78,6 +79,21 @@ fn hosts(
             hosts
         }
     }
+}
+
+/// None is as good as an empty list: most services are known by name alone.
+fn addresses(
+    file: Option<OneOrMore<AddressPattern>>,
+    at: &Trail<'_>,
+    remarks: &mut Remarks,
+) -> Vec<AddressPattern> {
+    let addresses = file.map(|OneOrMore(addresses)| addresses).unwrap_or_default();
+    for pattern in addresses.iter().filter(|it| it.is_single() && it.network.is_unspecified()) {
+        remarks
+            .warn(at, format!("has `{pattern}`, to which nothing goes"))
+            .help(format!("every address is {}/0", pattern.network));
+    }
+    addresses
 }
 
 fn endpoints(file: Option<Endpoints>, at: &Trail<'_>, remarks: &mut Remarks) -> Vec<Endpoint> {

@@ -25,22 +25,32 @@ impl Written {
     }
 }
 
-/// `service` is empty for the sidecar's own four.
+/// Whose `listen` it is.
+#[derive(Clone, Copy)]
+enum Owner<'a> {
+    Section(&'a str),
+    /// A single port of the application.
+    Port(u16),
+    Service(&'a str),
+}
+
+impl Owner<'_> {
+    fn name(self) -> String {
+        match self {
+            Self::Section(section) => section.to_owned(),
+            Self::Port(port) => format!("inbound.ports.{port}"),
+            Self::Service(service) => format!("service {service}"),
+        }
+    }
+}
+
 struct Listener<'a> {
-    section: &'a str,
-    service: &'a str,
+    owner: Owner<'a>,
     address: SocketAddr,
     written: bool,
 }
 
 impl Listener<'_> {
-    fn name(&self) -> String {
-        match self.service {
-            "" => self.section.to_owned(),
-            service => format!("service {service}"),
-        }
-    }
-
     /// Whether the kernel would refuse to bind one beside the other.
     fn meets(&self, other: &Self) -> bool {
         let (one, two) = (self.address, other.address);
@@ -69,28 +79,39 @@ pub(super) fn refuse_shared(config: &Config, written: &Written, remarks: &mut Re
 }
 
 fn refuse(later: &Listener<'_>, earlier: &Listener<'_>, remarks: &mut Remarks) {
-    let (root, section) = (Trail::root(), later.section);
-    let section = root.key(section);
-    let service = section.key(later.service);
-    let owner = if later.service.is_empty() { &section } else { &service };
-    let what =
-        format!("has {}, where {} listens already ({})", later.address, earlier.name(), earlier.address);
-    remarks
-        .error(&owner.key("listen"), what)
-        .help("give each listener a port of its own; 0 takes a free one");
+    let name = earlier.owner.name();
+    let what = format!("has {}, where {name} listens already ({})", later.address, earlier.address);
+    at_listen(later.owner, |at| {
+        remarks.error(at, what).help("give each listener a port of its own; 0 takes a free one");
+    });
+}
+
+/// Trails live on the stack: whoever wants one that depends on the owner is called with it.
+fn at_listen(owner: Owner<'_>, then: impl FnOnce(&Trail<'_>)) {
+    let root = Trail::root();
+    match owner {
+        Owner::Section(section) => then(&root.key(section).key("listen")),
+        Owner::Port(port) => then(&root.key("inbound").key("ports").key(&port.to_string()).key("listen")),
+        Owner::Service(service) => then(&root.key("services").key(service).key("listen")),
+    }
 }
 
 fn all<'a>(config: &'a Config, written: &Written) -> Vec<Listener<'a>> {
     let mut all = Vec::new();
-    let mut add = |section, service, written, addresses: &[SocketAddr]| {
-        all.extend(addresses.iter().map(|address| Listener { section, service, address: *address, written }));
+    let mut add = |owner, written, addresses: &[SocketAddr]| {
+        all.extend(addresses.iter().map(|address| Listener { owner, address: *address, written }));
     };
-    add("inbound", "", written.inbound, config.inbound.as_ref().map_or(&[], |inbound| &inbound.listen));
-    add("outbound", "", written.outbound, config.outbound.as_ref().map_or(&[], |outbound| &outbound.listen));
-    add("admin", "", written.admin, &config.admin.listen);
-    add("metrics", "", written.metrics, config.metrics.as_ref().map_or(&[], |metrics| &metrics.listen));
-    for cluster in &config.clusters {
-        add("services", &cluster.name, true, &cluster.listen);
+    if let Some(inbound) = &config.inbound {
+        add(Owner::Section("inbound"), written.inbound, &inbound.listen);
+        inbound.ports.iter().for_each(|(port, policy)| add(Owner::Port(*port), true, &policy.listen));
     }
+    if let Some(outbound) = &config.outbound {
+        add(Owner::Section("outbound"), written.outbound, &outbound.listen);
+    }
+    add(Owner::Section("admin"), written.admin, &config.admin.listen);
+    if let Some(metrics) = &config.metrics {
+        add(Owner::Section("metrics"), written.metrics, &metrics.listen);
+    }
+    config.clusters.iter().for_each(|cluster| add(Owner::Service(&cluster.name), true, &cluster.listen));
     all
 }

@@ -54,6 +54,10 @@ fn a_large_file_full_of_faults_is_refused_quickly() {
     refused_quickly(&format!("services: {{ {} }}", "a: {}, ".repeat(100_000)));
     let listens: String = (0..20_000).map(|n| format!("  s{n}: {{ listen: 127.0.0.1:9 }}\n")).collect();
     refused_quickly(&format!("services:\n{listens}"));
+    let ports: String = (1..=65_535).map(|n| format!("    {n}: {{ listen: 0.0.0.0:{n} }}\n")).collect();
+    refused_quickly(&format!("inbound:\n  ports:\n{ports}"));
+    let addresses = vec!["10.96.0.0/16"; 100_000].join(", ");
+    refused_quickly(&format!("services: {{ a: {{ endpoints: [10.0.0.1:80], addresses: [{addresses}] }} }}"));
 }
 
 #[test]

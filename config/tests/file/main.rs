@@ -3,6 +3,7 @@
 mod faults;
 mod hostile;
 mod peers;
+mod protocols;
 mod refusals;
 mod samples;
 

@@ -45,7 +45,7 @@ fn the_single_scenario_is_one_plain_sidecar() {
 
 #[test]
 fn the_pair_scenarios_are_two_sidecars_with_mutual_tls_between() {
-    for (between, to_app) in [("http1", "http1"), ("http2", "http1"), ("http2", "http2")] {
+    for (between, to_app) in [("http1", "http1"), ("http2", "http1"), ("http2", "http2"), ("tcp", "tcp")] {
         let caller = good(&outbound(between, MUTUAL));
         assert!(
             matches!(&caller.clusters[0].tls, UpstreamTls::Mutual { identities, .. } if identities.len() == 1)
@@ -53,7 +53,11 @@ fn the_pair_scenarios_are_two_sidecars_with_mutual_tls_between() {
         let application = good(&inbound(to_app)).inbound.unwrap();
         assert_eq!((application.mtls, application.max_connections), (Mtls::Strict, Some(100_000)));
         let port = application.app.map(|app: SocketAddr| app.port()).unwrap();
-        let expected = if to_app == "http2" { AppProtocol::Http2 } else { AppProtocol::Http1 };
+        let expected = match to_app {
+            "tcp" => AppProtocol::Tcp,
+            "http2" => AppProtocol::Http2,
+            _ => AppProtocol::Http1,
+        };
         assert_eq!(application.ports[&port].protocol, Some(expected));
     }
 }

@@ -85,6 +85,7 @@ fn a_service_that_says_nothing_has_the_public_face_s_defaults() {
         (t.request_written, t.stream_idle, t.max_duration),
         (false, Some(Duration::from_secs(300)), None)
     );
+    assert_eq!(t.tunnel_idle, Some(Duration::from_secs(3600)));
     let c = cluster.connection;
     assert_eq!((c.idle_timeout, c.keepalive), (Some(Duration::from_secs(55)), Some(Duration::from_secs(60))));
     assert_eq!((c.max_age, c.max_requests), (None, None));
@@ -121,9 +122,13 @@ fn the_full_sample_writes_the_defaults_out() {
     let mut full = clusters.remove(0);
     assert!(full.timeouts.request_written);
     full.timeouts.request_written = false;
+    // written, the pause between two pieces of a body rules tunnels too
+    assert_eq!(full.timeouts.tunnel_idle, full.timeouts.stream_idle);
+    full.timeouts.tunnel_idle = plain.timeouts.tunnel_idle;
     assert_eq!((full.timeouts, full.connection, full.retry), (plain.timeouts, plain.connection, plain.retry));
     assert_eq!((full.limits, full.outlier_detection), (plain.limits, plain.outlier_detection));
     assert_eq!((full.hosts.len(), full.listen.len(), full.endpoints[1].weight.get()), (3, 1, 2));
+    assert_eq!((full.addresses.len(), clusters[2].protocol), (3, UpstreamProtocol::Tcp));
     assert!(matches!(&clusters[0].tls, UpstreamTls::Simple { sni: Some(_), trust_bundle: Some(_) }));
     assert_eq!((&clusters[1].tls, &clusters[1].retry), (&UpstreamTls::Off, &None));
 }
