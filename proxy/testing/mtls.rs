@@ -1,9 +1,8 @@
 //! Two sidecars that prove to each other who they are.
 
 use super::backend::OK;
-use super::mesh::{A, IDENTITY, ORDERS, Pair, Watch, identity, settle};
+use super::mesh::{A, ORDERS, Pair, Watch, settle};
 use super::peer::Peer;
-use crate::identity::issue::Ca;
 
 const POST: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.";
 

@@ -64,7 +64,8 @@ async fn malformed_http_is_a_bad_request() {
 #[tokio::test]
 async fn a_remote_peer_hears_of_its_bad_request_the_code_alone() {
     let application = Plan::application(nobody(), "").start().await;
-    for request in MALFORMED {
+    // What has no request line of HTTP/1 is opaque here, and the application's own affair.
+    for request in MALFORMED.into_iter().filter(|request| request.contains(" / HTTP/1.1\r\n")) {
         told_remotely(&Wire::connect(application.inbound()).await.ask(request).await, "bad_request");
     }
 }
