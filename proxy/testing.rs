@@ -23,6 +23,7 @@ mod grpc;
 mod layers_inbound;
 mod layers_outbound;
 mod limits;
+mod long_lived;
 mod mtls;
 mod outliers;
 mod patience;
