@@ -155,8 +155,14 @@ where
     F: Future<Output = Result<D, Error>>,
 {
     let mut dial = pin!(early.dial);
-    let dialled = tokio::select! { // a dial that is dropped was for a client that has spoken
-        found = client.listen(worker, Patience::Whole) => return client.settled(found?, None),
+    let dialled = tokio::select! { // a dial that is dropped was for a server that speaks first, and HTTP is spoken
+        found = client.listen(worker, Patience::Whole) => match found? {
+            Some(found) if found.is_http() => return Ok(client.decided(found, None)),
+            found => {
+                let dialled = dial.await; // what fails here is tried again, and told, by who needs it
+                return client.settled(found, dialled.ok());
+            }
+        },
         dialled = &mut dial => dialled,
     };
     let mut server = match dialled {

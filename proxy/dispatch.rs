@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::header::HOST;
+use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
 use tokio::time::Instant;
@@ -13,6 +13,7 @@ use crate::cluster::endpoint::{Endpoint, InFlight};
 use crate::cluster::outlier::Cause;
 use crate::cluster::{Cluster, Spoken};
 use crate::error::{Error, Reason, Sent};
+use crate::http::expect;
 use crate::http::headers::{
     GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies,
 };
@@ -82,15 +83,16 @@ fn pick(cluster: &Cluster, exchange: &Exchange, now: Instant) -> Option<Arc<Endp
     Some(endpoint)
 }
 
-/// A tunnel has an HTTP/1.1 connection of its own, unless the endpoint is to be spoken to in HTTP/2 without a choice.
+/// A tunnel has an HTTP/1.1 connection of its own, and so has a body that waits to be asked for, unless the
+/// endpoint is to be spoken to in HTTP/2 without a choice.
 fn wish(call: &Call, cluster: &Cluster, is_http2: bool) -> Wish {
     let stays_http2 = match cluster.protocol {
         Spoken::Http2 => true,
         Spoken::Auto => is_http2 && cluster.tls().is_none(),
         _ => false,
     };
-    match &call.tunnel {
-        Some(_) if !stays_http2 => Wish::Tunnel,
+    match call.tunnel.is_some() || call.waits_to_send {
+        true if !stays_http2 => Wish::OnlyHttp1,
         _ if is_http2 => Wish::Http2,
         _ => Wish::Http1,
     }
@@ -104,7 +106,9 @@ fn accepted(
     route: &Arc<Route>,
 ) -> Result<Option<Accepted>, Error> {
     match &call.tunnel {
-        Some(kind) => Ok(tunnel::accept(response, kind, is_http2, route)),
+        Some(kind) => Ok(tunnel::accept(response, kind, is_http2, route).inspect(|_opened| {
+            *response.status_mut() = kind.opened(call.head.version);
+        })),
         None if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
             let detail = "the upstream switched protocols, which nobody had asked for";
             Err(Error::new(Reason::UpgradeFailed, detail).sent(Sent::Perhaps))
@@ -142,6 +146,9 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
     let mut request = Request::from_parts(head, std::mem::replace(&mut call.body, Body::empty()));
     if let Some(kind) = &call.tunnel {
         tunnel::ask(&mut request, kind, lease.is_http2());
+    }
+    if call.waits_to_send && !lease.is_http2() {
+        expect::ask_first(&mut request, &call.exchange.worker.timers);
     }
     request
 }
@@ -196,8 +203,10 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
         Some(request) => {
             let (head, body) = request.into_parts();
             call.head.headers = head.headers;
-            call.head.headers.remove(X_PILLION_VIA); // the next endpoint may be no sidecar
-            call.body = body;
+            for ours in [X_PILLION_VIA, CONNECTION, UPGRADE, EXPECT] {
+                call.head.headers.remove(ours); // the next endpoint may be no sidecar, or speak HTTP/2
+            }
+            call.body = body.ungated();
             error.with(call)
         }
     }

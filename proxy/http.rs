@@ -7,6 +7,7 @@ pub(crate) mod answer;
 pub(crate) mod body;
 pub(crate) mod call;
 pub(crate) mod exchange;
+pub(crate) mod expect;
 pub(crate) mod guard;
 pub(crate) mod headers;
 pub(crate) mod replay;

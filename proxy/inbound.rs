@@ -83,7 +83,8 @@ fn target(policy: &config::Inbound, original: Option<SocketAddr>, port: Option<u
         }
         (Some(original), _) => Some(original),
         (None, Some(port)) => {
-            Some((policy.app.map_or(Ipv4Addr::LOCALHOST.into(), |app| app.ip()), port).into())
+            let ip = policy.app.map_or_else(|| Ipv4Addr::LOCALHOST.into(), |app| app.ip());
+            Some((ip, port).into())
         }
         (None, None) => policy.app,
     }

@@ -75,14 +75,14 @@ impl Network {
 }
 
 impl Network {
-    /// The first address of a name, as the host's own resolver orders them (RFC 6724).
+    /// The addresses of a name, at least one, in the order in which they should be tried.
     ///
     /// # Errors
     /// No address, none within five seconds, or too many names being asked for at once.
-    pub(crate) async fn resolve(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
+    pub(crate) async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         match self {
-            Self::Os => resolve::first_address(host, port).await,
-            Self::Memory(memory) => memory.resolve(host, port),
+            Self::Os => resolve::addresses(host, port).await,
+            Self::Memory(memory) => memory.resolve(host, port).map(|address| vec![address]),
         }
     }
 }

@@ -60,7 +60,7 @@ impl Endpoint {
 
     pub(crate) fn want(&self, cluster: &Cluster, wish: Wish) -> Want {
         let is_http2 = match wish {
-            Wish::Tunnel => return Want::Tunnel,
+            Wish::OnlyHttp1 => return Want::OnlyHttp1,
             wish => wish == Wish::Http2,
         };
         match cluster.protocol {

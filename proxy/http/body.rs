@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::exchange::{Ending, Exchange};
+use super::expect::Gated;
 use super::replay::Replay;
 use super::upstream::Lease;
 use crate::cluster::endpoint::InFlight;
@@ -34,6 +35,8 @@ enum Kind {
     Incoming(Incoming),
     /// A request body that may be sent again.
     Replay(Box<Replay>),
+    /// A request body that the upstream asks for.
+    Gated(Box<Gated>),
 }
 
 enum Tail {
@@ -70,6 +73,18 @@ impl Body {
 
     pub(crate) fn replay(replay: Replay) -> Self {
         Self { kind: Kind::Replay(Box::new(replay)), tail: None }
+    }
+
+    pub(crate) fn gated(gated: Gated) -> Self {
+        Self { kind: Kind::Gated(Box::new(gated)), tail: None }
+    }
+
+    /// What stood behind the gate, where there is one.
+    pub(crate) fn ungated(mut self) -> Self {
+        match &mut self.kind {
+            Kind::Gated(gated) => std::mem::replace(&mut gated.inner, Self::empty()),
+            _ => self,
+        }
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
@@ -118,6 +133,7 @@ impl Body {
                 .map_ok(without_forged_trailers)
                 .map_err(BodyError::Hyper),
             Kind::Replay(replay) => replay.poll_frame(cx),
+            Kind::Gated(gated) => gated.poll_frame(cx),
         }
     }
 }
@@ -145,6 +161,7 @@ impl http_body::Body for Body {
             Kind::Full(Some(_)) => false,
             Kind::Incoming(incoming) => incoming.is_end_stream(),
             Kind::Replay(replay) => replay.is_end_stream(),
+            Kind::Gated(gated) => gated.inner.is_end_stream(),
         }
     }
 
@@ -154,6 +171,7 @@ impl http_body::Body for Body {
             Kind::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Incoming(incoming) => incoming.size_hint(),
             Kind::Replay(replay) => replay.size_hint(),
+            Kind::Gated(gated) => gated.inner.size_hint(),
         }
     }
 }

@@ -22,6 +22,8 @@ pub(crate) struct Call {
     /// The host the request is for: `Host` towards HTTP/1, `:authority` towards HTTP/2.
     pub(crate) host: Option<HeaderValue>,
     pub(crate) is_grpc: bool,
+    /// The client waits to be asked for its body (`Expect: 100-continue`).
+    pub(crate) waits_to_send: bool,
     /// It shall become a tunnel.
     pub(crate) tunnel: Option<Box<tunnel::Kind>>,
     /// One for the first try.
@@ -49,6 +51,7 @@ impl Call {
             route: None,
             host: None,
             is_grpc,
+            waits_to_send: false,
             tunnel: None,
             attempt: 1,
             marked: false,

@@ -64,6 +64,14 @@ impl Kind {
         matches!(self, Self::Upgrade(to) if to.as_bytes().eq_ignore_ascii_case(WEBSOCKET))
     }
 
+    /// The status that tells a client of this version so.
+    pub(crate) fn opened(&self, version: Version) -> StatusCode {
+        match self {
+            Self::Upgrade(_) if version != Version::HTTP_2 => StatusCode::SWITCHING_PROTOCOLS,
+            Self::Upgrade(_) | Self::Connect => StatusCode::OK,
+        }
+    }
+
     /// Whether an answer with this status opens the tunnel.
     fn is_opened_by(&self, status: StatusCode, is_http2: bool) -> bool {
         match self {
@@ -212,13 +220,11 @@ fn tell_opened(asked: &Asked, switched_to: Option<HeaderValue>, response: &mut R
         Kind::Connect => {}
         Kind::Upgrade(_) if asked.version == Version::HTTP_2 => {
             headers.remove(SEC_WEBSOCKET_ACCEPT);
-            *response.status_mut() = StatusCode::OK;
         }
         Kind::Upgrade(to) => {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, switched_to.unwrap_or_else(|| to.clone()));
             accept_key(asked, headers);
-            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         }
     }
 }

@@ -27,8 +27,8 @@ pub(crate) use shard::{Pool, SWEEP_EVERY};
 pub(crate) enum Want {
     Http1,
     Http2,
-    /// HTTP/1.1 whatever else the endpoint speaks: the connection becomes a tunnel.
-    Tunnel,
+    /// HTTP/1.1 whatever else the endpoint speaks.
+    OnlyHttp1,
     /// Whatever the endpoint chooses by ALPN, which is not known yet.
     Negotiated,
 }
@@ -40,8 +40,8 @@ pub(crate) enum Wish {
     Http1,
     /// The caller spoke HTTP/2, or the request needs it (gRPC).
     Http2,
-    /// It shall become a tunnel.
-    Tunnel,
+    /// It needs what hyper has in HTTP/1.1 alone: an upgrade, or to be asked for its body.
+    OnlyHttp1,
 }
 
 impl Want {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use http::header::EXPECT;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Version};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -49,7 +49,10 @@ fn request(call: &mut Call) -> Result<(), Error> {
         remove_hop_by_hop(headers);
     }
     if seen.expect {
-        headers.remove(EXPECT); // hyper asks the client to go on by itself, and would not wait for the upstream
+        let expects = headers
+            .remove(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        call.waits_to_send = expects && call.head.version == Version::HTTP_11 && !call.body.is_empty();
     }
     if call.route.as_ref().is_some_and(|route| route.cluster.is_passthrough()) {
         return Ok(()); // a stranger learns nothing of the mesh

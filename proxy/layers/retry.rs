@@ -105,6 +105,7 @@ struct Spare {
     keyed: bool,
     marked: bool,
     is_grpc: bool,
+    waits_to_send: bool,
     tunnel: Option<Box<Kind>>,
     host: Option<HeaderValue>,
     via: Option<HeaderValue>,
@@ -125,6 +126,7 @@ impl Spare {
             keyed: call.head.headers.contains_key(IDEMPOTENCY_KEY),
             marked: call.marked,
             is_grpc: call.is_grpc,
+            waits_to_send: call.waits_to_send,
             tunnel: call.tunnel.clone(),
             host: call.host.clone(),
             via: call.via.clone(),
@@ -183,6 +185,7 @@ impl Spare {
         call.via = self.via.clone();
         call.deadline = self.deadline;
         call.is_grpc = self.is_grpc;
+        call.waits_to_send = self.waits_to_send;
         call.tunnel = self.tunnel.clone();
         call.marked = self.marked;
         Some(call)

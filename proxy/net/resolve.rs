@@ -13,12 +13,17 @@ const AT_ONCE: usize = 32;
 /// glibc asks each server for 5 s, twice; a caller has better things to do.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Addresses of one name that are tried.
+const MOST: usize = 4;
+
 static ASKING: Semaphore = Semaphore::const_new(AT_ONCE);
 
-pub(super) async fn first_address(host: &str, port: u16) -> io::Result<SocketAddr> {
+/// As the resolver orders them (RFC 6724), a few of them.
+pub(super) async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let asked = timeout(PATIENCE, async {
         let _turn = ASKING.acquire().await.map_err(io::Error::other)?;
-        lookup_host((host, port)).await?.next().ok_or_else(|| io::ErrorKind::NotFound.into())
+        let found: Vec<SocketAddr> = lookup_host((host, port)).await?.take(MOST).collect();
+        if found.is_empty() { Err(io::ErrorKind::NotFound.into()) } else { Ok(found) }
     });
     asked.await.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))
 }

@@ -44,12 +44,8 @@ async fn a_server_that_speaks_first_is_heard_undeclared() {
         settle().await;
         let detected = format!("pillion_detections_total direction={what} verdict=opaque");
         assert_eq!(sidecar.sum(&detected), 1, "{what}");
-        assert_eq!(
-            sidecar
-                .sum(&format!("pillion_connections_total direction={what} protocol=tcp tls=none outcome=ok"))
-                > 0,
-            true
-        );
+        let counted = format!("pillion_connections_total direction={what} protocol=tcp tls=none outcome=ok");
+        assert!(sidecar.sum(&counted) > 0, "{what}");
         assert_eq!(sidecar.sum(&format!("pillion_bytes_total direction={what} flow=sent")), 28, "{what}");
         assert_eq!(sidecar.sum(&format!("pillion_bytes_total direction={what} flow=received")), 4, "{what}");
     }
@@ -176,7 +172,7 @@ async fn on_a_strict_port_nobody_is_dialled_for_a_client_without_tls() {
         assert_eq!(client.rest().await, b"", "{said:?}: not a byte");
     }
     assert_eq!(sidecar.direct_client().await.ask(GET).await.told(), (403, Some("mtls_required")));
-    assert_eq!(silent.try_send("x").await.is_ok(), true, "it waits still");
+    assert!(silent.try_send("x").await.is_ok(), "it waits still");
     assert_eq!(silent.rest().await, b"");
     assert_eq!(server.connections(), 0, "the application sees no connection");
 }

@@ -4,7 +4,7 @@ use http::HeaderValue;
 
 use super::backend::OK;
 use super::http2;
-use super::mesh::{A, Mesh, settle};
+use super::mesh::{self, A, Mesh, Watch, pass, settle};
 use super::peer::Peer;
 
 const ORDERS: &str = "endpoints: [10.0.0.1:80]";
@@ -77,22 +77,6 @@ async fn a_client_that_closes_its_connection_does_not_close_the_endpoints() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
-    let mesh = Mesh::default();
-    let a = mesh.answering(A, OK);
-    let sidecar = mesh.caller(ORDERS);
-    for method in ["POST", "PUT"] {
-        let mut client = sidecar.client().await;
-        let head = "/ HTTP/1.1\r\nhost: orders\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
-        client.send(format!("{method} {head}")).await;
-        assert_eq!(client.head().await.as_deref(), Some("HTTP/1.1 100 Continue\r\n\r\n"));
-        client.send("body").await;
-        assert_eq!(client.answer().await.told(), (200, None));
-    }
-    assert!(a.requests().iter().all(|request| request.body == "body" && request.header("expect").is_none()));
-}
-
-#[tokio::test(start_paused = true)]
 async fn an_http2_client_reaches_an_http1_endpoint() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
@@ -137,4 +121,50 @@ async fn a_services_own_port_is_for_it_whatever_host_is_named() {
     let mut client = Peer::new(mesh.memory.connect(address).await.expect("it listens"));
     assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: localhost:9001\r\n\r\n").await.told(), (200, None));
     assert_eq!(a.requests()[0].header("host"), Some("localhost:9001"));
+}
+
+const UPLOAD: &str = "POST / HTTP/1.1\r\nhost: orders\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_asked_for_by_the_application_itself() {
+    let pair = mesh::Pair::new();
+    let app = pair.mesh.scripted(A, |mut peer: Peer, nth| async move {
+        let head = peer.head().await.expect("a request");
+        assert!(head.to_ascii_lowercase().contains("expect: 100-continue"), "{head}");
+        if nth == 0 {
+            pass(0).await;
+            peer.send("HTTP/1.1 100 Continue\r\n\r\n").await;
+            assert_eq!(peer.exactly(4).await, (b"body".to_vec(), true));
+            peer.send(OK).await;
+        } else {
+            peer.send("HTTP/1.1 417 Expectation Failed\r\ncontent-length: 0\r\n\r\n").await;
+            assert_eq!(peer.exactly(4).await, (Vec::new(), false), "what is refused is not sent");
+        }
+    });
+    let _inbound = pair.application("10.1.0.1:15006", A);
+    let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {}", mesh::ORDERS));
+    let mut client = outbound.client().await;
+    client.send(UPLOAD).await;
+    assert_eq!(client.head().await.as_deref(), Some("HTTP/1.1 100 Continue\r\n\r\n"));
+    client.send("body").await;
+    assert_eq!(client.answer().await.told(), (200, None));
+    let mut client = outbound.client().await;
+    assert_eq!(client.ask(UPLOAD).await.told(), (417, None));
+    drop(client);
+    settle().await;
+    assert_eq!(app.connections(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_application_that_never_asks_gets_the_body_after_a_second() {
+    let mesh = Mesh::default();
+    let _app = mesh.answering(A, OK);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let mut client = sidecar.client().await;
+    client.send(UPLOAD).await;
+    let watch = Watch::start();
+    assert_eq!(client.head().await.as_deref(), Some("HTTP/1.1 100 Continue\r\n\r\n"));
+    assert_eq!(watch.seconds(), 1);
+    client.send("body").await;
+    assert_eq!(client.answer().await.told(), (200, None));
 }

@@ -98,7 +98,12 @@ async fn curl_posts_with_expect_100_continue() {
         "curl waited for its 100 Continue: {seconds} s"
     );
     assert!(std::fs::read(got).expect("an answer") == body.as_bytes(), "the body came back intact");
-    assert_eq!(app.last().header("expect"), None, "{}", app.last().head);
+    assert_eq!(
+        app.last().header("expect"),
+        Some("100-continue"),
+        "the application is asked: {}",
+        app.last().head
+    );
 }
 
 /// A web server with one file and a page that tells its connection.

@@ -1,6 +1,7 @@
-"""One TCP connection: `dial.py HOST PORT [--send TEXT] [--line]`, told as one JSON line.
+"""One TCP connection: `dial.py HOST PORT [--send TEXT] [--line] [--greet]`, told as one JSON line.
 
-TEXT may have escapes. Reads to the end, or with `--line` to the end of the first line.
+TEXT may have escapes. Reads to the end, or with `--line` to the end of the first line. With `--greet` a line
+`connected` comes first, and it has all the time of the world.
 `end`: line, eof, reset, refused, unreachable, or timeout.
 """
 
@@ -15,6 +16,7 @@ words.add_argument("host")
 words.add_argument("port", type=int)
 words.add_argument("--send", default="")
 words.add_argument("--line", action="store_true")
+words.add_argument("--greet", action="store_true")
 words = words.parse_args()
 
 
@@ -23,6 +25,9 @@ def talk():
     received = b""
     try:
         with socket.create_connection((words.host, words.port), PATIENCE) as io:
+            if words.greet:
+                print("connected", flush=True)
+                io.settimeout(None)
             try:
                 io.sendall(words.send.encode().decode("unicode_escape").encode("latin-1"))
                 while piece := io.recv(4096):

@@ -4,11 +4,13 @@
 
 pub(crate) mod backend;
 pub(crate) mod certs;
+pub(crate) mod curl;
 pub(crate) mod http2;
 pub(crate) mod launched;
 pub(crate) mod metrics;
 pub(crate) mod namespace;
 pub(crate) mod program;
+pub(crate) mod servers;
 pub(crate) mod sidecar;
 pub(crate) mod tools;
 pub(crate) mod volume;

@@ -60,7 +60,7 @@ struct Dial<'a> {
 
 impl Dial<'_> {
     async fn run(&self, slot: Slot) -> Result<(), Error> {
-        let purpose = if self.want == Want::Tunnel { Purpose::Http1 } else { Purpose::Http };
+        let purpose = if self.want == Want::OnlyHttp1 { Purpose::Http1 } else { Purpose::Http };
         let connected = connect(self.cluster, self.endpoint.address, self.worker, purpose).await;
         let (transport, alpn) = connected?;
         let io = TokioIo::new(Prefixed::new(transport));
@@ -87,7 +87,7 @@ impl Dial<'_> {
             drop(conn.with_upgrades().await); // how it ended, the request that was on it learns
             drop(also_held);
         });
-        if self.want != Want::Tunnel {
+        if self.want != Want::OnlyHttp1 {
             self.endpoint.learn(Speaks::Http1);
         }
         self.shard().offer_http1(Http1::new(send, about, held), self.cluster);

@@ -157,7 +157,7 @@ impl Shard {
     pub(super) fn take(self: &Arc<Self>, cluster: &Arc<Cluster>, want: Want) -> Option<Lease> {
         let mut state = self.state.lock();
         match want {
-            Want::Http1 | Want::Tunnel => state.take_idle().map(|conn| Lease::http1(conn, self, cluster)),
+            Want::Http1 | Want::OnlyHttp1 => state.take_idle().map(|conn| Lease::http1(conn, self, cluster)),
             Want::Http2 => state.take_stream(cluster).map(|conn| Lease::http2(conn, self, cluster)),
             Want::Negotiated => None,
         }
@@ -167,7 +167,7 @@ impl Shard {
         let (waiter, turn) = oneshot::channel();
         let mut state = self.state.lock();
         let waiters = match want {
-            Want::Http1 | Want::Tunnel => &mut state.wants_http1,
+            Want::Http1 | Want::OnlyHttp1 => &mut state.wants_http1,
             Want::Http2 | Want::Negotiated => &mut state.wants_stream,
         };
         if waiters.len() == waiters.capacity() {

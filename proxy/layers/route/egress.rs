@@ -16,7 +16,7 @@ use crate::net::own::is_link_local;
 use crate::runtime::worker::Worker;
 use crate::serve::Destination;
 use crate::state::{Route, split_port};
-use crate::tcp;
+use crate::tcp::{self, Dialled};
 
 /// Answers a CONNECT: from here on it is like a redirected connection to where it leads.
 pub(super) async fn connect(call: &Call) -> Result<Response, Error> {
@@ -28,10 +28,9 @@ pub(super) async fn connect(call: &Call) -> Result<Response, Error> {
             (Destination::Route(route), None)
         }
         None => {
-            let (to, route) = unknown(worker, &host, port).await?;
+            let (to, route, dialled) = dial_any(worker, &unknown(worker, &host, port).await?).await?;
             call.exchange.routed(&route);
-            let early = tcp::dial(&route.cluster, worker).await?;
-            (Destination::Unknown(to), Some(early))
+            (Destination::Unknown(to), Some(dialled))
         }
     };
     let mut response = Response::new(Body::empty());
@@ -42,11 +41,31 @@ pub(super) async fn connect(call: &Call) -> Result<Response, Error> {
 
 /// The route of an absolute-form request whose host is no service's.
 pub(super) async fn absolute(call: &Call) -> Result<Arc<Route>, Error> {
+    let worker = &call.exchange.worker;
     let (host, port) = target(call, Some(80))?;
-    match known(&call.exchange.worker, &host, port) {
-        Some(route) => Ok(route),
-        None => unknown(&call.exchange.worker, &host, port).await.map(|(_, route)| route),
+    if let Some(route) = known(worker, &host, port) {
+        return Ok(route);
     }
+    match &unknown(worker, &host, port).await?[..] {
+        [only] => Ok(worker.state.unknown.route(*only)),
+        several => dial_any(worker, several).await.map(|(_, route, _tells_which_one_answers)| route),
+    }
+}
+
+/// The first address that takes a connection.
+async fn dial_any(
+    worker: &Worker,
+    addresses: &[SocketAddr],
+) -> Result<(SocketAddr, Arc<Route>, Dialled), Error> {
+    let mut failed = Error::new(Reason::DnsError, "the name has no address");
+    for to in addresses {
+        let route = worker.state.unknown.route(*to);
+        match tcp::dial(&route.cluster, worker).await {
+            Ok(dialled) => return Ok((*to, route, dialled)),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
 }
 
 fn target(call: &Call, default_port: Option<u16>) -> Result<(String, u16), Error> {
@@ -64,20 +83,25 @@ fn known(worker: &Worker, host: &str, port: u16) -> Option<Arc<Route>> {
     snapshot.hosts.find_at(host.trim_end_matches('.'), Some(port)).or_else(by_address).cloned()
 }
 
-async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<(SocketAddr, Arc<Route>), Error> {
+/// Where the host is, as far as it may be dialled.
+async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
     if worker.state.load().policy == Unknown::Deny {
         return Err(denied(host));
     }
-    let to = match host.parse::<IpAddr>() {
-        Ok(ip) => SocketAddr::from((ip, port)),
+    let addresses = match host.parse::<IpAddr>() {
+        Ok(ip) => vec![SocketAddr::from((ip, port))],
         Err(_name) => resolve(worker, host, port).await?,
     };
-    if is_link_local(to.ip()) || worker.state.load().own.contains(to) {
-        let detail =
-            format!("{to} is this sidecar's own, or special to this link: only a service may name it");
-        return Err(Error::new(Reason::EgressDenied, detail));
+    let snapshot = worker.state.load();
+    let is_refused = |to: &&SocketAddr| is_link_local(to.ip()) || snapshot.own.contains(**to);
+    match addresses.iter().find(is_refused) {
+        None => Ok(addresses),
+        Some(to) => {
+            let detail =
+                format!("{to} is this sidecar's own, or special to this link: only a service may name it");
+            Err(Error::new(Reason::EgressDenied, detail))
+        }
     }
-    Ok((to, worker.state.unknown.route(to)))
 }
 
 pub(super) fn denied(host: &str) -> Error {
@@ -85,7 +109,7 @@ pub(super) fn denied(host: &str) -> Error {
     Error::new(Reason::EgressDenied, detail)
 }
 
-async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<SocketAddr, Error> {
+async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
     worker
         .network
         .resolve(host, port)
@@ -97,7 +121,7 @@ async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<SocketAddr, E
 pub(super) fn redirected(worker: &Worker, host: &str, to: SocketAddr) -> Result<Arc<Route>, Error> {
     let (name, port) = split_port(host);
     let snapshot = worker.state.load();
-    match snapshot.hosts.find_at(name.trim_end_matches('.'), port.or(Some(to.port()))) {
+    match snapshot.hosts.find_at(name.trim_end_matches('.'), port.or_else(|| Some(to.port()))) {
         Some(route) => Ok(route.clone()),
         None if snapshot.policy == Unknown::Deny => Err(denied(host)),
         None => Ok(worker.state.unknown.route(to)),

@@ -2,11 +2,12 @@
 
 use super::{at, dial, get, hear, hosts, next, say, serve};
 use crate::support::certs::Authority;
-use crate::support::namespace::{Hosts, families};
+use crate::support::namespace::{Family, Hosts, families};
+use crate::support::program::Program;
 
 /// Everywhere, on the pod's address alone, and on loopback alone.
 fn servers() -> Vec<String> {
-    let in_family = |family: crate::support::namespace::Family| {
+    let in_family = |family: Family| {
         let everywhere = if family.pod.is_ipv4() { "0.0.0.0" } else { "::" };
         [
             format!("http:web@{}", at(everywhere.parse().expect("an address"), 8080)),
@@ -39,6 +40,7 @@ async fn a_redirected_connection_reaches_the_port_it_meant() {
         assert_eq!(say(world.enter(), at(family.pod, 7000)).await, "raw:\0ping\n", "{family:?}");
         let direct = get(world.enter(), at(family.pod, 15006), "x").await;
         assert_eq!(direct, (200, "private\n".to_owned()), "not redirected: to `app`");
+        assert_eq!(next(&mut servers, "request").await["server"], "private");
     }
 }
 
@@ -85,19 +87,26 @@ async fn at_a_strict_port_a_plaintext_client_hears_nothing_and_the_application_s
     let Some(Hosts { pod, world }) = hosts() else { return };
     pod.redirect_incoming();
     let mut servers = serve(&pod, &servers()).await;
-    let authority = Authority::new();
-    let quick = "outbound: off\nlimits: { header_timeout: 1s, idle_timeout: 1s }";
-    let _sidecar = pod.identified_sidecar(quick, &authority, "orders").await;
+    let sidecar = pod.identified_sidecar("outbound: off", &Authority::new(), "orders").await;
+    let mut silent = Vec::new();
     for family in families() {
-        for words in [&[][..], &["--send", "\\x00ping\\n"]] {
-            let told = dial(world.enter(), at(family.pod, 3306), words).await;
-            assert!(
-                told.received.is_empty() && ["eof", "reset"].contains(&&*told.end),
-                "{words:?}: {told:?}"
-            );
-        }
+        let (ip, words) = (family.pod.to_string(), ["3306", "--line", "--greet"]);
+        let dial = Program::script(world.enter(), "dial.py", &[&[&*ip], &words[..]].concat());
+        let mut client = Program::start(dial);
+        assert_eq!(client.line().await, "connected");
+        silent.push(client);
+    }
+    // Long enough for a dial that must not be: several programs come and go meanwhile.
+    for family in families() {
+        let told = dial(world.enter(), at(family.pod, 3306), &["--send", "\\x00ping\\n"]).await;
+        assert!(told.received.is_empty() && ["eof", "reset"].contains(&&*told.end), "{told:?}");
         let (status, body) = get(world.enter(), at(family.pod, 8080), "x").await;
         assert_eq!(status, 403, "{body}");
+    }
+    drop(sidecar);
+    for client in &mut silent {
+        let told = client.event().await;
+        assert!(told["received"] == "" && told["end"] != "line", "{told}");
     }
     assert_eq!(hear(pod.enter(), at(families()[0].pod, 3306)).await, "greeter\n");
     let first = next(&mut servers, "accepted").await;

@@ -49,8 +49,8 @@ async fn an_address_of_a_service_decides() {
     }
     let requests = [("direction", "outbound"), ("service", "orders")];
     pod.counted(6, "pillion_requests_total", &requests).await;
-    let connections = [("direction", "outbound"), ("service", "database")];
-    pod.counted(2, "pillion_connections_total", &connections).await;
+    let sent = [("service", "database"), ("flow", "sent")];
+    pod.counted(2 * "database\n".len() as u32, "pillion_bytes_total", &sent).await;
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! TLS of the application's own: by SNI to a service, past the sidecar untouched, and left alone where plaintext is.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
-use super::{at, get, hosts, serve};
+use super::{at, dial, get, hosts, serve};
 use crate::support::certs::{Authority, spiffe};
-use crate::support::namespace::{Hosts, Namespace, families, in_both};
+use crate::support::namespace::{Family, Hosts, Namespace, families, in_both};
 use crate::support::program::Program;
 use crate::support::tools::{printed, require};
 use crate::support::{Scratch, eventually};
@@ -45,7 +45,7 @@ impl Nginx {
         };
         for address in addresses {
             eventually("nginx listens", async || {
-                let told = super::dial(host.enter(), *address, &["--send", "\\x00\\n"]).await;
+                let told = dial(host.enter(), *address, &["--send", "\\x00\\n"]).await;
                 (told.end != "refused").then_some(())
             })
             .await;
@@ -62,10 +62,7 @@ impl Nginx {
     }
 }
 
-fn everywhere(
-    address: impl Fn(crate::support::namespace::Family) -> std::net::IpAddr,
-    port: u16,
-) -> Vec<SocketAddr> {
+fn everywhere(address: impl Fn(Family) -> IpAddr, port: u16) -> Vec<SocketAddr> {
     families().map(|family| at(address(family), port)).to_vec()
 }
 
@@ -90,7 +87,7 @@ async fn sni_decides_for_tls_where_the_address_is_unknown() {
     }
     for service in ["secure", "passthrough"] {
         let labels = [("direction", "outbound"), ("service", service)];
-        pod.counted(2, "pillion_connections_total", &labels).await;
+        pod.counted(4, "pillion_connections_total", &labels).await; // two accepted, two opened
     }
 }
 

@@ -1,0 +1,50 @@
+//! A permissive port: with or without mTLS, whoever speaks first, to the same application.
+
+use super::redis::session;
+use super::{Way, bytes};
+use crate::support::backend::Backend;
+use crate::support::servers::Server;
+use crate::support::sidecar::Pair;
+use crate::support::tools::require;
+use crate::support::wire::Wire;
+use crate::support::{eventually, soon};
+
+#[tokio::test]
+async fn redis_cli_is_served_in_plaintext_and_through_the_pair() {
+    if !require("redis-cli") {
+        return;
+    }
+    let Some(redis) = Server::redis().await else { return };
+    let pair = Pair::start(redis.address, "", "mtls: permissive").await;
+    let direct = session(redis.address).await;
+    assert!(session(pair.caller.orders()).await == direct, "over mTLS");
+    Way::Undeclared.is_told_by(&pair).await;
+    assert!(session(pair.application.inbound()).await == direct, "in plaintext");
+    let detected = [("direction", "inbound"), ("verdict", "opaque")];
+    eventually("the plaintext connection to be told", async || {
+        let scrape = pair.application.scrape().await;
+        let plaintext = [("direction", "inbound"), ("protocol", "tcp"), ("tls", "none"), ("outcome", "ok")];
+        // One accepted in plaintext, and two opened to the application.
+        let is_told = scrape.sum("pillion_connections_total", &plaintext) == 3.0
+            && scrape.sum("pillion_detections_total", &detected) == 1.0;
+        is_told.then_some(())
+    })
+    .await;
+    let [received, sent] = bytes(&pair.application.scrape().await, "inbound", "app");
+    assert!(received > 0.0 && sent > 2.0 * 1_048_576.0, "{received} {sent}");
+}
+
+#[tokio::test]
+async fn a_silent_client_is_greeted_in_plaintext_and_through_the_pair() {
+    let app = Backend::serving(async |mut wire, _, _| {
+        drop(wire.try_send("hello\r\n").await);
+        wire.rest().await;
+    })
+    .await;
+    let pair = Pair::start(app.address, "", "mtls: permissive").await;
+    for at in [pair.application.inbound(), pair.caller.orders()] {
+        let mut wire = Wire::connect(at).await;
+        let (heard, _) = soon("a greeting", wire.exactly(7)).await;
+        assert_eq!(String::from_utf8_lossy(&heard), "hello\r\n");
+    }
+}

@@ -1,0 +1,128 @@
+//! Redis: the client speaks first, in a protocol that is neither TLS nor HTTP.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::process::Command;
+
+use super::{Way, connections};
+use crate::support::servers::Server;
+use crate::support::tools::{printed, require};
+use crate::support::wire::Wire;
+use crate::support::{Scratch, soon};
+
+const PIPELINE: usize = 1000;
+
+/// redis-cli, with its input from a file.
+fn redis_cli(at: SocketAddr, words: &str, input: &std::path::Path) -> Command {
+    let mut sh = Command::new("sh");
+    sh.args(["-c", &format!(r#"exec redis-cli -h {} -p {} {words} < "$0""#, at.ip(), at.port())]).arg(input);
+    sh
+}
+
+/// What somebody at a prompt would see, with an answer of a mebibyte.
+pub(super) async fn session(at: SocketAddr) -> String {
+    let scratch = Scratch::new();
+    let input = "FLUSHALL\nPING\nGET greeting\nSET greeting hello\nGET greeting\nNO SUCH COMMAND\n\
+                 EVAL \"return string.rep('x', 1048576)\" 0\nDBSIZE\n";
+    printed(redis_cli(at, "", &scratch.write("commands", input))).await
+}
+
+/// A thousand commands before the first answer.
+async fn pipeline(at: SocketAddr) -> String {
+    let (scratch, mut commands) = (Scratch::new(), String::new());
+    for number in 0..PIPELINE {
+        let key = format!("key:{number}");
+        write!(commands, "*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n$5\r\nvalue\r\n", key.len()).expect("a string");
+    }
+    printed(redis_cli(at, "--pipe", &scratch.write("pipeline", commands))).await
+}
+
+#[tokio::test]
+async fn redis_cli_prints_what_it_prints_without_us() {
+    if !require("redis-cli") {
+        return;
+    }
+    let Some(redis) = Server::redis().await else { return };
+    for way in Way::ALL {
+        let pair = way.pair(redis.address).await;
+        let direct = session(redis.address).await;
+        assert!(direct.contains("PONG\n\nOK\nhello\n") && direct.len() > 1 << 20, "{direct:.200}");
+        assert!(session(pair.caller.orders()).await == direct, "{way:?}");
+
+        let direct = pipeline(redis.address).await;
+        assert!(direct.ends_with("errors: 0, replies: 1000\n"), "{direct}");
+        assert_eq!(pipeline(pair.caller.orders()).await, direct, "{way:?}");
+        way.is_told_by(&pair).await;
+    }
+}
+
+/// Fifty clients that connect, and then speak one after the other, some of them while their early dial goes on.
+async fn fifty_clients(at: SocketAddr) {
+    let mut benchmark = Command::new("redis-benchmark");
+    benchmark.args([
+        "-h",
+        &at.ip().to_string(),
+        "-p",
+        &at.port().to_string(),
+        "-q",
+        "-c",
+        "50",
+        "-n",
+        "5000",
+    ]);
+    benchmark.args(["-P", "8", "-d", "1024", "-t", "set,get,lrange_100"]);
+    let told = printed(benchmark).await;
+    assert!(told.contains("GET: ") && !told.contains("rror"), "{told}");
+}
+
+#[tokio::test]
+async fn redis_benchmark_has_fifty_clients_at_once() {
+    if !require("redis-benchmark") {
+        return;
+    }
+    let Some(redis) = Server::redis().await else { return };
+    for way in [Way::Undeclared, Way::Declared] {
+        let pair = way.pair(redis.address).await;
+        fifty_clients(pair.caller.orders()).await;
+        way.is_told_by(&pair).await;
+    }
+}
+
+/// What was dialled for a silent client serves the one that has spoken meanwhile: a dial given up halfway would
+/// look like a caller whose TLS is broken, and without TLS the application itself would see an empty connection.
+#[tokio::test]
+async fn a_client_that_overtakes_its_early_dial_is_served_by_it() {
+    if !require("redis-benchmark") {
+        return;
+    }
+    let Some(redis) = Server::redis().await else { return };
+    for way in [Way::Undeclared, Way::Plaintext] {
+        let pair = way.pair(redis.address).await;
+        fifty_clients(pair.caller.orders()).await;
+        way.is_told_by(&pair).await;
+        let scrape = pair.application.scrape().await;
+        let of = |outcome| connections(&scrape, &[("direction", "inbound"), ("outcome", outcome)]);
+        assert_eq!([of("tls_error"), of("failed")], [0.0; 2], "{way:?}\n{}", scrape.text);
+    }
+}
+
+/// As one speaks to it through telnet: words and a line's end, the first of which is a method of HTTP's.
+#[tokio::test]
+async fn commands_in_words_are_no_http_though_they_begin_like_it() {
+    let Some(redis) = Server::redis().await else { return };
+    for way in Way::ALL {
+        let pair = way.pair(redis.address).await;
+        for (command, answer) in [
+            ("PING\r\n", "+PONG\r\n"),
+            ("SET greeting hello\r\n", "+OK\r\n"),
+            ("GET greeting\r\n", "$5\r\nhello\r\n"),
+            ("DELETE\r\n", "-ERR unknown command"),
+        ] {
+            let mut wire = Wire::connect(pair.caller.orders()).await;
+            wire.send(command).await;
+            let (heard, _) = soon("an answer", wire.exactly(answer.len())).await;
+            assert_eq!(String::from_utf8_lossy(&heard), answer, "{way:?} {command}");
+        }
+        way.is_told_by(&pair).await;
+    }
+}

@@ -1,0 +1,255 @@
+//! The servers people run, each on a free port and in a folder of its own, ended with its process group.
+//!
+//! Where one is missing the constructors say so as [`require`] does, and return `None`.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pillion::identity::issue::Ca;
+use tokio::net::TcpStream;
+
+use super::backend::nobody;
+use super::certs::spiffe;
+use super::tools::{printed, require};
+use super::{Scratch, eventually};
+
+const DAY: Duration = Duration::from_secs(86_400);
+/// After this a server that does not want to end is killed.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    child: Child,
+    /// The signal after which it leaves nothing behind.
+    ends_by: &'static str,
+    scratch: Scratch,
+}
+
+/// Who may use the databases, and with which password.
+pub(crate) const USER: &str = "caller";
+pub(crate) const PASSWORD: &str = "open sesame";
+
+/// The name in the certificate of [`Server::nginx`].
+pub(crate) const SHOP: &str = "shop.test";
+
+impl Server {
+    pub(crate) async fn redis() -> Option<Self> {
+        let (mut redis, scratch, address) = (find("redis-server")?, Scratch::new(), nobody());
+        redis.args(["--port", &port(address), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+        redis.arg("--dir").arg(scratch.path());
+        Some(Self::start(redis, address, scratch, "KILL").await)
+    }
+
+    pub(crate) async fn mariadb() -> Option<Self> {
+        let (mut install, mut mariadb) = (find("mariadb-install-db")?, find("mariadbd")?);
+        let (scratch, address) = (Scratch::new(), nobody());
+        let data = option("--datadir=", &scratch.path().join("data"));
+        let as_root: &[&str] = if is_root() { &["--user=root"] } else { &[] };
+        install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
+        printed({
+            install.arg(&data).args(as_root);
+            install
+        })
+        .await;
+        let users = format!(
+            "CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO '{USER}'@'%';\n"
+        );
+        // By the name `localhost`, the anonymous user of a fresh installation would come first.
+        mariadb.args([
+            "--no-defaults",
+            "--skip-name-resolve",
+            "--skip-log-bin",
+            "--innodb-buffer-pool-size=8M",
+        ]);
+        mariadb.args([&*format!("--port={}", address.port()), "--bind-address=127.0.0.1"]).args(as_root);
+        mariadb.arg(option("--init-file=", &scratch.write("users.sql", users)));
+        mariadb.arg(option("--socket=", &scratch.path().join("socket"))).arg(data);
+        Some(Self::start(mariadb, address, scratch, "KILL").await)
+    }
+
+    /// With a certificate, so that clients may ask for TLS after they have connected.
+    pub(crate) async fn postgres() -> Option<Self> {
+        let (mut initdb, mut postgres) = (find("initdb")?, find("postgres")?);
+        let (scratch, address) = (Scratch::new(), nobody());
+        let password = scratch.write("password", PASSWORD);
+        let certificate = certify(&scratch);
+        give(&scratch, "postgres").await;
+        let data = scratch.path().join("data");
+        initdb.args([
+            "--no-sync",
+            "--auth=scram-sha-256",
+            "--username",
+            USER,
+            "--encoding=UTF8",
+            "--no-locale",
+        ]);
+        initdb.arg(option("--pwfile=", &password)).arg("-D").arg(&data);
+        printed(as_user("postgres", &initdb)).await;
+        postgres.arg("-D").arg(data).args(["-p", &port(address)]);
+        postgres.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
+        postgres.args(["-c", "fsync=off", "-c", "ssl=on"]);
+        postgres.arg("-c").arg(option("ssl_cert_file=", &certificate.chain));
+        postgres.arg("-c").arg(option("ssl_key_file=", &certificate.key));
+        Some(Self::start(as_user("postgres", &postgres), address, scratch, "QUIT").await)
+    }
+
+    pub(crate) async fn sshd() -> Option<Self> {
+        let (sshd, mut keygen) = (find("sshd")?, find("ssh-keygen")?);
+        let (scratch, address) = (Scratch::new(), nobody());
+        let key = scratch.path().join("host_key");
+        keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key);
+        printed(keygen).await;
+        let config = format!("HostKey {}\nListenAddress {address}\nPidFile none\nUsePAM no\n", key.display());
+        let config = scratch.write("sshd_config", config);
+        give(&scratch, "nobody").await;
+        let mut alone = Command::new(sshd.get_program());
+        alone.args(["-D", "-e", "-f"]).arg(config);
+        Some(Self::start(as_user("nobody", &alone), address, scratch, "KILL").await)
+    }
+
+    /// A web server with TLS of its own, for [`SHOP`]; [`Self::authority`] is who signed that.
+    ///
+    /// `/` tells the version of HTTP and the host; `/file` is `file`.
+    pub(crate) async fn nginx(file: &[u8]) -> Option<Self> {
+        let (mut nginx, scratch, address) = (find("nginx")?, Scratch::new(), nobody());
+        let certificate = certify(&scratch);
+        scratch.write("file", file);
+        let config = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log stderr;\n\
+             events {{ }}\n\
+             http {{ access_log off; {paths}\n\
+             server {{ listen {address} ssl http2; root {at};\n\
+             ssl_certificate {chain}; ssl_certificate_key {key};\n\
+             location = / {{ return 200 \"$server_protocol $ssl_server_name $host\"; }} }} }}\n",
+            at = scratch.path().display(),
+            paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+                .map(|kind| format!("{kind}_temp_path {}/{kind};", scratch.path().display()))
+                .concat(),
+            chain = certificate.chain.display(),
+            key = certificate.key.display(),
+        );
+        let config = scratch.write("nginx.conf", config);
+        nginx.arg("-e").arg("stderr").arg("-c").arg(config);
+        Some(Self::start(nginx, address, scratch, "KILL").await)
+    }
+
+    /// Who signed the server's certificate, as a file of PEM.
+    pub(crate) fn authority(&self) -> PathBuf {
+        self.scratch.path().join("ca.crt")
+    }
+
+    async fn start(
+        mut command: Command,
+        address: SocketAddr,
+        scratch: Scratch,
+        ends_by: &'static str,
+    ) -> Self {
+        let log = File::create(scratch.path().join("log")).expect("a file of our own");
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log).process_group(0);
+        let child = command.spawn().unwrap_or_else(|error| unreachable!("{command:?}: {error}"));
+        let mut server = Self { address, child, ends_by, scratch };
+        let what = format!("{command:?} listens");
+        eventually(&what, async || {
+            let exited = server.child.try_wait().expect("a child of ours");
+            assert!(exited.is_none(), "{command:?}: {exited:?}");
+            TcpStream::connect(address).await.ok()
+        })
+        .await;
+        server
+    }
+
+    fn signal(&self, name: &str) {
+        let kill = format!("kill -s {name} -- -{}", self.child.id());
+        drop(Command::new("sh").args(["-c", &kill]).stderr(Stdio::null()).status()); // it may be gone already
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.signal(self.ends_by);
+        let deadline = Instant::now() + FAREWELL;
+        while matches!(self.child.try_wait(), Ok(None)) {
+            if Instant::now() > deadline {
+                self.signal("KILL");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if std::thread::panicking() {
+            eprintln!("{}", fs::read_to_string(self.scratch.path().join("log")).unwrap_or_default());
+        }
+    }
+}
+
+/// Servers are often not on the path of ordinary users, and those of PostgreSQL never.
+fn find(program: &str) -> Option<Command> {
+    let look = r#"PATH="$PATH:/usr/sbin:/usr/local/sbin"
+        for bin in /usr/lib/postgresql/*/bin; do PATH="$PATH:$bin"; done
+        command -v "$0""#;
+    let found = Command::new("sh").args(["-c", look, program]).output().expect("sh starts");
+    match String::from_utf8_lossy(&found.stdout).trim_end() {
+        "" => {
+            require(program);
+            None
+        }
+        path => Some(Command::new(path)),
+    }
+}
+
+fn port(address: SocketAddr) -> String {
+    address.port().to_string()
+}
+
+fn option(name: &str, value: &Path) -> String {
+    format!("{name}{}", value.display())
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
+}
+
+/// The same command of root's under another account: PostgreSQL refuses root, and sshd would use more of the machine.
+fn as_user(user: &str, command: &Command) -> Command {
+    let words = || std::iter::once(command.get_program()).chain(command.get_args());
+    if !is_root() {
+        let mut same = Command::new(command.get_program());
+        same.args(command.get_args());
+        return same;
+    }
+    let become_user =
+        r#"user="$0"; cd /; exec setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups -- "$@""#;
+    let mut other = Command::new("sh");
+    other.args([OsStr::new("-c"), OsStr::new(become_user), OsStr::new(user)]).args(words());
+    other
+}
+
+async fn give(scratch: &Scratch, user: &str) {
+    if is_root() {
+        let mut chown = Command::new("chown");
+        chown.args(["-R", user]).arg(scratch.path());
+        printed(chown).await;
+    }
+}
+
+struct Certificate {
+    chain: PathBuf,
+    key: PathBuf,
+}
+
+/// A certificate for [`SHOP`] from a CA that nobody else knows, the CA's own as `ca.crt`.
+fn certify(scratch: &Scratch) -> Certificate {
+    use std::os::unix::fs::PermissionsExt as _;
+    let ca = Ca::generate("shop.test").expect("a CA");
+    let id = spiffe("nginx").replace("cluster.local", "shop.test").parse().expect("an identity");
+    let issued = ca.issue(&id, &[SHOP.to_owned()], DAY).expect("a certificate");
+    scratch.write("ca.crt", issued.bundle);
+    let key = scratch.write("tls.key", issued.key);
+    // PostgreSQL refuses a key that others may read.
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("a file of our own");
+    Certificate { chain: scratch.write("tls.crt", issued.certificate), key }
+}
