@@ -134,7 +134,7 @@ impl Inbound {
     /// itself; on the sidecar's own port it can only be meant for the sidecar.
     async fn permissive(self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) {
         let Some(route) = arrived.route.clone() else { return self.strict(tls, io, arrived).await };
-        let detected = detect(io, &self.worker, Some(tcp::early(&route, &self.worker))).await;
+        let detected = detect(io, &self.worker, Some(tcp::early(&route, arrived.from, &self.worker))).await;
         match detected {
             Err(undecided) => self.undecided(&undecided, Tls::None),
             Ok(Detected { found: Found::Tls(hello), io, .. })
@@ -215,7 +215,9 @@ impl Inbound {
         };
         let detected = match route.cluster.protocol {
             Spoken::Tcp => return self.opaque(io, None, arrived, peer).await,
-            Spoken::AppAuto => detect(io, &self.worker, Some(tcp::early(&route, &self.worker))).await,
+            Spoken::AppAuto => {
+                detect(io, &self.worker, Some(tcp::early(&route, arrived.from, &self.worker))).await
+            }
             Spoken::Http1 | Spoken::Http2 | Spoken::Auto => {
                 return match detect(io, &self.worker, NEVER).await {
                     Ok(Detected { found, io, .. }) => self.http(io, found.version(), arrived, peer).await,

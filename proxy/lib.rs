@@ -6,13 +6,17 @@
 //! 1. [`app`] builds clusters and credentials from a checked configuration (`pillion_config`), binds every address
 //!    through [`net`], and starts a thread for each worker. A worker has listeners, timers and pools of its own;
 //!    the kernel spreads connections over workers (SO_REUSEPORT).
-//! 2. [`serve`] accepts, counts the connection against its limit, and spawns a task that owns it.
+//! 2. [`serve`] accepts, counts the connection against its limit, and spawns a task that owns it. What is known of
+//!    its destination without its bytes is a [`serve::Destination`]: a service's own port, or the address that it
+//!    was redirected from ([`state`]), or nothing.
 //! 3. Outbound: [`outbound`] turns away other hosts. Inbound: [`inbound`] shakes hands ([`tls`]) and knows the
 //!    peer's SPIFFE ID from then on; plaintext on a strict port hears why it is refused, and is closed.
-//! 4. [`http::server`] tells HTTP/1 from HTTP/2 by ALPN or first bytes, and hands the bytes to hyper behind
-//!    [`net::guard`], which bounds how long a client may dawdle.
-//! 5. Each request goes through the stack of its direction, below. When the [`runtime::drain`] starts, the
-//!    connection finishes what is in flight and closes.
+//! 4. Unless it was declared, [`detect`] tells what is spoken: by first bytes, or because the server speaks first.
+//! 5. What is opaque goes to [`tcp`]: an endpoint is dialled, and [`relay`] carries bytes both ways.
+//! 6. HTTP goes to [`http::server`]: hyper reads it behind [`http::guard`], which bounds how long a client may dawdle
+//!    and puts a connection aside that has been idle for a second; it holds no buffer until its next request.
+//! 7. Each request goes through the stack of its direction, below. One that becomes a tunnel ([`http::tunnel`]) ends
+//!    as opaque bytes. When the [`runtime::drain`] starts, the connection finishes what is in flight and closes.
 //!
 //! # The life of a request
 //! Outbound, from the application to a service ([`outbound::stack`]); inbound is the same without the tries:
@@ -33,18 +37,19 @@
 //!
 //! # Floors
 //! Arrows point down, nothing looks up: `main` → [`cli`] → [`app`] → [`admin`] | [`inbound`], [`outbound`] →
-//! [`layers`], [`dispatch`], [`serve`] → [`state`] → [`cluster`] → [`http`], [`tls`], [`identity`], [`net`] →
-//! [`telemetry`], [`runtime`], [`error`] → `pillion_config`. What travels with a request points up, as data: a call
-//! carries its route, an exchange its worker and connection, a lease its cluster.
+//! [`layers`], [`dispatch`], [`tcp`], [`serve`] → [`detect`], [`state`] → [`cluster`] → [`http`], [`tls`],
+//! [`identity`], [`relay`], [`net`] → [`telemetry`], [`runtime`], [`error`] → `pillion_config`. What travels with a
+//! request points up, as data: a call carries its route, an exchange its worker and connection, a lease its cluster.
+//! One thing comes back: what runs inside a CONNECT enters [`outbound`] again.
 //!
 //! # What is deliberately absent
 //! - The data path reads no file and no YAML, and holds no lock across an await.
+//! - A connection that waits, undecided or idle, holds no buffer.
 //! - `layers` hold no state and name no direction's stack; decisions (`verdict`, `cluster::*`) take `now` and data.
 //! - Queues, buffers and label sets have bounds. One wait has none yet: an HTTP/2 client that reads its connection
 //!   but grants one stream no window keeps that stream until it leaves or `max_duration` ends.
 //! - `unsafe` is nowhere in this crate.
-//! - Not built yet: opaque TCP, redirected destinations, reload, routes, DNS (their keys are refused by name); an
-//!   `Upgrade` is a hop-by-hop header and goes no further.
+//! - Not built yet: installing the redirect, reload, routes, DNS endpoints (their keys are refused by name).
 pub mod app;
 pub mod cli;
 

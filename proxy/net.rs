@@ -67,7 +67,7 @@ impl Network {
             Self::Os => {
                 let stream = TcpStream::connect(address).await?;
                 prepare(&stream, keepalive)?;
-                Ok(Stream::Tcp(stream))
+                Ok(Stream::Tcp(stream, None))
             }
             Self::Memory(memory) => memory.connect(address).await.map(|io| Stream::Memory(io, None)),
         }
@@ -110,7 +110,7 @@ impl Listener {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 prepare(&stream, Some(DOWNSTREAM_KEEPALIVE))?;
-                Ok((Stream::Tcp(stream), peer))
+                Ok((Stream::Tcp(stream, None), peer))
             }
             Self::Memory(listener) => {
                 let arrival = listener.accept().await?;

@@ -141,7 +141,9 @@ impl Outbound {
         let Some(route) = direct else { return };
         let detected = match early {
             Some(dialled) => detect(io, &self.worker, Some(tcp::at_hand(dialled, &route))).await,
-            None => detect(io, &self.worker, Some(tcp::early(&route, &self.worker))).await,
+            None => {
+                detect(io, &self.worker, Some(tcp::early(&route, connection.downstream, &self.worker))).await
+            }
         };
         match detected {
             Err(undecided) => self.undecided(&undecided, Some(&route)),

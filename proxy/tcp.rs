@@ -18,6 +18,7 @@ use crate::cluster::endpoint::{Endpoint, InFlight};
 use crate::cluster::outlier::Cause;
 use crate::detect::{Early, Server};
 use crate::error::{Error, Reason};
+use crate::net::own::is_own_connection;
 use crate::net::{Io, Prefixed};
 use crate::relay::{Bounds, Ended, Ending, relay};
 use crate::runtime::worker::Worker;
@@ -43,10 +44,34 @@ impl Server for Dialled {
 /// Dials `route` once its client has been silent for a while, to hear whether the server speaks first.
 pub(crate) fn early<'a>(
     route: &'a Route,
+    from: SocketAddr,
     worker: &'a Worker,
 ) -> Early<impl Future<Output = Result<Dialled, Error>> + 'a> {
     let cluster = &route.cluster;
-    Early { after: cluster.patience(), expects_http: cluster.expects_http(), dial: dial(cluster, worker) }
+    Early {
+        after: cluster.patience(),
+        expects_http: cluster.expects_http(),
+        dial: dial_for(from, cluster, worker),
+    }
+}
+
+/// Dials for a client, unless that is the sidecar itself.
+async fn dial_for(from: SocketAddr, cluster: &Cluster, worker: &Worker) -> Result<Dialled, Error> {
+    no_loop(from, cluster)?;
+    dial(cluster, worker).await
+}
+
+/// A redirect that catches the sidecar's own connections would catch each one that it makes for the last.
+pub(crate) fn no_loop(from: SocketAddr, cluster: &Cluster) -> Result<(), Error> {
+    match cluster.is_passthrough() && is_own_connection(from) {
+        false => Ok(()),
+        true => {
+            const WHY: &str =
+                "the sidecar's own connection was redirected to it: its user is not left out of the redirect";
+            tracing::warn!(%from, "{WHY}");
+            Err(Error::new(Reason::LoopDetected, WHY))
+        }
+    }
 }
 
 /// A server that was dialled already, to answer a CONNECT.
@@ -114,7 +139,7 @@ pub(crate) async fn forward(
     let telling = Telling::begin(route, connection, worker);
     let dialled = match early {
         Some(dialled) => Ok(dialled),
-        None => dial(&route.cluster, worker).await,
+        None => dial_for(connection.downstream, &route.cluster, worker).await,
     };
     match dialled {
         Ok(mut server) => {

@@ -26,9 +26,7 @@ async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Respo
     call.host = host(&call.head)?;
     let found = match &call.exchange.connection.destination {
         Destination::Route(route) => Found::Route(direct(&call, route)),
-        Destination::Unknown(to) => {
-            Found::Route(egress::redirected(&call.exchange.worker, host_text(&call), *to)?)
-        }
+        Destination::Unknown(to) => Found::Route(egress::redirected(&call, *to)?),
         Destination::Named => named(&call)?,
     };
     let route = match found {

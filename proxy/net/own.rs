@@ -1,6 +1,10 @@
 //! Which addresses are this host's own, and what no proxy may be asked to dial.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::LazyLock;
+
+use parking_lot::Mutex;
 
 /// Whether `ip` is an address of this host, as far as its network namespace goes.
 ///
@@ -38,6 +42,32 @@ pub(crate) const fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
+/// Near ends of the connections to destinations that no service matches. One that comes back as a client was
+/// redirected on its way out: the sidecar's own traffic is not left out of the redirect.
+static OUTGOING: LazyLock<Mutex<HashSet<SocketAddr>>> = LazyLock::new(Mutex::default);
+
+/// A near end while its connection is open.
+#[derive(Debug)]
+pub(crate) struct Outgoing(SocketAddr);
+
+impl Outgoing {
+    pub(crate) fn from(own: SocketAddr) -> Self {
+        OUTGOING.lock().insert(own);
+        Self(own)
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        OUTGOING.lock().remove(&self.0);
+    }
+}
+
+/// Whether a client is this process itself.
+pub(crate) fn is_own_connection(from: SocketAddr) -> bool {
+    OUTGOING.lock().contains(&from)
+}
+
 /// The sidecar's own listeners.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct OwnListeners(Vec<SocketAddr>);
@@ -71,6 +101,15 @@ mod tests {
         for foreign in ["192.0.2.1", "2001:db8::1"] {
             assert!(!is_own(foreign.parse().unwrap()), "{foreign}");
         }
+    }
+
+    #[test]
+    fn a_connection_of_our_own_is_known_while_it_is_open() {
+        let own: SocketAddr = "192.0.2.1:40000".parse().unwrap();
+        let open = Outgoing::from(own);
+        assert!(is_own_connection(own));
+        drop(open);
+        assert!(!is_own_connection(own));
     }
 
     #[test]

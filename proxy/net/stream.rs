@@ -13,11 +13,13 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::Prefixed;
+use super::own::Outgoing;
 
 /// Bytes on the wire.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    Tcp(TcpStream),
+    /// Towards a destination that no service matches with a note of its near end.
+    Tcp(TcpStream, #[allow(dead_code)] Option<Outgoing>), // kept for its drop
     /// With what the kernel would say of a redirected connection.
     Memory(DuplexStream, Option<SocketAddr>),
 }
@@ -80,11 +82,22 @@ delegate!(Stream: Tcp, Memory);
 delegate!(Transport: Plain, Accepted, Connected, Inside);
 
 impl Stream {
+    /// Notes the near end, by which the connection is known should it come back.
+    pub(crate) fn noted(self) -> Self {
+        match self {
+            Self::Tcp(stream, _) => {
+                let own = stream.local_addr().ok();
+                Self::Tcp(stream, own.map(Outgoing::from))
+            }
+            memory => memory,
+        }
+    }
+
     /// The near end's address; connections in memory have none.
     pub(crate) fn own_ip(&self) -> Option<IpAddr> {
         match self {
             Self::Memory(..) => None,
-            Self::Tcp(stream) => stream.local_addr().ok().map(|own| own.ip()),
+            Self::Tcp(stream, _) => stream.local_addr().ok().map(|own| own.ip()),
         }
     }
 
@@ -93,7 +106,7 @@ impl Stream {
     pub(crate) fn original_destination(&self) -> Option<SocketAddr> {
         match self {
             Self::Memory(_, original) => *original,
-            Self::Tcp(stream) => {
+            Self::Tcp(stream, _) => {
                 let (socket, own) = (SockRef::from(stream), stream.local_addr().ok()?);
                 let original = match own {
                     SocketAddr::V4(_) => socket.original_dst_v4(),
@@ -107,7 +120,7 @@ impl Stream {
 
     /// The next drop resets the connection instead of ending it: what was cut short must not look whole.
     pub(crate) fn abort(&self) {
-        if let Self::Tcp(stream) = self {
+        if let Self::Tcp(stream, _) = self {
             drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
         }
     }

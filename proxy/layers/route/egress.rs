@@ -118,12 +118,17 @@ async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAdd
 }
 
 /// A request on a connection that was redirected on its way to an address of no service's.
-pub(super) fn redirected(worker: &Worker, host: &str, to: SocketAddr) -> Result<Arc<Route>, Error> {
+pub(super) fn redirected(call: &Call, to: SocketAddr) -> Result<Arc<Route>, Error> {
+    let (worker, host) = (&call.exchange.worker, super::host_text(call));
     let (name, port) = split_port(host);
     let snapshot = worker.state.load();
     match snapshot.hosts.find_at(name.trim_end_matches('.'), port.or_else(|| Some(to.port()))) {
         Some(route) => Ok(route.clone()),
         None if snapshot.policy == Unknown::Deny => Err(denied(host)),
-        None => Ok(worker.state.unknown.route(to)),
+        None => {
+            let route = worker.state.unknown.route(to);
+            tcp::no_loop(call.exchange.connection.downstream, &route.cluster)?;
+            Ok(route)
+        }
     }
 }
