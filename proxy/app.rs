@@ -132,7 +132,7 @@ impl App {
             instance: format!("{:012x}", fastrand::u64(..1 << 48)).into(),
             inbound: inbound_side(config, credentials.as_ref())?,
             clusters,
-            outbound_connections: Limit::new("outbound connections", descriptors() / 2),
+            outbound_connections: Limit::new("outbound connections", descriptors()),
         };
         Ok(Self { addresses, shared, workers: ports, admin })
     }

@@ -7,7 +7,7 @@
 pub(crate) mod bytes;
 pub(crate) mod hello;
 
-use std::future::{Future, poll_fn};
+use std::future::{Future, Ready, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
@@ -96,6 +96,7 @@ pub(crate) enum Undecided {
 pub(crate) struct Early<F> {
     /// Of the client's silence.
     pub(crate) after: Duration,
+    /// Makes the dial when its time has come: it is the largest thing that an undecided connection might hold.
     pub(crate) dial: F,
     /// The last connection to this destination spoke HTTP: a server that hangs up only tired of waiting.
     pub(crate) expects_http: bool,
@@ -107,7 +108,9 @@ pub(crate) trait Server: Unpin {
 }
 
 /// No early dial.
-pub(crate) const NEVER: Option<Early<std::future::Ready<Result<Nobody, Error>>>> = None;
+pub(crate) const NEVER: Option<Early<NoDial>> = None;
+
+type NoDial = fn() -> Ready<Result<Nobody, Error>>;
 
 /// The server of [`NEVER`].
 pub(crate) enum Nobody {}
@@ -119,13 +122,14 @@ impl Server for Nobody {
 }
 
 /// Waits until it shows what `io` speaks.
-pub(crate) async fn detect<D, F>(
+pub(crate) async fn detect<D, M, F>(
     io: Io,
     worker: &Worker,
-    early: Option<Early<F>>,
+    early: Option<Early<M>>,
 ) -> Result<Detected<D>, Undecided>
 where
     D: Server,
+    M: FnOnce() -> F,
     F: Future<Output = Result<D, Error>>,
 {
     let mut client = Client::new(io);
@@ -149,12 +153,13 @@ pub(crate) async fn first_byte(io: Io, worker: &Worker) -> Result<Io, Undecided>
 }
 
 /// The client is silent, or slow: whoever speaks first, client or server, decides.
-async fn race<D, F>(mut client: Client, worker: &Worker, early: Early<F>) -> Result<Detected<D>, Undecided>
+async fn race<D, M, F>(mut client: Client, worker: &Worker, early: Early<M>) -> Result<Detected<D>, Undecided>
 where
     D: Server,
+    M: FnOnce() -> F,
     F: Future<Output = Result<D, Error>>,
 {
-    let mut dial = pin!(early.dial);
+    let mut dial = pin!((early.dial)());
     let dialled = tokio::select! { // a dial that is dropped was for a server that speaks first, and HTTP is spoken
         found = client.listen(worker, Patience::Whole) => match found? {
             Some(found) if found.is_http() => return Ok(client.decided(found, None)),

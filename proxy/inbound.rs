@@ -25,7 +25,7 @@ use crate::layers::{
 };
 use crate::net::{Io, Prefixed, Stream, Transport};
 use crate::runtime::worker::Worker;
-use crate::serve::{Connection, Destination};
+use crate::serve::{Connection, Destination, Next};
 use crate::state::Route;
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, HandshakeOutcome, Protocol, Symbol, Tls};
@@ -94,9 +94,17 @@ impl Inbound {
     /// Serves one connection. How it ends is told in metrics and log; a bad peer costs only itself.
     pub(crate) async fn serve(self, stream: Stream, from: SocketAddr, permit: Permit) {
         let arrived = self.arrived(&stream, from, permit);
+        let io = Prefixed::new(Transport::Plain(Prefixed::new(stream)));
+        let decided = Box::pin(self.decide(io, arrived)).await; // boxed: it is gone afterwards
+        if let Some(next) = decided {
+            next.run(&self.worker, stack(None)).await;
+        }
+    }
+
+    /// `None`: it has ended.
+    async fn decide(&self, io: Io, arrived: Arrived) -> Option<Next> {
         let single = arrived.to.and_then(|to| self.policy.ports.get(&to.port()));
         let mtls = single.and_then(|port| port.mtls).unwrap_or(self.policy.mtls);
-        let io = Prefixed::new(Transport::Plain(Prefixed::new(stream)));
         match (mtls, self.tls.clone()) {
             (Mtls::Strict, Some(tls)) => self.strict(tls, io, arrived).await,
             (Mtls::Permissive, Some(tls)) => self.permissive(tls, io, arrived).await,
@@ -104,6 +112,7 @@ impl Inbound {
             (Mtls::Strict | Mtls::Permissive, None) => {
                 tracing::error!("connection closed: mTLS is wanted, and there is no identity");
                 self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
+                None
             }
         }
     }
@@ -122,27 +131,29 @@ impl Inbound {
     }
 
     /// TLS or nothing. Nobody is dialled before the peer has proven who it is.
-    async fn strict(self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) {
-        match first_byte(io, &self.worker).await {
-            Ok(io) if io.peek() == Some(TLS_HANDSHAKE) => self.terminate(tls, io, arrived).await,
-            Ok(io) => self.refuse_plaintext(io, arrived.from).await,
-            Err(undecided) => self.undecided(&undecided, Tls::None),
+    async fn strict(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
+        let io = first_byte(io, &self.worker).await;
+        let io = io.inspect_err(|why| self.undecided(why, Tls::None)).ok()?;
+        if io.peek() == Some(TLS_HANDSHAKE) {
+            return self.terminate(tls, io, arrived).await;
         }
+        self.refuse_plaintext(io, arrived.from).await;
+        None
     }
 
     /// What is ours is terminated. Other TLS is left to an application that was redirected from, or that speaks TLS
     /// itself; on the sidecar's own port it can only be meant for the sidecar.
-    async fn permissive(self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) {
+    async fn permissive(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
         let Some(route) = arrived.route.clone() else { return self.strict(tls, io, arrived).await };
-        let detected = detect(io, &self.worker, Some(tcp::early(&route, arrived.from, &self.worker))).await;
-        match detected {
-            Err(undecided) => self.undecided(&undecided, Tls::None),
-            Ok(Detected { found: Found::Tls(hello), io, .. })
+        let early = tcp::early(&route, arrived.from, &self.worker);
+        let detected = detect(io, &self.worker, Some(early)).await;
+        match detected.inspect_err(|why| self.undecided(why, Tls::None)).ok()? {
+            Detected { found: Found::Tls(hello), io, .. }
                 if hello.as_ref().is_some_and(|hello| hello.is_ours) || !self.leaves_tls(&arrived) =>
             {
-                self.terminate(tls, io, arrived).await;
+                self.terminate(tls, io, arrived).await
             }
-            Ok(detected) => self.detected(detected, arrived, None).await,
+            detected => self.detected(detected, arrived, None),
         }
     }
 
@@ -152,18 +163,16 @@ impl Inbound {
         arrived.is_redirected || matches!(protocol, AppProtocol::Tls | AppProtocol::Tcp)
     }
 
-    async fn terminate(self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) {
-        let shaken = timeout(HANDSHAKE_TIMEOUT, self.handshake(tls, io, arrived.from)).await;
-        let Some((io, peer, alpn)) = shaken.unwrap_or_else(|_elapsed| {
+    async fn terminate(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
+        let shaken = timeout(HANDSHAKE_TIMEOUT, Box::pin(self.handshake(tls, io, arrived.from))).await;
+        let (io, peer, alpn) = shaken.unwrap_or_else(|_elapsed| {
             self.handshake_ended(HandshakeOutcome::Timeout, ConnectionOutcome::Timeout);
             None
-        }) else {
-            return;
-        };
+        })?;
         match alpn {
-            Some(Alpn::PillionTcp) => self.opaque(io, None, arrived, Some(peer)).await,
-            Some(alpn) if alpn.is_http2() => self.http(io, Version::Http2, arrived, Some(peer)).await,
-            Some(_) => self.http(io, Version::Http1, arrived, Some(peer)).await,
+            Some(Alpn::PillionTcp) => self.opaque(io, None, arrived, Some(peer)),
+            Some(alpn) if alpn.is_http2() => Some(self.http(io, Version::Http2, arrived, Some(peer))),
+            Some(_) => Some(self.http(io, Version::Http1, arrived, Some(peer))),
             None => self.undeclared(io, arrived, Some(peer)).await,
         }
     }
@@ -205,66 +214,64 @@ impl Inbound {
     }
 
     /// Admitted; what is spoken is declared, or told by the first bytes.
-    async fn undeclared(self, io: Io, arrived: Arrived, peer: Option<Arc<Peer>>) {
-        let tls = if peer.is_some() { Tls::Mutual } else { Tls::None };
-        let Some(route) = arrived.route.clone() else {
-            return match detect(io, &self.worker, NEVER).await {
-                Ok(Detected { found, io, .. }) => self.http(io, found.version(), arrived, peer).await,
-                Err(undecided) => self.undecided(&undecided, tls),
-            };
-        };
-        let detected = match route.cluster.protocol {
-            Spoken::Tcp => return self.opaque(io, None, arrived, peer).await,
-            Spoken::AppAuto => {
-                detect(io, &self.worker, Some(tcp::early(&route, arrived.from, &self.worker))).await
+    async fn undeclared(&self, io: Io, arrived: Arrived, peer: Option<Arc<Peer>>) -> Option<Next> {
+        let tls = tls_label(peer.as_ref());
+        let route = arrived.route.clone();
+        match route.as_ref().map(|route| route.cluster.protocol) {
+            Some(Spoken::Tcp) => self.opaque(io, None, arrived, peer),
+            Some(Spoken::AppAuto) => {
+                let early = route.as_deref().map(|route| tcp::early(route, arrived.from, &self.worker));
+                let detected = detect(io, &self.worker, early).await;
+                let detected = detected.inspect_err(|why| self.undecided(why, tls)).ok()?;
+                self.detected(detected, arrived, peer)
             }
-            Spoken::Http1 | Spoken::Http2 | Spoken::Auto => {
-                return match detect(io, &self.worker, NEVER).await {
-                    Ok(Detected { found, io, .. }) => self.http(io, found.version(), arrived, peer).await,
-                    Err(undecided) => self.undecided(&undecided, tls),
-                };
+            // What is no HTTP hears so from the HTTP side.
+            _ => {
+                let detected = detect(io, &self.worker, NEVER).await;
+                let Detected { found, io, .. } = detected.inspect_err(|why| self.undecided(why, tls)).ok()?;
+                Some(self.http(io, found.version(), arrived, peer))
             }
-        };
-        match detected {
-            Ok(detected) => self.detected(detected, arrived, peer).await,
-            Err(undecided) => self.undecided(&undecided, tls),
         }
     }
 
-    async fn detected(self, detected: Detected<Dialled>, arrived: Arrived, peer: Option<Arc<Peer>>) {
+    fn detected(
+        &self,
+        detected: Detected<Dialled>,
+        arrived: Arrived,
+        peer: Option<Arc<Peer>>,
+    ) -> Option<Next> {
         let Detected { found, io, early } = detected;
         self.worker.metrics.detections(Direction::Inbound, found.verdict()).inc();
         if let Some(route) = &arrived.route {
             route.cluster.remember(found.is_http());
         }
         match found {
-            Found::Http1 | Found::Http2 => {
-                drop(early); // it was for a server that speaks first
-                self.http(io, found.version(), arrived, peer).await;
-            }
-            Found::Tls(_) | Found::Opaque => self.opaque(io, early, arrived, peer).await,
+            // An early connection was for a server that speaks first.
+            Found::Http1 | Found::Http2 => Some(self.http(io, found.version(), arrived, peer)),
+            Found::Tls(_) | Found::Opaque => self.opaque(io, early, arrived, peer),
         }
     }
 
-    async fn http(self, io: Io, version: Version, arrived: Arrived, peer: Option<Arc<Peer>>) {
+    fn http(&self, io: Io, version: Version, arrived: Arrived, peer: Option<Arc<Peer>>) -> Next {
         self.count(server::protocol(version), tls_label(peer.as_ref()), ConnectionOutcome::Ok);
-        let connection = Arc::new(self.connection(arrived, peer));
-        server::serve(io, version, connection, self.worker, stack(None)).await;
+        Next::Http { io, version, connection: self.connection(arrived, peer) }
     }
 
-    async fn opaque(self, io: Io, early: Option<Dialled>, arrived: Arrived, peer: Option<Arc<Peer>>) {
-        let outcome = match &arrived.route {
-            Some(_) => ConnectionOutcome::Ok,
-            None => ConnectionOutcome::Refused,
+    fn opaque(
+        &self,
+        io: Io,
+        early: Option<Dialled>,
+        arrived: Arrived,
+        peer: Option<Arc<Peer>>,
+    ) -> Option<Next> {
+        let tls = tls_label(peer.as_ref());
+        let Some(route) = arrived.route.clone() else {
+            self.count(Protocol::Tcp, tls, ConnectionOutcome::Refused);
+            io.get_ref().abort(); // `inbound.app` says nobody
+            return None;
         };
-        self.count(Protocol::Tcp, tls_label(peer.as_ref()), outcome);
-        match arrived.route.clone() {
-            Some(route) => {
-                let connection = self.connection(arrived, peer);
-                tcp::forward(io, early, &route, &connection, &self.worker).await;
-            }
-            None => io.get_ref().abort(), // `inbound.app` says nobody
-        }
+        self.count(Protocol::Tcp, tls, ConnectionOutcome::Ok);
+        Some(Next::Opaque { io, early, route, connection: self.connection(arrived, peer) })
     }
 
     fn connection(&self, arrived: Arrived, peer: Option<Arc<Peer>>) -> Connection {

@@ -20,7 +20,7 @@ use crate::layers::{AnsweringService, Name, headers, limit, record, rescue, retr
 use crate::net::own::is_from_this_host;
 use crate::net::{Io, Prefixed, Stream, Transport};
 use crate::runtime::worker::Worker;
-use crate::serve::{Connection, Destination};
+use crate::serve::{Connection, Destination, Next};
 use crate::state::Route;
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, Protocol, Symbol, Tls};
@@ -60,7 +60,8 @@ impl Outbound {
             is_redirected,
             ..Connection::new(Direction::Outbound, from, Some(permit))
         };
-        self.enter(Prefixed::new(Transport::Plain(Prefixed::new(stream))), connection, None).await;
+        let io = Prefixed::new(Transport::Plain(Prefixed::new(stream)));
+        self.enter(io, connection, None).await;
     }
 
     /// A service's own port says it all; a redirected connection tells where it was going.
@@ -81,22 +82,30 @@ impl Outbound {
         }
     }
 
-    /// The same for what runs inside a CONNECT, boxed: it may hold another one.
-    pub(crate) fn enter_inside(
+    /// What comes in, or runs inside a CONNECT. Boxed: it may hold another one.
+    pub(crate) fn enter(
         self,
         io: Io,
         connection: Connection,
         early: Option<Dialled>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
-        Box::pin(self.enter(io, connection, early))
+        Box::pin(async move {
+            let decided = Box::pin(self.decide(io, connection, early)).await; // boxed: it is gone afterwards
+            if let Some(next) = decided {
+                next.run(&self.worker, stack(None)).await;
+            }
+        })
     }
 
-    async fn enter(self, io: Io, connection: Connection, early: Option<Dialled>) {
-        let direct = self.direct(&connection.destination);
-        match direct.as_ref().map(|route| route.cluster.protocol) {
-            Some(Spoken::Tcp) => self.opaque(io, early, direct, connection).await,
-            Some(Spoken::Auto) => self.undeclared(io, early, direct, connection).await,
-            _ => self.requests_only(io, direct, connection).await,
+    /// `None`: it has ended.
+    async fn decide(&self, io: Io, connection: Connection, early: Option<Dialled>) -> Option<Next> {
+        match self.direct(&connection.destination) {
+            Some(route) => match route.cluster.protocol {
+                Spoken::Tcp => self.opaque(io, early, Some(route), connection),
+                Spoken::Auto => self.undeclared(io, early, route, connection).await,
+                Spoken::Http1 | Spoken::Http2 | Spoken::AppAuto => self.requests_only(io, connection).await,
+            },
+            None => self.requests_only(io, connection).await,
         }
     }
 
@@ -113,107 +122,102 @@ impl Outbound {
         self.worker.state.load().policy == Unknown::Passthrough
     }
 
-    /// Nobody is dialled before a request says whom.
-    async fn requests_only(self, io: Io, direct: Option<Arc<Route>>, connection: Connection) {
+    /// Nobody is dialled before a request, or a TLS server name, says whom.
+    async fn requests_only(&self, io: Io, connection: Connection) -> Option<Next> {
         let detected = detect(io, &self.worker, NEVER).await;
-        match detected {
-            Ok(Detected { found: Found::Tls(Some(hello)), io, .. }) if direct.is_none() => {
-                self.tls(io, None, &hello, None, connection).await;
+        let Detected { found, io, .. } = self.noted(detected, &connection)?;
+        match (&found, &connection.destination) {
+            (Found::Tls(Some(hello)), Destination::Named | Destination::Unknown(_)) => {
+                self.tls(io, None, hello, None, connection)
             }
-            Ok(Detected { found: Found::Tls(_) | Found::Opaque, io, .. })
-                if matches!(connection.destination, Destination::Unknown(_)) =>
-            {
-                self.opaque(io, None, None, connection).await;
+            (Found::Tls(None) | Found::Opaque, Destination::Unknown(_)) => {
+                self.opaque(io, None, None, connection)
             }
             // What is no HTTP hears so from the HTTP side.
-            Ok(Detected { found, io, .. }) => self.http(io, &found, connection).await,
-            Err(undecided) => self.undecided(&undecided, direct.as_deref()),
+            _ => Some(self.http(io, &found, connection)),
         }
     }
 
     async fn undeclared(
-        self,
+        &self,
         io: Io,
         early: Option<Dialled>,
-        direct: Option<Arc<Route>>,
+        route: Arc<Route>,
         connection: Connection,
-    ) {
-        let Some(route) = direct else { return };
+    ) -> Option<Next> {
         let detected = match early {
             Some(dialled) => detect(io, &self.worker, Some(tcp::at_hand(dialled, &route))).await,
             None => {
-                detect(io, &self.worker, Some(tcp::early(&route, connection.downstream, &self.worker))).await
+                let early = tcp::early(&route, connection.downstream, &self.worker);
+                detect(io, &self.worker, Some(early)).await
             }
         };
-        match detected {
-            Err(undecided) => self.undecided(&undecided, Some(&route)),
-            Ok(Detected { found, io, early }) => {
-                route.cluster.remember(found.is_http());
-                self.worker.metrics.detections(Direction::Outbound, found.verdict()).inc();
-                match found {
-                    Found::Http1 | Found::Http2 => {
-                        drop(early); // it was for a server that speaks first
-                        self.http(io, &found, connection).await;
-                    }
-                    Found::Tls(Some(hello)) => self.tls(io, early, &hello, Some(route), connection).await,
-                    Found::Tls(None) | Found::Opaque => self.opaque(io, early, Some(route), connection).await,
-                }
-            }
+        let Detected { found, io, early } = self.noted(detected, &connection)?;
+        route.cluster.remember(found.is_http());
+        self.worker.metrics.detections(Direction::Outbound, found.verdict()).inc();
+        match &found {
+            // An early connection was for a server that speaks first.
+            Found::Http1 | Found::Http2 => Some(self.http(io, &found, connection)),
+            Found::Tls(Some(hello)) => self.tls(io, early, hello, Some(route), connection),
+            Found::Tls(None) | Found::Opaque => self.opaque(io, early, Some(route), connection),
         }
     }
 
-    async fn http(self, io: Io, found: &Found, connection: Connection) {
-        let version = found.version();
-        let service = match &connection.destination {
-            Destination::Route(route) => route.cluster.symbol,
-            Destination::Named | Destination::Unknown(_) => Symbol::EMPTY,
-        };
-        self.count(service, server::protocol(version), ConnectionOutcome::Ok);
-        server::serve(io, version, Arc::new(connection), self.worker, stack(None)).await;
+    fn http(&self, io: Io, found: &Found, connection: Connection) -> Next {
+        self.count(connection.service(), server::protocol(found.version()), ConnectionOutcome::Ok);
+        Next::Http { io, version: found.version(), connection }
     }
 
     /// The application's own TLS goes through untouched; where no address decided, its server name may.
-    async fn tls(
-        self,
+    fn tls(
+        &self,
         io: Io,
         early: Option<Dialled>,
         hello: &Hello,
         direct: Option<Arc<Route>>,
         connection: Connection,
-    ) {
+    ) -> Option<Next> {
         let port = match &connection.destination {
             Destination::Unknown(to) => Some(to.port()),
             Destination::Named => None,
-            Destination::Route(_) => return self.opaque(io, early, direct, connection).await,
+            Destination::Route(_) => return self.opaque(io, early, direct, connection),
         };
-        let named = hello
-            .server_name
-            .as_deref()
-            .and_then(|name| self.worker.state.load().hosts.find_at(name, port).cloned());
-        match named {
-            Some(route) => self.opaque(io, None, Some(route), connection).await,
-            None => self.opaque(io, early, direct, connection).await,
+        let snapshot = self.worker.state.load();
+        let named = hello.server_name.as_deref().and_then(|name| snapshot.hosts.find_at(name, port));
+        match named.cloned() {
+            Some(route) => self.opaque(io, None, Some(route), connection),
+            None => self.opaque(io, early, direct, connection),
         }
     }
 
-    async fn opaque(self, io: Io, early: Option<Dialled>, route: Option<Arc<Route>>, connection: Connection) {
-        match route {
-            Some(route) => {
-                self.count(route.cluster.symbol, Protocol::Tcp, ConnectionOutcome::Ok);
-                tcp::forward(io, early, &route, &connection, &self.worker).await;
-            }
-            None => {
-                tracing::debug!(from = %connection.downstream, "connection closed: no service has its address or server name");
-                self.count(Symbol::EMPTY, Protocol::Tcp, ConnectionOutcome::Refused);
-                io.get_ref().abort();
-            }
-        }
+    fn opaque(
+        &self,
+        io: Io,
+        early: Option<Dialled>,
+        route: Option<Arc<Route>>,
+        connection: Connection,
+    ) -> Option<Next> {
+        let Some(route) = route else {
+            tracing::debug!(from = %connection.downstream, "connection closed: no service has its address or server name");
+            self.count(Symbol::EMPTY, Protocol::Tcp, ConnectionOutcome::Refused);
+            io.get_ref().abort();
+            return None;
+        };
+        self.count(route.cluster.symbol, Protocol::Tcp, ConnectionOutcome::Ok);
+        Some(Next::Opaque { io, early, route, connection })
     }
 
-    fn undecided(&self, why: &Undecided, route: Option<&Route>) {
-        tracing::debug!(%why, "outbound connection ended before it showed what it speaks");
-        let service = route.map_or(Symbol::EMPTY, |route| route.cluster.symbol);
-        self.count(service, Protocol::Unknown, ConnectionOutcome::Failed);
+    fn noted<D>(
+        &self,
+        detected: Result<Detected<D>, Undecided>,
+        connection: &Connection,
+    ) -> Option<Detected<D>> {
+        detected
+            .inspect_err(|why| {
+                tracing::debug!(%why, "outbound connection ended before it showed what it speaks");
+                self.count(connection.service(), Protocol::Unknown, ConnectionOutcome::Failed);
+            })
+            .ok()
     }
 
     fn count(&self, service: Symbol, protocol: Protocol, outcome: ConnectionOutcome) {

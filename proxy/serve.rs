@@ -8,13 +8,17 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::time::Instant;
 
 use crate::cluster::limits::{Limit, Permit};
 use crate::http::exchange::nobodys;
+use crate::http::server::{self, Version};
+use crate::layers::AnsweringService;
 use crate::net::descriptors::is_short_of_descriptors;
-use crate::net::{Listener, Stream};
+use crate::net::{Io, Listener, Stream};
 use crate::runtime::worker::Worker;
 use crate::state::Route;
+use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, Protocol, Symbol, Tls};
 use crate::tls::Peer;
 
@@ -68,6 +72,14 @@ impl Connection {
         }
     }
 
+    /// The service that it is for, as far as its bytes are not needed to say.
+    pub(crate) fn service(&self) -> Symbol {
+        match &self.destination {
+            Destination::Route(route) => route.cluster.symbol,
+            Destination::Named | Destination::Unknown(_) => Symbol::EMPTY,
+        }
+    }
+
     pub(crate) fn begin(&self) {
         self.requests.fetch_add(1, Relaxed);
         self.in_flight.fetch_add(1, Relaxed);
@@ -75,6 +87,26 @@ impl Connection {
 
     pub(crate) fn end(&self) {
         self.in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+/// What becomes of a connection, once that is known.
+pub(crate) enum Next {
+    Http { io: Io, version: Version, connection: Connection },
+    Opaque { io: Io, early: Option<Dialled>, route: Arc<Route>, connection: Connection },
+}
+
+impl Next {
+    /// To the connection's end. Boxed: a task holds what its phase needs, and no more.
+    pub(crate) async fn run<S: AnsweringService>(self, worker: &Arc<Worker>, stack: S) {
+        match self {
+            Self::Http { io, version, connection } => {
+                Box::pin(server::serve(io, version, Arc::new(connection), worker.clone(), stack)).await;
+            }
+            Self::Opaque { io, early, route, connection } => {
+                Box::pin(tcp::forward(io, early, &route, &connection, worker)).await;
+            }
+        }
     }
 }
 
@@ -95,6 +127,7 @@ where
     /// Accepts until the drain starts.
     pub(crate) async fn run(self, mut listener: Listener) {
         let mut draining = std::pin::pin!(self.worker.drain.started());
+        let mut told = None;
         loop {
             let accepted = tokio::select! { // an accept that is dropped leaves its connection in the backlog
                 () = &mut draining => return,
@@ -102,7 +135,7 @@ where
             };
             match accepted {
                 Ok((stream, from)) => self.admit(stream, from),
-                Err(error) => pause_after(&error).await,
+                Err(error) => pause_after(&error, &mut told).await,
             }
         }
     }
@@ -113,7 +146,7 @@ where
             return;
         };
         let at_work = self.worker.drain.enter();
-        let serving = (self.serve)(stream, from, permit);
+        let serving = Box::pin((self.serve)(stream, from, permit)); // or the task would hold it twice
         tokio::spawn(async move {
             serving.await;
             drop(at_work);
@@ -135,11 +168,17 @@ where
 }
 
 /// Out of descriptors or memory: accepting again at once would spin. What ends one connection needs no pause.
-async fn pause_after(error: &io::Error) {
+///
+/// `told`: when that was said the last time; a shortage that lasts is told once in a while.
+async fn pause_after(error: &io::Error, told: &mut Option<Instant>) {
+    const TELL_EVERY: Duration = Duration::from_secs(10);
     const OUT_OF_MEMORY: [i32; 2] = [105, 12]; // ENOBUFS ENOMEM
     let is_short_of_memory = error.raw_os_error().is_some_and(|code| OUT_OF_MEMORY.contains(&code));
     if is_short_of_memory || is_short_of_descriptors(error) {
-        tracing::warn!(%error, "cannot accept; trying again in 100 ms");
+        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+            *told = Some(Instant::now());
+            tracing::warn!(%error, "cannot accept; trying again every 100 ms");
+        }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

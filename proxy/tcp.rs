@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -41,17 +42,20 @@ impl Server for Dialled {
     }
 }
 
+/// Boxed: a TLS handshake is kilobytes, and few connections make one of their own.
+pub(crate) type BoxedDial<'a> = Pin<Box<dyn Future<Output = Result<Dialled, Error>> + Send + 'a>>;
+
 /// Dials `route` once its client has been silent for a while, to hear whether the server speaks first.
 pub(crate) fn early<'a>(
     route: &'a Route,
     from: SocketAddr,
     worker: &'a Worker,
-) -> Early<impl Future<Output = Result<Dialled, Error>> + 'a> {
+) -> Early<impl FnOnce() -> BoxedDial<'a> + Send> {
     let cluster = &route.cluster;
     Early {
         after: cluster.patience(),
         expects_http: cluster.expects_http(),
-        dial: dial_for(from, cluster, worker),
+        dial: move || Box::pin(dial_for(from, cluster, worker)) as BoxedDial<'a>,
     }
 }
 
@@ -75,9 +79,12 @@ pub(crate) fn no_loop(from: SocketAddr, cluster: &Cluster) -> Result<(), Error> 
 }
 
 /// A server that was dialled already, to answer a CONNECT.
-pub(crate) fn at_hand(dialled: Dialled, route: &Route) -> Early<std::future::Ready<Result<Dialled, Error>>> {
+pub(crate) fn at_hand(
+    dialled: Dialled,
+    route: &Route,
+) -> Early<impl FnOnce() -> std::future::Ready<Result<Dialled, Error>> + Send> {
     let expects_http = route.cluster.expects_http();
-    Early { after: Duration::ZERO, expects_http, dial: std::future::ready(Ok(dialled)) }
+    Early { after: Duration::ZERO, expects_http, dial: move || std::future::ready(Ok(dialled)) }
 }
 
 /// Connects to an endpoint, and to others when it fails: nothing was sent, so as often as `retry.attempts` says.
@@ -139,7 +146,7 @@ pub(crate) async fn forward(
     let telling = Telling::begin(route, connection, worker);
     let dialled = match early {
         Some(dialled) => Ok(dialled),
-        None => dial_for(connection.downstream, &route.cluster, worker).await,
+        None => Box::pin(dial_for(connection.downstream, &route.cluster, worker)).await,
     };
     match dialled {
         Ok(mut server) => {

@@ -202,7 +202,7 @@ pub(crate) fn open(asked: Asked, mut response: Response, exchange: &Exchange) ->
                         ..Connection::new(Direction::Outbound, connection.downstream, None)
                     };
                     let outbound = Outbound { worker, service: None };
-                    outbound.enter_inside(downstream(upgraded), inside, early).await;
+                    outbound.enter(downstream(upgraded), inside, early).await;
                 }
                 drop((connection, at_work));
             });
