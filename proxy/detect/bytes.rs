@@ -66,9 +66,11 @@ fn http1(first: &[u8]) -> Option<Spoken> {
     if method.is_empty() {
         return Some(Spoken::Opaque);
     }
-    match rest.iter().position(|byte| !is_target(*byte)) {
+    let most = LINE_MOST - method.len();
+    // what stands behind `most` is not looked at, whether it is here already or not: else more could contradict
+    match rest.iter().take(most).position(|byte| !is_target(*byte)) {
         Some(end) => version(rest.get(..end).unwrap_or_default(), rest.get(end..).unwrap_or_default()),
-        None if first.len() > LINE_MOST => Some(long(method, rest)),
+        None if rest.len() >= most => Some(long(method, rest)),
         None => None,
     }
 }
@@ -216,6 +218,20 @@ mod tests {
             (b"", false),
         ] {
             assert_eq!(server_speaks_http(first), expected, "{first:?}");
+        }
+    }
+
+    /// However much of it has come: the bytes behind the bound change nothing.
+    #[test]
+    fn a_line_that_was_too_long_to_wait_for_stays_what_it_was() {
+        for (begin, expected) in [(&b"GET /"[..], Http1), (b"FETCH /", Opaque), (b"\r\nGET /", Http1)] {
+            for end in [&b" HTTP/1.1\r\n"[..], b" nothing of HTTP\r\n", b"\0"] {
+                let line = [begin, &[b'x'; LINE_MOST], end].concat();
+                let decided = (0..=line.len()).find(|most| look(&line[..*most]).is_some()).unwrap();
+                for most in decided..=line.len() {
+                    assert_eq!(look(&line[..most]), Some(expected), "{most} bytes, ending {end:?}");
+                }
+            }
         }
     }
 

@@ -4,7 +4,9 @@
 //! RFC 8446 4.1.2 and 5.1, RFC 6066 3 (server name), RFC 7301 (ALPN). Pure; what cannot be read is no reason to
 //! refuse a connection, so there is no error but [`Read::Malformed`].
 
-/// Raw bytes at most. Hellos with post-quantum key shares have under 3 KiB.
+use std::net::Ipv4Addr;
+
+/// Raw bytes at most; what comes after them is never looked at. Hellos with post-quantum key shares have under 3 KiB.
 pub(crate) const MOST: usize = 16 * 1024;
 
 /// What `tls::Alpn` calls a sidecar's.
@@ -27,64 +29,63 @@ pub(crate) enum Read {
 
 /// Reads the ClientHello at the start of `records`, the bytes as they came.
 pub(crate) fn read(records: &[u8]) -> Read {
-    match message(records) {
-        Ok(body) => hello(&body).map_or(Read::Malformed, Read::Whole),
-        Err(Broken) => Read::Malformed,
-    }
-    .or_need_more(records)
-}
-
-impl Read {
-    fn or_need_more(self, records: &[u8]) -> Self {
-        match self {
-            Self::Malformed if is_short(records) && records.len() < MOST => Self::NeedMore,
-            read => read,
-        }
+    match assembled(records.get(..MOST).unwrap_or(records)) {
+        Ok(hello) => Read::Whole(hello),
+        Err(Fault::Short) if records.len() < MOST => Read::NeedMore,
+        Err(_) => Read::Malformed,
     }
 }
 
-struct Broken;
+enum Fault {
+    /// Nothing that is there contradicts a ClientHello.
+    Short,
+    Broken,
+}
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
 /// RFC 8446, 5.1: 2^14 bytes of content; some stacks pad.
 const RECORD_MOST: usize = (1 << 14) + 256;
 
-/// The handshake bytes of the records that are whole, and of the one that is not.
-fn content(records: &[u8]) -> Result<Vec<u8>, Broken> {
-    let (mut rest, mut content) = (Cursor(records), Vec::new());
-    while let Some((kind, [major, _minor], length)) = rest.record_header() {
-        if kind != HANDSHAKE || major != 3 || length == 0 || length > RECORD_MOST {
-            return Err(Broken);
+/// Puts records together until the message is whole. Those behind it are not judged: a client that resumes a session
+/// sends early data after its hello, before any answer.
+fn assembled(records: &[u8]) -> Result<Hello, Fault> {
+    let (mut rest, mut content) = (Cursor(records), Vec::with_capacity(records.len()));
+    loop {
+        match message(&content) {
+            Err(Fault::Short) => content.extend_from_slice(fragment(&mut rest)?),
+            whole => return whole.and_then(|body| hello(body).ok_or(Fault::Broken)),
         }
-        let present = length.min(rest.0.len());
-        content.extend_from_slice(rest.take(present).unwrap_or_default());
-    }
-    Ok(content)
-}
-
-/// The body of the first handshake message, when it is whole and a ClientHello.
-fn message(records: &[u8]) -> Result<Vec<u8>, Broken> {
-    let content = content(records)?;
-    let mut cursor = Cursor(&content);
-    let (kind, length) = cursor.u8().zip(cursor.u24()).ok_or(Broken)?;
-    match kind {
-        CLIENT_HELLO => cursor.take(length).map(<[u8]>::to_vec).ok_or(Broken),
-        _ => Err(Broken),
     }
 }
 
-/// Whether more bytes may make it a ClientHello: nothing that is there contradicts it.
-fn is_short(records: &[u8]) -> bool {
-    let Ok(content) = content(records) else { return false };
-    let mut cursor = Cursor(&content);
-    let kind_fits = cursor.u8().is_none_or(|kind| kind == CLIENT_HELLO);
-    kind_fits && cursor.u24().is_none_or(|length| length <= MOST && cursor.0.len() < length)
+/// What is there of the next record's content.
+fn fragment<'a>(rest: &mut Cursor<'a>) -> Result<&'a [u8], Fault> {
+    let (kind, [major, _minor], length) = rest.record_header().ok_or(Fault::Short)?;
+    if kind != HANDSHAKE || major != 3 || length == 0 || length > RECORD_MOST {
+        return Err(Fault::Broken);
+    }
+    rest.take(length.min(rest.0.len())).ok_or(Fault::Short)
+}
+
+/// The body of the first handshake message, which must be a ClientHello.
+fn message(content: &[u8]) -> Result<&[u8], Fault> {
+    let mut content = Cursor(content);
+    if content.u8().ok_or(Fault::Short)? != CLIENT_HELLO {
+        return Err(Fault::Broken);
+    }
+    match content.u24().ok_or(Fault::Short)? {
+        length if length > MOST => Err(Fault::Broken),
+        length => content.take(length).ok_or(Fault::Short),
+    }
 }
 
 fn hello(body: &[u8]) -> Option<Hello> {
     let mut body = Cursor(body);
-    body.take(2)?; // legacy_version
+    let [major, _minor] = body.array()?; // legacy_version: SSL 3 and later
+    if major < 3 {
+        return None;
+    }
     body.take(32)?; // random
     body.vector8()?; // legacy_session_id
     body.vector16()?; // cipher_suites
@@ -117,16 +118,19 @@ fn server_name(mut list: Cursor<'_>) -> Option<Option<Box<str>>> {
     Some(None)
 }
 
+/// Addresses are none (RFC 6066, 3).
 fn dns_name(name: &[u8]) -> Option<Box<str>> {
-    let name = name.strip_suffix(b".").unwrap_or(name);
-    let is_label = |label: &[u8]| {
-        !label.is_empty()
-            && label.len() <= 63
-            && label.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
-    };
-    let is_name = name.len() <= 253 && name.split(|byte| *byte == b'.').all(is_label);
-    let lower = name.to_ascii_lowercase();
-    is_name.then(|| String::from_utf8(lower).ok().map(String::into_boxed_str)).flatten()
+    let name = str::from_utf8(name.strip_suffix(b".").unwrap_or(name)).ok()?;
+    let is_name = name.len() <= 253 && name.split('.').all(is_label) && name.parse::<Ipv4Addr>().is_err();
+    is_name.then(|| name.to_ascii_lowercase().into_boxed_str())
+}
+
+/// RFC 1123, 2.1, and underscores, which names in use have.
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
 }
 
 fn offers_ours(mut list: Cursor<'_>) -> Option<bool> {
@@ -248,6 +252,80 @@ mod tests {
         assert_eq!(read(&record), whole(None, false));
     }
 
+    /// An extensions block around one name, as `server_name` carries it.
+    fn named(name: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(name.len()).unwrap();
+        let list = [&[0, 0, length][..], name].concat();
+        [&[0, 0, 0, length + 5, 0, length + 3][..], &list].concat()
+    }
+
+    /// A TLS 1.2 hello with these extensions, in one record.
+    fn made(extensions: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(extensions.len()).unwrap().to_be_bytes();
+        let body = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0], &length, extensions].concat();
+        let length = u16::try_from(body.len()).unwrap();
+        let [high, low] = (length + 4).to_be_bytes();
+        [&[22, 3, 1, high, low, 1, 0][..], &length.to_be_bytes(), &body].concat()
+    }
+
+    #[test]
+    fn what_is_no_dns_name_is_no_name() {
+        let long = [b'a'; 64];
+        for name in [
+            &b""[..],
+            b".",
+            b"a..b",
+            b"a b",
+            b"\xc3\xa4.shop",
+            b"192.0.2.1",
+            b"::1",
+            b"-a.shop",
+            b"a-.shop",
+            &long,
+        ] {
+            assert_eq!(read(&made(&named(name))), whole(None, false), "{name:?}");
+        }
+        for (name, expected) in
+            [(&b"Orders.Shop."[..], "orders.shop"), (b"_a-b.1", "_a-b.1"), (&long[..63], &"a".repeat(63))]
+        {
+            assert_eq!(read(&made(&named(name))), whole(Some(expected), false));
+        }
+    }
+
+    /// Early data come with the hello, and must not hide the name in it.
+    #[test]
+    fn what_follows_a_whole_hello_is_not_judged() {
+        let hello = real("orders.shop", &["pillion-tcp"]);
+        let early = [20, 3, 3, 0, 1, 1, 23, 3, 3, 0, 9, 1, 2];
+        let sent = [&hello[..], &early].concat();
+        for most in 0..=sent.len() {
+            let expected = if most < hello.len() { Read::NeedMore } else { whole(Some("orders.shop"), true) };
+            assert_eq!(read(&sent[..most]), expected, "{most} bytes");
+        }
+        let much = [&hello[..], &[0; MOST]].concat();
+        assert_eq!(read(&much), whole(Some("orders.shop"), true));
+    }
+
+    /// In whatever pieces it comes.
+    #[test]
+    fn a_hello_beyond_the_bound_is_malformed_even_when_whole() {
+        let padding = |length: u16| [&[0, 21][..], &length.to_be_bytes(), &vec![0; length.into()]].concat();
+        let spare = MOST - made(&padding(0)).len();
+        let fits = made(&padding(u16::try_from(spare).unwrap()));
+        let beyond = made(&padding(u16::try_from(spare + 1).unwrap()));
+        assert_eq!((fits.len(), read(&fits)), (MOST, whole(None, false)));
+        assert_eq!(read(&beyond[..MOST - 1]), Read::NeedMore);
+        assert_eq!(read(&beyond[..MOST]), Read::Malformed);
+        assert_eq!(read(&beyond), Read::Malformed);
+    }
+
+    #[test]
+    fn versions_before_ssl_3_are_malformed() {
+        let mut hello = made(&named(b"orders"));
+        hello[9] = 2;
+        assert_eq!(read(&hello), Read::Malformed);
+    }
+
     #[test]
     fn what_contradicts_a_hello_is_malformed_at_once() {
         for bytes in [
@@ -281,13 +359,18 @@ mod tests {
         }
 
         #[test]
-        fn a_damaged_hello_is_survived(places in proptest::collection::vec((0_usize..2000, any::<u8>()), 1..8)) {
-            let mut hello = real("orders.shop", &["h2"]);
+        fn a_damaged_hello_is_survived_and_judged_once(
+            places in proptest::collection::vec((0_usize..2000, any::<u8>()), 1..8),
+            size in 1_usize..600,
+        ) {
+            let mut hello = in_records(&real("orders.shop", &["h2"]), size);
             for (place, byte) in places {
                 let place = place % hello.len();
                 hello[place] = byte;
             }
-            let _: Read = read(&hello);
+            let last = read(&hello);
+            let first = (0..hello.len()).step_by(7).map(|most| read(&hello[..most])).find(|read| *read != Read::NeedMore);
+            prop_assert!(first.is_none_or(|first| first == last), "more bytes changed the verdict to {:?}", last);
         }
     }
 }
