@@ -74,6 +74,7 @@ fn without_userinfo(authority: &str) -> &str {
 fn default_host(route: &Route) -> Option<HeaderValue> {
     let cluster = &route.cluster;
     match cluster.direction {
+        Direction::Outbound if cluster.is_passthrough() => None, // as it came
         Direction::Outbound => HeaderValue::from_str(&cluster.name).ok(),
         Direction::Inbound => HeaderValue::try_from(cluster.endpoints.first()?.address.to_string()).ok(),
     }

@@ -204,10 +204,13 @@ async fn a_redirected_connection_goes_where_it_was_going() {
         request.head, "GET / HTTP/1.1\r\nhost: example.org\r\n\r\n",
         "nothing is added, the host kept"
     );
+    let mut old = sidecar.redirected("192.0.2.9:8080").await;
+    assert_eq!(old.ask("GET / HTTP/1.0\r\n\r\n").await.body, "elsewhere");
+    assert_eq!(elsewhere.requests()[1].head, "GET / HTTP/1.1\r\n\r\n", "not even a host");
     assert_eq!(client.get("/").await.body, "ok", "a host of a service is a service's, request by request");
     settle().await;
     assert_eq!(a.hits(), 1);
-    assert_eq!(sidecar.sum("pillion_requests_total service=passthrough status=200"), 1);
+    assert_eq!(sidecar.sum("pillion_requests_total service=passthrough status=200"), 2);
     assert_eq!(sidecar.sum("pillion_requests_total service=orders status=200"), 1);
     let mut own = sidecar.redirected(&sidecar.address().to_string()).await;
     let told = own.ask("GET / HTTP/1.1\r\nhost: example.org\r\n\r\n").await;
