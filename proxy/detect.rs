@@ -78,6 +78,13 @@ pub(crate) struct Detected<D> {
     pub(crate) early: Option<D>,
 }
 
+impl Detected<Nobody> {
+    /// The same for who might have had an early connection.
+    pub(crate) fn alone<D>(self) -> Detected<D> {
+        Detected { found: self.found, io: self.io, early: None }
+    }
+}
+
 /// Why a connection ended undecided.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Undecided {
@@ -100,6 +107,8 @@ pub(crate) struct Early<F> {
     pub(crate) dial: F,
     /// The last connection to this destination spoke HTTP: a server that hangs up only tired of waiting.
     pub(crate) expects_http: bool,
+    /// The dial is done already, and is kept for a client that speaks no HTTP.
+    pub(crate) is_at_hand: bool,
 }
 
 /// What an early dial brings.
@@ -137,6 +146,10 @@ where
     // Most clients have sent their first bytes by now, or will before anybody is dialled.
     match client.listen(worker, Patience::Silence(early.after)).await? {
         Some(_) if client.said_nothing() && early.expects_http => Err(hung_up()),
+        Some(found) if early.is_at_hand && !found.is_http() => {
+            let server = (early.dial)().await.ok();
+            Ok(client.decided(found, server))
+        }
         Some(found) => Ok(client.decided(found, None)),
         None => Box::pin(race(client, worker, early)).await,
     }
@@ -163,6 +176,7 @@ where
     let dialled = tokio::select! { // a dial that is dropped was for a server that speaks first, and HTTP is spoken
         found = client.listen(worker, Patience::Whole) => match found? {
             Some(found) if found.is_http() => return Ok(client.decided(found, None)),
+            Some(_) if client.said_nothing() && early.expects_http => return Err(hung_up()),
             found => {
                 let dialled = dial.await; // what fails here is tried again, and told, by who needs it
                 return client.settled(found, dialled.ok());
@@ -172,12 +186,18 @@ where
     };
     let mut server = match dialled {
         Ok(server) => server,
-        Err(error) if !early.expects_http && client.said_nothing() => return Err(Undecided::NoServer(error)),
+        Err(error) if !early.expects_http && client.said_nothing() => {
+            client.io.get_ref().abort(); // what a client sees whose server refuses it
+            return Err(Undecided::NoServer(error));
+        }
         Err(_is_met_again) => return client.alone(worker).await,
     };
     let since = Instant::now();
     let first = tokio::select! { // what either reader has read is kept with its stream
-        found = client.listen(worker, Patience::Whole) => return client.settled(found?, Some(server)),
+        found = client.listen(worker, Patience::Whole) => return match found? {
+            Some(_) if client.said_nothing() && early.expects_http => Err(hung_up()),
+            found => client.settled(found, Some(server)),
+        },
         first = first_bytes(server.io()) => first.unwrap_or_default(),
     };
     match judge(&first, since.elapsed(), early.expects_http) {
@@ -292,10 +312,12 @@ impl Client {
         }
     }
 
-    /// Out of patience with bytes that could still have become TLS or HTTP: opaque, then.
+    /// Out of patience with bytes that could still have become TLS or HTTP: opaque, then, but for what begins like a
+    /// request. That is HTTP's to refuse: nobody shall get around its rules by being slow.
     fn settled<D: Server>(self, found: Option<Found>, early: Option<D>) -> Result<Detected<D>, Undecided> {
         match found {
             None if self.said_nothing() => Err(Undecided::Ended(io::ErrorKind::TimedOut.into())),
+            None if bytes::begins_like_a_request(&self.seen) => Ok(self.decided(Found::Http1, None)),
             found => Ok(self.decided(found.unwrap_or(Found::Opaque), early)),
         }
     }

@@ -22,7 +22,9 @@ use crate::http::upstream::{self, Lease, SendFailure, Wish};
 use crate::http::{Body, Call, Exchange, Response};
 use crate::layers::HttpService;
 use crate::layers::limit::too_large;
+use crate::serve::Destination;
 use crate::state::Route;
+use crate::telemetry::Direction;
 
 /// The last service of a stack. Boxed: its state is by far the largest, and the layers above move theirs.
 pub(crate) fn service() -> impl HttpService {
@@ -58,7 +60,13 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
     trial.sent();
     match lease.send(request).await {
         Ok(mut response) => {
-            let accepted = accepted(&call, &mut response, lease.is_http2(), &route)?;
+            let accepted = match accepted(&call, &mut response, lease.is_http2(), &route) {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    trial.failed(&error);
+                    return Err(error);
+                }
+            };
             let refused = lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
             trial.answered(response.status(), refused);
             let mut response = wrap(response.map(Body::incoming), lease, trial, call);
@@ -106,14 +114,16 @@ fn accepted(
     route: &Arc<Route>,
 ) -> Result<Option<Accepted>, Error> {
     match &call.tunnel {
-        Some(kind) => Ok(tunnel::accept(response, kind, is_http2, route).inspect(|_opened| {
+        Some(kind) if kind.is_opened_by(response, is_http2) => {
+            let accepted = tunnel::accept(response, route);
             *response.status_mut() = kind.opened(call.head.version);
-        })),
-        None if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-            let detail = "the upstream switched protocols, which nobody had asked for";
+            Ok(Some(accepted))
+        }
+        _ if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
+            let detail = "the upstream switched to a protocol that nobody had asked for";
             Err(Error::new(Reason::UpgradeFailed, detail).sent(Sent::Perhaps))
         }
-        None => Ok(None),
+        _ => Ok(None),
     }
 }
 
@@ -137,7 +147,10 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
         let scheme = if cluster.tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
         head.uri = absolute(path, call.host.as_ref(), scheme);
     } else {
-        head.uri = origin_form(&call.head.uri, path);
+        head.uri = match keeps_form(call, cluster) {
+            true => call.head.uri.clone(),
+            false => origin_form(&call.head.uri, path),
+        };
         join_cookies(&mut head.headers);
         if let Some(host) = &call.host {
             head.headers.insert(HOST, host.clone());
@@ -151,6 +164,13 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
         expect::ask_first(&mut request, &call.exchange.worker.timers);
     }
     request
+}
+
+/// Absolute-form that was not meant for this proxy is its destination's to answer.
+fn keeps_form(call: &Call, cluster: &Cluster) -> bool {
+    let is_named = matches!(call.exchange.connection.destination, Destination::Named);
+    let is_theirs = cluster.direction == Direction::Inbound || cluster.is_passthrough();
+    is_theirs && !is_named && call.head.version != Version::HTTP_2 && call.head.uri.scheme().is_some()
 }
 
 fn origin_form(uri: &Uri, path: PathAndQuery) -> Uri {

@@ -66,9 +66,17 @@ struct Arrived {
     permit: Permit,
     /// It was meant for another address than the listener's own.
     is_redirected: bool,
+    /// That address is another host's: the redirect caught what only passes by.
+    is_strangers: bool,
     /// Where the application is; `None`: nobody said.
     to: Option<SocketAddr>,
     route: Option<Arc<Route>>,
+}
+
+impl Arrived {
+    fn is_declared_opaque(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| route.cluster.protocol == Spoken::Tcp)
+    }
 }
 
 /// Where a connection that came in this way finds the application.
@@ -103,6 +111,11 @@ impl Inbound {
 
     /// `None`: it has ended.
     async fn decide(&self, io: Io, arrived: Arrived) -> Option<Next> {
+        if arrived.is_strangers {
+            tracing::debug!(from = %arrived.from, "inbound connection closed: it was meant for another host");
+            self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
+            return None;
+        }
         let single = arrived.to.and_then(|to| self.policy.ports.get(&to.port()));
         let mtls = single.and_then(|port| port.mtls).unwrap_or(self.policy.mtls);
         match (mtls, self.tls.clone()) {
@@ -121,13 +134,15 @@ impl Inbound {
         let snapshot = self.worker.state.load();
         let original = stream.original_destination().filter(|to| !snapshot.own.contains(*to));
         let to = target(&self.policy, original, self.port);
+        let to = to.filter(|to| !snapshot.own.contains(*to)); // what was elsewhere may be the sidecar on loopback
         let route = match to {
             Some(to) if to == self.policy.app.unwrap_or(to) && snapshot.application.is_some() => {
                 snapshot.application.clone()
             }
             to => to.map(|to| self.worker.state.applications.route(to)),
         };
-        Arrived { from, permit, is_redirected: original.is_some(), to, route }
+        let is_strangers = original.is_some_and(|original| !stream.is_for_this_host(original.ip()));
+        Arrived { from, permit, is_redirected: original.is_some(), is_strangers, to, route }
     }
 
     /// TLS or nothing. Nobody is dialled before the peer has proven who it is.
@@ -144,9 +159,12 @@ impl Inbound {
     /// What is ours is terminated. Other TLS is left to an application that was redirected from, or that speaks TLS
     /// itself; on the sidecar's own port it can only be meant for the sidecar.
     async fn permissive(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
-        let Some(route) = arrived.route.clone() else { return self.strict(tls, io, arrived).await };
-        let early = tcp::early(&route, arrived.from, &self.worker);
-        let detected = detect(io, &self.worker, Some(early)).await;
+        let detected = match arrived.route.as_deref() {
+            Some(route) => {
+                detect(io, &self.worker, Some(tcp::early(route, arrived.from, &self.worker))).await
+            }
+            None => detect(io, &self.worker, NEVER).await.map(Detected::alone),
+        };
         match detected.inspect_err(|why| self.undecided(why, Tls::None)).ok()? {
             Detected { found: Found::Tls(hello), io, .. }
                 if hello.as_ref().is_some_and(|hello| hello.is_ours) || !self.leaves_tls(&arrived) =>
@@ -170,10 +188,13 @@ impl Inbound {
             None
         })?;
         match alpn {
-            Some(Alpn::PillionTcp) => self.opaque(io, None, arrived, Some(peer)),
+            // Its sender says that nothing is to be looked at; that is for this side to say.
+            None | Some(Alpn::PillionTcp) => self.undeclared(io, arrived, Some(peer)).await,
+            Some(Alpn::H2 | Alpn::Http1) if arrived.is_declared_opaque() => {
+                self.opaque(io, None, arrived, Some(peer))
+            }
             Some(alpn) if alpn.is_http2() => Some(self.http(io, Version::Http2, arrived, Some(peer))),
             Some(_) => Some(self.http(io, Version::Http1, arrived, Some(peer))),
-            None => self.undeclared(io, arrived, Some(peer)).await,
         }
     }
 

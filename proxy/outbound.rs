@@ -125,7 +125,10 @@ impl Outbound {
     /// Nobody is dialled before a request, or a TLS server name, says whom.
     async fn requests_only(&self, io: Io, connection: Connection) -> Option<Next> {
         let detected = detect(io, &self.worker, NEVER).await;
-        let Detected { found, io, .. } = self.noted(detected, &connection)?;
+        let Detected { found, io, .. } = self.noted(detected, None, &connection)?;
+        if !matches!(connection.destination, Destination::Route(_)) {
+            self.worker.metrics.detections(Direction::Outbound, found.verdict()).inc();
+        }
         match (&found, &connection.destination) {
             (Found::Tls(Some(hello)), Destination::Named | Destination::Unknown(_)) => {
                 self.tls(io, None, hello, None, connection)
@@ -152,7 +155,7 @@ impl Outbound {
                 detect(io, &self.worker, Some(early)).await
             }
         };
-        let Detected { found, io, early } = self.noted(detected, &connection)?;
+        let Detected { found, io, early } = self.noted(detected, Some(&route), &connection)?;
         route.cluster.remember(found.is_http());
         self.worker.metrics.detections(Direction::Outbound, found.verdict()).inc();
         match &found {
@@ -210,14 +213,19 @@ impl Outbound {
     fn noted<D>(
         &self,
         detected: Result<Detected<D>, Undecided>,
+        route: Option<&Route>,
         connection: &Connection,
     ) -> Option<Detected<D>> {
-        detected
-            .inspect_err(|why| {
-                tracing::debug!(%why, "outbound connection ended before it showed what it speaks");
-                self.count(connection.service(), Protocol::Unknown, ConnectionOutcome::Failed);
-            })
-            .ok()
+        let why = match detected {
+            Ok(detected) => return Some(detected),
+            Err(why) => why,
+        };
+        tracing::debug!(%why, "outbound connection ended before it showed what it speaks");
+        self.count(connection.service(), Protocol::Unknown, ConnectionOutcome::Failed);
+        if let (Undecided::NoServer(error), Some(route)) = (&why, route) {
+            tcp::unserved(error, route, connection, &self.worker);
+        }
+        None
     }
 
     fn count(&self, service: Symbol, protocol: Protocol, outcome: ConnectionOutcome) {

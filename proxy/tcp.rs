@@ -31,8 +31,11 @@ use crate::tls::client::Purpose;
 /// A connection to an endpoint that nothing else shares, and what lasts as long as it does.
 pub(crate) struct Dialled {
     pub(crate) io: Io,
-    address: SocketAddr,
-    _slot: OwnedSemaphorePermit,
+    endpoint: Arc<Endpoint>,
+    /// Time that connecting took.
+    took: Duration,
+    /// `None` while nobody knows whether it will be used.
+    slot: Option<OwnedSemaphorePermit>,
     _in_flight: InFlight,
 }
 
@@ -55,6 +58,7 @@ pub(crate) fn early<'a>(
     Early {
         after: cluster.patience(),
         expects_http: cluster.expects_http(),
+        is_at_hand: false,
         dial: move || Box::pin(dial_for(from, cluster, worker)) as BoxedDial<'a>,
     }
 }
@@ -62,7 +66,7 @@ pub(crate) fn early<'a>(
 /// Dials for a client, unless that is the sidecar itself.
 async fn dial_for(from: SocketAddr, cluster: &Cluster, worker: &Worker) -> Result<Dialled, Error> {
     no_loop(from, cluster)?;
-    dial(cluster, worker).await
+    dial_unused(cluster, worker).await
 }
 
 /// A redirect that catches the sidecar's own connections would catch each one that it makes for the last.
@@ -84,7 +88,12 @@ pub(crate) fn at_hand(
     route: &Route,
 ) -> Early<impl FnOnce() -> std::future::Ready<Result<Dialled, Error>> + Send> {
     let expects_http = route.cluster.expects_http();
-    Early { after: Duration::ZERO, expects_http, dial: move || std::future::ready(Ok(dialled)) }
+    Early {
+        after: Duration::ZERO,
+        expects_http,
+        is_at_hand: true,
+        dial: move || std::future::ready(Ok(dialled)),
+    }
 }
 
 /// Connects to an endpoint, and to others when it fails: nothing was sent, so as often as `retry.attempts` says.
@@ -93,44 +102,58 @@ pub(crate) fn at_hand(
 /// `overloaded` at `max_connections`, and whatever kept the last endpoint from being connected to.
 pub(crate) async fn dial(cluster: &Cluster, worker: &Worker) -> Result<Dialled, Error> {
     let slot = cluster.slot_now()?;
+    let dialled = dial_unused(cluster, worker).await?;
+    Ok(Dialled { slot: Some(slot), ..dialled })
+}
+
+/// Without a place among `max_connections`: silent clients must not take those of others.
+async fn dial_unused(cluster: &Cluster, worker: &Worker) -> Result<Dialled, Error> {
     let mut tried = Tried::default();
     let mut tries = 1 + cluster.retry.as_ref().map_or(0, |retry| retry.attempts);
     loop {
         let picked = cluster.pick(&mut tried, Instant::now(), &mut worker.rng.lock()).cloned();
         let endpoint = picked.ok_or_else(|| cluster.nobody())?;
         tries -= 1;
-        match dial_endpoint(cluster, &endpoint, worker).await {
-            Ok((io, in_flight)) => {
-                let address = endpoint.address;
-                return Ok(Dialled { io, address, _slot: slot, _in_flight: in_flight });
-            }
-            Err(error) if tries == 0 => return Err(error),
-            Err(error) => tracing::debug!(%error, "another endpoint is tried"),
+        match dial_endpoint(cluster, endpoint, worker).await {
+            Err(error) if tries > 0 => tracing::debug!(%error, "another endpoint is tried"),
+            dialled => return dialled,
         }
     }
 }
 
 async fn dial_endpoint(
     cluster: &Cluster,
-    endpoint: &Arc<Endpoint>,
+    endpoint: Arc<Endpoint>,
     worker: &Worker,
-) -> Result<(Io, InFlight), Error> {
-    let (in_flight, began) = (InFlight::at(endpoint), Instant::now());
+) -> Result<Dialled, Error> {
+    let (in_flight, began) = (InFlight::at(&endpoint), Instant::now());
     let connected = connect(cluster, endpoint.address, worker, Purpose::Tcp).await;
-    let now = Instant::now();
+    let (took, now) = (began.elapsed(), Instant::now().into_std());
     match connected {
         Ok((transport, _alpn)) => {
-            endpoint.answered(now - began, now.into_std());
             cluster.connection_opened(worker, Protocol::Tcp, ConnectionOutcome::Ok);
-            Ok((Prefixed::new(transport), in_flight))
+            let io = Prefixed::new(transport);
+            Ok(Dialled { io, endpoint, took, slot: None, _in_flight: in_flight })
         }
         Err(error) => {
             match Cause::of(&error) {
-                Some(cause) => endpoint.failed(now - began, cause, cluster, now.into_std()),
-                None => endpoint.outlier.on_neither(now.into_std()),
+                Some(cause) => endpoint.failed(took, cause, cluster, now),
+                None => endpoint.outlier.on_neither(now),
             }
             Err(error)
         }
+    }
+}
+
+impl Dialled {
+    /// From here on it counts: among the connections of its service, and as its endpoint's good answer. One that is
+    /// left unused says nothing of how its endpoint answers requests.
+    fn used(mut self, cluster: &Cluster) -> Result<Self, Error> {
+        if self.slot.is_none() {
+            self.slot = Some(cluster.slot_now()?);
+        }
+        self.endpoint.answered(self.took, Instant::now().into_std());
+        Ok(self)
     }
 }
 
@@ -144,20 +167,26 @@ pub(crate) async fn forward(
 ) {
     let _open = Held::of(&worker.connections_active(connection.direction, Protocol::Tcp));
     let telling = Telling::begin(route, connection, worker);
-    let dialled = match early {
-        Some(dialled) => Ok(dialled),
-        None => Box::pin(dial_for(connection.downstream, &route.cluster, worker)).await,
+    let dialled = match (early, no_loop(connection.downstream, &route.cluster)) {
+        (Some(dialled), _) => Ok(dialled),
+        (None, Ok(())) => Box::pin(dial(&route.cluster, worker)).await,
+        (None, Err(error)) => Err(error),
     };
-    match dialled {
+    match dialled.and_then(|dialled| dialled.used(&route.cluster)) {
         Ok(mut server) => {
             let ended = carry(&mut downstream, &mut server.io, route, worker).await;
-            telling.ended(&ended, server.address);
+            telling.ended(&ended, server.endpoint.address);
         }
         Err(error) => {
             downstream.get_ref().abort(); // what a client sees whose server refuses it
             telling.failed(&error);
         }
     }
+}
+
+/// The access line of a client that was silent, and whose server could not be reached.
+pub(crate) fn unserved(error: &Error, route: &Route, connection: &Connection, worker: &Worker) {
+    Telling::begin(route, connection, worker).failed(error);
 }
 
 /// Relays until both directions have ended, and counts bytes as they go. What was cut short is reset on both sides.

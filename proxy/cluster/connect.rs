@@ -7,6 +7,7 @@ use tokio::time::timeout;
 
 use super::Cluster;
 use crate::error::{Error, Reason};
+use crate::net::descriptors::is_short_of_descriptors;
 use crate::net::{Prefixed, Transport};
 use crate::runtime::worker::Worker;
 use crate::telemetry::{ConnectionOutcome, HandshakeOutcome, Protocol};
@@ -68,6 +69,14 @@ impl Attempt<'_> {
         let (address, name) = (self.address, &self.cluster.name);
         match error.kind() {
             io::ErrorKind::TimedOut => self.timed_out(),
+            _ if is_short_of_descriptors(error) || error.kind() == io::ErrorKind::AddrNotAvailable => {
+                Error::new(
+                    Reason::Overloaded,
+                    format!(
+                        "no descriptor or port is left for a connection to {address} of \"{name}\": {error}"
+                    ),
+                )
+            }
             io::ErrorKind::ConnectionRefused => Error::new(
                 Reason::ConnectRefused,
                 format!("{address} of \"{name}\" refused the connection: is anything listening there?"),

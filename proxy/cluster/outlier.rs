@@ -61,9 +61,10 @@ impl Cause {
             | Reason::ConnectTimeout
             | Reason::TlsError
             | Reason::PeerIdentityMismatch => Some(Self::Connect),
-            Reason::UpstreamReset | Reason::UpstreamClosed | Reason::ProtocolError => {
-                (error.sent == Sent::Perhaps).then_some(Self::Reset)
-            }
+            Reason::UpstreamReset
+            | Reason::UpstreamClosed
+            | Reason::ProtocolError
+            | Reason::UpgradeFailed => (error.sent == Sent::Perhaps).then_some(Self::Reset),
             Reason::PerTryTimeout | Reason::RequestTimeout => Some(Self::Timeout),
             _ => None,
         }

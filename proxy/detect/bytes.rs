@@ -16,9 +16,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const METHOD_MOST: usize = 32;
 /// Of a request line, as far as it is waited for.
 const LINE_MOST: usize = 8 * 1024;
-/// Empty lines before a request line, which RFC 9112, 2.2, asks to skip.
-const EMPTY_LINES_MOST: usize = 4;
-
 /// `None`: it may still become TLS or HTTP.
 pub(crate) fn look(first: &[u8]) -> Option<Spoken> {
     match first.first()? {
@@ -89,26 +86,35 @@ fn version(target: &[u8], rest: &[u8]) -> Option<Spoken> {
     }
 }
 
+/// Empty lines before a request line are skipped, as RFC 9112, 2.2, asks; all that a request line might take.
 /// `Err`: decided, or too early to say.
-fn skip_empty_lines(mut first: &[u8]) -> Result<&[u8], Option<Spoken>> {
-    for _ in 0..EMPTY_LINES_MOST {
-        first = match first {
-            [b'\r', b'\n', rest @ ..] | [b'\n', rest @ ..] => rest,
-            [] | [b'\r'] => return Err(None),
-            rest => return Ok(rest),
-        };
+fn skip_empty_lines(first: &[u8]) -> Result<&[u8], Option<Spoken>> {
+    let mut rest = first.get(..LINE_MOST).unwrap_or(first);
+    while let [b'\r', b'\n', more @ ..] | [b'\n', more @ ..] = rest {
+        rest = more;
     }
-    match first {
+    let skipped = first.len().min(LINE_MOST) - rest.len();
+    match rest {
+        [] | [b'\r'] if first.len() >= LINE_MOST => Err(Some(Spoken::Opaque)),
         [] | [b'\r'] => Err(None),
-        [b'\r' | b'\n', ..] => Err(Some(Spoken::Opaque)),
-        rest => Ok(rest),
+        _ => Ok(first.get(skipped..).unwrap_or_default()),
+    }
+}
+
+const KNOWN: [&[u8]; 9] =
+    [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"];
+
+/// Whether undecided bytes are the beginning of a request with a method that HTTP knows.
+pub(crate) fn begins_like_a_request(first: &[u8]) -> bool {
+    let Ok(line) = skip_empty_lines(first) else { return false };
+    match line.iter().position(|byte| *byte == b' ') {
+        Some(end) => KNOWN.contains(&line.get(..end).unwrap_or_default()),
+        None => KNOWN.iter().any(|known| known.starts_with(line)),
     }
 }
 
 /// A request line longer than anybody waits for: HTTP says what is wrong with it.
 fn long(method: &[u8], target: &[u8]) -> Spoken {
-    const KNOWN: [&[u8]; 9] =
-        [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"];
     let is_http = KNOWN.contains(&method)
         && (matches!(target.first(), Some(b'/' | b'*')) || target.starts_with(b"http"));
     if is_http { Spoken::Http1 } else { Spoken::Opaque }
@@ -172,7 +178,7 @@ mod tests {
             (b"GET  / HTTP/1.1\r\n", Opaque),
             (b"PRI * HTTP/2.0\r\n\r\nXX", Opaque),
             (&long_other, Opaque),
-            (b"\r\n\r\n\r\n\r\n\r\n", Opaque),
+            (b"\r\n\r\n\r\n\r\n\r\n\nGET / HTTP/1.1\r\n", Http1),
             (&[b'A'; METHOD_MOST + 1], Opaque),
         ];
         for (first, expected) in table {
@@ -218,6 +224,30 @@ mod tests {
             (b"", false),
         ] {
             assert_eq!(server_speaks_http(first), expected, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn empty_lines_are_skipped_but_not_for_ever() {
+        let lines = b"\r\n".repeat(LINE_MOST);
+        assert_eq!(look(&lines[..LINE_MOST - 1]), None);
+        assert_eq!(look(&lines), Some(Opaque));
+    }
+
+    #[test]
+    fn what_begins_like_a_request_is_known_before_its_line_is_whole() {
+        for (first, expected) in [
+            (&b"GET"[..], true),
+            (b"\r\nPO", true),
+            (b"DELETE /orders", true),
+            (b"GETX", false),
+            (b"GET\x00", false),
+            (b"get /", false),
+            (b"EHLO", false),
+            (b"\x16\x03", false),
+            (b"", true), // nothing contradicts it; nobody asks
+        ] {
+            assert_eq!(begins_like_a_request(first), expected, "{first:?}");
         }
     }
 

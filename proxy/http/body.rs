@@ -335,3 +335,10 @@ impl ResponseTail {
         }
     }
 }
+
+/// Dropped without an end: the client went away.
+impl Drop for ResponseTail {
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}

@@ -54,6 +54,7 @@ impl Guarded {
     pub(crate) fn new(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, is_http1: bool) -> Self {
         let last_read = Instant::now();
         let (head, reading, writing, replaced) = (None, None, None, None);
+        let flushed = connection.requests.load(Relaxed);
         Self {
             io,
             connection,
@@ -64,7 +65,7 @@ impl Guarded {
             has_read: false,
             reading,
             writing,
-            flushed: 0,
+            flushed,
             replaced,
         }
     }

@@ -26,7 +26,7 @@ use crate::runtime::worker::Worker;
 use crate::serve::{Connection, Destination};
 use crate::state::Route;
 use crate::tcp::{self, Dialled};
-use crate::telemetry::Direction;
+use crate::telemetry::{self, Direction, Held};
 
 const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
 const SEC_WEBSOCKET_ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
@@ -72,13 +72,27 @@ impl Kind {
         }
     }
 
-    /// Whether an answer with this status opens the tunnel.
-    fn is_opened_by(&self, status: StatusCode, is_http2: bool) -> bool {
+    /// Whether this answer opens the tunnel: with what was asked for, and nothing else.
+    pub(crate) fn is_opened_by<B>(&self, response: &http::Response<B>, is_http2: bool) -> bool {
         match self {
-            Self::Upgrade(_) if !is_http2 => status == StatusCode::SWITCHING_PROTOCOLS,
-            Self::Upgrade(_) | Self::Connect => status.is_success(),
+            Self::Upgrade(to) if !is_http2 => {
+                let switched = response.headers().get(header::UPGRADE);
+                response.status() == StatusCode::SWITCHING_PROTOCOLS
+                    && switched.is_none_or(|switched| lists(to.as_bytes(), switched.as_bytes()))
+            }
+            Self::Upgrade(_) | Self::Connect => response.status().is_success(),
         }
     }
+
+    /// Another way to speak HTTP/2, around everything that is judged request by request.
+    pub(crate) fn is_h2c(&self) -> bool {
+        matches!(self, Self::Upgrade(to) if is_h2c(to.as_bytes()))
+    }
+}
+
+/// Whether `one` is among the comma-separated `many`, in any case.
+fn lists(many: &[u8], one: &[u8]) -> bool {
+    many.split(|byte| *byte == b',').any(|listed| listed.trim_ascii().eq_ignore_ascii_case(one.trim_ascii()))
 }
 
 /// A quick look that nearly every request fails.
@@ -104,6 +118,11 @@ pub(crate) fn asked(request: &mut Request<Incoming>) -> Option<Asked> {
     Some(Asked { kind, on, version, key })
 }
 
+/// HTTP/2 without TLS is one of the protocols listed.
+fn is_h2c(to: &[u8]) -> bool {
+    to.to_ascii_lowercase().split(|byte| *byte == b',').any(|one| one.trim_ascii().starts_with(b"h2c"))
+}
+
 /// RFC 9110, 7.8: `Upgrade` counts where `Connection` names it, and not in HTTP/1.0.
 fn upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
     let to = request.headers().get(header::UPGRADE)?;
@@ -113,7 +132,7 @@ fn upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
             .split(|byte| *byte == b',')
             .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     });
-    let is_h2c = to.as_bytes().to_ascii_lowercase().starts_with(b"h2c");
+    let is_h2c = is_h2c(to.as_bytes());
     let is_plain_get = *request.method() == Method::GET && http_body::Body::is_end_stream(request.body());
     (named && !is_h2c && is_plain_get && request.version() == Version::HTTP_11).then(|| to.clone())
 }
@@ -150,19 +169,11 @@ pub(crate) fn ask(request: &mut Request<Body>, kind: &Kind, is_http2: bool) {
     }
 }
 
-/// Takes the upstream's half off an answer that opens the tunnel; any other answer is one like any other.
-pub(crate) fn accept(
-    response: &mut http::Response<Incoming>,
-    kind: &Kind,
-    is_http2: bool,
-    route: &Arc<Route>,
-) -> Option<Accepted> {
-    if !kind.is_opened_by(response.status(), is_http2) {
-        return None;
-    }
+/// Takes the upstream's half off an answer that opens the tunnel.
+pub(crate) fn accept(response: &mut http::Response<Incoming>, route: &Arc<Route>) -> Accepted {
     let to = response.headers().get(header::UPGRADE).cloned();
     let on = hyper::upgrade::on(response);
-    Some(Accepted::new(Upstream::Switched { on, to, route: route.clone() }))
+    Accepted::new(Upstream::Switched { on, to, route: route.clone() })
 }
 
 impl Accepted {
@@ -188,6 +199,8 @@ pub(crate) fn open(asked: Asked, mut response: Response, exchange: &Exchange) ->
             *response.body_mut() = Body::empty();
             tell_opened(&asked, to, &mut response);
             tokio::spawn(async move {
+                let _open =
+                    Held::of(&worker.connections_active(connection.direction, telemetry::Protocol::Tcp));
                 join(asked.on, on, tail, &route, &worker).await;
                 drop((connection, at_work)); // its place in `max_connections` ends here
             });
@@ -258,7 +271,7 @@ async fn join(
     route: &Route,
     worker: &Worker,
 ) {
-    // Dropped without an end, the tail says that the client went away.
+    // Dropped without an end, the tail tells that the client went away.
     let Ok(ours) = ours.await else { return };
     let Ok(theirs) = theirs.await else { return };
     let (mut downstream, mut upstream) = (downstream(ours), upstream(theirs));
@@ -314,8 +327,26 @@ mod tests {
             (&Kind::Connect, 200, false, true),
             (&Kind::Connect, 407, false, false),
         ] {
-            let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(kind.is_opened_by(status, is_http2), expected, "{kind:?} {status} {is_http2}");
+            let response = http::Response::builder().status(status).body(()).unwrap();
+            assert_eq!(kind.is_opened_by(&response, is_http2), expected, "{kind:?} {status} {is_http2}");
+        }
+    }
+
+    #[test]
+    fn a_switch_must_be_to_what_was_asked_for() {
+        for (asked, switched, expected) in [
+            ("websocket", "WebSocket", true),
+            ("other, websocket", "websocket", true),
+            ("websocket", "h2c", false),
+            ("websocket", "websocket, h2c", false),
+        ] {
+            let response =
+                http::Response::builder().status(101).header("upgrade", switched).body(()).unwrap();
+            let kind = Kind::Upgrade(HeaderValue::from_static(asked));
+            assert_eq!(kind.is_opened_by(&response, false), expected, "{asked} {switched}");
+        }
+        for (asked, expected) in [("h2c", true), ("websocket, H2C", true), ("websocket", false)] {
+            assert_eq!(Kind::Upgrade(HeaderValue::from_static(asked)).is_h2c(), expected, "{asked}");
         }
     }
 }

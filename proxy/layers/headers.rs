@@ -55,7 +55,8 @@ fn request(call: &mut Call) -> Result<(), Error> {
         call.waits_to_send = expects && call.head.version == Version::HTTP_11 && !call.body.is_empty();
     }
     if call.route.as_ref().is_some_and(|route| route.cluster.is_passthrough()) {
-        return Ok(()); // a stranger learns nothing of the mesh
+        remove_untrusted(headers); // a stranger learns nothing of the mesh
+        return Ok(());
     }
     if connection.direction == Direction::Inbound {
         tell_the_application(headers, connection);

@@ -24,6 +24,12 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpServic
 
 async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
     call.host = host(&call.head)?;
+    if call.tunnel.as_ref().is_some_and(|kind| kind.is_h2c()) {
+        return Err(Error::new(Reason::BadRequest, "HTTP/2 is spoken here without an upgrade to it"));
+    }
+    if call.head.method == Method::CONNECT && !call.body.is_empty() {
+        return Err(Error::new(Reason::BadRequest, "a CONNECT has no content (RFC 9110, 9.3.6)"));
+    }
     let found = match &call.exchange.connection.destination {
         Destination::Route(route) => Found::Route(direct(&call, route)),
         Destination::Unknown(to) => Found::Route(egress::redirected(&call, *to)?),
@@ -74,9 +80,8 @@ fn without_userinfo(authority: &str) -> &str {
 fn default_host(route: &Route) -> Option<HeaderValue> {
     let cluster = &route.cluster;
     match cluster.direction {
-        Direction::Outbound if cluster.is_passthrough() => None, // as it came
-        Direction::Outbound => HeaderValue::from_str(&cluster.name).ok(),
-        Direction::Inbound => HeaderValue::try_from(cluster.endpoints.first()?.address.to_string()).ok(),
+        Direction::Outbound if !cluster.is_passthrough() => HeaderValue::from_str(&cluster.name).ok(),
+        _ => HeaderValue::try_from(cluster.endpoints.first()?.address.to_string()).ok(),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::Prefixed;
-use super::own::Outgoing;
+use super::own::{Outgoing, is_own};
 
 /// Bytes on the wire.
 #[derive(Debug)]
@@ -101,6 +101,14 @@ impl Stream {
         }
     }
 
+    /// Whether an original destination is an address of this host, and not of somebody whose packets only pass by.
+    pub(crate) fn is_for_this_host(&self, original: IpAddr) -> bool {
+        match self {
+            Self::Memory(..) => true,
+            Self::Tcp(..) => self.own_ip() == Some(original) || is_own(original),
+        }
+    }
+
     /// Where a redirected connection was meant to go (SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST). `None`: it was not
     /// redirected, as far as the kernel knows.
     pub(crate) fn original_destination(&self) -> Option<SocketAddr> {
@@ -127,8 +135,8 @@ impl Stream {
 }
 
 impl Transport {
-    /// See [`Stream::abort`]. Inside an HTTP exchange the drop alone says it: by a reset stream, or by a
-    /// connection that ends without a goodbye.
+    /// See [`Stream::abort`]. Inside a stream of HTTP/2 hyper ends what is dropped and has no way to reset it: there
+    /// a cut looks like an end.
     pub(crate) fn abort(&self) {
         match self {
             Self::Plain(io) => io.get_ref().abort(),

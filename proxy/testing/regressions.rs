@@ -1,0 +1,343 @@
+//! What reviews have found, each told once and kept from coming back.
+
+use bytes::Bytes;
+use h2::ext::Protocol;
+use http::Request;
+
+use super::backend::OK;
+use super::mesh;
+use super::mesh::{A, IDENTITY, Mesh, ORDERS, Pair, identity, pass, settle};
+use super::peer::Peer;
+
+const OWN_PORT: &str = "endpoints: [10.0.0.1:80], listen: 127.0.0.1:0";
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: orders\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                       sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                        sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+#[tokio::test(start_paused = true)]
+async fn a_redirect_to_loopback_does_not_reach_the_admin_port() {
+    let m = Mesh::default();
+    let _a = m.answering(A, OK);
+    let sidecar = m.application("app: 10.0.0.1:80, redirect_to: loopback");
+    let admin = sidecar.addresses.admin[0].port();
+    let mut client = sidecar.redirected(&format!("10.0.0.9:{admin}")).await;
+    let answer = client.ask("GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    assert!(
+        !answer.body.contains("pillion_build_info"),
+        "a remote peer reads the admin port: {}",
+        answer.head
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redirect_to_loopback_is_no_open_proxy() {
+    let m = Mesh::default();
+    let _x = m.answering("192.0.2.9:80", OK);
+    let yaml = "workers: 1\nadmin: { listen: 127.0.0.1:0 }\nmetrics: off\noutbound: { listen: 127.0.0.1:0 }\n\
+                inbound: { listen: 10.0.0.9:0, app: 10.0.0.1:80, redirect_to: loopback }\n";
+    let sidecar = m.sidecar(yaml, None);
+    let (inb, out) = (sidecar.addresses.inbound[0], sidecar.addresses.outbound[0].port());
+    let io = m.memory.redirect(format!("10.0.0.9:{out}").parse().unwrap(), inb).await.unwrap();
+    let mut client = Peer::new(io);
+    client.send("CONNECT 192.0.2.9:80 HTTP/1.1\r\nhost: 192.0.2.9:80\r\n\r\n").await;
+    let head = client.head().await.unwrap();
+    assert!(
+        !head.starts_with("HTTP/1.1 200"),
+        "open proxy for other hosts: {head} {:?}",
+        client.get("/").await.told()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_to_h2c_is_ignored_wherever_it_stands_in_the_list() {
+    let m = Mesh::default();
+    let app = m.answering(A, OK);
+    let sidecar = m.application("app: 10.0.0.1:80");
+    for upgrade in ["websocket, h2c", "x, H2C"] {
+        let r = format!(
+            "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: {upgrade}\r\nhttp2-settings: AAMAAABk\r\n\r\n"
+        );
+        sidecar.client().await.ask(&r).await;
+    }
+    assert!(
+        app.requests().iter().all(|r| !r
+            .header("upgrade")
+            .unwrap_or_default()
+            .to_ascii_lowercase()
+            .contains("h2c"))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_extended_connect_to_h2c_is_refused() {
+    let m = Mesh::default();
+    let app = m.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n").await;
+        drop(peer.exactly(24).await);
+    });
+    let sidecar = m.application("app: 10.0.0.1:80");
+    let io = sidecar.client().await.into_io();
+    let (send, conn) = h2::client::handshake(io).await.unwrap();
+    tokio::spawn(conn);
+    settle().await;
+    let mut send = send.ready().await.unwrap();
+    let mut request = Request::builder()
+        .method("CONNECT")
+        .uri("http://orders/")
+        .header("http2-settings", "AAMAAABk")
+        .body(())
+        .unwrap();
+    request.extensions_mut().insert(Protocol::from_static("h2c"));
+    let (answer, mut stream) = send.send_request(request, false).unwrap();
+    let status = answer.await.unwrap().status();
+    drop(stream.send_data(Bytes::from_static(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), false));
+    settle().await;
+    assert_eq!(status, 400);
+    assert!(app.requests().iter().all(|r| r.header("upgrade").is_none()), "status {status}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_gone_before_its_101_is_counted() {
+    let m = Mesh::default();
+    let _app = m.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        pass(2).await;
+        drop(peer.try_send(SWITCHED).await);
+        pass(1).await;
+    });
+    let sidecar = m.caller("endpoints: [10.0.0.1:80]");
+    let mut client = sidecar.client().await;
+    client.send(format!("{UPGRADE}early")).await;
+    pass(1).await;
+    drop(client);
+    pass(10).await;
+    assert_eq!((sidecar.sum("pillion_requests_active"), sidecar.sum("pillion_requests_total")), (0, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nonsense_after_a_rest_hears_our_answer() {
+    let m = Mesh::default();
+    let _a = m.answering(A, OK);
+    let sidecar = m.caller("endpoints: [10.0.0.1:80]");
+    let mut client = sidecar.client().await;
+    client.get("/").await;
+    pass(5).await;
+    let answer = client.ask("GET / HTTP/1.1\r\nno colon\r\n\r\n").await;
+    assert_eq!(answer.told(), (400, Some("bad_request")));
+    assert_eq!(sidecar.sum("pillion_requests_total reason=bad_request"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn absolute_form_is_kept_where_it_is_not_ours() {
+    let m = Mesh::default();
+    let squid = m.answering("192.0.2.9:3128", OK);
+    let sidecar = m.caller("endpoints: [10.0.0.1:80]");
+    let mut client = sidecar.redirected("192.0.2.9:3128").await;
+    client.ask("GET http://example.org/x HTTP/1.1\r\nhost: example.org\r\n\r\n").await;
+    let app = m.answering(A, OK);
+    let inbound = m.application("app: 10.0.0.1:80");
+    inbound.client().await.ask("GET http://example.org/x HTTP/1.1\r\nhost: example.org\r\n\r\n").await;
+    assert!(squid.requests()[0].head.starts_with("GET http://example.org/x "));
+    assert!(app.requests()[0].head.starts_with("GET http://example.org/x "));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connect_with_content_is_refused() {
+    let m = Mesh::default();
+    let app = m.scripted(A, |mut peer: Peer, _| async move {
+        drop(peer.head().await);
+        peer.send("HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n").await;
+        pass(1).await;
+        while peer.head().await.is_some() {
+            peer.send(OK).await;
+        }
+        drop(peer.rest().await);
+    });
+    let sidecar = m.application("app: 10.0.0.1:80");
+    let smuggled = "GET /smuggled HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: evil\r\n\r\n";
+    let r =
+        format!("CONNECT a:1 HTTP/1.1\r\nhost: a:1\r\ncontent-length: {}\r\n\r\n{smuggled}", smuggled.len());
+    let mut c = sidecar.client().await;
+    let answer = c.ask(&r).await;
+    pass(3).await;
+    drop(app);
+    assert_eq!(answer.told().0, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn spare_connections_do_not_starve_requests() {
+    let m = Mesh::default();
+    let _a = m.answering(A, OK);
+    let sidecar =
+        m.caller("endpoints: [10.0.0.1:80], listen: 127.0.0.1:0, circuit_breaker: { max_connections: 1 }");
+    let _spare = sidecar.direct_client().await;
+    pass(5).await;
+    let told = sidecar.direct_client().await.get("/").await;
+    assert_eq!(told.told(), (200, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spare_connection_that_closes_does_not_make_http_opaque() {
+    let m = Mesh::default();
+    let _a = m.answering(A, OK);
+    let sidecar = m.caller(OWN_PORT);
+    sidecar.direct_client().await.get("/").await;
+    let spare = sidecar.direct_client().await;
+    pass(3).await;
+    drop(spare);
+    pass(1).await;
+    assert_eq!(sidecar.sum("pillion_detections_total verdict=opaque"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pillion_tcp_on_a_port_declared_http1_is_http() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let yaml = mesh::application_at("10.1.0.1:15006", "app: 10.0.0.1:80, protocol: http1") + IDENTITY;
+    let inbound = pair.mesh.sidecar(&yaml, Some(identity(&pair.ca, "orders")));
+    let outbound =
+        pair.caller(&format!("endpoints: [10.1.0.1:15006], listen: 127.0.0.1:0, protocol: tcp, {ORDERS}"));
+    let mut client = outbound.direct_client().await;
+    client.ask("GET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://cluster.local/ns/default/sa/admin\r\n\r\n").await;
+    drop(inbound);
+    assert!(!app.requests()[0].head.contains("sa/admin"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_stalls_is_not_passed_raw() {
+    let m = Mesh::default();
+    let app = m.answering(A, OK);
+    let sidecar = m.application("app: 10.0.0.1:80");
+    for (first, wait, rest) in [
+        ("GET", 11, " / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=evil\r\n\r\n"),
+        ("\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=evil\r\n\r\n", 0, ""),
+    ] {
+        let mut c = sidecar.client().await;
+        c.send(first).await;
+        pass(wait).await;
+        drop(c.try_send(rest).await);
+        settle().await;
+        settle().await;
+    }
+    assert!(app.requests().iter().all(|r| !r.head.contains("evil")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn early_dials_do_not_heal_an_http_endpoint() {
+    let m = Mesh::default();
+    let _a = m.http1(A, |_, _| super::backend::UNAVAILABLE);
+    let _b = m.answering("10.0.0.2:80", OK);
+    let sidecar = m.caller(
+        "endpoints: [10.0.0.1:80, 10.0.0.2:80], listen: 127.0.0.1:0, retry: off, load_balancer: round_robin",
+    );
+    for _ in 0..10 {
+        sidecar.direct_client().await.get("/").await;
+        let spares = [sidecar.direct_client().await, sidecar.direct_client().await];
+        pass(2).await;
+        drop(spares);
+    }
+    assert!(sidecar.sum("pillion_endpoint_ejections_total") > 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_to_a_closing_client_after_a_slow_answer_ends() {
+    let m = Mesh::default();
+    let _a = m.scripted(A, |mut peer: Peer, _| async move {
+        while peer.message().await.is_some() {
+            pass(5).await;
+            peer.send(OK).await;
+        }
+    });
+    let sidecar = m.caller("endpoints: [10.0.0.1:80]");
+    for r in [
+        "GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n",
+        "GET / HTTP/1.0\r\nhost: orders\r\n\r\n",
+    ] {
+        let mut c = sidecar.client().await;
+        c.send(r).await;
+        let all = tokio::time::timeout(std::time::Duration::from_secs(60), c.rest()).await;
+        assert!(all.is_ok(), "hangs");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connect_dials_once() {
+    let m = Mesh::default();
+    let x = m.scripted("192.0.2.9:25", |mut peer: Peer, _| async move {
+        peer.rest().await;
+    });
+    let sidecar = m.caller("endpoints: [10.0.0.1:80]");
+    let mut c = sidecar.client().await;
+    c.send("CONNECT 192.0.2.9:25 HTTP/1.1\r\nhost: x\r\n\r\nEHLO\r\n").await;
+    c.head().await;
+    settle().await;
+    assert_eq!(x.connections(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stranger_hears_nothing_of_the_mesh() {
+    let m = Mesh::default();
+    let x = m.answering("192.0.2.9:80", OK);
+    let sidecar = m.caller("endpoints: [10.0.0.1:80]");
+    let mut c = sidecar.redirected("192.0.2.9:80").await;
+    c.ask("GET / HTTP/1.1\r\nhost: x\r\nx-pillion-attempt: 2\r\n\r\n").await;
+    assert!(x.requests()[0].header("x-pillion-attempt").is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_permissive_port_without_an_application_has_no_route() {
+    let pair = Pair::new();
+    let yaml = mesh::application_at("10.1.0.1:15006", "mtls: permissive") + IDENTITY;
+    let inbound = pair.mesh.sidecar(&yaml, Some(identity(&pair.ca, "orders")));
+    assert_eq!(inbound.client().await.get("/").await.told(), (404, Some("no_route")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_is_an_active_connection() {
+    let m = Mesh::default();
+    let _app = m.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send(SWITCHED).await;
+        peer.rest().await;
+    });
+    let sidecar = m.caller("endpoints: [10.0.0.1:80]");
+    let mut c = sidecar.client().await;
+    c.send(UPGRADE).await;
+    c.head().await;
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_connections_active"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn spare_and_resting_connections_end_with_the_drain() {
+    let m = Mesh::default();
+    let _a = m.answering(A, OK);
+    let sidecar = m.caller(OWN_PORT);
+    let mut spare = sidecar.direct_client().await;
+    pass(5).await;
+    let mut rest = sidecar.client().await;
+    rest.get("/").await;
+    pass(5).await;
+    sidecar.drain.start();
+    drop((spare.rest().await, rest.rest().await));
+    let done = tokio::time::timeout(std::time::Duration::from_secs(1), sidecar.drain.finished()).await;
+    assert!(done.is_ok(), "nobody is at work");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_half_sent_when_the_drain_begins_is_served() {
+    let m = Mesh::default();
+    let _a = m.answering(A, OK);
+    let sidecar = m.caller(OWN_PORT);
+    let mut c = sidecar.direct_client().await;
+    c.get("/").await;
+    pass(5).await; // rests
+    c.send("GET / HTT").await;
+    settle().await;
+    sidecar.drain.start();
+    settle().await;
+    c.send("P/1.1\r\nhost: orders\r\n\r\n").await;
+    assert_eq!(c.answer().await.told(), (200, None), "it had begun before");
+}
