@@ -141,7 +141,34 @@ where
     M: FnOnce() -> F,
     F: Future<Output = Result<D, Error>>,
 {
-    let mut client = Client::new(io);
+    judged(Client::new(io), worker, early).await
+}
+
+/// The same where the peer says that nothing is to be looked at: HTTP is found all the same, but what is hardly HTTP
+/// is not made to wait until it cannot be.
+pub(crate) async fn doubt<D, M, F>(
+    io: Io,
+    worker: &Worker,
+    early: Option<Early<M>>,
+) -> Result<Detected<D>, Undecided>
+where
+    D: Server,
+    M: FnOnce() -> F,
+    F: Future<Output = Result<D, Error>>,
+{
+    judged(Client { is_said_to_be_opaque: true, ..Client::new(io) }, worker, early).await
+}
+
+async fn judged<D, M, F>(
+    mut client: Client,
+    worker: &Worker,
+    early: Option<Early<M>>,
+) -> Result<Detected<D>, Undecided>
+where
+    D: Server,
+    M: FnOnce() -> F,
+    F: Future<Output = Result<D, Error>>,
+{
     let Some(early) = early else { return client.alone(worker).await };
     // Most clients have sent their first bytes by now, or will before anybody is dialled.
     match client.listen(worker, Patience::Silence(early.after)).await? {
@@ -237,6 +264,7 @@ struct Client {
     io: Io,
     seen: BytesMut,
     began: Option<Instant>,
+    is_said_to_be_opaque: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -255,7 +283,7 @@ enum Heard {
 
 impl Client {
     fn new(io: Io) -> Self {
-        Self { io, seen: BytesMut::new(), began: None }
+        Self { io, seen: BytesMut::new(), began: None, is_said_to_be_opaque: false }
     }
 
     const fn said_nothing(&self) -> bool {
@@ -267,6 +295,9 @@ impl Client {
         loop {
             if let Some(found) = look(&self.seen) {
                 return Ok(Some(found));
+            }
+            if self.is_said_to_be_opaque && bytes::is_hardly_http(&self.seen) {
+                return Ok(Some(Found::Opaque));
             }
             match self.read(worker, self.until(patience)).await? {
                 Some(Heard::Bytes) => {}

@@ -16,7 +16,7 @@ use tower::ServiceBuilder;
 
 use crate::cluster::Spoken;
 use crate::cluster::limits::Permit;
-use crate::detect::{Detected, Found, NEVER, Undecided, detect, first_byte};
+use crate::detect::{Detected, Found, NEVER, Undecided, detect, doubt, first_byte};
 use crate::dispatch;
 use crate::error::Reason;
 use crate::http::server::{self, Version};
@@ -121,7 +121,7 @@ impl Inbound {
         match (mtls, self.tls.clone()) {
             (Mtls::Strict, Some(tls)) => self.strict(tls, io, arrived).await,
             (Mtls::Permissive, Some(tls)) => self.permissive(tls, io, arrived).await,
-            (Mtls::Off, _) => self.undeclared(io, arrived, None).await,
+            (Mtls::Off, _) => self.undeclared(io, arrived, None, false).await,
             (Mtls::Strict | Mtls::Permissive, None) => {
                 tracing::error!("connection closed: mTLS is wanted, and there is no identity");
                 self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
@@ -188,8 +188,9 @@ impl Inbound {
             None
         })?;
         match alpn {
+            None => self.undeclared(io, arrived, Some(peer), false).await,
             // Its sender says that nothing is to be looked at; that is for this side to say.
-            None | Some(Alpn::PillionTcp) => self.undeclared(io, arrived, Some(peer)).await,
+            Some(Alpn::PillionTcp) => self.undeclared(io, arrived, Some(peer), true).await,
             Some(Alpn::H2 | Alpn::Http1) if arrived.is_declared_opaque() => {
                 self.opaque(io, None, arrived, Some(peer))
             }
@@ -235,14 +236,24 @@ impl Inbound {
     }
 
     /// Admitted; what is spoken is declared, or told by the first bytes.
-    async fn undeclared(&self, io: Io, arrived: Arrived, peer: Option<Arc<Peer>>) -> Option<Next> {
+    async fn undeclared(
+        &self,
+        io: Io,
+        arrived: Arrived,
+        peer: Option<Arc<Peer>>,
+        is_said_to_be_opaque: bool,
+    ) -> Option<Next> {
         let tls = tls_label(peer.as_ref());
         let route = arrived.route.clone();
         match route.as_ref().map(|route| route.cluster.protocol) {
             Some(Spoken::Tcp) => self.opaque(io, None, arrived, peer),
             Some(Spoken::AppAuto) => {
                 let early = route.as_deref().map(|route| tcp::early(route, arrived.from, &self.worker));
-                let detected = detect(io, &self.worker, early).await;
+                let detected = if is_said_to_be_opaque {
+                    doubt(io, &self.worker, early).await
+                } else {
+                    detect(io, &self.worker, early).await
+                };
                 let detected = detected.inspect_err(|why| self.undecided(why, tls)).ok()?;
                 self.detected(detected, arrived, peer)
             }

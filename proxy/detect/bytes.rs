@@ -113,6 +113,14 @@ pub(crate) fn begins_like_a_request(first: &[u8]) -> bool {
     }
 }
 
+/// Whether undecided bytes begin with a method that nobody has registered: those have capital letters and hyphens
+/// (the registry of RFC 9110, 16.1.1).
+pub(crate) fn is_hardly_http(first: &[u8]) -> bool {
+    let Ok(line) = skip_empty_lines(first) else { return false };
+    let method = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+    first.first() != Some(&0x16) && method.iter().any(|byte| !matches!(byte, b'A'..=b'Z' | b'-'))
+}
+
 /// A request line longer than anybody waits for: HTTP says what is wrong with it.
 fn long(method: &[u8], target: &[u8]) -> Spoken {
     let is_http = KNOWN.contains(&method)
@@ -247,6 +255,22 @@ mod tests {
             (b"\x16\x03", false),
         ] {
             assert_eq!(begins_like_a_request(first), expected, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn a_method_that_nobody_registered_is_hardly_http() {
+        for (first, expected) in [
+            (&b"hello"[..], true),
+            (b"\r\nget /", true),
+            (b"M-SEARCH", false),
+            (b"PRI * HTTP", false),
+            (b"BASELINE-CONTROL /x", false),
+            (b"\x16\x03", false),
+            (b"\r\n", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_hardly_http(first), expected, "{first:?}");
         }
     }
 

@@ -205,6 +205,26 @@ async fn pillion_tcp_on_a_port_declared_http1_is_http() {
     assert!(!app.requests()[0].head.contains("sa/admin"));
 }
 
+/// A caller that declares its service as TCP, before an application's sidecar that was told nothing.
+#[tokio::test(start_paused = true)]
+async fn words_of_a_declared_protocol_are_not_held_back_as_a_request_to_be() {
+    let pair = Pair::new();
+    let _echo = pair.mesh.scripted(A, |mut peer: Peer, _| async move {
+        let (heard, _) = peer.exactly(5).await;
+        drop(peer.try_send(heard).await);
+        peer.rest().await;
+    });
+    let yaml = mesh::application_at("10.1.0.1:15006", "app: 10.0.0.1:80") + IDENTITY;
+    let _inbound = pair.mesh.sidecar(&yaml, Some(identity(&pair.ca, "orders")));
+    let outbound =
+        pair.caller(&format!("endpoints: [10.1.0.1:15006], listen: 127.0.0.1:0, protocol: tcp, {ORDERS}"));
+    let mut client = outbound.direct_client().await;
+    let began = tokio::time::Instant::now();
+    client.send("hello").await;
+    assert_eq!(client.exactly(5).await.0, b"hello");
+    assert!(began.elapsed().as_secs() < 1, "{:?}", began.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_head_that_stalls_is_not_passed_raw() {
     let m = Mesh::default();
