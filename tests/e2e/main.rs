@@ -10,6 +10,7 @@ mod grpc;
 mod headers;
 mod isolation;
 mod many;
+mod matrix;
 mod opaque;
 mod process;
 mod redirect;
