@@ -5,6 +5,7 @@
 
 mod claims;
 mod cluster;
+mod defaults;
 mod identity;
 mod listener;
 mod policy;
@@ -19,6 +20,7 @@ use crate::file::{self, File};
 use crate::shape::Typed;
 use crate::value::{AutoOr, Count, Text};
 use crate::{Config, Workload};
+use defaults::Defaults;
 
 pub(crate) use trail::{Remark, Remarks, Trail};
 
@@ -50,13 +52,14 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
     refuse_unbuilt(&file, remarks);
     version(file.version, remarks);
     let listen = sockets::Written::of(&file);
+    let defaults = file.defaults.map(|it| Defaults::checked(it, &root.key("defaults"), around, remarks));
     let config = Config {
         workload: workload(file.workload.unwrap_or_default()),
         identity: file.identity.and_then(|it| identity::source(it, &root.key("identity"), around, remarks)),
         tls: identity::policy(file.tls.unwrap_or_default()),
         inbound: listener::inbound(file.inbound, &root.key("inbound"), around, remarks),
         outbound: listener::outbound(file.outbound, &root.key("outbound"), remarks),
-        clusters: cluster::clusters(file.services, &root.key("services"), around, remarks),
+        clusters: cluster::clusters(file.services, defaults, &root.key("services"), around, remarks),
         admin: telemetry::admin(file.admin, &root.key("admin"), remarks),
         metrics: telemetry::metrics(file.metrics, &root.key("metrics"), remarks),
         access_log: telemetry::access_log(file.access_log, around),
@@ -69,9 +72,8 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
 }
 
 fn refuse_unbuilt(file: &File, remarks: &mut Remarks) {
-    let File { defaults, routes, dns, tracing, drain, limits, .. } = file;
+    let File { routes, dns, tracing, drain, limits, .. } = file;
     let root = Trail::root();
-    remarks.unless_off(&root.key("defaults"), defaults);
     remarks.unless_off(&root.key("routes"), routes);
     remarks.unless_off(&root.key("dns"), dns);
     remarks.unless_off(&root.key("tracing"), tracing);

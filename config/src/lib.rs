@@ -6,10 +6,11 @@
 //!
 //! The life of a file: `load` guards the door (size, UTF-8, nesting) · `file` is what was typed, every key
 //! known by name, its leaves checked by `value` and `words`, its unions by `shape` · what serde_yaml does
-//! not let through is read again by `salvage` from the tree of `place`, which kept where each key stands ·
-//! `check` fills in the defaults and looks at what needs two keys at once · each [`Fault`] gets its place.
+//! not let through, or holds a dollar, is read again by `salvage` from the tree of `place`, which kept where each
+//! key stands, its texts with their variables replaced by `variable` · `check` fills in the defaults and looks at what needs two keys at once · each [`Fault`] gets its place.
 //!
-//! Deliberately absent: network IO, clocks, tokio. Nothing here opens a file but [`load()`].
+//! Deliberately absent: network IO, clocks, tokio. Nothing here opens a file but [`load()`], and
+//! nothing reads the environment but it and [`parse()`].
 
 pub mod cluster;
 pub mod identity;
@@ -23,8 +24,10 @@ mod file;
 mod load;
 mod place;
 mod salvage;
+mod schema;
 mod shape;
 mod value;
+mod variable;
 mod words;
 
 use std::num::NonZeroUsize;
@@ -33,7 +36,8 @@ pub use cluster::Cluster;
 pub use fault::{Errors, Fault, Severity};
 pub use identity::SpiffeId;
 pub use listener::{Inbound, Outbound};
-pub use load::{load, parse};
+pub use load::{load, parse, parse_with};
+pub use schema::schema;
 
 /// Everything a sidecar is told, checked and complete.
 #[derive(Debug, Clone, PartialEq)]

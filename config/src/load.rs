@@ -9,9 +9,10 @@ use crate::check::{self, Remark};
 use crate::fault::{Errors, Fault, Severity};
 use crate::file;
 use crate::place::Tree;
+use crate::variable::Environment;
 
 /// 4 MiB: ten thousand services fit; a larger file is something else.
-const LARGEST: usize = 4 * 1024 * 1024;
+pub(crate) const LARGEST: usize = 4 * 1024 * 1024;
 
 /// Brackets open at once, before any parser sees them: serde_yaml's scanner takes time by their square.
 /// Rough (brackets in comments and texts count), hence far above what the parsers allow.
@@ -20,7 +21,8 @@ const BRACKETS: usize = 1000;
 /// How deep a line may begin or nest by indentation signs (`- - -`), likewise.
 const SIGNS: usize = 1000;
 
-/// Reads and checks a configuration file; relative paths in it start at its own folder.
+/// Reads and checks a configuration file; relative paths in it start at its own folder, and its variables
+/// (`${NAME}`, `${NAME:-default}`) are those of this process.
 ///
 /// Gives the configuration and warnings about what is legal but hardly meant.
 ///
@@ -32,22 +34,45 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Fault>), Errors> {
     let alone = |fault| Errors::new(name.clone(), "", vec![fault]);
     let source = utf8(read_file(path).map_err(alone)?).map_err(alone)?;
     let folder = path.parent().unwrap_or_else(|| Path::new(""));
-    parse_named(&name, &source, folder)
+    parse_named(&name, &source, folder, &of_process)
 }
 
-/// Checks a configuration's text; relative paths in it start at `folder`.
+/// Checks a configuration's text; relative paths in it start at `folder`, and its variables are those of this
+/// process.
 ///
 /// # Errors
 /// As [`load`]; the file is called `configuration` in them.
 pub fn parse(source: &str, folder: &Path) -> Result<(Config, Vec<Fault>), Errors> {
-    parse_named("configuration", source, folder)
+    parse_with(source, folder, &of_process)
 }
 
-fn parse_named(name: &str, source: &str, folder: &Path) -> Result<(Config, Vec<Fault>), Errors> {
+/// The same with variables from elsewhere: `environment` gives the value of a name, `None` where it is not set.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with(
+    source: &str,
+    folder: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Config, Vec<Fault>), Errors> {
+    parse_named("configuration", source, folder, environment)
+}
+
+/// What is not UTF-8 is as good as not set: no key of the file could hold it.
+fn of_process(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn parse_named(
+    name: &str,
+    source: &str,
+    folder: &Path,
+    environment: Environment<'_>,
+) -> Result<(Config, Vec<Fault>), Errors> {
     let source = source.strip_prefix('\u{feff}').unwrap_or(source);
     let refuse = |faults| Errors::new(name, source, faults);
     guard(source).map_err(|fault| refuse(vec![fault]))?;
-    let reading = file::read(source);
+    let reading = file::read(source, environment);
     let mut faults = reading.faults;
     let unread: Vec<String> = faults.iter().map(|fault| fault.path.clone()).collect();
     let (config, remarks) = check::check(reading.file, folder, unread);

@@ -1,9 +1,10 @@
 //! Reads a faulty file as far as it goes: every fault with its place, and what is left.
 //!
-//! A deserializer over the tree that kept its places. The types of `file` stop at their first
+//! A deserializer over the tree that kept its places; the one reader of files with variables, too. The types of `file` stop at their first
 //! fault; here it is noted, the entry it stands in is dropped, and reading starts again, until
 //! nothing is wrong or enough is said.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
@@ -12,8 +13,10 @@ use serde::de::{self, DeserializeSeed, Deserializer, Expected, MapAccess, SeqAcc
 use serde::forward_to_deserialize_any;
 
 use crate::fault::{Fault, Severity};
+use crate::load::LARGEST;
 use crate::place::{Content, Entry, Item, NodeId, Path, Place, Step, Tree};
-use crate::value::shortened;
+use crate::value::{BadWord, shortened};
+use crate::variable::{Environment, Replaced, replace};
 use crate::words::nearest;
 
 /// Faults told at once; nobody reads further, and each costs another reading.
@@ -22,19 +25,22 @@ pub(crate) const MOST: usize = 100;
 /// Nodes read over all readings: a second or so, however large the file.
 const MOST_VISITS: usize = 2_000_000;
 
+/// So many nodes are read in one reading whatever the file's size: a block that fifty services share is no bomb.
+const VISITS_IN_ANY_CASE: usize = 50_000;
+
 /// What could be read, and why the rest could not. The faulty entries are dropped in `tree`.
-pub(crate) fn salvage<T>(tree: &mut Tree) -> (T, Vec<Fault>)
+pub(crate) fn salvage<T>(tree: &mut Tree, environment: Environment<'_>) -> (T, Vec<Fault>)
 where
     T: Default + for<'t> de::Deserialize<'t>,
 {
     let mut faults = Vec::new();
     let mut spent = 0;
     while let (Some(root), true) = (tree.root(), faults.len() < MOST && spent < MOST_VISITS) {
-        let visits = Cell::new(0);
-        match T::deserialize(Reader { tree, id: root, visits: &visits }) {
+        let pass = Pass { environment, visits: Cell::new(0), room: Cell::new(LARGEST) };
+        match T::deserialize(Reader { tree, id: root, pass: &pass }) {
             Ok(read) => return (read, faults),
             Err(trouble) => {
-                spent += visits.get();
+                spent += pass.visits.get();
                 let culprit = trouble.0.culprit;
                 faults.push(trouble.fault());
                 let Some((of, nth)) = culprit else { break };
@@ -71,6 +77,20 @@ impl Trouble {
     fn help(mut self, help: impl Into<String>) -> Self {
         self.0.help = Some(help.into());
         self
+    }
+
+    fn word(BadWord { what, help }: BadWord) -> Self {
+        Self(Box::new(Details { what, help, ..Details::default() }))
+    }
+
+    /// The fault is in what the variables of this text hold.
+    fn tracing_variables(self, text: &str) -> Self {
+        let origin = format!("it comes from `{}`", shortened(text));
+        let help = match &self.0.help {
+            Some(help) => format!("{help}; {origin}"),
+            None => origin,
+        };
+        self.help(help)
     }
 
     fn about_key(mut self, key: &str) -> Self {
@@ -125,6 +145,7 @@ impl de::Error for Trouble {
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
         let help = match nearest(field, expected) {
             _ if field == "<<" => "merge keys are not YAML 1.2; write the keys out".to_owned(),
+            _ if field.contains("${") => "variables are replaced in values alone, never in keys".to_owned(),
             // what a YAML 1.1 tool makes of the key `on`
             _ if expected.contains(&"on") && matches!(field, "true" | "True") => {
                 "a YAML 1.1 tool has turned `on:` into `true:`; write `conditions:`".to_owned()
@@ -136,13 +157,46 @@ impl de::Error for Trouble {
     }
 }
 
+/// What one reading of the tree shares.
+struct Pass<'e> {
+    environment: Environment<'e>,
+    /// Nodes read so far: aliases must not multiply a small file into a large one.
+    visits: Cell<usize>,
+    /// Bytes that texts with variables may still have, all together: no more than a file itself.
+    room: Cell<usize>,
+}
+
 /// One node, being read.
 #[derive(Clone, Copy)]
 struct Reader<'t> {
     tree: &'t Tree,
     id: NodeId,
-    /// Nodes read so far: aliases must not multiply a small file into a large one.
-    visits: &'t Cell<usize>,
+    pass: &'t Pass<'t>,
+}
+
+/// A scalar with its variables replaced.
+struct Leaf<'t> {
+    /// As it is typed.
+    source: &'t str,
+    text: Cow<'t, str>,
+    /// Nothing, or a bare `null`.
+    is_null: bool,
+}
+
+impl<'t> Leaf<'t> {
+    fn visit<V: Visitor<'t>>(&self, visitor: V) -> Result<V::Value, Trouble> {
+        match &self.text {
+            Cow::Borrowed(text) => visitor.visit_str(text),
+            Cow::Owned(text) => {
+                visitor.visit_str(text).map_err(|trouble: Trouble| trouble.tracing_variables(self.source))
+            }
+        }
+    }
+}
+
+/// YAML's words for nothing, where they stand without quotes.
+fn means_nothing(text: &str) -> bool {
+    matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
 
 impl<'t> Reader<'t> {
@@ -155,25 +209,44 @@ impl<'t> Reader<'t> {
     }
 
     fn content(self) -> Result<&'t Content, Trouble> {
-        self.visits.set(self.visits.get() + 1);
-        if self.visits.get() > 10 * self.tree.size() + 1000 {
+        let visits = self.pass.visits.get() + 1;
+        self.pass.visits.set(visits);
+        if visits > 10 * self.tree.size() + VISITS_IN_ANY_CASE {
             return Err(Trouble::new("has aliases that multiply beyond reason"));
         }
         self.tree.node(self.id).map(|node| &node.content).ok_or_else(|| Trouble::new("is missing"))
     }
 
-    fn is_null(self) -> bool {
-        let null = |text: &str| matches!(text, "" | "~" | "null" | "Null" | "NULL");
-        self.tree
-            .node(self.id)
-            .is_some_and(|node| matches!(&node.content, Content::Scalar { text, plain: true } if null(text)))
+    /// A value: in keys nothing is replaced.
+    fn leaf(self, source: &'t str, plain: bool) -> Result<Leaf<'t>, Trouble> {
+        if !source.contains('$') {
+            let is_null = plain && means_nothing(source);
+            return Ok(Leaf { source, text: Cow::Borrowed(source), is_null });
+        }
+        let Pass { environment, room, .. } = self.pass;
+        let Replaced { text, bare } = replace(source, environment, room.get()).map_err(Trouble::word)?;
+        room.set(room.get() - text.len().min(room.get()));
+        Ok(Leaf { source, is_null: bare && means_nothing(&text), text: Cow::Owned(text) })
+    }
+
+    /// Only looked at: what is read takes its room then.
+    fn is_null(self) -> Result<bool, Trouble> {
+        let room = self.pass.room.get();
+        let is_null = match self.tree.node(self.id).map(|node| &node.content) {
+            Some(Content::Scalar { text, plain }) => self.leaf(text, *plain)?.is_null,
+            _ => false,
+        };
+        self.pass.room.set(room);
+        Ok(is_null)
     }
 
     fn mismatch(self, expected: &dyn Expected) -> Trouble {
         let found = match self.tree.node(self.id).map(|node| &node.content) {
             Some(Content::List(_)) => "a list".to_owned(),
             Some(Content::Map(_)) => "a block of keys".to_owned(),
-            Some(Content::Scalar { text, .. }) if !self.is_null() => format!("`{}`", shortened(text)),
+            Some(Content::Scalar { text, plain }) if !(*plain && means_nothing(text)) => {
+                format!("`{}`", shortened(text))
+            }
             _ => "empty".to_owned(),
         };
         Trouble::new(format!("must be {expected}, not {found}"))
@@ -189,21 +262,15 @@ impl<'t> Reader<'t> {
     }
 }
 
-/// Variables come with a later version; until then nobody may believe that they are replaced.
-fn refuse_variable(text: &str) -> Result<&str, Trouble> {
-    match text.contains("${") {
-        true => Err(Trouble::new("uses ${…}, which is not supported yet").help("write the value itself")),
-        false => Ok(text),
-    }
-}
-
 impl<'t> Deserializer<'t> for Reader<'t> {
     type Error = Trouble;
 
     fn deserialize_any<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Trouble> {
         match self.content()? {
-            Content::Scalar { .. } if self.is_null() => visitor.visit_unit(),
-            Content::Scalar { text, .. } => visitor.visit_str(refuse_variable(text)?),
+            Content::Scalar { text, plain } => match self.leaf(text, *plain)? {
+                Leaf { is_null: true, .. } => visitor.visit_unit(),
+                leaf => leaf.visit(visitor),
+            },
             Content::List(items) => self.list(items, visitor),
             Content::Map(entries) => self.map(entries, visitor),
         }
@@ -211,7 +278,7 @@ impl<'t> Deserializer<'t> for Reader<'t> {
 
     fn deserialize_str<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Trouble> {
         match self.content()? {
-            Content::Scalar { text, .. } => visitor.visit_str(refuse_variable(text)?),
+            Content::Scalar { text, plain } => self.leaf(text, *plain)?.visit(visitor),
             _ => Err(self.mismatch(&visitor)),
         }
     }
@@ -220,7 +287,7 @@ impl<'t> Deserializer<'t> for Reader<'t> {
         self.deserialize_str(visitor)
     }
 
-    /// Of keys: a variable is never replaced there, and the key is unknown anyway.
+    /// Of keys: a variable is never replaced there.
     fn deserialize_identifier<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Trouble> {
         match self.content()? {
             Content::Scalar { text, .. } => visitor.visit_str(text),
@@ -229,7 +296,7 @@ impl<'t> Deserializer<'t> for Reader<'t> {
     }
 
     fn deserialize_option<V: Visitor<'t>>(self, visitor: V) -> Result<V::Value, Trouble> {
-        if self.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.is_null()? { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'t>>(

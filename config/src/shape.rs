@@ -8,7 +8,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 use crate::value::{BadWord, Word, on_off};
 
@@ -140,7 +140,7 @@ impl<'de, T: Word> Deserialize<'de> for OneOrMore<T> {
 }
 
 /// A map in the file's order whose keys are all different.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Entries<K, V>(pub(crate) Vec<(K, V)>);
 
 impl<'de, K: Word, V: Deserialize<'de>> Deserialize<'de> for Entries<K, V> {
@@ -175,6 +175,8 @@ impl<'de, K: Word, V: Deserialize<'de>> Visitor<'de> for EntriesVisitor<K, V> {
 fn about_key(text: &str, bad: BadWord) -> BadWord {
     match text {
         "<<" => BadWord::new("has no key `<<`").help("merge keys are not YAML 1.2; write the keys out"),
+        _ if text.contains("${") => BadWord::new(format!("has a key that {}", bad.what))
+            .help("variables are replaced in values alone, never in keys"),
         _ => BadWord { what: format!("has a key that {}", bad.what), help: bad.help },
     }
 }
@@ -197,13 +199,70 @@ impl Word for Raw {
     }
 }
 
+/// Whatever a key holds that is not built yet: its variables are set, and no block in it has a key twice.
+struct Anything;
+
+impl<'de> Deserialize<'de> for Anything {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AnythingVisitor).map(|_| Self)
+    }
+}
+
+/// Gives whether there is anything but `off`, an empty list and an empty block.
+struct AnythingVisitor;
+
+impl<'de> Visitor<'de> for AnythingVisitor {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("off")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<bool, E> {
+        Ok(on_off(text) != Some(false))
+    }
+
+    fn visit_bool<E: Error>(self, on: bool) -> Result<bool, E> {
+        Ok(on)
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<bool, E> {
+        Ok(true)
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<bool, E> {
+        Ok(true)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<bool, E> {
+        Ok(true)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<bool, E> {
+        Ok(false)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<bool, A::Error> {
+        let mut any = false;
+        while let Some(Anything) = list.next_element()? {
+            any = true;
+        }
+        Ok(any)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<bool, A::Error> {
+        let Entries::<Raw, Anything>(entries) = EntriesVisitor(PhantomData).visit_map(map)?;
+        Ok(!entries.is_empty())
+    }
+}
+
 /// A key that is known and not built yet; whatever it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotYet;
 
 impl<'de> Deserialize<'de> for NotYet {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        IgnoredAny::deserialize(deserializer).map(|_| Self)
+        Anything::deserialize(deserializer).map(|Anything| Self)
     }
 }
 
@@ -216,52 +275,7 @@ pub(crate) enum OffOnly {
 
 impl<'de> Deserialize<'de> for OffOnly {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(OffOnlyVisitor)
-    }
-}
-
-struct OffOnlyVisitor;
-
-impl<'de> Visitor<'de> for OffOnlyVisitor {
-    type Value = OffOnly;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("off")
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<OffOnly, E> {
-        Ok(if on_off(text) == Some(false) { OffOnly::Off } else { OffOnly::Asked })
-    }
-
-    fn visit_bool<E: Error>(self, on: bool) -> Result<OffOnly, E> {
-        Ok(if on { OffOnly::Asked } else { OffOnly::Off })
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<OffOnly, E> {
-        Ok(OffOnly::Asked)
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<OffOnly, E> {
-        Ok(OffOnly::Asked)
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<OffOnly, E> {
-        Ok(OffOnly::Asked)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<OffOnly, A::Error> {
-        let mut asked = OffOnly::Off;
-        while list.next_element::<IgnoredAny>()?.is_some() {
-            asked = OffOnly::Asked;
-        }
-        Ok(asked)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<OffOnly, A::Error> {
-        let mut asked = OffOnly::Off;
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {
-            asked = OffOnly::Asked;
-        }
-        Ok(asked)
+        let asked = deserializer.deserialize_any(AnythingVisitor)?;
+        Ok(if asked { Self::Asked } else { Self::Off })
     }
 }

@@ -5,10 +5,13 @@ mod destination;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use serde_json::Value;
+
 use crate::cluster::{HostPattern, LoadBalancer, UpstreamProtocol};
 use crate::identity::{SpiffeId, TlsVersion, check_trust_domain};
 use crate::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 use crate::policy::RetryCondition;
+use crate::schema::{self, Described};
 use crate::telemetry::LogPath;
 use crate::value::{BadWord, Text, Word, on_off, shortened, whole};
 
@@ -24,10 +27,55 @@ pub(crate) fn choose<T: Clone>(text: &str, table: &[(&str, T)], later: &[&str]) 
     Err(not_one_of(text, &words))
 }
 
-/// `off` in any of its spellings as the table's `off`.
-fn off_spelled_out(text: &str) -> &str {
-    if on_off(text) == Some(false) { "off" } else { text }
+/// One of a few words that are all there is to say.
+pub(crate) trait Choice: Clone + 'static {
+    const EXPECTED: &'static str;
+    const WORDS: &'static [(&'static str, Self)];
+    /// Known words whose feature is not built yet.
+    const LATER: &'static [&'static str] = &[];
+
+    fn words() -> impl Iterator<Item = &'static str> {
+        Self::WORDS.iter().map(|(word, _)| *word)
+    }
+
+    /// `off` in any of its spellings is the table's `off`.
+    fn chosen(text: &str) -> Result<Self, BadWord> {
+        let is_off = on_off(text) == Some(false) && Self::words().any(|word| word == "off");
+        choose(if is_off { "off" } else { text }, Self::WORDS, Self::LATER)
+    }
 }
+
+/// [`Word`] by [`Choice`]; a blanket implementation would claim every type there is.
+macro_rules! choices {
+    ($($name:ty),*) => {$(
+        impl Word for $name {
+            const EXPECTED: &'static str = <Self as Choice>::EXPECTED;
+
+            fn parse(text: &str) -> Result<Self, BadWord> {
+                Self::chosen(text)
+            }
+        }
+
+        impl Described for $name {
+            fn described() -> Option<Value> {
+                Some(schema::one_of(Self::words()))
+            }
+        }
+    )*};
+}
+choices!(
+    AppProtocol,
+    UpstreamProtocol,
+    Mtls,
+    RedirectTo,
+    Unknown,
+    TlsVersion,
+    PostQuantum,
+    LoadBalancer,
+    TlsMode,
+    AlwaysErrors,
+    Json
+);
 
 fn not_one_of(text: &str, words: &[&str]) -> BadWord {
     let near = nearest(text, words);
@@ -52,88 +100,64 @@ pub(crate) fn nearest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
     scored.filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, word)| word)
 }
 
-impl Word for AppProtocol {
+impl Choice for AppProtocol {
     const EXPECTED: &'static str = "a protocol (auto, http1, http2, tcp, tls)";
-
-    fn parse(text: &str) -> Result<Self, BadWord> {
-        let table = [
-            ("auto", Self::Auto),
-            ("http1", Self::Http1),
-            ("http2", Self::Http2),
-            ("tcp", Self::Tcp),
-            ("tls", Self::Tls),
-        ];
-        choose(text, &table, &[])
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("http1", Self::Http1),
+        ("http2", Self::Http2),
+        ("tcp", Self::Tcp),
+        ("tls", Self::Tls),
+    ];
 }
 
-impl Word for UpstreamProtocol {
+impl Choice for UpstreamProtocol {
     const EXPECTED: &'static str = "a protocol (auto, http1, http2, tcp)";
-
-    fn parse(text: &str) -> Result<Self, BadWord> {
-        let table =
-            [("auto", Self::Auto), ("http1", Self::Http1), ("http2", Self::Http2), ("tcp", Self::Tcp)];
-        choose(text, &table, &[])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("http1", Self::Http1), ("http2", Self::Http2), ("tcp", Self::Tcp)];
 }
 
-impl Word for Mtls {
+impl Choice for Mtls {
     const EXPECTED: &'static str = "strict, permissive or off";
-
-    fn parse(text: &str) -> Result<Self, BadWord> {
-        let table = [("strict", Self::Strict), ("permissive", Self::Permissive), ("off", Self::Off)];
-        choose(off_spelled_out(text), &table, &[])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("strict", Self::Strict), ("permissive", Self::Permissive), ("off", Self::Off)];
 }
 
-impl Word for RedirectTo {
+impl Choice for RedirectTo {
     const EXPECTED: &'static str = "original or loopback";
-
-    fn parse(text: &str) -> Result<Self, BadWord> {
-        choose(text, &[("original", Self::Original), ("loopback", Self::Loopback)], &[])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("original", Self::Original), ("loopback", Self::Loopback)];
 }
 
-impl Word for Unknown {
+impl Choice for Unknown {
     const EXPECTED: &'static str = "passthrough or deny";
-
-    fn parse(text: &str) -> Result<Self, BadWord> {
-        choose(text, &[("passthrough", Self::Passthrough), ("deny", Self::Deny)], &[])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("passthrough", Self::Passthrough), ("deny", Self::Deny)];
 }
 
-impl Word for TlsVersion {
+impl Choice for TlsVersion {
     const EXPECTED: &'static str = "a TLS version (\"1.2\" or \"1.3\")";
-
-    fn parse(text: &str) -> Result<Self, BadWord> {
-        choose(text, &[("1.2", Self::Tls12), ("1.3", Self::Tls13)], &[])
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
 }
 
 /// `prefer` or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PostQuantum(pub(crate) bool);
 
-impl Word for PostQuantum {
+impl Choice for PostQuantum {
     const EXPECTED: &'static str = "prefer or off";
-
-    fn parse(text: &str) -> Result<Self, BadWord> {
-        choose(off_spelled_out(text), &[("prefer", Self(true)), ("off", Self(false))], &[])
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[("prefer", Self(true)), ("off", Self(false))];
 }
 
-impl Word for LoadBalancer {
+impl Choice for LoadBalancer {
     const EXPECTED: &'static str = "a load balancer (peak_ewma, least_request, round_robin, random)";
-
-    fn parse(text: &str) -> Result<Self, BadWord> {
-        let table = [
-            ("peak_ewma", Self::PeakEwma),
-            ("least_request", Self::LeastRequest),
-            ("round_robin", Self::RoundRobin),
-            ("random", Self::Random),
-        ];
-        choose(text, &table, &["ring_hash", "maglev"])
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("peak_ewma", Self::PeakEwma),
+        ("least_request", Self::LeastRequest),
+        ("round_robin", Self::RoundRobin),
+        ("random", Self::Random),
+    ];
+    const LATER: &'static [&'static str] = &["ring_hash", "maglev"];
 }
 
 /// The mode of a service's `tls`, without its details.
@@ -144,37 +168,29 @@ pub(crate) enum TlsMode {
     Mutual,
 }
 
-impl Word for TlsMode {
+impl Choice for TlsMode {
     const EXPECTED: &'static str = "a mode (mutual, simple, off)";
-
-    fn parse(text: &str) -> Result<Self, BadWord> {
-        let table = [("mutual", Self::Mutual), ("simple", Self::Simple), ("off", Self::Off)];
-        choose(off_spelled_out(text), &table, &[])
-    }
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("mutual", Self::Mutual), ("simple", Self::Simple), ("off", Self::Off)];
 }
 
 /// `errors`: failed requests are logged whatever the sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AlwaysErrors(pub(crate) bool);
 
-impl Word for AlwaysErrors {
+impl Choice for AlwaysErrors {
     const EXPECTED: &'static str = "errors or off";
-
-    fn parse(text: &str) -> Result<Self, BadWord> {
-        choose(off_spelled_out(text), &[("errors", Self(true)), ("off", Self(false))], &[])
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[("errors", Self(true)), ("off", Self(false))];
 }
 
 /// `json`, the one format there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Json;
 
-impl Word for Json {
+impl Choice for Json {
     const EXPECTED: &'static str = "a format (json)";
-
-    fn parse(text: &str) -> Result<Self, BadWord> {
-        choose(text, &[("json", Self)], &["text", "logfmt"])
-    }
+    const WORDS: &'static [(&'static str, Self)] = &[("json", Self)];
+    const LATER: &'static [&'static str] = &["text", "logfmt"];
 }
 
 impl Word for LogPath {
@@ -335,7 +351,7 @@ impl Word for ServiceName {
     }
 }
 
-const CONDITIONS: [(&str, RetryCondition); 7] = [
+pub(crate) const CONDITIONS: [(&str, RetryCondition); 7] = [
     ("connect_failure", RetryCondition::ConnectFailure),
     ("refused_stream", RetryCondition::RefusedStream),
     ("reset", RetryCondition::Reset),
@@ -346,7 +362,7 @@ const CONDITIONS: [(&str, RetryCondition); 7] = [
 ];
 
 /// gRPC's statuses by number, `OK` left out (it is not a failure).
-const GRPC: [(&str, u8); 16] = [
+pub(crate) const GRPC: [(&str, u8); 16] = [
     ("cancelled", 1),
     ("unknown", 2),
     ("invalid_argument", 3),

@@ -1,4 +1,8 @@
-//! The README's YAML is what people copy: every block of it loads, without a warning.
+//! The README's YAML is what people copy: every block of it loads, without a warning, and looks right to an
+//! editor.
+
+#[path = "support/editor.rs"]
+mod editor;
 
 use std::path::Path;
 
@@ -35,6 +39,7 @@ fn every_yaml_block_of_the_readme_loads_without_a_warning() {
             Ok((_, warnings)) => assert_eq!(warnings, [], "README.md, block at line {line}"),
             Err(errors) => unreachable!("README.md, block at line {line}:\n{errors}"),
         }
+        assert_eq!(editor::complaints(&block), Vec::<String>::new(), "README.md, block at line {line}");
     }
 }
 

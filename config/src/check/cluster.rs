@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
+use super::defaults::Defaults;
 use super::{Remarks, Surroundings, Trail, policy};
 use crate::cluster::{
     AddressPattern, Cluster, Endpoint, HostPattern, LoadBalancer, UpstreamProtocol, UpstreamTls,
@@ -16,18 +17,42 @@ use crate::words::{ServiceName, Sni, Target, TlsMode};
 
 pub(super) fn clusters(
     file: Option<Entries<ServiceName, Option<file::Service>>>,
+    mut defaults: Option<Defaults>,
     at: &Trail<'_>,
     around: &Surroundings<'_>,
     remarks: &mut Remarks,
 ) -> Vec<Cluster> {
     let services = file.map(|Entries(entries)| entries).unwrap_or_default();
     let each = |(ServiceName(name), service): (_, Option<_>)| {
-        cluster(&name, service.unwrap_or_default(), &at.key(&name), around, remarks)
+        let (service, at) = (service.unwrap_or_default(), at.key(&name));
+        match &mut defaults {
+            None => cluster(&name, service, &at, around, remarks),
+            Some(defaults) => defaults.below(&name, service, remarks, |service, remarks| {
+                cluster(&name, service, &at, around, remarks)
+            }),
+        }
     };
     services.into_iter().map(each).collect()
 }
 
 fn cluster(
+    name: &str,
+    mut file: file::Service,
+    at: &Trail<'_>,
+    around: &Surroundings<'_>,
+    remarks: &mut Remarks,
+) -> Cluster {
+    Cluster {
+        hosts: hosts(name, file.hosts.take(), at, remarks),
+        addresses: addresses(file.addresses.take(), &at.key("addresses"), remarks),
+        listen: file.listen.take().map(|OneOrMore(addresses)| addresses).unwrap_or_default(),
+        endpoints: endpoints(file.endpoints.take(), at, remarks),
+        ..nowhere(name, file, at, around, remarks)
+    }
+}
+
+/// All that `defaults` can say too: how, and not yet where to.
+pub(super) fn nowhere(
     name: &str,
     file: file::Service,
     at: &Trail<'_>,
@@ -37,10 +62,10 @@ fn cluster(
     refuse_unbuilt(&file, at, remarks);
     let timeouts = policy::timeouts(&file);
     Cluster {
-        hosts: hosts(name, file.hosts, at, remarks),
-        addresses: addresses(file.addresses, &at.key("addresses"), remarks),
-        listen: file.listen.map(|OneOrMore(addresses)| addresses).unwrap_or_default(),
-        endpoints: endpoints(file.endpoints, at, remarks),
+        hosts: Vec::new(),
+        addresses: Vec::new(),
+        listen: Vec::new(),
+        endpoints: Vec::new(),
         protocol: file.protocol.map_or(UpstreamProtocol::Auto, |Typed(protocol)| protocol),
         tls: tls(file.tls, &at.key("tls"), around, remarks),
         load_balancer: load_balancer(file.load_balancer, &at.key("load_balancer"), remarks),

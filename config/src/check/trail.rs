@@ -60,6 +60,33 @@ impl Remark {
         self.help = Some(help.into());
     }
 
+    /// It stands at the key, not at its value.
+    pub(crate) fn of_key(&mut self) -> &mut Self {
+        self.at_key = true;
+        self
+    }
+
+    pub(crate) fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    pub(crate) fn path(&self) -> &[Step] {
+        &self.path.0
+    }
+
+    pub(crate) fn moved_to(self, path: Path) -> Self {
+        Self { path, ..self }
+    }
+
+    pub(crate) fn said_of(self, whom: &str) -> Self {
+        Self { what: format!("{} ({whom})", self.what), ..self }
+    }
+
+    /// What tells two remarks apart.
+    pub(crate) fn words(&self) -> (String, String) {
+        (self.path.to_string(), self.what.clone())
+    }
+
     pub(crate) fn placed(self, tree: &Tree) -> Fault {
         let mut path = self.path;
         let found = tree.locate(&mut path);
@@ -100,10 +127,21 @@ impl Remarks {
         &mut self.list[last]
     }
 
+    /// What is remarked meanwhile, apart from the rest.
+    pub(crate) fn aside<T>(&mut self, check: impl FnOnce(&mut Self) -> T) -> (T, Vec<Remark>) {
+        let before = std::mem::take(&mut self.list);
+        let checked = check(self);
+        (checked, std::mem::replace(&mut self.list, before))
+    }
+
+    pub(crate) fn push(&mut self, remark: Remark) {
+        self.list.push(remark);
+    }
+
     /// A known key whose feature is not built.
     pub(crate) fn not_yet(&mut self, at: &Trail<'_>, key: &Option<NotYet>) {
         if key.is_some() {
-            self.error(at, "is not supported yet").at_key = true;
+            self.error(at, "is not supported yet").of_key();
         }
     }
 

@@ -78,16 +78,28 @@ impl<'de> Shape<'de> for Balancer {
     }
 }
 
+impl Methods {
+    const SETS: [(&'static str, Self); 3] = [
+        ("idempotent", Self::Idempotent),
+        ("idempotent_or_keyed", Self::IdempotentOrKeyed),
+        ("all", Self::All),
+    ];
+
+    pub(crate) fn words() -> impl Iterator<Item = &'static str> {
+        Self::SETS.into_iter().map(|(word, _)| word)
+    }
+}
+
 impl<'de> Shape<'de> for Methods {
     const EXPECTED: &'static str = "idempotent, idempotent_or_keyed, all, or a list of methods";
     type List = Vec<Typed<Method>>;
     type Block = NotYet;
 
     fn word(text: &str) -> Result<Self, BadWord> {
+        if let Some((_, set)) = Self::SETS.iter().find(|(word, _)| *word == text) {
+            return Ok(set.clone());
+        }
         match text {
-            "idempotent" => Ok(Self::Idempotent),
-            "idempotent_or_keyed" => Ok(Self::IdempotentOrKeyed),
-            "all" => Ok(Self::All),
             _ if Method::parse(text).is_ok() => {
                 Err(BadWord::new("must be a list").help(format!("write [{text}]")))
             }

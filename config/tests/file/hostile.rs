@@ -42,6 +42,21 @@ fn alias_bombs_are_refused_quickly() {
     refused_quickly(&format!("services:\n  a: {{ endpoints: {endpoints} }}\n{services}"));
 }
 
+/// Such a bomb costs as much where its texts hold variables, and in what is not built yet.
+#[test]
+fn alias_bombs_with_variables_are_refused_quickly() {
+    let mut bomb = "l0: &l0 [\"${A:-x}\", x, x, x, x, x, x, x, x]\n".to_owned();
+    for n in 1..30 {
+        bomb += &format!("l{n}: &l{n} [{}]\n", vec![format!("*l{}", n - 1); 9].join(", "));
+    }
+    for key in ["services: *l29", "routes: *l29", "inbound: { probes: *l29 }", "identity: { crl: *l29 }"] {
+        refused_quickly(&format!("{bomb}{key}\n"));
+    }
+    refused_quickly(&format!("workers: \"{}\"", "${A:-".repeat(500_000)));
+    let texts = vec!["\"${A:-x}${B:-y}\""; 150_000].join(", ");
+    refused_quickly(&format!("services: {{ a: {{ endpoints: [10.0.0.1:80], hosts: [{texts}] }} }}"));
+}
+
 #[test]
 fn files_above_4_mib_are_refused() {
     refused_quickly(&"#".repeat(4 * 1024 * 1024 + 1));
@@ -67,6 +82,19 @@ fn what_is_not_utf_8_is_refused_at_its_place() {
     let told = load(&file).unwrap_err().to_string();
     std::fs::remove_file(&file).unwrap();
     assert!(told.ends_with(":2:10: error: the file is not UTF-8. help: save it as UTF-8"), "{told}");
+}
+
+#[test]
+fn four_mib_that_are_not_utf_8_are_refused_quickly() {
+    let file = std::env::temp_dir().join(format!("pillion-config-large-{}.yaml", std::process::id()));
+    let mut bytes = b"workers: 1\n".repeat(300_000);
+    bytes.push(0xff);
+    std::fs::write(&file, bytes).unwrap();
+    let started = Instant::now();
+    let told = load(&file).unwrap_err().faults.remove(0);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!((told.line, told.column), (300_001, 1));
+    assert!(started.elapsed() < QUICK, "took {:?}", started.elapsed());
 }
 
 #[test]

@@ -1,18 +1,32 @@
 //! The configuration file from outside: what loads, what is refused, and with which words.
 
+#[path = "../support/editor.rs"]
+mod editor;
+
+mod defaults;
 mod faults;
 mod hostile;
+mod named;
 mod peers;
 mod protocols;
 mod refusals;
 mod samples;
+mod schema;
+mod variables;
 
 use std::path::Path;
 
 use pillion_config::{Config, Errors, Fault, parse};
 
-/// The configuration of a text that must be good.
+/// The configuration of a text that must be good, and look so to an editor.
 fn good(source: &str) -> Config {
+    let complaints = editor::complaints(source);
+    assert!(complaints.is_empty(), "{source}\n{complaints:#?}");
+    loaded(source)
+}
+
+/// The configuration of a text that must be good, though an editor may not know all of its keys.
+fn loaded(source: &str) -> Config {
     parse(source, Path::new("/etc/pillion")).expect("a good file").0
 }
 

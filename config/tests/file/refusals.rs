@@ -2,7 +2,7 @@
 
 use pillion_config::Severity;
 
-use crate::{bad, told};
+use crate::bad;
 
 const FULL: &str = include_str!("interface.yaml");
 
@@ -52,7 +52,8 @@ fn the_alternatives_of_the_public_face_are_refused_by_name_too() {
     let cases = [
         ("identity: { directory: c, crl: ca.crl }".to_owned(), "identity.crl"),
         ("identity: { workload_api: unix:///run/spire/agent.sock }".into(), "identity.workload_api"),
-        ("defaults: { timeout: 3s }".into(), "defaults"),
+        ("defaults: { slow_start: 3s }".into(), "defaults.slow_start"),
+        ("defaults: { retry: { hedge_after: 1s } }".into(), "defaults.retry.hedge_after"),
         (
             "services: { a: { endpoints: { dns: \"a.shop:80\", refresh: 5s } } }".into(),
             "services.a.endpoints.dns",
@@ -89,7 +90,7 @@ fn the_alternatives_of_the_public_face_are_refused_by_name_too() {
 
 #[test]
 fn what_is_off_or_empty_asks_for_nothing_and_is_not_refused() {
-    crate::good(
+    crate::loaded(
         "defaults: {}\nroutes: []\ndns: off\ntracing: off\n\
          inbound: { rate_limit: off, probes: [] }\n\
          metrics: { merge: [], compatibility: [] }\n\
@@ -97,18 +98,4 @@ fn what_is_off_or_empty_asks_for_nothing_and_is_not_refused() {
          retry: { hedge_after: off }\n    circuit_breaker: { adaptive: off, max_connections_per_endpoint: false }\n    \
          outlier_detection: { interval: off, error_rate: off, gateway_errors: off, connect_failures: off }\n",
     );
-}
-
-#[test]
-fn variables_are_refused_where_they_would_be_replaced_and_nowhere_else() {
-    assert_eq!(
-        told(
-            "workload: { name: \"${POD}\" }\nservices: { a: { endpoints: [\"${A:-10.0.0.1}:80\"] } } # ${X}"
-        ),
-        [
-            "1:19 workload.name uses ${…}, which is not supported yet",
-            "2:30 services.a.endpoints[0] uses ${…}, which is not supported yet"
-        ]
-    );
-    crate::good("workers: 1 # ${POD}");
 }

@@ -1,0 +1,112 @@
+//! How the leaves of the file look to an editor: a little wider than what [`Word`](crate::value::Word) takes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Described, any_of, defined, one_of};
+use crate::cluster::{AddressPattern, HostPattern};
+use crate::identity::SpiffeId;
+use crate::policy::RetryCondition;
+use crate::telemetry::LogPath;
+use crate::value::{Count, Port, Share, Size, Text};
+use crate::words::{CONDITIONS, GRPC, Method, ServiceName, Sni, Target, TrustDomain};
+
+/// A word of many keys stands once.
+pub(super) fn definitions() -> Value {
+    let pattern =
+        |pattern: &str, about: &str| json!({ "type": "string", "pattern": pattern, "description": about });
+    json!({
+        "left_open": {
+            "type": ["string", "null"],
+            "pattern": "\\$",
+            "description": "\"${NAME}\" or \"${NAME:-default}\" from the environment; nothing is the default"
+        },
+        "off": { "enum": off() },
+        "duration": pattern("^([0-9]+(\\.[0-9]+)?(us|ms|s|m|h|d))+$", "A duration: 250ms, 15s, 1m30s, 1h"),
+        "size": {
+            "anyOf": [
+                { "type": "integer", "minimum": 0 },
+                { "type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(B|[kKMG]B|[KMG]iB)?$" }
+            ],
+            "description": "A size: 64KiB, 10MiB, or bytes"
+        },
+        "share": pattern("^[0-9]+(\\.[0-9]+)?%$", "A share: 20%"),
+        "text": { "type": ["string", "number", "boolean"], "minLength": 1 },
+        "address": pattern(
+            "^([0-9.]+|\\[[0-9A-Fa-f:.]+(%[0-9]+)?\\]):[0-9]+$",
+            "An IP address and a port: 127.0.0.1:8080, \"[::1]:8080\""
+        ),
+        "destination": pattern(
+            "^[0-9A-Fa-f:.\\[\\]]+(/[0-9]+)?$",
+            "An address or a network: \"10.96.0.10:80\", 10.96.0.10, 10.96.1.0/24"
+        ),
+        "host": pattern(
+            "^(\\*\\.)?([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]+)?$",
+            "A host: orders, \"orders.shop:8080\", \"*.shop\""
+        ),
+        "name": { "type": ["string", "number", "boolean"], "pattern": "^[A-Za-z0-9._-]+$" },
+        "spiffe_id": pattern("^spiffe://", "A SPIFFE ID: spiffe://cluster.local/ns/default/sa/web"),
+        "method": pattern("^[A-Z0-9!#$%&'*+.^_`|~-]+$", "A method, in upper case"),
+        "condition": condition(),
+    })
+}
+
+/// Every spelling of `off`.
+pub(super) fn off() -> Vec<Value> {
+    let spelt = ["off", "Off", "OFF", "false", "False", "FALSE"].map(Value::from);
+    spelt.into_iter().chain([Value::Bool(false)]).collect()
+}
+
+/// A gRPC status may be in any case; editors are told of one.
+fn condition() -> Value {
+    let names = CONDITIONS.iter().map(|(name, _)| *name).chain(GRPC.iter().map(|(name, _)| *name));
+    json!({
+        "anyOf": [
+            one_of(names),
+            { "type": "integer", "minimum": 300, "maximum": 599 },
+            { "type": "string", "pattern": "^[3-5][0-9][0-9]$" }
+        ]
+    })
+}
+
+macro_rules! described {
+    ($($name:ty: $definition:literal),* $(,)?) => {$(
+        impl Described for $name {
+            fn described() -> Option<Value> {
+                defined($definition)
+            }
+        }
+    )*};
+}
+described!(
+    Duration: "duration",
+    Size: "size",
+    Share: "share",
+    Text: "text",
+    LogPath: "text",
+    SocketAddr: "address",
+    Target: "address",
+    AddressPattern: "destination",
+    HostPattern: "host",
+    ServiceName: "name",
+    Sni: "name",
+    TrustDomain: "name",
+    SpiffeId: "spiffe_id",
+    Method: "method",
+    RetryCondition: "condition",
+);
+
+impl<const LEAST: u32, const MOST: u32> Described for Count<LEAST, MOST> {
+    fn described() -> Option<Value> {
+        let number = json!({ "type": "integer", "minimum": LEAST, "maximum": MOST });
+        any_of([Some(number), Some(json!({ "type": "string", "pattern": "^[0-9]+$" }))])
+    }
+}
+
+impl Described for Port {
+    fn described() -> Option<Value> {
+        Some(json!({ "pattern": "^[1-9][0-9]{0,4}$" }))
+    }
+}

@@ -1,0 +1,170 @@
+//! The slips that operators make most, each by its name.
+
+use crate::{bad, good, told, warnings};
+
+#[test]
+fn a_key_that_is_there_twice_is_a_fault_wherever_keys_are_names() {
+    let service = |keys: &str| format!("services:\n  a:\n    endpoints: [10.0.0.1:80]\n    {keys}\n");
+    let cases = [
+        (
+            "services:\n  a: { endpoints: [10.0.0.1:80] }\n  a: { timeout: 1s }\n".to_owned(),
+            "3:3 services has the key `a` twice",
+        ),
+        (
+            "services: { a: { endpoints: [10.0.0.1:80] }, \"a\": {} }".into(),
+            "1:46 services has the key `a` twice",
+        ),
+        ("inbound: { ports: { 3306: {}, 3306: {} } }".into(), "1:31 inbound.ports has the key `3306` twice"),
+        ("inbound:\n  ports:\n    3306:\n    '3306':\n".into(), "4:5 inbound.ports has the key `3306` twice"),
+        (service("timeout: 1s\n    timeout: 2s"), "5:5 services.a has the key `timeout` twice"),
+        (
+            service("retry: { attempts: 1, attempts: 1 }"),
+            "4:27 services.a.retry has the key `attempts` twice",
+        ),
+        ("defaults: { timeout: 1s, timeout: 1s }".into(), "1:26 defaults has the key `timeout` twice"),
+    ];
+    for (source, expected) in cases {
+        assert_eq!(told(&source), [expected], "{source}");
+    }
+}
+
+/// Also where nothing of it is built: the twin would come to light much later.
+#[test]
+fn a_probe_or_a_header_that_is_there_twice_is_a_fault() {
+    let cases = [
+        (
+            "inbound:\n  probes:\n    - { name: a, port: 1, name: b }\n",
+            ["2:3 inbound.probes is not supported yet", "3:27 inbound.probes[0] has the key `name` twice"],
+        ),
+        (
+            "routes:\n  - match: { headers: { x-canary: \"1\", x-canary: \"2\" } }\n",
+            ["1:1 routes is not supported yet", "2:40 routes[0].match.headers has the key `x-canary` twice"],
+        ),
+    ];
+    for (source, expected) in cases {
+        assert_eq!(told(source), expected, "{source}");
+    }
+}
+
+#[test]
+fn a_variable_in_a_probe_or_a_header_has_to_be_set_too() {
+    let told = told(
+        "inbound:\n  probes: [{ path: \"/live?pod=${PILLION_ABSENT}\" }]\n\
+         routes: [{ request_headers: { set: { x-a: \"b ${PILLION_ABSENT:-${}}\" } } }]\n",
+    );
+    assert_eq!(
+        told,
+        [
+            "2:3 inbound.probes is not supported yet",
+            "2:20 inbound.probes[0].path uses `${PILLION_ABSENT}`, which is not set",
+            "3:1 routes is not supported yet",
+            "3:43 routes[0].request_headers.set.x-a has `${}`, which is no variable",
+        ]
+    );
+}
+
+#[test]
+fn three_faults_in_three_services_are_told_at_once_in_either_style() {
+    let block = "services:\n  a:\n    endpoints: [10.0.0.1]\n  b:\n    endpoints:\n      - 10.0.0.1:80\n    tls:\n      mode: mutal\n  c:\n    endpoints:\n      - { address: 10.0.0.1:80, wieght: 2 }\n";
+    let flow = "services: { a: { endpoints: [10.0.0.1] }, b: { endpoints: [10.0.0.1:80], tls: { mode: mutal } }, c: { endpoints: [{ address: 10.0.0.1:80, wieght: 2 }] } }";
+    let messages = [
+        "services.a.endpoints[0] is `10.0.0.1`, which is not an address",
+        "services.b.tls.mode is `mutal`, which is not one of mutual, simple, off",
+        "services.c.endpoints[0] has no key `wieght`",
+    ];
+    for (source, places) in [(block, ["3:17", "8:13", "11:33"]), (flow, ["1:30", "1:87", "1:139"])] {
+        let expected: Vec<_> =
+            places.iter().zip(messages).map(|(place, what)| format!("{place} {what}")).collect();
+        assert_eq!(told(source), expected);
+    }
+}
+
+/// Never at 1:1, whatever kind of value it turns out to be.
+#[test]
+fn a_fault_deep_in_each_union_stands_at_the_offending_key() {
+    let cases = [
+        ("endpoints:\n      - 10.0.0.1:80\n      - address: 10.0.0.2:80\n        weigth: 2", "6:9"),
+        ("endpoints:\n      dns: a:80\n      refesh: 5s", "5:7"),
+        ("endpoints: [10.0.0.1:80]\n    tls:\n      mode: simple\n      snj: a", "6:7"),
+        (
+            "endpoints: [10.0.0.1:80]\n    tls:\n      identities:\n        - spiffe://a/b\n        - spife://a/b",
+            "7:11",
+        ),
+        ("endpoints: [10.0.0.1:80]\n    load_balancer:\n      ring_hahs: {}", "5:7"),
+        ("endpoints: [10.0.0.1:80]\n    retry:\n      budget:\n        ratio: 20", "6:16"),
+        ("endpoints: [10.0.0.1:80]\n    retry:\n      methods: [GET, get]", "5:22"),
+        ("endpoints: [10.0.0.1:80]\n    outlier_detection:\n      max_ejcted: 5%", "5:7"),
+    ];
+    for (keys, place) in cases {
+        let source = format!("services:\n  b:\n    {keys}\n");
+        let told: Vec<_> =
+            told(&source).into_iter().filter(|told| !told.contains("not supported yet")).collect();
+        assert!(
+            told.len() == 1 && told[0].starts_with(&format!("{place} ")),
+            "{source}{told:#?}\nexpected {place}"
+        );
+    }
+}
+
+#[test]
+fn a_port_is_the_same_key_quoted_or_not() {
+    let bare = good("inbound: { ports: { 3306: { protocol: tcp } } }");
+    for port in ["\"3306\"", "'3306'", "!!str 3306"] {
+        assert_eq!(good(&format!("inbound: {{ ports: {{ {port}: {{ protocol: tcp }} }} }}")), bare, "{port}");
+    }
+    for port in ["03306", "3306.0", "0xcea", "+3306", "65536", "0"] {
+        assert_eq!(told(&format!("inbound: {{ ports: {{ {port}: {{}} }} }}")).len(), 1, "{port}");
+    }
+}
+
+#[test]
+fn a_merge_key_is_refused_with_a_hint_wherever_it_stands() {
+    let service = "endpoints: [10.0.0.1:80]";
+    for source in [
+        format!("services:\n  a: &a {{ {service} }}\n  b:\n    <<: *a\n    hosts: [x]\n"),
+        format!("defaults: &d {{ timeout: 1s }}\nservices: {{ a: {{ <<: *d, {service} }} }}"),
+        format!("services: {{ a: {{ {service}, retry: {{ <<: {{ attempts: 1 }} }} }} }}"),
+        "inbound: { ports: { <<: { 1: {} } } }".into(),
+        "<<: { version: 1 }".into(),
+    ] {
+        let errors = bad(&source);
+        let [fault] = errors.faults.as_slice() else { unreachable!("{errors}") };
+        assert!(fault.message.ends_with("has no key `<<`"), "{errors}");
+        assert!(fault.help.as_deref().unwrap().contains("write the keys out"), "{errors}");
+    }
+}
+
+#[test]
+fn an_on_that_another_tool_has_turned_into_true_is_recognised() {
+    for key in ["true", "True", "\"true\""] {
+        let errors = bad(&format!(
+            "services:\n  a:\n    endpoints: [10.0.0.1:80]\n    retry:\n      {key}: [reset]\n"
+        ));
+        let [fault] = errors.faults.as_slice() else { unreachable!("{errors}") };
+        assert_eq!((fault.line, fault.column), (5, 7));
+        assert!(fault.help.as_deref().unwrap().contains("turned `on:` into `true:`"), "{errors}");
+    }
+    good("services: { a: { endpoints: [10.0.0.1:80], retry: { on: [reset] } } }");
+}
+
+#[test]
+fn a_per_try_timeout_that_is_not_below_the_timeout_is_warned_about() {
+    let service = |timeouts: &str| format!("services:\n  a:\n    endpoints: [10.0.0.1:80]\n    {timeouts}\n");
+    for (timeouts, place) in [
+        ("timeout: 1s\n    retry: { per_try_timeout: 2s }", (5, 31)),
+        ("timeout: 1s\n    retry: { per_try_timeout: 1s }", (5, 31)),
+        ("retry: { per_try_timeout: 15s }", (4, 31)),
+    ] {
+        let warnings = warnings(&service(timeouts));
+        assert_eq!(warnings.len(), 1, "{timeouts}");
+        assert_eq!((warnings[0].line, warnings[0].column), place);
+        assert!(warnings[0].message.contains("per_try_timeout is "), "{}", warnings[0]);
+    }
+    for timeouts in [
+        "timeout: 2s\n    retry: { per_try_timeout: 1s }",
+        "timeout: off\n    retry: { per_try_timeout: 60s }",
+        "timeout: 1s\n    retry: { per_try_timeout: off }",
+    ] {
+        assert_eq!(warnings(&service(timeouts)), [], "{timeouts}");
+    }
+}
