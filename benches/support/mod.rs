@@ -20,7 +20,7 @@ use pillion::identity::issue::Ca;
 use pillion::tls::client::{AlpnOffer, ClientTls, Purpose};
 use pillion::tls::server::{accept, server_config};
 use pillion_config::cluster::UpstreamTls;
-use pillion_config::identity::{Source, TlsPolicy, TlsVersion};
+use pillion_config::identity::{Crl, Source, TlsPolicy, TlsVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -170,7 +170,7 @@ pub(crate) fn play(role: &str, arguments: &[String]) -> anyhow::Result<()> {
 fn credentials(folder: &str) -> anyhow::Result<Credentials> {
     let path = |name: &str| PathBuf::from(folder).join(name);
     let (certificate, key, trust_bundle) = (path("tls.crt"), path("tls.key"), path("ca.crt"));
-    Ok(Credentials::load(&Source { certificate, key, trust_bundle, trust_domain: None })?)
+    Ok(Credentials::load(&Source { certificate, key, trust_bundle, crl: Crl::None, trust_domain: None })?)
 }
 
 async fn listen() -> anyhow::Result<TcpListener> {

@@ -17,6 +17,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::file::{self, File};
+use crate::listener::{DownstreamLimits, Drain};
 use crate::shape::Typed;
 use crate::value::{AutoOr, Count, Text};
 use crate::{Config, Workload};
@@ -63,6 +64,9 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
         admin: telemetry::admin(file.admin, &root.key("admin"), remarks),
         metrics: telemetry::metrics(file.metrics, &root.key("metrics"), remarks),
         access_log: telemetry::access_log(file.access_log, around),
+        routes: Vec::new(),
+        drain: Drain::default(),
+        limits: DownstreamLimits::default(),
         workers: workers(file.workers),
     };
     sockets::refuse_shared(&config, &listen, remarks);

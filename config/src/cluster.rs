@@ -6,6 +6,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::identity::SpiffeId;
 use crate::policy::{ConnectionPolicy, Limits, OutlierDetection, Retry, Timeouts};
@@ -22,6 +23,8 @@ pub struct Cluster {
     /// Local ports of its own; whatever Host a request names there, it is for this cluster.
     pub listen: Vec<SocketAddr>,
     pub endpoints: Vec<Endpoint>,
+    /// Endpoints are learnt, and `endpoints` is empty.
+    pub discovery: Option<Discovery>,
     pub protocol: UpstreamProtocol,
     pub tls: UpstreamTls,
     pub load_balancer: LoadBalancer,
@@ -31,6 +34,16 @@ pub struct Cluster {
     pub retry: Option<Retry>,
     pub limits: Limits,
     pub outlier_detection: OutlierDetection,
+}
+
+/// `endpoints: { dns: "orders.shop.svc.cluster.local:15006", refresh: 5s }`: its A and AAAA records.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Discovery {
+    /// As written, for the resolver: search domains apply unless it ends with a dot.
+    pub name: String,
+    pub port: u16,
+    /// Between two questions, whatever the records' time to live. Default 5 s, as Envoy's.
+    pub refresh: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

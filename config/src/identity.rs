@@ -10,8 +10,19 @@ pub struct Source {
     pub certificate: PathBuf,
     pub key: PathBuf,
     pub trust_bundle: PathBuf,
+    pub crl: Crl,
     /// `None`: that of the certificate's SPIFFE ID.
     pub trust_domain: Option<String>,
+}
+
+/// Which certificates are revoked, PEM or DER (RFC 5280, 5).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Crl {
+    #[default]
+    None,
+    /// `ca.crl` of the directory: enforced while it is there.
+    IfPresent(PathBuf),
+    Required(PathBuf),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -16,6 +16,7 @@ pub mod cluster;
 pub mod identity;
 pub mod listener;
 pub mod policy;
+pub mod route;
 pub mod telemetry;
 
 mod check;
@@ -37,6 +38,7 @@ pub use fault::{Errors, Fault, Severity};
 pub use identity::SpiffeId;
 pub use listener::{Inbound, Outbound};
 pub use load::{load, parse, parse_with};
+pub use route::Route;
 pub use schema::schema;
 
 /// Everything a sidecar is told, checked and complete.
@@ -52,11 +54,15 @@ pub struct Config {
     pub outbound: Option<Outbound>,
     /// What the application calls, in the order of the file. Names are unique.
     pub clusters: Vec<Cluster>,
+    /// In the order of the file: the first match wins.
+    pub routes: Vec<Route>,
     pub admin: telemetry::Admin,
     /// `None`: `metrics: off`.
     pub metrics: Option<telemetry::Metrics>,
     /// `None`: no access log.
     pub access_log: Option<telemetry::AccessLog>,
+    pub drain: listener::Drain,
+    pub limits: listener::DownstreamLimits,
     /// Threads of the data path. `None`: from the CPU quota of the cgroup.
     pub workers: Option<NonZeroUsize>,
 }

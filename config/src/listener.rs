@@ -86,3 +86,46 @@ pub enum Unknown {
     /// `egress_denied`, or closed.
     Deny,
 }
+
+/// `limits`: what a connection from downstream may take, on both sides.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DownstreamLimits {
+    /// Of a request's head. Default 64 KiB: cookies of browsers fit, and ten thousand heads do too.
+    pub header_bytes: u32,
+    /// Fields of a head. Default 100, as Envoy's.
+    pub header_count: u32,
+    /// From a head's first byte to its last; also for bytes that may still become TLS or HTTP. Default 10 s.
+    pub header_timeout: Duration,
+    /// A connection on which nothing happens is closed. Default 1 h, as Envoy's.
+    pub idle_timeout: Duration,
+    /// How often a request may pass the same instance and direction. Default 4: the fifth is a loop.
+    pub via_passes: u32,
+}
+
+impl Default for DownstreamLimits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 64 * 1024,
+            header_count: 100,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(3600),
+            via_passes: 4,
+        }
+    }
+}
+
+/// `drain`: both from SIGTERM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drain {
+    /// Until then both sides go on accepting while they say goodbye. Default 5 s: what it takes until the last load
+    /// balancer has heard that this one is not ready.
+    pub delay: Duration,
+    /// At the latest. Default 25 s: below the 30 s that Kubernetes waits.
+    pub timeout: Duration,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { delay: Duration::from_secs(5), timeout: Duration::from_secs(25) }
+    }
+}

@@ -383,7 +383,13 @@ mod tests {
         issued(&folder);
         let [certificate, key, trust_bundle] =
             ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.0.join("web").join(name));
-        let source = pillion_config::identity::Source { certificate, key, trust_bundle, trust_domain: None };
+        let source = pillion_config::identity::Source {
+            certificate,
+            key,
+            trust_bundle,
+            crl: pillion_config::identity::Crl::None,
+            trust_domain: None,
+        };
         let own = crate::identity::credentials::Credentials::load(&source).expect("usable");
         assert_eq!(own.id.as_str(), "spiffe://cluster.local/ns/default/sa/web");
         assert_eq!(

@@ -66,6 +66,7 @@ pub(super) fn nowhere(
         addresses: Vec::new(),
         listen: Vec::new(),
         endpoints: Vec::new(),
+        discovery: None,
         protocol: file.protocol.map_or(UpstreamProtocol::Auto, |Typed(protocol)| protocol),
         tls: tls(file.tls, &at.key("tls"), around, remarks),
         load_balancer: load_balancer(file.load_balancer, &at.key("load_balancer"), remarks),

@@ -2,7 +2,7 @@
 
 use super::{Remarks, Surroundings, Trail};
 use crate::file;
-use crate::identity::{Source, TlsPolicy, TlsVersion};
+use crate::identity::{Crl, Source, TlsPolicy, TlsVersion};
 use crate::shape::Typed;
 use crate::value::Text;
 use crate::words::{PostQuantum, TrustDomain};
@@ -28,6 +28,7 @@ pub(super) fn source(
         certificate,
         key,
         trust_bundle,
+        crl: Crl::None,
         trust_domain: file.trust_domain.map(|Typed(TrustDomain(name))| name),
     })
 }
