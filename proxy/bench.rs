@@ -61,7 +61,7 @@ fn find_host(hosts: usize) -> Decision {
         pillion_config::parse(&text, std::path::Path::new(".")).map(|(config, _)| config).unwrap_or_default();
     let (mut table, metrics) = (HostTable::default(), Metrics::new(20_000));
     for cluster in &config.clusters {
-        let route = Route::to(Cluster::service(cluster, None, &metrics, 1));
+        let route = Route::to(Cluster::service(cluster, &cluster.endpoints, None, None, &metrics, 1));
         cluster.hosts.iter().for_each(|host| table.add(host, &route));
     }
     named(format!("find a host among {hosts}"), move || {

@@ -5,6 +5,7 @@
 
 pub(crate) mod backoff;
 pub(crate) mod balance;
+mod before;
 pub(crate) mod budget;
 pub(crate) mod connect;
 pub(crate) mod endpoint;
@@ -14,8 +15,8 @@ pub(crate) mod outlier;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use pillion_config as config;
@@ -35,6 +36,7 @@ use crate::telemetry::{
 use crate::telemetry::{Limit as LimitLabel, Tls};
 use crate::tls::client::ClientTls;
 use balance::{Balancer, Tried};
+pub(crate) use before::Before;
 use budget::Budget;
 use endpoint::Endpoint;
 use limits::Limit;
@@ -52,17 +54,16 @@ pub(crate) struct Cluster {
     pub(crate) timeouts: Timeouts,
     pub(crate) connection: ConnectionPolicy,
     pub(crate) retry: Option<Retry>,
-    pub(crate) budget: Option<Budget>,
+    pub(crate) budget: Option<Arc<Budget>>,
     pub(crate) limits: Limits,
     /// Bytes of one request body.
     pub(crate) max_body: Option<u64>,
     ejections: Arc<Ejections>,
-    slots: Arc<Semaphore>,
-    max_connections: u32,
+    slots: Arc<Slots>,
     /// See [`Cluster::remember`].
     remembered: AtomicU8,
-    /// Dials that wait for one of `max_connections`.
-    waiting_for_slot: AtomicU32,
+    /// Why no endpoint has been learnt; `None`: they are written, or known.
+    pub(crate) unlearnt: Option<Arc<str>>,
     tls: Option<ClientTls>,
     verifies_peers: bool,
     metrics: Arc<ServiceMetrics>,
@@ -81,7 +82,23 @@ pub(crate) enum Spoken {
     AppAuto,
 }
 
+/// `max_connections`: a slot for each.
+struct Slots {
+    free: Arc<Semaphore>,
+    max: u32,
+    /// Dials that wait for one.
+    waiting: AtomicU32,
+}
+
+impl Slots {
+    fn new(max: u32) -> Arc<Self> {
+        let free = Arc::new(Semaphore::new(max as usize));
+        Arc::new(Self { free, max, waiting: AtomicU32::new(0) })
+    }
+}
+
 /// The circuit breaker; connections are bounded by the slots.
+#[derive(Clone)]
 pub(crate) struct Limits {
     pub(crate) pending: Arc<Limit>,
     pub(crate) requests: Arc<Limit>,
@@ -89,26 +106,23 @@ pub(crate) struct Limits {
 }
 
 impl Cluster {
-    /// A service that the application calls.
+    /// A service that the application calls, at `endpoints`.
     pub(crate) fn service(
         of: &config::Cluster,
+        endpoints: &[config::cluster::Endpoint],
         tls: Option<ClientTls>,
+        before: Option<Before<'_>>,
         metrics: &Arc<Metrics>,
         workers: usize,
     ) -> Arc<Self> {
-        let epoch = Instant::now().into_std();
         let symbol = metrics.intern(&of.name);
-        let ejections = Ejections::new(&of.outlier_detection, of.endpoints.len());
-        let endpoints = of.endpoints.iter().enumerate().map(|(id, endpoint)| {
-            let outlier = outlier::Outlier::new(&of.outlier_detection, ejections.clone(), epoch);
-            Arc::new(Endpoint::new(id, endpoint.address, endpoint.weight, outlier, workers, epoch))
-        });
-        let cluster = Arc::new(Self {
+        let ejections = before::ejections(&of.outlier_detection, endpoints.len(), before);
+        Arc::new(Self {
             name: of.name.as_str().into(),
             direction: Direction::Outbound,
             symbol,
-            endpoints: endpoints.collect(),
-            balancer: Balancer::new(of.load_balancer, of.endpoints.iter().map(|endpoint| endpoint.weight)),
+            endpoints: before::endpoints(of, endpoints, &ejections, before, workers),
+            balancer: Balancer::new(of.load_balancer, endpoints.iter().map(|endpoint| endpoint.weight)),
             protocol: match of.protocol {
                 UpstreamProtocol::Auto => Spoken::Auto,
                 UpstreamProtocol::Http1 => Spoken::Http1,
@@ -118,25 +132,18 @@ impl Cluster {
             connect_timeout: of.timeouts.connect,
             timeouts: of.timeouts.clone(),
             connection: of.connection.clone(),
-            budget: of.retry.as_ref().map(|retry| Budget::new(&retry.budget, epoch)),
+            budget: before::budget(of.retry.as_ref(), before),
             retry: of.retry.clone(),
-            limits: Limits {
-                pending: Limit::new("max_pending_requests", of.limits.max_pending_requests),
-                requests: Limit::new("max_requests", of.limits.max_requests),
-                retries: Limit::new("max_retries", of.limits.max_retries),
-            },
+            limits: before::limits(&of.limits, before),
             max_body: None,
             ejections,
-            slots: Arc::new(Semaphore::new(of.limits.max_connections as usize)),
-            max_connections: of.limits.max_connections,
-            remembered: AtomicU8::new(0),
-            waiting_for_slot: AtomicU32::new(0),
+            slots: before::slots(of.limits.max_connections, before),
+            remembered: AtomicU8::new(before.map_or(0, |before| before.cluster.remembered.load(Relaxed))),
+            unlearnt: None,
             tls,
             verifies_peers: matches!(of.tls, UpstreamTls::Mutual { .. }),
             metrics: metrics.service(Direction::Outbound, symbol),
-        });
-        cluster.tell_on_scrape(metrics);
-        cluster
+        })
     }
 
     /// The application at `address`, beside the sidecar. All addresses of an application share `requests`.
@@ -237,17 +244,20 @@ impl Cluster {
     /// Why [`Self::pick`] found nobody.
     pub(crate) fn nobody(&self) -> Error {
         let (name, known) = (&self.name, self.endpoints.len());
-        match known {
-            0 => Error::new(Reason::NoEndpoints, format!("\"{name}\" has no endpoints")),
+        match (known, &self.unlearnt) {
+            (0, Some(why)) => {
+                Error::new(Reason::DnsError, format!("no endpoint of \"{name}\" is known: {why}"))
+            }
+            (0, None) => Error::new(Reason::NoEndpoints, format!("\"{name}\" has no endpoints")),
             _ => Error::new(Reason::AllUnhealthy, format!("all {known} endpoints of \"{name}\" are ejected")),
         }
     }
 
     /// Room for a connection that nothing else can share, now or not at all.
     pub(crate) fn slot_now(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.slots.clone().try_acquire_owned().map_err(|_full| {
+        self.slots.free.clone().try_acquire_owned().map_err(|_full| {
             self.rejected(LimitLabel::Connections);
-            let (name, most) = (&self.name, self.max_connections);
+            let (name, most) = (&self.name, self.slots.max);
             Error::new(
                 Reason::Overloaded,
                 format!(
@@ -302,7 +312,7 @@ impl Cluster {
 
     /// Room for one more connection; at the limit an idle one is closed, so that there is room soon.
     pub(crate) fn try_slot(&self, to: &Endpoint) -> Option<OwnedSemaphorePermit> {
-        let slot = self.slots.clone().try_acquire_owned().ok();
+        let slot = self.slots.free.clone().try_acquire_owned().ok();
         if slot.is_none() {
             let elsewhere = self.endpoints.iter().map(Arc::as_ref).filter(|other| other.id != to.id);
             let _evicted = elsewhere.chain([to]).any(|endpoint| endpoint.pool.evict_idle());
@@ -313,13 +323,13 @@ impl Cluster {
 
     /// Waits for room.
     pub(crate) async fn slot(&self) -> Result<OwnedSemaphorePermit, Error> {
-        let _waiting = Waiting::count(&self.waiting_for_slot);
+        let _waiting = Waiting::count(&self.slots.waiting);
         let closed = |_closed| Error::new(Reason::InternalError, "the cluster's slots are gone");
-        self.slots.clone().acquire_owned().await.map_err(closed)
+        self.slots.free.clone().acquire_owned().await.map_err(closed)
     }
 
     pub(crate) fn somebody_waits_for_a_slot(&self) -> bool {
-        self.waiting_for_slot.load(Relaxed) > 0
+        self.slots.waiting.load(Relaxed) > 0
     }
 
     pub(crate) fn rejected(&self, limit: LimitLabel) {
@@ -341,21 +351,12 @@ impl Cluster {
         self.endpoints.iter().for_each(|endpoint| endpoint.pool.sweep(self.connection.idle_timeout));
     }
 
-    /// Gauges that mirror live state are read when somebody looks.
-    fn tell_on_scrape(self: &Arc<Self>, metrics: &Metrics) {
-        let weak: Weak<Self> = Arc::downgrade(self);
-        metrics.on_collect(move || {
-            if let Some(cluster) = weak.upgrade() {
-                cluster.tell();
-            }
-        });
-    }
-
-    fn tell(&self) {
-        let open =
-            self.max_connections as usize - self.slots.available_permits().min(self.max_connections as usize);
+    /// Gauges that mirror live state, for when somebody looks.
+    pub(crate) fn tell(&self) {
+        let max = self.slots.max as usize;
+        let open = max - self.slots.free.available_permits().min(max);
         let limits = [
-            (LimitLabel::Connections, open as u32, self.max_connections),
+            (LimitLabel::Connections, open as u32, self.slots.max),
             (LimitLabel::Pending, self.limits.pending.used(), self.limits.pending.max()),
             (LimitLabel::Requests, self.limits.requests.used(), self.limits.requests.max()),
             (LimitLabel::Retries, self.limits.retries.used(), self.limits.retries.max()),
@@ -368,6 +369,15 @@ impl Cluster {
         let known = i64::try_from(self.endpoints.len()).unwrap_or(i64::MAX);
         self.metrics.endpoints(EndpointState::Ejected).set(ejected);
         self.metrics.endpoints(EndpointState::Available).set(known - ejected);
+    }
+
+    /// It is no longer configured: what is still under way ends untold.
+    pub(crate) fn tell_gone(&self) {
+        for limit in LimitLabel::ALL {
+            self.metrics.breaker_used(*limit).set(0);
+            self.metrics.breaker_limit(*limit).set(0);
+        }
+        EndpointState::ALL.iter().for_each(|state| self.metrics.endpoints(*state).set(0));
     }
 }
 
@@ -391,7 +401,7 @@ impl Single {
         let never =
             OutlierDetection { consecutive_errors: None, base_ejection: Duration::ZERO, max_ejected: 0.0 };
         let ejections = Ejections::new(&never, 1);
-        let outlier = outlier::Outlier::new(&never, ejections.clone(), epoch);
+        let outlier = outlier::Outlier::new(ejections.clone(), epoch);
         let endpoint = Endpoint::new(0, self.address, NonZeroU32::MIN, outlier, workers, epoch);
         Arc::new(Cluster {
             name: self.name.into(),
@@ -417,10 +427,9 @@ impl Single {
             },
             max_body: self.max_body,
             ejections,
-            slots: Arc::new(Semaphore::new(NO_LIMIT as usize)),
-            max_connections: NO_LIMIT,
+            slots: Slots::new(NO_LIMIT),
             remembered: AtomicU8::new(0),
-            waiting_for_slot: AtomicU32::new(0),
+            unlearnt: None,
             tls: None,
             verifies_peers: false,
             metrics: metrics.service(self.direction, self.symbol),

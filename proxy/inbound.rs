@@ -26,7 +26,7 @@ use crate::layers::{
 use crate::net::{Io, Prefixed, Stream, Transport};
 use crate::runtime::worker::Worker;
 use crate::serve::{Connection, Destination, Next};
-use crate::state::Route;
+use crate::state::{Fixed, InboundSide, Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, HandshakeOutcome, Protocol, Symbol, Tls};
 use crate::tls::{self, Alpn, Peer};
@@ -38,13 +38,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub(crate) struct Inbound {
     pub(crate) worker: Arc<Worker>,
-    pub(crate) policy: Arc<config::Inbound>,
+    /// As it is when the connection comes.
+    pub(crate) side: Arc<InboundSide>,
     /// The application's port whose own listener this is.
     pub(crate) port: Option<u16>,
-    /// `None`: there is no identity.
-    pub(crate) tls: Option<Arc<ServerConfig>>,
-    /// `By=` of `x-forwarded-client-cert`.
-    pub(crate) own_id: Option<Arc<str>>,
 }
 
 /// Reads in the order a request meets it.
@@ -70,12 +67,16 @@ struct Arrived {
     is_strangers: bool,
     /// Where the application is; `None`: nobody said.
     to: Option<SocketAddr>,
-    route: Option<Arc<Route>>,
+    route: Option<Fixed>,
 }
 
 impl Arrived {
+    fn route(&self) -> Option<&Arc<Route>> {
+        self.route.as_ref().map(|fixed| &fixed.route)
+    }
+
     fn is_declared_opaque(&self) -> bool {
-        self.route.as_ref().is_some_and(|route| route.cluster.protocol == Spoken::Tcp)
+        self.route.as_ref().is_some_and(|fixed| fixed.route.cluster.protocol == Spoken::Tcp)
     }
 }
 
@@ -116,9 +117,9 @@ impl Inbound {
             self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
             return None;
         }
-        let single = arrived.to.and_then(|to| self.policy.ports.get(&to.port()));
-        let mtls = single.and_then(|port| port.mtls).unwrap_or(self.policy.mtls);
-        match (mtls, self.tls.clone()) {
+        let single = arrived.to.and_then(|to| self.side.policy.ports.get(&to.port()));
+        let mtls = single.and_then(|port| port.mtls).unwrap_or(self.side.policy.mtls);
+        match (mtls, self.side.tls.clone()) {
             (Mtls::Strict, Some(tls)) => self.strict(tls, io, arrived).await,
             (Mtls::Permissive, Some(tls)) => self.permissive(tls, io, arrived).await,
             (Mtls::Off, _) => self.undeclared(io, arrived, None, false).await,
@@ -133,14 +134,9 @@ impl Inbound {
     fn arrived(&self, stream: &Stream, from: SocketAddr, permit: Permit) -> Arrived {
         let snapshot = self.worker.state.load();
         let original = stream.original_destination().filter(|to| !snapshot.own.contains(*to));
-        let to = target(&self.policy, original, self.port);
+        let to = target(&self.side.policy, original, self.port);
         let to = to.filter(|to| !snapshot.own.contains(*to)); // what was elsewhere may be the sidecar on loopback
-        let route = match to {
-            Some(to) if to == self.policy.app.unwrap_or(to) && snapshot.application.is_some() => {
-                snapshot.application.clone()
-            }
-            to => to.map(|to| self.worker.state.applications.route(to)),
-        };
+        let route = to.and_then(|to| snapshot.fixed(Key::Application(to)));
         let is_strangers = original.is_some_and(|original| !stream.is_for_this_host(original.ip()));
         Arrived { from, permit, is_redirected: original.is_some(), is_strangers, to, route }
     }
@@ -159,7 +155,7 @@ impl Inbound {
     /// What is ours is terminated. Other TLS is left to an application that was redirected from, or that speaks TLS
     /// itself; on the sidecar's own port it can only be meant for the sidecar.
     async fn permissive(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
-        let detected = match arrived.route.as_deref() {
+        let detected = match arrived.route() {
             Some(route) => {
                 detect(io, &self.worker, Some(tcp::early(route, arrived.from, &self.worker))).await
             }
@@ -176,8 +172,8 @@ impl Inbound {
     }
 
     fn leaves_tls(&self, arrived: &Arrived) -> bool {
-        let single = arrived.to.and_then(|to| self.policy.ports.get(&to.port()));
-        let protocol = single.and_then(|port| port.protocol).unwrap_or(self.policy.protocol);
+        let single = arrived.to.and_then(|to| self.side.policy.ports.get(&to.port()));
+        let protocol = single.and_then(|port| port.protocol).unwrap_or(self.side.policy.protocol);
         arrived.is_redirected || matches!(protocol, AppProtocol::Tls | AppProtocol::Tcp)
     }
 
@@ -244,7 +240,7 @@ impl Inbound {
         is_said_to_be_opaque: bool,
     ) -> Option<Next> {
         let tls = tls_label(peer.as_ref());
-        let route = arrived.route.clone();
+        let route = arrived.route().cloned();
         match route.as_ref().map(|route| route.cluster.protocol) {
             Some(Spoken::Tcp) => self.opaque(io, None, arrived, peer),
             Some(Spoken::AppAuto) => {
@@ -274,7 +270,7 @@ impl Inbound {
     ) -> Option<Next> {
         let Detected { found, io, early } = detected;
         self.worker.metrics.detections(Direction::Inbound, found.verdict()).inc();
-        if let Some(route) = &arrived.route {
+        if let Some(route) = arrived.route() {
             route.cluster.remember(found.is_http());
         }
         match found {
@@ -297,7 +293,7 @@ impl Inbound {
         peer: Option<Arc<Peer>>,
     ) -> Option<Next> {
         let tls = tls_label(peer.as_ref());
-        let Some(route) = arrived.route.clone() else {
+        let Some(route) = arrived.route().cloned() else {
             self.count(Protocol::Tcp, tls, ConnectionOutcome::Refused);
             io.get_ref().abort(); // `inbound.app` says nobody
             return None;
@@ -309,7 +305,7 @@ impl Inbound {
     fn connection(&self, arrived: Arrived, peer: Option<Arc<Peer>>) -> Connection {
         let label = |peer: &Arc<Peer>| self.worker.metrics.intern(peer.id.as_str());
         let client_cert =
-            peer.as_ref().and_then(|peer| self.own_id.as_deref().and_then(|by| client_cert(by, peer)));
+            peer.as_ref().and_then(|peer| self.side.own_id.as_deref().and_then(|by| client_cert(by, peer)));
         Connection {
             peer_label: peer.as_ref().map_or(Symbol::EMPTY, label),
             client_cert,

@@ -21,7 +21,7 @@ use crate::net::own::is_from_this_host;
 use crate::net::{Io, Prefixed, Stream, Transport};
 use crate::runtime::worker::Worker;
 use crate::serve::{Connection, Destination, Next};
-use crate::state::Route;
+use crate::state::{Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, Protocol, Symbol, Tls};
 
@@ -29,7 +29,7 @@ use crate::telemetry::{ConnectionOutcome, Direction, Protocol, Symbol, Tls};
 #[derive(Clone)]
 pub(crate) struct Outbound {
     pub(crate) worker: Arc<Worker>,
-    pub(crate) service: Option<Arc<Route>>,
+    pub(crate) service: Option<Arc<str>>,
 }
 
 /// Reads in the order a request meets it.
@@ -53,7 +53,10 @@ impl Outbound {
             self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
             return;
         }
-        let destination = self.destination(&stream);
+        let Some(destination) = self.destination(&stream) else {
+            self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
+            return;
+        };
         let is_redirected = self.service.is_none() && !matches!(destination, Destination::Named);
         let connection = Connection {
             destination,
@@ -64,19 +67,20 @@ impl Outbound {
         self.enter(io, connection, None).await;
     }
 
-    /// A service's own port says it all; a redirected connection tells where it was going.
-    fn destination(&self, stream: &Stream) -> Destination {
+    /// A service's own port says it all; a redirected connection tells where it was going. `None`: the service was
+    /// taken away while its last connections came.
+    fn destination(&self, stream: &Stream) -> Option<Destination> {
         match &self.service {
-            Some(route) => Destination::Route(route.clone()),
-            None => stream.original_destination().map_or(Destination::Named, |to| self.towards(to)),
+            Some(name) => self.worker.state.load().fixed(Key::Service(name.clone())).map(Destination::Route),
+            None => Some(stream.original_destination().map_or(Destination::Named, |to| self.towards(to))),
         }
     }
 
     /// An address that is a service's, or nobody's. The sidecar's own ports mean: not redirected.
     pub(crate) fn towards(&self, to: SocketAddr) -> Destination {
         let snapshot = self.worker.state.load();
-        match snapshot.addresses.find(to) {
-            Some(route) => Destination::Route(route.clone()),
+        match snapshot.fixed(Key::Address(to)) {
+            Some(fixed) => Destination::Route(fixed),
             None if snapshot.own.contains(to) => Destination::Named,
             None => Destination::Unknown(to),
         }
@@ -112,7 +116,7 @@ impl Outbound {
     /// Where it goes if its bytes name nobody else.
     fn direct(&self, destination: &Destination) -> Option<Arc<Route>> {
         match destination {
-            Destination::Route(route) => Some(route.clone()),
+            Destination::Route(fixed) => Some(fixed.route.clone()),
             Destination::Unknown(to) if self.passes_unknown() => Some(self.worker.state.unknown.route(*to)),
             Destination::Named | Destination::Unknown(_) => None,
         }
@@ -187,7 +191,7 @@ impl Outbound {
         };
         let snapshot = self.worker.state.load();
         let named = hello.server_name.as_deref().and_then(|name| snapshot.hosts.find_at(name, port));
-        match named.cloned() {
+        match named.filter(|route| !route.is_only_rules).cloned() {
             Some(route) => self.opaque(io, None, Some(route), connection),
             None => self.opaque(io, early, direct, connection),
         }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use http::HeaderValue;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::cluster::limits::{Limit, Permit};
@@ -17,7 +18,7 @@ use crate::layers::AnsweringService;
 use crate::net::descriptors::is_short_of_descriptors;
 use crate::net::{Io, Listener, Stream};
 use crate::runtime::worker::Worker;
-use crate::state::Route;
+use crate::state::{Fixed, Route};
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, Protocol, Symbol, Tls};
 use crate::tls::Peer;
@@ -50,7 +51,7 @@ pub(crate) enum Destination {
     /// Its requests say so; or nobody does.
     Named,
     /// A service's own port or address; inbound, the application.
-    Route(Arc<Route>),
+    Route(Fixed),
     /// An address that belongs to no service.
     Unknown(SocketAddr),
 }
@@ -75,7 +76,7 @@ impl Connection {
     /// The service that it is for, as far as its bytes are not needed to say.
     pub(crate) fn service(&self) -> Symbol {
         match &self.destination {
-            Destination::Route(route) => route.cluster.symbol,
+            Destination::Route(fixed) => fixed.route.cluster.symbol,
             Destination::Named | Destination::Unknown(_) => Symbol::EMPTY,
         }
     }
@@ -124,19 +125,23 @@ where
     F: Fn(Stream, SocketAddr, Permit) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    /// Accepts until the drain starts.
-    pub(crate) async fn run(self, mut listener: Listener) {
+    /// Accepts until the drain starts, or the listener is `closed`: then what waits in its backlog is served.
+    pub(crate) async fn run(self, mut listener: Listener, mut closed: oneshot::Receiver<()>) {
         let mut draining = std::pin::pin!(self.worker.drain.started());
         let mut told = None;
         loop {
             let accepted = tokio::select! { // an accept that is dropped leaves its connection in the backlog
                 () = &mut draining => return,
+                _ = &mut closed => break,
                 accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, from)) => self.admit(stream, from),
                 Err(error) => pause_after(&error, &mut told).await,
             }
+        }
+        while let Some((stream, from)) = waiting(&mut listener).await {
+            self.admit(stream, from);
         }
     }
 
@@ -164,6 +169,15 @@ where
             ConnectionOutcome::Refused,
         );
         refused.inc();
+    }
+}
+
+/// A connection that is there already.
+async fn waiting(listener: &mut Listener) -> Option<(Stream, SocketAddr)> {
+    tokio::select! { // nothing is dropped: either there is one, or there is none
+        biased;
+        accepted = listener.accept() => accepted.ok(),
+        () = std::future::ready(()) => None,
     }
 }
 

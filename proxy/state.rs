@@ -1,63 +1,177 @@
-//! The compiled picture of the world: which host or address means which route. Immutable, swapped whole.
+//! The compiled picture of the world: which host or address means which route. Immutable, swapped whole, read
+//! without locks.
 //!
-//! What lives (pools, budgets, counters) belongs to the clusters a snapshot points to. Beside it stand the
-//! [`Destinations`] that connections brought with them.
+//! What lives (pools, budgets, counters) belongs to the clusters a snapshot points to, which live on by name. Beside
+//! it stand the [`Destinations`] that connections brought with them.
 
 mod addresses;
+mod compile;
 mod destinations;
+mod rules;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use pillion_config::cluster::HostPattern;
-use pillion_config::listener::Unknown;
+use pillion_config::listener::{self, DownstreamLimits, Unknown};
+use pillion_config::policy::{Retry, Timeouts};
+use rustls::ServerConfig;
 
 use crate::cluster::Cluster;
+use crate::cluster::budget::Budget;
 use crate::net::own::OwnListeners;
 use crate::telemetry::Symbol;
 pub(crate) use addresses::AddressTable;
+pub(crate) use compile::{Clusters, Sides, compile};
 pub(crate) use destinations::Destinations;
+pub(crate) use rules::Rule;
 
 /// What the data path reads.
 pub(crate) struct Store {
     snapshot: ArcSwap<Snapshot>,
     /// Outbound destinations that no service matches.
     pub(crate) unknown: Destinations,
-    /// Addresses of the application that connections were redirected from, or that have listeners of their own.
-    pub(crate) applications: Destinations,
 }
 
 pub(crate) struct Snapshot {
+    /// Counts the swaps, from 1.
+    pub(crate) generation: u64,
     pub(crate) hosts: HostTable,
     pub(crate) addresses: AddressTable,
+    /// By name: what a service's own port means.
+    pub(crate) services: HashMap<Arc<str>, Arc<Route>>,
     /// What becomes of a destination that neither knows.
     pub(crate) policy: Unknown,
     pub(crate) own: OwnListeners,
+    /// `None`: `inbound: off`.
+    pub(crate) inbound: Option<Arc<InboundSide>>,
     /// The route to the application; `None` without `inbound.app`.
     pub(crate) application: Option<Arc<Route>>,
+    /// Addresses of the application that connections were redirected from, or that have listeners of their own.
+    pub(crate) applications: Arc<Destinations>,
+    pub(crate) limits: DownstreamLimits,
+}
+
+/// What inbound connections are admitted and served by.
+pub(crate) struct InboundSide {
+    pub(crate) policy: listener::Inbound,
+    /// `None`: there is no identity, or not yet.
+    pub(crate) tls: Option<Arc<ServerConfig>>,
+    /// `By=` of `x-forwarded-client-cert`.
+    pub(crate) own_id: Option<Arc<str>>,
 }
 
 /// Where a request goes and under which policy; travels with it as one pointer.
 pub(crate) struct Route {
-    /// Empty until routes have names.
+    /// Empty for a service's own, which no route of the file diverts.
     pub(crate) name: Symbol,
     pub(crate) cluster: Arc<Cluster>,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) retry: Option<Retry>,
+    /// What `retry` takes from; `None` without.
+    pub(crate) budget: Option<Arc<Budget>>,
+    /// Which requests go elsewhere: looked at in this order, the first match wins.
+    pub(crate) rules: Box<[Rule]>,
+    /// The rules are all there is: the host is no service's.
+    pub(crate) is_only_rules: bool,
+}
+
+/// What a connection's destination was found by, to find it again after a reload.
+#[derive(Debug, Clone)]
+pub(crate) enum Key {
+    /// A service's own port, or a name.
+    Service(Arc<str>),
+    /// An original destination.
+    Address(SocketAddr),
+    /// The application's address.
+    Application(SocketAddr),
+}
+
+/// A route that is a connection's for as long as it lasts: what it was when the connection came, and how to find
+/// what it is now.
+#[derive(Clone)]
+pub(crate) struct Fixed {
+    pub(crate) route: Arc<Route>,
+    generation: u64,
+    pub(crate) key: Key,
+}
+
+impl Fixed {
+    /// What its requests go by now; `None`: a reload took it away.
+    pub(crate) fn now(&self, store: &Store) -> Option<Arc<Route>> {
+        let snapshot = store.load();
+        match snapshot.generation == self.generation {
+            true => Some(self.route.clone()),
+            false => snapshot.find(&self.key),
+        }
+    }
 }
 
 impl Store {
-    pub(crate) fn new(snapshot: Snapshot, unknown: Destinations, applications: Destinations) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown, applications }
+    pub(crate) fn new(snapshot: Snapshot, unknown: Destinations) -> Self {
+        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown }
     }
 
     pub(crate) fn load(&self) -> Guard<Arc<Snapshot>> {
         self.snapshot.load()
     }
+
+    /// For work that takes longer than a request's look.
+    pub(crate) fn load_full(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub(crate) fn swap(&self, next: Snapshot) {
+        self.snapshot.store(Arc::new(next));
+    }
+}
+
+impl Snapshot {
+    fn find(&self, key: &Key) -> Option<Arc<Route>> {
+        match key {
+            Key::Service(name) => self.services.get(name).cloned(),
+            Key::Address(to) => self.addresses.find(*to).cloned(),
+            Key::Application(to) => self.inbound.as_ref().map(|_| self.application(*to)),
+        }
+    }
+
+    pub(crate) fn fixed(&self, key: Key) -> Option<Fixed> {
+        Some(Fixed { route: self.find(&key)?, generation: self.generation, key })
+    }
+
+    /// The application at this address.
+    fn application(&self, to: SocketAddr) -> Arc<Route> {
+        let usual = self
+            .application
+            .as_ref()
+            .filter(|_| self.inbound.as_ref().is_some_and(|inbound| inbound.policy.app == Some(to)));
+        usual.cloned().unwrap_or_else(|| self.applications.route(to))
+    }
+
+    /// Every cluster that somebody configured.
+    pub(crate) fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.services.values().map(|route| &route.cluster)
+    }
 }
 
 impl Route {
+    /// The cluster's own policy.
     pub(crate) fn to(cluster: Arc<Cluster>) -> Arc<Self> {
-        Arc::new(Self { name: Symbol::EMPTY, cluster })
+        Arc::new(Self::with(cluster, [].into()))
+    }
+
+    fn with(cluster: Arc<Cluster>, rules: Box<[Rule]>) -> Self {
+        Self {
+            name: Symbol::EMPTY,
+            timeouts: cluster.timeouts.clone(),
+            retry: cluster.retry.clone(),
+            budget: cluster.budget.clone(),
+            cluster,
+            rules,
+            is_only_rules: false,
+        }
     }
 }
 

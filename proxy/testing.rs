@@ -30,6 +30,7 @@ mod patience;
 mod pool_http1;
 mod pool_http2;
 mod regressions;
+mod reload;
 mod replaced;
 mod replay;
 mod retries;

@@ -16,7 +16,7 @@ use crate::telemetry::EjectionCause;
 pub(crate) struct Endpoint {
     pub(crate) id: usize,
     pub(crate) address: SocketAddr,
-    weight: NonZeroU32,
+    weight: AtomicU32,
     /// Dropping the endpoint closes what is idle in it.
     pub(crate) pool: Pool,
     in_flight: AtomicU32,
@@ -49,13 +49,18 @@ impl Endpoint {
         Self {
             id,
             address,
-            weight,
+            weight: AtomicU32::new(weight.get()),
             pool: Pool::new(workers),
             in_flight: AtomicU32::new(0),
             latency: Ewma::new(epoch),
             outlier,
             learnt: AtomicU8::new(0),
         }
+    }
+
+    /// A reload may change it.
+    pub(crate) fn set_weight(&self, weight: NonZeroU32) {
+        self.weight.store(weight.get(), Relaxed);
     }
 
     pub(crate) fn want(&self, cluster: &Cluster, wish: Wish) -> Want {
@@ -110,7 +115,7 @@ impl Candidate for Endpoint {
     }
 
     fn weight(&self) -> NonZeroU32 {
-        self.weight
+        NonZeroU32::new(self.weight.load(Relaxed)).unwrap_or(NonZeroU32::MIN)
     }
 
     fn in_flight(&self) -> u32 {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 #[derive(Debug)]
 pub(crate) struct Limit {
     name: &'static str,
-    max: u32,
+    max: AtomicU32,
     used: AtomicU32,
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Permit(Arc<Limit>);
 impl Limit {
     /// `name`: as the configuration spells it (`max_requests`); told to callers and in metrics.
     pub(crate) fn new(name: &'static str, max: u32) -> Arc<Self> {
-        Arc::new(Self { name, max, used: AtomicU32::new(0) })
+        Arc::new(Self { name, max: AtomicU32::new(max), used: AtomicU32::new(0) })
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -29,7 +29,12 @@ impl Limit {
     }
 
     pub(crate) fn max(&self) -> u32 {
-        self.max
+        self.max.load(Relaxed)
+    }
+
+    /// From now on. What was let in beyond it stays, and keeps others out until enough of it has ended.
+    pub(crate) fn set_max(&self, max: u32) {
+        self.max.store(max, Relaxed);
     }
 
     /// Places taken.
@@ -70,6 +75,17 @@ mod tests {
     #[test]
     fn a_limit_of_nothing_lets_nothing_through() {
         assert!(Limit::new("max_retries", 0).try_acquire().is_none());
+    }
+
+    #[test]
+    fn a_lowered_limit_waits_for_what_was_let_in_before() {
+        let limit = Limit::new("max_requests", 2);
+        let (first, second) = (limit.try_acquire(), limit.try_acquire());
+        limit.set_max(1);
+        drop(first);
+        assert!(limit.try_acquire().is_none());
+        drop(second);
+        assert!(limit.try_acquire().is_some());
     }
 
     #[test]

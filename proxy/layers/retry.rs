@@ -31,7 +31,7 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpServic
 
 async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
     let Some(route) = call.route.clone() else { return next.call(call).await };
-    if let Some(budget) = &route.cluster.budget {
+    if let Some(budget) = &route.budget {
         budget.deposit(call.exchange.started.into_std());
     }
     let spare = Spare::of(&mut call, &route);
@@ -140,7 +140,7 @@ impl Spare {
     }
 
     fn keep_body(&mut self, call: &mut Call) {
-        let bound = self.cluster().retry.as_ref().map_or(KEPT_WITHOUT_RETRY, |retry| retry.max_body);
+        let bound = self.route.retry.as_ref().map_or(KEPT_WITHOUT_RETRY, |retry| retry.max_body);
         if call.body.is_empty() {
             return;
         }
@@ -165,7 +165,7 @@ impl Spare {
     }
 
     fn subject(&self) -> Subject<'_> {
-        let retry = self.cluster().retry.as_ref();
+        let retry = self.route.retry.as_ref();
         Subject { retry, method: &self.method, keyed: self.keyed, marked: self.marked }
     }
 
@@ -226,7 +226,7 @@ impl Story {
             return Some(None);
         }
         let permit = self.permit()?;
-        let retry = self.spare.cluster().retry.as_ref()?;
+        let retry = self.spare.route.retry.as_ref()?;
         let pause = backoff::pause(
             &retry.backoff,
             self.progress.tries - 1,
@@ -245,7 +245,7 @@ impl Story {
             return None;
         };
         let now = tokio::time::Instant::now().into_std();
-        if cluster.budget.as_ref().is_some_and(|budget| !budget.try_withdraw(now)) {
+        if self.spare.route.budget.as_ref().is_some_and(|budget| !budget.try_withdraw(now)) {
             cluster.metrics().retries(RetryOutcome::Budget).inc();
             return None;
         }

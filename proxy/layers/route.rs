@@ -13,9 +13,10 @@ use tower::{Layer, service_fn};
 
 use super::HttpService;
 use crate::error::{Error, Reason};
+use crate::http::exchange::Exchange;
 use crate::http::{Call, Response};
 use crate::serve::Destination;
-use crate::state::Route;
+use crate::state::{Fixed, Key, Route, Rule};
 use crate::telemetry::Direction;
 
 pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
@@ -31,7 +32,7 @@ async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Respo
         return Err(Error::new(Reason::BadRequest, "a CONNECT has no content (RFC 9110, 9.3.6)"));
     }
     let found = match &call.exchange.connection.destination {
-        Destination::Route(route) => Found::Route(direct(&call, route)),
+        Destination::Route(fixed) => Found::Route(direct(&call, fixed)?),
         Destination::Unknown(to) => Found::Route(egress::redirected(&call, *to)?),
         Destination::Named => named(&call)?,
     };
@@ -40,6 +41,7 @@ async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Respo
         Found::Connect => return Box::pin(egress::connect(&call)).await,
         Found::Absolute => Box::pin(egress::absolute(&call)).await?,
     };
+    let route = diverted(&call, route)?;
     call.host = call.host.take().or_else(|| default_host(&route));
     call.exchange.routed(&route);
     call.route = Some(route);
@@ -94,15 +96,45 @@ enum Found {
 }
 
 /// Where the connection goes, its requests go, whatever host they name.
-fn direct(call: &Call, route: &Arc<Route>) -> Arc<Route> {
-    let connection = &call.exchange.connection;
+fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
+    let Exchange { worker, connection, .. } = &*call.exchange;
+    let Some(route) = fixed.now(&worker.state) else { return gone(call, fixed) };
     if connection.is_redirected {
-        let snapshot = call.exchange.worker.state.load();
-        if snapshot.hosts.find(host_text(call)).is_some_and(|named| !Arc::ptr_eq(named, route)) {
-            call.exchange.worker.metrics.host_mismatches(route.cluster.symbol).inc();
+        let snapshot = worker.state.load();
+        let is_of_another = |named: &Arc<Route>| !Arc::ptr_eq(&named.cluster, &route.cluster);
+        if snapshot.hosts.find(host_text(call)).is_some_and(is_of_another) {
+            worker.metrics.host_mismatches(route.cluster.symbol).inc();
         }
     }
-    route.clone()
+    Ok(route)
+}
+
+/// The configuration has changed since the connection came.
+fn gone(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
+    match fixed.key {
+        Key::Address(to) => egress::redirected(call, to),
+        Key::Service(_) | Key::Application(_) => {
+            let name = &fixed.route.cluster.name;
+            Err(Error::new(Reason::NoRoute, format!("\"{name}\" is no longer configured")))
+        }
+    }
+}
+
+/// Where the routes of the file send this request, if they do.
+fn diverted(call: &Call, route: Arc<Route>) -> Result<Arc<Route>, Error> {
+    if route.rules.is_empty() {
+        return Ok(route);
+    }
+    let dice = || call.exchange.worker.rng.lock().u64(..);
+    match Rule::choose(&route.rules, &call.head, dice) {
+        Some(to) => Ok(to.clone()),
+        None if route.is_only_rules => {
+            let detail =
+                format!("no route of the host \"{}\" matches, and it is no service's", host_text(call));
+            Err(Error::new(Reason::NoRoute, detail))
+        }
+        None => Ok(route),
+    }
 }
 
 /// On the proxy port the request says where it goes. Inbound never takes its destination from one.

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
+use pillion_config::policy::Timeouts;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -30,7 +31,7 @@ pub(crate) fn per_try<S: HttpService>() -> impl Layer<S, Service = impl HttpServ
 
 async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
     let Some(route) = call.route.clone() else { return next.call(call).await };
-    let bounds = Bounds::whole(&route.cluster, &call);
+    let bounds = Bounds::whole(&route.timeouts, &call);
     call.deadline = bounds.deadline.map(|after| call.exchange.started + after);
     let exchange = call.exchange.clone();
     let mut response = match bounds.first_check() {
@@ -41,7 +42,7 @@ async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result
         },
     };
     let tail = response.body_mut().response_tail();
-    tail.idle = route.cluster.timeouts.stream_idle;
+    tail.idle = route.timeouts.stream_idle;
     tail.hard_stop = bounds.max_duration.map(|after| exchange.started + after);
     Ok(response)
 }
@@ -82,8 +83,7 @@ enum Check {
 }
 
 impl Bounds {
-    fn whole(cluster: &Cluster, call: &Call) -> Self {
-        let timeouts = &cluster.timeouts;
+    fn whole(timeouts: &Timeouts, call: &Call) -> Self {
         let applies = !call.is_grpc || timeouts.request_written;
         Self {
             from: Duration::ZERO,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use crate::app;
 use crate::http::server::{self, Version};
 use crate::layers::Name;
-use crate::net::own::OwnListeners;
 use crate::net::{Network, Prefixed, Stream, Transport};
 use crate::runtime::drain::Drain;
 use crate::runtime::worker::Worker;
 use crate::serve::{Connection, Destination};
+use crate::state::Key;
 use crate::telemetry::{Direction, Metrics};
 use crate::{inbound, outbound};
 
@@ -35,8 +35,7 @@ impl Bench {
     fn new(mesh: &Mesh, direction: Direction, yaml: &str) -> Self {
         let (config, metrics) = (mesh::parse(yaml), Metrics::new(10_000));
         let network = Network::Memory(mesh.memory.clone());
-        let services = app::services(&config, None, &metrics, 1).expect("services without TLS");
-        let store = Arc::new(app::store(&config, &services, OwnListeners::default(), &metrics, 1));
+        let store = app::store(&config, &metrics);
         let worker = Worker::new(0, network, store, metrics, None, Drain::default(), "bench");
         Self { worker, direction }
     }
@@ -55,8 +54,10 @@ impl Bench {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let io = Prefixed::new(Transport::Plain(Prefixed::new(Stream::Memory(far, None))));
         let mut connection = Connection::new(self.direction, at("192.0.2.7:4711"), None);
-        if let Some(application) = &self.worker.state.load().application {
-            connection.destination = Destination::Route(application.clone());
+        let snapshot = self.worker.state.load();
+        let app = snapshot.inbound.as_ref().and_then(|inbound| inbound.policy.app);
+        if let Some(fixed) = app.and_then(|app| snapshot.fixed(Key::Application(app))) {
+            connection.destination = Destination::Route(fixed);
         }
         let connection = Arc::new(connection);
         let worker = self.worker.clone();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::peer::Peer;
-use crate::app::{Addresses, App};
+use crate::app::{Addresses, App, Applied, Controller};
 use crate::identity::credentials::Credentials;
 use crate::identity::issue::Ca;
 use crate::net::Network;
@@ -28,6 +28,8 @@ pub(super) struct Mesh {
 
 pub(super) struct Sidecar {
     memory: Memory,
+    controller: Controller,
+    /// As it started.
     pub(super) addresses: Addresses,
     pub(super) metrics: Arc<Metrics>,
     pub(super) drain: Drain,
@@ -47,8 +49,9 @@ impl Mesh {
     pub(super) fn sidecar(&self, yaml: &str, credentials: Option<Credentials>) -> Sidecar {
         let config = parse(yaml);
         let app = App::build_on(Network::Memory(self.memory.clone()), &config, credentials);
-        let (addresses, metrics, drain) = app.expect("a sidecar that can start").start_here();
-        Sidecar { memory: self.memory.clone(), addresses, metrics, drain }
+        let (controller, metrics, drain) = app.expect("a sidecar that can start").start_here();
+        let addresses = controller.addresses();
+        Sidecar { memory: self.memory.clone(), controller, addresses, metrics, drain }
     }
 
     pub(super) fn black_hole(&self, address: &str) {
@@ -57,6 +60,18 @@ impl Mesh {
 }
 
 impl Sidecar {
+    /// Another configuration for it.
+    pub(super) fn reload(&mut self, yaml: &str) -> anyhow::Result<Applied> {
+        let applied = self.controller.apply(&parse(yaml));
+        self.addresses = self.controller.addresses();
+        applied
+    }
+
+    /// Other credentials for it.
+    pub(super) fn rotate(&mut self, credentials: Credentials) -> anyhow::Result<()> {
+        self.controller.rotate(credentials)
+    }
+
     /// A connection to its first port.
     pub(super) async fn client(&self) -> Peer {
         Peer::new(self.memory.connect(self.address()).await.expect("the sidecar listens"))

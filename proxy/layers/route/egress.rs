@@ -15,7 +15,7 @@ use crate::http::{Body, Call, Response};
 use crate::net::own::is_link_local;
 use crate::runtime::worker::Worker;
 use crate::serve::Destination;
-use crate::state::{Route, split_port};
+use crate::state::{Fixed, Key, Route, split_port};
 use crate::tcp::{self, Dialled};
 
 /// Answers a CONNECT: from here on it is like a redirected connection to where it leads.
@@ -23,9 +23,9 @@ pub(super) async fn connect(call: &Call) -> Result<Response, Error> {
     let worker = &call.exchange.worker;
     let (host, port) = target(call, None)?;
     let (destination, early) = match known(worker, &host, port) {
-        Some(route) => {
-            call.exchange.routed(&route);
-            (Destination::Route(route), None)
+        Some(fixed) => {
+            call.exchange.routed(&fixed.route);
+            (Destination::Route(fixed), None)
         }
         None => {
             let (to, route, dialled) = dial_any(worker, &unknown(worker, &host, port).await?).await?;
@@ -43,8 +43,8 @@ pub(super) async fn connect(call: &Call) -> Result<Response, Error> {
 pub(super) async fn absolute(call: &Call) -> Result<Arc<Route>, Error> {
     let worker = &call.exchange.worker;
     let (host, port) = target(call, Some(80))?;
-    if let Some(route) = known(worker, &host, port) {
-        return Ok(route);
+    if let Some(fixed) = known(worker, &host, port) {
+        return Ok(fixed.route);
     }
     match &unknown(worker, &host, port).await?[..] {
         [only] => Ok(worker.state.unknown.route(*only)),
@@ -76,11 +76,13 @@ fn target(call: &Call, default_port: Option<u16>) -> Result<(String, u16), Error
     if host.is_empty() { Err(refused()) } else { Ok((host, port)) }
 }
 
-/// By host and port, or by address.
-fn known(worker: &Worker, host: &str, port: u16) -> Option<Arc<Route>> {
+/// The service with this host and port, or this address.
+fn known(worker: &Worker, host: &str, port: u16) -> Option<Fixed> {
     let snapshot = worker.state.load();
     let by_address = || host.parse().ok().and_then(|ip: IpAddr| snapshot.addresses.find((ip, port).into()));
-    snapshot.hosts.find_at(host.trim_end_matches('.'), Some(port)).or_else(by_address).cloned()
+    let named = snapshot.hosts.find_at(host.trim_end_matches('.'), Some(port));
+    let route = named.filter(|route| !route.is_only_rules).or_else(by_address)?;
+    snapshot.fixed(Key::Service(route.cluster.name.clone()))
 }
 
 /// Where the host is, as far as it may be dialled.

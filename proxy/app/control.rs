@@ -1,0 +1,334 @@
+//! From one configuration to the next, while traffic goes on.
+//!
+//! Everything that can fail (certificates, addresses) is done first and changes nothing; then the new snapshot is
+//! swapped in whole, listeners that nobody wants any more are closed, and what they accepted lives on.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use pillion_config::cluster::{Endpoint, UpstreamProtocol};
+use pillion_config::listener::{Inbound, Mtls};
+use pillion_config::{Cluster as ClusterConfig, Config};
+use tokio::sync::mpsc;
+
+use super::listeners::{Addresses, Change, Listeners};
+use super::worker::{Command, Connections};
+use crate::cluster::limits::Limit;
+use crate::cluster::{Before, Cluster, NO_LIMIT};
+use crate::identity::credentials::Credentials;
+use crate::net::own::OwnListeners;
+use crate::state::{Clusters, Destinations, InboundSide, Sides, Store, compile};
+use crate::telemetry::{CertificateUse, Metrics};
+use crate::tls::client::{AlpnOffer, ClientTls};
+use crate::tls::server::server_config;
+
+/// Commands on their way to a worker; one is sent a reload at most.
+const COMMANDS: usize = 64;
+
+/// What a reload came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    Changed,
+    /// It says what is in use already.
+    Unchanged,
+}
+
+/// The one who changes what the data path reads.
+pub struct Controller {
+    config: Config,
+    credentials: Option<Arc<Credentials>>,
+    generation: u64,
+    listeners: Listeners,
+    /// Of admin and metrics, which stay where they are.
+    fixed: Addresses,
+    clusters: Clusters,
+    inbound: Option<Arc<InboundSide>>,
+    applications: Arc<Destinations>,
+    workers: Vec<mpsc::Sender<Command>>,
+    pub(super) around: Around,
+}
+
+/// What lives on through every reload.
+#[derive(Clone)]
+pub(super) struct Around {
+    pub(super) store: Arc<Store>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) connections: Connections,
+    /// `inbound.max_requests`.
+    pub(super) requests: Arc<Limit>,
+}
+
+/// All that could fail, done.
+struct Prepared {
+    tls: HashMap<String, Option<ClientTls>>,
+    server: Option<Arc<rustls::ServerConfig>>,
+    change: Change,
+}
+
+impl Controller {
+    /// Nothing is served yet. Each worker gets a receiver.
+    pub(super) fn new(
+        listeners: Listeners,
+        fixed: Addresses,
+        around: Around,
+        workers: usize,
+    ) -> (Self, Vec<mpsc::Receiver<Command>>) {
+        let (workers, receivers) = (0..workers).map(|_| mpsc::channel(COMMANDS)).unzip();
+        let controller = Self {
+            config: nothing(),
+            credentials: None,
+            generation: 0,
+            listeners,
+            fixed,
+            clusters: Clusters::new(),
+            inbound: None,
+            applications: around.store.load().applications.clone(),
+            workers,
+            around,
+        };
+        (controller, receivers)
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        with(self.listeners.addresses(), &self.fixed)
+    }
+
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Puts a configuration to work.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being served. Everything is as it was then.
+    pub fn apply(&mut self, config: &Config) -> anyhow::Result<Applied> {
+        if self.generation > 0 {
+            if *config == self.config {
+                return Ok(Applied::Unchanged);
+            }
+            refuse_restart(&self.config, config)?;
+        }
+        let credentials = match &config.identity {
+            source if *source == self.config.identity => self.credentials.clone(),
+            Some(source) => Some(Arc::new(Credentials::load(source)?)),
+            None => None,
+        };
+        self.put(config, credentials)?;
+        Ok(Applied::Changed)
+    }
+
+    /// The same configuration under other credentials.
+    ///
+    /// # Errors
+    /// Credentials that cannot be used. Everything is as it was then.
+    pub fn rotate(&mut self, credentials: Credentials) -> anyhow::Result<()> {
+        let config = self.config.clone();
+        self.put(&config, Some(Arc::new(credentials)))
+    }
+
+    /// Both at once.
+    pub(super) fn put(
+        &mut self,
+        config: &Config,
+        credentials: Option<Arc<Credentials>>,
+    ) -> anyhow::Result<()> {
+        let mut prepared = self.prepare(config, credentials.as_deref())?;
+        self.listeners.commit(&mut prepared.change);
+        let same_identity = same(credentials.as_ref(), self.credentials.as_ref());
+        self.inbound = self.inbound_side(config.inbound.as_ref(), prepared.server, credentials.as_deref());
+        self.clusters = self.clusters(config, prepared.tls, same_identity);
+        if self.config.inbound != config.inbound {
+            self.applications = Arc::new(self.applications(config.inbound.as_ref()));
+        }
+        (self.config, self.credentials) = (config.clone(), credentials);
+        self.tell_expiry();
+        self.swap();
+        self.command(prepared.change)
+    }
+
+    fn prepare(&self, config: &Config, credentials: Option<&Credentials>) -> anyhow::Result<Prepared> {
+        let mut tls = HashMap::new();
+        for cluster in &config.clusters {
+            tls.insert(cluster.name.clone(), client_tls(cluster, credentials, config)?);
+        }
+        let server = match &config.inbound {
+            Some(inbound) => server_tls(inbound, credentials, config)?,
+            None => None,
+        };
+        Ok(Prepared { tls, server, change: self.listeners.plan(config)? })
+    }
+
+    /// A cluster that nothing concerns stays the very same.
+    fn clusters(
+        &self,
+        config: &Config,
+        mut tls: HashMap<String, Option<ClientTls>>,
+        same_identity: bool,
+    ) -> Clusters {
+        let cluster = |of: &ClusterConfig| {
+            let known = self.config.clusters.iter().find(|known| known.name == of.name);
+            let before = known.zip(self.clusters.get(&of.name));
+            if let Some((_, cluster)) =
+                before.filter(|(known, _)| *known == of && same_identity && self.config.tls == config.tls)
+            {
+                return (of.name.clone(), cluster.clone());
+            }
+            let before = before.map(|(of, cluster)| Before { of, cluster });
+            (of.name.clone(), self.cluster(of, &of.endpoints, tls.remove(&of.name).flatten(), before))
+        };
+        let next: Clusters = config.clusters.iter().map(cluster).collect();
+        let gone = self.clusters.iter().filter(|(name, _)| !next.contains_key(*name));
+        gone.for_each(|(_, cluster)| cluster.tell_gone());
+        next
+    }
+
+    fn cluster(
+        &self,
+        of: &ClusterConfig,
+        endpoints: &[Endpoint],
+        tls: Option<ClientTls>,
+        before: Option<Before<'_>>,
+    ) -> Arc<Cluster> {
+        Cluster::service(of, endpoints, tls, before, &self.around.metrics, self.workers.len())
+    }
+
+    fn inbound_side(
+        &self,
+        inbound: Option<&Inbound>,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        credentials: Option<&Credentials>,
+    ) -> Option<Arc<InboundSide>> {
+        let inbound = inbound?;
+        let Around { connections, requests, .. } = &self.around;
+        connections.inbound.set_max(inbound.max_connections.unwrap_or_else(|| descriptors() / 2));
+        requests.set_max(inbound.max_requests.unwrap_or(NO_LIMIT));
+        Some(Arc::new(InboundSide {
+            policy: inbound.clone(),
+            tls,
+            own_id: credentials.map(|credentials| credentials.id.as_str().into()),
+        }))
+    }
+
+    fn applications(&self, inbound: Option<&Inbound>) -> Destinations {
+        applications(inbound, &self.around.requests, &self.around.metrics, self.workers.len())
+    }
+
+    fn swap(&mut self) {
+        self.generation += 1;
+        let sides = Sides {
+            own: OwnListeners::new(self.addresses().all()),
+            inbound: self.inbound.clone(),
+            applications: self.applications.clone(),
+        };
+        let Around { store, metrics, .. } = &self.around;
+        store.swap(compile(self.generation, &self.config, &self.clusters, sides, metrics));
+    }
+
+    fn command(&self, change: Change) -> anyhow::Result<()> {
+        let gone = |_gone| anyhow::anyhow!("a worker does not listen to its controller");
+        for (worker, ports) in self.workers.iter().zip(change.opened) {
+            if !ports.is_empty() {
+                worker.try_send(Command::Open(ports)).map_err(gone)?;
+            }
+            if !change.closed.is_empty() {
+                worker
+                    .try_send(Command::Close(change.closed.clone()))
+                    .map_err(|_gone| anyhow::anyhow!("a worker does not listen to its controller"))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tell_expiry(&self) {
+        let Some(credentials) = &self.credentials else { return };
+        let metrics = &self.around.metrics;
+        metrics.certificate_not_after(CertificateUse::Own).set(credentials.not_after);
+        let ends = credentials.bundle.iter().filter_map(|ca| crate::identity::not_after(ca).ok());
+        if let Some(first) = ends.min() {
+            metrics.certificate_not_after(CertificateUse::Ca).set(first);
+        }
+    }
+}
+
+/// A configuration of which nothing is served.
+fn nothing() -> Config {
+    Config { identity: None, inbound: None, outbound: None, clusters: Vec::new(), ..Config::default() }
+}
+
+fn same(one: Option<&Arc<Credentials>>, other: Option<&Arc<Credentials>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (None, None) => true,
+        _ => false,
+    }
+}
+
+fn with(mut addresses: Addresses, fixed: &Addresses) -> Addresses {
+    addresses.admin.clone_from(&fixed.admin);
+    addresses.metrics.clone_from(&fixed.metrics);
+    addresses
+}
+
+/// What is set up once, before the first connection.
+fn refuse_restart(now: &Config, next: &Config) -> anyhow::Result<()> {
+    let changed = [
+        ("workers", now.workers != next.workers),
+        ("admin", now.admin != next.admin),
+        ("metrics", now.metrics != next.metrics),
+        ("access_log", now.access_log != next.access_log),
+    ];
+    match changed.into_iter().find(|(_, changed)| *changed) {
+        Some((key, _)) => anyhow::bail!("`{key}` has changed, which takes a restart"),
+        None => Ok(()),
+    }
+}
+
+fn client_tls(
+    cluster: &ClusterConfig,
+    credentials: Option<&Credentials>,
+    config: &Config,
+) -> anyhow::Result<Option<ClientTls>> {
+    let offer = match cluster.protocol {
+        UpstreamProtocol::Auto | UpstreamProtocol::Tcp => AlpnOffer::Auto,
+        UpstreamProtocol::Http1 => AlpnOffer::Http1,
+        UpstreamProtocol::Http2 => AlpnOffer::Http2,
+    };
+    let host = cluster.hosts.first().filter(|host| !host.wildcard).map(|host| host.name.as_str());
+    ClientTls::new(credentials, &cluster.tls, &config.tls, host, offer)
+        .with_context(|| format!("services.{}.tls", cluster.name))
+}
+
+fn server_tls(
+    inbound: &Inbound,
+    credentials: Option<&Credentials>,
+    config: &Config,
+) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
+    let tls = credentials.map(|credentials| server_config(credentials, &config.tls)).transpose()?;
+    if tls.is_none() && inbound.mtls != Mtls::Off {
+        anyhow::bail!("inbound.mtls is not off, and there is no identity");
+    }
+    Ok(tls)
+}
+
+/// The application's addresses share one `max_requests`.
+pub(super) fn applications(
+    inbound: Option<&Inbound>,
+    requests: &Arc<Limit>,
+    metrics: &Arc<Metrics>,
+    workers: usize,
+) -> Destinations {
+    let (inbound, requests, metrics) = (inbound.cloned(), requests.clone(), metrics.clone());
+    Destinations::new(move |to: SocketAddr| match &inbound {
+        Some(inbound) => Cluster::application(inbound, to, &requests, &metrics, workers),
+        None => Cluster::passthrough(to, &metrics, workers), // nobody asks: there is no inbound side
+    })
+}
+
+/// The descriptor limit, less what the sidecar itself keeps open.
+pub(super) fn descriptors() -> u32 {
+    const OWN: u32 = 64;
+    const USUAL: u32 = 1024;
+    crate::telemetry::process::max_descriptors().unwrap_or(USUAL).saturating_sub(OWN).max(OWN)
+}

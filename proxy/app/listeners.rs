@@ -1,0 +1,263 @@
+//! Which addresses are listened on, for what, and how that changes: bound once for each worker, and before anything
+//! else of a new configuration takes effect.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use pillion_config::Config;
+
+use crate::net::{Bound, Network};
+use crate::telemetry::Direction;
+
+/// Where the sidecar listens. Port 0 in the configuration is a real port here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    pub inbound: Vec<SocketAddr>,
+    pub outbound: Vec<SocketAddr>,
+    pub admin: Vec<SocketAddr>,
+    pub metrics: Vec<SocketAddr>,
+    /// Services' own ports, by name.
+    pub services: Vec<(String, SocketAddr)>,
+    /// Listeners of single ports of the application, by port.
+    pub ports: Vec<(u16, SocketAddr)>,
+}
+
+/// What is served at an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Use {
+    /// With the application's port whose own listener it is.
+    Inbound(Option<u16>),
+    Outbound,
+    /// A service's own port.
+    Service(Arc<str>),
+}
+
+impl Use {
+    pub(super) const fn direction(&self) -> Direction {
+        match self {
+            Self::Inbound(_) => Direction::Inbound,
+            Self::Outbound | Self::Service(_) => Direction::Outbound,
+        }
+    }
+}
+
+/// A bound address on its way to a worker.
+pub(super) struct Port {
+    pub(super) id: u64,
+    pub(super) bound: Bound,
+    /// A reload may change it, but for its direction.
+    pub(super) use_: Arc<ArcSwap<Use>>,
+}
+
+/// A line of the configuration.
+struct Wanted {
+    what: String,
+    use_: Use,
+    address: SocketAddr,
+}
+
+#[derive(Clone)]
+struct Open {
+    id: u64,
+    use_: Arc<ArcSwap<Use>>,
+    wanted: SocketAddr,
+    /// `None`: left out, as this kernel has no IPv6.
+    bound: Option<SocketAddr>,
+}
+
+impl Open {
+    /// The same line, or the same address for something else.
+    fn serves(&self, wanted: &Wanted, exactly: bool) -> bool {
+        let use_ = self.use_.load();
+        let same_use = match exactly {
+            true => **use_ == wanted.use_,
+            false => use_.direction() == wanted.use_.direction() && wanted.address.port() != 0,
+        };
+        same_use && self.wanted == wanted.address
+    }
+}
+
+/// Everything that is listened on but admin and metrics.
+pub(super) struct Listeners {
+    network: Network,
+    workers: usize,
+    open: Vec<Open>,
+    last_id: u64,
+}
+
+/// From one configuration's listeners to the next one's: bound, and not yet in use.
+pub(super) struct Change {
+    open: Vec<Open>,
+    /// What open ones will be used for.
+    uses: Vec<(Arc<ArcSwap<Use>>, Use)>,
+    last_id: u64,
+    /// For each worker.
+    pub(super) opened: Vec<Vec<Port>>,
+    pub(super) closed: Vec<u64>,
+}
+
+impl Listeners {
+    pub(super) const fn new(network: Network, workers: usize) -> Self {
+        Self { network, workers, open: Vec::new(), last_id: 0 }
+    }
+
+    /// Binds what `config` wants and nobody has bound yet.
+    ///
+    /// # Errors
+    /// An address that cannot be bound. Nothing has changed then.
+    pub(super) fn plan(&self, config: &Config) -> anyhow::Result<Change> {
+        let wanted = wanted(config);
+        let mut left: Vec<Open> = self.open.clone();
+        let mut take = |wanted: &Wanted, exactly| {
+            let at = left.iter().position(|open| open.serves(wanted, exactly))?;
+            Some(left.swap_remove(at))
+        };
+        let mut kept: Vec<Option<Open>> = wanted.iter().map(|wanted| take(wanted, true)).collect();
+        for (kept, wanted) in kept.iter_mut().zip(&wanted).filter(|(kept, _)| kept.is_none()) {
+            *kept = take(wanted, false);
+        }
+        let mut change = Change {
+            open: Vec::new(),
+            uses: Vec::new(),
+            last_id: self.last_id,
+            opened: (0..self.workers).map(|_| Vec::new()).collect(),
+            closed: left.into_iter().map(|open| open.id).collect(),
+        };
+        for (wanted, kept) in wanted.iter().zip(kept) {
+            match kept {
+                Some(open) => change.keep(open, &wanted.use_),
+                None => change.bind(&self.network, wanted)?,
+            }
+        }
+        refuse_deaf(&wanted, &change.open)?;
+        Ok(change)
+    }
+
+    pub(super) fn commit(&mut self, change: &mut Change) {
+        for (cell, use_) in change.uses.drain(..) {
+            cell.store(Arc::new(use_));
+        }
+        self.open = std::mem::take(&mut change.open);
+        self.last_id = change.last_id;
+    }
+
+    /// But for admin and metrics.
+    pub(super) fn addresses(&self) -> Addresses {
+        addresses(self.open.iter())
+    }
+}
+
+impl Change {
+    fn keep(&mut self, open: Open, use_: &Use) {
+        if **open.use_.load() != *use_ {
+            self.uses.push((open.use_.clone(), use_.clone()));
+        }
+        self.open.push(open);
+    }
+
+    fn bind(&mut self, network: &Network, wanted: &Wanted) -> anyhow::Result<()> {
+        let (shared, mut address, mut bound_to) = (self.opened.len() > 1, wanted.address, None);
+        let use_ = Arc::new(ArcSwap::from_pointee(wanted.use_.clone()));
+        self.last_id += 1;
+        for ports in &mut self.opened {
+            let bound = match network.bind(address, shared) {
+                Err(error) if address.is_ipv6() && has_no_ipv6(&error) => {
+                    tracing::info!(%address, "{}: left out, this kernel has no IPv6", wanted.what);
+                    break;
+                }
+                bound => bound.with_context(|| format!("{}: cannot listen on {address}", wanted.what))?,
+            };
+            address = bound.address()?; // the first worker settles what port 0 means
+            bound_to = Some(address);
+            ports.push(Port { id: self.last_id, bound, use_: use_.clone() });
+        }
+        self.open.push(Open { id: self.last_id, use_, wanted: wanted.address, bound: bound_to });
+        Ok(())
+    }
+}
+
+/// In the order of the configuration.
+fn wanted(config: &Config) -> Vec<Wanted> {
+    let mut all = Vec::new();
+    let mut want = |what: String, use_: &Use, listen: &[SocketAddr]| {
+        let each =
+            |address: &SocketAddr| Wanted { what: what.clone(), use_: use_.clone(), address: *address };
+        all.extend(listen.iter().map(each));
+    };
+    if let Some(inbound) = &config.inbound {
+        want("inbound.listen".to_owned(), &Use::Inbound(None), &inbound.listen);
+        for (&port, single) in &inbound.ports {
+            want(format!("inbound.ports.{port}.listen"), &Use::Inbound(Some(port)), &single.listen);
+        }
+    }
+    if let Some(outbound) = &config.outbound {
+        want("outbound.listen".to_owned(), &Use::Outbound, &outbound.listen);
+    }
+    for cluster in &config.clusters {
+        let use_ = Use::Service(cluster.name.as_str().into());
+        want(format!("services.{}.listen", cluster.name), &use_, &cluster.listen);
+    }
+    all
+}
+
+/// A `listen` of which nothing is left is no listener.
+fn refuse_deaf(wanted: &[Wanted], open: &[Open]) -> anyhow::Result<()> {
+    let hears = |what: &str| {
+        wanted.iter().zip(open).any(|(wanted, open)| wanted.what == what && open.bound.is_some())
+    };
+    match wanted.iter().find(|wanted| !hears(&wanted.what)) {
+        Some(deaf) => anyhow::bail!("{}: no address could be bound", deaf.what),
+        None => Ok(()),
+    }
+}
+
+fn addresses<'a>(open: impl Iterator<Item = &'a Open>) -> Addresses {
+    let mut addresses = Addresses::default();
+    for (open, bound) in open.filter_map(|open| Some((open, open.bound?))) {
+        match &**open.use_.load() {
+            Use::Inbound(None) => addresses.inbound.push(bound),
+            Use::Inbound(Some(port)) => addresses.ports.push((*port, bound)),
+            Use::Outbound => addresses.outbound.push(bound),
+            Use::Service(name) => addresses.services.push((name.to_string(), bound)),
+        }
+    }
+    addresses
+}
+
+pub(crate) fn has_no_ipv6(error: &io::Error) -> bool {
+    const AFNOSUPPORT: i32 = 97;
+    error.raw_os_error() == Some(AFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable
+}
+
+impl Addresses {
+    /// All of them, whatever they are for.
+    pub(super) fn all(&self) -> Vec<SocketAddr> {
+        let kinds = [&self.inbound, &self.outbound, &self.admin, &self.metrics];
+        let own = kinds.into_iter().flatten().copied();
+        let services = self.services.iter().map(|(_, address)| *address);
+        own.chain(services).chain(self.ports.iter().map(|(_, address)| *address)).collect()
+    }
+}
+
+/// The line that `run` prints when it is ready.
+impl fmt::Display for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ready")?;
+        let kinds = [
+            ("inbound", &self.inbound),
+            ("outbound", &self.outbound),
+            ("admin", &self.admin),
+            ("metrics", &self.metrics),
+        ];
+        for (kind, addresses) in kinds.into_iter().filter(|(_, addresses)| !addresses.is_empty()) {
+            let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            write!(f, " {kind}={}", list.join(","))?;
+        }
+        self.services.iter().try_for_each(|(name, address)| write!(f, " service.{name}={address}"))?;
+        self.ports.iter().try_for_each(|(port, address)| write!(f, " port.{port}={address}"))
+    }
+}

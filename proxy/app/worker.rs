@@ -1,0 +1,117 @@
+//! One worker's thread: its listeners, which reloads open and close.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{mpsc, oneshot};
+
+use super::listeners::{Port, Use};
+use crate::cluster::limits::Limit;
+use crate::inbound::Inbound;
+use crate::net::Listener;
+use crate::outbound::Outbound;
+use crate::runtime::worker::Worker;
+use crate::serve::Accepting;
+use crate::telemetry::Direction;
+
+/// What the controller tells every worker.
+pub(super) enum Command {
+    Open(Vec<Port>),
+    /// Listeners by their ids. What waits in their backlogs is served first, what they accepted lives on.
+    Close(Vec<u64>),
+}
+
+/// What accept loops of either side count against.
+#[derive(Clone)]
+pub(super) struct Connections {
+    pub(super) inbound: Arc<Limit>,
+    pub(super) outbound: Arc<Limit>,
+}
+
+/// Serves until the process ends.
+pub(super) async fn run(
+    worker: Arc<Worker>,
+    connections: Connections,
+    mut commands: mpsc::Receiver<Command>,
+) {
+    let mut open: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Open(ports) => {
+                for port in ports {
+                    let (close, closed) = oneshot::channel();
+                    open.insert(port.id, close);
+                    accept_on(port, &worker, &connections, closed);
+                }
+            }
+            Command::Close(ids) => ids.iter().for_each(|id| drop(open.remove(id))),
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+fn accept_on(port: Port, worker: &Arc<Worker>, connections: &Connections, closed: oneshot::Receiver<()>) {
+    let direction = port.use_.load().direction();
+    match (port.bound.listen(), direction) {
+        (Err(error), _) => tracing::error!(%error, "a bound listener could not be used"),
+        (Ok(listener), Direction::Inbound) => {
+            accept_inbound(listener, worker, connections.inbound.clone(), port.use_, closed);
+        }
+        (Ok(listener), Direction::Outbound) => {
+            accept_outbound(listener, worker, connections.outbound.clone(), port.use_, closed);
+        }
+    }
+}
+
+fn accept_inbound(
+    listener: Listener,
+    worker: &Arc<Worker>,
+    connections: Arc<Limit>,
+    use_: Arc<ArcSwap<Use>>,
+    closed: oneshot::Receiver<()>,
+) {
+    let of = worker.clone();
+    let accepting = Accepting {
+        worker: worker.clone(),
+        direction: Direction::Inbound,
+        connections,
+        serve: move |stream, from, permit| {
+            let side = of.state.load().inbound.clone();
+            let port = match **use_.load() {
+                Use::Inbound(port) => port,
+                Use::Outbound | Use::Service(_) => None,
+            };
+            let inbound = side.map(|side| Inbound { worker: of.clone(), side, port });
+            async move {
+                if let Some(inbound) = inbound {
+                    inbound.serve(stream, from, permit).await;
+                }
+            }
+        },
+    };
+    tokio::spawn(accepting.run(listener, closed));
+}
+
+fn accept_outbound(
+    listener: Listener,
+    worker: &Arc<Worker>,
+    connections: Arc<Limit>,
+    use_: Arc<ArcSwap<Use>>,
+    closed: oneshot::Receiver<()>,
+) {
+    let of = worker.clone();
+    let accepting = Accepting {
+        worker: worker.clone(),
+        direction: Direction::Outbound,
+        connections,
+        serve: move |stream, from, permit| {
+            let service = match &**use_.load() {
+                Use::Service(name) => Some(name.clone()),
+                Use::Inbound(_) | Use::Outbound => None,
+            };
+            Outbound { worker: of.clone(), service }.serve(stream, from, permit)
+        },
+    };
+    tokio::spawn(accepting.run(listener, closed));
+}

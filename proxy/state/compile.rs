@@ -1,0 +1,157 @@
+//! From a checked configuration and the clusters that live, to a [`Snapshot`].
+//!
+//! Pure but for the clusters' creation: what can fail (credentials, addresses) has been done before.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use pillion_config::Config;
+use pillion_config::cluster::HostPattern;
+use pillion_config::listener::Unknown;
+use pillion_config::route::{Route as RouteConfig, RouteHost, Weighted};
+use tokio::time::Instant;
+
+use super::rules::Split;
+use super::{AddressTable, Destinations, HostTable, InboundSide, Route, Rule, Snapshot};
+use crate::cluster::Cluster;
+use crate::cluster::budget::Budget;
+use crate::net::own::OwnListeners;
+use crate::telemetry::Metrics;
+
+/// The services' clusters, by name.
+pub(crate) type Clusters = HashMap<String, Arc<Cluster>>;
+
+/// What surrounds the outbound tables in a snapshot.
+pub(crate) struct Sides {
+    pub(crate) own: OwnListeners,
+    pub(crate) inbound: Option<Arc<InboundSide>>,
+    pub(crate) applications: Arc<Destinations>,
+}
+
+pub(crate) fn compile(
+    generation: u64,
+    config: &Config,
+    clusters: &Clusters,
+    sides: Sides,
+    metrics: &Metrics,
+) -> Snapshot {
+    let table = Table { config, clusters, metrics };
+    let (mut hosts, mut addresses, mut services) =
+        (HostTable::default(), AddressTable::default(), HashMap::new());
+    for of in &config.clusters {
+        let Some(cluster) = clusters.get(&of.name) else { continue };
+        let whole = table.service(cluster, |route| of.hosts.iter().any(|host| is_of(route, host)));
+        of.addresses.iter().for_each(|address| addresses.add(*address, &whole));
+        for host in &of.hosts {
+            hosts.add(host, &table.service(cluster, |route| is_of(route, host)));
+        }
+        services.insert(cluster.name.clone(), whole);
+    }
+    table.hosts_of_routes(&mut hosts);
+    let application = sides.inbound.as_ref().and_then(|inbound| inbound.policy.app);
+    Snapshot {
+        generation,
+        hosts,
+        addresses,
+        services,
+        policy: config.outbound.as_ref().map_or(Unknown::Deny, |outbound| outbound.unknown),
+        own: sides.own,
+        application: application.map(|app| sides.applications.route(app)),
+        inbound: sides.inbound,
+        applications: sides.applications,
+        limits: config.limits.clone(),
+    }
+}
+
+struct Table<'a> {
+    config: &'a Config,
+    clusters: &'a Clusters,
+    metrics: &'a Metrics,
+}
+
+impl Table<'_> {
+    /// A service's own route, with the rules that divert some of its requests.
+    fn service(&self, cluster: &Arc<Cluster>, is_looked_at: impl Fn(&RouteConfig) -> bool) -> Arc<Route> {
+        Arc::new(Route::with(cluster.clone(), self.rules(is_looked_at)))
+    }
+
+    fn rules(&self, is_looked_at: impl Fn(&RouteConfig) -> bool) -> Box<[Rule]> {
+        let routes = self.config.routes.iter().filter(|route| is_looked_at(route));
+        routes.map(|route| self.rule(route)).collect()
+    }
+
+    fn rule(&self, of: &RouteConfig) -> Rule {
+        let name = of.name.as_deref();
+        let to = of.to.iter().filter_map(|to| Some((to.weight, self.diverted(name, to)?)));
+        Rule { matches: of.matches.clone(), to: Split::new(to) }
+    }
+
+    fn diverted(&self, name: Option<&str>, to: &Weighted) -> Option<Arc<Route>> {
+        let cluster = self.clusters.get(&to.service)?.clone();
+        Some(Arc::new(Route {
+            name: name.map_or(crate::telemetry::Symbol::EMPTY, |name| self.metrics.intern(name)),
+            timeouts: to.timeouts.clone(),
+            budget: budget(to, &cluster),
+            retry: to.retry.clone(),
+            ..Route::with(cluster, [].into())
+        }))
+    }
+
+    /// Hosts that only routes name. One that a wider pattern of a service covers goes there by default.
+    fn hosts_of_routes(&self, hosts: &mut HostTable) {
+        let named = self.config.routes.iter().flat_map(|route| &route.hosts);
+        let single = named.filter_map(|host| match host {
+            RouteHost::One(host) => Some(host),
+            RouteHost::Any => None,
+        });
+        for host in single.filter(|host| !self.is_a_services(host)) {
+            let rules = self.rules(|route| is_of(route, host));
+            let wider = self.wider(host);
+            let first = || self.config.routes.iter().find(|route| is_of(route, host))?.to.first();
+            let fallback = || first().and_then(|to| self.clusters.get(&to.service).cloned());
+            let Some(cluster) = wider.clone().or_else(fallback) else { continue };
+            let route = Route { is_only_rules: wider.is_none(), ..Route::with(cluster, rules) };
+            hosts.add(host, &Arc::new(route));
+        }
+    }
+
+    fn is_a_services(&self, host: &HostPattern) -> bool {
+        self.config.clusters.iter().any(|cluster| cluster.hosts.contains(host))
+    }
+
+    /// The service whose narrowest pattern covers this one.
+    fn wider(&self, host: &HostPattern) -> Option<Arc<Cluster>> {
+        let patterns = self.config.clusters.iter().flat_map(|of| of.hosts.iter().map(move |host| (of, host)));
+        let wider = patterns.filter(|(_, pattern)| covers(pattern, host));
+        let (of, _) = wider.max_by_key(|(_, pattern)| (pattern.name.len(), pattern.port.is_some()))?;
+        self.clusters.get(&of.name).cloned()
+    }
+}
+
+/// The service's own, where the rule is the same: what a route does counts for its service.
+fn budget(to: &Weighted, cluster: &Cluster) -> Option<Arc<Budget>> {
+    let rule = to.retry.as_ref()?.budget;
+    let same = cluster.retry.as_ref().is_some_and(|retry| retry.budget == rule);
+    match cluster.budget.clone().filter(|_| same) {
+        Some(own) => Some(own),
+        None => Some(Arc::new(Budget::new(&rule, Instant::now().into_std()))),
+    }
+}
+
+/// Whether a route looks at the requests of a host.
+fn is_of(route: &RouteConfig, host: &HostPattern) -> bool {
+    route.hosts.iter().any(|pattern| match pattern {
+        RouteHost::Any => true,
+        RouteHost::One(pattern) => pattern == host || covers(pattern, host),
+    })
+}
+
+/// Whether every request for `host` is one for `pattern`.
+fn covers(pattern: &HostPattern, host: &HostPattern) -> bool {
+    let below = |name: &str| name.strip_suffix(&pattern.name).is_some_and(|rest| rest.ends_with('.'));
+    let names = match pattern.wildcard {
+        true => below(&host.name) || (host.wildcard && host.name == pattern.name),
+        false => !host.wildcard && host.name == pattern.name,
+    };
+    names && pattern.port.is_none_or(|port| host.port == Some(port))
+}

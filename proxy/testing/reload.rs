@@ -1,0 +1,251 @@
+//! Another configuration while traffic goes on: what it concerns changes, and nothing else does.
+
+use std::time::Duration;
+
+use super::backend::OK;
+use super::mesh;
+use super::mesh::{A, B, Mesh, ORDERS, Pair, identity, pass, settle};
+use super::peer::Peer;
+use crate::app::Applied;
+
+const ONE: &str = "endpoints: [10.0.0.1:80]";
+const ELSEWHERE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nelse";
+const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
+
+/// Answers after so many seconds.
+fn slow(mesh: &Mesh, address: &str, seconds: u64) -> super::backend::Backend {
+    mesh.scripted(address, move |mut peer: Peer, _| async move {
+        while peer.message().await.is_some() {
+            pass(seconds).await;
+            drop(peer.try_send(OK).await);
+        }
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_connection_goes_by_the_new_file_with_its_next_request() {
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, OK), mesh.answering(B, ELSEWHERE));
+    let mut sidecar = mesh.caller(&format!("{ONE}, listen: 127.0.0.1:0"));
+    for mut client in [sidecar.client().await, sidecar.direct_client().await] {
+        assert_eq!(client.get("/").await.body, "ok");
+        let moved = mesh::caller("endpoints: [10.0.0.2:80], listen: 127.0.0.1:0");
+        assert_eq!(sidecar.reload(&moved).expect("a good file"), Applied::Changed);
+        assert_eq!(client.get("/").await.body, "else");
+        let back = mesh::caller(&format!("{ONE}, listen: 127.0.0.1:0"));
+        sidecar.reload(&back).expect("a good file");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_in_flight_ends_as_it_began() {
+    let mesh = Mesh::default();
+    let (a, b) = (slow(&mesh, A, 5), mesh.answering(B, ELSEWHERE));
+    let mut sidecar = mesh.caller(ONE);
+    let mut client = sidecar.client().await;
+    client.send(GET).await;
+    settle().await;
+    sidecar.reload(&mesh::caller("endpoints: [10.0.0.2:80], timeout: 1s")).expect("a good file");
+    assert_eq!(client.answer().await.body, "ok");
+    assert_eq!((a.hits(), b.hits()), (1, 0));
+    settle().await;
+    assert_eq!(a.open(), 0, "nobody keeps connections to an endpoint that has left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_equal_or_unrelated_file_touches_no_connection() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let mut sidecar = mesh.caller(ONE);
+    let mut client = sidecar.client().await;
+    client.get("/").await;
+    assert_eq!(sidecar.reload(&mesh::caller(ONE)).expect("the same"), Applied::Unchanged);
+    let more = mesh::caller(ONE) + "  billing: { endpoints: [10.0.0.9:80] }\n";
+    assert_eq!(sidecar.reload(&more).expect("one more"), Applied::Changed);
+    sidecar.reload(&mesh::caller(&format!("{ONE}, timeout: 3s"))).expect("a good file");
+    client.get("/").await;
+    assert_eq!(a.connections(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn tcp_lives_on_whatever_changes() {
+    let mesh = Mesh::default();
+    let _echo = mesh.scripted(A, |mut peer: Peer, _| async move {
+        loop {
+            let (heard, ended) = peer.exactly(4).await;
+            if ended || peer.try_send(heard).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut sidecar = mesh.caller(&format!("{ONE}, listen: 127.0.0.1:0, protocol: tcp"));
+    let mut client = sidecar.direct_client().await;
+    for next in [
+        "endpoints: [10.0.0.2:80], listen: 127.0.0.1:0, protocol: tcp",
+        "endpoints: [10.0.0.2:80]",
+        "endpoints: [10.0.0.2:80], protocol: http2",
+    ] {
+        client.send("ping").await;
+        assert_eq!(client.exactly(4).await.0, b"ping");
+        sidecar.reload(&mesh::caller(next)).expect("a good file");
+    }
+    client.send("ping").await;
+    assert_eq!(client.exactly(4).await.0, b"ping");
+}
+
+#[tokio::test(start_paused = true)]
+async fn listeners_come_and_go_and_keep_their_ports_when_their_service_is_renamed() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let mut sidecar = mesh.caller(ONE);
+    assert!(sidecar.addresses.services.is_empty());
+    sidecar.reload(&mesh::caller(&format!("{ONE}, listen: 127.0.0.1:9001"))).expect("a good file");
+    let mut early = sidecar.direct_client().await;
+    assert_eq!(early.get("/").await.body, "ok");
+
+    let renamed = mesh::caller(ONE).replace("orders:", "ordering:");
+    let renamed = renamed.replace(ONE, &format!("{ONE}, listen: 127.0.0.1:9001"));
+    sidecar.reload(&renamed).expect("a good file");
+    assert_eq!(sidecar.addresses.services[0].0, "ordering");
+    let mut late = sidecar.direct_client().await;
+    assert_eq!(late.get("/").await.body, "ok");
+    assert_eq!(early.get("/").await.told(), (404, Some("no_route")), "the service it came for is gone");
+
+    let own = mesh::at("127.0.0.1:9001");
+    sidecar.reload(&mesh::caller(ONE)).expect("a good file");
+    settle().await;
+    assert!(mesh.memory.connect(own).await.is_err(), "nobody listens any more");
+    assert_eq!(late.get("/").await.told(), (404, Some("no_route")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_cannot_be_put_to_work_changes_nothing() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.answering(A, OK), mesh.answering(B, ELSEWHERE));
+    let mut sidecar = mesh.caller(ONE);
+    let mut client = sidecar.client().await;
+    client.get("/").await;
+    let _taken = mesh.answering("127.0.0.1:9001", OK);
+    for (next, words) in [
+        (
+            mesh::caller("endpoints: [10.0.0.2:80], timeout: 1s, listen: 127.0.0.1:9001"),
+            "services.orders.listen",
+        ),
+        (mesh::caller("endpoints: [10.0.0.2:80]").replace("workers: 1", "workers: 2"), "`workers`"),
+        (mesh::caller("endpoints: [10.0.0.2:80]") + "identity: { directory: absent }\n", "absent"),
+        (
+            mesh::caller("endpoints: [10.0.0.2:80], tls: { mode: simple, sni: a, trust_bundle: absent }"),
+            "absent",
+        ),
+    ] {
+        let refused = sidecar.reload(&next).expect_err(words);
+        assert!(format!("{refused:#}").contains(words), "{refused:#}");
+        assert_eq!(client.get("/").await.body, "ok");
+    }
+    assert_eq!((a.connections(), b.connections()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_hold_over_a_reload_for_what_they_let_in_before() {
+    let mesh = Mesh::default();
+    let _a = slow(&mesh, A, 5);
+    let limited = |most: u32| mesh::caller(&format!("{ONE}, circuit_breaker: {{ max_requests: {most} }}"));
+    let mut sidecar = mesh.sidecar(&limited(2), None);
+    let (mut first, mut second) = (sidecar.client().await, sidecar.client().await);
+    first.send(GET).await;
+    settle().await;
+    sidecar.reload(&limited(1)).expect("a good file");
+    assert_eq!(second.get("/").await.told(), (503, Some("limit_requests")));
+    assert_eq!(first.answer().await.told(), (200, None));
+    assert_eq!(second.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_limit service=orders limit=requests"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_endpoint_was_ejected_for_is_not_forgotten() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.answering(A, super::backend::UNAVAILABLE), mesh.answering(B, OK));
+    let two = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin, retry: off";
+    let mut sidecar = mesh.caller(two);
+    let mut client = sidecar.client().await;
+    for _ in 0..20 {
+        client.get("/").await;
+    }
+    let hits = a.hits();
+    sidecar.reload(&mesh::caller(&format!("{two}, timeout: 3s"))).expect("a good file");
+    for _ in 0..20 {
+        assert_eq!(client.get("/").await.status(), Some(200));
+    }
+    assert_eq!(a.hits(), hits);
+    assert!(b.hits() >= 30);
+    assert_eq!(sidecar.sum("pillion_endpoints state=ejected"), 1);
+    sidecar.reload(&mesh::caller("endpoints: [10.0.0.2:80]")).expect("a good file");
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_endpoints state=ejected"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_side_comes_and_goes() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let mut sidecar = mesh.caller(ONE);
+    let both =
+        mesh::caller(ONE).replace("inbound: off", "inbound: { listen: 127.0.0.1:8001, app: 10.0.0.1:80 }");
+    sidecar.reload(&both).expect("a good file");
+    let inbound = mesh.memory.connect(mesh::at("127.0.0.1:8001")).await.expect("inbound listens");
+    let mut peer = Peer::new(inbound);
+    assert_eq!(peer.get("/").await.body, "ok");
+    let stricter = both.replace("app: 10.0.0.1:80", "app: 10.0.0.1:80, protocol: http1, max_body: 1KiB");
+    sidecar.reload(&stricter).expect("a good file");
+    let large = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2000\r\n\r\n{}", "x".repeat(2000));
+    assert_eq!(peer.ask(&large).await.status(), Some(413));
+    sidecar.reload(&mesh::caller(ONE)).expect("a good file");
+    settle().await;
+    assert!(mesh.memory.connect(mesh::at("127.0.0.1:8001")).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn new_credentials_are_used_from_the_next_handshake_and_cut_nothing() {
+    let pair = Pair::new();
+    let a = pair.mesh.answering(A, OK);
+    let mut inbound = pair.application("10.1.0.1:15006", "10.0.0.1:80");
+    let mut outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
+    let mut client = outbound.client().await;
+    assert_eq!(client.get("/").await.body, "ok");
+    inbound.rotate(identity(&pair.ca, "orders")).expect("good credentials");
+    outbound.rotate(identity(&pair.ca, "web-two")).expect("good credentials");
+    assert_eq!(client.get("/").await.body, "ok");
+    let peer_of = |inbound: &mesh::Sidecar, who: &str| {
+        inbound.sum(&format!("pillion_requests_total peer=spiffe://cluster.local/ns/default/sa/{who}"))
+    };
+    assert_eq!(peer_of(&inbound, "web"), 2, "on the connection that was open");
+    pass(120).await; // past the idle timeout of the pool
+    assert_eq!(client.get("/").await.body, "ok");
+    settle().await;
+    assert_eq!(peer_of(&inbound, "web-two"), 1);
+    assert!(a.connections() >= 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_reloads_under_way_fail_no_request() {
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, OK), mesh.answering(B, OK));
+    let mut sidecar = mesh.caller(ONE);
+    let asking = async |mut client: Peer| {
+        for _ in 0..400 {
+            assert_eq!(client.get("/").await.status(), Some(200));
+            tokio::time::sleep(Duration::from_millis(3)).await;
+        }
+    };
+    let clients = [sidecar.client().await, sidecar.client().await, sidecar.client().await];
+    let [one, two, three] = clients.map(asking);
+    let reloading = async {
+        for round in 0..100 {
+            let next =
+                ["endpoints: [10.0.0.2:80]", ONE, "endpoints: [10.0.0.2:80, 10.0.0.1:80], timeout: 9s"];
+            sidecar.reload(&mesh::caller(next[round % 3])).expect("a good file");
+            tokio::time::sleep(Duration::from_millis(7)).await;
+        }
+    };
+    tokio::join!(one, two, three, reloading);
+}
