@@ -15,6 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ::bytes::{Bytes, BytesMut};
+use pillion_config::listener::DownstreamLimits;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 
@@ -26,10 +27,6 @@ use crate::telemetry::Verdict;
 use bytes::Spoken;
 use hello::Hello;
 
-/// Bytes that may still become TLS or HTTP are waited for this long. nginx waits 60 s for a head, Envoy 15 s.
-pub(crate) const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// An undecided connection on which nothing happens is closed. Envoy's default.
-pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// A server that hangs up within this time after it was dialled early meant it; one that does so later was waiting
 /// for a request, as HTTP servers do.
 const REFUSES_WITHIN: Duration = Duration::from_secs(10);
@@ -141,7 +138,7 @@ where
     M: FnOnce() -> F,
     F: Future<Output = Result<D, Error>>,
 {
-    judged(Client::new(io), worker, early).await
+    judged(Client::new(io, worker), worker, early).await
 }
 
 /// The same where the peer says that nothing is to be looked at: HTTP is found all the same, but what is hardly HTTP
@@ -156,7 +153,7 @@ where
     M: FnOnce() -> F,
     F: Future<Output = Result<D, Error>>,
 {
-    judged(Client { is_said_to_be_opaque: true, ..Client::new(io) }, worker, early).await
+    judged(Client { is_said_to_be_opaque: true, ..Client::new(io, worker) }, worker, early).await
 }
 
 async fn judged<D, M, F>(
@@ -184,8 +181,8 @@ where
 
 /// Waits for a first byte, holding no buffer meanwhile.
 pub(crate) async fn first_byte(io: Io, worker: &Worker) -> Result<Io, Undecided> {
-    let mut client = Client::new(io);
-    match client.read(worker, Instant::now() + IDLE_TIMEOUT).await? {
+    let mut client = Client::new(io, worker);
+    match client.read(worker, client.until(Patience::Whole)).await? {
         Some(Heard::Bytes) => Ok(client.decided::<Nobody>(Found::Opaque, None).io),
         Some(Heard::End) => Err(Undecided::Ended(io::ErrorKind::UnexpectedEof.into())),
         None => Err(Undecided::Ended(io::ErrorKind::TimedOut.into())),
@@ -265,6 +262,10 @@ struct Client {
     seen: BytesMut,
     began: Option<Instant>,
     is_said_to_be_opaque: bool,
+    /// Bytes that may still become TLS or HTTP are waited for this long.
+    header_timeout: Duration,
+    /// Silence is.
+    idle_timeout: Duration,
 }
 
 #[derive(Clone, Copy)]
@@ -282,8 +283,16 @@ enum Heard {
 }
 
 impl Client {
-    fn new(io: Io) -> Self {
-        Self { io, seen: BytesMut::new(), began: None, is_said_to_be_opaque: false }
+    fn new(io: Io, worker: &Worker) -> Self {
+        let DownstreamLimits { header_timeout, idle_timeout, .. } = worker.limits();
+        Self {
+            io,
+            seen: BytesMut::new(),
+            began: None,
+            is_said_to_be_opaque: false,
+            header_timeout,
+            idle_timeout,
+        }
     }
 
     const fn said_nothing(&self) -> bool {
@@ -310,8 +319,8 @@ impl Client {
     fn until(&self, patience: Patience) -> Instant {
         match (patience, self.began) {
             (Patience::Silence(most), _) => Instant::now() + most,
-            (Patience::Whole, Some(began)) => began + HEADER_TIMEOUT,
-            (Patience::Whole, None) => Instant::now() + IDLE_TIMEOUT,
+            (Patience::Whole, Some(began)) => began + self.header_timeout,
+            (Patience::Whole, None) => Instant::now() + self.idle_timeout,
         }
     }
 

@@ -88,7 +88,7 @@ pub enum Unknown {
 }
 
 /// `limits`: what a connection from downstream may take, on both sides.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DownstreamLimits {
     /// Of a request's head. Default 64 KiB: cookies of browsers fit, and ten thousand heads do too.
     pub header_bytes: u32,

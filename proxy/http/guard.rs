@@ -21,11 +21,6 @@ use crate::runtime::deadline::Deadline;
 use crate::runtime::worker::Worker;
 use crate::serve::Connection;
 
-/// A head whose first byte has come must be whole by then. nginx waits 60 s, Envoy for ever; 10 s is long for any
-/// client and short for one that holds connections.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection on which nothing happens is closed. Envoy's default.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// An HTTP/1 connection that was idle for so long is put aside: hyper's buffers go, and are made anew (a few
 /// microseconds) with the next request.
 const REST_AFTER: Duration = Duration::from_secs(1);
@@ -90,11 +85,11 @@ impl Guarded {
         }
         let at = match self.head {
             Some((since, requests)) if requests == self.connection.requests.load(Relaxed) => {
-                since + HEADER_TIMEOUT
+                since + self.worker.limits().header_timeout
             }
             _ => {
                 self.head = None;
-                self.last_read + if self.is_http1 { REST_AFTER } else { IDLE_TIMEOUT }
+                self.last_read + if self.is_http1 { REST_AFTER } else { self.worker.limits().idle_timeout }
             }
         };
         // A timer that is set, and had not fired when bytes came a moment ago, will wake us when it does.

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pillion_config::listener::DownstreamLimits;
 
 use super::answer;
 use super::exchange::Exchange;
@@ -25,8 +26,6 @@ use crate::runtime::worker::Worker;
 use crate::serve::Connection;
 use crate::telemetry::{Held, MethodLabel, Protocol, RequestLabels, Symbol};
 
-/// Request line and headers of one request. Envoy's limit is 60 KiB.
-pub(crate) const HEADER_BYTES: u32 = 64 * 1024;
 /// Streams one client may have open at once; hyper's own default, twice Envoy's recommendation.
 const STREAMS: u32 = 200;
 /// Per stream: with the send buffer of the other side half of the MiB that one stream's body may hold here.
@@ -34,8 +33,11 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// Not below 1 MiB: h2's budget against floods of small DATA frames is half of it.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
-/// hyper's read buffer of HTTP/1; it must hold a whole head, and bodies need no more.
+/// hyper's read buffer of HTTP/1 at least; it must hold a whole head, and bodies need no more.
 pub(crate) const HTTP1_BUFFER: usize = 128 * 1024;
+/// hyper's own limit of an HTTP/1 head's fields; another one costs an allocation for each.
+const HEADER_COUNT: u32 = 100;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
     Http1,
@@ -81,16 +83,12 @@ async fn http1<S: AnsweringService>(
 ) -> Option<Io> {
     let mut draining = worker.drain.started();
     let mut is_told = false;
+    let limits = worker.limits();
     let (rests, io) = (connection.clone(), Guarded::new(io, connection.clone(), worker.clone(), true));
     let service = service_fn(move |request: Request<Incoming>| {
         handle(request, connection.clone(), worker.clone(), stack.clone())
     });
-    let mut conn = http1::Builder::new()
-        .max_header_size(HEADER_BYTES as usize) // at most 100 headers is hyper's default; saying so costs
-        .max_buf_size(HTTP1_BUFFER)
-        .auto_date_header(false)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
+    let mut conn = http1_builder(&limits).serve_connection(TokioIo::new(io), service).with_upgrades();
     // How it ended has been told request by request.
     drop(
         poll_fn(|cx| {
@@ -117,7 +115,21 @@ async fn http1<S: AnsweringService>(
     Some(io)
 }
 
+fn http1_builder(limits: &DownstreamLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    let header_bytes = limits.header_bytes as usize;
+    builder
+        .max_header_size(header_bytes)
+        .max_buf_size(HTTP1_BUFFER.max(header_bytes * 2))
+        .auto_date_header(false);
+    if limits.header_count != HEADER_COUNT {
+        builder.max_headers(limits.header_count as usize);
+    }
+    builder
+}
+
 async fn http2<S: AnsweringService>(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, stack: S) {
+    let header_bytes = worker.limits().header_bytes;
     let draining = worker.drain.started();
     let io = TokioIo::new(Guarded::new(io, connection.clone(), worker.clone(), false));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -128,7 +140,7 @@ async fn http2<S: AnsweringService>(io: Io, connection: Arc<Connection>, worker:
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(HEADER_BYTES)
+        .max_header_list_size(header_bytes)
         .max_send_buf_size(SEND_BUFFER)
         .auto_date_header(false)
         .enable_connect_protocol() // RFC 8441
@@ -164,15 +176,22 @@ async fn handle<S: AnsweringService>(
 
 /// hyper could not read a request's head and wants to answer `hypers`: counts it, and gives our answer instead.
 pub(crate) fn refuse_head(hypers: &[u8], connection: &Connection, worker: &Worker) -> Vec<u8> {
+    let limits = worker.limits();
     let (reason, line, told) = match hypers.starts_with(b"HTTP/1.1 431") {
         true => (
             Reason::HeadersTooLarge,
             "431 Request Header Fields Too Large",
-            "the request's headers are over 64 KiB or more than 100",
+            format!(
+                "the request's headers are over {} bytes or more than {} (limits.header_bytes, limits.header_count)",
+                limits.header_bytes, limits.header_count
+            ),
         ),
-        false => (Reason::BadRequest, "400 Bad Request", "the request is not HTTP as RFC 9112 has it"),
+        false => {
+            let told = "the request is not HTTP as RFC 9112 has it".to_owned();
+            (Reason::BadRequest, "400 Bad Request", told)
+        }
     };
-    let told = (connection.direction == crate::telemetry::Direction::Outbound).then_some(told);
+    let told = (connection.direction == crate::telemetry::Direction::Outbound).then_some(told.as_str());
     refuse(reason, line, told, connection, worker)
 }
 

@@ -17,9 +17,6 @@ use crate::http::{Call, Response};
 use crate::serve::Connection;
 use crate::telemetry::Direction;
 
-/// Passes of one instance and direction; the fifth is a loop.
-const VIA_PASSES: u32 = 4;
-
 pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
     layer_fn(|next: S| service_fn(move |call| rewrite(next.clone(), call)))
 }
@@ -70,7 +67,11 @@ fn request(call: &mut Call) -> Result<(), Error> {
     if let (false, Some(host)) = (names_host, &call.host) {
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
-    call.via = Some(passes(via.as_ref(), exchange.worker.passes(connection.direction))?);
+    let own = exchange.worker.passes(connection.direction);
+    call.via = Some(match via {
+        None => own.clone(),
+        Some(via) => passes(&via, own, exchange.worker.limits().via_passes)?,
+    });
     Ok(())
 }
 
@@ -110,19 +111,19 @@ fn number(value: &HeaderValue) -> u32 {
     value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// `x-pillion-via` with this pass added: a list of `INSTANCE-DIRECTION=COUNT`.
-fn passes(via: Option<&HeaderValue>, own: &HeaderValue) -> Result<HeaderValue, Error> {
-    let Some(via) = via.and_then(|via| via.to_str().ok()) else { return Ok(own.clone()) };
+/// `x-pillion-via` with this pass added: a list of `INSTANCE-DIRECTION=COUNT`. One more than `most` is a loop.
+fn passes(via: &HeaderValue, own: &HeaderValue, most: u32) -> Result<HeaderValue, Error> {
+    let Ok(via) = via.to_str() else { return Ok(own.clone()) };
     let own = own.to_str().unwrap_or_default().trim_end_matches("=1");
     let mut count = 1;
     let mut list: Vec<&str> = Vec::new();
     for pass in via.split(',').map(str::trim).take(64) {
         match pass.split_once('=').filter(|(name, _)| *name == own) {
-            Some((_, passes)) => count += passes.parse::<u32>().unwrap_or(VIA_PASSES).min(VIA_PASSES),
+            Some((_, passes)) => count += passes.parse::<u32>().unwrap_or(most).min(most),
             None => list.push(pass),
         }
     }
-    if count > VIA_PASSES {
+    if count > most {
         return Err(Error::new(
             Reason::LoopDetected,
             format!("the request came through this sidecar {count} times: two services point at each other"),
@@ -141,15 +142,16 @@ mod tests {
     #[test]
     fn the_fifth_pass_is_a_loop_and_others_passes_are_kept() {
         let own = HeaderValue::from_static("a-o=1");
-        let mut via = Some(passes(None, &own).unwrap());
+        let mut via = own.clone();
         for expected in ["a-o=2", "a-o=3", "a-o=4"] {
-            via = Some(passes(via.as_ref(), &own).unwrap());
-            assert_eq!(via.as_ref().unwrap(), expected);
+            via = passes(&via, &own, 4).unwrap();
+            assert_eq!(via, expected);
         }
-        assert_eq!(passes(via.as_ref(), &own).unwrap_err().reason, Reason::LoopDetected);
+        assert_eq!(passes(&via, &own, 4).unwrap_err().reason, Reason::LoopDetected);
+        assert_eq!(passes(&via, &own, 5).unwrap(), "a-o=5");
         let other = HeaderValue::from_static("b-i=2");
-        assert_eq!(passes(Some(&other), &own).unwrap(), "b-i=2,a-o=1");
+        assert_eq!(passes(&other, &own, 4).unwrap(), "b-i=2,a-o=1");
         let absurd = HeaderValue::from_static("a-o=99999999999999999999");
-        assert!(passes(Some(&absurd), &own).is_err());
+        assert!(passes(&absurd, &own, 4).is_err());
     }
 }

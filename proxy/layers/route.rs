@@ -25,6 +25,7 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpServic
 
 async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
     call.host = host(&call.head)?;
+    refuse_many_headers(&call)?;
     if call.tunnel.as_ref().is_some_and(|kind| kind.is_h2c()) {
         return Err(Error::new(Reason::BadRequest, "HTTP/2 is spoken here without an upgrade to it"));
     }
@@ -46,6 +47,19 @@ async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Respo
     call.exchange.routed(&route);
     call.route = Some(route);
     next.call(call).await
+}
+
+/// HTTP/1's are counted while they are read.
+fn refuse_many_headers(call: &Call) -> Result<(), Error> {
+    if call.head.version != Version::HTTP_2 {
+        return Ok(());
+    }
+    let (count, most) = (call.head.headers.len(), call.exchange.worker.limits().header_count);
+    if count > most as usize {
+        let detail = format!("the request has {count} header fields (limits.header_count is {most})");
+        return Err(Error::new(Reason::HeadersTooLarge, detail));
+    }
+    Ok(())
 }
 
 /// The URI's authority (absolute-form and HTTP/2) goes before `Host` (RFC 9112, 3.2.2). One that is no authority,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use parking_lot::Mutex;
+use pillion_config::listener::DownstreamLimits;
 
 use super::deadline::Timers;
 use super::drain::Drain;
@@ -49,6 +50,11 @@ impl Worker {
             passes: [pass('i'), pass('o')].map(|pass| pass.unwrap_or(HeaderValue::from_static("-=1"))),
             metrics,
         })
+    }
+
+    /// What a connection from downstream may take, for one that comes now.
+    pub(crate) fn limits(&self) -> DownstreamLimits {
+        self.state.load().limits
     }
 
     /// Time spent in the sidecar itself.

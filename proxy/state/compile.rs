@@ -59,7 +59,7 @@ pub(crate) fn compile(
         application: application.map(|app| sides.applications.route(app)),
         inbound: sides.inbound,
         applications: sides.applications,
-        limits: config.limits.clone(),
+        limits: config.limits,
     }
 }
 

@@ -72,8 +72,8 @@ async fn tcp_lives_on_whatever_changes() {
     let mesh = Mesh::default();
     let _echo = mesh.scripted(A, |mut peer: Peer, _| async move {
         loop {
-            let (heard, ended) = peer.exactly(4).await;
-            if ended || peer.try_send(heard).await.is_err() {
+            let (heard, is_all) = peer.exactly(4).await;
+            if !is_all || peer.try_send(heard).await.is_err() {
                 return;
             }
         }

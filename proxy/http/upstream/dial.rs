@@ -14,7 +14,7 @@ use crate::cluster::Cluster;
 use crate::cluster::connect::connect;
 use crate::cluster::endpoint::{Endpoint, Speaks};
 use crate::error::{Error, Reason};
-use crate::http::server::{HEADER_BYTES, HTTP1_BUFFER};
+use crate::http::server::HTTP1_BUFFER;
 use crate::net::{Io, Prefixed};
 use crate::runtime::worker::Worker;
 use crate::telemetry::{ConnectionOutcome, Held, Protocol};
@@ -33,6 +33,8 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 /// Not below 1 MiB: h2's budget against floods of small DATA frames is half of it.
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 const SEND_BUFFER: usize = 256 * 1024;
+/// Of an answer's head; Envoy's limit is 60 KiB.
+const ANSWER_HEADER_BYTES: u32 = 64 * 1024;
 
 /// Dials on a task of its own, which serves whoever waits longest when it is done.
 pub(super) fn start(
@@ -103,7 +105,7 @@ impl Dial<'_> {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
-            .max_header_list_size(HEADER_BYTES)
+            .max_header_list_size(ANSWER_HEADER_BYTES)
             .keep_alive_interval(self.cluster.connection.keepalive)
             .handshake(io)
             .await;
