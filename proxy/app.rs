@@ -5,6 +5,7 @@
 
 mod control;
 mod listeners;
+mod watch;
 mod worker;
 
 use std::io;

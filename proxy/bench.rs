@@ -7,10 +7,10 @@ use std::time::Instant;
 use pillion_config::cluster::LoadBalancer;
 use pillion_config::policy::RetryBudget;
 
-use crate::cluster::Cluster;
 use crate::cluster::balance::{Balancer, Candidate, Tried};
 use crate::cluster::budget::Budget;
 use crate::cluster::limits::Limit;
+use crate::cluster::{Cluster, Membership};
 use crate::detect::bytes;
 use crate::http::headers::{self, Seen};
 use crate::state::{HostTable, Route};
@@ -61,7 +61,8 @@ fn find_host(hosts: usize) -> Decision {
         pillion_config::parse(&text, std::path::Path::new(".")).map(|(config, _)| config).unwrap_or_default();
     let (mut table, metrics) = (HostTable::default(), Metrics::new(20_000));
     for cluster in &config.clusters {
-        let route = Route::to(Cluster::service(cluster, &cluster.endpoints, None, None, &metrics, 1));
+        let membership = Membership { endpoints: cluster.endpoints.clone(), unlearnt: None };
+        let route = Route::to(Cluster::service(cluster, membership, None, None, &metrics, 1));
         cluster.hosts.iter().for_each(|host| table.add(host, &route));
     }
     named(format!("find a host among {hosts}"), move || {

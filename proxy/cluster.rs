@@ -82,6 +82,13 @@ pub(crate) enum Spoken {
     AppAuto,
 }
 
+/// Where a service runs, as far as that is known.
+pub(crate) struct Membership {
+    pub(crate) endpoints: Vec<config::cluster::Endpoint>,
+    /// Why no endpoint has been learnt.
+    pub(crate) unlearnt: Option<Arc<str>>,
+}
+
 /// `max_connections`: a slot for each.
 struct Slots {
     free: Arc<Semaphore>,
@@ -106,22 +113,23 @@ pub(crate) struct Limits {
 }
 
 impl Cluster {
-    /// A service that the application calls, at `endpoints`.
+    /// A service that the application calls.
     pub(crate) fn service(
         of: &config::Cluster,
-        endpoints: &[config::cluster::Endpoint],
+        membership: Membership,
         tls: Option<ClientTls>,
         before: Option<Before<'_>>,
         metrics: &Arc<Metrics>,
         workers: usize,
     ) -> Arc<Self> {
+        let Membership { endpoints, unlearnt } = membership;
         let symbol = metrics.intern(&of.name);
         let ejections = before::ejections(&of.outlier_detection, endpoints.len(), before);
         Arc::new(Self {
             name: of.name.as_str().into(),
             direction: Direction::Outbound,
             symbol,
-            endpoints: before::endpoints(of, endpoints, &ejections, before, workers),
+            endpoints: before::endpoints(of, &endpoints, &ejections, before, workers),
             balancer: Balancer::new(of.load_balancer, endpoints.iter().map(|endpoint| endpoint.weight)),
             protocol: match of.protocol {
                 UpstreamProtocol::Auto => Spoken::Auto,
@@ -139,7 +147,7 @@ impl Cluster {
             ejections,
             slots: before::slots(of.limits.max_connections, before),
             remembered: AtomicU8::new(before.map_or(0, |before| before.cluster.remembered.load(Relaxed))),
-            unlearnt: None,
+            unlearnt,
             tls,
             verifies_peers: matches!(of.tls, UpstreamTls::Mutual { .. }),
             metrics: metrics.service(Direction::Outbound, symbol),

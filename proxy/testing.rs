@@ -11,6 +11,7 @@ mod bench;
 mod http2;
 mod mesh;
 mod peer;
+pub(crate) mod scratch;
 
 mod blame;
 mod client_gone;

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -16,7 +17,7 @@ use tokio::sync::mpsc;
 use super::listeners::{Addresses, Change, Listeners};
 use super::worker::{Command, Connections};
 use crate::cluster::limits::Limit;
-use crate::cluster::{Before, Cluster, NO_LIMIT};
+use crate::cluster::{Before, Cluster, Membership, NO_LIMIT};
 use crate::identity::credentials::Credentials;
 use crate::net::own::OwnListeners;
 use crate::state::{Clusters, Destinations, InboundSide, Sides, Store, compile};
@@ -44,10 +45,20 @@ pub struct Controller {
     /// Of admin and metrics, which stay where they are.
     fixed: Addresses,
     clusters: Clusters,
+    /// Of services whose endpoints are learnt, by name.
+    learnt: HashMap<String, Learnt>,
     inbound: Option<Arc<InboundSide>>,
     applications: Arc<Destinations>,
     workers: Vec<mpsc::Sender<Command>>,
     pub(super) around: Around,
+}
+
+/// What is known of a service's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Learnt {
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Why there are none.
+    pub(crate) why: Arc<str>,
 }
 
 /// What lives on through every reload.
@@ -83,6 +94,7 @@ impl Controller {
             listeners,
             fixed,
             clusters: Clusters::new(),
+            learnt: HashMap::new(),
             inbound: None,
             applications: around.store.load().applications.clone(),
             workers,
@@ -162,21 +174,21 @@ impl Controller {
 
     /// A cluster that nothing concerns stays the very same.
     fn clusters(
-        &self,
+        &mut self,
         config: &Config,
         mut tls: HashMap<String, Option<ClientTls>>,
         same_identity: bool,
     ) -> Clusters {
+        self.forget_names(config);
         let cluster = |of: &ClusterConfig| {
-            let known = self.config.clusters.iter().find(|known| known.name == of.name);
-            let before = known.zip(self.clusters.get(&of.name));
+            let before = self.before(&of.name);
             if let Some((_, cluster)) =
                 before.filter(|(known, _)| *known == of && same_identity && self.config.tls == config.tls)
             {
                 return (of.name.clone(), cluster.clone());
             }
-            let before = before.map(|(of, cluster)| Before { of, cluster });
-            (of.name.clone(), self.cluster(of, &of.endpoints, tls.remove(&of.name).flatten(), before))
+            let tls = tls.remove(&of.name).flatten();
+            (of.name.clone(), self.cluster(of, tls, before))
         };
         let next: Clusters = config.clusters.iter().map(cluster).collect();
         let gone = self.clusters.iter().filter(|(name, _)| !next.contains_key(*name));
@@ -184,14 +196,50 @@ impl Controller {
         next
     }
 
+    fn before(&self, name: &str) -> Option<(&ClusterConfig, &Arc<Cluster>)> {
+        let known = self.config.clusters.iter().find(|known| known.name == name);
+        known.zip(self.clusters.get(name))
+    }
+
     fn cluster(
         &self,
         of: &ClusterConfig,
-        endpoints: &[Endpoint],
         tls: Option<ClientTls>,
-        before: Option<Before<'_>>,
+        before: Option<(&ClusterConfig, &Arc<Cluster>)>,
     ) -> Arc<Cluster> {
-        Cluster::service(of, endpoints, tls, before, &self.around.metrics, self.workers.len())
+        let learnt =
+            of.discovery.as_ref().map(|_| self.learnt.get(&of.name).cloned().unwrap_or_else(Learnt::nothing));
+        let membership = match &learnt {
+            None => Membership { endpoints: of.endpoints.clone(), unlearnt: None },
+            Some(learnt) => learnt.membership(),
+        };
+        let before = before.map(|(of, cluster)| Before { of, cluster });
+        Cluster::service(of, membership, tls, before, &self.around.metrics, self.workers.len())
+    }
+
+    /// What was learnt of a name is not true of another.
+    fn forget_names(&mut self, next: &Config) {
+        let asks_the_same = |name: &str| {
+            let next = next.clusters.iter().find(|of| of.name == name).and_then(|of| of.discovery.as_ref());
+            let now =
+                self.config.clusters.iter().find(|of| of.name == name).and_then(|of| of.discovery.as_ref());
+            now.zip(next).is_some_and(|(now, next)| (&now.name, now.port) == (&next.name, next.port))
+        };
+        let gone: Vec<String> = self.learnt.keys().filter(|name| !asks_the_same(name)).cloned().collect();
+        gone.iter().for_each(|name| drop(self.learnt.remove(name)));
+    }
+
+    /// A service's endpoints are others now. Those that leave finish what they have begun.
+    pub(crate) fn learn(&mut self, name: &str, learnt: Learnt) {
+        let Some((of, cluster)) = self.before(name).filter(|(of, _)| of.discovery.is_some()) else { return };
+        if self.learnt.get(name) == Some(&learnt) {
+            return;
+        }
+        let (of, cluster) = (of.clone(), cluster.clone());
+        self.learnt.insert(name.to_owned(), learnt);
+        let next = self.cluster(&of, cluster.tls().cloned(), Some((&of, &cluster)));
+        self.clusters.insert(name.to_owned(), next);
+        self.swap();
     }
 
     fn inbound_side(
@@ -248,6 +296,21 @@ impl Controller {
         let ends = credentials.bundle.iter().filter_map(|ca| crate::identity::not_after(ca).ok());
         if let Some(first) = ends.min() {
             metrics.certificate_not_after(CertificateUse::Ca).set(first);
+        }
+    }
+}
+
+impl Learnt {
+    /// Of a name that nobody has answered for yet.
+    fn nothing() -> Self {
+        Self { addresses: Vec::new(), why: "its name has not been resolved yet".into() }
+    }
+
+    fn membership(&self) -> Membership {
+        let endpoint = |address: &SocketAddr| Endpoint { address: *address, weight: NonZeroU32::MIN };
+        Membership {
+            endpoints: self.addresses.iter().map(endpoint).collect(),
+            unlearnt: self.addresses.is_empty().then(|| self.why.clone()),
         }
     }
 }
