@@ -4,6 +4,7 @@
 //! the next ones in nothing. Whatever fails, fails before the first connection is accepted.
 
 mod control;
+mod keeper;
 mod listeners;
 mod watch;
 mod worker;
@@ -30,11 +31,14 @@ use crate::state::{Clusters, Destinations, Sides, Store, compile};
 use crate::telemetry::{AccessLog, Metrics};
 use control::Around;
 pub use control::{Applied, Controller};
+pub use keeper::{End, Keeper, Order, Source};
 pub use listeners::Addresses;
 use listeners::Listeners;
 pub(crate) use listeners::has_no_ipv6;
 use worker::{Command, Connections};
 
+/// Of operators, waiting to be carried out.
+const ORDERS: usize = 16;
 /// From the signal to the end, at the latest.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -43,12 +47,14 @@ pub struct App {
     controller: Controller,
     shared: Shared,
     workers: Vec<mpsc::Receiver<Command>>,
+    orders: mpsc::Receiver<Order>,
     admin: Admin,
 }
 
 /// A sidecar at work.
 pub struct Running {
-    pub controller: Controller,
+    controller: Controller,
+    orders: mpsc::Receiver<Order>,
     drain: Drain,
     readiness: Arc<Readiness>,
     access_log: Option<Arc<AccessLog>>,
@@ -107,7 +113,8 @@ impl App {
             drain: Drain::default(),
             instance: format!("{:012x}", fastrand::u64(..1 << 48)).into(),
         };
-        Ok(Self { controller, shared, workers: receivers, admin })
+        let (_order, orders) = mpsc::channel(ORDERS);
+        Ok(Self { controller, shared, workers: receivers, orders, admin })
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -131,7 +138,8 @@ impl App {
         std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(admin.run()))?;
         readiness.set_ready();
         let (drain, access_log) = (shared.drain, shared.access_log);
-        Ok(Running { controller: self.controller, drain, readiness, access_log, threads })
+        let (controller, orders) = (self.controller, self.orders);
+        Ok(Running { controller, orders, drain, readiness, access_log, threads })
     }
 
     /// Starts everything on the runtime of the caller, with one worker. For tests.

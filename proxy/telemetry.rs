@@ -23,7 +23,7 @@ pub(crate) use access::{AccessLog, Record};
 pub(crate) use family::{Held, Histogram, IntGauge};
 pub(crate) use labels::{
     CertificateUse, ConnectionOutcome, Direction, EjectionCause, EndpointState, Flow, HandshakeOutcome,
-    Limit, MethodLabel, Protocol, RequestLabels, RetryOutcome, Tls, Verdict,
+    Limit, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Tls, Verdict,
 };
 pub(crate) use metrics::Metrics;
 pub(crate) use recorder::Recorder;

@@ -111,6 +111,11 @@ impl Controller {
         &self.config
     }
 
+    /// Counts what was put to work, from 1.
+    pub const fn generation(&self) -> u64 {
+        self.generation
+    }
+
     /// Puts a configuration to work.
     ///
     /// # Errors
@@ -272,6 +277,7 @@ impl Controller {
         };
         let Around { store, metrics, .. } = &self.around;
         store.swap(compile(self.generation, &self.config, &self.clusters, sides, metrics));
+        metrics.config_generation().set(i64::try_from(self.generation).unwrap_or(i64::MAX));
     }
 
     fn command(&self, change: Change) -> anyhow::Result<()> {

@@ -9,7 +9,7 @@ use clap::Args;
 use pillion_config::Config;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::{App, Running};
+use crate::app::{App, End, Keeper, Running, Source};
 
 /// Where the configuration is when nobody says.
 const USUAL_FILE: &str = "/etc/pillion/pillion.yaml";
@@ -51,24 +51,44 @@ impl Run {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let mut signals = Signals::new()?; // before anything listens: no signal finds nobody home
-            let running = App::build(&config)?.start()?;
+            let mut running = App::build(&config)?.start()?;
             let mut stdout = std::io::stdout();
             writeln!(stdout, "{}", running.addresses())
                 .and_then(|()| stdout.flush())
                 .context("standard output")?;
-            tokio::select! { // nothing is lost: either way the sidecar is about to end
-                () = signals.end() => {}
-                () = broken(&running) => anyhow::bail!("a worker has ended by itself; see the log above"),
+            let mut keeper = Keeper::new(self.source());
+            let Signals { end, hangup } = &mut signals;
+            let ended = tokio::select! { // nothing is lost: either way the sidecar is about to end
+                () = end.wait() => End::Drain,
+                ended = keeper.keep(&mut running, hangup) => ended,
+            };
+            if ended == End::Broken {
+                anyhow::bail!("a worker has ended by itself; see the log above");
             }
             drain(running, signals).await;
             Ok(())
         })
     }
 
+    /// The same as at the start, flags and all.
+    fn source(self) -> Source {
+        let file = self.file();
+        let has_file = file.is_some();
+        let load = move || match has_file {
+            true => self.config().map_err(|error| format!("{error:#}")),
+            false => Err("there is no configuration file to read again".to_owned()),
+        };
+        Source { file, load: Box::new(load) }
+    }
+
+    fn file(&self) -> Option<PathBuf> {
+        let usual = || Some(PathBuf::from(USUAL_FILE)).filter(|file| file.exists());
+        self.config.clone().or_else(usual)
+    }
+
     fn config(&self) -> anyhow::Result<Config> {
-        let mut config = match &self.config {
-            Some(file) => load(file)?,
-            None if Path::new(USUAL_FILE).exists() => load(Path::new(USUAL_FILE))?,
+        let mut config = match self.file() {
+            Some(file) => load(&file)?,
             None => Config::default(),
         };
         if let Some(inbound) = &mut config.inbound {
@@ -97,36 +117,30 @@ fn load(file: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// Ready when a thread of the data path is gone: better no sidecar than half of one that says it is ready.
-async fn broken(running: &Running) {
-    while !running.is_broken() {
-        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
-    }
+struct Signals {
+    end: Ends,
+    hangup: Signal,
 }
 
-struct Signals {
+/// SIGTERM and SIGINT.
+struct Ends {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+        let end =
+            Ends { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
+        Ok(Self { end, hangup: signal(SignalKind::hangup())? })
     }
+}
 
-    /// SIGTERM or SIGINT.
-    async fn end(&mut self) {
-        loop {
-            tokio::select! { // a signal that came to the branch not taken is no longer of interest
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => tracing::warn!("SIGHUP: reloading the configuration is not supported yet"),
-            }
+impl Ends {
+    async fn wait(&mut self) {
+        tokio::select! { // a signal that came to the branch not taken is no longer of interest
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
         }
     }
 }
@@ -136,6 +150,6 @@ async fn drain(running: Running, mut signals: Signals) {
     tracing::info!("draining; a second signal ends at once");
     tokio::select! { // what is still open then is cut, as asked
         () = running.drain() => {}
-        () = signals.end() => tracing::warn!("second signal: leaving what is still open"),
+        () = signals.end.wait() => tracing::warn!("second signal: leaving what is still open"),
     }
 }

@@ -104,6 +104,11 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// What became of a configuration that was read again.
+    ReloadOutcome as "outcome" { Applied = "applied", Unchanged = "unchanged", Refused = "refused" }
+}
+
+vocabulary! {
     /// The methods of RFC 9110 and PATCH; what else a peer invents is `other`.
     MethodLabel as "method" {
         Get = "GET", Head = "HEAD", Post = "POST", Put = "PUT", Delete = "DELETE", Connect = "CONNECT",

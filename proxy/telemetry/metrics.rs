@@ -11,7 +11,7 @@ use parking_lot::{Mutex, RwLock};
 use super::family::{Exposition, Family, Histogram, IntCounter, IntGauge};
 use super::labels::{
     CertificateUse, ConnectionOutcome, Direction, EjectionCause, EndpointState, Flow, HandshakeOutcome,
-    Label, Limit, Protocol, RequestLabels, RetryOutcome, Service, Tls, Verdict,
+    Label, Limit, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Service, Tls, Verdict,
 };
 use super::process;
 use super::service::ServiceMetrics;
@@ -59,6 +59,8 @@ pub(super) struct Families {
     pub(super) ejections: Family<(Service, EjectionCause), IntCounter>,
     pub(super) handshakes: Family<(Direction, HandshakeOutcome), IntCounter>,
     pub(super) not_after: Family<(CertificateUse,), IntGauge>,
+    pub(super) config_reloads: Family<(ReloadOutcome,), IntCounter>,
+    pub(super) config_generation: Family<(), IntGauge>,
     pub(super) access_log_dropped: Family<(), IntCounter>,
 }
 
@@ -83,6 +85,8 @@ impl Families {
             ejections: to.counters("pillion_endpoint_ejections_total", "Times an endpoint was taken out of the rotation."),
             handshakes: to.counters("pillion_tls_handshakes_total", "TLS handshakes."),
             not_after: to.gauges("pillion_certificate_not_after_timestamp_seconds", "When the first certificate in use ends, as seconds since 1970."),
+            config_reloads: to.counters("pillion_config_reloads_total", "Times the configuration was read again, by what became of it."),
+            config_generation: to.gauges("pillion_config_generation", "Counts what was put to work: configurations, certificates, endpoints that were learnt."),
             access_log_dropped: to.counters("pillion_access_log_dropped_total", "Access log lines lost because the sink was too slow or failed."),
         }
     }
@@ -168,6 +172,16 @@ impl Metrics {
         self.families.not_after.of((of,))
     }
 
+    /// Configurations that were read again, by what became of them.
+    pub(crate) fn config_reloads(&self, outcome: ReloadOutcome) -> IntCounter {
+        self.families.config_reloads.of((outcome,))
+    }
+
+    /// Which snapshot is read by the data path.
+    pub(crate) fn config_generation(&self) -> IntGauge {
+        self.families.config_generation.of(())
+    }
+
     pub(crate) fn access_log_dropped(&self) -> IntCounter {
         self.families.access_log_dropped.of(())
     }
@@ -227,7 +241,7 @@ mod tests {
     use crate::telemetry::MethodLabel;
 
     /// The families of the public interface that exist by now.
-    const FAMILIES: [&str; 26] = [
+    const FAMILIES: [&str; 28] = [
         "pillion_requests_total",
         "pillion_request_duration_seconds",
         "pillion_overhead_seconds",
@@ -245,6 +259,8 @@ mod tests {
         "pillion_endpoint_ejections_total",
         "pillion_tls_handshakes_total",
         "pillion_certificate_not_after_timestamp_seconds",
+        "pillion_config_reloads_total",
+        "pillion_config_generation",
         "pillion_access_log_dropped_total",
         "pillion_build_info",
         "process_cpu_seconds_total",
@@ -297,6 +313,8 @@ mod tests {
         metrics.handshakes(Direction::Outbound, HandshakeOutcome::Identity).inc();
         metrics.detections(Direction::Inbound, Verdict::Opaque).inc();
         metrics.host_mismatches(billing).inc();
+        ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());
+        metrics.config_generation().set(7);
         CertificateUse::ALL.iter().for_each(|of| metrics.certificate_not_after(*of).set(1_800_000_000));
         metrics
     }

@@ -1,0 +1,114 @@
+//! Keeps a running sidecar by what its file, its operators and others outside say: one thing after the other, each
+//! taken whole or refused.
+
+use std::path::PathBuf;
+
+use pillion_config::Config;
+use tokio::signal::unix::Signal;
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::Running;
+use super::control::{Applied, Controller};
+use super::watch::{EVERY, Watch};
+use crate::telemetry::{Metrics, ReloadOutcome};
+
+/// Where a configuration comes from, as often as it is asked for.
+pub struct Source {
+    /// What is watched; `None`: there is nothing but flags.
+    pub file: Option<PathBuf>,
+    /// Reads it anew. The error is the whole text that `check` prints.
+    pub load: Box<dyn Fn() -> Result<Config, String> + Send>,
+}
+
+/// What somebody wants of a running sidecar.
+#[derive(Debug)]
+pub enum Order {
+    /// Answered with what came of it.
+    Reload(oneshot::Sender<Result<String, String>>),
+    /// As SIGTERM.
+    Drain,
+    /// The same without `drain.delay`.
+    Quit,
+}
+
+/// Why [`Keeper::keep`] has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    Drain,
+    Quit,
+    /// A thread of the data path is gone: better no sidecar than half of one that says it is ready.
+    Broken,
+}
+
+pub struct Keeper {
+    source: Source,
+    watch: Option<Watch>,
+}
+
+impl Keeper {
+    pub fn new(source: Source) -> Self {
+        let watch = source.file.as_deref().map(Watch::new);
+        Self { source, watch }
+    }
+
+    /// Until the sidecar ends by itself, or somebody wants it to. `hangup`: SIGHUP, which wants a reload.
+    pub async fn keep(&mut self, running: &mut Running, hangup: &mut Signal) -> End {
+        let mut looks = interval(EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! { // none of them loses anything when another one comes first
+                _ = looks.tick() => {
+                    if running.is_broken() {
+                        return End::Broken;
+                    }
+                    if self.watch.as_mut().is_some_and(Watch::look) {
+                        drop(self.reload(&mut running.controller, "a changed file"));
+                    }
+                }
+                Some(()) = hangup.recv() => drop(self.reload(&mut running.controller, "SIGHUP")),
+                Some(order) = running.orders.recv() => match order {
+                    Order::Drain => return End::Drain,
+                    Order::Quit => return End::Quit,
+                    Order::Reload(answer) => {
+                        drop(answer.send(self.reload(&mut running.controller, "the admin port")));
+                    }
+                },
+            }
+        }
+    }
+
+    /// Tells what came of it, here and in log and metric.
+    fn reload(&mut self, controller: &mut Controller, because: &str) -> Result<String, String> {
+        if let Some(watch) = &mut self.watch {
+            watch.known(); // before it is read: a change while we read it is seen afterwards
+        }
+        let applied = (self.source.load)()
+            .and_then(|config| controller.apply(&config).map_err(|error| format!("{error:#}")));
+        let metrics: &Metrics = &controller.around.metrics;
+        metrics.config_reloads(outcome(&applied)).inc();
+        let generation = controller.generation();
+        match applied {
+            Ok(Applied::Changed) => {
+                tracing::info!(because, generation, "configuration reloaded");
+                Ok(format!("reloaded; this is generation {generation}"))
+            }
+            Ok(Applied::Unchanged) => {
+                tracing::info!(because, generation, "configuration reloaded: nothing has changed");
+                Ok(format!("nothing has changed; this is generation {generation}"))
+            }
+            Err(why) => {
+                tracing::error!(because, generation, "configuration refused, the old one stays: {why}");
+                Err(why)
+            }
+        }
+    }
+}
+
+const fn outcome(applied: &Result<Applied, String>) -> ReloadOutcome {
+    match applied {
+        Ok(Applied::Changed) => ReloadOutcome::Applied,
+        Ok(Applied::Unchanged) => ReloadOutcome::Unchanged,
+        Err(_) => ReloadOutcome::Refused,
+    }
+}
