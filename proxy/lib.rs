@@ -37,9 +37,10 @@
 //!
 //! # Floors
 //! Arrows point down, nothing looks up: `main` → [`cli`] → [`app`] → [`admin`] | [`inbound`], [`outbound`] →
-//! [`layers`], [`dispatch`], [`tcp`], [`serve`] → [`detect`], [`state`] → [`cluster`] → [`http`], [`tls`],
-//! [`identity`], [`relay`], [`net`] → [`telemetry`], [`runtime`], [`error`] → `pillion_config`. What travels with a
-//! request points up, as data: a call carries its route, an exchange its worker and connection, a lease its cluster.
+//! [`layers`], [`dispatch`], [`tcp`], [`serve`] → [`detect`], [`state`] → [`cluster`], [`discovery`] → [`http`],
+//! [`tls`], [`identity`], [`relay`], [`net`] → [`telemetry`], [`runtime`], [`error`] → `pillion_config`. What travels
+//! with a request points up, as data: a call carries its route, an exchange its worker and connection, a lease its
+//! cluster.
 //! One thing comes back: what runs inside a CONNECT enters [`outbound`] again.
 //!
 //! # What is deliberately absent
@@ -58,6 +59,8 @@ pub(crate) mod admin;
 pub mod bench;
 pub(crate) mod cluster;
 pub(crate) mod detect;
+#[allow(dead_code)] // until clusters take their endpoints from it
+pub(crate) mod discovery;
 pub(crate) mod dispatch;
 pub(crate) mod error;
 pub(crate) mod http;
