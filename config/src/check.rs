@@ -6,6 +6,7 @@
 mod claims;
 mod cluster;
 mod defaults;
+mod downstream;
 mod identity;
 mod listener;
 mod policy;
@@ -17,7 +18,6 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::file::{self, File};
-use crate::listener::{DownstreamLimits, Drain};
 use crate::shape::Typed;
 use crate::value::{AutoOr, Count, Text};
 use crate::{Config, Workload};
@@ -65,8 +65,8 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
         metrics: telemetry::metrics(file.metrics, &root.key("metrics"), remarks),
         access_log: telemetry::access_log(file.access_log, around),
         routes: Vec::new(),
-        drain: Drain::default(),
-        limits: DownstreamLimits::default(),
+        drain: downstream::drain(file.drain.unwrap_or_default(), &root.key("drain"), remarks),
+        limits: downstream::limits(file.limits.unwrap_or_default(), &root.key("limits"), remarks),
         workers: workers(file.workers),
     };
     sockets::refuse_shared(&config, &listen, remarks);
@@ -76,13 +76,11 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
 }
 
 fn refuse_unbuilt(file: &File, remarks: &mut Remarks) {
-    let File { routes, dns, tracing, drain, limits, .. } = file;
+    let File { routes, dns, tracing, .. } = file;
     let root = Trail::root();
     remarks.unless_off(&root.key("routes"), routes);
     remarks.unless_off(&root.key("dns"), dns);
     remarks.unless_off(&root.key("tracing"), tracing);
-    remarks.not_yet(&root.key("drain"), drain);
-    remarks.not_yet(&root.key("limits"), limits);
 }
 
 fn version(version: Option<Typed<file::AnyCount>>, remarks: &mut Remarks) {

@@ -24,7 +24,9 @@ use crate::shape::{Entries, NotYet, OffOnly, OneOrMore, Typed};
 use crate::telemetry::LogPath;
 use crate::value::{AutoOr, Count, OffOr, Port, Share, Size, Text};
 use crate::variable::Environment;
-use crate::words::{AlwaysErrors, Json, Method, PostQuantum, ServiceName, Sni, Target, TlsMode, TrustDomain};
+use crate::words::{
+    AlwaysErrors, Auto, Json, Method, PostQuantum, ServiceName, Sni, Target, TlsMode, TrustDomain,
+};
 
 /// From 1 to four thousand million.
 pub(crate) type Positive = Count<1, { u32::MAX }>;
@@ -81,8 +83,10 @@ blocks! {
         tracing: OffOnly,
         /// One line for each request. Left out: none.
         access_log: OffOr<AccessLog>,
-        drain: NotYet,
-        limits: NotYet,
+        /// What happens between SIGTERM and the end.
+        drain: Drain,
+        /// What one connection may take, on both sides.
+        limits: Limits,
         /// Threads of the data path. Default auto: from the CPU quota of the cgroup.
         workers: Typed<AutoOr<Count<1, 1024>>>,
     }
@@ -313,6 +317,28 @@ blocks! {
         max_series: Typed<Count<100, 1_000_000>>,
         merge: OffOnly,
         compatibility: OffOnly,
+    }
+
+    Drain {
+        /// Until then both sides go on accepting while they say goodbye. Default 5s; off: not at all.
+        delay: Typed<OffOr<Duration>>,
+        /// The end, whatever is still open. Default 25s: below the 30s that Kubernetes waits.
+        timeout: Typed<Duration>,
+    }
+
+    Limits {
+        /// auto, which does nothing yet: memory is bounded by the other limits alone.
+        max_memory: Typed<Auto>,
+        /// Of a request's head, from 8KiB to 1MiB. Default 64KiB.
+        header_bytes: Typed<Size>,
+        /// Fields of a head. Default 100.
+        header_count: Typed<Count<1, 1000>>,
+        /// From a head's first byte to its last. Default 10s.
+        header_timeout: Typed<Duration>,
+        /// A connection on which nothing happens is closed. Default 1h.
+        idle_timeout: Typed<Duration>,
+        /// How often a request may pass this instance in one direction. Default 4: the fifth is a loop.
+        via_passes: Typed<Count<1, 100>>,
     }
 
     AccessLog {

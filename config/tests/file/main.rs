@@ -4,6 +4,7 @@
 mod editor;
 
 mod defaults;
+mod downstream;
 mod faults;
 mod hostile;
 mod named;

@@ -7,7 +7,7 @@ use crate::bad;
 const FULL: &str = include_str!("interface.yaml");
 
 /// Shrinks as features land; empty, the full example loads.
-const REFUSED: [&str; 13] = [
+const REFUSED: [&str; 11] = [
     "inbound.rate_limit",
     "inbound.probes",
     "inbound.authorization",
@@ -19,8 +19,6 @@ const REFUSED: [&str; 13] = [
     "routes",
     "dns",
     "tracing",
-    "drain",
-    "limits",
 ];
 
 #[test]

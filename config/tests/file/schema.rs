@@ -35,6 +35,8 @@ fn a_key_that_is_not_known_is_underlined_in_every_block() {
         ("admin: { port: 1 }", "/admin"),
         ("metrics: { port: 1 }", "/metrics"),
         ("access_log: { file: a }", "/access_log"),
+        ("drain: { delai: 1s }", "/drain"),
+        ("limits: { header_byte: 1 }", "/limits"),
     ] {
         let told = complaints(source);
         assert!(told.len() == 1 && told[0].starts_with(&format!("{place}: ")), "{source}\n{told:#?}");
@@ -54,6 +56,9 @@ fn a_value_of_the_wrong_look_is_underlined() {
         "inbound: { max_body: 64 KiB }",
         "inbound: { listen: localhost:80 }",
         "access_log: { sample: 0.5 }",
+        "drain: { timeout: off }",
+        "limits: { max_memory: 1GiB }",
+        "limits: { via_passes: 0 }",
         "services: { a: { endpoints: 10.0.0.1:80 } }",
         "services: { a: { endpoints: [10.0.0.1] } }",
         "services: { a: { hosts: [\"http://a\"] } }",
@@ -68,14 +73,19 @@ fn a_value_of_the_wrong_look_is_underlined() {
 }
 
 #[test]
+fn a_key_that_does_nothing_yet_says_so() {
+    let schema: Value = serde_json::from_str(&pillion_config::schema()).unwrap();
+    let about = schema["properties"]["limits"]["properties"]["max_memory"]["description"].as_str().unwrap();
+    assert!(about.contains("does nothing yet"), "{about}");
+}
+
+#[test]
 fn a_key_that_is_not_built_yet_is_absent() {
     let schema = pillion_config::schema();
     for key in [
         "routes",
         "dns",
         "tracing",
-        "drain",
-        "limits",
         "crl",
         "workload_api",
         "rate_limit",
