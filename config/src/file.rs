@@ -25,7 +25,7 @@ use crate::telemetry::LogPath;
 use crate::value::{AutoOr, Count, OffOr, Port, Share, Size, Text};
 use crate::variable::Environment;
 use crate::words::{
-    AlwaysErrors, Auto, Json, Method, PostQuantum, ServiceName, Sni, Target, TlsMode, TrustDomain,
+    AlwaysErrors, Auto, DnsName, Json, Method, PostQuantum, ServiceName, Sni, Target, TlsMode, TrustDomain,
 };
 
 /// From 1 to four thousand million.
@@ -109,7 +109,8 @@ blocks! {
         key: Typed<Text>,
         /// The authorities to trust, PEM.
         trust_bundle: Typed<Text>,
-        crl: NotYet,
+        /// Which certificates are revoked; start is refused without it. Default: ca.crl of `directory`, if it is there.
+        crl: Typed<Text>,
         workload_api: NotYet,
         /// Default: that of the certificate's SPIFFE ID.
         trust_domain: Typed<TrustDomain>,
@@ -202,9 +203,11 @@ blocks! {
     }
 
     LearntEndpoints {
-        dns: NotYet,
+        /// A name and a port: its A and AAAA records.
+        dns: Typed<DnsName>,
         srv: NotYet,
-        refresh: NotYet,
+        /// Between two questions, at least 1s. Default 5s.
+        refresh: Typed<Duration>,
     }
 
     EndpointBlock {
@@ -363,7 +366,7 @@ impl ForEachService {
     pub(crate) const ONE_SERVICE_S_OWN: [&str; 4] = ["hosts", "addresses", "listen", "endpoints"];
 }
 
-/// A static list, or (not yet) where to learn it.
+/// A static list, or where to learn it.
 #[derive(Debug, Clone)]
 pub(crate) enum Endpoints {
     Static(Vec<Endpoint>),

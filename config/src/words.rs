@@ -1,11 +1,14 @@
 //! The domain's own words as the file spells them: addresses, hosts, identities, modes.
 
 mod destination;
+mod dns;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use serde_json::Value;
+
+pub(crate) use dns::DnsName;
 
 use crate::cluster::{HostPattern, LoadBalancer, UpstreamProtocol};
 use crate::identity::{SpiffeId, TlsVersion, check_trust_domain};
@@ -273,7 +276,7 @@ impl Word for Target {
             Ok(address) if address.port() == 0 => Err(BadWord::new(format!("is `{address}`, which has no port to dial"))),
             Ok(address) => Ok(Self(address)),
             Err(bad) if names_a_host(text) => Err(bad.help(
-                "endpoints are IP addresses with a port; names come with `endpoints: { dns: … }`, which is not supported yet",
+                "write an IP address and a port; a service is found by its name with endpoints: { dns: \"orders.shop:15006\" }",
             )),
             Err(bad) => Err(bad),
         }
@@ -511,7 +514,7 @@ mod tests {
         assert_eq!(help("::1"), "add the port: [::1]:8080");
         assert_eq!(help("8080"), "write 127.0.0.1:8080");
         assert_eq!(help("localhost:8080"), "write 127.0.0.1:8080");
-        assert!(Target::parse("orders.shop:15006").unwrap_err().help.unwrap().contains("not supported yet"));
+        assert!(Target::parse("orders.shop:15006").unwrap_err().help.unwrap().contains("endpoints: { dns:"));
         assert!(Target::parse("10.0.0.1:0").is_err());
     }
 

@@ -3,17 +3,18 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use super::defaults::Defaults;
 use super::{Remarks, Surroundings, Trail, policy};
 use crate::cluster::{
-    AddressPattern, Cluster, Endpoint, HostPattern, LoadBalancer, UpstreamProtocol, UpstreamTls,
+    AddressPattern, Cluster, Discovery, Endpoint, HostPattern, LoadBalancer, UpstreamProtocol, UpstreamTls,
 };
 use crate::file::{self, Balancer, Endpoints};
 use crate::identity::SpiffeId;
 use crate::shape::{Entries, OneOrMore, Typed};
 use crate::value::{Count, Text};
-use crate::words::{ServiceName, Sni, Target, TlsMode};
+use crate::words::{DnsName, ServiceName, Sni, Target, TlsMode};
 
 pub(super) fn clusters(
     file: Option<Entries<ServiceName, Option<file::Service>>>,
@@ -42,11 +43,13 @@ fn cluster(
     around: &Surroundings<'_>,
     remarks: &mut Remarks,
 ) -> Cluster {
+    let (endpoints, discovery) = endpoints(file.endpoints.take(), at, remarks);
     Cluster {
         hosts: hosts(name, file.hosts.take(), at, remarks),
         addresses: addresses(file.addresses.take(), &at.key("addresses"), remarks),
         listen: file.listen.take().map(|OneOrMore(addresses)| addresses).unwrap_or_default(),
-        endpoints: endpoints(file.endpoints.take(), at, remarks),
+        endpoints,
+        discovery,
         ..nowhere(name, file, at, around, remarks)
     }
 }
@@ -122,32 +125,45 @@ fn addresses(
     addresses
 }
 
-fn endpoints(file: Option<Endpoints>, at: &Trail<'_>, remarks: &mut Remarks) -> Vec<Endpoint> {
+/// A list, or where to learn it.
+fn endpoints(
+    file: Option<Endpoints>,
+    at: &Trail<'_>,
+    remarks: &mut Remarks,
+) -> (Vec<Endpoint>, Option<Discovery>) {
     let own = at.key("endpoints");
     match file {
         None => {
             remarks.error(at, "needs endpoints").help("endpoints: [\"10.0.1.10:15006\"]");
-            Vec::new()
+            (Vec::new(), None)
         }
-        Some(Endpoints::Learnt(learnt)) => {
-            refuse_learnt(&learnt, &own, remarks);
-            Vec::new()
-        }
+        Some(Endpoints::Learnt(learnt)) => (Vec::new(), discovery(learnt, &own, remarks)),
         Some(Endpoints::Static(list)) if list.is_empty() => {
             remarks.error(&own, "is empty").help("endpoints: [\"10.0.1.10:15006\"]");
-            Vec::new()
+            (Vec::new(), None)
         }
-        Some(Endpoints::Static(list)) => static_endpoints(list, &own, remarks),
+        Some(Endpoints::Static(list)) => (static_endpoints(list, &own, remarks), None),
     }
 }
 
-fn refuse_learnt(learnt: &file::LearntEndpoints, at: &Trail<'_>, remarks: &mut Remarks) {
-    if learnt.dns.is_none() && learnt.srv.is_none() {
-        remarks.error(at, "has neither a list nor `dns` nor `srv`").help("endpoints: [\"10.0.1.10:15006\"]");
+/// The default's reason stands at [`Discovery`].
+fn discovery(file: file::LearntEndpoints, at: &Trail<'_>, remarks: &mut Remarks) -> Option<Discovery> {
+    /// More often the resolver is asked by every sidecar for nothing: records rarely change within a second.
+    const LEAST_REFRESH: Duration = Duration::from_secs(1);
+    remarks.not_yet(&at.key("srv"), &file.srv);
+    let refresh = file.refresh.map_or(Duration::from_secs(5), |Typed(refresh)| refresh);
+    if refresh < LEAST_REFRESH {
+        remarks.error(&at.key("refresh"), format!("is {refresh:?}, too often")).help("write 1s or more");
     }
-    remarks.not_yet(&at.key("dns"), &learnt.dns);
-    remarks.not_yet(&at.key("srv"), &learnt.srv);
-    remarks.not_yet(&at.key("refresh"), &learnt.refresh);
+    let Some(Typed(DnsName { name, port })) = file.dns else {
+        if file.srv.is_none() {
+            remarks
+                .error(at, "has neither a list nor `dns` nor `srv`")
+                .help("endpoints: [\"10.0.1.10:15006\"], or endpoints: { dns: \"orders.shop:15006\" }");
+        }
+        return None;
+    };
+    Some(Discovery { name, port, refresh })
 }
 
 fn static_endpoints(list: Vec<file::Endpoint>, at: &Trail<'_>, remarks: &mut Remarks) -> Vec<Endpoint> {

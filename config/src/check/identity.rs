@@ -13,7 +13,6 @@ pub(super) fn source(
     around: &Surroundings<'_>,
     remarks: &mut Remarks,
 ) -> Option<Source> {
-    remarks.not_yet(&at.key("crl"), &file.crl);
     remarks.not_yet(&at.key("workload_api"), &file.workload_api);
     let [certificate, key, trust_bundle] = match files(&file) {
         Ok(files) => files.map(|name| around.resolve(&name)),
@@ -28,9 +27,20 @@ pub(super) fn source(
         certificate,
         key,
         trust_bundle,
-        crl: Crl::None,
+        crl: crl(&file, around),
         trust_domain: file.trust_domain.map(|Typed(TrustDomain(name))| name),
     })
+}
+
+/// What is written has to be there. Beside `directory`, too: Secrets of certificates rarely hold a CRL.
+fn crl(file: &file::Identity, around: &Surroundings<'_>) -> Crl {
+    match (&file.crl, &file.directory) {
+        (Some(Typed(Text(crl))), _) => Crl::Required(around.resolve(crl)),
+        (None, Some(Typed(Text(directory)))) => {
+            Crl::IfPresent(around.resolve(&format!("{directory}/ca.crl")))
+        }
+        (None, None) => Crl::None,
+    }
 }
 
 struct Gap {

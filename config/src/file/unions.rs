@@ -10,17 +10,19 @@ use crate::cluster::LoadBalancer;
 use crate::identity::SpiffeId;
 use crate::shape::{NotYet, Shape, Typed, shaped};
 use crate::value::{BadWord, OffOr, Word, on_off};
-use crate::words::{Method, Target, TlsMode};
+use crate::words::{DnsName, Method, Target, TlsMode};
 
 impl<'de> Shape<'de> for Endpoints {
-    const EXPECTED: &'static str = "a list of endpoints";
+    const EXPECTED: &'static str = "a list of endpoints, or { dns: … }";
     type List = Vec<Endpoint>;
     type Block = LearntEndpoints;
 
     fn word(text: &str) -> Result<Self, BadWord> {
-        Err(match Target::parse(text) {
-            Ok(_) => BadWord::new("must be a list of endpoints").help(format!("write [\"{text}\"]")),
-            Err(bad) => bad,
+        let must = BadWord::new("must be a list of endpoints, or { dns: … }");
+        Err(match (Target::parse(text), DnsName::parse(text)) {
+            (Ok(_), _) => must.help(format!("write [\"{text}\"]")),
+            (_, Ok(_)) => must.help(format!("write {{ dns: \"{text}\" }}")),
+            (Err(bad), _) => bad,
         })
     }
 

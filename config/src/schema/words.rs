@@ -11,7 +11,7 @@ use crate::identity::SpiffeId;
 use crate::policy::RetryCondition;
 use crate::telemetry::LogPath;
 use crate::value::{Count, Port, Share, Size, Text};
-use crate::words::{CONDITIONS, GRPC, Method, ServiceName, Sni, Target, TrustDomain};
+use crate::words::{CONDITIONS, DnsName, GRPC, Method, ServiceName, Sni, Target, TrustDomain};
 
 /// A word of many keys stands once.
 pub(super) fn definitions() -> Value {
@@ -38,6 +38,7 @@ pub(super) fn definitions() -> Value {
             "^([0-9.]+|\\[[0-9A-Fa-f:.]+(%[0-9]+)?\\]):[0-9]+$",
             "An IP address and a port: 127.0.0.1:8080, \"[::1]:8080\""
         ),
+        "dns_name": pattern("^[A-Za-z0-9._-]+:[0-9]+$", "A name and a port: \"orders.shop:15006\""),
         "destination": pattern(
             "^[0-9A-Fa-f:.\\[\\]]+(/[0-9]+)?$",
             "An address or a network: \"10.96.0.10:80\", 10.96.0.10, 10.96.1.0/24"
@@ -88,6 +89,7 @@ described!(
     LogPath: "text",
     SocketAddr: "address",
     Target: "address",
+    DnsName: "dns_name",
     AddressPattern: "destination",
     HostPattern: "host",
     ServiceName: "name",

@@ -4,6 +4,7 @@
 mod editor;
 
 mod defaults;
+mod discovery;
 mod downstream;
 mod faults;
 mod hostile;

@@ -85,6 +85,8 @@ fn a_fault_deep_in_each_union_stands_at_the_offending_key() {
     let cases = [
         ("endpoints:\n      - 10.0.0.1:80\n      - address: 10.0.0.2:80\n        weigth: 2", "6:9"),
         ("endpoints:\n      dns: a:80\n      refesh: 5s", "5:7"),
+        ("endpoints:\n      refresh: 5s\n      dns: a", "5:12"),
+        ("endpoints: { dns: \"a:80\", refresh: 5 }", "3:40"),
         ("endpoints: [10.0.0.1:80]\n    tls:\n      mode: simple\n      snj: a", "6:7"),
         (
             "endpoints: [10.0.0.1:80]\n    tls:\n      identities:\n        - spiffe://a/b\n        - spife://a/b",

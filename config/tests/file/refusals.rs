@@ -48,14 +48,9 @@ fn each_refusal_stands_at_its_key() {
 fn the_alternatives_of_the_public_face_are_refused_by_name_too() {
     let service = |keys: &str| format!("services: {{ a: {{ endpoints: [10.0.0.1:80], {keys} }} }}");
     let cases = [
-        ("identity: { directory: c, crl: ca.crl }".to_owned(), "identity.crl"),
-        ("identity: { workload_api: unix:///run/spire/agent.sock }".into(), "identity.workload_api"),
+        ("identity: { workload_api: unix:///run/spire/agent.sock }".to_owned(), "identity.workload_api"),
         ("defaults: { slow_start: 3s }".into(), "defaults.slow_start"),
         ("defaults: { retry: { hedge_after: 1s } }".into(), "defaults.retry.hedge_after"),
-        (
-            "services: { a: { endpoints: { dns: \"a.shop:80\", refresh: 5s } } }".into(),
-            "services.a.endpoints.dns",
-        ),
         ("services: { a: { endpoints: { srv: _http._tcp.a.shop } } }".into(), "services.a.endpoints.srv"),
         (service("load_balancer: { ring_hash: { header: x-user } }"), "services.a.load_balancer.ring_hash"),
         (service("load_balancer: { maglev: { cookie: sid } }"), "services.a.load_balancer.maglev"),
