@@ -10,6 +10,7 @@ mod downstream;
 mod identity;
 mod listener;
 mod policy;
+mod routes;
 mod sockets;
 mod telemetry;
 mod trail;
@@ -54,17 +55,19 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
     version(file.version, remarks);
     let listen = sockets::Written::of(&file);
     let defaults = file.defaults.map(|it| Defaults::checked(it, &root.key("defaults"), around, remarks));
+    let services = cluster::services(file.services, defaults, &root.key("services"), around, remarks);
+    let routes = routes::routes(file.routes, &services, &root.key("routes"), remarks);
     let config = Config {
         workload: workload(file.workload.unwrap_or_default()),
         identity: file.identity.and_then(|it| identity::source(it, &root.key("identity"), around, remarks)),
         tls: identity::policy(file.tls.unwrap_or_default()),
         inbound: listener::inbound(file.inbound, &root.key("inbound"), around, remarks),
         outbound: listener::outbound(file.outbound, &root.key("outbound"), remarks),
-        clusters: cluster::clusters(file.services, defaults, &root.key("services"), around, remarks),
+        clusters: services.into_iter().map(|served| served.cluster).collect(),
+        routes,
         admin: telemetry::admin(file.admin, &root.key("admin"), remarks),
         metrics: telemetry::metrics(file.metrics, &root.key("metrics"), remarks),
         access_log: telemetry::access_log(file.access_log, around),
-        routes: Vec::new(),
         drain: downstream::drain(file.drain.unwrap_or_default(), &root.key("drain"), remarks),
         limits: downstream::limits(file.limits.unwrap_or_default(), &root.key("limits"), remarks),
         workers: workers(file.workers),
@@ -76,9 +79,8 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
 }
 
 fn refuse_unbuilt(file: &File, remarks: &mut Remarks) {
-    let File { routes, dns, tracing, .. } = file;
+    let File { dns, tracing, .. } = file;
     let root = Trail::root();
-    remarks.unless_off(&root.key("routes"), routes);
     remarks.unless_off(&root.key("dns"), dns);
     remarks.unless_off(&root.key("tracing"), tracing);
 }

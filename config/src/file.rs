@@ -3,8 +3,6 @@
 //! The only file that names serde_yaml, which is archived upstream. Every leaf is a checked word
 //! and optional; defaults and everything that looks at two keys at once are `check`'s.
 
-mod unions;
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -56,6 +54,14 @@ macro_rules! blocks {
     )*};
 }
 
+mod routes;
+mod unions;
+
+pub(crate) use routes::{
+    Destination, DestinationBlock, Destinations, HeaderValue, Match, Path, PathBlock, Route, Routes,
+    ValueBlock,
+};
+
 blocks! {
     File {
         /// The version of this format: 1, the default.
@@ -74,7 +80,9 @@ blocks! {
         defaults: ForEachService,
         /// What the application calls, by name.
         services: Entries<ServiceName, Option<Service>>,
-        routes: OffOnly,
+        /// Which of a host's requests go elsewhere, or under other rules. The first that matches wins; what none
+        /// matches goes to the host's own service.
+        routes: Routes,
         dns: OffOnly,
         /// The port that shows and changes things.
         admin: Admin,
@@ -410,10 +418,11 @@ pub(crate) struct Reading {
     pub(crate) tree: Option<Tree>,
 }
 
-/// serde_yaml is the gate; what it does not let through is read again with places, and so is what may hold
-/// variables: for these it sees to the syntax alone, as values are what they are once replaced.
+/// serde_yaml is the gate; what it does not let through is read again with places. So is what may hold variables,
+/// whose values are what they are once replaced, and what may hold routes, whose header values are what stands
+/// there (`x-version: 1.10` is no 1.1): for these it sees to the syntax alone.
 pub(crate) fn read(source: &str, environment: Environment<'_>) -> Reading {
-    let gate = match source.contains('$') {
+    let gate = match source.contains('$') || source.contains("routes") {
         true => serde_yaml::from_str(source).map(|IgnoredAny| None),
         false => serde_yaml::from_str(source).map(Some),
     };

@@ -4,6 +4,7 @@
 //! not built yet is absent, also where `off` may be written. It sees keys and how words look, and lets through
 //! all else that `check` refuses.
 
+mod routes;
 mod words;
 
 use serde_json::{Map, Value, json};
@@ -39,8 +40,10 @@ pub(crate) trait Described {
 
 /// A block of keys, each with its words for the operator. `None`: nothing of it is built yet.
 pub(crate) fn block<const N: usize>(keys: [(&str, &str, Option<Value>); N]) -> Option<Value> {
+    // `match` is a word of Rust too
+    let plain = |key: &str| key.trim_start_matches("r#").to_owned();
     let built =
-        keys.into_iter().filter_map(|(key, about, value)| Some((key.to_owned(), explained(value?, about))));
+        keys.into_iter().filter_map(|(key, about, value)| Some((plain(key), explained(value?, about))));
     let properties: Map<String, Value> = built.collect();
     (!properties.is_empty()).then(
         || json!({ "type": ["object", "null"], "additionalProperties": false, "properties": properties }),

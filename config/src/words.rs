@@ -2,6 +2,7 @@
 
 mod destination;
 mod dns;
+mod route;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 pub(crate) use dns::DnsName;
+pub(crate) use route::{HeaderName, HeaderText, MatchPath, RouteName};
 
 use crate::cluster::{HostPattern, LoadBalancer, UpstreamProtocol};
 use crate::identity::{SpiffeId, TlsVersion, check_trust_domain};
@@ -414,6 +416,12 @@ fn status_condition(status: u64) -> Result<RetryCondition, BadWord> {
     }
 }
 
+/// RFC 9110, 5.6.2.
+fn is_token(text: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(token)
+}
+
 /// A method of HTTP as requests spell it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Method(pub(crate) String);
@@ -422,8 +430,7 @@ impl Word for Method {
     const EXPECTED: &'static str = "a method (GET)";
 
     fn parse(text: &str) -> Result<Self, BadWord> {
-        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-        if text.is_empty() || !text.bytes().all(token) {
+        if !is_token(text) {
             return Err(BadWord::not(text, "a method"));
         }
         if text.bytes().any(|b| b.is_ascii_lowercase()) {

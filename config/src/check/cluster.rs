@@ -13,27 +13,43 @@ use crate::cluster::{
 use crate::file::{self, Balancer, Endpoints};
 use crate::identity::SpiffeId;
 use crate::shape::{Entries, OneOrMore, Typed};
-use crate::value::{Count, Text};
+use crate::value::{Count, OffOr, Text};
 use crate::words::{DnsName, ServiceName, Sni, Target, TlsMode};
 
-pub(super) fn clusters(
+/// A service, and what was typed of its `retry`, `defaults` below it: a route may write over single keys.
+pub(super) struct Served {
+    pub(super) cluster: Cluster,
+    pub(super) retry: Option<OffOr<file::Retry>>,
+}
+
+pub(super) fn services(
     file: Option<Entries<ServiceName, Option<file::Service>>>,
     mut defaults: Option<Defaults>,
     at: &Trail<'_>,
     around: &Surroundings<'_>,
     remarks: &mut Remarks,
-) -> Vec<Cluster> {
+) -> Vec<Served> {
     let services = file.map(|Entries(entries)| entries).unwrap_or_default();
     let each = |(ServiceName(name), service): (_, Option<_>)| {
         let (service, at) = (service.unwrap_or_default(), at.key(&name));
         match &mut defaults {
-            None => cluster(&name, service, &at, around, remarks),
+            None => served(&name, service, &at, around, remarks),
             Some(defaults) => defaults.below(&name, service, remarks, |service, remarks| {
-                cluster(&name, service, &at, around, remarks)
+                served(&name, service, &at, around, remarks)
             }),
         }
     };
     services.into_iter().map(each).collect()
+}
+
+fn served(
+    name: &str,
+    file: file::Service,
+    at: &Trail<'_>,
+    around: &Surroundings<'_>,
+    remarks: &mut Remarks,
+) -> Served {
+    Served { retry: file.retry.clone(), cluster: cluster(name, file, at, around, remarks) }
 }
 
 fn cluster(

@@ -84,9 +84,9 @@ fn refuse_one_service_s_own(service: &mut file::Service, at: &Trail<'_>, remarks
     }
 }
 
-/// Which keys of a service come from `defaults`.
+/// Which keys of a block come from the one below it: of a service from `defaults`, of a route from its service.
 #[derive(Default)]
-struct Inherited {
+pub(super) struct Inherited {
     /// The blocks that are being filled.
     within: Vec<&'static str>,
     keys: Vec<Vec<&'static str>>,
@@ -100,7 +100,7 @@ impl Inherited {
         }
     }
 
-    fn block<T: Block>(&mut self, key: &'static str, own: &mut Option<T>, default: &Option<T>) {
+    pub(super) fn block<T: Block>(&mut self, key: &'static str, own: &mut Option<T>, default: &Option<T>) {
         match (own.as_mut(), default) {
             (Some(own), Some(default)) => {
                 self.within.push(key);
@@ -113,20 +113,24 @@ impl Inherited {
 
     /// Where the key of a remark on `services.NAME.…` stands, if it stands in `defaults`.
     fn place(&self, remark: &Remark) -> Option<Path> {
+        let rest = self.rest(remark)?;
+        let root = Step::Key("defaults".to_owned());
+        Some(Path([root].into_iter().chain(rest.iter().cloned()).collect()))
+    }
+
+    /// What follows `services.NAME`, or `routes[N]`, in the path of a remark on an inherited key.
+    pub(super) fn rest<'r>(&self, remark: &'r Remark) -> Option<&'r [Step]> {
         let rest = remark.path().get(2..)?;
         let leads_to = |key: &Vec<&str>| {
             key.len() <= rest.len()
                 && key.iter().zip(rest).all(|(key, step)| matches!(step, Step::Key(name) if name == key))
         };
-        self.keys.iter().any(leads_to).then(|| {
-            let root = Step::Key("defaults".to_owned());
-            Path([root].into_iter().chain(rest.iter().cloned()).collect())
-        })
+        self.keys.iter().any(leads_to).then_some(rest)
     }
 }
 
 /// A block of keys, any of which may be left out.
-trait Block: Clone {
+pub(super) trait Block: Clone {
     fn fill(&mut self, defaults: &Self, inherited: &mut Inherited);
 }
 

@@ -82,6 +82,12 @@ impl Remark {
         Self { what: format!("{} ({whom})", self.what), ..self }
     }
 
+    /// The key of `service` that it is about meets what stands at `path`.
+    pub(crate) fn met_at(self, path: Path, service: &str, key: &[Step]) -> Self {
+        let key = Path(key.to_vec());
+        Self { path, what: format!("meets service {service}, whose `{key}` {}", self.what), ..self }
+    }
+
     /// What tells two remarks apart.
     pub(crate) fn words(&self) -> (String, String) {
         (self.path.to_string(), self.what.clone())
@@ -155,6 +161,11 @@ impl Remarks {
     /// Whether something in this key, or the key itself, could not be read.
     pub(crate) fn is_unread(&self, path: &str) -> bool {
         self.unread.iter().any(|unread| is_within(unread, path))
+    }
+
+    /// Whether the whole of this key could not be read.
+    pub(crate) fn is_missing(&self, path: &str) -> bool {
+        self.unread.iter().any(|unread| unread == path)
     }
 
     /// Errors first, and no more than anybody reads: each is looked for in the file and shown with its line.

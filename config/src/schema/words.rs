@@ -11,7 +11,10 @@ use crate::identity::SpiffeId;
 use crate::policy::RetryCondition;
 use crate::telemetry::LogPath;
 use crate::value::{Count, Port, Share, Size, Text};
-use crate::words::{CONDITIONS, DnsName, GRPC, Method, ServiceName, Sni, Target, TrustDomain};
+use crate::words::{
+    CONDITIONS, DnsName, GRPC, HeaderName, HeaderText, MatchPath, Method, RouteName, ServiceName, Sni,
+    Target, TrustDomain,
+};
 
 /// A word of many keys stands once.
 pub(super) fn definitions() -> Value {
@@ -50,6 +53,14 @@ pub(super) fn definitions() -> Value {
         "name": { "type": ["string", "number", "boolean"], "pattern": "^[A-Za-z0-9._-]+$" },
         "spiffe_id": pattern("^spiffe://", "A SPIFFE ID: spiffe://cluster.local/ns/default/sa/web"),
         "method": pattern("^[A-Z0-9!#$%&'*+.^_`|~-]+$", "A method, in upper case"),
+        "path": pattern("^/[!-\"$->@-~]*$", "A path as it is sent, without the query: /v2"),
+        "header_name": pattern("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", "A header's name: x-canary"),
+        "header_text": {
+            "type": ["string", "number", "boolean"],
+            "pattern": "^([^ \\t]([^\\r\\n]*[^ \\t])?)?$",
+            "description": "A header's value"
+        },
+        "on_off": { "enum": on_off() },
         "condition": condition(),
     })
 }
@@ -58,6 +69,11 @@ pub(super) fn definitions() -> Value {
 pub(super) fn off() -> Vec<Value> {
     let spelt = ["off", "Off", "OFF", "false", "False", "FALSE"].map(Value::from);
     spelt.into_iter().chain([Value::Bool(false)]).collect()
+}
+
+fn on_off() -> Vec<Value> {
+    let on = ["on", "On", "ON", "true", "True", "TRUE"].map(Value::from);
+    on.into_iter().chain([Value::Bool(true)]).chain(off()).collect()
 }
 
 /// A gRPC status may be in any case; editors are told of one.
@@ -93,6 +109,11 @@ described!(
     AddressPattern: "destination",
     HostPattern: "host",
     ServiceName: "name",
+    RouteName: "name",
+    MatchPath: "path",
+    HeaderName: "header_name",
+    HeaderText: "header_text",
+    bool: "on_off",
     Sni: "name",
     TrustDomain: "name",
     SpiffeId: "spiffe_id",

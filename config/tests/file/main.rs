@@ -12,6 +12,7 @@ mod named;
 mod peers;
 mod protocols;
 mod refusals;
+mod routes;
 mod samples;
 mod schema;
 mod variables;

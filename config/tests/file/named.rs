@@ -31,18 +31,41 @@ fn a_key_that_is_there_twice_is_a_fault_wherever_keys_are_names() {
 /// Also where nothing of it is built: the twin would come to light much later.
 #[test]
 fn a_probe_or_a_header_that_is_there_twice_is_a_fault() {
+    let route = |headers: &str| {
+        format!(
+            "services: {{ a: {{ endpoints: [10.0.0.1:80] }} }}\nroutes:\n  - hosts: [a]\n    to: a\n    {headers}\n"
+        )
+    };
     let cases = [
         (
-            "inbound:\n  probes:\n    - { name: a, port: 1, name: b }\n",
-            ["2:3 inbound.probes is not supported yet", "3:27 inbound.probes[0] has the key `name` twice"],
+            "inbound:\n  probes:\n    - { name: a, port: 1, name: b }\n".to_owned(),
+            vec![
+                "2:3 inbound.probes is not supported yet",
+                "3:27 inbound.probes[0] has the key `name` twice",
+            ],
         ),
         (
-            "routes:\n  - match: { headers: { x-canary: \"1\", x-canary: \"2\" } }\n",
-            ["1:1 routes is not supported yet", "2:40 routes[0].match.headers has the key `x-canary` twice"],
+            route("match: { headers: { x-canary: \"1\", x-canary: \"2\" } }"),
+            vec!["5:40 routes[0].match.headers has the key `x-canary` twice"],
+        ),
+        (
+            route("match:\n      headers:\n        x-canary: 1\n        x-canary: 1"),
+            vec!["8:9 routes[0].match.headers has the key `x-canary` twice"],
+        ),
+        (
+            route("match: { headers: { x-canary: \"1\", X-Canary: \"2\" } }"),
+            vec!["5:40 routes[0].match.headers.X-Canary is `x-canary` once more"],
+        ),
+        (
+            route("request_headers: { set: { x-a: 1, x-a: 2 } }"),
+            vec![
+                "5:5 routes[0].request_headers is not supported yet",
+                "5:39 routes[0].request_headers.set has the key `x-a` twice",
+            ],
         ),
     ];
     for (source, expected) in cases {
-        assert_eq!(told(source), expected, "{source}");
+        assert_eq!(told(&source), expected, "{source}");
     }
 }
 
@@ -50,17 +73,81 @@ fn a_probe_or_a_header_that_is_there_twice_is_a_fault() {
 fn a_variable_in_a_probe_or_a_header_has_to_be_set_too() {
     let told = told(
         "inbound:\n  probes: [{ path: \"/live?pod=${PILLION_ABSENT}\" }]\n\
-         routes: [{ request_headers: { set: { x-a: \"b ${PILLION_ABSENT:-${}}\" } } }]\n",
+         services: { a: { endpoints: [10.0.0.1:80] } }\n\
+         routes: [{ hosts: a, to: a, match: { headers: { x-a: \"b ${PILLION_ABSENT:-${}}\" } } }]\n",
     );
     assert_eq!(
         told,
         [
             "2:3 inbound.probes is not supported yet",
             "2:20 inbound.probes[0].path uses `${PILLION_ABSENT}`, which is not set",
-            "3:1 routes is not supported yet",
-            "3:43 routes[0].request_headers.set.x-a has `${}`, which is no variable",
+            "4:54 routes[0].match.headers.x-a has `${}`, which is no variable",
         ]
     );
+}
+
+#[test]
+fn a_route_to_an_unknown_service_is_a_fault_with_a_did_you_mean() {
+    let route = |to: &str| {
+        format!(
+            "services: {{ orders: {{ endpoints: [10.0.0.1:80] }} }}\nroutes:\n  - hosts: [orders]\n    to: {to}\n"
+        )
+    };
+    for (to, place) in [
+        ("ordrs", "4:9"),
+        ("[orders, ordrs]", "4:18"),
+        ("[{ service: orders }, { service: ordrs, weight: 2 }]", "4:42"),
+        ("{ service: ordrs }", "4:20"),
+        ("\n      - service: orders\n      - service: ordrs", "6:18"),
+    ] {
+        let errors = bad(&route(to));
+        let [fault] = errors.faults.as_slice() else { unreachable!("{errors}") };
+        assert_eq!(format!("{}:{}", fault.line, fault.column), place, "{errors}");
+        assert!(fault.message.ends_with("is ordrs, which is none of `services`"), "{errors}");
+        assert_eq!(fault.help.as_deref(), Some("did you mean orders?"), "{errors}");
+    }
+    let strange = bad(&route("bananas"));
+    assert_eq!(strange.faults[0].help.as_deref(), Some("`services` has orders"));
+}
+
+#[test]
+fn a_per_try_timeout_of_a_route_that_is_not_below_its_timeout_is_warned_about() {
+    let routes = |service: &str, route: &str| {
+        format!(
+            "services: {{ a: {{ endpoints: [10.0.0.1:80], {service} }} }}\nroutes:\n  - hosts: [a]\n    to: a\n{route}"
+        )
+    };
+    let cases = [
+        (
+            "",
+            "    timeout: 1s\n    retry: { per_try_timeout: 1s }\n",
+            "6:31 routes[0].retry.per_try_timeout is 1s, not below `timeout` (1s): it never ends a try",
+        ),
+        (
+            "timeout: 1s",
+            "    retry: { per_try_timeout: 2s }\n",
+            "5:31 routes[0].retry.per_try_timeout is 2s, not below `timeout` (1s): it never ends a try",
+        ),
+        (
+            "retry: { per_try_timeout: 2s }",
+            "    timeout: 1s\n",
+            "5:14 routes[0].timeout meets service a, whose `retry.per_try_timeout` is 2s, not below `timeout` (1s): it never ends a try",
+        ),
+        // the service's own, told there alone
+        (
+            "timeout: 1s, retry: { per_try_timeout: 2s }",
+            "    retry: { attempts: 1 }\n",
+            "1:83 services.a.retry.per_try_timeout is 2s, not below `timeout` (1s): it never ends a try",
+        ),
+    ];
+    for (service, route, expected) in cases {
+        let told: Vec<_> = warnings(&routes(service, route))
+            .iter()
+            .map(|w| format!("{}:{} {}", w.line, w.column, w.message))
+            .collect();
+        assert_eq!(told, [expected], "{service} {route}");
+    }
+    assert_eq!(warnings(&routes("timeout: 1s", "    timeout: 3s\n    retry: { per_try_timeout: 2s }\n")), []);
 }
 
 #[test]

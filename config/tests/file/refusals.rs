@@ -7,7 +7,7 @@ use crate::bad;
 const FULL: &str = include_str!("interface.yaml");
 
 /// Shrinks as features land; empty, the full example loads.
-const REFUSED: [&str; 11] = [
+const REFUSED: [&str; 17] = [
     "inbound.rate_limit",
     "inbound.probes",
     "inbound.authorization",
@@ -16,7 +16,13 @@ const REFUSED: [&str; 11] = [
     "services.orders.outlier_detection.interval",
     "services.orders.health_check",
     "services.orders.slow_start",
-    "routes",
+    "routes[0].match.query",
+    "routes[0].mirror",
+    "routes[0].fault",
+    "routes[0].rewrite",
+    "routes[0].request_headers",
+    "routes[0].rate_limit",
+    "routes[1].redirect",
     "dns",
     "tracing",
 ];
@@ -47,6 +53,11 @@ fn each_refusal_stands_at_its_key() {
 #[test]
 fn the_alternatives_of_the_public_face_are_refused_by_name_too() {
     let service = |keys: &str| format!("services: {{ a: {{ endpoints: [10.0.0.1:80], {keys} }} }}");
+    let route = |keys: &str| {
+        format!(
+            "services: {{ a: {{ endpoints: [10.0.0.1:80] }} }}\nroutes: [{{ hosts: [a], to: a, {keys} }}]"
+        )
+    };
     let cases = [
         ("identity: { workload_api: unix:///run/spire/agent.sock }".to_owned(), "identity.workload_api"),
         ("defaults: { slow_start: 3s }".into(), "defaults.slow_start"),
@@ -70,6 +81,12 @@ fn the_alternatives_of_the_public_face_are_refused_by_name_too() {
             service("outlier_detection: { connect_failures: 5 }"),
             "services.a.outlier_detection.connect_failures",
         ),
+        (route("respond: { status: 200 }"), "routes[0].respond"),
+        (route("redirect: { path: /v2 }"), "routes[0].redirect"),
+        (route("response_headers: { remove: [a] }"), "routes[0].response_headers"),
+        (route("match: { path: { regex: /v.* } }"), "routes[0].match.path.regex"),
+        (route("match: { headers: { x-a: { regex: a+ } } }"), "routes[0].match.headers.x-a.regex"),
+        (route("retry: { hedge_after: 1s }"), "routes[0].retry.hedge_after"),
         ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
         ("access_log: { format: text }".into(), "access_log.format"),
@@ -79,6 +96,15 @@ fn the_alternatives_of_the_public_face_are_refused_by_name_too() {
         let refused = errors.faults.iter().any(|f| f.path == key && f.message.ends_with("not supported yet"));
         assert!(refused, "{source}\n{errors}");
     }
+}
+
+#[test]
+fn what_of_a_route_is_off_or_empty_asks_for_nothing() {
+    crate::loaded(
+        "services: { a: { endpoints: [10.0.0.1:80] } }\n\
+         routes: [{ hosts: [a], to: a, match: { query: {} }, mirror: off, fault: off, rewrite: {}, \
+         request_headers: {}, response_headers: {}, rate_limit: off, retry: { hedge_after: off } }]\n",
+    );
 }
 
 #[test]
