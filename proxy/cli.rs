@@ -4,9 +4,11 @@ pub mod certs;
 pub mod demo;
 pub mod run;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 /// Exit code of work that failed or a configuration that is invalid; clap's own for wrong usage is 2.
@@ -31,6 +33,8 @@ enum Command {
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
     },
+    /// Print the JSON Schema of the configuration file, for editors
+    Schema,
     /// A small CA for development and tests
     #[command(subcommand)]
     Certs(certs::Certs),
@@ -51,8 +55,8 @@ pillion: a service-mesh sidecar, one binary beside one application
 ";
 
 /// Commands that later versions will have.
-const PLANNED: [&str; 10] =
-    ["explain", "init", "inject", "top", "wait", "exec", "schema", "bench", "completions", "import"];
+const PLANNED: [&str; 9] =
+    ["explain", "init", "inject", "top", "wait", "exec", "bench", "completions", "import"];
 
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
@@ -64,6 +68,7 @@ pub fn main() -> ExitCode {
         Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Run(run)) => run.run(),
         Some(Command::Check { config }) => check(&config),
+        Some(Command::Schema) => schema(),
         Some(Command::Certs(certs)) => certs.run(),
         Some(Command::Other(words)) => return unknown(&words),
     };
@@ -92,4 +97,13 @@ fn check(file: &std::path::Path) -> anyhow::Result<()> {
     }
     println!("{}: valid", file.display());
     Ok(())
+}
+
+/// A reader that has seen enough (`| head`) is told of as any other fault.
+fn schema() -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(pillion_config::schema().as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("the schema cannot be written")
 }

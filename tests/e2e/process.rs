@@ -73,6 +73,17 @@ async fn a_good_file_is_valid() {
 }
 
 #[tokio::test]
+async fn the_schema_is_printed_as_json_with_every_block_of_the_file() {
+    let output = pillion(&["schema"]).await;
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), String::new()));
+    let schema: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(schema["$schema"], "https://json-schema.org/draft/2020-12/schema");
+    for block in ["identity", "inbound", "outbound", "services", "routes", "drain", "limits"] {
+        assert!(schema["properties"][block].is_object(), "{block}");
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_is_missing_and_a_port_that_is_taken_are_exit_code_1() {
     let missing = pillion(&["run", "-c", "/nowhere/pillion.yaml"]).await;
     assert_eq!(missing.status.code(), Some(1));

@@ -3,7 +3,7 @@
 mod covered;
 mod destinations;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use super::cluster::Served;
 use super::{Remarks, Trail};
@@ -61,12 +61,13 @@ fn refuse_unbuilt(file: &file::Route, at: &Trail<'_>, remarks: &mut Remarks) {
 
 /// Two of a name would be one in the metrics.
 fn refuse_shared_names(list: &[file::Route], at: &Trail<'_>, remarks: &mut Remarks) {
-    let mut owners: HashMap<&str, usize> = HashMap::new();
+    let mut seen: HashSet<&str> = HashSet::new();
     for (nth, route) in list.iter().enumerate() {
         let Some(Typed(RouteName(name))) = &route.name else { continue };
-        if let Some(owner) = owners.insert(name, nth) {
-            let what = format!("is `{name}`, as another is called already ({})", at.index(owner).path());
-            remarks.error(&at.index(nth).key("name"), what).help("metrics tell routes apart by their names");
+        if !seen.insert(name) {
+            remarks
+                .error(&at.index(nth).key("name"), format!("is `{name}`, as an earlier route is called"))
+                .help("metrics tell routes apart by their names");
         }
     }
 }

@@ -196,6 +196,29 @@ fn a_fault_deep_in_each_union_stands_at_the_offending_key() {
 }
 
 #[test]
+fn a_fault_deep_in_each_union_of_a_route_stands_at_the_offending_key() {
+    let cases = [
+        ("to:\n      - service: a\n      - service: a\n        wieght: 2", "7:9"),
+        ("to: [a, { servce: a }]", "4:15"),
+        ("to: a\n    match:\n      path:\n        prefx: /a", "7:9"),
+        ("to: a\n    match: { path: { exact: v2 } }", "5:29"),
+        ("to: a\n    match:\n      headers:\n        x-a:\n          presnt: true", "8:11"),
+        ("to: a\n    match: { headers: { x-a: { present: 1 } } }", "5:41"),
+        ("to: a\n    retry:\n      budget: { ratio: 20 }", "6:24"),
+        ("to: a\n    retry: { methods: [GET, get] }", "5:29"),
+    ];
+    for (keys, place) in cases {
+        let source =
+            format!("services: {{ a: {{ endpoints: [10.0.0.1:80] }} }}\nroutes:\n  - hosts: a\n    {keys}\n");
+        let told = told(&source);
+        assert!(
+            told.len() == 1 && told[0].starts_with(&format!("{place} ")),
+            "{source}{told:#?}\nexpected {place}"
+        );
+    }
+}
+
+#[test]
 fn a_port_is_the_same_key_quoted_or_not() {
     let bare = good("inbound: { ports: { 3306: { protocol: tcp } } }");
     for port in ["\"3306\"", "'3306'", "!!str 3306"] {

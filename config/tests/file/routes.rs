@@ -1,8 +1,10 @@
 //! `routes`: what is read of them, and which are refused or warned about.
 
+use std::path::Path;
 use std::time::Duration;
 
 use pillion_config::cluster::HostPattern;
+use pillion_config::parse_with;
 use pillion_config::route::{HeaderMatch, PathMatch, Route, RouteHost, ValueMatch};
 
 use crate::{bad, good, told, warnings};
@@ -105,7 +107,7 @@ fn what_a_route_lacks_or_says_wrongly_is_a_fault_at_its_place() {
 #[test]
 fn two_routes_of_one_name_are_a_fault() {
     let source = with(&["hosts: [a], to: b, name: x, match: { methods: GET }", "hosts: [a], to: b, name: x"]);
-    assert_eq!(told(&source), ["8:32 routes[1].name is `x`, as another is called already (routes[0])"]);
+    assert_eq!(told(&source), ["8:32 routes[1].name is `x`, as an earlier route is called"]);
 }
 
 #[test]
@@ -256,6 +258,29 @@ fn the_defaults_are_below_a_route_s_services_too() {
     let a = &config.routes[0].to[0];
     let retry = a.retry.as_ref().unwrap();
     assert_eq!((retry.attempts, retry.max_body, a.timeouts.request), (9, 1024, Some(Duration::from_secs(4))));
+}
+
+#[test]
+fn variables_stand_for_any_value_of_a_route() {
+    let environment = |name: &str| match name {
+        "B" => Some("b".to_owned()),
+        "N" => Some("7".to_owned()),
+        "OFF" => Some("off".to_owned()),
+        "V" => Some("1.10".to_owned()),
+        _ => None,
+    };
+    let source = with(&[
+        "name: \"r-${B}\", hosts: \"${B}\", to: [\"${B}\", { service: \"${B}\", weight: \"${N}\" }], timeout: \"${OFF}\", \
+         retry: \"${OFF}\", match: { path: { prefix: \"/${V}\" }, headers: { x-a: \"${V}\", x-b: { present: \"${OFF}\" } } }",
+    ]);
+    let route = parse_with(&source, Path::new(""), &environment).unwrap().0.routes.remove(0);
+    assert_eq!((route.name.as_deref(), &route.hosts[0]), (Some("r-b"), &host("b", false, None)));
+    assert_eq!((route.to[0].weight, route.to[1].weight, &route.to[1].retry), (1, 7, &None));
+    assert_eq!(route.matches.path, Some(PathMatch::Prefix("/1.10".into())));
+    let values: Vec<_> = route.matches.headers.into_iter().map(|header| header.value).collect();
+    assert_eq!(values, [ValueMatch::Exact("1.10".into()), ValueMatch::Present(false)]);
+    let stranger = parse_with(&with(&["hosts: b, to: \"${N}\""]), Path::new(""), &environment).unwrap_err();
+    assert_eq!(stranger.faults[0].message, "routes[0].to is 7, which is none of `services`");
 }
 
 #[test]

@@ -43,8 +43,11 @@ impl Covered {
     }
 }
 
-/// By what a host can be covered with: itself, or a wildcard above it; without a port every port.
-struct Patterns<T>(HashMap<HostPattern, T>);
+/// Wildcard or not, and the port.
+type Kind = (bool, Option<u16>);
+
+/// By name: what a host can be covered with is itself, or a wildcard above it; without a port every port.
+struct Patterns<T>(HashMap<String, HashMap<Kind, T>>);
 
 impl<T> Default for Patterns<T> {
     fn default() -> Self {
@@ -54,15 +57,16 @@ impl<T> Default for Patterns<T> {
 
 impl<T: Copy> Patterns<T> {
     fn add(&mut self, host: &HostPattern, by: T) {
-        self.0.entry(host.clone()).or_insert(by);
+        let of_name = self.0.entry(host.name.clone()).or_default();
+        of_name.entry((host.wildcard, host.port)).or_insert(by);
     }
 
     fn covering(&self, host: &HostPattern) -> Option<T> {
         let above = host.name.match_indices('.').filter_map(|(dot, _)| host.name.get(dot + 1..));
         let above = above.map(|name| (name, true));
         [(host.name.as_str(), host.wildcard)].into_iter().chain(above).find_map(|(name, wildcard)| {
-            let at = |port| self.0.get(&HostPattern { name: name.to_owned(), wildcard, port }).copied();
-            at(host.port).or_else(|| at(None))
+            let of_name = self.0.get(name)?;
+            of_name.get(&(wildcard, host.port)).or_else(|| of_name.get(&(wildcard, None))).copied()
         })
     }
 }
