@@ -35,28 +35,39 @@ pub(crate) struct Following {
 }
 
 impl Following {
-    /// Asks for the first time at once, in a task on `runtime`.
-    pub(crate) fn start(resolver: Arc<Resolver>, discovery: &Discovery, runtime: &Handle) -> Self {
+    /// Asks for the first time at once, in a task on `runtime`. What was known `before` of the same name and port,
+    /// with another `refresh`, is kept until an answer says otherwise.
+    pub(crate) fn start(
+        resolver: Arc<Resolver>,
+        discovery: &Discovery,
+        before: Option<Membership>,
+        runtime: &Handle,
+    ) -> Self {
         let name = discovery.name.clone();
-        Self::by(discovery, runtime, move || {
+        Self::by(discovery, before, runtime, move || {
             let (resolver, name) = (Arc::clone(&resolver), name.clone());
             async move { resolver.ask(&name).await }
         })
     }
 
     /// The same with answers from elsewhere.
-    pub(crate) fn by<A>(discovery: &Discovery, runtime: &Handle, ask: impl Fn() -> A + Send + 'static) -> Self
+    pub(crate) fn by<A>(
+        discovery: &Discovery,
+        before: Option<Membership>,
+        runtime: &Handle,
+        ask: impl Fn() -> A + Send + 'static,
+    ) -> Self
     where
         A: Future<Output = Answer> + Send + 'static,
     {
-        let known = Known::new(discovery.port, discovery.refresh);
+        let known = Known::new(discovery.port, discovery.refresh, before);
         let (tell, membership) = watch::channel(known.membership.clone());
         let task = runtime.spawn(follow(discovery.name.clone(), known, tell, ask));
         Self { membership, task }
     }
 
-    /// Marked changed when the endpoints changed, and when the first question came to something; what it holds is
-    /// the newest of everything, `last_error` too.
+    /// Marked changed when the endpoints changed, when the first question came to something, and when there are no
+    /// endpoints for another reason than before. What it holds is the newest of everything, `last_error` too.
     pub(crate) fn membership(&self) -> watch::Receiver<Membership> {
         self.membership.clone()
     }
@@ -94,12 +105,13 @@ async fn follow<A>(
     }
 }
 
-/// Those who wait are woken by changes only, and by the first of all.
+/// Those who wait are woken by what requests would notice: other endpoints, or another reason why there are none.
 fn publish(tell: &watch::Sender<Membership>, now: &Membership, changed: bool) {
     tell.send_if_modified(|told| {
         let first = !told.was_asked();
+        let other_reason = now.endpoints.is_empty() && told.last_error != now.last_error;
         told.clone_from(now);
-        changed || first
+        changed || first || other_reason
     });
 }
 
@@ -140,7 +152,7 @@ mod tests {
     /// Follows a name whose answers are these, in order; the last one for ever.
     fn following(refresh: u64, answers: Vec<Answer>) -> Following {
         let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
-        Following::by(&discovery(Duration::from_secs(refresh)), &Handle::current(), move || {
+        Following::by(&discovery(Duration::from_secs(refresh)), None, &Handle::current(), move || {
             let mut answers = answers.lock();
             let next = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
             async move { next.unwrap() }
@@ -181,12 +193,33 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_was_known_before_outlives_a_first_failure() {
+        let before = following(5, vec![found("192.0.2.1")]).first(Duration::from_secs(5)).await;
+        let failed = || async { Answer::Failed("refused".into()) };
+        let discovery = discovery(Duration::from_secs(60));
+        let name = Following::by(&discovery, Some(before), &Handle::current(), failed);
+        let mut membership = name.membership();
+        let told = timeout(Duration::from_secs(3600), membership.changed()).await;
+        assert!(told.is_err(), "nothing changed");
+        assert_eq!(endpoints(&membership), ["192.0.2.1:80"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_reason_why_there_are_no_endpoints_is_told() {
+        let answers = vec![Answer::Failed("timed out".into()), Answer::Nothing("no such name".into())];
+        let name = following(5, answers);
+        let mut membership = name.membership();
+        membership.wait_for(|now| now.last_error.as_deref() == Some("timed out")).await.unwrap();
+        membership.wait_for(|now| now.last_error.as_deref() == Some("no such name")).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_start_waits_for_the_first_answer_or_its_patience() {
         let failed = following(5, vec![Answer::Failed("refused".into())]);
         assert_eq!(failed.first(Duration::from_secs(5)).await.last_error.as_deref(), Some("refused"));
 
         let silent =
-            Following::by(&discovery(Duration::from_secs(5)), &Handle::current(), std::future::pending);
+            Following::by(&discovery(Duration::from_secs(5)), None, &Handle::current(), std::future::pending);
         let started = Instant::now();
         assert_eq!(silent.first(Duration::from_secs(5)).await, Membership::unknown());
         assert_eq!(started.elapsed(), Duration::from_secs(5));
@@ -198,7 +231,7 @@ mod tests {
         let records = |ip: &str| Script::Records(vec![ip.parse().unwrap()]);
         server.say("orders.", &records("192.0.2.1"));
         let (resolver, _folder) = server.resolver("", "");
-        let name = Following::start(Arc::new(resolver), &discovery(Duration::ZERO), &Handle::current());
+        let name = Following::start(Arc::new(resolver), &discovery(Duration::ZERO), None, &Handle::current());
         let mut membership = name.membership();
         membership.wait_for(|now| !now.endpoints.is_empty()).await.unwrap();
         assert_eq!(endpoints(&membership), ["192.0.2.1:80"]);
@@ -217,7 +250,7 @@ mod tests {
     async fn a_name_nobody_follows_is_not_asked_for() {
         let asked = Arc::new(());
         let held = Arc::downgrade(&asked);
-        let name = Following::by(&discovery(Duration::from_secs(5)), &Handle::current(), move || {
+        let name = Following::by(&discovery(Duration::from_secs(5)), None, &Handle::current(), move || {
             let _asked = Arc::clone(&asked);
             std::future::pending()
         });
