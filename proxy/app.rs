@@ -4,6 +4,7 @@
 //! the next ones in nothing. Whatever fails, fails before the first connection is accepted.
 
 mod control;
+mod following;
 mod keeper;
 mod listeners;
 mod watch;
@@ -136,7 +137,6 @@ impl App {
         }
         let runtime = single_threaded()?;
         std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(admin.run()))?;
-        readiness.set_ready();
         let (drain, access_log) = (shared.drain, shared.access_log);
         let (controller, orders) = (self.controller, self.orders);
         Ok(Running { controller, orders, drain, readiness, access_log, threads })
@@ -169,6 +169,11 @@ impl Running {
         if let Some(log) = &self.access_log {
             log.close();
         }
+    }
+
+    /// Everything that it waited for is there.
+    pub fn set_ready(&self) {
+        self.readiness.set_ready();
     }
 
     /// Whether a worker's thread has ended, which none does before the drain.

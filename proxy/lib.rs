@@ -50,7 +50,7 @@
 //! - Queues, buffers and label sets have bounds. One wait has none yet: an HTTP/2 client that reads its connection
 //!   but grants one stream no window keeps that stream until it leaves or `max_duration` ends.
 //! - `unsafe` is nowhere in this crate.
-//! - Not built yet: installing the redirect, reload, routes, DNS endpoints (their keys are refused by name).
+//! - Not built yet: installing the redirect (its keys are refused by name).
 pub mod app;
 pub mod cli;
 
@@ -59,7 +59,6 @@ pub(crate) mod admin;
 pub mod bench;
 pub(crate) mod cluster;
 pub(crate) mod detect;
-#[allow(dead_code)] // until clusters take their endpoints from it
 pub(crate) mod discovery;
 pub(crate) mod dispatch;
 pub(crate) mod error;

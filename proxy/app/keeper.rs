@@ -10,6 +10,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::Running;
 use super::control::{Applied, Controller};
+use super::following::Names;
 use super::watch::{EVERY, Watch};
 use crate::telemetry::{Metrics, ReloadOutcome};
 
@@ -44,12 +45,20 @@ pub enum End {
 pub struct Keeper {
     source: Source,
     watch: Option<Watch>,
+    names: Names,
 }
 
 impl Keeper {
     pub fn new(source: Source) -> Self {
         let watch = source.file.as_deref().map(Watch::new);
-        Self { source, watch }
+        Self { source, watch, names: Names::new() }
+    }
+
+    /// What a sidecar waits for before it says that it is ready.
+    pub async fn settle(&mut self, running: &mut Running) {
+        self.names.follow(running.controller.config());
+        self.names.first(&mut running.controller).await;
+        running.set_ready();
     }
 
     /// Until the sidecar ends by itself, or somebody wants it to. `hangup`: SIGHUP, which wants a reload.
@@ -67,6 +76,7 @@ impl Keeper {
                     }
                 }
                 Some(()) = hangup.recv() => drop(self.reload(&mut running.controller, "SIGHUP")),
+                Some(news) = self.names.next() => self.names.learn(news, &mut running.controller),
                 Some(order) = running.orders.recv() => match order {
                     Order::Drain => return End::Drain,
                     Order::Quit => return End::Quit,
@@ -90,6 +100,7 @@ impl Keeper {
         let generation = controller.generation();
         match applied {
             Ok(Applied::Changed) => {
+                self.names.follow(controller.config());
                 tracing::info!(because, generation, "configuration reloaded");
                 Ok(format!("reloaded; this is generation {generation}"))
             }

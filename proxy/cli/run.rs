@@ -52,11 +52,12 @@ impl Run {
         runtime.block_on(async {
             let mut signals = Signals::new()?; // before anything listens: no signal finds nobody home
             let mut running = App::build(&config)?.start()?;
+            let mut keeper = Keeper::new(self.source());
+            keeper.settle(&mut running).await;
             let mut stdout = std::io::stdout();
             writeln!(stdout, "{}", running.addresses())
                 .and_then(|()| stdout.flush())
                 .context("standard output")?;
-            let mut keeper = Keeper::new(self.source());
             let Signals { end, hangup } = &mut signals;
             let ended = tokio::select! { // nothing is lost: either way the sidecar is about to end
                 () = end.wait() => End::Drain,

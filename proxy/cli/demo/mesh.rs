@@ -117,7 +117,9 @@ impl Building {
             pillion_config::parse(&text, Path::new("")).map_err(|faults| anyhow!("{faults}"))?;
         self.configurations.push((title.to_owned(), text));
         let app = App::build_with(&config, credentials).with_context(|| title.to_owned())?;
-        Ok(app.start()?)
+        let running = app.start()?;
+        running.set_ready();
+        Ok(running)
     }
 }
 
