@@ -35,6 +35,7 @@ mod reload;
 mod replaced;
 mod replay;
 mod retries;
+mod routes;
 mod timeouts;
 mod tunnels;
 mod versions;

@@ -12,9 +12,6 @@ impl Scratch {
         Self(folder)
     }
 
-    pub(crate) fn folder(&self) -> &Path {
-        &self.0
-    }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
