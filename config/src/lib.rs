@@ -41,7 +41,7 @@ pub use effective::{Origin, Provenance, Setting, Written, effective};
 pub use fault::{Errors, Fault, Severity};
 pub use identity::SpiffeId;
 pub use listener::{Inbound, Outbound};
-pub use load::{load, parse, parse_with};
+pub use load::{effective_in, load, parse, parse_with};
 pub use route::Route;
 pub use schema::schema;
 
