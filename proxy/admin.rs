@@ -1,18 +1,25 @@
 //! The side that people and Prometheus talk to, on a thread of its own: a scrape never hurts traffic.
 //!
-//! Two kinds of ports: metrics and probes, reachable and unable to change anything; admin, on loopback.
+//! Two kinds of ports: metrics and probes, reachable and unable to change anything; admin, on loopback. This file
+//! binds and serves them; [`pages`] says what there is, [`guard`] who may ask, [`console`] joins them to the rest.
+
+mod answer;
+mod clusters;
+mod config;
+mod console;
+mod guard;
+mod logging;
+mod pages;
+mod ready;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use http::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pillion_config::Config;
@@ -21,7 +28,9 @@ use crate::app::has_no_ipv6;
 use crate::net::descriptors::Reserve;
 use crate::net::{Bound, Network, Stream};
 use crate::telemetry::Metrics;
-use crate::telemetry::family;
+pub(crate) use console::{Console, Refusal, Told};
+use pages::{Pages, Port};
+pub(crate) use ready::Readiness;
 
 /// Clients at once; Prometheus, a kubelet and a few people need less.
 const CONNECTIONS: usize = 64;
@@ -30,57 +39,26 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Admin {
     admin: Vec<Bound>,
     metrics: Vec<Bound>,
-    registry: Arc<Metrics>,
-    readiness: Arc<Readiness>,
-}
-
-/// Whether the sidecar wants traffic.
-#[derive(Debug, Default)]
-pub(crate) struct Readiness(AtomicU8);
-
-const STARTING: u8 = 0;
-const READY: u8 = 1;
-const DRAINING: u8 = 2;
-
-impl Readiness {
-    pub(crate) fn set_ready(&self) {
-        self.0.store(READY, Relaxed);
-    }
-
-    pub(crate) fn set_draining(&self) {
-        self.0.store(DRAINING, Relaxed);
-    }
-
-    fn answer(&self) -> Answer {
-        match self.0.load(Relaxed) {
-            READY => text(StatusCode::OK, "ready\n"),
-            STARTING => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: starting\n"),
-            _ => text(StatusCode::SERVICE_UNAVAILABLE, "not ready: draining\n"),
-        }
-    }
-}
-
-type Answer = Response<Full<Bytes>>;
-
-#[derive(Clone, Copy)]
-enum Port {
-    Admin,
-    Metrics,
+    pages: Pages,
 }
 
 impl Admin {
-    pub(crate) fn bind(network: &Network, config: &Config, registry: &Arc<Metrics>) -> anyhow::Result<Self> {
+    pub(crate) fn bind(
+        network: &Network,
+        config: &Config,
+        registry: &Arc<Metrics>,
+        console: Arc<Console>,
+    ) -> anyhow::Result<Self> {
         let metrics = config.metrics.as_ref().map_or(&[][..], |metrics| &metrics.listen);
         Ok(Self {
             admin: bind_all(network, "admin.listen", &config.admin.listen)?,
             metrics: bind_all(network, "metrics.listen", metrics)?,
-            registry: registry.clone(),
-            readiness: Arc::default(),
+            pages: Pages { registry: registry.clone(), readiness: Arc::default(), console },
         })
     }
 
     pub(crate) fn readiness(&self) -> Arc<Readiness> {
-        self.readiness.clone()
+        self.pages.readiness.clone()
     }
 
     /// Of the admin port, and of the metrics port.
@@ -92,12 +70,11 @@ impl Admin {
     /// Serves until the process ends: probes are answered to the last.
     pub(crate) async fn run(self) {
         let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-        let (registry, readiness) = (self.registry, self.readiness);
         let ports = self.admin.into_iter().map(|bound| (bound, Port::Admin));
         for (bound, port) in ports.chain(self.metrics.into_iter().map(|bound| (bound, Port::Metrics))) {
-            let talk = Talk { port, registry: registry.clone(), readiness: readiness.clone() };
+            let pages = self.pages.clone();
             match bound.listen() {
-                Ok(listener) => drop(tokio::spawn(accept(listener, talk, permits.clone()))),
+                Ok(listener) => drop(tokio::spawn(accept(listener, port, pages, permits.clone()))),
                 Err(error) => tracing::error!(%error, "the admin side cannot listen"),
             }
         }
@@ -118,7 +95,12 @@ fn bind_all(network: &Network, what: &str, wanted: &[SocketAddr]) -> anyhow::Res
     Ok(all)
 }
 
-async fn accept(mut listener: crate::net::Listener, talk: Talk, permits: Arc<tokio::sync::Semaphore>) {
+async fn accept(
+    mut listener: crate::net::Listener,
+    port: Port,
+    pages: Pages,
+    permits: Arc<tokio::sync::Semaphore>,
+) {
     let mut reserve = Reserve::default();
     loop {
         reserve.fill();
@@ -129,9 +111,9 @@ async fn accept(mut listener: crate::net::Listener, talk: Talk, permits: Arc<tok
         };
         match accepted {
             Ok((stream, _)) => {
-                let talk = talk.clone();
+                let pages = pages.clone();
                 tokio::spawn(async move {
-                    talk.serve(stream).await;
+                    serve(stream, port, pages).await;
                     drop(permit);
                 });
             }
@@ -140,51 +122,17 @@ async fn accept(mut listener: crate::net::Listener, talk: Talk, permits: Arc<tok
     }
 }
 
-#[derive(Clone)]
-struct Talk {
-    port: Port,
-    registry: Arc<Metrics>,
-    readiness: Arc<Readiness>,
-}
-
-impl Talk {
-    async fn serve(self, stream: Stream) {
-        let service = service_fn(move |request: Request<Incoming>| {
-            let answer = self.answer(request.method(), request.uri().path());
-            async move { Ok::<_, Infallible>(answer) }
-        });
-        let serving = hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEADER_TIMEOUT)
-            .serve_connection(TokioIo::new(stream), service);
-        drop(serving.await); // who breaks off here hurts nobody
-    }
-
-    fn answer(&self, method: &Method, path: &str) -> Answer {
-        if !matches!(*method, Method::GET | Method::HEAD) {
-            let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return answer;
+async fn serve(stream: Stream, port: Port, pages: Pages) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let pages = pages.clone();
+        async move {
+            let (parts, _unread) = request.into_parts();
+            Ok::<_, Infallible>(pages.answer(port, &parts).await)
         }
-        match (self.port, path) {
-            (_, "/ready") => self.readiness.answer(),
-            (_, "/live") => text(StatusCode::OK, "live\n"),
-            (_, "/metrics") => self.metrics(),
-            (Port::Admin, "/") => text(StatusCode::OK, "pillion admin\n/metrics\n/ready\n/live\n"),
-            _ => text(StatusCode::NOT_FOUND, "there are /metrics, /ready and /live\n"),
-        }
-    }
-
-    fn metrics(&self) -> Answer {
-        let mut answer = Response::new(Full::from(self.registry.encode()));
-        answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(family::CONTENT_TYPE));
-        answer
-    }
-}
-
-fn text(status: StatusCode, text: &'static str) -> Answer {
-    let mut answer = Response::new(Full::from(text));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    answer
+    });
+    let serving = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    drop(serving.await); // who breaks off here hurts nobody
 }

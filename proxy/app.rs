@@ -13,13 +13,13 @@ mod worker;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use pillion_config::Config;
 use tokio::sync::mpsc;
 
-use crate::admin::{Admin, Readiness};
+use crate::admin::{Admin, Console, Readiness, Told};
 use crate::cluster::limits::Limit;
 use crate::cluster::{Cluster, NO_LIMIT};
 use crate::http::upstream::SWEEP_EVERY;
@@ -38,8 +38,6 @@ use listeners::Listeners;
 pub(crate) use listeners::has_no_ipv6;
 use worker::{Command, Connections};
 
-/// Of operators, waiting to be carried out.
-const ORDERS: usize = 16;
 /// From the signal to the end, at the latest.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
@@ -49,6 +47,7 @@ pub struct App {
     shared: Shared,
     workers: Vec<mpsc::Receiver<Command>>,
     orders: mpsc::Receiver<Order>,
+    console: Arc<Console>,
     admin: Admin,
 }
 
@@ -56,6 +55,7 @@ pub struct App {
 pub struct Running {
     controller: Controller,
     orders: mpsc::Receiver<Order>,
+    console: Arc<Console>,
     drain: Drain,
     readiness: Arc<Readiness>,
     access_log: Option<Arc<AccessLog>>,
@@ -99,14 +99,17 @@ impl App {
         let workers = workers(config);
         let metrics =
             Metrics::new(config.metrics.as_ref().map_or(DEFAULT_SERIES, |metrics| metrics.max_series));
-        let admin = Admin::bind(&network, config, &metrics)?;
+        let around = around(&metrics, workers);
+        let (console, orders) = Console::new(around.store.clone());
+        let admin = Admin::bind(&network, config, &metrics, console.clone())?;
         let mut fixed = Addresses::default();
         (fixed.admin, fixed.metrics) = admin.addresses()?;
-        let around = around(&metrics, workers);
         let listeners = Listeners::new(network.clone(), workers);
         let (mut controller, receivers) = Controller::new(listeners, fixed, around.clone(), workers);
         controller.put(config, credentials.map(Arc::new))?;
         tell_on_scrape(&around);
+        let settings = pillion_config::effective(config, None, &[]);
+        console.tell(Told { loaded_at: Some(SystemTime::now()), settings, ..Told::default() });
         let shared = Shared {
             network,
             around,
@@ -114,8 +117,7 @@ impl App {
             drain: Drain::default(),
             instance: format!("{:012x}", fastrand::u64(..1 << 48)).into(),
         };
-        let (_order, orders) = mpsc::channel(ORDERS);
-        Ok(Self { controller, shared, workers: receivers, orders, admin })
+        Ok(Self { controller, shared, workers: receivers, orders, console, admin })
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -138,8 +140,8 @@ impl App {
         let runtime = single_threaded()?;
         std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(admin.run()))?;
         let (drain, access_log) = (shared.drain, shared.access_log);
-        let (controller, orders) = (self.controller, self.orders);
-        Ok(Running { controller, orders, drain, readiness, access_log, threads })
+        let Self { controller, orders, console, .. } = self;
+        Ok(Running { controller, orders, console, drain, readiness, access_log, threads })
     }
 
     /// Starts everything on the runtime of the caller, with one worker. For tests.

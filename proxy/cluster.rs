@@ -12,6 +12,7 @@ pub(crate) mod endpoint;
 pub(crate) mod ewma;
 pub(crate) mod limits;
 pub(crate) mod outlier;
+mod picture;
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -361,10 +362,8 @@ impl Cluster {
 
     /// Gauges that mirror live state, for when somebody looks.
     pub(crate) fn tell(&self) {
-        let max = self.slots.max as usize;
-        let open = max - self.slots.free.available_permits().min(max);
         let limits = [
-            (LimitLabel::Connections, open as u32, self.slots.max),
+            (LimitLabel::Connections, self.open_connections(), self.slots.max),
             (LimitLabel::Pending, self.limits.pending.used(), self.limits.pending.max()),
             (LimitLabel::Requests, self.limits.requests.used(), self.limits.requests.max()),
             (LimitLabel::Retries, self.limits.retries.used(), self.limits.retries.max()),
@@ -377,6 +376,12 @@ impl Cluster {
         let known = i64::try_from(self.endpoints.len()).unwrap_or(i64::MAX);
         self.metrics.endpoints(EndpointState::Ejected).set(ejected);
         self.metrics.endpoints(EndpointState::Available).set(known - ejected);
+    }
+
+    /// Slots taken.
+    fn open_connections(&self) -> u32 {
+        let free = u32::try_from(self.slots.free.available_permits()).unwrap_or(u32::MAX);
+        self.slots.max.saturating_sub(free)
     }
 
     /// It is no longer configured: what is still under way ends untold.

@@ -13,6 +13,7 @@ mod mesh;
 mod peer;
 pub(crate) mod scratch;
 
+mod admin;
 mod blame;
 mod client_gone;
 mod destinations;

@@ -4,6 +4,8 @@
 //! of YAML or of how the file spells things, so that an Envoy bootstrap, xDS or Kubernetes can feed
 //! the same model later.
 //!
+//! [`effective()`] tells a configuration back, with where each value came from.
+//!
 //! The life of a file: `load` guards the door (size, UTF-8, nesting) · `file` is what was typed, every key
 //! known by name, its leaves checked by `value` and `words`, its unions by `shape` · what serde_yaml does
 //! not let through, or holds a dollar, is read again by `salvage` from the tree of `place`, which kept where each
@@ -20,6 +22,7 @@ pub mod route;
 pub mod telemetry;
 
 mod check;
+mod effective;
 mod fault;
 mod file;
 mod load;
@@ -34,10 +37,11 @@ mod words;
 use std::num::NonZeroUsize;
 
 pub use cluster::Cluster;
+pub use effective::{Origin, Provenance, Setting, Written, effective};
 pub use fault::{Errors, Fault, Severity};
 pub use identity::SpiffeId;
 pub use listener::{Inbound, Outbound};
-pub use load::{load, parse, parse_with};
+pub use load::{effective_in, load, parse, parse_with};
 pub use route::Route;
 pub use schema::schema;
 

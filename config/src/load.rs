@@ -37,6 +37,19 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Fault>), Errors> {
     parse_named(&name, &source, folder, &of_process)
 }
 
+/// [`effective()`](crate::effective()) of what was read from `file`. A file that cannot be read any more, or says
+/// something else by now, gives no places, or those of its new text.
+pub fn effective_in(
+    config: &Config,
+    file: &Path,
+    flags: &[(&'static str, &'static str)],
+) -> Vec<crate::Setting> {
+    let text = read_file(file).and_then(utf8).unwrap_or_default();
+    let text = guard(&text).map_or("", |()| text.as_str());
+    let name = file.display().to_string();
+    crate::effective(config, Some(crate::Written { name: &name, text }), flags)
+}
+
 /// Checks a configuration's text; relative paths in it start at `folder`, and its variables are those of this
 /// process.
 ///

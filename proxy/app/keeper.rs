@@ -2,6 +2,7 @@
 //! taken whole or refused.
 
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use pillion_config::Config;
 use tokio::signal::unix::Signal;
@@ -9,15 +10,18 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Running;
-use super::control::{Applied, Controller};
+use super::control::Applied;
 use super::following::Names;
 use super::watch::{EVERY, Watch};
+use crate::admin::Refusal;
 use crate::telemetry::{Metrics, ReloadOutcome};
 
 /// Where a configuration comes from, as often as it is asked for.
 pub struct Source {
     /// What is watched; `None`: there is nothing but flags.
     pub file: Option<PathBuf>,
+    /// Keys that flags of the command line set over it, with the flag (`inbound.app`, `--app`).
+    pub flags: Vec<(&'static str, &'static str)>,
     /// Reads it anew. The error is the whole text that `check` prints.
     pub load: Box<dyn Fn() -> Result<Config, String> + Send>,
 }
@@ -63,6 +67,7 @@ impl Keeper {
 
     /// Until the sidecar ends by itself, or somebody wants it to. `hangup`: SIGHUP, which wants a reload.
     pub async fn keep(&mut self, running: &mut Running, hangup: &mut Signal) -> End {
+        self.tell(running, None);
         let mut looks = interval(EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -72,24 +77,41 @@ impl Keeper {
                         return End::Broken;
                     }
                     if self.watch.as_mut().is_some_and(Watch::look) {
-                        drop(self.reload(&mut running.controller, "a changed file"));
+                        drop(self.reload(running, "a changed file"));
                     }
                 }
-                Some(()) = hangup.recv() => drop(self.reload(&mut running.controller, "SIGHUP")),
+                Some(()) = hangup.recv() => drop(self.reload(running, "SIGHUP")),
                 Some(news) = self.names.next() => self.names.learn(news, &mut running.controller),
                 Some(order) = running.orders.recv() => match order {
                     Order::Drain => return End::Drain,
                     Order::Quit => return End::Quit,
                     Order::Reload(answer) => {
-                        drop(answer.send(self.reload(&mut running.controller, "the admin port")));
+                        drop(answer.send(self.reload(running, "the admin port")));
                     }
                 },
             }
         }
     }
 
+    /// Shows the configuration at work, and where its keys stand now, on the admin port. `changed`: when it was put
+    /// to work, unless that has been told.
+    fn tell(&self, running: &Running, changed: Option<SystemTime>) {
+        let (config, flags) = (running.controller.config(), &self.source.flags);
+        let settings = match &self.source.file {
+            Some(file) => pillion_config::effective_in(config, file, flags),
+            None => pillion_config::effective(config, None, flags),
+        };
+        running.console.retell(|told| {
+            told.loaded_at = changed.or(told.loaded_at);
+            told.file.clone_from(&self.source.file);
+            told.settings = settings;
+            told.last_refusal = None;
+        });
+    }
+
     /// Tells what came of it, here and in log and metric.
-    fn reload(&mut self, controller: &mut Controller, because: &str) -> Result<String, String> {
+    fn reload(&mut self, running: &mut Running, because: &str) -> Result<String, String> {
+        let controller = &mut running.controller;
         if let Some(watch) = &mut self.watch {
             watch.known(); // before it is read: a change while we read it is seen afterwards
         }
@@ -102,14 +124,18 @@ impl Keeper {
             Ok(Applied::Changed) => {
                 self.names.follow(controller.config());
                 tracing::info!(because, generation, "configuration reloaded");
+                self.tell(running, Some(SystemTime::now()));
                 Ok(format!("reloaded; this is generation {generation}"))
             }
             Ok(Applied::Unchanged) => {
                 tracing::info!(because, generation, "configuration reloaded: nothing has changed");
+                self.tell(running, None);
                 Ok(format!("nothing has changed; this is generation {generation}"))
             }
             Err(why) => {
                 tracing::error!(because, generation, "configuration refused, the old one stays: {why}");
+                let refusal = Refusal { at: SystemTime::now(), why: why.clone() };
+                running.console.retell(|told| told.last_refusal = Some(refusal));
                 Err(why)
             }
         }

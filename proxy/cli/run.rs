@@ -73,13 +73,24 @@ impl Run {
 
     /// The same as at the start, flags and all.
     fn source(self) -> Source {
-        let file = self.file();
+        let (file, flags) = (self.file(), self.flags());
         let has_file = file.is_some();
         let load = move || match has_file {
             true => self.config().map_err(|error| format!("{error:#}")),
             false => Err("there is no configuration file to read again".to_owned()),
         };
-        Source { file, load: Box::new(load) }
+        Source { file, flags, load: Box::new(load) }
+    }
+
+    /// The keys that flags rule, whatever the file says.
+    fn flags(&self) -> Vec<(&'static str, &'static str)> {
+        let all = [
+            ("inbound.app", "--app", self.app),
+            ("inbound.listen", "--inbound", self.inbound),
+            ("outbound.listen", "--outbound", self.outbound),
+            ("admin.listen", "--admin", self.admin),
+        ];
+        all.into_iter().filter(|(.., given)| given.is_some()).map(|(key, flag, _)| (key, flag)).collect()
     }
 
     fn file(&self) -> Option<PathBuf> {

@@ -61,6 +61,13 @@ impl Budget {
         allowed
     }
 
+    /// Retries that would be allowed now; for people who ask.
+    pub(crate) fn left(&self, now: Instant) -> u64 {
+        let mut retries = self.retries.lock();
+        let second = retries.advance(self.second(now));
+        self.allowance(second).saturating_sub(retries.sum())
+    }
+
     fn allowance(&self, second: u32) -> u64 {
         let by_ratio = self.ratio_millionths.saturating_mul(self.first_tries.sum(second)) / MILLION;
         by_ratio.max(self.floor)

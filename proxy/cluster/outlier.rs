@@ -144,6 +144,16 @@ fn allowed(share: f64, endpoints: usize) -> u32 {
     by_share.min(endpoints.saturating_sub(1))
 }
 
+/// What is to be said of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Available,
+    /// Not used for so long.
+    Ejected(Duration),
+    /// Its rest is over: one request at a time may try it.
+    Probing,
+}
+
 /// One endpoint's standing, shared by all workers.
 #[derive(Debug)]
 pub(crate) struct Outlier {
@@ -204,6 +214,18 @@ impl Outlier {
     /// Closed, that is neither ejected nor waiting for its probe.
     pub(crate) fn is_closed(&self) -> bool {
         self.resting().is_none()
+    }
+
+    /// For people who ask.
+    pub(crate) fn standing(&self, now: Instant) -> Standing {
+        match self.resting() {
+            None => Standing::Available,
+            Some(rest) if rest.probing || self.is_due(rest, now) => Standing::Probing,
+            Some(rest) => {
+                let left = rest.until.saturating_sub(self.after(Duration::ZERO, now));
+                Standing::Ejected(Duration::from_nanos(left))
+            }
+        }
     }
 
     /// Once per try, after the pick: claims the probe where one is due. `false`: somebody else probes or the

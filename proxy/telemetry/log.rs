@@ -1,14 +1,39 @@
 //! The sidecar's own log: diagnostics on standard error, one line each.
 
 use std::env;
+use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, reload};
 
 /// Level or filter directives, such as `debug` or `pillion::tls=debug,info`.
 const VARIABLE: &str = "PILLION_LOG";
 /// What changed and what will need a human; single requests stand in the access log.
 const DEFAULT: &str = "info";
+/// Bytes of a filter; longer ones are no filter that a person wrote.
+const LONGEST: usize = 1024;
+
+const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
+
+/// The filter of the log that this process writes, as long as it has one.
+///
+/// A changed filter costs nothing where nothing is logged: tracing asks it about each call site once, keeps the
+/// answer, and asks again when the filter was changed.
+static FILTER: OnceLock<Filter> = OnceLock::new();
+
+struct Filter {
+    set: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
+    show: Box<dyn Fn() -> Option<String> + Send + Sync>,
+}
+
+/// Why the log goes on as it did.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotSet {
+    #[error("{0}")]
+    Bad(String),
+    #[error("this process has no log of its own")]
+    NoLog,
+}
 
 /// Starts the log: at `level`, else as `PILLION_LOG` says, else at `info`. A level that cannot be understood is
 /// `info` with a warning. Later calls change nothing.
@@ -21,13 +46,47 @@ pub fn init(level: Option<&str>) {
         .with_ansi(false)
         .with_writer(std::io::stderr)
         .with_env_filter(filter)
-        .finish();
-    if log.try_init().is_err() {
+        .with_filter_reloading();
+    let (set, show) = (log.reload_handle(), log.reload_handle());
+    let filter = Filter {
+        set: Box::new(move |filter| set.reload(filter)),
+        show: Box::new(move || show.with_current(ToString::to_string).ok()),
+    };
+    if log.finish().try_init().is_err() {
         tracing::debug!("the log was started before");
+    } else if FILTER.set(filter).is_err() {
+        tracing::debug!("the log's filter was known before");
     }
     if let (Some(fault), Some(asked)) = (fault, asked) {
         tracing::warn!(asked, fault, "log level not understood; logging at info");
     }
+}
+
+/// The filter in force; `None` where somebody else logs.
+pub(crate) fn level() -> Option<String> {
+    (FILTER.get()?.show)()
+}
+
+/// From now on the log is filtered so.
+pub(crate) fn set_level(asked: &str) -> Result<(), NotSet> {
+    let filter = parse(asked).map_err(NotSet::Bad)?;
+    let set = FILTER.get().ok_or(NotSet::NoLog)?;
+    (set.set)(filter).map_err(|_gone| NotSet::NoLog)
+}
+
+/// Stricter than the filter's own reader, which takes a misspelt level for the name of a module, and would log
+/// that alone.
+fn parse(asked: &str) -> Result<EnvFilter, String> {
+    if asked.len() > LONGEST {
+        return Err(format!("the level is longer than {LONGEST} bytes"));
+    }
+    for directive in asked.split(',') {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+            return Err(format!("`{}` is no level", level.escape_debug()));
+        }
+    }
+    EnvFilter::try_new(asked).map_err(|error| error.to_string())
 }
 
 /// The filter, and what was wrong with what was asked for.
@@ -49,6 +108,16 @@ mod tests {
         for (asked, expected, faulty) in cases {
             let (filter, fault) = filter(asked);
             assert_eq!((filter.to_string().as_str(), fault.is_some()), (expected, faulty), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn a_level_set_later_is_a_level_or_a_list_of_filters() {
+        for asked in ["debug", "OFF", "info,pillion::tls=debug", "pillion=trace,off", "warn,[span]=debug"] {
+            assert!(parse(asked).is_ok(), "{asked}");
+        }
+        for asked in ["", "wat", "debugg", "pillion", "pillion=wat", "info,", "info,=", &"x".repeat(2000)] {
+            assert!(parse(asked).is_err(), "{asked}");
         }
     }
 

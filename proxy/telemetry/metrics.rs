@@ -102,6 +102,7 @@ impl Metrics {
         tell_build(&exposition);
         process::tell(&exposition);
         families.access_log_dropped.of(());
+        ReloadOutcome::ALL.iter().for_each(|outcome| drop(families.config_reloads.of((*outcome,))));
         Arc::new(Self { exposition, symbols, families, services: RwLock::default(), hooks: Mutex::default() })
     }
 

@@ -127,6 +127,10 @@ impl Sidecar {
         self.address("metrics")
     }
 
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.address("admin")
+    }
+
     pub(crate) async fn scrape(&self) -> Scrape {
         Scrape::of(self.metrics()).await
     }

@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Want;
-use super::shard::{About, Http1, Http2, Shard, StreamLimit, Ticket};
+use super::shard::{About, Counted, Http1, Http2, Shard, StreamLimit, Ticket};
 use crate::cluster::Cluster;
 use crate::cluster::connect::connect;
 use crate::cluster::endpoint::{Endpoint, Speaks};
@@ -24,7 +24,7 @@ use crate::tls::client::Purpose;
 /// One of the cluster's `max_connections`, held while the connection is open.
 pub(crate) type Slot = OwnedSemaphorePermit;
 /// What an HTTP/1 connection holds while it is open.
-pub(super) type HeldHttp1 = Arc<(Slot, Held)>;
+pub(super) type HeldHttp1 = Arc<(Slot, Held, Counted)>;
 
 /// Streams assumed until the peer's SETTINGS say otherwise; hyper's own first guess.
 const STREAMS_AT_FIRST: u32 = 100;
@@ -83,7 +83,7 @@ impl Dial<'_> {
         let handshake = http1::Builder::new().max_buf_size(HTTP1_BUFFER).handshake(io).await;
         let (send, conn) = handshake.map_err(|error| self.not_http(&error))?;
         // With the connection, whoever holds it: hyper's task, or the tunnel that it became.
-        let held: HeldHttp1 = Arc::new((slot, self.opened(Protocol::Http1)));
+        let held: HeldHttp1 = Arc::new((slot, self.opened(Protocol::Http1), self.endpoint.pool.count()));
         let also_held = held.clone();
         tokio::spawn(async move {
             drop(conn.with_upgrades().await); // how it ended, the request that was on it learns
@@ -110,7 +110,7 @@ impl Dial<'_> {
             .handshake(io)
             .await;
         let (send, mut conn) = handshake.map_err(|error| self.not_http(&error))?;
-        let guards = (slot, self.opened(Protocol::Http2));
+        let guards = (slot, self.opened(Protocol::Http2), self.endpoint.pool.count());
         let max_streams = StreamLimit::new(STREAMS_AT_FIRST);
         let shown = max_streams.clone();
         tokio::spawn(async move {

@@ -22,7 +22,21 @@ use crate::http::Body;
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// All connections of one endpoint, a shard per worker.
-pub(crate) struct Pool(Box<[Arc<Shard>]>);
+pub(crate) struct Pool {
+    shards: Box<[Arc<Shard>]>,
+    open: Counted,
+}
+
+/// Held by every open connection of a pool, and by the pool: how many hold it is how many there are.
+pub(super) type Counted = Arc<()>;
+
+/// HTTP connections of a pool at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Connections {
+    /// Of the open ones.
+    pub(crate) idle: usize,
+    pub(crate) open: usize,
+}
 
 #[derive(Default)]
 pub(crate) struct Shard {
@@ -133,22 +147,33 @@ impl About {
 
 impl Pool {
     pub(crate) fn new(workers: usize) -> Self {
-        Self((0..workers.max(1)).map(|_| Arc::default()).collect())
+        Self { shards: (0..workers.max(1)).map(|_| Arc::default()).collect(), open: Counted::default() }
     }
 
     #[allow(clippy::indexing_slicing)] // the remainder is within, and there is at least one
     pub(super) fn shard(&self, worker: usize) -> &Arc<Shard> {
-        &self.0[worker % self.0.len()]
+        &self.shards[worker % self.shards.len()]
     }
 
     /// Closes one idle connection, of whichever worker, to make room for another.
     pub(crate) fn evict_idle(&self) -> bool {
-        self.0.iter().any(|shard| shard.evict_idle())
+        self.shards.iter().any(|shard| shard.evict_idle())
     }
 
     /// Closes what was idle for too long.
     pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
-        self.0.iter().for_each(|shard| shard.sweep(idle_timeout));
+        self.shards.iter().for_each(|shard| shard.sweep(idle_timeout));
+    }
+
+    /// One more, for as long as it is held.
+    pub(super) fn count(&self) -> Counted {
+        self.open.clone()
+    }
+
+    /// For people who ask.
+    pub(crate) fn connections(&self) -> Connections {
+        let idle = self.shards.iter().map(|shard| shard.idle()).sum();
+        Connections { idle, open: Arc::strong_count(&self.open) - 1 }
     }
 }
 
@@ -282,6 +307,12 @@ impl Shard {
     pub(super) fn retire(&self, conn: &Arc<Http2>) {
         conn.retired.store(true, Relaxed);
         self.state.lock().shared.retain(|other| !Arc::ptr_eq(other, conn));
+    }
+
+    fn idle(&self) -> usize {
+        let state = self.state.lock();
+        let unused = state.shared.iter().filter(|conn| conn.streams.load(Relaxed) == 0);
+        state.idle.len() + unused.count()
     }
 
     fn evict_idle(&self) -> bool {

@@ -1,0 +1,107 @@
+//! Between the admin port and who runs the sidecar: what is told on one side, and orders from the other.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use pillion_config::Setting;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+
+use super::config;
+use crate::app::Order;
+use crate::state::Store;
+
+/// Orders that wait: a person gives one at a time.
+const ORDERS: usize = 16;
+/// From `POST /reload` to its answer, at the latest.
+const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+pub(crate) struct Console {
+    /// Read by the pages, one after the other.
+    told: ArcSwap<Told>,
+    orders: mpsc::Sender<Order>,
+    /// The clusters as they are.
+    pub(super) store: Arc<Store>,
+}
+
+/// What the pages show of the configuration at work; published whole.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Told {
+    /// When it was put to work.
+    pub(crate) loaded_at: Option<SystemTime>,
+    /// `None`: built-in defaults and flags.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) settings: Vec<Setting>,
+    /// Of a later configuration than the one at work; `None` once one was taken.
+    pub(crate) last_refusal: Option<Refusal>,
+    /// As the credentials describe themselves; never a key.
+    pub(crate) credentials: Vec<Value>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Refusal {
+    pub(crate) at: SystemTime,
+    /// All of it, as `pillion check` prints it.
+    pub(crate) why: String,
+}
+
+/// Why an order was not taken.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotTaken {
+    #[error("{ORDERS} orders wait already")]
+    Full,
+    #[error("this sidecar takes no orders (it is not run by `pillion run`, or it is ending)")]
+    Nobody,
+    #[error("no answer within {} s; /config and the log tell what becomes of it", RELOAD_TIMEOUT.as_secs())]
+    TooLate,
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Console {
+    /// Orders arrive at the receiver; while there is none they are refused.
+    pub(crate) fn new(store: Arc<Store>) -> (Arc<Self>, mpsc::Receiver<Order>) {
+        let (orders, receiver) = mpsc::channel(ORDERS);
+        (Arc::new(Self { told: ArcSwap::default(), orders, store }), receiver)
+    }
+
+    /// From now on the pages show this.
+    pub(crate) fn tell(&self, told: Told) {
+        self.told.store(Arc::new(told));
+    }
+
+    /// Changes some of what is shown; for one caller at a time.
+    pub(crate) fn retell(&self, change: impl FnOnce(&mut Told)) {
+        let mut told = Told::clone(&self.told.load());
+        change(&mut told);
+        self.tell(told);
+    }
+
+    pub(super) fn config(&self) -> Value {
+        config::page(&self.told(), self.store.load().generation)
+    }
+
+    pub(super) fn told(&self) -> Arc<Told> {
+        self.told.load_full()
+    }
+
+    pub(super) fn order(&self, order: Order) -> Result<(), NotTaken> {
+        self.orders.try_send(order).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => NotTaken::Full,
+            mpsc::error::TrySendError::Closed(_) => NotTaken::Nobody,
+        })
+    }
+
+    /// A sentence about what became of it.
+    pub(super) async fn reload(&self) -> Result<String, NotTaken> {
+        let (answer, answered) = oneshot::channel();
+        self.order(Order::Reload(answer))?;
+        match tokio::time::timeout(RELOAD_TIMEOUT, answered).await {
+            Ok(Ok(done)) => done.map_err(NotTaken::Refused),
+            Ok(Err(_gone)) => Err(NotTaken::Nobody),
+            Err(_elapsed) => Err(NotTaken::TooLate),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Keeps pages of other origins, which a person beside the sidecar has open in a browser, from the admin port.
+//!
+//! Two ways lead there. A page may send a request across origins: it cannot read the answer, but what changes things
+//! would be done; browsers say where such a request comes from (`Origin`, `Sec-Fetch-Site`). Or its name is made to
+//! point at this host (DNS rebinding), and the browser takes both for one origin: then `Host` is that name. So the
+//! host has to be an address or `localhost`, which no stranger can have. Programs send none of the three but `Host`.
+
+use http::header::{HOST, HeaderMap, HeaderName, ORIGIN};
+use http::request::Parts;
+use http::uri::Authority;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Whether the request may be answered; else why not.
+pub(super) fn admit(request: &Parts) -> Result<(), &'static str> {
+    let hosts = hosts(request).ok_or("the Host header is not understood")?;
+    if !hosts.iter().all(is_own) {
+        return Err(
+            "the admin port answers to IP addresses and to localhost, not to other names (DNS rebinding)",
+        );
+    }
+    if request.method.is_safe() {
+        return Ok(());
+    }
+    if !request
+        .headers
+        .get_all(ORIGIN)
+        .iter()
+        .all(|origin| hosts.iter().any(|host| is_of(origin.as_bytes(), host)))
+    {
+        return Err("a page of another origin changes nothing here");
+    }
+    if !is_fetched_from_here(&request.headers) {
+        return Err("a page of another site changes nothing here");
+    }
+    Ok(())
+}
+
+/// As the request line and the header name them, which is none for HTTP/1.0. `None`: nothing that is a host.
+fn hosts(request: &Parts) -> Option<Vec<Authority>> {
+    let named = request.headers.get_all(HOST).iter();
+    let named = named.map(|host| Authority::try_from(host.as_bytes()).ok()).collect::<Option<Vec<_>>>()?;
+    let all: Vec<_> = request.uri.authority().cloned().into_iter().chain(named).collect();
+    all.iter().all(|host| !host.as_str().contains('@')).then_some(all)
+}
+
+/// No name that anybody could register.
+fn is_own(host: &Authority) -> bool {
+    let name = host.host();
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    bare.parse::<std::net::IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
+}
+
+/// The admin port speaks no TLS: its own origin begins with `http://`.
+fn is_of(origin: &[u8], host: &Authority) -> bool {
+    let Some(origin) = origin.strip_prefix(b"http://") else { return false };
+    let Ok(origin) = Authority::try_from(origin) else { return false };
+    if origin.as_str().contains('@') {
+        return false;
+    }
+    let port = |of: &Authority| of.port_u16().unwrap_or(80);
+    origin.host().eq_ignore_ascii_case(host.host()) && port(&origin) == port(host)
+}
+
+fn is_fetched_from_here(headers: &HeaderMap) -> bool {
+    headers.get_all(SEC_FETCH_SITE).iter().all(|site| matches!(site.as_bytes(), b"same-origin" | b"none"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `METHOD TARGET`, then headers.
+    fn admitted(line: &str, headers: &[(&str, &str)]) -> bool {
+        let (method, target) = line.split_once(' ').expect("two words");
+        let mut request = http::Request::builder().method(method).uri(target);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        admit(&request.body(()).expect("a request").into_parts().0).is_ok()
+    }
+
+    #[test]
+    fn only_addresses_and_localhost_are_answered_to() {
+        let table = [
+            ("127.0.0.1:15000", true),
+            ("127.0.0.1", true),
+            ("10.1.2.3:9", true),
+            ("[::1]:15000", true),
+            ("[::1]", true),
+            ("localhost", true),
+            ("LocalHost:15000", true),
+            ("evil.example", false),
+            ("evil.example:15000", false),
+            ("localhost.evil.example", false),
+            ("x.localhost", false),
+            ("127.0.0.1.evil.example", false),
+            ("127.0.0.1@evil.example", false),
+            ("evil.example@127.0.0.1", false),
+            ("127.1", false),
+            ("0x7f000001", false),
+            ("pillion", false),
+            ("", false),
+            ("a b", false),
+        ];
+        for (host, expected) in table {
+            for line in ["GET /config", "HEAD /", "POST /drain", "PUT /logging?level=debug"] {
+                assert_eq!(admitted(line, &[("host", host)]), expected, "{line} {host}");
+            }
+        }
+        assert!(admitted("POST /drain", &[]), "HTTP/1.0, which no browser speaks");
+        assert!(!admitted("GET http://evil.example/config", &[("host", "127.0.0.1")]));
+        assert!(!admitted("GET http://127.0.0.1/config", &[("host", "evil.example")]));
+        assert!(!admitted("GET /config", &[("host", "127.0.0.1"), ("host", "evil.example")]));
+    }
+
+    #[test]
+    fn what_changes_things_comes_from_no_other_origin() {
+        let table = [
+            ("127.0.0.1:15000", "http://127.0.0.1:15000", true),
+            ("localhost:15000", "http://LOCALHOST:15000", true),
+            ("127.0.0.1", "http://127.0.0.1:80", true),
+            ("[::1]:15000", "http://[::1]:15000", true),
+            ("127.0.0.1:15000", "http://127.0.0.1:3000", false),
+            ("127.0.0.1:15000", "http://localhost:15000", false),
+            ("127.0.0.1:15000", "https://127.0.0.1:15000", false),
+            ("127.0.0.1:15000", "http://evil.example", false),
+            ("127.0.0.1:15000", "null", false),
+            ("127.0.0.1:15000", "", false),
+            ("127.0.0.1:15000", "http://127.0.0.1:15000/", false),
+            ("127.0.0.1:15000", "http://evil.example@127.0.0.1:15000", false),
+        ];
+        for (host, origin, expected) in table {
+            let headers = [("host", host), ("origin", origin)];
+            assert_eq!(admitted("POST /quitquitquit", &headers), expected, "{host} {origin}");
+            assert!(admitted("GET /config", &headers), "reading across origins is the browser's to refuse");
+        }
+        let own = "http://127.0.0.1:15000";
+        let two = [("host", "127.0.0.1:15000"), ("origin", own), ("origin", "http://evil.example")];
+        assert!(!admitted("POST /drain", &two));
+    }
+
+    #[test]
+    fn what_changes_things_comes_from_no_other_site() {
+        for (site, expected) in
+            [("same-origin", true), ("none", true), ("same-site", false), ("cross-site", false), ("", false)]
+        {
+            let headers = [("host", "localhost:15000"), ("sec-fetch-site", site)];
+            assert_eq!(admitted("POST /reload", &headers), expected, "{site}");
+            assert!(admitted("GET /", &headers), "a link may lead here");
+        }
+    }
+}

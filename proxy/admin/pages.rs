@@ -1,0 +1,182 @@
+//! The pages of both ports: which there are, and who answers.
+
+use std::sync::Arc;
+
+use http::header::{ALLOW, HeaderValue};
+use http::request::Parts;
+use http::{Method, StatusCode};
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::answer::{Answer, answer, json, text};
+use super::console::{Console, NotTaken};
+use super::ready::Readiness;
+use super::{clusters, guard, logging};
+use crate::app::Order;
+use crate::telemetry::Metrics;
+use crate::telemetry::family;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Port {
+    /// Shows and changes things; on loopback.
+    Admin,
+    /// Reachable, and tells only.
+    Metrics,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Page {
+    Index,
+    Config,
+    Clusters,
+    Certs,
+    Logging,
+    Drain,
+    Reload,
+    Quit,
+    Metrics,
+    Ready,
+    Live,
+}
+
+/// What a page is asked with; who may be asked with GET may be asked with HEAD.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Get,
+    Post,
+    GetOrPut,
+}
+
+/// In the order of the index.
+const PAGES: [(&str, Page, Asked, &str); 11] = [
+    ("/", Page::Index, Asked::Get, "this list"),
+    (
+        "/config",
+        Page::Config,
+        Asked::Get,
+        "the configuration at work, where each value came from, what was refused",
+    ),
+    ("/clusters", Page::Clusters, Asked::Get, "each service with its endpoints, connections and limits"),
+    ("/certs", Page::Certs, Asked::Get, "the certificates in use"),
+    ("/logging", Page::Logging, Asked::GetOrPut, "the log's level; PUT /logging?level=debug changes it"),
+    ("/drain", Page::Drain, Asked::Post, "finish what is in flight and end, as SIGTERM"),
+    ("/reload", Page::Reload, Asked::Post, "read the configuration file again"),
+    ("/quitquitquit", Page::Quit, Asked::Post, "end at once"),
+    ("/metrics", Page::Metrics, Asked::Get, "Prometheus metrics"),
+    ("/ready", Page::Ready, Asked::Get, "200, or 503 with the reason"),
+    ("/live", Page::Live, Asked::Get, "200"),
+];
+
+impl Asked {
+    fn takes(self, method: &Method) -> bool {
+        match *method {
+            Method::GET | Method::HEAD => self != Self::Post,
+            Method::POST => self == Self::Post,
+            Method::PUT => self == Self::GetOrPut,
+            _ => false,
+        }
+    }
+
+    const fn allow(self) -> &'static str {
+        match self {
+            Self::Get => "GET, HEAD",
+            Self::Post => "POST",
+            Self::GetOrPut => "GET, HEAD, PUT",
+        }
+    }
+}
+
+/// All that pages show.
+#[derive(Clone)]
+pub(super) struct Pages {
+    pub(super) registry: Arc<Metrics>,
+    pub(super) readiness: Arc<Readiness>,
+    pub(super) console: Arc<Console>,
+}
+
+impl Pages {
+    /// Bodies are not looked at: hyper closes the connection of one that is not there yet.
+    pub(super) async fn answer(&self, port: Port, request: &Parts) -> Answer {
+        if port == Port::Admin
+            && let Err(why) = guard::admit(request)
+        {
+            return text(StatusCode::FORBIDDEN, format!("{why}\n"));
+        }
+        match find(port, request) {
+            Ok(page) => self.page(page, request).await,
+            Err(refused) => refused,
+        }
+    }
+
+    async fn page(&self, page: Page, request: &Parts) -> Answer {
+        match page {
+            Page::Index => text(StatusCode::OK, index()),
+            Page::Config => json(&self.console.config()),
+            Page::Clusters => json(&clusters::page(&self.console, Instant::now().into_std())),
+            Page::Certs => json(&json!({ "certificates": self.console.told().credentials })),
+            Page::Logging if request.method == Method::PUT => {
+                logging::set(request.uri.query().unwrap_or_default())
+            }
+            Page::Logging => logging::show(),
+            Page::Drain => ordered(self.console.order(Order::Drain).map(|()| "draining".to_owned())),
+            Page::Quit => ordered(self.console.order(Order::Quit).map(|()| "ending".to_owned())),
+            Page::Reload => ordered(self.console.reload().await),
+            Page::Metrics => answer(StatusCode::OK, family::CONTENT_TYPE, self.registry.encode().into()),
+            Page::Ready => self.ready(),
+            Page::Live => text(StatusCode::OK, "live\n"),
+        }
+    }
+
+    fn ready(&self) -> Answer {
+        match self.readiness.why_not() {
+            None => text(StatusCode::OK, "ready\n"),
+            Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        }
+    }
+}
+
+fn find(port: Port, request: &Parts) -> Result<Page, Answer> {
+    let known = PAGES.iter().filter(|(_, page, ..)| port == Port::Admin || is_told_to_all(*page));
+    let path = request.uri.path();
+    let Some((_, page, asked, _)) = known.clone().find(|(known, ..)| *known == path) else {
+        let paths: Vec<_> = known.map(|(path, ..)| *path).collect();
+        return Err(text(StatusCode::NOT_FOUND, format!("there are {}\n", paths.join(", "))));
+    };
+    if !asked.takes(&request.method) {
+        let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {}\n", asked.allow()));
+        refused.headers_mut().insert(ALLOW, HeaderValue::from_static(asked.allow()));
+        return Err(refused);
+    }
+    match request.uri.query() {
+        Some(query) if !takes_query(*page, &request.method) && !query.is_empty() => {
+            Err(text(StatusCode::BAD_REQUEST, format!("{path} takes no parameters\n")))
+        }
+        _ => Ok(*page),
+    }
+}
+
+const fn is_told_to_all(page: Page) -> bool {
+    matches!(page, Page::Metrics | Page::Ready | Page::Live)
+}
+
+/// Scrapers and probes put what they like behind their paths.
+fn takes_query(page: Page, method: &Method) -> bool {
+    is_told_to_all(page) || page == Page::Logging && *method == Method::PUT
+}
+
+fn ordered(done: Result<String, NotTaken>) -> Answer {
+    match done {
+        Ok(said) => text(StatusCode::OK, format!("{said}\n")),
+        Err(NotTaken::Refused(why)) => text(StatusCode::UNPROCESSABLE_ENTITY, format!("{why}\n")),
+        Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+    }
+}
+
+/// A line for each page.
+fn index() -> String {
+    let lines = PAGES.iter().map(|(path, _, asked, about)| {
+        let post = if *asked == Asked::Post { "POST " } else { "" };
+        format!("{:<20} {about}\n", format!("{post}{path}"))
+    });
+    std::iter::once("pillion admin\n\n".to_owned()).chain(lines).collect()
+}

@@ -1,0 +1,301 @@
+//! The admin port and the metrics port, asked as their clients do.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::backend::OK;
+use super::mesh::{A, B, Mesh};
+use super::peer::{Message, Peer};
+use crate::admin::{Admin, Console, Readiness, Told};
+use crate::app::Order;
+use crate::net::Network;
+use crate::telemetry::{Metrics, ReloadOutcome};
+
+const QUIET: &str = "inbound: off\noutbound: { listen: 127.0.0.1:0 }\nadmin: { listen: 127.0.0.1:0 }\n\
+                     metrics: { listen: 127.0.0.1:0 }\n";
+
+/// The admin side alone, with the far end of its console.
+struct Side {
+    mesh: Mesh,
+    console: Arc<Console>,
+    orders: mpsc::Receiver<Order>,
+    readiness: Arc<Readiness>,
+    admin: std::net::SocketAddr,
+    metrics: std::net::SocketAddr,
+}
+
+impl Side {
+    fn start() -> Self {
+        let (config, _) = pillion_config::parse(QUIET, Path::new("")).expect("a good file");
+        let (mesh, registry) = (Mesh::default(), Metrics::new(1_000));
+        let (console, orders) = Console::new(crate::app::store(&config, &registry));
+        let network = Network::Memory(mesh.memory.clone());
+        let side = Admin::bind(&network, &config, &registry, console.clone()).expect("free ports");
+        let (admin, metrics) = side.addresses().expect("bound ports");
+        let readiness = side.readiness();
+        tokio::spawn(side.run());
+        Self { mesh, console, orders, readiness, admin: admin[0], metrics: metrics[0] }
+    }
+
+    async fn client(&self) -> Peer {
+        Peer::new(self.mesh.memory.connect(self.admin).await.expect("the admin port listens"))
+    }
+
+    async fn ask(&self, line: &str, headers: &str) -> Message {
+        let request = format!("{line} HTTP/1.1\r\nhost: {}\r\n{headers}\r\n", self.admin);
+        self.client().await.ask(&request).await
+    }
+
+    async fn status(&self, line: &str, headers: &str) -> u16 {
+        self.ask(line, headers).await.told().0
+    }
+
+    async fn told_on_metrics_port(&self, line: &str, host: &str) -> (u16, String) {
+        let io = self.mesh.memory.connect(self.metrics).await.expect("the metrics port listens");
+        let answer = Peer::new(io).ask(&format!("{line} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        (answer.told().0, answer.body)
+    }
+}
+
+fn page(answer: &Message) -> Value {
+    assert_eq!((answer.told().0, answer.header("content-type")), (200, Some("application/json")));
+    serde_json::from_str(&answer.body).expect("JSON")
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_index_names_every_page_and_every_page_answers() {
+    let side = Side::start();
+    let index = side.ask("GET /", "").await;
+    for path in ["/config", "/clusters", "/certs", "/metrics", "/ready", "/live", "/logging"] {
+        assert!(index.body.contains(path), "{path}: {}", index.body);
+        let status = side.status(&format!("GET {path}"), "").await;
+        assert!([200, 503].contains(&status), "{path} {status}");
+    }
+    for path in ["/drain", "/reload", "/quitquitquit"] {
+        assert!(index.body.contains(&format!("POST {path}")), "{path}: {}", index.body);
+    }
+    let unknown = side.ask("GET /confg", "").await;
+    assert!(unknown.told().0 == 404 && unknown.body.contains("/config"), "{}", unknown.body);
+}
+
+#[tokio::test(start_paused = true)]
+async fn head_is_get_without_the_body() {
+    let side = Side::start();
+    let mut client = side.client().await;
+    client.send(format!("HEAD /config HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", side.admin)).await;
+    let answer = String::from_utf8(client.rest().await).expect("text");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(answer.contains("content-length: ") && !answer.contains("content-length: 0"), "{answer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_method_is_told_which_ones_there_are() {
+    let side = Side::start();
+    let cases = [
+        ("POST /config", "GET, HEAD"),
+        ("GET /drain", "POST"),
+        ("HEAD /quitquitquit", "POST"),
+        ("PUT /reload", "POST"),
+        ("POST /logging?level=debug", "GET, HEAD, PUT"),
+        ("DELETE /clusters", "GET, HEAD"),
+    ];
+    for (line, allow) in cases {
+        let answer = side.ask(line, "connection: close\r\n").await;
+        assert_eq!((answer.told().0, answer.header("allow")), (405, Some(allow)), "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_takes_no_parameters_says_so() {
+    let side = Side::start();
+    for (line, expected) in
+        [("GET /config?format=xml", 400), ("GET /config?", 200), ("GET /metrics?a=b", 200)]
+    {
+        assert_eq!(side.status(line, "").await, expected, "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_browser_s_page_of_another_origin_changes_nothing() {
+    let mut side = Side::start();
+    let own = format!("origin: http://{}\r\nsec-fetch-site: same-origin\r\n", side.admin);
+    for line in ["POST /drain", "POST /reload", "POST /quitquitquit", "PUT /logging?level=off"] {
+        for headers in
+            ["origin: http://evil.example\r\n", "origin: null\r\n", "sec-fetch-site: cross-site\r\n"]
+        {
+            assert_eq!(side.status(line, headers).await, 403, "{line} {headers}");
+        }
+        let rebound = format!("{line} HTTP/1.1\r\nhost: evil.example\r\norigin: http://evil.example\r\n\r\n");
+        assert_eq!(side.client().await.ask(&rebound).await.told().0, 403, "{line}");
+    }
+    assert!(side.orders.try_recv().is_err());
+    assert_eq!(side.status("POST /drain", &own).await, 200);
+    assert!(matches!(side.orders.try_recv(), Ok(Order::Drain)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rebound_name_reads_nothing_on_the_admin_port_and_scrapers_use_names() {
+    let side = Side::start();
+    let answer = side.client().await.ask("GET /config HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
+    assert!(answer.told().0 == 403 && answer.body.contains("localhost"), "{}", answer.body);
+    assert_eq!(side.told_on_metrics_port("GET /metrics", "web.default.svc").await.0, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_metrics_port_shows_and_changes_nothing_else() {
+    let mut side = Side::start();
+    for path in ["/", "/config", "/clusters", "/certs", "/logging", "/drain", "/reload", "/quitquitquit"] {
+        for method in ["GET", "POST", "PUT"] {
+            let (status, _) = side.told_on_metrics_port(&format!("{method} {path}"), "x").await;
+            assert_eq!(status, 404, "{method} {path}");
+        }
+    }
+    assert_eq!(side.told_on_metrics_port("POST /ready", "x").await.0, 405);
+    assert!(side.orders.try_recv().is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_is_answered_with_what_became_of_it() {
+    let mut side = Side::start();
+    let faults = "p.yaml:1:1: error: inbund is unknown. help: did you mean inbound?\np.yaml:2:1: error: x";
+    for (done, status, said) in [
+        (Ok("generation 2 is at work".to_owned()), 200, "generation 2 is at work\n".to_owned()),
+        (Err(faults.to_owned()), 422, format!("{faults}\n")),
+    ] {
+        let mut client = side.client().await;
+        client.send(format!("POST /reload HTTP/1.1\r\nhost: {}\r\n\r\n", side.admin)).await;
+        let Some(Order::Reload(answer)) = side.orders.recv().await else { unreachable!("a reload") };
+        answer.send(done).expect("somebody waits");
+        let told = client.answer().await;
+        assert_eq!((told.told().0, told.body), (status, said));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_that_hangs_is_given_up_after_half_a_minute() {
+    let side = Side::start();
+    let began = Instant::now();
+    assert_eq!(side.status("POST /reload", "").await, 503);
+    assert_eq!(began.elapsed().as_secs(), 30);
+}
+
+#[tokio::test(start_paused = true)]
+async fn orders_are_bounded_and_refused_where_nobody_takes_them() {
+    let mut side = Side::start();
+    for _ in 0..16 {
+        assert_eq!(side.status("POST /drain", "").await, 200);
+    }
+    assert_eq!(side.status("POST /quitquitquit", "").await, 503);
+    side.orders.close();
+    while side.orders.recv().await.is_some() {}
+    for line in ["POST /drain", "POST /quitquitquit", "POST /reload"] {
+        assert_eq!(side.status(line, "").await, 503, "{line}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_is_not_read() {
+    let side = Side::start();
+    let mut client = side.client().await;
+    let head = format!("POST /drain HTTP/1.1\r\nhost: {}\r\ncontent-length: 1000000000\r\n\r\n", side.admin);
+    client.send(head).await;
+    assert_eq!(client.answer().await.told().0, 200);
+    let sent = async {
+        let piece = vec![b'x'; 64 * 1024];
+        while client.try_send(&piece).await.is_ok() {}
+    };
+    tokio::time::timeout(Duration::from_secs(60), sent).await.expect("the connection is closed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_level_that_is_none_is_told_what_to_write_instead() {
+    let side = Side::start();
+    for query in ["", "?level=", "?level=wat", "?level=debug&x=y", "?lvl=debug", "?level=pillion"] {
+        let answer = side.ask(&format!("PUT /logging{query}"), "").await;
+        assert!(answer.told().0 == 400 && answer.body.contains("?level=debug"), "{query}: {}", answer.body);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificates_are_shown_as_the_credentials_describe_them() {
+    let side = Side::start();
+    side.console.retell(|told| told.credentials = vec![json!({ "spiffe_id": "spiffe://x/y" })]);
+    let shown = page(&side.ask("GET /certs", "").await);
+    assert_eq!(shown, json!({ "certificates": [{ "spiffe_id": "spiffe://x/y" }] }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_configuration_shown_is_the_one_told_last() {
+    let side = Side::start();
+    let (config, _) = pillion_config::parse(QUIET, Path::new("")).expect("a good file");
+    let written = pillion_config::Written { name: "p.yaml", text: QUIET };
+    let settings = pillion_config::effective(&config, Some(written), &[]);
+    side.console.tell(Told { settings, ..Told::default() });
+    let shown = page(&side.ask("GET /config", "").await);
+    assert_eq!((&shown["generation"], &shown["last_refusal"]), (&json!(1), &Value::Null));
+    assert_eq!(shown["values"]["inbound"], json!({ "value": "off", "from": "p.yaml:1:10" }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn readiness_is_told_with_its_reason_on_both_ports() {
+    let side = Side::start();
+    let starting = (503, "not ready: starting\n".to_owned());
+    assert_eq!(side.told_on_metrics_port("GET /ready", "x").await, starting);
+    side.readiness.set_ready();
+    side.readiness.set_waiting("certificates: certs/tls.crt does not exist");
+    let waiting = "not ready: waiting for certificates: certs/tls.crt does not exist\n".to_owned();
+    assert_eq!(side.told_on_metrics_port("GET /ready", "x").await, (503, waiting));
+    side.readiness.stop_waiting();
+    assert_eq!(side.status("GET /ready", "").await, 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn clusters_are_shown_as_they_are() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let service = format!(
+        "endpoints: [{{ address: \"{A}\", weight: 3 }}, \"{B}\"], load_balancer: round_robin, \
+         outlier_detection: {{ consecutive_errors: 1 }}"
+    );
+    let sidecar = mesh.caller(&service);
+    let mut client = sidecar.client().await;
+    for _ in 0..8 {
+        client.get("/").await;
+    }
+    let admin = sidecar.addresses.admin[0];
+    let mut people = Peer::new(mesh.memory.connect(admin).await.expect("the admin port listens"));
+    let shown = page(&people.ask(&format!("GET /clusters HTTP/1.1\r\nhost: {admin}\r\n\r\n")).await);
+    let orders = &shown["clusters"][0];
+    assert_eq!((&orders["name"], &orders["endpoints_from"]), (&json!("orders"), &json!("static")));
+    let [a, b] = [&orders["endpoints"][0], &orders["endpoints"][1]];
+    assert_eq!(
+        (&a["address"], &a["weight"], &a["state"]),
+        (&json!(A), &json!(3), &json!("available")),
+        "{a}"
+    );
+    assert_eq!((&a["connections"], &a["in_flight"]), (&json!({ "idle": 1, "open": 1 }), &json!(0)), "{a}");
+    assert!(a["latency_ms"].is_number(), "{a}");
+    assert_eq!((&b["state"], &b["ejected_for_ms"]), (&json!("ejected"), &json!(30_000)), "{b}");
+    assert_eq!(orders["limits"]["max_connections"], json!({ "used": 1, "max": 1024 }));
+    assert_eq!(orders["retry_budget"]["left"], json!(99), "{orders}");
+}
+
+#[test]
+fn reloads_are_counted_from_nought() {
+    let metrics = Metrics::new(1_000);
+    metrics.config_reloads(ReloadOutcome::Refused).inc();
+    metrics.config_generation().set(4);
+    let text = metrics.encode();
+    for line in [
+        "pillion_config_reloads_total{outcome=\"applied\"} 0",
+        "pillion_config_reloads_total{outcome=\"refused\"} 1",
+        "pillion_config_generation 4",
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line}: {text}");
+    }
+}

@@ -1,0 +1,76 @@
+//! The admin port of the built binary, as `curl` and a browser ask it.
+
+use serde_json::{Value, json};
+
+use super::support::backend::Backend;
+use super::support::eventually;
+use super::support::sidecar::{Plan, Sidecar};
+use super::support::wire::{Message, Wire};
+
+async fn ask(sidecar: &Sidecar, line: &str, headers: &str) -> Message {
+    let admin = sidecar.admin();
+    Wire::connect(admin).await.ask(format!("{line} HTTP/1.1\r\nhost: {admin}\r\n{headers}\r\n")).await
+}
+
+async fn page(sidecar: &Sidecar, path: &str) -> Value {
+    let answer = ask(sidecar, &format!("GET {path}"), "").await;
+    assert_eq!((answer.status(), answer.header("content-type")), (200, Some("application/json")), "{path}");
+    serde_json::from_slice(&answer.body).expect("JSON")
+}
+
+#[tokio::test]
+async fn the_pages_tell_what_the_sidecar_is_doing() {
+    let app = Backend::echo().await;
+    let sidecar = Plan::calling(app.address, "timeout: 3s").start().await;
+    let mut client = Wire::connect(sidecar.outbound()).await;
+    assert_eq!(client.get("orders", "/").await.status(), 200);
+
+    let config = page(&sidecar, "/config").await;
+    assert_eq!(config["values"]["services.orders.timeout"]["value"], "3s");
+    assert_eq!(config["values"]["drain.timeout"], json!({ "value": "25s", "from": "default" }));
+    assert_eq!(config["generation"], 1);
+
+    let clusters = page(&sidecar, "/clusters").await;
+    let endpoint = &clusters["clusters"][0]["endpoints"][0];
+    assert_eq!(
+        (&endpoint["address"], &endpoint["state"]),
+        (&json!(app.address.to_string()), &json!("available"))
+    );
+    assert_eq!(endpoint["connections"]["open"], 1);
+
+    assert!(page(&sidecar, "/certs").await["certificates"].is_array());
+    let index = ask(&sidecar, "GET /", "").await.text();
+    assert!(index.contains("/clusters") && index.contains("POST /drain"), "{index}");
+}
+
+#[tokio::test]
+async fn the_log_s_level_is_changed_at_once_and_back() {
+    let sidecar = Plan::new("inbound: off\noutbound: { listen: 127.0.0.1:0 }").start().await;
+    assert_eq!(ask(&sidecar, "GET /logging", "").await.text(), "info\n");
+    for (level, told) in [("debug", true), ("error", false), ("warn,pillion::admin=info", true)] {
+        let before = sidecar.errors().len();
+        let answer = ask(&sidecar, &format!("PUT /logging?level={level}"), "").await;
+        assert_eq!((answer.status(), answer.text()), (200, format!("{level}\n")));
+        let says = || sidecar.errors()[before..].contains("log level set");
+        if told {
+            eventually("the log to say so", async || says().then_some(())).await;
+        }
+        assert_eq!(says(), told, "{level}");
+    }
+    let refused = ask(&sidecar, "PUT /logging?level=loud", "").await;
+    assert!(refused.status() == 400 && refused.text().contains("debug"), "{}", refused.text());
+    assert_eq!(ask(&sidecar, "GET /logging", "").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_changes_and_reads_nothing() {
+    let sidecar = Plan::new("inbound: off\noutbound: { listen: 127.0.0.1:0 }").start().await;
+    for line in ["POST /quitquitquit", "POST /drain", "POST /reload", "PUT /logging?level=off"] {
+        let answer = ask(&sidecar, line, "origin: http://evil.example\r\n").await;
+        assert_eq!(answer.status(), 403, "{line}");
+    }
+    let rebound = Wire::connect(sidecar.admin()).await.get("evil.example", "/config").await;
+    assert_eq!(rebound.status(), 403);
+    assert_eq!(sidecar.page("/ready").await.0, 200, "nothing happened");
+    assert_eq!(ask(&sidecar, "GET /logging", "").await.text(), "info\n");
+}
