@@ -6,6 +6,7 @@
 
 pub mod client;
 pub(crate) mod provider;
+mod revocation;
 pub mod server;
 pub(crate) mod verify;
 
@@ -78,8 +79,8 @@ impl Peer {
     /// Who a finished handshake was with.
     ///
     /// A resumed session skips the verifier, so the one thing that time can change is asked again here: has
-    /// the certificate expired since? (Roots cannot have changed: a new bundle is a new config with no old
-    /// sessions.)
+    /// the certificate expired since? (Roots and revocation lists cannot have changed: a new set is a new config with
+    /// no old sessions.)
     fn of(certificates: Option<&[CertificateDer<'_>]>, now: i64) -> Result<Self, TlsError> {
         let certificate = certificates.and_then(<[_]>::first).ok_or_else(TlsError::no_certificate)?;
         let subject = Subject::read(certificate).map_err(|fault| TlsError::identity(&fault))?;
@@ -119,6 +120,8 @@ pub enum TlsErrorKind {
     Closed,
     /// No TLS in common, or no TLS at all.
     Handshake,
+    /// Our own certificate is not there yet; the peer was not asked.
+    NotReady,
 }
 
 /// A handshake that failed.
@@ -209,7 +212,12 @@ impl TlsError {
 
     fn from_other(fault: &(dyn std::error::Error + Send + Sync + 'static)) -> Self {
         if let Some(rejection) = fault.downcast_ref::<Rejection>() {
-            return Self::identity(rejection);
+            let kind = if rejection.is_mismatch() {
+                TlsErrorKind::PeerIdentityMismatch
+            } else {
+                TlsErrorKind::Certificate
+            };
+            return Self::new(kind, rejection.to_string());
         }
         let detail = match fault.downcast_ref::<webpki::Error>() {
             // webpki fails every URI name under a CA with a URI constraint, permitted or not
@@ -227,6 +235,10 @@ impl TlsError {
 
     fn identity(fault: &impl ToString) -> Self {
         Self::new(TlsErrorKind::PeerIdentityMismatch, fault.to_string())
+    }
+
+    fn not_ready(why: &str) -> Self {
+        Self::new(TlsErrorKind::NotReady, format!("no certificate yet: {why}"))
     }
 
     fn no_certificate() -> Self {
@@ -506,7 +518,7 @@ mod tests {
     fn old_client(own: &Credentials) -> TlsConnector {
         let provider = provider::provider(&POLICY);
         let expected = verify::Expected::TrustDomain("cluster.local".to_owned());
-        let verifier = verify::ServerVerifier::new(own.roots.clone(), expected, &provider);
+        let verifier = verify::ServerVerifier::new(own.roots.clone(), expected, own, &provider);
         let config = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS12])
             .expect("TLS 1.2 is built in")
