@@ -1,11 +1,14 @@
 //! Who a certificate speaks for, and how long.
 //!
-//! [`credentials`] is our own identity, [`revocation`] who has lost theirs, [`issue`] a small CA. Deliberately absent: trust. A [`Subject`] is
+//! [`credentials`] is our own identity, [`revocation`] who has lost theirs, [`watch`] notices
+//! newer files, [`view`] shows it all, [`issue`] is a small CA. Deliberately absent: trust. A [`Subject`] is
 //! only what a certificate says of itself; `tls::verify` decides whether to believe it.
 
 pub mod credentials;
 pub mod issue;
 pub mod revocation;
+pub mod view;
+pub mod watch;
 
 use pillion_config::SpiffeId;
 use pillion_config::identity::BadSpiffeId;

@@ -2,7 +2,7 @@
 //!
 //! List by list, each of a CA that signed one of the certificates shown: webpki looks only at the first list of a
 //! name, and CAs that changed their key, or old lists before new ones, share it. With a list a chain is verified once
-//! more, some 0.1 ms of a full handshake; without any nothing is done. A certificate whose CA has no list passes.
+//! more in a full handshake; without any nothing is done. A certificate whose CA has no list passes.
 
 use std::sync::Arc;
 
