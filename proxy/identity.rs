@@ -1,10 +1,14 @@
 //! Who a certificate speaks for, and how long.
 //!
-//! [`credentials`] is our own identity, [`issue`] a small CA. Deliberately absent: trust. A [`Subject`] is
+//! [`credentials`] is our own identity, [`revocation`] who has lost theirs, [`watch`] notices
+//! newer files, [`view`] shows it all, [`issue`] is a small CA. Deliberately absent: trust. A [`Subject`] is
 //! only what a certificate says of itself; `tls::verify` decides whether to believe it.
 
 pub mod credentials;
 pub mod issue;
+pub mod revocation;
+pub mod view;
+pub mod watch;
 
 use pillion_config::SpiffeId;
 use pillion_config::identity::BadSpiffeId;
@@ -112,6 +116,17 @@ fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
     }
 }
 
+/// An hour: what a human needs at least to put a rotation right.
+const ALARM: i64 = 3600;
+
+/// Whether a certificate should have been followed by a newer one: a tenth of its life is left, or an hour where that
+/// is more. Of a short life at most a quarter: an agent that issues for an hour is late with fifteen minutes left, not
+/// all the time.
+pub fn expires_soon(not_before: i64, not_after: i64, now: i64) -> bool {
+    let life = not_after.saturating_sub(not_before).max(0);
+    not_after.saturating_sub(now) < (life / 10).max(ALARM.min(life / 4))
+}
+
 /// Seconds since 1970, the clock certificates are judged by.
 pub(crate) fn unix_now() -> i64 {
     i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX)
@@ -167,6 +182,19 @@ mod tests {
         assert_eq!(Subject::read(&der).map(|subject| subject.id.to_string()), Ok(WEB.to_owned()));
         der.push(0);
         assert!(matches!(Subject::read(&der), Err(NotAnIdentity::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_certificate_is_late_with_a_tenth_of_its_life_left_or_an_hour() {
+        const HOUR: i64 = 3600;
+        for (life, late) in
+            [(90 * 24 * HOUR, 9 * 24 * HOUR), (24 * HOUR, 8640), (5 * HOUR, HOUR), (HOUR, 900)]
+        {
+            assert!(!expires_soon(0, life, life - late), "{life}");
+            assert!(expires_soon(0, life, life - late + 1), "{life}");
+            assert!(expires_soon(0, life, life + 1), "{life}: expired");
+        }
+        assert!(!expires_soon(10, 0, -10) && expires_soon(10, 0, 5), "nonsense is no panic");
     }
 
     proptest! {

@@ -10,17 +10,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pillion_config::SpiffeId;
-use pillion_config::identity::Source;
+use pillion_config::identity::{Crl, Source};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
+use super::revocation::{self, BadList, RevocationList};
 use super::{NotAnIdentity, Subject, date, parse, unix_now};
 use crate::tls::provider;
 
 /// 1 MiB: several times the certificates of every public CA together; no more is read of a file.
-const MAX_FILE: u64 = 1024 * 1024;
+pub(super) const MAX_FILE: u64 = 1024 * 1024;
 
 /// Who we are, how we prove it, and whom we believe.
 #[derive(Clone)]
@@ -36,6 +37,8 @@ pub struct Credentials {
     pub bundle: Vec<CertificateDer<'static>>,
     /// The same, ready to verify with.
     pub roots: Arc<RootCertStore>,
+    /// Which certificates no longer hold; swapped with the bundle. Empty: none is known to be revoked.
+    pub revocations: Arc<[RevocationList]>,
 }
 
 /// Why a set of files is no identity. Each names its file and what to do.
@@ -43,6 +46,10 @@ pub struct Credentials {
 pub enum CredentialsError {
     #[error("cannot read {}: {source}; it must exist and be readable by the sidecar's user", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
+    #[error("{} is empty; whoever writes the certificates has yet to fill it", path.display())]
+    Blank { path: PathBuf },
+    #[error("the revocation list {} is refused: {source}; write a list anew, or remove it", path.display())]
+    BadCrl { path: PathBuf, source: BadList },
     #[error("{} is larger than 1 MiB; give the PEM file of this workload alone", path.display())]
     TooLarge { path: PathBuf },
     #[error("{} is not valid PEM: {fault}; it may be half written or cut off", path.display())]
@@ -89,22 +96,52 @@ pub enum CredentialsError {
 }
 
 impl CredentialsError {
-    /// A file is not there (yet): worth waiting for, where anything else wants a correction.
+    /// A file is not there (yet): worth waiting for, where anything else wants a correction. An empty one counts:
+    /// a `kubernetes.io/tls` Secret must have its keys before there is anything to put there.
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Unreadable { source, .. } if source.kind() == io::ErrorKind::NotFound)
+        match self {
+            Self::Unreadable { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Blank { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Unix seconds from which the same files may be usable, where time is all that they lack.
+    pub fn usable_from(&self) -> Option<i64> {
+        match self {
+            Self::NotYetValid { not_before, .. } => Some(*not_before),
+            _ => None,
+        }
     }
 }
 
 impl Credentials {
-    /// Reads and checks the three files.
+    /// Reads and checks the files.
     ///
     /// # Errors
-    /// The first fault, in the order certificate, key, bundle. Blocks on file IO.
+    /// The first fault, in the order certificate, key, bundle, revocation lists; one that is missing before any that
+    /// is wrong. Blocks on file IO.
     pub fn load(source: &Source) -> Result<Self, CredentialsError> {
         let certificate = read(&source.certificate)?;
         let key = read(&source.key)?;
         let bundle = read(&source.trust_bundle)?;
-        Self::check(&Parts { certificate: &certificate, key: &key, bundle: &bundle }, source, unix_now())
+        let crl = read_crl(&source.crl)?;
+        let parts = Parts { certificate: &certificate, key: &key, bundle: &bundle };
+        let loaded = Self::check(&parts, source, unix_now())?;
+        match crl {
+            None => Ok(loaded),
+            Some((path, bytes)) => loaded.with_crl(path, &bytes, unix_now()),
+        }
+    }
+
+    /// The same with these revocation lists, PEM or DER. `path` is for words.
+    ///
+    /// # Errors
+    /// [`CredentialsError::BadCrl`]
+    pub(crate) fn with_crl(self, path: &Path, lists: &[u8], now: i64) -> Result<Self, CredentialsError> {
+        let lists = revocation::read(path, lists, &self.bundle)?;
+        lists.iter().for_each(|list| list.tell_if_outdated(path, now));
+        Ok(Self { revocations: lists.into(), ..self })
     }
 
     /// The same out of memory; faults name "certificate", "key" and "trust bundle" where a file's name would
@@ -133,7 +170,8 @@ impl Credentials {
         let key = Arc::new(certified(source, chain, parts.key)?);
         let bundle = Bundle::check(&source.trust_bundle, parts.bundle)?;
         let Subject { id, not_before, not_after, .. } = subject;
-        Ok(Self { id, not_before, not_after, key, bundle: bundle.certificates, roots: bundle.roots })
+        let Bundle { certificates: bundle, roots } = bundle;
+        Ok(Self { id, not_before, not_after, key, bundle, roots, revocations: Arc::from([]) })
     }
 }
 
@@ -190,7 +228,24 @@ fn in_memory() -> Source {
         key: "key".into(),
         trust_bundle: "trust bundle".into(),
         trust_domain: None,
-        crl: pillion_config::identity::Crl::None,
+        crl: Crl::None,
+    }
+}
+
+/// Absent where it may be.
+fn read_crl(crl: &Crl) -> Result<Option<(&Path, Vec<u8>)>, CredentialsError> {
+    let (path, may_be_absent) = match crl {
+        Crl::None => return Ok(None),
+        Crl::IfPresent(path) => (path, true),
+        Crl::Required(path) => (path, false),
+    };
+    match read(path) {
+        Err(CredentialsError::Unreadable { source, .. })
+            if may_be_absent && source.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        read => read.map(|bytes| Some((path.as_path(), bytes))),
     }
 }
 
@@ -201,6 +256,9 @@ fn read(path: &Path) -> Result<Vec<u8>, CredentialsError> {
     file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_FILE {
         return Err(CredentialsError::TooLarge { path: path.to_owned() });
+    }
+    if bytes.trim_ascii().is_empty() {
+        return Err(CredentialsError::Blank { path: path.to_owned() });
     }
     Ok(bytes)
 }
@@ -373,13 +431,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("pillion-credentials-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let [certificate, key, trust_bundle] = ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.join(name));
-        let source = Source {
-            certificate,
-            key,
-            trust_bundle,
-            crl: pillion_config::identity::Crl::None,
-            trust_domain: None,
-        };
+        let source = Source { certificate, key, trust_bundle, crl: Crl::None, trust_domain: None };
 
         let missing = Credentials::load(&source).expect_err("nothing there");
         assert!(missing.is_missing() && missing.to_string().contains("tls.crt"), "{missing}");

@@ -1,4 +1,4 @@
-//! A small CA for development, the demo and tests: ECDSA P-256, one level, no revocation.
+//! A small CA for development, the demo and tests: ECDSA P-256, one level.
 //!
 //! Deliberately absent: anything a production CA needs (approval, rotation of itself, an audit log).
 
@@ -8,8 +8,9 @@ use std::time::Duration;
 use pillion_config::SpiffeId;
 use pillion_config::identity::{BadSpiffeId, check_trust_domain};
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, DnsName};
@@ -154,6 +155,29 @@ impl Ca {
             key: key.serialize_pem(),
             bundle: self.certificate.clone(),
         })
+    }
+
+    /// `ca.crl`, PEM: names these serial numbers as revoked, and holds until `next_update`, in the past too.
+    ///
+    /// # Errors
+    /// The CA's certificate does not allow it to sign lists.
+    pub fn revoke(&self, serials: &[Vec<u8>], next_update: OffsetDateTime) -> Result<String, CaError> {
+        let this_update = OffsetDateTime::now_utc().min(next_update) - CLOCK_SLACK;
+        let revoked = |serial: &Vec<u8>| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: this_update,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update,
+            next_update,
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(list.signed_by(&self.issuer)?.pem()?)
     }
 
     fn check_id(&self, id: &SpiffeId) -> Result<(), CaError> {

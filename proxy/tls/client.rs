@@ -18,7 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::verify::{Expected, ServerVerifier};
+use super::revocation::Revocations;
+use super::verify::{Expected, Revoking, ServerVerifier};
 use super::{Alpn, SetupError, TlsError, provider, recheck_resumed, wire_names};
 use crate::identity::credentials::{Bundle, Credentials};
 use crate::identity::unix_now;
@@ -58,10 +59,17 @@ pub enum Purpose {
 /// How the connections of one cluster are secured. Built once per cluster and set of credentials; cheap to
 /// clone. Sessions resume within it (rustls' 256 in memory), never across a rotation.
 #[derive(Clone)]
-pub struct ClientTls {
-    /// By [`Purpose`]; they differ in the ALPN that they offer.
-    connectors: [TlsConnector; 3],
-    server_name: ServerName<'static>,
+pub struct ClientTls(State);
+
+#[derive(Clone)]
+enum State {
+    Ready {
+        /// By [`Purpose`]; they differ in the ALPN that they offer.
+        connectors: [TlsConnector; 3],
+        server_name: ServerName<'static>,
+    },
+    /// Why there is no certificate yet.
+    Waiting(Arc<str>),
 }
 
 impl ClientTls {
@@ -89,13 +97,24 @@ impl ClientTls {
         }
     }
 
+    /// For a cluster that must be mutual while our own certificate is awaited: nobody is called, and whoever asks
+    /// hears `why`.
+    pub fn waiting(why: &dyn fmt::Display) -> Self {
+        Self(State::Waiting(why.to_string().into()))
+    }
+
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.0, State::Waiting(_))
+    }
+
     /// Shakes hands as the client. Unbounded in time: the caller sets the limit.
     ///
     /// In TLS 1.3 a server judges our certificate after this returns: its refusal comes with the first read,
     /// and [`TlsError::from_io`] puts that into words.
     ///
     /// # Errors
-    /// [`TlsError`]; of kind `PeerIdentityMismatch` when the server is genuine but not who it must be.
+    /// [`TlsError`]; of kind `PeerIdentityMismatch` when the server is genuine but not who it must be. At once, and of
+    /// kind `NotReady`, while our certificate is awaited.
     pub async fn connect<IO>(
         &self,
         io: IO,
@@ -104,13 +123,17 @@ impl ClientTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let [http, http1, tcp] = &self.connectors;
+        let (connectors, server_name) = match &self.0 {
+            State::Ready { connectors, server_name } => (connectors, server_name),
+            State::Waiting(why) => return Err(TlsError::not_ready(why)),
+        };
+        let [http, http1, tcp] = connectors;
         let connector = match purpose {
             Purpose::Http => http,
             Purpose::Http1 => http1,
             Purpose::Tcp => tcp,
         };
-        let connecting = connector.connect(self.server_name.clone(), io);
+        let connecting = connector.connect(server_name.clone(), io);
         let stream = connecting.await.map_err(|error| TlsError::from_io(&error))?;
         let (_, session) = stream.get_ref();
         recheck_resumed(session.handshake_kind(), session.peer_certificates(), unix_now())?;
@@ -121,7 +144,12 @@ impl ClientTls {
 
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientTls").field("server_name", &self.server_name).finish_non_exhaustive()
+        match &self.0 {
+            State::Ready { server_name, .. } => {
+                f.debug_struct("ClientTls").field("server_name", server_name).finish_non_exhaustive()
+            }
+            State::Waiting(why) => f.debug_tuple("Waiting").field(why).finish(),
+        }
     }
 }
 
@@ -146,16 +174,18 @@ impl Builder<'_> {
             listed => Expected::AnyOf(listed.to_vec()),
         };
         let provider = provider::provider(self.policy);
-        let verifier = Arc::new(ServerVerifier::new(roots, expected, &provider));
+        let verifier = Arc::new(ServerVerifier::new(roots, expected, credentials, &provider));
         let server_name = self.sni(sni)?.unwrap_or_else(nameless);
         self.client(provider, verifier, Some(credentials), server_name)
     }
 
     fn simple(&self, sni: Option<&str>, trust_bundle: Option<&PathBuf>) -> Result<ClientTls, SetupError> {
         let provider = provider::provider(self.policy);
-        let verifier =
-            WebPkiServerVerifier::builder_with_provider(self.roots(trust_bundle)?, provider.clone())
-                .build()?;
+        let roots = self.roots(trust_bundle)?;
+        let algorithms = provider.signature_verification_algorithms;
+        let revocations = Revocations::new(self.credentials, roots.clone(), algorithms);
+        let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build()?;
+        let verifier = Arc::new(Revoking { inner, revocations });
         let address = || self.host.and_then(|host| ServerName::try_from(host.to_owned()).ok());
         let server_name = self.sni(sni)?.or_else(address).ok_or(SetupError::NeedsServerName)?;
         self.client(provider, verifier, None, server_name)
@@ -184,7 +214,7 @@ impl Builder<'_> {
             config.alpn_protocols = wire_names(&offer);
             TlsConnector::from(Arc::new(config.clone())) // sessions are shared: they do not depend on ALPN
         });
-        Ok(ClientTls { connectors, server_name })
+        Ok(ClientTls(State::Ready { connectors, server_name }))
     }
 
     fn roots(&self, trust_bundle: Option<&PathBuf>) -> Result<Arc<RootCertStore>, SetupError> {

@@ -26,7 +26,7 @@ use crate::identity::unix_now;
 pub fn server_config(credentials: &Credentials, policy: &TlsPolicy) -> Result<Arc<ServerConfig>, SetupError> {
     let provider = provider::provider(policy);
     let expected = Expected::TrustDomain(credentials.trust_domain().to_owned());
-    let verifier = ClientVerifier::new(credentials.roots.clone(), expected, provider.clone())?;
+    let verifier = ClientVerifier::new(credentials, expected, provider.clone())?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(provider::versions(policy))?
         .with_client_cert_verifier(Arc::new(verifier))

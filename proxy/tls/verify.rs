@@ -1,7 +1,6 @@
 //! Judges a peer's certificate: the chain by webpki, then the name by SPIFFE ID.
 //!
-//! Host names are never compared here; an identity does not move with an address. Deliberately absent:
-//! revocation.
+//! Host names are never compared here but by [`Revoking`]'s inner judge; an identity does not move with an address.
 
 use std::sync::Arc;
 
@@ -20,6 +19,8 @@ use rustls::{
 };
 
 use super::SetupError;
+use super::revocation::{Revocations, Shown};
+use crate::identity::credentials::Credentials;
 use crate::identity::{NotAnIdentity, Subject};
 
 /// Whom we accept at the other end.
@@ -40,6 +41,21 @@ pub(crate) enum Rejection {
     WrongIdentity { who: &'static str, id: SpiffeId, expected: Vec<SpiffeId> },
     #[error("the {who} is {id}, expected any identity of the trust domain {expected:?}")]
     WrongTrustDomain { who: &'static str, id: SpiffeId, expected: String },
+    #[error(
+        "the {who}'s certificate has been revoked: the list of {issuer} names serial {serial}; issue a new one"
+    )]
+    Revoked { who: &'static str, serial: String, issuer: String },
+    #[error(
+        "whether the {who}'s certificate is revoked cannot be told: the list of {issuer} fails ({fault})"
+    )]
+    UnusableList { who: &'static str, issuer: String, fault: webpki::Error },
+}
+
+impl Rejection {
+    /// The peer is another one than expected, where the rest is about a certificate of the right one.
+    pub(super) fn is_mismatch(&self) -> bool {
+        !matches!(self, Self::Revoked { .. } | Self::UnusableList { .. })
+    }
 }
 
 fn list(expected: &[SpiffeId]) -> String {
@@ -77,17 +93,25 @@ pub(crate) struct ServerVerifier {
     roots: Arc<RootCertStore>,
     expected: Expected,
     algorithms: WebPkiSupportedAlgorithms,
+    revocations: Revocations,
 }
 
 impl ServerVerifier {
-    pub(crate) fn new(roots: Arc<RootCertStore>, expected: Expected, provider: &CryptoProvider) -> Self {
-        Self { roots, expected, algorithms: provider.signature_verification_algorithms }
+    pub(crate) fn new(
+        roots: Arc<RootCertStore>,
+        expected: Expected,
+        own: &Credentials,
+        provider: &CryptoProvider,
+    ) -> Self {
+        let algorithms = provider.signature_verification_algorithms;
+        let revocations = Revocations::new(Some(own), roots.clone(), algorithms);
+        Self { roots, expected, algorithms, revocations }
     }
 }
 
 impl ServerCertVerifier for ServerVerifier {
     /// The name asked for and stapled OCSP answers are not looked at: identity is the SPIFFE ID, and workload
-    /// certificates live too short to be worth a responder.
+    /// certificates live too short to be worth a responder. Lists that the operator brings are.
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -99,6 +123,8 @@ impl ServerCertVerifier for ServerVerifier {
         let certificate = ParsedCertificate::try_from(end_entity)?;
         let (roots, algorithms) = (&self.roots, self.algorithms.all);
         verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+        let shown = Shown { who: "server", end_entity, intermediates };
+        self.revocations.check(&shown, webpki::KeyUsage::server_auth(), now)?;
         self.expected.check("server", end_entity)?;
         Ok(ServerCertVerified::assertion())
     }
@@ -131,16 +157,19 @@ impl ServerCertVerifier for ServerVerifier {
 pub(crate) struct ClientVerifier {
     chain: Arc<dyn ClientCertVerifier>,
     expected: Expected,
+    revocations: Revocations,
 }
 
 impl ClientVerifier {
     pub(crate) fn new(
-        roots: Arc<RootCertStore>,
+        own: &Credentials,
         expected: Expected,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, SetupError> {
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, provider).build()?;
-        Ok(Self { chain, expected })
+        let algorithms = provider.signature_verification_algorithms;
+        let revocations = Revocations::new(Some(own), own.roots.clone(), algorithms);
+        let chain = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), provider).build()?;
+        Ok(Self { chain, expected, revocations })
     }
 }
 
@@ -157,6 +186,8 @@ impl ClientCertVerifier for ClientVerifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
         let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let shown = Shown { who: "client", end_entity, intermediates };
+        self.revocations.check(&shown, webpki::KeyUsage::client_auth(), now)?;
         self.expected.check("client", end_entity)?;
         Ok(verified)
     }
@@ -181,5 +212,50 @@ impl ClientCertVerifier for ClientVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.chain.supported_verify_schemes()
+    }
+}
+
+/// Judges servers as `inner` does, and by our revocation lists.
+#[derive(Debug)]
+pub(crate) struct Revoking {
+    pub(super) inner: Arc<dyn ServerCertVerifier>,
+    pub(super) revocations: Revocations,
+}
+
+impl ServerCertVerifier for Revoking {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verified = self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
+        let shown = Shown { who: "server", end_entity, intermediates };
+        self.revocations.check(&shown, webpki::KeyUsage::server_auth(), now)?;
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
     }
 }

@@ -1,0 +1,217 @@
+//! Files that change in every way files do, and what is made of it.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use proptest::prelude::*;
+use time::OffsetDateTime;
+
+use super::*;
+use crate::identity::issue::{Ca, IssuedPem, Request};
+use crate::testing::scratch::Scratch;
+
+const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn ca() -> Ca {
+    Ca::generate("cluster.local").expect("a CA")
+}
+
+fn web(ca: &Ca) -> IssuedPem {
+    ca.issue(&WEB.parse().expect("an ID"), &[], DAY).expect("issued")
+}
+
+fn between(ca: &Ca, not_before: OffsetDateTime, not_after: OffsetDateTime) -> IssuedPem {
+    let uris = vec![WEB.to_owned()];
+    ca.sign(&Request { uris, hosts: Vec::new(), not_before, not_after }).expect("signed")
+}
+
+fn source(scratch: &Scratch, crl: Crl) -> Source {
+    Source {
+        certificate: scratch.path("tls.crt"),
+        key: scratch.path("tls.key"),
+        trust_bundle: scratch.path("ca.crt"),
+        crl,
+        trust_domain: None,
+    }
+}
+
+fn write(scratch: &Scratch, pem: &IssuedPem) {
+    scratch.write("tls.crt", &pem.certificate);
+    scratch.write("tls.key", &pem.key);
+    scratch.write("ca.crt", &pem.bundle);
+}
+
+/// In one word, with what was refused.
+fn told(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Same => "same".to_owned(),
+        Outcome::Swapped(_) => "swapped".to_owned(),
+        Outcome::Refused(why) if why.is_missing() => format!("missing: {why}"),
+        Outcome::Refused(why) => format!("refused: {why}"),
+    }
+}
+
+#[test]
+fn a_set_that_comes_file_by_file_is_awaited_and_swapped_once() {
+    let (scratch, pem) = (Scratch::new(), web(&ca()));
+    let mut rotating = Rotating::new(source(&scratch, Crl::None));
+    let mut look = || told(rotating.look(SystemTime::now()));
+    for (name, text, missing) in [
+        ("none", "", "tls.crt"),
+        ("tls.crt", &*pem.certificate, "tls.key"),
+        ("tls.key", "\n", "tls.key is empty"),
+        ("tls.key", &pem.key, "ca.crt"),
+    ] {
+        scratch.write(name, text);
+        let told = look();
+        assert!(told.starts_with("missing: ") && told.contains(missing), "{told}");
+        assert_eq!(look(), "same");
+    }
+    scratch.write("ca.crt", &pem.bundle);
+    assert_eq!([look(), look()], ["swapped", "same"]);
+}
+
+#[test]
+fn half_a_set_is_refused_once_and_the_whole_is_swapped() {
+    let (scratch, ca) = (Scratch::new(), ca());
+    let (old, new) = (web(&ca), web(&ca));
+    let mut rotating = Rotating::new(source(&scratch, Crl::None));
+    let mut look = || told(rotating.look(SystemTime::now()));
+    write(&scratch, &old);
+    assert_eq!(look(), "swapped");
+    scratch.write("tls.crt", &new.certificate);
+    let half = look();
+    assert!(half.starts_with("refused: ") && half.contains("does not belong to"), "{half}");
+    assert_eq!(look(), "same");
+    scratch.write("tls.key", &new.key);
+    assert_eq!([look(), look()], ["swapped", "same"]);
+}
+
+#[test]
+fn an_expired_set_is_refused_and_a_return_to_the_one_in_use_is_nothing_new() {
+    let (scratch, ca, now) = (Scratch::new(), ca(), OffsetDateTime::now_utc());
+    let good = web(&ca);
+    let mut rotating = Rotating::new(source(&scratch, Crl::None));
+    let mut look = || told(rotating.look(SystemTime::now()));
+    write(&scratch, &good);
+    assert_eq!(look(), "swapped");
+    write(&scratch, &between(&ca, now - 2 * DAY, now - DAY));
+    assert!(look().contains("expired at"));
+    write(&scratch, &good);
+    assert_eq!(look(), "same");
+}
+
+#[test]
+fn a_list_that_comes_goes_or_breaks_is_noticed_and_a_required_one_is_awaited() {
+    let (scratch, ca) = (Scratch::new(), ca());
+    let list = ca.revoke(&[vec![1]], OffsetDateTime::now_utc() + DAY).expect("a list");
+    let other = self::ca().revoke(&[vec![1]], OffsetDateTime::now_utc() + DAY).expect("a list");
+    let path = scratch.path("ca.crl");
+    write(&scratch, &web(&ca));
+    let mut optional = Rotating::new(source(&scratch, Crl::IfPresent(path.clone())));
+    let mut required = Rotating::new(source(&scratch, Crl::Required(path.clone())));
+    let mut look = || [&mut optional, &mut required].map(|one| told(one.look(SystemTime::now())));
+    let [without, awaited] = look();
+    assert!(
+        without == "swapped" && awaited.starts_with("missing: ") && awaited.contains("ca.crl"),
+        "{awaited}"
+    );
+    scratch.write("ca.crl", &list);
+    assert_eq!(look(), ["swapped", "swapped"]);
+    scratch.write("ca.crl", &list[..list.len() / 2]);
+    assert!(look().iter().all(|told| told.contains("not valid PEM")));
+    scratch.write("ca.crl", "no list");
+    assert!(look().iter().all(|told| told.contains("holds no list")));
+    scratch.write("ca.crl", other);
+    assert!(look().iter().all(|told| told.contains("no CA of that name in the trust bundle signed it")));
+    fs::remove_file(&path).expect("removed");
+    let [without, awaited] = look();
+    assert!(without == "swapped" && awaited.starts_with("missing: "), "{without} {awaited}");
+}
+
+#[test]
+fn a_secret_swapped_by_its_symlink_is_seen() {
+    let (scratch, ca) = (Scratch::new(), ca());
+    for name in ["one", "two"] {
+        let folder = scratch.path(name);
+        fs::create_dir(&folder).expect("a folder");
+        let pem = web(&ca);
+        for (name, text) in [("tls.crt", pem.certificate), ("tls.key", pem.key), ("ca.crt", pem.bundle)] {
+            fs::write(folder.join(name), text).expect("written");
+        }
+    }
+    let (data, next) = (scratch.path("..data"), scratch.path("next"));
+    symlink(scratch.path("one"), &data).expect("linked");
+    for name in ["tls.crt", "tls.key", "ca.crt"] {
+        symlink(format!("..data/{name}"), scratch.path(name)).expect("linked");
+    }
+    let mut rotating = Rotating::new(source(&scratch, Crl::None));
+    let later = SystemTime::now() + Duration::from_secs(60);
+    let mut look = || told(rotating.look(later));
+    assert_eq!([look(), look()], ["swapped", "same"]);
+    symlink(scratch.path("two"), &next).expect("linked");
+    fs::rename(&next, &data).expect("swapped");
+    assert_eq!([look(), look()], ["swapped", "same"]);
+}
+
+#[test]
+fn a_write_that_keeps_size_and_time_is_seen_however_late() {
+    let scratch = Scratch::new();
+    let source = source(&scratch, Crl::None);
+    let write = |text: &str, time| {
+        fs::write(&source.certificate, text).expect("written");
+        File::options()
+            .write(true)
+            .open(&source.certificate)
+            .expect("there")
+            .set_modified(time)
+            .expect("set");
+    };
+    let now = SystemTime::now();
+    write("one", now - DAY);
+    let mut looker = Looker::new(source.clone());
+    let first = looker.look(now);
+    assert_eq!((looker.look(now), Fingerprint::of(&source)), (first, first));
+    write("two", now - DAY);
+    assert_ne!(looker.look(now + DAY), first);
+}
+
+#[test]
+fn a_set_that_lacks_only_time_is_tried_again_when_it_has_come() {
+    let seen = fingerprint(1);
+    let mut rotation = Rotation::default();
+    assert_eq!(rotation.look(seen, 0), Verdict::Load);
+    rotation.refused(seen, Some(100));
+    assert_eq!((rotation.look(seen, 99), rotation.look(seen, 100)), (Verdict::Same, Verdict::Load));
+}
+
+fn fingerprint(content: u8) -> Fingerprint {
+    Fingerprint([Content::Bytes([content; 32]); 4])
+}
+
+proptest! {
+    /// Sets by number, odd ones bad: whatever the order, the one in use is the last good one seen, each change is told
+    /// once, and nothing that stands still is told twice.
+    #[test]
+    fn the_last_good_set_is_in_use_and_each_change_is_told_once(sets in prop::collection::vec(0..6_u8, 1..40)) {
+        let mut rotation = Rotation::default();
+        let (mut in_use, mut before) = (None, None);
+        for set in sets {
+            let seen = fingerprint(set);
+            let verdict = rotation.look(seen, 0);
+            let is_new = before != Some(set) && in_use != Some(set);
+            prop_assert_eq!(verdict == Verdict::Load, is_new);
+            if verdict == Verdict::Load {
+                if set % 2 == 0 {
+                    rotation.loaded(seen);
+                    in_use = Some(set);
+                } else {
+                    rotation.refused(seen, None);
+                }
+            }
+            before = Some(set);
+            prop_assert_eq!(rotation.good, in_use.map(fingerprint));
+        }
+    }
+}
