@@ -187,7 +187,9 @@ mod tests {
     #[test]
     fn a_certificate_is_late_with_a_tenth_of_its_life_left_or_an_hour() {
         const HOUR: i64 = 3600;
-        for (life, late) in [(90 * 24 * HOUR, 9 * 24 * HOUR), (24 * HOUR, 8640), (5 * HOUR, HOUR), (HOUR, 900)] {
+        for (life, late) in
+            [(90 * 24 * HOUR, 9 * 24 * HOUR), (24 * HOUR, 8640), (5 * HOUR, HOUR), (HOUR, 900)]
+        {
             assert!(!expires_soon(0, life, life - late), "{life}");
             assert!(expires_soon(0, life, life - late + 1), "{life}");
             assert!(expires_soon(0, life, life + 1), "{life}: expired");

@@ -431,13 +431,7 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("pillion-credentials-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let [certificate, key, trust_bundle] = ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.join(name));
-        let source = Source {
-            certificate,
-            key,
-            trust_bundle,
-            crl: Crl::None,
-            trust_domain: None,
-        };
+        let source = Source { certificate, key, trust_bundle, crl: Crl::None, trust_domain: None };
 
         let missing = Credentials::load(&source).expect_err("nothing there");
         assert!(missing.is_missing() && missing.to_string().contains("tls.crt"), "{missing}");

@@ -44,7 +44,9 @@ pub enum BadList {
     Unreadable { number: usize, fault: String },
     #[error("list {number} cannot be used: {fault}")]
     Unusable { number: usize, fault: webpki::Error },
-    #[error("list {number} says that it is of {issuer}, but no CA of that name in the trust bundle signed it")]
+    #[error(
+        "list {number} says that it is of {issuer}, but no CA of that name in the trust bundle signed it"
+    )]
     Forged { number: usize, issuer: String },
 }
 

@@ -173,7 +173,8 @@ mod tests {
         let pem = ca.issue(&WEB.parse().expect("an ID"), &[], Duration::from_secs(3600)).expect("issued");
         let next_update = OffsetDateTime::now_utc() + Duration::from_secs(60);
         let crl = ca.revoke(&[vec![1], vec![2]], next_update).expect("a list");
-        let own = pem.credentials().expect("usable").with_crl("crl".as_ref(), crl.as_bytes(), 0).expect("a list");
+        let own =
+            pem.credentials().expect("usable").with_crl("crl".as_ref(), crl.as_bytes(), 0).expect("a list");
         let [leaf, root] = &*own.describe() else { unreachable!("two certificates") };
         assert_eq!((leaf.used_as, leaf.spiffe_id.as_deref()), (Use::Own, Some(WEB)));
         assert_eq!((leaf.key_algorithm.as_str(), leaf.sha256.len()), ("ecdsa-256", 64));

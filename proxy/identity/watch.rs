@@ -73,8 +73,7 @@ impl Stamp {
     /// With the time since it was written or changed.
     fn of(path: &Path, now: SystemTime) -> Option<(Self, Duration)> {
         let metadata = path.metadata().ok()?;
-        let times =
-            [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())];
+        let times = [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())];
         let latest = times.into_iter().map(|(seconds, _)| seconds).max()?;
         let latest = SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(latest).unwrap_or(0));
         let age = now.duration_since(latest).unwrap_or_default();

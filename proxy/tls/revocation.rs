@@ -48,9 +48,9 @@ impl Revocations {
     pub(super) fn check(&self, shown: &Shown<'_>, usage: KeyUsage, now: UnixTime) -> Result<(), Rejection> {
         for list in self.lists.iter().filter(|list| shown.is_under(list)) {
             match self.ask(list, shown, usage, now) {
-                // signed with another key: the list of another CA of that name
-                Ok(()) | Err(webpki::Error::InvalidCrlSignatureForPublicKey) => {}
+                Ok(()) => {}
                 Err(webpki::Error::CertRevoked) => return Err(shown.revoked(list)),
+                Err(fault) if is_of_a_namesake(&fault) => {}
                 Err(fault) => {
                     let issuer = list.issuer_name.clone();
                     return Err(Rejection::UnusableList { who: shown.who, issuer, fault });
@@ -79,6 +79,20 @@ impl Revocations {
             .verify_for_usage(algorithms, roots, shown.intermediates, now, usage, Some(options), None)
             .map(drop)
     }
+}
+
+/// The list is signed with another key: that of another CA of the same name. The chain itself was verified before, so
+/// its own signatures fail only on the way to such a namesake. Of several faults webpki returns the gravest, and
+/// `CertRevoked` is graver than these; a search that a peer makes too long is none of them, and refused.
+fn is_of_a_namesake(fault: &webpki::Error) -> bool {
+    use webpki::Error as E;
+    matches!(
+        fault,
+        E::InvalidCrlSignatureForPublicKey
+            | E::InvalidSignatureForPublicKey
+            | E::UnsupportedCrlSignatureAlgorithmForPublicKeyContext(_)
+            | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_)
+    )
 }
 
 impl Shown<'_> {

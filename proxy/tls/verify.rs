@@ -45,7 +45,9 @@ pub(crate) enum Rejection {
         "the {who}'s certificate has been revoked: the list of {issuer} names serial {serial}; issue a new one"
     )]
     Revoked { who: &'static str, serial: String, issuer: String },
-    #[error("whether the {who}'s certificate is revoked cannot be told: the list of {issuer} fails ({fault})")]
+    #[error(
+        "whether the {who}'s certificate is revoked cannot be told: the list of {issuer} fails ({fault})"
+    )]
     UnusableList { who: &'static str, issuer: String, fault: webpki::Error },
 }
 

@@ -113,7 +113,10 @@ fn a_list_that_comes_goes_or_breaks_is_noticed_and_a_required_one_is_awaited() {
     let mut required = Rotating::new(source(&scratch, Crl::Required(path.clone())));
     let mut look = || [&mut optional, &mut required].map(|one| told(one.look(SystemTime::now())));
     let [without, awaited] = look();
-    assert!(without == "swapped" && awaited.starts_with("missing: ") && awaited.contains("ca.crl"), "{awaited}");
+    assert!(
+        without == "swapped" && awaited.starts_with("missing: ") && awaited.contains("ca.crl"),
+        "{awaited}"
+    );
     scratch.write("ca.crl", &list);
     assert_eq!(look(), ["swapped", "swapped"]);
     scratch.write("ca.crl", &list[..list.len() / 2]);
@@ -158,7 +161,12 @@ fn a_write_that_keeps_size_and_time_is_seen_however_late() {
     let source = source(&scratch, Crl::None);
     let write = |text: &str, time| {
         fs::write(&source.certificate, text).expect("written");
-        File::options().write(true).open(&source.certificate).expect("there").set_modified(time).expect("set");
+        File::options()
+            .write(true)
+            .open(&source.certificate)
+            .expect("there")
+            .set_modified(time)
+            .expect("set");
     };
     let now = SystemTime::now();
     write("one", now - DAY);

@@ -1,0 +1,347 @@
+//! Handshakes over memory: who is admitted, who is refused, and what either hears of it.
+
+mod rotation;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pillion_config::cluster::UpstreamTls;
+use pillion_config::identity::{TlsPolicy, TlsVersion};
+use rustls::{ClientConfig, NamedGroup, OtherError, ServerConfig};
+use time::OffsetDateTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::client::{AlpnOffer, ClientTls, Purpose};
+use super::server::{accept, server_config};
+use super::*;
+use crate::identity::credentials::Credentials;
+use crate::identity::issue::{Ca, IssuedPem, Request};
+
+const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
+const ORDERS: &str = "spiffe://cluster.local/ns/shop/sa/orders";
+const OTHER: &str = "spiffe://cluster.local/ns/shop/sa/other";
+const POLICY: TlsPolicy = TlsPolicy { min_version: TlsVersion::Tls12, post_quantum: true };
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn id(text: &str) -> SpiffeId {
+    text.parse().expect("a SPIFFE ID")
+}
+
+fn ca() -> Ca {
+    Ca::generate("cluster.local").expect("a CA")
+}
+
+fn issue(ca: &Ca, workload: &str) -> Credentials {
+    let hosts = ["orders.shop".to_owned()];
+    ca.issue(&id(workload), &hosts, HOUR).expect("issued").credentials().expect("usable")
+}
+
+/// A certificate as no sidecar would load it, yet a hostile peer may present it.
+fn forge(ca: &Ca, uris: &[&str], not_after: OffsetDateTime) -> Credentials {
+    let pem = ca
+        .sign(&Request {
+            uris: uris.iter().map(ToString::to_string).collect(),
+            hosts: Vec::new(),
+            not_before: OffsetDateTime::UNIX_EPOCH,
+            not_after,
+        })
+        .expect("signed");
+    with_key(issue(ca, WEB), &pem)
+}
+
+fn with_key(credentials: Credentials, pem: &IssuedPem) -> Credentials {
+    use rustls::pki_types::pem::PemObject;
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+    let chain = vec![CertificateDer::from_pem_slice(pem.certificate.as_bytes()).expect("PEM")];
+    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).expect("PEM");
+    let key = rustls::sign::CertifiedKey::from_der(chain, key, &provider::any()).expect("a pair");
+    Credentials { key: Arc::new(key), ..credentials }
+}
+
+fn tomorrow() -> OffsetDateTime {
+    OffsetDateTime::now_utc() + Duration::from_secs(24 * 3600)
+}
+
+fn serve(credentials: &Credentials) -> Arc<ServerConfig> {
+    server_config(credentials, &POLICY).expect("a server config")
+}
+
+fn mutual(identities: &[&str]) -> UpstreamTls {
+    let identities = identities.iter().map(|text| id(text)).collect();
+    UpstreamTls::Mutual { identities, sni: None, trust_bundle: None }
+}
+
+fn client(credentials: &Credentials, tls: &UpstreamTls, alpn: AlpnOffer) -> ClientTls {
+    let tls = ClientTls::new(Some(credentials), tls, &POLICY, Some("orders.shop"), alpn);
+    tls.expect("a client config").expect("not plaintext")
+}
+
+type Served = Result<(Arc<Peer>, Option<Alpn>), TlsError>;
+type Called = Result<(TlsStream<DuplexStream>, Option<Alpn>), TlsError>;
+
+/// One handshake, and a byte from the server: in TLS 1.3 only that tells the client it was admitted.
+async fn shake(server: Arc<ServerConfig>, client: &ClientTls) -> (Served, Called) {
+    let (near, far) = duplex(64 * 1024);
+    let serving = async {
+        let (mut stream, peer, alpn) = accept(server, far).await?;
+        stream.write_all(b"!").await.expect("the client is there");
+        Ok((peer, alpn))
+    };
+    let calling = async {
+        let (mut stream, alpn) = client.connect(near, Purpose::Http).await?;
+        stream.read_u8().await.map_err(|error| TlsError::from_io(&error))?;
+        Ok((stream, alpn))
+    };
+    tokio::join!(serving, calling)
+}
+
+fn refused<T>(result: Result<T, TlsError>, kind: TlsErrorKind, words: &str) {
+    let error = result.map(drop).expect_err("must be refused");
+    assert_eq!(error.kind, kind, "{error}");
+    assert!(error.detail.contains(words), "{error}");
+}
+
+#[tokio::test]
+async fn another_identity_than_expected_is_named_with_those_expected() {
+    let ca = ca();
+    let caller = client(&issue(&ca, WEB), &mutual(&[ORDERS, OTHER]), AlpnOffer::Auto);
+    let (_, called) = shake(serve(&issue(&ca, WEB)), &caller).await;
+    let words = format!("the server is {WEB}, expected one of {ORDERS}, {OTHER}");
+    refused(called, TlsErrorKind::PeerIdentityMismatch, &words);
+}
+
+#[tokio::test]
+async fn both_sides_refuse_the_certificate_of_an_unknown_ca_and_the_other_is_told() {
+    let (ours, theirs) = (ca(), ca());
+    let caller = client(&issue(&theirs, WEB), &mutual(&[]), AlpnOffer::Auto);
+    let (served, called) = shake(serve(&issue(&ours, ORDERS)), &caller).await;
+    let error = called.map(drop).expect_err("an unknown CA");
+    assert_eq!(error.kind, TlsErrorKind::Certificate, "{error}");
+    refused(served, TlsErrorKind::RefusedByPeer, "the peer refused");
+
+    let trusting = Credentials { roots: issue(&ours, WEB).roots, ..issue(&theirs, WEB) };
+    let caller = client(&trusting, &mutual(&[]), AlpnOffer::Auto);
+    let (served, called) = shake(serve(&issue(&ours, ORDERS)), &caller).await;
+    assert_eq!(served.map(drop).expect_err("an unknown CA").kind, TlsErrorKind::Certificate);
+    refused(called, TlsErrorKind::RefusedByPeer, "the peer refused");
+}
+
+#[tokio::test]
+async fn a_ca_of_another_name_is_an_unknown_issuer() {
+    let elsewhere = Ca::generate("elsewhere.test").expect("a CA");
+    let stranger = issue_of(&elsewhere, "spiffe://elsewhere.test/web");
+    let caller = client(&issue(&ca(), WEB), &mutual(&[]), AlpnOffer::Auto);
+    let (_, called) = shake(serve(&stranger), &caller).await;
+    refused(called, TlsErrorKind::Certificate, "unknown issuer");
+}
+
+fn issue_of(ca: &Ca, workload: &str) -> Credentials {
+    ca.issue(&id(workload), &[], HOUR).expect("issued").credentials().expect("usable")
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_certificate_is_said_on_either_side() {
+    use TlsErrorKind::{Certificate, PeerIdentityMismatch};
+    let ca = ca();
+    let foreign = "spiffe://elsewhere.test/web";
+    let past = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(86_400);
+    let table: [(&[&str], _, _, _); 6] = [
+        (&[WEB], past, Certificate, "expired at 1970-01-02T00:00:00Z"),
+        (&[WEB, OTHER], tomorrow(), PeerIdentityMismatch, "2 URIs"),
+        (&[], tomorrow(), PeerIdentityMismatch, "no SPIFFE ID"),
+        (&["https://web.shop/"], tomorrow(), PeerIdentityMismatch, "not a SPIFFE ID"),
+        (&["spiffe://cluster.local"], tomorrow(), PeerIdentityMismatch, "has no path"),
+        (
+            &[foreign],
+            tomorrow(),
+            PeerIdentityMismatch,
+            "expected any identity of the trust domain \"cluster.local\"",
+        ),
+    ];
+    for (uris, not_after, kind, words) in table {
+        let (good, bad) = (issue(&ca, WEB), forge(&ca, uris, not_after));
+        let (served, _) = shake(serve(&good), &client(&bad, &mutual(&[]), AlpnOffer::Auto)).await;
+        refused(served, kind, words);
+        let (_, called) = shake(serve(&bad), &client(&good, &mutual(&[]), AlpnOffer::Auto)).await;
+        refused(called, kind, words);
+    }
+}
+
+#[tokio::test]
+async fn a_client_without_a_certificate_is_refused_and_told_why() {
+    let ca = ca();
+    let simple = UpstreamTls::Simple { sni: None, trust_bundle: None };
+    let caller = client(&issue(&ca, WEB), &simple, AlpnOffer::Auto);
+    let (served, called) = shake(serve(&issue(&ca, ORDERS)), &caller).await;
+    refused(served, TlsErrorKind::Certificate, "presented no certificate");
+    refused(called, TlsErrorKind::RefusedByPeer, "requires a certificate");
+}
+
+#[tokio::test]
+async fn a_server_of_another_name_is_refused_where_names_count() {
+    let ca = ca();
+    let simple = UpstreamTls::Simple { sni: Some("billing.shop".to_owned()), trust_bundle: None };
+    let caller = client(&issue(&ca, WEB), &simple, AlpnOffer::Auto);
+    let (_, called) = shake(serve(&issue(&ca, ORDERS)), &caller).await;
+    refused(called, TlsErrorKind::PeerIdentityMismatch, "billing.shop");
+}
+
+#[tokio::test]
+async fn what_is_not_tls_is_said_to_be_none() {
+    let (mut near, far) = duplex(1024);
+    near.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("room");
+    let served = accept(serve(&issue(&ca(), ORDERS)), far).await;
+    refused(served, TlsErrorKind::Handshake, "does not speak TLS");
+}
+
+#[tokio::test]
+async fn a_peer_that_hangs_up_has_closed() {
+    let (near, far) = duplex(1024);
+    drop(near);
+    let served = accept(serve(&issue(&ca(), ORDERS)), far).await;
+    refused(served, TlsErrorKind::Closed, "ended in the TLS handshake");
+}
+
+/// A client of TLS 1.2 alone, without ALPN; ours always speak 1.3 too.
+fn old_client(own: &Credentials) -> TlsConnector {
+    let provider = provider::provider(&POLICY);
+    let expected = verify::Expected::TrustDomain("cluster.local".to_owned());
+    let verifier = verify::ServerVerifier::new(own.roots.clone(), expected, own, &provider);
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS12])
+        .expect("TLS 1.2 is built in")
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(own.key.clone())));
+    TlsConnector::from(Arc::new(config))
+}
+
+#[tokio::test]
+async fn tls_1_2_is_served_by_default_and_refused_where_1_3_is_the_minimum() {
+    let ca = ca();
+    let name = rustls::pki_types::ServerName::try_from("orders.shop").expect("a name");
+    for (min_version, admitted) in [(TlsVersion::Tls12, true), (TlsVersion::Tls13, false)] {
+        let policy = TlsPolicy { min_version, ..POLICY };
+        let config = server_config(&issue(&ca, ORDERS), &policy).expect("a server config");
+        let (near, far) = duplex(64 * 1024);
+        let connector = old_client(&issue(&ca, WEB));
+        let (served, called) = tokio::join!(accept(config, far), connector.connect(name.clone(), near));
+        match served {
+            Ok((_, peer, alpn)) => assert_eq!((peer.id.as_str(), alpn, admitted), (WEB, None, true)),
+            error => {
+                assert!(!admitted);
+                refused(error, TlsErrorKind::Handshake, "tls.min_version");
+                let told = called.map_err(|error| TlsError::from_io(&error));
+                refused(told, TlsErrorKind::RefusedByPeer, "no TLS version in common");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_right_identities_pass_and_each_offer_agrees_on_its_protocol() {
+    let ca = ca();
+    let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
+    let server = serve(&orders);
+    for (offer, alpn) in [
+        (AlpnOffer::Auto, Alpn::PillionH2),
+        (AlpnOffer::Http2, Alpn::PillionH2),
+        (AlpnOffer::Http1, Alpn::PillionHttp1),
+    ] {
+        let caller = client(&web, &mutual(&[ORDERS]), offer);
+        let (served, called) = shake(server.clone(), &caller).await;
+        let (peer, served_alpn) = served.expect("admitted");
+        let (_, called_alpn) = called.expect("connected");
+        assert_eq!((served_alpn, called_alpn), (Some(alpn), Some(alpn)));
+        assert_eq!(*peer, Peer { id: id(WEB), certificate_sha256: sha256(&web.chain()[0]) });
+    }
+}
+
+#[tokio::test]
+async fn simple_tls_verifies_by_host_name_and_offers_no_name_of_ours() {
+    let ca = ca();
+    let orders = issue(&ca, ORDERS);
+    let mut config = ServerConfig::builder_with_provider(provider::provider(&POLICY))
+        .with_protocol_versions(provider::versions(&POLICY))
+        .expect("versions")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(orders.key.clone())));
+    config.alpn_protocols = wire_names(&Alpn::ALL);
+    let simple = UpstreamTls::Simple { sni: None, trust_bundle: None };
+    let caller = client(&issue(&ca, WEB), &simple, AlpnOffer::Auto);
+    let (near, far) = duplex(64 * 1024);
+    let (served, called) =
+        tokio::join!(TlsAcceptor::from(Arc::new(config)).accept(far), caller.connect(near, Purpose::Http));
+    let served = served.expect("served");
+    assert_eq!(served.get_ref().1.server_name(), Some("orders.shop"));
+    assert_eq!(called.expect("connected").1, Some(Alpn::H2));
+}
+
+#[tokio::test]
+async fn key_exchange_is_post_quantum_exactly_where_wanted() {
+    let ca = ca();
+    for (post_quantum, group) in [(true, NamedGroup::X25519MLKEM768), (false, NamedGroup::X25519)] {
+        let policy = TlsPolicy { post_quantum, ..POLICY };
+        let server = server_config(&issue(&ca, ORDERS), &policy).expect("a server config");
+        let caller = ClientTls::new(Some(&issue(&ca, WEB)), &mutual(&[]), &policy, None, AlpnOffer::Auto);
+        let caller = caller.expect("a client config").expect("not plaintext");
+        let (_, called) = shake(server, &caller).await;
+        let (stream, _) = called.expect("connected");
+        let agreed = stream.get_ref().1.negotiated_key_exchange_group().expect("agreed");
+        assert_eq!(agreed.name(), group);
+    }
+}
+
+#[tokio::test]
+async fn sessions_resume_with_the_peer_known_and_end_with_their_config() {
+    use HandshakeKind::{Full, Resumed};
+    let ca = ca();
+    let orders = issue(&ca, ORDERS);
+    let (old, new) = (serve(&orders), serve(&orders));
+    let caller = client(&issue(&ca, WEB), &mutual(&[ORDERS]), AlpnOffer::Auto);
+    for (server, kind) in [(&old, Full), (&old, Resumed), (&new, Full), (&new, Resumed)] {
+        let (served, called) = shake(server.clone(), &caller).await;
+        assert_eq!(served.expect("admitted").0.id, id(WEB));
+        assert_eq!(called.expect("connected").0.get_ref().1.handshake_kind(), Some(kind));
+    }
+}
+
+#[test]
+fn a_resumed_peer_whose_certificate_has_expired_since_is_refused() {
+    let web = issue(&ca(), WEB);
+    let peer = |now| Peer::of(Some(web.chain()), now);
+    assert_eq!(peer(web.not_after).map(|peer| peer.id), Ok(id(WEB)));
+    refused(peer(web.not_after + 1), TlsErrorKind::Certificate, "expired at");
+    refused(Peer::of(None, 0), TlsErrorKind::Certificate, "no certificate");
+
+    let resumed = |now| recheck_resumed(Some(HandshakeKind::Resumed), Some(web.chain()), now);
+    assert_eq!(resumed(web.not_after), Ok(()));
+    refused(resumed(web.not_after + 1), TlsErrorKind::Certificate, "expired at");
+}
+
+#[test]
+fn a_name_constraint_is_explained_though_rustls_has_no_word_for_it() {
+    let hidden = OtherError(Arc::new(webpki::Error::NameConstraintViolation));
+    let error = TlsError::from_certificate(&CertificateError::Other(hidden));
+    assert!(error.detail.contains("CAs with URI constraints do not work"), "{error}");
+}
+
+#[test]
+fn what_cannot_be_set_up_says_what_is_missing() {
+    let own = issue(&ca(), WEB);
+    let simple = |sni: Option<&str>| UpstreamTls::Simple { sni: sni.map(str::to_owned), trust_bundle: None };
+    let new = |own: Option<&Credentials>, tls: &UpstreamTls| {
+        ClientTls::new(own, tls, &POLICY, None, AlpnOffer::Auto).map(|tls| tls.is_some())
+    };
+    assert!(matches!(new(None, &UpstreamTls::Off), Ok(false)));
+    assert!(matches!(new(None, &mutual(&[])), Err(SetupError::NeedsIdentity)));
+    assert!(matches!(new(None, &simple(Some("a.test"))), Err(SetupError::NeedsTrustBundle)));
+    assert!(matches!(new(Some(&own), &simple(None)), Err(SetupError::NeedsServerName)));
+    assert!(matches!(new(Some(&own), &simple(Some("10.0.0.1"))), Err(SetupError::BadServerName(_))));
+    let absent =
+        UpstreamTls::Simple { sni: Some("a.test".to_owned()), trust_bundle: Some("absent.pem".into()) };
+    let told = new(Some(&own), &absent).expect_err("no such file").to_string();
+    assert!(told.contains("absent.pem"), "{told}");
+}
