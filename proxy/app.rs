@@ -7,6 +7,7 @@ mod control;
 mod following;
 mod keeper;
 mod listeners;
+mod own;
 mod watch;
 mod worker;
 
@@ -36,6 +37,7 @@ pub use keeper::{End, Keeper, Order, Source};
 pub use listeners::Addresses;
 use listeners::Listeners;
 pub(crate) use listeners::has_no_ipv6;
+use own::Identity;
 use worker::{Command, Connections};
 
 /// From the signal to the end, at the latest.
@@ -91,11 +93,7 @@ impl App {
         config: &Config,
         credentials: Option<Credentials>,
     ) -> anyhow::Result<Self> {
-        let credentials = match (credentials, &config.identity) {
-            (None, Some(source)) => Some(Credentials::load(source)?),
-            (given, _) => given,
-        };
-        prepare_process(&network, credentials.is_some())?;
+        prepare_process(&network, config.identity.is_some() || credentials.is_some())?;
         let workers = workers(config);
         let metrics =
             Metrics::new(config.metrics.as_ref().map_or(DEFAULT_SERIES, |metrics| metrics.max_series));
@@ -106,7 +104,10 @@ impl App {
         (fixed.admin, fixed.metrics) = admin.addresses()?;
         let listeners = Listeners::new(network.clone(), workers);
         let (mut controller, receivers) = Controller::new(listeners, fixed, around.clone(), workers);
-        controller.put(config, credentials.map(Arc::new))?;
+        match credentials {
+            Some(credentials) => controller.put(config, Identity::Known(Arc::new(credentials)))?,
+            None => drop(controller.apply(config)?),
+        }
         tell_on_scrape(&around);
         let settings = pillion_config::effective(config, None, &[]);
         console.tell(Told { loaded_at: Some(SystemTime::now()), settings, ..Told::default() });
@@ -268,7 +269,7 @@ pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
     let around = around(metrics, 1);
     let listeners = Listeners::new(Network::Memory(crate::net::memory::Memory::default()), 1);
     let (mut controller, _workers) = Controller::new(listeners, Addresses::default(), around.clone(), 1);
-    controller.put(config, None).expect("a configuration without credentials");
+    controller.put(config, Identity::None).expect("a configuration without credentials");
     around.store
 }
 

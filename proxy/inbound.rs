@@ -124,7 +124,7 @@ impl Inbound {
             (Mtls::Permissive, Some(tls)) => self.permissive(tls, io, arrived).await,
             (Mtls::Off, _) => self.undeclared(io, arrived, None, false).await,
             (Mtls::Strict | Mtls::Permissive, None) => {
-                tracing::error!("connection closed: mTLS is wanted, and there is no identity");
+                tracing::debug!("connection closed: mTLS is wanted, and there are no certificates yet");
                 self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
                 None
             }

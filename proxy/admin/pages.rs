@@ -113,7 +113,7 @@ impl Pages {
             Page::Index => text(StatusCode::OK, index()),
             Page::Config => json(&self.console.config()),
             Page::Clusters => json(&clusters::page(&self.console, Instant::now().into_std())),
-            Page::Certs => json(&json!({ "certificates": self.console.told().credentials })),
+            Page::Certs => json(&json!({ "identities": self.console.told().credentials })),
             Page::Logging if request.method == Method::PUT => {
                 logging::set(request.uri.query().unwrap_or_default())
             }

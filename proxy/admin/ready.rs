@@ -26,12 +26,10 @@ impl Readiness {
     }
 
     /// Not ready until [`Self::stop_waiting`]: `certificates: certs/tls.crt does not exist`.
-    #[allow(dead_code, reason = "for whoever brings the certificates")]
     pub(crate) fn set_waiting(&self, what: impl Into<String>) {
         self.0.lock().waiting_for = Some(what.into());
     }
 
-    #[allow(dead_code, reason = "for whoever brings the certificates")]
     pub(crate) fn stop_waiting(&self) {
         self.0.lock().waiting_for = None;
     }

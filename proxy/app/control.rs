@@ -7,18 +7,21 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use anyhow::Context as _;
-use pillion_config::cluster::{Endpoint, UpstreamProtocol};
+use pillion_config::cluster::{Endpoint, UpstreamProtocol, UpstreamTls};
 use pillion_config::listener::{Inbound, Mtls};
 use pillion_config::{Cluster as ClusterConfig, Config};
 use tokio::sync::mpsc;
 
 use super::listeners::{Addresses, Change, Listeners};
+use super::own::{self, Identity};
 use super::worker::{Command, Connections};
 use crate::cluster::limits::Limit;
 use crate::cluster::{Before, Cluster, Membership, NO_LIMIT};
 use crate::identity::credentials::Credentials;
+use crate::identity::watch::{Outcome, Rotating};
 use crate::net::own::OwnListeners;
 use crate::state::{Clusters, Destinations, InboundSide, Sides, Store, compile};
 use crate::telemetry::{CertificateUse, Metrics};
@@ -39,7 +42,9 @@ pub enum Applied {
 /// The one who changes what the data path reads.
 pub struct Controller {
     config: Config,
-    credentials: Option<Arc<Credentials>>,
+    identity: Identity,
+    /// The identity's files; `None`: there are none.
+    rotating: Option<Rotating>,
     generation: u64,
     listeners: Listeners,
     /// Of admin and metrics, which stay where they are.
@@ -89,7 +94,8 @@ impl Controller {
         let (workers, receivers) = (0..workers).map(|_| mpsc::channel(COMMANDS)).unzip();
         let controller = Self {
             config: nothing(),
-            credentials: None,
+            identity: Identity::None,
+            rotating: None,
             generation: 0,
             listeners,
             fixed,
@@ -127,12 +133,16 @@ impl Controller {
             }
             refuse_restart(&self.config, config)?;
         }
-        let credentials = match &config.identity {
-            source if *source == self.config.identity => self.credentials.clone(),
-            Some(source) => Some(Arc::new(Credentials::load(source)?)),
-            None => None,
+        if self.generation > 0 && config.identity == self.config.identity {
+            self.put(config, self.identity.clone())?;
+            return Ok(Applied::Changed);
+        }
+        let (identity, rotating) = match &config.identity {
+            Some(source) => own::at_start(source).map(|(identity, rotating)| (identity, Some(rotating)))?,
+            None => (Identity::None, None),
         };
-        self.put(config, credentials)?;
+        self.put(config, identity)?;
+        self.rotating = rotating;
         Ok(Applied::Changed)
     }
 
@@ -142,36 +152,57 @@ impl Controller {
     /// Credentials that cannot be used. Everything is as it was then.
     pub fn rotate(&mut self, credentials: Credentials) -> anyhow::Result<()> {
         let config = self.config.clone();
-        self.put(&config, Some(Arc::new(credentials)))
+        self.put(&config, Identity::Known(Arc::new(credentials)))
+    }
+
+    /// Looks at the identity's files and puts to work what has changed there. Returns whether anything has.
+    ///
+    /// # Errors
+    /// What is there cannot be used, told once for each content. Everything is as it was then.
+    pub fn look_at_identity(&mut self, now: SystemTime) -> anyhow::Result<bool> {
+        match self.rotating.as_mut().map(|rotating| rotating.look(now)) {
+            None | Some(Outcome::Same) => Ok(false),
+            Some(Outcome::Refused(why)) => Err(why.into()),
+            Some(Outcome::Swapped(credentials)) => self.rotate(*credentials).map(|()| true),
+        }
+    }
+
+    /// Why there are no certificates yet.
+    pub fn awaits(&self) -> Option<Arc<str>> {
+        match &self.identity {
+            Identity::Awaited(why) => Some(why.clone()),
+            Identity::None | Identity::Known(_) => None,
+        }
+    }
+
+    pub(super) fn credentials(&self) -> Option<&Credentials> {
+        self.identity.credentials()
     }
 
     /// Both at once.
-    pub(super) fn put(
-        &mut self,
-        config: &Config,
-        credentials: Option<Arc<Credentials>>,
-    ) -> anyhow::Result<()> {
-        let mut prepared = self.prepare(config, credentials.as_deref())?;
+    pub(super) fn put(&mut self, config: &Config, identity: Identity) -> anyhow::Result<()> {
+        let mut prepared = self.prepare(config, &identity)?;
         self.listeners.commit(&mut prepared.change);
-        let same_identity = same(credentials.as_ref(), self.credentials.as_ref());
-        self.inbound = self.inbound_side(config.inbound.as_ref(), prepared.server, credentials.as_deref());
+        let same_identity = identity.is(&self.identity);
+        let inbound = config.inbound.as_ref();
+        self.inbound = self.inbound_side(inbound, prepared.server, identity.credentials());
         self.clusters = self.clusters(config, prepared.tls, same_identity);
         if self.config.inbound != config.inbound {
             self.applications = Arc::new(self.applications(config.inbound.as_ref()));
         }
-        (self.config, self.credentials) = (config.clone(), credentials);
+        (self.config, self.identity) = (config.clone(), identity);
         self.tell_expiry();
         self.swap();
         self.command(prepared.change)
     }
 
-    fn prepare(&self, config: &Config, credentials: Option<&Credentials>) -> anyhow::Result<Prepared> {
+    fn prepare(&self, config: &Config, identity: &Identity) -> anyhow::Result<Prepared> {
         let mut tls = HashMap::new();
         for cluster in &config.clusters {
-            tls.insert(cluster.name.clone(), client_tls(cluster, credentials, config)?);
+            tls.insert(cluster.name.clone(), client_tls(cluster, identity, config)?);
         }
         let server = match &config.inbound {
-            Some(inbound) => server_tls(inbound, credentials, config)?,
+            Some(inbound) => server_tls(inbound, identity, config)?,
             None => None,
         };
         Ok(Prepared { tls, server, change: self.listeners.plan(config)? })
@@ -296,7 +327,7 @@ impl Controller {
     }
 
     fn tell_expiry(&self) {
-        let Some(credentials) = &self.credentials else { return };
+        let Some(credentials) = self.credentials() else { return };
         let metrics = &self.around.metrics;
         metrics.certificate_not_after(CertificateUse::Own).set(credentials.not_after);
         let ends = credentials.bundle.iter().filter_map(|ca| crate::identity::not_after(ca).ok());
@@ -326,14 +357,6 @@ fn nothing() -> Config {
     Config { identity: None, inbound: None, outbound: None, clusters: Vec::new(), ..Config::default() }
 }
 
-fn same(one: Option<&Arc<Credentials>>, other: Option<&Arc<Credentials>>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-        (None, None) => true,
-        _ => false,
-    }
-}
-
 fn with(mut addresses: Addresses, fixed: &Addresses) -> Addresses {
     addresses.admin.clone_from(&fixed.admin);
     addresses.metrics.clone_from(&fixed.metrics);
@@ -356,26 +379,39 @@ fn refuse_restart(now: &Config, next: &Config) -> anyhow::Result<()> {
 
 fn client_tls(
     cluster: &ClusterConfig,
-    credentials: Option<&Credentials>,
+    identity: &Identity,
     config: &Config,
 ) -> anyhow::Result<Option<ClientTls>> {
+    if let (Identity::Awaited(why), true) = (identity, needs_identity(&cluster.tls)) {
+        return Ok(Some(ClientTls::waiting(why)));
+    }
     let offer = match cluster.protocol {
         UpstreamProtocol::Auto | UpstreamProtocol::Tcp => AlpnOffer::Auto,
         UpstreamProtocol::Http1 => AlpnOffer::Http1,
         UpstreamProtocol::Http2 => AlpnOffer::Http2,
     };
     let host = cluster.hosts.first().filter(|host| !host.wildcard).map(|host| host.name.as_str());
-    ClientTls::new(credentials, &cluster.tls, &config.tls, host, offer)
+    ClientTls::new(identity.credentials(), &cluster.tls, &config.tls, host, offer)
         .with_context(|| format!("services.{}.tls", cluster.name))
+}
+
+/// To prove who we are, or to know whom to trust.
+const fn needs_identity(tls: &UpstreamTls) -> bool {
+    match tls {
+        UpstreamTls::Off => false,
+        UpstreamTls::Simple { trust_bundle, .. } => trust_bundle.is_none(),
+        UpstreamTls::Mutual { .. } => true,
+    }
 }
 
 fn server_tls(
     inbound: &Inbound,
-    credentials: Option<&Credentials>,
+    identity: &Identity,
     config: &Config,
 ) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
-    let tls = credentials.map(|credentials| server_config(credentials, &config.tls)).transpose()?;
-    if tls.is_none() && inbound.mtls != Mtls::Off {
+    let server = |credentials| server_config(credentials, &config.tls);
+    let tls = identity.credentials().map(server).transpose()?;
+    if matches!(identity, Identity::None) && inbound.mtls != Mtls::Off {
         anyhow::bail!("inbound.mtls is not off, and there is no identity");
     }
     Ok(tls)

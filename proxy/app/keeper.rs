@@ -14,6 +14,8 @@ use super::control::Applied;
 use super::following::Names;
 use super::watch::{EVERY, Watch};
 use crate::admin::Refusal;
+use crate::identity::credentials::Credentials;
+use crate::identity::date;
 use crate::telemetry::{Metrics, ReloadOutcome};
 
 /// Where a configuration comes from, as often as it is asked for.
@@ -62,6 +64,7 @@ impl Keeper {
     pub async fn settle(&mut self, running: &mut Running) {
         self.names.follow(running.controller.config());
         self.names.first(&mut running.controller).await;
+        tell_identity(running);
         running.set_ready();
     }
 
@@ -76,6 +79,7 @@ impl Keeper {
                     if running.is_broken() {
                         return End::Broken;
                     }
+                    look_at_identity(running);
                     if self.watch.as_mut().is_some_and(Watch::look) {
                         drop(self.reload(running, "a changed file"));
                     }
@@ -111,6 +115,7 @@ impl Keeper {
 
     /// Tells what came of it, here and in log and metric.
     fn reload(&mut self, running: &mut Running, because: &str) -> Result<String, String> {
+        look_at_identity(running);
         let controller = &mut running.controller;
         if let Some(watch) = &mut self.watch {
             watch.known(); // before it is read: a change while we read it is seen afterwards
@@ -125,6 +130,7 @@ impl Keeper {
                 self.names.follow(controller.config());
                 tracing::info!(because, generation, "configuration reloaded");
                 self.tell(running, Some(SystemTime::now()));
+                tell_identity(running);
                 Ok(format!("reloaded; this is generation {generation}"))
             }
             Ok(Applied::Unchanged) => {
@@ -140,6 +146,32 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Certificates that are newer, or there at last.
+fn look_at_identity(running: &mut Running) {
+    match running.controller.look_at_identity(SystemTime::now()) {
+        Ok(false) => return,
+        Ok(true) => {
+            let ends = running.controller.credentials().map(|credentials| date(credentials.not_after));
+            tracing::info!(generation = running.controller.generation(), ends, "certificates swapped");
+        }
+        Err(why) => match running.controller.awaits() {
+            Some(_) => tracing::warn!("still waiting for certificates: {why:#}"),
+            None => tracing::error!("certificates refused, the old ones stay: {why:#}"),
+        },
+    }
+    tell_identity(running);
+}
+
+/// To probes, and on the admin port.
+fn tell_identity(running: &Running) {
+    match running.controller.awaits() {
+        Some(why) => running.readiness.set_waiting(format!("certificates: {why}")),
+        None => running.readiness.stop_waiting(),
+    }
+    let credentials = running.controller.credentials().map(Credentials::to_json);
+    running.console.retell(|told| told.credentials = credentials.into_iter().collect());
 }
 
 const fn outcome(applied: &Result<Applied, String>) -> ReloadOutcome {

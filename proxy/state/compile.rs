@@ -105,9 +105,10 @@ impl Table<'_> {
             RouteHost::Any => None,
         });
         for host in single.filter(|host| !self.is_a_services(host)) {
-            let rules = self.rules(|route| is_of(route, host));
             let wider = self.wider(host);
-            let first = || self.config.routes.iter().find(|route| is_of(route, host))?.to.first();
+            // "*" means the hosts of services.
+            let rules = self.rules(|route| is_of(route, host) && (wider.is_some() || names(route, host)));
+            let first = || self.config.routes.iter().find(|route| names(route, host))?.to.first();
             let fallback = || first().and_then(|to| self.clusters.get(&to.service).cloned());
             let Some(cluster) = wider.clone().or_else(fallback) else { continue };
             let route = Route { is_only_rules: wider.is_none(), ..Route::with(cluster, rules) };
@@ -140,10 +141,13 @@ fn budget(to: &Weighted, cluster: &Cluster) -> Option<Arc<Budget>> {
 
 /// Whether a route looks at the requests of a host.
 fn is_of(route: &RouteConfig, host: &HostPattern) -> bool {
-    route.hosts.iter().any(|pattern| match pattern {
-        RouteHost::Any => true,
-        RouteHost::One(pattern) => pattern == host || covers(pattern, host),
-    })
+    route.hosts.contains(&RouteHost::Any) || names(route, host)
+}
+
+/// Whether it does so by name.
+fn names(route: &RouteConfig, host: &HostPattern) -> bool {
+    let named = |pattern: &HostPattern| pattern == host || covers(pattern, host);
+    route.hosts.iter().any(|pattern| matches!(pattern, RouteHost::One(pattern) if named(pattern)))
 }
 
 /// Whether every request for `host` is one for `pattern`.

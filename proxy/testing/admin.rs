@@ -226,7 +226,7 @@ async fn certificates_are_shown_as_the_credentials_describe_them() {
     let side = Side::start();
     side.console.retell(|told| told.credentials = vec![json!({ "spiffe_id": "spiffe://x/y" })]);
     let shown = page(&side.ask("GET /certs", "").await);
-    assert_eq!(shown, json!({ "certificates": [{ "spiffe_id": "spiffe://x/y" }] }));
+    assert_eq!(shown, json!({ "identities": [{ "spiffe_id": "spiffe://x/y" }] }));
 }
 
 #[tokio::test(start_paused = true)]

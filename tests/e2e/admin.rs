@@ -38,7 +38,7 @@ async fn the_pages_tell_what_the_sidecar_is_doing() {
     );
     assert_eq!(endpoint["connections"]["open"], 1);
 
-    assert!(page(&sidecar, "/certs").await["certificates"].is_array());
+    assert!(page(&sidecar, "/certs").await["identities"].is_array());
     let index = ask(&sidecar, "GET /", "").await.text();
     assert!(index.contains("/clusters") && index.contains("POST /drain"), "{index}");
 }

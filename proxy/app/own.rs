@@ -1,0 +1,52 @@
+//! Who this sidecar is, as far as that is known yet.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use pillion_config::identity::Source;
+
+use crate::identity::credentials::{Credentials, CredentialsError};
+use crate::identity::watch::{Outcome, Rotating};
+
+#[derive(Clone)]
+pub(super) enum Identity {
+    /// Nobody said: plaintext.
+    None,
+    /// Its certificates are not there yet, and why.
+    Awaited(Arc<str>),
+    Known(Arc<Credentials>),
+}
+
+impl Identity {
+    pub(super) fn credentials(&self) -> Option<&Credentials> {
+        match self {
+            Self::Known(credentials) => Some(credentials),
+            Self::None | Self::Awaited(_) => None,
+        }
+    }
+
+    pub(super) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Known(one), Self::Known(other)) => Arc::ptr_eq(one, other),
+            (Self::None, Self::None) | (Self::Awaited(_), Self::Awaited(_)) => true,
+            _ => false,
+        }
+    }
+}
+
+/// Reads the files for the first time. What is missing is awaited.
+///
+/// # Errors
+/// What is there and wrong.
+pub(super) fn at_start(source: &Source) -> Result<(Identity, Rotating), CredentialsError> {
+    let mut rotating = Rotating::new(source.clone());
+    match rotating.look(SystemTime::now()) {
+        Outcome::Swapped(credentials) => Ok((Identity::Known(Arc::new(*credentials)), rotating)),
+        Outcome::Refused(why) if why.is_missing() => {
+            tracing::warn!("waiting for certificates: {why}");
+            Ok((Identity::Awaited(why.to_string().into()), rotating))
+        }
+        Outcome::Refused(why) => Err(why),
+        Outcome::Same => Ok((Identity::Awaited("they have not been read yet".into()), rotating)), // the first look is none
+    }
+}
