@@ -141,6 +141,9 @@ impl Controller {
             Some(source) => own::at_start(source).map(|(identity, rotating)| (identity, Some(rotating)))?,
             None => (Identity::None, None),
         };
+        if let (Identity::Awaited(why), true) = (&identity, self.generation > 0) {
+            anyhow::bail!("identity: {why}"); // what is served goes on being served
+        }
         self.put(config, identity)?;
         self.rotating = rotating;
         Ok(Applied::Changed)

@@ -280,7 +280,8 @@ async fn clusters_are_shown_as_they_are() {
     );
     assert_eq!((&a["connections"], &a["in_flight"]), (&json!({ "idle": 1, "open": 1 }), &json!(0)), "{a}");
     assert!(a["latency_ms"].is_number(), "{a}");
-    assert_eq!((&b["state"], &b["ejected_for_ms"]), (&json!("ejected"), &json!(30_000)), "{b}");
+    assert_eq!(b["state"], json!("ejected"));
+    assert!(b["ejected_for_ms"].as_u64().is_some_and(|rest| (29_000..=30_000).contains(&rest)), "{b}");
     assert_eq!(orders["limits"]["max_connections"], json!({ "used": 1, "max": 1024 }));
     assert_eq!(orders["retry_budget"]["left"], json!(99), "{orders}");
 }

@@ -1,6 +1,6 @@
 //! A folder of a test's own, removed with it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 pub(crate) struct Scratch(PathBuf);
 
