@@ -12,7 +12,6 @@ impl Scratch {
         Self(folder)
     }
 
-
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
