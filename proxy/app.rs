@@ -14,7 +14,7 @@ mod worker;
 use std::io;
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use pillion_config::Config;
@@ -27,7 +27,7 @@ use crate::http::upstream::SWEEP_EVERY;
 use crate::identity::credentials::Credentials;
 use crate::net::Network;
 use crate::net::descriptors::raise_limit;
-use crate::runtime::drain::Drain;
+use crate::runtime::drain::{Drain, Ended};
 use crate::runtime::worker::Worker;
 use crate::state::{Clusters, Destinations, Sides, Store, compile};
 use crate::telemetry::{AccessLog, Metrics};
@@ -39,9 +39,6 @@ use listeners::Listeners;
 pub(crate) use listeners::has_no_ipv6;
 use own::Identity;
 use worker::{Command, Connections};
-
-/// From the signal to the end, at the latest.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// A sidecar that is bound and not yet started.
 pub struct App {
@@ -162,12 +159,16 @@ impl Running {
         self.controller.addresses()
     }
 
-    /// Takes nothing new, finishes what is in flight, and ends; at the latest after [`DRAIN_TIMEOUT`].
+    /// Says goodbye, takes nothing new, finishes what is in flight, and ends, as `drain` of the configuration says.
     pub async fn drain(self) {
+        let plan = self.controller.config().drain;
         self.readiness.set_draining();
-        self.drain.start();
-        if tokio::time::timeout(DRAIN_TIMEOUT, self.drain.finished()).await.is_err() {
-            tracing::warn!(after = ?DRAIN_TIMEOUT, "connections were still open when the drain ended");
+        self.drain.begin();
+        match self.drain.finished(plan).await {
+            Ended::Finished => tracing::info!("drained"),
+            Ended::Cut { inbound, outbound } => {
+                tracing::warn!(timeout = ?plan.timeout, inbound, outbound, "drained: what was still open is cut");
+            }
         }
         if let Some(log) = &self.access_log {
             log.close();
@@ -177,6 +178,12 @@ impl Running {
     /// Everything that it waited for is there.
     pub fn set_ready(&self) {
         self.readiness.set_ready();
+    }
+
+    /// The same without `drain.delay`.
+    pub async fn quit(self) {
+        self.drain.begin_in_haste();
+        self.drain().await;
     }
 
     /// Whether a worker's thread has ended, which none does before the drain.
@@ -194,11 +201,11 @@ impl Shared {
             store.clone(),
             metrics,
             self.access_log,
-            self.drain.clone(),
+            self.drain,
             &self.instance,
         );
         if index == 0 {
-            tokio::spawn(sweep(store, self.drain));
+            tokio::spawn(sweep(store));
         }
         worker::run(worker, connections, commands).await;
     }
@@ -248,18 +255,14 @@ fn tell_on_scrape(around: &Around) {
     });
 }
 
-async fn sweep(store: Arc<Store>, drain: Drain) {
-    let mut draining = std::pin::pin!(drain.started());
+/// To the end of the process: outbound is at work until then.
+async fn sweep(store: Arc<Store>) {
     loop {
-        tokio::select! { // nothing is lost: the next sweep sees the same
-            () = &mut draining => return,
-            () = tokio::time::sleep(SWEEP_EVERY) => {
-                let snapshot = store.load_full();
-                snapshot.clusters().for_each(|cluster| cluster.sweep());
-                snapshot.applications.sweep();
-                store.unknown.sweep();
-            }
-        }
+        tokio::time::sleep(SWEEP_EVERY).await;
+        let snapshot = store.load_full();
+        snapshot.clusters().for_each(|cluster| cluster.sweep());
+        snapshot.applications.sweep();
+        store.unknown.sweep();
     }
 }
 

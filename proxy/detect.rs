@@ -22,6 +22,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::error::Error;
 use crate::http::server::Version;
 use crate::net::Io;
+use crate::runtime::drain::Work;
 use crate::runtime::worker::Worker;
 use crate::telemetry::Verdict;
 use bytes::Spoken;
@@ -88,7 +89,7 @@ pub(crate) enum Undecided {
     /// By the client, or by time.
     #[error("the client ended it, or time did: {0}")]
     Ended(io::Error),
-    #[error("the drain began before the client had said anything")]
+    #[error("it takes nothing new any more, and the client has said nothing")]
     Drained,
     #[error("the client was silent, and there is no server that might speak first: {0}")]
     NoServer(Error),
@@ -131,6 +132,7 @@ impl Server for Nobody {
 pub(crate) async fn detect<D, M, F>(
     io: Io,
     worker: &Worker,
+    work: &Work,
     early: Option<Early<M>>,
 ) -> Result<Detected<D>, Undecided>
 where
@@ -138,7 +140,7 @@ where
     M: FnOnce() -> F,
     F: Future<Output = Result<D, Error>>,
 {
-    judged(Client::new(io, worker), worker, early).await
+    judged(Client::new(io, worker), work, early).await
 }
 
 /// The same where the peer says that nothing is to be looked at: HTTP is found all the same, but what is hardly HTTP
@@ -146,6 +148,7 @@ where
 pub(crate) async fn doubt<D, M, F>(
     io: Io,
     worker: &Worker,
+    work: &Work,
     early: Option<Early<M>>,
 ) -> Result<Detected<D>, Undecided>
 where
@@ -153,12 +156,12 @@ where
     M: FnOnce() -> F,
     F: Future<Output = Result<D, Error>>,
 {
-    judged(Client { is_said_to_be_opaque: true, ..Client::new(io, worker) }, worker, early).await
+    judged(Client { is_said_to_be_opaque: true, ..Client::new(io, worker) }, work, early).await
 }
 
 async fn judged<D, M, F>(
     mut client: Client,
-    worker: &Worker,
+    work: &Work,
     early: Option<Early<M>>,
 ) -> Result<Detected<D>, Undecided>
 where
@@ -166,23 +169,23 @@ where
     M: FnOnce() -> F,
     F: Future<Output = Result<D, Error>>,
 {
-    let Some(early) = early else { return client.alone(worker).await };
+    let Some(early) = early else { return client.alone(work).await };
     // Most clients have sent their first bytes by now, or will before anybody is dialled.
-    match client.listen(worker, Patience::Silence(early.after)).await? {
+    match client.listen(work, Patience::Silence(early.after)).await? {
         Some(_) if client.said_nothing() && early.expects_http => Err(hung_up()),
         Some(found) if early.is_at_hand && !found.is_http() => {
             let server = (early.dial)().await.ok();
             Ok(client.decided(found, server))
         }
         Some(found) => Ok(client.decided(found, None)),
-        None => Box::pin(race(client, worker, early)).await,
+        None => Box::pin(race(client, work, early)).await,
     }
 }
 
 /// Waits for a first byte, holding no buffer meanwhile.
-pub(crate) async fn first_byte(io: Io, worker: &Worker) -> Result<Io, Undecided> {
+pub(crate) async fn first_byte(io: Io, worker: &Worker, work: &Work) -> Result<Io, Undecided> {
     let mut client = Client::new(io, worker);
-    match client.read(worker, client.until(Patience::Whole)).await? {
+    match client.read(work, client.until(Patience::Whole)).await? {
         Some(Heard::Bytes) => Ok(client.decided::<Nobody>(Found::Opaque, None).io),
         Some(Heard::End) => Err(Undecided::Ended(io::ErrorKind::UnexpectedEof.into())),
         None => Err(Undecided::Ended(io::ErrorKind::TimedOut.into())),
@@ -190,7 +193,7 @@ pub(crate) async fn first_byte(io: Io, worker: &Worker) -> Result<Io, Undecided>
 }
 
 /// The client is silent, or slow: whoever speaks first, client or server, decides.
-async fn race<D, M, F>(mut client: Client, worker: &Worker, early: Early<M>) -> Result<Detected<D>, Undecided>
+async fn race<D, M, F>(mut client: Client, work: &Work, early: Early<M>) -> Result<Detected<D>, Undecided>
 where
     D: Server,
     M: FnOnce() -> F,
@@ -198,7 +201,7 @@ where
 {
     let mut dial = pin!((early.dial)());
     let dialled = tokio::select! { // a dial that is dropped was for a server that speaks first, and HTTP is spoken
-        found = client.listen(worker, Patience::Whole) => match found? {
+        found = client.listen(work, Patience::Whole) => match found? {
             Some(found) if found.is_http() => return Ok(client.decided(found, None)),
             Some(_) if client.said_nothing() && early.expects_http => return Err(hung_up()),
             found => {
@@ -214,11 +217,11 @@ where
             client.io.get_ref().abort(); // what a client sees whose server refuses it
             return Err(Undecided::NoServer(error));
         }
-        Err(_is_met_again) => return client.alone(worker).await,
+        Err(_is_met_again) => return client.alone(work).await,
     };
     let since = Instant::now();
     let first = tokio::select! { // what either reader has read is kept with its stream
-        found = client.listen(worker, Patience::Whole) => return match found? {
+        found = client.listen(work, Patience::Whole) => return match found? {
             Some(_) if client.said_nothing() && early.expects_http => Err(hung_up()),
             found => client.settled(found, Some(server)),
         },
@@ -232,7 +235,7 @@ where
         SpeaksFirst::Refuses => Err(Undecided::HungUp),
         SpeaksFirst::Waited => {
             drop(server);
-            client.alone(worker).await
+            client.alone(work).await
         }
     }
 }
@@ -259,7 +262,10 @@ fn judge(first: &[u8], after: Duration, expects_http: bool) -> SpeaksFirst {
 
 struct Client {
     io: Io,
+    /// Since when it is looked at.
+    since: Instant,
     seen: BytesMut,
+    /// Its first byte came.
     began: Option<Instant>,
     is_said_to_be_opaque: bool,
     /// Bytes that may still become TLS or HTTP are waited for this long.
@@ -287,6 +293,7 @@ impl Client {
         let DownstreamLimits { header_timeout, idle_timeout, .. } = worker.limits();
         Self {
             io,
+            since: Instant::now(),
             seen: BytesMut::new(),
             began: None,
             is_said_to_be_opaque: false,
@@ -300,7 +307,7 @@ impl Client {
     }
 
     /// Reads until the client's bytes decide. `None`: out of patience.
-    async fn listen(&mut self, worker: &Worker, patience: Patience) -> Result<Option<Found>, Undecided> {
+    async fn listen(&mut self, work: &Work, patience: Patience) -> Result<Option<Found>, Undecided> {
         loop {
             if let Some(found) = look(&self.seen) {
                 return Ok(Some(found));
@@ -308,7 +315,7 @@ impl Client {
             if self.is_said_to_be_opaque && bytes::is_hardly_http(&self.seen) {
                 return Ok(Some(Found::Opaque));
             }
-            match self.read(worker, self.until(patience)).await? {
+            match self.read(work, self.until(patience)).await? {
                 Some(Heard::Bytes) => {}
                 Some(Heard::End) => return Ok(Some(Found::Opaque)),
                 None => return Ok(None),
@@ -325,13 +332,16 @@ impl Client {
     }
 
     /// `None`: nothing came `until` then.
-    async fn read(&mut self, worker: &Worker, until: Instant) -> Result<Option<Heard>, Undecided> {
+    async fn read(&mut self, work: &Work, until: Instant) -> Result<Option<Heard>, Undecided> {
         let silent = self.said_nothing();
         let read = tokio::select! { // what a drained client had sent is not read: it hears that we are gone
             biased;
             read = timeout_at(until, poll_fn(|cx| poll_some(&mut self.io, &mut self.seen, cx))) => read,
-            () = worker.drain.started(), if silent => return Err(Undecided::Drained),
+            () = work.dismissed(self.since), if silent => return Err(Undecided::Drained),
         };
+        if read.is_ok() {
+            work.wake();
+        }
         match read {
             Err(_elapsed) => Ok(None),
             Ok(Err(error)) => Err(Undecided::Ended(error)),
@@ -344,8 +354,8 @@ impl Client {
     }
 
     /// Nobody was dialled, or nobody who would speak first.
-    async fn alone<D: Server>(mut self, worker: &Worker) -> Result<Detected<D>, Undecided> {
-        let found = self.listen(worker, Patience::Whole).await?;
+    async fn alone<D: Server>(mut self, work: &Work) -> Result<Detected<D>, Undecided> {
+        let found = self.listen(work, Patience::Whole).await?;
         match found {
             Some(_) if self.said_nothing() => Err(hung_up()),
             found => self.settled(found, None),

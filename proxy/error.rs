@@ -34,6 +34,7 @@ pub(crate) enum Reason {
     BodyTooLarge,
     RequestStalled,
     LoopDetected,
+    Draining,
     InternalError,
     ClientGone,
 }
@@ -80,6 +81,7 @@ impl Reason {
             Self::BodyTooLarge => row("body_too_large", "http_request_error", 413, 13),
             Self::RequestStalled => row("request_stalled", "http_request_error", 408, 13),
             Self::LoopDetected => row("loop_detected", "proxy_loop_detected", 508, 13),
+            Self::Draining => row("draining", "destination_unavailable", 503, 14),
             Self::InternalError => row("internal_error", "proxy_internal_error", 500, 13),
             Self::ClientGone => row("client_gone", "", 499, 1),
         }
@@ -190,6 +192,7 @@ mod tests {
             (Reason::LimitPending, "limit_pending connection_limit_reached 503 14"),
             (Reason::MtlsRequired, "mtls_required http_request_denied 403 7"),
             (Reason::HeadersTooLarge, "headers_too_large http_request_error 431 13"),
+            (Reason::Draining, "draining destination_unavailable 503 14"),
             (Reason::LoopDetected, "loop_detected proxy_loop_detected 508 13"),
         ];
         for (reason, row) in rows {

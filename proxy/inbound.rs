@@ -15,17 +15,16 @@ use tokio::time::timeout;
 use tower::ServiceBuilder;
 
 use crate::cluster::Spoken;
-use crate::cluster::limits::Permit;
 use crate::detect::{Detected, Found, NEVER, Undecided, detect, doubt, first_byte};
 use crate::dispatch;
 use crate::error::Reason;
 use crate::http::server::{self, Version};
 use crate::layers::{
-    AnsweringService, Name, headers, limit, record, rescue, retry, route, timeout as time, unless,
+    AnsweringService, Name, closing, headers, limit, record, rescue, retry, route, timeout as time, unless,
 };
 use crate::net::{Io, Prefixed, Stream, Transport};
 use crate::runtime::worker::Worker;
-use crate::serve::{Connection, Destination, Next};
+use crate::serve::{Connection, Destination, Next, Place};
 use crate::state::{Fixed, InboundSide, Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, HandshakeOutcome, Protocol, Symbol, Tls};
@@ -49,6 +48,7 @@ pub(crate) fn stack(without: Option<Name>) -> impl AnsweringService {
     ServiceBuilder::new()
         .layer(unless(without, Name::Record, record::layer())) // first in, last out: sees every ending
         .layer(rescue::layer()) // errors become answers below the record
+        .layer(closing::layer()) // what comes too late is refused, and may go elsewhere
         .layer(unless(without, Name::Route, route::layer())) // the application, whatever the request says
         .layer(unless(without, Name::Headers, headers::layer())) // the caller's proven identity, and no other
         .layer(unless(without, Name::Timeout, time::whole())) // off by default: the caller's deadline rules
@@ -60,7 +60,7 @@ pub(crate) fn stack(without: Option<Name>) -> impl AnsweringService {
 /// A connection on its way to the application.
 struct Arrived {
     from: SocketAddr,
-    permit: Permit,
+    place: Place,
     /// It was meant for another address than the listener's own.
     is_redirected: bool,
     /// That address is another host's: the redirect caught what only passes by.
@@ -101,8 +101,8 @@ fn target(policy: &config::Inbound, original: Option<SocketAddr>, port: Option<u
 
 impl Inbound {
     /// Serves one connection. How it ends is told in metrics and log; a bad peer costs only itself.
-    pub(crate) async fn serve(self, stream: Stream, from: SocketAddr, permit: Permit) {
-        let arrived = self.arrived(&stream, from, permit);
+    pub(crate) async fn serve(self, stream: Stream, from: SocketAddr, place: Place) {
+        let arrived = self.arrived(&stream, from, place);
         let io = Prefixed::new(Transport::Plain(Prefixed::new(stream)));
         let decided = Box::pin(self.decide(io, arrived)).await; // boxed: it is gone afterwards
         if let Some(next) = decided {
@@ -131,24 +131,24 @@ impl Inbound {
         }
     }
 
-    fn arrived(&self, stream: &Stream, from: SocketAddr, permit: Permit) -> Arrived {
+    fn arrived(&self, stream: &Stream, from: SocketAddr, place: Place) -> Arrived {
         let snapshot = self.worker.state.load();
         let original = stream.original_destination().filter(|to| !snapshot.own.contains(*to));
         let to = target(&self.side.policy, original, self.port);
         let to = to.filter(|to| !snapshot.own.contains(*to)); // what was elsewhere may be the sidecar on loopback
         let route = to.and_then(|to| snapshot.fixed(Key::Application(to)));
         let is_strangers = original.is_some_and(|original| !stream.is_for_this_host(original.ip()));
-        Arrived { from, permit, is_redirected: original.is_some(), is_strangers, to, route }
+        Arrived { from, place, is_redirected: original.is_some(), is_strangers, to, route }
     }
 
     /// TLS or nothing. Nobody is dialled before the peer has proven who it is.
     async fn strict(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
-        let io = first_byte(io, &self.worker).await;
+        let io = first_byte(io, &self.worker, &arrived.place.work).await;
         let io = io.inspect_err(|why| self.undecided(why, Tls::None)).ok()?;
         if io.peek() == Some(TLS_HANDSHAKE) {
             return self.terminate(tls, io, arrived).await;
         }
-        self.refuse_plaintext(io, arrived.from).await;
+        self.refuse_plaintext(io, arrived).await;
         None
     }
 
@@ -157,9 +157,10 @@ impl Inbound {
     async fn permissive(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
         let detected = match arrived.route() {
             Some(route) => {
-                detect(io, &self.worker, Some(tcp::early(route, arrived.from, &self.worker))).await
+                let early = tcp::early(route, arrived.from, &self.worker);
+                detect(io, &self.worker, &arrived.place.work, Some(early)).await
             }
-            None => detect(io, &self.worker, NEVER).await.map(Detected::alone),
+            None => detect(io, &self.worker, &arrived.place.work, NEVER).await.map(Detected::alone),
         };
         match detected.inspect_err(|why| self.undecided(why, Tls::None)).ok()? {
             Detected { found: Found::Tls(hello), io, .. }
@@ -219,10 +220,12 @@ impl Inbound {
     }
 
     /// A plaintext HTTP/1 client hears why; what else it may be is closed without a byte.
-    async fn refuse_plaintext(&self, io: Io, from: SocketAddr) {
+    async fn refuse_plaintext(&self, io: Io, arrived: Arrived) {
         self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
-        if let Ok(Detected { found: Found::Http1, mut io, .. }) = detect(io, &self.worker, NEVER).await {
-            let connection = Connection::new(Direction::Inbound, from, None);
+        if let Ok(Detected { found: Found::Http1, mut io, .. }) =
+            detect(io, &self.worker, &arrived.place.work, NEVER).await
+        {
+            let connection = Connection::new(arrived.from, arrived.place);
             let (reason, line) = (Reason::MtlsRequired, "403 Forbidden");
             let answer = server::refuse(reason, line, None, &connection, &self.worker);
             // Best effort: who does not listen needs no answer.
@@ -246,16 +249,16 @@ impl Inbound {
             Some(Spoken::AppAuto) => {
                 let early = route.as_deref().map(|route| tcp::early(route, arrived.from, &self.worker));
                 let detected = if is_said_to_be_opaque {
-                    doubt(io, &self.worker, early).await
+                    doubt(io, &self.worker, &arrived.place.work, early).await
                 } else {
-                    detect(io, &self.worker, early).await
+                    detect(io, &self.worker, &arrived.place.work, early).await
                 };
                 let detected = detected.inspect_err(|why| self.undecided(why, tls)).ok()?;
                 self.detected(detected, arrived, peer)
             }
             // What is no HTTP hears so from the HTTP side.
             _ => {
-                let detected = detect(io, &self.worker, NEVER).await;
+                let detected = detect(io, &self.worker, &arrived.place.work, NEVER).await;
                 let Detected { found, io, .. } = detected.inspect_err(|why| self.undecided(why, tls)).ok()?;
                 Some(self.http(io, found.version(), arrived, peer))
             }
@@ -311,7 +314,7 @@ impl Inbound {
             client_cert,
             peer,
             destination: arrived.route.map_or(Destination::Named, Destination::Route),
-            ..Connection::new(Direction::Inbound, arrived.from, Some(arrived.permit))
+            ..Connection::new(arrived.from, arrived.place)
         }
     }
 

@@ -16,6 +16,7 @@
 //! - No retry once response headers went downstream: the retry layer sees responses before anybody below it.
 //! - The retry budget is fed once per request, with its first try, and spent once per retry: in [`retry`].
 
+pub(crate) mod closing;
 pub(crate) mod headers;
 pub(crate) mod limit;
 pub(crate) mod record;

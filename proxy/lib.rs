@@ -16,7 +16,8 @@
 //! 6. HTTP goes to [`http::server`]: hyper reads it behind [`http::guard`], which bounds how long a client may dawdle
 //!    and puts a connection aside that has been idle for a second; it holds no buffer until its next request.
 //! 7. Each request goes through the stack of its direction, below. One that becomes a tunnel ([`http::tunnel`]) ends
-//!    as opaque bytes. When the [`runtime::drain`] starts, the connection finishes what is in flight and closes.
+//!    as opaque bytes. When the [`runtime::drain`] begins, answers say goodbye; later inbound refuses what is new
+//!    ([`layers::closing`]), and the process ends when no connection is at work any more.
 //!
 //! # The life of a request
 //! Outbound, from the application to a service ([`outbound::stack`]); inbound is the same without the tries:

@@ -120,6 +120,33 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Stops listening. Returns the connections that were made, and that nobody has accepted yet: the kernel would
+    /// reset them. At most as many as there is room for in the queue, so that a flood cannot hold up the end.
+    pub(crate) fn close(self) -> Vec<(Stream, SocketAddr)> {
+        let most = usize::try_from(BACKLOG).unwrap_or(usize::MAX);
+        match self {
+            // Not through the runtime, which may not have heard yet that there is something to accept.
+            Self::Tcp(listener) => {
+                let Ok(listener) = listener.into_std() else { return Vec::new() };
+                let accepted = std::iter::from_fn(|| listener.accept().ok()).take(most);
+                accepted.filter_map(|(stream, from)| Some((accepted_late(stream).ok()?, from))).collect()
+            }
+            Self::Memory(listener) => {
+                let arrivals = listener.close().into_iter();
+                arrivals.map(|arrival| (Stream::Memory(arrival.io, arrival.original), arrival.from)).collect()
+            }
+        }
+    }
+}
+
+fn accepted_late(stream: std::net::TcpStream) -> io::Result<Stream> {
+    stream.set_nonblocking(true)?;
+    let stream = TcpStream::from_std(stream)?;
+    prepare(&stream, Some(DOWNSTREAM_KEEPALIVE))?;
+    Ok(Stream::Tcp(stream, None))
+}
+
 fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;

@@ -11,7 +11,6 @@ use pillion_config::listener::Unknown;
 use tower::ServiceBuilder;
 
 use crate::cluster::Spoken;
-use crate::cluster::limits::Permit;
 use crate::detect::hello::Hello;
 use crate::detect::{Detected, Found, NEVER, Undecided, detect};
 use crate::dispatch;
@@ -20,7 +19,7 @@ use crate::layers::{AnsweringService, Name, headers, limit, record, rescue, retr
 use crate::net::own::is_from_this_host;
 use crate::net::{Io, Prefixed, Stream, Transport};
 use crate::runtime::worker::Worker;
-use crate::serve::{Connection, Destination, Next};
+use crate::serve::{Connection, Destination, Next, Place};
 use crate::state::{Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, Protocol, Symbol, Tls};
@@ -47,7 +46,7 @@ pub(crate) fn stack(without: Option<Name>) -> impl AnsweringService {
 }
 
 impl Outbound {
-    pub(crate) async fn serve(self, stream: Stream, from: SocketAddr, permit: Permit) {
+    pub(crate) async fn serve(self, stream: Stream, from: SocketAddr, place: Place) {
         if !is_from_this_host(from.ip(), stream.own_ip()) {
             tracing::debug!(%from, "outbound connection closed: it comes from another host");
             self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
@@ -58,11 +57,7 @@ impl Outbound {
             return;
         };
         let is_redirected = self.service.is_none() && !matches!(destination, Destination::Named);
-        let connection = Connection {
-            destination,
-            is_redirected,
-            ..Connection::new(Direction::Outbound, from, Some(permit))
-        };
+        let connection = Connection { destination, is_redirected, ..Connection::new(from, place) };
         let io = Prefixed::new(Transport::Plain(Prefixed::new(stream)));
         self.enter(io, connection, None).await;
     }
@@ -128,7 +123,7 @@ impl Outbound {
 
     /// Nobody is dialled before a request, or a TLS server name, says whom.
     async fn requests_only(&self, io: Io, connection: Connection) -> Option<Next> {
-        let detected = detect(io, &self.worker, NEVER).await;
+        let detected = detect(io, &self.worker, &connection.place.work, NEVER).await;
         let Detected { found, io, .. } = self.noted(detected, None, &connection)?;
         if !matches!(connection.destination, Destination::Route(_)) {
             self.worker.metrics.detections(Direction::Outbound, found.verdict()).inc();
@@ -152,11 +147,12 @@ impl Outbound {
         route: Arc<Route>,
         connection: Connection,
     ) -> Option<Next> {
+        let work = &connection.place.work;
         let detected = match early {
-            Some(dialled) => detect(io, &self.worker, Some(tcp::at_hand(dialled, &route))).await,
+            Some(dialled) => detect(io, &self.worker, work, Some(tcp::at_hand(dialled, &route))).await,
             None => {
                 let early = tcp::early(&route, connection.downstream, &self.worker);
-                detect(io, &self.worker, Some(early)).await
+                detect(io, &self.worker, work, Some(early)).await
             }
         };
         let Detected { found, io, early } = self.noted(detected, Some(&route), &connection)?;

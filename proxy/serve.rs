@@ -17,6 +17,7 @@ use crate::http::server::{self, Version};
 use crate::layers::AnsweringService;
 use crate::net::descriptors::is_short_of_descriptors;
 use crate::net::{Io, Listener, Stream};
+use crate::runtime::drain::{Phase, Work};
 use crate::runtime::worker::Worker;
 use crate::state::{Fixed, Route};
 use crate::tcp::{self, Dialled};
@@ -36,13 +37,26 @@ pub(crate) struct Connection {
     pub(crate) destination: Destination,
     /// Its destination is an address that it was redirected from, or that a CONNECT named.
     pub(crate) is_redirected: bool,
-    /// One of the side's `max_connections`, given back when nothing uses the connection any more.
-    pub(crate) _permit: Option<Permit>,
+    pub(crate) place: Place,
     /// Exchanges begun, and not ended.
     pub(crate) requests: AtomicU64,
     pub(crate) in_flight: AtomicU32,
     /// Nothing has happened on it for a while: it may be put aside, holding no buffers.
     pub(crate) rests: AtomicBool,
+}
+
+/// What a connection has from accept until nothing uses it any more.
+pub(crate) struct Place {
+    pub(crate) work: Work,
+    /// One of the side's `max_connections`.
+    _permit: Option<Permit>,
+}
+
+impl Place {
+    /// Of a connection that does not count against `max_connections`, or no longer.
+    pub(crate) const fn unlimited(work: Work) -> Self {
+        Self { work, _permit: None }
+    }
 }
 
 /// Where a connection goes, as far as that is known without its bytes.
@@ -57,16 +71,16 @@ pub(crate) enum Destination {
 }
 
 impl Connection {
-    pub(crate) const fn new(direction: Direction, downstream: SocketAddr, permit: Option<Permit>) -> Self {
+    pub(crate) const fn new(downstream: SocketAddr, place: Place) -> Self {
         Self {
-            direction,
+            direction: place.work.direction(),
             downstream,
             peer: None,
             peer_label: Symbol::EMPTY,
             client_cert: None,
             destination: Destination::Named,
             is_redirected: false,
-            _permit: permit,
+            place,
             requests: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             rests: AtomicBool::new(false),
@@ -102,9 +116,11 @@ impl Next {
     pub(crate) async fn run<S: AnsweringService>(self, worker: &Arc<Worker>, stack: S) {
         match self {
             Self::Http { io, version, connection } => {
+                connection.place.work.wake();
                 Box::pin(server::serve(io, version, Arc::new(connection), worker.clone(), stack)).await;
             }
             Self::Opaque { io, early, route, connection } => {
+                connection.place.work.wake();
                 Box::pin(tcp::forward(io, early, &route, &connection, worker)).await;
             }
         }
@@ -122,16 +138,17 @@ pub(crate) struct Accepting<F> {
 
 impl<F, Fut> Accepting<F>
 where
-    F: Fn(Stream, SocketAddr, Permit) -> Fut,
+    F: Fn(Stream, SocketAddr, Place) -> Fut,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    /// Accepts until the drain starts, or the listener is `closed`: then what waits in its backlog is served.
+    /// Accepts until inbound takes nothing new, or the listener is `closed`: then what waits in its queue is served.
     pub(crate) async fn run(self, mut listener: Listener, mut closed: oneshot::Receiver<()>) {
-        let mut draining = std::pin::pin!(self.worker.drain.started());
+        let _queue = (self.direction == Direction::Inbound).then(|| self.worker.work(self.direction));
+        let mut closing = std::pin::pin!(self.closing());
         let mut told = None;
         loop {
             let accepted = tokio::select! { // an accept that is dropped leaves its connection in the backlog
-                () = &mut draining => return,
+                () = &mut closing => break,
                 _ = &mut closed => break,
                 accepted = listener.accept() => accepted,
             };
@@ -140,8 +157,13 @@ where
                 Err(error) => pause_after(&error, &mut told).await,
             }
         }
-        while let Some((stream, from)) = waiting(&mut listener).await {
-            self.admit(stream, from);
+        listener.close().into_iter().for_each(|(stream, from)| self.admit(stream, from));
+    }
+
+    async fn closing(&self) {
+        match self.direction {
+            Direction::Inbound => self.worker.drain.reached(Phase::Closing).await,
+            Direction::Outbound => std::future::pending().await,
         }
     }
 
@@ -150,12 +172,8 @@ where
             self.refuse();
             return;
         };
-        let at_work = self.worker.drain.enter();
-        let serving = Box::pin((self.serve)(stream, from, permit)); // or the task would hold it twice
-        tokio::spawn(async move {
-            serving.await;
-            drop(at_work);
-        });
+        let place = Place { work: self.worker.work(self.direction), _permit: Some(permit) };
+        tokio::spawn(Box::pin((self.serve)(stream, from, place))); // or the task would hold it twice
     }
 
     fn refuse(&self) {
@@ -169,15 +187,6 @@ where
             ConnectionOutcome::Refused,
         );
         refused.inc();
-    }
-}
-
-/// A connection that is there already.
-async fn waiting(listener: &mut Listener) -> Option<(Stream, SocketAddr)> {
-    tokio::select! { // nothing is dropped: either there is one, or there is none
-        biased;
-        accepted = listener.accept() => accepted.ok(),
-        () = std::future::ready(()) => None,
     }
 }
 

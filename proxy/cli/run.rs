@@ -66,7 +66,7 @@ impl Run {
             if ended == End::Broken {
                 anyhow::bail!("a worker has ended by itself; see the log above");
             }
-            drain(running, signals).await;
+            drain(running, signals, ended).await;
             Ok(())
         })
     }
@@ -158,10 +158,16 @@ impl Ends {
 }
 
 /// A second signal ends at once.
-async fn drain(running: Running, mut signals: Signals) {
+async fn drain(running: Running, mut signals: Signals, why: End) {
     tracing::info!("draining; a second signal ends at once");
+    let drained = async {
+        match why {
+            End::Quit => running.quit().await,
+            End::Drain | End::Broken => running.drain().await,
+        }
+    };
     tokio::select! { // what is still open then is cut, as asked
-        () = running.drain() => {}
+        () = drained => {}
         () = signals.end.wait() => tracing::warn!("second signal: leaving what is still open"),
     }
 }

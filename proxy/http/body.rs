@@ -117,6 +117,14 @@ impl Body {
         }
     }
 
+    /// Whose answer this is the body of, until that has ended.
+    pub(crate) fn exchange(&self) -> Option<&Exchange> {
+        match &self.tail {
+            Some(Tail::Response(tail)) => tail.exchange.as_deref(),
+            _ => None,
+        }
+    }
+
     /// What rides on the response, to ride on something else.
     pub(crate) fn take_response_tail(&mut self) -> Box<ResponseTail> {
         match self.tail.take() {

@@ -2,17 +2,22 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Poll;
+use std::task::{Poll, ready};
+use std::time::Duration;
 
-use http::Request;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use pillion_config::listener::DownstreamLimits;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::time::{Instant, timeout};
 
 use super::answer;
 use super::exchange::Exchange;
@@ -22,9 +27,10 @@ use crate::detect::first_byte;
 use crate::error::Reason;
 use crate::layers::AnsweringService;
 use crate::net::Io;
+use crate::runtime::drain::QUIET;
 use crate::runtime::worker::Worker;
 use crate::serve::Connection;
-use crate::telemetry::{Held, MethodLabel, Protocol, RequestLabels, Symbol};
+use crate::telemetry::{Direction, Held, MethodLabel, Protocol, RequestLabels, Symbol};
 
 /// Streams one client may have open at once; hyper's own default, twice Envoy's recommendation.
 const STREAMS: u32 = 200;
@@ -37,6 +43,8 @@ const SEND_BUFFER: usize = 256 * 1024;
 pub(crate) const HTTP1_BUFFER: usize = 128 * 1024;
 /// hyper's own limit of an HTTP/1 head's fields; another one costs an allocation for each.
 const HEADER_COUNT: u32 = 100;
+/// For a client to notice that its connection has ended. nginx waits up to 30 s, here the end of a process does.
+const LINGER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
@@ -51,7 +59,8 @@ pub(crate) const fn protocol(version: Version) -> Protocol {
     }
 }
 
-/// Serves `io` until its client leaves, or until the drain lets it finish what is in flight.
+/// Serves `io` until its client leaves. In the drain: until what is in flight has ended, and inbound until the
+/// connection has been silent for a second.
 pub(crate) async fn serve<S: AnsweringService>(
     mut io: Io,
     version: Version,
@@ -66,7 +75,9 @@ pub(crate) async fn serve<S: AnsweringService>(
             while let Some(rests) =
                 Box::pin(http1(io, connection.clone(), worker.clone(), stack.clone())).await
             {
-                let Ok(wakes) = first_byte(rests, &worker).await else { return };
+                let work = &connection.place.work;
+                work.rest();
+                let Ok(wakes) = first_byte(rests, &worker, work).await else { return };
                 io = wakes;
             }
         }
@@ -81,7 +92,6 @@ async fn http1<S: AnsweringService>(
     worker: Arc<Worker>,
     stack: S,
 ) -> Option<Io> {
-    let mut draining = worker.drain.started();
     let mut is_told = false;
     let limits = worker.limits();
     let (rests, io) = (connection.clone(), Guarded::new(io, connection.clone(), worker.clone(), true));
@@ -96,21 +106,28 @@ async fn http1<S: AnsweringService>(
                 if let Poll::Ready(ended) = Pin::new(&mut conn).poll(cx) {
                     return Poll::Ready(ended);
                 }
-                let drains = !is_told && Pin::new(&mut draining).poll(cx).is_ready();
-                if !drains && (is_told || !rests.rests.load(Relaxed)) {
+                if is_told || !rests.rests.load(Relaxed) {
                     return Poll::Pending;
                 }
                 is_told = true;
-                Pin::new(&mut conn).graceful_shutdown(); // after what is in flight: at once, where nothing is
+                Pin::new(&mut conn).graceful_shutdown(); // at once: nothing is in flight
             }
         })
         .await,
     );
-    if !rests.rests.swap(false, Relaxed) {
+    let (has_rest, says_goodbye) = (rests.rests.swap(false, Relaxed), rests.place.work.says_goodbye());
+    if !has_rest && !says_goodbye {
         return None;
     }
     let parts = conn.into_parts()?;
     let mut io = parts.io.into_inner().into_io();
+    if !has_rest {
+        if rests.direction == Direction::Outbound {
+            rests.place.work.rest(); // the quiet second that outbound needs is long enough for this
+        }
+        linger(io).await;
+        return None;
+    }
     io.put_back(parts.read_buf);
     Some(io)
 }
@@ -128,9 +145,25 @@ fn http1_builder(limits: &DownstreamLimits) -> http1::Builder {
     builder
 }
 
+/// Reads on, for who still sends and has not heard our last answer: a connection that is closed with bytes unread is
+/// reset, and the answer may be lost with it (RFC 9112, 9.6).
+async fn linger(mut io: Io) {
+    let gone = poll_fn(|cx| {
+        loop {
+            let mut room = [MaybeUninit::uninit(); 4096];
+            let mut read = ReadBuf::uninit(&mut room);
+            match ready!(Pin::new(&mut io).poll_read(cx, &mut read)) {
+                Ok(()) if !read.filled().is_empty() => {}
+                _ended => return Poll::Ready(()),
+            }
+        }
+    });
+    drop(timeout(LINGER, gone).await);
+}
+
 async fn http2<S: AnsweringService>(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, stack: S) {
     let header_bytes = worker.limits().header_bytes;
-    let draining = worker.drain.started();
+    let shown = connection.clone();
     let io = TokioIo::new(Guarded::new(io, connection.clone(), worker.clone(), false));
     let service = service_fn(move |request: Request<Incoming>| {
         handle(request, connection.clone(), worker.clone(), stack.clone())
@@ -148,9 +181,31 @@ async fn http2<S: AnsweringService>(io: Io, connection: Arc<Connection>, worker:
     let mut conn = pin!(conn);
     tokio::select! { // only the wait for the drain can be dropped here
         _ended = &mut conn => return,
-        () = draining => conn.as_mut().graceful_shutdown(),
+        () = shown.place.work.goodbye() => conn.as_mut().graceful_shutdown(),
     }
-    drop(conn.await);
+    tokio::select! { // a connection that is deserted has nothing to lose
+        _ended = conn => {}
+        () = deserted(&shown) => {}
+    }
+}
+
+/// The client was told goodbye, and should leave when its streams have ended; not all do. Where nothing happens for
+/// a second the drain does not wait for it any longer. Ready when it is to be closed.
+async fn deserted(connection: &Connection) {
+    let (work, requests) = (&connection.place.work, || connection.requests.load(Relaxed));
+    let (mut seen, mut since) = (requests(), Instant::now());
+    loop {
+        tokio::time::sleep(QUIET / 4).await;
+        if connection.in_flight.load(Relaxed) > 0 || requests() != seen {
+            (seen, since) = (requests(), Instant::now());
+            work.wake();
+        } else if since.elapsed() >= QUIET {
+            work.rest();
+            if work.refuses() {
+                return;
+            }
+        }
+    }
 }
 
 async fn handle<S: AnsweringService>(
@@ -161,16 +216,28 @@ async fn handle<S: AnsweringService>(
 ) -> Result<Response, Infallible> {
     let request_id = headers::request_id(request.headers(), &mut worker.rng.lock());
     let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked(&mut request)).flatten();
+    let is_http1 = request.version() != http::Version::HTTP_2;
     let exchange = Arc::new(Exchange::new(worker, connection, request_id));
     let mut call = Call::new(request.map(Body::incoming), exchange);
-    match asked {
-        None => stack.call(call).await,
-        Some(asked) => {
-            call.tunnel = Some(Box::new(asked.kind.clone()));
-            let exchange = call.exchange.clone();
-            let answered = Box::pin(stack.call(call)).await;
-            answered.map(|response| tunnel::open(asked, response, &exchange))
-        }
+    let Some(asked) = asked else {
+        let mut response = stack.call(call).await?;
+        say_goodbye(&mut response, is_http1);
+        return Ok(response);
+    };
+    call.tunnel = Some(Box::new(asked.kind.clone()));
+    let exchange = call.exchange.clone();
+    let mut response = Box::pin(stack.call(call)).await?;
+    if !tunnel::is_opened(&response) {
+        say_goodbye(&mut response, is_http1);
+    }
+    Ok(tunnel::open(asked, response, &exchange))
+}
+
+/// The last answer on an HTTP/1 connection, if the drain has begun. HTTP/2 is told by its connection's own task.
+fn say_goodbye(response: &mut Response, is_http1: bool) {
+    let exchange = response.body().exchange();
+    if is_http1 && exchange.is_some_and(|exchange| exchange.connection.place.work.says_goodbye()) {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }
 
@@ -191,7 +258,7 @@ pub(crate) fn refuse_head(hypers: &[u8], connection: &Connection, worker: &Worke
             (Reason::BadRequest, "400 Bad Request", told)
         }
     };
-    let told = (connection.direction == crate::telemetry::Direction::Outbound).then_some(told.as_str());
+    let told = (connection.direction == Direction::Outbound).then_some(told.as_str());
     refuse(reason, line, told, connection, worker)
 }
 

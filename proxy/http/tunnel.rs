@@ -23,7 +23,7 @@ use super::{Body, Exchange, Response};
 use crate::net::{Io, Prefixed, Transport};
 use crate::outbound::Outbound;
 use crate::runtime::worker::Worker;
-use crate::serve::{Connection, Destination};
+use crate::serve::{Connection, Destination, Place};
 use crate::state::Route;
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{self, Direction, Held};
@@ -187,12 +187,18 @@ impl Accepted {
     }
 }
 
+/// Whether this answer opens the tunnel that was asked for.
+pub(crate) fn is_opened(response: &Response) -> bool {
+    response.extensions().get::<Accepted>().is_some()
+}
+
 /// Joins the two halves, once the downstream has its answer, on a task of its own.
 pub(crate) fn open(asked: Asked, mut response: Response, exchange: &Exchange) -> Response {
     let Exchange { worker, connection, .. } = exchange;
     let accepted = response.extensions_mut().remove::<Accepted>();
     let Some(upstream) = accepted.and_then(|accepted| accepted.0.lock().take()) else { return response };
-    let (at_work, worker, connection) = (worker.drain.enter(), worker.clone(), connection.clone());
+    // The drain waits for the connection for as long as somebody has it.
+    let (worker, connection) = (worker.clone(), connection.clone());
     match upstream {
         Upstream::Switched { on, to, route } => {
             let tail = response.body_mut().take_response_tail();
@@ -202,22 +208,23 @@ pub(crate) fn open(asked: Asked, mut response: Response, exchange: &Exchange) ->
                 let _open =
                     Held::of(&worker.connections_active(connection.direction, telemetry::Protocol::Tcp));
                 join(asked.on, on, tail, &route, &worker).await;
-                drop((connection, at_work)); // its place in `max_connections` ends here
+                drop(connection); // its place in `max_connections` ends here
             });
         }
         Upstream::Inside { destination, early } => {
             tell_opened(&asked, None, &mut response);
             tokio::spawn(async move {
                 if let Ok(upgraded) = asked.on.await {
+                    let place = Place::unlimited(worker.work(Direction::Outbound));
                     let inside = Connection {
                         destination,
                         is_redirected: true,
-                        ..Connection::new(Direction::Outbound, connection.downstream, None)
+                        ..Connection::new(connection.downstream, place)
                     };
                     let outbound = Outbound { worker, service: None };
                     outbound.enter(downstream(upgraded), inside, early).await;
                 }
-                drop((connection, at_work));
+                drop(connection);
             });
         }
     }

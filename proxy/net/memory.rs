@@ -131,4 +131,10 @@ impl Listener {
     pub(crate) async fn accept(&mut self) -> io::Result<Arrival> {
         self.arrivals.recv().await.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
+
+    /// Stops listening. Returns who had connected.
+    pub(crate) fn close(mut self) -> Vec<Arrival> {
+        self.arrivals.close();
+        std::iter::from_fn(|| self.arrivals.try_recv().ok()).collect()
+    }
 }

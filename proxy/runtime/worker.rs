@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use pillion_config::listener::DownstreamLimits;
 
 use super::deadline::Timers;
-use super::drain::Drain;
+use super::drain::{Drain, Roll, Work};
 use crate::net::Network;
 use crate::state::Store;
 use crate::telemetry::{AccessLog, Direction, Histogram, IntGauge, Metrics, Protocol, Recorder};
@@ -21,6 +21,7 @@ pub(crate) struct Worker {
     pub(crate) recorder: Mutex<Recorder>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) drain: Drain,
+    roll: Arc<Roll>,
     pub(crate) rng: Mutex<fastrand::Rng>,
     overhead: [Histogram; 2],
     passes: [HeaderValue; 2],
@@ -44,6 +45,7 @@ impl Worker {
             timers: Timers::default(),
             recorder: Mutex::new(Recorder::new(metrics.clone())),
             access_log,
+            roll: drain.roll(),
             drain,
             rng: Mutex::new(fastrand::Rng::new()),
             overhead: [Direction::Inbound, Direction::Outbound].map(|direction| metrics.overhead(direction)),
@@ -64,6 +66,11 @@ impl Worker {
             Direction::Inbound => inbound,
             Direction::Outbound => outbound,
         }
+    }
+
+    /// Of a connection that is there from now on.
+    pub(crate) fn work(&self, direction: Direction) -> Work {
+        Work::begin(&self.roll, direction)
     }
 
     /// What this sidecar adds to `x-pillion-via`.

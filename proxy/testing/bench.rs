@@ -8,7 +8,7 @@ use crate::layers::Name;
 use crate::net::{Network, Prefixed, Stream, Transport};
 use crate::runtime::drain::Drain;
 use crate::runtime::worker::Worker;
-use crate::serve::{Connection, Destination};
+use crate::serve::{Connection, Destination, Place};
 use crate::state::Key;
 use crate::telemetry::{Direction, Metrics};
 use crate::{inbound, outbound};
@@ -53,7 +53,8 @@ impl Bench {
     fn client_without(&self, layer: Option<Name>) -> Peer {
         let (near, far) = tokio::io::duplex(64 * 1024);
         let io = Prefixed::new(Transport::Plain(Prefixed::new(Stream::Memory(far, None))));
-        let mut connection = Connection::new(self.direction, at("192.0.2.7:4711"), None);
+        let place = Place::unlimited(self.worker.work(self.direction));
+        let mut connection = Connection::new(at("192.0.2.7:4711"), place);
         let snapshot = self.worker.state.load();
         let app = snapshot.inbound.as_ref().and_then(|inbound| inbound.policy.app);
         if let Some(fixed) = app.and_then(|app| snapshot.fixed(Key::Application(app))) {

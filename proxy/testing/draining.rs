@@ -1,51 +1,110 @@
-//! The end of a sidecar: what is in flight finishes, nothing new begins.
+//! The end of a sidecar, as a client sees it in every state of its connection: at the signal, at `delay`, at the end.
 
-use super::backend::OK;
-use super::http2;
-use super::mesh::{A, Mesh, pass, settle};
+mod inbound;
+mod outbound;
+mod pair;
+
+use pillion_config::listener::Drain as Plan;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::backend::{Backend, OK};
+use super::mesh::{Mesh, Sidecar, pass, secs, settle};
 use super::peer::Peer;
+use crate::runtime::drain::Ended;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
+const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: orders\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                       sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+                        sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-#[tokio::test(start_paused = true)]
-async fn idle_connections_are_closed_at_once_and_a_request_in_flight_is_finished() {
-    let mesh = Mesh::default();
-    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
-        while peer.message().await.is_some() {
-            pass(5).await;
-            peer.send(OK).await;
-        }
-    });
-    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
-    let (mut idle, mut busy) = (sidecar.client().await, sidecar.client().await);
-    idle.get("/").await;
-    busy.send(GET).await;
-    settle().await;
-    sidecar.drain.start();
-    assert_eq!(idle.rest().await, b"");
-    let answer = busy.answer().await;
-    assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
-    assert_eq!(busy.rest().await, b"");
-    sidecar.drain.finished().await;
+/// A drain with the usual plan: `delay` is 5 s, `timeout` 25 s.
+struct End {
+    began: Instant,
+    ended: JoinHandle<(Ended, Instant)>,
 }
 
-#[tokio::test(start_paused = true)]
-async fn an_http2_client_is_told_goodbye_and_its_streams_finish() {
-    let mesh = Mesh::default();
-    let _a = mesh.http2(A, 100, |_, _, respond| async move {
-        pass(5).await;
-        http2::answer(respond, 200, "ok");
-    });
-    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
-    let client = sidecar.http2_client().await;
-    let asked = tokio::spawn({
-        let client = client.clone();
-        async move { client.get("/").await.body }
-    });
-    settle().await;
-    sidecar.drain.start();
-    settle().await;
-    assert!(client.ask(http2::request("GET", "/late"), "").await.is_err(), "no new stream is taken");
-    assert_eq!(asked.await.expect("asked"), b"ok");
-    sidecar.drain.finished().await;
+impl End {
+    async fn begin(sidecar: &Sidecar) -> Self {
+        Self::planned(sidecar, Plan::default()).await
+    }
+
+    async fn planned(sidecar: &Sidecar, plan: Plan) -> Self {
+        let (drain, began) = (sidecar.drain.clone(), Instant::now());
+        drain.begin();
+        let ended = tokio::spawn(async move { (drain.finished(plan).await, Instant::now()) });
+        settle().await;
+        Self { began, ended }
+    }
+
+    /// Just before `delay` is over.
+    async fn before_delay(&self) {
+        tokio::time::sleep_until(self.began + secs(5) - secs(1) / 10).await;
+    }
+
+    /// Just after.
+    async fn after_delay(&self) {
+        tokio::time::sleep_until(self.began + secs(5) + secs(1) / 10).await;
+        settle().await;
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended.is_finished()
+    }
+
+    /// How it ended, and after how many whole seconds, rounded to the nearest.
+    async fn told(self) -> (Ended, u64) {
+        let (ended, at) = self.ended.await.expect("nobody aborts it");
+        (ended, (at - self.began + secs(1) / 2).as_secs())
+    }
+}
+
+/// Answers each request after so many seconds.
+fn slow(mesh: &Mesh, address: &str, seconds: u64) -> Backend {
+    mesh.scripted(address, move |mut peer: Peer, _| async move {
+        while peer.message().await.is_some() {
+            pass(seconds).await;
+            if peer.try_send(OK).await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Switches protocols, then says back what it hears.
+fn chat(mesh: &Mesh, address: &str) -> Backend {
+    mesh.scripted(address, |mut peer: Peer, _| async move {
+        if peer.message().await.is_some() {
+            peer.send(SWITCHED).await;
+            echo(peer).await;
+        }
+    })
+}
+
+/// Greets, then says back what it hears.
+fn greeter(mesh: &Mesh, address: &str) -> Backend {
+    mesh.scripted(address, |mut peer: Peer, _| async move {
+        peer.send("welcome").await;
+        echo(peer).await;
+    })
+}
+
+async fn echo(mut peer: Peer) {
+    loop {
+        let (heard, is_whole) = peer.exactly(1).await;
+        if !is_whole || peer.try_send(heard).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn echoes(client: &mut Peer, what: &str) {
+    client.send(what).await;
+    assert_eq!(client.exactly(what.len()).await, (what.into(), true));
+}
+
+/// Whether its other end hangs up before time passes.
+async fn is_closed(client: &mut Peer) -> bool {
+    tokio::time::timeout(secs(1) / 100, client.rest()).await.is_ok()
 }

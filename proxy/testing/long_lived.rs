@@ -111,41 +111,6 @@ async fn a_connection_that_rests_wakes_with_its_next_request_however_that_comes(
     );
 }
 
-#[tokio::test(start_paused = true)]
-async fn connections_that_rest_or_say_nothing_do_not_hold_up_the_drain() {
-    let mesh = Mesh::default();
-    let _a = mesh.answering(A, OK);
-    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], listen: 127.0.0.1:0");
-    let (mut rests, mut silent) = (sidecar.client().await, sidecar.client().await);
-    let mut undecided = sidecar.direct_client().await;
-    assert_eq!(rests.get("/").await.told(), (200, None));
-    pass(10).await;
-    sidecar.drain.start();
-    let gone = async { (rests.rest().await, silent.rest().await, undecided.rest().await) };
-    let gone = tokio::time::timeout(secs(1), gone).await.expect("closed at once");
-    assert_eq!(gone, Default::default());
-    tokio::time::timeout(secs(1), sidecar.drain.finished()).await.expect("nobody is at work");
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_opaque_connection_outlives_the_beginning_of_the_drain() {
-    let mesh = Mesh::default();
-    let _echo = mesh.scripted(A, |mut peer: Peer, _| async move {
-        peer.send("welcome").await;
-        let (heard, _) = peer.exactly(3).await;
-        drop(peer.try_send(heard).await);
-    });
-    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], listen: 127.0.0.1:0");
-    let mut client = sidecar.direct_client().await;
-    assert_eq!(client.exactly(7).await.0, b"welcome");
-    sidecar.drain.start();
-    pass(5).await;
-    client.send("bye").await;
-    assert_eq!(client.rest().await, b"bye");
-    drop(client);
-    tokio::time::timeout(secs(1), sidecar.drain.finished()).await.expect("nobody is at work");
-}
-
 fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
     proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..2_000), 0..20)
 }

@@ -329,35 +329,3 @@ async fn a_tunnel_is_an_active_connection() {
     settle().await;
     assert_eq!(sidecar.sum("pillion_connections_active"), 2);
 }
-
-#[tokio::test(start_paused = true)]
-async fn spare_and_resting_connections_end_with_the_drain() {
-    let m = Mesh::default();
-    let _a = m.answering(A, OK);
-    let sidecar = m.caller(OWN_PORT);
-    let mut spare = sidecar.direct_client().await;
-    pass(5).await;
-    let mut rest = sidecar.client().await;
-    rest.get("/").await;
-    pass(5).await;
-    sidecar.drain.start();
-    drop((spare.rest().await, rest.rest().await));
-    let done = tokio::time::timeout(std::time::Duration::from_secs(1), sidecar.drain.finished()).await;
-    assert!(done.is_ok(), "nobody is at work");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_request_half_sent_when_the_drain_begins_is_served() {
-    let m = Mesh::default();
-    let _a = m.answering(A, OK);
-    let sidecar = m.caller(OWN_PORT);
-    let mut c = sidecar.direct_client().await;
-    c.get("/").await;
-    pass(5).await; // rests
-    c.send("GET / HTT").await;
-    settle().await;
-    sidecar.drain.start();
-    settle().await;
-    c.send("P/1.1\r\nhost: orders\r\n\r\n").await;
-    assert_eq!(c.answer().await.told(), (200, None), "it had begun before");
-}

@@ -7,6 +7,7 @@ mod support;
 
 mod admin;
 mod clients;
+mod drain;
 mod grpc;
 mod headers;
 mod isolation;

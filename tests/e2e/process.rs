@@ -12,6 +12,9 @@ use crate::support::tools::{require, run};
 use crate::support::wire::Wire;
 use crate::support::{Scratch, eventually, soon};
 
+/// A drain whose end is not waited for.
+const SOON: &str = "drain: { delay: off, timeout: 20s }";
+
 async fn pillion(words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
     command.args(words);
@@ -149,7 +152,7 @@ async fn sigterm_ends_after_what_is_in_flight() {
         }
     })
     .await;
-    let mut pair = Pair::start(app.address, "", "").await;
+    let mut pair = Pair::ending(app.address, "", SOON).await;
     let mut client = Wire::connect(pair.caller.outbound()).await;
     client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n").await;
     app.has_requests(1).await;
@@ -177,7 +180,7 @@ async fn sigterm_ends_after_what_is_in_flight() {
 #[tokio::test]
 async fn an_idle_connection_does_not_hold_up_the_end() {
     let app = Backend::echo().await;
-    let mut caller = Plan::calling(app.address, "").start().await;
+    let mut caller = Plan::calling(app.address, "").with(SOON).start().await;
     let mut client = Wire::connect(caller.outbound()).await;
     assert_eq!(client.get("orders", "/").await.status(), 200);
     caller.signal("TERM");

@@ -247,6 +247,17 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
+    /// The same with this `drain` on both sides.
+    pub(crate) async fn ending(app: SocketAddr, orders: &str, drain: &str) -> Self {
+        let authority = Authority::new();
+        let application =
+            Plan::application(app, "").with(drain).identified(&authority, "orders").start().await;
+        let comma = if orders.is_empty() { "" } else { ", " };
+        let orders = format!("tls: \"{}\"{comma}{orders}", spiffe("orders"));
+        let caller = Plan::calling(application.inbound(), &orders).with(drain).identified(&authority, "web");
+        Self { caller: caller.start().await, application }
+    }
+
     /// `orders` are keys of the service, `inbound` of the application's side.
     pub(crate) async fn start(app: SocketAddr, orders: &str, inbound: &str) -> Self {
         let authority = Authority::new();

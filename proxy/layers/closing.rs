@@ -1,0 +1,20 @@
+//! Refuses what comes once inbound takes nothing new. Nothing of it was forwarded, so its sender may go elsewhere: a
+//! caller's sidecar does so at once, whatever the method.
+
+use tower::layer::layer_fn;
+use tower::{Layer, service_fn};
+
+use super::HttpService;
+use crate::error::{Error, Reason};
+use crate::http::{Call, Response};
+
+pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(|next: S| service_fn(move |call| closing(next.clone(), call)))
+}
+
+async fn closing<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Error> {
+    if call.exchange.connection.place.work.refuses() {
+        return Err(Error::new(Reason::Draining, "the sidecar is about to end, and takes no new request"));
+    }
+    next.call(call).await
+}

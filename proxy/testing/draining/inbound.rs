@@ -1,0 +1,221 @@
+//! What others ask of the application: served until `delay`, finished after it, and refused when it comes later.
+
+use super::super::backend::OK;
+use super::super::http2::{self, request};
+use super::super::mesh::{A, Mesh, pass, secs, settle};
+use super::super::peer::Peer;
+use super::{End, GET, Plan, UPGRADE, chat, echoes, greeter, is_closed, slow};
+use crate::runtime::drain::Ended;
+
+const APP: &str = "app: 10.0.0.1:80";
+
+#[tokio::test(start_paused = true)]
+async fn until_delay_everybody_is_served_and_told_goodbye() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let sidecar = mesh.application(APP);
+    let mut kept = sidecar.client().await;
+    kept.get("/").await;
+    let end = End::begin(&sidecar).await;
+    end.before_delay().await;
+    for mut client in [kept, sidecar.client().await] {
+        let answer = client.get("/").await;
+        assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
+        assert_eq!(client.rest().await, b"");
+    }
+    assert_eq!(end.told().await, (Ended::Finished, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_delay_nobody_listens_and_idle_connections_are_closed() {
+    let mesh = Mesh::default();
+    let _a = slow(&mesh, A, 10);
+    let sidecar = mesh.application(APP);
+    let (mut busy, mut silent) = (sidecar.client().await, sidecar.client().await);
+    busy.send(GET).await;
+    let end = End::begin(&sidecar).await;
+    end.before_delay().await;
+    assert!(!is_closed(&mut silent).await, "who knows what it is about to say");
+    end.after_delay().await;
+    assert!(is_closed(&mut silent).await);
+    assert!(mesh.memory.connect(sidecar.address()).await.is_err(), "refused, which may be sent elsewhere");
+    let answer = busy.answer().await;
+    assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
+    drop(busy);
+    assert_eq!(end.told().await, (Ended::Finished, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_on_which_something_happened_within_a_second_is_told_rather_than_closed() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let sidecar = mesh.application(APP);
+    let end = End::begin(&sidecar).await;
+    end.before_delay().await;
+    let (mut new, mut silent) = (sidecar.client().await, sidecar.client().await);
+    end.after_delay().await;
+    let answer = new.get("/").await;
+    assert_eq!((answer.told(), answer.header("connection")), ((503, Some("draining")), Some("close")));
+    assert_eq!(new.rest().await, b"");
+    assert_eq!(silent.rest().await, b"", "a second was long enough");
+    assert_eq!(end.told().await, (Ended::Finished, 6));
+    assert_eq!(a.hits(), 0);
+    assert_eq!(sidecar.sum("pillion_requests_total direction=inbound reason=draining status=503"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_had_connected_when_the_listener_closes_is_told_so() {
+    let mesh = Mesh::default();
+    let sidecar = mesh.application(APP);
+    let plan = Plan { delay: secs(0), timeout: secs(5) };
+    // Neither the accept loop nor the drain has run since: the connection is in the queue.
+    let mut queued = sidecar.client().await;
+    queued.send(GET).await;
+    let end = End::planned(&sidecar, plan).await;
+    assert_eq!(queued.answer().await.told(), (503, Some("draining")));
+    drop(queued);
+    assert_eq!(end.told().await, (Ended::Finished, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_half_said_at_delay_is_refused_when_it_is_whole() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let sidecar = mesh.application(APP);
+    let (mut kept, mut new) = (sidecar.client().await, sidecar.client().await);
+    kept.get("/").await;
+    let end = End::begin(&sidecar).await;
+    end.before_delay().await;
+    for client in [&mut kept, &mut new] {
+        client.send("POST / HT").await;
+    }
+    pass(5).await;
+    assert!(!end.is_over(), "it is on its way");
+    for client in [&mut kept, &mut new] {
+        client.send("TP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n..").await;
+        let answer = client.answer().await;
+        assert_eq!((answer.told(), answer.body.as_str()), ((503, Some("draining")), "pillion: draining\n"));
+    }
+    assert_eq!(end.told().await.0, Ended::Finished);
+    assert_eq!(a.hits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_still_sends_a_body_hears_the_refusal_before_the_end() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let sidecar = mesh.application(APP);
+    let mut client = sidecar.client().await;
+    let end = End::begin(&sidecar).await;
+    end.before_delay().await;
+    client.send("POST / HTTP/1.1\r\n").await;
+    end.after_delay().await;
+    client.send("host: a\r\ncontent-length: 1000000\r\n\r\n").await;
+    settle().await;
+    client.send(vec![b'.'; 500_000]).await; // is taken, though nobody wants it
+    assert_eq!(client.answer().await.told(), (503, Some("draining")));
+    drop(client);
+    assert_eq!((end.told().await.0, a.hits()), (Ended::Finished, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn bodies_in_flight_finish_in_both_directions() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n01234").await;
+        pass(10).await;
+        peer.send("56789").await;
+    });
+    let sidecar = mesh.application(APP);
+    let mut client = sidecar.client().await;
+    client.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\n01234").await;
+    let end = End::begin(&sidecar).await;
+    end.after_delay().await;
+    client.send("56789").await;
+    let answer = client.answer().await;
+    assert_eq!((answer.told(), answer.body.as_str()), ((200, None), "0123456789"));
+    drop(client);
+    assert_eq!(end.told().await, (Ended::Finished, 15));
+}
+
+#[tokio::test(start_paused = true)]
+async fn http2_streams_finish_and_their_client_opens_no_further_ones() {
+    let mesh = Mesh::default();
+    let _a = mesh.http2(A, 100, |_, _, respond| async move {
+        pass(12).await;
+        http2::answer(respond, 200, "ok");
+    });
+    let sidecar = mesh.application("app: 10.0.0.1:80, protocol: http2");
+    let client = sidecar.http2_client().await;
+    let asked = tokio::spawn({
+        let client = client.clone();
+        async move { client.get("/").await.body }
+    });
+    settle().await;
+    let end = End::begin(&sidecar).await;
+    assert!(client.ask(request("GET", "/late"), "").await.is_err(), "it was told goodbye");
+    assert_eq!(asked.await.expect("asked"), b"ok");
+    assert_eq!(end.told().await, (Ended::Finished, 12));
+}
+
+/// A request of HTTP/2, all of whose fields stand in the static table but the authority.
+const STREAM: &[u8] = b"\0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01a";
+
+#[tokio::test(start_paused = true)]
+async fn an_http2_client_that_hears_nothing_is_refused_and_then_closed() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let sidecar = mesh.application(APP);
+    let mut deaf = sidecar.client().await;
+    deaf.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    pass(1).await;
+    let end = End::begin(&sidecar).await;
+    end.before_delay().await;
+    deaf.send(STREAM).await;
+    settle().await;
+    assert_eq!(a.hits(), 1, "until `delay` it is served");
+    end.after_delay().await;
+    let mut second = STREAM.to_vec();
+    second[8] = 3; // the next stream
+    deaf.send(second).await;
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_requests_total direction=inbound reason=draining status=503"), 1);
+    assert_eq!(end.told().await, (Ended::Finished, 6));
+    drop(deaf.rest().await);
+    assert_eq!(a.hits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn opaque_and_upgraded_connections_are_cut_at_timeout_and_counted() {
+    let mesh = Mesh::default();
+    let (_a, _b) = (greeter(&mesh, A), chat(&mesh, "10.0.0.2:80"));
+    let opaque = mesh.application("app: 10.0.0.1:80");
+    let upgrades = mesh.application("app: 10.0.0.2:80");
+    let (mut tcp, mut websocket) = (opaque.client().await, upgrades.client().await);
+    assert_eq!(tcp.exactly(7).await.0, b"welcome");
+    websocket.send(UPGRADE).await;
+    assert!(websocket.head().await.expect("an answer").starts_with("HTTP/1.1 101 "));
+    let ends = [End::begin(&opaque).await, End::begin(&upgrades).await];
+    pass(24).await;
+    for client in [&mut tcp, &mut websocket] {
+        echoes(client, "still here").await;
+    }
+    for end in ends {
+        assert_eq!(end.told().await, (Ended::Cut { inbound: 1, outbound: 0 }, 25));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_opaque_connection_that_ends_ends_the_drain() {
+    let mesh = Mesh::default();
+    let _a = greeter(&mesh, A);
+    let sidecar = mesh.application(APP);
+    let mut client = sidecar.client().await;
+    assert_eq!(client.exactly(7).await.0, b"welcome");
+    let end = End::begin(&sidecar).await;
+    pass(15).await;
+    echoes(&mut client, "bye").await;
+    drop(client);
+    assert_eq!(end.told().await, (Ended::Finished, 15));
+}
