@@ -104,7 +104,7 @@ impl Pages {
         }
         match find(port, request) {
             Ok(page) => self.page(page, request).await,
-            Err(refused) => refused,
+            Err(refused) => *refused,
         }
     }
 
@@ -135,21 +135,22 @@ impl Pages {
     }
 }
 
-fn find(port: Port, request: &Parts) -> Result<Page, Answer> {
+/// Or what the request hears instead.
+fn find(port: Port, request: &Parts) -> Result<Page, Box<Answer>> {
     let known = PAGES.iter().filter(|(_, page, ..)| port == Port::Admin || is_told_to_all(*page));
     let path = request.uri.path();
     let Some((_, page, asked, _)) = known.clone().find(|(known, ..)| *known == path) else {
         let paths: Vec<_> = known.map(|(path, ..)| *path).collect();
-        return Err(text(StatusCode::NOT_FOUND, format!("there are {}\n", paths.join(", "))));
+        return Err(text(StatusCode::NOT_FOUND, format!("there are {}\n", paths.join(", "))).into());
     };
     if !asked.takes(&request.method) {
         let mut refused = text(StatusCode::METHOD_NOT_ALLOWED, format!("only {}\n", asked.allow()));
         refused.headers_mut().insert(ALLOW, HeaderValue::from_static(asked.allow()));
-        return Err(refused);
+        return Err(refused.into());
     }
     match request.uri.query() {
         Some(query) if !takes_query(*page, &request.method) && !query.is_empty() => {
-            Err(text(StatusCode::BAD_REQUEST, format!("{path} takes no parameters\n")))
+            Err(text(StatusCode::BAD_REQUEST, format!("{path} takes no parameters\n")).into())
         }
         _ => Ok(*page),
     }
