@@ -1,7 +1,7 @@
 //! A permissive port: with or without mTLS, whoever speaks first, to the same application.
 
+use super::bytes;
 use super::redis::session;
-use super::{Way, bytes};
 use crate::support::backend::Backend;
 use crate::support::servers::Server;
 use crate::support::sidecar::Pair;
@@ -18,14 +18,16 @@ async fn redis_cli_is_served_in_plaintext_and_through_the_pair() {
     let pair = Pair::start(redis.address, "", "mtls: permissive").await;
     let direct = session(redis.address).await;
     assert!(session(pair.caller.orders()).await == direct, "over mTLS");
-    Way::Undeclared.is_told_by(&pair).await;
+    let [received, sent] = bytes(&pair.caller.scrape().await, "outbound", "orders");
+    assert!(received > 0.0 && sent > 1_048_576.0, "{received} {sent}");
     assert!(session(pair.application.inbound()).await == direct, "in plaintext");
     let detected = [("direction", "inbound"), ("verdict", "opaque")];
     eventually("both connections to be told", async || {
         let scrape = pair.application.scrape().await;
         let plaintext = [("direction", "inbound"), ("protocol", "tcp"), ("tls", "none"), ("outcome", "ok")];
-        // One accepted in plaintext, and two opened to the application; what came over mTLS is looked at too.
-        let is_told = scrape.sum("pillion_connections_total", &plaintext) == 3.0
+        // One accepted in plaintext, and two opened to the application; or more, where a client was so slow that the
+        // application was dialled to hear whether it speaks first. What came over mTLS is looked at too.
+        let is_told = scrape.sum("pillion_connections_total", &plaintext) >= 3.0
             && scrape.sum("pillion_detections_total", &detected) == 2.0;
         is_told.then_some(())
     })
