@@ -20,7 +20,7 @@ use crate::salvage::salvage;
 use crate::schema::{self, Described};
 use crate::shape::{Entries, NotYet, OffOnly, OneOrMore, Typed};
 use crate::telemetry::LogPath;
-use crate::value::{AutoOr, Count, OffOr, Port, Share, Size, Text};
+use crate::value::{AutoOr, Count, OffOr, Pause, Port, Share, Size, Text};
 use crate::variable::Environment;
 use crate::words::{
     AlwaysErrors, Auto, DnsName, Json, Method, PostQuantum, ServiceName, Sni, Target, TlsMode, TrustDomain,
@@ -332,7 +332,7 @@ blocks! {
 
     Drain {
         /// Until then both sides go on accepting while they say goodbye. Default 5s; off: not at all.
-        delay: Typed<OffOr<Duration>>,
+        delay: Typed<OffOr<Pause>>,
         /// The end, whatever is still open. Default 25s: below the 30s that Kubernetes waits.
         timeout: Typed<Duration>,
     }

@@ -134,6 +134,21 @@ impl Word for Duration {
     }
 }
 
+/// A duration that may be nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pause(pub(crate) Duration);
+
+impl Word for Pause {
+    const EXPECTED: &'static str = Duration::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match sum_of_parts(text) {
+            Some(0.0) => Ok(Self(Duration::ZERO)),
+            _ => Duration::parse(text).map(Self),
+        }
+    }
+}
+
 fn duration_help(text: &str) -> String {
     match text.trim().parse::<f64>() {
         Ok(_) => format!("a duration has a unit: {0}s or {0}ms", text.trim()),

@@ -61,7 +61,7 @@ const PAGES: [(&str, Page, Asked, &str); 11] = [
     ("/logging", Page::Logging, Asked::GetOrPut, "the log's level; PUT /logging?level=debug changes it"),
     ("/drain", Page::Drain, Asked::Post, "finish what is in flight and end, as SIGTERM"),
     ("/reload", Page::Reload, Asked::Post, "read the configuration file again"),
-    ("/quitquitquit", Page::Quit, Asked::Post, "end at once"),
+    ("/quitquitquit", Page::Quit, Asked::Post, "the same without drain.delay"),
     ("/metrics", Page::Metrics, Asked::Get, "Prometheus metrics"),
     ("/ready", Page::Ready, Asked::Get, "200, or 503 with the reason"),
     ("/live", Page::Live, Asked::Get, "200"),

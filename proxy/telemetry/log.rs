@@ -3,8 +3,10 @@
 use std::env;
 use std::sync::OnceLock;
 
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, reload};
+use tracing_subscriber::{fmt, reload};
 
 /// Level or filter directives, such as `debug` or `pillion::tls=debug,info`.
 const VARIABLE: &str = "PILLION_LOG";
@@ -22,7 +24,7 @@ const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
 static FILTER: OnceLock<Filter> = OnceLock::new();
 
 struct Filter {
-    set: Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>,
+    set: Box<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>,
     show: Box<dyn Fn() -> Option<String> + Send + Sync>,
 }
 
@@ -41,20 +43,16 @@ pub fn init(level: Option<&str>) {
     let asked =
         level.map(str::to_owned).or_else(|| env::var(VARIABLE).ok()).filter(|asked| !asked.is_empty());
     let (filter, fault) = filter(asked.as_deref());
-    let log = tracing_subscriber::fmt()
-        .compact()
-        .with_ansi(false)
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter)
-        .with_filter_reloading();
-    let (set, show) = (log.reload_handle(), log.reload_handle());
-    let filter = Filter {
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().compact().with_ansi(false).with_writer(std::io::stderr);
+    let set = handle.clone();
+    let filters = Filter {
         set: Box::new(move |filter| set.reload(filter)),
-        show: Box::new(move || show.with_current(ToString::to_string).ok()),
+        show: Box::new(move || handle.with_current(ToString::to_string).ok()),
     };
-    if log.finish().try_init().is_err() {
+    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_err() {
         tracing::debug!("the log was started before");
-    } else if FILTER.set(filter).is_err() {
+    } else if FILTER.set(filters).is_err() {
         tracing::debug!("the log's filter was known before");
     }
     if let (Some(fault), Some(asked)) = (fault, asked) {
@@ -76,7 +74,7 @@ pub(crate) fn set_level(asked: &str) -> Result<(), NotSet> {
 
 /// Stricter than the filter's own reader, which takes a misspelt level for the name of a module, and would log
 /// that alone.
-fn parse(asked: &str) -> Result<EnvFilter, String> {
+fn parse(asked: &str) -> Result<Targets, String> {
     if asked.len() > LONGEST {
         return Err(format!("the level is longer than {LONGEST} bytes"));
     }
@@ -86,14 +84,14 @@ fn parse(asked: &str) -> Result<EnvFilter, String> {
             return Err(format!("`{}` is no level", level.escape_debug()));
         }
     }
-    EnvFilter::try_new(asked).map_err(|error| error.to_string())
+    asked.parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())
 }
 
 /// The filter, and what was wrong with what was asked for.
-fn filter(asked: Option<&str>) -> (EnvFilter, Option<String>) {
-    match EnvFilter::try_new(asked.unwrap_or(DEFAULT)) {
+fn filter(asked: Option<&str>) -> (Targets, Option<String>) {
+    match parse(asked.unwrap_or(DEFAULT)) {
         Ok(filter) => (filter, None),
-        Err(error) => (EnvFilter::new(DEFAULT), Some(error.to_string())),
+        Err(error) => (Targets::new().with_default(tracing::Level::INFO), Some(error)),
     }
 }
 
@@ -113,10 +111,20 @@ mod tests {
 
     #[test]
     fn a_level_set_later_is_a_level_or_a_list_of_filters() {
-        for asked in ["debug", "OFF", "info,pillion::tls=debug", "pillion=trace,off", "warn,[span]=debug"] {
+        for asked in ["debug", "OFF", "info,pillion::tls=debug", "pillion=trace,off"] {
             assert!(parse(asked).is_ok(), "{asked}");
         }
-        for asked in ["", "wat", "debugg", "pillion", "pillion=wat", "info,", "info,=", &"x".repeat(2000)] {
+        for asked in [
+            "",
+            "wat",
+            "debugg",
+            "pillion",
+            "pillion=wat",
+            "warn,[span]=wat",
+            "info,",
+            "info,=",
+            &"x".repeat(2000),
+        ] {
             assert!(parse(asked).is_err(), "{asked}");
         }
     }

@@ -6,7 +6,7 @@ use super::{Remarks, Trail};
 use crate::file;
 use crate::listener::{DownstreamLimits, Drain};
 use crate::shape::Typed;
-use crate::value::{Count, Size};
+use crate::value::{Count, Pause, Size};
 use crate::words::Auto;
 
 /// hyper reads an HTTP/1 head into no less.
@@ -18,11 +18,11 @@ const MOST_HEADER_BYTES: u64 = 1024 * 1024;
 /// The defaults' reasons stand at the fields of [`Drain`].
 pub(super) fn drain(file: file::Drain, at: &Trail<'_>, remarks: &mut Remarks) -> Drain {
     let default = Drain::default();
-    let drain = Drain {
-        delay: file.delay.map_or(default.delay, |Typed(delay)| delay.set().unwrap_or(Duration::ZERO)),
-        timeout: file.timeout.map_or(default.timeout, |Typed(timeout)| timeout),
+    let timeout = file.timeout.map_or(default.timeout, |Typed(timeout)| timeout);
+    let delay = match file.delay {
+        Some(Typed(delay)) => delay.set().map_or(Duration::ZERO, |Pause(delay)| delay),
+        None => default.delay.min(timeout), // who is in a hurry need not say so twice
     };
-    let Drain { delay, timeout } = drain;
     if timeout < delay && file.timeout.is_some() {
         remarks
             .error(&at.key("timeout"), format!("is {timeout:?}, below `delay` ({delay:?})"))
@@ -32,7 +32,7 @@ pub(super) fn drain(file: file::Drain, at: &Trail<'_>, remarks: &mut Remarks) ->
             .error(&at.key("delay"), format!("is {delay:?}, above `timeout` ({timeout:?})"))
             .help("write `timeout` too; both count from SIGTERM");
     }
-    drain
+    Drain { delay, timeout }
 }
 
 /// The defaults' reasons stand at the fields of [`DownstreamLimits`].

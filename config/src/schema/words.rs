@@ -10,7 +10,7 @@ use crate::cluster::{AddressPattern, HostPattern};
 use crate::identity::SpiffeId;
 use crate::policy::RetryCondition;
 use crate::telemetry::LogPath;
-use crate::value::{Count, Port, Share, Size, Text};
+use crate::value::{Count, Pause, Port, Share, Size, Text};
 use crate::words::{
     CONDITIONS, DnsName, GRPC, HeaderName, HeaderText, MatchPath, Method, RouteName, ServiceName, Sni,
     Target, TrustDomain,
@@ -99,6 +99,7 @@ macro_rules! described {
 }
 described!(
     Duration: "duration",
+    Pause: "duration",
     Size: "size",
     Share: "share",
     Text: "text",

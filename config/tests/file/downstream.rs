@@ -13,7 +13,6 @@ const SECOND: Duration = Duration::from_secs(1);
 fn a_drain_that_ends_before_its_delay_is_a_fault_at_the_written_key() {
     for (source, expected) in [
         ("drain: { delay: 5s, timeout: 4s }", "1:30 drain.timeout is 4s, below `delay` (5s)"),
-        ("drain: { timeout: 4s }", "1:19 drain.timeout is 4s, below `delay` (5s)"),
         ("drain: { delay: 30s }", "1:17 drain.delay is 30s, above `timeout` (25s)"),
         ("drain: { timeout: off }", "1:19 drain.timeout is `off`, which is not a duration"),
         (
@@ -62,7 +61,11 @@ fn what_is_left_out_of_drain_and_limits_has_the_public_face_s_defaults() {
 #[test]
 fn drain_and_limits_are_read_as_written() {
     assert_eq!(good("drain: { delay: 1s, timeout: 1s }").drain, Drain { delay: SECOND, timeout: SECOND });
-    assert_eq!(good("drain: { delay: off }").drain.delay, Duration::ZERO);
+    for nothing in ["off", "0s", "0ms"] {
+        assert_eq!(good(&format!("drain: {{ delay: {nothing} }}")).drain.delay, Duration::ZERO);
+    }
+    let hasty = Drain { delay: SECOND, timeout: SECOND };
+    assert_eq!(good("drain: { timeout: 1s }").drain, hasty, "the delay's default is no longer than that");
     let source = "limits: { header_bytes: 8KiB, header_count: 1000, header_timeout: 1s, idle_timeout: 2s, via_passes: 100 }";
     assert_eq!(
         good(source).limits,
