@@ -229,6 +229,9 @@ impl Cluster {
         now: Instant,
         rng: &mut fastrand::Rng,
     ) -> Option<&Arc<Endpoint>> {
+        if self.waits_for().is_some() {
+            return None; // no endpoint's fault
+        }
         let now = now.into_std();
         let mut avoid = *tried;
         // A resting endpoint lets one probe through at a time: whoever comes too late picks again.
@@ -250,9 +253,20 @@ impl Cluster {
         Some(endpoint)
     }
 
+    /// Why our own certificate, without which nobody is called, is not there yet.
+    fn waits_for(&self) -> Option<&str> {
+        self.tls.as_ref().and_then(ClientTls::waits_for)
+    }
+
     /// Why [`Self::pick`] found nobody.
     pub(crate) fn nobody(&self) -> Error {
         let (name, known) = (&self.name, self.endpoints.len());
+        if let Some(why) = self.waits_for() {
+            return Error::new(
+                Reason::TlsError,
+                format!("\"{name}\" wants a certificate, and there is none yet: {why}"),
+            );
+        }
         match (known, &self.unlearnt) {
             (0, Some(why)) => {
                 Error::new(Reason::DnsError, format!("no endpoint of \"{name}\" is known: {why}"))

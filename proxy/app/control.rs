@@ -22,6 +22,7 @@ use crate::cluster::limits::Limit;
 use crate::cluster::{Before, Cluster, Membership, NO_LIMIT};
 use crate::identity::credentials::Credentials;
 use crate::identity::watch::{Outcome, Rotating};
+use crate::identity::{date, expires_soon};
 use crate::net::own::OwnListeners;
 use crate::state::{Clusters, Destinations, InboundSide, Sides, Store, compile};
 use crate::telemetry::{CertificateUse, Metrics};
@@ -45,6 +46,8 @@ pub struct Controller {
     identity: Identity,
     /// The identity's files; `None`: there are none.
     rotating: Option<Rotating>,
+    /// The end of the certificate that was warned of last.
+    warned_of: Option<i64>,
     generation: u64,
     listeners: Listeners,
     /// Of admin and metrics, which stay where they are.
@@ -96,6 +99,7 @@ impl Controller {
             config: nothing(),
             identity: Identity::None,
             rotating: None,
+            warned_of: None,
             generation: 0,
             listeners,
             fixed,
@@ -167,6 +171,21 @@ impl Controller {
             None | Some(Outcome::Same) => Ok(false),
             Some(Outcome::Refused(why)) => Err(why.into()),
             Some(Outcome::Swapped(credentials)) => self.rotate(*credentials).map(|()| true),
+        }
+    }
+
+    /// Once for each certificate that should have been followed by a newer one.
+    pub(super) fn warn_of_expiry(&mut self, now: SystemTime) {
+        let Identity::Known(credentials) = &self.identity else { return };
+        let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let (not_before, not_after) = (credentials.not_before, credentials.not_after);
+        let is_late = expires_soon(not_before, not_after, i64::try_from(now).unwrap_or(i64::MAX));
+        if is_late && self.warned_of != Some(not_after) {
+            self.warned_of = Some(not_after);
+            tracing::warn!(
+                ends = date(not_after),
+                "the own certificate ends soon, and no newer one has come"
+            );
         }
     }
 

@@ -80,6 +80,7 @@ impl Keeper {
                         return End::Broken;
                     }
                     look_at_identity(running);
+                    running.controller.warn_of_expiry(SystemTime::now());
                     if self.watch.as_mut().is_some_and(Watch::look) {
                         drop(self.reload(running, "a changed file"));
                     }

@@ -67,6 +67,11 @@ impl Sidecar {
         applied
     }
 
+    /// Whether the files of its identity had something new.
+    pub(super) fn look_at_identity(&mut self) -> anyhow::Result<bool> {
+        self.controller.look_at_identity(std::time::SystemTime::now())
+    }
+
     /// Other credentials for it.
     pub(super) fn rotate(&mut self, credentials: Credentials) -> anyhow::Result<()> {
         self.controller.rotate(credentials)

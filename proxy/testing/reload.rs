@@ -6,6 +6,7 @@ use super::backend::OK;
 use super::mesh;
 use super::mesh::{A, B, Mesh, ORDERS, Pair, identity, pass, settle};
 use super::peer::Peer;
+use super::scratch::Scratch;
 use crate::app::Applied;
 
 const ONE: &str = "endpoints: [10.0.0.1:80]";
@@ -248,4 +249,31 @@ async fn a_hundred_reloads_under_way_fail_no_request() {
         }
     };
     tokio::join!(one, two, three, reloading);
+}
+
+#[tokio::test(start_paused = true)]
+async fn certificates_that_are_missing_at_start_are_waited_for_and_blame_no_endpoint() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let app = pair.mesh.answering(A, OK);
+    let _inbound = pair.application("10.1.0.1:15006", "10.0.0.1:80");
+    let folder = format!("identity: {{ directory: \"{}\" }}\n", scratch.path("").display());
+    let yaml = mesh::caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}")) + &folder;
+    let mut sidecar = pair.mesh.sidecar(&yaml, None);
+    let mut client = sidecar.client().await;
+    for _ in 0..10 {
+        let answer = client.get("/").await;
+        assert_eq!(answer.told(), (502, Some("tls_error")));
+        assert!(answer.body.contains("tls.crt"), "{}", answer.body);
+    }
+    assert_eq!(sidecar.sum("pillion_endpoint_ejections_total"), 0);
+
+    let web = "spiffe://cluster.local/ns/default/sa/web".parse().expect("an identity");
+    let issued = pair.ca.issue(&web, &[], Duration::from_secs(3600)).expect("a certificate");
+    scratch.write("tls.crt", &issued.certificate);
+    scratch.write("tls.key", &issued.key);
+    assert!(sidecar.look_at_identity().is_err(), "half of a set");
+    scratch.write("ca.crt", &issued.bundle);
+    assert!(sidecar.look_at_identity().expect("a whole set"));
+    assert_eq!(client.get("/").await.body, "ok");
+    assert_eq!(app.hits(), 1);
 }

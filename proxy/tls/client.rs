@@ -103,8 +103,12 @@ impl ClientTls {
         Self(State::Waiting(why.to_string().into()))
     }
 
-    pub fn is_waiting(&self) -> bool {
-        matches!(self.0, State::Waiting(_))
+    /// Why our own certificate is not there yet.
+    pub fn waits_for(&self) -> Option<&str> {
+        match &self.0 {
+            State::Waiting(why) => Some(why),
+            _ => None,
+        }
     }
 
     /// Shakes hands as the client. Unbounded in time: the caller sets the limit.

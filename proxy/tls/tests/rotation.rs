@@ -213,7 +213,7 @@ async fn a_revoked_intermediate_takes_its_workloads_with_it() {
 async fn while_our_certificate_is_awaited_nobody_is_called() {
     let (near, mut far) = duplex(1024);
     let waiting = ClientTls::waiting(&"certs/tls.crt is not there");
-    assert!(waiting.is_waiting());
+    assert!(waiting.waits_for().is_some());
     let called = waiting.connect(near, Purpose::Http).await;
     refused(called, TlsErrorKind::NotReady, "no certificate yet: certs/tls.crt is not there");
     assert_eq!(far.read(&mut [0; 1]).await.ok(), Some(0), "not a byte was sent");
