@@ -16,6 +16,7 @@ mod matrix;
 mod opaque;
 mod process;
 mod redirect;
+mod reload;
 mod status;
 mod streaming;
 mod tunnels;

@@ -1,12 +1,13 @@
 //! Who everybody is: certificates from the product's own CA.
 
 use std::fs;
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pillion::identity::issue::{Ca, IssuedPem};
 
-const DAY: Duration = Duration::from_secs(86_400);
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
 /// A CA of the trust domain `cluster.local`.
 pub(crate) struct Authority(Ca);
@@ -18,18 +19,70 @@ impl Authority {
 
     /// The certificate of one service account.
     pub(crate) fn issue(&self, account: &str) -> IssuedPem {
+        self.issue_for(account, DAY)
+    }
+
+    pub(crate) fn issue_for(&self, account: &str, ttl: Duration) -> IssuedPem {
         let id = spiffe(account).parse().expect("an identity");
-        self.0.issue(&id, &[], DAY).expect("a certificate")
+        self.0.issue(&id, &[], ttl).expect("a certificate")
     }
 
     /// The same as a directory that `identity.directory` takes.
     pub(crate) fn issue_into(&self, directory: &Path, account: &str) {
-        let issued = self.issue(account);
         fs::create_dir_all(directory).expect("a directory for certificates");
-        for (name, content) in
-            [("tls.crt", issued.certificate), ("tls.key", issued.key), ("ca.crt", issued.bundle)]
-        {
+        for (name, content) in files(&self.issue(account)) {
             fs::write(directory.join(name), content).expect("a certificate file");
+        }
+    }
+}
+
+fn files(issued: &IssuedPem) -> [(&'static str, &str); 3] {
+    [("tls.crt", &issued.certificate), ("tls.key", &issued.key), ("ca.crt", &issued.bundle)]
+}
+
+/// A directory of certificates as kubelet mounts a Secret: links into `..data`, a link to the set in use.
+pub(crate) struct Secret {
+    directory: PathBuf,
+    sets: usize,
+}
+
+impl Secret {
+    /// Of a directory that holds the files themselves.
+    pub(crate) fn of(directory: PathBuf, issued: &IssuedPem) -> Self {
+        let mut secret = Self { directory, sets: 0 };
+        secret.swap(issued);
+        for (name, _) in files(issued) {
+            let (link, next) = (secret.directory.join(name), secret.directory.join("..link"));
+            symlink(Path::new("..data").join(name), &next).expect("a link");
+            fs::rename(next, link).expect("a link in the place of a file");
+        }
+        secret
+    }
+
+    /// All files at once, as kubelet does it.
+    pub(crate) fn swap(&mut self, issued: &IssuedPem) {
+        let before = self.directory.join(format!("..set-{}", self.sets));
+        self.sets += 1;
+        let set = format!("..set-{}", self.sets);
+        fs::create_dir(self.directory.join(&set)).expect("a directory for a set");
+        for (name, content) in files(issued) {
+            fs::write(self.directory.join(&set).join(name), content).expect("a certificate file");
+        }
+        symlink(set, self.directory.join("..data_tmp")).expect("a link");
+        fs::rename(self.directory.join("..data_tmp"), self.directory.join("..data")).expect("a swap");
+        drop(fs::remove_dir_all(before)); // the first time there is none
+    }
+
+    /// The first half of the certificate, over the old one.
+    pub(crate) fn write_half(&self, issued: &IssuedPem) {
+        let half = &issued.certificate[..issued.certificate.len() / 2];
+        fs::write(self.directory.join("tls.crt"), half).expect("a certificate file");
+    }
+
+    /// One file after the other, in place.
+    pub(crate) fn write(&self, issued: &IssuedPem) {
+        for (name, content) in files(issued) {
+            fs::write(self.directory.join(name), content).expect("a certificate file");
         }
     }
 }

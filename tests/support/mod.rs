@@ -2,11 +2,13 @@
 //!
 //! Deliberately absent: a fake of anything. Who listens here listens on a socket.
 
+pub(crate) mod application;
 pub(crate) mod backend;
 pub(crate) mod certs;
 pub(crate) mod curl;
 pub(crate) mod http2;
 pub(crate) mod launched;
+pub(crate) mod load;
 pub(crate) mod metrics;
 pub(crate) mod namespace;
 pub(crate) mod program;

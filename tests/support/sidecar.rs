@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 
@@ -10,9 +11,12 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::certs::{Authority, spiffe};
+use super::launched::binary;
 use super::metrics::Scrape;
 use super::wire::Wire;
 use super::{Scratch, eventually, soon};
+
+const FILE: &str = "pillion.yaml";
 
 /// A sidecar that is not started yet.
 pub(crate) struct Plan {
@@ -21,13 +25,17 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Exactly this configuration, with admin and metrics on free ports.
+    /// Exactly this configuration, and nothing else.
+    pub(crate) fn exactly(yaml: &str) -> Self {
+        Self { scratch: Scratch::new(), yaml: yaml.to_owned() }
+    }
+
+    /// This configuration, with admin and metrics on free ports.
     pub(crate) fn new(yaml: &str) -> Self {
-        let yaml = format!(
+        Self::exactly(&format!(
             "admin: {{ listen: 127.0.0.1:0 }}\nmetrics: {{ listen: 127.0.0.1:0 }}\n\
              access_log: {{ path: stdout }}\n{yaml}\n"
-        );
-        Self { scratch: Scratch::new(), yaml }
+        ))
     }
 
     /// A caller's sidecar with one service, `orders`, and a port of its own for that.
@@ -71,8 +79,8 @@ impl Plan {
     }
 
     pub(crate) async fn start(self) -> Sidecar {
-        let config = self.scratch.write("pillion.yaml", &self.yaml);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+        let config = self.scratch.write(FILE, &self.yaml);
+        let mut command = Command::new(binary());
         command.arg("run").arg("-c").arg(config).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the built binary starts");
         let mut lines = lines(child.stdout.take().expect("a pipe"));
@@ -100,7 +108,6 @@ pub(crate) struct Sidecar {
     lines: mpsc::UnboundedReceiver<String>,
     errors: Arc<Mutex<String>>,
     status: Option<ExitStatus>,
-    #[allow(dead_code, reason = "the files stay as long as the process")]
     scratch: Scratch,
 }
 
@@ -112,6 +119,11 @@ impl Sidecar {
 
     pub(crate) fn inbound(&self) -> SocketAddr {
         self.address("inbound")
+    }
+
+    /// Of `inbound.listen`, all of them.
+    pub(crate) fn inbounds(&self) -> Vec<SocketAddr> {
+        self.addresses.get("inbound").cloned().unwrap_or_default()
     }
 
     pub(crate) fn outbound(&self) -> SocketAddr {
@@ -151,6 +163,38 @@ impl Sidecar {
             (counted == wanted).then_some(())
         })
         .await;
+    }
+
+    /// Where its files are.
+    pub(crate) fn directory(&self) -> &Path {
+        self.scratch.path()
+    }
+
+    /// What its file says.
+    pub(crate) fn configuration(&self) -> String {
+        std::fs::read_to_string(self.directory().join(FILE)).expect("a file of its own")
+    }
+
+    /// Puts another file in the place of its own.
+    pub(crate) fn configure(&self, yaml: &str) {
+        let next = self.scratch.write("next.yaml", yaml);
+        std::fs::rename(next, self.directory().join(FILE)).expect("the test's directory can be written");
+    }
+
+    /// Reloads of one outcome.
+    pub(crate) async fn reloads(&self, outcome: &str) -> u32 {
+        let count = self.scrape().await.sum("pillion_config_reloads_total", &[("outcome", outcome)]);
+        format!("{count}").parse().expect("a whole number")
+    }
+
+    /// Waits until more than `before` reloads have ended so.
+    pub(crate) async fn reloaded(&self, outcome: &str, before: u32) {
+        let what = format!("a reload that is {outcome}");
+        eventually(&what, async || (self.reloads(outcome).await > before).then_some(())).await;
+    }
+
+    pub(crate) fn open_descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process").count()
     }
 
     /// The next line of standard output, which is the access log's.

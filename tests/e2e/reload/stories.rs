@@ -1,0 +1,208 @@
+//! What becomes of files that come, change, break, go and return, and of the listeners that they name.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::symlink;
+
+use tokio::net::TcpStream;
+
+use crate::support::backend::{Backend, nobody};
+use crate::support::eventually;
+use crate::support::sidecar::{Plan, Sidecar};
+use crate::support::wire::{Message, Wire};
+
+/// A caller's sidecar whose `orders` is an echo.
+async fn caller(app: &Backend) -> Sidecar {
+    Plan::calling(app.address, "timeout: 10s").start().await
+}
+
+/// The file with a longer timeout.
+fn changed(sidecar: &Sidecar) -> String {
+    let (before, after) = ("timeout: 10s", "timeout: 20s");
+    let yaml = sidecar.configuration();
+    assert!(yaml.contains(before), "{yaml}");
+    yaml.replace(before, after)
+}
+
+async fn is_served(wire: &mut Wire) {
+    let answer = wire.get("orders", "/").await;
+    assert_eq!(answer.status(), 200, "{}", answer.head);
+}
+
+async fn generation(sidecar: &Sidecar) -> f64 {
+    sidecar.scrape().await.sum("pillion_config_generation", &[])
+}
+
+/// Reloads that were applied, found nothing new, and were refused.
+async fn reloads(sidecar: &Sidecar) -> [u32; 3] {
+    let scrape = sidecar.scrape().await;
+    ["applied", "unchanged", "refused"].map(|outcome| {
+        let count = scrape.sum("pillion_config_reloads_total", &[("outcome", outcome)]);
+        format!("{count}").parse().expect("a whole number")
+    })
+}
+
+#[tokio::test]
+async fn a_config_map_whose_link_is_swapped_is_reloaded_without_a_signal() {
+    let app = Backend::echo().await;
+    let sidecar = caller(&app).await;
+    let at = |name: &str| sidecar.directory().join(name);
+    for (set, yaml) in [("..1", sidecar.configuration()), ("..2", changed(&sidecar))] {
+        fs::create_dir(at(set)).expect("a directory for a set");
+        fs::write(at(set).join("pillion.yaml"), yaml).expect("a file of the set");
+    }
+    symlink("..1", at("..data")).expect("a link");
+    symlink("..data/pillion.yaml", at("link")).expect("a link");
+    fs::rename(at("link"), at("pillion.yaml")).expect("a link in the place of the file");
+    let mut wire = Wire::connect(sidecar.orders()).await;
+    is_served(&mut wire).await;
+
+    symlink("..2", at("..data_tmp")).expect("a link");
+    fs::rename(at("..data_tmp"), at("..data")).expect("a swap");
+    fs::remove_dir_all(at("..1")).expect("the old set goes");
+    sidecar.reloaded("applied", 0).await;
+    is_served(&mut wire).await;
+    assert_eq!((reloads(&sidecar).await, generation(&sidecar).await), ([1, 0, 0], 2.0));
+}
+
+#[tokio::test]
+async fn a_bad_file_is_told_and_the_old_one_serves_on() {
+    let app = Backend::echo().await;
+    let sidecar = caller(&app).await;
+    let (good, mut wire) = (changed(&sidecar), Wire::connect(sidecar.orders()).await);
+    is_served(&mut wire).await;
+    let taken = format!("services:\n  taken: {{ listen: \"{}\", ", app.address);
+    let bad = [
+        (format!("{good}}}: [\n"), "pillion.yaml:"),
+        (format!("{good}inbund: off\n"), "did you mean `inbound`"),
+        (good.replace("services:\n", &format!("{taken}endpoints: [\"{}\"] }}\n", app.address)), "services.taken.listen"),
+        (good.replace("access_log: {", "access_log: { sample: 50%,"), "which takes a restart"),
+    ];
+    for (number, (yaml, told)) in (0..).zip(bad) {
+        sidecar.configure(&yaml);
+        sidecar.signal("HUP");
+        sidecar.reloaded("refused", number).await;
+        is_served(&mut wire).await;
+        is_served(&mut Wire::connect(sidecar.orders()).await).await;
+        let is_told = async || {
+            let errors = sidecar.errors();
+            (errors.contains("the old one stays") && errors.contains(told)).then_some(())
+        };
+        eventually(&format!("{told} in {}", sidecar.errors()), is_told).await;
+    }
+    assert_eq!(generation(&sidecar).await, 1.0);
+    sidecar.configure(&good);
+    sidecar.reloaded("applied", 0).await;
+    is_served(&mut wire).await;
+    assert_eq!(generation(&sidecar).await, 2.0);
+}
+
+#[tokio::test]
+async fn a_file_that_is_deleted_is_refused_and_one_that_comes_back_is_taken() {
+    let app = Backend::echo().await;
+    let sidecar = caller(&app).await;
+    let (same, other) = (sidecar.configuration(), changed(&sidecar));
+    let mut wire = Wire::connect(sidecar.orders()).await;
+    for (round, (yaml, outcome)) in (0..).zip([(same, "unchanged"), (other, "applied")]) {
+        fs::remove_file(sidecar.directory().join("pillion.yaml")).expect("its file");
+        sidecar.reloaded("refused", round).await;
+        is_served(&mut wire).await;
+        sidecar.configure(&yaml);
+        sidecar.reloaded(outcome, 0).await;
+        is_served(&mut wire).await;
+    }
+    assert_eq!(reloads(&sidecar).await, [1, 1, 2]);
+}
+
+#[tokio::test]
+async fn a_signal_with_nothing_changed_is_an_unchanged_reload() {
+    let app = Backend::echo().await;
+    let sidecar = caller(&app).await;
+    let mut wire = Wire::connect(sidecar.orders()).await;
+    is_served(&mut wire).await;
+    for before in 0..3 {
+        sidecar.signal("HUP");
+        sidecar.reloaded("unchanged", before).await;
+    }
+    is_served(&mut wire).await;
+    assert_eq!((reloads(&sidecar).await, generation(&sidecar).await), ([0, 3, 0], 1.0));
+    assert_eq!(app.connections(), 1, "the pool is the same");
+}
+
+/// Applies this file.
+async fn apply(sidecar: &Sidecar, yaml: &str) {
+    let before = sidecar.reloads("applied").await;
+    sidecar.configure(yaml);
+    sidecar.signal("HUP");
+    sidecar.reloaded("applied", before).await;
+}
+
+/// Nobody listens there, sooner or later.
+async fn is_refused(address: SocketAddr) {
+    let probe = async || TcpStream::connect(address).await.is_err().then_some(());
+    eventually("a refused connection", probe).await;
+}
+
+#[tokio::test]
+async fn a_listener_comes_and_goes_and_what_it_accepted_lives_on() {
+    let app = Backend::echo().await;
+    let sidecar = caller(&app).await;
+    let (before, port) = (sidecar.configuration(), nobody());
+    let service = |listen: &str| {
+        let extra = format!("services:\n  extra: {{ {listen}endpoints: [\"{}\"] }}\n", app.address);
+        before.replace("services:\n", &extra)
+    };
+    apply(&sidecar, &service(&format!("listen: \"{port}\", "))).await;
+    let mut wire = Wire::connect(port).await;
+    is_served(&mut wire).await;
+
+    apply(&sidecar, &service("")).await;
+    is_refused(port).await;
+    is_served(&mut wire).await;
+
+    apply(&sidecar, &service(&format!("listen: \"{port}\", "))).await;
+    is_served(&mut Wire::connect(port).await).await;
+    is_served(&mut wire).await;
+}
+
+#[tokio::test]
+async fn connections_to_a_port_whose_service_is_gone_are_answered_that_there_is_none() {
+    let app = Backend::echo().await;
+    let sidecar = caller(&app).await;
+    let (before, port) = (sidecar.configuration(), nobody());
+    let extra = format!("services:\n  extra: {{ listen: \"{port}\", endpoints: [\"{}\"] }}\n", app.address);
+    apply(&sidecar, &before.replace("services:\n", &extra)).await;
+    let mut wire = Wire::connect(port).await;
+    is_served(&mut wire).await;
+    apply(&sidecar, &before).await;
+    is_refused(port).await;
+    let answer = wire.get("orders", "/").await;
+    assert_eq!((answer.status(), code(&answer)), (404, Some("no_route".to_owned())), "{}", answer.head);
+}
+
+/// What `Proxy-Status` says.
+fn code(answer: &Message) -> Option<String> {
+    let (_, details) = answer.header("proxy-status")?.split_once("details=\"")?;
+    Some(details.split_once(':')?.0.to_owned())
+}
+
+#[tokio::test]
+async fn a_service_that_is_renamed_serves_on_at_its_port_under_the_new_name() {
+    let app = Backend::echo().await;
+    let sidecar = caller(&app).await;
+    let port = nobody();
+    let before = sidecar.configuration().replace("orders: { listen: 127.0.0.1:0", &format!("orders: {{ listen: \"{port}\""));
+    apply(&sidecar, &before).await;
+    let mut wire = Wire::connect(port).await;
+    is_served(&mut wire).await;
+
+    apply(&sidecar, &before.replace("orders:", "purchases:")).await;
+    is_served(&mut Wire::connect(port).await).await;
+    sidecar.counted(1, &[("service", "purchases"), ("status", "200")]).await;
+    let mut by_host = Wire::connect(sidecar.outbound()).await;
+    let answer = by_host.get("purchases", "/").await;
+    assert_eq!(answer.status(), 200, "{}", answer.head);
+    assert_eq!(by_host.get("orders", "/").await.status(), 404, "nobody has this name any more");
+    let answer = wire.get("orders", "/").await; // accepted under the old name
+    assert_eq!(answer.status(), 200, "{}", answer.head);
+}
