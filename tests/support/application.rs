@@ -72,9 +72,10 @@ fn grpc(mut body: Incoming) -> Response<Piped> {
                 return;
             }
         }
-        let trailers = HeaderMap::from_iter([("grpc-status", "0")].map(|(name, value)| {
-            (http::HeaderName::from_static(name), HeaderValue::from_static(value))
-        }));
+        let trailers = HeaderMap::from_iter(
+            [("grpc-status", "0")]
+                .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value))),
+        );
         drop(to.send(Frame::trailers(trailers)).await);
     });
     let mut response = Response::new(piped);

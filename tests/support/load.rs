@@ -194,7 +194,7 @@ async fn websocket(port: SocketAddr, stops: &AtomicBool, tally: &Tally) -> Resul
         let frame = [&[0x82, 0x84, 0, 0, 0, 0], &token[..]].concat();
         assert_eq!(frame.len(), MASKED);
         wire.try_send(frame).await.map_err(|error| error.to_string())?;
-        let echo = timeout(PATIENCE, wire.exactly(UNMASKED)).await.map_err(|_| "no echo")?;
+        let echo = timeout(PATIENCE, wire.exactly(UNMASKED)).await.map_err(|_late| "no echo")?;
         if echo != ([&[0x82, 4], &token[..]].concat(), true) {
             return Err(format!("cut, or another echo: {echo:?}"));
         }
@@ -218,9 +218,9 @@ async fn stream(mut client: Client, stops: &AtomicBool, tally: &Tally) -> Result
             break;
         }
         let (message, mut echo) = (message(token.to_be_bytes()), Vec::new());
-        to.send(Frame::data(message.clone())).await.map_err(|_| "nobody takes the request's body")?;
+        to.send(Frame::data(message.clone())).await.map_err(|_gone| "nobody takes the request's body")?;
         while echo.len() < message.len() {
-            let frame = timeout(PATIENCE, body.frame()).await.map_err(|_| "no echo")?;
+            let frame = timeout(PATIENCE, body.frame()).await.map_err(|_late| "no echo")?;
             let frame = frame.ok_or("ended")?.map_err(|error| format!("{error:?}"))?;
             echo.extend_from_slice(&frame.into_data().map_err(|frame| format!("{frame:?}"))?);
         }
