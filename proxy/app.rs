@@ -263,6 +263,7 @@ async fn sweep(store: Arc<Store>) {
         snapshot.clusters().for_each(|cluster| cluster.sweep());
         snapshot.applications.sweep();
         store.unknown.sweep();
+        store.retired.sweep();
     }
 }
 

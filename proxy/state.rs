@@ -7,6 +7,7 @@
 mod addresses;
 mod compile;
 mod destinations;
+mod retired;
 mod rules;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use crate::telemetry::Symbol;
 pub(crate) use addresses::AddressTable;
 pub(crate) use compile::{Clusters, Sides, compile};
 pub(crate) use destinations::Destinations;
+pub(crate) use retired::Retired;
 pub(crate) use rules::Rule;
 
 /// What the data path reads.
@@ -33,6 +35,7 @@ pub(crate) struct Store {
     snapshot: ArcSwap<Snapshot>,
     /// Outbound destinations that no service matches.
     pub(crate) unknown: Destinations,
+    pub(crate) retired: Retired,
 }
 
 pub(crate) struct Snapshot {
@@ -111,7 +114,7 @@ impl Fixed {
 
 impl Store {
     pub(crate) fn new(snapshot: Snapshot, unknown: Destinations) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown }
+        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown, retired: Retired::default() }
     }
 
     pub(crate) fn load(&self) -> Guard<Arc<Snapshot>> {
@@ -124,7 +127,9 @@ impl Store {
     }
 
     pub(crate) fn swap(&self, next: Snapshot) {
-        self.snapshot.store(Arc::new(next));
+        let next = Arc::new(next);
+        let before = self.snapshot.swap(next.clone());
+        self.retired.note(&before, &next);
     }
 }
 

@@ -53,6 +53,10 @@ impl Destinations {
         route
     }
 
+    pub(crate) fn clusters(&self) -> Vec<Arc<Cluster>> {
+        self.known.lock().values().map(|known| known.route.cluster.clone()).collect()
+    }
+
     /// Forgets what nobody used for a while, and closes connections that were idle for too long.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();

@@ -211,3 +211,23 @@ async fn a_service_that_is_renamed_serves_on_at_its_port_under_the_new_name() {
     let answer = wire.get("orders", "/").await; // accepted under the old name, which it keeps
     assert_eq!((answer.status(), code(&answer)), (404, Some("no_route".to_owned())), "{}", answer.head);
 }
+
+#[tokio::test]
+async fn an_endpoint_that_left_keeps_what_is_under_way_and_no_idle_connection() {
+    let (leaves, stays) = (Backend::echo().await, Backend::echo().await);
+    let sidecar = caller(&leaves).await;
+    let mut under_way = Wire::connect(sidecar.orders()).await;
+    under_way.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 4\r\n\r\nbo").await;
+    eventually("the begun request", async || (leaves.connections() == 1).then_some(())).await;
+    is_served(&mut Wire::connect(sidecar.orders()).await).await;
+    assert_eq!(leaves.connections(), 2);
+
+    let yaml = sidecar.configuration();
+    apply(&sidecar, &yaml.replace(&leaves.address.to_string(), &stays.address.to_string())).await;
+    leaves.has_ended(1).await;
+    let answer = under_way.ask("dy").await;
+    assert_eq!((answer.status(), answer.text().as_str()), (200, "body"), "{}", answer.head);
+    leaves.has_ended(2).await;
+    is_served(&mut under_way).await;
+    assert_eq!((leaves.connections(), stays.connections()), (2, 1));
+}
