@@ -33,6 +33,8 @@ use crate::state::{Clusters, Destinations, Sides, Store, compile};
 use crate::telemetry::{AccessLog, Metrics};
 use control::Around;
 pub use control::{Applied, Controller};
+#[cfg(test)]
+pub(crate) use following::Names;
 pub use keeper::{End, Keeper, Order, Source};
 pub use listeners::Addresses;
 use listeners::Listeners;
