@@ -33,6 +33,8 @@ use crate::state::{Clusters, Destinations, Sides, Store, compile};
 use crate::telemetry::{AccessLog, Metrics};
 use control::Around;
 pub use control::{Applied, Controller};
+#[cfg(test)]
+pub(crate) use following::Names;
 pub use keeper::{End, Keeper, Order, Source};
 pub use listeners::Addresses;
 use listeners::Listeners;
@@ -111,7 +113,7 @@ impl App {
         let shared = Shared {
             network,
             around,
-            access_log: access_log(config, &metrics)?,
+            access_log: access_log(config, controller.credentials(), &metrics)?,
             drain: Drain::default(),
             instance: format!("{:012x}", fastrand::u64(..1 << 48)).into(),
         };
@@ -289,8 +291,14 @@ fn workers(config: &Config) -> usize {
     config.workers.map_or_else(auto, std::num::NonZero::get)
 }
 
-fn access_log(config: &Config, metrics: &Metrics) -> anyhow::Result<Option<Arc<AccessLog>>> {
+fn access_log(
+    config: &Config,
+    own: Option<&Credentials>,
+    metrics: &Metrics,
+) -> anyhow::Result<Option<Arc<AccessLog>>> {
     let Some(access_log) = &config.access_log else { return Ok(None) };
-    let log = AccessLog::start(access_log, metrics.access_log_dropped()).context("access_log.path")?;
+    let workload = config.workload.or_of(own.map(|own| &own.id));
+    let log =
+        AccessLog::start(access_log, workload, metrics.access_log_dropped()).context("access_log.path")?;
     Ok(Some(Arc::new(log)))
 }

@@ -24,6 +24,8 @@ use tokio::time::{Instant, sleep, timeout};
 pub(crate) use answer::Answer;
 pub(crate) use membership::Membership;
 pub(crate) use resolver::Resolver;
+#[cfg(test)]
+pub(crate) use system::Files;
 
 use membership::{Heard, Known, News};
 

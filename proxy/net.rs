@@ -53,7 +53,7 @@ impl Network {
     pub(crate) fn bind(&self, address: SocketAddr, shared: bool) -> io::Result<Bound> {
         match self {
             Self::Os => bind_tcp(address, shared).map(Bound::Tcp),
-            Self::Memory(memory) => memory.bind(address).map(Bound::Memory),
+            Self::Memory(memory) => memory.bind_as(address, shared).map(Bound::Memory),
         }
     }
 

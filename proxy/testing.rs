@@ -40,3 +40,4 @@ mod routes;
 mod timeouts;
 mod tunnels;
 mod versions;
+mod walk;

@@ -66,7 +66,7 @@ blocks! {
     File {
         /// The version of this format: 1, the default.
         version: Typed<AnyCount>,
-        /// Labels for metrics and logs. What is left out comes from the certificate's SPIFFE ID.
+        /// Named in every line of the access log. What is left out comes from the certificate's SPIFFE ID at start.
         workload: Workload,
         /// Who this workload is. Left out: plaintext on both sides.
         identity: Identity,

@@ -71,11 +71,48 @@ pub struct Config {
     pub workers: Option<NonZeroUsize>,
 }
 
-/// Labels for metrics and logs. What is left out is taken from the certificate's SPIFFE ID
-/// (`…/ns/NAMESPACE/sa/NAME`) where it has that shape.
+/// Whose sidecar this is, as every line of the access log says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Workload {
     pub name: Option<String>,
     pub namespace: Option<String>,
     pub zone: Option<String>,
+}
+
+impl Workload {
+    /// What is left out is taken from the certificate's SPIFFE ID where it ends in `/ns/NAMESPACE/sa/NAME`.
+    #[must_use]
+    pub fn or_of(&self, id: Option<&SpiffeId>) -> Self {
+        let mut segments = id.map_or("", SpiffeId::path).rsplit('/');
+        let mut next = || segments.next();
+        let (namespace, name) = match [next(), next(), next(), next()] {
+            [Some(name), Some("sa"), Some(namespace), Some("ns")] => (Some(namespace), Some(name)),
+            _ => (None, None),
+        };
+        Self {
+            name: self.name.clone().or_else(|| name.map(str::to_owned)),
+            namespace: self.namespace.clone().or_else(|| namespace.map(str::to_owned)),
+            zone: self.zone.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_is_who_its_identity_says_unless_the_file_says_otherwise() {
+        let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/orders".parse().unwrap();
+        let named = |name: Option<&str>, namespace: Option<&str>| Workload {
+            name: name.map(str::to_owned),
+            namespace: namespace.map(str::to_owned),
+            zone: None,
+        };
+        assert_eq!(Workload::default().or_of(Some(&id)), named(Some("orders"), Some("shop")));
+        assert_eq!(named(Some("web"), None).or_of(Some(&id)), named(Some("web"), Some("shop")));
+        let other: SpiffeId = "spiffe://cluster.local/region/eu/web".parse().unwrap();
+        assert_eq!(Workload::default().or_of(Some(&other)), Workload::default());
+        assert_eq!(Workload::default().or_of(None), Workload::default());
+    }
 }

@@ -392,6 +392,7 @@ fn refuse_restart(now: &Config, next: &Config) -> anyhow::Result<()> {
         ("admin", now.admin != next.admin),
         ("metrics", now.metrics != next.metrics),
         ("access_log", now.access_log != next.access_log),
+        ("workload", now.workload != next.workload),
     ];
     match changed.into_iter().find(|(_, changed)| *changed) {
         Some((key, _)) => anyhow::bail!("`{key}` has changed, which takes a restart"),

@@ -20,13 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const NEWS: usize = 64;
 
 /// A service's endpoints are others now.
-pub(super) struct News {
+pub(crate) struct News {
     service: String,
     of: Discovery,
     membership: Membership,
 }
 
-pub(super) struct Names {
+pub(crate) struct Names {
     resolver: Arc<Resolver>,
     followed: HashMap<String, Followed>,
     tell: mpsc::Sender<News>,
@@ -47,12 +47,16 @@ impl Drop for Followed {
 
 impl Names {
     pub(super) fn new() -> Self {
+        Self::of(Resolver::system())
+    }
+
+    pub(crate) fn of(resolver: Resolver) -> Self {
         let (tell, news) = mpsc::channel(NEWS);
-        Self { resolver: Arc::new(Resolver::system()), followed: HashMap::new(), tell, news }
+        Self { resolver: Arc::new(resolver), followed: HashMap::new(), tell, news }
     }
 
     /// What `config` says, from now on. Must be called on a runtime.
-    pub(super) fn follow(&mut self, config: &Config) {
+    pub(crate) fn follow(&mut self, config: &Config) {
         let wanted: HashMap<&str, &Discovery> = config
             .clusters
             .iter()
@@ -89,7 +93,7 @@ impl Names {
 
     /// Waits for the first answers, but not for long: a name server that is away must not keep a sidecar from
     /// starting.
-    pub(super) async fn first(&self, controller: &mut Controller) {
+    pub(crate) async fn first(&self, controller: &mut Controller) {
         let deadline = Instant::now() + PATIENCE;
         for (service, followed) in &self.followed {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -97,12 +101,12 @@ impl Names {
         }
     }
 
-    pub(super) async fn next(&mut self) -> Option<News> {
+    pub(crate) async fn next(&mut self) -> Option<News> {
         self.news.recv().await
     }
 
     /// Unless the service follows another name by now.
-    pub(super) fn learn(&self, news: News, controller: &mut Controller) {
+    pub(crate) fn learn(&self, news: News, controller: &mut Controller) {
         if self.followed.get(&news.service).is_some_and(|followed| followed.of == news.of) {
             tracing::debug!(
                 service = news.service,

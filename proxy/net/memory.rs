@@ -3,7 +3,7 @@
 //! Connecting to an address that nobody bound is refused; connecting to a black hole waits for ever. That is
 //! what tests with a paused clock need.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -40,7 +40,8 @@ struct Hosts {
 
 #[derive(Debug)]
 enum Host {
-    Listening(mpsc::Sender<Arrival>),
+    /// Several, who share the address, take turns.
+    Listening(VecDeque<mpsc::Sender<Arrival>>),
     BlackHole,
 }
 
@@ -52,16 +53,28 @@ pub(crate) struct Listener {
 
 #[cfg_attr(not(test), allow(dead_code))] // built by tests only
 impl Memory {
-    pub(crate) fn bind(&self, mut address: SocketAddr) -> io::Result<Listener> {
+    pub(crate) fn bind(&self, address: SocketAddr) -> io::Result<Listener> {
+        self.bind_as(address, false)
+    }
+
+    /// `shared`: beside others who share the address.
+    pub(crate) fn bind_as(&self, mut address: SocketAddr, shared: bool) -> io::Result<Listener> {
         let mut hosts = self.hosts.lock();
         if address.port() == 0 {
             address.set_port(hosts.next_port());
         }
-        if matches!(hosts.bound.get(&address), Some(Host::Listening(to)) if !to.is_closed()) {
+        let mut listening = match hosts.bound.remove(&address) {
+            Some(Host::Listening(known)) => known,
+            Some(Host::BlackHole) | None => VecDeque::new(),
+        };
+        listening.retain(|to| !to.is_closed());
+        if !listening.is_empty() && !shared {
+            hosts.bound.insert(address, Host::Listening(listening));
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let (sender, arrivals) = mpsc::channel(BACKLOG);
-        hosts.bound.insert(address, Host::Listening(sender));
+        listening.push_back(sender);
+        hosts.bound.insert(address, Host::Listening(listening));
         Ok(Listener { address, arrivals })
     }
 
@@ -100,8 +113,11 @@ impl Memory {
         let (target, from) = {
             let mut hosts = self.hosts.lock();
             let from = SocketAddr::from((Ipv4Addr::LOCALHOST, hosts.next_port()));
-            let target = match hosts.bound.get(&address) {
-                Some(Host::Listening(to)) => Some(to.clone()),
+            let target = match hosts.bound.get_mut(&address) {
+                Some(Host::Listening(all)) => {
+                    all.rotate_left(1);
+                    all.back().cloned()
+                }
                 Some(Host::BlackHole) => None,
                 None => return Err(io::ErrorKind::ConnectionRefused.into()),
             };

@@ -8,6 +8,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
+use pillion_config::Workload;
+
 use super::family::IntCounter;
 use super::json::Object;
 use super::labels::Direction;
@@ -78,11 +80,12 @@ pub(crate) fn protocol_name(version: http::Version) -> &'static str {
 
 impl Record<'_> {
     /// Appends the line, its line feed included.
-    pub(crate) fn write_to(&self, line: &mut String) {
+    pub(crate) fn write_to(&self, line: &mut String, by: &Workload) {
         let mut object = Object::begin(line);
         self.write_request(&mut object);
         self.write_ending(&mut object);
         self.write_cost(&mut object);
+        write_workload(by, &mut object);
         object.end();
         line.push('\n');
     }
@@ -120,6 +123,14 @@ impl Record<'_> {
     }
 }
 
+/// Whose sidecar this is, as far as that is known.
+fn write_workload(by: &Workload, object: &mut Object<'_>) {
+    let parts = [("workload", &by.name), ("namespace", &by.namespace), ("zone", &by.zone)];
+    for (name, text) in parts {
+        object.text(name, text.as_deref().unwrap_or_default().as_bytes(), NAME_BYTES);
+    }
+}
+
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
@@ -130,20 +141,23 @@ fn micros(duration: Duration) -> u64 {
 pub(crate) struct AccessLog {
     sample: f64,
     always_errors: bool,
+    workload: Workload,
     shipper: Shipper,
 }
 
 impl AccessLog {
-    /// Opens the sink and starts the thread that writes to it. `dropped` counts the lines that get lost.
+    /// Opens the sink and starts the thread that writes to it. Every line names `workload`; `dropped` counts the
+    /// lines that get lost.
     ///
     /// # Errors
     /// When the file cannot be opened for appending, or a thread cannot be started.
     pub(crate) fn start(
         config: &pillion_config::telemetry::AccessLog,
+        workload: Workload,
         dropped: IntCounter,
     ) -> io::Result<Self> {
         let shipper = Shipper::start(Sink::open(&config.path)?, dropped)?;
-        Ok(Self { sample: config.sample, always_errors: config.always_errors, shipper })
+        Ok(Self { sample: config.sample, always_errors: config.always_errors, workload, shipper })
     }
 
     /// Whether this request gets a line. Ask once per request: the sample is a throw of dice.
@@ -159,7 +173,7 @@ impl AccessLog {
         }
         LINE.with_borrow_mut(|line| {
             line.clear();
-            record.write_to(line);
+            record.write_to(line, &self.workload);
             self.shipper.send(line.as_bytes());
         });
     }
@@ -242,7 +256,7 @@ mod tests {
     #[test]
     fn a_line_says_why_a_request_ended() {
         let mut line = String::new();
-        record().write_to(&mut line);
+        record().write_to(&mut line, &Workload::default());
         assert_eq!(
             line,
             concat!(
@@ -266,10 +280,12 @@ mod tests {
             (1.0, false, false, true),
         ];
         for (sample, always_errors, failed, wanted) in cases {
-            let log = AccessLog::start(&config(&path, sample, always_errors), dropped()).expect("starts");
+            let log = AccessLog::start(&config(&path, sample, always_errors), Workload::default(), dropped())
+                .expect("starts");
             assert_eq!(log.wants(failed), wanted, "{sample} {always_errors} {failed}");
         }
-        let half = AccessLog::start(&config(&path, 0.5, false), dropped()).expect("starts");
+        let half =
+            AccessLog::start(&config(&path, 0.5, false), Workload::default(), dropped()).expect("starts");
         let wanted = (0..10_000).filter(|_| half.wants(true)).count();
         assert!((4_000..6_000).contains(&wanted), "{wanted}");
     }
@@ -277,14 +293,16 @@ mod tests {
     #[test]
     fn a_log_that_cannot_be_opened_is_refused_at_the_start() {
         let nowhere = Scratch(PathBuf::from("/proc/no/such/place"));
-        assert!(AccessLog::start(&config(&nowhere, 1.0, true), dropped()).is_err());
+        assert!(AccessLog::start(&config(&nowhere, 1.0, true), Workload::default(), dropped()).is_err());
     }
 
     #[test]
     fn every_accepted_line_of_many_threads_is_in_the_file_when_the_log_is_gone() {
         let path = Scratch::new("threads");
         fs::write(&path.0, "kept\n").expect("writes");
-        let log = Arc::new(AccessLog::start(&config(&path, 1.0, true), dropped()).expect("starts"));
+        let log = Arc::new(
+            AccessLog::start(&config(&path, 1.0, true), Workload::default(), dropped()).expect("starts"),
+        );
         let threads: Vec<_> = (0..4)
             .map(|_| log.clone())
             .map(|log| thread::spawn(move || (0..500).for_each(|_| log.write(&record()))))
@@ -313,7 +331,7 @@ mod tests {
                 path: &path, host: &host, request_id: &request_id, service, route, method, peer, detail, status, ..record()
             };
             let mut line = String::new();
-            record.write_to(&mut line);
+            record.write_to(&mut line, &Workload::default());
             prop_assert_eq!(line.chars().filter(|char| char.is_control()).count(), 1);
             let read: Value = serde_json::from_str(&line).expect("valid JSON");
             prop_assert_eq!(read.get("path").and_then(Value::as_str).unwrap_or_default(), String::from_utf8_lossy(&path));

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillion_config::Config;
 use tokio::time::Instant;
 
 use super::peer::Peer;
@@ -28,7 +29,7 @@ pub(super) struct Mesh {
 
 pub(super) struct Sidecar {
     memory: Memory,
-    controller: Controller,
+    pub(super) controller: Controller,
     /// As it started.
     pub(super) addresses: Addresses,
     pub(super) metrics: Arc<Metrics>,
@@ -47,11 +48,14 @@ impl Mesh {
     }
 
     pub(super) fn sidecar(&self, yaml: &str, credentials: Option<Credentials>) -> Sidecar {
-        let config = parse(yaml);
-        let app = App::build_on(Network::Memory(self.memory.clone()), &config, credentials);
-        let (controller, metrics, drain) = app.expect("a sidecar that can start").start_here();
+        self.start(&parse(yaml), credentials).expect("a sidecar that can start")
+    }
+
+    pub(super) fn start(&self, config: &Config, credentials: Option<Credentials>) -> anyhow::Result<Sidecar> {
+        let app = App::build_on(Network::Memory(self.memory.clone()), config, credentials)?;
+        let (controller, metrics, drain) = app.start_here();
         let addresses = controller.addresses();
-        Sidecar { memory: self.memory.clone(), controller, addresses, metrics, drain }
+        Ok(Sidecar { memory: self.memory.clone(), controller, addresses, metrics, drain })
     }
 
     pub(super) fn black_hole(&self, address: &str) {
@@ -151,8 +155,12 @@ impl Pair {
     }
 
     pub(super) fn application(&self, listen: &str, app: &str) -> Sidecar {
+        self.application_as(listen, app, identity(&self.ca, "orders"))
+    }
+
+    pub(super) fn application_as(&self, listen: &str, app: &str, own: Credentials) -> Sidecar {
         let yaml = application_at(listen, &format!("app: {app}"));
-        self.mesh.sidecar(&(yaml + IDENTITY), Some(identity(&self.ca, "orders")))
+        self.mesh.sidecar(&(yaml + IDENTITY), Some(own))
     }
 
     pub(super) fn caller(&self, orders: &str) -> Sidecar {
@@ -160,11 +168,12 @@ impl Pair {
     }
 }
 
+pub(super) const ORDERS_ID: &str = "spiffe://cluster.local/ns/default/sa/orders";
 /// Who the sidecar of `orders` must be.
 pub(super) const ORDERS: &str = "tls: \"spiffe://cluster.local/ns/default/sa/orders\"";
 
 #[allow(clippy::panic)] // a test whose own text is wrong
-pub(super) fn parse(yaml: &str) -> pillion_config::Config {
+pub(super) fn parse(yaml: &str) -> Config {
     match pillion_config::parse(yaml, Path::new("")) {
         Ok((config, _warnings)) => config,
         Err(faults) => panic!("{faults}\n{yaml}"),

@@ -85,7 +85,9 @@ async fn a_connection_idle_for_too_long_is_closed_and_not_used_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_connection_is_replaced_after_so_many_requests_or_so_long() {
-    for (policy, pause) in [("max_requests: 2", 0), ("max_age: 10s", 7)] {
+    for (policy, pause, connections) in
+        [("max_requests: 2", 0, 2), ("max_age: 10s", 7, 2), ("max_age: 10s", 11, 4)]
+    {
         let mesh = Mesh::default();
         let a = mesh.answering(A, OK);
         let sidecar = mesh.caller(&format!("endpoints: [10.0.0.1:80], connection: {{ {policy} }}"));
@@ -95,7 +97,7 @@ async fn a_connection_is_replaced_after_so_many_requests_or_so_long() {
             settle().await;
             pass(pause).await;
         }
-        assert_eq!(a.connections(), 2, "{policy}");
+        assert_eq!(a.connections(), connections, "{policy}, {pause} s between two requests");
     }
 }
 

@@ -182,7 +182,9 @@ impl Shard {
     pub(super) fn take(self: &Arc<Self>, cluster: &Arc<Cluster>, want: Want) -> Option<Lease> {
         let mut state = self.state.lock();
         match want {
-            Want::Http1 | Want::OnlyHttp1 => state.take_idle().map(|conn| Lease::http1(conn, self, cluster)),
+            Want::Http1 | Want::OnlyHttp1 => {
+                state.take_idle(cluster).map(|conn| Lease::http1(conn, self, cluster))
+            }
             Want::Http2 => state.take_stream(cluster).map(|conn| Lease::http2(conn, self, cluster)),
             Want::Negotiated => None,
         }
@@ -338,11 +340,12 @@ impl Shard {
 }
 
 impl State {
-    fn take_idle(&mut self) -> Option<Http1> {
-        // From the end: the most recently used. One that is still finishing its last message is left alone.
+    fn take_idle(&mut self, cluster: &Cluster) -> Option<Http1> {
+        // From the end: the most recently used. One that is still finishing its last message is left alone, and one
+        // that grew too old while it waited is not used once more.
         for index in (0..self.idle.len()).rev() {
             let Some(conn) = self.idle.get(index) else { continue };
-            if conn.send.is_closed() {
+            if conn.send.is_closed() || conn.about.is_worn(cluster) {
                 drop(self.idle.remove(index));
             } else if conn.send.is_ready() {
                 return Some(self.idle.remove(index));

@@ -1,0 +1,149 @@
+//! A walk over the schema of the configuration: every key of it does something.
+//!
+//! Each key stands in a table with two values and a probe. A sidecar runs under either, the probe says what it saw of
+//! it, and the two must differ. A key that takes one value alone stands there with another one, which is refused. A key
+//! without an entry fails the walk, and so does an entry without a key: nothing is ever silently ignored.
+
+mod identity;
+mod inbound;
+mod key;
+mod retries;
+mod routes;
+mod sides;
+mod tls;
+mod upstream;
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+
+use serde_json::Value;
+
+use key::Key;
+
+/// Runs a sidecar under the key's value; says what was seen.
+type Probe = Box<dyn Fn(Key) -> Pin<Box<dyn Future<Output = String>>>>;
+
+struct Row {
+    /// As in the schema, `[]` for each of a list and `*` for a name of one's own. A list at its end is not told from
+    /// a single value.
+    path: String,
+    shown_by: ShownBy,
+}
+
+enum ShownBy {
+    /// What is seen differs between the two.
+    Probe([&'static str; 2], Probe),
+    /// There is one value, or none of which anything could be seen; another one is refused.
+    Refusal { taken: &'static str, refused: &'static str },
+}
+
+/// `path` shows its two values by `probe`.
+fn shows<F>(path: impl Into<String>, values: [&'static str; 2], probe: fn(Key) -> F) -> Row
+where
+    F: Future<Output = String> + 'static,
+{
+    let probe: Probe = Box::new(move |key| Box::pin(probe(key)));
+    Row { path: path.into(), shown_by: ShownBy::Probe(values, probe) }
+}
+
+fn only(path: impl Into<String>, taken: &'static str, refused: &'static str) -> Row {
+    Row { path: path.into(), shown_by: ShownBy::Refusal { taken, refused } }
+}
+
+fn table() -> Vec<Row> {
+    let rooms = [
+        sides::rows(),
+        identity::rows(),
+        tls::rows("services.*"),
+        tls::rows("defaults"),
+        inbound::rows(),
+        upstream::of_services_alone(),
+        upstream::rows("services.*"),
+        upstream::rows("defaults"),
+        retries::rows("services.*"),
+        retries::rows("defaults"),
+        retries::rows("routes[]"),
+        routes::rows(),
+    ];
+    rooms.into_iter().flatten().collect()
+}
+
+/// Every place of the schema at which a value may stand.
+fn paths() -> BTreeSet<String> {
+    let schema: Value = serde_json::from_str(&pillion_config::schema()).expect("JSON");
+    let mut paths = BTreeSet::new();
+    look(&schema, String::new(), &mut paths);
+    paths
+}
+
+fn look(at: &Value, path: String, found: &mut BTreeSet<String>) {
+    if let Some(choices) = at["anyOf"].as_array() {
+        return choices.iter().for_each(|choice| look(choice, path.clone(), found));
+    }
+    if at["type"] == "array" {
+        return look(&at["items"], path + "[]", found);
+    }
+    if at["additionalProperties"].is_object() {
+        return look(&at["additionalProperties"], path + ".*", found);
+    }
+    let Some(keys) = at["properties"].as_object() else {
+        // that a variable may stand for it is no form of its own
+        if at["$ref"] != "#/$defs/left_open" {
+            found.insert(path.trim_end_matches("[]").to_owned());
+        }
+        return;
+    };
+    for (key, value) in keys {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        look(value, path, found);
+    }
+}
+
+#[test]
+fn every_key_of_the_schema_has_an_entry_and_every_entry_a_key() {
+    let (keys, mut entries) = (paths(), BTreeSet::new());
+    for row in table() {
+        assert!(entries.insert(row.path.clone()), "{} stands there twice", row.path);
+    }
+    let without_entry: Vec<_> = keys.difference(&entries).collect();
+    let without_key: Vec<_> = entries.difference(&keys).collect();
+    assert!(without_entry.is_empty() && without_key.is_empty(), "{without_entry:?} {without_key:?}");
+}
+
+/// What is seen of a key under one of its values, on a runtime of its own. `None`: the probe has failed, and said so.
+fn seen(path: &str, value: &'static str, probe: &Probe) -> Option<String> {
+    let run = || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().start_paused(true).build().expect("a runtime");
+        runtime.block_on(probe(Key::new(path, value)))
+    };
+    catch_unwind(AssertUnwindSafe(run)).ok()
+}
+
+#[test]
+fn every_key_changes_what_is_seen_or_refuses_all_but_one_value() {
+    let mut idle = Vec::new();
+    for Row { path, shown_by } in table() {
+        println!("{path}"); // which one it was, should a probe fail
+        match shown_by {
+            ShownBy::Probe(values, probe) => {
+                let [one, other] = values.map(|value| seen(&path, value, &probe));
+                println!("    {values:?}: {one:?} {other:?}");
+                if one == other || one.is_none() || other.is_none() {
+                    idle.push(format!("{path}: {values:?} show {one:?} and {other:?}"));
+                }
+            }
+            ShownBy::Refusal { taken, refused } => {
+                let last = path.rsplit('.').next().unwrap_or(&path);
+                let told = Key::new(&path, refused).refusal();
+                if Key::new(&path, taken).refusal().is_some() || !told.is_some_and(|told| told.contains(last))
+                {
+                    idle.push(format!("{path}: {taken:?} is not all that it takes"));
+                }
+            }
+        }
+    }
+    assert!(idle.is_empty(), "{idle:#?}");
+}

@@ -1,0 +1,78 @@
+//! Keys of `identity`: which files are read.
+
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::super::backend::OK;
+use super::super::mesh::{A, ORDERS_ID, Pair, identity, secs};
+use super::super::scratch::Scratch;
+use super::upstream::{GET, told};
+use super::{Key, Row, key, shows};
+use crate::identity::credentials::Credentials;
+use crate::identity::issue::Ca;
+use crate::identity::parse;
+
+pub(super) fn rows() -> Vec<Row> {
+    vec![
+        shows("identity.directory", ["web", "shop"], who_is_seen),
+        shows("identity.certificate", ["web/tls.crt", "shop/tls.crt"], who_is_seen),
+        shows("identity.key", ["web/tls.key", "shop/tls.key"], who_is_seen),
+        shows("identity.trust_bundle", ["web/ca.crt", "other.crt"], who_is_seen),
+        shows("identity.crl", ["empty.crl", "orders.crl"], who_is_seen),
+        shows("identity.trust_domain", ["cluster.local", "elsewhere"], who_is_seen),
+    ]
+}
+
+/// Whom the sidecar of `orders` has served, and what its caller hears.
+async fn who_is_seen(key: Key) -> String {
+    let pair = Pair::new();
+    let _app = pair.mesh.answering(A, OK);
+    let orders = identity(&pair.ca, "orders");
+    let scratch = folder(&pair.ca, &orders);
+    let inbound = pair.application_as("10.1.0.1:15006", A, orders);
+    let mut file = key::caller(json!({ "endpoints": ["10.1.0.1:15006"], "tls": ORDERS_ID, "retry": "off" }));
+    file["identity"] = files(&key.path);
+    let config = key.load(file, &scratch.path("")).expect("a good file");
+    match pair.mesh.start(&config, None) {
+        Err(why) => format!("{why:#}").replace(&*scratch.path("").to_string_lossy(), ""),
+        Ok(sidecar) => {
+            let told = told(&mut sidecar.client().await, GET).await;
+            let seen = |who: &str| {
+                inbound
+                    .sum(&format!("pillion_requests_total peer=spiffe://cluster.local/ns/default/sa/{who}"))
+            };
+            format!("{told}, web {}, shop {}", seen("web"), seen("shop"))
+        }
+    }
+}
+
+/// What the block says besides the key.
+fn files(path: &str) -> Value {
+    match path {
+        "identity.certificate" | "identity.key" | "identity.trust_bundle" => {
+            json!({ "certificate": "web/tls.crt", "key": "web/tls.key", "trust_bundle": "web/ca.crt" })
+        }
+        _ => json!({ "directory": "web" }),
+    }
+}
+
+/// Certificates of two workloads, another CA's, and two lists of revoked ones.
+fn folder(ca: &Ca, revoked: &Credentials) -> Scratch {
+    let scratch = Scratch::new();
+    for who in ["web", "shop"] {
+        let id = format!("spiffe://cluster.local/ns/default/sa/{who}").parse().expect("an identity");
+        let pem = ca.issue(&id, &[], secs(86_400)).expect("a certificate");
+        std::fs::create_dir(scratch.path(who)).expect("a folder");
+        scratch.write(&format!("{who}/tls.crt"), pem.certificate);
+        scratch.write(&format!("{who}/tls.key"), pem.key);
+        scratch.write(&format!("{who}/ca.crt"), pem.bundle);
+    }
+    let other = Ca::generate("cluster.local").expect("a CA");
+    scratch.write("other.crt", other.certificate_pem());
+    let serial = parse(&revoked.chain()[0]).expect("a certificate").raw_serial().to_vec();
+    for (name, serials) in [("empty.crl", vec![]), ("orders.crl", vec![serial])] {
+        let tomorrow = OffsetDateTime::now_utc() + secs(86_400);
+        scratch.write(name, ca.revoke(&serials, tomorrow).expect("a list"));
+    }
+    scratch
+}

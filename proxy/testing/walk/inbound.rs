@@ -1,0 +1,102 @@
+//! Keys of `inbound`.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::super::backend::OK;
+use super::super::mesh::{A, B, IDENTITY, Mesh, Pair, identity, secs, settle};
+use super::super::peer::Peer;
+use super::sides::listens;
+use super::upstream::{BY_A, BY_B, GET, told};
+use super::{Key, Row, key, shows};
+
+pub(super) fn rows() -> Vec<Row> {
+    let path = |key: &str| format!("inbound.{key}");
+    vec![
+        shows("inbound", ["off", "{}"], listens),
+        shows(path("listen"), ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
+        shows(path("app"), ["10.0.0.1:80", "10.0.0.2:80"], who_answers),
+        shows(path("redirect_to"), ["original", "loopback"], who_is_redirected_to),
+        shows(path("mtls"), ["strict", "permissive"], told_in_plaintext),
+        shows(path("protocol"), ["http1", "http2"], first_bytes),
+        shows(path("timeout"), ["off", "9s"], time_without_answer),
+        shows(path("max_connections"), ["1", "2"], one_of_two),
+        shows(path("max_requests"), ["1", "2"], one_of_two),
+        shows(path("max_body"), ["4B", "8B"], told_with_a_body),
+        shows(path("ports.*.listen"), ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
+        shows(path("ports.*.mtls"), ["strict", "permissive"], told_in_plaintext),
+        shows(path("ports.*.protocol"), ["http1", "http2"], first_bytes),
+    ]
+}
+
+/// The port that rules of a single port are about.
+const PORT: &str = "10.0.0.1:9090";
+
+async fn who_answers(key: Key) -> String {
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
+    let sidecar = key.application(&mesh, json!({}));
+    told(&mut sidecar.client().await, GET).await
+}
+
+async fn who_is_redirected_to(key: Key) -> String {
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering("127.0.0.1:80", BY_B));
+    let sidecar = key.application(&mesh, json!({ "app": B }));
+    told(&mut sidecar.redirected(A).await, GET).await
+}
+
+async fn told_in_plaintext(key: Key) -> String {
+    let pair = Pair::new();
+    let _app = pair.mesh.answering(PORT, OK);
+    let mut file = key::application(json!({ "app": A }));
+    file["identity"] = json!({ "directory": IDENTITY.trim_end() });
+    let sidecar = key.start(&pair.mesh, file, Some(identity(&pair.ca, "orders")));
+    told(&mut sidecar.redirected(PORT).await, GET).await
+}
+
+async fn first_bytes(key: Key) -> String {
+    let (mesh, heard) = (Mesh::default(), Arc::new(Mutex::new(Vec::new())));
+    let hears = heard.clone();
+    let _app = mesh.scripted(PORT, move |mut peer: Peer, _| {
+        let hears = hears.clone();
+        async move { *hears.lock() = peer.exactly(3).await.0 }
+    });
+    let sidecar = key.application(&mesh, json!({ "app": A }));
+    let mut client = sidecar.redirected(PORT).await;
+    client.send(GET).await;
+    settle().await;
+    let heard = heard.lock();
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
+async fn time_without_answer(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _app = mesh.silent(A);
+    let sidecar = key.application(&mesh, json!({ "app": A }));
+    told(&mut sidecar.client().await, GET).await
+}
+
+/// Two requests at once, each on a connection of its own.
+async fn one_of_two(key: Key) -> String {
+    let mesh = Mesh::default();
+    let app = mesh.silent(A);
+    let sidecar = key.application(&mesh, json!({ "app": A }));
+    let (mut first, mut second) = (sidecar.client().await, sidecar.client().await);
+    first.send(GET).await;
+    settle().await;
+    drop(second.try_send(GET).await); // it may have been closed by now
+    let told = tokio::time::timeout(secs(1), second.message()).await;
+    let reason = |answer: &super::super::peer::Message| answer.reason().map(str::to_owned);
+    format!("{:?} {}", told.map(|answer| answer.as_ref().map(reason)).ok(), app.hits())
+}
+
+async fn told_with_a_body(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _app = mesh.answering(A, OK);
+    let sidecar = key.application(&mesh, Value::from_iter([("app", A)]));
+    let post = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 6\r\n\r\n123456";
+    told(&mut sidecar.client().await, post).await
+}

@@ -1,0 +1,127 @@
+//! A key with a value, and the files in which it says so.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::super::mesh::{Mesh, Sidecar, identity};
+use crate::identity::credentials::Credentials;
+use crate::identity::issue::Ca;
+
+/// A key under test, and what it says this time.
+#[derive(Debug, Clone)]
+pub(super) struct Key {
+    pub(super) path: String,
+    value: Value,
+}
+
+impl Key {
+    /// `value`: JSON, or else a word.
+    pub(super) fn new(path: &str, value: &str) -> Self {
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        Self { path: path.to_owned(), value }
+    }
+
+    /// A caller's sidecar; `orders`: what its service says besides the key.
+    pub(super) fn caller(&self, mesh: &Mesh, orders: Value) -> Sidecar {
+        self.start(mesh, caller(orders), None)
+    }
+
+    /// The same, as `web`.
+    pub(super) fn known_caller(&self, mesh: &Mesh, ca: &Ca, orders: Value) -> Sidecar {
+        let mut file = caller(orders);
+        file["identity"] = json!({ "directory": "in-memory" });
+        self.start(mesh, file, Some(identity(ca, "web")))
+    }
+
+    /// An application's sidecar; `inbound`: what the block says besides the key, and besides where it listens.
+    pub(super) fn application(&self, mesh: &Mesh, inbound: Value) -> Sidecar {
+        self.start(mesh, application(inbound), None)
+    }
+
+    pub(super) fn start(&self, mesh: &Mesh, file: Value, credentials: Option<Credentials>) -> Sidecar {
+        let config = self.load(file, Path::new("")).expect("a good file");
+        mesh.start(&config, credentials).expect("a sidecar that can start")
+    }
+
+    /// `file` with the key in it, read as one of `folder`.
+    pub(super) fn load(
+        &self,
+        mut file: Value,
+        folder: &Path,
+    ) -> Result<pillion_config::Config, pillion_config::Errors> {
+        if self.path.starts_with("routes[]") && file["routes"].is_null() {
+            file["routes"] = json!([{ "hosts": ["orders"], "to": { "service": "orders" } }]);
+        }
+        if self.path.starts_with("defaults") {
+            to_defaults(&mut file); // where nothing of the service's own goes before it
+        }
+        let path = self.path.replace("services.*", "services.orders").replace("headers.*", "headers.x-test");
+        let path = path.replace("ports.*", "ports.9090");
+        let steps: Vec<&str> = path.split('.').collect();
+        set(&mut file, &steps, self.value.clone());
+        pillion_config::parse(&file.to_string(), folder).map(|(config, _warnings)| config)
+    }
+
+    /// Why no file may say so.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let orders = json!({ "endpoints": ["10.0.0.1:80"] });
+        self.load(caller(orders), Path::new("")).err().map(|faults| faults.to_string())
+    }
+}
+
+/// What the service says of itself, said of all.
+fn to_defaults(file: &mut Value) {
+    let Some(orders) = file["services"]["orders"].as_object_mut() else { return };
+    let all = std::mem::take(orders);
+    let (own, rest): (Map<_, _>, Map<_, _>) = all.into_iter().partition(|(key, _)| key == "endpoints");
+    *orders = own;
+    file["defaults"] = Value::Object(rest);
+}
+
+/// At `name[]` of a list, its first one.
+fn set(at: &mut Value, steps: &[&str], to: Value) {
+    let Some((step, rest)) = steps.split_first() else {
+        *at = to;
+        return;
+    };
+    if !at.is_object() {
+        *at = Value::Object(Map::new());
+    }
+    match step.strip_suffix("[]") {
+        None => set(&mut at[*step], rest, to),
+        Some(list) => {
+            if !at[list].is_array() {
+                at[list] = json!([{}]);
+            }
+            set(&mut at[list][0], rest, to);
+        }
+    }
+}
+
+pub(super) fn caller(orders: Value) -> Value {
+    let mut file = quiet();
+    file["outbound"] = json!({ "listen": "127.0.0.1:0" });
+    file["services"] = json!({ "orders": orders });
+    file
+}
+
+pub(super) fn application(mut inbound: Value) -> Value {
+    let mut file = quiet();
+    if inbound["listen"].is_null() {
+        inbound["listen"] = "127.0.0.1:0".into();
+    }
+    file["inbound"] = inbound;
+    file
+}
+
+/// Neither side.
+fn quiet() -> Value {
+    json!({
+        "workers": 1,
+        "admin": { "listen": "127.0.0.1:0" },
+        "metrics": "off",
+        "inbound": "off",
+        "outbound": "off",
+    })
+}

@@ -1,0 +1,230 @@
+//! Keys of the sidecar as a whole: where it listens, what it tells, what a connection may take, how it ends.
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::super::backend::{OK, UNAVAILABLE};
+use super::super::mesh::{A, Mesh, ORDERS_ID, Pair, Sidecar, Watch, at, identity, settle};
+use super::super::peer::Peer;
+use super::super::scratch::Scratch;
+use super::upstream::{GET, told};
+use super::{Key, Row, key, only, shows};
+use crate::net::memory::Memory;
+use crate::tls::server::{accept, server_config};
+
+pub(super) fn rows() -> Vec<Row> {
+    vec![
+        only("version", "1", "2"),
+        only("limits.max_memory", "auto", "1GiB"),
+        only("access_log.format", "json", "text"),
+        shows("outbound", ["off", "{}"], listens),
+        shows("outbound.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
+        shows("outbound.unknown", ["passthrough", "deny"], told_by_a_stranger),
+        shows("admin.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
+        shows("metrics", ["off", "{}"], listens),
+        shows("metrics.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
+        shows("metrics.max_series", ["100", "1000"], series),
+        shows("access_log", ["off", "{ \"path\": \"a\" }"], lines),
+        shows("access_log.path", ["a", "b"], lines),
+        shows("access_log.sample", ["0%", "100%"], lines),
+        shows("access_log.always", ["errors", "off"], lines),
+        shows("workload.name", ["web", "shop"], lines),
+        shows("workload.namespace", ["default", "shop"], lines),
+        shows("workload.zone", ["a", "b"], lines),
+        shows("drain.delay", ["off", "5s"], the_end_while_idle),
+        shows("drain.timeout", ["10s", "20s"], the_end_while_busy),
+        shows("limits.header_bytes", ["8KiB", "64KiB"], told_with_long_headers),
+        shows("limits.header_count", ["10", "100"], told_with_long_headers),
+        shows("limits.header_timeout", ["2s", "5s"], time_for_half_a_head),
+        shows("limits.idle_timeout", ["60s", "30m"], time_for_nothing),
+        shows("limits.via_passes", ["1", "4"], told_the_second_time),
+        shows("workers", ["1", "2"], connections_of_two_clients),
+    ]
+}
+
+/// Everywhere that a sidecar may listen here.
+const PLACES: [&str; 7] = [
+    "10.9.0.1:1",
+    "10.9.0.2:1",
+    "0.0.0.0:15006",
+    "127.0.0.1:15001",
+    "127.0.0.1:15000",
+    "0.0.0.0:15020",
+    "[::]:15020",
+];
+
+/// Where it takes connections.
+pub(super) async fn listens(key: Key) -> String {
+    let mesh = Mesh::default();
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    let mut open = Vec::new();
+    for place in PLACES {
+        if mesh.memory.connect(at(place)).await.is_ok() {
+            open.push(place);
+        }
+    }
+    format!(
+        "{open:?} of {} inbound, {} outbound",
+        sidecar.addresses.inbound.len(),
+        sidecar.addresses.outbound.len()
+    )
+}
+
+async fn told_by_a_stranger(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _stranger = mesh.answering("192.0.2.9:80", OK);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    let mut client = sidecar.redirected("192.0.2.9:80").await;
+    told(&mut client, "GET / HTTP/1.1\r\nhost: example.org\r\n\r\n").await
+}
+
+/// Of answers with two hundred statuses.
+async fn series(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        let mut status = 200;
+        while peer.message().await.is_some() {
+            peer.send(format!("HTTP/1.1 {status} So\r\ncontent-length: 0\r\n\r\n")).await;
+            status += 1;
+        }
+    });
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A], "retry": "off", "outlier_detection": "off" }));
+    let mut client = sidecar.client().await;
+    for _ in 0..200 {
+        client.get("/").await;
+    }
+    settle().await;
+    let text = sidecar.metrics.encode();
+    let all = text.lines().filter(|line| !line.starts_with('#')).count();
+    format!("more than 200: {}", all > 200)
+}
+
+/// What is in the files `a` and `b` after an answer and an error: the log is written when its sidecar is gone.
+async fn lines(key: Key) -> String {
+    let scratch = Scratch::new();
+    let mut file = key::caller(json!({ "endpoints": [A], "retry": "off" }));
+    if key.path != "access_log" {
+        let sample = if key.path == "access_log.always" { "0%" } else { "100%" };
+        file["access_log"] = json!({ "path": "a", "sample": sample, "always": "off" });
+    }
+    let config = key.load(file, &scratch.path("")).expect("a good file");
+    let sidecar = async move {
+        let mesh = Mesh::default();
+        let _a = mesh.http1(A, |nth, _| if nth == 0 { OK } else { UNAVAILABLE });
+        let sidecar = mesh.start(&config, None).expect("a sidecar that can start");
+        let mut client = sidecar.client().await;
+        for _ in 0..2 {
+            client.get("/").await;
+            settle().await;
+        }
+    };
+    let ended = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().start_paused(true).build().expect("a runtime").block_on(sidecar);
+    });
+    ended.join().expect("a sidecar that ends");
+    let log = |name: &str| std::fs::read_to_string(scratch.path(name)).unwrap_or_default();
+    let all = ["a", "b"].map(log);
+    let told: Vec<Value> = all.iter().flat_map(|log| log.lines().map(line)).collect();
+    format!("{:?} {told:?}", all.map(|log| log.lines().count()))
+}
+
+/// What of a line is the same each time.
+fn line(line: &str) -> Value {
+    let line: Value = serde_json::from_str(line).expect("JSON");
+    json!([line["status"], line["workload"], line["namespace"], line["zone"]])
+}
+
+async fn the_end_while_idle(key: Key) -> String {
+    let mesh = Mesh::default();
+    the_end(&key.application(&mesh, json!({ "app": A }))).await
+}
+
+async fn the_end_while_busy(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _app = mesh.silent(A);
+    let sidecar = key.application(&mesh, json!({ "app": A }));
+    let mut client = sidecar.client().await;
+    client.send(GET).await;
+    settle().await;
+    the_end(&sidecar).await
+}
+
+/// As [`crate::app::Running::drain`] brings it about.
+async fn the_end(sidecar: &Sidecar) -> String {
+    let watch = Watch::start();
+    sidecar.drain.begin();
+    let ended = sidecar.drain.finished(sidecar.controller.config().drain).await;
+    format!("{ended:?} after {} s", watch.seconds())
+}
+
+/// Twenty headers, nine KiB of them.
+async fn told_with_long_headers(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    let headers: String = (0..20).map(|nth| format!("x-{nth}: {}\r\n", "y".repeat(450))).collect();
+    told(&mut sidecar.client().await, &format!("GET / HTTP/1.1\r\nhost: orders\r\n{headers}\r\n")).await
+}
+
+async fn time_for_half_a_head(key: Key) -> String {
+    let mesh = Mesh::default();
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    told(&mut sidecar.client().await, "GET / HTTP/1.1\r\nhos").await
+}
+
+async fn time_for_nothing(key: Key) -> String {
+    let mesh = Mesh::default();
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    told(&mut sidecar.client().await, "").await
+}
+
+/// The sidecar at the other end, played by the test, gives back what the caller's sidecar writes on its way.
+async fn told_the_second_time(key: Key) -> String {
+    let pair = Pair::new();
+    mirror(&pair.mesh.memory, &pair);
+    let orders = json!({ "endpoints": [A], "protocol": "http1", "tls": ORDERS_ID });
+    let sidecar = key.known_caller(&pair.mesh, &pair.ca, orders);
+    let mut client = sidecar.client().await;
+    let via = client.get("/").await.body;
+    told(&mut client, &format!("GET / HTTP/1.1\r\nhost: orders\r\nx-pillion-via: {via}\r\n\r\n"))
+        .await
+        .replace(&via[..12], "INSTANCE")
+}
+
+/// Answers at A, as `orders`, with the `x-pillion-via` that it was sent.
+fn mirror(memory: &Memory, pair: &Pair) {
+    let mut listener = memory.bind(at(A)).expect("a free address");
+    let config = server_config(&identity(&pair.ca, "orders"), &pillion_config::Config::default().tls);
+    let config = config.expect("a server's configuration");
+    tokio::spawn(async move {
+        while let Ok(arrival) = listener.accept().await {
+            let Ok((mut io, ..)) = accept(config.clone(), arrival.io).await else { continue };
+            let mut heard = Vec::new();
+            while io.read_buf(&mut heard).await.is_ok_and(|read| read > 0) {
+                let Some(head) = String::from_utf8_lossy(&heard).strip_suffix("\r\n\r\n").map(str::to_owned)
+                else {
+                    continue;
+                };
+                heard.clear();
+                let via =
+                    head.lines().find_map(|line| line.strip_prefix("x-pillion-via: ")).unwrap_or_default();
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{via}", via.len());
+                io.write_all(answer.as_bytes()).await.expect("the sidecar reads");
+                io.flush().await.expect("the sidecar reads");
+            }
+        }
+    });
+}
+
+/// Connections wait for further requests with the worker that made them.
+async fn connections_of_two_clients(key: Key) -> String {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    for _ in 0..2 {
+        sidecar.client().await.get("/").await;
+        settle().await;
+    }
+    format!("{} connections", a.connections())
+}

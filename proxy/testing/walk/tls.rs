@@ -1,0 +1,76 @@
+//! Keys of a service's `tls`, and of `tls` for both sides: who is believed, and what is offered.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::super::backend::OK;
+use super::super::mesh::{A, ORDERS_ID, Pair, settle};
+use super::super::peer::Peer;
+use super::super::scratch::Scratch;
+use super::upstream::{GET, told};
+use super::{Key, Row, key, shows};
+use crate::identity::issue::Ca;
+
+const BILLING: &str = "[\"spiffe://cluster.local/ns/default/sa/billing\"]";
+
+/// Of a service, or of all; `tls` itself stands with the former.
+pub(super) fn rows(of: &str) -> Vec<Row> {
+    let path = |key: &str| format!("{of}.tls{key}");
+    let mut rows = vec![
+        shows(path(""), ["off", ORDERS_ID], told_by_orders),
+        shows(path(".mode"), ["off", "mutual"], told_by_orders),
+        shows(path(".identities"), [ORDERS_ID, BILLING], told_by_orders),
+        shows(path(".trust_bundle"), ["own.crt", "other.crt"], told_by_orders),
+        shows(path(".sni"), ["orders.shop", "billing.shop"], offered),
+    ];
+    if of == "services.*" {
+        rows.push(shows("tls.min_version", ["1.2", "1.3"], offered));
+        rows.push(shows("tls.post_quantum", ["prefer", "off"], offered));
+    }
+    rows
+}
+
+/// The sidecar of `orders` takes mTLS alone.
+async fn told_by_orders(key: Key) -> String {
+    let pair = Pair::new();
+    let _app = pair.mesh.answering(A, OK);
+    let _inbound = pair.application("10.1.0.1:15006", A);
+    let scratch = Scratch::new();
+    scratch.write("own.crt", pair.ca.certificate_pem());
+    scratch.write("other.crt", Ca::generate("cluster.local").expect("a CA").certificate_pem());
+    let mut file = key::caller(json!({ "endpoints": ["10.1.0.1:15006"], "retry": "off" }));
+    file["identity"] = json!({ "directory": "in-memory" });
+    let config = key.load(file, &scratch.path("")).expect("a good file");
+    let credentials = super::super::mesh::identity(&pair.ca, "web");
+    let sidecar = pair.mesh.start(&config, Some(credentials)).expect("a sidecar that can start");
+    told(&mut sidecar.client().await, GET).await
+}
+
+/// What a ClientHello says.
+async fn offered(key: Key) -> String {
+    let (pair, heard) = (Pair::new(), Arc::new(Mutex::new(Vec::new())));
+    let hears = heard.clone();
+    let _a = pair.mesh.scripted(A, move |mut peer: Peer, _| {
+        let hears = hears.clone();
+        async move {
+            while let (byte, true) = peer.exactly(1).await {
+                hears.lock().extend(byte);
+            }
+        }
+    });
+    let orders = json!({ "endpoints": [A], "tls": { "mode": "mutual" } });
+    let sidecar = key.known_caller(&pair.mesh, &pair.ca, orders);
+    let mut client = sidecar.client().await;
+    client.send(GET).await;
+    settle().await;
+    let heard = heard.lock();
+    let says = |what: &[u8]| heard.windows(what.len()).any(|window| window == what);
+    // extension supported_versions: 1.3 and 1.2
+    let both = says(&[0, 43, 0, 5, 4, 3, 4, 3, 3]);
+    // the share of a key exchange with ML-KEM alone takes more
+    let post_quantum = heard.len() > 1000;
+    let names: Value = ["orders.shop", "billing.shop"].iter().map(|name| says(name.as_bytes())).collect();
+    format!("names {names}, TLS 1.2 {both}, post-quantum {post_quantum}")
+}

@@ -1,0 +1,299 @@
+//! Keys of a service: where it is, and how it is asked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::super::backend::{Backend, OK, UNAVAILABLE};
+use super::super::mesh::{A, B, C, Mesh, Sidecar, Watch, pass, secs, settle};
+use super::super::peer::Peer;
+use super::super::scratch::Scratch;
+use super::sides::listens;
+use super::{Key, Row, shows};
+use crate::app::Names;
+use crate::discovery::{Files, Resolver};
+
+/// What `defaults` cannot say.
+pub(super) fn of_services_alone() -> Vec<Row> {
+    let key = |key: &str| format!("services.*.{key}");
+    vec![
+        shows(key("hosts"), ["orders", "[\"shop\", \"*.shop\"]"], told_for_orders),
+        shows(key("addresses"), ["10.96.0.10:80", "[\"10.97.0.0/16\"]"], told_for_an_address),
+        shows(key("listen"), ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
+        shows(key("endpoints"), ["[\"10.0.0.1:80\"]", "[\"10.0.0.2:80\"]"], who_answers),
+        shows(key("endpoints[].address"), ["10.0.0.1:80", "10.0.0.2:80"], who_answers),
+        shows(key("endpoints[].weight"), ["1", "9"], how_often_the_first),
+        shows(key("endpoints.dns"), ["a.test:80", "b.test:80"], who_has_the_name),
+        shows(key("endpoints.refresh"), ["5s", "60s"], when_a_change_is_learnt),
+    ]
+}
+
+pub(super) fn rows(of: &str) -> Vec<Row> {
+    let key = |key: &str| format!("{of}.{key}");
+    vec![
+        shows(key("protocol"), ["http1", "http2"], first_bytes),
+        shows(key("load_balancer"), ["round_robin", "least_request"], whether_a_busy_one_is_avoided),
+        shows(key("connect_timeout"), ["1s", "4s"], time_to_connect),
+        shows(key("timeout"), ["3s", "5s"], time_without_answer),
+        shows(key("stream_idle_timeout"), ["20s", "40s"], time_for_half_a_body),
+        shows(key("max_duration"), ["off", "20s"], time_of_a_long_answer),
+        shows(key("connection.idle_timeout"), ["10s", "100s"], connections_now_and_then),
+        shows(key("connection.max_age"), ["10s", "100s"], connections_now_and_then),
+        shows(key("connection.max_requests"), ["1", "3"], connections_now_and_then),
+        shows(key("connection.keepalive"), ["off", "10s"], whether_it_pings),
+        shows(key("circuit_breaker.max_connections"), ["1", "2"], one_of_two),
+        shows(key("circuit_breaker.max_pending_requests"), ["0", "10"], one_of_two),
+        shows(key("circuit_breaker.max_requests"), ["1", "10"], one_of_two),
+        shows(key("circuit_breaker.max_retries"), ["0", "10"], tries),
+        shows(key("outlier_detection"), ["off", "{}"], asked_while_ill),
+        shows(key("outlier_detection.consecutive_errors"), ["5", "9"], asked_while_ill),
+        shows(key("outlier_detection.base_ejection"), ["30s", "300s"], asked_while_ill),
+        shows(key("outlier_detection.max_ejected"), ["34%", "100%"], ejected_of_three),
+    ]
+}
+
+pub(super) const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
+pub(super) const BY_A: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na";
+pub(super) const BY_B: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nb";
+
+/// Status, reason and body, and the time that it took, an hour at most.
+pub(super) async fn told(client: &mut Peer, request: &str) -> String {
+    let watch = Watch::start();
+    client.send(request).await;
+    match tokio::time::timeout(secs(3600), client.message()).await {
+        Ok(Some(answer)) => {
+            let body = if answer.reason().is_none() { &*answer.body } else { "" };
+            format!("{:?} {body:?} after {} s", answer.told(), watch.seconds())
+        }
+        Ok(None) => format!("closed after {} s", watch.seconds()),
+        Err(_) => "nothing".to_owned(),
+    }
+}
+
+async fn told_for_orders(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    told(&mut sidecar.client().await, GET).await
+}
+
+async fn told_for_an_address(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    let mut client = sidecar.redirected("10.96.0.10:80").await;
+    told(&mut client, "GET / HTTP/1.1\r\nhost: 10.96.0.10\r\n\r\n").await
+}
+
+async fn who_answers(key: Key) -> String {
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
+    let sidecar = key.caller(&mesh, json!({}));
+    told(&mut sidecar.client().await, GET).await
+}
+
+async fn how_often_the_first(key: Key) -> String {
+    let mesh = Mesh::default();
+    let (a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
+    let endpoints = json!([{ "address": A }, { "address": B }]);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": endpoints, "load_balancer": "round_robin" }));
+    send(&sidecar, 20).await;
+    format!("{} of 20", a.hits())
+}
+
+/// A sidecar beside a hosts file. Returns who answers, and after how many steps of ten seconds the file's next text
+/// is followed.
+async fn by_hosts_file(key: Key, hosts: [&str; 2]) -> (String, u64) {
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
+    let scratch = Scratch::new();
+    let files =
+        Files { resolv_conf: scratch.path("none"), hosts: scratch.write("hosts", hosts[0]), port: 53 };
+    let mut sidecar = key.caller(&mesh, json!({ "endpoints": { "dns": "a.test:80" } }));
+    let mut names = Names::of(Resolver::of(files));
+    names.follow(sidecar.controller.config());
+    names.first(&mut sidecar.controller).await;
+    let mut client = sidecar.client().await;
+    let first = client.get("/").await.body;
+    scratch.write("hosts", hosts[1]);
+    let watch = Watch::start();
+    while client.get("/").await.body == first && watch.seconds() < 200 {
+        let news = tokio::time::timeout(secs(10), names.next()).await;
+        if let Ok(Some(news)) = news {
+            names.learn(news, &mut sidecar.controller);
+        }
+    }
+    (first, watch.seconds() / 20)
+}
+
+async fn who_has_the_name(key: Key) -> String {
+    let hosts = "10.0.0.1 a.test\n10.0.0.2 b.test\n";
+    by_hosts_file(key, [hosts, "10.0.0.2 a.test\n10.0.0.1 b.test\n"]).await.0
+}
+
+async fn when_a_change_is_learnt(key: Key) -> String {
+    let (_, twenties) = by_hosts_file(key, ["10.0.0.1 a.test\n", "10.0.0.2 a.test # moved\n"]).await;
+    format!("{twenties} times 20 s")
+}
+
+async fn first_bytes(key: Key) -> String {
+    let (mesh, heard) = (Mesh::default(), Arc::new(Mutex::new(Vec::new())));
+    let _a = listening(&mesh, heard.clone());
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    let mut client = sidecar.client().await;
+    client.send(GET).await;
+    settle().await;
+    let heard = heard.lock();
+    String::from_utf8_lossy(&heard[..3]).into_owned()
+}
+
+/// Listens at A, and says no more than HTTP/2's first word.
+fn listening(mesh: &Mesh, heard: Arc<Mutex<Vec<u8>>>) -> Backend {
+    mesh.scripted(A, move |mut peer: Peer, _| {
+        let heard = heard.clone();
+        async move {
+            while let (byte, true) = peer.exactly(1).await {
+                heard.lock().extend(byte);
+                if heard.lock().ends_with(b"PRI * HTTP/2.0") {
+                    peer.send(b"\0\0\0\x04\0\0\0\0\0").await;
+                }
+            }
+        }
+    })
+}
+
+async fn whether_it_pings(key: Key) -> String {
+    let (mesh, heard) = (Mesh::default(), Arc::new(Mutex::new(Vec::new())));
+    let _a = listening(&mesh, heard.clone());
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A], "protocol": "http2", "timeout": "off" }));
+    let mut client = sidecar.client().await;
+    client.send(GET).await;
+    pass(15).await;
+    let heard = heard.lock();
+    format!("{}", heard.windows(9).any(|frame| frame == b"\0\0\x08\x06\0\0\0\0\0"))
+}
+
+async fn whether_a_busy_one_is_avoided(key: Key) -> String {
+    let mesh = Mesh::default();
+    let (a, _b) = (mesh.silent(A), mesh.answering(B, OK));
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A, B] }));
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = sidecar.client().await;
+        client.send(GET).await;
+        settle().await;
+        clients.push(client);
+    }
+    format!("{}", a.hits() <= 1)
+}
+
+async fn time_to_connect(key: Key) -> String {
+    let mesh = Mesh::default();
+    mesh.black_hole(A);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A], "retry": "off" }));
+    told(&mut sidecar.client().await, GET).await
+}
+
+pub(super) async fn time_without_answer(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.silent(A);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    told(&mut sidecar.client().await, GET).await
+}
+
+async fn time_for_half_a_body(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.silent(A);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    let half = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 30\r\n\r\nhalf of it";
+    told(&mut sidecar.client().await, half).await
+}
+
+async fn time_of_a_long_answer(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 60\r\n\r\n").await;
+        for _ in 0..60 {
+            pass(1).await;
+            if peer.try_send(".").await.is_err() {
+                return;
+            }
+        }
+    });
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    let watch = Watch::start();
+    let answer = sidecar.client().await.get("/").await;
+    format!("whole: {} after {} s", answer.is_whole, watch.seconds())
+}
+
+/// Of four requests, twenty seconds apart.
+async fn connections_now_and_then(key: Key) -> String {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    let mut client = sidecar.client().await;
+    for _ in 0..4 {
+        client.get("/").await;
+        pass(20).await;
+    }
+    format!("{} connections", a.connections())
+}
+
+/// Two requests at once for an endpoint that is silent, and has one connection.
+async fn one_of_two(key: Key) -> String {
+    let mesh = Mesh::default();
+    let a = mesh.silent(A);
+    let limits = json!({ "max_connections": 1 });
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A], "circuit_breaker": limits }));
+    let (mut first, mut second) = (sidecar.client().await, sidecar.client().await);
+    first.send(GET).await;
+    settle().await;
+    second.send(GET).await;
+    let told = tokio::time::timeout(secs(1), second.answer()).await;
+    format!("{:?} {}", told.map(|answer| answer.reason().map(str::to_owned)).ok(), a.hits())
+}
+
+async fn tries(key: Key) -> String {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, UNAVAILABLE);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    sidecar.client().await.get("/").await;
+    format!("{} tries", a.hits())
+}
+
+async fn send(sidecar: &Sidecar, requests: usize) {
+    let mut client = sidecar.client().await;
+    for _ in 0..requests {
+        client.get("/").await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn patiently(endpoints: &[&str]) -> Value {
+    json!({ "endpoints": endpoints, "load_balancer": "round_robin", "retry": "off" })
+}
+
+/// By forty requests at once, and by ten some time later.
+async fn asked_while_ill(key: Key) -> String {
+    let mesh = Mesh::default();
+    let (a, _b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
+    let sidecar = key.caller(&mesh, patiently(&[A, B]));
+    send(&sidecar, 40).await;
+    let at_once = a.hits();
+    pass(100).await;
+    send(&sidecar, 10).await;
+    format!("{at_once}, then {}", a.hits() - at_once)
+}
+
+async fn ejected_of_three(key: Key) -> String {
+    let mesh = Mesh::default();
+    let ill = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, UNAVAILABLE));
+    let _c = mesh.answering(C, OK);
+    let sidecar = key.caller(&mesh, patiently(&[A, B, C]));
+    send(&sidecar, 60).await;
+    drop(ill);
+    format!("{} ejected", sidecar.sum("pillion_endpoints state=ejected"))
+}
