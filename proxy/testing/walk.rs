@@ -3,6 +3,7 @@
 //! Each key stands in a table with two values and a probe. A sidecar runs under either, the probe says what it saw of
 //! it, and the two must differ. A key that takes one value alone stands there with another one, which is refused. A key
 //! without an entry fails the walk, and so does an entry without a key: nothing is ever silently ignored.
+//! What of a key is the kernel's to show is in `tests/e2e/walk.rs`.
 
 mod identity;
 mod inbound;

@@ -20,3 +20,4 @@ mod reload;
 mod status;
 mod streaming;
 mod tunnels;
+mod walk;
