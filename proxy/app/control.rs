@@ -215,7 +215,8 @@ impl Controller {
         (self.config, self.identity) = (config.clone(), identity);
         self.tell_expiry();
         self.swap();
-        self.command(prepared.change)
+        self.command(prepared.change);
+        Ok(())
     }
 
     fn prepare(&self, config: &Config, identity: &Identity) -> anyhow::Result<Prepared> {
@@ -333,19 +334,22 @@ impl Controller {
         metrics.config_generation().set(i64::try_from(self.generation).unwrap_or(i64::MAX));
     }
 
-    fn command(&self, change: Change) -> anyhow::Result<()> {
-        let gone = |_gone| anyhow::anyhow!("a worker does not listen to its controller");
+    /// The new snapshot is read already: what a worker does not take any more cannot be taken back. It has ended, and
+    /// with it the sidecar, or it stands still, and is [`COMMANDS`] reloads behind.
+    fn command(&self, change: Change) {
+        let tell = |worker: &mpsc::Sender<Command>, command| {
+            if worker.try_send(command).is_err() {
+                tracing::error!("a worker does not listen to its controller");
+            }
+        };
         for (worker, ports) in self.workers.iter().zip(change.opened) {
             if !ports.is_empty() {
-                worker.try_send(Command::Open(ports)).map_err(gone)?;
+                tell(worker, Command::Open(ports));
             }
             if !change.closed.is_empty() {
-                worker
-                    .try_send(Command::Close(change.closed.clone()))
-                    .map_err(|_gone| anyhow::anyhow!("a worker does not listen to its controller"))?;
+                tell(worker, Command::Close(change.closed.clone()));
             }
         }
-        Ok(())
     }
 
     fn tell_expiry(&self) {
