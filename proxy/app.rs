@@ -4,6 +4,7 @@
 //! the next ones in nothing. Whatever fails, fails before the first connection is accepted.
 
 mod control;
+mod credentialed;
 mod following;
 mod keeper;
 mod listeners;

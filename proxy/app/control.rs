@@ -5,16 +5,15 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use anyhow::Context as _;
-use pillion_config::cluster::{Endpoint, UpstreamProtocol, UpstreamTls};
-use pillion_config::listener::{Inbound, Mtls};
+use pillion_config::listener::Inbound;
 use pillion_config::{Cluster as ClusterConfig, Config};
 use tokio::sync::mpsc;
 
+use super::credentialed::{Credentialed, refuse_restart};
+use super::following::Learnt;
 use super::listeners::{Addresses, Change, Listeners};
 use super::own::{self, Identity};
 use super::worker::{Command, Connections};
@@ -26,8 +25,7 @@ use crate::identity::{date, expires_soon};
 use crate::net::own::OwnListeners;
 use crate::state::{Clusters, Destinations, InboundSide, Sides, Store, compile};
 use crate::telemetry::{CertificateUse, Metrics};
-use crate::tls::client::{AlpnOffer, ClientTls};
-use crate::tls::server::server_config;
+use crate::tls::client::ClientTls;
 
 /// Commands on their way to a worker; one is sent a reload at most.
 const COMMANDS: usize = 64;
@@ -61,14 +59,6 @@ pub struct Controller {
     pub(super) around: Around,
 }
 
-/// What is known of a service's endpoints.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Learnt {
-    pub(crate) addresses: Vec<SocketAddr>,
-    /// Why there are none.
-    pub(crate) why: Arc<str>,
-}
-
 /// What lives on through every reload.
 #[derive(Clone)]
 pub(super) struct Around {
@@ -77,13 +67,6 @@ pub(super) struct Around {
     pub(super) connections: Connections,
     /// `inbound.max_requests`.
     pub(super) requests: Arc<Limit>,
-}
-
-/// All that could fail, done.
-struct Prepared {
-    tls: HashMap<String, Option<ClientTls>>,
-    server: Option<Arc<rustls::ServerConfig>>,
-    change: Change,
 }
 
 impl Controller {
@@ -203,32 +186,21 @@ impl Controller {
 
     /// Both at once.
     pub(super) fn put(&mut self, config: &Config, identity: Identity) -> anyhow::Result<()> {
-        let mut prepared = self.prepare(config, &identity)?;
-        self.listeners.commit(&mut prepared.change);
+        let credentials = Credentialed::by(config, &identity)?;
+        let mut change = self.listeners.plan(config)?; // from here on nothing can fail
+        self.listeners.commit(&mut change);
         let same_identity = identity.is(&self.identity);
         let inbound = config.inbound.as_ref();
-        self.inbound = self.inbound_side(inbound, prepared.server, identity.credentials());
-        self.clusters = self.clusters(config, prepared.tls, same_identity);
+        self.inbound = self.inbound_side(inbound, credentials.server, identity.credentials());
+        self.clusters = self.clusters(config, credentials.clients, same_identity);
         if self.config.inbound != config.inbound {
             self.applications = Arc::new(self.applications(config.inbound.as_ref()));
         }
         (self.config, self.identity) = (config.clone(), identity);
         self.tell_expiry();
         self.swap();
-        self.command(prepared.change);
+        self.command(change);
         Ok(())
-    }
-
-    fn prepare(&self, config: &Config, identity: &Identity) -> anyhow::Result<Prepared> {
-        let mut tls = HashMap::new();
-        for cluster in &config.clusters {
-            tls.insert(cluster.name.clone(), client_tls(cluster, identity, config)?);
-        }
-        let server = match &config.inbound {
-            Some(inbound) => server_tls(inbound, identity, config)?,
-            None => None,
-        };
-        Ok(Prepared { tls, server, change: self.listeners.plan(config)? })
     }
 
     /// A cluster that nothing concerns stays the very same.
@@ -363,21 +335,6 @@ impl Controller {
     }
 }
 
-impl Learnt {
-    /// Of a name that nobody has answered for yet.
-    fn nothing() -> Self {
-        Self { addresses: Vec::new(), why: "its name has not been resolved yet".into() }
-    }
-
-    fn membership(&self) -> Membership {
-        let endpoint = |address: &SocketAddr| Endpoint { address: *address, weight: NonZeroU32::MIN };
-        Membership {
-            endpoints: self.addresses.iter().map(endpoint).collect(),
-            unlearnt: self.addresses.is_empty().then(|| self.why.clone()),
-        }
-    }
-}
-
 /// A configuration of which nothing is served.
 fn nothing() -> Config {
     Config { identity: None, inbound: None, outbound: None, clusters: Vec::new(), ..Config::default() }
@@ -387,61 +344,6 @@ fn with(mut addresses: Addresses, fixed: &Addresses) -> Addresses {
     addresses.admin.clone_from(&fixed.admin);
     addresses.metrics.clone_from(&fixed.metrics);
     addresses
-}
-
-/// What is set up once, before the first connection.
-fn refuse_restart(now: &Config, next: &Config) -> anyhow::Result<()> {
-    let changed = [
-        ("workers", now.workers != next.workers),
-        ("admin", now.admin != next.admin),
-        ("metrics", now.metrics != next.metrics),
-        ("access_log", now.access_log != next.access_log),
-        ("workload", now.workload != next.workload),
-    ];
-    match changed.into_iter().find(|(_, changed)| *changed) {
-        Some((key, _)) => anyhow::bail!("`{key}` has changed, which takes a restart"),
-        None => Ok(()),
-    }
-}
-
-fn client_tls(
-    cluster: &ClusterConfig,
-    identity: &Identity,
-    config: &Config,
-) -> anyhow::Result<Option<ClientTls>> {
-    if let (Identity::Awaited(why), true) = (identity, needs_identity(&cluster.tls)) {
-        return Ok(Some(ClientTls::waiting(why)));
-    }
-    let offer = match cluster.protocol {
-        UpstreamProtocol::Auto | UpstreamProtocol::Tcp => AlpnOffer::Auto,
-        UpstreamProtocol::Http1 => AlpnOffer::Http1,
-        UpstreamProtocol::Http2 => AlpnOffer::Http2,
-    };
-    let host = cluster.hosts.first().filter(|host| !host.wildcard).map(|host| host.name.as_str());
-    ClientTls::new(identity.credentials(), &cluster.tls, &config.tls, host, offer)
-        .with_context(|| format!("services.{}.tls", cluster.name))
-}
-
-/// To prove who we are, or to know whom to trust.
-const fn needs_identity(tls: &UpstreamTls) -> bool {
-    match tls {
-        UpstreamTls::Off => false,
-        UpstreamTls::Simple { trust_bundle, .. } => trust_bundle.is_none(),
-        UpstreamTls::Mutual { .. } => true,
-    }
-}
-
-fn server_tls(
-    inbound: &Inbound,
-    identity: &Identity,
-    config: &Config,
-) -> anyhow::Result<Option<Arc<rustls::ServerConfig>>> {
-    let server = |credentials| server_config(credentials, &config.tls);
-    let tls = identity.credentials().map(server).transpose()?;
-    if matches!(identity, Identity::None) && inbound.mtls != Mtls::Off {
-        anyhow::bail!("inbound.mtls is not off, and there is no identity");
-    }
-    Ok(tls)
 }
 
 /// The application's addresses share one `max_requests`.

@@ -1,17 +1,20 @@
 //! The names that a configuration follows, and what they come to.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pillion_config::Config;
-use pillion_config::cluster::Discovery;
+use pillion_config::cluster::{Discovery, Endpoint};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::control::{Controller, Learnt};
+use super::control::Controller;
+use crate::cluster::Membership as Endpoints;
 use crate::discovery::{Following, Membership, Resolver};
 
 /// Start waits this long for a name's first answer.
@@ -24,6 +27,29 @@ pub(crate) struct News {
     service: String,
     of: Discovery,
     membership: Membership,
+}
+
+/// What is known of a service's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Learnt {
+    pub(crate) addresses: Vec<SocketAddr>,
+    /// Why there are none.
+    pub(crate) why: Arc<str>,
+}
+
+impl Learnt {
+    /// Of a name that nobody has answered for yet.
+    pub(super) fn nothing() -> Self {
+        Self { addresses: Vec::new(), why: "its name has not been resolved yet".into() }
+    }
+
+    pub(super) fn membership(&self) -> Endpoints {
+        let endpoint = |address: &SocketAddr| Endpoint { address: *address, weight: NonZeroU32::MIN };
+        Endpoints {
+            endpoints: self.addresses.iter().map(endpoint).collect(),
+            unlearnt: self.addresses.is_empty().then(|| self.why.clone()),
+        }
+    }
 }
 
 pub(crate) struct Names {

@@ -1,0 +1,88 @@
+//! What of a configuration can fail, but for its addresses: done before anything changes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use pillion_config::cluster::{UpstreamProtocol, UpstreamTls};
+use pillion_config::listener::{Inbound, Mtls};
+use pillion_config::{Cluster, Config};
+use rustls::ServerConfig;
+
+use super::own::Identity;
+use crate::tls::client::{AlpnOffer, ClientTls};
+use crate::tls::server::server_config;
+
+/// What a configuration makes of an identity.
+pub(super) struct Credentialed {
+    /// By service; `None`: plaintext.
+    pub(super) clients: HashMap<String, Option<ClientTls>>,
+    pub(super) server: Option<Arc<ServerConfig>>,
+}
+
+impl Credentialed {
+    /// # Errors
+    /// Certificates that cannot be used, or that are wanted where there is no identity.
+    pub(super) fn by(config: &Config, identity: &Identity) -> anyhow::Result<Self> {
+        let mut clients = HashMap::new();
+        for cluster in &config.clusters {
+            clients.insert(cluster.name.clone(), client_tls(cluster, identity, config)?);
+        }
+        let server = match &config.inbound {
+            Some(inbound) => server_tls(inbound, identity, config)?,
+            None => None,
+        };
+        Ok(Self { clients, server })
+    }
+}
+
+/// What is set up once, before the first connection.
+pub(super) fn refuse_restart(now: &Config, next: &Config) -> anyhow::Result<()> {
+    let changed = [
+        ("workers", now.workers != next.workers),
+        ("admin", now.admin != next.admin),
+        ("metrics", now.metrics != next.metrics),
+        ("access_log", now.access_log != next.access_log),
+        ("workload", now.workload != next.workload),
+    ];
+    match changed.into_iter().find(|(_, changed)| *changed) {
+        Some((key, _)) => anyhow::bail!("`{key}` has changed, which takes a restart"),
+        None => Ok(()),
+    }
+}
+
+fn client_tls(cluster: &Cluster, identity: &Identity, config: &Config) -> anyhow::Result<Option<ClientTls>> {
+    if let (Identity::Awaited(why), true) = (identity, needs_identity(&cluster.tls)) {
+        return Ok(Some(ClientTls::waiting(why)));
+    }
+    let offer = match cluster.protocol {
+        UpstreamProtocol::Auto | UpstreamProtocol::Tcp => AlpnOffer::Auto,
+        UpstreamProtocol::Http1 => AlpnOffer::Http1,
+        UpstreamProtocol::Http2 => AlpnOffer::Http2,
+    };
+    let host = cluster.hosts.first().filter(|host| !host.wildcard).map(|host| host.name.as_str());
+    ClientTls::new(identity.credentials(), &cluster.tls, &config.tls, host, offer)
+        .with_context(|| format!("services.{}.tls", cluster.name))
+}
+
+/// To prove who we are, or to know whom to trust.
+const fn needs_identity(tls: &UpstreamTls) -> bool {
+    match tls {
+        UpstreamTls::Off => false,
+        UpstreamTls::Simple { trust_bundle, .. } => trust_bundle.is_none(),
+        UpstreamTls::Mutual { .. } => true,
+    }
+}
+
+fn server_tls(
+    inbound: &Inbound,
+    identity: &Identity,
+    config: &Config,
+) -> anyhow::Result<Option<Arc<ServerConfig>>> {
+    let server = |credentials| server_config(credentials, &config.tls);
+    let tls = identity.credentials().map(server).transpose()?;
+    if matches!(identity, Identity::None) && inbound.mtls != Mtls::Off {
+        anyhow::bail!("inbound.mtls is not off, and there is no identity");
+    }
+    Ok(tls)
+}
