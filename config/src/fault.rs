@@ -79,7 +79,7 @@ impl Errors {
     }
 
     fn source_line(&self, fault: &Fault) -> Option<&str> {
-        self.source.lines().nth(fault.line.checked_sub(1)?).filter(|line| !line.trim().is_empty())
+        lines(&self.source).nth(fault.line.checked_sub(1)?).filter(|line| !line.trim().is_empty())
     }
 }
 
@@ -112,6 +112,11 @@ fn show_source(f: &mut fmt::Formatter<'_>, fault: &Fault, line: &str) -> fmt::Re
 /// One column for each character of the source: control characters must not move the caret, nor the terminal.
 fn printable(c: char) -> char {
     if c.is_control() { ' ' } else { c }
+}
+
+/// As YAML counts them: a carriage return alone ends one too (YAML 1.2.2, 5.4).
+pub(crate) fn lines(source: &str) -> impl Iterator<Item = &str> {
+    source.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::cluster::{AddressPattern, HostPattern, LoadBalancer, UpstreamProtocol};
-use crate::fault::Fault;
+use crate::fault::{Fault, lines};
 use crate::identity::{SpiffeId, TlsVersion};
 use crate::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 use crate::place::{Broken, Tree};
@@ -446,7 +446,7 @@ fn read_again(source: &str, error: Option<serde_yaml::Error>, environment: Envir
 }
 
 fn unreadable(source: &str, broken: Broken) -> Fault {
-    let line = source.lines().nth(broken.place.line.saturating_sub(1)).unwrap_or_default();
+    let line = lines(source).nth(broken.place.line.saturating_sub(1)).unwrap_or_default();
     let fault = Fault::of_file(format!("the file {}", broken.what), quotes_help(line));
     Fault { line: broken.place.line, column: broken.place.column, ..fault }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use crate::Config;
 use crate::check::{self, Remark};
-use crate::fault::{Errors, Fault, Severity};
+use crate::fault::{Errors, Fault, Severity, lines};
 use crate::file;
 use crate::place::Tree;
 use crate::variable::Environment;
@@ -111,7 +111,7 @@ fn guard(source: &str) -> Result<(), Fault> {
 /// The line in which nesting passes every reasonable depth.
 fn too_deep(source: &str) -> Option<usize> {
     let mut open = 0usize;
-    for (nth, line) in source.lines().enumerate() {
+    for (nth, line) in lines(source).enumerate() {
         for byte in line.bytes() {
             match byte {
                 b'[' | b'{' => open += 1,

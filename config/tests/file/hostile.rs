@@ -141,8 +141,11 @@ fn mutated(source: &str, changes: &[(usize, u8, u8)]) -> String {
 
 /// In a line of the file, or right behind its last; in it, or right behind its end.
 fn stands_within(fault: &Fault, source: &str) -> bool {
-    let line = source.lines().nth(fault.line.wrapping_sub(1)).unwrap_or_default();
-    let lines = source.lines().count() + 1;
+    // as YAML counts them: a carriage return alone ends one too
+    let lines: Vec<&str> =
+        source.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r')).collect();
+    let line = lines.get(fault.line.wrapping_sub(1)).copied().unwrap_or_default();
+    let lines = lines.len() + 1;
     (1..=lines).contains(&fault.line) && (1..=line.chars().count() + 1).contains(&fault.column)
 }
 

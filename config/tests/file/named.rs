@@ -280,3 +280,11 @@ fn a_per_try_timeout_that_is_not_below_the_timeout_is_warned_about() {
         assert_eq!(warnings(&service(timeouts)), [], "{timeouts}");
     }
 }
+
+#[test]
+fn a_carriage_return_alone_ends_a_line_as_it_does_for_yaml() {
+    for source in ["workers: 1\rinbund: off\n", "workers: 1\r\ninbund: off\r\n", "workers: 1\ninbund: off"] {
+        let shown = pillion_config::parse(source, std::path::Path::new("")).expect_err(source).to_string();
+        assert!(shown.contains("2:1") && shown.contains(" 2 | inbund: off\n"), "{shown}");
+    }
+}
