@@ -153,7 +153,13 @@ impl Controller {
         match self.rotating.as_mut().map(|rotating| rotating.look(now)) {
             None | Some(Outcome::Same) => Ok(false),
             Some(Outcome::Refused(why)) => Err(why.into()),
-            Some(Outcome::Swapped(credentials)) => self.rotate(*credentials).map(|()| true),
+            Some(Outcome::Swapped(credentials)) => {
+                let put = self.rotate(*credentials);
+                if let (Err(_), Some(rotating)) = (&put, &mut self.rotating) {
+                    rotating.put_back(now); // the fault is not theirs: a service's bundle, say, may be half written
+                }
+                put.map(|()| true)
+            }
         }
     }
 

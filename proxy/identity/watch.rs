@@ -19,6 +19,10 @@ use crate::tls::sha256;
 /// clock tick and, on some volumes, two whole seconds.
 const YOUNG: Duration = Duration::from_secs(3);
 
+/// Seconds until what could not be put to use is tried again: often enough for a certificate that is about to end, and
+/// seldom enough for the log.
+const AGAIN: i64 = 10;
+
 /// What the files of a set hold, or why they cannot be read: certificate, key, bundle, revocation lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([Content; 4]);
@@ -150,10 +154,22 @@ impl Rotation {
         *self = Self { good: Some(seen), refused: None };
     }
 
+    /// What was loaded last is not in use after all, and is worth another look from `again` on, in Unix seconds.
+    pub fn put_back(&mut self, again: i64) {
+        if let Some(seen) = self.good.take() {
+            self.refused(seen, Some(again));
+        }
+    }
+
     /// `again` as [`CredentialsError::usable_from`] has it.
     pub fn refused(&mut self, seen: Fingerprint, again: Option<i64>) {
         self.refused = Some(Refused { seen, again });
     }
+}
+
+fn unix(now: SystemTime) -> i64 {
+    let seconds = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
 /// What a look came to.
@@ -182,11 +198,16 @@ impl Rotating {
         &self.looker.source.certificate
     }
 
+    /// What the last look brought could not be put to use, for a reason that lies elsewhere: it is brought again at
+    /// the first look after [`AGAIN`].
+    pub fn put_back(&mut self, now: SystemTime) {
+        self.rotation.put_back(unix(now) + AGAIN);
+    }
+
     /// For every second or two: four `stat`s, no more, while nothing changes. Blocks on file IO.
     pub fn look(&mut self, now: SystemTime) -> Outcome {
         let seen = self.looker.look(now);
-        let unix = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        if self.rotation.look(seen, i64::try_from(unix).unwrap_or(i64::MAX)) == Verdict::Same {
+        if self.rotation.look(seen, unix(now)) == Verdict::Same {
             return Outcome::Same;
         }
         match Credentials::load(&self.looker.source) {

@@ -277,3 +277,34 @@ async fn certificates_that_are_missing_at_start_are_waited_for_and_blame_no_endp
     assert_eq!(client.get("/").await.body, "ok");
     assert_eq!(app.hits(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn certificates_that_could_not_be_put_to_use_are_tried_again() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let issue = |who: &str| {
+        let id = format!("spiffe://cluster.local/ns/default/sa/{who}").parse().expect("an identity");
+        let issued = pair.ca.issue(&id, &[], Duration::from_secs(3600)).expect("a certificate");
+        scratch.write("tls.crt", &issued.certificate);
+        scratch.write("tls.key", &issued.key);
+        scratch.write("ca.crt", &issued.bundle);
+        issued.bundle
+    };
+    let bundle = issue("web");
+    let other = scratch.write("other.crt", &bundle);
+    let folder = format!("identity: {{ directory: \"{}\" }}\n", scratch.path("").display());
+    let tls = format!("tls: {{ mode: mutual, trust_bundle: \"{}\" }}", other.display());
+    let mut sidecar = pair.mesh.sidecar(&(mesh::caller(&format!("{ONE}, {tls}")) + &folder), None);
+    assert!(!sidecar.look_at_identity().expect("nothing new"));
+
+    issue("web-two");
+    scratch.write("other.crt", "half writ");
+    let now = std::time::SystemTime::now();
+    let look = |sidecar: &mut mesh::Sidecar, seconds| {
+        sidecar.controller.look_at_identity(now + Duration::from_secs(seconds))
+    };
+    let refused = look(&mut sidecar, 0).expect_err("a bundle that cannot be read");
+    assert!(format!("{refused:#}").contains("other.crt"), "{refused:#}");
+    scratch.write("other.crt", &bundle);
+    assert!(!look(&mut sidecar, 1).expect("not so soon"));
+    assert!(look(&mut sidecar, 11).expect("by now it can"));
+}
