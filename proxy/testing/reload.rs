@@ -300,7 +300,7 @@ async fn certificates_that_could_not_be_put_to_use_are_tried_again() {
     scratch.write("other.crt", "half writ");
     let now = std::time::SystemTime::now();
     let look = |sidecar: &mut mesh::Sidecar, seconds| {
-        sidecar.controller.look_at_identity(now + Duration::from_secs(seconds))
+        sidecar.look_at_identity_at(now + Duration::from_secs(seconds))
     };
     let refused = look(&mut sidecar, 0).expect_err("a bundle that cannot be read");
     assert!(format!("{refused:#}").contains("other.crt"), "{refused:#}");
