@@ -32,7 +32,8 @@ pub(crate) use console::{Console, Refusal, Told};
 use pages::{Pages, Port};
 pub(crate) use ready::Readiness;
 
-/// Clients at once; Prometheus, a kubelet and a few people need less.
+/// Clients of each kind of port at once; Prometheus, a kubelet and a few people need less. Strangers, who can reach
+/// the metrics port, take nothing from the admin port.
 const CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -69,13 +70,15 @@ impl Admin {
 
     /// Serves until the process ends: probes are answered to the last.
     pub(crate) async fn run(self) {
-        let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
-        let ports = self.admin.into_iter().map(|bound| (bound, Port::Admin));
-        for (bound, port) in ports.chain(self.metrics.into_iter().map(|bound| (bound, Port::Metrics))) {
-            let pages = self.pages.clone();
-            match bound.listen() {
-                Ok(listener) => drop(tokio::spawn(accept(listener, port, pages, permits.clone()))),
-                Err(error) => tracing::error!(%error, "the admin side cannot listen"),
+        for (port, all) in [(Port::Admin, self.admin), (Port::Metrics, self.metrics)] {
+            let permits = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+            for bound in all {
+                match bound.listen() {
+                    Ok(listener) => {
+                        drop(tokio::spawn(accept(listener, port, self.pages.clone(), permits.clone())));
+                    }
+                    Err(error) => tracing::error!(%error, "the admin side cannot listen"),
+                }
             }
         }
         std::future::pending::<()>().await;

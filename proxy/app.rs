@@ -30,12 +30,12 @@ use crate::net::Network;
 use crate::net::descriptors::raise_limit;
 use crate::runtime::drain::{Drain, Ended};
 use crate::runtime::worker::Worker;
-use crate::state::{Clusters, Destinations, Sides, Store, compile};
+use crate::state::{Budgets, Clusters, Destinations, Sides, Store, compile};
 use crate::telemetry::{AccessLog, Metrics};
 use control::Around;
 pub use control::{Applied, Controller};
 #[cfg(test)]
-pub(crate) use following::Names;
+pub(crate) use following::{Learnt, Names};
 pub use keeper::{End, Keeper, Order, Source};
 pub use listeners::Addresses;
 use listeners::Listeners;
@@ -222,7 +222,7 @@ fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
         inbound: None,
         applications: Arc::new(control::applications(None, &requests, metrics, workers)),
     };
-    let nothing = compile(0, &Config::default(), &Clusters::new(), sides, metrics);
+    let nothing = compile(0, &Config::default(), &Clusters::new(), sides, &Budgets::new(), metrics);
     let of = metrics.clone();
     let unknown = Destinations::new(move |to| Cluster::passthrough(to, &of, workers));
     Around {

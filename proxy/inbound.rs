@@ -117,9 +117,7 @@ impl Inbound {
             self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
             return None;
         }
-        let single = arrived.to.and_then(|to| self.side.policy.ports.get(&to.port()));
-        let mtls = single.and_then(|port| port.mtls).unwrap_or(self.side.policy.mtls);
-        match (mtls, self.side.tls.clone()) {
+        match (self.side.mtls(arrived.to), self.side.tls.clone()) {
             (Mtls::Strict, Some(tls)) => self.strict(tls, io, arrived).await,
             (Mtls::Permissive, Some(tls)) => self.permissive(tls, io, arrived).await,
             (Mtls::Off, _) => self.undeclared(io, arrived, None, false).await,

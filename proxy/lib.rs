@@ -63,6 +63,7 @@ pub(crate) mod detect;
 pub(crate) mod discovery;
 pub(crate) mod dispatch;
 pub(crate) mod error;
+pub(crate) mod files;
 pub(crate) mod http;
 pub mod identity;
 pub(crate) mod inbound;

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
 use pillion_config::cluster::HostPattern;
-use pillion_config::listener::{self, DownstreamLimits, Unknown};
+use pillion_config::listener::{self, DownstreamLimits, Mtls, Unknown};
 use pillion_config::policy::{Retry, Timeouts};
 use rustls::ServerConfig;
 
@@ -25,7 +25,7 @@ use crate::cluster::budget::Budget;
 use crate::net::own::OwnListeners;
 use crate::telemetry::Symbol;
 pub(crate) use addresses::AddressTable;
-pub(crate) use compile::{Clusters, Sides, compile};
+pub(crate) use compile::{Budgets, Clusters, Sides, compile};
 pub(crate) use destinations::Destinations;
 pub(crate) use retired::Retired;
 pub(crate) use rules::Rule;
@@ -55,6 +55,8 @@ pub(crate) struct Snapshot {
     /// Addresses of the application that connections were redirected from, or that have listeners of their own.
     pub(crate) applications: Arc<Destinations>,
     pub(crate) limits: DownstreamLimits,
+    /// Those of routes, for the next snapshot.
+    pub(crate) budgets: Budgets,
 }
 
 /// What inbound connections are admitted and served by.
@@ -64,6 +66,14 @@ pub(crate) struct InboundSide {
     pub(crate) tls: Option<Arc<ServerConfig>>,
     /// `By=` of `x-forwarded-client-cert`.
     pub(crate) own_id: Option<Arc<str>>,
+}
+
+impl InboundSide {
+    /// What a connection to this address of the application must prove.
+    pub(crate) fn mtls(&self, to: Option<SocketAddr>) -> Mtls {
+        let single = to.and_then(|to| self.policy.ports.get(&to.port()));
+        single.and_then(|port| port.mtls).unwrap_or(self.policy.mtls)
+    }
 }
 
 /// Where a request goes and under which policy; travels with it as one pointer.
@@ -76,7 +86,7 @@ pub(crate) struct Route {
     /// What `retry` takes from; `None` without.
     pub(crate) budget: Option<Arc<Budget>>,
     /// Which requests go elsewhere: looked at in this order, the first match wins.
-    pub(crate) rules: Box<[Rule]>,
+    pub(crate) rules: Box<[Arc<Rule>]>,
     /// The rules are all there is: the host is no service's.
     pub(crate) is_only_rules: bool,
 }
@@ -167,7 +177,7 @@ impl Route {
         Arc::new(Self::with(cluster, [].into()))
     }
 
-    fn with(cluster: Arc<Cluster>, rules: Box<[Rule]>) -> Self {
+    fn with(cluster: Arc<Cluster>, rules: Box<[Arc<Rule>]>) -> Self {
         Self {
             name: Symbol::EMPTY,
             timeouts: cluster.timeouts.clone(),

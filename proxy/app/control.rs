@@ -12,7 +12,7 @@ use pillion_config::listener::Inbound;
 use pillion_config::{Cluster as ClusterConfig, Config};
 use tokio::sync::mpsc;
 
-use super::credentialed::{Credentialed, refuse_restart};
+use super::credentialed::{self, Bundles, Credentialed, refuse_restart};
 use super::following::Learnt;
 use super::listeners::{Addresses, Change, Listeners};
 use super::own::{self, Identity};
@@ -42,6 +42,7 @@ pub enum Applied {
 pub struct Controller {
     config: Config,
     identity: Identity,
+    bundles: Bundles,
     /// The identity's files; `None`: there are none.
     rotating: Option<Rotating>,
     /// The end of the certificate that was warned of last.
@@ -81,6 +82,7 @@ impl Controller {
         let controller = Self {
             config: nothing(),
             identity: Identity::None,
+            bundles: Bundles::new(),
             rotating: None,
             warned_of: None,
             generation: 0,
@@ -115,7 +117,7 @@ impl Controller {
     /// Whatever keeps it from being served. Everything is as it was then.
     pub fn apply(&mut self, config: &Config) -> anyhow::Result<Applied> {
         if self.generation > 0 {
-            if *config == self.config {
+            if *config == self.config && credentialed::bundles(config) == self.bundles {
                 return Ok(Applied::Unchanged);
             }
             refuse_restart(&self.config, config)?;
@@ -154,6 +156,10 @@ impl Controller {
             None | Some(Outcome::Same) => Ok(false),
             Some(Outcome::Refused(why)) => Err(why.into()),
             Some(Outcome::Swapped(credentials)) => {
+                let had_lists = self.credentials().is_some_and(|own| !own.revocations.is_empty());
+                if had_lists && credentials.revocations.is_empty() {
+                    tracing::warn!("the revocation list is gone: whom it kept out is let in again");
+                }
                 let put = self.rotate(*credentials);
                 if let (Err(_), Some(rotating)) = (&put, &mut self.rotating) {
                     rotating.put_back(now); // the fault is not theirs: a service's bundle, say, may be half written
@@ -197,14 +203,17 @@ impl Controller {
         self.listeners.commit(&mut change);
         let same_identity = identity.is(&self.identity);
         let inbound = config.inbound.as_ref();
-        self.inbound = self.inbound_side(inbound, credentials.server, identity.credentials());
-        self.clusters = self.clusters(config, credentials.clients, same_identity);
+        let known = self.inbound.as_ref().filter(|_| same_identity && self.config.tls == config.tls);
+        let server = known.and_then(|known| known.tls.clone()).or(credentials.server); // with its sessions
+        self.inbound = self.inbound_side(inbound, server, identity.credentials());
+        self.clusters = self.clusters(config, credentials.clients, &credentials.bundles, same_identity);
+        self.bundles = credentials.bundles;
         if self.config.inbound != config.inbound {
             self.applications = Arc::new(self.applications(config.inbound.as_ref()));
         }
         (self.config, self.identity) = (config.clone(), identity);
         self.tell_expiry();
-        self.swap();
+        self.swap(&mut change);
         self.command(change);
         Ok(())
     }
@@ -214,14 +223,18 @@ impl Controller {
         &mut self,
         config: &Config,
         mut tls: HashMap<String, Option<ClientTls>>,
+        bundles: &Bundles,
         same_identity: bool,
     ) -> Clusters {
         self.forget_names(config);
+        let same_tls = same_identity && self.config.tls == config.tls;
+        let trusts_the_same = |of: &ClusterConfig| {
+            credentialed::bundle(of).is_none_or(|file| bundles.get(file) == self.bundles.get(file))
+        };
         let cluster = |of: &ClusterConfig| {
             let before = self.before(&of.name);
-            if let Some((_, cluster)) =
-                before.filter(|(known, _)| *known == of && same_identity && self.config.tls == config.tls)
-            {
+            let is_same = |known: &ClusterConfig| known == of && same_tls && trusts_the_same(of);
+            if let Some((_, cluster)) = before.filter(|(known, _)| is_same(known)) {
                 return (of.name.clone(), cluster.clone());
             }
             let tls = tls.remove(&of.name).flatten();
@@ -244,11 +257,12 @@ impl Controller {
         tls: Option<ClientTls>,
         before: Option<(&ClusterConfig, &Arc<Cluster>)>,
     ) -> Arc<Cluster> {
-        let learnt =
-            of.discovery.as_ref().map(|_| self.learnt.get(&of.name).cloned().unwrap_or_else(Learnt::nothing));
-        let membership = match &learnt {
-            None => Membership { endpoints: of.endpoints.clone(), unlearnt: None },
-            Some(learnt) => learnt.membership(),
+        let membership = match (&of.discovery, self.learnt.get(&of.name), before) {
+            (None, ..) => Membership { endpoints: of.endpoints.clone(), unlearnt: None },
+            (Some(_), Some(learnt), _) => learnt.membership(),
+            // nobody has answered for its new name yet: requests need not wait for that
+            (Some(_), None, Some((_, cluster))) => Learnt::nothing().or_still(cluster),
+            (Some(_), None, None) => Learnt::nothing().membership(),
         };
         let before = before.map(|(of, cluster)| Before { of, cluster });
         Cluster::service(of, membership, tls, before, &self.around.metrics, self.workers.len())
@@ -269,14 +283,16 @@ impl Controller {
     /// A service's endpoints are others now. Those that leave finish what they have begun.
     pub(crate) fn learn(&mut self, name: &str, learnt: Learnt) {
         let Some((of, cluster)) = self.before(name).filter(|(of, _)| of.discovery.is_some()) else { return };
-        if self.learnt.get(name) == Some(&learnt) {
+        let is_first = !self.learnt.contains_key(name);
+        let keeps_others = is_first && learnt.addresses.is_empty() && !cluster.endpoints.is_empty();
+        if keeps_others || self.learnt.get(name) == Some(&learnt) {
             return;
         }
         let (of, cluster) = (of.clone(), cluster.clone());
         self.learnt.insert(name.to_owned(), learnt);
         let next = self.cluster(&of, cluster.tls().cloned(), Some((&of, &cluster)));
         self.clusters.insert(name.to_owned(), next);
-        self.swap();
+        self.swap(&mut Change::default());
     }
 
     fn inbound_side(
@@ -300,7 +316,7 @@ impl Controller {
         applications(inbound, &self.around.requests, &self.around.metrics, self.workers.len())
     }
 
-    fn swap(&mut self) {
+    fn swap(&mut self, change: &mut Change) {
         self.generation += 1;
         let sides = Sides {
             own: OwnListeners::new(self.addresses().all()),
@@ -308,7 +324,10 @@ impl Controller {
             applications: self.applications.clone(),
         };
         let Around { store, metrics, .. } = &self.around;
-        store.swap(compile(self.generation, &self.config, &self.clusters, sides, metrics));
+        let next =
+            compile(self.generation, &self.config, &self.clusters, sides, &store.load().budgets, metrics);
+        change.use_now(); // what listeners are for, and what that means, as close together as can be
+        store.swap(next);
         metrics.config_generation().set(i64::try_from(self.generation).unwrap_or(i64::MAX));
     }
 

@@ -1,6 +1,7 @@
 //! What of a configuration can fail, but for its addresses: done before anything changes.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -10,6 +11,8 @@ use pillion_config::{Cluster, Config};
 use rustls::ServerConfig;
 
 use super::own::Identity;
+use crate::files::Content;
+use crate::identity::credentials::MAX_FILE;
 use crate::tls::client::{AlpnOffer, ClientTls};
 use crate::tls::server::server_config;
 
@@ -18,12 +21,32 @@ pub(super) struct Credentialed {
     /// By service; `None`: plaintext.
     pub(super) clients: HashMap<String, Option<ClientTls>>,
     pub(super) server: Option<Arc<ServerConfig>>,
+    pub(super) bundles: Bundles,
+}
+
+/// What services' own trust bundles hold: the same path may lead to another one.
+pub(super) type Bundles = HashMap<PathBuf, Content>;
+
+/// Blocks on file IO where a service has one.
+pub(super) fn bundles(config: &Config) -> Bundles {
+    let paths = config.clusters.iter().filter_map(bundle);
+    paths.map(|path| (path.clone(), Content::read(path, MAX_FILE + 1))).collect()
+}
+
+pub(super) const fn bundle(cluster: &Cluster) -> Option<&PathBuf> {
+    match &cluster.tls {
+        UpstreamTls::Off => None,
+        UpstreamTls::Simple { trust_bundle, .. } | UpstreamTls::Mutual { trust_bundle, .. } => {
+            trust_bundle.as_ref()
+        }
+    }
 }
 
 impl Credentialed {
     /// # Errors
     /// Certificates that cannot be used, or that are wanted where there is no identity.
     pub(super) fn by(config: &Config, identity: &Identity) -> anyhow::Result<Self> {
+        let bundles = bundles(config); // before they are used: what is written in between is a change later
         let mut clients = HashMap::new();
         for cluster in &config.clusters {
             clients.insert(cluster.name.clone(), client_tls(cluster, identity, config)?);
@@ -32,7 +55,7 @@ impl Credentialed {
             Some(inbound) => server_tls(inbound, identity, config)?,
             None => None,
         };
-        Ok(Self { clients, server })
+        Ok(Self { clients, server, bundles })
     }
 }
 

@@ -14,7 +14,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::control::Controller;
-use crate::cluster::Membership as Endpoints;
+use crate::cluster::balance::Candidate as _;
+use crate::cluster::endpoint::Endpoint as Served;
+use crate::cluster::{Cluster, Membership as Endpoints};
 use crate::discovery::{Following, Membership, Resolver};
 
 /// Start waits this long for a name's first answer.
@@ -41,6 +43,15 @@ impl Learnt {
     /// Of a name that nobody has answered for yet.
     pub(super) fn nothing() -> Self {
         Self { addresses: Vec::new(), why: "its name has not been resolved yet".into() }
+    }
+
+    /// Until somebody has answered, those go on who served before.
+    pub(super) fn or_still(&self, before: &Cluster) -> Endpoints {
+        let still = |known: &Arc<Served>| Endpoint { address: known.address, weight: known.weight() };
+        Endpoints {
+            endpoints: before.endpoints.iter().map(still).collect(),
+            unlearnt: Some(self.why.clone()),
+        }
     }
 
     pub(super) fn membership(&self) -> Endpoints {

@@ -90,6 +90,7 @@ pub(super) struct Listeners {
 }
 
 /// From one configuration's listeners to the next one's: bound, and not yet in use.
+#[derive(Default)]
 pub(super) struct Change {
     open: Vec<Open>,
     /// What open ones will be used for.
@@ -137,10 +138,8 @@ impl Listeners {
         Ok(change)
     }
 
+    /// What they are used for changes with [`Change::use_now`].
     pub(super) fn commit(&mut self, change: &mut Change) {
-        for (cell, use_) in change.uses.drain(..) {
-            cell.store(Arc::new(use_));
-        }
         self.open = std::mem::take(&mut change.open);
         self.last_id = change.last_id;
     }
@@ -152,6 +151,12 @@ impl Listeners {
 }
 
 impl Change {
+    pub(super) fn use_now(&mut self) {
+        for (cell, use_) in self.uses.drain(..) {
+            cell.store(Arc::new(use_));
+        }
+    }
+
     fn keep(&mut self, open: Open, use_: &Use) {
         if **open.use_.load() != *use_ {
             self.uses.push((open.use_.clone(), use_.clone()));

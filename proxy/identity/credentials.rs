@@ -21,7 +21,7 @@ use super::{NotAnIdentity, Subject, date, parse, unix_now};
 use crate::tls::provider;
 
 /// 1 MiB: several times the certificates of every public CA together; no more is read of a file.
-pub(super) const MAX_FILE: u64 = 1024 * 1024;
+pub(crate) const MAX_FILE: u64 = 1024 * 1024;
 
 /// Who we are, how we prove it, and whom we believe.
 #[derive(Clone)]

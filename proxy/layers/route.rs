@@ -8,6 +8,7 @@ use http::header::HOST;
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Version};
+use pillion_config::listener::Mtls;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -113,6 +114,7 @@ enum Found {
 fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
     let Exchange { worker, connection, .. } = &*call.exchange;
     let Some(route) = fixed.now(&worker.state) else { return gone(call, fixed) };
+    refuse_unproven(call, fixed)?;
     if connection.is_redirected {
         let snapshot = worker.state.load();
         let is_of_another = |named: &Arc<Route>| !Arc::ptr_eq(&named.cluster, &route.cluster);
@@ -121,6 +123,19 @@ fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
         }
     }
     Ok(route)
+}
+
+/// A connection that came in as plaintext may be kept for longer than that is let in.
+fn refuse_unproven(call: &Call, fixed: &Fixed) -> Result<(), Error> {
+    let Exchange { worker, connection, .. } = &*call.exchange;
+    let (Key::Application(to), None) = (&fixed.key, &connection.peer) else { return Ok(()) };
+    let snapshot = worker.state.load();
+    match &snapshot.inbound {
+        Some(side) if side.mtls(Some(*to)) == Mtls::Strict => {
+            Err(Error::new(Reason::MtlsRequired, "mTLS is required here since the connection came"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The configuration has changed since the connection came.

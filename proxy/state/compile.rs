@@ -8,6 +8,7 @@ use std::sync::Arc;
 use pillion_config::Config;
 use pillion_config::cluster::HostPattern;
 use pillion_config::listener::Unknown;
+use pillion_config::policy::RetryBudget;
 use pillion_config::route::{Route as RouteConfig, RouteHost, Weighted};
 use tokio::time::Instant;
 
@@ -21,6 +22,9 @@ use crate::telemetry::Metrics;
 /// The services' clusters, by name.
 pub(crate) type Clusters = HashMap<String, Arc<Cluster>>;
 
+/// Retry budgets that routes have for themselves, by the route (its name, else its place) and the service.
+pub(crate) type Budgets = HashMap<(String, String), (RetryBudget, Arc<Budget>)>;
+
 /// What surrounds the outbound tables in a snapshot.
 pub(crate) struct Sides {
     pub(crate) own: OwnListeners,
@@ -33,9 +37,12 @@ pub(crate) fn compile(
     config: &Config,
     clusters: &Clusters,
     sides: Sides,
+    before: &Budgets,
     metrics: &Metrics,
 ) -> Snapshot {
-    let table = Table { config, clusters, metrics };
+    let mut compiled = Compiled { clusters, metrics, before, budgets: Budgets::new() };
+    let rules = config.routes.iter().enumerate().map(|(nth, route)| Arc::new(compiled.rule(nth, route)));
+    let table = Table { config, clusters, rules: rules.collect() };
     let (mut hosts, mut addresses, mut services) =
         (HostTable::default(), AddressTable::default(), HashMap::new());
     for of in &config.clusters {
@@ -60,13 +67,60 @@ pub(crate) fn compile(
         inbound: sides.inbound,
         applications: sides.applications,
         limits: config.limits,
+        budgets: compiled.budgets,
+    }
+}
+
+/// Routes of the file, each compiled once however many hosts it has.
+struct Compiled<'a> {
+    clusters: &'a Clusters,
+    metrics: &'a Metrics,
+    before: &'a Budgets,
+    budgets: Budgets,
+}
+
+impl Compiled<'_> {
+    fn rule(&mut self, nth: usize, of: &RouteConfig) -> Rule {
+        let mut all = Vec::new();
+        for to in &of.to {
+            all.extend(self.diverted(nth, of.name.as_deref(), to).map(|route| (to.weight, route)));
+        }
+        Rule { matches: of.matches.clone(), to: Split::new(all) }
+    }
+
+    fn diverted(&mut self, nth: usize, name: Option<&str>, to: &Weighted) -> Option<Arc<Route>> {
+        let cluster = self.clusters.get(&to.service)?.clone();
+        Some(Arc::new(Route {
+            name: name.map_or(crate::telemetry::Symbol::EMPTY, |name| self.metrics.intern(name)),
+            timeouts: to.timeouts.clone(),
+            budget: self.budget(name.map_or_else(|| format!("routes[{nth}]"), str::to_owned), to, &cluster),
+            retry: to.retry.clone(),
+            ..Route::with(cluster, [].into())
+        }))
+    }
+
+    /// The service's own, where the rule is the same: what a route does counts for its service. Else the route's,
+    /// which lives on while its rule does.
+    fn budget(&mut self, route: String, to: &Weighted, cluster: &Cluster) -> Option<Arc<Budget>> {
+        let rule = to.retry.as_ref()?.budget;
+        let same = cluster.retry.as_ref().is_some_and(|retry| retry.budget == rule);
+        if let Some(own) = cluster.budget.clone().filter(|_| same) {
+            return Some(own);
+        }
+        let key = (route, to.service.clone());
+        let known =
+            self.before.get(&key).filter(|(known, _)| *known == rule).map(|(_, budget)| budget.clone());
+        let budget = known.unwrap_or_else(|| Arc::new(Budget::new(&rule, Instant::now().into_std())));
+        self.budgets.insert(key, (rule, budget.clone()));
+        Some(budget)
     }
 }
 
 struct Table<'a> {
     config: &'a Config,
     clusters: &'a Clusters,
-    metrics: &'a Metrics,
+    /// Of the file's routes, in their order.
+    rules: Vec<Arc<Rule>>,
 }
 
 impl Table<'_> {
@@ -75,26 +129,9 @@ impl Table<'_> {
         Arc::new(Route::with(cluster.clone(), self.rules(is_looked_at)))
     }
 
-    fn rules(&self, is_looked_at: impl Fn(&RouteConfig) -> bool) -> Box<[Rule]> {
-        let routes = self.config.routes.iter().filter(|route| is_looked_at(route));
-        routes.map(|route| self.rule(route)).collect()
-    }
-
-    fn rule(&self, of: &RouteConfig) -> Rule {
-        let name = of.name.as_deref();
-        let to = of.to.iter().filter_map(|to| Some((to.weight, self.diverted(name, to)?)));
-        Rule { matches: of.matches.clone(), to: Split::new(to) }
-    }
-
-    fn diverted(&self, name: Option<&str>, to: &Weighted) -> Option<Arc<Route>> {
-        let cluster = self.clusters.get(&to.service)?.clone();
-        Some(Arc::new(Route {
-            name: name.map_or(crate::telemetry::Symbol::EMPTY, |name| self.metrics.intern(name)),
-            timeouts: to.timeouts.clone(),
-            budget: budget(to, &cluster),
-            retry: to.retry.clone(),
-            ..Route::with(cluster, [].into())
-        }))
+    fn rules(&self, is_looked_at: impl Fn(&RouteConfig) -> bool) -> Box<[Arc<Rule>]> {
+        let routes = self.config.routes.iter().zip(&self.rules).filter(|(route, _)| is_looked_at(route));
+        routes.map(|(_, rule)| rule.clone()).collect()
     }
 
     /// Hosts that only routes name. One that a wider pattern of a service covers goes there by default.
@@ -126,16 +163,6 @@ impl Table<'_> {
         let wider = patterns.filter(|(_, pattern)| covers(pattern, host));
         let (of, _) = wider.max_by_key(|(_, pattern)| (pattern.name.len(), pattern.port.is_some()))?;
         self.clusters.get(&of.name).cloned()
-    }
-}
-
-/// The service's own, where the rule is the same: what a route does counts for its service.
-fn budget(to: &Weighted, cluster: &Cluster) -> Option<Arc<Budget>> {
-    let rule = to.retry.as_ref()?.budget;
-    let same = cluster.retry.as_ref().is_some_and(|retry| retry.budget == rule);
-    match cluster.budget.clone().filter(|_| same) {
-        Some(own) => Some(own),
-        None => Some(Arc::new(Budget::new(&rule, Instant::now().into_std()))),
     }
 }
 

@@ -46,7 +46,7 @@ impl Split {
 impl Rule {
     /// The route of the first rule that fits.
     pub(crate) fn choose<'a>(
-        rules: &'a [Self],
+        rules: &'a [Arc<Self>],
         head: &Parts,
         dice: impl FnOnce() -> u64,
     ) -> Option<&'a Arc<Route>> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pillion_config::Config;
 use tokio::time::Instant;
@@ -71,9 +71,14 @@ impl Sidecar {
         applied
     }
 
-    /// Whether the files of its identity had something new.
+    /// Whether the files of its identity, which stand still, had something new.
     pub(super) fn look_at_identity(&mut self) -> anyhow::Result<bool> {
-        self.controller.look_at_identity(std::time::SystemTime::now())
+        self.look_at_identity_at(SystemTime::now())
+    }
+
+    pub(super) fn look_at_identity_at(&mut self, now: SystemTime) -> anyhow::Result<bool> {
+        let looks = [self.controller.look_at_identity(now)?, self.controller.look_at_identity(now)?];
+        Ok(looks.contains(&true))
     }
 
     /// Other credentials for it.

@@ -7,7 +7,7 @@ use super::mesh;
 use super::mesh::{A, B, Mesh, ORDERS, Pair, identity, pass, settle};
 use super::peer::Peer;
 use super::scratch::Scratch;
-use crate::app::Applied;
+use crate::app::{Applied, Learnt};
 
 const ONE: &str = "endpoints: [10.0.0.1:80]";
 const ELSEWHERE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nelse";
@@ -228,6 +228,45 @@ async fn new_credentials_are_used_from_the_next_handshake_and_cut_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_came_in_as_plaintext_is_refused_once_mtls_is_strict() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let file = |mtls: &str| {
+        mesh::application_at("127.0.0.1:8001", &format!("app: 10.0.0.1:80, {mtls}")) + mesh::IDENTITY
+    };
+    let mut sidecar = pair.mesh.sidecar(&file("mtls: permissive"), Some(identity(&pair.ca, "orders")));
+    let mut client = sidecar.client().await;
+    assert_eq!(client.get("/").await.body, "ok");
+    sidecar.reload(&file("mtls: strict")).expect("a good file");
+    assert_eq!(client.get("/").await.told(), (403, Some("mtls_required")));
+    sidecar.reload(&file("ports: { 80: { mtls: permissive } }")).expect("a good file");
+    assert_eq!(client.get("/").await.body, "ok");
+    assert_eq!(app.hits(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_gets_another_name_keeps_its_endpoints_until_that_is_answered() {
+    let mesh = Mesh::default();
+    let (a, _b) = (mesh.answering(A, OK), mesh.answering(B, ELSEWHERE));
+    let mut sidecar = mesh.caller(ONE);
+    let mut client = sidecar.client().await;
+    assert_eq!(client.get("/").await.body, "ok");
+    sidecar.reload(&mesh::caller("endpoints: { dns: \"orders:80\" }")).expect("a good file");
+    assert_eq!(client.get("/").await.body, "ok");
+    sidecar.controller.learn("orders", learnt(&[], "timed out"));
+    assert_eq!(client.get("/").await.body, "ok");
+    assert_eq!(a.connections(), 1);
+    sidecar.controller.learn("orders", learnt(&["10.0.0.2:80"], ""));
+    assert_eq!(client.get("/").await.body, "else");
+    sidecar.controller.learn("orders", learnt(&[], "no such name"));
+    assert_eq!(client.get("/").await.told(), (502, Some("dns_error")));
+}
+
+fn learnt(addresses: &[&str], why: &str) -> Learnt {
+    Learnt { addresses: addresses.iter().map(|address| mesh::at(address)).collect(), why: why.into() }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_hundred_reloads_under_way_fail_no_request() {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.answering(A, OK), mesh.answering(B, OK));
@@ -300,11 +339,50 @@ async fn certificates_that_could_not_be_put_to_use_are_tried_again() {
     scratch.write("other.crt", "half writ");
     let now = std::time::SystemTime::now();
     let look = |sidecar: &mut mesh::Sidecar, seconds| {
-        sidecar.controller.look_at_identity(now + Duration::from_secs(seconds))
+        sidecar.look_at_identity_at(now + Duration::from_secs(seconds))
     };
     let refused = look(&mut sidecar, 0).expect_err("a bundle that cannot be read");
     assert!(format!("{refused:#}").contains("other.crt"), "{refused:#}");
     scratch.write("other.crt", &bundle);
     assert!(!look(&mut sidecar, 1).expect("not so soon"));
     assert!(look(&mut sidecar, 11).expect("by now it can"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_services_own_bundle_is_read_again_with_every_reload() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let _app = pair.mesh.answering(A, OK);
+    let _inbound = pair.application("10.1.0.1:15006", "10.0.0.1:80");
+    let stranger = crate::identity::issue::Ca::generate("cluster.local").expect("a CA");
+    let bundle = scratch.write("ca.pem", stranger.certificate_pem());
+    let tls = format!("tls: {{ mode: mutual, trust_bundle: \"{}\" }}", bundle.display());
+    let yaml = mesh::caller(&format!("endpoints: [10.1.0.1:15006], {tls}")) + mesh::IDENTITY;
+    let mut sidecar = pair.mesh.sidecar(&yaml, Some(identity(&pair.ca, "web")));
+    let mut client = sidecar.client().await;
+    assert_eq!(client.get("/").await.status(), Some(502));
+    scratch.write("ca.pem", pair.ca.certificate_pem());
+    assert_eq!(sidecar.reload(&yaml).expect("a good bundle"), Applied::Changed);
+    assert_eq!(client.get("/").await.body, "ok");
+    assert_eq!(sidecar.reload(&yaml).expect("the same"), Applied::Unchanged);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_routes_own_budget_is_one_for_all_its_hosts_and_over_reloads() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, super::backend::UNAVAILABLE);
+    let file = |timeout: &str| {
+        let orders = format!("{ONE}, hosts: [orders, alias], outlier_detection: off, timeout: {timeout}");
+        mesh::caller(&orders)
+            + "routes:\n  - { name: eager, hosts: [orders, alias], to: orders, \
+               retry: { attempts: 1, budget: { ratio: 0%, min_per_second: 1 } } }\n"
+    };
+    let mut sidecar = mesh.sidecar(&file("9s"), None);
+    let mut client = sidecar.client().await;
+    for (nth, host) in ["orders", "alias", "orders", "alias"].into_iter().enumerate() {
+        for _ in 0..5 {
+            client.ask(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        }
+        sidecar.reload(&file(&format!("{}s", nth + 1))).expect("a good file");
+    }
+    assert_eq!(a.hits(), 20 + 10, "ten retries in ten seconds");
 }
