@@ -21,7 +21,7 @@ pub(super) fn set(query: &str) -> Answer {
     };
     match log::set_level(&asked) {
         Ok(()) => {
-            tracing::info!(level = %asked, "log level set on the admin port");
+            tracing::info!(level = %asked.escape_debug(), "log level set on the admin port");
             text(StatusCode::OK, format!("{asked}\n"))
         }
         Err(log::NotSet::Bad(why)) => text(StatusCode::BAD_REQUEST, format!("{why}; {HELP}\n")),
