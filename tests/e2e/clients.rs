@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use aws_lc_rs::digest::{SHA256, digest};
 
-use crate::support::backend::{Backend, nobody};
+use crate::support::backend::{Backend, free};
 use crate::support::sidecar::Pair;
 use crate::support::tools::{printed, require};
 use crate::support::wire::Wire;
@@ -115,7 +115,7 @@ struct Nginx {
 
 impl Nginx {
     async fn start(file: &[u8]) -> Self {
-        let (scratch, address) = (Scratch::new(), nobody());
+        let (scratch, address) = (Scratch::new(), free());
         scratch.write("file", file);
         let at = scratch.path().display();
         let paths: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]

@@ -172,10 +172,25 @@ async fn echo(mut wire: Wire, seen: Arc<Seen>) {
     seen.ended.fetch_add(1, Relaxed);
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens, nor ever will while the tests run: the socket stays bound, so that neither
+/// another test's listener nor somebody's outgoing connection is given its port.
 pub(crate) fn nobody() -> SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("a bound socket")
+    let bound = socket();
+    bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let address = bound.local_addr().expect("a bound socket").as_socket().expect("an address of IPv4");
+    std::mem::forget(bound);
+    address
+}
+
+/// For a program that cannot choose a free port itself. Below the ports that the kernel gives out by itself, so that
+/// nobody else's listener or connection comes first.
+pub(crate) fn free() -> SocketAddr {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let first = std::process::id() as usize * 64; // another run's ports are others, most likely
+    let ports = std::iter::repeat_with(|| 20_000 + (first + NEXT.fetch_add(1, Relaxed)) % 12_000);
+    let addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port as u16)));
+    let free = |address: &SocketAddr| std::net::TcpListener::bind(address).is_ok();
+    addresses.take(12_000).find(free).expect("a free port")
 }
 
 /// A listener whose queue is full: whoever connects waits.

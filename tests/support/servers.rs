@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use pillion::identity::issue::Ca;
 use tokio::net::TcpStream;
 
-use super::backend::nobody;
+use super::backend::free;
 use super::certs::spiffe;
 use super::tools::{printed, require};
 use super::{Scratch, eventually};
@@ -40,7 +40,7 @@ pub(crate) const SHOP: &str = "shop.test";
 
 impl Server {
     pub(crate) async fn redis() -> Option<Self> {
-        let (mut redis, scratch, address) = (find("redis-server")?, Scratch::new(), nobody());
+        let (mut redis, scratch, address) = (find("redis-server")?, Scratch::new(), free());
         redis.args(["--port", &port(address), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
         redis.arg("--dir").arg(scratch.path());
         Some(Self::start(redis, address, scratch, "KILL").await)
@@ -48,7 +48,7 @@ impl Server {
 
     pub(crate) async fn mariadb() -> Option<Self> {
         let (mut install, mut mariadb) = (find("mariadb-install-db")?, find("mariadbd")?);
-        let (scratch, address) = (Scratch::new(), nobody());
+        let (scratch, address) = (Scratch::new(), free());
         let data = option("--datadir=", &scratch.path().join("data"));
         let as_root: &[&str] = if is_root() { &["--user=root"] } else { &[] };
         install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
@@ -76,7 +76,7 @@ impl Server {
     /// With a certificate, so that clients may ask for TLS after they have connected.
     pub(crate) async fn postgres() -> Option<Self> {
         let (mut initdb, mut postgres) = (find("initdb")?, find("postgres")?);
-        let (scratch, address) = (Scratch::new(), nobody());
+        let (scratch, address) = (Scratch::new(), free());
         let password = scratch.write("password", PASSWORD);
         let certificate = certify(&scratch);
         give(&scratch, "postgres").await;
@@ -101,7 +101,7 @@ impl Server {
 
     pub(crate) async fn sshd() -> Option<Self> {
         let (sshd, mut keygen) = (find("sshd")?, find("ssh-keygen")?);
-        let (scratch, address) = (Scratch::new(), nobody());
+        let (scratch, address) = (Scratch::new(), free());
         let key = scratch.path().join("host_key");
         keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key);
         printed(keygen).await;
@@ -117,7 +117,7 @@ impl Server {
     ///
     /// `/` tells the version of HTTP and the host; `/file` is `file`.
     pub(crate) async fn nginx(file: &[u8]) -> Option<Self> {
-        let (mut nginx, scratch, address) = (find("nginx")?, Scratch::new(), nobody());
+        let (mut nginx, scratch, address) = (find("nginx")?, Scratch::new(), free());
         let certificate = certify(&scratch);
         scratch.write("file", file);
         let config = format!(

@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 
 use tokio::net::TcpStream;
 
-use crate::support::backend::{Backend, nobody};
+use crate::support::backend::{Backend, free};
 use crate::support::eventually;
 use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::wire::{Message, Wire};
@@ -150,7 +150,7 @@ async fn is_refused(address: SocketAddr) {
 async fn a_listener_comes_and_goes_and_what_it_accepted_lives_on() {
     let app = Backend::echo().await;
     let sidecar = caller(&app).await;
-    let (before, port) = (sidecar.configuration(), nobody());
+    let (before, port) = (sidecar.configuration(), free());
     let service = |listen: &str| {
         let extra = format!("services:\n  extra: {{ {listen}endpoints: [\"{}\"] }}\n", app.address);
         before.replace("services:\n", &extra)
@@ -172,7 +172,7 @@ async fn a_listener_comes_and_goes_and_what_it_accepted_lives_on() {
 async fn connections_to_a_port_whose_service_is_gone_are_answered_that_there_is_none() {
     let app = Backend::echo().await;
     let sidecar = caller(&app).await;
-    let (before, port) = (sidecar.configuration(), nobody());
+    let (before, port) = (sidecar.configuration(), free());
     let extra = format!("services:\n  extra: {{ listen: \"{port}\", endpoints: [\"{}\"] }}\n", app.address);
     apply(&sidecar, &before.replace("services:\n", &extra)).await;
     let mut wire = Wire::connect(port).await;
@@ -193,7 +193,7 @@ fn code(answer: &Message) -> Option<String> {
 async fn a_service_that_is_renamed_serves_on_at_its_port_under_the_new_name() {
     let app = Backend::echo().await;
     let sidecar = caller(&app).await;
-    let port = nobody();
+    let port = free();
     let before = sidecar
         .configuration()
         .replace("orders: { listen: 127.0.0.1:0", &format!("orders: {{ listen: \"{port}\""));

@@ -1,0 +1,20 @@
+//! The redirect rules of a pod's network namespace: what they are, and how they come and go.
+//!
+//! The sidecar's half of the agreement is the constants below. Deliberately absent: sockets, and the sidecar itself.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// From here the sidecar dials the application at the pod's own address, and the rules leave the connection alone:
+/// from any other address it would be the pod calling itself, and belong to the inbound port. Istio's choice too.
+pub const SELF_V4: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 6);
+/// The same over IPv6. IPv6 has one loopback address only, so the rules come with this one on `lo`.
+pub const SELF_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
+
+/// What TPROXY marks packets with, and the sidecar its connections from a client's address to the application.
+pub const MARK: u32 = 1337;
+
+/// Addresses that services without one get from the DNS proxy; always captured. From 240.0.0.0/4, which RFC 1112
+/// reserves and nobody routes.
+pub const VIRTUAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(240, 240, 0, 0), 16);
+/// The same over IPv6: a unique local network (RFC 4193).
+pub const VIRTUAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd9f, 0x240, 0, 0, 0, 0, 0, 0), 64);
