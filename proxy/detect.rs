@@ -31,6 +31,9 @@ use hello::Hello;
 /// A server that hangs up within this time after it was dialled early meant it; one that does so later was waiting
 /// for a request, as HTTP servers do.
 const REFUSES_WITHIN: Duration = Duration::from_secs(10);
+/// A client that speaks first does so within this time: long for a busy machine, short for who waits for a server
+/// that is not there.
+const SPEAKS_WITHIN: Duration = Duration::from_secs(1);
 /// Read at once; a first request or ClientHello seldom has more.
 const CHUNK: usize = 4096;
 
@@ -214,8 +217,7 @@ where
     let mut server = match dialled {
         Ok(server) => server,
         Err(error) if !early.expects_http && client.said_nothing() => {
-            client.io.get_ref().abort(); // what a client sees whose server refuses it
-            return Err(Undecided::NoServer(error));
+            return unserved(client, work, error).await;
         }
         Err(_is_met_again) => return client.alone(work).await,
     };
@@ -237,6 +239,20 @@ where
             drop(server);
             client.alone(work).await
         }
+    }
+}
+
+/// There is no server. A client of HTTP that is only slow hears why from the HTTP side; another sees what a client
+/// sees whose server refuses it.
+async fn unserved<D: Server>(mut client: Client, work: &Work, why: Error) -> Result<Detected<D>, Undecided> {
+    let found = client.listen(work, Patience::Silence(SPEAKS_WITHIN)).await?;
+    match found {
+        _ if client.said_nothing() => {
+            client.io.get_ref().abort();
+            Err(Undecided::NoServer(why))
+        }
+        Some(found) => Ok(client.decided(found, None)),
+        None => client.alone(work).await,
     }
 }
 

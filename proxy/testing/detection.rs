@@ -114,11 +114,21 @@ async fn a_server_that_refuses_a_silent_client_is_believed() {
         let mut silent = sidecar.direct_client().await;
         let watch = Watch::start();
         assert_eq!(silent.rest().await, b"", "{what}: nobody listens there");
-        assert_eq!(watch.seconds(), 0, "{what}");
+        assert_eq!(watch.seconds(), 1, "{what}: it might have been slow");
         assert_eq!(sidecar.direct_client().await.get("/").await.told().0, 502, "{what}: a request hears why");
         let mut spare = sidecar.direct_client().await;
         pass(60).await;
         assert_eq!(spare.get("/").await.told().0, 502, "{what}: this destination spoke HTTP the last time");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_hears_that_there_is_no_server() {
+    let mesh = Mesh::default();
+    for (sidecar, what) in both(&mesh) {
+        let mut slow = sidecar.direct_client().await;
+        tokio::time::sleep(secs(1) / 2).await;
+        assert_eq!(slow.get("/").await.told().0, 502, "{what}");
     }
 }
 
