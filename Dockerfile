@@ -24,7 +24,7 @@ COPY . .
 ARG REVISION=unknown
 # Naming the target keeps the static flag away from build scripts and procedural macros, which cannot be static.
 RUN target=$(rustc -vV | sed -n 's/^host: //p') \
- && PILLION_REVISION=$REVISION RUSTFLAGS='-C target-feature=+crt-static' \
+ && PILLION_REVISION=$REVISION RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs' \
     cargo build --release --locked --bin pillion --target "$target" \
  && mv "target/$target/release/pillion" /pillion
 
