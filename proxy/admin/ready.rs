@@ -35,7 +35,7 @@ impl Readiness {
     }
 
     /// `None`: ready.
-    pub(super) fn why_not(&self) -> Option<String> {
+    pub(crate) fn why_not(&self) -> Option<String> {
         let state = self.0.lock();
         match &*state {
             State { is_draining: true, .. } => Some("draining".into()),

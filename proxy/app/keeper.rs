@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use pillion_config::Config;
 use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::Running;
 use super::control::Applied;
@@ -52,50 +52,68 @@ pub struct Keeper {
     source: Source,
     watch: Option<Watch>,
     names: Names,
+    looks: Interval,
 }
 
 impl Keeper {
+    /// Must be called on the runtime that keeps.
     pub fn new(source: Source) -> Self {
         let watch = source.file.as_deref().map(Watch::new);
-        Self { source, watch, names: Names::new() }
+        let mut looks = interval(EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self { source, watch, names: Names::new(), looks }
     }
 
-    /// What a sidecar waits for before it says that it is ready.
-    pub async fn settle(&mut self, running: &mut Running) {
+    /// Until the sidecar is ready: the first answers of DNS were patiently waited for, and its certificates are there.
+    /// `Some`: it ends before. `hangup`: SIGHUP, which wants a reload.
+    pub async fn settle(&mut self, running: &mut Running, hangup: &mut Signal) -> Option<End> {
         self.names.follow(running.controller.config());
         self.names.first(&mut running.controller).await;
         tell_identity(running);
-        running.set_ready();
-    }
-
-    /// Until the sidecar ends by itself, or somebody wants it to. `hangup`: SIGHUP, which wants a reload.
-    pub async fn keep(&mut self, running: &mut Running, hangup: &mut Signal) -> End {
         self.tell(running, None);
-        let mut looks = interval(EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! { // none of them loses anything when another one comes first
-                _ = looks.tick() => {
-                    if running.is_broken() {
-                        return End::Broken;
-                    }
-                    look_at_identity(running);
-                    running.controller.warn_of_expiry(SystemTime::now());
-                    if self.watch.as_mut().is_some_and(Watch::look) {
-                        drop(self.reload(running, "a changed file"));
-                    }
-                }
-                Some(()) = hangup.recv() => drop(self.reload(running, "SIGHUP")),
-                Some(news) = self.names.next() => self.names.learn(news, &mut running.controller),
-                Some(order) = running.orders.recv() => match order {
-                    Order::Drain => return End::Drain,
-                    Order::Quit => return End::Quit,
-                    Order::Reload(answer) => {
-                        drop(answer.send(self.reload(running, "the admin port")));
-                    }
-                },
+        running.set_ready();
+        if let Some(why) = running.readiness.why_not() {
+            tracing::warn!(listening = %running.addresses(), "not ready yet: {why}");
+        }
+        while running.readiness.why_not().is_some() {
+            if let Some(end) = self.step(running, hangup).await {
+                return Some(end);
             }
         }
+        None
+    }
+
+    /// Until the sidecar ends by itself, or somebody wants it to.
+    pub async fn keep(&mut self, running: &mut Running, hangup: &mut Signal) -> End {
+        loop {
+            if let Some(end) = self.step(running, hangup).await {
+                return end;
+            }
+        }
+    }
+
+    /// The next thing that somebody says, or a look at the files.
+    async fn step(&mut self, running: &mut Running, hangup: &mut Signal) -> Option<End> {
+        tokio::select! { // none of them loses anything when another one comes first
+            _ = self.looks.tick() => {
+                if running.is_broken() {
+                    return Some(End::Broken);
+                }
+                look_at_identity(running);
+                running.controller.warn_of_expiry(SystemTime::now());
+                if self.watch.as_mut().is_some_and(Watch::look) {
+                    drop(self.reload(running, "a changed file"));
+                }
+            }
+            Some(()) = hangup.recv() => drop(self.reload(running, "SIGHUP")),
+            Some(news) = self.names.next() => self.names.learn(news, &mut running.controller),
+            Some(order) = running.orders.recv() => match order {
+                Order::Drain => return Some(End::Drain),
+                Order::Quit => return Some(End::Quit),
+                Order::Reload(answer) => drop(answer.send(self.reload(running, "the admin port"))),
+            },
+        }
+        None
     }
 
     /// Shows the configuration at work, and where its keys stand now, on the admin port. `changed`: when it was put

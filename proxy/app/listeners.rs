@@ -248,21 +248,22 @@ impl Addresses {
     }
 }
 
-/// The line that `run` prints when it is ready.
+/// `inbound=127.0.0.1:15006 outbound=…`: kinds that are there, several addresses of one kind joined by commas.
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ready")?;
         let kinds = [
             ("inbound", &self.inbound),
             ("outbound", &self.outbound),
             ("admin", &self.admin),
             ("metrics", &self.metrics),
         ];
+        let mut words = Vec::new();
         for (kind, addresses) in kinds.into_iter().filter(|(_, addresses)| !addresses.is_empty()) {
             let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-            write!(f, " {kind}={}", list.join(","))?;
+            words.push(format!("{kind}={}", list.join(",")));
         }
-        self.services.iter().try_for_each(|(name, address)| write!(f, " service.{name}={address}"))?;
-        self.ports.iter().try_for_each(|(port, address)| write!(f, " port.{port}={address}"))
+        words.extend(self.services.iter().map(|(name, address)| format!("service.{name}={address}")));
+        words.extend(self.ports.iter().map(|(port, address)| format!("port.{port}={address}")));
+        f.write_str(&words.join(" "))
     }
 }

@@ -53,15 +53,10 @@ impl Run {
             let mut signals = Signals::new()?; // before anything listens: no signal finds nobody home
             let mut running = App::build(&config)?.start()?;
             let mut keeper = Keeper::new(self.source());
-            keeper.settle(&mut running).await;
-            let mut stdout = std::io::stdout();
-            writeln!(stdout, "{}", running.addresses())
-                .and_then(|()| stdout.flush())
-                .context("standard output")?;
             let Signals { end, hangup } = &mut signals;
             let ended = tokio::select! { // nothing is lost: either way the sidecar is about to end
                 () = end.wait() => End::Drain,
-                ended = keeper.keep(&mut running, hangup) => ended,
+                ended = keep(&mut keeper, &mut running, hangup) => ended?,
             };
             if ended == End::Broken {
                 anyhow::bail!("a worker has ended by itself; see the log above");
@@ -127,6 +122,18 @@ fn load(file: &Path) -> anyhow::Result<Config> {
         eprintln!("{}:{warning}", file.display());
     }
     Ok(config)
+}
+
+/// Says that the sidecar is ready when it is, and keeps it until it ends.
+async fn keep(keeper: &mut Keeper, running: &mut Running, hangup: &mut Signal) -> anyhow::Result<End> {
+    if let Some(end) = keeper.settle(running, hangup).await {
+        return Ok(end);
+    }
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "ready {}", running.addresses())
+        .and_then(|()| stdout.flush())
+        .context("standard output")?;
+    Ok(keeper.keep(running, hangup).await)
 }
 
 struct Signals {

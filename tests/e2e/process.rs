@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::support::backend::Backend;
+use crate::support::backend::{Backend, free};
 use crate::support::certs::Authority;
+use crate::support::program::Program;
 use crate::support::sidecar::{Pair, Plan};
 use crate::support::tools::{require, run};
 use crate::support::wire::Wire;
@@ -261,6 +262,32 @@ async fn the_metrics_port_only_tells() {
 }
 
 /// The command makes what the configuration takes.
+#[tokio::test]
+async fn a_sidecar_without_its_certificates_says_that_it_is_ready_when_they_come() {
+    let (scratch, metrics) = (Scratch::new(), free());
+    let file = scratch.write(
+        "pillion.yaml",
+        format!(
+            "identity: {{ directory: certs }}\ninbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\n\
+             admin: {{ listen: 127.0.0.1:0 }}\nmetrics: {{ listen: \"{metrics}\" }}\n"
+        ),
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+    command.arg("run").arg("-c").arg(file);
+    let mut sidecar = Program::start(command);
+    let waits = async || {
+        let mut wire = Wire::new(tokio::net::TcpStream::connect(metrics).await.ok()?);
+        Some(wire.get("pillion", "/ready").await).filter(|answer| answer.text().contains("certificates"))
+    };
+    let answer = eventually("the sidecar says what it waits for", waits).await;
+    assert_eq!(answer.status(), 503);
+    assert!(sidecar.is_silent(), "not ready, and no line that says so");
+    Authority::new().issue_into(&scratch.path().join("certs"), "web");
+    let ready = sidecar.line().await;
+    assert!(ready.starts_with("ready outbound=127.0.0.1:"), "{ready}");
+    assert_eq!(Wire::connect(metrics).await.get("pillion", "/ready").await.status(), 200);
+}
+
 #[tokio::test]
 async fn certificates_of_the_command_line_carry_a_pair() {
     let scratch = Scratch::new();

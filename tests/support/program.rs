@@ -42,6 +42,11 @@ impl Program {
         line.unwrap_or_else(|| unreachable!("{} ended; {}", self.told, self.errors.lock()))
     }
 
+    /// Whether it has printed nothing that was not read.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.lines.is_empty()
+    }
+
     /// The next line, which is a JSON value.
     pub(crate) async fn event(&mut self) -> serde_json::Value {
         let line = self.line().await;
