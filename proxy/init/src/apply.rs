@@ -53,24 +53,23 @@ pub fn undo() -> Result<Told, Error> {
 pub fn plan(options: &Options) -> Result<(String, Told), Error> {
     let machine = Machine::look();
     let rules = rules(options);
-    let found = looked_at(&machine);
     let Some((target, why)) = targets(options.backend, &machine, &rules)?.into_iter().next() else {
-        return Err(Error::Refused(Vec::new()));
+        return Err(Error::NoProgram(options.backend));
     };
     let wanted = State::of(&rules, target, &machine.families);
+    let found = if machine.has_net_admin { state(&machine) } else { State::default() };
+    let planned = steps(&found, &wanted, &machine);
+    needs_ip(&planned, &machine)?;
     let mut told = vec![chosen(target, &why)];
     told.extend(left_out(&machine));
-    let planned = steps(found.as_ref().unwrap_or(&State::default()), &wanted, &machine);
-    needs_ip(&planned, &machine)?;
-    match found {
-        None => told.push(
+    if !machine.has_net_admin {
+        told.push(
             "without CAP_NET_ADMIN the rules that are here cannot be read; this is for none".to_owned(),
-        ),
-        Some(_) if planned.is_empty() => {
-            told.push("all of it is in place; a run would change nothing".to_owned());
-            return Ok((script(&steps(&State::default(), &wanted, &machine)), told));
-        }
-        Some(_) => {}
+        );
+    }
+    if planned.is_empty() {
+        told.push("all of it is in place, and a run would change nothing".to_owned());
+        return Ok((script(&steps(&State::default(), &wanted, &machine)), told));
     }
     Ok((script(&planned), told))
 }
@@ -94,10 +93,6 @@ fn script(steps: &[Step]) -> String {
 fn capable() -> Result<Machine, Error> {
     let machine = Machine::look();
     if machine.has_net_admin { Ok(machine) } else { Err(Error::NotCapable) }
-}
-
-fn looked_at(machine: &Machine) -> Option<State> {
-    machine.has_net_admin.then(|| state(machine))
 }
 
 fn needs_ip(steps: &[Step], machine: &Machine) -> Result<(), Error> {

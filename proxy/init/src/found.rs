@@ -1,7 +1,7 @@
 //! Reads what of ours is in this network namespace, from every rule set, whoever installed it there.
 
 use crate::ROUTING_TABLE;
-use crate::iptables::{Ours, TABLES, table_name};
+use crate::iptables::{Ours, TABLES, is_alone, table_name};
 use crate::machine::{Machine, Variant, has_own_address, legacy_tables};
 use crate::nft;
 use crate::rules::{Family, Table};
@@ -12,7 +12,8 @@ use crate::step::Step;
 ///
 /// A program that fails has nothing of ours: the kernel does not know its rule set, or another owns it.
 pub(crate) fn state(machine: &Machine) -> State {
-    let mut state = State { nft: nft_table(machine), ..State::default() };
+    let tables = nft_tables(machine);
+    let mut state = State { nft: tables.as_deref().and_then(nft_table), ..State::default() };
     for variant in [Variant::Nft, Variant::Legacy] {
         for (slot, saved) in saved(machine, variant) {
             let ours = Ours::found(&saved, slot.2);
@@ -21,6 +22,9 @@ pub(crate) fn state(machine: &Machine) -> State {
             }
         }
     }
+    if let Some(tables) = &tables {
+        made_tables(&mut state, tables, &machine.families);
+    }
     state.pieces.extend(has_own_address().then_some(Piece::OwnAddress));
     if machine.has_ip {
         state.pieces.extend(machine.families.iter().flat_map(|family| routing(*family)));
@@ -28,17 +32,39 @@ pub(crate) fn state(machine: &Machine) -> State {
     state
 }
 
-fn nft_table(machine: &Machine) -> Option<String> {
-    if !machine.has_nft {
-        return None;
-    }
-    let tables = Step::new("nft", &["list", "tables"]).run().ok()?;
-    if !tables.lines().any(|line| line.trim() == format!("table {}", nft::TABLE)) {
-        return None;
-    }
-    let words: Vec<_> = ["-y", "list", "table"].into_iter().chain(nft::TABLE.split(' ')).collect();
+fn nft_table(tables: &[String]) -> Option<String> {
     // Whatever cannot be read is there all the same, and differs from everything.
-    Some(Step::new("nft", &words).run().unwrap_or_default())
+    has(tables, nft::TABLE).then(|| listing(nft::TABLE).unwrap_or_default())
+}
+
+/// `None`: nobody to ask, or a kernel without nftables.
+fn nft_tables(machine: &Machine) -> Option<Vec<String>> {
+    let tables = Step::new("nft", &["list", "tables"]);
+    let listed = machine.has_nft.then(|| tables.run().ok()).flatten()?;
+    Some(listed.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+fn has(tables: &[String], name: &str) -> bool {
+    tables.iter().any(|line| line.strip_prefix("table ") == Some(name))
+}
+
+fn listing(table: &str) -> Option<String> {
+    let words: Vec<_> = ["-y", "list", "table"].into_iter().chain(table.split(' ')).collect();
+    Step::new("nft", &words).run().ok()
+}
+
+/// Tables of `iptables-nft`: those that are not there, and those that were made for us and hold nothing else.
+fn made_tables(state: &mut State, tables: &[String], families: &[Family]) {
+    for slot @ (family, table) in families.iter().flat_map(|family| TABLES.map(|table| (*family, table))) {
+        let name = format!("{} {}", nft::family_name(family), table_name(table));
+        if !has(tables, &name) {
+            state.absent.insert(slot);
+        }
+        let ours = state.iptables.get(&(Variant::Nft, family, table));
+        if ours.is_some_and(Ours::has_made_table) && listing(&name).is_some_and(|text| is_alone(&text)) {
+            state.alone.insert(slot);
+        }
+    }
 }
 
 /// What each table holds, with the rules of others.

@@ -4,8 +4,8 @@
 //! text for `iptables-restore --noflush`, one transaction per table.
 
 use crate::MARK;
-use crate::options::{Interface, Network};
 use crate::rules::{CHAINS, Chain, Family, Hook, Match, Protocol, Rule, RuleSet, Table, Verdict};
+use crate::words::{Interface, Network};
 
 pub(crate) const TABLES: [Table; 3] = [Table::Raw, Table::Mangle, Table::Nat];
 
@@ -16,6 +16,9 @@ pub(crate) const fn table_name(table: Table) -> &'static str {
         Table::Nat => "nat",
     }
 }
+
+/// Says that the table was not there before: `iptables-nft` makes tables, and does not remove them.
+pub(crate) const MADE: &str = "PILLION_MADE_TABLE";
 
 /// What is, or shall be, ours in one table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -33,6 +36,15 @@ impl Ours {
         self.chains.is_empty() && self.jumps.is_empty()
     }
 
+    pub(crate) fn has_made_table(&self) -> bool {
+        self.chains.iter().any(|chain| chain == MADE)
+    }
+
+    pub(crate) fn making_table(mut self) -> Self {
+        self.chains.push(MADE.to_owned());
+        self
+    }
+
     /// What the rules mean for this table.
     pub(crate) fn of(rules: &RuleSet, table: Table, family: Family) -> Self {
         let mut ours = Self::default();
@@ -47,7 +59,7 @@ impl Ours {
     /// What of it is in the text that `iptables-save -t TABLE` printed.
     pub(crate) fn found(saved: &str, table: Table) -> Self {
         let names = || CHAINS.into_iter().filter(move |(of, ..)| *of == table);
-        let is_own = |chain: &str| names().any(|(_, name, _)| own_name(name) == chain);
+        let is_own = |chain: &str| chain == MADE || names().any(|(_, name, _)| own_name(name) == chain);
         let is_jump =
             |line: &str| names().any(|(_, name, hook)| hook.is_some_and(|hook| jump(hook, name) == line));
         let mut ours = Self::default();
@@ -201,4 +213,23 @@ fn verdict(verdict: Verdict, family: Family) -> String {
         Verdict::MarkConnection => format!("-j CONNMARK --set-xmark {MARK:#x}/0xffffffff"),
         Verdict::Zone(zone) => format!("-j CT --zone {zone}"),
     }
+}
+
+/// Whether a table that we made, as `nft list` prints it, holds nothing of others.
+pub(crate) fn is_alone(listing: &str) -> bool {
+    let mut chain = "";
+    listing.lines().map(str::trim).all(|line| {
+        if let Some(name) = line.strip_prefix("chain ").and_then(|rest| rest.strip_suffix(" {")) {
+            chain = name;
+            return is_known(name);
+        }
+        let is_frame = line.starts_with("table ") || ["", "}"].contains(&line);
+        let is_base = line.starts_with("type ") && line.ends_with("policy accept;");
+        is_frame || is_base || chain.starts_with("PILLION_") || line.contains("jump PILLION_")
+    })
+}
+
+fn is_known(chain: &str) -> bool {
+    let ours = CHAINS.into_iter().any(|(_, name, _)| own_name(name) == chain);
+    ours || [MADE, "PREROUTING", "OUTPUT"].contains(&chain)
 }

@@ -14,12 +14,14 @@ mod options;
 mod rules;
 mod state;
 mod step;
+mod words;
 
 pub use apply::{Told, install, plan, plan_undo, undo};
 pub use error::{Attempt, Error};
-pub use options::{Backend, Interface, Mode, Network, Networks, Options, Ports, Wrong, port};
+pub use options::{Backend, Mode, Networks, Options, Ports, Wrong, port};
 pub use rules::{RuleSet, rules};
 pub use step::Failed;
+pub use words::{Interface, Network};
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

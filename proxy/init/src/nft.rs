@@ -5,8 +5,8 @@
 use std::fmt::Write as _;
 
 use crate::MARK;
-use crate::options::{Interface, Network};
 use crate::rules::{Chain, Family, Hook, Match, Protocol, Rule, RuleSet, Table, Verdict};
+use crate::words::{Interface, Network};
 
 /// Ours, and nobody else's.
 pub(crate) const TABLE: &str = "inet pillion";
@@ -23,6 +23,13 @@ pub(crate) fn replacing(table: &str) -> String {
 
 pub(crate) fn removal() -> String {
     format!("delete table {TABLE}\n")
+}
+
+pub(crate) const fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
 }
 
 /// The table alone.
@@ -115,9 +122,10 @@ fn quoted(interface: &Interface) -> String {
 }
 
 fn address(network: &Network, field: &str, unless: &str) -> String {
-    let (family, version) = match network.family() {
-        Family::V4 => ("ip", "ipv4"),
-        Family::V6 => ("ip6", "ipv6"),
+    let family = family_name(network.family());
+    let version = match network.family() {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
     };
     match network {
         all if all.is_everything() => format!("meta nfproto {unless}{version}"),

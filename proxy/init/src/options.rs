@@ -2,10 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::rules::Family;
+use crate::words::{Interface, Network};
 
 /// Everything the rules depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,20 +93,6 @@ pub enum Networks {
     Only(BTreeSet<Network>),
 }
 
-/// A network in CIDR notation, without host bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Network {
-    address: IpAddr,
-    bits: u8,
-}
-
-/// An interface's name, or the beginning of several: `cali*`.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Interface {
-    name: String,
-    is_prefix: bool,
-}
-
 /// What may not be said, and what to say instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong(pub(crate) String);
@@ -120,7 +105,7 @@ impl fmt::Display for Wrong {
 
 impl std::error::Error for Wrong {}
 
-fn wrong<T>(what: impl Into<String>) -> Result<T, Wrong> {
+pub(crate) fn wrong<T>(what: impl Into<String>) -> Result<T, Wrong> {
     Err(Wrong(what.into()))
 }
 
@@ -202,109 +187,6 @@ fn listed<T: Ord, W: AsRef<str>>(
     }
 }
 
-impl Network {
-    pub(crate) const fn new(address: IpAddr, bits: u8) -> Self {
-        Self { address, bits }
-    }
-
-    pub(crate) const fn family(&self) -> Family {
-        if self.address.is_ipv4() { Family::V4 } else { Family::V6 }
-    }
-
-    /// Whether every address of its family is in it.
-    pub(crate) const fn is_everything(&self) -> bool {
-        self.bits == 0
-    }
-
-    pub(crate) const fn is_one_address(&self) -> bool {
-        self.bits == width(self.address)
-    }
-
-    pub(crate) const fn address(&self) -> IpAddr {
-        self.address
-    }
-}
-
-const fn width(address: IpAddr) -> u8 {
-    if address.is_ipv4() { 32 } else { 128 }
-}
-
-/// The address with everything behind its first `bits` cleared.
-fn masked(address: IpAddr, bits: u8) -> IpAddr {
-    match address {
-        IpAddr::V4(v4) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0);
-            IpAddr::from((u32::from(v4) & mask).to_be_bytes())
-        }
-        IpAddr::V6(v6) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
-            IpAddr::from((u128::from(v6) & mask).to_be_bytes())
-        }
-    }
-}
-
-impl FromStr for Network {
-    type Err = Wrong;
-
-    fn from_str(text: &str) -> Result<Self, Wrong> {
-        let not_one = || Wrong(format!("{text:?} is no network; write one as 10.0.0.0/8 or fd00::/8"));
-        let (address, bits) = match text.split_once('/') {
-            Some((address, bits)) => (address, Some(bits)),
-            None => (text, None),
-        };
-        let address: IpAddr = address.parse().map_err(|_no_address| not_one())?;
-        let bits = match bits {
-            None => width(address),
-            Some(bits) => bits.parse().ok().filter(|bits| *bits <= width(address)).ok_or_else(not_one)?,
-        };
-        match masked(address, bits) {
-            network if network == address => Ok(Self { address, bits }),
-            network => wrong(format!("{text} has bits behind its prefix; the network is {network}/{bits}")),
-        }
-    }
-}
-
-impl fmt::Display for Network {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address, self.bits)
-    }
-}
-
-/// The kernel's bound on an interface's name, in bytes.
-const MAX_INTERFACE: usize = 15;
-
-impl Interface {
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(crate) const fn is_prefix(&self) -> bool {
-        self.is_prefix
-    }
-}
-
-impl FromStr for Interface {
-    type Err = Wrong;
-
-    fn from_str(text: &str) -> Result<Self, Wrong> {
-        let (name, is_prefix) = match text.strip_suffix('*') {
-            Some(name) => (name, true),
-            None => (text, false),
-        };
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@:".contains(&byte);
-        match name {
-            "" => wrong(format!("{text:?} is no interface; write its name, or its beginning as cali*")),
-            "lo" if !is_prefix => wrong("lo need not be excluded: loopback is left alone"),
-            _ if name.len() <= MAX_INTERFACE && name.bytes().all(is_plain) => {
-                Ok(Self { name: name.to_owned(), is_prefix })
-            }
-            _ => wrong(format!(
-                "{text:?} is no interface: at most {MAX_INTERFACE} letters, digits and . _ - @ :, or a beginning and *"
-            )),
-        }
-    }
-}
-
 impl Options {
     /// The ports of the sidecar itself, with the flag that says each.
     const fn own(&self) -> [(&'static str, u16); 5] {
@@ -383,25 +265,6 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_read_and_host_bits_are_answered_with_the_network() {
-        for (text, network) in [
-            ("10.0.0.0/8", "10.0.0.0/8"),
-            ("10.1.2.3", "10.1.2.3/32"),
-            ("0.0.0.0/0", "0.0.0.0/0"),
-            ("::/0", "::/0"),
-            ("fd00:1::/32", "fd00:1::/32"),
-            ("fd00::1", "fd00::1/128"),
-        ] {
-            assert_eq!(text.parse::<Network>().expect(text).to_string(), network);
-        }
-        assert!(said("10.1.2.3/8".parse::<Network>()).ends_with("the network is 10.0.0.0/8"));
-        assert!(said("fd00::1/64".parse::<Network>()).ends_with("the network is fd00::/64"));
-        for text in ["", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "web/8", "10.0.0.0/", "10.0.0.0/-1", "*"] {
-            assert!(said(text.parse::<Network>()).contains("write one as"), "{text}");
-        }
-    }
-
-    #[test]
     fn ports_are_numbers_of_ports() {
         assert_eq!(port("8080"), Ok(8080));
         for text in ["0", "65536", "-1", "http", "", "80-90"] {
@@ -421,17 +284,6 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_are_names_or_beginnings() {
-        for (text, name, is_prefix) in [("eth0", "eth0", false), ("cali*", "cali", true)] {
-            let interface: Interface = text.parse().expect(text);
-            assert_eq!((interface.name(), interface.is_prefix()), (name, is_prefix));
-        }
-        for text in ["", "*", "lo", "eth+", "eth 0", "a\"b", "sixteen-letters0", "e*h", "eth/0", "e\n"] {
-            text.parse::<Interface>().expect_err(text);
-        }
-    }
-
-    #[test]
     fn what_contradicts_is_refused_and_says_where() {
         let with = |change: fn(&mut Options)| {
             let mut options = Options::default();
@@ -439,7 +291,8 @@ mod tests {
             options.check()
         };
         assert_eq!(with(|_| ()), Ok(()));
-        let cases: [(fn(&mut Options), &str); 5] = [
+        type Change = fn(&mut Options);
+        let cases: [(Change, &str); 5] = [
             (|o| o.admin_port = 15006, "--inbound-port and --admin-port are both 15006"),
             (|o| o.inbound_ports = Ports::Only([8080, 15020].into()), "sidecar's own (--metrics-port)"),
             (

@@ -6,7 +6,8 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::options::{Interface, Mode, Network, Networks, Options, Ports};
+use crate::options::{Mode, Networks, Options, Ports};
+use crate::words::{Interface, Network};
 use crate::{SELF_V4, SELF_V6, VIRTUAL_V4, VIRTUAL_V6};
 
 /// All chains, those that others jump to before those that jump.

@@ -22,6 +22,10 @@ pub(crate) struct State {
     /// Only slots that hold something.
     pub(crate) iptables: BTreeMap<Slot, Ours>,
     pub(crate) pieces: BTreeSet<Piece>,
+    /// What `iptables-nft` would make, and where it made tables for us alone. Known where `nft` is there to ask, and
+    /// to remove them.
+    pub(crate) absent: BTreeSet<(Family, Table)>,
+    pub(crate) alone: BTreeSet<(Family, Table)>,
 }
 
 /// What the rules stand on, outside of any rule set.
@@ -44,7 +48,7 @@ pub(crate) enum Target {
 
 impl State {
     pub(crate) fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.nft.is_none() && self.iptables.is_empty() && self.pieces.is_empty()
     }
 
     /// What there is, in words.
@@ -113,14 +117,33 @@ fn changes(from: &State, to: &State, machine: &Machine) -> Vec<(bool, Step)> {
     let none = Ours::default();
     let slots: BTreeSet<Slot> = from.iptables.keys().chain(to.iptables.keys()).copied().collect();
     for slot in slots {
-        let [before, after] = [from, to].map(|state| state.iptables.get(&slot).unwrap_or(&none));
-        if !before.equals(after) {
-            let step = iptables_step(slot, before, after, machine);
-            let back = iptables_step(slot, after, before, machine);
+        let before = from.iptables.get(&slot).unwrap_or(&none);
+        let after = to.iptables.get(&slot).map_or_else(Ours::default, |ours| remembering(ours, slot, from));
+        if !before.equals(&after) {
+            let step = iptables_step(slot, before, &after, machine);
+            let back = iptables_step(slot, &after, before, machine);
             changes.push((after.is_empty(), step.or_back(back)));
+        }
+        if after.is_empty() {
+            changes.extend(made_table(slot, from).map(|step| (true, step)));
         }
     }
     changes
+}
+
+/// With the note that the table was made for it, if it was or will be.
+fn remembering(ours: &Ours, slot: Slot, from: &State) -> Ours {
+    let (variant, family, table) = slot;
+    let was_made = from.iptables.get(&slot).is_some_and(Ours::has_made_table);
+    let is_made = variant == Variant::Nft && from.absent.contains(&(family, table));
+    if was_made || is_made { ours.clone().making_table() } else { ours.clone() }
+}
+
+/// A table made for us goes with us, where nobody else has moved in.
+fn made_table((variant, family, table): Slot, from: &State) -> Option<Step> {
+    let is_ours = variant == Variant::Nft && from.alone.contains(&(family, table));
+    let script = format!("delete table {} {}\n", nft::family_name(family), table_name(table));
+    is_ours.then(|| Step::new("nft", &["-f", "-"]).reading(script))
 }
 
 fn nft_step(table: Option<&str>) -> Step {

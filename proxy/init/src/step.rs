@@ -13,7 +13,7 @@ pub(crate) struct Step {
     /// Standard input.
     pub(crate) script: Option<String>,
     /// Runs when a later step fails.
-    pub(crate) back: Option<Box<Step>>,
+    pub(crate) back: Option<Box<Self>>,
 }
 
 /// A command that failed, in its own words.
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn a_failure_takes_back_what_was_done_in_reverse() {
         let file = std::env::temp_dir().join(format!("pillion-init-steps-{}", std::process::id()));
-        let append = |word: &str| shell(&format!("printf '{word} ' >>{}", file.display()));
+        let append = |word: &str| shell(&format!("printf %s\\  {word} >>{}", file.display()));
         let steps = [
             append("one").or_back(append("-one")),
             append("two").or_back(append("-two")),
