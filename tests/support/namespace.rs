@@ -12,9 +12,9 @@ use super::launched::Launched;
 use super::tools::printed;
 
 /// The sidecar's own user, whose connections the rules leave alone.
-const SIDECAR: &str = "1337";
-const OUTBOUND_PORT: &str = "15001";
-const INBOUND_PORT: &str = "15006";
+pub(crate) const SIDECAR: &str = "1337";
+pub(crate) const OUTBOUND_PORT: &str = "15001";
+pub(crate) const INBOUND_PORT: &str = "15006";
 
 /// The same addresses in one version of IP. Nobody answers at `service` or `nobody`: they are only routed.
 #[derive(Debug, Clone, Copy)]
@@ -135,14 +135,18 @@ impl Namespace {
     }
 
     fn redirect(&self, chain: &str, only: &[&str], port: &str) {
-        for tool in self.tables {
-            let rule = [
-                &[tool, "-t", "nat", "-A", chain, "-p", "tcp"],
-                only,
-                &["-j", "REDIRECT", "--to-ports", port],
-            ];
-            self.run(&rule.concat()).unwrap_or_else(|error| unreachable!("{error}"));
+        for family in families() {
+            let rule =
+                [&["-t", "nat", "-A", chain, "-p", "tcp"], only, &["-j", "REDIRECT", "--to-ports", port]];
+            self.table(family, &rule.concat());
         }
+    }
+
+    /// One command of iptables or ip6tables.
+    pub(crate) fn table(&self, family: Family, words: &[&str]) {
+        let [v4, v6] = self.tables;
+        let tool = if family.pod.is_ipv4() { v4 } else { v6 };
+        self.run(&[&[tool], words].concat()).unwrap_or_else(|error| unreachable!("{error}"));
     }
 
     /// What comes behind it runs in this namespace as root, like an application; it dies when the test does.
@@ -159,6 +163,13 @@ impl Namespace {
         command
     }
 
+    /// The same with the one capability that TPROXY needs.
+    pub(crate) fn enter_as_sidecar_for_tproxy(&self) -> Command {
+        let mut command = self.enter_as_sidecar();
+        command.args(["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]);
+        command
+    }
+
     pub(crate) async fn sidecar(&self, yaml: &str) -> Launched {
         Launched::start(self.enter_as_sidecar(), yaml, None).await
     }
@@ -170,6 +181,19 @@ impl Namespace {
         account: &str,
     ) -> Launched {
         Launched::start(self.enter_as_sidecar(), yaml, Some((authority, account))).await
+    }
+
+    pub(crate) async fn sidecar_for_tproxy(&self, yaml: &str) -> Launched {
+        Launched::start(self.enter_as_sidecar_for_tproxy(), yaml, None).await
+    }
+
+    pub(crate) async fn identified_sidecar_for_tproxy(
+        &self,
+        yaml: &str,
+        authority: &Authority,
+        account: &str,
+    ) -> Launched {
+        Launched::start(self.enter_as_sidecar_for_tproxy(), yaml, Some((authority, account))).await
     }
 
     /// Waits until this host's sidecar has counted so many.
@@ -195,7 +219,7 @@ impl Namespace {
         ours.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    fn ip(&self, words: &[&str]) {
+    pub(crate) fn ip(&self, words: &[&str]) {
         ip(&[&["-netns", &self.name], words].concat());
     }
 
