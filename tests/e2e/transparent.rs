@@ -3,7 +3,9 @@
 //!
 //! Needs root, `ip` and iptables. Every test has two hosts of its own, as in `redirect`.
 
+mod first_byte;
 mod loops;
+mod many;
 mod self_calls;
 mod source;
 mod tproxy;

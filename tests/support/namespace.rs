@@ -76,18 +76,30 @@ impl Hosts {
 
     fn join(&self) {
         let Self { pod, world } = self;
-        let cable = ["link", "add", "cable", "netns", &pod.name, "type", "veth", "peer", "name", "cable"];
-        ip(&[&cable[..], &["netns", &world.name]].concat());
-        for (host, v4, v6) in
-            [(pod, "10.97.0.1/24", "fd00:97::1/64"), (world, "10.97.0.2/24", "fd00:97::2/64")]
-        {
-            host.ip(&["address", "add", v4, "dev", "cable"]);
-            host.ip(&["address", "add", v6, "dev", "cable", "nodad"]); // no second of doubt about its uniqueness
-            host.ip(&["link", "set", "cable", "up"]);
-            host.ip(&["link", "set", "lo", "up"]);
-        }
+        self.lay("cable", [["10.97.0.1/24", "fd00:97::1/64"], ["10.97.0.2/24", "fd00:97::2/64"]]);
+        pod.ip(&["link", "set", "lo", "up"]);
+        world.ip(&["link", "set", "lo", "up"]);
         for gateway in families().map(|family| family.world.to_string()) {
             pod.ip(&["route", "add", "default", "via", &gateway]);
+        }
+    }
+
+    /// A second cable, called `bypass`, for who wants to leave the sidecars out. Returns the world's address on it.
+    pub(crate) fn lay_bypass(&self) -> IpAddr {
+        self.lay("bypass", [["10.98.0.1/24", "fd00:98::1/64"], ["10.98.0.2/24", "fd00:98::2/64"]]);
+        "10.98.0.2".parse().expect("an address")
+    }
+
+    fn lay(&self, name: &str, [pods, worlds]: [[&str; 2]; 2]) {
+        let Self { pod, world } = self;
+        let cable = ["link", "add", name, "netns", &pod.name, "type", "veth", "peer", "name", name];
+        ip(&[&cable[..], &["netns", &world.name]].concat());
+        for (host, addresses) in [(pod, pods), (world, worlds)] {
+            for address in addresses {
+                // Without a second of doubt about its uniqueness.
+                host.ip(&["address", "add", address, "dev", name, "nodad"]);
+            }
+            host.ip(&["link", "set", name, "up"]);
         }
     }
 }
