@@ -2,6 +2,7 @@
 
 pub mod certs;
 pub mod demo;
+pub mod init;
 pub mod run;
 
 use std::io::Write;
@@ -35,6 +36,8 @@ enum Command {
     },
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
+    /// Install the rules that bring this network namespace's connections to the sidecar
+    Init(init::Init),
     /// A small CA for development and tests
     #[command(subcommand)]
     Certs(certs::Certs),
@@ -55,8 +58,7 @@ pillion: a service-mesh sidecar, one binary beside one application
 ";
 
 /// Commands that later versions will have.
-const PLANNED: [&str; 9] =
-    ["explain", "init", "inject", "top", "wait", "exec", "bench", "completions", "import"];
+const PLANNED: [&str; 8] = ["explain", "inject", "top", "wait", "exec", "bench", "completions", "import"];
 
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
@@ -69,6 +71,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run(run)) => run.run(),
         Some(Command::Check { config }) => check(&config),
         Some(Command::Schema) => schema(),
+        Some(Command::Init(init)) => init.run(),
         Some(Command::Certs(certs)) => certs.run(),
         Some(Command::Other(words)) => return unknown(&words),
     };

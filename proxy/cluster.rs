@@ -30,6 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::error::{Error, Reason};
+use crate::net::Leg;
 use crate::runtime::worker::Worker;
 use crate::telemetry::{
     ConnectionOutcome, Direction, EndpointState, Metrics, Protocol, ServiceMetrics, Symbol,
@@ -47,6 +48,8 @@ pub(crate) struct Cluster {
     pub(crate) name: Arc<str>,
     /// Outbound for a service, inbound for the application.
     pub(crate) direction: Direction,
+    /// What its connections are made as.
+    pub(crate) leg: Leg,
     pub(crate) symbol: Symbol,
     pub(crate) endpoints: Box<[Arc<Endpoint>]>,
     pub(crate) balancer: Balancer,
@@ -129,6 +132,7 @@ impl Cluster {
         Arc::new(Self {
             name: of.name.as_str().into(),
             direction: Direction::Outbound,
+            leg: Leg::Outbound,
             symbol,
             endpoints: before::endpoints(of, &endpoints, &ejections, before, workers),
             balancer: Balancer::new(of.load_balancer, endpoints.iter().map(|endpoint| endpoint.weight)),
@@ -159,6 +163,7 @@ impl Cluster {
     pub(crate) fn application(
         of: &Inbound,
         address: SocketAddr,
+        leg: Leg,
         requests: &Arc<Limit>,
         metrics: &Arc<Metrics>,
         workers: usize,
@@ -174,7 +179,7 @@ impl Cluster {
         };
         let single = Single {
             name: "app",
-            direction: Direction::Inbound,
+            leg,
             symbol: Symbol::APP,
             address,
             protocol: match declared {
@@ -204,7 +209,7 @@ impl Cluster {
         };
         let single = Single {
             name: "passthrough",
-            direction: Direction::Outbound,
+            leg: Leg::Outbound,
             symbol: Symbol::PASSTHROUGH,
             address,
             protocol: Spoken::Auto,
@@ -411,7 +416,7 @@ impl Cluster {
 /// A cluster of one endpoint, without limits of its own.
 struct Single {
     name: &'static str,
-    direction: Direction,
+    leg: Leg,
     symbol: Symbol,
     address: SocketAddr,
     protocol: Spoken,
@@ -432,7 +437,8 @@ impl Single {
         let endpoint = Endpoint::new(0, self.address, NonZeroU32::MIN, outlier, workers, epoch);
         Arc::new(Cluster {
             name: self.name.into(),
-            direction: self.direction,
+            direction: self.leg.direction(),
+            leg: self.leg,
             symbol: self.symbol,
             endpoints: [Arc::new(endpoint)].into(),
             balancer: Balancer::new(config::cluster::LoadBalancer::Random, [NonZeroU32::MIN]),
@@ -443,7 +449,7 @@ impl Single {
                 idle_timeout: Some(self.idle_timeout),
                 max_age: None,
                 max_requests: None,
-                keepalive: (self.direction == Direction::Outbound).then_some(PASSTHROUGH_KEEPALIVE),
+                keepalive: (self.leg == Leg::Outbound).then_some(PASSTHROUGH_KEEPALIVE),
             },
             budget: None,
             retry: self.retry,
@@ -459,7 +465,7 @@ impl Single {
             unlearnt: None,
             tls: None,
             verifies_peers: false,
-            metrics: metrics.service(self.direction, self.symbol),
+            metrics: metrics.service(self.leg.direction(), self.symbol),
         })
     }
 }

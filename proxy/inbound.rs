@@ -22,10 +22,11 @@ use crate::http::server::{self, Version};
 use crate::layers::{
     AnsweringService, Name, closing, headers, limit, record, rescue, retry, route, timeout as time, unless,
 };
-use crate::net::{Io, Prefixed, Stream, Transport};
+use crate::net::returning::{is_loop, loop_detected};
+use crate::net::{Io, Leg, Prefixed, Stream, Transport};
 use crate::runtime::worker::Worker;
 use crate::serve::{Connection, Destination, Next, Place};
-use crate::state::{Fixed, InboundSide, Key, Route};
+use crate::state::{Application, Fixed, InboundSide, Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, HandshakeOutcome, Protocol, Symbol, Tls};
 use crate::tls::{self, Alpn, Peer};
@@ -134,7 +135,9 @@ impl Inbound {
         let original = stream.original_destination().filter(|to| !snapshot.own.contains(*to));
         let to = target(&self.side.policy, original, self.port);
         let to = to.filter(|to| !snapshot.own.contains(*to)); // what was elsewhere may be the sidecar on loopback
-        let route = to.and_then(|to| snapshot.fixed(Key::Application(to)));
+        let client = stream.came_by_tproxy().then_some(from.ip());
+        let application = |to: SocketAddr| Application { address: to, leg: Leg::inbound(client, to.ip()) };
+        let route = to.and_then(|to| snapshot.fixed(Key::Application(application(to))));
         let is_strangers = original.is_some_and(|original| !stream.is_for_this_host(original.ip()));
         Arrived { from, place, is_redirected: original.is_some(), is_strangers, to, route }
     }
@@ -155,7 +158,7 @@ impl Inbound {
     async fn permissive(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
         let detected = match arrived.route() {
             Some(route) => {
-                let early = tcp::early(route, arrived.from, &self.worker);
+                let early = tcp::early(route, arrived.from, arrived.to, &self.worker);
                 detect(io, &self.worker, &arrived.place.work, Some(early)).await
             }
             None => detect(io, &self.worker, &arrived.place.work, NEVER).await.map(Detected::alone),
@@ -220,6 +223,11 @@ impl Inbound {
     /// A plaintext HTTP/1 client hears why; what else it may be is closed without a byte.
     async fn refuse_plaintext(&self, io: Io, arrived: Arrived) {
         self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
+        if is_loop(Direction::Inbound, arrived.from, arrived.to) {
+            drop(loop_detected(arrived.from, arrived.to)); // told in the log
+            io.get_ref().abort();
+            return;
+        }
         if let Ok(Detected { found: Found::Http1, mut io, .. }) =
             detect(io, &self.worker, &arrived.place.work, NEVER).await
         {
@@ -245,7 +253,8 @@ impl Inbound {
         match route.as_ref().map(|route| route.cluster.protocol) {
             Some(Spoken::Tcp) => self.opaque(io, None, arrived, peer),
             Some(Spoken::AppAuto) => {
-                let early = route.as_deref().map(|route| tcp::early(route, arrived.from, &self.worker));
+                let early =
+                    route.as_deref().map(|route| tcp::early(route, arrived.from, arrived.to, &self.worker));
                 let detected = if is_said_to_be_opaque {
                     doubt(io, &self.worker, &arrived.place.work, early).await
                 } else {
@@ -283,7 +292,9 @@ impl Inbound {
 
     fn http(&self, io: Io, version: Version, arrived: Arrived, peer: Option<Arc<Peer>>) -> Next {
         self.count(server::protocol(version), tls_label(peer.as_ref()), ConnectionOutcome::Ok);
-        Next::Http { io, version, connection: self.connection(arrived, peer) }
+        let mut connection = self.connection(arrived, peer);
+        connection.comes_back = connection.is_loop();
+        Next::Http { io, version, connection }
     }
 
     fn opaque(

@@ -4,10 +4,12 @@
 //! Deliberately absent: policy. Timeouts, limits and retries belong to the callers.
 
 pub(crate) mod descriptors;
+mod leg;
 pub(crate) mod memory;
 pub(crate) mod own;
 mod prefixed;
 mod resolve;
+pub(crate) mod returning;
 mod stream;
 
 use std::io;
@@ -17,8 +19,9 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+pub(crate) use leg::Leg;
 pub(crate) use prefixed::Prefixed;
-pub(crate) use stream::{Stream, Transport};
+pub(crate) use stream::{Made, Stream, Transport};
 
 /// What a downstream or upstream connection reads and writes: bytes already looked at, then the transport.
 pub(crate) type Io = Prefixed<Transport>;
@@ -44,7 +47,8 @@ pub(crate) enum Bound {
 /// A bound address on the runtime that accepts from it.
 #[derive(Debug)]
 pub(crate) enum Listener {
-    Tcp(TcpListener),
+    /// With its port.
+    Tcp(TcpListener, u16),
     Memory(memory::Listener),
 }
 
@@ -61,13 +65,14 @@ impl Network {
     pub(crate) async fn connect(
         &self,
         address: SocketAddr,
+        leg: Leg,
         keepalive: Option<Duration>,
     ) -> io::Result<Stream> {
         match self {
             Self::Os => {
-                let stream = TcpStream::connect(address).await?;
+                let stream = leg.dial(address).await?;
                 prepare(&stream, keepalive)?;
-                Ok(Stream::Tcp(stream, None))
+                Ok(Stream::dialled(stream, leg, address))
             }
             Self::Memory(memory) => memory.connect(address).await.map(|io| Stream::Memory(io, None)),
         }
@@ -98,8 +103,22 @@ impl Bound {
     /// Must be called on the runtime that will accept.
     pub(crate) fn listen(self) -> io::Result<Listener> {
         match self {
-            Self::Tcp(listener) => TcpListener::from_std(listener).map(Listener::Tcp),
+            Self::Tcp(listener) => {
+                let port = listener.local_addr()?.port();
+                TcpListener::from_std(listener).map(|listener| Listener::Tcp(listener, port))
+            }
             Self::Memory(listener) => Ok(Listener::Memory(listener)),
+        }
+    }
+
+    /// From now on it takes connections that the kernel's TPROXY brings to it, whatever address they are for.
+    ///
+    /// # Errors
+    /// The process has not the capability.
+    pub(crate) fn take_tproxy(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => SockRef::from(listener).set_ip_transparent_v4(true), // IPv6 has the same flag
+            Self::Memory(_) => Ok(()),
         }
     }
 }
@@ -107,10 +126,10 @@ impl Bound {
 impl Listener {
     pub(crate) async fn accept(&mut self) -> io::Result<(Stream, SocketAddr)> {
         match self {
-            Self::Tcp(listener) => {
+            Self::Tcp(listener, port) => {
                 let (stream, peer) = listener.accept().await?;
                 prepare(&stream, Some(DOWNSTREAM_KEEPALIVE))?;
-                Ok((Stream::Tcp(stream, None), peer))
+                Ok((Stream::Tcp(stream, Made::Accepted { port: *port }), peer))
             }
             Self::Memory(listener) => {
                 let arrival = listener.accept().await?;
@@ -127,10 +146,12 @@ impl Listener {
         let most = usize::try_from(BACKLOG).unwrap_or(usize::MAX);
         match self {
             // Not through the runtime, which may not have heard yet that there is something to accept.
-            Self::Tcp(listener) => {
+            Self::Tcp(listener, port) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
                 let accepted = std::iter::from_fn(|| listener.accept().ok()).take(most);
-                accepted.filter_map(|(stream, from)| Some((accepted_late(stream).ok()?, from))).collect()
+                accepted
+                    .filter_map(|(stream, from)| Some((accepted_late(stream, port).ok()?, from)))
+                    .collect()
             }
             Self::Memory(listener) => {
                 let arrivals = listener.close().into_iter();
@@ -140,11 +161,11 @@ impl Listener {
     }
 }
 
-fn accepted_late(stream: std::net::TcpStream) -> io::Result<Stream> {
+fn accepted_late(stream: std::net::TcpStream, port: u16) -> io::Result<Stream> {
     stream.set_nonblocking(true)?;
     let stream = TcpStream::from_std(stream)?;
     prepare(&stream, Some(DOWNSTREAM_KEEPALIVE))?;
-    Ok(Stream::Tcp(stream, None))
+    Ok(Stream::Tcp(stream, Made::Accepted { port }))
 }
 
 fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {

@@ -3,20 +3,23 @@
 //! It comes to the proxy port, to a service's own port, or redirected on its way somewhere. What is known of its
 //! destination without its bytes is [`Destination`]; what its bytes add is decided in [`Outbound::enter`].
 
+use std::future::{Ready, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pillion_config::listener::Unknown;
 use tower::ServiceBuilder;
 
 use crate::cluster::Spoken;
 use crate::detect::hello::Hello;
-use crate::detect::{Detected, Found, NEVER, Undecided, detect};
+use crate::detect::{Detected, Early, Found, NEVER, Nobody, Undecided, detect};
 use crate::dispatch;
+use crate::error::Error;
 use crate::http::server;
 use crate::layers::{AnsweringService, Name, headers, limit, record, rescue, retry, route, timeout, unless};
-use crate::net::own::is_from_this_host;
+use crate::net::own::{is_from_this_host, is_virtual};
 use crate::net::{Io, Prefixed, Stream, Transport};
 use crate::runtime::worker::Worker;
 use crate::serve::{Connection, Destination, Next, Place};
@@ -112,7 +115,9 @@ impl Outbound {
     fn direct(&self, destination: &Destination) -> Option<Arc<Route>> {
         match destination {
             Destination::Route(fixed) => Some(fixed.route.clone()),
-            Destination::Unknown(to) if self.passes_unknown() => Some(self.worker.state.unknown.route(*to)),
+            Destination::Unknown(to) if !is_virtual(to.ip()) && self.passes_unknown() => {
+                Some(self.worker.state.unknown.route(*to))
+            }
             Destination::Named | Destination::Unknown(_) => None,
         }
     }
@@ -123,8 +128,14 @@ impl Outbound {
 
     /// Nobody is dialled before a request, or a TLS server name, says whom.
     async fn requests_only(&self, io: Io, connection: Connection) -> Option<Next> {
-        let detected = detect(io, &self.worker, &connection.place.work, NEVER).await;
-        let Detected { found, io, .. } = self.noted(detected, None, &connection)?;
+        let work = &connection.place.work;
+        let detected = match connection.destination {
+            Destination::Unknown(to) if is_virtual(to.ip()) => {
+                detect(io, &self.worker, work, Some(nobodys(to))).await.map(Detected::alone)
+            }
+            _ => detect(io, &self.worker, work, NEVER).await.map(Detected::alone),
+        };
+        let Detected { found, io, .. } = self.noted::<Dialled>(detected, None, &connection)?;
         if !matches!(connection.destination, Destination::Route(_)) {
             self.worker.metrics.detections(Direction::Outbound, found.verdict()).inc();
         }
@@ -151,7 +162,7 @@ impl Outbound {
         let detected = match early {
             Some(dialled) => detect(io, &self.worker, work, Some(tcp::at_hand(dialled, &route))).await,
             None => {
-                let early = tcp::early(&route, connection.downstream, &self.worker);
+                let early = tcp::early(&route, connection.downstream, connection.towards(), &self.worker);
                 detect(io, &self.worker, work, Some(early)).await
             }
         };
@@ -166,7 +177,8 @@ impl Outbound {
         }
     }
 
-    fn http(&self, io: Io, found: &Found, connection: Connection) -> Next {
+    fn http(&self, io: Io, found: &Found, mut connection: Connection) -> Next {
+        connection.comes_back = connection.is_loop();
         self.count(connection.service(), server::protocol(found.version()), ConnectionOutcome::Ok);
         Next::Http { io, version: found.version(), connection }
     }
@@ -230,5 +242,18 @@ impl Outbound {
 
     fn count(&self, service: Symbol, protocol: Protocol, outcome: ConnectionOutcome) {
         self.worker.metrics.connections(Direction::Outbound, service, protocol, Tls::None, outcome).inc();
+    }
+}
+
+/// Who says nothing at a virtual address that is nobody's waits for a server that will never speak. A client of HTTP
+/// has asked by then, and is told so.
+const SILENCE_AT_NOBODYS: Duration = Duration::from_millis(250);
+
+fn nobodys(to: SocketAddr) -> Early<impl FnOnce() -> Ready<Result<Nobody, Error>>> {
+    Early {
+        after: SILENCE_AT_NOBODYS,
+        expects_http: false,
+        is_at_hand: false,
+        dial: move || ready(Err(route::nobodys(to.ip()))),
     }
 }

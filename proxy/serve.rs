@@ -12,10 +12,12 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::cluster::limits::{Limit, Permit};
+use crate::error::Error;
 use crate::http::exchange::nobodys;
 use crate::http::server::{self, Version};
 use crate::layers::AnsweringService;
 use crate::net::descriptors::is_short_of_descriptors;
+use crate::net::returning::{is_loop, loop_detected};
 use crate::net::{Io, Listener, Stream};
 use crate::runtime::drain::{Phase, Work};
 use crate::runtime::worker::Worker;
@@ -41,6 +43,8 @@ pub(crate) struct Connection {
     /// Exchanges begun, and not ended.
     pub(crate) requests: AtomicU64,
     pub(crate) in_flight: AtomicU32,
+    /// The client is the sidecar itself: its requests are refused.
+    pub(crate) comes_back: bool,
     /// Nothing has happened on it for a while: it may be put aside, holding no buffers.
     pub(crate) rests: AtomicBool,
 }
@@ -83,6 +87,7 @@ impl Connection {
             place,
             requests: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            comes_back: false,
             rests: AtomicBool::new(false),
         }
     }
@@ -93,6 +98,24 @@ impl Connection {
             Destination::Route(fixed) => fixed.route.cluster.symbol,
             Destination::Named | Destination::Unknown(_) => Symbol::EMPTY,
         }
+    }
+
+    /// Where it was going when it was redirected, or where the application is.
+    pub(crate) fn towards(&self) -> Option<SocketAddr> {
+        match &self.destination {
+            Destination::Unknown(to) => Some(*to),
+            Destination::Route(fixed) => fixed.key.address(),
+            Destination::Named => None,
+        }
+    }
+
+    /// Whether the client is the sidecar itself, on a way that has no end.
+    pub(crate) fn is_loop(&self) -> bool {
+        is_loop(self.direction, self.downstream, self.towards())
+    }
+
+    pub(crate) fn loop_detected(&self) -> Error {
+        loop_detected(self.downstream, self.towards())
     }
 
     pub(crate) fn begin(&self) {

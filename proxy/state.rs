@@ -22,6 +22,7 @@ use rustls::ServerConfig;
 
 use crate::cluster::Cluster;
 use crate::cluster::budget::Budget;
+use crate::net::Leg;
 use crate::net::own::OwnListeners;
 use crate::telemetry::Symbol;
 pub(crate) use addresses::AddressTable;
@@ -34,7 +35,7 @@ pub(crate) use rules::Rule;
 pub(crate) struct Store {
     snapshot: ArcSwap<Snapshot>,
     /// Outbound destinations that no service matches.
-    pub(crate) unknown: Destinations,
+    pub(crate) unknown: Destinations<SocketAddr>,
     pub(crate) retired: Retired,
 }
 
@@ -53,7 +54,7 @@ pub(crate) struct Snapshot {
     /// The route to the application; `None` without `inbound.app`.
     pub(crate) application: Option<Arc<Route>>,
     /// Addresses of the application that connections were redirected from, or that have listeners of their own.
-    pub(crate) applications: Arc<Destinations>,
+    pub(crate) applications: Arc<Destinations<Application>>,
     pub(crate) limits: DownstreamLimits,
     /// Those of routes, for the next snapshot.
     pub(crate) budgets: Budgets,
@@ -98,8 +99,30 @@ pub(crate) enum Key {
     Service(Arc<str>),
     /// An original destination.
     Address(SocketAddr),
-    /// The application's address.
-    Application(SocketAddr),
+    Application(Application),
+}
+
+impl Key {
+    pub(crate) const fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Service(_) => None,
+            Self::Address(to) => Some(*to),
+            Self::Application(of) => Some(of.address),
+        }
+    }
+}
+
+/// The application, as some of its connections find it: with who they are for, as far as it sees that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Application {
+    pub(crate) address: SocketAddr,
+    pub(crate) leg: Leg,
+}
+
+impl Application {
+    pub(crate) const fn at(address: SocketAddr) -> Self {
+        Self { address, leg: Leg::Inbound }
+    }
 }
 
 /// A route that is a connection's for as long as it lasts: what it was when the connection came, and how to find
@@ -123,7 +146,7 @@ impl Fixed {
 }
 
 impl Store {
-    pub(crate) fn new(snapshot: Snapshot, unknown: Destinations) -> Self {
+    pub(crate) fn new(snapshot: Snapshot, unknown: Destinations<SocketAddr>) -> Self {
         Self { snapshot: ArcSwap::from_pointee(snapshot), unknown, retired: Retired::default() }
     }
 
@@ -148,7 +171,7 @@ impl Snapshot {
         match key {
             Key::Service(name) => self.services.get(name).cloned(),
             Key::Address(to) => self.addresses.find(*to).cloned(),
-            Key::Application(to) => self.inbound.as_ref().map(|_| self.application(*to)),
+            Key::Application(of) => self.inbound.as_ref().map(|_| self.application(*of)),
         }
     }
 
@@ -156,13 +179,10 @@ impl Snapshot {
         Some(Fixed { route: self.find(&key)?, generation: self.generation, key })
     }
 
-    /// The application at this address.
-    fn application(&self, to: SocketAddr) -> Arc<Route> {
-        let usual = self
-            .application
-            .as_ref()
-            .filter(|_| self.inbound.as_ref().is_some_and(|inbound| inbound.policy.app == Some(to)));
-        usual.cloned().unwrap_or_else(|| self.applications.route(to))
+    fn application(&self, of: Application) -> Arc<Route> {
+        let app = self.inbound.as_ref().and_then(|inbound| inbound.policy.app);
+        let usual = self.application.as_ref().filter(|_| app.map(Application::at) == Some(of));
+        usual.cloned().unwrap_or_else(|| self.applications.route(of))
     }
 
     /// Every cluster that somebody configured.

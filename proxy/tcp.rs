@@ -19,7 +19,7 @@ use crate::cluster::endpoint::{Endpoint, InFlight};
 use crate::cluster::outlier::Cause;
 use crate::detect::{Early, Server};
 use crate::error::{Error, Reason};
-use crate::net::own::is_own_connection;
+use crate::net::returning::{is_loop, loop_detected};
 use crate::net::{Io, Prefixed};
 use crate::relay::{Bounds, Ended, Ending, relay};
 use crate::runtime::worker::Worker;
@@ -52,6 +52,7 @@ pub(crate) type BoxedDial<'a> = Pin<Box<dyn Future<Output = Result<Dialled, Erro
 pub(crate) fn early<'a>(
     route: &'a Route,
     from: SocketAddr,
+    to: Option<SocketAddr>,
     worker: &'a Worker,
 ) -> Early<impl FnOnce() -> BoxedDial<'a> + Send> {
     let cluster = &route.cluster;
@@ -59,27 +60,20 @@ pub(crate) fn early<'a>(
         after: cluster.patience(),
         expects_http: cluster.expects_http(),
         is_at_hand: false,
-        dial: move || Box::pin(dial_for(from, cluster, worker)) as BoxedDial<'a>,
+        dial: move || Box::pin(dial_for((from, to), cluster, worker)) as BoxedDial<'a>,
     }
 }
 
 /// Dials for a client, unless that is the sidecar itself.
-async fn dial_for(from: SocketAddr, cluster: &Cluster, worker: &Worker) -> Result<Dialled, Error> {
-    no_loop(from, cluster)?;
-    dial_unused(cluster, worker).await
-}
-
-/// A redirect that catches the sidecar's own connections would catch each one that it makes for the last.
-pub(crate) fn no_loop(from: SocketAddr, cluster: &Cluster) -> Result<(), Error> {
-    match cluster.is_passthrough() && is_own_connection(from) {
-        false => Ok(()),
-        true => {
-            const WHY: &str =
-                "the sidecar's own connection was redirected to it: its user is not left out of the redirect";
-            tracing::warn!(%from, "{WHY}");
-            Err(Error::new(Reason::LoopDetected, WHY))
-        }
+async fn dial_for(
+    (from, to): (SocketAddr, Option<SocketAddr>),
+    cluster: &Cluster,
+    worker: &Worker,
+) -> Result<Dialled, Error> {
+    if is_loop(cluster.direction, from, to) {
+        return Err(loop_detected(from, to));
     }
+    dial_unused(cluster, worker).await
 }
 
 /// A server that was dialled already, to answer a CONNECT.
@@ -167,10 +161,10 @@ pub(crate) async fn forward(
 ) {
     let _open = Held::of(&worker.connections_active(connection.direction, Protocol::Tcp));
     let telling = Telling::begin(route, connection, worker);
-    let dialled = match (early, no_loop(connection.downstream, &route.cluster)) {
-        (Some(dialled), _) => Ok(dialled),
-        (None, Ok(())) => Box::pin(dial(&route.cluster, worker)).await,
-        (None, Err(error)) => Err(error),
+    let dialled = match early {
+        Some(dialled) => Ok(dialled),
+        None if connection.is_loop() => Err(connection.loop_detected()),
+        None => Box::pin(dial(&route.cluster, worker)).await,
     };
     match dialled.and_then(|dialled| dialled.used(&route.cluster)) {
         Ok(mut server) => {

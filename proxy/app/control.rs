@@ -4,7 +4,6 @@
 //! swapped in whole, listeners that nobody wants any more are closed, and what they accepted lives on.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -23,7 +22,7 @@ use crate::identity::credentials::Credentials;
 use crate::identity::watch::{Outcome, Rotating};
 use crate::identity::{date, expires_soon};
 use crate::net::own::OwnListeners;
-use crate::state::{Clusters, Destinations, InboundSide, Sides, Store, compile};
+use crate::state::{Application, Clusters, Destinations, InboundSide, Sides, Store, compile};
 use crate::telemetry::{CertificateUse, Metrics};
 use crate::tls::client::ClientTls;
 
@@ -55,7 +54,7 @@ pub struct Controller {
     /// Of services whose endpoints are learnt, by name.
     learnt: HashMap<String, Learnt>,
     inbound: Option<Arc<InboundSide>>,
-    applications: Arc<Destinations>,
+    applications: Arc<Destinations<Application>>,
     workers: Vec<mpsc::Sender<Command>>,
     pub(super) around: Around,
 }
@@ -312,7 +311,7 @@ impl Controller {
         }))
     }
 
-    fn applications(&self, inbound: Option<&Inbound>) -> Destinations {
+    fn applications(&self, inbound: Option<&Inbound>) -> Destinations<Application> {
         applications(inbound, &self.around.requests, &self.around.metrics, self.workers.len())
     }
 
@@ -377,11 +376,11 @@ pub(super) fn applications(
     requests: &Arc<Limit>,
     metrics: &Arc<Metrics>,
     workers: usize,
-) -> Destinations {
+) -> Destinations<Application> {
     let (inbound, requests, metrics) = (inbound.cloned(), requests.clone(), metrics.clone());
-    Destinations::new(move |to: SocketAddr| match &inbound {
-        Some(inbound) => Cluster::application(inbound, to, &requests, &metrics, workers),
-        None => Cluster::passthrough(to, &metrics, workers), // nobody asks: there is no inbound side
+    Destinations::new(move |of: Application| match &inbound {
+        Some(inbound) => Cluster::application(inbound, of.address, of.leg, &requests, &metrics, workers),
+        None => Cluster::passthrough(of.address, &metrics, workers), // nobody asks: there is no inbound side
     })
 }
 

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -176,6 +176,9 @@ impl Change {
                 }
                 bound => bound.with_context(|| format!("{}: cannot listen on {address}", wanted.what))?,
             };
+            if use_.load().direction() == Direction::Inbound {
+                take_tproxy(&bound);
+            }
             address = bound.address()?; // the first worker settles what port 0 means
             bound_to = Some(address);
             ports.push(Port { id: self.last_id, bound, use_: use_.clone() });
@@ -183,6 +186,16 @@ impl Change {
         self.open.push(Open { id: self.last_id, use_, wanted: wanted.address, bound: bound_to });
         Ok(())
     }
+}
+
+/// Where the process may; told once.
+fn take_tproxy(bound: &Bound) {
+    static TOLD: Once = Once::new();
+    let taken = bound.take_tproxy();
+    TOLD.call_once(|| match taken {
+        Ok(()) => tracing::info!("inbound connections may come by TPROXY, too: the application sees their clients' addresses"),
+        Err(why) => tracing::info!(%why, "inbound connections may come redirected, but not by TPROXY, which needs CAP_NET_ADMIN"),
+    });
 }
 
 /// In the order of the configuration.

@@ -42,11 +42,9 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(&self, purpose: Purpose) -> Result<(Transport, Option<Alpn>), Error> {
-        let stream = self.worker.network.connect(self.address, self.cluster.connection.keepalive).await;
-        let mut stream = stream.map_err(|error| self.unreachable(&error))?;
-        if self.cluster.is_passthrough() {
-            stream = stream.noted();
-        }
+        let Cluster { leg, connection, .. } = self.cluster;
+        let stream = self.worker.network.connect(self.address, *leg, connection.keepalive).await;
+        let stream = stream.map_err(|error| self.unreachable(&error))?;
         let Some(tls) = self.cluster.tls() else {
             return Ok((Transport::Plain(Prefixed::new(stream)), None));
         };

@@ -19,12 +19,16 @@ use crate::http::{Call, Response};
 use crate::serve::Destination;
 use crate::state::{Fixed, Key, Route, Rule};
 use crate::telemetry::Direction;
+pub(crate) use egress::nobodys;
 
 pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
     layer_fn(|next: S| service_fn(move |call| route(next.clone(), call)))
 }
 
 async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
+    if call.exchange.connection.comes_back {
+        return Err(call.exchange.connection.loop_detected());
+    }
     call.host = host(&call.head)?;
     refuse_many_headers(&call)?;
     if call.tunnel.as_ref().is_some_and(|kind| kind.is_h2c()) {
@@ -128,10 +132,10 @@ fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
 /// A connection that came in as plaintext may be kept for longer than that is let in.
 fn refuse_unproven(call: &Call, fixed: &Fixed) -> Result<(), Error> {
     let Exchange { worker, connection, .. } = &*call.exchange;
-    let (Key::Application(to), None) = (&fixed.key, &connection.peer) else { return Ok(()) };
+    let (Key::Application(of), None) = (&fixed.key, &connection.peer) else { return Ok(()) };
     let snapshot = worker.state.load();
     match &snapshot.inbound {
-        Some(side) if side.mtls(Some(*to)) == Mtls::Strict => {
+        Some(side) if side.mtls(Some(of.address)) == Mtls::Strict => {
             Err(Error::new(Reason::MtlsRequired, "mTLS is required here since the connection came"))
         }
         _ => Ok(()),

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 /// Kept for admin and metrics: a scrape takes one for its connection and one for each file of `/proc` it reads.
 const SET_ASIDE: usize = 8;
 
@@ -11,7 +13,11 @@ const SET_ASIDE: usize = 8;
 /// # Errors
 /// The system does not say what its limits are.
 pub(crate) fn raise_limit() -> io::Result<u64> {
-    rlimit::increase_nofile_limit(u64::MAX)
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(hard)
 }
 
 /// Descriptors that are open for nothing, to be let go when the last free one is taken.

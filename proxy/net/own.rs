@@ -1,10 +1,8 @@
 //! Which addresses are this host's own, and what no proxy may be asked to dial.
 
-use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::LazyLock;
 
-use parking_lot::Mutex;
+use pillion_init::{VIRTUAL_V4, VIRTUAL_V6};
 
 /// Whether `ip` is an address of this host, as far as its network namespace goes.
 ///
@@ -42,30 +40,18 @@ pub(crate) const fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-/// Near ends of the connections to destinations that no service matches. One that comes back as a client was
-/// redirected on its way out: the sidecar's own traffic is not left out of the redirect.
-static OUTGOING: LazyLock<Mutex<HashSet<SocketAddr>>> = LazyLock::new(Mutex::default);
-
-/// A near end while its connection is open.
-#[derive(Debug)]
-pub(crate) struct Outgoing(SocketAddr);
-
-impl Outgoing {
-    pub(crate) fn from(own: SocketAddr) -> Self {
-        OUTGOING.lock().insert(own);
-        Self(own)
+/// Addresses that the DNS proxy gives to services without one: no host has them.
+pub(crate) fn is_virtual(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let (network, prefix) = VIRTUAL_V4;
+            (ip.to_bits() ^ network.to_bits()) >> (Ipv4Addr::BITS - u32::from(prefix)) == 0
+        }
+        IpAddr::V6(ip) => {
+            let (network, prefix) = VIRTUAL_V6;
+            (ip.to_bits() ^ network.to_bits()) >> (Ipv6Addr::BITS - u32::from(prefix)) == 0
+        }
     }
-}
-
-impl Drop for Outgoing {
-    fn drop(&mut self) {
-        OUTGOING.lock().remove(&self.0);
-    }
-}
-
-/// Whether a client is this process itself.
-pub(crate) fn is_own_connection(from: SocketAddr) -> bool {
-    OUTGOING.lock().contains(&from)
 }
 
 /// The sidecar's own listeners.
@@ -104,12 +90,21 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_of_our_own_is_known_while_it_is_open() {
-        let own: SocketAddr = "192.0.2.1:40000".parse().unwrap();
-        let open = Outgoing::from(own);
-        assert!(is_own_connection(own));
-        drop(open);
-        assert!(!is_own_connection(own));
+    fn virtual_addresses_are_those_of_two_networks() {
+        for (ip, expected) in [
+            ("240.240.0.0", true),
+            ("240.240.255.255", true),
+            ("240.241.0.0", false),
+            ("240.239.255.255", false),
+            ("::ffff:240.240.0.1", true),
+            ("10.0.0.1", false),
+            ("fd9f:240::", true),
+            ("fd9f:240::ffff:ffff:ffff:ffff", true),
+            ("fd9f:240:0:1::", false),
+            ("fd9f:241::1", false),
+        ] {
+            assert_eq!(is_virtual(ip.parse().unwrap()), expected, "{ip}");
+        }
     }
 
     #[test]

@@ -13,15 +13,25 @@ use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::Prefixed;
-use super::own::{Outgoing, is_own};
+use super::leg::Leg;
+use super::own::is_own;
+use super::returning::Noted;
 
 /// Bytes on the wire.
 #[derive(Debug)]
 pub(crate) enum Stream {
-    /// Towards a destination that no service matches with a note of its near end.
-    Tcp(TcpStream, #[allow(dead_code)] Option<Outgoing>), // kept for its drop
+    Tcp(TcpStream, Made),
     /// With what the kernel would say of a redirected connection.
     Memory(DuplexStream, Option<SocketAddr>),
+}
+
+/// How a connection came about.
+#[derive(Debug)]
+pub(crate) enum Made {
+    /// By a client, at a listener with this port.
+    Accepted { port: u16 },
+    /// By the sidecar; noted, to be known should it come back.
+    Dialled(#[allow(dead_code, reason = "kept for its drop")] Option<Noted>),
 }
 
 /// Bytes as the HTTP side sees them. TLS sessions are boxed: about a kilobyte that would be moved with every move.
@@ -82,15 +92,9 @@ delegate!(Stream: Tcp, Memory);
 delegate!(Transport: Plain, Accepted, Connected, Inside);
 
 impl Stream {
-    /// Notes the near end, by which the connection is known should it come back.
-    pub(crate) fn noted(self) -> Self {
-        match self {
-            Self::Tcp(stream, _) => {
-                let own = stream.local_addr().ok();
-                Self::Tcp(stream, own.map(Outgoing::from))
-            }
-            memory => memory,
-        }
+    pub(super) fn dialled(stream: TcpStream, leg: Leg, to: SocketAddr) -> Self {
+        let near = stream.local_addr().ok();
+        Self::Tcp(stream, Made::Dialled(near.map(|near| Noted::new(leg, near, to))))
     }
 
     /// The near end's address; connections in memory have none.
@@ -105,17 +109,31 @@ impl Stream {
     pub(crate) fn is_for_this_host(&self, original: IpAddr) -> bool {
         match self {
             Self::Memory(..) => true,
-            Self::Tcp(..) => self.own_ip() == Some(original) || is_own(original),
+            // By TPROXY the near end is the original destination, whosever it is.
+            Self::Tcp(..) => (self.own_ip() == Some(original) && !self.came_by_tproxy()) || is_own(original),
         }
     }
 
-    /// Where a redirected connection was meant to go (SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST). `None`: it was not
-    /// redirected, as far as the kernel knows.
+    /// Whether the kernel's TPROXY brought it. Then its near end is where it was going, and not the listener.
+    pub(crate) fn came_by_tproxy(&self) -> bool {
+        match self {
+            Self::Tcp(stream, Made::Accepted { port }) => {
+                stream.local_addr().is_ok_and(|near| near.port() != *port)
+            }
+            Self::Tcp(_, Made::Dialled(_)) | Self::Memory(..) => false,
+        }
+    }
+
+    /// Where a redirected connection was meant to go (SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST, TPROXY's near end).
+    /// `None`: it was not redirected, as far as the kernel knows.
     pub(crate) fn original_destination(&self) -> Option<SocketAddr> {
         match self {
             Self::Memory(_, original) => *original,
             Self::Tcp(stream, _) => {
                 let (socket, own) = (SockRef::from(stream), stream.local_addr().ok()?);
+                if self.came_by_tproxy() {
+                    return Some(own);
+                }
                 let original = match own {
                     SocketAddr::V4(_) => socket.original_dst_v4(),
                     SocketAddr::V6(_) => socket.original_dst_v6(),

@@ -13,7 +13,7 @@ use pillion_config::route::{Route as RouteConfig, RouteHost, Weighted};
 use tokio::time::Instant;
 
 use super::rules::Split;
-use super::{AddressTable, Destinations, HostTable, InboundSide, Route, Rule, Snapshot};
+use super::{AddressTable, Application, Destinations, HostTable, InboundSide, Route, Rule, Snapshot};
 use crate::cluster::Cluster;
 use crate::cluster::budget::Budget;
 use crate::net::own::OwnListeners;
@@ -29,7 +29,7 @@ pub(crate) type Budgets = HashMap<(String, String), (RetryBudget, Arc<Budget>)>;
 pub(crate) struct Sides {
     pub(crate) own: OwnListeners,
     pub(crate) inbound: Option<Arc<InboundSide>>,
-    pub(crate) applications: Arc<Destinations>,
+    pub(crate) applications: Arc<Destinations<Application>>,
 }
 
 pub(crate) fn compile(
@@ -63,7 +63,7 @@ pub(crate) fn compile(
         services,
         policy: config.outbound.as_ref().map_or(Unknown::Deny, |outbound| outbound.unknown),
         own: sides.own,
-        application: application.map(|app| sides.applications.route(app)),
+        application: application.map(|app| sides.applications.route(Application::at(app))),
         inbound: sides.inbound,
         applications: sides.applications,
         limits: config.limits,

@@ -4,7 +4,7 @@
 //! all are in use a route lives with its connection alone and shares nothing.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,11 +19,12 @@ const MOST: usize = 1024;
 /// What was learned of a destination is kept for this long after its last connection.
 const KEPT: Duration = Duration::from_secs(60);
 
-type Make = dyn Fn(SocketAddr) -> Arc<Cluster> + Send + Sync;
+type Make<K> = dyn Fn(K) -> Arc<Cluster> + Send + Sync;
 
-pub(crate) struct Destinations {
-    known: Mutex<HashMap<SocketAddr, Known>>,
-    make: Box<Make>,
+/// Told apart by `K`: an address, and what else keeps their connections apart.
+pub(crate) struct Destinations<K> {
+    known: Mutex<HashMap<K, Known>>,
+    make: Box<Make<K>>,
 }
 
 struct Known {
@@ -31,12 +32,12 @@ struct Known {
     last_used: Instant,
 }
 
-impl Destinations {
-    pub(crate) fn new(make: impl Fn(SocketAddr) -> Arc<Cluster> + Send + Sync + 'static) -> Self {
+impl<K: Copy + Eq + Hash> Destinations<K> {
+    pub(crate) fn new(make: impl Fn(K) -> Arc<Cluster> + Send + Sync + 'static) -> Self {
         Self { known: Mutex::default(), make: Box::new(make) }
     }
 
-    pub(crate) fn route(&self, to: SocketAddr) -> Arc<Route> {
+    pub(crate) fn route(&self, to: K) -> Arc<Route> {
         let now = Instant::now();
         let mut known = self.known.lock();
         if let Some(known) = known.get_mut(&to) {
@@ -74,10 +75,12 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::telemetry::Metrics;
 
-    fn destinations() -> Destinations {
+    fn destinations() -> Destinations<SocketAddr> {
         let metrics = Metrics::new(100);
         Destinations::new(move |to| Cluster::passthrough(to, &metrics, 1))
     }

@@ -9,7 +9,7 @@ use crate::net::{Network, Prefixed, Stream, Transport};
 use crate::runtime::drain::Drain;
 use crate::runtime::worker::Worker;
 use crate::serve::{Connection, Destination, Place};
-use crate::state::Key;
+use crate::state::{Application, Key};
 use crate::telemetry::{Direction, Metrics};
 use crate::{inbound, outbound};
 
@@ -57,7 +57,7 @@ impl Bench {
         let mut connection = Connection::new(at("192.0.2.7:4711"), place);
         let snapshot = self.worker.state.load();
         let app = snapshot.inbound.as_ref().and_then(|inbound| inbound.policy.app);
-        if let Some(fixed) = app.and_then(|app| snapshot.fixed(Key::Application(app))) {
+        if let Some(fixed) = app.and_then(|app| snapshot.fixed(Key::Application(Application::at(app)))) {
             connection.destination = Destination::Route(fixed);
         }
         let connection = Arc::new(connection);

@@ -19,5 +19,6 @@ mod redirect;
 mod reload;
 mod status;
 mod streaming;
+mod transparent;
 mod tunnels;
 mod walk;

@@ -17,7 +17,7 @@ use crate::support::backend::Backend;
 use crate::support::certs::{Authority, spiffe};
 use crate::support::launched::Launched;
 use crate::support::program::Program;
-use crate::support::sidecar::rss_kib;
+use crate::support::sidecar::{open_descriptors, rss_kib};
 use crate::support::volume::{Peak, read_hash, write_pattern};
 use crate::support::wire::Wire;
 use crate::support::{eventually, soon};
@@ -74,10 +74,6 @@ fn raise_own_descriptor_limit() {
     let script = r#"prlimit --pid "$0" --nofile="$(ulimit -Hn):""#;
     let raised = Command::new("sh").args(["-c", script, &std::process::id().to_string()]).status();
     assert!(raised.is_ok_and(|status| status.success()), "prlimit");
-}
-
-fn open_descriptors(pid: u32) -> usize {
-    fs::read_dir(format!("/proc/{pid}/fd")).expect("a running process").count()
 }
 
 /// The soft limit that a process has given itself.

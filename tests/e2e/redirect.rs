@@ -18,7 +18,7 @@ use crate::support::program::Program;
 use crate::support::tools::{printed, require};
 
 /// The two hosts, where this machine can have them and has the clients.
-fn hosts() -> Option<Hosts> {
+pub(crate) fn hosts() -> Option<Hosts> {
     if !(require("ip") && require("iptables") && require("setpriv") && require("curl") && require("python3"))
     {
         return None;
@@ -27,7 +27,7 @@ fn hosts() -> Option<Hosts> {
 }
 
 /// Servers at work on a host; what they see comes as events.
-async fn serve(host: &Namespace, servers: &[String]) -> Program {
+pub(crate) async fn serve(host: &Namespace, servers: &[String]) -> Program {
     let words: Vec<&str> = servers.iter().map(String::as_str).collect();
     let mut servers = Program::start(Program::script(host.enter(), "servers.py", &words));
     assert_eq!(servers.line().await, "ready");
@@ -36,13 +36,13 @@ async fn serve(host: &Namespace, servers: &[String]) -> Program {
 
 /// What a client saw of one connection.
 #[derive(Debug, PartialEq, Eq)]
-struct Told {
-    received: String,
-    end: String,
+pub(crate) struct Told {
+    pub(crate) received: String,
+    pub(crate) end: String,
 }
 
 /// One connection to its end; or to its first line's, when `words` say `--line`.
-async fn dial(host: Command, to: SocketAddr, words: &[&str]) -> Told {
+pub(crate) async fn dial(host: Command, to: SocketAddr, words: &[&str]) -> Told {
     let (ip, port) = (to.ip().to_string(), to.port().to_string());
     let printed = printed(Program::script(host, "dial.py", &[&[&*ip, &*port], words].concat())).await;
     let told: Value = serde_json::from_str(&printed).expect("JSON");
@@ -51,21 +51,21 @@ async fn dial(host: Command, to: SocketAddr, words: &[&str]) -> Told {
 }
 
 /// A connection on which nothing is sent, up to the server's first line.
-async fn hear(host: Command, to: SocketAddr) -> String {
+pub(crate) async fn hear(host: Command, to: SocketAddr) -> String {
     let told = dial(host, to, &["--line"]).await;
     assert_eq!(told.end, "line", "{told:?} from {to}");
     told.received
 }
 
 /// Bytes that are no protocol's, and the line that comes back.
-async fn say(host: Command, to: SocketAddr) -> String {
+pub(crate) async fn say(host: Command, to: SocketAddr) -> String {
     let told = dial(host, to, &["--line", "--send", "\\x00ping\\n"]).await;
     assert_eq!(told.end, "line", "{told:?} from {to}");
     told.received
 }
 
 /// A GET with a Host: status and body.
-async fn get(mut host: Command, to: SocketAddr, name: &str) -> (u16, String) {
+pub(crate) async fn get(mut host: Command, to: SocketAddr, name: &str) -> (u16, String) {
     host.args(["curl", "--silent", "--show-error", "--max-time", "20", "--noproxy", "*"]);
     host.args(["-w", "\n%{http_code}", "-H", &format!("Host: {name}"), &format!("http://{to}/path")]);
     let printed = printed(host).await;
@@ -74,7 +74,7 @@ async fn get(mut host: Command, to: SocketAddr, name: &str) -> (u16, String) {
 }
 
 /// The next event of this kind. Others before it are passed over.
-async fn next(servers: &mut Program, kind: &str) -> Value {
+pub(crate) async fn next(servers: &mut Program, kind: &str) -> Value {
     loop {
         let event = servers.event().await;
         if event["event"] == kind {
@@ -83,7 +83,7 @@ async fn next(servers: &mut Program, kind: &str) -> Value {
     }
 }
 
-fn at(ip: IpAddr, port: u16) -> SocketAddr {
+pub(crate) fn at(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 

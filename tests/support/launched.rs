@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
-use super::Scratch;
 use super::certs::Authority;
 use super::program::Program;
+use super::{Scratch, eventually};
 
 /// A sidecar at work; killed with the test.
 pub(crate) struct Launched {
@@ -39,6 +39,11 @@ impl Launched {
         let found = words.filter(|(name, _)| *name == kind).find_map(|(_, list)| list.split(',').next());
         let found = found.unwrap_or_else(|| unreachable!("no {kind} in {}", self.ready));
         found.parse().expect("an address")
+    }
+
+    /// Waits until its log has this.
+    pub(crate) async fn has_told(&self, text: &str) {
+        eventually(text, async || self.program.errors().contains(text).then_some(())).await;
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -12,6 +12,7 @@ pub(crate) mod load;
 pub(crate) mod metrics;
 pub(crate) mod namespace;
 pub(crate) mod program;
+pub(crate) mod rules;
 pub(crate) mod servers;
 pub(crate) mod sidecar;
 pub(crate) mod tools;

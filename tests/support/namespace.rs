@@ -12,9 +12,9 @@ use super::launched::Launched;
 use super::tools::printed;
 
 /// The sidecar's own user, whose connections the rules leave alone.
-const SIDECAR: &str = "1337";
-const OUTBOUND_PORT: &str = "15001";
-const INBOUND_PORT: &str = "15006";
+pub(crate) const SIDECAR: &str = "1337";
+pub(crate) const OUTBOUND_PORT: &str = "15001";
+pub(crate) const INBOUND_PORT: &str = "15006";
 
 /// The same addresses in one version of IP. Nobody answers at `service` or `nobody`: they are only routed.
 #[derive(Debug, Clone, Copy)]
@@ -76,18 +76,30 @@ impl Hosts {
 
     fn join(&self) {
         let Self { pod, world } = self;
-        let cable = ["link", "add", "cable", "netns", &pod.name, "type", "veth", "peer", "name", "cable"];
-        ip(&[&cable[..], &["netns", &world.name]].concat());
-        for (host, v4, v6) in
-            [(pod, "10.97.0.1/24", "fd00:97::1/64"), (world, "10.97.0.2/24", "fd00:97::2/64")]
-        {
-            host.ip(&["address", "add", v4, "dev", "cable"]);
-            host.ip(&["address", "add", v6, "dev", "cable", "nodad"]); // no second of doubt about its uniqueness
-            host.ip(&["link", "set", "cable", "up"]);
-            host.ip(&["link", "set", "lo", "up"]);
-        }
+        self.lay("cable", [["10.97.0.1/24", "fd00:97::1/64"], ["10.97.0.2/24", "fd00:97::2/64"]]);
+        pod.ip(&["link", "set", "lo", "up"]);
+        world.ip(&["link", "set", "lo", "up"]);
         for gateway in families().map(|family| family.world.to_string()) {
             pod.ip(&["route", "add", "default", "via", &gateway]);
+        }
+    }
+
+    /// A second cable, called `bypass`, for who wants to leave the sidecars out. Returns the world's address on it.
+    pub(crate) fn lay_bypass(&self) -> IpAddr {
+        self.lay("bypass", [["10.98.0.1/24", "fd00:98::1/64"], ["10.98.0.2/24", "fd00:98::2/64"]]);
+        "10.98.0.2".parse().expect("an address")
+    }
+
+    fn lay(&self, name: &str, [pods, worlds]: [[&str; 2]; 2]) {
+        let Self { pod, world } = self;
+        let cable = ["link", "add", name, "netns", &pod.name, "type", "veth", "peer", "name", name];
+        ip(&[&cable[..], &["netns", &world.name]].concat());
+        for (host, addresses) in [(pod, pods), (world, worlds)] {
+            for address in addresses {
+                // Without a second of doubt about its uniqueness.
+                host.ip(&["address", "add", address, "dev", name, "nodad"]);
+            }
+            host.ip(&["link", "set", name, "up"]);
         }
     }
 }
@@ -135,14 +147,18 @@ impl Namespace {
     }
 
     fn redirect(&self, chain: &str, only: &[&str], port: &str) {
-        for tool in self.tables {
-            let rule = [
-                &[tool, "-t", "nat", "-A", chain, "-p", "tcp"],
-                only,
-                &["-j", "REDIRECT", "--to-ports", port],
-            ];
-            self.run(&rule.concat()).unwrap_or_else(|error| unreachable!("{error}"));
+        for family in families() {
+            let rule =
+                [&["-t", "nat", "-A", chain, "-p", "tcp"], only, &["-j", "REDIRECT", "--to-ports", port]];
+            self.table(family, &rule.concat());
         }
+    }
+
+    /// One command of iptables or ip6tables.
+    pub(crate) fn table(&self, family: Family, words: &[&str]) {
+        let [v4, v6] = self.tables;
+        let tool = if family.pod.is_ipv4() { v4 } else { v6 };
+        self.run(&[&[tool], words].concat()).unwrap_or_else(|error| unreachable!("{error}"));
     }
 
     /// What comes behind it runs in this namespace as root, like an application; it dies when the test does.
@@ -159,6 +175,13 @@ impl Namespace {
         command
     }
 
+    /// The same with the one capability that TPROXY needs.
+    pub(crate) fn enter_as_sidecar_for_tproxy(&self) -> Command {
+        let mut command = self.enter_as_sidecar();
+        command.args(["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]);
+        command
+    }
+
     pub(crate) async fn sidecar(&self, yaml: &str) -> Launched {
         Launched::start(self.enter_as_sidecar(), yaml, None).await
     }
@@ -170,6 +193,19 @@ impl Namespace {
         account: &str,
     ) -> Launched {
         Launched::start(self.enter_as_sidecar(), yaml, Some((authority, account))).await
+    }
+
+    pub(crate) async fn sidecar_for_tproxy(&self, yaml: &str) -> Launched {
+        Launched::start(self.enter_as_sidecar_for_tproxy(), yaml, None).await
+    }
+
+    pub(crate) async fn identified_sidecar_for_tproxy(
+        &self,
+        yaml: &str,
+        authority: &Authority,
+        account: &str,
+    ) -> Launched {
+        Launched::start(self.enter_as_sidecar_for_tproxy(), yaml, Some((authority, account))).await
     }
 
     /// Waits until this host's sidecar has counted so many.
@@ -195,7 +231,7 @@ impl Namespace {
         ours.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    fn ip(&self, words: &[&str]) {
+    pub(crate) fn ip(&self, words: &[&str]) {
         ip(&[&["-netns", &self.name], words].concat());
     }
 

@@ -53,6 +53,11 @@ impl Program {
         serde_json::from_str(&line).unwrap_or_else(|error| unreachable!("{error}: {line}"))
     }
 
+    /// What it has said on standard error so far.
+    pub(crate) fn errors(&self) -> String {
+        self.errors.lock().clone()
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

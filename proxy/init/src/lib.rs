@@ -1,6 +1,27 @@
 //! The redirect rules of a pod's network namespace: what they are, and how they come and go.
 //!
-//! The sidecar's half of the agreement is the constants below. Deliberately absent: sockets, and the sidecar itself.
+//! The sidecar's half of the agreement is the constants below. What the rules are is a pure function ([`rules()`]);
+//! how `nft` and iptables say them is `nft` and `iptables`; what is in the namespace and what shall be is a `State`
+//! each, and what runs is the difference of both. Deliberately absent: sockets, and the sidecar itself.
+
+mod apply;
+mod error;
+mod found;
+mod iptables;
+mod machine;
+mod nft;
+mod options;
+mod rules;
+mod state;
+mod step;
+mod words;
+
+pub use apply::{Told, install, plan, plan_undo, undo};
+pub use error::{Attempt, Error};
+pub use options::{Backend, Mode, Networks, Options, Ports, Wrong, port};
+pub use rules::{RuleSet, rules};
+pub use step::Failed;
+pub use words::{Interface, Network};
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -12,6 +33,9 @@ pub const SELF_V6: Ipv6Addr = Ipv6Addr::new(0, 0, 0, 0, 0, 0, 0, 6);
 
 /// What TPROXY marks packets with, and the sidecar its connections from a client's address to the application.
 pub const MARK: u32 = 1337;
+
+/// The routing table for what is marked. Istio's number.
+pub(crate) const ROUTING_TABLE: u32 = 133;
 
 /// Addresses that services without one get from the DNS proxy; always captured. From 240.0.0.0/4, which RFC 1112
 /// reserves and nobody routes.

@@ -12,7 +12,7 @@ use pillion_config::listener::Unknown;
 use crate::error::{Error, Reason};
 use crate::http::tunnel::Accepted;
 use crate::http::{Body, Call, Response};
-use crate::net::own::is_link_local;
+use crate::net::own::{is_link_local, is_virtual};
 use crate::runtime::worker::Worker;
 use crate::serve::Destination;
 use crate::state::{Fixed, Key, Route, split_port};
@@ -94,6 +94,9 @@ async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAdd
         Ok(ip) => vec![SocketAddr::from((ip, port))],
         Err(_name) => resolve(worker, host, port).await?,
     };
+    if let Some(to) = addresses.iter().find(|to| is_virtual(to.ip())) {
+        return Err(nobodys(to.ip()));
+    }
     let snapshot = worker.state.load();
     let is_refused = |to: &&SocketAddr| is_link_local(to.ip()) || snapshot.own.contains(**to);
     match addresses.iter().find(is_refused) {
@@ -104,6 +107,14 @@ async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAdd
             Err(Error::new(Reason::EgressDenied, detail))
         }
     }
+}
+
+/// A virtual address: only a service could have it.
+pub(crate) fn nobodys(ip: IpAddr) -> Error {
+    let detail = format!(
+        "{ip} is a virtual address that no service has: its service has gone, or another DNS server gave it"
+    );
+    Error::new(Reason::NoRoute, detail)
 }
 
 pub(super) fn denied(host: &str) -> Error {
@@ -126,11 +137,8 @@ pub(super) fn redirected(call: &Call, to: SocketAddr) -> Result<Arc<Route>, Erro
     let snapshot = worker.state.load();
     match snapshot.hosts.find_at(name.trim_end_matches('.'), port.or_else(|| Some(to.port()))) {
         Some(route) => Ok(route.clone()),
+        None if is_virtual(to.ip()) => Err(nobodys(to.ip())),
         None if snapshot.policy == Unknown::Deny => Err(denied(host)),
-        None => {
-            let route = worker.state.unknown.route(to);
-            tcp::no_loop(call.exchange.connection.downstream, &route.cluster)?;
-            Ok(route)
-        }
+        None => Ok(worker.state.unknown.route(to)),
     }
 }

@@ -1,0 +1,188 @@
+//! Installs, removes, plans: looks at the machine, chooses, runs.
+
+use std::fmt::Write as _;
+
+use crate::error::{Attempt, Error};
+use crate::found::{has_foreign_legacy, state};
+use crate::machine::{Machine, Variant};
+use crate::nft;
+use crate::options::{Backend, Mode, Options};
+use crate::rules::{RuleSet, rules};
+use crate::state::{State, Target, steps};
+use crate::step::{Step, run_all};
+
+/// What was done, in lines for whoever started it.
+pub type Told = Vec<String>;
+
+/// Installs what the options mean, all of it or nothing; replaces what an earlier run installed.
+pub fn install(options: &Options) -> Result<Told, Error> {
+    let machine = capable()?;
+    let rules = rules(options);
+    let found = state(&machine);
+    let mut attempts = Vec::new();
+    for (target, why) in targets(options.backend, &machine, &rules)? {
+        let wanted = State::of(&rules, target, &machine.families);
+        let steps = steps(&found, &wanted, &machine);
+        needs_ip(&steps, &machine)?;
+        match run_all(&steps) {
+            Ok(()) => return Ok(installed(options, target, &why, &machine, steps.is_empty())),
+            Err((failed, back)) => attempts.push(Attempt { target, failed, back }),
+        }
+        if !attempts.iter().all(|attempt| attempt.back.is_empty()) {
+            break; // something is left behind: another attempt would not know on what it stands
+        }
+    }
+    Err(Error::Refused(attempts))
+}
+
+/// Removes what any earlier run installed, from every rule set, and nothing else.
+pub fn undo() -> Result<Told, Error> {
+    let machine = capable()?;
+    let found = state(&machine);
+    if found.is_empty() {
+        return Ok(vec!["nothing of pillion's is in this network namespace; nothing changed".to_owned()]);
+    }
+    let steps = steps(&found, &State::default(), &machine);
+    needs_ip(&steps, &machine)?;
+    run_all(&steps).map_err(|(failed, back)| Error::Stuck { failed, back })?;
+    Ok(found.told().into_iter().map(|what| format!("removed {what}")).collect())
+}
+
+/// A shell script of what `install` would run, and what to know about it. Without the capability the namespace is
+/// taken for one without rules.
+pub fn plan(options: &Options) -> Result<(String, Told), Error> {
+    let machine = Machine::look();
+    let rules = rules(options);
+    let Some((target, why)) = targets(options.backend, &machine, &rules)?.into_iter().next() else {
+        return Err(Error::NoProgram(options.backend));
+    };
+    let wanted = State::of(&rules, target, &machine.families);
+    let found = if machine.has_net_admin { state(&machine) } else { State::default() };
+    let planned = steps(&found, &wanted, &machine);
+    needs_ip(&planned, &machine)?;
+    let mut told = vec![chosen(target, &why)];
+    told.extend(left_out(&machine));
+    if !machine.has_net_admin {
+        told.push(
+            "without CAP_NET_ADMIN the rules that are here cannot be read; this is for none".to_owned(),
+        );
+    }
+    if planned.is_empty() {
+        told.push("all of it is in place, and a run would change nothing".to_owned());
+        return Ok((script(&steps(&State::default(), &wanted, &machine)), told));
+    }
+    Ok((script(&planned), told))
+}
+
+/// The same for `undo`.
+pub fn plan_undo() -> Result<(String, Told), Error> {
+    let machine = capable()?;
+    let found = state(&machine);
+    let planned = steps(&found, &State::default(), &machine);
+    let told = found.is_empty().then(|| "nothing of pillion's is in this network namespace".to_owned());
+    Ok((script(&planned), told.into_iter().collect()))
+}
+
+fn script(steps: &[Step]) -> String {
+    steps.iter().fold(String::new(), |mut text, step| {
+        _ = write!(text, "{step}");
+        text
+    })
+}
+
+fn capable() -> Result<Machine, Error> {
+    let machine = Machine::look();
+    if machine.has_net_admin { Ok(machine) } else { Err(Error::NotCapable) }
+}
+
+fn needs_ip(steps: &[Step], machine: &Machine) -> Result<(), Error> {
+    if !machine.has_ip && steps.iter().any(|step| step.program == "ip") { Err(Error::NoIp) } else { Ok(()) }
+}
+
+/// Where to install, best first, each with the reason. More than one only where the choice is ours.
+fn targets(asked: Backend, machine: &Machine, rules: &RuleSet) -> Result<Vec<(Target, String)>, Error> {
+    let is_there = |target: &Target| match target {
+        Target::Nft => machine.has_nft,
+        Target::Iptables(variant) => machine.xtables(*variant).is_some(),
+    };
+    let by_flag =
+        |targets: &[Target]| targets.iter().map(|target| (*target, "as asked".to_owned())).collect();
+    let wished: Vec<(Target, String)> = match asked {
+        Backend::Auto => preferred(machine, rules),
+        Backend::Nft => by_flag(&[Target::Nft]),
+        Backend::IptablesNft => by_flag(&[Target::Iptables(Variant::Nft)]),
+        Backend::IptablesLegacy => by_flag(&[Target::Iptables(Variant::Legacy)]),
+        Backend::Iptables => either_iptables(machine),
+    };
+    let present: Vec<_> = wished.into_iter().filter(|(target, _)| is_there(target)).collect();
+    if present.is_empty() { Err(Error::NoProgram(asked)) } else { Ok(present) }
+}
+
+const NFT: Target = Target::Nft;
+const IPTABLES_NFT: Target = Target::Iptables(Variant::Nft);
+const IPTABLES_LEGACY: Target = Target::Iptables(Variant::Legacy);
+
+fn either_iptables(machine: &Machine) -> Vec<(Target, String)> {
+    if machine.has_net_admin && has_foreign_legacy(machine) {
+        let why = "this namespace has rules of its kind already";
+        return vec![
+            (IPTABLES_LEGACY, why.to_owned()),
+            (IPTABLES_NFT, "iptables-legacy does not work here".to_owned()),
+        ];
+    }
+    vec![
+        (IPTABLES_NFT, "it works here".to_owned()),
+        (IPTABLES_LEGACY, "iptables-nft is absent or does not work here".to_owned()),
+    ]
+}
+
+/// nft, but where the namespace's rules are of iptables' older kind: then they stay in one place.
+fn preferred(machine: &Machine, rules: &RuleSet) -> Vec<(Target, String)> {
+    let iptables = either_iptables(machine);
+    let has_legacy = iptables.first().is_some_and(|(target, _)| *target == IPTABLES_LEGACY);
+    let nft = (NFT, "nft is here and the kernel takes the rules".to_owned());
+    match nft_works(machine, rules) {
+        Ok(()) if has_legacy => iptables.into_iter().chain([nft]).collect(),
+        Ok(()) => [nft].into_iter().chain(iptables).collect(),
+        Err(_) if has_legacy => iptables,
+        Err(reason) => {
+            iptables.into_iter().map(|(target, why)| (target, format!("{reason}; {why}"))).collect()
+        }
+    }
+}
+
+/// Whether the kernel would take them: it is asked, where that is allowed.
+fn nft_works(machine: &Machine, rules: &RuleSet) -> Result<(), String> {
+    if !machine.has_nft {
+        return Err("nft is not installed".to_owned());
+    }
+    if !machine.has_net_admin {
+        return Ok(());
+    }
+    let check = Step::new("nft", &["--check", "-f", "-"]).reading(nft::script(rules, &machine.families));
+    check.run().map(drop).map_err(|failed| format!("nft does not work here ({})", failed.said))
+}
+
+fn chosen(target: Target, why: &str) -> String {
+    format!("backend {target}: {why}")
+}
+
+fn left_out(machine: &Machine) -> Option<String> {
+    (!machine.has_v6()).then(|| "IPv6 is left out: this network namespace has none".to_owned())
+}
+
+fn installed(options: &Options, target: Target, why: &str, machine: &Machine, unchanged: bool) -> Told {
+    let versions = if machine.has_v6() { "IPv4 and IPv6" } else { "IPv4" };
+    let mode = match options.mode {
+        Mode::Redirect => "redirect",
+        Mode::Tproxy => "tproxy",
+    };
+    let what = match unchanged {
+        true => "were in place already; nothing changed".to_owned(),
+        false => "are installed".to_owned(),
+    };
+    let mut told = vec![chosen(target, why)];
+    told.extend(left_out(machine));
+    told.push(format!("the rules of mode {mode} for {versions} {what}"));
+    told
+}

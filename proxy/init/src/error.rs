@@ -1,0 +1,142 @@
+//! Why rules could not be installed or removed, and what to do about it.
+
+use std::fmt;
+
+use crate::options::Backend;
+use crate::state::Target;
+use crate::step::Failed;
+
+/// Nothing was changed, unless it says so.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Error {
+    NotCapable,
+    NoProgram(Backend),
+    NoIp,
+    /// By every rule set that came into question.
+    Refused(Vec<Attempt>),
+    /// While removing.
+    Stuck {
+        failed: Failed,
+        back: Vec<Failed>,
+    },
+}
+
+/// One rule set, and the command that failed there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    pub(crate) target: Target,
+    pub(crate) failed: Failed,
+    /// What failed while taking back what had been done.
+    pub(crate) back: Vec<Failed>,
+}
+
+impl std::error::Error for Error {}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotCapable => f.write_str(
+                "the rules of a network namespace need CAP_NET_ADMIN, and this process does not have it. \
+                 Run `pillion init` as root with NET_ADMIN, as an init container with \
+                 `securityContext: { runAsUser: 0, capabilities: { add: [NET_ADMIN, NET_RAW] } }`; \
+                 `pillion init --plan` needs none",
+            ),
+            Self::NoProgram(backend) => f.write_str(missing(*backend)),
+            Self::NoIp => f.write_str(
+                "`ip` is not installed, which adds the address ::6 to lo and, in mode tproxy, routes; \
+                 install the package iproute2",
+            ),
+            Self::Refused(attempts) => {
+                for (index, attempt) in attempts.iter().enumerate() {
+                    let separator = if index == 0 { "" } else { "\n" };
+                    write!(f, "{separator}{attempt}")?;
+                }
+                Ok(())
+            }
+            Self::Stuck { failed, back } => {
+                write!(f, "{failed}. {}", left_behind(back))?;
+                hint(f, &failed.said)
+            }
+        }
+    }
+}
+
+const fn missing(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Auto => {
+            "neither nft nor iptables is installed; install the package nftables (or iptables), and iproute2"
+        }
+        Backend::Nft => "nft is not installed; install the package nftables, or leave out --backend",
+        Backend::Iptables => {
+            "iptables-restore and iptables-save are not installed, or not for IPv6 as well; install the package \
+             iptables, or leave out --backend"
+        }
+        Backend::IptablesNft => {
+            "iptables-nft-restore and iptables-nft-save are not installed, or not for IPv6 as well; install the \
+             package iptables, or leave out --backend"
+        }
+        Backend::IptablesLegacy => {
+            "iptables-legacy-restore and iptables-legacy-save are not installed, or not for IPv6 as well; install \
+             the package iptables (Alpine: iptables-legacy), or leave out --backend"
+        }
+    }
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}` failed: {}", self.command, self.said)
+    }
+}
+
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}. {}", self.target, self.failed, left_behind(&self.back))?;
+        hint(f, &self.failed.said)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nft => "nft",
+            Self::Iptables(crate::machine::Variant::Nft) => "iptables-nft",
+            Self::Iptables(crate::machine::Variant::Legacy) => "iptables-legacy",
+        })
+    }
+}
+
+fn left_behind(back: &[Failed]) -> String {
+    if back.is_empty() {
+        return "Nothing is left behind.".to_owned();
+    }
+    let failed: Vec<_> = back.iter().map(ToString::to_string).collect();
+    format!("Taking back what was done failed too ({}); `pillion init --undo` removes it.", failed.join("; "))
+}
+
+/// What programs say, and what it usually means.
+const HINTS: [(&str, &str); 6] = [
+    (
+        "Operation not permitted",
+        "run as root with NET_ADMIN and NET_RAW in the namespace's own user namespace",
+    ),
+    ("you must be root", "run as root with NET_ADMIN and NET_RAW in the namespace's own user namespace"),
+    ("Read-only file system", "iptables-legacy keeps a lock in /run: mount an emptyDir there"),
+    ("xtables lock", "another program holds iptables' lock; run this again when it has ended"),
+    (
+        "No such file or directory",
+        "the kernel lacks a feature that the rules use: load its module on the node (nft: nft_redir nft_fib_inet \
+         nft_ct nft_tproxy; iptables: xt_REDIRECT xt_owner xt_addrtype xt_TPROXY xt_connmark), or try another --backend",
+    ),
+    (
+        "not supported",
+        "the kernel lacks a feature that the rules use: load its module on the node (nft: nft_redir nft_fib_inet \
+         nft_ct nft_tproxy; iptables: xt_REDIRECT xt_owner xt_addrtype xt_TPROXY xt_connmark), or try another --backend",
+    ),
+];
+
+fn hint(f: &mut fmt::Formatter<'_>, said: &str) -> fmt::Result {
+    match HINTS.iter().find(|(words, _)| said.contains(words)) {
+        Some((_, what)) => write!(f, " Help: {what}"),
+        None => Ok(()),
+    }
+}

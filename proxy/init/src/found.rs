@@ -1,0 +1,114 @@
+//! Reads what of ours is in this network namespace, from every rule set, whoever installed it there.
+
+use crate::ROUTING_TABLE;
+use crate::iptables::{Ours, TABLES, is_alone, table_name};
+use crate::machine::{Machine, Variant, has_own_address, legacy_tables};
+use crate::nft;
+use crate::rules::{Family, Table};
+use crate::state::{Piece, Slot, State, flag, is_lookup, is_route};
+use crate::step::Step;
+
+/// Needs the capability; without it nothing is found.
+///
+/// A program that fails has nothing of ours: the kernel does not know its rule set, or another owns it.
+pub(crate) fn state(machine: &Machine) -> State {
+    let tables = nft_tables(machine);
+    let mut state = State { nft: tables.as_deref().and_then(nft_table), ..State::default() };
+    for variant in [Variant::Nft, Variant::Legacy] {
+        for (slot, saved) in saved(machine, variant) {
+            let ours = Ours::found(&saved, slot.2);
+            if !ours.is_empty() {
+                state.iptables.insert(slot, ours);
+            }
+        }
+    }
+    if let Some(tables) = &tables {
+        made_tables(&mut state, tables, &machine.families);
+    }
+    state.pieces.extend(has_own_address().then_some(Piece::OwnAddress));
+    if machine.has_ip {
+        state.pieces.extend(machine.families.iter().flat_map(|family| routing(*family)));
+    }
+    state
+}
+
+fn nft_table(tables: &[String]) -> Option<String> {
+    // Whatever cannot be read is there all the same, and differs from everything.
+    has(tables, nft::TABLE).then(|| listing(nft::TABLE).unwrap_or_default())
+}
+
+/// `None`: nobody to ask, or a kernel without nftables.
+fn nft_tables(machine: &Machine) -> Option<Vec<String>> {
+    let tables = Step::new("nft", &["list", "tables"]);
+    let listed = machine.has_nft.then(|| tables.run().ok()).flatten()?;
+    Some(listed.lines().map(|line| line.trim().to_owned()).collect())
+}
+
+fn has(tables: &[String], name: &str) -> bool {
+    tables.iter().any(|line| line.strip_prefix("table ") == Some(name))
+}
+
+fn listing(table: &str) -> Option<String> {
+    let words: Vec<_> = ["-y", "list", "table"].into_iter().chain(table.split(' ')).collect();
+    Step::new("nft", &words).run().ok()
+}
+
+/// Tables of `iptables-nft`: those that are not there, and those that were made for us and hold nothing else.
+fn made_tables(state: &mut State, tables: &[String], families: &[Family]) {
+    for slot @ (family, table) in families.iter().flat_map(|family| TABLES.map(|table| (*family, table))) {
+        let name = format!("{} {}", nft::family_name(family), table_name(table));
+        if !has(tables, &name) {
+            state.absent.insert(slot);
+        }
+        let ours = state.iptables.get(&(Variant::Nft, family, table));
+        if ours.is_some_and(Ours::has_made_table) && listing(&name).is_some_and(|text| is_alone(&text)) {
+            state.alone.insert(slot);
+        }
+    }
+}
+
+/// What each table holds, with the rules of others.
+fn saved(machine: &Machine, variant: Variant) -> Vec<(Slot, String)> {
+    let Some(xtables) = machine.xtables(variant) else { return Vec::new() };
+    let mut found = Vec::new();
+    for family in &machine.families {
+        for table in present(variant, *family) {
+            let program = xtables.program(*family, "save");
+            if let Ok(text) = Step::new(program, &["-t", table_name(table)]).run() {
+                found.push(((variant, *family, table), text));
+            }
+        }
+    }
+    found
+}
+
+fn present(variant: Variant, family: Family) -> Vec<Table> {
+    let tables = TABLES.into_iter();
+    match variant {
+        Variant::Nft => tables.collect(),
+        Variant::Legacy => {
+            let names = legacy_tables(family);
+            tables.filter(|table| names.iter().any(|name| name == table_name(*table))).collect()
+        }
+    }
+}
+
+/// Whether the older rule set holds rules of others here.
+pub(crate) fn has_foreign_legacy(machine: &Machine) -> bool {
+    saved(machine, Variant::Legacy).iter().any(|(slot, text)| {
+        let ours = Ours::found(text, slot.2);
+        text.lines().filter(|line| line.starts_with("-A ")).count() > ours.rules.len() + ours.jumps.len()
+    })
+}
+
+fn routing(family: Family) -> Vec<Piece> {
+    let listed =
+        |words: &[&str]| Step::new("ip", &[&[flag(family)], words].concat()).run().unwrap_or_default();
+    let table = ROUTING_TABLE.to_string();
+    let route = listed(&["route", "list", "table", &table]).lines().any(is_route);
+    let lookup = listed(&["rule", "list"]).lines().any(is_lookup);
+    [route.then_some(Piece::Route(family)), lookup.then_some(Piece::Lookup(family))]
+        .into_iter()
+        .flatten()
+        .collect()
+}

@@ -1,0 +1,235 @@
+//! The rules as iptables knows them: one table's lines for one version of IP, as `iptables-save` prints them.
+//!
+//! What is there is read from such text too, and only lines that are exactly ours are taken for ours. A change is
+//! text for `iptables-restore --noflush`, one transaction per table.
+
+use crate::MARK;
+use crate::rules::{CHAINS, Chain, Family, Hook, Match, Protocol, Rule, RuleSet, Table, Verdict};
+use crate::words::{Interface, Network};
+
+pub(crate) const TABLES: [Table; 3] = [Table::Raw, Table::Mangle, Table::Nat];
+
+pub(crate) const fn table_name(table: Table) -> &'static str {
+    match table {
+        Table::Raw => "raw",
+        Table::Mangle => "mangle",
+        Table::Nat => "nat",
+    }
+}
+
+/// Says that the table was not there before: `iptables-nft` makes tables, and does not remove them.
+pub(crate) const MADE: &str = "PILLION_MADE_TABLE";
+
+/// What is, or shall be, ours in one table.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Ours {
+    /// Names of chains.
+    pub(crate) chains: Vec<String>,
+    /// Of the kernel's chains into ours, as `OUTPUT -j PILLION_OUTPUT`.
+    pub(crate) jumps: Vec<String>,
+    /// In our chains, as `PILLION_OUTPUT -p tcp -j RETURN`.
+    pub(crate) rules: Vec<String>,
+}
+
+impl Ours {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chains.is_empty() && self.jumps.is_empty()
+    }
+
+    pub(crate) fn has_made_table(&self) -> bool {
+        self.chains.iter().any(|chain| chain == MADE)
+    }
+
+    pub(crate) fn making_table(mut self) -> Self {
+        self.chains.push(MADE.to_owned());
+        self
+    }
+
+    /// What the rules mean for this table.
+    pub(crate) fn of(rules: &RuleSet, table: Table, family: Family) -> Self {
+        let mut ours = Self::default();
+        for chain in rules.chains.iter().filter(|chain| chain.table == table) {
+            ours.chains.push(own_name(chain.name));
+            ours.jumps.extend(chain.hook.map(|hook| jump(hook, chain.name)));
+            ours.rules.extend(lines(chain, family));
+        }
+        ours
+    }
+
+    /// What of it is in the text that `iptables-save -t TABLE` printed.
+    pub(crate) fn found(saved: &str, table: Table) -> Self {
+        let names = || CHAINS.into_iter().filter(move |(of, ..)| *of == table);
+        let is_own = |chain: &str| chain == MADE || names().any(|(_, name, _)| own_name(name) == chain);
+        let is_jump =
+            |line: &str| names().any(|(_, name, hook)| hook.is_some_and(|hook| jump(hook, name) == line));
+        let mut ours = Self::default();
+        for line in saved.lines() {
+            let first = |text: &str| text.split(' ').next().unwrap_or_default().to_owned();
+            if let Some(chain) = line.strip_prefix(':').map(first).filter(|chain| is_own(chain)) {
+                ours.chains.push(chain);
+            } else if let Some(rule) = line.strip_prefix("-A ") {
+                match rule {
+                    rule if is_own(&first(rule)) => ours.rules.push(rule.to_owned()),
+                    rule if is_jump(rule) => ours.jumps.push(rule.to_owned()),
+                    _ => {}
+                }
+            }
+        }
+        ours
+    }
+
+    /// Whether the same rules stand there. The order of chains is the tool's.
+    pub(crate) fn equals(&self, other: &Self) -> bool {
+        let sorted = |list: &[String]| {
+            let mut list = list.to_vec();
+            list.sort_unstable();
+            list
+        };
+        let of_chain = |ours: &Self| {
+            let mut rules: Vec<_> = ours.rules.clone();
+            // Stable: within a chain the order is the meaning.
+            rules.sort_by(|a, b| a.split(' ').next().cmp(&b.split(' ').next()));
+            rules
+        };
+        sorted(&self.chains) == sorted(&other.chains)
+            && sorted(&self.jumps) == sorted(&other.jumps)
+            && of_chain(self) == of_chain(other)
+    }
+}
+
+/// From `before` to `after` in one transaction.
+///
+/// Jumps go first: before those of others that may stand there, the first rule to decide about an address wins.
+/// A chain that is named is emptied by that alone.
+pub(crate) fn change(table: Table, before: &Ours, after: &Ours) -> String {
+    let gone: Vec<_> = before.chains.iter().filter(|name| !after.chains.contains(name)).collect();
+    let mut lines = vec![format!("*{}", table_name(table))];
+    lines.extend(after.chains.iter().map(|name| format!(":{name} - [0:0]")));
+    lines.extend(before.jumps.iter().map(|jump| format!("-D {jump}")));
+    lines.extend(gone.iter().map(|name| format!("-F {name}")));
+    lines.extend(gone.iter().map(|name| format!("-X {name}")));
+    lines.extend(after.rules.iter().map(|rule| format!("-A {rule}")));
+    lines.extend(after.jumps.iter().map(|jump| format!("-I {jump}")));
+    lines.push("COMMIT\n".to_owned());
+    lines.join("\n")
+}
+
+/// `PILLION_OUTPUT`: at most 28 bytes, the kernel's bound.
+fn own_name(chain: &str) -> String {
+    format!("PILLION_{}", chain.to_ascii_uppercase())
+}
+
+fn jump(hook: Hook, chain: &str) -> String {
+    let from = match hook {
+        Hook::Prerouting => "PREROUTING",
+        Hook::Output => "OUTPUT",
+    };
+    format!("{from} -j {}", own_name(chain))
+}
+
+fn lines(chain: &Chain, family: Family) -> Vec<String> {
+    let rules = chain.rules.iter().filter(|rule| rule.is_for(family));
+    rules.map(|rule| format!("{} {}", own_name(chain.name), line(rule, family))).collect()
+}
+
+/// The tool prints addresses, interfaces and the protocol before everything else.
+fn line(rule: &Rule, family: Family) -> String {
+    let mut words: Vec<_> = rule.matches.iter().flat_map(matching).collect();
+    words.sort_by_key(|(place, _)| *place);
+    let words = words.into_iter().map(|(_, word)| word).chain([verdict(rule.verdict, family)]);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Place {
+    Source,
+    Destination,
+    Into,
+    OutOf,
+    Protocol,
+    Extension,
+}
+
+fn matching(one: &Match) -> Vec<(Place, String)> {
+    let extension = |text: String| vec![(Place::Extension, text)];
+    match one {
+        Match::Protocol(protocol) => vec![(Place::Protocol, format!("-p {}", name(*protocol)))],
+        Match::From(network) => address(Place::Source, "-s", network),
+        Match::To(network) => address(Place::Destination, "-d", network),
+        Match::NotTo(network) => address(Place::Destination, "! -d", network),
+        Match::Into(interface) => vec![(Place::Into, format!("-i {}", pattern(interface)))],
+        Match::OutOf(interface) => vec![(Place::OutOf, format!("-o {}", pattern(interface)))],
+        Match::IntoLoopback(is) => vec![(Place::Into, format!("{}-i lo", unless(*is)))],
+        Match::OutOfLoopback(is) => vec![(Place::OutOf, format!("{}-o lo", unless(*is)))],
+        Match::Port(protocol, port) => ported(*protocol, "--dport", *port),
+        Match::SourcePort(protocol, port) => ported(*protocol, "--sport", *port),
+        Match::ToThisHost => extension("-m addrtype --dst-type LOCAL".to_owned()),
+        Match::Uid(uid) => extension(format!("-m owner --uid-owner {uid}")),
+        Match::Gid(gid) => extension(format!("-m owner --gid-owner {gid}")),
+        Match::Marked => extension(format!("-m mark --mark {MARK:#x}")),
+        Match::ConnectionMarked => extension(format!("-m connmark --mark {MARK:#x}")),
+        Match::Original => extension("-m conntrack --ctdir ORIGINAL".to_owned()),
+        Match::Reply => extension("-m conntrack --ctdir REPLY".to_owned()),
+    }
+}
+
+/// A network of everything is what the family says already.
+fn address(place: Place, flag: &str, network: &Network) -> Vec<(Place, String)> {
+    if network.is_everything() { Vec::new() } else { vec![(place, format!("{flag} {network}"))] }
+}
+
+fn ported(protocol: Protocol, flag: &str, port: u16) -> Vec<(Place, String)> {
+    let name = name(protocol);
+    vec![(Place::Protocol, format!("-p {name}")), (Place::Extension, format!("-m {name} {flag} {port}"))]
+}
+
+const fn unless(is: bool) -> &'static str {
+    if is { "" } else { "! " }
+}
+
+const fn name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
+fn pattern(interface: &Interface) -> String {
+    format!("{}{}", interface.name(), if interface.is_prefix() { "+" } else { "" })
+}
+
+fn verdict(verdict: Verdict, family: Family) -> String {
+    let any = match family {
+        Family::V4 => "0.0.0.0",
+        Family::V6 => "::",
+    };
+    match verdict {
+        Verdict::Leave => "-j RETURN".to_owned(),
+        Verdict::Jump(chain) => format!("-j {}", own_name(chain)),
+        Verdict::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
+        // Drops where nobody listens.
+        Verdict::Tproxy(port) => format!("-j TPROXY --on-port {port} --on-ip {any} --tproxy-mark 0x0/0x0"),
+        Verdict::Mark => format!("-j MARK --set-xmark {MARK:#x}/0xffffffff"),
+        Verdict::MarkConnection => format!("-j CONNMARK --set-xmark {MARK:#x}/0xffffffff"),
+        Verdict::Zone(zone) => format!("-j CT --zone {zone}"),
+    }
+}
+
+/// Whether a table that we made, as `nft list` prints it, holds nothing of others.
+pub(crate) fn is_alone(listing: &str) -> bool {
+    let mut chain = "";
+    listing.lines().map(str::trim).all(|line| {
+        if let Some(name) = line.strip_prefix("chain ").and_then(|rest| rest.strip_suffix(" {")) {
+            chain = name;
+            return is_known(name);
+        }
+        let is_frame = line.starts_with("table ") || ["", "}"].contains(&line);
+        let is_base = line.starts_with("type ") && line.ends_with("policy accept;");
+        is_frame || is_base || chain.starts_with("PILLION_") || line.contains("jump PILLION_")
+    })
+}
+
+fn is_known(chain: &str) -> bool {
+    let ours = CHAINS.into_iter().any(|(_, name, _)| own_name(name) == chain);
+    ours || [MADE, "PREROUTING", "OUTPUT"].contains(&chain)
+}

@@ -1,0 +1,167 @@
+//! What this machine and this network namespace have: programs, the capability, versions of IP.
+//!
+//! Read from the file system alone, so that a plan needs no privilege.
+
+use std::env;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::rules::Family;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Machine {
+    pub(crate) has_nft: bool,
+    pub(crate) has_ip: bool,
+    /// Either variant of iptables, where it is installed.
+    pub(crate) iptables_nft: Option<Xtables>,
+    pub(crate) iptables_legacy: Option<Xtables>,
+    pub(crate) has_net_admin: bool,
+    pub(crate) families: Vec<Family>,
+}
+
+/// The kernel's two worlds that programs called iptables speak to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Variant {
+    Nft,
+    Legacy,
+}
+
+/// One variant's programs, by what their names begin with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Xtables {
+    v4: &'static str,
+    v6: &'static str,
+    suffix: &'static str,
+}
+
+impl Xtables {
+    pub(crate) fn program(&self, family: Family, what: &str) -> String {
+        let name = if family == Family::V4 { self.v4 } else { self.v6 };
+        format!("{name}{}-{what}", self.suffix)
+    }
+
+    /// Under its own name, or under the plain one where that is this variant. Without its IPv6 half it does not
+    /// count: half of the rules would be a hole.
+    fn installed(variant: Variant, families: &[Family]) -> Option<Self> {
+        let suffix = match variant {
+            Variant::Nft => "-nft",
+            Variant::Legacy => "-legacy",
+        };
+        [suffix, ""].into_iter().map(|suffix| Self { v4: "iptables", v6: "ip6tables", suffix }).find(
+            |found| {
+                let programs = families
+                    .iter()
+                    .flat_map(|family| ["restore", "save"].map(|what| found.program(*family, what)));
+                programs.into_iter().all(|program| find(&program).is_some())
+                    && (!found.suffix.is_empty() || plain_is() == Some(variant))
+            },
+        )
+    }
+}
+
+/// Which variant `iptables` is: it says so, but for versions older than the choice.
+fn plain_is() -> Option<Variant> {
+    let output = Command::new(find("iptables-restore")?).arg("--version").output().ok()?;
+    let is_nft = String::from_utf8_lossy(&output.stdout).contains("nf_tables");
+    Some(if is_nft { Variant::Nft } else { Variant::Legacy })
+}
+
+impl Machine {
+    pub(crate) fn look() -> Self {
+        let families = families();
+        Self {
+            has_nft: find("nft").is_some(),
+            has_ip: find("ip").is_some(),
+            iptables_nft: Xtables::installed(Variant::Nft, &families),
+            iptables_legacy: Xtables::installed(Variant::Legacy, &families),
+            has_net_admin: has_net_admin(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
+            families,
+        }
+    }
+
+    pub(crate) const fn xtables(&self, variant: Variant) -> Option<&Xtables> {
+        match variant {
+            Variant::Nft => self.iptables_nft.as_ref(),
+            Variant::Legacy => self.iptables_legacy.as_ref(),
+        }
+    }
+
+    pub(crate) fn has_v6(&self) -> bool {
+        self.families.contains(&Family::V6)
+    }
+}
+
+/// Where the program is: in PATH, or where Debian keeps what only root uses.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
+    env::split_paths(&path).map(|folder| folder.join(program)).find(|file| is_program(file))
+}
+
+fn is_program(file: &Path) -> bool {
+    file.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+}
+
+/// capabilities(7): the bit of `CAP_NET_ADMIN`.
+const NET_ADMIN: u32 = 12;
+
+fn has_net_admin(status: &str) -> bool {
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let bits = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    bits.is_some_and(|bits| bits >> NET_ADMIN & 1 == 1)
+}
+
+/// IPv6 counts as absent only where no interface has it or will: an interface that has an address is reachable,
+/// whatever the others say.
+fn families() -> Vec<Family> {
+    let is_off = |which: &str| {
+        fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"))
+            .map_or(true, |text| text.trim() != "0")
+    };
+    let has_address = fs::read_to_string("/proc/net/if_inet6").is_ok_and(|text| !text.trim().is_empty());
+    let has_v6 = has_address || !is_off("all");
+    [Family::V4].into_iter().chain(has_v6.then_some(Family::V6)).collect()
+}
+
+/// Whether `lo` has the address of the sidecar's own legs.
+pub(crate) fn has_own_address() -> bool {
+    is_there(&fs::read_to_string("/proc/net/if_inet6").unwrap_or_default())
+}
+
+fn is_there(addresses: &str) -> bool {
+    let own = format!("{:032x}", u128::from(crate::SELF_V6));
+    addresses.lines().any(|line| line.starts_with(&own) && line.ends_with(" lo"))
+}
+
+/// Tables that the older of the kernel's two worlds has here. Asking for another one would make it.
+pub(crate) fn legacy_tables(family: Family) -> Vec<String> {
+    let file = match family {
+        Family::V4 => "/proc/net/ip_tables_names",
+        Family::V6 => "/proc/net/ip6_tables_names",
+    };
+    fs::read_to_string(file).unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_capability_is_read_from_the_effective_set() {
+        let status = |bits: &str| format!("Name:\tinit\nCapPrm:\t000001ffffffffff\nCapEff:\t{bits}\n");
+        assert!(has_net_admin(&status("000001ffffffffff")));
+        assert!(has_net_admin(&status("0000000000001000")));
+        assert!(!has_net_admin(&status("000001ffffffefff")));
+        assert!(!has_net_admin(&status("0000000000000000")));
+        assert!(!has_net_admin(""));
+    }
+
+    #[test]
+    fn the_own_address_is_found_on_loopback_only() {
+        let loopback = "00000000000000000000000000000001 01 80 10 80       lo\n";
+        assert!(!is_there(loopback));
+        assert!(is_there(&format!("{loopback}00000000000000000000000000000006 01 80 00 80       lo\n")));
+        assert!(!is_there("00000000000000000000000000000006 02 80 00 80     eth0\n"));
+    }
+}

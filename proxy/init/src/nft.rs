@@ -1,0 +1,135 @@
+//! The rules as a script for `nft -f -`: one table of our own, for both versions of IP, replaced in one transaction.
+//!
+//! Written as `nft -y list` prints them, so that comparing texts tells whether anything would change.
+
+use std::fmt::Write as _;
+
+use crate::MARK;
+use crate::rules::{Chain, Family, Hook, Match, Protocol, Rule, RuleSet, Table, Verdict};
+use crate::words::{Interface, Network};
+
+/// Ours, and nobody else's.
+pub(crate) const TABLE: &str = "inet pillion";
+
+/// Replaces whatever stood in the table. A table is added first, since one that is absent cannot be deleted.
+pub(crate) fn script(rules: &RuleSet, families: &[Family]) -> String {
+    replacing(&table(rules, families))
+}
+
+/// The same for a table as `nft list` printed it.
+pub(crate) fn replacing(table: &str) -> String {
+    format!("add table {TABLE}\ndelete table {TABLE}\n{table}")
+}
+
+pub(crate) fn removal() -> String {
+    format!("delete table {TABLE}\n")
+}
+
+pub(crate) const fn family_name(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "ip",
+        Family::V6 => "ip6",
+    }
+}
+
+/// The table alone.
+pub(crate) fn table(rules: &RuleSet, families: &[Family]) -> String {
+    let chains: Vec<_> = rules.chains.iter().map(|one| chain(one, families)).collect();
+    format!("table {TABLE} {{\n{}}}\n", chains.join("\n"))
+}
+
+fn chain(chain: &Chain, families: &[Family]) -> String {
+    let mut text = format!("\tchain {} {{\n", chain.name);
+    if let Some(hook) = chain.hook {
+        text += &base(chain.table, hook);
+    }
+    let ours = chain.rules.iter().filter(|rule| families.iter().any(|family| rule.is_for(*family)));
+    for line in ours.flat_map(lines) {
+        _ = writeln!(text, "\t\t{line}");
+    }
+    text + "\t}\n"
+}
+
+/// One before iptables' own place for addresses: where a pod's network has rules of its own for them (Docker's
+/// resolver), the first to decide wins.
+const NAT_PRIORITY: i16 = -101;
+
+fn base(table: Table, hook: Hook) -> String {
+    let (kind, priority) = match (table, hook) {
+        (Table::Raw, _) => ("filter", -300),
+        (Table::Mangle, Hook::Prerouting) => ("filter", -150),
+        // Routes again where a mark has changed.
+        (Table::Mangle, Hook::Output) => ("route", -150),
+        (Table::Nat, _) => ("nat", NAT_PRIORITY),
+    };
+    let hook = match hook {
+        Hook::Prerouting => "prerouting",
+        Hook::Output => "output",
+    };
+    format!("\t\ttype {kind} hook {hook} priority {priority}; policy accept;\n")
+}
+
+fn lines(rule: &Rule) -> Vec<String> {
+    let words: Vec<_> = rule.matches.iter().map(matching).collect();
+    let line = |verdict: String| format!("{} {verdict}", words.join(" "));
+    match rule.verdict {
+        Verdict::Leave => vec![line("return".to_owned())],
+        Verdict::Jump(chain) => vec![line(format!("jump {chain}"))],
+        Verdict::Redirect(port) => vec![line(format!("redirect to :{port}"))],
+        // Where nobody listens nft goes on with the next rule, and the packet would reach the application.
+        Verdict::Tproxy(port) => vec![line(format!("tproxy to :{port} accept")), line("drop".to_owned())],
+        Verdict::Mark => vec![line(format!("meta mark set {MARK:#010x}"))],
+        Verdict::MarkConnection => vec![line(format!("ct mark set {MARK:#010x}"))],
+        Verdict::Zone(zone) => vec![line(format!("ct zone set {zone}"))],
+    }
+}
+
+fn matching(one: &Match) -> String {
+    match one {
+        Match::Protocol(protocol) => format!("meta l4proto {}", name(*protocol)),
+        Match::From(network) => address(network, "saddr", ""),
+        Match::To(network) => address(network, "daddr", ""),
+        Match::NotTo(network) => address(network, "daddr", "!= "),
+        Match::ToThisHost => "fib daddr type local".to_owned(),
+        Match::Port(protocol, port) => format!("{} dport {port}", name(*protocol)),
+        Match::SourcePort(protocol, port) => format!("{} sport {port}", name(*protocol)),
+        Match::Into(interface) => format!("iifname {}", quoted(interface)),
+        Match::OutOf(interface) => format!("oifname {}", quoted(interface)),
+        Match::IntoLoopback(is) => format!("iifname {}\"lo\"", unless(*is)),
+        Match::OutOfLoopback(is) => format!("oifname {}\"lo\"", unless(*is)),
+        Match::Uid(uid) => format!("meta skuid {uid}"),
+        Match::Gid(gid) => format!("meta skgid {gid}"),
+        Match::Marked => format!("meta mark {MARK:#010x}"),
+        Match::ConnectionMarked => format!("ct mark {MARK:#010x}"),
+        Match::Original => "ct direction original".to_owned(),
+        Match::Reply => "ct direction reply".to_owned(),
+    }
+}
+
+const fn unless(is: bool) -> &'static str {
+    if is { "" } else { "!= " }
+}
+
+const fn name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+    }
+}
+
+fn quoted(interface: &Interface) -> String {
+    format!("\"{}{}\"", interface.name(), if interface.is_prefix() { "*" } else { "" })
+}
+
+fn address(network: &Network, field: &str, unless: &str) -> String {
+    let family = family_name(network.family());
+    let version = match network.family() {
+        Family::V4 => "ipv4",
+        Family::V6 => "ipv6",
+    };
+    match network {
+        all if all.is_everything() => format!("meta nfproto {unless}{version}"),
+        one if one.is_one_address() => format!("{family} {field} {unless}{}", one.address()),
+        network => format!("{family} {field} {unless}{network}"),
+    }
+}

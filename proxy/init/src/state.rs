@@ -1,0 +1,226 @@
+//! What of ours is in a network namespace, or shall be; and the steps from one to the other.
+//!
+//! Pure. `found` reads the state there is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use crate::iptables::{self, Ours, TABLES, table_name};
+use crate::machine::{Machine, Variant};
+use crate::nft;
+use crate::rules::{Family, RuleSet, Table};
+use crate::step::Step;
+use crate::{MARK, ROUTING_TABLE, SELF_V6};
+
+/// Where one transaction of iptables goes.
+pub(crate) type Slot = (Variant, Family, Table);
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct State {
+    /// Our table, as `nft -y list` prints it.
+    pub(crate) nft: Option<String>,
+    /// Only slots that hold something.
+    pub(crate) iptables: BTreeMap<Slot, Ours>,
+    pub(crate) pieces: BTreeSet<Piece>,
+    /// What `iptables-nft` would make, and where it made tables for us alone. Known where `nft` is there to ask, and
+    /// to remove them.
+    pub(crate) absent: BTreeSet<(Family, Table)>,
+    pub(crate) alone: BTreeSet<(Family, Table)>,
+}
+
+/// What the rules stand on, outside of any rule set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Piece {
+    /// `SELF_V6` on `lo`; IPv4 has all of 127.0.0.0/8 there.
+    OwnAddress,
+    /// In our routing table, everything is this host.
+    Route(Family),
+    /// What is marked is routed by that table.
+    Lookup(Family),
+}
+
+/// Where rules are installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Nft,
+    Iptables(Variant),
+}
+
+impl State {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.nft.is_none() && self.iptables.is_empty() && self.pieces.is_empty()
+    }
+
+    /// What there is, in words.
+    pub(crate) fn told(&self) -> Vec<String> {
+        let mut told: Vec<_> = self.nft.iter().map(|_| format!("the table {} (nft)", nft::TABLE)).collect();
+        told.extend(self.iptables.iter().map(|((variant, family, table), ours)| {
+            let chains = ours.chains.join(", ");
+            format!(
+                "{chains} from the table {} ({}, {family})",
+                table_name(*table),
+                Target::Iptables(*variant)
+            )
+        }));
+        told.extend(self.pieces.iter().map(Piece::to_string));
+        told
+    }
+
+    /// What the rules mean on this backend.
+    pub(crate) fn of(rules: &RuleSet, target: Target, families: &[Family]) -> Self {
+        let mut state = Self { pieces: pieces(rules, families), ..Self::default() };
+        match target {
+            Target::Nft => state.nft = Some(nft::table(rules, families)),
+            Target::Iptables(variant) => {
+                for family in families {
+                    let slots =
+                        TABLES.map(|table| ((variant, *family, table), Ours::of(rules, table, *family)));
+                    state.iptables.extend(slots.into_iter().filter(|(_, ours)| !ours.is_empty()));
+                }
+            }
+        }
+        state
+    }
+}
+
+fn pieces(rules: &RuleSet, families: &[Family]) -> BTreeSet<Piece> {
+    let mut pieces = BTreeSet::new();
+    if families.contains(&Family::V6) {
+        pieces.insert(Piece::OwnAddress);
+    }
+    if rules.marks() {
+        pieces.extend(families.iter().flat_map(|family| [Piece::Route(*family), Piece::Lookup(*family)]));
+    }
+    pieces
+}
+
+/// From one state to another. What rules stand on comes before them, and goes after them; new rules come before
+/// those they replace go, so that no connection slips through between them.
+pub(crate) fn steps(from: &State, to: &State, machine: &Machine) -> Vec<Step> {
+    let mut steps: Vec<_> = to.pieces.difference(&from.pieces).map(|piece| piece.add()).collect();
+    let (added, gone): (Vec<_>, Vec<_>) =
+        changes(from, to, machine).into_iter().partition(|(is_gone, _)| !is_gone);
+    steps.extend(added.into_iter().chain(gone).map(|(_, step)| step));
+    steps.extend(
+        from.pieces.difference(&to.pieces).collect::<Vec<_>>().into_iter().rev().map(|piece| piece.remove()),
+    );
+    steps
+}
+
+/// Each rule set's change, and whether it only removes.
+fn changes(from: &State, to: &State, machine: &Machine) -> Vec<(bool, Step)> {
+    let mut changes = Vec::new();
+    if from.nft != to.nft {
+        let step = nft_step(to.nft.as_deref()).or_back(nft_step(from.nft.as_deref()));
+        changes.push((to.nft.is_none(), step));
+    }
+    let none = Ours::default();
+    let slots: BTreeSet<Slot> = from.iptables.keys().chain(to.iptables.keys()).copied().collect();
+    for slot in slots {
+        let before = from.iptables.get(&slot).unwrap_or(&none);
+        let after = to.iptables.get(&slot).map_or_else(Ours::default, |ours| remembering(ours, slot, from));
+        if !before.equals(&after) {
+            let step = iptables_step(slot, before, &after, machine);
+            let back = iptables_step(slot, &after, before, machine);
+            changes.push((after.is_empty(), step.or_back(back)));
+        }
+        if after.is_empty() {
+            changes.extend(made_table(slot, from).map(|step| (true, step)));
+        }
+    }
+    changes
+}
+
+/// With the note that the table was made for it, if it was or will be.
+fn remembering(ours: &Ours, slot: Slot, from: &State) -> Ours {
+    let (variant, family, table) = slot;
+    let was_made = from.iptables.get(&slot).is_some_and(Ours::has_made_table);
+    let is_made = variant == Variant::Nft && from.absent.contains(&(family, table));
+    if was_made || is_made { ours.clone().making_table() } else { ours.clone() }
+}
+
+/// A table made for us goes with us, where nobody else has moved in.
+fn made_table((variant, family, table): Slot, from: &State) -> Option<Step> {
+    let is_ours = variant == Variant::Nft && from.alone.contains(&(family, table));
+    let script = format!("delete table {} {}\n", nft::family_name(family), table_name(table));
+    is_ours.then(|| Step::new("nft", &["-f", "-"]).reading(script))
+}
+
+fn nft_step(table: Option<&str>) -> Step {
+    Step::new("nft", &["-f", "-"]).reading(table.map_or_else(nft::removal, nft::replacing))
+}
+
+/// Seconds that another program may hold iptables' lock.
+const LOCK_WAIT: &str = "30";
+
+fn iptables_step((variant, family, table): Slot, before: &Ours, after: &Ours, machine: &Machine) -> Step {
+    let restore = match machine.xtables(variant) {
+        Some(xtables) => xtables.program(family, "restore"),
+        None => "iptables-restore".to_owned(), // never reached: what is not installed is neither found nor chosen
+    };
+    Step::new(restore, &["-w", LOCK_WAIT, "--noflush"]).reading(iptables::change(table, before, after))
+}
+
+/// Before the main table (32766), after the local one (0), and a number to know ours by.
+const PREFERENCE: u32 = 133;
+
+impl Piece {
+    pub(crate) fn add(self) -> Step {
+        self.step("add").or_back(self.step("del"))
+    }
+
+    pub(crate) fn remove(self) -> Step {
+        self.step("del").or_back(self.step("add"))
+    }
+
+    fn step(self, verb: &str) -> Step {
+        let words = match self {
+            Self::OwnAddress => format!("-6 address {verb} {SELF_V6}/128 dev lo"),
+            Self::Route(family) => {
+                format!("{} route {verb} local default dev lo table {ROUTING_TABLE}", flag(family))
+            }
+            Self::Lookup(family) => format!(
+                "{} rule {verb} pref {PREFERENCE} fwmark {MARK:#x} lookup {ROUTING_TABLE}",
+                flag(family)
+            ),
+        };
+        Step::new("ip", &words.split(' ').collect::<Vec<_>>())
+    }
+}
+
+impl fmt::Display for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OwnAddress => write!(f, "the address {SELF_V6} from lo"),
+            Self::Route(family) => write!(f, "the {family} routing table {ROUTING_TABLE}"),
+            Self::Lookup(family) => write!(f, "the {family} routing rule for mark {MARK}"),
+        }
+    }
+}
+
+pub(crate) const fn flag(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "-4",
+        Family::V6 => "-6",
+    }
+}
+
+/// Ours, as `ip rule list` prints it.
+pub(crate) fn is_lookup(line: &str) -> bool {
+    let mut words = line.split_whitespace();
+    let ours = [
+        format!("{PREFERENCE}:"),
+        "from".into(),
+        "all".into(),
+        "fwmark".into(),
+        format!("{MARK:#x}"),
+        "lookup".into(),
+        ROUTING_TABLE.to_string(),
+    ];
+    ours.iter().all(|word| words.next() == Some(word)) && words.next().is_none()
+}
+
+/// Likewise, as `ip route list table 133` prints it.
+pub(crate) fn is_route(line: &str) -> bool {
+    line.split_whitespace().take(4).eq(["local", "default", "dev", "lo"])
+}

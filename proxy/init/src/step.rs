@@ -1,0 +1,126 @@
+//! One command of a plan: what runs, what it reads, and what undoes it.
+
+use std::fmt;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+
+use crate::machine::find;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) program: String,
+    pub(crate) words: Vec<String>,
+    /// Standard input.
+    pub(crate) script: Option<String>,
+    /// Runs when a later step fails.
+    pub(crate) back: Option<Box<Self>>,
+}
+
+/// A command that failed, in its own words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    pub(crate) command: String,
+    pub(crate) said: String,
+}
+
+impl Step {
+    pub(crate) fn new(program: impl Into<String>, words: &[&str]) -> Self {
+        let words = words.iter().map(|word| (*word).to_owned()).collect();
+        Self { program: program.into(), words, script: None, back: None }
+    }
+
+    pub(crate) fn reading(self, script: String) -> Self {
+        Self { script: Some(script), ..self }
+    }
+
+    pub(crate) fn or_back(self, back: Self) -> Self {
+        Self { back: Some(Box::new(back)), ..self }
+    }
+
+    fn told(&self) -> String {
+        [std::slice::from_ref(&self.program), &self.words].concat().join(" ")
+    }
+
+    /// What it printed.
+    pub(crate) fn run(&self) -> Result<String, Failed> {
+        let failed = |said: String| Failed { command: self.told(), said };
+        let program =
+            find(&self.program).ok_or_else(|| failed(format!("{} is not installed", self.program)))?;
+        let mut command = Command::new(program);
+        command.args(&self.words).env("LC_ALL", "C");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
+        if let (Some(mut input), Some(script)) = (child.stdin.take(), &self.script) {
+            // One that ends before it has read everything says why by itself.
+            _ = input.write_all(script.as_bytes());
+        }
+        let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        match output.status.success() {
+            true => Ok(text(&output.stdout)),
+            false => Err(failed(complaint(&text(&output.stderr), &output.status.to_string()))),
+        }
+    }
+}
+
+/// The first lines of what a program complained about, or how it ended.
+fn complaint(stderr: &str, status: &str) -> String {
+    const MAX_LINES: usize = 4;
+    let lines: Vec<_> =
+        stderr.lines().map(str::trim).filter(|line| !line.is_empty()).take(MAX_LINES).collect();
+    if lines.is_empty() { status.to_owned() } else { lines.join("; ") }
+}
+
+/// As a line of a shell script that does the same.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.script {
+            None => writeln!(f, "{}", self.told()),
+            Some(script) => write!(f, "{} <<'END'\n{script}END\n", self.told()),
+        }
+    }
+}
+
+/// All of them, or none: what was done is undone in reverse.
+pub(crate) fn run_all(steps: &[Step]) -> Result<(), (Failed, Vec<Failed>)> {
+    for (index, step) in steps.iter().enumerate() {
+        if let Err(failed) = step.run() {
+            let done = steps.iter().take(index).rev();
+            let back = done.filter_map(|step| step.back.as_ref()?.run().err()).collect();
+            return Err((failed, back));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Step {
+        Step::new("sh", &["-s"]).reading(script.to_owned())
+    }
+
+    #[test]
+    fn a_failure_takes_back_what_was_done_in_reverse() {
+        let file = std::env::temp_dir().join(format!("pillion-init-steps-{}", std::process::id()));
+        let append = |word: &str| shell(&format!("printf %s\\  {word} >>{}", file.display()));
+        let steps = [
+            append("one").or_back(append("-one")),
+            append("two").or_back(append("-two")),
+            shell("echo no >&2; exit 3").or_back(append("never")),
+            append("never"),
+        ];
+        let (failed, back) = run_all(&steps).expect_err("the third fails");
+        assert_eq!((failed.said.as_str(), back), ("no", Vec::new()));
+        assert_eq!(std::fs::read_to_string(&file).expect("written"), "one two -two -one ");
+        std::fs::remove_file(&file).expect("removed");
+    }
+
+    #[test]
+    fn a_program_that_is_absent_is_named() {
+        let failed = Step::new("pillion-absent", &["-x"]).run().expect_err("absent");
+        assert_eq!(failed.said, "pillion-absent is not installed");
+        assert_eq!(failed.command, "pillion-absent -x");
+    }
+}

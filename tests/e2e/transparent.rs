@@ -1,0 +1,23 @@
+//! Applications that know nothing of a sidecar: `pillion init` and a sidecar without privileges, and what becomes of
+//! the connections of a pod.
+//!
+//! Needs root, `ip` and iptables. Every test has two hosts of its own, as in `redirect`.
+
+mod first_byte;
+mod loops;
+mod many;
+mod self_calls;
+mod source;
+mod tproxy;
+
+use crate::redirect::{at, dial, get, hear, hosts, next, say, serve};
+use crate::support::namespace::{Family, families};
+
+/// One server of each kind at these ports of every address that `of` names in both versions of IP.
+fn everywhere(servers: &[(&str, u16)], of: impl Fn(Family) -> std::net::IpAddr) -> Vec<String> {
+    let in_family = |family: Family| {
+        let ip = of(family);
+        servers.iter().map(move |(server, port)| format!("{server}@{}", at(ip, *port)))
+    };
+    families().into_iter().flat_map(in_family).collect()
+}

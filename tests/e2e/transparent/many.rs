@@ -1,0 +1,89 @@
+//! Short connections, one after the other: when they have gone, nothing of them is left.
+//!
+//! The small version runs everywhere. All ten thousand: `cargo test --test e2e transparent::many -- --ignored`
+
+use super::{everywhere, hosts, serve};
+use crate::support::certs::{Authority, spiffe};
+use crate::support::eventually;
+use crate::support::launched::Launched;
+use crate::support::namespace::{Hosts, Namespace, families, in_both};
+use crate::support::program::Program;
+use crate::support::sidecar::{open_descriptors, rss_kib};
+use crate::support::tools::printed;
+
+/// Of either sidecar, after as many connections again as had warmed it up.
+const MOST_GROWTH_KIB: u64 = 4 * 1024;
+
+/// `count`: a multiple of 64. Half of them HTTP, half opaque, all redirected on both sides, over both versions of IP.
+async fn come_and_go(pod: &Namespace, count: usize) {
+    for (kind, port) in [("http", 80), ("raw", 7000)] {
+        for family in families() {
+            let (each, ip, port) = ((count / 4).to_string(), family.service.to_string(), port.to_string());
+            let short = Program::script(pod.enter(), "short.py", &[&each, kind, &ip, &port]);
+            assert_eq!(printed(short).await.trim(), each, "{kind} at {ip}");
+        }
+    }
+}
+
+/// What is open now; nothing but listeners and the runtime's own when all have gone.
+async fn settled(host: &Namespace, sidecar: &Launched) -> usize {
+    eventually("no connection is open", async || {
+        let active = host.metric("pillion_connections_active", &[]).await;
+        (active == 0.0).then_some(())
+    })
+    .await;
+    open_descriptors(sidecar.pid())
+}
+
+async fn leave_nothing_behind(count: usize) {
+    let Some(Hosts { pod, world }) = hosts() else { return };
+    let authority = Authority::new();
+    pod.init(&[]);
+    world.init(&[]);
+    let mut servers = everywhere(&[("http:web", 8080), ("echo:raw", 7000)], |family| family.world);
+    servers.push("--quiet".to_owned());
+    let _servers = serve(&world, &servers).await;
+    let theirs = world.identified_sidecar("", &authority, "orders").await;
+    let service = |name: &str, port: u16, to: u16| {
+        format!(
+            "  {name}:\n    addresses: [{}]\n    endpoints: [{}]\n    tls: \"{}\"\n    \
+             connection: {{ idle_timeout: 1s }}\n",
+            in_both(|family| family.service, port),
+            in_both(|family| family.world, to),
+            spiffe("orders"),
+        )
+    };
+    let yaml = format!("services:\n{}{}", service("web", 80, 8080), service("raw", 7000, 7000));
+    let ours = pod.identified_sidecar(&yaml, &authority, "web").await;
+    let both = [(&pod, &ours), (&world, &theirs)];
+
+    come_and_go(&pod, count).await;
+    let mut before = Vec::new();
+    for (host, sidecar) in both {
+        before.push((settled(host, sidecar).await, rss_kib(sidecar.pid())));
+    }
+    come_and_go(&pod, count).await;
+    for ((host, sidecar), (descriptors, rss)) in both.into_iter().zip(before) {
+        settled(host, sidecar).await;
+        eventually("as many descriptors as before", async || {
+            (open_descriptors(sidecar.pid()) <= descriptors).then_some(())
+        })
+        .await;
+        let now = rss_kib(sidecar.pid());
+        println!(
+            "after {count} connections more: {descriptors} descriptors, RSS {rss} KiB before, {now} KiB now"
+        );
+        assert!(now <= rss + MOST_GROWTH_KIB, "RSS {rss} KiB before, {now} KiB now");
+    }
+}
+
+#[tokio::test]
+async fn two_thousand_short_connections_leave_nothing_behind() {
+    leave_nothing_behind(1024).await;
+}
+
+#[tokio::test]
+#[ignore = "takes a minute"]
+async fn ten_thousand_short_connections_leave_nothing_behind() {
+    leave_nothing_behind(10_240).await;
+}

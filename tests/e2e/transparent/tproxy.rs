@@ -1,0 +1,112 @@
+//! By TPROXY the application sees its clients' own addresses.
+
+use super::{at, everywhere, get, hear, hosts, next, say, serve};
+use crate::support::certs::{Authority, spiffe};
+use crate::support::namespace::{Hosts, families, in_both};
+
+/// Another address of the world, in both versions of IP.
+const SECOND: [&str; 2] = ["10.97.0.3", "fd00:97::3"];
+
+#[tokio::test]
+async fn the_application_sees_the_clients_address() {
+    let Some(Hosts { pod, world }) = hosts() else { return };
+    pod.init(&["--mode", "tproxy"]);
+    let servers = [("http:web", 8080), ("banner:greeter", 3306), ("echo:raw", 7000)];
+    let mut servers = serve(&pod, &everywhere(&servers, |family| family.pod)).await;
+    let _sidecar = pod.sidecar_for_tproxy("").await;
+    for family in families() {
+        let peer = family.world.to_string();
+        assert_eq!(get(world.enter(), at(family.pod, 8080), "x").await, (200, "web\n".to_owned()));
+        assert_eq!(next(&mut servers, "accepted").await["peer"], peer);
+        assert_eq!(hear(world.enter(), at(family.pod, 3306)).await, "greeter\n", "{family:?}");
+        assert_eq!(next(&mut servers, "accepted").await["peer"], peer);
+        assert_eq!(say(world.enter(), at(family.pod, 7000)).await, "raw:\0ping\n", "{family:?}");
+        assert_eq!(next(&mut servers, "accepted").await["peer"], peer);
+    }
+}
+
+/// A kept connection is its client's: the next client's request makes its own.
+#[tokio::test]
+async fn no_client_is_served_over_anothers_connection() {
+    let Some(Hosts { pod, world }) = hosts() else { return };
+    pod.init(&["--mode", "tproxy"]);
+    let mut servers = serve(&pod, &everywhere(&[("http:web", 8080)], |family| family.pod)).await;
+    let _sidecar = pod.sidecar_for_tproxy("").await;
+    for (family, second) in families().into_iter().zip(SECOND) {
+        let prefix = if family.pod.is_ipv4() { "24" } else { "64" };
+        world.ip(&["address", "add", &format!("{second}/{prefix}"), "dev", "cable", "nodad"]);
+        let first = family.world.to_string();
+        for client in [&*first, second, &*first, second] {
+            let mut get = world.enter();
+            get.args(["curl", "--silent", "--show-error", "--fail", "--interface", client]);
+            get.arg(format!("http://{}/", at(family.pod, 8080)));
+            assert_eq!(crate::support::tools::printed(get).await, "web\n");
+        }
+        let mut peers = Vec::new();
+        let mut requests = 0;
+        while requests < 4 {
+            let event = servers.event().await;
+            match event["event"].as_str() {
+                Some("accepted") => peers.push(event["peer"].as_str().expect("text").to_owned()),
+                _ => requests += 1,
+            }
+        }
+        assert!(
+            peers.len() >= 2 && peers.contains(&first) && peers.contains(&second.to_owned()),
+            "{peers:?}"
+        );
+    }
+}
+
+/// mTLS ends in the sidecar, and its client's address goes on all the same.
+#[tokio::test]
+async fn between_two_sidecars_too() {
+    let Some(Hosts { pod, world }) = hosts() else { return };
+    let authority = Authority::new();
+    pod.init(&["--mode", "tproxy"]);
+    world.init(&[]);
+    let servers = [("http:orders", 8080), ("banner:database", 3306)];
+    let mut servers = serve(&pod, &everywhere(&servers, |family| family.pod)).await;
+    let _theirs = pod.identified_sidecar_for_tproxy("", &authority, "orders").await;
+    let ours = format!(
+        "services:\n  orders: {{ addresses: [{}], endpoints: [{}], tls: \"{id}\" }}\n  \
+         database: {{ addresses: [{}], endpoints: [{}], tls: \"{id}\" }}\n",
+        in_both(|family| family.service, 80),
+        in_both(|family| family.pod, 8080),
+        in_both(|family| family.service, 3306),
+        in_both(|family| family.pod, 3306),
+        id = spiffe("orders"),
+    );
+    for gateway in families() {
+        world.ip(&["route", "add", "default", "via", &gateway.pod.to_string()]);
+    }
+    let _ours = world.identified_sidecar(&ours, &authority, "web").await;
+    let are_ours = families().map(|family| family.world.to_string());
+    for family in families() {
+        assert_eq!(get(world.enter(), at(family.service, 80), "x").await, (200, "orders\n".to_owned()));
+        assert_eq!(hear(world.enter(), at(family.service, 3306)).await, "database\n", "{family:?}");
+        for _ in 0..2 {
+            // Either version of IP: the service has an endpoint in each.
+            let peer = next(&mut servers, "accepted").await["peer"].as_str().expect("text").to_owned();
+            assert!(are_ours.contains(&peer), "{peer}");
+        }
+    }
+}
+
+/// Each says at start which it can; both serve what is redirected, from their own address.
+#[tokio::test]
+async fn the_capability_is_needed_for_nothing_else() {
+    let Some(Hosts { pod, world }) = hosts() else { return };
+    pod.init(&[]);
+    let mut servers = serve(&pod, &everywhere(&[("http:web", 8080)], |family| family.pod)).await;
+    for has_it in [false, true] {
+        let sidecar = if has_it { pod.sidecar_for_tproxy("").await } else { pod.sidecar("").await };
+        sidecar
+            .has_told(if has_it { "may come by TPROXY" } else { "not by TPROXY, which needs CAP_NET_ADMIN" })
+            .await;
+        for (family, own) in families().into_iter().zip(["127.0.0.6", "::6"]) {
+            assert_eq!(get(world.enter(), at(family.pod, 8080), "x").await, (200, "web\n".to_owned()));
+            assert_eq!(next(&mut servers, "accepted").await["peer"], own);
+        }
+    }
+}
