@@ -269,8 +269,9 @@ fn mangle_prerouting(options: &Options) -> Vec<Rule> {
     match options.mode {
         Mode::Redirect => Vec::new(),
         Mode::Tproxy => {
-            // Between the sidecar and the application.
-            let mut rules = vec![leave([Match::IntoLoopback(true)])];
+            // Between the sidecar and the application; and answers to what this host began, whose sockets are not
+            // transparent: the kernel would drop them.
+            let mut rules = vec![leave([Match::IntoLoopback(true)]), leave([TCP, Match::Reply])];
             rules.extend(excluded_sources(options));
             rules.extend(inbound(options, Verdict::Tproxy(options.inbound_port)).into_iter().map(
                 |mut rule| {
