@@ -28,17 +28,19 @@ pub(crate) enum Variant {
     Legacy,
 }
 
-/// One variant's programs, by what their names begin with.
+/// One variant's programs, by what stands behind `iptables` in their names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Xtables {
-    v4: &'static str,
-    v6: &'static str,
     suffix: &'static str,
 }
 
 impl Xtables {
+    pub(crate) const fn named(suffix: &'static str) -> Self {
+        Self { suffix }
+    }
+
     pub(crate) fn program(&self, family: Family, what: &str) -> String {
-        let name = if family == Family::V4 { self.v4 } else { self.v6 };
+        let name = if family == Family::V4 { "iptables" } else { "ip6tables" };
         format!("{name}{}-{what}", self.suffix)
     }
 
@@ -49,15 +51,13 @@ impl Xtables {
             Variant::Nft => "-nft",
             Variant::Legacy => "-legacy",
         };
-        [suffix, ""].into_iter().map(|suffix| Self { v4: "iptables", v6: "ip6tables", suffix }).find(
-            |found| {
-                let programs = families
-                    .iter()
-                    .flat_map(|family| ["restore", "save"].map(|what| found.program(*family, what)));
-                programs.into_iter().all(|program| find(&program).is_some())
-                    && (!found.suffix.is_empty() || plain_is() == Some(variant))
-            },
-        )
+        [suffix, ""].into_iter().map(Self::named).find(|found| {
+            let programs = families
+                .iter()
+                .flat_map(|family| ["restore", "save"].map(|what| found.program(*family, what)));
+            programs.into_iter().all(|program| find(&program).is_some())
+                && (!found.suffix.is_empty() || plain_is() == Some(variant))
+        })
     }
 }
 
