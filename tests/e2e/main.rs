@@ -10,6 +10,7 @@ mod clients;
 mod drain;
 mod grpc;
 mod headers;
+mod init;
 mod isolation;
 mod many;
 mod matrix;

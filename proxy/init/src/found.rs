@@ -1,8 +1,9 @@
 //! Reads what of ours is in this network namespace, from every rule set, whoever installed it there.
 
 use crate::ROUTING_TABLE;
-use crate::iptables::{Ours, TABLES, is_alone, table_name};
+use crate::iptables::{Ours, TABLES, table_name};
 use crate::machine::{Machine, Variant, has_own_address, legacy_tables};
+use crate::made::Made;
 use crate::nft;
 use crate::rules::{Family, Table};
 use crate::state::{Piece, Slot, State, flag, is_lookup, is_route};
@@ -23,7 +24,7 @@ pub(crate) fn state(machine: &Machine) -> State {
         }
     }
     if let Some(tables) = &tables {
-        made_tables(&mut state, tables, &machine.families);
+        made(&mut state, tables, &machine.families);
     }
     state.pieces.extend(has_own_address().then_some(Piece::OwnAddress));
     if machine.has_ip {
@@ -53,17 +54,17 @@ fn listing(table: &str) -> Option<String> {
     Step::new("nft", &words).run().ok()
 }
 
-/// Tables of `iptables-nft`: those that are not there, and those that were made for us and hold nothing else.
-fn made_tables(state: &mut State, tables: &[String], families: &[Family]) {
-    for slot @ (family, table) in families.iter().flat_map(|family| TABLES.map(|table| (*family, table))) {
+/// What `iptables-nft` would have to make, and what it made for us and nobody else uses.
+fn made(state: &mut State, tables: &[String], families: &[Family]) {
+    for (family, table) in families.iter().flat_map(|family| TABLES.map(|table| (*family, table))) {
         let name = format!("{} {}", nft::family_name(family), table_name(table));
-        if !has(tables, &name) {
-            state.absent.insert(slot);
-        }
-        let ours = state.iptables.get(&(Variant::Nft, family, table));
-        if ours.is_some_and(Ours::has_made_table) && listing(&name).is_some_and(|text| is_alone(&text)) {
-            state.alone.insert(slot);
-        }
+        let listing = has(tables, &name).then(|| listing(&name).unwrap_or_default());
+        let slots = |list: Vec<Made>| list.into_iter().map(move |made| (family, table, made));
+        state.absent.extend(slots(Made::absent(listing.as_deref())));
+        let noted = state.iptables.get(&(Variant::Nft, family, table)).into_iter().flat_map(Made::noted);
+        let free = noted.filter(|made| listing.as_ref().is_some_and(|listing| made.is_free(listing)));
+        let free: Vec<_> = free.collect();
+        state.free.extend(slots(free));
     }
 }
 

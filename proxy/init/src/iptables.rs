@@ -4,6 +4,7 @@
 //! text for `iptables-restore --noflush`, one transaction per table.
 
 use crate::MARK;
+use crate::made::Made;
 use crate::rules::{CHAINS, Chain, Family, Hook, Match, Protocol, Rule, RuleSet, Table, Verdict};
 use crate::words::{Interface, Network};
 
@@ -16,9 +17,6 @@ pub(crate) const fn table_name(table: Table) -> &'static str {
         Table::Nat => "nat",
     }
 }
-
-/// Says that the table was not there before: `iptables-nft` makes tables, and does not remove them.
-pub(crate) const MADE: &str = "PILLION_MADE_TABLE";
 
 /// What is, or shall be, ours in one table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -36,13 +34,11 @@ impl Ours {
         self.chains.is_empty() && self.jumps.is_empty()
     }
 
-    pub(crate) fn has_made_table(&self) -> bool {
-        self.chains.iter().any(|chain| chain == MADE)
-    }
-
-    pub(crate) fn making_table(mut self) -> Self {
-        self.chains.push(MADE.to_owned());
-        self
+    /// Where packets come in.
+    pub(crate) fn hooks(&self, table: Table) -> impl Iterator<Item = Hook> {
+        let entries = CHAINS.into_iter().filter(move |(of, ..)| *of == table);
+        let jumped = entries.filter_map(|(_, name, hook)| hook.map(|hook| (hook, jump(hook, name))));
+        jumped.filter(|(_, jump)| self.jumps.contains(jump)).map(|(hook, _)| hook)
     }
 
     /// What the rules mean for this table.
@@ -59,7 +55,8 @@ impl Ours {
     /// What of it is in the text that `iptables-save -t TABLE` printed.
     pub(crate) fn found(saved: &str, table: Table) -> Self {
         let names = || CHAINS.into_iter().filter(move |(of, ..)| *of == table);
-        let is_own = |chain: &str| chain == MADE || names().any(|(_, name, _)| own_name(name) == chain);
+        let is_own =
+            |chain: &str| Made::of(chain).is_some() || names().any(|(_, name, _)| own_name(name) == chain);
         let is_jump =
             |line: &str| names().any(|(_, name, hook)| hook.is_some_and(|hook| jump(hook, name) == line));
         let mut ours = Self::default();
@@ -115,16 +112,19 @@ pub(crate) fn change(table: Table, before: &Ours, after: &Ours) -> String {
 }
 
 /// `PILLION_OUTPUT`: at most 28 bytes, the kernel's bound.
-fn own_name(chain: &str) -> String {
+pub(crate) fn own_name(chain: &str) -> String {
     format!("PILLION_{}", chain.to_ascii_uppercase())
 }
 
-fn jump(hook: Hook, chain: &str) -> String {
-    let from = match hook {
+pub(crate) const fn hook_name(hook: Hook) -> &'static str {
+    match hook {
         Hook::Prerouting => "PREROUTING",
         Hook::Output => "OUTPUT",
-    };
-    format!("{from} -j {}", own_name(chain))
+    }
+}
+
+fn jump(hook: Hook, chain: &str) -> String {
+    format!("{} -j {}", hook_name(hook), own_name(chain))
 }
 
 fn lines(chain: &Chain, family: Family) -> Vec<String> {
@@ -213,23 +213,4 @@ fn verdict(verdict: Verdict, family: Family) -> String {
         Verdict::MarkConnection => format!("-j CONNMARK --set-xmark {MARK:#x}/0xffffffff"),
         Verdict::Zone(zone) => format!("-j CT --zone {zone}"),
     }
-}
-
-/// Whether a table that we made, as `nft list` prints it, holds nothing of others.
-pub(crate) fn is_alone(listing: &str) -> bool {
-    let mut chain = "";
-    listing.lines().map(str::trim).all(|line| {
-        if let Some(name) = line.strip_prefix("chain ").and_then(|rest| rest.strip_suffix(" {")) {
-            chain = name;
-            return is_known(name);
-        }
-        let is_frame = line.starts_with("table ") || ["", "}"].contains(&line);
-        let is_base = line.starts_with("type ") && line.ends_with("policy accept;");
-        is_frame || is_base || chain.starts_with("PILLION_") || line.contains("jump PILLION_")
-    })
-}
-
-fn is_known(chain: &str) -> bool {
-    let ours = CHAINS.into_iter().any(|(_, name, _)| own_name(name) == chain);
-    ours || [MADE, "PREROUTING", "OUTPUT"].contains(&chain)
 }

@@ -9,6 +9,7 @@ mod error;
 mod found;
 mod iptables;
 mod machine;
+mod made;
 mod nft;
 mod options;
 mod rules;

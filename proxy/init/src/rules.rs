@@ -39,7 +39,7 @@ pub(crate) enum Family {
     V6,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Hook {
     Prerouting,
     Output,

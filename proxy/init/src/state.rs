@@ -7,6 +7,7 @@ use std::fmt;
 
 use crate::iptables::{self, Ours, TABLES, table_name};
 use crate::machine::{Machine, Variant};
+use crate::made::Made;
 use crate::nft;
 use crate::rules::{Family, RuleSet, Table};
 use crate::step::Step;
@@ -22,10 +23,9 @@ pub(crate) struct State {
     /// Only slots that hold something.
     pub(crate) iptables: BTreeMap<Slot, Ours>,
     pub(crate) pieces: BTreeSet<Piece>,
-    /// What `iptables-nft` would make, and where it made tables for us alone. Known where `nft` is there to ask, and
-    /// to remove them.
-    pub(crate) absent: BTreeSet<(Family, Table)>,
-    pub(crate) alone: BTreeSet<(Family, Table)>,
+    /// What `iptables-nft` would make here, and what it made for us alone. Known where `nft` is there to ask.
+    pub(crate) absent: BTreeSet<(Family, Table, Made)>,
+    pub(crate) free: BTreeSet<(Family, Table, Made)>,
 }
 
 /// What the rules stand on, outside of any rule set.
@@ -111,7 +111,7 @@ pub(crate) fn steps(from: &State, to: &State, machine: &Machine) -> Vec<Step> {
 fn changes(from: &State, to: &State, machine: &Machine) -> Vec<(bool, Step)> {
     let mut changes = Vec::new();
     if from.nft != to.nft {
-        let step = nft_step(to.nft.as_deref()).or_back(nft_step(from.nft.as_deref()));
+        let step = nft_step(to.nft.as_deref()).or_back([nft_step(from.nft.as_deref())]);
         changes.push((to.nft.is_none(), step));
     }
     let none = Ours::default();
@@ -122,28 +122,40 @@ fn changes(from: &State, to: &State, machine: &Machine) -> Vec<(bool, Step)> {
         if !before.equals(&after) {
             let step = iptables_step(slot, before, &after, machine);
             let back = iptables_step(slot, &after, before, machine);
-            changes.push((after.is_empty(), step.or_back(back)));
+            let made = newly_made(slot, before, &after);
+            changes.push((after.is_empty(), step.or_back([back]).or_back(made)));
         }
         if after.is_empty() {
-            changes.extend(made_table(slot, from).map(|step| (true, step)));
+            changes.extend(unmade(slot, from).into_iter().map(|step| (true, step)));
         }
     }
     changes
 }
 
-/// With the note that the table was made for it, if it was or will be.
+/// With notes of what was made for it, or will be.
 fn remembering(ours: &Ours, slot: Slot, from: &State) -> Ours {
     let (variant, family, table) = slot;
-    let was_made = from.iptables.get(&slot).is_some_and(Ours::has_made_table);
-    let is_made = variant == Variant::Nft && from.absent.contains(&(family, table));
-    if was_made || is_made { ours.clone().making_table() } else { ours.clone() }
+    let mut made: BTreeSet<Made> = from.iptables.get(&slot).into_iter().flat_map(Made::noted).collect();
+    if variant == Variant::Nft {
+        made.extend([Made::Table].into_iter().filter(|made| from.absent.contains(&(family, table, *made))));
+        let entered = ours.hooks(table).map(Made::Entry);
+        made.extend(entered.filter(|made| from.absent.contains(&(family, table, *made))));
+    }
+    let mut ours = ours.clone();
+    ours.chains.extend(made.into_iter().map(|made| made.note().to_owned()));
+    ours
 }
 
-/// A table made for us goes with us, where nobody else has moved in.
-fn made_table((variant, family, table): Slot, from: &State) -> Option<Step> {
-    let is_ours = variant == Variant::Nft && from.alone.contains(&(family, table));
-    let script = format!("delete table {} {}\n", nft::family_name(family), table_name(table));
-    is_ours.then(|| Step::new("nft", &["-f", "-"]).reading(script))
+/// What taking back has to remove too.
+fn newly_made((_, family, table): Slot, before: &Ours, after: &Ours) -> Vec<Step> {
+    let is_new = |made: &Made| !Made::noted(before).any(|noted| noted == *made);
+    Made::noted(after).filter(is_new).map(|made| made.removal(family, table)).collect()
+}
+
+/// What was made for us goes with us, where nobody else has moved in.
+fn unmade((variant, family, table): Slot, from: &State) -> Vec<Step> {
+    let free = from.free.iter().filter(|(f, t, _)| variant == Variant::Nft && (*f, *t) == (family, table));
+    free.map(|(.., made)| made.removal(family, table)).collect()
 }
 
 fn nft_step(table: Option<&str>) -> Step {
@@ -166,11 +178,11 @@ const PREFERENCE: u32 = 133;
 
 impl Piece {
     pub(crate) fn add(self) -> Step {
-        self.step("add").or_back(self.step("del"))
+        self.step("add").or_back([self.step("del")])
     }
 
     pub(crate) fn remove(self) -> Step {
-        self.step("del").or_back(self.step("add"))
+        self.step("del").or_back([self.step("add")])
     }
 
     fn step(self, verb: &str) -> Step {

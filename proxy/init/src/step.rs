@@ -12,8 +12,8 @@ pub(crate) struct Step {
     pub(crate) words: Vec<String>,
     /// Standard input.
     pub(crate) script: Option<String>,
-    /// Runs when a later step fails.
-    pub(crate) back: Option<Box<Self>>,
+    /// Run when a later step fails.
+    pub(crate) back: Vec<Self>,
 }
 
 /// A command that failed, in its own words.
@@ -26,15 +26,16 @@ pub struct Failed {
 impl Step {
     pub(crate) fn new(program: impl Into<String>, words: &[&str]) -> Self {
         let words = words.iter().map(|word| (*word).to_owned()).collect();
-        Self { program: program.into(), words, script: None, back: None }
+        Self { program: program.into(), words, script: None, back: Vec::new() }
     }
 
     pub(crate) fn reading(self, script: String) -> Self {
         Self { script: Some(script), ..self }
     }
 
-    pub(crate) fn or_back(self, back: Self) -> Self {
-        Self { back: Some(Box::new(back)), ..self }
+    pub(crate) fn or_back(mut self, back: impl IntoIterator<Item = Self>) -> Self {
+        self.back.extend(back);
+        self
     }
 
     fn told(&self) -> String {
@@ -86,7 +87,7 @@ pub(crate) fn run_all(steps: &[Step]) -> Result<(), (Failed, Vec<Failed>)> {
     for (index, step) in steps.iter().enumerate() {
         if let Err(failed) = step.run() {
             let done = steps.iter().take(index).rev();
-            let back = done.filter_map(|step| step.back.as_ref()?.run().err()).collect();
+            let back = done.flat_map(|step| &step.back).filter_map(|step| step.run().err()).collect();
             return Err((failed, back));
         }
     }
@@ -106,9 +107,9 @@ mod tests {
         let file = std::env::temp_dir().join(format!("pillion-init-steps-{}", std::process::id()));
         let append = |word: &str| shell(&format!("printf %s\\  {word} >>{}", file.display()));
         let steps = [
-            append("one").or_back(append("-one")),
-            append("two").or_back(append("-two")),
-            shell("echo no >&2; exit 3").or_back(append("never")),
+            append("one").or_back([append("-one")]),
+            append("two").or_back([append("-two")]),
+            shell("echo no >&2; exit 3").or_back([append("never")]),
             append("never"),
         ];
         let (failed, back) = run_all(&steps).expect_err("the third fails");

@@ -3,7 +3,9 @@
 use super::*;
 use crate::iptables::Ours;
 use crate::machine::{Machine, Variant, Xtables};
+use crate::made::Made;
 use crate::options::Mode;
+use crate::rules::Hook;
 use crate::state::{State, Target, steps};
 use crate::step::Step;
 
@@ -77,8 +79,8 @@ fn every_step_can_be_taken_back() {
         for target in [NFT, IPTABLES, LEGACY] {
             let (from, to) = (state(target, from), state(LEGACY, to));
             for step in steps(&from, &to, &machine()) {
-                let back = step.back.as_ref().unwrap_or_else(|| unreachable!("{step}"));
-                assert_eq!(back.program, step.program);
+                let back: Vec<_> = step.back.iter().map(|back| &back.program).collect();
+                assert_eq!(back, [&step.program], "{step}");
             }
         }
     }
@@ -125,39 +127,64 @@ fn a_change_replaces_jumps_and_drops_chains_that_are_gone() {
 }
 
 #[test]
-fn a_table_that_was_made_for_us_is_remembered_and_goes_with_us() {
-    let slot = (Family::V4, Table::Nat);
-    let fresh = State { absent: [slot].into(), ..State::default() };
-    let install = steps(&fresh, &state(IPTABLES, &Options::default()), &machine());
-    let notes = |steps: &[Step]| {
-        steps.iter().filter(|step| step.to_string().contains(":PILLION_MADE_TABLE - [0:0]")).count()
-    };
-    assert_eq!(notes(&install), 1, "of IPv4 alone");
-    let mut there = state(IPTABLES, &Options::default());
-    let nat = there.iptables.get_mut(&(Variant::Nft, slot.0, slot.1)).expect("rules");
-    *nat = nat.clone().making_table();
-    assert_eq!(steps(&there, &state(IPTABLES, &Options::default()), &machine()), []);
-    let deletes = |from: &State| {
-        let steps = steps(from, &State::default(), &machine());
-        steps.iter().any(|step| step.script.as_deref() == Some("delete table ip nat\n"))
-    };
-    assert!(!deletes(&there), "others have moved in");
-    there.alone.insert(slot);
-    assert!(deletes(&there));
+fn what_was_made_for_us_is_remembered_and_goes_with_us() {
+    let (family, table) = (Family::V4, Table::Nat);
+    let plain = state(IPTABLES, &Options::default());
+    let cases: [(&[Made], &str); 2] = [
+        (&[Made::Table], "delete table ip nat\n"),
+        (&[Made::Entry(Hook::Output)], "delete chain ip nat OUTPUT\n"),
+    ];
+    for (made, deletion) in cases {
+        let slots = made.iter().map(|made| (family, table, *made));
+        let fresh = State { absent: slots.clone().collect(), ..State::default() };
+        let install = steps(&fresh, &plain, &machine());
+        let note = format!(":{} - [0:0]", made[0].note());
+        assert_eq!(install.iter().filter(|step| step.to_string().contains(&note)).count(), 1, "IPv4 alone");
+
+        let mut there = plain.clone();
+        let nat = there.iptables.get_mut(&(Variant::Nft, family, table)).expect("rules");
+        nat.chains.extend(made.iter().map(|made| made.note().to_owned()));
+        assert_eq!(steps(&there, &plain, &machine()), [], "it is still remembered");
+        let deletes = |from: &State| {
+            let steps = steps(from, &State::default(), &machine());
+            steps.iter().any(|step| step.script.as_deref() == Some(deletion))
+        };
+        assert!(!deletes(&there), "others have moved in");
+        there.free.extend(slots);
+        assert!(deletes(&there));
+    }
 }
 
+const LISTING: &str = "table ip nat {
+\tchain PILLION_OUTPUT {
+\t\tmeta l4proto tcp counter packets 0 bytes 0 xt target \"REDIRECT\"
+\t}
+
+\tchain PILLION_MADE_TABLE {
+\t}
+
+\tchain OUTPUT {
+\t\ttype nat hook output priority -100; policy accept;
+\t\tcounter packets 3 bytes 180 jump PILLION_OUTPUT
+\t}
+}
+";
+
 #[test]
-fn a_table_with_anything_of_others_is_not_ours_alone() {
-    let ours = "table ip nat {\n\tchain PILLION_OUTPUT {\n\t\tmeta l4proto tcp counter packets 0 bytes 0 xt target \"REDIRECT\"\n\t}\n\
-                \n\tchain PILLION_MADE_TABLE {\n\t}\n\
-                \n\tchain OUTPUT {\n\t\ttype nat hook output priority -100; policy accept;\n\t\tcounter packets 3 bytes 180 jump PILLION_OUTPUT\n\t}\n}\n";
-    assert!(iptables::is_alone(ours));
-    for (place, theirs) in [
-        ("policy accept", "policy drop"),
-        ("\t\tcounter packets 3", "\t\tip daddr 10.0.0.1 return\n\t\tcounter packets 3"),
-        ("chain OUTPUT {", "chain FOREIGN {\n\t}\n\n\tchain OUTPUT {"),
-        ("table ip nat {\n", "table ip nat {\n\tset web {\n\t\ttype ipv4_addr\n\t}\n"),
+fn what_holds_anything_of_others_stays() {
+    let output = Made::Entry(Hook::Output);
+    assert!(Made::Table.is_free(LISTING) && output.is_free(LISTING));
+    for (place, theirs, is_output_free) in [
+        ("policy accept", "policy drop", false),
+        ("\t\tcounter packets 3", "\t\tip daddr 10.0.0.1 return\n\t\tcounter packets 3", false),
+        ("\t\tcounter packets 3", "\t\tcounter jump PILLION_OUTPUT_OLD\n\t\tcounter packets 3", false),
+        ("\tchain OUTPUT {", "\tchain FOREIGN {\n\t}\n\n\tchain OUTPUT {", true),
+        ("table ip nat {\n", "table ip nat {\n\tset web {\n\t\ttype ipv4_addr\n\t}\n", true),
     ] {
-        assert!(!iptables::is_alone(&ours.replace(place, theirs)), "{theirs}");
+        let listing = LISTING.replace(place, theirs);
+        assert!(!Made::Table.is_free(&listing), "{theirs}");
+        assert_eq!(output.is_free(&listing), is_output_free, "{theirs}");
     }
+    assert_eq!(Made::absent(None), [Made::Table]);
+    assert_eq!(Made::absent(Some(LISTING)), [Made::Entry(Hook::Prerouting)]);
 }

@@ -1,0 +1,171 @@
+//! Where it cannot: what is missing is named with what to do, and the namespace stays as it was.
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::{everything, hosts, init_behind, refused, text};
+use crate::support::Scratch;
+use crate::support::namespace::{Hosts, Namespace};
+
+/// A folder with these programs and no others, for `PATH`.
+struct Programs(Scratch);
+
+const NFT: &[&str] = &["nft"];
+const IP: &[&str] = &["ip"];
+const IPTABLES_NFT: &[&str] =
+    &["iptables-nft-restore", "iptables-nft-save", "ip6tables-nft-restore", "ip6tables-nft-save"];
+const IPTABLES_LEGACY: &[&str] =
+    &["iptables-legacy-restore", "iptables-legacy-save", "ip6tables-legacy-restore", "ip6tables-legacy-save"];
+
+impl Programs {
+    fn of(groups: &[&[&str]]) -> Self {
+        let programs = Self(Scratch::new());
+        for program in groups.iter().copied().flatten() {
+            symlink(there(program), programs.0.path().join(program)).expect("a link");
+        }
+        programs
+    }
+
+    /// One that only complains.
+    fn broken(self, program: &str, complaint: &str) -> Self {
+        let path = self.0.path().join(program);
+        drop(std::fs::remove_file(&path));
+        std::fs::write(&path, format!("#!/bin/sh\necho '{complaint}' >&2\nexit 1\n")).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("executable");
+        self
+    }
+
+    fn enter(&self, host: &Namespace) -> Command {
+        let mut command = host.enter();
+        command.args(["env", &format!("PATH={}", self.0.path().display())]);
+        command
+    }
+}
+
+fn there(program: &str) -> PathBuf {
+    let folders = ["/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    let found = folders.into_iter().map(|folder| Path::new(folder).join(program)).find(|path| path.exists());
+    found.unwrap_or_else(|| unreachable!("{program} is installed"))
+}
+
+fn says(said: &str, words: &[&str]) {
+    for word in words {
+        assert!(said.contains(word), "{said:?} should say {word:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_the_capability() {
+    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let before = everything(&pod).await;
+    for words in [&[][..], &["--undo"], &["--backend", "iptables"]] {
+        let mut powerless = pod.enter();
+        powerless.args(["--bounding-set=-net_admin", "--inh-caps=-net_admin"]);
+        says(&refused(powerless, words).await, &["CAP_NET_ADMIN", "as root", "init container"]);
+    }
+    assert_eq!(everything(&pod).await, before);
+}
+
+#[tokio::test]
+async fn without_a_program() {
+    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let before = everything(&pod).await;
+    let cases: [(&[&[&str]], &[&str], &[&str]); 5] = [
+        (&[IP], &[], &["neither nft nor iptables", "nftables", "iproute2"]),
+        (&[IP, IPTABLES_NFT], &["--backend", "nft"], &["nft is not installed", "package nftables"]),
+        (&[IP, NFT], &["--backend", "iptables"], &["iptables-restore", "package iptables"]),
+        (&[IP, &["iptables-nft-restore", "iptables-nft-save"]], &[], &["neither nft nor iptables"]),
+        (&[NFT], &[], &["`ip` is not installed", "package iproute2"]),
+    ];
+    for (programs, words, expected) in cases {
+        let programs = Programs::of(programs);
+        says(&refused(programs.enter(&pod), words).await, expected);
+        assert_eq!(everything(&pod).await, before, "{words:?}");
+    }
+}
+
+#[tokio::test]
+async fn without_nft_iptables_is_taken_and_said() {
+    let cases: [(&[&[&str]], &str); 3] = [
+        (&[IP, IPTABLES_NFT], "backend iptables-nft: nft is not installed; it works here"),
+        (&[IP, IPTABLES_NFT, IPTABLES_LEGACY], "backend iptables-nft: nft is not installed; it works here"),
+        (
+            &[IP, IPTABLES_LEGACY],
+            "backend iptables-legacy: nft is not installed; iptables-nft is absent or does not work here",
+        ),
+    ];
+    for (programs, expected) in cases {
+        let Some(Hosts { pod, .. }) = hosts() else { return };
+        let output = init_behind(Programs::of(programs).enter(&pod), &[]).await;
+        says(&text(&output.stderr), &[expected, "are installed"]);
+        assert!(output.status.success() && everything(&pod).await.contains("PILLION_OUTPUT"));
+    }
+}
+
+/// Its own words, what to do, and the next best where the choice is open.
+#[tokio::test]
+async fn without_a_feature_of_the_kernel() {
+    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let before = everything(&pod).await;
+    let complaint = "Error: Could not process rule: Operation not supported";
+    let broken = Programs::of(&[IP]).broken("nft", complaint);
+    let said = refused(broken.enter(&pod), &["--backend", "nft"]).await;
+    says(&said, &[complaint, "Nothing is left behind", "nft_redir"]);
+    assert_eq!(everything(&pod).await, before);
+
+    let open = Programs::of(&[IP, IPTABLES_NFT]).broken("nft", complaint);
+    let output = init_behind(open.enter(&pod), &[]).await;
+    says(
+        &text(&output.stderr),
+        &["backend iptables-nft: nft does not work here", complaint, "are installed"],
+    );
+}
+
+/// IPv6 after IPv4, the rules after routing: what stood already is taken back.
+#[tokio::test]
+async fn a_failure_half_way_leaves_nothing() {
+    let Some(Hosts { pod, world }) = hosts() else { return };
+    let tables = "for t in raw mangle nat; do iptables-legacy -t $t -S; ip6tables-legacy -t $t -S; done";
+    super::shell(&pod, tables).await;
+    let before = everything(&pod).await;
+    let broken = || Programs::of(&[IP, NFT, IPTABLES_NFT, IPTABLES_LEGACY]);
+    let words = ["--mode", "tproxy", "--dns", "--backend", "iptables-legacy"];
+    for program in ["ip6tables-legacy-restore", "iptables-legacy-restore"] {
+        let programs = broken().broken(program, "no such luck");
+        let said = refused(programs.enter(&pod), &words).await;
+        says(&said, &[program, "no such luck", "Nothing is left behind"]);
+        assert_eq!(everything(&pod).await, before, "{program}");
+    }
+    // Over rules that are there: those come back.
+    super::init(&world, &["--backend", "iptables-legacy"]).await;
+    super::shell(&world, tables).await;
+    let before = everything(&world).await;
+    let programs = broken().broken("ip6tables-legacy-restore", "no such luck");
+    refused(programs.enter(&world), &words).await;
+    assert_eq!(everything(&world).await, before);
+}
+
+#[tokio::test]
+async fn wrong_words_are_wrong_usage() {
+    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let before = everything(&pod).await;
+    let cases: [(&[&str], &str); 10] = [
+        (&["--mode", "nat"], "redirect or tproxy"),
+        (&["--backend", "ebtables"], "auto, nft, iptables"),
+        (&["--outbound-port", "0"], "port 0 names no port"),
+        (&["--inbound-ports", "*,80"], "* means all, and stands alone"),
+        (&["--inbound-ports", "8080,15020"], "the sidecar's own (--metrics-port)"),
+        (&["--inbound-ports", "80", "--exclude-inbound-ports", "80"], "write it in one"),
+        (&["--exclude-outbound-cidrs", "10.0.0.1/8"], "the network is 10.0.0.0/8"),
+        (&["--exclude-interfaces", "lo"], "loopback is left alone"),
+        (&["--dns", "--exclude-outbound-ports", "53"], "write one of both"),
+        (&["--redirect-everything"], "unexpected argument"),
+    ];
+    for (words, expected) in cases {
+        let output = init_behind(pod.enter(), words).await;
+        assert_eq!(output.status.code(), Some(2), "{words:?}");
+        says(&text(&output.stderr), &[expected]);
+    }
+    assert_eq!(everything(&pod).await, before);
+}
