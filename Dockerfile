@@ -1,12 +1,17 @@
-# One image, two ways to its binary. The image is `/pillion`, static, and nothing else: no shell, no libc, no root.
+# The sidecar's image, two ways to its binary: `/pillion`, static, and nothing else: no shell, no libc, no root.
 #
-#   docker build -t pillion .                     builds the binary in a container (pulls one base image)
+#   docker build -t pillion .                     builds the binary in a container (pulls a base image)
 #   docker build -t pillion --target host DIR     packs DIR/pillion, a static binary built before (pulls nothing)
+#
+# And that of the init container before it, which has the programs that write rules; it runs as root with NET_ADMIN
+# and NET_RAW, and ends:
+#
+#   docker build -t pillion-init --target init .
 #
 # What pulls nothing stands first: a builder without BuildKit makes every stage above its target.
 
 FROM scratch AS image
-# Nobody's uid, and the one whose traffic `pillion init` will leave alone once interception is there.
+# Nobody's uid, and the one whose traffic `pillion init` leaves alone.
 USER 1337:1337
 # Inbound and metrics. Outbound (15001) and admin (15000) listen on loopback, for the application beside it.
 EXPOSE 15006 15020
@@ -27,6 +32,13 @@ RUN target=$(rustc -vV | sed -n 's/^host: //p') \
  && PILLION_REVISION=$REVISION RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs' \
     cargo build --release --locked --bin pillion --target "$target" \
  && mv "target/$target/release/pillion" /pillion
+
+# nft first; iptables, of both kinds, for nodes whose kernel or whose rules are of that age.
+FROM debian:12-slim AS init
+RUN apt-get update && apt-get install -y --no-install-recommends nftables iptables iproute2 && rm -rf /var/lib/apt/lists/*
+COPY --from=build /pillion /pillion
+ENTRYPOINT ["/pillion"]
+CMD ["init"]
 
 FROM image
 COPY --from=build /pillion /pillion

@@ -66,6 +66,15 @@ async fn everything(host: &Namespace) -> String {
     shell(host, &format!("{rules}; {older}; {routing}; ip address show dev lo")).await
 }
 
+/// In whichever rule set, but not which empty tables it has, nor in which order.
+async fn rules(host: &Namespace) -> String {
+    let ours = "nft list table inet pillion 2>/dev/null || :";
+    let all = "for v in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do echo $v; \
+               $v-save 2>/dev/null | grep '^-A' | sort; done";
+    let routing = "ip rule list; ip -6 rule list; ip -6 address show dev lo";
+    shell(host, &format!("{ours}; {all}; {routing}")).await
+}
+
 fn python(mut prefix: Command, script: &str, words: &[String]) -> Command {
     prefix
         .args([PYTHON, "-u", &format!("{}/tests/support/{script}", env!("CARGO_MANIFEST_DIR"))])

@@ -54,8 +54,12 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::Stuck { failed, back } => {
-                write!(f, "{failed}. {}", left_behind(back))?;
-                hint(f, &failed.said)
+                write!(
+                    f,
+                    "{failed}. {} Help: where a rule of others leads to a chain of ",
+                    left_behind(back)
+                )?;
+                f.write_str("pillion's (PILLION_…), remove that rule first")
             }
         }
     }
@@ -113,25 +117,21 @@ fn left_behind(back: &[Failed]) -> String {
     format!("Taking back what was done failed too ({}); `pillion init --undo` removes it.", failed.join("; "))
 }
 
-/// What programs say, and what it usually means.
-const HINTS: [(&str, &str); 6] = [
-    (
-        "Operation not permitted",
-        "run as root with NET_ADMIN and NET_RAW in the namespace's own user namespace",
-    ),
-    ("you must be root", "run as root with NET_ADMIN and NET_RAW in the namespace's own user namespace"),
+const PRIVILEGES: &str = "run as root with NET_ADMIN and NET_RAW in the namespace's own user namespace";
+const FEATURES: &str = "the kernel lacks a feature that the rules use: load its module on the node (nft: nft_redir \
+                        nft_fib_inet nft_ct nft_tproxy; iptables: xt_REDIRECT xt_owner xt_addrtype xt_TPROXY \
+                        xt_connmark xt_CT), or try another --backend";
+
+/// What programs say, and what it usually means. The first that fits.
+const HINTS: [(&str, &str); 7] = [
+    ("Operation not permitted", PRIVILEGES),
+    ("you must be root", PRIVILEGES),
     ("Read-only file system", "iptables-legacy keeps a lock in /run: mount an emptyDir there"),
     ("xtables lock", "another program holds iptables' lock; run this again when it has ended"),
-    (
-        "No such file or directory",
-        "the kernel lacks a feature that the rules use: load its module on the node (nft: nft_redir nft_fib_inet \
-         nft_ct nft_tproxy; iptables: xt_REDIRECT xt_owner xt_addrtype xt_TPROXY xt_connmark), or try another --backend",
-    ),
-    (
-        "not supported",
-        "the kernel lacks a feature that the rules use: load its module on the node (nft: nft_redir nft_fib_inet \
-         nft_ct nft_tproxy; iptables: xt_REDIRECT xt_owner xt_addrtype xt_TPROXY xt_connmark), or try another --backend",
-    ),
+    ("No such file or directory", FEATURES),
+    ("not supported", FEATURES),
+    // All that the older iptables says.
+    ("restore: line", FEATURES),
 ];
 
 fn hint(f: &mut fmt::Formatter<'_>, said: &str) -> fmt::Result {

@@ -9,6 +9,9 @@ use crate::rules::{Family, Table};
 use crate::state::{Piece, Slot, State, flag, is_lookup, is_route};
 use crate::step::Step;
 
+/// Both, whatever the namespace has now: it may have had IPv6 when rules were installed.
+const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+
 /// Needs the capability; without it nothing is found.
 ///
 /// A program that fails has nothing of ours: the kernel does not know its rule set, or another owns it.
@@ -24,11 +27,11 @@ pub(crate) fn state(machine: &Machine) -> State {
         }
     }
     if let Some(tables) = &tables {
-        made(&mut state, tables, &machine.families);
+        made(&mut state, tables);
     }
     state.pieces.extend(has_own_address().then_some(Piece::OwnAddress));
     if machine.has_ip {
-        state.pieces.extend(machine.families.iter().flat_map(|family| routing(*family)));
+        state.pieces.extend(FAMILIES.into_iter().flat_map(routing));
     }
     state
 }
@@ -55,8 +58,8 @@ fn listing(table: &str) -> Option<String> {
 }
 
 /// What `iptables-nft` would have to make, and what it made for us and nobody else uses.
-fn made(state: &mut State, tables: &[String], families: &[Family]) {
-    for (family, table) in families.iter().flat_map(|family| TABLES.map(|table| (*family, table))) {
+fn made(state: &mut State, tables: &[String]) {
+    for (family, table) in FAMILIES.into_iter().flat_map(|family| TABLES.map(|table| (family, table))) {
         let name = format!("{} {}", nft::family_name(family), table_name(table));
         let listing = has(tables, &name).then(|| listing(&name).unwrap_or_default());
         let slots = |list: Vec<Made>| list.into_iter().map(move |made| (family, table, made));
@@ -72,11 +75,11 @@ fn made(state: &mut State, tables: &[String], families: &[Family]) {
 fn saved(machine: &Machine, variant: Variant) -> Vec<(Slot, String)> {
     let Some(xtables) = machine.xtables(variant) else { return Vec::new() };
     let mut found = Vec::new();
-    for family in &machine.families {
-        for table in present(variant, *family) {
-            let program = xtables.program(*family, "save");
+    for family in FAMILIES {
+        for table in present(variant, family) {
+            let program = xtables.program(family, "save");
             if let Ok(text) = Step::new(program, &["-t", table_name(table)]).run() {
-                found.push(((variant, *family, table), text));
+                found.push(((variant, family, table), text));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! What a run leaves in the namespace: the same after the second, nothing after `--undo`, and others' rules always.
 
-use super::{BACKENDS, everything, hear, hosts, init, init_behind, listen, shell, text};
+use super::{BACKENDS, everything, hear, hosts, init, init_behind, listen, refused, rules, shell, text};
 use crate::support::namespace::{Hosts, Namespace, families};
 
 /// Every rule set that is in use somewhere, with names that look like ours.
@@ -75,8 +75,8 @@ async fn rules_of_others_stay_as_they_were() {
         for words in all(backend) {
             init(&pod, &words).await;
             let installed = everything(&pod).await;
-            let rules = before.lines().filter(|line| line.contains("dport") || line.starts_with("-A"));
-            for rule in rules {
+            let foreign = before.lines().filter(|line| line.contains("dport") || line.starts_with("-A"));
+            for rule in foreign {
                 assert!(installed.lines().any(|line| line == rule), "{rule} is gone from {installed}");
             }
             assert!(init(&pod, &words).await.contains("nothing changed"), "{words:?}");
@@ -87,13 +87,20 @@ async fn rules_of_others_stay_as_they_were() {
     }
 }
 
-/// In whichever rule set, but not which empty tables it has, nor in which order.
-async fn rules(host: &Namespace) -> String {
-    let ours = "nft list table inet pillion 2>/dev/null || :";
-    let all = "for v in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do echo $v; \
-               $v-save 2>/dev/null | grep '^-A' | sort; done";
-    let routing = "ip rule list; ip -6 rule list; ip -6 address show dev lo";
-    shell(host, &format!("{ours}; {all}; {routing}")).await
+#[tokio::test]
+async fn a_rule_of_others_that_leads_to_ours_holds_undo_up_and_loses_nothing() {
+    for variant in ["nft", "legacy"] {
+        let Some(Hosts { pod, .. }) = hosts() else { return };
+        let iptables = format!("iptables-{variant}");
+        init(&pod, &["--backend", &iptables]).await;
+        shell(&pod, &format!("{iptables} -t nat -N X; {iptables} -t nat -A X -j PILLION_OUTPUT")).await;
+        let before = rules(&pod).await;
+        let said = refused(pod.enter(), &["--undo"]).await;
+        assert!(said.contains("Nothing is left behind") && said.contains("remove that rule first"), "{said}");
+        assert_eq!(rules(&pod).await, before);
+        shell(&pod, &format!("{iptables} -t nat -F X")).await;
+        init(&pod, &["--undo"]).await;
+    }
 }
 
 /// However the namespace came to its rules, the next run's are the only ones of ours.
@@ -191,7 +198,12 @@ async fn without_ipv6_it_is_left_out_and_said() {
             format!("outbound {called} from {}", v4.pod),
             "{backend}"
         );
+        // What was installed when there was IPv6 goes too.
+        shell(pod, "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0").await;
+        init(pod, &["--backend", backend]).await;
+        without_ipv6(pod).await;
         init(pod, &["--undo"]).await;
+        assert!(!rules(pod).await.contains("PILLION"), "{backend}");
         if backend != "iptables-legacy" {
             assert_eq!(everything(pod).await, before, "{backend}");
         }

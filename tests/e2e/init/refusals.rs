@@ -4,7 +4,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{everything, hosts, init_behind, refused, text};
+use super::{everything, hosts, init, init_behind, refused, rules, shell, text};
 use crate::support::Scratch;
 use crate::support::namespace::{Hosts, Namespace};
 
@@ -125,25 +125,31 @@ async fn without_a_feature_of_the_kernel() {
 /// IPv6 after IPv4, the rules after routing: what stood already is taken back.
 #[tokio::test]
 async fn a_failure_half_way_leaves_nothing() {
-    let Some(Hosts { pod, world }) = hosts() else { return };
-    let tables = "for t in raw mangle nat; do iptables-legacy -t $t -S; ip6tables-legacy -t $t -S; done";
-    super::shell(&pod, tables).await;
-    let before = everything(&pod).await;
-    let broken = || Programs::of(&[IP, NFT, IPTABLES_NFT, IPTABLES_LEGACY]);
-    let words = ["--mode", "tproxy", "--dns", "--backend", "iptables-legacy"];
-    for program in ["ip6tables-legacy-restore", "iptables-legacy-restore"] {
-        let programs = broken().broken(program, "no such luck");
-        let said = refused(programs.enter(&pod), &words).await;
-        says(&said, &[program, "no such luck", "Nothing is left behind"]);
-        assert_eq!(everything(&pod).await, before, "{program}");
+    let programs = || Programs::of(&[IP, NFT, IPTABLES_NFT, IPTABLES_LEGACY]);
+    for variant in ["nft", "legacy"] {
+        let Some(Hosts { pod, world }) = hosts() else { return };
+        let backend = format!("iptables-{variant}");
+        let words = ["--mode", "tproxy", "--dns", "--backend", &backend];
+        // The older kind's tables stay once they were used; the newer one's go.
+        for host in [&pod, &world] {
+            let tables =
+                "for t in raw mangle nat; do iptables-legacy -t $t -S; ip6tables-legacy -t $t -S; done";
+            shell(host, tables).await;
+        }
+        init(&world, &["--backend", &backend]).await;
+        let nothing = everything(&pod).await;
+        for host in [&pod, &world] {
+            let before = rules(host).await;
+            for family in ["ip6tables", "iptables"] {
+                let program = format!("{family}-{variant}-restore");
+                let broken = programs().broken(&program, "no such luck");
+                let said = refused(broken.enter(host), &words).await;
+                says(&said, &[&program, "no such luck", "Nothing is left behind"]);
+                assert_eq!(rules(host).await, before, "{program}");
+            }
+        }
+        assert_eq!(everything(&pod).await, nothing, "{backend}");
     }
-    // Over rules that are there: those come back.
-    super::init(&world, &["--backend", "iptables-legacy"]).await;
-    super::shell(&world, tables).await;
-    let before = everything(&world).await;
-    let programs = broken().broken("ip6tables-legacy-restore", "no such luck");
-    refused(programs.enter(&world), &words).await;
-    assert_eq!(everything(&world).await, before);
 }
 
 #[tokio::test]
