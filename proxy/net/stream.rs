@@ -34,6 +34,12 @@ pub(crate) enum Made {
     Dialled(#[allow(dead_code, reason = "kept for its drop")] Option<Noted>),
 }
 
+impl Made {
+    fn by_tproxy(&self, near: SocketAddr) -> bool {
+        matches!(self, Self::Accepted { port } if *port != near.port())
+    }
+}
+
 /// Bytes as the HTTP side sees them. TLS sessions are boxed: about a kilobyte that would be moved with every move.
 #[derive(Debug)]
 pub(crate) enum Transport {
@@ -117,10 +123,8 @@ impl Stream {
     /// Whether the kernel's TPROXY brought it. Then its near end is where it was going, and not the listener.
     pub(crate) fn came_by_tproxy(&self) -> bool {
         match self {
-            Self::Tcp(stream, Made::Accepted { port }) => {
-                stream.local_addr().is_ok_and(|near| near.port() != *port)
-            }
-            Self::Tcp(_, Made::Dialled(_)) | Self::Memory(..) => false,
+            Self::Tcp(stream, made) => stream.local_addr().is_ok_and(|near| made.by_tproxy(near)),
+            Self::Memory(..) => false,
         }
     }
 
@@ -129,9 +133,9 @@ impl Stream {
     pub(crate) fn original_destination(&self) -> Option<SocketAddr> {
         match self {
             Self::Memory(_, original) => *original,
-            Self::Tcp(stream, _) => {
+            Self::Tcp(stream, made) => {
                 let (socket, own) = (SockRef::from(stream), stream.local_addr().ok()?);
-                if self.came_by_tproxy() {
+                if made.by_tproxy(own) {
                     return Some(own);
                 }
                 let original = match own {

@@ -69,6 +69,39 @@ async fn unknown_destinations_are_denied_where_the_file_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_virtual_address_that_no_service_has_is_no_way_through() {
+    let mesh = Mesh::default();
+    let stranger = mesh.answering("240.240.0.9:80", OK);
+    let orders = mesh.answering(A, OK);
+    mesh.memory.name("gone.example", "240.240.0.9".parse().expect("an address"));
+    let mut sidecar = mesh.caller("endpoints: [10.0.0.1:80], addresses: [\"240.240.0.9:80\"]");
+    let mut kept = sidecar.redirected("240.240.0.9:80").await;
+    assert_eq!(kept.ask(GET_EXAMPLE).await.told(), (200, None), "it has one");
+    sidecar.reload(&mesh::caller("endpoints: [10.0.0.1:80]")).expect("a good file");
+    let none = (404, Some("no_route"));
+    assert_eq!(kept.ask(GET_EXAMPLE).await.told(), none, "a reload took it away");
+    assert_eq!(kept.get("/").await.told(), (200, None), "a service's host is a service's");
+    for to in ["240.240.0.9:80", "[fd9f:240::9]:80"] {
+        assert_eq!(sidecar.redirected(to).await.ask(GET_EXAMPLE).await.told(), none, "{to}");
+        let mut opaque = sidecar.redirected(to).await;
+        opaque.send("\0\0\0\u{1}").await;
+        assert_eq!(opaque.rest().await, b"", "{to}");
+        let watch = mesh::Watch::start();
+        assert_eq!(sidecar.redirected(to).await.rest().await, b"", "{to}: silent, and closed");
+        assert_eq!(watch.seconds(), 0, "{to}");
+    }
+    let mut client = sidecar.client().await;
+    for refused in [
+        "CONNECT 240.240.0.9:80 HTTP/1.1\r\nhost: 240.240.0.9:80\r\n\r\n",
+        "GET http://[fd9f:240::9]/ HTTP/1.1\r\nhost: [fd9f:240::9]\r\n\r\n",
+        "CONNECT gone.example:80 HTTP/1.1\r\nhost: gone.example:80\r\n\r\n",
+    ] {
+        assert_eq!(client.ask(refused).await.told(), none, "{refused}");
+    }
+    assert_eq!((stranger.connections(), orders.hits()), (0, 2));
+}
+
+#[tokio::test(start_paused = true)]
 async fn declared_tcp_is_balanced_per_connection_and_looked_at_by_nobody() {
     let mesh = Mesh::default();
     let (a, b) = (greeter(&mesh, A, "a"), greeter(&mesh, B, "b"));

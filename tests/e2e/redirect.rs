@@ -41,6 +41,13 @@ pub(crate) struct Told {
     pub(crate) end: String,
 }
 
+impl Told {
+    /// By the other side; `unreachable`: so early that connect(2) told it.
+    pub(crate) fn is_closed(&self) -> bool {
+        ["eof", "reset", "unreachable"].contains(&&*self.end)
+    }
+}
+
 /// One connection to its end; or to its first line's, when `words` say `--line`.
 pub(crate) async fn dial(host: Command, to: SocketAddr, words: &[&str]) -> Told {
     let (ip, port) = (to.ip().to_string(), to.port().to_string());

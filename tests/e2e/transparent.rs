@@ -10,8 +10,11 @@ mod self_calls;
 mod source;
 mod tproxy;
 
+use std::net::SocketAddr;
+
 use crate::redirect::{at, dial, get, hear, hosts, next, say, serve};
 use crate::support::namespace::{Family, families};
+use crate::support::program::Program;
 
 /// One server of each kind at these ports of every address that `of` names in both versions of IP.
 fn everywhere(servers: &[(&str, u16)], of: impl Fn(Family) -> std::net::IpAddr) -> Vec<String> {
@@ -20,4 +23,15 @@ fn everywhere(servers: &[(&str, u16)], of: impl Fn(Family) -> std::net::IpAddr) 
         servers.iter().map(move |(server, port)| format!("{server}@{}", at(ip, *port)))
     };
     families().into_iter().flat_map(in_family).collect()
+}
+
+/// Whom a server at this address saw. One of HTTP may see the same client twice: a connection that was made in case
+/// the server speaks first is left unused.
+async fn peer_at(servers: &mut Program, to: SocketAddr) -> String {
+    loop {
+        let accepted = next(servers, "accepted").await;
+        if accepted["at"] == to.ip().to_string() && accepted["port"] == to.port() {
+            return accepted["peer"].as_str().expect("text").to_owned();
+        }
+    }
 }

@@ -52,7 +52,8 @@ async def relay(reader, writer):
 def serving(kind, name, quiet):
     async def serve(reader, writer):
         if not quiet:
-            tell(event="accepted", server=name, peer=writer.get_extra_info("peername")[0])
+            peer, here = writer.get_extra_info("peername")[0], writer.get_extra_info("sockname")
+            tell(event="accepted", server=name, peer=peer, at=here[0], port=here[1])
         try:
             await kind(name, reader, writer)
         except ConnectionError:

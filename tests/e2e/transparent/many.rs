@@ -1,6 +1,4 @@
 //! Short connections, one after the other: when they have gone, nothing of them is left.
-//!
-//! The small version runs everywhere. All ten thousand: `cargo test --test e2e transparent::many -- --ignored`
 
 use super::{everywhere, hosts, serve};
 use crate::support::certs::{Authority, spiffe};
@@ -11,10 +9,13 @@ use crate::support::program::Program;
 use crate::support::sidecar::{open_descriptors, rss_kib};
 use crate::support::tools::printed;
 
-/// Of either sidecar, after as many connections again as had warmed it up.
+/// Multiples of what `short.py` has under way at once, over four kinds of connections.
+const WARM_UP: usize = 1024;
+const COUNT: usize = 10_240;
+/// Of either sidecar.
 const MOST_GROWTH_KIB: u64 = 4 * 1024;
 
-/// `count`: a multiple of 64. Half of them HTTP, half opaque, all redirected on both sides, over both versions of IP.
+/// Half of them HTTP, half opaque, all redirected on both sides, over both versions of IP.
 async fn come_and_go(pod: &Namespace, count: usize) {
     for (kind, port) in [("http", 80), ("raw", 7000)] {
         for family in families() {
@@ -35,7 +36,8 @@ async fn settled(host: &Namespace, sidecar: &Launched) -> usize {
     open_descriptors(sidecar.pid())
 }
 
-async fn leave_nothing_behind(count: usize) {
+#[tokio::test]
+async fn ten_thousand_short_connections_leave_nothing_behind() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     let authority = Authority::new();
     pod.init(&[]);
@@ -57,12 +59,12 @@ async fn leave_nothing_behind(count: usize) {
     let ours = pod.identified_sidecar(&yaml, &authority, "web").await;
     let both = [(&pod, &ours), (&world, &theirs)];
 
-    come_and_go(&pod, count).await;
+    come_and_go(&pod, WARM_UP).await;
     let mut before = Vec::new();
     for (host, sidecar) in both {
         before.push((settled(host, sidecar).await, rss_kib(sidecar.pid())));
     }
-    come_and_go(&pod, count).await;
+    come_and_go(&pod, COUNT).await;
     for ((host, sidecar), (descriptors, rss)) in both.into_iter().zip(before) {
         settled(host, sidecar).await;
         eventually("as many descriptors as before", async || {
@@ -71,19 +73,8 @@ async fn leave_nothing_behind(count: usize) {
         .await;
         let now = rss_kib(sidecar.pid());
         println!(
-            "after {count} connections more: {descriptors} descriptors, RSS {rss} KiB before, {now} KiB now"
+            "after {COUNT} connections more: {descriptors} descriptors, RSS {rss} KiB before, {now} KiB now"
         );
         assert!(now <= rss + MOST_GROWTH_KIB, "RSS {rss} KiB before, {now} KiB now");
     }
-}
-
-#[tokio::test]
-async fn two_thousand_short_connections_leave_nothing_behind() {
-    leave_nothing_behind(1024).await;
-}
-
-#[tokio::test]
-#[ignore = "takes a minute"]
-async fn ten_thousand_short_connections_leave_nothing_behind() {
-    leave_nothing_behind(10_240).await;
 }

@@ -1,6 +1,6 @@
 //! An application that calls itself: by its service's address as anybody would, by its own address as ever.
 
-use super::{at, everywhere, get, hear, hosts, next, serve};
+use super::{at, everywhere, get, hear, hosts, next, peer_at, serve};
 use crate::support::certs::{Authority, spiffe};
 use crate::support::namespace::{Family, Hosts, families};
 
@@ -26,14 +26,14 @@ async fn through_its_services_address_a_call_goes_out_and_comes_in() {
         for (family, own) in families().into_iter().zip(["127.0.0.6", "::6"]) {
             let answer = get(pod.enter(), at(family.service, 80), "me").await;
             assert_eq!(answer, (200, "web\n".to_owned()), "{mode}, {family:?}");
-            assert_eq!(next(&mut servers, "accepted").await["peer"], own, "{mode}");
-            let request = servers.event().await;
-            let head = request["head"].as_str().expect("one request for one call");
+            assert_eq!(peer_at(&mut servers, at(family.pod, 8080)).await, own, "{mode}");
+            let request = next(&mut servers, "request").await;
+            let head = request["head"].as_str().expect("text");
             assert!(head.contains(&format!("URI={}", spiffe("web"))), "{mode}: {head}");
             assert_eq!(hear(pod.enter(), at(family.service, 3306)).await, "greeter\n", "{mode}, {family:?}");
-            assert_eq!(servers.event().await["peer"], own, "{mode}");
+            assert_eq!(peer_at(&mut servers, at(family.pod, 3306)).await, own, "{mode}");
         }
-        pod.counted(2, "pillion_requests_total", &[("direction", "inbound")]).await;
+        pod.counted(2, "pillion_requests_total", &[("direction", "inbound")]).await; // one for each call
         pod.counted(2, "pillion_requests_total", &[("direction", "outbound")]).await;
         drop(sidecar);
     }
@@ -49,7 +49,7 @@ async fn at_its_own_address_and_on_loopback_it_is_left_alone() {
         let _sidecar = pod.identified_sidecar_for_tproxy("", &Authority::new(), "web").await;
         for ip in families().into_iter().flat_map(|family| [family.pod, family.loopback]) {
             assert_eq!(get(pod.enter(), at(ip, 8080), "me").await, (200, "web\n".to_owned()), "{mode}, {ip}");
-            assert_eq!(next(&mut servers, "accepted").await["peer"], ip.to_string(), "{mode}");
+            assert_eq!(peer_at(&mut servers, at(ip, 8080)).await, ip.to_string(), "{mode}");
         }
         pod.counted(0, "pillion_connections_total", &[("direction", "inbound")]).await;
         pod.counted(0, "pillion_connections_total", &[("direction", "outbound")]).await;

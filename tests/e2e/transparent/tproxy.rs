@@ -1,6 +1,6 @@
 //! By TPROXY the application sees its clients' own addresses.
 
-use super::{at, everywhere, get, hear, hosts, next, say, serve};
+use super::{at, everywhere, get, hear, hosts, next, peer_at, say, serve};
 use crate::support::certs::{Authority, spiffe};
 use crate::support::namespace::{Hosts, families, in_both};
 
@@ -17,11 +17,11 @@ async fn the_application_sees_the_clients_address() {
     for family in families() {
         let peer = family.world.to_string();
         assert_eq!(get(world.enter(), at(family.pod, 8080), "x").await, (200, "web\n".to_owned()));
-        assert_eq!(next(&mut servers, "accepted").await["peer"], peer);
+        assert_eq!(peer_at(&mut servers, at(family.pod, 8080)).await, peer);
         assert_eq!(hear(world.enter(), at(family.pod, 3306)).await, "greeter\n", "{family:?}");
-        assert_eq!(next(&mut servers, "accepted").await["peer"], peer);
+        assert_eq!(peer_at(&mut servers, at(family.pod, 3306)).await, peer);
         assert_eq!(say(world.enter(), at(family.pod, 7000)).await, "raw:\0ping\n", "{family:?}");
-        assert_eq!(next(&mut servers, "accepted").await["peer"], peer);
+        assert_eq!(peer_at(&mut servers, at(family.pod, 7000)).await, peer);
     }
 }
 
@@ -85,11 +85,11 @@ async fn between_two_sidecars_too() {
     for family in families() {
         assert_eq!(get(world.enter(), at(family.service, 80), "x").await, (200, "orders\n".to_owned()));
         assert_eq!(hear(world.enter(), at(family.service, 3306)).await, "database\n", "{family:?}");
-        for _ in 0..2 {
-            // Either version of IP: the service has an endpoint in each.
-            let peer = next(&mut servers, "accepted").await["peer"].as_str().expect("text").to_owned();
-            assert!(are_ours.contains(&peer), "{peer}");
-        }
+    }
+    // Either version of IP: the services have an endpoint in each.
+    for _ in 0..4 {
+        let peer = next(&mut servers, "accepted").await["peer"].as_str().expect("text").to_owned();
+        assert!(are_ours.contains(&peer), "{peer}");
     }
 }
 
@@ -106,7 +106,7 @@ async fn the_capability_is_needed_for_nothing_else() {
             .await;
         for (family, own) in families().into_iter().zip(["127.0.0.6", "::6"]) {
             assert_eq!(get(world.enter(), at(family.pod, 8080), "x").await, (200, "web\n".to_owned()));
-            assert_eq!(next(&mut servers, "accepted").await["peer"], own);
+            assert_eq!(peer_at(&mut servers, at(family.pod, 8080)).await, own);
         }
     }
 }
