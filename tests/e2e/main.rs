@@ -14,6 +14,7 @@ mod isolation;
 mod many;
 mod matrix;
 mod opaque;
+mod pods;
 mod probes;
 mod process;
 mod redirect;
