@@ -10,6 +10,7 @@ mod console;
 mod guard;
 mod logging;
 mod pages;
+mod probe;
 mod ready;
 
 use std::convert::Infallible;
@@ -30,6 +31,7 @@ use crate::net::{Bound, Network, Stream};
 use crate::telemetry::Metrics;
 pub(crate) use console::{Console, Refusal, Told};
 use pages::{Pages, Port};
+use probe::Prober;
 pub(crate) use ready::Readiness;
 
 /// Clients of each kind of port at once; Prometheus, a kubelet and a few people need less. Strangers, who can reach
@@ -54,7 +56,12 @@ impl Admin {
         Ok(Self {
             admin: bind_all(network, "admin.listen", &config.admin.listen)?,
             metrics: bind_all(network, "metrics.listen", metrics)?,
-            pages: Pages { registry: registry.clone(), readiness: Arc::default(), console },
+            pages: Pages {
+                registry: registry.clone(),
+                readiness: Arc::default(),
+                console,
+                prober: Prober::new(network.clone()),
+            },
         })
     }
 
@@ -126,11 +133,12 @@ async fn accept(
 }
 
 async fn serve(stream: Stream, port: Port, pages: Pages) {
+    let asked_at = stream.own_ip();
     let service = service_fn(move |request: Request<Incoming>| {
         let pages = pages.clone();
         async move {
             let (parts, _unread) = request.into_parts();
-            Ok::<_, Infallible>(pages.answer(port, &parts).await)
+            Ok::<_, Infallible>(pages.answer(port, &parts, asked_at).await)
         }
     });
     let serving = hyper::server::conn::http1::Builder::new()

@@ -31,6 +31,7 @@ mod outliers;
 mod patience;
 mod pool_http1;
 mod pool_http2;
+mod probes;
 mod regressions;
 mod reload;
 mod replaced;

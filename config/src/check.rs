@@ -10,6 +10,7 @@ mod downstream;
 mod identity;
 mod listener;
 mod policy;
+mod probes;
 mod routes;
 mod sockets;
 mod telemetry;
@@ -74,6 +75,7 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
     };
     sockets::refuse_shared(&config, &listen, remarks);
     claims::refuse_shared(&config.clusters, remarks);
+    probes::look(&config, remarks);
     warn_of_idle_sides(&config, remarks);
     config
 }

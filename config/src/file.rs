@@ -54,9 +54,11 @@ macro_rules! blocks {
     )*};
 }
 
+mod probes;
 mod routes;
 mod unions;
 
+pub(crate) use probes::{Probe, Probes};
 pub(crate) use routes::{
     Destination, DestinationBlock, Destinations, HeaderValue, Match, Path, PathBlock, Route, Routes,
     ValueBlock,
@@ -151,7 +153,9 @@ blocks! {
         /// Of one request; beyond it the answer is 413. Default off.
         max_body: Typed<OffOr<Size>>,
         rate_limit: OffOnly,
-        probes: OffOnly,
+        /// What is asked of the application when GET /probe/NAME comes to the metrics port: for kubelets, who have no
+        /// certificate.
+        probes: Probes,
         /// What is special about single ports of the application.
         ports: Entries<Port, Option<PortBlock>>,
         authorization: NotYet,

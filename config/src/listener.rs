@@ -21,6 +21,8 @@ pub struct Inbound {
     pub max_requests: Option<u32>,
     /// Bytes of one request body; beyond it 413.
     pub max_body: Option<u64>,
+    /// What the application is asked for others, by name. Names are unique.
+    pub probes: Vec<Probe>,
     /// What is special about single ports of the application.
     pub ports: BTreeMap<u16, PortPolicy>,
 }
@@ -34,6 +36,25 @@ pub struct PortPolicy {
     /// Listeners of its own, whose connections are for this port of the application without being redirected: at the
     /// address of [`Inbound::app`], or at 127.0.0.1 where that is absent. Default: none.
     pub listen: Vec<SocketAddr>,
+}
+
+/// A question to the application that the metrics port passes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// `/probe/NAME`
+    pub name: String,
+    pub port: u16,
+    pub asks: Question,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// GET of this path, with its query.
+    Http { path: String },
+    /// Whether a connection is taken.
+    Tcp,
+    /// grpc.health.v1.Health/Check; empty asks for the server as a whole.
+    Grpc { service: String },
 }
 
 /// Where a redirected connection goes.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::file::{
     Balancer, Endpoint, EndpointBlock, Endpoints, File, ForEachService, HashBalancer, LearntEndpoints,
-    Methods, Service, TlsBlock, UpstreamTls,
+    Methods, Probe, Probes, Service, TlsBlock, UpstreamTls,
 };
 use crate::identity::SpiffeId;
 use crate::shape::{Entries, NotYet, OffOnly, OneOrMore, Typed};
@@ -156,6 +156,12 @@ impl Described for ForEachService {
         let keys = service.get_mut("properties").and_then(Value::as_object_mut)?;
         keys.retain(|key, _| !Self::ONE_SERVICE_S_OWN.contains(&key.as_str()));
         Some(service)
+    }
+}
+
+impl Described for Probes {
+    fn described() -> Option<Value> {
+        any_of([defined("off"), list_of(Probe::described()), left_open()])
     }
 }
 

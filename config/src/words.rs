@@ -2,6 +2,7 @@
 
 mod destination;
 mod dns;
+mod probe;
 mod route;
 
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 pub(crate) use dns::DnsName;
+pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
 pub(crate) use route::{HeaderName, HeaderText, MatchPath, RouteName};
 
 use crate::cluster::{HostPattern, LoadBalancer, UpstreamProtocol};

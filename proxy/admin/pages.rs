@@ -1,5 +1,6 @@
 //! The pages of both ports: which there are, and who answers.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{ALLOW, HeaderValue};
@@ -10,6 +11,7 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, answer, json, text};
 use super::console::{Console, NotTaken};
+use super::probe::Prober;
 use super::ready::Readiness;
 use super::{clusters, guard, logging};
 use crate::app::Order;
@@ -37,6 +39,7 @@ enum Page {
     Metrics,
     Ready,
     Live,
+    Probe,
 }
 
 /// What a page is asked with; who may be asked with GET may be asked with HEAD.
@@ -47,8 +50,11 @@ enum Asked {
     GetOrPut,
 }
 
+/// What the name of a probe follows.
+const PROBE: &str = "/probe/";
+
 /// In the order of the index.
-const PAGES: [(&str, Page, Asked, &str); 11] = [
+const PAGES: [(&str, Page, Asked, &str); 12] = [
     ("/", Page::Index, Asked::Get, "this list"),
     (
         "/config",
@@ -65,6 +71,7 @@ const PAGES: [(&str, Page, Asked, &str); 11] = [
     ("/metrics", Page::Metrics, Asked::Get, "Prometheus metrics"),
     ("/ready", Page::Ready, Asked::Get, "200, or 503 with the reason"),
     ("/live", Page::Live, Asked::Get, "200"),
+    ("/probe/NAME", Page::Probe, Asked::Get, "asks the application what inbound.probes says"),
 ];
 
 impl Asked {
@@ -92,23 +99,25 @@ pub(super) struct Pages {
     pub(super) registry: Arc<Metrics>,
     pub(super) readiness: Arc<Readiness>,
     pub(super) console: Arc<Console>,
+    pub(super) prober: Prober,
 }
 
 impl Pages {
     /// Bodies are not looked at: hyper closes the connection of one that is not there yet.
-    pub(super) async fn answer(&self, port: Port, request: &Parts) -> Answer {
+    /// `asked_at`: the sidecar's end of the connection.
+    pub(super) async fn answer(&self, port: Port, request: &Parts, asked_at: Option<IpAddr>) -> Answer {
         if port == Port::Admin
             && let Err(why) = guard::admit(request)
         {
             return text(StatusCode::FORBIDDEN, format!("{why}\n"));
         }
         match find(port, request) {
-            Ok(page) => self.page(page, request).await,
+            Ok(page) => self.page(page, request, asked_at).await,
             Err(refused) => *refused,
         }
     }
 
-    async fn page(&self, page: Page, request: &Parts) -> Answer {
+    async fn page(&self, page: Page, request: &Parts, asked_at: Option<IpAddr>) -> Answer {
         match page {
             Page::Index => text(StatusCode::OK, index()),
             Page::Config => json(&self.console.config()),
@@ -124,7 +133,14 @@ impl Pages {
             Page::Metrics => answer(StatusCode::OK, family::CONTENT_TYPE, self.registry.encode().into()),
             Page::Ready => self.ready(),
             Page::Live => text(StatusCode::OK, "live\n"),
+            // boxed: it is larger than all the rest, and rare
+            Page::Probe => Box::pin(self.probe(request.uri.path(), asked_at)).await,
         }
+    }
+
+    async fn probe(&self, path: &str, asked_at: Option<IpAddr>) -> Answer {
+        let now = self.console.store.load_full();
+        self.prober.answer(path.strip_prefix(PROBE).unwrap_or_default(), &now, asked_at).await
     }
 
     fn ready(&self) -> Answer {
@@ -139,7 +155,7 @@ impl Pages {
 fn find(port: Port, request: &Parts) -> Result<Page, Box<Answer>> {
     let known = PAGES.iter().filter(|(_, page, ..)| port == Port::Admin || is_told_to_all(*page));
     let path = request.uri.path();
-    let Some((_, page, asked, _)) = known.clone().find(|(known, ..)| *known == path) else {
+    let Some((_, page, asked, _)) = known.clone().find(|(known, page, ..)| is_at(known, *page, path)) else {
         let paths: Vec<_> = known.map(|(path, ..)| *path).collect();
         return Err(text(StatusCode::NOT_FOUND, format!("there are {}\n", paths.join(", "))).into());
     };
@@ -156,8 +172,15 @@ fn find(port: Port, request: &Parts) -> Result<Page, Box<Answer>> {
     }
 }
 
+fn is_at(known: &str, page: Page, path: &str) -> bool {
+    match page {
+        Page::Probe => path.starts_with(PROBE),
+        _ => known == path,
+    }
+}
+
 const fn is_told_to_all(page: Page) -> bool {
-    matches!(page, Page::Metrics | Page::Ready | Page::Live)
+    matches!(page, Page::Metrics | Page::Ready | Page::Live | Page::Probe)
 }
 
 /// Scrapers and probes put what they like behind their paths.

@@ -13,7 +13,7 @@ use crate::support::soon;
 use crate::support::tools::require_python;
 
 /// A Python script with pipes on both sides; its errors go where the test's go.
-struct Script {
+pub(crate) struct Script {
     child: Child,
     stdin: Option<ChildStdin>,
     lines: mpsc::UnboundedReceiver<String>,
@@ -55,7 +55,7 @@ impl Drop for Script {
     }
 }
 
-async fn server() -> (Script, SocketAddr) {
+pub(crate) async fn server() -> (Script, SocketAddr) {
     let mut server = Script::start("grpc_server.py", &[]);
     let line = server.line().await.expect("a port");
     let port = line.strip_prefix("port ").and_then(|port| port.parse().ok()).expect("a port");

@@ -15,6 +15,8 @@ mod isolation;
 mod many;
 mod matrix;
 mod opaque;
+mod pods;
+mod probes;
 mod process;
 mod redirect;
 mod reload;

@@ -1,4 +1,8 @@
-"""A gRPC application: bytes in, bytes out. Prints its port, then what it sees, one line each."""
+"""A gRPC application: bytes in, bytes out. Prints its port, then what it sees, one line each.
+
+`grpc_server.py ADDRESS` listens there until it is killed; without one on a free port until its input ends.
+It is healthy, and so is zoo.Zoo; zoo.Asleep is not.
+"""
 
 import sys
 import threading
@@ -105,10 +109,26 @@ METHODS = {
 }
 
 
+# grpc.health.v1: SERVING is 1, NOT_SERVING is 2
+HEALTH = {"": 1, "zoo.Zoo": 1, "zoo.Asleep": 2}
+
+
+def check(request, context):
+    """The one field of the request is the service's name; that of the answer is its state."""
+    state = HEALTH.get(request[2:].decode())
+    if state is None:
+        context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
+    return bytes([8, state])
+
+
 server = grpc.server(futures.ThreadPoolExecutor(max_workers=16), options=LIMITS)
 server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("zoo.Zoo", METHODS),))
-port = server.add_insecure_port("127.0.0.1:0")
+health = grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": UNARY(check)})
+server.add_generic_rpc_handlers((health,))
+port = server.add_insecure_port(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0")
 server.start()
 say("port", port)
+if len(sys.argv) > 1:
+    server.wait_for_termination()
 sys.stdin.read()  # until the test lets go
 server.stop(None)

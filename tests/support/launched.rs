@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::certs::Authority;
 use super::program::Program;
+use super::tools::printed;
 use super::{Scratch, eventually};
 
 /// A sidecar at work; killed with the test.
@@ -44,6 +45,20 @@ impl Launched {
     /// Waits until its log has this.
     pub(crate) async fn has_told(&self, text: &str) {
         eventually(text, async || self.program.errors().contains(text).then_some(())).await;
+    }
+
+    /// SIGTERM, and its end.
+    pub(crate) async fn terminated(&self) {
+        let mut kill = Command::new("sh");
+        kill.args(["-c", &format!("kill -TERM {}", self.pid())]);
+        printed(kill).await;
+        eventually("the end of the sidecar", async || self.has_ended().then_some(())).await;
+    }
+
+    /// Gone, or waiting to be reaped.
+    fn has_ended(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
+        stat.map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
     }
 
     pub(crate) fn pid(&self) -> u32 {

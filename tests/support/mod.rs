@@ -4,6 +4,7 @@
 
 pub(crate) mod application;
 pub(crate) mod backend;
+pub(crate) mod capture;
 pub(crate) mod certs;
 pub(crate) mod curl;
 pub(crate) mod http2;
@@ -11,6 +12,8 @@ pub(crate) mod launched;
 pub(crate) mod load;
 pub(crate) mod metrics;
 pub(crate) mod namespace;
+pub(crate) mod place;
+pub(crate) mod pod;
 pub(crate) mod program;
 pub(crate) mod rules;
 pub(crate) mod servers;

@@ -106,13 +106,13 @@ impl Hosts {
 
 /// One host's network; its processes must have ended before it goes.
 pub(crate) struct Namespace {
-    name: String,
+    pub(crate) name: String,
     /// The pair of programs, for IPv4 and IPv6, that this kernel understands.
     tables: [&'static str; 2],
 }
 
 impl Namespace {
-    fn new(kind: &str) -> Result<Self, String> {
+    pub(crate) fn new(kind: &str) -> Result<Self, String> {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let name = format!("pillion-{}-{}-{kind}", std::process::id(), COUNT.fetch_add(1, Relaxed));
         ran("ip", &["netns", "add", &name])?;
@@ -247,7 +247,7 @@ impl Drop for Namespace {
 }
 
 /// Removes what a killed run left: namespaces named after a process that is gone.
-fn sweep() {
+pub(crate) fn sweep() {
     let names = ran("ip", &["netns", "list"]).unwrap_or_default();
     for name in names.lines().filter_map(|line| line.split(' ').next()) {
         let maker = name.strip_prefix("pillion-").and_then(|rest| rest.split('-').next());
@@ -257,7 +257,7 @@ fn sweep() {
     }
 }
 
-fn ip(words: &[&str]) {
+pub(crate) fn ip(words: &[&str]) {
     ran("ip", words).unwrap_or_else(|error| unreachable!("{error}"));
 }
 

@@ -61,6 +61,11 @@ impl Program {
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
+
+    /// The next line of standard output, or `None`: it has ended.
+    pub(crate) async fn next_line(&mut self) -> Option<String> {
+        soon(&self.told, self.lines.recv()).await
+    }
 }
 
 impl Drop for Program {

@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -11,13 +12,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pillion::identity::issue::Ca;
-use tokio::net::TcpStream;
-
-use super::backend::free;
 use super::certs::spiffe;
+use super::place::{APPLICATION, Place};
 use super::tools::{printed, require};
 use super::{Scratch, eventually};
+use pillion::identity::issue::Ca;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// After this a server that does not want to end is killed.
@@ -40,15 +39,24 @@ pub(crate) const SHOP: &str = "shop.test";
 
 impl Server {
     pub(crate) async fn redis() -> Option<Self> {
-        let (mut redis, scratch, address) = (find("redis-server")?, Scratch::new(), free());
-        redis.args(["--port", &port(address), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
-        redis.arg("--dir").arg(scratch.path());
-        Some(Self::start(redis, address, scratch, "KILL").await)
+        Self::redis_at(Place::here()).await
+    }
+
+    pub(crate) async fn redis_at(place: Place) -> Option<Self> {
+        let (mut redis, scratch) = (find("redis-server")?, Scratch::new());
+        let bind: &[&str] = if place.is_pod() { &["0.0.0.0", "::"] } else { &["127.0.0.1"] };
+        redis.args(["--port", &port(&place), "--save", "", "--appendonly", "no", "--protected-mode", "no"]);
+        redis.arg("--dir").arg(scratch.path()).arg("--bind").args(bind);
+        Some(Self::start(humbled(redis, &place, &scratch).await, place, scratch, "KILL").await)
     }
 
     pub(crate) async fn mariadb() -> Option<Self> {
+        Self::mariadb_at(Place::here()).await
+    }
+
+    pub(crate) async fn mariadb_at(place: Place) -> Option<Self> {
         let (mut install, mut mariadb) = (find("mariadb-install-db")?, find("mariadbd")?);
-        let (scratch, address) = (Scratch::new(), free());
+        let scratch = Scratch::new();
         let data = option("--datadir=", &scratch.path().join("data"));
         let as_root: &[&str] = if is_root() { &["--user=root"] } else { &[] };
         install.args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"]);
@@ -67,16 +75,24 @@ impl Server {
             "--skip-log-bin",
             "--innodb-buffer-pool-size=8M",
         ]);
-        mariadb.args([&*format!("--port={}", address.port()), "--bind-address=127.0.0.1"]).args(as_root);
+        let bind = if place.is_pod() { "--bind-address=*" } else { "--bind-address=127.0.0.1" };
+        mariadb.args([&*format!("--port={}", port(&place)), bind]);
+        if !place.is_pod() {
+            mariadb.args(as_root);
+        }
         mariadb.arg(option("--init-file=", &scratch.write("users.sql", users)));
         mariadb.arg(option("--socket=", &scratch.path().join("socket"))).arg(data);
-        Some(Self::start(mariadb, address, scratch, "KILL").await)
+        Some(Self::start(humbled(mariadb, &place, &scratch).await, place, scratch, "KILL").await)
     }
 
     /// With a certificate, so that clients may ask for TLS after they have connected.
     pub(crate) async fn postgres() -> Option<Self> {
+        Self::postgres_at(Place::here()).await
+    }
+
+    pub(crate) async fn postgres_at(place: Place) -> Option<Self> {
         let (mut initdb, mut postgres) = (find("initdb")?, find("postgres")?);
-        let (scratch, address) = (Scratch::new(), free());
+        let scratch = Scratch::new();
         let password = scratch.write("password", PASSWORD);
         let certificate = certify(&scratch);
         give(&scratch, "postgres").await;
@@ -91,18 +107,20 @@ impl Server {
         ]);
         initdb.arg(option("--pwfile=", &password)).arg("-D").arg(&data);
         printed(as_user("postgres", &initdb)).await;
-        postgres.arg("-D").arg(data).args(["-p", &port(address)]);
-        postgres.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
+        allow_everybody(&data);
+        let listen = if place.is_pod() { "listen_addresses=*" } else { "listen_addresses=127.0.0.1" };
+        postgres.arg("-D").arg(data).args(["-p", &port(&place)]);
+        postgres.args(["-c", listen, "-c", "unix_socket_directories="]);
         postgres.args(["-c", "fsync=off", "-c", "ssl=on"]);
         postgres.arg("-c").arg(option("ssl_cert_file=", &certificate.chain));
         postgres.arg("-c").arg(option("ssl_key_file=", &certificate.key));
-        Some(Self::start(as_user("postgres", &postgres), address, scratch, "QUIT").await)
+        Some(Self::start(as_user("postgres", &postgres), place, scratch, "QUIT").await)
     }
 
     pub(crate) async fn sshd() -> Option<Self> {
         let (sshd, mut keygen) = (find("sshd")?, find("ssh-keygen")?);
-        let (scratch, address) = (Scratch::new(), free());
-        let key = scratch.path().join("host_key");
+        let (scratch, place) = (Scratch::new(), Place::here());
+        let (key, address) = (scratch.path().join("host_key"), place.address);
         keygen.args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key);
         printed(keygen).await;
         let config = format!("HostKey {}\nListenAddress {address}\nPidFile none\nUsePAM no\n", key.display());
@@ -110,21 +128,29 @@ impl Server {
         give(&scratch, "nobody").await;
         let mut alone = Command::new(sshd.get_program());
         alone.args(["-D", "-e", "-f"]).arg(config);
-        Some(Self::start(as_user("nobody", &alone), address, scratch, "KILL").await)
+        Some(Self::start(as_user("nobody", &alone), place, scratch, "KILL").await)
     }
 
     /// A web server with TLS of its own, for [`SHOP`]; [`Self::authority`] is who signed that.
     ///
     /// `/` tells the version of HTTP and the host; `/file` is `file`.
     pub(crate) async fn nginx(file: &[u8]) -> Option<Self> {
-        let (mut nginx, scratch, address) = (find("nginx")?, Scratch::new(), free());
+        Self::nginx_at(Place::here(), file).await
+    }
+
+    pub(crate) async fn nginx_at(place: Place, file: &[u8]) -> Option<Self> {
+        let (mut nginx, scratch) = (find("nginx")?, Scratch::new());
+        let listen = match place.is_pod() {
+            true => format!("listen 0.0.0.0:{0} ssl http2; listen [::]:{0} ssl http2;", port(&place)),
+            false => format!("listen {} ssl http2;", place.address),
+        };
         let certificate = certify(&scratch);
         scratch.write("file", file);
         let config = format!(
             "daemon off; master_process off; pid {at}/pid; error_log stderr;\n\
              events {{ }}\n\
              http {{ access_log off; {paths}\n\
-             server {{ listen {address} ssl http2; root {at};\n\
+             server {{ {listen} root {at};\n\
              ssl_certificate {chain}; ssl_certificate_key {key};\n\
              location = / {{ return 200 \"$server_protocol $ssl_server_name $host\"; }} }} }}\n",
             at = scratch.path().display(),
@@ -136,7 +162,7 @@ impl Server {
         );
         let config = scratch.write("nginx.conf", config);
         nginx.arg("-e").arg("stderr").arg("-c").arg(config);
-        Some(Self::start(nginx, address, scratch, "KILL").await)
+        Some(Self::start(humbled(nginx, &place, &scratch).await, place, scratch, "KILL").await)
     }
 
     /// Who signed the server's certificate, as a file of PEM.
@@ -144,21 +170,17 @@ impl Server {
         self.scratch.path().join("ca.crt")
     }
 
-    async fn start(
-        mut command: Command,
-        address: SocketAddr,
-        scratch: Scratch,
-        ends_by: &'static str,
-    ) -> Self {
+    async fn start(command: Command, place: Place, scratch: Scratch, ends_by: &'static str) -> Self {
+        let mut command = place.entered(&command);
         let log = File::create(scratch.path().join("log")).expect("a file of our own");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log).process_group(0);
         let child = command.spawn().unwrap_or_else(|error| unreachable!("{command:?}: {error}"));
-        let mut server = Self { address, child, ends_by, scratch };
+        let mut server = Self { address: place.address, child, ends_by, scratch };
         let what = format!("{command:?} listens");
         eventually(&what, async || {
             let exited = server.child.try_wait().expect("a child of ours");
             assert!(exited.is_none(), "{command:?}: {exited:?}");
-            TcpStream::connect(address).await.ok()
+            place.answers().await.then_some(())
         })
         .await;
         server
@@ -201,8 +223,24 @@ fn find(program: &str) -> Option<Command> {
     }
 }
 
-fn port(address: SocketAddr) -> String {
-    address.port().to_string()
+fn port(place: &Place) -> String {
+    place.address.port().to_string()
+}
+
+/// A sidecar speaks from an address of its own, which PostgreSQL knows nothing of.
+fn allow_everybody(data: &Path) {
+    let mut rules =
+        fs::OpenOptions::new().append(true).open(data.join("pg_hba.conf")).expect("rules to add to");
+    rules.write_all(b"host all all all scram-sha-256\n").expect("rules to add to");
+}
+
+/// In a pod as a user who may do nothing, to whom its files then belong.
+async fn humbled(command: Command, place: &Place, scratch: &Scratch) -> Command {
+    if !place.is_pod() {
+        return command;
+    }
+    give(scratch, APPLICATION).await;
+    as_user(APPLICATION, &command)
 }
 
 fn option(name: &str, value: &Path) -> String {

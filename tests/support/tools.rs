@@ -16,7 +16,7 @@ pub(crate) fn require_python(module: &str) -> bool {
     available(&format!("python3 with {module}"), found.is_ok_and(|output| output.status.success()))
 }
 
-fn available(what: &str, is_there: bool) -> bool {
+pub(crate) fn available(what: &str, is_there: bool) -> bool {
     if !is_there {
         let must = std::env::var("PILLION_TEST_REQUIRE").is_ok_and(|tools| tools == "all");
         assert!(!must, "{what} is missing, and PILLION_TEST_REQUIRE=all");

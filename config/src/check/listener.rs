@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Remarks, Surroundings, Trail};
+use super::{Remarks, Surroundings, Trail, probes};
 use crate::file;
 use crate::listener::{AppProtocol, Inbound, Mtls, Outbound, PortPolicy, RedirectTo, Unknown};
 use crate::shape::{Entries, OneOrMore, Typed};
@@ -59,6 +59,7 @@ pub(super) fn inbound(
         max_connections: file.max_connections.and_then(|Typed(AutoOr(most))| most).map(|Count(most)| most),
         max_requests: file.max_requests.and_then(|Typed(most)| most.set()).map(|Count(most)| most),
         max_body: file.max_body.and_then(|Typed(most)| most.set()).map(|Size(bytes)| bytes),
+        probes: probes::probes(file.probes, &at.key("probes"), remarks),
         ports: ports(file.ports, &at.key("ports"), around, remarks),
     };
     refuse_circles(&inbound, at, remarks);
@@ -67,7 +68,6 @@ pub(super) fn inbound(
 
 fn refuse_unbuilt(file: &file::Inbound, at: &Trail<'_>, remarks: &mut Remarks) {
     remarks.unless_off(&at.key("rate_limit"), &file.rate_limit);
-    remarks.unless_off(&at.key("probes"), &file.probes);
     remarks.not_yet(&at.key("authorization"), &file.authorization);
 }
 

@@ -11,7 +11,7 @@ use super::blocks;
 use super::origin::Scopes;
 use super::spell::{duration, or_off, path, share, size, word};
 use crate::identity::{Crl, Source, TlsPolicy};
-use crate::listener::{DownstreamLimits, Drain, Inbound, Outbound, PortPolicy};
+use crate::listener::{DownstreamLimits, Drain, Inbound, Outbound, PortPolicy, Probe, Question};
 use crate::telemetry::{AccessLog, Admin, LogPath, Metrics};
 use crate::words::{AlwaysErrors, PostQuantum};
 use crate::{Config, Workload};
@@ -87,6 +87,7 @@ fn tell_inbound(inbound: Option<&Inbound>, at: &Scopes<'_>, page: &mut Page<'_>)
         max_connections,
         max_requests,
         max_body,
+        probes,
         ports,
     } = inbound;
     tell_listen(listen, at, page);
@@ -98,7 +99,21 @@ fn tell_inbound(inbound: Option<&Inbound>, at: &Scopes<'_>, page: &mut Page<'_>)
     page.tell(&at.key("max_connections"), max_connections.map_or_else(|| "auto".into(), Value::from));
     page.tell(&at.key("max_requests"), or_off(*max_requests, Value::from));
     page.tell(&at.key("max_body"), or_off(*max_body, size));
+    tell_probes(probes, &at.key("probes"), page);
     tell_ports(ports, &at.key("ports"), page);
+}
+
+fn tell_probes(probes: &[Probe], at: &Scopes<'_>, page: &mut Page<'_>) {
+    for (nth, Probe { name, port, asks }) in probes.iter().enumerate() {
+        let at = at.index(nth);
+        page.tell(&at.key("name"), name.as_str());
+        page.tell(&at.key("port"), *port);
+        match asks {
+            Question::Http { path } => page.tell(&at.key("path"), path.as_str()),
+            Question::Tcp => page.tell(&at.key("tcp"), "on"),
+            Question::Grpc { service } => page.tell(&at.key("grpc"), service.as_str()),
+        }
+    }
 }
 
 /// A single port tells what is special about it alone.

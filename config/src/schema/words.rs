@@ -12,8 +12,8 @@ use crate::policy::RetryCondition;
 use crate::telemetry::LogPath;
 use crate::value::{Count, Pause, Port, Share, Size, Text};
 use crate::words::{
-    CONDITIONS, DnsName, GRPC, HeaderName, HeaderText, MatchPath, Method, RouteName, ServiceName, Sni,
-    Target, TrustDomain,
+    CONDITIONS, DnsName, GRPC, GrpcService, HeaderName, HeaderText, MatchPath, Method, ProbeName, ProbePath,
+    RouteName, ServiceName, Sni, Target, TrustDomain,
 };
 
 /// A word of many keys stands once.
@@ -60,6 +60,8 @@ pub(super) fn definitions() -> Value {
             "pattern": "^([^ \\t]([^\\r\\n]*[^ \\t])?)?$",
             "description": "A header's value"
         },
+        "probe_path": pattern("^/[!$-;=?-\\[\\]_a-z~]*$", "A path as it is sent: /healthz"),
+        "grpc_service": pattern("^[!-~]*$", "A service as gRPC's health checking names it; \"\" is the server as a whole"),
         "on_off": { "enum": on_off() },
         "condition": condition(),
     })
@@ -114,6 +116,9 @@ described!(
     MatchPath: "path",
     HeaderName: "header_name",
     HeaderText: "header_text",
+    ProbeName: "name",
+    ProbePath: "probe_path",
+    GrpcService: "grpc_service",
     bool: "on_off",
     Sni: "name",
     TrustDomain: "name",

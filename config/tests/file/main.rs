@@ -10,6 +10,7 @@ mod faults;
 mod hostile;
 mod named;
 mod peers;
+mod probes;
 mod protocols;
 mod refusals;
 mod routes;

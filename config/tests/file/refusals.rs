@@ -7,9 +7,8 @@ use crate::bad;
 const FULL: &str = include_str!("interface.yaml");
 
 /// Shrinks as features land; empty, the full example loads.
-const REFUSED: [&str; 17] = [
+const REFUSED: [&str; 16] = [
     "inbound.rate_limit",
-    "inbound.probes",
     "inbound.authorization",
     "services.orders.endpoints[1].zone",
     "services.orders.endpoints[1].priority",

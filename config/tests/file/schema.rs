@@ -115,7 +115,6 @@ fn a_key_that_is_not_built_yet_is_absent() {
         "tracing",
         "workload_api",
         "rate_limit",
-        "probes",
         "authorization",
         "srv",
         "zone_aware",

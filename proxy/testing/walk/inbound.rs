@@ -6,8 +6,9 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::super::backend::OK;
-use super::super::mesh::{A, B, IDENTITY, Mesh, Pair, identity, secs, settle};
+use super::super::mesh::{A, B, IDENTITY, Mesh, Pair, Sidecar, identity, secs, settle};
 use super::super::peer::Peer;
+use super::super::probes::{SERVING, asked, health};
 use super::sides::listens;
 use super::upstream::{BY_A, BY_B, GET, told};
 use super::{Key, Row, key, shows};
@@ -25,6 +26,16 @@ pub(super) fn rows() -> Vec<Row> {
         shows(path("max_connections"), ["1", "2"], one_of_two),
         shows(path("max_requests"), ["1", "2"], one_of_two),
         shows(path("max_body"), ["4B", "8B"], told_with_a_body),
+        shows(
+            path("probes"),
+            ["off", "[{ \"name\": \"live\", \"port\": 80, \"path\": \"/\" }]"],
+            told_by_the_probe,
+        ),
+        shows(path("probes[].name"), ["live", "ready"], told_by_the_probe),
+        shows(path("probes[].port"), ["80", "9090"], told_by_the_probe),
+        shows(path("probes[].path"), ["/a", "/b"], asked_by_the_probe),
+        shows(path("probes[].tcp"), ["on", "off"], asked_by_the_probe),
+        shows(path("probes[].grpc"), ["shop.Orders", "shop.Other"], told_by_the_grpc_probe),
         shows(path("ports.*.listen"), ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows(path("ports.*.mtls"), ["strict", "permissive"], told_in_plaintext),
         shows(path("ports.*.protocol"), ["http1", "http2"], first_bytes),
@@ -70,6 +81,40 @@ async fn first_bytes(key: Key) -> String {
     settle().await;
     let heard = heard.lock();
     String::from_utf8_lossy(&heard).into_owned()
+}
+
+/// The sidecar of an application that has a probe, `live`, and the application's ports.
+fn probed(key: &Key, mesh: &Mesh, probe: Value) -> Sidecar {
+    let mut file = key::application(json!({ "app": A, "probes": [probe] }));
+    file["metrics"] = json!({ "listen": "127.0.0.1:0" });
+    key.start(mesh, file, None)
+}
+
+async fn told_by_the_probe(key: Key) -> String {
+    let mesh = Mesh::default();
+    let (_a, _local) = (mesh.answering(A, BY_A), mesh.answering("127.0.0.1:9090", BY_B));
+    let sidecar = probed(&key, &mesh, json!({ "name": "live", "port": 80, "path": "/" }));
+    let answer = asked(&mesh, &sidecar, "GET /probe/live").await;
+    format!("{:?} {}", answer.status(), answer.body)
+}
+
+async fn asked_by_the_probe(key: Key) -> String {
+    let mesh = Mesh::default();
+    let app = mesh.answering(A, OK);
+    let mut probe = json!({ "name": "live", "port": 80 });
+    if key.value != "on" {
+        probe["path"] = "/".into();
+    }
+    let sidecar = probed(&key, &mesh, probe);
+    asked(&mesh, &sidecar, "GET /probe/live").await;
+    app.requests().first().map_or_else(|| "a connection".to_owned(), |asked| asked.head.clone())
+}
+
+async fn told_by_the_grpc_probe(key: Key) -> String {
+    let mesh = Mesh::default();
+    health(&mesh, A, SERVING);
+    let sidecar = probed(&key, &mesh, json!({ "name": "live", "port": 80 }));
+    asked(&mesh, &sidecar, "GET /probe/live").await.body
 }
 
 async fn time_without_answer(key: Key) -> String {

@@ -12,7 +12,7 @@ use crate::identity::issue::Ca;
 #[derive(Debug, Clone)]
 pub(super) struct Key {
     pub(super) path: String,
-    value: Value,
+    pub(super) value: Value,
 }
 
 impl Key {

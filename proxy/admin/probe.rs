@@ -1,0 +1,240 @@
+//! `/probe/NAME`: asks the application what the file says, and tells how it answered.
+//!
+//! For kubelets, who have no certificate to show where mTLS is strict: the question does not pass the inbound port.
+//! Nothing of the request but the name is passed on. Who can reach the metrics port chooses among the operator's
+//! questions, and at most [`PROBES`] of them are asked at once.
+
+mod grpc;
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use pillion_config::listener::{AppProtocol, Inbound, Probe, Question, RedirectTo};
+use tokio::sync::Semaphore;
+
+use super::answer::{Answer, text};
+use crate::net::{Leg, Network, Stream};
+use crate::state::Snapshot;
+
+/// At once: kubelet asks one question of each of its three kinds of probes at a time, and people a few more.
+const PROBES: usize = 16;
+/// From the first packet to the last byte of the answer. kubelet waits as long as its `timeoutSeconds` says (1 s
+/// unless written), hangs up, and ends the question with that; this ends those whose askers have more patience.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// Of the application's answer: a reason fits, a page does not.
+const ANSWER_BYTES: usize = 1024;
+/// Of an answer's head.
+const HEAD_BYTES: usize = 64 * 1024;
+/// Where the application is, when nobody says.
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("pillion-probe/", env!("CARGO_PKG_VERSION")));
+
+/// Asks; for all connections of the metrics port together.
+#[derive(Clone)]
+pub(super) struct Prober {
+    network: Network,
+    permits: Arc<Semaphore>,
+}
+
+/// Why the application is not known to be well. One sentence for the event that kubelet writes.
+#[derive(Debug, thiserror::Error)]
+enum Unwell {
+    #[error("{PROBES} probes wait for the application already")]
+    Crowded,
+    #[error("{0} is the sidecar's own port, not the application's")]
+    Own(SocketAddr),
+    #[error("cannot connect to {0}: {1}")]
+    Unreachable(SocketAddr, #[source] io::Error),
+    #[error("no answer from {0} within {s} s", s = TIMEOUT.as_secs())]
+    Silent(SocketAddr),
+    #[error("{0} broke off: {1}")]
+    BrokeOff(SocketAddr, #[source] hyper::Error),
+    #[error("{0} answered {1}, which ends no request")]
+    Unfinished(SocketAddr, StatusCode),
+    #[error("the question cannot be written: {0}")]
+    Unaskable(#[from] http::Error),
+    #[error("{0} says: {1}")]
+    Grpc(SocketAddr, grpc::NotServing),
+}
+
+impl Prober {
+    pub(super) fn new(network: Network) -> Self {
+        Self { network, permits: Arc::new(Semaphore::new(PROBES)) }
+    }
+
+    /// `asked_at`: the sidecar's end of the asker's connection.
+    pub(super) async fn answer(&self, name: &str, now: &Snapshot, asked_at: Option<IpAddr>) -> Answer {
+        let inbound = now.inbound.as_ref().map(|side| &side.policy);
+        let probes = inbound.map_or(&[][..], |inbound| &inbound.probes);
+        let (Some(inbound), Some(probe)) = (inbound, probes.iter().find(|probe| probe.name == name)) else {
+            return text(StatusCode::NOT_FOUND, unknown(probes));
+        };
+        let to = target(inbound, probe.port, asked_at);
+        let asked = match now.own.contains(to) {
+            true => Err(Unwell::Own(to)),
+            false => self.ask(inbound, probe, to).await,
+        };
+        asked.unwrap_or_else(|why| text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")))
+    }
+
+    async fn ask(&self, inbound: &Inbound, probe: &Probe, to: SocketAddr) -> Result<Answer, Unwell> {
+        let _permit = self.permits.try_acquire().map_err(|_full| Unwell::Crowded)?;
+        let asked = async {
+            let connected = self.network.connect(to, Leg::Inbound, None).await;
+            let io = connected.map_err(|error| Unwell::Unreachable(to, error))?;
+            match &probe.asks {
+                Question::Tcp => Ok(text(StatusCode::OK, "open\n")),
+                Question::Http { path } if speaks_http2(inbound, probe.port) => http2(io, to, path).await,
+                Question::Http { path } => http1(io, to, path).await,
+                Question::Grpc { service } => grpc::ask(io, to, service).await,
+            }
+        };
+        tokio::time::timeout(TIMEOUT, asked).await.unwrap_or(Err(Unwell::Silent(to)))
+    }
+}
+
+fn unknown(probes: &[Probe]) -> String {
+    let names: Vec<&str> = probes.iter().map(|probe| &*probe.name).collect();
+    match names.is_empty() {
+        true => "inbound.probes names no probe\n".to_owned(),
+        false => format!("there are the probes {}\n", names.join(", ")),
+    }
+}
+
+/// Where the application has this port: at the address that the file gives it, else at the one that the asker means
+/// it at, which in a pod is the pod's.
+fn target(inbound: &Inbound, port: u16, asked_at: Option<IpAddr>) -> SocketAddr {
+    if let Some(app) = inbound.app.filter(|app| app.port() == port) {
+        return app;
+    }
+    let has_own_listener = inbound.ports.get(&port).is_some_and(|policy| !policy.listen.is_empty());
+    let ip = match asked_at {
+        _ if has_own_listener => inbound.app.map_or(LOOPBACK, |app| app.ip()),
+        Some(ip) if inbound.redirect_to == RedirectTo::Original => ip.to_canonical(),
+        Some(IpAddr::V6(ip)) if ip.to_ipv4_mapped().is_none() => Ipv6Addr::LOCALHOST.into(),
+        _ => LOOPBACK,
+    };
+    (ip, port).into()
+}
+
+/// Declared, as towards the application otherwise; nothing else tells it before the first byte.
+fn speaks_http2(inbound: &Inbound, port: u16) -> bool {
+    let single = inbound.ports.get(&port).and_then(|policy| policy.protocol);
+    single.unwrap_or(inbound.protocol) == AppProtocol::Http2
+}
+
+async fn http1(io: Stream, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
+    let question = Request::get(path).header(HOST, to.to_string()).header(USER_AGENT, AGENT);
+    let question = question.header(CONNECTION, "close").body(Full::<Bytes>::default())?;
+    let broke_off = |error| Unwell::BrokeOff(to, error);
+    let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(io)).await;
+    let (mut send, conn) = handshake.map_err(broke_off)?;
+    let told = async { told(send.send_request(question).await.map_err(broke_off)?, to).await };
+    driven(conn, told).await
+}
+
+async fn http2(io: Stream, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
+    let question = Request::get(format!("http://{to}{path}")).header(USER_AGENT, AGENT);
+    let question = question.body(Full::<Bytes>::default())?;
+    let answered = async |answer| told(answer, to).await;
+    over_http2(io, to, question, answered).await
+}
+
+/// `then` reads the answer while the connection is open.
+async fn over_http2<T>(
+    io: Stream,
+    to: SocketAddr,
+    question: Request<Full<Bytes>>,
+    then: impl AsyncFnOnce(Response<Incoming>) -> Result<T, Unwell>,
+) -> Result<T, Unwell> {
+    let broke_off = |error| Unwell::BrokeOff(to, error);
+    let handshake = http2::Builder::new(TokioExecutor::new())
+        .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
+        .handshake(TokioIo::new(io))
+        .await;
+    let (mut send, conn) = handshake.map_err(broke_off)?;
+    let told = async { then(send.send_request(question).await.map_err(broke_off)?).await };
+    driven(conn, told).await
+}
+
+/// The connection lives no longer than the question.
+async fn driven<T>(conn: impl Future, asking: impl Future<Output = T>) -> T {
+    let (mut conn, mut asking) = (pin!(conn), pin!(asking));
+    tokio::select! {
+        told = &mut asking => told, // the connection is dropped, and closed with that
+        _ = &mut conn => asking.await, // what it had read is with the answer
+    }
+}
+
+/// Its status, and as much of its body as anybody reads.
+async fn told(answer: Response<Incoming>, to: SocketAddr) -> Result<Answer, Unwell> {
+    let status = answer.status();
+    match status.is_informational() {
+        true => Err(Unwell::Unfinished(to, status)),
+        false => Ok(text(status, beginning(&mut answer.into_body()).await)),
+    }
+}
+
+/// At most [`ANSWER_BYTES`]; less where the body breaks off, for the status is known.
+async fn beginning(body: &mut Incoming) -> Bytes {
+    let mut read = Vec::new();
+    while read.len() < ANSWER_BYTES
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        if let Ok(data) = frame.into_data() {
+            read.extend(data.iter().take(ANSWER_BYTES - read.len()));
+        }
+    }
+    read.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inbound(text: &str) -> Inbound {
+        let file = format!("inbound: {{ {text} }}");
+        let (config, _) = pillion_config::parse(&file, std::path::Path::new("")).expect("a good file");
+        config.inbound.expect("an inbound side")
+    }
+
+    #[test]
+    fn an_application_is_asked_where_the_file_says_or_where_the_asker_means_it() {
+        let table = [
+            ("", "10.0.0.1", "10.0.0.1:8080"),
+            ("", "fd00::1", "[fd00::1]:8080"),
+            ("", "127.0.0.1", "127.0.0.1:8080"),
+            ("", "::ffff:10.0.0.1", "10.0.0.1:8080"),
+            ("redirect_to: loopback", "10.0.0.1", "127.0.0.1:8080"),
+            ("redirect_to: loopback", "fd00::1", "[::1]:8080"),
+            ("app: \"10.9.0.9:8080\"", "10.0.0.1", "10.9.0.9:8080"),
+            ("app: \"10.9.0.9:80\"", "10.0.0.1", "10.0.0.1:8080"),
+            ("app: \"10.9.0.9:80\", ports: { 8080: { listen: \"0.0.0.0:1\" } }", "10.0.0.1", "10.9.0.9:8080"),
+            ("ports: { 8080: { listen: \"0.0.0.0:1\" } }", "10.0.0.1", "127.0.0.1:8080"),
+        ];
+        for (text, asked_at, expected) in table {
+            let asked_at = asked_at.parse().expect("an address");
+            let to = target(&inbound(text), 8080, Some(asked_at));
+            assert_eq!(to.to_string(), expected, "{text} asked at {asked_at}");
+        }
+        assert_eq!(target(&inbound(""), 8080, None).to_string(), "127.0.0.1:8080");
+    }
+
+    #[test]
+    fn http2_is_spoken_where_it_is_declared() {
+        assert!(!speaks_http2(&inbound(""), 8080));
+        assert!(speaks_http2(&inbound("protocol: http2"), 8080));
+        assert!(speaks_http2(&inbound("ports: { 8080: { protocol: http2 } }"), 8080));
+        assert!(!speaks_http2(&inbound("protocol: http2, ports: { 8080: { protocol: http1 } }"), 8080));
+    }
+}

@@ -1,0 +1,143 @@
+//! gRPC's health checking protocol (grpc.health.v1.Health/Check): one question, one number.
+
+use std::net::SocketAddr;
+
+use bytes::BufMut as _;
+use http::header::{CONTENT_TYPE, HeaderName, TE, USER_AGENT};
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+
+use super::{AGENT, ANSWER_BYTES, Unwell, over_http2};
+use crate::admin::answer::{Answer, text};
+use crate::net::Stream;
+
+const CHECK: &str = "/grpc.health.v1.Health/Check";
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// What a server said instead of SERVING.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NotServing {
+    #[error("HTTP {0}, which is no answer of gRPC")]
+    Http(u16),
+    #[error("grpc-status 12, it has no health service")]
+    Unimplemented,
+    #[error("grpc-status 5, it knows no such service")]
+    NotFound,
+    #[error("grpc-status {0}")]
+    Status(u32),
+    #[error("no grpc-status")]
+    NoStatus,
+    #[error("{0}")]
+    Health(&'static str),
+}
+
+pub(super) async fn ask(io: Stream, to: SocketAddr, service: &str) -> Result<Answer, Unwell> {
+    let question = Request::post(format!("http://{to}{CHECK}"))
+        .header(CONTENT_TYPE, "application/grpc")
+        .header(TE, "trailers")
+        .header(USER_AGENT, AGENT)
+        .body(Full::new(message(service)))?;
+    let answered = async |answer| read(answer, to).await;
+    let (status, trailers, message) = over_http2(io, to, question, answered).await?;
+    verdict(status, &trailers, &message).map_err(|why| Unwell::Grpc(to, why))?;
+    Ok(text(StatusCode::OK, "serving\n"))
+}
+
+/// `HealthCheckRequest { string service = 1; }` behind the five bytes that every message of gRPC has before it.
+fn message(service: &str) -> Bytes {
+    let mut field = Vec::new();
+    if !service.is_empty() {
+        field.put_u8(0x0a); // field 1, with a length
+        let mut length = service.len();
+        while length > 0x7f {
+            field.put_u8((length & 0x7f) as u8 | 0x80);
+            length >>= 7;
+        }
+        field.put_u8(length as u8);
+        field.put_slice(service.as_bytes());
+    }
+    let mut message = Vec::with_capacity(5 + field.len());
+    message.put_u8(0); // not compressed
+    message.put_u32(u32::try_from(field.len()).unwrap_or(u32::MAX));
+    message.put_slice(&field);
+    message.into()
+}
+
+/// Status, trailers and message; in an answer of trailers alone these are its headers.
+async fn read(
+    answer: Response<Incoming>,
+    to: SocketAddr,
+) -> Result<(StatusCode, HeaderMap, Vec<u8>), Unwell> {
+    let (head, mut body) = answer.into_parts();
+    let (mut trailers, mut message) = (head.headers, Vec::new());
+    while let Some(frame) = body.frame().await {
+        match frame.map_err(|error| Unwell::BrokeOff(to, error))?.into_data() {
+            Ok(data) => message.extend(data.iter().take(ANSWER_BYTES - message.len())),
+            Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
+        }
+    }
+    Ok((head.status, trailers, message))
+}
+
+fn verdict(status: StatusCode, trailers: &HeaderMap, message: &[u8]) -> Result<(), NotServing> {
+    if status != StatusCode::OK {
+        return Err(NotServing::Http(status.as_u16()));
+    }
+    let grpc = trailers.get(GRPC_STATUS).and_then(|status| status.to_str().ok()?.parse().ok());
+    match grpc.ok_or(NotServing::NoStatus)? {
+        0 => serving(message),
+        5 => Err(NotServing::NotFound),
+        12 => Err(NotServing::Unimplemented),
+        other => Err(NotServing::Status(other)),
+    }
+}
+
+/// `HealthCheckResponse { ServingStatus status = 1; }`; what is left out is 0.
+fn serving(message: &[u8]) -> Result<(), NotServing> {
+    match message {
+        [0, _, _, _, _, 0x08, 1, ..] => Ok(()),
+        [0, _, _, _, _, 0x08, 2, ..] => Err(NotServing::Health("NOT_SERVING")),
+        [0, _, _, _, _, 0x08, 3, ..] => Err(NotServing::Health("SERVICE_UNKNOWN")),
+        _ => Err(NotServing::Health("UNKNOWN")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_the_message_that_grpc_s_own_library_writes() {
+        assert_eq!(message(""), &b"\0\0\0\0\0"[..]);
+        assert_eq!(message("shop.Orders"), &b"\0\0\0\0\x0d\x0a\x0bshop.Orders"[..]);
+        let long = "x".repeat(200);
+        assert_eq!(message(&long), [b"\0\0\0\0\xcb\x0a\xc8\x01", long.as_bytes()].concat());
+    }
+
+    #[test]
+    fn serving_with_status_0_is_well_and_nothing_else() {
+        let trailers = |status: &'static str| {
+            HeaderMap::from_iter([(GRPC_STATUS, http::HeaderValue::from_static(status))])
+        };
+        let serving = b"\0\0\0\0\x02\x08\x01";
+        assert_eq!(verdict(StatusCode::OK, &trailers("0"), serving), Ok(()));
+        let table = [
+            (200, "0", &b"\0\0\0\0\x02\x08\x02"[..], NotServing::Health("NOT_SERVING")),
+            (200, "0", b"\0\0\0\0\x02\x08\x03", NotServing::Health("SERVICE_UNKNOWN")),
+            (200, "0", b"\0\0\0\0\0", NotServing::Health("UNKNOWN")),
+            (200, "0", b"\x01\0\0\0\x02\x08\x01", NotServing::Health("UNKNOWN")),
+            (200, "0", b"", NotServing::Health("UNKNOWN")),
+            (200, "12", b"", NotServing::Unimplemented),
+            (200, "5", b"", NotServing::NotFound),
+            (200, "14", serving, NotServing::Status(14)),
+            (200, "ok", serving, NotServing::NoStatus),
+            (404, "0", serving, NotServing::Http(404)),
+        ];
+        for (status, grpc, message, expected) in table {
+            let status = StatusCode::from_u16(status).expect("a status");
+            assert_eq!(verdict(status, &trailers(grpc), message), Err(expected));
+        }
+        assert_eq!(verdict(StatusCode::OK, &HeaderMap::new(), serving), Err(NotServing::NoStatus));
+    }
+}

@@ -1,0 +1,249 @@
+//! `/probe/NAME` on the metrics port: the operator's questions, and nothing of the asker's.
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{HeaderMap, Response};
+
+use super::backend::{HANG_UP, OK, UNAVAILABLE};
+use super::mesh::{IDENTITY, Mesh, Pair, Sidecar, Watch, application, at, identity, settle};
+use super::peer::{Message, Peer};
+
+const A: &str = "10.0.0.1:80";
+/// Where connections in memory are taken to be asked at.
+const LOCAL: &str = "127.0.0.1:9090";
+
+const PROBES: &str = "probes: [{ name: live, port: 80, path: \"/live?from=kubelet\" }, \
+                      { name: open, port: 9090, tcp: true }, { name: serves, port: 9090, grpc: shop.Orders }]";
+
+fn file(inbound: &str) -> String {
+    application(&format!("app: \"{A}\", {inbound}"))
+        .replace("metrics: off", "metrics: { listen: 127.0.0.1:0 }")
+}
+
+fn sidecar(mesh: &Mesh) -> Sidecar {
+    mesh.sidecar(&file(PROBES), None)
+}
+
+/// The metrics port's answer.
+pub(super) async fn asked(mesh: &Mesh, sidecar: &Sidecar, request: &str) -> Message {
+    let io = mesh.memory.connect(sidecar.addresses.metrics[0]).await.expect("the metrics port listens");
+    Peer::new(io).ask(&format!("{request} HTTP/1.1\r\nhost: x\r\nx-secret: y\r\n\r\n")).await
+}
+
+async fn told(mesh: &Mesh, sidecar: &Sidecar, name: &str) -> (u16, String) {
+    let answer = asked(mesh, sidecar, &format!("GET /probe/{name}")).await;
+    (answer.told().0, answer.body)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_application_s_status_and_the_beginning_of_its_answer_come_back() {
+    let mesh = Mesh::default();
+    let long: &'static str = Box::leak(
+        format!(
+            "HTTP/1.1 418 So\r\nx-app: a\r\nset-cookie: b\r\ncontent-length: 4000\r\n\r\n{}",
+            "z".repeat(4000)
+        )
+        .into_boxed_str(),
+    );
+    let app = mesh.http1(A, move |nth, _| [OK, UNAVAILABLE, long][nth]);
+    let sidecar = sidecar(&mesh);
+    assert_eq!(told(&mesh, &sidecar, "live").await, (200, "ok".into()));
+    assert_eq!(told(&mesh, &sidecar, "live").await, (503, "busy".into()));
+    let answer = asked(&mesh, &sidecar, "GET /probe/live").await;
+    assert_eq!((answer.told().0, answer.body), (418, "z".repeat(1024)));
+    assert_eq!((answer.head.contains("x-app"), answer.head.contains("cookie")), (false, false));
+    assert_eq!(app.connections(), 3, "none is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_of_the_asker_s_request_is_passed_on() {
+    let mesh = Mesh::default();
+    let app = mesh.answering(A, OK);
+    let sidecar = sidecar(&mesh);
+    for request in ["GET /probe/live?path=/admin", "HEAD /probe/live", "GET /probe/live?"] {
+        assert_eq!(asked_for_head(&mesh, &sidecar, request).await, 200, "{request}");
+    }
+    for refused in ["POST /probe/live", "DELETE /probe/live"] {
+        assert_eq!(asked(&mesh, &sidecar, refused).await.told().0, 405, "{refused}");
+    }
+    let heads: Vec<String> = app.requests().into_iter().map(|request| request.head).collect();
+    assert_eq!(heads.len(), 3);
+    for head in heads {
+        assert!(head.starts_with("GET /live?from=kubelet HTTP/1.1\r\n"), "{head}");
+        assert!(head.contains(&format!("host: {A}\r\n")) && !head.contains("secret"), "{head}");
+    }
+}
+
+/// Of an answer whose body does not come.
+async fn asked_for_head(mesh: &Mesh, sidecar: &Sidecar, request: &str) -> u16 {
+    let io = mesh.memory.connect(sidecar.addresses.metrics[0]).await.expect("the metrics port listens");
+    let mut client = Peer::new(io);
+    client.send(format!("{request} HTTP/1.1\r\nhost: x\r\nx-secret: y\r\nconnection: close\r\n\r\n")).await;
+    let answer = String::from_utf8(client.rest().await).expect("text");
+    assert_eq!(answer.ends_with("\r\n\r\n"), request.starts_with("HEAD"), "{answer}");
+    answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status")
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_name_is_told_which_there_are() {
+    let mesh = Mesh::default();
+    let sidecar = sidecar(&mesh);
+    for name in ["lives", "", "live/", "live/x", "%6cive"] {
+        assert_eq!(
+            told(&mesh, &sidecar, name).await,
+            (404, "there are the probes live, open, serves\n".into())
+        );
+    }
+    assert_eq!(asked(&mesh, &sidecar, "GET /probe").await.told().0, 404);
+    let none = mesh.sidecar(&file(""), None);
+    assert_eq!(told(&mesh, &none, "live").await, (404, "inbound.probes names no probe\n".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_application_that_is_not_there_hangs_up_or_says_nothing_is_unwell() {
+    let mesh = Mesh::default();
+    let side = sidecar(&mesh);
+    let refused = told(&mesh, &side, "live").await;
+    assert!(refused.0 == 503 && refused.1.starts_with("cannot connect to 10.0.0.1:80: "), "{refused:?}");
+    let refused = told(&mesh, &side, "open").await;
+    assert!(refused.0 == 503 && refused.1.starts_with("cannot connect to 127.0.0.1:9090: "), "{refused:?}");
+
+    let _hangs_up = mesh.answering(A, HANG_UP);
+    let broke_off = told(&mesh, &side, "live").await;
+    assert!(broke_off.0 == 503 && broke_off.1.starts_with("10.0.0.1:80 broke off: "), "{broke_off:?}");
+
+    let mesh = Mesh::default();
+    let (_silent, watch) = (mesh.silent(A), Watch::start());
+    let side = sidecar(&mesh);
+    let silent = (503, "no answer from 10.0.0.1:80 within 10 s\n".to_owned());
+    assert_eq!((told(&mesh, &side, "live").await, watch.seconds()), (silent, 10));
+    mesh.black_hole(LOCAL);
+    assert_eq!(told(&mesh, &side, "open").await.0, 503);
+    assert_eq!(watch.seconds(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_port_that_takes_connections_is_open() {
+    let mesh = Mesh::default();
+    let _greets =
+        mesh.scripted(LOCAL, |mut peer, _| async move { peer.try_send("hello").await.unwrap_or_default() });
+    assert_eq!(told(&mesh, &sidecar(&mesh), "open").await, (200, "open\n".into()));
+}
+
+/// Every asker of a hanging application holds a place; the seventeenth is told so, and a place is free again when an
+/// asker hangs up.
+#[tokio::test(start_paused = true)]
+async fn at_most_sixteen_probes_wait_at_once() {
+    let mesh = Mesh::default();
+    let app = mesh.silent(A);
+    let sidecar = sidecar(&mesh);
+    let mut waiting = Vec::new();
+    for _ in 0..16 {
+        let io = mesh.memory.connect(sidecar.addresses.metrics[0]).await.expect("the metrics port listens");
+        let mut client = Peer::new(io);
+        client.send("GET /probe/live HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        waiting.push(client);
+    }
+    settle().await;
+    assert_eq!(app.hits(), 16);
+    let crowded = (503, "16 probes wait for the application already\n".to_owned());
+    assert_eq!(told(&mesh, &sidecar, "live").await, crowded);
+    assert_eq!(asked(&mesh, &sidecar, "GET /live").await.told().0, 200, "others are answered");
+    waiting.pop();
+    settle().await;
+    assert_eq!(app.open(), 15, "nobody asks any more");
+    let late = told(&mesh, &sidecar, "live").await;
+    assert!(late.1.starts_with("no answer"), "{late:?}");
+}
+
+/// `x` of `shop.Orders` is its state; nobody else is known.
+pub(super) fn health(mesh: &Mesh, address: &str, state: &'static [u8]) {
+    drop(mesh.http2(address, 100, move |_, request, respond: SendResponse<Bytes>| async move {
+        let (head, mut body) = request.into_parts();
+        let asked = super::http2::read_body(&mut body).await.expect("a question");
+        let is_check = head.method == "POST" && head.uri.path() == "/grpc.health.v1.Health/Check";
+        assert!(is_check && head.headers["content-type"] == "application/grpc", "{head:?}");
+        match &*asked == b"\0\0\0\0\x0d\x0a\x0bshop.Orders" {
+            true => answer(respond, state, "0"),
+            false => answer(respond, b"", "5"),
+        }
+    }));
+}
+
+fn answer(mut respond: SendResponse<Bytes>, message: &'static [u8], status: &'static str) {
+    let head = Response::builder().header("content-type", "application/grpc").body(()).expect("a response");
+    let mut stream = respond.send_response(head, false).expect("the stream is open");
+    stream.send_data(Bytes::from_static(message), false).expect("the stream is open");
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", status.parse().expect("a value"));
+    stream.send_trailers(trailers).expect("the stream is open");
+}
+
+pub(super) const SERVING: &[u8] = b"\0\0\0\0\x02\x08\x01";
+
+#[tokio::test(start_paused = true)]
+async fn a_grpc_service_is_well_when_it_is_serving() {
+    for (state, expected) in [
+        (SERVING, (200, "serving\n")),
+        (b"\0\0\0\0\x02\x08\x02", (503, "127.0.0.1:9090 says: NOT_SERVING\n")),
+        (b"\0\0\0\0\0", (503, "127.0.0.1:9090 says: UNKNOWN\n")),
+    ] {
+        let mesh = Mesh::default();
+        health(&mesh, LOCAL, state);
+        assert_eq!(told(&mesh, &sidecar(&mesh), "serves").await, (expected.0, expected.1.to_owned()));
+    }
+    let mesh = Mesh::default();
+    health(&mesh, LOCAL, SERVING);
+    let other = mesh.sidecar(&file("probes: [{ name: serves, port: 9090, grpc: shop.Other }]"), None);
+    let unknown = (503, "127.0.0.1:9090 says: grpc-status 5, it knows no such service\n".to_owned());
+    assert_eq!(told(&mesh, &other, "serves").await, unknown);
+    let mesh = Mesh::default();
+    let _http1 = mesh.answering(LOCAL, OK);
+    let not_grpc = told(&mesh, &sidecar(&mesh), "serves").await;
+    assert!(not_grpc.0 == 503 && not_grpc.1.contains("broke off"), "{not_grpc:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_application_of_http2_is_asked_in_http2() {
+    let mesh = Mesh::default();
+    drop(mesh.http2(A, 100, |_, request, respond| async move {
+        assert_eq!((request.method().as_str(), request.uri().path()), ("GET", "/live"));
+        super::http2::answer(respond, 200, "two");
+    }));
+    let sidecar =
+        mesh.sidecar(&file("protocol: http2, probes: [{ name: live, port: 80, path: /live }]"), None);
+    assert_eq!(told(&mesh, &sidecar, "live").await, (200, "two".into()));
+}
+
+/// Whoever has no certificate is refused by the inbound port, and answered by the metrics port.
+#[tokio::test(start_paused = true)]
+async fn a_probe_is_answered_in_strict_mtls() {
+    let pair = Pair::new();
+    let _app = pair.mesh.answering(A, OK);
+    let sidecar = pair.mesh.sidecar(&(file(PROBES) + IDENTITY), Some(identity(&pair.ca, "orders")));
+    assert_eq!(sidecar.client().await.get("/").await.told().0, 403);
+    assert_eq!(told(&pair.mesh, &sidecar, "live").await, (200, "ok".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reload_brings_other_probes() {
+    let mesh = Mesh::default();
+    let _app = mesh.answering(A, OK);
+    let mut sidecar = sidecar(&mesh);
+    sidecar.reload(&file("probes: [{ name: other, port: 80, path: / }]")).expect("a good file");
+    assert_eq!(told(&mesh, &sidecar, "live").await.0, 404);
+    assert_eq!(told(&mesh, &sidecar, "other").await.0, 200);
+}
+
+/// No probe of the file can ask the sidecar itself, also where its port was free to be chosen.
+#[tokio::test(start_paused = true)]
+async fn a_sidecar_does_not_ask_itself() {
+    let mesh = Mesh::default();
+    let mut sidecar = sidecar(&mesh);
+    let own = sidecar.addresses.metrics[0];
+    assert_eq!(own.ip(), at(LOCAL).ip());
+    let round = format!("probes: [{{ name: round, port: {}, path: /probe/round }}]", own.port());
+    sidecar.reload(&file(&round)).expect("a good file");
+    let expected = (503, format!("{own} is the sidecar's own port, not the application's\n"));
+    assert_eq!(told(&mesh, &sidecar, "round").await, expected);
+}
