@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-pub(crate) use dns::DnsName;
+pub(crate) use dns::{DnsName, NameServer};
 pub(crate) use route::{HeaderName, HeaderText, MatchPath, RouteName};
 
 use crate::cluster::{HostPattern, LoadBalancer, UpstreamProtocol};

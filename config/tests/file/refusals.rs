@@ -7,7 +7,7 @@ use crate::bad;
 const FULL: &str = include_str!("interface.yaml");
 
 /// Shrinks as features land; empty, the full example loads.
-const REFUSED: [&str; 17] = [
+const REFUSED: [&str; 16] = [
     "inbound.rate_limit",
     "inbound.probes",
     "inbound.authorization",
@@ -23,7 +23,6 @@ const REFUSED: [&str; 17] = [
     "routes[0].request_headers",
     "routes[0].rate_limit",
     "routes[1].redirect",
-    "dns",
     "tracing",
 ];
 
