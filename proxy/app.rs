@@ -219,6 +219,7 @@ fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
     let requests = Limit::new("inbound.max_requests", NO_LIMIT);
     let sides = Sides {
         own: crate::net::own::OwnListeners::default(),
+        names: Arc::default(),
         inbound: None,
         applications: Arc::new(control::applications(None, &requests, metrics, workers)),
     };

@@ -22,7 +22,9 @@ use crate::identity::credentials::Credentials;
 use crate::identity::watch::{Outcome, Rotating};
 use crate::identity::{date, expires_soon};
 use crate::net::own::OwnListeners;
-use crate::state::{Application, Clusters, Destinations, InboundSide, Sides, Store, compile};
+use crate::state::{
+    Application, Clusters, Destinations, InboundSide, Names, Sides, Store, VirtualAddresses, compile,
+};
 use crate::telemetry::{CertificateUse, Metrics};
 use crate::tls::client::ClientTls;
 
@@ -53,6 +55,9 @@ pub struct Controller {
     clusters: Clusters,
     /// Of services whose endpoints are learnt, by name.
     learnt: HashMap<String, Learnt>,
+    names: Arc<Names>,
+    /// Given to services that are gone, too.
+    virtual_addresses: VirtualAddresses,
     inbound: Option<Arc<InboundSide>>,
     applications: Arc<Destinations<Application>>,
     workers: Vec<mpsc::Sender<Command>>,
@@ -89,6 +94,8 @@ impl Controller {
             fixed,
             clusters: Clusters::new(),
             learnt: HashMap::new(),
+            names: Arc::default(),
+            virtual_addresses: VirtualAddresses::default(),
             inbound: None,
             applications: around.store.load().applications.clone(),
             workers,
@@ -210,6 +217,7 @@ impl Controller {
         if self.config.inbound != config.inbound {
             self.applications = Arc::new(self.applications(config.inbound.as_ref()));
         }
+        self.names = Arc::new(Names::of(config, &mut self.virtual_addresses));
         (self.config, self.identity) = (config.clone(), identity);
         self.tell_expiry();
         self.swap(&mut change);
@@ -319,6 +327,7 @@ impl Controller {
         self.generation += 1;
         let sides = Sides {
             own: OwnListeners::new(self.addresses().all()),
+            names: self.names.clone(),
             inbound: self.inbound.clone(),
             applications: self.applications.clone(),
         };
