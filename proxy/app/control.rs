@@ -12,6 +12,7 @@ use pillion_config::{Cluster as ClusterConfig, Config};
 use tokio::sync::mpsc;
 
 use super::credentialed::{self, Bundles, Credentialed, refuse_restart};
+use super::dns::DnsListeners;
 use super::following::Learnt;
 use super::listeners::{Addresses, Change, Listeners};
 use super::own::{self, Identity};
@@ -50,6 +51,7 @@ pub struct Controller {
     warned_of: Option<i64>,
     generation: u64,
     listeners: Listeners,
+    dns: DnsListeners,
     /// Of admin and metrics, which stay where they are.
     fixed: Addresses,
     clusters: Clusters,
@@ -77,7 +79,7 @@ pub(super) struct Around {
 impl Controller {
     /// Nothing is served yet. Each worker gets a receiver.
     pub(super) fn new(
-        listeners: Listeners,
+        (listeners, dns): (Listeners, DnsListeners),
         fixed: Addresses,
         around: Around,
         workers: usize,
@@ -91,6 +93,7 @@ impl Controller {
             warned_of: None,
             generation: 0,
             listeners,
+            dns,
             fixed,
             clusters: Clusters::new(),
             learnt: HashMap::new(),
@@ -105,7 +108,7 @@ impl Controller {
     }
 
     pub fn addresses(&self) -> Addresses {
-        with(self.listeners.addresses(), &self.fixed)
+        Addresses { dns: self.dns.addresses(), ..with(self.listeners.addresses(), &self.fixed) }
     }
 
     pub const fn config(&self) -> &Config {
@@ -205,6 +208,7 @@ impl Controller {
     /// Both at once.
     pub(super) fn put(&mut self, config: &Config, identity: Identity) -> anyhow::Result<()> {
         let credentials = Credentialed::by(config, &identity)?;
+        let dns = self.dns.plan(config)?;
         let mut change = self.listeners.plan(config)?; // from here on nothing can fail
         self.listeners.commit(&mut change);
         let same_identity = identity.is(&self.identity);
@@ -220,6 +224,7 @@ impl Controller {
         self.names = Arc::new(Names::of(config, &mut self.virtual_addresses));
         (self.config, self.identity) = (config.clone(), identity);
         self.tell_expiry();
+        self.dns.commit(dns);
         self.swap(&mut change);
         self.command(change);
         Ok(())

@@ -6,12 +6,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// 240.240.0.0/16: reserved for ever, hence nobody's, and never routed.
-const V4: u32 = u32::from_be_bytes([240, 240, 0, 0]);
-/// But for .0.0 and .255.255, which look like a network and its broadcast.
+use pillion_init::{VIRTUAL_V4, VIRTUAL_V6};
+
+/// Of 240.240.0.0/16 all but .0.0 and .255.255, which look like a network and its broadcast.
 const V4_HOSTS: u16 = u16::MAX - 1;
-/// fd9f:240::/64, unique local.
-const V6: u128 = 0xfd9f_0240 << 96;
 
 /// What stands for one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,14 +79,14 @@ fn hosts_v4(hash: u64) -> impl Iterator<Item = Ipv4Addr> {
     let folded = (hash ^ (hash >> 16) ^ (hash >> 32) ^ (hash >> 48)) as u16 % V4_HOSTS; // all bits have a say
     (0..V4_HOSTS).map(move |step| {
         let host = (u32::from(folded) + u32::from(step)) % u32::from(V4_HOSTS) + 1;
-        Ipv4Addr::from_bits(V4 | host)
+        Ipv4Addr::from_bits(VIRTUAL_V4.0.to_bits() | host)
     })
 }
 
 /// As many as there can be names: all hashes may be the same.
 fn hosts_v6(hash: u64) -> impl Iterator<Item = Ipv6Addr> {
     let hosts = (0..=u64::from(V4_HOSTS) + 1).map(move |step| hash.wrapping_add(step));
-    hosts.filter(|host| *host != 0).map(|host| Ipv6Addr::from_bits(V6 | u128::from(host)))
+    hosts.filter(|host| *host != 0).map(|host| Ipv6Addr::from_bits(VIRTUAL_V6.0.to_bits() | u128::from(host)))
 }
 
 /// FNV-1a of 64 bits: never to be changed, since sidecars of different versions must agree.

@@ -12,7 +12,7 @@ fn dns(keys: &str) -> Dns {
 }
 
 fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
-    texts.iter().map(|text| text.parse().unwrap()).collect()
+    texts.iter().map(|text| text.parse().expect("an address")).collect()
 }
 
 #[test]
