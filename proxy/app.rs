@@ -5,6 +5,7 @@
 
 mod control;
 mod credentialed;
+mod dns;
 mod following;
 mod keeper;
 mod listeners;
@@ -21,9 +22,11 @@ use anyhow::Context as _;
 use pillion_config::Config;
 use tokio::sync::mpsc;
 
+use self::dns::DnsListeners;
 use crate::admin::{Admin, Console, Readiness, Told};
 use crate::cluster::limits::Limit;
 use crate::cluster::{Cluster, NO_LIMIT};
+use crate::dns::Dns;
 use crate::http::upstream::SWEEP_EVERY;
 use crate::identity::credentials::Credentials;
 use crate::net::Network;
@@ -51,6 +54,7 @@ pub struct App {
     orders: mpsc::Receiver<Order>,
     console: Arc<Console>,
     admin: Admin,
+    dns: (Arc<Dns>, mpsc::Receiver<crate::dns::Command>),
 }
 
 /// A sidecar at work.
@@ -103,6 +107,9 @@ impl App {
         let mut fixed = Addresses::default();
         (fixed.admin, fixed.metrics) = admin.addresses()?;
         let listeners = Listeners::new(network.clone(), workers);
+        let dns = Arc::new(Dns::new(network.clone(), around.store.clone(), metrics.clone()));
+        let (dns_listeners, commands) = DnsListeners::new(network.clone(), dns.clone());
+        let listeners = (listeners, dns_listeners);
         let (mut controller, receivers) = Controller::new(listeners, fixed, around.clone(), workers);
         match credentials {
             Some(credentials) => controller.put(config, Identity::Known(Arc::new(credentials)))?,
@@ -118,28 +125,32 @@ impl App {
             drain: Drain::default(),
             instance: format!("{:012x}", fastrand::u64(..1 << 48)).into(),
         };
-        Ok(Self { controller, shared, workers: receivers, orders, console, admin })
+        let dns = (dns, commands);
+        Ok(Self { controller, shared, workers: receivers, orders, console, admin, dns })
     }
 
     pub fn addresses(&self) -> Addresses {
         self.controller.addresses()
     }
 
-    /// Starts a thread for each worker, and one for admin and metrics.
+    /// Starts a thread for each worker, and one for admin, metrics and DNS.
     ///
     /// # Errors
     /// A thread or runtime that cannot be made.
     pub fn start(self) -> io::Result<Running> {
         let readiness = self.admin.readiness();
         let mut threads = Vec::new();
-        let (shared, admin) = (self.shared, self.admin);
+        let (shared, admin, (dns, names)) = (self.shared, self.admin, self.dns);
         for (index, commands) in self.workers.into_iter().enumerate() {
             let (shared, runtime) = (shared.clone(), single_threaded()?);
             let worker = std::thread::Builder::new().name(format!("worker-{index}"));
             threads.push(worker.spawn(move || runtime.block_on(shared.run_worker(index, commands)))?);
         }
         let runtime = single_threaded()?;
-        std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(admin.run()))?;
+        std::thread::Builder::new().name("admin".into()).spawn(move || {
+            runtime.spawn(crate::dns::run(dns, names));
+            runtime.block_on(admin.run());
+        })?;
         let (drain, access_log) = (shared.drain, shared.access_log);
         let Self { controller, orders, console, .. } = self;
         Ok(Running { controller, orders, console, drain, readiness, access_log, threads })
@@ -153,6 +164,8 @@ impl App {
             tokio::spawn(self.shared.clone().run_worker(index, commands));
         }
         tokio::spawn(self.admin.run());
+        let (dns, commands) = self.dns;
+        tokio::spawn(crate::dns::run(dns, commands));
         (self.controller, metrics, drain)
     }
 }
@@ -219,6 +232,7 @@ fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
     let requests = Limit::new("inbound.max_requests", NO_LIMIT);
     let sides = Sides {
         own: crate::net::own::OwnListeners::default(),
+        names: Arc::default(),
         inbound: None,
         applications: Arc::new(control::applications(None, &requests, metrics, workers)),
     };
@@ -274,7 +288,10 @@ async fn sweep(store: Arc<Store>) {
 #[cfg(test)]
 pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
     let around = around(metrics, 1);
-    let listeners = Listeners::new(Network::Memory(crate::net::memory::Memory::default()), 1);
+    let network = Network::Memory(crate::net::memory::Memory::default());
+    let dns = Arc::new(Dns::new(network.clone(), around.store.clone(), metrics.clone()));
+    let (dns, _commands) = DnsListeners::new(network.clone(), dns);
+    let listeners = (Listeners::new(network, 1), dns);
     let (mut controller, _workers) = Controller::new(listeners, Addresses::default(), around.clone(), 1);
     controller.put(config, Identity::None).expect("a configuration without credentials");
     around.store

@@ -37,12 +37,15 @@
 //!     body as one tail ([`http::body`]), and ends the exchange when that ends.
 //!
 //! # Floors
-//! Arrows point down, nothing looks up: `main` → [`cli`] → [`app`] → [`admin`] | [`inbound`], [`outbound`] →
+//! Arrows point down, nothing looks up: `main` → [`cli`] → [`app`] → [`admin`], [`dns`] | [`inbound`], [`outbound`] →
 //! [`layers`], [`dispatch`], [`tcp`], [`serve`] → [`detect`], [`state`] → [`cluster`], [`discovery`] → [`http`],
 //! [`tls`], [`identity`], [`relay`], [`net`] → [`telemetry`], [`runtime`], [`error`] → `pillion_config`. What travels
 //! with a request points up, as data: a call carries its route, an exchange its worker and connection, a lease its
 //! cluster.
 //! One thing comes back: what runs inside a CONNECT enters [`outbound`] again.
+//!
+//! Beside them, on the thread of [`admin`], stands [`dns`]: what the application asks for before it connects. Its answers
+//! for services come from the same snapshot, whose virtual addresses lead the connection back to the service.
 //!
 //! # What is deliberately absent
 //! - The data path reads no file and no YAML, and holds no lock across an await.
@@ -62,6 +65,7 @@ pub(crate) mod cluster;
 pub(crate) mod detect;
 pub(crate) mod discovery;
 pub(crate) mod dispatch;
+pub(crate) mod dns;
 pub(crate) mod error;
 pub(crate) mod files;
 pub(crate) mod http;

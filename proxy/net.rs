@@ -80,6 +80,14 @@ impl Network {
 }
 
 impl Network {
+    /// Binds `address` for datagrams; `None` in memory, which has none.
+    pub(crate) fn bind_udp(&self, address: SocketAddr) -> io::Result<Option<std::net::UdpSocket>> {
+        match self {
+            Self::Os => bind_datagrams(address).map(Some),
+            Self::Memory(_) => Ok(None),
+        }
+    }
+
     /// The addresses of a name, at least one, in the order in which they should be tried.
     ///
     /// # Errors
@@ -180,6 +188,16 @@ fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn bind_datagrams(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, None)?;
+    socket.set_nonblocking(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
     Ok(socket.into())
 }
 

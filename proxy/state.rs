@@ -7,8 +7,10 @@
 mod addresses;
 mod compile;
 mod destinations;
+mod names;
 mod retired;
 mod rules;
+mod virtual_addresses;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -28,8 +30,10 @@ use crate::telemetry::Symbol;
 pub(crate) use addresses::AddressTable;
 pub(crate) use compile::{Budgets, Clusters, Sides, compile};
 pub(crate) use destinations::Destinations;
+pub(crate) use names::{Known, Names};
 pub(crate) use retired::Retired;
 pub(crate) use rules::Rule;
+pub(crate) use virtual_addresses::VirtualAddresses;
 
 /// What the data path reads.
 pub(crate) struct Store {
@@ -44,6 +48,8 @@ pub(crate) struct Snapshot {
     pub(crate) generation: u64,
     pub(crate) hosts: HostTable,
     pub(crate) addresses: AddressTable,
+    /// What DNS is answered with.
+    pub(crate) names: Arc<Names>,
     /// By name: what a service's own port means.
     pub(crate) services: HashMap<Arc<str>, Arc<Route>>,
     /// What becomes of a destination that neither knows.

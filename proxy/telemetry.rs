@@ -22,8 +22,8 @@ pub(crate) mod symbols;
 pub(crate) use access::{AccessLog, Record};
 pub(crate) use family::{Held, Histogram, IntGauge};
 pub(crate) use labels::{
-    CertificateUse, ConnectionOutcome, Direction, EjectionCause, EndpointState, Flow, HandshakeOutcome,
-    Limit, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Tls, Verdict,
+    CertificateUse, ConnectionOutcome, Direction, DnsOutcome, EjectionCause, EndpointState, Flow,
+    HandshakeOutcome, Limit, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Tls, Verdict,
 };
 pub(crate) use metrics::Metrics;
 pub(crate) use recorder::Recorder;

@@ -18,6 +18,7 @@ mod blame;
 mod client_gone;
 mod destinations;
 mod detection;
+mod dns;
 mod draining;
 mod forms;
 mod garbage;

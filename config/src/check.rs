@@ -6,6 +6,7 @@
 mod claims;
 mod cluster;
 mod defaults;
+mod dns;
 mod downstream;
 mod identity;
 mod listener;
@@ -66,6 +67,7 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
         outbound: listener::outbound(file.outbound, &root.key("outbound"), remarks),
         clusters: services.into_iter().map(|served| served.cluster).collect(),
         routes,
+        dns: dns::dns(file.dns, &root.key("dns"), around, remarks),
         admin: telemetry::admin(file.admin, &root.key("admin"), remarks),
         metrics: telemetry::metrics(file.metrics, &root.key("metrics"), remarks),
         access_log: telemetry::access_log(file.access_log, around),
@@ -81,10 +83,7 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
 }
 
 fn refuse_unbuilt(file: &File, remarks: &mut Remarks) {
-    let File { dns, tracing, .. } = file;
-    let root = Trail::root();
-    remarks.unless_off(&root.key("dns"), dns);
-    remarks.unless_off(&root.key("tracing"), tracing);
+    remarks.unless_off(&Trail::root().key("tracing"), &file.tracing);
 }
 
 fn version(version: Option<Typed<file::AnyCount>>, remarks: &mut Remarks) {

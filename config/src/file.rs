@@ -4,6 +4,7 @@
 //! and optional; defaults and everything that looks at two keys at once are `check`'s.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -85,7 +86,8 @@ blocks! {
         /// Which of a host's requests go elsewhere, or under other rules. The first that matches wins; what none
         /// matches goes to the host's own service.
         routes: Routes,
-        dns: OffOnly,
+        /// Names for the application: a DNS proxy. Left out: none.
+        dns: OffOr<Dns>,
         /// The port that shows and changes things.
         admin: Admin,
         /// The port for scrapers and probes of the sidecar itself. `off` leaves it out.
@@ -319,6 +321,15 @@ blocks! {
         max_ejected: Typed<Share>,
     }
 
+    Dns {
+        /// Over UDP and TCP. Default: port 15053 on loopback.
+        listen: OneOrMore<SocketAddr>,
+        /// Who is asked for names that are no service's: a file as resolv.conf, or addresses. Default /etc/resolv.conf.
+        upstream: NameServers,
+        /// on, the default: a service without an address gets one of 240.240.0.0/16 and one of fd9f:240::/64; or off.
+        virtual_addresses: Typed<bool>,
+    }
+
     Admin {
         /// Default: port 15000 on loopback.
         listen: OneOrMore<SocketAddr>,
@@ -402,6 +413,13 @@ pub(crate) enum UpstreamTls {
 pub(crate) enum Balancer {
     Word(LoadBalancer),
     Hash(HashBalancer),
+}
+
+/// A file as resolv.conf, or the addresses.
+#[derive(Debug, Clone)]
+pub(crate) enum NameServers {
+    File(PathBuf),
+    List(Vec<SocketAddr>),
 }
 
 /// A set by its name, or a list.

@@ -15,6 +15,7 @@
 //! nothing reads the environment but it and [`parse()`].
 
 pub mod cluster;
+pub mod dns;
 pub mod identity;
 pub mod listener;
 pub mod policy;
@@ -37,6 +38,7 @@ mod words;
 use std::num::NonZeroUsize;
 
 pub use cluster::Cluster;
+pub use dns::Dns;
 pub use effective::{Origin, Provenance, Setting, Written, effective};
 pub use fault::{Errors, Fault, Severity};
 pub use identity::SpiffeId;
@@ -60,6 +62,8 @@ pub struct Config {
     pub clusters: Vec<Cluster>,
     /// In the order of the file: the first match wins.
     pub routes: Vec<Route>,
+    /// `None`: no DNS proxy.
+    pub dns: Option<dns::Dns>,
     pub admin: telemetry::Admin,
     /// `None`: `metrics: off`.
     pub metrics: Option<telemetry::Metrics>,

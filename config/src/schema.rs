@@ -11,12 +11,12 @@ use serde_json::{Map, Value, json};
 
 use crate::file::{
     Balancer, Endpoint, EndpointBlock, Endpoints, File, ForEachService, HashBalancer, LearntEndpoints,
-    Methods, Probe, Probes, Service, TlsBlock, UpstreamTls,
+    Methods, NameServers, Probe, Probes, Service, TlsBlock, UpstreamTls,
 };
 use crate::identity::SpiffeId;
 use crate::shape::{Entries, NotYet, OffOnly, OneOrMore, Typed};
-use crate::value::{AutoOr, OffOr};
-use crate::words::{Method, Target, TlsMode};
+use crate::value::{AutoOr, OffOr, Text};
+use crate::words::{Method, NameServer, Target, TlsMode};
 
 /// The JSON Schema (2020-12) of the configuration file.
 ///
@@ -193,6 +193,12 @@ impl Described for Methods {
     fn described() -> Option<Value> {
         let methods = any_of([Method::described(), left_open()]);
         any_of([Some(one_of(Self::words())), left_open(), list_of(methods)])
+    }
+}
+
+impl Described for NameServers {
+    fn described() -> Option<Value> {
+        any_of([Text::described(), left_open(), list_of(any_of([NameServer::described(), left_open()]))])
     }
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-pub(crate) use dns::DnsName;
+pub(crate) use dns::{DnsName, NameServer};
 pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
 pub(crate) use route::{HeaderName, HeaderText, MatchPath, RouteName};
 

@@ -12,6 +12,7 @@ use pillion_config::{Cluster as ClusterConfig, Config};
 use tokio::sync::mpsc;
 
 use super::credentialed::{self, Bundles, Credentialed, refuse_restart};
+use super::dns::DnsListeners;
 use super::following::Learnt;
 use super::listeners::{Addresses, Change, Listeners};
 use super::own::{self, Identity};
@@ -22,7 +23,9 @@ use crate::identity::credentials::Credentials;
 use crate::identity::watch::{Outcome, Rotating};
 use crate::identity::{date, expires_soon};
 use crate::net::own::OwnListeners;
-use crate::state::{Application, Clusters, Destinations, InboundSide, Sides, Store, compile};
+use crate::state::{
+    Application, Clusters, Destinations, InboundSide, Names, Sides, Store, VirtualAddresses, compile,
+};
 use crate::telemetry::{CertificateUse, Metrics};
 use crate::tls::client::ClientTls;
 
@@ -48,11 +51,15 @@ pub struct Controller {
     warned_of: Option<i64>,
     generation: u64,
     listeners: Listeners,
+    dns: DnsListeners,
     /// Of admin and metrics, which stay where they are.
     fixed: Addresses,
     clusters: Clusters,
     /// Of services whose endpoints are learnt, by name.
     learnt: HashMap<String, Learnt>,
+    names: Arc<Names>,
+    /// Given to services that are gone, too.
+    virtual_addresses: VirtualAddresses,
     inbound: Option<Arc<InboundSide>>,
     applications: Arc<Destinations<Application>>,
     workers: Vec<mpsc::Sender<Command>>,
@@ -72,7 +79,7 @@ pub(super) struct Around {
 impl Controller {
     /// Nothing is served yet. Each worker gets a receiver.
     pub(super) fn new(
-        listeners: Listeners,
+        (listeners, dns): (Listeners, DnsListeners),
         fixed: Addresses,
         around: Around,
         workers: usize,
@@ -86,9 +93,12 @@ impl Controller {
             warned_of: None,
             generation: 0,
             listeners,
+            dns,
             fixed,
             clusters: Clusters::new(),
             learnt: HashMap::new(),
+            names: Arc::default(),
+            virtual_addresses: VirtualAddresses::default(),
             inbound: None,
             applications: around.store.load().applications.clone(),
             workers,
@@ -98,7 +108,7 @@ impl Controller {
     }
 
     pub fn addresses(&self) -> Addresses {
-        with(self.listeners.addresses(), &self.fixed)
+        Addresses { dns: self.dns.addresses(), ..with(self.listeners.addresses(), &self.fixed) }
     }
 
     pub const fn config(&self) -> &Config {
@@ -198,6 +208,7 @@ impl Controller {
     /// Both at once.
     pub(super) fn put(&mut self, config: &Config, identity: Identity) -> anyhow::Result<()> {
         let credentials = Credentialed::by(config, &identity)?;
+        let dns = self.dns.plan(config)?;
         let mut change = self.listeners.plan(config)?; // from here on nothing can fail
         self.listeners.commit(&mut change);
         let same_identity = identity.is(&self.identity);
@@ -210,8 +221,10 @@ impl Controller {
         if self.config.inbound != config.inbound {
             self.applications = Arc::new(self.applications(config.inbound.as_ref()));
         }
+        self.names = Arc::new(Names::of(config, &mut self.virtual_addresses));
         (self.config, self.identity) = (config.clone(), identity);
         self.tell_expiry();
+        self.dns.commit(dns);
         self.swap(&mut change);
         self.command(change);
         Ok(())
@@ -319,6 +332,7 @@ impl Controller {
         self.generation += 1;
         let sides = Sides {
             own: OwnListeners::new(self.addresses().all()),
+            names: self.names.clone(),
             inbound: self.inbound.clone(),
             applications: self.applications.clone(),
         };

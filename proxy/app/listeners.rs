@@ -20,6 +20,7 @@ pub struct Addresses {
     pub outbound: Vec<SocketAddr>,
     pub admin: Vec<SocketAddr>,
     pub metrics: Vec<SocketAddr>,
+    pub dns: Vec<SocketAddr>,
     /// Services' own ports, by name.
     pub services: Vec<(String, SocketAddr)>,
     /// Listeners of single ports of the application, by port.
@@ -144,7 +145,7 @@ impl Listeners {
         self.last_id = change.last_id;
     }
 
-    /// But for admin and metrics.
+    /// But for admin, metrics and DNS.
     pub(super) fn addresses(&self) -> Addresses {
         addresses(self.open.iter())
     }
@@ -254,7 +255,7 @@ pub(crate) fn has_no_ipv6(error: &io::Error) -> bool {
 impl Addresses {
     /// All of them, whatever they are for.
     pub(super) fn all(&self) -> Vec<SocketAddr> {
-        let kinds = [&self.inbound, &self.outbound, &self.admin, &self.metrics];
+        let kinds = [&self.inbound, &self.outbound, &self.admin, &self.metrics, &self.dns];
         let own = kinds.into_iter().flatten().copied();
         let services = self.services.iter().map(|(_, address)| *address);
         own.chain(services).chain(self.ports.iter().map(|(_, address)| *address)).collect()
@@ -269,6 +270,7 @@ impl fmt::Display for Addresses {
             ("outbound", &self.outbound),
             ("admin", &self.admin),
             ("metrics", &self.metrics),
+            ("dns", &self.dns),
         ];
         let mut words = Vec::new();
         for (kind, addresses) in kinds.into_iter().filter(|(_, addresses)| !addresses.is_empty()) {

@@ -13,7 +13,7 @@ use pillion_config::route::{Route as RouteConfig, RouteHost, Weighted};
 use tokio::time::Instant;
 
 use super::rules::Split;
-use super::{AddressTable, Application, Destinations, HostTable, InboundSide, Route, Rule, Snapshot};
+use super::{AddressTable, Application, Destinations, HostTable, InboundSide, Names, Route, Rule, Snapshot};
 use crate::cluster::Cluster;
 use crate::cluster::budget::Budget;
 use crate::net::own::OwnListeners;
@@ -28,6 +28,7 @@ pub(crate) type Budgets = HashMap<(String, String), (RetryBudget, Arc<Budget>)>;
 /// What surrounds the outbound tables in a snapshot.
 pub(crate) struct Sides {
     pub(crate) own: OwnListeners,
+    pub(crate) names: Arc<Names>,
     pub(crate) inbound: Option<Arc<InboundSide>>,
     pub(crate) applications: Arc<Destinations<Application>>,
 }
@@ -54,12 +55,17 @@ pub(crate) fn compile(
         }
         services.insert(cluster.name.clone(), whole);
     }
+    for claim in &sides.names.claims {
+        let route = services.get(claim.service.as_str());
+        route.into_iter().for_each(|route| addresses.add(claim.address, route));
+    }
     table.hosts_of_routes(&mut hosts);
     let application = sides.inbound.as_ref().and_then(|inbound| inbound.policy.app);
     Snapshot {
         generation,
         hosts,
         addresses,
+        names: sides.names,
         services,
         policy: config.outbound.as_ref().map_or(Unknown::Deny, |outbound| outbound.unknown),
         own: sides.own,

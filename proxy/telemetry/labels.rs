@@ -109,6 +109,21 @@ vocabulary! {
 }
 
 vocabulary! {
+    /// How a question to the DNS proxy was answered.
+    DnsOutcome as "outcome" {
+        /// By the addresses that the configuration gives to a service.
+        Own = "own",
+        /// By a service's virtual addresses.
+        Virtual = "virtual",
+        /// By a name server, whatever it said.
+        Forwarded = "forwarded",
+        Cached = "cached",
+        /// Not at all: no name server answered, too many wait for one, or it was no question.
+        Failed = "failed",
+    }
+}
+
+vocabulary! {
     /// The methods of RFC 9110 and PATCH; what else a peer invents is `other`.
     MethodLabel as "method" {
         Get = "GET", Head = "HEAD", Post = "POST", Put = "PUT", Delete = "DELETE", Connect = "CONNECT",

@@ -10,8 +10,9 @@ use parking_lot::{Mutex, RwLock};
 
 use super::family::{Exposition, Family, Histogram, IntCounter, IntGauge};
 use super::labels::{
-    CertificateUse, ConnectionOutcome, Direction, EjectionCause, EndpointState, Flow, HandshakeOutcome,
-    Label, Limit, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Service, Tls, Verdict,
+    CertificateUse, ConnectionOutcome, Direction, DnsOutcome, EjectionCause, EndpointState, Flow,
+    HandshakeOutcome, Label, Limit, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Service, Tls,
+    Verdict,
 };
 use super::process;
 use super::service::ServiceMetrics;
@@ -51,6 +52,7 @@ pub(super) struct Families {
     pub(super) connections_active: Family<(Direction, Protocol), IntGauge>,
     pub(super) bytes: Family<(Direction, Service, Flow), IntCounter>,
     pub(super) detections: Family<(Direction, Verdict), IntCounter>,
+    pub(super) dns_queries: Family<(DnsOutcome,), IntCounter>,
     pub(super) host_mismatches: Family<(Service,), IntCounter>,
     pub(super) breaker_used: Family<(Service, Limit), IntGauge>,
     pub(super) breaker_limit: Family<(Service, Limit), IntGauge>,
@@ -77,6 +79,7 @@ impl Families {
             connections_active: to.gauges("pillion_connections_active", "Open connections."),
             bytes: to.counters("pillion_bytes_total", "Body and stream bytes, received from and sent to the downstream."),
             detections: to.counters("pillion_detections_total", "Connections whose protocol was told by their first bytes."),
+            dns_queries: to.counters("pillion_dns_queries_total", "Questions to the DNS proxy, by how they were answered."),
             host_mismatches: to.counters("pillion_host_mismatches_total", "Requests to a service's address whose host names another service; the address wins."),
             breaker_used: to.gauges("pillion_circuit_breaker_used", "What of a circuit breaker's limit is in use."),
             breaker_limit: to.gauges("pillion_circuit_breaker_limit", "The limits of a circuit breaker."),
@@ -156,6 +159,11 @@ impl Metrics {
     /// Undeclared connections by what they were found to speak.
     pub(crate) fn detections(&self, direction: Direction, verdict: Verdict) -> IntCounter {
         self.families.detections.of((direction, verdict))
+    }
+
+    /// Questions to the DNS proxy by how they were answered.
+    pub(crate) fn dns_queries(&self, outcome: DnsOutcome) -> IntCounter {
+        self.families.dns_queries.of((outcome,))
     }
 
     /// Requests that came to the address of `service` with the host of another.
@@ -242,7 +250,7 @@ mod tests {
     use crate::telemetry::MethodLabel;
 
     /// The families of the public interface that exist by now.
-    const FAMILIES: [&str; 28] = [
+    const FAMILIES: [&str; 29] = [
         "pillion_requests_total",
         "pillion_request_duration_seconds",
         "pillion_overhead_seconds",
@@ -252,6 +260,7 @@ mod tests {
         "pillion_connections_active",
         "pillion_bytes_total",
         "pillion_detections_total",
+        "pillion_dns_queries_total",
         "pillion_host_mismatches_total",
         "pillion_circuit_breaker_used",
         "pillion_circuit_breaker_limit",
@@ -313,6 +322,7 @@ mod tests {
         metrics.connections_active(Direction::Outbound, Protocol::Http2).inc();
         metrics.handshakes(Direction::Outbound, HandshakeOutcome::Identity).inc();
         metrics.detections(Direction::Inbound, Verdict::Opaque).inc();
+        DnsOutcome::ALL.iter().for_each(|outcome| metrics.dns_queries(*outcome).inc());
         metrics.host_mismatches(billing).inc();
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());
         metrics.config_generation().set(7);

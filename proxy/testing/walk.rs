@@ -5,6 +5,7 @@
 //! without an entry fails the walk, and so does an entry without a key: nothing is ever silently ignored.
 //! What of a key is the kernel's to show is in `tests/e2e/walk.rs`.
 
+mod dns;
 mod identity;
 mod inbound;
 mod key;
@@ -67,6 +68,7 @@ fn table() -> Vec<Row> {
         retries::rows("defaults"),
         retries::rows("routes[]"),
         routes::rows(),
+        dns::rows(),
     ];
     rooms.into_iter().flatten().collect()
 }

@@ -7,6 +7,7 @@ mod support;
 
 mod admin;
 mod clients;
+mod dns;
 mod drain;
 mod grpc;
 mod headers;

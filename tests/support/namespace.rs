@@ -3,6 +3,7 @@
 //! Deliberately absent: `pillion init`, whose rules have their own tests. These are the plainest that redirect.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -146,6 +147,18 @@ impl Namespace {
         self.redirect("PREROUTING", &[], INBOUND_PORT);
     }
 
+    /// The resolv.conf of programs that are started in it from now on.
+    pub(crate) fn resolve_by(&self, resolv_conf: &str) {
+        let folder = self.own_files();
+        std::fs::create_dir_all(&folder).expect("root may");
+        std::fs::write(folder.join("resolv.conf"), resolv_conf).expect("root may");
+    }
+
+    /// What `ip netns exec` puts over /etc.
+    fn own_files(&self) -> PathBuf {
+        Path::new("/etc/netns").join(&self.name)
+    }
+
     fn redirect(&self, chain: &str, only: &[&str], port: &str) {
         for family in families() {
             let rule =
@@ -243,6 +256,7 @@ impl Namespace {
 impl Drop for Namespace {
     fn drop(&mut self) {
         drop(ran("ip", &["netns", "delete", &self.name]));
+        drop(std::fs::remove_dir_all(self.own_files()));
     }
 }
 
@@ -251,8 +265,9 @@ pub(crate) fn sweep() {
     let names = ran("ip", &["netns", "list"]).unwrap_or_default();
     for name in names.lines().filter_map(|line| line.split(' ').next()) {
         let maker = name.strip_prefix("pillion-").and_then(|rest| rest.split('-').next());
-        if maker.is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists()) {
+        if maker.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             drop(ran("ip", &["netns", "delete", name]));
+            drop(std::fs::remove_dir_all(Path::new("/etc/netns").join(name)));
         }
     }
 }

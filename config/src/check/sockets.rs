@@ -10,6 +10,7 @@ use crate::file::File;
 pub(super) struct Written {
     inbound: bool,
     outbound: bool,
+    dns: bool,
     admin: bool,
     metrics: bool,
 }
@@ -19,6 +20,7 @@ impl Written {
         Self {
             inbound: matches!(&file.inbound, Some(crate::value::OffOr::Set(inbound)) if inbound.listen.is_some()),
             outbound: matches!(&file.outbound, Some(crate::value::OffOr::Set(outbound)) if outbound.listen.is_some()),
+            dns: matches!(&file.dns, Some(crate::value::OffOr::Set(dns)) if dns.listen.is_some()),
             admin: file.admin.as_ref().is_some_and(|admin| admin.listen.is_some()),
             metrics: matches!(&file.metrics, Some(crate::value::OffOr::Set(metrics)) if metrics.listen.is_some()),
         }
@@ -107,6 +109,9 @@ fn all<'a>(config: &'a Config, written: &Written) -> Vec<Listener<'a>> {
     }
     if let Some(outbound) = &config.outbound {
         add(Owner::Section("outbound"), written.outbound, &outbound.listen);
+    }
+    if let Some(dns) = &config.dns {
+        add(Owner::Section("dns"), written.dns, &dns.listen);
     }
     add(Owner::Section("admin"), written.admin, &config.admin.listen);
     if let Some(metrics) = &config.metrics {

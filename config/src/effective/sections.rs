@@ -10,6 +10,7 @@ use super::Page;
 use super::blocks;
 use super::origin::Scopes;
 use super::spell::{duration, or_off, path, share, size, word};
+use crate::dns::{Dns, NameServers};
 use crate::identity::{Crl, Source, TlsPolicy};
 use crate::listener::{DownstreamLimits, Drain, Inbound, Outbound, PortPolicy, Probe, Question};
 use crate::telemetry::{AccessLog, Admin, LogPath, Metrics};
@@ -25,6 +26,7 @@ pub(super) fn tell(config: &Config, root: &Scopes<'_>, page: &mut Page<'_>) {
         outbound,
         clusters,
         routes,
+        dns,
         admin: Admin { listen },
         metrics,
         access_log,
@@ -47,6 +49,7 @@ pub(super) fn tell(config: &Config, root: &Scopes<'_>, page: &mut Page<'_>) {
     for (nth, route) in routes.iter().enumerate() {
         super::blocks::route(route, root, &root.key("routes").index(nth), page);
     }
+    tell_dns(dns.as_ref(), &root.key("dns"), page);
     tell_listen(listen, &root.key("admin"), page);
     tell_metrics(metrics.as_ref(), &root.key("metrics"), page);
     tell_access_log(access_log.as_ref(), &root.key("access_log"), page);
@@ -141,6 +144,21 @@ pub(super) fn tell_listen(listen: &[SocketAddr], at: &Scopes<'_>, page: &mut Pag
     for (nth, address) in listen.iter().enumerate() {
         page.tell(&at.index(nth), address.to_string());
     }
+}
+
+fn tell_dns(dns: Option<&Dns>, at: &Scopes<'_>, page: &mut Page<'_>) {
+    let Some(Dns { listen, upstream, virtual_addresses }) = dns else { return page.tell(at, "off") };
+    tell_listen(listen, at, page);
+    match upstream {
+        NameServers::File(file) => page.tell(&at.key("upstream"), path(file)),
+        NameServers::List(servers) => {
+            let at = at.whole("upstream");
+            for (nth, server) in servers.iter().enumerate() {
+                page.tell(&at.index(nth), server.to_string());
+            }
+        }
+    }
+    page.tell(&at.key("virtual_addresses"), if *virtual_addresses { "on" } else { "off" });
 }
 
 fn tell_metrics(metrics: Option<&Metrics>, at: &Scopes<'_>, page: &mut Page<'_>) {

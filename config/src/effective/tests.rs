@@ -151,3 +151,27 @@ fn durations_sizes_and_shares_are_spelled_so_that_the_file_takes_them() {
         assert!(Share::parse(spelled.as_str().unwrap()).is_ok_and(|Share(read)| (read - share).abs() < 1e-9));
     }
 }
+
+#[test]
+fn the_dns_proxy_is_told_whole_or_as_off() {
+    assert_told("version: 1\n", &[("dns", "off".into(), "default")]);
+    let text = "dns:\n  upstream: [10.96.0.10, \"10.96.0.11:5353\"]\n  virtual_addresses: off\n";
+    assert_told(
+        text,
+        &[
+            ("dns.listen[0]", "127.0.0.1:15053".into(), "default"),
+            ("dns.listen[1]", "[::1]:15053".into(), "default"),
+            ("dns.upstream[0]", "10.96.0.10:53".into(), "10.96.0.10,"),
+            ("dns.upstream[1]", "10.96.0.11:5353".into(), "\"10.96.0.11"),
+            ("dns.virtual_addresses", "off".into(), "off\n"),
+        ],
+    );
+    assert_told(
+        "dns: { upstream: resolv.conf }\n",
+        &[("dns.upstream", "/etc/pillion/resolv.conf".into(), "resolv.conf")],
+    );
+    assert_told(
+        "dns: { upstream: 10.96.0.10 }\n",
+        &[("dns.upstream[0]", "10.96.0.10:53".into(), "10.96.0.10")],
+    );
+}

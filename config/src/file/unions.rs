@@ -1,16 +1,18 @@
 //! The keys that take more than one kind of value: which kind means what.
 
+use std::path::PathBuf;
+
 use serde::Deserialize;
 
 use super::{
-    Balancer, Endpoint, EndpointBlock, Endpoints, HashBalancer, LearntEndpoints, Methods, TlsBlock,
-    UpstreamTls,
+    Balancer, Endpoint, EndpointBlock, Endpoints, HashBalancer, LearntEndpoints, Methods, NameServers,
+    TlsBlock, UpstreamTls,
 };
 use crate::cluster::LoadBalancer;
 use crate::identity::SpiffeId;
 use crate::shape::{NotYet, Shape, Typed, shaped};
 use crate::value::{BadWord, OffOr, Word, on_off};
-use crate::words::{DnsName, Method, Target, TlsMode};
+use crate::words::{DnsName, Method, NameServer, Target, TlsMode};
 
 impl<'de> Shape<'de> for Endpoints {
     const EXPECTED: &'static str = "a list of endpoints, or { dns: … }";
@@ -132,7 +134,28 @@ impl<'de, T: Deserialize<'de>> Shape<'de> for OffOr<T> {
     }
 }
 
-shaped!(Endpoints, Endpoint, UpstreamTls, Balancer, Methods);
+/// A path has no colon and does not begin as an address does: what looks like one is meant as one.
+impl<'de> Shape<'de> for NameServers {
+    const EXPECTED: &'static str = "a file (/etc/resolv.conf), or addresses (\"10.96.0.10:53\")";
+    type List = Vec<Typed<NameServer>>;
+    type Block = NotYet;
+
+    fn word(text: &str) -> Result<Self, BadWord> {
+        let is_address = text.contains(':') || text.starts_with(|c: char| c == '[' || c.is_ascii_digit());
+        match text {
+            _ if is_address => NameServer::parse(text).map(|NameServer(server)| Self::List(vec![server])),
+            "" => Err(BadWord::new("is empty")),
+            _ if on_off(text).is_some() => Err(BadWord::not(text, <Self as Shape<'de>>::EXPECTED)),
+            _ => Ok(Self::File(PathBuf::from(text))),
+        }
+    }
+
+    fn list(list: Vec<Typed<NameServer>>) -> Result<Self, BadWord> {
+        Ok(Self::List(list.into_iter().map(|Typed(NameServer(server))| server).collect()))
+    }
+}
+
+shaped!(Endpoints, Endpoint, UpstreamTls, Balancer, Methods, NameServers);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OffOr<T> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

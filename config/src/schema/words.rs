@@ -12,8 +12,8 @@ use crate::policy::RetryCondition;
 use crate::telemetry::LogPath;
 use crate::value::{Count, Pause, Port, Share, Size, Text};
 use crate::words::{
-    CONDITIONS, DnsName, GRPC, GrpcService, HeaderName, HeaderText, MatchPath, Method, ProbeName, ProbePath,
-    RouteName, ServiceName, Sni, Target, TrustDomain,
+    CONDITIONS, DnsName, GRPC, GrpcService, HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName,
+    ProbePath, RouteName, ServiceName, Sni, Target, TrustDomain,
 };
 
 /// A word of many keys stands once.
@@ -42,6 +42,10 @@ pub(super) fn definitions() -> Value {
             "An IP address and a port: 127.0.0.1:8080, \"[::1]:8080\""
         ),
         "dns_name": pattern("^[A-Za-z0-9._-]+:[0-9]+$", "A name and a port: \"orders.shop:15006\""),
+        "name_server": pattern(
+            "^([0-9.]+(:[0-9]+)?|[0-9A-Fa-f:.]+|\\[[0-9A-Fa-f:.]+\\](:[0-9]+)?)$",
+            "An IP address, and a port that is not 53: 10.96.0.10, \"10.96.0.10:5353\""
+        ),
         "destination": pattern(
             "^[0-9A-Fa-f:.\\[\\]]+(/[0-9]+)?$",
             "An address or a network: \"10.96.0.10:80\", 10.96.0.10, 10.96.1.0/24"
@@ -109,6 +113,7 @@ described!(
     SocketAddr: "address",
     Target: "address",
     DnsName: "dns_name",
+    NameServer: "name_server",
     AddressPattern: "destination",
     HostPattern: "host",
     ServiceName: "name",

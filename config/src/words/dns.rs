@@ -1,6 +1,7 @@
-//! A name that a resolver is asked for, and the port behind it: `orders.shop.svc.cluster.local:15006`.
+//! What concerns name servers: a name that one is asked for, with the port behind it
+//! (`orders.shop.svc.cluster.local:15006`), and where one is (`10.96.0.10`).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use super::{is_host_name, split_port};
 use crate::value::{BadWord, Word, on_off, shortened, whole};
@@ -38,7 +39,7 @@ fn as_address(text: &str) -> Option<String> {
         Err(_) => split_port(text)?,
     };
     let ip: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
-    Some(std::net::SocketAddr::new(ip, port.unwrap_or(15006)).to_string())
+    Some(SocketAddr::new(ip, port.unwrap_or(15006)).to_string())
 }
 
 /// RFC 1035, 2.3.4, with the underscores of real zones. A last label of digits alone makes resolvers read an
@@ -58,6 +59,30 @@ fn help(text: &str) -> &'static str {
         "a resolver is asked for one name; wildcards belong in `hosts`"
     } else {
         "write it like \"orders.shop.svc.cluster.local:15006\""
+    }
+}
+
+/// Where a name server is: an IP address, with port 53 unless another is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NameServer(pub(crate) SocketAddr);
+
+impl Word for NameServer {
+    const EXPECTED: &'static str = "an address (10.96.0.10 or \"10.96.0.10:53\")";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        const DOMAIN: u16 = 53;
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        let server = match bare.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, DOMAIN),
+            Err(_) => text.parse().ok().ok_or_else(|| {
+                BadWord::not(text, "an address")
+                    .help("write an IP address, with a port if it is not 53: 10.96.0.10 or \"10.96.0.10:53\"")
+            })?,
+        };
+        match server.port() {
+            0 => Err(BadWord::new(format!("is `{server}`, which has no port to ask"))),
+            _ => Ok(Self(server)),
+        }
     }
 }
 
@@ -97,6 +122,22 @@ mod tests {
         for (text, what, help) in cases {
             let told = refused(text);
             assert!(told.0.contains(what) && told.1.contains(help), "{text:?} {told:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_server_has_port_53_unless_another_is_written() {
+        for (text, expected) in [
+            ("10.96.0.10", "10.96.0.10:53"),
+            ("10.96.0.10:5353", "10.96.0.10:5353"),
+            ("fd00::10", "[fd00::10]:53"),
+            ("[fd00::10]", "[fd00::10]:53"),
+            ("[fd00::10]:5353", "[fd00::10]:5353"),
+        ] {
+            assert_eq!(NameServer::parse(text), Ok(NameServer(expected.parse().unwrap())), "{text}");
+        }
+        for text in ["", "10.96.0.10:0", "10.96.0", "dns.example", "dns.example:53", "10.96.0.10:http"] {
+            assert!(NameServer::parse(text).is_err(), "{text}");
         }
     }
 

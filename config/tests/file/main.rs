@@ -5,6 +5,7 @@ mod editor;
 
 mod defaults;
 mod discovery;
+mod dns;
 mod downstream;
 mod faults;
 mod hostile;

@@ -7,7 +7,7 @@ use crate::bad;
 const FULL: &str = include_str!("interface.yaml");
 
 /// Shrinks as features land; empty, the full example loads.
-const REFUSED: [&str; 16] = [
+const REFUSED: [&str; 15] = [
     "inbound.rate_limit",
     "inbound.authorization",
     "services.orders.endpoints[1].zone",
@@ -22,7 +22,6 @@ const REFUSED: [&str; 16] = [
     "routes[0].request_headers",
     "routes[0].rate_limit",
     "routes[1].redirect",
-    "dns",
     "tracing",
 ];
 

@@ -1,0 +1,190 @@
+//! The DNS proxy: what the application asks for. Names of services are answered here, everything else is asked of the
+//! name servers beyond and remembered for as long as their records live.
+//!
+//! On the thread of the admin side: a name is worth tens of microseconds there, a flood of them takes nothing from the
+//! workers, and it goes on to the end of a drain. [`query`] reads what came, [`answer`] writes what goes back,
+//! [`cache`] remembers, [`upstream`] knows whom to ask and [`forward`] asks; [`server`] has the sockets.
+//! Deliberately absent: a parser (messages are hickory's to read and write), recursion, and search domains, which are
+//! the client's.
+
+mod answer;
+mod cache;
+mod forward;
+mod query;
+mod server;
+#[cfg(test)]
+mod tests;
+mod upstream;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use hickory_resolver::proto::op::Message;
+use parking_lot::Mutex;
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::net::Network;
+use crate::state::Store;
+use crate::telemetry::{DnsOutcome, Metrics};
+use cache::{Cache, Key, lifetime};
+use query::{Asked, Over};
+pub(crate) use server::{Command, Port, run};
+pub(crate) use upstream::{Upstream, refuse_loop, system_servers};
+
+/// Questions that wait for name servers at once; each holds a socket. Past it SERVFAIL, which clients ask again.
+const IN_FLIGHT: usize = 256;
+
+/// What an upstream said, or why none did.
+type Told = Result<Arc<[u8]>, Arc<str>>;
+
+type Asking = HashMap<(Key, Over), Arc<OnceCell<Told>>>;
+
+pub(crate) struct Dns {
+    network: Network,
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
+    /// `None`: there is no DNS proxy.
+    upstream: Mutex<Option<Upstream>>,
+    cache: Mutex<Cache>,
+    /// Questions under way: whoever asks the same waits for the same answer.
+    asking: Mutex<Asking>,
+    room: Arc<Semaphore>,
+}
+
+/// What becomes of a message before anybody has to wait.
+enum Look {
+    Answer(Vec<u8>),
+    /// Nobody's question: nothing goes back.
+    Nothing,
+    Ask(Box<Asked>, OwnedSemaphorePermit),
+}
+
+impl Dns {
+    pub(crate) fn new(network: Network, store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
+        Self {
+            network,
+            store,
+            metrics,
+            upstream: Mutex::new(None),
+            cache: Mutex::default(),
+            asking: Mutex::default(),
+            room: Arc::new(Semaphore::new(IN_FLIGHT)),
+        }
+    }
+
+    /// Whom to ask from now on. What others have said is forgotten.
+    pub(crate) fn use_upstream(&self, next: Option<Upstream>) {
+        let mut upstream = self.upstream.lock();
+        if upstream.as_ref().map(Upstream::servers) != next.as_ref().map(Upstream::servers) {
+            self.cache.lock().clear();
+        }
+        *upstream = next;
+    }
+
+    /// The answer to a message, once it is there; `None`: it deserves none.
+    async fn answer(&self, message: &[u8], over: Over) -> Option<Vec<u8>> {
+        match self.look(message, over) {
+            Look::Answer(answer) => Some(answer),
+            Look::Nothing => None,
+            Look::Ask(asked, permit) => {
+                let answer = self.ask(&asked, message).await;
+                drop(permit);
+                Some(answer)
+            }
+        }
+    }
+
+    fn look(&self, message: &[u8], over: Over) -> Look {
+        let asked = match Asked::read(message, over) {
+            Ok(asked) => asked,
+            Err(None) => return Look::Nothing,
+            Err(Some(refusal)) => return self.tell(DnsOutcome::Failed, refusal),
+        };
+        if let Some(known) = asked.name().and_then(|name| self.store.load().names.find(&name).cloned()) {
+            let outcome = if known.is_virtual { DnsOutcome::Virtual } else { DnsOutcome::Own };
+            return self.tell(outcome, answer::own(&asked, &known));
+        }
+        if let Some(kept) = self.kept(&asked) {
+            return self.tell(DnsOutcome::Cached, kept);
+        }
+        match self.room.clone().try_acquire_owned() {
+            Ok(permit) => Look::Ask(Box::new(asked), permit),
+            Err(_) => self.tell(DnsOutcome::Failed, answer::failed(&asked, "too many questions at once")),
+        }
+    }
+
+    fn tell(&self, outcome: DnsOutcome, answer: Vec<u8>) -> Look {
+        self.metrics.dns_queries(outcome).inc();
+        Look::Answer(answer)
+    }
+
+    fn kept(&self, asked: &Asked) -> Option<Vec<u8>> {
+        let key = asked.key()?;
+        let (raw, age) = self.cache.lock().find(&key, Instant::now())?;
+        answer::again(asked, &raw, age)
+    }
+
+    async fn ask(&self, asked: &Asked, message: &[u8]) -> Vec<u8> {
+        let (told, is_first) = match asked.key() {
+            Some(key) => Box::pin(self.ask_together(key, asked, message)).await,
+            None => (self.ask_alone(asked, message).await, true),
+        };
+        let answer = match told {
+            Ok(raw) if is_first => answer::passed_on(asked, &raw),
+            Ok(raw) => answer::again(asked, &raw, std::time::Duration::ZERO)
+                .unwrap_or_else(|| answer::passed_on(asked, &raw)),
+            Err(why) => {
+                self.metrics.dns_queries(DnsOutcome::Failed).inc();
+                return answer::failed(asked, &why);
+            }
+        };
+        self.metrics.dns_queries(DnsOutcome::Forwarded).inc();
+        answer
+    }
+
+    /// And whether it was this question that was sent.
+    async fn ask_together(&self, key: Key, asked: &Asked, message: &[u8]) -> (Told, bool) {
+        let of = (key, asked.over);
+        let cell = self.asking.lock().entry(of.clone()).or_default().clone();
+        let mut is_first = false;
+        let told = cell.get_or_init(|| {
+            is_first = true;
+            self.ask_alone(asked, message)
+        });
+        let told = told.await.clone();
+        if is_first {
+            self.asking.lock().remove(&of);
+            self.keep(of.0, &told); // nothing comes between the two: no await, and one thread
+        }
+        (told, is_first)
+    }
+
+    async fn ask_alone(&self, asked: &Asked, message: &[u8]) -> Told {
+        let Some(servers) = self.servers() else { return Err("there is no DNS proxy any more".into()) };
+        let told = forward::ask(&self.network, &servers, asked, message).await;
+        told.map(Into::into).map_err(|why| {
+            tracing::debug!(name = %asked.question.name(), %why, "no name server answers");
+            why.into()
+        })
+    }
+
+    /// By the file as it is now: laptops roam, containers get other name servers.
+    fn servers(&self) -> Option<Arc<upstream::Servers>> {
+        let mut upstream = self.upstream.lock();
+        let upstream = upstream.as_mut()?;
+        if upstream.look(Instant::now(), SystemTime::now()) {
+            self.cache.lock().clear();
+        }
+        Some(upstream.servers().clone())
+    }
+
+    fn keep(&self, key: Key, told: &Told) {
+        let Ok(raw) = told else { return };
+        let Some(lifetime) = Message::from_vec(raw).ok().and_then(|message| lifetime(&message)) else {
+            return;
+        };
+        self.cache.lock().keep(key, raw.clone(), lifetime, Instant::now());
+    }
+}

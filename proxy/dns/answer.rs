@@ -1,0 +1,259 @@
+//! What goes back to a client. Pure.
+
+use std::time::Duration;
+
+use hickory_resolver::proto::op::{Edns, Header, Message, Metadata, OpCode, ResponseCode};
+use hickory_resolver::proto::rr::rdata::opt::EdnsOption;
+use hickory_resolver::proto::rr::rdata::{A, AAAA, SOA};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
+use hickory_resolver::proto::serialize::binary::{BinDecodable, BinDecoder};
+
+use super::query::Asked;
+use crate::state::Known;
+
+/// Seconds that a client may believe what is said of a service: a reload is heard of soon.
+const TTL: u32 = 30;
+
+/// What we take over UDP, as resolvers agreed on in 2020: never cut into fragments.
+const OWN_PAYLOAD: u16 = 1232;
+
+/// RFC 8914, 4.23: no reachable authority.
+const UNREACHABLE: u16 = 22;
+const EXTENDED_ERROR: u16 = 15;
+
+/// For a name of a service. Records of other types than addresses there are none.
+pub(super) fn own(asked: &Asked, known: &Known) -> Vec<u8> {
+    let mut message = base(asked);
+    message.metadata.authoritative = true;
+    let name = asked.question.name();
+    let record = |data| Record::from_rdata(name.clone(), TTL, data);
+    match asked.question.query_type() {
+        RecordType::A => message.add_answers(known.v4.iter().map(|ip| record(RData::A(A(*ip))))),
+        RecordType::AAAA => message.add_answers(known.v6.iter().map(|ip| record(RData::AAAA(AAAA(*ip))))),
+        _ => &mut message,
+    };
+    if message.answers.is_empty() {
+        message.add_authority(record(RData::SOA(authority(name)))); // how long there is nothing: RFC 2308, 2.2
+    }
+    written(asked, &message)
+}
+
+/// Of a zone that is the name alone.
+fn authority(name: &Name) -> SOA {
+    const WEEK: i32 = 604_800;
+    let seconds = TTL as i32;
+    SOA::new(name.clone(), Name::root(), 1, seconds, seconds, WEEK, TTL)
+}
+
+/// Nobody could be asked.
+pub(super) fn failed(asked: &Asked, why: &str) -> Vec<u8> {
+    let mut message = base(asked);
+    message.metadata.response_code = ResponseCode::ServFail;
+    if let Some(edns) = &mut message.edns {
+        let told: String = why.chars().take(120).collect();
+        let error = [&UNREACHABLE.to_be_bytes()[..], told.as_bytes()].concat();
+        edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR, error));
+    }
+    written(asked, &message)
+}
+
+pub(super) fn coded(asked: &Asked, code: ResponseCode) -> Vec<u8> {
+    let mut message = base(asked);
+    message.metadata.response_code = code;
+    written(asked, &message)
+}
+
+/// To what could not be read as a question: its head is all that is known of it.
+pub(super) fn refusal(of: &Metadata, code: ResponseCode) -> Vec<u8> {
+    Message::error_msg(of.id, of.op_code, code).to_vec().unwrap_or_default()
+}
+
+/// What an upstream said to another question that is the same, `age` ago. `None`: it cannot be told again.
+pub(super) fn again(asked: &Asked, raw: &[u8], age: Duration) -> Option<Vec<u8>> {
+    let mut message = Message::from_vec(raw).ok()?;
+    let said = message.metadata;
+    let fresh = base(asked);
+    message.metadata = fresh.metadata;
+    message.metadata.response_code = said.response_code;
+    message.metadata.truncation = said.truncation;
+    message.metadata.recursion_available = said.recursion_available;
+    message.metadata.authentic_data = said.authentic_data;
+    message.queries = fresh.queries;
+    message.edns = fresh.edns;
+    let seconds = u32::try_from(age.as_secs()).unwrap_or(u32::MAX);
+    let records = message.answers.iter_mut().chain(&mut message.authorities).chain(&mut message.additionals);
+    records.for_each(|record| record.ttl = record.ttl.saturating_sub(seconds));
+    Some(written(asked, &message))
+}
+
+/// What an upstream said to this very question, byte for byte but for the client's id.
+pub(super) fn passed_on(asked: &Asked, raw: &[u8]) -> Vec<u8> {
+    if raw.len() > asked.room() {
+        let code = Header::read(&mut BinDecoder::new(raw)).map(|header| header.metadata.response_code);
+        let mut message = base(asked);
+        message.metadata.response_code = code.unwrap_or(ResponseCode::ServFail);
+        message.metadata.truncation = true;
+        return written(asked, &message);
+    }
+    with_id(raw, asked.id)
+}
+
+pub(super) fn with_id(message: &[u8], id: u16) -> Vec<u8> {
+    let (_, rest) = message.split_at_checked(2).unwrap_or_default();
+    [&id.to_be_bytes()[..], rest].concat()
+}
+
+/// An answer that says nothing yet.
+fn base(asked: &Asked) -> Message {
+    let mut message = Message::response(asked.id, OpCode::Query);
+    message.metadata.recursion_desired = asked.recursion_desired;
+    message.metadata.recursion_available = true;
+    message.metadata.checking_disabled = asked.checking_disabled;
+    message.add_query(asked.question.clone());
+    message.edns = asked.edns.as_ref().map(|_| {
+        let mut edns = Edns::new();
+        edns.set_max_payload(OWN_PAYLOAD).set_dnssec_ok(asked.wants_dnssec());
+        edns
+    });
+    message
+}
+
+/// Cut where the client has no room: it comes back by TCP.
+fn written(asked: &Asked, message: &Message) -> Vec<u8> {
+    match message.to_vec() {
+        Ok(bytes) if bytes.len() <= asked.room() => bytes,
+        _ => message.truncate().to_vec().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_resolver::proto::op::Query;
+    use hickory_resolver::proto::rr::rdata::opt::EdnsCode;
+
+    use super::super::query::Over;
+    use super::*;
+
+    fn asked(name: &str, kind: RecordType, payload: Option<u16>) -> Asked {
+        let mut message = Message::query();
+        message.metadata.recursion_desired = true;
+        message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+        message.edns = payload.map(|payload| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(payload);
+            edns
+        });
+        Asked::read(&message.to_vec().unwrap(), Over::Udp).unwrap()
+    }
+
+    fn known(v4: usize, v6: usize) -> Known {
+        Known {
+            v4: vec![[10, 96, 0, 10].into(); v4],
+            v6: vec![[0xfd00, 0, 0, 0, 0, 0, 0, 1].into(); v6],
+            is_virtual: false,
+        }
+    }
+
+    fn told(bytes: &[u8]) -> (Message, String) {
+        let message = Message::from_vec(bytes).unwrap();
+        let all: Vec<String> = message.all_sections().map(ToString::to_string).collect();
+        let all = all.join("\n");
+        (message, all)
+    }
+
+    #[test]
+    fn a_service_has_addresses_and_of_everything_else_nothing() {
+        let nothing = "Orders. 30 IN SOA Orders. . 1 30 30 604800 30";
+        for (kind, of, expected) in [
+            (RecordType::A, known(1, 1), "Orders. 30 IN A 10.96.0.10"),
+            (RecordType::AAAA, known(1, 1), "Orders. 30 IN AAAA fd00::1"),
+            (RecordType::AAAA, known(1, 0), nothing),
+            (RecordType::A, known(0, 1), nothing),
+            (RecordType::HTTPS, known(1, 1), nothing),
+            (RecordType::TXT, known(1, 1), nothing),
+            (RecordType::ANY, known(1, 1), nothing),
+        ] {
+            let asked = asked("Orders.", kind, None);
+            let (message, records) = told(&own(&asked, &of));
+            let head = message.metadata;
+            assert_eq!((head.id, head.response_code), (asked.id, ResponseCode::NoError));
+            assert!(
+                head.authoritative && head.recursion_desired && head.recursion_available && !head.truncation
+            );
+            assert_eq!(
+                (records.as_str(), message.queries.as_slice()),
+                (expected, &[asked.question][..]),
+                "{kind}"
+            );
+            assert_eq!(message.edns, None, "nobody asked for it");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_cut_and_says_so() {
+        for (payload, addresses, is_cut) in
+            [(None, 20, false), (None, 40, true), (Some(1232), 40, false), (Some(1232), 100, true)]
+        {
+            let asked = asked("orders.", RecordType::A, payload);
+            let bytes = own(&asked, &known(addresses, 0));
+            assert!(bytes.len() <= asked.room());
+            let (message, _) = told(&bytes);
+            assert_eq!(
+                (message.metadata.truncation, message.answers.is_empty()),
+                (is_cut, is_cut),
+                "{payload:?}"
+            );
+            assert_eq!(message.edns.is_some(), payload.is_some());
+        }
+    }
+
+    #[test]
+    fn a_failure_says_why_to_those_who_can_read_it() {
+        let (message, _) =
+            told(&failed(&asked("orders.", RecordType::A, Some(1232)), "10.96.0.10:53: silent"));
+        assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
+        let edns = message.edns.unwrap();
+        let Some(EdnsOption::Unknown(EXTENDED_ERROR, error)) = edns.option(EdnsCode::Unknown(EXTENDED_ERROR))
+        else {
+            panic!("no extended error in {edns:?}")
+        };
+        assert_eq!(error, b"\0\x1610.96.0.10:53: silent");
+        let (message, _) = told(&failed(&asked("orders.", RecordType::A, None), "silent"));
+        assert_eq!((message.metadata.response_code, message.edns), (ResponseCode::ServFail, None));
+    }
+
+    #[test]
+    fn what_was_said_before_is_said_again_with_less_time_left_and_to_another_client() {
+        let raw = own(&asked("ORDERS.shop.", RecordType::A, Some(1232)), &known(2, 0));
+        let other = asked("orders.SHOP.", RecordType::A, None);
+        let (message, records) = told(&again(&other, &raw, Duration::from_secs(10)).unwrap());
+        assert_eq!((message.metadata.id, message.edns), (other.id, None));
+        assert_eq!(message.queries[0].name().to_string(), "orders.SHOP.", "as this client spelt it");
+        assert!(!message.metadata.authoritative);
+        assert!(records.lines().all(|line| line.contains(" 20 IN A 10.96.0.10")), "{records}");
+        let (message, _) = told(
+            &again(
+                &other,
+                &own(&asked("orders.shop.", RecordType::A, Some(4096)), &known(60, 0)),
+                Duration::ZERO,
+            )
+            .unwrap(),
+        );
+        assert!(
+            message.metadata.truncation && message.answers.is_empty(),
+            "it has less room than the first one"
+        );
+        assert_eq!(again(&other, b"no message", Duration::ZERO), None);
+    }
+
+    #[test]
+    fn what_an_upstream_said_is_passed_on_byte_for_byte_or_cut() {
+        let asked = asked("orders.", RecordType::A, None);
+        let mut raw = own(&asked, &known(2, 0));
+        raw[..2].copy_from_slice(&[0xab, 0xcd]);
+        let passed = passed_on(&asked, &raw);
+        assert_eq!((&passed[..2], &passed[2..]), (&asked.id.to_be_bytes()[..], &raw[2..]));
+        let (message, _) = told(&passed_on(&asked, &[raw, vec![0; 1000]].concat()));
+        assert!(message.metadata.truncation && message.metadata.id == asked.id);
+    }
+}

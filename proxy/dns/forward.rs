@@ -1,0 +1,148 @@
+//! Asks name servers: the question as it came, under an id of our own, over the transport that it came by.
+//!
+//! Each goes out from a socket of its own, so that neither id nor port can be guessed. Deliberately absent: a second
+//! transport. What is cut over UDP is passed on cut, and the client comes back by TCP.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use hickory_resolver::proto::op::{Header, Message, MessageType, ResponseCode};
+use hickory_resolver::proto::serialize::binary::{BinDecodable, BinDecoder};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::answer::with_id;
+use super::query::{Asked, MOST_OVER_UDP, Over};
+use super::upstream::Servers;
+use crate::net::{Leg, Network};
+
+/// All servers and rounds together: clients have given up by then.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a server says: of the first one that knows, else of the first one that does not.
+///
+/// # Errors
+/// Nobody said anything in time.
+pub(super) async fn ask(
+    network: &Network,
+    servers: &Servers,
+    asked: &Asked,
+    message: &[u8],
+) -> Result<Vec<u8>, String> {
+    let asking = timeout(PATIENCE, Box::pin(ask_all(network, servers, asked, message)));
+    asking.await.unwrap_or_else(|_elapsed| Err(format!("no answer within {PATIENCE:?}")))
+}
+
+async fn ask_all(
+    network: &Network,
+    servers: &Servers,
+    asked: &Asked,
+    message: &[u8],
+) -> Result<Vec<u8>, String> {
+    let mut why = "no server to ask".to_owned();
+    for _ in 0..servers.attempts {
+        let mut unknowing = None;
+        for server in &servers.all {
+            let id = Message::query().metadata.id; // at random, from hickory's own generator
+            let query = with_id(message, id);
+            match timeout(servers.timeout, one(network, *server, asked, &query, id)).await {
+                Ok(Ok((answer, true))) => return Ok(answer),
+                Ok(Ok((answer, false))) => drop(unknowing.get_or_insert(answer)),
+                Ok(Err(error)) => why = format!("{server}: {error}"),
+                Err(_elapsed) => why = format!("{server}: no answer within {:?}", servers.timeout),
+            }
+        }
+        if let Some(answer) = unknowing {
+            return Ok(answer);
+        }
+    }
+    Err(why)
+}
+
+/// The answer, and whether the server knows.
+async fn one(
+    network: &Network,
+    server: SocketAddr,
+    asked: &Asked,
+    query: &[u8],
+    id: u16,
+) -> io::Result<(Vec<u8>, bool)> {
+    match asked.over {
+        Over::Udp => over_udp(network, server, asked, query, id).await,
+        Over::Tcp => over_tcp(network, server, asked, query, id).await,
+    }
+}
+
+async fn over_udp(
+    network: &Network,
+    server: SocketAddr,
+    asked: &Asked,
+    query: &[u8],
+    id: u16,
+) -> io::Result<(Vec<u8>, bool)> {
+    let any: IpAddr =
+        if server.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let Some(socket) = network.bind_udp(SocketAddr::new(any, 0))? else {
+        return Err(io::ErrorKind::Unsupported.into());
+    };
+    let socket = tokio::net::UdpSocket::from_std(socket)?;
+    socket.connect(server).await?; // the kernel drops what comes from elsewhere
+    socket.send(query).await?;
+    let mut answer = Vec::with_capacity(usize::from(MOST_OVER_UDP) + 1); // a longer one is seen to be longer
+    loop {
+        answer.clear();
+        socket.recv_buf(&mut answer).await?;
+        if let Some(knows) = is_answer(&answer, asked, id) {
+            return Ok((answer, knows));
+        }
+    }
+}
+
+async fn over_tcp(
+    network: &Network,
+    server: SocketAddr,
+    asked: &Asked,
+    query: &[u8],
+    id: u16,
+) -> io::Result<(Vec<u8>, bool)> {
+    let mut stream = network.connect(server, Leg::Outbound, None).await?;
+    write_message(&mut stream, query).await?;
+    let answer = read_message(&mut stream).await?;
+    let knows = is_answer(&answer, asked, id);
+    let knows =
+        knows.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an answer to another question"))?;
+    Ok((answer, knows))
+}
+
+/// Whether a message answers this question, and if so, whether with knowledge. A refusal may leave the question out.
+fn is_answer(message: &[u8], asked: &Asked, id: u16) -> Option<bool> {
+    let mut decoder = BinDecoder::new(message);
+    let Header { metadata, counts } = Header::read(&mut decoder).ok()?;
+    if metadata.id != id || metadata.message_type != MessageType::Response {
+        return None;
+    }
+    let knows = matches!(metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain);
+    let repeats = match counts.queries {
+        0 => !knows,
+        1 => Message::read_queries(&mut decoder, 1).ok()?.first() == Some(&asked.question),
+        _ => false,
+    };
+    repeats.then_some(knows)
+}
+
+/// RFC 1035, 4.2.2: behind its length.
+pub(super) async fn read_message(stream: &mut crate::net::Stream) -> io::Result<Vec<u8>> {
+    let length = stream.read_u16().await?;
+    let mut message = vec![0; length.into()];
+    stream.read_exact(&mut message).await?;
+    Ok(message)
+}
+
+/// In one piece: some servers read the length alone and wait.
+pub(super) async fn write_message(stream: &mut crate::net::Stream, message: &[u8]) -> io::Result<()> {
+    let length =
+        u16::try_from(message.len()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    stream.write_all(&[&length.to_be_bytes()[..], message].concat()).await?;
+    stream.flush().await
+}

@@ -1,0 +1,134 @@
+//! The sockets of the DNS proxy: UDP, and TCP with several questions to a connection (RFC 7766).
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UdpSocket;
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::forward::{read_message, write_message};
+use super::query::{MOST_OVER_UDP, Over};
+use super::{Dns, Look};
+use crate::net::own::is_from_this_host;
+use crate::net::{Bound, Listener, Stream};
+
+/// Open at once; a client needs one, and none for what fits into a datagram. Beyond it a connection waits.
+const CONNECTIONS: usize = 64;
+
+/// Without a question: RFC 7766, 6.2.3 asks for a few seconds.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// After an error of a socket that is not a client's.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A bound address on its way to the thread that serves it.
+pub(crate) struct Port {
+    pub(crate) id: u64,
+    /// `None`: the network has no datagrams.
+    pub(crate) udp: Option<std::net::UdpSocket>,
+    pub(crate) tcp: Bound,
+}
+
+/// What the controller tells.
+pub(crate) enum Command {
+    Open(Vec<Port>),
+    /// By their ids. Connections that were accepted live on.
+    Close(Vec<u64>),
+}
+
+/// Serves until the process ends.
+pub(crate) async fn run(dns: Arc<Dns>, mut commands: mpsc::Receiver<Command>) {
+    let mut open: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Open(ports) => {
+                for port in ports {
+                    let (close, closed) = oneshot::channel();
+                    open.insert(port.id, close);
+                    serve(port, &dns, &connections, closed);
+                }
+            }
+            Command::Close(ids) => ids.iter().for_each(|id| drop(open.remove(id))),
+        }
+    }
+    std::future::pending::<()>().await;
+}
+
+fn serve(port: Port, dns: &Arc<Dns>, connections: &Arc<Semaphore>, closed: oneshot::Receiver<()>) {
+    let udp = port.udp.map(UdpSocket::from_std).transpose();
+    let (udp, tcp) = match (udp, port.tcp.listen()) {
+        (Ok(udp), Ok(tcp)) => (udp, tcp),
+        (Err(error), _) | (_, Err(error)) => {
+            return tracing::error!(%error, "a bound address of the DNS proxy could not be used");
+        }
+    };
+    let (dns, connections) = (dns.clone(), connections.clone());
+    tokio::spawn(async move {
+        tokio::select! { // questions that wait for an answer have tasks of their own; what nobody took yet is asked again
+            _ = closed => {}
+            () = datagrams(udp, &dns) => {}
+            () = accept(tcp, &dns, &connections) => {}
+        }
+    });
+}
+
+async fn datagrams(socket: Option<UdpSocket>, dns: &Arc<Dns>) {
+    let Some(socket) = socket.map(Arc::new) else { return std::future::pending().await };
+    let mut message = Vec::with_capacity(MOST_OVER_UDP.into());
+    loop {
+        message.clear();
+        match socket.recv_buf_from(&mut message).await {
+            Ok((_, from)) if is_from_this_host(from.ip(), None) => {
+                datagram(&socket, dns, &message, from).await
+            }
+            Ok((_, from)) => tracing::debug!(%from, "a question from another host is not answered"),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+async fn datagram(socket: &Arc<UdpSocket>, dns: &Arc<Dns>, message: &[u8], from: SocketAddr) {
+    match dns.look(message, Over::Udp) {
+        Look::Nothing => {}
+        Look::Answer(answer) => drop(socket.send_to(&answer, from).await), // who does not hear it asks again
+        Look::Ask(asked, permit) => {
+            let (socket, dns, message) = (socket.clone(), dns.clone(), message.to_vec());
+            tokio::spawn(async move {
+                let answer = dns.ask(&asked, &message).await;
+                drop(socket.send_to(&answer, from).await);
+                drop(permit);
+            });
+        }
+    }
+}
+
+async fn accept(mut listener: Listener, dns: &Arc<Dns>, connections: &Arc<Semaphore>) {
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, from)) if is_from_this_host(from.ip(), stream.own_ip()) => {
+                let dns = dns.clone();
+                tokio::spawn(async move {
+                    connection(stream, &dns).await;
+                    drop(permit);
+                });
+            }
+            Ok((_, from)) => tracing::debug!(%from, "a connection from another host is closed"),
+            Err(_) => tokio::time::sleep(PAUSE).await,
+        }
+    }
+}
+
+/// One question after the other, until there is none for a while or what comes is none.
+async fn connection(mut stream: Stream, dns: &Dns) {
+    while let Ok(Ok(message)) = timeout(IDLE, read_message(&mut stream)).await {
+        let Some(answer) = Box::pin(dns.answer(&message, Over::Tcp)).await else { return };
+        if !matches!(timeout(IDLE, write_message(&mut stream, &answer)).await, Ok(Ok(()))) {
+            return;
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Whom to ask: name servers as the configuration lists them, or as a file does that may change at any time.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use hickory_resolver::system_conf::parse_resolv_conf;
+use pillion_config::dns::NameServers;
+use tokio::time::Instant;
+
+use crate::files::{Content, Looked};
+use crate::net::own::OwnListeners;
+
+/// Of the file: 64 KiB is a thousand search domains.
+const LONGEST: u64 = 64 * 1024;
+
+/// Servers of the file that are asked, as glibc.
+const MOST_SERVERS: usize = 3;
+
+/// What one server has for an answer, within what a client waits (glibc's 5 s): there must be time for the next one.
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Rounds through the servers.
+const MOST_ATTEMPTS: usize = 3;
+
+/// The file is looked at when there is something to ask, and no more often than this.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// This system's own.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+const DNS_PORT: u16 = 53;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Servers {
+    /// In the order in which they are asked; never empty.
+    pub(crate) all: Vec<SocketAddr>,
+    /// For one of them.
+    pub(crate) timeout: Duration,
+    pub(crate) attempts: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    #[error("{path} cannot be read", path = .0.display())]
+    Unreadable(PathBuf, #[source] io::Error),
+    #[error("{path}: {1}", path = .0.display())]
+    Unusable(PathBuf, String),
+    #[error("{from} names {server}, where the DNS proxy itself listens: a loop")]
+    Loop { from: String, server: SocketAddr },
+}
+
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    servers: Arc<Servers>,
+    /// `None`: the configuration lists them.
+    file: Option<Followed>,
+}
+
+#[derive(Debug)]
+struct Followed {
+    path: PathBuf,
+    looked: Looked,
+    content: Content,
+    looked_at: Option<Instant>,
+    own: OwnListeners,
+}
+
+impl Upstream {
+    /// `own`: where the DNS proxy listens.
+    ///
+    /// # Errors
+    /// A file that names nobody to ask, or a server that is the DNS proxy itself.
+    pub(crate) fn new(of: &NameServers, own: OwnListeners, now: SystemTime) -> Result<Self, UpstreamError> {
+        match of {
+            NameServers::List(all) => {
+                refuse_loop("dns.upstream", all, &own)?;
+                let servers = Servers { all: all.clone(), timeout: Duration::from_secs(2), attempts: 2 };
+                Ok(Self { servers: Arc::new(servers), file: None })
+            }
+            NameServers::File(path) => {
+                let mut looked = Looked::new(path, LONGEST);
+                let content = looked.look(now); // before it is read: what is written in between is read again
+                let servers = Arc::new(of_file(path, &own)?);
+                let file = Followed { path: path.clone(), looked, content, looked_at: None, own };
+                Ok(Self { servers, file: Some(file) })
+            }
+        }
+    }
+
+    pub(crate) const fn servers(&self) -> &Arc<Servers> {
+        &self.servers
+    }
+
+    /// Whether the file says something else now. What cannot be used is told once, and those known before are kept.
+    pub(crate) fn look(&mut self, at: Instant, now: SystemTime) -> bool {
+        let Some(file) = &mut self.file else { return false };
+        if file.looked_at.is_some_and(|last| at.duration_since(last) < LOOK_EVERY) {
+            return false;
+        }
+        file.looked_at = Some(at);
+        let content = file.looked.look(now);
+        if std::mem::replace(&mut file.content, content) == content {
+            return false;
+        }
+        match of_file(&file.path, &file.own) {
+            Ok(servers) if servers == *self.servers => false,
+            Ok(servers) => {
+                tracing::info!(file = %file.path.display(), servers = ?servers.all, "other name servers");
+                self.servers = Arc::new(servers);
+                true
+            }
+            Err(why) => {
+                tracing::warn!(
+                    error = &why as &dyn std::error::Error,
+                    "keeping the name servers known before"
+                );
+                false
+            }
+        }
+    }
+}
+
+fn of_file(path: &Path, own: &OwnListeners) -> Result<Servers, UpstreamError> {
+    let text = read(path).map_err(|error| UpstreamError::Unreadable(path.to_owned(), error))?;
+    let servers = parse(&text).map_err(|why| UpstreamError::Unusable(path.to_owned(), why))?;
+    refuse_loop(&path.display().to_string(), &servers.all, own)?;
+    Ok(servers)
+}
+
+/// # Errors
+/// One of the servers is an own listener.
+pub(crate) fn refuse_loop(
+    from: &str,
+    servers: &[SocketAddr],
+    own: &OwnListeners,
+) -> Result<(), UpstreamError> {
+    match servers.iter().find(|server| own.contains(**server)) {
+        Some(server) => Err(UpstreamError::Loop { from: from.to_owned(), server: *server }),
+        None => Ok(()),
+    }
+}
+
+/// Whom the sidecar's own resolver asks. Nobody, where the file cannot be used.
+pub(crate) fn system_servers() -> Vec<SocketAddr> {
+    let servers = read(Path::new(RESOLV_CONF)).ok().and_then(|text| parse(&text).ok());
+    servers.map_or_else(Vec::new, |servers| servers.all)
+}
+
+fn parse(text: &[u8]) -> Result<Servers, String> {
+    let (config, options) = parse_resolv_conf(text).map_err(|error| error.to_string())?;
+    let all = config.name_servers.iter().take(MOST_SERVERS);
+    Ok(Servers {
+        all: all.map(|server| SocketAddr::new(server.ip, DNS_PORT)).collect(),
+        timeout: options.timeout.clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT),
+        attempts: options.attempts.clamp(1, MOST_ATTEMPTS),
+    })
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(path)?.take(LONGEST).read_to_end(&mut text)?;
+    Ok(text)
+}

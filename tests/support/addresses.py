@@ -1,0 +1,10 @@
+"""What the C library finds for a name: `addresses.py NAME`, sorted, on one line; or the error."""
+
+import socket
+import sys
+
+try:
+    found = socket.getaddrinfo(sys.argv[1], 80, type=socket.SOCK_STREAM)
+    print(*sorted({address[0] for *_, address in found}))
+except socket.gaierror as error:
+    print(error.strerror)
