@@ -3,6 +3,7 @@
 //! Needs root, `ip`, iptables and dig. The name server is in the world beside the pod.
 
 mod refusals;
+mod sockets;
 
 use std::process::Command;
 

@@ -130,6 +130,10 @@ impl Sidecar {
         self.address("outbound")
     }
 
+    pub(crate) fn dns(&self) -> SocketAddr {
+        self.address("dns")
+    }
+
     /// The own port of `orders`.
     pub(crate) fn orders(&self) -> SocketAddr {
         self.address("service.orders")
