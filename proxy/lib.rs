@@ -39,9 +39,9 @@
 //! # Floors
 //! Arrows point down, nothing looks up: `main` → [`cli`] → [`app`] → [`admin`], [`dns`] | [`inbound`], [`outbound`] →
 //! [`layers`], [`dispatch`], [`tcp`], [`serve`] → [`detect`], [`state`] → [`cluster`], [`discovery`] → [`http`],
-//! [`tls`], [`identity`], [`relay`], [`net`] → [`telemetry`], [`runtime`], [`error`] → `pillion_config`. What travels
-//! with a request points up, as data: a call carries its route, an exchange its worker and connection, a lease its
-//! cluster.
+//! [`tls`], [`identity`], [`relay`], [`net`] → [`telemetry`], [`runtime`], [`error`] → `pillion_config`,
+//! `pillion_init`. What travels with a request points up, as data: a call carries its route, an exchange its worker
+//! and connection, a lease its cluster.
 //! One thing comes back: what runs inside a CONNECT enters [`outbound`] again.
 //!
 //! Beside them, on the thread of [`admin`], stands [`dns`]: what the application asks for before it connects. Its answers

@@ -245,13 +245,11 @@ impl Outbound {
     }
 }
 
-/// Who says nothing at a virtual address that is nobody's waits for a server that will never speak. A client of HTTP
-/// has asked by then, and is told so.
-const SILENCE_AT_NOBODYS: Duration = Duration::from_millis(250);
-
+/// Who says nothing at a virtual address that is nobody's waits for a server that will never speak: it is told so as
+/// if one had refused it.
 fn nobodys(to: SocketAddr) -> Early<impl FnOnce() -> Ready<Result<Nobody, Error>>> {
     Early {
-        after: SILENCE_AT_NOBODYS,
+        after: Duration::ZERO,
         expects_http: false,
         is_at_hand: false,
         dial: move || ready(Err(route::nobodys(to.ip()))),
