@@ -9,8 +9,8 @@ use proptest::prelude::*;
 
 use crate::bad;
 
-/// Debug builds are some twenty times slower than what operators run.
-const QUICK: Duration = Duration::from_secs(if cfg!(debug_assertions) { 10 } else { 1 });
+/// Debug builds are some twenty times slower than what operators run, on machines that are busy with other tests.
+const QUICK: Duration = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 1 });
 
 fn refused_quickly(source: &str) {
     let started = Instant::now();

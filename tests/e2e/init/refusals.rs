@@ -71,7 +71,8 @@ async fn without_the_capability() {
 async fn without_a_program() {
     let Some(Hosts { pod, .. }) = hosts() else { return };
     let before = everything(&pod).await;
-    let cases: [(&[&[&str]], &[&str], &[&str]); 5] = [
+    type Words = &'static [&'static str];
+    let cases: [(&[Words], Words, Words); 5] = [
         (&[IP], &[], &["neither nft nor iptables", "nftables", "iproute2"]),
         (&[IP, IPTABLES_NFT], &["--backend", "nft"], &["nft is not installed", "package nftables"]),
         (&[IP, NFT], &["--backend", "iptables"], &["iptables-restore", "package iptables"]),

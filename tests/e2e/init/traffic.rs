@@ -180,7 +180,11 @@ async fn questions_go_to_the_dns_proxy() {
                 [format!("dns {proxy} from {own}")],
                 "{backend}"
             );
-            assert_eq!(reach(pod.enter_as_sidecar(), FROM, &udp).await, [over_udp.clone()], "{backend}");
+            assert_eq!(
+                reach(pod.enter_as_sidecar(), FROM, &udp).await,
+                std::slice::from_ref(&over_udp),
+                "{backend}"
+            );
             assert_eq!(hear(pod.enter(), resolver).await, format!("dns {resolver} from {own}"));
             assert_eq!(hear(pod.enter_as_sidecar(), resolver).await, over_udp);
         }
