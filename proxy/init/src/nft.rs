@@ -76,8 +76,11 @@ fn lines(rule: &Rule) -> Vec<String> {
         Verdict::Leave => vec![line("return".to_owned())],
         Verdict::Jump(chain) => vec![line(format!("jump {chain}"))],
         Verdict::Redirect(port) => vec![line(format!("redirect to :{port}"))],
-        // Where nobody listens nft goes on with the next rule, and the packet would reach the application.
-        Verdict::Tproxy(port) => vec![line(format!("tproxy to :{port} accept")), line("drop".to_owned())],
+        // Where nobody listens nft goes on with the next rule, and the packet would reach the application. Refused and
+        // not dropped (Linux 5.9): callers of a sidecar that has ended go elsewhere at once, not after their timeout.
+        Verdict::Tproxy(port) => {
+            vec![line(format!("tproxy to :{port} accept")), line("reject with tcp reset".to_owned())]
+        }
         Verdict::Mark => vec![line(format!("meta mark set {MARK:#010x}"))],
         Verdict::MarkConnection => vec![line(format!("ct mark set {MARK:#010x}"))],
         Verdict::Zone(zone) => vec![line(format!("ct zone set {zone}"))],

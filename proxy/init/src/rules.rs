@@ -88,7 +88,8 @@ pub(crate) enum Verdict {
     Leave,
     Jump(&'static str),
     Redirect(u16),
-    /// Hand to the listener at this port as it is; where nobody listens, drop.
+    /// Hand to the listener at this port as it is; where nobody listens, refuse it, or drop it where the backend
+    /// knows no better.
     Tproxy(u16),
     /// The packet's mark becomes `MARK`.
     Mark,

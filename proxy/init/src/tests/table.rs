@@ -237,7 +237,7 @@ fn tproxy_is_for_what_others_begin() {
             "+mangle_prerouting tcp dport 15020 return",
             "+mangle_prerouting tcp dport 15053 return",
             "+mangle_prerouting tcp dport 80 fib daddr type local tproxy to :15006 accept",
-            "+mangle_prerouting tcp dport 80 fib daddr type local drop",
+            "+mangle_prerouting tcp dport 80 fib daddr type local reject with tcp reset",
             "+mangle_output type route hook output priority -150; policy accept;",
             "+mangle_output meta l4proto tcp ct direction original meta mark 0x00000539 ct mark set 0x00000539",
             "+mangle_output meta l4proto tcp ct direction reply ct mark 0x00000539 meta mark set 0x00000539",
