@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Once;
 
 use nix::sys::socket::{setsockopt, sockopt};
@@ -62,12 +63,7 @@ impl Leg {
         match self.near(to.ip(), is_own) {
             Near::Any => TcpStream::connect(to).await,
             Near::Own(ip) => dial_from_own(ip, to).await,
-            Near::Clients(ip) => {
-                let socket = socket(to)?;
-                socket.set_ip_transparent_v4(true)?; // IPv6 has the same flag
-                socket.set_mark(MARK)?;
-                bound(socket, ip)?.connect(to).await
-            }
+            Near::Clients(ip) => dial_from_clients(ip, to).await,
         }
     }
 
@@ -100,6 +96,43 @@ async fn dial_from_own(ip: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
         );
     });
     TcpStream::connect(to).await
+}
+
+/// Where systems do not look for a port by themselves (Linux: from 32768, others higher still). Its own connection to
+/// the application is in the same address space: with the same port, the kernel would take the two for one.
+const CLIENTS_PORTS: Range<u16> = 1024..32768;
+
+/// A port may be in use, or have been a minute ago. Where nine of ten are, one in five dials finds none.
+const PORTS_TRIED: usize = 16;
+
+async fn dial_from_clients(ip: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    for _ in 0..PORTS_TRIED {
+        let near = SocketAddr::new(ip, fastrand::u16(CLIENTS_PORTS));
+        match dial_from_clients_port(near, to).await {
+            Err(error) if is_taken(&error) => {}
+            dialled => return dialled,
+        }
+    }
+    bound(clients(to)?, ip)?.connect(to).await // whichever the kernel finds: better than none
+}
+
+async fn dial_from_clients_port(near: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = clients(to)?;
+    socket.set_reuse_address(true)?; // towards another place the port may be in use
+    socket.bind(&near.into())?;
+    TcpSocket::from_std_stream(socket.into()).connect(to).await
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}
+
+/// One that may speak from an address that is not this host's.
+fn clients(to: SocketAddr) -> io::Result<Socket> {
+    let socket = socket(to)?;
+    socket.set_ip_transparent_v4(true)?; // IPv6 has the same flag
+    socket.set_mark(MARK)?;
+    Ok(socket)
 }
 
 fn socket(to: SocketAddr) -> io::Result<Socket> {

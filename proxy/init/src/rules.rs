@@ -214,7 +214,8 @@ fn owners(options: &Options) -> impl Iterator<Item = Match> {
 
 /// What the sidecar itself begins: towards the application, towards this host as any other, or elsewhere.
 fn own_legs(options: &Options) -> Vec<Rule> {
-    let mut rules = Vec::from(SELVES.map(|own| leave([Match::From(own)])));
+    // On loopback alone: from ::6 an application could else reach the world past the sidecar.
+    let mut rules = Vec::from(SELVES.map(|own| leave([Match::From(own), Match::OutOfLoopback(true)])));
     if options.mode == Mode::Tproxy {
         rules.push(leave([Match::Marked]));
     }

@@ -72,6 +72,11 @@ async fn connections(backend: &str, mode: &str) {
         let leg = if own.is_ipv4() { "127.0.0.6" } else { "::6" };
         let leg: IpAddr = leg.parse().expect("an IP address");
         expect(pod.enter_as_sidecar(), &["--from", &leg.to_string()], &[row("app", at(own, APP), leg)]).await;
+        if leg.is_ipv6() {
+            // IPv4's never leaves the host; this one could, past the sidecar.
+            let expected = [row("outbound", at(service, 80), leg)];
+            expect(pod.enter(), &["--from", &leg.to_string()], &expected).await;
+        }
         let by_itself = hear(pod.enter_as_sidecar(), at(own, APP)).await;
         assert!(by_itself.starts_with(&format!("inbound {} from {own}", at(own, APP))), "{by_itself}");
 

@@ -93,6 +93,23 @@ async fn between_two_sidecars_too() {
     }
 }
 
+/// Its connection and the sidecar's to the application would have the same ends, and the kernel take them for one.
+#[tokio::test]
+async fn a_clients_own_port_is_not_taken_for_it() {
+    let Some(Hosts { pod, world }) = hosts() else { return };
+    pod.init(&["--mode", "tproxy"]);
+    let _servers = serve(&pod, &everywhere(&[("banner:greeter", 3306)], |family| family.pod)).await;
+    let _sidecar = pod.sidecar_for_tproxy("").await;
+    for host in [&pod, &world] {
+        let mut same_choice = host.enter();
+        same_choice.args(["sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40001"]);
+        crate::support::tools::printed(same_choice).await;
+    }
+    for family in families() {
+        assert_eq!(hear(world.enter(), at(family.pod, 3306)).await, "greeter\n", "{family:?}");
+    }
+}
+
 /// Each says at start which it can; both serve what is redirected, from their own address.
 #[tokio::test]
 async fn the_capability_is_needed_for_nothing_else() {

@@ -21,8 +21,8 @@ table inet pillion {
 
 	chain output {
 		type nat hook output priority -101; policy accept;
-		ip saddr 127.0.0.6 return
-		ip6 saddr ::6 return
+		ip saddr 127.0.0.6 oifname "lo" return
+		ip6 saddr ::6 oifname "lo" return
 		ip daddr != 127.0.0.0/8 oifname "lo" meta l4proto tcp meta skuid 1337 jump inbound
 		ip6 daddr != ::1 oifname "lo" meta l4proto tcp meta skuid 1337 jump inbound
 		meta skuid 1337 return
@@ -46,8 +46,8 @@ const IPTABLES: &str = r"  *nat
   -A PILLION_INBOUND -p tcp -m tcp --dport 15053 -j RETURN
   -A PILLION_INBOUND -p tcp -j REDIRECT --to-ports 15006
   -A PILLION_PREROUTING -p tcp -m addrtype --dst-type LOCAL -j PILLION_INBOUND
-4 -A PILLION_OUTPUT -s 127.0.0.6/32 -j RETURN
-6 -A PILLION_OUTPUT -s ::6/128 -j RETURN
+4 -A PILLION_OUTPUT -s 127.0.0.6/32 -o lo -j RETURN
+6 -A PILLION_OUTPUT -s ::6/128 -o lo -j RETURN
 4 -A PILLION_OUTPUT ! -d 127.0.0.0/8 -o lo -p tcp -m owner --uid-owner 1337 -j PILLION_INBOUND
 6 -A PILLION_OUTPUT ! -d ::1/128 -o lo -p tcp -m owner --uid-owner 1337 -j PILLION_INBOUND
   -A PILLION_OUTPUT -m owner --uid-owner 1337 -j RETURN
