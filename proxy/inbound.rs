@@ -62,8 +62,8 @@ pub(crate) fn stack(without: Option<Name>) -> impl AnsweringService {
 struct Arrived {
     from: SocketAddr,
     place: Place,
-    /// It was meant for another address than the listener's own.
-    is_redirected: bool,
+    /// The address that it was meant for; `None`: the listener's own.
+    original: Option<SocketAddr>,
     /// That address is another host's: the redirect caught what only passes by.
     is_strangers: bool,
     /// Where the application is; `None`: nobody said.
@@ -139,7 +139,7 @@ impl Inbound {
         let application = |to: SocketAddr| Application { address: to, leg: Leg::inbound(client, to.ip()) };
         let route = to.and_then(|to| snapshot.fixed(Key::Application(application(to))));
         let is_strangers = original.is_some_and(|original| !stream.is_for_this_host(original.ip()));
-        Arrived { from, place, is_redirected: original.is_some(), is_strangers, to, route }
+        Arrived { from, place, original, is_strangers, to, route }
     }
 
     /// TLS or nothing. Nobody is dialled before the peer has proven who it is.
@@ -158,7 +158,7 @@ impl Inbound {
     async fn permissive(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
         let detected = match arrived.route() {
             Some(route) => {
-                let early = tcp::early(route, arrived.from, arrived.to, &self.worker);
+                let early = tcp::early(route, arrived.from, arrived.original, &self.worker);
                 detect(io, &self.worker, &arrived.place.work, Some(early)).await
             }
             None => detect(io, &self.worker, &arrived.place.work, NEVER).await.map(Detected::alone),
@@ -176,7 +176,7 @@ impl Inbound {
     fn leaves_tls(&self, arrived: &Arrived) -> bool {
         let single = arrived.to.and_then(|to| self.side.policy.ports.get(&to.port()));
         let protocol = single.and_then(|port| port.protocol).unwrap_or(self.side.policy.protocol);
-        arrived.is_redirected || matches!(protocol, AppProtocol::Tls | AppProtocol::Tcp)
+        arrived.original.is_some() || matches!(protocol, AppProtocol::Tls | AppProtocol::Tcp)
     }
 
     async fn terminate(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
@@ -223,8 +223,8 @@ impl Inbound {
     /// A plaintext HTTP/1 client hears why; what else it may be is closed without a byte.
     async fn refuse_plaintext(&self, io: Io, arrived: Arrived) {
         self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
-        if is_loop(Direction::Inbound, arrived.from, arrived.to) {
-            drop(loop_detected(arrived.from, arrived.to)); // told in the log
+        if is_loop(Direction::Inbound, arrived.from, arrived.original) {
+            drop(loop_detected(arrived.from, arrived.original)); // told in the log
             io.get_ref().abort();
             return;
         }
@@ -253,8 +253,9 @@ impl Inbound {
         match route.as_ref().map(|route| route.cluster.protocol) {
             Some(Spoken::Tcp) => self.opaque(io, None, arrived, peer),
             Some(Spoken::AppAuto) => {
-                let early =
-                    route.as_deref().map(|route| tcp::early(route, arrived.from, arrived.to, &self.worker));
+                let early = route
+                    .as_deref()
+                    .map(|route| tcp::early(route, arrived.from, arrived.original, &self.worker));
                 let detected = if is_said_to_be_opaque {
                     doubt(io, &self.worker, &arrived.place.work, early).await
                 } else {
@@ -322,6 +323,7 @@ impl Inbound {
             peer_label: peer.as_ref().map_or(Symbol::EMPTY, label),
             client_cert,
             peer,
+            original: arrived.original,
             destination: arrived.route.map_or(Destination::Named, Destination::Route),
             ..Connection::new(arrived.from, arrived.place)
         }

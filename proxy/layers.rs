@@ -92,14 +92,15 @@ mod tests {
     use crate::inbound::Inbound;
     use crate::outbound::Outbound;
 
-    /// What a connection costs while it waits: its task holds the largest of its phases.
+    /// What a connection costs while it waits: its task holds the largest of its phases. With the task's own header
+    /// that stays in the allocator's class of 2,560 bytes.
     #[test]
     fn a_connection_stays_small() {
         fn future<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
             size_of::<F>()
         }
         let (outbound, inbound) = (future(Outbound::serve), future(Inbound::serve));
-        assert!(outbound <= 2048 && inbound <= 2048, "{outbound} {inbound}");
+        assert!(outbound <= 2304 && inbound <= 2304, "{outbound} {inbound}");
     }
 
     /// What a request costs in memory and moves. A future that grows here was probably handed over by value

@@ -55,22 +55,23 @@ impl Outbound {
             self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
             return;
         }
-        let Some(destination) = self.destination(&stream) else {
+        let original = stream.original_destination();
+        let Some(destination) = self.destination(original) else {
             self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
             return;
         };
         let is_redirected = self.service.is_none() && !matches!(destination, Destination::Named);
-        let connection = Connection { destination, is_redirected, ..Connection::new(from, place) };
+        let connection = Connection { destination, is_redirected, original, ..Connection::new(from, place) };
         let io = Prefixed::new(Transport::Plain(Prefixed::new(stream)));
         self.enter(io, connection, None).await;
     }
 
     /// A service's own port says it all; a redirected connection tells where it was going. `None`: the service was
     /// taken away while its last connections came.
-    fn destination(&self, stream: &Stream) -> Option<Destination> {
+    fn destination(&self, original: Option<SocketAddr>) -> Option<Destination> {
         match &self.service {
             Some(name) => self.worker.state.load().fixed(Key::Service(name.clone())).map(Destination::Route),
-            None => Some(stream.original_destination().map_or(Destination::Named, |to| self.towards(to))),
+            None => Some(original.map_or(Destination::Named, |to| self.towards(to))),
         }
     }
 
@@ -162,7 +163,7 @@ impl Outbound {
         let detected = match early {
             Some(dialled) => detect(io, &self.worker, work, Some(tcp::at_hand(dialled, &route))).await,
             None => {
-                let early = tcp::early(&route, connection.downstream, connection.towards(), &self.worker);
+                let early = tcp::early(&route, connection.downstream, connection.original, &self.worker);
                 detect(io, &self.worker, work, Some(early)).await
             }
         };

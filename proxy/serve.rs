@@ -39,6 +39,8 @@ pub(crate) struct Connection {
     pub(crate) destination: Destination,
     /// Its destination is an address that it was redirected from, or that a CONNECT named.
     pub(crate) is_redirected: bool,
+    /// Where its client was going when the kernel brought it here; `None`: to a listener of ours.
+    pub(crate) original: Option<SocketAddr>,
     pub(crate) place: Place,
     /// Exchanges begun, and not ended.
     pub(crate) requests: AtomicU64,
@@ -84,6 +86,7 @@ impl Connection {
             client_cert: None,
             destination: Destination::Named,
             is_redirected: false,
+            original: None,
             place,
             requests: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
@@ -100,22 +103,14 @@ impl Connection {
         }
     }
 
-    /// Where it was going when it was redirected, or where the application is.
-    pub(crate) fn towards(&self) -> Option<SocketAddr> {
-        match &self.destination {
-            Destination::Unknown(to) => Some(*to),
-            Destination::Route(fixed) => fixed.key.address(),
-            Destination::Named => None,
-        }
-    }
-
-    /// Whether the client is the sidecar itself, on a way that has no end.
+    /// Whether the client is the sidecar itself, on a way that has no end. Only what was redirected can be: both ends
+    /// are the connection's own then, and no other has the same.
     pub(crate) fn is_loop(&self) -> bool {
-        is_loop(self.direction, self.downstream, self.towards())
+        is_loop(self.direction, self.downstream, self.original)
     }
 
     pub(crate) fn loop_detected(&self) -> Error {
-        loop_detected(self.downstream, self.towards())
+        loop_detected(self.downstream, self.original)
     }
 
     pub(crate) fn begin(&self) {

@@ -108,16 +108,6 @@ pub(crate) enum Key {
     Application(Application),
 }
 
-impl Key {
-    pub(crate) const fn address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Service(_) => None,
-            Self::Address(to) => Some(*to),
-            Self::Application(of) => Some(of.address),
-        }
-    }
-}
-
 /// The application, as some of its connections find it: with who they are for, as far as it sees that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Application {

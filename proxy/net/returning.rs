@@ -46,7 +46,7 @@ impl Open {
 pub(crate) struct Noted(u64);
 
 impl Noted {
-    pub(super) fn new(leg: Leg, near: SocketAddr, far: SocketAddr) -> Self {
+    pub(crate) fn new(leg: Leg, near: SocketAddr, far: SocketAddr) -> Self {
         let hash = OPEN.hash(leg.direction(), near, far);
         OPEN.hashes.lock().insert(hash);
         Self(hash)

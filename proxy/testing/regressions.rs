@@ -8,6 +8,8 @@ use super::backend::OK;
 use super::mesh;
 use super::mesh::{A, IDENTITY, Mesh, ORDERS, Pair, identity, pass, settle};
 use super::peer::Peer;
+use crate::net::Leg;
+use crate::net::returning::Noted;
 
 const OWN_PORT: &str = "endpoints: [10.0.0.1:80], listen: 127.0.0.1:0";
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: orders\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
@@ -328,4 +330,19 @@ async fn a_tunnel_is_an_active_connection() {
     c.head().await;
     settle().await;
     assert_eq!(sidecar.sum("pillion_connections_active"), 2);
+}
+
+/// Two connections to different places may have the same near end: that of the sidecar to its application, and that of
+/// a client beside it to the sidecar.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_not_redirected_is_no_loop_whatever_its_port() {
+    const APP: &str = "10.9.9.9:4242";
+    let mesh = Mesh::default();
+    let _app = mesh.answering(APP, OK);
+    let ports = 40_000..40_100; // those of the first clients
+    let _open: Vec<_> = ports
+        .map(|port| Noted::new(Leg::Inbound, ([127, 0, 0, 1], port).into(), APP.parse().expect("an address")))
+        .collect();
+    let sidecar = mesh.application(&format!("app: {APP}"));
+    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
 }
