@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use anyhow::Context as _;
 use clap::CommandFactory as _;
+use clap::builder::RangedI64ValueParser;
 use clap::error::ErrorKind;
 use pillion_init::{Backend, Interface, Mode, Network, Networks, Options, Ports, Told, Wrong, port};
 
@@ -32,10 +33,10 @@ pub struct Init {
     #[arg(long, value_name = "PORT", default_value = "15053", value_parser = port)]
     dns_port: u16,
     /// The sidecar's user, whose connections are left alone
-    #[arg(long, value_name = "UID", default_value = "1337")]
+    #[arg(long, value_name = "UID", default_value = "1337", value_parser = id())]
     proxy_uid: u32,
     /// A group whose connections are left alone too
-    #[arg(long, value_name = "GID")]
+    #[arg(long, value_name = "GID", value_parser = id())]
     proxy_gid: Option<u32>,
     /// The application's ports to capture: *, none, or a list
     #[arg(long, value_name = "PORTS", default_value = "*", value_delimiter = ',')]
@@ -61,7 +62,7 @@ pub struct Init {
     /// Print what would run as a shell script, and change nothing
     #[arg(long)]
     plan: bool,
-    /// Remove what `pillion init` installed, and nothing else; with --plan, print how
+    /// Remove what `pillion init` installed, with whichever options, and nothing else; with --plan, print how
     #[arg(long)]
     undo: bool,
 }
@@ -105,7 +106,15 @@ impl Init {
 
 /// Wrong usage, told and ended as clap does it: exit code 2.
 fn misused(wrong: &Wrong) -> ! {
-    super::Cli::command().error(ErrorKind::ArgumentConflict, wrong).exit()
+    let mut pillion = super::Cli::command();
+    pillion.build(); // or its commands do not know their whole names
+    let mut init = pillion.find_subcommand("init").cloned().unwrap_or(pillion);
+    init.error(ErrorKind::ArgumentConflict, wrong).exit()
+}
+
+/// The largest number means nobody (setuid(2)).
+fn id() -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(..i64::from(u32::MAX))
 }
 
 fn tell(told: &Told) {

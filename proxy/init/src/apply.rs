@@ -3,7 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::error::{Attempt, Error};
-use crate::found::{has_foreign_legacy, state};
+use crate::found::{has_foreign_legacy, state, unseen};
+use crate::lock;
 use crate::machine::{Machine, Variant};
 use crate::nft;
 use crate::options::{Backend, Mode, Options};
@@ -17,6 +18,7 @@ pub type Told = Vec<String>;
 /// Installs what the options mean, all of it or nothing; replaces what an earlier run installed.
 pub fn install(options: &Options) -> Result<Told, Error> {
     let machine = capable()?;
+    let _alone = lock::namespace()?;
     let rules = rules(options);
     let found = state(&machine);
     let mut attempts = Vec::new();
@@ -28,8 +30,8 @@ pub fn install(options: &Options) -> Result<Told, Error> {
             Ok(()) => return Ok(installed(options, target, &why, &machine, steps.is_empty())),
             Err((failed, back)) => attempts.push(Attempt { target, failed, back }),
         }
-        if !attempts.iter().all(|attempt| attempt.back.is_empty()) {
-            break; // something is left behind: another attempt would not know on what it stands
+        if attempts.last().is_some_and(Attempt::is_final) {
+            break;
         }
     }
     Err(Error::Refused(attempts))
@@ -38,14 +40,18 @@ pub fn install(options: &Options) -> Result<Told, Error> {
 /// Removes what any earlier run installed, from every rule set, and nothing else.
 pub fn undo() -> Result<Told, Error> {
     let machine = capable()?;
+    let _alone = lock::namespace()?;
     let found = state(&machine);
+    let mut told = unseen(&machine);
     if found.is_empty() {
-        return Ok(vec!["nothing of pillion's is in this network namespace; nothing changed".to_owned()]);
+        told.push("nothing of pillion's is in this network namespace; nothing changed".to_owned());
+        return Ok(told);
     }
     let steps = steps(&found, &State::default(), &machine);
     needs_ip(&steps, &machine)?;
     run_all(&steps).map_err(|(failed, back)| Error::Stuck { failed, back })?;
-    Ok(found.told().into_iter().map(|what| format!("removed {what}")).collect())
+    told.extend(found.told().into_iter().map(|what| format!("removed {what}")));
+    Ok(told)
 }
 
 /// A shell script of what `install` would run, and what to know about it. Without the capability the namespace is
@@ -68,8 +74,10 @@ pub fn plan(options: &Options) -> Result<(String, Told), Error> {
         );
     }
     if planned.is_empty() {
-        told.push("all of it is in place, and a run would change nothing".to_owned());
-        return Ok((script(&steps(&State::default(), &wanted, &machine)), told));
+        told.push(
+            "all of it is in place: a run would change nothing, and the script is a comment".to_owned(),
+        );
+        return Ok((comment(&script(&steps(&State::default(), &wanted, &machine))), told));
     }
     Ok((script(&planned), told))
 }
@@ -86,6 +94,14 @@ pub fn plan_undo() -> Result<(String, Told), Error> {
 fn script(steps: &[Step]) -> String {
     steps.iter().fold(String::new(), |mut text, step| {
         _ = write!(text, "{step}");
+        text
+    })
+}
+
+/// For a shell nothing.
+fn comment(script: &str) -> String {
+    script.lines().fold(String::new(), |mut text, line| {
+        _ = writeln!(text, "# {line}");
         text
     })
 }
@@ -183,6 +199,7 @@ fn installed(options: &Options, target: Target, why: &str, machine: &Machine, un
     };
     let mut told = vec![chosen(target, why)];
     told.extend(left_out(machine));
+    told.extend(unseen(machine));
     told.push(format!("the rules of mode {mode} for {versions} {what}"));
     told
 }

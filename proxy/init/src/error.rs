@@ -10,6 +10,8 @@ use crate::step::Failed;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
     NotCapable,
+    /// Another run is at work here.
+    Busy,
     NoProgram(Backend),
     NoIp,
     /// By every rule set that came into question.
@@ -41,6 +43,10 @@ impl fmt::Display for Error {
                  `securityContext: { runAsUser: 0, capabilities: { add: [NET_ADMIN, NET_RAW] } }`; \
                  `pillion init --plan` needs none",
             ),
+            Self::Busy => f.write_str(
+                "another `pillion init` has been at work in this network namespace for 30 s; run this again when \
+                 it has ended",
+            ),
             Self::NoProgram(backend) => f.write_str(missing(*backend)),
             Self::NoIp => f.write_str(
                 "`ip` is not installed, which adds the address ::6 to lo and, in mode tproxy, routes; \
@@ -54,11 +60,8 @@ impl fmt::Display for Error {
                 Ok(())
             }
             Self::Stuck { failed, back } => {
-                write!(
-                    f,
-                    "{failed}. {} Help: where a rule of others leads to a chain of ",
-                    left_behind(back)
-                )?;
+                let state = if back.is_empty() { "Nothing was removed.".to_owned() } else { left_behind(back) };
+                write!(f, "{failed}. {state} Help: where a rule of others leads to a chain of ")?;
                 f.write_str("pillion's (PILLION_…), remove that rule first")
             }
         }
@@ -92,6 +95,14 @@ impl fmt::Display for Failed {
     }
 }
 
+impl Attempt {
+    /// Whether no other rule set would do: something is left behind, on which another attempt would stand; or it was
+    /// not about rules.
+    pub(crate) fn is_final(&self) -> bool {
+        !self.back.is_empty() || self.failed.command.starts_with("ip ")
+    }
+}
+
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}. {}", self.target, self.failed, left_behind(&self.back))?;
@@ -122,14 +133,21 @@ const FEATURES: &str = "the kernel lacks a feature that the rules use: load its 
                         nft_fib_inet nft_ct nft_tproxy; iptables: xt_REDIRECT xt_owner xt_addrtype xt_TPROXY \
                         xt_connmark xt_CT), or try another --backend";
 
+const LOCK_FILE: &str = "iptables-legacy keeps a lock in /run: mount an emptyDir there";
+
 /// What programs say, and what it usually means. The first that fits.
-const HINTS: [(&str, &str); 7] = [
+const HINTS: [(&str, &str); 12] = [
     ("Operation not permitted", PRIVILEGES),
     ("you must be root", PRIVILEGES),
-    ("Read-only file system", "iptables-legacy keeps a lock in /run: mount an emptyDir there"),
+    ("Read-only file system", LOCK_FILE),
+    ("can't open lock file", LOCK_FILE),
     ("xtables lock", "another program holds iptables' lock; run this again when it has ended"),
     ("No such file or directory", FEATURES),
     ("not supported", FEATURES),
+    ("unable to initialize table", "add NET_RAW, which iptables-legacy needs too, or try another --backend"),
+    ("IPv6 is disabled on this device", "turn it on for loopback: sysctl -w net.ipv6.conf.lo.disable_ipv6=0"),
+    ("device is not up", "ip link set lo up"),
+    ("File exists", "the routing table 133 is in use by others: see `ip route show table 133`"),
     // All that the older iptables says.
     ("restore: line", FEATURES),
 ];

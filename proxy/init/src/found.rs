@@ -6,7 +6,7 @@ use crate::machine::{Machine, Variant, has_own_address, legacy_tables};
 use crate::made::Made;
 use crate::nft;
 use crate::rules::{Family, Table};
-use crate::state::{Piece, Slot, State, flag, is_lookup, is_route};
+use crate::state::{Piece, Slot, State, Target, flag, is_lookup, is_route};
 use crate::step::Step;
 
 /// Both, whatever the namespace has now: it may have had IPv6 when rules were installed.
@@ -60,7 +60,7 @@ fn listing(table: &str) -> Option<String> {
 /// What `iptables-nft` would have to make, and what it made for us and nobody else uses.
 fn made(state: &mut State, tables: &[String]) {
     for (family, table) in FAMILIES.into_iter().flat_map(|family| TABLES.map(|table| (family, table))) {
-        let name = format!("{} {}", nft::family_name(family), table_name(table));
+        let name = nft_name(family, table);
         let listing = has(tables, &name).then(|| listing(&name).unwrap_or_default());
         let slots = |list: Vec<Made>| list.into_iter().map(move |made| (family, table, made));
         state.absent.extend(slots(Made::absent(listing.as_deref())));
@@ -95,6 +95,42 @@ fn present(variant: Variant, family: Family) -> Vec<Table> {
             tables.filter(|table| names.iter().any(|name| name == table_name(*table))).collect()
         }
     }
+}
+
+/// Rule sets that may hold something of ours, and whose program is not here to say, or cannot.
+pub(crate) fn unseen(machine: &Machine) -> Vec<String> {
+    let is_unseen = |variant| machine.xtables(variant).is_none() && is_used(machine, variant);
+    let mut unseen: Vec<_> = (!machine.has_nft).then_some(Target::Nft).into_iter().collect();
+    unseen.extend(
+        [Variant::Nft, Variant::Legacy].into_iter().filter(|of| is_unseen(*of)).map(Target::Iptables),
+    );
+    let told =
+        |target| format!("{target} is not installed here: what was installed with it is not seen, and stays");
+    unseen.into_iter().map(told).chain(unreadable(machine)).collect()
+}
+
+/// Tables of `iptables-nft` in which others have put what only `nft` knows: instead of rules, its program says so.
+fn unreadable(machine: &Machine) -> impl Iterator<Item = String> {
+    let saved = saved(machine, Variant::Nft).into_iter();
+    saved.filter(|(_, text)| text.contains("is incompatible, use 'nft' tool")).map(|((_, family, table), _)| {
+        let table = table_name(table);
+        format!("iptables-nft cannot read the table {table} ({family}): what it holds of pillion's is not seen, and stays")
+    })
+}
+
+/// Whether the kernel has a table of that kind.
+fn is_used(machine: &Machine, variant: Variant) -> bool {
+    FAMILIES.into_iter().any(|family| match variant {
+        Variant::Nft => {
+            let tables = nft_tables(machine).unwrap_or_default();
+            TABLES.into_iter().any(|table| has(&tables, &nft_name(family, table)))
+        }
+        Variant::Legacy => !legacy_tables(family).is_empty(),
+    })
+}
+
+fn nft_name(family: Family, table: Table) -> String {
+    format!("{} {}", nft::family_name(family), table_name(table))
 }
 
 /// Whether the older rule set holds rules of others here.

@@ -8,6 +8,7 @@ mod apply;
 mod error;
 mod found;
 mod iptables;
+mod lock;
 mod machine;
 mod made;
 mod nft;

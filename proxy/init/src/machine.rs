@@ -93,7 +93,7 @@ impl Machine {
     }
 }
 
-/// Where the program is: in PATH, or where Debian keeps what only root uses.
+/// Where the program is: in PATH, or, where that is not set, in the usual places.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
     env::split_paths(&path).map(|folder| folder.join(program)).find(|file| is_program(file))
@@ -115,12 +115,13 @@ fn has_net_admin(status: &str) -> bool {
 /// IPv6 counts as absent only where no interface has it or will: an interface that has an address is reachable,
 /// whatever the others say.
 fn families() -> Vec<Family> {
-    let is_off = |which: &str| {
-        fs::read_to_string(format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"))
-            .map_or(true, |text| text.trim() != "0")
-    };
+    let is_on = |of: &Path| fs::read_to_string(of.join("disable_ipv6")).is_ok_and(|text| text.trim() == "0");
+    let all = Path::new("/proc/sys/net/ipv6/conf/all");
+    // And `default`: what comes later.
+    let interfaces = fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
+    let mut interfaces = interfaces.map(|entry| entry.path()).filter(|path| path != all);
     let has_address = fs::read_to_string("/proc/net/if_inet6").is_ok_and(|text| !text.trim().is_empty());
-    let has_v6 = has_address || !is_off("all");
+    let has_v6 = has_address || is_on(all) && interfaces.any(|interface| is_on(&interface));
     [Family::V4].into_iter().chain(has_v6.then_some(Family::V6)).collect()
 }
 

@@ -183,7 +183,11 @@ fn listed<T: Ord, W: AsRef<str>>(
         ["none"] => Ok(Listed::Only(BTreeSet::new())),
         _ if words.contains(&"*") => wrong(format!("--{flag}: * means all, and stands alone")),
         _ if words.contains(&"none") => wrong(format!("--{flag}: none stands alone")),
-        _ => Ok(Listed::Only(words.into_iter().map(one).collect::<Result<_, _>>()?)),
+        _ => {
+            let named = |Wrong(what)| Wrong(format!("--{flag}: {what}"));
+            let all: Result<_, _> = words.into_iter().map(one).collect();
+            Ok(Listed::Only(all.map_err(named)?))
+        }
     }
 }
 
@@ -279,7 +283,7 @@ mod tests {
         assert_eq!(Ports::of(&["80", "443", "80"]), Ok(Ports::Only([80, 443].into())));
         assert_eq!(Networks::of(&["*"]), Ok(Networks::All));
         for words in [&["*", "80"][..], &["80", "none"], &["*", "*"], &[""]] {
-            Ports::of(words).expect_err("refused");
+            assert!(said(Ports::of(words)).starts_with("--inbound-ports: "), "{words:?}");
         }
     }
 

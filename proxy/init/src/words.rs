@@ -74,8 +74,14 @@ impl FromStr for Network {
         let address: IpAddr = address.parse().map_err(|_no_address| not_one())?;
         let bits = match bits {
             None => width(address),
+            Some(bits) if bits.starts_with('+') => return Err(not_one()),
             Some(bits) => bits.parse().ok().filter(|bits| *bits <= width(address)).ok_or_else(not_one)?,
         };
+        if matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+            return wrong(format!(
+                "{text} is never seen on a wire: connections to it are IPv4; write that network"
+            ));
+        }
         match masked(address, bits) {
             network if network == address => Ok(Self { address, bits }),
             network => wrong(format!("{text} has bits behind its prefix; the network is {network}/{bits}")),
@@ -114,7 +120,8 @@ impl FromStr for Interface {
         match name {
             "" => wrong(format!("{text:?} is no interface; write its name, or its beginning as cali*")),
             "lo" if !is_prefix => wrong("lo need not be excluded: loopback is left alone"),
-            _ if name.len() <= MAX_INTERFACE && name.bytes().all(is_plain) => {
+            // The * counts too: a name of the whole length has nothing behind it.
+            _ if name.len() + usize::from(is_prefix) <= MAX_INTERFACE && name.bytes().all(is_plain) => {
                 Ok(Self { name: name.to_owned(), is_prefix })
             }
             _ => wrong(format!(
@@ -146,9 +153,20 @@ mod tests {
         }
         assert!(said("10.1.2.3/8".parse::<Network>()).ends_with("the network is 10.0.0.0/8"));
         assert!(said("fd00::1/64".parse::<Network>()).ends_with("the network is fd00::/64"));
-        for text in ["", "10.0.0.0/33", "fd00::/129", "10.0.0/8", "web/8", "10.0.0.0/", "10.0.0.0/-1", "*"] {
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "fd00::/129",
+            "10.0.0/8",
+            "web/8",
+            "10.0.0.0/",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "*",
+        ] {
             assert!(said(text.parse::<Network>()).contains("write one as"), "{text}");
         }
+        assert!(said("::ffff:10.0.0.0/104".parse::<Network>()).contains("are IPv4"));
     }
 
     #[test]
@@ -157,7 +175,19 @@ mod tests {
             let interface: Interface = text.parse().expect(text);
             assert_eq!((interface.name(), interface.is_prefix()), (name, is_prefix));
         }
-        for text in ["", "*", "lo", "eth+", "eth 0", "a\"b", "sixteen-letters0", "e*h", "eth/0", "e\n"] {
+        for text in [
+            "",
+            "*",
+            "lo",
+            "eth+",
+            "eth 0",
+            "a\"b",
+            "sixteen-letters0",
+            "fifteen-letters*",
+            "e*h",
+            "eth/0",
+            "e\n",
+        ] {
             text.parse::<Interface>().expect_err(text);
         }
     }

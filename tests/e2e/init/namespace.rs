@@ -96,11 +96,32 @@ async fn a_rule_of_others_that_leads_to_ours_holds_undo_up_and_loses_nothing() {
         shell(&pod, &format!("{iptables} -t nat -N X; {iptables} -t nat -A X -j PILLION_OUTPUT")).await;
         let before = rules(&pod).await;
         let said = refused(pod.enter(), &["--undo"]).await;
-        assert!(said.contains("Nothing is left behind") && said.contains("remove that rule first"), "{said}");
+        assert!(said.contains("Nothing was removed") && said.contains("remove that rule first"), "{said}");
         assert_eq!(rules(&pod).await, before);
         shell(&pod, &format!("{iptables} -t nat -F X")).await;
         init(&pod, &["--undo"]).await;
     }
+}
+
+#[tokio::test]
+async fn runs_at_the_same_time_wait_for_each_other() {
+    for backend in BACKENDS {
+        let Some(Hosts { pod, .. }) = hosts() else { return };
+        let words = ["--backend", backend, "--mode", "tproxy"];
+        let (one, two, three) = tokio::join!(init(&pod, &words), init(&pod, &words), init(&pod, &words));
+        let unchanged = [one, two, three].iter().filter(|said| said.contains("nothing changed")).count();
+        assert_eq!(unchanged, 2, "{backend}");
+    }
+}
+
+#[tokio::test]
+async fn what_iptables_cannot_read_is_told() {
+    let Some(Hosts { pod, .. }) = hosts() else { return };
+    init(&pod, &["--backend", "iptables-nft"]).await;
+    shell(&pod, "nft add rule ip nat OUTPUT ct state new accept").await;
+    let said = init(&pod, &["--undo"]).await;
+    assert!(said.contains("iptables-nft cannot read the table nat (IPv4)"), "{said}");
+    assert!(said.contains("from the table nat (iptables-nft, IPv6)"), "{said}");
 }
 
 /// However the namespace came to its rules, the next run's are the only ones of ours.
@@ -150,6 +171,12 @@ async fn a_plan_run_by_a_shell_is_what_a_run_does() {
             init(&world, &words).await;
             assert_eq!(everything(&pod).await, everything(&world).await, "{words:?}");
             assert!(init(&pod, &words).await.contains("nothing changed"), "{words:?}");
+            let planned = init_behind(pod.enter(), &[&words[..], &["--plan"]].concat()).await;
+            let script = text(&planned.stdout);
+            assert!(
+                script.lines().all(|line| line.starts_with("# ")) && script.contains("15001"),
+                "{script}"
+            );
         }
         let planned = init_behind(pod.enter(), &["--undo", "--plan"]).await;
         shell(&pod, &text(&planned.stdout)).await;
@@ -172,6 +199,15 @@ async fn a_plan_needs_no_privilege() {
 
 async fn without_ipv6(host: &Namespace) {
     shell(host, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1").await;
+}
+
+/// As it is in a container that had none from the beginning.
+#[tokio::test]
+async fn ipv6_that_no_interface_has_is_none() {
+    let Some(Hosts { pod, .. }) = hosts() else { return };
+    let off = "for of in /proc/sys/net/ipv6/conf/*; do case $of in */all) ;; *) echo 1 >$of/disable_ipv6;; esac; done";
+    shell(&pod, off).await;
+    assert!(init(&pod, &[]).await.contains("IPv6 is left out"));
 }
 
 #[tokio::test]

@@ -153,11 +153,50 @@ async fn a_failure_half_way_leaves_nothing() {
     }
 }
 
+/// Each once, with what to do.
+#[tokio::test]
+async fn what_rules_stand_on_may_not_be_there() {
+    let cases: [(&str, &[&str], &str); 3] = [
+        ("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1", &[], "net.ipv6.conf.lo.disable_ipv6=0"),
+        ("ip link set lo down", &["--mode", "tproxy"], "ip link set lo up"),
+        ("ip route add default dev lo table 133", &["--mode", "tproxy"], "table 133 is in use by others"),
+    ];
+    for (there, words, expected) in cases {
+        let Some(Hosts { pod, .. }) = hosts() else { return };
+        shell(&pod, there).await;
+        let before = everything(&pod).await;
+        let said = refused(pod.enter(), words).await;
+        says(&said, &["`ip ", "Nothing is left behind", expected]);
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert_eq!(everything(&pod).await, before, "{there}");
+    }
+}
+
+#[tokio::test]
+async fn without_raw_sockets() {
+    let Some(Hosts { pod, .. }) = hosts() else { return };
+    for (backend, works) in [("nft", true), ("iptables-nft", true), ("iptables-legacy", false)] {
+        let mut weak = pod.enter();
+        weak.args(["--bounding-set=-net_raw", "--inh-caps=-net_raw"]);
+        let output = init_behind(weak, &["--backend", backend]).await;
+        assert_eq!(output.status.success(), works, "{backend}: {}", text(&output.stderr));
+        says(&text(&output.stderr), &[if works { "are installed" } else { "add NET_RAW" }]);
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_is_gone_cannot_say_what_is_left() {
+    let Some(Hosts { pod, .. }) = hosts() else { return };
+    assert!(init_behind(pod.enter(), &[]).await.status.success());
+    let output = init_behind(Programs::of(&[IP, IPTABLES_NFT]).enter(&pod), &["--undo"]).await;
+    says(&text(&output.stderr), &["nft is not installed here: what was installed with it is not seen"]);
+}
+
 #[tokio::test]
 async fn wrong_words_are_wrong_usage() {
     let Some(Hosts { pod, .. }) = hosts() else { return };
     let before = everything(&pod).await;
-    let cases: [(&[&str], &str); 10] = [
+    let cases: [(&[&str], &str); 15] = [
         (&["--mode", "nat"], "redirect or tproxy"),
         (&["--backend", "ebtables"], "auto, nft, iptables"),
         (&["--outbound-port", "0"], "port 0 names no port"),
@@ -168,6 +207,11 @@ async fn wrong_words_are_wrong_usage() {
         (&["--exclude-interfaces", "lo"], "loopback is left alone"),
         (&["--dns", "--exclude-outbound-ports", "53"], "write one of both"),
         (&["--redirect-everything"], "unexpected argument"),
+        (&["--inbound-ports", "80-90"], "--inbound-ports: \"80-90\" is no port"),
+        (&["--include-outbound-cidrs", ""], "init [OPTIONS]"),
+        (&["--exclude-outbound-cidrs", "::ffff:10.0.0.0/104"], "are IPv4"),
+        (&["--exclude-interfaces", "fifteen-letters*"], "is no interface"),
+        (&["--proxy-uid", "4294967295"], "4294967295"),
     ];
     for (words, expected) in cases {
         let output = init_behind(pod.enter(), words).await;
