@@ -97,7 +97,7 @@ fn present(variant: Variant, family: Family) -> Vec<Table> {
     }
 }
 
-/// Rule sets that may hold something of ours, and whose program is not here to say.
+/// Rule sets that may hold something of ours, and whose program is not here to say, or cannot.
 pub(crate) fn unseen(machine: &Machine) -> Vec<String> {
     let is_unseen = |variant| machine.xtables(variant).is_none() && is_used(machine, variant);
     let mut unseen: Vec<_> = (!machine.has_nft).then_some(Target::Nft).into_iter().collect();
@@ -106,7 +106,16 @@ pub(crate) fn unseen(machine: &Machine) -> Vec<String> {
     );
     let told =
         |target| format!("{target} is not installed here: what was installed with it is not seen, and stays");
-    unseen.into_iter().map(told).collect()
+    unseen.into_iter().map(told).chain(unreadable(machine)).collect()
+}
+
+/// Tables of `iptables-nft` in which others have put what only `nft` knows: instead of rules, its program says so.
+fn unreadable(machine: &Machine) -> impl Iterator<Item = String> {
+    let saved = saved(machine, Variant::Nft).into_iter();
+    saved.filter(|(_, text)| text.contains("is incompatible, use 'nft' tool")).map(|((_, family, table), _)| {
+        let table = table_name(table);
+        format!("iptables-nft cannot read the table {table} ({family}): what it holds of pillion's is not seen, and stays")
+    })
 }
 
 /// Whether the kernel has a table of that kind.

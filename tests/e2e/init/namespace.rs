@@ -114,6 +114,16 @@ async fn runs_at_the_same_time_wait_for_each_other() {
     }
 }
 
+#[tokio::test]
+async fn what_iptables_cannot_read_is_told() {
+    let Some(Hosts { pod, .. }) = hosts() else { return };
+    init(&pod, &["--backend", "iptables-nft"]).await;
+    shell(&pod, "nft add rule ip nat OUTPUT ct state new accept").await;
+    let said = init(&pod, &["--undo"]).await;
+    assert!(said.contains("iptables-nft cannot read the table nat (IPv4)"), "{said}");
+    assert!(said.contains("from the table nat (iptables-nft, IPv6)"), "{said}");
+}
+
 /// However the namespace came to its rules, the next run's are the only ones of ours.
 #[tokio::test]
 async fn another_backend_and_other_options_replace_what_was_there() {
@@ -164,7 +174,7 @@ async fn a_plan_run_by_a_shell_is_what_a_run_does() {
             let planned = init_behind(pod.enter(), &[&words[..], &["--plan"]].concat()).await;
             let script = text(&planned.stdout);
             assert!(
-                script.lines().all(|line| line.starts_with("# ")) && script.contains(":15001"),
+                script.lines().all(|line| line.starts_with("# ")) && script.contains("15001"),
                 "{script}"
             );
         }
@@ -195,7 +205,7 @@ async fn without_ipv6(host: &Namespace) {
 #[tokio::test]
 async fn ipv6_that_no_interface_has_is_none() {
     let Some(Hosts { pod, .. }) = hosts() else { return };
-    let off = "for i in default lo cable; do sysctl -qw net.ipv6.conf.$i.disable_ipv6=1; done";
+    let off = "for of in /proc/sys/net/ipv6/conf/*; do case $of in */all) ;; *) echo 1 >$of/disable_ipv6;; esac; done";
     shell(&pod, off).await;
     assert!(init(&pod, &[]).await.contains("IPv6 is left out"));
 }
