@@ -3,6 +3,7 @@
 use std::env;
 use std::sync::OnceLock;
 
+use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -82,6 +83,9 @@ fn parse(asked: &str) -> Result<Targets, String> {
         let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
         if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
             return Err(format!("`{}` is no level", level.escape_debug()));
+        }
+        if level.eq_ignore_ascii_case("trace") && STATIC_MAX_LEVEL < LevelFilter::TRACE {
+            return Err("`trace` is not in this build: it logs `debug` at most".to_owned());
         }
     }
     asked.parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())

@@ -6,6 +6,7 @@
 
 mod apply;
 mod error;
+mod flags;
 mod found;
 mod iptables;
 mod lock;
@@ -20,6 +21,7 @@ mod words;
 
 pub use apply::{Told, install, plan, plan_undo, undo};
 pub use error::{Attempt, Error};
+pub use flags::Flags;
 pub use options::{Backend, Mode, Networks, Options, Ports, Wrong, port};
 pub use rules::{RuleSet, rules};
 pub use step::Failed;
