@@ -24,6 +24,7 @@ pub(super) fn dns(
     let file = file?.set()?;
     let own = vec![(Ipv4Addr::LOCALHOST, DNS_PORT).into(), (Ipv6Addr::LOCALHOST, DNS_PORT).into()];
     let listen = listen(file.listen, own, at, remarks);
+    warn_of_wildcards(&listen, at, remarks);
     let upstream = match file.upstream {
         None => NameServers::File(PathBuf::from(RESOLV_CONF)),
         Some(file::NameServers::File(path)) => NameServers::File(around.folder.join(path)),
@@ -34,6 +35,22 @@ pub(super) fn dns(
     };
     let virtual_addresses = file.virtual_addresses.is_none_or(|Typed(on)| on);
     Some(Dns { listen, upstream, virtual_addresses })
+}
+
+/// An answer over UDP leaves from the address that the route back prefers, which is not the one that a redirected
+/// question came to: the kernel then does not know it as its answer, and the client never hears it.
+fn warn_of_wildcards(listen: &[SocketAddr], at: &Trail<'_>, remarks: &mut Remarks) {
+    if let Some(all) = listen.iter().find(|own| own.ip().is_unspecified()) {
+        let loopback = if all.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+        remarks
+            .warn(
+                &at.key("listen"),
+                format!(
+                    "has {all}: redirected questions over UDP (`pillion init --dns`) get no answer there"
+                ),
+            )
+            .help(format!("write {loopback}:{}; nobody but this host is answered anyway", all.port()));
+    }
 }
 
 /// What is forwarded to an own listener is forwarded for ever.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use pillion_config::dns::{Dns, NameServers};
 
-use crate::{bad, good, told};
+use crate::{bad, good, told, warnings};
 
 fn dns(keys: &str) -> Dns {
     good(&format!("dns: {{ {keys} }}")).dns.expect("a DNS proxy")
@@ -65,6 +65,22 @@ fn what_cannot_be_asked_is_a_fault_that_says_what_to_write() {
         told("dns: { listen: 127.0.0.1:53, upstream: 127.0.0.1 }"),
         ["1:40 dns.upstream is 127.0.0.1:53, where the DNS proxy itself listens (127.0.0.1:53): a loop"]
     );
+}
+
+#[test]
+fn a_wildcard_is_warned_of_as_redirected_questions_get_no_answer_there() {
+    for (listen, expected) in [
+        ("0.0.0.0:15053", Some("write 127.0.0.1:15053")),
+        ("[127.0.0.1:15053, \"[::]:15053\"]", Some("write [::1]:15053")),
+        ("127.0.0.1:15053", None),
+        ("10.0.0.1:53", None),
+    ] {
+        let all = warnings(&format!("dns: {{ listen: {listen}, upstream: 10.96.0.10 }}"));
+        let told = all.iter().find(|warning| warning.path == "dns.listen");
+        let help = told.and_then(|warning| warning.help.as_deref());
+        assert_eq!(help.is_some(), expected.is_some(), "{listen}");
+        assert!(help.unwrap_or_default().starts_with(expected.unwrap_or_default()), "{listen}: {help:?}");
+    }
 }
 
 #[test]
