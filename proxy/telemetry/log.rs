@@ -4,7 +4,8 @@ use std::env;
 use std::sync::OnceLock;
 
 use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
-use tracing_subscriber::filter::Targets;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterFn, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, reload};
@@ -51,7 +52,8 @@ pub fn init(level: Option<&str>) {
         set: Box::new(move |filter| set.reload(filter)),
         show: Box::new(move || handle.with_current(ToString::to_string).ok()),
     };
-    if tracing_subscriber::registry().with(filter).with(lines).try_init().is_err() {
+    let quiet = FilterFn::new(|of: &Metadata<'_>| !is_chatter(*of.level(), of.target()));
+    if tracing_subscriber::registry().with(filter).with(quiet).with(lines).try_init().is_err() {
         tracing::debug!("the log was started before");
     } else if FILTER.set(filters).is_err() {
         tracing::debug!("the log's filter was known before");
@@ -71,6 +73,12 @@ pub(crate) fn set_level(asked: &str) -> Result<(), NotSet> {
     let filter = parse(asked).map_err(NotSet::Bad)?;
     let set = FILTER.get().ok_or(NotSet::NoLog)?;
     (set.set)(filter).map_err(|_gone| NotSet::NoLog)
+}
+
+/// hickory warns of odd messages, once for each: whoever sends a million of them would write a million lines. What it
+/// cannot read is an error to whoever asked it, and told there.
+fn is_chatter(level: Level, target: &str) -> bool {
+    level == Level::WARN && (target.starts_with("hickory_proto") || target.starts_with("hickory_net"))
 }
 
 /// Stricter than the filter's own reader, which takes a misspelt level for the name of a module, and would log
@@ -95,7 +103,7 @@ fn parse(asked: &str) -> Result<Targets, String> {
 fn filter(asked: Option<&str>) -> (Targets, Option<String>) {
     match parse(asked.unwrap_or(DEFAULT)) {
         Ok(filter) => (filter, None),
-        Err(error) => (Targets::new().with_default(tracing::Level::INFO), Some(error)),
+        Err(error) => (Targets::new().with_default(Level::INFO), Some(error)),
     }
 }
 
@@ -130,6 +138,20 @@ mod tests {
             &"x".repeat(2000),
         ] {
             assert!(parse(asked).is_err(), "{asked}");
+        }
+    }
+
+    #[test]
+    fn what_peers_write_to_the_dns_library_is_no_warning() {
+        for (level, target, expected) in [
+            (Level::WARN, "hickory_proto::rr::rdata::opt", true),
+            (Level::WARN, "hickory_net::udp::udp_client_stream", true),
+            (Level::ERROR, "hickory_net::udp::udp_client_stream", false),
+            (Level::DEBUG, "hickory_proto::rr::rdata::opt", false),
+            (Level::WARN, "hickory_resolver::system_conf::unix", false),
+            (Level::WARN, "pillion::dns", false),
+        ] {
+            assert_eq!(is_chatter(level, target), expected, "{level} {target}");
         }
     }
 
