@@ -47,7 +47,7 @@ pub(crate) struct Servers {
 pub(crate) enum UpstreamError {
     #[error("{path} cannot be read", path = .0.display())]
     Unreadable(PathBuf, #[source] io::Error),
-    #[error("{path}: {1}", path = .0.display())]
+    #[error("{path}: {1}; write `nameserver ADDRESS` there, or the addresses as dns.upstream", path = .0.display())]
     Unusable(PathBuf, String),
     #[error("{from} names {server}, where the DNS proxy itself listens: a loop")]
     Loop { from: String, server: SocketAddr },
