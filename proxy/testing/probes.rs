@@ -187,6 +187,10 @@ async fn a_grpc_service_is_well_when_it_is_serving() {
         (SERVING, (200, "serving\n")),
         (b"\0\0\0\0\x02\x08\x02", (503, "127.0.0.1:9090 says: NOT_SERVING\n")),
         (b"\0\0\0\0\0", (503, "127.0.0.1:9090 says: UNKNOWN\n")),
+        (
+            &[0; 2000],
+            (503, "127.0.0.1:9090 says: more than 1024 bytes, which is no answer of a health service\n"),
+        ),
     ] {
         let mesh = Mesh::default();
         health(&mesh, LOCAL, state);

@@ -116,6 +116,7 @@ fn own(config: &Config) -> Vec<(&'static str, SocketAddr)> {
         ("outbound.listen", config.outbound.as_ref().map(|outbound| &outbound.listen)),
         ("metrics.listen", config.metrics.as_ref().map(|metrics| &metrics.listen)),
         ("admin.listen", Some(&config.admin.listen)),
+        ("dns.listen", config.dns.as_ref().map(|dns| &dns.listen)),
     ];
     let listed = sides.into_iter().filter_map(|(key, listen)| Some((key, listen?)));
     listed

@@ -71,6 +71,12 @@ fn a_probe_of_the_sidecar_s_own_port_is_a_fault_unless_the_application_has_it_el
         let told = bad(&probe(port, "")).to_string();
         assert!(told.contains(&format!("is {port}, where the sidecar itself listens ({key})")), "{told}");
     }
+    let told = bad(&(probe(15053, "") + "dns: {}\n")).to_string();
+    assert!(
+        told.contains("is 15053, where the sidecar itself listens (dns.listen: 127.0.0.1:15053)"),
+        "{told}"
+    );
+    good(&probe(15053, ""));
     good(&probe(8080, "listen: \"127.0.0.2:8080\", app: \"127.0.0.1:8080\", "));
     good(&probe(9090, "app: \"127.0.0.1:80\", ports: { 9090: { listen: \"127.0.0.2:9090\" } }, "));
 }

@@ -28,6 +28,8 @@ pub(super) enum NotServing {
     Status(u32),
     #[error("no grpc-status")]
     NoStatus,
+    #[error("more than {ANSWER_BYTES} bytes, which is no answer of a health service")]
+    TooLong,
     #[error("{0}")]
     Health(&'static str),
 }
@@ -64,16 +66,22 @@ fn message(service: &str) -> Bytes {
     message.into()
 }
 
-/// Status, trailers and message; in an answer of trailers alone these are its headers.
+/// Status, trailers and message; in an answer of trailers alone these are its headers. What is no answer is not read
+/// to its end, which may be none.
 async fn read(
     answer: Response<Incoming>,
     to: SocketAddr,
 ) -> Result<(StatusCode, HeaderMap, Vec<u8>), Unwell> {
     let (head, mut body) = answer.into_parts();
     let (mut trailers, mut message) = (head.headers, Vec::new());
-    while let Some(frame) = body.frame().await {
+    while head.status == StatusCode::OK
+        && let Some(frame) = body.frame().await
+    {
         match frame.map_err(|error| Unwell::BrokeOff(to, error))?.into_data() {
-            Ok(data) => message.extend(data.iter().take(ANSWER_BYTES - message.len())),
+            Ok(data) if message.len() + data.len() > ANSWER_BYTES => {
+                return Err(Unwell::Grpc(to, NotServing::TooLong));
+            }
+            Ok(data) => message.extend_from_slice(&data),
             Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),
         }
     }
