@@ -123,6 +123,11 @@ fn owners(clusters: &[Cluster]) -> HashMap<&str, &Cluster> {
     owners
 }
 
+fn ports_of(of: &Cluster) -> impl Iterator<Item = (&str, u16)> {
+    let hosts = of.hosts.iter().filter(|host| !host.wildcard);
+    hosts.filter_map(|host| Some((host.name.as_str(), host.port?)))
+}
+
 /// Any port of a service's virtual address means that service, but where another one has that port of all its names:
 /// of `shop:80` and `shop:8080` one alone answers to the name.
 fn claims(clusters: &[Cluster], owners: &HashMap<&str, &Cluster>, given: &VirtualAddresses) -> Vec<Claim> {
@@ -136,15 +141,14 @@ fn claims(clusters: &[Cluster], owners: &HashMap<&str, &Cluster>, given: &Virtua
     };
     for of in clusters {
         claim(&of.name, of, None);
-        for host in of.hosts.iter().filter(|host| !host.wildcard && host.port.is_some()) {
-            let Some(owner) = owners.get(host.name.as_str()).filter(|owner| owner.name != of.name) else {
-                continue;
-            };
-            let has = |name: &str| {
-                of.hosts.iter().any(|it| it.name == name && it.port == host.port && !it.wildcard)
-            };
-            if names_of(owner).all(has) {
-                claim(&owner.name, of, host.port);
+        let ported: Vec<(&str, u16)> = ports_of(of).collect();
+        let has: HashSet<&(&str, u16)> = ported.iter().collect();
+        let mut looked = HashSet::new();
+        for &(name, port) in &ported {
+            let Some(owner) = owners.get(name).filter(|owner| owner.name != of.name) else { continue };
+            let is_new = looked.insert((owner.name.as_str(), port));
+            if is_new && names_of(owner).all(|name| has.contains(&(name, port))) {
+                claim(&owner.name, of, Some(port));
             }
         }
     }
@@ -234,6 +238,18 @@ mod tests {
         assert_eq!(own, given.of("shop").unwrap().v4, "without a port goes before with one");
         assert_eq!(claimed(&names, "shop", &given), [(Some(8080), "admin".into()), (None, "shop".into())]);
         assert_eq!(claimed(&names, "other", &given), [(None, "other".into())], "third:9000 is other's");
+    }
+
+    #[test]
+    fn a_port_of_many_names_is_one_claim() {
+        let hosts = |port: u16| {
+            let all: Vec<String> = (0..2000).map(|nth| format!("\"host-{nth}:{port}\"")).collect();
+            format!("hosts: [{}]", all.join(", "))
+        };
+        let yaml =
+            format!("dns: {{}}\nservices:\n{}{}", service("a", &hosts(80)), service("b", &hosts(8080)));
+        let (names, given) = names(&yaml);
+        assert_eq!(claimed(&names, "a", &given), [(None, "a".into()), (Some(8080), "b".into())]);
     }
 
     #[test]
