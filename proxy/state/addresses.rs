@@ -1,4 +1,5 @@
-//! Original destinations to routes: a port goes before none, then the longer prefix wins.
+//! Original destinations to routes: a port goes before none, then the longer prefix wins. A virtual address is its
+//! service's on any port: who dials it was told it for that service's name.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use pillion_config::cluster::AddressPattern;
 
 use super::Route;
+use crate::net::own::is_virtual;
 
 #[derive(Default)]
 pub(crate) struct AddressTable {
@@ -31,10 +33,11 @@ impl AddressTable {
 
     pub(crate) fn find(&self, to: SocketAddr) -> Option<&Arc<Route>> {
         let (ip, port) = (to.ip().to_canonical(), Some(to.port()));
-        self.exact
-            .get(&(ip, port))
+        let single = |port| self.exact.get(&(ip, port));
+        single(port)
+            .or_else(|| single(None).filter(|_| is_virtual(ip)))
             .or_else(|| self.network(ip, port))
-            .or_else(|| self.exact.get(&(ip, None)))
+            .or_else(|| single(None))
             .or_else(|| self.network(ip, None))
     }
 
@@ -66,6 +69,9 @@ mod tests {
             pattern("10.96.0.10", 32, Some(80)),
             pattern("fd00::", 64, None),
             pattern("fd00::1", 128, Some(80)),
+            pattern("240.240.0.7", 32, None),
+            pattern("240.240.0.7", 32, Some(8080)),
+            pattern("0.0.0.0", 0, Some(443)),
         ];
         let metrics = Metrics::new(100);
         let mut table = AddressTable::default();
@@ -89,6 +95,10 @@ mod tests {
             ("[fd00::1]:80", Some(7)),
             ("[fd00::1]:81", Some(6)),
             ("[fd01::1]:81", None),
+            ("192.0.2.1:443", Some(10)),
+            ("240.240.0.7:443", Some(8)),
+            ("240.240.0.7:8080", Some(9)),
+            ("240.240.0.8:443", Some(10)),
         ] {
             let found = table.find(address.parse().unwrap());
             let which = found.and_then(|found| routes.iter().position(|route| Arc::ptr_eq(route, found)));

@@ -32,7 +32,8 @@ impl VirtualAddresses {
     }
 
     /// Gives one to each of these services that has none, in the order of their names. Those of services that are gone
-    /// are given to others only when nothing else is free. `elsewhere`: what means something else already.
+    /// are given to others only when nothing else is free. `elsewhere`: what means something else already, and is taken
+    /// from whoever had it.
     ///
     /// Returns for how many none is left, past 65,534.
     pub(crate) fn give<'a>(
@@ -42,12 +43,13 @@ impl VirtualAddresses {
     ) -> usize {
         let names: BTreeSet<&str> = names.into_iter().collect();
         let (mut without, mut forgot) = (0, false);
+        self.keep(|_, of| !elsewhere.contains(&of.v4.into()) && !elsewhere.contains(&of.v6.into()));
         for name in &names {
             if self.given.contains_key(*name) || self.give_one(name, elsewhere) {
                 continue;
             }
             if !std::mem::replace(&mut forgot, true) {
-                self.forget_but(&names);
+                self.keep(|name, _| names.contains(name));
             }
             without += usize::from(!self.give_one(name, elsewhere));
         }
@@ -68,8 +70,8 @@ impl VirtualAddresses {
         true
     }
 
-    fn forget_but(&mut self, names: &BTreeSet<&str>) {
-        self.given.retain(|name, _| names.contains(name.as_str()));
+    fn keep(&mut self, is_kept: impl Fn(&str, &Virtual) -> bool) {
+        self.given.retain(|name, of| is_kept(name, of));
         self.taken = self.given.values().flat_map(|of| [IpAddr::V4(of.v4), IpAddr::V6(of.v6)]).collect();
     }
 }
@@ -185,6 +187,12 @@ mod tests {
         let next = all.of("orders").unwrap();
         assert_eq!(next.v4, hosts_v4(fnv1a("orders")).nth(1).unwrap());
         assert_eq!(next.v6, hosts_v6(fnv1a("orders")).nth(1).unwrap());
+
+        let mut all = given(["orders", "web"]);
+        let web = all.of("web");
+        all.give(["orders", "web"], &HashSet::from([IpAddr::V4(free.v4)]));
+        assert_ne!(all.of("orders").unwrap().v4, free.v4, "a reload gave it to another service");
+        assert_eq!(all.of("web"), web);
     }
 
     #[test]
