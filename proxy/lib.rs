@@ -12,7 +12,9 @@
 //! 3. Outbound: [`outbound`] turns away other hosts. Inbound: [`inbound`] shakes hands ([`tls`]) and knows the
 //!    peer's SPIFFE ID from then on; plaintext on a strict port hears why it is refused, and is closed.
 //! 4. Unless it was declared, [`detect`] tells what is spoken: by first bytes, or because the server speaks first.
-//! 5. What is opaque goes to [`tcp`]: an endpoint is dialled, and [`relay`] carries bytes both ways.
+//! 5. What is opaque goes to [`tcp`]: an endpoint is dialled, and [`relay`] carries bytes both ways. Every connection
+//!    that we make ourselves, for HTTP too, is a [`net::Leg`]: which address it comes from tells a pod's rules whose it is,
+//!    and [`net::returning`] knows it, should wrong rules bring it back.
 //! 6. HTTP goes to [`http::server`]: hyper reads it behind [`http::guard`], which bounds how long a client may dawdle
 //!    and puts a connection aside that has been idle for a second; it holds no buffer until its next request.
 //! 7. Each request goes through the stack of its direction, below. One that becomes a tunnel ([`http::tunnel`]) ends
@@ -54,7 +56,7 @@
 //! - Queues, buffers and label sets have bounds. One wait has none yet: an HTTP/2 client that reads its connection
 //!   but grants one stream no window keeps that stream until it leaves or `max_duration` ends.
 //! - `unsafe` is nowhere in this crate.
-//! - Not built yet: installing the redirect (its keys are refused by name).
+//! - Rules of the kernel: `pillion_init` (in `proxy/init`) installs what brings connections here, before this runs.
 pub mod app;
 pub mod cli;
 

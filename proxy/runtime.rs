@@ -1,5 +1,6 @@
-//! The ground a connection stands on: workers, deadlines, drain.
+//! The ground a connection stands on: workers, their listeners, deadlines, drain.
 
 pub(crate) mod deadline;
 pub mod drain;
+pub(crate) mod listening;
 pub(crate) mod worker;

@@ -1,6 +1,5 @@
 //! One worker's thread: its listeners, which reloads open and close.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -11,16 +10,13 @@ use crate::cluster::limits::Limit;
 use crate::inbound::Inbound;
 use crate::net::Listener;
 use crate::outbound::Outbound;
+use crate::runtime::listening;
 use crate::runtime::worker::Worker;
 use crate::serve::Accepting;
 use crate::telemetry::Direction;
 
-/// What the controller tells every worker.
-pub(super) enum Command {
-    Open(Vec<Port>),
-    /// Listeners by their ids. What waits in their backlogs is served first, what they accepted lives on.
-    Close(Vec<u64>),
-}
+/// What the controller tells every worker. What waits in the backlog of a listener that closes is served first.
+pub(super) type Command = listening::Command<Port>;
 
 /// What accept loops of either side count against.
 #[derive(Clone)]
@@ -30,25 +26,9 @@ pub(super) struct Connections {
 }
 
 /// Serves until the process ends.
-pub(super) async fn run(
-    worker: Arc<Worker>,
-    connections: Connections,
-    mut commands: mpsc::Receiver<Command>,
-) {
-    let mut open: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::Open(ports) => {
-                for port in ports {
-                    let (close, closed) = oneshot::channel();
-                    open.insert(port.id, close);
-                    accept_on(port, &worker, &connections, closed);
-                }
-            }
-            Command::Close(ids) => ids.iter().for_each(|id| drop(open.remove(id))),
-        }
-    }
-    std::future::pending::<()>().await;
+pub(super) async fn run(worker: Arc<Worker>, connections: Connections, commands: mpsc::Receiver<Command>) {
+    let open = |port, closed| accept_on(port, &worker, &connections, closed);
+    listening::obey(commands, |port| port.id, open).await;
 }
 
 fn accept_on(port: Port, worker: &Arc<Worker>, connections: &Connections, closed: oneshot::Receiver<()>) {

@@ -1,6 +1,5 @@
 //! The sockets of the DNS proxy: UDP, and TCP with several questions to a connection (RFC 7766).
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use super::query::{MOST_OVER_UDP, Over};
 use super::{Dns, Look};
 use crate::net::own::is_from_this_host;
 use crate::net::{Bound, Listener, Stream};
+use crate::runtime::listening;
 
 /// Open at once; a client needs one, and none for what fits into a datagram. Beyond it a connection waits.
 const CONNECTIONS: usize = 64;
@@ -32,30 +32,12 @@ pub(crate) struct Port {
     pub(crate) tcp: Bound,
 }
 
-/// What the controller tells.
-pub(crate) enum Command {
-    Open(Vec<Port>),
-    /// By their ids. Connections that were accepted live on.
-    Close(Vec<u64>),
-}
+pub(crate) type Command = listening::Command<Port>;
 
 /// Serves until the process ends.
-pub(crate) async fn run(dns: Arc<Dns>, mut commands: mpsc::Receiver<Command>) {
-    let mut open: HashMap<u64, oneshot::Sender<()>> = HashMap::new();
+pub(crate) async fn run(dns: Arc<Dns>, commands: mpsc::Receiver<Command>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    while let Some(command) = commands.recv().await {
-        match command {
-            Command::Open(ports) => {
-                for port in ports {
-                    let (close, closed) = oneshot::channel();
-                    open.insert(port.id, close);
-                    serve(port, &dns, &connections, closed);
-                }
-            }
-            Command::Close(ids) => ids.iter().for_each(|id| drop(open.remove(id))),
-        }
-    }
-    std::future::pending::<()>().await;
+    listening::obey(commands, |port| port.id, |port, closed| serve(port, &dns, &connections, closed)).await;
 }
 
 fn serve(port: Port, dns: &Arc<Dns>, connections: &Arc<Semaphore>, closed: oneshot::Receiver<()>) {
