@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
+use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::service_fn;
 
@@ -14,6 +15,7 @@ use crate::cluster::outlier::Cause;
 use crate::cluster::{Cluster, Spoken};
 use crate::error::{Error, Reason, Sent};
 use crate::http::expect;
+use crate::http::framing::{self, Fault, Framed};
 use crate::http::headers::{
     GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies,
 };
@@ -67,6 +69,11 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
                     return Err(error);
                 }
             };
+            if let (None, Err(fault)) = (&accepted, framed(&mut response, &mut lease)) {
+                let error = unframed(fault, cluster, &endpoint);
+                trial.failed(&error);
+                return Err(error);
+            }
             let refused = lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
             trial.answered(response.status(), refused);
             let mut response = wrap(response.map(Body::incoming), lease, trial, call);
@@ -109,7 +116,7 @@ fn wish(call: &Call, cluster: &Cluster, is_http2: bool) -> Wish {
 /// The upstream's half of a tunnel, where its answer opens one that was asked for.
 fn accepted(
     call: &Call,
-    response: &mut http::Response<hyper::body::Incoming>,
+    response: &mut http::Response<Incoming>,
     is_http2: bool,
     route: &Arc<Route>,
 ) -> Result<Option<Accepted>, Error> {
@@ -125,6 +132,21 @@ fn accepted(
         }
         _ => Ok(None),
     }
+}
+
+/// Checks what frames the answer. A connection whose answer said its length twice serves no further request.
+fn framed(response: &mut http::Response<Incoming>, lease: &mut Lease) -> Result<(), Fault> {
+    let (status, version) = (response.status(), response.version());
+    if framing::check_answer(status, version, response.headers_mut())? == Framed::Twice {
+        lease.close_after();
+    }
+    Ok(())
+}
+
+fn unframed(fault: Fault, cluster: &Cluster, endpoint: &Endpoint) -> Error {
+    let (address, name) = (endpoint.address, &cluster.name);
+    let detail = format!("the answer of {address} of \"{name}\" cannot be forwarded: {fault}");
+    Error::new(Reason::ProtocolError, detail).sent(Sent::Perhaps)
 }
 
 /// The request as the connection's version has it. Can be undone: the host is kept beside it.

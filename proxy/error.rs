@@ -30,6 +30,8 @@ pub(crate) enum Reason {
     Overloaded,
     MtlsRequired,
     BadRequest,
+    /// A `bad_request` too, with a status of its own: the request may be right, but its coding is not undone here.
+    UnsupportedCoding,
     HeadersTooLarge,
     BodyTooLarge,
     RequestStalled,
@@ -77,6 +79,7 @@ impl Reason {
             Self::Overloaded => row("overloaded", "connection_limit_reached", 503, 14),
             Self::MtlsRequired => row("mtls_required", "http_request_denied", 403, 7),
             Self::BadRequest => row("bad_request", "http_request_error", 400, 13),
+            Self::UnsupportedCoding => row("bad_request", "http_request_error", 501, 13),
             Self::HeadersTooLarge => row("headers_too_large", "http_request_error", 431, 13),
             Self::BodyTooLarge => row("body_too_large", "http_request_error", 413, 13),
             Self::RequestStalled => row("request_stalled", "http_request_error", 408, 13),
@@ -125,6 +128,8 @@ pub(crate) struct Error {
     /// One sentence for the caller and the log: what happened and where to look.
     pub(crate) detail: Cow<'static, str>,
     pub(crate) sent: Sent,
+    /// Where the request ends is not certain: no other may follow it on its HTTP/1 connection.
+    pub(crate) ends_connection: bool,
     /// The call itself, as good as new, where nothing of it was sent.
     pub(crate) unsent: Option<Box<Call>>,
 }
@@ -132,7 +137,13 @@ pub(crate) struct Error {
 impl Error {
     /// Nothing was sent upstream.
     pub(crate) fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into(), sent: Sent::Never, unsent: None }
+        Self { reason, detail: detail.into(), sent: Sent::Never, ends_connection: false, unsent: None }
+    }
+
+    #[must_use]
+    pub(crate) const fn ending_connection(mut self) -> Self {
+        self.ends_connection = true;
+        self
     }
 
     #[must_use]
@@ -160,7 +171,7 @@ impl Error {
 
     /// The same for another request that met the same fate.
     pub(crate) fn for_another(&self) -> Self {
-        Self { reason: self.reason, detail: self.detail.clone(), sent: self.sent, unsent: None }
+        Self { detail: self.detail.clone(), unsent: None, ..*self }
     }
 }
 
@@ -191,6 +202,8 @@ mod tests {
             (Reason::RequestTimeout, "request_timeout http_response_timeout 504 4"),
             (Reason::LimitPending, "limit_pending connection_limit_reached 503 14"),
             (Reason::MtlsRequired, "mtls_required http_request_denied 403 7"),
+            (Reason::BadRequest, "bad_request http_request_error 400 13"),
+            (Reason::UnsupportedCoding, "bad_request http_request_error 501 13"),
             (Reason::HeadersTooLarge, "headers_too_large http_request_error 431 13"),
             (Reason::Draining, "draining destination_unavailable 503 14"),
             (Reason::LoopDetected, "loop_detected proxy_loop_detected 508 13"),

@@ -8,6 +8,7 @@ pub(crate) mod body;
 pub(crate) mod call;
 pub(crate) mod exchange;
 pub(crate) mod expect;
+pub(crate) mod framing;
 pub(crate) mod guard;
 pub(crate) mod headers;
 pub(crate) mod replay;

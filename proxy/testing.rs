@@ -21,6 +21,7 @@ mod detection;
 mod dns;
 mod draining;
 mod forms;
+mod framing;
 mod garbage;
 mod grpc;
 mod layers_inbound;

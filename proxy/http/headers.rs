@@ -166,11 +166,11 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .collect();
-    let wants_trailers = headers.get(header::TE).is_some_and(|te| {
-        te.as_bytes()
-            .split(|&byte| byte == b',')
-            .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-    });
+    let wants_trailers = headers
+        .get_all(header::TE)
+        .iter()
+        .flat_map(|te| te.as_bytes().split(|&byte| byte == b','))
+        .any(|part| part.trim_ascii().eq_ignore_ascii_case(b"trailers"));
     for name in named.iter().filter(|name| may_be_named(name)) {
         headers.remove(name);
     }

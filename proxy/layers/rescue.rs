@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
+use http::header::CONNECTION;
+use http::{HeaderValue, Version};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -23,13 +25,17 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl AnsweringS
 
 async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Infallible> {
     let (exchange, is_grpc) = (call.exchange.clone(), call.is_grpc);
+    let is_http1 = call.head.version != Version::HTTP_2;
     match contained(pin!(next.call(call))).await {
         Ok(response) => Ok(response),
         Err(error) => {
             exchange.failed(&error);
             let mut response = answer(&error, &exchange, is_grpc);
             if is_refusal(&error, &exchange) {
-                response.headers_mut().insert(X_PILLION_REFUSED, http::HeaderValue::from_static("1"));
+                response.headers_mut().insert(X_PILLION_REFUSED, HeaderValue::from_static("1"));
+            }
+            if error.ends_connection && is_http1 {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok(response)
         }

@@ -15,6 +15,7 @@ use tower::{Layer, service_fn};
 use super::HttpService;
 use crate::error::{Error, Reason};
 use crate::http::exchange::Exchange;
+use crate::http::framing::{self, Fault};
 use crate::http::{Call, Response};
 use crate::serve::Destination;
 use crate::state::{Fixed, Key, Route, Rule};
@@ -29,6 +30,7 @@ async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Respo
     if call.exchange.connection.comes_back {
         return Err(call.exchange.connection.loop_detected());
     }
+    framing::check_request(&mut call.head).map_err(Fault::refusal)?;
     call.host = host(&call.head)?;
     refuse_many_headers(&call)?;
     if call.tunnel.as_ref().is_some_and(|kind| kind.is_h2c()) {

@@ -131,6 +131,12 @@ impl Peer {
         }
     }
 
+    /// The next line, without its end.
+    pub(super) async fn line(&mut self) -> Option<String> {
+        let line = self.until(b"\r\n").await?;
+        Some(String::from_utf8_lossy(&line).trim_end_matches("\r\n").to_owned())
+    }
+
     async fn until(&mut self, end: &[u8]) -> Option<Vec<u8>> {
         loop {
             let found = self.read.windows(end.len()).position(|window| window == end);

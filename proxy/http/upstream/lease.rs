@@ -18,6 +18,8 @@ pub(crate) struct Lease {
     about: About,
     /// The request was handed to the connection, and its exchange has not ended whole.
     is_busy: bool,
+    /// The connection is closed even when its exchange ended whole.
+    is_last: bool,
 }
 
 enum Kind {
@@ -46,7 +48,14 @@ impl Lease {
     }
 
     fn new(kind: Kind, about: About, shard: &Arc<Shard>, cluster: &Arc<Cluster>) -> Self {
-        Self { kind: Some(kind), shard: shard.clone(), cluster: cluster.clone(), about, is_busy: false }
+        Self {
+            kind: Some(kind),
+            shard: shard.clone(),
+            cluster: cluster.clone(),
+            about,
+            is_busy: false,
+            is_last: false,
+        }
     }
 
     pub(crate) const fn is_http2(&self) -> bool {
@@ -93,9 +102,14 @@ impl Lease {
         }
     }
 
+    /// This exchange is the last one on its connection, if that is HTTP/1's.
+    pub(crate) const fn close_after(&mut self) {
+        self.is_last = true;
+    }
+
     /// The exchange ended whole: the connection may serve another.
     pub(crate) fn give_back(mut self) {
-        self.is_busy = false;
+        self.is_busy = self.is_last;
     }
 }
 

@@ -1,0 +1,282 @@
+//! Where messages end, in bytes: what one side sends, what the sidecar makes of it, and what the other side sees.
+//!
+//! The rows say nothing of how HTTP/1 is read and written, so that another implementation can be held against them.
+//! A request is read by an application that keeps to RFC 9112, an answer by a client that does.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::time::timeout;
+
+use super::mesh::{A, Mesh, Sidecar, secs, settle};
+use super::peer::{Message, Peer};
+
+/// What a client sends; the statuses it hears, and whether its connection stays open; what the application sees.
+type Asked<'a> = (&'a str, &'a str, &'a str);
+
+/// What an upstream sends; what the client sees; whether the upstream's connection is used for the next request.
+type Answered<'a> = (&'a str, &'a str, &'a str);
+
+/// A message without what does not frame it: `POST /a [content-length: 2] ab`, trailers in braces.
+async fn read(peer: &mut Peer, is_bodiless: bool) -> Option<String> {
+    let mut message = Message { head: peer.head().await?, body: String::new(), is_whole: true };
+    let first = message.head.lines().next().unwrap_or_default();
+    let mut text = match message.status() {
+        Some(status) => [&status.to_string(), " ", message.reason().unwrap_or_default()].concat(),
+        None => first.rsplit_once(' ').map_or(first, |(text, _version)| text).to_owned(),
+    };
+    let is_answer = message.status().is_some();
+    let is_ours = message.reason().is_some(); // then neither its length nor its sentence matters here
+    for line in message.head.lines().skip(1) {
+        let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+        if !is_ours && ["content-length", "transfer-encoding", "te", "trailer"].contains(&&*name) {
+            text += &format!(" [{line}]");
+        }
+    }
+    let mut trailers = Vec::new();
+    match message.header("content-length").map(str::to_owned) {
+        _ if is_bodiless => {}
+        _ if message.header("transfer-encoding").is_some() => {
+            message.is_whole = chunks(peer, &mut message.body, &mut trailers).await.is_some();
+        }
+        Some(length) => {
+            let (body, is_whole) = peer.exactly(length.parse().expect("a length")).await;
+            (message.body, message.is_whole) = (String::from_utf8_lossy(&body).into_owned(), is_whole);
+        }
+        None if is_answer => message.body = String::from_utf8_lossy(&peer.rest().await).into_owned(),
+        None => {}
+    }
+    if !is_ours && !message.body.is_empty() {
+        text += &format!(" {}", message.body);
+    }
+    if !trailers.is_empty() {
+        text += &format!(" {{{}}}", trailers.join(", "));
+    }
+    if !message.is_whole {
+        text += " (cut)";
+    }
+    Some(text.trim_end().replace("  ", " "))
+}
+
+async fn chunks(peer: &mut Peer, body: &mut String, trailers: &mut Vec<String>) -> Option<()> {
+    loop {
+        let size = usize::from_str_radix(&peer.line().await?, 16).expect("a chunk's size");
+        if size == 0 {
+            break;
+        }
+        let (chunk, is_whole) = peer.exactly(size + 2).await;
+        *body += &String::from_utf8_lossy(&chunk[..chunk.len().min(size)]);
+        is_whole.then_some(())?;
+    }
+    loop {
+        match peer.line().await?.as_str() {
+            "" => return Some(()),
+            line => trailers.push(line.to_owned()),
+        }
+    }
+}
+
+/// An application that says `ok` to every request, and what it has seen.
+fn application(mesh: &Mesh) -> Arc<Mutex<Vec<String>>> {
+    let seen = Arc::<Mutex<Vec<String>>>::default();
+    let told = seen.clone();
+    mesh.scripted(A, move |mut peer: Peer, _| {
+        let told = told.clone();
+        async move {
+            while let Some(request) = read(&mut peer, false).await {
+                told.lock().push(request);
+                peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+            }
+        }
+    });
+    seen
+}
+
+/// Every answer's status, and the CODE where the sidecar answered; then whether the connection is still open.
+async fn heard(client: &mut Peer) -> String {
+    let mut heard = Vec::new();
+    loop {
+        match timeout(secs(1), client.message()).await {
+            Ok(Some(answer)) => {
+                let (status, code) = answer.told();
+                heard.push([&status.to_string(), " ", code.unwrap_or_default()].concat().trim().to_owned());
+            }
+            Ok(None) => heard.push("closed".to_owned()),
+            Err(_nothing_more) => heard.push("open".to_owned()),
+        }
+        if matches!(heard.last().map(String::as_str), Some("closed" | "open")) {
+            return heard.join(" ");
+        }
+    }
+}
+
+async fn ask(rows: &[Asked<'_>], start: impl Fn(&Mesh) -> Sidecar) {
+    for (sent, told, expected) in rows {
+        let mesh = Mesh::default();
+        let seen = application(&mesh);
+        let sidecar = start(&mesh);
+        let mut client = sidecar.client().await;
+        client.send(sent).await;
+        let heard = heard(&mut client).await;
+        assert_eq!((heard.as_str(), seen.lock().join(" + ").as_str()), (*told, *expected), "{sent:?}");
+    }
+}
+
+fn caller(mesh: &Mesh) -> Sidecar {
+    mesh.caller("endpoints: [10.0.0.1:80]")
+}
+
+fn inbound(mesh: &Mesh) -> Sidecar {
+    mesh.application("app: 10.0.0.1:80")
+}
+
+async fn ask_both(rows: &[Asked<'_>]) {
+    ask(rows, caller).await;
+    ask(rows, inbound).await;
+}
+
+/// The client asks twice. `hangs_up`: the upstream closes its connection after what it sends.
+async fn answer(method: &'static str, hangs_up: bool, rows: &[Answered<'_>]) {
+    for (sent, expected, then) in rows {
+        let mesh = Mesh::default();
+        let (sent, backend) = ((*sent).to_owned(), mesh.clone());
+        let script = sent.clone();
+        let backend = backend.scripted(A, move |mut peer: Peer, _| {
+            let script = script.clone();
+            async move {
+                while read(&mut peer, false).await.is_some() {
+                    peer.send(&script).await;
+                    if hangs_up {
+                        return;
+                    }
+                }
+            }
+        });
+        let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
+        for _ in 0..2 {
+            let mut client = sidecar.client().await;
+            client.send(format!("{method} / HTTP/1.1\r\nhost: orders\r\n\r\n")).await;
+            let seen = timeout(secs(1), read(&mut client, method == "HEAD")).await.expect("an answer's end");
+            assert_eq!(seen.as_deref(), Some(*expected), "{sent:?}");
+            settle().await;
+        }
+        let used = if backend.connections() == 1 { "reused" } else { "closed" };
+        assert_eq!(used, *then, "{sent:?}");
+    }
+}
+
+const B5_REQUESTS: &[Asked<'_>] = &[
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked] abc",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked] abc",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "501 bad_request closed",
+        "",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: deflate\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "501 bad_request closed",
+        "",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: identity, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "501 bad_request closed",
+        "",
+    ),
+    ("POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: gzip\r\n\r\nabc", "400 bad_request closed", ""),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: identity\r\n\r\nabc",
+        "400 bad_request closed",
+        "",
+    ),
+    ("POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding:\r\n\r\n", "400 bad_request closed", ""),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked, gzip\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "400 bad_request closed",
+        "",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "400 bad_request closed",
+        "",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "400 bad_request closed",
+        "",
+    ),
+    (
+        "POST /a HTTP/1.0\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "400 bad_request closed",
+        "",
+    ),
+    (
+        "GET /a HTTP/1.1\r\nhost: orders\r\nte: gzip, trailers, deflate;q=0.5\r\n\r\n",
+        "200 open",
+        "GET /a [te: trailers]",
+    ),
+    ("GET /a HTTP/1.1\r\nhost: orders\r\nte: gzip\r\n\r\n", "200 open", "GET /a"),
+    (
+        "GET /a HTTP/1.1\r\nhost: orders\r\nte: gzip\r\nte: trailers\r\n\r\n",
+        "200 open",
+        "GET /a [te: trailers]",
+    ),
+];
+
+/// What follows a refused request on its connection is never read as a request of its own.
+const B5_FOLLOWED: &[Asked<'_>] = &[(
+    "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\nGET /b HTTP/1.1\r\nhost: orders\r\n\r\n",
+    "501 bad_request closed",
+    "",
+)];
+
+#[tokio::test(start_paused = true)]
+async fn b5_a_request_whose_coding_is_not_undone_is_refused_and_its_connection_ends() {
+    ask_both(B5_REQUESTS).await;
+    ask_both(B5_FOLLOWED).await;
+}
+
+const B5_ANSWERS: &[Answered<'_>] = &[
+    (
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "200 [transfer-encoding: chunked] abc",
+        "reused",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "502 protocol_error",
+        "closed",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "502 protocol_error",
+        "closed",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "502 protocol_error",
+        "closed",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked, gzip\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "502 protocol_error",
+        "closed",
+    ),
+];
+
+const B5_ANSWERS_UNTIL_CLOSE: &[Answered<'_>] =
+    &[("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip\r\n\r\nabc", "502 protocol_error", "closed")];
+
+#[tokio::test(start_paused = true)]
+async fn b5_an_answer_whose_coding_is_not_undone_is_a_protocol_error() {
+    answer("GET", false, B5_ANSWERS).await;
+    answer("GET", true, B5_ANSWERS_UNTIL_CLOSE).await;
+}
