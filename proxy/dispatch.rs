@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
 use hyper::body::Incoming;
@@ -178,6 +178,10 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
             head.headers.insert(HOST, host.clone());
         }
     }
+    if !lease.is_http2() && call.body.has_unknown_length() {
+        // hyper's client takes it for granted that a GET or HEAD of unknown length has no body, unless it is told.
+        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let mut request = Request::from_parts(head, std::mem::replace(&mut call.body, Body::empty()));
     if let Some(kind) = &call.tunnel {
         tunnel::ask(&mut request, kind, lease.is_http2());
@@ -245,7 +249,7 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
         Some(request) => {
             let (head, body) = request.into_parts();
             call.head.headers = head.headers;
-            for ours in [X_PILLION_VIA, CONNECTION, UPGRADE, EXPECT] {
+            for ours in [X_PILLION_VIA, CONNECTION, UPGRADE, EXPECT, TRANSFER_ENCODING] {
                 call.head.headers.remove(ours); // the next endpoint may be no sidecar, or speak HTTP/2
             }
             call.body = body.ungated();

@@ -91,6 +91,11 @@ impl Body {
         matches!(self.kind, Kind::Empty | Kind::Full(None))
     }
 
+    /// It may hold something, and nobody said how much.
+    pub(crate) fn has_unknown_length(&self) -> bool {
+        !self.is_empty() && http_body::Body::size_hint(self).exact().is_none()
+    }
+
     /// Watches a request body on its way upstream. An empty one is complete as it stands.
     pub(crate) fn watch_request(&mut self, exchange: &Arc<Exchange>, max_body: Option<u64>) {
         if !self.is_empty() {

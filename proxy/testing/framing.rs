@@ -8,8 +8,11 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
-use super::mesh::{A, Mesh, Sidecar, secs, settle};
+use super::backend::{OK, UNAVAILABLE};
+use super::http2;
+use super::mesh::{A, B, Mesh, ORDERS, Pair, Sidecar, secs, settle};
 use super::peer::{Message, Peer};
+use crate::identity::issue::Ca;
 
 /// What a client sends; the statuses it hears, and whether its connection stays open; what the application sees.
 type Asked<'a> = (&'a str, &'a str, &'a str);
@@ -110,29 +113,42 @@ async fn heard(client: &mut Peer) -> String {
     }
 }
 
-async fn ask(rows: &[Asked<'_>], start: impl Fn(&Mesh) -> Sidecar) {
+/// The sidecar that a client talks to, and the one behind it where there are two.
+type Chain = (Sidecar, Option<Sidecar>);
+
+async fn ask(rows: &[Asked<'_>], start: impl Fn(&Mesh) -> Chain) {
     for (sent, told, expected) in rows {
         let mesh = Mesh::default();
         let seen = application(&mesh);
-        let sidecar = start(&mesh);
-        let mut client = sidecar.client().await;
+        let (first, _second) = start(&mesh);
+        let mut client = first.client().await;
         client.send(sent).await;
         let heard = heard(&mut client).await;
         assert_eq!((heard.as_str(), seen.lock().join(" + ").as_str()), (*told, *expected), "{sent:?}");
     }
 }
 
-fn caller(mesh: &Mesh) -> Sidecar {
-    mesh.caller("endpoints: [10.0.0.1:80]")
+fn caller(mesh: &Mesh) -> Chain {
+    (mesh.caller("endpoints: [10.0.0.1:80]"), None)
 }
 
-fn inbound(mesh: &Mesh) -> Sidecar {
-    mesh.application("app: 10.0.0.1:80")
+fn inbound(mesh: &Mesh) -> Chain {
+    (mesh.application("app: 10.0.0.1:80"), None)
 }
 
-async fn ask_both(rows: &[Asked<'_>]) {
+/// Two sidecars that speak this version of HTTP to each other.
+fn pair(mesh: &Mesh, protocol: &str) -> Chain {
+    let pair = Pair { mesh: mesh.clone(), ca: Ca::generate("cluster.local").expect("a CA") };
+    let second = pair.application("10.1.0.1:15006", A);
+    (pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}, protocol: {protocol}")), Some(second))
+}
+
+/// Outcomes are the same through each sidecar alone, and through both.
+async fn ask_everywhere(rows: &[Asked<'_>]) {
     ask(rows, caller).await;
     ask(rows, inbound).await;
+    ask(rows, |mesh| pair(mesh, "http1")).await;
+    ask(rows, |mesh| pair(mesh, "http2")).await;
 }
 
 /// The client asks twice. `hangs_up`: the upstream closes its connection after what it sends.
@@ -240,8 +256,8 @@ const B5_FOLLOWED: &[Asked<'_>] = &[(
 
 #[tokio::test(start_paused = true)]
 async fn b5_a_request_whose_coding_is_not_undone_is_refused_and_its_connection_ends() {
-    ask_both(B5_REQUESTS).await;
-    ask_both(B5_FOLLOWED).await;
+    ask_everywhere(B5_REQUESTS).await;
+    ask_everywhere(B5_FOLLOWED).await;
 }
 
 const B5_ANSWERS: &[Answered<'_>] = &[
@@ -279,4 +295,92 @@ const B5_ANSWERS_UNTIL_CLOSE: &[Answered<'_>] =
 async fn b5_an_answer_whose_coding_is_not_undone_is_a_protocol_error() {
     answer("GET", false, B5_ANSWERS).await;
     answer("GET", true, B5_ANSWERS_UNTIL_CLOSE).await;
+}
+
+const B11_REQUESTS: &[Asked<'_>] = &[
+    (
+        "GET /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "200 open",
+        "GET /a [transfer-encoding: chunked] abc",
+    ),
+    (
+        "DELETE /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "200 open",
+        "DELETE /a [transfer-encoding: chunked] abc",
+    ),
+    (
+        "OPTIONS * HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "200 open",
+        "OPTIONS * [transfer-encoding: chunked] abc",
+    ),
+    (
+        "QUERY /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "200 open",
+        "QUERY /a [transfer-encoding: chunked] abc",
+    ),
+    (
+        "GET /a HTTP/1.1\r\nhost: orders\r\ncontent-length: 3\r\n\r\nabc",
+        "200 open",
+        "GET /a [content-length: 3] abc",
+    ),
+    ("GET /a HTTP/1.1\r\nhost: orders\r\n\r\n", "200 open", "GET /a"),
+    ("DELETE /a HTTP/1.1\r\nhost: orders\r\n\r\n", "200 open", "DELETE /a"),
+];
+
+#[tokio::test(start_paused = true)]
+async fn b11_a_body_of_unknown_length_goes_on_whatever_the_method() {
+    ask_everywhere(B11_REQUESTS).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b11_a_body_of_unknown_length_goes_on_from_http2_to_http1() {
+    let mesh = Mesh::default();
+    let seen = application(&mesh);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], protocol: http1");
+    let client = sidecar.http2_client().await;
+    for method in ["GET", "DELETE", "POST"] {
+        let answer = client.ask(http2::request(method, "/a"), "abc").await.expect("an answer");
+        assert_eq!(answer.head.status(), 200);
+        let expected = format!("{method} /a [transfer-encoding: chunked] abc");
+        assert_eq!(seen.lock().pop(), Some(expected));
+    }
+    client.get("/a").await;
+    assert_eq!(seen.lock().pop().as_deref(), Some("GET /a"), "no body is announced where there is none");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b11_a_body_of_unknown_length_goes_on_through_two_sidecars_of_http2() {
+    for protocol in ["http1", "http2"] {
+        let mesh = Mesh::default();
+        let seen = application(&mesh);
+        let (first, _second) = pair(&mesh, protocol);
+        let asked = first.http2_client().await.ask(http2::request("GET", "/a"), "abc").await;
+        assert_eq!(asked.expect("an answer").head.status(), 200);
+        assert_eq!(seen.lock().pop().as_deref(), Some("GET /a [transfer-encoding: chunked] abc"));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b11_a_body_of_unknown_length_is_whole_in_every_try() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin");
+    let request = "GET / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    assert_eq!(sidecar.client().await.ask(request).await.told(), (200, None));
+    assert_eq!((&*a.requests()[0].body, &*b.requests()[0].body), ("abc", "abc"));
+}
+
+/// The first endpoint closes every connection at once. A request that comes back unsent is framed anew for the next.
+#[tokio::test(start_paused = true)]
+async fn b11_a_body_of_unknown_length_that_was_not_sent_goes_to_another_endpoint() {
+    let mesh = Mesh::default();
+    let _hangs_up = mesh.scripted(A, |peer: Peer, _| async move { drop(peer) });
+    let b = mesh.answering(B, OK);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin");
+    let request = "GET / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    for _ in 0..2 {
+        assert_eq!(sidecar.client().await.ask(request).await.told(), (200, None));
+    }
+    assert!(b.requests().iter().all(|request| request.body == "abc"));
+    assert_eq!(b.hits(), 2);
 }
