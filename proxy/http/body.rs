@@ -10,12 +10,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::exchange::{Ending, Exchange};
 use super::expect::Gated;
+use super::framing::may_be_trailer;
+use super::headers::{remove_if, remove_untrusted};
 use super::replay::Replay;
 use super::upstream::Lease;
 use crate::cluster::endpoint::InFlight;
@@ -33,10 +36,18 @@ enum Kind {
     /// At most one piece, made by the sidecar itself.
     Full(Option<Bytes>),
     Incoming(Incoming),
+    /// One of whose trailers some are for its connection alone.
+    Named(Box<Named>),
     /// A request body that may be sent again.
     Replay(Box<Replay>),
     /// A request body that the upstream asks for.
     Gated(Box<Gated>),
+}
+
+struct Named {
+    incoming: Incoming,
+    /// What the head's `Connection` named.
+    names: Vec<HeaderName>,
 }
 
 enum Tail {
@@ -96,6 +107,17 @@ impl Body {
         !self.is_empty() && http_body::Body::size_hint(self).exact().is_none()
     }
 
+    /// Removes these from the trailers, too: `Connection` speaks of headers and trailers alike (RFC 9110, 7.6.1).
+    pub(crate) fn remove_trailers(&mut self, names: Vec<HeaderName>) {
+        if names.is_empty() {
+            return; // nearly always
+        }
+        self.kind = match std::mem::replace(&mut self.kind, Kind::Empty) {
+            Kind::Incoming(incoming) => Kind::Named(Box::new(Named { incoming, names })),
+            other => other,
+        };
+    }
+
     /// Watches a request body on its way upstream. An empty one is complete as it stands.
     pub(crate) fn watch_request(&mut self, exchange: &Arc<Exchange>, max_body: Option<u64>) {
         if !self.is_empty() {
@@ -143,7 +165,10 @@ impl Body {
             Kind::Empty => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Incoming(incoming) => http_body::Body::poll_frame(Pin::new(incoming), cx)
-                .map_ok(without_forged_trailers)
+                .map_ok(|frame| only_trailers(frame, &[]))
+                .map_err(BodyError::Hyper),
+            Kind::Named(named) => http_body::Body::poll_frame(Pin::new(&mut named.incoming), cx)
+                .map_ok(|frame| only_trailers(frame, &named.names))
                 .map_err(BodyError::Hyper),
             Kind::Replay(replay) => replay.poll_frame(cx),
             Kind::Gated(gated) => gated.poll_frame(cx),
@@ -173,6 +198,7 @@ impl http_body::Body for Body {
             Kind::Empty | Kind::Full(None) => true,
             Kind::Full(Some(_)) => false,
             Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Named(named) => named.incoming.is_end_stream(),
             Kind::Replay(replay) => replay.is_end_stream(),
             Kind::Gated(gated) => gated.inner.is_end_stream(),
         }
@@ -183,6 +209,7 @@ impl http_body::Body for Body {
             Kind::Empty | Kind::Full(None) => SizeHint::with_exact(0),
             Kind::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Named(named) => named.incoming.size_hint(),
             Kind::Replay(replay) => replay.size_hint(),
             Kind::Gated(gated) => gated.inner.size_hint(),
         }
@@ -200,10 +227,11 @@ impl Drop for Body {
     }
 }
 
-/// What may not be claimed in headers may not be claimed in trailers.
-fn without_forged_trailers(mut frame: Frame<Bytes>) -> Frame<Bytes> {
+/// What may not be claimed in headers may not be claimed in trailers, and some headers are never trailers.
+fn only_trailers(mut frame: Frame<Bytes>, named: &[HeaderName]) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
-        super::headers::remove_untrusted(trailers);
+        remove_untrusted(trailers);
+        remove_if(trailers, |name| !may_be_trailer(name) || named.iter().any(|named| *named == *name));
     }
     frame
 }

@@ -141,6 +141,23 @@ fn digits(text: &[u8]) -> Option<u64> {
     text.iter().try_fold(0, add)
 }
 
+/// Whether a field may stand behind a body. What frames, routes, modifies, authorises or describes the content is read
+/// before the content comes, or never (RFC 9110, 6.5.1); what concerns one connection goes no further (7.6.1), and HTTP/2
+/// refuses to write it.
+pub(crate) fn may_be_trailer(name: &str) -> bool {
+    !matches!(
+        name,
+        "connection" | "keep-alive" | "proxy-connection" | "te" | "upgrade" // for one connection
+            | "transfer-encoding" | "content-length" | "trailer" // frame
+            | "host" // routes
+            | "cache-control" | "expect" | "max-forwards" | "pragma" | "range" | "if-match" | "if-none-match"
+            | "if-modified-since" | "if-unmodified-since" | "if-range" // modify
+            | "authorization" | "proxy-authorization" | "authentication-info" | "proxy-authentication-info"
+            | "www-authenticate" | "proxy-authenticate" | "cookie" | "set-cookie" // authorise
+            | "content-encoding" | "content-type" | "content-range" // describe
+    )
+}
+
 /// The elements of a header that is a list, over all its lines.
 fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let lines = headers.get_all(name).iter();

@@ -5,6 +5,8 @@ use std::time::Duration;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Version};
 
+use super::framing::may_be_trailer;
+
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub(crate) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -158,9 +160,10 @@ pub(crate) fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool
 }
 
 /// Removes what is meant for this connection alone: RFC 9110 §7.6.1, and the fields that `Connection` names.
-/// `te: trailers` stays, for gRPC; `trailer` announces and stays.
-pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+/// `te: trailers` stays, for gRPC; `trailer` announces and stays. Returns those of the named fields that may still come
+/// as trailers, and must be removed there too.
+pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Vec<HeaderName> {
+    let mut named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|&byte| byte == b','))
@@ -180,6 +183,8 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if wants_trailers {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
     }
+    named.retain(|name| *name != "close" && may_be_trailer(name.as_str()));
+    named
 }
 
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -233,7 +238,7 @@ mod tests {
             ("upgrade", "websocket"),
             ("accept", "*/*"),
         ]);
-        remove_hop_by_hop(&mut map);
+        assert_eq!(remove_hop_by_hop(&mut map), ["x-mine"]);
         assert_eq!(
             map,
             headers(&[("host", "orders"), ("content-length", "3"), ("te", "trailers"), ("accept", "*/*")])

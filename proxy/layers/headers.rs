@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::header::EXPECT;
+use http::header::{EXPECT, TE};
 use http::{HeaderMap, HeaderValue, Version};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
@@ -27,11 +27,13 @@ async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Res
     *response.version_mut() = DOWNSTREAM_VERSION;
     let headers = response.headers_mut();
     let seen = Seen::in_headers(headers);
-    if seen.hop_by_hop {
-        remove_hop_by_hop(headers);
-    }
     if seen.ours {
         remove_if(headers, is_ours);
+    }
+    if seen.hop_by_hop {
+        let named = remove_hop_by_hop(headers);
+        headers.remove(TE); // a request's alone
+        response.body_mut().remove_trailers(named);
     }
     Ok(response)
 }
@@ -43,7 +45,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
     let via = if seen.ours || seen.forged { distrust(call, connection) } else { None };
     let headers = &mut call.head.headers;
     if seen.hop_by_hop {
-        remove_hop_by_hop(headers);
+        call.body.remove_trailers(remove_hop_by_hop(headers));
     }
     if seen.expect {
         let expects = headers

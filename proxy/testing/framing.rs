@@ -5,6 +5,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use h2::RecvStream;
+use h2::server::SendResponse;
+use http::{HeaderMap, Request, Response};
 use parking_lot::Mutex;
 use tokio::time::timeout;
 
@@ -30,11 +34,14 @@ async fn read(peer: &mut Peer, is_bodiless: bool) -> Option<String> {
     };
     let is_answer = message.status().is_some();
     let is_ours = message.reason().is_some(); // then neither its length nor its sentence matters here
-    for line in message.head.lines().skip(1) {
+    let frames = |line: &&str| {
         let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
-        if !is_ours && ["content-length", "transfer-encoding", "te", "trailer"].contains(&&*name) {
-            text += &format!(" [{line}]");
-        }
+        !is_ours && ["content-length", "transfer-encoding", "te", "trailer"].contains(&&*name)
+    };
+    let mut framing: Vec<_> = message.head.lines().skip(1).filter(frames).collect();
+    framing.sort_unstable();
+    for line in framing {
+        text += &format!(" [{line}]");
     }
     let mut trailers = Vec::new();
     match message.header("content-length").map(str::to_owned) {
@@ -173,7 +180,7 @@ async fn answer(method: &str, hangs_up: bool, rows: &[Answered<'_>], start: impl
         let (first, _second) = start(&mesh);
         for _ in 0..2 {
             let mut client = first.client().await;
-            client.send(format!("{method} / HTTP/1.1\r\nhost: orders\r\n\r\n")).await;
+            client.send(format!("{method} / HTTP/1.1\r\nhost: orders\r\nte: trailers\r\n\r\n")).await;
             let seen = timeout(secs(1), read(&mut client, method == "HEAD")).await;
             assert_eq!(seen.expect("an end").as_deref(), Some(*expected), "{sent:?}");
             settle().await;
@@ -507,4 +514,118 @@ async fn b15_an_answer_has_one_canonical_length_or_is_a_protocol_error() {
     answer_everywhere("GET", false, B15_ANSWERS).await;
     answer_everywhere("HEAD", false, B15_ANSWERS_TO_HEAD).await;
     answer_everywhere("GET", true, B15_ANSWERS_UNTIL_CLOSE).await;
+}
+
+/// What is announced and may be a trailer goes on. HTTP/1 forwards what `trailer` names, and nothing else.
+const B17_REQUESTS: &[Asked<'_>] = &[
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\ntrailer: x-end\r\n\r\n3\r\nabc\r\n0\r\nx-end: 1\r\n\r\n",
+        "200 open",
+        "POST /a [trailer: x-end] [transfer-encoding: chunked] abc {x-end: 1}",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\ntrailer: x-end, connection, keep-alive, te, upgrade, transfer-encoding, content-length, host, trailer\r\n\r\n3\r\nabc\r\n0\r\nconnection: close\r\nkeep-alive: timeout=5\r\nte: trailers\r\nupgrade: h2c\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\nhost: evil\r\ntrailer: x\r\nx-end: 1\r\n\r\n",
+        "200 open",
+        "POST /a [trailer: x-end, connection, keep-alive, te, upgrade, transfer-encoding, content-length, host, trailer] [transfer-encoding: chunked] abc {x-end: 1}",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\ntrailer: x-forwarded-client-cert, x-pillion-attempt, authorization, x-end\r\n\r\n3\r\nabc\r\n0\r\nx-forwarded-client-cert: URI=evil\r\nx-pillion-attempt: 2\r\nauthorization: evil\r\nx-end: 1\r\n\r\n",
+        "200 open",
+        "POST /a [trailer: x-forwarded-client-cert, x-pillion-attempt, authorization, x-end] [transfer-encoding: chunked] abc {x-end: 1}",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\nconnection: x-mine\r\ntrailer: x-mine, x-end\r\n\r\n3\r\nabc\r\n0\r\nx-mine: 1\r\nx-end: 1\r\n\r\n",
+        "200 open",
+        "POST /a [trailer: x-mine, x-end] [transfer-encoding: chunked] abc {x-end: 1}",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nconnection: close\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked] abc",
+    ),
+];
+
+#[tokio::test(start_paused = true)]
+async fn b17_trailers_that_must_not_be_any_are_removed_from_a_request_and_the_rest_goes_on() {
+    ask_everywhere(B17_REQUESTS).await;
+}
+
+/// The client asks with `te: trailers`.
+const B17_ANSWERS: &[Answered<'_>] = &[
+    (
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-end\r\n\r\n3\r\nabc\r\n0\r\nx-end: 1\r\n\r\n",
+        "200 [trailer: x-end] [transfer-encoding: chunked] abc {x-end: 1}",
+        "reused",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: connection, x-end, set-cookie\r\n\r\n3\r\nabc\r\n0\r\nconnection: close\r\nkeep-alive: timeout=5\r\nte: trailers\r\nupgrade: h2c\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\nset-cookie: a=b\r\nx-end: 1\r\n\r\n",
+        "200 [trailer: connection, x-end, set-cookie] [transfer-encoding: chunked] abc {x-end: 1}",
+        "reused",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\nconnection: x-mine\r\ntrailer: x-mine, x-end\r\n\r\n3\r\nabc\r\n0\r\nx-mine: 1\r\nx-end: 1\r\n\r\n",
+        "200 [trailer: x-mine, x-end] [transfer-encoding: chunked] abc {x-end: 1}",
+        "reused",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nconnection: close\r\n\r\n",
+        "200 [transfer-encoding: chunked] abc",
+        "reused",
+    ),
+];
+
+#[tokio::test(start_paused = true)]
+async fn b17_trailers_that_must_not_be_any_are_removed_from_an_answer_and_the_rest_goes_on() {
+    answer_everywhere("GET", false, B17_ANSWERS).await;
+}
+
+/// h2 itself refuses to send, and to receive, those trailers that concern one connection.
+fn mixed_trailers() -> HeaderMap {
+    let fields =
+        [("host", "evil"), ("content-length", "9"), ("x-forwarded-client-cert", "evil"), ("x-end", "1")];
+    fields
+        .map(|(name, value)| (name.parse().expect("a name"), value.parse().expect("a value")))
+        .into_iter()
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn b17_trailers_that_must_not_be_any_are_removed_from_http2_to_http1() {
+    let mesh = Mesh::default();
+    let seen = application(&mesh);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], protocol: http1");
+    let mut request = http2::request("POST", "/a");
+    request.headers_mut().insert("trailer", "host, content-length, x-end".parse().expect("a value"));
+    let asked = sidecar.http2_client().await.ask_with_trailers(request, "abc", mixed_trailers()).await;
+    assert_eq!(asked.expect("an answer").body, b"ok");
+    let expected =
+        "POST /a [trailer: host, content-length, x-end] [transfer-encoding: chunked] abc {x-end: 1}";
+    assert_eq!(seen.lock().pop().as_deref(), Some(expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b17_trailers_that_must_not_be_any_are_removed_from_http2_to_http2() {
+    let mesh = Mesh::default();
+    let (told, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let _echo =
+        mesh.http2(A, 100, move |_, mut request: Request<RecvStream>, mut respond: SendResponse<Bytes>| {
+            let told = told.clone();
+            async move {
+                let body = http2::read_body(request.body_mut()).await;
+                let trailers = request.body_mut().trailers().await.expect("trailers come");
+                told.send((body.expect("a body"), trailers)).expect("the test listens");
+                let mut stream = respond.send_response(Response::new(()), false).expect("the stream is open");
+                stream.send_data("ok".into(), false).expect("the stream is open");
+                stream.send_trailers(mixed_trailers()).expect("the stream is open");
+            }
+        });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], protocol: http2");
+    let client = sidecar.http2_client().await;
+    let asked = client.ask_with_trailers(http2::request("POST", "/a"), "abc", mixed_trailers()).await;
+    let answer = asked.expect("an answer");
+    let only: HeaderMap =
+        [("x-end".parse().expect("a name"), "1".parse().expect("a value"))].into_iter().collect();
+    assert_eq!(answer.body, b"ok");
+    assert_eq!(answer.trailers.as_ref(), Some(&only));
+    assert_eq!(seen.recv().await, Some((b"abc".to_vec(), Some(only))));
 }

@@ -74,6 +74,19 @@ impl Client {
         read(response.await?).await
     }
 
+    pub(super) async fn ask_with_trailers(
+        &self,
+        request: Request<()>,
+        body: &'static str,
+        trailers: HeaderMap,
+    ) -> Result<Answer, h2::Error> {
+        let mut send = self.send.clone().ready().await?;
+        let (response, mut stream) = send.send_request(request, false)?;
+        stream.send_data(Bytes::from_static(body.as_bytes()), false)?;
+        stream.send_trailers(trailers)?;
+        read(response.await?).await
+    }
+
     pub(super) async fn get(&self, path: &str) -> Answer {
         self.ask(request("GET", path), "").await.expect("an answer")
     }
