@@ -119,6 +119,17 @@ impl Bound {
         }
     }
 
+    /// The kernel holds about `bytes` of what the other end of an accepted connection has not read.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn hold_little(&self, bytes: usize) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => SockRef::from(listener).set_send_buffer_size(bytes), // accepted ones inherit it
+            Self::Memory(_) => Ok(()),                                                  // holds as much
+        }
+    }
+
     /// From now on it takes connections that the kernel's TPROXY brings to it, whatever address they are for.
     ///
     /// # Errors
