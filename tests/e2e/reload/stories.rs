@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use tokio::net::TcpStream;
 
 use crate::support::backend::{Backend, free};
+use crate::support::certs::Authority;
 use crate::support::eventually;
 use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::wire::{Message, Wire};
@@ -115,6 +116,36 @@ async fn a_file_that_is_deleted_is_refused_and_one_that_comes_back_is_taken() {
         is_served(&mut wire).await;
     }
     assert_eq!(reloads(&sidecar).await, [1, 1, 2]);
+}
+
+/// What editors, full disks and templates leave of a strict sidecar's file. It is written in place, as they do.
+#[tokio::test]
+async fn c1_a_strict_sidecar_whose_file_is_emptied_or_cut_stays_strict() {
+    let app = Backend::echo().await;
+    let sidecar = Plan::application(app.address, "").identified(&Authority::new(), "orders").start().await;
+    let good = sidecar.configuration();
+    let without_identity = good.replace("identity: { directory: certs }", "");
+    assert_ne!(good, without_identity);
+    let half = &good[..good.len() / 2];
+    let cuts = ["", "\n", "# later\n", "---\n", "null\n", "\u{feff}", &without_identity, half, "identity:\n"];
+    for (round, cut) in (0..).zip(cuts) {
+        fs::write(sidecar.directory().join("pillion.yaml"), cut).expect("its file");
+        sidecar.reloaded("refused", round).await;
+        let answer = Wire::connect(sidecar.inbound()).await.get("orders", "/").await;
+        assert!(answer.status() == 403 && answer.head.contains("mtls_required"), "{cut:?} {}", answer.head);
+    }
+    assert_eq!(app.connections(), 0);
+}
+
+#[tokio::test]
+async fn c1_mtls_that_is_weakened_by_a_reload_is_warned_of() {
+    let app = Backend::echo().await;
+    let sidecar = Plan::application(app.address, "").identified(&Authority::new(), "orders").start().await;
+    let good = sidecar.configuration();
+    apply(&sidecar, &good.replace("inbound: {", "inbound: { mtls: permissive,")).await;
+    let told = "protects less: inbound.mtls: permissive instead of strict";
+    eventually("a warning", async || sidecar.errors().contains(told).then_some(())).await;
+    assert_eq!(Wire::connect(sidecar.inbound()).await.get("orders", "/").await.status(), 200);
 }
 
 #[tokio::test]
