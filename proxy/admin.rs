@@ -30,7 +30,7 @@ use tokio::sync::Semaphore;
 
 use crate::app::has_no_ipv6;
 use crate::net::descriptors::Reserve;
-use crate::net::{Bound, Network};
+use crate::net::{Bound, Network, Sharing};
 use crate::telemetry::Metrics;
 pub(crate) use console::{Console, Refusal, Told};
 use pages::{Pages, Port};
@@ -114,7 +114,7 @@ impl Admin {
 fn bind_all(network: &Network, what: &str, wanted: &[SocketAddr]) -> anyhow::Result<Vec<Bound>> {
     let mut all = Vec::new();
     for &address in wanted {
-        match network.bind(address, false) {
+        match network.bind(address, Sharing::Alone) {
             Err(error) if address.is_ipv6() && has_no_ipv6(&error) => {
                 tracing::info!(%address, "{what}: left out, this kernel has no IPv6");
             }

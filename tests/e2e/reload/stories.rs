@@ -200,6 +200,41 @@ async fn a_listener_comes_and_goes_and_what_it_accepted_lives_on() {
 }
 
 #[tokio::test]
+async fn c2_a_reload_that_wants_another_sidecar_s_port_is_refused() {
+    let app = Backend::echo().await;
+    let first = Plan::calling(app.address, "").with("workers: 2").start().await;
+    let second = Plan::calling(app.address, "").with("workers: 2").start().await;
+    let (good, taken) = (second.configuration(), first.orders().to_string());
+    second.configure(
+        &good.replace("orders: { listen: 127.0.0.1:0", &format!("orders: {{ listen: \"{taken}\"")),
+    );
+    second.signal("HUP");
+    second.reloaded("refused", 0).await;
+    let is_told = async || second.errors().contains(&format!("cannot listen on {taken}")).then_some(());
+    eventually("the refusal", is_told).await;
+    assert_eq!(generation(&second).await, 1.0);
+    is_served(&mut Wire::connect(second.orders()).await).await;
+}
+
+/// The sidecar's own listeners are no strangers: what one of them holds may become another one's.
+#[tokio::test]
+async fn c2_a_reload_may_narrow_an_address_that_the_sidecar_itself_holds() {
+    let app = Backend::echo().await;
+    let port = free().port();
+    let sidecar = Plan::calling(app.address, "").with("workers: 2").start().await;
+    let file = |listen: &str| {
+        sidecar
+            .configuration()
+            .replace("orders: { listen: 127.0.0.1:0", &format!("orders: {{ listen: {listen}"))
+    };
+    apply(&sidecar, &file(&format!("\"0.0.0.0:{port}\""))).await;
+    is_served(&mut Wire::connect(([127, 0, 0, 1], port).into()).await).await;
+    let narrow = sidecar.configuration().replace("\"0.0.0.0:", "\"127.0.0.1:");
+    apply(&sidecar, &narrow).await;
+    is_served(&mut Wire::connect(([127, 0, 0, 1], port).into()).await).await;
+}
+
+#[tokio::test]
 async fn connections_to_a_port_whose_service_is_gone_are_answered_that_there_is_none() {
     let app = Backend::echo().await;
     let sidecar = caller(&app).await;
