@@ -11,6 +11,7 @@ mod keeper;
 mod listeners;
 mod own;
 mod watch;
+mod weakened;
 mod worker;
 
 use std::io;

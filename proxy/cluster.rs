@@ -381,6 +381,9 @@ impl Cluster {
 
     /// Gauges that mirror live state, for when somebody looks.
     pub(crate) fn tell(&self) {
+        if !self.metrics.is_used() {
+            return;
+        }
         let limits = [
             (LimitLabel::Connections, self.open_connections(), self.slots.max),
             (LimitLabel::Pending, self.limits.pending.used(), self.limits.pending.max()),
@@ -405,6 +408,9 @@ impl Cluster {
 
     /// It is no longer configured: what is still under way ends untold.
     pub(crate) fn tell_gone(&self) {
+        if !self.metrics.is_used() {
+            return;
+        }
         for limit in LimitLabel::ALL {
             self.metrics.breaker_used(*limit).set(0);
             self.metrics.breaker_limit(*limit).set(0);

@@ -316,7 +316,7 @@ impl Inbound {
     }
 
     fn connection(&self, arrived: Arrived, peer: Option<Arc<Peer>>) -> Connection {
-        let label = |peer: &Arc<Peer>| self.worker.metrics.intern(peer.id.as_str());
+        let label = |peer: &Arc<Peer>| self.worker.metrics.intern_peer(peer.id.as_str());
         let client_cert =
             peer.as_ref().and_then(|peer| self.side.own_id.as_deref().and_then(|by| client_cert(by, peer)));
         Connection {

@@ -5,7 +5,7 @@
 //! # The life of a connection
 //! 1. [`app`] builds clusters and credentials from a checked configuration (`pillion_config`), binds every address
 //!    through [`net`], and starts a thread for each worker. A worker has listeners, timers and pools of its own;
-//!    the kernel spreads connections over workers (SO_REUSEPORT).
+//!    the kernel spreads connections over workers (SO_REUSEPORT, and no other sidecar can join).
 //! 2. [`serve`] accepts, counts the connection against its limit, and spawns a task that owns it. What is known of
 //!    its destination without its bytes is a [`serve::Destination`]: a service's own port, or the address that it
 //!    was redirected from ([`state`]), or nothing.

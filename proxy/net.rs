@@ -37,6 +37,17 @@ pub(crate) enum Network {
     Memory(memory::Memory),
 }
 
+/// Who else may listen on an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// Nobody.
+    Alone,
+    /// Nobody yet; further workers may [`Sharing::Joining`] it.
+    First,
+    /// Workers of this process who listen there already: the kernel spreads connections over all of them.
+    Joining,
+}
+
 /// A bound address that no runtime owns yet, so that binding fails early, on the main thread.
 #[derive(Debug)]
 pub(crate) enum Bound {
@@ -53,11 +64,11 @@ pub(crate) enum Listener {
 }
 
 impl Network {
-    /// Binds `address`; with `shared` several workers may bind the same one and the kernel spreads connections.
-    pub(crate) fn bind(&self, address: SocketAddr, shared: bool) -> io::Result<Bound> {
+    /// Binds `address` and listens.
+    pub(crate) fn bind(&self, address: SocketAddr, sharing: Sharing) -> io::Result<Bound> {
         match self {
-            Self::Os => bind_tcp(address, shared).map(Bound::Tcp),
-            Self::Memory(memory) => memory.bind_as(address, shared).map(Bound::Memory),
+            Self::Os => bind_tcp(address, sharing).map(Bound::Tcp),
+            Self::Memory(memory) => memory.bind_as(address, sharing == Sharing::Joining).map(Bound::Memory),
         }
     }
 
@@ -119,6 +130,17 @@ impl Bound {
         }
     }
 
+    /// The kernel holds about `bytes` of what the other end of an accepted connection has not read.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn hold_little(&self, bytes: usize) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => SockRef::from(listener).set_send_buffer_size(bytes), // accepted ones inherit it
+            Self::Memory(_) => Ok(()),                                                  // holds as much
+        }
+    }
+
     /// From now on it takes connections that the kernel's TPROXY brings to it, whatever address they are for.
     ///
     /// # Errors
@@ -176,11 +198,19 @@ fn accepted_late(stream: std::net::TcpStream, port: u16) -> io::Result<Stream> {
     Ok(Stream::Tcp(stream, Made::Accepted { port }))
 }
 
-fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListener> {
+/// SO_REUSEPORT lets every process of the same user join, another sidecar too, and the kernel would then give half of
+/// the connections to the other one's rules. So the first socket binds and listens without it, which the kernel
+/// refuses where anybody listens already, whether on this address or on one that a wildcard makes overlap. Only then
+/// it gets the option, for the other workers of this process. Two sidecars that start at once cannot both succeed:
+/// `listen` checks again, and refuses the one that comes second.
+///
+/// The kernel does the checking, so it holds for each network namespace, also where containers share one and have
+/// different files. What it cannot keep out is a program of the same user that asks for SO_REUSEPORT from the start.
+fn bind_tcp(address: SocketAddr, sharing: Sharing) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    if shared {
+    socket.set_reuse_address(true)?; // past connections that the kernel still remembers; never a listener
+    if sharing == Sharing::Joining {
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() {
@@ -188,6 +218,9 @@ fn bind_tcp(address: SocketAddr, shared: bool) -> io::Result<std::net::TcpListen
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
+    if sharing == Sharing::First {
+        socket.set_reuse_port(true)?;
+    }
     Ok(socket.into())
 }
 
@@ -216,3 +249,56 @@ const DOWNSTREAM_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// Between probes once the first went unanswered; with the kernel's 9 probes a dead peer is found in under 3 min.
 const KEEPALIVE_STEP: Duration = Duration::from_secs(15);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bind(address: SocketAddr, sharing: Sharing) -> io::Result<SocketAddr> {
+        Network::Os.bind(address, sharing)?.address()
+    }
+
+    /// Of one process or of another: the kernel does not tell them apart, only by what they ask for.
+    #[test]
+    fn c2_a_port_that_a_sidecar_s_workers_share_is_refused_to_another_sidecar() {
+        for (own, others) in [
+            ("127.0.0.1:0", &["127.0.0.1", "0.0.0.0"][..]),
+            ("0.0.0.0:0", &["0.0.0.0", "127.0.0.1"]),
+            ("[::1]:0", &["::1", "::"]),
+            ("[::]:0", &["::", "::1"]),
+        ] {
+            let own = own.parse().expect("an address");
+            let first = match Network::Os.bind(own, Sharing::First) {
+                Err(error) if crate::app::has_no_ipv6(&error) => continue,
+                first => first.expect("a free port"),
+            };
+            let address = first.address().expect("a bound address");
+            let _second = Network::Os.bind(address, Sharing::Joining).expect("a worker of the same sidecar");
+            for other in others {
+                let other = SocketAddr::new(other.parse().expect("an address"), address.port());
+                for sharing in [Sharing::First, Sharing::Alone] {
+                    let refused = bind(other, sharing).expect_err("a port in use");
+                    assert_eq!(refused.kind(), io::ErrorKind::AddrInUse, "{other} beside {address}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn c2_connections_are_spread_over_the_workers_that_share_a_port() {
+        let first =
+            bind_tcp("127.0.0.1:0".parse().expect("an address"), Sharing::First).expect("a free port");
+        let address = first.local_addr().expect("a bound address");
+        let second = bind_tcp(address, Sharing::Joining).expect("a worker of the same sidecar");
+        // The kernel chooses by a hash of both ends: that all of them meet the same worker is as good as impossible.
+        let _clients: Vec<_> =
+            (0..128).map(|_| std::net::TcpStream::connect(address).expect("it listens")).collect();
+        let mut accepted = [0; 2];
+        while accepted.iter().sum::<usize>() < 128 {
+            for (count, worker) in accepted.iter_mut().zip([&first, &second]) {
+                *count += usize::from(worker.accept().is_ok());
+            }
+        }
+        assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
+    }
+}

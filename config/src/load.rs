@@ -8,7 +8,7 @@ use crate::Config;
 use crate::check::{self, Remark};
 use crate::fault::{Errors, Fault, Severity, lines};
 use crate::file;
-use crate::place::Tree;
+use crate::place::{self, Tree};
 use crate::variable::Environment;
 
 /// 4 MiB: ten thousand services fit; a larger file is something else.
@@ -85,6 +85,7 @@ fn parse_named(
     let source = source.strip_prefix('\u{feff}').unwrap_or(source);
     let refuse = |faults| Errors::new(name, source, faults);
     guard(source).map_err(|fault| refuse(vec![fault]))?;
+    refuse_empty(source).map_err(|fault| refuse(vec![fault]))?;
     let reading = file::read(source, environment);
     let mut faults = reading.faults;
     let unread: Vec<String> = faults.iter().map(|fault| fault.path.clone()).collect();
@@ -105,6 +106,14 @@ fn guard(source: &str) -> Result<(), Fault> {
     match too_deep(source) {
         Some(line) => Err(Fault { line, ..Fault::of_file("the file is nested too deep", None) }),
         None => Ok(()),
+    }
+}
+
+/// An empty file is what a failed write leaves behind. The defaults would turn mTLS off without a word.
+fn refuse_empty(source: &str) -> Result<(), Fault> {
+    match place::is_empty(source) {
+        true => Err(Fault::of_file("the file is empty", Some("write {} if the defaults are meant"))),
+        false => Ok(()),
     }
 }
 
@@ -158,7 +167,7 @@ fn utf8(bytes: Vec<u8>) -> Result<String, Fault> {
     })
 }
 
-/// The built-in defaults: what an empty file says.
+/// The built-in defaults: what the file `{}` says.
 impl Default for Config {
     fn default() -> Self {
         check::check(file::File::default(), Path::new(""), Vec::new()).0

@@ -197,6 +197,20 @@ impl Broken {
     }
 }
 
+/// Whether there is nothing but comments, nulls, and signs that begin or end a document. Reads no further than to the
+/// first value.
+pub(crate) fn is_empty(source: &str) -> bool {
+    !Parser::new_from_str(source).any(|event| match event {
+        Ok((Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::StreamEnd, _)) => {
+            false
+        }
+        Ok((Event::Scalar(text, ScalarStyle::Plain, ..), _)) => {
+            !matches!(&*text, "" | "~" | "null" | "Null" | "NULL")
+        }
+        Ok(_) | Err(_) => true,
+    })
+}
+
 fn place_of(span: Span) -> Place {
     Place { line: span.start.line().max(1), column: span.start.col() + 1 }
 }

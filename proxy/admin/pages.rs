@@ -7,15 +7,16 @@ use http::header::{ALLOW, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::answer::{Answer, answer, json, text};
 use super::console::{Console, NotTaken};
+use super::exposition::Expositions;
 use super::probe::Prober;
 use super::ready::Readiness;
 use super::{clusters, guard, logging};
 use crate::app::Order;
-use crate::telemetry::Metrics;
 use crate::telemetry::family;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,10 +97,12 @@ impl Asked {
 /// All that pages show.
 #[derive(Clone)]
 pub(super) struct Pages {
-    pub(super) registry: Arc<Metrics>,
+    pub(super) expositions: Expositions,
     pub(super) readiness: Arc<Readiness>,
     pub(super) console: Arc<Console>,
     pub(super) prober: Prober,
+    /// Held while a page is written that can take long.
+    pub(super) long_page: Arc<Semaphore>,
 }
 
 impl Pages {
@@ -120,8 +123,11 @@ impl Pages {
     async fn page(&self, page: Page, request: &Parts, asked_at: Option<IpAddr>) -> Answer {
         match page {
             Page::Index => text(StatusCode::OK, index()),
-            Page::Config => json(&self.console.config()),
-            Page::Clusters => json(&clusters::page(&self.console, Instant::now().into_std())),
+            Page::Config => self.long(|console| json(&console.config())).await,
+            Page::Clusters => {
+                let now = Instant::now().into_std();
+                self.long(move |console| json(&clusters::page(console, now))).await
+            }
             Page::Certs => json(&json!({ "identities": self.console.told().credentials })),
             Page::Logging if request.method == Method::PUT => {
                 logging::set(request.uri.query().unwrap_or_default())
@@ -130,12 +136,30 @@ impl Pages {
             Page::Drain => ordered(self.console.order(Order::Drain).map(|()| "draining".to_owned())),
             Page::Quit => ordered(self.console.order(Order::Quit).map(|()| "ending".to_owned())),
             Page::Reload => ordered(self.console.reload().await),
-            Page::Metrics => answer(StatusCode::OK, family::CONTENT_TYPE, self.registry.encode().into()),
+            Page::Metrics => match self.expositions.next().await {
+                Some(exposition) => answer(StatusCode::OK, family::CONTENT_TYPE, exposition),
+                None => text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n"),
+            },
             Page::Ready => self.ready(),
             Page::Live => text(StatusCode::OK, "live\n"),
             // boxed: it is larger than all the rest, and rare
             Page::Probe => Box::pin(self.probe(request.uri.path(), asked_at)).await,
         }
+    }
+
+    /// A page that takes long where there are thousands of services: written on a thread of its own, one at a time,
+    /// so that `/live` does not wait for it.
+    async fn long(&self, page: impl FnOnce(&Console) -> Answer + Send + 'static) -> Answer {
+        let turn = self.long_page.clone().acquire_owned().await;
+        let console = self.console.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let _turn = turn; // kept to the end, also when the client is gone before
+            page(&console)
+        });
+        written.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a page could not be written");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "the page could not be written\n")
+        })
     }
 
     async fn probe(&self, path: &str, asked_at: Option<IpAddr>) -> Answer {

@@ -1,16 +1,17 @@
 //! `/probe/NAME`: asks the application what the file says, and tells how it answered.
 //!
 //! For kubelets, who have no certificate to show where mTLS is strict: the question does not pass the inbound port.
-//! Nothing of the request but the name is passed on. Who can reach the metrics port chooses among the operator's
-//! questions, and at most [`PROBES`] of them are asked at once.
+//! Nothing of the request but the name is passed on: who can reach the metrics port chooses among the operator's
+//! questions. Equal ones that run at once are asked once ([`shared`]), so nobody can crowd out the kubelet.
 
+mod bounded;
 mod grpc;
+mod shared;
 
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{CONNECTION, HOST, HeaderValue, USER_AGENT};
@@ -20,14 +21,13 @@ use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pillion_config::listener::{AppProtocol, Inbound, Probe, Question, RedirectTo};
-use tokio::sync::Semaphore;
 
 use super::answer::{Answer, text};
-use crate::net::{Leg, Network, Stream};
+use crate::net::{Leg, Network};
 use crate::state::Snapshot;
+use bounded::{Io, bounded};
+use shared::Questions;
 
-/// At once: kubelet asks one question of each of its three kinds of probes at a time, and people a few more.
-const PROBES: usize = 16;
 /// From the first packet to the last byte of the answer. kubelet waits as long as its `timeoutSeconds` says (1 s
 /// unless written), hangs up, and ends the question with that; this ends those whose askers have more patience.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,18 +39,24 @@ const HEAD_BYTES: usize = 64 * 1024;
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("pillion-probe/", env!("CARGO_PKG_VERSION")));
 
-/// Asks; for all connections of the metrics port together.
+/// Asks; for all connections of the admin side together.
 #[derive(Clone)]
 pub(super) struct Prober {
     network: Network,
-    permits: Arc<Semaphore>,
+    questions: Questions,
+}
+
+/// What is asked of the application, and where. Equal ones have equal answers.
+#[derive(Debug, Clone, PartialEq)]
+struct Inquiry {
+    probe: Probe,
+    to: SocketAddr,
+    over_http2: bool,
 }
 
 /// Why the application is not known to be well. One sentence for the event that kubelet writes.
 #[derive(Debug, thiserror::Error)]
 enum Unwell {
-    #[error("{PROBES} probes wait for the application already")]
-    Crowded,
     #[error("{0} is the sidecar's own port, not the application's")]
     Own(SocketAddr),
     #[error("cannot connect to {0}: {1}")]
@@ -59,6 +65,8 @@ enum Unwell {
     Silent(SocketAddr),
     #[error("{0} broke off: {1}")]
     BrokeOff(SocketAddr, #[source] hyper::Error),
+    #[error("{0} answers with more than {kib} KiB", kib = bounded::MOST / 1024)]
+    TooLong(SocketAddr),
     #[error("{0} answered {1}, which ends no request")]
     Unfinished(SocketAddr, StatusCode),
     #[error("the question cannot be written: {0}")]
@@ -69,7 +77,7 @@ enum Unwell {
 
 impl Prober {
     pub(super) fn new(network: Network) -> Self {
-        Self { network, permits: Arc::new(Semaphore::new(PROBES)) }
+        Self { network, questions: Questions::default() }
     }
 
     /// `asked_at`: the sidecar's end of the asker's connection.
@@ -80,26 +88,42 @@ impl Prober {
             return text(StatusCode::NOT_FOUND, unknown(probes));
         };
         let to = target(inbound, probe.port, asked_at);
-        let asked = match now.own.contains(to) {
-            true => Err(Unwell::Own(to)),
-            false => self.ask(inbound, probe, to).await,
-        };
-        asked.unwrap_or_else(|why| text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")))
+        if now.own.contains(to) {
+            return unwell(&Unwell::Own(to));
+        }
+        let over_http2 = speaks_http2(inbound, probe.port);
+        let inquiry = Inquiry { probe: probe.clone(), to, over_http2 };
+        let network = self.network.clone();
+        self.questions.ask(inquiry, |inquiry| ask(network, inquiry)).await
     }
+}
 
-    async fn ask(&self, inbound: &Inbound, probe: &Probe, to: SocketAddr) -> Result<Answer, Unwell> {
-        let _permit = self.permits.try_acquire().map_err(|_full| Unwell::Crowded)?;
-        let asked = async {
-            let connected = self.network.connect(to, Leg::Inbound, None).await;
-            let io = connected.map_err(|error| Unwell::Unreachable(to, error))?;
-            match &probe.asks {
-                Question::Tcp => Ok(text(StatusCode::OK, "open\n")),
-                Question::Http { path } if speaks_http2(inbound, probe.port) => http2(io, to, path).await,
-                Question::Http { path } => http1(io, to, path).await,
-                Question::Grpc { service } => grpc::ask(io, to, service).await,
-            }
-        };
-        tokio::time::timeout(TIMEOUT, asked).await.unwrap_or(Err(Unwell::Silent(to)))
+async fn ask(network: Network, inquiry: Inquiry) -> Answer {
+    let Inquiry { probe, to, over_http2 } = inquiry;
+    let asked = async {
+        let connected = network.connect(to, Leg::Inbound, None).await;
+        let io = bounded(connected.map_err(|error| Unwell::Unreachable(to, error))?);
+        match &probe.asks {
+            Question::Tcp => Ok(text(StatusCode::OK, "open\n")),
+            Question::Http { path } if over_http2 => http2(io, to, path).await,
+            Question::Http { path } => http1(io, to, path).await,
+            Question::Grpc { service } => grpc::ask(io, to, service).await,
+        }
+    };
+    let asked = tokio::time::timeout(TIMEOUT, asked).await.unwrap_or(Err(Unwell::Silent(to)));
+    asked.unwrap_or_else(|why| unwell(&why))
+}
+
+fn unwell(why: &Unwell) -> Answer {
+    text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+}
+
+impl Unwell {
+    fn broke_off(to: SocketAddr, error: hyper::Error) -> Self {
+        match bounded::is_too_long(&error) {
+            true => Self::TooLong(to),
+            false => Self::BrokeOff(to, error),
+        }
     }
 }
 
@@ -133,17 +157,17 @@ fn speaks_http2(inbound: &Inbound, port: u16) -> bool {
     single.unwrap_or(inbound.protocol) == AppProtocol::Http2
 }
 
-async fn http1(io: Stream, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
+async fn http1(io: Io, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
     let question = Request::get(path).header(HOST, to.to_string()).header(USER_AGENT, AGENT);
     let question = question.header(CONNECTION, "close").body(Full::<Bytes>::default())?;
-    let broke_off = |error| Unwell::BrokeOff(to, error);
+    let broke_off = |error| Unwell::broke_off(to, error);
     let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(io)).await;
     let (mut send, conn) = handshake.map_err(broke_off)?;
     let told = async { told(send.send_request(question).await.map_err(broke_off)?, to).await };
     driven(conn, told).await
 }
 
-async fn http2(io: Stream, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
+async fn http2(io: Io, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
     let question = Request::get(format!("http://{to}{path}")).header(USER_AGENT, AGENT);
     let question = question.body(Full::<Bytes>::default())?;
     let answered = async |answer| told(answer, to).await;
@@ -152,12 +176,12 @@ async fn http2(io: Stream, to: SocketAddr, path: &str) -> Result<Answer, Unwell>
 
 /// `then` reads the answer while the connection is open.
 async fn over_http2<T>(
-    io: Stream,
+    io: Io,
     to: SocketAddr,
     question: Request<Full<Bytes>>,
     then: impl AsyncFnOnce(Response<Incoming>) -> Result<T, Unwell>,
 ) -> Result<T, Unwell> {
-    let broke_off = |error| Unwell::BrokeOff(to, error);
+    let broke_off = |error| Unwell::broke_off(to, error);
     let handshake = http2::Builder::new(TokioExecutor::new())
         .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
         .handshake(TokioIo::new(io))

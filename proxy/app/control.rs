@@ -16,6 +16,7 @@ use super::dns::DnsListeners;
 use super::following::Learnt;
 use super::listeners::{Addresses, Change, Listeners};
 use super::own::{self, Identity};
+use super::weakened::weakened;
 use super::worker::{Command, Connections};
 use crate::cluster::limits::Limit;
 use crate::cluster::{Before, Cluster, Membership, NO_LIMIT};
@@ -131,9 +132,16 @@ impl Controller {
             }
             refuse_restart(&self.config, config)?;
         }
+        let weaker = weakened(&self.config, config);
+        self.put_read(config)?;
+        weaker.iter().for_each(|what| tracing::warn!("the new configuration protects less: {what}"));
+        Ok(Applied::Changed)
+    }
+
+    /// With the identity that it names.
+    fn put_read(&mut self, config: &Config) -> anyhow::Result<()> {
         if self.generation > 0 && config.identity == self.config.identity {
-            self.put(config, self.identity.clone())?;
-            return Ok(Applied::Changed);
+            return self.put(config, self.identity.clone());
         }
         let (identity, rotating) = match &config.identity {
             Some(source) => own::at_start(source).map(|(identity, rotating)| (identity, Some(rotating)))?,
@@ -144,7 +152,7 @@ impl Controller {
         }
         self.put(config, identity)?;
         self.rotating = rotating;
-        Ok(Applied::Changed)
+        Ok(())
     }
 
     /// The same configuration under other credentials.

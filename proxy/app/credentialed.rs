@@ -60,7 +60,12 @@ impl Credentialed {
 }
 
 /// What is set up once, before the first connection.
+///
+/// An identity that is gone is among it: a file that was cut short must not turn mTLS off for everybody.
 pub(super) fn refuse_restart(now: &Config, next: &Config) -> anyhow::Result<()> {
+    if now.identity.is_some() && next.identity.is_none() {
+        anyhow::bail!("`identity` is gone, and without it everything is plaintext; that takes a restart");
+    }
     let changed = [
         ("workers", now.workers != next.workers),
         ("admin", now.admin != next.admin),

@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 use super::listeners::has_no_ipv6;
 use crate::dns::{Command, Dns, Port, Upstream, refuse_loop, system_servers};
-use crate::net::Network;
 use crate::net::own::OwnListeners;
+use crate::net::{Network, Sharing};
 
 /// On their way to the thread; one is sent a reload at most.
 const COMMANDS: usize = 64;
@@ -142,7 +142,7 @@ fn bind(network: &Network, wanted: SocketAddr, id: u64) -> io::Result<Port> {
         let udp = network.bind_udp(wanted)?;
         let address = udp.as_ref().map_or(Ok(wanted), std::net::UdpSocket::local_addr)?;
         tries += 1;
-        match network.bind(address, false) {
+        match network.bind(address, Sharing::Alone) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && wanted.port() == 0 && tries < TRIES => {
             }
             tcp => return Ok(Port { id, udp, tcp: tcp? }),

@@ -4,13 +4,13 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Once};
+use std::sync::{Arc, Once, Weak};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use pillion_config::Config;
 
-use crate::net::{Bound, Network};
+use crate::net::{Bound, Network, Sharing};
 use crate::telemetry::Direction;
 
 /// Where the sidecar listens. Port 0 in the configuration is a real port here.
@@ -87,6 +87,8 @@ pub(super) struct Listeners {
     network: Network,
     workers: usize,
     open: Vec<Open>,
+    /// No longer wanted, and perhaps not closed by every worker yet.
+    closing: Vec<(SocketAddr, Weak<ArcSwap<Use>>)>,
     last_id: u64,
 }
 
@@ -104,7 +106,7 @@ pub(super) struct Change {
 
 impl Listeners {
     pub(super) const fn new(network: Network, workers: usize) -> Self {
-        Self { network, workers, open: Vec::new(), last_id: 0 }
+        Self { network, workers, open: Vec::new(), closing: Vec::new(), last_id: 0 }
     }
 
     /// Binds what `config` wants and nobody has bound yet.
@@ -112,7 +114,7 @@ impl Listeners {
     /// # Errors
     /// An address that cannot be bound. Nothing has changed then.
     pub(super) fn plan(&self, config: &Config) -> anyhow::Result<Change> {
-        let wanted = wanted(config);
+        let (wanted, own) = (wanted(config), self.own());
         let mut left: Vec<Open> = self.open.clone();
         let mut take = |wanted: &Wanted, exactly| {
             let at = left.iter().position(|open| open.serves(wanted, exactly))?;
@@ -132,7 +134,7 @@ impl Listeners {
         for (wanted, kept) in wanted.iter().zip(kept) {
             match kept {
                 Some(open) => change.keep(open, &wanted.use_),
-                None => change.bind(&self.network, wanted)?,
+                None => change.bind(&self.network, wanted, &own)?,
             }
         }
         refuse_deaf(&wanted, &change.open)?;
@@ -141,8 +143,18 @@ impl Listeners {
 
     /// What they are used for changes with [`Change::use_now`].
     pub(super) fn commit(&mut self, change: &mut Change) {
-        self.open = std::mem::take(&mut change.open);
+        let before = std::mem::replace(&mut self.open, std::mem::take(&mut change.open));
+        let closed = before.iter().filter(|open| change.closed.contains(&open.id));
+        self.closing.retain(|(_, use_)| use_.strong_count() > 0);
+        self.closing.extend(closed.filter_map(|open| Some((open.bound?, Arc::downgrade(&open.use_)))));
         self.last_id = change.last_id;
+    }
+
+    /// Where the workers listen now, or still do.
+    fn own(&self) -> Vec<SocketAddr> {
+        let closing = self.closing.iter().filter(|(_, use_)| use_.strong_count() > 0);
+        let open = self.open.iter().filter_map(|open| open.bound);
+        open.chain(closing.map(|(address, _)| *address)).collect()
     }
 
     /// But for admin, metrics and DNS.
@@ -165,12 +177,19 @@ impl Change {
         self.open.push(open);
     }
 
-    fn bind(&mut self, network: &Network, wanted: &Wanted) -> anyhow::Result<()> {
-        let (shared, mut address, mut bound_to) = (self.opened.len() > 1, wanted.address, None);
+    /// `own`: where the workers listen now.
+    fn bind(&mut self, network: &Network, wanted: &Wanted, own: &[SocketAddr]) -> anyhow::Result<()> {
+        let (mut address, mut bound_to) = (wanted.address, None);
+        let mut sharing = match self.opened.len() {
+            0 | 1 => Sharing::Alone,
+            // What is only for somebody else now was bound by nobody but this sidecar.
+            _ if own.iter().any(|own| covers(*own, address)) => Sharing::Joining,
+            _ => Sharing::First,
+        };
         let use_ = Arc::new(ArcSwap::from_pointee(wanted.use_.clone()));
         self.last_id += 1;
         for ports in &mut self.opened {
-            let bound = match network.bind(address, shared) {
+            let bound = match network.bind(address, sharing) {
                 Err(error) if address.is_ipv6() && has_no_ipv6(&error) => {
                     tracing::info!(%address, "{}: left out, this kernel has no IPv6", wanted.what);
                     break;
@@ -182,11 +201,18 @@ impl Change {
             }
             address = bound.address()?; // the first worker settles what port 0 means
             bound_to = Some(address);
+            sharing = Sharing::Joining;
             ports.push(Port { id: self.last_id, bound, use_: use_.clone() });
         }
         self.open.push(Open { id: self.last_id, use_, wanted: wanted.address, bound: bound_to });
         Ok(())
     }
+}
+
+/// Whether who listens on `own` hears what comes to `wanted`.
+fn covers(own: SocketAddr, wanted: SocketAddr) -> bool {
+    let is_same = own.port() == wanted.port() && own.is_ipv4() == wanted.is_ipv4();
+    is_same && wanted.port() != 0 && (own.ip() == wanted.ip() || own.ip().is_unspecified())
 }
 
 /// Where the process may; told once.

@@ -47,12 +47,13 @@ impl Run {
     /// The configuration is invalid or cannot be put to work; the text says all of it.
     pub fn run(self) -> anyhow::Result<()> {
         crate::telemetry::log::init(None);
-        let config = self.config()?;
+        let file = self.file();
+        let config = self.config(file.as_deref())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let mut signals = Signals::new()?; // before anything listens: no signal finds nobody home
             let mut running = App::build(&config)?.start()?;
-            let mut keeper = Keeper::new(self.source());
+            let mut keeper = Keeper::new(self.source(file));
             let Signals { end, hangup } = &mut signals;
             let ended = tokio::select! { // nothing is lost: either way the sidecar is about to end
                 () = end.wait() => End::Drain,
@@ -66,13 +67,13 @@ impl Run {
         })
     }
 
-    /// The same as at the start, flags and all.
-    fn source(self) -> Source {
-        let (file, flags) = (self.file(), self.flags());
-        let has_file = file.is_some();
-        let load = move || match has_file {
-            true => self.config().map_err(|error| format!("{error:#}")),
-            false => Err("there is no configuration file to read again".to_owned()),
+    /// The same file as at the start, flags and all. One that is gone is refused: it says nothing, and least of all
+    /// that the defaults are meant.
+    fn source(self, file: Option<PathBuf>) -> Source {
+        let (flags, again) = (self.flags(), file.clone());
+        let load = move || match &again {
+            Some(file) => self.config(Some(file)).map_err(|error| format!("{error:#}")),
+            None => Err("there is no configuration file to read again".to_owned()),
         };
         Source { file, flags, load: Box::new(load) }
     }
@@ -93,9 +94,9 @@ impl Run {
         self.config.clone().or_else(usual)
     }
 
-    fn config(&self) -> anyhow::Result<Config> {
-        let mut config = match self.file() {
-            Some(file) => load(&file)?,
+    fn config(&self, file: Option<&Path>) -> anyhow::Result<Config> {
+        let mut config = match file {
+            Some(file) => load(file)?,
             None => Config::default(),
         };
         if let Some(inbound) = &mut config.inbound {

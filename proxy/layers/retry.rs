@@ -52,20 +52,19 @@ async fn again<S: HttpService>(
     mut result: Result<Response, Error>,
     mut verdict: Verdict,
 ) -> Result<Response, Error> {
-    let (mut retried, mut arrived) = (false, false);
+    let mut arrived = false;
     while verdict != Verdict::Keep {
         arrived |= may_have_arrived(&result);
         // Refused by budget or limit: the last answer stays as it is.
         let Some(permit) = story.prepare(verdict, &result).await else { break };
-        retried |= verdict == Verdict::Retry;
+        let retried = (verdict == Verdict::Retry).then(|| Retried::begin(story.spare.cluster()));
         let call = story.next_call(result.err());
         result = next.call(call).await;
+        if let Some(retried) = retried {
+            retried.ended(is_good(&result));
+        }
         drop(permit);
         verdict = story.judge(&result);
-    }
-    if retried {
-        let outcome = if is_good(&result) { RetryOutcome::Succeeded } else { RetryOutcome::Failed };
-        story.spare.cluster().metrics().retries(outcome).inc();
     }
     result.map_err(|error| if arrived { error.sent_before() } else { error })
 }
@@ -84,6 +83,30 @@ fn is_good(result: &Result<Response, Error>) -> bool {
         !response.status().is_server_error()
             && grpc_status(response.headers()).is_none_or(|status| status == 0)
     })
+}
+
+/// One further try, counted once: also when its client goes away in the middle of it.
+struct Retried<'a> {
+    cluster: &'a Cluster,
+    outcome: RetryOutcome,
+}
+
+impl<'a> Retried<'a> {
+    const fn begin(cluster: &'a Cluster) -> Self {
+        Self { cluster, outcome: RetryOutcome::Failed }
+    }
+
+    fn ended(mut self, is_good: bool) {
+        if is_good {
+            self.outcome = RetryOutcome::Succeeded;
+        }
+    }
+}
+
+impl Drop for Retried<'_> {
+    fn drop(&mut self) {
+        self.cluster.metrics().retries(self.outcome).inc();
+    }
 }
 
 /// A request and how far it has come.
@@ -218,10 +241,10 @@ impl Story {
         verdict: Verdict,
         result: &Result<Response, Error>,
     ) -> Option<Option<Permit>> {
-        self.spare.exchange.note(|facts| facts.attempts += 1);
         if verdict == Verdict::Replace {
             self.progress.replaced += 1;
             self.progress.stale_replaced |= is_stale(result);
+            self.spare.exchange.note(|facts| facts.attempts += 1);
             self.spare.cluster().metrics().retries(RetryOutcome::Replaced).inc();
             return Some(None);
         }
@@ -233,6 +256,7 @@ impl Story {
             &mut self.spare.exchange.worker.rng.lock(),
         );
         tokio::time::sleep(pause).await;
+        self.spare.exchange.note(|facts| facts.attempts += 1);
         self.progress.tries += 1;
         Some(Some(permit))
     }

@@ -57,8 +57,8 @@ impl Memory {
         self.bind_as(address, false)
     }
 
-    /// `shared`: beside others who share the address.
-    pub(crate) fn bind_as(&self, mut address: SocketAddr, shared: bool) -> io::Result<Listener> {
+    /// `joins`: beside others who listen there already.
+    pub(crate) fn bind_as(&self, mut address: SocketAddr, joins: bool) -> io::Result<Listener> {
         let mut hosts = self.hosts.lock();
         if address.port() == 0 {
             address.set_port(hosts.next_port());
@@ -68,7 +68,7 @@ impl Memory {
             Some(Host::BlackHole) | None => VecDeque::new(),
         };
         listening.retain(|to| !to.is_closed());
-        if !listening.is_empty() && !shared {
+        if !listening.is_empty() && !joins {
             hosts.bound.insert(address, Host::Listening(listening));
             return Err(io::ErrorKind::AddrInUse.into());
         }

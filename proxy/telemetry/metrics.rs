@@ -98,7 +98,7 @@ impl Families {
 impl Metrics {
     /// `max_series` bounds the whole exposition; a histogram counts with its buckets.
     pub(crate) fn new(max_series: usize) -> Arc<Self> {
-        // A label value without a series would be no use: one bound serves both.
+        // A peer without a series would be no use: one bound serves both.
         let symbols = Arc::new(Symbols::new(max_series));
         let exposition = Exposition::new(symbols.clone(), max_series);
         let families = Arc::new(Families::register(&exposition));
@@ -109,9 +109,14 @@ impl Metrics {
         Arc::new(Self { exposition, symbols, families, services: RwLock::default(), hooks: Mutex::default() })
     }
 
-    /// The symbol of a label value, [`Symbol::OTHER`] past the bound. Once per connection or configuration.
-    pub(crate) fn intern(&self, value: &str) -> Symbol {
-        self.symbols.intern(value)
+    /// The symbol of a name that the configuration gives. Once per configuration.
+    pub(crate) fn intern(&self, name: &str) -> Symbol {
+        self.symbols.intern(name)
+    }
+
+    /// The symbol of a peer's SPIFFE ID, [`Symbol::OTHER`] past the bound. Once per connection.
+    pub(crate) fn intern_peer(&self, id: &str) -> Symbol {
+        self.symbols.intern_bounded(id)
     }
 
     pub(crate) fn name(&self, symbol: Symbol) -> Arc<str> {
@@ -123,7 +128,7 @@ impl Metrics {
         self.families.requests.of(labels.tidy())
     }
 
-    /// The handles of one service. Asking shows nothing yet; a series appears when its handle is first used.
+    /// The handles of one service. Asking shows nothing yet; its series appear when one of them is first used.
     pub(crate) fn service(&self, direction: Direction, service: Symbol) -> Arc<ServiceMetrics> {
         let known = self.services.read().get(&(direction, service)).cloned();
         known.unwrap_or_else(|| self.add_service(direction, service))
@@ -153,6 +158,9 @@ impl Metrics {
         tls: Tls,
         outcome: ConnectionOutcome,
     ) -> IntCounter {
+        if service != Symbol::EMPTY {
+            self.service(direction, service).note_use();
+        }
         self.families.connections.of((direction, Service(service), protocol, tls, outcome))
     }
 
@@ -291,7 +299,7 @@ mod tests {
             status: 503,
             grpc_status: Some(14),
             reason: Some(Reason::NoEndpoints),
-            peer: metrics.intern(peer),
+            peer: metrics.intern_peer(peer),
         }
     }
 
@@ -377,17 +385,75 @@ mod tests {
         assert!(text.lines().any(|line| line == expected), "{text}");
     }
 
+    /// Lines of the exposition with this text.
+    fn told(metrics: &Metrics, text: &str) -> Vec<String> {
+        let all = metrics.encode();
+        all.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+
     #[test]
-    fn a_service_shows_with_its_first_use_and_its_handles_are_shared() {
+    fn c4_a_service_shows_with_its_first_use_all_at_once_and_its_handles_are_shared() {
         let metrics = Metrics::new(1_000);
         let billing = metrics.intern("billing");
         let [one, two] = [(); 2].map(|()| metrics.service(Direction::Outbound, billing));
-        assert!(!metrics.encode().contains("billing"));
+        assert_eq!(told(&metrics, "billing"), [""; 0]);
         one.retries(RetryOutcome::Replaced).inc();
         two.retries(RetryOutcome::Replaced).inc();
-        let text = metrics.encode();
-        let told: Vec<_> = text.lines().filter(|line| line.contains("billing")).collect();
-        assert_eq!(told, [r#"pillion_retries_total{service="billing",outcome="replaced"} 2"#]);
+        let told = told(&metrics, "billing");
+        for line in [
+            r#"pillion_retries_total{service="billing",outcome="replaced"} 2"#,
+            r#"pillion_retries_total{service="billing",outcome="failed"} 0"#,
+            r#"pillion_request_duration_seconds_count{direction="outbound",service="billing"} 0"#,
+            r#"pillion_requests_active{direction="outbound",service="billing"} 0"#,
+            r#"pillion_bytes_total{direction="outbound",service="billing",flow="sent"} 0"#,
+            r#"pillion_circuit_breaker_rejections_total{service="billing",limit="pending"} 0"#,
+            r#"pillion_endpoint_ejections_total{service="billing",cause="consecutive_errors"} 0"#,
+        ] {
+            assert!(told.iter().any(|told| told == line), "{line}: {told:#?}");
+        }
+    }
+
+    #[test]
+    fn c4_a_connection_is_a_use_of_its_service() {
+        let metrics = Metrics::new(1_000);
+        let billing = metrics.intern("billing");
+        let outcome = ConnectionOutcome::Refused;
+        metrics.connections(Direction::Outbound, billing, Protocol::Tcp, Tls::None, outcome).inc();
+        assert_eq!(told(&metrics, "pillion_bytes_total{direction=\"outbound\",service=\"billing\"").len(), 2);
+    }
+
+    /// More names than series: the names come from the operator's file, which is bounded by itself.
+    #[test]
+    fn c4_what_is_in_use_never_loses_to_what_is_not() {
+        let metrics = Metrics::new(200);
+        let unused = (0..1_800).map(|number| metrics.intern(&format!("unused-{number}")));
+        let _handles: Vec<_> = unused.map(|name| metrics.service(Direction::Outbound, name)).collect();
+        let billing = metrics.intern("billing");
+        use_service(&metrics.service(Direction::Outbound, billing));
+        metrics.requests(request(&metrics, "spiffe://example.org/a")).inc();
+        CertificateUse::ALL.iter().for_each(|of| metrics.certificate_not_after(*of).set(1));
+        assert_eq!(told(&metrics, "other"), [""; 0]);
+        assert_eq!(told(&metrics, "unused"), [""; 0]);
+        for text in
+            ["pillion_requests_total{", "pillion_certificate_not_after_timestamp_seconds{use=\"own\"}"]
+        {
+            assert_eq!(told(&metrics, text).len(), 1, "{text}");
+        }
+    }
+
+    #[test]
+    fn c4_certificates_build_and_process_are_told_however_few_series_there_may_be() {
+        let metrics = Metrics::new(0);
+        (0..100).for_each(|number| metrics.requests(request(&metrics, &number.to_string())).inc());
+        CertificateUse::ALL.iter().for_each(|of| metrics.certificate_not_after(*of).set(1_800_000_000));
+        for text in [
+            "pillion_certificate_not_after_timestamp_seconds{use=\"own\"} 1800000000",
+            "pillion_certificate_not_after_timestamp_seconds{use=\"ca\"} 1800000000",
+            "pillion_build_info{",
+            "process_start_time_seconds ",
+        ] {
+            assert!(!told(&metrics, text).is_empty(), "{text}");
+        }
     }
 
     #[test]

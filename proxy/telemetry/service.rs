@@ -7,7 +7,8 @@ use super::labels::{Direction, EjectionCause, EndpointState, Flow, Limit, RetryO
 use super::metrics::Families;
 use super::symbols::Symbol;
 
-/// The series of one service in one direction; each appears in the exposition when it is first asked for.
+/// The series of one service in one direction. They appear in the exposition with its first use, all at once: a rate
+/// then starts at zero, and thousands of services that nobody calls take no series from those that are called.
 ///
 /// Past `max_series` the handles are those of the service `other`: counts stay true in sum there, but a gauge
 /// that is *set* shows the last service that did.
@@ -15,80 +16,123 @@ pub(crate) struct ServiceMetrics {
     families: Arc<Families>,
     direction: Direction,
     service: Service,
-    duration: OnceLock<Histogram>,
-    active: OnceLock<IntGauge>,
+    series: OnceLock<Series>,
+    mirrors: OnceLock<Mirrors>,
+}
+
+/// What traffic moves.
+struct Series {
+    duration: Histogram,
+    active: IntGauge,
     bytes: ByWord<IntCounter, { Flow::ALL.len() }>,
     retries: ByWord<IntCounter, { RetryOutcome::ALL.len() }>,
-    breaker_used: ByWord<IntGauge, { Limit::ALL.len() }>,
-    breaker_limit: ByWord<IntGauge, { Limit::ALL.len() }>,
     breaker_rejections: ByWord<IntCounter, { Limit::ALL.len() }>,
-    endpoints: ByWord<IntGauge, { EndpointState::ALL.len() }>,
     ejections: ByWord<IntCounter, { EjectionCause::ALL.len() }>,
 }
 
-/// One handle for each word of a vocabulary, made when first asked for.
-type ByWord<H, const WORDS: usize> = [OnceLock<H>; WORDS];
-
-const fn by_word<H, const WORDS: usize>() -> ByWord<H, WORDS> {
-    [const { OnceLock::new() }; WORDS]
+/// Gauges that mirror the state of a configured service, set before each exposition. The application and destinations
+/// that no service matches have none.
+struct Mirrors {
+    breaker_used: ByWord<IntGauge, { Limit::ALL.len() }>,
+    breaker_limit: ByWord<IntGauge, { Limit::ALL.len() }>,
+    endpoints: ByWord<IntGauge, { EndpointState::ALL.len() }>,
 }
 
+/// One handle for each word of a vocabulary, in its order.
+type ByWord<H, const WORDS: usize> = [H; WORDS];
+
 impl ServiceMetrics {
-    pub(super) fn new(families: Arc<Families>, direction: Direction, service: Symbol) -> Self {
+    pub(super) const fn new(families: Arc<Families>, direction: Direction, service: Symbol) -> Self {
         Self {
             families,
             direction,
             service: Service(service),
-            duration: OnceLock::new(),
-            active: OnceLock::new(),
-            bytes: by_word(),
-            retries: by_word(),
-            breaker_used: by_word(),
-            breaker_limit: by_word(),
-            breaker_rejections: by_word(),
-            endpoints: by_word(),
-            ejections: by_word(),
+            series: OnceLock::new(),
+            mirrors: OnceLock::new(),
         }
+    }
+
+    /// From now on it is shown.
+    pub(crate) fn note_use(&self) {
+        self.series();
+    }
+
+    pub(crate) fn is_used(&self) -> bool {
+        self.series.get().is_some()
     }
 
     /// Seconds from a request's headers to the end of its response.
     pub(crate) fn duration(&self) -> &Histogram {
-        self.duration.get_or_init(|| self.families.duration.of((self.direction, self.service)))
+        &self.series().duration
     }
 
     /// Requests in flight; hold it with [`super::Held`].
     pub(crate) fn active(&self) -> &IntGauge {
-        self.active.get_or_init(|| self.families.active.of((self.direction, self.service)))
+        &self.series().active
     }
 
     /// Body and stream bytes between the sidecar and its downstream.
     pub(crate) fn bytes(&self, flow: Flow) -> &IntCounter {
-        self.bytes[flow as usize].get_or_init(|| self.families.bytes.of((self.direction, self.service, flow)))
+        &self.series().bytes[flow as usize]
     }
 
     pub(crate) fn retries(&self, outcome: RetryOutcome) -> &IntCounter {
-        self.retries[outcome as usize].get_or_init(|| self.families.retries.of((self.service, outcome)))
-    }
-
-    pub(crate) fn breaker_used(&self, limit: Limit) -> &IntGauge {
-        self.breaker_used[limit as usize].get_or_init(|| self.families.breaker_used.of((self.service, limit)))
-    }
-
-    pub(crate) fn breaker_limit(&self, limit: Limit) -> &IntGauge {
-        self.breaker_limit[limit as usize]
-            .get_or_init(|| self.families.breaker_limit.of((self.service, limit)))
+        &self.series().retries[outcome as usize]
     }
 
     pub(crate) fn breaker_rejections(&self, limit: Limit) -> &IntCounter {
-        self.breaker_rejections[limit as usize]
-            .get_or_init(|| self.families.breaker_rejections.of((self.service, limit)))
-    }
-
-    pub(crate) fn endpoints(&self, state: EndpointState) -> &IntGauge {
-        self.endpoints[state as usize].get_or_init(|| self.families.endpoints.of((self.service, state)))
+        &self.series().breaker_rejections[limit as usize]
     }
 
     pub(crate) fn ejections(&self, cause: EjectionCause) -> &IntCounter {
-        self.ejections[cause as usize].get_or_init(|| self.families.ejections.of((self.service, cause)))
+        &self.series().ejections[cause as usize]
     }
+
+    pub(crate) fn breaker_used(&self, limit: Limit) -> &IntGauge {
+        &self.mirrors().breaker_used[limit as usize]
+    }
+
+    pub(crate) fn breaker_limit(&self, limit: Limit) -> &IntGauge {
+        &self.mirrors().breaker_limit[limit as usize]
+    }
+
+    pub(crate) fn endpoints(&self, state: EndpointState) -> &IntGauge {
+        &self.mirrors().endpoints[state as usize]
+    }
+
+    fn series(&self) -> &Series {
+        self.series.get_or_init(|| Series::new(&self.families, self.direction, self.service))
+    }
+
+    fn mirrors(&self) -> &Mirrors {
+        self.mirrors.get_or_init(|| Mirrors::new(&self.families, self.service))
+    }
+}
+
+impl Series {
+    fn new(of: &Families, direction: Direction, service: Service) -> Self {
+        Self {
+            duration: of.duration.of((direction, service)),
+            active: of.active.of((direction, service)),
+            bytes: by_word(Flow::ALL, |flow| of.bytes.of((direction, service, flow))),
+            retries: by_word(RetryOutcome::ALL, |outcome| of.retries.of((service, outcome))),
+            breaker_rejections: by_word(Limit::ALL, |limit| of.breaker_rejections.of((service, limit))),
+            ejections: by_word(EjectionCause::ALL, |cause| of.ejections.of((service, cause))),
+        }
+    }
+}
+
+impl Mirrors {
+    fn new(of: &Families, service: Service) -> Self {
+        Self {
+            breaker_used: by_word(Limit::ALL, |limit| of.breaker_used.of((service, limit))),
+            breaker_limit: by_word(Limit::ALL, |limit| of.breaker_limit.of((service, limit))),
+            endpoints: by_word(EndpointState::ALL, |state| of.endpoints.of((service, state))),
+        }
+    }
+}
+
+/// `words`: the whole vocabulary.
+fn by_word<W: Copy, H, const WORDS: usize>(words: &[W], handle: impl Fn(W) -> H) -> ByWord<H, WORDS> {
+    std::array::from_fn(|nth| handle(words[nth]))
 }

@@ -22,8 +22,10 @@ impl Symbol {
     const KNOWN: [&'static str; 4] = ["", "other", "app", "passthrough"];
 }
 
-/// Every label value seen so far; never forgets, therefore bounded.
+/// Every label value seen so far; never forgets. What others choose, the identities of peers, is therefore bounded; the
+/// names of the configuration are bounded by the size of its file.
 pub(crate) struct Symbols {
+    /// Bounded values.
     most: usize,
     names: RwLock<Names>,
 }
@@ -32,6 +34,8 @@ pub(crate) struct Symbols {
 struct Names {
     by_name: HashMap<Arc<str>, Symbol>,
     by_symbol: Vec<Arc<str>>,
+    /// Values that count against the bound.
+    bounded: usize,
 }
 
 impl Names {
@@ -45,29 +49,43 @@ impl Names {
 }
 
 impl Symbols {
-    /// At most `most` values besides the ones with a name of their own.
+    /// At most `most` values of [`Self::intern_bounded`].
     pub(crate) fn new(most: usize) -> Self {
         let mut names = Names::default();
         for known in Symbol::KNOWN {
             names.add(known);
         }
-        Self { most: most.saturating_add(Symbol::KNOWN.len()), names: RwLock::new(names) }
+        Self { most, names: RwLock::new(names) }
     }
 
-    /// The symbol of `name`, [`Symbol::OTHER`] for a new name when the table is full.
+    /// The symbol of `name`.
     ///
     /// Takes a shared lock: call it once per connection or configuration, not per request.
     pub(crate) fn intern(&self, name: &str) -> Symbol {
-        let known = self.names.read().by_name.get(name).copied();
-        known.unwrap_or_else(|| self.intern_new(name))
+        self.known(name).unwrap_or_else(|| {
+            let mut names = self.names.write();
+            names.by_name.get(name).copied().unwrap_or_else(|| names.add(name))
+        })
+    }
+
+    /// The same for a value that strangers choose: [`Symbol::OTHER`] for a new one when there are too many.
+    pub(crate) fn intern_bounded(&self, name: &str) -> Symbol {
+        self.known(name).unwrap_or_else(|| self.intern_new(name))
+    }
+
+    fn known(&self, name: &str) -> Option<Symbol> {
+        self.names.read().by_name.get(name).copied()
     }
 
     fn intern_new(&self, name: &str) -> Symbol {
         let mut names = self.names.write();
         match names.by_name.get(name) {
             Some(known) => *known,
-            None if names.by_symbol.len() >= self.most => Symbol::OTHER,
-            None => names.add(name),
+            None if names.bounded >= self.most => Symbol::OTHER,
+            None => {
+                names.bounded += 1;
+                names.add(name)
+            }
         }
     }
 
@@ -86,10 +104,13 @@ mod tests {
     #[test]
     fn a_full_table_answers_other_and_keeps_what_it_knew() {
         let symbols = Symbols::new(2);
+        let web = symbols.intern_bounded("web");
+        let search = symbols.intern_bounded("search");
+        assert_eq!(symbols.intern_bounded("one-too-many"), Symbol::OTHER);
+        assert_eq!((symbols.intern_bounded("web"), symbols.intern_bounded("search")), (web, search));
         let billing = symbols.intern("billing");
-        let search = symbols.intern("search");
-        assert_eq!(symbols.intern("one-too-many"), Symbol::OTHER);
-        assert_eq!((symbols.intern("billing"), symbols.intern("search")), (billing, search));
+        assert_ne!(billing, Symbol::OTHER, "what the operator names is not bounded by what peers are called");
+        assert_eq!(symbols.intern_bounded("billing"), billing);
         assert_eq!(&*symbols.name(billing), "billing");
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -210,6 +211,99 @@ async fn a_body_is_not_read() {
         while client.try_send(&piece).await.is_ok() {}
     };
     tokio::time::timeout(Duration::from_secs(60), sent).await.expect("the connection is closed");
+}
+
+impl Side {
+    /// A client of the metrics port that has sent `bytes`, and reads nothing.
+    async fn stranger(&self, bytes: &str) -> Peer {
+        let mut client = Peer::new(self.mesh.memory.connect(self.metrics).await.expect("the port listens"));
+        client.try_send(bytes).await.unwrap_or_default();
+        client
+    }
+
+    /// How long the kubelet waits for `/live`.
+    async fn live(&self) -> Duration {
+        let began = Instant::now();
+        assert_eq!(self.told_on_metrics_port("GET /live", "x").await, (200, "live\n".to_owned()));
+        began.elapsed()
+    }
+}
+
+/// Answers that do not fit the connection's buffer.
+fn many(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").repeat(500)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a2_live_answers_at_once_whatever_strangers_do() {
+    let side = Side::start();
+    let mut strangers = Vec::new();
+    for path in ["/metrics", "/probe/x", "/live", "/nothing"] {
+        for _ in 0..70 {
+            strangers.push(side.stranger(&many(path)).await);
+        }
+        assert!(side.live().await < Duration::from_millis(100), "{path}");
+    }
+    for _ in 0..80 {
+        strangers.push(side.stranger("").await);
+        strangers.push(side.stranger("GET /li").await);
+    }
+    assert!(side.live().await < Duration::from_millis(100));
+    assert_eq!(side.status("GET /live", "").await, 200, "the admin port has places of its own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a2_at_the_limit_the_oldest_connection_is_closed_and_no_new_one_is() {
+    let side = Side::start();
+    let mut clients = Vec::new();
+    for _ in 0..65 {
+        clients.push(side.stranger("").await);
+    }
+    assert!(clients.remove(0).rest().await.is_empty(), "the first one was closed");
+    for mut client in clients {
+        let answer = client.ask("GET /live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        assert_eq!(answer.told().0, 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a2_a_client_that_reads_nothing_is_cut_after_five_seconds() {
+    let side = Side::start();
+    let began = Instant::now();
+    let mut stranger = side.stranger(&many("/live")).await;
+    side.live().await;
+    tokio::time::sleep(Duration::from_millis(4_900)).await;
+    assert!(stranger.try_send("x").await.is_ok(), "it is still open");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    stranger.rest().await;
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a2_a_connection_ends_with_its_lifetime_however_busy_it_is() {
+    let side = Side::start();
+    let began = Instant::now();
+    let mut scraper = side.stranger("").await;
+    while scraper.try_send("GET /live HTTP/1.1\r\nhost: x\r\n\r\n").await.is_ok() {
+        let Some(answer) = scraper.message().await else { break };
+        assert!(answer.is_whole);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert!((60..=61).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+}
+
+/// The stranger takes a little every four seconds, so that no single write waits for long.
+#[tokio::test(start_paused = true)]
+async fn a2_a_client_that_reads_slowly_is_cut_in_the_end() {
+    let side = Side::start();
+    let began = Instant::now();
+    let mut stranger = side.stranger(&many("/metrics")).await.into_io();
+    let mut piece = [0; 16 * 1024];
+    while stranger.read(&mut piece).await.is_ok_and(|read| read > 0) && began.elapsed().as_secs() < 300 {
+        tokio::time::sleep(Duration::from_secs(4)).await;
+    }
+    // The lifetime, the time for the last answer, and the 64 KiB that the connection's buffer still held.
+    assert!(began.elapsed().as_secs() <= 60 + 35 + 5 * 4, "{:?}", began.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

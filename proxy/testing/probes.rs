@@ -130,30 +130,72 @@ async fn a_port_that_takes_connections_is_open() {
     assert_eq!(told(&mesh, &sidecar(&mesh), "open").await, (200, "open\n".into()));
 }
 
-/// Every asker of a hanging application holds a place; the seventeenth is told so, and a place is free again when an
-/// asker hangs up.
+/// Sends the request and returns without waiting for its answer.
+async fn asking(mesh: &Mesh, sidecar: &Sidecar, name: &str) -> Peer {
+    let io = mesh.memory.connect(sidecar.addresses.metrics[0]).await.expect("the metrics port listens");
+    let mut client = Peer::new(io);
+    client.send(format!("GET /probe/{name} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+    client
+}
+
 #[tokio::test(start_paused = true)]
-async fn at_most_sixteen_probes_wait_at_once() {
+async fn a2_equal_probes_at_once_are_one_question_with_one_answer() {
     let mesh = Mesh::default();
     let app = mesh.silent(A);
     let sidecar = sidecar(&mesh);
     let mut waiting = Vec::new();
-    for _ in 0..16 {
-        let io = mesh.memory.connect(sidecar.addresses.metrics[0]).await.expect("the metrics port listens");
-        let mut client = Peer::new(io);
-        client.send("GET /probe/live HTTP/1.1\r\nhost: x\r\n\r\n").await;
-        waiting.push(client);
+    for _ in 0..24 {
+        waiting.push(asking(&mesh, &sidecar, "live").await);
     }
     settle().await;
-    assert_eq!(app.hits(), 16);
-    let crowded = (503, "16 probes wait for the application already\n".to_owned());
-    assert_eq!(told(&mesh, &sidecar, "live").await, crowded);
-    assert_eq!(asked(&mesh, &sidecar, "GET /live").await.told().0, 200, "others are answered");
-    waiting.pop();
+    assert_eq!(app.hits(), 1);
+    assert_eq!(asked(&mesh, &sidecar, "GET /live").await.told().0, 200, "the sidecar itself is well");
+    waiting.truncate(1);
     settle().await;
-    assert_eq!(app.open(), 15, "nobody asks any more");
-    let late = told(&mesh, &sidecar, "live").await;
-    assert!(late.1.starts_with("no answer"), "{late:?}");
+    assert_eq!(app.open(), 1, "one asker is still there");
+    assert_eq!(waiting[0].answer().await.body, "no answer from 10.0.0.1:80 within 10 s\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a2_a_question_ends_when_nobody_waits_for_it_any_more() {
+    let mesh = Mesh::default();
+    let app = mesh.silent(A);
+    let sidecar = sidecar(&mesh);
+    drop(asking(&mesh, &sidecar, "live").await);
+    settle().await;
+    assert_eq!(app.open(), 0);
+    let asker = asking(&mesh, &sidecar, "live").await;
+    settle().await;
+    assert_eq!(app.open(), 1, "the next asker does not wait for the answer to a question that has ended");
+    drop(asker);
+}
+
+/// An application that hung and is well again answers the next question, whoever still waits for the one before.
+#[tokio::test(start_paused = true)]
+async fn a2_a_question_is_shared_by_those_who_ask_within_a_quarter_of_a_second() {
+    let mesh = Mesh::default();
+    let app = mesh.http1(A, |nth, _| if nth == 0 { "HTTP/1.1 " } else { OK });
+    let sidecar = sidecar(&mesh);
+    let _hangs = asking(&mesh, &sidecar, "live").await;
+    tokio::time::sleep(std::time::Duration::from_millis(251)).await;
+    assert_eq!(told(&mesh, &sidecar, "live").await, (200, "ok".into()));
+    assert_eq!(app.hits(), 2);
+}
+
+/// The application sends interim answers without end.
+#[tokio::test(start_paused = true)]
+async fn a2_an_answer_of_the_application_is_bounded_in_bytes_as_a_whole() {
+    for interim in ["HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"] {
+        let mesh = Mesh::default();
+        let _app = mesh.scripted(A, move |mut peer, _| async move {
+            let _asked = peer.head().await;
+            while peer.try_send(interim.repeat(100)).await.is_ok() {}
+        });
+        let watch = Watch::start();
+        let told = told(&mesh, &sidecar(&mesh), "live").await;
+        assert_eq!(told, (503, "10.0.0.1:80 answers with more than 128 KiB\n".into()));
+        assert_eq!(watch.seconds(), 0);
+    }
 }
 
 /// `x` of `shop.Orders` is its state; nobody else is known.

@@ -346,3 +346,22 @@ async fn a_client_that_was_not_redirected_is_no_loop_whatever_its_port() {
     let sidecar = mesh.application(&format!("app: {APP}"));
     assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
 }
+
+/// 1,800 services are configured and one is called: its numbers stand under its own name, and nothing under others'.
+#[tokio::test(start_paused = true)]
+async fn c4_services_that_nobody_uses_have_no_series() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let unused: String =
+        (0..1_800).map(|nth| format!("  unused-{nth}: {{ endpoints: [10.9.9.9:80] }}\n")).collect();
+    let few = "metrics: { listen: 127.0.0.1:0, max_series: 1000 }";
+    let yaml = (mesh::caller("endpoints: [10.0.0.1:80]") + &unused).replace("metrics: off", few);
+    let mut sidecar = mesh.sidecar(&yaml, None);
+    assert_eq!(sidecar.client().await.get("/").await.body, "ok");
+    sidecar.reload(&yaml.replace(&unused, "")).expect("a good file");
+    let text = sidecar.metrics.encode();
+    assert!(!text.contains("unused") && !text.contains("\"other\""), "{text}");
+    assert_eq!(sidecar.sum("pillion_requests_total service=orders status=200"), 1);
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_limit service=orders limit=pending"), 1024);
+    assert_eq!(sidecar.sum("pillion_endpoints service=orders"), 1);
+}

@@ -1,6 +1,6 @@
 //! What is tried again, where, how often, and what is not.
 
-use super::backend::{HANG_UP, OK, UNAVAILABLE};
+use super::backend::{Backend, HANG_UP, OK, UNAVAILABLE};
 use super::mesh::{A, B, C, Mesh, Sidecar, pass, settle};
 
 const TWO: &str = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin";
@@ -27,7 +27,48 @@ async fn of_three_endpoints_none_is_tried_twice() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80]");
     let answer = sidecar.client().await.get("/").await;
     assert_eq!((answer.told(), &*answer.body), ((503, None), "busy"), "the last answer is the answer");
-    assert_eq!((all.map(|endpoint| endpoint.hits()), retry(&sidecar, "failed")), ([1, 1, 1], 1));
+    assert_eq!((all.map(|endpoint| endpoint.hits()), retry(&sidecar, "failed")), ([1, 1, 1], 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c6_ten_requests_with_two_further_tries_each_are_twenty_retries() {
+    let mesh = Mesh::default();
+    let all = [A, B, C].map(|address| mesh.answering(address, UNAVAILABLE));
+    let sidecar = mesh.caller(
+        "endpoints: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80], \
+         outlier_detection: { consecutive_errors: off }",
+    );
+    for _ in 0..10 {
+        assert_eq!(sidecar.client().await.get("/").await.told(), (503, None));
+    }
+    assert_eq!(all.iter().map(Backend::hits).sum::<usize>(), 30);
+    assert_eq!((retry(&sidecar, "failed"), retry(&sidecar, "succeeded")), (20, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c6_each_try_counts_as_it_ended_and_not_as_the_request_did() {
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, UNAVAILABLE));
+    let _c = mesh.answering(C, OK);
+    let sidecar =
+        mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80], load_balancer: round_robin");
+    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    let counted = ["failed", "succeeded"].map(|outcome| retry(&sidecar, outcome));
+    assert_eq!(counted, [1, 1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c6_a_try_that_its_client_did_not_wait_for_is_counted() {
+    let mesh = Mesh::default();
+    let (_a, b) = (mesh.answering(A, UNAVAILABLE), mesh.silent(B));
+    let sidecar = mesh.caller(TWO);
+    let mut client = sidecar.client().await;
+    client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+    pass(1).await;
+    assert_eq!(b.hits(), 1);
+    drop(client);
+    settle().await;
+    assert_eq!(retry(&sidecar, "failed"), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -101,6 +101,44 @@ async fn a_file_that_is_missing_and_a_port_that_is_taken_are_exit_code_1() {
     assert!(text(&output.stderr).contains(&address), "{output:?}");
 }
 
+/// Of the same user, with several workers each: what the kernel would let share a port, if both asked for it.
+#[tokio::test]
+async fn c2_a_second_sidecar_on_a_port_of_the_first_does_not_start() {
+    let first = Plan::new(
+        "workers: 2\ninbound: { listen: 127.0.0.1:0, ports: { 8080: { listen: 0.0.0.0:0 } } }\n\
+         outbound: { listen: 127.0.0.1:0 }\n\
+         services:\n  orders: { listen: 127.0.0.1:0, endpoints: [\"127.0.0.1:1\"] }",
+    );
+    let first = first.start().await;
+    let (_, port) = first.ready.rsplit_once(':').expect("the port of `port.8080`");
+    let scratch = Scratch::new();
+    for taken in [
+        format!("inbound: {{ listen: \"{}\" }}", first.inbound()),
+        format!("inbound: {{ listen: \"0.0.0.0:{}\" }}", first.inbound().port()),
+        format!("inbound: {{ listen: 127.0.0.1:{port} }}"),
+        format!("inbound: off\noutbound: {{ listen: \"{}\" }}", first.outbound()),
+        format!(
+            "inbound: off\nservices: {{ a: {{ listen: \"{}\", endpoints: [10.0.0.1:80] }} }}",
+            first.orders()
+        ),
+        format!("inbound: off\nadmin: {{ listen: \"{}\" }}", first.admin()),
+        format!("inbound: off\nmetrics: {{ listen: \"0.0.0.0:{}\" }}", first.metrics().port()),
+    ] {
+        let free = [
+            ("outbound:", "outbound: { listen: 127.0.0.1:0 }\n"),
+            ("admin:", "admin: { listen: 127.0.0.1:0 }\n"),
+            ("metrics:", "metrics: { listen: 127.0.0.1:0 }\n"),
+        ];
+        let rest: String =
+            free.iter().filter(|(key, _)| !taken.contains(key)).map(|(_, line)| *line).collect();
+        let file = scratch.write("pillion.yaml", format!("workers: 2\n{taken}\n{rest}"));
+        let output = pillion(&["run", "-c", file.to_str().expect("text")]).await;
+        let told = text(&output.stderr);
+        assert!(output.status.code() == Some(1) && told.contains("cannot listen on"), "{taken}: {output:?}");
+        assert!(told.contains("Address already in use"), "{told}");
+    }
+}
+
 #[tokio::test]
 async fn the_ready_line_names_every_address() {
     let sidecar = Plan::new(

@@ -17,7 +17,7 @@ fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
 
 #[test]
 fn there_is_none_unless_the_block_is_there() {
-    assert_eq!(good("").dns, None);
+    assert_eq!(good("{}").dns, None);
     assert_eq!(good("dns: off").dns, None);
     let default = Dns {
         listen: addresses(&["127.0.0.1:15053", "[::1]:15053"]),

@@ -53,7 +53,7 @@ fn a_limit_that_is_out_of_range_is_a_fault() {
 fn what_is_left_out_of_drain_and_limits_has_the_public_face_s_defaults() {
     let written = "drain: { delay: 5s, timeout: 25s }\nlimits: { max_memory: auto, header_bytes: 64KiB, header_count: 100, \
                    header_timeout: 10s, idle_timeout: 1h, via_passes: 4 }";
-    for source in ["", "drain: {}\nlimits: {}", "drain:\nlimits:\n", written] {
+    for source in ["{}", "drain: {}\nlimits: {}", "drain:\nlimits:\n", written] {
         assert_eq!(good(source), Config::default(), "{source}");
     }
 }

@@ -9,7 +9,7 @@ use pillion_config::listener::{AppProtocol, Mtls};
 use pillion_config::policy::{RetryCondition, RetryMethods};
 use pillion_config::{Config, load};
 
-use crate::good;
+use crate::{bad, good};
 
 fn samples() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("samples")
@@ -32,18 +32,38 @@ fn every_sample_loads_without_a_warning() {
 
 #[test]
 fn a_file_that_says_nothing_is_the_built_in_defaults() {
-    for nothing in [
-        "",
-        "# later\n",
-        "---\n",
-        "{}",
-        "version: 1",
-        "services: {}",
-        "services:\n",
-        "inbound: {}\n",
-        "\u{feff}version: 1",
-    ] {
+    for nothing in
+        ["{}", "--- {}\n", "version: 1", "services: {}", "services:\n", "inbound: {}\n", "\u{feff}version: 1"]
+    {
         assert_eq!(good(nothing), Config::default(), "{nothing:?}");
+    }
+}
+
+/// What a failed write leaves behind, or a template that rendered nothing: the defaults would be no mTLS.
+#[test]
+fn c1_an_empty_file_is_refused_whatever_its_emptiness_is_made_of() {
+    for empty in [
+        "",
+        "\n",
+        " \t\n\n",
+        "\u{feff}",
+        "\u{feff}\n# later\n",
+        "# identity: { directory: certs }\n",
+        "---",
+        "---\n",
+        "--- # later\n...\n",
+        "%YAML 1.2\n---\n",
+        "---\n---\n",
+        "...\n",
+        "null",
+        "~\n",
+        "--- null\n",
+    ] {
+        let refused = bad(empty);
+        assert_eq!(refused.faults.len(), 1, "{empty:?} {refused}");
+        let fault = &refused.faults[0];
+        assert_eq!((fault.line, fault.column, &*fault.message), (1, 1, "the file is empty"), "{empty:?}");
+        assert!(fault.help.as_deref().is_some_and(|help| help.contains("{}")), "{refused}");
     }
 }
 

@@ -8,9 +8,8 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 
-use super::{AGENT, ANSWER_BYTES, Unwell, over_http2};
+use super::{AGENT, ANSWER_BYTES, Io, Unwell, over_http2};
 use crate::admin::answer::{Answer, text};
-use crate::net::Stream;
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -34,7 +33,7 @@ pub(super) enum NotServing {
     Health(&'static str),
 }
 
-pub(super) async fn ask(io: Stream, to: SocketAddr, service: &str) -> Result<Answer, Unwell> {
+pub(super) async fn ask(io: Io, to: SocketAddr, service: &str) -> Result<Answer, Unwell> {
     let question = Request::post(format!("http://{to}{CHECK}"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
@@ -77,7 +76,7 @@ async fn read(
     while head.status == StatusCode::OK
         && let Some(frame) = body.frame().await
     {
-        match frame.map_err(|error| Unwell::BrokeOff(to, error))?.into_data() {
+        match frame.map_err(|error| Unwell::broke_off(to, error))?.into_data() {
             Ok(data) if message.len() + data.len() > ANSWER_BYTES => {
                 return Err(Unwell::Grpc(to, NotServing::TooLong));
             }

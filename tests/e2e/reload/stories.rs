@@ -7,6 +7,7 @@ use std::os::unix::fs::symlink;
 use tokio::net::TcpStream;
 
 use crate::support::backend::{Backend, free};
+use crate::support::certs::Authority;
 use crate::support::eventually;
 use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::wire::{Message, Wire};
@@ -117,6 +118,36 @@ async fn a_file_that_is_deleted_is_refused_and_one_that_comes_back_is_taken() {
     assert_eq!(reloads(&sidecar).await, [1, 1, 2]);
 }
 
+/// What editors, full disks and templates leave of a strict sidecar's file. It is written in place, as they do.
+#[tokio::test]
+async fn c1_a_strict_sidecar_whose_file_is_emptied_or_cut_stays_strict() {
+    let app = Backend::echo().await;
+    let sidecar = Plan::application(app.address, "").identified(&Authority::new(), "orders").start().await;
+    let good = sidecar.configuration();
+    let without_identity = good.replace("identity: { directory: certs }", "");
+    assert_ne!(good, without_identity);
+    let half = &good[..good.len() / 2];
+    let cuts = ["", "\n", "# later\n", "---\n", "null\n", "\u{feff}", &without_identity, half, "identity:\n"];
+    for (round, cut) in (0..).zip(cuts) {
+        fs::write(sidecar.directory().join("pillion.yaml"), cut).expect("its file");
+        sidecar.reloaded("refused", round).await;
+        let answer = Wire::connect(sidecar.inbound()).await.get("orders", "/").await;
+        assert!(answer.status() == 403 && answer.head.contains("mtls_required"), "{cut:?} {}", answer.head);
+    }
+    assert_eq!(app.connections(), 0);
+}
+
+#[tokio::test]
+async fn c1_mtls_that_is_weakened_by_a_reload_is_warned_of() {
+    let app = Backend::echo().await;
+    let sidecar = Plan::application(app.address, "").identified(&Authority::new(), "orders").start().await;
+    let good = sidecar.configuration();
+    apply(&sidecar, &good.replace("inbound: {", "inbound: { mtls: permissive,")).await;
+    let told = "protects less: inbound.mtls: permissive instead of strict";
+    eventually("a warning", async || sidecar.errors().contains(told).then_some(())).await;
+    assert_eq!(Wire::connect(sidecar.inbound()).await.get("orders", "/").await.status(), 200);
+}
+
 #[tokio::test]
 async fn a_signal_with_nothing_changed_is_an_unchanged_reload() {
     let app = Backend::echo().await;
@@ -166,6 +197,41 @@ async fn a_listener_comes_and_goes_and_what_it_accepted_lives_on() {
     apply(&sidecar, &service(&format!("listen: \"{port}\", "))).await;
     is_served(&mut Wire::connect(port).await).await;
     is_served(&mut wire).await;
+}
+
+#[tokio::test]
+async fn c2_a_reload_that_wants_another_sidecar_s_port_is_refused() {
+    let app = Backend::echo().await;
+    let first = Plan::calling(app.address, "").with("workers: 2").start().await;
+    let second = Plan::calling(app.address, "").with("workers: 2").start().await;
+    let (good, taken) = (second.configuration(), first.orders().to_string());
+    second.configure(
+        &good.replace("orders: { listen: 127.0.0.1:0", &format!("orders: {{ listen: \"{taken}\"")),
+    );
+    second.signal("HUP");
+    second.reloaded("refused", 0).await;
+    let is_told = async || second.errors().contains(&format!("cannot listen on {taken}")).then_some(());
+    eventually("the refusal", is_told).await;
+    assert_eq!(generation(&second).await, 1.0);
+    is_served(&mut Wire::connect(second.orders()).await).await;
+}
+
+/// The sidecar's own listeners are no strangers: what one of them holds may become another one's.
+#[tokio::test]
+async fn c2_a_reload_may_narrow_an_address_that_the_sidecar_itself_holds() {
+    let app = Backend::echo().await;
+    let port = free().port();
+    let sidecar = Plan::calling(app.address, "").with("workers: 2").start().await;
+    let file = |listen: &str| {
+        sidecar
+            .configuration()
+            .replace("orders: { listen: 127.0.0.1:0", &format!("orders: {{ listen: {listen}"))
+    };
+    apply(&sidecar, &file(&format!("\"0.0.0.0:{port}\""))).await;
+    is_served(&mut Wire::connect(([127, 0, 0, 1], port).into()).await).await;
+    let narrow = sidecar.configuration().replace("\"0.0.0.0:", "\"127.0.0.1:");
+    apply(&sidecar, &narrow).await;
+    is_served(&mut Wire::connect(([127, 0, 0, 1], port).into()).await).await;
 }
 
 #[tokio::test]

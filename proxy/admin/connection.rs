@@ -1,0 +1,130 @@
+//! One connection of the admin or metrics port, and the bounds of what its client may hold.
+//!
+//! Whoever can reach the port can open connections, ask for pages and read nothing. So every wait on the client ends,
+//! and the connection itself does, too.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep, timeout};
+
+use super::pages::{Pages, Port};
+use super::places::Place;
+use crate::net::Stream;
+
+/// From the last answer, or from the beginning, until the whole head of a request is there.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Without a byte taken by a client that has an answer to read. A scraper reads at once.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that is older takes no further request. Scrapers that keep theirs open for longer just open another.
+const LIFETIME: Duration = Duration::from_secs(60);
+/// What [`LIFETIME`] leaves for the answer that is under way: the slowest page, a reload, has 30 s, and its text has
+/// to be written.
+const LAST_ANSWER: Duration = Duration::from_secs(35);
+/// Of a request's head, which names a page and little else. Also what hyper reads ahead.
+const HEAD_BYTES: usize = 16 * 1024;
+
+/// Serves the connection until its client leaves, has been waited for long enough, or has to make room.
+pub(super) async fn serve(stream: Stream, port: Port, pages: Pages, mut place: Place) {
+    let asked_at = stream.own_ip();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let pages = pages.clone();
+        async move {
+            let (parts, _unread) = request.into_parts();
+            Ok::<_, Infallible>(pages.answer(port, &parts, asked_at).await)
+        }
+    });
+    let mut serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(WriteTimeout::new(stream)), service);
+    let whole_life = async {
+        if timeout(LIFETIME, &mut serving).await.is_ok() {
+            return true; // who breaks off here hurts nobody
+        }
+        Pin::new(&mut serving).graceful_shutdown();
+        timeout(LAST_ANSWER, &mut serving).await.is_ok()
+    };
+    let has_ended = tokio::select! { // nothing is lost: a connection that has not ended is cut below
+        has_ended = whole_life => has_ended,
+        () = place.must_leave() => false,
+    };
+    if !has_ended {
+        serving.into_parts().io.into_inner().io.abort();
+    }
+}
+
+/// A stream whose writes fail when the other end takes nothing for [`WRITE_TIMEOUT`].
+struct WriteTimeout {
+    io: Stream,
+    /// Set while a write waits.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl WriteTimeout {
+    const fn new(io: Stream) -> Self {
+        Self { io, waiting: None }
+    }
+
+    fn bound<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.waiting = None;
+            return polled;
+        }
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+        ready!(waiting.as_mut().poll(cx));
+        self.io.abort(); // or the kernel would go on keeping what is unread
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for WriteTimeout {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for WriteTimeout {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.bound(polled, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.bound(polled, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.bound(polled, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.bound(polled, cx)
+    }
+}

@@ -1,0 +1,106 @@
+//! The connections of one kind of port: how many there may be, and which one has to leave for a new one.
+//!
+//! A new connection is never refused: it may be the kubelet's, and what holds the places may be a stranger's.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+pub(super) struct Places {
+    most: usize,
+    last_id: AtomicU64,
+    /// In the order in which they were accepted.
+    taken: Mutex<Vec<Taken>>,
+}
+
+struct Taken {
+    id: u64,
+    from: IpAddr,
+    /// Dropped, it tells the connection to leave.
+    _stay: oneshot::Sender<()>,
+}
+
+/// One connection's place, free again when this is dropped.
+pub(super) struct Place {
+    id: u64,
+    of: Arc<Places>,
+    must_leave: oneshot::Receiver<()>,
+}
+
+impl Places {
+    pub(super) fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { most, last_id: AtomicU64::new(0), taken: Mutex::default() })
+    }
+
+    /// Gives a place to a new connection. When none is free, an older connection loses its place.
+    pub(super) fn take(self: &Arc<Self>, from: IpAddr) -> Place {
+        let id = self.last_id.fetch_add(1, Relaxed);
+        let (stay, must_leave) = oneshot::channel();
+        let mut taken = self.taken.lock();
+        if taken.len() >= self.most
+            && let Some(at) = who_leaves(taken.iter().map(|taken| taken.from))
+        {
+            let leaving = taken.remove(at);
+            tracing::debug!(from = %leaving.from, limit = self.most, "connection closed: a newer one takes its place");
+        }
+        taken.push(Taken { id, from, _stay: stay });
+        Place { id, of: self.clone(), must_leave }
+    }
+}
+
+impl Place {
+    /// Returns when a newer connection has taken the place.
+    pub(super) async fn must_leave(&mut self) {
+        // The sender never sends; it is dropped when the place is given away.
+        drop((&mut self.must_leave).await);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.of.taken.lock().retain(|taken| taken.id != self.id);
+    }
+}
+
+/// Which of the connections, the oldest first, has to leave: the oldest one of the address that has the most. So a
+/// crowd from one address pushes out its own, and not the only connection of the kubelet or of Prometheus.
+fn who_leaves(open: impl Iterator<Item = IpAddr> + Clone) -> Option<usize> {
+    let count = |of: IpAddr| open.clone().filter(|from| *from == of).count();
+    // `max_by_key` takes the last of equals, and the oldest is wanted.
+    open.clone().enumerate().max_by_key(|(at, from)| (count(*from), usize::MAX - at)).map(|(at, _)| at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn leaves(open: &[u8]) -> Option<usize> {
+        who_leaves(open.iter().map(|last| IpAddr::from([10, 0, 0, *last])))
+    }
+
+    #[test]
+    fn a2_the_oldest_connection_of_the_address_with_the_most_leaves() {
+        assert_eq!(leaves(&[]), None);
+        assert_eq!(leaves(&[1, 1, 1]), Some(0));
+        assert_eq!(leaves(&[1, 2, 2, 3]), Some(1));
+        assert_eq!(leaves(&[1, 2, 3]), Some(0));
+        assert_eq!(leaves(&[1, 2, 3, 3, 2]), Some(1));
+    }
+
+    #[tokio::test]
+    async fn a2_a_new_connection_gets_a_place_and_an_old_one_is_told_to_leave() {
+        let (places, from) = (Places::new(2), IpAddr::from([10, 0, 0, 1]));
+        let (mut first, second) = (places.take(from), places.take(from));
+        let _third = places.take(from);
+        first.must_leave().await;
+        drop(second);
+        let mut fourth = places.take(from);
+        assert_eq!(fourth.must_leave.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        assert_eq!(places.taken.lock().len(), 2);
+        drop(first);
+        assert_eq!(places.taken.lock().len(), 2, "who was told to leave frees no place of others");
+    }
+}

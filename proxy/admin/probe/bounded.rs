@@ -1,0 +1,53 @@
+//! A connection to the application that reads only so much: an answer of status and a sentence is small, and an
+//! application that sends interim answers or empty frames without end must not keep the admin side busy.
+
+use std::error::Error as _;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, Join, ReadBuf, ReadHalf, WriteHalf, join, split};
+
+use crate::net::Stream;
+
+/// Read for one question, with everything: interim answers, heads, framing. Twice what the largest head may have.
+pub(super) const MOST: usize = 128 * 1024;
+
+pub(super) type Io = Join<Bounded, WriteHalf<Stream>>;
+
+pub(super) struct Bounded {
+    io: ReadHalf<Stream>,
+    left: usize,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("more than {MOST} bytes")]
+struct TooLong;
+
+pub(super) fn bounded(stream: Stream) -> Io {
+    let (io, write) = split(stream);
+    join(Bounded { io, left: MOST }, write)
+}
+
+/// Whether what hyper says has this cause.
+pub(super) fn is_too_long(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.and_then(io::Error::get_ref).is_some_and(|cause| cause.is::<TooLong>())
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            return Poll::Ready(Err(io::Error::other(TooLong)));
+        }
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let read = buf.filled().len() - before;
+        self.left = self.left.saturating_sub(read);
+        polled
+    }
+}
