@@ -120,7 +120,6 @@ impl Dial<'_> {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(ANSWER_HEADER_BYTES)
-            .keep_alive_interval(self.cluster.connection.keepalive)
             .handshake(io)
             .await;
         let (send, mut conn) = handshake.map_err(|error| self.not_http(&error, admission.as_ref()))?;
