@@ -366,12 +366,15 @@ impl Cluster {
 
     /// Counts a connection that was dialled, whatever came of it.
     pub(crate) fn connection_opened(&self, worker: &Worker, protocol: Protocol, outcome: ConnectionOutcome) {
-        let tls = match (&self.tls, self.verifies_peers) {
+        worker.metrics.connections(self.direction, self.symbol, protocol, self.tls_label(), outcome).inc();
+    }
+
+    pub(crate) const fn tls_label(&self) -> Tls {
+        match (&self.tls, self.verifies_peers) {
             (None, _) => Tls::None,
             (Some(_), true) => Tls::Mutual,
             (Some(_), false) => Tls::ServerOnly,
-        };
-        worker.metrics.connections(self.direction, self.symbol, protocol, tls, outcome).inc();
+        }
     }
 
     /// Closes connections that were idle for too long.

@@ -115,6 +115,9 @@ pub(crate) struct Early<F> {
 /// What an early dial brings.
 pub(crate) trait Server: Unpin {
     fn io(&mut self) -> &mut Io;
+
+    /// Why TLS with it failed after it was dialled.
+    fn tls_failure(&self) -> Option<Error>;
 }
 
 /// No early dial.
@@ -127,6 +130,10 @@ pub(crate) enum Nobody {}
 
 impl Server for Nobody {
     fn io(&mut self) -> &mut Io {
+        match *self {}
+    }
+
+    fn tls_failure(&self) -> Option<Error> {
         match *self {}
     }
 }
@@ -229,6 +236,10 @@ where
         },
         first = first_bytes(server.io()) => first.unwrap_or_default(),
     };
+    // In TLS 1.3 a server refuses us when the handshake has ended for us: as if it could not be dialled.
+    if let Some(error) = server.tls_failure().filter(|_| !early.expects_http && client.said_nothing()) {
+        return unserved(client, work, error).await;
+    }
     match judge(&first, since.elapsed(), early.expects_http) {
         SpeaksFirst::Opaque => {
             server.io().put_back(first);

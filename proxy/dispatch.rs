@@ -242,8 +242,11 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
         Reason::UpstreamReset => "reset the request",
         _ => "closed the connection before it answered",
     };
-    let error =
-        Error::new(failure.reason, format!("{address} of \"{name}\" {what}: {detail}")).sent(failure.sent);
+    let detail = match failure.reason {
+        Reason::TlsError => format!("TLS with {address} of \"{name}\" failed: {detail}"),
+        _ => format!("{address} of \"{name}\" {what}: {detail}"),
+    };
+    let error = Error::new(failure.reason, detail).sent(failure.sent);
     match failure.unsent {
         None => error,
         Some(request) => {

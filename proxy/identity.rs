@@ -30,6 +30,27 @@ pub struct Subject {
     pub not_after: i64,
 }
 
+/// The time in which a certificate holds: from its first second to its last, both in Unix seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Validity {
+    pub(crate) not_before: i64,
+    pub(crate) not_after: i64,
+}
+
+impl Validity {
+    /// Why the certificate in use does not hold at `now`; `None`: it does.
+    pub(crate) fn why_not(self, now: i64) -> Option<String> {
+        let Self { not_before, not_after } = self;
+        if now > not_after {
+            Some(format!("the certificate in use expired at {}; no newer one has come", date(not_after)))
+        } else if now < not_before {
+            Some(format!("the certificate in use holds only from {}; compare the clocks", date(not_before)))
+        } else {
+            None
+        }
+    }
+}
+
 /// Why a certificate is nobody's SPIFFE identity (X509-SVID standard, section 2).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotAnIdentity {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use pillion_config::SpiffeId;
 use pillion_config::listener::{self as config, AppProtocol, Mtls, RedirectTo};
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
@@ -29,7 +30,7 @@ use crate::serve::{Connection, Destination, Next, Place};
 use crate::state::{Application, Fixed, InboundSide, Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, HandshakeOutcome, Protocol, Symbol, Tls};
-use crate::tls::{self, Alpn, Peer};
+use crate::tls::{self, Alpn, Peer, TlsError, refusals};
 
 /// From the first byte to the end of the TLS handshake. Envoy's and nginx's defaults are 15 s and 60 s.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -211,7 +212,7 @@ impl Inbound {
                 Some((Prefixed::new(Transport::Accepted(Box::new(stream))), peer, alpn))
             }
             Err(error) => {
-                tracing::debug!(%error, %from, "inbound TLS failed");
+                tell_failed(from, &error);
                 let identity = error.is_identity_mismatch();
                 let outcome = if identity { HandshakeOutcome::Identity } else { HandshakeOutcome::Failed };
                 self.handshake_ended(outcome, ConnectionOutcome::TlsError);
@@ -341,6 +342,17 @@ impl Inbound {
 
     fn count(&self, protocol: Protocol, tls: Tls, outcome: ConnectionOutcome) {
         self.worker.metrics.connections(Direction::Inbound, Symbol::APP, protocol, tls, outcome).inc();
+    }
+}
+
+/// Whom it was that failed, as far as that is known, and why.
+fn tell_failed(from: SocketAddr, error: &TlsError) {
+    let claimed = error.claimed.as_ref().map_or("unknown", SpiffeId::as_str);
+    match refusals::untold_before(Direction::Inbound, error) {
+        Some(more) => {
+            tracing::warn!(%from, claimed, cause = error.cause, more, "inbound TLS failed: {error}");
+        }
+        None => tracing::debug!(%from, claimed, cause = error.cause, "inbound TLS failed: {error}"),
     }
 }
 

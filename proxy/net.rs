@@ -85,7 +85,10 @@ impl Network {
                 prepare(&stream, keepalive)?;
                 Ok(Stream::dialled(stream, leg, address))
             }
-            Self::Memory(memory) => memory.connect(address).await.map(|io| Stream::Memory(io, None)),
+            Self::Memory(memory) => {
+                memory.note_keepalive(address, keepalive);
+                memory.connect(address).await.map(|io| Stream::Memory(io, None))
+            }
         }
     }
 }
@@ -300,5 +303,18 @@ mod tests {
             }
         }
         assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
+    }
+
+    #[tokio::test]
+    async fn b3_a_dialled_connection_is_kept_alive_by_the_kernel_where_that_is_wanted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let to = listener.local_addr().expect("bound");
+        for keepalive in [Some(Duration::from_secs(7)), None] {
+            let stream = Network::Os.connect(to, Leg::Outbound, keepalive).await.expect("somebody listens");
+            let Stream::Tcp(stream, _) = &stream else { unreachable!("a real connection") };
+            let socket = SockRef::from(stream);
+            let kept = socket.keepalive().expect("an option").then(|| socket.tcp_keepalive_time());
+            assert_eq!(kept.transpose().expect("an option"), keepalive);
+        }
     }
 }

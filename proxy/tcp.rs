@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::cluster::balance::Tried;
-use crate::cluster::connect::connect;
+use crate::cluster::connect::{Connected, connect, opened, tls_failed};
 use crate::cluster::endpoint::{Endpoint, InFlight};
 use crate::cluster::outlier::Cause;
 use crate::detect::{Early, Server};
@@ -25,13 +25,17 @@ use crate::relay::{Bounds, Ended, Ending, relay};
 use crate::runtime::worker::Worker;
 use crate::serve::Connection;
 use crate::state::Route;
-use crate::telemetry::{ConnectionOutcome, Held, Protocol, Record};
+use crate::telemetry::{Held, Protocol, Record};
+use crate::tls::admission::Admission;
 use crate::tls::client::Purpose;
 
 /// A connection to an endpoint that nothing else shares, and what lasts as long as it does.
 pub(crate) struct Dialled {
     pub(crate) io: Io,
     endpoint: Arc<Endpoint>,
+    cluster: Arc<Cluster>,
+    /// `None`: plaintext.
+    admission: Option<Arc<Admission>>,
     /// Time that connecting took.
     took: Duration,
     /// `None` while nobody knows whether it will be used.
@@ -42,6 +46,11 @@ pub(crate) struct Dialled {
 impl Server for Dialled {
     fn io(&mut self) -> &mut Io {
         &mut self.io
+    }
+
+    fn tls_failure(&self) -> Option<Error> {
+        let failure = self.admission.as_ref()?.failure()?;
+        Some(tls_failed(self.endpoint.address, &self.cluster.name, &failure.error))
     }
 }
 
@@ -67,7 +76,7 @@ pub(crate) fn early<'a>(
 /// Dials for a client, unless that is the sidecar itself.
 async fn dial_for(
     (from, to): (SocketAddr, Option<SocketAddr>),
-    cluster: &Cluster,
+    cluster: &Arc<Cluster>,
     worker: &Worker,
 ) -> Result<Dialled, Error> {
     if is_loop(cluster.direction, from, to) {
@@ -94,14 +103,14 @@ pub(crate) fn at_hand(
 ///
 /// # Errors
 /// `overloaded` at `max_connections`, and whatever kept the last endpoint from being connected to.
-pub(crate) async fn dial(cluster: &Cluster, worker: &Worker) -> Result<Dialled, Error> {
+pub(crate) async fn dial(cluster: &Arc<Cluster>, worker: &Worker) -> Result<Dialled, Error> {
     let slot = cluster.slot_now()?;
     let dialled = dial_unused(cluster, worker).await?;
     Ok(Dialled { slot: Some(slot), ..dialled })
 }
 
 /// Without a place among `max_connections`: silent clients must not take those of others.
-async fn dial_unused(cluster: &Cluster, worker: &Worker) -> Result<Dialled, Error> {
+async fn dial_unused(cluster: &Arc<Cluster>, worker: &Worker) -> Result<Dialled, Error> {
     let mut tried = Tried::default();
     let mut tries = 1 + cluster.retry.as_ref().map_or(0, |retry| retry.attempts);
     loop {
@@ -116,7 +125,7 @@ async fn dial_unused(cluster: &Cluster, worker: &Worker) -> Result<Dialled, Erro
 }
 
 async fn dial_endpoint(
-    cluster: &Cluster,
+    cluster: &Arc<Cluster>,
     endpoint: Arc<Endpoint>,
     worker: &Worker,
 ) -> Result<Dialled, Error> {
@@ -124,10 +133,19 @@ async fn dial_endpoint(
     let connected = connect(cluster, endpoint.address, worker, Purpose::Tcp).await;
     let (took, now) = (began.elapsed(), Instant::now().into_std());
     match connected {
-        Ok((transport, _alpn)) => {
-            cluster.connection_opened(worker, Protocol::Tcp, ConnectionOutcome::Ok);
+        Ok(Connected { transport, admission, .. }) => {
+            opened(cluster, worker, Protocol::Tcp, admission.as_ref());
+            if let Some(admission) = &admission {
+                let (endpoint, cluster) = (endpoint.clone(), cluster.clone());
+                admission.when_known(move |refused| {
+                    if refused.is_some() {
+                        endpoint.failed(took, Cause::Connect, &cluster, Instant::now().into_std());
+                    }
+                });
+            }
             let io = Prefixed::new(transport);
-            Ok(Dialled { io, endpoint, took, slot: None, _in_flight: in_flight })
+            let cluster = cluster.clone();
+            Ok(Dialled { io, endpoint, cluster, admission, took, slot: None, _in_flight: in_flight })
         }
         Err(error) => {
             match Cause::of(&error) {
@@ -142,11 +160,20 @@ async fn dial_endpoint(
 impl Dialled {
     /// From here on it counts: among the connections of its service, and as its endpoint's good answer. One that is
     /// left unused says nothing of how its endpoint answers requests.
-    fn used(mut self, cluster: &Cluster) -> Result<Self, Error> {
+    fn used(mut self) -> Result<Self, Error> {
         if self.slot.is_none() {
-            self.slot = Some(cluster.slot_now()?);
+            self.slot = Some(self.cluster.slot_now()?);
         }
-        self.endpoint.answered(self.took, Instant::now().into_std());
+        let (endpoint, took) = (self.endpoint.clone(), self.took);
+        let answered = move || endpoint.answered(took, Instant::now().into_std());
+        match &self.admission {
+            None => answered(),
+            Some(admission) => admission.when_known(move |refused| {
+                if refused.is_none() {
+                    answered(); // a refusal is counted by who dialled
+                }
+            }),
+        }
         Ok(self)
     }
 }
@@ -166,10 +193,10 @@ pub(crate) async fn forward(
         None if connection.is_loop() => Err(connection.loop_detected()),
         None => Box::pin(dial(&route.cluster, worker)).await,
     };
-    match dialled.and_then(|dialled| dialled.used(&route.cluster)) {
+    match dialled.and_then(Dialled::used) {
         Ok(mut server) => {
             let ended = carry(&mut downstream, &mut server.io, route, worker).await;
-            telling.ended(&ended, server.endpoint.address);
+            telling.ended(&ended, server.endpoint.address, server.tls_failure());
         }
         Err(error) => {
             downstream.get_ref().abort(); // what a client sees whose server refuses it
@@ -220,9 +247,13 @@ impl<'a> Telling<'a> {
         Self { route, connection, worker, started: Instant::now() }
     }
 
-    fn ended(self, ended: &Ended, upstream: SocketAddr) {
-        let reason = reason(&ended.how);
-        self.log(reason, "", Some(upstream), (ended.received, ended.sent));
+    /// `tls`: what TLS towards the upstream broke with.
+    fn ended(self, ended: &Ended, upstream: SocketAddr, tls: Option<Error>) {
+        let bytes = (ended.received, ended.sent);
+        match tls.filter(|_| ended.how == Ending::UpstreamReset) {
+            Some(error) => self.log(Some(error.reason), &error.detail, Some(upstream), bytes),
+            None => self.log(reason(&ended.how), "", Some(upstream), bytes),
+        }
     }
 
     fn failed(self, error: &Error) {

@@ -9,6 +9,7 @@
 mod backend;
 mod bench;
 mod http2;
+mod logged;
 mod mesh;
 mod peer;
 pub(crate) mod scratch;
@@ -34,6 +35,7 @@ mod patience;
 mod pool_http1;
 mod pool_http2;
 mod probes;
+mod refused;
 mod regressions;
 mod reload;
 mod replaced;

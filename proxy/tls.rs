@@ -1,25 +1,29 @@
 //! TLS between workloads: who is at the other end ([`Peer`]), what is spoken ([`Alpn`]), and why it failed.
 //!
 //! [`server`] terminates, [`client`] originates, [`verify`] judges certificates on both sides, [`provider`]
-//! holds the cryptography. Deliberately absent: time limits (the caller bounds a handshake) and sockets (any
-//! IO will do).
+//! holds the cryptography. [`admission`] tells whether a server has taken us, which TLS 1.3 settles after the
+//! handshake. Deliberately absent: time limits (the caller bounds a handshake) and sockets (any IO will do).
 
+pub mod admission;
 pub mod client;
+mod error;
+mod notes;
 pub(crate) mod provider;
+pub(crate) mod refusals;
 mod revocation;
 pub mod server;
+mod sessions;
 pub(crate) mod verify;
-
-use std::io;
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use pillion_config::SpiffeId;
+use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
-use rustls::{AlertDescription, CertificateError, HandshakeKind};
 
 use crate::identity::credentials::CredentialsError;
-use crate::identity::{Subject, date, not_after};
-use verify::Rejection;
+use crate::identity::{Subject, not_after};
+
+pub use error::{TlsError, TlsErrorKind};
 
 /// The protocol agreed on in the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,176 +109,6 @@ pub(crate) fn sha256(der: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
     let mut hash = [0; SHA256_OUTPUT_LEN];
     hash.copy_from_slice(digest(&SHA256, der).as_ref());
     hash
-}
-
-/// What kind of failure a handshake met.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TlsErrorKind {
-    /// The peer's certificate is expired, unknown to us, or otherwise not acceptable.
-    Certificate,
-    /// The peer proved who it is, and it is not who it must be.
-    PeerIdentityMismatch,
-    /// The peer refused us and said so.
-    RefusedByPeer,
-    /// The connection ended before the handshake did.
-    Closed,
-    /// No TLS in common, or no TLS at all.
-    Handshake,
-    /// Our own certificate is not there yet; the peer was not asked.
-    NotReady,
-}
-
-/// A handshake that failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{detail}")]
-pub struct TlsError {
-    pub kind: TlsErrorKind,
-    /// In an operator's words: what, and where to look.
-    pub detail: String,
-}
-
-impl TlsError {
-    pub(crate) fn is_identity_mismatch(&self) -> bool {
-        self.kind == TlsErrorKind::PeerIdentityMismatch
-    }
-
-    fn new(kind: TlsErrorKind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into() }
-    }
-
-    /// Reads what tokio-rustls packs into an IO error.
-    ///
-    /// Of use after the handshake too: in TLS 1.3 a client is done before the server has judged its
-    /// certificate, so the refusal arrives with the first read.
-    pub fn from_io(error: &io::Error) -> Self {
-        let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-        match inner {
-            Some(fault) => Self::from_rustls(fault),
-            None => {
-                Self::new(TlsErrorKind::Closed, format!("the connection ended in the TLS handshake: {error}"))
-            }
-        }
-    }
-
-    fn from_rustls(fault: &rustls::Error) -> Self {
-        use rustls::Error as E;
-        match fault {
-            E::InvalidCertificate(fault) => Self::from_certificate(fault),
-            E::NoCertificatesPresented => Self::no_certificate(),
-            E::AlertReceived(alert) => Self::new(TlsErrorKind::RefusedByPeer, refusal(*alert)),
-            E::InvalidMessage(_) => Self::new(
-                TlsErrorKind::Handshake,
-                format!("the peer does not speak TLS here ({fault}); check the port and its tls setting"),
-            ),
-            E::PeerIncompatible(why) => Self::new(
-                TlsErrorKind::Handshake,
-                format!(
-                    "no TLS version or cipher in common with the peer ({why:?}); compare tls.min_version"
-                ),
-            ),
-            E::NoApplicationProtocol => {
-                Self::new(TlsErrorKind::Handshake, "the peer offers no protocol (ALPN) that is spoken here")
-            }
-            fault => Self::new(TlsErrorKind::Handshake, format!("TLS handshake failed: {fault}")),
-        }
-    }
-
-    fn from_certificate(fault: &CertificateError) -> Self {
-        use CertificateError as E;
-        let certificate = |detail: &str| Self::new(TlsErrorKind::Certificate, detail);
-        match fault {
-            E::ExpiredContext { not_after, .. } => {
-                Self::expired(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX))
-            }
-            E::Expired => certificate("the peer's certificate, or one that vouches for it, has expired"),
-            E::NotValidYet | E::NotValidYetContext { .. } => {
-                certificate("the peer's certificate holds only in the future; compare the clocks")
-            }
-            E::UnknownIssuer => certificate(
-                "the peer's certificate is of an unknown issuer: no CA of the trust bundle vouches for it",
-            ),
-            E::BadSignature => certificate(
-                "the peer's certificate has a bad signature; the bundle may have another CA of that name",
-            ),
-            E::Revoked => certificate("the peer's certificate has been revoked"),
-            E::InvalidPurpose | E::InvalidPurposeContext { .. } => certificate(
-                "the peer's certificate is for another purpose; its extended key usage needs client and \
-                 server authentication",
-            ),
-            E::NotValidForName | E::NotValidForNameContext { .. } => Self::new(
-                TlsErrorKind::PeerIdentityMismatch,
-                format!("the server is not who it must be: {fault}; check tls.sni"),
-            ),
-            E::Other(other) => Self::from_other(&*other.0),
-            fault => certificate(&format!("the peer's certificate is not acceptable: {fault}")),
-        }
-    }
-
-    fn from_other(fault: &(dyn std::error::Error + Send + Sync + 'static)) -> Self {
-        if let Some(rejection) = fault.downcast_ref::<Rejection>() {
-            let kind = if rejection.is_mismatch() {
-                TlsErrorKind::PeerIdentityMismatch
-            } else {
-                TlsErrorKind::Certificate
-            };
-            return Self::new(kind, rejection.to_string());
-        }
-        let detail = match fault.downcast_ref::<webpki::Error>() {
-            // webpki fails every URI name under a CA with a URI constraint, permitted or not
-            Some(webpki::Error::NameConstraintViolation) => {
-                "a CA's name constraints exclude the peer's certificate; CAs with URI constraints do not work"
-                    .to_owned()
-            }
-            Some(webpki::Error::CaUsedAsEndEntity) => {
-                "the peer presents a CA's certificate as its own; its own must come first".to_owned()
-            }
-            _ => format!("the peer's certificate is not acceptable: {fault}"),
-        };
-        Self::new(TlsErrorKind::Certificate, detail)
-    }
-
-    fn identity(fault: &impl ToString) -> Self {
-        Self::new(TlsErrorKind::PeerIdentityMismatch, fault.to_string())
-    }
-
-    fn not_ready(why: &str) -> Self {
-        Self::new(TlsErrorKind::NotReady, format!("no certificate yet: {why}"))
-    }
-
-    fn no_certificate() -> Self {
-        Self::new(
-            TlsErrorKind::Certificate,
-            "the peer presented no certificate; it has no identity, or is outside the mesh",
-        )
-    }
-
-    fn expired(not_after: i64) -> Self {
-        Self::new(
-            TlsErrorKind::Certificate,
-            format!("the peer's certificate expired at {}; check its rotation", date(not_after)),
-        )
-    }
-}
-
-/// What the peer's alert (RFC 8446, 6.2) means to an operator.
-fn refusal(alert: AlertDescription) -> String {
-    use AlertDescription as A;
-    let why = match alert {
-        A::UnknownCA => "our certificate comes from a CA it does not know; compare the trust bundles",
-        A::CertificateExpired => "our certificate has expired for it; check rotation, and both clocks",
-        A::CertificateRevoked => "our certificate is revoked",
-        A::CertificateRequired => "it requires a certificate and we have none; set identity, or tls: mutual",
-        A::BadCertificate | A::CertificateUnknown | A::UnsupportedCertificate => {
-            "our certificate is not acceptable to it; its log says why"
-        }
-        A::AccessDenied => "we are not admitted; its log says why",
-        A::ProtocolVersion => "no TLS version in common; compare tls.min_version",
-        A::HandshakeFailure | A::InsufficientSecurity => "no cipher or key exchange in common",
-        A::NoApplicationProtocol => "no protocol (ALPN) in common; compare protocol",
-        A::UnrecognisedName => "it does not know the server name we asked for; check tls.sni",
-        _ => "its log may say why",
-    };
-    format!("the peer refused the TLS handshake ({alert:?}): {why}")
 }
 
 /// Why TLS cannot be set up as configured; found when a config is built, not per connection.

@@ -2,6 +2,8 @@
 
 use parking_lot::Mutex;
 
+use crate::identity::{Validity, unix_now};
+
 /// Asked by probes alone: a lock will do.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness(Mutex<State>);
@@ -12,6 +14,8 @@ struct State {
     is_started: bool,
     is_draining: bool,
     waiting_for: Option<String>,
+    /// Of the certificate in use.
+    certificate: Option<Validity>,
 }
 
 impl Readiness {
@@ -34,14 +38,25 @@ impl Readiness {
         self.0.lock().waiting_for = None;
     }
 
+    /// The certificate in use; `None`: there is none, or none is needed. Outside its time no peer takes it.
+    pub(crate) fn set_certificate(&self, validity: Option<Validity>) {
+        self.0.lock().certificate = validity;
+    }
+
     /// `None`: ready.
     pub(crate) fn why_not(&self) -> Option<String> {
+        self.why_not_at(unix_now())
+    }
+
+    /// `now` in Unix seconds: a certificate expires while nobody does anything.
+    fn why_not_at(&self, now: i64) -> Option<String> {
         let state = self.0.lock();
+        let certificate = || state.certificate.and_then(|validity| validity.why_not(now));
         match &*state {
             State { is_draining: true, .. } => Some("draining".into()),
             State { waiting_for: Some(what), .. } => Some(format!("waiting for {what}")),
             State { is_started: false, .. } => Some("starting".into()),
-            _ => None,
+            _ => certificate(),
         }
     }
 }
@@ -49,6 +64,27 @@ impl Readiness {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn c3_readiness_ends_with_the_certificate_and_comes_back_with_the_next() {
+        let readiness = Readiness::default();
+        readiness.set_ready();
+        readiness.set_certificate(Some(Validity { not_before: 100, not_after: 200 }));
+        let told = |now| readiness.why_not_at(now).unwrap_or_default();
+        assert_eq!((told(100), told(200)), (String::new(), String::new()));
+        assert_eq!(
+            told(99),
+            "the certificate in use holds only from 1970-01-01T00:01:40Z; compare the clocks"
+        );
+        assert_eq!(
+            told(201),
+            "the certificate in use expired at 1970-01-01T00:03:20Z; no newer one has come"
+        );
+        readiness.set_certificate(Some(Validity { not_before: 100, not_after: 300 }));
+        assert_eq!(told(201), "");
+        readiness.set_certificate(None);
+        assert_eq!(told(301), "");
+    }
 
     #[test]
     fn the_gravest_reason_is_told_and_none_is_forgotten() {

@@ -22,7 +22,7 @@ use crate::cluster::limits::Limit;
 use crate::cluster::{Before, Cluster, Membership, NO_LIMIT};
 use crate::identity::credentials::Credentials;
 use crate::identity::watch::{Outcome, Rotating};
-use crate::identity::{date, expires_soon};
+use crate::identity::{Validity, date, expires_soon};
 use crate::net::own::OwnListeners;
 use crate::state::{
     Application, Clusters, Destinations, InboundSide, Names, Sides, Store, VirtualAddresses, compile,
@@ -48,8 +48,8 @@ pub struct Controller {
     bundles: Bundles,
     /// The identity's files; `None`: there are none.
     rotating: Option<Rotating>,
-    /// The end of the certificate that was warned of last.
-    warned_of: Option<i64>,
+    /// What was said last of the own certificate's end.
+    warned_of: Option<Expiry>,
     generation: u64,
     listeners: Listeners,
     dns: DnsListeners,
@@ -186,19 +186,22 @@ impl Controller {
         }
     }
 
-    /// Once for each certificate that should have been followed by a newer one.
+    /// Once for each certificate that should have been followed by a newer one, and once more when it does not hold.
     pub(super) fn warn_of_expiry(&mut self, now: SystemTime) {
         let Identity::Known(credentials) = &self.identity else { return };
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let (not_before, not_after) = (credentials.not_before, credentials.not_after);
-        let is_late = expires_soon(not_before, not_after, i64::try_from(now).unwrap_or(i64::MAX));
-        if is_late && self.warned_of != Some(not_after) {
-            self.warned_of = Some(not_after);
-            tracing::warn!(
-                ends = date(not_after),
-                "the own certificate ends soon, and no newer one has come"
-            );
+        let now = i64::try_from(now).unwrap_or(i64::MAX);
+        let told =
+            Expiry::of(credentials.validity(), now).filter(|told| self.warned_of.as_ref() != Some(told));
+        match &told {
+            None => return,
+            Some(Expiry::Near(not_after)) => {
+                let ends = date(*not_after);
+                tracing::warn!(ends, "the own certificate ends soon, and no newer one has come");
+            }
+            Some(Expiry::Invalid(_, why)) => tracing::warn!("not ready: {why}; peers refuse it"),
         }
+        self.warned_of = told;
     }
 
     /// Why there are no certificates yet.
@@ -381,6 +384,25 @@ impl Controller {
     }
 }
 
+/// What is worth a warning of a certificate, with its last second.
+#[derive(Debug, PartialEq, Eq)]
+enum Expiry {
+    /// It ends soon.
+    Near(i64),
+    /// It does not hold, and why.
+    Invalid(i64, String),
+}
+
+impl Expiry {
+    fn of(certificate: Validity, now: i64) -> Option<Self> {
+        let Validity { not_before, not_after } = certificate;
+        match certificate.why_not(now) {
+            Some(why) => Some(Self::Invalid(not_after, why)),
+            None => expires_soon(not_before, not_after, now).then_some(Self::Near(not_after)),
+        }
+    }
+}
+
 /// A configuration of which nothing is served.
 fn nothing() -> Config {
     Config { identity: None, inbound: None, outbound: None, clusters: Vec::new(), ..Config::default() }
@@ -411,4 +433,18 @@ pub(super) fn descriptors() -> u32 {
     const OWN: u32 = 64;
     const USUAL: u32 = 1024;
     crate::telemetry::process::max_descriptors().unwrap_or(USUAL).saturating_sub(OWN).max(OWN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c3_an_own_certificate_is_warned_of_when_its_end_is_near_and_again_when_it_has_come() {
+        let of = |now| Expiry::of(Validity { not_before: 0, not_after: 1000 }, now);
+        assert_eq!(of(700), None);
+        assert_eq!(of(800), Some(Expiry::Near(1000)));
+        assert!(matches!(of(1001), Some(Expiry::Invalid(1000, why)) if why.contains("expired at")));
+        assert!(matches!(of(-1), Some(Expiry::Invalid(1000, why)) if why.contains("holds only from")));
+    }
 }

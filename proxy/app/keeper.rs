@@ -189,6 +189,7 @@ fn tell_identity(running: &Running) {
         Some(why) => running.readiness.set_waiting(format!("certificates: {why}")),
         None => running.readiness.stop_waiting(),
     }
+    running.readiness.set_certificate(running.controller.credentials().map(Credentials::validity));
     let credentials = running.controller.credentials().map(Credentials::to_json);
     running.console.retell(|told| told.credentials = credentials.into_iter().collect());
 }

@@ -34,7 +34,7 @@ impl Identity {
     }
 }
 
-/// Reads the files for the first time. What is missing is awaited.
+/// Reads the files for the first time. What is missing, or out of its time, is awaited.
 ///
 /// # Errors
 /// What is there and wrong.
@@ -42,7 +42,7 @@ pub(super) fn at_start(source: &Source) -> Result<(Identity, Rotating), Credenti
     let mut rotating = Rotating::new(source.clone());
     match rotating.look(SystemTime::now()) {
         Outcome::Swapped(credentials) => Ok((Identity::Known(Arc::new(*credentials)), rotating)),
-        Outcome::Refused(why) if why.is_missing() => {
+        Outcome::Refused(why) if why.is_awaited() => {
             tracing::warn!("waiting for certificates: {why}");
             Ok((Identity::Awaited(why.to_string().into()), rotating))
         }

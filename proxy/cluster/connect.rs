@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::time::timeout;
 
@@ -10,12 +11,20 @@ use crate::error::{Error, Reason};
 use crate::net::descriptors::is_short_of_descriptors;
 use crate::net::{Prefixed, Transport};
 use crate::runtime::worker::Worker;
-use crate::telemetry::{ConnectionOutcome, HandshakeOutcome, Protocol};
+use crate::telemetry::{ConnectionOutcome, Direction, HandshakeOutcome, Metrics, Protocol};
+use crate::tls::admission::Admission;
 use crate::tls::client::Purpose;
-use crate::tls::{Alpn, TlsError};
+use crate::tls::{Alpn, TlsError, refusals};
 
-/// An open transport and what was agreed on in its handshake. A failure is counted here, a success by whoever
-/// learns what is spoken.
+/// An open transport, and what was agreed on in its handshake.
+pub(crate) struct Connected {
+    pub(crate) transport: Transport,
+    pub(crate) alpn: Option<Alpn>,
+    /// `None`: plaintext, where nobody is judged.
+    pub(crate) admission: Option<Arc<Admission>>,
+}
+
+/// A failure is counted here, a success by [`opened`] of whoever learns what is spoken.
 ///
 /// # Errors
 /// `connect_refused`, `connect_timeout`, `tls_error`, `peer_identity_mismatch`.
@@ -24,7 +33,7 @@ pub(crate) async fn connect(
     address: SocketAddr,
     worker: &Worker,
     purpose: Purpose,
-) -> Result<(Transport, Option<Alpn>), Error> {
+) -> Result<Connected, Error> {
     let attempt = Attempt { cluster, address, worker };
     let connected = timeout(cluster.connect_timeout, attempt.run(purpose)).await;
     let connected = connected.unwrap_or_else(|_elapsed| Err(attempt.timed_out()));
@@ -34,6 +43,31 @@ pub(crate) async fn connect(
     connected
 }
 
+/// Counts a connection that speaks `protocol`, when it is known whether the server takes us.
+pub(crate) fn opened(
+    cluster: &Cluster,
+    worker: &Worker,
+    protocol: Protocol,
+    admission: Option<&Arc<Admission>>,
+) {
+    let Some(admission) = admission else {
+        return cluster.connection_opened(worker, protocol, ConnectionOutcome::Ok);
+    };
+    let (metrics, direction, symbol, tls) =
+        (worker.metrics.clone(), cluster.direction, cluster.symbol, cluster.tls_label());
+    admission.when_known(move |refused| {
+        let outcome = if refused.is_some() { ConnectionOutcome::TlsError } else { ConnectionOutcome::Ok };
+        metrics.connections(direction, symbol, protocol, tls, outcome).inc();
+    });
+}
+
+/// What a request or a connection ends with whose server has refused us in TLS, or broke TLS.
+pub(crate) fn tls_failed(address: SocketAddr, service: &str, failed: &TlsError) -> Error {
+    let mismatch = failed.is_identity_mismatch();
+    let reason = if mismatch { Reason::PeerIdentityMismatch } else { Reason::TlsError };
+    Error::new(reason, format!("TLS with {address} of \"{service}\" failed: {failed}"))
+}
+
 struct Attempt<'a> {
     cluster: &'a Cluster,
     address: SocketAddr,
@@ -41,26 +75,33 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    async fn run(&self, purpose: Purpose) -> Result<(Transport, Option<Alpn>), Error> {
+    async fn run(&self, purpose: Purpose) -> Result<Connected, Error> {
         let Cluster { leg, connection, .. } = self.cluster;
         let stream = self.worker.network.connect(self.address, *leg, connection.keepalive).await;
         let stream = stream.map_err(|error| self.unreachable(&error))?;
         let Some(tls) = self.cluster.tls() else {
-            return Ok((Transport::Plain(Prefixed::new(stream)), None));
+            let transport = Transport::Plain(Prefixed::new(stream));
+            return Ok(Connected { transport, alpn: None, admission: None });
         };
-        let connected = tls.connect(stream, purpose).await;
-        self.count_handshake(connected.as_ref().err());
-        let (stream, alpn) = connected.map_err(|error| self.tls_failed(&error))?;
-        Ok((Transport::Connected(Box::new(stream)), alpn))
+        let (stream, alpn) = match tls.connect(stream, purpose).await {
+            Ok(connected) => connected,
+            Err(error) => {
+                self.handshakes().ended(Some(&error));
+                return Err(tls_failed(self.address, &self.cluster.name, &error));
+            }
+        };
+        let (admission, handshakes) = (stream.admission().clone(), self.handshakes());
+        admission.when_known(move |refused| handshakes.ended(refused));
+        Ok(Connected { transport: Transport::Connected(Box::new(stream)), alpn, admission: Some(admission) })
     }
 
-    fn count_handshake(&self, failed: Option<&TlsError>) {
-        let outcome = match failed {
-            None => HandshakeOutcome::Ok,
-            Some(error) if error.is_identity_mismatch() => HandshakeOutcome::Identity,
-            Some(_) => HandshakeOutcome::Failed,
-        };
-        self.worker.metrics.handshakes(self.cluster.direction, outcome).inc();
+    fn handshakes(&self) -> Handshakes {
+        Handshakes {
+            metrics: self.worker.metrics.clone(),
+            direction: self.cluster.direction,
+            service: self.cluster.name.clone(),
+            endpoint: self.address,
+        }
     }
 
     fn unreachable(&self, error: &io::Error) -> Error {
@@ -95,12 +136,31 @@ impl Attempt<'_> {
             ),
         )
     }
+}
 
-    fn tls_failed(&self, error: &TlsError) -> Error {
-        let mismatch = error.is_identity_mismatch();
-        let reason = if mismatch { Reason::PeerIdentityMismatch } else { Reason::TlsError };
-        let (address, name) = (self.address, &self.cluster.name);
-        Error::new(reason, format!("TLS with {address} of \"{name}\" failed: {error}"))
+/// Where handshakes with an endpoint are counted, and those that failed told.
+struct Handshakes {
+    metrics: Arc<Metrics>,
+    direction: Direction,
+    service: Arc<str>,
+    endpoint: SocketAddr,
+}
+
+impl Handshakes {
+    /// `None`: it went well.
+    fn ended(&self, failed: Option<&TlsError>) {
+        let outcome = match failed {
+            None => HandshakeOutcome::Ok,
+            Some(error) if error.is_identity_mismatch() => HandshakeOutcome::Identity,
+            Some(_) => HandshakeOutcome::Failed,
+        };
+        self.metrics.handshakes(self.direction, outcome).inc();
+        let Some(error) = failed else { return };
+        let (service, endpoint, cause) = (&*self.service, self.endpoint, error.cause);
+        match refusals::untold_before(self.direction, error) {
+            Some(more) => tracing::warn!(service, %endpoint, cause, more, "outbound TLS failed: {error}"),
+            None => tracing::debug!(service, %endpoint, cause, "outbound TLS failed: {error}"),
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
 use super::revocation::{self, BadList, RevocationList};
-use super::{NotAnIdentity, Subject, date, parse, unix_now};
+use super::{NotAnIdentity, Subject, Validity, date, parse, unix_now};
 use crate::tls::provider;
 
 /// 1 MiB: several times the certificates of every public CA together; no more is read of a file.
@@ -106,6 +106,12 @@ impl CredentialsError {
         }
     }
 
+    /// Worth waiting for at the start: nothing is there yet, or what is there does not hold at this time. Whoever
+    /// writes certificates brings others in both cases.
+    pub fn is_awaited(&self) -> bool {
+        self.is_missing() || matches!(self, Self::Expired { .. } | Self::NotYetValid { .. })
+    }
+
     /// Unix seconds from which the same files may be usable, where time is all that they lack.
     pub fn usable_from(&self) -> Option<i64> {
         match self {
@@ -155,6 +161,10 @@ impl Credentials {
 
     pub fn trust_domain(&self) -> &str {
         self.id.trust_domain()
+    }
+
+    pub(crate) const fn validity(&self) -> Validity {
+        Validity { not_before: self.not_before, not_after: self.not_after }
     }
 
     /// Our certificate first, then those that lead to a root.

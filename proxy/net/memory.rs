@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::io::DuplexStream;
@@ -34,6 +35,8 @@ pub(crate) struct Memory {
 struct Hosts {
     bound: HashMap<SocketAddr, Host>,
     names: HashMap<String, IpAddr>,
+    /// What a kernel would have been told of the last connection to an address.
+    keepalives: HashMap<SocketAddr, Option<Duration>>,
     /// Hands out ports for port 0 and for the near end of connections.
     last_port: u16,
 }
@@ -90,6 +93,15 @@ impl Memory {
     pub(crate) fn resolve(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
         let known = self.hosts.lock().names.get(host).copied();
         known.map(|ip| (ip, port).into()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    pub(crate) fn note_keepalive(&self, address: SocketAddr, keepalive: Option<Duration>) {
+        self.hosts.lock().keepalives.insert(address, keepalive);
+    }
+
+    /// Of the last connection that was dialled to `address` through [`super::Network`].
+    pub(crate) fn keepalive(&self, address: SocketAddr) -> Option<Duration> {
+        self.hosts.lock().keepalives.get(&address).copied().flatten()
     }
 
     pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<DuplexStream> {

@@ -16,6 +16,7 @@ use super::Prefixed;
 use super::leg::Leg;
 use super::own::is_own;
 use super::returning::Noted;
+use crate::tls::admission::ClientStream;
 
 /// Bytes on the wire.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ impl Made {
 pub(crate) enum Transport {
     Plain(Prefixed<Stream>),
     Accepted(Box<tokio_rustls::server::TlsStream<Prefixed<Stream>>>),
-    Connected(Box<tokio_rustls::client::TlsStream<Stream>>),
+    Connected(Box<ClientStream<Stream>>),
     /// What runs inside an upgraded exchange or a CONNECT.
     Inside(Box<TokioIo<Upgraded>>),
 }

@@ -6,16 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pillion_config::Config;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 use super::peer::Peer;
 use crate::app::{Addresses, App, Applied, Controller};
 use crate::identity::credentials::Credentials;
-use crate::identity::issue::Ca;
+use crate::identity::issue::{Ca, IssuedPem, Request};
 use crate::net::Network;
 use crate::net::memory::Memory;
 use crate::runtime::drain::Drain;
 use crate::telemetry::Metrics;
+use crate::tls::provider;
 
 /// Where tests put their back-ends.
 pub(super) const A: &str = "10.0.0.1:80";
@@ -169,7 +174,11 @@ impl Pair {
     }
 
     pub(super) fn caller(&self, orders: &str) -> Sidecar {
-        self.mesh.sidecar(&(caller(orders) + IDENTITY), Some(identity(&self.ca, "web")))
+        self.caller_as(orders, identity(&self.ca, "web"))
+    }
+
+    pub(super) fn caller_as(&self, orders: &str, own: Credentials) -> Sidecar {
+        self.mesh.sidecar(&(caller(orders) + IDENTITY), Some(own))
     }
 }
 
@@ -195,6 +204,26 @@ pub(super) fn identity(ca: &Ca, account: &str) -> Credentials {
     let issued = ca.issue(&id, &[], Duration::from_secs(86_400)).expect("a certificate");
     issued.credentials().expect("credentials")
 }
+
+/// The files of somebody whose certificate expired long ago.
+pub(super) fn expired_files(ca: &Ca, account: &str) -> IssuedPem {
+    let [not_before, not_after] = LONG_AGO.map(|at| OffsetDateTime::from_unix_timestamp(at).expect("a time"));
+    let uris = vec![format!("spiffe://cluster.local/ns/default/sa/{account}")];
+    ca.sign(&Request { uris, hosts: Vec::new(), not_before, not_after }).expect("signed")
+}
+
+/// The same, put to use when it still held.
+pub(super) fn expired(ca: &Ca, account: &str) -> Credentials {
+    let pem = expired_files(ca, account);
+    let chain = vec![CertificateDer::from_pem_slice(pem.certificate.as_bytes()).expect("PEM")];
+    let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).expect("PEM");
+    let key = CertifiedKey::from_der(chain, key, &provider::any()).expect("a pair");
+    let [not_before, not_after] = LONG_AGO;
+    Credentials { key: Arc::new(key), not_before, not_after, ..identity(ca, account) }
+}
+
+/// The first day of Unix time.
+const LONG_AGO: [i64; 2] = [0, 86_400];
 
 pub(super) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::backend::Backend;
@@ -157,4 +158,34 @@ async fn a_waiter_for_a_second_connection_is_served_by_a_stream_that_ends_before
         assert_eq!(answer.await.expect("asked"), 200);
     }
     assert_eq!((a.connections(), sidecar.sum("pillion_circuit_breaker_used limit=pending")), (1, 0));
+}
+
+/// A gRPC server counts pings without data as an attack, and by default allows one in five minutes.
+#[tokio::test(start_paused = true)]
+async fn b3_a_server_that_is_silent_for_290_seconds_is_not_pinged() {
+    const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+    const PING: &[u8] = b"\0\0\x08\x06\0";
+    let (mesh, heard) = (Mesh::default(), Arc::<Mutex<Vec<u8>>>::default());
+    let told = heard.clone();
+    let _a = mesh.scripted(A, move |mut peer: Peer, _| {
+        let told = told.clone();
+        async move {
+            peer.send(SETTINGS).await;
+            loop {
+                let (byte, is_there) = peer.exactly(1).await;
+                told.lock().extend(byte);
+                if !is_there {
+                    return;
+                }
+            }
+        }
+    });
+    let sidecar =
+        mesh.caller(&format!("{ORDERS}, protocol: http2, timeout: off, connection: {{ keepalive: 10s }}"));
+    let client = sidecar.http2_client().await;
+    let _asked = ask(&client);
+    pass(290).await;
+    let heard = heard.lock();
+    assert!(heard.starts_with(b"PRI * HTTP/2.0"), "a request was sent");
+    assert!(!heard.windows(PING.len()).any(|frame| frame == PING));
 }

@@ -8,6 +8,7 @@ use super::mesh::{A, B, Mesh, ORDERS, Pair, identity, pass, settle};
 use super::peer::Peer;
 use super::scratch::Scratch;
 use crate::app::{Applied, Learnt};
+use crate::identity::issue::IssuedPem;
 
 const ONE: &str = "endpoints: [10.0.0.1:80]";
 const ELSEWHERE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nelse";
@@ -315,6 +316,31 @@ async fn certificates_that_are_missing_at_start_are_waited_for_and_blame_no_endp
     assert!(sidecar.look_at_identity().expect("a whole set"));
     assert_eq!(client.get("/").await.body, "ok");
     assert_eq!(app.hits(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn c3_an_expired_certificate_at_start_is_waited_out_like_a_missing_one() {
+    let (pair, scratch) = (Pair::new(), Scratch::new());
+    let _app = pair.mesh.answering(A, OK);
+    let _inbound = pair.application("10.1.0.1:15006", A);
+    let write = |issued: &IssuedPem| {
+        scratch.write("tls.crt", &issued.certificate);
+        scratch.write("tls.key", &issued.key);
+        scratch.write("ca.crt", &issued.bundle);
+    };
+    write(&mesh::expired_files(&pair.ca, "web"));
+    let folder = format!("identity: {{ directory: \"{}\" }}\n", scratch.path("").display());
+    let yaml = mesh::caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}")) + &folder;
+    let mut sidecar = pair.mesh.sidecar(&yaml, None);
+    let why = sidecar.controller.awaits().expect("not ready");
+    assert!(why.contains("expired at 1970-01-02"), "{why}");
+    assert_eq!(sidecar.client().await.get("/").await.told(), (502, Some("tls_error")));
+
+    let web = "spiffe://cluster.local/ns/default/sa/web".parse().expect("an identity");
+    write(&pair.ca.issue(&web, &[], Duration::from_secs(3600)).expect("a certificate"));
+    assert!(sidecar.look_at_identity().expect("a good set"));
+    assert_eq!(sidecar.controller.awaits(), None);
+    assert_eq!(sidecar.client().await.get("/").await.body, "ok");
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,8 +16,9 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
+use super::admission::ClientStream;
+use super::notes::noting;
 use super::revocation::Revocations;
 use super::verify::{Expected, Revoking, ServerVerifier};
 use super::{Alpn, SetupError, TlsError, provider, recheck_resumed, wire_names};
@@ -113,8 +114,8 @@ impl ClientTls {
 
     /// Shakes hands as the client. Unbounded in time: the caller sets the limit.
     ///
-    /// In TLS 1.3 a server judges our certificate after this returns: its refusal comes with the first read,
-    /// and [`TlsError::from_io`] puts that into words.
+    /// In TLS 1.3 a server judges our certificate after this returns: [`ClientStream::admission`] tells what came of
+    /// that.
     ///
     /// # Errors
     /// [`TlsError`]; of kind `PeerIdentityMismatch` when the server is genuine but not who it must be. At once, and of
@@ -123,7 +124,7 @@ impl ClientTls {
         &self,
         io: IO,
         purpose: Purpose,
-    ) -> Result<(TlsStream<IO>, Option<Alpn>), TlsError>
+    ) -> Result<(ClientStream<IO>, Option<Alpn>), TlsError>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -137,12 +138,12 @@ impl ClientTls {
             Purpose::Http1 => http1,
             Purpose::Tcp => tcp,
         };
-        let connecting = connector.connect(server_name.clone(), io);
-        let stream = connecting.await.map_err(|error| TlsError::from_io(&error))?;
+        let (connected, notes) = noting(connector.connect(server_name.clone(), io)).await;
+        let stream = connected.map_err(|error| TlsError::noted(&error, notes))?;
         let (_, session) = stream.get_ref();
         recheck_resumed(session.handshake_kind(), session.peer_certificates(), unix_now())?;
         let alpn = Alpn::agreed(session.alpn_protocol());
-        Ok((stream, alpn))
+        Ok((ClientStream::new(stream), alpn))
     }
 }
 

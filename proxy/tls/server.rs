@@ -9,6 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::notes::noting;
+use super::sessions::Sessions;
 use super::verify::{ClientVerifier, Expected};
 use super::{Alpn, Peer, SetupError, TlsError, provider, wire_names};
 use crate::identity::credentials::Credentials;
@@ -17,9 +19,9 @@ use crate::identity::unix_now;
 /// What inbound serves with: our certificate, TLS versions and key exchanges by `policy`, ALPN as
 /// [`Alpn::ALL`] (a client that offers none is served too), and a client certificate required.
 ///
-/// Sessions resume from memory (rustls' 256 per config, no tickets that outlive it): that saves about two
-/// thirds of a handshake's CPU. They are bound to this config, so new credentials start with none; [`accept`]
-/// looks at the expiry of a resumed peer's certificate again.
+/// Sessions resume from memory (256 per config, no tickets that outlive it): that saves about two thirds of a
+/// handshake's CPU. They are bound to this config, so new credentials start with none, and none is resumed when the
+/// certificate that began it has expired ([`Sessions`]).
 ///
 /// # Errors
 /// The bundle cannot verify anyone; not with [`Credentials`] that were checked.
@@ -32,6 +34,7 @@ pub fn server_config(credentials: &Credentials, policy: &TlsPolicy) -> Result<Ar
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.key.clone())));
     config.alpn_protocols = wire_names(&Alpn::ALL);
+    config.session_storage = Sessions::new();
     Ok(Arc::new(config))
 }
 
@@ -46,7 +49,8 @@ pub async fn accept<IO>(
 where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
-    let stream = TlsAcceptor::from(config).accept(io).await.map_err(|error| TlsError::from_io(&error))?;
+    let (accepted, notes) = noting(TlsAcceptor::from(config).accept(io)).await;
+    let stream = accepted.map_err(|error| TlsError::noted(&error, notes))?;
     let (_, session) = stream.get_ref();
     let alpn = Alpn::agreed(session.alpn_protocol());
     let peer = Peer::of(session.peer_certificates(), unix_now())?;

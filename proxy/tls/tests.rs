@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use pillion_config::cluster::UpstreamTls;
 use pillion_config::identity::{TlsPolicy, TlsVersion};
-use rustls::{ClientConfig, NamedGroup, OtherError, ServerConfig};
+use rustls::{CertificateError, ClientConfig, NamedGroup, OtherError, ServerConfig};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
-use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use super::admission::ClientStream;
 use super::client::{AlpnOffer, ClientTls, Purpose};
 use super::server::{accept, server_config};
 use super::*;
@@ -79,7 +79,7 @@ fn client(credentials: &Credentials, tls: &UpstreamTls, alpn: AlpnOffer) -> Clie
 }
 
 type Served = Result<(Arc<Peer>, Option<Alpn>), TlsError>;
-type Called = Result<(TlsStream<DuplexStream>, Option<Alpn>), TlsError>;
+type Called = Result<(ClientStream<DuplexStream>, Option<Alpn>), TlsError>;
 
 /// One handshake, and a byte from the server: in TLS 1.3 only that tells the client it was admitted.
 async fn shake(server: Arc<ServerConfig>, client: &ClientTls) -> (Served, Called) {
@@ -176,7 +176,7 @@ async fn a_client_without_a_certificate_is_refused_and_told_why() {
     let caller = client(&issue(&ca, WEB), &simple, AlpnOffer::Auto);
     let (served, called) = shake(serve(&issue(&ca, ORDERS)), &caller).await;
     refused(served, TlsErrorKind::Certificate, "presented no certificate");
-    refused(called, TlsErrorKind::RefusedByPeer, "requires a certificate");
+    refused(called, TlsErrorKind::RefusedByPeer, "our certificate: none was presented; it requires one");
 }
 
 #[tokio::test]
@@ -319,6 +319,76 @@ fn a_resumed_peer_whose_certificate_has_expired_since_is_refused() {
     let resumed = |now| recheck_resumed(Some(HandshakeKind::Resumed), Some(web.chain()), now);
     assert_eq!(resumed(web.not_after), Ok(()));
     refused(resumed(web.not_after + 1), TlsErrorKind::Certificate, "expired at");
+}
+
+/// What a client's stream was told of its server: nothing yet, that it is taken, or why not.
+fn watched(stream: &ClientStream<DuplexStream>) -> Arc<std::sync::OnceLock<Option<TlsError>>> {
+    let told = Arc::new(std::sync::OnceLock::new());
+    let heir = told.clone();
+    stream.admission().when_known(move |refused| heir.set(refused.cloned()).expect("told once"));
+    told
+}
+
+#[tokio::test]
+async fn c3_an_alert_that_has_arrived_is_the_reason_though_writing_fails_first() {
+    let ca = ca();
+    let past = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(86_400);
+    let caller = client(&forge(&ca, &[WEB], past), &mutual(&[]), AlpnOffer::Auto);
+    let (near, far) = duplex(64 * 1024);
+    let (served, called) =
+        tokio::join!(accept(serve(&issue(&ca, ORDERS)), far), caller.connect(near, Purpose::Tcp));
+    let refusal = served.map(drop).expect_err("expired");
+    assert_eq!((refusal.cause, refusal.claimed), ("expired", Some(id(WEB))));
+    let (mut stream, _) = called.expect("the handshake has ended for the client");
+    let told = watched(&stream);
+    assert_eq!((told.get(), stream.admission().failure()), (None, None), "nothing was read yet");
+    let error = stream.write_all(b"GET / HTTP/1.1").await.expect_err("the server is gone");
+    assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
+    let failure = stream.admission().failure().expect("the alert was read");
+    assert!(failure.is_refusal);
+    assert_eq!((failure.error.kind, failure.error.cause), (TlsErrorKind::RefusedByPeer, "expired"));
+    assert_eq!(told.get(), Some(&Some(failure.error)));
+}
+
+#[tokio::test]
+async fn c3_a_server_has_taken_us_when_it_says_anything_or_never_refused() {
+    let ca = ca();
+    let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
+    let caller = client(&web, &mutual(&[]), AlpnOffer::Auto);
+    let connected = async || {
+        let (near, far) = duplex(64 * 1024);
+        let (served, called) = tokio::join!(accept(serve(&orders), far), caller.connect(near, Purpose::Tcp));
+        let (stream, _) = called.expect("connected");
+        let told = watched(&stream);
+        assert_eq!(told.get(), None);
+        (served.expect("admitted").0, stream, told)
+    };
+    let (mut server, mut stream, told) = connected().await;
+    server.flush().await.expect("the client is there");
+    let read = tokio::time::timeout(Duration::ZERO, stream.read_u8()).await;
+    assert_eq!((read.is_err(), told.get()), (true, Some(&None)), "a ticket has come, and no byte");
+
+    let (server, stream, told) = connected().await;
+    drop((server, stream));
+    assert_eq!(told.get(), Some(&None), "nobody has refused us");
+}
+
+#[test]
+fn c3_what_an_alert_says_of_our_certificate_is_put_into_words() {
+    use rustls::AlertDescription as A;
+    for (alert, cause) in [
+        (A::CertificateExpired, "expired"),
+        (A::CertificateRevoked, "revoked"),
+        (A::UnknownCA, "unknown CA"),
+        (A::UnsupportedCertificate, "unsupported certificate"),
+        (A::BadCertificate, "bad certificate"),
+        (A::CertificateRequired, "none was presented"),
+    ] {
+        let error = TlsError::from_rustls(&rustls::Error::AlertReceived(alert));
+        assert_eq!((error.kind, error.cause), (TlsErrorKind::RefusedByPeer, cause));
+        let words = format!("the peer refused our certificate: {cause}; ");
+        assert!(error.detail.starts_with(&words), "{error}");
+    }
 }
 
 #[test]

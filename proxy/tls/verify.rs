@@ -18,8 +18,8 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::SetupError;
 use super::revocation::{Revocations, Shown};
+use super::{SetupError, notes};
 use crate::identity::credentials::Credentials;
 use crate::identity::{NotAnIdentity, Subject};
 
@@ -31,8 +31,7 @@ pub(crate) enum Expected {
     TrustDomain(String),
 }
 
-/// Why a certificate that is genuine is still the wrong one. Travels through rustls and is found again by
-/// type.
+/// Why a certificate that is genuine is still the wrong one.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Rejection {
     #[error("the {who} has a certificate, but not of a workload: {fault}")]
@@ -49,12 +48,42 @@ pub(crate) enum Rejection {
         "whether the {who}'s certificate is revoked cannot be told: the list of {issuer} fails ({fault})"
     )]
     UnusableList { who: &'static str, issuer: String, fault: webpki::Error },
+    #[error(
+        "the peer's certificate is of an unknown issuer: the trust bundle has a CA of the same name, but with \
+         another key"
+    )]
+    Namesake,
 }
 
 impl Rejection {
     /// The peer is another one than expected, where the rest is about a certificate of the right one.
     pub(super) fn is_mismatch(&self) -> bool {
-        !matches!(self, Self::Revoked { .. } | Self::UnusableList { .. })
+        !matches!(self, Self::Revoked { .. } | Self::UnusableList { .. } | Self::Namesake)
+    }
+
+    /// [`super::TlsError::cause`]
+    pub(super) const fn cause(&self) -> &'static str {
+        match self {
+            Self::NotAnIdentity { .. } => "no identity",
+            Self::WrongIdentity { .. } => "another identity",
+            Self::WrongTrustDomain { .. } => "another trust domain",
+            Self::Revoked { .. } => "revoked",
+            Self::UnusableList { .. } => "revocation unknown",
+            Self::Namesake => "unknown CA",
+        }
+    }
+
+    /// For rustls, which chooses the alert by it: the peer hears what is wrong with its certificate as well as TLS
+    /// can say it.
+    fn tls_error(&self) -> CertificateError {
+        match self {
+            Self::Revoked { .. } => CertificateError::Revoked,
+            Self::UnusableList { .. } => CertificateError::UnknownRevocationStatus,
+            Self::Namesake => CertificateError::UnknownIssuer,
+            Self::NotAnIdentity { .. } | Self::WrongIdentity { .. } | Self::WrongTrustDomain { .. } => {
+                CertificateError::Other(OtherError(Arc::new(self.clone())))
+            }
+        }
     }
 }
 
@@ -65,16 +94,51 @@ fn list(expected: &[SpiffeId]) -> String {
     }
 }
 
-impl From<Rejection> for Error {
-    fn from(rejection: Rejection) -> Self {
-        CertificateError::Other(OtherError(Arc::new(rejection))).into()
+/// Why a verifier does not admit a certificate.
+enum Verdict {
+    /// rustls says it all.
+    Tls(Error),
+    Rejected(Rejection),
+}
+
+impl From<Error> for Verdict {
+    /// A chain fails by its signature when two CAs have one name, as two test CAs of one trust domain do. For rustls
+    /// that is an attack on the handshake; for the peer and for people it is an unknown CA.
+    fn from(error: Error) -> Self {
+        match error {
+            Error::InvalidCertificate(CertificateError::BadSignature) => Self::Rejected(Rejection::Namesake),
+            error => Self::Tls(error),
+        }
     }
 }
 
+impl From<Rejection> for Verdict {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+/// Passes a verdict on to rustls, and notes what it has no words for.
+fn noted<T>(end_entity: &CertificateDer<'_>, verdict: Result<T, Verdict>) -> Result<T, Error> {
+    verdict.map_err(|verdict| {
+        notes::refused(end_entity);
+        match verdict {
+            Verdict::Tls(error) => error,
+            Verdict::Rejected(rejection) => {
+                let error = rejection.tls_error();
+                notes::rejected(rejection);
+                error.into()
+            }
+        }
+    })
+}
+
 impl Expected {
-    fn check(&self, who: &'static str, certificate: &CertificateDer<'_>) -> Result<(), Rejection> {
+    /// Unix seconds; the last at which the certificate holds.
+    fn check(&self, who: &'static str, certificate: &CertificateDer<'_>) -> Result<i64, Rejection> {
         let subject = Subject::read(certificate).map_err(|fault| Rejection::NotAnIdentity { who, fault })?;
-        self.admit(who, subject.id)
+        self.admit(who, subject.id)?;
+        Ok(subject.not_after)
     }
 
     fn admit(&self, who: &'static str, id: SpiffeId) -> Result<(), Rejection> {
@@ -107,6 +171,21 @@ impl ServerVerifier {
         let revocations = Revocations::new(Some(own), roots.clone(), algorithms);
         Self { roots, expected, algorithms, revocations }
     }
+
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Verdict> {
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        let (roots, algorithms) = (&self.roots, self.algorithms.all);
+        verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+        let shown = Shown { who: "server", end_entity, intermediates };
+        self.revocations.check(&shown, webpki::KeyUsage::server_auth(), now)?;
+        self.expected.check("server", end_entity)?;
+        Ok(ServerCertVerified::assertion())
+    }
 }
 
 impl ServerCertVerifier for ServerVerifier {
@@ -120,13 +199,7 @@ impl ServerCertVerifier for ServerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let certificate = ParsedCertificate::try_from(end_entity)?;
-        let (roots, algorithms) = (&self.roots, self.algorithms.all);
-        verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
-        let shown = Shown { who: "server", end_entity, intermediates };
-        self.revocations.check(&shown, webpki::KeyUsage::server_auth(), now)?;
-        self.expected.check("server", end_entity)?;
-        Ok(ServerCertVerified::assertion())
+        noted(end_entity, self.judge(end_entity, intermediates, now))
     }
 
     fn verify_tls12_signature(
@@ -171,6 +244,19 @@ impl ClientVerifier {
         let chain = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), provider).build()?;
         Ok(Self { chain, expected, revocations })
     }
+
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Verdict> {
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let shown = Shown { who: "client", end_entity, intermediates };
+        self.revocations.check(&shown, webpki::KeyUsage::client_auth(), now)?;
+        notes::set_holds_until(self.expected.check("client", end_entity)?);
+        Ok(verified)
+    }
 }
 
 impl ClientCertVerifier for ClientVerifier {
@@ -185,11 +271,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
-        let shown = Shown { who: "client", end_entity, intermediates };
-        self.revocations.check(&shown, webpki::KeyUsage::client_auth(), now)?;
-        self.expected.check("client", end_entity)?;
-        Ok(verified)
+        noted(end_entity, self.judge(end_entity, intermediates, now))
     }
 
     fn verify_tls12_signature(
@@ -231,10 +313,13 @@ impl ServerCertVerifier for Revoking {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verified = self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
-        let shown = Shown { who: "server", end_entity, intermediates };
-        self.revocations.check(&shown, webpki::KeyUsage::server_auth(), now)?;
-        Ok(verified)
+        let judge = || {
+            let verified = self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
+            let shown = Shown { who: "server", end_entity, intermediates };
+            self.revocations.check(&shown, webpki::KeyUsage::server_auth(), now)?;
+            Ok(verified)
+        };
+        noted(end_entity, judge())
     }
 
     fn verify_tls12_signature(

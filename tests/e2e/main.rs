@@ -20,6 +20,7 @@ mod pods;
 mod probes;
 mod process;
 mod redirect;
+mod refused;
 mod reload;
 mod status;
 mod streaming;

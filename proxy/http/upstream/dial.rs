@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Want;
 use super::shard::{About, Counted, Http1, Http2, Shard, StreamLimit, Ticket};
 use crate::cluster::Cluster;
-use crate::cluster::connect::connect;
+use crate::cluster::connect::{Connected, connect, opened, tls_failed};
 use crate::cluster::endpoint::{Endpoint, Speaks};
 use crate::error::{Error, Reason};
 use crate::http::server::HTTP1_BUFFER;
@@ -19,6 +19,7 @@ use crate::net::{Io, Prefixed};
 use crate::runtime::worker::Worker;
 use crate::telemetry::{ConnectionOutcome, Held, Protocol};
 use crate::tls::Alpn;
+use crate::tls::admission::Admission;
 use crate::tls::client::Purpose;
 
 /// One of the cluster's `max_connections`, held while the connection is open.
@@ -64,12 +65,12 @@ impl Dial<'_> {
     async fn run(&self, slot: Slot) -> Result<(), Error> {
         let purpose = if self.want == Want::OnlyHttp1 { Purpose::Http1 } else { Purpose::Http };
         let connected = connect(self.cluster, self.endpoint.address, self.worker, purpose).await;
-        let (transport, alpn) = connected?;
+        let Connected { transport, alpn, admission } = connected?;
         let io = TokioIo::new(Prefixed::new(transport));
         let about = About::new(self.cluster.verifies_peers() && alpn.is_some_and(Alpn::is_sidecar));
         match self.speaks(alpn) {
-            Speaks::Http1 => self.http1(io, about, slot).await,
-            Speaks::Http2 => self.http2(io, about, slot).await,
+            Speaks::Http1 => self.http1(io, about, admission, slot).await,
+            Speaks::Http2 => self.http2(io, about, admission, slot).await,
         }
     }
 
@@ -79,11 +80,18 @@ impl Dial<'_> {
         if is_http2 { Speaks::Http2 } else { Speaks::Http1 }
     }
 
-    async fn http1(&self, io: TokioIo<Io>, about: About, slot: Slot) -> Result<(), Error> {
+    async fn http1(
+        &self,
+        io: TokioIo<Io>,
+        about: About,
+        admission: Option<Arc<Admission>>,
+        slot: Slot,
+    ) -> Result<(), Error> {
         let handshake = http1::Builder::new().max_buf_size(HTTP1_BUFFER).handshake(io).await;
-        let (send, conn) = handshake.map_err(|error| self.not_http(&error))?;
+        let (send, conn) = handshake.map_err(|error| self.not_http(&error, admission.as_ref()))?;
         // With the connection, whoever holds it: hyper's task, or the tunnel that it became.
-        let held: HeldHttp1 = Arc::new((slot, self.opened(Protocol::Http1), self.endpoint.pool.count()));
+        let held: HeldHttp1 =
+            Arc::new((slot, self.opened(Protocol::Http1, admission.as_ref()), self.endpoint.pool.count()));
         let also_held = held.clone();
         tokio::spawn(async move {
             drop(conn.with_upgrades().await); // how it ended, the request that was on it learns
@@ -92,25 +100,30 @@ impl Dial<'_> {
         if self.want != Want::OnlyHttp1 {
             self.endpoint.learn(Speaks::Http1);
         }
-        self.shard().offer_http1(Http1::new(send, about, held), self.cluster);
+        self.shard().offer_http1(Http1::new(send, about, admission, held), self.cluster);
         if self.want.is_shared() {
             self.shard().wake_stream_waiters();
         }
         Ok(())
     }
 
-    async fn http2(&self, io: TokioIo<Io>, about: About, slot: Slot) -> Result<(), Error> {
+    async fn http2(
+        &self,
+        io: TokioIo<Io>,
+        about: About,
+        admission: Option<Arc<Admission>>,
+        slot: Slot,
+    ) -> Result<(), Error> {
         let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(ANSWER_HEADER_BYTES)
-            .keep_alive_interval(self.cluster.connection.keepalive)
             .handshake(io)
             .await;
-        let (send, mut conn) = handshake.map_err(|error| self.not_http(&error))?;
-        let guards = (slot, self.opened(Protocol::Http2), self.endpoint.pool.count());
+        let (send, mut conn) = handshake.map_err(|error| self.not_http(&error, admission.as_ref()))?;
+        let guards = (slot, self.opened(Protocol::Http2, admission.as_ref()), self.endpoint.pool.count());
         let max_streams = StreamLimit::new(STREAMS_AT_FIRST);
         let shown = max_streams.clone();
         tokio::spawn(async move {
@@ -130,7 +143,7 @@ impl Dial<'_> {
             drop(guards);
         });
         self.endpoint.learn(Speaks::Http2);
-        self.shard().offer_http2(Http2::new(send, about, max_streams), self.cluster);
+        self.shard().offer_http2(Http2::new(send, about, admission, max_streams), self.cluster);
         if !self.want.is_shared() {
             self.shard().wake_http1_waiters();
         }
@@ -141,14 +154,18 @@ impl Dial<'_> {
         self.endpoint.pool.shard(self.worker.index)
     }
 
-    fn opened(&self, protocol: Protocol) -> Held {
-        self.cluster.connection_opened(self.worker, protocol, ConnectionOutcome::Ok);
+    fn opened(&self, protocol: Protocol, admission: Option<&Arc<Admission>>) -> Held {
+        opened(self.cluster, self.worker, protocol, admission);
         Held::of(&self.worker.connections_active(self.cluster.direction, protocol))
     }
 
-    fn not_http(&self, error: &hyper::Error) -> Error {
-        self.cluster.connection_opened(self.worker, Protocol::Unknown, ConnectionOutcome::Failed);
+    fn not_http(&self, error: &hyper::Error, admission: Option<&Arc<Admission>>) -> Error {
         let (address, name) = (self.endpoint.address, &self.cluster.name);
+        if let Some(failure) = admission.and_then(|admission| admission.failure()) {
+            self.cluster.connection_opened(self.worker, Protocol::Unknown, ConnectionOutcome::TlsError);
+            return tls_failed(address, name, &failure.error);
+        }
+        self.cluster.connection_opened(self.worker, Protocol::Unknown, ConnectionOutcome::Failed);
         Error::new(
             Reason::UpstreamReset,
             format!("{address} of \"{name}\" broke off before a request: {error}"),

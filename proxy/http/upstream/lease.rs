@@ -9,7 +9,7 @@ use super::shard::{About, Http1, Http2, Shard};
 use crate::cluster::Cluster;
 use crate::error::{Reason, Sent};
 use crate::http::Body;
-use crate::tls::TlsError;
+use crate::tls::admission::Failure;
 
 pub(crate) struct Lease {
     kind: Option<Kind>,
@@ -72,6 +72,27 @@ impl Lease {
         &mut self,
         request: Request<Body>,
     ) -> Result<http::Response<Incoming>, SendFailure> {
+        let sent = self.send_on_connection(request).await;
+        sent.map_err(|failure| match self.tls_failure() {
+            Some(tls) => by_tls(failure, tls),
+            None => failure,
+        })
+    }
+
+    /// In TLS 1.3 a server judges our certificate after the handshake has ended for us, and its alert comes instead of
+    /// an answer. HTTP libraries have no word for it, and some hide it: the stream below them has kept it.
+    fn tls_failure(&self) -> Option<Failure> {
+        match &self.kind {
+            Some(Kind::Http1(conn)) => conn.tls_failure(),
+            Some(Kind::Http2(conn)) => conn.tls_failure(),
+            None => None,
+        }
+    }
+
+    async fn send_on_connection(
+        &mut self,
+        request: Request<Body>,
+    ) -> Result<http::Response<Incoming>, SendFailure> {
         self.is_busy = true;
         // It served a request before, so the peer may have hung up since.
         let was_used = self.about.uses > 0;
@@ -126,15 +147,6 @@ impl Drop for Lease {
 
 /// hyper's error in the words of the interface, and whether the request may have had an effect.
 fn explain(error: &hyper::Error, unsent: Option<Request<Body>>, was_used: bool) -> SendFailure {
-    if let Some(refused) = refused_in_tls(error) {
-        let unsent = unsent.map(Box::new);
-        return SendFailure {
-            reason: Reason::TlsError,
-            detail: refused.to_string(),
-            sent: Sent::Never,
-            unsent,
-        };
-    }
     let reason = reason(error);
     let hung_up = matches!(reason, Reason::UpstreamClosed | Reason::UpstreamReset);
     let sent = if unsent.is_some() || was_refused(error) {
@@ -147,12 +159,11 @@ fn explain(error: &hyper::Error, unsent: Option<Request<Body>>, was_used: bool) 
     SendFailure { reason, detail: text(error), sent, unsent: unsent.map(Box::new) }
 }
 
-/// In TLS 1.3 a server judges our certificate after the handshake has ended for us: its alert comes instead of an
-/// answer, before it has read anything.
-fn refused_in_tls(error: &hyper::Error) -> Option<TlsError> {
-    let io = cause::<std::io::Error>(error)?;
-    let is_tls = io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-    is_tls.then(|| TlsError::from_io(io))
+/// The same failure, when TLS is the reason of it. A server that refused us has read nothing of the request.
+fn by_tls(failure: SendFailure, tls: Failure) -> SendFailure {
+    let is_unsent = tls.is_refusal || failure.sent == Sent::Never;
+    let sent = if is_unsent { Sent::Never } else { Sent::Perhaps };
+    SendFailure { reason: Reason::TlsError, detail: tls.error.detail, sent, unsent: failure.unsent }
 }
 
 fn reason(error: &hyper::Error) -> Reason {

@@ -17,6 +17,7 @@ use super::lease::Lease;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::http::Body;
+use crate::tls::admission::{Admission, Failure};
 
 /// How often pools are looked through for connections that were idle too long.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -72,6 +73,7 @@ pub(super) struct Ticket {
 pub(crate) struct Http1 {
     pub(super) send: http1::SendRequest<Body>,
     pub(super) about: About,
+    admission: Option<Arc<Admission>>,
     idle: Idle,
     _held: HeldHttp1,
 }
@@ -80,6 +82,7 @@ pub(crate) struct Http1 {
 pub(crate) struct Http2 {
     send: http2::SendRequest<Body>,
     about: Mutex<About>,
+    admission: Option<Arc<Admission>>,
     streams: AtomicU32,
     max_streams: Arc<StreamLimit>,
     /// Takes no new request: it is old, said goodbye or broke.
@@ -364,8 +367,18 @@ impl State {
 }
 
 impl Http1 {
-    pub(super) fn new(send: http1::SendRequest<Body>, about: About, held: HeldHttp1) -> Self {
-        Self { send, about, idle: Idle::default(), _held: held }
+    pub(super) fn new(
+        send: http1::SendRequest<Body>,
+        about: About,
+        admission: Option<Arc<Admission>>,
+        held: HeldHttp1,
+    ) -> Self {
+        Self { send, about, admission, idle: Idle::default(), _held: held }
+    }
+
+    /// How it failed, where it was TLS that failed.
+    pub(super) fn tls_failure(&self) -> Option<Failure> {
+        self.admission.as_ref()?.failure()
     }
 }
 
@@ -373,11 +386,13 @@ impl Http2 {
     pub(super) fn new(
         send: http2::SendRequest<Body>,
         about: About,
+        admission: Option<Arc<Admission>>,
         max_streams: Arc<StreamLimit>,
     ) -> Arc<Self> {
         Arc::new(Self {
             send,
             about: Mutex::new(about),
+            admission,
             streams: AtomicU32::new(0),
             max_streams,
             retired: AtomicBool::new(false),
@@ -387,6 +402,11 @@ impl Http2 {
 
     fn is_open(&self, cluster: &Cluster) -> bool {
         !self.retired.load(Relaxed) && !self.send.is_closed() && !self.about.lock().is_worn(cluster)
+    }
+
+    /// How it failed, where it was TLS that failed.
+    pub(super) fn tls_failure(&self) -> Option<Failure> {
+        self.admission.as_ref()?.failure()
     }
 
     pub(super) fn sender(&self) -> http2::SendRequest<Body> {

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::super::backend::{Backend, OK, UNAVAILABLE};
-use super::super::mesh::{A, B, C, Mesh, Sidecar, Watch, pass, secs, settle};
+use super::super::mesh::{A, B, C, Mesh, Sidecar, Watch, at, pass, secs, settle};
 use super::super::peer::Peer;
 use super::super::scratch::Scratch;
 use super::sides::listens;
@@ -42,7 +42,7 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
         shows(key("connection.idle_timeout"), ["10s", "100s"], connections_now_and_then),
         shows(key("connection.max_age"), ["10s", "100s"], connections_now_and_then),
         shows(key("connection.max_requests"), ["1", "3"], connections_now_and_then),
-        shows(key("connection.keepalive"), ["off", "10s"], whether_it_pings),
+        shows(key("connection.keepalive"), ["off", "10s"], time_until_the_kernel_asks),
         shows(key("circuit_breaker.max_connections"), ["1", "2"], one_of_two),
         shows(key("circuit_breaker.max_pending_requests"), ["0", "10"], one_of_two),
         shows(key("circuit_breaker.max_requests"), ["1", "10"], one_of_two),
@@ -164,15 +164,11 @@ fn listening(mesh: &Mesh, heard: Arc<Mutex<Vec<u8>>>) -> Backend {
     })
 }
 
-async fn whether_it_pings(key: Key) -> String {
-    let (mesh, heard) = (Mesh::default(), Arc::new(Mutex::new(Vec::new())));
-    let _a = listening(&mesh, heard.clone());
-    let sidecar = key.caller(&mesh, json!({ "endpoints": [A], "protocol": "http2", "timeout": "off" }));
-    let mut client = sidecar.client().await;
-    client.send(GET).await;
-    pass(15).await;
-    let heard = heard.lock();
-    format!("{}", heard.windows(9).any(|frame| frame == b"\0\0\x08\x06\0\0\0\0\0"))
+async fn time_until_the_kernel_asks(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    key.caller(&mesh, json!({ "endpoints": [A] })).client().await.get("/").await;
+    format!("{:?}", mesh.memory.keepalive(at(A)))
 }
 
 async fn whether_a_busy_one_is_avoided(key: Key) -> String {

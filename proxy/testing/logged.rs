@@ -1,0 +1,22 @@
+//! The access lines of a story.
+
+use std::future::Future;
+
+use serde_json::Value;
+
+use super::scratch::Scratch;
+
+/// Plays `story`, which is told the block of configuration that logs here. The lines are there when its sidecars
+/// have gone.
+pub(super) fn lines<F: Future<Output = ()>>(story: impl FnOnce(String) -> F + Send + 'static) -> Vec<Value> {
+    let scratch = Scratch::new();
+    let path = scratch.path("access.log");
+    let block = format!("access_log: {{ path: \"{}\", format: json }}\n", path.display());
+    let played = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        runtime.enable_all().start_paused(true).build().expect("a runtime").block_on(story(block));
+    });
+    played.join().expect("a story that ends");
+    let log = std::fs::read_to_string(&path).unwrap_or_default();
+    log.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+}

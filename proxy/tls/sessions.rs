@@ -1,0 +1,91 @@
+//! Sessions that clients may resume, none of them longer than the certificate holds that began it.
+//!
+//! A resumed handshake skips the verifier, so the server would admit a client whose certificate has expired since,
+//! and could not tell it so by an alert any more. Without a session the handshake is a full one: the verifier refuses
+//! the certificate, and the client hears why.
+
+use std::sync::Arc;
+
+use rustls::server::{ServerSessionMemoryCache, StoresServerSessions};
+
+use super::notes;
+use crate::identity::unix_now;
+
+/// As many as rustls keeps by default.
+const MOST: usize = 256;
+
+/// rustls' own memory. Before each session stands the last second at which its certificate holds.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    kept: Arc<ServerSessionMemoryCache>,
+    now: fn() -> i64,
+}
+
+impl Sessions {
+    pub(super) fn new() -> Arc<Self> {
+        Self::by_clock(unix_now)
+    }
+
+    /// `now` in Unix seconds.
+    fn by_clock(now: fn() -> i64) -> Arc<Self> {
+        Arc::new(Self { kept: ServerSessionMemoryCache::new(MOST), now })
+    }
+
+    /// The session without its mark, while it may be resumed. Its next ticket will hold no longer than it does.
+    fn usable(&self, marked: &[u8]) -> Option<Vec<u8>> {
+        let (mark, session) = marked.split_first_chunk()?;
+        let not_after = i64::from_be_bytes(*mark);
+        if (self.now)() > not_after {
+            return None;
+        }
+        notes::set_holds_until(not_after);
+        Some(session.to_vec())
+    }
+}
+
+impl StoresServerSessions for Sessions {
+    fn put(&self, key: Vec<u8>, session: Vec<u8>) -> bool {
+        let Some(not_after) = notes::holds_until() else { return false };
+        let mut marked = Vec::with_capacity(size_of::<i64>() + session.len());
+        marked.extend_from_slice(&not_after.to_be_bytes());
+        marked.extend_from_slice(&session);
+        self.kept.put(key, marked)
+    }
+
+    fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.usable(&self.kept.get(key)?)
+    }
+
+    fn take(&self, key: &[u8]) -> Option<Vec<u8>> {
+        self.usable(&self.kept.take(key)?)
+    }
+
+    fn can_cache(&self) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn c3_a_session_is_resumed_as_long_as_its_certificate_holds_and_no_longer() {
+        let (in_time, late) = (Sessions::by_clock(|| 100), Sessions::by_clock(|| 101));
+        let ((), _) = notes::noting(async {
+            for sessions in [&in_time, &late] {
+                assert!(!sessions.put(b"none".to_vec(), b"unknown".to_vec()), "nobody has proven anything");
+            }
+            notes::set_holds_until(100);
+            for sessions in [&in_time, &late] {
+                assert!(sessions.put(b"key".to_vec(), b"session".to_vec()));
+            }
+        })
+        .await;
+        let resumed = async { (in_time.get(b"key"), in_time.take(b"key"), notes::holds_until()) };
+        let (resumed, _) = notes::noting(resumed).await;
+        let session = Some(b"session".to_vec());
+        assert_eq!(resumed, (session.clone(), session, Some(100)), "and the next ticket ends when it does");
+        assert_eq!((in_time.take(b"key"), late.take(b"key")), (None, None));
+    }
+}
