@@ -20,6 +20,7 @@ mod destinations;
 mod detection;
 mod dns;
 mod draining;
+mod early_answers;
 mod forms;
 mod garbage;
 mod grpc;

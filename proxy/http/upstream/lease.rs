@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use super::shard::{About, Http1, Http2, Shard};
 use crate::cluster::Cluster;
 use crate::error::{Reason, Sent};
-use crate::http::Body;
+use crate::http::{Body, Exchange};
 use crate::tls::TlsError;
 
 pub(crate) struct Lease {
@@ -18,6 +18,8 @@ pub(crate) struct Lease {
     about: About,
     /// The request was handed to the connection, and its exchange has not ended whole.
     is_busy: bool,
+    /// Whose request's body it carries, where there is one.
+    carries: Option<Arc<Exchange>>,
 }
 
 enum Kind {
@@ -46,7 +48,14 @@ impl Lease {
     }
 
     fn new(kind: Kind, about: About, shard: &Arc<Shard>, cluster: &Arc<Cluster>) -> Self {
-        Self { kind: Some(kind), shard: shard.clone(), cluster: cluster.clone(), about, is_busy: false }
+        Self {
+            kind: Some(kind),
+            shard: shard.clone(),
+            cluster: cluster.clone(),
+            about,
+            is_busy: false,
+            carries: None,
+        }
     }
 
     pub(crate) const fn is_http2(&self) -> bool {
@@ -58,12 +67,14 @@ impl Lease {
         self.about.is_sidecar
     }
 
-    /// Sends `request` and waits for the headers of the answer.
+    /// Sends the request of `exchange` and waits for the headers of the answer.
     pub(crate) async fn send(
         &mut self,
         request: Request<Body>,
+        exchange: &Arc<Exchange>,
     ) -> Result<http::Response<Incoming>, SendFailure> {
         self.is_busy = true;
+        self.carries = (!request.body().is_empty()).then(|| exchange.clone());
         // It served a request before, so the peer may have hung up since.
         let was_used = self.about.uses > 0;
         match &mut self.kind {
@@ -93,9 +104,10 @@ impl Lease {
         }
     }
 
-    /// The exchange ended whole: the connection may serve another.
+    /// The answer came whole: the connection may serve another request, unless a part of this one was not sent. Nobody
+    /// needs that part any more, and without it no other request can follow.
     pub(crate) fn give_back(mut self) {
-        self.is_busy = false;
+        self.is_busy = self.carries.as_ref().is_some_and(|exchange| exchange.progress.is_unfinished());
     }
 }
 
@@ -105,7 +117,8 @@ impl Drop for Lease {
         match self.kind.take() {
             Some(Kind::Http1(conn)) if !self.is_busy => self.shard.offer_http1(conn, &self.cluster),
             Some(Kind::Http2(conn)) => self.shard.release_stream(&conn, &self.cluster),
-            Some(Kind::Http1(_)) | None => {}
+            Some(Kind::Http1(conn)) => conn.cut(),
+            None => {}
         }
     }
 }
