@@ -60,7 +60,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
     call.body.watch_request_once(&call.exchange, cluster.max_body);
     let request = into_request(&mut call, &lease, cluster);
     trial.sent();
-    match lease.send(request).await {
+    match lease.send(request, &call.exchange).await {
         Ok(mut response) => {
             let accepted = match accepted(&call, &mut response, lease.is_http2(), &route) {
                 Ok(accepted) => accepted,

@@ -21,6 +21,7 @@ mod destinations;
 mod detection;
 mod dns;
 mod draining;
+mod early_answers;
 mod forms;
 mod framing;
 mod garbage;

@@ -121,6 +121,7 @@ impl Body {
     /// Watches a request body on its way upstream. An empty one is complete as it stands.
     pub(crate) fn watch_request(&mut self, exchange: &Arc<Exchange>, max_body: Option<u64>) {
         if !self.is_empty() {
+            exchange.progress.announced();
             let left = max_body.unwrap_or(u64::MAX);
             self.tail = Some(Tail::Request(Box::new(RequestTail { exchange: exchange.clone(), left })));
         }

@@ -240,6 +240,8 @@ pub(crate) struct Progress {
     bytes: AtomicU64,
     waits_for_client: AtomicBool,
     broke: AtomicBool,
+    /// There is a body to watch.
+    has_body: AtomicBool,
 }
 
 impl Progress {
@@ -252,6 +254,7 @@ impl Progress {
             bytes: AtomicU64::new(0),
             waits_for_client: AtomicBool::new(false),
             broke: AtomicBool::new(false),
+            has_body: AtomicBool::new(false),
         }
     }
 
@@ -286,6 +289,15 @@ impl Progress {
                 self.first.store(now, Relaxed);
             }
         }
+    }
+
+    pub(crate) fn announced(&self) {
+        self.has_body.store(true, Relaxed);
+    }
+
+    /// A part of the request's body has not come yet, or nobody has asked for it.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.has_body.load(Relaxed) && self.complete.load(Relaxed) == 0
     }
 
     /// The client broke its own request off.

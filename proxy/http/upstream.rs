@@ -8,6 +8,7 @@
 //! at `max_connections` does a worker close idle connections of the others.
 
 mod dial;
+mod hold;
 mod lease;
 mod shard;
 

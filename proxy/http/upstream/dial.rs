@@ -9,6 +9,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Want;
+use super::hold::{Hold, run_while_held};
 use super::shard::{About, Counted, Http1, Http2, Shard, StreamLimit, Ticket};
 use crate::cluster::Cluster;
 use crate::cluster::connect::{Connected, connect, opened, tls_failed};
@@ -93,14 +94,15 @@ impl Dial<'_> {
         let held: HeldHttp1 =
             Arc::new((slot, self.opened(Protocol::Http1, admission.as_ref()), self.endpoint.pool.count()));
         let also_held = held.clone();
+        let (hold, released) = Hold::new();
         tokio::spawn(async move {
-            drop(conn.with_upgrades().await); // how it ended, the request that was on it learns
+            run_while_held(conn.with_upgrades(), released).await; // how it ended, the request that was on it learns
             drop(also_held);
         });
         if self.want != Want::OnlyHttp1 {
             self.endpoint.learn(Speaks::Http1);
         }
-        self.shard().offer_http1(Http1::new(send, about, admission, held), self.cluster);
+        self.shard().offer_http1(Http1::new(send, about, admission, hold, held), self.cluster);
         if self.want.is_shared() {
             self.shard().wake_stream_waiters();
         }

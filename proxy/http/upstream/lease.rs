@@ -8,7 +8,7 @@ use hyper::body::Incoming;
 use super::shard::{About, Http1, Http2, Shard};
 use crate::cluster::Cluster;
 use crate::error::{Reason, Sent};
-use crate::http::Body;
+use crate::http::{Body, Exchange};
 use crate::tls::admission::Failure;
 
 pub(crate) struct Lease {
@@ -20,6 +20,8 @@ pub(crate) struct Lease {
     is_busy: bool,
     /// The connection is closed even when its exchange ended whole.
     is_last: bool,
+    /// Whose request's body it carries, where there is one.
+    carries: Option<Arc<Exchange>>,
 }
 
 enum Kind {
@@ -55,6 +57,7 @@ impl Lease {
             about,
             is_busy: false,
             is_last: false,
+            carries: None,
         }
     }
 
@@ -67,12 +70,13 @@ impl Lease {
         self.about.is_sidecar
     }
 
-    /// Sends `request` and waits for the headers of the answer.
+    /// Sends the request of `exchange` and waits for the headers of the answer.
     pub(crate) async fn send(
         &mut self,
         request: Request<Body>,
+        exchange: &Arc<Exchange>,
     ) -> Result<http::Response<Incoming>, SendFailure> {
-        let sent = self.send_on_connection(request).await;
+        let sent = self.send_on_connection(request, exchange).await;
         sent.map_err(|failure| match self.tls_failure() {
             Some(tls) => by_tls(failure, tls),
             None => failure,
@@ -92,8 +96,10 @@ impl Lease {
     async fn send_on_connection(
         &mut self,
         request: Request<Body>,
+        exchange: &Arc<Exchange>,
     ) -> Result<http::Response<Incoming>, SendFailure> {
         self.is_busy = true;
+        self.carries = (!request.body().is_empty()).then(|| exchange.clone());
         // It served a request before, so the peer may have hung up since.
         let was_used = self.about.uses > 0;
         match &mut self.kind {
@@ -128,9 +134,11 @@ impl Lease {
         self.is_last = true;
     }
 
-    /// The exchange ended whole: the connection may serve another.
+    /// The answer came whole: the connection may serve another request, unless it was to be the last, or a part of
+    /// this one was not sent. Nobody needs that part any more, and without it no other request can follow.
     pub(crate) fn give_back(mut self) {
-        self.is_busy = self.is_last;
+        let is_unfinished = self.carries.as_ref().is_some_and(|exchange| exchange.progress.is_unfinished());
+        self.is_busy = self.is_last || is_unfinished;
     }
 }
 
@@ -140,7 +148,8 @@ impl Drop for Lease {
         match self.kind.take() {
             Some(Kind::Http1(conn)) if !self.is_busy => self.shard.offer_http1(conn, &self.cluster),
             Some(Kind::Http2(conn)) => self.shard.release_stream(&conn, &self.cluster),
-            Some(Kind::Http1(_)) | None => {}
+            Some(Kind::Http1(conn)) => conn.cut(),
+            None => {}
         }
     }
 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::Want;
 use super::dial::HeldHttp1;
+use super::hold::Hold;
 use super::lease::Lease;
 use crate::cluster::Cluster;
 use crate::error::Error;
@@ -21,6 +22,9 @@ use crate::tls::admission::{Admission, Failure};
 
 /// How often pools are looked through for connections that were idle too long.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// For an upstream that has answered, to read what is left of the request in our buffer. A server that means to read
+/// it does so at once; one that does not must not keep the connection.
+const REST_OF_REQUEST: Duration = Duration::from_secs(5);
 
 /// All connections of one endpoint, a shard per worker.
 pub(crate) struct Pool {
@@ -75,6 +79,7 @@ pub(crate) struct Http1 {
     pub(super) about: About,
     admission: Option<Arc<Admission>>,
     idle: Idle,
+    hold: Hold,
     _held: HeldHttp1,
 }
 
@@ -334,7 +339,7 @@ impl Shard {
         // Who was woken to dial may have left before it could: nobody waits longer than until here.
         self.wake_one_stream_waiter();
         let (now, mut state) = (Instant::now(), self.state.lock());
-        state.idle.retain_mut(|conn| !conn.send.is_closed() && !conn.idle.is_over(idle_timeout, now));
+        state.idle.retain_mut(|conn| !conn.is_done(idle_timeout, now));
         state.shared.retain(|conn| {
             let in_use = conn.streams.load(Relaxed) > 0;
             !conn.send.is_closed() && (in_use || !conn.idle.lock().is_over(idle_timeout, now))
@@ -371,14 +376,30 @@ impl Http1 {
         send: http1::SendRequest<Body>,
         about: About,
         admission: Option<Arc<Admission>>,
+        hold: Hold,
         held: HeldHttp1,
     ) -> Self {
-        Self { send, about, admission, idle: Idle::default(), _held: held }
+        Self { send, about, admission, idle: Idle::default(), hold, _held: held }
     }
 
     /// How it failed, where it was TLS that failed.
     pub(super) fn tls_failure(&self) -> Option<Failure> {
         self.admission.as_ref()?.failure()
+    }
+
+    /// Closes it in the middle of an exchange.
+    pub(super) fn cut(self) {
+        self.hold.cut();
+    }
+
+    /// Whether the sweep is to close it. One whose last request is answered but not yet taken whole cannot be used:
+    /// that ends soon or never.
+    fn is_done(&mut self, idle_timeout: Option<Duration>, now: Instant) -> bool {
+        let most = match self.send.is_ready() {
+            true => idle_timeout,
+            false => Some(REST_OF_REQUEST.min(idle_timeout.unwrap_or(REST_OF_REQUEST))),
+        };
+        self.send.is_closed() || self.idle.is_over(most, now)
     }
 }
 

@@ -1,0 +1,129 @@
+//! Answers that come while the request is still being sent.
+
+use super::backend::OK;
+use super::mesh::{A, Mesh, ORDERS, Pair, Sidecar, pass, settle};
+use super::peer::Peer;
+
+const MIB: usize = 1024 * 1024;
+const TOO_LARGE: &str = "HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\n\r\nno\n";
+const ONE_CONNECTION: &str = "endpoints: [10.0.0.1:80], circuit_breaker: { max_connections: 1 }";
+
+/// The head of an upload of 8 MiB.
+const UPLOAD: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 8388608\r\n\r\n";
+
+/// Answers the first request whole as soon as its head is there, and then neither reads nor closes. Later connections
+/// are served as usual.
+fn answers_and_freezes(mesh: &Mesh) -> super::backend::Backend {
+    mesh.scripted(A, |mut peer: Peer, nth| async move {
+        if nth > 0 {
+            while peer.message().await.is_some() {
+                peer.send(OK).await;
+            }
+            return;
+        }
+        drop(peer.head().await);
+        peer.send(TOO_LARGE).await;
+        std::future::pending::<()>().await;
+    })
+}
+
+/// Sends as much of an upload as somebody takes, and then waits.
+async fn uploads(sidecar: &Sidecar) -> Peer {
+    let mut client = sidecar.client().await;
+    client.send(UPLOAD).await;
+    for _ in 0..128 {
+        let piece = client.try_send(vec![b'x'; MIB / 16]);
+        if tokio::time::timeout(std::time::Duration::from_millis(10), piece).await.is_err() {
+            break;
+        }
+    }
+    client
+}
+
+/// Open connections on both sides of it, and places taken in the limits of its services.
+fn held(sidecar: &Sidecar) -> (u64, u64) {
+    (sidecar.sum("pillion_connections_active"), sidecar.sum("pillion_circuit_breaker_used"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn b2_a_whole_answer_to_an_unfinished_upload_lets_go_of_the_connection() {
+    let mesh = Mesh::default();
+    let a = answers_and_freezes(&mesh);
+    let sidecar = mesh.caller(ONE_CONNECTION);
+    let mut client = uploads(&sidecar).await;
+    assert_eq!(client.answer().await.told(), (413, None));
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_used"), 0, "while the client is still there");
+    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(a.connections(), 2);
+    drop(client);
+    pass(60).await;
+    assert_eq!(held(&sidecar), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b2_an_answer_to_a_chunked_upload_that_pauses_lets_go_too() {
+    let mesh = Mesh::default();
+    let _a = answers_and_freezes(&mesh);
+    let sidecar = mesh.caller(ONE_CONNECTION);
+    let mut client = sidecar.client().await;
+    client.send("POST / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
+    assert_eq!(client.answer().await.told(), (413, None));
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_used"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b2_a_request_in_the_sidecars_own_buffer_holds_a_connection_for_seconds_only() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        drop(peer.head().await);
+        pass(1).await; // the rest comes, as far as there is room for it
+        peer.send(TOO_LARGE).await;
+        std::future::pending::<()>().await;
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], connection: { idle_timeout: off }");
+    let mut client = sidecar.client().await;
+    // More than the pipe to the endpoint holds, and little enough for hyper to have taken all of it.
+    let body = "x".repeat(96 * 1024);
+    client.send(format!("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: {}\r\n\r\n", body.len())).await;
+    client.send(body).await;
+    assert_eq!(client.answer().await.told(), (413, None));
+    pass(10).await;
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=connections"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b2_an_exchange_that_timed_out_lets_go_of_a_frozen_upstream() {
+    let mesh = Mesh::default();
+    // One answers a part, the other nothing. That the client left is not seen before the time is up: its end stands
+    // behind bytes that nobody takes.
+    for said in ["HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart", ""] {
+        let address = if said.is_empty() { "10.0.0.2:80" } else { "10.0.0.3:80" };
+        let _frozen = mesh.scripted(address, move |mut peer: Peer, _| async move {
+            drop(peer.head().await);
+            peer.send(said).await;
+            std::future::pending::<()>().await;
+        });
+        let sidecar = mesh.caller(&format!("endpoints: [{address}]"));
+        let client = uploads(&sidecar).await;
+        drop(client);
+        pass(310).await;
+        assert_eq!(held(&sidecar), (0, 0), "it had said {said:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b2_neither_sidecar_of_a_pair_keeps_a_connection() {
+    let pair = Pair::new();
+    let _app = answers_and_freezes(&pair.mesh);
+    let application = pair.application("10.1.0.1:15006", A);
+    let caller = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
+    for status in [413, 200] {
+        let mut client = uploads(&caller).await;
+        assert_eq!(client.answer().await.told(), (status, None));
+    }
+    pass(3).await; // more than a goodbye takes, less than an idle connection is kept
+    assert_eq!(held(&caller), (1, 1), "the one that was used whole is kept");
+    assert_eq!(held(&application).0, 2, "and its two ends here");
+}
