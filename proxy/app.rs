@@ -142,10 +142,12 @@ impl App {
         let readiness = self.admin.readiness();
         let mut threads = Vec::new();
         let (shared, admin, (dns, names)) = (self.shared, self.admin, self.dns);
+        let workers = self.workers.len();
         for (index, commands) in self.workers.into_iter().enumerate() {
             let (shared, runtime) = (shared.clone(), single_threaded()?);
             let worker = std::thread::Builder::new().name(format!("worker-{index}"));
-            threads.push(worker.spawn(move || runtime.block_on(shared.run_worker(index, commands)))?);
+            threads
+                .push(worker.spawn(move || runtime.block_on(shared.run_worker(index, workers, commands)))?);
         }
         let runtime = single_threaded()?;
         std::thread::Builder::new().name("admin".into()).spawn(move || {
@@ -161,8 +163,9 @@ impl App {
     #[cfg(test)]
     pub(crate) fn start_here(self) -> (Controller, Arc<Metrics>, Drain) {
         let (metrics, drain) = (self.shared.around.metrics.clone(), self.shared.drain.clone());
+        let workers = self.workers.len();
         for (index, commands) in self.workers.into_iter().enumerate() {
-            tokio::spawn(self.shared.clone().run_worker(index, commands));
+            tokio::spawn(self.shared.clone().run_worker(index, workers, commands));
         }
         tokio::spawn(self.admin.run());
         let (dns, commands) = self.dns;
@@ -210,10 +213,10 @@ impl Running {
 }
 
 impl Shared {
-    async fn run_worker(self, index: usize, commands: mpsc::Receiver<Command>) {
+    async fn run_worker(self, index: usize, workers: usize, commands: mpsc::Receiver<Command>) {
         let Around { store, metrics, connections, .. } = self.around;
         let worker = Worker::new(
-            index,
+            (index, workers),
             self.network,
             store.clone(),
             metrics,

@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 use tower::service_fn;
 
@@ -60,6 +59,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
     call.body.watch_request_once(&call.exchange, cluster.max_body);
     let request = into_request(&mut call, &lease, cluster);
     trial.sent();
+    lease.hold(call.permit.take());
     match lease.send(request, &call.exchange).await {
         Ok(mut response) => {
             let accepted = match accepted(&call, &mut response, lease.is_http2(), &route) {
@@ -76,7 +76,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
             }
             let refused = lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
             trial.answered(response.status(), refused);
-            let mut response = wrap(response.map(Body::incoming), lease, trial, call);
+            let mut response = wrap(response, lease, trial);
             if let Some(accepted) = accepted {
                 response.extensions_mut().insert(accepted);
             }
@@ -98,15 +98,14 @@ fn pick(cluster: &Cluster, exchange: &Exchange, now: Instant) -> Option<Arc<Endp
     Some(endpoint)
 }
 
-/// A tunnel has an HTTP/1.1 connection of its own, and so has a body that waits to be asked for, unless the
-/// endpoint is to be spoken to in HTTP/2 without a choice.
+/// A tunnel has an HTTP/1.1 connection of its own, unless the endpoint is to be spoken to in HTTP/2 without a choice.
 fn wish(call: &Call, cluster: &Cluster, is_http2: bool) -> Wish {
     let stays_http2 = match cluster.protocol {
         Spoken::Http2 => true,
         Spoken::Auto => is_http2 && cluster.tls().is_none(),
         _ => false,
     };
-    match call.tunnel.is_some() || call.waits_to_send {
+    match call.tunnel.is_some() {
         true if !stays_http2 => Wish::OnlyHttp1,
         _ if is_http2 => Wish::Http2,
         _ => Wish::Http1,
@@ -116,7 +115,7 @@ fn wish(call: &Call, cluster: &Cluster, is_http2: bool) -> Wish {
 /// The upstream's half of a tunnel, where its answer opens one that was asked for.
 fn accepted(
     call: &Call,
-    response: &mut http::Response<Incoming>,
+    response: &mut Response,
     is_http2: bool,
     route: &Arc<Route>,
 ) -> Result<Option<Accepted>, Error> {
@@ -135,7 +134,7 @@ fn accepted(
 }
 
 /// Checks what frames the answer. A connection whose answer said its length twice serves no further request.
-fn framed(response: &mut http::Response<Incoming>, lease: &mut Lease) -> Result<(), Fault> {
+fn framed(response: &mut Response, lease: &mut Lease) -> Result<(), Fault> {
     let (status, version) = (response.status(), response.version());
     if framing::check_answer(status, version, response.headers_mut())? == Framed::Twice {
         lease.close_after();
@@ -186,8 +185,8 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
     if let Some(kind) = &call.tunnel {
         tunnel::ask(&mut request, kind, lease.is_http2());
     }
-    if call.waits_to_send && !lease.is_http2() {
-        expect::ask_first(&mut request, &call.exchange.worker.timers);
+    if call.waits_to_send {
+        expect::ask_first(&mut request, lease.is_http2(), &call.exchange.worker.timers);
     }
     request
 }
@@ -216,14 +215,13 @@ fn absolute(path: PathAndQuery, host: Option<&HeaderValue>, scheme: Scheme) -> U
 }
 
 /// What must last until the response's last byte rides on it.
-fn wrap(mut response: Response, lease: Lease, trial: Trial<'_>, mut call: Box<Call>) -> Response {
+fn wrap(mut response: Response, lease: Lease, trial: Trial<'_>) -> Response {
     if !lease.is_sidecar() {
         response.headers_mut().remove(X_PILLION_REFUSED); // only a verified sidecar's word is taken
     }
     let tail = response.body_mut().response_tail();
     tail.lease = Some(lease);
     tail.in_flight = Some(trial.end());
-    tail.permit = call.permit.take();
     response
 }
 

@@ -1,4 +1,5 @@
-//! HTTP as the proxy handles it: calls, bodies, pools, connections. Framing itself is hyper's.
+//! HTTP as the proxy handles it: calls, bodies, pools, connections. Framing itself is hyper's for HTTP/1, and the `h2`
+//! crate's for HTTP/2.
 //!
 //! Deliberately absent: policy. What may be retried, how long to wait and where to go is decided in `layers`
 //! and `cluster`.
@@ -10,6 +11,7 @@ pub(crate) mod exchange;
 pub(crate) mod expect;
 pub(crate) mod framing;
 pub(crate) mod guard;
+pub(crate) mod h2;
 pub(crate) mod headers;
 pub(crate) mod replay;
 pub(crate) mod server;

@@ -15,8 +15,9 @@
 //! 5. What is opaque goes to [`tcp`]: an endpoint is dialled, and [`relay`] carries bytes both ways. Every connection
 //!    that we make ourselves, for HTTP too, is a [`net::Leg`]: which address it comes from tells a pod's rules whose it is,
 //!    and [`net::returning`] knows it, should wrong rules bring it back.
-//! 6. HTTP goes to [`http::server`]: hyper reads it behind [`http::guard`], which bounds how long a client may dawdle
-//!    and puts a connection aside that has been idle for a second; it holds no buffer until its next request.
+//! 6. HTTP goes to [`http::server`]. HTTP/1: hyper reads it behind [`http::guard`], which bounds how long a client may
+//!    dawdle and puts a connection aside that has been idle for a second; it holds no buffer until its next request.
+//!    HTTP/2: [`http::h2`], on the crate of that name, here and towards endpoints.
 //! 7. Each request goes through the stack of its direction, below. One that becomes a tunnel ([`http::tunnel`]) ends
 //!    as opaque bytes. When the [`runtime::drain`] begins, answers say goodbye; later inbound refuses what is new
 //!    ([`layers::closing`]), and the process ends when no connection is at work any more.
@@ -53,8 +54,7 @@
 //! - The data path reads no file and no YAML, and holds no lock across an await.
 //! - A connection that waits, undecided or idle, holds no buffer.
 //! - `layers` hold no state and name no direction's stack; decisions (`verdict`, `cluster::*`) take `now` and data.
-//! - Queues, buffers and label sets have bounds. One wait has none yet: an HTTP/2 client that reads its connection
-//!   but grants one stream no window keeps that stream until it leaves or `max_duration` ends.
+//! - Queues, buffers and label sets have bounds, and so has every wait on a peer.
 //! - `unsafe` is nowhere in this crate.
 //! - Rules of the kernel: `pillion_init` (in `proxy/init`) installs what brings connections here, before this runs.
 pub mod app;

@@ -26,6 +26,8 @@ mod forms;
 mod framing;
 mod garbage;
 mod grpc;
+mod http2_bounds;
+mod http2_streams;
 mod layers_inbound;
 mod layers_outbound;
 mod limits;

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
+use super::NO_LIMIT;
+
 #[derive(Debug)]
 pub(crate) struct Limit {
     name: &'static str,
@@ -48,6 +50,13 @@ impl Limit {
         let max = self.max();
         let taken = self.used.fetch_update(Relaxed, Relaxed, |used| (used < max).then(|| used + 1));
         taken.is_ok().then(|| Permit(Arc::clone(self)))
+    }
+}
+
+impl Permit {
+    /// Whether there are only so many.
+    pub(crate) fn is_scarce(&self) -> bool {
+        self.0.max() < NO_LIMIT
     }
 }
 

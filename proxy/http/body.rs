@@ -18,11 +18,11 @@ use tokio::time::Instant;
 use super::exchange::{Ending, Exchange};
 use super::expect::Gated;
 use super::framing::may_be_trailer;
+use super::h2::{self, Tunnel};
 use super::headers::{remove_if, remove_untrusted};
 use super::replay::Replay;
 use super::upstream::Lease;
 use crate::cluster::endpoint::InFlight;
-use crate::cluster::limits::Permit;
 use crate::error::Reason;
 use crate::runtime::deadline::Deadline;
 
@@ -38,6 +38,9 @@ enum Kind {
     Incoming(Incoming),
     /// One of whose trailers some are for its connection alone.
     Named(Box<Named>),
+    Http2(h2::Incoming),
+    /// The upstream's half of a tunnel, until somebody takes it; as a body it is empty.
+    Tunnel(Box<Tunnel>),
     /// A request body that may be sent again.
     Replay(Box<Replay>),
     /// A request body that the upstream asks for.
@@ -60,6 +63,8 @@ enum Tail {
 pub(crate) enum BodyError {
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
+    #[error(transparent)]
+    Http2(#[from] h2::Interrupted),
     /// The sidecar cut it.
     #[error("{}", .0.code())]
     Cut(Reason),
@@ -82,6 +87,25 @@ impl Body {
         }
     }
 
+    pub(crate) const fn http2(incoming: h2::Incoming) -> Self {
+        Self { kind: Kind::Http2(incoming), tail: None }
+    }
+
+    pub(crate) fn tunnel(tunnel: Tunnel) -> Self {
+        Self { kind: Kind::Tunnel(Box::new(tunnel)), tail: None }
+    }
+
+    /// The upstream's half of a tunnel, where it came over HTTP/2.
+    pub(crate) fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
+        match std::mem::replace(&mut self.kind, Kind::Empty) {
+            Kind::Tunnel(tunnel) => Some(tunnel),
+            other => {
+                self.kind = other;
+                None
+            }
+        }
+    }
+
     pub(crate) fn replay(replay: Replay) -> Self {
         Self { kind: Kind::Replay(Box::new(replay)), tail: None }
     }
@@ -98,8 +122,32 @@ impl Body {
         }
     }
 
+    /// The upstream asks for the body, where it waits for that.
+    pub(crate) fn ask(&self) {
+        if let Kind::Gated(gated) = &self.kind {
+            gated.ask();
+        }
+    }
+
     pub(crate) const fn is_empty(&self) -> bool {
-        matches!(self.kind, Kind::Empty | Kind::Full(None))
+        matches!(self.kind, Kind::Empty | Kind::Full(None) | Kind::Tunnel(_))
+    }
+
+    /// How long a client may leave of an answer what waits for it, and when all must be over.
+    pub(crate) fn bounds(&self) -> (Option<Duration>, Option<Instant>) {
+        match &self.tail {
+            Some(Tail::Response(tail)) => (tail.idle, tail.hard_stop),
+            _ => (None, None),
+        }
+    }
+
+    /// Ends an answer before its end: what is left of it will not be read.
+    pub(crate) fn cut(&mut self, reason: Reason) {
+        if let Some(Tail::Response(tail)) = &mut self.tail {
+            tail.ending.reason = Some(reason);
+            tail.end(false);
+        }
+        self.kind = Kind::Empty;
     }
 
     /// It may hold something, and nobody said how much.
@@ -163,7 +211,7 @@ impl Body {
 
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.kind {
-            Kind::Empty => Poll::Ready(None),
+            Kind::Empty | Kind::Tunnel(_) => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Incoming(incoming) => http_body::Body::poll_frame(Pin::new(incoming), cx)
                 .map_ok(|frame| only_trailers(frame, &[]))
@@ -171,6 +219,9 @@ impl Body {
             Kind::Named(named) => http_body::Body::poll_frame(Pin::new(&mut named.incoming), cx)
                 .map_ok(|frame| only_trailers(frame, &named.names))
                 .map_err(BodyError::Hyper),
+            Kind::Http2(incoming) => {
+                incoming.poll_frame(cx).map_ok(|frame| only_trailers(frame, &[])).map_err(BodyError::Http2)
+            }
             Kind::Replay(replay) => replay.poll_frame(cx),
             Kind::Gated(gated) => gated.poll_frame(cx),
         }
@@ -196,10 +247,11 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Empty | Kind::Full(None) => true,
+            Kind::Empty | Kind::Full(None) | Kind::Tunnel(_) => true,
             Kind::Full(Some(_)) => false,
             Kind::Incoming(incoming) => incoming.is_end_stream(),
             Kind::Named(named) => named.incoming.is_end_stream(),
+            Kind::Http2(incoming) => incoming.is_end_stream(),
             Kind::Replay(replay) => replay.is_end_stream(),
             Kind::Gated(gated) => gated.inner.is_end_stream(),
         }
@@ -207,10 +259,11 @@ impl http_body::Body for Body {
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Empty | Kind::Full(None) => SizeHint::with_exact(0),
+            Kind::Empty | Kind::Full(None) | Kind::Tunnel(_) => SizeHint::with_exact(0),
             Kind::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
             Kind::Incoming(incoming) => incoming.size_hint(),
             Kind::Named(named) => named.incoming.size_hint(),
+            Kind::Http2(incoming) => incoming.size_hint(),
             Kind::Replay(replay) => replay.size_hint(),
             Kind::Gated(gated) => gated.inner.size_hint(),
         }
@@ -251,7 +304,10 @@ impl RequestTail {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let progress = &self.exchange.progress;
         match &polled {
-            Poll::Pending => progress.waits_for_client(),
+            Poll::Pending => {
+                progress.waits_for_client();
+                self.exchange.interim.ask();
+            }
             Poll::Ready(None) => progress.completed(),
             Poll::Ready(Some(Ok(frame))) => {
                 let size = frame.data_ref().map_or(0, Bytes::len) as u64;
@@ -279,7 +335,6 @@ pub(crate) struct ResponseTail {
     /// The connection goes back to its pool when the response is whole, and is closed when it is not.
     pub(crate) lease: Option<Lease>,
     pub(crate) in_flight: Option<InFlight>,
-    pub(crate) permit: Option<Permit>,
     /// Longest pause between two pieces.
     pub(crate) idle: Option<Duration>,
     /// The moment by which all must be over.
@@ -368,7 +423,6 @@ impl ResponseTail {
             lease.give_back();
         }
         self.in_flight = None;
-        self.permit = None;
         if let Some(exchange) = self.exchange.take() {
             if !whole {
                 self.ending.reason.get_or_insert(Reason::ClientGone);

@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, StatusCode};
@@ -26,6 +27,8 @@ pub(crate) struct Exchange {
     pub(crate) started: Instant,
     pub(crate) request_id: HeaderValue,
     pub(crate) progress: Progress,
+    /// What the client hears before its answer.
+    pub(crate) interim: Interim,
     /// A timeout is about to drop what is under way: the endpoint's fault, not the client's.
     pub(crate) expired: AtomicBool,
     facts: Mutex<Facts>,
@@ -81,6 +84,7 @@ impl Exchange {
             started,
             request_id,
             progress: Progress::new(started),
+            interim: Interim::default(),
             expired: AtomicBool::new(false),
             facts: Mutex::default(),
         }
@@ -227,6 +231,51 @@ pub(crate) const fn nobodys(direction: Direction) -> Symbol {
     match direction {
         Direction::Inbound => Symbol::APP,
         Direction::Outbound => Symbol::EMPTY,
+    }
+}
+
+/// Interim answers (1xx) on their way to a client that speaks HTTP/2; nobody takes them towards HTTP/1.
+#[derive(Default)]
+pub(crate) struct Interim {
+    /// The client waits to be asked for its body.
+    expects: AtomicBool,
+    is_told: AtomicBool,
+    state: Mutex<(Vec<http::Response<()>>, Option<Waker>)>,
+}
+
+impl Interim {
+    /// The client waits for `100 Continue`, and hears it when its body is read for the first time.
+    pub(crate) fn expect_continue(&self) {
+        self.expects.store(true, Relaxed);
+    }
+
+    /// The body is wanted now.
+    pub(crate) fn ask(&self) {
+        if self.expects.load(Relaxed) && self.expects.swap(false, Relaxed) {
+            let mut ask = http::Response::new(());
+            *ask.status_mut() = StatusCode::CONTINUE;
+            self.tell(ask);
+        }
+    }
+
+    pub(crate) fn tell(&self, interim: http::Response<()>) {
+        let mut state = self.state.lock();
+        state.0.push(interim);
+        self.is_told.store(true, Relaxed);
+        if let Some(waker) = state.1.take() {
+            waker.wake();
+        }
+    }
+
+    /// Gives away what there is. Who comes from another task than the body's reader is woken when there is more.
+    pub(crate) fn take(&self, cx: &Context<'_>, mut give: impl FnMut(http::Response<()>)) {
+        if self.expects.load(Relaxed) {
+            self.state.lock().1 = Some(cx.waker().clone());
+        }
+        if self.is_told.swap(false, Relaxed) {
+            let told = std::mem::take(&mut self.state.lock().0);
+            told.into_iter().for_each(&mut give);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! `Expect: 100-continue` from end to end: the client's body is asked for when the upstream asks for it, so that
 //! what is refused is not sent (RFC 9110, 10.1.1).
 //!
-//! Needs HTTP/1.1 on both sides: hyper writes and reads no 1xx on HTTP/2. The `100 Continue` itself is hyper's, who
-//! sends it when the body is first polled.
+//! The client hears `100 Continue` when its body is first polled: over HTTP/1 from hyper, over HTTP/2 from
+//! [`super::exchange::Interim`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -38,15 +38,17 @@ pub(crate) struct Gated {
 }
 
 /// Makes `request` ask before its body is sent.
-pub(crate) fn ask_first(request: &mut Request<Body>, timers: &Timers) {
+pub(crate) fn ask_first(request: &mut Request<Body>, is_http2: bool, timers: &Timers) {
     request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
     let gate = Arc::<Mutex<Gate>>::default();
-    let opens = gate.clone();
-    hyper::ext::on_informational(request, move |informational| {
-        if informational.status() == StatusCode::CONTINUE {
-            opens.lock().open();
-        }
-    });
+    if !is_http2 {
+        let opens = gate.clone();
+        hyper::ext::on_informational(request, move |informational| {
+            if informational.status() == StatusCode::CONTINUE {
+                opens.lock().open();
+            }
+        });
+    }
     let inner = std::mem::replace(request.body_mut(), Body::empty());
     let deadline = Some(timers.deadline(Instant::now() + PATIENCE));
     *request.body_mut() = Body::gated(Gated { gate, deadline, inner });
@@ -62,6 +64,10 @@ impl Gate {
 }
 
 impl Gated {
+    pub(super) fn ask(&self) {
+        self.gate.lock().open();
+    }
+
     pub(super) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,

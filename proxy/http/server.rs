@@ -1,9 +1,9 @@
-//! One downstream HTTP connection: hyper's framing, our limits, and a graceful end.
+//! One downstream HTTP connection: hyper's framing for HTTP/1, our limits, and a graceful end.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, ready};
@@ -12,9 +12,9 @@ use std::time::Duration;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request};
 use hyper::body::Incoming;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use pillion_config::listener::DownstreamLimits;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout};
@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 use super::answer;
 use super::exchange::Exchange;
 use super::guard::Guarded;
-use super::{Body, Call, Response, headers, tunnel};
+use super::{Body, Call, Response, h2, headers, tunnel};
 use crate::detect::first_byte;
 use crate::error::Reason;
 use crate::layers::AnsweringService;
@@ -32,13 +32,6 @@ use crate::runtime::worker::Worker;
 use crate::serve::Connection;
 use crate::telemetry::{Direction, Held, MethodLabel, Protocol, RequestLabels, Symbol};
 
-/// Streams one client may have open at once; hyper's own default, twice Envoy's recommendation.
-const STREAMS: u32 = 200;
-/// Per stream: with the send buffer of the other side half of the MiB that one stream's body may hold here.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// Not below 1 MiB: h2's budget against floods of small DATA frames is half of it.
-const CONNECTION_WINDOW: u32 = 1024 * 1024;
-const SEND_BUFFER: usize = 256 * 1024;
 /// hyper's read buffer of HTTP/1 at least; it must hold a whole head, and bodies need no more.
 pub(crate) const HTTP1_BUFFER: usize = 128 * 1024;
 /// hyper's own limit of an HTTP/1 head's fields; another one costs an allocation for each.
@@ -81,7 +74,7 @@ pub(crate) async fn serve<S: AnsweringService>(
                 io = wakes;
             }
         }
-        Version::Http2 => Box::pin(http2(io, connection, worker, stack)).await,
+        Version::Http2 => Box::pin(h2::server::serve(io, connection, worker, stack)).await,
     }
 }
 
@@ -161,37 +154,9 @@ async fn linger(mut io: Io) {
     drop(timeout(LINGER, gone).await);
 }
 
-async fn http2<S: AnsweringService>(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, stack: S) {
-    let header_bytes = worker.limits().header_bytes;
-    let shown = connection.clone();
-    let io = TokioIo::new(Guarded::new(io, connection.clone(), worker.clone(), false));
-    let service = service_fn(move |request: Request<Incoming>| {
-        handle(request, connection.clone(), worker.clone(), stack.clone())
-    });
-    let conn = http2::Builder::new(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_concurrent_streams(STREAMS)
-        .max_header_list_size(header_bytes)
-        .max_send_buf_size(SEND_BUFFER)
-        .auto_date_header(false)
-        .enable_connect_protocol() // RFC 8441
-        .serve_connection(io, service);
-    let mut conn = pin!(conn);
-    tokio::select! { // only the wait for the drain can be dropped here
-        _ended = &mut conn => return,
-        () = shown.place.work.goodbye() => conn.as_mut().graceful_shutdown(),
-    }
-    tokio::select! { // a connection that is deserted has nothing to lose
-        _ended = conn => {}
-        () = deserted(&shown) => {}
-    }
-}
-
 /// The client was told goodbye, and should leave when its streams have ended; not all do. Where nothing happens for
 /// a second the drain does not wait for it any longer. Ready when it is to be closed.
-async fn deserted(connection: &Connection) {
+pub(super) async fn deserted(connection: &Connection) {
     let (work, requests) = (&connection.place.work, || connection.requests.load(Relaxed));
     let (mut seen, mut since) = (requests(), Instant::now());
     loop {
@@ -216,27 +181,26 @@ async fn handle<S: AnsweringService>(
 ) -> Result<Response, Infallible> {
     let request_id = headers::request_id(request.headers(), &mut worker.rng.lock());
     let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked(&mut request)).flatten();
-    let is_http1 = request.version() != http::Version::HTTP_2;
     let exchange = Arc::new(Exchange::new(worker, connection, request_id));
     let mut call = Call::new(request.map(Body::incoming), exchange);
     let Some(asked) = asked else {
         let mut response = stack.call(call).await?;
-        say_goodbye(&mut response, is_http1);
+        say_goodbye(&mut response);
         return Ok(response);
     };
     call.tunnel = Some(Box::new(asked.kind.clone()));
     let exchange = call.exchange.clone();
     let mut response = Box::pin(stack.call(call)).await?;
     if !tunnel::is_opened(&response) {
-        say_goodbye(&mut response, is_http1);
+        say_goodbye(&mut response);
     }
     Ok(tunnel::open(asked, response, &exchange))
 }
 
-/// The last answer on an HTTP/1 connection, if the drain has begun. HTTP/2 is told by its connection's own task.
-fn say_goodbye(response: &mut Response, is_http1: bool) {
+/// The last answer on the connection, if the drain has begun.
+fn say_goodbye(response: &mut Response) {
     let exchange = response.body().exchange();
-    if is_http1 && exchange.is_some_and(|exchange| exchange.connection.place.work.says_goodbye()) {
+    if exchange.is_some_and(|exchange| exchange.connection.place.work.says_goodbye()) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }

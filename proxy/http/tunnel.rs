@@ -9,16 +9,17 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use h2::ext::Protocol;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
-use hyper::body::Incoming;
-use hyper::ext::Protocol;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use super::body::ResponseTail;
 use super::guard::Guarded;
+use super::upstream::Departing;
 use super::{Body, Exchange, Response};
 use crate::net::{Io, Prefixed, Transport};
 use crate::outbound::Outbound;
@@ -43,9 +44,16 @@ pub(crate) enum Kind {
 /// The downstream's half of a tunnel that was asked for.
 pub(crate) struct Asked {
     pub(crate) kind: Kind,
-    on: OnUpgrade,
+    on: On,
     version: Version,
     key: Option<HeaderValue>,
+}
+
+/// A connection or stream that will be bytes alone, once that is settled on both sides.
+enum On {
+    Http1(OnUpgrade),
+    Http2(oneshot::Receiver<Io>),
+    Ready(Io),
 }
 
 /// The upstream's half, on the way back to the downstream's. Rides on the response.
@@ -54,7 +62,7 @@ pub(crate) struct Accepted(Arc<Mutex<Option<Upstream>>>);
 
 enum Upstream {
     /// The endpoint has switched.
-    Switched { on: OnUpgrade, to: Option<HeaderValue>, route: Arc<Route> },
+    Switched { on: On, to: Option<HeaderValue>, route: Arc<Route> },
     /// The sidecar itself is the proxy that was asked; what runs inside goes on from here.
     Inside { destination: Destination, early: Option<Dialled> },
 }
@@ -96,26 +104,42 @@ fn lists(many: &[u8], one: &[u8]) -> bool {
 }
 
 /// A quick look that nearly every request fails.
-pub(crate) fn may_be_asked(request: &Request<Incoming>) -> bool {
+pub(crate) fn may_be_asked<B>(request: &Request<B>) -> bool {
     *request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
 }
 
-/// What the request asks to become, if anything. An extended CONNECT is an upgrade request from here on.
-pub(crate) fn asked(request: &mut Request<Incoming>) -> Option<Asked> {
-    let kind = if *request.method() == Method::CONNECT {
-        match request.extensions().get::<Protocol>() {
-            None => Kind::Connect,
-            Some(protocol) => Kind::Upgrade(HeaderValue::from_str(protocol.as_str()).ok()?),
-        }
-    } else {
-        Kind::Upgrade(upgrade(request)?)
+/// What a request of HTTP/1 asks to become, if anything.
+pub(crate) fn asked<B: http_body::Body>(request: &mut Request<B>) -> Option<Asked> {
+    let kind = match *request.method() == Method::CONNECT {
+        true => Kind::Connect,
+        false => Kind::Upgrade(upgrade(request)?),
     };
-    let (version, on) = (request.version(), hyper::upgrade::on(&mut *request));
-    if let Kind::Upgrade(_) = kind {
-        *request.method_mut() = Method::GET;
+    let on = On::Http1(hyper::upgrade::on(&mut *request));
+    Some(Asked::new(kind, on, request))
+}
+
+/// The same of HTTP/2. An extended CONNECT is an upgrade request from here on. Whoever has the stream hands it over
+/// when the client has its answer.
+pub(crate) fn asked_http2<B>(request: &mut Request<B>) -> Option<(Asked, oneshot::Sender<Io>)> {
+    if *request.method() != Method::CONNECT {
+        return None;
     }
-    let key = request.headers().get(SEC_WEBSOCKET_KEY).cloned();
-    Some(Asked { kind, on, version, key })
+    let kind = match request.extensions().get::<Protocol>() {
+        None => Kind::Connect,
+        Some(protocol) => Kind::Upgrade(HeaderValue::from_str(protocol.as_str()).ok()?),
+    };
+    let (opens, opened) = oneshot::channel();
+    Some((Asked::new(kind, On::Http2(opened), request), opens))
+}
+
+impl Asked {
+    fn new<B>(kind: Kind, on: On, request: &mut Request<B>) -> Self {
+        if let Kind::Upgrade(_) = kind {
+            *request.method_mut() = Method::GET;
+        }
+        let key = request.headers().get(SEC_WEBSOCKET_KEY).cloned();
+        Self { kind, on, version: request.version(), key }
+    }
 }
 
 /// HTTP/2 without TLS is one of the protocols listed.
@@ -124,7 +148,7 @@ fn is_h2c(to: &[u8]) -> bool {
 }
 
 /// RFC 9110, 7.8: `Upgrade` counts where `Connection` names it, and not in HTTP/1.0.
-fn upgrade(request: &Request<Incoming>) -> Option<HeaderValue> {
+fn upgrade<B: http_body::Body>(request: &Request<B>) -> Option<HeaderValue> {
     let to = request.headers().get(header::UPGRADE)?;
     let named = request.headers().get_all(header::CONNECTION).iter().any(|value| {
         value
@@ -170,9 +194,12 @@ pub(crate) fn ask(request: &mut Request<Body>, kind: &Kind, is_http2: bool) {
 }
 
 /// Takes the upstream's half off an answer that opens the tunnel.
-pub(crate) fn accept(response: &mut http::Response<Incoming>, route: &Arc<Route>) -> Accepted {
+pub(crate) fn accept(response: &mut Response, route: &Arc<Route>) -> Accepted {
     let to = response.headers().get(header::UPGRADE).cloned();
-    let on = hyper::upgrade::on(response);
+    let on = match response.body_mut().take_tunnel() {
+        Some(tunnel) => On::Ready(Prefixed::new(Transport::Inside(tunnel))),
+        None => On::Http1(hyper::upgrade::on(response)),
+    };
     Accepted::new(Upstream::Switched { on, to, route: route.clone() })
 }
 
@@ -214,7 +241,7 @@ pub(crate) fn open(asked: Asked, mut response: Response, exchange: &Exchange) ->
         Upstream::Inside { destination, early } => {
             tell_opened(&asked, None, &mut response);
             tokio::spawn(async move {
-                if let Ok(upgraded) = asked.on.await {
+                if let Some(io) = asked.on.io(downstream).await {
                     let place = Place::unlimited(worker.work(Direction::Outbound));
                     let inside = Connection {
                         destination,
@@ -222,7 +249,7 @@ pub(crate) fn open(asked: Asked, mut response: Response, exchange: &Exchange) ->
                         ..Connection::new(connection.downstream, place)
                     };
                     let outbound = Outbound { worker, service: None };
-                    outbound.enter(downstream(upgraded), inside, early).await;
+                    outbound.enter(io, inside, early).await;
                 }
                 drop(connection);
             });
@@ -271,47 +298,37 @@ fn nonce() -> HeaderValue {
 }
 
 /// Carries bytes until the tunnel ends, which ends the exchange too.
-async fn join(
-    ours: OnUpgrade,
-    theirs: OnUpgrade,
-    mut tail: Box<ResponseTail>,
-    route: &Route,
-    worker: &Worker,
-) {
+async fn join(ours: On, theirs: On, mut tail: Box<ResponseTail>, route: &Route, worker: &Worker) {
     // Dropped without an end, the tail tells that the client went away.
-    let Ok(ours) = ours.await else { return };
-    let Ok(theirs) = theirs.await else { return };
-    let (mut downstream, mut upstream) = (downstream(ours), upstream(theirs));
+    let Some(mut downstream) = ours.io(downstream).await else { return };
+    let Some(mut upstream) = theirs.io(upstream).await else { return };
     let ended = tcp::carry(&mut downstream, &mut upstream, route, worker).await;
     tail.tunnel_ended(ended.received, ended.sent, tcp::reason(&ended.how));
 }
 
-/// The bare connection again, where HTTP/1 gives it back.
-fn downstream(upgraded: Upgraded) -> Io {
-    match upgraded.downcast::<TokioIo<Guarded>>() {
-        Ok(parts) => {
-            let mut io = parts.io.into_inner().into_io();
-            io.put_back(parts.read_buf);
-            io
+impl On {
+    /// `None`: it came to nothing. `bare` takes the connection back from hyper.
+    async fn io(self, bare: fn(Upgraded) -> Option<Io>) -> Option<Io> {
+        match self {
+            Self::Http1(on) => bare(on.await.ok()?),
+            Self::Http2(opened) => opened.await.ok(),
+            Self::Ready(io) => Some(io),
         }
-        Err(stream) => inside(stream),
     }
 }
 
-fn upstream(upgraded: Upgraded) -> Io {
-    match upgraded.downcast::<TokioIo<Io>>() {
-        Ok(parts) => {
-            let mut io = parts.io.into_inner();
-            io.put_back(parts.read_buf);
-            io
-        }
-        Err(stream) => inside(stream),
-    }
+fn downstream(upgraded: Upgraded) -> Option<Io> {
+    let parts = upgraded.downcast::<TokioIo<Guarded>>().ok()?;
+    let mut io = parts.io.into_inner().into_io();
+    io.put_back(parts.read_buf);
+    Some(io)
 }
 
-/// A stream of HTTP/2.
-fn inside(stream: Upgraded) -> Io {
-    Prefixed::new(Transport::Inside(Box::new(TokioIo::new(stream))))
+fn upstream(upgraded: Upgraded) -> Option<Io> {
+    let parts = upgraded.downcast::<TokioIo<Departing<Io>>>().ok()?;
+    let mut io = parts.io.into_inner().into_inner()?;
+    io.put_back(parts.read_buf);
+    Some(io)
 }
 
 #[cfg(test)]

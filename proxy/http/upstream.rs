@@ -7,6 +7,7 @@
 //! Each endpoint has one [`shard::Shard`] per worker, so that workers share nothing while connections last. Only
 //! at `max_connections` does a worker close idle connections of the others.
 
+mod departing;
 mod dial;
 mod hold;
 mod lease;
@@ -20,6 +21,7 @@ use crate::error::{Error, Reason};
 use crate::runtime::worker::Worker;
 use crate::telemetry::Limit;
 
+pub(crate) use departing::Departing;
 pub(crate) use lease::{Lease, SendFailure};
 pub(crate) use shard::{Pool, SWEEP_EVERY};
 
@@ -41,7 +43,7 @@ pub(crate) enum Wish {
     Http1,
     /// The caller spoke HTTP/2, or the request needs it (gRPC).
     Http2,
-    /// It needs what hyper has in HTTP/1.1 alone: an upgrade, or to be asked for its body.
+    /// It shall become a tunnel, for which HTTP/1.1 needs no consent of the endpoint's.
     OnlyHttp1,
 }
 

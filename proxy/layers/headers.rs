@@ -51,7 +51,10 @@ fn request(call: &mut Call) -> Result<(), Error> {
         let expects = headers
             .remove(EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        call.waits_to_send = expects && call.head.version == Version::HTTP_11 && !call.body.is_empty();
+        call.waits_to_send = expects && call.head.version != Version::HTTP_10 && !call.body.is_empty();
+        if call.waits_to_send && call.head.version == Version::HTTP_2 {
+            exchange.interim.expect_continue();
+        }
     }
     if call.route.as_ref().is_some_and(|route| route.cluster.is_passthrough()) {
         remove_untrusted(headers); // a stranger learns nothing of the mesh

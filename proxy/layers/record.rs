@@ -26,7 +26,7 @@ async fn record<S: AnsweringService>(mut next: S, call: Box<Call>) -> Result<Res
     Ok(response)
 }
 
-fn note_request(exchange: &Exchange, call: &Call) {
+pub(crate) fn note_request(exchange: &Exchange, call: &Call) {
     exchange.note(|facts| {
         facts.method = Some((&call.head.method).into());
         facts.is_grpc = call.is_grpc;

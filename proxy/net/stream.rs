@@ -6,8 +6,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
@@ -16,6 +14,7 @@ use super::Prefixed;
 use super::leg::Leg;
 use super::own::is_own;
 use super::returning::Noted;
+use crate::http::h2::Tunnel;
 use crate::tls::admission::ClientStream;
 
 /// Bytes on the wire.
@@ -47,8 +46,8 @@ pub(crate) enum Transport {
     Plain(Prefixed<Stream>),
     Accepted(Box<tokio_rustls::server::TlsStream<Prefixed<Stream>>>),
     Connected(Box<ClientStream<Stream>>),
-    /// What runs inside an upgraded exchange or a CONNECT.
-    Inside(Box<TokioIo<Upgraded>>),
+    /// A stream of HTTP/2: what runs inside a CONNECT.
+    Inside(Box<Tunnel>),
 }
 
 /// Hands every poll to the variant's own stream, vectored writes included: without them hyper copies bodies.
@@ -158,14 +157,13 @@ impl Stream {
 }
 
 impl Transport {
-    /// See [`Stream::abort`]. Inside a stream of HTTP/2 hyper ends what is dropped and has no way to reset it: there
-    /// a cut looks like an end.
+    /// See [`Stream::abort`].
     pub(crate) fn abort(&self) {
         match self {
             Self::Plain(io) => io.get_ref().abort(),
             Self::Accepted(tls) => tls.get_ref().0.get_ref().abort(),
             Self::Connected(tls) => tls.get_ref().0.abort(),
-            Self::Inside(_) => {}
+            Self::Inside(tunnel) => tunnel.abort(),
         }
     }
 }

@@ -8,6 +8,7 @@ use pillion_config::listener::DownstreamLimits;
 
 use super::deadline::Timers;
 use super::drain::{Drain, Roll, Work};
+use crate::http::h2::Memory;
 use crate::net::Network;
 use crate::state::Store;
 use crate::telemetry::{AccessLog, Direction, Histogram, IntGauge, Metrics, Protocol, Recorder};
@@ -23,13 +24,15 @@ pub(crate) struct Worker {
     pub(crate) drain: Drain,
     roll: Arc<Roll>,
     pub(crate) rng: Mutex<fastrand::Rng>,
+    /// What its HTTP/2 connections may hold together.
+    pub(crate) http2_memory: Arc<Memory>,
     overhead: [Histogram; 2],
     passes: [HeaderValue; 2],
 }
 
 impl Worker {
     pub(crate) fn new(
-        index: usize,
+        (index, workers): (usize, usize),
         network: Network,
         state: Arc<Store>,
         metrics: Arc<Metrics>,
@@ -48,6 +51,7 @@ impl Worker {
             roll: drain.roll(),
             drain,
             rng: Mutex::new(fastrand::Rng::new()),
+            http2_memory: Memory::of_one_in(workers),
             overhead: [Direction::Inbound, Direction::Outbound].map(|direction| metrics.overhead(direction)),
             passes: [pass('i'), pass('o')].map(|pass| pass.unwrap_or(HeaderValue::from_static("-=1"))),
             metrics,

@@ -36,7 +36,7 @@ impl Bench {
         let (config, metrics) = (mesh::parse(yaml), Metrics::new(10_000));
         let network = Network::Memory(mesh.memory.clone());
         let store = app::store(&config, &metrics);
-        let worker = Worker::new(0, network, store, metrics, None, Drain::default(), "bench");
+        let worker = Worker::new((0, 1), network, store, metrics, None, Drain::default(), "bench");
         Self { worker, direction }
     }
 

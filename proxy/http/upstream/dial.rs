@@ -1,20 +1,21 @@
 //! Opens one HTTP connection over a transport, and puts it where those who wait find it.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Want;
+use super::departing::{Aftermath, Departing};
 use super::hold::{Hold, run_while_held};
-use super::shard::{About, Counted, Http1, Http2, Shard, StreamLimit, Ticket};
+use super::lease::reason_http2;
+use super::shard::{About, Counted, Http1, Http2, Shard, Ticket};
 use crate::cluster::Cluster;
 use crate::cluster::connect::{Connected, connect, opened, tls_failed};
 use crate::cluster::endpoint::{Endpoint, Speaks};
-use crate::error::{Error, Reason};
+use crate::error::{Error, Reason, Sent};
+use crate::http::h2;
 use crate::http::server::HTTP1_BUFFER;
 use crate::net::{Io, Prefixed};
 use crate::runtime::worker::Worker;
@@ -27,16 +28,6 @@ use crate::tls::client::Purpose;
 pub(crate) type Slot = OwnedSemaphorePermit;
 /// What an HTTP/1 connection holds while it is open.
 pub(super) type HeldHttp1 = Arc<(Slot, Held, Counted)>;
-
-/// Streams assumed until the peer's SETTINGS say otherwise; hyper's own first guess.
-const STREAMS_AT_FIRST: u32 = 100;
-/// Per stream: with the send buffer half of the MiB that one stream's body may hold in this process.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// Not below 1 MiB: h2's budget against floods of small DATA frames is half of it.
-const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
-const SEND_BUFFER: usize = 256 * 1024;
-/// Of an answer's head; Envoy's limit is 60 KiB.
-const ANSWER_HEADER_BYTES: u32 = 64 * 1024;
 
 /// Dials on a task of its own, which serves whoever waits longest when it is done.
 pub(super) fn start(
@@ -67,7 +58,7 @@ impl Dial<'_> {
         let purpose = if self.want == Want::OnlyHttp1 { Purpose::Http1 } else { Purpose::Http };
         let connected = connect(self.cluster, self.endpoint.address, self.worker, purpose).await;
         let Connected { transport, alpn, admission } = connected?;
-        let io = TokioIo::new(Prefixed::new(transport));
+        let io = Prefixed::new(transport);
         let about = About::new(self.cluster.verifies_peers() && alpn.is_some_and(Alpn::is_sidecar));
         match self.speaks(alpn) {
             Speaks::Http1 => self.http1(io, about, admission, slot).await,
@@ -83,13 +74,17 @@ impl Dial<'_> {
 
     async fn http1(
         &self,
-        io: TokioIo<Io>,
+        io: Io,
         about: About,
         admission: Option<Arc<Admission>>,
         slot: Slot,
     ) -> Result<(), Error> {
+        let aftermath = Arc::<Aftermath>::default();
+        let io = TokioIo::new(Departing::new(io, aftermath.clone()));
         let handshake = http1::Builder::new().max_buf_size(HTTP1_BUFFER).handshake(io).await;
-        let (send, conn) = handshake.map_err(|error| self.not_http(&error, admission.as_ref()))?;
+        let (send, conn) = handshake.map_err(|error| {
+            self.not_http((Reason::UpstreamReset, Sent::Never), &error, admission.as_ref())
+        })?;
         // With the connection, whoever holds it: hyper's task, or the tunnel that it became.
         let held: HeldHttp1 =
             Arc::new((slot, self.opened(Protocol::Http1, admission.as_ref()), self.endpoint.pool.count()));
@@ -102,7 +97,8 @@ impl Dial<'_> {
         if self.want != Want::OnlyHttp1 {
             self.endpoint.learn(Speaks::Http1);
         }
-        self.shard().offer_http1(Http1::new(send, about, admission, hold, held), self.cluster);
+        let conn = Http1::new(send, about, (admission, aftermath, hold), held);
+        self.shard().offer_http1(conn, self.cluster);
         if self.want.is_shared() {
             self.shard().wake_stream_waiters();
         }
@@ -111,41 +107,23 @@ impl Dial<'_> {
 
     async fn http2(
         &self,
-        io: TokioIo<Io>,
+        io: Io,
         about: About,
         admission: Option<Arc<Admission>>,
         slot: Slot,
     ) -> Result<(), Error> {
-        let handshake = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(SEND_BUFFER)
-            .max_header_list_size(ANSWER_HEADER_BYTES)
-            .handshake(io)
-            .await;
-        let (send, mut conn) = handshake.map_err(|error| self.not_http(&error, admission.as_ref()))?;
+        let opened = h2::client::open(io, self.worker).await;
+        let (send, driver) = opened.map_err(|error| {
+            // As for a request on it: what speaks no HTTP/2 would not do so for another sidecar either.
+            self.not_http((reason_http2(&error), Sent::Perhaps), &error, admission.as_ref())
+        })?;
         let guards = (slot, self.opened(Protocol::Http2, admission.as_ref()), self.endpoint.pool.count());
-        let max_streams = StreamLimit::new(STREAMS_AT_FIRST);
-        let shown = max_streams.clone();
         tokio::spawn(async move {
-            let mut look = pin!(shown.look());
-            drop(
-                poll_fn(|cx| {
-                    let polled = Pin::new(&mut conn).poll(cx);
-                    while look.as_mut().poll(cx).is_ready() {
-                        look.set(shown.look());
-                    }
-                    let allowed = u32::try_from(conn.current_max_send_streams()).unwrap_or(u32::MAX);
-                    shown.set(allowed);
-                    polled
-                })
-                .await,
-            );
+            driver.await;
             drop(guards);
         });
         self.endpoint.learn(Speaks::Http2);
-        self.shard().offer_http2(Http2::new(send, about, admission, max_streams), self.cluster);
+        self.shard().offer_http2(Http2::new(send, about, admission), self.cluster);
         if !self.want.is_shared() {
             self.shard().wake_http1_waiters();
         }
@@ -161,16 +139,18 @@ impl Dial<'_> {
         Held::of(&self.worker.connections_active(self.cluster.direction, protocol))
     }
 
-    fn not_http(&self, error: &hyper::Error, admission: Option<&Arc<Admission>>) -> Error {
+    fn not_http(
+        &self,
+        (reason, sent): (Reason, Sent),
+        error: &dyn std::error::Error,
+        admission: Option<&Arc<Admission>>,
+    ) -> Error {
         let (address, name) = (self.endpoint.address, &self.cluster.name);
         if let Some(failure) = admission.and_then(|admission| admission.failure()) {
             self.cluster.connection_opened(self.worker, Protocol::Unknown, ConnectionOutcome::TlsError);
             return tls_failed(address, name, &failure.error);
         }
         self.cluster.connection_opened(self.worker, Protocol::Unknown, ConnectionOutcome::Failed);
-        Error::new(
-            Reason::UpstreamReset,
-            format!("{address} of \"{name}\" broke off before a request: {error}"),
-        )
+        Error::new(reason, format!("{address} of \"{name}\" broke off before a request: {error}")).sent(sent)
     }
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use http::Request;
-use hyper::body::Incoming;
 
 use super::shard::{About, Http1, Http2, Shard};
 use crate::cluster::Cluster;
+use crate::cluster::limits::Permit;
 use crate::error::{Reason, Sent};
-use crate::http::{Body, Exchange};
-use crate::tls::admission::Failure;
+use crate::http::h2::client::{Failed, Failure};
+use crate::http::{Body, Exchange, Response};
+use crate::tls::admission;
 
 pub(crate) struct Lease {
     kind: Option<Kind>,
@@ -22,6 +23,8 @@ pub(crate) struct Lease {
     is_last: bool,
     /// Whose request's body it carries, where there is one.
     carries: Option<Arc<Exchange>>,
+    /// One of `max_requests`, for as long as the upstream may be at work on the request.
+    permit: Option<Permit>,
 }
 
 enum Kind {
@@ -58,6 +61,7 @@ impl Lease {
             is_busy: false,
             is_last: false,
             carries: None,
+            permit: None,
         }
     }
 
@@ -70,12 +74,17 @@ impl Lease {
         self.about.is_sidecar
     }
 
+    /// The request's place among `max_requests` goes with it from here on.
+    pub(crate) fn hold(&mut self, permit: Option<Permit>) {
+        self.permit = permit;
+    }
+
     /// Sends the request of `exchange` and waits for the headers of the answer.
     pub(crate) async fn send(
         &mut self,
         request: Request<Body>,
         exchange: &Arc<Exchange>,
-    ) -> Result<http::Response<Incoming>, SendFailure> {
+    ) -> Result<Response, SendFailure> {
         let sent = self.send_on_connection(request, exchange).await;
         sent.map_err(|failure| match self.tls_failure() {
             Some(tls) => by_tls(failure, tls),
@@ -85,7 +94,7 @@ impl Lease {
 
     /// In TLS 1.3 a server judges our certificate after the handshake has ended for us, and its alert comes instead of
     /// an answer. HTTP libraries have no word for it, and some hide it: the stream below them has kept it.
-    fn tls_failure(&self) -> Option<Failure> {
+    fn tls_failure(&self) -> Option<admission::Failure> {
         match &self.kind {
             Some(Kind::Http1(conn)) => conn.tls_failure(),
             Some(Kind::Http2(conn)) => conn.tls_failure(),
@@ -97,7 +106,7 @@ impl Lease {
         &mut self,
         request: Request<Body>,
         exchange: &Arc<Exchange>,
-    ) -> Result<http::Response<Incoming>, SendFailure> {
+    ) -> Result<Response, SendFailure> {
         self.is_busy = true;
         self.carries = (!request.body().is_empty()).then(|| exchange.clone());
         // It served a request before, so the peer may have hung up since.
@@ -105,26 +114,20 @@ impl Lease {
         match &mut self.kind {
             Some(Kind::Http1(conn)) => {
                 conn.about.uses += 1;
-                conn.send.try_send_request(request).await.map_err(|mut error| {
+                let sent = conn.send.try_send_request(request).await;
+                sent.map(|response| response.map(Body::incoming)).map_err(|mut error| {
                     let unsent = error.take_message();
                     explain(&error.into_error(), unsent, was_used)
                 })
             }
-            Some(Kind::Http2(conn)) => {
-                let mut sender = conn.sender();
-                let sent = sender.try_send_request(request).await;
-                if !was_used && sent.is_ok() {
-                    conn.has_answered();
+            Some(Kind::Http2(conn)) => conn.send.send(request, exchange).await.map_err(|failed| {
+                if failed.unsent.is_some() || says_goodbye(&failed.error) {
+                    self.shard.retire(conn);
+                } else if was_refused(&failed.error) {
+                    self.shard.was_refused(conn);
                 }
-                sent.map_err(|mut error| {
-                    let unsent = error.take_message();
-                    let error = error.into_error();
-                    if unsent.is_some() || says_goodbye(&error) {
-                        self.shard.retire(conn);
-                    }
-                    explain(&error, unsent, was_used)
-                })
-            }
+                explain_failed(*failed, was_used)
+            }),
             None => unreachable!("a lease has its connection until it is dropped"),
         }
     }
@@ -137,6 +140,7 @@ impl Lease {
     /// The answer came whole: the connection may serve another request, unless it was to be the last, or a part of
     /// this one was not sent. Nobody needs that part any more, and without it no other request can follow.
     pub(crate) fn give_back(mut self) {
+        self.permit = None;
         let is_unfinished = self.carries.as_ref().is_some_and(|exchange| exchange.progress.is_unfinished());
         self.is_busy = self.is_last || is_unfinished;
     }
@@ -148,7 +152,12 @@ impl Drop for Lease {
         match self.kind.take() {
             Some(Kind::Http1(conn)) if !self.is_busy => self.shard.offer_http1(conn, &self.cluster),
             Some(Kind::Http2(conn)) => self.shard.release_stream(&conn, &self.cluster),
-            Some(Kind::Http1(conn)) => conn.cut(),
+            Some(Kind::Http1(conn)) => {
+                if let Some(permit) = self.permit.take().filter(Permit::is_scarce) {
+                    conn.aftermath.leave(permit);
+                }
+                conn.cut();
+            }
             None => {}
         }
     }
@@ -158,7 +167,7 @@ impl Drop for Lease {
 fn explain(error: &hyper::Error, unsent: Option<Request<Body>>, was_used: bool) -> SendFailure {
     let reason = reason(error);
     let hung_up = matches!(reason, Reason::UpstreamClosed | Reason::UpstreamReset);
-    let sent = if unsent.is_some() || was_refused(error) {
+    let sent = if unsent.is_some() {
         Sent::Never
     } else if was_used && hung_up {
         Sent::OnStaleConnection
@@ -169,20 +178,41 @@ fn explain(error: &hyper::Error, unsent: Option<Request<Body>>, was_used: bool) 
 }
 
 /// The same failure, when TLS is the reason of it. A server that refused us has read nothing of the request.
-fn by_tls(failure: SendFailure, tls: Failure) -> SendFailure {
+fn by_tls(failure: SendFailure, tls: admission::Failure) -> SendFailure {
     let is_unsent = tls.is_refusal || failure.sent == Sent::Never;
     let sent = if is_unsent { Sent::Never } else { Sent::Perhaps };
     SendFailure { reason: Reason::TlsError, detail: tls.error.detail, sent, unsent: failure.unsent }
 }
 
-fn reason(error: &hyper::Error) -> Reason {
-    if let Some(h2) = cause::<h2::Error>(error) {
-        return match h2.get_io() {
+/// The same of HTTP/2.
+fn explain_failed(failed: Failed, was_used: bool) -> SendFailure {
+    let reason = reason_http2(&failed.error);
+    let hung_up = matches!(reason, Reason::UpstreamClosed | Reason::UpstreamReset);
+    let sent = if failed.unsent.is_some() || was_refused(&failed.error) || says_goodbye(&failed.error) {
+        Sent::Never
+    } else if was_used && hung_up {
+        Sent::OnStaleConnection
+    } else {
+        Sent::Perhaps
+    };
+    SendFailure { reason, detail: failed.error.to_string(), sent, unsent: failed.unsent.map(Box::new) }
+}
+
+/// What went wrong on a connection of HTTP/2, in the words of the interface.
+pub(super) fn reason_http2(failure: &Failure) -> Reason {
+    match failure {
+        Failure::Http2(error) => match error.get_io() {
             Some(io) => io_reason(io),
-            None if h2.is_remote() => Reason::UpstreamReset,
+            None if error.is_remote() => Reason::UpstreamReset,
             None => Reason::ProtocolError,
-        };
+        },
+        Failure::Left => Reason::UpstreamClosed,
+        Failure::Body => Reason::UpstreamReset,
+        Failure::TooManyInterim => Reason::ProtocolError,
     }
+}
+
+fn reason(error: &hyper::Error) -> Reason {
     if let Some(io) = cause::<std::io::Error>(error) {
         return io_reason(io);
     }
@@ -204,17 +234,16 @@ fn io_reason(error: &std::io::Error) -> Reason {
     }
 }
 
-/// RFC 9113: a stream refused before processing (8.7), or above the last one a GOAWAY promises to handle (6.8).
-fn was_refused(error: &hyper::Error) -> bool {
-    cause::<h2::Error>(error).is_some_and(|error| {
-        error.is_remote()
-            && ((error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM))
-                || (error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR)))
-    })
+/// RFC 9113, 8.7: a stream refused before it was processed.
+fn was_refused(failure: &Failure) -> bool {
+    let Failure::Http2(error) = failure else { return false };
+    error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }
 
-fn says_goodbye(error: &hyper::Error) -> bool {
-    cause::<h2::Error>(error).is_some_and(h2::Error::is_go_away)
+/// RFC 9113, 6.8: a stream hears of a GOAWAY when it is above the last one that this promises to handle, whatever the
+/// reason is.
+fn says_goodbye(failure: &Failure) -> bool {
+    matches!(failure, Failure::Http2(error) if error.is_remote() && error.is_go_away())
 }
 
 /// The first error of this type among the causes.

@@ -5,19 +5,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
 use parking_lot::Mutex;
-use tokio::sync::futures::Notified;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Want;
+use super::departing::Aftermath;
 use super::dial::HeldHttp1;
 use super::hold::Hold;
 use super::lease::Lease;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::http::Body;
+use crate::http::h2::client::Sender;
 use crate::tls::admission::{Admission, Failure};
 
 /// How often pools are looked through for connections that were idle too long.
@@ -25,6 +26,9 @@ pub(crate) const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// For an upstream that has answered, to read what is left of the request in our buffer. A server that means to read
 /// it does so at once; one that does not must not keep the connection.
 const REST_OF_REQUEST: Duration = Duration::from_secs(5);
+
+/// Sweeps after which one stream more is tried than an endpoint has taken before.
+const HOPE_EVERY: u32 = 10;
 
 /// All connections of one endpoint, a shard per worker.
 pub(crate) struct Pool {
@@ -46,6 +50,9 @@ pub(crate) struct Connections {
 #[derive(Default)]
 pub(crate) struct Shard {
     state: Mutex<State>,
+    /// Streams that the endpoint takes on one connection, where it refused more without having said a limit.
+    /// Zero: it never did.
+    learnt_streams: AtomicU32,
 }
 
 #[derive(Default)]
@@ -58,6 +65,7 @@ struct State {
     wants_stream: VecDeque<Waiter>,
     /// A connection that many may share is being dialled.
     stream_dialled: bool,
+    sweeps: u32,
 }
 
 /// `None`: look again, things have changed.
@@ -78,6 +86,7 @@ pub(crate) struct Http1 {
     pub(super) send: http1::SendRequest<Body>,
     pub(super) about: About,
     admission: Option<Arc<Admission>>,
+    pub(super) aftermath: Arc<Aftermath>,
     idle: Idle,
     hold: Hold,
     _held: HeldHttp1,
@@ -85,38 +94,13 @@ pub(crate) struct Http1 {
 
 /// A connection that serves many requests at once.
 pub(crate) struct Http2 {
-    send: http2::SendRequest<Body>,
+    pub(super) send: Sender,
     about: Mutex<About>,
     admission: Option<Arc<Admission>>,
     streams: AtomicU32,
-    max_streams: Arc<StreamLimit>,
     /// Takes no new request: it is old, said goodbye or broke.
     retired: AtomicBool,
     idle: Mutex<Idle>,
-}
-
-/// What the peer allows at once (SETTINGS_MAX_CONCURRENT_STREAMS), as far as it was looked at.
-///
-/// Only the connection's own task can look, and nothing wakes it when SETTINGS arrive. So the first answer does:
-/// they have come before it (RFC 9113, 3.4).
-pub(super) struct StreamLimit {
-    most: AtomicU32,
-    look: Notify,
-}
-
-impl StreamLimit {
-    pub(super) fn new(at_first: u32) -> Arc<Self> {
-        Arc::new(Self { most: AtomicU32::new(at_first), look: Notify::new() })
-    }
-
-    pub(super) fn set(&self, most: u32) {
-        self.most.store(most, Relaxed);
-    }
-
-    /// Ready when it is time to look.
-    pub(super) fn look(&self) -> Notified<'_> {
-        self.look.notified()
-    }
 }
 
 /// How long a connection has been idle, without reading the clock per request: the sweep notices when it finds it
@@ -193,7 +177,10 @@ impl Shard {
             Want::Http1 | Want::OnlyHttp1 => {
                 state.take_idle(cluster).map(|conn| Lease::http1(conn, self, cluster))
             }
-            Want::Http2 => state.take_stream(cluster).map(|conn| Lease::http2(conn, self, cluster)),
+            Want::Http2 => {
+                let conn = state.take_stream(cluster, self.most_streams());
+                conn.map(|conn| Lease::http2(conn, self, cluster))
+            }
             Want::Negotiated => None,
         }
     }
@@ -266,7 +253,7 @@ impl Shard {
             if state.wants_stream.is_empty() {
                 return;
             }
-            let Some(conn) = state.take_stream(cluster) else { break };
+            let Some(conn) = state.take_stream(cluster, self.most_streams()) else { break };
             let lease = Lease::http2(conn, self, cluster);
             let waiter = state.wants_stream.pop_front();
             drop(state); // should the waiter have left meanwhile, the stream comes back to this function
@@ -314,6 +301,30 @@ impl Shard {
         }
     }
 
+    /// The endpoint refused a stream of this connection, the caller's own, which still counts.
+    pub(super) fn was_refused(&self, conn: &Http2) {
+        let accepted = conn.streams.load(Relaxed).saturating_sub(1).max(1);
+        if accepted < self.most_streams() {
+            self.learnt_streams.store(accepted, Relaxed);
+        }
+    }
+
+    /// One more than it took before, now and then: what was short then may not be any more. If it is, one stream is
+    /// refused again, and replaced.
+    fn hope(&self, sweeps: u32) {
+        let learnt = self.learnt_streams.load(Relaxed);
+        if learnt > 0 && sweeps.is_multiple_of(HOPE_EVERY) {
+            self.learnt_streams.store(learnt.saturating_add(1), Relaxed);
+        }
+    }
+
+    fn most_streams(&self) -> u32 {
+        match self.learnt_streams.load(Relaxed) {
+            0 => u32::MAX,
+            learnt => learnt,
+        }
+    }
+
     pub(super) fn retire(&self, conn: &Arc<Http2>) {
         conn.retired.store(true, Relaxed);
         self.state.lock().shared.retain(|other| !Arc::ptr_eq(other, conn));
@@ -339,6 +350,8 @@ impl Shard {
         // Who was woken to dial may have left before it could: nobody waits longer than until here.
         self.wake_one_stream_waiter();
         let (now, mut state) = (Instant::now(), self.state.lock());
+        state.sweeps = state.sweeps.wrapping_add(1);
+        self.hope(state.sweeps);
         state.idle.retain_mut(|conn| !conn.is_done(idle_timeout, now));
         state.shared.retain(|conn| {
             let in_use = conn.streams.load(Relaxed) > 0;
@@ -362,9 +375,11 @@ impl State {
         None
     }
 
-    fn take_stream(&mut self, cluster: &Cluster) -> Option<Arc<Http2>> {
+    fn take_stream(&mut self, cluster: &Cluster, most: u32) -> Option<Arc<Http2>> {
         self.shared.retain(|conn| conn.is_open(cluster));
-        let free = |conn: &&Arc<Http2>| conn.streams.load(Relaxed) < conn.max_streams.most.load(Relaxed);
+        let free = |conn: &&Arc<Http2>| {
+            conn.streams.load(Relaxed) < conn.send.max_streams().min(most) && !conn.send.is_clogged()
+        };
         let conn = self.shared.iter().find(free)?.clone();
         conn.streams.fetch_add(1, Relaxed);
         Some(conn)
@@ -375,11 +390,10 @@ impl Http1 {
     pub(super) fn new(
         send: http1::SendRequest<Body>,
         about: About,
-        admission: Option<Arc<Admission>>,
-        hold: Hold,
+        (admission, aftermath, hold): (Option<Arc<Admission>>, Arc<Aftermath>, Hold),
         held: HeldHttp1,
     ) -> Self {
-        Self { send, about, admission, idle: Idle::default(), hold, _held: held }
+        Self { send, about, admission, aftermath, idle: Idle::default(), hold, _held: held }
     }
 
     /// How it failed, where it was TLS that failed.
@@ -404,18 +418,12 @@ impl Http1 {
 }
 
 impl Http2 {
-    pub(super) fn new(
-        send: http2::SendRequest<Body>,
-        about: About,
-        admission: Option<Arc<Admission>>,
-        max_streams: Arc<StreamLimit>,
-    ) -> Arc<Self> {
+    pub(super) fn new(send: Sender, about: About, admission: Option<Arc<Admission>>) -> Arc<Self> {
         Arc::new(Self {
             send,
             about: Mutex::new(about),
             admission,
             streams: AtomicU32::new(0),
-            max_streams,
             retired: AtomicBool::new(false),
             idle: Mutex::default(),
         })
@@ -428,15 +436,6 @@ impl Http2 {
     /// How it failed, where it was TLS that failed.
     pub(super) fn tls_failure(&self) -> Option<Failure> {
         self.admission.as_ref()?.failure()
-    }
-
-    pub(super) fn sender(&self) -> http2::SendRequest<Body> {
-        self.send.clone()
-    }
-
-    /// The peer's SETTINGS are there.
-    pub(super) fn has_answered(&self) {
-        self.max_streams.look.notify_one();
     }
 
     /// How it was before this use.

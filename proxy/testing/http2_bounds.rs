@@ -1,0 +1,357 @@
+//! What a hostile or slow HTTP/2 peer can make a sidecar hold, and for how long.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use bytes::Bytes;
+use h2::client::{self, ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response};
+use tokio::sync::{Notify, Semaphore};
+
+use super::backend::{Backend, OK};
+use super::http2::request;
+use super::mesh::{A, Mesh, ORDERS, Pair, Sidecar, Watch, pass, secs, settle};
+use super::peer::Peer;
+
+const MIB: usize = 1024 * 1024;
+const HTTP2: &str = "endpoints: [10.0.0.1:80]";
+
+/// Answers every request with `MIB` bytes, and counts what the sidecar took of them.
+fn endless(mesh: &Mesh) -> (Backend, Arc<AtomicUsize>) {
+    let taken = Arc::<AtomicUsize>::default();
+    let counted = taken.clone();
+    let backend = mesh.http2(A, 1000, move |_, _, mut respond| {
+        let taken = counted.clone();
+        async move {
+            let mut stream = respond.send_response(Response::new(()), false).expect("the stream is open");
+            give(&mut stream, MIB, &taken).await;
+        }
+    });
+    (backend, taken)
+}
+
+/// As much as the peer takes, at most `bytes`.
+async fn give(stream: &mut SendStream<Bytes>, bytes: usize, taken: &AtomicUsize) {
+    let mut left = bytes;
+    while left > 0 {
+        stream.reserve_capacity(left.min(16 * 1024));
+        let capacity = std::future::poll_fn(|cx| stream.poll_capacity(cx)).await;
+        let Some(Ok(capacity)) = capacity else { return };
+        let size = capacity.min(left);
+        taken.fetch_add(size, Relaxed);
+        left -= size;
+        if stream.send_data(Bytes::from(vec![b'x'; size]), left == 0).is_err() {
+            return;
+        }
+    }
+}
+
+/// A client that grants each stream `window`, and reads its socket until the returned semaphore has no permit.
+async fn client(sidecar: &Sidecar, window: u32) -> (SendRequest<Bytes>, Arc<Semaphore>) {
+    let io = sidecar.client().await.into_io();
+    let mut builder = client::Builder::new();
+    builder
+        .initial_window_size(window)
+        .initial_connection_window_size(1 << 30)
+        .initial_max_send_streams(1000);
+    let (send, mut conn) = builder.handshake::<_, Bytes>(io).await.expect("the sidecar speaks HTTP/2");
+    let reads = Arc::new(Semaphore::new(1));
+    let gate = reads.clone();
+    tokio::spawn(async move {
+        std::future::poll_fn(|cx| match gate.available_permits() {
+            0 => std::task::Poll::Pending, // holds the connection, and does nothing with it
+            _ => std::pin::Pin::new(&mut conn).poll(cx).map(drop),
+        })
+        .await;
+    });
+    settle().await;
+    (send, reads)
+}
+
+fn ask(send: &mut SendRequest<Bytes>, request: Request<()>) -> ResponseFuture {
+    send.send_request(request, true).expect("a stream").0
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_streams_of_a_client_that_reads_nothing_hold_little() {
+    let mesh = Mesh::default();
+    let (_a, taken) = endless(&mesh);
+    let sidecar = mesh.caller(HTTP2);
+    let (mut send, reads) = client(&sidecar, 1 << 30).await;
+    let _asked: Vec<_> = (0..200).map(|_| ask(&mut send, request("GET", "/"))).collect();
+    tokio::task::yield_now().await;
+    reads.try_acquire().expect("it reads so far").forget();
+    pass(5).await;
+    let held = taken.load(Relaxed);
+    assert!(held > 0 && held < 6 * MIB, "{held} bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_streams_without_a_window_hold_little() {
+    let mesh = Mesh::default();
+    let (_a, taken) = endless(&mesh);
+    let sidecar = mesh.caller(HTTP2);
+    let (mut send, _reads) = client(&sidecar, 0).await;
+    let _asked: Vec<_> = (0..200).map(|_| ask(&mut send, request("GET", "/"))).collect();
+    pass(5).await;
+    let held = taken.load(Relaxed);
+    assert!(held > 0 && held < 8 * MIB, "{held} bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_many_hostile_connections_hold_no_more_than_all_may_together() {
+    let mesh = Mesh::default();
+    let (_a, taken) = endless(&mesh);
+    let sidecar = mesh.caller(&format!("{HTTP2}, circuit_breaker: {{ max_requests: 100000 }}"));
+    let mut kept = Vec::new();
+    for _ in 0..40 {
+        let (mut send, _reads) = client(&sidecar, 1024).await;
+        kept.extend((0..200).map(|_| ask(&mut send, request("GET", "/"))));
+        std::mem::forget(send);
+    }
+    pass(5).await;
+    let held = taken.load(Relaxed);
+    assert!(held > 0 && held < 64 * MIB, "{held} bytes");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_uploads_that_nobody_reads_hold_little() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.head().await;
+        pass(3600).await;
+    });
+    let sidecar = mesh.caller(&format!("{HTTP2}, timeout: off"));
+    let (send, _reads) = client(&sidecar, 65_535).await;
+    let taken = Arc::<AtomicUsize>::default();
+    for _ in 0..200 {
+        let (mut send, taken) = (send.clone(), taken.clone());
+        tokio::spawn(async move {
+            let (_answer, mut stream) = send.send_request(request("POST", "/"), false).expect("a stream");
+            give(&mut stream, MIB, &taken).await;
+            pass(3600).await;
+        });
+    }
+    pass(5).await;
+    let held = taken.load(Relaxed);
+    // What lies in 200 connections of the memory network is not the sidecar's.
+    assert!(held > 0 && held < 5 * MIB + 200 * 64 * 1024, "{held} bytes");
+}
+
+/// A client of `service` whose stream has no window, and how long it takes until the stream is reset.
+async fn stalled(orders: &str) -> (u64, Option<Reason>, Sidecar) {
+    let mesh = Mesh::default();
+    let (_a, _taken) = endless(&mesh);
+    let sidecar = mesh.caller(orders);
+    let (mut send, _reads) = client(&sidecar, 0).await;
+    let watch = Watch::start();
+    let mut body = ask(&mut send, request("GET", "/")).await.expect("a head").into_body();
+    let ended = tokio::time::timeout(secs(3600), body.data()).await.expect("an end");
+    let reason = ended.expect("no clean end").expect_err("no data either").reason();
+    settle().await;
+    (watch.seconds(), reason, sidecar)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a4_a_stream_that_takes_nothing_of_what_waits_for_it_is_reset() {
+    let (seconds, reason, sidecar) = stalled(&format!("{HTTP2}, stream_idle_timeout: 20s")).await;
+    assert_eq!((seconds, reason), (20, Some(Reason::CANCEL)));
+    assert_eq!(sidecar.sum("pillion_requests_total reason=stream_idle_timeout"), 1);
+    assert_eq!(sidecar.sum("pillion_requests_active"), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a4_max_duration_ends_a_stream_that_takes_nothing() {
+    let (seconds, _, sidecar) = stalled(&format!("{HTTP2}, max_duration: 7s")).await;
+    assert_eq!(seconds, 7);
+    assert_eq!(sidecar.sum("pillion_requests_total reason=max_duration"), 1);
+}
+
+/// Takes `bytes` every five seconds; tells after how many seconds the stream ended, ten minutes at most.
+async fn takes_now_and_then(bytes: usize) -> u64 {
+    let mesh = Mesh::default();
+    let (_a, _taken) = endless(&mesh);
+    let sidecar = mesh.caller(&format!("{HTTP2}, stream_idle_timeout: 20s"));
+    let (mut send, _reads) = client(&sidecar, u32::try_from(bytes).expect("a window")).await;
+    let watch = Watch::start();
+    let mut body: RecvStream = ask(&mut send, request("GET", "/")).await.expect("a head").into_body();
+    while watch.seconds() < 600 {
+        match tokio::time::timeout(secs(5), body.data()).await {
+            Ok(Some(Ok(data))) => {
+                pass(5).await;
+                drop(body.flow_control().release_capacity(data.len()));
+            }
+            Ok(_) => return watch.seconds(),
+            Err(_) => {}
+        }
+    }
+    watch.seconds()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a4_a_byte_now_and_then_does_not_keep_a_stream_and_a_kibibyte_does() {
+    assert!(takes_now_and_then(10).await <= 25);
+    assert!(takes_now_and_then(3000).await >= 600, "more than a KiB in 20 s");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a4_a_stream_on_which_nothing_waits_is_left_alone() {
+    let mesh = Mesh::default();
+    let more = Arc::new(Notify::new());
+    let wanted = more.clone();
+    let _a = mesh.http2(A, 10, move |_, _, mut respond| {
+        let more = wanted.clone();
+        async move {
+            let mut stream = respond.send_response(Response::new(()), false).expect("open");
+            more.notified().await;
+            stream.send_data(Bytes::from_static(b"late"), true).expect("open");
+            pass(1).await;
+        }
+    });
+    let sidecar = mesh.caller(&format!("{HTTP2}, stream_idle_timeout: off"));
+    let (mut send, _reads) = client(&sidecar, 100).await;
+    let mut body = ask(&mut send, request("GET", "/")).await.expect("a head").into_body();
+    pass(7200).await;
+    more.notify_one();
+    eprintln!(
+        "{}",
+        sidecar.metrics.encode().lines().filter(|l| l.contains("requests_total")).collect::<String>()
+    );
+    assert_eq!(body.data().await.expect("data").expect("data"), "late");
+}
+
+/// Between two sidecars: passes bytes on until it is told to pass nothing more to the caller.
+fn wire(pair: &Pair, at: &str, to: &'static str) -> (Backend, Arc<Notify>) {
+    let (memory, stops) = (pair.mesh.memory.clone(), Arc::new(Notify::new()));
+    let stop = stops.clone();
+    let backend = pair.mesh.scripted(at, move |peer, _| {
+        let (memory, stop) = (memory.clone(), stop.clone());
+        async move {
+            let mut near = peer.into_io();
+            let mut far = memory.connect(to.parse().expect("an address")).await.expect("it listens");
+            tokio::select! {
+                _ended = tokio::io::copy_bidirectional(&mut near, &mut far) => return,
+                () = stop.notified() => {}
+            }
+            // Nobody reads `far` from here on. When the sidecar closes it, writing fails.
+            while tokio::io::AsyncWriteExt::write_all(&mut far, b"").await.is_ok() {
+                pass(1).await;
+                if far_is_closed(&mut far).await {
+                    return;
+                }
+            }
+        }
+    });
+    (backend, stops)
+}
+
+/// Whether the other end has let go of it: what is written to it fails then.
+async fn far_is_closed(far: &mut tokio::io::DuplexStream) -> bool {
+    tokio::io::AsyncWriteExt::write_all(far, &[0x17]).await.is_err()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a4_a_client_that_never_reads_over_mtls_is_closed() {
+    let pair = Pair::new();
+    let (_a, _taken) = endless(&pair.mesh);
+    let inbound = pair.mesh.sidecar(
+        &(super::mesh::application_at("10.1.0.2:15006", &format!("app: {A}, protocol: http2"))
+            + super::mesh::IDENTITY),
+        Some(super::mesh::identity(&pair.ca, "orders")),
+    );
+    let (wire, stop) = wire(&pair, "10.1.0.1:15006", "10.1.0.2:15006");
+    let outbound = pair
+        .caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}, timeout: off, stream_idle_timeout: off"));
+    let (mut send, _reads) = client(&outbound, 0).await;
+    let _asked: Vec<_> = (0..50).map(|_| ask(&mut send, request("GET", "/"))).collect();
+    settle().await;
+    stop.notify_one();
+    pass(700).await;
+    assert_eq!(inbound.sum("pillion_connections_active direction=inbound protocol=http2"), 0);
+    assert_eq!(wire.open(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a7_a_client_that_resets_most_of_its_streams_is_told_goodbye() {
+    let mesh = Mesh::default();
+    let _a = mesh.silent(A);
+    let sidecar = mesh.caller(&format!("{HTTP2}, protocol: http1"));
+    let (mut send, _reads) = client(&sidecar, 65_535).await;
+    for _ in 0..300 {
+        let Ok((answer, _)) = send.send_request(request("GET", "/"), true) else { break };
+        settle().await;
+        drop(answer);
+        settle().await;
+    }
+    let refused = std::future::poll_fn(|cx| send.poll_ready(cx)).await;
+    assert!(refused.is_err_and(|error| error.is_go_away()));
+    assert!(sidecar.sum("pillion_requests_total reason=client_gone") <= 210);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a7_a_client_that_resets_some_of_its_streams_is_served_on() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let sidecar = mesh.caller(&format!("{HTTP2}, protocol: http1"));
+    let (mut send, _reads) = client(&sidecar, 65_535).await;
+    for nth in 0..400 {
+        let answer = ask(&mut send, request("GET", "/"));
+        if nth % 3 != 0 {
+            assert_eq!(answer.await.expect("an answer").status(), 200);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a7_what_clients_reset_counts_against_max_requests_until_the_application_is_done() {
+    let mesh = Mesh::default();
+    let (at_work, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let counted = (at_work.clone(), most.clone());
+    let _a = mesh.scripted(A, move |mut peer: Peer, _| {
+        let (at_work, most) = counted.clone();
+        async move {
+            if peer.head().await.is_none() {
+                return;
+            }
+            most.fetch_max(at_work.fetch_add(1, Relaxed) + 1, Relaxed);
+            pass(5).await; // and looks at nothing meanwhile
+            at_work.fetch_sub(1, Relaxed);
+        }
+    });
+    let sidecar = mesh.application("app: 10.0.0.1:80, max_requests: 5");
+    for _ in 0..50 {
+        let (mut send, _reads) = client(&sidecar, 65_535).await;
+        let asked = ask(&mut send, request("GET", "/"));
+        settle().await;
+        drop(asked);
+        settle().await;
+    }
+    assert_eq!(most.load(Relaxed), 5);
+    assert_eq!(sidecar.sum("pillion_requests_total reason=limit_requests"), 45);
+    pass(6).await;
+    let (mut send, _reads) = client(&sidecar, 65_535).await;
+    let _asked = ask(&mut send, request("GET", "/"));
+    settle().await;
+    assert_eq!(at_work.load(Relaxed), 1, "all places are free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a9_a_head_in_drops_has_one_deadline() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let yaml =
+        super::mesh::caller(HTTP2).replace("metrics: off", "metrics: off\nlimits: { header_timeout: 3s }");
+    let sidecar = mesh.sidecar(&yaml, None);
+    let mut peer = sidecar.client().await;
+    peer.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    settle().await;
+    let watch = Watch::start();
+    // HEADERS of 100 bytes, without an end.
+    peer.send(b"\0\0\x64\x01\x05\0\0\0\x01").await;
+    while peer.try_send(b"\x40").await.is_ok() {
+        pass(1).await;
+        assert!(watch.seconds() < 10, "it is still read");
+    }
+    assert!((3..=5).contains(&watch.seconds()), "{} s", watch.seconds());
+}
