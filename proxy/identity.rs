@@ -64,15 +64,24 @@ pub enum NotAnIdentity {
     NotSpiffe { uri: String, fault: BadSpiffeId },
     #[error("its SPIFFE ID {0} names a trust domain, not a workload: it has no path")]
     NoPath(SpiffeId),
+    #[error(
+        "its key usage allows it to sign certificates or revocation lists, which a workload's must not \
+         (X.509-SVID, 4.3)"
+    )]
+    MaySign,
 }
 
 impl Subject {
     /// Reads one DER certificate.
     ///
     /// # Errors
-    /// [`NotAnIdentity`] unless it has exactly one URI name and that is a SPIFFE ID with a path.
+    /// [`NotAnIdentity`] unless it has exactly one URI name and that is a SPIFFE ID with a path, and it is for a
+    /// workload's own use alone.
     pub fn read(der: &[u8]) -> Result<Self, NotAnIdentity> {
         let certificate = parse(der)?;
+        if may_sign(&certificate)? {
+            return Err(NotAnIdentity::MaySign);
+        }
         let validity = certificate.validity();
         Ok(Self {
             id: workload_id(&certificate)?,
@@ -106,6 +115,13 @@ pub(crate) fn names<'a>(
         let SubjectAlternativeName { general_names } = extension.value;
         general_names.as_slice()
     }))
+}
+
+/// Whoever holds such a certificate could make others' identities with it, whatever its basic constraints say.
+fn may_sign(certificate: &X509Certificate<'_>) -> Result<bool, NotAnIdentity> {
+    let usage = certificate.key_usage();
+    let usage = usage.map_err(|fault| NotAnIdentity::Unreadable(fault.to_string()))?;
+    Ok(usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()))
 }
 
 fn workload_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, NotAnIdentity> {
@@ -195,6 +211,27 @@ mod tests {
         let web = WEB.parse().expect("a SPIFFE ID");
         let pem = ca.issue(&web, &[], std::time::Duration::from_secs(60)).expect("issued");
         CertificateDer::from_pem_slice(pem.certificate.as_bytes()).expect("PEM").to_vec()
+    }
+
+    #[test]
+    fn a10_a_certificate_that_may_sign_others_is_nobodys_identity() {
+        use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
+        use rcgen::{CertificateParams, KeyPair, KeyUsagePurpose, SanType};
+        let key = KeyPair::generate().expect("a key");
+        for (usages, is_refused) in [
+            (vec![DigitalSignature], false),
+            (vec![], false),
+            (vec![DigitalSignature, KeyCertSign], true),
+            (vec![DigitalSignature, CrlSign], true),
+            (vec![KeyCertSign], true),
+        ] {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = vec![SanType::URI(WEB.try_into().expect("an ID"))];
+            params.key_usages = usages.clone();
+            let der = params.self_signed(&key).expect("signed").der().to_vec();
+            let refused = Subject::read(&der) == Err(NotAnIdentity::MaySign);
+            assert_eq!(refused, is_refused, "{usages:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub(crate) mod own;
 mod prefixed;
 mod resolve;
 pub(crate) mod returning;
+pub(crate) mod special;
 mod stream;
 
 use std::io;

@@ -69,7 +69,7 @@ pub enum CredentialsError {
         key.display(), certificate.display()
     )]
     KeyMismatch { certificate: PathBuf, key: PathBuf },
-    #[error("the first certificate in {} names no workload: {source}; issue one that does", path.display())]
+    #[error("the first certificate in {} is no workload's: {source}; issue one that is", path.display())]
     NotAnIdentity { path: PathBuf, source: NotAnIdentity },
     #[error("the first certificate in {} is a CA's; put the workload's own first", path.display())]
     IsCa { path: PathBuf },
@@ -383,7 +383,7 @@ mod tests {
         for (told, words) in [
             (fault("", key, bundle), "certificate holds no certificate"),
             (fault(cut, key, bundle), "certificate is not valid PEM"),
-            (fault(junk, key, bundle), "names no workload: it is not a readable"),
+            (fault(junk, key, bundle), "is no workload's: it is not a readable"),
             (fault(ca.certificate_pem(), &ca.key_pem(), bundle), "put the workload's own first"),
             (fault(&two.certificate, &two.key, bundle), "2 URIs"),
             (fault(&none.certificate, &none.key, bundle), "no SPIFFE ID"),

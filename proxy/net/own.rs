@@ -1,4 +1,4 @@
-//! Which addresses are this host's own, and what no proxy may be asked to dial.
+//! Which addresses are this host's own, and which are nobody's.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
@@ -29,7 +29,7 @@ pub(crate) fn is_from_this_host(from: IpAddr, at: Option<IpAddr>) -> bool {
     from.is_loopback() || at.is_some_and(|at| at.to_canonical() == from) || is_own(from)
 }
 
-/// Addresses that are special to one link: cloud metadata services live there.
+/// Addresses that hold on one link alone.
 pub(crate) const fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -104,19 +104,6 @@ mod tests {
             ("fd9f:241::1", false),
         ] {
             assert_eq!(is_virtual(ip.parse().unwrap()), expected, "{ip}");
-        }
-    }
-
-    #[test]
-    fn metadata_services_are_link_local() {
-        for (ip, expected) in [
-            ("169.254.169.254", true),
-            ("fe80::1", true),
-            ("::ffff:169.254.169.254", true),
-            ("10.0.0.1", false),
-            ("fd00:ec2::254", false),
-        ] {
-            assert_eq!(is_link_local(ip.parse().unwrap()), expected, "{ip}");
         }
     }
 

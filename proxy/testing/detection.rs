@@ -276,6 +276,31 @@ async fn connect_is_like_a_redirected_connection() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a12_nobody_is_led_to_a_metadata_service_by_its_address_or_by_a_name_for_it() {
+    let mesh = Mesh::default();
+    mesh.memory.name("metadata.example", at("[64:ff9b::a9fe:a9fe]:80").ip());
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    for host in [
+        "169.254.169.254",
+        "168.63.129.16",
+        "100.100.100.200",
+        "[fd00:ec2::254]",
+        "[fd20:ce::254]",
+        "[64:ff9b::a9fe:a9fe]",
+        "[2002:a9fe:a9fe::1]",
+        "[::ffff:169.254.169.254]",
+        "metadata.example",
+    ] {
+        let connect = format!("CONNECT {host}:80 HTTP/1.1\r\nhost: {host}:80\r\n\r\n");
+        let absolute = format!("GET http://{host}/latest HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        for request in [connect, absolute] {
+            let answer = sidecar.client().await.ask(&request).await;
+            assert_eq!(answer.told(), (403, Some("egress_denied")), "{request}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn absolute_form_names_its_destination() {
     let mesh = Mesh::default();
     let web = mesh.answering("192.0.2.9:80", OK);

@@ -12,7 +12,8 @@ use pillion_config::listener::Unknown;
 use crate::error::{Error, Reason};
 use crate::http::tunnel::Accepted;
 use crate::http::{Body, Call, Response};
-use crate::net::own::{is_link_local, is_virtual};
+use crate::net::own::is_virtual;
+use crate::net::special::is_special;
 use crate::runtime::worker::Worker;
 use crate::serve::Destination;
 use crate::state::{Fixed, Key, Route, split_port};
@@ -98,12 +99,13 @@ async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAdd
         return Err(nobodys(to.ip()));
     }
     let snapshot = worker.state.load();
-    let is_refused = |to: &&SocketAddr| is_link_local(to.ip()) || snapshot.own.contains(**to);
+    let is_refused = |to: &&SocketAddr| is_special(to.ip()) || snapshot.own.contains(**to);
     match addresses.iter().find(is_refused) {
         None => Ok(addresses),
         Some(to) => {
-            let detail =
-                format!("{to} is this sidecar's own, or special to this link: only a service may name it");
+            let detail = format!(
+                "{to} is this sidecar's own, or special to this link or cloud: only a service may name it"
+            );
             Err(Error::new(Reason::EgressDenied, detail))
         }
     }

@@ -210,6 +210,33 @@ async fn a_revoked_intermediate_takes_its_workloads_with_it() {
 }
 
 #[tokio::test]
+async fn a10_a_certificate_that_may_sign_others_is_admitted_on_neither_side_and_not_loaded() {
+    let key = KeyPair::generate().expect("a key");
+    let root = authority("root", 1);
+    let bundle = root.self_signed(&key).expect("signed").pem();
+    let root = Issuer::new(root, key);
+    let leaf = |usages: Vec<KeyUsagePurpose>| {
+        let (mut params, key) = (CertificateParams::default(), KeyPair::generate().expect("a key"));
+        params.subject_alt_names = vec![SanType::URI(WEB.try_into().expect("an ID"))];
+        params.key_usages = usages;
+        let certificate = params.signed_by(&key, &root).expect("signed").pem();
+        IssuedPem { certificate, key: key.serialize_pem(), bundle: bundle.clone() }
+    };
+    let good = leaf(vec![KeyUsagePurpose::DigitalSignature]).credentials().expect("usable");
+    let signer = leaf(vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign]);
+    let refusal = signer.credentials().expect_err("must not be loaded").to_string();
+    assert!(refusal.contains("allows it to sign"), "{refusal}");
+
+    let bad = with_key(good.clone(), &signer);
+    let (served, _) = shake(serve(&good), &client(&bad, &mutual(&[]), AlpnOffer::Auto)).await;
+    refused(served, TlsErrorKind::PeerIdentityMismatch, "allows it to sign");
+    let (_, called) = shake(serve(&bad), &client(&good, &mutual(&[]), AlpnOffer::Auto)).await;
+    refused(called, TlsErrorKind::PeerIdentityMismatch, "allows it to sign");
+    let (served, called) = shake(serve(&good), &client(&good, &mutual(&[]), AlpnOffer::Auto)).await;
+    assert!(served.is_ok() && called.is_ok());
+}
+
+#[tokio::test]
 async fn while_our_certificate_is_awaited_nobody_is_called() {
     let (near, mut far) = duplex(1024);
     let waiting = ClientTls::waiting(&"certs/tls.crt is not there");

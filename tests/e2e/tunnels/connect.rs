@@ -172,8 +172,18 @@ async fn a_tunnel_into_the_sidecar_itself_is_denied() {
             is_denied(outbound, &format!("{host}:{own}")).await;
         }
     }
-    for link_local in ["169.254.169.254:80", "[fe80::1]:80", "[::ffff:169.254.169.254]:80"] {
-        is_denied(outbound, link_local).await;
+    // By name resolution too, which takes addresses in forms of its own.
+    for special in [
+        "169.254.169.254:80",
+        "2852039166:80",
+        "169.254.43518:80",
+        "0xa9fea9fe:80",
+        "[fe80::1]:80",
+        "[::ffff:169.254.169.254]:80",
+        "[fd00:ec2::254]:80",
+        "[64:ff9b::a9fe:a9fe]:80",
+    ] {
+        is_denied(outbound, special).await;
     }
 }
 
