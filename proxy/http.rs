@@ -10,6 +10,7 @@ pub(crate) mod exchange;
 pub(crate) mod expect;
 pub(crate) mod guard;
 pub(crate) mod headers;
+pub(crate) mod linger;
 pub(crate) mod replay;
 pub(crate) mod server;
 pub(crate) mod tunnel;

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 
 use super::body::ResponseTail;
 use super::guard::Guarded;
+use super::upstream::AnswerFirst;
 use super::{Body, Exchange, Response};
 use crate::net::{Io, Prefixed, Transport};
 use crate::outbound::Outbound;
@@ -299,9 +300,9 @@ fn downstream(upgraded: Upgraded) -> Io {
 }
 
 fn upstream(upgraded: Upgraded) -> Io {
-    match upgraded.downcast::<TokioIo<Io>>() {
+    match upgraded.downcast::<TokioIo<AnswerFirst>>() {
         Ok(parts) => {
-            let mut io = parts.io.into_inner();
+            let mut io = parts.io.into_inner().into_io();
             io.put_back(parts.read_buf);
             io
         }

@@ -8,6 +8,7 @@ use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::AnswerFirst;
 use super::Want;
 use super::hold::{Hold, run_while_held};
 use super::shard::{About, Counted, Http1, Http2, Shard, StreamLimit, Ticket};
@@ -66,7 +67,7 @@ impl Dial<'_> {
         let purpose = if self.want == Want::OnlyHttp1 { Purpose::Http1 } else { Purpose::Http };
         let connected = connect(self.cluster, self.endpoint.address, self.worker, purpose).await;
         let (transport, alpn) = connected?;
-        let io = TokioIo::new(Prefixed::new(transport));
+        let io = Prefixed::new(transport);
         let about = About::new(self.cluster.verifies_peers() && alpn.is_some_and(Alpn::is_sidecar));
         match self.speaks(alpn) {
             Speaks::Http1 => self.http1(io, about, slot).await,
@@ -80,7 +81,8 @@ impl Dial<'_> {
         if is_http2 { Speaks::Http2 } else { Speaks::Http1 }
     }
 
-    async fn http1(&self, io: TokioIo<Io>, about: About, slot: Slot) -> Result<(), Error> {
+    async fn http1(&self, io: Io, about: About, slot: Slot) -> Result<(), Error> {
+        let io = TokioIo::new(AnswerFirst::new(io));
         let handshake = http1::Builder::new().max_buf_size(HTTP1_BUFFER).handshake(io).await;
         let (send, conn) = handshake.map_err(|error| self.not_http(&error))?;
         // With the connection, whoever holds it: hyper's task, or the tunnel that it became.
@@ -101,7 +103,7 @@ impl Dial<'_> {
         Ok(())
     }
 
-    async fn http2(&self, io: TokioIo<Io>, about: About, slot: Slot) -> Result<(), Error> {
+    async fn http2(&self, io: Io, about: About, slot: Slot) -> Result<(), Error> {
         let handshake = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
@@ -109,7 +111,7 @@ impl Dial<'_> {
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(ANSWER_HEADER_BYTES)
             .keep_alive_interval(self.cluster.connection.keepalive)
-            .handshake(io)
+            .handshake(TokioIo::new(io))
             .await;
         let (send, mut conn) = handshake.map_err(|error| self.not_http(&error))?;
         let guards = (slot, self.opened(Protocol::Http2), self.endpoint.pool.count());
