@@ -13,6 +13,7 @@ pub(crate) mod framing;
 pub(crate) mod guard;
 pub(crate) mod h2;
 pub(crate) mod headers;
+pub(crate) mod linger;
 pub(crate) mod replay;
 pub(crate) mod server;
 pub(crate) mod tunnel;

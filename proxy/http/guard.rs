@@ -43,6 +43,8 @@ pub(crate) struct Guarded {
     flushed: u64,
     /// Our own answer in place of hyper's, and how much of it is written.
     replaced: Option<(Vec<u8>, usize)>,
+    /// The client has ended or broken the connection, or was given up.
+    is_over: bool,
 }
 
 impl Guarded {
@@ -62,6 +64,7 @@ impl Guarded {
             writing,
             flushed,
             replaced,
+            is_over: false,
         }
     }
 
@@ -124,6 +127,18 @@ impl Guarded {
         self.writing.is_none() && self.flushed == self.connection.requests.load(Relaxed)
     }
 
+    /// Whether the client may still send, or wait for what was written last.
+    pub(crate) const fn client_is_there(&self) -> bool {
+        !self.is_over
+    }
+
+    fn note<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if matches!(polled, Poll::Ready(Err(_))) {
+            self.is_over = true;
+        }
+        polled
+    }
+
     /// Gives the stream back.
     pub(crate) fn into_io(self) -> Io {
         self.io
@@ -161,10 +176,11 @@ impl Guarded {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if polled.is_pending() {
-            return self.poll_stall(cx).map_ok(|()| 0);
+            let stalled = self.poll_stall(cx).map_ok(|()| 0);
+            return self.note(stalled);
         }
         self.writing = None;
-        polled
+        self.note(polled)
     }
 
     fn begin_write(&mut self, first: &[u8]) {
@@ -198,16 +214,18 @@ impl AsyncRead for Guarded {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        match Pin::new(&mut self.io).poll_read(cx, buf) {
+        let polled = match Pin::new(&mut self.io).poll_read(cx, buf) {
             Poll::Pending => self.poll_patience(cx),
             Poll::Ready(Ok(())) => {
-                if buf.filled().len() > before {
-                    self.note_read();
+                match buf.filled().len() > before {
+                    true => self.note_read(),
+                    false => self.is_over = true,
                 }
                 Poll::Ready(Ok(()))
             }
             failed => failed,
-        }
+        };
+        self.note(polled)
     }
 }
 
@@ -244,7 +262,7 @@ impl AsyncWrite for Guarded {
             self.flushed = self.connection.requests.load(Relaxed);
             self.will_rest(cx);
         }
-        polled
+        self.note(polled)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

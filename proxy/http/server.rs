@@ -2,12 +2,10 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Poll, ready};
-use std::time::Duration;
+use std::task::Poll;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request};
@@ -16,12 +14,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use pillion_config::listener::DownstreamLimits;
-use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::answer;
 use super::exchange::Exchange;
 use super::guard::Guarded;
+use super::linger::linger;
 use super::{Body, Call, Response, h2, headers, tunnel};
 use crate::detect::first_byte;
 use crate::error::Reason;
@@ -36,8 +34,6 @@ use crate::telemetry::{Direction, Held, MethodLabel, Protocol, RequestLabels, Sy
 pub(crate) const HTTP1_BUFFER: usize = 128 * 1024;
 /// hyper's own limit of an HTTP/1 head's fields; another one costs an allocation for each.
 const HEADER_COUNT: u32 = 100;
-/// For a client to notice that its connection has ended. nginx waits up to 30 s, here the end of a process does.
-const LINGER: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Version {
@@ -108,17 +104,15 @@ async fn http1<S: AnsweringService>(
         })
         .await,
     );
-    let (has_rest, says_goodbye) = (rests.rests.swap(false, Relaxed), rests.place.work.says_goodbye());
-    if !has_rest && !says_goodbye {
-        return None;
-    }
+    let has_rest = rests.rests.swap(false, Relaxed);
     let parts = conn.into_parts()?;
-    let mut io = parts.io.into_inner().into_io();
+    let guarded = parts.io.into_inner();
+    let client_is_there = guarded.client_is_there();
+    let mut io = guarded.into_io();
     if !has_rest {
-        if rests.direction == Direction::Outbound {
-            rests.place.work.rest(); // the quiet second that outbound needs is long enough for this
+        if client_is_there {
+            linger(io, &rests.place.work).await;
         }
-        linger(io).await;
         return None;
     }
     io.put_back(parts.read_buf);
@@ -136,22 +130,6 @@ fn http1_builder(limits: &DownstreamLimits) -> http1::Builder {
         builder.max_headers(limits.header_count as usize);
     }
     builder
-}
-
-/// Reads on, for who still sends and has not heard our last answer: a connection that is closed with bytes unread is
-/// reset, and the answer may be lost with it (RFC 9112, 9.6).
-async fn linger(mut io: Io) {
-    let gone = poll_fn(|cx| {
-        loop {
-            let mut room = [MaybeUninit::uninit(); 4096];
-            let mut read = ReadBuf::uninit(&mut room);
-            match ready!(Pin::new(&mut io).poll_read(cx, &mut read)) {
-                Ok(()) if !read.filled().is_empty() => {}
-                _ended => return Poll::Ready(()),
-            }
-        }
-    });
-    drop(timeout(LINGER, gone).await);
 }
 
 /// The client was told goodbye, and should leave when its streams have ended; not all do. Where nothing happens for

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 
 use super::body::ResponseTail;
 use super::guard::Guarded;
-use super::upstream::Departing;
+use super::upstream::{AnswerFirst, Departing};
 use super::{Body, Exchange, Response};
 use crate::net::{Io, Prefixed, Transport};
 use crate::outbound::Outbound;
@@ -325,8 +325,8 @@ fn downstream(upgraded: Upgraded) -> Option<Io> {
 }
 
 fn upstream(upgraded: Upgraded) -> Option<Io> {
-    let parts = upgraded.downcast::<TokioIo<Departing<Io>>>().ok()?;
-    let mut io = parts.io.into_inner().into_inner()?;
+    let parts = upgraded.downcast::<TokioIo<Departing<AnswerFirst>>>().ok()?;
+    let mut io = parts.io.into_inner().into_inner()?.into_io();
     io.put_back(parts.read_buf);
     Some(io)
 }

@@ -12,6 +12,7 @@ mod dial;
 mod hold;
 mod lease;
 mod shard;
+mod transport;
 
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use crate::telemetry::Limit;
 pub(crate) use departing::Departing;
 pub(crate) use lease::{Lease, SendFailure};
 pub(crate) use shard::{Pool, SWEEP_EVERY};
+pub(crate) use transport::AnswerFirst;
 
 /// What a request needs to be sent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

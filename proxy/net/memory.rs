@@ -3,6 +3,8 @@
 //! Connecting to an address that nobody bound is refused; connecting to a black hole waits for ever. That is
 //! what tests with a paused clock need.
 
+mod pipe;
+
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -10,8 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::io::DuplexStream;
 use tokio::sync::mpsc;
+
+pub(crate) use pipe::Pipe;
 
 /// Bytes in flight each way, about what a loopback socket holds.
 const BUFFER: usize = 64 * 1024;
@@ -20,7 +23,7 @@ const BACKLOG: usize = 1024;
 /// A connection that was made, as its listener gets it.
 #[derive(Debug)]
 pub(crate) struct Arrival {
-    pub(crate) io: DuplexStream,
+    pub(crate) io: Pipe,
     pub(crate) from: SocketAddr,
     /// Where it was meant to go, if it was redirected here.
     pub(crate) original: Option<SocketAddr>,
@@ -104,24 +107,16 @@ impl Memory {
         self.hosts.lock().keepalives.get(&address).copied().flatten()
     }
 
-    pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<DuplexStream> {
+    pub(crate) async fn connect(&self, address: SocketAddr) -> io::Result<Pipe> {
         self.connect_as(address, None).await
     }
 
     /// What the kernel's REDIRECT does: whoever connects to `original` lands at `listener`.
-    pub(crate) async fn redirect(
-        &self,
-        original: SocketAddr,
-        listener: SocketAddr,
-    ) -> io::Result<DuplexStream> {
+    pub(crate) async fn redirect(&self, original: SocketAddr, listener: SocketAddr) -> io::Result<Pipe> {
         self.connect_as(listener, Some(original)).await
     }
 
-    async fn connect_as(
-        &self,
-        address: SocketAddr,
-        original: Option<SocketAddr>,
-    ) -> io::Result<DuplexStream> {
+    async fn connect_as(&self, address: SocketAddr, original: Option<SocketAddr>) -> io::Result<Pipe> {
         let (target, from) = {
             let mut hosts = self.hosts.lock();
             let from = SocketAddr::from((Ipv4Addr::LOCALHOST, hosts.next_port()));
@@ -136,7 +131,7 @@ impl Memory {
             (target, from)
         };
         let Some(target) = target else { return std::future::pending().await };
-        let (near, io) = tokio::io::duplex(BUFFER);
+        let (near, io) = Pipe::pair(BUFFER);
         let refused = |_gone| io::Error::from(io::ErrorKind::ConnectionRefused);
         target.send(Arrival { io, from, original }).await.map_err(refused)?;
         Ok(near)

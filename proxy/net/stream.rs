@@ -7,11 +7,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::Prefixed;
 use super::leg::Leg;
+use super::memory::Pipe;
 use super::own::is_own;
 use super::returning::Noted;
 use crate::http::h2::Tunnel;
@@ -22,7 +23,7 @@ use crate::tls::admission::ClientStream;
 pub(crate) enum Stream {
     Tcp(TcpStream, Made),
     /// With what the kernel would say of a redirected connection.
-    Memory(DuplexStream, Option<SocketAddr>),
+    Memory(Pipe, Option<SocketAddr>),
 }
 
 /// How a connection came about.
@@ -150,8 +151,9 @@ impl Stream {
 
     /// The next drop resets the connection instead of ending it: what was cut short must not look whole.
     pub(crate) fn abort(&self) {
-        if let Self::Tcp(stream, _) = self {
-            drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
+        match self {
+            Self::Tcp(stream, _) => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
+            Self::Memory(pipe, _) => pipe.set_abort(true),
         }
     }
 }

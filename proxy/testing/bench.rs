@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::app;
 use crate::http::server::{self, Version};
 use crate::layers::Name;
+use crate::net::memory::Pipe;
 use crate::net::{Network, Prefixed, Stream, Transport};
 use crate::runtime::drain::Drain;
 use crate::runtime::worker::Worker;
@@ -51,7 +52,7 @@ impl Bench {
     }
 
     fn client_without(&self, layer: Option<Name>) -> Peer {
-        let (near, far) = tokio::io::duplex(64 * 1024);
+        let (near, far) = Pipe::pair(64 * 1024);
         let io = Prefixed::new(Transport::Plain(Prefixed::new(Stream::Memory(far, None))));
         let place = Place::unlimited(self.worker.work(self.direction));
         let mut connection = Connection::new(at("192.0.2.7:4711"), place);

@@ -3,10 +3,11 @@
 
 use hickory_resolver::proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::backend::OK;
 use super::mesh::{A, B, Mesh, Sidecar, Watch, at, caller};
+use crate::net::memory::Pipe;
 use crate::runtime::drain::Ended;
 
 /// Answers at `place` for every name with this address.
@@ -42,14 +43,14 @@ fn question(name: &str) -> Message {
     question
 }
 
-async fn read(stream: &mut DuplexStream) -> std::io::Result<Message> {
+async fn read(stream: &mut Pipe) -> std::io::Result<Message> {
     let length = stream.read_u16().await?;
     let mut message = vec![0; length.into()];
     stream.read_exact(&mut message).await?;
     Ok(Message::from_vec(&message).expect("a message"))
 }
 
-async fn write(stream: &mut DuplexStream, message: &Message) {
+async fn write(stream: &mut Pipe, message: &Message) {
     let message = message.to_vec().expect("a message");
     stream.write_u16(message.len().try_into().expect("a short message")).await.expect("a reader");
     stream.write_all(&message).await.expect("a reader");

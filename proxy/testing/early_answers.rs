@@ -108,7 +108,10 @@ async fn b2_an_exchange_that_timed_out_lets_go_of_a_frozen_upstream() {
         let sidecar = mesh.caller(&format!("endpoints: [{address}]"));
         let client = uploads(&sidecar).await;
         drop(client);
+        // The exchange ends after 300 s. The endpoint may be at work on its request for a while longer (30 s at most).
         pass(310).await;
+        assert_eq!(held(&sidecar).0, 0, "it had said {said:?}");
+        pass(30).await;
         assert_eq!(held(&sidecar), (0, 0), "it had said {said:?}");
     }
 }
@@ -126,4 +129,64 @@ async fn b2_neither_sidecar_of_a_pair_keeps_a_connection() {
     pass(3).await; // more than a goodbye takes, less than an idle connection is kept
     assert_eq!(held(&caller), (1, 1), "the one that was used whole is kept");
     assert_eq!(held(&application).0, 2, "and its two ends here");
+}
+
+const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 3\r\n\r\nwho";
+
+/// Refuses an upload as soon as its head is there, and closes with bytes unread.
+fn refuses_and_closes(mesh: &Mesh) -> super::backend::Backend {
+    mesh.scripted(A, |mut peer: Peer, _| async move {
+        drop(peer.head().await);
+        pass(1).await; // bytes of the body have come
+        peer.send(UNAUTHORIZED).await;
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn b4_a_client_that_sends_all_before_it_reads_gets_the_early_answer() {
+    let (alone, pair) = (Mesh::default(), Pair::new());
+    let _backends = [refuses_and_closes(&alone), refuses_and_closes(&pair.mesh)];
+    let _application = pair.application("10.1.0.1:15006", A);
+    for (way, sidecar) in [
+        ("one sidecar", alone.caller("endpoints: [10.0.0.1:80]")),
+        ("a pair", pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"))),
+    ] {
+        for head in [UPLOAD.to_owned(), UPLOAD.replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n")] {
+            let mut client = sidecar.client().await;
+            client.send(&head).await;
+            if head.contains("expect") {
+                settle().await; // the client does not wait for long
+            }
+            let sent = client.try_send(vec![b'x'; 8 * MIB]).await;
+            assert!(sent.is_ok(), "{way}: the upload was cut: {sent:?}");
+            let mut answer = client.head().await.expect("an answer");
+            if answer.starts_with("HTTP/1.1 100") {
+                answer = client.head().await.expect("an answer after the interim one");
+            }
+            assert!(answer.starts_with("HTTP/1.1 401"), "{way}: {answer}");
+            assert_eq!(client.exactly(3).await, (b"who".to_vec(), true), "{way}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b4_a_client_that_never_ends_is_listened_to_for_half_a_minute_at_most() {
+    let mesh = Mesh::default();
+    let _a = refuses_and_closes(&mesh);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    for (pieces, seconds) in [(0, 6), (60, 30)] {
+        let (mut client, watch) = (sidecar.client().await, super::mesh::Watch::start());
+        client.send(format!("{UPLOAD}first")).await;
+        for _ in 0..pieces {
+            pass(1).await;
+            if client.try_send("more").await.is_err() {
+                break;
+            }
+        }
+        pass(2).await;
+        while sidecar.sum("pillion_connections_active") > 0 {
+            pass(1).await;
+        }
+        assert!((seconds..=seconds + 5).contains(&watch.seconds()), "{pieces}: {}", watch.seconds());
+    }
 }

@@ -247,7 +247,7 @@ fn wire(pair: &Pair, at: &str, to: &'static str) -> (Backend, Arc<Notify>) {
 }
 
 /// Whether the other end has let go of it: what is written to it fails then.
-async fn far_is_closed(far: &mut tokio::io::DuplexStream) -> bool {
+async fn far_is_closed(far: &mut crate::net::memory::Pipe) -> bool {
     tokio::io::AsyncWriteExt::write_all(far, &[0x17]).await.is_err()
 }
 

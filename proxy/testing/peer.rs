@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::net::memory::Pipe;
 
 /// Messages that a back-end has read.
 pub(super) type Log = Arc<Mutex<Vec<Message>>>;
 
 pub(super) struct Peer {
-    io: DuplexStream,
+    io: Pipe,
     read: BytesMut,
     log: Option<Log>,
 }
@@ -28,16 +30,16 @@ pub(super) struct Message {
 }
 
 impl Peer {
-    pub(super) fn new(io: DuplexStream) -> Self {
+    pub(super) fn new(io: Pipe) -> Self {
         Self { io, read: BytesMut::new(), log: None }
     }
 
-    pub(super) fn logging(io: DuplexStream, log: Log) -> Self {
+    pub(super) fn logging(io: Pipe, log: Log) -> Self {
         Self { log: Some(log), ..Self::new(io) }
     }
 
     /// For somebody who speaks more than HTTP/1.
-    pub(super) fn into_io(self) -> DuplexStream {
+    pub(super) fn into_io(self) -> Pipe {
         assert!(self.read.is_empty(), "bytes were read already");
         self.io
     }

@@ -9,6 +9,7 @@ mod admin;
 mod clients;
 mod dns;
 mod drain;
+mod early;
 mod grpc;
 mod headers;
 mod init;

@@ -6,6 +6,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::AnswerFirst;
 use super::Want;
 use super::departing::{Aftermath, Departing};
 use super::hold::{Hold, run_while_held};
@@ -80,7 +81,7 @@ impl Dial<'_> {
         slot: Slot,
     ) -> Result<(), Error> {
         let aftermath = Arc::<Aftermath>::default();
-        let io = TokioIo::new(Departing::new(io, aftermath.clone()));
+        let io = TokioIo::new(Departing::new(AnswerFirst::new(io), aftermath.clone()));
         let handshake = http1::Builder::new().max_buf_size(HTTP1_BUFFER).handshake(io).await;
         let (send, conn) = handshake.map_err(|error| {
             self.not_http((Reason::UpstreamReset, Sent::Never), &error, admission.as_ref())
