@@ -29,7 +29,7 @@ use pillion_config::Config;
 use tokio::sync::Semaphore;
 
 use crate::app::has_no_ipv6;
-use crate::net::descriptors::Reserve;
+use crate::net::descriptors::{Reserve, tell_shortage};
 use crate::net::{Bound, Network, Sharing};
 use crate::telemetry::Metrics;
 pub(crate) use console::{Console, Refusal, Told};
@@ -143,7 +143,10 @@ async fn accept(mut listener: crate::net::Listener, port: Port, pages: Pages, pl
                 // Each new connection is looked at before the next one could take its place.
                 tokio::task::yield_now().await;
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(error) => {
+                tell_shortage(&error);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
     }
 }

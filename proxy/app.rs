@@ -31,7 +31,7 @@ use crate::dns::Dns;
 use crate::http::upstream::SWEEP_EVERY;
 use crate::identity::credentials::Credentials;
 use crate::net::Network;
-use crate::net::descriptors::raise_limit;
+use crate::net::descriptors::{raise_limit, why_too_few};
 use crate::runtime::drain::{Drain, Ended};
 use crate::runtime::worker::Worker;
 use crate::state::{Budgets, Clusters, Destinations, Sides, Store, compile};
@@ -260,8 +260,10 @@ fn prepare_process(network: &Network, has_identity: bool) -> anyhow::Result<()> 
     } else {
         tracing::warn!("no `identity`: traffic between sidecars is plaintext and nobody proves who they are");
     }
-    if let (Network::Os, Err(error)) = (network, raise_limit()) {
-        tracing::warn!(%error, "the limit of open files could not be raised");
+    match (network, raise_limit().map(why_too_few)) {
+        (Network::Memory(_), _) | (_, Ok(None)) => {}
+        (Network::Os, Ok(Some(why))) => tracing::warn!("{why}"),
+        (Network::Os, Err(error)) => tracing::warn!(%error, "the limit of open files could not be raised"),
     }
     Ok(())
 }

@@ -82,7 +82,7 @@ impl Network {
     ) -> io::Result<Stream> {
         match self {
             Self::Os => {
-                let stream = leg.dial(address).await?;
+                let stream = leg.dial(address).await.inspect_err(descriptors::tell_shortage)?;
                 prepare(&stream, keepalive)?;
                 Ok(Stream::dialled(stream, leg, address))
             }

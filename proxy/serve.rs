@@ -23,7 +23,7 @@ use crate::runtime::drain::{Phase, Work};
 use crate::runtime::worker::Worker;
 use crate::state::{Fixed, Route};
 use crate::tcp::{self, Dialled};
-use crate::telemetry::{ConnectionOutcome, Direction, Protocol, Symbol, Tls};
+use crate::telemetry::{ConnectionOutcome, Direction, Protocol, Seldom, Symbol, Tls};
 use crate::tls::Peer;
 
 /// An accepted connection, as its requests see it.
@@ -163,7 +163,6 @@ where
     pub(crate) async fn run(self, mut listener: Listener, mut closed: oneshot::Receiver<()>) {
         let _queue = (self.direction == Direction::Inbound).then(|| self.worker.work(self.direction));
         let mut closing = std::pin::pin!(self.closing());
-        let mut told = None;
         loop {
             let accepted = tokio::select! { // an accept that is dropped leaves its connection in the backlog
                 () = &mut closing => break,
@@ -172,7 +171,7 @@ where
             };
             match accepted {
                 Ok((stream, from)) => self.admit(stream, from),
-                Err(error) => pause_after(&error, &mut told).await,
+                Err(error) => pause_after(&error).await,
             }
         }
         listener.close().into_iter().for_each(|(stream, from)| self.admit(stream, from));
@@ -195,7 +194,11 @@ where
     }
 
     fn refuse(&self) {
-        tracing::debug!(limit = self.connections.max(), "connection closed: too many are open");
+        static LINES: [Seldom; Direction::ALL.len()] = [const { Seldom::new() }; Direction::ALL.len()];
+        if let Some(left_out) = LINES[self.direction as usize].due(Instant::now().into_std()) {
+            let (direction, limit) = (self.direction.as_str(), self.connections.max());
+            tracing::warn!(direction, limit, left_out, "connection closed: so many are open already");
+        }
         let service = nobodys(self.direction);
         let refused = self.worker.metrics.connections(
             self.direction,
@@ -209,16 +212,13 @@ where
 }
 
 /// Out of descriptors or memory: accepting again at once would spin. What ends one connection needs no pause.
-///
-/// `told`: when that was said the last time; a shortage that lasts is told once in a while.
-async fn pause_after(error: &io::Error, told: &mut Option<Instant>) {
-    const TELL_EVERY: Duration = Duration::from_secs(10);
+async fn pause_after(error: &io::Error) {
+    static LINE: Seldom = Seldom::new();
     const OUT_OF_MEMORY: [i32; 2] = [105, 12]; // ENOBUFS ENOMEM
     let is_short_of_memory = error.raw_os_error().is_some_and(|code| OUT_OF_MEMORY.contains(&code));
     if is_short_of_memory || is_short_of_descriptors(error) {
-        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-            *told = Some(Instant::now());
-            tracing::warn!(%error, "cannot accept; trying again every 100 ms");
+        if let Some(left_out) = LINE.due(Instant::now().into_std()) {
+            tracing::warn!(%error, left_out, "cannot accept a connection; trying again every 100 ms");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

@@ -6,21 +6,24 @@ use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::console::Told;
+use super::console::{Refusal, Told};
 
 /// `generation`: of the snapshot that is read by the data path.
 pub(super) fn page(told: &Told, generation: u64) -> Value {
     let settings = told.settings.iter().map(|setting| {
         (setting.key.clone(), json!({ "value": setting.value, "from": setting.from.to_string() }))
     });
-    let refusal = told.last_refusal.as_ref();
     json!({
         "generation": generation,
         "loaded_at": told.loaded_at.and_then(moment),
         "file": told.file.as_ref().map(|file| file.display().to_string()),
-        "last_refusal": refusal.map(|refusal| json!({ "at": moment(refusal.at), "why": refusal.why })),
+        "last_refusal": told.latest_refusal().map(refusal),
         "values": settings.collect::<Map<_, _>>(),
     })
+}
+
+pub(super) fn refusal(refusal: &Refusal) -> Value {
+    json!({ "at": moment(refusal.at), "why": refusal.why })
 }
 
 /// `2026-11-21T11:00:00Z`, to the second; null for what no calendar knows.
@@ -34,7 +37,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::admin::console::Refusal;
 
     #[test]
     fn it_names_generation_file_refusal_and_every_value_with_its_origin() {
@@ -46,6 +48,7 @@ mod tests {
             file: Some("p.yaml".into()),
             settings: pillion_config::effective(&config, Some(written), &[]),
             last_refusal: Some(Refusal { at: UNIX_EPOCH, why: "p.yaml:1:1: error: no".into() }),
+            certificates_refused: None,
             credentials: Vec::new(),
         };
         let page = page(&told, 3);

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use pillion_config::Setting;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::config;
@@ -36,6 +36,8 @@ pub(crate) struct Told {
     pub(crate) settings: Vec<Setting>,
     /// Of a later configuration than the one at work; `None` once one was taken.
     pub(crate) last_refusal: Option<Refusal>,
+    /// Of later certificates than the ones in use; `None` once some were taken.
+    pub(crate) certificates_refused: Option<Refusal>,
     /// As the credentials describe themselves; never a key.
     pub(crate) credentials: Vec<Value>,
 }
@@ -60,6 +62,14 @@ pub(super) enum NotTaken {
     Refused(String),
 }
 
+impl Told {
+    /// Of configuration or certificates, whichever was later.
+    pub(super) fn latest_refusal(&self) -> Option<&Refusal> {
+        let all = self.last_refusal.iter().chain(&self.certificates_refused);
+        all.max_by_key(|refusal| refusal.at)
+    }
+}
+
 impl Console {
     /// Orders arrive at the receiver; while there is none they are refused.
     pub(crate) fn new(store: Arc<Store>) -> (Arc<Self>, mpsc::Receiver<Order>) {
@@ -79,8 +89,21 @@ impl Console {
         self.tell(told);
     }
 
+    /// Asked with every look at the files: changes nothing where none are told as refused.
+    pub(crate) fn forget_refused_certificates(&self) {
+        if self.told.load().certificates_refused.is_some() {
+            self.retell(|told| told.certificates_refused = None);
+        }
+    }
+
     pub(super) fn config(&self) -> Value {
         config::page(&self.told(), self.store.load().generation)
+    }
+
+    pub(super) fn certificates(&self) -> Value {
+        let told = self.told();
+        let refusal = told.certificates_refused.as_ref().map(config::refusal);
+        json!({ "identities": told.credentials, "last_refusal": refusal })
     }
 
     pub(super) fn told(&self) -> Arc<Told> {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use http::header::{ALLOW, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
-use serde_json::json;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -128,7 +127,7 @@ impl Pages {
                 let now = Instant::now().into_std();
                 self.long(move |console| json(&clusters::page(console, now))).await
             }
-            Page::Certs => json(&json!({ "identities": self.console.told().credentials })),
+            Page::Certs => json(&self.console.certificates()),
             Page::Logging if request.method == Method::PUT => {
                 logging::set(request.uri.query().unwrap_or_default())
             }

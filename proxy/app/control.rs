@@ -186,6 +186,11 @@ impl Controller {
         }
     }
 
+    /// Whether the identity's files hold something that was refused.
+    pub(super) fn refuses_identity(&self) -> bool {
+        self.rotating.as_ref().is_some_and(Rotating::is_refused)
+    }
+
     /// Once for each certificate that should have been followed by a newer one, and once more when it does not hold.
     pub(super) fn warn_of_expiry(&mut self, now: SystemTime) {
         let Identity::Known(credentials) = &self.identity else { return };

@@ -14,7 +14,7 @@ use super::control::Applied;
 use super::following::Names;
 use super::watch::{EVERY, Watch};
 use crate::admin::Refusal;
-use crate::identity::credentials::Credentials;
+use crate::identity::credentials::{Credentials, CredentialsError};
 use crate::identity::date;
 use crate::telemetry::{Metrics, ReloadOutcome};
 
@@ -170,17 +170,32 @@ impl Keeper {
 /// Certificates that are newer, or there at last.
 fn look_at_identity(running: &mut Running) {
     match running.controller.look_at_identity(SystemTime::now()) {
-        Ok(false) => return,
+        // Those in use may be back in the place of those that were refused.
+        Ok(false) if running.controller.refuses_identity() => return,
+        Ok(false) => return running.console.forget_refused_certificates(),
         Ok(true) => {
             let ends = running.controller.credentials().map(|credentials| date(credentials.not_after));
             tracing::info!(generation = running.controller.generation(), ends, "certificates swapped");
+            running.console.forget_refused_certificates();
         }
-        Err(why) => match running.controller.awaits() {
-            Some(_) => tracing::warn!("still waiting for certificates: {why:#}"),
-            None => tracing::error!("certificates refused, the old ones stay: {why:#}"),
-        },
+        Err(why) => refuse_certificates(running, &why),
     }
     tell_identity(running);
+}
+
+/// In the log, the metric, and on the admin port. What is only not there yet is waited for, and not refused.
+fn refuse_certificates(running: &Running, why: &anyhow::Error) {
+    let awaits = running.controller.awaits().is_some();
+    match awaits {
+        true => tracing::warn!("still waiting for certificates: {why:#}"),
+        false => tracing::error!("certificates refused, the old ones stay: {why:#}"),
+    }
+    if awaits && why.downcast_ref::<CredentialsError>().is_some_and(CredentialsError::is_missing) {
+        return;
+    }
+    running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).inc();
+    let refusal = Refusal { at: SystemTime::now(), why: format!("certificates: {why:#}") };
+    running.console.retell(|told| told.certificates_refused = Some(refusal));
 }
 
 /// To probes, and on the admin port.

@@ -115,6 +115,11 @@ impl Rotating {
         Self { files: files(&source), source, seen: None, rotation: Rotation::default() }
     }
 
+    /// Whether what is there was refused, and the set in use is an older one.
+    pub const fn is_refused(&self) -> bool {
+        self.rotation.refused.is_some()
+    }
+
     /// What the last look brought could not be put to use, for a reason that lies elsewhere: it is brought again at
     /// the first look after [`AGAIN`].
     pub fn put_back(&mut self, now: SystemTime) {

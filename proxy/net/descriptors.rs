@@ -2,11 +2,18 @@
 
 use std::fs::File;
 use std::io;
+use std::time::Instant;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
+use crate::telemetry::Seldom;
+
 /// Kept for admin and metrics: a scrape takes one for its connection and one for each file of `/proc` it reads.
 const SET_ASIDE: usize = 8;
+
+/// With fewer descriptors than that a few hundred connections use up all of them, for each one that is proxied takes
+/// two. Many shells and containers grant just so many unless told otherwise.
+const FEW: u64 = 1024;
 
 /// Raises the soft limit to the hard one. Returns what the process may open now.
 ///
@@ -41,6 +48,23 @@ impl Reserve {
     }
 }
 
+/// Why the operator should grant more than `most`; `None`: there are enough.
+pub(crate) fn why_too_few(most: u64) -> Option<String> {
+    (most <= FEW).then(|| {
+        format!("only {most} file descriptors may be open, and each proxied connection takes two: raise the limit (ulimit -n)")
+    })
+}
+
+/// Writes a line now and then when `error` says that no descriptor is left.
+pub(crate) fn tell_shortage(error: &io::Error) {
+    static LINE: Seldom = Seldom::new();
+    if is_short_of_descriptors(error)
+        && let Some(left_out) = LINE.due(Instant::now())
+    {
+        tracing::warn!(%error, left_out, "no file descriptor is left: connections wait or are refused; raise the limit (ulimit -n)");
+    }
+}
+
 /// ENFILE, EMFILE.
 pub(crate) fn is_short_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24))
@@ -49,6 +73,12 @@ pub(crate) fn is_short_of_descriptors(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn c8_a_low_limit_is_told_with_its_number() {
+        assert!(why_too_few(256).is_some_and(|why| why.contains("256")));
+        assert_eq!((why_too_few(1024).is_some(), why_too_few(4096)), (true, None));
+    }
 
     #[test]
     fn room_is_made_for_a_shortage_and_for_nothing_else() {

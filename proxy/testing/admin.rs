@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt as _;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::backend::OK;
 use super::mesh::{A, B, Mesh};
 use super::peer::{Message, Peer};
-use crate::admin::{Admin, Console, Readiness, Told};
+use crate::admin::{Admin, Console, Readiness, Refusal, Told};
 use crate::app::Order;
 use crate::net::Network;
 use crate::telemetry::{Metrics, ReloadOutcome};
@@ -320,7 +320,26 @@ async fn certificates_are_shown_as_the_credentials_describe_them() {
     let side = Side::start();
     side.console.retell(|told| told.credentials = vec![json!({ "spiffe_id": "spiffe://x/y" })]);
     let shown = page(&side.ask("GET /certs", "").await);
-    assert_eq!(shown, json!({ "identities": [{ "spiffe_id": "spiffe://x/y" }] }));
+    assert_eq!(shown, json!({ "identities": [{ "spiffe_id": "spiffe://x/y" }], "last_refusal": null }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn c5_the_later_refusal_is_shown_of_configuration_and_certificates() {
+    let side = Side::start();
+    let refused = |at, why: &str| {
+        Some(Refusal { at: SystemTime::UNIX_EPOCH + Duration::from_secs(at), why: why.to_owned() })
+    };
+    side.console.retell(|told| {
+        told.last_refusal = refused(1, "p.yaml:1:1: error: no");
+        told.certificates_refused = refused(2, "certificates: tls.crt is expired");
+    });
+    let certificates = json!({ "at": "1970-01-01T00:00:02Z", "why": "certificates: tls.crt is expired" });
+    assert_eq!(page(&side.ask("GET /config", "").await)["last_refusal"], certificates);
+    assert_eq!(page(&side.ask("GET /certs", "").await)["last_refusal"], certificates);
+    side.console.retell(|told| told.certificates_refused = None);
+    let configuration = json!({ "at": "1970-01-01T00:00:01Z", "why": "p.yaml:1:1: error: no" });
+    assert_eq!(page(&side.ask("GET /config", "").await)["last_refusal"], configuration);
+    assert_eq!(page(&side.ask("GET /certs", "").await)["last_refusal"], Value::Null);
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::support::backend::Backend;
+use super::support::certs::Authority;
 use super::support::eventually;
 use super::support::sidecar::{Plan, Sidecar};
 use super::support::wire::{Message, Wire};
@@ -41,6 +42,30 @@ async fn the_pages_tell_what_the_sidecar_is_doing() {
     assert!(page(&sidecar, "/certs").await["identities"].is_array());
     let index = ask(&sidecar, "GET /", "").await.text();
     assert!(index.contains("/clusters") && index.contains("POST /drain"), "{index}");
+}
+
+#[tokio::test]
+async fn c5_certificates_that_are_refused_are_told_on_the_admin_port_and_counted() {
+    let (app, authority) = (Backend::echo().await, Authority::new());
+    let sidecar = Plan::application(app.address, "").identified(&authority, "orders").start().await;
+    let certificate = sidecar.directory().join("certs/tls.crt");
+    let good = std::fs::read(&certificate).expect("a certificate");
+    assert_eq!(page(&sidecar, "/certs").await["last_refusal"], Value::Null);
+
+    std::fs::write(&certificate, &good[..good.len() / 2]).expect("its file");
+    sidecar.reloaded("refused", 0).await;
+    for path in ["/config", "/certs"] {
+        let refusal = eventually("the refusal", async || {
+            page(&sidecar, path).await["last_refusal"]["why"].as_str().map(str::to_owned)
+        });
+        let refusal = refusal.await;
+        assert!(refusal.starts_with("certificates: ") && refusal.contains("tls.crt"), "{path}: {refusal}");
+    }
+
+    std::fs::write(&certificate, &good).expect("its file");
+    let forgotten = async || page(&sidecar, "/certs").await["last_refusal"].is_null().then_some(());
+    eventually("the refusal to be forgotten", forgotten).await;
+    assert_eq!(page(&sidecar, "/config").await["last_refusal"], Value::Null);
 }
 
 #[tokio::test]

@@ -299,6 +299,34 @@ async fn the_metrics_port_only_tells() {
     assert_eq!(answer.status(), 405);
 }
 
+/// (256 - 64) / 2 inbound connections fit; the hundredth is closed.
+#[tokio::test]
+async fn c8_few_descriptors_are_told_at_start_and_a_connection_that_is_closed_for_it() {
+    let (scratch, inbound) = (Scratch::new(), free());
+    let file = scratch.write(
+        "pillion.yaml",
+        format!(
+            "inbound: {{ listen: \"{inbound}\", app: 127.0.0.1:1 }}\noutbound: {{ listen: 127.0.0.1:0 }}\n\
+             admin: {{ listen: 127.0.0.1:0 }}\nmetrics: {{ listen: 127.0.0.1:0 }}\n"
+        ),
+    );
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", r#"ulimit -n 256 && exec "$0" run -c "$1""#, env!("CARGO_BIN_EXE_pillion")])
+        .arg(file);
+    let mut sidecar = Program::start(command);
+    sidecar.line().await;
+    let says = async |what: &str| {
+        eventually(what, async || sidecar.errors().contains(what).then_some(())).await;
+    };
+    says("only 256 file descriptors may be open").await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(tokio::net::TcpStream::connect(inbound).await.expect("it listens"));
+    }
+    says("so many are open already").await;
+}
+
 /// The command makes what the configuration takes.
 #[tokio::test]
 async fn a_sidecar_without_its_certificates_says_that_it_is_ready_when_they_come() {
