@@ -23,7 +23,7 @@ use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use pillion_config::Config;
+use pillion_model::Config;
 
 use crate::app::has_no_ipv6;
 use crate::net::descriptors::Reserve;

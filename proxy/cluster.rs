@@ -1,6 +1,6 @@
 //! A cluster alive: its endpoints with their connections, its balancer, budget and limits.
 //!
-//! What the operator said of it is `pillion_config::Cluster`; this is what lives on while it is used. The
+//! What the operator said of it is `pillion_model::Cluster`; this is what lives on while it is used. The
 //! application behind the inbound side is a cluster too, of one endpoint.
 
 pub(crate) mod backoff;
@@ -20,10 +20,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use pillion_config as config;
-use pillion_config::cluster::{UpstreamProtocol, UpstreamTls};
-use pillion_config::listener::{AppProtocol, Inbound};
-use pillion_config::policy::{
+use pillion_model as config;
+use pillion_model::cluster::{UpstreamProtocol, UpstreamTls};
+use pillion_model::listener::{AppProtocol, Inbound};
+use pillion_model::policy::{
     Backoff, ConnectionPolicy, OutlierDetection, Retry, RetryBudget, RetryMethods, Timeouts,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};

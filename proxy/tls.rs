@@ -13,7 +13,7 @@ pub(crate) mod verify;
 use std::io;
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
-use pillion_config::SpiffeId;
+use pillion_model::SpiffeId;
 use rustls::pki_types::CertificateDer;
 use rustls::{AlertDescription, CertificateError, HandshakeKind};
 

@@ -6,8 +6,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillion_config::Config;
-use pillion_config::cluster::{Discovery, Endpoint};
+use pillion_model::Config;
+use pillion_model::cluster::{Discovery, Endpoint};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pillion_config as config;
-use pillion_config::policy::{OutlierDetection, Retry};
+use pillion_model as config;
+use pillion_model::policy::{OutlierDetection, Retry};
 use tokio::time::Instant;
 
 use super::budget::Budget;

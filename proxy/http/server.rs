@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use pillion_config::listener::DownstreamLimits;
+use pillion_model::listener::DownstreamLimits;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout};
 

@@ -8,7 +8,7 @@ use http::header::HOST;
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Version};
-use pillion_config::listener::Mtls;
+use pillion_model::listener::Mtls;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use pillion_config::policy::Timeouts;
+use pillion_model::policy::Timeouts;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 

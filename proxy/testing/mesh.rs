@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use pillion_config::Config;
+use pillion_model::Config;
 use tokio::time::Instant;
 
 use super::peer::Peer;
