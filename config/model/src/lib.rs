@@ -7,19 +7,23 @@
 //! Deliberately absent: IO, clocks, tokio, serde, and every question about how something was written.
 
 pub mod cluster;
+mod direction;
 pub mod dns;
 pub mod identity;
 pub mod listener;
 pub mod policy;
+mod reason;
 pub mod route;
 pub mod telemetry;
 
 use std::num::NonZeroUsize;
 
 pub use cluster::Cluster;
+pub use direction::Direction;
 pub use dns::Dns;
 pub use identity::SpiffeId;
 pub use listener::{Inbound, Outbound};
+pub use reason::Reason;
 pub use route::Route;
 
 /// Everything a sidecar is told, checked and complete.
