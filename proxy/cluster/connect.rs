@@ -60,7 +60,7 @@ impl Attempt<'_> {
             Some(error) if error.is_identity_mismatch() => HandshakeOutcome::Identity,
             Some(_) => HandshakeOutcome::Failed,
         };
-        self.worker.metrics.handshakes(self.cluster.direction, outcome).inc();
+        self.worker.metrics.handshakes(self.cluster.direction(), outcome).inc();
     }
 
     fn unreachable(&self, error: &io::Error) -> Error {

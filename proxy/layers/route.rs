@@ -100,7 +100,7 @@ fn without_userinfo(authority: &str) -> &str {
 /// A request that names no host (HTTP/1.0) is for where it came to.
 fn default_host(route: &Route) -> Option<HeaderValue> {
     let cluster = &route.cluster;
-    match cluster.direction {
+    match cluster.direction() {
         Direction::Outbound if !cluster.is_passthrough() => HeaderValue::from_str(&cluster.name).ok(),
         _ => HeaderValue::try_from(cluster.endpoints.first()?.address.to_string()).ok(),
     }

@@ -4,36 +4,90 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::direction::Direction;
+use crate::endpoint::Endpoint;
 use crate::identity::SpiffeId;
 use crate::policy::{ConnectionPolicy, Limits, OutlierDetection, Retry, Timeouts};
 
+/// A service that the application calls, with all that rules the traffic to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
-    /// The key in `services:`; the `service` label of metrics.
+    /// The key in `services:`; the `service` label of metrics. Names are unique.
     pub name: String,
     /// Which hosts mean this cluster. Never empty; default: the name.
     pub hosts: Vec<HostPattern>,
     /// Original destinations (virtual IPs) that mean this cluster, whatever Host a request names there. Default:
     /// none. No two clusters share one; a network may lie within another's, and the longer prefix wins.
     pub addresses: Vec<AddressPattern>,
-    /// Local ports of its own; whatever Host a request names there, it is for this cluster.
+    /// Local ports of its own; whatever Host a request names there, it is for this cluster. Default: none.
     pub listen: Vec<SocketAddr>,
+    /// Where it runs, as far as that is written. Empty where endpoints are learnt.
     pub endpoints: Vec<Endpoint>,
-    /// Endpoints are learnt, and `endpoints` is empty.
+    /// Where endpoints are learnt. `None`: they are written.
     pub discovery: Option<Discovery>,
+    /// What is spoken to the endpoints. Default: auto, so that nobody has to know.
     pub protocol: UpstreamProtocol,
+    /// How endpoints prove who they are, and we to them. A source that knows of an identity makes it mutual by default.
     pub tls: UpstreamTls,
+    /// How an endpoint is chosen. Default: peak EWMA, which sees a slow endpoint before it fails.
     pub load_balancer: LoadBalancer,
+    /// How long things may take.
     pub timeouts: Timeouts,
+    /// Pooled connections.
     pub connection: ConnectionPolicy,
-    /// `None`: `retry: off`.
+    /// When a request is sent again. `None`: never, but what was never sent.
     pub retry: Option<Retry>,
+    /// What may be open or in flight at once.
     pub limits: Limits,
-    pub outlier_detection: OutlierDetection,
+    /// When an endpoint that fails is left out for a while. `None`: never.
+    pub outlier_detection: Option<OutlierDetection>,
+}
+
+impl Cluster {
+    /// A cluster that goes by its own name, without endpoints, plaintext, with every other default.
+    pub fn new(name: impl Into<String>) -> Self {
+        let name = name.into();
+        Self {
+            hosts: vec![HostPattern::exact(&name)],
+            addresses: Vec::new(),
+            listen: Vec::new(),
+            endpoints: Vec::new(),
+            discovery: None,
+            protocol: UpstreamProtocol::Auto,
+            tls: UpstreamTls::Off,
+            load_balancer: LoadBalancer::PeakEwma,
+            timeouts: Timeouts::default(),
+            connection: ConnectionPolicy::default(),
+            retry: Some(Retry::default()),
+            limits: Limits::default(),
+            outlier_detection: Some(OutlierDetection::default()),
+            name,
+        }
+    }
+}
+
+/// What a cluster is. Code asks this, and never the name or the label of a metric, which say what people call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A service that the application calls: it has a configuration of its own.
+    Service,
+    /// A destination that no service matches: connected to, and otherwise left to the application.
+    Passthrough,
+    /// The application beside the sidecar.
+    Application,
+}
+
+impl Kind {
+    /// Which way its traffic goes.
+    pub const fn direction(self) -> Direction {
+        match self {
+            Self::Service | Self::Passthrough => Direction::Outbound,
+            Self::Application => Direction::Inbound,
+        }
+    }
 }
 
 /// `endpoints: { dns: "orders.shop.svc.cluster.local:15006", refresh: 5s }`: its A and AAAA records.
@@ -41,15 +95,15 @@ pub struct Cluster {
 pub struct Discovery {
     /// As written, for the resolver: search domains apply unless it ends with a dot.
     pub name: String,
+    /// The port of every endpoint, from 1.
     pub port: u16,
-    /// Between two questions, whatever the records' time to live. Default 5 s, as Envoy's.
+    /// Between two questions, whatever the records' time to live; at least 1 s. Default: [`Discovery::REFRESH`].
     pub refresh: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Endpoint {
-    pub address: SocketAddr,
-    pub weight: NonZeroU32,
+impl Discovery {
+    /// 5 s, as Envoy's.
+    pub const REFRESH: Duration = Duration::from_secs(5);
 }
 
 /// A host as requests name it. Compared without regard to case or a trailing dot.
@@ -61,6 +115,14 @@ pub struct HostPattern {
     pub wildcard: bool,
     /// A pattern with a port matches only that port, and wins over one without.
     pub port: Option<u16>,
+}
+
+impl HostPattern {
+    /// This host alone, on every port.
+    pub fn exact(name: &str) -> Self {
+        let name = name.to_ascii_lowercase();
+        Self { name: name.trim_end_matches('.').to_owned(), wildcard: false, port: None }
+    }
 }
 
 /// An original destination: `10.96.0.10:80`, `10.96.0.10`, `10.96.1.0/24`. A pattern with a port wins over one

@@ -9,6 +9,7 @@
 pub mod cluster;
 mod direction;
 pub mod dns;
+pub mod endpoint;
 pub mod identity;
 pub mod listener;
 pub mod policy;
@@ -21,6 +22,7 @@ use std::num::NonZeroUsize;
 pub use cluster::Cluster;
 pub use direction::Direction;
 pub use dns::Dns;
+pub use endpoint::{Endpoint, EndpointUpdate};
 pub use identity::SpiffeId;
 pub use listener::{Inbound, Outbound};
 pub use reason::Reason;

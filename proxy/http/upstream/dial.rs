@@ -143,7 +143,7 @@ impl Dial<'_> {
 
     fn opened(&self, protocol: Protocol) -> Held {
         self.cluster.connection_opened(self.worker, protocol, ConnectionOutcome::Ok);
-        Held::of(&self.worker.connections_active(self.cluster.direction, protocol))
+        Held::of(&self.worker.connections_active(self.cluster.direction(), protocol))
     }
 
     fn not_http(&self, error: &hyper::Error) -> Error {

@@ -11,8 +11,9 @@ use crate::file::{self, Balancer, Endpoints};
 use crate::shape::{Entries, OneOrMore, Typed};
 use crate::value::{Count, OffOr, Text};
 use crate::words::{DnsName, ServiceName, Sni, Target, TlsMode};
+use pillion_model::Endpoint;
 use pillion_model::cluster::{
-    AddressPattern, Cluster, Discovery, Endpoint, HostPattern, LoadBalancer, UpstreamProtocol, UpstreamTls,
+    AddressPattern, Cluster, Discovery, HostPattern, LoadBalancer, UpstreamProtocol, UpstreamTls,
 };
 use pillion_model::identity::SpiffeId;
 
@@ -201,7 +202,7 @@ fn static_endpoints(list: Vec<file::Endpoint>, at: &Trail<'_>, remarks: &mut Rem
 fn endpoint(file: file::Endpoint, at: &Trail<'_>, remarks: &mut Remarks) -> Option<Endpoint> {
     let block = match file {
         file::Endpoint::Address(Target(address)) => {
-            return Some(Endpoint { address, weight: NonZeroU32::MIN });
+            return Some(Endpoint::at(address));
         }
         file::Endpoint::Full(block) => block,
     };
@@ -213,7 +214,7 @@ fn endpoint(file: file::Endpoint, at: &Trail<'_>, remarks: &mut Remarks) -> Opti
         remarks.error(at, "needs `address`").help("{ address: 10.0.1.10:15006, weight: 2 }");
         return None;
     };
-    Some(Endpoint { address, weight })
+    Some(Endpoint { weight, ..Endpoint::at(address) })
 }
 
 fn load_balancer(file: Option<Balancer>, at: &Trail<'_>, remarks: &mut Remarks) -> LoadBalancer {

@@ -8,8 +8,8 @@ use crate::shape::{OneOrMore, Typed};
 use crate::value::{Count, OffOr, Share, Size};
 use crate::words::Method;
 use pillion_model::policy::{
-    Backoff, ConnectionPolicy, Limits, OutlierDetection, Retry, RetryBudget, RetryCondition, RetryMethods,
-    Timeouts,
+    Backoff, ConnectionPolicy, IdleTimeout, Limits, OutlierDetection, Retry, RetryBudget, RetryCondition,
+    RetryMethods, Timeout, Timeouts,
 };
 
 /// A duration that may be `off`: what was written, or else the default.
@@ -21,10 +21,14 @@ fn or_off(written: Option<Typed<OffOr<Duration>>>, default: Option<Duration>) ->
 pub(super) fn timeouts(file: &file::Service) -> Timeouts {
     Timeouts {
         connect: file.connect_timeout.map_or(Duration::from_secs(2), |Typed(time)| time),
-        request: or_off(file.timeout, Some(Duration::from_secs(15))),
-        request_written: file.timeout.is_some(),
-        stream_idle: or_off(file.stream_idle_timeout, Some(Duration::from_secs(300))),
-        tunnel_idle: or_off(file.stream_idle_timeout, Some(Duration::from_secs(3600))),
+        request: match file.timeout {
+            None => Timeout::Default,
+            Some(Typed(written)) => written.set().map_or(Timeout::Off, Timeout::Set),
+        },
+        stream_idle: match file.stream_idle_timeout {
+            None => IdleTimeout::Default,
+            Some(Typed(written)) => written.set().map_or(IdleTimeout::Off, IdleTimeout::Set),
+        },
         max_duration: or_off(file.max_duration, None),
     }
 }
@@ -33,7 +37,7 @@ pub(super) fn connection(file: file::Connection) -> ConnectionPolicy {
     ConnectionPolicy {
         idle_timeout: or_off(file.idle_timeout, Some(Duration::from_secs(55))),
         max_age: or_off(file.max_age, None),
-        max_requests: file.max_requests.and_then(|Typed(most)| most.set()).map(|Count(most)| most.into()),
+        max_requests: file.max_requests.and_then(|Typed(most)| most.set()).map(|Count(most)| most),
         keepalive: or_off(file.keepalive, Some(Duration::from_secs(60))),
     }
 }
@@ -128,7 +132,7 @@ fn warn_of_idle_settings(retry: &Retry, timeouts: &Timeouts, at: &Trail<'_>, rem
         }
         return;
     };
-    if let Some(whole) = timeouts.request.filter(|whole| per_try >= *whole) {
+    if let Some(whole) = timeouts.request.bound().filter(|whole| per_try >= *whole) {
         remarks
             .warn(
                 &at.key("per_try_timeout"),
@@ -153,19 +157,18 @@ pub(super) fn outliers(
     file: Option<OffOr<file::OutlierDetection>>,
     at: &Trail<'_>,
     remarks: &mut Remarks,
-) -> OutlierDetection {
-    let off = file::OutlierDetection { consecutive_errors: Some(Typed(OffOr::Off)), ..Default::default() };
-    let file = file.map_or_else(Default::default, |file| file.set().unwrap_or(off));
+) -> Option<OutlierDetection> {
+    let file = file.unwrap_or_default().set()?;
     remarks.unless_off(&at.key("interval"), &file.interval);
     remarks.unless_off(&at.key("error_rate"), &file.error_rate);
     remarks.unless_off(&at.key("gateway_errors"), &file.gateway_errors);
     remarks.unless_off(&at.key("connect_failures"), &file.connect_failures);
-    OutlierDetection {
+    Some(OutlierDetection {
         consecutive_errors: match file.consecutive_errors {
             None => Some(5),
             Some(Typed(errors)) => errors.set().map(|Count(errors)| errors),
         },
         base_ejection: file.base_ejection.map_or(Duration::from_secs(30), |Typed(time)| time),
         max_ejected: file.max_ejected.map_or(0.5, |Typed(Share(share))| share),
-    }
+    })
 }

@@ -7,7 +7,8 @@ use super::origin::Scopes;
 use super::sections::tell_listen;
 use super::spell::{condition, duration, or_off, path, share, size, word};
 use crate::words::TlsMode;
-use pillion_model::cluster::{Cluster, Discovery, Endpoint, UpstreamTls};
+use pillion_model::Endpoint;
+use pillion_model::cluster::{Cluster, Discovery, UpstreamTls};
 use pillion_model::policy::{
     Backoff, ConnectionPolicy, Limits, OutlierDetection, Retry, RetryBudget, RetryMethods, Timeouts,
 };
@@ -44,7 +45,7 @@ pub(super) fn cluster(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
     tell_connection(connection, &at.key("connection"), page);
     tell_retry(retry.as_ref(), &at.key("retry"), page);
     tell_limits(limits, &at.key("circuit_breaker"), page);
-    tell_outliers(outlier_detection, &at.key("outlier_detection"), page);
+    tell_outliers(outlier_detection.as_ref(), &at.key("outlier_detection"), page);
 }
 
 fn tell_list(items: impl Iterator<Item = Value>, at: &Scopes<'_>, page: &mut Page<'_>) {
@@ -52,7 +53,7 @@ fn tell_list(items: impl Iterator<Item = Value>, at: &Scopes<'_>, page: &mut Pag
 }
 
 fn tell_endpoints(endpoints: &[Endpoint], at: &Scopes<'_>, page: &mut Page<'_>) {
-    for (nth, Endpoint { address, weight }) in endpoints.iter().enumerate() {
+    for (nth, Endpoint { address, weight, .. }) in endpoints.iter().enumerate() {
         let at = at.index(nth);
         page.tell(&at, address.to_string());
         page.tell(&at.key("weight"), weight.get());
@@ -85,17 +86,10 @@ fn tell_tls(tls: &UpstreamTls, at: &Scopes<'_>, page: &mut Page<'_>) {
 }
 
 fn tell_timeouts(timeouts: &Timeouts, at: &Scopes<'_>, page: &mut Page<'_>) {
-    let Timeouts {
-        connect,
-        request,
-        request_written: _, // told by where `timeout` came from
-        stream_idle,
-        tunnel_idle,
-        max_duration,
-    } = timeouts;
+    let Timeouts { connect, request, stream_idle, max_duration } = timeouts;
     page.tell(&at.key("connect_timeout"), duration(*connect));
-    page.tell(&at.key("timeout"), or_off(*request, duration));
-    let (bodies, tunnels) = (or_off(*stream_idle, duration), or_off(*tunnel_idle, duration));
+    page.tell(&at.key("timeout"), or_off(request.bound(), duration));
+    let (bodies, tunnels) = (or_off(stream_idle.body(), duration), or_off(stream_idle.tunnel(), duration));
     page.tell(&at.key("stream_idle_timeout"), idle(&bodies, &tunnels));
     page.tell(&at.key("max_duration"), or_off(*max_duration, duration));
 }
@@ -155,9 +149,10 @@ fn tell_limits(limits: &Limits, at: &Scopes<'_>, page: &mut Page<'_>) {
     page.tell(&at.key("max_retries"), *max_retries);
 }
 
-fn tell_outliers(outliers: &OutlierDetection, at: &Scopes<'_>, page: &mut Page<'_>) {
+fn tell_outliers(outliers: Option<&OutlierDetection>, at: &Scopes<'_>, page: &mut Page<'_>) {
+    let Some(outliers) = outliers else { return page.tell(at, "off") };
     let OutlierDetection { consecutive_errors, base_ejection, max_ejected } = outliers;
-    page.tell_or(&at.key("consecutive_errors"), at, or_off(*consecutive_errors, Value::from));
+    page.tell(&at.key("consecutive_errors"), or_off(*consecutive_errors, Value::from));
     page.tell(&at.key("base_ejection"), duration(*base_ejection));
     page.tell(&at.key("max_ejected"), share(*max_ejected));
 }
@@ -212,6 +207,6 @@ fn tell_weighted(
     page.tell_or(&at.key("service"), at, service.as_str());
     page.tell(&at.key("weight"), *weight);
     let ruled = at.written_at(route).above(&root.service(service));
-    page.tell(&ruled.key("timeout"), or_off(timeouts.request, duration));
+    page.tell(&ruled.key("timeout"), or_off(timeouts.request.bound(), duration));
     tell_retry(retry.as_ref(), &ruled.key("retry"), page);
 }

@@ -88,7 +88,7 @@ fn what_a_service_takes_from_defaults_is_placed_there() {
             ("services.a.timeout", "2s".into(), "defaults: 2s"),
             ("services.a.retry.attempts", 4.into(), "defaults: 4,"),
             ("services.a.tls.trust_bundle", "/etc/pillion/ca.pem".into(), "defaults: ca.pem"),
-            ("services.a.outlier_detection.consecutive_errors", "off".into(), "defaults: off }\nser"),
+            ("services.a.outlier_detection", "off".into(), "defaults: off }\nser"),
             ("services.b.retry.attempts", 1.into(), "1 }, tls"),
             ("services.b.retry.backoff.base", "10ms".into(), "defaults: 10ms"),
             ("services.b.tls.mode", "off".into(), "off, out"),

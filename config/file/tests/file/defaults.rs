@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pillion_model::cluster::{LoadBalancer, UpstreamProtocol, UpstreamTls};
-use pillion_model::policy::{RetryCondition, RetryMethods};
+use pillion_model::policy::{IdleTimeout, OutlierDetection, RetryCondition, RetryMethods, Timeout};
 
 use crate::{bad, good, told, warnings};
 
@@ -155,15 +155,12 @@ services:
         (a.protocol, a.load_balancer, &a.tls),
         (UpstreamProtocol::Http1, LoadBalancer::Random, &UpstreamTls::Off)
     );
-    assert_eq!(
-        (a.timeouts.connect, a.timeouts.request, a.timeouts.request_written),
-        (SECOND, Some(SECOND), true)
-    );
-    assert_eq!((a.timeouts.stream_idle, a.timeouts.tunnel_idle), (Some(SECOND), Some(SECOND)));
+    assert_eq!((a.timeouts.connect, a.timeouts.request), (SECOND, Timeout::Set(SECOND)));
+    assert_eq!(a.timeouts.stream_idle, IdleTimeout::Set(SECOND));
     assert_eq!(a.timeouts.max_duration, Some(SECOND));
     assert_eq!((b.protocol, b.load_balancer), (UpstreamProtocol::Http2, LoadBalancer::PeakEwma));
-    assert_eq!((b.timeouts.connect, b.timeouts.request), (2 * SECOND, None));
-    assert_eq!((b.timeouts.stream_idle, b.timeouts.max_duration), (None, None));
+    assert_eq!((b.timeouts.connect, b.timeouts.request), (2 * SECOND, Timeout::Off));
+    assert_eq!((b.timeouts.stream_idle, b.timeouts.max_duration), (IdleTimeout::Off, None));
     assert!(matches!(&b.tls, UpstreamTls::Simple { trust_bundle: Some(_), .. }));
 }
 
@@ -194,7 +191,8 @@ services:
     assert_eq!((retry.backoff.base, retry.backoff.max), (SECOND, 5 * SECOND));
     assert_eq!((retry.budget.ratio, retry.budget.min_per_second), (0.5, 1));
     assert_eq!((a.limits.max_connections, a.limits.max_retries, a.limits.max_requests), (7, 9, 1024));
-    assert_eq!((a.outlier_detection.consecutive_errors, a.outlier_detection.max_ejected), (Some(7), 0.2));
+    let outliers = a.outlier_detection.as_ref().unwrap();
+    assert_eq!((outliers.consecutive_errors, outliers.max_ejected), (Some(7), 0.2));
     let b = &config.clusters[1];
     assert_eq!((b.limits.max_connections, b.limits.max_retries), (7, 8));
     assert_eq!(b.retry.as_ref().unwrap().backoff.max, 9 * SECOND);
@@ -230,12 +228,10 @@ services:
     retry:
 ",
     );
-    assert_eq!(
-        (&config.clusters[0].retry, config.clusters[0].outlier_detection.consecutive_errors),
-        (&None, None)
-    );
+    assert_eq!((&config.clusters[0].retry, &config.clusters[0].outlier_detection), (&None, &None));
     assert_eq!(config.clusters[1].retry.as_ref().unwrap().attempts, 2);
-    assert_eq!(config.clusters[1].outlier_detection.consecutive_errors, Some(5));
+    let expected = OutlierDetection { base_ejection: SECOND, ..OutlierDetection::default() };
+    assert_eq!(config.clusters[1].outlier_detection, Some(expected));
     assert_eq!(config.clusters[2].retry, None, "a key without a value is not written");
     let other = good(
         "defaults: { retry: { attempts: 7 } }\nservices: { a: { endpoints: [10.0.0.1:80], retry: off } }",

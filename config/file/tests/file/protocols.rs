@@ -250,5 +250,5 @@ fn a_tcp_service_may_have_the_keys_of_any_service() {
     assert_eq!(warnings(source), []);
     let cluster = good(source).clusters.remove(0);
     assert_eq!(cluster.protocol, UpstreamProtocol::Tcp);
-    assert_eq!(cluster.timeouts.tunnel_idle, Some(std::time::Duration::from_secs(7200)));
+    assert_eq!(cluster.timeouts.stream_idle.tunnel(), Some(std::time::Duration::from_secs(7200)));
 }

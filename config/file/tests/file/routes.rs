@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pillion_config::parse_with;
 use pillion_model::cluster::HostPattern;
+use pillion_model::policy::Timeout;
 use pillion_model::route::{HeaderMatch, PathMatch, Route, RouteHost, ValueMatch};
 
 use crate::{bad, good, told, warnings};
@@ -243,10 +244,10 @@ fn timeout_and_retry_of_a_route_stand_over_the_service_s_own() {
     let attempts: Vec<_> = route.to.iter().map(|one| one.retry.as_ref().unwrap().attempts).collect();
     assert_eq!(attempts, [2, 7, 2], "key by key");
     let b = &route.to[1];
-    assert_eq!((b.timeouts.request, b.timeouts.request_written), (Some(Duration::from_secs(9)), true));
+    assert_eq!(b.timeouts.request, Timeout::Set(Duration::from_secs(9)));
     assert_eq!(b.retry.as_ref().unwrap().backoff.max, Duration::from_millis(100));
     let off = one("hosts: a, to: [a, b, off], timeout: off, retry: off");
-    assert!(off.to.iter().all(|one| one.retry.is_none() && one.timeouts.request.is_none()));
+    assert!(off.to.iter().all(|one| one.retry.is_none() && one.timeouts.request == Timeout::Off));
 }
 
 #[test]
@@ -257,7 +258,10 @@ fn the_defaults_are_below_a_route_s_services_too() {
     );
     let a = &config.routes[0].to[0];
     let retry = a.retry.as_ref().unwrap();
-    assert_eq!((retry.attempts, retry.max_body, a.timeouts.request), (9, 1024, Some(Duration::from_secs(4))));
+    assert_eq!(
+        (retry.attempts, retry.max_body, a.timeouts.request),
+        (9, 1024, Timeout::Set(Duration::from_secs(4)))
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use pillion_model::Config;
 use pillion_model::cluster::{LoadBalancer, UpstreamProtocol, UpstreamTls};
 use pillion_model::identity::TlsVersion;
 use pillion_model::listener::{AppProtocol, Mtls};
-use pillion_model::policy::{RetryCondition, RetryMethods};
+use pillion_model::policy::{IdleTimeout, RetryCondition, RetryMethods, Timeout};
 
 use crate::good;
 
@@ -81,12 +81,10 @@ fn a_service_that_says_nothing_has_the_public_face_s_defaults() {
     assert_eq!(cluster.tls, UpstreamTls::Off);
     assert_eq!(cluster.endpoints[0].weight.get(), 1);
     let t = cluster.timeouts;
-    assert_eq!((t.connect, t.request), (Duration::from_secs(2), Some(Duration::from_secs(15))));
-    assert_eq!(
-        (t.request_written, t.stream_idle, t.max_duration),
-        (false, Some(Duration::from_secs(300)), None)
-    );
-    assert_eq!(t.tunnel_idle, Some(Duration::from_secs(3600)));
+    assert_eq!((t.connect, t.request, t.max_duration), (Duration::from_secs(2), Timeout::Default, None));
+    assert_eq!((t.request.bound(), t.request.grpc_bound()), (Some(Duration::from_secs(15)), None));
+    assert_eq!(t.stream_idle.body(), Some(Duration::from_secs(300)));
+    assert_eq!(t.stream_idle.tunnel(), Some(Duration::from_secs(3600)));
     let c = cluster.connection;
     assert_eq!((c.idle_timeout, c.keepalive), (Some(Duration::from_secs(55)), Some(Duration::from_secs(60))));
     assert_eq!((c.max_age, c.max_requests), (None, None));
@@ -95,7 +93,7 @@ fn a_service_that_says_nothing_has_the_public_face_s_defaults() {
         (l.max_connections, l.max_pending_requests, l.max_requests, l.max_retries),
         (1024, 1024, 1024, 32)
     );
-    let o = cluster.outlier_detection;
+    let o = cluster.outlier_detection.unwrap();
     assert_eq!(
         (o.consecutive_errors, o.base_ejection, o.max_ejected),
         (Some(5), Duration::from_secs(30), 0.5)
@@ -121,11 +119,11 @@ fn the_full_sample_writes_the_defaults_out() {
     let mut clusters = sample("pillion.yaml").clusters;
     let plain = good("services: { orders: { endpoints: [10.0.0.1:80] } }").clusters.remove(0);
     let mut full = clusters.remove(0);
-    assert!(full.timeouts.request_written);
-    full.timeouts.request_written = false;
-    // written, the pause between two pieces of a body rules tunnels too
-    assert_eq!(full.timeouts.tunnel_idle, full.timeouts.stream_idle);
-    full.timeouts.tunnel_idle = plain.timeouts.tunnel_idle;
+    // written, the same time rules gRPC too, and the same pause rules tunnels
+    assert_eq!(full.timeouts.request, Timeout::Set(Timeout::DEFAULT));
+    assert_eq!(full.timeouts.stream_idle, IdleTimeout::Set(IdleTimeout::BODY));
+    full.timeouts.request = plain.timeouts.request;
+    full.timeouts.stream_idle = plain.timeouts.stream_idle;
     assert_eq!((full.timeouts, full.connection, full.retry), (plain.timeouts, plain.connection, plain.retry));
     assert_eq!((full.limits, full.outlier_detection), (plain.limits, plain.outlier_detection));
     assert_eq!((full.hosts.len(), full.listen.len(), full.endpoints[1].weight.get()), (3, 1, 2));
@@ -173,7 +171,11 @@ fn on_off_true_and_false_are_one_word_type_quoted_or_not() {
             (config.inbound, config.outbound, config.metrics, config.access_log),
             (None, None, None, None)
         );
-        assert_eq!((config.tls.post_quantum, config.clusters[0].timeouts.request), (false, None), "{off}");
+        assert_eq!(
+            (config.tls.post_quantum, config.clusters[0].timeouts.request),
+            (false, Timeout::Off),
+            "{off}"
+        );
         assert_eq!((&config.clusters[0].retry, &config.clusters[0].tls), (&None, &UpstreamTls::Off));
     }
 }

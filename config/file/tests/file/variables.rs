@@ -6,7 +6,7 @@ use std::time::Duration;
 use pillion_config::{Errors, Fault, parse, parse_with};
 use pillion_model::Config;
 use pillion_model::cluster::UpstreamTls;
-use pillion_model::policy::RetryCondition;
+use pillion_model::policy::{RetryCondition, Timeout};
 
 fn environment(name: &str) -> Option<String> {
     let value = match name {
@@ -132,7 +132,7 @@ fn what_is_wholly_a_variable_is_as_typed_as_what_is_written() {
     assert_eq!(cluster.endpoints[1].weight.get(), 4);
     assert_eq!(
         (cluster.timeouts.request, cluster.timeouts.max_duration),
-        (Some(Duration::from_secs(3)), None)
+        (Timeout::Set(Duration::from_secs(3)), None)
     );
     assert_eq!(cluster.tls, UpstreamTls::Off);
     let retry = cluster.retry.as_ref().unwrap();
@@ -150,7 +150,7 @@ fn an_empty_default_leaves_the_key_out_and_an_empty_variable_does_not() {
         |timeout: &str| format!("services: {{ a: {{ endpoints: [10.0.0.1:80], timeout: {timeout} }} }}");
     for nothing in ["\"${ABSENT:-}\"", "'${EMPTY:-}'", "\"${ABSENT:-null}\"", "\"${ABSENT:-~}\""] {
         let timeouts = &good(&service(nothing)).clusters[0].timeouts;
-        assert_eq!((timeouts.request, timeouts.request_written), (Some(Duration::from_secs(15)), false));
+        assert_eq!(timeouts.request, Timeout::Default);
     }
     for text in ["\"${EMPTY}\"", "\"${NULL}\"", "\"${NULL:-1s}\""] {
         assert_eq!(told(&service(text)).len(), 1, "{text}");

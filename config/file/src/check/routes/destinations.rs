@@ -13,7 +13,7 @@ use crate::shape::Typed;
 use crate::value::{Count, OffOr, shortened};
 use crate::words::{ServiceName, nearest};
 use pillion_model::cluster::UpstreamProtocol;
-use pillion_model::policy::{Retry, Timeouts};
+use pillion_model::policy::{Retry, Timeout, Timeouts};
 use pillion_model::route::Weighted;
 
 /// What a route writes over its services' own.
@@ -169,7 +169,9 @@ impl Overrides<'_> {
     fn timeouts(&self, own: &Timeouts) -> Timeouts {
         match self.timeout {
             None => own.clone(),
-            Some(Typed(timeout)) => Timeouts { request: timeout.set(), request_written: true, ..own.clone() },
+            Some(Typed(timeout)) => {
+                Timeouts { request: timeout.set().map_or(Timeout::Off, Timeout::Set), ..own.clone() }
+            }
         }
     }
 
