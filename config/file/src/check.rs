@@ -3,7 +3,6 @@
 //! Collects every fault, not only the first: a faulty key is remarked on and its default taken, so
 //! that the rest can be looked at too. One small file per section.
 
-mod claims;
 mod cluster;
 mod defaults;
 mod dns;
@@ -13,7 +12,6 @@ mod listener;
 mod policy;
 mod probes;
 mod routes;
-mod sockets;
 mod telemetry;
 mod trail;
 
@@ -21,12 +19,14 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use crate::file::{self, File};
+use crate::place::Tree;
 use crate::shape::Typed;
+use crate::translate::add_faults_of_model;
 use crate::value::{AutoOr, Count, Text};
 use defaults::Defaults;
-use pillion_model::{Config, Workload};
+use pillion_model::{Cluster, Config, Trail, Workload};
 
-pub(crate) use trail::{Remark, Remarks, Trail};
+pub(crate) use trail::{Remark, Remarks};
 
 /// What a section needs to know beside its own keys.
 struct Surroundings<'a> {
@@ -44,19 +44,21 @@ impl Surroundings<'_> {
 
 /// `unread` are the keys whose values could not be read: remarks about what they leave open are not
 /// worth telling beside the faults that are told already.
-pub(crate) fn check(file: File, folder: &Path, unread: Vec<String>) -> (Config, Vec<Remark>) {
+pub(crate) fn check(file: File, folder: &Path, unread: Vec<String>, tree: &Tree) -> (Config, Vec<Remark>) {
     let mut remarks = Remarks::new(unread);
     let around = Surroundings { folder, identity: file.identity.is_some() || remarks.is_unread("identity") };
-    let config = sections(file, &around, &mut remarks);
+    let (config, defaults) = sections(file, &around, &mut remarks);
+    add_faults_of_model(&config, defaults.as_ref(), tree, &mut remarks);
     (config, remarks.into_list())
 }
 
-fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Config {
+/// The configuration, and a service that has what the file's `defaults` say.
+fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> (Config, Option<Cluster>) {
     let root = Trail::root();
     refuse_unbuilt(&file, remarks);
     version(file.version, remarks);
-    let listen = sockets::Written::of(&file);
     let defaults = file.defaults.map(|it| Defaults::checked(it, &root.key("defaults"), around, remarks));
+    let of_defaults = defaults.as_ref().map(|defaults| defaults.cluster.clone());
     let services = cluster::services(file.services, defaults, &root.key("services"), around, remarks);
     let routes = routes::routes(file.routes, &services, &root.key("routes"), remarks);
     let config = Config {
@@ -64,22 +66,18 @@ fn sections(file: File, around: &Surroundings<'_>, remarks: &mut Remarks) -> Con
         identity: file.identity.and_then(|it| identity::source(it, &root.key("identity"), around, remarks)),
         tls: identity::policy(file.tls.unwrap_or_default()),
         inbound: listener::inbound(file.inbound, &root.key("inbound"), around, remarks),
-        outbound: listener::outbound(file.outbound, &root.key("outbound"), remarks),
+        outbound: listener::outbound(file.outbound),
         clusters: services.into_iter().map(|served| served.cluster).collect(),
         routes,
-        dns: dns::dns(file.dns, &root.key("dns"), around, remarks),
-        admin: telemetry::admin(file.admin, &root.key("admin"), remarks),
+        dns: dns::dns(file.dns, around),
+        admin: telemetry::admin(file.admin),
         metrics: telemetry::metrics(file.metrics, &root.key("metrics"), remarks),
         access_log: telemetry::access_log(file.access_log, around),
-        drain: downstream::drain(file.drain.unwrap_or_default(), &root.key("drain"), remarks),
-        limits: downstream::limits(file.limits.unwrap_or_default(), &root.key("limits"), remarks),
+        drain: downstream::drain(file.drain.unwrap_or_default()),
+        limits: downstream::limits(file.limits.unwrap_or_default()),
         workers: workers(file.workers),
     };
-    sockets::refuse_shared(&config, &listen, remarks);
-    claims::refuse_shared(&config.clusters, remarks);
-    probes::look(&config, remarks);
-    warn_of_idle_sides(&config, remarks);
-    config
+    (config, of_defaults)
 }
 
 fn refuse_unbuilt(file: &File, remarks: &mut Remarks) {
@@ -102,22 +100,4 @@ fn workload(workload: file::Workload) -> Workload {
 fn workers(workers: Option<Typed<AutoOr<Count<1, 1024>>>>) -> Option<NonZeroUsize> {
     let Typed(AutoOr(Some(Count(threads)))) = workers? else { return None };
     NonZeroUsize::new(threads as usize)
-}
-
-fn warn_of_idle_sides(config: &Config, remarks: &mut Remarks) {
-    if config.inbound.is_none()
-        && config.outbound.is_none()
-        && config.clusters.iter().all(|c| c.listen.is_empty())
-    {
-        remarks.warn(&Trail::root().key("outbound"), "is off, as inbound is: this sidecar has nothing to do");
-        return;
-    }
-    for cluster in config.clusters.iter().filter(|c| config.outbound.is_none() && c.listen.is_empty()) {
-        let at = Trail::root();
-        let services = at.key("services");
-        remarks.warn(
-            &services.key(&cluster.name),
-            "cannot be reached: outbound is off and it has no `listen` of its own",
-        );
-    }
 }

@@ -2,22 +2,7 @@
 
 use std::fmt;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Severity {
-    /// The file is refused.
-    Error,
-    /// Legal, but hardly what was meant.
-    Warning,
-}
-
-impl fmt::Display for Severity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-        })
-    }
-}
+pub use pillion_model::Severity;
 
 /// One fault. Displays as `LINE:COLUMN: error: what. help: what to write instead`.
 #[derive(Debug, Clone, PartialEq, Eq)]

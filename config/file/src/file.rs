@@ -436,35 +436,23 @@ pub(crate) enum Methods {
 pub(crate) struct Reading {
     pub(crate) file: File,
     pub(crate) faults: Vec<Fault>,
-    /// Made where the file is faulty, or holds a dollar.
-    pub(crate) tree: Option<Tree>,
+    /// Empty where the text is no YAML.
+    pub(crate) tree: Tree,
 }
 
-/// serde_yaml is the gate; what it does not let through is read again with places. So is what may hold variables,
-/// whose values are what they are once replaced, and what may hold routes, whose header values are what stands
-/// there (`x-version: 1.10` is no 1.1): for these it sees to the syntax alone.
+/// serde_yaml is the gate and sees to the syntax. What is read is the tree that kept its places: its texts are what
+/// stands there (`x-version: 1.10` is no 1.1), and their variables are replaced.
 pub(crate) fn read(source: &str, environment: Environment<'_>) -> Reading {
-    let gate = match source.contains('$') || source.contains("routes") {
-        true => serde_yaml::from_str(source).map(|IgnoredAny| None),
-        false => serde_yaml::from_str(source).map(Some),
-    };
-    match gate {
-        Ok(Some(file)) => Reading { file, ..Reading::default() },
-        Ok(None) => read_again(source, None, environment),
-        Err(error) => read_again(source, Some(error), environment),
-    }
-}
-
-fn read_again(source: &str, error: Option<serde_yaml::Error>, environment: Environment<'_>) -> Reading {
+    let gate = serde_yaml::from_str::<IgnoredAny>(source);
     let mut tree = match Tree::read(source) {
         Ok(tree) => tree,
         Err(broken) => return Reading { faults: vec![unreadable(source, broken)], ..Reading::default() },
     };
     let (file, mut faults) = salvage::<Option<File>>(&mut tree, environment);
-    if let (Some(error), Some(_), true) = (error, &file, faults.is_empty()) {
+    if let (Err(error), Some(_), true) = (gate, &file, faults.is_empty()) {
         faults.push(only_serde_yaml_says(&error));
     }
-    Reading { file: file.unwrap_or_default(), faults, tree: Some(tree) }
+    Reading { file: file.unwrap_or_default(), faults, tree }
 }
 
 fn unreadable(source: &str, broken: Broken) -> Fault {

@@ -19,6 +19,7 @@ mod place;
 mod salvage;
 mod schema;
 mod shape;
+mod translate;
 mod value;
 mod variable;
 mod words;

@@ -4,10 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::check::{self, Remark};
+use crate::check;
 use crate::fault::{Errors, Fault, Severity, lines};
 use crate::file;
-use crate::place::Tree;
 use crate::variable::Environment;
 use pillion_model::Config;
 
@@ -88,8 +87,8 @@ fn parse_named(
     let reading = file::read(source, environment);
     let mut faults = reading.faults;
     let unread: Vec<String> = faults.iter().map(|fault| fault.path.clone()).collect();
-    let (config, remarks) = check::check(reading.file, folder, unread);
-    faults.extend(placed(source, reading.tree, remarks));
+    let (config, remarks) = check::check(reading.file, folder, unread, &reading.tree);
+    faults.extend(remarks.into_iter().map(|remark| remark.placed(&reading.tree)));
     faults.sort_by_key(|fault| (fault.line, fault.column));
     match faults.iter().any(|fault| fault.severity == Severity::Error) {
         true => Err(refuse(faults)),
@@ -128,14 +127,6 @@ fn too_deep(source: &str) -> Option<usize> {
         }
     }
     None
-}
-
-fn placed(source: &str, tree: Option<Tree>, remarks: Vec<Remark>) -> Vec<Fault> {
-    if remarks.is_empty() {
-        return Vec::new();
-    }
-    let tree = tree.or_else(|| Tree::read(source).ok()).unwrap_or_default();
-    remarks.into_iter().map(|remark| remark.placed(&tree)).collect()
 }
 
 /// At most one byte more than allowed, whatever the file's size: it may be a device.

@@ -1,12 +1,11 @@
 //! Finds where in the file a key stands: a tree of the YAML that kept its places.
 //!
-//! Read only once something is wrong; a good file is read by `file` alone. The parser is pure Rust
-//! and bounded here: depth, aliases to themselves and second documents end the reading with a
+//! What is read is read from this tree. The parser is pure Rust and bounded here: depth, aliases to themselves and second documents end the reading with a
 //! [`Broken`].
 
 use std::collections::HashMap;
-use std::fmt;
 
+use pillion_model::{Path, Step};
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 /// Nothing in a configuration is deeper than ten; this leaves room and bounds recursion.
@@ -23,34 +22,9 @@ impl Place {
     pub(crate) const START: Self = Self { line: 1, column: 1 };
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
-    Key(String),
-    Index(usize),
-}
-
-/// A key of the file from the root: `services.orders.endpoints[1]`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Path(pub(crate) Vec<Step>);
-
-impl fmt::Display for Path {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (nth, step) in self.0.iter().enumerate() {
-            match step {
-                Step::Key(key) if nth == 0 => f.write_str(key)?,
-                Step::Key(key) => write!(f, ".{key}")?,
-                Step::Index(index) => write!(f, "[{index}]")?,
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Path {
-    /// What a predicate is said of.
-    pub(crate) fn subject(&self) -> String {
-        if self.0.is_empty() { "the file".to_owned() } else { self.to_string() }
-    }
+/// What a predicate is said of.
+pub(crate) fn subject(path: &Path) -> String {
+    if path.0.is_empty() { "the file".to_owned() } else { path.to_string() }
 }
 
 /// Index into [`Tree::nodes`]. An alias is the id of what it points at.
@@ -146,19 +120,71 @@ impl Tree {
         }
     }
 
-    /// The place of a path, or of the key of its longest beginning that the file has. Indexes are put right: they
-    /// come from lists whose dropped items were not counted.
+    /// The place of a path, or of the key of its longest beginning that the file has. The path is put right where the
+    /// model says it in another way than the file does: indexes come from lists whose dropped items were not counted,
+    /// and where the file has a word, the model may have a list of one, or a block.
     pub(crate) fn locate(&self, path: &mut Path) -> Found {
         let mut found = Found { key: Place::START, value: Place::START };
         let mut at = self.root;
-        for step in &mut path.0 {
-            let Some((key, value)) = at.and_then(|id| self.step(id, step)) else {
-                return Found { key: found.key, value: found.key };
+        let mut steps = Vec::with_capacity(path.0.len());
+        let mut rest = std::mem::take(&mut path.0).into_iter();
+        while let Some(mut step) = rest.next() {
+            let content = at.and_then(|id| self.node(id)).map(|node| &node.content);
+            match (content, &step) {
+                (Some(Content::Scalar { .. }), _) if !at.is_some_and(|id| self.is_null(id)) => break,
+                (Some(Content::Map(_)), Step::Index(_)) => continue,
+                _ => {}
+            }
+            let next = at.and_then(|id| self.step(id, &mut step));
+            steps.push(step);
+            let Some((key, value)) = next else {
+                steps.extend(rest);
+                found.value = found.key;
+                break;
             };
             found = self.found(key, value);
             at = Some(value);
         }
+        path.0 = steps;
         found
+    }
+
+    /// What stands at a key of a block. `None` too where nothing stands behind the key, which is as if it were not
+    /// there.
+    pub(crate) fn child(&self, of: NodeId, name: &str) -> Option<NodeId> {
+        let (_, value) = self.entry(of, name)?;
+        (!self.is_null(value)).then_some(value)
+    }
+
+    /// The same of all keys of a block, by their names.
+    pub(crate) fn children(&self, of: NodeId) -> HashMap<&str, NodeId> {
+        let Some(Content::Map(entries)) = self.node(of).map(|node| &node.content) else {
+            return HashMap::new();
+        };
+        let standing = entries.iter().filter(|entry| !entry.dropped && !self.is_null(entry.value));
+        standing.filter_map(|entry| Some((self.text(entry.key)?, entry.value))).collect()
+    }
+
+    /// An item of a list, dropped ones not counted.
+    pub(crate) fn item(&self, of: NodeId, index: usize) -> Option<NodeId> {
+        let Content::List(items) = &self.node(of)?.content else { return None };
+        items.iter().filter(|item| !item.dropped).nth(index).map(|item| item.value)
+    }
+
+    /// Nothing, or YAML's word for it without quotes.
+    fn is_null(&self, id: NodeId) -> bool {
+        let content = self.node(id).map(|node| &node.content);
+        matches!(content, Some(Content::Scalar { text, plain: true }) if means_nothing(text))
+    }
+
+    /// Key and value of an entry that stands.
+    fn entry(&self, of: NodeId, name: &str) -> Option<(NodeId, NodeId)> {
+        let Content::Map(entries) = &self.node(of)?.content else { return None };
+        let called =
+            |name: &str| entries.iter().find(|entry| !entry.dropped && self.text(entry.key) == Some(name));
+        let other_name =
+            ALIASES.iter().find(|(known, _)| *known == name).and_then(|(_, alias)| called(alias));
+        called(name).or(other_name).map(|entry| (entry.key, entry.value))
     }
 
     /// A block of keys begins at its first key, often a line below: its fault stands at its own.
@@ -170,19 +196,24 @@ impl Tree {
 
     /// Key and value behind one step; an item of a list is its own key.
     fn step(&self, from: NodeId, step: &mut Step) -> Option<(NodeId, NodeId)> {
-        match (&self.node(from)?.content, step) {
-            (Content::Map(entries), Step::Key(name)) => {
-                let entry = entries.iter().find(|entry| self.text(entry.key) == Some(name))?;
-                Some((entry.key, entry.value))
-            }
-            (Content::List(items), Step::Index(index)) => {
+        match step {
+            Step::Key(name) => self.entry(from, name),
+            Step::Index(index) => {
+                let Content::List(items) = &self.node(from)?.content else { return None };
                 let (nth, item) = items.iter().enumerate().filter(|(_, item)| !item.dropped).nth(*index)?;
                 *index = nth;
                 Some((item.value, item.value))
             }
-            _ => None,
         }
     }
+}
+
+/// Keys that have a second name in the file.
+const ALIASES: [(&str, &str); 1] = [("conditions", "on")];
+
+/// YAML's words for nothing, where they stand without quotes.
+pub(crate) fn means_nothing(text: &str) -> bool {
+    matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
 
 impl Broken {

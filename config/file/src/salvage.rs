@@ -1,6 +1,6 @@
 //! Reads a faulty file as far as it goes: every fault with its place, and what is left.
 //!
-//! A deserializer over the tree that kept its places; the one reader of files with variables, too. The types of `file` stop at their first
+//! A deserializer over the tree that kept its places. The types of `file` stop at their first
 //! fault; here it is noted, the entry it stands in is dropped, and reading starts again, until
 //! nothing is wrong or enough is said.
 
@@ -12,12 +12,14 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, Deserializer, Expected, MapAccess, SeqAccess, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 
-use crate::fault::{Fault, Severity};
+use pillion_model::text::{nearest, shortened};
+use pillion_model::{Path, Severity, Step};
+
+use crate::fault::Fault;
 use crate::load::LARGEST;
-use crate::place::{Content, Entry, Item, NodeId, Path, Place, Step, Tree};
-use crate::value::{BadWord, shortened};
+use crate::place::{Content, Entry, Item, NodeId, Place, Tree, means_nothing, subject};
+use crate::value::BadWord;
 use crate::variable::{Environment, Replaced, replace};
-use crate::words::nearest;
 
 /// Faults told at once; nobody reads further, and each costs another reading.
 pub(crate) const MOST: usize = 100;
@@ -113,7 +115,7 @@ impl Trouble {
     fn fault(self) -> Fault {
         let Details { what, help, place, steps, key, .. } = *self.0;
         let mut path = Path(steps.into_iter().rev().collect());
-        let message = format!("{} {what}", path.subject());
+        let message = format!("{} {what}", subject(&path));
         path.0.extend(key.map(Step::Key));
         let Place { line, column } = place.unwrap_or(Place::START);
         Fault { severity: Severity::Error, path: path.to_string(), line, column, message, help }
@@ -192,11 +194,6 @@ impl<'t> Leaf<'t> {
             }
         }
     }
-}
-
-/// YAML's words for nothing, where they stand without quotes.
-fn means_nothing(text: &str) -> bool {
-    matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
 
 impl<'t> Reader<'t> {

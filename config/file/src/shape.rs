@@ -74,22 +74,6 @@ impl<'de, S: Shape<'de>> Visitor<'de> for ShapeVisitor<S> {
         S::word(text).map_err(carried)
     }
 
-    fn visit_bool<E: Error>(self, word: bool) -> Result<S, E> {
-        self.visit_str(if word { "true" } else { "false" })
-    }
-
-    fn visit_u64<E: Error>(self, number: u64) -> Result<S, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_i64<E: Error>(self, number: i64) -> Result<S, E> {
-        self.visit_str(&number.to_string())
-    }
-
-    fn visit_f64<E: Error>(self, number: f64) -> Result<S, E> {
-        self.visit_str(&number.to_string())
-    }
-
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<S, A::Error> {
         S::list(S::List::deserialize(SeqAccessDeserializer::new(list))?).map_err(carried)
     }
@@ -220,22 +204,6 @@ impl<'de> Visitor<'de> for AnythingVisitor {
 
     fn visit_str<E: Error>(self, text: &str) -> Result<bool, E> {
         Ok(on_off(text) != Some(false))
-    }
-
-    fn visit_bool<E: Error>(self, on: bool) -> Result<bool, E> {
-        Ok(on)
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<bool, E> {
-        Ok(true)
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<bool, E> {
-        Ok(true)
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<bool, E> {
-        Ok(true)
     }
 
     fn visit_unit<E: Error>(self) -> Result<bool, E> {

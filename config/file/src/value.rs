@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use pillion_model::text::shortened;
+
 /// A leaf of the file: parsed from the text that was typed.
 pub(crate) trait Word: Sized {
     /// For faults: "must be {EXPECTED}, not a list".
@@ -45,15 +47,6 @@ impl BadWord {
 }
 
 pub(crate) const YAML_1_1: &str = "YAML 1.1 tools turn a bare on into true and off into false; write the value itself, quoted if a tool rewrites the file";
-
-/// At most 60 characters of what was typed, for messages: one line each, and nothing that moves a terminal.
-pub(crate) fn shortened(text: &str) -> String {
-    let mut short: String = text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    short
-}
 
 /// `on` and `true`, `off` and `false` are one word type, in YAML's three spellings.
 pub(crate) fn on_off(text: &str) -> Option<bool> {

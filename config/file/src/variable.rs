@@ -3,7 +3,8 @@
 //! Pure: the environment is an argument. What a variable holds is text and stays text: it never becomes a
 //! list, a block, a key or nothing at all, whatever stands in it.
 
-use crate::value::{BadWord, shortened};
+use crate::value::BadWord;
+use pillion_model::text::shortened;
 
 /// Where the values come from.
 pub(crate) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;

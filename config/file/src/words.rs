@@ -15,12 +15,13 @@ pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
 pub(crate) use route::{HeaderName, HeaderText, MatchPath, RouteName};
 
 use crate::schema::{self, Described};
-use crate::value::{BadWord, Text, Word, on_off, shortened, whole};
+use crate::value::{BadWord, Text, Word, on_off, whole};
 use pillion_model::cluster::{HostPattern, LoadBalancer, UpstreamProtocol};
 use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
 use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 use pillion_model::policy::RetryCondition;
 use pillion_model::telemetry::LogPath;
+use pillion_model::text::{nearest, shortened};
 
 /// One of a table of words; `later` are known words whose feature is not built yet.
 pub(crate) fn choose<T: Clone>(text: &str, table: &[(&str, T)], later: &[&str]) -> Result<T, BadWord> {
@@ -98,14 +99,6 @@ fn not_one_of(text: &str, words: &[&str]) -> BadWord {
         Some(word) if bad.help.is_none() => bad.help(format!("did you mean {word}?")),
         _ => bad,
     }
-}
-
-/// The known word that was most likely meant.
-pub(crate) fn nearest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
-    let typed = shortened(typed).to_lowercase().replace('-', "_");
-    let scored = known.iter().map(|word| (strsim::jaro_winkler(&typed, word), *word));
-    // 0.8: `tmeout` and `time_out` find `timeout`, strangers find nothing
-    scored.filter(|(score, _)| *score > 0.8).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, word)| word)
 }
 
 impl Choice for AppProtocol {
@@ -512,8 +505,6 @@ mod tests {
             RetryCondition::parse("gateway-error").unwrap_err().help.as_deref(),
             Some("did you mean gateway_error?")
         );
-        assert_eq!(nearest("tmeout", &["tls", "timeout"]), Some("timeout"));
-        assert_eq!(nearest("bananas", &["tls", "timeout"]), None);
     }
 
     #[test]

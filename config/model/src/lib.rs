@@ -10,12 +10,16 @@ pub mod cluster;
 mod direction;
 pub mod dns;
 pub mod endpoint;
+pub mod fault;
 pub mod identity;
 pub mod listener;
+pub mod path;
 pub mod policy;
 mod reason;
 pub mod route;
 pub mod telemetry;
+pub mod text;
+mod validate;
 
 use std::num::NonZeroUsize;
 
@@ -23,10 +27,13 @@ pub use cluster::Cluster;
 pub use direction::Direction;
 pub use dns::Dns;
 pub use endpoint::{Endpoint, EndpointUpdate};
+pub use fault::{Fault, Faults, Severity};
 pub use identity::SpiffeId;
 pub use listener::{Inbound, Outbound};
+pub use path::{Path, Step, Trail};
 pub use reason::Reason;
 pub use route::Route;
+pub use validate::{validate, validate_cluster};
 
 /// Everything a sidecar is told, checked and complete.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,6 +157,12 @@ pub struct DownstreamLimits {
     pub idle_timeout: Duration,
     /// How often a request may pass the same instance and direction. Default 4: the fifth is a loop.
     pub via_passes: u32,
+}
+
+impl DownstreamLimits {
+    /// What `header_bytes` may be: hyper reads an HTTP/1 head into no less than 8 KiB; a hundred connections that hold
+    /// back the end of a head of 1 MiB already are a hundred MiB.
+    pub const HEADER_BYTES: RangeInclusive<u32> = 8 * 1024..=1024 * 1024;
 }
 
 impl Default for DownstreamLimits {

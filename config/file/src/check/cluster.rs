@@ -1,9 +1,6 @@
 //! `services`: one cluster each.
 
-use std::collections::HashSet;
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::time::Duration;
 
 use super::defaults::Defaults;
 use super::{Remarks, Surroundings, Trail, policy};
@@ -62,8 +59,8 @@ fn cluster(
 ) -> Cluster {
     let (endpoints, discovery) = endpoints(file.endpoints.take(), at, remarks);
     Cluster {
-        hosts: hosts(name, file.hosts.take(), at, remarks),
-        addresses: addresses(file.addresses.take(), &at.key("addresses"), remarks),
+        hosts: hosts(name, file.hosts.take()),
+        addresses: addresses(file.addresses.take()),
         listen: file.listen.take().map(|OneOrMore(addresses)| addresses).unwrap_or_default(),
         endpoints,
         discovery,
@@ -82,7 +79,7 @@ pub(super) fn nowhere(
     refuse_unbuilt(&file, at, remarks);
     let timeouts = policy::timeouts(&file);
     Cluster {
-        hosts: Vec::new(),
+        hosts: vec![HostPattern::exact(name)],
         addresses: Vec::new(),
         listen: Vec::new(),
         endpoints: Vec::new(),
@@ -91,7 +88,7 @@ pub(super) fn nowhere(
         tls: tls(file.tls, &at.key("tls"), around, remarks),
         load_balancer: load_balancer(file.load_balancer, &at.key("load_balancer"), remarks),
         connection: policy::connection(file.connection.unwrap_or_default()),
-        retry: policy::retry(file.retry, &timeouts, &at.key("retry"), remarks),
+        retry: policy::retry(file.retry, &at.key("retry"), remarks),
         limits: policy::limits(file.circuit_breaker.unwrap_or_default(), &at.key("circuit_breaker"), remarks),
         outlier_detection: policy::outliers(file.outlier_detection, &at.key("outlier_detection"), remarks),
         timeouts,
@@ -105,41 +102,13 @@ fn refuse_unbuilt(file: &file::Service, at: &Trail<'_>, remarks: &mut Remarks) {
 }
 
 /// Its own name, when nothing is written.
-fn hosts(
-    name: &str,
-    file: Option<OneOrMore<HostPattern>>,
-    at: &Trail<'_>,
-    remarks: &mut Remarks,
-) -> Vec<HostPattern> {
-    let own = HostPattern {
-        name: name.to_ascii_lowercase().trim_end_matches('.').to_owned(),
-        wildcard: false,
-        port: None,
-    };
-    match file {
-        None => vec![own],
-        Some(OneOrMore(hosts)) => {
-            if hosts.is_empty() {
-                remarks.error(&at.key("hosts"), "is empty").help("leave it out for the service's own name");
-            }
-            hosts
-        }
-    }
+fn hosts(name: &str, file: Option<OneOrMore<HostPattern>>) -> Vec<HostPattern> {
+    file.map_or_else(|| vec![HostPattern::exact(name)], |OneOrMore(hosts)| hosts)
 }
 
 /// None is as good as an empty list: most services are known by name alone.
-fn addresses(
-    file: Option<OneOrMore<AddressPattern>>,
-    at: &Trail<'_>,
-    remarks: &mut Remarks,
-) -> Vec<AddressPattern> {
-    let addresses = file.map(|OneOrMore(addresses)| addresses).unwrap_or_default();
-    for pattern in addresses.iter().filter(|it| it.is_single() && it.network.is_unspecified()) {
-        remarks
-            .warn(at, format!("has `{pattern}`, to which nothing goes"))
-            .help(format!("every address is {}/0", pattern.network));
-    }
-    addresses
+fn addresses(file: Option<OneOrMore<AddressPattern>>) -> Vec<AddressPattern> {
+    file.map(|OneOrMore(addresses)| addresses).unwrap_or_default()
 }
 
 /// A list, or where to learn it.
@@ -165,13 +134,8 @@ fn endpoints(
 
 /// The default's reason stands at [`Discovery`].
 fn discovery(file: file::LearntEndpoints, at: &Trail<'_>, remarks: &mut Remarks) -> Option<Discovery> {
-    /// More often the resolver is asked by every sidecar for nothing: records rarely change within a second.
-    const LEAST_REFRESH: Duration = Duration::from_secs(1);
     remarks.not_yet(&at.key("srv"), &file.srv);
-    let refresh = file.refresh.map_or(Duration::from_secs(5), |Typed(refresh)| refresh);
-    if refresh < LEAST_REFRESH {
-        remarks.error(&at.key("refresh"), format!("is {refresh:?}, too often")).help("write 1s or more");
-    }
+    let refresh = file.refresh.map_or(Discovery::REFRESH, |Typed(refresh)| refresh);
     let Some(Typed(DnsName { name, port })) = file.dns else {
         if file.srv.is_none() {
             remarks
@@ -184,19 +148,8 @@ fn discovery(file: file::LearntEndpoints, at: &Trail<'_>, remarks: &mut Remarks)
 }
 
 fn static_endpoints(list: Vec<file::Endpoint>, at: &Trail<'_>, remarks: &mut Remarks) -> Vec<Endpoint> {
-    let mut seen: HashSet<SocketAddr> = HashSet::new();
-    let mut endpoints = Vec::with_capacity(list.len());
-    for (nth, file) in list.into_iter().enumerate() {
-        let at = at.index(nth);
-        let Some(endpoint) = endpoint(file, &at, remarks) else { continue };
-        if !seen.insert(endpoint.address) {
-            remarks
-                .warn(&at, format!("is {} once more", endpoint.address))
-                .help("weigh it with { address: …, weight: 2 }");
-        }
-        endpoints.push(endpoint);
-    }
-    endpoints
+    let each = |(nth, file)| endpoint(file, &at.index(nth), remarks);
+    list.into_iter().enumerate().filter_map(each).collect()
 }
 
 fn endpoint(file: file::Endpoint, at: &Trail<'_>, remarks: &mut Remarks) -> Option<Endpoint> {
@@ -241,10 +194,8 @@ fn tls(
 ) -> UpstreamTls {
     match file {
         None if !around.identity => UpstreamTls::Off,
-        None => mutual(file::TlsBlock::default(), Vec::new(), at, around, remarks),
-        Some(file::UpstreamTls::Identity(id)) => {
-            mutual(file::TlsBlock::default(), vec![id], at, around, remarks)
-        }
+        None => mutual(file::TlsBlock::default(), Vec::new(), around),
+        Some(file::UpstreamTls::Identity(id)) => mutual(file::TlsBlock::default(), vec![id], around),
         Some(file::UpstreamTls::Mode(mode)) => in_full(mode, file::TlsBlock::default(), at, around, remarks),
         Some(file::UpstreamTls::Full(block)) => {
             let mode = block.mode.map_or(TlsMode::Mutual, |Typed(mode)| mode);
@@ -266,10 +217,8 @@ fn in_full(
     }
     match mode {
         TlsMode::Off => off(&block, at, remarks),
-        TlsMode::Simple => simple(block, at, around, remarks),
-        TlsMode::Mutual => {
-            mutual(block, identities.map(|OneOrMore(ids)| ids).unwrap_or_default(), at, around, remarks)
-        }
+        TlsMode::Simple => simple(block, around),
+        TlsMode::Mutual => mutual(block, identities.map(|OneOrMore(ids)| ids).unwrap_or_default(), around),
     }
 }
 
@@ -282,37 +231,12 @@ fn off(block: &file::TlsBlock, at: &Trail<'_>, remarks: &mut Remarks) -> Upstrea
     UpstreamTls::Off
 }
 
-fn simple(
-    block: file::TlsBlock,
-    at: &Trail<'_>,
-    around: &Surroundings<'_>,
-    remarks: &mut Remarks,
-) -> UpstreamTls {
-    if block.trust_bundle.is_none() && !around.identity {
-        remarks
-            .error(at, "is simple, but nothing says whom to trust")
-            .help("tls: { mode: simple, trust_bundle: ca.pem }, or give this workload an `identity`, whose bundle is used");
-    }
+fn simple(block: file::TlsBlock, around: &Surroundings<'_>) -> UpstreamTls {
     let (sni, trust_bundle) = (sni(block.sni), bundle(block.trust_bundle, around));
     UpstreamTls::Simple { sni, trust_bundle }
 }
 
-fn mutual(
-    block: file::TlsBlock,
-    identities: Vec<SpiffeId>,
-    at: &Trail<'_>,
-    around: &Surroundings<'_>,
-    remarks: &mut Remarks,
-) -> UpstreamTls {
-    if !around.identity {
-        remarks
-            .error(at, "is mutual, but there is no `identity` to prove")
-            .help("add identity: { directory: certs }, or write tls: off");
-    } else if identities.is_empty() {
-        remarks
-            .warn(at, "is mutual with any identity of the own trust domain")
-            .help("name who it must be: tls: \"spiffe://cluster.local/ns/default/sa/NAME\"");
-    }
+fn mutual(block: file::TlsBlock, identities: Vec<SpiffeId>, around: &Surroundings<'_>) -> UpstreamTls {
     let (sni, trust_bundle) = (sni(block.sni), bundle(block.trust_bundle, around));
     UpstreamTls::Mutual { identities, sni, trust_bundle }
 }

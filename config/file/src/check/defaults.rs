@@ -9,11 +9,13 @@ use std::collections::hash_map::Entry;
 
 use super::{Remark, Remarks, Surroundings, Trail, cluster};
 use crate::file;
-use crate::place::{Path, Step};
 use crate::value::OffOr;
+use pillion_model::{Cluster, Path, Step};
 
 pub(super) struct Defaults {
     service: file::Service,
+    /// A service that has what they say, and nothing of its own.
+    pub(super) cluster: Cluster,
     /// What a service that writes nothing would be told of them, by its words; and whether it is told already.
     known: HashMap<(String, String), bool>,
 }
@@ -28,10 +30,10 @@ impl Defaults {
         remarks: &mut Remarks,
     ) -> Self {
         refuse_one_service_s_own(&mut service, at, remarks);
-        let (_, said) = remarks.aside(|aside| cluster::nowhere("", service.clone(), at, around, aside));
+        let (cluster, said) = remarks.aside(|aside| cluster::nowhere("", service.clone(), at, around, aside));
         let known = said.iter().map(|remark| (remark.words(), remark.is_error())).collect();
         said.into_iter().filter(Remark::is_error).for_each(|error| remarks.push(error));
-        Self { service, known }
+        Self { service, cluster, known }
     }
 
     /// Checks a service with these below its own keys.

@@ -17,9 +17,13 @@ pub(super) fn source(
     let [certificate, key, trust_bundle] = match files(&file) {
         Ok(files) => files.map(|name| around.resolve(&name)),
         // the API alone is complete, and is refused above
-        Err(_) if file.workload_api.is_some() => return None,
+        Err(_) if file.workload_api.is_some() => {
+            remarks.lacks(at);
+            return None;
+        }
         Err(Gap { what, help }) => {
             remarks.error(at, what).help(help);
+            remarks.lacks(at);
             return None;
         }
     };

@@ -44,23 +44,22 @@ pub(super) fn connection(file: file::Connection) -> ConnectionPolicy {
 
 pub(super) fn retry(
     file: Option<OffOr<file::Retry>>,
-    timeouts: &Timeouts,
     at: &Trail<'_>,
     remarks: &mut Remarks,
 ) -> Option<Retry> {
     let file = file.unwrap_or_default().set()?;
     remarks.unless_off(&at.key("hedge_after"), &file.hedge_after);
-    let retry = Retry {
-        attempts: attempts(file.attempts, at, remarks),
+    Some(Retry {
+        attempts: file.attempts.map_or(2, |Typed(Count(attempts))| attempts),
         conditions: file.conditions.map_or_else(default_conditions, |OneOrMore(conditions)| conditions),
-        methods: methods(file.methods, at, remarks),
+        methods: methods(file.methods),
         per_try_timeout: or_off(file.per_try_timeout, None),
-        backoff: backoff(file.backoff.unwrap_or_default(), &at.key("backoff"), remarks),
+        backoff: backoff(file.backoff.unwrap_or_default()),
         budget: budget(file.budget.unwrap_or_default()),
-        max_body: max_body(file.max_body, at, remarks),
-    };
-    warn_of_idle_settings(&retry, timeouts, at, remarks);
-    Some(retry)
+        max_body: file
+            .max_body
+            .map_or(64 * 1024, |Typed(Size(bytes))| usize::try_from(bytes).unwrap_or(usize::MAX)),
+    })
 }
 
 fn default_conditions() -> Vec<RetryCondition> {
@@ -68,41 +67,21 @@ fn default_conditions() -> Vec<RetryCondition> {
     vec![ConnectFailure, RefusedStream, Reset, GatewayError]
 }
 
-fn attempts(file: Option<Typed<Count<0, 100>>>, at: &Trail<'_>, remarks: &mut Remarks) -> u32 {
-    let Typed(Count(attempts)) = file.unwrap_or(Typed(Count(2)));
-    if attempts == 0 {
-        remarks.error(&at.key("attempts"), "is 0, which is no retry").help("write retry: off");
-    }
-    attempts
-}
-
-fn methods(file: Option<file::Methods>, at: &Trail<'_>, remarks: &mut Remarks) -> RetryMethods {
+fn methods(file: Option<file::Methods>) -> RetryMethods {
     match file {
         None | Some(file::Methods::Idempotent) => RetryMethods::Idempotent,
         Some(file::Methods::IdempotentOrKeyed) => RetryMethods::IdempotentOrKeyed,
-        Some(file::Methods::All) => {
-            remarks
-                .warn(&at.key("methods"), "is all: a POST that the service has handled may be sent again")
-                .help("idempotent_or_keyed retries those that carry an Idempotency-Key");
-            RetryMethods::All
-        }
+        Some(file::Methods::All) => RetryMethods::All,
         Some(file::Methods::List(list)) => {
             RetryMethods::List(list.into_iter().map(|Method(method)| method).collect())
         }
     }
 }
 
-fn backoff(file: file::Backoff, at: &Trail<'_>, remarks: &mut Remarks) -> Backoff {
+/// A long base alone raises the default of `max` with it.
+fn backoff(file: file::Backoff) -> Backoff {
     let base = file.base.map_or(Duration::from_millis(25), |Typed(base)| base);
-    let max = match file.max {
-        Some(Typed(max)) if max < base => {
-            remarks.error(&at.key("max"), format!("is {max:?}, below `base` ({base:?})"));
-            max
-        }
-        Some(Typed(max)) => max,
-        // ten doublings at most are of use; a long base alone raises the default with it
-        None => Duration::from_millis(250).max(base),
-    };
+    let max = file.max.map_or(Duration::from_millis(250).max(base), |Typed(max)| max);
     Backoff { base, max }
 }
 
@@ -110,35 +89,6 @@ fn budget(file: file::Budget) -> RetryBudget {
     RetryBudget {
         ratio: file.ratio.map_or(0.2, |Typed(Share(ratio))| ratio),
         min_per_second: file.min_per_second.map_or(10, |Typed(Count(least))| least),
-    }
-}
-
-/// 64 KiB holds nearly every JSON call; past 64 MiB a few requests in flight would fill the pod's memory.
-fn max_body(file: Option<Typed<Size>>, at: &Trail<'_>, remarks: &mut Remarks) -> usize {
-    const MOST: u64 = 64 * 1024 * 1024;
-    let Typed(Size(bytes)) = file.unwrap_or(Typed(Size(64 * 1024)));
-    if bytes > MOST {
-        remarks
-            .error(&at.key("max_body"), "is more than 64MiB")
-            .help("it is kept in memory for each request in flight");
-    }
-    bytes.min(MOST) as usize
-}
-
-fn warn_of_idle_settings(retry: &Retry, timeouts: &Timeouts, at: &Trail<'_>, remarks: &mut Remarks) {
-    let Some(per_try) = retry.per_try_timeout else {
-        if retry.conditions.contains(&RetryCondition::PerTryTimeout) {
-            remarks.warn(&at.key("conditions"), "has per_try_timeout, but no `per_try_timeout` is set");
-        }
-        return;
-    };
-    if let Some(whole) = timeouts.request.bound().filter(|whole| per_try >= *whole) {
-        remarks
-            .warn(
-                &at.key("per_try_timeout"),
-                format!("is {per_try:?}, not below `timeout` ({whole:?}): it never ends a try"),
-            )
-            .help("leave room for another try");
     }
 }
 

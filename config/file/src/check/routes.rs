@@ -1,6 +1,5 @@
 //! `routes`: whose requests, which of them, to whom.
 
-mod covered;
 mod destinations;
 
 use std::collections::HashSet;
@@ -10,7 +9,6 @@ use super::{Remarks, Trail};
 use crate::file;
 use crate::shape::{Entries, OneOrMore, Typed};
 use crate::words::{HeaderName, HeaderText, MatchPath, Method, RouteName};
-use covered::Covered;
 use destinations::{Overrides, Services};
 use pillion_model::route::{HeaderMatch, PathMatch, Route, RouteHost, RouteMatch, ValueMatch};
 
@@ -21,21 +19,18 @@ pub(super) fn routes(
     remarks: &mut Remarks,
 ) -> Vec<Route> {
     let list = file.map(|file::Routes(list)| list).unwrap_or_default();
-    refuse_shared_names(&list, at, remarks);
-    let mut directory = Services::new(services);
-    let each = |(nth, file)| route(file, &at.index(nth), &mut directory, remarks);
-    let routes: Vec<Route> = list.into_iter().enumerate().map(each).collect();
-    // of routes that were not read whole nothing is known
-    if !remarks.is_unread("routes") {
-        warn_of_unreached(&routes, services, at, remarks);
-    }
-    routes
+    let directory = Services::new(services);
+    let each = |(nth, file)| route(file, &at.index(nth), &directory, remarks);
+    list.into_iter().enumerate().map(each).collect()
 }
 
-fn route(file: file::Route, at: &Trail<'_>, services: &mut Services<'_>, remarks: &mut Remarks) -> Route {
+fn route(file: file::Route, at: &Trail<'_>, services: &Services<'_>, remarks: &mut Remarks) -> Route {
     refuse_unbuilt(&file, at, remarks);
     // what answers by itself goes nowhere, once it is built
     let answers = file.redirect.is_some() || file.respond.is_some();
+    if file.to.is_none() {
+        remarks.lacks(&at.key("to"));
+    }
     if file.to.is_none() && !answers {
         remarks.error(at, "needs `to`").help("to: orders, or to: [{ service: orders, weight: 90 }, …]");
     }
@@ -59,29 +54,12 @@ fn refuse_unbuilt(file: &file::Route, at: &Trail<'_>, remarks: &mut Remarks) {
     remarks.unless_off(&at.key("rate_limit"), &file.rate_limit);
 }
 
-/// Two of a name would be one in the metrics.
-fn refuse_shared_names(list: &[file::Route], at: &Trail<'_>, remarks: &mut Remarks) {
-    let mut seen: HashSet<&str> = HashSet::new();
-    for (nth, route) in list.iter().enumerate() {
-        let Some(Typed(RouteName(name))) = &route.name else { continue };
-        if !seen.insert(name) {
-            remarks
-                .error(&at.index(nth).key("name"), format!("is `{name}`, as an earlier route is called"))
-                .help("metrics tell routes apart by their names");
-        }
-    }
-}
-
 fn hosts(file: Option<OneOrMore<RouteHost>>, at: &Trail<'_>, remarks: &mut Remarks) -> Vec<RouteHost> {
-    const HELP: &str = "hosts: [orders], or hosts: [\"*\"] for every host of every service";
-    match &file {
-        None => {
-            remarks.error(at, "needs `hosts`").help(HELP);
-        }
-        Some(OneOrMore(hosts)) if hosts.is_empty() => {
-            remarks.error(&at.key("hosts"), "is empty").help(HELP);
-        }
-        Some(_) => {}
+    if file.is_none() {
+        remarks
+            .error(at, "needs `hosts`")
+            .help("hosts: [orders], or hosts: [\"*\"] for every host of every service");
+        remarks.lacks(&at.key("hosts"));
     }
     file.map(|OneOrMore(hosts)| hosts).unwrap_or_default()
 }
@@ -170,19 +148,5 @@ fn header_value(
             None
         }
         (one, _) => one,
-    }
-}
-
-fn warn_of_unreached(routes: &[Route], services: &[Served], at: &Trail<'_>, remarks: &mut Remarks) {
-    let mut covered = Covered::none_of(services);
-    for (nth, route) in routes.iter().enumerate() {
-        if let Some(earlier) = covered.by(&route.hosts) {
-            let earlier = at.index(earlier).path();
-            remarks
-                .warn(&at.index(nth), format!("is never reached: {earlier} takes all requests to its hosts"))
-                .help("the first match wins; put it before, or give the other a `match`");
-        } else if route.matches == RouteMatch::default() {
-            covered.add(nth, &route.hosts);
-        }
     }
 }

@@ -1,8 +1,6 @@
 //! `admin`, `metrics` and `access_log`.
 
-use std::net::Ipv4Addr;
-
-use super::listener::{everywhere, listen};
+use super::listener::listen;
 use super::{Remarks, Surroundings, Trail};
 use crate::file;
 use crate::shape::Typed;
@@ -10,16 +8,8 @@ use crate::value::{Count, OffOr, Share};
 use crate::words::{AlwaysErrors, Json};
 use pillion_model::telemetry::{AccessLog, Admin, LogPath, Metrics};
 
-const ADMIN_PORT: u16 = 15000;
-const METRICS_PORT: u16 = 15020;
-
-/// Some 10 MB of series; a mesh of a hundred services with a dozen peers stays below.
-const MAX_SERIES: usize = 20_000;
-
-/// Loopback alone: it can change things.
-pub(super) fn admin(file: Option<file::Admin>, at: &Trail<'_>, remarks: &mut Remarks) -> Admin {
-    let own = vec![(Ipv4Addr::LOCALHOST, ADMIN_PORT).into()];
-    Admin { listen: listen(file.unwrap_or_default().listen, own, at, remarks) }
+pub(super) fn admin(file: Option<file::Admin>) -> Admin {
+    Admin { listen: listen(file.unwrap_or_default().listen, Admin::default().listen) }
 }
 
 pub(super) fn metrics(
@@ -30,9 +20,10 @@ pub(super) fn metrics(
     let file = file.unwrap_or_default().set()?;
     remarks.unless_off(&at.key("merge"), &file.merge);
     remarks.unless_off(&at.key("compatibility"), &file.compatibility);
+    let default = Metrics::default();
     Some(Metrics {
-        listen: listen(file.listen, everywhere(METRICS_PORT), at, remarks),
-        max_series: file.max_series.map_or(MAX_SERIES, |Typed(Count(most))| most as usize),
+        listen: listen(file.listen, default.listen),
+        max_series: file.max_series.map_or(default.max_series, |Typed(Count(most))| most as usize),
     })
 }
 

@@ -1,47 +1,11 @@
 //! Remarks on keys, gathered until all is looked at, and the trails that lead to the keys.
 
-use crate::fault::{Fault, Severity};
-use crate::place::{Path, Step, Tree};
+use pillion_model::{Path, Severity, Step, Trail};
+
+use crate::fault::Fault;
+use crate::place::{Tree, subject};
 use crate::salvage::MOST;
 use crate::shape::{NotYet, OffOnly};
-
-/// The way to a key from the root; lives on the stack of the functions that walk it.
-#[derive(Clone, Copy)]
-pub(crate) struct Trail<'a> {
-    before: Option<&'a Self>,
-    last: Last<'a>,
-}
-
-#[derive(Clone, Copy)]
-enum Last<'a> {
-    Root,
-    Key(&'a str),
-    Index(usize),
-}
-
-impl<'a> Trail<'a> {
-    pub(crate) fn root() -> Self {
-        Self { before: None, last: Last::Root }
-    }
-
-    pub(crate) fn key(&'a self, key: &'a str) -> Self {
-        Self { before: Some(self), last: Last::Key(key) }
-    }
-
-    pub(crate) fn index(&'a self, index: usize) -> Self {
-        Self { before: Some(self), last: Last::Index(index) }
-    }
-
-    pub(crate) fn path(&self) -> Path {
-        let mut path = self.before.map(Trail::path).unwrap_or_default();
-        path.0.extend(match self.last {
-            Last::Root => None,
-            Last::Key(key) => Some(Step::Key(key.to_owned())),
-            Last::Index(index) => Some(Step::Index(index)),
-        });
-        path
-    }
-}
 
 /// What is wrong, or odd, about a key; not yet placed in the file.
 #[derive(Debug)]
@@ -102,7 +66,7 @@ impl Remark {
             path: path.to_string(),
             line: place.line,
             column: place.column,
-            message: format!("{} {}", path.subject(), self.what),
+            message: format!("{} {}", subject(&path), self.what),
             help: self.help,
         }
     }
@@ -111,20 +75,39 @@ impl Remark {
 /// All remarks on a file.
 pub(crate) struct Remarks {
     list: Vec<Remark>,
+    /// Keys whose values could not be read.
     unread: Vec<String>,
+    /// Keys that lack something, which is told already: the model takes for empty what is not there.
+    lacking: Vec<String>,
 }
 
 impl Remarks {
     pub(crate) fn new(unread: Vec<String>) -> Self {
-        Self { list: Vec::new(), unread }
+        Self { list: Vec::new(), unread, lacking: Vec::new() }
+    }
+
+    /// What the model finds wrong with this key is an echo of what is told already.
+    pub(crate) fn lacks(&mut self, at: &Trail<'_>) {
+        self.lacking.push(at.path().to_string());
+    }
+
+    /// Takes over a fault of the model, unless it comes from something that could not be read.
+    pub(crate) fn add_fault(&mut self, fault: pillion_model::Fault) {
+        let pillion_model::Fault { severity, path, what, help, depends_on } = fault;
+        let is_related = |key: &str, to: &str| is_within(key, to) || is_within(to, key);
+        let unknown = || self.unread.iter().chain(&self.lacking);
+        let text = path.to_string();
+        let cause = depends_on.map(|path| path.to_string());
+        if self.lacking.iter().any(|key| is_related(key, &text))
+            || cause.is_some_and(|cause| unknown().any(|key| is_related(key, &cause)))
+        {
+            return;
+        }
+        self.list.push(Remark { severity, path, at_key: false, what, help });
     }
 
     pub(crate) fn error(&mut self, at: &Trail<'_>, what: impl Into<String>) -> &mut Remark {
         self.add(Severity::Error, at, what.into())
-    }
-
-    pub(crate) fn warn(&mut self, at: &Trail<'_>, what: impl Into<String>) -> &mut Remark {
-        self.add(Severity::Warning, at, what.into())
     }
 
     fn add(&mut self, severity: Severity, at: &Trail<'_>, what: String) -> &mut Remark {
@@ -163,15 +146,10 @@ impl Remarks {
         self.unread.iter().any(|unread| is_within(unread, path))
     }
 
-    /// Whether the whole of this key could not be read.
-    pub(crate) fn is_missing(&self, path: &str) -> bool {
-        self.unread.iter().any(|unread| unread == path)
-    }
-
     /// Errors first, and no more than anybody reads: each is looked for in the file and shown with its line.
     /// Without those that are about a key in which something was not read: they may be mere echoes.
     pub(crate) fn into_list(self) -> Vec<Remark> {
-        let Self { mut list, unread } = self;
+        let Self { mut list, unread, lacking: _ } = self;
         list.retain(|remark| {
             remark.at_key || !unread.iter().any(|path| is_within(path, &remark.path.to_string()))
         });

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::{Origin, Provenance};
-use crate::place::{Content, NodeId, Place, Tree};
+use crate::place::{Content, NodeId, Place, Tree, means_nothing};
 
 /// A key, and what is written at it in each place, the nearest first.
 #[derive(Clone)]
@@ -137,15 +137,11 @@ impl<'t> Scopes<'t> {
     fn cursor(&self, key: NodeId, value: NodeId) -> Option<Cursor> {
         let node = self.tree.node(value)?;
         let place = match &node.content {
-            Content::Scalar { text, plain: true } if is_null(text) => return None,
+            Content::Scalar { text, plain: true } if means_nothing(text) => return None,
             // a block begins a line below its key
             Content::Map(_) => self.tree.node(key)?.place,
             _ => node.place,
         };
         Some(Cursor { node: value, place })
     }
-}
-
-fn is_null(text: &str) -> bool {
-    matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }

@@ -8,9 +8,10 @@ use serde_json::Value;
 use super::Retry;
 use crate::schema::{self, Described};
 use crate::shape::{Entries, NotYet, OffOnly, OneOrMore, Shape, Typed, shaped};
-use crate::value::{BadWord, Count, OffOr, Word, on_off, shortened};
+use crate::value::{BadWord, Count, OffOr, Word, on_off};
 use crate::words::{HeaderName, HeaderText, MatchPath, Method, RouteName, ServiceName};
 use pillion_model::route::RouteHost;
+use pillion_model::text::shortened;
 
 blocks! {
     Route {

@@ -5,8 +5,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::names_a_host;
-use crate::value::{BadWord, Word, on_off, shortened, whole};
+use crate::value::{BadWord, Word, on_off, whole};
 use pillion_model::cluster::AddressPattern;
+use pillion_model::text::shortened;
 
 impl Word for AddressPattern {
     const EXPECTED: &'static str = "an address or a network (\"10.96.0.10:80\", 10.96.0.10, 10.96.1.0/24)";

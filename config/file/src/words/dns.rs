@@ -4,7 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{is_host_name, split_port};
-use crate::value::{BadWord, Word, on_off, shortened, whole};
+use crate::value::{BadWord, Word, on_off, whole};
+use pillion_model::text::shortened;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DnsName {

@@ -1,7 +1,8 @@
 //! What probes are called, and what they ask for.
 
 use super::is_host_name;
-use crate::value::{BadWord, Word, on_off, shortened};
+use crate::value::{BadWord, Word, on_off};
+use pillion_model::text::shortened;
 
 /// The last segment of `/probe/NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! What routes go by: hosts, paths, headers; and their own names.
 
 use super::{is_host_name, is_token};
-use crate::value::{BadWord, Word, shortened};
+use crate::value::{BadWord, Word};
 use pillion_model::cluster::HostPattern;
 use pillion_model::route::RouteHost;
+use pillion_model::text::shortened;
 
 /// The name of a route: a metric label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -284,3 +284,16 @@ fn a_carriage_return_alone_ends_a_line_as_it_does_for_yaml() {
         assert!(shown.contains("2:1") && shown.contains(" 2 | inbund: off\n"), "{shown}");
     }
 }
+
+/// The word once chose between two readers, one of which had YAML's own idea of numbers.
+#[test]
+fn what_a_comment_says_changes_nothing_about_what_is_read() {
+    for comment in ["", " # routes", " # costs $5"] {
+        let source = format!("inbound: 1.10{comment}");
+        assert_eq!(
+            told(&source),
+            ["1:10 inbound is `1.10`, which is not `off` or a block of keys"],
+            "{source}"
+        );
+    }
+}

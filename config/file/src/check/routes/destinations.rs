@@ -7,12 +7,10 @@ use crate::check::cluster::Served;
 use crate::check::defaults::Inherited;
 use crate::check::{Remark, Remarks, Trail, policy};
 use crate::file;
-use crate::place::Step;
-use crate::salvage::MOST;
 use crate::shape::Typed;
-use crate::value::{Count, OffOr, shortened};
-use crate::words::{ServiceName, nearest};
-use pillion_model::cluster::UpstreamProtocol;
+use crate::value::{Count, OffOr};
+use crate::words::ServiceName;
+use pillion_model::Step;
 use pillion_model::policy::{Retry, Timeout, Timeouts};
 use pillion_model::route::Weighted;
 
@@ -27,43 +25,35 @@ pub(super) struct Overrides<'a> {
 /// The services that routes can lead to.
 pub(super) struct Services<'a> {
     by_name: HashMap<&'a str, &'a Served>,
-    /// Asked for and not there: past [`MOST`] nobody looks for what was meant.
-    strangers: usize,
 }
 
 impl<'a> Services<'a> {
     pub(super) fn new(services: &'a [Served]) -> Self {
         let by_name = services.iter().map(|served| (served.cluster.name.as_str(), served)).collect();
-        Self { by_name, strangers: 0 }
+        Self { by_name }
     }
 
     pub(super) fn destinations(
-        &mut self,
+        &self,
         to: file::Destinations,
         route: &Overrides<'_>,
         remarks: &mut Remarks,
     ) -> Vec<Weighted> {
         let at = route.at.key("to");
         let mut told = HashSet::new();
-        let to: Vec<Weighted> = match to {
+        match to {
             file::Destinations::One(one) => {
                 self.weighted(one, &at, route, &mut told, remarks).into_iter().collect()
-            }
-            file::Destinations::Several(list) if list.is_empty() => {
-                remarks.error(&at, "is empty").help("to: orders");
-                return Vec::new();
             }
             file::Destinations::Several(list) => {
                 let each = |(nth, one)| self.weighted(one, &at.index(nth), route, &mut told, remarks);
                 list.into_iter().enumerate().filter_map(each).collect()
             }
-        };
-        look_at_weights(&to, &at, remarks);
-        to
+        }
     }
 
     fn weighted(
-        &mut self,
+        &self,
         file: file::Destination,
         at: &Trail<'_>,
         route: &Overrides<'_>,
@@ -71,63 +61,20 @@ impl<'a> Services<'a> {
         remarks: &mut Remarks,
     ) -> Option<Weighted> {
         let (service, weight) = match file {
-            file::Destination::Name(ServiceName(name)) => (self.named(&name, at, remarks)?, 1),
+            file::Destination::Name(ServiceName(name)) => (name, 1),
             file::Destination::Full(block) => {
                 let Some(Typed(ServiceName(name))) = block.service else {
                     remarks.error(at, "needs `service`").help("{ service: orders, weight: 90 }");
+                    remarks.lacks(at);
                     return None;
                 };
                 let weight = block.weight.map_or(1, |Typed(Count(weight))| weight);
-                (self.named(&name, &at.key("service"), remarks)?, weight)
+                (name, weight)
             }
         };
-        let (timeouts, retry) = route.over(service, told, remarks);
-        Some(Weighted { service: service.cluster.name.clone(), weight, timeouts, retry })
-    }
-
-    /// The service of this name, unless routes cannot lead there.
-    fn named(&mut self, name: &str, at: &Trail<'_>, remarks: &mut Remarks) -> Option<&'a Served> {
-        let Some(service) = self.by_name.get(name).copied() else {
-            self.refuse_stranger(name, at, remarks);
-            return None;
-        };
-        if service.cluster.protocol == UpstreamProtocol::Tcp {
-            remarks
-                .error(at, format!("is {name}, whose protocol is tcp: it has no requests to route"))
-                .help("leave it out, or give the service another `protocol`");
-        }
-        Some(service)
-    }
-
-    fn refuse_stranger(&mut self, name: &str, at: &Trail<'_>, remarks: &mut Remarks) {
-        // it is there, and was faulty as a whole
-        if remarks.is_missing("services") || remarks.is_missing(&format!("services.{name}")) {
-            return;
-        }
-        self.strangers += 1;
-        let mut known: Vec<&str> = match self.strangers <= MOST {
-            true => self.by_name.keys().copied().collect(),
-            false => Vec::new(),
-        };
-        known.sort_unstable();
-        let help = match nearest(name, &known) {
-            Some(meant) => format!("did you mean {meant}?"),
-            None if known.is_empty() => "write it under `services` with its endpoints".to_owned(),
-            None => shortened(&format!("`services` has {}", known.join(", "))),
-        };
-        remarks.error(at, format!("is {}, which is none of `services`", shortened(name))).help(help);
-    }
-}
-
-fn look_at_weights(to: &[Weighted], at: &Trail<'_>, remarks: &mut Remarks) {
-    if !to.is_empty() && to.iter().all(|one| one.weight == 0) {
-        remarks.error(at, "gives no service any weight").help("give one of them a weight of 1 or more");
-    }
-    let mut seen = HashSet::new();
-    if let Some(twice) = to.iter().find(|one| !seen.insert(&one.service)) {
-        remarks
-            .warn(at, format!("has {} more than once", twice.service))
-            .help("once with a higher weight says the same");
+        let known = self.by_name.get(service.as_str());
+        let (timeouts, retry) = known.map(|known| route.over(known, told, remarks)).unwrap_or_default();
+        Some(Weighted { service, weight, timeouts, retry })
     }
 }
 
@@ -147,9 +94,8 @@ impl Overrides<'_> {
         let (mut retry, mut inherited) = (self.retry.clone(), Inherited::default());
         inherited.block("retry", &mut retry, &service.retry);
         let at = self.at.key("retry");
-        let (_, alone) =
-            remarks.aside(|aside| policy::retry(service.retry.clone(), &own.timeouts, &at, aside));
-        let (retry, said) = remarks.aside(|aside| policy::retry(retry, &timeouts, &at, aside));
+        let (_, alone) = remarks.aside(|aside| policy::retry(service.retry.clone(), &at, aside));
+        let (retry, said) = remarks.aside(|aside| policy::retry(retry, &at, aside));
         // what is wrong with the service alone is told there
         let known: HashSet<_> = alone.iter().map(Remark::words).collect();
         for remark in said {

@@ -1,31 +1,12 @@
 //! No two listeners on one address and port.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
-use super::{Remarks, Trail};
-use crate::file::File;
-use pillion_model::Config;
-
-/// Which `listen` keys the operator wrote: of two that meet, that one is to be changed.
-pub(super) struct Written {
-    inbound: bool,
-    outbound: bool,
-    dns: bool,
-    admin: bool,
-    metrics: bool,
-}
-
-impl Written {
-    pub(super) fn of(file: &File) -> Self {
-        Self {
-            inbound: matches!(&file.inbound, Some(crate::value::OffOr::Set(inbound)) if inbound.listen.is_some()),
-            outbound: matches!(&file.outbound, Some(crate::value::OffOr::Set(outbound)) if outbound.listen.is_some()),
-            dns: matches!(&file.dns, Some(crate::value::OffOr::Set(dns)) if dns.listen.is_some()),
-            admin: file.admin.as_ref().is_some_and(|admin| admin.listen.is_some()),
-            metrics: matches!(&file.metrics, Some(crate::value::OffOr::Set(metrics)) if metrics.listen.is_some()),
-        }
-    }
-}
+use crate::fault::Faults;
+use crate::path::Trail;
+use crate::telemetry::{Admin, Metrics};
+use crate::{Config, Dns, Inbound, Outbound};
 
 /// Whose `listen` it is.
 #[derive(Clone, Copy)]
@@ -49,7 +30,8 @@ impl Owner<'_> {
 struct Listener<'a> {
     owner: Owner<'a>,
     address: SocketAddr,
-    written: bool,
+    /// Others than the default ones: of two that meet, that listener is to be changed.
+    chosen: bool,
 }
 
 impl Listener<'_> {
@@ -63,15 +45,15 @@ impl Listener<'_> {
     }
 }
 
-pub(super) fn refuse_shared(config: &Config, written: &Written, remarks: &mut Remarks) {
-    let mut listeners = all(config, written);
-    // stable: defaults first, then as in the file
-    listeners.sort_by_key(|listener| listener.written);
-    let mut by_port: std::collections::HashMap<u16, Vec<&Listener<'_>>> = std::collections::HashMap::new();
+pub(super) fn refuse_shared(config: &Config, faults: &mut Faults) {
+    let mut listeners = all(config);
+    // stable: defaults first, then in the order of the sections
+    listeners.sort_by_key(|listener| listener.chosen);
+    let mut by_port: HashMap<u16, Vec<&Listener<'_>>> = HashMap::new();
     for listener in &listeners {
         let neighbours = by_port.entry(listener.address.port()).or_default();
         if let Some(earlier) = neighbours.iter().find(|earlier| earlier.meets(listener)) {
-            refuse(listener, earlier, remarks);
+            refuse(listener, earlier, faults);
         }
         // of those that nothing was said about one is enough to compare with
         if neighbours.len() < 8 {
@@ -80,11 +62,11 @@ pub(super) fn refuse_shared(config: &Config, written: &Written, remarks: &mut Re
     }
 }
 
-fn refuse(later: &Listener<'_>, earlier: &Listener<'_>, remarks: &mut Remarks) {
+fn refuse(later: &Listener<'_>, earlier: &Listener<'_>, faults: &mut Faults) {
     let name = earlier.owner.name();
     let what = format!("has {}, where {name} listens already ({})", later.address, earlier.address);
     at_listen(later.owner, |at| {
-        remarks.error(at, what).help("give each listener a port of its own; 0 takes a free one");
+        faults.error(at, what).help("give each listener a port of its own; 0 takes a free one");
     });
 }
 
@@ -98,25 +80,26 @@ fn at_listen(owner: Owner<'_>, then: impl FnOnce(&Trail<'_>)) {
     }
 }
 
-fn all<'a>(config: &'a Config, written: &Written) -> Vec<Listener<'a>> {
+fn all(config: &Config) -> Vec<Listener<'_>> {
     let mut all = Vec::new();
-    let mut add = |owner, written, addresses: &[SocketAddr]| {
-        all.extend(addresses.iter().map(|address| Listener { owner, address: *address, written }));
+    let mut add = |owner, listen: &[SocketAddr], default: &[SocketAddr]| {
+        let chosen = listen != default;
+        all.extend(listen.iter().map(|address| Listener { owner, address: *address, chosen }));
     };
     if let Some(inbound) = &config.inbound {
-        add(Owner::Section("inbound"), written.inbound, &inbound.listen);
-        inbound.ports.iter().for_each(|(port, policy)| add(Owner::Port(*port), true, &policy.listen));
+        add(Owner::Section("inbound"), &inbound.listen, &Inbound::default().listen);
+        inbound.ports.iter().for_each(|(port, policy)| add(Owner::Port(*port), &policy.listen, &[]));
     }
     if let Some(outbound) = &config.outbound {
-        add(Owner::Section("outbound"), written.outbound, &outbound.listen);
+        add(Owner::Section("outbound"), &outbound.listen, &Outbound::default().listen);
     }
     if let Some(dns) = &config.dns {
-        add(Owner::Section("dns"), written.dns, &dns.listen);
+        add(Owner::Section("dns"), &dns.listen, &Dns::default().listen);
     }
-    add(Owner::Section("admin"), written.admin, &config.admin.listen);
+    add(Owner::Section("admin"), &config.admin.listen, &Admin::default().listen);
     if let Some(metrics) = &config.metrics {
-        add(Owner::Section("metrics"), written.metrics, &metrics.listen);
+        add(Owner::Section("metrics"), &metrics.listen, &Metrics::default().listen);
     }
-    config.clusters.iter().for_each(|cluster| add(Owner::Service(&cluster.name), true, &cluster.listen));
+    config.clusters.iter().for_each(|cluster| add(Owner::Service(&cluster.name), &cluster.listen, &[]));
     all
 }

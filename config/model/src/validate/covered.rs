@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::check::cluster::Served;
-use pillion_model::cluster::HostPattern;
-use pillion_model::route::RouteHost;
+use crate::cluster::{Cluster, HostPattern};
+use crate::route::RouteHost;
 
 pub(super) struct Covered {
     /// What `"*"` stands for.
@@ -15,9 +14,9 @@ pub(super) struct Covered {
 }
 
 impl Covered {
-    pub(super) fn none_of(services: &[Served]) -> Self {
+    pub(super) fn none_of(clusters: &[Cluster]) -> Self {
         let mut known = Patterns::default();
-        services.iter().flat_map(|served| &served.cluster.hosts).for_each(|host| known.add(host, ()));
+        clusters.iter().flat_map(|cluster| &cluster.hosts).for_each(|host| known.add(host, ()));
         Self { known, taken: Patterns::default(), all_known: None }
     }
 
@@ -74,10 +73,16 @@ impl<T: Copy> Patterns<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::Word;
+
+    /// `*.x:80`, as the file spells it.
+    fn host(text: &str) -> HostPattern {
+        let (name, port) =
+            text.split_once(':').map_or((text, None), |(name, port)| (name, port.parse().ok()));
+        let (name, wildcard) = name.strip_prefix("*.").map_or((name, false), |name| (name, true));
+        HostPattern { name: name.to_owned(), wildcard, port }
+    }
 
     fn covers(one: &str, other: &str) -> bool {
-        let host = |text| HostPattern::parse(text).unwrap();
         let mut patterns = Patterns::default();
         patterns.add(&host(one), ());
         patterns.covering(&host(other)).is_some()
