@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pillion_config::Config;
+use pillion_model::Config;
 use tokio::sync::Semaphore;
 
 use crate::app::has_no_ipv6;

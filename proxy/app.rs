@@ -20,7 +20,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
-use pillion_config::Config;
+use pillion_model::Config;
 use tokio::sync::mpsc;
 
 use self::dns::DnsListeners;

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
-use pillion_config::cluster::LoadBalancer;
-use pillion_config::policy::RetryBudget;
+use pillion_model::cluster::LoadBalancer;
+use pillion_model::policy::RetryBudget;
 
 use crate::cluster::balance::{Balancer, Candidate, Tried};
 use crate::cluster::budget::Budget;

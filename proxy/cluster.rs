@@ -1,6 +1,6 @@
 //! A cluster alive: its endpoints with their connections, its balancer, budget and limits.
 //!
-//! What the operator said of it is `pillion_config::Cluster`; this is what lives on while it is used. The
+//! What the operator said of it is `pillion_model::Cluster`; this is what lives on while it is used. The
 //! application behind the inbound side is a cluster too, of one endpoint.
 
 pub(crate) mod backoff;
@@ -20,11 +20,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
-use pillion_config as config;
-use pillion_config::cluster::{UpstreamProtocol, UpstreamTls};
-use pillion_config::listener::{AppProtocol, Inbound};
-use pillion_config::policy::{
-    Backoff, ConnectionPolicy, OutlierDetection, Retry, RetryBudget, RetryMethods, Timeouts,
+use pillion_model as config;
+use pillion_model::cluster::{Kind, UpstreamProtocol, UpstreamTls};
+use pillion_model::listener::{AppProtocol, Inbound};
+use pillion_model::policy::{
+    Backoff, ConnectionPolicy, IdleTimeout, OutlierDetection, Retry, RetryBudget, RetryMethods, Timeout,
+    Timeouts,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -46,8 +47,8 @@ use outlier::Ejections;
 
 pub(crate) struct Cluster {
     pub(crate) name: Arc<str>,
-    /// Outbound for a service, inbound for the application.
-    pub(crate) direction: Direction,
+    /// Whether it is a service, the application, or a destination that nobody configured.
+    pub(crate) kind: Kind,
     /// What its connections are made as.
     pub(crate) leg: Leg,
     pub(crate) symbol: Symbol,
@@ -88,7 +89,7 @@ pub(crate) enum Spoken {
 
 /// Where a service runs, as far as that is known.
 pub(crate) struct Membership {
-    pub(crate) endpoints: Vec<config::cluster::Endpoint>,
+    pub(crate) endpoints: Vec<config::Endpoint>,
     /// Why no endpoint has been learnt.
     pub(crate) unlearnt: Option<Arc<str>>,
 }
@@ -128,10 +129,11 @@ impl Cluster {
     ) -> Arc<Self> {
         let Membership { endpoints, unlearnt } = membership;
         let symbol = metrics.intern(&of.name);
-        let ejections = before::ejections(&of.outlier_detection, endpoints.len(), before);
+        let outliers = of.outlier_detection.as_ref().unwrap_or(&NEVER_EJECTED);
+        let ejections = before::ejections(outliers, endpoints.len(), before);
         Arc::new(Self {
             name: of.name.as_str().into(),
-            direction: Direction::Outbound,
+            kind: Kind::Service,
             leg: Leg::Outbound,
             symbol,
             endpoints: before::endpoints(of, &endpoints, &ejections, before, workers),
@@ -171,14 +173,13 @@ impl Cluster {
         let declared = of.ports.get(&address.port()).and_then(|port| port.protocol).unwrap_or(of.protocol);
         let timeouts = Timeouts {
             connect: APP_CONNECT_TIMEOUT,
-            request: of.timeout,
-            request_written: of.timeout.is_some(),
-            stream_idle: Some(APP_STREAM_IDLE),
-            tunnel_idle: Some(APP_TUNNEL_IDLE),
+            request: of.timeout.map_or(Timeout::Off, Timeout::Set),
+            stream_idle: IdleTimeout::Default,
             max_duration: None,
         };
         let single = Single {
             name: "app",
+            kind: Kind::Application,
             leg,
             symbol: Symbol::APP,
             address,
@@ -201,14 +202,13 @@ impl Cluster {
     pub(crate) fn passthrough(address: SocketAddr, metrics: &Arc<Metrics>, workers: usize) -> Arc<Self> {
         let timeouts = Timeouts {
             connect: PASSTHROUGH_CONNECT_TIMEOUT,
-            request: None,
-            request_written: false,
-            stream_idle: Some(PASSTHROUGH_IDLE),
-            tunnel_idle: Some(PASSTHROUGH_IDLE),
+            request: Timeout::Off,
+            stream_idle: IdleTimeout::Set(PASSTHROUGH_IDLE),
             max_duration: None,
         };
         let single = Single {
             name: "passthrough",
+            kind: Kind::Passthrough,
             leg: Leg::Outbound,
             symbol: Symbol::PASSTHROUGH,
             address,
@@ -224,7 +224,12 @@ impl Cluster {
 
     /// Whether this stands for a destination that no service matches.
     pub(crate) fn is_passthrough(&self) -> bool {
-        self.symbol == Symbol::PASSTHROUGH
+        self.kind == Kind::Passthrough
+    }
+
+    /// Which way its traffic goes.
+    pub(crate) const fn direction(&self) -> Direction {
+        self.kind.direction()
     }
 
     /// An endpoint that was not tried yet, where there is one; from now on it was.
@@ -366,7 +371,7 @@ impl Cluster {
 
     /// Counts a connection that was dialled, whatever came of it.
     pub(crate) fn connection_opened(&self, worker: &Worker, protocol: Protocol, outcome: ConnectionOutcome) {
-        worker.metrics.connections(self.direction, self.symbol, protocol, self.tls_label(), outcome).inc();
+        worker.metrics.connections(self.direction(), self.symbol, protocol, self.tls_label(), outcome).inc();
     }
 
     pub(crate) const fn tls_label(&self) -> Tls {
@@ -425,6 +430,7 @@ impl Cluster {
 /// A cluster of one endpoint, without limits of its own.
 struct Single {
     name: &'static str,
+    kind: Kind,
     leg: Leg,
     symbol: Symbol,
     address: SocketAddr,
@@ -439,14 +445,12 @@ struct Single {
 impl Single {
     fn cluster(self, metrics: &Arc<Metrics>, workers: usize) -> Arc<Cluster> {
         let epoch = Instant::now().into_std();
-        let never =
-            OutlierDetection { consecutive_errors: None, base_ejection: Duration::ZERO, max_ejected: 0.0 };
-        let ejections = Ejections::new(&never, 1);
+        let ejections = Ejections::new(&NEVER_EJECTED, 1);
         let outlier = outlier::Outlier::new(ejections.clone(), epoch);
         let endpoint = Endpoint::new(0, self.address, NonZeroU32::MIN, outlier, workers, epoch);
         Arc::new(Cluster {
             name: self.name.into(),
-            direction: self.leg.direction(),
+            kind: self.kind,
             leg: self.leg,
             symbol: self.symbol,
             endpoints: [Arc::new(endpoint)].into(),
@@ -474,10 +478,14 @@ impl Single {
             unlearnt: None,
             tls: None,
             verifies_peers: false,
-            metrics: metrics.service(self.leg.direction(), self.symbol),
+            metrics: metrics.service(self.kind.direction(), self.symbol),
         })
     }
 }
+
+/// Outlier detection that is off.
+const NEVER_EJECTED: OutlierDetection =
+    OutlierDetection { consecutive_errors: None, base_ejection: Duration::ZERO, max_ejected: 0.0 };
 
 /// As many as the runtime's own counters can count.
 pub(crate) const NO_LIMIT: u32 = (u32::MAX) >> 3;
@@ -494,10 +502,6 @@ const PASSTHROUGH_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// To the application on the same host: it answers at once or not at all. Envoy's default for a local cluster.
 const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// A pause in an application's body; the default of services.
-const APP_STREAM_IDLE: Duration = Duration::from_secs(300);
-/// The same of TCP, upgrades and CONNECT.
-const APP_TUNNEL_IDLE: Duration = Duration::from_secs(3600);
 /// Below Node's 5 s, the shortest keep-alive in wide use: a connection that the application is about to close is
 /// not used for one more request.
 const APP_IDLE_TIMEOUT: Duration = Duration::from_secs(4);

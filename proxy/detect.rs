@@ -15,7 +15,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ::bytes::{Bytes, BytesMut};
-use pillion_config::listener::DownstreamLimits;
+use pillion_model::listener::DownstreamLimits;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 

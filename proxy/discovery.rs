@@ -15,7 +15,7 @@ pub(crate) mod testing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillion_config::cluster::Discovery;
+use pillion_model::cluster::Discovery;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;

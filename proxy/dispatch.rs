@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use http::header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
+use pillion_model::cluster::Kind;
 use tokio::time::Instant;
 use tower::service_fn;
 
@@ -25,7 +26,6 @@ use crate::layers::HttpService;
 use crate::layers::limit::too_large;
 use crate::serve::Destination;
 use crate::state::Route;
-use crate::telemetry::Direction;
 
 /// The last service of a stack. Boxed: its state is by far the largest, and the layers above move theirs.
 pub(crate) fn service() -> impl HttpService {
@@ -194,7 +194,7 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
 /// Absolute-form that was not meant for this proxy is its destination's to answer.
 fn keeps_form(call: &Call, cluster: &Cluster) -> bool {
     let is_named = matches!(call.exchange.connection.destination, Destination::Named);
-    let is_theirs = cluster.direction == Direction::Inbound || cluster.is_passthrough();
+    let is_theirs = cluster.kind != Kind::Service;
     is_theirs && !is_named && call.head.version != Version::HTTP_2 && call.head.uri.scheme().is_some()
 }
 

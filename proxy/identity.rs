@@ -10,8 +10,8 @@ pub mod revocation;
 pub mod view;
 pub mod watch;
 
-use pillion_config::SpiffeId;
-use pillion_config::identity::BadSpiffeId;
+use pillion_model::SpiffeId;
+use pillion_model::identity::BadSpiffeId;
 use rustls::pki_types::UnixTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;

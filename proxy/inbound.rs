@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use pillion_config::SpiffeId;
-use pillion_config::listener::{self as config, AppProtocol, Mtls, RedirectTo};
+use pillion_model::SpiffeId;
+use pillion_model::listener::{self as config, AppProtocol, Mtls, RedirectTo};
 use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;

@@ -3,7 +3,7 @@
 //! This page is the map. Read it, then follow a request file by file.
 //!
 //! # The life of a connection
-//! 1. [`app`] builds clusters and credentials from a checked configuration (`pillion_config`), binds every address
+//! 1. [`app`] builds clusters and credentials from a checked configuration (`pillion_model`), binds every address
 //!    through [`net`], and starts a thread for each worker. A worker has listeners, timers and pools of its own;
 //!    the kernel spreads connections over workers (SO_REUSEPORT, and no other sidecar can join).
 //! 2. [`serve`] accepts, counts the connection against its limit, and spawns a task that owns it. What is known of
@@ -42,7 +42,7 @@
 //! # Floors
 //! Arrows point down, nothing looks up: `main` → [`cli`] → [`app`] → [`admin`], [`dns`] | [`inbound`], [`outbound`] →
 //! [`layers`], [`dispatch`], [`tcp`], [`serve`] → [`detect`], [`state`] → [`cluster`], [`discovery`] → [`http`],
-//! [`tls`], [`identity`], [`relay`], [`net`] → [`telemetry`], [`runtime`], [`error`] → `pillion_config`,
+//! [`tls`], [`identity`], [`relay`], [`net`] → [`telemetry`], [`runtime`], [`error`] → `pillion_config`, `pillion_model`,
 //! `pillion_init`. What travels with a request points up, as data: a call carries its route, an exchange its worker
 //! and connection, a lease its cluster.
 //! One thing comes back: what runs inside a CONNECT enters [`outbound`] again.

@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillion_config::listener::Unknown;
+use pillion_model::listener::Unknown;
 use tower::ServiceBuilder;
 
 use crate::cluster::Spoken;

@@ -17,9 +17,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
-use pillion_config::cluster::HostPattern;
-use pillion_config::listener::{self, DownstreamLimits, Mtls, Unknown};
-use pillion_config::policy::{Retry, Timeouts};
+use pillion_model::cluster::HostPattern;
+use pillion_model::listener::{self, DownstreamLimits, Mtls, Unknown};
+use pillion_model::policy::{Retry, Timeouts};
 use rustls::ServerConfig;
 
 use crate::cluster::Cluster;

@@ -79,7 +79,7 @@ async fn dial_for(
     cluster: &Arc<Cluster>,
     worker: &Worker,
 ) -> Result<Dialled, Error> {
-    if is_loop(cluster.direction, from, to) {
+    if is_loop(cluster.direction(), from, to) {
         return Err(loop_detected(from, to));
     }
     dial_unused(cluster, worker).await
@@ -213,7 +213,7 @@ pub(crate) fn unserved(error: &Error, route: &Route, connection: &Connection, wo
 /// Relays until both directions have ended, and counts bytes as they go. What was cut short is reset on both sides.
 pub(crate) async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker: &Worker) -> Ended {
     let (timeouts, metrics) = (&route.timeouts, route.cluster.metrics());
-    let bounds = Bounds { idle: timeouts.tunnel_idle, max_duration: timeouts.max_duration };
+    let bounds = Bounds { idle: timeouts.stream_idle.tunnel(), max_duration: timeouts.max_duration };
     let count = |flow, bytes| metrics.bytes(flow).inc_by(bytes);
     let ended = relay(downstream, upstream, bounds, &worker.timers, count).await;
     if !matches!(ended.how, Ending::Closed) {

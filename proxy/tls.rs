@@ -16,7 +16,7 @@ mod sessions;
 pub(crate) mod verify;
 
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
-use pillion_config::SpiffeId;
+use pillion_model::SpiffeId;
 use rustls::HandshakeKind;
 use rustls::pki_types::CertificateDer;
 

@@ -19,8 +19,8 @@ use pillion::identity::credentials::Credentials;
 use pillion::identity::issue::Ca;
 use pillion::tls::client::{AlpnOffer, ClientTls, Purpose};
 use pillion::tls::server::{accept, server_config};
-use pillion_config::cluster::UpstreamTls;
-use pillion_config::identity::{Crl, Source, TlsPolicy, TlsVersion};
+use pillion_model::cluster::UpstreamTls;
+use pillion_model::identity::{Crl, Source, TlsPolicy, TlsVersion};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 

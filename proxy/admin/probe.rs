@@ -20,7 +20,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use pillion_config::listener::{AppProtocol, Inbound, Probe, Question, RedirectTo};
+use pillion_model::listener::{AppProtocol, Inbound, Probe, Question, RedirectTo};
 
 use super::answer::{Answer, text};
 use crate::net::{Leg, Network};

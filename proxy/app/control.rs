@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use pillion_config::listener::Inbound;
-use pillion_config::{Cluster as ClusterConfig, Config};
+use pillion_model::listener::Inbound;
+use pillion_model::{Cluster as ClusterConfig, Config};
 use tokio::sync::mpsc;
 
 use super::credentialed::{self, Bundles, Credentialed, refuse_restart};

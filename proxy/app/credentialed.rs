@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use pillion_config::cluster::{UpstreamProtocol, UpstreamTls};
-use pillion_config::listener::{Inbound, Mtls};
-use pillion_config::{Cluster, Config};
+use pillion_model::cluster::{UpstreamProtocol, UpstreamTls};
+use pillion_model::listener::{Inbound, Mtls};
+use pillion_model::{Cluster, Config};
 use rustls::ServerConfig;
 
 use super::own::Identity;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context as _;
-use pillion_config::{Config, Dns as DnsConfig};
+use pillion_model::{Config, Dns as DnsConfig};
 use tokio::sync::mpsc;
 
 use super::listeners::has_no_ipv6;

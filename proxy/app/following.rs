@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillion_config::Config;
-use pillion_config::cluster::{Discovery, Endpoint};
+use pillion_model::Config;
+use pillion_model::Endpoint;
+use pillion_model::cluster::Discovery;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -47,7 +47,7 @@ impl Learnt {
 
     /// Until somebody has answered, those go on who served before.
     pub(super) fn or_still(&self, before: &Cluster) -> Endpoints {
-        let still = |known: &Arc<Served>| Endpoint { address: known.address, weight: known.weight() };
+        let still = |known: &Arc<Served>| Endpoint { weight: known.weight(), ..Endpoint::at(known.address) };
         Endpoints {
             endpoints: before.endpoints.iter().map(still).collect(),
             unlearnt: Some(self.why.clone()),
@@ -55,9 +55,8 @@ impl Learnt {
     }
 
     pub(super) fn membership(&self) -> Endpoints {
-        let endpoint = |address: &SocketAddr| Endpoint { address: *address, weight: NonZeroU32::MIN };
         Endpoints {
-            endpoints: self.addresses.iter().map(endpoint).collect(),
+            endpoints: self.addresses.iter().map(|address| Endpoint::at(*address)).collect(),
             unlearnt: self.addresses.is_empty().then(|| self.why.clone()),
         }
     }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use pillion_config::Config;
+use pillion_model::Config;
 use tokio::signal::unix::Signal;
 use tokio::sync::oneshot;
 use tokio::time::{Interval, MissedTickBehavior, interval};

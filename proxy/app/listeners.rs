@@ -8,7 +8,7 @@ use std::sync::{Arc, Once, Weak};
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
-use pillion_config::Config;
+use pillion_model::Config;
 
 use crate::net::{Bound, Network, Sharing};
 use crate::telemetry::Direction;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use pillion_config::identity::Source;
+use pillion_model::identity::Source;
 
 use crate::identity::credentials::{Credentials, CredentialsError};
 use crate::identity::watch::{Outcome, Rotating};

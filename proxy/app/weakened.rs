@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use pillion_config::Config;
-use pillion_config::cluster::UpstreamTls;
-use pillion_config::listener::{Inbound, Mtls};
+use pillion_model::Config;
+use pillion_model::cluster::UpstreamTls;
+use pillion_model::listener::{Inbound, Mtls};
 
 /// A sentence for each key that asks for less than before.
 pub(super) fn weakened(now: &Config, next: &Config) -> Vec<String> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use pillion_config::SpiffeId;
+use pillion_model::SpiffeId;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::certificate::X509Certificate;
@@ -383,11 +383,11 @@ mod tests {
         issued(&folder);
         let [certificate, key, trust_bundle] =
             ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.0.join("web").join(name));
-        let source = pillion_config::identity::Source {
+        let source = pillion_model::identity::Source {
             certificate,
             key,
             trust_bundle,
-            crl: pillion_config::identity::Crl::None,
+            crl: pillion_model::identity::Crl::None,
             trust_domain: None,
         };
         let own = crate::identity::credentials::Credentials::load(&source).expect("usable");
@@ -399,7 +399,7 @@ mod tests {
         issued_again_over_it(&folder, &source);
     }
 
-    fn issued_again_over_it(folder: &Folder, source: &pillion_config::identity::Source) {
+    fn issued_again_over_it(folder: &Folder, source: &pillion_model::identity::Source) {
         let (at, before) = (folder.0.display(), folder.text("web/tls.crt"));
         run(&format!("issue --ca {at}/ca {ID} --out {at}/web")).expect("issued");
         assert_ne!(folder.text("web/tls.crt"), before);

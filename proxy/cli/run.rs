@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use pillion_config::Config;
+use pillion_model::Config;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::app::{App, End, Keeper, Running, Source};

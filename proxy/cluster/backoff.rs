@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use pillion_config::policy::Backoff;
+use pillion_model::policy::Backoff;
 
 /// The pause before retry number `retry`, counted from zero.
 pub(crate) fn pause(backoff: &Backoff, retry: u32, rng: &mut fastrand::Rng) -> Duration {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use pillion_config::cluster::LoadBalancer;
+use pillion_model::cluster::LoadBalancer;
 
 use super::ewma;
 

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pillion_config as config;
-use pillion_config::policy::{OutlierDetection, Retry};
+use pillion_model as config;
+use pillion_model::policy::{OutlierDetection, Retry};
 use tokio::time::Instant;
 
 use super::budget::Budget;
@@ -43,7 +43,7 @@ pub(super) fn ejections(
 /// In the order of `wanted`. An address that is there twice has two endpoints.
 pub(super) fn endpoints(
     of: &config::Cluster,
-    wanted: &[config::cluster::Endpoint],
+    wanted: &[config::Endpoint],
     ejections: &Arc<Ejections>,
     before: Option<Before<'_>>,
     workers: usize,
@@ -56,7 +56,7 @@ pub(super) fn endpoints(
     let ids = before.iter().flat_map(|before| before.cluster.endpoints.iter().map(|endpoint| endpoint.id));
     let mut id = ids.max().map_or(0, |last| last + 1); // nobody's, also among those that leave
     let epoch = Instant::now().into_std();
-    let endpoint = |wanted: &config::cluster::Endpoint| {
+    let endpoint = |wanted: &config::Endpoint| {
         if let Some(endpoint) = known.get_mut(&wanted.address).and_then(Vec::pop) {
             endpoint.set_weight(wanted.weight);
             return endpoint;

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use parking_lot::Mutex;
-use pillion_config::policy::RetryBudget;
+use pillion_model::policy::RetryBudget;
 
 /// Seconds. Long enough that one slow second does not empty it, as linkerd and Finagle have it.
 const WINDOW: usize = 10;

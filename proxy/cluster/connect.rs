@@ -54,7 +54,7 @@ pub(crate) fn opened(
         return cluster.connection_opened(worker, protocol, ConnectionOutcome::Ok);
     };
     let (metrics, direction, symbol, tls) =
-        (worker.metrics.clone(), cluster.direction, cluster.symbol, cluster.tls_label());
+        (worker.metrics.clone(), cluster.direction(), cluster.symbol, cluster.tls_label());
     admission.when_known(move |refused| {
         let outcome = if refused.is_some() { ConnectionOutcome::TlsError } else { ConnectionOutcome::Ok };
         metrics.connections(direction, symbol, protocol, tls, outcome).inc();
@@ -98,7 +98,7 @@ impl Attempt<'_> {
     fn handshakes(&self) -> Handshakes {
         Handshakes {
             metrics: self.worker.metrics.clone(),
-            direction: self.cluster.direction,
+            direction: self.cluster.direction(),
             service: self.cluster.name.clone(),
             endpoint: self.address,
         }

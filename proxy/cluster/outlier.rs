@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use pillion_config::policy::OutlierDetection;
+use pillion_model::policy::OutlierDetection;
 
 use crate::error::{Error, Reason, Sent};
 

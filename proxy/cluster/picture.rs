@@ -16,7 +16,7 @@ impl Cluster {
         let limit = |limit: &Limit| used_of(limit.used(), limit.max());
         json!({
             "name": &*self.name,
-            "direction": self.direction.as_str(),
+            "direction": self.direction().as_str(),
             "endpoints": endpoints.collect::<Vec<_>>(),
             "limits": {
                 "max_connections": used_of(self.open_connections(), self.slots.max),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use hickory_resolver::proto::op::{Edns, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RecordType};
-use pillion_config::dns::NameServers;
+use pillion_model::dns::NameServers;
 
 use super::*;
 use crate::discovery::testing::{DnsServer, Folder, Script};

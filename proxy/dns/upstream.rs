@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use hickory_resolver::system_conf::parse_resolv_conf;
-use pillion_config::dns::NameServers;
+use pillion_model::dns::NameServers;
 use tokio::time::Instant;
 
 use crate::files::{Content, Looked};

@@ -59,7 +59,7 @@ pub(crate) fn sentence(reason: Reason, told: Option<&str>) -> String {
 
 /// RFC 9209, with `details` as a structured-field string (RFC 8941, 3.3.3).
 pub(crate) fn proxy_status(reason: Reason, told: Option<&str>) -> HeaderValue {
-    let mut text = format!("pillion; error={}; details=\"{}", reason.kind(), reason.code());
+    let mut text = format!("pillion; error={}; details=\"{}", reason.error_type(), reason.code());
     if let Some(detail) = told {
         text.push_str(": ");
         for char in detail.chars() {

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use pillion_config::listener::DownstreamLimits;
+use pillion_model::listener::DownstreamLimits;
 use tokio::time::Instant;
 
 use super::answer;

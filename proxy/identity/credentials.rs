@@ -9,8 +9,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pillion_config::SpiffeId;
-use pillion_config::identity::{Crl, Source};
+use pillion_model::SpiffeId;
+use pillion_model::identity::{Crl, Source};
 use rustls::RootCertStore;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};

@@ -5,8 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use pillion_config::SpiffeId;
-use pillion_config::identity::{BadSpiffeId, check_trust_domain};
+use pillion_model::SpiffeId;
+use pillion_model::identity::{BadSpiffeId, check_trust_domain};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,

@@ -7,7 +7,7 @@
 
 use std::time::SystemTime;
 
-use pillion_config::identity::{Crl, Source};
+use pillion_model::identity::{Crl, Source};
 
 use super::credentials::{Credentials, CredentialsError, MAX_FILE};
 use crate::files::{Content, Looked};

@@ -8,7 +8,7 @@ use http::header::HOST;
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Version};
-use pillion_config::listener::Mtls;
+use pillion_model::listener::Mtls;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -102,7 +102,7 @@ fn without_userinfo(authority: &str) -> &str {
 /// A request that names no host (HTTP/1.0) is for where it came to.
 fn default_host(route: &Route) -> Option<HeaderValue> {
     let cluster = &route.cluster;
-    match cluster.direction {
+    match cluster.direction() {
         Direction::Outbound if !cluster.is_passthrough() => HeaderValue::from_str(&cluster.name).ok(),
         _ => HeaderValue::try_from(cluster.endpoints.first()?.address.to_string()).ok(),
     }

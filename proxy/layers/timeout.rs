@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use pillion_config::policy::Timeouts;
+use pillion_model::policy::Timeouts;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -42,7 +42,7 @@ async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result
         },
     };
     let tail = response.body_mut().response_tail();
-    tail.idle = route.timeouts.stream_idle;
+    tail.idle = route.timeouts.stream_idle.body();
     tail.hard_stop = bounds.max_duration.map(|after| exchange.started + after);
     Ok(response)
 }
@@ -84,11 +84,10 @@ enum Check {
 
 impl Bounds {
     fn whole(timeouts: &Timeouts, call: &Call) -> Self {
-        let applies = !call.is_grpc || timeouts.request_written;
         Self {
             from: Duration::ZERO,
-            allowed: timeouts.request.filter(|_| applies),
-            idle: timeouts.stream_idle.filter(|_| !call.body.is_empty()),
+            allowed: if call.is_grpc { timeouts.request.grpc_bound() } else { timeouts.request.bound() },
+            idle: timeouts.stream_idle.body().filter(|_| !call.body.is_empty()),
             deadline: call.is_grpc.then(|| headers::grpc_timeout(&call.head.headers)).flatten(),
             max_duration: timeouts.max_duration,
         }

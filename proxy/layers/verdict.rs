@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use pillion_config::policy::{Retry, RetryCondition, RetryMethods};
+use pillion_model::policy::{Retry, RetryCondition, RetryMethods};
 
 use crate::error::{Error, Reason, Sent};
 
@@ -200,7 +200,7 @@ fn is_lost_connection(reason: Reason) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use pillion_config::policy::{Backoff, RetryBudget};
+    use pillion_model::policy::{Backoff, RetryBudget};
 
     use super::*;
     use Reason::{

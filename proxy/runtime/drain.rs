@@ -16,7 +16,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use pillion_config::listener::Drain as Plan;
+use pillion_model::listener::Drain as Plan;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 

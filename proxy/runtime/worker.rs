@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use parking_lot::Mutex;
-use pillion_config::listener::DownstreamLimits;
+use pillion_model::listener::DownstreamLimits;
 
 use super::deadline::Timers;
 use super::drain::{Drain, Roll, Work};

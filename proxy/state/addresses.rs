@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use pillion_config::cluster::AddressPattern;
+use pillion_model::cluster::AddressPattern;
 
 use super::Route;
 use crate::net::own::is_virtual;

@@ -5,11 +5,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use pillion_config::Config;
-use pillion_config::cluster::HostPattern;
-use pillion_config::listener::Unknown;
-use pillion_config::policy::RetryBudget;
-use pillion_config::route::{Route as RouteConfig, RouteHost, Weighted};
+use pillion_model::Config;
+use pillion_model::cluster::HostPattern;
+use pillion_model::listener::Unknown;
+use pillion_model::policy::RetryBudget;
+use pillion_model::route::{Route as RouteConfig, RouteHost, Weighted};
 use tokio::time::Instant;
 
 use super::rules::Split;

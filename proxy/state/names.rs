@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use pillion_config::cluster::{AddressPattern, HostPattern};
-use pillion_config::{Cluster, Config};
+use pillion_model::cluster::{AddressPattern, HostPattern};
+use pillion_model::{Cluster, Config};
 
 use super::virtual_addresses::VirtualAddresses;
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use http::request::Parts;
 use http::{HeaderMap, Method};
-use pillion_config::route::{HeaderMatch, PathMatch, RouteMatch, ValueMatch};
+use pillion_model::route::{HeaderMatch, PathMatch, RouteMatch, ValueMatch};
 
 use super::Route;
 

@@ -8,7 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
-use pillion_config::Workload;
+use pillion_model::Workload;
 
 use super::family::IntCounter;
 use super::json::Object;
@@ -152,7 +152,7 @@ impl AccessLog {
     /// # Errors
     /// When the file cannot be opened for appending, or a thread cannot be started.
     pub(crate) fn start(
-        config: &pillion_config::telemetry::AccessLog,
+        config: &pillion_model::telemetry::AccessLog,
         workload: Workload,
         dropped: IntCounter,
     ) -> io::Result<Self> {
@@ -201,7 +201,7 @@ mod tests {
     use std::sync::Arc;
     use std::thread;
 
-    use pillion_config::telemetry::{self, LogPath};
+    use pillion_model::telemetry::{self, LogPath};
     use proptest::prelude::*;
     use serde_json::Value;
 

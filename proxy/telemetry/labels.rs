@@ -5,6 +5,8 @@
 
 use std::hash::Hash;
 
+pub(crate) use pillion_model::Direction;
+
 use super::symbols::{Symbol, Symbols};
 use crate::error::Reason;
 
@@ -98,9 +100,12 @@ macro_rules! vocabulary {
     };
 }
 
-vocabulary! {
-    /// Seen from the application: calls to it, or calls by it.
-    Direction as "direction" { Inbound = "inbound", Outbound = "outbound" }
+impl Label for Direction {
+    const NAME: &'static str = "direction";
+
+    fn value(self, _: &Symbols) -> String {
+        self.as_str().to_owned()
+    }
 }
 
 vocabulary! {

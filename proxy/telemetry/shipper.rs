@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use pillion_config::telemetry::LogPath;
+use pillion_model::telemetry::LogPath;
 
 use super::family::IntCounter;
 

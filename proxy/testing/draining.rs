@@ -4,7 +4,7 @@ mod inbound;
 mod outbound;
 mod pair;
 
-use pillion_config::listener::Drain as Plan;
+use pillion_model::listener::Drain as Plan;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 

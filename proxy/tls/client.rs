@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use pillion_config::SpiffeId;
-use pillion_config::cluster::UpstreamTls;
-use pillion_config::identity::TlsPolicy;
+use pillion_model::SpiffeId;
+use pillion_model::cluster::UpstreamTls;
+use pillion_model::identity::TlsPolicy;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::CryptoProvider;

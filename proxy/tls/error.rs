@@ -2,7 +2,7 @@
 
 use std::io;
 
-use pillion_config::SpiffeId;
+use pillion_model::SpiffeId;
 use rustls::{AlertDescription, CertificateError};
 
 use super::notes::Notes;

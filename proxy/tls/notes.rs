@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 
-use pillion_config::SpiffeId;
+use pillion_model::SpiffeId;
 use rustls::pki_types::CertificateDer;
 
 use super::verify::Rejection;

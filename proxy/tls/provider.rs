@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use pillion_config::identity::{TlsPolicy, TlsVersion};
+use pillion_model::identity::{TlsPolicy, TlsVersion};
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
 use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider};

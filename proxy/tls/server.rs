@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pillion_config::identity::TlsPolicy;
+use pillion_model::identity::TlsPolicy;
 use rustls::ServerConfig;
 use rustls::sign::SingleCertAndKey;
 use tokio::io::{AsyncRead, AsyncWrite};

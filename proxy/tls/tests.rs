@@ -5,8 +5,8 @@ mod rotation;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillion_config::cluster::UpstreamTls;
-use pillion_config::identity::{TlsPolicy, TlsVersion};
+use pillion_model::cluster::UpstreamTls;
+use pillion_model::identity::{TlsPolicy, TlsVersion};
 use rustls::{CertificateError, ClientConfig, NamedGroup, OtherError, ServerConfig};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};

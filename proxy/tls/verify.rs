@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use pillion_config::SpiffeId;
+use pillion_model::SpiffeId;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::{

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use pillion_config::SpiffeId;
+use pillion_model::SpiffeId;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 

@@ -15,7 +15,7 @@ use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{HeaderMap, Method, Request};
 use http_body::Body as _;
-use pillion_config::listener::DownstreamLimits;
+use pillion_model::listener::DownstreamLimits;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 

@@ -137,7 +137,7 @@ impl Dial<'_> {
 
     fn opened(&self, protocol: Protocol, admission: Option<&Arc<Admission>>) -> Held {
         opened(self.cluster, self.worker, protocol, admission);
-        Held::of(&self.worker.connections_active(self.cluster.direction, protocol))
+        Held::of(&self.worker.connections_active(self.cluster.direction(), protocol))
     }
 
     fn not_http(

@@ -132,7 +132,7 @@ impl About {
 
     fn is_worn(&self, cluster: &Cluster) -> bool {
         let policy = &cluster.connection;
-        policy.max_requests.is_some_and(|max| self.uses >= max)
+        policy.max_requests.is_some_and(|max| self.uses >= u64::from(max))
             || policy.max_age.is_some_and(|max| self.opened.elapsed() >= max)
     }
 }

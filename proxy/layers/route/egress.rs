@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::StatusCode;
-use pillion_config::listener::Unknown;
+use pillion_model::listener::Unknown;
 
 use crate::error::{Error, Reason};
 use crate::http::tunnel::Accepted;

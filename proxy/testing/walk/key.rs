@@ -49,7 +49,7 @@ impl Key {
         &self,
         mut file: Value,
         folder: &Path,
-    ) -> Result<pillion_config::Config, pillion_config::Errors> {
+    ) -> Result<pillion_model::Config, pillion_config::Errors> {
         if self.path.starts_with("routes[]") && file["routes"].is_null() {
             file["routes"] = json!([{ "hosts": ["orders"], "to": { "service": "orders" } }]);
         }

@@ -195,7 +195,7 @@ async fn told_the_second_time(key: Key) -> String {
 /// Answers at A, as `orders`, with the `x-pillion-via` that it was sent.
 fn mirror(memory: &Memory, pair: &Pair) {
     let mut listener = memory.bind(at(A)).expect("a free address");
-    let config = server_config(&identity(&pair.ca, "orders"), &pillion_config::Config::default().tls);
+    let config = server_config(&identity(&pair.ca, "orders"), &pillion_model::Config::default().tls);
     let config = config.expect("a server's configuration");
     tokio::spawn(async move {
         while let Ok(arrival) = listener.accept().await {

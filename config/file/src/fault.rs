@@ -1,0 +1,139 @@
+//! A fault of the file: what is wrong, where it stands, what to write instead.
+
+use std::fmt;
+
+pub use pillion_model::Severity;
+
+/// One fault. Displays as `LINE:COLUMN: error: what. help: what to write instead`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    pub severity: Severity,
+    /// The key, as in `services.orders.endpoints[1].weight`. Empty: the file as a whole.
+    pub path: String,
+    /// From 1.
+    pub line: usize,
+    /// From 1, in characters.
+    pub column: usize,
+    /// A whole sentence that names the key, without its full stop.
+    pub message: String,
+    /// What to write instead.
+    pub help: Option<String>,
+}
+
+impl Fault {
+    /// An error of the file as a whole.
+    pub(crate) fn of_file(message: impl Into<String>, help: Option<&str>) -> Self {
+        Self {
+            severity: Severity::Error,
+            path: String::new(),
+            line: 1,
+            column: 1,
+            message: message.into(),
+            help: help.map(str::to_owned),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: {}: {}", self.line, self.column, self.severity, self.message)?;
+        match &self.help {
+            Some(help) => write!(f, ". help: {help}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Every fault that was found in a file, in the file's order; at least one is an error.
+///
+/// Displays each as `FILE:LINE:COL: error: what. help: what to write instead`, followed by the source
+/// line and a caret under the place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Errors {
+    /// The file's name as it was given.
+    pub file: String,
+    /// What was read; empty where nothing could be.
+    pub source: String,
+    pub faults: Vec<Fault>,
+}
+
+impl Errors {
+    /// Also shows warnings alone, as `pillion check` does for a valid file.
+    pub fn new(file: impl Into<String>, source: impl Into<String>, faults: Vec<Fault>) -> Self {
+        Self { file: file.into(), source: source.into(), faults }
+    }
+
+    fn source_line(&self, fault: &Fault) -> Option<&str> {
+        lines(&self.source).nth(fault.line.checked_sub(1)?).filter(|line| !line.trim().is_empty())
+    }
+}
+
+impl std::error::Error for Errors {}
+
+impl fmt::Display for Errors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (nth, fault) in self.faults.iter().enumerate() {
+            let gap = if nth == 0 { "" } else { "\n" };
+            write!(f, "{gap}{}:{fault}", self.file)?;
+            if let Some(line) = self.source_line(fault) {
+                show_source(f, fault, line)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A line of a flow-style or generated file can be a megabyte; so much of it is shown.
+const SHOWN: usize = 120;
+
+fn show_source(f: &mut fmt::Formatter<'_>, fault: &Fault, line: &str) -> fmt::Result {
+    let before = fault.column.saturating_sub(1);
+    let skipped = if before < SHOWN { 0 } else { before - SHOWN / 2 };
+    let shown: String = line.chars().skip(skipped).take(SHOWN).map(printable).collect();
+    let margin = fault.line.to_string().len();
+    write!(f, "\n {} | {shown}\n {:margin$} | {:indent$}^", fault.line, "", "", indent = before - skipped)
+}
+
+/// One column for each character of the source: control characters must not move the caret, nor the terminal.
+fn printable(c: char) -> char {
+    if c.is_control() { ' ' } else { c }
+}
+
+/// As YAML counts them: a carriage return alone ends one too (YAML 1.2.2, 5.4).
+pub(crate) fn lines(source: &str) -> impl Iterator<Item = &str> {
+    source.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(line: usize, column: usize) -> Fault {
+        Fault {
+            line,
+            column,
+            ..Fault::of_file("workers is `many`, which is not a whole number", Some("write 4"))
+        }
+    }
+
+    #[test]
+    fn a_fault_shows_its_line_and_points_at_the_place() {
+        let errors = Errors::new("pillion.yaml", "version: 1\nworkers: many\n", vec![fault(2, 10)]);
+        let expected = "pillion.yaml:2:10: error: workers is `many`, which is not a whole number. help: write 4\n\
+                        \x20 2 | workers: many\n\
+                        \x20   |          ^";
+        assert_eq!(errors.to_string(), expected.replace("\n  ", "\n "));
+    }
+
+    #[test]
+    fn a_place_outside_the_source_is_told_without_a_line() {
+        let errors = Errors::new("f", "", vec![fault(7, 1)]);
+        assert!(!errors.to_string().contains('\n'));
+    }
+
+    #[test]
+    fn a_very_long_line_is_cut_around_the_place() {
+        let errors = Errors::new("f", "x".repeat(1_000_000), vec![fault(1, 500_000)]);
+        assert!(errors.to_string().len() < 500);
+    }
+}

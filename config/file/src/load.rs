@@ -1,0 +1,160 @@
+//! From a file, or its text, to a [`Config`]: the door of this crate.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::check;
+use crate::fault::{Errors, Fault, Severity, lines};
+use crate::file;
+use crate::place;
+use crate::variable::Environment;
+use pillion_model::Config;
+
+/// 4 MiB: ten thousand services fit; a larger file is something else.
+pub(crate) const LARGEST: usize = 4 * 1024 * 1024;
+
+/// Brackets open at once, before any parser sees them: serde_yaml's scanner takes time by their square.
+/// Rough (brackets in comments and texts count), hence far above what the parsers allow.
+const BRACKETS: usize = 1000;
+
+/// How deep a line may begin or nest by indentation signs (`- - -`), likewise.
+const SIGNS: usize = 1000;
+
+/// Reads and checks a configuration file; relative paths in it start at its own folder, and its variables
+/// (`${NAME}`, `${NAME:-default}`) are those of this process.
+///
+/// Gives the configuration and warnings about what is legal but hardly meant.
+///
+/// # Errors
+/// Every fault that was found, if any: a file that cannot be read, is larger than 4 MiB or not UTF-8,
+/// is not YAML, or says what cannot be done.
+pub fn load(path: &Path) -> Result<(Config, Vec<Fault>), Errors> {
+    let name = path.display().to_string();
+    let alone = |fault| Errors::new(name.clone(), "", vec![fault]);
+    let source = utf8(read_file(path).map_err(alone)?).map_err(alone)?;
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    parse_named(&name, &source, folder, &of_process)
+}
+
+/// [`effective()`](crate::effective()) of what was read from `file`. A file that cannot be read any more, or says
+/// something else by now, gives no places, or those of its new text.
+pub fn effective_in(
+    config: &Config,
+    file: &Path,
+    flags: &[(&'static str, &'static str)],
+) -> Vec<crate::Setting> {
+    let text = read_file(file).and_then(utf8).unwrap_or_default();
+    let text = guard(&text).map_or("", |()| text.as_str());
+    let name = file.display().to_string();
+    crate::effective(config, Some(crate::Written { name: &name, text }), flags)
+}
+
+/// Checks a configuration's text; relative paths in it start at `folder`, and its variables are those of this
+/// process.
+///
+/// # Errors
+/// As [`load`]; the file is called `configuration` in them.
+pub fn parse(source: &str, folder: &Path) -> Result<(Config, Vec<Fault>), Errors> {
+    parse_with(source, folder, &of_process)
+}
+
+/// The same with variables from elsewhere: `environment` gives the value of a name, `None` where it is not set.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_with(
+    source: &str,
+    folder: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<(Config, Vec<Fault>), Errors> {
+    parse_named("configuration", source, folder, environment)
+}
+
+/// What is not UTF-8 is as good as not set: no key of the file could hold it.
+fn of_process(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn parse_named(
+    name: &str,
+    source: &str,
+    folder: &Path,
+    environment: Environment<'_>,
+) -> Result<(Config, Vec<Fault>), Errors> {
+    let source = source.strip_prefix('\u{feff}').unwrap_or(source);
+    let refuse = |faults| Errors::new(name, source, faults);
+    guard(source).map_err(|fault| refuse(vec![fault]))?;
+    refuse_empty(source).map_err(|fault| refuse(vec![fault]))?;
+    let reading = file::read(source, environment);
+    let mut faults = reading.faults;
+    let unread: Vec<String> = faults.iter().map(|fault| fault.path.clone()).collect();
+    let (config, remarks) = check::check(reading.file, folder, unread, &reading.tree);
+    faults.extend(remarks.into_iter().map(|remark| remark.placed(&reading.tree)));
+    faults.sort_by_key(|fault| (fault.line, fault.column));
+    match faults.iter().any(|fault| fault.severity == Severity::Error) {
+        true => Err(refuse(faults)),
+        false => Ok((config, faults)),
+    }
+}
+
+/// What must not reach a parser.
+fn guard(source: &str) -> Result<(), Fault> {
+    if source.len() > LARGEST {
+        return Err(Fault::of_file("the file is larger than 4 MiB", None));
+    }
+    match too_deep(source) {
+        Some(line) => Err(Fault { line, ..Fault::of_file("the file is nested too deep", None) }),
+        None => Ok(()),
+    }
+}
+
+/// An empty file is what a failed write leaves behind. The defaults would turn mTLS off without a word.
+fn refuse_empty(source: &str) -> Result<(), Fault> {
+    match place::is_empty(source) {
+        true => Err(Fault::of_file("the file is empty", Some("write {} if the defaults are meant"))),
+        false => Ok(()),
+    }
+}
+
+/// The line in which nesting passes every reasonable depth.
+fn too_deep(source: &str) -> Option<usize> {
+    let mut open = 0usize;
+    for (nth, line) in lines(source).enumerate() {
+        for byte in line.bytes() {
+            match byte {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            if open > BRACKETS {
+                return Some(nth + 1);
+            }
+        }
+        let begin = line.bytes().take_while(|byte| b" -?:".contains(byte)).filter(|byte| *byte != b' ');
+        if begin.count() > SIGNS {
+            return Some(nth + 1);
+        }
+    }
+    None
+}
+
+/// At most one byte more than allowed, whatever the file's size: it may be a device.
+fn read_file(path: &Path) -> Result<Vec<u8>, Fault> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(LARGEST as u64 + 1).read_to_end(&mut bytes));
+    match read {
+        Ok(_) => Ok(bytes),
+        Err(error) => Err(Fault::of_file(format!("the file cannot be read: {error}"), None)),
+    }
+}
+
+fn utf8(bytes: Vec<u8>) -> Result<String, Fault> {
+    String::from_utf8(bytes).map_err(|error| {
+        let (good, _) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+        let line = good.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let last = good.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+        let column = String::from_utf8_lossy(last).chars().count() + 1;
+        Fault { line, column, ..Fault::of_file("the file is not UTF-8", Some("save it as UTF-8")) }
+    })
+}

@@ -1,0 +1,410 @@
+//! Finds where in the file a key stands: a tree of the YAML that kept its places.
+//!
+//! What is read is read from this tree. The parser is pure Rust and bounded here: depth, aliases to themselves and second documents end the reading with a
+//! [`Broken`].
+
+use std::collections::HashMap;
+
+use pillion_model::{Path, Step};
+use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
+
+/// Nothing in a configuration is deeper than ten; this leaves room and bounds recursion.
+const DEEPEST: usize = 64;
+
+/// Line and column, both from 1, the column in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) line: usize,
+    pub(crate) column: usize,
+}
+
+impl Place {
+    pub(crate) const START: Self = Self { line: 1, column: 1 };
+}
+
+/// What a predicate is said of.
+pub(crate) fn subject(path: &Path) -> String {
+    if path.0.is_empty() { "the file".to_owned() } else { path.to_string() }
+}
+
+/// Index into [`Tree::nodes`]. An alias is the id of what it points at.
+pub(crate) type NodeId = usize;
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) place: Place,
+    pub(crate) content: Content,
+}
+
+#[derive(Debug)]
+pub(crate) enum Content {
+    Scalar { text: String, plain: bool },
+    List(Vec<Item>),
+    Map(Vec<Entry>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) value: NodeId,
+    /// Found faulty: reading goes on as if it were not there.
+    pub(crate) dropped: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) key: NodeId,
+    pub(crate) value: NodeId,
+    pub(crate) dropped: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    nodes: Vec<Node>,
+    /// `None`: nothing but comments.
+    root: Option<NodeId>,
+}
+
+/// Why there is no tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Broken {
+    pub(crate) place: Place,
+    pub(crate) what: String,
+}
+
+/// Where a path leads, as far as it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) key: Place,
+    pub(crate) value: Place,
+}
+
+impl Tree {
+    pub(crate) fn read(source: &str) -> Result<Self, Broken> {
+        let mut growth = Growth::default();
+        for event in Parser::new_from_str(source) {
+            let (event, span) = event.map_err(|error| Broken::scan(&error))?;
+            growth.take(event, place_of(span))?;
+        }
+        Ok(growth.tree)
+    }
+
+    pub(crate) fn root(&self) -> Option<NodeId> {
+        self.root
+    }
+
+    pub(crate) fn node(&self, id: NodeId) -> Option<&Node> {
+        self.nodes.get(id)
+    }
+
+    pub(crate) fn size(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// A scalar's text; `None` for lists and maps.
+    pub(crate) fn text(&self, id: NodeId) -> Option<&str> {
+        match &self.node(id)?.content {
+            Content::Scalar { text, .. } => Some(text),
+            _ => None,
+        }
+    }
+
+    /// From now on the nth entry of a map, or item of a list, is not there.
+    pub(crate) fn drop_nth(&mut self, of: NodeId, nth: usize) {
+        let dropped = match self.nodes.get_mut(of).map(|node| &mut node.content) {
+            Some(Content::List(items)) => items.get_mut(nth).map(|item| &mut item.dropped),
+            Some(Content::Map(entries)) => entries.get_mut(nth).map(|entry| &mut entry.dropped),
+            _ => None,
+        };
+        if let Some(dropped) = dropped {
+            *dropped = true;
+        }
+    }
+
+    /// The place of a path, or of the key of its longest beginning that the file has. The path is put right where the
+    /// model says it in another way than the file does: indexes come from lists whose dropped items were not counted,
+    /// and where the file has a word, the model may have a list of one, or a block.
+    pub(crate) fn locate(&self, path: &mut Path) -> Found {
+        let mut found = Found { key: Place::START, value: Place::START };
+        let mut at = self.root;
+        let mut steps = Vec::with_capacity(path.0.len());
+        let mut rest = std::mem::take(&mut path.0).into_iter();
+        while let Some(mut step) = rest.next() {
+            let content = at.and_then(|id| self.node(id)).map(|node| &node.content);
+            match (content, &step) {
+                (Some(Content::Scalar { .. }), _) if !at.is_some_and(|id| self.is_null(id)) => break,
+                (Some(Content::Map(_)), Step::Index(_)) => continue,
+                _ => {}
+            }
+            let next = at.and_then(|id| self.step(id, &mut step));
+            steps.push(step);
+            let Some((key, value)) = next else {
+                steps.extend(rest);
+                found.value = found.key;
+                break;
+            };
+            found = self.found(key, value);
+            at = Some(value);
+        }
+        path.0 = steps;
+        found
+    }
+
+    /// What stands at a key of a block. `None` too where nothing stands behind the key, which is as if it were not
+    /// there.
+    pub(crate) fn child(&self, of: NodeId, name: &str) -> Option<NodeId> {
+        let (_, value) = self.entry(of, name)?;
+        (!self.is_null(value)).then_some(value)
+    }
+
+    /// The same of all keys of a block, by their names.
+    pub(crate) fn children(&self, of: NodeId) -> HashMap<&str, NodeId> {
+        let Some(Content::Map(entries)) = self.node(of).map(|node| &node.content) else {
+            return HashMap::new();
+        };
+        let standing = entries.iter().filter(|entry| !entry.dropped && !self.is_null(entry.value));
+        standing.filter_map(|entry| Some((self.text(entry.key)?, entry.value))).collect()
+    }
+
+    /// An item of a list, dropped ones not counted.
+    pub(crate) fn item(&self, of: NodeId, index: usize) -> Option<NodeId> {
+        let Content::List(items) = &self.node(of)?.content else { return None };
+        items.iter().filter(|item| !item.dropped).nth(index).map(|item| item.value)
+    }
+
+    /// Nothing, or YAML's word for it without quotes.
+    fn is_null(&self, id: NodeId) -> bool {
+        let content = self.node(id).map(|node| &node.content);
+        matches!(content, Some(Content::Scalar { text, plain: true }) if means_nothing(text))
+    }
+
+    /// Key and value of an entry that stands.
+    fn entry(&self, of: NodeId, name: &str) -> Option<(NodeId, NodeId)> {
+        let Content::Map(entries) = &self.node(of)?.content else { return None };
+        let called =
+            |name: &str| entries.iter().find(|entry| !entry.dropped && self.text(entry.key) == Some(name));
+        let other_name =
+            ALIASES.iter().find(|(known, _)| *known == name).and_then(|(_, alias)| called(alias));
+        called(name).or(other_name).map(|entry| (entry.key, entry.value))
+    }
+
+    /// A block of keys begins at its first key, often a line below: its fault stands at its own.
+    fn found(&self, key: NodeId, value: NodeId) -> Found {
+        let place = |id| self.node(id).map_or(Place::START, |node| node.place);
+        let is_block = self.node(value).is_some_and(|node| matches!(node.content, Content::Map(_)));
+        Found { key: place(key), value: place(if is_block { key } else { value }) }
+    }
+
+    /// Key and value behind one step; an item of a list is its own key.
+    fn step(&self, from: NodeId, step: &mut Step) -> Option<(NodeId, NodeId)> {
+        match step {
+            Step::Key(name) => self.entry(from, name),
+            Step::Index(index) => {
+                let Content::List(items) = &self.node(from)?.content else { return None };
+                let (nth, item) = items.iter().enumerate().filter(|(_, item)| !item.dropped).nth(*index)?;
+                *index = nth;
+                Some((item.value, item.value))
+            }
+        }
+    }
+}
+
+/// Keys that have a second name in the file.
+const ALIASES: [(&str, &str); 1] = [("conditions", "on")];
+
+/// YAML's words for nothing, where they stand without quotes.
+pub(crate) fn means_nothing(text: &str) -> bool {
+    matches!(text, "" | "~" | "null" | "Null" | "NULL")
+}
+
+impl Broken {
+    fn new(place: Place, what: impl Into<String>) -> Self {
+        Self { place, what: what.into() }
+    }
+
+    fn scan(error: &ScanError) -> Self {
+        let mark = error.marker();
+        let place = Place { line: mark.line().max(1), column: mark.col() + 1 };
+        Self::new(place, format!("is not valid YAML: {}", error.info()))
+    }
+}
+
+/// Whether there is nothing but comments, nulls, and signs that begin or end a document. Reads no further than to the
+/// first value.
+pub(crate) fn is_empty(source: &str) -> bool {
+    !Parser::new_from_str(source).any(|event| match event {
+        Ok((Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::StreamEnd, _)) => {
+            false
+        }
+        Ok((Event::Scalar(text, ScalarStyle::Plain, ..), _)) => {
+            !matches!(&*text, "" | "~" | "null" | "Null" | "NULL")
+        }
+        Ok(_) | Err(_) => true,
+    })
+}
+
+fn place_of(span: Span) -> Place {
+    Place { line: span.start.line().max(1), column: span.start.col() + 1 }
+}
+
+/// YAML's own (`!!str`) change nothing here; any other means something elsewhere.
+fn refuse_tag(tag: Option<&Tag>, place: Place) -> Result<(), Broken> {
+    match tag {
+        Some(tag) if !tag.is_yaml_core_schema() => {
+            Err(Broken::new(place, format!("has the tag `{tag}`, which means nothing here")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A tree while its events come in.
+#[derive(Default)]
+struct Growth {
+    tree: Tree,
+    /// The lists and maps that are open, outermost first; a map with the key that waits for its value.
+    open: Vec<(NodeId, Option<NodeId>)>,
+    /// The anchors of the open ones (0: none), registered at their end so that no node contains itself.
+    opened_as: Vec<usize>,
+    anchors: HashMap<usize, NodeId>,
+    documents: usize,
+}
+
+impl Growth {
+    fn take(&mut self, event: Event<'_>, place: Place) -> Result<(), Broken> {
+        match event {
+            Event::DocumentStart(_) => self.start_document(place)?,
+            Event::Scalar(text, style, anchor, tag) => {
+                refuse_tag(tag.as_deref(), place)?;
+                let plain = style == ScalarStyle::Plain;
+                let id = self.add(place, Content::Scalar { text: text.into_owned(), plain });
+                self.anchors.insert(anchor, id);
+                self.attach(id);
+            }
+            Event::SequenceStart(anchor, tag) => {
+                refuse_tag(tag.as_deref(), place)?;
+                self.open(place, Content::List(Vec::new()), anchor)?;
+            }
+            Event::MappingStart(anchor, tag) => {
+                refuse_tag(tag.as_deref(), place)?;
+                self.open(place, Content::Map(Vec::new()), anchor)?;
+            }
+            Event::SequenceEnd | Event::MappingEnd => self.close(),
+            Event::Alias(anchor) => {
+                let target = self.anchors.get(&anchor).copied();
+                self.attach(
+                    target.ok_or_else(|| Broken::new(place, "has an alias to something that contains it"))?,
+                );
+            }
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => {}
+        }
+        Ok(())
+    }
+
+    fn start_document(&mut self, place: Place) -> Result<(), Broken> {
+        self.documents += 1;
+        match self.documents {
+            1 => Ok(()),
+            _ => Err(Broken::new(place, "has a second document; a configuration is one")),
+        }
+    }
+
+    fn add(&mut self, place: Place, content: Content) -> NodeId {
+        self.tree.nodes.push(Node { place, content });
+        self.tree.nodes.len() - 1
+    }
+
+    fn open(&mut self, place: Place, content: Content, anchor: usize) -> Result<(), Broken> {
+        if self.open.len() >= DEEPEST {
+            return Err(Broken::new(place, format!("is nested more than {DEEPEST} deep")));
+        }
+        let id = self.add(place, content);
+        self.open.push((id, None));
+        self.opened_as.push(anchor);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if let (Some((id, _)), Some(anchor)) = (self.open.pop(), self.opened_as.pop()) {
+            self.anchors.insert(anchor, id);
+            self.attach(id);
+        }
+    }
+
+    /// A complete node goes into the innermost open one.
+    fn attach(&mut self, id: NodeId) {
+        let Some((parent, key)) = self.open.last_mut() else {
+            self.tree.root = Some(id);
+            return;
+        };
+        match self.tree.nodes.get_mut(*parent).map(|node| &mut node.content) {
+            Some(Content::List(items)) => items.push(Item { value: id, dropped: false }),
+            Some(Content::Map(entries)) => match key.take() {
+                Some(key) => entries.push(Entry { key, value: id, dropped: false }),
+                None => *key = Some(id),
+            },
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(steps: &[&str]) -> Path {
+        let step = |s: &&str| s.parse().map_or_else(|_| Step::Key((*s).to_owned()), Step::Index);
+        Path(steps.iter().map(step).collect())
+    }
+
+    fn place(source: &str, steps: &[&str]) -> (usize, usize, usize, usize) {
+        let found = Tree::read(source).unwrap().locate(&mut path(steps));
+        (found.key.line, found.key.column, found.value.line, found.value.column)
+    }
+
+    #[test]
+    fn what_cannot_be_a_configuration_is_broken() {
+        let deep = "[".repeat(100_000);
+        let deeper = "- ".repeat(100_000);
+        for source in [
+            deep.as_str(),
+            &deeper,
+            "a: [",
+            "a: 1\n---\nb: 2\n",
+            "&a [*a]",
+            "a: *nowhere",
+            "a: !x [b]",
+            "a: \"x",
+        ] {
+            assert!(Tree::read(source).is_err(), "{}", &source[..source.len().min(20)]);
+        }
+    }
+
+    #[test]
+    fn keys_are_found_in_block_and_in_flow_style() {
+        let block = "version: 1\nservices:\n  orders:\n    timeout: 5s\n    endpoints:\n      - a\n      - { address: b }\n";
+        assert_eq!(place(block, &["services", "orders", "timeout"]), (4, 5, 4, 14));
+        assert_eq!(place(block, &["services", "orders", "endpoints", "1", "address"]), (7, 11, 7, 20));
+        let flow = "services: { orders: { timeout: 5s, endpoints: [a, b] } }";
+        assert_eq!(place(flow, &["services", "orders", "timeout"]), (1, 23, 1, 32));
+        assert_eq!(place(flow, &["services", "orders", "endpoints", "1"]), (1, 51, 1, 51));
+    }
+
+    #[test]
+    fn an_absent_key_is_placed_at_its_nearest_ancestor() {
+        assert_eq!(place("a:\n  b: 1\n", &["a", "c", "d"]), (1, 1, 1, 1));
+        assert_eq!(place("", &["a"]), (1, 1, 1, 1));
+    }
+
+    #[test]
+    fn an_alias_leads_to_what_it_names() {
+        assert_eq!(place("a: &x { t: 1 }\nb: *x\n", &["b", "t"]), (1, 9, 1, 12));
+    }
+
+    #[test]
+    fn a_dropped_item_is_not_counted() {
+        let mut tree = Tree::read("a: [x, y]").unwrap();
+        tree.drop_nth(tree.nodes.iter().position(|n| matches!(n.content, Content::List(_))).unwrap(), 0);
+        let mut path = path(&["a", "0"]);
+        assert_eq!(tree.locate(&mut path).value.column, 8);
+        assert_eq!(path.to_string(), "a[1]");
+    }
+}

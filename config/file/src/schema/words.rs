@@ -1,0 +1,146 @@
+//! How the leaves of the file look to an editor: a little wider than what [`Word`](crate::value::Word) takes.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Described, any_of, defined, one_of};
+use crate::value::{Count, Pause, Port, Share, Size, Text};
+use crate::words::{
+    CONDITIONS, DnsName, GRPC, GrpcService, HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName,
+    ProbePath, RouteName, ServiceName, Sni, Target, TrustDomain,
+};
+use pillion_model::cluster::{AddressPattern, HostPattern};
+use pillion_model::identity::SpiffeId;
+use pillion_model::policy::RetryCondition;
+use pillion_model::telemetry::LogPath;
+
+/// A word of many keys stands once.
+pub(super) fn definitions() -> Value {
+    let pattern =
+        |pattern: &str, about: &str| json!({ "type": "string", "pattern": pattern, "description": about });
+    json!({
+        "left_open": {
+            "type": ["string", "null"],
+            "pattern": "\\$",
+            "description": "\"${NAME}\" or \"${NAME:-default}\" from the environment; nothing is the default"
+        },
+        "off": { "enum": off() },
+        "duration": pattern("^([0-9]+(\\.[0-9]+)?(us|ms|s|m|h|d))+$", "A duration: 250ms, 15s, 1m30s, 1h"),
+        "size": {
+            "anyOf": [
+                { "type": "integer", "minimum": 0 },
+                { "type": "string", "pattern": "^[0-9]+(\\.[0-9]+)?(B|[kKMG]B|[KMG]iB)?$" }
+            ],
+            "description": "A size: 64KiB, 10MiB, or bytes"
+        },
+        "share": pattern("^[0-9]+(\\.[0-9]+)?%$", "A share: 20%"),
+        "text": { "type": ["string", "number", "boolean"], "minLength": 1 },
+        "address": pattern(
+            "^([0-9.]+|\\[[0-9A-Fa-f:.]+(%[0-9]+)?\\]):[0-9]+$",
+            "An IP address and a port: 127.0.0.1:8080, \"[::1]:8080\""
+        ),
+        "dns_name": pattern("^[A-Za-z0-9._-]+:[0-9]+$", "A name and a port: \"orders.shop:15006\""),
+        "name_server": pattern(
+            "^([0-9.]+(:[0-9]+)?|[0-9A-Fa-f:.]+|\\[[0-9A-Fa-f:.]+\\](:[0-9]+)?)$",
+            "An IP address, and a port that is not 53: 10.96.0.10, \"10.96.0.10:5353\""
+        ),
+        "destination": pattern(
+            "^[0-9A-Fa-f:.\\[\\]]+(/[0-9]+)?$",
+            "An address or a network: \"10.96.0.10:80\", 10.96.0.10, 10.96.1.0/24"
+        ),
+        "host": pattern(
+            "^(\\*\\.)?([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]+)?$",
+            "A host: orders, \"orders.shop:8080\", \"*.shop\""
+        ),
+        "name": { "type": ["string", "number", "boolean"], "pattern": "^[A-Za-z0-9._-]+$" },
+        "spiffe_id": pattern("^spiffe://", "A SPIFFE ID: spiffe://cluster.local/ns/default/sa/web"),
+        "method": pattern("^[A-Z0-9!#$%&'*+.^_`|~-]+$", "A method, in upper case"),
+        "path": pattern("^/[!-\"$->@-~]*$", "A path as it is sent, without the query: /v2"),
+        "header_name": pattern("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", "A header's name: x-canary"),
+        "header_text": {
+            "type": ["string", "number", "boolean"],
+            "pattern": "^([^ \\t]([^\\r\\n]*[^ \\t])?)?$",
+            "description": "A header's value"
+        },
+        "probe_path": pattern("^/[!$-;=?-\\[\\]_a-z~]*$", "A path as it is sent: /healthz"),
+        "grpc_service": pattern("^[!-~]*$", "A service as gRPC's health checking names it; \"\" is the server as a whole"),
+        "on_off": { "enum": on_off() },
+        "condition": condition(),
+    })
+}
+
+/// Every spelling of `off`.
+pub(super) fn off() -> Vec<Value> {
+    let spelt = ["off", "Off", "OFF", "false", "False", "FALSE"].map(Value::from);
+    spelt.into_iter().chain([Value::Bool(false)]).collect()
+}
+
+fn on_off() -> Vec<Value> {
+    let on = ["on", "On", "ON", "true", "True", "TRUE"].map(Value::from);
+    on.into_iter().chain([Value::Bool(true)]).chain(off()).collect()
+}
+
+/// A gRPC status may be in any case; editors are told of one.
+fn condition() -> Value {
+    let names = CONDITIONS.iter().map(|(name, _)| *name).chain(GRPC.iter().map(|(name, _)| *name));
+    json!({
+        "anyOf": [
+            one_of(names),
+            { "type": "integer", "minimum": 300, "maximum": 599 },
+            { "type": "string", "pattern": "^[3-5][0-9][0-9]$" }
+        ]
+    })
+}
+
+macro_rules! described {
+    ($($name:ty: $definition:literal),* $(,)?) => {$(
+        impl Described for $name {
+            fn described() -> Option<Value> {
+                defined($definition)
+            }
+        }
+    )*};
+}
+described!(
+    Duration: "duration",
+    Pause: "duration",
+    Size: "size",
+    Share: "share",
+    Text: "text",
+    LogPath: "text",
+    SocketAddr: "address",
+    Target: "address",
+    DnsName: "dns_name",
+    NameServer: "name_server",
+    AddressPattern: "destination",
+    HostPattern: "host",
+    ServiceName: "name",
+    RouteName: "name",
+    MatchPath: "path",
+    HeaderName: "header_name",
+    HeaderText: "header_text",
+    ProbeName: "name",
+    ProbePath: "probe_path",
+    GrpcService: "grpc_service",
+    bool: "on_off",
+    Sni: "name",
+    TrustDomain: "name",
+    SpiffeId: "spiffe_id",
+    Method: "method",
+    RetryCondition: "condition",
+);
+
+impl<const LEAST: u32, const MOST: u32> Described for Count<LEAST, MOST> {
+    fn described() -> Option<Value> {
+        let number = json!({ "type": "integer", "minimum": LEAST, "maximum": MOST });
+        any_of([Some(number), Some(json!({ "type": "string", "pattern": "^[0-9]+$" }))])
+    }
+}
+
+impl Described for Port {
+    fn described() -> Option<Value> {
+        Some(json!({ "pattern": "^[1-9][0-9]{0,4}$" }))
+    }
+}

@@ -1,0 +1,185 @@
+//! From faults of the model to remarks on the file.
+//!
+//! The model knows what a service or a route has in the end; the file knows who wrote it. What a service has from
+//! `defaults` is told there, and once; what a route has from its service is told at the route, which it does not go
+//! with, and not at all where the service is told of it already.
+
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+
+use pillion_model::{Cluster, Config, Fault, Path, Severity, Step, validate, validate_cluster};
+
+use crate::check::Remarks;
+use crate::place::{NodeId, Tree};
+
+/// Adds what the model finds wrong with `config`. `defaults` is a service that has what the file's `defaults` say.
+pub(crate) fn add_faults_of_model(
+    config: &Config,
+    defaults: Option<&Cluster>,
+    tree: &Tree,
+    remarks: &mut Remarks,
+) {
+    let mut translator = Translator::new(tree, config);
+    if let Some(defaults) = defaults {
+        translator.know_defaults(validate_cluster(defaults, config.identity.is_some()), remarks);
+    }
+    let faults: Vec<Fault> = validate(config).into_iter().collect();
+    translator.know_services(&faults);
+    for fault in faults {
+        translator.add(fault, remarks);
+    }
+}
+
+struct Translator<'a> {
+    tree: &'a Tree,
+    config: &'a Config,
+    /// By name: looking through the list for every fault would take time by its square.
+    services: HashMap<&'a str, NodeId>,
+    defaults: Option<NodeId>,
+    routes: Option<NodeId>,
+    /// What a service would be told that writes nothing beside the defaults, and whether it is told already.
+    of_defaults: HashMap<(Path, String), bool>,
+    /// What services are told of their own: service, key and words.
+    of_services: HashSet<(String, Path, String)>,
+    /// What routes are told of the keys that they write themselves: route, key and words.
+    of_routes: HashSet<(usize, Path, String)>,
+}
+
+impl<'a> Translator<'a> {
+    fn new(tree: &'a Tree, config: &'a Config) -> Self {
+        let root = tree.root();
+        let section = |name| root.and_then(|root| tree.child(root, name));
+        Self {
+            tree,
+            config,
+            services: section("services").map(|services| tree.children(services)).unwrap_or_default(),
+            defaults: section("defaults"),
+            routes: section("routes"),
+            of_defaults: HashMap::new(),
+            of_services: HashSet::new(),
+            of_routes: HashSet::new(),
+        }
+    }
+
+    /// They have to be good for a service that writes nothing beside them. What is merely odd is told once a service
+    /// takes it: it may be right beside what the services write.
+    fn know_defaults(&mut self, faults: impl IntoIterator<Item = Fault>, remarks: &mut Remarks) {
+        for fault in faults {
+            let is_error = fault.severity == Severity::Error;
+            self.of_defaults.insert((fault.path.clone(), fault.what.clone()), is_error);
+            if is_error {
+                let path = at_defaults(&fault.path.0);
+                remarks.add_fault(Fault { path, ..fault });
+            }
+        }
+    }
+
+    fn know_services(&mut self, faults: &[Fault]) {
+        for fault in faults {
+            if let [Step::Key(section), Step::Key(service), rest @ ..] = fault.path.0.as_slice() {
+                if section == "services" {
+                    self.of_services.insert((service.clone(), Path(rest.to_vec()), fault.what.clone()));
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, fault: Fault, remarks: &mut Remarks) {
+        let path = fault.path.clone();
+        match path.0.as_slice() {
+            [Step::Key(section), Step::Key(name), rest @ ..] if section == "services" => {
+                let own = self.services.get(name.as_str()).copied();
+                match self.inherits(own, self.defaults, rest) {
+                    true => self.add_inherited(fault, name, rest, remarks),
+                    false => remarks.add_fault(fault),
+                }
+            }
+            [Step::Key(section), Step::Index(nth), Step::Key(to), Step::Index(target), rest @ ..]
+                if section == "routes"
+                    && to == "to"
+                    && rest.first() != Some(&Step::Key("service".into())) =>
+            {
+                self.add_of_route(fault, *nth, *target, rest, remarks);
+            }
+            _ => remarks.add_fault(fault),
+        }
+    }
+
+    /// What is not known of the defaults alone comes from what they are beside: then the service is named.
+    fn add_inherited(&mut self, fault: Fault, service: &str, rest: &[Step], remarks: &mut Remarks) {
+        let moved = Fault { path: at_defaults(rest), ..fault };
+        match self.of_defaults.entry((Path(rest.to_vec()), moved.what.clone())) {
+            Entry::Vacant(_) => {
+                let what = format!("{} (in service {service})", moved.what);
+                remarks.add_fault(Fault { what, ..moved });
+            }
+            Entry::Occupied(mut told) => {
+                if !told.insert(true) {
+                    remarks.add_fault(moved);
+                }
+            }
+        }
+    }
+
+    /// A fault of the policies that a route gives to one of its targets.
+    fn add_of_route(
+        &mut self,
+        fault: Fault,
+        nth: usize,
+        target: usize,
+        rest: &[Step],
+        remarks: &mut Remarks,
+    ) {
+        let route = self.routes.and_then(|routes| self.tree.item(routes, nth));
+        let name = self.config.routes.get(nth).and_then(|route| route.to.get(target)).map(|to| &to.service);
+        let service = name.and_then(|name| self.services.get(name.as_str()).copied());
+        let key = Path(rest.to_vec());
+        let own = |key: &[Step]| {
+            let route = [Step::Key("routes".into()), Step::Index(nth)];
+            Path(route.into_iter().chain(key.iter().cloned()).collect())
+        };
+        let inherits = self.inherits(route, service, rest) || self.inherits(route, self.defaults, rest);
+        match name.filter(|_| inherits) {
+            // what is wrong with the service alone is told there
+            Some(name) if self.of_services.contains(&(name.clone(), key.clone(), fault.what.clone())) => {}
+            Some(name) => {
+                let what = format!("meets service {name}, whose `{key}` {}", fault.what);
+                remarks.add_fault(Fault { path: own(&self.meeting(route, rest)), what, ..fault });
+            }
+            None => {
+                if self.of_routes.insert((nth, key, fault.what.clone())) {
+                    remarks.add_fault(Fault { path: own(rest), ..fault });
+                }
+            }
+        }
+    }
+
+    /// The key of the route that does not go with one of its service's.
+    fn meeting(&self, route: Option<NodeId>, key: &[Step]) -> [Step; 1] {
+        let has_timeout = route.and_then(|route| self.tree.child(route, "timeout")).is_some();
+        let key = match key.last() {
+            Some(Step::Key(key)) if key == "per_try_timeout" && has_timeout => "timeout",
+            _ => "retry",
+        };
+        [Step::Key(key.to_owned())]
+    }
+
+    /// Whether `key` is not written in `own`, and is in `below`.
+    fn inherits(&self, own: Option<NodeId>, below: Option<NodeId>, key: &[Step]) -> bool {
+        let (mut own, mut below) = (own, below);
+        for step in key {
+            let Step::Key(name) = step else { return false };
+            let child = |of: Option<NodeId>| of.and_then(|of| self.tree.child(of, name));
+            (own, below) = (child(own), child(below));
+            if own.is_none() {
+                return below.is_some();
+            }
+        }
+        false
+    }
+}
+
+fn at_defaults(rest: &[Step]) -> Path {
+    let root = Step::Key("defaults".to_owned());
+    Path([root].into_iter().chain(rest.iter().cloned()).collect())
+}

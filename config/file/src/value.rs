@@ -1,0 +1,390 @@
+//! Small checked words of the file: durations, sizes, shares, counts, on and off.
+//!
+//! Every leaf of the file is read as the text that stands there, never as YAML's own number or
+//! boolean, so that `1.10`, `0x10` and `off` mean here what they look like, quoted or not.
+
+use std::time::Duration;
+
+use pillion_model::text::shortened;
+
+/// A leaf of the file: parsed from the text that was typed.
+pub(crate) trait Word: Sized {
+    /// For faults: "must be {EXPECTED}, not a list".
+    const EXPECTED: &'static str;
+
+    fn parse(text: &str) -> Result<Self, BadWord>;
+}
+
+/// Why a text is not the word that its key needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BadWord {
+    /// A predicate, to be read after the key: "is `5 m`, which is not a duration".
+    pub(crate) what: String,
+    pub(crate) help: Option<String>,
+}
+
+impl BadWord {
+    pub(crate) fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), help: None }
+    }
+
+    pub(crate) fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
+    }
+
+    /// The usual complaint, with the help that YAML 1.1's booleans need.
+    pub(crate) fn not(text: &str, expected: &str) -> Self {
+        let bad = Self::new(format!("is `{}`, which is not {expected}", shortened(text)));
+        match on_off(text) {
+            Some(true) => Self::new(format!("is `{text}` where only {expected} makes sense")).help(YAML_1_1),
+            _ => bad,
+        }
+    }
+
+    pub(crate) fn not_yet(text: &str) -> Self {
+        Self::new(format!("is `{}`, which is not supported yet", shortened(text)))
+    }
+}
+
+pub(crate) const YAML_1_1: &str = "YAML 1.1 tools turn a bare on into true and off into false; write the value itself, quoted if a tool rewrites the file";
+
+/// `on` and `true`, `off` and `false` are one word type, in YAML's three spellings.
+pub(crate) fn on_off(text: &str) -> Option<bool> {
+    match text {
+        "on" | "On" | "ON" | "true" | "True" | "TRUE" => Some(true),
+        "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => Some(false),
+        _ => None,
+    }
+}
+
+/// `off`, or a value (or, in [`crate::file`], a block of keys).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OffOr<T> {
+    Off,
+    Set(T),
+}
+
+impl<T> OffOr<T> {
+    pub(crate) fn set(self) -> Option<T> {
+        match self {
+            Self::Off => None,
+            Self::Set(value) => Some(value),
+        }
+    }
+}
+
+/// A block that is not written is as an empty one: on, with its defaults.
+impl<T: Default> Default for OffOr<T> {
+    fn default() -> Self {
+        Self::Set(T::default())
+    }
+}
+
+impl<T: Word> Word for OffOr<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match on_off(text) {
+            Some(false) => Ok(Self::Off),
+            Some(true) => Err(BadWord::not(text, &format!("`off` or {}", T::EXPECTED))),
+            None => T::parse(text).map(Self::Set),
+        }
+    }
+}
+
+/// `auto`, or a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AutoOr<T>(pub(crate) Option<T>);
+
+impl<T: Word> Word for AutoOr<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match text {
+            "auto" => Ok(Self(None)),
+            _ => T::parse(text).map(|value| Self(Some(value))),
+        }
+    }
+}
+
+/// A year: no timer of a proxy is longer, and deadlines computed from it never overflow.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// `250ms`, `15s`, `1m30s`, `1.5h`: longer than nothing, at most a year.
+impl Word for Duration {
+    const EXPECTED: &'static str = "a duration (250ms, 15s, 1h)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        let bad = || BadWord::not(text, "a duration").help(duration_help(text));
+        let seconds = sum_of_parts(text).ok_or_else(bad)?;
+        // whole microseconds: of a year a float still counts them exactly
+        match Self::try_from_secs_f64(seconds).map(|_| Self::from_micros((seconds * 1e6).round() as u64)) {
+            Ok(zero) if zero.is_zero() => Err(BadWord::new("is no time at all")
+                .help("durations are longer than nothing; where a key may be off, write off")),
+            Ok(length) if length <= LONGEST => Ok(length),
+            _ => Err(BadWord::new(format!("is `{}`, longer than a year", shortened(text)))),
+        }
+    }
+}
+
+/// A duration that may be nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pause(pub(crate) Duration);
+
+impl Word for Pause {
+    const EXPECTED: &'static str = Duration::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match sum_of_parts(text) {
+            Some(0.0) => Ok(Self(Duration::ZERO)),
+            _ => Duration::parse(text).map(Self),
+        }
+    }
+}
+
+fn duration_help(text: &str) -> String {
+    match text.trim().parse::<f64>() {
+        Ok(_) => format!("a duration has a unit: {0}s or {0}ms", text.trim()),
+        Err(_) => "write it like 250ms, 15s, 1m30s or 1h".to_owned(),
+    }
+}
+
+/// In seconds. `None` for anything that is not one or more numbers with their units.
+fn sum_of_parts(text: &str) -> Option<f64> {
+    let mut rest = text;
+    let mut sum = 0.0;
+    while !rest.is_empty() {
+        let (number, after) = leading_number(rest)?;
+        let unit_end = after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(unit_end);
+        sum += number * seconds_in(unit)?;
+        rest = after;
+    }
+    (!text.is_empty()).then_some(sum)
+}
+
+fn seconds_in(unit: &str) -> Option<f64> {
+    Some(match unit {
+        "us" => 1e-6,
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        "d" => 86400.0,
+        _ => return None,
+    })
+}
+
+/// Digits with at most one point between them, and what follows. No sign, no exponent.
+fn leading_number(text: &str) -> Option<(f64, &str)> {
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (digits, rest) = text.split_at(end);
+    let whole = digits.starts_with(|c: char| c.is_ascii_digit()) && !digits.ends_with('.');
+    whole.then_some(digits)?.parse().ok().map(|number| (number, rest))
+}
+
+/// A number of bytes: `65536`, `64KiB`, `1.5MiB`, `10MB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl Word for Size {
+    const EXPECTED: &'static str = "a size (64KiB, 10MiB, or bytes)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        let bad = || BadWord::not(text, "a size").help("write it like 64KiB, 10MiB, or as plain bytes");
+        let (number, unit) = leading_number(text).ok_or_else(bad)?;
+        let bytes = number * bytes_in(unit).ok_or_else(bad)?;
+        // past 2^53 a float no longer counts single bytes, and no body is 8 PiB long
+        if bytes.fract() == 0.0 && bytes <= 9_007_199_254_740_992.0 {
+            Ok(Self(bytes as u64))
+        } else {
+            Err(bad())
+        }
+    }
+}
+
+fn bytes_in(unit: &str) -> Option<f64> {
+    Some(match unit {
+        "" | "B" => 1.0,
+        "kB" | "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        "GiB" => 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    })
+}
+
+/// `20%` is 0.2. From 0 % to 100 %.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
+pub(crate) struct Share(pub(crate) f64);
+
+impl Word for Share {
+    const EXPECTED: &'static str = "a share (20%)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        let bad = || BadWord::not(text, "a share").help("write it like 20%, from 0% to 100%");
+        let (percent, "%") = leading_number(text).ok_or_else(bad)? else { return Err(bad()) };
+        if percent <= 100.0 { Ok(Self(percent / 100.0)) } else { Err(bad()) }
+    }
+}
+
+/// A whole number from `LEAST` to `MOST`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Count<const LEAST: u32, const MOST: u32>(pub(crate) u32);
+
+impl<const LEAST: u32, const MOST: u32> Word for Count<LEAST, MOST> {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match whole(text) {
+            None => Err(BadWord::not(text, Self::EXPECTED)),
+            Some(n) => {
+                u32::try_from(n).ok().filter(|n| (LEAST..=MOST).contains(n)).map(Self).ok_or_else(|| {
+                    BadWord::new(format!("is {n}, out of range")).help(format!("from {LEAST} to {MOST}"))
+                })
+            }
+        }
+    }
+}
+
+/// Digits only, with no needless zero: `007` was meant as something else.
+pub(crate) fn whole(text: &str) -> Option<u64> {
+    let canonical = text == "0" || !text.starts_with('0');
+    (canonical && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+/// A port that something listens on: 1 to 65535. Also a key of maps: `3306:` and `"3306":` alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Port(pub(crate) u16);
+
+impl Word for Port {
+    const EXPECTED: &'static str = "a port";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        whole(text)
+            .and_then(|n| u16::try_from(n).ok())
+            .filter(|port| *port != 0)
+            .map(Self)
+            .ok_or_else(|| BadWord::not(text, "a port").help("from 1 to 65535"))
+    }
+}
+
+impl Word for bool {
+    const EXPECTED: &'static str = "on or off";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        on_off(text).ok_or_else(|| BadWord::not(text, "on or off"))
+    }
+}
+
+/// Any text but an empty one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Text(pub(crate) String);
+
+impl Word for Text {
+    const EXPECTED: &'static str = "a text";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        if text.is_empty() { Err(BadWord::new("is empty")) } else { Ok(Self(text.to_owned())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn duration(text: &str) -> Option<Duration> {
+        Duration::parse(text).ok()
+    }
+
+    #[test]
+    fn what_is_not_a_duration_is_refused() {
+        for text in
+            ["", "s", "15", "5 m", "-1s", "1e3s", "1.s", ".5s", "1s ", "off", "0s", "400d", "1..5s", "1h?"]
+        {
+            assert_eq!(duration(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_written() {
+        let cases = [
+            ("250ms", 250),
+            ("15s", 15_000),
+            ("1h", 3_600_000),
+            ("1m30s", 90_000),
+            ("1.5s", 1500),
+            ("365d", 31_536_000_000),
+        ];
+        for (text, millis) in cases {
+            assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bare_number_is_told_its_unit() {
+        let bad = Duration::parse("15").unwrap_err();
+        assert_eq!(bad.help.as_deref(), Some("a duration has a unit: 15s or 15ms"));
+    }
+
+    #[test]
+    fn a_true_where_off_or_a_value_makes_sense_names_yaml_1_1() {
+        for text in ["true", "on", "True"] {
+            let bad = OffOr::<Duration>::parse(text).unwrap_err();
+            assert!(bad.help.unwrap().contains("YAML 1.1"), "{text}");
+        }
+        for text in ["off", "false", "False"] {
+            assert_eq!(OffOr::<Duration>::parse(text), Ok(OffOr::Off), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_and_shares() {
+        assert_eq!(Size::parse("64KiB"), Ok(Size(65536)));
+        assert_eq!(Size::parse("1.5MiB"), Ok(Size(1_572_864)));
+        assert_eq!(Size::parse("65536"), Ok(Size(65536)));
+        for text in ["", "64 KiB", "-1", "1.5", "64kib", "0.3KiB", "99999999GiB"] {
+            assert!(Size::parse(text).is_err(), "{text:?}");
+        }
+        assert_eq!(Share::parse("20%"), Ok(Share(0.2)));
+        assert_eq!(Share::parse("0.5%"), Ok(Share(0.005)));
+        for text in ["", "20", "0.2", "101%", "-1%", "%", "20 %"] {
+            assert!(Share::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn counts_keep_to_their_range_and_to_plain_digits() {
+        assert_eq!(Count::<1, 10>::parse("10"), Ok(Count(10)));
+        for text in ["0", "11", "+1", "-1", "01", "1.0", "0x1", "1_0", "99999999999999999999", ""] {
+            assert!(Count::<1, 10>::parse(text).is_err(), "{text:?}");
+        }
+        assert_eq!(Port::parse("3306"), Ok(Port(3306)));
+        assert!(Port::parse("0").is_err() && Port::parse("65536").is_err() && Port::parse("03306").is_err());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_makes_a_word_panic(text in ".{0,40}") {
+            drop(Duration::parse(&text));
+            drop(OffOr::<Size>::parse(&text));
+            drop(Share::parse(&text));
+            drop(AutoOr::<Count<0, { u32::MAX }>>::parse(&text));
+        }
+
+        #[test]
+        fn whole_milliseconds_come_back(millis in 1u64..10_000_000_000) {
+            prop_assert_eq!(duration(&format!("{millis}ms")), Some(Duration::from_millis(millis)));
+        }
+
+        #[test]
+        fn bytes_come_back(bytes in 0u64..(1 << 53)) {
+            prop_assert_eq!(Size::parse(&bytes.to_string()), Ok(Size(bytes)));
+        }
+    }
+}

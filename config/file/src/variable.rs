@@ -1,0 +1,325 @@
+//! `${NAME}`, `${NAME:-default}` and `$$` inside the texts of the file.
+//!
+//! Pure: the environment is an argument. What a variable holds is text and stays text: it never becomes a
+//! list, a block, a key or nothing at all, whatever stands in it.
+
+use crate::value::BadWord;
+use pillion_model::text::shortened;
+
+/// Where the values come from.
+pub(crate) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
+
+/// Defaults within defaults; nobody writes more than two, and each is a call on the stack.
+const DEEPEST: usize = 16;
+
+/// A text with its variables replaced.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Replaced {
+    pub(crate) text: String,
+    /// All of it is a default that the file itself gives: it is as if it stood there without quotes.
+    pub(crate) bare: bool,
+}
+
+/// Replaces the variables of a text; the result has at most `room` bytes.
+///
+/// A default stands in for a variable that is not set or empty, as in a shell. It may hold variables, and
+/// braces in pairs. A dollar that is followed by neither a brace nor a dollar is itself.
+pub(crate) fn replace(text: &str, environment: Environment<'_>, room: usize) -> Result<Replaced, BadWord> {
+    let pieces = Scanner { rest: text }.pieces(0)?;
+    let mut writer = Writer { environment, room, text: String::new() };
+    let bare = match pieces.as_slice() {
+        [Piece::Variable(variable)] => writer.variable(variable)?,
+        pieces => {
+            writer.pieces(pieces)?;
+            false
+        }
+    };
+    Ok(Replaced { text: writer.text, bare })
+}
+
+#[derive(Debug)]
+enum Piece<'s> {
+    Text(&'s str),
+    Variable(Variable<'s>),
+}
+
+#[derive(Debug)]
+struct Variable<'s> {
+    name: &'s str,
+    default: Option<Vec<Piece<'s>>>,
+}
+
+/// What is still to be read.
+struct Scanner<'s> {
+    rest: &'s str,
+}
+
+impl<'s> Scanner<'s> {
+    /// To the end of the text, or with a depth to the brace that ends this default.
+    fn pieces(&mut self, depth: usize) -> Result<Vec<Piece<'s>>, BadWord> {
+        let signs: &[char] = if depth == 0 { &['$'] } else { &['$', '{', '}'] };
+        let (mut pieces, mut open) = (Vec::new(), 0usize);
+        while let Some(at) = self.rest.find(signs) {
+            pieces.extend(self.text(at));
+            if self.rest.starts_with("${") {
+                pieces.push(Piece::Variable(self.variable(depth)?));
+                continue;
+            }
+            match self.rest.as_bytes().first() {
+                Some(b'}') if open == 0 => {
+                    self.skip(1);
+                    return Ok(pieces);
+                }
+                Some(b'}') => open -= 1,
+                Some(b'{') => open += 1,
+                // the first of two dollars is dropped, the second stays
+                _ if self.rest.starts_with("$$") => self.skip(1),
+                _ => {}
+            }
+            pieces.extend(self.text(1));
+        }
+        pieces.extend(self.text(self.rest.len()));
+        if depth == 0 { Ok(pieces) } else { Err(unterminated()) }
+    }
+
+    fn text(&mut self, length: usize) -> Option<Piece<'s>> {
+        let (text, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        (!text.is_empty()).then_some(Piece::Text(text))
+    }
+
+    fn skip(&mut self, bytes: usize) {
+        self.rest = self.rest.get(bytes..).unwrap_or_default();
+    }
+
+    /// At its `${`.
+    fn variable(&mut self, depth: usize) -> Result<Variable<'s>, BadWord> {
+        if depth >= DEEPEST {
+            return Err(BadWord::new(format!("has defaults nested more than {DEEPEST} deep")));
+        }
+        let whole = self.rest;
+        self.skip(2);
+        let end = self.rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let (name, after) = self.rest.split_at(end.ok_or_else(unterminated)?);
+        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+            return Err(misspelt(whole));
+        }
+        if let Some(default) = after.strip_prefix(":-") {
+            self.rest = default;
+            return Ok(Variable { name, default: Some(self.pieces(depth + 1)?) });
+        }
+        self.rest = after.strip_prefix('}').ok_or_else(|| misspelt(whole))?;
+        Ok(Variable { name, default: None })
+    }
+}
+
+fn unterminated() -> BadWord {
+    BadWord::new("has a `${` without its `}`").help("write ${NAME} or ${NAME:-default}; $$ is a dollar")
+}
+
+fn misspelt(from: &str) -> BadWord {
+    let shown = from.split_inclusive('}').next().unwrap_or_default();
+    BadWord::new(format!("has `{}`, which is no variable", shortened(shown)))
+        .help("write ${NAME} or ${NAME:-default}, names with letters, digits and _; $$ is a dollar")
+}
+
+struct Writer<'e> {
+    environment: Environment<'e>,
+    room: usize,
+    text: String,
+}
+
+impl Writer<'_> {
+    /// Whether all of it is text of the file itself.
+    fn pieces(&mut self, pieces: &[Piece<'_>]) -> Result<bool, BadWord> {
+        let mut own = true;
+        for piece in pieces {
+            match piece {
+                Piece::Text(text) => self.push(text)?,
+                Piece::Variable(variable) => own &= self.variable(variable)?,
+            }
+        }
+        Ok(own)
+    }
+
+    /// Whether it became a default, which is text of the file itself.
+    fn variable(&mut self, variable: &Variable<'_>) -> Result<bool, BadWord> {
+        let held = (self.environment)(variable.name);
+        match (held.filter(|held| !held.is_empty() || variable.default.is_none()), &variable.default) {
+            (Some(held), _) => self.push(&held).map(|()| false),
+            (None, Some(default)) => self.pieces(default),
+            (None, None) => Err(unset(variable.name)),
+        }
+    }
+
+    fn push(&mut self, text: &str) -> Result<(), BadWord> {
+        if self.text.len() + text.len() > self.room {
+            return Err(BadWord::new("holds variables that make the file longer than 4 MiB"));
+        }
+        self.text.push_str(text);
+        Ok(())
+    }
+}
+
+fn unset(name: &str) -> BadWord {
+    let name = shortened(name);
+    BadWord::new(format!("uses `${{{name}}}`, which is not set"))
+        .help(format!("set it, or give a default: ${{{name}:-…}}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn environment(name: &str) -> Option<String> {
+        let value = match name {
+            "N" => "4",
+            "POD" => "web-7",
+            "_x9" => "low",
+            "EMPTY" => "",
+            "NULL" => "~",
+            "YAML" => "a: [b]\n- c",
+            "DOLLARS" => "$$ ${POD}",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    }
+
+    fn replaced(text: &str) -> Result<Replaced, BadWord> {
+        replace(text, &environment, 1000)
+    }
+
+    #[test]
+    fn what_is_no_variable_is_told_as_such() {
+        let cases = [
+            ("${}", "has `${}`, which is no variable"),
+            ("a ${} b", "has `${}`, which is no variable"),
+            ("${:-x}", "has `${:-x}`, which is no variable"),
+            ("${ N }", "has `${ N }`, which is no variable"),
+            ("${1N}", "has `${1N}`, which is no variable"),
+            ("${a.b}", "has `${a.b}`, which is no variable"),
+            ("${N-x}", "has `${N-x}`, which is no variable"),
+            ("${N:x}", "has `${N:x}`, which is no variable"),
+            ("${N:", "has `${N:`, which is no variable"),
+            ("${N:?}", "has `${N:?}`, which is no variable"),
+            ("${ä}", "has `${ä}`, which is no variable"),
+            ("${${N}}", "has `${${N}`, which is no variable"),
+            ("${", "has a `${` without its `}`"),
+            ("${N", "has a `${` without its `}`"),
+            ("a ${N:-", "has a `${` without its `}`"),
+            ("${N:-{}", "has a `${` without its `}`"),
+            ("${N:-${POD}", "has a `${` without its `}`"),
+            ("${ABSENT}", "uses `${ABSENT}`, which is not set"),
+            ("x ${N} ${ABSENT} y", "uses `${ABSENT}`, which is not set"),
+            ("${ABSENT:-${ALSO}}", "uses `${ALSO}`, which is not set"),
+        ];
+        for (text, what) in cases {
+            let bad = replaced(text).unwrap_err();
+            assert!(bad.what == what && bad.help.is_some(), "{text:?} {bad:?}");
+        }
+    }
+
+    #[test]
+    fn variables_and_defaults_are_replaced() {
+        let cases = [
+            ("${N}", "4"),
+            ("${_x9}", "low"),
+            ("a-${POD}-b", "a-web-7-b"),
+            ("${N}${N}${POD}", "44web-7"),
+            ("10.0.0.${N}:80", "10.0.0.4:80"),
+            ("Bearer ${POD}, x=${N}; y", "Bearer web-7, x=4; y"),
+            ("/healthz?pod=${POD}&n=${N:-0}", "/healthz?pod=web-7&n=4"),
+            ("${ABSENT:-x}", "x"),
+            ("${N:-x}", "4"),
+            ("${EMPTY}", ""),
+            ("${EMPTY:-x}", "x"),
+            ("${ABSENT:-}", ""),
+            ("<${ABSENT:-}>", "<>"),
+            ("${ABSENT:-a:-b}", "a:-b"),
+            ("${ABSENT:-[::]:80}", "[::]:80"),
+            ("${ABSENT:- a b }", " a b "),
+            // braces in pairs belong to the default
+            ("${ABSENT:-{a}}", "{a}"),
+            ("${ABSENT:-{a{b}c}d}e", "{a{b}c}de"),
+            ("${ABSENT:-}}", "}"),
+            ("${ABSENT:-${POD}}", "web-7"),
+            ("${ABSENT:-<${ALSO:-{${N}}}>}", "<{4}>"),
+            // a default that is not needed is not looked into
+            ("${N:-${ABSENT}}", "4"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(replaced(text).unwrap().text, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_dollar_is_written_twice_before_a_brace_and_may_be_anywhere_else() {
+        let cases = [
+            ("$$", "$"),
+            ("$$$$", "$$"),
+            ("$$$", "$$"),
+            ("$", "$"),
+            ("a$", "a$"),
+            ("$a $1 $(b)", "$a $1 $(b)"),
+            ("$${N}", "${N}"),
+            ("$$${N}", "$4"),
+            ("$$$${N}", "$${N}"),
+            ("{N} {} }{", "{N} {} }{"),
+            ("${ABSENT:-a$$b}", "a$b"),
+            ("${ABSENT:-$}", "$"),
+            ("${ABSENT:-$${N}}", "${N}"),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(replaced(text).unwrap().text, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_variable_holds_is_text_as_it_is() {
+        assert_eq!(replaced("${YAML}").unwrap().text, "a: [b]\n- c");
+        assert_eq!(replaced("${DOLLARS}").unwrap().text, "$$ ${POD}");
+    }
+
+    #[test]
+    fn only_a_default_that_is_all_of_a_text_is_as_if_it_stood_there() {
+        for text in ["${ABSENT:-}", "${ABSENT:-~}", "${EMPTY:-null}", "${ABSENT:-${ALSO:-~}}"] {
+            assert!(replaced(text).unwrap().bare, "{text}");
+        }
+        for text in
+            ["${EMPTY}", "${NULL}", "${NULL:-x}", "${ABSENT:-${NULL}}", " ${ABSENT:-}", "$$", "${N}${A:-}"]
+        {
+            assert!(!replaced(text).unwrap().bare, "{text}");
+        }
+    }
+
+    #[test]
+    fn neither_depth_nor_length_is_without_end() {
+        let nested = |depth: usize| format!("{}x{}", "${A:-".repeat(depth), "}".repeat(depth));
+        assert_eq!(replaced(&nested(DEEPEST)).unwrap().text, "x");
+        assert!(replaced(&nested(DEEPEST + 1)).unwrap_err().what.contains("nested"));
+        assert!(replaced(&"${A:-".repeat(100_000)).is_err());
+        assert_eq!(replaced(&"${N}".repeat(1000)).unwrap().text.len(), 1000);
+        assert!(replaced(&"${N}".repeat(1001)).unwrap_err().what.contains("4 MiB"));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_heap_of_signs_does_no_harm(text in "[${}:\\-NAä_1 ]{0,40}") {
+            drop(replaced(&text));
+        }
+
+        #[test]
+        fn with_its_dollars_doubled_every_text_comes_back(text in ".{0,40}") {
+            prop_assert_eq!(replaced(&text.replace('$', "$$")).unwrap().text, text);
+        }
+
+        #[test]
+        fn whatever_a_variable_holds_comes_out_whole(held in ".{1,40}") {
+            let environment = |_: &str| Some(held.clone());
+            prop_assert_eq!(replace("${X:-y}", &environment, 1000).unwrap().text, held);
+        }
+    }
+}

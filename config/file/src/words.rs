@@ -1,0 +1,536 @@
+//! The domain's own words as the file spells them: addresses, hosts, identities, modes.
+
+mod destination;
+mod dns;
+mod probe;
+mod route;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+pub(crate) use dns::{DnsName, NameServer};
+pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
+pub(crate) use route::{HeaderName, HeaderText, MatchPath, RouteName};
+
+use crate::schema::{self, Described};
+use crate::value::{BadWord, Text, Word, on_off, whole};
+use pillion_model::cluster::{HostPattern, LoadBalancer, UpstreamProtocol};
+use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
+use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
+use pillion_model::policy::RetryCondition;
+use pillion_model::telemetry::LogPath;
+use pillion_model::text::{nearest, shortened};
+
+/// One of a table of words; `later` are known words whose feature is not built yet.
+pub(crate) fn choose<T: Clone>(text: &str, table: &[(&str, T)], later: &[&str]) -> Result<T, BadWord> {
+    if let Some((_, chosen)) = table.iter().find(|(word, _)| *word == text) {
+        return Ok(chosen.clone());
+    }
+    if later.contains(&text) {
+        return Err(BadWord::not_yet(text));
+    }
+    let words: Vec<&str> = table.iter().map(|(word, _)| *word).collect();
+    Err(not_one_of(text, &words))
+}
+
+/// One of a few words that are all there is to say.
+pub(crate) trait Choice: Clone + 'static {
+    const EXPECTED: &'static str;
+    const WORDS: &'static [(&'static str, Self)];
+    /// Known words whose feature is not built yet.
+    const LATER: &'static [&'static str] = &[];
+
+    fn words() -> impl Iterator<Item = &'static str> {
+        Self::WORDS.iter().map(|(word, _)| *word)
+    }
+
+    /// `off` in any of its spellings is the table's `off`.
+    fn chosen(text: &str) -> Result<Self, BadWord> {
+        let is_off = on_off(text) == Some(false) && Self::words().any(|word| word == "off");
+        choose(if is_off { "off" } else { text }, Self::WORDS, Self::LATER)
+    }
+}
+
+/// [`Word`] by [`Choice`]; a blanket implementation would claim every type there is.
+macro_rules! choices {
+    ($($name:ty),*) => {$(
+        impl Word for $name {
+            const EXPECTED: &'static str = <Self as Choice>::EXPECTED;
+
+            fn parse(text: &str) -> Result<Self, BadWord> {
+                Self::chosen(text)
+            }
+        }
+
+        impl Described for $name {
+            fn described() -> Option<Value> {
+                Some(schema::one_of(Self::words()))
+            }
+        }
+    )*};
+}
+choices!(
+    AppProtocol,
+    UpstreamProtocol,
+    Mtls,
+    RedirectTo,
+    Unknown,
+    TlsVersion,
+    PostQuantum,
+    LoadBalancer,
+    TlsMode,
+    AlwaysErrors,
+    Auto,
+    Json
+);
+
+fn not_one_of(text: &str, words: &[&str]) -> BadWord {
+    let near = nearest(text, words);
+    // of a long table the one word that was meant says more than all
+    let list = if near.is_some() && words.len() > 8 {
+        "a word known here".into()
+    } else {
+        format!("one of {}", words.join(", "))
+    };
+    let bad = BadWord::not(text, &list);
+    match near {
+        Some(word) if bad.help.is_none() => bad.help(format!("did you mean {word}?")),
+        _ => bad,
+    }
+}
+
+impl Choice for AppProtocol {
+    const EXPECTED: &'static str = "a protocol (auto, http1, http2, tcp, tls)";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("http1", Self::Http1),
+        ("http2", Self::Http2),
+        ("tcp", Self::Tcp),
+        ("tls", Self::Tls),
+    ];
+}
+
+impl Choice for UpstreamProtocol {
+    const EXPECTED: &'static str = "a protocol (auto, http1, http2, tcp)";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("http1", Self::Http1), ("http2", Self::Http2), ("tcp", Self::Tcp)];
+}
+
+impl Choice for Mtls {
+    const EXPECTED: &'static str = "strict, permissive or off";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("strict", Self::Strict), ("permissive", Self::Permissive), ("off", Self::Off)];
+}
+
+impl Choice for RedirectTo {
+    const EXPECTED: &'static str = "original or loopback";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("original", Self::Original), ("loopback", Self::Loopback)];
+}
+
+impl Choice for Unknown {
+    const EXPECTED: &'static str = "passthrough or deny";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("passthrough", Self::Passthrough), ("deny", Self::Deny)];
+}
+
+impl Choice for TlsVersion {
+    const EXPECTED: &'static str = "a TLS version (\"1.2\" or \"1.3\")";
+    const WORDS: &'static [(&'static str, Self)] = &[("1.2", Self::Tls12), ("1.3", Self::Tls13)];
+}
+
+/// `prefer` or `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PostQuantum(pub(crate) bool);
+
+impl Choice for PostQuantum {
+    const EXPECTED: &'static str = "prefer or off";
+    const WORDS: &'static [(&'static str, Self)] = &[("prefer", Self(true)), ("off", Self(false))];
+}
+
+impl Choice for LoadBalancer {
+    const EXPECTED: &'static str = "a load balancer (peak_ewma, least_request, round_robin, random)";
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("peak_ewma", Self::PeakEwma),
+        ("least_request", Self::LeastRequest),
+        ("round_robin", Self::RoundRobin),
+        ("random", Self::Random),
+    ];
+    const LATER: &'static [&'static str] = &["ring_hash", "maglev"];
+}
+
+/// The mode of a service's `tls`, without its details.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TlsMode {
+    Off,
+    Simple,
+    Mutual,
+}
+
+impl Choice for TlsMode {
+    const EXPECTED: &'static str = "a mode (mutual, simple, off)";
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("mutual", Self::Mutual), ("simple", Self::Simple), ("off", Self::Off)];
+}
+
+/// `errors`: failed requests are logged whatever the sample.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AlwaysErrors(pub(crate) bool);
+
+impl Choice for AlwaysErrors {
+    const EXPECTED: &'static str = "errors or off";
+    const WORDS: &'static [(&'static str, Self)] = &[("errors", Self(true)), ("off", Self(false))];
+}
+
+/// `auto`, where nothing else can be asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Auto;
+
+impl Choice for Auto {
+    const EXPECTED: &'static str = "auto";
+    const WORDS: &'static [(&'static str, Self)] = &[("auto", Self)];
+}
+
+/// `json`, the one format there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Json;
+
+impl Choice for Json {
+    const EXPECTED: &'static str = "a format (json)";
+    const WORDS: &'static [(&'static str, Self)] = &[("json", Self)];
+    const LATER: &'static [&'static str] = &["text", "logfmt"];
+}
+
+impl Word for LogPath {
+    const EXPECTED: &'static str = "stdout, stderr or a path";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match text {
+            "stdout" => Ok(Self::Stdout),
+            "stderr" => Ok(Self::Stderr),
+            _ => Text::parse(text).map(|Text(path)| Self::File(PathBuf::from(path))),
+        }
+    }
+}
+
+impl Word for SpiffeId {
+    const EXPECTED: &'static str = "a SPIFFE ID (spiffe://cluster.local/ns/default/sa/web)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        text.parse().map_err(|why| {
+            BadWord::new(format!("is `{}`, which is not a SPIFFE ID: {why}", shortened(text)))
+                .help("write it like spiffe://cluster.local/ns/default/sa/web")
+        })
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TrustDomain(pub(crate) String);
+
+impl Word for TrustDomain {
+    const EXPECTED: &'static str = "a trust domain (cluster.local)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match check_trust_domain(text) {
+            Ok(()) => Ok(Self(text.to_owned())),
+            Err(why) => {
+                Err(BadWord::new(format!("is `{}`: {why}", shortened(text)))
+                    .help("write it like cluster.local"))
+            }
+        }
+    }
+}
+
+impl Word for SocketAddr {
+    const EXPECTED: &'static str = "an address (127.0.0.1:8080 or \"[::1]:8080\")";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        text.parse().ok().ok_or_else(|| BadWord::not(text, "an address").help(address_help(text)))
+    }
+}
+
+fn address_help(text: &str) -> String {
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return format!("add the port: {}", SocketAddr::new(ip, 8080));
+    }
+    match text.strip_prefix("localhost:").or_else(|| text.strip_prefix(':')).unwrap_or(text) {
+        port if whole(port).is_some() => format!("write 127.0.0.1:{port}"),
+        _ => "write an IP address and a port: 127.0.0.1:8080 or \"[::1]:8080\"".to_owned(),
+    }
+}
+
+/// Where an endpoint is: an IP address and a port that is not 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Target(pub(crate) SocketAddr);
+
+impl Word for Target {
+    const EXPECTED: &'static str = "an address (10.0.1.10:15006)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match SocketAddr::parse(text) {
+            Ok(address) if address.port() == 0 => Err(BadWord::new(format!("is `{address}`, which has no port to dial"))),
+            Ok(address) => Ok(Self(address)),
+            Err(bad) if names_a_host(text) => Err(bad.help(
+                "write an IP address and a port; a service is found by its name with endpoints: { dns: \"orders.shop:15006\" }",
+            )),
+            Err(bad) => Err(bad),
+        }
+    }
+}
+
+fn names_a_host(text: &str) -> bool {
+    let host = text.rsplit_once(':').map_or(text, |(host, _)| host);
+    host != "localhost"
+        && host.starts_with(|c: char| c.is_ascii_alphabetic())
+        && host.bytes().all(is_host_byte)
+}
+
+fn is_host_byte(b: u8) -> bool {
+    b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')
+}
+
+/// `orders`, `orders.shop:8080`, `*.shop`, `[::1]:80`.
+impl Word for HostPattern {
+    const EXPECTED: &'static str = "a host (orders, \"orders.shop:8080\", \"*.shop\")";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        let bad = || {
+            BadWord::not(text, "a host")
+                .help("write a name, with or without a port: orders, \"orders.shop:8080\", \"*.shop\"")
+        };
+        let (host, port) = split_port(text).ok_or_else(bad)?;
+        let (name, wildcard) = host.strip_prefix("*.").map_or((host, false), |rest| (rest, true));
+        let name = name.strip_suffix('.').unwrap_or(name);
+        if !is_host_name(name) && (wildcard || !is_bracketed_ip(name)) {
+            return Err(bad());
+        }
+        Ok(Self { name: name.to_ascii_lowercase(), wildcard, port })
+    }
+}
+
+/// The host, and the port behind its colon if there is one. `None`: something behind a colon that is no port.
+fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => {
+            let port = whole(port).and_then(|n| u16::try_from(n).ok()).filter(|port| *port != 0)?;
+            Some((host, Some(port)))
+        }
+        _ => Some((text, None)),
+    }
+}
+
+fn is_host_name(name: &str) -> bool {
+    name.len() <= 253 && !name.split('.').any(str::is_empty) && name.bytes().all(is_host_byte)
+}
+
+fn is_bracketed_ip(name: &str) -> bool {
+    let inner = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    inner.is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok())
+}
+
+/// A name sent as SNI.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sni(pub(crate) String);
+
+impl Word for Sni {
+    const EXPECTED: &'static str = "a DNS name";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        let named = is_host_name(text) && text.parse::<IpAddr>().is_err();
+        if named { Ok(Self(text.to_ascii_lowercase())) } else { Err(BadWord::not(text, "a DNS name")) }
+    }
+}
+
+/// The name of a service: a metric label, a word of the ready line and, by default, a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServiceName(pub(crate) String);
+
+impl Word for ServiceName {
+    const EXPECTED: &'static str = "a service's name";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match text {
+            "passthrough" => Err(BadWord::new("is taken: metrics call unknown destinations so")),
+            name if is_host_name(name) => Ok(Self(name.to_owned())),
+            _ => {
+                Err(BadWord::not(text, "a service's name").help("names have letters, digits, dots, - and _"))
+            }
+        }
+    }
+}
+
+pub(crate) const CONDITIONS: [(&str, RetryCondition); 7] = [
+    ("connect_failure", RetryCondition::ConnectFailure),
+    ("refused_stream", RetryCondition::RefusedStream),
+    ("reset", RetryCondition::Reset),
+    ("gateway_error", RetryCondition::GatewayError),
+    ("per_try_timeout", RetryCondition::PerTryTimeout),
+    ("5xx", RetryCondition::FiveXx),
+    ("retriable_4xx", RetryCondition::Retriable4xx),
+];
+
+/// gRPC's statuses by number, `OK` left out (it is not a failure).
+pub(crate) const GRPC: [(&str, u8); 16] = [
+    ("cancelled", 1),
+    ("unknown", 2),
+    ("invalid_argument", 3),
+    ("deadline_exceeded", 4),
+    ("not_found", 5),
+    ("already_exists", 6),
+    ("permission_denied", 7),
+    ("resource_exhausted", 8),
+    ("failed_precondition", 9),
+    ("aborted", 10),
+    ("out_of_range", 11),
+    ("unimplemented", 12),
+    ("internal", 13),
+    ("unavailable", 14),
+    ("data_loss", 15),
+    ("unauthenticated", 16),
+];
+
+impl Word for RetryCondition {
+    const EXPECTED: &'static str = "a condition (reset, 5xx, 409, unavailable)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        if let Some(status) = whole(text) {
+            return status_condition(status);
+        }
+        let known = CONDITIONS.into_iter().chain(GRPC.map(|(name, number)| (name, Self::Grpc(number))));
+        choose(&text.to_ascii_lowercase(), &known.collect::<Vec<_>>(), &[])
+    }
+}
+
+/// 3xx to 5xx: a success is nothing to retry, and 1xx is no answer.
+fn status_condition(status: u64) -> Result<RetryCondition, BadWord> {
+    match u16::try_from(status) {
+        Ok(status @ 300..=599) => Ok(RetryCondition::Status(status)),
+        _ => Err(BadWord::new(format!("is {status}, which is no status to retry")).help("from 300 to 599")),
+    }
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token(text: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !text.is_empty() && text.bytes().all(token)
+}
+
+/// A method of HTTP as requests spell it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Method(pub(crate) String);
+
+impl Word for Method {
+    const EXPECTED: &'static str = "a method (GET)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        if !is_token(text) {
+            return Err(BadWord::not(text, "a method"));
+        }
+        if text.bytes().any(|b| b.is_ascii_lowercase()) {
+            let upper = text.to_ascii_uppercase();
+            return Err(BadWord::not(text, "a method").help(format!("methods are upper case: {upper}")));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn host(text: &str) -> Option<(String, bool, Option<u16>)> {
+        HostPattern::parse(text).ok().map(|h| (h.name, h.wildcard, h.port))
+    }
+
+    #[test]
+    fn what_is_no_host_is_refused() {
+        for text in [
+            "", "*", "*.", "*.*.x", "a..b", ".a", "a b", "a:", "a:0", "a:99999", "http://a", "a/b", "::1",
+            "[::1", "*.[::1]",
+        ] {
+            assert_eq!(host(text), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn hosts_lose_case_and_trailing_dot_and_keep_their_port() {
+        assert_eq!(host("Orders."), Some(("orders".into(), false, None)));
+        assert_eq!(host("*.Shop:8080"), Some(("shop".into(), true, Some(8080))));
+        assert_eq!(host("[::1]:80"), Some(("[::1]".into(), false, Some(80))));
+        assert_eq!(host("10.0.0.1"), Some(("10.0.0.1".into(), false, None)));
+    }
+
+    #[test]
+    fn known_words_whose_feature_is_not_built_are_refused_as_such() {
+        for bad in [
+            LoadBalancer::parse("maglev").unwrap_err(),
+            LoadBalancer::parse("ring_hash").unwrap_err(),
+            Json::parse("logfmt").unwrap_err(),
+        ] {
+            assert!(bad.what.ends_with("which is not supported yet"), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn protocols_and_modes_go_by_their_names_alone() {
+        assert_eq!(AppProtocol::parse("tcp"), Ok(AppProtocol::Tcp));
+        assert_eq!(AppProtocol::parse("tls"), Ok(AppProtocol::Tls));
+        assert_eq!(UpstreamProtocol::parse("tcp"), Ok(UpstreamProtocol::Tcp));
+        assert_eq!(Mtls::parse("permissive"), Ok(Mtls::Permissive));
+        assert_eq!(Mtls::parse("False"), Ok(Mtls::Off));
+        // upstream TLS is `tls: …`, beside any protocol
+        assert!(UpstreamProtocol::parse("tls").is_err());
+        for text in ["", "TCP", "http", "off", "udp"] {
+            assert!(AppProtocol::parse(text).is_err() && UpstreamProtocol::parse(text).is_err(), "{text:?}");
+        }
+        for text in ["", "off", "localhost", "allow"] {
+            assert!(RedirectTo::parse(text).is_err() && Unknown::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_slip_of_the_pen_is_told_what_was_meant() {
+        assert_eq!(Mtls::parse("permisive").unwrap_err().help.as_deref(), Some("did you mean permissive?"));
+        assert_eq!(
+            Unknown::parse("pass-through").unwrap_err().help.as_deref(),
+            Some("did you mean passthrough?")
+        );
+        assert_eq!(
+            LoadBalancer::parse("least-requests").unwrap_err().help.as_deref(),
+            Some("did you mean least_request?")
+        );
+        assert_eq!(
+            RetryCondition::parse("gateway-error").unwrap_err().help.as_deref(),
+            Some("did you mean gateway_error?")
+        );
+    }
+
+    #[test]
+    fn an_address_without_its_port_or_by_name_is_told_what_to_write() {
+        let help = |text| SocketAddr::parse(text).unwrap_err().help.unwrap();
+        assert_eq!(help("127.0.0.1"), "add the port: 127.0.0.1:8080");
+        assert_eq!(help("::1"), "add the port: [::1]:8080");
+        assert_eq!(help("8080"), "write 127.0.0.1:8080");
+        assert_eq!(help("localhost:8080"), "write 127.0.0.1:8080");
+        assert!(Target::parse("orders.shop:15006").unwrap_err().help.unwrap().contains("endpoints: { dns:"));
+        assert!(Target::parse("10.0.0.1:0").is_err());
+    }
+
+    #[test]
+    fn retry_conditions_are_names_statuses_and_grpc_statuses() {
+        let cases = [
+            ("5xx", RetryCondition::FiveXx),
+            ("409", RetryCondition::Status(409)),
+            ("unavailable", RetryCondition::Grpc(14)),
+            ("DEADLINE_EXCEEDED", RetryCondition::Grpc(4)),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(RetryCondition::parse(text), Ok(expected), "{text}");
+        }
+        for text in ["200", "600", "4xx", "ok", ""] {
+            assert!(RetryCondition::parse(text).is_err(), "{text:?}");
+        }
+    }
+}

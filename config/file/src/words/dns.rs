@@ -1,0 +1,163 @@
+//! What concerns name servers: a name that one is asked for, with the port behind it
+//! (`orders.shop.svc.cluster.local:15006`), and where one is (`10.96.0.10`).
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{is_host_name, split_port};
+use crate::value::{BadWord, Word, on_off, whole};
+use pillion_model::text::shortened;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DnsName {
+    /// As it was written: a dot at its end keeps the search domains away.
+    pub(crate) name: String,
+    pub(crate) port: u16,
+}
+
+impl Word for DnsName {
+    const EXPECTED: &'static str = "a name and a port (\"orders.shop:15006\")";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        if let Some(address) = as_address(text) {
+            return Err(BadWord::new(format!("is `{}`, an address and no name", shortened(text)))
+                .help(format!("write a list: endpoints: [\"{address}\"]")));
+        }
+        match split_port(text) {
+            Some((name, Some(port))) if is_dns_name(name) => Ok(Self { name: name.to_owned(), port }),
+            Some((name, None)) if is_dns_name(name) && on_off(text).is_none() && whole(text).is_none() => {
+                Err(BadWord::new(format!("is `{}`, a name without a port", shortened(text)))
+                    .help(format!("add the port that it listens on: \"{name}:15006\"")))
+            }
+            _ => Err(BadWord::not(text, "a name and a port").help(help(text))),
+        }
+    }
+}
+
+/// With a port, as `endpoints` would take it.
+fn as_address(text: &str) -> Option<String> {
+    let (host, port) = match text.parse::<IpAddr>() {
+        Ok(_) => (text, None),
+        Err(_) => split_port(text)?,
+    };
+    let ip: IpAddr = host.trim_matches(['[', ']']).parse().ok()?;
+    Some(SocketAddr::new(ip, port.unwrap_or(15006)).to_string())
+}
+
+/// RFC 1035, 2.3.4, with the underscores of real zones. A last label of digits alone makes resolvers read an
+/// IPv4 address (`10.1` is 10.0.0.1).
+fn is_dns_name(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
+    is_host_name(name)
+        && name.split('.').all(|label| label.len() <= 63)
+        && !name.rsplit('.').next().is_some_and(number)
+}
+
+fn help(text: &str) -> &'static str {
+    if text.contains("://") {
+        "the name alone, without a scheme or a path: \"orders.shop:15006\""
+    } else if text.contains('*') {
+        "a resolver is asked for one name; wildcards belong in `hosts`"
+    } else {
+        "write it like \"orders.shop.svc.cluster.local:15006\""
+    }
+}
+
+/// Where a name server is: an IP address, with port 53 unless another is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NameServer(pub(crate) SocketAddr);
+
+impl Word for NameServer {
+    const EXPECTED: &'static str = "an address (10.96.0.10 or \"10.96.0.10:53\")";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        const DOMAIN: u16 = 53;
+        let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        let server = match bare.parse::<IpAddr>() {
+            Ok(ip) => SocketAddr::new(ip, DOMAIN),
+            Err(_) => text.parse().ok().ok_or_else(|| {
+                BadWord::not(text, "an address")
+                    .help("write an IP address, with a port if it is not 53: 10.96.0.10 or \"10.96.0.10:53\"")
+            })?,
+        };
+        match server.port() {
+            0 => Err(BadWord::new(format!("is `{server}`, which has no port to ask"))),
+            _ => Ok(Self(server)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn refused(text: &str) -> (String, String) {
+        let bad = DnsName::parse(text).unwrap_err();
+        (bad.what, bad.help.unwrap_or_default())
+    }
+
+    #[test]
+    fn each_slip_is_told_what_to_write() {
+        let long = format!("{}:80", "a".repeat(64));
+        let cases = [
+            ("orders.shop", "a name without a port", "\"orders.shop:15006\""),
+            ("orders.", "a name without a port", "\"orders.:15006\""),
+            ("10.0.0.1:80", "an address and no name", "endpoints: [\"10.0.0.1:80\"]"),
+            ("10.0.0.1", "an address and no name", "endpoints: [\"10.0.0.1:15006\"]"),
+            ("[::1]:80", "an address and no name", "endpoints: [\"[::1]:80\"]"),
+            ("::1", "an address and no name", "endpoints: [\"[::1]:15006\"]"),
+            ("10.1:80", "not a name", "write it like"),
+            ("8080", "not a name", "write it like"),
+            (":80", "not a name", "write it like"),
+            ("orders:0", "not a name", "write it like"),
+            ("orders:65536", "not a name", "write it like"),
+            ("orders:http", "not a name", "write it like"),
+            ("a..b:80", "not a name", "write it like"),
+            (&long, "not a name", "write it like"),
+            ("http://orders:80", "not a name", "without a scheme"),
+            ("*.shop:80", "not a name", "wildcards belong in `hosts`"),
+            ("", "not a name", "write it like"),
+            ("off", "not a name", "write it like"),
+        ];
+        for (text, what, help) in cases {
+            let told = refused(text);
+            assert!(told.0.contains(what) && told.1.contains(help), "{text:?} {told:?}");
+        }
+    }
+
+    #[test]
+    fn a_name_server_has_port_53_unless_another_is_written() {
+        for (text, expected) in [
+            ("10.96.0.10", "10.96.0.10:53"),
+            ("10.96.0.10:5353", "10.96.0.10:5353"),
+            ("fd00::10", "[fd00::10]:53"),
+            ("[fd00::10]", "[fd00::10]:53"),
+            ("[fd00::10]:5353", "[fd00::10]:5353"),
+        ] {
+            assert_eq!(NameServer::parse(text), Ok(NameServer(expected.parse().unwrap())), "{text}");
+        }
+        for text in ["", "10.96.0.10:0", "10.96.0", "dns.example", "dns.example:53", "10.96.0.10:http"] {
+            assert!(NameServer::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_keeps_its_dot_and_its_case() {
+        let name = |text| DnsName::parse(text).map(|DnsName { name, port }| (name, port)).unwrap();
+        assert_eq!(name("Orders.shop.:80"), ("Orders.shop.".to_owned(), 80));
+        assert_eq!(name("localhost:80"), ("localhost".to_owned(), 80));
+        assert_eq!(name("_a.10.x:65535"), ("_a.10.x".to_owned(), 65535));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_makes_it_panic_and_every_refusal_helps(text in ".{0,40}|[a-z0-9.:*\\[\\]]{0,20}") {
+            if let Err(bad) = DnsName::parse(&text) {
+                prop_assert!(bad.help.is_some());
+            }
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What routes go by: hosts, paths, headers; and their own names.
+
+use super::{is_host_name, is_token};
+use crate::value::{BadWord, Word};
+use pillion_model::cluster::HostPattern;
+use pillion_model::route::RouteHost;
+use pillion_model::text::shortened;
+
+/// The name of a route: a metric label.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct RouteName(pub(crate) String);
+
+impl Word for RouteName {
+    const EXPECTED: &'static str = "a route's name";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match is_host_name(text) {
+            true => Ok(Self(text.to_owned())),
+            false => {
+                Err(BadWord::not(text, "a route's name").help("names have letters, digits, dots, - and _"))
+            }
+        }
+    }
+}
+
+impl Word for RouteHost {
+    const EXPECTED: &'static str = "a host (orders, \"*.shop\"), or \"*\" for every host of every service";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match text {
+            "*" => Ok(Self::Any),
+            _ => HostPattern::parse(text).map(Self::One),
+        }
+    }
+}
+
+/// A path as requests send it, without the query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MatchPath(pub(crate) String);
+
+impl Word for MatchPath {
+    const EXPECTED: &'static str = "a path (/v2)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        let bad = |help: String| Err(BadWord::not(text, "a path").help(help));
+        if !text.starts_with('/') {
+            return bad(match text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
+                Some(rest) => format!("hosts stand in `hosts`; write {}", shortened(path_of(rest))),
+                None => format!("a path begins with a slash: /{}", shortened(text)),
+            });
+        }
+        match text.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '?' | '#')) {
+            None => Ok(Self(text.to_owned())),
+            Some('?') => bad(format!("paths are compared without the query: {}", shortened(path_of(text)))),
+            Some('#') => bad("requests carry no fragment; leave out what follows the #".into()),
+            Some(_) => bad("write it as it is sent: other characters are percent-encoded (%20)".into()),
+        }
+    }
+}
+
+/// What follows the authority, up to the query.
+fn path_of(url: &str) -> &str {
+    let path = url.find('/').and_then(|at| url.get(at..)).unwrap_or("/");
+    path.split(['?', '#']).next().unwrap_or("/")
+}
+
+/// As it was typed: faults are found by it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct HeaderName(pub(crate) String);
+
+impl Word for HeaderName {
+    const EXPECTED: &'static str = "a header's name";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        let bad = || BadWord::not(text, "a header's name");
+        match text.to_ascii_lowercase().as_str() {
+            // HTTP/2 has none
+            "host" | ":authority" => Err(bad().help("hosts stand in `hosts`")),
+            ":path" => Err(bad().help("write path: { prefix: /v2 }")),
+            ":method" => Err(bad().help("write methods: [GET]")),
+            name if is_token(name) => Ok(Self(text.to_owned())),
+            _ => Err(bad().help("names have letters, digits and dashes, no spaces and no colon: x-canary")),
+        }
+    }
+}
+
+/// What a header's value can be, or how it can begin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeaderText(pub(crate) String);
+
+impl Word for HeaderText {
+    const EXPECTED: &'static str = "a header's value";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        if text.chars().any(|c| c.is_ascii_control() && c != '\t') {
+            return Err(BadWord::new("has a control character, which no header's value has"));
+        }
+        // RFC 9110, 5.5
+        match text.trim_matches([' ', '\t']) == text {
+            true => Ok(Self(text.to_owned())),
+            false => Err(BadWord::new(format!("is `{}`, with space at an end", shortened(text)))
+                .help("values are compared without it; leave it out")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn help<T: Word>(text: &str) -> Option<String> {
+        T::parse(text).err().map(|bad| bad.help.unwrap_or_default())
+    }
+
+    #[test]
+    fn each_slip_in_a_path_is_told_what_to_write() {
+        let cases = [
+            ("v2", "a path begins with a slash: /v2"),
+            ("", "a path begins with a slash: /"),
+            ("http://orders/v2?x=1", "hosts stand in `hosts`; write /v2"),
+            ("https://orders", "hosts stand in `hosts`; write /"),
+            ("/v2?beta=1", "without the query: /v2"),
+            ("/v2#top", "no fragment"),
+            ("/a b", "percent-encoded"),
+            ("/ä", "percent-encoded"),
+            ("/a\n", "percent-encoded"),
+        ];
+        for (text, expected) in cases {
+            let help = help::<MatchPath>(text);
+            assert!(help.as_deref().is_some_and(|help| help.contains(expected)), "{text:?} {help:?}");
+        }
+        for text in ["/", "/v2/", "/a%20b", "/a/../b", "/*", "/{id}", "/a;b=c,d:e@f"] {
+            assert!(MatchPath::parse(text).is_ok(), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_slip_in_a_header_is_told_what_to_write() {
+        for (text, expected) in [
+            ("Host", "`hosts`"),
+            (":authority", "`hosts`"),
+            (":path", "path: {"),
+            (":method", "methods:"),
+            ("x canary", "no spaces"),
+            ("x-canary:", "no colon"),
+            ("", "letters"),
+        ] {
+            let help = help::<HeaderName>(text);
+            assert!(help.as_deref().is_some_and(|help| help.contains(expected)), "{text:?} {help:?}");
+        }
+        assert_eq!(HeaderName::parse("X-Canary"), Ok(HeaderName("X-Canary".into())));
+        for text in [" a", "a ", "\ta", "a\n", "a\u{7f}", "\0"] {
+            assert!(HeaderText::parse(text).is_err(), "{text:?}");
+        }
+        for text in ["", "a b", "ä", "1.10", "a\tb"] {
+            assert_eq!(HeaderText::parse(text), Ok(HeaderText(text.into())), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_star_alone_is_every_host() {
+        assert_eq!(RouteHost::parse("*"), Ok(RouteHost::Any));
+        assert!(matches!(RouteHost::parse("*.shop:80"), Ok(RouteHost::One(host)) if host.wildcard));
+        for text in ["", "**", "*:80", "all of them"] {
+            assert!(RouteHost::parse(text).is_err(), "{text:?}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_text_makes_them_panic(text in ".{0,40}|(http://)?[a-z/?#: ]{0,20}") {
+            drop(RouteName::parse(&text));
+            drop(RouteHost::parse(&text));
+            drop(MatchPath::parse(&text));
+            drop(HeaderName::parse(&text));
+            drop(HeaderText::parse(&text));
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! `defaults`: below each service's own keys, key by key, and told of once.
+
+use std::time::Duration;
+
+use pillion_model::cluster::{LoadBalancer, UpstreamProtocol, UpstreamTls};
+use pillion_model::policy::{IdleTimeout, OutlierDetection, RetryCondition, RetryMethods, Timeout};
+
+use crate::{bad, good, told, warnings};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn what_is_one_service_s_own_makes_no_sense_in_defaults() {
+    let source = "\
+defaults:
+  hosts: [a]
+  addresses: 10.0.0.1
+  listen: 127.0.0.1:9001
+  endpoints: [10.0.0.1:80]
+services:
+  a: {}
+";
+    let own = "makes no sense: it is each service's own";
+    assert_eq!(
+        told(source),
+        [
+            format!("2:3 defaults.hosts {own}"),
+            format!("3:3 defaults.addresses {own}"),
+            format!("4:3 defaults.listen {own}"),
+            format!("5:3 defaults.endpoints {own}"),
+            "7:3 services.a needs endpoints".into(),
+        ]
+    );
+}
+
+#[test]
+fn a_fault_in_defaults_is_told_once_at_its_place() {
+    let services = "services:\n  a: { endpoints: [10.0.0.1:80] }\n  b: { endpoints: [10.0.0.2:80], retry: { attempts: 1 } }\n";
+    let cases = [
+        ("defaults: { tmeout: 1s }\n", vec!["1:13 defaults has no key `tmeout`"]),
+        ("defaults: { timeout: 1 }\n", vec!["1:22 defaults.timeout is `1`, which is not a duration"]),
+        (
+            "defaults: { retry: { attempts: 0 } }\n",
+            vec!["1:32 defaults.retry.attempts is 0, which is no retry"],
+        ),
+        (
+            "defaults: { retry: { backoff: { base: 1s, max: 1ms } } }\n",
+            vec!["1:48 defaults.retry.backoff.max is 1ms, below `base` (1s)"],
+        ),
+        (
+            "defaults: { tls: mutual }\n",
+            vec!["1:18 defaults.tls is mutual, but there is no `identity` to prove"],
+        ),
+        (
+            "defaults: { tls: { mode: off, sni: x } }\n",
+            vec!["1:36 defaults.tls.sni makes no sense with mode: off"],
+        ),
+        (
+            "defaults: { health_check: { tcp: true } }\n",
+            vec!["1:13 defaults.health_check is not supported yet"],
+        ),
+        (
+            "defaults: { slow_start: 1s, outlier_detection: { interval: 1s } }\n",
+            vec![
+                "1:13 defaults.slow_start is not supported yet",
+                "1:50 defaults.outlier_detection.interval is not supported yet",
+            ],
+        ),
+        ("defaults: off\n", vec!["1:11 defaults must be a block of keys, not `off`"]),
+        ("defaults: [a]\n", vec!["1:11 defaults must be a block of keys, not a list"]),
+    ];
+    for (defaults, expected) in cases {
+        assert_eq!(told(&format!("{defaults}{services}")), expected);
+        assert_eq!(told(defaults), expected, "without services");
+    }
+}
+
+#[test]
+fn what_is_odd_in_defaults_is_told_once_where_a_service_takes_it() {
+    let source = "\
+defaults: { retry: { methods: all, per_try_timeout: 20s } }
+services:
+  a: { endpoints: [10.0.0.1:80] }
+  b: { endpoints: [10.0.0.1:80] }
+  c: { endpoints: [10.0.0.1:80], timeout: 1s }
+  d: { endpoints: [10.0.0.1:80], retry: off }
+  e: { endpoints: [10.0.0.1:80], timeout: 60s }
+";
+    let told: Vec<_> =
+        warnings(source).iter().map(|w| format!("{}:{} {}", w.line, w.column, w.message)).collect();
+    assert_eq!(
+        told,
+        [
+            "1:31 defaults.retry.methods is all: a POST that the service has handled may be sent again",
+            "1:53 defaults.retry.per_try_timeout is 20s, not below `timeout` (15s): it never ends a try",
+            "1:53 defaults.retry.per_try_timeout is 20s, not below `timeout` (1s): it never ends a try (in service c)",
+        ]
+    );
+    let right = "defaults: { retry: { per_try_timeout: 20s } }\nservices: { a: { endpoints: [10.0.0.1:80], timeout: 60s } }";
+    assert_eq!(warnings(right), []);
+}
+
+#[test]
+fn a_fault_that_a_service_and_the_defaults_make_together_names_the_service() {
+    let source = "\
+defaults: { retry: { backoff: { max: 100ms } } }
+services:
+  a: { endpoints: [10.0.0.1:80] }
+  b: { endpoints: [10.0.0.1:80], retry: { backoff: { base: 1s } } }
+  c: { endpoints: [10.0.0.1:80], retry: { backoff: { base: 1s, max: 1ms } } }
+";
+    assert_eq!(
+        told(source),
+        [
+            "1:38 defaults.retry.backoff.max is 100ms, below `base` (1s) (in service b)",
+            "5:69 services.c.retry.backoff.max is 1ms, below `base` (1s)",
+        ]
+    );
+}
+
+#[test]
+fn a_hundred_services_do_not_drown_a_fault_with_that_of_their_defaults() {
+    let services: String = (0..200).map(|n| format!("  s{n}: {{ endpoints: [10.0.0.1:80] }}\n")).collect();
+    let source = format!("defaults: {{ retry: {{ attempts: 0 }} }}\nversion: 2\nservices:\n{services}");
+    assert_eq!(told(&source).len(), 2, "{}", bad(&source));
+}
+
+#[test]
+fn a_key_of_defaults_is_every_service_s_that_does_not_write_it() {
+    let config = good(
+        "\
+defaults:
+  protocol: http1
+  load_balancer: random
+  connect_timeout: 1s
+  timeout: 1s
+  stream_idle_timeout: 1s
+  max_duration: 1s
+  tls: off
+services:
+  a: { endpoints: [10.0.0.1:80] }
+  b:
+    endpoints: [10.0.0.1:80]
+    protocol: http2
+    load_balancer: peak_ewma
+    connect_timeout: 2s
+    timeout: off
+    stream_idle_timeout: off
+    max_duration: off
+    tls: { mode: simple, trust_bundle: ca.pem }
+",
+    );
+    let [a, b] = config.clusters.as_slice() else { unreachable!("two services") };
+    assert_eq!(
+        (a.protocol, a.load_balancer, &a.tls),
+        (UpstreamProtocol::Http1, LoadBalancer::Random, &UpstreamTls::Off)
+    );
+    assert_eq!((a.timeouts.connect, a.timeouts.request), (SECOND, Timeout::Set(SECOND)));
+    assert_eq!(a.timeouts.stream_idle, IdleTimeout::Set(SECOND));
+    assert_eq!(a.timeouts.max_duration, Some(SECOND));
+    assert_eq!((b.protocol, b.load_balancer), (UpstreamProtocol::Http2, LoadBalancer::PeakEwma));
+    assert_eq!((b.timeouts.connect, b.timeouts.request), (2 * SECOND, Timeout::Off));
+    assert_eq!((b.timeouts.stream_idle, b.timeouts.max_duration), (IdleTimeout::Off, None));
+    assert!(matches!(&b.tls, UpstreamTls::Simple { trust_bundle: Some(_), .. }));
+}
+
+#[test]
+fn blocks_are_merged_key_by_key_and_blocks_in_them_too() {
+    let config = good(
+        "\
+defaults:
+  connection: { idle_timeout: 1s, keepalive: off }
+  retry: { attempts: 7, conditions: [5xx, reset], methods: [GET], backoff: { base: 1s, max: 9s }, budget: { ratio: 50% } }
+  circuit_breaker: { max_connections: 7, max_retries: 8 }
+  outlier_detection: { consecutive_errors: 7, max_ejected: 10% }
+services:
+  a:
+    endpoints: [10.0.0.1:80]
+    connection: { keepalive: 2s }
+    retry: { conditions: [409], backoff: { max: 5s }, budget: { min_per_second: 1 } }
+    circuit_breaker: { max_retries: 9 }
+    outlier_detection: { max_ejected: 20% }
+  b: { endpoints: [10.0.0.1:80] }
+",
+    );
+    let a = &config.clusters[0];
+    assert_eq!((a.connection.idle_timeout, a.connection.keepalive), (Some(SECOND), Some(2 * SECOND)));
+    let retry = a.retry.as_ref().unwrap();
+    assert_eq!((retry.attempts, &retry.methods), (7, &RetryMethods::List(vec!["GET".into()])));
+    assert_eq!(retry.conditions, [RetryCondition::Status(409)], "a list is taken whole");
+    assert_eq!((retry.backoff.base, retry.backoff.max), (SECOND, 5 * SECOND));
+    assert_eq!((retry.budget.ratio, retry.budget.min_per_second), (0.5, 1));
+    assert_eq!((a.limits.max_connections, a.limits.max_retries, a.limits.max_requests), (7, 9, 1024));
+    let outliers = a.outlier_detection.as_ref().unwrap();
+    assert_eq!((outliers.consecutive_errors, outliers.max_ejected), (Some(7), 0.2));
+    let b = &config.clusters[1];
+    assert_eq!((b.limits.max_connections, b.limits.max_retries), (7, 8));
+    assert_eq!(b.retry.as_ref().unwrap().backoff.max, 9 * SECOND);
+}
+
+#[test]
+fn tls_is_taken_whole_or_not_at_all() {
+    let config = good(
+        "\
+identity: { directory: certs }
+defaults: { tls: { mode: mutual, identities: \"spiffe://x/a\", sni: a } }
+services:
+  a: { endpoints: [10.0.0.1:80] }
+  b: { endpoints: [10.0.0.1:80], tls: { mode: simple } }
+",
+    );
+    assert!(
+        matches!(&config.clusters[0].tls, UpstreamTls::Mutual { identities, sni: Some(_), .. } if identities.len() == 1)
+    );
+    assert!(matches!(&config.clusters[1].tls, UpstreamTls::Simple { sni: None, .. }));
+}
+
+#[test]
+fn what_defaults_turn_off_a_block_of_the_service_turns_on_again() {
+    let config = good(
+        "\
+defaults: { retry: off, outlier_detection: off }
+services:
+  a: { endpoints: [10.0.0.1:80] }
+  b: { endpoints: [10.0.0.1:80], retry: {}, outlier_detection: { base_ejection: 1s } }
+  c:
+    endpoints: [10.0.0.1:80]
+    retry:
+",
+    );
+    assert_eq!((&config.clusters[0].retry, &config.clusters[0].outlier_detection), (&None, &None));
+    assert_eq!(config.clusters[1].retry.as_ref().unwrap().attempts, 2);
+    let expected = OutlierDetection { base_ejection: SECOND, ..OutlierDetection::default() };
+    assert_eq!(config.clusters[1].outlier_detection, Some(expected));
+    assert_eq!(config.clusters[2].retry, None, "a key without a value is not written");
+    let other = good(
+        "defaults: { retry: { attempts: 7 } }\nservices: { a: { endpoints: [10.0.0.1:80], retry: off } }",
+    );
+    assert_eq!(other.clusters[0].retry, None);
+}
+
+#[test]
+fn empty_defaults_are_none() {
+    let services = "services: { a: { endpoints: [10.0.0.1:80] } }";
+    for defaults in ["defaults: {}", "defaults:", "defaults: { retry: {}, connection: {} }"] {
+        assert_eq!(good(&format!("{defaults}\n{services}")), good(services), "{defaults}");
+    }
+}

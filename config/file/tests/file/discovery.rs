@@ -1,0 +1,69 @@
+//! Endpoints that are learnt from DNS, and which certificates are revoked.
+
+use std::path::Path;
+use std::time::Duration;
+
+use pillion_model::cluster::Discovery;
+use pillion_model::identity::Crl;
+
+use crate::{bad, good, told};
+
+fn service(endpoints: &str) -> String {
+    format!("services:\n  a:\n    endpoints: {endpoints}\n")
+}
+
+#[test]
+fn a_name_that_cannot_be_asked_for_is_a_fault_that_says_what_to_write() {
+    for (endpoints, place, help) in [
+        ("{ dns: orders.shop }", "3:23", "\"orders.shop:15006\""),
+        ("{ dns: \"10.0.0.1:80\" }", "3:23", "write a list: endpoints: [\"10.0.0.1:80\"]"),
+        ("{ dns: \"[::1]:80\" }", "3:23", "write a list: endpoints: [\"[::1]:80\"]"),
+        ("{ dns: \"a:80\", refresh: 999ms }", "3:40", "write 1s or more"),
+        ("\"orders.shop:80\"", "3:16", "write { dns: \"orders.shop:80\" }"),
+        ("[\"orders.shop:80\"]", "3:17", "endpoints: { dns:"),
+        ("{ refresh: 5s }", "3:5", "endpoints: { dns:"),
+        ("{}", "3:5", "endpoints: { dns:"),
+    ] {
+        let errors = bad(&service(endpoints));
+        let [fault] = errors.faults.as_slice() else { unreachable!("{errors}") };
+        assert_eq!(format!("{}:{}", fault.line, fault.column), place, "{errors}");
+        assert!(fault.help.as_deref().unwrap_or_default().contains(help), "{errors}");
+    }
+}
+
+#[test]
+fn srv_records_are_not_supported_yet() {
+    assert_eq!(
+        told(&service("{ srv: _http._tcp.orders.shop }")),
+        ["3:18 services.a.endpoints.srv is not supported yet"]
+    );
+}
+
+#[test]
+fn endpoints_from_dns_are_a_name_a_port_and_a_pause() {
+    let learnt = |endpoints: &str| {
+        let cluster = good(&service(endpoints)).clusters.remove(0);
+        assert_eq!(cluster.endpoints, []);
+        cluster.discovery.unwrap()
+    };
+    let discovery = |name: &str, refresh| Discovery {
+        name: name.into(),
+        port: 15006,
+        refresh: Duration::from_secs(refresh),
+    };
+    assert_eq!(learnt("{ dns: \"orders.shop:15006\" }"), discovery("orders.shop", 5));
+    assert_eq!(learnt("{ dns: \"orders.shop.:15006\", refresh: 1s }"), discovery("orders.shop.", 1));
+    assert_eq!(good(&service("[10.0.0.1:80]")).clusters[0].discovery, None);
+}
+
+#[test]
+fn a_crl_that_is_written_is_required_and_that_of_a_directory_may_be_absent() {
+    let crl = |keys: &str| good(&format!("identity: {{ {keys} }}")).identity.unwrap().crl;
+    let path = |name: &str| Path::new("/etc/pillion").join(name);
+    let files = "certificate: a, key: b, trust_bundle: c";
+    assert_eq!(crl(files), Crl::None);
+    assert_eq!(crl(&format!("{files}, crl: d.crl")), Crl::Required(path("d.crl")));
+    assert_eq!(crl("directory: certs"), Crl::IfPresent(path("certs/ca.crl")));
+    assert_eq!(crl("directory: certs, crl: revoked.pem"), Crl::Required(path("revoked.pem")));
+    assert_eq!(told("identity: { crl: a }"), ["1:1 identity does not say where the certificates are"]);
+}

@@ -1,0 +1,295 @@
+//! `routes`: what is read of them, and which are refused or warned about.
+
+use std::path::Path;
+use std::time::Duration;
+
+use pillion_config::parse_with;
+use pillion_model::cluster::HostPattern;
+use pillion_model::policy::Timeout;
+use pillion_model::route::{HeaderMatch, PathMatch, Route, RouteHost, ValueMatch};
+
+use crate::{bad, good, told, warnings};
+
+const SERVICES: &str = "\
+services:
+  a: { endpoints: [10.0.0.1:80], hosts: [a, \"*.a\"] }
+  b: { endpoints: [10.0.0.2:80], timeout: 3s, retry: { attempts: 7, backoff: { max: 100ms } } }
+  off: { endpoints: [10.0.0.3:80], retry: off }
+  db: { endpoints: [10.0.0.4:80], protocol: tcp }
+";
+
+/// Of a list of routes, one a line from line 7 on.
+fn with(routes: &[&str]) -> String {
+    let routes: String = routes.iter().map(|route| format!("  - {{ {route} }}\n")).collect();
+    format!("{SERVICES}routes:\n{routes}")
+}
+
+fn one(route: &str) -> Route {
+    good(&with(&[route])).routes.remove(0)
+}
+
+fn host(name: &str, wildcard: bool, port: Option<u16>) -> RouteHost {
+    RouteHost::One(HostPattern { name: name.into(), wildcard, port })
+}
+
+#[test]
+fn what_a_route_lacks_or_says_wrongly_is_a_fault_at_its_place() {
+    for (route, expected) in [
+        ("to: a", "7:5 routes[0] needs `hosts`"),
+        ("hosts: [], to: a", "7:14 routes[0].hosts is empty"),
+        ("hosts: [a]", "7:5 routes[0] needs `to`"),
+        ("hosts: [a], to: []", "7:23 routes[0].to is empty"),
+        ("hosts: [a], to: [{ weight: 1 }]", "7:24 routes[0].to[0] needs `service`"),
+        (
+            "hosts: [a], to: [{ service: a, weight: 0 }, { service: b, weight: 0 }]",
+            "7:23 routes[0].to gives no service any weight",
+        ),
+        ("hosts: [a], to: { service: a, weight: 0 }", "7:19 routes[0].to gives no service any weight"),
+        (
+            "hosts: [a], to: [a, db]",
+            "7:27 routes[0].to[1] is db, whose protocol is tcp: it has no requests to route",
+        ),
+        ("hosts: [\"*.*\"], to: a", "7:15 routes[0].hosts[0] is `*.*`, which is not a host"),
+        ("hosts: [a], to: a, name: a b", "7:32 routes[0].name is `a b`, which is not a route's name"),
+        ("hosts: [a], to: a, timeout: 1", "7:35 routes[0].timeout is `1`, which is not a duration"),
+        (
+            "hosts: [a], to: a, retry: { attempts: 0 }",
+            "7:45 routes[0].retry.attempts is 0, which is no retry",
+        ),
+        ("hosts: [a], to: a, retry: { atempts: 1 }", "7:35 routes[0].retry has no key `atempts`"),
+        (
+            "hosts: [a], to: a, match: { path: /v2 }",
+            "7:41 routes[0].match.path must be { prefix: … } or { exact: … }",
+        ),
+        (
+            "hosts: [a], to: a, match: { path: { prefix: v2 } }",
+            "7:51 routes[0].match.path.prefix is `v2`, which is not a path",
+        ),
+        ("hosts: [a], to: a, match: { path: {} }", "7:35 routes[0].match.path is an empty block"),
+        (
+            "hosts: [a], to: a, match: { path: { prefix: /a, exact: /a } }",
+            "7:35 routes[0].match.path has `exact` and `prefix`",
+        ),
+        ("hosts: [a], to: a, match: { methods: [] }", "7:44 routes[0].match.methods is empty"),
+        (
+            "hosts: [a], to: a, match: { methods: get }",
+            "7:44 routes[0].match.methods is `get`, which is not a method",
+        ),
+        (
+            "hosts: [a], to: a, match: { headers: { \"x a\": 1 } }",
+            "7:46 routes[0].match.headers has a key that is `x a`, which is not a header's name",
+        ),
+        (
+            "hosts: [a], to: a, match: { headers: { Host: b } }",
+            "7:46 routes[0].match.headers has a key that is `Host`, which is not a header's name",
+        ),
+        ("hosts: [a], to: a, match: { headers: { x-a: {} } }", "7:46 routes[0].match.headers.x-a is empty"),
+        ("hosts: [a], to: a, match: { headers: { x-a: } }", "7:49 routes[0].match.headers.x-a is empty"),
+        (
+            "hosts: [a], to: a, match: { headers: { x-a: { exact: a, present: true } } }",
+            "7:46 routes[0].match.headers.x-a has more than one of `exact`, `prefix` and `present`",
+        ),
+        (
+            "hosts: [a], to: a, match: { headers: { x-a: { present: yes } } }",
+            "7:62 routes[0].match.headers.x-a.present is `yes`, which is not on or off",
+        ),
+        (
+            "hosts: [a], to: a, match: { headers: { x-a: [a] } }",
+            "7:51 routes[0].match.headers.x-a must be a value, or { exact, prefix or present: … }, not a list",
+        ),
+    ] {
+        assert_eq!(told(&with(&[route])), [expected], "{route}");
+    }
+    assert_eq!(told("routes: orders"), ["1:9 routes is `orders`, which is not a list of routes"]);
+    assert_eq!(told("routes: { a: {} }"), ["1:9 routes must be a list of routes, not a block of keys"]);
+    assert_eq!(told("routes: [a]"), ["1:10 routes[0] must be a block of keys, not `a`"]);
+}
+
+#[test]
+fn two_routes_of_one_name_are_a_fault() {
+    let source = with(&["hosts: [a], to: b, name: x, match: { methods: GET }", "hosts: [a], to: b, name: x"]);
+    assert_eq!(told(&source), ["8:32 routes[1].name is `x`, as an earlier route is called"]);
+}
+
+#[test]
+fn three_faults_in_three_routes_are_told_at_once() {
+    let source = with(&["hosts: [a], to: bb", "hosts: [a], too: b", "hosts: [a], to: b, match: { pth: 1 }"]);
+    assert_eq!(
+        told(&source),
+        [
+            "7:23 routes[0].to is bb, which is none of `services`",
+            "8:19 routes[1] has no key `too`",
+            "9:35 routes[2].match has no key `pth`",
+        ]
+    );
+}
+
+/// What a route alone has, and what it makes together with a service.
+#[test]
+fn a_fault_of_a_route_and_its_service_together_names_the_service() {
+    let source = with(&["hosts: [a], to: [a, b], retry: { backoff: { base: 1s } }"]);
+    assert_eq!(
+        told(&source),
+        ["7:31 routes[0].retry meets service b, whose `retry.backoff.max` is 100ms, below `base` (1s)"]
+    );
+    let twice = with(&["hosts: [a], to: [a, b], retry: { attempts: 0 }"]);
+    assert_eq!(told(&twice), ["7:50 routes[0].retry.attempts is 0, which is no retry"]);
+}
+
+#[test]
+fn a_service_that_was_faulty_as_a_whole_is_not_unknown() {
+    let source = "services: { a: 5, b: { endpoints: [nowhere] } }\nroutes: [{ hosts: [a], to: [a, b] }]";
+    assert_eq!(told(source).len(), 2, "{}", bad(source));
+}
+
+#[test]
+fn a_route_behind_one_that_takes_everything_is_warned_about() {
+    let (all, get) = ("hosts: [a], to: b", "hosts: [a], to: b, match: { methods: GET }");
+    let cases: [(&[&str], &[&str]); 9] = [
+        (&[all, get], &["8:5 routes[1] is never reached: routes[0] takes all requests to its hosts"]),
+        (&[all, all], &["8:5 routes[1] is never reached: routes[0] takes all requests to its hosts"]),
+        (&[get, all], &[]),
+        (&[all, "hosts: [a, b], to: b"], &[]),
+        (
+            &["hosts: [\"*\"], to: b", get],
+            &["8:5 routes[1] is never reached: routes[0] takes all requests to its hosts"],
+        ),
+        (&["hosts: [\"*\"], to: b", "hosts: [elsewhere], to: b"], &[]),
+        (
+            &["hosts: [\"*.a\"], to: b", "hosts: [x.a, \"*.y.a:80\"], to: a"],
+            &["8:5 routes[1] is never reached: routes[0] takes all requests to its hosts"],
+        ),
+        (&["hosts: [\"a:80\"], to: b", all], &[]),
+        (
+            &[all, "hosts: [b], to: a", "hosts: [a, b], to: a"],
+            &["9:5 routes[2] is never reached: routes[1] takes all requests to its hosts"],
+        ),
+    ];
+    for (routes, expected) in cases {
+        let told: Vec<_> = warnings(&with(routes))
+            .iter()
+            .map(|w| format!("{}:{} {}", w.line, w.column, w.message))
+            .collect();
+        assert_eq!(told, expected, "{routes:?}");
+    }
+}
+
+#[test]
+fn a_service_that_stands_twice_in_a_route_is_warned_about() {
+    let warnings = warnings(&with(&["hosts: [a], to: [b, b]"]));
+    assert_eq!(warnings[0].message, "routes[0].to has b more than once");
+}
+
+#[test]
+fn a_route_is_read_as_written() {
+    let route = one(
+        "name: canary, hosts: [A., \"*.a:80\", \"*\", elsewhere], to: [{ service: a, weight: 10 }, b], timeout: 1s, \
+         match: { path: { prefix: /v2/ }, methods: [GET, PROPFIND], \
+         headers: { X-Canary: \"1\", x-a: { prefix: p }, x-b: { present: off }, x-c: { exact: \" \" } } }"
+            .replace("\" \"", "\"\"")
+            .as_str(),
+    );
+    assert_eq!(route.name.as_deref(), Some("canary"));
+    assert_eq!(
+        route.hosts,
+        [host("a", false, None), host("a", true, Some(80)), RouteHost::Any, host("elsewhere", false, None)]
+    );
+    assert_eq!(route.matches.path, Some(PathMatch::Prefix("/v2/".into())));
+    assert_eq!(route.matches.methods, ["GET", "PROPFIND"]);
+    let header = |name: &str, value| HeaderMatch { name: name.into(), value };
+    assert_eq!(
+        route.matches.headers,
+        [
+            header("x-canary", ValueMatch::Exact("1".into())),
+            header("x-a", ValueMatch::Prefix("p".into())),
+            header("x-b", ValueMatch::Present(false)),
+            header("x-c", ValueMatch::Exact(String::new())),
+        ]
+    );
+    let to: Vec<_> = route.to.iter().map(|one| (one.service.as_str(), one.weight)).collect();
+    assert_eq!(to, [("a", 10), ("b", 1)]);
+    assert_eq!(
+        one("hosts: a, to: a, match: { path: { exact: / } }").matches.path,
+        Some(PathMatch::Exact("/".into()))
+    );
+}
+
+/// The text that stands there, not YAML's idea of it.
+#[test]
+fn a_header_s_value_is_text_whatever_yaml_takes_it_for() {
+    for text in ["1", "1.10", "0x10", "007", "1e3", "true", "True", "no", "1_000"] {
+        let route = one(&format!("hosts: a, to: a, match: {{ headers: {{ x-a: {text} }} }}"));
+        assert_eq!(route.matches.headers[0].value, ValueMatch::Exact(text.into()));
+    }
+}
+
+#[test]
+fn one_service_may_stand_without_a_list() {
+    let expected = one("hosts: a, to: [{ service: b, weight: 1 }]");
+    for to in ["b", "[b]", "{ service: b }", "[{ service: b }]"] {
+        assert_eq!(one(&format!("hosts: a, to: {to}")), expected, "{to}");
+    }
+}
+
+#[test]
+fn timeout_and_retry_of_a_route_stand_over_the_service_s_own() {
+    let config = good(&with(&["hosts: a, to: [a, b, off]"]));
+    for weighted in &config.routes[0].to {
+        let cluster = config.clusters.iter().find(|cluster| cluster.name == weighted.service).unwrap();
+        assert_eq!((&weighted.timeouts, &weighted.retry), (&cluster.timeouts, &cluster.retry));
+    }
+    let route = one("hosts: a, to: [a, b, off], timeout: 9s, retry: { methods: GET }"
+        .replace("GET", "[GET]")
+        .as_str());
+    let attempts: Vec<_> = route.to.iter().map(|one| one.retry.as_ref().unwrap().attempts).collect();
+    assert_eq!(attempts, [2, 7, 2], "key by key");
+    let b = &route.to[1];
+    assert_eq!(b.timeouts.request, Timeout::Set(Duration::from_secs(9)));
+    assert_eq!(b.retry.as_ref().unwrap().backoff.max, Duration::from_millis(100));
+    let off = one("hosts: a, to: [a, b, off], timeout: off, retry: off");
+    assert!(off.to.iter().all(|one| one.retry.is_none() && one.timeouts.request == Timeout::Off));
+}
+
+#[test]
+fn the_defaults_are_below_a_route_s_services_too() {
+    let config = good(
+        "defaults: { timeout: 4s, retry: { attempts: 9 } }\nservices: { a: { endpoints: [10.0.0.1:80] } }\n\
+         routes: [{ hosts: a, to: a, retry: { max_body: 1KiB } }]",
+    );
+    let a = &config.routes[0].to[0];
+    let retry = a.retry.as_ref().unwrap();
+    assert_eq!(
+        (retry.attempts, retry.max_body, a.timeouts.request),
+        (9, 1024, Timeout::Set(Duration::from_secs(4)))
+    );
+}
+
+#[test]
+fn variables_stand_for_any_value_of_a_route() {
+    let environment = |name: &str| match name {
+        "B" => Some("b".to_owned()),
+        "N" => Some("7".to_owned()),
+        "OFF" => Some("off".to_owned()),
+        "V" => Some("1.10".to_owned()),
+        _ => None,
+    };
+    let source = with(&[
+        "name: \"r-${B}\", hosts: \"${B}\", to: [\"${B}\", { service: \"${B}\", weight: \"${N}\" }], timeout: \"${OFF}\", \
+         retry: \"${OFF}\", match: { path: { prefix: \"/${V}\" }, headers: { x-a: \"${V}\", x-b: { present: \"${OFF}\" } } }",
+    ]);
+    let route = parse_with(&source, Path::new(""), &environment).unwrap().0.routes.remove(0);
+    assert_eq!((route.name.as_deref(), &route.hosts[0]), (Some("r-b"), &host("b", false, None)));
+    assert_eq!((route.to[0].weight, route.to[1].weight, &route.to[1].retry), (1, 7, &None));
+    assert_eq!(route.matches.path, Some(PathMatch::Prefix("/1.10".into())));
+    let values: Vec<_> = route.matches.headers.into_iter().map(|header| header.value).collect();
+    assert_eq!(values, [ValueMatch::Exact("1.10".into()), ValueMatch::Present(false)]);
+    let stranger = parse_with(&with(&["hosts: b, to: \"${N}\""]), Path::new(""), &environment).unwrap_err();
+    assert_eq!(stranger.faults[0].message, "routes[0].to is 7, which is none of `services`");
+}
+
+#[test]
+fn no_routes_are_as_good_as_an_empty_list() {
+    for routes in ["[]", "off", "", "\"${PILLION_ABSENT:-}\""] {
+        assert_eq!(good(&format!("routes: {routes}")), good("{}"), "{routes}");
+    }
+}

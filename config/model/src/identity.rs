@@ -1,0 +1,122 @@
+//! Who this workload is: SPIFFE IDs, and where its certificates come from.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where the certificates are. Relative paths have been resolved against the file's own folder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub trust_bundle: PathBuf,
+    pub crl: Crl,
+    /// `None`: that of the certificate's SPIFFE ID.
+    pub trust_domain: Option<String>,
+}
+
+/// Which certificates are revoked, PEM or DER (RFC 5280, 5).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Crl {
+    #[default]
+    None,
+    /// `ca.crl` of the directory: enforced while it is there.
+    IfPresent(PathBuf),
+    Required(PathBuf),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct TlsPolicy {
+    pub min_version: TlsVersion,
+    /// X25519MLKEM768 offered first, or not at all.
+    pub post_quantum: bool,
+}
+
+/// TLS 1.2 still is what some callers have; post-quantum key exchange costs nothing when a peer lacks it.
+impl Default for TlsPolicy {
+    fn default() -> Self {
+        Self { min_version: TlsVersion::Tls12, post_quantum: true }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TlsVersion {
+    Tls12,
+    Tls13,
+}
+
+/// A SPIFFE ID, `spiffe://TRUST_DOMAIN/PATH` (SPIFFE-ID standard, sections 2.1 to 2.3).
+///
+/// Checked: at most 2048 bytes; a trust domain of at most 255 characters out of `a-z 0-9 . - _`; a path of
+/// segments out of `a-z A-Z 0-9 . - _`, none empty, none `.` or `..`, no trailing slash.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpiffeId {
+    uri: String,
+    trust_domain_end: usize,
+}
+
+/// Why a text is not a SPIFFE ID.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BadSpiffeId(&'static str);
+
+const SCHEME: &str = "spiffe://";
+
+impl SpiffeId {
+    pub fn as_str(&self) -> &str {
+        &self.uri
+    }
+
+    pub fn trust_domain(&self) -> &str {
+        self.uri.get(SCHEME.len()..self.trust_domain_end).unwrap_or_default()
+    }
+
+    /// The path with its leading slash; empty for the ID of a trust domain itself.
+    pub fn path(&self) -> &str {
+        self.uri.get(self.trust_domain_end..).unwrap_or_default()
+    }
+}
+
+impl FromStr for SpiffeId {
+    type Err = BadSpiffeId;
+
+    fn from_str(text: &str) -> Result<Self, BadSpiffeId> {
+        if text.len() > 2048 {
+            return Err(BadSpiffeId("a SPIFFE ID has at most 2048 bytes"));
+        }
+        let rest = text.strip_prefix(SCHEME).ok_or(BadSpiffeId("a SPIFFE ID begins with spiffe://"))?;
+        let (domain, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        check_trust_domain(domain)?;
+        for segment in path.split('/').skip(1) {
+            check_segment(segment)?;
+        }
+        Ok(Self { uri: text.to_owned(), trust_domain_end: SCHEME.len() + domain.len() })
+    }
+}
+
+/// A trust domain as the SPIFFE-ID standard (2.1) allows it.
+pub fn check_trust_domain(domain: &str) -> Result<(), BadSpiffeId> {
+    let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    match domain {
+        "" => Err(BadSpiffeId("the trust domain is empty")),
+        d if d.len() > 255 => Err(BadSpiffeId("a trust domain has at most 255 characters")),
+        d if !d.bytes().all(allowed) => Err(BadSpiffeId("a trust domain has only a-z 0-9 . - _")),
+        _ => Ok(()),
+    }
+}
+
+fn check_segment(segment: &str) -> Result<(), BadSpiffeId> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    match segment {
+        "" => Err(BadSpiffeId("a path segment is empty")),
+        "." | ".." => Err(BadSpiffeId("a path segment is . or ..")),
+        s if !s.bytes().all(allowed) => Err(BadSpiffeId("a path segment has only a-z A-Z 0-9 . - _")),
+        _ => Ok(()),
+    }
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.uri)
+    }
+}

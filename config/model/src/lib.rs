@@ -1,0 +1,132 @@
+//! What a sidecar is told, checked: the model that every source of configuration is translated to.
+//!
+//! [`Config`] is what the proxy runs on: typed, complete, every default filled in. It knows nothing of YAML or of
+//! how a source spells things. The file feeds it today (`pillion-config`); an Envoy bootstrap, xDS and Kubernetes
+//! can feed the same model later.
+//!
+//! Deliberately absent: IO, clocks, tokio, serde, and every question about how something was written.
+
+pub mod cluster;
+mod direction;
+pub mod dns;
+pub mod endpoint;
+pub mod fault;
+pub mod identity;
+pub mod listener;
+pub mod path;
+pub mod policy;
+mod reason;
+pub mod route;
+pub mod telemetry;
+pub mod text;
+mod validate;
+
+use std::num::NonZeroUsize;
+
+pub use cluster::Cluster;
+pub use direction::Direction;
+pub use dns::Dns;
+pub use endpoint::{Endpoint, EndpointUpdate};
+pub use fault::{Fault, Faults, Severity};
+pub use identity::SpiffeId;
+pub use listener::{Inbound, Outbound};
+pub use path::{Path, Step, Trail};
+pub use reason::Reason;
+pub use route::Route;
+pub use validate::{validate, validate_cluster};
+
+/// Everything a sidecar is told, checked and complete.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub workload: Workload,
+    /// `None`: plaintext on both sides.
+    pub identity: Option<identity::Source>,
+    pub tls: identity::TlsPolicy,
+    /// `None`: `inbound: off`.
+    pub inbound: Option<Inbound>,
+    /// `None`: `outbound: off`.
+    pub outbound: Option<Outbound>,
+    /// What the application calls, in the order of the file. Names are unique.
+    pub clusters: Vec<Cluster>,
+    /// In the order of the file: the first match wins.
+    pub routes: Vec<Route>,
+    /// `None`: no DNS proxy.
+    pub dns: Option<dns::Dns>,
+    pub admin: telemetry::Admin,
+    /// `None`: `metrics: off`.
+    pub metrics: Option<telemetry::Metrics>,
+    /// `None`: no access log.
+    pub access_log: Option<telemetry::AccessLog>,
+    pub drain: listener::Drain,
+    pub limits: listener::DownstreamLimits,
+    /// Threads of the data path. `None`: from the CPU quota of the cgroup.
+    pub workers: Option<NonZeroUsize>,
+}
+
+/// The built-in defaults: no identity, both sides, no service.
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            workload: Workload::default(),
+            identity: None,
+            tls: identity::TlsPolicy::default(),
+            inbound: Some(Inbound::default()),
+            outbound: Some(Outbound::default()),
+            clusters: Vec::new(),
+            routes: Vec::new(),
+            dns: None,
+            admin: telemetry::Admin::default(),
+            metrics: Some(telemetry::Metrics::default()),
+            access_log: None,
+            drain: listener::Drain::default(),
+            limits: listener::DownstreamLimits::default(),
+            workers: None,
+        }
+    }
+}
+
+/// Whose sidecar this is, as every line of the access log says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Workload {
+    pub name: Option<String>,
+    pub namespace: Option<String>,
+    pub zone: Option<String>,
+}
+
+impl Workload {
+    /// What is left out is taken from the certificate's SPIFFE ID where it ends in `/ns/NAMESPACE/sa/NAME`.
+    #[must_use]
+    pub fn or_of(&self, id: Option<&SpiffeId>) -> Self {
+        let mut segments = id.map_or("", SpiffeId::path).rsplit('/');
+        let mut next = || segments.next();
+        let (namespace, name) = match [next(), next(), next(), next()] {
+            [Some(name), Some("sa"), Some(namespace), Some("ns")] => (Some(namespace), Some(name)),
+            _ => (None, None),
+        };
+        Self {
+            name: self.name.clone().or_else(|| name.map(str::to_owned)),
+            namespace: self.namespace.clone().or_else(|| namespace.map(str::to_owned)),
+            zone: self.zone.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_is_who_its_identity_says_unless_the_file_says_otherwise() {
+        let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/orders".parse().unwrap();
+        let named = |name: Option<&str>, namespace: Option<&str>| Workload {
+            name: name.map(str::to_owned),
+            namespace: namespace.map(str::to_owned),
+            zone: None,
+        };
+        assert_eq!(Workload::default().or_of(Some(&id)), named(Some("orders"), Some("shop")));
+        assert_eq!(named(Some("web"), None).or_of(Some(&id)), named(Some("web"), Some("shop")));
+        let other: SpiffeId = "spiffe://cluster.local/region/eu/web".parse().unwrap();
+        assert_eq!(Workload::default().or_of(Some(&other)), Workload::default());
+        assert_eq!(Workload::default().or_of(None), Workload::default());
+    }
+}

@@ -1,0 +1,107 @@
+//! Where in a configuration something stands, in the terms of the model: `services.orders.endpoints[1].weight`.
+//!
+//! The names are those of the file, as they are the ones that people know. A source that writes things elsewhere
+//! (an Envoy bootstrap, xDS) translates a path to its own place.
+
+use std::fmt;
+
+/// One step from a block to what it holds.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Step {
+    /// The name of a key, of a service or of a header.
+    Key(String),
+    /// The number of an item in a list, from 0.
+    Index(usize),
+}
+
+/// A key from the root of the configuration. Empty: the configuration as a whole.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Path(pub Vec<Step>);
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (nth, step) in self.0.iter().enumerate() {
+            match step {
+                Step::Key(key) if nth == 0 => f.write_str(key)?,
+                Step::Key(key) => write!(f, ".{key}")?,
+                Step::Index(index) => write!(f, "[{index}]")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Path {
+    /// Whether this key is `block`, or a key inside it. `services.orders.tls` is within `services.orders`, and
+    /// `services.orders` is not within `services.or`.
+    pub fn is_within(&self, block: &Self) -> bool {
+        self.0.starts_with(&block.0)
+    }
+
+    /// Whether one of the two keys lies within the other.
+    pub fn is_related_to(&self, other: &Self) -> bool {
+        self.is_within(other) || other.is_within(self)
+    }
+}
+
+/// The way to a key while a check walks to it: it lives on the stack, and costs an allocation only where a fault
+/// is found.
+#[derive(Debug, Clone, Copy)]
+pub struct Trail<'a> {
+    before: Option<&'a Self>,
+    last: Last<'a>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Last<'a> {
+    Root,
+    Key(&'a str),
+    Index(usize),
+}
+
+impl<'a> Trail<'a> {
+    /// The configuration as a whole.
+    pub const fn root() -> Self {
+        Self { before: None, last: Last::Root }
+    }
+
+    /// The key of this name in the block that this trail leads to.
+    pub const fn key(&'a self, key: &'a str) -> Self {
+        Self { before: Some(self), last: Last::Key(key) }
+    }
+
+    /// The item of this number, from 0, in the list that this trail leads to.
+    pub const fn index(&'a self, index: usize) -> Self {
+        Self { before: Some(self), last: Last::Index(index) }
+    }
+
+    /// The whole path.
+    pub fn path(&self) -> Path {
+        let mut path = self.before.map(Trail::path).unwrap_or_default();
+        path.0.extend(match self.last {
+            Last::Root => None,
+            Last::Key(key) => Some(Step::Key(key.to_owned())),
+            Last::Index(index) => Some(Step::Index(index)),
+        });
+        path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_longer_name_is_not_within_a_shorter_one() {
+        let root = Trail::root();
+        let services = root.key("services");
+        let (orders, or) = (services.key("orders"), services.key("or"));
+        assert!(orders.key("tls").path().is_within(&orders.path()));
+        assert!(!orders.path().is_within(&or.path()));
+        assert!(orders.path().is_related_to(&orders.key("endpoints").index(1).path()));
+        assert_eq!(
+            orders.key("endpoints").index(1).key("weight").path().to_string(),
+            "services.orders.endpoints[1].weight"
+        );
+    }
+}

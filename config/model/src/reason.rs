@@ -1,0 +1,170 @@
+//! Why a request was not answered by the upstream: the CODEs of the public interface, and what each is told as.
+
+/// A stable code: `reason` of the metric and of the access log, `CODE` in `Proxy-Status`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// No route and no service matches.
+    NoRoute,
+    /// No service matches, and `outbound.unknown` is deny.
+    EgressDenied,
+    /// The service has no endpoint.
+    NoEndpoints,
+    /// Every endpoint that is known is ejected or unhealthy.
+    AllUnhealthy,
+    /// The endpoint refused the connection.
+    ConnectRefused,
+    /// The connection took longer than `connect_timeout`.
+    ConnectTimeout,
+    /// The name of the destination could not be resolved.
+    DnsError,
+    /// The TLS handshake with the endpoint failed.
+    TlsError,
+    /// The endpoint is not who it must be.
+    PeerIdentityMismatch,
+    /// The upstream reset the stream or the connection before the response's headers.
+    UpstreamReset,
+    /// The upstream closed the connection before the response's headers.
+    UpstreamClosed,
+    /// The upstream broke the rules of HTTP.
+    ProtocolError,
+    /// The upstream did not take the upgrade.
+    UpgradeFailed,
+    /// The response's headers did not come within `timeout`, or within the caller's own deadline.
+    RequestTimeout,
+    /// The last try allowed took longer than `retry.per_try_timeout`.
+    PerTryTimeout,
+    /// A body rested for longer than `stream_idle_timeout`.
+    StreamIdleTimeout,
+    /// The exchange took longer than `max_duration`.
+    MaxDuration,
+    /// Too many requests wait for a connection: `circuit_breaker.max_pending_requests`.
+    LimitPending,
+    /// Too many requests are in flight: `max_requests`.
+    LimitRequests,
+    /// The sidecar, or the service, has as many connections as it may have.
+    Overloaded,
+    /// Plaintext came to a port that is strict.
+    MtlsRequired,
+    /// The request is malformed.
+    BadRequest,
+    /// A `bad_request` too, with a status of its own: the request may be right, but its coding is not undone here.
+    UnsupportedCoding,
+    /// The request's head is larger than `limits` allow.
+    HeadersTooLarge,
+    /// The request's body is larger than `max_body`.
+    BodyTooLarge,
+    /// The client stopped in the middle of its request.
+    RequestStalled,
+    /// The request has passed this sidecar too often.
+    LoopDetected,
+    /// The sidecar is about to end and takes nothing new.
+    Draining,
+    /// A fault of the sidecar itself that was contained.
+    InternalError,
+    /// The client left before the answer; only log and metric say so.
+    ClientGone,
+}
+
+/// What the table of the public interface says of one code.
+struct Row {
+    code: &'static str,
+    error_type: &'static str,
+    http: u16,
+    grpc: u8,
+}
+
+impl Reason {
+    #[rustfmt::skip] // one table, read by columns
+    const fn row(self) -> Row {
+        const fn row(code: &'static str, error_type: &'static str, http: u16, grpc: u8) -> Row {
+            Row { code, error_type, http, grpc }
+        }
+        match self {
+            Self::NoRoute => row("no_route", "destination_not_found", 404, 12),
+            Self::EgressDenied => row("egress_denied", "destination_ip_prohibited", 403, 7),
+            Self::NoEndpoints => row("no_endpoints", "destination_unavailable", 503, 14),
+            Self::AllUnhealthy => row("all_unhealthy", "destination_unavailable", 503, 14),
+            Self::ConnectRefused => row("connect_refused", "connection_refused", 502, 14),
+            Self::ConnectTimeout => row("connect_timeout", "connection_timeout", 504, 14),
+            Self::DnsError => row("dns_error", "dns_error", 502, 14),
+            Self::TlsError => row("tls_error", "tls_protocol_error", 502, 14),
+            Self::PeerIdentityMismatch => row("peer_identity_mismatch", "tls_certificate_error", 502, 14),
+            Self::UpstreamReset => row("upstream_reset", "connection_terminated", 502, 14),
+            Self::UpstreamClosed => row("upstream_closed", "connection_terminated", 502, 14),
+            Self::ProtocolError => row("protocol_error", "http_protocol_error", 502, 14),
+            Self::UpgradeFailed => row("upgrade_failed", "http_protocol_error", 502, 14),
+            Self::RequestTimeout => row("request_timeout", "http_response_timeout", 504, 4),
+            Self::PerTryTimeout => row("per_try_timeout", "http_response_timeout", 504, 4),
+            Self::StreamIdleTimeout => row("stream_idle_timeout", "http_response_timeout", 504, 4),
+            Self::MaxDuration => row("max_duration", "http_response_timeout", 504, 4),
+            Self::LimitPending => row("limit_pending", "connection_limit_reached", 503, 14),
+            Self::LimitRequests => row("limit_requests", "connection_limit_reached", 503, 14),
+            Self::Overloaded => row("overloaded", "connection_limit_reached", 503, 14),
+            Self::MtlsRequired => row("mtls_required", "http_request_denied", 403, 7),
+            Self::BadRequest => row("bad_request", "http_request_error", 400, 13),
+            Self::UnsupportedCoding => row("bad_request", "http_request_error", 501, 13),
+            Self::HeadersTooLarge => row("headers_too_large", "http_request_error", 431, 13),
+            Self::BodyTooLarge => row("body_too_large", "http_request_error", 413, 13),
+            Self::RequestStalled => row("request_stalled", "http_request_error", 408, 13),
+            Self::LoopDetected => row("loop_detected", "proxy_loop_detected", 508, 13),
+            Self::Draining => row("draining", "destination_unavailable", 503, 14),
+            Self::InternalError => row("internal_error", "proxy_internal_error", 500, 13),
+            Self::ClientGone => row("client_gone", "", 499, 1),
+        }
+    }
+
+    /// The stable code: `no_route`.
+    pub const fn code(self) -> &'static str {
+        self.row().code
+    }
+
+    /// The error type of `Proxy-Status` (RFC 9209, section 2.3). Empty for [`Reason::ClientGone`], whom no answer reaches.
+    pub const fn error_type(self) -> &'static str {
+        self.row().error_type
+    }
+
+    /// The HTTP status of the answer.
+    pub const fn status(self) -> u16 {
+        self.row().http
+    }
+
+    /// The gRPC status of the answer to a gRPC call.
+    pub const fn grpc_status(self) -> u8 {
+        self.row().grpc
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rows of the public interface, written a second time: a changed code is a broken promise.
+    #[test]
+    fn codes_are_those_of_the_interface() {
+        let rows = [
+            (Reason::NoRoute, "no_route destination_not_found 404 12"),
+            (Reason::EgressDenied, "egress_denied destination_ip_prohibited 403 7"),
+            (Reason::DnsError, "dns_error dns_error 502 14"),
+            (Reason::UpgradeFailed, "upgrade_failed http_protocol_error 502 14"),
+            (Reason::ConnectTimeout, "connect_timeout connection_timeout 504 14"),
+            (Reason::PeerIdentityMismatch, "peer_identity_mismatch tls_certificate_error 502 14"),
+            (Reason::RequestTimeout, "request_timeout http_response_timeout 504 4"),
+            (Reason::LimitPending, "limit_pending connection_limit_reached 503 14"),
+            (Reason::MtlsRequired, "mtls_required http_request_denied 403 7"),
+            (Reason::BadRequest, "bad_request http_request_error 400 13"),
+            (Reason::UnsupportedCoding, "bad_request http_request_error 501 13"),
+            (Reason::HeadersTooLarge, "headers_too_large http_request_error 431 13"),
+            (Reason::Draining, "draining destination_unavailable 503 14"),
+            (Reason::LoopDetected, "loop_detected proxy_loop_detected 508 13"),
+        ];
+        for (reason, row) in rows {
+            let told = [
+                reason.code(),
+                reason.error_type(),
+                &reason.status().to_string(),
+                &reason.grpc_status().to_string(),
+            ];
+            assert_eq!(told.join(" "), row);
+        }
+    }
+}

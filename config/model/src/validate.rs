@@ -1,0 +1,68 @@
+//! What no single value shows: keys that contradict each other, names that are not there, listeners that meet.
+//!
+//! Every source of configuration goes through [`validate`]. A value alone cannot be wrong here: the types of the
+//! model do not hold it, or the source has refused it.
+
+mod claims;
+mod cluster;
+mod covered;
+mod dns;
+mod limits;
+mod listener;
+mod policy;
+mod probes;
+mod routes;
+mod sockets;
+
+use crate::fault::Faults;
+use crate::path::Trail;
+use crate::{Cluster, Config};
+
+/// Every fault of a whole configuration. Takes time in proportion to its size.
+pub fn validate(config: &Config) -> Faults {
+    let mut faults = Faults::default();
+    let root = Trail::root();
+    let services = root.key("services");
+    for cluster in &config.clusters {
+        cluster::validate(cluster, config.identity.is_some(), &services.key(&cluster.name), &mut faults);
+    }
+    routes::validate(config, &root.key("routes"), &mut faults);
+    listener::validate(config, &mut faults);
+    if let Some(dns) = &config.dns {
+        dns::validate(dns, &root.key("dns"), &mut faults);
+    }
+    limits::drain(&config.drain, &root.key("drain"), &mut faults);
+    limits::downstream(&config.limits, &root.key("limits"), &mut faults);
+    sockets::refuse_shared(config, &mut faults);
+    claims::refuse_shared(&config.clusters, &mut faults);
+    probes::validate(config, &mut faults);
+    warn_of_idle_sides(config, &mut faults);
+    faults
+}
+
+/// The faults of one cluster by itself, with paths that begin at the cluster. For a source that changes one cluster
+/// at a time, and for one that has rules for all of them: `has_identity` tells whether this workload has an identity
+/// to prove.
+pub fn validate_cluster(cluster: &Cluster, has_identity: bool) -> Faults {
+    let mut faults = Faults::default();
+    cluster::validate(cluster, has_identity, &Trail::root(), &mut faults);
+    faults
+}
+
+fn warn_of_idle_sides(config: &Config, faults: &mut Faults) {
+    let root = Trail::root();
+    if config.inbound.is_none()
+        && config.outbound.is_none()
+        && config.clusters.iter().all(|cluster| cluster.listen.is_empty())
+    {
+        faults.warn(&root.key("outbound"), "is off, as inbound is: this sidecar has nothing to do");
+        return;
+    }
+    let services = root.key("services");
+    for cluster in config.clusters.iter().filter(|c| config.outbound.is_none() && c.listen.is_empty()) {
+        faults.warn(
+            &services.key(&cluster.name),
+            "cannot be reached: outbound is off and it has no `listen` of its own",
+        );
+    }
+}

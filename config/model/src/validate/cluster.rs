@@ -1,0 +1,78 @@
+//! One entry of `services`.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::policy;
+use crate::cluster::{AddressPattern, Cluster, Discovery, UpstreamTls};
+use crate::endpoint::Endpoint;
+use crate::fault::Faults;
+use crate::path::Trail;
+
+pub(super) fn validate(cluster: &Cluster, has_identity: bool, at: &Trail<'_>, faults: &mut Faults) {
+    if cluster.hosts.is_empty() {
+        faults.error(&at.key("hosts"), "is empty").help("leave it out for the service's own name");
+    }
+    addresses(&cluster.addresses, &at.key("addresses"), faults);
+    endpoints(&cluster.endpoints, &at.key("endpoints"), faults);
+    if let Some(discovery) = &cluster.discovery {
+        self::discovery(discovery, &at.key("endpoints"), faults);
+    }
+    tls(&cluster.tls, has_identity, &at.key("tls"), faults);
+    policy::retry(cluster.retry.as_ref(), &cluster.timeouts, &at.key("retry"), faults);
+}
+
+fn addresses(addresses: &[AddressPattern], at: &Trail<'_>, faults: &mut Faults) {
+    for pattern in addresses.iter().filter(|it| it.is_single() && it.network.is_unspecified()) {
+        faults
+            .warn(at, format!("has `{pattern}`, to which nothing goes"))
+            .help(format!("every address is {}/0", pattern.network));
+    }
+}
+
+fn endpoints(endpoints: &[Endpoint], at: &Trail<'_>, faults: &mut Faults) {
+    let mut seen: HashSet<SocketAddr> = HashSet::with_capacity(endpoints.len());
+    for (nth, endpoint) in endpoints.iter().enumerate() {
+        if !seen.insert(endpoint.address) {
+            faults
+                .warn(&at.index(nth), format!("is {} once more", endpoint.address))
+                .help("weigh it with { address: …, weight: 2 }");
+        }
+    }
+}
+
+fn discovery(discovery: &Discovery, at: &Trail<'_>, faults: &mut Faults) {
+    let refresh = discovery.refresh;
+    if refresh < LEAST_REFRESH {
+        faults.error(&at.key("refresh"), format!("is {refresh:?}, too often")).help("write 1s or more");
+    }
+}
+
+/// More often the resolver is asked by every sidecar for nothing: records rarely change within a second.
+const LEAST_REFRESH: Duration = Duration::from_secs(1);
+
+fn tls(tls: &UpstreamTls, has_identity: bool, at: &Trail<'_>, faults: &mut Faults) {
+    let root = Trail::root();
+    let identity = root.key("identity");
+    match tls {
+        UpstreamTls::Simple { trust_bundle: None, .. } if !has_identity => {
+            faults
+                .error(at, "is simple, but nothing says whom to trust")
+                .help("tls: { mode: simple, trust_bundle: ca.pem }, or give this workload an `identity`, whose bundle is used")
+                .depends_on(&identity);
+        }
+        UpstreamTls::Mutual { .. } if !has_identity => {
+            faults
+                .error(at, "is mutual, but there is no `identity` to prove")
+                .help("add identity: { directory: certs }, or write tls: off")
+                .depends_on(&identity);
+        }
+        UpstreamTls::Mutual { identities, .. } if identities.is_empty() => {
+            faults
+                .warn(at, "is mutual with any identity of the own trust domain")
+                .help("name who it must be: tls: \"spiffe://cluster.local/ns/default/sa/NAME\"");
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,31 @@
+//! `limits` and `drain`: bounds that contradict each other.
+
+use crate::fault::Faults;
+use crate::listener::{DownstreamLimits, Drain};
+use crate::path::Trail;
+
+pub(super) fn drain(drain: &Drain, at: &Trail<'_>, faults: &mut Faults) {
+    let Drain { delay, timeout } = *drain;
+    if timeout >= delay {
+        return;
+    }
+    // the end that nobody moved is not to blame
+    if timeout == Drain::default().timeout {
+        faults
+            .error(&at.key("delay"), format!("is {delay:?}, above `timeout` ({timeout:?})"))
+            .help("write `timeout` too; both count from SIGTERM");
+    } else {
+        faults
+            .error(&at.key("timeout"), format!("is {timeout:?}, below `delay` ({delay:?})"))
+            .help("both count from SIGTERM: what is in flight after `delay` has until `timeout`");
+    }
+}
+
+pub(super) fn downstream(limits: &DownstreamLimits, at: &Trail<'_>, faults: &mut Faults) {
+    let bytes = limits.header_bytes;
+    if !DownstreamLimits::HEADER_BYTES.contains(&bytes) {
+        faults
+            .error(&at.key("header_bytes"), format!("is {bytes} bytes, out of range"))
+            .help("from 8KiB to 1MiB");
+    }
+}

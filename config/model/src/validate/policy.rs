@@ -1,0 +1,48 @@
+//! `retry`, beside the timeouts that it works under.
+
+use crate::fault::Faults;
+use crate::path::Trail;
+use crate::policy::{Backoff, Retry, RetryCondition, RetryMethods, Timeouts};
+
+pub(super) fn retry(retry: Option<&Retry>, timeouts: &Timeouts, at: &Trail<'_>, faults: &mut Faults) {
+    let Some(retry) = retry else { return };
+    if retry.attempts == 0 {
+        faults.error(&at.key("attempts"), "is 0, which is no retry").help("write retry: off");
+    }
+    if retry.methods == RetryMethods::All {
+        faults
+            .warn(&at.key("methods"), "is all: a POST that the service has handled may be sent again")
+            .help("idempotent_or_keyed retries those that carry an Idempotency-Key");
+    }
+    backoff(&retry.backoff, &at.key("backoff"), faults);
+    if retry.max_body > Retry::MOST_BODY {
+        faults
+            .error(&at.key("max_body"), "is more than 64MiB")
+            .help("it is kept in memory for each request in flight");
+    }
+    warn_of_idle_settings(retry, timeouts, at, faults);
+}
+
+fn backoff(backoff: &Backoff, at: &Trail<'_>, faults: &mut Faults) {
+    let Backoff { base, max } = *backoff;
+    if max < base {
+        faults.error(&at.key("max"), format!("is {max:?}, below `base` ({base:?})"));
+    }
+}
+
+fn warn_of_idle_settings(retry: &Retry, timeouts: &Timeouts, at: &Trail<'_>, faults: &mut Faults) {
+    let Some(per_try) = retry.per_try_timeout else {
+        if retry.conditions.contains(&RetryCondition::PerTryTimeout) {
+            faults.warn(&at.key("conditions"), "has per_try_timeout, but no `per_try_timeout` is set");
+        }
+        return;
+    };
+    if let Some(whole) = timeouts.request.bound().filter(|whole| per_try >= *whole) {
+        faults
+            .warn(
+                &at.key("per_try_timeout"),
+                format!("is {per_try:?}, not below `timeout` ({whole:?}): it never ends a try"),
+            )
+            .help("leave room for another try");
+    }
+}

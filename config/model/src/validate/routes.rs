@@ -1,0 +1,126 @@
+//! `routes`: whose requests, and to whom.
+
+use std::collections::{HashMap, HashSet};
+
+use super::covered::Covered;
+use super::policy;
+use crate::cluster::UpstreamProtocol;
+use crate::fault::Faults;
+use crate::path::Trail;
+use crate::route::{Route, RouteMatch, Weighted};
+use crate::text::{nearest, shortened};
+use crate::{Cluster, Config};
+
+pub(super) fn validate(config: &Config, at: &Trail<'_>, faults: &mut Faults) {
+    refuse_shared_names(&config.routes, at, faults);
+    let mut directory = Directory::new(&config.clusters);
+    for (nth, route) in config.routes.iter().enumerate() {
+        self::route(route, &at.index(nth), &mut directory, faults);
+    }
+    warn_of_unreached(config, at, faults);
+}
+
+/// Two of a name would be one in the metrics.
+fn refuse_shared_names(routes: &[Route], at: &Trail<'_>, faults: &mut Faults) {
+    let mut seen: HashSet<&str> = HashSet::new();
+    for (nth, name) in routes.iter().enumerate().filter_map(|(nth, it)| Some((nth, it.name.as_deref()?))) {
+        if !seen.insert(name) {
+            faults
+                .error(&at.index(nth).key("name"), format!("is `{name}`, as an earlier route is called"))
+                .help("metrics tell routes apart by their names");
+        }
+    }
+}
+
+fn route(route: &Route, at: &Trail<'_>, directory: &mut Directory<'_>, faults: &mut Faults) {
+    if route.hosts.is_empty() {
+        faults
+            .error(&at.key("hosts"), "is empty")
+            .help("hosts: [orders], or hosts: [\"*\"] for every host of every service");
+    }
+    let to = at.key("to");
+    if route.to.is_empty() {
+        faults.error(&to, "is empty").help("to: orders");
+    }
+    for (nth, one) in route.to.iter().enumerate() {
+        let at = to.index(nth);
+        directory.look_up(one, &at.key("service"), faults);
+        policy::retry(one.retry.as_ref(), &one.timeouts, &at.key("retry"), faults);
+    }
+    weights(&route.to, &to, faults);
+}
+
+fn weights(to: &[Weighted], at: &Trail<'_>, faults: &mut Faults) {
+    if !to.is_empty() && to.iter().all(|one| one.weight == 0) {
+        faults.error(at, "gives no service any weight").help("give one of them a weight of 1 or more");
+    }
+    let mut seen = HashSet::new();
+    if let Some(twice) = to.iter().find(|one| !seen.insert(&one.service)) {
+        faults
+            .warn(at, format!("has {} more than once", twice.service))
+            .help("once with a higher weight says the same");
+    }
+}
+
+/// The services that routes can lead to.
+struct Directory<'a> {
+    by_name: HashMap<&'a str, &'a Cluster>,
+    /// Names asked for that are not there.
+    strangers: usize,
+}
+
+/// Strangers for which the name that was meant is looked for: each costs a comparison with every service.
+const MOST_STRANGERS: usize = 100;
+
+impl<'a> Directory<'a> {
+    fn new(clusters: &'a [Cluster]) -> Self {
+        let by_name = clusters.iter().map(|cluster| (cluster.name.as_str(), cluster)).collect();
+        Self { by_name, strangers: 0 }
+    }
+
+    fn look_up(&mut self, to: &Weighted, at: &Trail<'_>, faults: &mut Faults) {
+        let name = &to.service;
+        match self.by_name.get(name.as_str()) {
+            None => self.refuse_stranger(name, at, faults),
+            Some(cluster) if cluster.protocol == UpstreamProtocol::Tcp => {
+                faults
+                    .error(at, format!("is {name}, whose protocol is tcp: it has no requests to route"))
+                    .help("leave it out, or give the service another `protocol`");
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn refuse_stranger(&mut self, name: &str, at: &Trail<'_>, faults: &mut Faults) {
+        self.strangers += 1;
+        let mut known: Vec<&str> = match self.strangers <= MOST_STRANGERS {
+            true => self.by_name.keys().copied().collect(),
+            false => Vec::new(),
+        };
+        known.sort_unstable();
+        let help = match nearest(name, &known) {
+            Some(meant) => format!("did you mean {meant}?"),
+            None if known.is_empty() => "write it under `services` with its endpoints".to_owned(),
+            None => shortened(&format!("`services` has {}", known.join(", "))),
+        };
+        faults
+            .error(at, format!("is {}, which is none of `services`", shortened(name)))
+            .help(help)
+            .depends_on(&Trail::root().key("services").key(name));
+    }
+}
+
+fn warn_of_unreached(config: &Config, at: &Trail<'_>, faults: &mut Faults) {
+    let mut covered = Covered::none_of(&config.clusters);
+    for (nth, route) in config.routes.iter().enumerate() {
+        if let Some(earlier) = covered.by(&route.hosts) {
+            let earlier = at.index(earlier).path();
+            faults
+                .warn(&at.index(nth), format!("is never reached: {earlier} takes all requests to its hosts"))
+                .help("the first match wins; put it before, or give the other a `match`")
+                .depends_on(at);
+        } else if route.matches == RouteMatch::default() {
+            covered.add(nth, &route.hosts);
+        }
+    }
+}

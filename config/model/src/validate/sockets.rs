@@ -1,0 +1,105 @@
+//! No two listeners on one address and port.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use crate::fault::Faults;
+use crate::path::Trail;
+use crate::telemetry::{Admin, Metrics};
+use crate::{Config, Dns, Inbound, Outbound};
+
+/// Whose `listen` it is.
+#[derive(Clone, Copy)]
+enum Owner<'a> {
+    Section(&'a str),
+    /// A single port of the application.
+    Port(u16),
+    Service(&'a str),
+}
+
+impl Owner<'_> {
+    fn name(self) -> String {
+        match self {
+            Self::Section(section) => section.to_owned(),
+            Self::Port(port) => format!("inbound.ports.{port}"),
+            Self::Service(service) => format!("service {service}"),
+        }
+    }
+}
+
+struct Listener<'a> {
+    owner: Owner<'a>,
+    address: SocketAddr,
+    /// Others than the default ones: of two that meet, that listener is to be changed.
+    chosen: bool,
+}
+
+impl Listener<'_> {
+    /// Whether the kernel would refuse to bind one beside the other.
+    fn meets(&self, other: &Self) -> bool {
+        let (one, two) = (self.address, other.address);
+        let same_family = one.is_ipv4() == two.is_ipv4();
+        let same_ip = one.ip() == two.ip() || one.ip().is_unspecified() || two.ip().is_unspecified();
+        // port 0 takes a free one
+        one.port() == two.port() && one.port() != 0 && same_family && same_ip
+    }
+}
+
+pub(super) fn refuse_shared(config: &Config, faults: &mut Faults) {
+    let mut listeners = all(config);
+    // stable: defaults first, then in the order of the sections
+    listeners.sort_by_key(|listener| listener.chosen);
+    let mut by_port: HashMap<u16, Vec<&Listener<'_>>> = HashMap::new();
+    for listener in &listeners {
+        let neighbours = by_port.entry(listener.address.port()).or_default();
+        if let Some(earlier) = neighbours.iter().find(|earlier| earlier.meets(listener)) {
+            refuse(listener, earlier, faults);
+        }
+        // of those that nothing was said about one is enough to compare with
+        if neighbours.len() < 8 {
+            neighbours.push(listener);
+        }
+    }
+}
+
+fn refuse(later: &Listener<'_>, earlier: &Listener<'_>, faults: &mut Faults) {
+    let name = earlier.owner.name();
+    let what = format!("has {}, where {name} listens already ({})", later.address, earlier.address);
+    at_listen(later.owner, |at| {
+        faults.error(at, what).help("give each listener a port of its own; 0 takes a free one");
+    });
+}
+
+/// Trails live on the stack: whoever wants one that depends on the owner is called with it.
+fn at_listen(owner: Owner<'_>, then: impl FnOnce(&Trail<'_>)) {
+    let root = Trail::root();
+    match owner {
+        Owner::Section(section) => then(&root.key(section).key("listen")),
+        Owner::Port(port) => then(&root.key("inbound").key("ports").key(&port.to_string()).key("listen")),
+        Owner::Service(service) => then(&root.key("services").key(service).key("listen")),
+    }
+}
+
+fn all(config: &Config) -> Vec<Listener<'_>> {
+    let mut all = Vec::new();
+    let mut add = |owner, listen: &[SocketAddr], default: &[SocketAddr]| {
+        let chosen = listen != default;
+        all.extend(listen.iter().map(|address| Listener { owner, address: *address, chosen }));
+    };
+    if let Some(inbound) = &config.inbound {
+        add(Owner::Section("inbound"), &inbound.listen, &Inbound::default().listen);
+        inbound.ports.iter().for_each(|(port, policy)| add(Owner::Port(*port), &policy.listen, &[]));
+    }
+    if let Some(outbound) = &config.outbound {
+        add(Owner::Section("outbound"), &outbound.listen, &Outbound::default().listen);
+    }
+    if let Some(dns) = &config.dns {
+        add(Owner::Section("dns"), &dns.listen, &Dns::default().listen);
+    }
+    add(Owner::Section("admin"), &config.admin.listen, &Admin::default().listen);
+    if let Some(metrics) = &config.metrics {
+        add(Owner::Section("metrics"), &metrics.listen, &Metrics::default().listen);
+    }
+    config.clusters.iter().for_each(|cluster| add(Owner::Service(&cluster.name), &cluster.listen, &[]));
+    all
+}
