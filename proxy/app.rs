@@ -33,6 +33,7 @@ use crate::identity::credentials::Credentials;
 use crate::net::Network;
 use crate::net::descriptors::{raise_limit, why_too_few};
 use crate::runtime::drain::{Drain, Ended};
+use crate::runtime::ground::Ground;
 use crate::runtime::worker::Worker;
 use crate::state::{Budgets, Clusters, Destinations, Sides, Store, compile};
 use crate::telemetry::{AccessLog, Metrics};
@@ -134,7 +135,7 @@ impl App {
         self.controller.addresses()
     }
 
-    /// Starts a thread for each worker, and one for admin, metrics and DNS.
+    /// Starts a thread for each worker, one for admin and metrics, and one for DNS.
     ///
     /// # Errors
     /// A thread or runtime that cannot be made.
@@ -150,10 +151,11 @@ impl App {
                 .push(worker.spawn(move || runtime.block_on(shared.run_worker(index, workers, commands)))?);
         }
         let runtime = single_threaded()?;
-        std::thread::Builder::new().name("admin".into()).spawn(move || {
-            runtime.spawn(crate::dns::run(dns, names));
-            runtime.block_on(admin.run());
-        })?;
+        std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(admin.run()))?;
+        // DNS has a thread of its own: an exposition of metrics takes milliseconds, and no lookup may wait for one.
+        let runtime = single_threaded()?;
+        let dns_thread = std::thread::Builder::new().name("dns".into());
+        dns_thread.spawn(move || runtime.block_on(crate::dns::run(dns, names)))?;
         let (drain, access_log) = (shared.drain, shared.access_log);
         let Self { controller, orders, console, .. } = self;
         Ok(Running { controller, orders, console, drain, readiness, access_log, threads })
@@ -215,15 +217,8 @@ impl Running {
 impl Shared {
     async fn run_worker(self, index: usize, workers: usize, commands: mpsc::Receiver<Command>) {
         let Around { store, metrics, connections, .. } = self.around;
-        let worker = Worker::new(
-            (index, workers),
-            self.network,
-            store.clone(),
-            metrics,
-            self.access_log,
-            self.drain,
-            &self.instance,
-        );
+        let ground = Ground::new(index, workers, self.network, metrics);
+        let worker = Worker::new(ground, store.clone(), self.access_log, self.drain, &self.instance);
         if index == 0 {
             tokio::spawn(sweep(store));
         }

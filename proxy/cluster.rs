@@ -32,7 +32,7 @@ use tokio::time::Instant;
 
 use crate::error::{Error, Reason};
 use crate::net::Leg;
-use crate::runtime::worker::Worker;
+use crate::runtime::ground::Ground;
 use crate::telemetry::{
     ConnectionOutcome, Direction, EndpointState, Metrics, Protocol, ServiceMetrics, Symbol,
 };
@@ -370,8 +370,8 @@ impl Cluster {
     }
 
     /// Counts a connection that was dialled, whatever came of it.
-    pub(crate) fn connection_opened(&self, worker: &Worker, protocol: Protocol, outcome: ConnectionOutcome) {
-        worker.metrics.connections(self.direction(), self.symbol, protocol, self.tls_label(), outcome).inc();
+    pub(crate) fn connection_opened(&self, ground: &Ground, protocol: Protocol, outcome: ConnectionOutcome) {
+        ground.metrics.connections(self.direction(), self.symbol, protocol, self.tls_label(), outcome).inc();
     }
 
     pub(crate) const fn tls_label(&self) -> Tls {

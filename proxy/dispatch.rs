@@ -13,6 +13,7 @@ use tower::service_fn;
 use crate::cluster::endpoint::{Endpoint, InFlight};
 use crate::cluster::outlier::Cause;
 use crate::cluster::{Cluster, Spoken};
+use crate::connection::Destination;
 use crate::error::{Error, Reason, Sent};
 use crate::http::expect;
 use crate::http::framing::{self, Fault, Framed};
@@ -21,10 +22,9 @@ use crate::http::headers::{
 };
 use crate::http::tunnel::{self, Accepted};
 use crate::http::upstream::{self, Lease, SendFailure, Wish};
-use crate::http::{Body, Call, Exchange, Response};
+use crate::http::{Body, Call, Exchange, Failure, Response};
 use crate::layers::HttpService;
 use crate::layers::limit::too_large;
-use crate::serve::Destination;
 use crate::state::Route;
 
 /// The last service of a stack. Boxed: its state is by far the largest, and the layers above move theirs.
@@ -32,9 +32,10 @@ pub(crate) fn service() -> impl HttpService {
     service_fn(|call: Box<Call>| Box::pin(dispatch(call)))
 }
 
-async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
+async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
     let Some(route) = call.route.clone() else {
-        return Err(Error::new(Reason::NoRoute, "the request came here without a route").with(call));
+        let error = Error::new(Reason::NoRoute, "the request came here without a route");
+        return Err(Failure::untouched(error, call));
     };
     let cluster = &route.cluster;
     let is_http2 = match cluster.protocol {
@@ -42,18 +43,21 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
         _ => call.is_grpc || call.head.version == Version::HTTP_2,
     };
     if call.is_grpc && cluster.protocol == Spoken::Http1 {
-        return Err(Error::new(Reason::NoRoute, "gRPC needs HTTP/2, and `protocol` says http1").with(call));
+        let error = Error::new(Reason::NoRoute, "gRPC needs HTTP/2, and `protocol` says http1");
+        return Err(Failure::untouched(error, call));
     }
     let now = if call.attempt == 1 { call.exchange.started } else { Instant::now() };
-    let Some(endpoint) = pick(cluster, &call.exchange, now) else { return Err(cluster.nobody().with(call)) };
+    let Some(endpoint) = pick(cluster, &call.exchange, now) else {
+        return Err(Failure::untouched(cluster.nobody(), call));
+    };
     let mut trial = Trial::begin(&endpoint, cluster, &call.exchange, now);
     let wish = wish(&call, cluster, is_http2);
-    let lease = upstream::lease(cluster, &endpoint, &call.exchange.worker, wish).await;
+    let lease = upstream::lease(cluster, &endpoint, &call.exchange.worker.ground, wish).await;
     let mut lease = match lease {
         Ok(lease) => lease,
         Err(error) => {
             trial.failed(&error);
-            return Err(error.with(call));
+            return Err(Failure::untouched(error, call));
         }
     };
     call.body.watch_request_once(&call.exchange, cluster.max_body);
@@ -66,13 +70,13 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     trial.failed(&error);
-                    return Err(error);
+                    return Err(error.into());
                 }
             };
             if let (None, Err(fault)) = (&accepted, framed(&mut response, &mut lease)) {
                 let error = unframed(fault, cluster, &endpoint);
                 trial.failed(&error);
-                return Err(error);
+                return Err(error.into());
             }
             let refused = lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
             trial.answered(response.status(), refused);
@@ -83,9 +87,9 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
             Ok(response)
         }
         Err(failure) => {
-            let error = explain(failure, call, cluster, &endpoint);
-            trial.failed(&error);
-            Err(error)
+            let failure = explain(failure, call, cluster, &endpoint);
+            trial.failed(&failure.error);
+            Err(failure)
         }
     }
 }
@@ -93,7 +97,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Error> {
 /// An endpoint that was not tried yet for this request, where there is one.
 fn pick(cluster: &Cluster, exchange: &Exchange, now: Instant) -> Option<Arc<Endpoint>> {
     let mut tried = exchange.tried();
-    let endpoint = cluster.pick(&mut tried, now, &mut exchange.worker.rng.lock())?.clone();
+    let endpoint = cluster.pick(&mut tried, now, &mut exchange.worker.ground.rng.lock())?.clone();
     exchange.was_tried(endpoint.id);
     Some(endpoint)
 }
@@ -186,7 +190,7 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
         tunnel::ask(&mut request, kind, lease.is_http2());
     }
     if call.waits_to_send {
-        expect::ask_first(&mut request, lease.is_http2(), &call.exchange.worker.timers);
+        expect::ask_first(&mut request, lease.is_http2(), &call.exchange.worker.ground.timers);
     }
     request
 }
@@ -226,13 +230,13 @@ fn wrap(mut response: Response, lease: Lease, trial: Trial<'_>) -> Response {
 }
 
 /// Why there is no answer; with the call, where nothing of it was sent.
-fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoint: &Endpoint) -> Error {
+fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoint: &Endpoint) -> Failure {
     let exchange = call.exchange.clone();
     if exchange.was_cut() == Some(Reason::BodyTooLarge) {
-        return too_large(cluster.max_body.unwrap_or_default()).sent(Sent::Perhaps);
+        return too_large(cluster.max_body.unwrap_or_default()).sent(Sent::Perhaps).into();
     }
     if exchange.progress.client_broke() {
-        return Error::new(Reason::ClientGone, "the client broke its request off").sent(Sent::Perhaps);
+        return Error::new(Reason::ClientGone, "the client broke its request off").sent(Sent::Perhaps).into();
     }
     let (address, name, detail) = (endpoint.address, &cluster.name, failure.detail);
     let what = match failure.reason {
@@ -246,7 +250,7 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
     };
     let error = Error::new(failure.reason, detail).sent(failure.sent);
     match failure.unsent {
-        None => error,
+        None => error.into(),
         Some(request) => {
             let (head, body) = request.into_parts();
             call.head.headers = head.headers;
@@ -254,7 +258,7 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
                 call.head.headers.remove(ours); // the next endpoint may be no sidecar, or speak HTTP/2
             }
             call.body = body.ungated();
-            error.with(call)
+            Failure::untouched(error, call)
         }
     }
 }

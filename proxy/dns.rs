@@ -1,8 +1,8 @@
 //! The DNS proxy: what the application asks for. Names of services are answered here, everything else is asked of the
 //! name servers beyond and remembered for as long as their records live.
 //!
-//! On the thread of the admin side: a name is worth tens of microseconds there, a flood of them takes nothing from the
-//! workers, and it goes on to the end of a drain. [`query`] reads what came, [`answer`] writes what goes back,
+//! It runs on a thread of its own, so that a flood of questions takes nothing from the workers, and a scrape of the
+//! metrics port delays no answer. It goes on to the end of a drain. [`query`] reads what came, [`answer`] writes what goes back,
 //! [`cache`] remembers, [`upstream`] knows whom to ask and [`forward`] asks; [`server`] has the sockets.
 //! Deliberately absent: a parser (messages are hickory's to read and write), recursion, and search domains, which are
 //! the client's.

@@ -101,7 +101,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::testing::scratch::Scratch;
+    use pillion_testkit::Scratch;
 
     #[test]
     fn a_write_that_keeps_size_and_time_is_seen_however_late() {

@@ -20,7 +20,7 @@ pub(crate) mod tunnel;
 pub(crate) mod upstream;
 
 pub(crate) use body::Body;
-pub(crate) use call::Call;
+pub(crate) use call::{Call, Failure};
 pub(crate) use exchange::Exchange;
 
 pub(crate) type Response = http::Response<Body>;

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tower::ServiceBuilder;
 
 use crate::cluster::Spoken;
+use crate::connection::{Connection, Destination, Place};
 use crate::detect::{Detected, Found, NEVER, Undecided, detect, doubt, first_byte};
 use crate::dispatch;
 use crate::error::Reason;
@@ -26,11 +27,12 @@ use crate::layers::{
 use crate::net::returning::{is_loop, loop_detected};
 use crate::net::{Io, Leg, Prefixed, Stream, Transport};
 use crate::runtime::worker::Worker;
-use crate::serve::{Connection, Destination, Next, Place};
+use crate::serve::Next;
 use crate::state::{Application, Fixed, InboundSide, Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, HandshakeOutcome, Protocol, Symbol, Tls};
-use crate::tls::{self, Alpn, Peer, TlsError, refusals};
+use crate::tls::server::accept;
+use crate::tls::{Alpn, Peer, TlsError, refusals};
 
 /// From the first byte to the end of the TLS handshake. Envoy's and nginx's defaults are 15 s and 60 s.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -206,9 +208,9 @@ impl Inbound {
         from: SocketAddr,
     ) -> Option<(Io, Arc<Peer>, Option<Alpn>)> {
         let io = io.into_plain()?;
-        match tls::server::accept(tls, io).await {
+        match accept(tls, io).await {
             Ok((stream, peer, alpn)) => {
-                self.worker.metrics.handshakes(Direction::Inbound, HandshakeOutcome::Ok).inc();
+                self.worker.ground.metrics.handshakes(Direction::Inbound, HandshakeOutcome::Ok).inc();
                 Some((Prefixed::new(Transport::Accepted(Box::new(stream))), peer, alpn))
             }
             Err(error) => {
@@ -281,7 +283,7 @@ impl Inbound {
         peer: Option<Arc<Peer>>,
     ) -> Option<Next> {
         let Detected { found, io, early } = detected;
-        self.worker.metrics.detections(Direction::Inbound, found.verdict()).inc();
+        self.worker.ground.metrics.detections(Direction::Inbound, found.verdict()).inc();
         if let Some(route) = arrived.route() {
             route.cluster.remember(found.is_http());
         }
@@ -317,7 +319,7 @@ impl Inbound {
     }
 
     fn connection(&self, arrived: Arrived, peer: Option<Arc<Peer>>) -> Connection {
-        let label = |peer: &Arc<Peer>| self.worker.metrics.intern_peer(peer.id.as_str());
+        let label = |peer: &Arc<Peer>| self.worker.ground.metrics.intern_peer(peer.id.as_str());
         let client_cert =
             peer.as_ref().and_then(|peer| self.side.own_id.as_deref().and_then(|by| client_cert(by, peer)));
         Connection {
@@ -336,12 +338,12 @@ impl Inbound {
     }
 
     fn handshake_ended(&self, handshake: HandshakeOutcome, connection: ConnectionOutcome) {
-        self.worker.metrics.handshakes(Direction::Inbound, handshake).inc();
+        self.worker.ground.metrics.handshakes(Direction::Inbound, handshake).inc();
         self.count(Protocol::Unknown, Tls::Mutual, connection);
     }
 
     fn count(&self, protocol: Protocol, tls: Tls, outcome: ConnectionOutcome) {
-        self.worker.metrics.connections(Direction::Inbound, Symbol::APP, protocol, tls, outcome).inc();
+        self.worker.ground.metrics.connections(Direction::Inbound, Symbol::APP, protocol, tls, outcome).inc();
     }
 }
 

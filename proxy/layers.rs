@@ -26,34 +26,7 @@ pub(crate) mod route;
 pub(crate) mod timeout;
 pub(crate) mod verdict;
 
-use std::convert::Infallible;
-
-use tower::Service;
-
-use crate::error::Error;
-use crate::http::{Call, Response};
-
-/// A stack, or the rest of one, below the rescue.
-pub(crate) trait HttpService:
-    Service<Box<Call>, Response = Response, Error = Error, Future: Send> + Clone + Send + 'static
-{
-}
-
-impl<S> HttpService for S where
-    S: Service<Box<Call>, Response = Response, Error = Error, Future: Send> + Clone + Send + 'static
-{
-}
-
-/// A whole stack: every call is answered.
-pub(crate) trait AnsweringService:
-    Service<Box<Call>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
-{
-}
-
-impl<S> AnsweringService for S where
-    S: Service<Box<Call>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
-{
-}
+pub(crate) use crate::http::call::{AnsweringService, HttpService};
 
 /// A layer by name: what a test may leave out of a stack, to show what it is there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +61,9 @@ pub(crate) fn unless<L>(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tower::Service;
+
+    use crate::http::{Call, Failure, Response};
     use crate::inbound::Inbound;
     use crate::outbound::Outbound;
 
@@ -111,7 +86,7 @@ mod tests {
             size_of::<S::Future>()
         }
         assert!(size_of::<Response>() <= 176, "{}", size_of::<Response>());
-        assert!(size_of::<Error>() <= 48, "{}", size_of::<Error>());
+        assert!(size_of::<Failure>() <= 56, "{}", size_of::<Failure>());
         assert!(size_of::<Call>() <= 448, "{}", size_of::<Call>());
         let outbound = future(&crate::outbound::stack(None));
         let inbound = future(&crate::inbound::stack(None));

@@ -7,7 +7,7 @@
 //!    through [`net`], and starts a thread for each worker. A worker has listeners, timers and pools of its own;
 //!    the kernel spreads connections over workers (SO_REUSEPORT, and no other sidecar can join).
 //! 2. [`serve`] accepts, counts the connection against its limit, and spawns a task that owns it. What is known of
-//!    its destination without its bytes is a [`serve::Destination`]: a service's own port, or the address that it
+//!    its destination without its bytes is a [`connection::Destination`]: a service's own port, or the address that it
 //!    was redirected from ([`state`]), or nothing.
 //! 3. Outbound: [`outbound`] turns away other hosts. Inbound: [`inbound`] shakes hands ([`tls`]) and knows the
 //!    peer's SPIFFE ID from then on; plaintext on a strict port hears why it is refused, and is closed.
@@ -47,7 +47,7 @@
 //! and connection, a lease its cluster.
 //! One thing comes back: what runs inside a CONNECT enters [`outbound`] again.
 //!
-//! Beside them, on the thread of [`admin`], stands [`dns`]: what the application asks for before it connects. Its answers
+//! Beside them, on a thread of its own, stands [`dns`]: what the application asks for before it connects. Its answers
 //! for services come from the same snapshot, whose virtual addresses lead the connection back to the service.
 //!
 //! # What is deliberately absent
@@ -64,6 +64,7 @@ pub(crate) mod admin;
 #[doc(hidden)]
 pub mod bench;
 pub(crate) mod cluster;
+pub(crate) mod connection;
 pub(crate) mod detect;
 pub(crate) mod discovery;
 pub(crate) mod dispatch;

@@ -13,6 +13,7 @@ use pillion_model::listener::Unknown;
 use tower::ServiceBuilder;
 
 use crate::cluster::Spoken;
+use crate::connection::{Connection, Destination, Place};
 use crate::detect::hello::Hello;
 use crate::detect::{Detected, Early, Found, NEVER, Nobody, Undecided, detect};
 use crate::dispatch;
@@ -22,7 +23,7 @@ use crate::layers::{AnsweringService, Name, headers, limit, record, rescue, retr
 use crate::net::own::{is_from_this_host, is_virtual};
 use crate::net::{Io, Prefixed, Stream, Transport};
 use crate::runtime::worker::Worker;
-use crate::serve::{Connection, Destination, Next, Place};
+use crate::serve::Next;
 use crate::state::{Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, Protocol, Symbol, Tls};
@@ -138,7 +139,7 @@ impl Outbound {
         };
         let Detected { found, io, .. } = self.noted::<Dialled>(detected, None, &connection)?;
         if !matches!(connection.destination, Destination::Route(_)) {
-            self.worker.metrics.detections(Direction::Outbound, found.verdict()).inc();
+            self.worker.ground.metrics.detections(Direction::Outbound, found.verdict()).inc();
         }
         match (&found, &connection.destination) {
             (Found::Tls(Some(hello)), Destination::Named | Destination::Unknown(_)) => {
@@ -169,7 +170,7 @@ impl Outbound {
         };
         let Detected { found, io, early } = self.noted(detected, Some(&route), &connection)?;
         route.cluster.remember(found.is_http());
-        self.worker.metrics.detections(Direction::Outbound, found.verdict()).inc();
+        self.worker.ground.metrics.detections(Direction::Outbound, found.verdict()).inc();
         match &found {
             // An early connection was for a server that speaks first.
             Found::Http1 | Found::Http2 => Some(self.http(io, &found, connection)),
@@ -242,7 +243,11 @@ impl Outbound {
     }
 
     fn count(&self, service: Symbol, protocol: Protocol, outcome: ConnectionOutcome) {
-        self.worker.metrics.connections(Direction::Outbound, service, protocol, Tls::None, outcome).inc();
+        self.worker
+            .ground
+            .metrics
+            .connections(Direction::Outbound, service, protocol, Tls::None, outcome)
+            .inc();
     }
 }
 

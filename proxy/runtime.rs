@@ -2,5 +2,6 @@
 
 pub(crate) mod deadline;
 pub mod drain;
+pub(crate) mod ground;
 pub(crate) mod listening;
 pub(crate) mod worker;

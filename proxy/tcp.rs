@@ -17,13 +17,13 @@ use crate::cluster::balance::Tried;
 use crate::cluster::connect::{Connected, connect, opened, tls_failed};
 use crate::cluster::endpoint::{Endpoint, InFlight};
 use crate::cluster::outlier::Cause;
+use crate::connection::Connection;
 use crate::detect::{Early, Server};
 use crate::error::{Error, Reason};
 use crate::net::returning::{is_loop, loop_detected};
 use crate::net::{Io, Prefixed};
 use crate::relay::{Bounds, Ended, Ending, relay};
 use crate::runtime::worker::Worker;
-use crate::serve::Connection;
 use crate::state::Route;
 use crate::telemetry::{Held, Protocol, Record};
 use crate::tls::admission::Admission;
@@ -114,7 +114,7 @@ async fn dial_unused(cluster: &Arc<Cluster>, worker: &Worker) -> Result<Dialled,
     let mut tried = Tried::default();
     let mut tries = 1 + cluster.retry.as_ref().map_or(0, |retry| retry.attempts);
     loop {
-        let picked = cluster.pick(&mut tried, Instant::now(), &mut worker.rng.lock()).cloned();
+        let picked = cluster.pick(&mut tried, Instant::now(), &mut worker.ground.rng.lock()).cloned();
         let endpoint = picked.ok_or_else(|| cluster.nobody())?;
         tries -= 1;
         match dial_endpoint(cluster, endpoint, worker).await {
@@ -130,11 +130,11 @@ async fn dial_endpoint(
     worker: &Worker,
 ) -> Result<Dialled, Error> {
     let (in_flight, began) = (InFlight::at(&endpoint), Instant::now());
-    let connected = connect(cluster, endpoint.address, worker, Purpose::Tcp).await;
+    let connected = connect(cluster, endpoint.address, &worker.ground, Purpose::Tcp).await;
     let (took, now) = (began.elapsed(), Instant::now().into_std());
     match connected {
         Ok(Connected { transport, admission, .. }) => {
-            opened(cluster, worker, Protocol::Tcp, admission.as_ref());
+            opened(cluster, &worker.ground, Protocol::Tcp, admission.as_ref());
             if let Some(admission) = &admission {
                 let (endpoint, cluster) = (endpoint.clone(), cluster.clone());
                 admission.when_known(move |refused| {
@@ -186,7 +186,7 @@ pub(crate) async fn forward(
     connection: &Connection,
     worker: &Worker,
 ) {
-    let _open = Held::of(&worker.connections_active(connection.direction, Protocol::Tcp));
+    let _open = Held::of(&worker.ground.connections_active(connection.direction, Protocol::Tcp));
     let telling = Telling::begin(route, connection, worker);
     let dialled = match early {
         Some(dialled) => Ok(dialled),
@@ -215,7 +215,7 @@ pub(crate) async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route,
     let (timeouts, metrics) = (&route.timeouts, route.cluster.metrics());
     let bounds = Bounds { idle: timeouts.stream_idle.tunnel(), max_duration: timeouts.max_duration };
     let count = |flow, bytes| metrics.bytes(flow).inc_by(bytes);
-    let ended = relay(downstream, upstream, bounds, &worker.timers, count).await;
+    let ended = relay(downstream, upstream, bounds, &worker.ground.timers, count).await;
     if !matches!(ended.how, Ending::Closed) {
         downstream.get_ref().abort();
         upstream.get_ref().abort();
@@ -266,7 +266,7 @@ impl<'a> Telling<'a> {
         if !log.wants(reason.is_some()) {
             return;
         }
-        let (took, metrics) = (self.started.elapsed(), &self.worker.metrics);
+        let (took, metrics) = (self.started.elapsed(), &self.worker.ground.metrics);
         log.write(&Record {
             time: SystemTime::now() - took,
             direction: self.connection.direction,

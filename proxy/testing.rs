@@ -12,7 +12,6 @@ mod http2;
 mod logged;
 mod mesh;
 mod peer;
-pub(crate) mod scratch;
 
 mod admin;
 mod blame;

@@ -63,7 +63,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::scratch::Scratch;
+    use pillion_testkit::Scratch;
 
     #[test]
     fn a_file_swapped_under_a_symlink_is_new_once_it_stands_still() {

@@ -10,7 +10,7 @@ use super::Cluster;
 use crate::error::{Error, Reason};
 use crate::net::descriptors::is_short_of_descriptors;
 use crate::net::{Prefixed, Transport};
-use crate::runtime::worker::Worker;
+use crate::runtime::ground::Ground;
 use crate::telemetry::{ConnectionOutcome, Direction, HandshakeOutcome, Metrics, Protocol};
 use crate::tls::admission::Admission;
 use crate::tls::client::Purpose;
@@ -31,14 +31,14 @@ pub(crate) struct Connected {
 pub(crate) async fn connect(
     cluster: &Cluster,
     address: SocketAddr,
-    worker: &Worker,
+    ground: &Ground,
     purpose: Purpose,
 ) -> Result<Connected, Error> {
-    let attempt = Attempt { cluster, address, worker };
+    let attempt = Attempt { cluster, address, ground };
     let connected = timeout(cluster.connect_timeout, attempt.run(purpose)).await;
     let connected = connected.unwrap_or_else(|_elapsed| Err(attempt.timed_out()));
     if let Err(error) = &connected {
-        cluster.connection_opened(worker, Protocol::Unknown, outcome(error));
+        cluster.connection_opened(ground, Protocol::Unknown, outcome(error));
     }
     connected
 }
@@ -46,15 +46,15 @@ pub(crate) async fn connect(
 /// Counts a connection that speaks `protocol`, when it is known whether the server takes us.
 pub(crate) fn opened(
     cluster: &Cluster,
-    worker: &Worker,
+    ground: &Ground,
     protocol: Protocol,
     admission: Option<&Arc<Admission>>,
 ) {
     let Some(admission) = admission else {
-        return cluster.connection_opened(worker, protocol, ConnectionOutcome::Ok);
+        return cluster.connection_opened(ground, protocol, ConnectionOutcome::Ok);
     };
     let (metrics, direction, symbol, tls) =
-        (worker.metrics.clone(), cluster.direction(), cluster.symbol, cluster.tls_label());
+        (ground.metrics.clone(), cluster.direction(), cluster.symbol, cluster.tls_label());
     admission.when_known(move |refused| {
         let outcome = if refused.is_some() { ConnectionOutcome::TlsError } else { ConnectionOutcome::Ok };
         metrics.connections(direction, symbol, protocol, tls, outcome).inc();
@@ -71,13 +71,13 @@ pub(crate) fn tls_failed(address: SocketAddr, service: &str, failed: &TlsError) 
 struct Attempt<'a> {
     cluster: &'a Cluster,
     address: SocketAddr,
-    worker: &'a Worker,
+    ground: &'a Ground,
 }
 
 impl Attempt<'_> {
     async fn run(&self, purpose: Purpose) -> Result<Connected, Error> {
         let Cluster { leg, connection, .. } = self.cluster;
-        let stream = self.worker.network.connect(self.address, *leg, connection.keepalive).await;
+        let stream = self.ground.network.connect(self.address, *leg, connection.keepalive).await;
         let stream = stream.map_err(|error| self.unreachable(&error))?;
         let Some(tls) = self.cluster.tls() else {
             let transport = Transport::Plain(Prefixed::new(stream));
@@ -97,7 +97,7 @@ impl Attempt<'_> {
 
     fn handshakes(&self) -> Handshakes {
         Handshakes {
-            metrics: self.worker.metrics.clone(),
+            metrics: self.ground.metrics.clone(),
             direction: self.cluster.direction(),
             service: self.cluster.name.clone(),
             endpoint: self.address,

@@ -383,7 +383,7 @@ impl ResponseTail {
             let Some(at) = idle_until.into_iter().chain(self.hard_stop).min() else { return Poll::Pending };
             match &mut self.deadline {
                 Some(deadline) => deadline.move_to(at),
-                None => self.deadline = Some(exchange.worker.timers.deadline(at)),
+                None => self.deadline = Some(exchange.worker.ground.timers.deadline(at)),
             }
         }
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };

@@ -1,15 +1,18 @@
-//! A request on its way through the stack, with the policy that travels with it.
+//! A request on its way through the stack, with the policy that travels with it, and the seam between two layers.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
 use http::request::Parts;
 use tokio::time::Instant;
+use tower::Service;
 
 use super::exchange::Exchange;
-use super::{Body, tunnel};
+use super::{Body, Response, tunnel};
 use crate::cluster::limits::Permit;
+use crate::error::Error;
 use crate::state::Route;
 
 /// Boxed once and passed by pointer: eight layers would otherwise move half a kilobyte each.
@@ -61,4 +64,52 @@ impl Call {
             permit: None,
         })
     }
+}
+
+/// Why a call has no answer, and the call itself where nothing of it was sent.
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// As good as new: the retry layer may send it elsewhere, whatever its method and body.
+    pub(crate) unsent: Option<Box<Call>>,
+}
+
+impl Failure {
+    /// Gives the call back to the retry layer.
+    pub(crate) const fn untouched(error: Error, call: Box<Call>) -> Self {
+        Self { error, unsent: Some(call) }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, unsent: None }
+    }
+}
+
+impl std::fmt::Debug for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Failure").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+/// A stack, or the rest of one, below the rescue.
+pub(crate) trait HttpService:
+    Service<Box<Call>, Response = Response, Error = Failure, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> HttpService for S where
+    S: Service<Box<Call>, Response = Response, Error = Failure, Future: Send> + Clone + Send + 'static
+{
+}
+
+/// A whole stack: every call is answered.
+pub(crate) trait AnsweringService:
+    Service<Box<Call>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> AnsweringService for S where
+    S: Service<Box<Call>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
 }

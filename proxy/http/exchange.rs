@@ -14,9 +14,9 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::cluster::balance::Tried;
+use crate::connection::Connection;
 use crate::error::{Error, Reason};
 use crate::runtime::worker::Worker;
-use crate::serve::Connection;
 use crate::state::Route;
 use crate::telemetry::access::protocol_name;
 use crate::telemetry::{Direction, Flow, MethodLabel, Record, RequestLabels, Symbol};
@@ -198,7 +198,7 @@ impl Exchange {
         let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
         let host = request.uri.authority().map(|host| host.as_str().as_bytes());
         let host = host.or_else(|| request.host.as_ref().map(HeaderValue::as_bytes));
-        let metrics = &self.worker.metrics;
+        let metrics = &self.worker.ground.metrics;
         let route = facts.route.as_deref().map(|route| (metrics.name(route.name), &*route.cluster.name));
         log.write(&Record {
             time: SystemTime::now() - took,

@@ -16,10 +16,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::server;
+use crate::connection::Connection;
 use crate::net::Io;
 use crate::runtime::deadline::Deadline;
 use crate::runtime::worker::Worker;
-use crate::serve::Connection;
 
 /// An HTTP/1 connection that was idle for so long is put aside: hyper's buffers go, and are made anew (a few
 /// microseconds) with the next request.
@@ -198,7 +198,7 @@ fn poll_deadline(
     worker: &Worker,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<()>> {
-    let deadline = deadline.get_or_insert_with(|| worker.timers.deadline(at));
+    let deadline = deadline.get_or_insert_with(|| worker.ground.timers.deadline(at));
     deadline.move_to(at);
     poll_given(deadline, cx)
 }

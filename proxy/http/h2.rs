@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::task::Context;
 
 use crate::runtime::deadline::Timers;
-use crate::runtime::worker::Worker;
+use crate::runtime::ground::Ground;
 
 use self::memory::Account;
 pub(crate) use self::memory::Memory;
@@ -48,11 +48,11 @@ pub(crate) struct Room {
 }
 
 impl Room {
-    fn new(worker: &Worker) -> Arc<Self> {
+    fn new(ground: &Ground) -> Arc<Self> {
         Arc::new(Self {
-            account: Account::new(worker.http2_memory.clone()),
+            account: Account::new(ground.http2_memory.clone()),
             arrivals: Arrivals::default(),
-            timers: worker.timers.clone(),
+            timers: ground.timers.clone(),
         })
     }
 

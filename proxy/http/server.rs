@@ -21,13 +21,13 @@ use super::exchange::Exchange;
 use super::guard::Guarded;
 use super::linger::linger;
 use super::{Body, Call, Response, h2, headers, tunnel};
+use crate::connection::Connection;
 use crate::detect::first_byte;
 use crate::error::Reason;
-use crate::layers::AnsweringService;
+use crate::http::call::AnsweringService;
 use crate::net::Io;
 use crate::runtime::drain::QUIET;
 use crate::runtime::worker::Worker;
-use crate::serve::Connection;
 use crate::telemetry::{Direction, Held, MethodLabel, Protocol, RequestLabels, Symbol};
 
 /// hyper's read buffer of HTTP/1 at least; it must hold a whole head, and bodies need no more.
@@ -57,7 +57,7 @@ pub(crate) async fn serve<S: AnsweringService>(
     worker: Arc<Worker>,
     stack: S,
 ) {
-    let _open = Held::of(&worker.connections_active(connection.direction, protocol(version)));
+    let _open = Held::of(&worker.ground.connections_active(connection.direction, protocol(version)));
     // Boxed: a connection that rests holds none of it.
     match version {
         Version::Http1 => {
@@ -157,7 +157,7 @@ async fn handle<S: AnsweringService>(
     worker: Arc<Worker>,
     mut stack: S,
 ) -> Result<Response, Infallible> {
-    let request_id = headers::request_id(request.headers(), &mut worker.rng.lock());
+    let request_id = headers::request_id(request.headers(), &mut worker.ground.rng.lock());
     let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked(&mut request)).flatten();
     let exchange = Arc::new(Exchange::new(worker, connection, request_id));
     let mut call = Call::new(request.map(Body::incoming), exchange);
@@ -226,7 +226,7 @@ pub(crate) fn refuse(
     let mut answer =
         format!("HTTP/1.1 {line}\r\ncontent-type: text/plain; charset=utf-8\r\nproxy-status: ").into_bytes();
     answer.extend_from_slice(answer::proxy_status(reason, told).as_bytes());
-    let request_id = headers::request_id(&http::HeaderMap::new(), &mut worker.rng.lock());
+    let request_id = headers::request_id(&http::HeaderMap::new(), &mut worker.ground.rng.lock());
     answer.extend_from_slice(b"\r\nx-request-id: ");
     answer.extend_from_slice(request_id.as_bytes());
     let rest = format!("\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());

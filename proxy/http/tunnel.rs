@@ -21,13 +21,13 @@ use super::body::ResponseTail;
 use super::guard::Guarded;
 use super::upstream::{AnswerFirst, Departing};
 use super::{Body, Exchange, Response};
+use crate::connection::{Connection, Destination, Place};
 use crate::net::{Io, Prefixed, Transport};
 use crate::outbound::Outbound;
 use crate::runtime::worker::Worker;
-use crate::serve::{Connection, Destination, Place};
 use crate::state::Route;
 use crate::tcp::{self, Dialled};
-use crate::telemetry::{self, Direction, Held};
+use crate::telemetry::{Direction, Held, Protocol as Carried};
 
 const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
 const SEC_WEBSOCKET_ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
@@ -232,8 +232,7 @@ pub(crate) fn open(asked: Asked, mut response: Response, exchange: &Exchange) ->
             *response.body_mut() = Body::empty();
             tell_opened(&asked, to, &mut response);
             tokio::spawn(async move {
-                let _open =
-                    Held::of(&worker.connections_active(connection.direction, telemetry::Protocol::Tcp));
+                let _open = Held::of(&worker.ground.connections_active(connection.direction, Carried::Tcp));
                 join(asked.on, on, tail, &route, &worker).await;
                 drop(connection); // its place in `max_connections` ends here
             });

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::Endpoint;
 use crate::error::{Error, Reason};
-use crate::runtime::worker::Worker;
+use crate::runtime::ground::Ground;
 use crate::telemetry::Limit;
 
 pub(crate) use departing::Departing;
@@ -63,12 +63,12 @@ impl Want {
 pub(crate) async fn lease(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
-    worker: &Arc<Worker>,
+    ground: &Arc<Ground>,
     wish: Wish,
 ) -> Result<Lease, Error> {
-    match endpoint.pool.shard(worker.index).take(cluster, endpoint.want(cluster, wish)) {
+    match endpoint.pool.shard(ground.index).take(cluster, endpoint.want(cluster, wish)) {
         Some(lease) => Ok(lease),
-        None => Box::pin(wait(cluster, endpoint, worker, wish)).await,
+        None => Box::pin(wait(cluster, endpoint, ground, wish)).await,
     }
 }
 
@@ -76,20 +76,20 @@ pub(crate) async fn lease(
 async fn wait(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
-    worker: &Arc<Worker>,
+    ground: &Arc<Ground>,
     wish: Wish,
 ) -> Result<Lease, Error> {
     let _pending = cluster.limits.pending.try_acquire().ok_or_else(|| too_many_pending(cluster))?;
     loop {
         // What to want may change while waiting: the first connection tells what the endpoint speaks.
         let want = endpoint.want(cluster, wish);
-        let shard = endpoint.pool.shard(worker.index);
+        let shard = endpoint.pool.shard(ground.index);
         if let Some(lease) = shard.take(cluster, want) {
             return Ok(lease);
         }
         let mut turn = shard.queue(want);
         if let Some(ticket) = shard.ticket(want) {
-            let dial = |slot| dial::start(cluster, endpoint, worker, ticket, slot);
+            let dial = |slot| dial::start(cluster, endpoint, ground, ticket, slot);
             match cluster.try_slot(endpoint) {
                 Some(slot) => dial(slot),
                 // At `max_connections`: a connection given back, or room for another, whichever comes first.

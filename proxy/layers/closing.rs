@@ -6,15 +6,16 @@ use tower::{Layer, service_fn};
 
 use super::HttpService;
 use crate::error::{Error, Reason};
-use crate::http::{Call, Response};
+use crate::http::{Call, Failure, Response};
 
 pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
     layer_fn(|next: S| service_fn(move |call| closing(next.clone(), call)))
 }
 
-async fn closing<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Error> {
+async fn closing<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Failure> {
     if call.exchange.connection.place.work.refuses() {
-        return Err(Error::new(Reason::Draining, "the sidecar is about to end, and takes no new request"));
+        let detail = "the sidecar is about to end, and takes no new request";
+        return Err(Error::new(Reason::Draining, detail).into());
     }
     next.call(call).await
 }

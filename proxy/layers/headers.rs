@@ -8,20 +8,20 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
+use crate::connection::Connection;
 use crate::error::{Error, Reason};
 use crate::http::headers::{
     DOWNSTREAM_VERSION, Seen, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
     X_PILLION_ATTEMPT, X_PILLION_VIA, X_REQUEST_ID, is_ours, remove_hop_by_hop, remove_if, remove_untrusted,
 };
-use crate::http::{Call, Response};
-use crate::serve::Connection;
+use crate::http::{Call, Failure, Response};
 use crate::telemetry::Direction;
 
 pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
     layer_fn(|next: S| service_fn(move |call| rewrite(next.clone(), call)))
 }
 
-async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
+async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
     request(&mut call)?;
     let mut response = next.call(call).await?;
     *response.version_mut() = DOWNSTREAM_VERSION;

@@ -7,14 +7,14 @@ use tower::{Layer, service_fn};
 use super::HttpService;
 use crate::cluster::Cluster;
 use crate::error::{Error, Reason};
-use crate::http::{Call, Response};
+use crate::http::{Call, Failure, Response};
 use crate::telemetry::Limit;
 
 pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
     layer_fn(|next: S| service_fn(move |call| limit(next.clone(), call)))
 }
 
-async fn limit<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
+async fn limit<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
     if let Some(route) = call.route.clone() {
         admit(&mut call, &route.cluster)?;
     }

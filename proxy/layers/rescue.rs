@@ -16,7 +16,7 @@ use crate::error::{Error, Reason, Sent};
 use crate::http::answer::answer;
 use crate::http::exchange::Exchange;
 use crate::http::headers::X_PILLION_REFUSED;
-use crate::http::{Call, Response};
+use crate::http::{Call, Failure, Response};
 use crate::telemetry::Direction;
 
 pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl AnsweringService> + Clone {
@@ -28,7 +28,7 @@ async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response
     let is_http1 = call.head.version != Version::HTTP_2;
     match contained(pin!(next.call(call))).await {
         Ok(response) => Ok(response),
-        Err(error) => {
+        Err(Failure { error, .. }) => {
             exchange.failed(&error);
             let mut response = answer(&error, &exchange, is_grpc);
             if is_refusal(&error, &exchange) {
@@ -44,13 +44,13 @@ async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response
 
 /// A panic below costs its own request: it is a bug of ours, and the connection's other requests go on.
 async fn contained(
-    mut inner: Pin<&mut impl Future<Output = Result<Response, Error>>>,
-) -> Result<Response, Error> {
+    mut inner: Pin<&mut impl Future<Output = Result<Response, Failure>>>,
+) -> Result<Response, Failure> {
     poll_fn(|cx| {
         let polled = catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx)));
         polled.unwrap_or_else(|_panic| {
             let detail = "a bug in the sidecar; its log has the panic, please report it";
-            Poll::Ready(Err(Error::new(Reason::InternalError, detail).sent(Sent::Perhaps)))
+            Poll::Ready(Err(Error::new(Reason::InternalError, detail).sent(Sent::Perhaps).into()))
         })
     })
     .await
@@ -72,7 +72,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_below_is_an_internal_error_of_one_request() {
         let panics = async { panic!("a bug") };
-        let error = contained(pin!(panics)).await.err().expect("no answer");
+        let error = contained(pin!(panics)).await.err().expect("no answer").error;
         assert_eq!((error.reason, error.sent), (Reason::InternalError, Sent::Perhaps));
     }
 }

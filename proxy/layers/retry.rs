@@ -15,10 +15,10 @@ use super::verdict::{Outcome, Progress, Subject, Verdict};
 use crate::cluster::Cluster;
 use crate::cluster::backoff;
 use crate::cluster::limits::Permit;
-use crate::error::{Error, Sent};
+use crate::error::Sent;
 use crate::http::headers::{IDEMPOTENCY_KEY, X_PILLION_ATTEMPT, X_PILLION_REFUSED, grpc_status};
 use crate::http::tunnel::Kind;
-use crate::http::{Body, Call, Exchange, Response, replay};
+use crate::http::{Body, Call, Exchange, Failure, Response, replay};
 use crate::state::Route;
 use crate::telemetry::RetryOutcome;
 
@@ -29,7 +29,7 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpServic
     layer_fn(|next: S| service_fn(move |call| try_first(next.clone(), call)))
 }
 
-async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
+async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
     let Some(route) = call.route.clone() else { return next.call(call).await };
     if let Some(budget) = &route.budget {
         budget.deposit(call.exchange.started.into_std());
@@ -49,9 +49,9 @@ async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<R
 async fn again<S: HttpService>(
     mut next: S,
     mut story: Story,
-    mut result: Result<Response, Error>,
+    mut result: Result<Response, Failure>,
     mut verdict: Verdict,
-) -> Result<Response, Error> {
+) -> Result<Response, Failure> {
     let mut arrived = false;
     while verdict != Verdict::Keep {
         arrived |= may_have_arrived(&result);
@@ -66,11 +66,11 @@ async fn again<S: HttpService>(
         drop(permit);
         verdict = story.judge(&result);
     }
-    result.map_err(|error| if arrived { error.sent_before() } else { error })
+    result.map_err(|failure| if arrived { failure.error.sent_before().into() } else { failure })
 }
 
 /// Whether the upstream may have acted on a try that ended like this.
-fn may_have_arrived(result: &Result<Response, Error>) -> bool {
+fn may_have_arrived(result: &Result<Response, Failure>) -> bool {
     match outcome(result) {
         Outcome::Failed(error) => error.sent != Sent::Never,
         Outcome::Refused { .. } => false,
@@ -78,7 +78,7 @@ fn may_have_arrived(result: &Result<Response, Error>) -> bool {
     }
 }
 
-fn is_good(result: &Result<Response, Error>) -> bool {
+fn is_good(result: &Result<Response, Failure>) -> bool {
     result.as_ref().is_ok_and(|response| {
         !response.status().is_server_error()
             && grpc_status(response.headers()).is_none_or(|status| status == 0)
@@ -216,9 +216,9 @@ impl Spare {
 }
 
 impl Story {
-    fn judge(&self, result: &Result<Response, Error>) -> Verdict {
+    fn judge(&self, result: &Result<Response, Failure>) -> Verdict {
         let kept = self.spare.is_whole();
-        let unsent = result.as_ref().is_err_and(|error| error.unsent.is_some());
+        let unsent = result.as_ref().is_err_and(|failure| failure.unsent.is_some());
         let progress = Progress { whole: kept || unsent, ..self.progress };
         let verdict = self.spare.subject().judge(progress, outcome(result));
         if verdict == Verdict::Keep && !progress.whole {
@@ -228,7 +228,7 @@ impl Story {
     }
 
     /// It would have been retried, had its body been kept.
-    fn count_not_replayable(&self, result: &Result<Response, Error>) {
+    fn count_not_replayable(&self, result: &Result<Response, Failure>) {
         let progress = Progress { whole: true, ..self.progress };
         if self.spare.subject().judge(progress, outcome(result)) != Verdict::Keep {
             self.spare.cluster().metrics().retries(RetryOutcome::NotReplayable).inc();
@@ -239,7 +239,7 @@ impl Story {
     async fn prepare(
         &mut self,
         verdict: Verdict,
-        result: &Result<Response, Error>,
+        result: &Result<Response, Failure>,
     ) -> Option<Option<Permit>> {
         if verdict == Verdict::Replace {
             self.progress.replaced += 1;
@@ -253,7 +253,7 @@ impl Story {
         let pause = backoff::pause(
             &retry.backoff,
             self.progress.tries - 1,
-            &mut self.spare.exchange.worker.rng.lock(),
+            &mut self.spare.exchange.worker.ground.rng.lock(),
         );
         tokio::time::sleep(pause).await;
         self.spare.exchange.note(|facts| facts.attempts += 1);
@@ -277,8 +277,8 @@ impl Story {
     }
 
     /// The call that came back untouched, or a new one made of what was kept.
-    fn next_call(&self, failed: Option<Error>) -> Box<Call> {
-        let untouched = failed.and_then(|error| error.unsent);
+    fn next_call(&self, failed: Option<Failure>) -> Box<Call> {
+        let untouched = failed.and_then(|failure| failure.unsent);
         let mut call =
             untouched.or_else(|| self.spare.call()).expect("judged whole: one of the two is there");
         let tries = self.progress.tries;
@@ -293,9 +293,9 @@ impl Story {
     }
 }
 
-fn outcome(result: &Result<Response, Error>) -> Outcome<'_> {
+fn outcome(result: &Result<Response, Failure>) -> Outcome<'_> {
     match result {
-        Err(error) => Outcome::Failed(error),
+        Err(failure) => Outcome::Failed(&failure.error),
         Ok(response) if response.headers().contains_key(X_PILLION_REFUSED) => {
             Outcome::Refused { status: response.status() }
         }
@@ -305,6 +305,6 @@ fn outcome(result: &Result<Response, Error>) -> Outcome<'_> {
     }
 }
 
-fn is_stale(result: &Result<Response, Error>) -> bool {
-    result.as_ref().is_err_and(|error| error.sent == Sent::OnStaleConnection)
+fn is_stale(result: &Result<Response, Failure>) -> bool {
+    result.as_ref().is_err_and(|failure| failure.error.sent == Sent::OnStaleConnection)
 }

@@ -13,11 +13,11 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
+use crate::connection::Destination;
 use crate::error::{Error, Reason};
 use crate::http::exchange::Exchange;
 use crate::http::framing::{self, Fault};
-use crate::http::{Call, Response};
-use crate::serve::Destination;
+use crate::http::{Call, Failure, Response};
 use crate::state::{Fixed, Key, Route, Rule};
 use crate::telemetry::Direction;
 pub(crate) use egress::nobodys;
@@ -26,19 +26,12 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpServic
     layer_fn(|next: S| service_fn(move |call| route(next.clone(), call)))
 }
 
-async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
-    if call.exchange.connection.comes_back {
-        return Err(call.exchange.connection.loop_detected());
-    }
+async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
+    refuse_loop(&call)?;
     framing::check_request(&mut call.head).map_err(Fault::refusal)?;
     call.host = host(&call.head)?;
     refuse_many_headers(&call)?;
-    if call.tunnel.as_ref().is_some_and(|kind| kind.is_h2c()) {
-        return Err(Error::new(Reason::BadRequest, "HTTP/2 is spoken here without an upgrade to it"));
-    }
-    if call.head.method == Method::CONNECT && !call.body.is_empty() {
-        return Err(Error::new(Reason::BadRequest, "a CONNECT has no content (RFC 9110, 9.3.6)"));
-    }
+    refuse_tunnel(&call)?;
     let found = match &call.exchange.connection.destination {
         Destination::Route(fixed) => Found::Route(direct(&call, fixed)?),
         Destination::Unknown(to) => Found::Route(egress::redirected(&call, *to)?),
@@ -46,7 +39,7 @@ async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Respo
     };
     let route = match found {
         Found::Route(route) => route,
-        Found::Connect => return Box::pin(egress::connect(&call)).await,
+        Found::Connect => return Ok(Box::pin(egress::connect(&call)).await?),
         Found::Absolute => Box::pin(egress::absolute(&call)).await?,
     };
     let route = diverted(&call, route)?;
@@ -54,6 +47,24 @@ async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Respo
     call.exchange.routed(&route);
     call.route = Some(route);
     next.call(call).await
+}
+
+/// The client is the sidecar itself, on a way that has no end.
+fn refuse_loop(call: &Call) -> Result<(), Error> {
+    match call.exchange.connection.comes_back {
+        true => Err(call.exchange.connection.loop_detected()),
+        false => Ok(()),
+    }
+}
+
+fn refuse_tunnel(call: &Call) -> Result<(), Error> {
+    if call.tunnel.as_ref().is_some_and(|kind| kind.is_h2c()) {
+        return Err(Error::new(Reason::BadRequest, "HTTP/2 is spoken here without an upgrade to it"));
+    }
+    if call.head.method == Method::CONNECT && !call.body.is_empty() {
+        return Err(Error::new(Reason::BadRequest, "a CONNECT has no content (RFC 9110, 9.3.6)"));
+    }
+    Ok(())
 }
 
 /// HTTP/1's are counted while they are read.
@@ -125,7 +136,7 @@ fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
         let snapshot = worker.state.load();
         let is_of_another = |named: &Arc<Route>| !Arc::ptr_eq(&named.cluster, &route.cluster);
         if snapshot.hosts.find(host_text(call)).is_some_and(is_of_another) {
-            worker.metrics.host_mismatches(route.cluster.symbol).inc();
+            worker.ground.metrics.host_mismatches(route.cluster.symbol).inc();
         }
     }
     Ok(route)
@@ -160,7 +171,7 @@ fn diverted(call: &Call, route: Arc<Route>) -> Result<Arc<Route>, Error> {
     if route.rules.is_empty() {
         return Ok(route);
     }
-    let dice = || call.exchange.worker.rng.lock().u64(..);
+    let dice = || call.exchange.worker.ground.rng.lock().u64(..);
     match Rule::choose(&route.rules, &call.head, dice) {
         Some(to) => Ok(to.clone()),
         None if route.is_only_rules => {

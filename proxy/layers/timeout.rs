@@ -17,7 +17,7 @@ use super::HttpService;
 use crate::cluster::Cluster;
 use crate::error::{Error, Reason, Sent};
 use crate::http::exchange::{BodyView, Exchange};
-use crate::http::{Call, Response, headers};
+use crate::http::{Call, Failure, Response, headers};
 
 /// All tries and their pauses together.
 pub(crate) fn whole<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
@@ -29,7 +29,7 @@ pub(crate) fn per_try<S: HttpService>() -> impl Layer<S, Service = impl HttpServ
     layer_fn(|next: S| service_fn(move |call| bound_try(next.clone(), call)))
 }
 
-async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Error> {
+async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
     let Some(route) = call.route.clone() else { return next.call(call).await };
     let bounds = Bounds::whole(&route.timeouts, &call);
     call.deadline = bounds.deadline.map(|after| call.exchange.started + after);
@@ -38,7 +38,7 @@ async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result
         None => next.call(call).await?,
         Some(first) => match within(bounds, first, &exchange, pin!(next.call(call))).await {
             Ok(answered) => answered?,
-            Err(expired) => return Err(told(expired, bounds, &route.cluster)),
+            Err(expired) => return Err(told(expired, bounds, &route.cluster).into()),
         },
     };
     let tail = response.body_mut().response_tail();
@@ -47,7 +47,7 @@ async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result
     Ok(response)
 }
 
-async fn bound_try<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Error> {
+async fn bound_try<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Failure> {
     let Some(limit) = call.per_try else { return next.call(call).await };
     let exchange = call.exchange.clone();
     let from = exchange.started.elapsed();
@@ -58,7 +58,8 @@ async fn bound_try<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Respo
             Reason::PerTryTimeout,
             format!("one try took longer than {limit:?} (retry.per_try_timeout)"),
         )
-        .sent(Sent::Perhaps)),
+        .sent(Sent::Perhaps)
+        .into()),
     }
 }
 
@@ -140,10 +141,10 @@ async fn within<F>(
     inner: F,
 ) -> Result<F::Output, Reason>
 where
-    F: Future<Output = Result<Response, Error>>,
+    F: Future<Output = Result<Response, Failure>>,
 {
     let mut inner = pin!(inner);
-    let mut timer = exchange.worker.timers.deadline(exchange.started + first);
+    let mut timer = exchange.worker.ground.timers.deadline(exchange.started + first);
     poll_fn(|cx| {
         if let Poll::Ready(answered) = inner.as_mut().poll(cx) {
             return Poll::Ready(Ok(answered));

@@ -6,55 +6,41 @@ use http::HeaderValue;
 use parking_lot::Mutex;
 use pillion_model::listener::DownstreamLimits;
 
-use super::deadline::Timers;
-use super::drain::{Drain, Roll, Work};
-use crate::http::h2::Memory;
-use crate::net::Network;
+use crate::runtime::drain::{Drain, Roll, Work};
+use crate::runtime::ground::Ground;
 use crate::state::Store;
-use crate::telemetry::{AccessLog, Direction, Histogram, IntGauge, Metrics, Protocol, Recorder};
+use crate::telemetry::{AccessLog, Direction, Histogram, Recorder};
 
 pub(crate) struct Worker {
-    pub(crate) index: usize,
-    pub(crate) network: Network,
+    pub(crate) ground: Arc<Ground>,
     pub(crate) state: Arc<Store>,
-    pub(crate) timers: Timers,
-    pub(crate) metrics: Arc<Metrics>,
     pub(crate) recorder: Mutex<Recorder>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) drain: Drain,
     roll: Arc<Roll>,
-    pub(crate) rng: Mutex<fastrand::Rng>,
-    /// What its HTTP/2 connections may hold together.
-    pub(crate) http2_memory: Arc<Memory>,
     overhead: [Histogram; 2],
     passes: [HeaderValue; 2],
 }
 
 impl Worker {
     pub(crate) fn new(
-        (index, workers): (usize, usize),
-        network: Network,
+        ground: Arc<Ground>,
         state: Arc<Store>,
-        metrics: Arc<Metrics>,
         access_log: Option<Arc<AccessLog>>,
         drain: Drain,
         instance: &str,
     ) -> Arc<Self> {
         let pass = |direction| HeaderValue::try_from(format!("{instance}-{direction}=1"));
+        let metrics = &ground.metrics;
         Arc::new(Self {
-            index,
-            network,
             state,
-            timers: Timers::default(),
             recorder: Mutex::new(Recorder::new(metrics.clone())),
             access_log,
             roll: drain.roll(),
             drain,
-            rng: Mutex::new(fastrand::Rng::new()),
-            http2_memory: Memory::of_one_in(workers),
             overhead: [Direction::Inbound, Direction::Outbound].map(|direction| metrics.overhead(direction)),
             passes: [pass('i'), pass('o')].map(|pass| pass.unwrap_or(HeaderValue::from_static("-=1"))),
-            metrics,
+            ground,
         })
     }
 
@@ -84,9 +70,5 @@ impl Worker {
             Direction::Inbound => inbound,
             Direction::Outbound => outbound,
         }
-    }
-
-    pub(crate) fn connections_active(&self, direction: Direction, protocol: Protocol) -> IntGauge {
-        self.metrics.connections_active(direction, protocol)
     }
 }

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use crate::app;
+use crate::connection::{Connection, Destination, Place};
 use crate::http::server::{self, Version};
 use crate::layers::Name;
 use crate::net::memory::Pipe;
 use crate::net::{Network, Prefixed, Stream, Transport};
 use crate::runtime::drain::Drain;
+use crate::runtime::ground::Ground;
 use crate::runtime::worker::Worker;
-use crate::serve::{Connection, Destination, Place};
 use crate::state::{Application, Key};
 use crate::telemetry::{Direction, Metrics};
 use crate::{inbound, outbound};
@@ -37,7 +38,7 @@ impl Bench {
         let (config, metrics) = (mesh::parse(yaml), Metrics::new(10_000));
         let network = Network::Memory(mesh.memory.clone());
         let store = app::store(&config, &metrics);
-        let worker = Worker::new((0, 1), network, store, metrics, None, Drain::default(), "bench");
+        let worker = Worker::new(Ground::new(0, 1, network, metrics), store, None, Drain::default(), "bench");
         Self { worker, direction }
     }
 
@@ -77,6 +78,6 @@ impl Bench {
     }
 
     pub(super) fn sum(&self, series: &str) -> u64 {
-        mesh::sum(&self.worker.metrics, series)
+        mesh::sum(&self.worker.ground.metrics, series)
     }
 }

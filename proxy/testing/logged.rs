@@ -4,7 +4,7 @@ use std::future::Future;
 
 use serde_json::Value;
 
-use super::scratch::Scratch;
+use pillion_testkit::Scratch;
 
 /// Plays `story`, which is told the block of configuration that logs here. The lines are there when its sidecars
 /// have gone.

@@ -6,9 +6,9 @@ use super::backend::OK;
 use super::mesh;
 use super::mesh::{A, B, Mesh, ORDERS, Pair, identity, pass, settle};
 use super::peer::Peer;
-use super::scratch::Scratch;
 use crate::app::{Applied, Learnt};
 use crate::identity::issue::IssuedPem;
+use pillion_testkit::Scratch;
 
 const ONE: &str = "endpoints: [10.0.0.1:80]";
 const ELSEWHERE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nelse";

@@ -25,7 +25,7 @@ use super::tunnel::Tunnel;
 use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
 use crate::http::{Body, Exchange, Response};
 use crate::net::Io;
-use crate::runtime::worker::Worker;
+use crate::runtime::ground::Ground;
 
 /// Of an answer's head; Envoy's limit is 60 KiB.
 const ANSWER_HEADER_BYTES: u32 = 64 * 1024;
@@ -90,7 +90,7 @@ impl<E: Into<Failure>> From<E> for Box<Failed> {
 ///
 /// # Errors
 /// What the peer did instead of speaking HTTP/2.
-pub(crate) async fn open(io: Io, worker: &Worker) -> Result<(Sender, Driver), Failure> {
+pub(crate) async fn open(io: Io, ground: &Ground) -> Result<(Sender, Driver), Failure> {
     let (send, conn) = Builder::new()
         .initial_max_send_streams(UNKNOWN)
         .initial_window_size(STREAM_WINDOW)
@@ -98,9 +98,9 @@ pub(crate) async fn open(io: Io, worker: &Worker) -> Result<(Sender, Driver), Fa
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .enable_push(false)
-        .handshake(Guarded::upstream(io, &worker.timers))
+        .handshake(Guarded::upstream(io, &ground.timers))
         .await?;
-    let (room, max_streams) = (Room::new(worker), Arc::new(AtomicUsize::new(STREAMS_AT_FIRST)));
+    let (room, max_streams) = (Room::new(ground), Arc::new(AtomicUsize::new(STREAMS_AT_FIRST)));
     let (still_alive, alive) = oneshot::channel();
     let mut driver =
         Driver { conn: Some(conn), room: room.clone(), max_streams: max_streams.clone(), alive: Some(alive) };

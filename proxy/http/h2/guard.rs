@@ -12,10 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::send::LEAST_TAKEN;
+use crate::connection::Connection;
 use crate::net::Io;
 use crate::runtime::deadline::{Deadline, Timers};
 use crate::runtime::worker::Worker;
-use crate::serve::Connection;
 
 /// Bytes that are read before those who wait for them have their turn; see [`super::DATA_FRAME_BUDGET`].
 pub(super) const READ_AT_ONCE: usize = 64 * 1024;
@@ -75,7 +75,7 @@ impl Guarded {
     }
 
     pub(super) fn downstream(io: Io, connection: Arc<Connection>, worker: Arc<Worker>) -> Self {
-        let mut guarded = Self::upstream(io, &worker.timers);
+        let mut guarded = Self::upstream(io, &worker.ground.timers);
         guarded.client = Some(Client {
             connection,
             worker,
@@ -141,7 +141,7 @@ impl Client {
     }
 
     fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let deadline = self.idle.get_or_insert_with(|| self.worker.timers.deadline(at));
+        let deadline = self.idle.get_or_insert_with(|| self.worker.ground.timers.deadline(at));
         deadline.move_to(at);
         Pin::new(deadline).poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }

@@ -24,6 +24,7 @@ use super::memory::Piece;
 use super::send::{Outgoing, Unsent};
 use super::tunnel::Tunnel;
 use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
+use crate::connection::Connection;
 use crate::error::{Error, Reason as Why};
 use crate::http::exchange::Ending;
 use crate::http::server::deserted;
@@ -31,7 +32,6 @@ use crate::http::{Body, Call, Exchange, Response, answer, headers, tunnel};
 use crate::layers::{AnsweringService, record};
 use crate::net::{Io, Prefixed, Transport};
 use crate::runtime::worker::Worker;
-use crate::serve::Connection;
 
 /// Streams one client may have open at once; twice Envoy's recommendation.
 const STREAMS: u32 = 200;
@@ -71,7 +71,7 @@ pub(crate) async fn serve<S: AnsweringService>(
     let handshake = builder(&limits).handshake::<_, Piece>(guarded);
     let Ok(Ok(conn)) = timeout(limits.header_timeout, handshake).await else { return };
     let client = Arc::new(Client {
-        room: Room::new(&worker),
+        room: Room::new(&worker.ground),
         connection: connection.clone(),
         worker,
         header_bytes: limits.header_bytes as usize,
@@ -209,7 +209,7 @@ async fn carry<S: AnsweringService>(
 ) {
     let client = &head.client;
     let (request, inside) = opened(request, client);
-    let request_id = headers::request_id(request.headers(), &mut client.worker.rng.lock());
+    let request_id = headers::request_id(request.headers(), &mut client.worker.ground.rng.lock());
     let exchange = Arc::new(Exchange::new(client.worker.clone(), client.connection.clone(), request_id));
     let mut request = request;
     let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked_http2(&mut request)).flatten();

@@ -19,7 +19,7 @@ use crate::error::{Error, Reason, Sent};
 use crate::http::h2;
 use crate::http::server::HTTP1_BUFFER;
 use crate::net::{Io, Prefixed};
-use crate::runtime::worker::Worker;
+use crate::runtime::ground::Ground;
 use crate::telemetry::{ConnectionOutcome, Held, Protocol};
 use crate::tls::Alpn;
 use crate::tls::admission::Admission;
@@ -34,13 +34,13 @@ pub(super) type HeldHttp1 = Arc<(Slot, Held, Counted)>;
 pub(super) fn start(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
-    worker: &Arc<Worker>,
+    ground: &Arc<Ground>,
     ticket: Ticket,
     slot: Slot,
 ) {
-    let (cluster, endpoint, worker) = (cluster.clone(), endpoint.clone(), worker.clone());
+    let (cluster, endpoint, ground) = (cluster.clone(), endpoint.clone(), ground.clone());
     tokio::spawn(async move {
-        let dial = Dial { cluster: &cluster, endpoint: &endpoint, worker: &worker, want: ticket.want };
+        let dial = Dial { cluster: &cluster, endpoint: &endpoint, ground: &ground, want: ticket.want };
         if let Err(error) = dial.run(slot).await {
             ticket.fail(&error);
         }
@@ -50,14 +50,14 @@ pub(super) fn start(
 struct Dial<'a> {
     cluster: &'a Arc<Cluster>,
     endpoint: &'a Arc<Endpoint>,
-    worker: &'a Arc<Worker>,
+    ground: &'a Arc<Ground>,
     want: Want,
 }
 
 impl Dial<'_> {
     async fn run(&self, slot: Slot) -> Result<(), Error> {
         let purpose = if self.want == Want::OnlyHttp1 { Purpose::Http1 } else { Purpose::Http };
-        let connected = connect(self.cluster, self.endpoint.address, self.worker, purpose).await;
+        let connected = connect(self.cluster, self.endpoint.address, self.ground, purpose).await;
         let Connected { transport, alpn, admission } = connected?;
         let io = Prefixed::new(transport);
         let about = About::new(self.cluster.verifies_peers() && alpn.is_some_and(Alpn::is_sidecar));
@@ -113,7 +113,7 @@ impl Dial<'_> {
         admission: Option<Arc<Admission>>,
         slot: Slot,
     ) -> Result<(), Error> {
-        let opened = h2::client::open(io, self.worker).await;
+        let opened = h2::client::open(io, self.ground).await;
         let (send, driver) = opened.map_err(|error| {
             // As for a request on it: what speaks no HTTP/2 would not do so for another sidecar either.
             self.not_http((reason_http2(&error), Sent::Perhaps), &error, admission.as_ref())
@@ -132,12 +132,12 @@ impl Dial<'_> {
     }
 
     fn shard(&self) -> &Arc<Shard> {
-        self.endpoint.pool.shard(self.worker.index)
+        self.endpoint.pool.shard(self.ground.index)
     }
 
     fn opened(&self, protocol: Protocol, admission: Option<&Arc<Admission>>) -> Held {
-        opened(self.cluster, self.worker, protocol, admission);
-        Held::of(&self.worker.connections_active(self.cluster.direction(), protocol))
+        opened(self.cluster, self.ground, protocol, admission);
+        Held::of(&self.ground.connections_active(self.cluster.direction(), protocol))
     }
 
     fn not_http(
@@ -148,10 +148,10 @@ impl Dial<'_> {
     ) -> Error {
         let (address, name) = (self.endpoint.address, &self.cluster.name);
         if let Some(failure) = admission.and_then(|admission| admission.failure()) {
-            self.cluster.connection_opened(self.worker, Protocol::Unknown, ConnectionOutcome::TlsError);
+            self.cluster.connection_opened(self.ground, Protocol::Unknown, ConnectionOutcome::TlsError);
             return tls_failed(address, name, &failure.error);
         }
-        self.cluster.connection_opened(self.worker, Protocol::Unknown, ConnectionOutcome::Failed);
+        self.cluster.connection_opened(self.ground, Protocol::Unknown, ConnectionOutcome::Failed);
         Error::new(reason, format!("{address} of \"{name}\" broke off before a request: {error}")).sent(sent)
     }
 }

@@ -460,13 +460,13 @@ impl Ticket {
         let mut state = self.shard.state.lock();
         if !self.want.is_shared() {
             while let Some(waiter) = state.wants_http1.pop_front() {
-                if waiter.send(Err(error.for_another())).is_ok() {
+                if waiter.send(Err(error.clone())).is_ok() {
                     return;
                 }
             }
         } else {
             for waiter in std::mem::take(&mut state.wants_stream) {
-                drop(waiter.send(Err(error.for_another())));
+                drop(waiter.send(Err(error.clone())));
             }
         }
     }

@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::*;
 use crate::identity::issue::{Ca, IssuedPem, Request};
-use crate::testing::scratch::Scratch;
+use pillion_testkit::Scratch;
 
 const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
 const DAY: Duration = Duration::from_secs(86_400);

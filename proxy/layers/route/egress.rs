@@ -9,13 +9,13 @@ use std::sync::Arc;
 use http::StatusCode;
 use pillion_model::listener::Unknown;
 
+use crate::connection::Destination;
 use crate::error::{Error, Reason};
 use crate::http::tunnel::Accepted;
 use crate::http::{Body, Call, Response};
 use crate::net::own::is_virtual;
 use crate::net::special::is_special;
 use crate::runtime::worker::Worker;
-use crate::serve::Destination;
 use crate::state::{Fixed, Key, Route, split_port};
 use crate::tcp::{self, Dialled};
 
@@ -126,6 +126,7 @@ pub(super) fn denied(host: &str) -> Error {
 
 async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
     worker
+        .ground
         .network
         .resolve(host, port)
         .await

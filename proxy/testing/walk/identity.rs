@@ -5,12 +5,12 @@ use time::OffsetDateTime;
 
 use super::super::backend::OK;
 use super::super::mesh::{A, ORDERS_ID, Pair, identity, secs};
-use super::super::scratch::Scratch;
 use super::upstream::{GET, told};
 use super::{Key, Row, key, shows};
 use crate::identity::credentials::Credentials;
 use crate::identity::issue::Ca;
 use crate::identity::parse;
+use pillion_testkit::Scratch;
 
 pub(super) fn rows() -> Vec<Row> {
     vec![

@@ -6,11 +6,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::super::backend::{OK, UNAVAILABLE};
 use super::super::mesh::{A, Mesh, ORDERS_ID, Pair, Sidecar, Watch, at, identity, settle};
 use super::super::peer::Peer;
-use super::super::scratch::Scratch;
 use super::upstream::{GET, told};
 use super::{Key, Row, key, only, shows};
 use crate::net::memory::Memory;
 use crate::tls::server::{accept, server_config};
+use pillion_testkit::Scratch;
 
 pub(super) fn rows() -> Vec<Row> {
     vec![

@@ -8,10 +8,10 @@ use serde_json::{Value, json};
 use super::super::backend::OK;
 use super::super::mesh::{A, ORDERS_ID, Pair, settle};
 use super::super::peer::Peer;
-use super::super::scratch::Scratch;
 use super::upstream::{GET, told};
 use super::{Key, Row, key, shows};
 use crate::identity::issue::Ca;
+use pillion_testkit::Scratch;
 
 const BILLING: &str = "[\"spiffe://cluster.local/ns/default/sa/billing\"]";
 

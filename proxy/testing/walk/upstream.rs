@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 use super::super::backend::{Backend, OK, UNAVAILABLE};
 use super::super::mesh::{A, B, C, Mesh, Sidecar, Watch, at, pass, secs, settle};
 use super::super::peer::Peer;
-use super::super::scratch::Scratch;
 use super::sides::listens;
 use super::{Key, Row, shows};
 use crate::app::Names;
 use crate::discovery::{Files, Resolver};
+use pillion_testkit::Scratch;
 
 /// What `defaults` cannot say.
 pub(super) fn of_services_alone() -> Vec<Row> {

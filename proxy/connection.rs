@@ -1,0 +1,119 @@
+//! An accepted connection, as data: who is at its other end, where it goes, and how many exchanges are on it.
+//!
+//! Deliberately absent: sockets and tasks. [`crate::serve`] accepts, and the two sides carry.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use http::HeaderValue;
+
+use crate::cluster::limits::Permit;
+use crate::error::Error;
+use crate::net::returning::{is_loop, loop_detected};
+use crate::runtime::drain::Work;
+use crate::state::Fixed;
+use crate::telemetry::{Direction, Symbol};
+use crate::tls::Peer;
+
+/// An accepted connection, as its requests see it.
+pub(crate) struct Connection {
+    pub(crate) direction: Direction,
+    pub(crate) downstream: SocketAddr,
+    /// The verified other end; `None` without mTLS.
+    pub(crate) peer: Option<Arc<Peer>>,
+    /// `peer` as a metric label.
+    pub(crate) peer_label: Symbol,
+    /// `x-forwarded-client-cert` of every request on it.
+    pub(crate) client_cert: Option<HeaderValue>,
+    pub(crate) destination: Destination,
+    /// Its destination is an address that it was redirected from, or that a CONNECT named.
+    pub(crate) is_redirected: bool,
+    /// Where its client was going when the kernel brought it here; `None`: to a listener of ours.
+    pub(crate) original: Option<SocketAddr>,
+    pub(crate) place: Place,
+    /// Exchanges begun, and not ended.
+    pub(crate) requests: AtomicU64,
+    pub(crate) in_flight: AtomicU32,
+    /// The client is the sidecar itself: its requests are refused.
+    pub(crate) comes_back: bool,
+    /// Nothing has happened on it for a while: it may be put aside, holding no buffers.
+    pub(crate) rests: AtomicBool,
+}
+
+/// What a connection has from accept until nothing uses it any more.
+pub(crate) struct Place {
+    pub(crate) work: Work,
+    /// One of the side's `max_connections`.
+    _permit: Option<Permit>,
+}
+
+impl Place {
+    /// A place that counts against `max_connections` while `permit` is held.
+    pub(crate) const fn limited(work: Work, permit: Permit) -> Self {
+        Self { work, _permit: Some(permit) }
+    }
+
+    /// A place that does not count against `max_connections`: what runs inside a CONNECT is counted already.
+    pub(crate) const fn unlimited(work: Work) -> Self {
+        Self { work, _permit: None }
+    }
+}
+
+/// Where a connection goes, as far as that is known without its bytes.
+#[derive(Clone)]
+pub(crate) enum Destination {
+    /// Its requests say so; or nobody does.
+    Named,
+    /// A service's own port or address; inbound, the application.
+    Route(Fixed),
+    /// An address that belongs to no service.
+    Unknown(SocketAddr),
+}
+
+impl Connection {
+    pub(crate) const fn new(downstream: SocketAddr, place: Place) -> Self {
+        Self {
+            direction: place.work.direction(),
+            downstream,
+            peer: None,
+            peer_label: Symbol::EMPTY,
+            client_cert: None,
+            destination: Destination::Named,
+            is_redirected: false,
+            original: None,
+            place,
+            requests: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+            comes_back: false,
+            rests: AtomicBool::new(false),
+        }
+    }
+
+    /// The service that it is for, as far as its bytes are not needed to say.
+    pub(crate) fn service(&self) -> Symbol {
+        match &self.destination {
+            Destination::Route(fixed) => fixed.route.cluster.symbol,
+            Destination::Named | Destination::Unknown(_) => Symbol::EMPTY,
+        }
+    }
+
+    /// Whether the client is the sidecar itself, on a way that has no end. Only what was redirected can be: both ends
+    /// are the connection's own then, and no other has the same.
+    pub(crate) fn is_loop(&self) -> bool {
+        is_loop(self.direction, self.downstream, self.original)
+    }
+
+    pub(crate) fn loop_detected(&self) -> Error {
+        loop_detected(self.downstream, self.original)
+    }
+
+    pub(crate) fn begin(&self) {
+        self.requests.fetch_add(1, Relaxed);
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn end(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,38 @@
+//! What every thread of the data path stands on: its network, timers, metrics and randomness.
+//!
+//! Whatever is not a pure function of its arguments comes through here, so that a whole sidecar can run on an
+//! in-memory network, a paused clock and a seed.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::deadline::Timers;
+use crate::http::h2::Memory;
+use crate::net::Network;
+use crate::telemetry::{Direction, IntGauge, Metrics, Protocol};
+
+pub(crate) struct Ground {
+    /// Which of the process's workers this is, from 0: pools keep a shard for each.
+    pub(crate) index: usize,
+    pub(crate) network: Network,
+    pub(crate) timers: Timers,
+    pub(crate) metrics: Arc<Metrics>,
+    /// For balancing, jitter and request ids. Nothing secret comes from it.
+    pub(crate) rng: Mutex<fastrand::Rng>,
+    /// What the worker's HTTP/2 connections may hold together.
+    pub(crate) http2_memory: Arc<Memory>,
+}
+
+impl Ground {
+    /// The ground of worker `index` of `workers`.
+    pub(crate) fn new(index: usize, workers: usize, network: Network, metrics: Arc<Metrics>) -> Arc<Self> {
+        let rng = Mutex::new(fastrand::Rng::new());
+        let http2_memory = Memory::of_one_in(workers);
+        Arc::new(Self { index, network, timers: Timers::default(), metrics, rng, http2_memory })
+    }
+
+    pub(crate) fn connections_active(&self, direction: Direction, protocol: Protocol) -> IntGauge {
+        self.metrics.connections_active(direction, protocol)
+    }
+}
