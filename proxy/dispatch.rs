@@ -219,13 +219,12 @@ fn absolute(path: PathAndQuery, host: Option<&HeaderValue>, scheme: Scheme) -> U
 }
 
 /// What must last until the response's last byte rides on it.
-fn wrap(mut response: Response, lease: Lease, trial: Trial<'_>) -> Response {
+fn wrap(mut response: Response, mut lease: Lease, trial: Trial<'_>) -> Response {
     if !lease.is_sidecar() {
         response.headers_mut().remove(X_PILLION_REFUSED); // only a verified sidecar's word is taken
     }
-    let tail = response.body_mut().response_tail();
-    tail.lease = Some(lease);
-    tail.in_flight = Some(trial.end());
+    lease.count(trial.end());
+    response.body_mut().response_tail().carrier = Some(Box::new(lease));
     response
 }
 

@@ -16,6 +16,7 @@ pub(crate) mod headers;
 pub(crate) mod linger;
 pub(crate) mod replay;
 pub(crate) mod server;
+pub(crate) mod transfer;
 pub(crate) mod tunnel;
 pub(crate) mod upstream;
 

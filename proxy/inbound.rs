@@ -53,7 +53,7 @@ pub(crate) fn stack(without: Option<Name>) -> impl AnsweringService {
         .layer(unless(without, Name::Record, record::layer())) // first in, last out: sees every ending
         .layer(rescue::layer()) // errors become answers below the record
         .layer(closing::layer()) // what comes too late is refused, and may go elsewhere
-        .layer(unless(without, Name::Route, route::layer())) // the application, whatever the request says
+        .layer(unless(without, Name::Route, route::layer(None))) // the application, whatever the request says
         .layer(unless(without, Name::Headers, headers::layer())) // the caller's proven identity, and no other
         .layer(unless(without, Name::Timeout, time::whole())) // off by default: the caller's deadline rules
         .layer(unless(without, Name::Retry, retry::layer())) // only connections that the application had closed

@@ -40,13 +40,23 @@ pub(crate) fn stack(without: Option<Name>) -> impl AnsweringService {
     ServiceBuilder::new()
         .layer(unless(without, Name::Record, record::layer())) // first in, last out: sees every ending
         .layer(rescue::layer()) // errors become answers below the record
-        .layer(unless(without, Name::Route, route::layer())) // policy travels with the call from here
+        .layer(unless(without, Name::Route, route::layer(Some(enter_inside)))) // policy travels with the call from here
         .layer(unless(without, Name::Headers, headers::layer())) // what the next hop must know, and not believe
         .layer(unless(without, Name::Timeout, timeout::whole())) // covers all tries and their pauses
         .layer(unless(without, Name::Retry, retry::layer())) // another endpoint, a pause, a budget
         .layer(unless(without, Name::PerTry, timeout::per_try())) // one try, where another may follow
         .layer(unless(without, Name::Limit, limit::layer())) // inside retry: each try takes its own permit
         .service(dispatch::service())
+}
+
+/// What runs inside a CONNECT is like a redirected connection to where that leads.
+fn enter_inside(
+    worker: Arc<Worker>,
+    io: Io,
+    inside: Connection,
+    early: Option<Dialled>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Outbound { worker, service: None }.enter(io, inside, early)
 }
 
 impl Outbound {

@@ -4,4 +4,5 @@ pub(crate) mod deadline;
 pub mod drain;
 pub(crate) mod ground;
 pub(crate) mod listening;
+pub(crate) mod memory;
 pub(crate) mod worker;

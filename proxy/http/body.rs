@@ -15,14 +15,12 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::exchange::{Ending, Exchange};
 use super::expect::Gated;
 use super::framing::may_be_trailer;
 use super::h2::{self, Tunnel};
 use super::headers::{remove_if, remove_untrusted};
 use super::replay::Replay;
-use super::upstream::Lease;
-use crate::cluster::endpoint::InFlight;
+use super::transfer::{Carrier, Ending, Observer};
 use crate::error::Reason;
 use crate::runtime::deadline::Deadline;
 
@@ -167,18 +165,22 @@ impl Body {
     }
 
     /// Watches a request body on its way upstream. An empty one is complete as it stands.
-    pub(crate) fn watch_request(&mut self, exchange: &Arc<Exchange>, max_body: Option<u64>) {
+    pub(crate) fn watch_request(&mut self, observer: Arc<dyn Observer>, max_body: Option<u64>) {
         if !self.is_empty() {
-            exchange.progress.announced();
+            observer.progress().announced();
             let left = max_body.unwrap_or(u64::MAX);
-            self.tail = Some(Tail::Request(Box::new(RequestTail { exchange: exchange.clone(), left })));
+            self.tail = Some(Tail::Request(Box::new(RequestTail { observer, left })));
         }
     }
 
     /// The same, unless the body is watched already or is a replay of one that is.
-    pub(crate) fn watch_request_once(&mut self, exchange: &Arc<Exchange>, max_body: Option<u64>) {
+    pub(crate) fn watch_request_once(
+        &mut self,
+        observer: &Arc<impl Observer + 'static>,
+        max_body: Option<u64>,
+    ) {
         if self.tail.is_none() && !matches!(self.kind, Kind::Replay(_)) {
-            self.watch_request(exchange, max_body);
+            self.watch_request(observer.clone(), max_body);
         }
     }
 
@@ -190,14 +192,6 @@ impl Body {
         match &mut self.tail {
             Some(Tail::Response(tail)) => tail,
             _ => unreachable!("set just above"),
-        }
-    }
-
-    /// Whose answer this is the body of, until that has ended.
-    pub(crate) fn exchange(&self) -> Option<&Exchange> {
-        match &self.tail {
-            Some(Tail::Response(tail)) => tail.exchange.as_deref(),
-            _ => None,
         }
     }
 
@@ -274,7 +268,7 @@ impl Drop for Body {
     fn drop(&mut self) {
         let whole = http_body::Body::is_end_stream(self);
         match &mut self.tail {
-            Some(Tail::Request(tail)) if whole => tail.exchange.progress.completed(),
+            Some(Tail::Request(tail)) if whole => tail.observer.progress().completed(),
             Some(Tail::Response(tail)) => tail.end(whole),
             _ => {}
         }
@@ -290,9 +284,9 @@ fn only_trailers(mut frame: Frame<Bytes>, named: &[HeaderName]) -> Frame<Bytes> 
     frame
 }
 
-/// Tells the exchange how far the request's body is, and bounds its size.
+/// Tells the observer how far the request's body is, and bounds its size.
 pub(crate) struct RequestTail {
-    exchange: Arc<Exchange>,
+    observer: Arc<dyn Observer>,
     /// Bytes that may still come.
     left: u64,
 }
@@ -302,18 +296,18 @@ impl RequestTail {
         &mut self,
         polled: Poll<Option<Result<Frame<Bytes>, BodyError>>>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let progress = &self.exchange.progress;
+        let progress = self.observer.progress();
         match &polled {
             Poll::Pending => {
                 progress.waits_for_client();
-                self.exchange.interim.ask();
+                self.observer.interim().ask();
             }
             Poll::Ready(None) => progress.completed(),
             Poll::Ready(Some(Ok(frame))) => {
                 let size = frame.data_ref().map_or(0, Bytes::len) as u64;
                 progress.moved(size);
                 if size > self.left {
-                    self.exchange.cut(Reason::BodyTooLarge);
+                    self.observer.cut(Reason::BodyTooLarge);
                     return Poll::Ready(Some(Err(BodyError::Cut(Reason::BodyTooLarge))));
                 }
                 self.left -= size;
@@ -331,10 +325,9 @@ impl RequestTail {
 #[derive(Default)]
 pub(crate) struct ResponseTail {
     /// Told how it ended.
-    pub(crate) exchange: Option<Arc<Exchange>>,
+    pub(crate) observer: Option<Arc<dyn Observer>>,
     /// The connection goes back to its pool when the response is whole, and is closed when it is not.
-    pub(crate) lease: Option<Lease>,
-    pub(crate) in_flight: Option<InFlight>,
+    pub(crate) carrier: Option<Box<dyn Carrier>>,
     /// Longest pause between two pieces.
     pub(crate) idle: Option<Duration>,
     /// The moment by which all must be over.
@@ -376,14 +369,14 @@ impl ResponseTail {
 
     /// Nothing to send: waits, but not for ever.
     fn pause(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(exchange) = self.exchange.as_ref() else { return Poll::Pending };
+        let Some(observer) = self.observer.as_ref() else { return Poll::Pending };
         if self.deadline.is_none() || self.moved {
             self.moved = false;
             let idle_until = self.idle.map(|idle| Instant::now() + idle);
             let Some(at) = idle_until.into_iter().chain(self.hard_stop).min() else { return Poll::Pending };
             match &mut self.deadline {
                 Some(deadline) => deadline.move_to(at),
-                None => self.deadline = Some(exchange.worker.ground.timers.deadline(at)),
+                None => self.deadline = Some(observer.timers().deadline(at)),
             }
         }
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
@@ -394,7 +387,7 @@ impl ResponseTail {
                 return self.cut(Reason::MaxDuration);
             }
             // A stream on which the client still talks is not idle.
-            let heard = exchange.progress.view().last.map(|last| exchange.started + last);
+            let heard = observer.progress().view().last.map(|last| observer.started() + last);
             match heard.zip(self.idle).map(|(heard, idle)| heard + idle).filter(|at| *at > now) {
                 Some(at) => deadline.move_to(self.hard_stop.map_or(at, |stop| at.min(stop))),
                 None => return self.cut(Reason::StreamIdleTimeout),
@@ -411,23 +404,22 @@ impl ResponseTail {
     /// The exchange became a tunnel, and that has ended. Its bytes were counted as they went.
     pub(crate) fn tunnel_ended(&mut self, received: u64, sent: u64, reason: Option<Reason>) {
         self.ending = Ending { bytes: sent, reason, ..self.ending };
-        self.lease = None; // it cannot be used again
-        if let Some(exchange) = &self.exchange {
-            exchange.was_tunnel(received);
+        self.carrier = None; // it cannot be used again
+        if let Some(observer) = &self.observer {
+            observer.was_tunnel(received);
         }
         self.end(reason.is_none());
     }
 
     fn end(&mut self, whole: bool) {
-        if let Some(lease) = self.lease.take().filter(|_| whole) {
-            lease.give_back();
+        if let Some(carrier) = self.carrier.take().filter(|_| whole) {
+            carrier.give_back();
         }
-        self.in_flight = None;
-        if let Some(exchange) = self.exchange.take() {
+        if let Some(observer) = self.observer.take() {
             if !whole {
                 self.ending.reason.get_or_insert(Reason::ClientGone);
             }
-            exchange.finish(self.ending);
+            observer.finish(self.ending);
         }
     }
 }

@@ -5,17 +5,18 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Waker};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::transfer::{Ending, Interim, Observer, Progress};
 use crate::cluster::balance::Tried;
 use crate::connection::Connection;
 use crate::error::{Error, Reason};
+use crate::runtime::deadline::Timers;
 use crate::runtime::worker::Worker;
 use crate::state::Route;
 use crate::telemetry::access::protocol_name;
@@ -66,14 +67,6 @@ pub(crate) struct RequestLine {
     pub(crate) version: http::Version,
 }
 
-/// How a response ended.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Ending {
-    pub(crate) bytes: u64,
-    pub(crate) grpc_status: Option<u8>,
-    pub(crate) reason: Option<Reason>,
-}
-
 impl Exchange {
     pub(crate) fn new(worker: Arc<Worker>, connection: Arc<Connection>, request_id: HeaderValue) -> Self {
         let started = Instant::now();
@@ -92,11 +85,6 @@ impl Exchange {
 
     pub(crate) fn note(&self, what: impl FnOnce(&mut Facts)) {
         what(&mut self.facts.lock());
-    }
-
-    /// The request's body was cut by us; whoever answers next says why.
-    pub(crate) fn cut(&self, reason: Reason) {
-        self.facts.lock().cut = Some(reason);
     }
 
     pub(crate) fn was_cut(&self) -> Option<Reason> {
@@ -135,12 +123,6 @@ impl Exchange {
         facts.status = Reason::ClientGone.status();
     }
 
-    /// It became a tunnel, which took so many bytes from the client.
-    pub(crate) fn was_tunnel(&self, received: u64) {
-        self.progress.moved(received);
-        self.facts.lock().tunnelled = true;
-    }
-
     /// The answer's headers are on their way.
     pub(crate) fn headers_sent(&self, status: StatusCode, grpc_status: Option<u8>) {
         let now = Instant::now();
@@ -150,29 +132,6 @@ impl Exchange {
         let upstream = facts.answered.zip(facts.sent).map(|(answered, sent)| answered - sent);
         let own = (now - self.started).saturating_sub(upstream.unwrap_or_default());
         self.worker.overhead(self.connection.direction).observe(own.as_secs_f64());
-    }
-
-    /// The one end of every exchange: counts it and writes its line.
-    pub(crate) fn finish(&self, ending: Ending) {
-        let mut facts = self.facts.lock();
-        if std::mem::replace(&mut facts.finished, true) {
-            return;
-        }
-        facts.reason = facts.reason.or(ending.reason);
-        facts.grpc_status = ending.grpc_status.or(facts.grpc_status).filter(|_| facts.is_grpc);
-        self.connection.end();
-        let took = self.started.elapsed();
-        if let Some(route) = &facts.route {
-            let metrics = route.cluster.metrics();
-            metrics.active().dec();
-            metrics.duration().observe(took.as_secs_f64());
-            if !facts.tunnelled {
-                metrics.bytes(Flow::Received).inc_by(self.progress.bytes());
-                metrics.bytes(Flow::Sent).inc_by(ending.bytes);
-            }
-        }
-        self.worker.recorder.lock().count(self.labels(&facts));
-        self.log(&facts, ending, took);
     }
 
     fn labels(&self, facts: &Facts) -> RequestLabels {
@@ -226,158 +185,60 @@ impl Exchange {
     }
 }
 
+impl Observer for Exchange {
+    fn started(&self) -> Instant {
+        self.started
+    }
+
+    fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    fn interim(&self) -> &Interim {
+        &self.interim
+    }
+
+    fn timers(&self) -> &Timers {
+        &self.worker.ground.timers
+    }
+
+    fn cut(&self, reason: Reason) {
+        self.facts.lock().cut = Some(reason);
+    }
+
+    fn was_tunnel(&self, received: u64) {
+        self.progress.moved(received);
+        self.facts.lock().tunnelled = true;
+    }
+
+    /// The one end of every exchange: counts it and writes its line.
+    fn finish(&self, ending: Ending) {
+        let mut facts = self.facts.lock();
+        if std::mem::replace(&mut facts.finished, true) {
+            return;
+        }
+        facts.reason = facts.reason.or(ending.reason);
+        facts.grpc_status = ending.grpc_status.or(facts.grpc_status).filter(|_| facts.is_grpc);
+        self.connection.end();
+        let took = self.started.elapsed();
+        if let Some(route) = &facts.route {
+            let metrics = route.cluster.metrics();
+            metrics.active().dec();
+            metrics.duration().observe(took.as_secs_f64());
+            if !facts.tunnelled {
+                metrics.bytes(Flow::Received).inc_by(self.progress.bytes());
+                metrics.bytes(Flow::Sent).inc_by(ending.bytes);
+            }
+        }
+        self.worker.recorder.lock().count(self.labels(&facts));
+        self.log(&facts, ending, took);
+    }
+}
+
 /// The `service` of what went to none: inbound there is only the application.
 pub(crate) const fn nobodys(direction: Direction) -> Symbol {
     match direction {
         Direction::Inbound => Symbol::APP,
         Direction::Outbound => Symbol::EMPTY,
     }
-}
-
-/// Interim answers (1xx) on their way to a client that speaks HTTP/2; nobody takes them towards HTTP/1.
-#[derive(Default)]
-pub(crate) struct Interim {
-    /// The client waits to be asked for its body.
-    expects: AtomicBool,
-    is_told: AtomicBool,
-    state: Mutex<(Vec<http::Response<()>>, Option<Waker>)>,
-}
-
-impl Interim {
-    /// The client waits for `100 Continue`, and hears it when its body is read for the first time.
-    pub(crate) fn expect_continue(&self) {
-        self.expects.store(true, Relaxed);
-    }
-
-    /// The body is wanted now.
-    pub(crate) fn ask(&self) {
-        if self.expects.load(Relaxed) && self.expects.swap(false, Relaxed) {
-            let mut ask = http::Response::new(());
-            *ask.status_mut() = StatusCode::CONTINUE;
-            self.tell(ask);
-        }
-    }
-
-    pub(crate) fn tell(&self, interim: http::Response<()>) {
-        let mut state = self.state.lock();
-        state.0.push(interim);
-        self.is_told.store(true, Relaxed);
-        if let Some(waker) = state.1.take() {
-            waker.wake();
-        }
-    }
-
-    /// Gives away what there is. Who comes from another task than the body's reader is woken when there is more.
-    pub(crate) fn take(&self, cx: &Context<'_>, mut give: impl FnMut(http::Response<()>)) {
-        if self.expects.load(Relaxed) {
-            self.state.lock().1 = Some(cx.waker().clone());
-        }
-        if self.is_told.swap(false, Relaxed) {
-            let told = std::mem::take(&mut self.state.lock().0);
-            told.into_iter().for_each(&mut give);
-        }
-    }
-}
-
-/// How far the request's body is. Written by the body, read by the timeout that watches over it.
-pub(crate) struct Progress {
-    started: Instant,
-    /// Nanoseconds after `started`, plus one; zero: not yet.
-    first: AtomicU64,
-    last: AtomicU64,
-    complete: AtomicU64,
-    bytes: AtomicU64,
-    waits_for_client: AtomicBool,
-    broke: AtomicBool,
-    /// There is a body to watch.
-    has_body: AtomicBool,
-}
-
-impl Progress {
-    const fn new(started: Instant) -> Self {
-        Self {
-            started,
-            first: AtomicU64::new(0),
-            last: AtomicU64::new(0),
-            complete: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            waits_for_client: AtomicBool::new(false),
-            broke: AtomicBool::new(false),
-            has_body: AtomicBool::new(false),
-        }
-    }
-
-    fn stamp(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX - 1) + 1
-    }
-
-    pub(crate) fn waits_for_client(&self) {
-        if self.first.load(Relaxed) == 0 {
-            let now = self.stamp();
-            self.first.store(now, Relaxed);
-            self.last.store(now, Relaxed);
-        }
-        self.waits_for_client.store(true, Relaxed);
-    }
-
-    pub(crate) fn moved(&self, bytes: u64) {
-        let now = self.stamp();
-        if self.first.load(Relaxed) == 0 {
-            self.first.store(now, Relaxed);
-        }
-        self.last.store(now, Relaxed);
-        self.bytes.fetch_add(bytes, Relaxed);
-        self.waits_for_client.store(false, Relaxed);
-    }
-
-    pub(crate) fn completed(&self) {
-        if self.complete.load(Relaxed) == 0 {
-            let now = self.stamp();
-            self.complete.store(now, Relaxed);
-            if self.first.load(Relaxed) == 0 {
-                self.first.store(now, Relaxed);
-            }
-        }
-    }
-
-    pub(crate) fn announced(&self) {
-        self.has_body.store(true, Relaxed);
-    }
-
-    /// A part of the request's body has not come yet, or nobody has asked for it.
-    pub(crate) fn is_unfinished(&self) -> bool {
-        self.has_body.load(Relaxed) && self.complete.load(Relaxed) == 0
-    }
-
-    /// The client broke its own request off.
-    pub(crate) fn broke(&self) {
-        self.broke.store(true, Relaxed);
-    }
-
-    pub(crate) fn client_broke(&self) -> bool {
-        self.broke.load(Relaxed)
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
-    }
-
-    pub(crate) fn view(&self) -> BodyView {
-        let at = |stamp: &AtomicU64| stamp.load(Relaxed).checked_sub(1).map(Duration::from_nanos);
-        BodyView {
-            first: at(&self.first),
-            last: at(&self.last),
-            complete: at(&self.complete),
-            waits_for_client: self.waits_for_client.load(Relaxed),
-        }
-    }
-}
-
-/// A request body's way so far, each moment as time after the request's start.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct BodyView {
-    pub(crate) first: Option<Duration>,
-    pub(crate) last: Option<Duration>,
-    pub(crate) complete: Option<Duration>,
-    pub(crate) waits_for_client: bool,
 }

@@ -25,7 +25,6 @@ use crate::runtime::deadline::Timers;
 use crate::runtime::ground::Ground;
 
 use self::memory::Account;
-pub(crate) use self::memory::Memory;
 use self::receive::Arrivals;
 pub(crate) use self::receive::{Incoming, Interrupted};
 pub(crate) use self::tunnel::Tunnel;

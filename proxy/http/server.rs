@@ -160,25 +160,23 @@ async fn handle<S: AnsweringService>(
     let request_id = headers::request_id(request.headers(), &mut worker.ground.rng.lock());
     let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked(&mut request)).flatten();
     let exchange = Arc::new(Exchange::new(worker, connection, request_id));
-    let mut call = Call::new(request.map(Body::incoming), exchange);
+    let mut call = Call::new(request.map(Body::incoming), exchange.clone());
     let Some(asked) = asked else {
         let mut response = stack.call(call).await?;
-        say_goodbye(&mut response);
+        say_goodbye(&mut response, &exchange.connection);
         return Ok(response);
     };
     call.tunnel = Some(Box::new(asked.kind.clone()));
-    let exchange = call.exchange.clone();
     let mut response = Box::pin(stack.call(call)).await?;
     if !tunnel::is_opened(&response) {
-        say_goodbye(&mut response);
+        say_goodbye(&mut response, &exchange.connection);
     }
     Ok(tunnel::open(asked, response, &exchange))
 }
 
 /// The last answer on the connection, if the drain has begun.
-fn say_goodbye(response: &mut Response) {
-    let exchange = response.body().exchange();
-    if exchange.is_some_and(|exchange| exchange.connection.place.work.says_goodbye()) {
+fn say_goodbye(response: &mut Response, connection: &Connection) {
+    if connection.place.work.says_goodbye() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -5,6 +5,8 @@
 //! wants is written at its edge. Nothing that a client sends before the answer goes further than hyper's buffer.
 //! An upgrade to `h2c` is no tunnel but another way to speak HTTP/2, long deprecated (RFC 9113, 3.1): ignored.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -21,13 +23,11 @@ use super::body::ResponseTail;
 use super::guard::Guarded;
 use super::upstream::{AnswerFirst, Departing};
 use super::{Body, Exchange, Response};
-use crate::connection::{Connection, Destination, Place};
 use crate::net::{Io, Prefixed, Transport};
-use crate::outbound::Outbound;
 use crate::runtime::worker::Worker;
 use crate::state::Route;
-use crate::tcp::{self, Dialled};
-use crate::telemetry::{Direction, Held, Protocol as Carried};
+use crate::tcp;
+use crate::telemetry::{Held, Protocol as Carried};
 
 const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
 const SEC_WEBSOCKET_ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
@@ -56,6 +56,9 @@ enum On {
     Ready(Io),
 }
 
+/// Carries what runs inside a CONNECT, to its end. Given by the side that answered it.
+pub(crate) type Enter = Box<dyn FnOnce(Io) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
+
 /// The upstream's half, on the way back to the downstream's. Rides on the response.
 #[derive(Clone)]
 pub(crate) struct Accepted(Arc<Mutex<Option<Upstream>>>);
@@ -64,7 +67,7 @@ enum Upstream {
     /// The endpoint has switched.
     Switched { on: On, to: Option<HeaderValue>, route: Arc<Route> },
     /// The sidecar itself is the proxy that was asked; what runs inside goes on from here.
-    Inside { destination: Destination, early: Option<Dialled> },
+    Inside(Enter),
 }
 
 impl Kind {
@@ -209,8 +212,8 @@ impl Accepted {
     }
 
     /// The sidecar itself answers a CONNECT.
-    pub(crate) fn inside(destination: Destination, early: Option<Dialled>) -> Self {
-        Self::new(Upstream::Inside { destination, early })
+    pub(crate) fn inside(enter: Enter) -> Self {
+        Self::new(Upstream::Inside(enter))
     }
 }
 
@@ -237,18 +240,11 @@ pub(crate) fn open(asked: Asked, mut response: Response, exchange: &Exchange) ->
                 drop(connection); // its place in `max_connections` ends here
             });
         }
-        Upstream::Inside { destination, early } => {
+        Upstream::Inside(enter) => {
             tell_opened(&asked, None, &mut response);
             tokio::spawn(async move {
                 if let Some(io) = asked.on.io(downstream).await {
-                    let place = Place::unlimited(worker.work(Direction::Outbound));
-                    let inside = Connection {
-                        destination,
-                        is_redirected: true,
-                        ..Connection::new(connection.downstream, place)
-                    };
-                    let outbound = Outbound { worker, service: None };
-                    outbound.enter(io, inside, early).await;
+                    enter(io).await;
                 }
                 drop(connection);
             });

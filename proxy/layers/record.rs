@@ -7,7 +7,8 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::AnsweringService;
-use crate::http::exchange::{Ending, Exchange, RequestLine};
+use crate::http::exchange::{Exchange, RequestLine};
+use crate::http::transfer::{Ending, Observer as _};
 use crate::http::{Call, Response, headers};
 
 pub(crate) fn layer<S: AnsweringService>() -> impl Layer<S, Service = impl AnsweringService> + Clone {
@@ -21,7 +22,7 @@ async fn record<S: AnsweringService>(mut next: S, call: Box<Call>) -> Result<Res
     let mut response = next.call(call).await?;
     if let Some(exchange) = open.answered() {
         exchange.headers_sent(response.status(), headers::grpc_status(response.headers()));
-        response.body_mut().response_tail().exchange = Some(exchange);
+        response.body_mut().response_tail().observer = Some(exchange);
     }
     Ok(response)
 }

@@ -20,13 +20,20 @@ use crate::http::framing::{self, Fault};
 use crate::http::{Call, Failure, Response};
 use crate::state::{Fixed, Key, Route, Rule};
 use crate::telemetry::Direction;
-pub(crate) use egress::nobodys;
+pub(crate) use egress::{EnterInside, nobodys};
 
-pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
-    layer_fn(|next: S| service_fn(move |call| route(next.clone(), call)))
+/// `inside`: what becomes of a CONNECT that the sidecar itself answers; `None` on a side that answers none.
+pub(crate) fn layer<S: HttpService>(
+    inside: Option<EnterInside>,
+) -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(move |next: S| service_fn(move |call| route(next.clone(), call, inside)))
 }
 
-async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
+async fn route<S: HttpService>(
+    mut next: S,
+    mut call: Box<Call>,
+    inside: Option<EnterInside>,
+) -> Result<Response, Failure> {
     refuse_loop(&call)?;
     framing::check_request(&mut call.head).map_err(Fault::refusal)?;
     call.host = host(&call.head)?;
@@ -39,7 +46,10 @@ async fn route<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Respo
     };
     let route = match found {
         Found::Route(route) => route,
-        Found::Connect => return Ok(Box::pin(egress::connect(&call)).await?),
+        Found::Connect => match inside {
+            Some(enter) => return Ok(Box::pin(egress::connect(&call, enter)).await?),
+            None => return Err(Error::new(Reason::NoRoute, "no CONNECT is answered on this side").into()),
+        },
         Found::Absolute => Box::pin(egress::absolute(&call)).await?,
     };
     let route = diverted(&call, route)?;

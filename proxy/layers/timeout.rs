@@ -16,7 +16,8 @@ use tower::{Layer, service_fn};
 use super::HttpService;
 use crate::cluster::Cluster;
 use crate::error::{Error, Reason, Sent};
-use crate::http::exchange::{BodyView, Exchange};
+use crate::http::exchange::Exchange;
+use crate::http::transfer::BodyView;
 use crate::http::{Call, Failure, Response, headers};
 
 /// All tries and their pauses together.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::deadline::Timers;
-use crate::http::h2::Memory;
+use super::memory::Memory;
 use crate::net::Network;
 use crate::telemetry::{Direction, IntGauge, Metrics, Protocol};
 

@@ -20,10 +20,11 @@ use tokio::sync::oneshot;
 use super::guard::Guarded;
 use super::memory::Piece;
 use super::send::Outgoing;
-use super::server::content_length;
 use super::tunnel::Tunnel;
 use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
-use crate::http::{Body, Exchange, Response};
+use crate::http::framing::content_length;
+use crate::http::transfer::Observer;
+use crate::http::{Body, Response};
 use crate::net::Io;
 use crate::runtime::ground::Ground;
 
@@ -181,10 +182,10 @@ impl Sender {
     pub(crate) async fn send(
         &self,
         request: Request<Body>,
-        exchange: &Exchange,
+        observer: &dyn Observer,
     ) -> Result<Response, Box<Failed>> {
         let mut asking = self.begin(request)?;
-        poll_fn(|cx| asking.poll(cx, &self.room, exchange)).await
+        poll_fn(|cx| asking.poll(cx, &self.room, observer)).await
     }
 
     fn begin(&self, request: Request<Body>) -> Result<Asking, Box<Failed>> {
@@ -239,11 +240,11 @@ impl Asking {
         &mut self,
         cx: &mut Context<'_>,
         room: &Arc<Room>,
-        exchange: &Exchange,
+        observer: &dyn Observer,
     ) -> Poll<Result<Response, Box<Failed>>> {
         self.poll_upload(cx)?;
         while let Some(interim) = ready!(self.answer.poll_informational(cx)) {
-            self.hear(interim?, exchange)?;
+            self.hear(interim?, observer)?;
             self.poll_upload(cx)?; // it may have been asked for
         }
         let answer = ready!(Pin::new(&mut self.answer).poll(cx))?;
@@ -262,7 +263,7 @@ impl Asking {
         }
     }
 
-    fn hear(&mut self, interim: http::Response<()>, exchange: &Exchange) -> Result<(), Box<Failed>> {
+    fn hear(&mut self, interim: http::Response<()>, observer: &dyn Observer) -> Result<(), Box<Failed>> {
         self.interim += 1;
         if self.interim > INTERIM_ANSWERS {
             return Err(Failure::TooManyInterim.into());
@@ -270,7 +271,7 @@ impl Asking {
         match (interim.status(), &mut self.outgoing) {
             (StatusCode::CONTINUE, Rest::Body(outgoing)) => outgoing.body_mut().ask(),
             (StatusCode::CONTINUE, _) => {} // nobody waits for it
-            _ => exchange.interim.tell(interim),
+            _ => observer.interim().tell(interim),
         }
         Ok(())
     }

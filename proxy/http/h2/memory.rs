@@ -12,9 +12,8 @@ use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 
 use super::Room;
+use crate::runtime::memory::Memory;
 
-/// Of all HTTP/2 connections of the process: a quarter of the smallest container that people give a sidecar.
-const PROCESS: usize = 32 * 1024 * 1024;
 /// A connection may hold this part of what is free.
 const PART: usize = 8;
 /// Bytes that wait for a connection's socket: enough to fill it however fast it is.
@@ -33,23 +32,6 @@ const LARGEST_WINDOW: u32 = 4 * 1024 * 1024;
 const WINDOW_STEP: u32 = 256 * 1024;
 /// How much must have gone on before a connection's window grows from the 64 KiB that RFC 9113 begins with.
 const PROVEN: usize = 32 * 1024;
-
-/// One worker's share.
-#[derive(Debug)]
-pub(crate) struct Memory {
-    held: AtomicUsize,
-    most: usize,
-}
-
-impl Memory {
-    pub(crate) fn of_one_in(workers: usize) -> Arc<Self> {
-        Arc::new(Self { held: AtomicUsize::new(0), most: PROCESS / workers.max(1) })
-    }
-
-    fn free(&self) -> usize {
-        self.most.saturating_sub(self.held.load(Relaxed))
-    }
-}
 
 /// What one connection holds.
 pub(super) struct Account {
@@ -99,20 +81,20 @@ impl Account {
     }
 
     pub(super) fn hold_waiting(&self, bytes: usize) {
-        self.memory.held.fetch_add(bytes, Relaxed);
+        self.memory.hold(bytes);
         self.waiting.fetch_add(bytes, Relaxed);
     }
 
     pub(super) fn drop_waiting(&self, bytes: usize) {
         if bytes > 0 {
-            self.memory.held.fetch_sub(bytes, Relaxed);
+            self.memory.release(bytes);
             self.waiting.fetch_sub(bytes, Relaxed);
             self.wake_senders();
         }
     }
 
     fn drop_queued(&self, bytes: usize) {
-        self.memory.held.fetch_sub(bytes, Relaxed);
+        self.memory.release(bytes);
         self.queued.fetch_sub(bytes, Relaxed);
         self.wake_senders();
     }
@@ -132,13 +114,13 @@ impl Account {
 
     /// Bytes of the peer that wait to be read. `false`: they are too many, and their stream must end.
     pub(super) fn hold_unread(&self, bytes: usize) -> bool {
-        let held = self.memory.held.fetch_add(bytes, Relaxed) + bytes;
+        let held = self.memory.hold(bytes);
         let unread = self.unread.fetch_add(bytes, Relaxed) + bytes;
-        !is_too_much(held, unread, self.memory.most)
+        !is_too_much(held, unread, self.memory.most())
     }
 
     pub(super) fn drop_unread(&self, bytes: usize) {
-        self.memory.held.fetch_sub(bytes, Relaxed);
+        self.memory.release(bytes);
         self.unread.fetch_sub(bytes, Relaxed);
         if self.window.load(Relaxed) == 0 {
             self.proven.fetch_add(bytes, Relaxed);
@@ -152,7 +134,7 @@ impl Account {
         if now == 0 && self.proven.load(Relaxed) < PROVEN {
             return None;
         }
-        let new = window(now, self.unread.load(Relaxed), self.memory.free() > self.memory.most / 4);
+        let new = window(now, self.unread.load(Relaxed), self.memory.free() > self.memory.most() / 4);
         (new != now).then(|| {
             self.window.store(new, Relaxed);
             new
@@ -233,7 +215,7 @@ mod tests {
 
     #[test]
     fn a3_hostile_connections_leave_room_for_another_however_many_they_are() {
-        let most = PROCESS;
+        let most = Memory::of_one_in(1).most();
         let mut held = vec![0; 500];
         for _ in 0..1000 {
             for index in 0..held.len() {

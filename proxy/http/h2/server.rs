@@ -26,8 +26,9 @@ use super::tunnel::Tunnel;
 use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
 use crate::connection::Connection;
 use crate::error::{Error, Reason as Why};
-use crate::http::exchange::Ending;
+use crate::http::framing::content_length;
 use crate::http::server::deserted;
+use crate::http::transfer::{Ending, Observer as _};
 use crate::http::{Body, Call, Exchange, Response, answer, headers, tunnel};
 use crate::layers::{AnsweringService, record};
 use crate::net::{Io, Prefixed, Transport};
@@ -262,11 +263,6 @@ fn opened(request: Request<RecvStream>, client: &Client) -> (Request<Body>, Opti
     (Request::from_parts(head, body), None)
 }
 
-/// `h2` has compared them all.
-pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
 /// The stack's answer; interim ones go to the client as they come. `None`: the client wants none any more.
 async fn answered<S: AnsweringService>(
     mut stack: S,
@@ -298,7 +294,7 @@ fn too_large(call: &Call, exchange: &Arc<Exchange>, most: usize) -> Response {
     exchange.failed(&error);
     let mut response = answer::answer(&error, exchange, call.is_grpc);
     exchange.headers_sent(response.status(), headers::grpc_status(response.headers()));
-    response.body_mut().response_tail().exchange = Some(exchange.clone());
+    response.body_mut().response_tail().observer = Some(exchange.clone());
     response
 }
 

@@ -6,10 +6,12 @@ use http::Request;
 
 use super::shard::{About, Http1, Http2, Shard};
 use crate::cluster::Cluster;
+use crate::cluster::endpoint::InFlight;
 use crate::cluster::limits::Permit;
 use crate::error::{Reason, Sent};
 use crate::http::h2::client::{Failed, Failure};
-use crate::http::{Body, Exchange, Response};
+use crate::http::transfer::{Carrier, Observer};
+use crate::http::{Body, Response};
 use crate::tls::admission;
 
 pub(crate) struct Lease {
@@ -21,10 +23,11 @@ pub(crate) struct Lease {
     is_busy: bool,
     /// The connection is closed even when its exchange ended whole.
     is_last: bool,
-    /// Whose request's body it carries, where there is one.
-    carries: Option<Arc<Exchange>>,
+    /// Who watches the request's body that it carries, where there is one.
+    carries: Option<Arc<dyn Observer>>,
     /// One of `max_requests`, for as long as the upstream may be at work on the request.
     permit: Option<Permit>,
+    in_flight: Option<InFlight>,
 }
 
 enum Kind {
@@ -62,6 +65,7 @@ impl Lease {
             is_last: false,
             carries: None,
             permit: None,
+            in_flight: None,
         }
     }
 
@@ -80,12 +84,12 @@ impl Lease {
     }
 
     /// Sends the request of `exchange` and waits for the headers of the answer.
-    pub(crate) async fn send(
+    pub(crate) async fn send<O: Observer + 'static>(
         &mut self,
         request: Request<Body>,
-        exchange: &Arc<Exchange>,
+        observer: &Arc<O>,
     ) -> Result<Response, SendFailure> {
-        let sent = self.send_on_connection(request, exchange).await;
+        let sent = self.send_on_connection(request, observer).await;
         sent.map_err(|failure| match self.tls_failure() {
             Some(tls) => by_tls(failure, tls),
             None => failure,
@@ -102,13 +106,13 @@ impl Lease {
         }
     }
 
-    async fn send_on_connection(
+    async fn send_on_connection<O: Observer + 'static>(
         &mut self,
         request: Request<Body>,
-        exchange: &Arc<Exchange>,
+        observer: &Arc<O>,
     ) -> Result<Response, SendFailure> {
         self.is_busy = true;
-        self.carries = (!request.body().is_empty()).then(|| exchange.clone());
+        self.carries = (!request.body().is_empty()).then(|| observer.clone() as Arc<dyn Observer>);
         // It served a request before, so the peer may have hung up since.
         let was_used = self.about.uses > 0;
         match &mut self.kind {
@@ -120,7 +124,7 @@ impl Lease {
                     explain(&error.into_error(), unsent, was_used)
                 })
             }
-            Some(Kind::Http2(conn)) => conn.send.send(request, exchange).await.map_err(|failed| {
+            Some(Kind::Http2(conn)) => conn.send.send(request, &**observer).await.map_err(|failed| {
                 if failed.unsent.is_some() || says_goodbye(&failed.error) {
                     self.shard.retire(conn);
                 } else if was_refused(&failed.error) {
@@ -137,11 +141,18 @@ impl Lease {
         self.is_last = true;
     }
 
-    /// The answer came whole: the connection may serve another request, unless it was to be the last, or a part of
-    /// this one was not sent. Nobody needs that part any more, and without it no other request can follow.
-    pub(crate) fn give_back(mut self) {
+    /// The request counts at its endpoint until the lease ends.
+    pub(crate) fn count(&mut self, in_flight: InFlight) {
+        self.in_flight = Some(in_flight);
+    }
+}
+
+impl Carrier for Lease {
+    /// The connection may serve another request, unless it was to be the last, or a part of this one was not sent.
+    /// Nobody needs that part any more, and without it no other request can follow.
+    fn give_back(mut self: Box<Self>) {
         self.permit = None;
-        let is_unfinished = self.carries.as_ref().is_some_and(|exchange| exchange.progress.is_unfinished());
+        let is_unfinished = self.carries.as_ref().is_some_and(|observer| observer.progress().is_unfinished());
         self.is_busy = self.is_last || is_unfinished;
     }
 }

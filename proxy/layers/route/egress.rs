@@ -3,24 +3,32 @@
 //! What a service matches is a service's. Anything else is resolved and dialled, unless `outbound.unknown` says
 //! deny, or it would lead to the sidecar itself or to an address that is special to this link.
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::StatusCode;
 use pillion_model::listener::Unknown;
 
-use crate::connection::Destination;
+use crate::connection::{Connection, Destination, Place};
 use crate::error::{Error, Reason};
 use crate::http::tunnel::Accepted;
 use crate::http::{Body, Call, Response};
+use crate::net::Io;
 use crate::net::own::is_virtual;
 use crate::net::special::is_special;
 use crate::runtime::worker::Worker;
 use crate::state::{Fixed, Key, Route, split_port};
 use crate::tcp::{self, Dialled};
+use crate::telemetry::Direction;
+
+/// How a side takes what runs inside a CONNECT that it has answered; `early`: its server is dialled already.
+pub(crate) type EnterInside =
+    fn(Arc<Worker>, Io, Connection, early: Option<Dialled>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Answers a CONNECT: from here on it is like a redirected connection to where it leads.
-pub(super) async fn connect(call: &Call) -> Result<Response, Error> {
+pub(super) async fn connect(call: &Call, enter: EnterInside) -> Result<Response, Error> {
     let worker = &call.exchange.worker;
     let (host, port) = target(call, None)?;
     let (destination, early) = match known(worker, &host, port) {
@@ -36,7 +44,12 @@ pub(super) async fn connect(call: &Call) -> Result<Response, Error> {
     };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::OK;
-    response.extensions_mut().insert(Accepted::inside(destination, early));
+    let (worker, from) = (worker.clone(), call.exchange.connection.downstream);
+    response.extensions_mut().insert(Accepted::inside(Box::new(move |io| {
+        let place = Place::unlimited(worker.work(Direction::Outbound));
+        let inside = Connection { destination, is_redirected: true, ..Connection::new(from, place) };
+        enter(worker, io, inside, early)
+    })));
     Ok(response)
 }
 
