@@ -101,8 +101,9 @@ impl App {
     ) -> anyhow::Result<Self> {
         prepare_process(&network, config.identity.is_some() || credentials.is_some())?;
         let workers = workers(config);
-        let metrics =
-            Metrics::new(config.metrics.as_ref().map_or(DEFAULT_SERIES, |metrics| metrics.max_series));
+        let metrics = Metrics::new(
+            config.metrics.as_ref().map_or(DEFAULT_SERIES, |metrics| metrics.max_series as usize),
+        );
         let around = around(&metrics, workers);
         let (console, orders) = Console::new(around.store.clone());
         let admin = Admin::bind(&network, config, &metrics, console.clone())?;

@@ -514,7 +514,7 @@ fn stale_only() -> Retry {
         conditions: Vec::new(),
         methods: RetryMethods::Idempotent,
         per_try_timeout: None,
-        backoff: Backoff { base: Duration::ZERO, max: Duration::ZERO },
+        backoff: Backoff { base: Duration::ZERO, max: Some(Duration::ZERO) },
         budget: RetryBudget { ratio: 0.0, min_per_second: 0 },
         max_body: 64 * 1024,
     }

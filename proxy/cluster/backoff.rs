@@ -1,6 +1,6 @@
 //! How long to wait before another try: full jitter.
 //!
-//! A pause is drawn evenly from nothing to min(max, base · 2^n). Of the jitters this one spreads callers that
+//! A pause is drawn evenly from nothing to min(cap, base · 2^n). Of the jitters this one spreads callers that
 //! failed together most evenly and costs the upstream the fewest tries.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub(crate) fn pause(backoff: &Backoff, retry: u32, rng: &mut fastrand::Rng) -> D
 
 fn ceiling(backoff: &Backoff, retry: u32) -> Duration {
     // 2^31 times anything worth configuring is above any max.
-    backoff.base.saturating_mul(1 << retry.min(31)).min(backoff.max)
+    backoff.base.saturating_mul(1 << retry.min(31)).min(backoff.cap())
 }
 
 #[cfg(test)]
@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     const MILLI: Duration = Duration::from_millis(1);
-    const DEFAULT: Backoff = Backoff { base: Duration::from_millis(25), max: Duration::from_millis(250) };
+    const DEFAULT: Backoff = Backoff { base: Duration::from_millis(25), max: None };
 
     #[test]
     fn the_ceiling_doubles_up_to_the_maximum() {
@@ -35,10 +35,10 @@ mod tests {
 
     #[test]
     fn nothing_overflows() {
-        let huge = Backoff { base: Duration::MAX, max: Duration::MAX };
+        let huge = Backoff { base: Duration::MAX, max: Some(Duration::MAX) };
         assert_eq!(ceiling(&huge, u32::MAX), Duration::MAX);
         assert!(pause(&huge, u32::MAX, &mut fastrand::Rng::with_seed(1)) <= Duration::MAX);
-        let none = Backoff { base: Duration::ZERO, max: Duration::ZERO };
+        let none = Backoff { base: Duration::ZERO, max: Some(Duration::ZERO) };
         assert_eq!(pause(&none, 3, &mut fastrand::Rng::with_seed(1)), Duration::ZERO);
     }
 
@@ -56,9 +56,9 @@ mod tests {
     proptest! {
         #[test]
         fn never_above_the_ceiling(base in 0..10_000_u32, max in 0..10_000_u32, retry: u32, seed: u64) {
-            let backoff = Backoff { base: MILLI * base, max: MILLI * max };
+            let backoff = Backoff { base: MILLI * base, max: Some(MILLI * max) };
             let pause = pause(&backoff, retry, &mut fastrand::Rng::with_seed(seed));
-            prop_assert!(pause <= backoff.max);
+            prop_assert!(pause <= backoff.cap());
             prop_assert!(pause <= backoff.base.saturating_mul(2_u32.saturating_pow(retry)));
         }
     }

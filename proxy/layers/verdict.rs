@@ -237,7 +237,7 @@ mod tests {
             conditions: vec![On::ConnectFailure, On::RefusedStream, On::Reset, On::GatewayError],
             methods: RetryMethods::Idempotent,
             per_try_timeout: None,
-            backoff: Backoff { base: Duration::from_millis(25), max: Duration::from_millis(250) },
+            backoff: Backoff::default(),
             budget: RetryBudget { ratio: 0.2, min_per_second: 10 },
             max_body: 64 * 1024,
         }

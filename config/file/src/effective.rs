@@ -4,17 +4,15 @@
 //! behind them is never read here. What came from an environment variable is shown as it was replaced: no key of
 //! this file holds a secret. A key that could would have to be left out here.
 
-mod blocks;
 mod origin;
-mod sections;
-mod spell;
 
 use std::fmt;
 
 use serde_json::Value;
 
+use crate::keys::FILE;
 use crate::place::Tree;
-use origin::Scopes;
+pub(crate) use origin::Scopes;
 use pillion_model::Config;
 
 /// The file that a configuration was read from.
@@ -66,26 +64,31 @@ pub fn effective(
     let source = written.map(|written| written.text.strip_prefix('\u{feff}').unwrap_or(written.text));
     let tree = source.and_then(|source| Tree::read(source).ok()).unwrap_or_default();
     let mut page = Page { file: written.map_or("", |written| written.name), flags, settings: Vec::new() };
-    sections::tell(config, &Scopes::new(&tree), &mut page);
+    FILE.tell(config, &Scopes::new(&tree), &mut page);
     page.settings
 }
 
 /// The settings while they are gathered.
-struct Page<'a> {
+pub(crate) struct Page<'a> {
     file: &'a str,
     flags: &'a [(&'static str, &'static str)],
     settings: Vec<Setting>,
 }
 
 impl Page<'_> {
-    fn tell(&mut self, at: &Scopes<'_>, value: impl Into<Value>) {
+    pub(crate) fn tell(&mut self, at: &Scopes<'_>, value: impl Into<Value>) {
         self.tell_as(at.key_text(), value, at);
     }
 
     /// A value that may also be written elsewhere: at `word`, which is then no block of keys.
-    fn tell_or(&mut self, at: &Scopes<'_>, word: &Scopes<'_>, value: impl Into<Value>) {
+    pub(crate) fn tell_or(&mut self, at: &Scopes<'_>, word: &Scopes<'_>, value: impl Into<Value>) {
         let written = if at.is_written() { at } else { &word.only_words() };
         self.tell_as(at.key_text(), value, written);
+    }
+
+    /// A list, item by item.
+    pub(crate) fn tell_list(&mut self, items: impl Iterator<Item = Value>, at: &Scopes<'_>) {
+        items.enumerate().for_each(|(nth, item)| self.tell(&at.index(nth), item));
     }
 
     fn tell_as(&mut self, key: &str, value: impl Into<Value>, written: &Scopes<'_>) {

@@ -4,6 +4,8 @@ use std::fmt;
 
 pub use pillion_model::Severity;
 
+use crate::place::Place;
+
 /// One fault. Displays as `LINE:COLUMN: error: what. help: what to write instead`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
@@ -21,16 +23,15 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// An error of the file as a whole.
+    /// An error at a place; of the file as a whole, unless a path is set.
+    pub(crate) fn error(place: Place, message: impl Into<String>, help: Option<String>) -> Self {
+        let Place { line, column } = place;
+        Self { severity: Severity::Error, path: String::new(), line, column, message: message.into(), help }
+    }
+
+    /// The same of the file as a whole, at its start.
     pub(crate) fn of_file(message: impl Into<String>, help: Option<&str>) -> Self {
-        Self {
-            severity: Severity::Error,
-            path: String::new(),
-            line: 1,
-            column: 1,
-            message: message.into(),
-            help: help.map(str::to_owned),
-        }
+        Self::error(Place::START, message, help.map(str::to_owned))
     }
 }
 

@@ -2,23 +2,27 @@
 //!
 //! [`effective()`] tells a configuration back, with where each value came from.
 //!
-//! The life of a file: `load` guards the door (size, UTF-8, nesting) · `file` is what was typed, every key
-//! known by name, its leaves checked by `value` and `words`, its unions by `shape` · what serde_yaml does
-//! not let through, or holds a dollar, is read again by `salvage` from the tree of `place`, which kept where each
-//! key stands, its texts with their variables replaced by `variable` · `check` fills in the defaults and looks at what needs two keys at once · each [`Fault`] gets its place.
+//! The life of a file: `load` guards the door (size, UTF-8, nesting) · `gate` asks serde_yaml whether it is YAML, and
+//! `place` makes a tree of it that keeps where each key stands · `keys` declares every key once, and `reading` walks the
+//! tree by these declarations into the model, texts with their variables replaced by `variable`, words checked by
+//! `value` and `words` · the model validates the whole, and `translate` says its faults in the terms of the file ·
+//! `remark` gathers all that is told, each [`Fault`] with its place.
+//!
+//! `schema` and [`effective()`] are made of the same declarations.
 //!
 //! Deliberately absent: network IO, clocks, tokio. Nothing here opens a file but [`load()`], and
 //! nothing reads the environment but it and [`parse()`].
 
-mod check;
 mod effective;
 mod fault;
-mod file;
+mod gate;
+mod keys;
 mod load;
 mod place;
-mod salvage;
+mod reading;
+mod remark;
 mod schema;
-mod shape;
+mod spell;
 mod translate;
 mod value;
 mod variable;

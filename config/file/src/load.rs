@@ -4,10 +4,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use crate::check;
 use crate::fault::{Errors, Fault, Severity, lines};
-use crate::file;
+use crate::gate;
+use crate::keys::FILE;
 use crate::place;
+use crate::reading::{Node, Reading};
+use crate::translate::add_faults_of_model;
 use crate::variable::Environment;
 use pillion_model::Config;
 
@@ -86,12 +88,24 @@ fn parse_named(
     let refuse = |faults| Errors::new(name, source, faults);
     guard(source).map_err(|fault| refuse(vec![fault]))?;
     refuse_empty(source).map_err(|fault| refuse(vec![fault]))?;
-    let reading = file::read(source, environment);
-    let mut faults = reading.faults;
-    let unread: Vec<String> = faults.iter().map(|fault| fault.path.clone()).collect();
-    let (config, remarks) = check::check(reading.file, folder, unread, &reading.tree);
-    faults.extend(remarks.into_iter().map(|remark| remark.placed(&reading.tree)));
-    faults.sort_by_key(|fault| (fault.line, fault.column));
+    let (mut tree, gate) = gate::open(source).map_err(|fault| refuse(vec![*fault]))?;
+    let mut reading = Reading::of(&tree, folder, environment);
+    let mut config = Config::default();
+    if let Some(root) = Node::root(&tree).filter(|root| root.is_written(&mut reading)) {
+        FILE.read(&mut config, &root, &mut reading);
+    }
+    if let (Err(fault), true) = (gate, reading.remarks.unread.is_empty()) {
+        reading.remarks.unread.push(*fault);
+    }
+    let is_over = reading.is_over();
+    let Reading { dropped, defaults, mut remarks, .. } = reading;
+    // of what was given up halfway nothing more can be said
+    if is_over {
+        return Err(refuse(remarks.unread));
+    }
+    dropped.into_iter().for_each(|(list, nth)| tree.drop_nth(list, nth));
+    add_faults_of_model(&config, defaults.as_ref(), &tree, &mut remarks);
+    let faults = remarks.into_faults(&tree);
     match faults.iter().any(|fault| fault.severity == Severity::Error) {
         true => Err(refuse(faults)),
         false => Ok((config, faults)),

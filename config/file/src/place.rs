@@ -46,15 +46,14 @@ pub(crate) enum Content {
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) value: NodeId,
-    /// Found faulty: reading goes on as if it were not there.
-    pub(crate) dropped: bool,
+    /// Found faulty: it is not counted.
+    dropped: bool,
 }
 
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) key: NodeId,
     pub(crate) value: NodeId,
-    pub(crate) dropped: bool,
 }
 
 #[derive(Debug, Default)]
@@ -69,13 +68,6 @@ pub(crate) struct Tree {
 pub(crate) struct Broken {
     pub(crate) place: Place,
     pub(crate) what: String,
-}
-
-/// Where a path leads, as far as it goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Found {
-    pub(crate) key: Place,
-    pub(crate) value: Place,
 }
 
 impl Tree {
@@ -108,23 +100,18 @@ impl Tree {
         }
     }
 
-    /// From now on the nth entry of a map, or item of a list, is not there.
+    /// From now on the nth item of a list is not counted.
     pub(crate) fn drop_nth(&mut self, of: NodeId, nth: usize) {
-        let dropped = match self.nodes.get_mut(of).map(|node| &mut node.content) {
-            Some(Content::List(items)) => items.get_mut(nth).map(|item| &mut item.dropped),
-            Some(Content::Map(entries)) => entries.get_mut(nth).map(|entry| &mut entry.dropped),
-            _ => None,
-        };
-        if let Some(dropped) = dropped {
-            *dropped = true;
+        if let Some(Content::List(items)) = self.nodes.get_mut(of).map(|node| &mut node.content) {
+            items.get_mut(nth).into_iter().for_each(|item| item.dropped = true);
         }
     }
 
     /// The place of a path, or of the key of its longest beginning that the file has. The path is put right where the
     /// model says it in another way than the file does: indexes come from lists whose dropped items were not counted,
     /// and where the file has a word, the model may have a list of one, or a block.
-    pub(crate) fn locate(&self, path: &mut Path) -> Found {
-        let mut found = Found { key: Place::START, value: Place::START };
+    pub(crate) fn locate(&self, path: &mut Path) -> Place {
+        let (mut place, mut key_place) = (Place::START, Place::START);
         let mut at = self.root;
         let mut steps = Vec::with_capacity(path.0.len());
         let mut rest = std::mem::take(&mut path.0).into_iter();
@@ -139,14 +126,14 @@ impl Tree {
             steps.push(step);
             let Some((key, value)) = next else {
                 steps.extend(rest);
-                found.value = found.key;
+                place = key_place;
                 break;
             };
-            found = self.found(key, value);
+            (key_place, place) = self.places(key, value);
             at = Some(value);
         }
         path.0 = steps;
-        found
+        place
     }
 
     /// What stands at a key of a block. `None` too where nothing stands behind the key, which is as if it were not
@@ -161,7 +148,7 @@ impl Tree {
         let Some(Content::Map(entries)) = self.node(of).map(|node| &node.content) else {
             return HashMap::new();
         };
-        let standing = entries.iter().filter(|entry| !entry.dropped && !self.is_null(entry.value));
+        let standing = entries.iter().filter(|entry| !self.is_null(entry.value));
         standing.filter_map(|entry| Some((self.text(entry.key)?, entry.value))).collect()
     }
 
@@ -177,21 +164,21 @@ impl Tree {
         matches!(content, Some(Content::Scalar { text, plain: true }) if means_nothing(text))
     }
 
-    /// Key and value of an entry that stands.
-    fn entry(&self, of: NodeId, name: &str) -> Option<(NodeId, NodeId)> {
+    /// Key and value of an entry.
+    pub(crate) fn entry(&self, of: NodeId, name: &str) -> Option<(NodeId, NodeId)> {
         let Content::Map(entries) = &self.node(of)?.content else { return None };
-        let called =
-            |name: &str| entries.iter().find(|entry| !entry.dropped && self.text(entry.key) == Some(name));
+        let called = |name: &str| entries.iter().find(|entry| self.text(entry.key) == Some(name));
         let other_name =
             ALIASES.iter().find(|(known, _)| *known == name).and_then(|(_, alias)| called(alias));
         called(name).or(other_name).map(|entry| (entry.key, entry.value))
     }
 
-    /// A block of keys begins at its first key, often a line below: its fault stands at its own.
-    fn found(&self, key: NodeId, value: NodeId) -> Found {
+    /// Where a key stands, and its value. A block of keys begins at its first key, often a line below: what is said of it
+    /// stands at its own.
+    fn places(&self, key: NodeId, value: NodeId) -> (Place, Place) {
         let place = |id| self.node(id).map_or(Place::START, |node| node.place);
         let is_block = self.node(value).is_some_and(|node| matches!(node.content, Content::Map(_)));
-        Found { key: place(key), value: place(if is_block { key } else { value }) }
+        (place(key), place(if is_block { key } else { value }))
     }
 
     /// Key and value behind one step; an item of a list is its own key.
@@ -235,9 +222,7 @@ pub(crate) fn is_empty(source: &str) -> bool {
         Ok((Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::StreamEnd, _)) => {
             false
         }
-        Ok((Event::Scalar(text, ScalarStyle::Plain, ..), _)) => {
-            !matches!(&*text, "" | "~" | "null" | "Null" | "NULL")
-        }
+        Ok((Event::Scalar(text, ScalarStyle::Plain, ..), _)) => !means_nothing(&text),
         Ok(_) | Err(_) => true,
     })
 }
@@ -338,7 +323,7 @@ impl Growth {
         match self.tree.nodes.get_mut(*parent).map(|node| &mut node.content) {
             Some(Content::List(items)) => items.push(Item { value: id, dropped: false }),
             Some(Content::Map(entries)) => match key.take() {
-                Some(key) => entries.push(Entry { key, value: id, dropped: false }),
+                Some(key) => entries.push(Entry { key, value: id }),
                 None => *key = Some(id),
             },
             _ => {}
@@ -355,9 +340,9 @@ mod tests {
         Path(steps.iter().map(step).collect())
     }
 
-    fn place(source: &str, steps: &[&str]) -> (usize, usize, usize, usize) {
-        let found = Tree::read(source).unwrap().locate(&mut path(steps));
-        (found.key.line, found.key.column, found.value.line, found.value.column)
+    fn place(source: &str, steps: &[&str]) -> (usize, usize) {
+        let place = Tree::read(source).unwrap().locate(&mut path(steps));
+        (place.line, place.column)
     }
 
     #[test]
@@ -381,22 +366,22 @@ mod tests {
     #[test]
     fn keys_are_found_in_block_and_in_flow_style() {
         let block = "version: 1\nservices:\n  orders:\n    timeout: 5s\n    endpoints:\n      - a\n      - { address: b }\n";
-        assert_eq!(place(block, &["services", "orders", "timeout"]), (4, 5, 4, 14));
-        assert_eq!(place(block, &["services", "orders", "endpoints", "1", "address"]), (7, 11, 7, 20));
+        assert_eq!(place(block, &["services", "orders", "timeout"]), (4, 14));
+        assert_eq!(place(block, &["services", "orders", "endpoints", "1", "address"]), (7, 20));
         let flow = "services: { orders: { timeout: 5s, endpoints: [a, b] } }";
-        assert_eq!(place(flow, &["services", "orders", "timeout"]), (1, 23, 1, 32));
-        assert_eq!(place(flow, &["services", "orders", "endpoints", "1"]), (1, 51, 1, 51));
+        assert_eq!(place(flow, &["services", "orders", "timeout"]), (1, 32));
+        assert_eq!(place(flow, &["services", "orders", "endpoints", "1"]), (1, 51));
     }
 
     #[test]
     fn an_absent_key_is_placed_at_its_nearest_ancestor() {
-        assert_eq!(place("a:\n  b: 1\n", &["a", "c", "d"]), (1, 1, 1, 1));
-        assert_eq!(place("", &["a"]), (1, 1, 1, 1));
+        assert_eq!(place("a:\n  b: 1\n", &["a", "c", "d"]), (1, 1));
+        assert_eq!(place("", &["a"]), (1, 1));
     }
 
     #[test]
     fn an_alias_leads_to_what_it_names() {
-        assert_eq!(place("a: &x { t: 1 }\nb: *x\n", &["b", "t"]), (1, 9, 1, 12));
+        assert_eq!(place("a: &x { t: 1 }\nb: *x\n", &["b", "t"]), (1, 12));
     }
 
     #[test]
@@ -404,7 +389,19 @@ mod tests {
         let mut tree = Tree::read("a: [x, y]").unwrap();
         tree.drop_nth(tree.nodes.iter().position(|n| matches!(n.content, Content::List(_))).unwrap(), 0);
         let mut path = path(&["a", "0"]);
-        assert_eq!(tree.locate(&mut path).value.column, 8);
+        assert_eq!(tree.locate(&mut path).column, 8);
         assert_eq!(path.to_string(), "a[1]");
+    }
+
+    #[test]
+    fn a_word_stands_for_a_list_of_one_and_for_a_block() {
+        let tree = Tree::read("to: orders\nother: { service: a }").unwrap();
+        let located = |steps: &[&str]| {
+            let mut path = path(steps);
+            let place = tree.locate(&mut path);
+            (path.to_string(), place.line, place.column)
+        };
+        assert_eq!(located(&["to", "0", "service"]), ("to".to_owned(), 1, 5));
+        assert_eq!(located(&["other", "0", "service"]), ("other.service".to_owned(), 2, 19));
     }
 }

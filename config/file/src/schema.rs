@@ -1,22 +1,15 @@
 //! The keys of the file as a JSON Schema, for editors that complete and check while one types.
 //!
-//! Made of the very types that read the file, so that it holds exactly the keys that do something: one that is
+//! Made of the very declarations that read the file, so that it holds exactly the keys that do something: one that is
 //! not built yet is absent, also where `off` may be written. It sees keys and how words look, and lets through
 //! all else that `check` refuses.
 
-mod routes;
 mod words;
 
 use serde_json::{Map, Value, json};
 
-use crate::file::{
-    Balancer, Endpoint, EndpointBlock, Endpoints, File, ForEachService, HashBalancer, LearntEndpoints,
-    Methods, NameServers, Probe, Probes, Service, TlsBlock, UpstreamTls,
-};
-use crate::shape::{Entries, NotYet, OffOnly, OneOrMore, Typed};
-use crate::value::{AutoOr, OffOr, Text};
-use crate::words::{Method, NameServer, Target, TlsMode};
-use pillion_model::identity::SpiffeId;
+use crate::keys::FILE;
+use crate::value::{AutoOr, OffOr, Opt};
 
 /// The JSON Schema (2020-12) of the configuration file.
 ///
@@ -25,35 +18,51 @@ pub fn schema() -> String {
     let mut schema = Map::new();
     schema.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
     schema.insert("title".into(), "Pillion's configuration".into());
-    if let Some(Value::Object(file)) = File::described() {
+    if let Some(Value::Object(file)) = FILE.schema() {
         schema.extend(file);
     }
     schema.insert("$defs".into(), words::definitions());
     format!("{:#}\n", Value::Object(schema))
 }
 
-/// What may stand at a key.
+/// How a word looks.
 pub(crate) trait Described {
-    /// `None`: not built yet.
     fn described() -> Option<Value>;
 }
 
+/// A word, as it may stand at a key.
+pub(crate) fn word<W: Described>() -> Option<Value> {
+    any_of([W::described(), left_open()])
+}
+
+/// A word, or a list of words.
+pub(crate) fn words<W: Described>() -> Option<Value> {
+    any_of([word::<W>(), list_of(word::<W>())])
+}
+
+/// `off`, or a block.
+pub(crate) fn or_off(block: Option<Value>) -> Option<Value> {
+    any_of([defined("off"), block, left_open()])
+}
+
+/// A map with names of one's own.
+pub(crate) fn entries<K: Described>(value: Option<Value>) -> Option<Value> {
+    let (names, value) = (K::described()?, value?);
+    Some(json!({ "type": ["object", "null"], "propertyNames": names, "additionalProperties": value }))
+}
+
 /// A block of keys, each with its words for the operator. `None`: nothing of it is built yet.
-pub(crate) fn block<const N: usize>(keys: [(&str, &str, Option<Value>); N]) -> Option<Value> {
-    // `match` is a word of Rust too
-    let plain = |key: &str| key.trim_start_matches("r#").to_owned();
-    let built =
-        keys.into_iter().filter_map(|(key, about, value)| Some((plain(key), explained(value?, about))));
-    let properties: Map<String, Value> = built.collect();
+pub(crate) fn block(keys: Vec<(&str, Value, String)>) -> Option<Value> {
+    let each = |(key, value, about): (&str, Value, String)| (key.to_owned(), explained(value, about));
+    let properties: Map<String, Value> = keys.into_iter().map(each).collect();
     (!properties.is_empty()).then(
         || json!({ "type": ["object", "null"], "additionalProperties": false, "properties": properties }),
     )
 }
 
-fn explained(mut value: Value, about: &str) -> Value {
-    let about: Vec<&str> = about.lines().map(str::trim).collect();
+fn explained(mut value: Value, about: String) -> Value {
     if let Value::Object(schema) = &mut value {
-        schema.insert("description".into(), about.join(" ").into());
+        schema.insert("description".into(), about.into());
     }
     value
 }
@@ -72,7 +81,7 @@ pub(crate) fn one_of<'w>(words: impl Iterator<Item = &'w str>) -> Value {
 }
 
 /// A choice of choices is one choice.
-fn any_of(choices: impl IntoIterator<Item = Option<Value>>) -> Option<Value> {
+pub(crate) fn any_of(choices: impl IntoIterator<Item = Option<Value>>) -> Option<Value> {
     let mut all: Vec<Value> = Vec::new();
     for choice in choices.into_iter().flatten() {
         let parts = match choice.get("anyOf").and_then(Value::as_array) {
@@ -88,52 +97,22 @@ fn any_of(choices: impl IntoIterator<Item = Option<Value>>) -> Option<Value> {
     Some(json!({ "anyOf": all }))
 }
 
-fn list_of(item: Option<Value>) -> Option<Value> {
+pub(crate) fn list_of(item: Option<Value>) -> Option<Value> {
     item.map(|item| json!({ "type": "array", "items": item }))
 }
 
-fn defined(name: &str) -> Option<Value> {
+pub(crate) fn defined(name: &str) -> Option<Value> {
     Some(json!({ "$ref": format!("#/$defs/{name}") }))
 }
 
 /// A variable, or nothing.
-fn left_open() -> Option<Value> {
+pub(crate) fn left_open() -> Option<Value> {
     defined("left_open")
-}
-
-impl Described for NotYet {
-    fn described() -> Option<Value> {
-        None
-    }
-}
-
-impl Described for OffOnly {
-    fn described() -> Option<Value> {
-        None
-    }
-}
-
-impl<T: Described> Described for Option<T> {
-    fn described() -> Option<Value> {
-        T::described()
-    }
-}
-
-impl<T: Described> Described for Typed<T> {
-    fn described() -> Option<Value> {
-        any_of([T::described(), left_open()])
-    }
-}
-
-impl<T: Described> Described for OneOrMore<T> {
-    fn described() -> Option<Value> {
-        any_of([T::described(), left_open(), list_of(any_of([T::described(), left_open()]))])
-    }
 }
 
 impl<T: Described> Described for OffOr<T> {
     fn described() -> Option<Value> {
-        any_of([defined("off"), T::described(), left_open()])
+        any_of([defined("off"), T::described()])
     }
 }
 
@@ -143,74 +122,21 @@ impl<T: Described> Described for AutoOr<T> {
     }
 }
 
-impl<K: Described, V: Described> Described for Entries<K, V> {
+impl<T: Described> Described for Opt<T> {
     fn described() -> Option<Value> {
-        let (names, value) = (K::described()?, V::described()?);
-        Some(json!({ "type": ["object", "null"], "propertyNames": names, "additionalProperties": value }))
-    }
-}
-
-impl Described for ForEachService {
-    fn described() -> Option<Value> {
-        let mut service = Service::described()?;
-        let keys = service.get_mut("properties").and_then(Value::as_object_mut)?;
-        keys.retain(|key, _| !Self::ONE_SERVICE_S_OWN.contains(&key.as_str()));
-        Some(service)
-    }
-}
-
-impl Described for Probes {
-    fn described() -> Option<Value> {
-        any_of([defined("off"), list_of(Probe::described()), left_open()])
-    }
-}
-
-impl Described for Endpoints {
-    fn described() -> Option<Value> {
-        any_of([list_of(Endpoint::described()), LearntEndpoints::described()])
-    }
-}
-
-impl Described for Endpoint {
-    fn described() -> Option<Value> {
-        any_of([Target::described(), left_open(), EndpointBlock::described()])
-    }
-}
-
-impl Described for UpstreamTls {
-    fn described() -> Option<Value> {
-        any_of([TlsMode::described(), SpiffeId::described(), left_open(), TlsBlock::described()])
-    }
-}
-
-impl Described for Balancer {
-    fn described() -> Option<Value> {
-        any_of([pillion_model::cluster::LoadBalancer::described(), left_open(), HashBalancer::described()])
-    }
-}
-
-impl Described for Methods {
-    fn described() -> Option<Value> {
-        let methods = any_of([Method::described(), left_open()]);
-        any_of([Some(one_of(Self::words())), left_open(), list_of(methods)])
-    }
-}
-
-impl Described for NameServers {
-    fn described() -> Option<Value> {
-        any_of([Text::described(), left_open(), list_of(any_of([NameServer::described(), left_open()]))])
+        T::described()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::keys::Block;
 
     #[test]
     fn what_is_not_built_yet_is_absent() {
-        assert_eq!(NotYet::described(), None);
-        assert_eq!(block([("later", "", NotYet::described()), ("off", "", OffOnly::described())]), None);
-        assert_eq!(HashBalancer::described(), None);
+        let nothing = Block::new(|| ()).later("later", |()| {}).later_or_off("off");
+        assert_eq!(nothing.schema(), None);
     }
 
     #[test]

@@ -9,8 +9,8 @@ use std::collections::{HashMap, HashSet};
 
 use pillion_model::{Cluster, Config, Fault, Path, Severity, Step, validate, validate_cluster};
 
-use crate::check::Remarks;
 use crate::place::{NodeId, Tree};
+use crate::remark::Remarks;
 
 /// Adds what the model finds wrong with `config`. `defaults` is a service that has what the file's `defaults` say.
 pub(crate) fn add_faults_of_model(

@@ -3,7 +3,14 @@
 //! Every leaf of the file is read as the text that stands there, never as YAML's own number or
 //! boolean, so that `1.10`, `0x10` and `off` mean here what they look like, quoted or not.
 
+use std::num::NonZeroUsize;
 use std::time::Duration;
+
+use pillion_model::policy::{IdleTimeout, Timeout};
+use serde_json::Value;
+
+use crate::schema::Described;
+use crate::spell;
 
 use pillion_model::text::shortened;
 
@@ -14,6 +21,53 @@ pub(crate) trait Word: Sized {
 
     fn parse(text: &str) -> Result<Self, BadWord>;
 }
+
+/// A word that may stand at a key: what it is in the model, and how the file would spell that.
+pub(crate) trait Leaf: Word + Described {
+    type Value;
+
+    fn value(self) -> Self::Value;
+
+    fn spell(value: &Self::Value) -> Value;
+}
+
+/// [`Leaf`] for words that are in the model as they are.
+macro_rules! leaves {
+    ($($word:ty: $spell:expr),* $(,)?) => {$(
+        impl crate::value::Leaf for $word {
+            type Value = Self;
+
+            fn value(self) -> Self {
+                self
+            }
+
+            fn spell(value: &Self) -> serde_json::Value {
+                let spell: fn(&Self) -> serde_json::Value = $spell;
+                spell(value)
+            }
+        }
+    )*};
+}
+pub(crate) use leaves;
+
+/// [`Leaf`] for words that are wrapped here and bare in the model.
+macro_rules! wrapped_leaves {
+    ($($word:ident: $value:ty, $spell:expr);* $(;)?) => {$(
+        impl crate::value::Leaf for $word {
+            type Value = $value;
+
+            fn value(self) -> $value {
+                self.0
+            }
+
+            fn spell(value: &$value) -> serde_json::Value {
+                let spell: fn(&$value) -> serde_json::Value = $spell;
+                spell(value)
+            }
+        }
+    )*};
+}
+pub(crate) use wrapped_leaves;
 
 /// Why a text is not the word that its key needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +111,7 @@ pub(crate) fn on_off(text: &str) -> Option<bool> {
     }
 }
 
-/// `off`, or a value (or, in [`crate::file`], a block of keys).
+/// `off`, or a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OffOr<T> {
     Off,
@@ -65,7 +119,7 @@ pub(crate) enum OffOr<T> {
 }
 
 impl<T> OffOr<T> {
-    pub(crate) fn set(self) -> Option<T> {
+    fn set(self) -> Option<T> {
         match self {
             Self::Off => None,
             Self::Set(value) => Some(value),
@@ -73,10 +127,15 @@ impl<T> OffOr<T> {
     }
 }
 
-/// A block that is not written is as an empty one: on, with its defaults.
-impl<T: Default> Default for OffOr<T> {
-    fn default() -> Self {
-        Self::Set(T::default())
+impl<T: Leaf> Leaf for OffOr<T> {
+    type Value = Option<T::Value>;
+
+    fn value(self) -> Self::Value {
+        self.set().map(T::value)
+    }
+
+    fn spell(value: &Self::Value) -> Value {
+        value.as_ref().map_or_else(|| "off".into(), T::spell)
     }
 }
 
@@ -95,6 +154,42 @@ impl<T: Word> Word for OffOr<T> {
 /// `auto`, or a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AutoOr<T>(pub(crate) Option<T>);
+
+impl<T: Leaf> Leaf for AutoOr<T> {
+    type Value = Option<T::Value>;
+
+    fn value(self) -> Self::Value {
+        self.0.map(T::value)
+    }
+
+    fn spell(value: &Self::Value) -> Value {
+        value.as_ref().map_or_else(|| "auto".into(), T::spell)
+    }
+}
+
+/// A value where the model has one or none; there is no word for none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Opt<T>(T);
+
+impl<T: Word> Word for Opt<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        T::parse(text).map(Self)
+    }
+}
+
+impl<T: Leaf> Leaf for Opt<T> {
+    type Value = Option<T::Value>;
+
+    fn value(self) -> Self::Value {
+        Some(self.0.value())
+    }
+
+    fn spell(value: &Self::Value) -> Value {
+        value.as_ref().map_or(Value::Null, T::spell)
+    }
+}
 
 impl<T: Word> Word for AutoOr<T> {
     const EXPECTED: &'static str = T::EXPECTED;
@@ -141,6 +236,49 @@ impl Word for Pause {
         }
     }
 }
+
+/// A pause that may be off, which is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Delay(Duration);
+
+impl Word for Delay {
+    const EXPECTED: &'static str = Duration::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        OffOr::<Pause>::parse(text)
+            .map(|delay| Self(delay.set().map_or(Duration::ZERO, |Pause(delay)| delay)))
+    }
+}
+
+impl Word for Timeout {
+    const EXPECTED: &'static str = Duration::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        OffOr::parse(text).map(|written| written.set().map_or(Self::Off, Self::Set))
+    }
+}
+
+impl Word for IdleTimeout {
+    const EXPECTED: &'static str = Duration::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        OffOr::parse(text).map(|written| written.set().map_or(Self::Off, Self::Set))
+    }
+}
+
+leaves!(
+    Duration: |time| spell::duration(*time),
+    Timeout: |timeout| OffOr::<Duration>::spell(&timeout.bound()),
+    IdleTimeout: |timeout| spell::idle(*timeout),
+    bool: |on| if *on { "on".into() } else { "off".into() },
+);
+wrapped_leaves!(
+    Delay: Duration, |delay| spell::duration(*delay);
+    Size: u64, |bytes| spell::size(*bytes);
+    Share: f64, |share| spell::share(*share);
+    Port: u16, |port| (*port).into();
+    Text: String, |text| text.as_str().into();
+);
 
 fn duration_help(text: &str) -> String {
     match text.trim().parse::<f64>() {
@@ -203,6 +341,35 @@ impl Word for Size {
     }
 }
 
+/// A size in the type that the model counts it with. What that cannot count is the largest that it can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Bytes<T>(T);
+
+macro_rules! counted_with {
+    ($($type:ty),*) => {$(
+        impl Word for Bytes<$type> {
+            const EXPECTED: &'static str = Size::EXPECTED;
+
+            fn parse(text: &str) -> Result<Self, BadWord> {
+                Size::parse(text).map(|Size(bytes)| Self(bytes.try_into().unwrap_or(<$type>::MAX)))
+            }
+        }
+
+        impl Leaf for Bytes<$type> {
+            type Value = $type;
+
+            fn value(self) -> $type {
+                self.0
+            }
+
+            fn spell(bytes: &$type) -> Value {
+                spell::size((*bytes).try_into().unwrap_or(u64::MAX))
+            }
+        }
+    )*};
+}
+counted_with!(u32, usize);
+
 fn bytes_in(unit: &str) -> Option<f64> {
     Some(match unit {
         "" | "B" => 1.0,
@@ -248,6 +415,36 @@ impl<const LEAST: u32, const MOST: u32> Word for Count<LEAST, MOST> {
         }
     }
 }
+
+/// From 1 to four thousand million.
+pub(crate) type Positive = Count<1, { u32::MAX }>;
+
+impl<const LEAST: u32, const MOST: u32> Leaf for Count<LEAST, MOST> {
+    type Value = u32;
+
+    fn value(self) -> u32 {
+        self.0
+    }
+
+    fn spell(count: &u32) -> Value {
+        (*count).into()
+    }
+}
+
+/// Threads: 1 to 1024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Threads(NonZeroUsize);
+
+impl Word for Threads {
+    const EXPECTED: &'static str = Count::<1, 1024>::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        let Count(count) = Count::<1, 1024>::parse(text)?;
+        Ok(Self(NonZeroUsize::new(count as usize).unwrap_or(NonZeroUsize::MIN)))
+    }
+}
+
+wrapped_leaves!(Threads: NonZeroUsize, |threads| threads.get().into());
 
 /// Digits only, with no needless zero: `007` was meant as something else.
 pub(crate) fn whole(text: &str) -> Option<u64> {

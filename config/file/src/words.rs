@@ -6,6 +6,7 @@ mod probe;
 mod route;
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -15,8 +16,9 @@ pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
 pub(crate) use route::{HeaderName, HeaderText, MatchPath, RouteName};
 
 use crate::schema::{self, Described};
-use crate::value::{BadWord, Text, Word, on_off, whole};
-use pillion_model::cluster::{HostPattern, LoadBalancer, UpstreamProtocol};
+use crate::spell;
+use crate::value::{BadWord, Count, Text, Word, leaves, on_off, whole, wrapped_leaves};
+use pillion_model::cluster::{AddressPattern, HostPattern, LoadBalancer, UpstreamProtocol};
 use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
 use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 use pillion_model::policy::RetryCondition;
@@ -84,6 +86,30 @@ choices!(
     AlwaysErrors,
     Auto,
     Json
+);
+
+leaves!(
+    AppProtocol: spell::word,
+    UpstreamProtocol: spell::word,
+    Mtls: spell::word,
+    RedirectTo: spell::word,
+    Unknown: spell::word,
+    TlsVersion: spell::word,
+    TlsMode: spell::word,
+    SocketAddr: |address| address.to_string().into(),
+    HostPattern: |host| host.to_string().into(),
+    AddressPattern: |address| address.to_string().into(),
+    RetryCondition: |condition| spell::condition(*condition),
+);
+wrapped_leaves!(
+    PostQuantum: bool, |prefer| spell::word(&PostQuantum(*prefer));
+    AlwaysErrors: bool, |always| spell::word(&AlwaysErrors(*always));
+    TrustDomain: String, |name| name.as_str().into();
+    Target: SocketAddr, |address| address.to_string().into();
+    Weight: NonZeroU32, |weight| weight.get().into();
+    Sni: String, |name| name.as_str().into();
+    ServiceName: String, |name| name.as_str().into();
+    Method: String, |method| method.as_str().into();
 );
 
 fn not_one_of(text: &str, words: &[&str]) -> BadWord {
@@ -277,6 +303,28 @@ impl Word for Target {
             )),
             Err(bad) => Err(bad),
         }
+    }
+}
+
+/// How much of the traffic an endpoint gets: 1 to a million.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Weight(pub(crate) NonZeroU32);
+
+/// The weights of any list still add up in 64 bits with room to spare.
+type CountOfWeight = Count<1, 1_000_000>;
+
+impl Word for Weight {
+    const EXPECTED: &'static str = CountOfWeight::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        let Count(weight) = CountOfWeight::parse(text)?;
+        Ok(Self(NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN)))
+    }
+}
+
+impl Described for Weight {
+    fn described() -> Option<Value> {
+        CountOfWeight::described()
     }
 }
 

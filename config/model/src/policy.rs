@@ -163,19 +163,29 @@ impl Default for Retry {
     }
 }
 
-/// The pause before another try, with full jitter: drawn evenly from nothing to min(max, base · 2^n).
+/// The pause before another try, with full jitter: drawn evenly from nothing to min(cap, base · 2^n).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
     /// The first pause at most. Default 25 ms: longer than a connection takes to be refused, shorter than a person
     /// notices.
     pub base: Duration,
-    /// Any pause at most, never below `base`. Default 250 ms, or `base` where that is longer.
-    pub max: Duration,
+    /// Any pause at most, never below `base`. `None`, the default: [`Backoff::MAX`], or `base` where that is longer.
+    pub max: Option<Duration>,
+}
+
+impl Backoff {
+    /// 250 ms: a caller that waits rarely waits longer for another try.
+    pub const MAX: Duration = Duration::from_millis(250);
+
+    /// Any pause at most.
+    pub fn cap(&self) -> Duration {
+        self.max.unwrap_or(Self::MAX.max(self.base))
+    }
 }
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { base: Duration::from_millis(25), max: Duration::from_millis(250) }
+        Self { base: Duration::from_millis(25), max: None }
     }
 }
 

@@ -22,7 +22,7 @@ impl Default for Admin {
 pub struct Metrics {
     pub listen: Vec<SocketAddr>,
     /// Series of the whole exposition; past it new label values count under `other`. Default 20000.
-    pub max_series: usize,
+    pub max_series: u32,
 }
 
 /// Everywhere: scrapers and kubelets are on other hosts. Some 10 MB of series; a mesh of a hundred services with a

@@ -52,7 +52,7 @@ fn each_fault_of_a_cluster_carries_the_path_of_its_key() {
     let retry = cluster.retry.as_mut().unwrap();
     retry.attempts = 0;
     retry.methods = RetryMethods::All;
-    retry.backoff.max = Duration::from_millis(1);
+    retry.backoff.max = Some(Duration::from_millis(1));
     retry.max_body = usize::MAX;
     retry.per_try_timeout = Some(Duration::from_secs(1));
     let paths = |name: &str| {

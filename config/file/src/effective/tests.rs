@@ -132,6 +132,7 @@ fn without_a_file_all_is_default() {
 fn durations_sizes_and_shares_are_spelled_so_that_the_file_takes_them() {
     use std::time::Duration;
 
+    use crate::spell;
     use crate::value::{Share, Size, Word};
     for millis in [0, 1, 250, 1000, 1500, 90_000, 3_600_000, 86_400_000] {
         let time = Duration::from_millis(millis);

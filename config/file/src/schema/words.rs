@@ -6,14 +6,15 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Described, any_of, defined, one_of};
-use crate::value::{Count, Pause, Port, Share, Size, Text};
+use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads};
 use crate::words::{
     CONDITIONS, DnsName, GRPC, GrpcService, HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName,
     ProbePath, RouteName, ServiceName, Sni, Target, TrustDomain,
 };
 use pillion_model::cluster::{AddressPattern, HostPattern};
 use pillion_model::identity::SpiffeId;
-use pillion_model::policy::RetryCondition;
+use pillion_model::policy::{IdleTimeout, RetryCondition, Timeout};
+use pillion_model::route::RouteHost;
 use pillion_model::telemetry::LogPath;
 
 /// A word of many keys stands once.
@@ -105,8 +106,9 @@ macro_rules! described {
 }
 described!(
     Duration: "duration",
-    Pause: "duration",
     Size: "size",
+    Bytes<u32>: "size",
+    Bytes<usize>: "size",
     Share: "share",
     Text: "text",
     LogPath: "text",
@@ -142,5 +144,29 @@ impl<const LEAST: u32, const MOST: u32> Described for Count<LEAST, MOST> {
 impl Described for Port {
     fn described() -> Option<Value> {
         Some(json!({ "pattern": "^[1-9][0-9]{0,4}$" }))
+    }
+}
+
+/// A duration that may be off.
+macro_rules! or_off {
+    ($($name:ty),*) => {$(
+        impl Described for $name {
+            fn described() -> Option<Value> {
+                OffOr::<Duration>::described()
+            }
+        }
+    )*};
+}
+or_off!(Delay, Timeout, IdleTimeout);
+
+impl Described for Threads {
+    fn described() -> Option<Value> {
+        Count::<1, 1024>::described()
+    }
+}
+
+impl Described for RouteHost {
+    fn described() -> Option<Value> {
+        any_of([Some(json!({ "enum": ["*"] })), HostPattern::described()])
     }
 }

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{is_host_name, split_port};
-use crate::value::{BadWord, Word, on_off, whole};
+use crate::value::{BadWord, Word, leaves, on_off, whole};
 use pillion_model::text::shortened;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +86,8 @@ impl Word for NameServer {
         }
     }
 }
+
+leaves!(DnsName: |DnsName { name, port }| format!("{name}:{port}").into());
 
 #[cfg(test)]
 mod tests {

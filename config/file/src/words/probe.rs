@@ -1,7 +1,7 @@
 //! What probes are called, and what they ask for.
 
 use super::is_host_name;
-use crate::value::{BadWord, Word, on_off};
+use crate::value::{BadWord, Word, on_off, wrapped_leaves};
 use pillion_model::text::shortened;
 
 /// The last segment of `/probe/NAME`.
@@ -69,6 +69,12 @@ impl Word for GrpcService {
         }
     }
 }
+
+wrapped_leaves!(
+    ProbeName: String, |name| name.as_str().into();
+    ProbePath: String, |path| path.as_str().into();
+    GrpcService: String, |service| service.as_str().into();
+);
 
 #[cfg(test)]
 mod tests {

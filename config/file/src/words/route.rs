@@ -1,7 +1,7 @@
 //! What routes go by: hosts, paths, headers; and their own names.
 
 use super::{is_host_name, is_token};
-use crate::value::{BadWord, Word};
+use crate::value::{BadWord, Word, leaves, wrapped_leaves};
 use pillion_model::cluster::HostPattern;
 use pillion_model::route::RouteHost;
 use pillion_model::text::shortened;
@@ -103,6 +103,16 @@ impl Word for HeaderText {
         }
     }
 }
+
+leaves!(RouteHost: |host| match host {
+    RouteHost::Any => "*".into(),
+    RouteHost::One(host) => host.to_string().into(),
+});
+wrapped_leaves!(
+    RouteName: String, |name| name.as_str().into();
+    MatchPath: String, |path| path.as_str().into();
+    HeaderText: String, |text| text.as_str().into();
+);
 
 #[cfg(test)]
 mod tests {

@@ -188,14 +188,14 @@ services:
     let retry = a.retry.as_ref().unwrap();
     assert_eq!((retry.attempts, &retry.methods), (7, &RetryMethods::List(vec!["GET".into()])));
     assert_eq!(retry.conditions, [RetryCondition::Status(409)], "a list is taken whole");
-    assert_eq!((retry.backoff.base, retry.backoff.max), (SECOND, 5 * SECOND));
+    assert_eq!((retry.backoff.base, retry.backoff.cap()), (SECOND, 5 * SECOND));
     assert_eq!((retry.budget.ratio, retry.budget.min_per_second), (0.5, 1));
     assert_eq!((a.limits.max_connections, a.limits.max_retries, a.limits.max_requests), (7, 9, 1024));
     let outliers = a.outlier_detection.as_ref().unwrap();
     assert_eq!((outliers.consecutive_errors, outliers.max_ejected), (Some(7), 0.2));
     let b = &config.clusters[1];
     assert_eq!((b.limits.max_connections, b.limits.max_retries), (7, 8));
-    assert_eq!(b.retry.as_ref().unwrap().backoff.max, 9 * SECOND);
+    assert_eq!(b.retry.as_ref().unwrap().backoff.cap(), 9 * SECOND);
 }
 
 #[test]

@@ -245,7 +245,7 @@ fn timeout_and_retry_of_a_route_stand_over_the_service_s_own() {
     assert_eq!(attempts, [2, 7, 2], "key by key");
     let b = &route.to[1];
     assert_eq!(b.timeouts.request, Timeout::Set(Duration::from_secs(9)));
-    assert_eq!(b.retry.as_ref().unwrap().backoff.max, Duration::from_millis(100));
+    assert_eq!(b.retry.as_ref().unwrap().backoff.cap(), Duration::from_millis(100));
     let off = one("hosts: a, to: [a, b, off], timeout: off, retry: off");
     assert!(off.to.iter().all(|one| one.retry.is_none() && one.timeouts.request == Timeout::Off));
 }

@@ -8,7 +8,7 @@ use pillion_model::Config;
 use pillion_model::cluster::{LoadBalancer, UpstreamProtocol, UpstreamTls};
 use pillion_model::identity::TlsVersion;
 use pillion_model::listener::{AppProtocol, Mtls};
-use pillion_model::policy::{IdleTimeout, RetryCondition, RetryMethods, Timeout};
+use pillion_model::policy::{Backoff, IdleTimeout, RetryCondition, RetryMethods, Timeout};
 
 use crate::{bad, good};
 
@@ -127,7 +127,7 @@ fn a_retry_that_says_nothing_has_the_public_face_s_defaults() {
     use RetryCondition::{ConnectFailure, GatewayError, RefusedStream, Reset};
     assert_eq!(retry.conditions, [ConnectFailure, RefusedStream, Reset, GatewayError]);
     assert_eq!(
-        (retry.backoff.base, retry.backoff.max),
+        (retry.backoff.base, retry.backoff.cap()),
         (Duration::from_millis(25), Duration::from_millis(250))
     );
     assert_eq!((retry.budget.ratio, retry.budget.min_per_second, retry.max_body), (0.2, 10, 65536));
@@ -142,6 +142,9 @@ fn the_full_sample_writes_the_defaults_out() {
     // written, the same time rules gRPC too, and the same pause rules tunnels
     assert_eq!(full.timeouts.request, Timeout::Set(Timeout::DEFAULT));
     assert_eq!(full.timeouts.stream_idle, IdleTimeout::Set(IdleTimeout::BODY));
+    let backoff = &mut full.retry.as_mut().unwrap().backoff;
+    assert_eq!(backoff.max, Some(Backoff::MAX));
+    backoff.max = None;
     full.timeouts.request = plain.timeouts.request;
     full.timeouts.stream_idle = plain.timeouts.stream_idle;
     assert_eq!((full.timeouts, full.connection, full.retry), (plain.timeouts, plain.connection, plain.retry));

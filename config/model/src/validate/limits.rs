@@ -13,11 +13,13 @@ pub(super) fn drain(drain: &Drain, at: &Trail<'_>, faults: &mut Faults) {
     if timeout == Drain::default().timeout {
         faults
             .error(&at.key("delay"), format!("is {delay:?}, above `timeout` ({timeout:?})"))
-            .help("write `timeout` too; both count from SIGTERM");
+            .help("write `timeout` too; both count from SIGTERM")
+            .depends_on(&at.key("timeout"));
     } else {
         faults
             .error(&at.key("timeout"), format!("is {timeout:?}, below `delay` ({delay:?})"))
-            .help("both count from SIGTERM: what is in flight after `delay` has until `timeout`");
+            .help("both count from SIGTERM: what is in flight after `delay` has until `timeout`")
+            .depends_on(&at.key("delay"));
     }
 }
 

@@ -24,7 +24,7 @@ pub(super) fn retry(retry: Option<&Retry>, timeouts: &Timeouts, at: &Trail<'_>, 
 }
 
 fn backoff(backoff: &Backoff, at: &Trail<'_>, faults: &mut Faults) {
-    let Backoff { base, max } = *backoff;
+    let (base, max) = (backoff.base, backoff.cap());
     if max < base {
         faults.error(&at.key("max"), format!("is {max:?}, below `base` ({base:?})"));
     }

@@ -1,0 +1,142 @@
+//! `workload`, `identity` and `tls` of the whole sidecar.
+
+use std::path::PathBuf;
+
+use pillion_model::Workload;
+use pillion_model::identity::{Crl, Source, TlsPolicy, TlsVersion};
+use serde_json::Value;
+
+use super::{Block, Static, field};
+use crate::effective::{Page, Scopes};
+use crate::reading::{Node, Reading};
+use crate::spell;
+use crate::value::{Opt, Text};
+use crate::words::{PostQuantum, TrustDomain};
+
+pub(super) static WORKLOAD: Static<Workload> = Static::new(|| {
+    Block::new(Workload::default)
+        .word::<Opt<Text>>("name", field!(name), "The workload's name.")
+        .word::<Opt<Text>>("namespace", field!(namespace), "Its namespace.")
+        .word::<Opt<Text>>("zone", field!(zone), "The zone that it runs in.")
+});
+
+pub(super) static TLS: Static<TlsPolicy> = Static::new(|| {
+    Block::new(TlsPolicy::default)
+        .word::<TlsVersion>("min_version", field!(min_version), "The lowest version of TLS that is spoken.")
+        .word::<PostQuantum>(
+            "post_quantum",
+            field!(post_quantum),
+            "The post-quantum key exchange: prefer, or off.",
+        )
+});
+
+/// Where the certificates are, as the file says it: in a directory, or file by file.
+#[derive(Default)]
+struct Files {
+    directory: Option<String>,
+    certificate: Option<String>,
+    key: Option<String>,
+    trust_bundle: Option<String>,
+    crl: Option<String>,
+    is_later: bool,
+    trust_domain: Option<String>,
+}
+
+static FILES: Static<Files> = Static::new(|| {
+    Block::new(Files::default)
+        .word::<Opt<Text>>(
+            "directory",
+            field!(directory),
+            "A folder with tls.crt, tls.key and ca.crt, as cert-manager writes them; in place of the single files.",
+        )
+        .word::<Opt<Text>>("certificate", field!(certificate), "The certificate and its chain, PEM.")
+        .word::<Opt<Text>>("key", field!(key), "The certificate's key, PEM.")
+        .word::<Opt<Text>>("trust_bundle", field!(trust_bundle), "The authorities to trust, PEM.")
+        .word::<Opt<Text>>(
+            "crl",
+            field!(crl),
+            "Which certificates are revoked; start is refused without it. Default: ca.crl of `directory`, if it is there.",
+        )
+        .later("workload_api", |files| files.is_later = true)
+        .word::<Opt<TrustDomain>>(
+            "trust_domain",
+            field!(trust_domain),
+            "Default: that of the certificate's SPIFFE ID.",
+        )
+});
+
+pub(super) fn schema() -> Option<Value> {
+    FILES.schema()
+}
+
+pub(super) fn read(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Source> {
+    let files = FILES.read_new(node, reading);
+    let resolve = |name: &str| -> PathBuf { reading.folder.join(name) };
+    let [certificate, key, trust_bundle] = match files.names() {
+        Ok(names) => names.map(|name| resolve(&name)),
+        Err(gap) => {
+            // the API alone is complete, and is refused already
+            if !files.is_later {
+                node.remark(&gap.what, reading).help(gap.help);
+            }
+            reading.remarks.lacks(&node.at);
+            return None;
+        }
+    };
+    let crl = match (&files.crl, &files.directory) {
+        // what is written has to be there; beside `directory`, too: Secrets of certificates rarely hold a CRL
+        (Some(crl), _) => Crl::Required(resolve(crl)),
+        (None, Some(directory)) => Crl::IfPresent(resolve(&format!("{directory}/ca.crl"))),
+        (None, None) => Crl::None,
+    };
+    Some(Source { certificate, key, trust_bundle, crl, trust_domain: files.trust_domain })
+}
+
+struct Gap {
+    what: String,
+    help: &'static str,
+}
+
+impl Files {
+    /// Certificate, key and bundle: file by file, or by the names that cert-manager gives them in a directory.
+    fn names(&self) -> Result<[String; 3], Gap> {
+        let single = [&self.certificate, &self.key, &self.trust_bundle];
+        let gap = |what: &str, help| Err(Gap { what: what.to_owned(), help });
+        match (&self.directory, single.map(Clone::clone)) {
+            (Some(directory), [None, None, None]) => {
+                Ok(["tls.crt", "tls.key", "ca.crt"].map(|name| format!("{directory}/{name}")))
+            }
+            (Some(_), _) => gap("has `directory` and single files", "keep one of the two"),
+            (None, [Some(certificate), Some(key), Some(bundle)]) => Ok([certificate, key, bundle]),
+            (None, [None, None, None]) => {
+                gap("does not say where the certificates are", "write { directory: certs }")
+            }
+            (None, _) => gap(&format!("lacks {}", missing(single)), "single files need all three"),
+        }
+    }
+}
+
+fn missing(single: [&Option<String>; 3]) -> String {
+    let names = ["`certificate`", "`key`", "`trust_bundle`"].into_iter().zip(single);
+    let missing: Vec<_> = names.filter(|(_, file)| file.is_none()).map(|(name, _)| name).collect();
+    missing.join(" and ")
+}
+
+pub(super) fn tell(identity: Option<&Source>, at: &Scopes<'_>, page: &mut Page<'_>) {
+    let at = &at.key("identity");
+    let Some(Source { certificate, key, trust_bundle, crl, trust_domain }) = identity else {
+        return page.tell(at, Value::Null);
+    };
+    let directory = at.key("directory");
+    for (name, file) in [("certificate", certificate), ("key", key), ("trust_bundle", trust_bundle)] {
+        page.tell_or(&at.key(name), &directory, spell::path(file));
+    }
+    match crl {
+        Crl::None => page.tell(&at.key("crl"), Value::Null),
+        Crl::IfPresent(file) => {
+            page.tell_or(&at.key("crl"), &directory, format!("{} (where it exists)", file.display()));
+        }
+        Crl::Required(file) => page.tell_or(&at.key("crl"), &directory, spell::path(file)),
+    }
+    page.tell(&at.key("trust_domain"), trust_domain.clone());
+}

@@ -1,0 +1,206 @@
+//! `inbound` and `outbound`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pillion_model::listener::{
+    AppProtocol, Inbound, Mtls, Outbound, PortPolicy, Probe, Question, RedirectTo, Unknown,
+};
+
+use super::{Block, Static, field};
+use crate::effective::{Page, Scopes};
+use crate::reading::{Node, Reading, Shape};
+use crate::schema;
+use crate::spell;
+use crate::value::{AutoOr, BadWord, OffOr, Opt, Port, Positive, Size, on_off};
+use crate::words::{GrpcService, ProbeName, ProbePath, Target};
+
+pub(super) static INBOUND: Static<Inbound> = Static::new(|| {
+    Block::new(Inbound::default)
+        .list::<SocketAddr>("listen", field!(listen), "Where it listens: every address of this host.")
+        .word::<Opt<Target>>("app", field!(app), "Where a connection goes that was not redirected.")
+        .word::<RedirectTo>(
+            "redirect_to",
+            field!(redirect_to),
+            "A redirected connection goes to its original address, or to its original port on loopback.",
+        )
+        .word::<Mtls>(
+            "mtls",
+            field!(mtls),
+            "strict, the default with an identity; permissive takes plaintext too; off, the default without.",
+        )
+        .says_its_default()
+        .word::<AppProtocol>(
+            "protocol",
+            field!(protocol),
+            "What the application speaks; auto: gRPC as HTTP/2, other HTTP as HTTP/1.1, the rest as it comes.",
+        )
+        .word::<OffOr<Duration>>(
+            "timeout",
+            field!(timeout),
+            "To the response's headers; off: the caller's deadline rules.",
+        )
+        .word::<AutoOr<Positive>>(
+            "max_connections",
+            field!(max_connections),
+            "Beyond it a connection is closed; auto: half of what the limit of open files leaves.",
+        )
+        .word::<OffOr<Positive>>("max_requests", field!(max_requests), "At once; beyond it the answer is 503.")
+        .word::<OffOr<Size>>("max_body", field!(max_body), "Of one request; beyond it the answer is 413.")
+        .later_or_off("rate_limit")
+        .key(
+            "probes",
+            "What is asked of the application when GET /probe/NAME comes to the metrics port: for kubelets, who have no \
+             certificate.",
+            || schema::any_of([schema::defined("off"), schema::list_of(PROBE.schema()), schema::left_open()]),
+            |inbound: &mut Inbound, node, reading| inbound.probes = probes(node, reading),
+            |inbound, at, page| tell_probes(&inbound.probes, &at.key("probes"), page),
+        )
+        .key(
+            "ports",
+            "What is special about single ports of the application.",
+            || schema::entries::<Port>(PORT.schema()),
+            |inbound: &mut Inbound, node, reading| inbound.ports = ports(node, reading),
+            |inbound, at, page| tell_ports(&inbound.ports, &at.key("ports"), page),
+        )
+        .later("authorization", |_| {})
+});
+
+pub(super) static OUTBOUND: Static<Outbound> = Static::new(|| {
+    Block::new(Outbound::default)
+        .list::<SocketAddr>("listen", field!(listen), "Where it listens: loopback.")
+        .word::<Unknown>(
+        "unknown",
+        field!(unknown),
+        "Where no service matches: on to where the application meant it to go, or deny.",
+    )
+});
+
+static PORT: Static<PortPolicy> = Static::new(|| {
+    Block::new(PortPolicy::default)
+        .word::<Opt<AppProtocol>>(
+            "protocol",
+            field!(protocol),
+            "What the application speaks on this port. Default: that of `inbound`.",
+        )
+        .word::<Opt<Mtls>>(
+            "mtls",
+            field!(mtls),
+            "Whether a peer must prove itself. Default: that of `inbound`.",
+        )
+        .list::<SocketAddr>(
+            "listen",
+            field!(listen),
+            "A listener of its own that leads to this port at the address of `app`.",
+        )
+});
+
+fn ports(node: &Node<'_>, reading: &mut Reading<'_>) -> BTreeMap<u16, PortPolicy> {
+    let mut ports = BTreeMap::new();
+    for (Port(port), entry) in node.map::<Port>(reading) {
+        let mut policy = PortPolicy::default();
+        if entry.value.is_written(reading) {
+            PORT.read(&mut policy, &entry.value, reading);
+        }
+        if let Some(listen) = entry.value.child("listen", reading).filter(|_| policy.listen.is_empty()) {
+            listen.remark("is empty", reading).help("write an address, or leave it out for the default");
+        }
+        ports.insert(port, policy);
+    }
+    ports
+}
+
+/// A single port tells what is special about it alone.
+fn tell_ports(ports: &BTreeMap<u16, PortPolicy>, at: &Scopes<'_>, page: &mut Page<'_>) {
+    for (port, PortPolicy { protocol, mtls, listen }) in ports {
+        let at = at.key(&port.to_string());
+        if let Some(protocol) = protocol {
+            page.tell(&at.key("protocol"), spell::word(protocol));
+        }
+        if let Some(mtls) = mtls {
+            page.tell(&at.key("mtls"), spell::word(mtls));
+        }
+        page.tell_list(listen.iter().map(|address| address.to_string().into()), &at.whole("listen"));
+    }
+}
+
+#[derive(Default)]
+struct ProbeBlock {
+    name: Option<String>,
+    port: Option<u16>,
+    path: Option<String>,
+    tcp: Option<bool>,
+    grpc: Option<String>,
+}
+
+static PROBE: Static<ProbeBlock> = Static::new(|| {
+    Block::new(ProbeBlock::default)
+        .word::<Opt<ProbeName>>("name", field!(name), "What comes behind /probe/ on the metrics port.")
+        .word::<Opt<Port>>("port", field!(port), "The application's port.")
+        .word::<Opt<ProbePath>>("path", field!(path), "Asked for with GET; its status is the answer's.")
+        .word::<Opt<bool>>("tcp", field!(tcp), "200 when the port takes a connection, else 503.")
+        .word::<Opt<GrpcService>>(
+            "grpc",
+            field!(grpc),
+            "200 when gRPC's health service says that this service is SERVING, else 503. \"\" is the server as a whole.",
+        )
+});
+
+/// `off` is as good as an empty list.
+fn probes(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<Probe> {
+    const EXPECTED: &str = "a list of probes";
+    match node.shape(EXPECTED, reading) {
+        None => {}
+        Some(Shape::Word(leaf)) if on_off(&leaf.text) == Some(false) => {}
+        Some(Shape::Word(leaf)) => {
+            let bad = BadWord::not(&leaf.text, EXPECTED);
+            node.parsed::<()>(&leaf, Err(bad), reading);
+        }
+        Some(Shape::List) => return node.items(reading, |item, reading| Some(probe(item, reading))),
+        Some(Shape::Block) => node.mismatch(EXPECTED, reading),
+    }
+    Vec::new()
+}
+
+fn probe(node: &Node<'_>, reading: &mut Reading<'_>) -> Probe {
+    const HELP: &str = "{ name: app-live, port: 8080, path: /healthz }";
+    let ProbeBlock { name, port, path, tcp, grpc } = PROBE.read_new(node, reading);
+    if name.is_none() {
+        node.lacks("name", HELP, reading);
+    }
+    if port.is_none() {
+        node.lacks("port", HELP, reading);
+    }
+    let path = path.map(|path| Question::Http { path });
+    let tcp = tcp.filter(|asked| *asked).map(|_| Question::Tcp);
+    let grpc = grpc.map(|service| Question::Grpc { service });
+    let mut written = [path, tcp, grpc].into_iter().flatten();
+    let asks = match (written.next(), written.next()) {
+        (Some(one), None) => one,
+        (None, _) => {
+            node.remark("asks nothing", reading)
+                .help("write one of path: /healthz, tcp: true, grpc: shop.Orders");
+            Question::Tcp
+        }
+        (Some(one), Some(_)) => {
+            node.remark("has more than one of `path`, `tcp` and `grpc`", reading)
+                .help("keep one; another probe of its own name may ask the other");
+            one
+        }
+    };
+    Probe { name: name.unwrap_or_default(), port: port.unwrap_or_default(), asks }
+}
+
+fn tell_probes(probes: &[Probe], at: &Scopes<'_>, page: &mut Page<'_>) {
+    for (nth, Probe { name, port, asks }) in probes.iter().enumerate() {
+        let at = at.index(nth);
+        page.tell(&at.key("name"), name.as_str());
+        page.tell(&at.key("port"), *port);
+        match asks {
+            Question::Http { path } => page.tell(&at.key("path"), path.as_str()),
+            Question::Tcp => page.tell(&at.key("tcp"), "on"),
+            Question::Grpc { service } => page.tell(&at.key("grpc"), service.as_str()),
+        }
+    }
+}

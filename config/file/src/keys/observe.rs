@@ -1,0 +1,174 @@
+//! `admin`, `metrics`, `access_log`, `dns`, `drain` and `limits`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pillion_model::dns::{Dns, NameServers};
+use pillion_model::listener::{DownstreamLimits, Drain};
+use pillion_model::telemetry::{AccessLog, Admin, LogPath, Metrics};
+use serde_json::Value;
+
+use super::{Block, Static, field};
+use crate::effective::{Page, Scopes};
+use crate::reading::{Node, Reading, Shape};
+use crate::schema::{self, Described};
+use crate::spell;
+use crate::value::{BadWord, Bytes, Count, Delay, Share, Text, Word, on_off};
+use crate::words::{AlwaysErrors, Auto, Json, NameServer};
+
+pub(super) static ADMIN: Static<Admin> = Static::new(|| {
+    Block::new(Admin::default).list::<SocketAddr>("listen", field!(listen), "Where it listens: loopback.")
+});
+
+pub(super) static METRICS: Static<Metrics> = Static::new(|| {
+    Block::new(Metrics::default)
+        .list::<SocketAddr>("listen", field!(listen), "Where it listens: every address of this host.")
+        // a million series are some hundred MiB
+        .word::<Count<100, 1_000_000>>(
+            "max_series",
+            field!(max_series),
+            "Series of the whole exposition; past it new label values count under `other`.",
+        )
+        .later_or_off("merge")
+        .later_or_off("compatibility")
+});
+
+pub(super) static ACCESS_LOG: Static<AccessLog> = Static::new(|| {
+    Block::new(AccessLog::default)
+        .key(
+            "path",
+            "stdout, the default; stderr; or a file.",
+            schema::word::<LogPath>,
+            |log: &mut AccessLog, node, reading| match node.word(reading) {
+                None => {}
+                Some(LogPath::File(path)) => log.path = LogPath::File(reading.folder.join(path)),
+                Some(stream) => log.path = stream,
+            },
+            |log, at, page| {
+                let to = match &log.path {
+                    LogPath::Stdout => "stdout".into(),
+                    LogPath::Stderr => "stderr".into(),
+                    LogPath::File(file) => spell::path(file),
+                };
+                page.tell(&at.key("path"), to);
+            },
+        )
+        .only::<Json>("format", Some("json"), "One JSON object a line.")
+        .word::<Share>("sample", field!(sample), "Share of the requests that are logged.")
+        .word::<AlwaysErrors>(
+            "always",
+            field!(always_errors),
+            "errors: failed requests are logged whatever the sample; or off.",
+        )
+});
+
+pub(super) static DNS: Static<Dns> = Static::new(|| {
+    Block::new(Dns::default)
+        .list::<SocketAddr>("listen", field!(listen), "Over UDP and TCP, on loopback.")
+        .key(
+            "upstream",
+            "Who is asked for names that are no service's: a file as resolv.conf, or addresses. Default /etc/resolv.conf.",
+            || {
+                let servers = schema::list_of(schema::word::<NameServer>());
+                schema::any_of([Text::described(), schema::left_open(), servers])
+            },
+            read_name_servers,
+            tell_name_servers,
+        )
+        .word::<bool>(
+            "virtual_addresses",
+            field!(virtual_addresses),
+            "on: a service without an address gets one of 240.240.0.0/16 and one of fd9f:240::/64; or off.",
+        )
+});
+
+/// A path has no colon and does not begin as an address does: what looks like one is meant as one.
+fn read_name_servers(dns: &mut Dns, node: &Node<'_>, reading: &mut Reading<'_>) {
+    const EXPECTED: &str = "a file (/etc/resolv.conf), or addresses (\"10.96.0.10:53\")";
+    match node.shape(EXPECTED, reading) {
+        None => {}
+        Some(Shape::Word(leaf)) => {
+            let text = leaf.text.as_ref();
+            let is_address = text.contains(':') || text.starts_with(|c: char| c == '[' || c.is_ascii_digit());
+            let servers = match text {
+                _ if is_address => {
+                    NameServer::parse(text).map(|NameServer(server)| NameServers::List(vec![server]))
+                }
+                "" => Err(BadWord::new("is empty")),
+                _ if on_off(text).is_some() => Err(BadWord::not(text, EXPECTED)),
+                _ => Ok(NameServers::File(reading.folder.join(PathBuf::from(text)))),
+            };
+            if let Some(servers) = node.parsed(&leaf, servers, reading) {
+                dns.upstream = servers;
+            }
+        }
+        Some(Shape::List) => {
+            let servers = node.items(reading, |item, reading| item.word::<NameServer>(reading));
+            dns.upstream = NameServers::List(servers.into_iter().map(|NameServer(server)| server).collect());
+        }
+        Some(Shape::Block) => node.mismatch(EXPECTED, reading),
+    }
+}
+
+fn tell_name_servers(dns: &Dns, at: &Scopes<'_>, page: &mut Page<'_>) {
+    match &dns.upstream {
+        NameServers::File(file) => page.tell(&at.key("upstream"), spell::path(file)),
+        NameServers::List(servers) => {
+            let servers = servers.iter().map(|server| server.to_string().into());
+            page.tell_list(servers, &at.whole("upstream"));
+        }
+    }
+}
+
+static DRAIN: Static<Drain> = Static::new(|| {
+    Block::new(Drain::default)
+        .word::<Delay>(
+            "delay",
+            field!(delay),
+            "Until then both sides go on accepting while they say goodbye; off: not at all.",
+        )
+        .word::<Duration>(
+            "timeout",
+            field!(timeout),
+            "The end, whatever is still open: below the 30s that Kubernetes waits.",
+        )
+});
+
+pub(super) fn drain_schema() -> Option<Value> {
+    DRAIN.schema()
+}
+
+/// Who is in a hurry need not say so twice: a delay that is not written is no longer than the end.
+pub(super) fn read_drain(drain: &mut Drain, node: &Node<'_>, reading: &mut Reading<'_>) {
+    DRAIN.read(drain, node, reading);
+    if !node.has("delay", reading) {
+        drain.delay = drain.delay.min(drain.timeout);
+    }
+}
+
+pub(super) fn tell_drain(drain: &Drain, at: &Scopes<'_>, page: &mut Page<'_>) {
+    DRAIN.tell(drain, at, page);
+}
+
+pub(super) static LIMITS: Static<DownstreamLimits> = Static::new(|| {
+    Block::new(DownstreamLimits::default)
+        .only::<Auto>(
+            "max_memory",
+            None,
+            "auto, which does nothing yet: memory is bounded by the other limits alone.",
+        )
+        .word::<Bytes<u32>>("header_bytes", field!(header_bytes), "Of a request's head, from 8KiB to 1MiB.")
+        .word::<Count<1, 1000>>("header_count", field!(header_count), "Fields of a head.")
+        .word::<Duration>("header_timeout", field!(header_timeout), "From a head's first byte to its last.")
+        .word::<Duration>(
+            "idle_timeout",
+            field!(idle_timeout),
+            "A connection on which nothing happens is closed.",
+        )
+        .word::<Count<1, 100>>(
+            "via_passes",
+            field!(via_passes),
+            "How often a request may pass this instance in one direction; once more is a loop.",
+        )
+});

@@ -1,0 +1,401 @@
+//! One entry of `services`, and the keys of it that `defaults` have too.
+
+use std::num::NonZeroU32;
+
+use pillion_model::cluster::{AddressPattern, Discovery, HostPattern, LoadBalancer, UpstreamProtocol};
+use pillion_model::policy::{
+    Backoff, ConnectionPolicy, IdleTimeout, Limits, OutlierDetection, Retry, RetryBudget, RetryCondition,
+    RetryMethods, Timeout,
+};
+use pillion_model::{Cluster, Endpoint};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Block, Static, field, tls};
+use crate::effective::{Page, Scopes};
+use crate::reading::{Node, Reading, Shape};
+use crate::schema::{self, Described};
+use crate::spell;
+use crate::value::{BadWord, Bytes, Count, OffOr, Opt, Positive, Share, Word};
+use crate::words::{DnsName, Method, Target, Weight};
+
+/// What makes no sense for more than one service.
+pub(super) const ONE_SERVICE_S_OWN: [&str; 4] = ["hosts", "addresses", "listen", "endpoints"];
+
+pub(super) static SERVICE: Static<Cluster> = Static::new(|| {
+    Block::new(|| Cluster::new(""))
+        .list::<HostPattern>(
+            "hosts",
+            field!(hosts),
+            "The hosts that mean this service; \"*.x\" is any host below x, and with a port only that port matches. \
+             Default: the service's name.",
+        )
+        .says_its_default()
+        .list::<AddressPattern>(
+            "addresses",
+            field!(addresses),
+            "Original destinations (virtual IPs) that mean it, too.",
+        )
+        .list::<SocketAddr>(
+            "listen",
+            field!(listen),
+            "A local port of its own; whatever host a request names there, it is for this service.",
+        )
+        .key("endpoints", "Where it runs.", endpoints_schema, read_endpoints, tell_endpoints)
+        .word::<UpstreamProtocol>(
+            "protocol",
+            field!(protocol),
+            "What is spoken to the endpoints; auto: by ALPN over TLS, else the caller's own version.",
+        )
+        .key(
+            "tls",
+            "mutual, the default with an identity; simple; off, the default without; a SPIFFE ID (mutual with that \
+             identity); or in full.",
+            tls::schema,
+            tls::read,
+            tls::tell,
+        )
+        .key(
+            "load_balancer",
+            "How an endpoint is chosen. Default peak_ewma: by latency and load.",
+            balancer_schema,
+            read_balancer,
+            |cluster, at, page| page.tell(&at.key("load_balancer"), spell::word(&cluster.load_balancer)),
+        )
+        .word::<Duration>("connect_timeout", field!(timeouts.connect), "TCP and TLS together.")
+        .word::<Timeout>(
+            "timeout",
+            field!(timeouts.request),
+            "To the response's headers, all tries and pauses included.",
+        )
+        .word::<IdleTimeout>(
+            "stream_idle_timeout",
+            field!(timeouts.stream_idle),
+            "Between two pieces of a body; written it rules bodies and tunnels alike.",
+        )
+        .word::<OffOr<Duration>>(
+            "max_duration",
+            field!(timeouts.max_duration),
+            "Of the whole exchange, bodies included.",
+        )
+        .block("connection", field!(connection), &CONNECTION, "Pooled connections.")
+        .block_or_off("retry", field!(retry), &RETRY, "When a request is tried again. `off` turns it off.")
+        .block(
+            "circuit_breaker",
+            field!(limits),
+            &CIRCUIT_BREAKER,
+            "What is open at once; beyond it requests are refused.",
+        )
+        .block_or_off(
+            "outlier_detection",
+            field!(outlier_detection),
+            &OUTLIER_DETECTION,
+            "When an endpoint that fails is left out for a while. `off` turns it off.",
+        )
+        .later_or_off("health_check")
+        .later_or_off("slow_start")
+});
+
+static CONNECTION: Static<ConnectionPolicy> = Static::new(|| {
+    Block::new(ConnectionPolicy::default)
+        .word::<OffOr<Duration>>(
+            "idle_timeout",
+            field!(idle_timeout),
+            "An idle connection is closed after it.",
+        )
+        .word::<OffOr<Duration>>("max_age", field!(max_age), "A connection takes no more requests after it.")
+        .word::<OffOr<Positive>>(
+            "max_requests",
+            field!(max_requests),
+            "So many requests, then a new connection.",
+        )
+        .word::<OffOr<Duration>>("keepalive", field!(keepalive), "TCP keep-alive.")
+});
+
+pub(super) static RETRY: Static<Retry> = Static::new(|| {
+    Block::new(Retry::default)
+        .word::<Count<0, 100>>("attempts", field!(attempts), "Further tries after the first.")
+        .list::<RetryCondition>(
+            "conditions",
+            field!(conditions),
+            "What is tried again: names, statuses (409) and gRPC statuses (unavailable).",
+        )
+        .also_called("on")
+        .key(
+            "methods",
+            "Whose requests may be sent twice. Default idempotent: GET HEAD OPTIONS TRACE PUT DELETE.",
+            methods_schema,
+            read_methods,
+            tell_methods,
+        )
+        .word::<OffOr<Duration>>("per_try_timeout", field!(per_try_timeout), "Does not bound the last try.")
+        .block("backoff", field!(backoff), &BACKOFF, "The pause before another try, with full jitter.")
+        .block(
+            "budget",
+            field!(budget),
+            &BUDGET,
+            "How many retries there may be beside the first tries of the last 10 s.",
+        )
+        .word::<Bytes<usize>>(
+            "max_body",
+            field!(max_body),
+            "Larger bodies stream on and are not retried. At most 64MiB.",
+        )
+        .later_or_off("hedge_after")
+});
+
+static BACKOFF: Static<Backoff> = Static::new(|| {
+    Block::new(Backoff::default).word::<Duration>("base", field!(base), "The first pause at most.").key(
+        "max",
+        "Any pause at most. Default 250ms, or `base` where that is longer.",
+        schema::word::<Duration>,
+        |backoff, node, reading| backoff.max = node.word(reading).or(backoff.max),
+        |backoff, at, page| page.tell(&at.key("max"), spell::duration(backoff.cap())),
+    )
+});
+
+static BUDGET: Static<RetryBudget> = Static::new(|| {
+    Block::new(RetryBudget::default)
+        .word::<Share>("ratio", field!(ratio), "Retries over first tries.")
+        .word::<Count<0, { u32::MAX }>>("min_per_second", field!(min_per_second), "Allowed in any case.")
+});
+
+static CIRCUIT_BREAKER: Static<Limits> = Static::new(|| {
+    Block::new(Limits::default)
+        .word::<Positive>(
+            "max_connections",
+            field!(max_connections),
+            "Beyond it HTTP waits as pending, and TCP is reset.",
+        )
+        .word::<Count<0, { u32::MAX }>>(
+            "max_pending_requests",
+            field!(max_pending_requests),
+            "Beyond it the answer is 503.",
+        )
+        .word::<Positive>("max_requests", field!(max_requests), "Beyond it the answer is 503.")
+        .word::<Count<0, { u32::MAX }>>("max_retries", field!(max_retries), "At once.")
+        .later_or_off("max_connections_per_endpoint")
+        .later_or_off("adaptive")
+});
+
+static OUTLIER_DETECTION: Static<OutlierDetection> = Static::new(|| {
+    Block::new(OutlierDetection::default)
+        .word::<OffOr<Positive>>(
+            "consecutive_errors",
+            field!(consecutive_errors),
+            "In a row: 5xx made by the endpoint, resets, connect failures, timeouts.",
+        )
+        .later_or_off("interval")
+        .later_or_off("error_rate")
+        .later_or_off("gateway_errors")
+        .later_or_off("connect_failures")
+        .word::<Duration>("base_ejection", field!(base_ejection), "Times the number of ejections in a row.")
+        .word::<Share>("max_ejected", field!(max_ejected), "Share of the endpoints, never the last one.")
+});
+
+/// What `defaults` and `services` start with: a workload that has an identity proves it.
+pub(super) fn unwritten(reading: &Reading<'_>) -> Cluster {
+    Cluster { tls: tls::unwritten(reading.has_identity), ..Cluster::new("") }
+}
+
+/// All services, each over what `defaults` say.
+pub(super) fn read_services(clusters: &mut Vec<Cluster>, node: &Node<'_>, reading: &mut Reading<'_>) {
+    let below = reading.defaults.clone().unwrap_or_else(|| unwritten(reading));
+    for (name, entry) in node.map::<crate::words::ServiceName>(reading) {
+        let (name, node) = (name.0, entry.value);
+        let mut cluster = Cluster { hosts: vec![HostPattern::exact(&name)], name, ..below.clone() };
+        if node.is_written(reading) && !SERVICE.read(&mut cluster, &node, reading) {
+            continue;
+        }
+        if !node.has("endpoints", reading) {
+            node.remark("needs endpoints", reading).help("endpoints: [\"10.0.1.10:15006\"]");
+        }
+        clusters.push(cluster);
+    }
+}
+
+/// An endpoint as a block of keys.
+struct EndpointBlock {
+    address: Option<SocketAddr>,
+    weight: NonZeroU32,
+}
+
+static ENDPOINT: Static<EndpointBlock> = Static::new(|| {
+    Block::new(|| EndpointBlock { address: None, weight: NonZeroU32::MIN })
+        .word::<Opt<Target>>("address", field!(address), "An IP address and a port.")
+        .word::<Weight>("weight", field!(weight), "How much of the traffic it gets beside others.")
+        .later("zone", |_| {})
+        .later("priority", |_| {})
+});
+
+/// Where to learn endpoints.
+struct LearntEndpoints {
+    dns: Option<DnsName>,
+    is_later: bool,
+    refresh: Duration,
+}
+
+static LEARNT: Static<LearntEndpoints> = Static::new(|| {
+    Block::new(|| LearntEndpoints { dns: None, is_later: false, refresh: Discovery::REFRESH })
+        .word::<Opt<DnsName>>("dns", field!(dns), "A name and a port: its A and AAAA records.")
+        .later("srv", |learnt| learnt.is_later = true)
+        .word::<Duration>("refresh", field!(refresh), "Between two questions, at least 1s.")
+});
+
+const ENDPOINTS: &str = "a list of endpoints, or { dns: … }";
+const ONE_ENDPOINT: &str = "an address, or { address: …, weight: … }";
+
+fn endpoints_schema() -> Option<Value> {
+    let endpoint = schema::any_of([Target::described(), schema::left_open(), ENDPOINT.schema()]);
+    schema::any_of([schema::list_of(endpoint), LEARNT.schema()])
+}
+
+fn read_endpoints(cluster: &mut Cluster, node: &Node<'_>, reading: &mut Reading<'_>) {
+    match node.shape(ENDPOINTS, reading) {
+        None => {}
+        Some(Shape::Word(leaf)) => {
+            let must = BadWord::new(format!("must be {ENDPOINTS}"));
+            let text = &leaf.text;
+            let bad = match (Target::parse(text), DnsName::parse(text)) {
+                (Ok(_), _) => must.help(format!("write [\"{text}\"]")),
+                (_, Ok(_)) => must.help(format!("write {{ dns: \"{text}\" }}")),
+                (Err(bad), _) => bad,
+            };
+            node.parsed::<()>(&leaf, Err(bad), reading);
+        }
+        Some(Shape::List) => {
+            cluster.endpoints = node.items(reading, endpoint);
+            if cluster.endpoints.is_empty() {
+                node.remark("is empty", reading).help("endpoints: [\"10.0.1.10:15006\"]");
+            }
+        }
+        Some(Shape::Block) => cluster.discovery = discovery(node, reading),
+    }
+}
+
+fn endpoint(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Endpoint> {
+    let EndpointBlock { address, weight } = match node.shape(ONE_ENDPOINT, reading)? {
+        Shape::Word(leaf) => {
+            let Target(address) = node.parsed(&leaf, Target::parse(&leaf.text), reading)?;
+            return Some(Endpoint::at(address));
+        }
+        Shape::List => {
+            node.mismatch(ONE_ENDPOINT, reading);
+            return None;
+        }
+        Shape::Block => ENDPOINT.read_new(node, reading),
+    };
+    let Some(address) = address else {
+        node.lacks("address", "{ address: 10.0.1.10:15006, weight: 2 }", reading);
+        return None;
+    };
+    Some(Endpoint { weight, ..Endpoint::at(address) })
+}
+
+fn discovery(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Discovery> {
+    let LearntEndpoints { dns, is_later, refresh } = LEARNT.read_new(node, reading);
+    let Some(DnsName { name, port }) = dns else {
+        if !is_later {
+            node.remark("has neither a list nor `dns` nor `srv`", reading)
+                .help("endpoints: [\"10.0.1.10:15006\"], or endpoints: { dns: \"orders.shop:15006\" }");
+        }
+        return None;
+    };
+    Some(Discovery { name, port, refresh })
+}
+
+fn tell_endpoints(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
+    let at = at.whole("endpoints");
+    if let Some(Discovery { name, port, refresh }) = &cluster.discovery {
+        page.tell_or(&at.key("dns"), &at, format!("{name}:{port}"));
+        page.tell(&at.key("refresh"), spell::duration(*refresh));
+    }
+    for (nth, endpoint) in cluster.endpoints.iter().enumerate() {
+        let at = at.index(nth);
+        page.tell(&at, endpoint.address.to_string());
+        page.tell(&at.key("weight"), endpoint.weight.get());
+    }
+}
+
+/// Balancers that choose by a hash.
+#[derive(Default)]
+struct HashBalancer {
+    is_later: bool,
+}
+
+static HASH_BALANCER: Static<HashBalancer> = Static::new(|| {
+    Block::new(HashBalancer::default)
+        .later("ring_hash", |hash| hash.is_later = true)
+        .later("maglev", |hash| hash.is_later = true)
+});
+
+fn balancer_schema() -> Option<Value> {
+    schema::any_of([LoadBalancer::described(), schema::left_open(), HASH_BALANCER.schema()])
+}
+
+fn read_balancer(cluster: &mut Cluster, node: &Node<'_>, reading: &mut Reading<'_>) {
+    match node.shape(LoadBalancer::EXPECTED, reading) {
+        None => {}
+        Some(Shape::Word(leaf)) => {
+            if let Some(balancer) = node.parsed(&leaf, LoadBalancer::parse(&leaf.text), reading) {
+                cluster.load_balancer = balancer;
+            }
+        }
+        Some(Shape::List) => node.mismatch(LoadBalancer::EXPECTED, reading),
+        Some(Shape::Block) => {
+            if !HASH_BALANCER.read_new(node, reading).is_later {
+                node.remark("is an empty block", reading).help("leave it out for peak_ewma");
+            }
+        }
+    }
+}
+
+const METHODS: &str = "idempotent, idempotent_or_keyed, all, or a list of methods";
+const SETS_OF_METHODS: [(&str, RetryMethods); 3] = [
+    ("idempotent", RetryMethods::Idempotent),
+    ("idempotent_or_keyed", RetryMethods::IdempotentOrKeyed),
+    ("all", RetryMethods::All),
+];
+
+fn methods_schema() -> Option<Value> {
+    let sets = schema::one_of(SETS_OF_METHODS.iter().map(|(word, _)| *word));
+    schema::any_of([Some(sets), schema::left_open(), schema::list_of(schema::word::<Method>())])
+}
+
+fn read_methods(retry: &mut Retry, node: &Node<'_>, reading: &mut Reading<'_>) {
+    match node.shape(METHODS, reading) {
+        None => {}
+        Some(Shape::Word(leaf)) => {
+            if let Some(set) = node.parsed(&leaf, set_of_methods(&leaf.text), reading) {
+                retry.methods = set;
+            }
+        }
+        Some(Shape::List) => {
+            let methods = node.items(reading, |item, reading| item.word::<Method>(reading));
+            retry.methods = RetryMethods::List(methods.into_iter().map(|Method(method)| method).collect());
+        }
+        Some(Shape::Block) => node.mismatch(METHODS, reading),
+    }
+}
+
+fn set_of_methods(text: &str) -> Result<RetryMethods, BadWord> {
+    match SETS_OF_METHODS.into_iter().find(|(word, _)| *word == text) {
+        Some((_, set)) => Ok(set),
+        None if Method::parse(text).is_ok() => {
+            Err(BadWord::new("must be a list").help(format!("write [{text}]")))
+        }
+        None => Err(BadWord::not(text, METHODS)),
+    }
+}
+
+fn tell_methods(retry: &Retry, at: &Scopes<'_>, page: &mut Page<'_>) {
+    let at = at.whole("methods");
+    match &retry.methods {
+        RetryMethods::List(list) => page.tell_list(list.iter().map(|it| it.as_str().into()), &at),
+        set => {
+            let word = SETS_OF_METHODS.iter().find(|(_, known)| known == set).map(|(word, _)| *word);
+            page.tell(&at, word);
+        }
+    }
+}

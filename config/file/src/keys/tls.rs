@@ -1,0 +1,123 @@
+//! `tls` of a service: how its endpoints prove who they are, and we to them.
+
+use std::path::PathBuf;
+
+use pillion_model::cluster::{Cluster, UpstreamTls};
+use pillion_model::identity::SpiffeId;
+use serde_json::Value;
+
+use super::{Block, Static, field};
+use crate::effective::{Page, Scopes};
+use crate::reading::{Node, Reading, Shape};
+use crate::schema::{self, Described};
+use crate::spell;
+use crate::value::{Opt, Text, Word};
+use crate::words::{Sni, TlsMode};
+
+const EXPECTED: &str = "mutual, simple, off, a SPIFFE ID, or { mode: … }";
+
+struct TlsBlock {
+    mode: TlsMode,
+    identities: Option<Vec<SpiffeId>>,
+    sni: Option<String>,
+    trust_bundle: Option<String>,
+}
+
+static TLS: Static<TlsBlock> = Static::new(|| {
+    Block::new(|| TlsBlock::of(TlsMode::Mutual))
+        .word::<TlsMode>("mode", field!(mode), "mutual; simple; or off.")
+        .key(
+            "identities",
+            "Who the service must be. Default: any identity of the own trust domain.",
+            schema::words::<SpiffeId>,
+            |tls: &mut TlsBlock, node, reading| tls.identities = node.words(reading),
+            |_, _, _| {},
+        )
+        .word::<Opt<Sni>>("sni", field!(sni), "The name that is asked for in the handshake.")
+        .word::<Opt<Text>>(
+            "trust_bundle",
+            field!(trust_bundle),
+            "The authorities to trust, PEM. Default: those of `identity`.",
+        )
+});
+
+impl TlsBlock {
+    fn of(mode: TlsMode) -> Self {
+        Self { mode, identities: None, sni: None, trust_bundle: None }
+    }
+}
+
+/// Mutual wherever it can be.
+pub(super) fn unwritten(has_identity: bool) -> UpstreamTls {
+    match has_identity {
+        true => UpstreamTls::Mutual { identities: Vec::new(), sni: None, trust_bundle: None },
+        false => UpstreamTls::Off,
+    }
+}
+
+pub(super) fn schema() -> Option<Value> {
+    schema::any_of([TlsMode::described(), SpiffeId::described(), schema::left_open(), TLS.schema()])
+}
+
+pub(super) fn read(cluster: &mut Cluster, node: &Node<'_>, reading: &mut Reading<'_>) {
+    let block = match node.shape(EXPECTED, reading) {
+        None => return,
+        Some(Shape::Word(leaf)) => {
+            let word = match leaf.text.starts_with("spiffe:") {
+                true => SpiffeId::parse(&leaf.text)
+                    .map(|id| TlsBlock { identities: Some(vec![id]), ..TlsBlock::of(TlsMode::Mutual) }),
+                false => TlsMode::parse(&leaf.text).map(TlsBlock::of),
+            };
+            node.parsed(&leaf, word, reading)
+        }
+        Some(Shape::List) => return node.mismatch(EXPECTED, reading),
+        Some(Shape::Block) => Some(TLS.read_new(node, reading)),
+    };
+    if let Some(block) = block {
+        cluster.tls = checked(block, node, reading);
+    }
+}
+
+fn checked(block: TlsBlock, node: &Node<'_>, reading: &mut Reading<'_>) -> UpstreamTls {
+    let TlsBlock { mode, identities, sni, trust_bundle } = block;
+    let senseless = |key: &str, what: &str, reading: &mut Reading<'_>| {
+        if let Some(node) = node.child(key, reading) {
+            node.remark(what, reading);
+        }
+    };
+    if mode != TlsMode::Mutual {
+        senseless("identities", "makes sense with mode: mutual only", reading);
+    }
+    if mode == TlsMode::Off {
+        senseless("sni", "makes no sense with mode: off", reading);
+        senseless("trust_bundle", "makes no sense with mode: off", reading);
+    }
+    let trust_bundle: Option<PathBuf> = trust_bundle.map(|path| reading.folder.join(path));
+    match mode {
+        TlsMode::Off => UpstreamTls::Off,
+        TlsMode::Simple => UpstreamTls::Simple { sni, trust_bundle },
+        TlsMode::Mutual => {
+            UpstreamTls::Mutual { identities: identities.unwrap_or_default(), sni, trust_bundle }
+        }
+    }
+}
+
+pub(super) fn tell(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
+    let at = &at.whole("tls");
+    let (mode, identities, sni, trust_bundle) = match &cluster.tls {
+        UpstreamTls::Off => (TlsMode::Off, &[][..], &None, &None),
+        UpstreamTls::Simple { sni, trust_bundle } => (TlsMode::Simple, &[][..], sni, trust_bundle),
+        UpstreamTls::Mutual { identities, sni, trust_bundle } => {
+            (TlsMode::Mutual, &identities[..], sni, trust_bundle)
+        }
+    };
+    page.tell_or(&at.key("mode"), at, spell::word(&mode));
+    let list = at.key("identities");
+    for (nth, id) in identities.iter().enumerate() {
+        page.tell_or(&list.index(nth), at, id.as_str());
+    }
+    if mode != TlsMode::Off {
+        page.tell(&at.key("sni"), sni.clone());
+        page.tell(&at.key("trust_bundle"), trust_bundle.as_deref().map_or(Value::Null, spell::path));
+    }
+}

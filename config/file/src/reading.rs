@@ -1,0 +1,389 @@
+//! Reads the tree of a file: one node at a time, every fault with its place, and on to the next.
+//!
+//! A value that cannot be read is told of and left out; the rest is read as if it were not there. So one reading finds
+//! all faults. Bounded: nodes visited, however aliases multiply them; bytes that variables add; faults told.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::path::Path;
+
+use pillion_model::text::shortened;
+use pillion_model::{Cluster, Trail};
+
+use crate::fault::Fault;
+use crate::load::LARGEST;
+use crate::place::{Content, NodeId, Place, Tree, means_nothing, subject};
+use crate::remark::{MOST, Remark, Remarks};
+use crate::value::{BadWord, Word, on_off};
+use crate::variable::{Environment, Replaced, replace};
+
+/// So many nodes may be visited whatever the file's size: a block that fifty services share is no bomb.
+const VISITS_IN_ANY_CASE: usize = 50_000;
+
+/// What is known while a file is read.
+pub(crate) struct Reading<'e> {
+    environment: Environment<'e>,
+    /// Relative paths start here.
+    pub(crate) folder: &'e Path,
+    /// Whether the file gives this workload an identity, readable or not.
+    pub(crate) has_identity: bool,
+    /// A service that has what the file's `defaults` say, and nothing of its own.
+    pub(crate) defaults: Option<Cluster>,
+    pub(crate) remarks: Remarks,
+    /// Items of lists that could not be read: the list, and the number of the item.
+    pub(crate) dropped: Vec<(NodeId, usize)>,
+    /// Nodes that may still be visited: aliases must not multiply a small file into a large one.
+    visits: usize,
+    /// Bytes that texts with variables may still have, all together: no more than a file itself.
+    room: usize,
+    /// What is read is told already.
+    is_muted: bool,
+}
+
+impl<'e> Reading<'e> {
+    pub(crate) fn of(tree: &Tree, folder: &'e Path, environment: Environment<'e>) -> Self {
+        Self {
+            environment,
+            folder,
+            has_identity: false,
+            defaults: None,
+            remarks: Remarks::default(),
+            dropped: Vec::new(),
+            visits: 10 * tree.size() + VISITS_IN_ANY_CASE,
+            room: LARGEST,
+            is_muted: false,
+        }
+    }
+
+    /// Enough is told; nobody reads further.
+    pub(crate) fn is_over(&self) -> bool {
+        self.visits == 0 || self.remarks.unread.len() >= MOST
+    }
+
+    /// Reads again what was read before: its faults are told already.
+    pub(crate) fn muted<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.is_muted, true);
+        let read = read(self);
+        self.is_muted = before;
+        read
+    }
+
+    /// What cannot be read. `key`: the key itself is the fault, and is named in `bad` already.
+    fn refuse(&mut self, at: &Trail<'_>, place: Place, bad: BadWord, key: Option<&str>) {
+        if self.is_muted || self.is_over() {
+            return;
+        }
+        let message = format!("{} {}", subject(&at.path()), bad.what);
+        let path = key.map_or_else(|| at.path(), |key| at.key(key).path()).to_string();
+        self.remarks.add_unread(Fault { path, ..Fault::error(place, message, bad.help) }, &bad.what);
+    }
+}
+
+/// A place of the tree, and the way to it.
+#[derive(Clone, Copy)]
+pub(crate) struct Node<'n> {
+    tree: &'n Tree,
+    pub(crate) id: NodeId,
+    pub(crate) at: Trail<'n>,
+    /// Where its key stands; an item of a list is its own key.
+    key: Place,
+}
+
+/// One key of a block, with its value.
+pub(crate) struct Entry<'n> {
+    pub(crate) name: &'n str,
+    pub(crate) key: Place,
+    pub(crate) value: Node<'n>,
+}
+
+/// What kind of value stands at a node.
+pub(crate) enum Shape<'n> {
+    Word(Leaf<'n>),
+    List,
+    Block,
+}
+
+/// A scalar with its variables replaced.
+pub(crate) struct Leaf<'n> {
+    /// As it is typed.
+    source: &'n str,
+    pub(crate) text: Cow<'n, str>,
+    /// Nothing, or a bare `null`.
+    is_null: bool,
+}
+
+impl Leaf<'_> {
+    /// A fault that is in what the variables of this text hold says so.
+    fn traced(&self, bad: BadWord) -> BadWord {
+        if matches!(self.text, Cow::Borrowed(_)) {
+            return bad;
+        }
+        let origin = format!("it comes from `{}`", shortened(self.source));
+        let help = bad.help.map_or_else(|| origin.clone(), |help| format!("{help}; {origin}"));
+        BadWord { what: bad.what, help: Some(help) }
+    }
+}
+
+impl<'n> Node<'n> {
+    /// The whole file. `None`: nothing but comments.
+    pub(crate) fn root(tree: &'n Tree) -> Option<Self> {
+        Some(Self { tree, id: tree.root()?, at: Trail::root(), key: Place::START })
+    }
+
+    /// What is written at a key of this block.
+    pub(crate) fn child<'s>(&'s self, name: &'s str, reading: &mut Reading<'_>) -> Option<Node<'s>> {
+        let (key, value) = self.tree.entry(self.id, name)?;
+        let key = self.tree.node(key).map_or(Place::START, |node| node.place);
+        let child = Node { tree: self.tree, id: value, at: self.at.key(name), key };
+        reading.muted(|reading| child.is_written(reading)).then_some(child)
+    }
+
+    /// Whether anything is written at a key of this block.
+    pub(crate) fn has(&self, name: &str, reading: &mut Reading<'_>) -> bool {
+        self.child(name, reading).is_some()
+    }
+
+    /// Where what is remarked of it stands: a block of keys begins at its first key, often a line below its own.
+    fn place(&self) -> Place {
+        match self.tree.node(self.id) {
+            Some(node) if !matches!(node.content, Content::Map(_)) => node.place,
+            _ => self.key,
+        }
+    }
+
+    fn own_place(&self) -> Place {
+        self.tree.node(self.id).map_or(Place::START, |node| node.place)
+    }
+
+    fn content(&self, reading: &mut Reading<'_>) -> Option<&'n Content> {
+        if reading.is_over() {
+            return None;
+        }
+        if reading.visits == 1 {
+            let bad = BadWord::new("has aliases that multiply beyond reason");
+            reading.refuse(&self.at, self.own_place(), bad, None);
+        }
+        reading.visits -= 1;
+        self.tree.node(self.id).map(|node| &node.content)
+    }
+
+    /// A value: in keys nothing is replaced.
+    fn leaf(&self, source: &'n str, plain: bool, reading: &mut Reading<'_>) -> Option<Leaf<'n>> {
+        if !source.contains('$') {
+            return Some(Leaf {
+                source,
+                text: Cow::Borrowed(source),
+                is_null: plain && means_nothing(source),
+            });
+        }
+        match replace(source, reading.environment, reading.room) {
+            Ok(Replaced { text, bare }) => {
+                reading.room = reading.room.saturating_sub(text.len());
+                Some(Leaf { source, is_null: bare && means_nothing(&text), text: Cow::Owned(text) })
+            }
+            Err(bad) => {
+                self.refuse(bad, reading);
+                None
+            }
+        }
+    }
+
+    /// Whether nothing stands here, which is as if the key were not there. Only looked at: what is read takes its room
+    /// then. `None`: it could not be read.
+    pub(crate) fn is_null(&self, reading: &mut Reading<'_>) -> Option<bool> {
+        let Some(Content::Scalar { text, plain }) = self.tree.node(self.id).map(|node| &node.content) else {
+            return Some(false);
+        };
+        let room = reading.room;
+        let is_null = self.leaf(text, *plain, reading).map(|leaf| leaf.is_null);
+        reading.room = room;
+        is_null
+    }
+
+    /// Whether there is something to read.
+    pub(crate) fn is_written(&self, reading: &mut Reading<'_>) -> bool {
+        self.is_null(reading) == Some(false)
+    }
+
+    /// Tells what is wrong with the value.
+    pub(crate) fn refuse(&self, bad: BadWord, reading: &mut Reading<'_>) {
+        reading.refuse(&self.at, self.own_place(), bad, None);
+    }
+
+    /// Tells what stands here instead of what could.
+    pub(crate) fn mismatch(&self, expected: &str, reading: &mut Reading<'_>) {
+        let found = match self.tree.node(self.id).map(|node| &node.content) {
+            Some(Content::List(_)) => "a list".to_owned(),
+            Some(Content::Map(_)) => "a block of keys".to_owned(),
+            Some(Content::Scalar { text, plain }) if !(*plain && means_nothing(text)) => {
+                format!("`{}`", shortened(text))
+            }
+            _ => "empty".to_owned(),
+        };
+        self.refuse(BadWord::new(format!("must be {expected}, not {found}")), reading);
+    }
+
+    /// Tells of a value that was read and cannot be meant.
+    pub(crate) fn remark<'r>(&self, what: &str, reading: &'r mut Reading<'_>) -> &'r mut Remark {
+        let is_muted = reading.is_muted;
+        reading.remarks.add(&self.at, self.place(), what, is_muted)
+    }
+
+    /// The same of the key, whatever its value is: this is never an echo of a fault in the value.
+    pub(crate) fn remark_on_key<'r>(&self, what: &str, reading: &'r mut Reading<'_>) -> &'r mut Remark {
+        let is_muted = reading.is_muted;
+        reading.remarks.add(&self.at, self.key, what, is_muted).of_key()
+    }
+
+    /// Tells of a key that is not there, where this block stands.
+    pub(crate) fn lacks(&self, key: &str, help: &str, reading: &mut Reading<'_>) {
+        self.remark(&format!("needs `{key}`"), reading).help(help);
+        reading.remarks.lacks(&self.at.key(key));
+    }
+
+    /// What kind of value this is, where each kind means something else.
+    pub(crate) fn shape(&self, expected: &str, reading: &mut Reading<'_>) -> Option<Shape<'n>> {
+        match self.content(reading)? {
+            Content::List(_) => Some(Shape::List),
+            Content::Map(_) => Some(Shape::Block),
+            Content::Scalar { text, plain } => {
+                let leaf = self.leaf(text, *plain, reading)?;
+                if leaf.is_null {
+                    self.mismatch(expected, reading);
+                    return None;
+                }
+                Some(Shape::Word(leaf))
+            }
+        }
+    }
+
+    /// A word, from its text.
+    pub(crate) fn word<W: Word>(&self, reading: &mut Reading<'_>) -> Option<W> {
+        let Content::Scalar { text, plain } = self.content(reading)? else {
+            self.mismatch(W::EXPECTED, reading);
+            return None;
+        };
+        let leaf = self.leaf(text, *plain, reading)?;
+        self.parsed(&leaf, W::parse(&leaf.text), reading)
+    }
+
+    /// What became of a leaf's text.
+    pub(crate) fn parsed<T>(
+        &self,
+        leaf: &Leaf<'_>,
+        parsed: Result<T, BadWord>,
+        reading: &mut Reading<'_>,
+    ) -> Option<T> {
+        parsed.map_err(|bad| self.refuse(leaf.traced(bad), reading)).ok()
+    }
+
+    /// One word, or a list of them.
+    pub(crate) fn words<W: Word>(&self, reading: &mut Reading<'_>) -> Option<Vec<W>> {
+        match self.shape(W::EXPECTED, reading)? {
+            Shape::Word(leaf) => self.parsed(&leaf, W::parse(&leaf.text), reading).map(|word| vec![word]),
+            Shape::List => Some(self.items(reading, |item, reading| item.word(reading))),
+            Shape::Block => {
+                self.mismatch(W::EXPECTED, reading);
+                None
+            }
+        }
+    }
+
+    /// The items of a list that could be read.
+    pub(crate) fn items<T>(
+        &self,
+        reading: &mut Reading<'_>,
+        mut read: impl FnMut(&Node<'_>, &mut Reading<'_>) -> Option<T>,
+    ) -> Vec<T> {
+        let Some(Content::List(items)) = self.tree.node(self.id).map(|node| &node.content) else {
+            return Vec::new();
+        };
+        let mut all = Vec::with_capacity(items.len());
+        for (nth, item) in items.iter().enumerate() {
+            let key = self.tree.node(item.value).map_or(Place::START, |node| node.place);
+            let node = Node { tree: self.tree, id: item.value, at: self.at.index(nth), key };
+            match read(&node, reading) {
+                Some(item) => all.push(item),
+                None => reading.dropped.push((self.id, nth)),
+            }
+        }
+        all
+    }
+
+    /// The keys of a block, none twice; `None` where this is no block.
+    pub(crate) fn entries(&self, reading: &mut Reading<'_>) -> Option<Vec<Entry<'_>>> {
+        let Content::Map(entries) = self.content(reading)? else {
+            self.mismatch("a block of keys", reading);
+            return None;
+        };
+        let mut seen: HashMap<&str, Place> = HashMap::new();
+        let mut all = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if reading.is_over() {
+                break;
+            }
+            let key = self.tree.node(entry.key).map_or(Place::START, |node| node.place);
+            let Some(name) = self.tree.text(entry.key) else {
+                reading.refuse(&self.at, key, BadWord::new("must have texts as keys"), None);
+                continue;
+            };
+            let first = *seen.entry(name).or_insert(key);
+            if first != key {
+                let bad = BadWord::new(format!("has the key `{}` twice", shortened(name)))
+                    .help(format!("the first is in line {}; keep one", first.line));
+                reading.refuse(&self.at, key, bad, Some(name));
+                continue;
+            }
+            let value = Node { tree: self.tree, id: entry.value, at: self.at.key(name), key };
+            all.push(Entry { name, key, value });
+        }
+        Some(all)
+    }
+
+    /// A map whose keys are words: services by their names, ports by their numbers.
+    pub(crate) fn map<K: Word>(&self, reading: &mut Reading<'_>) -> Vec<(K, Entry<'_>)> {
+        let mut all = Vec::new();
+        for entry in self.entries(reading).unwrap_or_default() {
+            match K::parse(entry.name) {
+                Ok(key) => all.push((key, entry)),
+                Err(bad) => reading.refuse(&self.at, entry.key, about_key(entry.name, bad), None),
+            }
+        }
+        all
+    }
+
+    /// Tells of a key that no block of this kind has.
+    pub(crate) fn refuse_key(&self, entry: &Entry<'_>, bad: BadWord, reading: &mut Reading<'_>) {
+        reading.refuse(&self.at, entry.key, bad, Some(entry.name));
+    }
+
+    /// Whether there is anything but `off`, an empty list and an empty block. Whatever stands here has its variables
+    /// set, and no block in it has a key twice.
+    pub(crate) fn asks_for_something(&self, reading: &mut Reading<'_>) -> bool {
+        match self.content(reading) {
+            None => false,
+            Some(Content::Scalar { text, plain }) => self
+                .leaf(text, *plain, reading)
+                .is_some_and(|leaf| !leaf.is_null && on_off(&leaf.text) != Some(false)),
+            Some(Content::List(items)) => {
+                self.items(reading, |item, reading| Some(item.asks_for_something(reading)));
+                !items.is_empty()
+            }
+            Some(Content::Map(entries)) => {
+                for entry in self.entries(reading).unwrap_or_default() {
+                    entry.value.asks_for_something(reading);
+                }
+                !entries.is_empty()
+            }
+        }
+    }
+}
+
+fn about_key(text: &str, bad: BadWord) -> BadWord {
+    match text {
+        "<<" => BadWord::new("has no key `<<`").help("merge keys are not YAML 1.2; write the keys out"),
+        _ if text.contains("${") => BadWord::new(format!("has a key that {}", bad.what))
+            .help("variables are replaced in values alone, never in keys"),
+        _ => BadWord { what: format!("has a key that {}", bad.what), help: bad.help },
+    }
+}
