@@ -2,11 +2,15 @@
 //!
 //! Deliberately absent: sockets and tasks. [`crate::serve`] accepts, and the two sides carry.
 
+mod flush;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use http::HeaderValue;
+
+pub(crate) use flush::Flush;
 
 use crate::cluster::limits::Permit;
 use crate::error::Error;
@@ -39,6 +43,7 @@ pub(crate) struct Connection {
     pub(crate) comes_back: bool,
     /// Nothing has happened on it for a while: it may be put aside, holding no buffers.
     pub(crate) rests: AtomicBool,
+    pub(crate) flush: Flush,
 }
 
 /// What a connection has from accept until nothing uses it any more.
@@ -87,6 +92,7 @@ impl Connection {
             in_flight: AtomicU32::new(0),
             comes_back: false,
             rests: AtomicBool::new(false),
+            flush: Flush::new(),
         }
     }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
+pub(crate) mod breaking;
 pub(crate) mod call;
 pub(crate) mod exchange;
 pub(crate) mod expect;
