@@ -10,6 +10,7 @@ use http::HeaderValue;
 
 use crate::cluster::limits::Permit;
 use crate::error::Error;
+use crate::http::flush::Flush;
 use crate::net::returning::{is_loop, loop_detected};
 use crate::runtime::drain::Work;
 use crate::state::Fixed;
@@ -39,6 +40,7 @@ pub(crate) struct Connection {
     pub(crate) comes_back: bool,
     /// Nothing has happened on it for a while: it may be put aside, holding no buffers.
     pub(crate) rests: AtomicBool,
+    pub(crate) flush: Flush,
 }
 
 /// What a connection has from accept until nothing uses it any more.
@@ -87,6 +89,7 @@ impl Connection {
             in_flight: AtomicU32::new(0),
             comes_back: false,
             rests: AtomicBool::new(false),
+            flush: Flush::new(),
         }
     }
 

@@ -6,9 +6,11 @@
 
 pub(crate) mod answer;
 pub(crate) mod body;
+pub(crate) mod breaking;
 pub(crate) mod call;
 pub(crate) mod exchange;
 pub(crate) mod expect;
+pub(crate) mod flush;
 pub(crate) mod framing;
 pub(crate) mod guard;
 pub(crate) mod h2;

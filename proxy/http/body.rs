@@ -15,6 +15,7 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::breaking::Breaking;
 use super::expect::Gated;
 use super::framing::may_be_trailer;
 use super::h2::{self, Tunnel};
@@ -231,6 +232,11 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
+        if let Some(Tail::Response(tail)) = &mut this.tail
+            && let Some(breaking) = &mut tail.breaking
+        {
+            return breaking.poll().map(|error| error.map(Err));
+        }
         let polled = this.poll_kind(cx);
         match &mut this.tail {
             None => polled,
@@ -336,6 +342,8 @@ pub(crate) struct ResponseTail {
     /// Bytes came since the deadline was last moved.
     moved: bool,
     ending: Ending,
+    /// It has broken off, which the client is yet to learn.
+    breaking: Option<Box<Breaking>>,
 }
 
 impl ResponseTail {
@@ -344,27 +352,26 @@ impl ResponseTail {
         polled: Poll<Option<Result<Frame<Bytes>, BodyError>>>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &polled {
+        let frame = match polled {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => return self.break_off(Reason::UpstreamClosed, error),
+            Poll::Ready(None) => {
+                self.end(true);
+                return Poll::Ready(None);
+            }
             Poll::Pending => return self.pause(cx),
-            Poll::Ready(None) => self.end(true),
-            Poll::Ready(Some(Ok(frame))) => {
-                self.moved = true;
-                if let Some(data) = frame.data_ref() {
-                    self.ending.bytes += data.len() as u64;
-                    if self.hard_stop.is_some_and(|stop| Instant::now() >= stop) {
-                        return self.cut(Reason::MaxDuration);
-                    }
-                } else if let Some(trailers) = frame.trailers_ref() {
-                    self.ending.grpc_status = super::headers::grpc_status(trailers);
-                    self.end(true); // nothing follows trailers, and nobody asks whether something does
-                }
+        };
+        self.moved = true;
+        if let Some(data) = frame.data_ref() {
+            self.ending.bytes += data.len() as u64;
+            if self.hard_stop.is_some_and(|stop| Instant::now() >= stop) {
+                return self.cut(Reason::MaxDuration);
             }
-            Poll::Ready(Some(Err(_))) => {
-                self.ending.reason.get_or_insert(Reason::UpstreamClosed);
-                self.end(false);
-            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.ending.grpc_status = super::headers::grpc_status(trailers);
+            self.end(true); // nothing follows trailers, and nobody asks whether something does
         }
-        polled
+        Poll::Ready(Some(Ok(frame)))
     }
 
     /// Nothing to send: waits, but not for ever.
@@ -397,8 +404,23 @@ impl ResponseTail {
 
     fn cut(&mut self, reason: Reason) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.ending.reason = Some(reason);
+        self.break_off(reason, BodyError::Cut(reason))
+    }
+
+    /// The exchange ends here; the client learns of it when it has what came before.
+    fn break_off(
+        &mut self,
+        reason: Reason,
+        error: BodyError,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let observer = self.observer.clone();
+        self.ending.reason.get_or_insert(reason);
         self.end(false);
-        Poll::Ready(Some(Err(BodyError::Cut(reason))))
+        match Breaking::begin(error, observer) {
+            Ok(breaking) => self.breaking = Some(breaking),
+            Err(error) => return Poll::Ready(Some(Err(error))),
+        }
+        Poll::Pending
     }
 
     /// The exchange became a tunnel, and that has ended. Its bytes were counted as they went.

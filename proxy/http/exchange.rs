@@ -12,6 +12,7 @@ use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::flush::Flush;
 use super::transfer::{Ending, Interim, Observer, Progress};
 use crate::cluster::balance::Tried;
 use crate::connection::Connection;
@@ -196,6 +197,10 @@ impl Observer for Exchange {
 
     fn interim(&self) -> &Interim {
         &self.interim
+    }
+
+    fn flush(&self) -> &Flush {
+        &self.connection.flush
     }
 
     fn timers(&self) -> &Timers {

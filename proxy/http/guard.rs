@@ -52,6 +52,9 @@ impl Guarded {
         let last_read = Instant::now();
         let (head, reading, writing, replaced) = (None, None, None, None);
         let flushed = connection.requests.load(Relaxed);
+        if is_http1 {
+            connection.flush.watch();
+        }
         Self {
             io,
             connection,
@@ -257,7 +260,11 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper calls this when it has nothing left to write, and at no other time.
         let polled = Pin::new(&mut self.io).poll_flush(cx);
+        if polled.is_ready() && self.connection.flush.done() {
+            cx.waker().wake_by_ref(); // for the body that waits to tell of its error
+        }
         if polled.is_ready() && !self.is_busy() {
             self.flushed = self.connection.requests.load(Relaxed);
             self.will_rest(cx);

@@ -10,6 +10,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::flush::Flush;
 use crate::error::Reason;
 use crate::runtime::deadline::Timers;
 
@@ -22,6 +23,8 @@ pub(crate) trait Observer: Send + Sync {
     /// What the client hears before its answer.
     fn interim(&self) -> &Interim;
     fn timers(&self) -> &Timers;
+    /// Whether the client's connection has written everything.
+    fn flush(&self) -> &Flush;
     /// The sidecar cut the request's body; whoever answers next says why.
     fn cut(&self, reason: Reason);
     /// The exchange became a tunnel, which took so many bytes from the client.

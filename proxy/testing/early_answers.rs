@@ -118,17 +118,19 @@ async fn b2_an_exchange_that_timed_out_lets_go_of_a_frozen_upstream() {
 
 #[tokio::test(start_paused = true)]
 async fn b2_neither_sidecar_of_a_pair_keeps_a_connection() {
-    let pair = Pair::new();
-    let _app = answers_and_freezes(&pair.mesh);
-    let application = pair.application("10.1.0.1:15006", A);
-    let caller = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
-    for status in [413, 200] {
-        let mut client = uploads(&caller).await;
-        assert_eq!(client.answer().await.told(), (status, None));
+    for protocol in ["auto", "http1"] {
+        let pair = Pair::new();
+        let _app = answers_and_freezes(&pair.mesh);
+        let application = pair.application("10.1.0.1:15006", A);
+        let caller = pair.caller(&format!("endpoints: [10.1.0.1:15006], protocol: {protocol}, {ORDERS}"));
+        for status in [413, 200] {
+            let mut client = uploads(&caller).await;
+            assert_eq!(client.answer().await.told(), (status, None), "{protocol}");
+        }
+        pass(3).await; // more than a goodbye takes, less than an idle connection is kept
+        assert_eq!(held(&caller), (1, 1), "{protocol}: the one that was used whole is kept");
+        assert_eq!(held(&application).0, 2, "{protocol}: and its two ends here");
     }
-    pass(3).await; // more than a goodbye takes, less than an idle connection is kept
-    assert_eq!(held(&caller), (1, 1), "the one that was used whole is kept");
-    assert_eq!(held(&application).0, 2, "and its two ends here");
 }
 
 const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 3\r\n\r\nwho";
@@ -147,9 +149,11 @@ async fn b4_a_client_that_sends_all_before_it_reads_gets_the_early_answer() {
     let (alone, pair) = (Mesh::default(), Pair::new());
     let _backends = [refuses_and_closes(&alone), refuses_and_closes(&pair.mesh)];
     let _application = pair.application("10.1.0.1:15006", A);
+    let paired = format!("endpoints: [10.1.0.1:15006], {ORDERS}");
     for (way, sidecar) in [
         ("one sidecar", alone.caller("endpoints: [10.0.0.1:80]")),
-        ("a pair", pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"))),
+        ("a pair over HTTP/2", pair.caller(&paired)),
+        ("a pair over HTTP/1", pair.caller(&format!("{paired}, protocol: http1"))),
     ] {
         for head in [UPLOAD.to_owned(), UPLOAD.replace("\r\n\r\n", "\r\nexpect: 100-continue\r\n\r\n")] {
             let mut client = sidecar.client().await;

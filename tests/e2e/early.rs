@@ -55,7 +55,12 @@ async fn b4_an_early_answer_arrives_whatever_the_upstream_does_with_the_rest() {
         let app = refusing(then).await;
         let (alone, pair) =
             (Plan::calling(app.address, "").start().await, Pair::start(app.address, "", "").await);
-        for (way, to) in [("one sidecar", alone.orders()), ("a pair", pair.caller.orders())] {
+        let over_http1 = Pair::start(app.address, "protocol: http1", "").await;
+        for (way, to) in [
+            ("one sidecar", alone.orders()),
+            ("a pair", pair.caller.orders()),
+            ("a pair over HTTP/1", over_http1.caller.orders()),
+        ] {
             for expect in ["", "expect: 100-continue\r\n"] {
                 for round in 0..20 {
                     let told = uploads(to, expect).await;

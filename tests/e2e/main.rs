@@ -7,6 +7,7 @@ mod support;
 
 mod admin;
 mod clients;
+mod cuts;
 mod dns;
 mod drain;
 mod early;
