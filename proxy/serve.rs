@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::cluster::limits::{Limit, Permit};
+use crate::detect::Detected;
 use crate::error::Error;
 use crate::http::exchange::nobodys;
 use crate::http::server::{self, Version};
@@ -126,7 +127,7 @@ impl Connection {
 /// What becomes of a connection, once that is known.
 pub(crate) enum Next {
     Http { io: Io, version: Version, connection: Connection },
-    Opaque { io: Io, early: Option<Dialled>, route: Arc<Route>, connection: Connection },
+    Opaque { detected: Box<Detected<Dialled>>, route: Arc<Route>, connection: Connection },
 }
 
 impl Next {
@@ -137,9 +138,9 @@ impl Next {
                 connection.place.work.wake();
                 Box::pin(server::serve(io, version, Arc::new(connection), worker.clone(), stack)).await;
             }
-            Self::Opaque { io, early, route, connection } => {
+            Self::Opaque { detected, route, connection } => {
                 connection.place.work.wake();
-                Box::pin(tcp::forward(io, early, &route, &connection, worker)).await;
+                Box::pin(tcp::forward(*detected, &route, &connection, worker)).await;
             }
         }
     }
