@@ -11,7 +11,7 @@ use crate::cluster::balance::{Balancer, Candidate, Tried};
 use crate::cluster::budget::Budget;
 use crate::cluster::limits::Limit;
 use crate::cluster::{Cluster, Membership};
-use crate::detect::bytes;
+use crate::detect::bytes::Reader;
 use crate::http::headers::{self, Seen};
 use crate::state::{HostTable, Route};
 use crate::telemetry::{Direction, MethodLabel, Metrics, Recorder, RequestLabels, Symbol};
@@ -124,6 +124,6 @@ fn survey() -> Decision {
 
 fn detect() -> Decision {
     named("tell HTTP/1 from HTTP/2", || {
-        std::hint::black_box(bytes::look(std::hint::black_box(b"GET / HTTP/1.1\r\n")));
+        std::hint::black_box(Reader::new(64 * 1024).look(std::hint::black_box(b"GET / HTTP/1.1\r\n")));
     })
 }

@@ -6,6 +6,9 @@
 
 pub(crate) mod bytes;
 pub(crate) mod hello;
+#[cfg(test)]
+mod lenient;
+mod watch;
 
 use std::future::{Future, Ready, poll_fn};
 use std::io;
@@ -17,7 +20,7 @@ use std::time::Duration;
 use ::bytes::{Bytes, BytesMut};
 use pillion_model::listener::DownstreamLimits;
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::error::Error;
 use crate::http::server::Version;
@@ -25,8 +28,9 @@ use crate::net::Io;
 use crate::runtime::drain::Work;
 use crate::runtime::worker::Worker;
 use crate::telemetry::Verdict;
-use bytes::Spoken;
+use bytes::{Reader, Spoken};
 use hello::Hello;
+pub(crate) use watch::Watched;
 
 /// A server that hangs up within this time after it was dialled early meant it; one that does so later was waiting
 /// for a request, as HTTP servers do.
@@ -77,12 +81,37 @@ pub(crate) struct Detected<D> {
     pub(crate) io: Io,
     /// The early connection, if there is one.
     pub(crate) early: Option<D>,
+    /// Neither end has said anything: that tells nothing of the destination.
+    pub(crate) is_silent: bool,
+    /// It is opaque for now, and its first line may still become HTTP: see [`Watched`].
+    pub(crate) is_undecided: bool,
+}
+
+impl<D> Detected<D> {
+    /// Opaque by declaration: its bytes are not looked at.
+    pub(crate) const fn declared(io: Io, early: Option<D>) -> Self {
+        Self { found: Found::Opaque, io, early, is_silent: false, is_undecided: false }
+    }
+
+    /// Which server the client's TLS asks for.
+    pub(crate) fn server_name(&self) -> Option<&str> {
+        match &self.found {
+            Found::Tls(Some(hello)) => hello.server_name.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether the destination speaks HTTP, if this connection tells.
+    pub(crate) fn tells_http(&self) -> Option<bool> {
+        (!self.is_silent).then_some(self.found.is_http())
+    }
 }
 
 impl Detected<Nobody> {
     /// The same for who might have had an early connection.
     pub(crate) fn alone<D>(self) -> Detected<D> {
-        Detected { found: self.found, io: self.io, early: None }
+        let Self { found, io, is_silent, is_undecided, .. } = self;
+        Detected { found, io, early: None, is_silent, is_undecided }
     }
 }
 
@@ -92,6 +121,8 @@ pub(crate) enum Undecided {
     /// By the client, or by time.
     #[error("the client ended it, or time did: {0}")]
     Ended(io::Error),
+    #[error("its first line may become a request of HTTP, and did not within limits.header_timeout")]
+    Unfinished,
     #[error("it takes nothing new any more, and the client has said nothing")]
     Drained,
     #[error("the client was silent, and there is no server that might speak first: {0}")]
@@ -153,8 +184,8 @@ where
     judged(Client::new(io, worker), work, early).await
 }
 
-/// The same where the peer says that nothing is to be looked at: HTTP is found all the same, but what is hardly HTTP
-/// is not made to wait until it cannot be.
+/// The same where the peer says that its bytes are opaque. That is not for a peer to decide, but what is hardly HTTP
+/// is not made to wait until it cannot be: it is watched instead.
 pub(crate) async fn doubt<D, M, F>(
     io: Io,
     worker: &Worker,
@@ -167,6 +198,21 @@ where
     F: Future<Output = Result<D, Error>>,
 {
     judged(Client { is_said_to_be_opaque: true, ..Client::new(io, worker) }, work, early).await
+}
+
+/// The same where the application's bytes are declared opaque, so that only TLS of our own would be something else.
+pub(crate) async fn detect_tls<D, M, F>(
+    io: Io,
+    worker: &Worker,
+    work: &Work,
+    early: Option<Early<M>>,
+) -> Result<Detected<D>, Undecided>
+where
+    D: Server,
+    M: FnOnce() -> F,
+    F: Future<Output = Result<D, Error>>,
+{
+    judged(Client { is_declared_opaque: true, ..Client::new(io, worker) }, work, early).await
 }
 
 async fn judged<D, M, F>(
@@ -182,7 +228,6 @@ where
     let Some(early) = early else { return client.alone(work).await };
     // Most clients have sent their first bytes by now, or will before anybody is dialled.
     match client.listen(work, Patience::Silence(early.after)).await? {
-        Some(_) if client.said_nothing() && early.expects_http => Err(hung_up()),
         Some(found) if early.is_at_hand && !found.is_http() => {
             let server = (early.dial)().await.ok();
             Ok(client.decided(found, server))
@@ -213,7 +258,6 @@ where
     let dialled = tokio::select! { // a dial that is dropped was for a server that speaks first, and HTTP is spoken
         found = client.listen(work, Patience::Whole) => match found? {
             Some(found) if found.is_http() => return Ok(client.decided(found, None)),
-            Some(_) if client.said_nothing() && early.expects_http => return Err(hung_up()),
             found => {
                 let dialled = dial.await; // what fails here is tried again, and told, by who needs it
                 return client.settled(found, dialled.ok());
@@ -230,10 +274,7 @@ where
     };
     let since = Instant::now();
     let first = tokio::select! { // what either reader has read is kept with its stream
-        found = client.listen(work, Patience::Whole) => return match found? {
-            Some(_) if client.said_nothing() && early.expects_http => Err(hung_up()),
-            found => client.settled(found, Some(server)),
-        },
+        found = client.listen(work, Patience::Whole) => return client.settled(found?, Some(server)),
         first = first_bytes(server.io()) => first.unwrap_or_default(),
     };
     // In TLS 1.3 a server refuses us when the handshake has ended for us: as if it could not be dialled.
@@ -243,7 +284,7 @@ where
     match judge(&first, since.elapsed(), early.expects_http) {
         SpeaksFirst::Opaque => {
             server.io().put_back(first);
-            Ok(client.decided(Found::Opaque, Some(server)))
+            Ok(Detected { is_silent: false, ..client.decided(Found::Opaque, Some(server)) })
         }
         SpeaksFirst::Refuses => Err(Undecided::HungUp),
         SpeaksFirst::Waited => {
@@ -282,7 +323,7 @@ fn judge(first: &[u8], after: Duration, expects_http: bool) -> SpeaksFirst {
     match first {
         [] if expects_http || after > REFUSES_WITHIN => SpeaksFirst::Waited,
         [] => SpeaksFirst::Refuses,
-        first if bytes::server_speaks_http(first) => SpeaksFirst::Waited,
+        first if bytes::server_speaks_http(first) == Some(true) => SpeaksFirst::Waited,
         _ => SpeaksFirst::Opaque,
     }
 }
@@ -292,9 +333,13 @@ struct Client {
     /// Since when it is looked at.
     since: Instant,
     seen: BytesMut,
+    reader: Reader,
+    is_said_to_be_opaque: bool,
+    is_undecided: bool,
+    /// All but TLS is opaque at its first byte.
+    is_declared_opaque: bool,
     /// Its first byte came.
     began: Option<Instant>,
-    is_said_to_be_opaque: bool,
     /// Bytes that may still become TLS or HTTP are waited for this long.
     header_timeout: Duration,
     /// Silence is.
@@ -317,13 +362,16 @@ enum Heard {
 
 impl Client {
     fn new(io: Io, worker: &Worker) -> Self {
-        let DownstreamLimits { header_timeout, idle_timeout, .. } = worker.limits();
+        let DownstreamLimits { header_bytes, header_timeout, idle_timeout, .. } = worker.limits();
         Self {
             io,
             since: Instant::now(),
             seen: BytesMut::new(),
-            began: None,
+            reader: Reader::new(header_bytes as usize),
             is_said_to_be_opaque: false,
+            is_undecided: false,
+            is_declared_opaque: false,
+            began: None,
             header_timeout,
             idle_timeout,
         }
@@ -336,15 +384,16 @@ impl Client {
     /// Reads until the client's bytes decide. `None`: out of patience.
     async fn listen(&mut self, work: &Work, patience: Patience) -> Result<Option<Found>, Undecided> {
         loop {
-            if let Some(found) = look(&self.seen) {
+            if let Some(found) = self.look() {
                 return Ok(Some(found));
             }
-            if self.is_said_to_be_opaque && bytes::is_hardly_http(&self.seen) {
+            if self.is_said_to_be_opaque && self.reader.is_hardly_http(&self.seen) {
+                self.is_undecided = true;
                 return Ok(Some(Found::Opaque));
             }
             match self.read(work, self.until(patience)).await? {
                 Some(Heard::Bytes) => {}
-                Some(Heard::End) => return Ok(Some(Found::Opaque)),
+                Some(Heard::End) => return Ok(Some(self.look_at_all())),
                 None => return Ok(None),
             }
         }
@@ -389,32 +438,55 @@ impl Client {
         }
     }
 
-    /// Out of patience with bytes that could still have become TLS or HTTP: opaque, then, but for what begins like a
-    /// request. That is HTTP's to refuse: nobody shall get around its rules by being slow.
-    fn settled<D: Server>(self, found: Option<Found>, early: Option<D>) -> Result<Detected<D>, Undecided> {
+    fn look(&mut self) -> Option<Found> {
+        if self.is_declared_opaque && !self.seen.is_empty() && !bytes::begins_like_tls(&self.seen) {
+            return Some(Found::Opaque);
+        }
+        match self.reader.look(&self.seen)? {
+            Spoken::Http1 => Some(Found::Http1),
+            Spoken::Http2 => Some(Found::Http2),
+            Spoken::Opaque => Some(Found::Opaque),
+            Spoken::Tls => match hello::read(&self.seen) {
+                hello::Read::Whole(hello) => Some(Found::Tls(Some(hello))),
+                hello::Read::Malformed => Some(Found::Tls(None)),
+                hello::Read::NeedMore => None,
+            },
+        }
+    }
+
+    /// The client has ended its direction.
+    fn look_at_all(&mut self) -> Found {
+        match self.reader.look_at_all(&self.seen) {
+            Spoken::Http1 => Found::Http1,
+            _ => Found::Opaque,
+        }
+    }
+
+    /// Out of patience with bytes that could still become TLS or HTTP. What begins like a request is closed, and the
+    /// rest is opaque: watched, where it is a piece of a line, so that nobody gets around the rules of HTTP by being
+    /// slow. TLS needs no watching: no server reads HTTP in what begins with its first byte.
+    fn settled<D: Server>(
+        mut self,
+        found: Option<Found>,
+        early: Option<D>,
+    ) -> Result<Detected<D>, Undecided> {
         match found {
             None if self.said_nothing() => Err(Undecided::Ended(io::ErrorKind::TimedOut.into())),
-            None if bytes::begins_like_a_request(&self.seen) => Ok(self.decided(Found::Http1, None)),
-            found => Ok(self.decided(found.unwrap_or(Found::Opaque), early)),
+            Some(found) if found.is_http() => Ok(self.decided(found, None)),
+            Some(found) => Ok(self.decided(found, early)),
+            None if bytes::begins_like_tls(&self.seen) => Ok(self.decided(Found::Opaque, early)),
+            None if self.reader.begins_like_a_request(&self.seen) => Err(Undecided::Unfinished),
+            None => {
+                self.is_undecided = true;
+                Ok(self.decided(Found::Opaque, early))
+            }
         }
     }
 
     fn decided<D: Server>(mut self, found: Found, early: Option<D>) -> Detected<D> {
+        let (is_silent, is_undecided) = (self.said_nothing(), self.is_undecided);
         self.io.put_back(self.seen.freeze());
-        Detected { found, io: self.io, early }
-    }
-}
-
-fn look(seen: &[u8]) -> Option<Found> {
-    match bytes::look(seen)? {
-        Spoken::Http1 => Some(Found::Http1),
-        Spoken::Http2 => Some(Found::Http2),
-        Spoken::Opaque => Some(Found::Opaque),
-        Spoken::Tls => match hello::read(seen) {
-            hello::Read::Whole(hello) => Some(Found::Tls(Some(hello))),
-            hello::Read::Malformed => Some(Found::Tls(None)),
-            hello::Read::NeedMore => None,
-        },
+        Detected { found, io: self.io, early, is_silent, is_undecided }
     }
 }
 
@@ -422,10 +494,16 @@ fn hung_up() -> Undecided {
     Undecided::Ended(io::ErrorKind::UnexpectedEof.into())
 }
 
-/// What comes first; empty: the other end hung up.
+/// What comes first, until it tells whether a server of HTTP said it; empty: the other end hung up.
 async fn first_bytes(io: &mut Io) -> io::Result<Bytes> {
     let mut first = BytesMut::new();
     poll_fn(|cx| poll_some(io, &mut first, cx)).await?;
+    while !first.is_empty() && bytes::server_speaks_http(&first).is_none() {
+        match timeout(SPEAKS_WITHIN, poll_fn(|cx| poll_some(io, &mut first, cx))).await {
+            Ok(Ok(more)) if more > 0 => {}
+            _ended_or_silent => break,
+        }
+    }
     Ok(first.freeze())
 }
 

@@ -17,7 +17,7 @@ use tower::ServiceBuilder;
 
 use crate::cluster::Spoken;
 use crate::connection::{Connection, Destination, Place};
-use crate::detect::{Detected, Found, NEVER, Undecided, detect, doubt, first_byte};
+use crate::detect::{Detected, Found, NEVER, Undecided, detect, detect_tls, doubt, first_byte};
 use crate::dispatch;
 use crate::error::Reason;
 use crate::http::server::{self, Version};
@@ -79,8 +79,9 @@ impl Arrived {
         self.route.as_ref().map(|fixed| &fixed.route)
     }
 
-    fn is_declared_opaque(&self) -> bool {
-        self.route.as_ref().is_some_and(|fixed| fixed.route.cluster.protocol == Spoken::Tcp)
+    /// What the application was declared to speak; `None`: nobody said where it is.
+    fn protocol(&self) -> Option<Spoken> {
+        self.route().map(|route| route.cluster.protocol)
     }
 }
 
@@ -124,7 +125,7 @@ impl Inbound {
         match (self.side.mtls(arrived.to), self.side.tls.clone()) {
             (Mtls::Strict, Some(tls)) => self.strict(tls, io, arrived).await,
             (Mtls::Permissive, Some(tls)) => self.permissive(tls, io, arrived).await,
-            (Mtls::Off, _) => self.undeclared(io, arrived, None, false).await,
+            (Mtls::Off, _) => self.admitted(io, arrived, None, false).await,
             (Mtls::Strict | Mtls::Permissive, None) => {
                 tracing::debug!("connection closed: mTLS is wanted, and there are no certificates yet");
                 self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
@@ -157,20 +158,29 @@ impl Inbound {
     }
 
     /// What is ours is terminated. Other TLS is left to an application that was redirected from, or that speaks TLS
-    /// itself; on the sidecar's own port it can only be meant for the sidecar.
+    /// itself; on the sidecar's own port it can only be meant for the sidecar. Without TLS all is as declared.
     async fn permissive(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
-        let detected = match arrived.route() {
-            Some(route) => {
+        let work = &arrived.place.work;
+        let detected = match (arrived.protocol(), arrived.route()) {
+            (Some(Spoken::Tcp), Some(route)) => {
                 let early = tcp::early(route, arrived.from, arrived.original, &self.worker);
-                detect(io, &self.worker, &arrived.place.work, Some(early)).await
+                detect_tls(io, &self.worker, work, Some(early)).await
             }
-            None => detect(io, &self.worker, &arrived.place.work, NEVER).await.map(Detected::alone),
+            (Some(Spoken::AppAuto), Some(route)) => {
+                let early = tcp::early(route, arrived.from, arrived.original, &self.worker);
+                detect(io, &self.worker, work, Some(early)).await
+            }
+            _ => detect(io, &self.worker, work, NEVER).await.map(Detected::alone),
         };
         match detected.inspect_err(|why| self.undecided(why, Tls::None)).ok()? {
             Detected { found: Found::Tls(hello), io, .. }
                 if hello.as_ref().is_some_and(|hello| hello.is_ours) || !self.leaves_tls(&arrived) =>
             {
                 self.terminate(tls, io, arrived).await
+            }
+            detected if matches!(detected.found, Found::Tls(_)) => {
+                self.told(&detected, &arrived);
+                self.opaque(detected, arrived, None)
             }
             detected => self.detected(detected, arrived, None),
         }
@@ -189,11 +199,11 @@ impl Inbound {
             None
         })?;
         match alpn {
-            None => self.undeclared(io, arrived, Some(peer), false).await,
-            // Its sender says that nothing is to be looked at; that is for this side to say.
-            Some(Alpn::PillionTcp) => self.undeclared(io, arrived, Some(peer), true).await,
-            Some(Alpn::H2 | Alpn::Http1) if arrived.is_declared_opaque() => {
-                self.opaque(io, None, arrived, Some(peer))
+            None => self.admitted(io, arrived, Some(peer), false).await,
+            // Its sender says that its bytes are opaque; that is for this side to say.
+            Some(Alpn::PillionTcp) => self.admitted(io, arrived, Some(peer), true).await,
+            Some(Alpn::H2 | Alpn::Http1) if arrived.protocol() == Some(Spoken::Tcp) => {
+                self.opaque(Detected::declared(io, None), arrived, Some(peer))
             }
             Some(alpn) if alpn.is_http2() => Some(self.http(io, Version::Http2, arrived, Some(peer))),
             Some(_) => Some(self.http(io, Version::Http1, arrived, Some(peer))),
@@ -243,37 +253,28 @@ impl Inbound {
         }
     }
 
-    /// Admitted; what is spoken is declared, or told by the first bytes.
-    async fn undeclared(
+    /// What is spoken is declared, or told by the first bytes.
+    async fn admitted(
         &self,
         io: Io,
         arrived: Arrived,
         peer: Option<Arc<Peer>>,
         is_said_to_be_opaque: bool,
     ) -> Option<Next> {
-        let tls = tls_label(peer.as_ref());
-        let route = arrived.route().cloned();
-        match route.as_ref().map(|route| route.cluster.protocol) {
-            Some(Spoken::Tcp) => self.opaque(io, None, arrived, peer),
-            Some(Spoken::AppAuto) => {
-                let early = route
-                    .as_deref()
-                    .map(|route| tcp::early(route, arrived.from, arrived.original, &self.worker));
-                let detected = if is_said_to_be_opaque {
-                    doubt(io, &self.worker, &arrived.place.work, early).await
-                } else {
-                    detect(io, &self.worker, &arrived.place.work, early).await
-                };
-                let detected = detected.inspect_err(|why| self.undecided(why, tls)).ok()?;
-                self.detected(detected, arrived, peer)
+        let work = &arrived.place.work;
+        let detected = match (arrived.protocol(), arrived.route()) {
+            (Some(Spoken::Tcp), _) => return self.opaque(Detected::declared(io, None), arrived, peer),
+            (Some(Spoken::AppAuto), Some(route)) => {
+                let early = Some(tcp::early(route, arrived.from, arrived.original, &self.worker));
+                match is_said_to_be_opaque {
+                    true => doubt(io, &self.worker, work, early).await,
+                    false => detect(io, &self.worker, work, early).await,
+                }
             }
-            // What is no HTTP hears so from the HTTP side.
-            _ => {
-                let detected = detect(io, &self.worker, &arrived.place.work, NEVER).await;
-                let Detected { found, io, .. } = detected.inspect_err(|why| self.undecided(why, tls)).ok()?;
-                Some(self.http(io, found.version(), arrived, peer))
-            }
-        }
+            _ => detect(io, &self.worker, work, NEVER).await.map(Detected::alone),
+        };
+        let detected = detected.inspect_err(|why| self.undecided(why, tls_label(peer.as_ref()))).ok()?;
+        self.detected(detected, arrived, peer)
     }
 
     fn detected(
@@ -282,15 +283,28 @@ impl Inbound {
         arrived: Arrived,
         peer: Option<Arc<Peer>>,
     ) -> Option<Next> {
-        let Detected { found, io, early } = detected;
-        self.worker.ground.metrics.detections(Direction::Inbound, found.verdict()).inc();
-        if let Some(route) = arrived.route() {
-            route.cluster.remember(found.is_http());
+        match arrived.protocol() {
+            Some(Spoken::Tcp) => self.opaque(detected, arrived, peer),
+            Some(Spoken::AppAuto) if !detected.found.is_http() => {
+                self.told(&detected, &arrived);
+                self.opaque(detected, arrived, peer)
+            }
+            // What is no HTTP hears so from the HTTP side. An early connection was for a server that speaks first.
+            _ => {
+                self.told(&detected, &arrived);
+                Some(self.http(detected.io, detected.found.version(), arrived, peer))
+            }
         }
-        match found {
-            // An early connection was for a server that speaks first.
-            Found::Http1 | Found::Http2 => Some(self.http(io, found.version(), arrived, peer)),
-            Found::Tls(_) | Found::Opaque => self.opaque(io, early, arrived, peer),
+    }
+
+    /// Counts and remembers what bytes have told, where nobody declared it.
+    fn told(&self, detected: &Detected<Dialled>, arrived: &Arrived) {
+        let Some(route) = arrived.route().filter(|route| route.cluster.protocol == Spoken::AppAuto) else {
+            return;
+        };
+        if let Some(is_http) = detected.tells_http() {
+            self.worker.ground.metrics.detections(Direction::Inbound, detected.found.verdict()).inc();
+            route.cluster.remember(is_http);
         }
     }
 
@@ -301,21 +315,15 @@ impl Inbound {
         Next::Http { io, version, connection }
     }
 
-    fn opaque(
-        &self,
-        io: Io,
-        early: Option<Dialled>,
-        arrived: Arrived,
-        peer: Option<Arc<Peer>>,
-    ) -> Option<Next> {
+    fn opaque(&self, detected: Detected<Dialled>, arrived: Arrived, peer: Option<Arc<Peer>>) -> Option<Next> {
         let tls = tls_label(peer.as_ref());
         let Some(route) = arrived.route().cloned() else {
             self.count(Protocol::Tcp, tls, ConnectionOutcome::Refused);
-            io.get_ref().abort(); // `inbound.app` says nobody
+            detected.io.get_ref().abort(); // `inbound.app` says nobody
             return None;
         };
         self.count(Protocol::Tcp, tls, ConnectionOutcome::Ok);
-        Some(Next::Opaque { io, early, route, connection: self.connection(arrived, peer) })
+        Some(Next::Opaque { detected: Box::new(detected), route, connection: self.connection(arrived, peer) })
     }
 
     fn connection(&self, arrived: Arrived, peer: Option<Arc<Peer>>) -> Connection {

@@ -11,7 +11,8 @@
 //!    was redirected from ([`state`]), or nothing.
 //! 3. Outbound: [`outbound`] turns away other hosts. Inbound: [`inbound`] shakes hands ([`tls`]) and knows the
 //!    peer's SPIFFE ID from then on; plaintext on a strict port hears why it is refused, and is closed.
-//! 4. Unless it was declared, [`detect`] tells what is spoken: by first bytes, or because the server speaks first.
+//! 4. Unless it was declared, [`detect`] tells what is spoken: by first bytes, or because the server speaks first. What
+//!    any HTTP server might read as a request is HTTP, to be served or refused: no peer gets around its rules.
 //! 5. What is opaque goes to [`tcp`]: an endpoint is dialled, and [`relay`] carries bytes both ways. Every connection
 //!    that we make ourselves, for HTTP too, is a [`net::Leg`]: which address it comes from tells a pod's rules whose it is,
 //!    and [`net::returning`] knows it, should wrong rules bring it back.

@@ -14,7 +14,6 @@ use tower::ServiceBuilder;
 
 use crate::cluster::Spoken;
 use crate::connection::{Connection, Destination, Place};
-use crate::detect::hello::Hello;
 use crate::detect::{Detected, Early, Found, NEVER, Nobody, Undecided, detect};
 use crate::dispatch;
 use crate::error::Error;
@@ -115,7 +114,7 @@ impl Outbound {
     async fn decide(&self, io: Io, connection: Connection, early: Option<Dialled>) -> Option<Next> {
         match self.direct(&connection.destination) {
             Some(route) => match route.cluster.protocol {
-                Spoken::Tcp => self.opaque(io, early, Some(route), connection),
+                Spoken::Tcp => self.opaque(Detected::declared(io, early), Some(route), connection),
                 Spoken::Auto => self.undeclared(io, early, route, connection).await,
                 Spoken::Http1 | Spoken::Http2 | Spoken::AppAuto => self.requests_only(io, connection).await,
             },
@@ -147,19 +146,19 @@ impl Outbound {
             }
             _ => detect(io, &self.worker, work, NEVER).await.map(Detected::alone),
         };
-        let Detected { found, io, .. } = self.noted::<Dialled>(detected, None, &connection)?;
+        let detected = self.noted::<Dialled>(detected, None, &connection)?;
         if !matches!(connection.destination, Destination::Route(_)) {
-            self.worker.ground.metrics.detections(Direction::Outbound, found.verdict()).inc();
+            self.worker.ground.metrics.detections(Direction::Outbound, detected.found.verdict()).inc();
         }
-        match (&found, &connection.destination) {
-            (Found::Tls(Some(hello)), Destination::Named | Destination::Unknown(_)) => {
-                self.tls(io, None, hello, None, connection)
+        match (&detected.found, &connection.destination) {
+            (Found::Tls(Some(_)), Destination::Named | Destination::Unknown(_)) => {
+                self.tls(detected, None, connection)
             }
             (Found::Tls(None) | Found::Opaque, Destination::Unknown(_)) => {
-                self.opaque(io, None, None, connection)
+                self.opaque(detected, None, connection)
             }
             // What is no HTTP hears so from the HTTP side.
-            _ => Some(self.http(io, &found, connection)),
+            _ => Some(self.http(detected, connection)),
         }
     }
 
@@ -178,60 +177,61 @@ impl Outbound {
                 detect(io, &self.worker, work, Some(early)).await
             }
         };
-        let Detected { found, io, early } = self.noted(detected, Some(&route), &connection)?;
-        route.cluster.remember(found.is_http());
-        self.worker.ground.metrics.detections(Direction::Outbound, found.verdict()).inc();
-        match &found {
+        let detected = self.noted(detected, Some(&route), &connection)?;
+        if let Some(is_http) = detected.tells_http() {
+            route.cluster.remember(is_http);
+            self.worker.ground.metrics.detections(Direction::Outbound, detected.found.verdict()).inc();
+        }
+        match &detected.found {
             // An early connection was for a server that speaks first.
-            Found::Http1 | Found::Http2 => Some(self.http(io, &found, connection)),
-            Found::Tls(Some(hello)) => self.tls(io, early, hello, Some(route), connection),
-            Found::Tls(None) | Found::Opaque => self.opaque(io, early, Some(route), connection),
+            Found::Http1 | Found::Http2 => Some(self.http(detected, connection)),
+            Found::Tls(Some(_)) => self.tls(detected, Some(route), connection),
+            Found::Tls(None) | Found::Opaque => self.opaque(detected, Some(route), connection),
         }
     }
 
-    fn http(&self, io: Io, found: &Found, mut connection: Connection) -> Next {
+    fn http(&self, detected: Detected<Dialled>, mut connection: Connection) -> Next {
+        let version = detected.found.version();
         connection.comes_back = connection.is_loop();
-        self.count(connection.service(), server::protocol(found.version()), ConnectionOutcome::Ok);
-        Next::Http { io, version: found.version(), connection }
+        self.count(connection.service(), server::protocol(version), ConnectionOutcome::Ok);
+        Next::Http { io: detected.io, version, connection }
     }
 
     /// The application's own TLS goes through untouched; where no address decided, its server name may.
     fn tls(
         &self,
-        io: Io,
-        early: Option<Dialled>,
-        hello: &Hello,
+        detected: Detected<Dialled>,
         direct: Option<Arc<Route>>,
         connection: Connection,
     ) -> Option<Next> {
         let port = match &connection.destination {
             Destination::Unknown(to) => Some(to.port()),
             Destination::Named => None,
-            Destination::Route(_) => return self.opaque(io, early, direct, connection),
+            Destination::Route(_) => return self.opaque(detected, direct, connection),
         };
         let snapshot = self.worker.state.load();
-        let named = hello.server_name.as_deref().and_then(|name| snapshot.hosts.find_at(name, port));
+        let named = detected.server_name().and_then(|name| snapshot.hosts.find_at(name, port));
         match named.filter(|route| !route.is_only_rules).cloned() {
-            Some(route) => self.opaque(io, None, Some(route), connection),
-            None => self.opaque(io, early, direct, connection),
+            // The early connection went to the address.
+            Some(route) => self.opaque(Detected { early: None, ..detected }, Some(route), connection),
+            None => self.opaque(detected, direct, connection),
         }
     }
 
     fn opaque(
         &self,
-        io: Io,
-        early: Option<Dialled>,
+        detected: Detected<Dialled>,
         route: Option<Arc<Route>>,
         connection: Connection,
     ) -> Option<Next> {
         let Some(route) = route else {
             tracing::debug!(from = %connection.downstream, "connection closed: no service has its address or server name");
             self.count(Symbol::EMPTY, Protocol::Tcp, ConnectionOutcome::Refused);
-            io.get_ref().abort();
+            detected.io.get_ref().abort();
             return None;
         };
         self.count(route.cluster.symbol, Protocol::Tcp, ConnectionOutcome::Ok);
-        Some(Next::Opaque { io, early, route, connection })
+        Some(Next::Opaque { detected: Box::new(detected), route, connection })
     }
 
     fn noted<D>(

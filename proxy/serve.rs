@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use crate::cluster::limits::Limit;
 use crate::connection::{Connection, Place};
+use crate::detect::Detected;
 use crate::http::exchange::nobodys;
 use crate::http::server::{self, Version};
 use crate::layers::AnsweringService;
@@ -25,7 +26,7 @@ use crate::telemetry::{ConnectionOutcome, Direction, Protocol, Seldom, Tls};
 /// What becomes of a connection, once that is known.
 pub(crate) enum Next {
     Http { io: Io, version: Version, connection: Connection },
-    Opaque { io: Io, early: Option<Dialled>, route: Arc<Route>, connection: Connection },
+    Opaque { detected: Box<Detected<Dialled>>, route: Arc<Route>, connection: Connection },
 }
 
 impl Next {
@@ -36,9 +37,9 @@ impl Next {
                 connection.place.work.wake();
                 Box::pin(server::serve(io, version, Arc::new(connection), worker.clone(), stack)).await;
             }
-            Self::Opaque { io, early, route, connection } => {
+            Self::Opaque { detected, route, connection } => {
                 connection.place.work.wake();
-                Box::pin(tcp::forward(io, early, &route, &connection, worker)).await;
+                Box::pin(tcp::forward(*detected, &route, &connection, worker)).await;
             }
         }
     }

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -18,7 +19,7 @@ use crate::cluster::connect::{Connected, connect, opened, tls_failed};
 use crate::cluster::endpoint::{Endpoint, InFlight};
 use crate::cluster::outlier::Cause;
 use crate::connection::Connection;
-use crate::detect::{Early, Server};
+use crate::detect::{Detected, Early, Server, Watched};
 use crate::error::{Error, Reason};
 use crate::net::returning::{is_loop, loop_detected};
 use crate::net::{Io, Prefixed};
@@ -159,13 +160,17 @@ async fn dial_endpoint(
 
 impl Dialled {
     /// From here on it counts: among the connections of its service, and as its endpoint's good answer. One that is
-    /// left unused says nothing of how its endpoint answers requests.
-    fn used(mut self) -> Result<Self, Error> {
+    /// left unused, or on which nobody said anything, says nothing of how its endpoint answers requests.
+    fn used(mut self, is_silent: bool) -> Result<Self, Error> {
         if self.slot.is_none() {
             self.slot = Some(self.cluster.slot_now()?);
         }
         let (endpoint, took) = (self.endpoint.clone(), self.took);
-        let answered = move || endpoint.answered(took, Instant::now().into_std());
+        let answered = move || {
+            if !is_silent {
+                endpoint.answered(took, Instant::now().into_std());
+            }
+        };
         match &self.admission {
             None => answered(),
             Some(admission) => admission.when_known(move |refused| {
@@ -180,23 +185,30 @@ impl Dialled {
 
 /// Carries `downstream` to `route`, over the early connection where there is one.
 pub(crate) async fn forward(
-    mut downstream: Io,
-    early: Option<Dialled>,
+    downstream: Detected<Dialled>,
     route: &Arc<Route>,
     connection: &Connection,
     worker: &Worker,
 ) {
     let _open = Held::of(&worker.ground.connections_active(connection.direction, Protocol::Tcp));
     let telling = Telling::begin(route, connection, worker);
+    let Detected { io: mut downstream, early, is_silent, is_undecided, .. } = downstream;
     let dialled = match early {
         Some(dialled) => Ok(dialled),
         None if connection.is_loop() => Err(connection.loop_detected()),
         None => Box::pin(dial(&route.cluster, worker)).await,
     };
-    match dialled.and_then(Dialled::used) {
+    match dialled.and_then(|dialled| dialled.used(is_silent)) {
         Ok(mut server) => {
-            let ended = carry(&mut downstream, &mut server.io, route, worker).await;
-            telling.ended(&ended, server.endpoint.address, server.tls_failure());
+            let most = is_undecided.then(|| worker.limits().header_bytes as usize);
+            let mut watched = Watched::new(&mut downstream, most);
+            let ended = relayed(&mut watched, &mut server.io, route, worker).await;
+            let is_refused = watched.is_refused();
+            reset_unless_closed(&ended, &downstream, &server.io);
+            match is_refused {
+                true => telling.refused(&ended, server.endpoint.address),
+                false => telling.ended(&ended, server.endpoint.address, server.tls_failure()),
+            }
         }
         Err(error) => {
             downstream.get_ref().abort(); // what a client sees whose server refuses it
@@ -210,17 +222,31 @@ pub(crate) fn unserved(error: &Error, route: &Route, connection: &Connection, wo
     Telling::begin(route, connection, worker).failed(error);
 }
 
-/// Relays until both directions have ended, and counts bytes as they go. What was cut short is reset on both sides.
-pub(crate) async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker: &Worker) -> Ended {
+/// Relays until both directions have ended, and counts bytes as they go.
+async fn relayed(
+    downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    upstream: &mut Io,
+    route: &Route,
+    worker: &Worker,
+) -> Ended {
     let (timeouts, metrics) = (&route.timeouts, route.cluster.metrics());
     let bounds = Bounds { idle: timeouts.stream_idle.tunnel(), max_duration: timeouts.max_duration };
     let count = |flow, bytes| metrics.bytes(flow).inc_by(bytes);
-    let ended = relay(downstream, upstream, bounds, &worker.ground.timers, count).await;
+    relay(downstream, upstream, bounds, &worker.ground.timers, count).await
+}
+
+/// Relays what runs inside a tunnel. What was cut short is reset on both sides.
+pub(crate) async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker: &Worker) -> Ended {
+    let ended = relayed(downstream, upstream, route, worker).await;
+    reset_unless_closed(&ended, downstream, upstream);
+    ended
+}
+
+fn reset_unless_closed(ended: &Ended, downstream: &Io, upstream: &Io) {
     if !matches!(ended.how, Ending::Closed) {
         downstream.get_ref().abort();
         upstream.get_ref().abort();
     }
-    ended
 }
 
 /// Why bytes stopped, where that was not the end of both directions.
@@ -254,6 +280,12 @@ impl<'a> Telling<'a> {
             Some(error) => self.log(Some(error.reason), &error.detail, Some(upstream), bytes),
             None => self.log(reason(&ended.how), "", Some(upstream), bytes),
         }
+    }
+
+    /// What was opaque began to speak HTTP.
+    fn refused(self, ended: &Ended, upstream: SocketAddr) {
+        const WHY: &str = "HTTP on a connection that had been found opaque";
+        self.log(Some(Reason::BadRequest), WHY, Some(upstream), (ended.received, ended.sent));
     }
 
     fn failed(self, error: &Error) {

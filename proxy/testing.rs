@@ -33,6 +33,7 @@ mod layers_outbound;
 mod limits;
 mod long_lived;
 mod mtls;
+mod never_opaque;
 mod outliers;
 mod patience;
 mod pool_http1;
