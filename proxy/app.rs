@@ -10,6 +10,7 @@ mod following;
 mod keeper;
 mod listeners;
 mod own;
+mod told;
 mod watch;
 mod weakened;
 mod worker;
@@ -21,6 +22,7 @@ use std::time::SystemTime;
 
 use anyhow::Context as _;
 use pillion_model::Config;
+use pillion_model::telemetry::LogPath;
 use tokio::sync::mpsc;
 
 use self::dns::DnsListeners;
@@ -46,6 +48,7 @@ pub use listeners::Addresses;
 use listeners::Listeners;
 pub(crate) use listeners::has_no_ipv6;
 use own::Identity;
+pub(crate) use told::told;
 use worker::{Command, Connections};
 
 /// A sidecar that is bound and not yet started.
@@ -311,6 +314,14 @@ fn workers(config: &Config) -> usize {
     config.workers.map_or_else(auto, std::num::NonZero::get)
 }
 
+fn named(path: &LogPath) -> String {
+    match path {
+        LogPath::Stdout => "standard output".to_owned(),
+        LogPath::Stderr => "standard error".to_owned(),
+        LogPath::File(path) => path.display().to_string(),
+    }
+}
+
 fn access_log(
     config: &Config,
     own: Option<&Credentials>,
@@ -318,7 +329,7 @@ fn access_log(
 ) -> anyhow::Result<Option<Arc<AccessLog>>> {
     let Some(access_log) = &config.access_log else { return Ok(None) };
     let workload = config.workload.or_of(own.map(|own| &own.id));
-    let log =
-        AccessLog::start(access_log, workload, metrics.access_log_dropped()).context("access_log.path")?;
+    let log = AccessLog::start(access_log, workload, metrics.access_log_dropped())
+        .with_context(|| format!("access_log.path: cannot write to {}", named(&access_log.path)))?;
     Ok(Some(Arc::new(log)))
 }

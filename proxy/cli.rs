@@ -1,16 +1,19 @@
 //! The command line: what was typed, and what is done about it.
 
 pub mod certs;
+mod check;
 pub mod demo;
 pub mod init;
+mod output;
 pub mod run;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Parser, Subcommand};
+
+use crate::app::told;
+use output::{ReaderGone, complain, print};
 
 /// Exit code of work that failed or a configuration that is invalid; clap's own for wrong usage is 2.
 const FAILED: u8 = 1;
@@ -63,22 +66,20 @@ const PLANNED: [&str; 8] = ["explain", "inject", "top", "wait", "exec", "bench",
 /// Runs what the command line says.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        None => {
-            print!("{HELP}");
-            Ok(())
-        }
+        None => print(HELP),
         Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Run(run)) => run.run(),
-        Some(Command::Check { config }) => check(&config),
-        Some(Command::Schema) => schema(),
+        Some(Command::Check { config }) => check::check(&config),
+        Some(Command::Schema) => print(&pillion_config::schema()),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Certs(certs)) => certs.run(),
         Some(Command::Other(words)) => return unknown(&words),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            complain(&told(&error));
             ExitCode::from(FAILED)
         }
     }
@@ -87,26 +88,8 @@ pub fn main() -> ExitCode {
 fn unknown(words: &[String]) -> ExitCode {
     let word = words.first().map_or("", String::as_str);
     match PLANNED.contains(&word) {
-        true => eprintln!("pillion {word} is not supported yet"),
-        false => eprintln!("pillion has no command `{word}`; `pillion --help` lists what there is"),
+        true => complain(&format!("pillion {word} is not supported yet")),
+        false => complain(&format!("pillion has no command `{word}`; `pillion --help` lists what there is")),
     }
     ExitCode::from(2)
-}
-
-fn check(file: &std::path::Path) -> anyhow::Result<()> {
-    let (_, warnings) = pillion_config::load(file).map_err(|errors| anyhow::anyhow!("{errors}"))?;
-    for warning in &warnings {
-        println!("{}:{warning}", file.display());
-    }
-    println!("{}: valid", file.display());
-    Ok(())
-}
-
-/// A reader that has seen enough (`| head`) is told of as any other fault.
-fn schema() -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout
-        .write_all(pillion_config::schema().as_bytes())
-        .and_then(|()| stdout.flush())
-        .context("the schema cannot be written")
 }

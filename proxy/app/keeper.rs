@@ -12,6 +12,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 use super::Running;
 use super::control::Applied;
 use super::following::Names;
+use super::told::told;
 use super::watch::{EVERY, Watch};
 use crate::admin::Refusal;
 use crate::identity::credentials::{Credentials, CredentialsError};
@@ -139,8 +140,8 @@ impl Keeper {
         if let Some(watch) = &mut self.watch {
             watch.known(); // before it is read: a change while we read it is seen afterwards
         }
-        let applied = (self.source.load)()
-            .and_then(|config| controller.apply(&config).map_err(|error| format!("{error:#}")));
+        let applied =
+            (self.source.load)().and_then(|config| controller.apply(&config).map_err(|error| told(&error)));
         let metrics: &Metrics = &controller.around.metrics;
         metrics.config_reloads(outcome(&applied)).inc();
         let generation = controller.generation();
@@ -185,16 +186,16 @@ fn look_at_identity(running: &mut Running) {
 
 /// In the log, the metric, and on the admin port. What is only not there yet is waited for, and not refused.
 fn refuse_certificates(running: &Running, why: &anyhow::Error) {
-    let awaits = running.controller.awaits().is_some();
+    let (awaits, said) = (running.controller.awaits().is_some(), told(why));
     match awaits {
-        true => tracing::warn!("still waiting for certificates: {why:#}"),
-        false => tracing::error!("certificates refused, the old ones stay: {why:#}"),
+        true => tracing::warn!("still waiting for certificates: {said}"),
+        false => tracing::error!("certificates refused, the old ones stay: {said}"),
     }
     if awaits && why.downcast_ref::<CredentialsError>().is_some_and(CredentialsError::is_missing) {
         return;
     }
     running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).inc();
-    let refusal = Refusal { at: SystemTime::now(), why: format!("certificates: {why:#}") };
+    let refusal = Refusal { at: SystemTime::now(), why: format!("certificates: {said}") };
     running.console.retell(|told| told.certificates_refused = Some(refusal));
 }
 

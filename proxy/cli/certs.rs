@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
+use super::output::print;
 use crate::identity::issue::{Ca, IssuedPem};
 use crate::identity::{date, names, parse, unix_now};
 use crate::tls::sha256;
@@ -69,7 +70,7 @@ impl Certs {
     /// # Errors
     /// What could not be done, with the file it was about.
     pub fn run(self) -> anyhow::Result<()> {
-        tell(&self.perform()?)
+        print(&self.perform()?)
     }
 
     /// Does it, and returns what to tell.
@@ -286,14 +287,6 @@ fn write_new(path: &Path, text: &str, mode: u32) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
-}
-
-fn tell(text: &str) -> anyhow::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        // `certs inspect … | head` has read enough
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write to standard output"),
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ mod schedule;
 mod story;
 mod told;
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -20,6 +20,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
+use super::output::print;
 use caller::{Caller, Tally};
 use mesh::Mesh;
 use schedule::Schedule;
@@ -93,12 +94,11 @@ impl Demo {
     }
 
     fn open(&self, mesh: &Mesh) -> anyhow::Result<()> {
-        let mut out = std::io::stdout();
-        write!(out, "{}", story::opening(mesh, RATE))?;
-        if self.show_config {
-            write!(out, "{}", story::configuration(mesh))?;
+        print(&story::opening(mesh, RATE))?;
+        match self.show_config {
+            true => print(&story::configuration(mesh)),
+            false => Ok(()),
         }
-        Ok(out.flush()?)
     }
 
     async fn time_is_up(&self) {
@@ -145,22 +145,18 @@ async fn watch(mesh: &Mesh, caller: &Caller, whole: &mut Tally) -> anyhow::Resul
 }
 
 /// On a terminal the line takes the place of the one before.
-fn rewrite(line: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout();
-    match out.is_terminal() {
-        true => write!(out, "\r{line}\x1b[K")?,
-        false => writeln!(out, "{line}")?,
+fn rewrite(line: &str) -> anyhow::Result<()> {
+    match std::io::stdout().is_terminal() {
+        true => print(&format!("\r{line}\x1b[K")),
+        false => print(&format!("{line}\n")),
     }
-    out.flush()
 }
 
 fn close(lasted: Duration, whole: &Tally, told: Told) -> anyhow::Result<()> {
-    let mut out = std::io::stdout();
-    write!(out, "\n{}", story::summary(lasted, whole, told))?;
-    out.flush()?;
+    let printed = print(&format!("\n{}", story::summary(lasted, whole, told)));
     match (whole.failed, whole.answered) {
         (0, 0) => bail!("no request was made"),
-        (0, _) => Ok(()),
+        (0, _) => printed,
         (failed, _) => bail!("{failed} requests were not answered well"),
     }
 }

@@ -1,11 +1,10 @@
 //! `pillion init`: the redirect rules of this network namespace, from the command line.
 
-use std::io::Write as _;
-
-use anyhow::Context as _;
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use pillion_init::{Flags, Told, Wrong};
+
+use super::output::{complain, print};
 
 #[derive(Debug, clap::Args)]
 pub struct Init {
@@ -26,8 +25,8 @@ impl Init {
         match (plan, undo) {
             (false, false) => tell(&pillion_init::install(&options)?),
             (false, true) => tell(&pillion_init::undo()?),
-            (true, false) => print(pillion_init::plan(&options)?)?,
-            (true, true) => print(pillion_init::plan_undo()?)?,
+            (true, false) => show(pillion_init::plan(&options)?)?,
+            (true, true) => show(pillion_init::plan_undo()?)?,
         }
         Ok(())
     }
@@ -43,13 +42,11 @@ fn misused(wrong: &Wrong) -> ! {
 
 fn tell(told: &Told) {
     for line in told {
-        eprintln!("pillion init: {line}");
+        complain(&format!("pillion init: {line}"));
     }
 }
 
-fn print((script, told): (String, Told)) -> anyhow::Result<()> {
+fn show((script, told): (String, Told)) -> anyhow::Result<()> {
     tell(&told);
-    let mut stdout = std::io::stdout().lock();
-    let written = stdout.write_all(script.as_bytes()).and_then(|()| stdout.flush());
-    written.context("the plan cannot be written")
+    print(&script)
 }

@@ -9,7 +9,8 @@ use clap::Args;
 use pillion_model::Config;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::app::{App, End, Keeper, Running, Source};
+use super::output::complain;
+use crate::app::{App, End, Keeper, Running, Source, told};
 
 /// Where the configuration is when nobody says.
 const USUAL_FILE: &str = "/etc/pillion/pillion.yaml";
@@ -72,7 +73,7 @@ impl Run {
     fn source(self, file: Option<PathBuf>) -> Source {
         let (flags, again) = (self.flags(), file.clone());
         let load = move || match &again {
-            Some(file) => self.config(Some(file)).map_err(|error| format!("{error:#}")),
+            Some(file) => self.config(Some(file)).map_err(|error| told(&error)),
             None => Err("there is no configuration file to read again".to_owned()),
         };
         Source { file, flags, load: Box::new(load) }
@@ -120,7 +121,7 @@ impl Run {
 fn load(file: &Path) -> anyhow::Result<Config> {
     let (config, warnings) = pillion_config::load(file).map_err(|errors| anyhow::anyhow!("{errors}"))?;
     for warning in warnings {
-        eprintln!("{}:{warning}", file.display());
+        complain(&format!("{}:{warning}", file.display()));
     }
     Ok(config)
 }

@@ -112,7 +112,7 @@ impl Shared {
             let failed_before = sink.failed;
             if let Err(error) = sink.write(&batch, Instant::now()) {
                 self.dropped.inc_by(lines);
-                say_once(failed_before, &error);
+                say_once(failed_before, sink.path.as_deref(), &error);
             }
             batch.clear();
             batch.shrink_to(KEPT);
@@ -146,9 +146,10 @@ impl Shared {
 }
 
 /// A sink that stays broken is told of once; the counter goes on.
-fn say_once(failed_before: bool, error: &io::Error) {
+fn say_once(failed_before: bool, path: Option<&Path>, error: &io::Error) {
     if !failed_before {
-        tracing::warn!(%error, "the access log cannot be written: its lines are lost and counted");
+        let path = path.map(|path| path.display().to_string());
+        tracing::warn!(path, %error, "the access log cannot be written: its lines are lost and counted");
     }
 }
 

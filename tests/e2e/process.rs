@@ -69,6 +69,62 @@ async fn faults_of_a_file_are_told_with_their_places_by_check_and_run_alike() {
 }
 
 #[tokio::test]
+async fn c11_a_log_that_cannot_be_written_is_named_once_with_its_cause_and_warned_of_by_check() {
+    let scratch = Scratch::new();
+    let file = scratch.write(
+        "pillion.yaml",
+        "inbound: off\noutbound: { listen: 127.0.0.1:0 }\nadmin: { listen: 127.0.0.1:0 }\nmetrics: off\n\
+         access_log: { path: logs/access.log }\n",
+    );
+    let (log, file) = (scratch.path().join("logs/access.log"), file.to_str().expect("text"));
+    let refused = pillion(&["run", "-c", file]).await;
+    let told = text(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(1));
+    let line = format!(
+        "access_log.path: cannot write to {}: No such file or directory (os error 2)\n",
+        log.display()
+    );
+    assert!(told.ends_with(&line), "{told}");
+
+    let warned = pillion(&["check", "-c", file]).await;
+    let told = text(&warned.stdout);
+    assert_eq!(warned.status.code(), Some(0), "{warned:?}");
+    assert!(told.contains(&format!("{file}:5:21: warning: access_log.path: the folder ")), "{told}");
+    assert!(told.ends_with(": valid\n"), "{told}");
+}
+
+#[tokio::test]
+async fn c11_a_cause_is_told_once() {
+    let scratch = Scratch::new();
+    let file = scratch.write(
+        "pillion.yaml",
+        "inbound: off\noutbound: { listen: 127.0.0.1:0 }\nadmin: { listen: 127.0.0.1:0 }\nmetrics: off\nservices:\n\
+         \u{20} a: { endpoints: [10.0.0.1:80], tls: { mode: simple, sni: a, trust_bundle: absent.pem } }\n",
+    );
+    let refused = pillion(&["run", "-c", file.to_str().expect("text")]).await;
+    let told = text(&refused.stderr);
+    assert_eq!(told.matches("No such file").count(), 1, "{told}");
+    assert!(told.contains("services.a.tls") && told.contains("absent.pem"), "{told}");
+}
+
+/// `pillion schema | head -2`, and whatever else prints.
+#[tokio::test]
+async fn c12_a_reader_that_has_seen_enough_is_no_fault() {
+    let scratch = Scratch::new();
+    let file = scratch.write("good.yaml", "inbound: off\nservices:\n  a: { endpoints: [\"10.0.0.1:80\"] }\n");
+    let file = file.to_str().expect("text");
+    for words in [&["schema"][..], &[], &["check", "-c", file], &["init", "--plan"], &["demo"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader); // before the first byte is written
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+        command.args(words).stdout(writer);
+        let output = run(command).await;
+        let is_told = text(&output.stderr).to_lowercase().contains("pipe");
+        assert!(output.status.code() == Some(0) && !is_told, "{words:?}: {output:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_good_file_is_valid() {
     let scratch = Scratch::new();
     let file = scratch.write("good.yaml", "inbound: off\nservices:\n  a: { endpoints: [\"10.0.0.1:80\"] }\n");

@@ -1,0 +1,112 @@
+//! `pillion check`: what is wrong with a configuration file, and what of the files that it names is missing.
+
+use std::fs;
+use std::path::Path;
+
+use pillion_config::{Errors, Fault, Origin, Provenance, Setting, Severity};
+
+use super::output::print;
+
+/// # Errors
+/// The file is invalid; the text says all of it.
+pub(super) fn check(file: &Path) -> anyhow::Result<()> {
+    let (config, mut warnings) = pillion_config::load(file)?;
+    warnings.extend(missing(&pillion_config::effective_in(&config, file, &[])));
+    warnings.sort_by_key(|warning| (warning.line, warning.column));
+    let name = file.display().to_string();
+    if !warnings.is_empty() {
+        let source = fs::read_to_string(file).unwrap_or_default();
+        print(&format!("{}\n", Errors::new(&name, source, warnings)))?;
+    }
+    print(&format!("{name}: valid\n"))
+}
+
+/// A warning for each file or folder that is named and not there. Legal: it may come before the sidecar starts.
+fn missing(settings: &[Setting]) -> Vec<Fault> {
+    let mut all: Vec<Fault> = Vec::new();
+    for setting in settings {
+        let Some((what, then)) = absence(setting, Path::exists) else { continue };
+        let message = format!("{}: {what}", setting.key);
+        let (line, column) = place(&setting.from);
+        // The certificate, key and bundle of one folder that is missing are one fault.
+        if !all.iter().any(|told| (told.line, told.column) == (line, column) && told.message.ends_with(&what))
+        {
+            let (severity, path, help) = (Severity::Warning, setting.key.clone(), Some(then.to_owned()));
+            all.push(Fault { severity, path, line, column, message, help });
+        }
+    }
+    all
+}
+
+const WAITS: &str = "the sidecar is not ready until it is there";
+const REFUSES: &str = "the sidecar does not start without it";
+
+/// What is missing of what a setting names, and what follows from that.
+fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String, &'static str)> {
+    let path = Path::new(setting.value.as_str()?);
+    let (is_file, then) = match &*setting.key {
+        "identity.certificate" | "identity.key" | "identity.trust_bundle" | "identity.crl" => (true, WAITS),
+        "access_log.path" => (false, REFUSES), // the file is made
+        "dns.upstream" => (true, REFUSES),
+        key if key.ends_with(".tls.trust_bundle") => (true, REFUSES),
+        _ => return None,
+    };
+    // `stdout`, and `certs/ca.crl (where it exists)`, are no paths that must be there.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty())?;
+    if !exists(folder) {
+        return Some((format!("the folder {} does not exist", folder.display()), then));
+    }
+    let is_optional = setting.value.as_str().is_some_and(|text| text.ends_with(" (where it exists)"));
+    (is_file && !is_optional && !exists(path)).then(|| (format!("{} does not exist", path.display()), then))
+}
+
+const fn place(from: &Provenance) -> (usize, usize) {
+    match from {
+        Provenance::File(Origin { line, column, .. }) | Provenance::Defaults(Origin { line, column, .. }) => {
+            (*line, *column)
+        }
+        Provenance::Default | Provenance::Flag(_) => (1, 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> Vec<String> {
+        let (config, _) = pillion_config::parse(text, Path::new("/nowhere")).expect("a good file");
+        let written = pillion_config::Written { name: "p.yaml", text };
+        missing(&pillion_config::effective(&config, Some(written), &[]))
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    #[test]
+    fn c11_missing_folders_and_files_are_warned_of_at_their_keys() {
+        let waits = "help: the sidecar is not ready until it is there";
+        let refuses = "help: the sidecar does not start without it";
+        assert_eq!(
+            told("identity: { directory: certs }\naccess_log: { path: logs/access.log }\n"),
+            [
+                format!(
+                    "1:24: warning: identity.certificate: the folder /nowhere/certs does not exist. {waits}"
+                ),
+                format!("2:21: warning: access_log.path: the folder /nowhere/logs does not exist. {refuses}"),
+            ]
+        );
+        assert_eq!(
+            told(
+                "services:\n  a: { endpoints: [10.0.0.1:80], tls: { mode: simple, sni: a, trust_bundle: /ca.pem } }\n"
+            ),
+            [format!("2:77: warning: services.a.tls.trust_bundle: /ca.pem does not exist. {refuses}")]
+        );
+        assert_eq!(
+            told("dns: { upstream: /nowhere.conf }\naccess_log: { path: /a.log }\n"),
+            [format!("1:18: warning: dns.upstream: /nowhere.conf does not exist. {refuses}")]
+        );
+        for good in ["{}", "access_log: { path: stdout }", "dns: { upstream: [10.0.0.1:53] }"] {
+            assert_eq!(told(good), [""; 0], "{good}");
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! What commands print. A reader that has seen enough (`pillion schema | head`) ends the command, and not as a fault.
+
+use std::io::{ErrorKind, Write as _, stderr, stdout};
+
+use anyhow::Context as _;
+
+/// Nobody reads standard output any more.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads standard output any more")]
+pub(super) struct ReaderGone;
+
+/// Prints the text as it is.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(ReaderGone.into()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
+/// A line on standard error; where nobody reads that, there is nobody to tell.
+pub(super) fn complain(line: &str) {
+    drop(writeln!(stderr(), "{line}"));
+}
