@@ -179,7 +179,7 @@ impl Backoff {
 
     /// Any pause at most.
     pub fn cap(&self) -> Duration {
-        self.max.unwrap_or(Self::MAX.max(self.base))
+        self.max.unwrap_or_else(|| Self::MAX.max(self.base))
     }
 }
 
