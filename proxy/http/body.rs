@@ -19,7 +19,7 @@ use super::breaking::Breaking;
 use super::expect::Gated;
 use super::framing::may_be_trailer;
 use super::h2::{self, Tunnel};
-use super::headers::{remove_if, remove_untrusted};
+use super::headers::{remove_if, remove_untrusted, remove_untrusted_trailers};
 use super::replay::Replay;
 use super::transfer::{Carrier, Ending, Observer};
 use crate::error::Reason;
@@ -205,17 +205,19 @@ impl Body {
     }
 
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let is_answer = matches!(self.tail, Some(Tail::Response(_)));
         match &mut self.kind {
             Kind::Empty | Kind::Tunnel(_) => Poll::Ready(None),
             Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Incoming(incoming) => http_body::Body::poll_frame(Pin::new(incoming), cx)
-                .map_ok(|frame| only_trailers(frame, &[]))
+                .map_ok(|frame| only_trailers(frame, &[], is_answer))
                 .map_err(BodyError::Hyper),
             Kind::Named(named) => http_body::Body::poll_frame(Pin::new(&mut named.incoming), cx)
-                .map_ok(|frame| only_trailers(frame, &named.names))
+                .map_ok(|frame| only_trailers(frame, &named.names, is_answer))
                 .map_err(BodyError::Hyper),
             Kind::Http2(incoming) => {
-                incoming.poll_frame(cx).map_ok(|frame| only_trailers(frame, &[])).map_err(BodyError::Http2)
+                let frame = incoming.poll_frame(cx).map_err(BodyError::Http2);
+                frame.map_ok(|frame| only_trailers(frame, &[], is_answer))
             }
             Kind::Replay(replay) => replay.poll_frame(cx),
             Kind::Gated(gated) => gated.poll_frame(cx),
@@ -281,10 +283,14 @@ impl Drop for Body {
     }
 }
 
-/// What may not be claimed in headers may not be claimed in trailers, and some headers are never trailers.
-fn only_trailers(mut frame: Frame<Bytes>, named: &[HeaderName]) -> Frame<Bytes> {
+/// What may not be claimed in headers may not be claimed in trailers, and some headers are never trailers. The reader
+/// of an answer is no application that is told by headers who calls: there only what is between sidecars goes.
+fn only_trailers(mut frame: Frame<Bytes>, named: &[HeaderName], is_answer: bool) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
-        remove_untrusted(trailers);
+        match is_answer {
+            true => remove_untrusted(trailers),
+            false => remove_untrusted_trailers(trailers),
+        }
         remove_if(trailers, |name| !may_be_trailer(name) || named.iter().any(|named| *named == *name));
     }
     frame

@@ -105,10 +105,12 @@ const fn hex(digit: u8) -> u8 {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) hop_by_hop: bool,
-    /// `x-pillion-…`
+    /// `x-pillion-…`, in any spelling.
     pub(crate) ours: bool,
-    /// Would claim an identity.
+    /// Would claim an identity, in any spelling.
     pub(crate) forged: bool,
+    /// Another spelling of a name that we set or remove.
+    pub(crate) disguised: bool,
     pub(crate) expect: bool,
     pub(crate) forwarded_proto: bool,
     pub(crate) forwarded_host: bool,
@@ -126,7 +128,8 @@ impl Seen {
                 "x-forwarded-proto" => seen.forwarded_proto = true,
                 "x-forwarded-host" => seen.forwarded_host = true,
                 name if claims_identity(name) => seen.forged = true,
-                name => seen.ours |= is_ours(name),
+                name if is_ours(name) => seen.ours = true,
+                name => seen.disguised |= is_disguised(name),
             }
         }
         seen
@@ -135,22 +138,54 @@ impl Seen {
 
 /// Only our own sidecars may say these, and only to each other.
 pub(crate) fn is_ours(name: &str) -> bool {
-    name.starts_with("x-pillion-")
+    const PREFIX: &str = "x-pillion-";
+    name.get(..PREFIX.len()).is_some_and(|start| reads_as(start, PREFIX))
 }
 
-/// Would claim who calls. With `_` too: CGI and WSGI applications cannot tell the two apart.
+/// Would claim who calls.
 pub(crate) fn claims_identity(name: &str) -> bool {
     const NAMES: [&str; 3] = ["x-forwarded-client-cert", "client-cert", "client-cert-chain"];
-    let is_like = |known: &str| {
-        known.len() == name.len()
-            && known.bytes().zip(name.bytes()).all(|(a, b)| a == b || (a == b'-' && b == b'_'))
-    };
-    NAMES.into_iter().any(is_like)
+    NAMES.into_iter().any(|known| reads_as(name, known))
 }
 
-/// Removes both kinds.
+/// Whether an application might take `name` for another one that we set or remove, and so read what a caller chose
+/// where it expects what we say.
+pub(crate) fn is_disguised(name: &str) -> bool {
+    let known: &[&str] = match name.len() {
+        10 => &["keep-alive"],
+        12 => &["x-request-id", "grpc-timeout"],
+        14 => &["content-length"],
+        15 => &["x-forwarded-for"],
+        16 => &["x-forwarded-host", "proxy-connection"],
+        17 => &["x-forwarded-proto", "transfer-encoding"],
+        _ => return false, // most names end here: one comparison for each
+    };
+    known.iter().any(|known| name != *known && reads_as(name, known))
+}
+
+/// Whether some application would read `name` as `known`. CGI, WSGI, PHP and their like make one underscore of `-`
+/// and `_`, some of them also of `.` and every other sign. Names are in lower case here already.
+fn reads_as(name: &str, known: &str) -> bool {
+    let is_sign = |byte: u8| !byte.is_ascii_alphanumeric();
+    let same = |(byte, known): (u8, u8)| byte == known || (known == b'-' && is_sign(byte));
+    name.len() == known.len() && name.bytes().zip(known.bytes()).all(same)
+}
+
+/// Removes what would claim to be a sidecar's word, or an identity.
 pub(crate) fn remove_untrusted(headers: &mut HeaderMap) {
     remove_if(headers, |name| is_ours(name) || claims_identity(name));
+}
+
+/// The same in trailers, where besides nothing may stand that we set in headers: some applications put both into one
+/// map.
+pub(crate) fn remove_untrusted_trailers(trailers: &mut HeaderMap) {
+    let forwarded = [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO];
+    remove_if(trailers, |name| {
+        is_ours(name)
+            || claims_identity(name)
+            || is_disguised(name)
+            || forwarded.iter().any(|forwarded| forwarded == name)
+    });
 }
 
 pub(crate) fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
@@ -243,6 +278,49 @@ mod tests {
             map,
             headers(&[("host", "orders"), ("content-length", "3"), ("te", "trailers"), ("accept", "*/*")])
         );
+    }
+
+    #[test]
+    fn a11_every_spelling_of_a_name_that_is_ours_to_say_is_known() {
+        for name in
+            ["x_pillion_attempt", "x-pillion_via", "x_pillion-refused", "x.pillion.via", "x-pillion-anything"]
+        {
+            assert!(is_ours(name), "{name}");
+        }
+        for name in ["x_forwarded_client_cert", "x-forwarded_client-cert", "client_cert", "client.cert-chain"]
+        {
+            assert!(claims_identity(name), "{name}");
+        }
+        for name in [
+            "x_forwarded_for",
+            "x-forwarded_for",
+            "x.forwarded.for",
+            "x_forwarded_host",
+            "x_forwarded_proto",
+            "x_request_id",
+            "x~request!id",
+            "content_length",
+            "transfer_encoding",
+            "proxy_connection",
+            "keep_alive",
+            "grpc_timeout",
+        ] {
+            assert!(is_disguised(name), "{name}");
+            assert!(Seen::in_headers(&headers(&[(name, "1")])).disguised, "{name}");
+        }
+        for name in [
+            "x-forwarded-for",
+            "x-request-id",
+            "content-length",
+            "x-forwarded-fox",
+            "x_forwarded_port",
+            "user_agent",
+            "xforwardedxfor",
+            "x-pillions",
+            "x_pillion",
+        ] {
+            assert!(!is_disguised(name) && !is_ours(name) && !claims_identity(name), "{name}");
+        }
     }
 
     #[test]

@@ -12,7 +12,8 @@ use crate::connection::Connection;
 use crate::error::{Error, Reason};
 use crate::http::headers::{
     DOWNSTREAM_VERSION, Seen, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
-    X_PILLION_ATTEMPT, X_PILLION_VIA, X_REQUEST_ID, is_ours, remove_hop_by_hop, remove_if, remove_untrusted,
+    X_PILLION_ATTEMPT, X_PILLION_VIA, X_REQUEST_ID, is_disguised, is_ours, remove_hop_by_hop, remove_if,
+    remove_untrusted,
 };
 use crate::http::{Call, Failure, Response};
 use crate::telemetry::Direction;
@@ -59,6 +60,9 @@ fn request(call: &mut Call) -> Result<(), Error> {
     if call.route.as_ref().is_some_and(|route| route.cluster.is_passthrough()) {
         remove_untrusted(headers); // a stranger learns nothing of the mesh
         return Ok(());
+    }
+    if seen.disguised {
+        remove_if(headers, is_disguised);
     }
     if connection.direction == Direction::Inbound {
         tell_the_application(headers, connection);

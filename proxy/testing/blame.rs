@@ -74,6 +74,45 @@ async fn an_identity_claimed_with_underscores_or_in_trailers_does_not_reach_the_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a11_no_spelling_of_what_a_sidecar_says_reaches_the_application_from_a_caller() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let inbound = mesh.application(&format!("app: {A}"));
+    let names = [
+        "x_pillion_attempt",
+        "X-Pillion_Via",
+        "x_forwarded_for",
+        "X_Forwarded-For",
+        "x.forwarded.for",
+        "x_forwarded_proto",
+        "x_forwarded_host",
+        "X_REQUEST_ID",
+        "x_forwarded_client_cert",
+        "client.cert",
+        "Content_Length",
+        "transfer_encoding",
+    ];
+    let lines = |value: &str| names.map(|name| format!("{name}: {value}\r\n")).concat();
+    let request = format!(
+        "POST / HTTP/1.1\r\nhost: orders\r\n{}x_custom: kept\r\nte: trailers\r\ntrailer: the_end, {}, \
+         x-forwarded-for\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n{}\
+         x-forwarded-for: forged\r\nthe_end: kept\r\n\r\n",
+        lines("forged"),
+        names.join(", "),
+        lines("forged"),
+    );
+    assert_eq!(inbound.client().await.ask(&request).await.status(), Some(200));
+    settle().await;
+    let requests = a.requests(); // the trailers stand there as the head of a second one
+    let all: String = requests.iter().map(|request| request.head.clone() + &request.body).collect();
+    assert!(!all.contains("forged"), "{all}");
+    let request = &requests[0];
+    assert_eq!(request.header("x_custom"), Some("kept"), "{all}");
+    assert!(requests[1..].iter().any(|trailers| trailers.head.contains("end: kept")), "{all}");
+    assert!(request.header("x-forwarded-for").is_some(), "what we say ourselves: {all}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn hosts_that_could_be_read_in_two_ways_are_refused() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
