@@ -18,7 +18,7 @@ use crate::error::{Error, Reason, Sent};
 use crate::http::expect;
 use crate::http::framing::{self, Fault, Framed};
 use crate::http::headers::{
-    GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies,
+    GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies, reason_of_sidecar,
 };
 use crate::http::tunnel::{self, Accepted};
 use crate::http::upstream::{self, Lease, SendFailure, Wish};
@@ -80,6 +80,10 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
             }
             let refused = lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
             trial.answered(response.status(), refused);
+            // A good answer needs no reason, so nobody looks for one; gRPC's bad ones say 200, too.
+            if lease.is_sidecar() && (response.status().as_u16() >= 400 || call.is_grpc) {
+                trial.exchange.answered_by_sidecar(reason_of_sidecar(response.headers()));
+            }
             let mut response = wrap(response, lease, trial);
             if let Some(accepted) = accepted {
                 response.extensions_mut().insert(accepted);
@@ -300,6 +304,7 @@ impl<'a> Trial<'a> {
             facts.upstream = Some(self.endpoint.address);
             facts.sent = Some(self.began);
             facts.answered = None;
+            facts.peer_reason = None;
         });
     }
 

@@ -311,6 +311,7 @@ impl<'a> Telling<'a> {
             status: 0,
             grpc_status: None,
             reason,
+            peer_reason: "",
             detail,
             peer: self.connection.peer.as_ref().map_or("", |peer| peer.id.as_str()),
             downstream: Some(self.connection.downstream),

@@ -36,6 +36,7 @@ mod mtls;
 mod never_opaque;
 mod outliers;
 mod patience;
+mod peer_reason;
 mod pool_http1;
 mod pool_http2;
 mod probes;

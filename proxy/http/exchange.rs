@@ -46,6 +46,8 @@ pub(crate) struct Facts {
     status: u16,
     reason: Option<Reason>,
     detail: Option<Box<str>>,
+    /// Why the other sidecar made the answer of the last try, where it did.
+    pub(crate) peer_reason: Option<Box<str>>,
     /// Tries after the first.
     pub(crate) attempts: u32,
     tried: Tried,
@@ -118,6 +120,13 @@ impl Exchange {
         facts.detail = Some((&*error.detail).into());
     }
 
+    /// The last try was answered by a verified sidecar; with its reason where that made the answer itself.
+    pub(crate) fn answered_by_sidecar(&self, reason: Option<&str>) {
+        if let Some(reason) = reason {
+            self.facts.lock().peer_reason = Some(reason.into());
+        }
+    }
+
     pub(crate) fn client_gone(&self) {
         let mut facts = self.facts.lock();
         facts.reason = Some(Reason::ClientGone);
@@ -152,7 +161,8 @@ impl Exchange {
     fn log(&self, facts: &Facts, ending: Ending, took: Duration) {
         let Some(log) = &self.worker.access_log else { return };
         let Some(request) = &facts.request else { return };
-        if !log.wants(facts.reason.is_some() || facts.status >= 500) {
+        let is_error = facts.reason.is_some() || facts.peer_reason.is_some() || facts.status >= 500;
+        if !log.wants(is_error) {
             return;
         }
         let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
@@ -172,6 +182,7 @@ impl Exchange {
             status: facts.status,
             grpc_status: facts.grpc_status,
             reason: facts.reason,
+            peer_reason: facts.peer_reason.as_deref().unwrap_or_default(),
             detail: facts.detail.as_deref().unwrap_or_default(),
             peer: self.connection.peer.as_ref().map_or("", |peer| peer.id.as_str()),
             downstream: Some(self.connection.downstream),

@@ -16,6 +16,9 @@ pub(crate) const X_PILLION_ATTEMPT: HeaderName = HeaderName::from_static("x-pill
 pub(crate) const X_PILLION_VIA: HeaderName = HeaderName::from_static("x-pillion-via");
 /// From an inbound sidecar to the sidecar of its caller: the request was refused before it was forwarded.
 pub(crate) const X_PILLION_REFUSED: HeaderName = HeaderName::from_static("x-pillion-refused");
+/// From an inbound sidecar to the sidecar of its caller: the sidecar made this answer itself, and why. Proxy-Status
+/// says it too, but there an application may say it as well.
+pub(crate) const X_PILLION_REASON: HeaderName = HeaderName::from_static("x-pillion-reason");
 pub(crate) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 pub(crate) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 pub(crate) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -66,6 +69,16 @@ pub(crate) fn grpc_timeout_value(left: Duration) -> HeaderValue {
         () => format!("{}S", u128::from(left.as_secs()).min(MOST)),
     };
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0u"))
+}
+
+/// The longest CODE that is taken from another sidecar.
+const REASON_BYTES: usize = 64;
+
+/// Why the other sidecar answered itself, in its own word. Only to be asked of a verified sidecar's answer.
+pub(crate) fn reason_of_sidecar(headers: &HeaderMap) -> Option<&str> {
+    let code = headers.get(X_PILLION_REASON)?.to_str().ok()?;
+    let is_code = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (code.len() <= REASON_BYTES && code.bytes().all(is_code)).then_some(code)
 }
 
 /// What came in `x-request-id` when it is well formed, else a new one.

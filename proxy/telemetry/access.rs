@@ -47,6 +47,8 @@ pub(crate) struct Record<'a> {
     pub(crate) status: u16,
     pub(crate) grpc_status: Option<u8>,
     pub(crate) reason: Option<Reason>,
+    /// The reason of a verified sidecar that made the answer; told where we have none of our own.
+    pub(crate) peer_reason: &'a str,
     /// The sentence that goes with `reason`.
     pub(crate) detail: &'a str,
     /// The verified SPIFFE ID of the peer.
@@ -107,7 +109,14 @@ impl Record<'_> {
     fn write_ending(&self, object: &mut Object<'_>) {
         object.number("status", self.status.into());
         self.grpc_status.into_iter().for_each(|code| object.number("grpc_status", code.into()));
-        self.reason.into_iter().for_each(|reason| object.plain("reason", reason.code()));
+        match self.reason {
+            Some(reason) => object.plain("reason", reason.code()),
+            None if self.peer_reason.is_empty() => {}
+            None => {
+                object.text("reason", self.peer_reason.as_bytes(), NAME_BYTES);
+                object.plain("reason_of", "peer");
+            }
+        }
         object.text("detail", self.detail.as_bytes(), DETAIL_BYTES);
         self.upstream.into_iter().for_each(|address| object.plain("upstream", address));
         object.number("attempts", self.attempts.into());
@@ -240,6 +249,7 @@ mod tests {
             status: 503,
             grpc_status: Some(14),
             reason: Some(Reason::NoEndpoints),
+            peer_reason: "",
             detail: "no endpoint of \"billing\" is known",
             peer: "",
             downstream: "[::1]:5".parse().ok(),

@@ -1,0 +1,68 @@
+//! What the caller's access log says of an answer that the other sidecar made itself.
+
+use serde_json::Value;
+
+use super::backend::OK;
+use super::logged;
+use super::mesh::{A, IDENTITY, ORDERS, Pair, Sidecar, application_at, caller, identity, settle};
+
+const INBOUND: &str = "10.1.0.1:15006";
+/// An application that says what only its sidecar may say, and what proxies behind it may have said.
+const CLAIMS: &str = "HTTP/1.1 502 Bad Gateway\r\nx-pillion-reason: no_route\r\n\
+                      proxy-status: pillion; error=dns_error; details=\"dns_error\"\r\ncontent-length: 0\r\n\r\n";
+
+/// Reason, and whose it is.
+fn told(line: &Value) -> [&str; 2] {
+    ["reason", "reason_of"].map(|key| line[key].as_str().unwrap_or_default())
+}
+
+fn pair(pair: &Pair, log: &str, orders: &str) -> (Sidecar, Sidecar) {
+    let application = application_at(INBOUND, &format!("app: {A}")) + IDENTITY;
+    let orders = caller(&format!("endpoints: [{INBOUND}], {ORDERS}, retry: off, {orders}"));
+    let inbound = pair.mesh.sidecar(&application, Some(identity(&pair.ca, "orders")));
+    (inbound, pair.mesh.sidecar(&(orders + IDENTITY + log), Some(identity(&pair.ca, "web"))))
+}
+
+#[test]
+fn c14_the_reason_of_the_other_sidecar_stands_in_the_callers_line_as_the_peers() {
+    for protocol in ["http1", "http2"] {
+        let lines = logged::lines(move |log| async move {
+            let both = Pair::new(); // nobody listens where the application should be
+            let (inbound, outbound) = pair(&both, &log, &format!("protocol: {protocol}"));
+            let mut client = outbound.client().await;
+            let answer = client.get("/").await;
+            assert_eq!(answer.told(), (502, Some("connect_refused")));
+            assert_eq!(answer.header("x-pillion-reason"), None, "that is between sidecars");
+            settle().await;
+            let app = both.mesh.answering(A, OK);
+            assert_eq!(client.get("/").await.told(), (200, None));
+            settle().await;
+            assert_eq!(app.hits(), 1);
+            assert!(inbound.sum("pillion_requests_total reason=connect_refused status=502") > 0);
+            assert_eq!(
+                outbound.sum("pillion_requests_total reason=connect_refused"),
+                0,
+                "the peer's, not ours"
+            );
+        });
+        let told: Vec<_> = lines.iter().map(told).collect();
+        assert_eq!(told, [["connect_refused", "peer"], ["", ""]], "{protocol}: {lines:?}");
+    }
+}
+
+#[test]
+fn c14_nobody_but_a_verified_sidecar_gives_a_reason() {
+    let lines = logged::lines(|log| async move {
+        let both = Pair::new();
+        let _app = both.mesh.answering(A, CLAIMS);
+        let (_inbound, outbound) = pair(&both, &log, "");
+        assert_eq!(outbound.client().await.get("/").await.status(), Some(502), "through its own sidecar");
+        let direct = caller(&format!("endpoints: [{A}], retry: off"));
+        let direct = both.mesh.sidecar(&(direct + &log), None);
+        let answer = direct.client().await.get("/").await;
+        assert_eq!((answer.status(), answer.header("x-pillion-reason")), (Some(502), None));
+        settle().await;
+    });
+    let told: Vec<_> = lines.iter().map(told).collect();
+    assert_eq!(told, [["", ""], ["", ""]], "{lines:?}");
+}
