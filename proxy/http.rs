@@ -16,6 +16,7 @@ pub(crate) mod guard;
 pub(crate) mod h2;
 pub(crate) mod headers;
 pub(crate) mod linger;
+pub(crate) mod refusal;
 pub(crate) mod replay;
 pub(crate) mod server;
 pub(crate) mod transfer;

@@ -11,7 +11,6 @@ use http::HeaderValue;
 use pillion_model::SpiffeId;
 use pillion_model::listener::{self as config, AppProtocol, Mtls, RedirectTo};
 use rustls::ServerConfig;
-use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tower::ServiceBuilder;
 
@@ -19,7 +18,8 @@ use crate::cluster::Spoken;
 use crate::connection::{Connection, Destination, Place};
 use crate::detect::{Detected, Found, NEVER, Undecided, detect, detect_tls, doubt, first_byte};
 use crate::dispatch;
-use crate::error::Reason;
+use crate::error::{Error, Reason};
+use crate::http::refusal;
 use crate::http::server::{self, Version};
 use crate::layers::{
     AnsweringService, Name, closing, headers, limit, record, rescue, retry, route, timeout as time, unless,
@@ -241,15 +241,17 @@ impl Inbound {
             io.get_ref().abort();
             return;
         }
-        if let Ok(Detected { found: Found::Http1, mut io, .. }) =
-            detect(io, &self.worker, &arrived.place.work, NEVER).await
-        {
-            let connection = Connection::new(arrived.from, arrived.place);
-            let (reason, line) = (Reason::MtlsRequired, "403 Forbidden");
-            let answer = server::refuse(reason, line, None, &connection, &self.worker);
-            // Best effort: who does not listen needs no answer.
-            drop(io.write_all(&answer).await);
-            drop(io.shutdown().await);
+        let Ok(detected) = detect(io, &self.worker, &arrived.place.work, NEVER).await else { return };
+        let (route, connection) = (arrived.route, Connection::new(arrived.from, arrived.place));
+        match (detected, route) {
+            (Detected { found: Found::Http1, io, .. }, _) => {
+                Box::pin(refusal::refuse_plaintext(io, &connection, &self.worker)).await;
+            }
+            (_, Some(fixed)) => {
+                let error = Error::new(Reason::MtlsRequired, refusal::PLAINTEXT);
+                tcp::unserved(&error, &fixed.route, &connection, &self.worker);
+            }
+            (_, None) => {}
         }
     }
 

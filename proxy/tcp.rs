@@ -33,7 +33,6 @@ use crate::tls::client::Purpose;
 /// A connection to an endpoint that nothing else shares, and what lasts as long as it does.
 pub(crate) struct Dialled {
     pub(crate) io: Io,
-    endpoint: Arc<Endpoint>,
     cluster: Arc<Cluster>,
     /// `None`: plaintext.
     admission: Option<Arc<Admission>>,
@@ -41,7 +40,7 @@ pub(crate) struct Dialled {
     took: Duration,
     /// `None` while nobody knows whether it will be used.
     slot: Option<OwnedSemaphorePermit>,
-    _in_flight: InFlight,
+    in_flight: InFlight,
 }
 
 impl Server for Dialled {
@@ -51,7 +50,7 @@ impl Server for Dialled {
 
     fn tls_failure(&self) -> Option<Error> {
         let failure = self.admission.as_ref()?.failure()?;
-        Some(tls_failed(self.endpoint.address, &self.cluster.name, &failure.error))
+        Some(tls_failed(self.in_flight.endpoint().address, &self.cluster.name, &failure.error))
     }
 }
 
@@ -146,7 +145,7 @@ async fn dial_endpoint(
             }
             let io = Prefixed::new(transport);
             let cluster = cluster.clone();
-            Ok(Dialled { io, endpoint, cluster, admission, took, slot: None, _in_flight: in_flight })
+            Ok(Dialled { io, cluster, admission, took, slot: None, in_flight })
         }
         Err(error) => {
             match Cause::of(&error) {
@@ -165,7 +164,7 @@ impl Dialled {
         if self.slot.is_none() {
             self.slot = Some(self.cluster.slot_now()?);
         }
-        let (endpoint, took) = (self.endpoint.clone(), self.took);
+        let (endpoint, took) = (self.in_flight.endpoint().clone(), self.took);
         let answered = move || {
             if !is_silent {
                 endpoint.answered(took, Instant::now().into_std());
@@ -206,8 +205,8 @@ pub(crate) async fn forward(
             let is_refused = watched.is_refused();
             reset_unless_closed(&ended, &downstream, &server.io);
             match is_refused {
-                true => telling.refused(&ended, server.endpoint.address),
-                false => telling.ended(&ended, server.endpoint.address, server.tls_failure()),
+                true => telling.refused(&ended, server.in_flight.endpoint().address),
+                false => telling.ended(&ended, server.in_flight.endpoint().address, server.tls_failure()),
             }
         }
         Err(error) => {

@@ -49,5 +49,6 @@ mod retries;
 mod routes;
 mod timeouts;
 mod tunnels;
+mod unserved;
 mod versions;
 mod walk;

@@ -139,6 +139,10 @@ impl InFlight {
         endpoint.in_flight.fetch_add(1, Relaxed);
         Self(endpoint.clone())
     }
+
+    pub(crate) const fn endpoint(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
 }
 
 impl Drop for InFlight {

@@ -15,7 +15,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::server;
+use super::refusal;
+use super::refusal::Beginning;
 use crate::connection::Connection;
 use crate::net::Io;
 use crate::runtime::deadline::Deadline;
@@ -41,6 +42,9 @@ pub(crate) struct Guarded {
     writing: Option<Deadline>,
     /// Requests whose answers are all flushed.
     flushed: u64,
+    /// The beginning of the head that is being read, for the access line of one that is refused: hyper does not give it
+    /// back.
+    seen: Beginning,
     /// Our own answer in place of hyper's, and how much of it is written.
     replaced: Option<(Vec<u8>, usize)>,
     /// The client has ended or broken the connection, or was given up.
@@ -66,6 +70,7 @@ impl Guarded {
             reading,
             writing,
             flushed,
+            seen: Beginning::default(),
             replaced,
             is_over: false,
         }
@@ -75,11 +80,15 @@ impl Guarded {
         self.connection.in_flight.load(Relaxed) > 0
     }
 
-    fn note_read(&mut self) {
+    fn note_read(&mut self, bytes: &[u8]) {
         self.last_read = Instant::now();
         self.has_read = true;
+        let requests = self.connection.requests.load(Relaxed);
         if self.is_http1 && self.head.is_none() {
-            self.head = Some((self.last_read, self.connection.requests.load(Relaxed)));
+            self.head = Some((self.last_read, requests));
+        }
+        if self.is_http1 && !self.is_busy() {
+            self.seen.keep(bytes, requests);
         }
     }
 
@@ -188,7 +197,8 @@ impl Guarded {
 
     fn begin_write(&mut self, first: &[u8]) {
         if self.is_hypers_own(first) {
-            let answer = server::refuse_head(first, &self.connection, &self.worker);
+            let head = self.seen.of_next(self.connection.requests.load(Relaxed));
+            let answer = refusal::refuse_head(first, head, &self.connection, &self.worker);
             self.replaced = Some((answer, 0));
         }
     }
@@ -220,9 +230,9 @@ impl AsyncRead for Guarded {
         let polled = match Pin::new(&mut self.io).poll_read(cx, buf) {
             Poll::Pending => self.poll_patience(cx),
             Poll::Ready(Ok(())) => {
-                match buf.filled().len() > before {
-                    true => self.note_read(),
-                    false => self.is_over = true,
+                match buf.filled().get(before..) {
+                    Some(bytes @ [_, ..]) => self.note_read(bytes),
+                    _ => self.is_over = true,
                 }
                 Poll::Ready(Ok(()))
             }

@@ -89,12 +89,12 @@ pub(crate) fn request_id(headers: &HeaderMap, rng: &mut fastrand::Rng) -> Header
     }
 }
 
-fn is_well_formed(id: &[u8]) -> bool {
+pub(super) fn is_well_formed(id: &[u8]) -> bool {
     !id.is_empty() && id.len() <= REQUEST_ID_BYTES && id.iter().all(u8::is_ascii_graphic)
 }
 
 /// A random UUID (RFC 9562, version 4): what other proxies make, and log tools look for.
-fn fresh_request_id(rng: &mut fastrand::Rng) -> HeaderValue {
+pub(super) fn fresh_request_id(rng: &mut fastrand::Rng) -> HeaderValue {
     let mut random = rng.u128(..).to_be_bytes();
     random[6] = random[6] & 0x0f | 0x40;
     random[8] = random[8] & 0x3f | 0x80;

@@ -16,19 +16,17 @@ use hyper_util::rt::TokioIo;
 use pillion_model::listener::DownstreamLimits;
 use tokio::time::Instant;
 
-use super::answer;
 use super::exchange::Exchange;
 use super::guard::Guarded;
 use super::linger::linger;
 use super::{Body, Call, Response, h2, headers, tunnel};
 use crate::connection::Connection;
 use crate::detect::first_byte;
-use crate::error::Reason;
 use crate::http::call::AnsweringService;
 use crate::net::Io;
 use crate::runtime::drain::QUIET;
 use crate::runtime::worker::Worker;
-use crate::telemetry::{Direction, Held, MethodLabel, Protocol, RequestLabels, Symbol};
+use crate::telemetry::{Held, Protocol};
 
 /// hyper's read buffer of HTTP/1 at least; it must hold a whole head, and bodies need no more.
 pub(crate) const HTTP1_BUFFER: usize = 128 * 1024;
@@ -179,55 +177,4 @@ fn say_goodbye(response: &mut Response, connection: &Connection) {
     if connection.place.work.says_goodbye() {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-}
-
-/// hyper could not read a request's head and wants to answer `hypers`: counts it, and gives our answer instead.
-pub(crate) fn refuse_head(hypers: &[u8], connection: &Connection, worker: &Worker) -> Vec<u8> {
-    let limits = worker.limits();
-    let (reason, line, told) = match hypers.starts_with(b"HTTP/1.1 431") {
-        true => (
-            Reason::HeadersTooLarge,
-            "431 Request Header Fields Too Large",
-            format!(
-                "the request's headers are over {} bytes or more than {} (limits.header_bytes, limits.header_count)",
-                limits.header_bytes, limits.header_count
-            ),
-        ),
-        false => {
-            let told = "the request is not HTTP as RFC 9112 has it".to_owned();
-            (Reason::BadRequest, "400 Bad Request", told)
-        }
-    };
-    let told = (connection.direction == Direction::Outbound).then_some(told.as_str());
-    refuse(reason, line, told, connection, worker)
-}
-
-/// Counts a request that no stack will see. Returns its answer as HTTP/1 writes it; the connection ends with it.
-pub(crate) fn refuse(
-    reason: Reason,
-    line: &str,
-    told: Option<&str>,
-    connection: &Connection,
-    worker: &Worker,
-) -> Vec<u8> {
-    worker.recorder.lock().count(RequestLabels {
-        direction: connection.direction,
-        service: super::exchange::nobodys(connection.direction),
-        route: Symbol::EMPTY,
-        method: MethodLabel::Other,
-        status: reason.status(),
-        grpc_status: None,
-        reason: Some(reason),
-        peer: connection.peer_label,
-    });
-    let body = answer::sentence(reason, told);
-    let mut answer =
-        format!("HTTP/1.1 {line}\r\ncontent-type: text/plain; charset=utf-8\r\nproxy-status: ").into_bytes();
-    answer.extend_from_slice(answer::proxy_status(reason, told).as_bytes());
-    let request_id = headers::request_id(&http::HeaderMap::new(), &mut worker.ground.rng.lock());
-    answer.extend_from_slice(b"\r\nx-request-id: ");
-    answer.extend_from_slice(request_id.as_bytes());
-    let rest = format!("\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    answer.extend_from_slice(rest.as_bytes());
-    answer
 }
