@@ -27,8 +27,9 @@ use tokio::sync::mpsc;
 
 use self::dns::DnsListeners;
 use crate::admin::{Admin, Console, Readiness, Told};
+use crate::cluster::alike::Policies;
 use crate::cluster::limits::Limit;
-use crate::cluster::{Cluster, NO_LIMIT};
+use crate::cluster::{Cluster, Common, NO_LIMIT};
 use crate::dns::Dns;
 use crate::http::upstream::SWEEP_EVERY;
 use crate::identity::credentials::Credentials;
@@ -37,12 +38,12 @@ use crate::net::descriptors::{raise_limit, why_too_few};
 use crate::runtime::drain::{Drain, Ended};
 use crate::runtime::ground::Ground;
 use crate::runtime::worker::Worker;
-use crate::state::{Budgets, Clusters, Destinations, Sides, Store, compile};
+use crate::state::{Before, Budgets, Clusters, Destinations, Services, Sides, Store, compile};
 use crate::telemetry::{AccessLog, Metrics};
 use control::Around;
 pub use control::{Applied, Controller};
 #[cfg(test)]
-pub(crate) use following::{Learnt, Names};
+pub(crate) use following::Names;
 pub use keeper::{End, Keeper, Order, Source};
 pub use listeners::Addresses;
 use listeners::Listeners;
@@ -88,20 +89,21 @@ impl App {
     ///
     /// # Errors
     /// Credentials that cannot be used, an address that cannot be bound, a log that cannot be opened.
-    pub fn build(config: &Config) -> anyhow::Result<Self> {
+    pub fn build(config: impl Into<Arc<Config>>) -> anyhow::Result<Self> {
         Self::build_on(Network::Os, config, None)
     }
 
     /// The same with credentials that are in memory.
-    pub fn build_with(config: &Config, credentials: Credentials) -> anyhow::Result<Self> {
+    pub fn build_with(config: impl Into<Arc<Config>>, credentials: Credentials) -> anyhow::Result<Self> {
         Self::build_on(Network::Os, config, Some(credentials))
     }
 
     pub(crate) fn build_on(
         network: Network,
-        config: &Config,
+        config: impl Into<Arc<Config>>,
         credentials: Option<Credentials>,
     ) -> anyhow::Result<Self> {
+        let config = &config.into();
         prepare_process(&network, config.identity.is_some() || credentials.is_some())?;
         let workers = workers(config);
         let metrics = Metrics::new(
@@ -122,8 +124,7 @@ impl App {
             None => drop(controller.apply(config)?),
         }
         tell_on_scrape(&around);
-        let settings = pillion_config::effective(config, None, &[]);
-        console.tell(Told { loaded_at: Some(SystemTime::now()), settings, ..Told::default() });
+        console.tell(Told { loaded_at: Some(SystemTime::now()), config: config.clone(), ..Told::default() });
         let shared = Shared {
             network,
             around,
@@ -137,6 +138,11 @@ impl App {
 
     pub fn addresses(&self) -> Addresses {
         self.controller.addresses()
+    }
+
+    /// The one who changes a sidecar that is never started. For benches.
+    pub(crate) fn into_controller(self) -> Controller {
+        self.controller
     }
 
     /// Starts a thread for each worker, one for admin and metrics, and one for DNS.
@@ -232,19 +238,24 @@ impl Shared {
 
 /// A sidecar that serves nothing yet.
 fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
+    let common = Common::new(metrics, workers);
     let requests = Limit::new("inbound.max_requests", NO_LIMIT);
     let sides = Sides {
         own: crate::net::own::OwnListeners::default(),
         names: Arc::default(),
         inbound: None,
-        applications: Arc::new(control::applications(None, &requests, metrics, workers)),
+        applications: Arc::new(control::applications(None, &requests, &common)),
     };
-    let nothing = compile(0, &Config::default(), &Clusters::new(), sides, &Budgets::new(), metrics);
-    let of = metrics.clone();
-    let unknown = Destinations::new(move |to| Cluster::passthrough(to, &of, workers));
+    let (services, budgets) = (Services::new(), Budgets::new());
+    let before = Before { services: &services, budgets: &budgets };
+    let nothing =
+        compile(0, &Config::default(), &Clusters::new(), sides, before, &mut Policies::default(), metrics);
+    let of = common.clone();
+    let unknown = Destinations::new(move |to| Cluster::passthrough(to, &of));
     Around {
-        store: Arc::new(Store::new(nothing, unknown)),
+        store: Arc::new(Store::new(nothing, unknown, common.pools.clone())),
         metrics: metrics.clone(),
+        common: common.clone(),
         connections: Connections {
             inbound: Limit::new("inbound.max_connections", 0),
             outbound: Limit::new("outbound connections", control::descriptors()),
@@ -282,10 +293,9 @@ async fn sweep(store: Arc<Store>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
         let snapshot = store.load_full();
-        snapshot.clusters().for_each(|cluster| cluster.sweep());
         snapshot.applications.sweep();
         store.unknown.sweep();
-        store.retired.sweep();
+        store.pools.sweep();
     }
 }
 
@@ -298,7 +308,7 @@ pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
     let (dns, _commands) = DnsListeners::new(network.clone(), dns);
     let listeners = (Listeners::new(network, 1), dns);
     let (mut controller, _workers) = Controller::new(listeners, Addresses::default(), around.clone(), 1);
-    controller.put(config, Identity::None).expect("a configuration without credentials");
+    controller.put(&Arc::new(config.clone()), Identity::None).expect("a configuration without credentials");
     around.store
 }
 

@@ -1,16 +1,22 @@
-//! Doors for `benches/decisions.rs`: hot decisions as closures, so that the rooms themselves stay private.
+//! Doors for `benches/decisions.rs` and `benches/control.rs`: hot decisions, and updates of endpoints, as closures, so
+//! that the rooms themselves stay private.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Instant;
 
 use pillion_model::cluster::LoadBalancer;
 use pillion_model::policy::RetryBudget;
+use pillion_model::{Endpoint as Spec, EndpointUpdate};
 
+use crate::app::App;
+use crate::cluster::alike::Policies;
 use crate::cluster::balance::{Balancer, Candidate, Tried};
 use crate::cluster::budget::Budget;
 use crate::cluster::limits::Limit;
-use crate::cluster::{Cluster, Membership};
+use crate::cluster::update::{EndpointSource as _, Written};
+use crate::cluster::{Cluster, Common};
 use crate::detect::bytes::Reader;
 use crate::http::headers::{self, Seen};
 use crate::state::{HostTable, Route};
@@ -49,6 +55,30 @@ pub fn decisions() -> Vec<Decision> {
     all
 }
 
+/// Each call is one update: the three endpoints of one service among many move, and one of them is new.
+///
+/// # Errors
+/// A sidecar that cannot be made.
+pub fn endpoint_updates(services: usize) -> anyhow::Result<impl FnMut()> {
+    let mut text =
+        "inbound: off\nadmin: { listen: 127.0.0.1:0 }\nmetrics: off\noutbound: { listen: 127.0.0.1:0 }\n\
+                    services:\n  moving: { endpoints: { dns: \"moving:80\" } }\n"
+            .to_owned();
+    for nth in 1..services {
+        text += &format!("  s{nth}: {{ endpoints: [\"127.0.0.1:{}\"] }}\n", 1 + nth % 60_000);
+    }
+    let parsed = pillion_config::parse(&text, std::path::Path::new("."));
+    let (config, _) = parsed.map_err(|faults| anyhow::anyhow!("{faults}"))?;
+    let controller = App::build(config)?.into_controller();
+    let mut turn = 0_u8;
+    Ok(move || {
+        turn = turn.wrapping_add(1);
+        let address = |offset: u8| SocketAddr::from(([10, 0, 0, turn.wrapping_add(offset)], 80));
+        let update = EndpointUpdate::known("moving", [0, 1, 2].map(|offset| Spec::at(address(offset))));
+        controller.learn(update);
+    })
+}
+
 fn named(name: impl Into<String>, decision: impl FnMut() + 'static) -> Decision {
     (name.into(), Box::new(decision))
 }
@@ -59,10 +89,17 @@ fn find_host(hosts: usize) -> Decision {
     });
     let config =
         pillion_config::parse(&text, std::path::Path::new(".")).map(|(config, _)| config).unwrap_or_default();
-    let (mut table, metrics) = (HostTable::default(), Metrics::new(20_000));
+    let (mut table, mut policies) = (HostTable::default(), Policies::default());
+    let common = Common::new(&Metrics::new(20_000), 1);
     for cluster in &config.clusters {
-        let membership = Membership { endpoints: cluster.endpoints.clone(), unlearnt: None };
-        let route = Route::to(Cluster::service(cluster, membership, None, None, &metrics, 1));
+        let route = Route::to(Cluster::service(
+            cluster,
+            Written.at_once(cluster),
+            None,
+            None,
+            &mut policies,
+            &common,
+        ));
         cluster.hosts.iter().for_each(|host| table.add(host, &route));
     }
     named(format!("find a host among {hosts}"), move || {

@@ -3,6 +3,7 @@
 //! What the operator said of it is `pillion_model::Cluster`; this is what lives on while it is used. The
 //! application behind the inbound side is a cluster too, of one endpoint.
 
+pub(crate) mod alike;
 pub(crate) mod backoff;
 pub(crate) mod balance;
 mod before;
@@ -13,20 +14,24 @@ pub(crate) mod ewma;
 pub(crate) mod limits;
 pub(crate) mod outlier;
 mod picture;
+pub(crate) mod pools;
+pub(crate) mod set;
+pub(crate) mod update;
 
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
+use arc_swap::{ArcSwap, Guard};
 use pillion_model as config;
-use pillion_model::cluster::{Kind, UpstreamProtocol, UpstreamTls};
+use pillion_model::cluster::{Kind, LoadBalancer, UpstreamProtocol, UpstreamTls};
 use pillion_model::listener::{AppProtocol, Inbound};
 use pillion_model::policy::{
     Backoff, ConnectionPolicy, IdleTimeout, OutlierDetection, Retry, RetryBudget, RetryMethods, Timeout,
     Timeouts,
 };
+use pillion_model::{Endpoint as Spec, EndpointUpdate};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -38,12 +43,15 @@ use crate::telemetry::{
 };
 use crate::telemetry::{Limit as LimitLabel, Tls};
 use crate::tls::client::ClientTls;
-use balance::{Balancer, Tried};
+use alike::Policies;
+use balance::Tried;
 pub(crate) use before::Before;
 use budget::Budget;
 use endpoint::Endpoint;
 use limits::Limit;
 use outlier::Ejections;
+use pools::Pools;
+use set::{EndpointSet, Make};
 
 pub(crate) struct Cluster {
     pub(crate) name: Arc<str>,
@@ -52,13 +60,18 @@ pub(crate) struct Cluster {
     /// What its connections are made as.
     pub(crate) leg: Leg,
     pub(crate) symbol: Symbol,
-    pub(crate) endpoints: Box<[Arc<Endpoint>]>,
-    pub(crate) balancer: Balancer,
+    /// Replaced as a whole when a source has news; whoever looks at it twice may see two sets.
+    endpoints: ArcSwap<EndpointSet>,
+    load_balancer: LoadBalancer,
+    /// For the pools of endpoints that come later.
+    workers: usize,
+    pub(crate) pools: Arc<Pools>,
     pub(crate) protocol: Spoken,
     pub(crate) connect_timeout: Duration,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) connection: ConnectionPolicy,
-    pub(crate) retry: Option<Retry>,
+    /// These three are shared by all clusters whose policies are equal.
+    pub(crate) timeouts: Arc<Timeouts>,
+    pub(crate) connection: Arc<ConnectionPolicy>,
+    pub(crate) retry: Option<Arc<Retry>>,
     pub(crate) budget: Option<Arc<Budget>>,
     pub(crate) limits: Limits,
     /// Bytes of one request body.
@@ -67,11 +80,24 @@ pub(crate) struct Cluster {
     slots: Arc<Slots>,
     /// See [`Cluster::remember`].
     remembered: AtomicU8,
-    /// Why no endpoint has been learnt; `None`: they are written, or known.
-    pub(crate) unlearnt: Option<Arc<str>>,
     tls: Option<ClientTls>,
     verifies_peers: bool,
     metrics: Arc<ServiceMetrics>,
+}
+
+/// What all clusters of a sidecar are made with.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) pools: Arc<Pools>,
+    /// How many threads keep connections of their own.
+    pub(crate) workers: usize,
+}
+
+impl Common {
+    pub(crate) fn new(metrics: &Arc<Metrics>, workers: usize) -> Self {
+        Self { metrics: metrics.clone(), pools: Arc::default(), workers }
+    }
 }
 
 /// What a cluster's endpoints are spoken to with.
@@ -85,13 +111,6 @@ pub(crate) enum Spoken {
     Tcp,
     /// The application's: gRPC as HTTP/2, all other HTTP as HTTP/1.1.
     AppAuto,
-}
-
-/// Where a service runs, as far as that is known.
-pub(crate) struct Membership {
-    pub(crate) endpoints: Vec<config::Endpoint>,
-    /// Why no endpoint has been learnt.
-    pub(crate) unlearnt: Option<Arc<str>>,
 }
 
 /// `max_connections`: a slot for each.
@@ -118,26 +137,31 @@ pub(crate) struct Limits {
 }
 
 impl Cluster {
-    /// A service that the application calls.
+    /// A service that the application calls. `said`: what the source of its endpoints can say at once; without that
+    /// those go on who served the service before.
     pub(crate) fn service(
         of: &config::Cluster,
-        membership: Membership,
+        said: Option<EndpointUpdate>,
         tls: Option<ClientTls>,
         before: Option<Before<'_>>,
-        metrics: &Arc<Metrics>,
-        workers: usize,
+        policies: &mut Policies,
+        common: &Common,
     ) -> Arc<Self> {
-        let Membership { endpoints, unlearnt } = membership;
+        let Common { metrics, .. } = common;
         let symbol = metrics.intern(&of.name);
         let outliers = of.outlier_detection.as_ref().unwrap_or(&NEVER_EJECTED);
-        let ejections = before::ejections(outliers, endpoints.len(), before);
+        let ejections = before::ejections(outliers, before);
+        let endpoints = before::endpoints(of, said, &ejections, before, common.workers);
+        ejections.allow_of(endpoints.all.len());
         Arc::new(Self {
             name: of.name.as_str().into(),
             kind: Kind::Service,
             leg: Leg::Outbound,
             symbol,
-            endpoints: before::endpoints(of, &endpoints, &ejections, before, workers),
-            balancer: Balancer::new(of.load_balancer, endpoints.iter().map(|endpoint| endpoint.weight)),
+            endpoints: ArcSwap::from_pointee(endpoints),
+            load_balancer: of.load_balancer,
+            workers: common.workers,
+            pools: common.pools.clone(),
             protocol: match of.protocol {
                 UpstreamProtocol::Auto => Spoken::Auto,
                 UpstreamProtocol::Http1 => Spoken::Http1,
@@ -145,16 +169,15 @@ impl Cluster {
                 UpstreamProtocol::Tcp => Spoken::Tcp,
             },
             connect_timeout: of.timeouts.connect,
-            timeouts: of.timeouts.clone(),
-            connection: of.connection.clone(),
+            timeouts: policies.timeouts.share(&of.timeouts),
+            connection: policies.connections.share(&of.connection),
             budget: before::budget(of.retry.as_ref(), before),
-            retry: of.retry.clone(),
+            retry: of.retry.as_ref().map(|retry| policies.retries.share(retry)),
             limits: before::limits(&of.limits, before),
             max_body: None,
             ejections,
             slots: before::slots(of.limits.max_connections, before),
             remembered: AtomicU8::new(before.map_or(0, |before| before.cluster.remembered.load(Relaxed))),
-            unlearnt,
             tls,
             verifies_peers: matches!(of.tls, UpstreamTls::Mutual { .. }),
             metrics: metrics.service(Direction::Outbound, symbol),
@@ -167,8 +190,7 @@ impl Cluster {
         address: SocketAddr,
         leg: Leg,
         requests: &Arc<Limit>,
-        metrics: &Arc<Metrics>,
-        workers: usize,
+        common: &Common,
     ) -> Arc<Self> {
         let declared = of.ports.get(&address.port()).and_then(|port| port.protocol).unwrap_or(of.protocol);
         let timeouts = Timeouts {
@@ -195,11 +217,11 @@ impl Cluster {
             requests: requests.clone(),
             max_body: of.max_body,
         };
-        single.cluster(metrics, workers)
+        single.cluster(common)
     }
 
     /// A destination that no service matches: connected to, and otherwise left to the application.
-    pub(crate) fn passthrough(address: SocketAddr, metrics: &Arc<Metrics>, workers: usize) -> Arc<Self> {
+    pub(crate) fn passthrough(address: SocketAddr, common: &Common) -> Arc<Self> {
         let timeouts = Timeouts {
             connect: PASSTHROUGH_CONNECT_TIMEOUT,
             request: Timeout::Off,
@@ -219,7 +241,7 @@ impl Cluster {
             requests: Limit::new("max_requests", NO_LIMIT),
             max_body: None,
         };
-        single.cluster(metrics, workers)
+        single.cluster(common)
     }
 
     /// Whether this stands for a destination that no service matches.
@@ -232,26 +254,61 @@ impl Cluster {
         self.kind.direction()
     }
 
+    /// The endpoints as they are now. Not to be held across an await.
+    pub(crate) fn endpoints(&self) -> Guard<Arc<EndpointSet>> {
+        self.endpoints.load()
+    }
+
+    /// What the source of the endpoints says takes the place of what it said before, in one step; nothing else of the
+    /// cluster changes. Endpoints that are in both keep their connections, load and standing; those that leave finish
+    /// what they have begun. For one caller at a time. Returns whether that was news.
+    pub(crate) fn update(&self, said: EndpointUpdate) -> bool {
+        let before = self.endpoints.load_full();
+        // A new source that knows of nobody yet does not take away whom the former one knew.
+        let keeps_others = before.is_of_former_source && said.endpoints.is_empty() && !before.all.is_empty();
+        if keeps_others || (before.said == said && !before.is_of_former_source) {
+            return false;
+        }
+        let make = Make {
+            balancer: self.load_balancer,
+            ejections: &self.ejections,
+            idle_timeout: self.connection.idle_timeout,
+            workers: self.workers,
+        };
+        let next = EndpointSet::new(said, Some(&before), true, &make);
+        self.ejections.allow_of(next.all.len());
+        let next = Arc::new(next);
+        self.endpoints.store(next.clone());
+        before.leave_for(Some(&next));
+        true
+    }
+
+    /// Another cluster of this name takes over, or none does.
+    pub(crate) fn leave_for(&self, next: Option<&Self>) {
+        let next = next.map(|next| next.endpoints.load_full());
+        self.endpoints.load().leave_for(next.as_deref());
+    }
+
     /// An endpoint that was not tried yet, where there is one; from now on it was.
     pub(crate) fn pick(
         &self,
         tried: &mut Tried,
         now: Instant,
         rng: &mut fastrand::Rng,
-    ) -> Option<&Arc<Endpoint>> {
+    ) -> Option<Arc<Endpoint>> {
         if self.waits_for().is_some() {
             return None; // no endpoint's fault
         }
-        let now = now.into_std();
+        let (now, endpoints) = (now.into_std(), self.endpoints.load());
         let mut avoid = *tried;
         // A resting endpoint lets one probe through at a time: whoever comes too late picks again.
         let picked = std::iter::repeat_with(|| {
-            let endpoint = self.balancer.pick(&self.endpoints, &avoid, now, rng)?;
+            let endpoint = endpoints.balancer.pick(&endpoints.all, &avoid, now, rng)?;
             avoid.insert(endpoint.id);
             Some((endpoint, endpoint.outlier.admit(now)))
         });
         let mut last = None;
-        for candidate in picked.take(self.endpoints.len().clamp(1, 8)) {
+        for candidate in picked.take(endpoints.all.len().clamp(1, 8)) {
             let Some((endpoint, admitted)) = candidate else { break };
             last = Some(endpoint);
             if admitted {
@@ -260,7 +317,7 @@ impl Cluster {
         }
         let endpoint = last?;
         tried.insert(endpoint.id);
-        Some(endpoint)
+        Some(endpoint.clone())
     }
 
     /// Why our own certificate, without which nobody is called, is not there yet.
@@ -270,14 +327,15 @@ impl Cluster {
 
     /// Why [`Self::pick`] found nobody.
     pub(crate) fn nobody(&self) -> Error {
-        let (name, known) = (&self.name, self.endpoints.len());
+        let (name, endpoints) = (&self.name, self.endpoints.load());
+        let known = endpoints.all.len();
         if let Some(why) = self.waits_for() {
             return Error::new(
                 Reason::TlsError,
                 format!("\"{name}\" wants a certificate, and there is none yet: {why}"),
             );
         }
-        match (known, &self.unlearnt) {
+        match (known, &endpoints.said.problem) {
             (0, Some(why)) => {
                 Error::new(Reason::DnsError, format!("no endpoint of \"{name}\" is known: {why}"))
             }
@@ -347,7 +405,8 @@ impl Cluster {
     pub(crate) fn try_slot(&self, to: &Endpoint) -> Option<OwnedSemaphorePermit> {
         let slot = self.slots.free.clone().try_acquire_owned().ok();
         if slot.is_none() {
-            let elsewhere = self.endpoints.iter().map(Arc::as_ref).filter(|other| other.id != to.id);
+            let endpoints = self.endpoints.load();
+            let elsewhere = endpoints.all.iter().map(Arc::as_ref).filter(|other| other.id != to.id);
             let _evicted = elsewhere.chain([to]).any(|endpoint| endpoint.pool.evict_idle());
             self.rejected(LimitLabel::Connections);
         }
@@ -382,11 +441,6 @@ impl Cluster {
         }
     }
 
-    /// Closes connections that were idle for too long.
-    pub(crate) fn sweep(&self) {
-        self.endpoints.iter().for_each(|endpoint| endpoint.pool.sweep(self.connection.idle_timeout));
-    }
-
     /// Gauges that mirror live state, for when somebody looks.
     pub(crate) fn tell(&self) {
         if !self.metrics.is_used() {
@@ -403,7 +457,7 @@ impl Cluster {
             self.metrics.breaker_limit(limit).set(i64::from(max));
         }
         let ejected = i64::from(self.ejections.ejected());
-        let known = i64::try_from(self.endpoints.len()).unwrap_or(i64::MAX);
+        let known = i64::try_from(self.endpoints.load().all.len()).unwrap_or(i64::MAX);
         self.metrics.endpoints(EndpointState::Ejected).set(ejected);
         self.metrics.endpoints(EndpointState::Available).set(known - ejected);
     }
@@ -443,29 +497,32 @@ struct Single {
 }
 
 impl Single {
-    fn cluster(self, metrics: &Arc<Metrics>, workers: usize) -> Arc<Cluster> {
+    fn cluster(self, common: &Common) -> Arc<Cluster> {
         let epoch = Instant::now().into_std();
-        let ejections = Ejections::new(&NEVER_EJECTED, 1);
+        let ejections = Ejections::new(&NEVER_EJECTED);
         let outlier = outlier::Outlier::new(ejections.clone(), epoch);
-        let endpoint = Endpoint::new(0, self.address, NonZeroU32::MIN, outlier, workers, epoch);
+        let (spec, idle_timeout) = (Spec::at(self.address), Some(self.idle_timeout));
+        let endpoint = Endpoint::new(0, &spec, outlier, idle_timeout, common.workers, epoch);
         Arc::new(Cluster {
             name: self.name.into(),
             kind: self.kind,
             leg: self.leg,
             symbol: self.symbol,
-            endpoints: [Arc::new(endpoint)].into(),
-            balancer: Balancer::new(config::cluster::LoadBalancer::Random, [NonZeroU32::MIN]),
+            endpoints: ArcSwap::from_pointee(EndpointSet::single(endpoint)),
+            load_balancer: LoadBalancer::Random,
+            workers: common.workers,
+            pools: common.pools.clone(),
             protocol: self.protocol,
             connect_timeout: self.timeouts.connect,
-            timeouts: self.timeouts,
-            connection: ConnectionPolicy {
+            timeouts: Arc::new(self.timeouts),
+            connection: Arc::new(ConnectionPolicy {
                 idle_timeout: Some(self.idle_timeout),
                 max_age: None,
                 max_requests: None,
                 keepalive: (self.leg == Leg::Outbound).then_some(PASSTHROUGH_KEEPALIVE),
-            },
+            }),
             budget: None,
-            retry: self.retry,
+            retry: self.retry.map(Arc::new),
             limits: Limits {
                 pending: Limit::new("max_pending_requests", NO_LIMIT),
                 requests: self.requests,
@@ -475,10 +532,9 @@ impl Single {
             ejections,
             slots: Slots::new(NO_LIMIT),
             remembered: AtomicU8::new(0),
-            unlearnt: None,
             tls: None,
             verifies_peers: false,
-            metrics: metrics.service(self.kind.direction(), self.symbol),
+            metrics: common.metrics.service(self.kind.direction(), self.symbol),
         })
     }
 }

@@ -101,7 +101,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
 /// An endpoint that was not tried yet for this request, where there is one.
 fn pick(cluster: &Cluster, exchange: &Exchange, now: Instant) -> Option<Arc<Endpoint>> {
     let mut tried = exchange.tried();
-    let endpoint = cluster.pick(&mut tried, now, &mut exchange.worker.ground.rng.lock())?.clone();
+    let endpoint = cluster.pick(&mut tried, now, &mut exchange.worker.ground.rng.lock())?;
     exchange.was_tried(endpoint.id);
     Some(endpoint)
 }

@@ -40,6 +40,12 @@
 //! 11. The answer climbs back. What must last until its final byte (connection, permits, counters) rides on its
 //!     body as one tail ([`http::body`]), and ends the exchange when that ends.
 //!
+//! # What changes while it runs
+//! - A new configuration becomes a new snapshot ([`state`]), which [`app`] swaps in as a whole. Clusters and routes that
+//!   nothing concerns are the same objects in both.
+//! - News of one service's endpoints ([`cluster::update`], whoever brings it) replaces that cluster's set of endpoints
+//!   ([`cluster::set`]) in place. Nothing else is looked at.
+//!
 //! # Floors
 //! Arrows point down, nothing looks up: `main` → [`cli`] → [`app`] → [`admin`], [`dns`] | [`inbound`], [`outbound`] →
 //! [`layers`], [`dispatch`], [`tcp`], [`serve`] → [`detect`], [`state`] → [`cluster`], [`discovery`] → [`http`],

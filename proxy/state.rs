@@ -7,8 +7,8 @@
 mod addresses;
 mod compile;
 mod destinations;
+mod former;
 mod names;
-mod retired;
 mod rules;
 mod virtual_addresses;
 
@@ -24,14 +24,15 @@ use rustls::ServerConfig;
 
 use crate::cluster::Cluster;
 use crate::cluster::budget::Budget;
+use crate::cluster::pools::Pools;
 use crate::net::Leg;
 use crate::net::own::OwnListeners;
 use crate::telemetry::Symbol;
 pub(crate) use addresses::AddressTable;
-pub(crate) use compile::{Budgets, Clusters, Sides, compile};
+pub(crate) use compile::{Before, Budgets, Clusters, Sides, compile};
 pub(crate) use destinations::Destinations;
+pub(crate) use former::Former;
 pub(crate) use names::{Known, Names};
-pub(crate) use retired::Retired;
 pub(crate) use rules::Rule;
 pub(crate) use virtual_addresses::VirtualAddresses;
 
@@ -40,7 +41,7 @@ pub(crate) struct Store {
     snapshot: ArcSwap<Snapshot>,
     /// Outbound destinations that no service matches.
     pub(crate) unknown: Destinations<SocketAddr>,
-    pub(crate) retired: Retired,
+    pub(crate) pools: Arc<Pools>,
 }
 
 pub(crate) struct Snapshot {
@@ -51,7 +52,7 @@ pub(crate) struct Snapshot {
     /// What DNS is answered with.
     pub(crate) names: Arc<Names>,
     /// By name: what a service's own port means.
-    pub(crate) services: HashMap<Arc<str>, Arc<Route>>,
+    pub(crate) services: Services,
     /// What becomes of a destination that neither knows.
     pub(crate) policy: Unknown,
     pub(crate) own: OwnListeners,
@@ -65,6 +66,12 @@ pub(crate) struct Snapshot {
     /// Those of routes, for the next snapshot.
     pub(crate) budgets: Budgets,
 }
+
+/// Services' own routes, by name.
+pub(crate) type Services = HashMap<Arc<str>, Arc<Route>>;
+
+/// In the order in which they are looked at. Many routes share them.
+pub(crate) type Rules = Arc<[Arc<Rule>]>;
 
 /// What inbound connections are admitted and served by.
 pub(crate) struct InboundSide {
@@ -88,12 +95,12 @@ pub(crate) struct Route {
     /// Empty for a service's own, which no route of the file diverts.
     pub(crate) name: Symbol,
     pub(crate) cluster: Arc<Cluster>,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) retry: Option<Retry>,
+    pub(crate) timeouts: Arc<Timeouts>,
+    pub(crate) retry: Option<Arc<Retry>>,
     /// What `retry` takes from; `None` without.
     pub(crate) budget: Option<Arc<Budget>>,
     /// Which requests go elsewhere: looked at in this order, the first match wins.
-    pub(crate) rules: Box<[Arc<Rule>]>,
+    pub(crate) rules: Rules,
     /// The rules are all there is: the host is no service's.
     pub(crate) is_only_rules: bool,
 }
@@ -142,8 +149,8 @@ impl Fixed {
 }
 
 impl Store {
-    pub(crate) fn new(snapshot: Snapshot, unknown: Destinations<SocketAddr>) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown, retired: Retired::default() }
+    pub(crate) fn new(snapshot: Snapshot, unknown: Destinations<SocketAddr>, pools: Arc<Pools>) -> Self {
+        Self { snapshot: ArcSwap::from_pointee(snapshot), unknown, pools }
     }
 
     pub(crate) fn load(&self) -> Guard<Arc<Snapshot>> {
@@ -155,10 +162,10 @@ impl Store {
         self.snapshot.load_full()
     }
 
-    pub(crate) fn swap(&self, next: Snapshot) {
-        let next = Arc::new(next);
-        let before = self.snapshot.swap(next.clone());
-        self.retired.note(&before, &next);
+    /// Returns the snapshot that was read until now; see [`Former`] for where it goes.
+    #[must_use]
+    pub(crate) fn swap(&self, next: Snapshot) -> Arc<Snapshot> {
+        self.snapshot.swap(Arc::new(next))
     }
 }
 
@@ -190,10 +197,10 @@ impl Snapshot {
 impl Route {
     /// The cluster's own policy.
     pub(crate) fn to(cluster: Arc<Cluster>) -> Arc<Self> {
-        Arc::new(Self::with(cluster, [].into()))
+        Arc::new(Self::with(cluster, Rules::default()))
     }
 
-    fn with(cluster: Arc<Cluster>, rules: Box<[Arc<Rule>]>) -> Self {
+    fn with(cluster: Arc<Cluster>, rules: Rules) -> Self {
         Self {
             name: Symbol::EMPTY,
             timeouts: cluster.timeouts.clone(),

@@ -114,7 +114,7 @@ async fn dial_unused(cluster: &Arc<Cluster>, worker: &Worker) -> Result<Dialled,
     let mut tried = Tried::default();
     let mut tries = 1 + cluster.retry.as_ref().map_or(0, |retry| retry.attempts);
     loop {
-        let picked = cluster.pick(&mut tried, Instant::now(), &mut worker.ground.rng.lock()).cloned();
+        let picked = cluster.pick(&mut tried, Instant::now(), &mut worker.ground.rng.lock());
         let endpoint = picked.ok_or_else(|| cluster.nobody())?;
         tries -= 1;
         match dial_endpoint(cluster, endpoint, worker).await {

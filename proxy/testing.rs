@@ -47,6 +47,7 @@ mod replaced;
 mod replay;
 mod retries;
 mod routes;
+mod scale;
 mod timeouts;
 mod tunnels;
 mod unserved;

@@ -3,19 +3,19 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use pillion_config::Setting;
+use pillion_model::Config;
 use serde_json::{Value, json};
 
 use super::console::Console;
 
 pub(super) fn page(console: &Console, now: Instant) -> Value {
     let (told, snapshot) = (console.told(), console.store.load_full());
-    let asked = asked_of_dns(&told.settings);
+    let asked = asked_of_dns(&told.config);
     let cluster = |cluster: &std::sync::Arc<crate::cluster::Cluster>| {
         let mut picture = cluster.picture(now);
         picture["endpoints_from"] = asked.get(&*cluster.name).map_or_else(
             || json!("static"),
-            |name| json!({ "dns": name, "problem": cluster.unlearnt.as_deref() }),
+            |name| json!({ "dns": name, "problem": cluster.endpoints().said.problem.as_deref() }),
         );
         picture
     };
@@ -23,10 +23,7 @@ pub(super) fn page(console: &Console, now: Instant) -> Value {
 }
 
 /// Which services learn their endpoints, and by which name.
-fn asked_of_dns(settings: &[Setting]) -> HashMap<&str, &Value> {
-    let asked = settings.iter().filter_map(|setting| {
-        let service = setting.key.strip_prefix("services.")?.strip_suffix(".endpoints.dns")?;
-        Some((service, &setting.value))
-    });
-    asked.collect()
+fn asked_of_dns(config: &Config) -> HashMap<&str, String> {
+    let asked = config.clusters.iter().filter_map(|of| Some((of, of.discovery.as_ref()?)));
+    asked.map(|(of, by)| (of.name.as_str(), format!("{}:{}", by.name, by.port))).collect()
 }

@@ -1,25 +1,103 @@
-//! `/config`: what this sidecar was told in the end, and where each value came from. Flat, so that it can be searched.
+//! `/config`: what this sidecar was told in the end, and where each value came from. Flat, so that it can be searched;
+//! in pages, or for one service, since ten thousand services have half a million values.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value, json};
+use pillion_config::{Part, Setting, Written, effective_part};
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::console::{Refusal, Told};
 
+/// Values on a page where nobody says how many: a usual file is on one page, and a page is some 100 KB.
+const USUAL: usize = 1000;
+/// Values on a page at most: a page is made in memory.
+const MOST: usize = 10_000;
+
+/// What of the configuration somebody wants to see.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// Pages count from 1.
+    Page {
+        page: usize,
+        limit: usize,
+    },
+    Service(String),
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("there is no service called \"{0}\"")]
+pub(super) struct NoSuchService(String);
+
+impl Asked {
+    /// `query`: `page=2&limit=500`, or `service=NAME`. The names of services need no decoding.
+    ///
+    /// # Errors
+    /// A sentence about what to ask for instead.
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
+        let (mut page, mut limit, mut service) = (None, None, None);
+        for word in query.split('&').filter(|word| !word.is_empty()) {
+            let (name, value) = word.split_once('=').unwrap_or((word, ""));
+            let number = |most| match value.parse::<usize>() {
+                Ok(number) if (1..=most).contains(&number) => Ok(Some(number)),
+                _ => Err(format!("{name} is a number from 1 to {most}")),
+            };
+            match name {
+                "page" => page = number(usize::MAX / MOST)?,
+                "limit" => limit = number(MOST)?,
+                "service" => service = Some(value.to_owned()),
+                _ => return Err("the parameters are page, limit and service".to_owned()),
+            }
+        }
+        match (service, page.or(limit)) {
+            (Some(_), Some(_)) => {
+                Err("a service is shown whole: ask for it without page and limit".to_owned())
+            }
+            (Some(service), None) => Ok(Self::Service(service)),
+            (None, _) => Ok(Self::Page { page: page.unwrap_or(1), limit: limit.unwrap_or(USUAL) }),
+        }
+    }
+
+    fn part(&self) -> Part<'_> {
+        match self {
+            Self::Page { page, limit } => Part::Page { from: (page - 1) * limit, most: *limit },
+            Self::Service(name) => Part::Service(name),
+        }
+    }
+
+    /// Where the values go on after these; `all`: how many there are.
+    fn next(&self, all: usize) -> Option<String> {
+        match self {
+            Self::Page { page, limit } if page * limit < all => {
+                Some(format!("/config?page={}&limit={limit}", page + 1))
+            }
+            Self::Page { .. } | Self::Service(_) => None,
+        }
+    }
+}
+
 /// `generation`: of the snapshot that is read by the data path.
-pub(super) fn page(told: &Told, generation: u64) -> Value {
-    let settings = told.settings.iter().map(|setting| {
-        (setting.key.clone(), json!({ "value": setting.value, "from": setting.from.to_string() }))
-    });
-    json!({
+pub(super) fn page(told: &Told, generation: u64, asked: &Asked) -> Result<Value, NoSuchService> {
+    let file = told.file.as_ref().map(|file| file.display().to_string());
+    let written = file.as_deref().zip(told.text.as_deref()).map(|(name, text)| Written { name, text });
+    let (settings, all) = effective_part(&told.config, written, &told.flags, asked.part());
+    if let (Asked::Service(name), 0) = (asked, all) {
+        return Err(NoSuchService(name.clone()));
+    }
+    Ok(json!({
         "generation": generation,
         "loaded_at": told.loaded_at.and_then(moment),
-        "file": told.file.as_ref().map(|file| file.display().to_string()),
+        "file": file,
         "last_refusal": told.latest_refusal().map(refusal),
-        "values": settings.collect::<Map<_, _>>(),
-    })
+        "total": all,
+        "next": asked.next(all),
+        "values": settings.into_iter().map(shown).collect::<Vec<_>>(),
+    }))
+}
+
+fn shown(Setting { key, value, from }: Setting) -> Value {
+    json!({ "key": key, "value": value, "from": from.to_string() })
 }
 
 pub(super) fn refusal(refusal: &Refusal) -> Value {
@@ -34,31 +112,94 @@ fn moment(at: SystemTime) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
 
-    #[test]
-    fn it_names_generation_file_refusal_and_every_value_with_its_origin() {
-        let text = "inbound: off\nservices:\n  orders: { endpoints: [\"10.0.0.1:80\"] }\n";
+    fn told(text: &str) -> Told {
         let (config, _) = pillion_config::parse(text, std::path::Path::new("")).expect("a good file");
-        let written = pillion_config::Written { name: "p.yaml", text };
-        let told = Told {
+        Told {
             loaded_at: Some(UNIX_EPOCH + Duration::from_secs(1_795_258_800)),
             file: Some("p.yaml".into()),
-            settings: pillion_config::effective(&config, Some(written), &[]),
+            config: Arc::new(config),
+            text: Some(text.into()),
             last_refusal: Some(Refusal { at: UNIX_EPOCH, why: "p.yaml:1:1: error: no".into() }),
-            certificates_refused: None,
-            credentials: Vec::new(),
-        };
-        let page = page(&told, 3);
+            ..Told::default()
+        }
+    }
+
+    fn many() -> Told {
+        let services = (0..100).map(|nth| format!("  s{nth}: {{ endpoints: [\"10.0.0.1:{}\"] }}\n", nth + 1));
+        told(&services.fold("inbound: off\nservices:\n".to_owned(), |text, service| text + &service))
+    }
+
+    fn keys(page: &Value) -> Vec<String> {
+        let values = page["values"].as_array().expect("a list");
+        values.iter().map(|value| value["key"].as_str().expect("a text").to_owned()).collect()
+    }
+
+    #[test]
+    fn it_names_generation_file_refusal_and_every_value_with_its_origin() {
+        let told = told("inbound: off\nservices:\n  orders: { endpoints: [\"10.0.0.1:80\"] }\n");
+        let page = page(&told, 3, &Asked::Page { page: 1, limit: USUAL }).expect("a page");
         assert_eq!((&page["generation"], &page["file"]), (&json!(3), &json!("p.yaml")));
         assert_eq!(page["loaded_at"], "2026-11-21T11:00:00Z");
         assert_eq!(
             page["last_refusal"],
             json!({ "at": "1970-01-01T00:00:00Z", "why": "p.yaml:1:1: error: no" })
         );
-        let endpoint = json!({ "value": "10.0.0.1:80", "from": "p.yaml:3:25" });
-        assert_eq!(page["values"]["services.orders.endpoints[0]"], endpoint);
+        let endpoint =
+            json!({ "key": "services.orders.endpoints[0]", "value": "10.0.0.1:80", "from": "p.yaml:3:25" });
+        assert!(page["values"].as_array().expect("a list").contains(&endpoint), "{page:#}");
+        assert_eq!((&page["next"], &page["total"]), (&Value::Null, &json!(keys(&page).len())));
+    }
+
+    #[test]
+    fn c18_the_pages_together_are_the_whole_and_each_links_to_the_next() {
+        let told = many();
+        let whole = keys(&page(&told, 1, &Asked::Page { page: 1, limit: MOST }).expect("a page"));
+        let (mut together, mut query) = (Vec::new(), "limit=700".to_owned());
+        loop {
+            let page = page(&told, 1, &Asked::parse(&query).expect("a good query")).expect("a page");
+            assert!(keys(&page).len() <= 700);
+            together.extend(keys(&page));
+            match page["next"].as_str() {
+                Some(next) => query = next.strip_prefix("/config?").expect("a link to this page").to_owned(),
+                None => break,
+            }
+        }
+        assert_eq!(together, whole);
+        assert!(whole.len() > 3000, "{}", whole.len());
+        let beyond = page(&told, 1, &Asked::Page { page: 99, limit: MOST }).expect("an empty page");
+        assert_eq!((keys(&beyond).len(), &beyond["next"]), (0, &Value::Null));
+    }
+
+    #[test]
+    fn c18_one_service_is_shown_alone_and_whole() {
+        let told = many();
+        let asked = Asked::parse("service=s7").expect("a good query");
+        let page = page(&told, 1, &asked).expect("a service of this name");
+        assert!(keys(&page).iter().all(|key| key.starts_with("services.s7.")));
+        let own = json!({ "key": "services.s7.endpoints[0]", "value": "10.0.0.1:8", "from": "p.yaml:10:21" });
+        assert!(page["values"].as_array().expect("a list").contains(&own), "{page:#}");
+        let unknown = super::page(&told, 1, &Asked::Service("s100".into())).expect_err("no such service");
+        assert_eq!(unknown.to_string(), "there is no service called \"s100\"");
+    }
+
+    #[test]
+    fn what_is_no_page_is_told_what_to_ask_for() {
+        for (query, words) in [
+            ("page=0", "page is a number from 1"),
+            ("page=x", "page is a number from 1"),
+            ("limit=10001", "limit is a number from 1 to 10000"),
+            ("limit", "limit is a number"),
+            ("page=99999999999999999999", "page is a number"),
+            ("services=a", "the parameters are page, limit and service"),
+            ("service=a&page=2", "a service is shown whole"),
+        ] {
+            assert!(Asked::parse(query).expect_err(query).starts_with(words), "{query}");
+        }
+        assert_eq!(Asked::parse("&page=3&"), Ok(Asked::Page { page: 3, limit: USUAL }));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use pillion_config::Setting;
+use pillion_model::Config;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
@@ -33,7 +33,11 @@ pub(crate) struct Told {
     pub(crate) loaded_at: Option<SystemTime>,
     /// `None`: built-in defaults and flags.
     pub(crate) file: Option<PathBuf>,
-    pub(crate) settings: Vec<Setting>,
+    pub(crate) config: Arc<Config>,
+    /// What stands in the file, for the places of its keys.
+    pub(crate) text: Option<Arc<str>>,
+    /// Keys that the command line set over the file, with their flags.
+    pub(crate) flags: Vec<(&'static str, &'static str)>,
     /// Of a later configuration than the one at work; `None` once one was taken.
     pub(crate) last_refusal: Option<Refusal>,
     /// Of later certificates than the ones in use; `None` once some were taken.
@@ -89,15 +93,19 @@ impl Console {
         self.tell(told);
     }
 
+    /// A part of the configuration. Reads the text of the file for it: one caller at a time, on a thread that has time.
+    ///
+    /// # Errors
+    /// There is no such service.
+    pub(super) fn config(&self, asked: &config::Asked) -> Result<Value, config::NoSuchService> {
+        config::page(&self.told(), self.store.load().generation, asked)
+    }
+
     /// Asked with every look at the files: changes nothing where none are told as refused.
     pub(crate) fn forget_refused_certificates(&self) {
         if self.told.load().certificates_refused.is_some() {
             self.retell(|told| told.certificates_refused = None);
         }
-    }
-
-    pub(super) fn config(&self) -> Value {
-        config::page(&self.told(), self.store.load().generation)
     }
 
     pub(super) fn certificates(&self) -> Value {

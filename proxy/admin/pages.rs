@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::answer::{Answer, answer, json, text};
+use super::config::Asked as Part;
 use super::console::{Console, NotTaken};
 use super::exposition::Expositions;
 use super::probe::Prober;
@@ -60,7 +61,7 @@ const PAGES: [(&str, Page, Asked, &str); 12] = [
         "/config",
         Page::Config,
         Asked::Get,
-        "the configuration at work, where each value came from, what was refused",
+        "the configuration at work, where each value came from, what was refused; ?page=2&limit=500, or ?service=NAME",
     ),
     ("/clusters", Page::Clusters, Asked::Get, "each service with its endpoints, connections and limits"),
     ("/certs", Page::Certs, Asked::Get, "the certificates in use"),
@@ -122,7 +123,7 @@ impl Pages {
     async fn page(&self, page: Page, request: &Parts, asked_at: Option<IpAddr>) -> Answer {
         match page {
             Page::Index => text(StatusCode::OK, index()),
-            Page::Config => self.long(|console| json(&console.config())).await,
+            Page::Config => self.config(request.uri.query().unwrap_or_default()).await,
             Page::Clusters => {
                 let now = Instant::now().into_std();
                 self.long(move |console| json(&clusters::page(console, now))).await
@@ -144,6 +145,18 @@ impl Pages {
             // boxed: it is larger than all the rest, and rare
             Page::Probe => Box::pin(self.probe(request.uri.path(), asked_at)).await,
         }
+    }
+
+    async fn config(&self, query: &str) -> Answer {
+        let asked = match Part::parse(query) {
+            Ok(asked) => asked,
+            Err(why) => return text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+        };
+        self.long(move |console| match console.config(&asked) {
+            Ok(page) => json(&page),
+            Err(unknown) => text(StatusCode::NOT_FOUND, format!("{unknown}\n")),
+        })
+        .await
     }
 
     /// A page that takes long where there are thousands of services: written on a thread of its own, one at a time,
@@ -208,7 +221,7 @@ const fn is_told_to_all(page: Page) -> bool {
 
 /// Scrapers and probes put what they like behind their paths.
 fn takes_query(page: Page, method: &Method) -> bool {
-    is_told_to_all(page) || page == Page::Logging && *method == Method::PUT
+    is_told_to_all(page) || page == Page::Config || page == Page::Logging && *method == Method::PUT
 }
 
 fn ordered(done: Result<String, NotTaken>) -> Answer {

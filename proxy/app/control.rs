@@ -8,24 +8,26 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use pillion_model::listener::Inbound;
-use pillion_model::{Cluster as ClusterConfig, Config};
+use pillion_model::{Cluster as ClusterConfig, Config, EndpointUpdate};
 use tokio::sync::mpsc;
 
 use super::credentialed::{self, Bundles, Credentialed, refuse_restart};
 use super::dns::DnsListeners;
-use super::following::Learnt;
 use super::listeners::{Addresses, Change, Listeners};
 use super::own::{self, Identity};
 use super::weakened::weakened;
 use super::worker::{Command, Connections};
+use crate::cluster::alike::Policies;
 use crate::cluster::limits::Limit;
-use crate::cluster::{Before, Cluster, Membership, NO_LIMIT};
+use crate::cluster::update::{EndpointSource as _, Written};
+use crate::cluster::{Before, Cluster, Common, NO_LIMIT};
 use crate::identity::credentials::Credentials;
 use crate::identity::watch::{Outcome, Rotating};
 use crate::identity::{Validity, date, expires_soon};
 use crate::net::own::OwnListeners;
 use crate::state::{
-    Application, Clusters, Destinations, InboundSide, Names, Sides, Store, VirtualAddresses, compile,
+    Application, Before as BeforeSnapshot, Clusters, Destinations, Former, InboundSide, Names, Sides, Store,
+    VirtualAddresses, compile,
 };
 use crate::telemetry::{CertificateUse, Metrics};
 use crate::tls::client::ClientTls;
@@ -43,7 +45,7 @@ pub enum Applied {
 
 /// The one who changes what the data path reads.
 pub struct Controller {
-    config: Config,
+    config: Arc<Config>,
     identity: Identity,
     bundles: Bundles,
     /// The identity's files; `None`: there are none.
@@ -56,8 +58,8 @@ pub struct Controller {
     /// Of admin and metrics, which stay where they are.
     fixed: Addresses,
     clusters: Clusters,
-    /// Of services whose endpoints are learnt, by name.
-    learnt: HashMap<String, Learnt>,
+    policies: Policies,
+    former: Former,
     names: Arc<Names>,
     /// Given to services that are gone, too.
     virtual_addresses: VirtualAddresses,
@@ -72,6 +74,7 @@ pub struct Controller {
 pub(super) struct Around {
     pub(super) store: Arc<Store>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) common: Common,
     pub(super) connections: Connections,
     /// `inbound.max_requests`.
     pub(super) requests: Arc<Limit>,
@@ -87,7 +90,7 @@ impl Controller {
     ) -> (Self, Vec<mpsc::Receiver<Command>>) {
         let (workers, receivers) = (0..workers).map(|_| mpsc::channel(COMMANDS)).unzip();
         let controller = Self {
-            config: nothing(),
+            config: Arc::new(nothing()),
             identity: Identity::None,
             bundles: Bundles::new(),
             rotating: None,
@@ -97,7 +100,8 @@ impl Controller {
             dns,
             fixed,
             clusters: Clusters::new(),
-            learnt: HashMap::new(),
+            policies: Policies::default(),
+            former: Former::default(),
             names: Arc::default(),
             virtual_addresses: VirtualAddresses::default(),
             inbound: None,
@@ -112,7 +116,7 @@ impl Controller {
         Addresses { dns: self.dns.addresses(), ..with(self.listeners.addresses(), &self.fixed) }
     }
 
-    pub const fn config(&self) -> &Config {
+    pub const fn config(&self) -> &Arc<Config> {
         &self.config
     }
 
@@ -125,9 +129,9 @@ impl Controller {
     ///
     /// # Errors
     /// Whatever keeps it from being served. Everything is as it was then.
-    pub fn apply(&mut self, config: &Config) -> anyhow::Result<Applied> {
+    pub fn apply(&mut self, config: &Arc<Config>) -> anyhow::Result<Applied> {
         if self.generation > 0 {
-            if *config == self.config && credentialed::bundles(config) == self.bundles {
+            if **config == *self.config && credentialed::bundles(config) == self.bundles {
                 return Ok(Applied::Unchanged);
             }
             refuse_restart(&self.config, config)?;
@@ -139,7 +143,7 @@ impl Controller {
     }
 
     /// With the identity that it names.
-    fn put_read(&mut self, config: &Config) -> anyhow::Result<()> {
+    fn put_read(&mut self, config: &Arc<Config>) -> anyhow::Result<()> {
         if self.generation > 0 && config.identity == self.config.identity {
             return self.put(config, self.identity.clone());
         }
@@ -186,6 +190,16 @@ impl Controller {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn store(&self) -> &Store {
+        &self.around.store
+    }
+
+    /// Frees what nobody reads any more.
+    pub(crate) fn free_former(&mut self) {
+        self.former.free();
+    }
+
     /// Whether the identity's files hold something that was refused.
     pub(super) fn refuses_identity(&self) -> bool {
         self.rotating.as_ref().is_some_and(Rotating::is_refused)
@@ -222,105 +236,93 @@ impl Controller {
     }
 
     /// Both at once.
-    pub(super) fn put(&mut self, config: &Config, identity: Identity) -> anyhow::Result<()> {
-        let credentials = Credentialed::by(config, &identity)?;
+    pub(super) fn put(&mut self, config: &Arc<Config>, identity: Identity) -> anyhow::Result<()> {
+        let bundles = credentialed::bundles(config); // before they are used: what is written in between is a change later
+        let same_identity = identity.is(&self.identity);
+        let kept = self.kept(config, &bundles, same_identity);
+        let credentials = Credentialed::by(config, &identity, &kept)?;
         let dns = self.dns.plan(config)?;
         let mut change = self.listeners.plan(config)?; // from here on nothing can fail
         self.listeners.commit(&mut change);
-        let same_identity = identity.is(&self.identity);
         let inbound = config.inbound.as_ref();
         let known = self.inbound.as_ref().filter(|_| same_identity && self.config.tls == config.tls);
         let server = known.and_then(|known| known.tls.clone()).or(credentials.server); // with its sessions
         self.inbound = self.inbound_side(inbound, server, identity.credentials());
-        self.clusters = self.clusters(config, credentials.clients, &credentials.bundles, same_identity);
-        self.bundles = credentials.bundles;
+        let next = self.clusters(config, kept, credentials.clients);
+        let former = std::mem::replace(&mut self.clusters, next);
+        let mut left = Vec::new();
+        self.bundles = bundles;
         if self.config.inbound != config.inbound {
-            self.applications = Arc::new(self.applications(config.inbound.as_ref()));
+            let next = Arc::new(self.applications(config.inbound.as_ref()));
+            left.push(std::mem::replace(&mut self.applications, next));
         }
         self.names = Arc::new(Names::of(config, &mut self.virtual_addresses));
         (self.config, self.identity) = (config.clone(), identity);
         self.tell_expiry();
         self.dns.commit(dns);
         self.swap(&mut change);
+        self.leave(&former); // now that nobody finds them any more
+        left.iter().for_each(|applications| applications.leave());
         self.command(change);
         Ok(())
     }
 
-    /// A cluster that nothing concerns stays the very same.
+    /// The clusters that nothing concerns: they stay the very same.
+    fn kept(&self, config: &Config, bundles: &Bundles, same_identity: bool) -> Clusters {
+        if !same_identity || self.config.tls != config.tls {
+            return Clusters::new();
+        }
+        let known = by_name(&self.config);
+        let is_same = |of: &&ClusterConfig| {
+            let file = credentialed::bundle(of);
+            known.get(of.name.as_str()) == Some(of)
+                && file.is_none_or(|file| bundles.get(file) == self.bundles.get(file))
+        };
+        let same = config.clusters.iter().filter(is_same);
+        same.filter_map(|of| Some((of.name.clone(), self.clusters.get(&of.name)?.clone()))).collect()
+    }
+
+    /// Those that are kept, and new ones for all others, with what they take over from those of before.
     fn clusters(
         &mut self,
         config: &Config,
+        mut kept: Clusters,
         mut tls: HashMap<String, Option<ClientTls>>,
-        bundles: &Bundles,
-        same_identity: bool,
     ) -> Clusters {
-        self.forget_names(config);
-        let same_tls = same_identity && self.config.tls == config.tls;
-        let trusts_the_same = |of: &ClusterConfig| {
-            credentialed::bundle(of).is_none_or(|file| bundles.get(file) == self.bundles.get(file))
-        };
-        let cluster = |of: &ClusterConfig| {
-            let before = self.before(&of.name);
-            let is_same = |known: &ClusterConfig| known == of && same_tls && trusts_the_same(of);
-            if let Some((_, cluster)) = before.filter(|(known, _)| is_same(known)) {
-                return (of.name.clone(), cluster.clone());
+        let known = by_name(&self.config);
+        let (Around { common, .. }, policies) = (&self.around, &mut self.policies);
+        for of in &config.clusters {
+            if kept.contains_key(&of.name) {
+                continue;
             }
-            let tls = tls.remove(&of.name).flatten();
-            (of.name.clone(), self.cluster(of, tls, before))
-        };
-        let next: Clusters = config.clusters.iter().map(cluster).collect();
-        let gone = self.clusters.iter().filter(|(name, _)| !next.contains_key(*name));
-        gone.for_each(|(_, cluster)| cluster.tell_gone());
-        next
-    }
-
-    fn before(&self, name: &str) -> Option<(&ClusterConfig, &Arc<Cluster>)> {
-        let known = self.config.clusters.iter().find(|known| known.name == name);
-        known.zip(self.clusters.get(name))
-    }
-
-    fn cluster(
-        &self,
-        of: &ClusterConfig,
-        tls: Option<ClientTls>,
-        before: Option<(&ClusterConfig, &Arc<Cluster>)>,
-    ) -> Arc<Cluster> {
-        let membership = match (&of.discovery, self.learnt.get(&of.name), before) {
-            (None, ..) => Membership { endpoints: of.endpoints.clone(), unlearnt: None },
-            (Some(_), Some(learnt), _) => learnt.membership(),
-            // nobody has answered for its new name yet: requests need not wait for that
-            (Some(_), None, Some((_, cluster))) => Learnt::nothing().or_still(cluster),
-            (Some(_), None, None) => Learnt::nothing().membership(),
-        };
-        let before = before.map(|(of, cluster)| Before { of, cluster });
-        Cluster::service(of, membership, tls, before, &self.around.metrics, self.workers.len())
-    }
-
-    /// What was learnt of a name is not true of another.
-    fn forget_names(&mut self, next: &Config) {
-        let asks_the_same = |name: &str| {
-            let next = next.clusters.iter().find(|of| of.name == name).and_then(|of| of.discovery.as_ref());
-            let now =
-                self.config.clusters.iter().find(|of| of.name == name).and_then(|of| of.discovery.as_ref());
-            now.zip(next).is_some_and(|(now, next)| (&now.name, now.port) == (&next.name, next.port))
-        };
-        let gone: Vec<String> = self.learnt.keys().filter(|name| !asks_the_same(name)).cloned().collect();
-        gone.iter().for_each(|name| drop(self.learnt.remove(name)));
-    }
-
-    /// A service's endpoints are others now. Those that leave finish what they have begun.
-    pub(crate) fn learn(&mut self, name: &str, learnt: Learnt) {
-        let Some((of, cluster)) = self.before(name).filter(|(of, _)| of.discovery.is_some()) else { return };
-        let is_first = !self.learnt.contains_key(name);
-        let keeps_others = is_first && learnt.addresses.is_empty() && !cluster.endpoints.is_empty();
-        if keeps_others || self.learnt.get(name) == Some(&learnt) {
-            return;
+            let before = known.get(of.name.as_str()).zip(self.clusters.get(&of.name));
+            let before = before.map(|(of, cluster)| Before { of, cluster });
+            let (said, tls) = (Written.at_once(of), tls.remove(&of.name).flatten());
+            let cluster = Cluster::service(of, said, tls, before, policies, common);
+            kept.insert(of.name.clone(), cluster);
         }
-        let (of, cluster) = (of.clone(), cluster.clone());
-        self.learnt.insert(name.to_owned(), learnt);
-        let next = self.cluster(&of, cluster.tls().cloned(), Some((&of, &cluster)));
-        self.clusters.insert(name.to_owned(), next);
-        self.swap(&mut Change::default());
+        kept
+    }
+
+    /// What these clusters had goes on with those that took their place, as far as these have it.
+    fn leave(&self, former: &Clusters) {
+        for (name, cluster) in former {
+            match self.clusters.get(name) {
+                Some(same) if Arc::ptr_eq(same, cluster) => {}
+                Some(next) => cluster.leave_for(Some(next)),
+                None => {
+                    cluster.leave_for(None);
+                    cluster.tell_gone();
+                }
+            }
+        }
+    }
+
+    /// The source of a service's endpoints has news. Nothing else is looked at, let alone changed.
+    pub(crate) fn learn(&self, update: EndpointUpdate) {
+        if let Some(cluster) = self.clusters.get(&*update.cluster) {
+            cluster.update(update);
+        }
     }
 
     fn inbound_side(
@@ -341,7 +343,7 @@ impl Controller {
     }
 
     fn applications(&self, inbound: Option<&Inbound>) -> Destinations<Application> {
-        applications(inbound, &self.around.requests, &self.around.metrics, self.workers.len())
+        applications(inbound, &self.around.requests, &self.around.common)
     }
 
     fn swap(&mut self, change: &mut Change) {
@@ -353,10 +355,21 @@ impl Controller {
             applications: self.applications.clone(),
         };
         let Around { store, metrics, .. } = &self.around;
-        let next =
-            compile(self.generation, &self.config, &self.clusters, sides, &store.load().budgets, metrics);
+        let now = store.load_full();
+        let before = BeforeSnapshot { services: &now.services, budgets: &now.budgets };
+        let next = compile(
+            self.generation,
+            &self.config,
+            &self.clusters,
+            sides,
+            before,
+            &mut self.policies,
+            metrics,
+        );
+        drop(now);
         change.use_now(); // what listeners are for, and what that means, as close together as can be
-        store.swap(next);
+        let former = store.swap(next);
+        self.former.keep(former);
         metrics.config_generation().set(i64::try_from(self.generation).unwrap_or(i64::MAX));
     }
 
@@ -387,6 +400,10 @@ impl Controller {
             metrics.certificate_not_after(CertificateUse::Ca).set(first);
         }
     }
+}
+
+fn by_name(config: &Config) -> HashMap<&str, &ClusterConfig> {
+    config.clusters.iter().map(|of| (of.name.as_str(), of)).collect()
 }
 
 /// What is worth a warning of a certificate, with its last second.
@@ -423,13 +440,12 @@ fn with(mut addresses: Addresses, fixed: &Addresses) -> Addresses {
 pub(super) fn applications(
     inbound: Option<&Inbound>,
     requests: &Arc<Limit>,
-    metrics: &Arc<Metrics>,
-    workers: usize,
+    common: &Common,
 ) -> Destinations<Application> {
-    let (inbound, requests, metrics) = (inbound.cloned(), requests.clone(), metrics.clone());
+    let (inbound, requests, common) = (inbound.cloned(), requests.clone(), common.clone());
     Destinations::new(move |of: Application| match &inbound {
-        Some(inbound) => Cluster::application(inbound, of.address, of.leg, &requests, &metrics, workers),
-        None => Cluster::passthrough(of.address, &metrics, workers), // nobody asks: there is no inbound side
+        Some(inbound) => Cluster::application(inbound, of.address, of.leg, &requests, &common),
+        None => Cluster::passthrough(of.address, &common), // nobody asks: there is no inbound side
     })
 }
 

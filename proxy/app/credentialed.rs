@@ -13,15 +13,15 @@ use rustls::ServerConfig;
 use super::own::Identity;
 use crate::files::Content;
 use crate::identity::credentials::MAX_FILE;
-use crate::tls::client::{AlpnOffer, ClientTls};
+use crate::state::Clusters;
+use crate::tls::client::{AlpnOffer, ClientTls, Setup};
 use crate::tls::server::server_config;
 
 /// What a configuration makes of an identity.
 pub(super) struct Credentialed {
-    /// By service; `None`: plaintext.
+    /// By service, of those that are not kept; `None`: plaintext.
     pub(super) clients: HashMap<String, Option<ClientTls>>,
     pub(super) server: Option<Arc<ServerConfig>>,
-    pub(super) bundles: Bundles,
 }
 
 /// What services' own trust bundles hold: the same path may lead to another one.
@@ -43,19 +43,21 @@ pub(super) const fn bundle(cluster: &Cluster) -> Option<&PathBuf> {
 }
 
 impl Credentialed {
+    /// `kept`: services that go on with the TLS that they have.
+    ///
     /// # Errors
     /// Certificates that cannot be used, or that are wanted where there is no identity.
-    pub(super) fn by(config: &Config, identity: &Identity) -> anyhow::Result<Self> {
-        let bundles = bundles(config); // before they are used: what is written in between is a change later
+    pub(super) fn by(config: &Config, identity: &Identity, kept: &Clusters) -> anyhow::Result<Self> {
+        let mut setup = Setup::new(identity.credentials(), &config.tls)?;
         let mut clients = HashMap::new();
-        for cluster in &config.clusters {
-            clients.insert(cluster.name.clone(), client_tls(cluster, identity, config)?);
+        for cluster in config.clusters.iter().filter(|of| !kept.contains_key(&of.name)) {
+            clients.insert(cluster.name.clone(), client_tls(cluster, identity, &mut setup)?);
         }
         let server = match &config.inbound {
             Some(inbound) => server_tls(inbound, identity, config)?,
             None => None,
         };
-        Ok(Self { clients, server, bundles })
+        Ok(Self { clients, server })
     }
 }
 
@@ -79,7 +81,11 @@ pub(super) fn refuse_restart(now: &Config, next: &Config) -> anyhow::Result<()> 
     }
 }
 
-fn client_tls(cluster: &Cluster, identity: &Identity, config: &Config) -> anyhow::Result<Option<ClientTls>> {
+fn client_tls(
+    cluster: &Cluster,
+    identity: &Identity,
+    setup: &mut Setup<'_>,
+) -> anyhow::Result<Option<ClientTls>> {
     if let (Identity::Awaited(why), true) = (identity, needs_identity(&cluster.tls)) {
         return Ok(Some(ClientTls::waiting(why)));
     }
@@ -89,8 +95,7 @@ fn client_tls(cluster: &Cluster, identity: &Identity, config: &Config) -> anyhow
         UpstreamProtocol::Http2 => AlpnOffer::Http2,
     };
     let host = cluster.hosts.first().filter(|host| !host.wildcard).map(|host| host.name.as_str());
-    ClientTls::new(identity.credentials(), &cluster.tls, &config.tls, host, offer)
-        .with_context(|| format!("services.{}.tls", cluster.name))
+    setup.client(&cluster.tls, host, offer).with_context(|| format!("services.{}.tls", cluster.name))
 }
 
 /// To prove who we are, or to know whom to trust.

@@ -1,22 +1,18 @@
 //! The names that a configuration follows, and what they come to.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillion_model::Config;
-use pillion_model::Endpoint;
 use pillion_model::cluster::Discovery;
+use pillion_model::{Cluster, Config, Endpoint, EndpointUpdate};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::control::Controller;
-use crate::cluster::balance::Candidate as _;
-use crate::cluster::endpoint::Endpoint as Served;
-use crate::cluster::{Cluster, Membership as Endpoints};
+use crate::cluster::update::EndpointSource;
 use crate::discovery::{Following, Membership, Resolver};
 
 /// Start waits this long for a name's first answer.
@@ -24,49 +20,19 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// News on its way; whoever has more waits.
 const NEWS: usize = 64;
 
-/// A service's endpoints are others now.
-pub(crate) struct News {
-    service: String,
+/// What was heard of a name.
+struct Heard {
+    service: Arc<str>,
     of: Discovery,
     membership: Membership,
 }
 
-/// What is known of a service's endpoints.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Learnt {
-    pub(crate) addresses: Vec<SocketAddr>,
-    /// Why there are none.
-    pub(crate) why: Arc<str>,
-}
-
-impl Learnt {
-    /// Of a name that nobody has answered for yet.
-    pub(super) fn nothing() -> Self {
-        Self { addresses: Vec::new(), why: "its name has not been resolved yet".into() }
-    }
-
-    /// Until somebody has answered, those go on who served before.
-    pub(super) fn or_still(&self, before: &Cluster) -> Endpoints {
-        let still = |known: &Arc<Served>| Endpoint { weight: known.weight(), ..Endpoint::at(known.address) };
-        Endpoints {
-            endpoints: before.endpoints.iter().map(still).collect(),
-            unlearnt: Some(self.why.clone()),
-        }
-    }
-
-    pub(super) fn membership(&self) -> Endpoints {
-        Endpoints {
-            endpoints: self.addresses.iter().map(|address| Endpoint::at(*address)).collect(),
-            unlearnt: self.addresses.is_empty().then(|| self.why.clone()),
-        }
-    }
-}
-
+/// The source of endpoints that are learnt by DNS.
 pub(crate) struct Names {
     resolver: Arc<Resolver>,
     followed: HashMap<String, Followed>,
-    tell: mpsc::Sender<News>,
-    news: mpsc::Receiver<News>,
+    tell: mpsc::Sender<Heard>,
+    heard: mpsc::Receiver<Heard>,
 }
 
 struct Followed {
@@ -87,12 +53,51 @@ impl Names {
     }
 
     pub(crate) fn of(resolver: Resolver) -> Self {
-        let (tell, news) = mpsc::channel(NEWS);
-        Self { resolver: Arc::new(resolver), followed: HashMap::new(), tell, news }
+        let (tell, heard) = mpsc::channel(NEWS);
+        Self { resolver: Arc::new(resolver), followed: HashMap::new(), tell, heard }
     }
 
-    /// What `config` says, from now on. Must be called on a runtime.
-    pub(crate) fn follow(&mut self, config: &Config) {
+    fn start(&self, service: &str, of: &Discovery, before: Option<&Followed>) -> Followed {
+        let same_name = before.filter(|before| (&before.of.name, before.of.port) == (&of.name, of.port));
+        let known = same_name.map(|before| before.following.membership().borrow().clone());
+        let following = Following::start(self.resolver.clone(), of, known, &Handle::current());
+        let mut membership = following.membership();
+        let (tell, service, discovery) = (self.tell.clone(), Arc::from(service), of.clone());
+        let forward = tokio::spawn(async move {
+            while membership.changed().await.is_ok() {
+                let membership = membership.borrow_and_update().clone();
+                let heard = Heard { service: Arc::clone(&service), of: discovery.clone(), membership };
+                if tell.send(heard).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Followed { of: of.clone(), following, forward }
+    }
+
+    /// Waits for the first answers, but not for long: a name server that is away must not keep a sidecar from
+    /// starting.
+    pub(crate) async fn first(&self, controller: &Controller) {
+        let deadline = Instant::now() + PATIENCE;
+        for (service, followed) in &self.followed {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let first = followed.following.first(left).await; // all are asked at once
+            controller.learn(update(service.as_str(), &first));
+        }
+    }
+}
+
+impl EndpointSource for Names {
+    fn at_once(&self, of: &Cluster) -> Option<EndpointUpdate> {
+        let followed =
+            self.followed.get(&of.name).filter(|followed| Some(&followed.of) == of.discovery.as_ref());
+        let membership = followed?.following.membership();
+        let membership = membership.borrow();
+        membership.was_asked().then(|| update(of.name.as_str(), &membership))
+    }
+
+    /// Must be called on a runtime.
+    fn follow(&mut self, config: &Config) {
         let wanted: HashMap<&str, &Discovery> = config
             .clusters
             .iter()
@@ -109,52 +114,61 @@ impl Names {
         }
     }
 
-    fn start(&self, service: &str, of: &Discovery, before: Option<&Followed>) -> Followed {
-        let same_name = before.filter(|before| (&before.of.name, before.of.port) == (&of.name, of.port));
-        let known = same_name.map(|before| before.following.membership().borrow().clone());
-        let following = Following::start(self.resolver.clone(), of, known, &Handle::current());
-        let mut membership = following.membership();
-        let (tell, service, discovery) = (self.tell.clone(), service.to_owned(), of.clone());
-        let forward = tokio::spawn(async move {
-            while membership.changed().await.is_ok() {
-                let membership = membership.borrow_and_update().clone();
-                let news = News { service: service.clone(), of: discovery.clone(), membership };
-                if tell.send(news).await.is_err() {
-                    return;
-                }
+    async fn next(&mut self) -> Option<EndpointUpdate> {
+        loop {
+            let Heard { service, of, membership } = self.heard.recv().await?;
+            // The service may follow another name by now.
+            if self.followed.get(&*service).is_some_and(|followed| followed.of == of) {
+                tracing::debug!(
+                    service = &*service,
+                    endpoints = membership.endpoints.len(),
+                    "endpoints learnt"
+                );
+                return Some(update(service, &membership));
             }
-        });
-        Followed { of: of.clone(), following, forward }
-    }
-
-    /// Waits for the first answers, but not for long: a name server that is away must not keep a sidecar from
-    /// starting.
-    pub(crate) async fn first(&self, controller: &mut Controller) {
-        let deadline = Instant::now() + PATIENCE;
-        for (service, followed) in &self.followed {
-            let left = deadline.saturating_duration_since(Instant::now());
-            controller.learn(service, learnt(followed.following.first(left).await)); // all are asked at once
-        }
-    }
-
-    pub(crate) async fn next(&mut self) -> Option<News> {
-        self.news.recv().await
-    }
-
-    /// Unless the service follows another name by now.
-    pub(crate) fn learn(&self, news: News, controller: &mut Controller) {
-        if self.followed.get(&news.service).is_some_and(|followed| followed.of == news.of) {
-            tracing::debug!(
-                service = news.service,
-                endpoints = news.membership.endpoints.len(),
-                "endpoints learnt"
-            );
-            controller.learn(&news.service, learnt(news.membership));
         }
     }
 }
 
-fn learnt(membership: Membership) -> Learnt {
-    let why = membership.last_error.unwrap_or_else(|| "its name has no addresses".to_owned());
-    Learnt { addresses: membership.endpoints.to_vec(), why: why.into() }
+/// DNS knows addresses, and nothing else of an endpoint.
+fn update(service: impl Into<Arc<str>>, membership: &Membership) -> EndpointUpdate {
+    if membership.endpoints.is_empty() {
+        let why = membership.last_error.as_deref().unwrap_or("its name has no addresses");
+        return EndpointUpdate::none(service, why);
+    }
+    EndpointUpdate::known(service, membership.endpoints.iter().copied().map(Endpoint::at))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::discovery::Files;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_heard_of_a_name_that_is_no_longer_followed_is_no_news() {
+        let none = Path::new("/nowhere/none").to_owned();
+        let mut names = Names::of(Resolver::of(Files { resolv_conf: none.clone(), hosts: none, port: 53 }));
+        let text = "inbound: off\nservices:\n  orders: { endpoints: { dns: \"new:80\" } }\n";
+        let (config, _) = pillion_config::parse(text, Path::new("")).expect("a good file");
+        names.follow(&config);
+        for (name, address) in [("old", "10.0.0.9:80"), ("new", "10.0.0.1:80")] {
+            let of = Discovery { name: name.into(), port: 80, refresh: Duration::from_secs(5) };
+            let endpoints = [address.parse().expect("an address")].into();
+            let membership = Membership { endpoints, learnt_at: None, last_error: None };
+            let heard = Heard { service: "orders".into(), of, membership };
+            names.tell.send(heard).await.expect("a receiver");
+        }
+        // What the resolver itself finds has no endpoints.
+        let update = loop {
+            let update = names.next().await.expect("news");
+            assert_eq!(&*update.cluster, "orders");
+            if !update.endpoints.is_empty() {
+                break update;
+            }
+        };
+        let known = Endpoint::at("10.0.0.1:80".parse().expect("an address"));
+        assert_eq!(update, EndpointUpdate::known("orders", [known]));
+    }
 }

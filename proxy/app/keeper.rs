@@ -2,6 +2,7 @@
 //! taken whole or refused.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use pillion_model::Config;
@@ -15,6 +16,7 @@ use super::following::Names;
 use super::told::told;
 use super::watch::{EVERY, Watch};
 use crate::admin::Refusal;
+use crate::cluster::update::EndpointSource as _;
 use crate::identity::credentials::{Credentials, CredentialsError};
 use crate::identity::date;
 use crate::telemetry::{Metrics, ReloadOutcome};
@@ -69,7 +71,7 @@ impl Keeper {
     /// `Some`: it ends before. `hangup`: SIGHUP, which wants a reload.
     pub async fn settle(&mut self, running: &mut Running, hangup: &mut Signal) -> Option<End> {
         self.names.follow(running.controller.config());
-        self.names.first(&mut running.controller).await;
+        self.names.first(&running.controller).await;
         tell_identity(running);
         self.tell(running, None);
         running.set_ready();
@@ -101,13 +103,14 @@ impl Keeper {
                     return Some(End::Broken);
                 }
                 look_at_identity(running);
+                running.controller.free_former();
                 running.controller.warn_of_expiry(SystemTime::now());
                 if self.watch.as_mut().is_some_and(Watch::look) {
                     drop(self.reload(running, "a changed file"));
                 }
             }
             Some(()) = hangup.recv() => drop(self.reload(running, "SIGHUP")),
-            Some(news) = self.names.next() => self.names.learn(news, &mut running.controller),
+            Some(update) = self.names.next() => running.controller.learn(update),
             Some(order) = running.orders.recv() => match order {
                 Order::Drain => return Some(End::Drain),
                 Order::Quit => return Some(End::Quit),
@@ -117,18 +120,16 @@ impl Keeper {
         None
     }
 
-    /// Shows the configuration at work, and where its keys stand now, on the admin port. `changed`: when it was put
+    /// Gives the admin port the configuration at work and the text in which its keys stand now. `changed`: when it was put
     /// to work, unless that has been told.
     fn tell(&self, running: &Running, changed: Option<SystemTime>) {
-        let (config, flags) = (running.controller.config(), &self.source.flags);
-        let settings = match &self.source.file {
-            Some(file) => pillion_config::effective_in(config, file, flags),
-            None => pillion_config::effective(config, None, flags),
-        };
+        let text = self.source.file.as_deref().map(pillion_config::text_of);
         running.console.retell(|told| {
             told.loaded_at = changed.or(told.loaded_at);
             told.file.clone_from(&self.source.file);
-            told.settings = settings;
+            told.config = running.controller.config().clone();
+            told.text = text.map(Into::into);
+            told.flags.clone_from(&self.source.flags);
             told.last_refusal = None;
         });
     }
@@ -140,8 +141,8 @@ impl Keeper {
         if let Some(watch) = &mut self.watch {
             watch.known(); // before it is read: a change while we read it is seen afterwards
         }
-        let applied =
-            (self.source.load)().and_then(|config| controller.apply(&config).map_err(|error| told(&error)));
+        let applied = (self.source.load)()
+            .and_then(|config| controller.apply(&Arc::new(config)).map_err(|error| told(&error)));
         let metrics: &Metrics = &controller.around.metrics;
         metrics.config_reloads(outcome(&applied)).inc();
         let generation = controller.generation();

@@ -53,7 +53,7 @@ impl Run {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
             let mut signals = Signals::new()?; // before anything listens: no signal finds nobody home
-            let mut running = App::build(&config)?.start()?;
+            let mut running = App::build(config)?.start()?;
             let mut keeper = Keeper::new(self.source(file));
             let Signals { end, hangup } = &mut signals;
             let ended = tokio::select! { // nothing is lost: either way the sidecar is about to end

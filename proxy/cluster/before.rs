@@ -1,18 +1,17 @@
 //! What a cluster keeps of the one that it replaces: endpoints with their connections, standing and load, limits
 //! with what they let in, the retry budget. Only what a change concerns begins anew.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use pillion_model as config;
+use pillion_model::EndpointUpdate;
 use pillion_model::policy::{OutlierDetection, Retry};
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use super::endpoint::Endpoint;
 use super::limits::Limit;
-use super::outlier::{Ejections, Outlier};
+use super::outlier::Ejections;
+use super::set::{EndpointSet, Make};
 use super::{Cluster, Limits, Slots};
 
 /// The cluster of the same name until now.
@@ -28,44 +27,51 @@ impl Before<'_> {
     fn connects_like(&self, now: &config::Cluster) -> bool {
         self.of.protocol == now.protocol && self.of.tls == now.tls && self.of.connection == now.connection
     }
+
+    /// Whether its endpoints are learnt where those of `now` are: another name, or another port, is another source.
+    fn learns_like(&self, now: &config::Cluster) -> bool {
+        let (was, is) = (&self.of.discovery, &now.discovery);
+        let same =
+            was.as_ref().zip(is.as_ref()).map(|(was, is)| (&was.name, was.port) == (&is.name, is.port));
+        same.unwrap_or(false)
+    }
 }
 
-pub(super) fn ejections(
-    policy: &OutlierDetection,
-    endpoints: usize,
-    before: Option<Before<'_>>,
-) -> Arc<Ejections> {
-    let Some(before) = before else { return Ejections::new(policy, endpoints) };
-    before.cluster.ejections.change(policy, endpoints);
+pub(super) fn ejections(policy: &OutlierDetection, before: Option<Before<'_>>) -> Arc<Ejections> {
+    let Some(before) = before else { return Ejections::new(policy) };
+    before.cluster.ejections.change(policy);
     before.cluster.ejections.clone()
 }
 
-/// In the order of `wanted`. An address that is there twice has two endpoints.
+/// `said`: what the source can say at once. Without that the endpoints of before go on: of the same source they are what
+/// it said last, and those of a former source serve until the new one has answered.
 pub(super) fn endpoints(
     of: &config::Cluster,
-    wanted: &[config::Endpoint],
+    said: Option<EndpointUpdate>,
     ejections: &Arc<Ejections>,
     before: Option<Before<'_>>,
     workers: usize,
-) -> Box<[Arc<Endpoint>]> {
-    let mut known: HashMap<SocketAddr, Vec<Arc<Endpoint>>> = HashMap::new();
-    let kept = before.filter(|before| before.connects_like(of));
-    for endpoint in kept.iter().flat_map(|before| before.cluster.endpoints.iter().rev()) {
-        known.entry(endpoint.address).or_default().push(endpoint.clone());
-    }
-    let ids = before.iter().flat_map(|before| before.cluster.endpoints.iter().map(|endpoint| endpoint.id));
-    let mut id = ids.max().map_or(0, |last| last + 1); // nobody's, also among those that leave
-    let epoch = Instant::now().into_std();
-    let endpoint = |wanted: &config::Endpoint| {
-        if let Some(endpoint) = known.get_mut(&wanted.address).and_then(Vec::pop) {
-            endpoint.set_weight(wanted.weight);
-            return endpoint;
-        }
-        let outlier = Outlier::new(ejections.clone(), epoch);
-        id += 1;
-        Arc::new(Endpoint::new(id - 1, wanted.address, wanted.weight, outlier, workers, epoch))
+) -> EndpointSet {
+    let make =
+        Make { balancer: of.load_balancer, ejections, idle_timeout: of.connection.idle_timeout, workers };
+    let set = before.map(|before| before.cluster.endpoints.load_full());
+    let keeps = before.is_some_and(|before| before.connects_like(of));
+    let is_same_source = before.is_some_and(|before| before.learns_like(of));
+    let said = match (said, &set) {
+        (Some(said), _) => return EndpointSet::new(said, set.as_deref(), keeps, &make),
+        (None, Some(set)) if is_same_source => set.said.clone(),
+        (None, set) => EndpointUpdate {
+            cluster: of.name.as_str().into(),
+            problem: Some("its name has not been resolved yet".into()),
+            endpoints: set.as_ref().map(|set| set.said.endpoints.clone()).unwrap_or_default(),
+        },
     };
-    wanted.iter().map(endpoint).collect()
+    let mut next = EndpointSet::new(said, set.as_deref(), keeps, &make);
+    next.is_of_former_source = match &set {
+        Some(set) => !is_same_source || set.is_of_former_source,
+        None => false,
+    };
+    next
 }
 
 pub(super) fn budget(retry: Option<&Retry>, before: Option<Before<'_>>) -> Option<Arc<Budget>> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::balance::Candidate;
@@ -24,6 +24,10 @@ pub(crate) struct Endpoint {
     pub(crate) outlier: Outlier,
     /// What it chose by ALPN the last time.
     learnt: AtomicU8,
+    /// How long its connections may lie idle.
+    idle_timeout: Option<Duration>,
+    /// Nobody new comes here.
+    has_left: AtomicBool,
 }
 
 /// What an endpoint was found to speak.
@@ -40,22 +44,35 @@ const FAILURE_COSTS: Duration = Duration::from_millis(50);
 impl Endpoint {
     pub(crate) fn new(
         id: usize,
-        address: SocketAddr,
-        weight: NonZeroU32,
+        spec: &pillion_model::Endpoint,
         outlier: Outlier,
+        idle_timeout: Option<Duration>,
         workers: usize,
         epoch: Instant,
     ) -> Self {
         Self {
             id,
-            address,
-            weight: AtomicU32::new(weight.get()),
+            address: spec.address,
+            weight: AtomicU32::new(spec.weight.get()),
             pool: Pool::new(workers),
             in_flight: AtomicU32::new(0),
             latency: Ewma::new(epoch),
             outlier,
             learnt: AtomicU8::new(0),
+            idle_timeout,
+            has_left: AtomicBool::new(false),
         }
+    }
+
+    /// It is in no set of endpoints any more: what it has begun it finishes, and nobody new comes.
+    pub(super) fn leave(&self) {
+        self.has_left.store(true, Relaxed);
+    }
+
+    /// Closes connections that were idle for too long, which for an endpoint that has left is no time at all.
+    pub(crate) fn sweep(&self) {
+        let has_left = self.has_left.load(Relaxed);
+        self.pool.sweep(if has_left { Some(Duration::ZERO) } else { self.idle_timeout });
     }
 
     /// A reload may change it.

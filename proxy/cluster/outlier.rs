@@ -86,6 +86,8 @@ pub(crate) struct Ejected {
 /// `max_ejected` of them, rounded down, never the last.
 #[derive(Debug)]
 pub(crate) struct Ejections {
+    /// `max_ejected`, as the bits of an `f64`.
+    share: AtomicU64,
     allowed: AtomicU32,
     ejected: AtomicU32,
     /// Errors in a row that eject; [`NEVER`] none do.
@@ -97,16 +99,23 @@ pub(crate) struct Ejections {
 const NEVER: u32 = u32::MAX;
 
 impl Ejections {
-    pub(crate) fn new(policy: &OutlierDetection, endpoints: usize) -> Arc<Self> {
+    /// Allows none until it is told of how many endpoints.
+    pub(crate) fn new(policy: &OutlierDetection) -> Arc<Self> {
         let zero = || AtomicU32::new(0);
-        let new = Self { allowed: zero(), ejected: zero(), threshold: zero(), base: AtomicU64::new(0) };
-        new.change(policy, endpoints);
+        let (share, base) = (AtomicU64::new(0), AtomicU64::new(0));
+        let new = Self { share, allowed: zero(), ejected: zero(), threshold: zero(), base };
+        new.change(policy);
         Arc::new(new)
     }
 
-    /// From now on. What rests already goes on resting.
-    pub(crate) fn change(&self, policy: &OutlierDetection, endpoints: usize) {
-        self.allowed.store(allowed(policy.max_ejected, endpoints), Relaxed);
+    /// How many of the cluster's endpoints may be ejected at once.
+    pub(crate) fn allow_of(&self, endpoints: usize) {
+        self.allowed.store(allowed(f64::from_bits(self.share.load(Relaxed)), endpoints), Relaxed);
+    }
+
+    /// From now on; for how many endpoints, [`Self::allow_of`] says next. What rests already goes on resting.
+    pub(crate) fn change(&self, policy: &OutlierDetection) {
+        self.share.store(policy.max_ejected.to_bits(), Relaxed);
         self.threshold.store(policy.consecutive_errors.unwrap_or(NEVER), Relaxed);
         self.base.store(nanos(policy.base_ejection.max(Duration::from_millis(1))), Relaxed);
     }
@@ -367,7 +376,8 @@ mod tests {
     impl Cluster {
         fn of(endpoints: usize, policy: &OutlierDetection) -> Self {
             let start = Instant::now();
-            let ejections = Ejections::new(policy, endpoints);
+            let ejections = Ejections::new(policy);
+            ejections.allow_of(endpoints);
             let outlier = |_| Outlier::new(Arc::clone(&ejections), start);
             Self { start, endpoints: (0..endpoints).map(outlier).collect(), ejections }
         }

@@ -12,7 +12,8 @@ use super::{Cluster, NO_LIMIT};
 
 impl Cluster {
     pub(crate) fn picture(&self, now: Instant) -> Value {
-        let endpoints = self.endpoints.iter().map(|endpoint| endpoint_picture(endpoint, now));
+        let set = self.endpoints();
+        let endpoints = set.all.iter().map(|endpoint| endpoint_picture(endpoint, now));
         let limit = |limit: &Limit| used_of(limit.used(), limit.max());
         json!({
             "name": &*self.name,

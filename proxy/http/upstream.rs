@@ -66,7 +66,8 @@ pub(crate) async fn lease(
     ground: &Arc<Ground>,
     wish: Wish,
 ) -> Result<Lease, Error> {
-    match endpoint.pool.shard(ground.index).take(cluster, endpoint.want(cluster, wish)) {
+    let shard = endpoint.pool.shard(ground.index);
+    match shard.and_then(|shard| shard.take(cluster, endpoint.want(cluster, wish))) {
         Some(lease) => Ok(lease),
         None => Box::pin(wait(cluster, endpoint, ground, wish)).await,
     }
@@ -80,16 +81,16 @@ async fn wait(
     wish: Wish,
 ) -> Result<Lease, Error> {
     let _pending = cluster.limits.pending.try_acquire().ok_or_else(|| too_many_pending(cluster))?;
+    let shard = endpoint.pool.shard_or_make(ground.index, || cluster.pools.add(endpoint));
     loop {
         // What to want may change while waiting: the first connection tells what the endpoint speaks.
         let want = endpoint.want(cluster, wish);
-        let shard = endpoint.pool.shard(ground.index);
         if let Some(lease) = shard.take(cluster, want) {
             return Ok(lease);
         }
         let mut turn = shard.queue(want);
         if let Some(ticket) = shard.ticket(want) {
-            let dial = |slot| dial::start(cluster, endpoint, ground, ticket, slot);
+            let dial = |slot| dial::start(cluster, endpoint, ground, shard, ticket, slot);
             match cluster.try_slot(endpoint) {
                 Some(slot) => dial(slot),
                 // At `max_connections`: a connection given back, or room for another, whichever comes first.

@@ -188,7 +188,7 @@ impl Spare {
     }
 
     fn subject(&self) -> Subject<'_> {
-        let retry = self.route.retry.as_ref();
+        let retry = self.route.retry.as_deref();
         Subject { retry, method: &self.method, keyed: self.keyed, marked: self.marked }
     }
 

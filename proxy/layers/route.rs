@@ -125,7 +125,7 @@ fn default_host(route: &Route) -> Option<HeaderValue> {
     let cluster = &route.cluster;
     match cluster.direction() {
         Direction::Outbound if !cluster.is_passthrough() => HeaderValue::from_str(&cluster.name).ok(),
-        _ => HeaderValue::try_from(cluster.endpoints.first()?.address.to_string()).ok(),
+        _ => HeaderValue::try_from(cluster.endpoints().all.first()?.address.to_string()).ok(),
     }
 }
 

@@ -26,9 +26,12 @@ impl AddressTable {
             self.exact.entry((pattern.network, pattern.port)).or_insert_with(|| route.clone());
             return;
         }
-        let rank = |of: &AddressPattern| (of.port.is_none(), u8::MAX - of.prefix);
-        let place = self.networks.partition_point(|(other, _)| rank(other) <= rank(&pattern));
-        self.networks.insert(place, (pattern, route.clone()));
+        self.networks.push((pattern, route.clone()));
+    }
+
+    /// Once all are there, before anybody is looked for.
+    pub(crate) fn sort(&mut self) {
+        self.networks.sort_by_key(|(of, _)| (of.port.is_none(), u8::MAX - of.prefix));
     }
 
     pub(crate) fn find(&self, to: SocketAddr) -> Option<&Arc<Route>> {
@@ -51,7 +54,7 @@ impl AddressTable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::Cluster;
+    use crate::cluster::{Cluster, Common};
     use crate::telemetry::Metrics;
 
     fn pattern(network: &str, prefix: u8, port: Option<u16>) -> AddressPattern {
@@ -73,16 +76,17 @@ mod tests {
             pattern("240.240.0.7", 32, Some(8080)),
             pattern("0.0.0.0", 0, Some(443)),
         ];
-        let metrics = Metrics::new(100);
+        let common = Common::new(&Metrics::new(100), 1);
         let mut table = AddressTable::default();
         let routes: Vec<_> = patterns
             .iter()
             .map(|pattern| {
-                let route = Route::to(Cluster::passthrough((pattern.network, 1).into(), &metrics, 1));
+                let route = Route::to(Cluster::passthrough((pattern.network, 1).into(), &common));
                 table.add(*pattern, &route);
                 route
             })
             .collect();
+        table.sort();
         for (address, expected) in [
             ("10.96.0.10:80", Some(5)),
             ("10.96.0.10:443", Some(4)),

@@ -54,16 +54,16 @@ impl<K: Copy + Eq + Hash> Destinations<K> {
         route
     }
 
-    pub(crate) fn clusters(&self) -> Vec<Arc<Cluster>> {
-        self.known.lock().values().map(|known| known.route.cluster.clone()).collect()
+    /// Other destinations take the place of these.
+    pub(crate) fn leave(&self) {
+        self.known.lock().values().for_each(|known| known.route.cluster.leave_for(None));
     }
 
-    /// Forgets what nobody used for a while, and closes connections that were idle for too long.
+    /// Forgets what nobody used for a while.
     pub(crate) fn sweep(&self) {
         let now = Instant::now();
         let mut known = self.known.lock();
         known.retain(|_, known| known.is_used() || now.duration_since(known.last_used) < KEPT);
-        known.values().for_each(|known| known.route.cluster.sweep());
     }
 }
 
@@ -78,11 +78,12 @@ mod tests {
     use std::net::SocketAddr;
 
     use super::*;
+    use crate::cluster::Common;
     use crate::telemetry::Metrics;
 
     fn destinations() -> Destinations<SocketAddr> {
-        let metrics = Metrics::new(100);
-        Destinations::new(move |to| Cluster::passthrough(to, &metrics, 1))
+        let common = Common::new(&Metrics::new(100), 1);
+        Destinations::new(move |to| Cluster::passthrough(to, &common))
     }
 
     fn nth(port: usize) -> SocketAddr {

@@ -89,7 +89,7 @@ impl Families {
             handshakes: to.counters("pillion_tls_handshakes_total", "TLS handshakes."),
             not_after: to.gauges("pillion_certificate_not_after_timestamp_seconds", "When the first certificate in use ends, as seconds since 1970."),
             config_reloads: to.counters("pillion_config_reloads_total", "Times the configuration was read again, by what became of it; certificates that were refused count as well."),
-            config_generation: to.gauges("pillion_config_generation", "Counts what was put to work: configurations, certificates, endpoints that were learnt."),
+            config_generation: to.gauges("pillion_config_generation", "Counts what was put to work: configurations and certificates."),
             access_log_dropped: to.counters("pillion_access_log_dropped_total", "Access log lines lost because the sink was too slow or failed."),
         }
     }

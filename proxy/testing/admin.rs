@@ -346,12 +346,19 @@ async fn c5_the_later_refusal_is_shown_of_configuration_and_certificates() {
 async fn the_configuration_shown_is_the_one_told_last() {
     let side = Side::start();
     let (config, _) = pillion_config::parse(QUIET, Path::new("")).expect("a good file");
-    let written = pillion_config::Written { name: "p.yaml", text: QUIET };
-    let settings = pillion_config::effective(&config, Some(written), &[]);
-    side.console.tell(Told { settings, ..Told::default() });
+    let (file, text) = (Some("p.yaml".into()), Some(QUIET.into()));
+    side.console.tell(Told { config: Arc::new(config), file, text, ..Told::default() });
     let shown = page(&side.ask("GET /config", "").await);
     assert_eq!((&shown["generation"], &shown["last_refusal"]), (&json!(1), &Value::Null));
-    assert_eq!(shown["values"]["inbound"], json!({ "value": "off", "from": "p.yaml:1:10" }));
+    let inbound = json!({ "key": "inbound", "value": "off", "from": "p.yaml:1:10" });
+    assert!(shown["values"].as_array().expect("a list").contains(&inbound));
+    let first = page(&side.ask("GET /config?limit=3", "").await);
+    assert_eq!(
+        (first["values"].as_array().map(Vec::len), &first["next"]),
+        (Some(3), &json!("/config?page=2&limit=3"))
+    );
+    assert_eq!(side.status("GET /config?service=nobody", "").await, 404);
+    assert_eq!(side.status("GET /config?page=none", "").await, 400);
 }
 
 #[tokio::test(start_paused = true)]

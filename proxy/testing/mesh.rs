@@ -57,7 +57,7 @@ impl Mesh {
     }
 
     pub(super) fn start(&self, config: &Config, credentials: Option<Credentials>) -> anyhow::Result<Sidecar> {
-        let app = App::build_on(Network::Memory(self.memory.clone()), config, credentials)?;
+        let app = App::build_on(Network::Memory(self.memory.clone()), config.clone(), credentials)?;
         let (controller, metrics, drain) = app.start_here();
         let addresses = controller.addresses();
         Ok(Sidecar { memory: self.memory.clone(), controller, addresses, metrics, drain })
@@ -71,7 +71,7 @@ impl Mesh {
 impl Sidecar {
     /// Another configuration for it.
     pub(super) fn reload(&mut self, yaml: &str) -> anyhow::Result<Applied> {
-        let applied = self.controller.apply(&parse(yaml));
+        let applied = self.controller.apply(&Arc::new(parse(yaml)));
         self.addresses = self.controller.addresses();
         applied
     }

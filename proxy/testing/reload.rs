@@ -6,8 +6,9 @@ use super::backend::OK;
 use super::mesh;
 use super::mesh::{A, B, Mesh, ORDERS, Pair, identity, pass, settle};
 use super::peer::Peer;
-use crate::app::{Applied, Learnt};
+use crate::app::Applied;
 use crate::identity::issue::IssuedPem;
+use pillion_model::{Endpoint, EndpointUpdate};
 use pillion_testkit::Scratch;
 
 const ONE: &str = "endpoints: [10.0.0.1:80]";
@@ -254,17 +255,21 @@ async fn a_service_that_gets_another_name_keeps_its_endpoints_until_that_is_answ
     assert_eq!(client.get("/").await.body, "ok");
     sidecar.reload(&mesh::caller("endpoints: { dns: \"orders:80\" }")).expect("a good file");
     assert_eq!(client.get("/").await.body, "ok");
-    sidecar.controller.learn("orders", learnt(&[], "timed out"));
+    sidecar.controller.learn(learnt(&[], "timed out"));
     assert_eq!(client.get("/").await.body, "ok");
     assert_eq!(a.connections(), 1);
-    sidecar.controller.learn("orders", learnt(&["10.0.0.2:80"], ""));
+    sidecar.controller.learn(learnt(&["10.0.0.2:80"], ""));
     assert_eq!(client.get("/").await.body, "else");
-    sidecar.controller.learn("orders", learnt(&[], "no such name"));
+    sidecar.controller.learn(learnt(&[], "no such name"));
     assert_eq!(client.get("/").await.told(), (502, Some("dns_error")));
 }
 
-fn learnt(addresses: &[&str], why: &str) -> Learnt {
-    Learnt { addresses: addresses.iter().map(|address| mesh::at(address)).collect(), why: why.into() }
+fn learnt(addresses: &[&str], why: &str) -> EndpointUpdate {
+    let endpoints = || addresses.iter().map(|address| Endpoint::at(mesh::at(address)));
+    match addresses {
+        [] => EndpointUpdate::none("orders", why),
+        _ => EndpointUpdate::known("orders", endpoints()),
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,19 +1,20 @@
 //! Originates TLS to the endpoints of one cluster: mutual by SPIFFE ID, or simple by host name.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use pillion_model::SpiffeId;
 use pillion_model::cluster::UpstreamTls;
 use pillion_model::identity::TlsPolicy;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{DnsName, ServerName};
-use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 
@@ -57,20 +58,67 @@ pub enum Purpose {
     Tcp,
 }
 
-/// How the connections of one cluster are secured. Built once per cluster and set of credentials; cheap to
-/// clone. Sessions resume within it (rustls' 256 in memory), never across a rotation.
+/// How the connections of one cluster are secured. Made once per cluster and set of credentials, by a [`Setup`]; cheap to
+/// clone.
 #[derive(Clone)]
 pub struct ClientTls(State);
 
 #[derive(Clone)]
 enum State {
     Ready {
-        /// By [`Purpose`]; they differ in the ALPN that they offer.
-        connectors: [TlsConnector; 3],
+        connectors: Arc<Connectors>,
         server_name: ServerName<'static>,
     },
     /// Why there is no certificate yet.
     Waiting(Arc<str>),
+}
+
+/// Sessions kept for resumption: rustls keeps eight for each server, and clusters that are secured alike share them.
+const SESSIONS: usize = 2048;
+
+/// What the clusters that trust the same peers and offer the same protocols connect with. Most of a large configuration
+/// is never called: rustls' part is made with the first connection. Sessions resume within it, never across a rotation.
+struct Connectors {
+    /// By [`Purpose`]; they differ in the ALPN that they offer.
+    made: OnceLock<[TlsConnector; 3]>,
+    provider: Arc<CryptoProvider>,
+    versions: &'static [&'static SupportedProtocolVersion],
+    verifier: Arc<dyn ServerCertVerifier>,
+    /// Our own certificate, where we show one.
+    own: Option<Arc<CertifiedKey>>,
+    alpn: AlpnOffer,
+}
+
+impl Connectors {
+    fn get(&self, purpose: Purpose) -> &TlsConnector {
+        let [http, http1, tcp] = self.made.get_or_init(|| self.make());
+        match purpose {
+            Purpose::Http => http,
+            Purpose::Http1 => http1,
+            Purpose::Tcp => tcp,
+        }
+    }
+
+    fn make(&self) -> [TlsConnector; 3] {
+        let builder = ClientConfig::builder_with_provider(self.provider.clone())
+            .with_protocol_versions(self.versions)
+            .expect("the provider has these versions: the setup looked")
+            // "dangerous" is any verifier that is not the library's; ours is `verify`
+            .dangerous()
+            .with_custom_certificate_verifier(self.verifier.clone());
+        let mut config = match &self.own {
+            Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.clone()))),
+            None => builder.with_no_client_auth(),
+        };
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        let mutual = self.own.is_some();
+        let tcp: &[Alpn] = if mutual { &[Alpn::PillionTcp] } else { &[] };
+        let offers = [self.alpn.protocols(mutual), AlpnOffer::Http1.protocols(mutual), tcp.to_vec()];
+        offers.map(|offer| {
+            config.alpn_protocols = wire_names(&offer);
+            TlsConnector::from(Arc::new(config.clone())) // sessions are shared: they do not depend on ALPN
+        })
+    }
 }
 
 impl ClientTls {
@@ -86,16 +134,7 @@ impl ClientTls {
         host: Option<&str>,
         alpn: AlpnOffer,
     ) -> Result<Option<Self>, SetupError> {
-        let builder = Builder { credentials, policy, host, alpn };
-        match tls {
-            UpstreamTls::Off => Ok(None),
-            UpstreamTls::Simple { sni, trust_bundle } => {
-                builder.simple(sni.as_deref(), trust_bundle.as_ref()).map(Some)
-            }
-            UpstreamTls::Mutual { identities, sni, trust_bundle } => {
-                builder.mutual(identities, sni.as_deref(), trust_bundle.as_ref()).map(Some)
-            }
-        }
+        Setup::new(credentials, policy)?.client(tls, host, alpn)
     }
 
     /// For a cluster that must be mutual while our own certificate is awaited: nobody is called, and whoever asks
@@ -128,15 +167,9 @@ impl ClientTls {
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
-        let (connectors, server_name) = match &self.0 {
-            State::Ready { connectors, server_name } => (connectors, server_name),
+        let (connector, server_name) = match &self.0 {
+            State::Ready { connectors, server_name } => (connectors.get(purpose), server_name),
             State::Waiting(why) => return Err(TlsError::not_ready(why)),
-        };
-        let [http, http1, tcp] = connectors;
-        let connector = match purpose {
-            Purpose::Http => http,
-            Purpose::Http1 => http1,
-            Purpose::Tcp => tcp,
         };
         let (connected, notes) = noting(connector.connect(server_name.clone(), io)).await;
         let stream = connected.map_err(|error| TlsError::noted(&error, notes))?;
@@ -158,85 +191,125 @@ impl fmt::Debug for ClientTls {
     }
 }
 
-struct Builder<'a> {
+/// Makes the TLS of many clusters from one set of credentials. Clusters that trust the same peers and offer the same
+/// protocols share all but the name that they ask for.
+pub struct Setup<'a> {
     credentials: Option<&'a Credentials>,
-    policy: &'a TlsPolicy,
-    host: Option<&'a str>,
-    alpn: AlpnOffer,
+    versions: &'static [&'static SupportedProtocolVersion],
+    provider: Arc<CryptoProvider>,
+    /// By what they trust (without the name that is asked for) and what they offer.
+    known: HashMap<(UpstreamTls, AlpnOffer), Arc<Connectors>>,
+    bundles: HashMap<PathBuf, Arc<RootCertStore>>,
 }
 
-impl Builder<'_> {
+impl<'a> Setup<'a> {
+    /// # Errors
+    /// The policy is not possible with the cryptography that was built in.
+    pub fn new(credentials: Option<&'a Credentials>, policy: &TlsPolicy) -> Result<Self, SetupError> {
+        let (provider, versions) = (provider::provider(policy), provider::versions(policy));
+        ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
+        let (known, bundles) = (HashMap::new(), HashMap::new());
+        Ok(Self { credentials, versions, provider, known, bundles })
+    }
+
+    /// As [`ClientTls::new`], without its policy and credentials.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn client(
+        &mut self,
+        tls: &UpstreamTls,
+        host: Option<&str>,
+        alpn: AlpnOffer,
+    ) -> Result<Option<ClientTls>, SetupError> {
+        let Some(connectors) = self.connectors(tls, alpn)? else { return Ok(None) };
+        let named = match name(tls) {
+            Some(sni) => Some(dns_name(sni).ok_or_else(|| SetupError::BadServerName(sni.to_owned()))?),
+            None => host.and_then(dns_name),
+        };
+        let address = || host.and_then(|host| ServerName::try_from(host.to_owned()).ok());
+        let server_name = match (named, tls) {
+            (Some(named), _) => named,
+            (None, UpstreamTls::Mutual { .. }) => nameless(),
+            (None, _) => address().ok_or(SetupError::NeedsServerName)?,
+        };
+        Ok(Some(ClientTls(State::Ready { connectors, server_name })))
+    }
+
+    fn connectors(
+        &mut self,
+        tls: &UpstreamTls,
+        alpn: AlpnOffer,
+    ) -> Result<Option<Arc<Connectors>>, SetupError> {
+        let key = (without_name(tls), alpn);
+        if let Some(known) = self.known.get(&key) {
+            return Ok(Some(known.clone()));
+        }
+        let (verifier, own) = match &key.0 {
+            UpstreamTls::Off => return Ok(None),
+            UpstreamTls::Simple { trust_bundle, .. } => (self.simple(trust_bundle.as_ref())?, None),
+            UpstreamTls::Mutual { identities, trust_bundle, .. } => {
+                let (verifier, own) = self.mutual(identities, trust_bundle.as_ref())?;
+                (verifier, Some(own))
+            }
+        };
+        let (made, provider) = (OnceLock::new(), self.provider.clone());
+        let made = Arc::new(Connectors { made, provider, versions: self.versions, verifier, own, alpn });
+        self.known.insert(key, made.clone());
+        Ok(Some(made))
+    }
+
     fn mutual(
-        &self,
+        &mut self,
         identities: &[SpiffeId],
-        sni: Option<&str>,
         trust_bundle: Option<&PathBuf>,
-    ) -> Result<ClientTls, SetupError> {
+    ) -> Result<(Arc<dyn ServerCertVerifier>, Arc<CertifiedKey>), SetupError> {
         let credentials = self.credentials.ok_or(SetupError::NeedsIdentity)?;
         let roots = self.roots(trust_bundle)?;
         let expected = match identities {
             [] => Expected::TrustDomain(credentials.trust_domain().to_owned()),
             listed => Expected::AnyOf(listed.to_vec()),
         };
-        let provider = provider::provider(self.policy);
-        let verifier = Arc::new(ServerVerifier::new(roots, expected, credentials, &provider));
-        let server_name = self.sni(sni)?.unwrap_or_else(nameless);
-        self.client(provider, verifier, Some(credentials), server_name)
+        let verifier = ServerVerifier::new(roots, expected, credentials, &self.provider);
+        Ok((Arc::new(verifier), credentials.key.clone()))
     }
 
-    fn simple(&self, sni: Option<&str>, trust_bundle: Option<&PathBuf>) -> Result<ClientTls, SetupError> {
-        let provider = provider::provider(self.policy);
+    fn simple(&mut self, trust_bundle: Option<&PathBuf>) -> Result<Arc<dyn ServerCertVerifier>, SetupError> {
         let roots = self.roots(trust_bundle)?;
-        let algorithms = provider.signature_verification_algorithms;
+        let algorithms = self.provider.signature_verification_algorithms;
         let revocations = Revocations::new(self.credentials, roots.clone(), algorithms);
-        let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone()).build()?;
-        let verifier = Arc::new(Revoking { inner, revocations });
-        let address = || self.host.and_then(|host| ServerName::try_from(host.to_owned()).ok());
-        let server_name = self.sni(sni)?.or_else(address).ok_or(SetupError::NeedsServerName)?;
-        self.client(provider, verifier, None, server_name)
+        let inner = WebPkiServerVerifier::builder_with_provider(roots, self.provider.clone()).build()?;
+        Ok(Arc::new(Revoking { inner, revocations }))
     }
 
-    fn client(
-        &self,
-        provider: Arc<CryptoProvider>,
-        verifier: Arc<dyn ServerCertVerifier>,
-        credentials: Option<&Credentials>,
-        server_name: ServerName<'static>,
-    ) -> Result<ClientTls, SetupError> {
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(provider::versions(self.policy))?
-            // "dangerous" is any verifier that is not the library's; ours is `verify`
-            .dangerous()
-            .with_custom_certificate_verifier(verifier);
-        let mut config = match credentials {
-            Some(own) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.key.clone()))),
-            None => builder.with_no_client_auth(),
+    fn roots(&mut self, trust_bundle: Option<&PathBuf>) -> Result<Arc<RootCertStore>, SetupError> {
+        let Some(path) = trust_bundle else {
+            return self.credentials.map(|own| own.roots.clone()).ok_or(SetupError::NeedsTrustBundle);
         };
-        let mutual = credentials.is_some();
-        let tcp: &[Alpn] = if mutual { &[Alpn::PillionTcp] } else { &[] };
-        let offers = [self.alpn.protocols(mutual), AlpnOffer::Http1.protocols(mutual), tcp.to_vec()];
-        let connectors = offers.map(|offer| {
-            config.alpn_protocols = wire_names(&offer);
-            TlsConnector::from(Arc::new(config.clone())) // sessions are shared: they do not depend on ALPN
-        });
-        Ok(ClientTls(State::Ready { connectors, server_name }))
-    }
-
-    fn roots(&self, trust_bundle: Option<&PathBuf>) -> Result<Arc<RootCertStore>, SetupError> {
-        match (trust_bundle, self.credentials) {
-            (Some(path), _) => Ok(Bundle::load(path)?.roots),
-            (None, Some(own)) => Ok(own.roots.clone()),
-            (None, None) => Err(SetupError::NeedsTrustBundle),
+        if let Some(known) = self.bundles.get(path) {
+            return Ok(known.clone());
         }
+        let roots = Bundle::load(path)?.roots;
+        self.bundles.insert(path.clone(), roots.clone());
+        Ok(roots)
     }
+}
 
-    /// The configured name, else the host where it is a DNS name.
-    fn sni(&self, configured: Option<&str>) -> Result<Option<ServerName<'static>>, SetupError> {
-        match configured {
-            Some(sni) => dns_name(sni).map(Some).ok_or_else(|| SetupError::BadServerName(sni.to_owned())),
-            None => Ok(self.host.and_then(dns_name)),
-        }
+/// The one that the configuration gives.
+fn name(tls: &UpstreamTls) -> Option<&str> {
+    match tls {
+        UpstreamTls::Off => None,
+        UpstreamTls::Simple { sni, .. } | UpstreamTls::Mutual { sni, .. } => sni.as_deref(),
     }
+}
+
+fn without_name(tls: &UpstreamTls) -> UpstreamTls {
+    let mut tls = tls.clone();
+    match &mut tls {
+        UpstreamTls::Off => {}
+        UpstreamTls::Simple { sni, .. } | UpstreamTls::Mutual { sni, .. } => *sni = None,
+    }
+    tls
 }
 
 fn dns_name(name: &str) -> Option<ServerName<'static>> {
@@ -249,4 +322,47 @@ fn dns_name(name: &str) -> Option<ServerName<'static>> {
 /// An address stands where rustls wants a name: no SNI is sent, and [`ServerVerifier`] does not look.
 fn nameless() -> ServerName<'static> {
     ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use pillion_model::identity::TlsVersion;
+
+    use super::*;
+    use crate::identity::issue::Ca;
+
+    fn mutual(identity: &str, sni: &str) -> UpstreamTls {
+        let identities = identity.parse().into_iter().collect();
+        UpstreamTls::Mutual { identities, sni: Some(sni.to_owned()), trust_bundle: None }
+    }
+
+    #[test]
+    fn c18_clusters_that_are_secured_alike_share_all_but_their_name_and_the_unused_cost_nothing() {
+        let ca = Ca::generate("cluster.local").expect("a CA");
+        let id = "spiffe://cluster.local/ns/default/sa/web".parse().expect("an identity");
+        let own = ca.issue(&id, &[], Duration::from_secs(3600)).expect("a certificate").credentials();
+        let own = own.expect("credentials");
+        let policy = TlsPolicy { min_version: TlsVersion::Tls13, post_quantum: false };
+        let mut setup = Setup::new(Some(&own), &policy).expect("a policy that is possible");
+        let mut client = |tls: &UpstreamTls, alpn| {
+            let made = setup.client(tls, None, alpn).expect("a good setup").expect("TLS");
+            let ClientTls(State::Ready { connectors, server_name }) = made else {
+                unreachable!("we have one")
+            };
+            (connectors, server_name)
+        };
+        let (any, orders) = ("", "spiffe://cluster.local/ns/default/sa/orders");
+        let (first, name) = client(&mutual(any, "a.shop"), AlpnOffer::Auto);
+        let (second, other) = client(&mutual(any, "b.shop"), AlpnOffer::Auto);
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_ne!(name, other);
+        for (tls, alpn) in
+            [(mutual(orders, "a.shop"), AlpnOffer::Auto), (mutual(any, "a.shop"), AlpnOffer::Http2)]
+        {
+            assert!(!Arc::ptr_eq(&first, &client(&tls, alpn).0), "another peer, or another offer");
+        }
+        assert!(first.made.get().is_none(), "nobody has connected yet");
+    }
 }

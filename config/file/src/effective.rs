@@ -10,7 +10,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::keys::FILE;
+use crate::keys::{FILE, SERVICE};
 use crate::place::Tree;
 pub(crate) use origin::Scopes;
 use pillion_model::Config;
@@ -52,6 +52,15 @@ pub struct Origin {
     pub column: usize,
 }
 
+/// Which of the keys are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part<'a> {
+    /// At most `most` of them after the first `from`.
+    Page { from: usize, most: usize },
+    /// Those of one service.
+    Service(&'a str),
+}
+
 /// Every key of `config`, in the order of the reference page. `written` is what it was read from; `flags` are keys
 /// that the command line set over it (`inbound.app`, `--app`).
 ///
@@ -61,17 +70,45 @@ pub fn effective(
     written: Option<Written<'_>>,
     flags: &[(&'static str, &'static str)],
 ) -> Vec<Setting> {
+    effective_part(config, written, flags, Part::Page { from: 0, most: usize::MAX }).0
+}
+
+/// A part of what [`effective()`] tells, and how many keys there are to be told in all. Of a service that is not there
+/// there are none.
+pub fn effective_part(
+    config: &Config,
+    written: Option<Written<'_>>,
+    flags: &[(&'static str, &'static str)],
+    part: Part<'_>,
+) -> (Vec<Setting>, usize) {
     let source = written.map(|written| written.text.strip_prefix('\u{feff}').unwrap_or(written.text));
     let tree = source.and_then(|source| Tree::read(source).ok()).unwrap_or_default();
-    let mut page = Page { file: written.map_or("", |written| written.name), flags, settings: Vec::new() };
-    FILE.tell(config, &Scopes::new(&tree), &mut page);
-    page.settings
+    let (root, file) = (Scopes::new(&tree), written.map_or("", |written| written.name));
+    let mut page = Page { file, flags, skipped: 0, left: usize::MAX, beyond: 0, settings: Vec::new() };
+    match part {
+        Part::Page { from, most } => {
+            (page.skipped, page.left) = (from, most);
+            FILE.tell(config, &root, &mut page);
+        }
+        Part::Service(name) => {
+            let found = config.clusters.iter().find(|cluster| cluster.name == name);
+            found.into_iter().for_each(|cluster| SERVICE.tell(cluster, &root.service(name), &mut page));
+        }
+    }
+    let all = page.beyond + page.settings.len();
+    (page.settings, all)
 }
 
 /// The settings while they are gathered.
 pub(crate) struct Page<'a> {
     file: &'a str,
     flags: &'a [(&'static str, &'static str)],
+    /// Keys that are passed over before the first one is told.
+    skipped: usize,
+    /// Keys that are told at most.
+    left: usize,
+    /// Keys that were not told, before or after those that were.
+    beyond: usize,
     settings: Vec<Setting>,
 }
 
@@ -92,6 +129,10 @@ impl Page<'_> {
     }
 
     fn tell_as(&mut self, key: &str, value: impl Into<Value>, written: &Scopes<'_>) {
+        if self.beyond < self.skipped || self.settings.len() >= self.left {
+            self.beyond += 1;
+            return;
+        }
         let from = self.flag(key).map_or_else(|| written.from(self.file), Provenance::Flag);
         self.settings.push(Setting { key: key.to_owned(), value: value.into(), from });
     }

@@ -26,6 +26,7 @@ use crate::schema::{self, Described};
 use crate::value::{BadWord, Leaf, Word, on_off};
 
 pub(crate) use root::FILE;
+pub(crate) use service::SERVICE;
 
 /// Where in the model a key's value stands.
 pub(crate) struct Field<B, V> {

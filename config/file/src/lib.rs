@@ -28,7 +28,7 @@ mod value;
 mod variable;
 mod words;
 
-pub use effective::{Origin, Provenance, Setting, Written, effective};
+pub use effective::{Origin, Part, Provenance, Setting, Written, effective, effective_part};
 pub use fault::{Errors, Fault, Severity};
-pub use load::{effective_in, load, parse, parse_with};
+pub use load::{effective_in, load, parse, parse_with, text_of};
 pub use schema::schema;

@@ -39,17 +39,21 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Fault>), Errors> {
     parse_named(&name, &source, folder, &of_process)
 }
 
-/// [`effective()`](crate::effective()) of what was read from `file`. A file that cannot be read any more, or says
-/// something else by now, gives no places, or those of its new text.
+/// The text of a file, for [`effective()`](crate::effective()) of what was read from it. Empty for a file that cannot be
+/// read, or must not reach a parser.
+pub fn text_of(file: &Path) -> String {
+    let text = read_file(file).and_then(utf8).unwrap_or_default();
+    if guard(&text).is_ok() { text } else { String::new() }
+}
+
+/// [`effective()`](crate::effective()) of what was read from `file`, with the places of what stands there now.
 pub fn effective_in(
     config: &Config,
     file: &Path,
     flags: &[(&'static str, &'static str)],
 ) -> Vec<crate::Setting> {
-    let text = read_file(file).and_then(utf8).unwrap_or_default();
-    let text = guard(&text).map_or("", |()| text.as_str());
-    let name = file.display().to_string();
-    crate::effective(config, Some(crate::Written { name: &name, text }), flags)
+    let (name, text) = (file.display().to_string(), text_of(file));
+    crate::effective(config, Some(crate::Written { name: &name, text: &text }), flags)
 }
 
 /// Checks a configuration's text; relative paths in it start at `folder`, and its variables are those of this

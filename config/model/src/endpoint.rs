@@ -59,6 +59,20 @@ pub enum Health {
 pub struct EndpointUpdate {
     /// The name of the cluster.
     pub cluster: Arc<str>,
-    /// In the order of the source; none stands twice.
+    /// In the order of the source.
     pub endpoints: Arc<[Endpoint]>,
+    /// Why there are none, for the callers of the cluster. `None`: they are known, or the operator wrote none.
+    pub problem: Option<Arc<str>>,
+}
+
+impl EndpointUpdate {
+    /// These are the endpoints of `cluster`.
+    pub fn known(cluster: impl Into<Arc<str>>, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
+        Self { cluster: cluster.into(), endpoints: endpoints.into_iter().collect(), problem: None }
+    }
+
+    /// No endpoint of `cluster` is known, and this is why.
+    pub fn none(cluster: impl Into<Arc<str>>, why: impl Into<Arc<str>>) -> Self {
+        Self { cluster: cluster.into(), endpoints: Arc::default(), problem: Some(why.into()) }
+    }
 }

@@ -116,7 +116,7 @@ impl Building {
         let (config, _warnings) =
             pillion_config::parse(&text, Path::new("")).map_err(|faults| anyhow!("{faults}"))?;
         self.configurations.push((title.to_owned(), text));
-        let app = App::build_with(&config, credentials).with_context(|| title.to_owned())?;
+        let app = App::build_with(config, credentials).with_context(|| title.to_owned())?;
         let running = app.start()?;
         running.set_ready();
         Ok(running)

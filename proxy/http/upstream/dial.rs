@@ -35,12 +35,20 @@ pub(super) fn start(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
     ground: &Arc<Ground>,
+    shard: &Arc<Shard>,
     ticket: Ticket,
     slot: Slot,
 ) {
-    let (cluster, endpoint, ground) = (cluster.clone(), endpoint.clone(), ground.clone());
+    let (cluster, endpoint, ground, shard) =
+        (cluster.clone(), endpoint.clone(), ground.clone(), shard.clone());
     tokio::spawn(async move {
-        let dial = Dial { cluster: &cluster, endpoint: &endpoint, ground: &ground, want: ticket.want };
+        let dial = Dial {
+            cluster: &cluster,
+            endpoint: &endpoint,
+            ground: &ground,
+            shard: &shard,
+            want: ticket.want,
+        };
         if let Err(error) = dial.run(slot).await {
             ticket.fail(&error);
         }
@@ -51,6 +59,8 @@ struct Dial<'a> {
     cluster: &'a Arc<Cluster>,
     endpoint: &'a Arc<Endpoint>,
     ground: &'a Arc<Ground>,
+    /// Where those who wait stand.
+    shard: &'a Arc<Shard>,
     want: Want,
 }
 
@@ -99,9 +109,9 @@ impl Dial<'_> {
             self.endpoint.learn(Speaks::Http1);
         }
         let conn = Http1::new(send, about, (admission, aftermath, hold), held);
-        self.shard().offer_http1(conn, self.cluster);
+        self.shard.offer_http1(conn, self.cluster);
         if self.want.is_shared() {
-            self.shard().wake_stream_waiters();
+            self.shard.wake_stream_waiters();
         }
         Ok(())
     }
@@ -124,15 +134,11 @@ impl Dial<'_> {
             drop(guards);
         });
         self.endpoint.learn(Speaks::Http2);
-        self.shard().offer_http2(Http2::new(send, about, admission), self.cluster);
+        self.shard.offer_http2(Http2::new(send, about, admission), self.cluster);
         if !self.want.is_shared() {
-            self.shard().wake_http1_waiters();
+            self.shard.wake_http1_waiters();
         }
         Ok(())
-    }
-
-    fn shard(&self) -> &Arc<Shard> {
-        self.endpoint.pool.shard(self.ground.index)
     }
 
     fn opened(&self, protocol: Protocol, admission: Option<&Arc<Admission>>) -> Held {

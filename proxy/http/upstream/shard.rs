@@ -1,8 +1,8 @@
 //! One worker's connections to one endpoint: idle ones, shared ones, and who waits for one.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use hyper::client::conn::http1;
@@ -30,8 +30,15 @@ const REST_OF_REQUEST: Duration = Duration::from_secs(5);
 /// Sweeps after which one stream more is tried than an endpoint has taken before.
 const HOPE_EVERY: u32 = 10;
 
-/// All connections of one endpoint, a shard per worker.
+/// All connections of one endpoint. Most endpoints of a large configuration are never used: what a pool needs is made
+/// with its first connection.
 pub(crate) struct Pool {
+    used: OnceLock<Box<Used>>,
+    workers: usize,
+}
+
+struct Used {
+    /// One for each worker, never empty.
     shards: Box<[Arc<Shard>]>,
     open: Counted,
 }
@@ -138,34 +145,56 @@ impl About {
 }
 
 impl Pool {
-    pub(crate) fn new(workers: usize) -> Self {
-        Self { shards: (0..workers.max(1)).map(|_| Arc::default()).collect(), open: Counted::default() }
+    pub(crate) const fn new(workers: usize) -> Self {
+        Self { used: OnceLock::new(), workers }
     }
 
-    #[allow(clippy::indexing_slicing)] // the remainder is within, and there is at least one
-    pub(super) fn shard(&self, worker: usize) -> &Arc<Shard> {
-        &self.shards[worker % self.shards.len()]
+    /// `None`: nobody has been here yet.
+    pub(super) fn shard(&self, worker: usize) -> Option<&Arc<Shard>> {
+        self.used.get().map(|used| used.shard(worker))
+    }
+
+    /// The same for whoever is about to connect. `at_first` is called once in the life of a pool.
+    pub(super) fn shard_or_make(&self, worker: usize, at_first: impl FnOnce()) -> &Arc<Shard> {
+        let used = self.used.get_or_init(|| {
+            at_first();
+            let shards = (0..self.workers.max(1)).map(|_| Arc::default()).collect();
+            Box::new(Used { shards, open: Counted::default() })
+        });
+        used.shard(worker)
     }
 
     /// Closes one idle connection, of whichever worker, to make room for another.
     pub(crate) fn evict_idle(&self) -> bool {
-        self.shards.iter().any(|shard| shard.evict_idle())
+        self.shards().any(|shard| shard.evict_idle())
     }
 
     /// Closes what was idle for too long.
     pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
-        self.shards.iter().for_each(|shard| shard.sweep(idle_timeout));
+        self.shards().for_each(|shard| shard.sweep(idle_timeout));
     }
 
     /// One more, for as long as it is held.
     pub(super) fn count(&self) -> Counted {
-        self.open.clone()
+        self.used.get().map(|used| used.open.clone()).unwrap_or_default()
     }
 
     /// For people who ask.
     pub(crate) fn connections(&self) -> Connections {
-        let idle = self.shards.iter().map(|shard| shard.idle()).sum();
-        Connections { idle, open: Arc::strong_count(&self.open) - 1 }
+        let idle = self.shards().map(|shard| shard.idle()).sum();
+        let open = self.used.get().map_or(0, |used| Arc::strong_count(&used.open) - 1);
+        Connections { idle, open }
+    }
+
+    fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
+        self.used.get().into_iter().flat_map(|used| &used.shards)
+    }
+}
+
+impl Used {
+    #[allow(clippy::indexing_slicing)] // the remainder is within, and there is at least one
+    fn shard(&self, worker: usize) -> &Arc<Shard> {
+        &self.shards[worker % self.shards.len()]
     }
 }
 

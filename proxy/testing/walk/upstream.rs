@@ -12,6 +12,7 @@ use super::super::peer::Peer;
 use super::sides::listens;
 use super::{Key, Row, shows};
 use crate::app::Names;
+use crate::cluster::update::EndpointSource as _;
 use crate::discovery::{Files, Resolver};
 use pillion_testkit::Scratch;
 
@@ -111,18 +112,18 @@ async fn by_hosts_file(key: Key, hosts: [&str; 2]) -> (String, u64) {
     let scratch = Scratch::new();
     let files =
         Files { resolv_conf: scratch.path("none"), hosts: scratch.write("hosts", hosts[0]), port: 53 };
-    let mut sidecar = key.caller(&mesh, json!({ "endpoints": { "dns": "a.test:80" } }));
+    let sidecar = key.caller(&mesh, json!({ "endpoints": { "dns": "a.test:80" } }));
     let mut names = Names::of(Resolver::of(files));
     names.follow(sidecar.controller.config());
-    names.first(&mut sidecar.controller).await;
+    names.first(&sidecar.controller).await;
     let mut client = sidecar.client().await;
     let first = client.get("/").await.body;
     scratch.write("hosts", hosts[1]);
     let watch = Watch::start();
     while client.get("/").await.body == first && watch.seconds() < 200 {
         let news = tokio::time::timeout(secs(10), names.next()).await;
-        if let Ok(Some(news)) = news {
-            names.learn(news, &mut sidecar.controller);
+        if let Ok(Some(update)) = news {
+            sidecar.controller.learn(update);
         }
     }
     (first, watch.seconds() / 20)

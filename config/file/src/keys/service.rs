@@ -23,7 +23,7 @@ use crate::words::{DnsName, Method, Target, Weight};
 /// What makes no sense for more than one service.
 pub(super) const ONE_SERVICE_S_OWN: [&str; 4] = ["hosts", "addresses", "listen", "endpoints"];
 
-pub(super) static SERVICE: Static<Cluster> = Static::new(|| {
+pub(crate) static SERVICE: Static<Cluster> = Static::new(|| {
     Block::new(|| Cluster::new(""))
         .list::<HostPattern>(
             "hosts",

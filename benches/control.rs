@@ -1,0 +1,282 @@
+//! What the control plane costs with many services: `cargo bench --bench control [-- SERVICES [ROUTES]]`, by default
+//! 10,000 services of three endpoints and 2,000 routes.
+//!
+//! The sidecar is the built binary, once in plaintext and once with an identity, so that every service has mutual TLS.
+//! Printed are the start, the memory at rest, a reload that changes one service, the longest answer while reloads go on
+//! (beside the longest in as much time without them, for the noise of the machine), the memory after 20 reloads, the
+//! size of `/config`, and the CPU time of one update of endpoints, which is measured inside this process.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use pillion::identity::issue::Ca;
+
+/// Until the allocator has given back what a start or a reload needed for a moment.
+const CALM: Duration = Duration::from_secs(5);
+const RELOADS: usize = 20;
+/// Between two requests of a client: the machine has two cores, and the clients must not be what is measured.
+const PAUSE: Duration = Duration::from_millis(1);
+const CLIENTS: usize = 4;
+/// The kernel counts the time of a thread in steps of milliseconds.
+const UPDATES: u32 = 200_000;
+
+fn main() -> anyhow::Result<()> {
+    let numbers: Vec<usize> = std::env::args().filter_map(|argument| argument.parse().ok()).collect();
+    let services = numbers.first().copied().unwrap_or(10_000);
+    let routes = numbers.get(1).copied().unwrap_or(2_000);
+    println!("{services} services of three endpoints, {routes} routes");
+    let origin = origin()?;
+    for has_identity in [false, true] {
+        println!("{}", if has_identity { "with an identity" } else { "plaintext" });
+        Scene::new(services, routes, origin, has_identity)?.play()?;
+    }
+    update_endpoints(services)
+}
+
+/// A folder with the two configurations that take turns.
+struct Scene {
+    folder: PathBuf,
+    texts: [String; 2],
+}
+
+impl Scene {
+    fn new(services: usize, routes: usize, origin: SocketAddr, has_identity: bool) -> anyhow::Result<Self> {
+        let folder = std::env::temp_dir().join(format!("pillion-control-{}", std::process::id()));
+        fs::create_dir_all(&folder)?;
+        let mut head = "workers: 2\ninbound: off\noutbound: { listen: 127.0.0.1:0 }\n\
+                        admin: { listen: 127.0.0.1:0 }\nmetrics: { listen: 127.0.0.1:0 }\n"
+            .to_owned();
+        if has_identity {
+            let (ca, id) =
+                (Ca::generate("cluster.local")?, "spiffe://cluster.local/ns/default/sa/web".parse()?);
+            let pem = ca.issue(&id, &[], Duration::from_secs(3600))?;
+            fs::write(folder.join("tls.crt"), pem.certificate)?;
+            fs::write(folder.join("tls.key"), pem.key)?;
+            fs::write(folder.join("ca.crt"), pem.bundle)?;
+            head += "identity: { directory: . }\n";
+        }
+        let texts = ["15s", "16s"].map(|timeout| head.clone() + &text(services, routes, origin, timeout));
+        Ok(Self { folder, texts })
+    }
+
+    fn play(&self) -> anyhow::Result<()> {
+        let file = self.folder.join("pillion.yaml");
+        fs::write(&file, &self.texts[0])?;
+        let began = Instant::now();
+        let sidecar = Sidecar::start(&file)?;
+        println!("  start                {:8.0} ms, {:.0} ms of CPU", ms(began.elapsed()), sidecar.cpu_ms());
+        std::thread::sleep(CALM);
+        println!("  at rest              {:8.1} MB", sidecar.memory("VmRSS")?);
+        let quiet = sidecar.longest(Duration::from_secs(2), || Ok(()))?;
+        let mut reloads = Vec::new();
+        let loaded = sidecar.longest(Duration::ZERO, || {
+            for nth in 1..=RELOADS {
+                fs::write(&file, &self.texts[nth % 2])?;
+                reloads.push(sidecar.reload()?);
+                std::thread::sleep(10 * PAUSE);
+            }
+            Ok(())
+        })?;
+        reloads.sort_by(f64::total_cmp);
+        let (least, middle, most) = (reloads[0], reloads[RELOADS / 2], reloads[RELOADS - 1]);
+        println!("  reload of one change {middle:8.0} ms of CPU ({least:.0} to {most:.0})");
+        println!("  longest answer       {:8.1} ms while reloads go on, {:.1} ms without", loaded, quiet);
+        std::thread::sleep(CALM);
+        let (rest, peak) = (sidecar.memory("VmRSS")?, sidecar.memory("VmHWM")?);
+        println!("  after {RELOADS} reloads     {rest:8.1} MB, {peak:.1} MB at the highest");
+        for path in ["/config", "/config?service=service-7"] {
+            let began = Instant::now();
+            let size = sidecar.ask("GET", path)?.len();
+            println!("  {path:26} {size:8} bytes in {:.0} ms", ms(began.elapsed()));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.folder));
+    }
+}
+
+/// `service-0` is the one that answers; the one in the middle has another timeout from reload to reload.
+fn text(services: usize, routes: usize, origin: SocketAddr, timeout: &str) -> String {
+    let mut text = format!(
+        "services:\n  service-0: {{ tls: off, endpoints: [\"{origin}\"] }}\n  changing: {{ endpoints: [10.0.0.1:80], \
+         timeout: {timeout} }}\n"
+    );
+    for nth in 1..services.saturating_sub(1) {
+        let network = format!("10.{}.{}", nth >> 8 & 255, nth & 255);
+        text +=
+            &format!("  service-{nth}: {{ endpoints: [{network}.1:80, {network}.2:80, {network}.3:80] }}\n");
+    }
+    text += if routes > 0 { "routes:\n" } else { "" };
+    for nth in 1..=routes {
+        let most = services.saturating_sub(1).max(1);
+        let (host, to) = (nth % most, (nth + 1) % most);
+        text += &format!(
+            "  - {{ name: route-{nth}, hosts: [service-{host}], match: {{ path: {{ prefix: /v2 }} }}, to: service-{to} }}\n"
+        );
+    }
+    text
+}
+
+struct Sidecar {
+    child: Child,
+    outbound: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Sidecar {
+    fn start(file: &Path) -> anyhow::Result<Self> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+        let command = command.arg("run").arg("-c").arg(file).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("a pipe")?).read_line(&mut line)?;
+        let address = |label: &str| {
+            let word = line.split_whitespace().find_map(|word| word.strip_prefix(label));
+            word.and_then(|word| word.parse().ok()).with_context(|| format!("it said {line:?}"))
+        };
+        let (outbound, admin) = (address("outbound=")?, address("admin=")?);
+        Ok(Self { child, outbound, admin })
+    }
+
+    /// Of the thread that keeps the sidecar, which is the first one.
+    fn cpu_ms(&self) -> f64 {
+        let id = self.child.id();
+        on_cpu_ms(&format!("/proc/{id}/task/{id}/schedstat"))
+    }
+
+    /// A line of `/proc/PID/status` in megabytes.
+    fn memory(&self, what: &str) -> anyhow::Result<f64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).context("a line of this name")?;
+        let kib: f64 = line.trim_matches([':', ' ', '\t']).trim_end_matches(" kB").trim().parse()?;
+        Ok(kib / 1024.0)
+    }
+
+    fn ask(&self, method: &str, path: &str) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect(self.admin)?;
+        write!(stream, "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        anyhow::ensure!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+        Ok(answer)
+    }
+
+    /// Milliseconds of CPU.
+    fn reload(&self) -> anyhow::Result<f64> {
+        let before = self.cpu_ms();
+        let answer = self.ask("POST", "/reload")?;
+        anyhow::ensure!(answer.contains("reloaded"), "{answer}");
+        Ok(self.cpu_ms() - before)
+    }
+
+    /// The longest answer in milliseconds that any client waits for while `meanwhile` is done, and for `least`.
+    fn longest(
+        &self,
+        least: Duration,
+        meanwhile: impl FnOnce() -> anyhow::Result<()>,
+    ) -> anyhow::Result<f64> {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let clients: Vec<_> =
+                (0..CLIENTS).map(|_| scope.spawn(|| ask_until(self.outbound, &over))).collect();
+            let began = Instant::now();
+            let done = meanwhile();
+            std::thread::sleep(least.saturating_sub(began.elapsed()));
+            over.store(true, Relaxed);
+            let mut longest = Duration::ZERO;
+            for client in clients {
+                let waited = client.join().map_err(|_panicked| anyhow::anyhow!("a client panicked"))??;
+                longest = longest.max(waited);
+            }
+            done.map(|()| ms(longest))
+        })
+    }
+}
+
+impl Drop for Sidecar {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// The longest that one client waited for an answer.
+fn ask_until(outbound: SocketAddr, over: &AtomicBool) -> anyhow::Result<Duration> {
+    let mut stream = TcpStream::connect(outbound)?;
+    stream.set_nodelay(true)?;
+    let mut longest = Duration::ZERO;
+    let mut answer = vec![0; 4096];
+    while !over.load(Relaxed) {
+        let began = Instant::now();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: service-0\r\n\r\n")?;
+        let mut read = 0;
+        while !answer[..read].ends_with(b"\r\n\r\nok") {
+            let more = stream.read(&mut answer[read..])?;
+            anyhow::ensure!(more > 0, "a connection was closed");
+            read += more;
+        }
+        anyhow::ensure!(answer.starts_with(b"HTTP/1.1 200"), "an answer was not 200");
+        longest = longest.max(began.elapsed());
+        std::thread::sleep(PAUSE);
+    }
+    Ok(longest)
+}
+
+/// Answers `ok` to everything, a thread for each connection.
+fn origin() -> anyhow::Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::spawn(move || {
+        for stream in listener.incoming().filter_map(Result::ok) {
+            std::thread::spawn(move || serve(stream));
+        }
+    });
+    Ok(address)
+}
+
+fn serve(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let (mut request, mut read) = (vec![0; 4096], 0);
+    loop {
+        let more = stream.read(&mut request[read..])?;
+        if more == 0 {
+            return Ok(());
+        }
+        read += more;
+        if request[..read].ends_with(b"\r\n\r\n") {
+            read = 0;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")?;
+        }
+    }
+}
+
+/// The endpoints of one service, again and again, beside all others.
+fn update_endpoints(services: usize) -> anyhow::Result<()> {
+    let mut update = pillion::bench::endpoint_updates(services).context("a sidecar of many services")?;
+    let own = "/proc/thread-self/schedstat";
+    let before = on_cpu_ms(own);
+    (0..UPDATES).for_each(|_| update());
+    let each = (on_cpu_ms(own) - before) * 1000.0 / f64::from(UPDATES);
+    println!("update of one service's three endpoints: {each:.1} us of CPU");
+    Ok(())
+}
+
+fn on_cpu_ms(schedstat: &str) -> f64 {
+    let text = fs::read_to_string(schedstat).unwrap_or_default();
+    let nanos = text.split_whitespace().next().and_then(|first| first.parse::<f64>().ok());
+    nanos.map_or(f64::NAN, |nanos| nanos / 1e6)
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
