@@ -188,6 +188,7 @@ pub(crate) async fn forward(
 ) {
     let _open = Held::of(&worker.ground.connections_active(connection.direction, Protocol::Tcp));
     let telling = Telling::begin(route, connection, worker);
+    downstream.get_ref().abort(); // what a client sees whose server refuses it, or is not reached in time
     let dialled = match early {
         Some(dialled) => Ok(dialled),
         None if connection.is_loop() => Err(connection.loop_detected()),
@@ -198,10 +199,7 @@ pub(crate) async fn forward(
             let ended = carry(&mut downstream, &mut server.io, route, worker).await;
             telling.ended(&ended, server.endpoint.address, server.tls_failure());
         }
-        Err(error) => {
-            downstream.get_ref().abort(); // what a client sees whose server refuses it
-            telling.failed(&error);
-        }
+        Err(error) => telling.failed(&error),
     }
 }
 
@@ -210,15 +208,18 @@ pub(crate) fn unserved(error: &Error, route: &Route, connection: &Connection, wo
     Telling::begin(route, connection, worker).failed(error);
 }
 
-/// Relays until both directions have ended, and counts bytes as they go. What was cut short is reset on both sides.
+/// Relays until both directions have ended, and counts bytes as they go. Opaque bytes have no framing that would show
+/// that a part is missing: whatever cuts them short, the death of this process too, is a reset on both sides.
 pub(crate) async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker: &Worker) -> Ended {
     let (timeouts, metrics) = (&route.timeouts, route.cluster.metrics());
     let bounds = Bounds { idle: timeouts.stream_idle.tunnel(), max_duration: timeouts.max_duration };
     let count = |flow, bytes| metrics.bytes(flow).inc_by(bytes);
+    downstream.get_ref().abort();
+    upstream.get_ref().abort();
     let ended = relay(downstream, upstream, bounds, &worker.ground.timers, count).await;
-    if !matches!(ended.how, Ending::Closed) {
-        downstream.get_ref().abort();
-        upstream.get_ref().abort();
+    if matches!(ended.how, Ending::Closed) {
+        downstream.get_ref().settle();
+        upstream.get_ref().settle();
     }
     ended
 }

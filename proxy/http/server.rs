@@ -159,10 +159,14 @@ async fn handle<S: AnsweringService>(
 ) -> Result<Response, Infallible> {
     let request_id = headers::request_id(request.headers(), &mut worker.ground.rng.lock());
     let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked(&mut request)).flatten();
+    let version = request.version();
     let exchange = Arc::new(Exchange::new(worker, connection, request_id));
     let mut call = Call::new(request.map(Body::incoming), exchange);
     let Some(asked) = asked else {
         let mut response = stack.call(call).await?;
+        if version == http::Version::HTTP_10 {
+            note_length(&response);
+        }
         say_goodbye(&mut response);
         return Ok(response);
     };
@@ -173,6 +177,14 @@ async fn handle<S: AnsweringService>(
         say_goodbye(&mut response);
     }
     Ok(tunnel::open(asked, response, &exchange))
+}
+
+/// HTTP/1.0 has no chunks: there an answer of unknown length ends with its connection.
+fn note_length(response: &Response) {
+    let is_unframed = http_body::Body::size_hint(response.body()).exact().is_none();
+    if let (Some(exchange), true) = (response.body().exchange(), is_unframed) {
+        exchange.connection.is_unframed.store(true, Relaxed);
+    }
 }
 
 /// The last answer on the connection, if the drain has begun.
