@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     /// Nothing has happened on it for a while: it may be put aside, holding no buffers.
     pub(crate) rests: AtomicBool,
     pub(crate) flush: Flush,
+    /// The answer under way is as long as the connection lasts: only a reset shows that a part of it is missing.
+    pub(crate) is_unframed: AtomicBool,
 }
 
 /// What a connection has from accept until nothing uses it any more.
@@ -90,6 +92,7 @@ impl Connection {
             comes_back: false,
             rests: AtomicBool::new(false),
             flush: Flush::new(),
+            is_unframed: AtomicBool::new(false),
         }
     }
 

@@ -192,6 +192,7 @@ pub(crate) async fn forward(
     let _open = Held::of(&worker.ground.connections_active(connection.direction, Protocol::Tcp));
     let telling = Telling::begin(route, connection, worker);
     let Detected { io: mut downstream, early, is_silent, is_undecided, .. } = downstream;
+    downstream.get_ref().abort(); // what a client sees whose server refuses it, or is not reached in time
     let dialled = match early {
         Some(dialled) => Ok(dialled),
         None if connection.is_loop() => Err(connection.loop_detected()),
@@ -200,19 +201,17 @@ pub(crate) async fn forward(
     match dialled.and_then(|dialled| dialled.used(is_silent)) {
         Ok(mut server) => {
             let most = is_undecided.then(|| worker.limits().header_bytes as usize);
+            server.io.get_ref().abort();
             let mut watched = Watched::new(&mut downstream, most);
             let ended = relayed(&mut watched, &mut server.io, route, worker).await;
             let is_refused = watched.is_refused();
-            reset_unless_closed(&ended, &downstream, &server.io);
+            settle_if_closed(&ended, &downstream, &server.io);
             match is_refused {
                 true => telling.refused(&ended, server.in_flight.endpoint().address),
                 false => telling.ended(&ended, server.in_flight.endpoint().address, server.tls_failure()),
             }
         }
-        Err(error) => {
-            downstream.get_ref().abort(); // what a client sees whose server refuses it
-            telling.failed(&error);
-        }
+        Err(error) => telling.failed(&error),
     }
 }
 
@@ -234,17 +233,21 @@ async fn relayed(
     relay(downstream, upstream, bounds, &worker.ground.timers, count).await
 }
 
-/// Relays what runs inside a tunnel. What was cut short is reset on both sides.
+/// Relays what runs inside a tunnel. Opaque bytes have no framing that would show that a part is missing: whatever cuts
+/// them short, the death of this process too, is a reset on both sides.
 pub(crate) async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker: &Worker) -> Ended {
+    downstream.get_ref().abort();
+    upstream.get_ref().abort();
     let ended = relayed(downstream, upstream, route, worker).await;
-    reset_unless_closed(&ended, downstream, upstream);
+    settle_if_closed(&ended, downstream, upstream);
     ended
 }
 
-fn reset_unless_closed(ended: &Ended, downstream: &Io, upstream: &Io) {
-    if !matches!(ended.how, Ending::Closed) {
-        downstream.get_ref().abort();
-        upstream.get_ref().abort();
+/// Both directions have ended as their senders wished: an ordinary end is what both sides shall see.
+fn settle_if_closed(ended: &Ended, downstream: &Io, upstream: &Io) {
+    if matches!(ended.how, Ending::Closed) {
+        downstream.get_ref().settle();
+        upstream.get_ref().settle();
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) struct Guarded {
     replaced: Option<(Vec<u8>, usize)>,
     /// The client has ended or broken the connection, or was given up.
     is_over: bool,
+    /// See [`Connection::is_unframed`]; set on the socket.
+    resets: bool,
 }
 
 impl Guarded {
@@ -73,6 +75,7 @@ impl Guarded {
             seen: Beginning::default(),
             replaced,
             is_over: false,
+            resets: false,
         }
     }
 
@@ -139,9 +142,9 @@ impl Guarded {
         self.writing.is_none() && self.flushed == self.connection.requests.load(Relaxed)
     }
 
-    /// Whether the client may still send, or wait for what was written last.
+    /// Whether the client may still send or wait for what was written last, and is not to see a reset.
     pub(crate) const fn client_is_there(&self) -> bool {
-        !self.is_over
+        !self.is_over && !self.resets
     }
 
     fn note<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -196,6 +199,10 @@ impl Guarded {
     }
 
     fn begin_write(&mut self, first: &[u8]) {
+        if !self.resets && self.connection.is_unframed.load(Relaxed) {
+            self.resets = true;
+            self.io.get_ref().abort();
+        }
         if self.is_hypers_own(first) {
             let head = self.seen.of_next(self.connection.requests.load(Relaxed));
             let answer = refusal::refuse_head(first, head, &self.connection, &self.worker);
@@ -285,6 +292,9 @@ impl AsyncWrite for Guarded {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.connection.rests.load(Relaxed) {
             return Poll::Ready(Ok(())); // hyper is done with it; its client is not
+        }
+        if std::mem::take(&mut self.resets) {
+            self.io.get_ref().settle(); // hyper does this after a whole answer, and never after one that failed
         }
         Pin::new(&mut self.io).poll_shutdown(cx)
     }

@@ -157,10 +157,14 @@ async fn handle<S: AnsweringService>(
 ) -> Result<Response, Infallible> {
     let request_id = headers::request_id(request.headers(), &mut worker.ground.rng.lock());
     let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked(&mut request)).flatten();
+    let version = request.version();
     let exchange = Arc::new(Exchange::new(worker, connection, request_id));
     let mut call = Call::new(request.map(Body::incoming), exchange.clone());
     let Some(asked) = asked else {
         let mut response = stack.call(call).await?;
+        if version == http::Version::HTTP_10 {
+            note_length(&response, &exchange.connection);
+        }
         say_goodbye(&mut response, &exchange.connection);
         return Ok(response);
     };
@@ -170,6 +174,13 @@ async fn handle<S: AnsweringService>(
         say_goodbye(&mut response, &exchange.connection);
     }
     Ok(tunnel::open(asked, response, &exchange))
+}
+
+/// HTTP/1.0 has no chunks: there an answer of unknown length ends with its connection.
+fn note_length(response: &Response, connection: &Connection) {
+    if http_body::Body::size_hint(response.body()).exact().is_none() {
+        connection.is_unframed.store(true, Relaxed);
+    }
 }
 
 /// The last answer on the connection, if the drain has begun.

@@ -296,6 +296,7 @@ fn nonce() -> HeaderValue {
 async fn join(ours: On, theirs: On, mut tail: Box<ResponseTail>, route: &Route, worker: &Worker) {
     // Dropped without an end, the tail tells that the client went away.
     let Some(mut downstream) = ours.io(downstream).await else { return };
+    downstream.get_ref().abort(); // it was told that the tunnel is open
     let Some(mut upstream) = theirs.io(upstream).await else { return };
     let ended = tcp::carry(&mut downstream, &mut upstream, route, worker).await;
     tail.tunnel_ended(ended.received, ended.sent, tcp::reason(&ended.how));

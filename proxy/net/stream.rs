@@ -149,23 +149,38 @@ impl Stream {
         }
     }
 
-    /// The next drop resets the connection instead of ending it: what was cut short must not look whole.
+    /// See [`Transport::abort`].
     pub(crate) fn abort(&self) {
+        self.reset_when_dropped(true);
+    }
+
+    /// Whether the next drop, or the death of the process, resets the connection instead of ending it.
+    fn reset_when_dropped(&self, resets: bool) {
         match self {
-            Self::Tcp(stream, _) => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
-            Self::Memory(pipe, _) => pipe.set_abort(true),
+            Self::Tcp(stream, _) => drop(SockRef::from(stream).set_linger(resets.then_some(Duration::ZERO))),
+            Self::Memory(pipe, _) => pipe.set_abort(resets),
         }
     }
 }
 
 impl Transport {
-    /// See [`Stream::abort`].
+    /// From now on a drop, or the death of the process, resets the connection: what is cut short must not look whole.
+    /// In TLS no `close_notify` is sent then either.
     pub(crate) fn abort(&self) {
+        self.reset_when_dropped(true);
+    }
+
+    /// All that was to be said has been said: a drop is an end again.
+    pub(crate) fn settle(&self) {
+        self.reset_when_dropped(false);
+    }
+
+    fn reset_when_dropped(&self, resets: bool) {
         match self {
-            Self::Plain(io) => io.get_ref().abort(),
-            Self::Accepted(tls) => tls.get_ref().0.get_ref().abort(),
-            Self::Connected(tls) => tls.get_ref().0.abort(),
-            Self::Inside(tunnel) => tunnel.abort(),
+            Self::Plain(io) => io.get_ref().reset_when_dropped(resets),
+            Self::Accepted(tls) => tls.get_ref().0.get_ref().reset_when_dropped(resets),
+            Self::Connected(tls) => tls.get_ref().0.reset_when_dropped(resets),
+            Self::Inside(tunnel) => tunnel.reset_when_dropped(resets),
         }
     }
 }

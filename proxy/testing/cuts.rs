@@ -104,3 +104,95 @@ async fn b16_a_slow_reader_gets_all_that_came_before_the_cut() {
         assert_eq!((answer.body.len(), answer.is_whole), (300_000, false), "{way}");
     }
 }
+
+/// One end of an opaque connection through one sidecar or two, each of which may cut.
+async fn opaque(mesh_of: &str, service: &str) -> (Peer, Vec<Sidecar>, super::backend::Backend) {
+    let says_half = |mesh: &Mesh| {
+        mesh.scripted(A, |mut peer: Peer, nth| async move {
+            peer.send("half").await;
+            let word = peer.exactly(4).await.0;
+            match (&word[..], nth) {
+                (b"end.", _) => {}
+                (b"cut.", _) => peer.reset(),
+                _ => std::future::pending().await,
+            }
+        })
+    };
+    let tcp = format!("listen: 127.0.0.1:0, protocol: tcp{service}");
+    if mesh_of == "one sidecar" {
+        let mesh = Mesh::default();
+        let backend = says_half(&mesh);
+        let sidecar = mesh.caller(&format!("endpoints: [10.0.0.1:80], {tcp}"));
+        return (sidecar.direct_client().await, vec![sidecar], backend);
+    }
+    let pair = Pair::new();
+    let backend = says_half(&pair.mesh);
+    let application = pair.application("10.1.0.1:15006", A);
+    let sidecar = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}, {tcp}"));
+    (sidecar.direct_client().await, vec![sidecar, application], backend)
+}
+
+#[tokio::test(start_paused = true)]
+async fn b7_opaque_bytes_that_are_cut_end_with_a_reset_and_others_do_not() {
+    for way in ["one sidecar", "a pair"] {
+        for (name, service, word, is_reset) in [
+            ("the server ends", "", "end.", false),
+            ("the server resets", "", "cut.", true),
+            ("nothing moves", ", stream_idle_timeout: 5s", "wait", true),
+            ("it takes too long", ", max_duration: 5s", "wait", true),
+        ] {
+            let (mut client, _sidecars, _backend) = opaque(way, service).await;
+            client.send(word).await;
+            let (came, reset) = client.ends().await;
+            assert_eq!((&came[..], reset), (&b"half"[..], is_reset), "{way}: {name}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b7_an_http10_answer_that_breaks_off_ends_with_a_reset_and_a_whole_one_does_not() {
+    const WHOLE: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n\r\n";
+    const BROKEN: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n";
+    for (said, is_reset) in [(WHOLE, false), (BROKEN, true)] {
+        for (way, sidecar, _others, _backend) in ways(said).await {
+            for keep_alive in ["", "connection: keep-alive\r\n"] {
+                let mut client = sidecar.client().await;
+                client.send(format!("GET / HTTP/1.0\r\nhost: orders\r\n{keep_alive}\r\n")).await;
+                let head = client.head().await.expect("the head of an answer");
+                assert!(head.starts_with("HTTP/1.0 200") && !head.contains("chunked"), "{head}");
+                assert_eq!(client.ends().await, (b"half".to_vec(), is_reset), "{way}, {said:?}");
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b7_a_tunnel_that_is_cut_ends_with_a_reset() {
+    const UPGRADE: &str = "GET / HTTP/1.1\r\nhost: orders\r\nconnection: upgrade\r\nupgrade: words\r\n\r\n";
+    const SWITCHED: &str =
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: words\r\n\r\n";
+    for (word, is_reset) in [("end.", false), ("cut.", true), ("wait", true)] {
+        for protocol in ["http1", "auto"] {
+            let pair = Pair::new();
+            let _backend = pair.mesh.scripted(A, |mut peer: Peer, _| async move {
+                drop(peer.head().await);
+                peer.send(SWITCHED).await;
+                peer.send("half").await;
+                match &peer.exactly(4).await.0[..] {
+                    b"end." => {}
+                    b"cut." => peer.reset(),
+                    _ => std::future::pending().await,
+                }
+            });
+            let _application = pair.application("10.1.0.1:15006", A);
+            let sidecar = pair.caller(&format!(
+                "endpoints: [10.1.0.1:15006], protocol: {protocol}, stream_idle_timeout: 5s, {ORDERS}"
+            ));
+            let mut client = sidecar.client().await;
+            client.send(UPGRADE).await;
+            assert!(client.head().await.expect("an answer").starts_with("HTTP/1.1 101"));
+            client.send(word).await;
+            assert_eq!(client.ends().await, (b"half".to_vec(), is_reset), "{protocol}: {word}");
+        }
+    }
+}

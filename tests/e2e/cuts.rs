@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::support::backend::Backend;
-use crate::support::sidecar::{Pair, Plan};
+use crate::support::sidecar::{Pair, Plan, Sidecar};
 use crate::support::soon;
 use crate::support::wire::Wire;
 
@@ -48,6 +48,98 @@ async fn b16_a_part_of_an_answer_is_passed_on_and_then_cut() {
                 }
             }
             assert_eq!(app.requests().len(), 60, "each request was sent once");
+        }
+    }
+}
+
+/// What has no framing of its own: only a reset shows that a part of it is missing.
+#[derive(Debug, Clone, Copy)]
+enum Unframed {
+    Opaque,
+    Http10,
+    Tunnel,
+}
+
+/// How a sidecar ends while bytes pass.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    DrainTimeout,
+    SecondSignal,
+    Killed,
+}
+
+impl Unframed {
+    /// Says half of something, and no more.
+    async fn half(self) -> Backend {
+        Backend::serving(move |mut wire: Wire, _, _| async move {
+            if !matches!(self, Self::Opaque) {
+                drop(wire.head().await);
+            }
+            let head = match self {
+                Self::Opaque => "",
+                Self::Http10 => "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\n",
+                Self::Tunnel => {
+                    "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: words\r\n\r\n"
+                }
+            };
+            drop(wire.try_send(format!("{head}half")).await);
+            std::future::pending::<()>().await;
+        })
+        .await
+    }
+
+    /// A client that has got the half.
+    async fn client(self, to: SocketAddr) -> Wire {
+        let mut wire = Wire::connect(to).await;
+        match self {
+            Self::Opaque => {}
+            Self::Http10 => wire.send("GET / HTTP/1.0\r\nhost: orders\r\n\r\n").await,
+            Self::Tunnel => {
+                wire.send("GET / HTTP/1.1\r\nhost: orders\r\nconnection: upgrade\r\nupgrade: words\r\n\r\n")
+                    .await;
+            }
+        }
+        if !matches!(self, Self::Opaque) {
+            soon("an answer", wire.head()).await.expect("an answer");
+        }
+        assert_eq!(soon("the half", wire.exactly(4)).await.0, b"half");
+        wire
+    }
+}
+
+impl End {
+    fn befall(self, sidecar: &Sidecar) {
+        match self {
+            Self::DrainTimeout => sidecar.signal("TERM"),
+            Self::SecondSignal => {
+                sidecar.signal("TERM");
+                sidecar.signal("INT"); // two signals of one kind may become one
+            }
+            Self::Killed => sidecar.signal("KILL"),
+        }
+    }
+
+    const fn drain(self) -> &'static str {
+        match self {
+            Self::DrainTimeout => "drain: { delay: 0s, timeout: 100ms }",
+            Self::SecondSignal | Self::Killed => "drain: { delay: 0s, timeout: 60s }",
+        }
+    }
+}
+
+#[tokio::test]
+async fn b7_what_the_end_of_the_process_cuts_is_reset() {
+    for unframed in [Unframed::Opaque, Unframed::Http10, Unframed::Tunnel] {
+        for end in [End::DrainTimeout, End::SecondSignal, End::Killed] {
+            let app = unframed.half().await;
+            let orders = if matches!(unframed, Unframed::Opaque) { "protocol: tcp" } else { "" };
+            for nearer in [true, false] {
+                let pair = Pair::ending(app.address, orders, end.drain()).await;
+                let mut client = unframed.client(pair.caller.orders()).await;
+                end.befall(if nearer { &pair.caller } else { &pair.application });
+                let told = format!("{unframed:?}, {end:?}, nearer to the client: {nearer}");
+                assert_eq!(soon(&told, client.ends()).await, (Vec::new(), true), "{told}");
+            }
         }
     }
 }

@@ -104,6 +104,18 @@ impl Wire {
         self.read.split().to_vec()
     }
 
+    /// The same, and whether the other end reset the connection instead of ending it.
+    pub(crate) async fn ends(&mut self) -> (Vec<u8>, bool) {
+        let ended = loop {
+            match self.io.read_buf(&mut self.read).await {
+                Ok(0) => break Ok(()),
+                Ok(_) => {}
+                Err(error) => break Err(error),
+            }
+        };
+        (self.read.split().to_vec(), ended.is_err())
+    }
+
     /// As many bytes as asked for, or as there were, and whether that is all.
     pub(crate) async fn exactly(&mut self, count: usize) -> (Vec<u8>, bool) {
         while self.read.len() < count {

@@ -36,9 +36,9 @@ impl Tunnel {
         }
     }
 
-    /// The drop resets it instead of ending it.
-    pub(crate) fn abort(&self) {
-        self.is_cut.store(true, Relaxed);
+    /// Whether the drop resets it instead of ending it.
+    pub(crate) fn reset_when_dropped(&self, resets: bool) {
+        self.is_cut.store(resets, Relaxed);
     }
 
     fn broken(&mut self, cx: &mut Context<'_>) -> io::Error {
