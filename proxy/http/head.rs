@@ -9,7 +9,7 @@ use pillion_model::listener::DownstreamLimits;
 
 use crate::error::{Error, Reason};
 
-/// What a sidecar adds to a request: `x-request-id`, `x-forwarded-proto`, `x-forwarded-host`, `x-pillion-via`,
+/// What a sidecar adds to a request, which is more than it adds to an answer: `x-request-id`, `x-forwarded-proto`, `x-forwarded-host`, `x-pillion-via`,
 /// `x-pillion-attempt`, and what the other version of HTTP wants: `host`, a length, `te`, `connection`, `expect`.
 const SIDECAR_FIELDS: u32 = 10;
 /// Their text. The longest are two names of hosts (255 each), a request id (128) and the list of passes.
@@ -18,6 +18,10 @@ const SIDECAR_BYTES: u32 = 2 * 1024;
 const FIELD_OVERHEAD: u32 = 32;
 /// `:method`, `:scheme`, `:authority` and `:path`.
 const PSEUDO_FIELDS: u32 = 4;
+/// Fields of an answer's head: applications set more cookies than they are sent.
+pub(crate) const ANSWER_FIELDS: u32 = 200;
+/// Of an answer's head; twice Envoy's limit, and as much as hyper takes into its buffer.
+const ANSWER_BYTES: u32 = 128 * 1024;
 /// How many times its limit an HTTP/2 head may have, so that we can say ourselves that it is too large. What is larger
 /// yet h2 answers by itself, without a reason, a request id or a count.
 const READABLE: u32 = 2;
@@ -29,13 +33,18 @@ pub(crate) struct HeadLimits {
     /// As HTTP/1 has them, the first line included.
     pub(crate) bytes: u32,
     /// As HTTP/2 counts them.
-    list_bytes: u32,
+    pub(crate) list_bytes: u32,
 }
 
 impl HeadLimits {
     /// `from_sidecar`: the peer has proven who it is, and may have added to what its client sent.
     pub(crate) const fn of_requests(limits: &DownstreamLimits, from_sidecar: bool) -> Self {
         Self::of(limits.header_count, limits.header_bytes, from_sidecar)
+    }
+
+    /// `from_sidecar`: the other end is the application's sidecar, and may have added to what its application sent.
+    pub(crate) const fn of_answers(most_fields: u32, from_sidecar: bool) -> Self {
+        Self::of(most_fields, ANSWER_BYTES, from_sidecar)
     }
 
     const fn of(fields: u32, bytes: u32, from_sidecar: bool) -> Self {

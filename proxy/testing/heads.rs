@@ -1,5 +1,9 @@
 //! How large a head may be. The limits count what a client or an application sent, not what sidecars add.
 
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::Response;
+
 use super::backend::OK;
 use super::http2;
 use super::mesh::{A, Mesh, ORDERS, Pair, Sidecar, settle};
@@ -117,4 +121,74 @@ async fn b8_a_client_of_http2_hears_why_its_head_is_refused() {
     }
     settle().await;
     assert_eq!(sidecar.sum("pillion_requests_total status=431 reason=headers_too_large"), 2);
+}
+
+/// An answer with so many fields, one of them `content-length`.
+fn answer(fields: usize) -> String {
+    let others: String = (1..fields).map(|field| format!("x-{field}: 1\r\n")).collect();
+    format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{others}\r\nok")
+}
+
+fn answering(mesh: &Mesh, fields: usize) {
+    let answer: &'static str = answer(fields).leak();
+    drop(mesh.answering(A, answer));
+}
+
+const ANSWER_FIELDS: usize = 200;
+
+#[tokio::test(start_paused = true)]
+async fn b9_an_answer_may_have_two_hundred_fields_and_no_more() {
+    for (fields, expected) in
+        [(ANSWER_FIELDS, (200, None)), (ANSWER_FIELDS + 1, (502, Some("protocol_error")))]
+    {
+        let mesh = Mesh::default();
+        answering(&mesh, fields);
+        let sidecars =
+            [mesh.caller("endpoints: [10.0.0.1:80], retry: off"), mesh.application("app: 10.0.0.1:80")];
+        for sidecar in sidecars {
+            assert_eq!(sidecar.client().await.get("/").await.told(), expected, "{fields} fields");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b9_through_two_sidecars_an_answer_may_have_as_many_fields() {
+    for protocol in ["http1", "http2"] {
+        let pair = Pair::new();
+        answering(&pair.mesh, ANSWER_FIELDS);
+        let _second = pair.application("10.1.0.1:15006", A);
+        let first = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}, protocol: {protocol}"));
+        let answer = first.client().await.get("/").await;
+        assert_eq!(answer.told(), (200, None), "{protocol}");
+        let seen = answer.head.lines().filter(|line| line.starts_with("x-")).count();
+        assert!(seen >= ANSWER_FIELDS - 1, "{seen} fields arrived");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b9_over_http2_an_answer_may_have_as_many_fields() {
+    for (fields, expected) in
+        [(ANSWER_FIELDS, (200, None)), (ANSWER_FIELDS + 1, (502, Some("protocol_error")))]
+    {
+        let mesh = Mesh::default();
+        let _server = mesh.http2(A, 100, move |_, _, mut respond: SendResponse<Bytes>| async move {
+            let mut head = Response::new(());
+            for field in 0..fields {
+                head.headers_mut().insert(name(&format!("x-{field}")), "1".parse().expect("a value"));
+            }
+            respond.send_response(head, true).expect("the stream is open");
+        });
+        let sidecar = mesh.caller("endpoints: [10.0.0.1:80], protocol: http2, retry: off");
+        let answer = sidecar.client().await.get("/").await;
+        assert_eq!(answer.told(), expected, "{fields} fields");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b9_the_limit_of_an_answers_fields_is_named() {
+    let mesh = Mesh::default();
+    answering(&mesh, ANSWER_FIELDS + 1);
+    let answer = mesh.caller("endpoints: [10.0.0.1:80], retry: off").client().await.get("/").await;
+    assert!(answer.body.contains("limits.response_header_count"), "{}", answer.body);
+    assert!(answer.body.contains("200"), "{}", answer.body);
 }
