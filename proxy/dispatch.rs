@@ -17,7 +17,7 @@ use crate::connection::Destination;
 use crate::error::{Error, Reason, Sent};
 use crate::http::expect;
 use crate::http::framing::{self, Framed};
-use crate::http::head::{ANSWER_FIELDS, HeadLimits};
+use crate::http::head::HeadLimits;
 use crate::http::headers::{
     GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies, reason_of_sidecar,
 };
@@ -53,7 +53,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
     };
     let mut trial = Trial::begin(&endpoint, cluster, &call.exchange, now);
     let wish = wish(&call, cluster, is_http2);
-    let most_fields = ANSWER_FIELDS;
+    let most_fields = call.exchange.worker.limits().response_header_count;
     let ground = &call.exchange.worker.ground;
     let lease = upstream::lease(cluster, &endpoint, ground, wish, most_fields).await;
     let mut lease = match lease {
