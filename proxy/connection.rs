@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use http::HeaderValue;
+use pillion_model::listener::DownstreamLimits;
 
 use crate::cluster::limits::Permit;
 use crate::error::Error;
 use crate::http::flush::Flush;
+use crate::http::head::HeadLimits;
 use crate::net::returning::{is_loop, loop_detected};
 use crate::runtime::drain::Work;
 use crate::state::Fixed;
@@ -102,6 +104,11 @@ impl Connection {
             Destination::Route(fixed) => fixed.route.cluster.symbol,
             Destination::Named | Destination::Unknown(_) => Symbol::EMPTY,
         }
+    }
+
+    /// Of requests that come on it. Who has proven an identity may be a sidecar, which adds to what its client sent.
+    pub(crate) const fn head_limits(&self, limits: &DownstreamLimits) -> HeadLimits {
+        HeadLimits::of_requests(limits, self.peer.is_some())
     }
 
     /// Whether the client is the sidecar itself, on a way that has no end. Only what was redirected can be: both ends

@@ -16,7 +16,8 @@ use crate::cluster::{Cluster, Spoken};
 use crate::connection::Destination;
 use crate::error::{Error, Reason, Sent};
 use crate::http::expect;
-use crate::http::framing::{self, Fault, Framed};
+use crate::http::framing::{self, Framed};
+use crate::http::head::HeadLimits;
 use crate::http::headers::{
     GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies, reason_of_sidecar,
 };
@@ -52,7 +53,9 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
     };
     let mut trial = Trial::begin(&endpoint, cluster, &call.exchange, now);
     let wish = wish(&call, cluster, is_http2);
-    let lease = upstream::lease(cluster, &endpoint, &call.exchange.worker.ground, wish).await;
+    let most_fields = call.exchange.worker.limits().response_header_count;
+    let ground = &call.exchange.worker.ground;
+    let lease = upstream::lease(cluster, &endpoint, ground, wish, most_fields).await;
     let mut lease = match lease {
         Ok(lease) => lease,
         Err(error) => {
@@ -73,8 +76,8 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
                     return Err(error.into());
                 }
             };
-            if let (None, Err(fault)) = (&accepted, framed(&mut response, &mut lease)) {
-                let error = unframed(fault, cluster, &endpoint);
+            if let Err(why) = checked(&mut response, &mut lease, accepted.is_some(), most_fields) {
+                let error = not_forwarded(&why, cluster, &endpoint);
                 trial.failed(&error);
                 return Err(error.into());
             }
@@ -89,6 +92,15 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
                 response.extensions_mut().insert(accepted);
             }
             Ok(response)
+        }
+        Err(failure) if failure.is_large_head => {
+            let HeadLimits { fields, bytes, .. } = HeadLimits::of_answers(most_fields, lease.is_sidecar());
+            let why = format!(
+                "it has more than {fields} header fields (limits.response_header_count), or {bytes} bytes of them"
+            );
+            let error = not_forwarded(&why, cluster, &endpoint);
+            trial.failed(&error);
+            Err(error.into())
         }
         Err(failure) => {
             let failure = explain(failure, call, cluster, &endpoint);
@@ -141,18 +153,37 @@ fn accepted(
     }
 }
 
-/// Checks what frames the answer. A connection whose answer said its length twice serves no further request.
-fn framed(response: &mut Response, lease: &mut Lease) -> Result<(), Fault> {
-    let (status, version) = (response.status(), response.version());
-    if framing::check_answer(status, version, response.headers_mut())? == Framed::Twice {
-        lease.close_after();
+/// Checks the head of an answer before it goes on. `Err`: why it cannot be forwarded.
+fn checked(
+    response: &mut Response,
+    lease: &mut Lease,
+    is_tunnel: bool,
+    most_fields: u32,
+) -> Result<(), String> {
+    let (fields, most) =
+        (response.headers().len(), HeadLimits::of_answers(most_fields, lease.is_sidecar()).fields);
+    if fields > most as usize {
+        return Err(format!(
+            "it has {fields} header fields, more than {most} (limits.response_header_count)"
+        ));
     }
-    Ok(())
+    if is_tunnel {
+        return Ok(()); // nothing frames a tunnel (RFC 9110, 9.3.6)
+    }
+    let (status, version) = (response.status(), response.version());
+    match framing::check_answer(status, version, response.headers_mut()) {
+        Ok(Framed::Clearly) => Ok(()),
+        Ok(Framed::Twice) => {
+            lease.close_after();
+            Ok(())
+        }
+        Err(fault) => Err(fault.to_string()),
+    }
 }
 
-fn unframed(fault: Fault, cluster: &Cluster, endpoint: &Endpoint) -> Error {
+fn not_forwarded(why: &str, cluster: &Cluster, endpoint: &Endpoint) -> Error {
     let (address, name) = (endpoint.address, &cluster.name);
-    let detail = format!("the answer of {address} of \"{name}\" cannot be forwarded: {fault}");
+    let detail = format!("the answer of {address} of \"{name}\" cannot be forwarded: {why}");
     Error::new(Reason::ProtocolError, detail).sent(Sent::Perhaps)
 }
 

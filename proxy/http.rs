@@ -14,6 +14,7 @@ pub(crate) mod flush;
 pub(crate) mod framing;
 pub(crate) mod guard;
 pub(crate) mod h2;
+pub(crate) mod head;
 pub(crate) mod headers;
 pub(crate) mod linger;
 pub(crate) mod refusal;

@@ -26,6 +26,7 @@ mod forms;
 mod framing;
 mod garbage;
 mod grpc;
+mod heads;
 mod http2_bounds;
 mod http2_streams;
 mod layers_inbound;

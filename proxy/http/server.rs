@@ -13,11 +13,11 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use pillion_model::listener::DownstreamLimits;
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
 use super::guard::Guarded;
+use super::head::HeadLimits;
 use super::linger::linger;
 use super::{Body, Call, Response, h2, headers, tunnel};
 use crate::connection::Connection;
@@ -80,12 +80,12 @@ async fn http1<S: AnsweringService>(
     stack: S,
 ) -> Option<Io> {
     let mut is_told = false;
-    let limits = worker.limits();
+    let limits = connection.head_limits(&worker.limits());
     let (rests, io) = (connection.clone(), Guarded::new(io, connection.clone(), worker.clone(), true));
     let service = service_fn(move |request: Request<Incoming>| {
         handle(request, connection.clone(), worker.clone(), stack.clone())
     });
-    let mut conn = http1_builder(&limits).serve_connection(TokioIo::new(io), service).with_upgrades();
+    let mut conn = http1_builder(limits).serve_connection(TokioIo::new(io), service).with_upgrades();
     // How it ended has been told request by request.
     drop(
         poll_fn(|cx| {
@@ -117,15 +117,15 @@ async fn http1<S: AnsweringService>(
     Some(io)
 }
 
-fn http1_builder(limits: &DownstreamLimits) -> http1::Builder {
+fn http1_builder(limits: HeadLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    let header_bytes = limits.header_bytes as usize;
+    let header_bytes = limits.bytes as usize;
     builder
         .max_header_size(header_bytes)
         .max_buf_size(HTTP1_BUFFER.max(header_bytes * 2))
         .auto_date_header(false);
-    if limits.header_count != HEADER_COUNT {
-        builder.max_headers(limits.header_count as usize);
+    if limits.fields != HEADER_COUNT {
+        builder.max_headers(limits.fields as usize);
     }
     builder
 }

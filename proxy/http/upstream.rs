@@ -56,7 +56,8 @@ impl Want {
     }
 }
 
-/// A connection to `endpoint`: at once where one is free, else as soon as one is.
+/// A connection to `endpoint`: at once where one is free, else as soon as one is. `most_fields`: what an answer may have
+/// on one that is opened for this.
 ///
 /// # Errors
 /// `limit_pending` when too many wait already, and whatever kept the endpoint from being connected to.
@@ -65,11 +66,12 @@ pub(crate) async fn lease(
     endpoint: &Arc<Endpoint>,
     ground: &Arc<Ground>,
     wish: Wish,
+    most_fields: u32,
 ) -> Result<Lease, Error> {
     let shard = endpoint.pool.shard(ground.index);
     match shard.and_then(|shard| shard.take(cluster, endpoint.want(cluster, wish))) {
         Some(lease) => Ok(lease),
-        None => Box::pin(wait(cluster, endpoint, ground, wish)).await,
+        None => Box::pin(wait(cluster, endpoint, ground, wish, most_fields)).await,
     }
 }
 
@@ -79,6 +81,7 @@ async fn wait(
     endpoint: &Arc<Endpoint>,
     ground: &Arc<Ground>,
     wish: Wish,
+    most_fields: u32,
 ) -> Result<Lease, Error> {
     let _pending = cluster.limits.pending.try_acquire().ok_or_else(|| too_many_pending(cluster))?;
     let shard = endpoint.pool.shard_or_make(ground.index, || cluster.pools.add(endpoint));
@@ -90,7 +93,7 @@ async fn wait(
         }
         let mut turn = shard.queue(want);
         if let Some(ticket) = shard.ticket(want) {
-            let dial = |slot| dial::start(cluster, endpoint, ground, shard, ticket, slot);
+            let dial = |slot| dial::start(cluster, endpoint, ground, shard, ticket, slot, most_fields);
             match cluster.try_slot(endpoint) {
                 Some(slot) => dial(slot),
                 // At `max_connections`: a connection given back, or room for another, whichever comes first.

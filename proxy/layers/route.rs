@@ -37,7 +37,6 @@ async fn route<S: HttpService>(
     refuse_loop(&call)?;
     framing::check_request(&mut call.head).map_err(Fault::refusal)?;
     call.host = host(&call.head)?;
-    refuse_many_headers(&call)?;
     refuse_tunnel(&call)?;
     let found = match &call.exchange.connection.destination {
         Destination::Route(fixed) => Found::Route(direct(&call, fixed)?),
@@ -73,19 +72,6 @@ fn refuse_tunnel(call: &Call) -> Result<(), Error> {
     }
     if call.head.method == Method::CONNECT && !call.body.is_empty() {
         return Err(Error::new(Reason::BadRequest, "a CONNECT has no content (RFC 9110, 9.3.6)"));
-    }
-    Ok(())
-}
-
-/// HTTP/1's are counted while they are read.
-fn refuse_many_headers(call: &Call) -> Result<(), Error> {
-    if call.head.version != Version::HTTP_2 {
-        return Ok(());
-    }
-    let (count, most) = (call.head.headers.len(), call.exchange.worker.limits().header_count);
-    if count > most as usize {
-        let detail = format!("the request has {count} header fields (limits.header_count is {most})");
-        return Err(Error::new(Reason::HeadersTooLarge, detail));
     }
     Ok(())
 }

@@ -144,13 +144,15 @@ pub enum Unknown {
     Deny,
 }
 
-/// `limits`: what a connection from downstream may take, on both sides.
+/// `limits`: what a connection may take, on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DownstreamLimits {
     /// Of a request's head. Default 64 KiB: cookies of browsers fit, and ten thousand heads do too.
     pub header_bytes: u32,
-    /// Fields of a head. Default 100, as Envoy's.
+    /// Fields of a request's head. Default 100, as Envoy's.
     pub header_count: u32,
+    /// Fields of an answer's head. Default 200: applications set more cookies than they are sent.
+    pub response_header_count: u32,
     /// From a head's first byte to its last; also for bytes that may still become TLS or HTTP. Default 10 s.
     pub header_timeout: Duration,
     /// A connection on which nothing happens is closed. Default 1 h, as Envoy's.
@@ -170,6 +172,7 @@ impl Default for DownstreamLimits {
         Self {
             header_bytes: 64 * 1024,
             header_count: 100,
+            response_header_count: 200,
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(3600),
             via_passes: 4,

@@ -23,13 +23,12 @@ use super::send::Outgoing;
 use super::tunnel::Tunnel;
 use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
 use crate::http::framing::content_length;
+use crate::http::head::HeadLimits;
 use crate::http::transfer::Observer;
 use crate::http::{Body, Response};
 use crate::net::Io;
 use crate::runtime::ground::Ground;
 
-/// Of an answer's head; Envoy's limit is 60 KiB.
-const ANSWER_HEADER_BYTES: u32 = 64 * 1024;
 /// No peer allows so many streams: while this stands, its SETTINGS have not come.
 const UNKNOWN: usize = usize::MAX - 1;
 /// Streams of a peer that keeps its SETTINGS to itself for longer than [`SETTINGS_PATIENCE`].
@@ -91,11 +90,11 @@ impl<E: Into<Failure>> From<E> for Box<Failed> {
 ///
 /// # Errors
 /// What the peer did instead of speaking HTTP/2.
-pub(crate) async fn open(io: Io, ground: &Ground) -> Result<(Sender, Driver), Failure> {
+pub(crate) async fn open(io: Io, limits: HeadLimits, ground: &Ground) -> Result<(Sender, Driver), Failure> {
     let (send, conn) = Builder::new()
         .initial_max_send_streams(UNKNOWN)
         .initial_window_size(STREAM_WINDOW)
-        .max_header_list_size(ANSWER_HEADER_BYTES)
+        .max_header_list_size(limits.list_bytes)
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .enable_push(false)

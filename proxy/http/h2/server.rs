@@ -13,9 +13,8 @@ use std::task::{Context, Poll};
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, HeaderValue};
-use http::{HeaderMap, Method, Request};
+use http::{Method, Request};
 use http_body::Body as _;
-use pillion_model::listener::DownstreamLimits;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -25,8 +24,9 @@ use super::send::{Outgoing, Unsent};
 use super::tunnel::Tunnel;
 use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
 use crate::connection::Connection;
-use crate::error::{Error, Reason as Why};
+use crate::error::Error;
 use crate::http::framing::content_length;
+use crate::http::head::{HeadLimits, list_bytes};
 use crate::http::server::deserted;
 use crate::http::transfer::{Ending, Observer as _};
 use crate::http::{Body, Call, Exchange, Response, answer, headers, tunnel};
@@ -39,10 +39,6 @@ const STREAMS: u32 = 200;
 /// Heads of all requests that are open on one connection: 200 of 20 KiB. Beyond it a stream is refused, which its
 /// client may send again at once.
 const HEADS: usize = 4 * 1024 * 1024;
-/// `h2` reads heads up to so many times `limits.header_bytes`, so that we can say ourselves that one is too large.
-const HEAD_ROOM: u32 = 2;
-/// What RFC 9113, 6.5.2, adds for each field.
-const FIELD_OVERHEAD: usize = 32;
 /// A client is judged by so many streams at a time: when it has reset more than half of them it is told goodbye, and
 /// the second time that is no longer a request.
 const JUDGED_STREAMS: u32 = 100;
@@ -52,7 +48,7 @@ struct Client {
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     room: Arc<Room>,
-    header_bytes: usize,
+    limits: HeadLimits,
     /// Streams that it has reset, of those that it is judged by now.
     resets: AtomicU32,
     /// Bytes of heads of open streams.
@@ -68,14 +64,15 @@ pub(crate) async fn serve<S: AnsweringService>(
     stack: S,
 ) {
     let limits = worker.limits();
+    let of_heads = connection.head_limits(&limits);
     let guarded = Guarded::downstream(io, connection.clone(), worker.clone());
-    let handshake = builder(&limits).handshake::<_, Piece>(guarded);
+    let handshake = builder(of_heads).handshake::<_, Piece>(guarded);
     let Ok(Ok(conn)) = timeout(limits.header_timeout, handshake).await else { return };
     let client = Arc::new(Client {
         room: Room::new(&worker.ground),
         connection: connection.clone(),
         worker,
-        header_bytes: limits.header_bytes as usize,
+        limits: of_heads,
         resets: AtomicU32::new(0),
         heads: AtomicUsize::new(0),
     });
@@ -90,12 +87,12 @@ pub(crate) async fn serve<S: AnsweringService>(
     }
 }
 
-fn builder(limits: &DownstreamLimits) -> Builder {
+fn builder(limits: HeadLimits) -> Builder {
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
         .max_concurrent_streams(STREAMS)
-        .max_header_list_size(limits.header_bytes.saturating_mul(HEAD_ROOM))
+        .max_header_list_size(limits.readable_list_bytes())
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .enable_connect_protocol(); // RFC 8441
@@ -131,7 +128,7 @@ impl<S: AnsweringService> Driver<S> {
     }
 
     fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Piece>) {
-        let bytes = list_size(request.uri(), request.headers());
+        let bytes = list_bytes(&request);
         if self.client.heads.load(Relaxed) + bytes > HEADS {
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
@@ -191,16 +188,6 @@ impl Drop for Head {
     }
 }
 
-/// As RFC 9113, 6.5.2, counts it, the short pseudo-header fields roughly.
-fn list_size(uri: &http::Uri, fields: &HeaderMap) -> usize {
-    let target = uri.path().len()
-        + uri.query().map_or(0, str::len)
-        + uri.authority().map_or(0, |host| host.as_str().len());
-    let size =
-        |(name, value): (&http::HeaderName, &HeaderValue)| name.as_str().len() + value.len() + FIELD_OVERHEAD;
-    target + 4 * FIELD_OVERHEAD + fields.iter().map(size).sum::<usize>()
-}
-
 /// One stream, from its request to the last byte of its answer.
 async fn carry<S: AnsweringService>(
     request: Request<RecvStream>,
@@ -228,8 +215,8 @@ async fn carry<S: AnsweringService>(
         exchange.client_gone();
         return exchange.finish(Ending::default()); // the stack never heard of it
     }
-    let response = if head.bytes > client.header_bytes {
-        Some(too_large(&call, &exchange, client.header_bytes))
+    let response = if let Err(error) = client.limits.check_http2(call.head.headers.len(), head.bytes) {
+        Some(refused(&error, &call, &exchange))
     } else {
         answered(stack, call, &exchange, &mut respond).await
     };
@@ -285,14 +272,10 @@ async fn answered<S: AnsweringService>(
 }
 
 /// An answer to a head that no stack shall see.
-fn too_large(call: &Call, exchange: &Arc<Exchange>, most: usize) -> Response {
+fn refused(error: &Error, call: &Call, exchange: &Arc<Exchange>) -> Response {
     record::note_request(exchange, call);
-    let error = Error::new(
-        Why::HeadersTooLarge,
-        format!("the request's headers are over {most} bytes (limits.header_bytes)"),
-    );
-    exchange.failed(&error);
-    let mut response = answer::answer(&error, exchange, call.is_grpc);
+    exchange.failed(error);
+    let mut response = answer::answer(error, exchange, call.is_grpc);
     exchange.headers_sent(response.status(), headers::grpc_status(response.headers()));
     response.body_mut().response_tail().observer = Some(exchange.clone());
     response

@@ -17,7 +17,7 @@ use crate::cluster::connect::{Connected, connect, opened, tls_failed};
 use crate::cluster::endpoint::{Endpoint, Speaks};
 use crate::error::{Error, Reason, Sent};
 use crate::http::h2;
-use crate::http::server::HTTP1_BUFFER;
+use crate::http::head::HeadLimits;
 use crate::net::{Io, Prefixed};
 use crate::runtime::ground::Ground;
 use crate::telemetry::{ConnectionOutcome, Held, Protocol};
@@ -38,6 +38,7 @@ pub(super) fn start(
     shard: &Arc<Shard>,
     ticket: Ticket,
     slot: Slot,
+    most_fields: u32,
 ) {
     let (cluster, endpoint, ground, shard) =
         (cluster.clone(), endpoint.clone(), ground.clone(), shard.clone());
@@ -48,6 +49,7 @@ pub(super) fn start(
             ground: &ground,
             shard: &shard,
             want: ticket.want,
+            most_fields,
         };
         if let Err(error) = dial.run(slot).await {
             ticket.fail(&error);
@@ -62,6 +64,8 @@ struct Dial<'a> {
     /// Where those who wait stand.
     shard: &'a Arc<Shard>,
     want: Want,
+    /// `limits.response_header_count`.
+    most_fields: u32,
 }
 
 impl Dial<'_> {
@@ -92,7 +96,12 @@ impl Dial<'_> {
     ) -> Result<(), Error> {
         let aftermath = Arc::<Aftermath>::default();
         let io = TokioIo::new(Departing::new(AnswerFirst::new(io), aftermath.clone()));
-        let handshake = http1::Builder::new().max_buf_size(HTTP1_BUFFER).handshake(io).await;
+        let limits = HeadLimits::of_answers(self.most_fields, about.is_sidecar);
+        let handshake = http1::Builder::new()
+            .max_buf_size(limits.bytes as usize)
+            .max_headers(limits.fields as usize)
+            .handshake(io)
+            .await;
         let (send, conn) = handshake.map_err(|error| {
             self.not_http((Reason::UpstreamReset, Sent::Never), &error, admission.as_ref())
         })?;
@@ -123,7 +132,8 @@ impl Dial<'_> {
         admission: Option<Arc<Admission>>,
         slot: Slot,
     ) -> Result<(), Error> {
-        let opened = h2::client::open(io, self.ground).await;
+        let limits = HeadLimits::of_answers(self.most_fields, about.is_sidecar);
+        let opened = h2::client::open(io, limits, self.ground).await;
         let (send, driver) = opened.map_err(|error| {
             // As for a request on it: what speaks no HTTP/2 would not do so for another sidecar either.
             self.not_http((reason_http2(&error), Sent::Perhaps), &error, admission.as_ref())

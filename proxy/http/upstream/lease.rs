@@ -40,6 +40,8 @@ pub(crate) struct SendFailure {
     pub(crate) reason: Reason,
     pub(crate) detail: String,
     pub(crate) sent: Sent,
+    /// hyper found more fields or bytes in the answer's head than it was told to read.
+    pub(crate) is_large_head: bool,
     /// The request itself, where not a byte of it was written.
     pub(crate) unsent: Option<Box<Request<Body>>>,
 }
@@ -185,14 +187,20 @@ fn explain(error: &hyper::Error, unsent: Option<Request<Body>>, was_used: bool) 
     } else {
         Sent::Perhaps
     };
-    SendFailure { reason, detail: text(error), sent, unsent: unsent.map(Box::new) }
+    SendFailure {
+        reason,
+        detail: text(error),
+        sent,
+        is_large_head: error.is_parse_too_large(),
+        unsent: unsent.map(Box::new),
+    }
 }
 
 /// The same failure, when TLS is the reason of it. A server that refused us has read nothing of the request.
 fn by_tls(failure: SendFailure, tls: admission::Failure) -> SendFailure {
     let is_unsent = tls.is_refusal || failure.sent == Sent::Never;
     let sent = if is_unsent { Sent::Never } else { Sent::Perhaps };
-    SendFailure { reason: Reason::TlsError, detail: tls.error.detail, sent, unsent: failure.unsent }
+    SendFailure { reason: Reason::TlsError, detail: tls.error.detail, sent, ..failure }
 }
 
 /// The same of HTTP/2.
@@ -206,7 +214,13 @@ fn explain_failed(failed: Failed, was_used: bool) -> SendFailure {
     } else {
         Sent::Perhaps
     };
-    SendFailure { reason, detail: failed.error.to_string(), sent, unsent: failed.unsent.map(Box::new) }
+    SendFailure {
+        reason,
+        detail: failed.error.to_string(),
+        sent,
+        is_large_head: false,
+        unsent: failed.unsent.map(Box::new),
+    }
 }
 
 /// What went wrong on a connection of HTTP/2, in the words of the interface.

@@ -35,6 +35,7 @@ pub(super) fn rows() -> Vec<Row> {
         shows("drain.timeout", ["10s", "20s"], the_end_while_busy),
         shows("limits.header_bytes", ["8KiB", "64KiB"], told_with_long_headers),
         shows("limits.header_count", ["10", "100"], told_with_long_headers),
+        shows("limits.response_header_count", ["10", "200"], told_with_many_headers),
         shows("limits.header_timeout", ["2s", "5s"], time_for_half_a_head),
         shows("limits.idle_timeout", ["60s", "30m"], time_for_nothing),
         shows("limits.via_passes", ["1", "4"], told_the_second_time),
@@ -165,6 +166,19 @@ async fn told_with_long_headers(key: Key) -> String {
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
     let headers: String = (0..20).map(|nth| format!("x-{nth}: {}\r\n", "y".repeat(450))).collect();
     told(&mut sidecar.client().await, &format!("GET / HTTP/1.1\r\nhost: orders\r\n{headers}\r\n")).await
+}
+
+/// An answer of twenty headers.
+async fn told_with_many_headers(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        let headers: String = (0..20).map(|nth| format!("x-{nth}: y\r\n")).collect();
+        while peer.message().await.is_some() {
+            peer.send(format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{headers}\r\n")).await;
+        }
+    });
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    told(&mut sidecar.client().await, GET).await
 }
 
 async fn time_for_half_a_head(key: Key) -> String {

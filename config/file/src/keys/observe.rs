@@ -159,7 +159,12 @@ pub(super) static LIMITS: Static<DownstreamLimits> = Static::new(|| {
             "auto, which does nothing yet: memory is bounded by the other limits alone.",
         )
         .word::<Bytes<u32>>("header_bytes", field!(header_bytes), "Of a request's head, from 8KiB to 1MiB.")
-        .word::<Count<1, 1000>>("header_count", field!(header_count), "Fields of a head.")
+        .word::<Count<1, 1000>>("header_count", field!(header_count), "Fields of a request's head.")
+        .word::<Count<1, 1000>>(
+            "response_header_count",
+            field!(response_header_count),
+            "Fields of an answer's head.",
+        )
         .word::<Duration>("header_timeout", field!(header_timeout), "From a head's first byte to its last.")
         .word::<Duration>(
             "idle_timeout",

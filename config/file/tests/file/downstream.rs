@@ -33,6 +33,8 @@ fn a_limit_that_is_out_of_range_is_a_fault() {
         "header_bytes: 0",
         "header_count: 0",
         "header_count: 1001",
+        "response_header_count: 0",
+        "response_header_count: 1001",
         "via_passes: 0",
         "via_passes: 101",
         "header_timeout: off",
@@ -52,7 +54,7 @@ fn a_limit_that_is_out_of_range_is_a_fault() {
 #[test]
 fn what_is_left_out_of_drain_and_limits_has_the_public_face_s_defaults() {
     let written = "drain: { delay: 5s, timeout: 25s }\nlimits: { max_memory: auto, header_bytes: 64KiB, header_count: 100, \
-                   header_timeout: 10s, idle_timeout: 1h, via_passes: 4 }";
+                   response_header_count: 200, header_timeout: 10s, idle_timeout: 1h, via_passes: 4 }";
     for source in ["{}", "drain: {}\nlimits: {}", "drain:\nlimits:\n", written] {
         assert_eq!(good(source), Config::default(), "{source}");
     }
@@ -66,12 +68,13 @@ fn drain_and_limits_are_read_as_written() {
     }
     let hasty = Drain { delay: SECOND, timeout: SECOND };
     assert_eq!(good("drain: { timeout: 1s }").drain, hasty, "the delay's default is no longer than that");
-    let source = "limits: { header_bytes: 8KiB, header_count: 1000, header_timeout: 1s, idle_timeout: 2s, via_passes: 100 }";
+    let source = "limits: { header_bytes: 8KiB, header_count: 1000, response_header_count: 300, header_timeout: 1s, idle_timeout: 2s, via_passes: 100 }";
     assert_eq!(
         good(source).limits,
         DownstreamLimits {
             header_bytes: 8192,
             header_count: 1000,
+            response_header_count: 300,
             header_timeout: SECOND,
             idle_timeout: 2 * SECOND,
             via_passes: 100,
