@@ -218,6 +218,19 @@ async fn the_ready_line_names_every_address() {
     assert_eq!(outbound.split(',').count(), 2);
 }
 
+#[tokio::test]
+async fn c17_a_start_is_one_line_with_version_file_and_listeners() {
+    let plan = Plan::new("inbound: { listen: 127.0.0.1:0 }\noutbound: { listen: 127.0.0.1:0 }");
+    let sidecar = plan.identified(&Authority::new(), "orders").start().await;
+    let line = async || sidecar.errors().lines().next().map(str::to_owned);
+    let line = eventually("the first line of the log", line).await;
+    let file = sidecar.directory().join("pillion.yaml");
+    let listening = sidecar.ready.strip_prefix("ready ").expect("a ready line");
+    for told in [env!("CARGO_PKG_VERSION"), file.to_str().expect("text"), listening, "started"] {
+        assert!(line.contains(told), "{told}: {line}");
+    }
+}
+
 /// Started after accept has begun: whoever reads the line may connect at once.
 #[tokio::test]
 async fn idle_memory_and_time_to_readiness_are_small() {
