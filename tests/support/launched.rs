@@ -48,6 +48,11 @@ impl Launched {
         eventually(text, async || self.program.errors().contains(text).then_some(())).await;
     }
 
+    /// Its log so far.
+    pub(crate) fn errors(&self) -> String {
+        self.program.errors()
+    }
+
     /// SIGTERM, and its end.
     pub(crate) async fn terminated(&self) {
         let mut kill = Command::new("sh");
