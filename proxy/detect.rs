@@ -13,6 +13,7 @@ mod watch;
 use std::future::{Future, Ready, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -27,7 +28,7 @@ use crate::http::server::Version;
 use crate::net::Io;
 use crate::runtime::drain::Work;
 use crate::runtime::worker::Worker;
-use crate::telemetry::Verdict;
+use crate::telemetry::{Direction, Verdict};
 use bytes::{Reader, Spoken};
 use hello::Hello;
 pub(crate) use watch::Watched;
@@ -64,7 +65,14 @@ impl Found {
         }
     }
 
-    pub(crate) const fn verdict(&self) -> Verdict {
+    /// Counts what the bytes of an undeclared connection were found to be, and tells whoever asked for it.
+    pub(crate) fn note(&self, direction: Direction, from: SocketAddr, worker: &Worker) {
+        let verdict = self.verdict();
+        tracing::debug!(direction = direction.as_str(), %from, protocol = verdict.as_str(), "protocol detected");
+        worker.ground.metrics.detections(direction, verdict).inc();
+    }
+
+    const fn verdict(&self) -> Verdict {
         match self {
             Self::Http1 => Verdict::Http1,
             Self::Http2 => Verdict::Http2,

@@ -65,7 +65,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
     };
     call.body.watch_request_once(&call.exchange, cluster.max_body);
     let request = into_request(&mut call, &lease, cluster);
-    trial.sent();
+    trial.sent(&lease, call.attempt);
     lease.hold(call.permit.take());
     match lease.send(request, &call.exchange).await {
         Ok(mut response) => {
@@ -328,9 +328,12 @@ impl<'a> Trial<'a> {
     }
 
     /// The request is about to leave: what follows is the endpoint's time.
-    fn sent(&mut self) {
+    fn sent(&mut self, lease: &Lease, attempt: u32) {
         self.began = Instant::now();
         self.is_sent = true;
+        let (service, connection) = (&*self.cluster.name, if lease.is_reused() { "reused" } else { "new" });
+        let endpoint = self.endpoint.address;
+        tracing::debug!(request = self.exchange.id(), attempt, service, %endpoint, connection, "try sent");
         self.exchange.note(|facts| {
             facts.upstream = Some(self.endpoint.address);
             facts.sent = Some(self.began);
@@ -343,7 +346,8 @@ impl<'a> Trial<'a> {
         let now = Instant::now();
         self.exchange.note(|facts| facts.answered = Some(now));
         self.is_judged = true;
-        let took = now - self.began;
+        let (took, endpoint) = (now - self.began, self.endpoint.address);
+        tracing::debug!(request = self.exchange.id(), %endpoint, status = status.as_u16(), ?took, "try answered");
         match Cause::of_status(status) {
             // Busy is a sidecar's right (503); that its application is gone (502, 504) is not.
             Some(_) if refused && status == http::StatusCode::SERVICE_UNAVAILABLE => {
@@ -356,7 +360,9 @@ impl<'a> Trial<'a> {
 
     fn failed(&mut self, error: &Error) {
         self.is_judged = true;
-        self.exchange.note(|facts| facts.upstream = Some(self.endpoint.address));
+        let endpoint = self.endpoint.address;
+        tracing::debug!(request = self.exchange.id(), %endpoint, reason = error.reason.code(), %error, "try failed");
+        self.exchange.note(|facts| facts.upstream = Some(endpoint));
         self.judge(Cause::of(error));
     }
 
@@ -380,6 +386,8 @@ impl Drop for Trial<'_> {
         if !self.is_judged {
             // Waiting in our own queue is not the endpoint's time.
             let expired = self.is_sent && self.exchange.expired.load(Relaxed);
+            let endpoint = self.endpoint.address;
+            tracing::debug!(request = self.exchange.id(), %endpoint, expired, "try given up");
             self.judge(expired.then_some(Cause::Timeout));
         }
     }

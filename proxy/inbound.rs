@@ -305,7 +305,7 @@ impl Inbound {
             return;
         };
         if let Some(is_http) = detected.tells_http() {
-            self.worker.ground.metrics.detections(Direction::Inbound, detected.found.verdict()).inc();
+            detected.found.note(Direction::Inbound, arrived.from, &self.worker);
             route.cluster.remember(is_http);
         }
     }

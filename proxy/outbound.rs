@@ -148,7 +148,7 @@ impl Outbound {
         };
         let detected = self.noted::<Dialled>(detected, None, &connection)?;
         if !matches!(connection.destination, Destination::Route(_)) {
-            self.worker.ground.metrics.detections(Direction::Outbound, detected.found.verdict()).inc();
+            detected.found.note(Direction::Outbound, connection.downstream, &self.worker);
         }
         match (&detected.found, &connection.destination) {
             (Found::Tls(Some(_)), Destination::Named | Destination::Unknown(_)) => {
@@ -180,7 +180,7 @@ impl Outbound {
         let detected = self.noted(detected, Some(&route), &connection)?;
         if let Some(is_http) = detected.tells_http() {
             route.cluster.remember(is_http);
-            self.worker.ground.metrics.detections(Direction::Outbound, detected.found.verdict()).inc();
+            detected.found.note(Direction::Outbound, connection.downstream, &self.worker);
         }
         match &detected.found {
             // An early connection was for a server that speaks first.

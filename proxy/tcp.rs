@@ -200,6 +200,8 @@ pub(crate) async fn forward(
     };
     match dialled.and_then(|dialled| dialled.used(is_silent)) {
         Ok(mut server) => {
+            let (from, endpoint) = (connection.downstream, server.in_flight.endpoint().address);
+            tracing::debug!(%from, service = &*route.cluster.name, %endpoint, "bytes are carried");
             let most = is_undecided.then(|| worker.limits().header_bytes as usize);
             server.io.get_ref().abort();
             let mut watched = Watched::new(&mut downstream, most);
@@ -207,8 +209,8 @@ pub(crate) async fn forward(
             let is_refused = watched.is_refused();
             settle_if_closed(&ended, &downstream, &server.io);
             match is_refused {
-                true => telling.refused(&ended, server.in_flight.endpoint().address),
-                false => telling.ended(&ended, server.in_flight.endpoint().address, server.tls_failure()),
+                true => telling.refused(&ended, endpoint),
+                false => telling.ended(&ended, endpoint, server.tls_failure()),
             }
         }
         Err(error) => telling.failed(&error),
@@ -278,9 +280,11 @@ impl<'a> Telling<'a> {
     /// `tls`: what TLS towards the upstream broke with.
     fn ended(self, ended: &Ended, upstream: SocketAddr, tls: Option<Error>) {
         let bytes = (ended.received, ended.sent);
+        let (reason, from) = (reason(&ended.how), self.connection.downstream);
+        tracing::debug!(%from, reason = reason.map_or("", Reason::code), received = bytes.0, sent = bytes.1, "bytes have ended");
         match tls.filter(|_| ended.how == Ending::UpstreamReset) {
             Some(error) => self.log(Some(error.reason), &error.detail, Some(upstream), bytes),
-            None => self.log(reason(&ended.how), "", Some(upstream), bytes),
+            None => self.log(reason, "", Some(upstream), bytes),
         }
     }
 

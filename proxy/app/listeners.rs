@@ -220,8 +220,8 @@ fn take_tproxy(bound: &Bound) {
     static TOLD: Once = Once::new();
     let taken = bound.take_tproxy();
     TOLD.call_once(|| match taken {
-        Ok(()) => tracing::info!("inbound connections may come by TPROXY, too: the application sees their clients' addresses"),
-        Err(why) => tracing::info!(%why, "inbound connections may come redirected, but not by TPROXY, which needs CAP_NET_ADMIN"),
+        Ok(()) => tracing::debug!("inbound connections may come by TPROXY, too: the application sees their clients' addresses"),
+        Err(why) => tracing::debug!(%why, "inbound connections may come redirected, but not by TPROXY, which needs CAP_NET_ADMIN"),
     });
 }
 

@@ -54,6 +54,7 @@ impl Run {
         runtime.block_on(async {
             let mut signals = Signals::new()?; // before anything listens: no signal finds nobody home
             let mut running = App::build(config)?.start()?;
+            tell_start(&running, file.as_deref());
             let mut keeper = Keeper::new(self.source(file));
             let Signals { end, hangup } = &mut signals;
             let ended = tokio::select! { // nothing is lost: either way the sidecar is about to end
@@ -124,6 +125,13 @@ fn load(file: &Path) -> anyhow::Result<Config> {
         complain(&format!("{}:{warning}", file.display()));
     }
     Ok(config)
+}
+
+/// The one line of the log that every start has.
+fn tell_start(running: &Running, file: Option<&Path>) {
+    let file = file
+        .map_or_else(|| "none, built-in defaults and flags".to_owned(), |file| file.display().to_string());
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), file, listening = %running.addresses(), "started");
 }
 
 /// Says that the sidecar is ready when it is, and keeps it until it ends.

@@ -37,8 +37,13 @@ pub(crate) async fn connect(
     let attempt = Attempt { cluster, address, ground };
     let connected = timeout(cluster.connect_timeout, attempt.run(purpose)).await;
     let connected = connected.unwrap_or_else(|_elapsed| Err(attempt.timed_out()));
-    if let Err(error) = &connected {
-        cluster.connection_opened(ground, Protocol::Unknown, outcome(error));
+    let service = &*cluster.name;
+    match &connected {
+        Ok(_) => tracing::debug!(service, endpoint = %address, "connection opened"),
+        Err(error) => {
+            tracing::debug!(service, endpoint = %address, reason = error.reason.code(), "connection failed");
+            cluster.connection_opened(ground, Protocol::Unknown, outcome(error));
+        }
     }
     connected
 }

@@ -103,6 +103,11 @@ impl Exchange {
         self.facts.lock().tried.insert(endpoint);
     }
 
+    /// The request's id, as the log tells it.
+    pub(crate) fn id(&self) -> &str {
+        self.request_id.to_str().unwrap_or_default()
+    }
+
     /// A route is known: from here on the exchange counts as active for its cluster.
     pub(crate) fn routed(&self, route: &Arc<Route>) {
         route.cluster.metrics().active().inc();
@@ -247,6 +252,14 @@ impl Observer for Exchange {
             }
         }
         self.worker.recorder.lock().count(self.labels(&facts));
+        tracing::debug!(
+            request = self.id(),
+            status = facts.status,
+            reason = facts.reason.map_or("", Reason::code),
+            attempts = facts.attempts + 1,
+            ?took,
+            "request ended"
+        );
         self.log(&facts, ending, took);
     }
 }

@@ -53,9 +53,24 @@ async fn route<S: HttpService>(
     };
     let route = diverted(&call, route)?;
     call.host = call.host.take().or_else(|| default_host(&route));
+    tell(&call, &route);
     call.exchange.routed(&route);
     call.route = Some(route);
     next.call(call).await
+}
+
+/// For whoever asked for it; a query may hold secrets.
+fn tell(call: &Call, route: &Route) {
+    tracing::debug!(
+        request = call.exchange.id(),
+        from = %call.exchange.connection.downstream,
+        method = %call.head.method,
+        host = host_text(call),
+        path = call.head.uri.path(),
+        service = &*route.cluster.name,
+        route = &*call.exchange.worker.ground.metrics.name(route.name),
+        "route chosen"
+    );
 }
 
 /// The client is the sidecar itself, on a way that has no end.

@@ -3,6 +3,7 @@
 use std::env;
 use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 use tracing::{Level, Metadata};
 use tracing_subscriber::filter::{FilterFn, Targets};
@@ -10,7 +11,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, reload};
 
-/// Level or filter directives, such as `debug` or `pillion::tls=debug,info`.
+/// Level or filter directives, such as `debug`, `pillion::tls=debug,info` or `debug,h2=debug`.
 const VARIABLE: &str = "PILLION_LOG";
 /// What changed and what will need a human; single requests stand in the access log.
 const DEFAULT: &str = "info";
@@ -27,7 +28,8 @@ static FILTER: OnceLock<Filter> = OnceLock::new();
 
 struct Filter {
     set: Box<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>,
-    show: Box<dyn Fn() -> Option<String> + Send + Sync>,
+    /// As somebody wrote it.
+    asked: Mutex<String>,
 }
 
 /// Why the log goes on as it did.
@@ -47,11 +49,8 @@ pub fn init(level: Option<&str>) {
     let (filter, fault) = filter(asked.as_deref());
     let (filter, handle) = reload::Layer::new(filter);
     let lines = fmt::layer().compact().with_ansi(false).with_writer(std::io::stderr);
-    let set = handle.clone();
-    let filters = Filter {
-        set: Box::new(move |filter| set.reload(filter)),
-        show: Box::new(move || handle.with_current(ToString::to_string).ok()),
-    };
+    let in_force = asked.clone().filter(|_| fault.is_none()).unwrap_or_else(|| DEFAULT.to_owned());
+    let filters = Filter { set: Box::new(move |filter| handle.reload(filter)), asked: Mutex::new(in_force) };
     let quiet = FilterFn::new(|of: &Metadata<'_>| !is_chatter(*of.level(), of.target()));
     if tracing_subscriber::registry().with(filter).with(quiet).with(lines).try_init().is_err() {
         tracing::debug!("the log was started before");
@@ -65,14 +64,16 @@ pub fn init(level: Option<&str>) {
 
 /// The filter in force; `None` where somebody else logs.
 pub(crate) fn level() -> Option<String> {
-    (FILTER.get()?.show)()
+    Some(FILTER.get()?.asked.lock().clone())
 }
 
 /// From now on the log is filtered so.
 pub(crate) fn set_level(asked: &str) -> Result<(), NotSet> {
     let filter = parse(asked).map_err(NotSet::Bad)?;
     let set = FILTER.get().ok_or(NotSet::NoLog)?;
-    (set.set)(filter).map_err(|_gone| NotSet::NoLog)
+    (set.set)(filter).map_err(|_gone| NotSet::NoLog)?;
+    asked.clone_into(&mut set.asked.lock());
+    Ok(())
 }
 
 /// hickory warns of odd messages, once for each: whoever sends a million of them would write a million lines. What it
@@ -96,7 +97,17 @@ fn parse(asked: &str) -> Result<Targets, String> {
             return Err("`trace` is not in this build: it logs `debug` at most".to_owned());
         }
     }
-    asked.parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())
+    let directives: Vec<String> = asked.split(',').map(own_only).collect();
+    directives.join(",").parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())
+}
+
+/// `debug` and `trace` alone are about the sidecar. What its libraries say of every frame would bury that; it is
+/// written where they are named: `debug,h2=debug`.
+fn own_only(directive: &str) -> String {
+    match directive.to_ascii_lowercase().as_str() {
+        "debug" | "trace" => format!("pillion={directive},info"),
+        _ => directive.to_owned(),
+    }
 }
 
 /// The filter, and what was wrong with what was asked for.
@@ -114,10 +125,28 @@ mod tests {
     #[test]
     fn a_level_not_understood_logs_at_info_and_says_so() {
         let cases =
-            [(None, "info", false), (Some("pillion=wat"), "info", true), (Some("debug"), "debug", false)];
+            [(None, "info", false), (Some("pillion=wat"), "info", true), (Some("warn"), "warn", false)];
         for (asked, expected, faulty) in cases {
             let (filter, fault) = filter(asked);
             assert_eq!((filter.to_string().as_str(), fault.is_some()), (expected, faulty), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn c7_debug_is_about_the_sidecar_and_about_libraries_where_they_are_named() {
+        let filter = |asked| parse(asked).expect("a filter");
+        for (asked, target, level, expected) in [
+            ("debug", "pillion::dispatch", Level::DEBUG, true),
+            ("DEBUG", "pillion_config::load", Level::DEBUG, true),
+            ("debug", "h2::codec", Level::DEBUG, false),
+            ("debug", "hyper::proto", Level::DEBUG, false),
+            ("debug", "hickory_resolver::system_conf", Level::WARN, true),
+            ("debug,h2=debug", "h2::codec", Level::DEBUG, true),
+            ("debug,h2=debug", "hyper::proto", Level::DEBUG, false),
+            ("info,pillion::tls=debug", "pillion::tls::server", Level::DEBUG, true),
+            ("info,pillion::tls=debug", "pillion::dispatch", Level::DEBUG, false),
+        ] {
+            assert_eq!(filter(asked).would_enable(target, &level), expected, "{asked} {target} {level}");
         }
     }
 

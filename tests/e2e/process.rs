@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::support::backend::{Backend, free};
 use crate::support::certs::Authority;
+use crate::support::launched::Launched;
 use crate::support::program::Program;
 use crate::support::sidecar::{Pair, Plan};
 use crate::support::tools::{require, run};
@@ -218,6 +219,19 @@ async fn the_ready_line_names_every_address() {
     assert_eq!(outbound.split(',').count(), 2);
 }
 
+#[tokio::test]
+async fn c17_a_start_is_one_line_with_version_file_and_listeners() {
+    let plan = Plan::new("inbound: { listen: 127.0.0.1:0 }\noutbound: { listen: 127.0.0.1:0 }");
+    let sidecar = plan.identified(&Authority::new(), "orders").start().await;
+    let line = async || sidecar.errors().lines().next().map(str::to_owned);
+    let line = eventually("the first line of the log", line).await;
+    let file = sidecar.directory().join("pillion.yaml");
+    let listening = sidecar.ready.strip_prefix("ready ").expect("a ready line");
+    for told in [env!("CARGO_PKG_VERSION"), file.to_str().expect("text"), listening, "started"] {
+        assert!(line.contains(told), "{told}: {line}");
+    }
+}
+
 /// Started after accept has begun: whoever reads the line may connect at once.
 #[tokio::test]
 async fn idle_memory_and_time_to_readiness_are_small() {
@@ -319,6 +333,49 @@ async fn the_access_log_is_json_on_standard_output() {
     }
     assert_eq!(application["peer"], "spiffe://cluster.local/ns/default/sa/web");
     assert_eq!(caller["reason"], serde_json::Value::Null);
+}
+
+/// Two requests on one connection: what Pillion decided about each, and nothing of its libraries.
+#[tokio::test]
+async fn c7_debug_tells_what_was_decided_about_a_request() {
+    let app = Backend::echo().await;
+    let mut debug = Command::new("env");
+    debug.arg("PILLION_LOG=debug");
+    let yaml = format!(
+        "inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nadmin: {{ listen: 127.0.0.1:0 }}\nmetrics: off\n\
+         services: {{ orders: {{ endpoints: [\"{}\"] }} }}\n",
+        app.address
+    );
+    let sidecar = Launched::start(debug, &yaml, None).await;
+    let mut client = Wire::connect(sidecar.address("outbound")).await;
+    for id in ["one", "two"] {
+        let request = format!("GET /a?secret=1 HTTP/1.1\r\nhost: orders\r\nx-request-id: {id}\r\n\r\n");
+        assert_eq!(client.ask(&request).await.status(), 200);
+    }
+    sidecar.has_told("request ended request=\"two\"").await;
+    let log = sidecar.errors();
+    let endpoint = app.address;
+    for line in [
+        "protocol detected direction=\"outbound\"".to_owned(),
+        "route chosen request=\"one\"".to_owned(),
+        "path=\"/a\" service=\"orders\"".to_owned(),
+        format!("connection opened service=\"orders\" endpoint={endpoint}"),
+        format!(
+            "try sent request=\"one\" attempt=1 service=\"orders\" endpoint={endpoint} connection=\"new\""
+        ),
+        format!("try answered request=\"one\" endpoint={endpoint} status=200"),
+        "request ended request=\"one\" status=200".to_owned(),
+        format!(
+            "try sent request=\"two\" attempt=1 service=\"orders\" endpoint={endpoint} connection=\"reused\""
+        ),
+    ] {
+        assert!(log.contains(&line), "{line}\n{log}");
+    }
+    assert!(!log.contains("secret"), "{log}");
+    for line in log.lines() {
+        let target = line.split_whitespace().nth(2).unwrap_or_default();
+        assert!(target.starts_with("pillion"), "{line}");
+    }
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ pub(crate) struct Launched {
 }
 
 impl Launched {
-    /// Exactly this configuration. `prefix` is a command that ends by running the words behind its own.
+    /// Exactly this configuration; an empty one is the defaults. `prefix` is a command that ends by running the words behind its own.
     pub(crate) async fn start(mut prefix: Command, yaml: &str, identity: Option<(&Authority, &str)>) -> Self {
         let scratch = Scratch::new();
         let mut yaml = yaml.to_owned();
@@ -27,6 +27,7 @@ impl Launched {
             authority.issue_into(&scratch.path().join("certs"), account);
             yaml += "\nidentity: { directory: certs }\n";
         }
+        let yaml = if yaml.is_empty() { "{}".to_owned() } else { yaml };
         let config = scratch.write("pillion.yaml", yaml);
         prefix.arg(binary()).args(["run", "-c"]).arg(config);
         let mut program = Program::start(prefix);
@@ -45,6 +46,11 @@ impl Launched {
     /// Waits until its log has this.
     pub(crate) async fn has_told(&self, text: &str) {
         eventually(text, async || self.program.errors().contains(text).then_some(())).await;
+    }
+
+    /// Its log so far.
+    pub(crate) fn errors(&self) -> String {
+        self.program.errors()
     }
 
     /// SIGTERM, and its end.

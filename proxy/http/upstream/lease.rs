@@ -75,6 +75,11 @@ impl Lease {
         matches!(self.kind, Some(Kind::Http2(_)))
     }
 
+    /// Whether the connection has carried a request before.
+    pub(crate) const fn is_reused(&self) -> bool {
+        self.about.uses > 0
+    }
+
     /// Whether a sidecar of ours, its identity verified, is at the other end.
     pub(crate) const fn is_sidecar(&self) -> bool {
         self.about.is_sidecar
@@ -116,7 +121,7 @@ impl Lease {
         self.is_busy = true;
         self.carries = (!request.body().is_empty()).then(|| observer.clone() as Arc<dyn Observer>);
         // It served a request before, so the peer may have hung up since.
-        let was_used = self.about.uses > 0;
+        let was_used = self.is_reused();
         match &mut self.kind {
             Some(Kind::Http1(conn)) => {
                 conn.about.uses += 1;

@@ -2,6 +2,7 @@
 
 use super::{at, everywhere, get, hear, hosts, next, peer_at, say, serve};
 use crate::support::certs::{Authority, spiffe};
+use crate::support::launched::Launched;
 use crate::support::namespace::{Hosts, families, in_both};
 
 /// Another address of the world, in both versions of IP.
@@ -110,14 +111,16 @@ async fn a_clients_own_port_is_not_taken_for_it() {
     }
 }
 
-/// Each says at start which it can; both serve what is redirected, from their own address.
+/// Each says at start which it can, to whoever asks for that; both serve what is redirected, from their own address.
 #[tokio::test]
 async fn the_capability_is_needed_for_nothing_else() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     pod.init(&[]);
     let mut servers = serve(&pod, &everywhere(&[("http:web", 8080)], |family| family.pod)).await;
     for has_it in [false, true] {
-        let sidecar = if has_it { pod.sidecar_for_tproxy("").await } else { pod.sidecar("").await };
+        let mut enter = if has_it { pod.enter_as_sidecar_for_tproxy() } else { pod.enter_as_sidecar() };
+        enter.env("PILLION_LOG", "info,pillion::app=debug");
+        let sidecar = Launched::start(enter, "", None).await;
         sidecar
             .has_told(if has_it { "may come by TPROXY" } else { "not by TPROXY, which needs CAP_NET_ADMIN" })
             .await;
