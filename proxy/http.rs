@@ -20,6 +20,7 @@ pub(crate) mod linger;
 pub(crate) mod refusal;
 pub(crate) mod replay;
 pub(crate) mod server;
+pub(crate) mod stall;
 pub(crate) mod transfer;
 pub(crate) mod tunnel;
 pub(crate) mod upstream;

@@ -1,4 +1,4 @@
-//! A server connection's watch over its client: how long it may dawdle, and what it hears when it talks nonsense.
+//! An HTTP/1 server connection's watch over its client: how long it may dawdle, and what it hears when it talks nonsense.
 //!
 //! hyper answers a malformed head by itself, without telling us. Its answer has neither `Proxy-Status` nor a
 //! metric, so it is recognised here (bytes written while nothing is in flight and all earlier answers have been
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::refusal;
 use super::refusal::Beginning;
+use super::stall::Stall;
 use crate::connection::Connection;
 use crate::net::Io;
 use crate::runtime::deadline::Deadline;
@@ -25,21 +26,18 @@ use crate::runtime::worker::Worker;
 /// An HTTP/1 connection that was idle for so long is put aside: hyper's buffers go, and are made anew (a few
 /// microseconds) with the next request.
 const REST_AFTER: Duration = Duration::from_secs(1);
-/// A client that takes no byte of what it asked for.
-const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 
 pub(crate) struct Guarded {
     io: Io,
     connection: Arc<Connection>,
     worker: Arc<Worker>,
-    is_http1: bool,
     /// A head has begun: when, and after how many requests.
     head: Option<(Instant, u64)>,
     last_read: Instant,
     /// Bytes came since `reading` was looked at.
     has_read: bool,
     reading: Option<Deadline>,
-    writing: Option<Deadline>,
+    stall: Stall,
     /// Requests whose answers are all flushed.
     flushed: u64,
     /// The beginning of the head that is being read, for the access line of one that is refused: hyper does not give it
@@ -54,23 +52,20 @@ pub(crate) struct Guarded {
 }
 
 impl Guarded {
-    pub(crate) fn new(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, is_http1: bool) -> Self {
+    pub(crate) fn new(io: Io, connection: Arc<Connection>, worker: Arc<Worker>) -> Self {
         let last_read = Instant::now();
-        let (head, reading, writing, replaced) = (None, None, None, None);
+        let (head, reading, replaced) = (None, None, None);
         let flushed = connection.requests.load(Relaxed);
-        if is_http1 {
-            connection.flush.watch();
-        }
+        connection.flush.watch();
         Self {
             io,
             connection,
             worker,
-            is_http1,
             head,
             last_read,
             has_read: false,
             reading,
-            writing,
+            stall: Stall::default(),
             flushed,
             seen: Beginning::default(),
             replaced,
@@ -87,10 +82,10 @@ impl Guarded {
         self.last_read = Instant::now();
         self.has_read = true;
         let requests = self.connection.requests.load(Relaxed);
-        if self.is_http1 && self.head.is_none() {
+        if self.head.is_none() {
             self.head = Some((self.last_read, requests));
         }
-        if self.is_http1 && !self.is_busy() {
+        if !self.is_busy() {
             self.seen.keep(bytes, requests);
         }
     }
@@ -107,7 +102,7 @@ impl Guarded {
             }
             _ => {
                 self.head = None;
-                self.last_read + if self.is_http1 { REST_AFTER } else { self.worker.limits().idle_timeout }
+                self.last_read + REST_AFTER
             }
         };
         // A timer that is set, and had not fired when bytes came a moment ago, will wake us when it does.
@@ -116,7 +111,7 @@ impl Guarded {
             return Poll::Pending;
         }
         let expired = poll_deadline(&mut self.reading, at, &self.worker, cx);
-        if expired.is_ready() && self.is_http1 && self.head.is_none() {
+        if expired.is_ready() && self.head.is_none() {
             self.reading = None;
             self.connection.rests.store(self.is_flushed(), Relaxed);
             return Poll::Pending; // who runs the connection looks whether it rests
@@ -129,7 +124,7 @@ impl Guarded {
         // From the last byte read, which was a moment ago: that spares a look at the clock for each answer.
         let at = self.last_read + REST_AFTER;
         let is_set = self.reading.as_ref().is_some_and(|timer| timer.is_set_between(self.last_read, at));
-        if self.is_http1 && !is_set && poll_deadline(&mut self.reading, at, &self.worker, cx).is_ready() {
+        if !is_set && poll_deadline(&mut self.reading, at, &self.worker, cx).is_ready() {
             // The answer took longer than that.
             self.reading = None;
             self.last_read = Instant::now();
@@ -139,7 +134,7 @@ impl Guarded {
 
     /// Every answer has left.
     fn is_flushed(&self) -> bool {
-        self.writing.is_none() && self.flushed == self.connection.requests.load(Relaxed)
+        !self.stall.is_waiting() && self.flushed == self.connection.requests.load(Relaxed)
     }
 
     /// Whether the client may still send or wait for what was written last, and is not to see a reset.
@@ -159,18 +154,16 @@ impl Guarded {
         self.io
     }
 
-    fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let at = Instant::now() + STALL_TIMEOUT;
-        if self.writing.is_some() {
-            return self.writing.as_mut().map_or(Poll::Pending, |deadline| poll_given(deadline, cx));
-        }
-        poll_deadline(&mut self.writing, at, &self.worker, cx)
+    /// Bytes wait for the client: for how long?
+    fn poll_stall<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let stalled = self.stall.poll(self.io.taken(), &self.worker.ground.timers, cx);
+        self.note(stalled)
     }
 
     /// Whether what hyper writes now is its own answer to a head it could not read.
     fn is_hypers_own(&self, bytes: &[u8]) -> bool {
         let all_flushed = !self.is_busy() && self.flushed == self.connection.requests.load(Relaxed);
-        self.is_http1 && all_flushed && bytes.starts_with(b"HTTP/1.1 4")
+        all_flushed && bytes.starts_with(b"HTTP/1.1 4")
     }
 
     fn poll_replaced(&mut self, cx: &mut Context<'_>, swallowed: usize) -> Poll<io::Result<usize>> {
@@ -179,7 +172,7 @@ impl Guarded {
             match Pin::new(&mut self.io).poll_write(cx, rest) {
                 Poll::Ready(Ok(count)) => *written += count,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => return self.poll_stall(cx),
             }
         }
         Poll::Ready(Ok(swallowed))
@@ -191,10 +184,8 @@ impl Guarded {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
         if polled.is_pending() {
-            let stalled = self.poll_stall(cx).map_ok(|()| 0);
-            return self.note(stalled);
+            return self.poll_stall(cx);
         }
-        self.writing = None;
         self.note(polled)
     }
 
@@ -279,10 +270,14 @@ impl AsyncWrite for Guarded {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // hyper calls this when it has nothing left to write, and at no other time.
         let polled = Pin::new(&mut self.io).poll_flush(cx);
-        if polled.is_ready() && self.connection.flush.done() {
+        if polled.is_pending() {
+            return self.poll_stall(cx);
+        }
+        self.stall.all_is_taken();
+        if self.connection.flush.done() {
             cx.waker().wake_by_ref(); // for the body that waits to tell of its error
         }
-        if polled.is_ready() && !self.is_busy() {
+        if !self.is_busy() {
             self.flushed = self.connection.requests.load(Relaxed);
             self.will_rest(cx);
         }
@@ -296,6 +291,7 @@ impl AsyncWrite for Guarded {
         if std::mem::take(&mut self.resets) {
             self.io.get_ref().settle(); // hyper does this after a whole answer, and never after one that failed
         }
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let polled = Pin::new(&mut self.io).poll_shutdown(cx);
+        if polled.is_pending() { self.poll_stall(cx) } else { polled }
     }
 }

@@ -81,7 +81,7 @@ async fn http1<S: AnsweringService>(
 ) -> Option<Io> {
     let mut is_told = false;
     let limits = connection.head_limits(&worker.limits());
-    let (rests, io) = (connection.clone(), Guarded::new(io, connection.clone(), worker.clone(), true));
+    let (rests, io) = (connection.clone(), Guarded::new(io, connection.clone(), worker.clone()));
     let service = service_fn(move |request: Request<Incoming>| {
         handle(request, connection.clone(), worker.clone(), stack.clone())
     });

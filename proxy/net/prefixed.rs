@@ -13,15 +13,22 @@ use super::{Stream, Transport};
 pub(crate) struct Prefixed<T> {
     prefix: Bytes,
     inner: T,
+    written: u64,
 }
 
 impl<T> Prefixed<T> {
     pub(crate) const fn new(inner: T) -> Self {
-        Self { prefix: Bytes::new(), inner }
+        Self { prefix: Bytes::new(), inner, written: 0 }
     }
 
     pub(crate) const fn get_ref(&self) -> &T {
         &self.inner
+    }
+
+    fn count(&mut self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.written += *bytes as u64;
+        }
     }
 
     /// Bytes that were read from it will be read once more, first.
@@ -44,6 +51,15 @@ impl<T> Prefixed<T> {
 }
 
 impl Prefixed<Transport> {
+    /// Bytes that the peer, or the kernel for it, has taken: below TLS where that is ours to see.
+    pub(crate) fn taken(&self) -> u64 {
+        match &self.inner {
+            Transport::Plain(io) => io.written,
+            Transport::Accepted(tls) => tls.get_ref().0.written,
+            Transport::Connected(_) | Transport::Inside(_) => self.written,
+        }
+    }
+
     /// The bare stream of a connection that nothing was negotiated on yet, with what was read ahead of it.
     pub(crate) fn into_plain(self) -> Option<Prefixed<Stream>> {
         match self.into_parts() {
@@ -77,7 +93,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.count(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -85,7 +103,9 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.count(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -253,3 +253,16 @@ async fn a_tunnel_holds_its_place_among_the_connections_of_the_service() {
     second.send(UPGRADE).await;
     tokio::time::timeout(secs(5), switches(&mut second)).await.expect("the place is free again");
 }
+
+#[tokio::test(start_paused = true)]
+async fn b7_a_tunnel_over_http2_that_is_cut_does_not_look_whole() {
+    let mesh = Mesh::default();
+    let _app = echo(&mesh, A);
+    let sidecar =
+        mesh.caller("endpoints: [10.0.0.1:80], protocol: http1, stream_idle_timeout: 5s, max_duration: off");
+    let (answer, _stream) = extended_connect(&sidecar).await;
+    let ended = read_body(&mut answer.into_body()).await;
+    assert_eq!(ended.expect_err("a reset").reason(), Some(h2::Reason::CONNECT_ERROR));
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_requests_total reason=stream_idle_timeout"), 1);
+}

@@ -24,6 +24,7 @@ use super::tunnel::Tunnel;
 use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
 use crate::http::framing::content_length;
 use crate::http::head::HeadLimits;
+use crate::http::stall::STALL_TIMEOUT;
 use crate::http::transfer::Observer;
 use crate::http::{Body, Response};
 use crate::net::Io;
@@ -36,8 +37,6 @@ const STREAMS_AT_FIRST: usize = 100;
 /// SETTINGS are the first that a peer sends (RFC 9113, 3.4), a round trip after the connection. Requests wait for them:
 /// what is sent before them may be over a limit that nobody knows.
 const SETTINGS_PATIENCE: Duration = Duration::from_millis(250);
-/// An upstream that has answered, and takes no more of the request's body. As for any peer that takes nothing.
-const UPLOAD_PATIENCE: Duration = Duration::from_secs(300);
 /// Interim answers to one request; nobody has use for more, and a flood of them has to end.
 const INTERIM_ANSWERS: u32 = 32;
 
@@ -286,7 +285,7 @@ impl Asking {
                 match rest {
                     Rest::Body(outgoing) => {
                         let upload = tokio::spawn(async move {
-                            drop(outgoing.within(UPLOAD_PATIENCE).await); // how it ended, the answer tells
+                            drop(outgoing.within(STALL_TIMEOUT).await); // how it ended, the answer tells
                         });
                         Body::http2(Incoming::new(stream, length, room).answering(upload.abort_handle()))
                     }

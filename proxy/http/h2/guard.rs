@@ -6,21 +6,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::send::LEAST_TAKEN;
 use crate::connection::Connection;
+use crate::http::stall::Stall;
 use crate::net::Io;
 use crate::runtime::deadline::{Deadline, Timers};
 use crate::runtime::worker::Worker;
 
 /// Bytes that are read before those who wait for them have their turn; see [`super::DATA_FRAME_BUDGET`].
 pub(super) const READ_AT_ONCE: usize = 64 * 1024;
-/// A peer that takes less than [`LEAST_TAKEN`] of what is sent to it. As long as over HTTP/1.
-const STALL_TIMEOUT: Duration = Duration::from_secs(300);
 
 const PREFACE: usize = 24;
 const FRAME_HEADER: usize = 9;
@@ -33,9 +30,7 @@ pub(super) struct Guarded {
     timers: Timers,
     /// May be read before the others' turn.
     turn: usize,
-    /// Set while bytes wait for the peer, and since when it has taken how many.
-    writing: Option<Deadline>,
-    taken: usize,
+    stall: Stall,
     client: Option<Client>,
 }
 
@@ -71,7 +66,7 @@ struct Frames {
 impl Guarded {
     /// The peer is an upstream, whose idle connections its pool closes.
     pub(super) fn upstream(io: Io, timers: &Timers) -> Self {
-        Self { io, timers: timers.clone(), turn: READ_AT_ONCE, writing: None, taken: 0, client: None }
+        Self { io, timers: timers.clone(), turn: READ_AT_ONCE, stall: Stall::default(), client: None }
     }
 
     pub(super) fn downstream(io: Io, connection: Arc<Connection>, worker: Arc<Worker>) -> Self {
@@ -88,39 +83,16 @@ impl Guarded {
         guarded
     }
 
-    /// The peer takes nothing: for how long?
-    fn poll_stall<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let deadline = self.writing.get_or_insert_with(|| {
-            self.taken = 0;
-            self.timers.deadline(Instant::now() + STALL_TIMEOUT)
-        });
-        Pin::new(deadline).poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
-    }
-
-    fn after_write(
+    /// Something waits for the peer: is that still all right?
+    fn unless_stalled<T>(
         &mut self,
-        polled: Poll<io::Result<usize>>,
+        polled: Poll<io::Result<T>>,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<T>> {
         match polled {
-            Poll::Pending => self.poll_stall(cx),
-            Poll::Ready(Ok(count)) => {
-                self.taken += count;
-                if self.taken >= LEAST_TAKEN {
-                    self.writing = None;
-                }
-                Poll::Ready(Ok(count))
-            }
-            failed => failed,
+            Poll::Pending => self.stall.poll(self.io.taken(), &self.timers, cx),
+            done => done,
         }
-    }
-
-    fn after_all(&mut self, polled: Poll<io::Result<()>>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if polled.is_pending() {
-            return self.poll_stall(cx);
-        }
-        self.writing = None;
-        polled
     }
 }
 
@@ -233,7 +205,7 @@ impl AsyncRead for Guarded {
 impl AsyncWrite for Guarded {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.after_write(polled, cx)
+        self.unless_stalled(polled, cx)
     }
 
     fn poll_write_vectored(
@@ -242,7 +214,7 @@ impl AsyncWrite for Guarded {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.after_write(polled, cx)
+        self.unless_stalled(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -251,12 +223,15 @@ impl AsyncWrite for Guarded {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_flush(cx);
-        self.after_all(polled, cx)
+        if polled.is_ready() {
+            self.stall.all_is_taken();
+        }
+        self.unless_stalled(polled, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_shutdown(cx);
-        self.after_all(polled, cx)
+        self.unless_stalled(polled, cx)
     }
 }
 
@@ -271,7 +246,7 @@ mod tests {
 
     #[test]
     fn a9_a_head_is_under_way_from_its_first_byte_to_its_last() {
-        let preface = vec![b'p'; PREFACE];
+        let preface = [b'p'; PREFACE];
         let (settings, data) = (frame(4, 0, b"123456"), frame(0, 0, b"body"));
         let split = [frame(HEADERS, 0, b"one"), frame(CONTINUATION, END_HEADERS, b"two")].concat();
         let empty = frame(HEADERS, END_HEADERS, b"");

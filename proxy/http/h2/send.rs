@@ -20,10 +20,8 @@ use super::{Room, SEND_BUFFER};
 use crate::error::Reason as Why;
 use crate::http::Body;
 use crate::http::body::BodyError;
+use crate::http::stall::LEAST_TAKEN;
 use crate::runtime::deadline::Deadline;
-
-/// What a peer must take at least, of what waits for it, in each `stream_idle_timeout`.
-pub(super) const LEAST_TAKEN: usize = 1024;
 
 /// How the sending ended before the body did.
 #[derive(Debug)]

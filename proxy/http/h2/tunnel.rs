@@ -133,7 +133,7 @@ impl AsyncWrite for Tunnel {
 impl Drop for Tunnel {
     fn drop(&mut self) {
         if self.is_cut.load(Relaxed) {
-            self.outgoing.send_reset(Reason::CANCEL);
+            self.outgoing.send_reset(Reason::CONNECT_ERROR); // RFC 9113, 8.5
         } else if !self.has_ended {
             drop(self.outgoing.send_data(Piece::empty(), true));
         }

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use crate::cluster::limits::Permit;
 
-/// For an upstream that does not notice, or does not care.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// For an upstream that does not notice, or does not care. As long as a request may take by default.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What outlives the connection, once it is given up.
 #[derive(Debug, Default)]
