@@ -1,7 +1,6 @@
 //! The leaf of both stacks: pick an endpoint, take a connection, send, and judge how the endpoint did.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use http::header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -15,6 +14,7 @@ use crate::cluster::outlier::Cause;
 use crate::cluster::{Cluster, Spoken};
 use crate::connection::Destination;
 use crate::error::{Error, Reason, Sent};
+use crate::http::attempts::{AttemptId, Outcome};
 use crate::http::expect;
 use crate::http::framing::{self, Framed};
 use crate::http::head::HeadLimits;
@@ -34,27 +34,27 @@ pub(crate) fn service() -> impl HttpService {
 }
 
 async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
-    let Some(route) = call.route.clone() else {
+    let Some(route) = call.common.route.clone() else {
         let error = Error::new(Reason::NoRoute, "the request came here without a route");
         return Err(Failure::untouched(error, call));
     };
     let cluster = &route.cluster;
     let is_http2 = match cluster.protocol {
-        Spoken::AppAuto => call.is_grpc,
-        _ => call.is_grpc || call.head.version == Version::HTTP_2,
+        Spoken::AppAuto => call.common.is_grpc,
+        _ => call.common.is_grpc || call.head.version == Version::HTTP_2,
     };
-    if call.is_grpc && cluster.protocol == Spoken::Http1 {
+    if call.common.is_grpc && cluster.protocol == Spoken::Http1 {
         let error = Error::new(Reason::NoRoute, "gRPC needs HTTP/2, and `protocol` says http1");
         return Err(Failure::untouched(error, call));
     }
-    let now = if call.attempt == 1 { call.exchange.started } else { Instant::now() };
-    let Some(endpoint) = pick(cluster, &call.exchange, now) else {
+    let now = if call.number == 1 { call.common.exchange.started } else { Instant::now() };
+    let Some(endpoint) = pick(cluster, &call, now) else {
         return Err(Failure::untouched(cluster.nobody(), call));
     };
-    let mut trial = Trial::begin(&endpoint, cluster, &call.exchange, now);
+    let mut trial = Trial::begin(&endpoint, cluster, &call, now);
     let wish = wish(&call, cluster, is_http2);
-    let most_fields = call.exchange.worker.limits().response_header_count;
-    let ground = &call.exchange.worker.ground;
+    let most_fields = call.common.exchange.worker.limits().response_header_count;
+    let ground = &call.common.exchange.worker.ground;
     let lease = upstream::lease(cluster, &endpoint, ground, wish, most_fields).await;
     let mut lease = match lease {
         Ok(lease) => lease,
@@ -63,11 +63,11 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
             return Err(Failure::untouched(error, call));
         }
     };
-    call.body.watch_request_once(&call.exchange, cluster.max_body);
+    call.body.watch_request_once(&call.common.exchange, cluster.max_body);
     let request = into_request(&mut call, &lease, cluster);
-    trial.sent(&lease, call.attempt);
+    trial.sent(&lease, call.number);
     lease.hold(call.permit.take());
-    match lease.send(request, &call.exchange).await {
+    match lease.send(request, &call.common.exchange).await {
         Ok(mut response) => {
             let accepted = match accepted(&call, &mut response, lease.is_http2(), &route) {
                 Ok(accepted) => accepted,
@@ -84,7 +84,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
             let refused = lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
             trial.answered(response.status(), refused);
             // A good answer needs no reason, so nobody looks for one; gRPC's bad ones say 200, too.
-            if lease.is_sidecar() && (response.status().as_u16() >= 400 || call.is_grpc) {
+            if lease.is_sidecar() && (response.status().as_u16() >= 400 || call.common.is_grpc) {
                 trial.exchange.answered_by_sidecar(reason_of_sidecar(response.headers()));
             }
             let mut response = wrap(response, lease, trial);
@@ -111,10 +111,11 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
 }
 
 /// An endpoint that was not tried yet for this request, where there is one.
-fn pick(cluster: &Cluster, exchange: &Exchange, now: Instant) -> Option<Arc<Endpoint>> {
+fn pick(cluster: &Cluster, call: &Call, now: Instant) -> Option<Arc<Endpoint>> {
+    let exchange = &call.common.exchange;
     let mut tried = exchange.tried();
-    let endpoint = cluster.pick(&mut tried, now, &mut exchange.worker.ground.rng.lock())?;
-    exchange.was_tried(endpoint.id);
+    let endpoint = cluster.pick(&mut tried, now, &mut exchange.worker.ground.rng.lock())?.clone();
+    exchange.picked(call.attempt, &endpoint, now);
     Some(endpoint)
 }
 
@@ -125,7 +126,7 @@ fn wish(call: &Call, cluster: &Cluster, is_http2: bool) -> Wish {
         Spoken::Auto => is_http2 && cluster.tls().is_none(),
         _ => false,
     };
-    match call.tunnel.is_some() {
+    match call.common.tunnel.is_some() {
         true if !stays_http2 => Wish::OnlyHttp1,
         _ if is_http2 => Wish::Http2,
         _ => Wish::Http1,
@@ -139,7 +140,7 @@ fn accepted(
     is_http2: bool,
     route: &Arc<Route>,
 ) -> Result<Option<Accepted>, Error> {
-    match &call.tunnel {
+    match &call.common.tunnel {
         Some(kind) if kind.is_opened_by(response, is_http2) => {
             let accepted = tunnel::accept(response, route);
             *response.status_mut() = kind.opened(call.head.version);
@@ -194,10 +195,10 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
     let (mut head, ()) = Request::new(()).into_parts();
     head.method = call.head.method.clone();
     head.headers = std::mem::take(&mut call.head.headers);
-    if let (Some(via), true) = (&call.via, lease.is_sidecar()) {
+    if let (Some(via), true) = (&call.common.via, lease.is_sidecar()) {
         head.headers.insert(X_PILLION_VIA, via.clone());
     }
-    if let (Some(deadline), true) = (call.deadline, call.is_grpc) {
+    if let (Some(deadline), true) = (call.common.deadline, call.common.is_grpc) {
         let left = deadline.saturating_duration_since(Instant::now());
         head.headers.insert(GRPC_TIMEOUT, grpc_timeout_value(left));
     }
@@ -205,14 +206,14 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
         head.version = Version::HTTP_2;
         head.headers.remove(HOST);
         let scheme = if cluster.tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-        head.uri = absolute(path, call.host.as_ref(), scheme);
+        head.uri = absolute(path, call.common.host.as_ref(), scheme);
     } else {
         head.uri = match keeps_form(call, cluster) {
             true => call.head.uri.clone(),
             false => origin_form(&call.head.uri, path),
         };
         join_cookies(&mut head.headers);
-        if let Some(host) = &call.host {
+        if let Some(host) = &call.common.host {
             head.headers.insert(HOST, host.clone());
         }
     }
@@ -221,18 +222,18 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
         head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     let mut request = Request::from_parts(head, std::mem::replace(&mut call.body, Body::empty()));
-    if let Some(kind) = &call.tunnel {
+    if let Some(kind) = &call.common.tunnel {
         tunnel::ask(&mut request, kind, lease.is_http2());
     }
-    if call.waits_to_send {
-        expect::ask_first(&mut request, lease.is_http2(), &call.exchange.worker.ground.timers);
+    if call.common.waits_to_send {
+        expect::ask_first(&mut request, lease.is_http2(), &call.common.exchange.worker.ground.timers);
     }
     request
 }
 
 /// Absolute-form that was not meant for this proxy is its destination's to answer.
 fn keeps_form(call: &Call, cluster: &Cluster) -> bool {
-    let is_named = matches!(call.exchange.connection.destination, Destination::Named);
+    let is_named = matches!(call.common.exchange.connection.destination, Destination::Named);
     let is_theirs = cluster.kind != Kind::Service;
     is_theirs && !is_named && call.head.version != Version::HTTP_2 && call.head.uri.scheme().is_some()
 }
@@ -265,7 +266,7 @@ fn wrap(mut response: Response, mut lease: Lease, trial: Trial<'_>) -> Response 
 
 /// Why there is no answer; with the call, where nothing of it was sent.
 fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoint: &Endpoint) -> Failure {
-    let exchange = call.exchange.clone();
+    let exchange = call.common.exchange.clone();
     if exchange.was_cut() == Some(Reason::BodyTooLarge) {
         return too_large(cluster.max_body.unwrap_or_default()).sent(Sent::Perhaps).into();
     }
@@ -302,6 +303,7 @@ struct Trial<'a> {
     endpoint: &'a Arc<Endpoint>,
     cluster: &'a Cluster,
     exchange: Arc<Exchange>,
+    attempt: AttemptId,
     in_flight: Option<InFlight>,
     began: Instant,
     is_sent: bool,
@@ -309,17 +311,13 @@ struct Trial<'a> {
 }
 
 impl<'a> Trial<'a> {
-    fn begin(
-        endpoint: &'a Arc<Endpoint>,
-        cluster: &'a Cluster,
-        exchange: &Arc<Exchange>,
-        began: Instant,
-    ) -> Self {
+    fn begin(endpoint: &'a Arc<Endpoint>, cluster: &'a Cluster, call: &Call, began: Instant) -> Self {
         let in_flight = Some(InFlight::at(endpoint));
         Self {
             endpoint,
             cluster,
-            exchange: exchange.clone(),
+            exchange: call.common.exchange.clone(),
+            attempt: call.attempt,
             in_flight,
             began,
             is_sent: false,
@@ -328,23 +326,26 @@ impl<'a> Trial<'a> {
     }
 
     /// The request is about to leave: what follows is the endpoint's time.
-    fn sent(&mut self, lease: &Lease, attempt: u32) {
+    fn sent(&mut self, lease: &Lease, number: u32) {
         self.began = Instant::now();
         self.is_sent = true;
         let (service, connection) = (&*self.cluster.name, if lease.is_reused() { "reused" } else { "new" });
         let endpoint = self.endpoint.address;
-        tracing::debug!(request = self.exchange.id(), attempt, service, %endpoint, connection, "try sent");
-        self.exchange.note(|facts| {
-            facts.upstream = Some(self.endpoint.address);
-            facts.sent = Some(self.began);
-            facts.answered = None;
-            facts.peer_reason = None;
+        tracing::debug!(request = self.exchange.id(), attempt = number, service, %endpoint, connection, "try sent");
+        self.exchange.note_attempt(self.attempt, |attempt| {
+            (attempt.connected, attempt.sent) = (Some(self.began), Some(self.began));
         });
     }
 
     fn answered(&mut self, status: http::StatusCode, refused: bool) {
         let now = Instant::now();
-        self.exchange.note(|facts| facts.answered = Some(now));
+        let outcome = match refused {
+            true => Outcome::Refused(status.as_u16()),
+            false => Outcome::Answered(status.as_u16()),
+        };
+        self.exchange.note_attempt(self.attempt, |attempt| {
+            (attempt.first_byte, attempt.outcome) = (Some(now), Some(outcome));
+        });
         self.is_judged = true;
         let (took, endpoint) = (now - self.began, self.endpoint.address);
         tracing::debug!(request = self.exchange.id(), %endpoint, status = status.as_u16(), ?took, "try answered");
@@ -362,7 +363,7 @@ impl<'a> Trial<'a> {
         self.is_judged = true;
         let endpoint = self.endpoint.address;
         tracing::debug!(request = self.exchange.id(), %endpoint, reason = error.reason.code(), %error, "try failed");
-        self.exchange.note(|facts| facts.upstream = Some(endpoint));
+        self.exchange.end_attempt(self.attempt, Outcome::Failed(error.reason), Instant::now());
         self.judge(Cause::of(error));
     }
 
@@ -384,11 +385,14 @@ impl<'a> Trial<'a> {
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
         if !self.is_judged {
-            // Waiting in our own queue is not the endpoint's time.
-            let expired = self.is_sent && self.exchange.expired.load(Relaxed);
-            let endpoint = self.endpoint.address;
-            tracing::debug!(request = self.exchange.id(), %endpoint, expired, "try given up");
-            self.judge(expired.then_some(Cause::Timeout));
+            let gone = Outcome::Failed(Reason::ClientGone);
+            let ended = self.exchange.end_attempt(self.attempt, gone, Instant::now());
+            // Waiting in our own queue is not the endpoint's time, and a client that stalls is not its fault.
+            let is_its_fault = match ended {
+                Some(Outcome::Expired(reason)) => self.is_sent && reason != Reason::RequestStalled,
+                _ => false,
+            };
+            self.judge(is_its_fault.then_some(Cause::Timeout));
         }
     }
 }

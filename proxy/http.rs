@@ -5,6 +5,7 @@
 //! and `cluster`.
 
 pub(crate) mod answer;
+pub(crate) mod attempts;
 pub(crate) mod body;
 pub(crate) mod breaking;
 pub(crate) mod call;

@@ -9,6 +9,7 @@ use http::request::Parts;
 use tokio::time::Instant;
 use tower::Service;
 
+use super::attempts::AttemptId;
 use super::exchange::Exchange;
 use super::{Body, Response, tunnel};
 use crate::cluster::limits::Permit;
@@ -19,6 +20,20 @@ use crate::state::Route;
 pub(crate) struct Call {
     pub(crate) head: Parts,
     pub(crate) body: Body,
+    pub(crate) common: Common,
+    /// Which attempt of its exchange this is.
+    pub(crate) attempt: AttemptId,
+    /// Counts the first try and the retries, from 1. A replacement has the number of what it replaces.
+    pub(crate) number: u32,
+    /// Bound of this try; `None` for the last one.
+    pub(crate) per_try: Option<Duration>,
+    /// One of `max_requests`, given back with the last byte of the answer.
+    pub(crate) permit: Option<Permit>,
+}
+
+/// What every attempt of a request has in common: a retry, a hedge or a mirror is made of this, a head and a body.
+#[derive(Clone)]
+pub(crate) struct Common {
     pub(crate) exchange: Arc<Exchange>,
     /// Set by `layers::route`; the layers below read their policy here.
     pub(crate) route: Option<Arc<Route>>,
@@ -29,40 +44,40 @@ pub(crate) struct Call {
     pub(crate) waits_to_send: bool,
     /// It shall become a tunnel.
     pub(crate) tunnel: Option<Box<tunnel::Kind>>,
-    /// One for the first try.
-    pub(crate) attempt: u32,
     /// It came as a retry of somebody before us (`x-pillion-attempt` above 1): not retried once more.
     pub(crate) marked: bool,
-    /// Bound of this try; `None` for the last one.
-    pub(crate) per_try: Option<Duration>,
     /// `x-pillion-via`, for sidecars alone.
     pub(crate) via: Option<HeaderValue>,
     /// When the whole must have its headers; sent on as `grpc-timeout`.
     pub(crate) deadline: Option<Instant>,
-    /// One of `max_requests`, given back with the last byte of the answer.
-    pub(crate) permit: Option<Permit>,
 }
 
 impl Call {
+    /// The first call of an exchange.
     pub(crate) fn new(request: http::Request<Body>, exchange: Arc<Exchange>) -> Box<Self> {
         let (head, body) = request.into_parts();
         let is_grpc = super::headers::is_grpc(&head.headers);
-        Box::new(Self {
-            head,
-            body,
+        let common = Common {
             exchange,
             route: None,
             host: None,
             is_grpc,
             waits_to_send: false,
             tunnel: None,
-            attempt: 1,
             marked: false,
-            per_try: None,
             via: None,
             deadline: None,
-            permit: None,
-        })
+        };
+        let attempt = AttemptId::FIRST;
+        Box::new(Self { head, body, common, attempt, number: 1, per_try: None, permit: None })
+    }
+}
+
+impl Common {
+    /// A further call of the same exchange.
+    pub(crate) fn call(&self, head: Parts, body: Body) -> Box<Call> {
+        let attempt = self.exchange.begin_attempt();
+        Box::new(Call { head, body, common: self.clone(), attempt, number: 1, per_try: None, permit: None })
     }
 }
 

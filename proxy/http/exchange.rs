@@ -3,18 +3,18 @@
 //! Shared by the layers, the two bodies and the timers; ends as a metric and an access line in
 //! [`Exchange::finish`], exactly once.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime};
 
 use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::attempts::{Attempt, AttemptId, Attempts, Outcome};
 use super::flush::Flush;
 use super::transfer::{Ending, Interim, Observer, Progress};
 use crate::cluster::balance::Tried;
+use crate::cluster::endpoint::Endpoint;
 use crate::connection::Connection;
 use crate::error::{Error, Reason};
 use crate::runtime::deadline::Timers;
@@ -31,8 +31,6 @@ pub(crate) struct Exchange {
     pub(crate) progress: Progress,
     /// What the client hears before its answer.
     pub(crate) interim: Interim,
-    /// A timeout is about to drop what is under way: the endpoint's fault, not the client's.
-    pub(crate) expired: AtomicBool,
     facts: Mutex<Facts>,
 }
 
@@ -48,14 +46,9 @@ pub(crate) struct Facts {
     detail: Option<Box<str>>,
     /// Why the other sidecar made the answer of the last try, where it did.
     pub(crate) peer_reason: Option<Box<str>>,
-    /// Tries after the first.
-    pub(crate) attempts: u32,
+    attempts: Attempts,
     tried: Tried,
     grpc_status: Option<u8>,
-    pub(crate) upstream: Option<SocketAddr>,
-    /// When the last try was handed to its connection, and when its headers came.
-    pub(crate) sent: Option<Instant>,
-    pub(crate) answered: Option<Instant>,
     cut: Option<Reason>,
     /// Its bytes are counted already.
     tunnelled: bool,
@@ -81,8 +74,7 @@ impl Exchange {
             request_id,
             progress: Progress::new(started),
             interim: Interim::default(),
-            expired: AtomicBool::new(false),
-            facts: Mutex::default(),
+            facts: Mutex::new(Facts { attempts: Attempts::begun(), ..Facts::default() }),
         }
     }
 
@@ -99,8 +91,34 @@ impl Exchange {
         self.facts.lock().tried
     }
 
-    pub(crate) fn was_tried(&self, endpoint: usize) {
-        self.facts.lock().tried.insert(endpoint);
+    /// An endpoint was picked for an attempt, which now waits for a connection to it.
+    pub(crate) fn picked(&self, attempt: AttemptId, endpoint: &Endpoint, now: Instant) {
+        let mut facts = self.facts.lock();
+        facts.tried.insert(endpoint.id);
+        facts.attempts.note(attempt, |attempt| {
+            (attempt.endpoint, attempt.queued) = (Some(endpoint.address), Some(now));
+        });
+    }
+
+    pub(crate) fn begin_attempt(&self) -> AttemptId {
+        self.facts.lock().attempts.begin()
+    }
+
+    /// How far an attempt has come.
+    pub(crate) fn note_attempt(&self, id: AttemptId, what: impl FnOnce(&mut Attempt)) {
+        self.facts.lock().attempts.note(id, what);
+    }
+
+    /// Ends an attempt. Returns how it ended: one that has ended before stays as it was.
+    pub(crate) fn end_attempt(&self, id: AttemptId, outcome: Outcome, now: Instant) -> Option<Outcome> {
+        let mut facts = self.facts.lock();
+        facts.attempts.end(id, outcome, now);
+        facts.attempts.find(id)?.outcome
+    }
+
+    /// The time of the whole request is over: no attempt goes on.
+    pub(crate) fn expire(&self, reason: Reason) {
+        self.facts.lock().attempts.expire_all(reason, Instant::now());
     }
 
     /// The request's id, as the log tells it.
@@ -144,7 +162,7 @@ impl Exchange {
         let mut facts = self.facts.lock();
         facts.status = status.as_u16();
         facts.grpc_status = grpc_status;
-        let upstream = facts.answered.zip(facts.sent).map(|(answered, sent)| answered - sent);
+        let upstream = facts.attempts.last_picked().and_then(Attempt::took);
         let own = (now - self.started).saturating_sub(upstream.unwrap_or_default());
         self.worker.overhead(self.connection.direction).observe(own.as_secs_f64());
     }
@@ -175,6 +193,7 @@ impl Exchange {
         let host = host.or_else(|| request.host.as_ref().map(HeaderValue::as_bytes));
         let metrics = &self.worker.ground.metrics;
         let route = facts.route.as_deref().map(|route| (metrics.name(route.name), &*route.cluster.name));
+        let last = facts.attempts.last_picked();
         log.write(&Record {
             time: SystemTime::now() - took,
             direction: self.connection.direction,
@@ -191,13 +210,13 @@ impl Exchange {
             detail: facts.detail.as_deref().unwrap_or_default(),
             peer: self.connection.peer.as_ref().map_or("", |peer| peer.id.as_str()),
             downstream: Some(self.connection.downstream),
-            upstream: facts.upstream,
+            upstream: last.and_then(|attempt| attempt.endpoint),
             request_id: self.request_id.as_bytes(),
             bytes_in: self.progress.bytes(),
             bytes_out: ending.bytes,
             duration: took,
-            upstream_duration: facts.answered.zip(facts.sent).map(|(answered, sent)| answered - sent),
-            attempts: facts.attempts + 1,
+            upstream_duration: last.and_then(Attempt::took),
+            attempts: facts.attempts.total(),
         });
     }
 }
@@ -256,7 +275,7 @@ impl Observer for Exchange {
             request = self.id(),
             status = facts.status,
             reason = facts.reason.map_or("", Reason::code),
-            attempts = facts.attempts + 1,
+            attempts = facts.attempts.total(),
             ?took,
             "request ended"
         );

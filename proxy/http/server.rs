@@ -168,7 +168,7 @@ async fn handle<S: AnsweringService>(
         say_goodbye(&mut response, &exchange.connection);
         return Ok(response);
     };
-    call.tunnel = Some(Box::new(asked.kind.clone()));
+    call.common.tunnel = Some(Box::new(asked.kind.clone()));
     let mut response = Box::pin(stack.call(call)).await?;
     if !tunnel::is_opened(&response) {
         say_goodbye(&mut response, &exchange.connection);

@@ -13,7 +13,7 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpServic
 }
 
 async fn closing<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Failure> {
-    if call.exchange.connection.place.work.refuses() {
+    if call.common.exchange.connection.place.work.refuses() {
         let detail = "the sidecar is about to end, and takes no new request";
         return Err(Error::new(Reason::Draining, detail).into());
     }

@@ -40,7 +40,7 @@ async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Res
 }
 
 fn request(call: &mut Call) -> Result<(), Error> {
-    let exchange = call.exchange.clone();
+    let exchange = call.common.exchange.clone();
     let connection = &exchange.connection;
     let seen = Seen::in_headers(&call.head.headers);
     let via = if seen.ours || seen.forged { distrust(call, connection) } else { None };
@@ -52,12 +52,12 @@ fn request(call: &mut Call) -> Result<(), Error> {
         let expects = headers
             .remove(EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        call.waits_to_send = expects && call.head.version != Version::HTTP_10 && !call.body.is_empty();
-        if call.waits_to_send && call.head.version == Version::HTTP_2 {
+        call.common.waits_to_send = expects && call.head.version != Version::HTTP_10 && !call.body.is_empty();
+        if call.common.waits_to_send && call.head.version == Version::HTTP_2 {
             exchange.interim.expect_continue();
         }
     }
-    if call.route.as_ref().is_some_and(|route| route.cluster.is_passthrough()) {
+    if call.common.route.as_ref().is_some_and(|route| route.cluster.is_passthrough()) {
         remove_untrusted(headers); // a stranger learns nothing of the mesh
         return Ok(());
     }
@@ -73,11 +73,11 @@ fn request(call: &mut Call) -> Result<(), Error> {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
     let names_host = seen.forwarded_host && (!seen.hop_by_hop || headers.contains_key(X_FORWARDED_HOST));
-    if let (false, Some(host)) = (names_host, &call.host) {
+    if let (false, Some(host)) = (names_host, &call.common.host) {
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
     let own = exchange.worker.passes(connection.direction);
-    call.via = Some(match via {
+    call.common.via = Some(match via {
         None => own.clone(),
         Some(via) => passes(&via, own, exchange.worker.limits().via_passes)?,
     });
@@ -91,8 +91,10 @@ fn distrust(call: &mut Call, connection: &Connection) -> Option<HeaderValue> {
     let attempt = headers.get(X_PILLION_ATTEMPT).filter(|_| believed).cloned();
     let via = headers.get(X_PILLION_VIA).filter(|_| believed).cloned();
     remove_untrusted(headers);
-    call.marked = attempt.as_ref().is_some_and(|attempt| number(attempt) > 1);
-    if let Some(attempt) = attempt.filter(|_| call.marked || connection.direction == Direction::Inbound) {
+    call.common.marked = attempt.as_ref().is_some_and(|attempt| number(attempt) > 1);
+    if let Some(attempt) =
+        attempt.filter(|_| call.common.marked || connection.direction == Direction::Inbound)
+    {
         headers.insert(X_PILLION_ATTEMPT, attempt);
     }
     via

@@ -15,7 +15,7 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpServic
 }
 
 async fn limit<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
-    if let Some(route) = call.route.clone() {
+    if let Some(route) = call.common.route.clone() {
         admit(&mut call, &route.cluster)?;
     }
     next.call(call).await

@@ -16,7 +16,7 @@ pub(crate) fn layer<S: AnsweringService>() -> impl Layer<S, Service = impl Answe
 }
 
 async fn record<S: AnsweringService>(mut next: S, call: Box<Call>) -> Result<Response, Infallible> {
-    let exchange = call.exchange.clone();
+    let exchange = call.common.exchange.clone();
     note_request(&exchange, &call);
     let open = Open(Some(exchange));
     let mut response = next.call(call).await?;
@@ -30,7 +30,7 @@ async fn record<S: AnsweringService>(mut next: S, call: Box<Call>) -> Result<Res
 pub(crate) fn note_request(exchange: &Exchange, call: &Call) {
     exchange.note(|facts| {
         facts.method = Some((&call.head.method).into());
-        facts.is_grpc = call.is_grpc;
+        facts.is_grpc = call.common.is_grpc;
         if exchange.worker.access_log.is_some() {
             facts.request = Some(Box::new(RequestLine {
                 method: call.head.method.clone(),

@@ -24,7 +24,7 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl AnsweringS
 }
 
 async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Infallible> {
-    let (exchange, is_grpc) = (call.exchange.clone(), call.is_grpc);
+    let (exchange, is_grpc) = (call.common.exchange.clone(), call.common.is_grpc);
     let is_http1 = call.head.version != Version::HTTP_2;
     match contained(pin!(next.call(call))).await {
         Ok(response) => Ok(response),

@@ -16,9 +16,9 @@ use crate::cluster::Cluster;
 use crate::cluster::backoff;
 use crate::cluster::limits::Permit;
 use crate::error::Sent;
+use crate::http::call::Common;
 use crate::http::headers::{IDEMPOTENCY_KEY, X_PILLION_ATTEMPT, X_PILLION_REFUSED, grpc_status};
-use crate::http::tunnel::Kind;
-use crate::http::{Body, Call, Exchange, Failure, Response, replay};
+use crate::http::{Body, Call, Failure, Response, replay};
 use crate::state::Route;
 use crate::telemetry::RetryOutcome;
 
@@ -30,9 +30,9 @@ pub(crate) fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpServic
 }
 
 async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
-    let Some(route) = call.route.clone() else { return next.call(call).await };
+    let Some(route) = call.common.route.clone() else { return next.call(call).await };
     if let Some(budget) = &route.budget {
-        budget.deposit(call.exchange.started.into_std());
+        budget.deposit(call.common.exchange.started.into_std());
     }
     let spare = Spare::of(&mut call, &route);
     call.per_try = spare.subject().per_try_timeout(1);
@@ -117,7 +117,7 @@ struct Story {
 
 /// What another try is made of.
 struct Spare {
-    exchange: Arc<Exchange>,
+    common: Common,
     route: Arc<Route>,
     head: Option<Parts>,
     /// `None`: the request has no body.
@@ -126,13 +126,6 @@ struct Spare {
     is_streaming: bool,
     method: http::Method,
     keyed: bool,
-    marked: bool,
-    is_grpc: bool,
-    waits_to_send: bool,
-    tunnel: Option<Box<Kind>>,
-    host: Option<HeaderValue>,
-    via: Option<HeaderValue>,
-    deadline: Option<tokio::time::Instant>,
 }
 
 impl Spare {
@@ -140,20 +133,13 @@ impl Spare {
     /// or because it was refused.
     fn of(call: &mut Call, route: &Arc<Route>) -> Self {
         let mut spare = Self {
-            exchange: call.exchange.clone(),
+            common: call.common.clone(),
             route: route.clone(),
             head: None,
             body: None,
             is_streaming: !call.body.is_empty(),
             method: call.head.method.clone(),
             keyed: call.head.headers.contains_key(IDEMPOTENCY_KEY),
-            marked: call.marked,
-            is_grpc: call.is_grpc,
-            waits_to_send: call.waits_to_send,
-            tunnel: call.tunnel.clone(),
-            host: call.host.clone(),
-            via: call.via.clone(),
-            deadline: call.deadline,
         };
         if spare.subject().may_repeat() || spare.may_be_refused(call) {
             spare.head = Some(call.head.clone());
@@ -167,7 +153,7 @@ impl Spare {
         if call.body.is_empty() {
             return;
         }
-        call.body.watch_request(self.exchange.clone(), self.cluster().max_body);
+        call.body.watch_request(self.common.exchange.clone(), self.cluster().max_body);
         match replay::Shared::keep(std::mem::replace(&mut call.body, Body::empty()), bound) {
             Err(too_large) => call.body = too_large,
             Ok(shared) => {
@@ -180,7 +166,7 @@ impl Spare {
 
     /// A refusal is replaced for any method: by HTTP/2's own means, or said by a sidecar.
     fn may_be_refused(&self, call: &Call) -> bool {
-        self.cluster().may_refuse(call.is_grpc || call.head.version == http::Version::HTTP_2)
+        self.cluster().may_refuse(call.common.is_grpc || call.head.version == http::Version::HTTP_2)
     }
 
     fn cluster(&self) -> &Cluster {
@@ -189,7 +175,7 @@ impl Spare {
 
     fn subject(&self) -> Subject<'_> {
         let retry = self.route.retry.as_deref();
-        Subject { retry, method: &self.method, keyed: self.keyed, marked: self.marked }
+        Subject { retry, method: &self.method, keyed: self.keyed, marked: self.common.marked }
     }
 
     /// Whether the request can be sent from its first byte, even when the failed try left nothing of it.
@@ -201,17 +187,7 @@ impl Spare {
     fn call(&self) -> Option<Box<Call>> {
         let head = self.head.clone()?;
         let body = self.body.as_ref().map_or_else(Body::empty, |kept| Body::replay(kept.start()));
-        let request = http::Request::from_parts(head, body);
-        let mut call = Call::new(request, self.exchange.clone());
-        call.route = Some(self.route.clone());
-        call.host = self.host.clone();
-        call.via = self.via.clone();
-        call.deadline = self.deadline;
-        call.is_grpc = self.is_grpc;
-        call.waits_to_send = self.waits_to_send;
-        call.tunnel = self.tunnel.clone();
-        call.marked = self.marked;
-        Some(call)
+        Some(self.common.call(head, body))
     }
 }
 
@@ -244,7 +220,6 @@ impl Story {
         if verdict == Verdict::Replace {
             self.progress.replaced += 1;
             self.progress.stale_replaced |= is_stale(result);
-            self.spare.exchange.note(|facts| facts.attempts += 1);
             self.spare.cluster().metrics().retries(RetryOutcome::Replaced).inc();
             return Some(None);
         }
@@ -253,10 +228,9 @@ impl Story {
         let pause = backoff::pause(
             &retry.backoff,
             self.progress.tries - 1,
-            &mut self.spare.exchange.worker.ground.rng.lock(),
+            &mut self.spare.common.exchange.worker.ground.rng.lock(),
         );
         tokio::time::sleep(pause).await;
-        self.spare.exchange.note(|facts| facts.attempts += 1);
         self.progress.tries += 1;
         Some(Some(permit))
     }
@@ -278,13 +252,16 @@ impl Story {
 
     /// The call that came back untouched, or a new one made of what was kept.
     fn next_call(&self, failed: Option<Failure>) -> Box<Call> {
-        let untouched = failed.and_then(|failure| failure.unsent);
+        let exchange = &self.spare.common.exchange;
+        let untouched = failed.and_then(|failure| failure.unsent).map(|mut call| {
+            call.attempt = exchange.begin_attempt();
+            call
+        });
         let mut call =
             untouched.or_else(|| self.spare.call()).expect("judged whole: one of the two is there");
         let tries = self.progress.tries;
         call.permit = None;
-        self.spare.exchange.expired.store(false, std::sync::atomic::Ordering::Relaxed);
-        call.attempt = tries;
+        call.number = tries;
         call.per_try = self.spare.subject().per_try_timeout(tries);
         if tries > 1 {
             call.head.headers.insert(X_PILLION_ATTEMPT, HeaderValue::from(tries));

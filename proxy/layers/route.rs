@@ -36,9 +36,9 @@ async fn route<S: HttpService>(
 ) -> Result<Response, Failure> {
     refuse_loop(&call)?;
     framing::check_request(&mut call.head).map_err(Fault::refusal)?;
-    call.host = host(&call.head)?;
+    call.common.host = host(&call.head)?;
     refuse_tunnel(&call)?;
-    let found = match &call.exchange.connection.destination {
+    let found = match &call.common.exchange.connection.destination {
         Destination::Route(fixed) => Found::Route(direct(&call, fixed)?),
         Destination::Unknown(to) => Found::Route(egress::redirected(&call, *to)?),
         Destination::Named => named(&call)?,
@@ -52,37 +52,37 @@ async fn route<S: HttpService>(
         Found::Absolute => Box::pin(egress::absolute(&call)).await?,
     };
     let route = diverted(&call, route)?;
-    call.host = call.host.take().or_else(|| default_host(&route));
+    call.common.host = call.common.host.take().or_else(|| default_host(&route));
     tell(&call, &route);
-    call.exchange.routed(&route);
-    call.route = Some(route);
+    call.common.exchange.routed(&route);
+    call.common.route = Some(route);
     next.call(call).await
 }
 
 /// For whoever asked for it; a query may hold secrets.
 fn tell(call: &Call, route: &Route) {
     tracing::debug!(
-        request = call.exchange.id(),
-        from = %call.exchange.connection.downstream,
+        request = call.common.exchange.id(),
+        from = %call.common.exchange.connection.downstream,
         method = %call.head.method,
         host = host_text(call),
         path = call.head.uri.path(),
         service = &*route.cluster.name,
-        route = &*call.exchange.worker.ground.metrics.name(route.name),
+        route = &*call.common.exchange.worker.ground.metrics.name(route.name),
         "route chosen"
     );
 }
 
 /// The client is the sidecar itself, on a way that has no end.
 fn refuse_loop(call: &Call) -> Result<(), Error> {
-    match call.exchange.connection.comes_back {
-        true => Err(call.exchange.connection.loop_detected()),
+    match call.common.exchange.connection.comes_back {
+        true => Err(call.common.exchange.connection.loop_detected()),
         false => Ok(()),
     }
 }
 
 fn refuse_tunnel(call: &Call) -> Result<(), Error> {
-    if call.tunnel.as_ref().is_some_and(|kind| kind.is_h2c()) {
+    if call.common.tunnel.as_ref().is_some_and(|kind| kind.is_h2c()) {
         return Err(Error::new(Reason::BadRequest, "HTTP/2 is spoken here without an upgrade to it"));
     }
     if call.head.method == Method::CONNECT && !call.body.is_empty() {
@@ -140,7 +140,7 @@ enum Found {
 
 /// Where the connection goes, its requests go, whatever host they name.
 fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
-    let Exchange { worker, connection, .. } = &*call.exchange;
+    let Exchange { worker, connection, .. } = &*call.common.exchange;
     let Some(route) = fixed.now(&worker.state) else { return gone(call, fixed) };
     refuse_unproven(call, fixed)?;
     if connection.is_redirected {
@@ -155,7 +155,7 @@ fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
 
 /// A connection that came in as plaintext may be kept for longer than that is let in.
 fn refuse_unproven(call: &Call, fixed: &Fixed) -> Result<(), Error> {
-    let Exchange { worker, connection, .. } = &*call.exchange;
+    let Exchange { worker, connection, .. } = &*call.common.exchange;
     let (Key::Application(of), None) = (&fixed.key, &connection.peer) else { return Ok(()) };
     let snapshot = worker.state.load();
     match &snapshot.inbound {
@@ -182,7 +182,7 @@ fn diverted(call: &Call, route: Arc<Route>) -> Result<Arc<Route>, Error> {
     if route.rules.is_empty() {
         return Ok(route);
     }
-    let dice = || call.exchange.worker.ground.rng.lock().u64(..);
+    let dice = || call.common.exchange.worker.ground.rng.lock().u64(..);
     match Rule::choose(&route.rules, &call.head, dice) {
         Some(to) => Ok(to.clone()),
         None if route.is_only_rules => {
@@ -196,7 +196,7 @@ fn diverted(call: &Call, route: Arc<Route>) -> Result<Arc<Route>, Error> {
 
 /// On the proxy port the request says where it goes. Inbound never takes its destination from one.
 fn named(call: &Call) -> Result<Found, Error> {
-    if call.exchange.connection.direction == Direction::Inbound {
+    if call.common.exchange.connection.direction == Direction::Inbound {
         let detail = "`inbound.app` says no application to send requests to";
         return Err(Error::new(Reason::NoRoute, detail));
     }
@@ -204,7 +204,7 @@ fn named(call: &Call) -> Result<Found, Error> {
         return Ok(Found::Connect);
     }
     let host = host_text(call);
-    if let Some(route) = call.exchange.worker.state.load().hosts.find(host) {
+    if let Some(route) = call.common.exchange.worker.state.load().hosts.find(host) {
         return Ok(Found::Route(route.clone()));
     }
     if call.head.version != Version::HTTP_2 && call.head.uri.scheme() == Some(&Scheme::HTTP) {
@@ -218,5 +218,5 @@ fn named(call: &Call) -> Result<Found, Error> {
 }
 
 fn host_text(call: &Call) -> &str {
-    call.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default()
+    call.common.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default()
 }

@@ -5,17 +5,18 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
 use pillion_model::policy::Timeouts;
+use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
 use crate::cluster::Cluster;
 use crate::error::{Error, Reason, Sent};
+use crate::http::attempts::{AttemptId, Outcome};
 use crate::http::exchange::Exchange;
 use crate::http::transfer::BodyView;
 use crate::http::{Call, Failure, Response, headers};
@@ -31,13 +32,13 @@ pub(crate) fn per_try<S: HttpService>() -> impl Layer<S, Service = impl HttpServ
 }
 
 async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
-    let Some(route) = call.route.clone() else { return next.call(call).await };
+    let Some(route) = call.common.route.clone() else { return next.call(call).await };
     let bounds = Bounds::whole(&route.timeouts, &call);
-    call.deadline = bounds.deadline.map(|after| call.exchange.started + after);
-    let exchange = call.exchange.clone();
+    call.common.deadline = bounds.deadline.map(|after| call.common.exchange.started + after);
+    let exchange = call.common.exchange.clone();
     let mut response = match bounds.first_check() {
         None => next.call(call).await?,
-        Some(first) => match within(bounds, first, &exchange, pin!(next.call(call))).await {
+        Some(first) => match within(bounds, first, &exchange, None, pin!(next.call(call))).await {
             Ok(answered) => answered?,
             Err(expired) => return Err(told(expired, bounds, &route.cluster).into()),
         },
@@ -50,10 +51,10 @@ async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result
 
 async fn bound_try<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Failure> {
     let Some(limit) = call.per_try else { return next.call(call).await };
-    let exchange = call.exchange.clone();
+    let (exchange, attempt) = (call.common.exchange.clone(), call.attempt);
     let from = exchange.started.elapsed();
     let bounds = Bounds { from, allowed: Some(limit), ..Bounds::default() };
-    match within(bounds, from + limit, &exchange, pin!(next.call(call))).await {
+    match within(bounds, from + limit, &exchange, Some(attempt), pin!(next.call(call))).await {
         Ok(answered) => answered,
         Err(_expired) => Err(Error::new(
             Reason::PerTryTimeout,
@@ -88,9 +89,13 @@ impl Bounds {
     fn whole(timeouts: &Timeouts, call: &Call) -> Self {
         Self {
             from: Duration::ZERO,
-            allowed: if call.is_grpc { timeouts.request.grpc_bound() } else { timeouts.request.bound() },
+            allowed: if call.common.is_grpc {
+                timeouts.request.grpc_bound()
+            } else {
+                timeouts.request.bound()
+            },
             idle: timeouts.stream_idle.body().filter(|_| !call.body.is_empty()),
-            deadline: call.is_grpc.then(|| headers::grpc_timeout(&call.head.headers)).flatten(),
+            deadline: call.common.is_grpc.then(|| headers::grpc_timeout(&call.head.headers)).flatten(),
             max_duration: timeouts.max_duration,
         }
     }
@@ -134,11 +139,13 @@ impl Bounds {
     }
 }
 
-/// Runs `inner` within `bounds`; on expiry it is dropped, which resets what it had under way.
+/// Runs `inner` within `bounds`; on expiry it is dropped, which resets what it had under way. What ends before that in
+/// the exchange's list is `attempt`, or all attempts.
 async fn within<F>(
     bounds: Bounds,
     first: Duration,
     exchange: &Exchange,
+    attempt: Option<AttemptId>,
     inner: F,
 ) -> Result<F::Output, Reason>
 where
@@ -155,8 +162,13 @@ where
             match bounds.check(exchange.progress.view(), exchange.started.elapsed()) {
                 Check::At(next) => timer.move_to(exchange.started + next),
                 Check::Expired(reason) => {
-                    // A client that stalls is not the endpoint's fault.
-                    exchange.expired.store(reason != Reason::RequestStalled, Relaxed);
+                    match attempt {
+                        Some(attempt) => {
+                            let outcome = Outcome::Expired(Reason::PerTryTimeout);
+                            exchange.end_attempt(attempt, outcome, Instant::now());
+                        }
+                        None => exchange.expire(reason),
+                    }
                     return Poll::Ready(Err(reason));
                 }
             }

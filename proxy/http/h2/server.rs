@@ -204,7 +204,7 @@ async fn carry<S: AnsweringService>(
     let mut call = Call::new(request, exchange.clone());
     let (asked, opens) = match asked {
         Some((asked, opens)) => {
-            call.tunnel = Some(Box::new(asked.kind.clone()));
+            call.common.tunnel = Some(Box::new(asked.kind.clone()));
             (Some(asked), Some(opens))
         }
         None => (None, None),
@@ -275,7 +275,7 @@ async fn answered<S: AnsweringService>(
 fn refused(error: &Error, call: &Call, exchange: &Arc<Exchange>) -> Response {
     record::note_request(exchange, call);
     exchange.failed(error);
-    let mut response = answer::answer(error, exchange, call.is_grpc);
+    let mut response = answer::answer(error, exchange, call.common.is_grpc);
     exchange.headers_sent(response.status(), headers::grpc_status(response.headers()));
     response.body_mut().response_tail().observer = Some(exchange.clone());
     response

@@ -29,22 +29,22 @@ pub(crate) type EnterInside =
 
 /// Answers a CONNECT: from here on it is like a redirected connection to where it leads.
 pub(super) async fn connect(call: &Call, enter: EnterInside) -> Result<Response, Error> {
-    let worker = &call.exchange.worker;
+    let worker = &call.common.exchange.worker;
     let (host, port) = target(call, None)?;
     let (destination, early) = match known(worker, &host, port) {
         Some(fixed) => {
-            call.exchange.routed(&fixed.route);
+            call.common.exchange.routed(&fixed.route);
             (Destination::Route(fixed), None)
         }
         None => {
             let (to, route, dialled) = dial_any(worker, &unknown(worker, &host, port).await?).await?;
-            call.exchange.routed(&route);
+            call.common.exchange.routed(&route);
             (Destination::Unknown(to), Some(dialled))
         }
     };
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::OK;
-    let (worker, from) = (worker.clone(), call.exchange.connection.downstream);
+    let (worker, from) = (worker.clone(), call.common.exchange.connection.downstream);
     response.extensions_mut().insert(Accepted::inside(Box::new(move |io| {
         let place = Place::unlimited(worker.work(Direction::Outbound));
         let inside = Connection { destination, is_redirected: true, ..Connection::new(from, place) };
@@ -55,7 +55,7 @@ pub(super) async fn connect(call: &Call, enter: EnterInside) -> Result<Response,
 
 /// The route of an absolute-form request whose host is no service's.
 pub(super) async fn absolute(call: &Call) -> Result<Arc<Route>, Error> {
-    let worker = &call.exchange.worker;
+    let worker = &call.common.exchange.worker;
     let (host, port) = target(call, Some(80))?;
     if let Some(fixed) = known(worker, &host, port) {
         return Ok(fixed.route);
@@ -148,7 +148,7 @@ async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAdd
 
 /// A request on a connection that was redirected on its way to an address of no service's.
 pub(super) fn redirected(call: &Call, to: SocketAddr) -> Result<Arc<Route>, Error> {
-    let (worker, host) = (&call.exchange.worker, super::host_text(call));
+    let (worker, host) = (&call.common.exchange.worker, super::host_text(call));
     let (name, port) = split_port(host);
     let snapshot = worker.state.load();
     match snapshot.hosts.find_at(name.trim_end_matches('.'), port.or_else(|| Some(to.port()))) {
