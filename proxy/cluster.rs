@@ -16,11 +16,12 @@ pub(crate) mod outlier;
 mod picture;
 pub(crate) mod pools;
 pub(crate) mod set;
+pub(crate) mod slots;
 pub(crate) mod update;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -32,7 +33,7 @@ use pillion_model::policy::{
     Timeouts,
 };
 use pillion_model::{Endpoint as Spec, EndpointUpdate};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
 use crate::error::{Error, Reason};
@@ -52,6 +53,7 @@ use limits::Limit;
 use outlier::Ejections;
 use pools::Pools;
 use set::{EndpointSet, Make};
+use slots::{Slot, Slots, Waiting};
 
 pub(crate) struct Cluster {
     pub(crate) name: Arc<str>,
@@ -78,6 +80,10 @@ pub(crate) struct Cluster {
     pub(crate) max_body: Option<u64>,
     ejections: Arc<Ejections>,
     slots: Arc<Slots>,
+    /// Who waits for one of these.
+    waiting: Arc<Waiting>,
+    /// For endpoints that come later, too.
+    max_connections_per_endpoint: Option<u32>,
     /// See [`Cluster::remember`].
     remembered: AtomicU8,
     tls: Option<ClientTls>,
@@ -111,21 +117,6 @@ pub(crate) enum Spoken {
     Tcp,
     /// The application's: gRPC as HTTP/2, all other HTTP as HTTP/1.1.
     AppAuto,
-}
-
-/// `max_connections`: a slot for each.
-struct Slots {
-    free: Arc<Semaphore>,
-    max: u32,
-    /// Dials that wait for one.
-    waiting: AtomicU32,
-}
-
-impl Slots {
-    fn new(max: u32) -> Arc<Self> {
-        let free = Arc::new(Semaphore::new(max as usize));
-        Arc::new(Self { free, max, waiting: AtomicU32::new(0) })
-    }
 }
 
 /// The circuit breaker; connections are bounded by the slots.
@@ -177,6 +168,8 @@ impl Cluster {
             max_body: None,
             ejections,
             slots: before::slots(of.limits.max_connections, before),
+            waiting: before.map(|before| before.cluster.waiting.clone()).unwrap_or_default(),
+            max_connections_per_endpoint: of.limits.max_connections_per_endpoint,
             remembered: AtomicU8::new(before.map_or(0, |before| before.cluster.remembered.load(Relaxed))),
             tls,
             verifies_peers: matches!(of.tls, UpstreamTls::Mutual { .. }),
@@ -273,6 +266,7 @@ impl Cluster {
             balancer: self.load_balancer,
             ejections: &self.ejections,
             idle_timeout: self.connection.idle_timeout,
+            max_connections: self.max_connections_per_endpoint,
             workers: self.workers,
         };
         let next = EndpointSet::new(said, Some(&before), true, &make);
@@ -344,11 +338,11 @@ impl Cluster {
         }
     }
 
-    /// Room for a connection that nothing else can share, now or not at all.
+    /// Room in the cluster for a connection that nothing else can share, now or not at all.
     pub(crate) fn slot_now(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.slots.free.clone().try_acquire_owned().map_err(|_full| {
+        self.slots.try_take().ok_or_else(|| {
             self.rejected(LimitLabel::Connections);
-            let (name, most) = (&self.name, self.slots.max);
+            let (name, most) = (&self.name, self.slots.max());
             Error::new(
                 Reason::Overloaded,
                 format!(
@@ -356,6 +350,26 @@ impl Cluster {
                 ),
             )
         })
+    }
+
+    /// The same at one endpoint; `None` where it has no limit of its own.
+    pub(crate) fn slot_now_at(&self, endpoint: &Endpoint) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        let Some(slots) = endpoint.slots() else { return Ok(None) };
+        slots.try_take().map(Some).ok_or_else(|| self.endpoint_is_full(endpoint))
+    }
+
+    /// Why an endpoint that is at its limit takes no connection.
+    pub(crate) fn endpoint_is_full(&self, endpoint: &Endpoint) -> Error {
+        self.rejected(LimitLabel::ConnectionsPerEndpoint);
+        let (name, address) = (&self.name, endpoint.address);
+        let most = endpoint.slots().map_or(NO_LIMIT, |slots| slots.max());
+        Error::new(
+            Reason::Overloaded,
+            format!(
+                "{most} connections to {address} of \"{name}\" are open \
+                 (circuit_breaker.max_connections_per_endpoint is {most})"
+            ),
+        )
     }
 
     /// What the last undeclared connection was found to speak.
@@ -401,27 +415,39 @@ impl Cluster {
         &self.metrics
     }
 
-    /// Room for one more connection; at the limit an idle one is closed, so that there is room soon.
-    pub(crate) fn try_slot(&self, to: &Endpoint) -> Option<OwnedSemaphorePermit> {
-        let slot = self.slots.free.clone().try_acquire_owned().ok();
-        if slot.is_none() {
+    /// Room for one more connection; at a limit an idle one is closed, so that there is room soon.
+    pub(crate) fn try_slot(&self, to: &Endpoint) -> Option<Slot> {
+        let at_endpoint = match to.slots().map(|slots| slots.try_take()) {
+            None => None,
+            Some(Some(slot)) => Some(slot),
+            Some(None) => {
+                let _evicted = to.pool.evict_idle();
+                self.rejected(LimitLabel::ConnectionsPerEndpoint);
+                return None;
+            }
+        };
+        let Some(slot) = self.slots.try_take() else {
             let endpoints = self.endpoints.load();
             let elsewhere = endpoints.all.iter().map(Arc::as_ref).filter(|other| other.id != to.id);
             let _evicted = elsewhere.chain([to]).any(|endpoint| endpoint.pool.evict_idle());
             self.rejected(LimitLabel::Connections);
-        }
-        slot
+            return None;
+        };
+        Some(Slot::new(slot, at_endpoint))
     }
 
-    /// Waits for room.
-    pub(crate) async fn slot(&self) -> Result<OwnedSemaphorePermit, Error> {
-        let _waiting = Waiting::count(&self.slots.waiting);
-        let closed = |_closed| Error::new(Reason::InternalError, "the cluster's slots are gone");
-        self.slots.free.clone().acquire_owned().await.map_err(closed)
+    /// Waits for room, at the endpoint first: who waits there must not hold a place of the others.
+    pub(crate) async fn slot(&self, to: &Endpoint) -> Result<Slot, Error> {
+        let gone = |_closed: AcquireError| Error::new(Reason::InternalError, "the cluster's slots are gone");
+        let at_endpoint = match to.slots().zip(to.pool.waiting()) {
+            None => None,
+            Some((slots, waiting)) => Some(slots.take(waiting).await.map_err(gone)?),
+        };
+        Ok(Slot::new(self.slots.take(&self.waiting).await.map_err(gone)?, at_endpoint))
     }
 
     pub(crate) fn somebody_waits_for_a_slot(&self) -> bool {
-        self.slots.waiting.load(Relaxed) > 0
+        self.waiting.is_somebody()
     }
 
     pub(crate) fn rejected(&self, limit: LimitLabel) {
@@ -446,8 +472,10 @@ impl Cluster {
         if !self.metrics.is_used() {
             return;
         }
+        let (most_used, most) = self.fullest_endpoint();
         let limits = [
-            (LimitLabel::Connections, self.open_connections(), self.slots.max),
+            (LimitLabel::Connections, self.slots.used(), self.slots.max()),
+            (LimitLabel::ConnectionsPerEndpoint, most_used, most),
             (LimitLabel::Pending, self.limits.pending.used(), self.limits.pending.max()),
             (LimitLabel::Requests, self.limits.requests.used(), self.limits.requests.max()),
             (LimitLabel::Retries, self.limits.retries.used(), self.limits.retries.max()),
@@ -462,10 +490,12 @@ impl Cluster {
         self.metrics.endpoints(EndpointState::Available).set(known - ejected);
     }
 
-    /// Slots taken.
-    fn open_connections(&self) -> u32 {
-        let free = u32::try_from(self.slots.free.available_permits()).unwrap_or(u32::MAX);
-        self.slots.max.saturating_sub(free)
+    /// Places taken at the endpoint where most are, and the limit of each endpoint.
+    fn fullest_endpoint(&self) -> (u32, u32) {
+        let Some(limit) = self.max_connections_per_endpoint else { return (0, NO_LIMIT) };
+        let endpoints = self.endpoints.load();
+        let used = endpoints.all.iter().filter_map(|endpoint| Some(endpoint.slots()?.used()));
+        (used.max().unwrap_or(0), limit)
     }
 
     /// It is no longer configured: what is still under way ends untold.
@@ -531,6 +561,8 @@ impl Single {
             max_body: self.max_body,
             ejections,
             slots: Slots::new(NO_LIMIT),
+            waiting: Arc::default(),
+            max_connections_per_endpoint: None,
             remembered: AtomicU8::new(0),
             tls: None,
             verifies_peers: false,
@@ -573,20 +605,5 @@ fn stale_only() -> Retry {
         backoff: Backoff { base: Duration::ZERO, max: Some(Duration::ZERO) },
         budget: RetryBudget { ratio: 0.0, min_per_second: 0 },
         max_body: 64 * 1024,
-    }
-}
-
-struct Waiting<'a>(&'a AtomicU32);
-
-impl<'a> Waiting<'a> {
-    fn count(counter: &'a AtomicU32) -> Self {
-        counter.fetch_add(1, Relaxed);
-        Self(counter)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
     }
 }

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::cluster::Cluster;
@@ -18,6 +17,7 @@ use crate::cluster::balance::Tried;
 use crate::cluster::connect::{Connected, connect, opened, tls_failed};
 use crate::cluster::endpoint::{Endpoint, InFlight};
 use crate::cluster::outlier::Cause;
+use crate::cluster::slots::Slot;
 use crate::connection::Connection;
 use crate::detect::{Detected, Early, Server, Watched};
 use crate::error::{Error, Reason};
@@ -39,7 +39,7 @@ pub(crate) struct Dialled {
     /// Time that connecting took.
     took: Duration,
     /// `None` while nobody knows whether it will be used.
-    slot: Option<OwnedSemaphorePermit>,
+    slot: Option<Slot>,
     in_flight: InFlight,
 }
 
@@ -102,11 +102,12 @@ pub(crate) fn at_hand(
 /// Connects to an endpoint, and to others when it fails: nothing was sent, so as often as `retry.attempts` says.
 ///
 /// # Errors
-/// `overloaded` at `max_connections`, and whatever kept the last endpoint from being connected to.
+/// `overloaded` at `max_connections` or where every endpoint is at its own limit, and whatever kept the last endpoint from being connected to.
 pub(crate) async fn dial(cluster: &Arc<Cluster>, worker: &Worker) -> Result<Dialled, Error> {
     let slot = cluster.slot_now()?;
     let dialled = dial_unused(cluster, worker).await?;
-    Ok(Dialled { slot: Some(slot), ..dialled })
+    let at_endpoint = cluster.slot_now_at(dialled.in_flight.endpoint())?;
+    Ok(Dialled { slot: Some(Slot::new(slot, at_endpoint)), ..dialled })
 }
 
 /// Without a place among `max_connections`: silent clients must not take those of others.
@@ -114,14 +115,27 @@ async fn dial_unused(cluster: &Arc<Cluster>, worker: &Worker) -> Result<Dialled,
     let mut tried = Tried::default();
     let mut tries = 1 + cluster.retry.as_ref().map_or(0, |retry| retry.attempts);
     loop {
-        let picked = cluster.pick(&mut tried, Instant::now(), &mut worker.ground.rng.lock());
-        let endpoint = picked.ok_or_else(|| cluster.nobody())?;
+        let endpoint = with_room(cluster, &mut tried, worker)?;
         tries -= 1;
         match dial_endpoint(cluster, endpoint, worker).await {
             Err(error) if tries > 0 => tracing::debug!(%error, "another endpoint is tried"),
             dialled => return dialled,
         }
     }
+}
+
+/// An endpoint that takes one more connection: those that are at their own limit are passed by.
+fn with_room(cluster: &Cluster, tried: &mut Tried, worker: &Worker) -> Result<Arc<Endpoint>, Error> {
+    let mut rng = worker.ground.rng.lock();
+    let mut pick = || cluster.pick(tried, Instant::now(), &mut rng).ok_or_else(|| cluster.nobody());
+    let mut endpoint = pick()?;
+    for _ in 1..cluster.endpoints().all.len().min(Tried::ROOM) {
+        if !endpoint.is_full() {
+            break;
+        }
+        endpoint = pick()?;
+    }
+    if endpoint.is_full() { Err(cluster.endpoint_is_full(&endpoint)) } else { Ok(endpoint) }
 }
 
 async fn dial_endpoint(
@@ -162,7 +176,8 @@ impl Dialled {
     /// left unused, or on which nobody said anything, says nothing of how its endpoint answers requests.
     fn used(mut self, is_silent: bool) -> Result<Self, Error> {
         if self.slot.is_none() {
-            self.slot = Some(self.cluster.slot_now()?);
+            let slot = self.cluster.slot_now()?;
+            self.slot = Some(Slot::new(slot, self.cluster.slot_now_at(self.in_flight.endpoint())?));
         }
         let (endpoint, took) = (self.in_flight.endpoint().clone(), self.took);
         let answered = move || {

@@ -52,8 +52,13 @@ pub(super) fn endpoints(
     before: Option<Before<'_>>,
     workers: usize,
 ) -> EndpointSet {
-    let make =
-        Make { balancer: of.load_balancer, ejections, idle_timeout: of.connection.idle_timeout, workers };
+    let make = Make {
+        balancer: of.load_balancer,
+        ejections,
+        idle_timeout: of.connection.idle_timeout,
+        max_connections: of.limits.max_connections_per_endpoint,
+        workers,
+    };
     let set = before.map(|before| before.cluster.endpoints.load_full());
     let keeps = before.is_some_and(|before| before.connects_like(of));
     let is_same_source = before.is_some_and(|before| before.learns_like(of));
@@ -99,7 +104,7 @@ pub(super) fn limits(of: &config::policy::Limits, before: Option<Before<'_>>) ->
 /// A changed `max_connections` counts the connections that are opened from then on.
 pub(super) fn slots(max: u32, before: Option<Before<'_>>) -> Arc<Slots> {
     match before.map(|before| &before.cluster.slots) {
-        Some(slots) if slots.max == max => slots.clone(),
+        Some(slots) if slots.max() == max => slots.clone(),
         _ => Slots::new(max),
     }
 }

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::balance::Candidate;
 use super::ewma::Ewma;
 use super::outlier::{Cause, Outlier};
+use super::slots::Slots;
 use super::{Cluster, Spoken};
 use crate::http::upstream::{Pool, Want, Wish};
 use crate::telemetry::EjectionCause;
@@ -19,6 +22,8 @@ pub(crate) struct Endpoint {
     weight: AtomicU32,
     /// Dropping the endpoint closes what is idle in it.
     pub(crate) pool: Pool,
+    /// `max_connections_per_endpoint`; `None`: off. Looked at for each dial, and for no request.
+    slots: Mutex<Option<Arc<Slots>>>,
     in_flight: AtomicU32,
     latency: Ewma,
     pub(crate) outlier: Outlier,
@@ -55,6 +60,7 @@ impl Endpoint {
             address: spec.address,
             weight: AtomicU32::new(spec.weight.get()),
             pool: Pool::new(workers),
+            slots: Mutex::new(None),
             in_flight: AtomicU32::new(0),
             latency: Ewma::new(epoch),
             outlier,
@@ -78,6 +84,24 @@ impl Endpoint {
     /// A reload may change it.
     pub(crate) fn set_weight(&self, weight: NonZeroU32) {
         self.weight.store(weight.get(), Relaxed);
+    }
+
+    /// A reload may change it. A changed limit counts the connections that are opened from then on.
+    pub(super) fn limit_connections(&self, most: Option<u32>) {
+        let mut slots = self.slots.lock();
+        if slots.as_ref().map(|slots| slots.max()) != most {
+            *slots = most.map(Slots::new);
+        }
+    }
+
+    /// Places for its connections; `None`: it has no limit of its own.
+    pub(crate) fn slots(&self) -> Option<Arc<Slots>> {
+        self.slots.lock().clone()
+    }
+
+    /// Whether it is at its own limit.
+    pub(crate) fn is_full(&self) -> bool {
+        self.slots.lock().as_ref().is_some_and(|slots| slots.is_full())
     }
 
     pub(crate) fn want(&self, cluster: &Cluster, wish: Wish) -> Want {

@@ -14,13 +14,15 @@ impl Cluster {
     pub(crate) fn picture(&self, now: Instant) -> Value {
         let set = self.endpoints();
         let endpoints = set.all.iter().map(|endpoint| endpoint_picture(endpoint, now));
+        let (most_used, most) = self.fullest_endpoint();
         let limit = |limit: &Limit| used_of(limit.used(), limit.max());
         json!({
             "name": &*self.name,
             "direction": self.direction().as_str(),
             "endpoints": endpoints.collect::<Vec<_>>(),
             "limits": {
-                "max_connections": used_of(self.open_connections(), self.slots.max),
+                "max_connections": used_of(self.slots.used(), self.slots.max()),
+                "max_connections_per_endpoint": used_of(most_used, most),
                 "max_pending_requests": limit(&self.limits.pending),
                 "max_requests": limit(&self.limits.requests),
                 "max_retries": limit(&self.limits.retries),

@@ -30,6 +30,8 @@ pub(super) struct Make<'a> {
     pub(super) balancer: LoadBalancer,
     pub(super) ejections: &'a Arc<Ejections>,
     pub(super) idle_timeout: Option<std::time::Duration>,
+    /// Of each endpoint.
+    pub(super) max_connections: Option<u32>,
     pub(super) workers: usize,
 }
 
@@ -47,12 +49,15 @@ impl EndpointSet {
         let endpoint = |spec: &Spec| {
             if let Some(endpoint) = known.get_mut(&spec.address).and_then(Vec::pop) {
                 endpoint.set_weight(spec.weight);
+                endpoint.limit_connections(make.max_connections);
                 return endpoint.clone();
             }
             let outlier = Outlier::new(make.ejections.clone(), epoch);
             next_id += 1;
             let Make { idle_timeout, workers, .. } = *make;
-            Arc::new(Endpoint::new(next_id - 1, spec, outlier, idle_timeout, workers, epoch))
+            let endpoint = Endpoint::new(next_id - 1, spec, outlier, idle_timeout, workers, epoch);
+            endpoint.limit_connections(make.max_connections);
+            Arc::new(endpoint)
         };
         let all = said.endpoints.iter().map(endpoint).collect();
         let balancer = Balancer::new(make.balancer, said.endpoints.iter().map(|spec| spec.weight));

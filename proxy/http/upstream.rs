@@ -96,13 +96,13 @@ async fn wait(
             let dial = |slot| dial::start(cluster, endpoint, ground, shard, ticket, slot, most_fields);
             match cluster.try_slot(endpoint) {
                 Some(slot) => dial(slot),
-                // At `max_connections`: a connection given back, or room for another, whichever comes first.
+                // At a limit of connections: a connection given back, or room for another, whichever comes first.
                 None => tokio::select! { // the branch not taken loses its place in one queue, nothing else
                     served = turn.served() => match served? {
                         Some(lease) => return Ok(lease),
                         None => continue,
                     },
-                    slot = cluster.slot() => dial(slot?),
+                    slot = cluster.slot(endpoint) => dial(slot?),
                 },
             }
         }

@@ -154,9 +154,9 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// The four limits of a service's circuit breaker.
+    /// The limits of a service's circuit breaker.
     Limit as "limit" {
-        Connections = "connections", Pending = "pending", Requests = "requests", Retries = "retries",
+        Connections = "connections", ConnectionsPerEndpoint = "connections_per_endpoint", Pending = "pending", Requests = "requests", Retries = "retries",
     }
 }
 

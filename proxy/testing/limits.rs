@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::backend::OK;
-use super::mesh::{A, Mesh, Watch, pass, settle};
+use super::mesh::{A, B, Mesh, Watch, pass, settle};
 use super::peer::Peer;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
@@ -119,4 +119,81 @@ async fn of_an_answer_that_nobody_reads_less_than_a_mebibyte_is_taken() {
     pass(60).await;
     let taken = taken.load(Relaxed);
     assert!((100_000..1 << 20).contains(&taken), "{taken} bytes, the two pipes of 64 KiB included");
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_max_connections_per_endpoint_requests_wait_for_that_endpoint_alone() {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.silent(A), mesh.silent(B));
+    let sidecar = mesh.caller(
+        "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin, retry: off, \
+         circuit_breaker: { max_connections_per_endpoint: 1 }",
+    );
+    let mut clients = [sidecar.client().await, sidecar.client().await, sidecar.client().await];
+    for client in &mut clients {
+        client.send(GET).await;
+        settle().await;
+    }
+    assert_eq!((a.connections(), b.connections()), (1, 1));
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=connections"), 2);
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=connections_per_endpoint"), 1);
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_limit limit=connections_per_endpoint"), 1);
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=pending"), 1);
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=connections_per_endpoint"), 1);
+    drop(clients);
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=connections_per_endpoint"), 0);
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=pending"), 0);
+}
+
+/// The two protocols share no connection: the one that is given back is closed, so that the other can be opened.
+#[tokio::test(start_paused = true)]
+async fn a_connection_given_back_makes_room_for_another_at_its_endpoint() {
+    let mesh = Mesh::default();
+    let a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        pass(2).await;
+        peer.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        peer.rest().await;
+    });
+    let sidecar = mesh
+        .caller("endpoints: [10.0.0.1:80], retry: off, circuit_breaker: { max_connections_per_endpoint: 1 }");
+    let mut first = sidecar.client().await;
+    first.send(GET).await;
+    settle().await;
+    let second = sidecar.http2_client().await;
+    let asked = tokio::spawn(async move { drop(second.get("/").await) });
+    pass(1).await;
+    assert_eq!((a.connections(), sidecar.sum("pillion_circuit_breaker_used limit=pending")), (1, 1));
+    assert_eq!(first.answer().await.told(), (200, None));
+    pass(1).await;
+    assert_eq!((a.connections(), a.open()), (2, 1));
+    asked.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn past_max_connections_per_endpoint_an_opaque_connection_goes_elsewhere_or_is_refused() {
+    let mesh = Mesh::default();
+    let greets = |mut peer: Peer, _| async move {
+        peer.send("a").await;
+        peer.rest().await;
+    };
+    let (a, b) = (mesh.scripted(A, greets), mesh.scripted(B, greets));
+    let sidecar = mesh.caller(
+        "endpoints: [10.0.0.1:80, 10.0.0.2:80], listen: 127.0.0.1:0, protocol: tcp, retry: off, \
+         circuit_breaker: { max_connections_per_endpoint: 2 }",
+    );
+    let mut open = Vec::new();
+    for _ in 0..4 {
+        let mut client = sidecar.direct_client().await;
+        assert_eq!(client.exactly(1).await, (b"a".to_vec(), true));
+        open.push(client);
+    }
+    assert_eq!((a.open(), b.open()), (2, 2));
+    assert_eq!(sidecar.direct_client().await.rest().await, b"");
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=connections_per_endpoint"), 1);
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=connections_per_endpoint"), 2);
+    open.pop();
+    settle().await;
+    assert_eq!(sidecar.direct_client().await.exactly(1).await, (b"a".to_vec(), true));
 }

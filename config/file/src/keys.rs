@@ -52,6 +52,7 @@ pub(crate) struct Block<B> {
 /// A block that lives as long as the program: blocks hold each other.
 pub(crate) type Static<B> = LazyLock<Block<B>>;
 
+type Spell<B> = dyn Fn(&B) -> Value + Send + Sync;
 type Read<B> = dyn Fn(&mut B, &Node<'_>, &mut Reading<'_>) + Send + Sync;
 type Tell<B> = dyn Fn(&B, &Scopes<'_>, &mut Page<'_>) + Send + Sync;
 
@@ -63,7 +64,7 @@ pub(crate) struct Key<B> {
     /// For the operator, without the default where that is a word.
     about: &'static str,
     /// Spells the default.
-    default: Option<Box<dyn Fn(&B) -> Value + Send + Sync>>,
+    default: Option<Box<Spell<B>>>,
     /// `None`: it is not built yet, and no editor offers it.
     schema: Box<dyn Fn() -> Option<Value> + Send + Sync>,
     read: Box<Read<B>>,

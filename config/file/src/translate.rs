@@ -76,10 +76,10 @@ impl<'a> Translator<'a> {
 
     fn know_services(&mut self, faults: &[Fault]) {
         for fault in faults {
-            if let [Step::Key(section), Step::Key(service), rest @ ..] = fault.path.0.as_slice() {
-                if section == "services" {
-                    self.of_services.insert((service.clone(), Path(rest.to_vec()), fault.what.clone()));
-                }
+            if let [Step::Key(section), Step::Key(service), rest @ ..] = fault.path.0.as_slice()
+                && section == "services"
+            {
+                self.of_services.insert((service.clone(), Path(rest.to_vec()), fault.what.clone()));
             }
         }
     }

@@ -245,6 +245,9 @@ pub enum RetryMethods {
 pub struct Limits {
     /// Open connections, at least 1; beyond it HTTP waits as pending, and TCP is reset.
     pub max_connections: u32,
+    /// Open connections to one endpoint, at least 1; beyond it HTTP waits as pending, and an opaque connection goes to
+    /// another endpoint or is reset. `None`, the default: no bound but that of the cluster.
+    pub max_connections_per_endpoint: Option<u32>,
     /// Requests that wait for a connection; beyond it the answer is 503.
     pub max_pending_requests: u32,
     /// Requests in flight, at least 1; beyond it the answer is 503.
@@ -255,7 +258,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_connections: 1024, max_pending_requests: 1024, max_requests: 1024, max_retries: 32 }
+        Self {
+            max_connections: 1024,
+            max_connections_per_endpoint: None,
+            max_pending_requests: 1024,
+            max_requests: 1024,
+            max_retries: 32,
+        }
     }
 }
 

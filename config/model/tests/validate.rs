@@ -9,7 +9,7 @@ use pillion_model::route::{Route, RouteHost, RouteMatch, Weighted};
 use pillion_model::{Cluster, Config, Endpoint, Severity, validate, validate_cluster};
 
 fn cluster(name: &str) -> Cluster {
-    Cluster { endpoints: vec![Endpoint::at("10.0.0.1:80".parse().unwrap())], ..Cluster::new(name) }
+    Cluster { endpoints: vec![Endpoint::at(([10, 0, 0, 1], 80).into())], ..Cluster::new(name) }
 }
 
 fn route(to: &[(&str, u32)]) -> Route {

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::AnswerFirst;
 use super::Want;
@@ -15,6 +14,7 @@ use super::shard::{About, Counted, Http1, Http2, Shard, Ticket};
 use crate::cluster::Cluster;
 use crate::cluster::connect::{Connected, connect, opened, tls_failed};
 use crate::cluster::endpoint::{Endpoint, Speaks};
+use crate::cluster::slots::Slot;
 use crate::error::{Error, Reason, Sent};
 use crate::http::h2;
 use crate::http::head::HeadLimits;
@@ -25,8 +25,6 @@ use crate::tls::Alpn;
 use crate::tls::admission::Admission;
 use crate::tls::client::Purpose;
 
-/// One of the cluster's `max_connections`, held while the connection is open.
-pub(crate) type Slot = OwnedSemaphorePermit;
 /// What an HTTP/1 connection holds while it is open.
 pub(super) type HeldHttp1 = Arc<(Slot, Held, Counted)>;
 

@@ -16,6 +16,7 @@ use super::dial::HeldHttp1;
 use super::hold::Hold;
 use super::lease::Lease;
 use crate::cluster::Cluster;
+use crate::cluster::slots::Waiting;
 use crate::error::Error;
 use crate::http::Body;
 use crate::http::h2::client::Sender;
@@ -41,6 +42,8 @@ struct Used {
     /// One for each worker, never empty.
     shards: Box<[Arc<Shard>]>,
     open: Counted,
+    /// Who waits for a place at this endpoint, whichever worker asked.
+    waiting: Arc<Waiting>,
 }
 
 /// Held by every open connection of a pool, and by the pool: how many hold it is how many there are.
@@ -57,6 +60,8 @@ pub(crate) struct Connections {
 #[derive(Default)]
 pub(crate) struct Shard {
     state: Mutex<State>,
+    /// Who waits for a place at this endpoint.
+    waiting: Arc<Waiting>,
     /// Streams that the endpoint takes on one connection, where it refused more without having said a limit.
     /// Zero: it never did.
     learnt_streams: AtomicU32,
@@ -158,8 +163,10 @@ impl Pool {
     pub(super) fn shard_or_make(&self, worker: usize, at_first: impl FnOnce()) -> &Arc<Shard> {
         let used = self.used.get_or_init(|| {
             at_first();
-            let shards = (0..self.workers.max(1)).map(|_| Arc::default()).collect();
-            Box::new(Used { shards, open: Counted::default() })
+            let waiting = Arc::<Waiting>::default();
+            let shard = |_| Arc::new(Shard { waiting: waiting.clone(), ..Shard::default() });
+            let shards = (0..self.workers.max(1)).map(shard).collect();
+            Box::new(Used { shards, open: Counted::default(), waiting })
         });
         used.shard(worker)
     }
@@ -172,6 +179,11 @@ impl Pool {
     /// Closes what was idle for too long.
     pub(crate) fn sweep(&self, idle_timeout: Option<Duration>) {
         self.shards().for_each(|shard| shard.sweep(idle_timeout));
+    }
+
+    /// Who waits for a place at this endpoint. `None`: nobody has been here yet.
+    pub(crate) fn waiting(&self) -> Option<&Waiting> {
+        self.used.get().map(|used| &*used.waiting)
     }
 
     /// One more, for as long as it is held.
@@ -249,11 +261,16 @@ impl Shard {
             drop(waiter.send(Ok(Some(lease))));
             return;
         }
-        if cluster.somebody_waits_for_a_slot() {
+        if self.somebody_waits_for_a_slot(cluster) {
             return; // dropping it makes room
         }
         conn.idle = Idle::default();
         state.idle.push(conn);
+    }
+
+    /// Whether a connection to this endpoint, or to any of the cluster, waits for one of these to end.
+    fn somebody_waits_for_a_slot(&self, cluster: &Cluster) -> bool {
+        self.waiting.is_somebody() || cluster.somebody_waits_for_a_slot()
     }
 
     /// What was hoped for is gone: whoever waits for it looks again.
@@ -325,7 +342,7 @@ impl Shard {
         let somebody_waits = !self.state.lock().wants_stream.is_empty();
         if somebody_waits {
             self.serve_streams(cluster);
-        } else if is_idle && cluster.somebody_waits_for_a_slot() {
+        } else if is_idle && self.somebody_waits_for_a_slot(cluster) {
             self.retire(conn); // makes room for a connection elsewhere
         }
     }

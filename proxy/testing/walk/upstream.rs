@@ -45,6 +45,7 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
         shows(key("connection.max_requests"), ["1", "3"], connections_now_and_then),
         shows(key("connection.keepalive"), ["off", "10s"], time_until_the_kernel_asks),
         shows(key("circuit_breaker.max_connections"), ["1", "2"], one_of_two),
+        shows(key("circuit_breaker.max_connections_per_endpoint"), ["1", "2"], two_at_one_endpoint),
         shows(key("circuit_breaker.max_pending_requests"), ["0", "10"], one_of_two),
         shows(key("circuit_breaker.max_requests"), ["1", "10"], one_of_two),
         shows(key("circuit_breaker.max_retries"), ["0", "10"], tries),
@@ -251,6 +252,18 @@ async fn one_of_two(key: Key) -> String {
     second.send(GET).await;
     let told = tokio::time::timeout(secs(1), second.answer()).await;
     format!("{:?} {}", told.map(|answer| answer.reason().map(str::to_owned)).ok(), a.hits())
+}
+
+/// Two requests at once for an endpoint that is silent.
+async fn two_at_one_endpoint(key: Key) -> String {
+    let mesh = Mesh::default();
+    let a = mesh.silent(A);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    let (mut first, mut second) = (sidecar.client().await, sidecar.client().await);
+    first.send(GET).await;
+    second.send(GET).await;
+    settle().await;
+    format!("{} arrived", a.hits())
 }
 
 async fn tries(key: Key) -> String {

@@ -175,7 +175,11 @@ static CIRCUIT_BREAKER: Static<Limits> = Static::new(|| {
         )
         .word::<Positive>("max_requests", field!(max_requests), "Beyond it the answer is 503.")
         .word::<Count<0, { u32::MAX }>>("max_retries", field!(max_retries), "At once.")
-        .later_or_off("max_connections_per_endpoint")
+        .word::<OffOr<Positive>>(
+            "max_connections_per_endpoint",
+            field!(max_connections_per_endpoint),
+            "To one endpoint; beyond it HTTP waits as pending, and TCP goes to another endpoint or is reset.",
+        )
         .later_or_off("adaptive")
 });
 
@@ -344,7 +348,8 @@ fn read_balancer(cluster: &mut Cluster, node: &Node<'_>, reading: &mut Reading<'
         }
         Some(Shape::List) => node.mismatch(LoadBalancer::EXPECTED, reading),
         Some(Shape::Block) => {
-            if !HASH_BALANCER.read_new(node, reading).is_later {
+            let HashBalancer { is_later } = HASH_BALANCER.read_new(node, reading);
+            if !is_later {
                 node.remark("is an empty block", reading).help("leave it out for peak_ewma");
             }
         }

@@ -67,10 +67,6 @@ fn the_alternatives_of_the_public_face_are_refused_by_name_too() {
         (service("retry: { hedge_after: p95 }"), "services.a.retry.hedge_after"),
         (service("circuit_breaker: { adaptive: gradient }"), "services.a.circuit_breaker.adaptive"),
         (
-            service("circuit_breaker: { max_connections_per_endpoint: 5 }"),
-            "services.a.circuit_breaker.max_connections_per_endpoint",
-        ),
-        (
             service("outlier_detection: { error_rate: { above: 50%, min_requests: 20 } }"),
             "services.a.outlier_detection.error_rate",
         ),
