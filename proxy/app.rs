@@ -227,7 +227,7 @@ impl Running {
 impl Shared {
     async fn run_worker(self, index: usize, workers: usize, commands: mpsc::Receiver<Command>) {
         let Around { store, metrics, connections, .. } = self.around;
-        let ground = Ground::new(index, workers, self.network, metrics);
+        let ground = Ground::new((index, workers), self.network, metrics, connections.strangers.clone());
         let worker = Worker::new(ground, store.clone(), self.access_log, self.drain, &self.instance);
         if index == 0 {
             tokio::spawn(sweep(store));
@@ -258,6 +258,7 @@ fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
         common: common.clone(),
         connections: Connections {
             inbound: Limit::new("inbound.max_connections", 0),
+            strangers: Arc::default(),
             outbound: Limit::new("outbound connections", control::descriptors()),
         },
         requests,

@@ -15,6 +15,7 @@ use crate::http::flush::Flush;
 use crate::http::head::HeadLimits;
 use crate::net::returning::{is_loop, loop_detected};
 use crate::runtime::drain::Work;
+use crate::runtime::strangers::Stranger;
 use crate::state::Fixed;
 use crate::telemetry::{Direction, Symbol};
 use crate::tls::Peer;
@@ -50,19 +51,58 @@ pub(crate) struct Connection {
 /// What a connection has from accept until nothing uses it any more.
 pub(crate) struct Place {
     pub(crate) work: Work,
-    /// One of the side's `max_connections`.
-    _permit: Option<Permit>,
+    among: Among,
+}
+
+/// Which of the side's `max_connections` a connection is.
+enum Among {
+    /// It does not count against them, or no longer.
+    Uncounted,
+    Kept(#[allow(dead_code, reason = "kept for its drop")] Permit),
+    /// It may have to leave for a new one.
+    Strangers(Stranger),
 }
 
 impl Place {
     /// A place that counts against `max_connections` while `permit` is held.
     pub(crate) const fn limited(work: Work, permit: Permit) -> Self {
-        Self { work, _permit: Some(permit) }
+        Self { work, among: Among::Kept(permit) }
+    }
+
+    /// The same, of a client that has not proven who it is.
+    pub(crate) const fn stranger(work: Work, stranger: Stranger) -> Self {
+        Self { work, among: Among::Strangers(stranger) }
     }
 
     /// A place that does not count against `max_connections`: what runs inside a CONNECT is counted already.
     pub(crate) const fn unlimited(work: Work) -> Self {
-        Self { work, _permit: None }
+        Self { work, among: Among::Uncounted }
+    }
+
+    /// Its client has proven who it is, or needs not: it stays. `false`: it has lost its place already.
+    pub(crate) fn keep(&mut self) -> bool {
+        match std::mem::replace(&mut self.among, Among::Uncounted) {
+            Among::Strangers(stranger) => match stranger.proven() {
+                Some(permit) => self.among = Among::Kept(permit),
+                None => return false,
+            },
+            kept => self.among = kept,
+        }
+        true
+    }
+
+    /// What returns when the connection loses its place to a new one.
+    pub(crate) fn must_leave(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let leave = match &mut self.among {
+            Among::Strangers(stranger) => Some(stranger.must_leave()),
+            Among::Uncounted | Among::Kept(_) => None,
+        };
+        async move {
+            match leave {
+                Some(leave) => leave.await,
+                None => std::future::pending().await,
+            }
+        }
     }
 }
 

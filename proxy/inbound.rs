@@ -5,13 +5,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderValue;
 use pillion_model::SpiffeId;
 use pillion_model::listener::{self as config, AppProtocol, Mtls, RedirectTo};
 use rustls::ServerConfig;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tower::ServiceBuilder;
 
 use crate::cluster::Spoken;
@@ -33,9 +32,6 @@ use crate::tcp::{self, Dialled};
 use crate::telemetry::{ConnectionOutcome, Direction, HandshakeOutcome, Protocol, Symbol, Tls};
 use crate::tls::server::accept;
 use crate::tls::{Alpn, Peer, TlsError, refusals};
-
-/// From the first byte to the end of the TLS handshake. Envoy's and nginx's defaults are 15 s and 60 s.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The inbound side of a worker.
 #[derive(Clone)]
@@ -64,6 +60,7 @@ pub(crate) fn stack(without: Option<Name>) -> impl AnsweringService {
 /// A connection on its way to the application.
 struct Arrived {
     from: SocketAddr,
+    since: Instant,
     place: Place,
     /// The address that it was meant for; `None`: the listener's own.
     original: Option<SocketAddr>,
@@ -106,17 +103,25 @@ fn target(policy: &config::Inbound, original: Option<SocketAddr>, port: Option<u
 
 impl Inbound {
     /// Serves one connection. How it ends is told in metrics and log; a bad peer costs only itself.
-    pub(crate) async fn serve(self, stream: Stream, from: SocketAddr, place: Place) {
+    pub(crate) async fn serve(self, stream: Stream, from: SocketAddr, mut place: Place) {
+        let must_leave = place.must_leave();
         let arrived = self.arrived(&stream, from, place);
         let io = Prefixed::new(Transport::Plain(Prefixed::new(stream)));
-        let decided = Box::pin(self.decide(io, arrived)).await; // boxed: it is gone afterwards
+        let decided = tokio::select! { // a stranger that leaves loses all that it has said
+            decided = Box::pin(self.decide(io, arrived)) => decided, // boxed: it is gone afterwards
+            () = must_leave => {
+                tracing::debug!(%from, "inbound connection closed before it was admitted: a new one takes its place");
+                self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
+                None
+            }
+        };
         if let Some(next) = decided {
             next.run(&self.worker, stack(None)).await;
         }
     }
 
     /// `None`: it has ended.
-    async fn decide(&self, io: Io, arrived: Arrived) -> Option<Next> {
+    async fn decide(&self, io: Io, mut arrived: Arrived) -> Option<Next> {
         if arrived.is_strangers {
             tracing::debug!(from = %arrived.from, "inbound connection closed: it was meant for another host");
             self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
@@ -125,7 +130,9 @@ impl Inbound {
         match (self.side.mtls(arrived.to), self.side.tls.clone()) {
             (Mtls::Strict, Some(tls)) => self.strict(tls, io, arrived).await,
             (Mtls::Permissive, Some(tls)) => self.permissive(tls, io, arrived).await,
-            (Mtls::Off, _) => self.admitted(io, arrived, None, false).await,
+            // Nobody has to prove anything.
+            (Mtls::Off, _) if arrived.place.keep() => self.admitted(io, arrived, None, false).await,
+            (Mtls::Off, _) => None,
             (Mtls::Strict | Mtls::Permissive, None) => {
                 tracing::debug!("connection closed: mTLS is wanted, and there are no certificates yet");
                 self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
@@ -143,23 +150,29 @@ impl Inbound {
         let application = |to: SocketAddr| Application { address: to, leg: Leg::inbound(client, to.ip()) };
         let route = to.and_then(|to| snapshot.fixed(Key::Application(application(to))));
         let is_strangers = original.is_some_and(|original| !stream.is_for_this_host(original.ip()));
-        Arrived { from, place, original, is_strangers, to, route }
+        Arrived { from, since: Instant::now(), place, original, is_strangers, to, route }
     }
 
-    /// TLS or nothing. Nobody is dialled before the peer has proven who it is.
+    /// TLS or nothing, within `header_timeout` from accept: silence does not buy more time, since the peers of the mesh
+    /// shake hands at once. Nobody is dialled before the peer has proven who it is.
     async fn strict(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
-        let io = first_byte(io, &self.worker, &arrived.place.work).await;
+        let until = arrived.since + self.worker.limits().header_timeout;
+        let Ok(io) = timeout_at(until, first_byte(io, &self.worker, &arrived.place.work)).await else {
+            tracing::debug!(from = %arrived.from, "inbound connection closed: its client has not begun a handshake");
+            self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Timeout);
+            return None;
+        };
         let io = io.inspect_err(|why| self.undecided(why, Tls::None)).ok()?;
         if io.peek() == Some(TLS_HANDSHAKE) {
-            return self.terminate(tls, io, arrived).await;
+            return self.terminate(tls, io, arrived, until).await;
         }
-        self.refuse_plaintext(io, arrived).await;
+        drop(timeout_at(until, self.refuse_plaintext(io, arrived)).await);
         None
     }
 
     /// What is ours is terminated. Other TLS is left to an application that was redirected from, or that speaks TLS
     /// itself; on the sidecar's own port it can only be meant for the sidecar. Without TLS all is as declared.
-    async fn permissive(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
+    async fn permissive(&self, tls: Arc<ServerConfig>, io: Io, mut arrived: Arrived) -> Option<Next> {
         let work = &arrived.place.work;
         let detected = match (arrived.protocol(), arrived.route()) {
             (Some(Spoken::Tcp), Some(route)) => {
@@ -176,8 +189,10 @@ impl Inbound {
             Detected { found: Found::Tls(hello), io, .. }
                 if hello.as_ref().is_some_and(|hello| hello.is_ours) || !self.leaves_tls(&arrived) =>
             {
-                self.terminate(tls, io, arrived).await
+                let until = Instant::now() + self.worker.limits().header_timeout;
+                self.terminate(tls, io, arrived, until).await
             }
+            _ if !arrived.place.keep() => None,
             detected if matches!(detected.found, Found::Tls(_)) => {
                 self.told(&detected, &arrived);
                 self.opaque(detected, arrived, None)
@@ -192,12 +207,21 @@ impl Inbound {
         arrived.original.is_some() || matches!(protocol, AppProtocol::Tls | AppProtocol::Tcp)
     }
 
-    async fn terminate(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
-        let shaken = timeout(HANDSHAKE_TIMEOUT, Box::pin(self.handshake(tls, io, arrived.from))).await;
+    async fn terminate(
+        &self,
+        tls: Arc<ServerConfig>,
+        io: Io,
+        mut arrived: Arrived,
+        until: Instant,
+    ) -> Option<Next> {
+        let shaken = timeout_at(until, Box::pin(self.handshake(tls, io, arrived.from))).await;
         let (io, peer, alpn) = shaken.unwrap_or_else(|_elapsed| {
             self.handshake_ended(HandshakeOutcome::Timeout, ConnectionOutcome::Timeout);
             None
         })?;
+        if !arrived.place.keep() {
+            return None;
+        }
         match alpn {
             None => self.admitted(io, arrived, Some(peer), false).await,
             // Its sender says that its bytes are opaque; that is for this side to say.

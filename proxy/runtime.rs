@@ -5,4 +5,5 @@ pub mod drain;
 pub(crate) mod ground;
 pub(crate) mod listening;
 pub(crate) mod memory;
+pub(crate) mod strangers;
 pub(crate) mod worker;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::cluster::limits::Limit;
+use crate::cluster::limits::{Limit, Permit};
 use crate::connection::{Connection, Place};
 use crate::detect::Detected;
 use crate::http::exchange::nobodys;
@@ -18,6 +18,7 @@ use crate::layers::AnsweringService;
 use crate::net::descriptors::is_short_of_descriptors;
 use crate::net::{Io, Listener, Stream};
 use crate::runtime::drain::Phase;
+use crate::runtime::strangers::Strangers;
 use crate::runtime::worker::Worker;
 use crate::state::Route;
 use crate::tcp::{self, Dialled};
@@ -71,7 +72,7 @@ where
             };
             match accepted {
                 Ok((stream, from)) => self.admit(stream, from),
-                Err(error) => pause_after(&error).await,
+                Err(error) => self.pause_after(&error).await,
             }
         }
         listener.close().into_iter().for_each(|(stream, from)| self.admit(stream, from));
@@ -85,20 +86,40 @@ where
     }
 
     fn admit(&self, stream: Stream, from: SocketAddr) {
-        let Some(permit) = self.connections.try_acquire() else {
-            self.refuse();
+        let permit = self.connections.try_acquire().or_else(|| {
+            self.tell_full();
+            self.make_room()
+        });
+        let Some(permit) = permit else {
+            self.count_refused();
             return;
         };
-        let place = Place::limited(self.worker.work(self.direction), permit);
+        let work = self.worker.work(self.direction);
+        let place = match self.direction {
+            Direction::Inbound => Place::stranger(work, self.strangers().admit(permit)),
+            Direction::Outbound => Place::limited(work, permit),
+        };
         tokio::spawn(Box::pin((self.serve)(stream, from, place))); // or the task would hold it twice
     }
 
-    fn refuse(&self) {
+    /// Closes the oldest stranger, which is inbound always. Returns its place among the connections.
+    fn make_room(&self) -> Option<Permit> {
+        (self.direction == Direction::Inbound).then(|| self.strangers().close_oldest())?
+    }
+
+    fn strangers(&self) -> &Arc<Strangers> {
+        &self.worker.ground.strangers
+    }
+
+    fn tell_full(&self) {
         static LINES: [Seldom; Direction::ALL.len()] = [const { Seldom::new() }; Direction::ALL.len()];
         if let Some(left_out) = LINES[self.direction as usize].due(Instant::now().into_std()) {
             let (direction, limit) = (self.direction.as_str(), self.connections.max());
             tracing::warn!(direction, limit, left_out, "connection closed: so many are open already");
         }
+    }
+
+    fn count_refused(&self) {
         let service = nobodys(self.direction);
         let refused = self.worker.ground.metrics.connections(
             self.direction,
@@ -109,17 +130,19 @@ where
         );
         refused.inc();
     }
-}
 
-/// Out of descriptors or memory: accepting again at once would spin. What ends one connection needs no pause.
-async fn pause_after(error: &io::Error) {
-    static LINE: Seldom = Seldom::new();
-    const OUT_OF_MEMORY: [i32; 2] = [105, 12]; // ENOBUFS ENOMEM
-    let is_short_of_memory = error.raw_os_error().is_some_and(|code| OUT_OF_MEMORY.contains(&code));
-    if is_short_of_memory || is_short_of_descriptors(error) {
-        if let Some(left_out) = LINE.due(Instant::now().into_std()) {
-            tracing::warn!(%error, left_out, "cannot accept a connection; trying again every 100 ms");
+    /// Out of descriptors or memory: accepting again at once would spin. What ends one connection needs no pause.
+    async fn pause_after(&self, error: &io::Error) {
+        static LINE: Seldom = Seldom::new();
+        const OUT_OF_MEMORY: [i32; 2] = [105, 12]; // ENOBUFS ENOMEM
+        let is_short_of_memory = error.raw_os_error().is_some_and(|code| OUT_OF_MEMORY.contains(&code));
+        if is_short_of_memory || is_short_of_descriptors(error) {
+            if let Some(left_out) = LINE.due(Instant::now().into_std()) {
+                tracing::warn!(%error, left_out, "cannot accept a connection; trying again every 100 ms");
+            }
+            if !self.strangers().free_descriptors().await {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

@@ -49,6 +49,7 @@ mod replay;
 mod retries;
 mod routes;
 mod scale;
+mod strangers;
 mod timeouts;
 mod tunnels;
 mod unserved;

@@ -11,6 +11,7 @@ use crate::inbound::Inbound;
 use crate::net::Listener;
 use crate::outbound::Outbound;
 use crate::runtime::listening;
+use crate::runtime::strangers::Strangers;
 use crate::runtime::worker::Worker;
 use crate::serve::Accepting;
 use crate::telemetry::Direction;
@@ -22,6 +23,8 @@ pub(super) type Command = listening::Command<Port>;
 #[derive(Clone)]
 pub(super) struct Connections {
     pub(super) inbound: Arc<Limit>,
+    /// Those of inbound that were not admitted yet.
+    pub(super) strangers: Arc<Strangers>,
     pub(super) outbound: Arc<Limit>,
 }
 

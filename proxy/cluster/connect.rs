@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::Cluster;
 use crate::error::{Error, Reason};
 use crate::net::descriptors::is_short_of_descriptors;
-use crate::net::{Prefixed, Transport};
+use crate::net::{Prefixed, Stream, Transport};
 use crate::runtime::ground::Ground;
 use crate::telemetry::{ConnectionOutcome, Direction, HandshakeOutcome, Metrics, Protocol};
 use crate::tls::admission::Admission;
@@ -81,8 +81,13 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(&self, purpose: Purpose) -> Result<Connected, Error> {
-        let Cluster { leg, connection, .. } = self.cluster;
-        let stream = self.ground.network.connect(self.address, *leg, connection.keepalive).await;
+        let stream = match self.dial().await {
+            Err(error) if is_short_of_descriptors(&error) => {
+                self.ground.strangers.free_descriptors().await;
+                self.dial().await
+            }
+            dialled => dialled,
+        };
         let stream = stream.map_err(|error| self.unreachable(&error))?;
         let Some(tls) = self.cluster.tls() else {
             let transport = Transport::Plain(Prefixed::new(stream));
@@ -98,6 +103,11 @@ impl Attempt<'_> {
         let (admission, handshakes) = (stream.admission().clone(), self.handshakes());
         admission.when_known(move |refused| handshakes.ended(refused));
         Ok(Connected { transport: Transport::Connected(Box::new(stream)), alpn, admission: Some(admission) })
+    }
+
+    async fn dial(&self) -> io::Result<Stream> {
+        let Cluster { leg, connection, .. } = self.cluster;
+        self.ground.network.connect(self.address, *leg, connection.keepalive).await
     }
 
     fn handshakes(&self) -> Handshakes {

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::deadline::Timers;
 use super::memory::Memory;
+use super::strangers::Strangers;
 use crate::net::Network;
 use crate::telemetry::{Direction, IntGauge, Metrics, Protocol};
 
@@ -22,14 +23,21 @@ pub(crate) struct Ground {
     pub(crate) rng: Mutex<fastrand::Rng>,
     /// What the worker's HTTP/2 connections may hold together.
     pub(crate) http2_memory: Arc<Memory>,
+    /// Inbound connections of all workers that were not admitted yet.
+    pub(crate) strangers: Arc<Strangers>,
 }
 
 impl Ground {
     /// The ground of worker `index` of `workers`.
-    pub(crate) fn new(index: usize, workers: usize, network: Network, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub(crate) fn new(
+        (index, workers): (usize, usize),
+        network: Network,
+        metrics: Arc<Metrics>,
+        strangers: Arc<Strangers>,
+    ) -> Arc<Self> {
         let rng = Mutex::new(fastrand::Rng::new());
         let http2_memory = Memory::of_one_in(workers);
-        Arc::new(Self { index, network, timers: Timers::default(), metrics, rng, http2_memory })
+        Arc::new(Self { index, network, timers: Timers::default(), metrics, rng, http2_memory, strangers })
     }
 
     pub(crate) fn connections_active(&self, direction: Direction, protocol: Protocol) -> IntGauge {

@@ -38,7 +38,13 @@ impl Bench {
         let (config, metrics) = (mesh::parse(yaml), Metrics::new(10_000));
         let network = Network::Memory(mesh.memory.clone());
         let store = app::store(&config, &metrics);
-        let worker = Worker::new(Ground::new(0, 1, network, metrics), store, None, Drain::default(), "bench");
+        let worker = Worker::new(
+            Ground::new((0, 1), network, metrics, Arc::default()),
+            store,
+            None,
+            Drain::default(),
+            "bench",
+        );
         Self { worker, direction }
     }
 

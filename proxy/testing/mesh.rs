@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pillion_model::Config;
+use pillion_model::cluster::UpstreamTls;
+use pillion_model::identity::{TlsPolicy, TlsVersion};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -17,9 +19,10 @@ use crate::app::{Addresses, App, Applied, Controller};
 use crate::identity::credentials::Credentials;
 use crate::identity::issue::{Ca, IssuedPem, Request};
 use crate::net::Network;
-use crate::net::memory::Memory;
+use crate::net::memory::{Memory, Pipe};
 use crate::runtime::drain::Drain;
 use crate::telemetry::Metrics;
+use crate::tls::client::{AlpnOffer, ClientTls, Purpose};
 use crate::tls::provider;
 
 /// Where tests put their back-ends.
@@ -179,6 +182,20 @@ impl Pair {
 
     pub(super) fn caller_as(&self, orders: &str, own: Credentials) -> Sidecar {
         self.mesh.sidecar(&(caller(orders) + IDENTITY), Some(own))
+    }
+
+    /// A connection of `web` to the sidecar of `orders` at this address: the bytes inside mTLS.
+    pub(super) async fn peer(&self, address: &str, purpose: Purpose) -> Peer {
+        let identities = vec![ORDERS_ID.parse().expect("an identity")];
+        let tls = UpstreamTls::Mutual { identities, sni: None, trust_bundle: None };
+        let policy = TlsPolicy { min_version: TlsVersion::Tls12, post_quantum: false };
+        let tls = ClientTls::new(Some(&identity(&self.ca, "web")), &tls, &policy, None, AlpnOffer::Auto);
+        let tls = tls.expect("a client config").expect("not plaintext");
+        let io = self.mesh.memory.connect(at(address)).await.expect("the sidecar listens");
+        let (mut io, _alpn) = tls.connect(io, purpose).await.expect("a handshake");
+        let (near, mut far) = Pipe::pair(1024 * 1024);
+        tokio::spawn(async move { tokio::io::copy_bidirectional(&mut far, &mut io).await });
+        Peer::new(near)
     }
 }
 

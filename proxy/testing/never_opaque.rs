@@ -4,16 +4,11 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use pillion_model::cluster::UpstreamTls;
-use pillion_model::identity::{TlsPolicy, TlsVersion};
 
 use super::backend::OK;
-use super::mesh::{
-    A, IDENTITY, Mesh, ORDERS_ID, Pair, Sidecar, Watch, application_at, at, identity, pass, settle,
-};
+use super::mesh::{A, IDENTITY, Mesh, Pair, Sidecar, Watch, application_at, identity, pass, settle};
 use super::peer::Peer;
-use crate::net::memory::Pipe;
-use crate::tls::client::{AlpnOffer, ClientTls, Purpose};
+use crate::tls::client::Purpose;
 
 const AT: &str = "10.1.0.1:15006";
 const EVIL: &str = "host: a\r\nx-forwarded-client-cert: URI=evil\r\n\r\n";
@@ -81,24 +76,9 @@ impl Way {
     async fn client(self, pair: &Pair, to: &Sidecar) -> Peer {
         match self {
             Self::Plaintext => to.client().await,
-            Self::PillionTcp => peer_of_the_mesh(pair).await,
+            Self::PillionTcp => pair.peer(AT, Purpose::Tcp).await,
         }
     }
-}
-
-/// A connection of `web`, over mTLS, with ALPN `pillion-tcp`.
-async fn peer_of_the_mesh(pair: &Pair) -> Peer {
-    let identities = vec![ORDERS_ID.parse().expect("an identity")];
-    let tls = UpstreamTls::Mutual { identities, sni: None, trust_bundle: None };
-    let web = identity(&pair.ca, "web");
-    let policy = TlsPolicy { min_version: TlsVersion::Tls12, post_quantum: false };
-    let tls = ClientTls::new(Some(&web), &tls, &policy, None, AlpnOffer::Auto);
-    let tls = tls.expect("a client config").expect("not plaintext");
-    let io = pair.mesh.memory.connect(at(AT)).await.expect("the sidecar listens");
-    let (mut io, _alpn) = tls.connect(io, Purpose::Tcp).await.expect("a handshake");
-    let (near, mut far) = Pipe::pair(1024 * 1024);
-    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut far, &mut io).await });
-    Peer::new(near)
 }
 
 const WAYS: [(&str, Way); 3] =
