@@ -14,11 +14,11 @@ use crate::app::App;
 use crate::cluster::alike::Policies;
 use crate::cluster::balance::{Balancer, Candidate, Tried};
 use crate::cluster::budget::Budget;
-use crate::cluster::limits::Limit;
 use crate::cluster::update::{EndpointSource as _, Written};
 use crate::cluster::{Cluster, Common};
 use crate::detect::bytes::Reader;
 use crate::http::headers::{self, Seen};
+use crate::runtime::limits::Limit;
 use crate::state::{HostTable, Route};
 use crate::telemetry::{Direction, MethodLabel, Metrics, Recorder, RequestLabels, Symbol};
 

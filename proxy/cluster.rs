@@ -11,7 +11,6 @@ pub(crate) mod budget;
 pub(crate) mod connect;
 pub(crate) mod endpoint;
 pub(crate) mod ewma;
-pub(crate) mod limits;
 pub(crate) mod outlier;
 mod picture;
 pub(crate) mod pools;
@@ -39,6 +38,7 @@ use tokio::time::Instant;
 use crate::error::{Error, Reason};
 use crate::net::Leg;
 use crate::runtime::ground::Ground;
+use crate::runtime::limits::{Limit, NO_LIMIT};
 use crate::telemetry::{
     ConnectionOutcome, Direction, EndpointState, Metrics, Protocol, ServiceMetrics, Symbol,
 };
@@ -49,7 +49,6 @@ use balance::Tried;
 pub(crate) use before::Before;
 use budget::Budget;
 use endpoint::Endpoint;
-use limits::Limit;
 use outlier::Ejections;
 use pools::Pools;
 use set::{EndpointSet, Make};
@@ -574,9 +573,6 @@ impl Single {
 /// Outlier detection that is off.
 const NEVER_EJECTED: OutlierDetection =
     OutlierDetection { consecutive_errors: None, base_ejection: Duration::ZERO, max_ejected: 0.0 };
-
-/// As many as the runtime's own counters can count.
-pub(crate) const NO_LIMIT: u32 = (u32::MAX) >> 3;
 
 const REMEMBERS_HTTP: u8 = 1;
 const REMEMBERS_OPAQUE: u8 = 2;

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use http::HeaderValue;
 use pillion_model::listener::DownstreamLimits;
 
-use crate::cluster::limits::Permit;
 use crate::error::Error;
 use crate::http::flush::Flush;
 use crate::http::head::HeadLimits;
 use crate::net::returning::{is_loop, loop_detected};
 use crate::runtime::drain::Work;
+use crate::runtime::limits::Permit;
 use crate::runtime::strangers::Stranger;
 use crate::state::Fixed;
 use crate::telemetry::{Direction, Symbol};

@@ -3,6 +3,7 @@
 pub(crate) mod deadline;
 pub mod drain;
 pub(crate) mod ground;
+pub(crate) mod limits;
 pub(crate) mod listening;
 pub(crate) mod memory;
 pub(crate) mod strangers;

@@ -9,7 +9,6 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::cluster::limits::{Limit, Permit};
 use crate::connection::{Connection, Place};
 use crate::detect::Detected;
 use crate::http::exchange::nobodys;
@@ -18,6 +17,7 @@ use crate::layers::AnsweringService;
 use crate::net::descriptors::is_short_of_descriptors;
 use crate::net::{Io, Listener, Stream};
 use crate::runtime::drain::Phase;
+use crate::runtime::limits::{Limit, Permit};
 use crate::runtime::strangers::Strangers;
 use crate::runtime::worker::Worker;
 use crate::state::Route;

@@ -18,13 +18,13 @@ use super::own::{self, Identity};
 use super::weakened::weakened;
 use super::worker::{Command, Connections};
 use crate::cluster::alike::Policies;
-use crate::cluster::limits::Limit;
 use crate::cluster::update::{EndpointSource as _, Written};
-use crate::cluster::{Before, Cluster, Common, NO_LIMIT};
+use crate::cluster::{Before, Cluster, Common};
 use crate::identity::credentials::Credentials;
 use crate::identity::watch::{Outcome, Rotating};
 use crate::identity::{Validity, date, expires_soon};
 use crate::net::own::OwnListeners;
+use crate::runtime::limits::{Limit, NO_LIMIT};
 use crate::state::{
     Application, Before as BeforeSnapshot, Clusters, Destinations, Former, InboundSide, Names, Sides, Store,
     VirtualAddresses, compile,

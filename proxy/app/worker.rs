@@ -6,10 +6,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::listeners::{Port, Use};
-use crate::cluster::limits::Limit;
 use crate::inbound::Inbound;
 use crate::net::Listener;
 use crate::outbound::Outbound;
+use crate::runtime::limits::Limit;
 use crate::runtime::listening;
 use crate::runtime::strangers::Strangers;
 use crate::runtime::worker::Worker;

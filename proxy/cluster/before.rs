@@ -9,10 +9,10 @@ use pillion_model::policy::{OutlierDetection, Retry};
 use tokio::time::Instant;
 
 use super::budget::Budget;
-use super::limits::Limit;
 use super::outlier::Ejections;
 use super::set::{EndpointSet, Make};
 use super::{Cluster, Limits, Slots};
+use crate::runtime::limits::Limit;
 
 /// The cluster of the same name until now.
 #[derive(Clone, Copy)]

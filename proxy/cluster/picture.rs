@@ -4,11 +4,11 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::Cluster;
 use super::balance::Candidate as _;
 use super::endpoint::Endpoint;
-use super::limits::Limit;
 use super::outlier::Standing;
-use super::{Cluster, NO_LIMIT};
+use crate::runtime::limits::{Limit, NO_LIMIT};
 
 impl Cluster {
     pub(crate) fn picture(&self, now: Instant) -> Value {

@@ -12,8 +12,8 @@ use tower::Service;
 use super::attempts::AttemptId;
 use super::exchange::Exchange;
 use super::{Body, Response, tunnel};
-use crate::cluster::limits::Permit;
 use crate::error::Error;
+use crate::runtime::limits::Permit;
 use crate::state::Route;
 
 /// Boxed once and passed by pointer: eight layers would otherwise move half a kilobyte each.

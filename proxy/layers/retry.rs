@@ -14,11 +14,11 @@ use super::HttpService;
 use super::verdict::{Outcome, Progress, Subject, Verdict};
 use crate::cluster::Cluster;
 use crate::cluster::backoff;
-use crate::cluster::limits::Permit;
 use crate::error::Sent;
 use crate::http::call::Common;
 use crate::http::headers::{IDEMPOTENCY_KEY, X_PILLION_ATTEMPT, X_PILLION_REFUSED, grpc_status};
 use crate::http::{Body, Call, Failure, Response, replay};
+use crate::runtime::limits::Permit;
 use crate::state::Route;
 use crate::telemetry::RetryOutcome;
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::cluster::limits::Permit;
+use crate::runtime::limits::Permit;
 
 /// Strangers that are closed when no descriptor is left: a new connection takes one, and one more towards the
 /// application.
@@ -104,7 +104,7 @@ impl Drop for Stranger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::limits::Limit;
+    use crate::runtime::limits::Limit;
 
     #[tokio::test]
     async fn a5_the_one_that_has_waited_longest_goes_first_and_hands_over_its_place() {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 
-use crate::cluster::limits::Permit;
+use crate::runtime::limits::Permit;
 
 /// For an upstream that does not notice, or does not care. As long as a request may take by default.
 const PATIENCE: Duration = Duration::from_secs(15);

@@ -7,11 +7,11 @@ use http::Request;
 use super::shard::{About, Http1, Http2, Shard};
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::InFlight;
-use crate::cluster::limits::Permit;
 use crate::error::{Reason, Sent};
 use crate::http::h2::client::{Failed, Failure};
 use crate::http::transfer::{Carrier, Observer};
 use crate::http::{Body, Response};
+use crate::runtime::limits::Permit;
 use crate::tls::admission;
 
 pub(crate) struct Lease {

@@ -1,4 +1,4 @@
-//! How much of something may be going on at once in a cluster: the circuit breaker's limits.
+//! How much of something may be going on at once: connections, requests, retries.
 //!
 //! A [`Permit`] is held for as long as the thing lasts (a request's until its response body has ended) and
 //! gives its place back when dropped. Nobody waits here: past the limit the answer is no, at once.
@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use super::NO_LIMIT;
+/// As many as the runtime's own counters can count.
+pub(crate) const NO_LIMIT: u32 = (u32::MAX) >> 3;
 
 #[derive(Debug)]
 pub(crate) struct Limit {
