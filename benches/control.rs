@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use pillion::identity::issue::Ca;
+use pillion_tls::identity::issue::Ca;
 
 /// Until the allocator has given back what a start or a reload needed for a moment.
 const CALM: Duration = Duration::from_secs(5);

@@ -28,12 +28,12 @@ use anyhow::Context as _;
 use pillion_model::Config;
 use tokio::sync::Semaphore;
 
-use crate::app::has_no_ipv6;
-use crate::net::descriptors::{Reserve, tell_shortage};
-use crate::net::{Bound, Network, Sharing};
-use crate::telemetry::Metrics;
 pub(crate) use console::{Console, Refusal, Told};
 use pages::{Pages, Port};
+use pillion_base::net::descriptors::{Reserve, tell_shortage};
+use pillion_base::net::has_no_ipv6;
+use pillion_base::net::{Bound, Network, Sharing};
+use pillion_telemetry::Metrics;
 use places::Places;
 use probe::Prober;
 pub(crate) use ready::Readiness;
@@ -128,7 +128,7 @@ fn bind_all(network: &Network, what: &str, wanted: &[SocketAddr]) -> anyhow::Res
     Ok(all)
 }
 
-async fn accept(mut listener: crate::net::Listener, port: Port, pages: Pages, places: Arc<Places>) {
+async fn accept(mut listener: pillion_base::net::Listener, port: Port, pages: Pages, places: Arc<Places>) {
     let mut reserve = Reserve::default();
     loop {
         reserve.fill();

@@ -27,19 +27,7 @@ use tokio::sync::mpsc;
 
 use self::dns::DnsListeners;
 use crate::admin::{Admin, Console, Readiness, Told};
-use crate::cluster::alike::Policies;
-use crate::cluster::{Cluster, Common};
 use crate::dns::Dns;
-use crate::http::upstream::SWEEP_EVERY;
-use crate::identity::credentials::Credentials;
-use crate::net::Network;
-use crate::net::descriptors::{raise_limit, why_too_few};
-use crate::runtime::drain::{Drain, Ended};
-use crate::runtime::ground::Ground;
-use crate::runtime::limits::{Limit, NO_LIMIT};
-use crate::runtime::worker::Worker;
-use crate::state::{Before, Budgets, Clusters, Destinations, Services, Sides, Store, compile};
-use crate::telemetry::{AccessLog, Metrics};
 use control::Around;
 pub use control::{Applied, Controller};
 #[cfg(test)]
@@ -47,8 +35,19 @@ pub(crate) use following::Names;
 pub use keeper::{End, Keeper, Order, Source};
 pub use listeners::Addresses;
 use listeners::Listeners;
-pub(crate) use listeners::has_no_ipv6;
 use own::Identity;
+use pillion_base::drain::{Drain, Ended};
+use pillion_base::ground::Ground;
+use pillion_base::limits::{Limit, NO_LIMIT};
+use pillion_base::net::Network;
+use pillion_base::net::descriptors::{raise_limit, why_too_few};
+use pillion_sidecar::state::{Before, Budgets, Clusters, Destinations, Services, Sides, Store, compile};
+use pillion_sidecar::worker::Worker;
+use pillion_telemetry::{AccessLog, Metrics};
+use pillion_tls::identity::credentials::Credentials;
+use pillion_upstream::cluster::alike::Policies;
+use pillion_upstream::cluster::{Cluster, Common};
+use pillion_upstream::pool::SWEEP_EVERY;
 pub(crate) use told::told;
 use worker::{Command, Connections};
 
@@ -241,7 +240,7 @@ fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
     let common = Common::new(metrics, workers);
     let requests = Limit::new("inbound.max_requests", NO_LIMIT);
     let sides = Sides {
-        own: crate::net::own::OwnListeners::default(),
+        own: pillion_base::net::own::OwnListeners::default(),
         names: Arc::default(),
         inbound: None,
         applications: Arc::new(control::applications(None, &requests, &common)),
@@ -267,7 +266,7 @@ fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
 
 fn prepare_process(network: &Network, has_identity: bool) -> anyhow::Result<()> {
     if has_identity {
-        std::thread::Builder::new().name("entropy".into()).spawn(crate::tls::gather_entropy)?;
+        std::thread::Builder::new().name("entropy".into()).spawn(pillion_tls::gather_entropy)?;
     } else {
         tracing::warn!("no `identity`: traffic between sidecars is plaintext and nobody proves who they are");
     }
@@ -304,7 +303,7 @@ async fn sweep(store: Arc<Store>) {
 #[cfg(test)]
 pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
     let around = around(metrics, 1);
-    let network = Network::Memory(crate::net::memory::Memory::default());
+    let network = Network::Memory(pillion_base::net::memory::Memory::default());
     let dns = Arc::new(Dns::new(network.clone(), around.store.clone(), metrics.clone()));
     let (dns, _commands) = DnsListeners::new(network.clone(), dns);
     let listeners = (Listeners::new(network, 1), dns);

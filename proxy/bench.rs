@@ -11,16 +11,17 @@ use pillion_model::policy::RetryBudget;
 use pillion_model::{Endpoint as Spec, EndpointUpdate};
 
 use crate::app::App;
-use crate::cluster::alike::Policies;
-use crate::cluster::balance::{Balancer, Candidate, Tried};
-use crate::cluster::budget::Budget;
-use crate::cluster::update::{EndpointSource as _, Written};
-use crate::cluster::{Cluster, Common};
-use crate::detect::bytes::Reader;
-use crate::http::headers::{self, Seen};
-use crate::runtime::limits::Limit;
-use crate::state::{HostTable, Route};
-use crate::telemetry::{Direction, MethodLabel, Metrics, Recorder, RequestLabels, Symbol};
+use pillion_base::limits::Limit;
+use pillion_http::headers::{self, Seen};
+use pillion_model::Direction;
+use pillion_sidecar::detect::bytes::Reader;
+use pillion_sidecar::state::{HostTable, Route};
+use pillion_telemetry::{MethodLabel, Metrics, Recorder, RequestLabels, Symbol};
+use pillion_upstream::cluster::alike::Policies;
+use pillion_upstream::cluster::balance::{Balancer, Candidate, Tried};
+use pillion_upstream::cluster::budget::Budget;
+use pillion_upstream::cluster::update::{EndpointSource as _, Written};
+use pillion_upstream::cluster::{Cluster, Common};
 
 /// A decision by name, to be called as often as one likes.
 pub type Decision = (String, Box<dyn FnMut()>);

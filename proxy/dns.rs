@@ -25,10 +25,10 @@ use parking_lot::Mutex;
 use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::net::Network;
-use crate::state::Store;
-use crate::telemetry::{DnsOutcome, Metrics};
 use cache::{Cache, Key, lifetime};
+use pillion_base::net::Network;
+use pillion_sidecar::state::Store;
+use pillion_telemetry::{DnsOutcome, Metrics};
 use query::{Asked, Over};
 pub(crate) use server::{Command, Port, run};
 pub(crate) use upstream::{Upstream, refuse_loop, system_servers};

@@ -70,26 +70,7 @@ pub mod cli;
 pub(crate) mod admin;
 #[doc(hidden)]
 pub mod bench;
-pub(crate) mod cluster;
-pub(crate) mod connection;
-pub(crate) mod detect;
-pub(crate) mod discovery;
-pub(crate) mod dispatch;
 pub(crate) mod dns;
-pub(crate) mod error;
-pub(crate) mod files;
-pub(crate) mod http;
-pub mod identity;
-pub(crate) mod inbound;
-pub(crate) mod layers;
-pub(crate) mod net;
-pub(crate) mod outbound;
-pub(crate) mod relay;
-pub mod runtime;
-pub(crate) mod serve;
-pub(crate) mod state;
-pub(crate) mod tcp;
-pub mod telemetry;
+pub(crate) mod listening;
 #[cfg(test)]
 mod testing;
-pub mod tls;

@@ -15,12 +15,12 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use pillion::identity::credentials::Credentials;
-use pillion::identity::issue::Ca;
-use pillion::tls::client::{AlpnOffer, ClientTls, Purpose};
-use pillion::tls::server::{accept, server_config};
 use pillion_model::cluster::UpstreamTls;
 use pillion_model::identity::{Crl, Source, TlsPolicy, TlsVersion};
+use pillion_tls::client::{AlpnOffer, ClientTls, Purpose};
+use pillion_tls::identity::credentials::Credentials;
+use pillion_tls::identity::issue::Ca;
+use pillion_tls::server::{accept, server_config};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 

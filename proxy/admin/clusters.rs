@@ -11,7 +11,7 @@ use super::console::Console;
 pub(super) fn page(console: &Console, now: Instant) -> Value {
     let (told, snapshot) = (console.told(), console.store.load_full());
     let asked = asked_of_dns(&told.config);
-    let cluster = |cluster: &std::sync::Arc<crate::cluster::Cluster>| {
+    let cluster = |cluster: &std::sync::Arc<pillion_upstream::cluster::Cluster>| {
         let mut picture = cluster.picture(now);
         picture["endpoints_from"] = asked.get(&*cluster.name).map_or_else(
             || json!("static"),

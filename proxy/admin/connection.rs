@@ -20,7 +20,7 @@ use tokio::time::{Sleep, sleep, timeout};
 
 use super::pages::{Pages, Port};
 use super::places::Place;
-use crate::net::Stream;
+use pillion_base::net::Stream;
 
 /// From the last answer, or from the beginning, until the whole head of a request is there.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);

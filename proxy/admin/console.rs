@@ -11,7 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::config;
 use crate::app::Order;
-use crate::state::Store;
+use pillion_sidecar::state::Store;
 
 /// Orders that wait: a person gives one at a time.
 const ORDERS: usize = 16;

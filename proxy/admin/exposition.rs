@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep};
 
-use crate::telemetry::Metrics;
+use pillion_telemetry::Metrics;
 
 /// A pause after each exposition, in terms of how long it took: strangers who ask again and again get a quarter of
 /// a core, and the data path keeps the rest.

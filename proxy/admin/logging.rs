@@ -3,7 +3,7 @@
 use http::StatusCode;
 
 use super::answer::{Answer, text};
-use crate::telemetry::log;
+use pillion_telemetry::log;
 
 /// The filter that is in force.
 pub(super) fn show() -> Answer {

@@ -17,7 +17,7 @@ use super::probe::Prober;
 use super::ready::Readiness;
 use super::{clusters, guard, logging};
 use crate::app::Order;
-use crate::telemetry::family;
+use pillion_telemetry::family;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Port {

@@ -23,9 +23,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use pillion_model::listener::{AppProtocol, Inbound, Probe, Question, RedirectTo};
 
 use super::answer::{Answer, text};
-use crate::net::{Leg, Network};
-use crate::state::Snapshot;
 use bounded::{Io, bounded};
+use pillion_base::net::{Leg, Network};
+use pillion_sidecar::state::Snapshot;
 use shared::Questions;
 
 /// From the first packet to the last byte of the answer. kubelet waits as long as its `timeoutSeconds` says (1 s

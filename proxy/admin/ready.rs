@@ -2,7 +2,7 @@
 
 use parking_lot::Mutex;
 
-use crate::identity::{Validity, unix_now};
+use pillion_tls::identity::{Validity, unix_now};
 
 /// Asked by probes alone: a lock will do.
 #[derive(Debug, Default)]

@@ -17,20 +17,20 @@ use super::listeners::{Addresses, Change, Listeners};
 use super::own::{self, Identity};
 use super::weakened::weakened;
 use super::worker::{Command, Connections};
-use crate::cluster::alike::Policies;
-use crate::cluster::update::{EndpointSource as _, Written};
-use crate::cluster::{Before, Cluster, Common};
-use crate::identity::credentials::Credentials;
-use crate::identity::watch::{Outcome, Rotating};
-use crate::identity::{Validity, date, expires_soon};
-use crate::net::own::OwnListeners;
-use crate::runtime::limits::{Limit, NO_LIMIT};
-use crate::state::{
+use pillion_base::limits::{Limit, NO_LIMIT};
+use pillion_base::net::own::OwnListeners;
+use pillion_sidecar::state::{
     Application, Before as BeforeSnapshot, Clusters, Destinations, Former, InboundSide, Names, Sides, Store,
     VirtualAddresses, compile,
 };
-use crate::telemetry::{CertificateUse, Metrics};
-use crate::tls::client::ClientTls;
+use pillion_telemetry::{CertificateUse, Metrics};
+use pillion_tls::client::ClientTls;
+use pillion_tls::identity::credentials::Credentials;
+use pillion_tls::identity::watch::{Outcome, Rotating};
+use pillion_tls::identity::{Validity, date, expires_soon};
+use pillion_upstream::cluster::alike::Policies;
+use pillion_upstream::cluster::update::{EndpointSource as _, Written};
+use pillion_upstream::cluster::{Before, Cluster, Common};
 
 /// Commands on their way to a worker; one is sent a reload at most.
 const COMMANDS: usize = 64;
@@ -395,7 +395,7 @@ impl Controller {
         let Some(credentials) = self.credentials() else { return };
         let metrics = &self.around.metrics;
         metrics.certificate_not_after(CertificateUse::Own).set(credentials.not_after);
-        let ends = credentials.bundle.iter().filter_map(|ca| crate::identity::not_after(ca).ok());
+        let ends = credentials.bundle.iter().filter_map(|ca| pillion_tls::identity::not_after(ca).ok());
         if let Some(first) = ends.min() {
             metrics.certificate_not_after(CertificateUse::Ca).set(first);
         }
@@ -453,7 +453,7 @@ pub(super) fn applications(
 pub(super) fn descriptors() -> u32 {
     const OWN: u32 = 64;
     const USUAL: u32 = 1024;
-    crate::telemetry::process::max_descriptors().unwrap_or(USUAL).saturating_sub(OWN).max(OWN)
+    pillion_telemetry::process::max_descriptors().unwrap_or(USUAL).saturating_sub(OWN).max(OWN)
 }
 
 #[cfg(test)]

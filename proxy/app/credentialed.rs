@@ -11,11 +11,11 @@ use pillion_model::{Cluster, Config};
 use rustls::ServerConfig;
 
 use super::own::Identity;
-use crate::files::Content;
-use crate::identity::credentials::MAX_FILE;
-use crate::state::Clusters;
-use crate::tls::client::{AlpnOffer, ClientTls, Setup};
-use crate::tls::server::server_config;
+use pillion_sidecar::state::Clusters;
+use pillion_tls::client::{AlpnOffer, ClientTls, Setup};
+use pillion_tls::files::Content;
+use pillion_tls::identity::credentials::MAX_FILE;
+use pillion_tls::server::server_config;
 
 /// What a configuration makes of an identity.
 pub(super) struct Credentialed {

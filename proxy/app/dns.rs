@@ -10,10 +10,10 @@ use anyhow::Context as _;
 use pillion_model::{Config, Dns as DnsConfig};
 use tokio::sync::mpsc;
 
-use super::listeners::has_no_ipv6;
 use crate::dns::{Command, Dns, Port, Upstream, refuse_loop, system_servers};
-use crate::net::own::OwnListeners;
-use crate::net::{Network, Sharing};
+use pillion_base::net::has_no_ipv6;
+use pillion_base::net::own::OwnListeners;
+use pillion_base::net::{Network, Sharing};
 
 /// On their way to the thread; one is sent a reload at most.
 const COMMANDS: usize = 64;

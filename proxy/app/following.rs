@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::control::Controller;
-use crate::cluster::update::EndpointSource;
-use crate::discovery::{Following, Membership, Resolver};
+use pillion_upstream::cluster::update::EndpointSource;
+use pillion_upstream::discovery::{Following, Membership, Resolver};
 
 /// Start waits this long for a name's first answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -144,7 +144,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::discovery::Files;
+    use pillion_upstream::discovery::Files;
 
     #[tokio::test(start_paused = true)]
     async fn what_was_heard_of_a_name_that_is_no_longer_followed_is_no_news() {

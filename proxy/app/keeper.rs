@@ -16,10 +16,10 @@ use super::following::Names;
 use super::told::told;
 use super::watch::{EVERY, Watch};
 use crate::admin::Refusal;
-use crate::cluster::update::EndpointSource as _;
-use crate::identity::credentials::{Credentials, CredentialsError};
-use crate::identity::date;
-use crate::telemetry::{Metrics, ReloadOutcome};
+use pillion_telemetry::{Metrics, ReloadOutcome};
+use pillion_tls::identity::credentials::{Credentials, CredentialsError};
+use pillion_tls::identity::date;
+use pillion_upstream::cluster::update::EndpointSource as _;
 
 /// Where a configuration comes from, as often as it is asked for.
 pub struct Source {

@@ -2,7 +2,6 @@
 //! else of a new configuration takes effect.
 
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Once, Weak};
 
@@ -10,8 +9,9 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use pillion_model::Config;
 
-use crate::net::{Bound, Network, Sharing};
-use crate::telemetry::Direction;
+use pillion_base::net::has_no_ipv6;
+use pillion_base::net::{Bound, Network, Sharing};
+use pillion_model::Direction;
 
 /// Where the sidecar listens. Port 0 in the configuration is a real port here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -271,11 +271,6 @@ fn addresses<'a>(open: impl Iterator<Item = &'a Open>) -> Addresses {
         }
     }
     addresses
-}
-
-pub(crate) fn has_no_ipv6(error: &io::Error) -> bool {
-    const AFNOSUPPORT: i32 = 97;
-    error.raw_os_error() == Some(AFNOSUPPORT) || error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
 impl Addresses {

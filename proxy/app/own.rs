@@ -5,8 +5,8 @@ use std::time::SystemTime;
 
 use pillion_model::identity::Source;
 
-use crate::identity::credentials::{Credentials, CredentialsError};
-use crate::identity::watch::{Outcome, Rotating};
+use pillion_tls::identity::credentials::{Credentials, CredentialsError};
+use pillion_tls::identity::watch::{Outcome, Rotating};
 
 #[derive(Clone)]
 pub(super) enum Identity {

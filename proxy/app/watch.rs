@@ -5,7 +5,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use crate::files::{Content, Looked};
+use pillion_tls::files::{Content, Looked};
 
 /// Between two looks.
 pub(super) const EVERY: Duration = Duration::from_millis(500);

@@ -6,15 +6,15 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
 use super::listeners::{Port, Use};
-use crate::inbound::Inbound;
-use crate::net::Listener;
-use crate::outbound::Outbound;
-use crate::runtime::limits::Limit;
-use crate::runtime::listening;
-use crate::runtime::strangers::Strangers;
-use crate::runtime::worker::Worker;
-use crate::serve::Accepting;
-use crate::telemetry::Direction;
+use crate::listening;
+use pillion_base::limits::Limit;
+use pillion_base::net::Listener;
+use pillion_base::strangers::Strangers;
+use pillion_model::Direction;
+use pillion_sidecar::inbound::Inbound;
+use pillion_sidecar::outbound::Outbound;
+use pillion_sidecar::serve::Accepting;
+use pillion_sidecar::worker::Worker;
 
 /// What the controller tells every worker. What waits in the backlog of a listener that closes is served first.
 pub(super) type Command = listening::Command<Port>;

@@ -15,9 +15,9 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
 use super::output::print;
-use crate::identity::issue::{Ca, IssuedPem};
-use crate::identity::{date, names, parse, unix_now};
-use crate::tls::sha256;
+use pillion_tls::identity::issue::{Ca, IssuedPem};
+use pillion_tls::identity::{date, names, parse, unix_now};
+use pillion_tls::sha256;
 
 const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
@@ -383,7 +383,7 @@ mod tests {
             crl: pillion_model::identity::Crl::None,
             trust_domain: None,
         };
-        let own = crate::identity::credentials::Credentials::load(&source).expect("usable");
+        let own = pillion_tls::identity::credentials::Credentials::load(&source).expect("usable");
         assert_eq!(own.id.as_str(), "spiffe://cluster.local/ns/default/sa/web");
         assert_eq!(
             (folder.mode("ca/ca.key"), folder.mode("web/tls.key"), folder.mode("web/tls.crt")),
@@ -396,7 +396,7 @@ mod tests {
         let (at, before) = (folder.0.display(), folder.text("web/tls.crt"));
         run(&format!("issue --ca {at}/ca {ID} --out {at}/web")).expect("issued");
         assert_ne!(folder.text("web/tls.crt"), before);
-        crate::identity::credentials::Credentials::load(source).expect("a pair again");
+        pillion_tls::identity::credentials::Credentials::load(source).expect("a pair again");
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Demo {
 /// Ejections are news in a log and noise between live lines, unless somebody asked for the log.
 fn quieten() {
     let is_asked_for = std::env::var_os("PILLION_LOG").is_some();
-    crate::telemetry::log::init((!is_asked_for).then_some("warn"));
+    pillion_telemetry::log::init((!is_asked_for).then_some("warn"));
 }
 
 /// Ctrl-C, or what ends a container. Listening begins with the call, not with the first poll.

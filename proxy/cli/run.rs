@@ -47,7 +47,7 @@ impl Run {
     /// # Errors
     /// The configuration is invalid or cannot be put to work; the text says all of it.
     pub fn run(self) -> anyhow::Result<()> {
-        crate::telemetry::log::init(None);
+        pillion_telemetry::log::init(None);
         let file = self.file();
         let config = self.config(file.as_deref())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

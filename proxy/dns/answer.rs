@@ -9,7 +9,7 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::proto::serialize::binary::{BinDecodable, BinDecoder};
 
 use super::query::Asked;
-use crate::state::Known;
+use pillion_sidecar::state::Known;
 
 /// Seconds that a client may believe what is said of a service: a reload is heard of soon.
 const TTL: u32 = 30;

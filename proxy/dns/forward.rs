@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::answer::with_id;
 use super::query::{Asked, MOST_OVER_UDP, Over};
 use super::upstream::Servers;
-use crate::net::{Leg, Network};
+use pillion_base::net::{Leg, Network};
 
 /// All servers and rounds together: clients have given up by then.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -132,7 +132,7 @@ fn is_answer(message: &[u8], asked: &Asked, id: u16) -> Option<bool> {
 }
 
 /// RFC 1035, 4.2.2: behind its length.
-pub(super) async fn read_message(stream: &mut crate::net::Stream) -> io::Result<Vec<u8>> {
+pub(super) async fn read_message(stream: &mut pillion_base::net::Stream) -> io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     let mut message = vec![0; length.into()];
     stream.read_exact(&mut message).await?;
@@ -140,7 +140,7 @@ pub(super) async fn read_message(stream: &mut crate::net::Stream) -> io::Result<
 }
 
 /// In one piece: some servers read the length alone and wait.
-pub(super) async fn write_message(stream: &mut crate::net::Stream, message: &[u8]) -> io::Result<()> {
+pub(super) async fn write_message(stream: &mut pillion_base::net::Stream, message: &[u8]) -> io::Result<()> {
     let length =
         u16::try_from(message.len()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
     stream.write_all(&[&length.to_be_bytes()[..], message].concat()).await?;

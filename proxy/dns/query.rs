@@ -122,7 +122,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::state::Known;
+    use pillion_sidecar::state::Known;
 
     fn query(name: &str, kind: RecordType) -> Message {
         let mut message = Message::query();

@@ -11,9 +11,9 @@ use tokio::time::timeout;
 use super::forward::{read_message, write_message};
 use super::query::{MOST_OVER_UDP, Over};
 use super::{Dns, Look};
-use crate::net::own::is_from_this_host;
-use crate::net::{Bound, Listener, Stream};
-use crate::runtime::listening;
+use crate::listening;
+use pillion_base::net::own::is_from_this_host;
+use pillion_base::net::{Bound, Listener, Stream};
 
 /// Open at once; a client needs one, and none for what fits into a datagram. Beyond it a connection waits.
 const CONNECTIONS: usize = 64;

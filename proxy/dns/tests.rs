@@ -8,8 +8,8 @@ use hickory_resolver::proto::rr::{Name, RecordType};
 use pillion_model::dns::NameServers;
 
 use super::*;
-use crate::discovery::testing::{DnsServer, Folder, Script};
-use crate::net::own::OwnListeners;
+use pillion_base::net::own::OwnListeners;
+use pillion_upstream::discovery::testing::{DnsServer, Folder, Script};
 
 /// One that asks `servers`, and knows `orders` and `web`.
 fn proxy(servers: NameServers) -> Arc<Dns> {

@@ -11,8 +11,8 @@ use hickory_resolver::system_conf::parse_resolv_conf;
 use pillion_model::dns::NameServers;
 use tokio::time::Instant;
 
-use crate::files::{Content, Looked};
-use crate::net::own::OwnListeners;
+use pillion_base::net::own::OwnListeners;
+use pillion_tls::files::{Content, Looked};
 
 /// Of the file: 64 KiB is a thousand search domains.
 const LONGEST: u64 = 64 * 1024;

@@ -14,8 +14,8 @@ use super::mesh::{A, B, Mesh};
 use super::peer::{Message, Peer};
 use crate::admin::{Admin, Console, Readiness, Refusal, Told};
 use crate::app::Order;
-use crate::net::Network;
-use crate::telemetry::{Metrics, ReloadOutcome};
+use pillion_base::net::Network;
+use pillion_telemetry::{Metrics, ReloadOutcome};
 
 const QUIET: &str = "inbound: off\noutbound: { listen: 127.0.0.1:0 }\nadmin: { listen: 127.0.0.1:0 }\n\
                      metrics: { listen: 127.0.0.1:0 }\n";

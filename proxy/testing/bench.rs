@@ -3,17 +3,18 @@
 use std::sync::Arc;
 
 use crate::app;
-use crate::connection::{Connection, Destination, Place};
-use crate::http::server::{self, Version};
-use crate::layers::Name;
-use crate::net::memory::Pipe;
-use crate::net::{Network, Prefixed, Stream, Transport};
-use crate::runtime::drain::Drain;
-use crate::runtime::ground::Ground;
-use crate::runtime::worker::Worker;
-use crate::state::{Application, Key};
-use crate::telemetry::{Direction, Metrics};
-use crate::{inbound, outbound};
+use pillion_base::drain::Drain;
+use pillion_base::ground::Ground;
+use pillion_base::net::memory::Pipe;
+use pillion_base::net::{Network, Prefixed, Stream, Transport};
+use pillion_model::Direction;
+use pillion_sidecar::connection::{Connection, Destination, Place};
+use pillion_sidecar::http::server::{self, Version};
+use pillion_sidecar::layers::Name;
+use pillion_sidecar::state::{Application, Key};
+use pillion_sidecar::worker::Worker;
+use pillion_sidecar::{inbound, outbound};
+use pillion_telemetry::Metrics;
 
 use super::mesh::{self, Mesh, at};
 use super::peer::Peer;

@@ -3,7 +3,7 @@
 use super::backend::OK;
 use super::mesh::{A, Mesh, Sidecar, Watch, at, identity, pass, secs, settle};
 use super::peer::Peer;
-use crate::identity::issue::Ca;
+use pillion_tls::identity::issue::Ca;
 
 const BANNER: &str = "220 mail.example ESMTP\r\n";
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";

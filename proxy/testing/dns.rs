@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::backend::OK;
 use super::mesh::{A, B, Mesh, Sidecar, Watch, at, caller};
-use crate::net::memory::Pipe;
-use crate::runtime::drain::Ended;
+use pillion_base::drain::Ended;
+use pillion_base::net::memory::Pipe;
 
 /// Answers at `place` for every name with this address.
 pub(super) fn name_server(mesh: &Mesh, place: &str, address: &'static str) {

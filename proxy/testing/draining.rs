@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::backend::{Backend, OK};
 use super::mesh::{Mesh, Sidecar, pass, secs, settle};
 use super::peer::Peer;
-use crate::runtime::drain::Ended;
+use pillion_base::drain::Ended;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: orders\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\

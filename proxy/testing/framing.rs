@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::mesh::{A, Mesh, ORDERS, Pair, Sidecar, secs, settle};
 use super::peer::{Message, Peer};
-use crate::identity::issue::Ca;
+use pillion_tls::identity::issue::Ca;
 
 /// What a client sends; the statuses it hears, and whether its connection stays open; what the application sees.
 type Asked<'a> = (&'a str, &'a str, &'a str);

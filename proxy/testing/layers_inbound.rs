@@ -4,7 +4,7 @@ use super::backend::{HANG_UP, OK};
 use super::bench::Bench;
 use super::mesh::{A, Mesh, Watch, secs, settle};
 use super::peer::Peer;
-use crate::layers::Name;
+use pillion_sidecar::layers::Name;
 
 const APP: &str = "app: 10.0.0.1:80";
 

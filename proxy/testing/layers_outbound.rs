@@ -3,7 +3,7 @@
 use super::backend::{OK, UNAVAILABLE};
 use super::bench::Bench;
 use super::mesh::{A, B, Mesh, Watch, secs, settle};
-use crate::layers::Name;
+use pillion_sidecar::layers::Name;
 
 const ONE: &str = "endpoints: [10.0.0.1:80]";
 const TWO: &str = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin";

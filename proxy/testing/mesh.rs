@@ -16,14 +16,14 @@ use tokio::time::Instant;
 
 use super::peer::Peer;
 use crate::app::{Addresses, App, Applied, Controller};
-use crate::identity::credentials::Credentials;
-use crate::identity::issue::{Ca, IssuedPem, Request};
-use crate::net::Network;
-use crate::net::memory::{Memory, Pipe};
-use crate::runtime::drain::Drain;
-use crate::telemetry::Metrics;
-use crate::tls::client::{AlpnOffer, ClientTls, Purpose};
-use crate::tls::provider;
+use pillion_base::drain::Drain;
+use pillion_base::net::Network;
+use pillion_base::net::memory::{Memory, Pipe};
+use pillion_telemetry::Metrics;
+use pillion_tls::client::{AlpnOffer, ClientTls, Purpose};
+use pillion_tls::identity::credentials::Credentials;
+use pillion_tls::identity::issue::{Ca, IssuedPem, Request};
+use pillion_tls::provider;
 
 /// Where tests put their back-ends.
 pub(super) const A: &str = "10.0.0.1:80";

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use super::backend::OK;
 use super::mesh::{A, IDENTITY, Mesh, Pair, Sidecar, Watch, application_at, identity, pass, settle};
 use super::peer::Peer;
-use crate::tls::client::Purpose;
+use pillion_tls::client::Purpose;
 
 const AT: &str = "10.1.0.1:15006";
 const EVIL: &str = "host: a\r\nx-forwarded-client-cert: URI=evil\r\n\r\n";

@@ -8,7 +8,7 @@ use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::net::memory::Pipe;
+use pillion_base::net::memory::Pipe;
 
 /// Messages that a back-end has read.
 pub(super) type Log = Arc<Mutex<Vec<Message>>>;

@@ -3,8 +3,8 @@
 use super::backend::OK;
 use super::logged;
 use super::mesh::{A, IDENTITY, ORDERS, Pair, Sidecar, application_at, caller, expired, identity, settle};
-use crate::identity::credentials::Credentials;
-use crate::identity::issue::Ca;
+use pillion_tls::identity::credentials::Credentials;
+use pillion_tls::identity::issue::Ca;
 
 const INBOUND: &str = "10.1.0.1:15006";
 const EXPIRED: &str = "the peer refused our certificate: expired";

@@ -8,8 +8,8 @@ use super::backend::OK;
 use super::mesh;
 use super::mesh::{A, IDENTITY, Mesh, ORDERS, Pair, identity, pass, settle};
 use super::peer::Peer;
-use crate::net::Leg;
-use crate::net::returning::Noted;
+use pillion_base::net::Leg;
+use pillion_base::net::returning::Noted;
 
 const OWN_PORT: &str = "endpoints: [10.0.0.1:80], listen: 127.0.0.1:0";
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: orders\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\

@@ -7,9 +7,9 @@ use super::mesh;
 use super::mesh::{A, B, Mesh, ORDERS, Pair, identity, pass, settle};
 use super::peer::Peer;
 use crate::app::Applied;
-use crate::identity::issue::IssuedPem;
 use pillion_model::{Endpoint, EndpointUpdate};
 use pillion_testkit::Scratch;
+use pillion_tls::identity::issue::IssuedPem;
 
 const ONE: &str = "endpoints: [10.0.0.1:80]";
 const ELSEWHERE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nelse";
@@ -384,7 +384,7 @@ async fn a_services_own_bundle_is_read_again_with_every_reload() {
     let (pair, scratch) = (Pair::new(), Scratch::new());
     let _app = pair.mesh.answering(A, OK);
     let _inbound = pair.application("10.1.0.1:15006", "10.0.0.1:80");
-    let stranger = crate::identity::issue::Ca::generate("cluster.local").expect("a CA");
+    let stranger = pillion_tls::identity::issue::Ca::generate("cluster.local").expect("a CA");
     let bundle = scratch.write("ca.pem", stranger.certificate_pem());
     let tls = format!("tls: {{ mode: mutual, trust_bundle: \"{}\" }}", bundle.display());
     let yaml = mesh::caller(&format!("endpoints: [10.1.0.1:15006], {tls}")) + mesh::IDENTITY;

@@ -7,9 +7,9 @@ use pillion_model::{Endpoint, EndpointUpdate};
 use super::backend::OK;
 use super::mesh::{A, B, C, Mesh, Sidecar, at, caller, pass, settle};
 use super::peer::Peer;
-use crate::cluster::endpoint::Endpoint as Served;
-use crate::cluster::set::EndpointSet;
-use crate::state::{Route, Snapshot};
+use pillion_sidecar::state::{Route, Snapshot};
+use pillion_upstream::cluster::endpoint::Endpoint as Served;
+use pillion_upstream::cluster::set::EndpointSet;
 
 /// `orders` beside a hundred other services.
 fn many(orders: &str) -> String {
@@ -87,8 +87,8 @@ async fn c18_an_endpoint_that_leaves_by_an_update_finishes_what_it_has_begun() {
 
 #[tokio::test(start_paused = true)]
 async fn c18_an_update_carries_what_its_source_says_of_each_endpoint() {
-    use crate::cluster::balance::Candidate as _;
     use pillion_model::endpoint::Health;
+    use pillion_upstream::cluster::balance::Candidate as _;
 
     let mesh = Mesh::default();
     let sidecar = mesh.sidecar(&many("endpoints: { dns: \"orders:80\" }"), None);
@@ -126,12 +126,12 @@ async fn c18_only_endpoints_that_were_used_have_a_pool_that_is_looked_through() 
     let _a = mesh.answering(A, OK);
     let sidecar = mesh.sidecar(&many("endpoints: [10.0.0.1:80]"), None);
     let pools = &sidecar.controller.store().pools;
-    assert_eq!(pools.len(), 0);
+    assert_eq!(pools.count(), 0);
     let mut clients = [sidecar.client().await, sidecar.client().await];
     for client in &mut clients {
         assert_eq!(client.get("/").await.body, "ok");
     }
-    assert_eq!(pools.len(), 1);
+    assert_eq!(pools.count(), 1);
 }
 
 #[tokio::test(start_paused = true)]

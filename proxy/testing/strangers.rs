@@ -3,7 +3,7 @@
 use super::backend::OK;
 use super::mesh::{A, IDENTITY, Pair, Sidecar, Watch, application_at, identity, pass, settle};
 use super::peer::Peer;
-use crate::tls::client::Purpose;
+use pillion_tls::client::Purpose;
 
 const AT: &str = "10.1.0.1:15006";
 /// The first bytes of a ClientHello.

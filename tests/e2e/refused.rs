@@ -1,6 +1,6 @@
 //! A certificate that the other sidecar refuses, over real sockets, where the refusal races with what we send.
 
-use pillion::identity::issue::IssuedPem;
+use pillion_tls::identity::issue::IssuedPem;
 
 use crate::support::Scratch;
 use crate::support::backend::Backend;

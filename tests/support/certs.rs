@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pillion::identity::issue::{Ca, IssuedPem};
+use pillion_tls::identity::issue::{Ca, IssuedPem};
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 

@@ -16,7 +16,7 @@ use super::certs::spiffe;
 use super::place::{APPLICATION, Place};
 use super::tools::{printed, require};
 use super::{Scratch, eventually};
-use pillion::identity::issue::Ca;
+use pillion_tls::identity::issue::Ca;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// After this a server that does not want to end is killed.

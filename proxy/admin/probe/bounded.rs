@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, Join, ReadBuf, ReadHalf, WriteHalf, join, split};
 
-use crate::net::Stream;
+use pillion_base::net::Stream;
 
 /// Read for one question, with everything: interim answers, heads, framing. Twice what the largest head may have.
 pub(super) const MOST: usize = 128 * 1024;

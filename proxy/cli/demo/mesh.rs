@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::replica::Replica;
 use super::schedule::{Mood, Schedule, Spell};
 use crate::app::{App, Running};
-use crate::identity::issue::Ca;
+use pillion_tls::identity::issue::Ca;
 
 /// The last one is the flaky one.
 pub(crate) const REPLICAS: [&str; 3] = ["orders-1", "orders-2", "orders-3"];

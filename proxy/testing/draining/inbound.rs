@@ -5,7 +5,7 @@ use super::super::http2::{self, request};
 use super::super::mesh::{A, Mesh, pass, secs, settle};
 use super::super::peer::Peer;
 use super::{End, GET, Plan, UPGRADE, chat, echoes, greeter, is_closed, slow};
-use crate::runtime::drain::Ended;
+use pillion_base::drain::Ended;
 
 const APP: &str = "app: 10.0.0.1:80";
 

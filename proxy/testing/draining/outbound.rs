@@ -8,7 +8,7 @@ use super::super::http2::{self, request};
 use super::super::mesh::{A, Mesh, pass, secs, settle};
 use super::super::peer::Peer;
 use super::{End, GET, UPGRADE, chat, echoes, greeter, is_closed, slow};
-use crate::runtime::drain::Ended;
+use pillion_base::drain::Ended;
 
 /// For nobody that has a name here.
 const INSIDE: &str = "GET / HTTP/1.1\r\nhost: 192.0.2.9\r\n\r\n";

@@ -3,7 +3,7 @@
 use super::super::backend::OK;
 use super::super::mesh::{A, ORDERS, Pair, Sidecar, secs};
 use super::{End, Plan};
-use crate::runtime::drain::Ended;
+use pillion_base::drain::Ended;
 
 const POST: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.";
 const BOTH: &str = "endpoints: [10.1.0.1:15006, 10.1.0.2:15006], load_balancer: round_robin";

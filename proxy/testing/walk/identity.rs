@@ -7,10 +7,10 @@ use super::super::backend::OK;
 use super::super::mesh::{A, ORDERS_ID, Pair, identity, secs};
 use super::upstream::{GET, told};
 use super::{Key, Row, key, shows};
-use crate::identity::credentials::Credentials;
-use crate::identity::issue::Ca;
-use crate::identity::parse;
 use pillion_testkit::Scratch;
+use pillion_tls::identity::credentials::Credentials;
+use pillion_tls::identity::issue::Ca;
+use pillion_tls::identity::parse;
 
 pub(super) fn rows() -> Vec<Row> {
     vec![

@@ -5,8 +5,8 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::super::mesh::{Mesh, Sidecar, identity};
-use crate::identity::credentials::Credentials;
-use crate::identity::issue::Ca;
+use pillion_tls::identity::credentials::Credentials;
+use pillion_tls::identity::issue::Ca;
 
 /// A key under test, and what it says this time.
 #[derive(Debug, Clone)]

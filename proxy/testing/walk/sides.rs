@@ -8,9 +8,9 @@ use super::super::mesh::{A, Mesh, ORDERS_ID, Pair, Sidecar, Watch, at, identity,
 use super::super::peer::Peer;
 use super::upstream::{GET, told};
 use super::{Key, Row, key, only, shows};
-use crate::net::memory::Memory;
-use crate::tls::server::{accept, server_config};
+use pillion_base::net::memory::Memory;
 use pillion_testkit::Scratch;
+use pillion_tls::server::{accept, server_config};
 
 pub(super) fn rows() -> Vec<Row> {
     vec![

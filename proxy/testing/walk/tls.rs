@@ -10,8 +10,8 @@ use super::super::mesh::{A, ORDERS_ID, Pair, settle};
 use super::super::peer::Peer;
 use super::upstream::{GET, told};
 use super::{Key, Row, key, shows};
-use crate::identity::issue::Ca;
 use pillion_testkit::Scratch;
+use pillion_tls::identity::issue::Ca;
 
 const BILLING: &str = "[\"spiffe://cluster.local/ns/default/sa/billing\"]";
 

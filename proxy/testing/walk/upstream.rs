@@ -12,9 +12,9 @@ use super::super::peer::Peer;
 use super::sides::listens;
 use super::{Key, Row, shows};
 use crate::app::Names;
-use crate::cluster::update::EndpointSource as _;
-use crate::discovery::{Files, Resolver};
 use pillion_testkit::Scratch;
+use pillion_upstream::cluster::update::EndpointSource as _;
+use pillion_upstream::discovery::{Files, Resolver};
 
 /// What `defaults` cannot say.
 pub(super) fn of_services_alone() -> Vec<Row> {

@@ -1,0 +1,126 @@
+//! Timers that cost nearly nothing when they do not fire.
+//!
+//! Nearly every request ends long before its timeout, so registering a timer for each is waste (measured: 1 to
+//! 3 µs of a pair's 31). A worker keeps used timers instead. One that is already set to fire before the moment
+//! wanted is taken as it is, and set anew only if it fires too early.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use parking_lot::Mutex;
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Timers kept per worker; more are simply made and dropped.
+const KEPT: usize = 1024;
+
+/// The used timers of one worker.
+#[derive(Debug, Clone, Default)]
+pub struct Timers(Arc<Mutex<Vec<Pin<Box<Sleep>>>>>);
+
+/// Ready at a moment, not before.
+#[derive(Debug)]
+pub struct Deadline {
+    at: Instant,
+    /// Set to fire at `at` or earlier; `None` only while being dropped.
+    sleep: Option<Pin<Box<Sleep>>>,
+    home: Timers,
+}
+
+impl Timers {
+    pub fn deadline(&self, at: Instant) -> Deadline {
+        let kept = self.0.lock().pop();
+        let sleep = match kept {
+            Some(mut sleep) => {
+                if sleep.deadline() > at {
+                    sleep.as_mut().reset(at);
+                }
+                sleep
+            }
+            None => Box::pin(sleep_until(at)),
+        };
+        Deadline { at, sleep: Some(sleep), home: self.clone() }
+    }
+}
+
+impl Deadline {
+    /// Whether the timer fires after `now` and no later than `at`.
+    pub fn is_set_between(&self, now: Instant, at: Instant) -> bool {
+        self.sleep
+            .as_ref()
+            .is_some_and(|sleep| !sleep.is_elapsed() && sleep.deadline() > now && sleep.deadline() <= at)
+    }
+
+    /// Moves the moment; a later one costs nothing now.
+    pub fn move_to(&mut self, at: Instant) {
+        self.at = at;
+        if let Some(sleep) = self.sleep.as_mut().filter(|sleep| sleep.deadline() > at) {
+            sleep.as_mut().reset(at);
+        }
+    }
+}
+
+impl Future for Deadline {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let at = self.at;
+        let Some(sleep) = self.sleep.as_mut() else { return Poll::Ready(()) };
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if sleep.deadline() >= at {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(at);
+        }
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        if let Some(sleep) = self.sleep.take() {
+            let mut kept = self.home.0.lock();
+            if kept.len() < KEPT {
+                kept.push(sleep);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reused_timer_fires_at_the_new_moment_whichever_side_of_the_old_it_lies() {
+        let (timers, start) = (Timers::default(), Instant::now());
+        drop(timers.deadline(start + Duration::from_secs(5)));
+        timers.deadline(start + Duration::from_secs(9)).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(9));
+        drop(timers.deadline(start + Duration::from_secs(60)));
+        timers.deadline(start + Duration::from_secs(20)).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(20));
+        assert_eq!(timers.0.lock().len(), 1, "one timer served all four");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moved_deadline_keeps_its_word() {
+        let (timers, start) = (Timers::default(), Instant::now());
+        let mut deadline = timers.deadline(start + Duration::from_secs(1));
+        deadline.move_to(start + Duration::from_secs(3));
+        (&mut deadline).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_timer_that_has_fired_is_not_taken_for_one_that_is_set() {
+        let (timers, start) = (Timers::default(), Instant::now());
+        let mut deadline = timers.deadline(start + Duration::from_secs(1));
+        let later = start + Duration::from_secs(9);
+        assert!(deadline.is_set_between(start, later));
+        (&mut deadline).await;
+        assert!(!deadline.is_set_between(start, later));
+    }
+}

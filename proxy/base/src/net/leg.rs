@@ -1,0 +1,193 @@
+//! The near end of the connections that the sidecar itself makes: which address they come from.
+//!
+//! Rules of a pod tell connections apart by it. What the sidecar sends to an address of its own pod is the pod
+//! calling itself, and belongs to the inbound port, unless it comes from [`SELF_V4`] or [`SELF_V6`].
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::Once;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use pillion_init::{MARK, SELF_V4, SELF_V6};
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use super::own::{is_link_local, is_own};
+use pillion_model::Direction;
+
+/// Whose connection it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Leg {
+    /// To a service, or wherever the application was going.
+    Outbound,
+    /// To the application beside us.
+    Inbound,
+    /// The same for a client that came by TPROXY: the application sees its address.
+    InboundFor(IpAddr),
+}
+
+/// The address that it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Near {
+    /// The kernel's choice.
+    Any,
+    /// The one that the rules leave alone.
+    Own(IpAddr),
+    /// One that is not this host's. Packets are marked, so that the rules know them, and bring back the answers.
+    Clients(IpAddr),
+}
+
+impl Leg {
+    pub const fn direction(self) -> Direction {
+        match self {
+            Self::Outbound => Direction::Outbound,
+            Self::Inbound | Self::InboundFor(_) => Direction::Inbound,
+        }
+    }
+
+    /// To the application at `to`. `client`: who came by TPROXY.
+    ///
+    /// On loopback nothing brings back an answer to somebody elsewhere, and an address that is special to a link is
+    /// none without the link: there the client is not shown.
+    pub fn inbound(client: Option<IpAddr>, to: IpAddr) -> Self {
+        let is_shown = |client: &IpAddr| client.is_ipv4() == to.is_ipv4() && !is_link_local(*client);
+        match client.filter(is_shown) {
+            Some(client) if !to.is_loopback() => Self::InboundFor(client),
+            _ => Self::Inbound,
+        }
+    }
+
+    /// Dials `to`. Waits as long as the kernel does.
+    pub(super) async fn dial(self, to: SocketAddr) -> io::Result<TcpStream> {
+        match self.near(to.ip(), is_own) {
+            Near::Any => TcpStream::connect(to).await,
+            Near::Own(ip) => dial_from_own(ip, to).await,
+            Near::Clients(ip) => dial_from_clients(ip, to).await,
+        }
+    }
+
+    fn near(self, to: IpAddr, is_own: impl FnOnce(IpAddr) -> bool) -> Near {
+        match self {
+            Self::Outbound => Near::Any,
+            Self::InboundFor(client) => Near::Clients(client),
+            Self::Inbound if to.is_loopback() || to.is_unspecified() || !is_own(to) => Near::Any,
+            Self::Inbound if to.is_ipv4() => Near::Own(SELF_V4.into()),
+            Self::Inbound => Near::Own(SELF_V6.into()),
+        }
+    }
+}
+
+/// Where the address cannot be spoken from, without it: no rules of ours were installed then, or not all.
+async fn dial_from_own(ip: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    static TOLD: Once = Once::new();
+    let why = match bound(socket(to)?, ip) {
+        Ok(socket) => match socket.connect(to).await {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => error, // it does not lead there
+            dialled => return dialled,
+        },
+        Err(error) => error,
+    };
+    TOLD.call_once(|| {
+        tracing::warn!(
+            from = %ip, %to, %why,
+            "the application is not dialled from the sidecar's own address: redirect rules may take it for the pod \
+             calling itself (`pillion init` puts ::6 on lo)"
+        );
+    });
+    TcpStream::connect(to).await
+}
+
+/// Where systems do not look for a port by themselves (Linux: from 32768, others higher still). Its own connection to
+/// the application is in the same address space: with the same port, the kernel would take the two for one.
+const CLIENTS_PORTS: Range<u16> = 1024..32768;
+
+/// A port may be in use, or have been a minute ago. Where nine of ten are, one in five dials finds none.
+const PORTS_TRIED: usize = 16;
+
+async fn dial_from_clients(ip: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    for _ in 0..PORTS_TRIED {
+        let near = SocketAddr::new(ip, fastrand::u16(CLIENTS_PORTS));
+        match dial_from_clients_port(near, to).await {
+            Err(error) if is_taken(&error) => {}
+            dialled => return dialled,
+        }
+    }
+    bound(clients(to)?, ip)?.connect(to).await // whichever the kernel finds: better than none
+}
+
+async fn dial_from_clients_port(near: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = clients(to)?;
+    socket.set_reuse_address(true)?; // towards another place the port may be in use
+    socket.bind(&near.into())?;
+    TcpSocket::from_std_stream(socket.into()).connect(to).await
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
+}
+
+/// One that may speak from an address that is not this host's.
+fn clients(to: SocketAddr) -> io::Result<Socket> {
+    let socket = socket(to)?;
+    socket.set_ip_transparent_v4(true)?; // IPv6 has the same flag
+    socket.set_mark(MARK)?;
+    Ok(socket)
+}
+
+fn socket(to: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// The port is chosen when it connects: then many connections to different places may have the same one, and one
+/// that has just been closed does not block it for a minute.
+fn bound(socket: Socket, ip: IpAddr) -> io::Result<TcpSocket> {
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
+    socket.bind(&SocketAddr::new(ip, 0).into())?;
+    Ok(TcpSocket::from_std_stream(socket.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_near_end_is_chosen_by_where_a_leg_leads() {
+        let (v4, v6) = (Near::Own(SELF_V4.into()), Near::Own(SELF_V6.into()));
+        let is_own = |ip: IpAddr| ["10.0.0.1", "fd00::1"].contains(&ip.to_string().as_str());
+        for (leg, to, expected) in [
+            (Leg::Outbound, "10.0.0.1", Near::Any),
+            (Leg::Outbound, "192.0.2.1", Near::Any),
+            (Leg::Inbound, "127.0.0.1", Near::Any),
+            (Leg::Inbound, "127.0.0.9", Near::Any),
+            (Leg::Inbound, "::1", Near::Any),
+            (Leg::Inbound, "0.0.0.0", Near::Any),
+            (Leg::Inbound, "192.0.2.1", Near::Any),
+            (Leg::Inbound, "10.0.0.1", v4),
+            (Leg::Inbound, "fd00::1", v6),
+        ] {
+            let to = to.parse().unwrap();
+            assert_eq!(leg.near(to, is_own), expected, "{leg:?} to {to}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_shown_where_answers_to_it_come_back() {
+        for (client, to, is_shown) in [
+            (Some("192.0.2.1"), "10.0.0.1", true),
+            (Some("2001:db8::1"), "fd00::1", true),
+            (None, "10.0.0.1", false),
+            (Some("192.0.2.1"), "127.0.0.1", false),
+            (Some("2001:db8::1"), "::1", false),
+            (Some("192.0.2.1"), "fd00::1", false),
+            (Some("fe80::1"), "fd00::1", false),
+        ] {
+            let client: Option<IpAddr> = client.map(|ip| ip.parse().unwrap());
+            let to = to.parse().unwrap();
+            let expected = client.filter(|_| is_shown).map_or(Leg::Inbound, Leg::InboundFor);
+            assert_eq!(Leg::inbound(client, to), expected, "{client:?} to {to}");
+        }
+    }
+}

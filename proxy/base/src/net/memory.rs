@@ -1,0 +1,163 @@
+//! The network's twin in memory: addresses, listeners and connections without a kernel.
+//!
+//! Connecting to an address that nobody bound is refused; connecting to a black hole waits for ever. That is
+//! what tests with a paused clock need.
+
+mod pipe;
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+pub use pipe::Pipe;
+
+/// Bytes in flight each way, about what a loopback socket holds.
+const BUFFER: usize = 64 * 1024;
+const BACKLOG: usize = 1024;
+
+/// A connection that was made, as its listener gets it.
+#[derive(Debug)]
+pub struct Arrival {
+    pub io: Pipe,
+    pub from: SocketAddr,
+    /// Where it was meant to go, if it was redirected here.
+    pub original: Option<SocketAddr>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Memory {
+    hosts: Arc<Mutex<Hosts>>,
+}
+
+#[derive(Debug, Default)]
+struct Hosts {
+    bound: HashMap<SocketAddr, Host>,
+    names: HashMap<String, IpAddr>,
+    /// What a kernel would have been told of the last connection to an address.
+    keepalives: HashMap<SocketAddr, Option<Duration>>,
+    /// Hands out ports for port 0 and for the near end of connections.
+    last_port: u16,
+}
+
+#[derive(Debug)]
+enum Host {
+    /// Several, who share the address, take turns.
+    Listening(VecDeque<mpsc::Sender<Arrival>>),
+    BlackHole,
+}
+
+#[derive(Debug)]
+pub struct Listener {
+    address: SocketAddr,
+    arrivals: mpsc::Receiver<Arrival>,
+}
+
+#[cfg_attr(not(test), allow(dead_code))] // built by tests only
+impl Memory {
+    pub fn bind(&self, address: SocketAddr) -> io::Result<Listener> {
+        self.bind_as(address, false)
+    }
+
+    /// `joins`: beside others who listen there already.
+    pub fn bind_as(&self, mut address: SocketAddr, joins: bool) -> io::Result<Listener> {
+        let mut hosts = self.hosts.lock();
+        if address.port() == 0 {
+            address.set_port(hosts.next_port());
+        }
+        let mut listening = match hosts.bound.remove(&address) {
+            Some(Host::Listening(known)) => known,
+            Some(Host::BlackHole) | None => VecDeque::new(),
+        };
+        listening.retain(|to| !to.is_closed());
+        if !listening.is_empty() && !joins {
+            hosts.bound.insert(address, Host::Listening(listening));
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let (sender, arrivals) = mpsc::channel(BACKLOG);
+        listening.push_back(sender);
+        hosts.bound.insert(address, Host::Listening(listening));
+        Ok(Listener { address, arrivals })
+    }
+
+    /// From now on connecting to `address` gets no answer at all.
+    pub fn black_hole(&self, address: SocketAddr) {
+        self.hosts.lock().bound.insert(address, Host::BlackHole);
+    }
+
+    pub fn name(&self, host: &str, ip: IpAddr) {
+        self.hosts.lock().names.insert(host.to_owned(), ip);
+    }
+
+    pub fn resolve(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
+        let known = self.hosts.lock().names.get(host).copied();
+        known.map(|ip| (ip, port).into()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    pub fn note_keepalive(&self, address: SocketAddr, keepalive: Option<Duration>) {
+        self.hosts.lock().keepalives.insert(address, keepalive);
+    }
+
+    /// Of the last connection that was dialled to `address` through [`super::Network`].
+    pub fn keepalive(&self, address: SocketAddr) -> Option<Duration> {
+        self.hosts.lock().keepalives.get(&address).copied().flatten()
+    }
+
+    pub async fn connect(&self, address: SocketAddr) -> io::Result<Pipe> {
+        self.connect_as(address, None).await
+    }
+
+    /// What the kernel's REDIRECT does: whoever connects to `original` lands at `listener`.
+    pub async fn redirect(&self, original: SocketAddr, listener: SocketAddr) -> io::Result<Pipe> {
+        self.connect_as(listener, Some(original)).await
+    }
+
+    async fn connect_as(&self, address: SocketAddr, original: Option<SocketAddr>) -> io::Result<Pipe> {
+        let (target, from) = {
+            let mut hosts = self.hosts.lock();
+            let from = SocketAddr::from((Ipv4Addr::LOCALHOST, hosts.next_port()));
+            let target = match hosts.bound.get_mut(&address) {
+                Some(Host::Listening(all)) => {
+                    all.rotate_left(1);
+                    all.back().cloned()
+                }
+                Some(Host::BlackHole) => None,
+                None => return Err(io::ErrorKind::ConnectionRefused.into()),
+            };
+            (target, from)
+        };
+        let Some(target) = target else { return std::future::pending().await };
+        let (near, io) = Pipe::pair(BUFFER);
+        let refused = |_gone| io::Error::from(io::ErrorKind::ConnectionRefused);
+        target.send(Arrival { io, from, original }).await.map_err(refused)?;
+        Ok(near)
+    }
+}
+
+impl Hosts {
+    #[cfg_attr(not(test), allow(dead_code))]
+    fn next_port(&mut self) -> u16 {
+        self.last_port = self.last_port.checked_add(1).unwrap_or(1).max(40_000);
+        self.last_port
+    }
+}
+
+impl Listener {
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub async fn accept(&mut self) -> io::Result<Arrival> {
+        self.arrivals.recv().await.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+
+    /// Stops listening. Returns who had connected.
+    pub fn close(mut self) -> Vec<Arrival> {
+        self.arrivals.close();
+        std::iter::from_fn(|| self.arrivals.try_recv().ok()).collect()
+    }
+}

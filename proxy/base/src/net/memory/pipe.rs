@@ -1,0 +1,137 @@
+//! One end of a connection in memory, which breaks as a TCP socket of Linux does.
+
+use std::future::poll_fn;
+use std::io::{self, ErrorKind, IoSlice};
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
+use tokio::task::unconstrained;
+
+/// Dropped with bytes unread, or after [`Pipe::set_abort`], it resets the connection: the other end reads what was
+/// sent before, and then an error in the place of an end.
+#[derive(Debug)]
+pub struct Pipe {
+    io: DuplexStream,
+    aborts: AtomicBool,
+    has_reset: Arc<AtomicBool>,
+    was_reset: Arc<AtomicBool>,
+}
+
+impl Pipe {
+    /// Both ends of a connection; `capacity` is in bytes and for each way.
+    pub fn pair(capacity: usize) -> (Self, Self) {
+        let (near, far) = duplex(capacity);
+        let (by_near, by_far) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        (Self::new(near, &by_near, &by_far), Self::new(far, &by_far, &by_near))
+    }
+
+    fn new(io: DuplexStream, has_reset: &Arc<AtomicBool>, was_reset: &Arc<AtomicBool>) -> Self {
+        Self {
+            io,
+            aborts: AtomicBool::new(false),
+            has_reset: has_reset.clone(),
+            was_reset: was_reset.clone(),
+        }
+    }
+
+    /// What SO_LINGER does at a time of zero: dropping it resets the connection.
+    pub fn set_abort(&self, aborts: bool) {
+        self.aborts.store(aborts, Relaxed);
+    }
+
+    fn has_unread(&mut self) -> bool {
+        let mut room = [MaybeUninit::uninit(); 1];
+        let mut buf = ReadBuf::uninit(&mut room);
+        let mut read = pin!(unconstrained(poll_fn(|cx| Pin::new(&mut self.io).poll_read(cx, &mut buf))));
+        let is_ready = read.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        is_ready && !buf.filled().is_empty()
+    }
+
+    fn end_or_reset(&self) -> io::Result<()> {
+        if self.was_reset.load(Relaxed) { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) }
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        if self.aborts.load(Relaxed) || self.has_unread() {
+            self.has_reset.store(true, Relaxed);
+        }
+    }
+}
+
+impl AsyncRead for Pipe {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        let has_ended = buf.filled().len() == before && buf.remaining() > 0;
+        polled.map(|read| if has_ended { read.and_then(|()| self.end_or_reset()) } else { read })
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        polled.map(|written| written.map_err(|error| self.end_or_reset().err().unwrap_or(error)))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        polled.map(|written| written.map_err(|error| self.end_or_reset().err().unwrap_or(error)))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    async fn ends(mut pipe: Pipe) -> (String, Option<ErrorKind>) {
+        let mut all = Vec::new();
+        let ended = pipe.read_to_end(&mut all).await;
+        (String::from_utf8(all).unwrap(), ended.err().map(|error| error.kind()))
+    }
+
+    #[tokio::test]
+    async fn only_what_was_read_whole_ends_cleanly() {
+        for (aborts, is_read, reset) in [
+            (false, true, None),
+            (false, false, Some(ErrorKind::ConnectionReset)),
+            (true, true, Some(ErrorKind::ConnectionReset)),
+        ] {
+            let (mut near, mut far) = Pipe::pair(64);
+            near.write_all(b"word").await.unwrap();
+            far.write_all(b"answer").await.unwrap();
+            if is_read {
+                far.read_exact(&mut [0; 4]).await.unwrap();
+            }
+            far.set_abort(aborts);
+            drop(far);
+            assert_eq!(ends(near).await, ("answer".to_owned(), reset), "{aborts} {is_read}");
+        }
+    }
+}

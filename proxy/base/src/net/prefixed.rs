@@ -1,0 +1,140 @@
+//! A stream whose first bytes were already read, to see what they are, and are given back.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::{Stream, Transport};
+
+#[derive(Debug)]
+pub struct Prefixed<T> {
+    prefix: Bytes,
+    inner: T,
+    written: u64,
+}
+
+impl<T> Prefixed<T> {
+    pub const fn new(inner: T) -> Self {
+        Self { prefix: Bytes::new(), inner, written: 0 }
+    }
+
+    pub const fn get_ref(&self) -> &T {
+        &self.inner
+    }
+
+    fn count(&mut self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.written += *bytes as u64;
+        }
+    }
+
+    /// Bytes that were read from it will be read once more, first.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        self.prefix = match self.prefix.is_empty() {
+            true => bytes,
+            false => [&bytes[..], &self.prefix[..]].concat().into(),
+        };
+    }
+
+    /// The first of the bytes that were read ahead.
+    pub fn peek(&self) -> Option<u8> {
+        self.prefix.first().copied()
+    }
+
+    /// What was read ahead and not taken yet, and the rest.
+    pub fn into_parts(self) -> (Bytes, T) {
+        (self.prefix, self.inner)
+    }
+}
+
+impl Prefixed<Transport> {
+    /// Bytes that the peer, or the kernel for it, has taken: below TLS where that is ours to see.
+    pub fn taken(&self) -> u64 {
+        match &self.inner {
+            Transport::Plain(io) => io.written,
+            Transport::Accepted(tls) => tls.get_ref().0.written,
+            Transport::Connected(_) | Transport::Inside(_) => self.written,
+        }
+    }
+
+    /// The bare stream of a connection that nothing was negotiated on yet, with what was read ahead of it.
+    pub fn into_plain(self) -> Option<Prefixed<Stream>> {
+        match self.into_parts() {
+            (read, Transport::Plain(mut io)) => {
+                io.put_back(read);
+                Some(io)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.inner).poll_read(cx, buf);
+        }
+        let now = self.prefix.len().min(buf.remaining());
+        buf.put_slice(self.prefix.get(..now).unwrap_or_default());
+        self.prefix.advance(now);
+        if self.prefix.is_empty() {
+            self.prefix = Bytes::new(); // lets go of the buffer
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.count(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.count(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn the_prefix_comes_first_in_whatever_pieces_the_reader_asks_for() {
+        let mut io = Prefixed::new(&b"def"[..]);
+        io.put_back(Bytes::from_static(b"bc"));
+        io.put_back(Bytes::from_static(b"a"));
+        let mut first = [0; 2];
+        io.read_exact(&mut first).await.unwrap();
+        let mut rest = Vec::new();
+        io.read_to_end(&mut rest).await.unwrap();
+        assert_eq!((&first[..], &rest[..]), (&b"ab"[..], &b"cdef"[..]));
+    }
+}

@@ -1,0 +1,162 @@
+//! Addresses that mean something else on every link and in every cloud: no proxy may be asked to dial them.
+//!
+//! Metadata services live there and hand out credentials to whoever connects from the right host. A proxy is on that
+//! host, so a caller that can choose an address must not reach them through it, in whatever form the address is
+//! written. Pure: a table of networks, and the ways in which IPv6 carries an IPv4 address.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Network and length of its prefix.
+const V4: [(Ipv4Addr, u32); 4] = [
+    (Ipv4Addr::new(169, 254, 0, 0), 16), // link-local (RFC 3927), where most clouds have theirs
+    (Ipv4Addr::new(168, 63, 129, 16), 32), // Azure's WireServer
+    (Ipv4Addr::new(100, 100, 100, 200), 32), // Alibaba Cloud
+    (Ipv4Addr::new(192, 0, 0, 192), 32), // Oracle Cloud, formerly
+];
+
+const V6: [(Ipv6Addr, u32); 4] = [
+    (Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10), // link-local (RFC 4291)
+    (Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0), 64), // Amazon: metadata ::254, pod identity ::23, DNS ::253
+    (Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x254), 128), // Google Cloud
+    (Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x42), 128), // Scaleway
+];
+
+/// How IPv6 carries an IPv4 address: below which prefix, and how many bits of the address stand before it.
+const CARRIERS: [(Ipv6Addr, u32, &[Place]); 7] = [
+    (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, &[Place::After(96)]), // mapped (RFC 4291)
+    (Ipv6Addr::UNSPECIFIED, 96, &[Place::After(96)]), // compatible, deprecated (RFC 4291)
+    (Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96, &[Place::After(96)]), // translated (RFC 2765)
+    (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96, &[Place::After(96)]), // NAT64 (RFC 6052)
+    // NAT64 of a network's own (RFC 8215), with a prefix of any length that RFC 6052 allows
+    (
+        Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0),
+        48,
+        &[Place::Around(48), Place::Around(56), Place::Around(64), Place::After(96)],
+    ),
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16, &[Place::After(16)]), // 6to4 (RFC 3056)
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32, &[Place::After(32), Place::Inverted]), // Teredo (RFC 4380)
+];
+
+#[derive(Clone, Copy)]
+enum Place {
+    /// After so many bits.
+    After(u32),
+    /// The same, but bits 64 to 71 are none of it (RFC 6052, 2.2).
+    Around(u32),
+    /// The last 32 bits, each of them inverted.
+    Inverted,
+}
+
+/// Whether `ip` is one of them, or carries one.
+pub fn is_special(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => is_special_v4(ip),
+        IpAddr::V6(ip) => {
+            V6.iter().any(|(network, prefix)| is_below_v6(ip, *network, *prefix))
+                || carried(ip).any(is_special_v4)
+        }
+    }
+}
+
+fn is_special_v4(ip: Ipv4Addr) -> bool {
+    V4.iter().any(|(network, prefix)| (ip.to_bits() ^ network.to_bits()) >> (Ipv4Addr::BITS - prefix) == 0)
+}
+
+fn is_below_v6(ip: Ipv6Addr, network: Ipv6Addr, prefix: u32) -> bool {
+    (ip.to_bits() ^ network.to_bits()) >> (Ipv6Addr::BITS - prefix) == 0
+}
+
+/// Every IPv4 address that `ip` may stand for.
+fn carried(ip: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
+    let below = CARRIERS.iter().filter(move |(network, prefix, _)| is_below_v6(ip, *network, *prefix));
+    let places = below.flat_map(|(_, _, places)| places.iter());
+    places.map(move |place| place.of(ip)).chain(isatap(ip))
+}
+
+impl Place {
+    #[allow(clippy::cast_possible_truncation)] // the low 32 bits are what is wanted
+    const fn of(self, ip: Ipv6Addr) -> Ipv4Addr {
+        let bits = ip.to_bits();
+        let address = match self {
+            Self::After(before) => (bits >> (96 - before)) as u32,
+            Self::Around(before) => {
+                const LOW: u128 = (1 << 56) - 1;
+                let without_gap = (bits >> 64 << 56) | (bits & LOW);
+                (without_gap >> (88 - before)) as u32
+            }
+            Self::Inverted => !(bits as u32),
+        };
+        Ipv4Addr::from_bits(address)
+    }
+}
+
+/// A host part that is made of an IPv4 address, below any prefix (RFC 5214).
+fn isatap(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [.., high, low, _, _] = ip.segments();
+    (matches!(high, 0 | 0x200) && low == 0x5efe).then(|| Place::After(96).of(ip))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a12_metadata_services_are_special_in_every_form_of_their_address() {
+        for special in [
+            "169.254.169.254",
+            "169.254.170.2",
+            "168.63.129.16",
+            "100.100.100.200",
+            "192.0.0.192",
+            "fe80::1",
+            "febf::1",
+            "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+            "fd00:42::42",
+            "::ffff:169.254.169.254",
+            "::169.254.169.254",
+            "::ffff:0:169.254.169.254",
+            "64:ff9b::169.254.169.254",
+            "64:ff9b::a83f:8110",            // 168.63.129.16
+            "64:ff9b:1::169.254.169.254",    // below a prefix of 96 bits
+            "64:ff9b:1:a9fe:a9:fe00::",      // of 48
+            "64:ff9b:1:aba9:fe:a9fe::",      // of 56
+            "64:ff9b:1:abcd:a9:fea9:fe00:0", // of 64
+            "2002:a9fe:a9fe::1",
+            "2002:6464:64c8::",   // 100.100.100.200
+            "2001:0:a9fe:a9fe::", // Teredo's server
+            "2001::5601:5601",    // Teredo's client
+            "2001:db8::5efe:169.254.169.254",
+            "2001:db8::200:5efe:169.254.169.254",
+        ] {
+            assert!(is_special(special.parse().unwrap()), "{special}");
+        }
+    }
+
+    #[test]
+    fn a12_neighbours_of_special_addresses_are_dialled() {
+        for ordinary in [
+            "169.253.255.255",
+            "169.255.0.0",
+            "168.63.129.17",
+            "100.100.100.201",
+            "10.0.0.1",
+            "127.0.0.1",
+            "::1",
+            "fec0::1",
+            "fd00:ec3::254",
+            "fd00:ec2:0:1::254",
+            "fd20:ce::253",
+            "::ffff:10.0.0.1",
+            "64:ff9b::10.0.0.1",
+            "64:ff9b:1::10.0.0.1",
+            "64:ff9b:2::169.254.169.254",
+            "2002:a00:1::1",
+            "2001:db8::169.254.169.254",
+            "2001:db8::5efe:10.0.0.1",
+        ] {
+            assert!(!is_special(ordinary.parse().unwrap()), "{ordinary}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The kinds of byte streams a connection can be, as one type: no generics above this seam.
+
+use std::fmt::Debug;
+use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::Prefixed;
+use super::leg::Leg;
+use super::memory::Pipe;
+use super::own::is_own;
+use super::returning::Noted;
+
+/// Bytes on the wire.
+#[derive(Debug)]
+pub enum Stream {
+    Tcp(TcpStream, Made),
+    /// With what the kernel would say of a redirected connection.
+    Memory(Pipe, Option<SocketAddr>),
+}
+
+/// How a connection came about.
+#[derive(Debug)]
+pub enum Made {
+    /// By a client, at a listener with this port.
+    Accepted { port: u16 },
+    /// By the sidecar; noted, to be known should it come back.
+    Dialled(#[allow(dead_code, reason = "kept for its drop")] Option<Noted>),
+}
+
+impl Made {
+    fn by_tproxy(&self, near: SocketAddr) -> bool {
+        matches!(self, Self::Accepted { port } if *port != near.port())
+    }
+}
+
+/// Bytes as the HTTP side sees them. TLS sessions are boxed: about a kilobyte that would be moved with every move.
+#[derive(Debug)]
+pub enum Transport {
+    Plain(Prefixed<Stream>),
+    Accepted(Box<tokio_rustls::server::TlsStream<Prefixed<Stream>>>),
+    /// TLS towards a server.
+    Connected(Box<dyn Overlay>),
+    /// A stream of HTTP/2: what runs inside a CONNECT.
+    Inside(Box<dyn Overlay>),
+}
+
+/// A byte stream over a connection, made by a floor above this one.
+pub trait Overlay: AsyncRead + AsyncWrite + Debug + Send + Sync + Unpin {
+    /// Whether the next drop, or the death of the process, resets the connection instead of ending it.
+    fn reset_when_dropped(&self, resets: bool);
+}
+
+/// Hands every poll to the variant's own stream, vectored writes included: without them hyper copies bodies.
+macro_rules! delegate {
+    ($kind:ident: $($variant:ident),+) => {
+        impl AsyncRead for $kind {
+            fn poll_read(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                buf: &mut ReadBuf<'_>,
+            ) -> Poll<io::Result<()>> {
+                match self.get_mut() { $(Self::$variant(io, ..) => Pin::new(io).poll_read(cx, buf)),+ }
+            }
+        }
+
+        impl AsyncWrite for $kind {
+            fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                match self.get_mut() { $(Self::$variant(io, ..) => Pin::new(io).poll_write(cx, buf)),+ }
+            }
+
+            fn poll_write_vectored(
+                self: Pin<&mut Self>,
+                cx: &mut Context<'_>,
+                bufs: &[IoSlice<'_>],
+            ) -> Poll<io::Result<usize>> {
+                if let [only] = bufs {
+                    return self.poll_write(cx, only); // send(2) is cheaper than writev(2) of one piece
+                }
+                match self.get_mut() { $(Self::$variant(io, ..) => Pin::new(io).poll_write_vectored(cx, bufs)),+ }
+            }
+
+            fn is_write_vectored(&self) -> bool {
+                match self { $(Self::$variant(io, ..) => io.is_write_vectored()),+ }
+            }
+
+            fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() { $(Self::$variant(io, ..) => Pin::new(io).poll_flush(cx)),+ }
+            }
+
+            fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match self.get_mut() { $(Self::$variant(io, ..) => Pin::new(io).poll_shutdown(cx)),+ }
+            }
+        }
+    };
+}
+
+delegate!(Stream: Tcp, Memory);
+delegate!(Transport: Plain, Accepted, Connected, Inside);
+
+impl Stream {
+    pub(super) fn dialled(stream: TcpStream, leg: Leg, to: SocketAddr) -> Self {
+        let near = stream.local_addr().ok();
+        Self::Tcp(stream, Made::Dialled(near.map(|near| Noted::new(leg, near, to))))
+    }
+
+    /// The near end's address; connections in memory have none.
+    pub fn own_ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Memory(..) => None,
+            Self::Tcp(stream, _) => stream.local_addr().ok().map(|own| own.ip()),
+        }
+    }
+
+    /// Whether an original destination is an address of this host, and not of somebody whose packets only pass by.
+    pub fn is_for_this_host(&self, original: IpAddr) -> bool {
+        match self {
+            Self::Memory(..) => true,
+            // By TPROXY the near end is the original destination, whosever it is.
+            Self::Tcp(..) => (self.own_ip() == Some(original) && !self.came_by_tproxy()) || is_own(original),
+        }
+    }
+
+    /// Whether the kernel's TPROXY brought it. Then its near end is where it was going, and not the listener.
+    pub fn came_by_tproxy(&self) -> bool {
+        match self {
+            Self::Tcp(stream, made) => stream.local_addr().is_ok_and(|near| made.by_tproxy(near)),
+            Self::Memory(..) => false,
+        }
+    }
+
+    /// Where a redirected connection was meant to go (SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST, TPROXY's near end).
+    /// `None`: it was not redirected, as far as the kernel knows.
+    pub fn original_destination(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Memory(_, original) => *original,
+            Self::Tcp(stream, made) => {
+                let (socket, own) = (SockRef::from(stream), stream.local_addr().ok()?);
+                if made.by_tproxy(own) {
+                    return Some(own);
+                }
+                let original = match own {
+                    SocketAddr::V4(_) => socket.original_dst_v4(),
+                    SocketAddr::V6(_) => socket.original_dst_v6(),
+                };
+                // Connection tracking remembers destinations that nobody changed, too.
+                original.ok()?.as_socket().filter(|original| *original != own)
+            }
+        }
+    }
+
+    /// See [`Transport::abort`].
+    pub fn abort(&self) {
+        self.reset_when_dropped(true);
+    }
+
+    /// Whether the next drop, or the death of the process, resets the connection instead of ending it.
+    pub fn reset_when_dropped(&self, resets: bool) {
+        match self {
+            Self::Tcp(stream, _) => drop(SockRef::from(stream).set_linger(resets.then_some(Duration::ZERO))),
+            Self::Memory(pipe, _) => pipe.set_abort(resets),
+        }
+    }
+}
+
+impl Transport {
+    /// From now on a drop, or the death of the process, resets the connection: what is cut short must not look whole.
+    /// In TLS no `close_notify` is sent then either.
+    pub fn abort(&self) {
+        self.reset_when_dropped(true);
+    }
+
+    /// All that was to be said has been said: a drop is an end again.
+    pub fn settle(&self) {
+        self.reset_when_dropped(false);
+    }
+
+    fn reset_when_dropped(&self, resets: bool) {
+        match self {
+            Self::Plain(io) => io.get_ref().reset_when_dropped(resets),
+            Self::Accepted(tls) => tls.get_ref().0.get_ref().reset_when_dropped(resets),
+            Self::Connected(over) | Self::Inside(over) => over.reset_when_dropped(resets),
+        }
+    }
+}

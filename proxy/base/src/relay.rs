@@ -1,0 +1,994 @@
+//! Carries bytes both ways between two connections without looking at them.
+//!
+//! A waiting connection holds no buffer: bytes pass through a scratch of the thread, and only what a slow reader
+//! did not take is kept, at most one scratch full for each direction. Errors are never passed on as an end.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::deadline::{Deadline, Timers};
+use pillion_telemetry::Flow;
+
+/// 64 KiB: large enough that system calls are not what bulk costs, small enough to stay in a core's own cache.
+const SCRATCH: usize = 64 * 1024;
+/// What one direction carries before others get their turn: four full reads, well below a millisecond.
+const SHARE: usize = 4 * SCRATCH;
+/// A read counts as this much of the share, so that tiny pieces do not make a turn long either.
+const SMALLEST_PART: usize = 4 * 1024;
+/// How long a peer that takes nothing any more may still be listened to. What it said before it broke is here
+/// already or at once; a second is for a slow reader on the other side.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// When carrying stops although neither side ended it.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// No byte either way for this long.
+    pub idle: Option<Duration>,
+    /// Since the relay began, however busy it is.
+    pub max_duration: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Both directions came to their end, and all bytes with them.
+    Closed,
+    DownstreamReset,
+    UpstreamReset,
+    Idle,
+    MaxDuration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ended {
+    /// Bytes read from the downstream.
+    pub received: u64,
+    /// Bytes written to it.
+    pub sent: u64,
+    pub how: Ending,
+}
+
+/// Carries bytes until both sides have ended, one broke, or a bound is reached.
+///
+/// The end of one side closes the other's write half, and the opposite direction lives on. Any error of a side,
+/// TLS that ends without `close_notify` included, is its reset. Of a side that can no longer be written to, what
+/// it had said is still delivered, for a second at most; its end is not, since after a failed write the kernel
+/// reports an ordinary end. After anything but [`Ending::Closed`] the caller resets both.
+///
+/// `count` hears of bytes as they move, at most once for each flow and poll.
+pub async fn relay<D, U>(
+    downstream: &mut D,
+    upstream: &mut U,
+    bounds: Bounds,
+    timers: &Timers,
+    mut count: impl FnMut(Flow, u64),
+) -> Ended
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut both, mut patience) = (Both::default(), Patience::new(bounds, timers));
+    let how = poll_fn(|cx| {
+        let before = both.totals();
+        let ending = with_scratch(|scratch| both.poll(cx, downstream, upstream, scratch));
+        let has_moved = both.tell(before, &mut count);
+        match ending {
+            Some(ending) => Poll::Ready(ending),
+            None => both.poll_patience(cx, &mut patience, has_moved),
+        }
+    })
+    .await;
+    Ended { received: both.received.read, sent: both.sent.written, how }
+}
+
+/// Where one direction stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    Open,
+    /// All was carried, and the end passed on.
+    Ended,
+    /// All was carried, but the end could not be passed on: the writer is gone.
+    Unheard,
+    ReaderGone,
+    WriterGone,
+}
+
+impl Step {
+    const fn is_writer_gone(self) -> bool {
+        matches!(self, Self::Unheard | Self::WriterGone)
+    }
+}
+
+/// Whether it is over, by where the two directions stand.
+const fn verdict(received: Step, sent: Step) -> Option<Ending> {
+    match (received, sent) {
+        (Step::ReaderGone, _) => Some(Ending::DownstreamReset),
+        (_, Step::ReaderGone) => Some(Ending::UpstreamReset),
+        (Step::Open, _) | (_, Step::Open) => None,
+        (Step::WriterGone, _) => Some(Ending::UpstreamReset),
+        (_, Step::WriterGone) => Some(Ending::DownstreamReset),
+        (Step::Ended | Step::Unheard, Step::Ended | Step::Unheard) => Some(Ending::Closed),
+    }
+}
+
+/// What it means that time is up: last words of a broken side take no longer, else `bound` was reached.
+const fn overdue(received: Step, sent: Step, bound: Ending) -> Ending {
+    match (received.is_writer_gone(), sent.is_writer_gone()) {
+        (true, _) => Ending::UpstreamReset,
+        (_, true) => Ending::DownstreamReset,
+        _ => bound,
+    }
+}
+
+/// The two directions, named as the downstream sees them.
+#[derive(Debug, Default)]
+struct Both {
+    received: Direction,
+    sent: Direction,
+}
+
+/// Bytes read and written so far: of `received`, then of `sent`.
+type Totals = [(u64, u64); 2];
+
+impl Both {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        upstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+        scratch: &mut [u8],
+    ) -> Option<Ending> {
+        self.received.poll(cx, downstream, upstream, scratch);
+        self.sent.last_words = self.received.step.is_writer_gone(); // before it could take a false end for true
+        self.sent.poll(cx, upstream, downstream, scratch);
+        self.received.last_words = self.sent.step.is_writer_gone();
+        verdict(self.received.step, self.sent.step)
+    }
+
+    const fn totals(&self) -> Totals {
+        [(self.received.read, self.received.written), (self.sent.read, self.sent.written)]
+    }
+
+    /// Counts what came and went since `before`; says whether anything did.
+    fn tell(&self, before: Totals, count: &mut impl FnMut(Flow, u64)) -> bool {
+        let [(received, _), (_, sent)] = before;
+        for (flow, bytes) in
+            [(Flow::Received, self.received.read - received), (Flow::Sent, self.sent.written - sent)]
+        {
+            if bytes > 0 {
+                count(flow, bytes);
+            }
+        }
+        self.totals() != before
+    }
+
+    fn poll_patience(
+        &self,
+        cx: &mut Context<'_>,
+        patience: &mut Patience<'_>,
+        has_moved: bool,
+    ) -> Poll<Ending> {
+        let (received, sent) = (self.received.step, self.sent.step);
+        if received.is_writer_gone() || sent.is_writer_gone() {
+            patience.hurry();
+        }
+        patience.poll(cx, has_moved).map(|bound| overdue(received, sent, bound))
+    }
+}
+
+/// Bytes on their way from one side, the reader, to the other, the writer.
+#[derive(Debug)]
+struct Direction {
+    read: u64,
+    written: u64,
+    /// Read and not written: less than a scratch full. Nothing is read before it is gone.
+    left: Bytes,
+    is_flushed: bool,
+    /// The reader has ended; the writer has yet to be told.
+    is_closing: bool,
+    /// The reader can no longer be written to: what it has said counts, its end does not.
+    last_words: bool,
+    step: Step,
+}
+
+impl Default for Direction {
+    fn default() -> Self {
+        let (read, written, left) = (0, 0, Bytes::new());
+        Self { read, written, left, is_flushed: true, is_closing: false, last_words: false, step: Step::Open }
+    }
+}
+
+impl Direction {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+        scratch: &mut [u8],
+    ) {
+        if self.step == Step::Open
+            && let Poll::Ready(step) = self.poll_last_step(cx, reader, writer, scratch)
+        {
+            self.step = step;
+        }
+    }
+
+    fn poll_last_step(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+        scratch: &mut [u8],
+    ) -> Poll<Step> {
+        if !self.is_closing {
+            if let Err(gone) = ready!(self.poll_carry(cx, reader, writer, scratch)) {
+                return Poll::Ready(gone);
+            }
+            self.is_closing = true;
+        }
+        self.poll_close(cx, writer)
+    }
+
+    /// Ready at the reader's end, with everything written, or at the first error.
+    fn poll_carry(
+        &mut self,
+        cx: &mut Context<'_>,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+        scratch: &mut [u8],
+    ) -> Poll<Result<(), Step>> {
+        ready!(self.poll_left(cx, writer)).map_err(writer_gone)?;
+        let mut share = SHARE;
+        while share > 0 {
+            let Poll::Ready(read) = poll_fill(cx, reader, scratch) else {
+                ready!(self.poll_flush(cx, writer)).map_err(writer_gone)?;
+                return Poll::Pending;
+            };
+            match read {
+                Ok([]) if !self.last_words => return Poll::Ready(Ok(())),
+                Ok([]) | Err(_) => return Poll::Ready(Err(self.give_up(cx, writer))),
+                Ok(fresh) => {
+                    share = share.saturating_sub(fresh.len().max(SMALLEST_PART));
+                    self.read += fresh.len() as u64;
+                    ready!(self.poll_fresh(cx, writer, fresh)).map_err(writer_gone)?;
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        ready!(self.poll_flush(cx, writer)).map_err(writer_gone)?;
+        Poll::Pending
+    }
+
+    /// Writes what was just read; keeps what the writer does not take now.
+    fn poll_fresh(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+        mut fresh: &[u8],
+    ) -> Poll<io::Result<()>> {
+        let polled = self.poll_write(cx, writer, &mut fresh);
+        if polled.is_pending() {
+            self.left = Bytes::copy_from_slice(fresh);
+        }
+        polled
+    }
+
+    fn poll_left(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        let mut left = std::mem::take(&mut self.left);
+        let polled = self.poll_write(cx, writer, &mut left);
+        if polled.is_pending() {
+            self.left = left;
+        }
+        polled
+    }
+
+    /// Ready when all of `bytes` is written.
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+        bytes: &mut impl Buf,
+    ) -> Poll<io::Result<()>> {
+        while bytes.has_remaining() {
+            let count = ready!(Pin::new(&mut *writer).poll_write(cx, bytes.chunk()))?.min(bytes.remaining());
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            bytes.advance(count);
+            self.written += count as u64;
+            self.is_flushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(
+        &mut self,
+        cx: &mut Context<'_>,
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Poll<io::Result<()>> {
+        if !self.is_flushed {
+            ready!(Pin::new(writer).poll_flush(cx))?;
+            self.is_flushed = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>, writer: &mut (impl AsyncWrite + Unpin)) -> Poll<Step> {
+        if ready!(self.poll_flush(cx, writer)).is_err() {
+            return Poll::Ready(Step::WriterGone);
+        }
+        let told = ready!(Pin::new(writer).poll_shutdown(cx));
+        Poll::Ready(if told.is_ok() { Step::Ended } else { Step::Unheard })
+    }
+
+    /// The reader broke. What it said before is pushed on once, as far as that goes without waiting.
+    fn give_up(&mut self, cx: &mut Context<'_>, writer: &mut (impl AsyncWrite + Unpin)) -> Step {
+        drop(self.poll_flush(cx, writer));
+        Step::ReaderGone
+    }
+}
+
+fn writer_gone(_: io::Error) -> Step {
+    Step::WriterGone
+}
+
+/// Empty at the reader's end.
+fn poll_fill<'a>(
+    cx: &mut Context<'_>,
+    reader: &mut (impl AsyncRead + Unpin),
+    scratch: &'a mut [u8],
+) -> Poll<io::Result<&'a [u8]>> {
+    let mut buf = ReadBuf::new(&mut *scratch);
+    ready!(Pin::new(reader).poll_read(cx, &mut buf))?;
+    let count = buf.filled().len();
+    Poll::Ready(Ok(scratch.get(..count).unwrap_or_default()))
+}
+
+/// Lends the thread's scratch for the time of one poll.
+///
+/// It is taken out, not borrowed: a stream that itself polls a relay finds none and makes another, and the last
+/// one to be put back stays.
+fn with_scratch<T>(poll: impl FnOnce(&mut [u8]) -> T) -> T {
+    thread_local! {
+        static IDLE: Cell<Box<[u8]>> = Cell::default();
+    }
+    let mut scratch = IDLE.take();
+    if scratch.is_empty() {
+        scratch = vec![0; SCRATCH].into_boxed_slice();
+    }
+    let polled = poll(&mut scratch);
+    IDLE.set(scratch);
+    polled
+}
+
+/// Both bounds on one timer, which is set anew only when it fires too early.
+#[derive(Debug)]
+struct Patience<'a> {
+    idle: Option<Duration>,
+    /// Whatever moves, not longer than this.
+    until: Option<Instant>,
+    is_hurried: bool,
+    last_moved: Instant,
+    timers: &'a Timers,
+    timer: Option<Deadline>,
+}
+
+impl<'a> Patience<'a> {
+    fn new(bounds: Bounds, timers: &'a Timers) -> Self {
+        let now = Instant::now();
+        let until = bounds.max_duration.and_then(|max| now.checked_add(max));
+        Self { idle: bounds.idle, until, is_hurried: false, last_moved: now, timers, timer: None }
+    }
+
+    /// Leaves [`LAST_WORDS`] from the first call on.
+    fn hurry(&mut self) {
+        if !self.is_hurried {
+            let soon = Instant::now() + LAST_WORDS;
+            self.until = Some(self.until.map_or(soon, |until| until.min(soon)));
+            self.is_hurried = true;
+        }
+    }
+
+    /// The next moment at which it is over, and why.
+    fn next(&self) -> Option<(Instant, Ending)> {
+        let idle = self.idle.and_then(|idle| self.last_moved.checked_add(idle)).map(|at| (at, Ending::Idle));
+        let until = self.until.map(|at| (at, Ending::MaxDuration));
+        until.into_iter().chain(idle).min_by_key(|(at, _)| *at)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, has_moved: bool) -> Poll<Ending> {
+        if has_moved {
+            self.last_moved = Instant::now();
+        }
+        let Some((at, ending)) = self.next() else { return Poll::Pending };
+        // A timer of ours that will fire in time needs no touch for every piece that moves.
+        let is_set = |timer: &Deadline| timer.is_set_between(self.last_moved, at);
+        if has_moved && self.timer.as_ref().is_some_and(is_set) {
+            return Poll::Pending;
+        }
+        let timer = self.timer.get_or_insert_with(|| self.timers.deadline(at));
+        timer.move_to(at);
+        Pin::new(timer).poll(cx).map(|()| ending)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+    use std::io::ErrorKind::{self, BrokenPipe, ConnectionReset, UnexpectedEof};
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use proptest::prelude::{Strategy, any, proptest};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex, split};
+    use tokio::task::JoinHandle;
+    use tokio::time::{advance, sleep, timeout};
+
+    const UNBOUNDED: Bounds = Bounds { idle: None, max_duration: None };
+    const IDLE: Bounds = Bounds { idle: Some(Duration::from_secs(60)), max_duration: None };
+
+    /// What a scripted stream does when it is next read.
+    #[derive(Debug, Clone)]
+    enum Read {
+        Bytes(&'static [u8]),
+        /// Nothing now; wakes at once.
+        Later,
+        End,
+        Fails(ErrorKind),
+    }
+
+    /// What a scripted stream does with the next write, flush or shutdown, in whatever order they come.
+    #[derive(Debug, Clone, Copy)]
+    enum Write {
+        Takes(usize),
+        Later,
+        Fails(ErrorKind),
+    }
+
+    /// Does what its script says; then never has anything to read, and takes everything.
+    #[derive(Debug, Default, Clone)]
+    struct Scripted {
+        reads: VecDeque<Read>,
+        writes: VecDeque<Write>,
+        flushes: VecDeque<Write>,
+        shutdowns: VecDeque<Write>,
+        seen: Arc<Mutex<Seen>>,
+    }
+
+    #[derive(Debug, Default)]
+    struct Seen {
+        written: Vec<u8>,
+        /// How much was written at each completed flush.
+        flushed: Vec<usize>,
+        is_shut: bool,
+        /// Reads that were answered, with bytes or the end.
+        reads: usize,
+    }
+
+    impl Scripted {
+        fn reads(reads: impl IntoIterator<Item = Read>) -> Self {
+            Self { reads: reads.into_iter().collect(), ..Self::default() }
+        }
+
+        fn writes(mut self, writes: impl IntoIterator<Item = Write>) -> Self {
+            self.writes.extend(writes);
+            self
+        }
+
+        fn flushes(mut self, flushes: impl IntoIterator<Item = Write>) -> Self {
+            self.flushes.extend(flushes);
+            self
+        }
+
+        fn shutdowns(mut self, shutdowns: impl IntoIterator<Item = Write>) -> Self {
+            self.shutdowns.extend(shutdowns);
+            self
+        }
+
+        fn written(&self) -> String {
+            String::from_utf8_lossy(&self.seen.lock().written).into_owned()
+        }
+
+        fn is_shut(&self) -> bool {
+            self.seen.lock().is_shut
+        }
+
+        fn is_flushed(&self) -> bool {
+            let seen = self.seen.lock();
+            seen.flushed.last().copied().unwrap_or(0) == seen.written.len()
+        }
+    }
+
+    fn polled(next: Option<Write>, most: usize, cx: &Context<'_>) -> Poll<io::Result<usize>> {
+        match next {
+            None => Poll::Ready(Ok(most)),
+            Some(Write::Takes(count)) => Poll::Ready(Ok(count.min(most))),
+            Some(Write::Fails(kind)) => Poll::Ready(Err(kind.into())),
+            Some(Write::Later) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    impl AsyncRead for Scripted {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let read = match self.reads.pop_front() {
+                None => return Poll::Pending,
+                Some(Read::Later) => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                Some(Read::Bytes(bytes)) => {
+                    buf.put_slice(bytes);
+                    Ok(())
+                }
+                Some(Read::End) => Ok(()),
+                Some(Read::Fails(kind)) => Err(kind.into()),
+            };
+            self.seen.lock().reads += 1;
+            Poll::Ready(read)
+        }
+    }
+
+    impl AsyncWrite for Scripted {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let next = self.writes.pop_front();
+            let polled = polled(next, buf.len(), cx);
+            if let Poll::Ready(Ok(count)) = polled {
+                self.seen.lock().written.extend_from_slice(&buf[..count]);
+            }
+            polled
+        }
+
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let next = self.flushes.pop_front();
+            ready!(polled(next, 0, cx))?;
+            let mut seen = self.seen.lock();
+            let written = seen.written.len();
+            seen.flushed.push(written);
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let next = self.shutdowns.pop_front();
+            ready!(polled(next, 0, cx))?;
+            self.seen.lock().is_shut = true;
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    async fn relayed<D, U>(downstream: &mut D, upstream: &mut U, bounds: Bounds) -> Ended
+    where
+        D: AsyncRead + AsyncWrite + Unpin,
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (mut received, mut sent) = (0, 0);
+        let count = |flow, bytes| match flow {
+            Flow::Received => received += bytes,
+            Flow::Sent => sent += bytes,
+        };
+        let ended = relay(downstream, upstream, bounds, &Timers::default(), count).await;
+        assert_eq!((received, sent), (ended.received, ended.sent), "what was counted on the way");
+        ended
+    }
+
+    /// A relay between two ends in memory: the client's, the server's, and how it ends.
+    fn between(bounds: Bounds, capacity: usize) -> (DuplexStream, DuplexStream, JoinHandle<Ended>) {
+        let (client, mut downstream) = duplex(capacity);
+        let (server, mut upstream) = duplex(capacity);
+        let ended = tokio::spawn(async move { relayed(&mut downstream, &mut upstream, bounds).await });
+        (client, server, ended)
+    }
+
+    async fn read_all(io: &mut DuplexStream) -> String {
+        let mut all = String::new();
+        io.read_to_string(&mut all).await.unwrap();
+        all
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_of_a_side_is_its_reset_and_never_an_end() {
+        use Ending::{DownstreamReset, UpstreamReset};
+        let quiet = Scripted::default;
+        let fails = |kind| Scripted::reads([Read::Bytes(b"half"), Read::Fails(kind)]);
+        let cases = [
+            ("reset by the client", fails(ConnectionReset), quiet(), DownstreamReset, "", "half"),
+            ("reset by the server", quiet(), fails(ConnectionReset), UpstreamReset, "half", ""),
+            ("TLS cut by the client", fails(UnexpectedEof), quiet(), DownstreamReset, "", "half"),
+            ("TLS cut by the server", quiet(), fails(UnexpectedEof), UpstreamReset, "half", ""),
+            ("both at once", fails(ConnectionReset), fails(ConnectionReset), DownstreamReset, "half", "half"),
+        ];
+        for (name, mut downstream, mut upstream, how, to_client, to_server) in cases {
+            let ended = relayed(&mut downstream, &mut upstream, UNBOUNDED).await;
+            assert_eq!(ended.how, how, "{name}");
+            assert_eq!((&*downstream.written(), &*upstream.written()), (to_client, to_server), "{name}");
+            assert!(!downstream.is_shut() && !upstream.is_shut(), "{name}: a cut must not look like an end");
+            assert!(
+                downstream.is_flushed() && upstream.is_flushed(),
+                "{name}: what was said is not held back"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_takes_nothing_more_is_heard_out_but_its_end_is_not_believed() {
+        let endings = [Read::End, Read::Fails(ConnectionReset)];
+        for ending in endings {
+            let speaker = || Scripted::reads([Read::Bytes(b"body")]);
+            let breaker = || {
+                let words = [Read::Later, Read::Bytes(b"an "), Read::Later, Read::Bytes(b"answer")];
+                Scripted::reads(words.into_iter().chain([ending.clone()])).writes([Write::Fails(BrokenPipe)])
+            };
+            let (mut client, mut server) = (speaker(), breaker());
+            let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
+            assert_eq!(ended, Ended { received: 4, sent: 9, how: Ending::UpstreamReset }, "{ending:?}");
+            assert_eq!((&*client.written(), client.is_shut()), ("an answer", false), "{ending:?}");
+
+            let (mut client, mut server) = (breaker(), speaker());
+            let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
+            assert_eq!(ended, Ended { received: 9, sent: 0, how: Ending::DownstreamReset }, "{ending:?}");
+            assert_eq!((&*server.written(), server.is_shut()), ("an answer", false), "{ending:?}");
+        }
+    }
+
+    /// After a write has failed the kernel hands out what came before the reset, and then an end that is none.
+    #[tokio::test]
+    async fn the_answer_of_a_server_that_reset_its_connection_is_delivered_and_stays_a_reset() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let upstream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        io::Write::write_all(&mut &upstream, b"never read").unwrap();
+        io::Write::write_all(&mut server, b"too large").unwrap();
+        drop(server); // resets, since something is unread
+        upstream.set_nonblocking(true).unwrap();
+        let mut upstream = tokio::net::TcpStream::from_std(upstream).unwrap();
+        let mut client = Scripted::reads([Read::Bytes(b"body")]);
+        let ended = relayed(&mut client, &mut upstream, UNBOUNDED).await;
+        assert_eq!((ended.how, ended.sent), (Ending::UpstreamReset, 9));
+        assert_eq!((&*client.written(), client.is_shut()), ("too large", false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_side_that_takes_nothing_more_and_stays_silent_is_left_after_a_second() {
+        let start = Instant::now();
+        let mut client = Scripted::reads([Read::Bytes(b"body")]);
+        let mut server = Scripted::default().writes([Write::Fails(BrokenPipe)]);
+        let ended = relayed(&mut client, &mut server, IDLE).await;
+        assert_eq!((ended.how, start.elapsed()), (Ending::UpstreamReset, LAST_WORDS));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_writer_that_breaks_is_noticed_wherever_it_does() {
+        use Ending::{Closed, UpstreamReset};
+        let full = [Write::Takes(0)];
+        let broken = [Write::Fails(BrokenPipe)];
+        let whole = || Scripted::reads([Read::End]);
+        let cases = [
+            ("write", whole().writes(broken), UpstreamReset),
+            ("takes nothing", whole().writes(full), UpstreamReset),
+            ("second write", whole().writes([Write::Takes(1), Write::Later, broken[0]]), UpstreamReset),
+            ("flush", whole().flushes(broken), UpstreamReset),
+            ("goodbye, having said all", whole().shutdowns(broken), Closed),
+            (
+                "goodbye, amid an answer",
+                Scripted::reads([Read::Bytes(b"a"), Read::Later, Read::End]).shutdowns(broken),
+                UpstreamReset,
+            ),
+        ];
+        for (name, mut server, how) in cases {
+            let mut client = Scripted::reads([Read::Bytes(b"body"), Read::Later, Read::End]);
+            let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
+            assert_eq!(ended.how, how, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_side_may_end_long_before_the_other() {
+        let (mut client, mut server, ended) = between(UNBOUNDED, 64);
+        client.write_all(b"all I have to say").await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(read_all(&mut server).await, "all I have to say");
+        server.write_all(b"then listen").await.unwrap();
+        server.shutdown().await.unwrap();
+        assert_eq!(read_all(&mut client).await, "then listen");
+        assert_eq!(ended.await.unwrap(), Ended { received: 17, sent: 11, how: Ending::Closed });
+    }
+
+    #[tokio::test]
+    async fn the_server_may_be_the_first_to_end() {
+        let (mut client, mut server, ended) = between(UNBOUNDED, 64);
+        server.write_all(b"banner").await.unwrap();
+        server.shutdown().await.unwrap();
+        assert_eq!(read_all(&mut client).await, "banner");
+        client.write_all(b"noted").await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(read_all(&mut server).await, "noted");
+        assert_eq!(ended.await.unwrap(), Ended { received: 5, sent: 6, how: Ending::Closed });
+    }
+
+    #[tokio::test]
+    async fn the_end_waits_for_everything_before_it() {
+        let mut client = Scripted::reads([Read::Bytes(b"slowly"), Read::End]);
+        let mut server = Scripted::reads([Read::End])
+            .writes([Write::Later, Write::Takes(1), Write::Later, Write::Takes(2)])
+            .flushes([Write::Later, Write::Later])
+            .shutdowns([Write::Later]);
+        let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
+        assert_eq!(ended, Ended { received: 6, sent: 0, how: Ending::Closed });
+        assert_eq!((server.written(), server.is_shut()), ("slowly".to_owned(), true));
+        assert_eq!(server.seen.lock().flushed, [6], "once, with everything written");
+    }
+
+    #[tokio::test]
+    async fn what_was_written_is_flushed_when_nothing_follows_and_not_after_every_piece() {
+        let [a, b, c] = [b"a", b"b", b"c"].map(|piece| Read::Bytes(piece));
+        let mut client = Scripted::reads([a, b, Read::Later, Read::Later, c, Read::End]);
+        let mut server = Scripted::reads([Read::Later, Read::Later, Read::Later, Read::Later, Read::End]);
+        relayed(&mut client, &mut server, UNBOUNDED).await;
+        assert_eq!(server.seen.lock().flushed, [2, 3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_on_both_sides_ends_it() {
+        let (_client, _server, ended) = between(IDLE, 64);
+        let start = Instant::now();
+        assert_eq!(ended.await.unwrap(), Ended { received: 0, sent: 0, how: Ending::Idle });
+        assert_eq!(start.elapsed(), Duration::from_secs(60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickle_one_way_keeps_it_alive_and_silence_counts_from_its_last_byte() {
+        let (mut client, mut server, ended) = between(IDLE, 64);
+        let start = Instant::now();
+        for _ in 0..10 {
+            sleep(Duration::from_secs(59)).await;
+            server.write_all(b".").await.unwrap();
+            assert_eq!(client.read_u8().await.unwrap(), b'.');
+        }
+        assert_eq!(ended.await.unwrap(), Ended { received: 0, sent: 10, how: Ending::Idle });
+        assert_eq!(start.elapsed(), Duration::from_secs(59 * 10 + 60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_is_idle_too() {
+        let (mut client, _server, ended) = between(IDLE, 8);
+        let endless = tokio::spawn(async move { while client.write_all(b"more").await.is_ok() {} });
+        assert_eq!(ended.await.unwrap().how, Ending::Idle);
+        endless.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_used_timer_of_another_connection_is_no_trap() {
+        let timers = Timers::default();
+        drop(timers.deadline(Instant::now() + Duration::from_secs(10)));
+        let (mut client, mut server) = (Scripted::reads([Read::Bytes(b"a")]), Scripted::default());
+        let start = Instant::now();
+        let ended = relay(&mut client, &mut server, IDLE, &timers, |_, _| ()).await;
+        assert_eq!((ended.how, start.elapsed()), (Ending::Idle, Duration::from_secs(60)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_longest_duration_rules_however_busy_it_is() {
+        let bounds = Bounds { max_duration: Some(Duration::from_secs(100)), ..IDLE };
+        let (mut client, server, ended) = between(bounds, 64);
+        let start = Instant::now();
+        let busy = tokio::spawn(async move {
+            while client.write_all(b"tick").await.is_ok() {
+                sleep(Duration::from_millis(700)).await;
+            }
+        });
+        let sink = tokio::spawn(async move {
+            let mut server = server;
+            tokio::io::copy(&mut server, &mut tokio::io::sink()).await
+        });
+        assert_eq!(ended.await.unwrap().how, Ending::MaxDuration);
+        assert_eq!(start.elapsed(), Duration::from_secs(100));
+        busy.await.unwrap();
+        assert_eq!(sink.await.unwrap().unwrap(), 143 * 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bounds_beyond_all_time_are_none() {
+        let bounds = Bounds { idle: Some(Duration::MAX), max_duration: Some(Duration::MAX) };
+        let (client, server, ended) = between(bounds, 64);
+        advance(Duration::from_secs(1 << 30)).await;
+        drop((client, server));
+        assert_eq!(ended.await.unwrap().how, Ending::Closed);
+    }
+
+    #[test]
+    fn last_words_leave_their_second_once_and_never_more_than_a_bound_does() {
+        let timers = Timers::default();
+        let bounds = |secs| Bounds { idle: None, max_duration: Some(Duration::from_secs(secs)) };
+        for (secs, until) in [(0, Duration::ZERO), (9, LAST_WORDS)] {
+            let mut patience = Patience::new(bounds(secs), &timers);
+            let start = patience.last_moved;
+            patience.hurry();
+            let first = patience.next().map(|(at, _)| at);
+            patience.hurry();
+            assert_eq!(patience.next().map(|(at, _)| at), first, "the second call changes nothing");
+            let left = first.unwrap().duration_since(start);
+            assert!(left >= until && left < until + Duration::from_secs(1), "{left:?} for {secs} s");
+        }
+    }
+
+    /// Endless, and always ready.
+    struct Flood(u64);
+
+    impl AsyncRead for Flood {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.0 += buf.remaining() as u64;
+            buf.advance(buf.remaining());
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn turn(direction: &mut Direction, reader: &mut (impl AsyncRead + Unpin), writer: &mut Scripted) {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        with_scratch(|scratch| direction.poll(&mut cx, reader, writer, scratch));
+    }
+
+    #[test]
+    fn a_slow_reader_costs_at_most_one_scratch_and_stops_the_other_side() {
+        let takes = [Write::Takes(1000), Write::Later, Write::Later, Write::Takes(9), Write::Later];
+        let (mut flood, mut slow) = (Flood(0), Scripted::default().writes(takes));
+        let mut direction = Direction::default();
+        for left in [SCRATCH - 1000, SCRATCH - 1000, SCRATCH - 1009] {
+            turn(&mut direction, &mut flood, &mut slow);
+            assert_eq!((direction.left.len(), flood.0), (left, SCRATCH as u64));
+        }
+    }
+
+    #[test]
+    fn what_was_kept_is_freed_once_written() {
+        let mut direction = Direction::default();
+        let mut reader = Scripted::reads([Read::Bytes(b"kept")]);
+        let mut writer = Scripted::default().writes([Write::Later]);
+        turn(&mut direction, &mut reader, &mut writer);
+        assert_eq!(&direction.left[..], b"kept");
+        turn(&mut direction, &mut reader, &mut writer);
+        assert_eq!((direction.left, writer.written()), (Bytes::new(), "kept".to_owned()));
+    }
+
+    #[test]
+    fn a_flood_yields_after_its_share() {
+        let (mut direction, mut flood, mut sink) = (Direction::default(), Flood(0), Scripted::default());
+        for share in [1, 2, 3].map(|turns| turns * SHARE) {
+            turn(&mut direction, &mut flood, &mut sink);
+            assert_eq!((flood.0, direction.written), (share as u64, share as u64));
+            assert_eq!(sink.seen.lock().flushed.last(), Some(&share), "flushed on yielding");
+        }
+    }
+
+    #[tokio::test]
+    async fn tiny_pieces_yield_too_and_go_on_by_themselves() {
+        let pieces = || std::iter::repeat_n(Read::Bytes(b"."), 1000);
+        let mut client = Scripted::reads(pieces().chain([Read::End]));
+        let mut server = Scripted::reads([Read::End]);
+        let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
+        assert_eq!(ended, Ended { received: 1000, sent: 0, how: Ending::Closed });
+        let turn = SHARE / SMALLEST_PART;
+        assert_eq!(server.seen.lock().flushed.first(), Some(&turn));
+    }
+
+    /// Polls a whole relay of its own each time it is read.
+    struct Nested(Scripted);
+
+    impl AsyncRead for Nested {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let mut inner = Scripted::reads([Read::Bytes(b"inner"), Read::End]);
+            let mut server = Scripted::reads([Read::End]);
+            let timers = Timers::default();
+            let relaying = relay(&mut inner, &mut server, UNBOUNDED, &timers, |_, _| ());
+            let ended = ready!(std::pin::pin!(relaying).poll(cx));
+            assert_eq!((ended.how, server.written()), (Ending::Closed, "inner".to_owned()));
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_stream_may_itself_poll_a_relay() {
+        let io = Scripted::reads([Read::Bytes(b"out"), Read::Bytes(b"er"), Read::End]);
+        let (seen, mut server) = (io.seen.clone(), Scripted::reads([Read::End]));
+        let (reader, writer) = (Nested(io), Scripted::default());
+        let mut client = tokio::io::join(reader, writer);
+        let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
+        assert_eq!((ended.how, server.written()), (Ending::Closed, "outer".to_owned()));
+        assert_eq!(seen.lock().reads, 3);
+    }
+
+    #[test]
+    fn a_waiting_connection_is_small() {
+        let (mut downstream, mut upstream) = (Scripted::default(), Scripted::default());
+        let timers = Timers::default();
+        let relaying = relay(&mut downstream, &mut upstream, IDLE, &timers, |_, _| ());
+        assert!(size_of_val(&relaying) <= 512, "{} bytes", size_of_val(&relaying));
+    }
+
+    /// Writes `pieces` with a pause before each, then ends; reads to the end, in pieces of at most `sip`.
+    async fn talk(io: DuplexStream, pieces: Vec<(Vec<u8>, u8)>, sip: usize) -> Vec<u8> {
+        let (mut reader, mut writer) = split(io);
+        let speaking = async {
+            for (piece, pause) in pieces {
+                for _ in 0..pause {
+                    tokio::task::yield_now().await;
+                }
+                writer.write_all(&piece).await.unwrap();
+            }
+            writer.shutdown().await.unwrap();
+        };
+        let listening = async {
+            let (mut heard, mut buf) = (Vec::new(), vec![0; sip]);
+            loop {
+                match reader.read(&mut buf).await.unwrap() {
+                    0 => return heard,
+                    count => heard.extend_from_slice(&buf[..count]),
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::join!(speaking, listening).1
+    }
+
+    fn pieces() -> impl Strategy<Value = Vec<(Vec<u8>, u8)>> {
+        let piece = proptest::collection::vec(any::<u8>(), 0..300);
+        proptest::collection::vec((piece, 0..4_u8), 0..12)
+    }
+
+    fn whole(pieces: &[(Vec<u8>, u8)]) -> Vec<u8> {
+        pieces.iter().flat_map(|(piece, _)| piece.clone()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_in_are_bytes_out_in_any_interleaving(
+            said in pieces(),
+            answered in pieces(),
+            capacities in (1..200_usize, 1..200_usize),
+            sips in (1..100_usize, 1..100_usize),
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+            let (to_server, to_client) = (whole(&said), whole(&answered));
+            let (client, mut downstream) = duplex(capacities.0);
+            let (server, mut upstream) = duplex(capacities.1);
+            let (heard_by_client, heard_by_server, ended) = runtime.unwrap().block_on(async {
+                let all = async {
+                    tokio::join!(
+                        talk(client, said, sips.0),
+                        talk(server, answered, sips.1),
+                        relayed(&mut downstream, &mut upstream, IDLE),
+                    )
+                };
+                timeout(Duration::from_secs(1), all).await.expect("no time passes while bytes move")
+            });
+            let counts = (to_server.len() as u64, to_client.len() as u64);
+            assert_eq!((ended.received, ended.sent, ended.how), (counts.0, counts.1, Ending::Closed));
+            assert_eq!((heard_by_client, heard_by_server), (to_client, to_server));
+        }
+    }
+}

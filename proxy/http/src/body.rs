@@ -1,0 +1,456 @@
+//! The one body type of all seams, and what rides on it until its end.
+//!
+//! A request or response is not over with its headers: permits, connections, counters and the access line wait
+//! for the last byte. They ride on the body as one boxed [`Tail`], so that nothing needs a wrapper of its own.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::HeaderName;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::breaking::Breaking;
+use super::expect::Gated;
+use super::framing::may_be_trailer;
+use super::h2::{self, Tunnel};
+use super::headers::{remove_if, remove_untrusted, remove_untrusted_trailers};
+use super::replay::Replay;
+use super::transfer::{Carrier, Ending, Observer};
+use pillion_base::deadline::Deadline;
+use pillion_model::Reason;
+
+pub struct Body {
+    kind: Kind,
+    tail: Option<Tail>,
+}
+
+enum Kind {
+    Empty,
+    /// At most one piece, made by the sidecar itself.
+    Full(Option<Bytes>),
+    Incoming(Incoming),
+    /// One of whose trailers some are for its connection alone.
+    Named(Box<Named>),
+    Http2(h2::Incoming),
+    /// The upstream's half of a tunnel, until somebody takes it; as a body it is empty.
+    Tunnel(Box<Tunnel>),
+    /// A request body that may be sent again.
+    Replay(Box<Replay>),
+    /// A request body that the upstream asks for.
+    Gated(Box<Gated>),
+}
+
+struct Named {
+    incoming: Incoming,
+    /// What the head's `Connection` named.
+    names: Vec<HeaderName>,
+}
+
+enum Tail {
+    Request(Box<RequestTail>),
+    Response(Box<ResponseTail>),
+}
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    #[error(transparent)]
+    Http2(#[from] h2::Interrupted),
+    /// The sidecar cut it.
+    #[error("{}", .0.code())]
+    Cut(Reason),
+}
+
+impl Body {
+    pub const fn empty() -> Self {
+        Self { kind: Kind::Empty, tail: None }
+    }
+
+    pub fn full(bytes: impl Into<Bytes>) -> Self {
+        Self { kind: Kind::Full(Some(bytes.into())), tail: None }
+    }
+
+    /// A body from the network; one that is known to be empty costs nothing further.
+    pub fn incoming(incoming: Incoming) -> Self {
+        match http_body::Body::is_end_stream(&incoming) {
+            true => Self::empty(),
+            false => Self { kind: Kind::Incoming(incoming), tail: None },
+        }
+    }
+
+    pub const fn http2(incoming: h2::Incoming) -> Self {
+        Self { kind: Kind::Http2(incoming), tail: None }
+    }
+
+    pub fn tunnel(tunnel: Tunnel) -> Self {
+        Self { kind: Kind::Tunnel(Box::new(tunnel)), tail: None }
+    }
+
+    /// The upstream's half of a tunnel, where it came over HTTP/2.
+    pub fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
+        match std::mem::replace(&mut self.kind, Kind::Empty) {
+            Kind::Tunnel(tunnel) => Some(tunnel),
+            other => {
+                self.kind = other;
+                None
+            }
+        }
+    }
+
+    pub fn replay(replay: Replay) -> Self {
+        Self { kind: Kind::Replay(Box::new(replay)), tail: None }
+    }
+
+    pub fn gated(gated: Gated) -> Self {
+        Self { kind: Kind::Gated(Box::new(gated)), tail: None }
+    }
+
+    /// What stood behind the gate, where there is one.
+    pub fn ungated(mut self) -> Self {
+        match &mut self.kind {
+            Kind::Gated(gated) => std::mem::replace(&mut gated.inner, Self::empty()),
+            _ => self,
+        }
+    }
+
+    /// The upstream asks for the body, where it waits for that.
+    pub fn ask(&self) {
+        if let Kind::Gated(gated) = &self.kind {
+            gated.ask();
+        }
+    }
+
+    pub const fn is_empty(&self) -> bool {
+        matches!(self.kind, Kind::Empty | Kind::Full(None) | Kind::Tunnel(_))
+    }
+
+    /// How long a client may leave of an answer what waits for it, and when all must be over.
+    pub fn bounds(&self) -> (Option<Duration>, Option<Instant>) {
+        match &self.tail {
+            Some(Tail::Response(tail)) => (tail.idle, tail.hard_stop),
+            _ => (None, None),
+        }
+    }
+
+    /// Ends an answer before its end: what is left of it will not be read.
+    pub fn cut(&mut self, reason: Reason) {
+        if let Some(Tail::Response(tail)) = &mut self.tail {
+            tail.ending.reason = Some(reason);
+            tail.end(false);
+        }
+        self.kind = Kind::Empty;
+    }
+
+    /// It may hold something, and nobody said how much.
+    pub fn has_unknown_length(&self) -> bool {
+        !self.is_empty() && http_body::Body::size_hint(self).exact().is_none()
+    }
+
+    /// Removes these from the trailers, too: `Connection` speaks of headers and trailers alike (RFC 9110, 7.6.1).
+    pub fn remove_trailers(&mut self, names: Vec<HeaderName>) {
+        if names.is_empty() {
+            return; // nearly always
+        }
+        self.kind = match std::mem::replace(&mut self.kind, Kind::Empty) {
+            Kind::Incoming(incoming) => Kind::Named(Box::new(Named { incoming, names })),
+            other => other,
+        };
+    }
+
+    /// Watches a request body on its way upstream. An empty one is complete as it stands.
+    pub fn watch_request(&mut self, observer: Arc<dyn Observer>, max_body: Option<u64>) {
+        if !self.is_empty() {
+            observer.progress().announced();
+            let left = max_body.unwrap_or(u64::MAX);
+            self.tail = Some(Tail::Request(Box::new(RequestTail { observer, left })));
+        }
+    }
+
+    /// The same, unless the body is watched already or is a replay of one that is.
+    pub fn watch_request_once(&mut self, observer: &Arc<impl Observer + 'static>, max_body: Option<u64>) {
+        if self.tail.is_none() && !matches!(self.kind, Kind::Replay(_)) {
+            self.watch_request(observer.clone(), max_body);
+        }
+    }
+
+    /// What rides on a response until its end; made with the first thing that does.
+    pub fn response_tail(&mut self) -> &mut ResponseTail {
+        if !matches!(self.tail, Some(Tail::Response(_))) {
+            self.tail = Some(Tail::Response(Box::default()));
+        }
+        match &mut self.tail {
+            Some(Tail::Response(tail)) => tail,
+            _ => unreachable!("set just above"),
+        }
+    }
+
+    /// What rides on the response, to ride on something else.
+    pub fn take_response_tail(&mut self) -> Box<ResponseTail> {
+        match self.tail.take() {
+            Some(Tail::Response(tail)) => tail,
+            _ => Box::default(),
+        }
+    }
+
+    fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let is_answer = matches!(self.tail, Some(Tail::Response(_)));
+        match &mut self.kind {
+            Kind::Empty | Kind::Tunnel(_) => Poll::Ready(None),
+            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Incoming(incoming) => http_body::Body::poll_frame(Pin::new(incoming), cx)
+                .map_ok(|frame| only_trailers(frame, &[], is_answer))
+                .map_err(BodyError::Hyper),
+            Kind::Named(named) => http_body::Body::poll_frame(Pin::new(&mut named.incoming), cx)
+                .map_ok(|frame| only_trailers(frame, &named.names, is_answer))
+                .map_err(BodyError::Hyper),
+            Kind::Http2(incoming) => {
+                let frame = incoming.poll_frame(cx).map_err(BodyError::Http2);
+                frame.map_ok(|frame| only_trailers(frame, &[], is_answer))
+            }
+            Kind::Replay(replay) => replay.poll_frame(cx),
+            Kind::Gated(gated) => gated.poll_frame(cx),
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = &mut *self;
+        if let Some(Tail::Response(tail)) = &mut this.tail
+            && let Some(breaking) = &mut tail.breaking
+        {
+            return breaking.poll().map(|error| error.map(Err));
+        }
+        let polled = this.poll_kind(cx);
+        match &mut this.tail {
+            None => polled,
+            Some(Tail::Request(tail)) => tail.observe(polled),
+            Some(Tail::Response(tail)) => tail.observe(polled, cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Empty | Kind::Full(None) | Kind::Tunnel(_) => true,
+            Kind::Full(Some(_)) => false,
+            Kind::Incoming(incoming) => incoming.is_end_stream(),
+            Kind::Named(named) => named.incoming.is_end_stream(),
+            Kind::Http2(incoming) => incoming.is_end_stream(),
+            Kind::Replay(replay) => replay.is_end_stream(),
+            Kind::Gated(gated) => gated.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Empty | Kind::Full(None) | Kind::Tunnel(_) => SizeHint::with_exact(0),
+            Kind::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            Kind::Incoming(incoming) => incoming.size_hint(),
+            Kind::Named(named) => named.incoming.size_hint(),
+            Kind::Http2(incoming) => incoming.size_hint(),
+            Kind::Replay(replay) => replay.size_hint(),
+            Kind::Gated(gated) => gated.inner.size_hint(),
+        }
+    }
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        let whole = http_body::Body::is_end_stream(self);
+        match &mut self.tail {
+            Some(Tail::Request(tail)) if whole => tail.observer.progress().completed(),
+            Some(Tail::Response(tail)) => tail.end(whole),
+            _ => {}
+        }
+    }
+}
+
+/// What may not be claimed in headers may not be claimed in trailers, and some headers are never trailers. The reader
+/// of an answer is no application that is told by headers who calls: there only what is between sidecars goes.
+fn only_trailers(mut frame: Frame<Bytes>, named: &[HeaderName], is_answer: bool) -> Frame<Bytes> {
+    if let Some(trailers) = frame.trailers_mut() {
+        match is_answer {
+            true => remove_untrusted(trailers),
+            false => remove_untrusted_trailers(trailers),
+        }
+        remove_if(trailers, |name| !may_be_trailer(name) || named.iter().any(|named| *named == *name));
+    }
+    frame
+}
+
+/// Tells the observer how far the request's body is, and bounds its size.
+pub struct RequestTail {
+    observer: Arc<dyn Observer>,
+    /// Bytes that may still come.
+    left: u64,
+}
+
+impl RequestTail {
+    fn observe(
+        &mut self,
+        polled: Poll<Option<Result<Frame<Bytes>, BodyError>>>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let progress = self.observer.progress();
+        match &polled {
+            Poll::Pending => {
+                progress.waits_for_client();
+                self.observer.interim().ask();
+            }
+            Poll::Ready(None) => progress.completed(),
+            Poll::Ready(Some(Ok(frame))) => {
+                let size = frame.data_ref().map_or(0, Bytes::len) as u64;
+                progress.moved(size);
+                if size > self.left {
+                    self.observer.cut(Reason::BodyTooLarge);
+                    return Poll::Ready(Some(Err(BodyError::Cut(Reason::BodyTooLarge))));
+                }
+                self.left -= size;
+                if frame.is_trailers() {
+                    progress.completed(); // nothing follows trailers, and nobody asks whether something does
+                }
+            }
+            Poll::Ready(Some(Err(_))) => progress.broke(),
+        }
+        polled
+    }
+}
+
+/// Everything that waits for the last byte of a response.
+#[derive(Default)]
+pub struct ResponseTail {
+    /// Told how it ended.
+    pub observer: Option<Arc<dyn Observer>>,
+    /// The connection goes back to its pool when the response is whole, and is closed when it is not.
+    pub carrier: Option<Box<dyn Carrier>>,
+    /// Longest pause between two pieces.
+    pub idle: Option<Duration>,
+    /// The moment by which all must be over.
+    pub hard_stop: Option<Instant>,
+    deadline: Option<Deadline>,
+    /// Bytes came since the deadline was last moved.
+    moved: bool,
+    ending: Ending,
+    /// It has broken off, which the client is yet to learn.
+    breaking: Option<Box<Breaking>>,
+}
+
+impl ResponseTail {
+    fn observe(
+        &mut self,
+        polled: Poll<Option<Result<Frame<Bytes>, BodyError>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = match polled {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => return self.break_off(Reason::UpstreamClosed, error),
+            Poll::Ready(None) => {
+                self.end(true);
+                return Poll::Ready(None);
+            }
+            Poll::Pending => return self.pause(cx),
+        };
+        self.moved = true;
+        if let Some(data) = frame.data_ref() {
+            self.ending.bytes += data.len() as u64;
+            if self.hard_stop.is_some_and(|stop| Instant::now() >= stop) {
+                return self.cut(Reason::MaxDuration);
+            }
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.ending.grpc_status = super::headers::grpc_status(trailers);
+            self.end(true); // nothing follows trailers, and nobody asks whether something does
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    /// Nothing to send: waits, but not for ever.
+    fn pause(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(observer) = self.observer.as_ref() else { return Poll::Pending };
+        if self.deadline.is_none() || self.moved {
+            self.moved = false;
+            let idle_until = self.idle.map(|idle| Instant::now() + idle);
+            let Some(at) = idle_until.into_iter().chain(self.hard_stop).min() else { return Poll::Pending };
+            match &mut self.deadline {
+                Some(deadline) => deadline.move_to(at),
+                None => self.deadline = Some(observer.timers().deadline(at)),
+            }
+        }
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        loop {
+            ready!(Pin::new(&mut *deadline).poll(cx));
+            let now = Instant::now();
+            if self.hard_stop.is_some_and(|stop| now >= stop) {
+                return self.cut(Reason::MaxDuration);
+            }
+            // A stream on which the client still talks is not idle.
+            let heard = observer.progress().view().last.map(|last| observer.started() + last);
+            match heard.zip(self.idle).map(|(heard, idle)| heard + idle).filter(|at| *at > now) {
+                Some(at) => deadline.move_to(self.hard_stop.map_or(at, |stop| at.min(stop))),
+                None => return self.cut(Reason::StreamIdleTimeout),
+            }
+        }
+    }
+
+    fn cut(&mut self, reason: Reason) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.ending.reason = Some(reason);
+        self.break_off(reason, BodyError::Cut(reason))
+    }
+
+    /// The exchange ends here; the client learns of it when it has what came before.
+    fn break_off(
+        &mut self,
+        reason: Reason,
+        error: BodyError,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let observer = self.observer.clone();
+        self.ending.reason.get_or_insert(reason);
+        self.end(false);
+        match Breaking::begin(error, observer) {
+            Ok(breaking) => self.breaking = Some(breaking),
+            Err(error) => return Poll::Ready(Some(Err(error))),
+        }
+        Poll::Pending
+    }
+
+    /// The exchange became a tunnel, and that has ended. Its bytes were counted as they went.
+    pub fn tunnel_ended(&mut self, received: u64, sent: u64, reason: Option<Reason>) {
+        self.ending = Ending { bytes: sent, reason, ..self.ending };
+        self.carrier = None; // it cannot be used again
+        if let Some(observer) = &self.observer {
+            observer.was_tunnel(received);
+        }
+        self.end(reason.is_none());
+    }
+
+    fn end(&mut self, whole: bool) {
+        if let Some(carrier) = self.carrier.take().filter(|_| whole) {
+            carrier.give_back();
+        }
+        if let Some(observer) = self.observer.take() {
+            if !whole {
+                self.ending.reason.get_or_insert(Reason::ClientGone);
+            }
+            observer.finish(self.ending);
+        }
+    }
+}
+
+/// Dropped without an end: the client went away.
+impl Drop for ResponseTail {
+    fn drop(&mut self) {
+        self.end(false);
+    }
+}

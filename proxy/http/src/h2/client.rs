@@ -1,0 +1,299 @@
+//! One upstream HTTP/2 connection.
+//!
+//! Its task moves bytes. A request is carried by whoever sends it: its body goes out, interim answers come in, until
+//! the answer's head is there. What of the body is left then goes on by itself.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::{Method, Request, StatusCode};
+use http_body::Body as _;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::guard::Guarded;
+use super::memory::Piece;
+use super::send::Outgoing;
+use super::tunnel::Tunnel;
+use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
+use crate::framing::content_length;
+use crate::head::HeadLimits;
+use crate::stall::STALL_TIMEOUT;
+use crate::transfer::Observer;
+use crate::{Body, Response};
+use pillion_base::ground::Ground;
+use pillion_base::net::Io;
+
+/// No peer allows so many streams: while this stands, its SETTINGS have not come.
+const UNKNOWN: usize = usize::MAX - 1;
+/// Streams of a peer that keeps its SETTINGS to itself for longer than [`SETTINGS_PATIENCE`].
+const STREAMS_AT_FIRST: usize = 100;
+/// SETTINGS are the first that a peer sends (RFC 9113, 3.4), a round trip after the connection. Requests wait for them:
+/// what is sent before them may be over a limit that nobody knows.
+const SETTINGS_PATIENCE: Duration = Duration::from_millis(250);
+/// Interim answers to one request; nobody has use for more, and a flood of them has to end.
+const INTERIM_ANSWERS: u32 = 32;
+
+/// Sends requests. The connection ends when this is dropped and its last request has ended.
+pub struct Sender {
+    /// Never sends itself; see [`Self::begin`].
+    send: Mutex<SendRequest<Piece>>,
+    room: Arc<Room>,
+    max_streams: Arc<AtomicUsize>,
+    /// Dropped with this, wakes the connection's task: `h2` does not.
+    _alive: oneshot::Sender<()>,
+}
+
+/// Moves the connection's bytes; runs until it ends.
+pub struct Driver {
+    /// `None` only while being dropped.
+    conn: Option<h2::client::Connection<Guarded, Piece>>,
+    room: Arc<Room>,
+    max_streams: Arc<AtomicUsize>,
+    /// `None` once the sender is gone.
+    alive: Option<oneshot::Receiver<()>>,
+}
+
+/// A request that got no answer.
+pub struct Failed {
+    pub error: Failure,
+    /// The request itself, where not a byte of it was written.
+    pub unsent: Option<Request<Body>>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    #[error("it closed the connection")]
+    Left,
+    #[error("the request's body broke off")]
+    Body,
+    #[error("it sent more than {INTERIM_ANSWERS} interim answers")]
+    TooManyInterim,
+}
+
+impl<E: Into<Failure>> From<E> for Box<Failed> {
+    fn from(error: E) -> Self {
+        Self::new(Failed { error: error.into(), unsent: None })
+    }
+}
+
+/// Opens a connection, and waits for the peer's SETTINGS.
+///
+/// # Errors
+/// What the peer did instead of speaking HTTP/2.
+pub async fn open(io: Io, limits: HeadLimits, ground: &Ground) -> Result<(Sender, Driver), Failure> {
+    let (send, conn) = Builder::new()
+        .initial_max_send_streams(UNKNOWN)
+        .initial_window_size(STREAM_WINDOW)
+        .max_header_list_size(limits.list_bytes)
+        .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .enable_push(false)
+        .handshake(Guarded::upstream(io, &ground.timers))
+        .await?;
+    let (room, max_streams) = (Room::new(ground), Arc::new(AtomicUsize::new(STREAMS_AT_FIRST)));
+    let (still_alive, alive) = oneshot::channel();
+    let mut driver =
+        Driver { conn: Some(conn), room: room.clone(), max_streams: max_streams.clone(), alive: Some(alive) };
+    if let Ok(Err(error)) = tokio::time::timeout(SETTINGS_PATIENCE, driver.settings()).await {
+        return Err(error);
+    }
+    Ok((Sender { send: Mutex::new(send), room, max_streams, _alive: still_alive }, driver))
+}
+
+impl Driver {
+    /// Ready when the peer's SETTINGS are there.
+    async fn settings(&mut self) -> Result<(), Failure> {
+        poll_fn(|cx| match self.poll_conn(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(Err(Failure::Left)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Pending if self.knows_streams() => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
+        })
+        .await
+    }
+
+    fn knows_streams(&self) -> bool {
+        self.conn.as_ref().is_some_and(|conn| conn.max_concurrent_send_streams() != UNKNOWN)
+    }
+
+    fn poll_conn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        let Some(conn) = &mut self.conn else { return Poll::Ready(Ok(())) };
+        let polled = self.room.drive(cx, |cx| Pin::new(&mut *conn).poll(cx));
+        match conn.max_concurrent_send_streams() {
+            UNKNOWN => {}
+            known => self.max_streams.store(known, Relaxed),
+        }
+        if let (Poll::Pending, Some(window)) = (&polled, self.room.account.new_window()) {
+            conn.set_target_window_size(window);
+        }
+        polled
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        if this.alive.as_mut().is_some_and(|alive| pin!(alive).poll(cx).is_ready()) {
+            this.alive = None;
+        }
+        this.poll_conn(cx).map(drop) // how it ended, the requests on it learn
+    }
+}
+
+/// Who still reads learns that nothing more comes.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.conn = None;
+        self.room.arrivals.end();
+    }
+}
+
+impl Sender {
+    /// Streams that the peer allows at once.
+    pub fn max_streams(&self) -> u32 {
+        u32::try_from(self.max_streams.load(Relaxed)).unwrap_or(u32::MAX)
+    }
+
+    /// Answers that their callers do not read take up most of it.
+    pub fn is_clogged(&self) -> bool {
+        self.room.account.is_clogged()
+    }
+
+    /// Broken, ended, or said goodbye.
+    pub fn is_closed(&self) -> bool {
+        let ready = self.send.lock().poll_ready(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Err(_)))
+    }
+
+    /// Sends `request` and waits for the head of its answer. Dropped, the stream is reset.
+    pub async fn send(
+        &self,
+        request: Request<Body>,
+        observer: &dyn Observer,
+    ) -> Result<Response, Box<Failed>> {
+        let mut asking = self.begin(request)?;
+        poll_fn(|cx| asking.poll(cx, &self.room, observer)).await
+    }
+
+    fn begin(&self, request: Request<Body>) -> Result<Asking, Box<Failed>> {
+        // A clone for each: one that has sent remembers its request until a stream is free for it, and to be asked
+        // meanwhile takes that request's waker away.
+        let mut send = self.send.lock().clone();
+        if let Poll::Ready(Err(error)) = send.poll_ready(&mut Context::from_waker(Waker::noop())) {
+            return Err(Box::new(Failed { error: error.into(), unsent: Some(request) }));
+        }
+        let (head, body) = request.into_parts();
+        let mut head = Request::from_parts(head, ());
+        announce(&mut head, &body);
+        let is_connect = *head.method() == Method::CONNECT;
+        let is_empty = body.is_end_stream();
+        let (answer, stream) = send.send_request(head, is_empty && !is_connect)?;
+        drop(send);
+        let outgoing = match (is_connect, is_empty) {
+            (true, _) => Rest::Tunnel(stream),
+            (false, true) => Rest::Nothing,
+            (false, false) => Rest::Body(Box::new(Outgoing::request(stream, body, &self.room))),
+        };
+        Ok(Asking { answer, outgoing, interim: 0 })
+    }
+}
+
+/// The length, where it is known and says something (RFC 9110, 8.6).
+fn announce(head: &mut Request<()>, body: &Body) {
+    let Some(length) = body.size_hint().exact() else { return };
+    let has_meaning =
+        !matches!(*head.method(), Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT);
+    if (length > 0 || has_meaning) && !head.headers().contains_key(CONTENT_LENGTH) {
+        head.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+}
+
+/// A request that has no answer yet.
+struct Asking {
+    answer: ResponseFuture,
+    outgoing: Rest,
+    interim: u32,
+}
+
+/// What is still to be sent.
+enum Rest {
+    Nothing,
+    Body(Box<Outgoing>),
+    Tunnel(h2::SendStream<Piece>),
+}
+
+impl Asking {
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        room: &Arc<Room>,
+        observer: &dyn Observer,
+    ) -> Poll<Result<Response, Box<Failed>>> {
+        self.poll_upload(cx)?;
+        while let Some(interim) = ready!(self.answer.poll_informational(cx)) {
+            self.hear(interim?, observer)?;
+            self.poll_upload(cx)?; // it may have been asked for
+        }
+        let answer = ready!(Pin::new(&mut self.answer).poll(cx))?;
+        Poll::Ready(Ok(self.answered(answer, room)))
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Box<Failed>> {
+        use super::send::Unsent;
+        let Rest::Body(outgoing) = &mut self.outgoing else { return Ok(()) };
+        let Poll::Ready(ended) = Pin::new(&mut **outgoing).poll(cx) else { return Ok(()) };
+        self.outgoing = Rest::Nothing;
+        match ended {
+            // The upstream wants no more of it: what it answers tells why.
+            Ok(()) | Err(Unsent::Refused) => Ok(()),
+            Err(Unsent::Broken | Unsent::Stalled) => Err(Failure::Body.into()),
+        }
+    }
+
+    fn hear(&mut self, interim: http::Response<()>, observer: &dyn Observer) -> Result<(), Box<Failed>> {
+        self.interim += 1;
+        if self.interim > INTERIM_ANSWERS {
+            return Err(Failure::TooManyInterim.into());
+        }
+        match (interim.status(), &mut self.outgoing) {
+            (StatusCode::CONTINUE, Rest::Body(outgoing)) => outgoing.body_mut().ask(),
+            (StatusCode::CONTINUE, _) => {} // nobody waits for it
+            _ => observer.interim().tell(interim),
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, answer: http::Response<h2::RecvStream>, room: &Arc<Room>) -> Response {
+        let (head, stream) = answer.into_parts();
+        let body = match std::mem::replace(&mut self.outgoing, Rest::Nothing) {
+            Rest::Tunnel(outgoing) if head.status.is_success() => {
+                Body::tunnel(Tunnel::new(stream, outgoing, room))
+            }
+            rest => {
+                let length = content_length(&head.headers);
+                match rest {
+                    Rest::Body(outgoing) => {
+                        let upload = tokio::spawn(async move {
+                            drop(outgoing.within(STALL_TIMEOUT).await); // how it ended, the answer tells
+                        });
+                        Body::http2(Incoming::new(stream, length, room).answering(upload.abort_handle()))
+                    }
+                    _ if stream.is_end_stream() => Body::empty(),
+                    _ => Body::http2(Incoming::new(stream, length, room)),
+                }
+            }
+        };
+        http::Response::from_parts(head, body)
+    }
+}

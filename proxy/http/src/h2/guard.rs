@@ -1,0 +1,277 @@
+//! An HTTP/2 connection's watch over its peer: how much it may say at a time, and how long it may dawdle.
+
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::stall::Stall;
+use pillion_base::deadline::{Deadline, Timers};
+use pillion_base::net::Io;
+
+/// Bytes that are read before those who wait for them have their turn; see [`super::DATA_FRAME_BUDGET`].
+pub const READ_AT_ONCE: usize = 64 * 1024;
+
+const PREFACE: usize = 24;
+const FRAME_HEADER: usize = 9;
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+pub struct Guarded {
+    io: Io,
+    timers: Timers,
+    /// May be read before the others' turn.
+    turn: usize,
+    stall: Stall,
+    client: Option<Client>,
+}
+
+/// What the watch over a client must know of it.
+pub trait Downstream: Send {
+    /// Requests of the client are being answered.
+    fn is_busy(&self) -> bool;
+    /// From the first byte of a head to its last.
+    fn header_timeout(&self) -> Duration;
+    /// How long a client that has no request under way may be silent.
+    fn idle_timeout(&self) -> Duration;
+}
+
+/// A peer that may leave when it has been idle for long.
+struct Client {
+    downstream: Box<dyn Downstream>,
+    timers: Timers,
+    last_read: Instant,
+    /// Its streams were at work when it was looked at.
+    was_busy: bool,
+    idle: Option<Deadline>,
+    frames: Frames,
+    /// A head has begun, and has not ended.
+    head_since: Option<Instant>,
+}
+
+/// As much of HTTP/2's framing as it takes to see whether a head is under way (RFC 9113, 4.1 and 6.2).
+#[derive(Debug, Default)]
+struct Frames {
+    /// Of the client's preface, which comes before all frames.
+    preface: usize,
+    /// The beginning of a frame, as far as it came.
+    header: [u8; FRAME_HEADER],
+    filled: usize,
+    /// What has not come of the frame.
+    left: usize,
+    /// It is the last of a head.
+    ends_head: bool,
+    /// A head has begun in this frame or one before.
+    is_open: bool,
+}
+
+impl Guarded {
+    /// The peer is an upstream, whose idle connections its pool closes.
+    pub fn upstream(io: Io, timers: &Timers) -> Self {
+        Self { io, timers: timers.clone(), turn: READ_AT_ONCE, stall: Stall::default(), client: None }
+    }
+
+    pub fn downstream(io: Io, downstream: Box<dyn Downstream>, timers: &Timers) -> Self {
+        let mut guarded = Self::upstream(io, timers);
+        guarded.client = Some(Client {
+            downstream,
+            timers: timers.clone(),
+            last_read: Instant::now(),
+            was_busy: false,
+            idle: None,
+            frames: Frames::default(),
+            head_since: None,
+        });
+        guarded
+    }
+
+    /// Something waits for the peer: is that still all right?
+    fn unless_stalled<T>(
+        &mut self,
+        polled: Poll<io::Result<T>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        match polled {
+            Poll::Pending => self.stall.poll(self.io.taken(), &self.timers, cx),
+            done => done,
+        }
+    }
+}
+
+impl Client {
+    /// Nothing to read: is that still all right?
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Some(since) = self.head_since {
+            return self.poll_until(since + self.downstream.header_timeout(), cx);
+        }
+        if self.downstream.is_busy() {
+            self.was_busy = true;
+            return Poll::Pending; // timeouts of the requests rule
+        }
+        if std::mem::take(&mut self.was_busy) {
+            self.last_read = Instant::now(); // it may have waited for an answer, and said nothing, for very long
+        }
+        self.poll_until(self.last_read + self.downstream.idle_timeout(), cx)
+    }
+
+    fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let deadline = self.idle.get_or_insert_with(|| self.timers.deadline(at));
+        deadline.move_to(at);
+        Pin::new(deadline).poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn note_read(&mut self, bytes: &[u8]) {
+        self.last_read = Instant::now();
+        self.frames.note(bytes);
+        self.head_since = match self.frames.is_in_head() {
+            true => self.head_since.or(Some(self.last_read)),
+            false => None,
+        };
+    }
+}
+
+impl Frames {
+    fn note(&mut self, bytes: &[u8]) {
+        let preface = bytes.len().min(PREFACE - self.preface);
+        self.preface += preface;
+        let mut rest = bytes.get(preface..).unwrap_or_default();
+        while !rest.is_empty() {
+            let taken = match self.left {
+                0 => self.note_header(rest),
+                left => {
+                    let taken = left.min(rest.len());
+                    self.left -= taken;
+                    taken
+                }
+            };
+            if self.left == 0 && self.filled == 0 && self.ends_head {
+                (self.is_open, self.ends_head) = (false, false);
+            }
+            rest = rest.get(taken..).unwrap_or_default();
+        }
+    }
+
+    /// Returns how many bytes belong to the frame's own header.
+    fn note_header(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(FRAME_HEADER - self.filled);
+        let places = self.header.iter_mut().skip(self.filled);
+        places.zip(bytes).for_each(|(place, byte)| *place = *byte);
+        self.filled += taken;
+        if self.filled == FRAME_HEADER {
+            let [a, b, c, kind, flags, ..] = self.header;
+            self.left = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            let is_head = matches!(kind, HEADERS | CONTINUATION);
+            self.is_open |= is_head;
+            self.ends_head = is_head && flags & END_HEADERS != 0;
+            self.filled = 0;
+        }
+        taken
+    }
+
+    /// The beginning of a frame may be that of a head.
+    const fn is_in_head(&self) -> bool {
+        self.is_open || self.filled > 0
+    }
+}
+
+impl AsyncRead for Guarded {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.turn == 0 {
+            this.turn = READ_AT_ONCE;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut this.io).poll_read(cx, buf) {
+            Poll::Pending => {
+                this.turn = READ_AT_ONCE;
+                this.client.as_mut().map_or(Poll::Pending, |client| client.poll_patience(cx))
+            }
+            Poll::Ready(Ok(())) => {
+                this.turn = this.turn.saturating_sub(buf.filled().len() - before);
+                if let Some(client) = &mut this.client {
+                    client.note_read(buf.filled().get(before..).unwrap_or_default());
+                }
+                Poll::Ready(Ok(()))
+            }
+            failed => failed,
+        }
+    }
+}
+
+impl AsyncWrite for Guarded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.unless_stalled(polled, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.unless_stalled(polled, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        if polled.is_ready() {
+            self.stall.all_is_taken();
+        }
+        self.unless_stalled(polled, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.unless_stalled(polled, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).expect("a short frame");
+        [&[0, 0, length, kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    #[test]
+    fn a9_a_head_is_under_way_from_its_first_byte_to_its_last() {
+        let preface = [b'p'; PREFACE];
+        let (settings, data) = (frame(4, 0, b"123456"), frame(0, 0, b"body"));
+        let split = [frame(HEADERS, 0, b"one"), frame(CONTINUATION, END_HEADERS, b"two")].concat();
+        let empty = frame(HEADERS, END_HEADERS, b"");
+        for head in [split, empty, frame(HEADERS, END_HEADERS | 1, b"whole")] {
+            for step in 1..8 {
+                let mut frames = Frames::default();
+                [&preface[..], &settings, &data].concat().chunks(step).for_each(|bytes| frames.note(bytes));
+                assert!(!frames.is_in_head());
+                let (all_but_last, last) = head.split_at(head.len() - 1);
+                for bytes in all_but_last.chunks(step) {
+                    frames.note(bytes);
+                    assert!(frames.is_in_head());
+                }
+                frames.note(last);
+                assert!(!frames.is_in_head());
+                frames.note(&data);
+                assert!(!frames.is_in_head());
+            }
+        }
+    }
+}

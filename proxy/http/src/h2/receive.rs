@@ -1,0 +1,336 @@
+//! A body that comes over HTTP/2.
+//!
+//! The connection's task takes what came out of `h2` each time that it has looked at the socket, whether or not
+//! anybody reads the body just then: `h2` counts small frames that lie in it, and would end the connection with all
+//! its streams for them. Here they are joined. What was taken is bounded by the windows, which open again only as it
+//! is read on.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, Wake, Waker};
+
+use bytes::{Bytes, BytesMut};
+use h2::RecvStream;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use tokio::task::AbortHandle;
+
+use super::Room;
+
+/// A piece below this size is copied when it has to wait: it would keep alive the whole buffer that it was read into.
+const SMALL: usize = 4 * 1024;
+/// Joined pieces are passed on when they are as large as a frame.
+const JOINED: usize = 16 * 1024;
+
+/// Why a body broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum Interrupted {
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    /// No memory was left for it.
+    #[error("no memory was left for what the peer sent faster than it was read")]
+    TooMuch,
+}
+
+/// The reader's end.
+pub struct Incoming {
+    inbox: Arc<Inbox>,
+    /// The request that this answers is still being sent.
+    upload: Option<AbortHandle>,
+}
+
+/// Where what came waits. `h2` holds it too, to tell that something came.
+struct Inbox {
+    state: Mutex<State>,
+    room: Arc<Room>,
+    /// Among those that something came for.
+    is_listed: AtomicBool,
+}
+
+struct State {
+    /// `None`: the reader is gone, or the body was given up.
+    stream: Option<RecvStream>,
+    kept: Kept,
+    trailers: Option<HeaderMap>,
+    /// Nothing more will come.
+    end: Option<Result<(), Interrupted>>,
+    /// What is left of the announced length.
+    left: Option<u64>,
+    reader: Option<Waker>,
+}
+
+/// Pieces in their order.
+#[derive(Default)]
+struct Kept {
+    first: Bytes,
+    more: VecDeque<Bytes>,
+    joined: BytesMut,
+    bytes: usize,
+}
+
+impl Incoming {
+    /// `length`: what was announced.
+    pub fn new(stream: RecvStream, length: Option<u64>, room: &Arc<Room>) -> Self {
+        let state = State {
+            stream: Some(stream),
+            kept: Kept::default(),
+            trailers: None,
+            end: None,
+            left: length,
+            reader: None,
+        };
+        let inbox = Inbox { state: Mutex::new(state), room: room.clone(), is_listed: AtomicBool::new(false) };
+        let inbox = Arc::new(inbox);
+        inbox.take();
+        Self { inbox, upload: None }
+    }
+
+    /// Ends `upload` when this ends before its own end.
+    pub fn answering(mut self, upload: AbortHandle) -> Self {
+        self.upload = Some(upload);
+        self
+    }
+
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Interrupted>>> {
+        let mut state = self.inbox.state.lock();
+        if let Some(data) = state.kept.pop() {
+            state.read_on(data.len(), &self.inbox.room);
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        match &mut state.end {
+            None => {
+                state.reader = Some(cx.waker().clone());
+                Poll::Pending
+            }
+            Some(Ok(())) => Poll::Ready(state.trailers.take().map(|trailers| Ok(Frame::trailers(trailers)))),
+            Some(failed) => {
+                let failed = std::mem::replace(failed, Ok(()));
+                Poll::Ready(failed.err().map(Err))
+            }
+        }
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        let state = self.inbox.state.lock();
+        state.kept.bytes == 0 && state.trailers.is_none() && matches!(state.end, Some(Ok(())))
+    }
+
+    pub fn size_hint(&self) -> SizeHint {
+        self.inbox.state.lock().left.map_or_else(SizeHint::new, SizeHint::with_exact)
+    }
+}
+
+/// The peer hears that nobody reads any more, unless all was there.
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let is_whole = self.is_end_stream();
+        let mut state = self.inbox.state.lock();
+        let stream = state.stream.take();
+        self.inbox.room.account.drop_unread(state.kept.clear());
+        drop(state);
+        drop(stream);
+        if let Some(upload) = self.upload.take().filter(|_| !is_whole) {
+            upload.abort();
+        }
+    }
+}
+
+impl Inbox {
+    /// Takes out of `h2` what is there, and asks to be told of more.
+    fn take(self: &Arc<Self>) {
+        let waker = Waker::from(self.clone());
+        let mut state = self.state.lock();
+        let given_up = state.take(&mut Context::from_waker(&waker), &self.room);
+        let reader = state.reader.take();
+        drop(state);
+        drop(given_up);
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+}
+
+/// `h2` calls this with its lock held: nothing here may call `h2`.
+impl Wake for Inbox {
+    fn wake(self: Arc<Self>) {
+        if !self.is_listed.swap(true, Relaxed) {
+            let room = self.room.clone();
+            room.arrivals.list(self);
+        }
+    }
+}
+
+impl State {
+    /// Returns the stream, when it has to be given up.
+    fn take(&mut self, cx: &mut Context<'_>, room: &Room) -> Option<RecvStream> {
+        let stream = self.stream.as_mut().filter(|_| self.end.is_none())?;
+        loop {
+            match stream.poll_data(cx) {
+                Poll::Ready(Some(Ok(data))) => {
+                    let is_allowed = room.account.hold_unread(data.len());
+                    self.kept.push(data);
+                    if !is_allowed {
+                        room.account.drop_unread(self.kept.clear());
+                        self.end = Some(Err(Interrupted::TooMuch));
+                        return self.stream.take();
+                    }
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    self.end = Some(Err(error.into()));
+                    return None;
+                }
+                Poll::Ready(None) => {
+                    match stream.poll_trailers(cx) {
+                        Poll::Ready(Ok(trailers)) => {
+                            self.trailers = trailers;
+                            self.end = Some(Ok(()));
+                        }
+                        Poll::Ready(Err(error)) => self.end = Some(Err(error.into())),
+                        Poll::Pending => {}
+                    }
+                    return None;
+                }
+                Poll::Pending => return None,
+            }
+        }
+    }
+
+    /// So much goes on: the peer may send as much again.
+    fn read_on(&mut self, bytes: usize, room: &Room) {
+        room.account.drop_unread(bytes);
+        self.left = self.left.map(|left| left.saturating_sub(bytes as u64));
+        if let Some(stream) = &mut self.stream {
+            drop(stream.flow_control().release_capacity(bytes)); // fails for more than came, and it came
+        }
+    }
+}
+
+impl Kept {
+    fn push(&mut self, data: Bytes) {
+        let is_first = self.bytes == 0;
+        self.bytes += data.len();
+        if is_first {
+            self.first = data;
+        } else if data.len() < SMALL {
+            self.joined.extend_from_slice(&data);
+            if self.joined.len() >= JOINED {
+                self.more.push_back(self.joined.split().freeze());
+            }
+        } else {
+            if !self.joined.is_empty() {
+                self.more.push_back(self.joined.split().freeze());
+            }
+            self.more.push_back(data);
+        }
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        if self.bytes == 0 {
+            return None;
+        }
+        let piece = match std::mem::take(&mut self.first) {
+            first if !first.is_empty() => first,
+            _ => self.more.pop_front().unwrap_or_else(|| self.joined.split().freeze()),
+        };
+        self.bytes -= piece.len();
+        Some(piece)
+    }
+
+    /// Returns how much it was.
+    fn clear(&mut self) -> usize {
+        std::mem::take(self).bytes
+    }
+}
+
+/// The bodies of one connection that something came for.
+#[derive(Default)]
+pub struct Arrivals {
+    list: Mutex<Vec<Arc<Inbox>>>,
+    /// The connection's task.
+    driver: Mutex<Option<Waker>>,
+    /// It is at work, and will look at the list.
+    is_driven: AtomicBool,
+}
+
+impl Arrivals {
+    pub fn begin(&self, cx: &Context<'_>) {
+        self.is_driven.store(true, Relaxed);
+        let mut driver = self.driver.lock();
+        if !driver.as_ref().is_some_and(|driver| driver.will_wake(cx.waker())) {
+            *driver = Some(cx.waker().clone());
+        }
+    }
+
+    /// Takes all that came.
+    pub fn take(&self) {
+        self.is_driven.store(false, Relaxed);
+        loop {
+            let mut listed = std::mem::take(&mut *self.list.lock());
+            if listed.is_empty() {
+                return;
+            }
+            for inbox in listed.drain(..) {
+                inbox.is_listed.store(false, Relaxed);
+                inbox.take();
+            }
+            let mut list = self.list.lock();
+            if list.is_empty() {
+                *list = listed; // its memory is used again
+                return;
+            }
+        }
+    }
+
+    /// The connection has ended, and what is listed later finds nobody else.
+    pub fn end(&self) {
+        *self.driver.lock() = None;
+        self.take();
+    }
+
+    fn list(&self, inbox: Arc<Inbox>) {
+        self.list.lock().push(inbox);
+        if !self.is_driven.load(Relaxed)
+            && let Some(driver) = &*self.driver.lock()
+        {
+            driver.wake_by_ref();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b1_small_pieces_that_wait_are_joined_and_large_ones_are_not_copied() {
+        let mut kept = Kept::default();
+        let large = Bytes::from(vec![7; SMALL]);
+        for _ in 0..1000 {
+            kept.push(Bytes::from_static(b"small"));
+        }
+        kept.push(large.clone());
+        kept.push(Bytes::from_static(b"end"));
+        let mut pieces = Vec::new();
+        while let Some(piece) = kept.pop() {
+            pieces.push(piece);
+        }
+        assert_eq!(pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [5, 4995, SMALL, 3]);
+        assert_eq!(pieces[2].as_ptr(), large.as_ptr(), "not copied");
+        assert_eq!(kept.bytes, 0);
+    }
+
+    #[test]
+    fn b1_joined_pieces_grow_no_larger_than_a_frame() {
+        let mut kept = Kept::default();
+        for _ in 0..40 {
+            kept.push(Bytes::from(vec![1; 1024]));
+        }
+        let mut sizes = Vec::new();
+        while let Some(piece) = kept.pop() {
+            sizes.push(piece.len());
+        }
+        assert_eq!(sizes, [1024, JOINED, JOINED, 7 * 1024]);
+    }
+}

@@ -1,0 +1,219 @@
+//! A body on its way to an HTTP/2 peer.
+//!
+//! Its next piece is read only when the last has been given to `h2`, and given only as far as the peer's window
+//! reaches: `h2` holds nothing that only waits for a window. A window is asked for when there is a piece for it and
+//! not before: some peers open a connection's window again only when it was used to the last byte.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+use http_body::Body as _;
+use tokio::time::Instant;
+
+use super::memory::Piece;
+use super::{Room, SEND_BUFFER};
+use crate::Body;
+use crate::body::BodyError;
+use crate::stall::LEAST_TAKEN;
+use pillion_base::deadline::Deadline;
+use pillion_model::Reason as Why;
+
+/// How the sending ended before the body did.
+#[derive(Debug)]
+pub enum Unsent {
+    /// The peer wants no more, or the connection is gone.
+    Refused,
+    /// The body broke off. The peer was told.
+    Broken,
+    /// The peer took next to nothing. It was told.
+    Stalled,
+}
+
+pub struct Outgoing {
+    stream: SendStream<Piece>,
+    body: Body,
+    room: Arc<Room>,
+    /// Was read, and waits for a window.
+    hand: Bytes,
+    /// Nothing comes after what is in hand.
+    is_last: bool,
+    patience: Patience,
+}
+
+/// For how long a peer may leave what waits for it.
+struct Patience {
+    /// In the words of its service; `None` for a request's body, whose timeouts are `layers::timeout`'s.
+    bounds: Option<(Option<Duration>, Option<Instant>)>,
+    deadline: Option<Deadline>,
+    /// Since the deadline was set.
+    taken: usize,
+}
+
+impl Outgoing {
+    /// An answer's body: as long as something waits for the peer, it must take some of it now and then.
+    pub fn answer(stream: SendStream<Piece>, body: Body, room: &Arc<Room>) -> Self {
+        let patience = Patience::new(Some(body.bounds()));
+        Self::new(stream, body, room, patience)
+    }
+
+    pub fn request(stream: SendStream<Piece>, body: Body, room: &Arc<Room>) -> Self {
+        Self::new(stream, body, room, Patience::new(None))
+    }
+
+    fn new(stream: SendStream<Piece>, body: Body, room: &Arc<Room>, patience: Patience) -> Self {
+        Self { stream, body, room: room.clone(), hand: Bytes::new(), is_last: false, patience }
+    }
+
+    /// From here on nobody else bounds how long the peer may take: it has answered.
+    pub fn within(mut self, idle: Duration) -> Self {
+        self.patience = Patience::new(Some((Some(idle), None)));
+        self
+    }
+
+    pub const fn body_mut(&mut self) -> &mut Body {
+        &mut self.body
+    }
+
+    /// Gives `h2` what is in hand, as far as the window reaches. Ready when that is all of it.
+    fn poll_give(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        while !self.hand.is_empty() {
+            self.stream.reserve_capacity(self.hand.len().min(SEND_BUFFER));
+            let capacity = match self.stream.capacity() {
+                0 => match ready!(self.stream.poll_capacity(cx)) {
+                    Some(Ok(capacity)) => capacity,
+                    Some(Err(_)) | None => return Poll::Ready(Err(Unsent::Refused)),
+                },
+                capacity => capacity,
+            };
+            let given = self.hand.split_to(capacity.min(self.hand.len()));
+            if !given.is_empty() {
+                self.patience.took(given.len());
+                let piece = Piece::queue(given, &self.room);
+                let ends = self.is_last && self.hand.is_empty();
+                self.stream.send_data(piece, ends).map_err(|_closed| Unsent::Refused)?;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn end(&mut self) -> Result<(), Unsent> {
+        self.stream.send_data(Piece::empty(), true).map_err(|_closed| Unsent::Refused)
+    }
+
+    /// Nothing can be done now: is that still all right? `waits`: something waits for the peer.
+    fn poll_stuck(&mut self, cx: &mut Context<'_>, waits: bool) -> Poll<Result<(), Unsent>> {
+        if self.stream.poll_reset(cx).is_ready() {
+            return Poll::Ready(Err(Unsent::Refused));
+        }
+        if !waits {
+            self.patience.nothing_waits();
+            return Poll::Pending;
+        }
+        let why = ready!(self.patience.poll_over(cx, &self.room));
+        self.body.cut(why);
+        self.stream.send_reset(Reason::CANCEL);
+        Poll::Ready(Err(Unsent::Stalled))
+    }
+
+    /// What a peer is told of an answer or a request that broke off.
+    fn broken(&mut self, error: &BodyError) -> Unsent {
+        self.stream.send_reset(reset_reason(error));
+        Unsent::Broken
+    }
+}
+
+/// The reset of the other side goes on to this one; all else is ours.
+fn reset_reason(error: &BodyError) -> Reason {
+    match error {
+        BodyError::Http2(super::Interrupted::Http2(error)) if error.is_reset() => {
+            error.reason().unwrap_or(Reason::INTERNAL_ERROR)
+        }
+        _ => Reason::INTERNAL_ERROR,
+    }
+}
+
+impl Future for Outgoing {
+    type Output = Result<(), Unsent>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            match this.poll_give(cx)? {
+                Poll::Pending => return this.poll_stuck(cx, true),
+                Poll::Ready(()) if this.is_last => return Poll::Ready(Ok(())),
+                Poll::Ready(()) => {}
+            }
+            if !this.room.account.may_read() {
+                this.room.account.wait(cx.waker());
+                return this.poll_stuck(cx, true);
+            }
+            let frame = match Pin::new(&mut this.body).poll_frame(cx) {
+                Poll::Pending => return this.poll_stuck(cx, false),
+                Poll::Ready(None) => return Poll::Ready(this.end()),
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(this.broken(&error))),
+                Poll::Ready(Some(Ok(frame))) => frame,
+            };
+            match frame.into_data() {
+                Ok(data) => {
+                    this.is_last = this.body.is_end_stream();
+                    if data.is_empty() && this.is_last {
+                        return Poll::Ready(this.end());
+                    }
+                    // An empty one is not passed on: peers count those, and end the connection for a few of them.
+                    this.room.account.hold_waiting(data.len());
+                    this.hand = data;
+                }
+                Err(frame) => {
+                    let trailers = frame.into_trailers().unwrap_or_default();
+                    this.stream.reserve_capacity(0);
+                    let sent = this.stream.send_trailers(trailers).map_err(|_closed| Unsent::Refused);
+                    return Poll::Ready(sent);
+                }
+            }
+        }
+    }
+}
+
+/// Dropped before its end, `h2` resets the stream.
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        self.room.account.drop_waiting(self.hand.len());
+    }
+}
+
+impl Patience {
+    const fn new(bounds: Option<(Option<Duration>, Option<Instant>)>) -> Self {
+        Self { bounds, deadline: None, taken: 0 }
+    }
+
+    fn took(&mut self, bytes: usize) {
+        self.taken += bytes;
+        if self.taken >= LEAST_TAKEN {
+            self.deadline = None;
+        }
+    }
+
+    fn nothing_waits(&mut self) {
+        self.deadline = None;
+    }
+
+    /// Ready when it has an end.
+    fn poll_over(&mut self, cx: &mut Context<'_>, room: &Room) -> Poll<Why> {
+        let Some((idle, hard_stop)) = self.bounds else { return Poll::Pending };
+        if self.deadline.is_none() {
+            let idle_until = idle.map(|idle| Instant::now() + idle);
+            let Some(at) = idle_until.into_iter().chain(hard_stop).min() else { return Poll::Pending };
+            self.deadline = Some(room.timers.deadline(at));
+            self.taken = 0;
+        }
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(Pin::new(deadline).poll(cx));
+        let is_stopped = hard_stop.is_some_and(|stop| Instant::now() >= stop);
+        Poll::Ready(if is_stopped { Why::MaxDuration } else { Why::StreamIdleTimeout })
+    }
+}

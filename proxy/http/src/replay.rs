@@ -1,0 +1,189 @@
+//! A request body that can be sent again, up to a bound.
+//!
+//! The first try streams while its pieces are kept. A later try is given the kept pieces and then whatever the
+//! first has not yet read. Over the bound the kept pieces are dropped and the try under way goes on alone:
+//! nothing can be sent again, and nothing is held up.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Body as _, Frame, SizeHint};
+
+use super::body::{Body, BodyError};
+
+/// One try's view of the body.
+pub struct Replay {
+    shared: Arc<Shared>,
+    /// Which kept pieces this try was already given.
+    given: usize,
+    trailers_given: bool,
+    /// The rest of the body, once this try holds it.
+    rest: Option<Body>,
+}
+
+/// What the tries of one request share; kept by the retry layer.
+pub struct Shared {
+    state: parking_lot::Mutex<State>,
+    /// For `content-length` of every try.
+    size: SizeHint,
+}
+
+struct State {
+    /// The part that nobody has read, while no try holds it.
+    rest: Option<Body>,
+    kept: VecDeque<Bytes>,
+    kept_bytes: usize,
+    bound: usize,
+    trailers: Option<HeaderMap>,
+    /// All of the body was read.
+    complete: bool,
+    /// Over the bound, or the client broke off: no further try.
+    spoilt: bool,
+    /// A try waits for another to let go of the rest.
+    waiter: Option<Waker>,
+}
+
+impl Shared {
+    /// Keeps at most `bound` bytes. `None` (and the body back) when it announces more than that.
+    pub fn keep(body: Body, bound: usize) -> Result<Arc<Self>, Body> {
+        let size = body.size_hint();
+        if size.lower() > bound as u64 {
+            return Err(body);
+        }
+        let state = State {
+            rest: Some(body),
+            kept: VecDeque::new(),
+            kept_bytes: 0,
+            bound,
+            trailers: None,
+            complete: false,
+            spoilt: false,
+            waiter: None,
+        };
+        Ok(Arc::new(Self { state: parking_lot::Mutex::new(state), size }))
+    }
+
+    pub fn can_replay(&self) -> bool {
+        !self.state.lock().spoilt
+    }
+
+    pub fn start(self: &Arc<Self>) -> Replay {
+        Replay { shared: self.clone(), given: 0, trailers_given: false, rest: None }
+    }
+}
+
+impl Replay {
+    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.rest.is_none() {
+            match self.catch_up(cx) {
+                Poll::Ready(None) => {} // holds the rest now
+                Poll::Ready(Some(done)) => return Poll::Ready(done),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        let Some(rest) = self.rest.as_mut() else { return Poll::Ready(None) };
+        let polled = std::task::ready!(std::pin::Pin::new(rest).poll_frame(cx));
+        self.keep(&polled);
+        Poll::Ready(polled)
+    }
+
+    /// Gives what is kept, then takes the rest over. `None`: the rest is held.
+    #[allow(clippy::type_complexity)] // the frame type of `http_body`, with one more "not yet"
+    fn catch_up(&mut self, cx: &Context<'_>) -> Poll<Option<Option<Result<Frame<Bytes>, BodyError>>>> {
+        let mut state = self.shared.state.lock();
+        if let Some(piece) = state.kept.get(self.given) {
+            self.given += 1;
+            return Poll::Ready(Some(Some(Ok(Frame::data(piece.clone())))));
+        }
+        if state.complete {
+            let trailers =
+                state.trailers.clone().filter(|_| !std::mem::replace(&mut self.trailers_given, true));
+            return Poll::Ready(Some(trailers.map(|trailers| Ok(Frame::trailers(trailers)))));
+        }
+        self.rest = state.rest.take();
+        match self.rest {
+            Some(_) => Poll::Ready(None),
+            None => {
+                state.waiter = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+
+    fn keep(&mut self, polled: &Option<Result<Frame<Bytes>, BodyError>>) {
+        let mut state = self.shared.state.lock();
+        if Arc::strong_count(&self.shared) == 1 {
+            state.spoil(); // the retry layer has its answer: what comes now nobody will want again
+        }
+        match polled {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    state.keep(data);
+                    self.given = state.kept.len();
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    state.trailers = Some(trailers.clone());
+                    self.trailers_given = true;
+                    state.complete = true;
+                }
+            }
+            Some(Err(_)) => state.spoil(),
+            None => state.complete = true,
+        }
+    }
+
+    pub fn is_end_stream(&self) -> bool {
+        match &self.rest {
+            Some(rest) => rest.is_end_stream(),
+            None => {
+                let state = self.shared.state.lock();
+                let all_given = self.given == state.kept.len();
+                all_given && state.complete && (self.trailers_given || state.trailers.is_none())
+            }
+        }
+    }
+
+    /// Of what is still to come in this try.
+    pub fn size_hint(&self) -> SizeHint {
+        match self.given == 0 && self.rest.is_none() {
+            true => self.shared.size,
+            false => self.rest.as_ref().map_or_else(SizeHint::new, http_body::Body::size_hint),
+        }
+    }
+}
+
+/// Leaves the rest to the next try.
+impl Drop for Replay {
+    fn drop(&mut self) {
+        let Some(rest) = self.rest.take() else { return };
+        let mut state = self.shared.state.lock();
+        if rest.is_end_stream() {
+            state.complete = true; // and `rest` tells its watcher so, by being dropped
+        } else {
+            state.rest = Some(rest);
+        }
+        if let Some(waiter) = state.waiter.take() {
+            waiter.wake();
+        }
+    }
+}
+
+impl State {
+    fn keep(&mut self, data: &Bytes) {
+        if self.spoilt {
+            return;
+        }
+        self.kept_bytes += data.len();
+        if self.kept_bytes > self.bound {
+            return self.spoil();
+        }
+        self.kept.push_back(data.clone());
+    }
+
+    fn spoil(&mut self) {
+        self.spoilt = true;
+        self.kept = VecDeque::new();
+    }
+}

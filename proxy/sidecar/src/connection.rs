@@ -1,0 +1,173 @@
+//! An accepted connection, as data: who is at its other end, where it goes, and how many exchanges are on it.
+//!
+//! Deliberately absent: sockets and tasks. [`crate::serve`] accepts, and the two sides carry.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use http::HeaderValue;
+use pillion_model::listener::DownstreamLimits;
+
+use crate::state::Fixed;
+use pillion_base::drain::Work;
+use pillion_base::error::Error;
+use pillion_base::limits::Permit;
+use pillion_base::net::returning::{is_loop, loop_detected};
+use pillion_base::strangers::Stranger;
+use pillion_http::flush::Flush;
+use pillion_http::head::HeadLimits;
+use pillion_model::Direction;
+use pillion_telemetry::Symbol;
+use pillion_tls::Peer;
+
+/// An accepted connection, as its requests see it.
+pub struct Connection {
+    pub direction: Direction,
+    pub downstream: SocketAddr,
+    /// The verified other end; `None` without mTLS.
+    pub peer: Option<Arc<Peer>>,
+    /// `peer` as a metric label.
+    pub peer_label: Symbol,
+    /// `x-forwarded-client-cert` of every request on it.
+    pub client_cert: Option<HeaderValue>,
+    pub destination: Destination,
+    /// Its destination is an address that it was redirected from, or that a CONNECT named.
+    pub is_redirected: bool,
+    /// Where its client was going when the kernel brought it here; `None`: to a listener of ours.
+    pub original: Option<SocketAddr>,
+    pub place: Place,
+    /// Exchanges begun, and not ended.
+    pub requests: AtomicU64,
+    pub in_flight: AtomicU32,
+    /// The client is the sidecar itself: its requests are refused.
+    pub comes_back: bool,
+    /// Nothing has happened on it for a while: it may be put aside, holding no buffers.
+    pub rests: AtomicBool,
+    pub flush: Flush,
+    /// The answer under way is as long as the connection lasts: only a reset shows that a part of it is missing.
+    pub is_unframed: AtomicBool,
+}
+
+/// What a connection has from accept until nothing uses it any more.
+pub struct Place {
+    pub work: Work,
+    among: Among,
+}
+
+/// Which of the side's `max_connections` a connection is.
+enum Among {
+    /// It does not count against them, or no longer.
+    Uncounted,
+    Kept(#[allow(dead_code, reason = "kept for its drop")] Permit),
+    /// It may have to leave for a new one.
+    Strangers(Stranger),
+}
+
+impl Place {
+    /// A place that counts against `max_connections` while `permit` is held.
+    pub const fn limited(work: Work, permit: Permit) -> Self {
+        Self { work, among: Among::Kept(permit) }
+    }
+
+    /// The same, of a client that has not proven who it is.
+    pub const fn stranger(work: Work, stranger: Stranger) -> Self {
+        Self { work, among: Among::Strangers(stranger) }
+    }
+
+    /// A place that does not count against `max_connections`: what runs inside a CONNECT is counted already.
+    pub const fn unlimited(work: Work) -> Self {
+        Self { work, among: Among::Uncounted }
+    }
+
+    /// Its client has proven who it is, or needs not: it stays. `false`: it has lost its place already.
+    pub fn keep(&mut self) -> bool {
+        match std::mem::replace(&mut self.among, Among::Uncounted) {
+            Among::Strangers(stranger) => match stranger.proven() {
+                Some(permit) => self.among = Among::Kept(permit),
+                None => return false,
+            },
+            kept => self.among = kept,
+        }
+        true
+    }
+
+    /// What returns when the connection loses its place to a new one.
+    pub fn must_leave(&mut self) -> impl Future<Output = ()> + Send + use<> {
+        let leave = match &mut self.among {
+            Among::Strangers(stranger) => Some(stranger.must_leave()),
+            Among::Uncounted | Among::Kept(_) => None,
+        };
+        async move {
+            match leave {
+                Some(leave) => leave.await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Where a connection goes, as far as that is known without its bytes.
+#[derive(Clone)]
+pub enum Destination {
+    /// Its requests say so; or nobody does.
+    Named,
+    /// A service's own port or address; inbound, the application.
+    Route(Fixed),
+    /// An address that belongs to no service.
+    Unknown(SocketAddr),
+}
+
+impl Connection {
+    pub const fn new(downstream: SocketAddr, place: Place) -> Self {
+        Self {
+            direction: place.work.direction(),
+            downstream,
+            peer: None,
+            peer_label: Symbol::EMPTY,
+            client_cert: None,
+            destination: Destination::Named,
+            is_redirected: false,
+            original: None,
+            place,
+            requests: AtomicU64::new(0),
+            in_flight: AtomicU32::new(0),
+            comes_back: false,
+            rests: AtomicBool::new(false),
+            flush: Flush::new(),
+            is_unframed: AtomicBool::new(false),
+        }
+    }
+
+    /// The service that it is for, as far as its bytes are not needed to say.
+    pub fn service(&self) -> Symbol {
+        match &self.destination {
+            Destination::Route(fixed) => fixed.route.cluster.symbol,
+            Destination::Named | Destination::Unknown(_) => Symbol::EMPTY,
+        }
+    }
+
+    /// Of requests that come on it. Who has proven an identity may be a sidecar, which adds to what its client sent.
+    pub const fn head_limits(&self, limits: &DownstreamLimits) -> HeadLimits {
+        HeadLimits::of_requests(limits, self.peer.is_some())
+    }
+
+    /// Whether the client is the sidecar itself, on a way that has no end. Only what was redirected can be: both ends
+    /// are the connection's own then, and no other has the same.
+    pub fn is_loop(&self) -> bool {
+        is_loop(self.direction, self.downstream, self.original)
+    }
+
+    pub fn loop_detected(&self) -> Error {
+        loop_detected(self.downstream, self.original)
+    }
+
+    pub fn begin(&self) {
+        self.requests.fetch_add(1, Relaxed);
+        self.in_flight.fetch_add(1, Relaxed);
+    }
+
+    pub fn end(&self) {
+        self.in_flight.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,565 @@
+//! TLS, HTTP/1, HTTP/2 or none of them, told by the first bytes of a connection.
+//!
+//! What a peer sends decides whether its bytes are judged as HTTP or carried as they are, so a peer must not be able to
+//! choose the second where the application speaks HTTP. Bytes are opaque here only if no HTTP server reads a request in
+//! them, however lenient it is: nginx, Node, Python's `http.server` and Go's `net/http` are the measure, and the tests
+//! have a reader for each. What such a server may read, and RFC 9112 does not allow, is [`Spoken::Http1`] too: the HTTP
+//! side refuses it with a reason.
+//!
+//! Pure, and monotone: what a prefix has decided, more bytes do not change.
+
+/// What the first bytes are the beginning of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
+    Tls,
+    /// A request, or what a lenient server might take for one.
+    Http1,
+    Http2,
+    Opaque,
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// The content type of a TLS record with a ClientHello (RFC 8446, 5.1). No HTTP server reads it as white space or as
+/// a part of a method.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Reads the first bytes of a connection, each of them once: a client that sends them one by one makes nobody read the
+/// others again.
+#[derive(Debug)]
+pub struct Reader {
+    /// A first line that is still undecided after so many bytes is a request that is too long.
+    most: usize,
+    /// Bytes that were read.
+    read: usize,
+    place: Place,
+    decided: Option<Spoken>,
+}
+
+/// Where in the first line the next byte stands.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    /// In the white space or the empty lines before it.
+    Before,
+    /// In its first word, which began there.
+    Word {
+        from: usize,
+    },
+    /// In the white space behind its first word.
+    Gap(Method),
+    Rest(Method),
+}
+
+/// What the first word of a line may be to an HTTP server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Method {
+    /// One of RFC 9110, or PATCH. Other protocols have no such commands, or only as a person types them.
+    Main,
+    /// CONNECT, which is a command of NATS too.
+    Connect,
+    /// Known to Node. A few are commands of other protocols.
+    Known,
+    /// A server may know it, but reads HTTP only where the line says so. Python lets any target follow.
+    Unknown { in_capitals: bool },
+    /// In capitals and hyphens, but too short for a method or no name to Python. nginx takes it, before a path.
+    Capitals,
+    /// Only Go takes it, and not with a control character in the line. git, LDAP and others begin with such words.
+    Other,
+}
+
+impl Reader {
+    /// `most`: how long a request's head may be.
+    pub const fn new(most: usize) -> Self {
+        Self { most, read: 0, place: Place::Before, decided: None }
+    }
+
+    /// `first`: all bytes that have come, those of the last call included. `None`: they may still become TLS or HTTP.
+    pub fn look(&mut self, first: &[u8]) -> Option<Spoken> {
+        match first.first()? {
+            &TLS_HANDSHAKE => tls(first),
+            b'P' if is_prefix(first, PREFACE) => (first.len() >= PREFACE.len()).then_some(Spoken::Http2),
+            _ => self.line(first),
+        }
+    }
+
+    /// What undecided bytes are when no more will come.
+    pub fn look_at_all(&mut self, all: &[u8]) -> Spoken {
+        let line = if begins_like_tls(all) { None } else { self.line(all) };
+        line.unwrap_or(Spoken::Opaque)
+    }
+
+    fn line(&mut self, first: &[u8]) -> Option<Spoken> {
+        // What stands behind `most` is not looked at, whether it is here already or not: else more could contradict.
+        let looked_at = first.get(..self.most).unwrap_or(first);
+        while let (None, Some(byte)) = (self.decided, looked_at.get(self.read)) {
+            self.read += 1;
+            self.decided = self.place.step(*byte, looked_at.get(..self.read).unwrap_or_default());
+        }
+        self.decided.or_else(|| (first.len() >= self.most).then_some(Spoken::Http1))
+    }
+
+    /// Whether an undecided line begins with a word that is not written as methods are (the registry of RFC 9110,
+    /// 16.1.1): who says that it does not speak HTTP is believed for now.
+    pub fn is_hardly_http(&self, first: &[u8]) -> bool {
+        match self.place {
+            Place::Before => false,
+            Place::Word { from } => !self.word(first, from).iter().all(is_methods),
+            Place::Gap(method) | Place::Rest(method) => {
+                matches!(method, Method::Unknown { in_capitals: false } | Method::Other)
+            }
+        }
+    }
+
+    /// Whether an undecided line may be nothing but a request that is slow to come.
+    pub fn begins_like_a_request(&self, first: &[u8]) -> bool {
+        match self.place {
+            Place::Before => true,
+            Place::Word { from } => MAIN.iter().any(|main| main.starts_with(self.word(first, from))),
+            Place::Gap(method) | Place::Rest(method) => matches!(method, Method::Main | Method::Connect),
+        }
+    }
+
+    fn word<'a>(&self, first: &'a [u8], from: usize) -> &'a [u8] {
+        first.get(from..self.read).unwrap_or_default()
+    }
+}
+
+/// Of the methods in use.
+const fn is_methods(byte: &u8) -> bool {
+    matches!(byte, b'A'..=b'Z' | b'-' | b'_')
+}
+
+/// Of what Python could have as a method: part of a name, where all of Latin-1 may stand.
+const fn is_identifiers(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii()
+}
+
+/// Whether undecided bytes are the beginning of TLS; else they are that of a line of text.
+pub fn begins_like_tls(first: &[u8]) -> bool {
+    first.first() == Some(&TLS_HANDSHAKE)
+}
+
+impl Place {
+    /// Reads `byte`, the last one of `until_here`.
+    fn step(&mut self, byte: u8, until_here: &[u8]) -> Option<Spoken> {
+        match *self {
+            Self::Before => {
+                if is_word(byte) {
+                    *self = Self::Word { from: until_here.len() - 1 };
+                } else if !is_space(byte) {
+                    return Some(Spoken::Opaque);
+                }
+                None
+            }
+            Self::Gap(Method::Main | Method::Connect) if byte == b'\n' && has_space(until_here) => {
+                Some(Spoken::Http1)
+            }
+            _ if byte == b'\n' => Some(Spoken::Opaque), // a whole line, and no server reads HTTP in it
+            _ if ends_with_protocol(until_here) => Some(Spoken::Http1),
+            Self::Word { .. } if is_word(byte) => None,
+            Self::Word { from } if is_space(byte) => {
+                let word = until_here.get(from..until_here.len() - 1).unwrap_or_default();
+                *self = Self::Gap(Method::of(word));
+                None
+            }
+            Self::Word { .. } => Some(Spoken::Opaque),
+            Self::Gap(_) if is_space(byte) => None,
+            Self::Gap(method) => {
+                *self = Self::Rest(method);
+                method.is_request_for(byte).then_some(Spoken::Http1).or_else(|| method.stops_at(byte, true))
+            }
+            Self::Rest(Method::Known) if until_here.ends_with(b"://") => Some(Spoken::Http1),
+            Self::Rest(method) => method.stops_at(byte, false),
+        }
+    }
+}
+
+impl Method {
+    fn of(word: &[u8]) -> Self {
+        match word {
+            b"CONNECT" => Self::Connect,
+            _ if MAIN.contains(&word) => Self::Main,
+            _ if KNOWN.contains(&word) => Self::Known,
+            _ if word.len() >= METHOD_LEAST && word.iter().all(is_identifiers) => {
+                Self::Unknown { in_capitals: word.iter().all(is_methods) }
+            }
+            _ if word.iter().all(is_methods) => Self::Capitals,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether a line with this method is a request because of how its target begins, without any version: HTTP/0.9
+    /// had none. Python reads such a GET for any target, and nginx for a path. Node reads any method it knows, for a
+    /// path, `*`, or an address with a scheme, and goes on to read header fields.
+    const fn is_request_for(self, target: u8) -> bool {
+        match self {
+            Self::Main => true,
+            // NATS has JSON there, which is no host.
+            Self::Connect => target != b'{',
+            Self::Known => matches!(target, b'/' | b'*'),
+            Self::Unknown { .. } | Self::Capitals | Self::Other => false,
+        }
+    }
+
+    /// Whether `byte` of the target decides against HTTP. Binary protocols may begin with bytes that look like a word
+    /// and white space; a control character gives them away, where no server lets it pass.
+    fn stops_at(self, byte: u8, is_first: bool) -> Option<Spoken> {
+        let stops = match self {
+            Self::Other => true,
+            Self::Capitals => is_first,
+            Self::Main | Self::Connect | Self::Known | Self::Unknown { .. } => false,
+        };
+        (stops && byte.is_ascii_control() && !is_space(byte)).then_some(Spoken::Opaque)
+    }
+}
+
+/// The shortest methods, such as GET and ACL, have so many bytes.
+const METHOD_LEAST: usize = 3;
+
+const MAIN: [&[u8]; 9] =
+    [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"];
+
+/// Methods besides those: the registry of RFC 9110, 16.1.1, and what Node knows, RTSP's among it.
+#[rustfmt::skip]
+const KNOWN: [&[u8]; 49] = [
+    b"ACL", b"BASELINE-CONTROL", b"BIND", b"CHECKIN", b"CHECKOUT", b"COPY", b"LABEL", b"LINK", b"LOCK", b"MERGE",
+    b"MKACTIVITY", b"MKCALENDAR", b"MKCOL", b"MKREDIRECTREF", b"MKWORKSPACE", b"MOVE", b"ORDERPATCH", b"PRI",
+    b"PROPFIND", b"PROPPATCH", b"QUERY", b"REBIND", b"REPORT", b"SEARCH", b"UNBIND", b"UNCHECKOUT", b"UNLINK",
+    b"UNLOCK", b"UPDATE", b"UPDATEREDIRECTREF", b"VERSION-CONTROL",
+    b"M-SEARCH", b"NOTIFY", b"PURGE", b"SOURCE", b"SUBSCRIBE", b"UNSUBSCRIBE",
+    b"ANNOUNCE", b"DESCRIBE", b"FLUSH", b"GET_PARAMETER", b"PAUSE", b"PLAY", b"RECORD", b"REDIRECT",
+    b"SETUP", b"SET_PARAMETER", b"TEARDOWN", b"MKADDRESSBOOK",
+];
+
+/// Whether the last byte ends a protocol's name that a server takes for HTTP's, in any case and wherever it stands: a
+/// line of a lenient server's own making is for the HTTP side to judge. Node reads RTSP's and ICE's (icecast's) as well,
+/// but only behind methods and targets that are decided by then.
+fn ends_with_protocol(until_here: &[u8]) -> bool {
+    until_here.last_chunk::<5>().is_some_and(|last| last.eq_ignore_ascii_case(b"HTTP/"))
+}
+
+/// What Python splits a line at, in the Latin-1 that it reads: more than the others take for white space.
+const fn is_space(byte: u8) -> bool {
+    matches!(byte, b'\t'..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0)
+}
+
+/// Whether there is white space in front of the line's end: Node reads a CONNECT so, without a target. STOMP's has
+/// none.
+fn has_space(line: &[u8]) -> bool {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.iter().rev().find(|byte| **byte != b'\r').is_some_and(|byte| is_space(*byte))
+}
+
+/// Whether one is the beginning of the other.
+fn is_prefix(one: &[u8], other: &[u8]) -> bool {
+    one.iter().zip(other).all(|(a, b)| a == b)
+}
+
+/// A handshake record (RFC 8446, 5.1) that begins with a ClientHello.
+fn tls(first: &[u8]) -> Option<Spoken> {
+    let fits = match *first {
+        [_] => return None,
+        [_, 3] => return None,
+        [_, 3, minor] => return if minor <= 4 { None } else { Some(Spoken::Opaque) },
+        [_, 3, 0..=4, high] => return if high <= 0x41 { None } else { Some(Spoken::Opaque) },
+        [_, 3, 0..=4, high, low] if is_length(high, low) => return None,
+        [_, 3, 0..=4, high, low, kind, ..] => is_length(high, low) && kind == 1,
+        _ => false,
+    };
+    Some(if fits { Spoken::Tls } else { Spoken::Opaque })
+}
+
+fn is_length(high: u8, low: u8) -> bool {
+    (1..=(1 << 14) + 256).contains(&u16::from_be_bytes([high, low]))
+}
+
+/// What may stand in a method: a token (RFC 9110, 5.6.2), or what is a letter to Python, which reads Latin-1.
+const fn is_word(byte: u8) -> bool {
+    matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'z' | b'|' | b'~')
+        || byte.is_ascii_alphanumeric()
+        || !(byte.is_ascii() || is_space(byte))
+}
+
+/// Whether the first bytes that a server sent unasked are those of an HTTP server: an answer to a request that
+/// never came, or HTTP/2's SETTINGS (RFC 9113, 3.4). `None`: too few have come to say.
+pub fn server_speaks_http(first: &[u8]) -> Option<bool> {
+    const ANSWER: &[u8] = b"HTTP/";
+    let is_answer = is_prefix(first, ANSWER).then_some(first.len() >= ANSWER.len());
+    match (is_answer, is_settings(first)) {
+        (Some(true), _) | (_, Some(true)) => Some(true),
+        (Some(false), _) | (_, None) => None,
+        (None, Some(false)) => Some(false),
+    }
+}
+
+/// The head of a frame of six bytes for each setting (RFC 9113, 4.1 and 6.5), on stream 0.
+fn is_settings(first: &[u8]) -> Option<bool> {
+    const HEAD: usize = 9;
+    let fits = |(at, byte): (usize, &u8)| match at {
+        1 => *byte < 1 << 6,
+        2 => true,
+        3 => *byte == 4,
+        _ => *byte == 0,
+    };
+    let head = first.get(..HEAD).unwrap_or(first);
+    if !head.iter().enumerate().all(fits) {
+        return Some(false);
+    }
+    match *head {
+        [_, high, low, _, _, _, _, _, _] => Some(u16::from_be_bytes([high, low]).is_multiple_of(6)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::Spoken::{Http1, Http2, Opaque, Tls};
+    use super::*;
+
+    /// `limits.header_bytes` of the tests.
+    const MOST: usize = 64 * 1024;
+
+    fn look(first: &[u8]) -> Option<Spoken> {
+        Reader::new(MOST).look(first)
+    }
+
+    #[test]
+    fn whole_beginnings_are_told() {
+        let table: [(&[u8], Spoken); 16] = [
+            (b"GET / HTTP/1.1\r\n", Http1),
+            (b"GET / HTTP/1.0\n", Http1),
+            (b"\r\nPOST /x?y HTTP/1.1\r\nhost: a", Http1),
+            (b"CONNECT a:1 HTTP/1.1\r\n", Http1),
+            (b"PURGE http://a/ HTTP/1.1\r\n", Http1),
+            (b"GET /\xc3\xa4 HTTP/1.1\r\n", Http1),
+            (b"FETCH x HTTP/1.1\r\n", Http1),
+            (b"\r\n\r\n\r\n\r\n\r\n\nGET / HTTP/1.1\r\n", Http1),
+            (PREFACE, Http2),
+            (b"\x16\x03\x01\x02\x00\x01", Tls),
+            (b"\x16\x03\x03\x00\x05\x01\x00", Tls),
+            (b"\x16\x03\x01\x02\x00\x02", Opaque),
+            (b"\x16\x02\x00", Opaque),
+            (b"\x16\x03\x01\x00\x00", Opaque),
+            (b"\x16\x03\x01\x50", Opaque),
+            (b"GETS / \r\n", Opaque),
+        ];
+        for (first, expected) in table {
+            assert_eq!(look(first), Some(expected), "{:?}", String::from_utf8_lossy(first));
+        }
+    }
+
+    /// None of it is HTTP as RFC 9112 has it, and some server reads a request in each.
+    #[test]
+    fn a1_what_a_lenient_server_reads_as_http_is_for_the_http_side_to_refuse() {
+        let long_method = [&[b'A'; 33][..], b" /a HTTP/1.1\r\n"].concat();
+        let long_target = [b"PURGE /", &[b'x'; 9 * 1024][..], b" HTTP/1.1\r\n"].concat();
+        let long_other = [b"FETCH ", &[b'x'; 9 * 1024][..], b" HTTP/1.1\r\n"].concat();
+        let empty_lines = [&b"\r\n".repeat(4 * 1024)[..], b"GET /a HTTP/1.1\r\n"].concat();
+        let table: [&[u8]; 34] = [
+            b"GET /a HTTP/1.1 \r\n",
+            b"GET  /a HTTP/1.1\r\n",
+            b"GET\t/a\tHTTP/1.1\r\n",
+            b"GET\x1c/a\xa0HTTP/1.1\r\n",
+            b"GET\r/a\rHTTP/1.1\r\n",
+            b" GET /a HTTP/1.1\r\n",
+            b"\x0b\x85GET /a HTTP/1.1\r\n",
+            b"\r\r\nGET /a HTTP/1.1\r\n",
+            b"GET / HTTP/2.0\r\n",
+            b"GET / HTTP/1.1x\r\n",
+            b"GET /a b HTTP/1.1\r\n",
+            b"GET /\0 HTTP/1.1\r\n",
+            b"FETCH /\0 HTTP/1.1\r\n",
+            b"get /\0 HTTP/1.1\r\n",
+            b"G\xc9T /a HTTP/1.1\r\n",
+            b"get /a HTTP/1.1\r\n",
+            b"get /a http/1.1\r\n",
+            b"HTTP/1.1 200 OK\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nXX",
+            b"\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"GET /a\r\n",
+            b"GET key\n",
+            b"CONNECT \r\n",
+            b"POST /a\r\n",
+            b"PURGE /a\r\n",
+            b"PURGE *\r\n",
+            b"PURGE http://a/\r\n",
+            b"OPTIONS / RTSP/1.0\r\n",
+            b"DESCRIBE / RTSP/1.0\r\n",
+            b"SOURCE /a ICE/1.0\r\n",
+            &long_method,
+            &long_target,
+            &long_other,
+            &empty_lines,
+        ];
+        for first in table {
+            let shown = String::from_utf8_lossy(first.get(..40).unwrap_or(first));
+            assert_eq!(look(first), Some(Http1), "{shown:?}");
+            let unended = first.strip_suffix(b"\n").unwrap_or(first);
+            let whole = Reader::new(MOST).look_at_all(unended);
+            assert_eq!(
+                whole == Http1,
+                *first != b"CONNECT \r\n"[..],
+                "{shown:?}: and when its line ends with the connection"
+            );
+        }
+    }
+
+    #[test]
+    fn a1_text_and_empty_lines_without_end_are_for_the_http_side_to_refuse() {
+        for (what, first) in [
+            ("white space", &b" "[..]),
+            ("empty lines", b"\r\n"),
+            ("a word", b"a"),
+            ("words", b"set key 0 0 "),
+        ] {
+            let all = first.repeat(MOST + 1);
+            assert_eq!(look(&all[..MOST - 1]), None, "{what}");
+            for most in [MOST, MOST + 1, all.len()] {
+                assert_eq!(look(&all[..most]), Some(Http1), "{what}, {most} bytes");
+            }
+        }
+    }
+
+    /// The first byte that no TLS and no HTTP has decides, so that nobody waits longer than needed.
+    #[test]
+    fn other_protocols_are_opaque_at_the_first_byte_that_tells() {
+        let table: [(&str, &[u8], usize); 27] = [
+            ("PostgreSQL, SSLRequest", b"\0\0\0\x08\x04\xd2\x16\x2f", 1),
+            ("PostgreSQL, startup", b"\0\0\0\x54\0\x03\0\0user\0", 1),
+            ("MySQL's answer to a greeting", b"\x54\0\0\x01\x8d\xa6", 2),
+            ("MySQL's answer, as long as white space", b"\x20\0\0\x01\x8d\xa6", 2),
+            ("Redis", b"*1\r\n$4\r\nPING\r\n", 4),
+            ("Redis, inline", b"PING\r\n", 6),
+            ("Redis, subscribing inline", b"SUBSCRIBE news\r\n", 16),
+            ("memcached", b"get key\r\n", 9),
+            ("memcached, a path as the key", b"get /index.html\r\n", 17),
+            ("memcached, an address as the key", b"get https://a/b\r\n", 17),
+            ("memcached, binary", b"\x80\0\0\x03", 2),
+            ("SMTP", b"EHLO mail.example\r\n", 19),
+            ("SSH", b"SSH-2.0-OpenSSH_9.2\r\n", 21),
+            ("Kafka", b"\0\0\0\x23\0\x12\0\x03", 1),
+            ("MongoDB", b"\x3a\0\0\0\x01\0\0\0", 1),
+            ("MongoDB, as long as a letter and a blank", b"A\x20\0\0\x01\0\0\0", 3),
+            ("AMQP", b"AMQP\0\0\x09\x01", 5),
+            ("NATS", b"CONNECT {\"verbose\":false}\r\n", 27),
+            ("STOMP", b"CONNECT\naccept-version:1.2\n\n\0", 8),
+            ("STOMP, with carriage returns", b"CONNECT\r\naccept-version:1.2\r\n\r\n\0", 9),
+            ("MQTT", b"\x10\x10\0\x04MQTT", 1),
+            ("LDAP", b"0\x0c\x02\x01\x01`\x07", 3),
+            ("Cassandra", b"\x05\0\0\0\x01", 1),
+            ("git", b"0033git-upload-pack /project.git\0host=a\0", 33),
+            ("NSQ", b"  V2IDENTIFY\n", 13),
+            ("SIP", b"INVITE sip:a@b SIP/2.0\r\n", 24),
+            ("Beanstalk", b"put 0 0 60 5\r\nhello\r\n", 14),
+        ];
+        for (what, first, at) in table {
+            assert_eq!(look(first), Some(Opaque), "{what}");
+            assert_eq!(look(&first[..at]), Some(Opaque), "{what}");
+            assert_eq!(look(&first[..at - 1]), None, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_ended_undecided_is_judged_as_it_stands() {
+        for (all, expected) in [
+            (&b""[..], Opaque),
+            (b"GET", Opaque),
+            (b"\r\n", Opaque),
+            (b"hello world", Opaque),
+            (b"\x16\x03\x01", Opaque),
+            (b"FETCH /a HTTP/1.1", Http1),
+            (b"PRI * HTTP/2.0\r\n\r\nSM", Http1),
+            (b"PRI", Opaque),
+        ] {
+            assert_eq!(Reader::new(MOST).look_at_all(all), expected, "{all:?}");
+        }
+    }
+
+    /// What a slow client's line is when nobody waits for it any longer.
+    #[test]
+    fn a_line_without_end_tells_whether_it_is_likely_to_become_a_request() {
+        for (first, begins_like_one, is_hardly_one) in [
+            (&b"GET"[..], true, false),
+            (b"\r\nPO", true, false),
+            (b"DELETE ", true, false),
+            (b"CONNECT {", true, false),
+            (b"\r\n", true, false),
+            (b"GETX", false, false),
+            (b"M-SEARCH", false, false),
+            (b"BASELINE-CONTROL x", false, false),
+            (b"FETCH x", false, false),
+            (b"get /", false, true),
+            (b"\r\nget", false, true),
+            (b"hello", false, true),
+        ] {
+            let mut reader = Reader::new(MOST);
+            assert_eq!(reader.look(first), None, "{first:?}");
+            assert_eq!(reader.begins_like_a_request(first), begins_like_one, "{first:?}");
+            assert_eq!(reader.is_hardly_http(first), is_hardly_one, "{first:?}");
+        }
+    }
+
+    #[test]
+    fn servers_of_http_are_known_by_what_they_say_unasked() {
+        for (first, expected) in [
+            (&b"HTTP/1.1 408 Request Timeout\r\n"[..], Some(true)),
+            (b"\0\0\x12\x04\0\0\0\0\0\0\x03", Some(true)),
+            (b"\0\0\0\x04\0\0\0\0\0", Some(true)),
+            (b"\0\0\x11\x04\0\0\0\0\0", Some(false)),
+            (b"HTT", None),
+            (b"\0\0\x12\x04\0", None),
+            (b"", None),
+            (b"HTML", Some(false)),
+            (b"220 mail.example ESMTP\r\n", Some(false)),
+            (b"SSH-2.0-OpenSSH", Some(false)),
+            (b"\x4a\0\0\0\x0a8.0.36\0", Some(false)),
+        ] {
+            assert_eq!(server_speaks_http(first), expected, "{first:?}");
+        }
+    }
+
+    fn beginning() -> impl Strategy<Value = Vec<u8>> {
+        let known: [&[u8]; 9] = [
+            b"GET / HTTP/1.1\r\nhost: a\r\n\r\n",
+            b"PURGE http://a/ HTTP/1.0\n",
+            b"FETCH  /a  http/1.1\r\n",
+            PREFACE,
+            b"\x16\x03\x01\x02\x00\x01\x00",
+            b"PING\r\n",
+            b"CONNECT {}\r\n",
+            b"\r\n\r\nGET",
+            b"\0\0\0\x08",
+        ];
+        let damaged = (proptest::sample::select(known.to_vec()), any::<(prop::sample::Index, u8)>())
+            .prop_map(|(known, (place, byte))| {
+                let mut bytes = known.to_vec();
+                let place = place.index(bytes.len());
+                bytes[place] = byte;
+                bytes
+            });
+        prop_oneof![proptest::collection::vec(any::<u8>(), 0..64), damaged]
+    }
+
+    proptest! {
+        /// Whether the bytes come one by one, or are there at once, and however few of them are looked at.
+        #[test]
+        fn what_a_prefix_decided_stays(
+            first in beginning(),
+            more in proptest::collection::vec(any::<u8>(), 0..32),
+            most in 1_usize..80,
+        ) {
+            let all = [first, more].concat();
+            let (mut decided, mut one_by_one) = (None, Reader::new(most));
+            for end in 0..=all.len() {
+                let now = Reader::new(most).look(&all[..end]);
+                prop_assert_eq!(one_by_one.look(&all[..end]), now, "at {}", end);
+                if decided.is_some() {
+                    prop_assert_eq!(now, decided, "at {}", end);
+                }
+                decided = now;
+            }
+            prop_assert!(decided.is_some() || all.len() < most.max(PREFACE.len()), "{} bytes undecided", all.len());
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Reads a TLS ClientHello without taking part in the handshake: which server it names, and whether one of our own
+//! sidecars sent it.
+//!
+//! RFC 8446 4.1.2 and 5.1, RFC 6066 3 (server name), RFC 7301 (ALPN). Pure; what cannot be read is no reason to
+//! refuse a connection, so there is no error but [`Read::Malformed`].
+
+use std::net::Ipv4Addr;
+
+/// Raw bytes at most; what comes after them is never looked at. Hellos with post-quantum key shares have under 3 KiB.
+pub const MOST: usize = 16 * 1024;
+
+/// What `tls::Alpn` calls a sidecar's.
+const OURS: [&[u8]; 3] = [b"pillion-h2", b"pillion-http/1.1", b"pillion-tcp"];
+
+#[derive(Debug, PartialEq, Eq)]
+pub struct Hello {
+    /// Lower case, without a trailing dot; only what is a DNS name.
+    pub server_name: Option<Box<str>>,
+    /// Its ALPN offers a protocol that only our sidecars speak.
+    pub is_ours: bool,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Read {
+    Whole(Hello),
+    NeedMore,
+    Malformed,
+}
+
+/// Reads the ClientHello at the start of `records`, the bytes as they came.
+pub fn read(records: &[u8]) -> Read {
+    match assembled(records.get(..MOST).unwrap_or(records)) {
+        Ok(hello) => Read::Whole(hello),
+        Err(Fault::Short) if records.len() < MOST => Read::NeedMore,
+        Err(_) => Read::Malformed,
+    }
+}
+
+enum Fault {
+    /// Nothing that is there contradicts a ClientHello.
+    Short,
+    Broken,
+}
+
+const HANDSHAKE: u8 = 22;
+const CLIENT_HELLO: u8 = 1;
+/// RFC 8446, 5.1: 2^14 bytes of content; some stacks pad.
+const RECORD_MOST: usize = (1 << 14) + 256;
+
+/// Puts records together until the message is whole. Those behind it are not judged: a client that resumes a session
+/// sends early data after its hello, before any answer.
+fn assembled(records: &[u8]) -> Result<Hello, Fault> {
+    let (mut rest, mut content) = (Cursor(records), Vec::with_capacity(records.len()));
+    loop {
+        match message(&content) {
+            Err(Fault::Short) => content.extend_from_slice(fragment(&mut rest)?),
+            whole => return whole.and_then(|body| hello(body).ok_or(Fault::Broken)),
+        }
+    }
+}
+
+/// What is there of the next record's content.
+fn fragment<'a>(rest: &mut Cursor<'a>) -> Result<&'a [u8], Fault> {
+    let (kind, [major, _minor], length) = rest.record_header().ok_or(Fault::Short)?;
+    if kind != HANDSHAKE || major != 3 || length == 0 || length > RECORD_MOST {
+        return Err(Fault::Broken);
+    }
+    rest.take(length.min(rest.0.len())).ok_or(Fault::Short)
+}
+
+/// The body of the first handshake message, which must be a ClientHello.
+fn message(content: &[u8]) -> Result<&[u8], Fault> {
+    let mut content = Cursor(content);
+    if content.u8().ok_or(Fault::Short)? != CLIENT_HELLO {
+        return Err(Fault::Broken);
+    }
+    match content.u24().ok_or(Fault::Short)? {
+        length if length > MOST => Err(Fault::Broken),
+        length => content.take(length).ok_or(Fault::Short),
+    }
+}
+
+fn hello(body: &[u8]) -> Option<Hello> {
+    let mut body = Cursor(body);
+    let [major, _minor] = body.array()?; // legacy_version: SSL 3 and later
+    if major < 3 {
+        return None;
+    }
+    body.take(32)?; // random
+    body.vector8()?; // legacy_session_id
+    body.vector16()?; // cipher_suites
+    body.vector8()?; // legacy_compression_methods
+    let mut hello = Hello { server_name: None, is_ours: false };
+    if body.0.is_empty() {
+        return Some(hello); // before TLS 1.2 extensions were optional
+    }
+    let mut extensions = body.vector16()?;
+    while !extensions.0.is_empty() {
+        let (kind, mut extension) = (extensions.u16()?, extensions.vector16()?);
+        match kind {
+            0 => hello.server_name = server_name(extension.vector16()?)?,
+            16 => hello.is_ours = offers_ours(extension.vector16()?)?,
+            _ => {}
+        }
+    }
+    Some(hello)
+}
+
+/// The first name of type `host_name`. `None` outside: the list is broken; inside: no name that is one.
+#[allow(clippy::option_option)]
+fn server_name(mut list: Cursor<'_>) -> Option<Option<Box<str>>> {
+    while !list.0.is_empty() {
+        let (kind, name) = (list.u8()?, list.vector16()?);
+        if kind == 0 {
+            return Some(dns_name(name.0));
+        }
+    }
+    Some(None)
+}
+
+/// Addresses are none (RFC 6066, 3).
+fn dns_name(name: &[u8]) -> Option<Box<str>> {
+    let name = str::from_utf8(name.strip_suffix(b".").unwrap_or(name)).ok()?;
+    let is_name = name.len() <= 253 && name.split('.').all(is_label) && name.parse::<Ipv4Addr>().is_err();
+    is_name.then(|| name.to_ascii_lowercase().into_boxed_str())
+}
+
+/// RFC 1123, 2.1, and underscores, which names in use have.
+fn is_label(label: &str) -> bool {
+    (1..=63).contains(&label.len())
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+fn offers_ours(mut list: Cursor<'_>) -> Option<bool> {
+    let mut ours = false;
+    while !list.0.is_empty() {
+        let name = list.vector8()?;
+        ours |= OURS.contains(&name.0);
+    }
+    Some(ours)
+}
+
+/// What is left to read; every step may find too little.
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(|[byte]| byte)
+    }
+
+    fn u16(&mut self) -> Option<usize> {
+        self.array().map(|bytes| usize::from(u16::from_be_bytes(bytes)))
+    }
+
+    fn u24(&mut self) -> Option<usize> {
+        self.array().map(|[a, b, c]| usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c))
+    }
+
+    fn vector8(&mut self) -> Option<Self> {
+        let length = self.u8()?;
+        self.take(length.into()).map(Self)
+    }
+
+    fn vector16(&mut self) -> Option<Self> {
+        let length = self.u16()?;
+        self.take(length).map(Self)
+    }
+
+    /// Content type, version and length of a record.
+    fn record_header(&mut self) -> Option<(u8, [u8; 2], usize)> {
+        let header: [u8; 5] = self.array()?;
+        let [kind, major, minor, high, low] = header;
+        Some((kind, [major, minor], usize::from(u16::from_be_bytes([high, low]))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use rustls::ClientConnection;
+    use rustls::pki_types::ServerName;
+
+    use super::*;
+    use pillion_tls::{Alpn, provider};
+
+    /// What rustls itself would send.
+    fn real(name: &'static str, alpn: &[&str]) -> Vec<u8> {
+        let mut config = rustls::ClientConfig::builder_with_provider(provider::any().into())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(rustls::RootCertStore::empty())
+            .with_no_client_auth();
+        config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let name = ServerName::try_from(name).unwrap();
+        let mut connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut bytes = Vec::new();
+        connection.write_tls(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn whole(name: Option<&str>, is_ours: bool) -> Read {
+        Read::Whole(Hello { server_name: name.map(Into::into), is_ours })
+    }
+
+    /// The same message in records of `size` bytes.
+    fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
+        let record = |part: &[u8]| {
+            let length = u16::try_from(part.len()).unwrap().to_be_bytes();
+            [&[22, 3, 1][..], &length, part].concat()
+        };
+        hello[5..].chunks(size).flat_map(record).collect()
+    }
+
+    #[test]
+    fn names_and_offers_are_read() {
+        for (name, alpn, expected) in [
+            ("Orders.Shop", &["h2", "http/1.1"][..], whole(Some("orders.shop"), false)),
+            ("orders", &["pillion-tcp"][..], whole(Some("orders"), true)),
+            ("orders", &["h2", "pillion-h2"][..], whole(Some("orders"), true)),
+            ("192.0.2.1", &[][..], whole(None, false)),
+        ] {
+            assert_eq!(read(&real(name, alpn)), expected, "{name} {alpn:?}");
+        }
+    }
+
+    #[test]
+    fn our_own_protocols_are_those_of_tls() {
+        let ours: Vec<&[u8]> =
+            Alpn::ALL.iter().filter(|alpn| alpn.is_sidecar()).map(|alpn| alpn.name().as_bytes()).collect();
+        assert_eq!(OURS.to_vec(), ours);
+    }
+
+    #[test]
+    fn a_hello_of_old_without_extensions_is_one() {
+        let body = [&[3, 0][..], &[7; 32], &[0], &[0, 2, 0, 5], &[1, 0]].concat();
+        let message = [&[1, 0, 0, u8::try_from(body.len()).unwrap()][..], &body].concat();
+        let record = [&[22, 3, 0, 0, u8::try_from(message.len()).unwrap()][..], &message].concat();
+        assert_eq!(read(&record), whole(None, false));
+    }
+
+    /// An extensions block around one name, as `server_name` carries it.
+    fn named(name: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(name.len()).unwrap();
+        let list = [&[0, 0, length][..], name].concat();
+        [&[0, 0, 0, length + 5, 0, length + 3][..], &list].concat()
+    }
+
+    /// A TLS 1.2 hello with these extensions, in one record.
+    fn made(extensions: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(extensions.len()).unwrap().to_be_bytes();
+        let body = [&[3, 3][..], &[7; 32], &[0], &[0, 2, 0x13, 1], &[1, 0], &length, extensions].concat();
+        let length = u16::try_from(body.len()).unwrap();
+        let [high, low] = (length + 4).to_be_bytes();
+        [&[22, 3, 1, high, low, 1, 0][..], &length.to_be_bytes(), &body].concat()
+    }
+
+    #[test]
+    fn what_is_no_dns_name_is_no_name() {
+        let long = [b'a'; 64];
+        for name in [
+            &b""[..],
+            b".",
+            b"a..b",
+            b"a b",
+            b"\xc3\xa4.shop",
+            b"192.0.2.1",
+            b"::1",
+            b"-a.shop",
+            b"a-.shop",
+            &long,
+        ] {
+            assert_eq!(read(&made(&named(name))), whole(None, false), "{name:?}");
+        }
+        for (name, expected) in
+            [(&b"Orders.Shop."[..], "orders.shop"), (b"_a-b.1", "_a-b.1"), (&long[..63], &"a".repeat(63))]
+        {
+            assert_eq!(read(&made(&named(name))), whole(Some(expected), false));
+        }
+    }
+
+    /// Early data come with the hello, and must not hide the name in it.
+    #[test]
+    fn what_follows_a_whole_hello_is_not_judged() {
+        let hello = real("orders.shop", &["pillion-tcp"]);
+        let early = [20, 3, 3, 0, 1, 1, 23, 3, 3, 0, 9, 1, 2];
+        let sent = [&hello[..], &early].concat();
+        for most in 0..=sent.len() {
+            let expected = if most < hello.len() { Read::NeedMore } else { whole(Some("orders.shop"), true) };
+            assert_eq!(read(&sent[..most]), expected, "{most} bytes");
+        }
+        let much = [&hello[..], &[0; MOST]].concat();
+        assert_eq!(read(&much), whole(Some("orders.shop"), true));
+    }
+
+    /// In whatever pieces it comes.
+    #[test]
+    fn a_hello_beyond_the_bound_is_malformed_even_when_whole() {
+        let padding = |length: u16| [&[0, 21][..], &length.to_be_bytes(), &vec![0; length.into()]].concat();
+        let spare = MOST - made(&padding(0)).len();
+        let fits = made(&padding(u16::try_from(spare).unwrap()));
+        let beyond = made(&padding(u16::try_from(spare + 1).unwrap()));
+        assert_eq!((fits.len(), read(&fits)), (MOST, whole(None, false)));
+        assert_eq!(read(&beyond[..MOST - 1]), Read::NeedMore);
+        assert_eq!(read(&beyond[..MOST]), Read::Malformed);
+        assert_eq!(read(&beyond), Read::Malformed);
+    }
+
+    #[test]
+    fn versions_before_ssl_3_are_malformed() {
+        let mut hello = made(&named(b"orders"));
+        hello[9] = 2;
+        assert_eq!(read(&hello), Read::Malformed);
+    }
+
+    #[test]
+    fn what_contradicts_a_hello_is_malformed_at_once() {
+        for bytes in [
+            &b"\x17\x03\x03\x00\x05"[..],
+            b"\x16\x02\x00\x00\x05",
+            b"\x16\x03\x01\x00\x00",
+            b"\x16\x03\x01\x00\x05\x02",
+        ] {
+            assert_eq!(read(bytes), Read::Malformed, "{bytes:?}");
+        }
+        let endless = [&[22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff][..], &[0; MOST]].concat();
+        assert_eq!(read(&endless), Read::Malformed, "longer than any hello");
+    }
+
+    proptest! {
+        #[test]
+        fn any_prefix_in_any_fragments_needs_more(size in 1_usize..600, cut in 0.0_f64..1.0) {
+            let hello = real("orders.shop", &["pillion-h2", "h2"]);
+            let records = in_records(&hello, size);
+            if records.len() < MOST {
+                prop_assert_eq!(read(&records), whole(Some("orders.shop"), true));
+                let cut = (records.len() as f64 * cut) as usize;
+                prop_assert_eq!(read(&records[..cut]), Read::NeedMore);
+            }
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _: Read = read(&bytes);
+            let _: Read = read(&[&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc][..], &bytes].concat());
+        }
+
+        #[test]
+        fn a_damaged_hello_is_survived_and_judged_once(
+            places in proptest::collection::vec((0_usize..2000, any::<u8>()), 1..8),
+            size in 1_usize..600,
+        ) {
+            let mut hello = in_records(&real("orders.shop", &["h2"]), size);
+            for (place, byte) in places {
+                let place = place % hello.len();
+                hello[place] = byte;
+            }
+            let last = read(&hello);
+            let first = (0..hello.len()).step_by(7).map(|most| read(&hello[..most])).find(|read| *read != Read::NeedMore);
+            prop_assert!(first.is_none_or(|first| first == last), "more bytes changed the verdict to {:?}", last);
+        }
+    }
+}

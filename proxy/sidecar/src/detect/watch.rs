@@ -1,0 +1,83 @@
+//! Looks on at a client whose bytes are carried as opaque although its first line was not whole: some protocols send
+//! a word without an end and wait. Should the line become one that an HTTP server might read, it is cut there: the
+//! bytes that would make it so are not carried.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::bytes::{Reader, Spoken};
+use pillion_base::net::Io;
+
+pub struct Watched<'a> {
+    io: &'a mut Io,
+    /// `None`: its first line has shown that it is no HTTP.
+    line: Option<Line>,
+    is_refused: bool,
+}
+
+/// A first line as far as it has come: no more than `limits.header_bytes`, and one read.
+struct Line {
+    seen: BytesMut,
+    reader: Reader,
+}
+
+impl<'a> Watched<'a> {
+    /// `most`: how long a first line may be; `None`: there is nothing to look for. `io` still has all that it said.
+    pub fn new(io: &'a mut Io, most: Option<usize>) -> Self {
+        let line = most.map(|most| Line { seen: BytesMut::new(), reader: Reader::new(most) });
+        Self { io, line, is_refused: false }
+    }
+
+    /// It was cut, since it began to speak HTTP.
+    pub const fn is_refused(&self) -> bool {
+        self.is_refused
+    }
+
+    fn pass(&mut self, fresh: &[u8]) -> io::Result<()> {
+        let Some(line) = &mut self.line else { return Ok(()) };
+        line.seen.extend_from_slice(fresh);
+        match line.reader.look(&line.seen) {
+            None => {}
+            Some(Spoken::Tls | Spoken::Opaque) => self.line = None,
+            Some(Spoken::Http1 | Spoken::Http2) => {
+                self.is_refused = true;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "HTTP on an opaque connection"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AsyncRead for Watched<'_> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut *self.io).poll_read(cx, buf))?;
+        let passed = self.pass(buf.filled().get(before..).unwrap_or_default());
+        if passed.is_err() {
+            buf.set_filled(before);
+        }
+        Poll::Ready(passed)
+    }
+}
+
+impl AsyncWrite for Watched<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,399 @@
+//! The leaf of both stacks: pick an endpoint, take a connection, send, and judge how the endpoint did.
+
+use std::sync::Arc;
+
+use http::header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Uri, Version};
+use pillion_model::cluster::Kind;
+use tokio::time::Instant;
+use tower::service_fn;
+
+use crate::connection::Destination;
+use crate::http::attempts::{AttemptId, Outcome};
+use crate::http::tunnel::{self, Accepted};
+use crate::http::{Body, Call, Exchange, Failure, Response};
+use crate::layers::HttpService;
+use crate::layers::limit::too_large;
+use crate::state::Route;
+use pillion_base::error::{Error, Sent};
+use pillion_http::expect;
+use pillion_http::framing::{self, Framed};
+use pillion_http::head::HeadLimits;
+use pillion_http::headers::{
+    GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies, reason_of_sidecar,
+};
+use pillion_model::Reason;
+use pillion_upstream::cluster::endpoint::{Endpoint, InFlight};
+use pillion_upstream::cluster::outlier::Cause;
+use pillion_upstream::cluster::{Cluster, Spoken};
+use pillion_upstream::pool::{self, Lease, SendFailure, Wish};
+
+/// The last service of a stack. Boxed: its state is by far the largest, and the layers above move theirs.
+pub fn service() -> impl HttpService {
+    service_fn(|call: Box<Call>| Box::pin(dispatch(call)))
+}
+
+async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
+    let Some(route) = call.common.route.clone() else {
+        let error = Error::new(Reason::NoRoute, "the request came here without a route");
+        return Err(Failure::untouched(error, call));
+    };
+    let cluster = &route.cluster;
+    let is_http2 = match cluster.protocol {
+        Spoken::AppAuto => call.common.is_grpc,
+        _ => call.common.is_grpc || call.head.version == Version::HTTP_2,
+    };
+    if call.common.is_grpc && cluster.protocol == Spoken::Http1 {
+        let error = Error::new(Reason::NoRoute, "gRPC needs HTTP/2, and `protocol` says http1");
+        return Err(Failure::untouched(error, call));
+    }
+    let now = if call.number == 1 { call.common.exchange.started } else { Instant::now() };
+    let Some(endpoint) = pick(cluster, &call, now) else {
+        return Err(Failure::untouched(cluster.nobody(), call));
+    };
+    let mut trial = Trial::begin(&endpoint, cluster, &call, now);
+    let wish = wish(&call, cluster, is_http2);
+    let most_fields = call.common.exchange.worker.limits().response_header_count;
+    let ground = &call.common.exchange.worker.ground;
+    let lease = pool::lease(cluster, &endpoint, ground, wish, most_fields).await;
+    let mut lease = match lease {
+        Ok(lease) => lease,
+        Err(error) => {
+            trial.failed(&error);
+            return Err(Failure::untouched(error, call));
+        }
+    };
+    call.body.watch_request_once(&call.common.exchange, cluster.max_body);
+    let request = into_request(&mut call, &lease, cluster);
+    trial.sent(&lease, call.number);
+    lease.hold(call.permit.take());
+    match lease.send(request, &call.common.exchange).await {
+        Ok(mut response) => {
+            let accepted = match accepted(&call, &mut response, lease.is_http2(), &route) {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    trial.failed(&error);
+                    return Err(error.into());
+                }
+            };
+            if let Err(why) = checked(&mut response, &mut lease, accepted.is_some(), most_fields) {
+                let error = not_forwarded(&why, cluster, &endpoint);
+                trial.failed(&error);
+                return Err(error.into());
+            }
+            let refused = lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
+            trial.answered(response.status(), refused);
+            // A good answer needs no reason, so nobody looks for one; gRPC's bad ones say 200, too.
+            if lease.is_sidecar() && (response.status().as_u16() >= 400 || call.common.is_grpc) {
+                trial.exchange.answered_by_sidecar(reason_of_sidecar(response.headers()));
+            }
+            let mut response = wrap(response, lease, trial);
+            if let Some(accepted) = accepted {
+                response.extensions_mut().insert(accepted);
+            }
+            Ok(response)
+        }
+        Err(failure) if failure.is_large_head => {
+            let HeadLimits { fields, bytes, .. } = HeadLimits::of_answers(most_fields, lease.is_sidecar());
+            let why = format!(
+                "it has more than {fields} header fields (limits.response_header_count), or {bytes} bytes of them"
+            );
+            let error = not_forwarded(&why, cluster, &endpoint);
+            trial.failed(&error);
+            Err(error.into())
+        }
+        Err(failure) => {
+            let failure = explain(failure, call, cluster, &endpoint);
+            trial.failed(&failure.error);
+            Err(failure)
+        }
+    }
+}
+
+/// An endpoint that was not tried yet for this request, where there is one.
+fn pick(cluster: &Cluster, call: &Call, now: Instant) -> Option<Arc<Endpoint>> {
+    let exchange = &call.common.exchange;
+    let mut tried = exchange.tried();
+    let endpoint = cluster.pick(&mut tried, now, &mut exchange.worker.ground.rng.lock())?.clone();
+    exchange.picked(call.attempt, &endpoint, now);
+    Some(endpoint)
+}
+
+/// A tunnel has an HTTP/1.1 connection of its own, unless the endpoint is to be spoken to in HTTP/2 without a choice.
+fn wish(call: &Call, cluster: &Cluster, is_http2: bool) -> Wish {
+    let stays_http2 = match cluster.protocol {
+        Spoken::Http2 => true,
+        Spoken::Auto => is_http2 && cluster.tls().is_none(),
+        _ => false,
+    };
+    match call.common.tunnel.is_some() {
+        true if !stays_http2 => Wish::OnlyHttp1,
+        _ if is_http2 => Wish::Http2,
+        _ => Wish::Http1,
+    }
+}
+
+/// The upstream's half of a tunnel, where its answer opens one that was asked for.
+fn accepted(
+    call: &Call,
+    response: &mut Response,
+    is_http2: bool,
+    route: &Arc<Route>,
+) -> Result<Option<Accepted>, Error> {
+    match &call.common.tunnel {
+        Some(kind) if kind.is_opened_by(response, is_http2) => {
+            let accepted = tunnel::accept(response, route);
+            *response.status_mut() = kind.opened(call.head.version);
+            Ok(Some(accepted))
+        }
+        _ if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
+            let detail = "the upstream switched to a protocol that nobody had asked for";
+            Err(Error::new(Reason::UpgradeFailed, detail).sent(Sent::Perhaps))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Checks the head of an answer before it goes on. `Err`: why it cannot be forwarded.
+fn checked(
+    response: &mut Response,
+    lease: &mut Lease,
+    is_tunnel: bool,
+    most_fields: u32,
+) -> Result<(), String> {
+    let (fields, most) =
+        (response.headers().len(), HeadLimits::of_answers(most_fields, lease.is_sidecar()).fields);
+    if fields > most as usize {
+        return Err(format!(
+            "it has {fields} header fields, more than {most} (limits.response_header_count)"
+        ));
+    }
+    if is_tunnel {
+        return Ok(()); // nothing frames a tunnel (RFC 9110, 9.3.6)
+    }
+    let (status, version) = (response.status(), response.version());
+    match framing::check_answer(status, version, response.headers_mut()) {
+        Ok(Framed::Clearly) => Ok(()),
+        Ok(Framed::Twice) => {
+            lease.close_after();
+            Ok(())
+        }
+        Err(fault) => Err(fault.to_string()),
+    }
+}
+
+fn not_forwarded(why: &str, cluster: &Cluster, endpoint: &Endpoint) -> Error {
+    let (address, name) = (endpoint.address, &cluster.name);
+    let detail = format!("the answer of {address} of \"{name}\" cannot be forwarded: {why}");
+    Error::new(Reason::ProtocolError, detail).sent(Sent::Perhaps)
+}
+
+/// The request as the connection's version has it. Can be undone: the host is kept beside it.
+fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Body> {
+    let path = call.head.uri.path_and_query().cloned();
+    let path = path.unwrap_or(PathAndQuery::from_static("/"));
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.method = call.head.method.clone();
+    head.headers = std::mem::take(&mut call.head.headers);
+    if let (Some(via), true) = (&call.common.via, lease.is_sidecar()) {
+        head.headers.insert(X_PILLION_VIA, via.clone());
+    }
+    if let (Some(deadline), true) = (call.common.deadline, call.common.is_grpc) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        head.headers.insert(GRPC_TIMEOUT, grpc_timeout_value(left));
+    }
+    if lease.is_http2() {
+        head.version = Version::HTTP_2;
+        head.headers.remove(HOST);
+        let scheme = if cluster.tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        head.uri = absolute(path, call.common.host.as_ref(), scheme);
+    } else {
+        head.uri = match keeps_form(call, cluster) {
+            true => call.head.uri.clone(),
+            false => origin_form(&call.head.uri, path),
+        };
+        join_cookies(&mut head.headers);
+        if let Some(host) = &call.common.host {
+            head.headers.insert(HOST, host.clone());
+        }
+    }
+    if !lease.is_http2() && call.body.has_unknown_length() {
+        // hyper's client takes it for granted that a GET or HEAD of unknown length has no body, unless it is told.
+        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    let mut request = Request::from_parts(head, std::mem::replace(&mut call.body, Body::empty()));
+    if let Some(kind) = &call.common.tunnel {
+        tunnel::ask(&mut request, kind, lease.is_http2());
+    }
+    if call.common.waits_to_send {
+        expect::ask_first(&mut request, lease.is_http2(), &call.common.exchange.worker.ground.timers);
+    }
+    request
+}
+
+/// Absolute-form that was not meant for this proxy is its destination's to answer.
+fn keeps_form(call: &Call, cluster: &Cluster) -> bool {
+    let is_named = matches!(call.common.exchange.connection.destination, Destination::Named);
+    let is_theirs = cluster.kind != Kind::Service;
+    is_theirs && !is_named && call.head.version != Version::HTTP_2 && call.head.uri.scheme().is_some()
+}
+
+fn origin_form(uri: &Uri, path: PathAndQuery) -> Uri {
+    if uri.authority().is_none() { uri.clone() } else { Uri::from(path) }
+}
+
+/// Scheme and authority for HTTP/2's pseudo-headers. A host that is no authority is left out.
+fn absolute(path: PathAndQuery, host: Option<&HeaderValue>, scheme: Scheme) -> Uri {
+    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+    let mut parts = http::uri::Parts::default();
+    if authority.is_some() {
+        parts.scheme = Some(scheme);
+    }
+    parts.authority = authority;
+    parts.path_and_query = Some(path.clone());
+    Uri::from_parts(parts).unwrap_or_else(|_invalid| Uri::from(path))
+}
+
+/// What must last until the response's last byte rides on it.
+fn wrap(mut response: Response, mut lease: Lease, trial: Trial<'_>) -> Response {
+    if !lease.is_sidecar() {
+        response.headers_mut().remove(X_PILLION_REFUSED); // only a verified sidecar's word is taken
+    }
+    lease.count(trial.end());
+    response.body_mut().response_tail().carrier = Some(Box::new(lease));
+    response
+}
+
+/// Why there is no answer; with the call, where nothing of it was sent.
+fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoint: &Endpoint) -> Failure {
+    let exchange = call.common.exchange.clone();
+    if exchange.was_cut() == Some(Reason::BodyTooLarge) {
+        return too_large(cluster.max_body.unwrap_or_default()).sent(Sent::Perhaps).into();
+    }
+    if exchange.progress.client_broke() {
+        return Error::new(Reason::ClientGone, "the client broke its request off").sent(Sent::Perhaps).into();
+    }
+    let (address, name, detail) = (endpoint.address, &cluster.name, failure.detail);
+    let what = match failure.reason {
+        Reason::ProtocolError => "answered what is not HTTP",
+        Reason::UpstreamReset => "reset the request",
+        _ => "closed the connection before it answered",
+    };
+    let detail = match failure.reason {
+        Reason::TlsError => format!("TLS with {address} of \"{name}\" failed: {detail}"),
+        _ => format!("{address} of \"{name}\" {what}: {detail}"),
+    };
+    let error = Error::new(failure.reason, detail).sent(failure.sent);
+    match failure.unsent {
+        None => error.into(),
+        Some(request) => {
+            let (head, body) = request.into_parts();
+            call.head.headers = head.headers;
+            for ours in [X_PILLION_VIA, CONNECTION, UPGRADE, EXPECT, TRANSFER_ENCODING] {
+                call.head.headers.remove(ours); // the next endpoint may be no sidecar, or speak HTTP/2
+            }
+            call.body = body.ungated();
+            Failure::untouched(error, call)
+        }
+    }
+}
+
+/// One try at one endpoint, which ends with a judgement whatever happens.
+struct Trial<'a> {
+    endpoint: &'a Arc<Endpoint>,
+    cluster: &'a Cluster,
+    exchange: Arc<Exchange>,
+    attempt: AttemptId,
+    in_flight: Option<InFlight>,
+    began: Instant,
+    is_sent: bool,
+    is_judged: bool,
+}
+
+impl<'a> Trial<'a> {
+    fn begin(endpoint: &'a Arc<Endpoint>, cluster: &'a Cluster, call: &Call, began: Instant) -> Self {
+        let in_flight = Some(InFlight::at(endpoint));
+        Self {
+            endpoint,
+            cluster,
+            exchange: call.common.exchange.clone(),
+            attempt: call.attempt,
+            in_flight,
+            began,
+            is_sent: false,
+            is_judged: false,
+        }
+    }
+
+    /// The request is about to leave: what follows is the endpoint's time.
+    fn sent(&mut self, lease: &Lease, number: u32) {
+        self.began = Instant::now();
+        self.is_sent = true;
+        let (service, connection) = (&*self.cluster.name, if lease.is_reused() { "reused" } else { "new" });
+        let endpoint = self.endpoint.address;
+        tracing::debug!(request = self.exchange.id(), attempt = number, service, %endpoint, connection, "try sent");
+        self.exchange.note_attempt(self.attempt, |attempt| {
+            (attempt.connected, attempt.sent) = (Some(self.began), Some(self.began));
+        });
+    }
+
+    fn answered(&mut self, status: http::StatusCode, refused: bool) {
+        let now = Instant::now();
+        let outcome = match refused {
+            true => Outcome::Refused(status.as_u16()),
+            false => Outcome::Answered(status.as_u16()),
+        };
+        self.exchange.note_attempt(self.attempt, |attempt| {
+            (attempt.first_byte, attempt.outcome) = (Some(now), Some(outcome));
+        });
+        self.is_judged = true;
+        let (took, endpoint) = (now - self.began, self.endpoint.address);
+        tracing::debug!(request = self.exchange.id(), %endpoint, status = status.as_u16(), ?took, "try answered");
+        match Cause::of_status(status) {
+            // Busy is a sidecar's right (503); that its application is gone (502, 504) is not.
+            Some(_) if refused && status == http::StatusCode::SERVICE_UNAVAILABLE => {
+                self.endpoint.outlier.on_neither(now.into_std());
+            }
+            None => self.endpoint.answered(took, now.into_std()),
+            Some(cause) => self.endpoint.failed(took, cause, self.cluster, now.into_std()),
+        }
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.is_judged = true;
+        let endpoint = self.endpoint.address;
+        tracing::debug!(request = self.exchange.id(), %endpoint, reason = error.reason.code(), %error, "try failed");
+        self.exchange.end_attempt(self.attempt, Outcome::Failed(error.reason), Instant::now());
+        self.judge(Cause::of(error));
+    }
+
+    fn judge(&self, cause: Option<Cause>) {
+        let now = Instant::now();
+        match cause {
+            Some(cause) => self.endpoint.failed(now - self.began, cause, self.cluster, now.into_std()),
+            None => self.endpoint.outlier.on_neither(now.into_std()),
+        }
+    }
+
+    /// The answer's body goes on with it.
+    fn end(mut self) -> InFlight {
+        self.in_flight.take().unwrap_or_else(|| InFlight::at(self.endpoint))
+    }
+}
+
+/// Dropped unjudged: a timeout was the endpoint's doing, a client that went away was not.
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if !self.is_judged {
+            let gone = Outcome::Failed(Reason::ClientGone);
+            let ended = self.exchange.end_attempt(self.attempt, gone, Instant::now());
+            // Waiting in our own queue is not the endpoint's time, and a client that stalls is not its fault.
+            let is_its_fault = match ended {
+                Some(Outcome::Expired(reason)) => self.is_sent && reason != Reason::RequestStalled,
+                _ => false,
+            };
+            self.judge(is_its_fault.then_some(Cause::Timeout));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The answers that the sidecar makes itself: status, `Proxy-Status`, a sentence; for gRPC callers a status.
+
+use std::fmt::Write as _;
+
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::headers::{GRPC_MESSAGE, GRPC_STATUS, PROXY_STATUS, X_REQUEST_ID};
+use super::{Body, Exchange};
+use pillion_base::error::Error;
+use pillion_model::{Direction, Reason};
+
+/// Answers `error` to the caller of `exchange`. A remote peer is told the code alone.
+pub fn answer(error: &Error, exchange: &Exchange, is_grpc: bool) -> Response<Body> {
+    let told = match exchange.connection.direction {
+        Direction::Outbound => Some(&*error.detail),
+        Direction::Inbound => None,
+    };
+    let mut response = match is_grpc {
+        true => grpc(error.reason, told),
+        false => plain(error.reason, told),
+    };
+    response.headers_mut().insert(PROXY_STATUS, proxy_status(error.reason, told));
+    response.headers_mut().insert(X_REQUEST_ID, exchange.request_id.clone());
+    if exchange.is_head() {
+        *response.body_mut() = Body::empty(); // hyper sends a body over HTTP/2 whatever the method
+    }
+    response
+}
+
+fn plain(reason: Reason, told: Option<&str>) -> Response<Body> {
+    let mut response = Response::new(Body::full(sentence(reason, told)));
+    *response.status_mut() =
+        StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// Trailers-only, as the gRPC protocol calls an answer that is all headers.
+fn grpc(reason: Reason, told: Option<&str>) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(reason.grpc_status())));
+    let message = percent_encode(&sentence(reason, told));
+    if let Ok(message) = HeaderValue::try_from(message) {
+        headers.insert(GRPC_MESSAGE, message);
+    }
+    response
+}
+
+/// One sentence for the caller.
+pub fn sentence(reason: Reason, told: Option<&str>) -> String {
+    match told {
+        Some(detail) => format!("pillion: {}: {detail}\n", reason.code()),
+        None => format!("pillion: {}\n", reason.code()),
+    }
+}
+
+/// RFC 9209, with `details` as a structured-field string (RFC 8941, 3.3.3).
+pub fn proxy_status(reason: Reason, told: Option<&str>) -> HeaderValue {
+    let mut text = format!("pillion; error={}; details=\"{}", reason.error_type(), reason.code());
+    if let Some(detail) = told {
+        text.push_str(": ");
+        for char in detail.chars() {
+            match char {
+                '"' | '\\' => text.extend(['\\', char]),
+                ' '..='~' => text.push(char),
+                _ => text.push('?'),
+            }
+        }
+    }
+    text.push('"');
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("pillion"))
+}
+
+/// `grpc-message`: percent-encoded, all but printable ASCII and the percent sign itself.
+fn percent_encode(text: &str) -> String {
+    text.trim_end().bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        match byte {
+            b'%' | ..b' ' | 0x7f.. => {
+                let _infallible = write!(out, "%{byte:02X}");
+            }
+            _ => out.push(char::from(byte)),
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_are_one_line_of_printable_ascii_whatever_the_sentence_says() {
+        let value = proxy_status(Reason::TlsError, Some("a \"b\" \\ c\r\nd é"));
+        assert_eq!(
+            value,
+            "pillion; error=tls_protocol_error; details=\"tls_error: a \\\"b\\\" \\\\ c??d ?\""
+        );
+    }
+
+    #[test]
+    fn a_grpc_message_is_percent_encoded() {
+        assert_eq!(percent_encode("50% of é\n"), "50%25 of %C3%A9");
+    }
+}

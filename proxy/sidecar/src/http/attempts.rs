@@ -1,0 +1,213 @@
+//! The attempts of one exchange: where each went, how far it came and when, and how it ended.
+//!
+//! Metrics, the access log, and later timelines and traces all read this one list. A request has an attempt for every
+//! time that it is sent (the first, retries, replacements, hedges); an opaque connection has one for every server that
+//! is dialled for it. Several attempts may be under way at once, so each is spoken of by its [`AttemptId`].
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use pillion_model::Reason;
+use tokio::time::Instant;
+
+/// Attempts of one exchange that are remembered. `retry.attempts` and the replacements together stay far below; of
+/// more than these the last ones share the last place, so that the list cannot grow without bound.
+const MOST: usize = 16;
+
+/// Names one attempt of an exchange.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttemptId(u32);
+
+impl AttemptId {
+    /// The attempt that every exchange begins with.
+    pub const FIRST: Self = Self(0);
+}
+
+/// Each moment is `None` until it has come, and stays so when it never comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The endpoint that was picked.
+    pub endpoint: Option<SocketAddr>,
+    /// It began to wait for a connection.
+    pub queued: Option<Instant>,
+    /// It had a connection: a pooled one, or one that was made for it.
+    pub connected: Option<Instant>,
+    /// Its head was handed to the connection.
+    pub sent: Option<Instant>,
+    /// The head of its answer, or the server's first byte, was here.
+    pub first_byte: Option<Instant>,
+    pub ended: Option<Instant>,
+    /// `None` while it is under way.
+    pub outcome: Option<Outcome>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// The endpoint answered with this status.
+    Answered(u16),
+    /// A sidecar at the endpoint refused the request before it forwarded it.
+    Refused(u16),
+    Failed(Reason),
+    /// One of our own timeouts ended it. The endpoint is to blame, unless the client stalled.
+    Expired(Reason),
+}
+
+/// All attempts of an exchange, the first one first. The first needs no memory of its own.
+#[derive(Debug, Default)]
+pub struct Attempts {
+    first: Option<Attempt>,
+    more: Vec<Attempt>,
+    total: u32,
+}
+
+impl Attempt {
+    const NEW: Self = Self {
+        endpoint: None,
+        queued: None,
+        connected: None,
+        sent: None,
+        first_byte: None,
+        ended: None,
+        outcome: None,
+    };
+
+    /// How long the endpoint took from the request's head to the answer's.
+    pub fn took(&self) -> Option<Duration> {
+        Some(self.first_byte?.saturating_duration_since(self.sent?))
+    }
+}
+
+impl Attempts {
+    /// With the first attempt, [`AttemptId::FIRST`], begun.
+    pub const fn begun() -> Self {
+        Self { first: Some(Attempt::NEW), more: Vec::new(), total: 1 }
+    }
+
+    /// Begins another attempt.
+    pub fn begin(&mut self) -> AttemptId {
+        let id = AttemptId(self.total);
+        self.total = self.total.saturating_add(1);
+        if self.first.is_none() {
+            self.first = Some(Attempt::NEW);
+        } else if self.more.len() < MOST - 1 {
+            self.more.push(Attempt::NEW);
+        } else if let Some(last) = self.more.last_mut() {
+            *last = Attempt::NEW;
+        }
+        id
+    }
+
+    /// The attempt of this name; `None` when it has given its place to a later one.
+    pub fn find(&self, id: AttemptId) -> Option<&Attempt> {
+        match self.place(id)? {
+            0 => self.first.as_ref(),
+            place => self.more.get(place - 1),
+        }
+    }
+
+    /// Changes the attempt of this name, where it still has its place.
+    pub fn note(&mut self, id: AttemptId, what: impl FnOnce(&mut Attempt)) {
+        let attempt = match self.place(id) {
+            None => None,
+            Some(0) => self.first.as_mut(),
+            Some(place) => self.more.get_mut(place - 1),
+        };
+        if let Some(attempt) = attempt {
+            what(attempt);
+        }
+    }
+
+    /// Ends an attempt; one that has ended already stays as it is.
+    pub fn end(&mut self, id: AttemptId, outcome: Outcome, now: Instant) {
+        self.note(id, |attempt| {
+            if attempt.outcome.is_none() {
+                (attempt.ended, attempt.outcome) = (Some(now), Some(outcome));
+            }
+        });
+    }
+
+    /// Ends every attempt that is under way: the time of the whole request is over.
+    pub fn expire_all(&mut self, reason: Reason, now: Instant) {
+        for attempt in self.first.iter_mut().chain(&mut self.more).filter(|attempt| attempt.outcome.is_none())
+        {
+            (attempt.ended, attempt.outcome) = (Some(now), Some(Outcome::Expired(reason)));
+        }
+    }
+
+    /// The latest one that an endpoint was picked for: what an access line speaks of.
+    pub fn last_picked(&self) -> Option<&Attempt> {
+        self.more.iter().rev().chain(&self.first).find(|attempt| attempt.endpoint.is_some())
+    }
+
+    /// All that were begun, also those that are no longer remembered.
+    pub const fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// The last place is that of the latest attempt alone.
+    fn place(&self, id: AttemptId) -> Option<usize> {
+        let (place, last) = (id.0 as usize, MOST - 1);
+        match place < last {
+            true => Some(place),
+            false => (id.0 + 1 == self.total).then_some(last),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_stand_in_the_order_in_which_they_began() {
+        let mut attempts = Attempts::default();
+        let now = Instant::now();
+        let ids: Vec<AttemptId> = (0..3).map(|_| attempts.begin()).collect();
+        for (port, id) in (1..).zip(&ids) {
+            attempts.note(*id, |attempt| attempt.endpoint = Some(([10, 0, 0, 1], port).into()));
+        }
+        attempts.end(ids[1], Outcome::Failed(Reason::UpstreamReset), now);
+        let port = |id: &AttemptId| attempts.find(*id).and_then(|attempt| Some(attempt.endpoint?.port()));
+        let ports: Vec<u16> = ids.iter().filter_map(port).collect();
+        assert_eq!((ports, attempts.total()), (vec![1, 2, 3], 3));
+        assert_eq!(attempts.find(ids[1]).unwrap().outcome, Some(Outcome::Failed(Reason::UpstreamReset)));
+        assert_eq!(attempts.find(ids[2]).unwrap().outcome, None);
+        assert_eq!(attempts.last_picked().unwrap().endpoint.unwrap().port(), 3);
+    }
+
+    #[test]
+    fn a_timeout_of_one_attempt_leaves_the_others_alone() {
+        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        let (first, hedge) = (attempts.begin(), attempts.begin());
+        attempts.end(first, Outcome::Expired(Reason::PerTryTimeout), now);
+        assert_eq!(attempts.find(hedge).unwrap().outcome, None);
+        attempts.expire_all(Reason::RequestTimeout, now);
+        assert_eq!(attempts.find(first).unwrap().outcome, Some(Outcome::Expired(Reason::PerTryTimeout)));
+        assert_eq!(attempts.find(hedge).unwrap().outcome, Some(Outcome::Expired(Reason::RequestTimeout)));
+    }
+
+    #[test]
+    fn what_has_ended_does_not_end_again() {
+        let (mut attempts, now) = (Attempts::default(), Instant::now());
+        let id = attempts.begin();
+        attempts.end(id, Outcome::Answered(200), now);
+        attempts.end(id, Outcome::Failed(Reason::ClientGone), now);
+        assert_eq!(attempts.find(id).unwrap().outcome, Some(Outcome::Answered(200)));
+    }
+
+    #[test]
+    fn the_list_has_a_bound_and_the_latest_attempt_is_always_in_it() {
+        let mut attempts = Attempts::default();
+        let mut last = attempts.begin();
+        for begun in 2..1000_u32 {
+            let before = last;
+            last = attempts.begin();
+            attempts.note(last, |attempt| attempt.endpoint = Some(([10, 0, 0, 1], 1).into()));
+            assert!(attempts.find(last).is_some_and(|attempt| attempt.endpoint.is_some()), "{begun}");
+            assert_eq!(attempts.find(before).is_some(), begun as usize <= MOST, "{begun}");
+            assert_eq!(1 + attempts.more.len(), MOST.min(begun as usize));
+            assert_eq!(attempts.total(), begun);
+        }
+    }
+}

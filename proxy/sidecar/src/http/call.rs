@@ -1,0 +1,130 @@
+//! A request on its way through the stack, with the policy that travels with it, and the seam between two layers.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use http::request::Parts;
+use tokio::time::Instant;
+use tower::Service;
+
+use super::attempts::AttemptId;
+use super::exchange::Exchange;
+use super::{Body, Response, tunnel};
+use crate::state::Route;
+use pillion_base::error::Error;
+use pillion_base::limits::Permit;
+
+/// Boxed once and passed by pointer: eight layers would otherwise move half a kilobyte each.
+pub struct Call {
+    pub head: Parts,
+    pub body: Body,
+    pub common: Common,
+    /// Which attempt of its exchange this is.
+    pub attempt: AttemptId,
+    /// Counts the first try and the retries, from 1. A replacement has the number of what it replaces.
+    pub number: u32,
+    /// Bound of this try; `None` for the last one.
+    pub per_try: Option<Duration>,
+    /// One of `max_requests`, given back with the last byte of the answer.
+    pub permit: Option<Permit>,
+}
+
+/// What every attempt of a request has in common: a retry, a hedge or a mirror is made of this, a head and a body.
+#[derive(Clone)]
+pub struct Common {
+    pub exchange: Arc<Exchange>,
+    /// Set by `layers::route`; the layers below read their policy here.
+    pub route: Option<Arc<Route>>,
+    /// The host the request is for: `Host` towards HTTP/1, `:authority` towards HTTP/2.
+    pub host: Option<HeaderValue>,
+    pub is_grpc: bool,
+    /// The client waits to be asked for its body (`Expect: 100-continue`).
+    pub waits_to_send: bool,
+    /// It shall become a tunnel.
+    pub tunnel: Option<Box<tunnel::Kind>>,
+    /// It came as a retry of somebody before us (`x-pillion-attempt` above 1): not retried once more.
+    pub marked: bool,
+    /// `x-pillion-via`, for sidecars alone.
+    pub via: Option<HeaderValue>,
+    /// When the whole must have its headers; sent on as `grpc-timeout`.
+    pub deadline: Option<Instant>,
+}
+
+impl Call {
+    /// The first call of an exchange.
+    pub fn new(request: http::Request<Body>, exchange: Arc<Exchange>) -> Box<Self> {
+        let (head, body) = request.into_parts();
+        let is_grpc = super::headers::is_grpc(&head.headers);
+        let common = Common {
+            exchange,
+            route: None,
+            host: None,
+            is_grpc,
+            waits_to_send: false,
+            tunnel: None,
+            marked: false,
+            via: None,
+            deadline: None,
+        };
+        let attempt = AttemptId::FIRST;
+        Box::new(Self { head, body, common, attempt, number: 1, per_try: None, permit: None })
+    }
+}
+
+impl Common {
+    /// A further call of the same exchange.
+    pub fn call(&self, head: Parts, body: Body) -> Box<Call> {
+        let attempt = self.exchange.begin_attempt();
+        Box::new(Call { head, body, common: self.clone(), attempt, number: 1, per_try: None, permit: None })
+    }
+}
+
+/// Why a call has no answer, and the call itself where nothing of it was sent.
+pub struct Failure {
+    pub error: Error,
+    /// As good as new: the retry layer may send it elsewhere, whatever its method and body.
+    pub unsent: Option<Box<Call>>,
+}
+
+impl Failure {
+    /// Gives the call back to the retry layer.
+    pub const fn untouched(error: Error, call: Box<Call>) -> Self {
+        Self { error, unsent: Some(call) }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { error, unsent: None }
+    }
+}
+
+impl std::fmt::Debug for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Failure").field("error", &self.error).finish_non_exhaustive()
+    }
+}
+
+/// A stack, or the rest of one, below the rescue.
+pub trait HttpService:
+    Service<Box<Call>, Response = Response, Error = Failure, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> HttpService for S where
+    S: Service<Box<Call>, Response = Response, Error = Failure, Future: Send> + Clone + Send + 'static
+{
+}
+
+/// A whole stack: every call is answered.
+pub trait AnsweringService:
+    Service<Box<Call>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}
+
+impl<S> AnsweringService for S where
+    S: Service<Box<Call>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
+{
+}

@@ -1,0 +1,342 @@
+//! One downstream HTTP/2 connection.
+//!
+//! Its task accepts streams and moves bytes; each stream has a task of its own, which carries one request through the
+//! stack and its answer back. A stream that its client resets drops what it had under way.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use h2::server::{Builder, SendResponse};
+use h2::{Reason, RecvStream};
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http::{Method, Request};
+use http_body::Body as _;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use crate::connection::Connection;
+use crate::http::server::deserted;
+use crate::http::{Body, Call, Exchange, Response, answer, headers, tunnel};
+use crate::layers::{AnsweringService, record};
+use crate::worker::Worker;
+use pillion_base::error::Error;
+use pillion_base::net::{Io, Prefixed, Transport};
+use pillion_http::framing::content_length;
+use pillion_http::h2::guard::{Downstream, Guarded};
+use pillion_http::h2::memory::Piece;
+use pillion_http::h2::send::{Outgoing, Unsent};
+use pillion_http::h2::tunnel::Tunnel;
+use pillion_http::h2::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
+use pillion_http::head::{HeadLimits, list_bytes};
+use pillion_http::transfer::{Ending, Observer as _};
+
+/// Streams one client may have open at once; twice Envoy's recommendation.
+const STREAMS: u32 = 200;
+/// Heads of all requests that are open on one connection: 200 of 20 KiB. Beyond it a stream is refused, which its
+/// client may send again at once.
+const HEADS: usize = 4 * 1024 * 1024;
+/// A client is judged by so many streams at a time: when it has reset more than half of them it is told goodbye, and
+/// the second time that is no longer a request.
+const JUDGED_STREAMS: u32 = 100;
+
+/// What the streams of one client share.
+struct Client {
+    connection: Arc<Connection>,
+    worker: Arc<Worker>,
+    room: Arc<Room>,
+    limits: HeadLimits,
+    /// Streams that it has reset, of those that it is judged by now.
+    resets: AtomicU32,
+    /// Bytes of heads of open streams.
+    heads: AtomicUsize,
+}
+
+/// Serves `io` until its client leaves. In the drain: until what is in flight has ended, and inbound until the
+/// connection has been silent for a second.
+pub async fn serve<S: AnsweringService>(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, stack: S) {
+    let limits = worker.limits();
+    let of_heads = connection.head_limits(&limits);
+    let guarded = Guarded::downstream(
+        io,
+        Box::new(Watched { connection: connection.clone(), worker: worker.clone() }),
+        &worker.ground.timers,
+    );
+    let handshake = builder(of_heads).handshake::<_, Piece>(guarded);
+    let Ok(Ok(conn)) = timeout(limits.header_timeout, handshake).await else { return };
+    let client = Arc::new(Client {
+        room: Room::new(&worker.ground),
+        connection: connection.clone(),
+        worker,
+        limits: of_heads,
+        resets: AtomicU32::new(0),
+        heads: AtomicUsize::new(0),
+    });
+    let mut driver = Driver { conn: Some(conn), client, stack, judged: 0, was_warned: false };
+    tokio::select! { // only the wait for the drain can be dropped here
+        () = poll_fn(|cx| driver.poll(cx)) => return,
+        () = connection.place.work.goodbye() => driver.say_goodbye(),
+    }
+    tokio::select! { // a connection that is deserted has nothing to lose
+        () = poll_fn(|cx| driver.poll(cx)) => {}
+        () = deserted(&connection) => {}
+    }
+}
+
+fn builder(limits: HeadLimits) -> Builder {
+    let mut builder = Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .max_concurrent_streams(STREAMS)
+        .max_header_list_size(limits.readable_list_bytes())
+        .max_send_buffer_size(SEND_BUFFER)
+        .data_frame_budget(DATA_FRAME_BUDGET)
+        .enable_connect_protocol(); // RFC 8441
+    builder
+}
+
+struct Driver<S> {
+    /// `None` only while being dropped.
+    conn: Option<h2::server::Connection<Guarded, Piece>>,
+    client: Arc<Client>,
+    stack: S,
+    /// Streams since the client was judged.
+    judged: u32,
+    was_warned: bool,
+}
+
+impl<S: AnsweringService> Driver<S> {
+    /// Ready when the connection has ended. How, has been told request by request.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(conn) = &mut self.conn else { return Poll::Ready(()) };
+            match self.client.room.drive(cx, |cx| conn.poll_accept(cx)) {
+                Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Pending => {
+                    if let Some(window) = self.client.room.account.new_window() {
+                        conn.set_target_window_size(window);
+                    }
+                    return Poll::Pending;
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Piece>) {
+        let bytes = list_bytes(&request);
+        if self.client.heads.load(Relaxed) + bytes > HEADS {
+            return respond.send_reset(Reason::REFUSED_STREAM);
+        }
+        self.judge();
+        let head = Head::hold(&self.client, bytes);
+        tokio::spawn(carry(request, respond, head, self.stack.clone()));
+    }
+
+    /// A client that resets most of what it asks for costs the application work that nobody wants.
+    fn judge(&mut self) {
+        self.judged += 1;
+        if self.judged < JUDGED_STREAMS {
+            return;
+        }
+        self.judged = 0;
+        if self.client.resets.swap(0, Relaxed) > JUDGED_STREAMS / 2
+            && let Some(conn) = &mut self.conn
+        {
+            match std::mem::replace(&mut self.was_warned, true) {
+                false => conn.graceful_shutdown(),
+                true => conn.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM),
+            }
+        }
+    }
+
+    fn say_goodbye(&mut self) {
+        if let Some(conn) = &mut self.conn {
+            conn.graceful_shutdown();
+        }
+    }
+}
+
+/// Who still reads learns that nothing more comes.
+impl<S> Drop for Driver<S> {
+    fn drop(&mut self) {
+        self.conn = None;
+        self.client.room.arrivals.end();
+    }
+}
+
+/// A head that counts against its connection while its stream is open.
+struct Head {
+    client: Arc<Client>,
+    bytes: usize,
+}
+
+impl Head {
+    fn hold(client: &Arc<Client>, bytes: usize) -> Self {
+        client.heads.fetch_add(bytes, Relaxed);
+        Self { client: client.clone(), bytes }
+    }
+}
+
+impl Drop for Head {
+    fn drop(&mut self) {
+        self.client.heads.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+/// One stream, from its request to the last byte of its answer.
+async fn carry<S: AnsweringService>(
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Piece>,
+    head: Head,
+    stack: S,
+) {
+    let client = &head.client;
+    let (request, inside) = opened(request, client);
+    let request_id = headers::request_id(request.headers(), &mut client.worker.ground.rng.lock());
+    let exchange = Arc::new(Exchange::new(client.worker.clone(), client.connection.clone(), request_id));
+    let mut request = request;
+    let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked_http2(&mut request)).flatten();
+    let mut call = Call::new(request, exchange.clone());
+    let (asked, opens) = match asked {
+        Some((asked, opens)) => {
+            call.common.tunnel = Some(Box::new(asked.kind.clone()));
+            (Some(asked), Some(opens))
+        }
+        None => (None, None),
+    };
+    if poll_fn(|cx| Poll::Ready(respond.poll_reset(cx).is_ready())).await {
+        client.resets.fetch_add(1, Relaxed);
+        record::note_request(&exchange, &call);
+        exchange.client_gone();
+        return exchange.finish(Ending::default()); // the stack never heard of it
+    }
+    let response = if let Err(error) = client.limits.check_http2(call.head.headers.len(), head.bytes) {
+        Some(refused(&error, &call, &exchange))
+    } else {
+        answered(stack, call, &exchange, &mut respond).await
+    };
+    let Some(response) = response else {
+        client.resets.fetch_add(1, Relaxed);
+        return;
+    };
+    match asked {
+        Some(asked) if tunnel::is_opened(&response) => {
+            let response = tunnel::open(asked, response, &exchange);
+            open(response, respond, inside, opens, &client.room);
+        }
+        _ => {
+            if let Err(Unsent::Refused) = send(response, respond, &client.room).await {
+                client.resets.fetch_add(1, Relaxed);
+            }
+        }
+    }
+}
+
+/// The body as the stack reads it. A CONNECT has none: what comes is for the tunnel.
+fn opened(request: Request<RecvStream>, client: &Client) -> (Request<Body>, Option<RecvStream>) {
+    let (head, stream) = request.into_parts();
+    if head.method == Method::CONNECT {
+        return (Request::from_parts(head, Body::empty()), Some(stream));
+    }
+    let body = match stream.is_end_stream() {
+        true => Body::empty(),
+        false => Body::http2(Incoming::new(stream, content_length(&head.headers), &client.room)),
+    };
+    (Request::from_parts(head, body), None)
+}
+
+/// The stack's answer; interim ones go to the client as they come. `None`: the client wants none any more.
+async fn answered<S: AnsweringService>(
+    mut stack: S,
+    call: Box<Call>,
+    exchange: &Exchange,
+    respond: &mut SendResponse<Piece>,
+) -> Option<Response> {
+    let mut answering = pin!(stack.call(call));
+    poll_fn(|cx| {
+        let answered = answering.as_mut().poll(cx);
+        exchange.interim.take(cx, |interim| drop(respond.send_informational(interim)));
+        match answered {
+            Poll::Ready(response) => {
+                Poll::Ready(Some(response.unwrap_or_else(|never: Infallible| match never {})))
+            }
+            Poll::Pending => respond.poll_reset(cx).map(|_reset| None),
+        }
+    })
+    .await
+}
+
+/// A client, as the watch over its connection sees it.
+struct Watched {
+    connection: Arc<Connection>,
+    worker: Arc<Worker>,
+}
+
+impl Downstream for Watched {
+    fn is_busy(&self) -> bool {
+        self.connection.in_flight.load(Relaxed) > 0
+    }
+
+    fn header_timeout(&self) -> Duration {
+        self.worker.limits().header_timeout
+    }
+
+    fn idle_timeout(&self) -> Duration {
+        self.worker.limits().idle_timeout
+    }
+}
+
+/// An answer to a head that no stack shall see.
+fn refused(error: &Error, call: &Call, exchange: &Arc<Exchange>) -> Response {
+    record::note_request(exchange, call);
+    exchange.failed(error);
+    let mut response = answer::answer(error, exchange, call.common.is_grpc);
+    exchange.headers_sent(response.status(), headers::grpc_status(response.headers()));
+    response.body_mut().response_tail().observer = Some(exchange.clone());
+    response
+}
+
+async fn send(response: Response, mut respond: SendResponse<Piece>, room: &Arc<Room>) -> Result<(), Unsent> {
+    let (head, body) = response.into_parts();
+    let mut head = http::Response::from_parts(head, ());
+    let is_empty = body.is_end_stream();
+    if let (false, Some(length)) = (is_empty, body.size_hint().exact())
+        && !head.headers().contains_key(CONTENT_LENGTH)
+    {
+        head.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    match respond.send_response(head, is_empty) {
+        Ok(_ended) if is_empty => Ok(()),
+        Ok(stream) => Outgoing::answer(stream, body, room).await,
+        Err(error) => {
+            respond.send_reset(Reason::INTERNAL_ERROR);
+            Err(if error.is_reset() { Unsent::Refused } else { Unsent::Broken })
+        }
+    }
+}
+
+/// From here on the stream is a tunnel's.
+fn open(
+    response: Response,
+    mut respond: SendResponse<Piece>,
+    inside: Option<RecvStream>,
+    opens: Option<oneshot::Sender<Io>>,
+    room: &Arc<Room>,
+) {
+    let (head, _no_body) = response.into_parts();
+    let (Some(inside), Some(opens)) = (inside, opens) else {
+        return respond.send_reset(Reason::INTERNAL_ERROR);
+    };
+    match respond.send_response(http::Response::from_parts(head, ()), false) {
+        Ok(stream) => {
+            let tunnel = Transport::Inside(Box::new(Tunnel::new(inside, stream, room)));
+            drop(opens.send(Prefixed::new(tunnel))); // dropped, the tunnel ends
+        }
+        Err(_closed) => respond.send_reset(Reason::INTERNAL_ERROR),
+    }
+}

@@ -1,0 +1,296 @@
+//! Requests that no stack sees: their answer, their place in the metrics, and their access line.
+//!
+//! A head that hyper cannot read, and plaintext where only mTLS is let in. What can be read of such a head is read here,
+//! leniently: it is shown to people, and nothing is decided by it.
+
+use std::time::{Duration, SystemTime};
+
+use http::{HeaderMap, HeaderValue};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::timeout;
+
+use super::headers::{X_PILLION_REASON, fresh_request_id, is_well_formed};
+use super::linger::linger;
+use super::{answer, exchange};
+use crate::connection::Connection;
+use crate::worker::Worker;
+use pillion_base::net::Io;
+use pillion_model::Direction;
+use pillion_model::Reason;
+use pillion_telemetry::{MethodLabel, Record, RequestLabels, Symbol};
+
+/// As much of a head is kept to be shown: nearly every head is smaller as a whole.
+const KEPT: usize = 4096;
+/// For the rest of a head that is refused whatever it says, then for the client to take its answer, and once more for
+/// it to leave. Clients send a head in one piece.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Why plaintext is not served where mTLS is required.
+pub const PLAINTEXT: &str = "the port takes mTLS alone (inbound.mtls is strict), and plaintext came";
+/// The longest method that is shown as one.
+const METHOD_BYTES: usize = 32;
+
+/// The first bytes of the head that a connection is reading.
+#[derive(Default)]
+pub(super) struct Beginning {
+    bytes: Vec<u8>,
+    /// Requests of the connection that had begun before it.
+    after: u64,
+}
+
+impl Beginning {
+    /// A copy of some hundred bytes for each request. Its room is kept from one request to the next.
+    pub(super) fn keep(&mut self, bytes: &[u8], requests: u64) {
+        if self.after != requests {
+            self.bytes.clear();
+            self.after = requests;
+        }
+        let room = KEPT.saturating_sub(self.bytes.len()).min(bytes.len());
+        self.bytes.extend_from_slice(bytes.get(..room).unwrap_or_default());
+    }
+
+    /// Of the request that comes after so many. Empty where what was kept belongs to an earlier one: then several came
+    /// in one piece, and where the last of them begins is not known.
+    pub(super) fn of_next(&self, requests: u64) -> &[u8] {
+        if self.after == requests { &self.bytes } else { &[] }
+    }
+}
+
+/// What can be read of a head that may be malformed.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Shown<'a> {
+    method: &'a str,
+    target: &'a [u8],
+    host: &'a [u8],
+    request_id: Option<&'a [u8]>,
+    is_http10: bool,
+}
+
+impl<'a> Shown<'a> {
+    /// Whole lines only: the last one may be cut.
+    fn read(head: &'a [u8]) -> Self {
+        let mut lines = head.split_inclusive(|byte| *byte == b'\n').filter_map(|line| {
+            let line = line.strip_suffix(b"\n")?;
+            Some(line.strip_suffix(b"\r").unwrap_or(line))
+        });
+        let first = lines.by_ref().find(|line| !line.is_empty()).unwrap_or_default();
+        let mut shown = Self::of_first_line(first);
+        let mut ids = 0;
+        for line in lines.take_while(|line| !line.is_empty()) {
+            let Some((name, value)) = split_at(line, b':') else { continue };
+            let value = value.trim_ascii();
+            if name.eq_ignore_ascii_case(b"host") {
+                shown.host = value;
+            } else if name.eq_ignore_ascii_case(b"x-request-id") {
+                ids += 1;
+                shown.request_id = Some(value).filter(|id| ids == 1 && is_well_formed(id));
+            }
+        }
+        shown
+    }
+
+    fn of_first_line(line: &'a [u8]) -> Self {
+        let Some((method, rest)) = split_at(line, b' ') else { return Self::default() };
+        let is_token = method.len() <= METHOD_BYTES && method.iter().all(u8::is_ascii_alphabetic);
+        let method = std::str::from_utf8(method).ok().filter(|_| is_token);
+        let Some(method) = method else { return Self::default() };
+        let (target, version) = split_at(rest, b' ').unwrap_or((rest, b""));
+        Self { method, target, is_http10: version == b"HTTP/1.0", ..Self::default() }
+    }
+}
+
+fn split_at(line: &[u8], sign: u8) -> Option<(&[u8], &[u8])> {
+    let at = line.iter().position(|byte| *byte == sign)?;
+    Some((line.get(..at)?, line.get(at + 1..)?))
+}
+
+/// Why nobody serves a request.
+struct Refusal {
+    reason: Reason,
+    /// The status line without its version.
+    line: &'static str,
+    /// The sentence for the log; the caller hears it where it is this host's own application.
+    detail: String,
+}
+
+/// hyper could not read a request's head and wants to answer `hypers`: counts and logs it, and gives our answer
+/// instead. `head`: what is known of it.
+pub(super) fn refuse_head(hypers: &[u8], head: &[u8], connection: &Connection, worker: &Worker) -> Vec<u8> {
+    let limits = worker.limits();
+    let refusal = match hypers.starts_with(b"HTTP/1.1 431") {
+        true => Refusal {
+            reason: Reason::HeadersTooLarge,
+            line: "431 Request Header Fields Too Large",
+            detail: format!(
+                "the request's headers are over {} bytes or more than {} (limits.header_bytes, limits.header_count)",
+                limits.header_bytes, limits.header_count
+            ),
+        },
+        false => Refusal {
+            reason: Reason::BadRequest,
+            line: "400 Bad Request",
+            detail: "the request is not HTTP as RFC 9112 has it".to_owned(),
+        },
+    };
+    refuse(&refusal, head, connection, worker)
+}
+
+/// Plaintext HTTP/1 where mTLS is required. Reads the head for what it says of itself, answers, and closes: each within
+/// [`PATIENCE`], whatever the client does.
+pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Worker) {
+    let head = read_head(&mut io).await;
+    let refusal =
+        Refusal { reason: Reason::MtlsRequired, line: "403 Forbidden", detail: PLAINTEXT.to_owned() };
+    let answer = refuse(&refusal, &head, connection, worker);
+    if let Ok(Ok(())) = timeout(PATIENCE, io.write_all(&answer)).await {
+        drop(timeout(PATIENCE, linger(io, &connection.place.work)).await);
+    }
+}
+
+/// As much as has come of a head when it is whole, too long to be kept, or late.
+async fn read_head(io: &mut Io) -> Vec<u8> {
+    let mut head = Vec::with_capacity(KEPT);
+    let whole = async {
+        while head.len() < KEPT && !is_whole(&head) {
+            let mut rest = (&mut *io).take((KEPT - head.len()) as u64);
+            if !matches!(rest.read_buf(&mut head).await, Ok(1..)) {
+                return;
+            }
+        }
+    };
+    drop(timeout(PATIENCE, whole).await);
+    head
+}
+
+fn is_whole(head: &[u8]) -> bool {
+    head.windows(4).any(|end| end == b"\r\n\r\n") || head.windows(2).any(|end| end == b"\n\n")
+}
+
+/// Counts a request that no stack will see, and writes its line. Returns its answer as HTTP/1 writes it; the connection
+/// ends with it.
+fn refuse(refusal: &Refusal, head: &[u8], connection: &Connection, worker: &Worker) -> Vec<u8> {
+    let shown = Shown::read(head);
+    let request_id = shown.request_id.and_then(|id| HeaderValue::from_bytes(id).ok());
+    let request_id = request_id.unwrap_or_else(|| fresh_request_id(&mut worker.ground.rng.lock()));
+    count(refusal, &shown, connection, worker);
+    log(refusal, &shown, &request_id, connection, worker);
+    let told = (connection.direction == Direction::Outbound).then_some(&*refusal.detail);
+    let mut headers = HeaderMap::new();
+    headers.insert(super::headers::PROXY_STATUS, answer::proxy_status(refusal.reason, told));
+    headers.insert(super::headers::X_REQUEST_ID, request_id);
+    if connection.direction == Direction::Inbound && connection.peer.is_some() {
+        headers.insert(X_PILLION_REASON, HeaderValue::from_static(refusal.reason.code()));
+    }
+    written(refusal.line, &headers, &answer::sentence(refusal.reason, told))
+}
+
+fn written(line: &str, headers: &HeaderMap, body: &str) -> Vec<u8> {
+    let mut answer = format!("HTTP/1.1 {line}\r\ncontent-type: text/plain; charset=utf-8\r\n").into_bytes();
+    for (name, value) in headers {
+        answer.extend_from_slice(name.as_str().as_bytes());
+        answer.extend_from_slice(b": ");
+        answer.extend_from_slice(value.as_bytes());
+        answer.extend_from_slice(b"\r\n");
+    }
+    let rest = format!("connection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    answer.extend_from_slice(rest.as_bytes());
+    answer
+}
+
+fn count(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: &Worker) {
+    let method = http::Method::from_bytes(shown.method.as_bytes());
+    worker.recorder.lock().count(RequestLabels {
+        direction: connection.direction,
+        service: exchange::nobodys(connection.direction),
+        route: Symbol::EMPTY,
+        method: method.map_or(MethodLabel::Other, |method| (&method).into()),
+        status: refusal.reason.status(),
+        grpc_status: None,
+        reason: Some(refusal.reason),
+        peer: connection.peer_label,
+    });
+}
+
+fn log(
+    refusal: &Refusal,
+    shown: &Shown<'_>,
+    request_id: &HeaderValue,
+    connection: &Connection,
+    worker: &Worker,
+) {
+    let Some(log) = worker.access_log.as_ref().filter(|log| log.wants(true)) else { return };
+    log.write(&Record {
+        time: SystemTime::now(),
+        direction: connection.direction,
+        service: &worker.ground.metrics.name(exchange::nobodys(connection.direction)),
+        route: "",
+        method: shown.method,
+        path: shown.target,
+        host: shown.host,
+        protocol: if shown.is_http10 { "HTTP/1.0" } else { "HTTP/1.1" },
+        status: refusal.reason.status(),
+        grpc_status: None,
+        reason: Some(refusal.reason),
+        peer_reason: "",
+        detail: &refusal.detail,
+        peer: connection.peer.as_ref().map_or("", |peer| peer.id.as_str()),
+        downstream: Some(connection.downstream),
+        upstream: None,
+        request_id: request_id.as_bytes(),
+        bytes_in: 0,
+        bytes_out: 0,
+        duration: Duration::ZERO,
+        upstream_duration: None,
+        attempts: 0,
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn c19_of_a_head_that_is_refused_is_shown_what_can_be_read() {
+        let shown = |method, target, host, request_id: &'static str| Shown {
+            method,
+            target,
+            host,
+            request_id: Some(request_id.as_bytes()).filter(|id| !id.is_empty()),
+            is_http10: false,
+        };
+        for (head, expected) in [
+            ("GET /a HTTP/1.1\r\nHost: h\r\nX-Request-Id: abc\r\n\r\n", shown("GET", b"/a", b"h", "abc")),
+            ("\r\nGET /a HTTP/1.1\nx-request-id:abc\nhost: h\n\n", shown("GET", b"/a", b"h", "abc")),
+            ("GET /a\r\nnonsense\r\nx-request-id: abc\r\n", shown("GET", b"/a", b"", "abc")),
+            ("G<T /a HTTP/1.1\r\nx-request-id: abc\r\n", shown("", b"", b"", "abc")),
+            ("GET /a HTTP/1.1\r\nx-request-id: two words\r\n", shown("GET", b"/a", b"", "")),
+            ("GET /a HTTP/1.1\r\nx-request-id: a\r\nx-request-id: b\r\n", shown("GET", b"/a", b"", "")),
+            ("GET /a HTTP/1.1\r\nx-request-id: may be cu", shown("GET", b"/a", b"", "")),
+            ("GET /a HTTP/1.1\r\n\r\nx-request-id: of-a-body\r\n", shown("GET", b"/a", b"", "")),
+            ("\x16\x03\x01", shown("", b"", b"", "")),
+        ] {
+            assert_eq!(Shown::read(head.as_bytes()), expected, "{head}");
+        }
+    }
+
+    #[test]
+    fn c19_a_head_is_kept_up_to_a_bound_and_never_taken_for_another_requests() {
+        let mut seen = Beginning::default();
+        seen.keep(b"GET / ", 0);
+        seen.keep(b"HTTP/1.1\r\n", 0);
+        assert_eq!(seen.of_next(0), b"GET / HTTP/1.1\r\n");
+        assert_eq!(seen.of_next(1), b"", "the first one was served, and what came with it is unknown");
+        seen.keep(&[b'a'; 3000], 1);
+        seen.keep(&[b'b'; 3000], 1);
+        assert_eq!(seen.of_next(1).len(), KEPT);
+    }
+
+    proptest! {
+        #[test]
+        fn c19_any_bytes_are_shown_without_a_panic(head: Vec<u8>) {
+            let shown = Shown::read(&head);
+            prop_assert!(shown.request_id.is_none_or(is_well_formed));
+        }
+    }
+}

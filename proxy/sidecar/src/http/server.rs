@@ -1,0 +1,191 @@
+//! One downstream HTTP connection: hyper's framing for HTTP/1, our limits, and a graceful end.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Poll;
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Request};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
+
+use super::exchange::Exchange;
+use super::guard::Guarded;
+use super::head::HeadLimits;
+use super::linger::linger;
+use super::{Body, Call, Response, h2_server, headers, tunnel};
+use crate::connection::Connection;
+use crate::detect::first_byte;
+use crate::http::call::AnsweringService;
+use crate::worker::Worker;
+use pillion_base::drain::QUIET;
+use pillion_base::net::Io;
+use pillion_telemetry::{Held, Protocol};
+
+/// hyper's read buffer of HTTP/1 at least; it must hold a whole head, and bodies need no more.
+pub const HTTP1_BUFFER: usize = 128 * 1024;
+/// hyper's own limit of an HTTP/1 head's fields; another one costs an allocation for each.
+const HEADER_COUNT: u32 = 100;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    Http1,
+    Http2,
+}
+
+pub const fn protocol(version: Version) -> Protocol {
+    match version {
+        Version::Http1 => Protocol::Http1,
+        Version::Http2 => Protocol::Http2,
+    }
+}
+
+/// Serves `io` until its client leaves. In the drain: until what is in flight has ended, and inbound until the
+/// connection has been silent for a second.
+pub async fn serve<S: AnsweringService>(
+    mut io: Io,
+    version: Version,
+    connection: Arc<Connection>,
+    worker: Arc<Worker>,
+    stack: S,
+) {
+    let _open = Held::of(&worker.ground.connections_active(connection.direction, protocol(version)));
+    // Boxed: a connection that rests holds none of it.
+    match version {
+        Version::Http1 => {
+            while let Some(rests) =
+                Box::pin(http1(io, connection.clone(), worker.clone(), stack.clone())).await
+            {
+                let work = &connection.place.work;
+                work.rest();
+                let Ok(wakes) = first_byte(rests, &worker, work).await else { return };
+                io = wakes;
+            }
+        }
+        Version::Http2 => Box::pin(h2_server::serve(io, connection, worker, stack)).await,
+    }
+}
+
+/// Returns the connection when nothing has happened on it for a while.
+async fn http1<S: AnsweringService>(
+    io: Io,
+    connection: Arc<Connection>,
+    worker: Arc<Worker>,
+    stack: S,
+) -> Option<Io> {
+    let mut is_told = false;
+    let limits = connection.head_limits(&worker.limits());
+    let (rests, io) = (connection.clone(), Guarded::new(io, connection.clone(), worker.clone()));
+    let service = service_fn(move |request: Request<Incoming>| {
+        handle(request, connection.clone(), worker.clone(), stack.clone())
+    });
+    let mut conn = http1_builder(limits).serve_connection(TokioIo::new(io), service).with_upgrades();
+    // How it ended has been told request by request.
+    drop(
+        poll_fn(|cx| {
+            loop {
+                if let Poll::Ready(ended) = Pin::new(&mut conn).poll(cx) {
+                    return Poll::Ready(ended);
+                }
+                if is_told || !rests.rests.load(Relaxed) {
+                    return Poll::Pending;
+                }
+                is_told = true;
+                Pin::new(&mut conn).graceful_shutdown(); // at once: nothing is in flight
+            }
+        })
+        .await,
+    );
+    let has_rest = rests.rests.swap(false, Relaxed);
+    let parts = conn.into_parts()?;
+    let guarded = parts.io.into_inner();
+    let client_is_there = guarded.client_is_there();
+    let mut io = guarded.into_io();
+    if !has_rest {
+        if client_is_there {
+            linger(io, &rests.place.work).await;
+        }
+        return None;
+    }
+    io.put_back(parts.read_buf);
+    Some(io)
+}
+
+fn http1_builder(limits: HeadLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    let header_bytes = limits.bytes as usize;
+    builder
+        .max_header_size(header_bytes)
+        .max_buf_size(HTTP1_BUFFER.max(header_bytes * 2))
+        .auto_date_header(false);
+    if limits.fields != HEADER_COUNT {
+        builder.max_headers(limits.fields as usize);
+    }
+    builder
+}
+
+/// The client was told goodbye, and should leave when its streams have ended; not all do. Where nothing happens for
+/// a second the drain does not wait for it any longer. Ready when it is to be closed.
+pub(super) async fn deserted(connection: &Connection) {
+    let (work, requests) = (&connection.place.work, || connection.requests.load(Relaxed));
+    let (mut seen, mut since) = (requests(), Instant::now());
+    loop {
+        tokio::time::sleep(QUIET / 4).await;
+        if connection.in_flight.load(Relaxed) > 0 || requests() != seen {
+            (seen, since) = (requests(), Instant::now());
+            work.wake();
+        } else if since.elapsed() >= QUIET {
+            work.rest();
+            if work.refuses() {
+                return;
+            }
+        }
+    }
+}
+
+async fn handle<S: AnsweringService>(
+    mut request: Request<Incoming>,
+    connection: Arc<Connection>,
+    worker: Arc<Worker>,
+    mut stack: S,
+) -> Result<Response, Infallible> {
+    let request_id = headers::request_id(request.headers(), &mut worker.ground.rng.lock());
+    let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked(&mut request)).flatten();
+    let version = request.version();
+    let exchange = Arc::new(Exchange::new(worker, connection, request_id));
+    let mut call = Call::new(request.map(Body::incoming), exchange.clone());
+    let Some(asked) = asked else {
+        let mut response = stack.call(call).await?;
+        if version == http::Version::HTTP_10 {
+            note_length(&response, &exchange.connection);
+        }
+        say_goodbye(&mut response, &exchange.connection);
+        return Ok(response);
+    };
+    call.common.tunnel = Some(Box::new(asked.kind.clone()));
+    let mut response = Box::pin(stack.call(call)).await?;
+    if !tunnel::is_opened(&response) {
+        say_goodbye(&mut response, &exchange.connection);
+    }
+    Ok(tunnel::open(asked, response, &exchange))
+}
+
+/// HTTP/1.0 has no chunks: there an answer of unknown length ends with its connection.
+fn note_length(response: &Response, connection: &Connection) {
+    if http_body::Body::size_hint(response.body()).exact().is_none() {
+        connection.is_unframed.store(true, Relaxed);
+    }
+}
+
+/// The last answer on the connection, if the drain has begun.
+fn say_goodbye(response: &mut Response, connection: &Connection) {
+    if connection.place.work.says_goodbye() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+}

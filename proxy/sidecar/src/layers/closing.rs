@@ -1,0 +1,22 @@
+//! Refuses what comes once inbound takes nothing new. Nothing of it was forwarded, so its sender may go elsewhere: a
+//! caller's sidecar does so at once, whatever the method.
+
+use tower::layer::layer_fn;
+use tower::{Layer, service_fn};
+
+use super::HttpService;
+use crate::http::{Call, Failure, Response};
+use pillion_base::error::Error;
+use pillion_model::Reason;
+
+pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(|next: S| service_fn(move |call| closing(next.clone(), call)))
+}
+
+async fn closing<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Failure> {
+    if call.common.exchange.connection.place.work.refuses() {
+        let detail = "the sidecar is about to end, and takes no new request";
+        return Err(Error::new(Reason::Draining, detail).into());
+    }
+    next.call(call).await
+}

@@ -1,0 +1,43 @@
+//! At most so many requests at once, and bodies at most so large. Inside retry: each try takes its own permit.
+
+use http_body::Body as _;
+use tower::layer::layer_fn;
+use tower::{Layer, service_fn};
+
+use super::HttpService;
+use crate::http::{Call, Failure, Response};
+use pillion_base::error::Error;
+use pillion_model::Reason;
+use pillion_telemetry::Limit;
+use pillion_upstream::cluster::Cluster;
+
+pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(|next: S| service_fn(move |call| limit(next.clone(), call)))
+}
+
+async fn limit<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
+    if let Some(route) = call.common.route.clone() {
+        admit(&mut call, &route.cluster)?;
+    }
+    next.call(call).await
+}
+
+fn admit(call: &mut Call, cluster: &Cluster) -> Result<(), Error> {
+    let announced = call.body.size_hint().lower();
+    if let Some(max) = cluster.max_body.filter(|max| announced > *max) {
+        return Err(too_large(max));
+    }
+    let requests = &cluster.limits.requests;
+    call.permit = Some(requests.try_acquire().ok_or_else(|| {
+        cluster.rejected(Limit::Requests);
+        Error::new(
+            Reason::LimitRequests,
+            format!("\"{}\" has {} requests in flight ({})", cluster.name, requests.max(), requests.name()),
+        )
+    })?);
+    Ok(())
+}
+
+pub fn too_large(max: u64) -> Error {
+    Error::new(Reason::BodyTooLarge, format!("the request's body is over {max} bytes (inbound.max_body)"))
+}

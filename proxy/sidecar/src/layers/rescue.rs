@@ -1,0 +1,87 @@
+//! Errors become answers, below the record that counts them.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::Poll;
+
+use http::header::CONNECTION;
+use http::{HeaderValue, Version};
+use tower::layer::layer_fn;
+use tower::{Layer, service_fn};
+
+use super::{AnsweringService, HttpService};
+use crate::http::answer::answer;
+use crate::http::exchange::Exchange;
+use crate::http::{Call, Failure, Response};
+use pillion_base::error::{Error, Sent};
+use pillion_http::headers::{X_PILLION_REASON, X_PILLION_REFUSED};
+use pillion_model::Direction;
+use pillion_model::Reason;
+
+pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl AnsweringService> + Clone {
+    layer_fn(|next: S| service_fn(move |call| rescue(next.clone(), call)))
+}
+
+async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Infallible> {
+    let (exchange, is_grpc) = (call.common.exchange.clone(), call.common.is_grpc);
+    let is_http1 = call.head.version != Version::HTTP_2;
+    match contained(pin!(next.call(call))).await {
+        Ok(response) => Ok(response),
+        Err(Failure { error, .. }) => {
+            exchange.failed(&error);
+            let mut response = answer(&error, &exchange, is_grpc);
+            if is_to_sidecar(&exchange) {
+                let reason = HeaderValue::from_static(error.reason.code());
+                response.headers_mut().insert(X_PILLION_REASON, reason);
+            }
+            if is_refusal(&error, &exchange) {
+                response.headers_mut().insert(X_PILLION_REFUSED, HeaderValue::from_static("1"));
+            }
+            if error.ends_connection && is_http1 {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok(response)
+        }
+    }
+}
+
+/// A panic below costs its own request: it is a bug of ours, and the connection's other requests go on.
+async fn contained(
+    mut inner: Pin<&mut impl Future<Output = Result<Response, Failure>>>,
+) -> Result<Response, Failure> {
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx)));
+        polled.unwrap_or_else(|_panic| {
+            let detail = "a bug in the sidecar; its log has the panic, please report it";
+            Poll::Ready(Err(Error::new(Reason::InternalError, detail).sent(Sent::Perhaps).into()))
+        })
+    })
+    .await
+}
+
+/// The caller is a sidecar or at least a workload of the mesh, which has proven that.
+fn is_to_sidecar(exchange: &Exchange) -> bool {
+    exchange.connection.direction == Direction::Inbound && exchange.connection.peer.is_some()
+}
+
+/// Told to a caller's sidecar alone, which may send the request elsewhere: the application has seen none of it.
+fn is_refusal(error: &Error, exchange: &Exchange) -> bool {
+    is_to_sidecar(exchange)
+        && error.sent == Sent::Never
+        && error.reason != Reason::LoopDetected // it would come back the same way
+        && error.reason.status() >= 500
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_below_is_an_internal_error_of_one_request() {
+        let panics = async { panic!("a bug") };
+        let error = contained(pin!(panics)).await.err().expect("no answer").error;
+        assert_eq!((error.reason, error.sent), (Reason::InternalError, Sent::Perhaps));
+    }
+}

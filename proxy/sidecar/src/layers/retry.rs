@@ -1,0 +1,287 @@
+//! Sends again what may be sent again: another endpoint, a pause, a budget, and the body from its first byte.
+//!
+//! The first try costs next to nothing: a copy of the head where a second may follow, and nothing else. What
+//! comes after a bad first try is a story of its own, told in [`again`].
+
+use std::sync::Arc;
+
+use http::HeaderValue;
+use http::request::Parts;
+use tower::layer::layer_fn;
+use tower::{Layer, service_fn};
+
+use super::HttpService;
+use super::verdict::{Outcome, Progress, Subject, Verdict};
+use crate::http::call::Common;
+use crate::http::{Body, Call, Failure, Response, replay};
+use crate::state::Route;
+use pillion_base::error::Sent;
+use pillion_base::limits::Permit;
+use pillion_http::headers::{IDEMPOTENCY_KEY, X_PILLION_ATTEMPT, X_PILLION_REFUSED, grpc_status};
+use pillion_telemetry::RetryOutcome;
+use pillion_upstream::cluster::Cluster;
+use pillion_upstream::cluster::backoff;
+
+/// With `retry: off` a refused request is still sent elsewhere; its body is kept up to the default of `max_body`.
+const KEPT_WITHOUT_RETRY: usize = 64 * 1024;
+
+pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(|next: S| service_fn(move |call| try_first(next.clone(), call)))
+}
+
+async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
+    let Some(route) = call.common.route.clone() else { return next.call(call).await };
+    if let Some(budget) = &route.budget {
+        budget.deposit(call.common.exchange.started.into_std());
+    }
+    let spare = Spare::of(&mut call, &route);
+    call.per_try = spare.subject().per_try_timeout(1);
+    let result = next.call(call).await;
+    let story =
+        Story { spare, progress: Progress { tries: 1, replaced: 0, stale_replaced: false, whole: true } };
+    match story.judge(&result) {
+        Verdict::Keep => result,
+        verdict => Box::pin(again(next, story, result, verdict)).await,
+    }
+}
+
+/// From the second try on.
+async fn again<S: HttpService>(
+    mut next: S,
+    mut story: Story,
+    mut result: Result<Response, Failure>,
+    mut verdict: Verdict,
+) -> Result<Response, Failure> {
+    let mut arrived = false;
+    while verdict != Verdict::Keep {
+        arrived |= may_have_arrived(&result);
+        // Refused by budget or limit: the last answer stays as it is.
+        let Some(permit) = story.prepare(verdict, &result).await else { break };
+        let retried = (verdict == Verdict::Retry).then(|| Retried::begin(story.spare.cluster()));
+        let call = story.next_call(result.err());
+        result = next.call(call).await;
+        if let Some(retried) = retried {
+            retried.ended(is_good(&result));
+        }
+        drop(permit);
+        verdict = story.judge(&result);
+    }
+    result.map_err(|failure| if arrived { failure.error.sent_before().into() } else { failure })
+}
+
+/// Whether the upstream may have acted on a try that ended like this.
+fn may_have_arrived(result: &Result<Response, Failure>) -> bool {
+    match outcome(result) {
+        Outcome::Failed(error) => error.sent != Sent::Never,
+        Outcome::Refused { .. } => false,
+        Outcome::Answered { .. } => true,
+    }
+}
+
+fn is_good(result: &Result<Response, Failure>) -> bool {
+    result.as_ref().is_ok_and(|response| {
+        !response.status().is_server_error()
+            && grpc_status(response.headers()).is_none_or(|status| status == 0)
+    })
+}
+
+/// One further try, counted once: also when its client goes away in the middle of it.
+struct Retried<'a> {
+    cluster: &'a Cluster,
+    outcome: RetryOutcome,
+}
+
+impl<'a> Retried<'a> {
+    const fn begin(cluster: &'a Cluster) -> Self {
+        Self { cluster, outcome: RetryOutcome::Failed }
+    }
+
+    fn ended(mut self, is_good: bool) {
+        if is_good {
+            self.outcome = RetryOutcome::Succeeded;
+        }
+    }
+}
+
+impl Drop for Retried<'_> {
+    fn drop(&mut self) {
+        self.cluster.metrics().retries(self.outcome).inc();
+    }
+}
+
+/// A request and how far it has come.
+struct Story {
+    spare: Spare,
+    progress: Progress,
+}
+
+/// What another try is made of.
+struct Spare {
+    common: Common,
+    route: Arc<Route>,
+    head: Option<Parts>,
+    /// `None`: the request has no body.
+    body: Option<Arc<replay::Shared>>,
+    /// It has a body that is not kept: only an untouched call can be sent again.
+    is_streaming: bool,
+    method: http::Method,
+    keyed: bool,
+}
+
+impl Spare {
+    /// Copies the head, and begins to keep the body, where a request that was written may be sent again, by policy
+    /// or because it was refused.
+    fn of(call: &mut Call, route: &Arc<Route>) -> Self {
+        let mut spare = Self {
+            common: call.common.clone(),
+            route: route.clone(),
+            head: None,
+            body: None,
+            is_streaming: !call.body.is_empty(),
+            method: call.head.method.clone(),
+            keyed: call.head.headers.contains_key(IDEMPOTENCY_KEY),
+        };
+        if spare.subject().may_repeat() || spare.may_be_refused(call) {
+            spare.head = Some(call.head.clone());
+            spare.keep_body(call);
+        }
+        spare
+    }
+
+    fn keep_body(&mut self, call: &mut Call) {
+        let bound = self.route.retry.as_ref().map_or(KEPT_WITHOUT_RETRY, |retry| retry.max_body);
+        if call.body.is_empty() {
+            return;
+        }
+        call.body.watch_request(self.common.exchange.clone(), self.cluster().max_body);
+        match replay::Shared::keep(std::mem::replace(&mut call.body, Body::empty()), bound) {
+            Err(too_large) => call.body = too_large,
+            Ok(shared) => {
+                call.body = Body::replay(shared.start());
+                self.body = Some(shared);
+                self.is_streaming = false;
+            }
+        }
+    }
+
+    /// A refusal is replaced for any method: by HTTP/2's own means, or said by a sidecar.
+    fn may_be_refused(&self, call: &Call) -> bool {
+        self.cluster().may_refuse(call.common.is_grpc || call.head.version == http::Version::HTTP_2)
+    }
+
+    fn cluster(&self) -> &Cluster {
+        &self.route.cluster
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        let retry = self.route.retry.as_deref();
+        Subject { retry, method: &self.method, keyed: self.keyed, marked: self.common.marked }
+    }
+
+    /// Whether the request can be sent from its first byte, even when the failed try left nothing of it.
+    fn is_whole(&self) -> bool {
+        self.head.is_some() && !self.is_streaming && self.body.as_ref().is_none_or(|body| body.can_replay())
+    }
+
+    /// A request like the first, with what is kept of it.
+    fn call(&self) -> Option<Box<Call>> {
+        let head = self.head.clone()?;
+        let body = self.body.as_ref().map_or_else(Body::empty, |kept| Body::replay(kept.start()));
+        Some(self.common.call(head, body))
+    }
+}
+
+impl Story {
+    fn judge(&self, result: &Result<Response, Failure>) -> Verdict {
+        let kept = self.spare.is_whole();
+        let unsent = result.as_ref().is_err_and(|failure| failure.unsent.is_some());
+        let progress = Progress { whole: kept || unsent, ..self.progress };
+        let verdict = self.spare.subject().judge(progress, outcome(result));
+        if verdict == Verdict::Keep && !progress.whole {
+            self.count_not_replayable(result);
+        }
+        verdict
+    }
+
+    /// It would have been retried, had its body been kept.
+    fn count_not_replayable(&self, result: &Result<Response, Failure>) {
+        let progress = Progress { whole: true, ..self.progress };
+        if self.spare.subject().judge(progress, outcome(result)) != Verdict::Keep {
+            self.spare.cluster().metrics().retries(RetryOutcome::NotReplayable).inc();
+        }
+    }
+
+    /// Asks budget and limit, and pauses. `None`: there will be no further try.
+    async fn prepare(
+        &mut self,
+        verdict: Verdict,
+        result: &Result<Response, Failure>,
+    ) -> Option<Option<Permit>> {
+        if verdict == Verdict::Replace {
+            self.progress.replaced += 1;
+            self.progress.stale_replaced |= is_stale(result);
+            self.spare.cluster().metrics().retries(RetryOutcome::Replaced).inc();
+            return Some(None);
+        }
+        let permit = self.permit()?;
+        let retry = self.spare.route.retry.as_ref()?;
+        let pause = backoff::pause(
+            &retry.backoff,
+            self.progress.tries - 1,
+            &mut self.spare.common.exchange.worker.ground.rng.lock(),
+        );
+        tokio::time::sleep(pause).await;
+        self.progress.tries += 1;
+        Some(Some(permit))
+    }
+
+    fn permit(&self) -> Option<Permit> {
+        let cluster = self.spare.cluster();
+        let Some(permit) = cluster.limits.retries.try_acquire() else {
+            cluster.rejected(pillion_telemetry::Limit::Retries);
+            cluster.metrics().retries(RetryOutcome::Limit).inc();
+            return None;
+        };
+        let now = tokio::time::Instant::now().into_std();
+        if self.spare.route.budget.as_ref().is_some_and(|budget| !budget.try_withdraw(now)) {
+            cluster.metrics().retries(RetryOutcome::Budget).inc();
+            return None;
+        }
+        Some(permit)
+    }
+
+    /// The call that came back untouched, or a new one made of what was kept.
+    fn next_call(&self, failed: Option<Failure>) -> Box<Call> {
+        let exchange = &self.spare.common.exchange;
+        let untouched = failed.and_then(|failure| failure.unsent).map(|mut call| {
+            call.attempt = exchange.begin_attempt();
+            call
+        });
+        let mut call =
+            untouched.or_else(|| self.spare.call()).expect("judged whole: one of the two is there");
+        let tries = self.progress.tries;
+        call.permit = None;
+        call.number = tries;
+        call.per_try = self.spare.subject().per_try_timeout(tries);
+        if tries > 1 {
+            call.head.headers.insert(X_PILLION_ATTEMPT, HeaderValue::from(tries));
+        }
+        call
+    }
+}
+
+fn outcome(result: &Result<Response, Failure>) -> Outcome<'_> {
+    match result {
+        Err(failure) => Outcome::Failed(&failure.error),
+        Ok(response) if response.headers().contains_key(X_PILLION_REFUSED) => {
+            Outcome::Refused { status: response.status() }
+        }
+        Ok(response) => {
+            Outcome::Answered { status: response.status(), grpc: grpc_status(response.headers()) }
+        }
+    }
+}
+
+fn is_stale(result: &Result<Response, Failure>) -> bool {
+    result.as_ref().is_err_and(|failure| failure.error.sent == Sent::OnStaleConnection)
+}

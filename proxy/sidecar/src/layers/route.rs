@@ -1,0 +1,223 @@
+//! Finds where a request goes. From here on its policy travels with it.
+
+mod egress;
+
+use std::sync::Arc;
+
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Method, Version};
+use pillion_model::listener::Mtls;
+use tower::layer::layer_fn;
+use tower::{Layer, service_fn};
+
+use super::HttpService;
+use crate::connection::Destination;
+use crate::http::exchange::Exchange;
+use crate::http::{Call, Failure, Response};
+use crate::state::{Fixed, Key, Route, Rule};
+pub use egress::{EnterInside, nobodys};
+use pillion_base::error::Error;
+use pillion_http::framing::{self, Fault};
+use pillion_model::Direction;
+use pillion_model::Reason;
+
+/// `inside`: what becomes of a CONNECT that the sidecar itself answers; `None` on a side that answers none.
+pub fn layer<S: HttpService>(
+    inside: Option<EnterInside>,
+) -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(move |next: S| service_fn(move |call| route(next.clone(), call, inside)))
+}
+
+async fn route<S: HttpService>(
+    mut next: S,
+    mut call: Box<Call>,
+    inside: Option<EnterInside>,
+) -> Result<Response, Failure> {
+    refuse_loop(&call)?;
+    framing::check_request(&mut call.head).map_err(Fault::refusal)?;
+    call.common.host = host(&call.head)?;
+    refuse_tunnel(&call)?;
+    let found = match &call.common.exchange.connection.destination {
+        Destination::Route(fixed) => Found::Route(direct(&call, fixed)?),
+        Destination::Unknown(to) => Found::Route(egress::redirected(&call, *to)?),
+        Destination::Named => named(&call)?,
+    };
+    let route = match found {
+        Found::Route(route) => route,
+        Found::Connect => match inside {
+            Some(enter) => return Ok(Box::pin(egress::connect(&call, enter)).await?),
+            None => return Err(Error::new(Reason::NoRoute, "no CONNECT is answered on this side").into()),
+        },
+        Found::Absolute => Box::pin(egress::absolute(&call)).await?,
+    };
+    let route = diverted(&call, route)?;
+    call.common.host = call.common.host.take().or_else(|| default_host(&route));
+    tell(&call, &route);
+    call.common.exchange.routed(&route);
+    call.common.route = Some(route);
+    next.call(call).await
+}
+
+/// For whoever asked for it; a query may hold secrets.
+fn tell(call: &Call, route: &Route) {
+    tracing::debug!(
+        request = call.common.exchange.id(),
+        from = %call.common.exchange.connection.downstream,
+        method = %call.head.method,
+        host = host_text(call),
+        path = call.head.uri.path(),
+        service = &*route.cluster.name,
+        route = &*call.common.exchange.worker.ground.metrics.name(route.name),
+        "route chosen"
+    );
+}
+
+/// The client is the sidecar itself, on a way that has no end.
+fn refuse_loop(call: &Call) -> Result<(), Error> {
+    match call.common.exchange.connection.comes_back {
+        true => Err(call.common.exchange.connection.loop_detected()),
+        false => Ok(()),
+    }
+}
+
+fn refuse_tunnel(call: &Call) -> Result<(), Error> {
+    if call.common.tunnel.as_ref().is_some_and(|kind| kind.is_h2c()) {
+        return Err(Error::new(Reason::BadRequest, "HTTP/2 is spoken here without an upgrade to it"));
+    }
+    if call.head.method == Method::CONNECT && !call.body.is_empty() {
+        return Err(Error::new(Reason::BadRequest, "a CONNECT has no content (RFC 9110, 9.3.6)"));
+    }
+    Ok(())
+}
+
+/// The URI's authority (absolute-form and HTTP/2) goes before `Host` (RFC 9112, 3.2.2). One that is no authority,
+/// and several that differ, are refused: the next hop might read them otherwise (3.2).
+fn host(head: &Parts) -> Result<Option<HeaderValue>, Error> {
+    let refused = |detail| Err(Error::new(Reason::BadRequest, detail));
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let first = hosts.next();
+    if hosts.any(|other| Some(other) != first) {
+        return refused("the request has several hosts");
+    }
+    match head.uri.authority() {
+        Some(_) if head.uri.scheme().is_none() && head.method != Method::CONNECT => {
+            refused("the request's target is an authority, which only CONNECT may have")
+        }
+        Some(authority) => Ok(HeaderValue::from_str(without_userinfo(authority.as_str())).ok()),
+        None => match first {
+            Some(host) if !is_authority(host) => refused("the request's host is none"),
+            None if head.version == Version::HTTP_11 => refused("the request has no host"),
+            host => Ok(host.cloned()),
+        },
+    }
+}
+
+fn is_authority(host: &HeaderValue) -> bool {
+    !host.as_bytes().contains(&b'@') && Authority::try_from(host.as_bytes()).is_ok()
+}
+
+fn without_userinfo(authority: &str) -> &str {
+    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
+}
+
+/// A request that names no host (HTTP/1.0) is for where it came to.
+fn default_host(route: &Route) -> Option<HeaderValue> {
+    let cluster = &route.cluster;
+    match cluster.direction() {
+        Direction::Outbound if !cluster.is_passthrough() => HeaderValue::from_str(&cluster.name).ok(),
+        _ => HeaderValue::try_from(cluster.endpoints().all.first()?.address.to_string()).ok(),
+    }
+}
+
+enum Found {
+    Route(Arc<Route>),
+    /// A CONNECT, which this proxy answers itself.
+    Connect,
+    /// A destination that is nobody's, and must be resolved.
+    Absolute,
+}
+
+/// Where the connection goes, its requests go, whatever host they name.
+fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
+    let Exchange { worker, connection, .. } = &*call.common.exchange;
+    let Some(route) = fixed.now(&worker.state) else { return gone(call, fixed) };
+    refuse_unproven(call, fixed)?;
+    if connection.is_redirected {
+        let snapshot = worker.state.load();
+        let is_of_another = |named: &Arc<Route>| !Arc::ptr_eq(&named.cluster, &route.cluster);
+        if snapshot.hosts.find(host_text(call)).is_some_and(is_of_another) {
+            worker.ground.metrics.host_mismatches(route.cluster.symbol).inc();
+        }
+    }
+    Ok(route)
+}
+
+/// A connection that came in as plaintext may be kept for longer than that is let in.
+fn refuse_unproven(call: &Call, fixed: &Fixed) -> Result<(), Error> {
+    let Exchange { worker, connection, .. } = &*call.common.exchange;
+    let (Key::Application(of), None) = (&fixed.key, &connection.peer) else { return Ok(()) };
+    let snapshot = worker.state.load();
+    match &snapshot.inbound {
+        Some(side) if side.mtls(Some(of.address)) == Mtls::Strict => {
+            Err(Error::new(Reason::MtlsRequired, "mTLS is required here since the connection came"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The configuration has changed since the connection came.
+fn gone(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
+    match fixed.key {
+        Key::Address(to) => egress::redirected(call, to),
+        Key::Service(_) | Key::Application(_) => {
+            let name = &fixed.route.cluster.name;
+            Err(Error::new(Reason::NoRoute, format!("\"{name}\" is no longer configured")))
+        }
+    }
+}
+
+/// Where the routes of the file send this request, if they do.
+fn diverted(call: &Call, route: Arc<Route>) -> Result<Arc<Route>, Error> {
+    if route.rules.is_empty() {
+        return Ok(route);
+    }
+    let dice = || call.common.exchange.worker.ground.rng.lock().u64(..);
+    match Rule::choose(&route.rules, &call.head, dice) {
+        Some(to) => Ok(to.clone()),
+        None if route.is_only_rules => {
+            let detail =
+                format!("no route of the host \"{}\" matches, and it is no service's", host_text(call));
+            Err(Error::new(Reason::NoRoute, detail))
+        }
+        None => Ok(route),
+    }
+}
+
+/// On the proxy port the request says where it goes. Inbound never takes its destination from one.
+fn named(call: &Call) -> Result<Found, Error> {
+    if call.common.exchange.connection.direction == Direction::Inbound {
+        let detail = "`inbound.app` says no application to send requests to";
+        return Err(Error::new(Reason::NoRoute, detail));
+    }
+    if call.head.method == Method::CONNECT {
+        return Ok(Found::Connect);
+    }
+    let host = host_text(call);
+    if let Some(route) = call.common.exchange.worker.state.load().hosts.find(host) {
+        return Ok(Found::Route(route.clone()));
+    }
+    if call.head.version != Version::HTTP_2 && call.head.uri.scheme() == Some(&Scheme::HTTP) {
+        return Ok(Found::Absolute);
+    }
+    let detail = match host {
+        "" => "the request names no host, and this port belongs to no service".to_owned(),
+        host => format!("no service has the host \"{host}\": see `hosts` in `services`"),
+    };
+    Err(Error::new(Reason::NoRoute, detail))
+}
+
+fn host_text(call: &Call) -> &str {
+    call.common.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default()
+}

@@ -1,0 +1,161 @@
+//! Requests to the proxy port that name a destination of their own: CONNECT and absolute-form.
+//!
+//! What a service matches is a service's. Anything else is resolved and dialled, unless `outbound.unknown` says
+//! deny, or it would lead to the sidecar itself or to an address that is special to this link.
+
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use http::StatusCode;
+use pillion_model::listener::Unknown;
+
+use crate::connection::{Connection, Destination, Place};
+use crate::http::tunnel::Accepted;
+use crate::http::{Body, Call, Response};
+use crate::state::{Fixed, Key, Route, split_port};
+use crate::tcp::{self, Dialled};
+use crate::worker::Worker;
+use pillion_base::error::Error;
+use pillion_base::net::Io;
+use pillion_base::net::own::is_virtual;
+use pillion_base::net::special::is_special;
+use pillion_model::Direction;
+use pillion_model::Reason;
+
+/// How a side takes what runs inside a CONNECT that it has answered; `early`: its server is dialled already.
+pub type EnterInside =
+    fn(Arc<Worker>, Io, Connection, early: Option<Dialled>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Answers a CONNECT: from here on it is like a redirected connection to where it leads.
+pub(super) async fn connect(call: &Call, enter: EnterInside) -> Result<Response, Error> {
+    let worker = &call.common.exchange.worker;
+    let (host, port) = target(call, None)?;
+    let (destination, early) = match known(worker, &host, port) {
+        Some(fixed) => {
+            call.common.exchange.routed(&fixed.route);
+            (Destination::Route(fixed), None)
+        }
+        None => {
+            let (to, route, dialled) = dial_any(worker, &unknown(worker, &host, port).await?).await?;
+            call.common.exchange.routed(&route);
+            (Destination::Unknown(to), Some(dialled))
+        }
+    };
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::OK;
+    let (worker, from) = (worker.clone(), call.common.exchange.connection.downstream);
+    response.extensions_mut().insert(Accepted::inside(Box::new(move |io| {
+        let place = Place::unlimited(worker.work(Direction::Outbound));
+        let inside = Connection { destination, is_redirected: true, ..Connection::new(from, place) };
+        enter(worker, io, inside, early)
+    })));
+    Ok(response)
+}
+
+/// The route of an absolute-form request whose host is no service's.
+pub(super) async fn absolute(call: &Call) -> Result<Arc<Route>, Error> {
+    let worker = &call.common.exchange.worker;
+    let (host, port) = target(call, Some(80))?;
+    if let Some(fixed) = known(worker, &host, port) {
+        return Ok(fixed.route);
+    }
+    match &unknown(worker, &host, port).await?[..] {
+        [only] => Ok(worker.state.unknown.route(*only)),
+        several => dial_any(worker, several).await.map(|(_, route, _tells_which_one_answers)| route),
+    }
+}
+
+/// The first address that takes a connection.
+async fn dial_any(
+    worker: &Worker,
+    addresses: &[SocketAddr],
+) -> Result<(SocketAddr, Arc<Route>, Dialled), Error> {
+    let mut failed = Error::new(Reason::DnsError, "the name has no address");
+    for to in addresses {
+        let route = worker.state.unknown.route(*to);
+        match tcp::dial(&route.cluster, worker).await {
+            Ok(dialled) => return Ok((*to, route, dialled)),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn target(call: &Call, default_port: Option<u16>) -> Result<(String, u16), Error> {
+    let refused = || Error::new(Reason::BadRequest, "the request's target needs a host and a port");
+    let authority = call.head.uri.authority().ok_or_else(refused)?;
+    let port = authority.port_u16().or(default_port).filter(|port| *port != 0).ok_or_else(refused)?;
+    let host = authority.host().trim_matches(['[', ']']).to_ascii_lowercase();
+    if host.is_empty() { Err(refused()) } else { Ok((host, port)) }
+}
+
+/// The service with this host and port, or this address.
+fn known(worker: &Worker, host: &str, port: u16) -> Option<Fixed> {
+    let snapshot = worker.state.load();
+    let by_address = || host.parse().ok().and_then(|ip: IpAddr| snapshot.addresses.find((ip, port).into()));
+    let named = snapshot.hosts.find_at(host.trim_end_matches('.'), Some(port));
+    let route = named.filter(|route| !route.is_only_rules).or_else(by_address)?;
+    snapshot.fixed(Key::Service(route.cluster.name.clone()))
+}
+
+/// Where the host is, as far as it may be dialled.
+async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    if worker.state.load().policy == Unknown::Deny {
+        return Err(denied(host));
+    }
+    let addresses = match host.parse::<IpAddr>() {
+        Ok(ip) => vec![SocketAddr::from((ip, port))],
+        Err(_name) => resolve(worker, host, port).await?,
+    };
+    if let Some(to) = addresses.iter().find(|to| is_virtual(to.ip())) {
+        return Err(nobodys(to.ip()));
+    }
+    let snapshot = worker.state.load();
+    let is_refused = |to: &&SocketAddr| is_special(to.ip()) || snapshot.own.contains(**to);
+    match addresses.iter().find(is_refused) {
+        None => Ok(addresses),
+        Some(to) => {
+            let detail = format!(
+                "{to} is this sidecar's own, or special to this link or cloud: only a service may name it"
+            );
+            Err(Error::new(Reason::EgressDenied, detail))
+        }
+    }
+}
+
+/// A virtual address: only a service could have it.
+pub fn nobodys(ip: IpAddr) -> Error {
+    let detail = format!(
+        "{ip} is a virtual address that no service has: its service has gone, or another DNS server gave it"
+    );
+    Error::new(Reason::NoRoute, detail)
+}
+
+pub(super) fn denied(host: &str) -> Error {
+    let detail = format!("no service has the host \"{host}\", and `outbound.unknown` is deny");
+    Error::new(Reason::EgressDenied, detail)
+}
+
+async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    worker
+        .ground
+        .network
+        .resolve(host, port)
+        .await
+        .map_err(|error| Error::new(Reason::DnsError, format!("\"{host}\" could not be resolved: {error}")))
+}
+
+/// A request on a connection that was redirected on its way to an address of no service's.
+pub(super) fn redirected(call: &Call, to: SocketAddr) -> Result<Arc<Route>, Error> {
+    let (worker, host) = (&call.common.exchange.worker, super::host_text(call));
+    let (name, port) = split_port(host);
+    let snapshot = worker.state.load();
+    match snapshot.hosts.find_at(name.trim_end_matches('.'), port.or_else(|| Some(to.port()))) {
+        Some(route) => Ok(route.clone()),
+        None if is_virtual(to.ip()) => Err(nobodys(to.ip())),
+        None if snapshot.policy == Unknown::Deny => Err(denied(host)),
+        None => Ok(worker.state.unknown.route(to)),
+    }
+}

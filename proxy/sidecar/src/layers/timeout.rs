@@ -1,0 +1,260 @@
+//! The whole request's time, and that of a single try: both end at the response's headers.
+//!
+//! Time spent queued or connecting counts. While the request's body flows it does not: then the pause between two
+//! pieces is what is bounded (`stream_idle_timeout`). It counts again from the body's last byte.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use pillion_model::policy::Timeouts;
+use tokio::time::Instant;
+use tower::layer::layer_fn;
+use tower::{Layer, service_fn};
+
+use super::HttpService;
+use crate::http::attempts::{AttemptId, Outcome};
+use crate::http::exchange::Exchange;
+use crate::http::{Call, Failure, Response, headers};
+use pillion_base::error::{Error, Sent};
+use pillion_http::transfer::BodyView;
+use pillion_model::Reason;
+use pillion_upstream::cluster::Cluster;
+
+/// All tries and their pauses together.
+pub fn whole<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(|next: S| service_fn(move |call| bound_whole(next.clone(), call)))
+}
+
+/// One try, where another may follow.
+pub fn per_try<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(|next: S| service_fn(move |call| bound_try(next.clone(), call)))
+}
+
+async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
+    let Some(route) = call.common.route.clone() else { return next.call(call).await };
+    let bounds = Bounds::whole(&route.timeouts, &call);
+    call.common.deadline = bounds.deadline.map(|after| call.common.exchange.started + after);
+    let exchange = call.common.exchange.clone();
+    let mut response = match bounds.first_check() {
+        None => next.call(call).await?,
+        Some(first) => match within(bounds, first, &exchange, None, pin!(next.call(call))).await {
+            Ok(answered) => answered?,
+            Err(expired) => return Err(told(expired, bounds, &route.cluster).into()),
+        },
+    };
+    let tail = response.body_mut().response_tail();
+    tail.idle = route.timeouts.stream_idle.body();
+    tail.hard_stop = bounds.max_duration.map(|after| exchange.started + after);
+    Ok(response)
+}
+
+async fn bound_try<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Failure> {
+    let Some(limit) = call.per_try else { return next.call(call).await };
+    let (exchange, attempt) = (call.common.exchange.clone(), call.attempt);
+    let from = exchange.started.elapsed();
+    let bounds = Bounds { from, allowed: Some(limit), ..Bounds::default() };
+    match within(bounds, from + limit, &exchange, Some(attempt), pin!(next.call(call))).await {
+        Ok(answered) => answered,
+        Err(_expired) => Err(Error::new(
+            Reason::PerTryTimeout,
+            format!("one try took longer than {limit:?} (retry.per_try_timeout)"),
+        )
+        .sent(Sent::Perhaps)
+        .into()),
+    }
+}
+
+/// Moments are times after the exchange's start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Bounds {
+    from: Duration,
+    /// Counted time until the headers.
+    allowed: Option<Duration>,
+    /// Between two pieces of the request's body.
+    idle: Option<Duration>,
+    /// The caller's own deadline (gRPC), body or not.
+    deadline: Option<Duration>,
+    max_duration: Option<Duration>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Check {
+    /// Nothing can expire before then.
+    At(Duration),
+    Expired(Reason),
+}
+
+impl Bounds {
+    fn whole(timeouts: &Timeouts, call: &Call) -> Self {
+        Self {
+            from: Duration::ZERO,
+            allowed: if call.common.is_grpc {
+                timeouts.request.grpc_bound()
+            } else {
+                timeouts.request.bound()
+            },
+            idle: timeouts.stream_idle.body().filter(|_| !call.body.is_empty()),
+            deadline: call.common.is_grpc.then(|| headers::grpc_timeout(&call.head.headers)).flatten(),
+            max_duration: timeouts.max_duration,
+        }
+    }
+
+    fn first_check(&self) -> Option<Duration> {
+        let waits = [self.allowed, self.idle, self.deadline, self.max_duration];
+        waits.into_iter().flatten().min().map(|wait| self.from + wait)
+    }
+
+    /// What of the time since `from` counts.
+    fn counted(&self, body: BodyView, now: Duration) -> Duration {
+        let since = |start: Duration| now.saturating_sub(start);
+        match (body.first.map(|first| first.max(self.from)), body.complete.map(|end| end.max(self.from))) {
+            (None, _) => since(self.from),
+            (Some(first), None) => first - self.from,
+            (Some(first), Some(end)) => first.saturating_sub(self.from) + since(end),
+        }
+    }
+
+    fn check(&self, body: BodyView, now: Duration) -> Check {
+        let flows = body.first.is_some() && body.complete.is_none();
+        let idle_at = self.idle.zip(body.last).filter(|_| flows).map(|(idle, last)| last + idle);
+        // While the body flows this moves on with `now`: not an end, but when to look again. The body may end
+        // at any time, which wakes nobody here.
+        let allowed_at = self.allowed.map(|allowed| now + allowed.saturating_sub(self.counted(body, now)));
+        let stalled = if body.waits_for_client { Reason::RequestStalled } else { Reason::StreamIdleTimeout };
+        let ends = [
+            (self.deadline, Reason::RequestTimeout),
+            (self.max_duration, Reason::MaxDuration),
+            (allowed_at, Reason::RequestTimeout),
+            (idle_at, stalled),
+        ];
+        let first =
+            ends.into_iter().filter_map(|(at, reason)| at.map(|at| (at, reason))).min_by_key(|(at, _)| *at);
+        match first {
+            Some((at, reason)) if at <= now => Check::Expired(reason),
+            Some((at, _)) => Check::At(at),
+            // The body flows without a bound of its own: look again when it may have ended.
+            None => Check::At(now + self.allowed.unwrap_or(Duration::from_secs(3600))),
+        }
+    }
+}
+
+/// Runs `inner` within `bounds`; on expiry it is dropped, which resets what it had under way. What ends before that in
+/// the exchange's list is `attempt`, or all attempts.
+async fn within<F>(
+    bounds: Bounds,
+    first: Duration,
+    exchange: &Exchange,
+    attempt: Option<AttemptId>,
+    inner: F,
+) -> Result<F::Output, Reason>
+where
+    F: Future<Output = Result<Response, Failure>>,
+{
+    let mut inner = pin!(inner);
+    let mut timer = exchange.worker.ground.timers.deadline(exchange.started + first);
+    poll_fn(|cx| {
+        if let Poll::Ready(answered) = inner.as_mut().poll(cx) {
+            return Poll::Ready(Ok(answered));
+        }
+        loop {
+            ready!(Pin::new(&mut timer).poll(cx));
+            match bounds.check(exchange.progress.view(), exchange.started.elapsed()) {
+                Check::At(next) => timer.move_to(exchange.started + next),
+                Check::Expired(reason) => {
+                    match attempt {
+                        Some(attempt) => {
+                            let outcome = Outcome::Expired(Reason::PerTryTimeout);
+                            exchange.end_attempt(attempt, outcome, Instant::now());
+                        }
+                        None => exchange.expire(reason),
+                    }
+                    return Poll::Ready(Err(reason));
+                }
+            }
+        }
+    })
+    .await
+}
+
+fn told(reason: Reason, bounds: Bounds, cluster: &Cluster) -> Error {
+    let (name, allowed) = (&cluster.name, bounds.allowed.unwrap_or_default());
+    let detail = match reason {
+        Reason::RequestStalled => {
+            format!("the client sent nothing of its body for {:?}", bounds.idle.unwrap_or_default())
+        }
+        Reason::StreamIdleTimeout => {
+            format!(
+                "\"{name}\" took nothing of the body for {:?} (stream_idle_timeout)",
+                bounds.idle.unwrap_or_default()
+            )
+        }
+        Reason::MaxDuration => {
+            format!(
+                "\"{name}\" was not done within {:?} (max_duration)",
+                bounds.max_duration.unwrap_or_default()
+            )
+        }
+        _ if bounds.allowed.is_none() => {
+            format!("\"{name}\" did not answer within the caller's deadline (grpc-timeout)")
+        }
+        _ => format!("\"{name}\" did not answer within {allowed:?} (timeout, all tries together)"),
+    };
+    Error::new(reason, detail).sent(Sent::Perhaps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn bounds() -> Bounds {
+        Bounds { allowed: Some(s(15)), idle: Some(s(300)), ..Bounds::default() }
+    }
+
+    fn body(first: Option<u64>, last: Option<u64>, complete: Option<u64>) -> BodyView {
+        let at = |t: Option<u64>| t.map(s);
+        BodyView { first: at(first), last: at(last), complete: at(complete), waits_for_client: true }
+    }
+
+    #[test]
+    fn without_a_body_the_time_counts_from_the_start() {
+        let none = BodyView::default();
+        assert_eq!(bounds().check(none, s(14)), Check::At(s(15)));
+        assert_eq!(bounds().check(none, s(15)), Check::Expired(Reason::RequestTimeout));
+    }
+
+    #[test]
+    fn while_the_body_flows_only_its_pauses_count() {
+        let flowing = body(Some(1), Some(60), None);
+        assert_eq!(bounds().check(flowing, s(61)), Check::At(s(75)), "1 s was counted, so 14 s may be left");
+        assert_eq!(bounds().check(flowing, s(350)), Check::At(s(360)));
+        assert_eq!(bounds().check(flowing, s(360)), Check::Expired(Reason::RequestStalled));
+    }
+
+    #[test]
+    fn after_the_last_byte_the_rest_of_the_time_runs() {
+        let sent = body(Some(5), Some(90), Some(100));
+        assert_eq!(bounds().check(sent, s(109)), Check::At(s(110)), "5 s before the body, 10 s after it");
+        assert_eq!(bounds().check(sent, s(110)), Check::Expired(Reason::RequestTimeout));
+    }
+
+    #[test]
+    fn a_grpc_deadline_holds_whatever_the_body_does() {
+        let bounds = Bounds { deadline: Some(s(20)), allowed: None, ..bounds() };
+        assert_eq!(
+            bounds.check(body(Some(0), Some(19), None), s(20)),
+            Check::Expired(Reason::RequestTimeout)
+        );
+    }
+
+    #[test]
+    fn a_body_without_bounds_is_looked_after_now_and_then() {
+        let bounds = Bounds { idle: None, ..bounds() };
+        assert_eq!(bounds.check(body(Some(0), Some(19), None), s(20)), Check::At(s(35)));
+    }
+}

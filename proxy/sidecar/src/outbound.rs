@@ -1,0 +1,274 @@
+//! One outbound connection, from the application to the services it calls.
+//!
+//! It comes to the proxy port, to a service's own port, or redirected on its way somewhere. What is known of its
+//! destination without its bytes is [`Destination`]; what its bytes add is decided in [`Outbound::enter`].
+
+use std::future::{Ready, ready};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pillion_model::listener::Unknown;
+use tower::ServiceBuilder;
+
+use crate::connection::{Connection, Destination, Place};
+use crate::detect::{Detected, Early, Found, NEVER, Nobody, Undecided, detect};
+use crate::dispatch;
+use crate::http::server;
+use crate::layers::{AnsweringService, Name, headers, limit, record, rescue, retry, route, timeout, unless};
+use crate::serve::Next;
+use crate::state::{Key, Route};
+use crate::tcp::{self, Dialled};
+use crate::worker::Worker;
+use pillion_base::error::Error;
+use pillion_base::net::own::{is_from_this_host, is_virtual};
+use pillion_base::net::{Io, Prefixed, Stream, Transport};
+use pillion_model::Direction;
+use pillion_telemetry::{ConnectionOutcome, Protocol, Symbol, Tls};
+use pillion_upstream::cluster::Spoken;
+
+/// The outbound side of a worker: the proxy port, or a service's own.
+#[derive(Clone)]
+pub struct Outbound {
+    pub worker: Arc<Worker>,
+    pub service: Option<Arc<str>>,
+}
+
+/// Reads in the order a request meets it.
+pub fn stack(without: Option<Name>) -> impl AnsweringService {
+    ServiceBuilder::new()
+        .layer(unless(without, Name::Record, record::layer())) // first in, last out: sees every ending
+        .layer(rescue::layer()) // errors become answers below the record
+        .layer(unless(without, Name::Route, route::layer(Some(enter_inside)))) // policy travels with the call from here
+        .layer(unless(without, Name::Headers, headers::layer())) // what the next hop must know, and not believe
+        .layer(unless(without, Name::Timeout, timeout::whole())) // covers all tries and their pauses
+        .layer(unless(without, Name::Retry, retry::layer())) // another endpoint, a pause, a budget
+        .layer(unless(without, Name::PerTry, timeout::per_try())) // one try, where another may follow
+        .layer(unless(without, Name::Limit, limit::layer())) // inside retry: each try takes its own permit
+        .service(dispatch::service())
+}
+
+/// What runs inside a CONNECT is like a redirected connection to where that leads.
+fn enter_inside(
+    worker: Arc<Worker>,
+    io: Io,
+    inside: Connection,
+    early: Option<Dialled>,
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    Outbound { worker, service: None }.enter(io, inside, early)
+}
+
+impl Outbound {
+    pub async fn serve(self, stream: Stream, from: SocketAddr, place: Place) {
+        if !is_from_this_host(from.ip(), stream.own_ip()) {
+            tracing::debug!(%from, "outbound connection closed: it comes from another host");
+            self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
+            return;
+        }
+        let original = stream.original_destination();
+        let Some(destination) = self.destination(original) else {
+            self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
+            return;
+        };
+        let is_redirected = self.service.is_none() && !matches!(destination, Destination::Named);
+        let connection = Connection { destination, is_redirected, original, ..Connection::new(from, place) };
+        let io = Prefixed::new(Transport::Plain(Prefixed::new(stream)));
+        self.enter(io, connection, None).await;
+    }
+
+    /// A service's own port says it all; a redirected connection tells where it was going. `None`: the service was
+    /// taken away while its last connections came.
+    fn destination(&self, original: Option<SocketAddr>) -> Option<Destination> {
+        match &self.service {
+            Some(name) => self.worker.state.load().fixed(Key::Service(name.clone())).map(Destination::Route),
+            None => Some(original.map_or(Destination::Named, |to| self.towards(to))),
+        }
+    }
+
+    /// An address that is a service's, or nobody's. The sidecar's own ports mean: not redirected.
+    pub fn towards(&self, to: SocketAddr) -> Destination {
+        let snapshot = self.worker.state.load();
+        match snapshot.fixed(Key::Address(to)) {
+            Some(fixed) => Destination::Route(fixed),
+            None if snapshot.own.contains(to) => Destination::Named,
+            None => Destination::Unknown(to),
+        }
+    }
+
+    /// What comes in, or runs inside a CONNECT. Boxed: it may hold another one.
+    pub fn enter(
+        self,
+        io: Io,
+        connection: Connection,
+        early: Option<Dialled>,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(async move {
+            let decided = Box::pin(self.decide(io, connection, early)).await; // boxed: it is gone afterwards
+            if let Some(next) = decided {
+                next.run(&self.worker, stack(None)).await;
+            }
+        })
+    }
+
+    /// `None`: it has ended.
+    async fn decide(&self, io: Io, connection: Connection, early: Option<Dialled>) -> Option<Next> {
+        match self.direct(&connection.destination) {
+            Some(route) => match route.cluster.protocol {
+                Spoken::Tcp => self.opaque(Detected::declared(io, early), Some(route), connection),
+                Spoken::Auto => self.undeclared(io, early, route, connection).await,
+                Spoken::Http1 | Spoken::Http2 | Spoken::AppAuto => self.requests_only(io, connection).await,
+            },
+            None => self.requests_only(io, connection).await,
+        }
+    }
+
+    /// Where it goes if its bytes name nobody else.
+    fn direct(&self, destination: &Destination) -> Option<Arc<Route>> {
+        match destination {
+            Destination::Route(fixed) => Some(fixed.route.clone()),
+            Destination::Unknown(to) if !is_virtual(to.ip()) && self.passes_unknown() => {
+                Some(self.worker.state.unknown.route(*to))
+            }
+            Destination::Named | Destination::Unknown(_) => None,
+        }
+    }
+
+    fn passes_unknown(&self) -> bool {
+        self.worker.state.load().policy == Unknown::Passthrough
+    }
+
+    /// Nobody is dialled before a request, or a TLS server name, says whom.
+    async fn requests_only(&self, io: Io, connection: Connection) -> Option<Next> {
+        let work = &connection.place.work;
+        let detected = match connection.destination {
+            Destination::Unknown(to) if is_virtual(to.ip()) => {
+                detect(io, &self.worker, work, Some(nobodys(to))).await.map(Detected::alone)
+            }
+            _ => detect(io, &self.worker, work, NEVER).await.map(Detected::alone),
+        };
+        let detected = self.noted::<Dialled>(detected, None, &connection)?;
+        if !matches!(connection.destination, Destination::Route(_)) {
+            detected.found.note(Direction::Outbound, connection.downstream, &self.worker);
+        }
+        match (&detected.found, &connection.destination) {
+            (Found::Tls(Some(_)), Destination::Named | Destination::Unknown(_)) => {
+                self.tls(detected, None, connection)
+            }
+            (Found::Tls(None) | Found::Opaque, Destination::Unknown(_)) => {
+                self.opaque(detected, None, connection)
+            }
+            // What is no HTTP hears so from the HTTP side.
+            _ => Some(self.http(detected, connection)),
+        }
+    }
+
+    async fn undeclared(
+        &self,
+        io: Io,
+        early: Option<Dialled>,
+        route: Arc<Route>,
+        connection: Connection,
+    ) -> Option<Next> {
+        let work = &connection.place.work;
+        let detected = match early {
+            Some(dialled) => detect(io, &self.worker, work, Some(tcp::at_hand(dialled, &route))).await,
+            None => {
+                let early = tcp::early(&route, connection.downstream, connection.original, &self.worker);
+                detect(io, &self.worker, work, Some(early)).await
+            }
+        };
+        let detected = self.noted(detected, Some(&route), &connection)?;
+        if let Some(is_http) = detected.tells_http() {
+            route.cluster.remember(is_http);
+            detected.found.note(Direction::Outbound, connection.downstream, &self.worker);
+        }
+        match &detected.found {
+            // An early connection was for a server that speaks first.
+            Found::Http1 | Found::Http2 => Some(self.http(detected, connection)),
+            Found::Tls(Some(_)) => self.tls(detected, Some(route), connection),
+            Found::Tls(None) | Found::Opaque => self.opaque(detected, Some(route), connection),
+        }
+    }
+
+    fn http(&self, detected: Detected<Dialled>, mut connection: Connection) -> Next {
+        let version = detected.found.version();
+        connection.comes_back = connection.is_loop();
+        self.count(connection.service(), server::protocol(version), ConnectionOutcome::Ok);
+        Next::Http { io: detected.io, version, connection }
+    }
+
+    /// The application's own TLS goes through untouched; where no address decided, its server name may.
+    fn tls(
+        &self,
+        detected: Detected<Dialled>,
+        direct: Option<Arc<Route>>,
+        connection: Connection,
+    ) -> Option<Next> {
+        let port = match &connection.destination {
+            Destination::Unknown(to) => Some(to.port()),
+            Destination::Named => None,
+            Destination::Route(_) => return self.opaque(detected, direct, connection),
+        };
+        let snapshot = self.worker.state.load();
+        let named = detected.server_name().and_then(|name| snapshot.hosts.find_at(name, port));
+        match named.filter(|route| !route.is_only_rules).cloned() {
+            // The early connection went to the address.
+            Some(route) => self.opaque(Detected { early: None, ..detected }, Some(route), connection),
+            None => self.opaque(detected, direct, connection),
+        }
+    }
+
+    fn opaque(
+        &self,
+        detected: Detected<Dialled>,
+        route: Option<Arc<Route>>,
+        connection: Connection,
+    ) -> Option<Next> {
+        let Some(route) = route else {
+            tracing::debug!(from = %connection.downstream, "connection closed: no service has its address or server name");
+            self.count(Symbol::EMPTY, Protocol::Tcp, ConnectionOutcome::Refused);
+            detected.io.get_ref().abort();
+            return None;
+        };
+        self.count(route.cluster.symbol, Protocol::Tcp, ConnectionOutcome::Ok);
+        Some(Next::Opaque { detected: Box::new(detected), route, connection })
+    }
+
+    fn noted<D>(
+        &self,
+        detected: Result<Detected<D>, Undecided>,
+        route: Option<&Route>,
+        connection: &Connection,
+    ) -> Option<Detected<D>> {
+        let why = match detected {
+            Ok(detected) => return Some(detected),
+            Err(why) => why,
+        };
+        tracing::debug!(%why, "outbound connection ended before it showed what it speaks");
+        self.count(connection.service(), Protocol::Unknown, ConnectionOutcome::Failed);
+        if let (Undecided::NoServer(error), Some(route)) = (&why, route) {
+            tcp::unserved(error, route, connection, &self.worker);
+        }
+        None
+    }
+
+    fn count(&self, service: Symbol, protocol: Protocol, outcome: ConnectionOutcome) {
+        self.worker
+            .ground
+            .metrics
+            .connections(Direction::Outbound, service, protocol, Tls::None, outcome)
+            .inc();
+    }
+}
+
+/// Who says nothing at a virtual address that is nobody's waits for a server that will never speak: it is told so as
+/// if one had refused it.
+fn nobodys(to: SocketAddr) -> Early<impl FnOnce() -> Ready<Result<Nobody, Error>>> {
+    Early {
+        after: Duration::ZERO,
+        expects_http: false,
+        is_at_hand: false,
+        dial: move || ready(Err(route::nobodys(to.ip()))),
+    }
+}

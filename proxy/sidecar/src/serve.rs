@@ -1,0 +1,149 @@
+//! The accept loop of both directions, and what becomes of an accepted connection.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::connection::{Connection, Place};
+use crate::detect::Detected;
+use crate::http::exchange::nobodys;
+use crate::http::server::{self, Version};
+use crate::layers::AnsweringService;
+use crate::state::Route;
+use crate::tcp::{self, Dialled};
+use crate::worker::Worker;
+use pillion_base::drain::Phase;
+use pillion_base::limits::{Limit, Permit};
+use pillion_base::net::descriptors::is_short_of_descriptors;
+use pillion_base::net::{Io, Listener, Stream};
+use pillion_base::strangers::Strangers;
+use pillion_model::Direction;
+use pillion_telemetry::{ConnectionOutcome, Protocol, Seldom, Tls};
+
+/// What becomes of a connection, once that is known.
+pub enum Next {
+    Http { io: Io, version: Version, connection: Connection },
+    Opaque { detected: Box<Detected<Dialled>>, route: Arc<Route>, connection: Connection },
+}
+
+impl Next {
+    /// To the connection's end. Boxed: a task holds what its phase needs, and no more.
+    pub async fn run<S: AnsweringService>(self, worker: &Arc<Worker>, stack: S) {
+        match self {
+            Self::Http { io, version, connection } => {
+                connection.place.work.wake();
+                Box::pin(server::serve(io, version, Arc::new(connection), worker.clone(), stack)).await;
+            }
+            Self::Opaque { detected, route, connection } => {
+                connection.place.work.wake();
+                Box::pin(tcp::forward(*detected, &route, &connection, worker)).await;
+            }
+        }
+    }
+}
+
+/// A listener with what happens to its connections.
+pub struct Accepting<F> {
+    pub worker: Arc<Worker>,
+    pub direction: Direction,
+    /// Open connections at most, over all listeners of the side.
+    pub connections: Arc<Limit>,
+    pub serve: F,
+}
+
+impl<F, Fut> Accepting<F>
+where
+    F: Fn(Stream, SocketAddr, Place) -> Fut,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    /// Accepts until inbound takes nothing new, or the listener is `closed`: then what waits in its queue is served.
+    pub async fn run(self, mut listener: Listener, mut closed: oneshot::Receiver<()>) {
+        let _queue = (self.direction == Direction::Inbound).then(|| self.worker.work(self.direction));
+        let mut closing = std::pin::pin!(self.closing());
+        loop {
+            let accepted = tokio::select! { // an accept that is dropped leaves its connection in the backlog
+                () = &mut closing => break,
+                _ = &mut closed => break,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, from)) => self.admit(stream, from),
+                Err(error) => self.pause_after(&error).await,
+            }
+        }
+        listener.close().into_iter().for_each(|(stream, from)| self.admit(stream, from));
+    }
+
+    async fn closing(&self) {
+        match self.direction {
+            Direction::Inbound => self.worker.drain.reached(Phase::Closing).await,
+            Direction::Outbound => std::future::pending().await,
+        }
+    }
+
+    fn admit(&self, stream: Stream, from: SocketAddr) {
+        let permit = self.connections.try_acquire().or_else(|| {
+            self.tell_full();
+            self.make_room()
+        });
+        let Some(permit) = permit else {
+            self.count_refused();
+            return;
+        };
+        let work = self.worker.work(self.direction);
+        let place = match self.direction {
+            Direction::Inbound => Place::stranger(work, self.strangers().admit(permit)),
+            Direction::Outbound => Place::limited(work, permit),
+        };
+        tokio::spawn(Box::pin((self.serve)(stream, from, place))); // or the task would hold it twice
+    }
+
+    /// Closes the oldest stranger, which is inbound always. Returns its place among the connections.
+    fn make_room(&self) -> Option<Permit> {
+        (self.direction == Direction::Inbound).then(|| self.strangers().close_oldest())?
+    }
+
+    fn strangers(&self) -> &Arc<Strangers> {
+        &self.worker.ground.strangers
+    }
+
+    fn tell_full(&self) {
+        static LINES: [Seldom; Direction::ALL.len()] = [const { Seldom::new() }; Direction::ALL.len()];
+        if let Some(left_out) = LINES[self.direction as usize].due(Instant::now().into_std()) {
+            let (direction, limit) = (self.direction.as_str(), self.connections.max());
+            tracing::warn!(direction, limit, left_out, "connection closed: so many are open already");
+        }
+    }
+
+    fn count_refused(&self) {
+        let service = nobodys(self.direction);
+        let refused = self.worker.ground.metrics.connections(
+            self.direction,
+            service,
+            Protocol::Unknown,
+            Tls::None,
+            ConnectionOutcome::Refused,
+        );
+        refused.inc();
+    }
+
+    /// Out of descriptors or memory: accepting again at once would spin. What ends one connection needs no pause.
+    async fn pause_after(&self, error: &io::Error) {
+        static LINE: Seldom = Seldom::new();
+        const OUT_OF_MEMORY: [i32; 2] = [105, 12]; // ENOBUFS ENOMEM
+        let is_short_of_memory = error.raw_os_error().is_some_and(|code| OUT_OF_MEMORY.contains(&code));
+        if is_short_of_memory || is_short_of_descriptors(error) {
+            if let Some(left_out) = LINE.due(Instant::now().into_std()) {
+                tracing::warn!(%error, left_out, "cannot accept a connection; trying again every 100 ms");
+            }
+            if !self.strangers().free_descriptors().await {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}

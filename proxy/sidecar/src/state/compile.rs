@@ -1,0 +1,300 @@
+//! From a checked configuration and the clusters that live, to a [`Snapshot`].
+//!
+//! Pure but for the clusters' creation: what can fail (credentials, addresses) has been done before.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use pillion_model::Config;
+use pillion_model::cluster::HostPattern;
+use pillion_model::listener::Unknown;
+use pillion_model::policy::RetryBudget;
+use pillion_model::route::{Route as RouteConfig, RouteHost, Weighted};
+use tokio::time::Instant;
+
+use super::rules::Split;
+use super::{
+    AddressTable, Application, Destinations, HostTable, InboundSide, Names, Route, Rule, Rules, Services,
+    Snapshot,
+};
+use pillion_base::net::own::OwnListeners;
+use pillion_telemetry::Metrics;
+use pillion_upstream::cluster::Cluster;
+use pillion_upstream::cluster::alike::Policies;
+use pillion_upstream::cluster::budget::Budget;
+
+/// The services' clusters, by name.
+pub type Clusters = HashMap<String, Arc<Cluster>>;
+
+/// Retry budgets that routes have for themselves, by the route (its name, else its place) and the service.
+pub type Budgets = HashMap<(String, String), (RetryBudget, Arc<Budget>)>;
+
+/// What of the snapshot until now lives on in the next one.
+#[derive(Clone, Copy)]
+pub struct Before<'a> {
+    pub services: &'a Services,
+    pub budgets: &'a Budgets,
+}
+
+/// What surrounds the outbound tables in a snapshot.
+pub struct Sides {
+    pub own: OwnListeners,
+    pub names: Arc<Names>,
+    pub inbound: Option<Arc<InboundSide>>,
+    pub applications: Arc<Destinations<Application>>,
+}
+
+pub fn compile(
+    generation: u64,
+    config: &Config,
+    clusters: &Clusters,
+    sides: Sides,
+    before: Before<'_>,
+    policies: &mut Policies,
+    metrics: &Metrics,
+) -> Snapshot {
+    let mut compiled =
+        Compiled { clusters, metrics, policies, before: before.budgets, budgets: Budgets::new() };
+    let rules = config.routes.iter().enumerate().map(|(nth, route)| Arc::new(compiled.rule(nth, route)));
+    let table = Table::new(config, clusters, rules.collect(), before.services);
+    let (mut hosts, mut addresses, mut services) =
+        (HostTable::default(), AddressTable::default(), HashMap::with_capacity(config.clusters.len()));
+    for of in &config.clusters {
+        let Some(cluster) = clusters.get(&of.name) else { continue };
+        let whole = table.service(cluster, &of.hosts);
+        of.addresses.iter().for_each(|address| addresses.add(*address, &whole));
+        for host in &of.hosts {
+            // No host has rules that the whole has not.
+            match of.hosts.len() == 1 || whole.rules.is_empty() {
+                true => hosts.add(host, &whole),
+                false => hosts.add(host, &table.service(cluster, std::slice::from_ref(host))),
+            }
+        }
+        services.insert(cluster.name.clone(), whole);
+    }
+    for claim in &sides.names.claims {
+        let route = services.get(claim.service.as_str());
+        route.into_iter().for_each(|route| addresses.add(claim.address, route));
+    }
+    addresses.sort();
+    table.hosts_of_routes(&mut hosts);
+    let application = sides.inbound.as_ref().and_then(|inbound| inbound.policy.app);
+    Snapshot {
+        generation,
+        hosts,
+        addresses,
+        names: sides.names,
+        services,
+        policy: config.outbound.as_ref().map_or(Unknown::Deny, |outbound| outbound.unknown),
+        own: sides.own,
+        application: application.map(|app| sides.applications.route(Application::at(app))),
+        inbound: sides.inbound,
+        applications: sides.applications,
+        limits: config.limits,
+        budgets: compiled.budgets,
+    }
+}
+
+/// Routes of the file, each compiled once however many hosts it has.
+struct Compiled<'a> {
+    clusters: &'a Clusters,
+    metrics: &'a Metrics,
+    policies: &'a mut Policies,
+    /// What budgets live on.
+    before: &'a Budgets,
+    budgets: Budgets,
+}
+
+impl Compiled<'_> {
+    fn rule(&mut self, nth: usize, of: &RouteConfig) -> Rule {
+        let mut all = Vec::new();
+        for to in &of.to {
+            all.extend(self.diverted(nth, of.name.as_deref(), to).map(|route| (to.weight, route)));
+        }
+        Rule { matches: of.matches.clone(), to: Split::new(all) }
+    }
+
+    fn diverted(&mut self, nth: usize, name: Option<&str>, to: &Weighted) -> Option<Arc<Route>> {
+        let cluster = self.clusters.get(&to.service)?.clone();
+        Some(Arc::new(Route {
+            name: name.map_or(pillion_telemetry::Symbol::EMPTY, |name| self.metrics.intern(name)),
+            timeouts: self.policies.timeouts.share(&to.timeouts),
+            budget: self.budget(name.map_or_else(|| format!("routes[{nth}]"), str::to_owned), to, &cluster),
+            retry: to.retry.as_ref().map(|retry| self.policies.retries.share(retry)),
+            ..Route::with(cluster, Rules::default())
+        }))
+    }
+
+    /// The service's own, where the rule is the same: what a route does counts for its service. Else the route's,
+    /// which lives on while its rule does.
+    fn budget(&mut self, route: String, to: &Weighted, cluster: &Cluster) -> Option<Arc<Budget>> {
+        let rule = to.retry.as_ref()?.budget;
+        let same = cluster.retry.as_ref().is_some_and(|retry| retry.budget == rule);
+        if let Some(own) = cluster.budget.clone().filter(|_| same) {
+            return Some(own);
+        }
+        let key = (route, to.service.clone());
+        let known =
+            self.before.get(&key).filter(|(known, _)| *known == rule).map(|(_, budget)| budget.clone());
+        let budget = known.unwrap_or_else(|| Arc::new(Budget::new(&rule, Instant::now().into_std())));
+        self.budgets.insert(key, (rule, budget.clone()));
+        Some(budget)
+    }
+}
+
+struct Table<'a> {
+    config: &'a Config,
+    clusters: &'a Clusters,
+    /// Of the file's routes, in their order.
+    rules: Vec<Arc<Rule>>,
+    /// The routes of the file that name a host, by their number.
+    named: Patterns<'a, usize>,
+    /// Those that look at the hosts of all services.
+    any: Vec<usize>,
+    /// Their rules, for the many services that no other route names.
+    any_rules: Rules,
+    services: Patterns<'a, &'a Cluster>,
+    before: &'a Services,
+}
+
+impl<'a> Table<'a> {
+    fn new(config: &'a Config, clusters: &'a Clusters, rules: Vec<Arc<Rule>>, before: &'a Services) -> Self {
+        let (mut named, mut any, mut services) = (Patterns::default(), Vec::new(), Patterns::default());
+        for (nth, route) in config.routes.iter().enumerate() {
+            for host in &route.hosts {
+                match host {
+                    RouteHost::Any => any.push(nth),
+                    RouteHost::One(host) => named.add(host, nth),
+                }
+            }
+        }
+        any.dedup(); // a route may say so twice
+        for of in &config.clusters {
+            let cluster = clusters.get(&of.name).map(Arc::as_ref);
+            cluster
+                .into_iter()
+                .for_each(|cluster| of.hosts.iter().for_each(|host| services.add(host, cluster)));
+        }
+        let any_rules = any.iter().filter_map(|nth| rules.get(*nth).cloned()).collect();
+        Self { config, clusters, rules, named, any, any_rules, services, before }
+    }
+
+    /// A service's own route to its cluster, with the rules that divert some of the requests for these hosts of it.
+    /// Where there are no rules and the cluster is the one of before, the route is too.
+    fn service(&self, cluster: &Arc<Cluster>, hosts: &[HostPattern]) -> Arc<Route> {
+        let rules = self.rules(hosts.iter().flat_map(|host| self.named.of(host)), true);
+        let before = self.before.get(&cluster.name);
+        let same = |route: &&Arc<Route>| {
+            rules.is_empty() && route.rules.is_empty() && Arc::ptr_eq(&route.cluster, cluster)
+        };
+        before.filter(same).cloned().unwrap_or_else(|| Arc::new(Route::with(cluster.clone(), rules)))
+    }
+
+    /// Of the routes with these numbers, in the order of the file; `with_any`: and of those for all services.
+    fn rules(&self, named: impl Iterator<Item = usize>, with_any: bool) -> Rules {
+        let mut all: Vec<usize> = named.collect();
+        if all.is_empty() && with_any {
+            return self.any_rules.clone();
+        }
+        all.extend(self.any.iter().filter(|_| with_any));
+        all.sort_unstable();
+        all.dedup();
+        all.into_iter().filter_map(|nth| self.rules.get(nth).cloned()).collect()
+    }
+
+    /// Hosts that only routes name. One that a wider pattern of a service covers goes there by default.
+    fn hosts_of_routes(&self, hosts: &mut HostTable) {
+        let mut done: HashSet<&HostPattern> =
+            self.config.clusters.iter().flat_map(|cluster| &cluster.hosts).collect();
+        for host in self.config.routes.iter().flat_map(|route| &route.hosts) {
+            let RouteHost::One(host) = host else { continue };
+            if !done.insert(host) {
+                continue;
+            }
+            let wider = self.wider(host);
+            // "*" means the hosts of services.
+            let rules = self.rules(self.named.of(host), wider.is_some());
+            let first = || self.config.routes.get(self.named.of(host).min()?)?.to.first();
+            let fallback = || first().and_then(|to| self.clusters.get(&to.service).cloned());
+            let Some(cluster) = wider.clone().or_else(fallback) else { continue };
+            let route = Route { is_only_rules: wider.is_none(), ..Route::with(cluster, rules) };
+            hosts.add(host, &Arc::new(route));
+        }
+    }
+
+    /// The service whose narrowest pattern covers this one.
+    fn wider(&self, host: &HostPattern) -> Option<Arc<Cluster>> {
+        let wider = self.services.covering(host);
+        let (_, of) = wider.max_by_key(|(pattern, _)| (pattern.name.len(), pattern.port.is_some()))?;
+        self.clusters.get(&*of.name).cloned()
+    }
+}
+
+/// Host patterns with what they belong to, so that those which cover a host are found without looking at all others.
+struct Patterns<'a, T>(HashMap<&'a str, Vec<(&'a HostPattern, T)>>);
+
+impl<T> Default for Patterns<'_, T> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<'a, T: Copy> Patterns<'a, T> {
+    fn add(&mut self, pattern: &'a HostPattern, of: T) {
+        self.0.entry(&pattern.name).or_default().push((pattern, of));
+    }
+
+    /// Those that cover `host`: they have its name, or one that its name ends with, after a dot.
+    fn covering(&self, host: &HostPattern) -> impl Iterator<Item = (&'a HostPattern, T)> {
+        let above = host.name.match_indices('.').filter_map(|(dot, _)| host.name.get(dot + 1..));
+        let names = std::iter::once(host.name.as_str()).chain(above);
+        let patterns = names.filter_map(|name| self.0.get(name)).flatten().copied();
+        patterns.filter(|(pattern, _)| covers(pattern, host))
+    }
+
+    /// What those belong to that are `host` or cover it.
+    fn of(&self, host: &HostPattern) -> impl Iterator<Item = T> {
+        self.covering(host).map(|(_, of)| of)
+    }
+}
+
+/// Whether every request for `host` is one for `pattern`.
+fn covers(pattern: &HostPattern, host: &HostPattern) -> bool {
+    let below = |name: &str| name.strip_suffix(&pattern.name).is_some_and(|rest| rest.ends_with('.'));
+    let names = match pattern.wildcard {
+        true => below(&host.name) || (host.wildcard && host.name == pattern.name),
+        false => !host.wildcard && host.name == pattern.name,
+    };
+    names && pattern.port.is_none_or(|port| host.port == Some(port))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pattern() -> impl Strategy<Value = HostPattern> {
+        let labels = prop::collection::vec(prop::sample::select(vec!["a", "b", "x"]), 1..4);
+        let port = prop::option::of(80..82_u16);
+        (labels, any::<bool>(), port).prop_map(|(labels, wildcard, port)| HostPattern {
+            name: labels.join("."),
+            wildcard,
+            port,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn c18_the_index_finds_exactly_the_patterns_that_cover_a_host(
+            all in prop::collection::vec(pattern(), 0..30), host in pattern(),
+        ) {
+            let mut patterns = Patterns::default();
+            all.iter().enumerate().for_each(|(nth, pattern)| patterns.add(pattern, nth));
+            let mut found: Vec<usize> = patterns.of(&host).collect();
+            found.sort_unstable();
+            let covering = all.iter().enumerate().filter(|(_, pattern)| covers(pattern, &host));
+            prop_assert_eq!(found, covering.map(|(nth, _)| nth).collect::<Vec<_>>());
+        }
+    }
+}

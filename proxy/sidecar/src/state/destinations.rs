@@ -1,0 +1,116 @@
+//! Routes to addresses that connections bring with them: kept while they are used, forgotten after.
+//!
+//! An address is a stranger's choice, so their number is bounded: past [`MOST`] an unused one makes room, and when
+//! all are in use a route lives with its connection alone and shares nothing.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::Route;
+use pillion_upstream::cluster::Cluster;
+
+/// About 2 KiB each; more destinations than most applications have in use at once.
+const MOST: usize = 1024;
+/// What was learned of a destination is kept for this long after its last connection.
+const KEPT: Duration = Duration::from_secs(60);
+
+type Make<K> = dyn Fn(K) -> Arc<Cluster> + Send + Sync;
+
+/// Told apart by `K`: an address, and what else keeps their connections apart.
+pub struct Destinations<K> {
+    known: Mutex<HashMap<K, Known>>,
+    make: Box<Make<K>>,
+}
+
+struct Known {
+    route: Arc<Route>,
+    last_used: Instant,
+}
+
+impl<K: Copy + Eq + Hash> Destinations<K> {
+    pub fn new(make: impl Fn(K) -> Arc<Cluster> + Send + Sync + 'static) -> Self {
+        Self { known: Mutex::default(), make: Box::new(make) }
+    }
+
+    pub fn route(&self, to: K) -> Arc<Route> {
+        let now = Instant::now();
+        let mut known = self.known.lock();
+        if let Some(known) = known.get_mut(&to) {
+            known.last_used = now;
+            return known.route.clone();
+        }
+        let route = Route::to((self.make)(to));
+        if known.len() >= MOST {
+            known.retain(|_, known| known.is_used());
+        }
+        if known.len() < MOST {
+            known.insert(to, Known { route: route.clone(), last_used: now });
+        }
+        route
+    }
+
+    /// Other destinations take the place of these.
+    pub fn leave(&self) {
+        self.known.lock().values().for_each(|known| known.route.cluster.leave_for(None));
+    }
+
+    /// Forgets what nobody used for a while.
+    pub fn sweep(&self) {
+        let now = Instant::now();
+        let mut known = self.known.lock();
+        known.retain(|_, known| known.is_used() || now.duration_since(known.last_used) < KEPT);
+    }
+}
+
+impl Known {
+    fn is_used(&self) -> bool {
+        Arc::strong_count(&self.route) > 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use pillion_telemetry::Metrics;
+    use pillion_upstream::cluster::Common;
+
+    fn destinations() -> Destinations<SocketAddr> {
+        let common = Common::new(&Metrics::new(100), 1);
+        Destinations::new(move |to| Cluster::passthrough(to, &common))
+    }
+
+    fn nth(port: usize) -> SocketAddr {
+        ([10, 0, (port >> 8) as u8, port as u8], 80).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_destination_is_remembered_while_it_is_used_and_a_minute_longer() {
+        let destinations = destinations();
+        let route = destinations.route(nth(1));
+        tokio::time::advance(Duration::from_secs(300)).await;
+        destinations.sweep();
+        assert!(Arc::ptr_eq(&route, &destinations.route(nth(1))));
+        drop(route);
+        tokio::time::advance(Duration::from_secs(61)).await;
+        destinations.sweep();
+        assert!(destinations.known.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn strangers_addresses_are_bounded_in_use_or_not() {
+        let destinations = destinations();
+        let used: Vec<_> = (0..MOST + 10).map(|port| destinations.route(nth(port))).collect();
+        assert_eq!(destinations.known.lock().len(), MOST);
+        drop(used);
+        let last = destinations.route(nth(5000));
+        assert!(Arc::ptr_eq(&last, &destinations.route(nth(5000))));
+        assert_eq!(destinations.known.lock().len(), 1);
+    }
+}

@@ -1,0 +1,140 @@
+//! Which of a host's requests go elsewhere: `routes` of the file, compiled.
+//!
+//! Pure: a request's head and the dice are arguments.
+
+use std::sync::Arc;
+
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use pillion_model::route::{HeaderMatch, PathMatch, RouteMatch, ValueMatch};
+
+use super::Route;
+
+pub struct Rule {
+    pub matches: RouteMatch,
+    pub to: Split,
+}
+
+/// Routes by weight.
+pub struct Split {
+    /// Each with the sum of the weights up to it.
+    ends: Box<[(u64, Arc<Route>)]>,
+}
+
+impl Split {
+    /// What has no weight gets nothing.
+    pub fn new(routes: impl IntoIterator<Item = (u32, Arc<Route>)>) -> Self {
+        let mut sum = 0;
+        let mut end = |(weight, route)| {
+            sum += u64::from(weight);
+            (sum, route)
+        };
+        Self { ends: routes.into_iter().filter(|(weight, _)| *weight > 0).map(&mut end).collect() }
+    }
+
+    /// `dice`: any number for each request.
+    fn pick(&self, dice: impl FnOnce() -> u64) -> Option<&Arc<Route>> {
+        let (sum, last) = self.ends.last()?;
+        if self.ends.len() == 1 {
+            return Some(last);
+        }
+        let drawn = dice() % sum;
+        self.ends.iter().find(|(end, _)| drawn < *end).map(|(_, route)| route)
+    }
+}
+
+impl Rule {
+    /// The route of the first rule that fits.
+    pub fn choose<'a>(
+        rules: &'a [Arc<Self>],
+        head: &Parts,
+        dice: impl FnOnce() -> u64,
+    ) -> Option<&'a Arc<Route>> {
+        rules.iter().find(|rule| fits(&rule.matches, head)).and_then(|rule| rule.to.pick(dice))
+    }
+}
+
+fn fits(wanted: &RouteMatch, head: &Parts) -> bool {
+    wanted.path.as_ref().is_none_or(|path| path_fits(path, head.uri.path()))
+        && method_fits(&wanted.methods, &head.method)
+        && wanted.headers.iter().all(|header| header_fits(header, &head.headers))
+}
+
+fn path_fits(wanted: &PathMatch, path: &str) -> bool {
+    match wanted {
+        PathMatch::Exact(exact) => path == exact,
+        PathMatch::Prefix(prefix) => {
+            let rest = path.strip_prefix(prefix.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
+    }
+}
+
+fn method_fits(wanted: &[String], method: &Method) -> bool {
+    wanted.is_empty() || wanted.iter().any(|wanted| wanted == method.as_str())
+}
+
+fn header_fits(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(wanted.name.as_str()).iter().map(http::HeaderValue::as_bytes);
+    match &wanted.value {
+        ValueMatch::Exact(exact) => values.any(|value| value == exact.as_bytes()),
+        ValueMatch::Prefix(prefix) => values.any(|value| value.starts_with(prefix.as_bytes())),
+        ValueMatch::Present(present) => values.next().is_some() == *present,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+        let request = http::Request::builder().method(method).uri(uri);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn header(name: &str, value: ValueMatch) -> HeaderMatch {
+        HeaderMatch { name: name.to_owned(), value }
+    }
+
+    #[test]
+    fn a_prefix_ends_at_the_border_of_a_segment() {
+        for (prefix, path, expected) in [
+            ("/v2", "/v2", true),
+            ("/v2", "/v2/", true),
+            ("/v2", "/v2/x", true),
+            ("/v2/", "/v2", true),
+            ("/v2", "/v2x", false),
+            ("/v2", "/V2", false),
+            ("/", "/", true),
+            ("/", "/anything", true),
+        ] {
+            assert_eq!(path_fits(&PathMatch::Prefix(prefix.to_owned()), path), expected, "{prefix} {path}");
+        }
+    }
+
+    #[test]
+    fn everything_that_is_written_must_fit() {
+        let wanted = RouteMatch {
+            path: Some(PathMatch::Exact("/v2".to_owned())),
+            methods: vec!["GET".to_owned(), "HEAD".to_owned()],
+            headers: vec![
+                header("x-canary", ValueMatch::Exact("1".to_owned())),
+                header("x-user", ValueMatch::Prefix("jo".to_owned())),
+                header("x-debug", ValueMatch::Present(false)),
+            ],
+        };
+        let all = [("x-canary", "0"), ("X-Canary", "1"), ("x-user", "jo")];
+        assert!(fits(&wanted, &head("GET", "/v2?query=is-not-looked-at", &all)));
+        for (method, path, headers) in [
+            ("POST", "/v2", &all[..]),
+            ("GET", "/v2/", &all[..]),
+            ("GET", "/v2", &all[..2]),
+            ("GET", "/v2", &all[2..]),
+            ("GET", "/v2", &[("x-canary", "1"), ("x-user", "jo"), ("x-debug", "")]),
+        ] {
+            assert!(!fits(&wanted, &head(method, path, headers)), "{method} {path} {headers:?}");
+        }
+        assert!(fits(&RouteMatch::default(), &head("DELETE", "/any", &[])));
+    }
+}

@@ -1,0 +1,352 @@
+//! The access log: one JSON line per request, never at the expense of the request.
+//!
+//! A line is formatted on the thread that served the request and copied into a bounded buffer; a thread of its
+//! own carries it out ([`super::shipper`]). A full buffer loses lines and counts them.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use pillion_model::Workload;
+
+use super::family::IntCounter;
+use super::json::Object;
+use super::shipper::{Shipper, Sink};
+use pillion_model::Direction;
+use pillion_model::Reason;
+
+/// A path is cut here, its query included: enough to recognise the call, short enough for a scanner's worst.
+const PATH_BYTES: usize = 1024;
+/// A DNS name is at most 253 bytes long, and a port follows.
+const HOST_BYTES: usize = 260;
+/// What the sidecar accepts as a request id is no longer.
+const REQUEST_ID_BYTES: usize = 128;
+const DETAIL_BYTES: usize = 512;
+/// The longest SPIFFE ID that the standard allows; names of the configuration are shorter.
+const NAME_BYTES: usize = 2048;
+
+/// How long a closing log waits for its sink: a stuck sink must not hold the process.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What is told of one finished request. Empty texts and `None` are left out of the line.
+#[derive(Debug, Clone, Copy)]
+pub struct Record<'a> {
+    /// When the request's headers had arrived.
+    pub time: SystemTime,
+    pub direction: Direction,
+    pub service: &'a str,
+    pub route: &'a str,
+    pub method: &'a str,
+    /// With its query; cut at 1 KiB.
+    pub path: &'a [u8],
+    pub host: &'a [u8],
+    /// As [`protocol_name`] says.
+    pub protocol: &'static str,
+    /// As sent downstream; 0 when nothing was.
+    pub status: u16,
+    pub grpc_status: Option<u8>,
+    pub reason: Option<Reason>,
+    /// The reason of a verified sidecar that made the answer; told where we have none of our own.
+    pub peer_reason: &'a str,
+    /// The sentence that goes with `reason`.
+    pub detail: &'a str,
+    /// The verified SPIFFE ID of the peer.
+    pub peer: &'a str,
+    pub downstream: Option<SocketAddr>,
+    /// The endpoint of the last try.
+    pub upstream: Option<SocketAddr>,
+    pub request_id: &'a [u8],
+    /// Body bytes from the downstream.
+    pub bytes_in: u64,
+    /// Body bytes to the downstream.
+    pub bytes_out: u64,
+    /// To the end of the response.
+    pub duration: Duration,
+    /// From the last try's first byte out to its response's headers.
+    pub upstream_duration: Option<Duration>,
+    /// Tries made, 0 when the request never left.
+    pub attempts: u32,
+}
+
+/// The protocol of a request as [`Record`] tells it.
+pub fn protocol_name(version: http::Version) -> &'static str {
+    match version {
+        http::Version::HTTP_09 => "HTTP/0.9",
+        http::Version::HTTP_10 => "HTTP/1.0",
+        http::Version::HTTP_2 => "HTTP/2",
+        http::Version::HTTP_3 => "HTTP/3",
+        _ => "HTTP/1.1",
+    }
+}
+
+impl Record<'_> {
+    /// Appends the line, its line feed included.
+    pub fn write_to(&self, line: &mut String, by: &Workload) {
+        let mut object = Object::begin(line);
+        self.write_request(&mut object);
+        self.write_ending(&mut object);
+        self.write_cost(&mut object);
+        write_workload(by, &mut object);
+        object.end();
+        line.push('\n');
+    }
+
+    fn write_request(&self, object: &mut Object<'_>) {
+        object.time("time", self.time);
+        object.plain("direction", self.direction.as_str());
+        object.text("service", self.service.as_bytes(), NAME_BYTES);
+        object.text("route", self.route.as_bytes(), NAME_BYTES);
+        object.text("method", self.method.as_bytes(), REQUEST_ID_BYTES);
+        object.text("path", self.path, PATH_BYTES);
+        object.text("host", self.host, HOST_BYTES);
+        object.plain("protocol", self.protocol);
+        object.text("request_id", self.request_id, REQUEST_ID_BYTES);
+        object.text("peer", self.peer.as_bytes(), NAME_BYTES);
+        self.downstream.into_iter().for_each(|address| object.plain("downstream", address));
+    }
+
+    fn write_ending(&self, object: &mut Object<'_>) {
+        object.number("status", self.status.into());
+        self.grpc_status.into_iter().for_each(|code| object.number("grpc_status", code.into()));
+        match self.reason {
+            Some(reason) => object.plain("reason", reason.code()),
+            None if self.peer_reason.is_empty() => {}
+            None => {
+                object.text("reason", self.peer_reason.as_bytes(), NAME_BYTES);
+                object.plain("reason_of", "peer");
+            }
+        }
+        object.text("detail", self.detail.as_bytes(), DETAIL_BYTES);
+        self.upstream.into_iter().for_each(|address| object.plain("upstream", address));
+        object.number("attempts", self.attempts.into());
+    }
+
+    fn write_cost(&self, object: &mut Object<'_>) {
+        object.number("bytes_in", self.bytes_in);
+        object.number("bytes_out", self.bytes_out);
+        object.number("duration_us", micros(self.duration));
+        self.upstream_duration
+            .into_iter()
+            .for_each(|took| object.number("upstream_duration_us", micros(took)));
+    }
+}
+
+/// Whose sidecar this is, as far as that is known.
+fn write_workload(by: &Workload, object: &mut Object<'_>) {
+    let parts = [("workload", &by.name), ("namespace", &by.namespace), ("zone", &by.zone)];
+    for (name, text) in parts {
+        object.text(name, text.as_deref().unwrap_or_default().as_bytes(), NAME_BYTES);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Where access lines are given; share it between threads in an `Arc`.
+///
+/// Dropping it writes what it has accepted, waiting a second at most.
+pub struct AccessLog {
+    sample: f64,
+    always_errors: bool,
+    workload: Workload,
+    shipper: Shipper,
+}
+
+impl AccessLog {
+    /// Opens the sink and starts the thread that writes to it. Every line names `workload`; `dropped` counts the
+    /// lines that get lost.
+    ///
+    /// # Errors
+    /// When the file cannot be opened for appending, or a thread cannot be started.
+    pub fn start(
+        config: &pillion_model::telemetry::AccessLog,
+        workload: Workload,
+        dropped: IntCounter,
+    ) -> io::Result<Self> {
+        let shipper = Shipper::start(Sink::open(&config.path)?, dropped)?;
+        Ok(Self { sample: config.sample, always_errors: config.always_errors, workload, shipper })
+    }
+
+    /// Whether this request gets a line. Ask once per request: the sample is a throw of dice.
+    pub fn wants(&self, failed: bool) -> bool {
+        let always = self.sample >= 1.0 || (failed && self.always_errors);
+        always || (self.sample > 0.0 && fastrand::f64() < self.sample)
+    }
+
+    /// Hands a line over. Never waits for the sink.
+    pub fn write(&self, record: &Record<'_>) {
+        thread_local! {
+            static LINE: RefCell<String> = const { RefCell::new(String::new()) };
+        }
+        LINE.with_borrow_mut(|line| {
+            line.clear();
+            record.write_to(line, &self.workload);
+            self.shipper.send(line.as_bytes());
+        });
+    }
+
+    /// Writes what was accepted and accepts no more; false when the sink did not take it within a second.
+    ///
+    /// Blocks: not for a thread of the data path.
+    pub fn close(&self) -> bool {
+        self.shipper.close(FLUSH_PATIENCE)
+    }
+}
+
+impl Drop for AccessLog {
+    fn drop(&mut self) {
+        if !self.close() {
+            tracing::warn!("the access log's sink is stuck; its last lines are lost");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+    use std::sync::Arc;
+    use std::thread;
+
+    use pillion_model::telemetry::{self, LogPath};
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::Metrics;
+
+    /// A path of this test's own, removed with it.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Self {
+            Self(std::env::temp_dir().join(format!("pillion-{name}-{}.log", std::process::id())))
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            fs::remove_file(&self.0).unwrap_or_default();
+        }
+    }
+
+    fn config(path: &Scratch, sample: f64, always_errors: bool) -> telemetry::AccessLog {
+        telemetry::AccessLog { path: LogPath::File(path.0.clone()), sample, always_errors }
+    }
+
+    fn record() -> Record<'static> {
+        Record {
+            time: SystemTime::UNIX_EPOCH,
+            direction: Direction::Outbound,
+            service: "billing",
+            route: "",
+            method: "GET",
+            path: b"/a?b=\"c\"",
+            host: b"billing.local:80",
+            protocol: protocol_name(http::Version::HTTP_2),
+            status: 503,
+            grpc_status: Some(14),
+            reason: Some(Reason::NoEndpoints),
+            peer_reason: "",
+            detail: "no endpoint of \"billing\" is known",
+            peer: "",
+            downstream: "[::1]:5".parse().ok(),
+            upstream: None,
+            request_id: b"7",
+            bytes_in: 1,
+            bytes_out: 2,
+            duration: Duration::from_micros(1_234),
+            upstream_duration: None,
+            attempts: 0,
+        }
+    }
+
+    #[test]
+    fn a_line_says_why_a_request_ended() {
+        let mut line = String::new();
+        record().write_to(&mut line, &Workload::default());
+        assert_eq!(
+            line,
+            concat!(
+                r#"{"time":"1970-01-01T00:00:00.000000Z","direction":"outbound","service":"billing","#,
+                r#""method":"GET","path":"/a?b=\"c\"","host":"billing.local:80","protocol":"HTTP/2","#,
+                r#""request_id":"7","downstream":"[::1]:5","status":503,"grpc_status":14,"#,
+                r#""reason":"no_endpoints","detail":"no endpoint of \"billing\" is known","attempts":0,"#,
+                r#""bytes_in":1,"bytes_out":2,"duration_us":1234}"#,
+                "\n"
+            )
+        );
+    }
+
+    #[test]
+    fn the_sample_decides_unless_an_error_always_counts() {
+        let path = Scratch::new("sample");
+        let cases = [
+            (0.0, true, true, true),
+            (0.0, false, true, false),
+            (0.0, true, false, false),
+            (1.0, false, false, true),
+        ];
+        for (sample, always_errors, failed, wanted) in cases {
+            let log = AccessLog::start(&config(&path, sample, always_errors), Workload::default(), dropped())
+                .expect("starts");
+            assert_eq!(log.wants(failed), wanted, "{sample} {always_errors} {failed}");
+        }
+        let half =
+            AccessLog::start(&config(&path, 0.5, false), Workload::default(), dropped()).expect("starts");
+        let wanted = (0..10_000).filter(|_| half.wants(true)).count();
+        assert!((4_000..6_000).contains(&wanted), "{wanted}");
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_opened_is_refused_at_the_start() {
+        let nowhere = Scratch(PathBuf::from("/proc/no/such/place"));
+        assert!(AccessLog::start(&config(&nowhere, 1.0, true), Workload::default(), dropped()).is_err());
+    }
+
+    #[test]
+    fn every_accepted_line_of_many_threads_is_in_the_file_when_the_log_is_gone() {
+        let path = Scratch::new("threads");
+        fs::write(&path.0, "kept\n").expect("writes");
+        let log = Arc::new(
+            AccessLog::start(&config(&path, 1.0, true), Workload::default(), dropped()).expect("starts"),
+        );
+        let threads: Vec<_> = (0..4)
+            .map(|_| log.clone())
+            .map(|log| thread::spawn(move || (0..500).for_each(|_| log.write(&record()))))
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("writes"));
+        drop(log);
+        let text = fs::read_to_string(&path.0).expect("reads");
+        assert!(text.starts_with("kept\n") && text.ends_with("}\n"));
+        assert_eq!(
+            text.lines().skip(1).filter(|line| serde_json::from_str::<Value>(line).is_ok()).count(),
+            2_000
+        );
+    }
+
+    fn dropped() -> IntCounter {
+        Metrics::new(100).access_log_dropped()
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_peers_send_a_record_is_one_line_of_json(
+            path: Vec<u8>, host: Vec<u8>, request_id: Vec<u8>, names in any::<[String; 5]>(), status: u16
+        ) {
+            let [service, route, method, peer, detail] = &names;
+            let record = Record {
+                path: &path, host: &host, request_id: &request_id, service, route, method, peer, detail, status, ..record()
+            };
+            let mut line = String::new();
+            record.write_to(&mut line, &Workload::default());
+            prop_assert_eq!(line.chars().filter(|char| char.is_control()).count(), 1);
+            let read: Value = serde_json::from_str(&line).expect("valid JSON");
+            prop_assert_eq!(read.get("path").and_then(Value::as_str).unwrap_or_default(), String::from_utf8_lossy(&path));
+            prop_assert_eq!(read.get("detail").and_then(Value::as_str).unwrap_or_default(), detail);
+            prop_assert_eq!(&read["status"], &Value::from(status));
+        }
+    }
+}

@@ -1,0 +1,414 @@
+//! The words a label may say, and the label sets made of them.
+//!
+//! A closed vocabulary is an enum; anything else is a [`Symbol`]. Both are a few bytes, so that a label set is
+//! hashed and compared without touching a string. Never a label: paths, user agents, names a stranger chose.
+
+use std::hash::Hash;
+
+use pillion_model::Direction;
+
+use super::symbols::{Symbol, Symbols};
+use pillion_model::Reason;
+
+/// One label: its name and what it says.
+pub trait Label: Copy + Eq + Hash + Send + Sync + 'static {
+    const NAME: &'static str;
+
+    fn value(self, symbols: &Symbols) -> String;
+
+    /// The same label without what is free-form.
+    #[must_use]
+    fn other(self) -> Self {
+        self
+    }
+}
+
+/// All labels of one series. Two sets that say the same must be equal.
+pub trait Labels: Copy + Eq + Hash + Send + Sync + 'static {
+    fn names() -> Vec<&'static str>;
+
+    /// In the order of [`Self::names`].
+    fn values(self, symbols: &Symbols) -> Vec<String>;
+
+    /// Every free-form value replaced by `other`: where a new set counts once series run short.
+    #[must_use]
+    fn other(self) -> Self;
+
+    /// What is left when even the sets of [`Self::other`] are too many: only a handful may exist.
+    #[must_use]
+    fn rest(self) -> Self {
+        self.other()
+    }
+}
+
+macro_rules! label_sets {
+    ($($set:ident: $index:tt),+) => {
+        impl<$($set: Label),+> Labels for ($($set,)+) {
+            fn names() -> Vec<&'static str> {
+                vec![$($set::NAME),+]
+            }
+            fn values(self, symbols: &Symbols) -> Vec<String> {
+                vec![$(self.$index.value(symbols)),+]
+            }
+            fn other(self) -> Self {
+                ($(self.$index.other(),)+)
+            }
+        }
+    };
+}
+label_sets!(A: 0);
+label_sets!(A: 0, B: 1);
+label_sets!(A: 0, B: 1, C: 2);
+label_sets!(A: 0, B: 1, C: 2, D: 3);
+label_sets!(A: 0, B: 1, C: 2, D: 3, E: 4);
+
+/// A family of one series.
+impl Labels for () {
+    fn names() -> Vec<&'static str> {
+        Vec::new()
+    }
+    fn values(self, _: &Symbols) -> Vec<String> {
+        Vec::new()
+    }
+    fn other(self) -> Self {}
+}
+
+/// A closed vocabulary: the enum, its words, and its place as a label.
+macro_rules! vocabulary {
+    ($(#[$doc:meta])* $name:ident as $label:literal { $($(#[$word_doc:meta])* $word:ident = $text:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$word_doc])* $word),+ }
+
+        impl $name {
+            #[allow(dead_code)] // the whole vocabulary; not every one is walked through
+            pub const ALL: &[Self] = &[$(Self::$word),+];
+
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$word => $text),+ }
+            }
+        }
+
+        impl Label for $name {
+            const NAME: &'static str = $label;
+
+            fn value(self, _: &Symbols) -> String {
+                self.as_str().to_owned()
+            }
+        }
+    };
+}
+
+impl Label for Direction {
+    const NAME: &'static str = "direction";
+
+    fn value(self, _: &Symbols) -> String {
+        self.as_str().to_owned()
+    }
+}
+
+vocabulary! {
+    /// What became of a configuration that was read again.
+    ReloadOutcome as "outcome" { Applied = "applied", Unchanged = "unchanged", Refused = "refused" }
+}
+
+vocabulary! {
+    /// How a question to the DNS proxy was answered.
+    DnsOutcome as "outcome" {
+        /// By the addresses that the configuration gives to a service.
+        Own = "own",
+        /// By a service's virtual addresses.
+        Virtual = "virtual",
+        /// By a name server, whatever it said.
+        Forwarded = "forwarded",
+        Cached = "cached",
+        /// Not at all: no name server answered, too many wait for one, or it was no question.
+        Failed = "failed",
+    }
+}
+
+vocabulary! {
+    /// The methods of RFC 9110 and PATCH; what else a peer invents is `other`.
+    MethodLabel as "method" {
+        Get = "GET", Head = "HEAD", Post = "POST", Put = "PUT", Delete = "DELETE", Connect = "CONNECT",
+        Options = "OPTIONS", Trace = "TRACE", Patch = "PATCH", Other = "other",
+    }
+}
+
+vocabulary! {
+    /// How sending a request again ended, or why it did not happen.
+    RetryOutcome as "outcome" {
+        /// Never written, or refused before processing: sent again without asking the policy.
+        Replaced = "replaced",
+        Succeeded = "succeeded",
+        /// The retry was made and ended badly too.
+        Failed = "failed",
+        /// Refused by the retry budget.
+        Budget = "budget",
+        /// Refused by the breaker's `max_retries`.
+        Limit = "limit",
+        /// The body was larger than what is kept for replay.
+        NotReplayable = "not_replayable",
+    }
+}
+
+vocabulary! {
+    /// The limits of a service's circuit breaker.
+    Limit as "limit" {
+        Connections = "connections", ConnectionsPerEndpoint = "connections_per_endpoint", Pending = "pending", Requests = "requests", Retries = "retries",
+    }
+}
+
+vocabulary! {
+    EndpointState as "state" { Available = "available", Ejected = "ejected" }
+}
+
+vocabulary! {
+    EjectionCause as "cause" { ConsecutiveErrors = "consecutive_errors" }
+}
+
+vocabulary! {
+    /// Which way bytes went, seen from the sidecar's downstream: a request's body is received.
+    Flow as "flow" { Received = "received", Sent = "sent" }
+}
+
+vocabulary! {
+    /// What a connection speaks; `Unknown` when it ended before that showed.
+    Protocol as "protocol" { Http1 = "http1", Http2 = "http2", Tcp = "tcp", Unknown = "unknown" }
+}
+
+vocabulary! {
+    /// What the first bytes of an undeclared connection were found to be.
+    Verdict as "verdict" {
+        Http1 = "http1",
+        Http2 = "http2",
+        /// TLS that is not ours to terminate.
+        Tls = "tls",
+        /// Anything else, and whatever the server speaks first.
+        Opaque = "opaque",
+    }
+}
+
+vocabulary! {
+    /// Whether a connection is encrypted, and who showed an identity.
+    Tls as "tls" {
+        None = "none",
+        ServerOnly = "tls",
+        Mutual = "mtls",
+    }
+}
+
+vocabulary! {
+    /// How the setting-up of a connection ended.
+    ConnectionOutcome as "outcome" {
+        Ok = "ok",
+        /// By the peer on connecting, or by a limit of ours on accepting.
+        Refused = "refused",
+        Timeout = "timeout",
+        TlsError = "tls_error",
+        /// Anything else: unreachable, reset, garbage instead of a first request.
+        Failed = "failed",
+    }
+}
+
+vocabulary! {
+    HandshakeOutcome as "outcome" {
+        Ok = "ok",
+        Failed = "failed",
+        /// The peer's certificate does not carry an identity that is allowed here.
+        Identity = "identity",
+        Timeout = "timeout",
+    }
+}
+
+vocabulary! {
+    /// Whose expiry a timestamp tells.
+    CertificateUse as "use" {
+        /// The sidecar's own chain: the earliest end in it.
+        Own = "own",
+        /// The bundle that peers are checked against: the earliest end in it.
+        Ca = "ca",
+    }
+}
+
+impl From<&http::Method> for MethodLabel {
+    fn from(method: &http::Method) -> Self {
+        match *method {
+            http::Method::GET => Self::Get,
+            http::Method::HEAD => Self::Head,
+            http::Method::POST => Self::Post,
+            http::Method::PUT => Self::Put,
+            http::Method::DELETE => Self::Delete,
+            http::Method::CONNECT => Self::Connect,
+            http::Method::OPTIONS => Self::Options,
+            http::Method::TRACE => Self::Trace,
+            http::Method::PATCH => Self::Patch,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The label `service`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Service(pub Symbol);
+
+impl Label for Service {
+    const NAME: &'static str = "service";
+
+    fn value(self, symbols: &Symbols) -> String {
+        symbols.name(self.0).as_ref().to_owned()
+    }
+
+    fn other(self) -> Self {
+        Self(Symbol::OTHER)
+    }
+}
+
+/// What `pillion_requests_total` tells of one finished request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestLabels {
+    pub direction: Direction,
+    pub service: Symbol,
+    /// [`Symbol::EMPTY`] when no configured route was taken.
+    pub route: Symbol,
+    pub method: MethodLabel,
+    /// As sent downstream. Outside 100 to 599 it counts as `other`.
+    pub status: u16,
+    /// `None` when not gRPC. Above 16, the last one gRPC defines, it counts as `other`.
+    pub grpc_status: Option<u8>,
+    /// `None` when the answer was not ours.
+    pub reason: Option<Reason>,
+    /// The verified SPIFFE ID, [`Symbol::EMPTY`] without one.
+    pub peer: Symbol,
+}
+
+/// Stands for every status outside 100 to 599, and for a status that is no longer told.
+const OTHER_STATUS: u16 = 0;
+/// Stands for every gRPC status above 16.
+const OTHER_GRPC_STATUS: u8 = u8::MAX;
+
+impl RequestLabels {
+    /// Numbers that a peer made up become `other`, so that equal series have equal keys.
+    #[must_use]
+    pub fn tidy(mut self) -> Self {
+        if !(100..=599).contains(&self.status) {
+            self.status = OTHER_STATUS;
+        }
+        self.grpc_status = self.grpc_status.map(|code| if code > 16 { OTHER_GRPC_STATUS } else { code });
+        self
+    }
+
+    fn status_value(self) -> String {
+        if self.status == OTHER_STATUS { "other".to_owned() } else { self.status.to_string() }
+    }
+
+    fn grpc_value(self) -> String {
+        match self.grpc_status {
+            None => String::new(),
+            Some(OTHER_GRPC_STATUS) => "other".to_owned(),
+            Some(code) => code.to_string(),
+        }
+    }
+}
+
+impl Labels for RequestLabels {
+    fn names() -> Vec<&'static str> {
+        vec!["direction", "service", "route", "method", "status", "grpc_status", "reason", "peer"]
+    }
+
+    fn values(self, symbols: &Symbols) -> Vec<String> {
+        let name = |symbol| symbols.name(symbol).as_ref().to_owned();
+        vec![
+            self.direction.value(symbols),
+            name(self.service),
+            name(self.route),
+            self.method.value(symbols),
+            self.status_value(),
+            self.grpc_value(),
+            self.reason.map_or("", Reason::code).to_owned(),
+            name(self.peer),
+        ]
+    }
+
+    fn other(self) -> Self {
+        Self { service: Symbol::OTHER, route: Symbol::OTHER, peer: Symbol::OTHER, ..self }
+    }
+
+    /// Method, status and reason are partly the peers' choice: together they could make thousands of sets.
+    fn rest(self) -> Self {
+        let unsaid = Self { method: MethodLabel::Other, status: OTHER_STATUS, ..self.other() };
+        Self { grpc_status: None, reason: None, ..unsaid }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ok() -> RequestLabels {
+        RequestLabels {
+            direction: Direction::Outbound,
+            service: Symbol::OTHER,
+            route: Symbol::EMPTY,
+            method: MethodLabel::Get,
+            status: 200,
+            grpc_status: None,
+            reason: None,
+            peer: Symbol::EMPTY,
+        }
+    }
+
+    #[test]
+    fn invented_methods_are_other() {
+        let cases =
+            [("GET", "GET"), ("PATCH", "PATCH"), ("get", "other"), ("PURGE", "other"), ("TRACE", "TRACE")];
+        for (sent, label) in cases {
+            let method = http::Method::from_bytes(sent.as_bytes()).expect("a token is a method");
+            assert_eq!(MethodLabel::from(&method).as_str(), label, "{sent}");
+        }
+    }
+
+    #[test]
+    fn invented_numbers_share_one_series() {
+        let cases = [
+            (99, None, "other", ""),
+            (100, Some(0), "100", "0"),
+            (599, Some(16), "599", "16"),
+            (600, Some(17), "other", "other"),
+            (999, Some(255), "other", "other"),
+        ];
+        let symbols = Symbols::new(0);
+        for (status, grpc_status, status_value, grpc_value) in cases {
+            let values = RequestLabels { status, grpc_status, ..ok() }.tidy().values(&symbols);
+            assert_eq!([&*values[4], &*values[5]], [status_value, grpc_value], "{status} {grpc_status:?}");
+        }
+        let [low, high] = [600, 999].map(|status| RequestLabels { status, ..ok() }.tidy());
+        assert_eq!(low, high);
+    }
+
+    #[test]
+    fn the_values_stand_in_the_order_of_the_names() {
+        let said =
+            RequestLabels { reason: Some(Reason::NoRoute), status: 404, ..ok() }.values(&Symbols::new(0));
+        let told: Vec<_> =
+            RequestLabels::names().into_iter().zip(&said).map(|(n, v)| format!("{n}={v}")).collect();
+        assert_eq!(
+            told.join(" "),
+            "direction=outbound service=other route= method=GET status=404 grpc_status= reason=no_route peer="
+        );
+    }
+
+    #[test]
+    fn past_the_bound_only_the_vocabulary_remains_then_only_the_direction() {
+        let symbols = Symbols::new(0);
+        assert_eq!(
+            ok().other().values(&symbols),
+            ["outbound", "other", "other", "GET", "200", "", "", "other"]
+        );
+        assert_eq!(
+            ok().rest().values(&symbols),
+            ["outbound", "other", "other", "other", "other", "", "", "other"]
+        );
+    }
+}

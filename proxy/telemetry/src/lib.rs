@@ -1,0 +1,34 @@
+//! What the sidecar tells about itself: metrics, the access log, and its own log.
+//!
+//! [`metrics`] knows every family by name; [`family`] keeps their series and is the only file that names the
+//! `prometheus` crate; [`labels`] holds the words a label may say and [`symbols`] the free-form ones;
+//! [`recorder`] and [`service`] are the data path's shortcuts to its series; [`process`] reads `/proc/self`. [`access`] writes one JSON line per request, shaped by
+//! [`json`] and carried by [`shipper`]. [`log`] sets up the diagnostics on standard error, and
+//! [`seldom`] keeps what happens often from filling them.
+//!
+//! Deliberately not here: sockets. The admin side serves what [`metrics::Metrics::encode`] returns.
+
+pub mod access;
+pub mod family;
+pub mod json;
+pub mod labels;
+pub mod log;
+pub mod metrics;
+pub mod process;
+pub mod recorder;
+pub mod seldom;
+pub mod service;
+pub mod shipper;
+pub mod symbols;
+
+pub use access::{AccessLog, Record};
+pub use family::{Held, Histogram, IntGauge};
+pub use labels::{
+    CertificateUse, ConnectionOutcome, DnsOutcome, EjectionCause, EndpointState, Flow, HandshakeOutcome,
+    Limit, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Tls, Verdict,
+};
+pub use metrics::Metrics;
+pub use recorder::Recorder;
+pub use seldom::Seldom;
+pub use service::ServiceMetrics;
+pub use symbols::Symbol;

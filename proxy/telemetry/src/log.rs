@@ -1,0 +1,192 @@
+//! The sidecar's own log: diagnostics on standard error, one line each.
+
+use std::env;
+use std::sync::OnceLock;
+
+use parking_lot::Mutex;
+use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::{FilterFn, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{fmt, reload};
+
+/// Level or filter directives, such as `debug`, `pillion::tls=debug,info` or `debug,h2=debug`.
+const VARIABLE: &str = "PILLION_LOG";
+/// What changed and what will need a human; single requests stand in the access log.
+const DEFAULT: &str = "info";
+/// Bytes of a filter; longer ones are no filter that a person wrote.
+const LONGEST: usize = 1024;
+
+const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
+
+/// The filter of the log that this process writes, as long as it has one.
+///
+/// A changed filter costs nothing where nothing is logged: tracing asks it about each call site once, keeps the
+/// answer, and asks again when the filter was changed.
+static FILTER: OnceLock<Filter> = OnceLock::new();
+
+struct Filter {
+    set: Box<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>,
+    /// As somebody wrote it.
+    asked: Mutex<String>,
+}
+
+/// Why the log goes on as it did.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotSet {
+    #[error("{0}")]
+    Bad(String),
+    #[error("this process has no log of its own")]
+    NoLog,
+}
+
+/// Starts the log: at `level`, else as `PILLION_LOG` says, else at `info`. A level that cannot be understood is
+/// `info` with a warning. Later calls change nothing.
+pub fn init(level: Option<&str>) {
+    let asked =
+        level.map(str::to_owned).or_else(|| env::var(VARIABLE).ok()).filter(|asked| !asked.is_empty());
+    let (filter, fault) = filter(asked.as_deref());
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer().compact().with_ansi(false).with_writer(std::io::stderr);
+    let in_force = asked.clone().filter(|_| fault.is_none()).unwrap_or_else(|| DEFAULT.to_owned());
+    let filters = Filter { set: Box::new(move |filter| handle.reload(filter)), asked: Mutex::new(in_force) };
+    let quiet = FilterFn::new(|of: &Metadata<'_>| !is_chatter(*of.level(), of.target()));
+    if tracing_subscriber::registry().with(filter).with(quiet).with(lines).try_init().is_err() {
+        tracing::debug!("the log was started before");
+    } else if FILTER.set(filters).is_err() {
+        tracing::debug!("the log's filter was known before");
+    }
+    if let (Some(fault), Some(asked)) = (fault, asked) {
+        tracing::warn!(asked, fault, "log level not understood; logging at info");
+    }
+}
+
+/// The filter in force; `None` where somebody else logs.
+pub fn level() -> Option<String> {
+    Some(FILTER.get()?.asked.lock().clone())
+}
+
+/// From now on the log is filtered so.
+pub fn set_level(asked: &str) -> Result<(), NotSet> {
+    let filter = parse(asked).map_err(NotSet::Bad)?;
+    let set = FILTER.get().ok_or(NotSet::NoLog)?;
+    (set.set)(filter).map_err(|_gone| NotSet::NoLog)?;
+    asked.clone_into(&mut set.asked.lock());
+    Ok(())
+}
+
+/// hickory warns of odd messages, once for each: whoever sends a million of them would write a million lines. What it
+/// cannot read is an error to whoever asked it, and told there.
+fn is_chatter(level: Level, target: &str) -> bool {
+    level == Level::WARN && (target.starts_with("hickory_proto") || target.starts_with("hickory_net"))
+}
+
+/// Stricter than the filter's own reader, which takes a misspelt level for the name of a module, and would log
+/// that alone.
+fn parse(asked: &str) -> Result<Targets, String> {
+    if asked.len() > LONGEST {
+        return Err(format!("the level is longer than {LONGEST} bytes"));
+    }
+    for directive in asked.split(',') {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+        if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
+            return Err(format!("`{}` is no level", level.escape_debug()));
+        }
+        if level.eq_ignore_ascii_case("trace") && STATIC_MAX_LEVEL < LevelFilter::TRACE {
+            return Err("`trace` is not in this build: it logs `debug` at most".to_owned());
+        }
+    }
+    let directives: Vec<String> = asked.split(',').map(own_only).collect();
+    directives.join(",").parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())
+}
+
+/// `debug` and `trace` alone are about the sidecar. What its libraries say of every frame would bury that; it is
+/// written where they are named: `debug,h2=debug`.
+fn own_only(directive: &str) -> String {
+    match directive.to_ascii_lowercase().as_str() {
+        "debug" | "trace" => format!("pillion={directive},info"),
+        _ => directive.to_owned(),
+    }
+}
+
+/// The filter, and what was wrong with what was asked for.
+fn filter(asked: Option<&str>) -> (Targets, Option<String>) {
+    match parse(asked.unwrap_or(DEFAULT)) {
+        Ok(filter) => (filter, None),
+        Err(error) => (Targets::new().with_default(Level::INFO), Some(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_not_understood_logs_at_info_and_says_so() {
+        let cases =
+            [(None, "info", false), (Some("pillion=wat"), "info", true), (Some("warn"), "warn", false)];
+        for (asked, expected, faulty) in cases {
+            let (filter, fault) = filter(asked);
+            assert_eq!((filter.to_string().as_str(), fault.is_some()), (expected, faulty), "{asked:?}");
+        }
+    }
+
+    #[test]
+    fn c7_debug_is_about_the_sidecar_and_about_libraries_where_they_are_named() {
+        let filter = |asked| parse(asked).expect("a filter");
+        for (asked, target, level, expected) in [
+            ("debug", "pillion::dispatch", Level::DEBUG, true),
+            ("DEBUG", "pillion_config::load", Level::DEBUG, true),
+            ("debug", "h2::codec", Level::DEBUG, false),
+            ("debug", "hyper::proto", Level::DEBUG, false),
+            ("debug", "hickory_resolver::system_conf", Level::WARN, true),
+            ("debug,h2=debug", "h2::codec", Level::DEBUG, true),
+            ("debug,h2=debug", "hyper::proto", Level::DEBUG, false),
+            ("info,pillion::tls=debug", "pillion::tls::server", Level::DEBUG, true),
+            ("info,pillion::tls=debug", "pillion::dispatch", Level::DEBUG, false),
+        ] {
+            assert_eq!(filter(asked).would_enable(target, &level), expected, "{asked} {target} {level}");
+        }
+    }
+
+    #[test]
+    fn a_level_set_later_is_a_level_or_a_list_of_filters() {
+        for asked in ["debug", "OFF", "info,pillion::tls=debug", "pillion=trace,off"] {
+            assert!(parse(asked).is_ok(), "{asked}");
+        }
+        for asked in [
+            "",
+            "wat",
+            "debugg",
+            "pillion",
+            "pillion=wat",
+            "warn,[span]=wat",
+            "info,",
+            "info,=",
+            &"x".repeat(2000),
+        ] {
+            assert!(parse(asked).is_err(), "{asked}");
+        }
+    }
+
+    #[test]
+    fn what_peers_write_to_the_dns_library_is_no_warning() {
+        for (level, target, expected) in [
+            (Level::WARN, "hickory_proto::rr::rdata::opt", true),
+            (Level::WARN, "hickory_net::udp::udp_client_stream", true),
+            (Level::ERROR, "hickory_net::udp::udp_client_stream", false),
+            (Level::DEBUG, "hickory_proto::rr::rdata::opt", false),
+            (Level::WARN, "hickory_resolver::system_conf::unix", false),
+            (Level::WARN, "pillion::dns", false),
+        ] {
+            assert_eq!(is_chatter(level, target), expected, "{level} {target}");
+        }
+    }
+
+    #[test]
+    fn it_may_be_started_twice() {
+        init(Some("warn"));
+        init(Some("nonsense=x"));
+    }
+}

@@ -1,0 +1,112 @@
+//! The `process_*` families that every Prometheus client tells, read from `/proc/self`.
+
+use std::fs;
+
+use super::family::{About, Exposition, Kind};
+
+/// Ticks a second in `/proc`: the kernel's USER_HZ, 100 on every architecture Rust has a Linux target for.
+const TICKS: f64 = 100.0;
+const KIB: f64 = 1024.0;
+
+/// Adds the families; every exposition reads them anew.
+pub(super) fn tell(to: &Exposition) {
+    // The start does not move, and `/proc/stat` is slow to make on machines with many cores.
+    let start = start_time();
+    to.sampled(FAMILIES, move || read(start));
+}
+
+#[rustfmt::skip] // one table, read by columns
+const FAMILIES: [(About, Kind); 7] = [
+    (About { name: "process_cpu_seconds_total", help: "CPU time used, user and system." }, Kind::Counter),
+    (About { name: "process_resident_memory_bytes", help: "Memory in RAM." }, Kind::Gauge),
+    (About { name: "process_virtual_memory_bytes", help: "Address space in use." }, Kind::Gauge),
+    (About { name: "process_open_fds", help: "Open file descriptors." }, Kind::Gauge),
+    (About { name: "process_max_fds", help: "The most file descriptors that may be open." }, Kind::Gauge),
+    (About { name: "process_start_time_seconds", help: "When the process started, as seconds since 1970." }, Kind::Gauge),
+    (About { name: "process_threads", help: "Threads of the process." }, Kind::Gauge),
+];
+
+/// In the order of [`FAMILIES`]; `None` where the kernel does not say.
+fn read(start: Option<f64>) -> [Option<f64>; 7] {
+    let [stat, status, limits] = ["stat", "status", "limits"]
+        .map(|name| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default());
+    [
+        cpu_seconds(&stat),
+        after(&status, "VmRSS:").map(|kib| kib * KIB),
+        after(&status, "VmSize:").map(|kib| kib * KIB),
+        open_descriptors(),
+        after(&limits, "Max open files"),
+        start,
+        after(&status, "Threads:"),
+    ]
+}
+
+/// The number that follows `label` on its line; `unlimited` is infinity.
+fn after(text: &str, label: &str) -> Option<f64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(label))?.split_whitespace().next()?;
+    if value == "unlimited" { Some(f64::INFINITY) } else { value.parse().ok() }
+}
+
+/// Field `number` of `/proc/self/stat` as proc(5) counts them, from 3: after the name, which may hold anything.
+fn field(stat: &str, number: usize) -> Option<f64> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    fields.split_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
+}
+
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    Some((field(stat, 14)? + field(stat, 15)?) / TICKS)
+}
+
+fn open_descriptors() -> Option<f64> {
+    // Counting opens one more.
+    let open = fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1);
+    u32::try_from(open).ok().map(f64::from)
+}
+
+/// The soft limit of open file descriptors, as far as it fits a `u32`.
+pub fn max_descriptors() -> Option<u32> {
+    let limits = fs::read_to_string("/proc/self/limits").ok()?;
+    Some(after(&limits, "Max open files")? as u32) // a float beyond it becomes the largest there is
+}
+
+fn start_time() -> Option<f64> {
+    let boot = after(&fs::read_to_string("/proc/stat").ok()?, "btime ")?;
+    let since_boot = field(&fs::read_to_string("/proc/self/stat").ok()?, 22)? / TICKS;
+    Some(boot + since_boot)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_with_blanks_and_brackets_does_not_shift_the_fields() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 90 0 0 0 250 150 0 0 20 0 3 0 4200 1 2";
+        assert_eq!(cpu_seconds(stat), Some(4.0));
+        assert_eq!(field(stat, 22), Some(4200.0));
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_say_is_left_out() {
+        for stat in ["", "7 (name", "7 (name) S", "7 (name) S x y"] {
+            assert_eq!(cpu_seconds(stat), None, "{stat:?}");
+        }
+        assert_eq!(after("VmRSS:\n", "VmRSS:"), None);
+        assert_eq!(
+            after(
+                "Max open files            unlimited            unlimited            files",
+                "Max open files"
+            ),
+            Some(f64::INFINITY)
+        );
+    }
+
+    #[test]
+    fn this_process_has_memory_threads_and_a_start() {
+        let values = read(start_time());
+        for ((about, _), value) in FAMILIES.iter().zip(values) {
+            assert!(value.is_some_and(|value| value >= 0.0), "{}: {value:?}", about.name);
+        }
+        assert!(values[1] > Some(0.0) && values[3] > Some(2.0) && values[5] > Some(1.6e9));
+    }
+}

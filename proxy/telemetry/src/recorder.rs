@@ -1,0 +1,160 @@
+//! The data path's shortcut to the request counter: a cache per worker, so that workers share no lock.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+
+use super::family::IntCounter;
+use super::labels::RequestLabels;
+use super::metrics::Metrics;
+
+/// Label sets one worker remembers. Past it the cache starts over, which costs one shared lock per set in use.
+const REMEMBERED: usize = 4096;
+
+/// Counts finished requests; one per data-path thread.
+pub struct Recorder {
+    metrics: Arc<Metrics>,
+    /// Runs of equal requests are the rule.
+    last: Option<(RequestLabels, IntCounter)>,
+    known: HashMap<RequestLabels, IntCounter, BuildHasherDefault<QuickHasher>>,
+}
+
+impl Recorder {
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, last: None, known: HashMap::default() }
+    }
+
+    /// Adds one to the request counter of `labels`.
+    pub fn count(&mut self, labels: RequestLabels) {
+        match &self.last {
+            Some((last, counter)) if *last == labels => counter.inc(),
+            _ => self.count_other(labels),
+        }
+    }
+
+    fn count_other(&mut self, labels: RequestLabels) {
+        let counter = self.known(labels);
+        counter.inc();
+        self.last = Some((labels, counter));
+    }
+
+    fn known(&mut self, labels: RequestLabels) -> IntCounter {
+        if let Some(counter) = self.known.get(&labels) {
+            return counter.clone();
+        }
+        if self.known.len() >= REMEMBERED {
+            self.known.clear();
+        }
+        let counter = self.metrics.requests(labels);
+        self.known.insert(labels, counter.clone());
+        counter
+    }
+}
+
+/// A hasher for small keys: one multiplication a word. Peers could make keys collide, so what uses it is bounded.
+#[derive(Default)]
+pub struct QuickHasher(u64);
+
+impl QuickHasher {
+    /// An odd number with well mixed bits: the fraction of the golden ratio.
+    const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    fn mix(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(Self::MIX);
+    }
+}
+
+impl Hasher for QuickHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.mix(u64::from(*byte)));
+    }
+    fn write_u8(&mut self, word: u8) {
+        self.mix(u64::from(word));
+    }
+    fn write_u16(&mut self, word: u16) {
+        self.mix(u64::from(word));
+    }
+    fn write_u32(&mut self, word: u32) {
+        self.mix(u64::from(word));
+    }
+    fn write_u64(&mut self, word: u64) {
+        self.mix(word);
+    }
+    fn write_usize(&mut self, word: usize) {
+        self.mix(word as u64);
+    }
+    fn write_isize(&mut self, word: isize) {
+        self.mix(word.cast_unsigned() as u64);
+    }
+
+    /// The table takes its bucket from the low bits, where a product is mixed least.
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::hash::BuildHasher;
+
+    use super::*;
+    use crate::{MethodLabel, Symbol};
+    use pillion_model::Direction;
+
+    fn labels(status: u16, service: Symbol) -> RequestLabels {
+        RequestLabels {
+            direction: Direction::Inbound,
+            service,
+            route: Symbol::EMPTY,
+            method: MethodLabel::Get,
+            status,
+            grpc_status: None,
+            reason: None,
+            peer: Symbol::EMPTY,
+        }
+    }
+
+    #[test]
+    fn two_workers_count_into_the_same_series() {
+        let metrics = Metrics::new(1_000);
+        let mut workers = [Recorder::new(metrics.clone()), Recorder::new(metrics.clone())];
+        for status in [200, 200, 503, 200] {
+            workers.iter_mut().for_each(|worker| worker.count(labels(status, Symbol::APP)));
+        }
+        let counts = [200, 503].map(|status| metrics.requests(labels(status, Symbol::APP)).get());
+        assert_eq!(counts, [6, 2]);
+    }
+
+    #[test]
+    fn a_flood_of_label_sets_is_counted_whole_with_a_bounded_memory() {
+        let metrics = Metrics::new(500);
+        let mut worker = Recorder::new(metrics.clone());
+        let calls = 3 * REMEMBERED as u64;
+        for number in 0..calls {
+            let service = metrics.intern(&number.to_string());
+            worker.count(labels(100 + (number % 500) as u16, service));
+            assert!(worker.known.len() <= REMEMBERED);
+        }
+        let text = metrics.encode();
+        let counted = text.lines().filter(|line| line.starts_with("pillion_requests_total{"));
+        let sum: u64 = counted.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum();
+        assert_eq!(sum, calls);
+        let told = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert!(told <= 501, "{told} series");
+    }
+
+    #[test]
+    fn the_hash_spreads_what_differs_in_little() {
+        let build = BuildHasherDefault::<QuickHasher>::default();
+        let metrics = Metrics::new(10_000);
+        let services: Vec<_> = (0..32).map(|number| metrics.intern(&number.to_string())).collect();
+        let mut filled = [0_u32; 1024];
+        for (service, status) in
+            services.iter().flat_map(|service| (200..232).map(move |status| (*service, status)))
+        {
+            filled[(build.hash_one(labels(status, service)) % 1024) as usize] += 1;
+        }
+        let worst = filled.into_iter().max().unwrap_or_default();
+        assert!(worst <= 10, "{worst} of 1024 keys share one of 1024 places");
+    }
+}

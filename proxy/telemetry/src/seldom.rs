@@ -1,0 +1,52 @@
+//! Log lines about what can happen any number of times a second: one at once, then one in a while with the number of
+//! those that were left out. Whoever makes it happen, a peer for example, cannot fill the log.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// Often enough to see that it goes on, seldom enough for any log.
+const EVERY: Duration = Duration::from_secs(10);
+
+/// One kind of line.
+pub struct Seldom(Mutex<Last>);
+
+struct Last {
+    told: Option<Instant>,
+    left_out: u64,
+}
+
+impl Default for Seldom {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Seldom {
+    pub const fn new() -> Self {
+        Self(Mutex::new(Last { told: None, left_out: 0 }))
+    }
+
+    /// Whether to write a line now, with how many were left out since the last one.
+    pub fn due(&self, now: Instant) -> Option<u64> {
+        let mut last = self.0.lock();
+        if last.told.is_some_and(|told| now.saturating_duration_since(told) < EVERY) {
+            last.left_out += 1;
+            return None;
+        }
+        last.told = Some(now);
+        Some(std::mem::take(&mut last.left_out))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c8_the_first_line_is_written_at_once_and_then_one_in_ten_seconds_with_a_count() {
+        let (line, start) = (Seldom::new(), Instant::now());
+        let due = |seconds| line.due(start + Duration::from_secs(seconds));
+        assert_eq!([0, 0, 9, 10, 11, 25].map(due), [Some(0), None, None, Some(2), None, Some(1)]);
+    }
+}

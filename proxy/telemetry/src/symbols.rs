@@ -1,0 +1,125 @@
+//! Free-form label values as small numbers: [`Symbol`], interned once, compared and hashed as a `u32`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+/// A label value that is not from a fixed vocabulary: the name of a service or route, a peer's SPIFFE ID.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Symbol(u32);
+
+impl Symbol {
+    /// The empty value: no route, no authenticated peer.
+    pub const EMPTY: Self = Self(0);
+    /// What stands for every value past a bound.
+    pub const OTHER: Self = Self(1);
+    /// The `service` of everything inbound.
+    pub const APP: Self = Self(2);
+    /// The `service` of destinations that no service matches.
+    pub const PASSTHROUGH: Self = Self(3);
+
+    const KNOWN: [&'static str; 4] = ["", "other", "app", "passthrough"];
+}
+
+/// Every label value seen so far; never forgets. What others choose, the identities of peers, is therefore bounded; the
+/// names of the configuration are bounded by the size of its file.
+pub struct Symbols {
+    /// Bounded values.
+    most: usize,
+    names: RwLock<Names>,
+}
+
+#[derive(Default)]
+struct Names {
+    by_name: HashMap<Arc<str>, Symbol>,
+    by_symbol: Vec<Arc<str>>,
+    /// Values that count against the bound.
+    bounded: usize,
+}
+
+impl Names {
+    fn add(&mut self, name: &str) -> Symbol {
+        let Ok(number) = u32::try_from(self.by_symbol.len()) else { return Symbol::OTHER };
+        let name: Arc<str> = name.into();
+        self.by_symbol.push(name.clone());
+        self.by_name.insert(name, Symbol(number));
+        Symbol(number)
+    }
+}
+
+impl Symbols {
+    /// At most `most` values of [`Self::intern_bounded`].
+    pub fn new(most: usize) -> Self {
+        let mut names = Names::default();
+        for known in Symbol::KNOWN {
+            names.add(known);
+        }
+        Self { most, names: RwLock::new(names) }
+    }
+
+    /// The symbol of `name`.
+    ///
+    /// Takes a shared lock: call it once per connection or configuration, not per request.
+    pub fn intern(&self, name: &str) -> Symbol {
+        self.known(name).unwrap_or_else(|| {
+            let mut names = self.names.write();
+            names.by_name.get(name).copied().unwrap_or_else(|| names.add(name))
+        })
+    }
+
+    /// The same for a value that strangers choose: [`Symbol::OTHER`] for a new one when there are too many.
+    pub fn intern_bounded(&self, name: &str) -> Symbol {
+        self.known(name).unwrap_or_else(|| self.intern_new(name))
+    }
+
+    fn known(&self, name: &str) -> Option<Symbol> {
+        self.names.read().by_name.get(name).copied()
+    }
+
+    fn intern_new(&self, name: &str) -> Symbol {
+        let mut names = self.names.write();
+        match names.by_name.get(name) {
+            Some(known) => *known,
+            None if names.bounded >= self.most => Symbol::OTHER,
+            None => {
+                names.bounded += 1;
+                names.add(name)
+            }
+        }
+    }
+
+    /// What was interned as `symbol`.
+    pub fn name(&self, symbol: Symbol) -> Arc<str> {
+        let names = self.names.read();
+        let name = usize::try_from(symbol.0).ok().and_then(|number| names.by_symbol.get(number).cloned());
+        name.unwrap_or_else(|| "other".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_table_answers_other_and_keeps_what_it_knew() {
+        let symbols = Symbols::new(2);
+        let web = symbols.intern_bounded("web");
+        let search = symbols.intern_bounded("search");
+        assert_eq!(symbols.intern_bounded("one-too-many"), Symbol::OTHER);
+        assert_eq!((symbols.intern_bounded("web"), symbols.intern_bounded("search")), (web, search));
+        let billing = symbols.intern("billing");
+        assert_ne!(billing, Symbol::OTHER, "what the operator names is not bounded by what peers are called");
+        assert_eq!(symbols.intern_bounded("billing"), billing);
+        assert_eq!(&*symbols.name(billing), "billing");
+    }
+
+    #[test]
+    fn the_named_symbols_are_what_their_words_intern_to() {
+        let symbols = Symbols::new(0);
+        for (symbol, name) in [Symbol::EMPTY, Symbol::OTHER, Symbol::APP].into_iter().zip(Symbol::KNOWN) {
+            assert_eq!(symbols.intern(name), symbol, "{name:?}");
+            assert_eq!(&*symbols.name(symbol), name);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! Why a handshake failed, in an operator's words.
+
+use std::io;
+
+use pillion_model::SpiffeId;
+use rustls::{AlertDescription, CertificateError};
+
+use super::notes::Notes;
+use super::verify::Rejection;
+use crate::identity::date;
+
+/// What kind of failure a handshake met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TlsErrorKind {
+    /// The peer's certificate is expired, unknown to us, or otherwise not acceptable.
+    Certificate,
+    /// The peer proved who it is, and it is not who it must be.
+    PeerIdentityMismatch,
+    /// The peer refused us and said so.
+    RefusedByPeer,
+    /// The connection ended before the handshake did.
+    Closed,
+    /// No TLS in common, or no TLS at all.
+    Handshake,
+    /// Our own certificate is not there yet; the peer was not asked.
+    NotReady,
+}
+
+/// A handshake that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct TlsError {
+    pub kind: TlsErrorKind,
+    /// One of a few words: failures of the same cause are told together in the log.
+    pub cause: &'static str,
+    /// In an operator's words: what, and where to look.
+    pub detail: String,
+    /// Whom the certificate names that we refused. It is a claim, and nothing is proven by it.
+    pub claimed: Option<SpiffeId>,
+}
+
+impl TlsError {
+    pub fn is_identity_mismatch(&self) -> bool {
+        self.kind == TlsErrorKind::PeerIdentityMismatch
+    }
+
+    fn new(kind: TlsErrorKind, cause: &'static str, detail: impl Into<String>) -> Self {
+        Self { kind, cause, detail: detail.into(), claimed: None }
+    }
+
+    /// Reads what tokio-rustls packs into an IO error.
+    ///
+    /// Of use after the handshake too: in TLS 1.3 a client is done before the server has judged its
+    /// certificate, so the refusal arrives with the first read.
+    pub fn from_io(error: &io::Error) -> Self {
+        match rustls_error(error) {
+            Some(fault) => Self::from_rustls(fault),
+            None => Self::new(
+                TlsErrorKind::Closed,
+                "closed in the handshake",
+                format!("the connection ended in the TLS handshake: {error}"),
+            ),
+        }
+    }
+
+    /// The same for a handshake whose judges left notes: they know more than rustls can pass on.
+    pub(super) fn noted(error: &io::Error, notes: Notes) -> Self {
+        let told = match &notes.rejection {
+            Some(rejection) => Self::from_rejection(rejection),
+            None => Self::from_io(error),
+        };
+        Self { claimed: notes.claimed, ..told }
+    }
+
+    pub(super) fn from_rustls(fault: &rustls::Error) -> Self {
+        use rustls::Error as E;
+        let handshake = |cause, detail: String| Self::new(TlsErrorKind::Handshake, cause, detail);
+        match fault {
+            E::InvalidCertificate(fault) => Self::from_certificate(fault),
+            E::NoCertificatesPresented => Self::no_certificate(),
+            E::AlertReceived(alert) => Self::refused(*alert),
+            E::InvalidMessage(_) => handshake(
+                "no TLS",
+                format!("the peer does not speak TLS here ({fault}); check the port and its tls setting"),
+            ),
+            E::PeerIncompatible(why) => handshake(
+                "nothing in common",
+                format!(
+                    "no TLS version or cipher in common with the peer ({why:?}); compare tls.min_version"
+                ),
+            ),
+            E::NoApplicationProtocol => handshake(
+                "no protocol in common",
+                "the peer offers no protocol (ALPN) that is spoken here".to_owned(),
+            ),
+            fault => handshake("broken", format!("TLS handshake failed: {fault}")),
+        }
+    }
+
+    pub(super) fn from_certificate(fault: &CertificateError) -> Self {
+        use CertificateError as E;
+        let certificate = |cause, detail: &str| Self::new(TlsErrorKind::Certificate, cause, detail);
+        match fault {
+            E::ExpiredContext { not_after, .. } => {
+                Self::expired(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX))
+            }
+            E::Expired => {
+                certificate("expired", "the peer's certificate, or one that vouches for it, has expired")
+            }
+            E::NotValidYet | E::NotValidYetContext { .. } => certificate(
+                "not valid yet",
+                "the peer's certificate holds only in the future; compare the clocks",
+            ),
+            E::UnknownIssuer => certificate(
+                "unknown CA",
+                "the peer's certificate is of an unknown issuer: no CA of the trust bundle vouches for it",
+            ),
+            E::BadSignature => certificate(
+                "bad signature",
+                "the peer does not have the key of its certificate: its signature in the handshake is bad",
+            ),
+            E::Revoked => certificate("revoked", "the peer's certificate has been revoked"),
+            E::InvalidPurpose | E::InvalidPurposeContext { .. } => certificate(
+                "wrong key usage",
+                "the peer's certificate is for another purpose; its extended key usage needs client and \
+                 server authentication",
+            ),
+            E::NotValidForName | E::NotValidForNameContext { .. } => Self::new(
+                TlsErrorKind::PeerIdentityMismatch,
+                "wrong name",
+                format!("the server is not who it must be: {fault}; check tls.sni"),
+            ),
+            E::Other(other) => Self::from_other(&*other.0),
+            fault => {
+                certificate("not acceptable", &format!("the peer's certificate is not acceptable: {fault}"))
+            }
+        }
+    }
+
+    fn from_other(fault: &(dyn std::error::Error + Send + Sync + 'static)) -> Self {
+        if let Some(rejection) = fault.downcast_ref::<Rejection>() {
+            return Self::from_rejection(rejection);
+        }
+        let (cause, detail) = match fault.downcast_ref::<webpki::Error>() {
+            // webpki fails every URI name under a CA with a URI constraint, permitted or not
+            Some(webpki::Error::NameConstraintViolation) => (
+                "name constraint",
+                "a CA's name constraints exclude the peer's certificate; CAs with URI constraints do not work"
+                    .to_owned(),
+            ),
+            Some(webpki::Error::CaUsedAsEndEntity) => (
+                "a CA's certificate",
+                "the peer presents a CA's certificate as its own; its own must come first".to_owned(),
+            ),
+            _ => ("not acceptable", format!("the peer's certificate is not acceptable: {fault}")),
+        };
+        Self::new(TlsErrorKind::Certificate, cause, detail)
+    }
+
+    fn from_rejection(rejection: &Rejection) -> Self {
+        let kind = match rejection.is_mismatch() {
+            true => TlsErrorKind::PeerIdentityMismatch,
+            false => TlsErrorKind::Certificate,
+        };
+        Self::new(kind, rejection.cause(), rejection.to_string())
+    }
+
+    /// What the peer's alert (RFC 8446, 6.2) means to an operator.
+    fn refused(alert: AlertDescription) -> Self {
+        let told = |cause, detail| Self::new(TlsErrorKind::RefusedByPeer, cause, detail);
+        match (refused_certificate(alert), refused_handshake(alert)) {
+            (Some((cause, hint)), _) => {
+                told(cause, format!("the peer refused our certificate: {cause}; {hint}"))
+            }
+            (None, Some((cause, hint))) => {
+                told(cause, format!("the peer refused the TLS handshake: {cause}; {hint}"))
+            }
+            (None, None) => told(
+                "another alert",
+                format!("the peer ended the TLS connection by an alert ({alert:?}); its log may say why"),
+            ),
+        }
+    }
+
+    pub(super) fn identity(fault: &impl ToString) -> Self {
+        Self::new(TlsErrorKind::PeerIdentityMismatch, "no identity", fault.to_string())
+    }
+
+    pub(super) fn not_ready(why: &str) -> Self {
+        Self::new(TlsErrorKind::NotReady, "no certificate of our own", format!("no certificate yet: {why}"))
+    }
+
+    pub(super) fn no_certificate() -> Self {
+        Self::new(
+            TlsErrorKind::Certificate,
+            "no certificate",
+            "the peer presented no certificate; it has no identity, or is outside the mesh",
+        )
+    }
+
+    pub(super) fn expired(not_after: i64) -> Self {
+        Self::new(
+            TlsErrorKind::Certificate,
+            "expired",
+            format!("the peer's certificate expired at {}; check its rotation", date(not_after)),
+        )
+    }
+}
+
+/// What tokio-rustls wraps into an IO error; `None` for errors of the transport below TLS.
+pub(super) fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// Whether a server says by this that it has not taken us. It has read nothing of what was sent to it then.
+pub(super) fn is_refusal(fault: &rustls::Error) -> bool {
+    matches!(fault, rustls::Error::AlertReceived(alert)
+        if refused_certificate(*alert).is_some() || refused_handshake(*alert).is_some())
+}
+
+type Words = (&'static str, &'static str);
+
+/// Alerts about our certificate: the cause in words, and where to look.
+const fn refused_certificate(alert: AlertDescription) -> Option<Words> {
+    use AlertDescription as A;
+    Some(match alert {
+        A::CertificateExpired => ("expired", "check its rotation, and the clocks of both sides"),
+        A::CertificateRevoked => ("revoked", "issue a new one"),
+        A::UnknownCA => ("unknown CA", "compare the trust bundles of both sides"),
+        A::CertificateRequired => ("none was presented", "it requires one: set identity, or tls: mutual"),
+        A::UnsupportedCertificate => {
+            ("unsupported certificate", "its extended key usage needs client and server authentication")
+        }
+        A::BadCertificate => ("bad certificate", "the peer's log says why; compare the clocks of both sides"),
+        A::CertificateUnknown => ("not acceptable", "the peer's log says why"),
+        A::AccessDenied => ("access denied", "the peer's log says why"),
+        _ => return None,
+    })
+}
+
+/// Alerts about the rest of a handshake.
+const fn refused_handshake(alert: AlertDescription) -> Option<Words> {
+    use AlertDescription as A;
+    Some(match alert {
+        A::ProtocolVersion => ("no TLS version in common", "compare tls.min_version"),
+        A::HandshakeFailure | A::InsufficientSecurity => {
+            ("no cipher or key exchange in common", "the peer's log may say why")
+        }
+        A::NoApplicationProtocol => ("no protocol (ALPN) in common", "compare protocol"),
+        A::UnrecognisedName => ("it does not know the server name that was asked for", "check tls.sni"),
+        A::DecryptError => {
+            ("a signature does not verify", "the trust bundle may have another CA of the same name")
+        }
+        _ => return None,
+    })
+}

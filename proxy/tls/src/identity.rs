@@ -1,0 +1,274 @@
+//! Who a certificate speaks for, and how long.
+//!
+//! [`credentials`] is our own identity, [`revocation`] who has lost theirs, [`watch`] notices
+//! newer files, [`view`] shows it all, [`issue`] is a small CA. Deliberately absent: trust. A [`Subject`] is
+//! only what a certificate says of itself; `tls::verify` decides whether to believe it.
+
+pub mod credentials;
+pub mod issue;
+pub mod revocation;
+pub mod view;
+pub mod watch;
+
+use pillion_model::SpiffeId;
+use pillion_model::identity::BadSpiffeId;
+use rustls::pki_types::UnixTime;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::{GeneralName, SubjectAlternativeName};
+use x509_parser::prelude::FromDer;
+
+/// What a workload's certificate (an X.509-SVID) says of its holder.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    /// Always with a path: an ID without one names the trust domain, not a workload.
+    pub id: SpiffeId,
+    /// Unix seconds; the first at which it holds.
+    pub not_before: i64,
+    /// Unix seconds; the last at which it holds.
+    pub not_after: i64,
+}
+
+/// The time in which a certificate holds: from its first second to its last, both in Unix seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    pub not_before: i64,
+    pub not_after: i64,
+}
+
+impl Validity {
+    /// Why the certificate in use does not hold at `now`; `None`: it does.
+    pub fn why_not(self, now: i64) -> Option<String> {
+        let Self { not_before, not_after } = self;
+        if now > not_after {
+            Some(format!("the certificate in use expired at {}; no newer one has come", date(not_after)))
+        } else if now < not_before {
+            Some(format!("the certificate in use holds only from {}; compare the clocks", date(not_before)))
+        } else {
+            None
+        }
+    }
+}
+
+/// Why a certificate is nobody's SPIFFE identity (X509-SVID standard, section 2).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotAnIdentity {
+    #[error("it is not a readable X.509 certificate ({0})")]
+    Unreadable(String),
+    #[error("it has no SPIFFE ID (no URI among its subject alternative names)")]
+    NoUri,
+    #[error("it has {0} URIs among its subject alternative names where a SPIFFE identity has exactly one")]
+    SeveralUris(usize),
+    #[error("its URI {uri:?} is not a SPIFFE ID: {fault}")]
+    NotSpiffe { uri: String, fault: BadSpiffeId },
+    #[error("its SPIFFE ID {0} names a trust domain, not a workload: it has no path")]
+    NoPath(SpiffeId),
+    #[error(
+        "its key usage allows it to sign certificates or revocation lists, which a workload's must not \
+         (X.509-SVID, 4.3)"
+    )]
+    MaySign,
+}
+
+impl Subject {
+    /// Reads one DER certificate.
+    ///
+    /// # Errors
+    /// [`NotAnIdentity`] unless it has exactly one URI name and that is a SPIFFE ID with a path, and it is for a
+    /// workload's own use alone.
+    pub fn read(der: &[u8]) -> Result<Self, NotAnIdentity> {
+        let certificate = parse(der)?;
+        if may_sign(&certificate)? {
+            return Err(NotAnIdentity::MaySign);
+        }
+        let validity = certificate.validity();
+        Ok(Self {
+            id: workload_id(&certificate)?,
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+        })
+    }
+}
+
+/// The last second at which any certificate holds, a host's too.
+pub fn not_after(der: &[u8]) -> Result<i64, NotAnIdentity> {
+    Ok(parse(der)?.validity().not_after.timestamp())
+}
+
+/// One whole certificate: bytes after its end are a fault too.
+pub fn parse(der: &[u8]) -> Result<X509Certificate<'_>, NotAnIdentity> {
+    match X509Certificate::from_der(der) {
+        Ok(([], certificate)) => Ok(certificate),
+        Ok((rest, _)) => Err(NotAnIdentity::Unreadable(format!("{} bytes after its end", rest.len()))),
+        Err(fault) => Err(NotAnIdentity::Unreadable(fault.to_string())),
+    }
+}
+
+/// The names a certificate is for; none without the extension.
+pub fn names<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a [GeneralName<'a>], NotAnIdentity> {
+    let names = certificate.subject_alternative_name();
+    let names = names.map_err(|fault| NotAnIdentity::Unreadable(fault.to_string()))?;
+    Ok(names.map_or(&[], |extension| {
+        let SubjectAlternativeName { general_names } = extension.value;
+        general_names.as_slice()
+    }))
+}
+
+/// Whoever holds such a certificate could make others' identities with it, whatever its basic constraints say.
+fn may_sign(certificate: &X509Certificate<'_>) -> Result<bool, NotAnIdentity> {
+    let usage = certificate.key_usage();
+    let usage = usage.map_err(|fault| NotAnIdentity::Unreadable(fault.to_string()))?;
+    Ok(usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign()))
+}
+
+fn workload_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, NotAnIdentity> {
+    let id = only_spiffe_id(names(certificate)?)?;
+    if id.path().is_empty() {
+        return Err(NotAnIdentity::NoPath(id));
+    }
+    Ok(id)
+}
+
+/// The one URI of these names. A URI that is not text counts too: it must not hide a second identity.
+pub fn only_spiffe_id(names: &[GeneralName<'_>]) -> Result<SpiffeId, NotAnIdentity> {
+    let mut uris = names.iter().filter_map(uri);
+    let first = uris.next().ok_or(NotAnIdentity::NoUri)?;
+    match uris.count() {
+        0 => first.parse().map_err(|fault| NotAnIdentity::NotSpiffe { uri: first.to_owned(), fault }),
+        more => Err(NotAnIdentity::SeveralUris(more + 1)),
+    }
+}
+
+/// The tag of `uniformResourceIdentifier` in a GeneralName (RFC 5280, 4.2.1.6).
+const URI_TAG: u32 = 6;
+
+fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
+    match name {
+        GeneralName::URI(uri) => Some(uri),
+        GeneralName::Invalid(tag, _) if tag.0 == URI_TAG => Some("\u{fffd}"),
+        _ => None,
+    }
+}
+
+/// An hour: what a human needs at least to put a rotation right.
+const ALARM: i64 = 3600;
+
+/// Whether a certificate should have been followed by a newer one: a tenth of its life is left, or an hour where that
+/// is more. Of a short life at most a quarter: an agent that issues for an hour is late with fifteen minutes left, not
+/// all the time.
+pub fn expires_soon(not_before: i64, not_after: i64, now: i64) -> bool {
+    let life = not_after.saturating_sub(not_before).max(0);
+    not_after.saturating_sub(now) < (life / 10).max(ALARM.min(life / 4))
+}
+
+/// Seconds since 1970, the clock certificates are judged by.
+pub fn unix_now() -> i64 {
+    i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX)
+}
+
+/// `2026-11-21T03:45:00Z`, as people read it.
+pub fn date(unix: i64) -> String {
+    let date = OffsetDateTime::from_unix_timestamp(unix).ok().and_then(|date| date.format(&Rfc3339).ok());
+    date.unwrap_or_else(|| format!("{unix} s since 1970"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use x509_parser::asn1_rs::Tag;
+
+    use super::*;
+
+    const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
+
+    #[test]
+    fn only_one_uri_makes_an_identity_and_none_can_hide() {
+        let web = GeneralName::URI(WEB);
+        let garbage = GeneralName::Invalid(Tag(URI_TAG), b"\xff");
+        let host = GeneralName::DNSName("web.shop");
+        let told = |names: &[GeneralName<'_>]| only_spiffe_id(names).map_err(|fault| fault.to_string());
+
+        assert_eq!(told(&[host.clone(), web.clone()]), Ok(WEB.parse().expect("a SPIFFE ID")));
+        for (names, words) in [
+            (vec![host], "no SPIFFE ID"),
+            (vec![web.clone(), web.clone()], "2 URIs"),
+            (vec![web, garbage.clone()], "2 URIs"),
+            (vec![garbage], "not a SPIFFE ID"),
+            (vec![GeneralName::URI("https://web.shop/")], "not a SPIFFE ID"),
+        ] {
+            let fault = told(&names).expect_err(words);
+            assert!(fault.contains(words), "{fault}");
+        }
+    }
+
+    fn certificate() -> Vec<u8> {
+        use rustls::pki_types::CertificateDer;
+        use rustls::pki_types::pem::PemObject;
+        let ca = issue::Ca::generate("cluster.local").expect("a CA");
+        let web = WEB.parse().expect("a SPIFFE ID");
+        let pem = ca.issue(&web, &[], std::time::Duration::from_secs(60)).expect("issued");
+        CertificateDer::from_pem_slice(pem.certificate.as_bytes()).expect("PEM").to_vec()
+    }
+
+    #[test]
+    fn a10_a_certificate_that_may_sign_others_is_nobodys_identity() {
+        use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
+        use rcgen::{CertificateParams, KeyPair, KeyUsagePurpose, SanType};
+        let key = KeyPair::generate().expect("a key");
+        for (usages, is_refused) in [
+            (vec![DigitalSignature], false),
+            (vec![], false),
+            (vec![DigitalSignature, KeyCertSign], true),
+            (vec![DigitalSignature, CrlSign], true),
+            (vec![KeyCertSign], true),
+        ] {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = vec![SanType::URI(WEB.try_into().expect("an ID"))];
+            params.key_usages = usages.clone();
+            let der = params.self_signed(&key).expect("signed").der().to_vec();
+            let refused = Subject::read(&der) == Err(NotAnIdentity::MaySign);
+            assert_eq!(refused, is_refused, "{usages:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_after_a_certificate_are_no_part_of_it() {
+        let mut der = certificate();
+        assert_eq!(Subject::read(&der).map(|subject| subject.id.to_string()), Ok(WEB.to_owned()));
+        der.push(0);
+        assert!(matches!(Subject::read(&der), Err(NotAnIdentity::Unreadable(_))));
+    }
+
+    #[test]
+    fn a_certificate_is_late_with_a_tenth_of_its_life_left_or_an_hour() {
+        const HOUR: i64 = 3600;
+        for (life, late) in
+            [(90 * 24 * HOUR, 9 * 24 * HOUR), (24 * HOUR, 8640), (5 * HOUR, HOUR), (HOUR, 900)]
+        {
+            assert!(!expires_soon(0, life, life - late), "{life}");
+            assert!(expires_soon(0, life, life - late + 1), "{life}");
+            assert!(expires_soon(0, life, life + 1), "{life}: expired");
+        }
+        assert!(!expires_soon(10, 0, -10) && expires_soon(10, 0, 5), "nonsense is no panic");
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_certificates_are_read_or_refused_but_never_panic(
+            places in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut der = CERTIFICATE.clone();
+            for (place, byte) in places {
+                let at = place.index(der.len());
+                der[at] = byte;
+            }
+            drop(Subject::read(&der));
+            der.truncate(cut.index(der.len()));
+            prop_assert!(Subject::read(&der).is_err());
+        }
+    }
+
+    static CERTIFICATE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(certificate);
+}

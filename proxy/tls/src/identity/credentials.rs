@@ -1,0 +1,464 @@
+//! Our own identity: certificate chain, private key and trust bundle, loaded and checked as one.
+//!
+//! Immutable; rotation loads a new [`Credentials`] and swaps it whole. Deliberately absent: watching files,
+//! and the checks of peers (`tls::verify`).
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pillion_model::SpiffeId;
+use pillion_model::identity::{Crl, Source};
+use rustls::RootCertStore;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::revocation::{self, BadList, RevocationList};
+use super::{NotAnIdentity, Subject, Validity, date, parse, unix_now};
+use crate::provider;
+
+/// 1 MiB: several times the certificates of every public CA together; no more is read of a file.
+pub const MAX_FILE: u64 = 1024 * 1024;
+
+/// Who we are, how we prove it, and whom we believe.
+#[derive(Clone)]
+pub struct Credentials {
+    pub id: SpiffeId,
+    /// Unix seconds; the first at which our certificate holds.
+    pub not_before: i64,
+    /// Unix seconds; the last at which our certificate holds.
+    pub not_after: i64,
+    /// The chain, own certificate first, with its key; they are known to belong together.
+    pub key: Arc<CertifiedKey>,
+    /// The certificates of the trust bundle as the file has them; never empty.
+    pub bundle: Vec<CertificateDer<'static>>,
+    /// The same, ready to verify with.
+    pub roots: Arc<RootCertStore>,
+    /// Which certificates no longer hold; swapped with the bundle. Empty: none is known to be revoked.
+    pub revocations: Arc<[RevocationList]>,
+}
+
+/// Why a set of files is no identity. Each names its file and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    #[error("cannot read {}: {source}; it must exist and be readable by the sidecar's user", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{} is empty; whoever writes the certificates has yet to fill it", path.display())]
+    Blank { path: PathBuf },
+    #[error("the revocation list {} is refused: {source}; write a list anew, or remove it", path.display())]
+    BadCrl { path: PathBuf, source: BadList },
+    #[error("{} is larger than 1 MiB; give the PEM file of this workload alone", path.display())]
+    TooLarge { path: PathBuf },
+    #[error("{} is not valid PEM: {fault}; it may be half written or cut off", path.display())]
+    BadPem { path: PathBuf, fault: pem::Error },
+    #[error("{} holds no certificate; expected a PEM block `BEGIN CERTIFICATE`", path.display())]
+    NoCertificate { path: PathBuf },
+    #[error(
+        "{} holds no private key; expected a PEM block `BEGIN PRIVATE KEY` without a passphrase",
+        path.display()
+    )]
+    NoKey { path: PathBuf },
+    #[error("the key in {} cannot be used ({source}); use an ECDSA, Ed25519 or RSA key", path.display())]
+    BadKey { path: PathBuf, source: rustls::Error },
+    #[error(
+        "the key in {} does not belong to the first certificate in {}; write both from one issue, \
+         own certificate first",
+        key.display(), certificate.display()
+    )]
+    KeyMismatch { certificate: PathBuf, key: PathBuf },
+    #[error("the first certificate in {} is no workload's: {source}; issue one that is", path.display())]
+    NotAnIdentity { path: PathBuf, source: NotAnIdentity },
+    #[error("the first certificate in {} is a CA's; put the workload's own first", path.display())]
+    IsCa { path: PathBuf },
+    #[error("the certificate in {} expired at {}; issue a new one", path.display(), date(*not_after))]
+    Expired { path: PathBuf, not_after: i64 },
+    #[error(
+        "the certificate in {} holds only from {}; wait, or check this machine's clock",
+        path.display(), date(*not_before)
+    )]
+    NotYetValid { path: PathBuf, not_before: i64 },
+    #[error("the trust bundle {} is empty; put the CA's certificate there (PEM)", path.display())]
+    EmptyBundle { path: PathBuf },
+    #[error(
+        "certificate {number} of the trust bundle {} cannot be used ({source}); replace or remove it",
+        path.display()
+    )]
+    BadBundle { path: PathBuf, number: usize, source: rustls::Error },
+    #[error(
+        "the certificate in {} is {id}, but identity.trust_domain says {configured:?}; correct one of them, \
+         or leave trust_domain out",
+        path.display()
+    )]
+    TrustDomain { path: PathBuf, id: SpiffeId, configured: String },
+}
+
+impl CredentialsError {
+    /// A file is not there (yet): worth waiting for, where anything else wants a correction. An empty one counts:
+    /// a `kubernetes.io/tls` Secret must have its keys before there is anything to put there.
+    pub fn is_missing(&self) -> bool {
+        match self {
+            Self::Unreadable { source, .. } => source.kind() == io::ErrorKind::NotFound,
+            Self::Blank { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// Worth waiting for at the start: nothing is there yet, or what is there does not hold at this time. Whoever
+    /// writes certificates brings others in both cases.
+    pub fn is_awaited(&self) -> bool {
+        self.is_missing() || matches!(self, Self::Expired { .. } | Self::NotYetValid { .. })
+    }
+
+    /// Unix seconds from which the same files may be usable, where time is all that they lack.
+    pub fn usable_from(&self) -> Option<i64> {
+        match self {
+            Self::NotYetValid { not_before, .. } => Some(*not_before),
+            _ => None,
+        }
+    }
+}
+
+impl Credentials {
+    /// Reads and checks the files.
+    ///
+    /// # Errors
+    /// The first fault, in the order certificate, key, bundle, revocation lists; one that is missing before any that
+    /// is wrong. Blocks on file IO.
+    pub fn load(source: &Source) -> Result<Self, CredentialsError> {
+        let certificate = read(&source.certificate)?;
+        let key = read(&source.key)?;
+        let bundle = read(&source.trust_bundle)?;
+        let crl = read_crl(&source.crl)?;
+        let parts = Parts { certificate: &certificate, key: &key, bundle: &bundle };
+        let loaded = Self::check(&parts, source, unix_now())?;
+        match crl {
+            None => Ok(loaded),
+            Some((path, bytes)) => loaded.with_crl(path, &bytes, unix_now()),
+        }
+    }
+
+    /// The same with these revocation lists, PEM or DER. `path` is for words.
+    ///
+    /// # Errors
+    /// [`CredentialsError::BadCrl`]
+    pub fn with_crl(self, path: &Path, lists: &[u8], now: i64) -> Result<Self, CredentialsError> {
+        let lists = revocation::read(path, lists, &self.bundle)?;
+        lists.iter().for_each(|list| list.tell_if_outdated(path, now));
+        Ok(Self { revocations: lists.into(), ..self })
+    }
+
+    /// The same out of memory; faults name "certificate", "key" and "trust bundle" where a file's name would
+    /// be.
+    ///
+    /// # Errors
+    /// As [`Credentials::load`], but for reading.
+    pub fn from_pem(certificate: &[u8], key: &[u8], bundle: &[u8]) -> Result<Self, CredentialsError> {
+        Self::check(&Parts { certificate, key, bundle }, &in_memory(), unix_now())
+    }
+
+    pub fn trust_domain(&self) -> &str {
+        self.id.trust_domain()
+    }
+
+    pub const fn validity(&self) -> Validity {
+        Validity { not_before: self.not_before, not_after: self.not_after }
+    }
+
+    /// Our certificate first, then those that lead to a root.
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.key.cert
+    }
+
+    fn check(parts: &Parts<'_>, source: &Source, now: i64) -> Result<Self, CredentialsError> {
+        let chain = certificates(&source.certificate, parts.certificate)?;
+        let subject = own_subject(&source.certificate, &chain)?;
+        check_dates(&source.certificate, &subject, now)?;
+        check_trust_domain(source, &subject.id)?;
+        let key = Arc::new(certified(source, chain, parts.key)?);
+        let bundle = Bundle::check(&source.trust_bundle, parts.bundle)?;
+        let Subject { id, not_before, not_after, .. } = subject;
+        let Bundle { certificates: bundle, roots } = bundle;
+        Ok(Self { id, not_before, not_after, key, bundle, roots, revocations: Arc::from([]) })
+    }
+}
+
+/// Keys stay out of logs.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, not_after, .. } = self;
+        f.debug_struct("Credentials").field("id", id).field("not_after", not_after).finish_non_exhaustive()
+    }
+}
+
+/// Those whom we believe when they vouch for a peer.
+pub struct Bundle {
+    pub certificates: Vec<CertificateDer<'static>>,
+    pub roots: Arc<RootCertStore>,
+}
+
+impl Bundle {
+    /// Reads a PEM file of CA certificates.
+    ///
+    /// # Errors
+    /// Unreadable, empty, or with a certificate that cannot be used. Blocks on file IO.
+    pub fn load(path: &Path) -> Result<Self, CredentialsError> {
+        Self::check(path, &read(path)?)
+    }
+
+    /// A certificate that cannot be used is a fault, not skipped: half a bundle fails later and elsewhere.
+    fn check(path: &Path, pem: &[u8]) -> Result<Self, CredentialsError> {
+        let certificates = all_certificates(path, pem)?;
+        if certificates.is_empty() {
+            return Err(CredentialsError::EmptyBundle { path: path.to_owned() });
+        }
+        let mut roots = RootCertStore::empty();
+        for (index, root) in certificates.iter().enumerate() {
+            roots.add(root.clone()).map_err(|source| CredentialsError::BadBundle {
+                path: path.to_owned(),
+                number: index + 1,
+                source,
+            })?;
+        }
+        Ok(Self { certificates, roots: Arc::new(roots) })
+    }
+}
+
+struct Parts<'a> {
+    certificate: &'a [u8],
+    key: &'a [u8],
+    bundle: &'a [u8],
+}
+
+fn in_memory() -> Source {
+    Source {
+        certificate: "certificate".into(),
+        key: "key".into(),
+        trust_bundle: "trust bundle".into(),
+        trust_domain: None,
+        crl: Crl::None,
+    }
+}
+
+/// Absent where it may be.
+fn read_crl(crl: &Crl) -> Result<Option<(&Path, Vec<u8>)>, CredentialsError> {
+    let (path, may_be_absent) = match crl {
+        Crl::None => return Ok(None),
+        Crl::IfPresent(path) => (path, true),
+        Crl::Required(path) => (path, false),
+    };
+    match read(path) {
+        Err(CredentialsError::Unreadable { source, .. })
+            if may_be_absent && source.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        read => read.map(|bytes| Some((path.as_path(), bytes))),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, CredentialsError> {
+    let unreadable = |source| CredentialsError::Unreadable { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(unreadable)?;
+    file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(CredentialsError::TooLarge { path: path.to_owned() });
+    }
+    if bytes.trim_ascii().is_empty() {
+        return Err(CredentialsError::Blank { path: path.to_owned() });
+    }
+    Ok(bytes)
+}
+
+fn all_certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|fault| CredentialsError::BadPem { path: path.to_owned(), fault })
+}
+
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    let certificates = all_certificates(path, pem)?;
+    if certificates.is_empty() {
+        return Err(CredentialsError::NoCertificate { path: path.to_owned() });
+    }
+    Ok(certificates)
+}
+
+fn own_subject(path: &Path, chain: &[CertificateDer<'_>]) -> Result<Subject, CredentialsError> {
+    let not_an_identity = |source| CredentialsError::NotAnIdentity { path: path.to_owned(), source };
+    let own = chain.first().ok_or_else(|| CredentialsError::NoCertificate { path: path.to_owned() })?;
+    // asked first: the usual mistake is a chain the wrong way round, and that is then what is said
+    if parse(own).map_err(not_an_identity)?.is_ca() {
+        return Err(CredentialsError::IsCa { path: path.to_owned() });
+    }
+    Subject::read(own).map_err(not_an_identity)
+}
+
+fn check_dates(path: &Path, subject: &Subject, now: i64) -> Result<(), CredentialsError> {
+    let Subject { not_before, not_after, .. } = *subject;
+    if now > not_after {
+        return Err(CredentialsError::Expired { path: path.to_owned(), not_after });
+    }
+    if now < not_before {
+        return Err(CredentialsError::NotYetValid { path: path.to_owned(), not_before });
+    }
+    Ok(())
+}
+
+fn check_trust_domain(source: &Source, id: &SpiffeId) -> Result<(), CredentialsError> {
+    match &source.trust_domain {
+        Some(configured) if configured != id.trust_domain() => Err(CredentialsError::TrustDomain {
+            path: source.certificate.clone(),
+            id: id.clone(),
+            configured: configured.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn certified(
+    source: &Source,
+    chain: Vec<CertificateDer<'static>>,
+    pem: &[u8],
+) -> Result<CertifiedKey, CredentialsError> {
+    let path = || source.key.clone();
+    let key = PrivateKeyDer::from_pem_slice(pem).map_err(|fault| match fault {
+        pem::Error::NoItemsFound => CredentialsError::NoKey { path: path() },
+        fault => CredentialsError::BadPem { path: path(), fault },
+    })?;
+    CertifiedKey::from_der(chain, key, &provider::any()).map_err(|fault| match fault {
+        rustls::Error::InconsistentKeys(_) => {
+            CredentialsError::KeyMismatch { certificate: source.certificate.clone(), key: path() }
+        }
+        source => CredentialsError::BadKey { path: path(), source },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::identity::issue::{Ca, IssuedPem, Request};
+
+    const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn ca() -> Ca {
+        Ca::generate("cluster.local").expect("a CA")
+    }
+
+    fn signed(ca: &Ca, uris: &[&str], from: OffsetDateTime, to: OffsetDateTime) -> IssuedPem {
+        let uris = uris.iter().map(ToString::to_string).collect();
+        ca.sign(&Request { uris, hosts: Vec::new(), not_before: from, not_after: to }).expect("signed")
+    }
+
+    fn web(ca: &Ca) -> IssuedPem {
+        ca.issue(&WEB.parse().expect("a SPIFFE ID"), &[], DAY).expect("issued")
+    }
+
+    fn fault(certificate: &str, key: &str, bundle: &str) -> String {
+        let loaded = Credentials::from_pem(certificate.as_bytes(), key.as_bytes(), bundle.as_bytes());
+        loaded.expect_err("must be refused").to_string()
+    }
+
+    #[test]
+    fn each_fault_names_its_file_and_what_to_do() {
+        let (ca, now) = (ca(), OffsetDateTime::now_utc());
+        let (good, other) = (web(&ca), web(&ca));
+        let past = signed(&ca, &[WEB], now - 2 * DAY, now - DAY);
+        let future = signed(&ca, &[WEB], now + DAY, now + 2 * DAY);
+        let two = signed(&ca, &[WEB, WEB], now - DAY, now + DAY);
+        let none = signed(&ca, &[], now - DAY, now + DAY);
+        let cut = &good.certificate[..good.certificate.len() / 2];
+        let (certificate, key, bundle) = (&*good.certificate, &*good.key, &*good.bundle);
+        let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        let junk_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
+        for (told, words) in [
+            (fault("", key, bundle), "certificate holds no certificate"),
+            (fault(cut, key, bundle), "certificate is not valid PEM"),
+            (fault(junk, key, bundle), "is no workload's: it is not a readable"),
+            (fault(ca.certificate_pem(), &ca.key_pem(), bundle), "put the workload's own first"),
+            (fault(&two.certificate, &two.key, bundle), "2 URIs"),
+            (fault(&none.certificate, &none.key, bundle), "no SPIFFE ID"),
+            (fault(&past.certificate, &past.key, bundle), "issue a new one"),
+            (fault(&future.certificate, &future.key, bundle), "holds only from"),
+            (fault(certificate, "", bundle), "key holds no private key"),
+            (fault(certificate, junk_key, bundle), "the key in key cannot be used"),
+            (
+                fault(certificate, &other.key, bundle),
+                "does not belong to the first certificate in certificate",
+            ),
+            (fault(certificate, key, ""), "the trust bundle trust bundle is empty"),
+            (fault(certificate, key, &format!("{bundle}{junk}")), "certificate 2 of the trust bundle"),
+        ] {
+            assert!(told.contains(words), "{told}\n  should say {words:?}");
+        }
+    }
+
+    #[test]
+    fn a_configured_trust_domain_must_be_the_certificates() {
+        let pem = web(&ca());
+        let parts = Parts {
+            certificate: pem.certificate.as_bytes(),
+            key: pem.key.as_bytes(),
+            bundle: pem.bundle.as_bytes(),
+        };
+        let check = |domain: &str| {
+            Credentials::check(
+                &parts,
+                &Source { trust_domain: Some(domain.to_owned()), ..in_memory() },
+                unix_now(),
+            )
+        };
+        assert!(check("cluster.local").is_ok());
+        let told = check("elsewhere.test").expect_err("another trust domain").to_string();
+        assert!(told.contains(WEB) && told.contains("\"elsewhere.test\""), "{told}");
+    }
+
+    #[test]
+    fn a_certificate_holds_through_its_last_second() {
+        let pem = web(&ca());
+        let parts = Parts {
+            certificate: pem.certificate.as_bytes(),
+            key: pem.key.as_bytes(),
+            bundle: pem.bundle.as_bytes(),
+        };
+        let last = pem.credentials().expect("usable").not_after;
+        assert!(Credentials::check(&parts, &in_memory(), last).is_ok());
+        let after = Credentials::check(&parts, &in_memory(), last + 1);
+        assert!(matches!(after, Err(CredentialsError::Expired { not_after, .. }) if not_after == last));
+    }
+
+    #[test]
+    fn files_are_loaded_and_a_missing_one_is_worth_waiting_for() {
+        let folder = std::env::temp_dir().join(format!("pillion-credentials-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let [certificate, key, trust_bundle] = ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.join(name));
+        let source = Source { certificate, key, trust_bundle, crl: Crl::None, trust_domain: None };
+
+        let missing = Credentials::load(&source).expect_err("nothing there");
+        assert!(missing.is_missing() && missing.to_string().contains("tls.crt"), "{missing}");
+
+        let pem = web(&ca());
+        fs::write(&source.certificate, &pem.certificate).expect("written");
+        fs::write(&source.key, &pem.key).expect("written");
+        fs::write(&source.trust_bundle, &pem.bundle).expect("written");
+        let loaded = Credentials::load(&source).expect("usable");
+        assert_eq!(
+            (loaded.id.as_str(), loaded.trust_domain(), loaded.bundle.len()),
+            (WEB, "cluster.local", 1)
+        );
+        assert!(!format!("{loaded:?}").contains("PRIVATE"));
+
+        fs::write(&source.trust_bundle, vec![b' '; 1024 * 1024 + 1]).expect("written");
+        assert!(matches!(Credentials::load(&source), Err(CredentialsError::TooLarge { .. })));
+        fs::remove_dir_all(&folder).expect("cleaned up");
+    }
+}

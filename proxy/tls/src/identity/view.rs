@@ -1,0 +1,190 @@
+//! Certificates and revocation lists as people look at them (`/certs`).
+//!
+//! Deliberately absent: keys. What is shown, anybody who shakes hands with us can see as well.
+
+use rustls::pki_types::CertificateDer;
+use serde_json::{Value, json};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::public_key::PublicKey;
+
+use super::credentials::Credentials;
+use super::revocation::RevocationList;
+use super::{NotAnIdentity, date, names, only_spiffe_id, parse};
+use crate::sha256;
+
+/// What a certificate is to us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    Own,
+    /// Sent along, so that peers find the way to a root.
+    Intermediate,
+    TrustBundle,
+}
+
+impl Use {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Intermediate => "intermediate",
+            Self::TrustBundle => "trust_bundle",
+        }
+    }
+}
+
+/// One certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateView {
+    pub used_as: Use,
+    /// The distinguished name; often empty for a workload.
+    pub subject: String,
+    pub spiffe_id: Option<String>,
+    pub issuer: String,
+    /// Hexadecimal, bytes parted by colons.
+    pub serial: String,
+    /// Unix seconds.
+    pub not_before: i64,
+    /// Unix seconds.
+    pub not_after: i64,
+    /// Of the DER, hexadecimal.
+    pub sha256: String,
+    /// `ecdsa-256`, `rsa-2048`, `ed25519`, or the algorithm's object identifier.
+    pub key_algorithm: String,
+}
+
+/// One revocation list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RevocationListView {
+    pub issuer: String,
+    /// Unix seconds.
+    pub this_update: i64,
+    /// Unix seconds.
+    pub next_update: Option<i64>,
+    /// How many certificates it names.
+    pub revoked: usize,
+}
+
+impl Credentials {
+    /// Own certificate first, then intermediates, then the trust bundle.
+    pub fn describe(&self) -> Vec<CertificateView> {
+        let chain = self.chain().iter().enumerate().map(|(index, der)| match index {
+            0 => (Use::Own, der),
+            _ => (Use::Intermediate, der),
+        });
+        let bundle = self.bundle.iter().map(|der| (Use::TrustBundle, der));
+        // an intermediate that cannot be read is of no use to a peer either, and is left out
+        chain.chain(bundle).filter_map(|(used_as, der)| CertificateView::read(used_as, der).ok()).collect()
+    }
+
+    pub fn describe_revocations(&self) -> Vec<RevocationListView> {
+        self.revocations.iter().map(RevocationListView::of).collect()
+    }
+
+    /// Both, as `/certs` answers.
+    pub fn to_json(&self) -> Value {
+        let certificates: Vec<Value> = self.describe().iter().map(CertificateView::to_json).collect();
+        let lists: Vec<Value> = self.describe_revocations().iter().map(RevocationListView::to_json).collect();
+        json!({ "spiffe_id": self.id.as_str(), "certificates": certificates, "revocation_lists": lists })
+    }
+}
+
+impl CertificateView {
+    fn read(used_as: Use, der: &CertificateDer<'_>) -> Result<Self, NotAnIdentity> {
+        let certificate = parse(der)?;
+        Ok(Self {
+            used_as,
+            subject: certificate.subject().to_string(),
+            spiffe_id: names(&certificate).and_then(only_spiffe_id).ok().map(|id| id.to_string()),
+            issuer: certificate.issuer().to_string(),
+            serial: certificate.raw_serial_as_string(),
+            not_before: certificate.validity().not_before.timestamp(),
+            not_after: certificate.validity().not_after.timestamp(),
+            sha256: hex(&sha256(der)),
+            key_algorithm: key_algorithm(&certificate),
+        })
+    }
+
+    pub fn to_json(&self) -> Value {
+        json!({
+            "use": self.used_as.name(),
+            "subject": self.subject,
+            "spiffe_id": self.spiffe_id,
+            "issuer": self.issuer,
+            "serial": self.serial,
+            "not_before": date(self.not_before),
+            "not_after": date(self.not_after),
+            "sha256": self.sha256,
+            "key_algorithm": self.key_algorithm,
+        })
+    }
+}
+
+impl RevocationListView {
+    fn of(list: &RevocationList) -> Self {
+        let RevocationList { issuer_name, this_update, next_update, revoked, .. } = list;
+        Self {
+            issuer: issuer_name.clone(),
+            this_update: *this_update,
+            next_update: *next_update,
+            revoked: *revoked,
+        }
+    }
+
+    pub fn to_json(&self) -> Value {
+        json!({
+            "issuer": self.issuer,
+            "this_update": date(self.this_update),
+            "next_update": self.next_update.map(date),
+            "revoked": self.revoked,
+        })
+    }
+}
+
+fn key_algorithm(certificate: &X509Certificate<'_>) -> String {
+    const ED25519: &str = "1.3.101.112";
+    let key = certificate.public_key();
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => format!("rsa-{}", rsa.key_size()),
+        Ok(PublicKey::EC(point)) => format!("ecdsa-{}", point.key_size()),
+        _ => match key.algorithm.algorithm.to_id_string() {
+            id if id == ED25519 => "ed25519".to_owned(),
+            id => id,
+        },
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use time::OffsetDateTime;
+
+    use super::*;
+    use crate::identity::issue::Ca;
+
+    const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
+
+    #[test]
+    fn what_we_are_and_whom_we_trust_is_shown_and_no_key() {
+        let ca = Ca::generate("cluster.local").expect("a CA");
+        let pem = ca.issue(&WEB.parse().expect("an ID"), &[], Duration::from_secs(3600)).expect("issued");
+        let next_update = OffsetDateTime::now_utc() + Duration::from_secs(60);
+        let crl = ca.revoke(&[vec![1], vec![2]], next_update).expect("a list");
+        let own =
+            pem.credentials().expect("usable").with_crl("crl".as_ref(), crl.as_bytes(), 0).expect("a list");
+        let [leaf, root] = &*own.describe() else { unreachable!("two certificates") };
+        assert_eq!((leaf.used_as, leaf.spiffe_id.as_deref()), (Use::Own, Some(WEB)));
+        assert_eq!((leaf.key_algorithm.as_str(), leaf.sha256.len()), ("ecdsa-256", 64));
+        assert_eq!((root.used_as, &root.subject), (Use::TrustBundle, &leaf.issuer));
+        assert_eq!(root.subject, "CN=Pillion CA of cluster.local");
+        let shown = own.to_json();
+        assert_eq!(shown["certificates"][0]["not_after"], date(own.not_after));
+        assert_eq!(shown["certificates"][1]["use"], "trust_bundle");
+        assert_eq!(shown["revocation_lists"][0]["revoked"], 2);
+        assert_eq!(shown["revocation_lists"][0]["next_update"], date(next_update.unix_timestamp()));
+        assert!(!shown.to_string().to_lowercase().contains("private"));
+    }
+}

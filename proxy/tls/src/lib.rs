@@ -1,0 +1,150 @@
+//! TLS between workloads: who is at the other end ([`Peer`]), what is spoken ([`Alpn`]), and why it failed.
+//!
+//! [`server`] terminates, [`client`] originates, [`verify`] judges certificates on both sides, [`provider`]
+//! holds the cryptography. [`admission`] tells whether a server has taken us, which TLS 1.3 settles after the
+//! handshake. Deliberately absent: time limits (the caller bounds a handshake) and sockets (any IO will do).
+
+pub mod admission;
+pub mod client;
+pub mod files;
+pub mod identity;
+mod error;
+mod notes;
+pub mod provider;
+pub mod refusals;
+mod revocation;
+pub mod server;
+mod sessions;
+pub mod verify;
+
+use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
+use pillion_model::SpiffeId;
+use rustls::HandshakeKind;
+use rustls::pki_types::CertificateDer;
+
+use crate::identity::credentials::CredentialsError;
+use crate::identity::{Subject, not_after};
+
+pub use error::{TlsError, TlsErrorKind};
+
+/// The protocol agreed on in the handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Alpn {
+    /// HTTP/2 from sidecar to sidecar: a declaration, nothing is left to detect.
+    PillionH2,
+    /// HTTP/1.1 from sidecar to sidecar, likewise.
+    PillionHttp1,
+    /// Opaque bytes from sidecar to sidecar.
+    PillionTcp,
+    H2,
+    Http1,
+}
+
+impl Alpn {
+    /// All, preferred first.
+    pub const ALL: [Self; 5] = [Self::PillionH2, Self::PillionHttp1, Self::PillionTcp, Self::H2, Self::Http1];
+
+    /// The name on the wire (RFC 7301).
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PillionH2 => "pillion-h2",
+            Self::PillionHttp1 => "pillion-http/1.1",
+            Self::PillionTcp => "pillion-tcp",
+            Self::H2 => "h2",
+            Self::Http1 => "http/1.1",
+        }
+    }
+
+    pub const fn is_http2(self) -> bool {
+        matches!(self, Self::PillionH2 | Self::H2)
+    }
+
+    /// The other end is a sidecar of ours.
+    pub const fn is_sidecar(self) -> bool {
+        matches!(self, Self::PillionH2 | Self::PillionHttp1 | Self::PillionTcp)
+    }
+
+    fn agreed(name: Option<&[u8]>) -> Option<Self> {
+        Self::ALL.into_iter().find(|alpn| Some(alpn.name().as_bytes()) == name)
+    }
+}
+
+fn wire_names(offer: &[Alpn]) -> Vec<Vec<u8>> {
+    offer.iter().map(|alpn| alpn.name().as_bytes().to_vec()).collect()
+}
+
+/// The verified other end of a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub id: SpiffeId,
+    /// Of the DER certificate; the `Hash` of `x-forwarded-client-cert`.
+    pub certificate_sha256: [u8; SHA256_OUTPUT_LEN],
+}
+
+impl Peer {
+    /// Who a finished handshake was with.
+    ///
+    /// A resumed session skips the verifier, so the one thing that time can change is asked again here: has
+    /// the certificate expired since? (Roots and revocation lists cannot have changed: a new set is a new config with
+    /// no old sessions.)
+    fn of(certificates: Option<&[CertificateDer<'_>]>, now: i64) -> Result<Self, TlsError> {
+        let certificate = certificates.and_then(<[_]>::first).ok_or_else(TlsError::no_certificate)?;
+        let subject = Subject::read(certificate).map_err(|fault| TlsError::identity(&fault))?;
+        if now > subject.not_after {
+            return Err(TlsError::expired(subject.not_after));
+        }
+        Ok(Self { id: subject.id, certificate_sha256: sha256(certificate) })
+    }
+}
+
+/// aws-lc gathers entropy from the jitter of the clock when it is first asked for a random number: some 25 ms of
+/// CPU, once per process. Asked for at the start, on a thread of its own, no handshake waits for it.
+pub fn gather_entropy() {
+    let mut random = [0; 32];
+    if provider::any().secure_random.fill(&mut random).is_err() {
+        tracing::error!("no random numbers: TLS will not work");
+    }
+}
+
+/// The fingerprint of a certificate.
+pub fn sha256(der: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
+    let mut hash = [0; SHA256_OUTPUT_LEN];
+    hash.copy_from_slice(digest(&SHA256, der).as_ref());
+    hash
+}
+
+/// Why TLS cannot be set up as configured; found when a config is built, not per connection.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("tls: mutual needs an identity of our own; set identity, or tls: simple")]
+    NeedsIdentity,
+    #[error("tls: simple needs certificates to trust; set tls.trust_bundle to a PEM file of CAs")]
+    NeedsTrustBundle,
+    #[error("tls: simple needs the server's name to verify; set tls.sni")]
+    NeedsServerName,
+    #[error("tls.sni {0:?} is not a host name")]
+    BadServerName(String),
+    #[error(transparent)]
+    TrustBundle(#[from] CredentialsError),
+    #[error("the trust bundle cannot verify anyone: {0}")]
+    Verifier(#[from] rustls::server::VerifierBuilderError),
+    #[error("TLS cannot be set up: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// The second look of [`Peer::of`] for a client, which needs no more of its server than that it still holds.
+fn recheck_resumed(
+    kind: Option<HandshakeKind>,
+    certificates: Option<&[CertificateDer<'_>]>,
+    now: i64,
+) -> Result<(), TlsError> {
+    if kind != Some(HandshakeKind::Resumed) {
+        return Ok(());
+    }
+    let certificate = certificates.and_then(<[_]>::first).ok_or_else(TlsError::no_certificate)?;
+    let not_after = not_after(certificate).map_err(|fault| TlsError::identity(&fault))?;
+    if now > not_after { Err(TlsError::expired(not_after)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,346 @@
+//! Judges a peer's certificate: the chain by webpki, then the name by SPIFFE ID.
+//!
+//! Host names are never compared here but by [`Revoking`]'s inner judge; an identity does not move with an address.
+
+use std::sync::Arc;
+
+use pillion_model::SpiffeId;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
+};
+
+use super::revocation::{Revocations, Shown};
+use super::{SetupError, notes};
+use crate::identity::credentials::Credentials;
+use crate::identity::{NotAnIdentity, Subject};
+
+/// Whom we accept at the other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    AnyOf(Vec<SpiffeId>),
+    /// Any workload of this trust domain.
+    TrustDomain(String),
+}
+
+/// Why a certificate that is genuine is still the wrong one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("the {who} has a certificate, but not of a workload: {fault}")]
+    NotAnIdentity { who: &'static str, fault: NotAnIdentity },
+    #[error("the {who} is {id}, expected {}", list(expected))]
+    WrongIdentity { who: &'static str, id: SpiffeId, expected: Vec<SpiffeId> },
+    #[error("the {who} is {id}, expected any identity of the trust domain {expected:?}")]
+    WrongTrustDomain { who: &'static str, id: SpiffeId, expected: String },
+    #[error(
+        "the {who}'s certificate has been revoked: the list of {issuer} names serial {serial}; issue a new one"
+    )]
+    Revoked { who: &'static str, serial: String, issuer: String },
+    #[error(
+        "whether the {who}'s certificate is revoked cannot be told: the list of {issuer} fails ({fault})"
+    )]
+    UnusableList { who: &'static str, issuer: String, fault: webpki::Error },
+    #[error(
+        "the peer's certificate is of an unknown issuer: the trust bundle has a CA of the same name, but with \
+         another key"
+    )]
+    Namesake,
+}
+
+impl Rejection {
+    /// The peer is another one than expected, where the rest is about a certificate of the right one.
+    pub(super) fn is_mismatch(&self) -> bool {
+        !matches!(self, Self::Revoked { .. } | Self::UnusableList { .. } | Self::Namesake)
+    }
+
+    /// [`super::TlsError::cause`]
+    pub(super) const fn cause(&self) -> &'static str {
+        match self {
+            Self::NotAnIdentity { .. } => "no identity",
+            Self::WrongIdentity { .. } => "another identity",
+            Self::WrongTrustDomain { .. } => "another trust domain",
+            Self::Revoked { .. } => "revoked",
+            Self::UnusableList { .. } => "revocation unknown",
+            Self::Namesake => "unknown CA",
+        }
+    }
+
+    /// For rustls, which chooses the alert by it: the peer hears what is wrong with its certificate as well as TLS
+    /// can say it.
+    fn tls_error(&self) -> CertificateError {
+        match self {
+            Self::Revoked { .. } => CertificateError::Revoked,
+            Self::UnusableList { .. } => CertificateError::UnknownRevocationStatus,
+            Self::Namesake => CertificateError::UnknownIssuer,
+            Self::NotAnIdentity { .. } | Self::WrongIdentity { .. } | Self::WrongTrustDomain { .. } => {
+                CertificateError::Other(OtherError(Arc::new(self.clone())))
+            }
+        }
+    }
+}
+
+fn list(expected: &[SpiffeId]) -> String {
+    match expected {
+        [only] => only.to_string(),
+        several => format!("one of {}", several.iter().map(SpiffeId::as_str).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// Why a verifier does not admit a certificate.
+enum Verdict {
+    /// rustls says it all.
+    Tls(Error),
+    Rejected(Rejection),
+}
+
+impl From<Error> for Verdict {
+    /// A chain fails by its signature when two CAs have one name, as two test CAs of one trust domain do. For rustls
+    /// that is an attack on the handshake; for the peer and for people it is an unknown CA.
+    fn from(error: Error) -> Self {
+        match error {
+            Error::InvalidCertificate(CertificateError::BadSignature) => Self::Rejected(Rejection::Namesake),
+            error => Self::Tls(error),
+        }
+    }
+}
+
+impl From<Rejection> for Verdict {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+/// Passes a verdict on to rustls, and notes what it has no words for.
+fn noted<T>(end_entity: &CertificateDer<'_>, verdict: Result<T, Verdict>) -> Result<T, Error> {
+    verdict.map_err(|verdict| {
+        notes::refused(end_entity);
+        match verdict {
+            Verdict::Tls(error) => error,
+            Verdict::Rejected(rejection) => {
+                let error = rejection.tls_error();
+                notes::rejected(rejection);
+                error.into()
+            }
+        }
+    })
+}
+
+impl Expected {
+    /// Unix seconds; the last at which the certificate holds.
+    fn check(&self, who: &'static str, certificate: &CertificateDer<'_>) -> Result<i64, Rejection> {
+        let subject = Subject::read(certificate).map_err(|fault| Rejection::NotAnIdentity { who, fault })?;
+        self.admit(who, subject.id)?;
+        Ok(subject.not_after)
+    }
+
+    fn admit(&self, who: &'static str, id: SpiffeId) -> Result<(), Rejection> {
+        match self {
+            Self::AnyOf(ids) if ids.contains(&id) => Ok(()),
+            Self::TrustDomain(own) if own == id.trust_domain() => Ok(()),
+            Self::AnyOf(ids) => Err(Rejection::WrongIdentity { who, id, expected: ids.clone() }),
+            Self::TrustDomain(own) => Err(Rejection::WrongTrustDomain { who, id, expected: own.clone() }),
+        }
+    }
+}
+
+/// Judges servers that we call.
+#[derive(Debug)]
+pub struct ServerVerifier {
+    roots: Arc<RootCertStore>,
+    expected: Expected,
+    algorithms: WebPkiSupportedAlgorithms,
+    revocations: Revocations,
+}
+
+impl ServerVerifier {
+    pub fn new(
+        roots: Arc<RootCertStore>,
+        expected: Expected,
+        own: &Credentials,
+        provider: &CryptoProvider,
+    ) -> Self {
+        let algorithms = provider.signature_verification_algorithms;
+        let revocations = Revocations::new(Some(own), roots.clone(), algorithms);
+        Self { roots, expected, algorithms, revocations }
+    }
+
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Verdict> {
+        let certificate = ParsedCertificate::try_from(end_entity)?;
+        let (roots, algorithms) = (&self.roots, self.algorithms.all);
+        verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
+        let shown = Shown { who: "server", end_entity, intermediates };
+        self.revocations.check(&shown, webpki::KeyUsage::server_auth(), now)?;
+        self.expected.check("server", end_entity)?;
+        Ok(ServerCertVerified::assertion())
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    /// The name asked for and stapled OCSP answers are not looked at: identity is the SPIFFE ID, and workload
+    /// certificates live too short to be worth a responder. Lists that the operator brings are.
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        noted(end_entity, self.judge(end_entity, intermediates, now))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Judges clients that call us; one without a certificate is refused.
+#[derive(Debug)]
+pub struct ClientVerifier {
+    chain: Arc<dyn ClientCertVerifier>,
+    expected: Expected,
+    revocations: Revocations,
+}
+
+impl ClientVerifier {
+    pub fn new(
+        own: &Credentials,
+        expected: Expected,
+        provider: Arc<CryptoProvider>,
+    ) -> Result<Self, SetupError> {
+        let algorithms = provider.signature_verification_algorithms;
+        let revocations = Revocations::new(Some(own), own.roots.clone(), algorithms);
+        let chain = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), provider).build()?;
+        Ok(Self { chain, expected, revocations })
+    }
+
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Verdict> {
+        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let shown = Shown { who: "client", end_entity, intermediates };
+        self.revocations.check(&shown, webpki::KeyUsage::client_auth(), now)?;
+        notes::set_holds_until(self.expected.check("client", end_entity)?);
+        Ok(verified)
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    /// None: saves their bytes in every handshake, and some clients answer only to a hint they know.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        noted(end_entity, self.judge(end_entity, intermediates, now))
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
+}
+
+/// Judges servers as `inner` does, and by our revocation lists.
+#[derive(Debug)]
+pub struct Revoking {
+    pub(super) inner: Arc<dyn ServerCertVerifier>,
+    pub(super) revocations: Revocations,
+}
+
+impl ServerCertVerifier for Revoking {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let judge = || {
+            let verified = self.inner.verify_server_cert(end_entity, intermediates, name, ocsp, now)?;
+            let shown = Shown { who: "server", end_entity, intermediates };
+            self.revocations.check(&shown, webpki::KeyUsage::server_auth(), now)?;
+            Ok(verified)
+        };
+        noted(end_entity, judge())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}

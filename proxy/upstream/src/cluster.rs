@@ -1,0 +1,600 @@
+//! A cluster alive: its endpoints with their connections, its balancer, budget and limits.
+//!
+//! What the operator said of it is `pillion_model::Cluster`; this is what lives on while it is used. The
+//! application behind the inbound side is a cluster too, of one endpoint.
+
+pub mod alike;
+pub mod backoff;
+pub mod balance;
+mod before;
+pub mod budget;
+pub mod connect;
+pub mod endpoint;
+pub mod ewma;
+pub mod outlier;
+mod picture;
+pub mod pools;
+pub mod set;
+pub mod slots;
+pub mod update;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::time::Duration;
+
+use arc_swap::{ArcSwap, Guard};
+use pillion_model as config;
+use pillion_model::cluster::{Kind, LoadBalancer, UpstreamProtocol, UpstreamTls};
+use pillion_model::listener::{AppProtocol, Inbound};
+use pillion_model::policy::{
+    Backoff, ConnectionPolicy, IdleTimeout, OutlierDetection, Retry, RetryBudget, RetryMethods, Timeout,
+    Timeouts,
+};
+use pillion_model::{Endpoint as Spec, EndpointUpdate};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit};
+use tokio::time::Instant;
+
+use alike::Policies;
+use balance::Tried;
+pub use before::Before;
+use budget::Budget;
+use endpoint::Endpoint;
+use outlier::Ejections;
+use pillion_base::error::Error;
+use pillion_base::ground::Ground;
+use pillion_base::limits::{Limit, NO_LIMIT};
+use pillion_base::net::Leg;
+use pillion_model::Direction;
+use pillion_model::Reason;
+use pillion_telemetry::{ConnectionOutcome, EndpointState, Metrics, Protocol, ServiceMetrics, Symbol};
+use pillion_telemetry::{Limit as LimitLabel, Tls};
+use pillion_tls::client::ClientTls;
+use pools::Pools;
+use set::{EndpointSet, Make};
+use slots::{Slot, Slots, Waiting};
+
+pub struct Cluster {
+    pub name: Arc<str>,
+    /// Whether it is a service, the application, or a destination that nobody configured.
+    pub kind: Kind,
+    /// What its connections are made as.
+    pub leg: Leg,
+    pub symbol: Symbol,
+    /// Replaced as a whole when a source has news; whoever looks at it twice may see two sets.
+    endpoints: ArcSwap<EndpointSet>,
+    load_balancer: LoadBalancer,
+    /// For the pools of endpoints that come later.
+    workers: usize,
+    pub pools: Arc<Pools>,
+    pub protocol: Spoken,
+    pub connect_timeout: Duration,
+    /// These three are shared by all clusters whose policies are equal.
+    pub timeouts: Arc<Timeouts>,
+    pub connection: Arc<ConnectionPolicy>,
+    pub retry: Option<Arc<Retry>>,
+    pub budget: Option<Arc<Budget>>,
+    pub limits: Limits,
+    /// Bytes of one request body.
+    pub max_body: Option<u64>,
+    ejections: Arc<Ejections>,
+    slots: Arc<Slots>,
+    /// Who waits for one of these.
+    waiting: Arc<Waiting>,
+    /// For endpoints that come later, too.
+    max_connections_per_endpoint: Option<u32>,
+    /// See [`Cluster::remember`].
+    remembered: AtomicU8,
+    tls: Option<ClientTls>,
+    verifies_peers: bool,
+    metrics: Arc<ServiceMetrics>,
+}
+
+/// What all clusters of a sidecar are made with.
+#[derive(Clone)]
+pub struct Common {
+    pub metrics: Arc<Metrics>,
+    pub pools: Arc<Pools>,
+    /// How many threads keep connections of their own.
+    pub workers: usize,
+}
+
+impl Common {
+    pub fn new(metrics: &Arc<Metrics>, workers: usize) -> Self {
+        Self { metrics: metrics.clone(), pools: Arc::default(), workers }
+    }
+}
+
+/// What a cluster's endpoints are spoken to with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spoken {
+    /// A service's: by ALPN over TLS, else the caller's own version.
+    Auto,
+    Http1,
+    Http2,
+    /// Opaque bytes; nothing is detected.
+    Tcp,
+    /// The application's: gRPC as HTTP/2, all other HTTP as HTTP/1.1.
+    AppAuto,
+}
+
+/// The circuit breaker; connections are bounded by the slots.
+#[derive(Clone)]
+pub struct Limits {
+    pub pending: Arc<Limit>,
+    pub requests: Arc<Limit>,
+    pub retries: Arc<Limit>,
+}
+
+impl Cluster {
+    /// A service that the application calls. `said`: what the source of its endpoints can say at once; without that
+    /// those go on who served the service before.
+    pub fn service(
+        of: &config::Cluster,
+        said: Option<EndpointUpdate>,
+        tls: Option<ClientTls>,
+        before: Option<Before<'_>>,
+        policies: &mut Policies,
+        common: &Common,
+    ) -> Arc<Self> {
+        let Common { metrics, .. } = common;
+        let symbol = metrics.intern(&of.name);
+        let outliers = of.outlier_detection.as_ref().unwrap_or(&NEVER_EJECTED);
+        let ejections = before::ejections(outliers, before);
+        let endpoints = before::endpoints(of, said, &ejections, before, common.workers);
+        ejections.allow_of(endpoints.all.len());
+        Arc::new(Self {
+            name: of.name.as_str().into(),
+            kind: Kind::Service,
+            leg: Leg::Outbound,
+            symbol,
+            endpoints: ArcSwap::from_pointee(endpoints),
+            load_balancer: of.load_balancer,
+            workers: common.workers,
+            pools: common.pools.clone(),
+            protocol: match of.protocol {
+                UpstreamProtocol::Auto => Spoken::Auto,
+                UpstreamProtocol::Http1 => Spoken::Http1,
+                UpstreamProtocol::Http2 => Spoken::Http2,
+                UpstreamProtocol::Tcp => Spoken::Tcp,
+            },
+            connect_timeout: of.timeouts.connect,
+            timeouts: policies.timeouts.share(&of.timeouts),
+            connection: policies.connections.share(&of.connection),
+            budget: before::budget(of.retry.as_ref(), before),
+            retry: of.retry.as_ref().map(|retry| policies.retries.share(retry)),
+            limits: before::limits(&of.limits, before),
+            max_body: None,
+            ejections,
+            slots: before::slots(of.limits.max_connections, before),
+            waiting: before.map(|before| before.cluster.waiting.clone()).unwrap_or_default(),
+            max_connections_per_endpoint: of.limits.max_connections_per_endpoint,
+            remembered: AtomicU8::new(before.map_or(0, |before| before.cluster.remembered.load(Relaxed))),
+            tls,
+            verifies_peers: matches!(of.tls, UpstreamTls::Mutual { .. }),
+            metrics: metrics.service(Direction::Outbound, symbol),
+        })
+    }
+
+    /// The application at `address`, beside the sidecar. All addresses of an application share `requests`.
+    pub fn application(
+        of: &Inbound,
+        address: SocketAddr,
+        leg: Leg,
+        requests: &Arc<Limit>,
+        common: &Common,
+    ) -> Arc<Self> {
+        let declared = of.ports.get(&address.port()).and_then(|port| port.protocol).unwrap_or(of.protocol);
+        let timeouts = Timeouts {
+            connect: APP_CONNECT_TIMEOUT,
+            request: of.timeout.map_or(Timeout::Off, Timeout::Set),
+            stream_idle: IdleTimeout::Default,
+            max_duration: None,
+        };
+        let single = Single {
+            name: "app",
+            kind: Kind::Application,
+            leg,
+            symbol: Symbol::APP,
+            address,
+            protocol: match declared {
+                AppProtocol::Auto => Spoken::AppAuto,
+                AppProtocol::Http1 => Spoken::Http1,
+                AppProtocol::Http2 => Spoken::Http2,
+                AppProtocol::Tcp | AppProtocol::Tls => Spoken::Tcp,
+            },
+            timeouts,
+            idle_timeout: APP_IDLE_TIMEOUT,
+            retry: Some(stale_only()),
+            requests: requests.clone(),
+            max_body: of.max_body,
+        };
+        single.cluster(common)
+    }
+
+    /// A destination that no service matches: connected to, and otherwise left to the application.
+    pub fn passthrough(address: SocketAddr, common: &Common) -> Arc<Self> {
+        let timeouts = Timeouts {
+            connect: PASSTHROUGH_CONNECT_TIMEOUT,
+            request: Timeout::Off,
+            stream_idle: IdleTimeout::Set(PASSTHROUGH_IDLE),
+            max_duration: None,
+        };
+        let single = Single {
+            name: "passthrough",
+            kind: Kind::Passthrough,
+            leg: Leg::Outbound,
+            symbol: Symbol::PASSTHROUGH,
+            address,
+            protocol: Spoken::Auto,
+            timeouts,
+            idle_timeout: APP_IDLE_TIMEOUT,
+            retry: Some(stale_only()),
+            requests: Limit::new("max_requests", NO_LIMIT),
+            max_body: None,
+        };
+        single.cluster(common)
+    }
+
+    /// Whether this stands for a destination that no service matches.
+    pub fn is_passthrough(&self) -> bool {
+        self.kind == Kind::Passthrough
+    }
+
+    /// Which way its traffic goes.
+    pub const fn direction(&self) -> Direction {
+        self.kind.direction()
+    }
+
+    /// The endpoints as they are now. Not to be held across an await.
+    pub fn endpoints(&self) -> Guard<Arc<EndpointSet>> {
+        self.endpoints.load()
+    }
+
+    /// What the source of the endpoints says takes the place of what it said before, in one step; nothing else of the
+    /// cluster changes. Endpoints that are in both keep their connections, load and standing; those that leave finish
+    /// what they have begun. For one caller at a time. Returns whether that was news.
+    pub fn update(&self, said: EndpointUpdate) -> bool {
+        let before = self.endpoints.load_full();
+        // A new source that knows of nobody yet does not take away whom the former one knew.
+        let keeps_others = before.is_of_former_source && said.endpoints.is_empty() && !before.all.is_empty();
+        if keeps_others || (before.said == said && !before.is_of_former_source) {
+            return false;
+        }
+        let make = Make {
+            balancer: self.load_balancer,
+            ejections: &self.ejections,
+            idle_timeout: self.connection.idle_timeout,
+            max_connections: self.max_connections_per_endpoint,
+            workers: self.workers,
+        };
+        let next = EndpointSet::new(said, Some(&before), true, &make);
+        self.ejections.allow_of(next.all.len());
+        let next = Arc::new(next);
+        self.endpoints.store(next.clone());
+        before.leave_for(Some(&next));
+        true
+    }
+
+    /// Another cluster of this name takes over, or none does.
+    pub fn leave_for(&self, next: Option<&Self>) {
+        let next = next.map(|next| next.endpoints.load_full());
+        self.endpoints.load().leave_for(next.as_deref());
+    }
+
+    /// An endpoint that was not tried yet, where there is one; from now on it was.
+    pub fn pick(&self, tried: &mut Tried, now: Instant, rng: &mut fastrand::Rng) -> Option<Arc<Endpoint>> {
+        if self.waits_for().is_some() {
+            return None; // no endpoint's fault
+        }
+        let (now, endpoints) = (now.into_std(), self.endpoints.load());
+        let mut avoid = *tried;
+        // A resting endpoint lets one probe through at a time: whoever comes too late picks again.
+        let picked = std::iter::repeat_with(|| {
+            let endpoint = endpoints.balancer.pick(&endpoints.all, &avoid, now, rng)?;
+            avoid.insert(endpoint.id);
+            Some((endpoint, endpoint.outlier.admit(now)))
+        });
+        let mut last = None;
+        for candidate in picked.take(endpoints.all.len().clamp(1, 8)) {
+            let Some((endpoint, admitted)) = candidate else { break };
+            last = Some(endpoint);
+            if admitted {
+                break;
+            }
+        }
+        let endpoint = last?;
+        tried.insert(endpoint.id);
+        Some(endpoint.clone())
+    }
+
+    /// Why our own certificate, without which nobody is called, is not there yet.
+    fn waits_for(&self) -> Option<&str> {
+        self.tls.as_ref().and_then(ClientTls::waits_for)
+    }
+
+    /// Why [`Self::pick`] found nobody.
+    pub fn nobody(&self) -> Error {
+        let (name, endpoints) = (&self.name, self.endpoints.load());
+        let known = endpoints.all.len();
+        if let Some(why) = self.waits_for() {
+            return Error::new(
+                Reason::TlsError,
+                format!("\"{name}\" wants a certificate, and there is none yet: {why}"),
+            );
+        }
+        match (known, &endpoints.said.problem) {
+            (0, Some(why)) => {
+                Error::new(Reason::DnsError, format!("no endpoint of \"{name}\" is known: {why}"))
+            }
+            (0, None) => Error::new(Reason::NoEndpoints, format!("\"{name}\" has no endpoints")),
+            _ => Error::new(Reason::AllUnhealthy, format!("all {known} endpoints of \"{name}\" are ejected")),
+        }
+    }
+
+    /// Room in the cluster for a connection that nothing else can share, now or not at all.
+    pub fn slot_now(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.slots.try_take().ok_or_else(|| {
+            self.rejected(LimitLabel::Connections);
+            let (name, most) = (&self.name, self.slots.max());
+            Error::new(
+                Reason::Overloaded,
+                format!(
+                    "{most} connections to \"{name}\" are open (circuit_breaker.max_connections is {most})"
+                ),
+            )
+        })
+    }
+
+    /// The same at one endpoint; `None` where it has no limit of its own.
+    pub fn slot_now_at(&self, endpoint: &Endpoint) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        let Some(slots) = endpoint.slots() else { return Ok(None) };
+        slots.try_take().map(Some).ok_or_else(|| self.endpoint_is_full(endpoint))
+    }
+
+    /// Why an endpoint that is at its limit takes no connection.
+    pub fn endpoint_is_full(&self, endpoint: &Endpoint) -> Error {
+        self.rejected(LimitLabel::ConnectionsPerEndpoint);
+        let (name, address) = (&self.name, endpoint.address);
+        let most = endpoint.slots().map_or(NO_LIMIT, |slots| slots.max());
+        Error::new(
+            Reason::Overloaded,
+            format!(
+                "{most} connections to {address} of \"{name}\" are open \
+                 (circuit_breaker.max_connections_per_endpoint is {most})"
+            ),
+        )
+    }
+
+    /// What the last undeclared connection was found to speak.
+    pub fn remember(&self, is_http: bool) {
+        self.remembered.store(if is_http { REMEMBERS_HTTP } else { REMEMBERS_OPAQUE }, Relaxed);
+    }
+
+    pub fn expects_http(&self) -> bool {
+        self.remembered.load(Relaxed) == REMEMBERS_HTTP
+    }
+
+    /// How long a client may be silent before its destination is dialled to hear whether that speaks first.
+    pub fn patience(&self) -> Duration {
+        match self.remembered.load(Relaxed) {
+            REMEMBERS_OPAQUE => Duration::ZERO,
+            REMEMBERS_HTTP => Duration::from_secs(1), // it may have changed, which happens seldom
+            _ => Duration::from_millis(1),
+        }
+    }
+
+    pub const fn tls(&self) -> Option<&ClientTls> {
+        self.tls.as_ref()
+    }
+
+    /// Whether an endpoint's identity is checked: only then is a sidecar's word trusted.
+    pub const fn verifies_peers(&self) -> bool {
+        self.verifies_peers
+    }
+
+    /// Whether an endpoint can say that it did not process a request it was sent: HTTP/2 can (REFUSED_STREAM,
+    /// GOAWAY), a verified sidecar can. `is_http2`: the caller spoke it, or its request needs it (gRPC).
+    pub const fn may_refuse(&self, is_http2: bool) -> bool {
+        let may_be_http2 = match self.protocol {
+            Spoken::Http1 | Spoken::Tcp => false,
+            Spoken::Http2 => true,
+            Spoken::Auto => is_http2 || self.tls.is_some(),
+            Spoken::AppAuto => is_http2,
+        };
+        self.verifies_peers || may_be_http2
+    }
+
+    pub fn metrics(&self) -> &ServiceMetrics {
+        &self.metrics
+    }
+
+    /// Room for one more connection; at a limit an idle one is closed, so that there is room soon.
+    pub fn try_slot(&self, to: &Endpoint) -> Option<Slot> {
+        let at_endpoint = match to.slots().map(|slots| slots.try_take()) {
+            None => None,
+            Some(Some(slot)) => Some(slot),
+            Some(None) => {
+                let _evicted = to.pool.evict_idle();
+                self.rejected(LimitLabel::ConnectionsPerEndpoint);
+                return None;
+            }
+        };
+        let Some(slot) = self.slots.try_take() else {
+            let endpoints = self.endpoints.load();
+            let elsewhere = endpoints.all.iter().map(Arc::as_ref).filter(|other| other.id != to.id);
+            let _evicted = elsewhere.chain([to]).any(|endpoint| endpoint.pool.evict_idle());
+            self.rejected(LimitLabel::Connections);
+            return None;
+        };
+        Some(Slot::new(slot, at_endpoint))
+    }
+
+    /// Waits for room, at the endpoint first: who waits there must not hold a place of the others.
+    pub async fn slot(&self, to: &Endpoint) -> Result<Slot, Error> {
+        let gone = |_closed: AcquireError| Error::new(Reason::InternalError, "the cluster's slots are gone");
+        let at_endpoint = match to.slots().zip(to.pool.waiting()) {
+            None => None,
+            Some((slots, waiting)) => Some(slots.take(waiting).await.map_err(gone)?),
+        };
+        Ok(Slot::new(self.slots.take(&self.waiting).await.map_err(gone)?, at_endpoint))
+    }
+
+    pub fn somebody_waits_for_a_slot(&self) -> bool {
+        self.waiting.is_somebody()
+    }
+
+    pub fn rejected(&self, limit: LimitLabel) {
+        self.metrics.breaker_rejections(limit).inc();
+    }
+
+    /// Counts a connection that was dialled, whatever came of it.
+    pub fn connection_opened(&self, ground: &Ground, protocol: Protocol, outcome: ConnectionOutcome) {
+        ground.metrics.connections(self.direction(), self.symbol, protocol, self.tls_label(), outcome).inc();
+    }
+
+    pub const fn tls_label(&self) -> Tls {
+        match (&self.tls, self.verifies_peers) {
+            (None, _) => Tls::None,
+            (Some(_), true) => Tls::Mutual,
+            (Some(_), false) => Tls::ServerOnly,
+        }
+    }
+
+    /// Gauges that mirror live state, for when somebody looks.
+    pub fn tell(&self) {
+        if !self.metrics.is_used() {
+            return;
+        }
+        let (most_used, most) = self.fullest_endpoint();
+        let limits = [
+            (LimitLabel::Connections, self.slots.used(), self.slots.max()),
+            (LimitLabel::ConnectionsPerEndpoint, most_used, most),
+            (LimitLabel::Pending, self.limits.pending.used(), self.limits.pending.max()),
+            (LimitLabel::Requests, self.limits.requests.used(), self.limits.requests.max()),
+            (LimitLabel::Retries, self.limits.retries.used(), self.limits.retries.max()),
+        ];
+        for (limit, used, max) in limits {
+            self.metrics.breaker_used(limit).set(i64::from(used));
+            self.metrics.breaker_limit(limit).set(i64::from(max));
+        }
+        let ejected = i64::from(self.ejections.ejected());
+        let known = i64::try_from(self.endpoints.load().all.len()).unwrap_or(i64::MAX);
+        self.metrics.endpoints(EndpointState::Ejected).set(ejected);
+        self.metrics.endpoints(EndpointState::Available).set(known - ejected);
+    }
+
+    /// Places taken at the endpoint where most are, and the limit of each endpoint.
+    fn fullest_endpoint(&self) -> (u32, u32) {
+        let Some(limit) = self.max_connections_per_endpoint else { return (0, NO_LIMIT) };
+        let endpoints = self.endpoints.load();
+        let used = endpoints.all.iter().filter_map(|endpoint| Some(endpoint.slots()?.used()));
+        (used.max().unwrap_or(0), limit)
+    }
+
+    /// It is no longer configured: what is still under way ends untold.
+    pub fn tell_gone(&self) {
+        if !self.metrics.is_used() {
+            return;
+        }
+        for limit in LimitLabel::ALL {
+            self.metrics.breaker_used(*limit).set(0);
+            self.metrics.breaker_limit(*limit).set(0);
+        }
+        EndpointState::ALL.iter().for_each(|state| self.metrics.endpoints(*state).set(0));
+    }
+}
+
+/// A cluster of one endpoint, without limits of its own.
+struct Single {
+    name: &'static str,
+    kind: Kind,
+    leg: Leg,
+    symbol: Symbol,
+    address: SocketAddr,
+    protocol: Spoken,
+    timeouts: Timeouts,
+    idle_timeout: Duration,
+    retry: Option<Retry>,
+    requests: Arc<Limit>,
+    max_body: Option<u64>,
+}
+
+impl Single {
+    fn cluster(self, common: &Common) -> Arc<Cluster> {
+        let epoch = Instant::now().into_std();
+        let ejections = Ejections::new(&NEVER_EJECTED);
+        let outlier = outlier::Outlier::new(ejections.clone(), epoch);
+        let (spec, idle_timeout) = (Spec::at(self.address), Some(self.idle_timeout));
+        let endpoint = Endpoint::new(0, &spec, outlier, idle_timeout, common.workers, epoch);
+        Arc::new(Cluster {
+            name: self.name.into(),
+            kind: self.kind,
+            leg: self.leg,
+            symbol: self.symbol,
+            endpoints: ArcSwap::from_pointee(EndpointSet::single(endpoint)),
+            load_balancer: LoadBalancer::Random,
+            workers: common.workers,
+            pools: common.pools.clone(),
+            protocol: self.protocol,
+            connect_timeout: self.timeouts.connect,
+            timeouts: Arc::new(self.timeouts),
+            connection: Arc::new(ConnectionPolicy {
+                idle_timeout: Some(self.idle_timeout),
+                max_age: None,
+                max_requests: None,
+                keepalive: (self.leg == Leg::Outbound).then_some(PASSTHROUGH_KEEPALIVE),
+            }),
+            budget: None,
+            retry: self.retry.map(Arc::new),
+            limits: Limits {
+                pending: Limit::new("max_pending_requests", NO_LIMIT),
+                requests: self.requests,
+                retries: Limit::new("max_retries", 0),
+            },
+            max_body: self.max_body,
+            ejections,
+            slots: Slots::new(NO_LIMIT),
+            waiting: Arc::default(),
+            max_connections_per_endpoint: None,
+            remembered: AtomicU8::new(0),
+            tls: None,
+            verifies_peers: false,
+            metrics: common.metrics.service(self.kind.direction(), self.symbol),
+        })
+    }
+}
+
+/// Outlier detection that is off.
+const NEVER_EJECTED: OutlierDetection =
+    OutlierDetection { consecutive_errors: None, base_ejection: Duration::ZERO, max_ejected: 0.0 };
+
+const REMEMBERS_HTTP: u8 = 1;
+const REMEMBERS_OPAQUE: u8 = 2;
+
+/// The default of services.
+const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The one timeout that a destination nobody configured keeps: `idle_timeout`.
+const PASSTHROUGH_IDLE: Duration = Duration::from_secs(3600);
+/// The default of services.
+const PASSTHROUGH_KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// To the application on the same host: it answers at once or not at all. Envoy's default for a local cluster.
+const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Below Node's 5 s, the shortest keep-alive in wide use: a connection that the application is about to close is
+/// not used for one more request.
+const APP_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// Towards the application nothing is retried, but an idempotent request that met a connection which the
+/// application had just closed is sent once more.
+fn stale_only() -> Retry {
+    Retry {
+        attempts: 0,
+        conditions: Vec::new(),
+        methods: RetryMethods::Idempotent,
+        per_try_timeout: None,
+        backoff: Backoff { base: Duration::ZERO, max: Some(Duration::ZERO) },
+        budget: RetryBudget { ratio: 0.0, min_per_second: 0 },
+        max_body: 64 * 1024,
+    }
+}

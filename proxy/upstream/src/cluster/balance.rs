@@ -1,0 +1,422 @@
+//! Which endpoint takes the next try.
+//!
+//! Pure: the endpoints, what was tried already, `now` and the dice are arguments. Nothing here allocates on
+//! the way of a request; only `round_robin` takes a (short) lock.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use pillion_model::cluster::LoadBalancer;
+
+use super::ewma;
+
+/// Draws at random before looking through the list: a cluster with half of its endpoints resting fails all
+/// eight once in 256 picks.
+const DRAWS: usize = 8;
+
+/// What balancing wants to know of an endpoint.
+pub trait Candidate {
+    /// Unique in its cluster; what [`Tried`] remembers.
+    fn id(&self) -> usize;
+    fn weight(&self) -> NonZeroU32;
+    /// Requests sent and not ended. Read by peak_ewma and least_request.
+    fn in_flight(&self) -> u32;
+    /// [`ewma::Ewma::latency`]; read by peak_ewma only.
+    fn latency(&self, now: Instant) -> Option<f64>;
+    /// Neither ejected nor known to be ill.
+    fn is_usable(&self, now: Instant) -> bool;
+}
+
+/// The endpoints that were already tried for a request. Beyond [`Tried::ROOM`] the oldest is forgotten.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Tried {
+    ids: [usize; Self::ROOM],
+    count: usize,
+}
+
+impl Tried {
+    /// Three tries and three replacements are the defaults; more tries than endpoints to spare are rare.
+    pub const ROOM: usize = 8;
+
+    pub fn insert(&mut self, id: usize) {
+        if let Some(place) = self.ids.get_mut(self.count % Self::ROOM) {
+            *place = id;
+            self.count += 1;
+        }
+    }
+
+    pub fn contains(&self, id: usize) -> bool {
+        self.ids.iter().take(self.count).any(|&tried| tried == id)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
+/// The balancer of one cluster, for one list of endpoints; a new list gets a new balancer.
+#[derive(Debug)]
+pub struct Balancer {
+    rule: Rule,
+    weights: Weights,
+}
+
+#[derive(Debug)]
+enum Rule {
+    /// The better of two drawn by weight: shortest expected wait.
+    PeakEwma,
+    /// The better of two drawn by weight: shortest queue for its weight.
+    LeastRequest,
+    /// Smooth weighted round robin, nginx's: everybody gains its weight, the richest is picked and pays the
+    /// sum. Spreads a heavy endpoint's turns instead of bunching them.
+    RoundRobin(Mutex<Box<[i64]>>),
+    Random,
+}
+
+impl Balancer {
+    /// `weights`: of the endpoints that [`pick`](Self::pick) will get, in their order.
+    pub fn new(rule: LoadBalancer, weights: impl IntoIterator<Item = NonZeroU32>) -> Self {
+        let weights = Weights::new(weights);
+        let rule = match rule {
+            LoadBalancer::PeakEwma => Rule::PeakEwma,
+            LoadBalancer::LeastRequest => Rule::LeastRequest,
+            LoadBalancer::RoundRobin => Rule::RoundRobin(Mutex::new(vec![0; weights.ends.len()].into())),
+            LoadBalancer::Random => Rule::Random,
+        };
+        Self { rule, weights }
+    }
+
+    /// A usable endpoint that was not tried yet, else a usable one, else `None`.
+    pub fn pick<'a, E: Candidate>(
+        &self,
+        endpoints: &'a [Arc<E>],
+        avoid: &Tried,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<&'a Arc<E>> {
+        if let [only] = endpoints {
+            return only.is_usable(now).then_some(only);
+        }
+        if avoid.is_empty() {
+            return self.choose(endpoints, now, rng, |e| e.is_usable(now));
+        }
+        self.choose(endpoints, now, rng, |e| e.is_usable(now) && !avoid.contains(e.id()))
+            .or_else(|| self.choose(endpoints, now, rng, |e| e.is_usable(now)))
+    }
+
+    fn choose<'a, E: Candidate>(
+        &self,
+        endpoints: &'a [Arc<E>],
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        fits: impl Fn(&E) -> bool,
+    ) -> Option<&'a Arc<E>> {
+        let load: fn(&E, Instant) -> f64 = match &self.rule {
+            Rule::RoundRobin(turns) => return in_turn(&mut turns.lock(), endpoints, fits),
+            Rule::Random => return self.draw(endpoints, None, rng, &fits).map(|(_, e)| e),
+            Rule::PeakEwma => |e, now| ewma::load(e.latency(now), e.in_flight(), e.weight()),
+            Rule::LeastRequest => |e, _| ewma::load(Some(1.0), e.in_flight(), e.weight()),
+        };
+        let (index, first) = self.draw(endpoints, None, rng, &fits)?;
+        let Some((_, second)) = self.draw(endpoints, Some(index), rng, &fits) else { return Some(first) };
+        // On a tie the first stays: it was drawn by weight alone, so idle endpoints are used by weight.
+        Some(if load(second, now) < load(first, now) { second } else { first })
+    }
+
+    /// A fitting endpoint and its index, drawn by weight, never `except`.
+    fn draw<'a, E: Candidate>(
+        &self,
+        endpoints: &'a [Arc<E>],
+        except: Option<usize>,
+        rng: &mut fastrand::Rng,
+        fits: &impl Fn(&E) -> bool,
+    ) -> Option<(usize, &'a Arc<E>)> {
+        for _ in 0..DRAWS {
+            let index = self.weights.draw(except, rng)?;
+            if let Some(endpoint) = endpoints.get(index).filter(|e| fits(e)) {
+                return Some((index, endpoint));
+            }
+        }
+        search(endpoints, except, rng, fits)
+    }
+}
+
+/// Looks at all: each fitting one takes the place of the one before with the chance of its weight in the sum.
+fn search<'a, E: Candidate>(
+    endpoints: &'a [Arc<E>],
+    except: Option<usize>,
+    rng: &mut fastrand::Rng,
+    fits: &impl Fn(&E) -> bool,
+) -> Option<(usize, &'a Arc<E>)> {
+    let mut sum = 0;
+    let mut drawn = None;
+    for (index, endpoint) in endpoints.iter().enumerate().filter(|(i, e)| Some(*i) != except && fits(e)) {
+        let weight = u64::from(endpoint.weight().get());
+        sum += weight;
+        if rng.u64(0..sum) < weight {
+            drawn = Some((index, endpoint));
+        }
+    }
+    drawn
+}
+
+fn in_turn<'a, E: Candidate>(
+    turns: &mut [i64],
+    endpoints: &'a [Arc<E>],
+    fits: impl Fn(&E) -> bool,
+) -> Option<&'a Arc<E>> {
+    let mut sum = 0;
+    let mut richest: Option<(&mut i64, &Arc<E>)> = None;
+    for (turn, endpoint) in turns.iter_mut().zip(endpoints).filter(|(_, e)| fits(e)) {
+        let weight = i64::from(endpoint.weight().get());
+        *turn += weight;
+        sum += weight;
+        if richest.as_ref().is_none_or(|(most, _)| **most < *turn) {
+            richest = Some((turn, endpoint));
+        }
+    }
+    richest.map(|(turn, endpoint)| {
+        *turn -= sum;
+        endpoint
+    })
+}
+
+/// The endpoints as stretches of one line, each as long as its weight; `ends` are their right ends.
+#[derive(Debug)]
+struct Weights {
+    ends: Box<[u64]>,
+}
+
+impl Weights {
+    fn new(weights: impl IntoIterator<Item = NonZeroU32>) -> Self {
+        let mut end = 0;
+        let ends = weights.into_iter().map(|weight| {
+            end += u64::from(weight.get());
+            end
+        });
+        Self { ends: ends.collect() }
+    }
+
+    /// An index by weight, never `except`: its stretch is cut out of the line. `None` when nothing is left.
+    fn draw(&self, except: Option<usize>, rng: &mut fastrand::Rng) -> Option<usize> {
+        let (start, length) = except.map_or((0, 0), |index| self.stretch(index));
+        let left = self.end(self.ends.len().checked_sub(1)) - length;
+        if left == 0 {
+            return None;
+        }
+        let point = rng.u64(0..left);
+        let point = if point < start { point } else { point + length };
+        Some(self.ends.partition_point(|&end| end <= point))
+    }
+
+    fn stretch(&self, index: usize) -> (u64, u64) {
+        let start = self.end(index.checked_sub(1));
+        (start, self.end(Some(index)).saturating_sub(start))
+    }
+
+    fn end(&self, index: Option<usize>) -> u64 {
+        index.and_then(|index| self.ends.get(index)).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RULES: [LoadBalancer; 4] =
+        [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random];
+
+    #[derive(Debug, Clone)]
+    struct Fake {
+        id: usize,
+        weight: NonZeroU32,
+        in_flight: u32,
+        latency: Option<f64>,
+        usable: bool,
+    }
+
+    impl Candidate for Fake {
+        fn id(&self) -> usize {
+            self.id
+        }
+
+        fn weight(&self) -> NonZeroU32 {
+            self.weight
+        }
+
+        fn in_flight(&self) -> u32 {
+            self.in_flight
+        }
+
+        fn latency(&self, _: Instant) -> Option<f64> {
+            self.latency
+        }
+
+        fn is_usable(&self, _: Instant) -> bool {
+            self.usable
+        }
+    }
+
+    fn fake(id: usize, weight: u32) -> Fake {
+        let weight = NonZeroU32::new(weight).expect("tests use weights above zero");
+        Fake { id, weight, in_flight: 0, latency: Some(1e6), usable: true }
+    }
+
+    struct Cluster {
+        balancer: Balancer,
+        endpoints: Vec<Arc<Fake>>,
+        rng: fastrand::Rng,
+    }
+
+    impl Cluster {
+        fn new(rule: LoadBalancer, fakes: impl IntoIterator<Item = Fake>) -> Self {
+            let endpoints: Vec<_> = fakes.into_iter().map(Arc::new).collect();
+            let balancer = Balancer::new(rule, endpoints.iter().map(|e| e.weight));
+            Self { balancer, endpoints, rng: fastrand::Rng::with_seed(7) }
+        }
+
+        fn pick(&mut self, tried: &[usize]) -> Option<usize> {
+            let avoid = tried_already(tried);
+            self.balancer.pick(&self.endpoints, &avoid, Instant::now(), &mut self.rng).map(|e| e.id)
+        }
+
+        fn picks(&mut self, times: usize) -> Vec<usize> {
+            (0..times).filter_map(|_| self.pick(&[])).collect()
+        }
+    }
+
+    fn tried_already(ids: &[usize]) -> Tried {
+        let mut tried = Tried::default();
+        ids.iter().for_each(|&id| tried.insert(id));
+        tried
+    }
+
+    #[test]
+    fn nothing_usable_gives_nothing() {
+        for rule in RULES {
+            assert_eq!(Cluster::new(rule, []).pick(&[]), None);
+            let resting = Fake { usable: false, ..fake(0, 1) };
+            assert_eq!(Cluster::new(rule, [resting.clone()]).pick(&[]), None);
+            assert_eq!(Cluster::new(rule, [resting.clone(), Fake { id: 1, ..resting }]).pick(&[0, 1]), None);
+        }
+    }
+
+    #[test]
+    fn a_balancer_of_another_list_still_finds_what_is_usable() {
+        for rule in [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest, LoadBalancer::Random] {
+            let mut cluster = Cluster::new(rule, [fake(0, 1), fake(1, 1), fake(2, 1)]);
+            cluster.endpoints.truncate(2);
+            assert!(cluster.picks(100).iter().all(|&id| id < 2));
+            assert_eq!(cluster.picks(100).len(), 100);
+        }
+    }
+
+    #[test]
+    fn the_only_one_is_used_again_though_it_was_tried() {
+        for rule in RULES {
+            assert_eq!(Cluster::new(rule, [fake(4, 1)]).pick(&[4]), Some(4));
+        }
+    }
+
+    #[test]
+    fn smooth_round_robin_spreads_the_turns_of_a_heavy_endpoint() {
+        let mut cluster = Cluster::new(LoadBalancer::RoundRobin, [fake(0, 5), fake(1, 1), fake(2, 1)]);
+        assert_eq!(cluster.picks(7), [0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn of_two_the_one_expected_to_answer_sooner_is_asked() {
+        let slow = Fake { latency: Some(9e6), ..fake(0, 1) };
+        let busy = Fake { in_flight: 3, ..fake(1, 1) };
+        let mut cluster = Cluster::new(LoadBalancer::PeakEwma, [slow.clone(), busy.clone()]);
+        assert!(cluster.picks(50).iter().all(|&id| id == 1), "4 × 1 ms before 1 × 9 ms");
+        let mut cluster = Cluster::new(LoadBalancer::LeastRequest, [slow, busy]);
+        assert!(cluster.picks(50).iter().all(|&id| id == 0), "the shorter queue, whatever the latency");
+    }
+
+    #[test]
+    fn the_oldest_try_is_forgotten_when_the_room_is_full() {
+        let tried = tried_already(&[0, 1, 2, 3, 4, 5, 6, 7, 8]);
+        assert!(!tried.contains(0));
+        assert!((1..=8).all(|id| tried.contains(id)));
+        assert!(!Tried::default().contains(0));
+    }
+
+    fn fakes() -> impl Strategy<Value = Vec<Fake>> {
+        let one = (1..1000_u32, 0..50_u32, prop::option::of(1e3..1e9_f64), any::<bool>());
+        prop::collection::vec(one, 1..12).prop_map(|all| {
+            let describe = |(id, (weight, in_flight, latency, usable))| Fake {
+                in_flight,
+                latency,
+                usable,
+                ..fake(id, weight)
+            };
+            all.into_iter().enumerate().map(describe).collect()
+        })
+    }
+
+    fn rules() -> impl Strategy<Value = LoadBalancer> {
+        prop::sample::select(RULES.to_vec())
+    }
+
+    proptest! {
+        #[test]
+        fn picks_a_usable_one_whenever_there_is_one_and_a_fresh_one_if_possible(
+            all in fakes(), rule in rules(), tried in prop::collection::vec(0..12_usize, 0..6), seed: u64,
+        ) {
+            let mut cluster = Cluster::new(rule, all.clone());
+            cluster.rng.seed(seed);
+            let usable: Vec<_> = all.iter().filter(|e| e.usable).map(|e| e.id).collect();
+            let fresh: Vec<_> = usable.iter().copied().filter(|id| !tried.contains(id)).collect();
+            for _ in 0..20 {
+                match cluster.pick(&tried) {
+                    None => prop_assert!(usable.is_empty()),
+                    Some(id) if fresh.is_empty() => prop_assert!(usable.contains(&id)),
+                    Some(id) => prop_assert!(fresh.contains(&id)),
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn equally_fast_idle_endpoints_are_used_by_weight(
+            weights in prop::collection::vec(1..20_u32, 2..7), rule in rules(), resting in 0..7_usize,
+        ) {
+            let all = weights.iter().enumerate();
+            let all = all.map(|(id, &weight)| Fake { usable: id != resting, ..fake(id, weight) });
+            let used: u32 = weights.iter().enumerate().filter(|(id, _)| *id != resting).map(|(_, w)| w).sum();
+            let picks = Cluster::new(rule, all).picks(20_000);
+            for (id, &weight) in weights.iter().enumerate().filter(|(id, _)| *id != resting) {
+                let share = picks.iter().filter(|&&picked| picked == id).count() as f64 / 20_000.0;
+                let due = f64::from(weight) / f64::from(used);
+                prop_assert!((share - due).abs() < 0.02, "endpoint {id}: {share} instead of {due}");
+            }
+        }
+
+        #[test]
+        fn under_load_queues_stand_in_proportion_to_weights(
+            weights in prop::collection::vec(1..6_u32, 2..5),
+            rule in prop::sample::select(vec![LoadBalancer::PeakEwma, LoadBalancer::LeastRequest]),
+        ) {
+            let all = weights.iter().enumerate().map(|(id, &weight)| fake(id, weight));
+            let mut cluster = Cluster::new(rule, all);
+            for _ in 0..2_000 {
+                let picked = cluster.pick(&[]).expect("all are usable");
+                Arc::make_mut(&mut cluster.endpoints[picked]).in_flight += 1;
+            }
+            let sum: u32 = weights.iter().sum();
+            for endpoint in &cluster.endpoints {
+                let share = f64::from(endpoint.in_flight) / 2_000.0;
+                let due = f64::from(endpoint.weight.get()) / f64::from(sum);
+                prop_assert!((share - due).abs() < 0.02, "{endpoint:?}: {share} instead of {due}");
+            }
+        }
+    }
+}

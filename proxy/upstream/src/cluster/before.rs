@@ -1,0 +1,110 @@
+//! What a cluster keeps of the one that it replaces: endpoints with their connections, standing and load, limits
+//! with what they let in, the retry budget. Only what a change concerns begins anew.
+
+use std::sync::Arc;
+
+use pillion_model as config;
+use pillion_model::EndpointUpdate;
+use pillion_model::policy::{OutlierDetection, Retry};
+use tokio::time::Instant;
+
+use super::budget::Budget;
+use super::outlier::Ejections;
+use super::set::{EndpointSet, Make};
+use super::{Cluster, Limits, Slots};
+use pillion_base::limits::Limit;
+
+/// The cluster of the same name until now.
+#[derive(Clone, Copy)]
+pub struct Before<'a> {
+    /// What it was made of.
+    pub of: &'a config::Cluster,
+    pub cluster: &'a Cluster,
+}
+
+impl Before<'_> {
+    /// Whether its connections are what `now` would open.
+    fn connects_like(&self, now: &config::Cluster) -> bool {
+        self.of.protocol == now.protocol && self.of.tls == now.tls && self.of.connection == now.connection
+    }
+
+    /// Whether its endpoints are learnt where those of `now` are: another name, or another port, is another source.
+    fn learns_like(&self, now: &config::Cluster) -> bool {
+        let (was, is) = (&self.of.discovery, &now.discovery);
+        let same =
+            was.as_ref().zip(is.as_ref()).map(|(was, is)| (&was.name, was.port) == (&is.name, is.port));
+        same.unwrap_or(false)
+    }
+}
+
+pub(super) fn ejections(policy: &OutlierDetection, before: Option<Before<'_>>) -> Arc<Ejections> {
+    let Some(before) = before else { return Ejections::new(policy) };
+    before.cluster.ejections.change(policy);
+    before.cluster.ejections.clone()
+}
+
+/// `said`: what the source can say at once. Without that the endpoints of before go on: of the same source they are what
+/// it said last, and those of a former source serve until the new one has answered.
+pub(super) fn endpoints(
+    of: &config::Cluster,
+    said: Option<EndpointUpdate>,
+    ejections: &Arc<Ejections>,
+    before: Option<Before<'_>>,
+    workers: usize,
+) -> EndpointSet {
+    let make = Make {
+        balancer: of.load_balancer,
+        ejections,
+        idle_timeout: of.connection.idle_timeout,
+        max_connections: of.limits.max_connections_per_endpoint,
+        workers,
+    };
+    let set = before.map(|before| before.cluster.endpoints.load_full());
+    let keeps = before.is_some_and(|before| before.connects_like(of));
+    let is_same_source = before.is_some_and(|before| before.learns_like(of));
+    let said = match (said, &set) {
+        (Some(said), _) => return EndpointSet::new(said, set.as_deref(), keeps, &make),
+        (None, Some(set)) if is_same_source => set.said.clone(),
+        (None, set) => EndpointUpdate {
+            cluster: of.name.as_str().into(),
+            problem: Some("its name has not been resolved yet".into()),
+            endpoints: set.as_ref().map(|set| set.said.endpoints.clone()).unwrap_or_default(),
+        },
+    };
+    let mut next = EndpointSet::new(said, set.as_deref(), keeps, &make);
+    next.is_of_former_source = match &set {
+        Some(set) => !is_same_source || set.is_of_former_source,
+        None => false,
+    };
+    next
+}
+
+pub(super) fn budget(retry: Option<&Retry>, before: Option<Before<'_>>) -> Option<Arc<Budget>> {
+    let rule = retry?.budget;
+    let kept = before.filter(|before| before.of.retry.as_ref().is_some_and(|retry| retry.budget == rule));
+    let kept = kept.and_then(|before| before.cluster.budget.clone());
+    Some(kept.unwrap_or_else(|| Arc::new(Budget::new(&rule, Instant::now().into_std()))))
+}
+
+pub(super) fn limits(of: &config::policy::Limits, before: Option<Before<'_>>) -> Limits {
+    let Some(before) = before else {
+        return Limits {
+            pending: Limit::new("max_pending_requests", of.max_pending_requests),
+            requests: Limit::new("max_requests", of.max_requests),
+            retries: Limit::new("max_retries", of.max_retries),
+        };
+    };
+    let limits = before.cluster.limits.clone();
+    limits.pending.set_max(of.max_pending_requests);
+    limits.requests.set_max(of.max_requests);
+    limits.retries.set_max(of.max_retries);
+    limits
+}
+
+/// A changed `max_connections` counts the connections that are opened from then on.
+pub(super) fn slots(max: u32, before: Option<Before<'_>>) -> Arc<Slots> {
+    match before.map(|before| &before.cluster.slots) {
+        Some(slots) if slots.max() == max => slots.clone(),
+        _ => Slots::new(max),
+    }
+}

@@ -1,0 +1,330 @@
+//! How many retries a cluster may make, measured by the first tries of the last ten seconds.
+//!
+//! A retry is allowed while, within the window,
+//!
+//! ```text
+//! retries + 1 <= max(ratio × first tries, min_per_second × 10)
+//! ```
+//!
+//! The larger of the two and not, as in linkerd and Finagle, their sum: a busy service then multiplies its
+//! load by no more than the ratio that was written, and `min_per_second` is what its name says, a floor
+//! for services too quiet for the ratio to mean anything. The window is the current second and the nine
+//! before it. A refused retry takes nothing from the budget.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use pillion_model::policy::RetryBudget;
+
+/// Seconds. Long enough that one slow second does not empty it, as linkerd and Finagle have it.
+const WINDOW: usize = 10;
+
+/// Shares are counted in millionths, as integers: 29 % of 100 tries are 29 retries, and not the 28 that
+/// floating point makes of them.
+const MILLION: u64 = 1_000_000;
+
+/// The budget of one cluster, shared by all workers.
+#[derive(Debug)]
+pub struct Budget {
+    epoch: Instant,
+    ratio_millionths: u64,
+    floor: u64,
+    first_tries: FirstTries,
+    retries: Mutex<Retries>,
+}
+
+impl Budget {
+    /// `epoch`: any moment not after the first use; times before it count as it.
+    pub fn new(rule: &RetryBudget, epoch: Instant) -> Self {
+        Self {
+            epoch,
+            ratio_millionths: (rule.ratio * MILLION as f64).round() as u64,
+            floor: u64::from(rule.min_per_second) * WINDOW as u64,
+            first_tries: FirstTries::default(),
+            retries: Mutex::default(),
+        }
+    }
+
+    /// Once per request that may be retried, with its first try. No lock.
+    pub fn deposit(&self, now: Instant) {
+        self.first_tries.add(self.second(now));
+    }
+
+    /// Once per retry, before it. Withdrawals take turns, so that two can not both take the last one; a first
+    /// try counted meanwhile only adds to the allowance.
+    pub fn try_withdraw(&self, now: Instant) -> bool {
+        let mut retries = self.retries.lock();
+        let second = retries.advance(self.second(now));
+        let allowed = retries.sum() < self.allowance(second);
+        retries.add(u32::from(allowed));
+        allowed
+    }
+
+    /// Retries that would be allowed now; for people who ask.
+    pub fn left(&self, now: Instant) -> u64 {
+        let mut retries = self.retries.lock();
+        let second = retries.advance(self.second(now));
+        self.allowance(second).saturating_sub(retries.sum())
+    }
+
+    fn allowance(&self, second: u32) -> u64 {
+        let by_ratio = self.ratio_millionths.saturating_mul(self.first_tries.sum(second)) / MILLION;
+        by_ratio.max(self.floor)
+    }
+
+    fn second(&self, now: Instant) -> u32 {
+        u32::try_from(now.saturating_duration_since(self.epoch).as_secs()).unwrap_or(u32::MAX)
+    }
+}
+
+/// A count per second. Each slot is one word (upper half: the second, lower half: the count), so that a count
+/// and its second can not be torn apart.
+#[derive(Debug, Default)]
+struct FirstTries([AtomicU64; WINDOW]);
+
+impl FirstTries {
+    fn add(&self, second: u32) {
+        let Some(slot) = self.0.get(second as usize % WINDOW) else { return };
+        let mut word = slot.load(Relaxed);
+        while let Some(next) = Self::counted(word, second) {
+            match slot.compare_exchange_weak(word, next, Relaxed, Relaxed) {
+                Ok(_) => return,
+                Err(current) => word = current,
+            }
+        }
+    }
+
+    /// `None`: the slot has gone on to a later second, or is full.
+    fn counted(word: u64, second: u32) -> Option<u64> {
+        let (held, count) = Self::unpack(word);
+        match held.cmp(&second) {
+            std::cmp::Ordering::Less => Some(u64::from(second) << 32 | 1),
+            std::cmp::Ordering::Equal => (count < u32::MAX).then(|| word + 1),
+            std::cmp::Ordering::Greater => None,
+        }
+    }
+
+    /// In the window that ends with `second`. Later ones count too: another worker's clock read, a moment
+    /// ahead.
+    fn sum(&self, second: u32) -> u64 {
+        let words = self.0.iter().map(|slot| Self::unpack(slot.load(Relaxed)));
+        words
+            .filter(|(held, _)| u64::from(*held) + WINDOW as u64 > u64::from(second))
+            .map(|(_, n)| u64::from(n))
+            .sum()
+    }
+
+    fn unpack(word: u64) -> (u32, u32) {
+        ((word >> 32) as u32, word as u32)
+    }
+}
+
+/// A count per second up to `latest`.
+#[derive(Debug, Default)]
+struct Retries {
+    counts: [u32; WINDOW],
+    latest: u32,
+}
+
+impl Retries {
+    /// Forgets what has left the window. A clock read that was overtaken on its way to the lock counts as
+    /// now.
+    fn advance(&mut self, second: u32) -> u32 {
+        let passed = second.saturating_sub(self.latest);
+        self.latest = self.latest.max(second);
+        for back in 0..passed.min(WINDOW as u32) {
+            *self.slot(self.latest - back) = 0;
+        }
+        self.latest
+    }
+
+    fn add(&mut self, count: u32) {
+        *self.slot(self.latest) += count;
+    }
+
+    fn sum(&self) -> u64 {
+        self.counts.iter().copied().map(u64::from).sum()
+    }
+
+    fn slot(&mut self, second: u32) -> &mut u32 {
+        &mut self.counts[second as usize % WINDOW] // below WINDOW, the array's length
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rule(ratio: f64, min_per_second: u32) -> RetryBudget {
+        RetryBudget { ratio, min_per_second }
+    }
+
+    struct Story {
+        start: Instant,
+        budget: Budget,
+    }
+
+    impl Story {
+        fn begin(ratio: f64, min_per_second: u32) -> Self {
+            let start = Instant::now();
+            Self { start, budget: Budget::new(&rule(ratio, min_per_second), start) }
+        }
+
+        fn first_tries(&self, count: usize, at: u64) -> &Self {
+            (0..count).for_each(|_| self.budget.deposit(self.start + Duration::from_millis(at)));
+            self
+        }
+
+        /// Of so many wanted.
+        fn retries(&self, wanted: usize, at: u64) -> usize {
+            (0..wanted).filter(|_| self.budget.try_withdraw(self.start + Duration::from_millis(at))).count()
+        }
+    }
+
+    #[test]
+    fn without_first_tries_and_floor_nothing_is_retried() {
+        assert_eq!(Story::begin(0.2, 0).retries(10, 0), 0);
+        assert_eq!(Story::begin(0.0, 0).first_tries(1_000, 0).retries(10, 0), 0);
+    }
+
+    #[test]
+    fn the_ratio_is_exact_for_every_percentage() {
+        for percent in 0..=200_u32 {
+            let story = Story::begin(f64::from(percent) / 100.0, 0);
+            let retries = story.first_tries(100, 0).retries(300, 0);
+            assert_eq!(retries, percent as usize, "{percent} % of 100");
+        }
+    }
+
+    #[test]
+    fn twenty_percent_is_one_in_five_and_not_sooner() {
+        let story = Story::begin(0.2, 0);
+        assert_eq!(story.first_tries(4, 0).retries(1, 0), 0);
+        assert_eq!(story.first_tries(1, 0).retries(2, 0), 1);
+    }
+
+    #[test]
+    fn a_quiet_service_has_its_floor_and_a_busy_one_no_more_than_its_ratio() {
+        assert_eq!(Story::begin(0.2, 10).first_tries(1, 0).retries(500, 0), 100);
+        assert_eq!(Story::begin(0.2, 10).first_tries(1_000, 0).retries(500, 0), 200);
+    }
+
+    #[test]
+    fn first_tries_count_for_ten_seconds() {
+        assert_eq!(Story::begin(0.2, 0).first_tries(10, 900).retries(9, 9_999), 2);
+        assert_eq!(Story::begin(0.2, 0).first_tries(10, 900).retries(9, 10_000), 0);
+    }
+
+    #[test]
+    fn retries_burden_the_budget_for_ten_seconds() {
+        let story = Story::begin(0.0, 1);
+        assert_eq!(story.retries(99, 500), 10);
+        assert_eq!(story.retries(99, 9_999), 0);
+        assert_eq!(story.retries(99, 10_000), 10);
+        assert_eq!(story.retries(99, 500_000), 10);
+    }
+
+    #[test]
+    fn a_refused_retry_takes_nothing() {
+        let story = Story::begin(0.2, 0);
+        assert_eq!(story.retries(50, 0), 0);
+        assert_eq!(story.first_tries(5, 0).retries(50, 0), 1);
+    }
+
+    #[test]
+    fn an_overtaken_clock_read_does_not_reopen_a_past_second() {
+        let story = Story::begin(0.0, 1);
+        assert_eq!(story.retries(99, 20_000), 10);
+        assert_eq!(story.retries(99, 3_000), 0);
+    }
+
+    #[test]
+    fn threads_together_never_take_more_than_is_there() {
+        let story = Story::begin(0.2, 0);
+        let (tries, retries) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for step in 0..5_000 {
+                        if step % 3 == 0 {
+                            // Counted before it is deposited, so `tries` is never behind the budget.
+                            tries.fetch_add(1, Relaxed);
+                            story.first_tries(1, 0);
+                        }
+                        retries.fetch_add(story.retries(1, 0), Relaxed);
+                        let taken = retries.load(Relaxed);
+                        assert!(taken * 5 <= tries.load(Relaxed), "{taken} retries");
+                    }
+                });
+            }
+        });
+        story.retries(1, 0);
+        assert_eq!(retries.load(Relaxed), tries.load(Relaxed) / 5, "and all that is there");
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        FirstTry,
+        Retry,
+        Pass { millis: u64 },
+    }
+
+    /// Two lists of moments and the formula.
+    struct Model {
+        percent: u64,
+        floor: u64,
+        first_tries: Vec<u64>,
+        retries: Vec<u64>,
+    }
+
+    impl Model {
+        fn within(moments: &[u64], now: u64) -> u64 {
+            moments.iter().filter(|&&at| at / 1000 + 10 > now / 1000).count() as u64
+        }
+
+        fn may_retry(&mut self, now: u64) -> bool {
+            let wanted = Self::within(&self.retries, now) + 1;
+            let allowed = wanted * 100 <= self.percent * Self::within(&self.first_tries, now);
+            let allowed = allowed || wanted <= self.floor * 10;
+            self.retries.extend(allowed.then_some(now));
+            allowed
+        }
+    }
+
+    fn events() -> impl Strategy<Value = Vec<Event>> {
+        let event = prop_oneof![
+            5 => Just(Event::FirstTry),
+            3 => Just(Event::Retry),
+            1 => (0..3_000_u64).prop_map(|millis| Event::Pass { millis }),
+            1 => (0..30_000_u64).prop_map(|millis| Event::Pass { millis }),
+        ];
+        prop::collection::vec(event, 0..400)
+    }
+
+    proptest! {
+        #[test]
+        fn decides_as_the_formula_does(percent in 0..150_u32, floor in 0..3_u32, events in events()) {
+            let story = Story::begin(f64::from(percent) / 100.0, floor);
+            let mut model = Model {
+                percent: percent.into(), floor: floor.into(), first_tries: Vec::new(), retries: Vec::new(),
+            };
+            let mut now = 0;
+            for event in events {
+                match event {
+                    Event::Pass { millis } => now += millis,
+                    Event::FirstTry => {
+                        story.first_tries(1, now);
+                        model.first_tries.push(now);
+                    }
+                    Event::Retry => prop_assert_eq!(story.retries(1, now) == 1, model.may_retry(now)),
+                }
+            }
+        }
+    }
+}

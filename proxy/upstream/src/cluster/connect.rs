@@ -1,0 +1,187 @@
+//! Opens one transport to an endpoint: TCP and TLS, together within the cluster's `connect_timeout`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::time::timeout;
+
+use super::Cluster;
+use pillion_base::error::Error;
+use pillion_base::ground::Ground;
+use pillion_base::net::descriptors::is_short_of_descriptors;
+use pillion_base::net::{Prefixed, Stream, Transport};
+use pillion_model::Direction;
+use pillion_model::Reason;
+use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Metrics, Protocol};
+use pillion_tls::admission::Admission;
+use pillion_tls::client::Purpose;
+use pillion_tls::{Alpn, TlsError, refusals};
+
+/// An open transport, and what was agreed on in its handshake.
+pub struct Connected {
+    pub transport: Transport,
+    pub alpn: Option<Alpn>,
+    /// `None`: plaintext, where nobody is judged.
+    pub admission: Option<Arc<Admission>>,
+}
+
+/// A failure is counted here, a success by [`opened`] of whoever learns what is spoken.
+///
+/// # Errors
+/// `connect_refused`, `connect_timeout`, `tls_error`, `peer_identity_mismatch`.
+pub async fn connect(
+    cluster: &Cluster,
+    address: SocketAddr,
+    ground: &Ground,
+    purpose: Purpose,
+) -> Result<Connected, Error> {
+    let attempt = Attempt { cluster, address, ground };
+    let connected = timeout(cluster.connect_timeout, attempt.run(purpose)).await;
+    let connected = connected.unwrap_or_else(|_elapsed| Err(attempt.timed_out()));
+    let service = &*cluster.name;
+    match &connected {
+        Ok(_) => tracing::debug!(service, endpoint = %address, "connection opened"),
+        Err(error) => {
+            tracing::debug!(service, endpoint = %address, reason = error.reason.code(), "connection failed");
+            cluster.connection_opened(ground, Protocol::Unknown, outcome(error));
+        }
+    }
+    connected
+}
+
+/// Counts a connection that speaks `protocol`, when it is known whether the server takes us.
+pub fn opened(cluster: &Cluster, ground: &Ground, protocol: Protocol, admission: Option<&Arc<Admission>>) {
+    let Some(admission) = admission else {
+        return cluster.connection_opened(ground, protocol, ConnectionOutcome::Ok);
+    };
+    let (metrics, direction, symbol, tls) =
+        (ground.metrics.clone(), cluster.direction(), cluster.symbol, cluster.tls_label());
+    admission.when_known(move |refused| {
+        let outcome = if refused.is_some() { ConnectionOutcome::TlsError } else { ConnectionOutcome::Ok };
+        metrics.connections(direction, symbol, protocol, tls, outcome).inc();
+    });
+}
+
+/// What a request or a connection ends with whose server has refused us in TLS, or broke TLS.
+pub fn tls_failed(address: SocketAddr, service: &str, failed: &TlsError) -> Error {
+    let mismatch = failed.is_identity_mismatch();
+    let reason = if mismatch { Reason::PeerIdentityMismatch } else { Reason::TlsError };
+    Error::new(reason, format!("TLS with {address} of \"{service}\" failed: {failed}"))
+}
+
+struct Attempt<'a> {
+    cluster: &'a Cluster,
+    address: SocketAddr,
+    ground: &'a Ground,
+}
+
+impl Attempt<'_> {
+    async fn run(&self, purpose: Purpose) -> Result<Connected, Error> {
+        let stream = match self.dial().await {
+            Err(error) if is_short_of_descriptors(&error) => {
+                self.ground.strangers.free_descriptors().await;
+                self.dial().await
+            }
+            dialled => dialled,
+        };
+        let stream = stream.map_err(|error| self.unreachable(&error))?;
+        let Some(tls) = self.cluster.tls() else {
+            let transport = Transport::Plain(Prefixed::new(stream));
+            return Ok(Connected { transport, alpn: None, admission: None });
+        };
+        let (stream, alpn) = match tls.connect(stream, purpose).await {
+            Ok(connected) => connected,
+            Err(error) => {
+                self.handshakes().ended(Some(&error));
+                return Err(tls_failed(self.address, &self.cluster.name, &error));
+            }
+        };
+        let (admission, handshakes) = (stream.admission().clone(), self.handshakes());
+        admission.when_known(move |refused| handshakes.ended(refused));
+        Ok(Connected { transport: Transport::Connected(Box::new(stream)), alpn, admission: Some(admission) })
+    }
+
+    async fn dial(&self) -> io::Result<Stream> {
+        let Cluster { leg, connection, .. } = self.cluster;
+        self.ground.network.connect(self.address, *leg, connection.keepalive).await
+    }
+
+    fn handshakes(&self) -> Handshakes {
+        Handshakes {
+            metrics: self.ground.metrics.clone(),
+            direction: self.cluster.direction(),
+            service: self.cluster.name.clone(),
+            endpoint: self.address,
+        }
+    }
+
+    fn unreachable(&self, error: &io::Error) -> Error {
+        let (address, name) = (self.address, &self.cluster.name);
+        match error.kind() {
+            io::ErrorKind::TimedOut => self.timed_out(),
+            _ if is_short_of_descriptors(error) || error.kind() == io::ErrorKind::AddrNotAvailable => {
+                Error::new(
+                    Reason::Overloaded,
+                    format!(
+                        "no descriptor or port is left for a connection to {address} of \"{name}\": {error}"
+                    ),
+                )
+            }
+            io::ErrorKind::ConnectionRefused => Error::new(
+                Reason::ConnectRefused,
+                format!("{address} of \"{name}\" refused the connection: is anything listening there?"),
+            ),
+            _ => Error::new(
+                Reason::ConnectRefused,
+                format!("{address} of \"{name}\" could not be connected to: {error}"),
+            ),
+        }
+    }
+
+    fn timed_out(&self) -> Error {
+        Error::new(
+            Reason::ConnectTimeout,
+            format!(
+                "{} of \"{}\" did not finish connecting within {:?} (connect_timeout, TCP and TLS together)",
+                self.address, self.cluster.name, self.cluster.connect_timeout
+            ),
+        )
+    }
+}
+
+/// Where handshakes with an endpoint are counted, and those that failed told.
+struct Handshakes {
+    metrics: Arc<Metrics>,
+    direction: Direction,
+    service: Arc<str>,
+    endpoint: SocketAddr,
+}
+
+impl Handshakes {
+    /// `None`: it went well.
+    fn ended(&self, failed: Option<&TlsError>) {
+        let outcome = match failed {
+            None => HandshakeOutcome::Ok,
+            Some(error) if error.is_identity_mismatch() => HandshakeOutcome::Identity,
+            Some(_) => HandshakeOutcome::Failed,
+        };
+        self.metrics.handshakes(self.direction, outcome).inc();
+        let Some(error) = failed else { return };
+        let (service, endpoint, cause) = (&*self.service, self.endpoint, error.cause);
+        match refusals::untold_before(self.direction, error) {
+            Some(more) => tracing::warn!(service, %endpoint, cause, more, "outbound TLS failed: {error}"),
+            None => tracing::debug!(service, %endpoint, cause, "outbound TLS failed: {error}"),
+        }
+    }
+}
+
+/// How the setting-up of a connection ended, in the metric's words.
+pub const fn outcome(error: &Error) -> ConnectionOutcome {
+    match error.reason {
+        Reason::ConnectRefused => ConnectionOutcome::Refused,
+        Reason::ConnectTimeout => ConnectionOutcome::Timeout,
+        Reason::TlsError | Reason::PeerIdentityMismatch => ConnectionOutcome::TlsError,
+        _ => ConnectionOutcome::Failed,
+    }
+}

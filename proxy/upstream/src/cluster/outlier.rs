@@ -1,0 +1,743 @@
+//! Notices endpoints that keep failing and rests them for a while.
+//!
+//! Pure: callers bring `now` and what came of each try. One [`Outlier`] per endpoint, one [`Ejections`] per
+//! cluster, which knows how many may rest at once.
+//!
+//! ```text
+//! Closed ── errors in a row, and Ejections agree ──▶ Ejected(until)
+//!   ▲                                                     │ until has passed, one request is admitted
+//!   │                                                     ▼
+//!   └───────────────── it succeeds ──────────────────  Probing ── it fails ──▶ Ejected(until), longer
+//! ```
+//!
+//! A rest lasts `base_ejection` times the number of ejections in a row, at most [`LONGEST_REST`]. Every full
+//! `base_ejection` that an endpoint then stays closed takes one from that number. What ends while its
+//! endpoint rests was sent before the ejection and changes nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use pillion_model::policy::OutlierDetection;
+
+use pillion_base::error::{Error, Sent};
+use pillion_model::Reason;
+
+/// As Envoy's `max_ejection_time`; a longer `base_ejection` is kept as written.
+const LONGEST_REST: Duration = Duration::from_secs(300);
+
+/// How long nobody else probes while a probe is out. A probe that never reports, in any way, would else
+/// keep its endpoint away for ever. 5 s: longer than most answers take, shorter than any rest matters.
+const PROBE_LEASE: Duration = Duration::from_secs(5);
+
+/// An endpoint in this state is used without restriction.
+const CLOSED: u64 = 0;
+
+/// What an endpoint did wrong; the `cause` label of `pillion_endpoint_ejections_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// A 5xx of the endpoint's own making.
+    Status,
+    Reset,
+    Connect,
+    Timeout,
+}
+
+impl Cause {
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Status => "5xx",
+            Self::Reset => "reset",
+            Self::Connect => "connect_failure",
+            Self::Timeout => "timeout",
+        }
+    }
+
+    /// `None`: not the endpoint's fault. A refused stream, a GOAWAY or a pooled connection that had gone
+    /// stale is an endpoint's right, and a full limit is our own doing.
+    pub fn of(error: &Error) -> Option<Self> {
+        match error.reason {
+            Reason::ConnectRefused
+            | Reason::ConnectTimeout
+            | Reason::TlsError
+            | Reason::PeerIdentityMismatch => Some(Self::Connect),
+            Reason::UpstreamReset
+            | Reason::UpstreamClosed
+            | Reason::ProtocolError
+            | Reason::UpgradeFailed => (error.sent == Sent::Perhaps).then_some(Self::Reset),
+            Reason::PerTryTimeout | Reason::RequestTimeout => Some(Self::Timeout),
+            _ => None,
+        }
+    }
+
+    pub fn of_status(status: http::StatusCode) -> Option<Self> {
+        status.is_server_error().then_some(Self::Status)
+    }
+}
+
+/// An endpoint was sent to rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ejected {
+    pub rest: Duration,
+    pub cause: Cause,
+}
+
+/// A cluster's policy, which a reload may change, and how many of its endpoints are ejected and may be:
+/// `max_ejected` of them, rounded down, never the last.
+#[derive(Debug)]
+pub struct Ejections {
+    /// `max_ejected`, as the bits of an `f64`.
+    share: AtomicU64,
+    allowed: AtomicU32,
+    ejected: AtomicU32,
+    /// Errors in a row that eject; [`NEVER`] none do.
+    threshold: AtomicU32,
+    /// Nanoseconds of the first rest, never zero.
+    base: AtomicU64,
+}
+
+const NEVER: u32 = u32::MAX;
+
+impl Ejections {
+    /// Allows none until it is told of how many endpoints.
+    pub fn new(policy: &OutlierDetection) -> Arc<Self> {
+        let zero = || AtomicU32::new(0);
+        let (share, base) = (AtomicU64::new(0), AtomicU64::new(0));
+        let new = Self { share, allowed: zero(), ejected: zero(), threshold: zero(), base };
+        new.change(policy);
+        Arc::new(new)
+    }
+
+    /// How many of the cluster's endpoints may be ejected at once.
+    pub fn allow_of(&self, endpoints: usize) {
+        self.allowed.store(allowed(f64::from_bits(self.share.load(Relaxed)), endpoints), Relaxed);
+    }
+
+    /// From now on; for how many endpoints, [`Self::allow_of`] says next. What rests already goes on resting.
+    pub fn change(&self, policy: &OutlierDetection) {
+        self.share.store(policy.max_ejected.to_bits(), Relaxed);
+        self.threshold.store(policy.consecutive_errors.unwrap_or(NEVER), Relaxed);
+        self.base.store(nanos(policy.base_ejection.max(Duration::from_millis(1))), Relaxed);
+    }
+
+    fn threshold(&self) -> Option<u32> {
+        Some(self.threshold.load(Relaxed)).filter(|threshold| *threshold != NEVER)
+    }
+
+    fn base(&self) -> Duration {
+        Duration::from_nanos(self.base.load(Relaxed))
+    }
+
+    /// Including those whose rest is over and whose probe is still out.
+    pub fn ejected(&self) -> u32 {
+        self.ejected.load(Relaxed)
+    }
+
+    fn try_eject(&self) -> bool {
+        self.ejected
+            .fetch_update(Relaxed, Relaxed, |ejected| {
+                (ejected < self.allowed.load(Relaxed)).then(|| ejected + 1)
+            })
+            .is_ok()
+    }
+
+    fn release(&self) {
+        self.ejected.fetch_sub(1, Relaxed);
+    }
+}
+
+fn allowed(share: f64, endpoints: usize) -> u32 {
+    let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
+    // The millionth is for 29 % of 100, which floating point puts just below 29.
+    let by_share = (share * f64::from(endpoints) + 1e-6) as u32;
+    by_share.min(endpoints.saturating_sub(1))
+}
+
+/// What is to be said of an endpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    Available,
+    /// Not used for so long.
+    Ejected(Duration),
+    /// Its rest is over: one request at a time may try it.
+    Probing,
+}
+
+/// One endpoint's standing, shared by all workers.
+#[derive(Debug)]
+pub struct Outlier {
+    /// [`CLOSED`], or the [`Rest`]. Changed under the lock of `history`, but for a probe's claim.
+    rest: AtomicU64,
+    /// In a row, while closed.
+    errors: AtomicU32,
+    history: Mutex<History>,
+    cluster: Arc<Ejections>,
+    epoch: Instant,
+}
+
+/// What an [`Outlier`] is when it is not closed: not used before a moment, then by one request at a time.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    /// Nanoseconds since the epoch, below 2^62 (146 years). Ejected: when the rest is over; probing: when the
+    /// lease is.
+    until: u64,
+    probing: bool,
+}
+
+impl Rest {
+    /// Never zero, which means closed: the highest bit is always set, the lowest is `probing`.
+    fn pack(self) -> u64 {
+        1 << 63 | self.until << 1 | u64::from(self.probing)
+    }
+
+    fn unpack(word: u64) -> Option<Self> {
+        (word != CLOSED).then_some(Self { until: (word & !(1 << 63)) >> 1, probing: word & 1 == 1 })
+    }
+}
+
+#[derive(Debug)]
+struct History {
+    /// Ejections in a row.
+    row: u32,
+    closed_since: Instant,
+}
+
+impl Outlier {
+    /// `epoch`: any moment not after the first use; times before it count as it.
+    pub fn new(cluster: Arc<Ejections>, epoch: Instant) -> Self {
+        Self {
+            rest: AtomicU64::new(CLOSED),
+            errors: AtomicU32::new(0),
+            history: Mutex::new(History { row: 0, closed_since: epoch }),
+            cluster,
+            epoch,
+        }
+    }
+
+    /// May a request be sent there? Past its rest an endpoint is usable for one probe; [`admit`](Self::admit)
+    /// says for whose. One load where all is well.
+    pub fn is_usable(&self, now: Instant) -> bool {
+        self.resting().is_none_or(|rest| self.is_due(rest, now))
+    }
+
+    /// Closed, that is neither ejected nor waiting for its probe.
+    pub fn is_closed(&self) -> bool {
+        self.resting().is_none()
+    }
+
+    /// For people who ask.
+    pub fn standing(&self, now: Instant) -> Standing {
+        match self.resting() {
+            None => Standing::Available,
+            Some(rest) if rest.probing || self.is_due(rest, now) => Standing::Probing,
+            Some(rest) => {
+                let left = rest.until.saturating_sub(self.after(Duration::ZERO, now));
+                Standing::Ejected(Duration::from_nanos(left))
+            }
+        }
+    }
+
+    /// Once per try, after the pick: claims the probe where one is due. `false`: somebody else probes or the
+    /// rest is not over; pick another.
+    pub fn admit(&self, now: Instant) -> bool {
+        let word = self.rest.load(Relaxed);
+        let Some(rest) = Rest::unpack(word) else { return true };
+        let claim = Rest { until: self.after(PROBE_LEASE, now), probing: true };
+        // Strong: a claim refused for no reason would leave the endpoint out of this request.
+        self.is_due(rest, now) && self.rest.compare_exchange(word, claim.pack(), Relaxed, Relaxed).is_ok()
+    }
+
+    /// Two loads where all is well.
+    pub fn on_success(&self, now: Instant) {
+        match self.resting() {
+            None if self.errors.load(Relaxed) == 0 => {}
+            None => self.errors.store(0, Relaxed),
+            Some(rest) if rest.probing => self.close(now),
+            Some(_) => {}
+        }
+    }
+
+    /// A try ended and says nothing of the endpoint: its caller went away, or its connection had been closed
+    /// in the meantime. If it was the probe, the next request may be.
+    pub fn on_neither(&self, now: Instant) {
+        if self.is_closed() {
+            return;
+        }
+        let _turn = self.history.lock();
+        if self.resting().is_some_and(|rest| rest.probing) {
+            let due = Rest { until: self.after(Duration::ZERO, now), probing: false };
+            self.rest.store(due.pack(), Relaxed);
+        }
+    }
+
+    /// `Some`: that was one too many.
+    pub fn on_error(&self, now: Instant, cause: Cause) -> Option<Ejected> {
+        let threshold = self.cluster.threshold()?;
+        let rest = match self.resting() {
+            Some(rest) if rest.probing => self.eject_again(now),
+            Some(_) => None,
+            None if self.count_error() < threshold => None,
+            None => self.eject(now),
+        };
+        rest.map(|rest| Ejected { rest, cause })
+    }
+
+    /// Wraps after four billion errors that were not allowed to eject, and is as far as before soon after.
+    fn count_error(&self) -> u32 {
+        self.errors.fetch_add(1, Relaxed).saturating_add(1)
+    }
+
+    fn eject(&self, now: Instant) -> Option<Duration> {
+        let mut history = self.history.lock();
+        // Another worker may have been here between our look and the lock.
+        if !self.is_closed() || !self.cluster.try_eject() {
+            return None;
+        }
+        let clean =
+            now.saturating_duration_since(history.closed_since).as_nanos() / self.cluster.base().as_nanos();
+        history.row = history.row.saturating_sub(u32::try_from(clean).unwrap_or(u32::MAX));
+        Some(self.rest_longer(&mut history, now))
+    }
+
+    fn eject_again(&self, now: Instant) -> Option<Duration> {
+        let mut history = self.history.lock();
+        self.resting().filter(|rest| rest.probing).map(|_| self.rest_longer(&mut history, now))
+    }
+
+    fn rest_longer(&self, history: &mut History, now: Instant) -> Duration {
+        history.row = history.row.saturating_add(1);
+        let base = self.cluster.base();
+        let lasts = base.saturating_mul(history.row).min(LONGEST_REST.max(base));
+        self.rest.store(Rest { until: self.after(lasts, now), probing: false }.pack(), Relaxed);
+        lasts
+    }
+
+    fn close(&self, now: Instant) {
+        let mut history = self.history.lock();
+        if self.resting().is_some_and(|rest| rest.probing) {
+            history.closed_since = now;
+            self.errors.store(0, Relaxed);
+            self.rest.store(CLOSED, Relaxed);
+            self.cluster.release();
+        }
+    }
+
+    fn resting(&self) -> Option<Rest> {
+        Rest::unpack(self.rest.load(Relaxed))
+    }
+
+    fn is_due(&self, rest: Rest, now: Instant) -> bool {
+        self.after(Duration::ZERO, now) >= rest.until
+    }
+
+    /// In [`Rest`]'s terms. Not `now + pause`: an operator's pause may be longer than an `Instant` can tell.
+    fn after(&self, pause: Duration, now: Instant) -> u64 {
+        nanos(now.saturating_duration_since(self.epoch).saturating_add(pause))
+    }
+}
+
+/// At most what 62 bits hold.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 2)
+}
+
+impl Drop for Outlier {
+    /// An endpoint that leaves its cluster gives its place among the ejected back.
+    fn drop(&mut self) {
+        if !self.is_closed() {
+            self.cluster.release();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BASE: u64 = 30;
+
+    fn policy(consecutive_errors: u32, max_ejected: f64) -> OutlierDetection {
+        let consecutive_errors = Some(consecutive_errors);
+        OutlierDetection { consecutive_errors, base_ejection: secs(BASE), max_ejected }
+    }
+
+    fn secs(n: u64) -> Duration {
+        Duration::from_secs(n)
+    }
+
+    struct Cluster {
+        start: Instant,
+        ejections: Arc<Ejections>,
+        endpoints: Vec<Outlier>,
+    }
+
+    impl Cluster {
+        fn of(endpoints: usize, policy: &OutlierDetection) -> Self {
+            let start = Instant::now();
+            let ejections = Ejections::new(policy);
+            ejections.allow_of(endpoints);
+            let outlier = |_| Outlier::new(Arc::clone(&ejections), start);
+            Self { start, endpoints: (0..endpoints).map(outlier).collect(), ejections }
+        }
+
+        /// Endpoint 0 of two that eject after three errors.
+        fn pair() -> Self {
+            Self::of(2, &policy(3, 0.5))
+        }
+
+        fn at(&self, second: u64) -> Instant {
+            self.start + secs(second)
+        }
+
+        fn fails(&self, endpoint: usize, times: usize, second: u64) -> Option<Duration> {
+            let ejected = |_| self.endpoints[endpoint].on_error(self.at(second), Cause::Reset);
+            (0..times).filter_map(ejected).reduce(|_, later| later).map(|ejected| ejected.rest)
+        }
+
+        fn is_usable(&self, endpoint: usize, second: u64) -> bool {
+            self.endpoints[endpoint].is_usable(self.at(second))
+        }
+
+        fn admits(&self, endpoint: usize, second: u64) -> bool {
+            self.endpoints[endpoint].admit(self.at(second))
+        }
+
+        fn succeeds(&self, endpoint: usize, second: u64) {
+            self.endpoints[endpoint].on_success(self.at(second));
+        }
+    }
+
+    #[test]
+    fn errors_in_a_row_eject_and_a_success_between_forgives() {
+        let cluster = Cluster::pair();
+        assert_eq!(cluster.fails(0, 2, 0), None);
+        cluster.succeeds(0, 0);
+        assert_eq!(cluster.fails(0, 2, 0), None);
+        assert!(cluster.is_usable(0, 0));
+        assert_eq!(cluster.fails(0, 1, 0), Some(secs(30)));
+        assert!(!cluster.is_usable(0, 29));
+        assert!(!cluster.admits(0, 29));
+    }
+
+    #[test]
+    fn the_ejection_tells_its_cause() {
+        let cluster = Cluster::of(2, &policy(1, 0.5));
+        let ejected = cluster.endpoints[0].on_error(cluster.start, Cause::Connect);
+        assert_eq!(ejected, Some(Ejected { rest: secs(30), cause: Cause::Connect }));
+    }
+
+    #[test]
+    fn a_rested_endpoint_is_probed_once_and_comes_back() {
+        let cluster = Cluster::pair();
+        cluster.fails(0, 3, 0);
+        assert!(cluster.is_usable(0, 30));
+        assert!(cluster.admits(0, 30), "the probe");
+        assert!(!cluster.is_usable(0, 30), "somebody probes");
+        assert!(!cluster.admits(0, 30));
+        assert_eq!(cluster.ejections.ejected(), 1);
+        cluster.succeeds(0, 31);
+        assert!(cluster.endpoints[0].is_closed());
+        assert_eq!(cluster.ejections.ejected(), 0);
+        assert_eq!(cluster.fails(0, 2, 31), None, "errors count anew");
+    }
+
+    #[test]
+    fn a_failed_probe_rests_the_endpoint_longer_up_to_five_minutes() {
+        let cluster = Cluster::pair();
+        assert_eq!(cluster.fails(0, 3, 0), Some(secs(30)));
+        let mut now = 30;
+        for round in 2..14 {
+            assert!(cluster.admits(0, now));
+            let rest = cluster.fails(0, 1, now).expect("a failed probe ejects at once");
+            assert_eq!(rest, secs((BASE * round).min(300)));
+            assert!(!cluster.is_usable(0, now + rest.as_secs() - 1));
+            now += rest.as_secs();
+        }
+    }
+
+    #[test]
+    fn every_clean_stay_of_the_base_takes_one_from_the_row() {
+        let cluster = Cluster::pair();
+        cluster.fails(0, 3, 0);
+        cluster.admits(0, 30);
+        assert_eq!(cluster.fails(0, 1, 30), Some(secs(60)));
+        cluster.admits(0, 90);
+        assert_eq!(cluster.fails(0, 1, 90), Some(secs(90)));
+        cluster.admits(0, 180);
+        cluster.succeeds(0, 180);
+        assert_eq!(cluster.fails(0, 3, 209), Some(secs(120)), "the fourth in a row, 29 s later");
+        cluster.admits(0, 329);
+        cluster.succeeds(0, 329);
+        assert_eq!(cluster.fails(0, 3, 329 + 65), Some(secs(90)), "two stays: four less two, and this one");
+        cluster.admits(0, 484);
+        cluster.succeeds(0, 484);
+        assert_eq!(cluster.fails(0, 3, 10_000), Some(secs(30)), "forgotten");
+    }
+
+    #[test]
+    fn a_probe_that_never_reports_is_taken_over() {
+        let cluster = Cluster::pair();
+        cluster.fails(0, 3, 0);
+        assert!(cluster.admits(0, 30));
+        assert!(!cluster.is_usable(0, 34));
+        assert!(cluster.is_usable(0, 35));
+        assert!(cluster.admits(0, 35));
+        assert!(!cluster.admits(0, 35));
+    }
+
+    #[test]
+    fn a_probe_that_proves_nothing_lets_the_next_one_go() {
+        let cluster = Cluster::pair();
+        cluster.fails(0, 3, 0);
+        cluster.endpoints[0].on_neither(cluster.at(1));
+        assert!(!cluster.is_usable(0, 1), "nobody probed");
+        assert!(cluster.admits(0, 30));
+        cluster.endpoints[0].on_neither(cluster.at(31));
+        assert_eq!(cluster.ejections.ejected(), 1);
+        assert!(cluster.admits(0, 31));
+        assert!(!cluster.admits(0, 31));
+    }
+
+    #[test]
+    fn what_was_sent_before_the_ejection_changes_nothing() {
+        let cluster = Cluster::pair();
+        cluster.fails(0, 3, 0);
+        cluster.succeeds(0, 1);
+        assert!(!cluster.is_usable(0, 1));
+        assert_eq!(cluster.fails(0, 20, 31), None, "the rest is over, but nobody probes yet");
+        assert!(cluster.admits(0, 31));
+    }
+
+    #[test]
+    fn the_last_endpoint_is_never_ejected() {
+        for endpoints in 1..=8 {
+            let cluster = Cluster::of(endpoints, &policy(1, 1.0));
+            for endpoint in 0..endpoints {
+                cluster.fails(endpoint, 5, 0);
+            }
+            assert_eq!(cluster.endpoints.iter().filter(|e| e.is_closed()).count(), 1, "of {endpoints}");
+        }
+    }
+
+    #[test]
+    fn the_share_is_rounded_down() {
+        let rows: [(f64, usize, u32); 9] = [
+            (0.5, 1, 0),
+            (0.5, 2, 1),
+            (0.5, 3, 1),
+            (0.5, 4, 2),
+            (0.1, 9, 0),
+            (0.1, 10, 1),
+            (0.29, 100, 29),
+            (1.0, 3, 2),
+            (0.0, 10, 0),
+        ];
+        for (share, endpoints, expected) in rows {
+            assert_eq!(allowed(share, endpoints), expected, "{share} of {endpoints}");
+        }
+    }
+
+    #[test]
+    fn who_may_not_be_ejected_yet_is_with_its_next_error_when_there_is_room() {
+        let cluster = Cluster::pair();
+        cluster.fails(0, 3, 0);
+        assert_eq!(cluster.fails(1, 7, 1), None);
+        cluster.admits(0, 30);
+        cluster.succeeds(0, 30);
+        assert_eq!(cluster.fails(1, 1, 31), Some(secs(30)));
+    }
+
+    #[test]
+    fn without_a_threshold_nothing_is_ejected() {
+        let cluster = Cluster::of(2, &OutlierDetection { consecutive_errors: None, ..policy(1, 1.0) });
+        assert_eq!(cluster.fails(0, 1_000, 0), None);
+        assert!(cluster.is_usable(0, 0));
+    }
+
+    #[test]
+    fn an_endless_base_rests_for_good_and_does_not_panic() {
+        let cluster = Cluster::of(2, &OutlierDetection { base_ejection: Duration::MAX, ..policy(1, 0.5) });
+        let rest = cluster.fails(0, 1, 5);
+        assert!(rest.is_some_and(|rest| rest > secs(100 * 365 * 86_400)), "{rest:?}");
+        assert!(!cluster.is_usable(0, 1_000_000_000));
+    }
+
+    #[test]
+    fn an_ejected_endpoint_that_leaves_gives_its_place_back() {
+        let mut cluster = Cluster::pair();
+        cluster.fails(0, 3, 0);
+        cluster.endpoints.remove(0);
+        assert_eq!(cluster.ejections.ejected(), 0);
+    }
+
+    #[test]
+    fn only_what_the_endpoint_did_counts_against_it() {
+        #[rustfmt::skip]
+        let rows = [
+            (Reason::ConnectRefused, Sent::Never, Some(Cause::Connect)),
+            (Reason::ConnectTimeout, Sent::Never, Some(Cause::Connect)),
+            (Reason::TlsError, Sent::Never, Some(Cause::Connect)),
+            (Reason::PeerIdentityMismatch, Sent::Never, Some(Cause::Connect)),
+            (Reason::UpstreamReset, Sent::Perhaps, Some(Cause::Reset)),
+            (Reason::UpstreamClosed, Sent::Perhaps, Some(Cause::Reset)),
+            (Reason::ProtocolError, Sent::Perhaps, Some(Cause::Reset)),
+            (Reason::PerTryTimeout, Sent::Perhaps, Some(Cause::Timeout)),
+            (Reason::RequestTimeout, Sent::Perhaps, Some(Cause::Timeout)),
+            (Reason::UpstreamReset, Sent::Never, None),
+            (Reason::UpstreamClosed, Sent::OnStaleConnection, None),
+            (Reason::LimitPending, Sent::Never, None),
+            (Reason::ClientGone, Sent::Perhaps, None),
+            (Reason::StreamIdleTimeout, Sent::Perhaps, None),
+        ];
+        for (reason, sent, expected) in rows {
+            assert_eq!(Cause::of(&Error::new(reason, "").sent(sent)), expected, "{reason:?} {sent:?}");
+        }
+        assert_eq!(Cause::of_status(http::StatusCode::SERVICE_UNAVAILABLE), Some(Cause::Status));
+        assert_eq!(Cause::of_status(http::StatusCode::TOO_MANY_REQUESTS), None);
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Error,
+        Success,
+        Admit,
+        Pass { seconds: u64 },
+    }
+
+    /// The same in plain words, one thread and no clever words.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum State {
+        Closed { errors: u32, since: u64 },
+        Ejected { until: u64 },
+        Probing { lease: u64 },
+    }
+
+    struct Model {
+        threshold: u32,
+        allowed: usize,
+        /// Each with its ejections in a row.
+        endpoints: Vec<(State, u64)>,
+    }
+
+    impl Model {
+        fn out(&self) -> usize {
+            self.endpoints.iter().filter(|(state, _)| !matches!(state, State::Closed { .. })).count()
+        }
+
+        fn is_usable(&self, endpoint: usize, now: u64) -> bool {
+            match self.endpoints[endpoint].0 {
+                State::Closed { .. } => true,
+                State::Ejected { until } => now >= until,
+                State::Probing { lease } => now >= lease,
+            }
+        }
+
+        fn admit(&mut self, endpoint: usize, now: u64) -> bool {
+            let admitted = self.is_usable(endpoint, now);
+            let state = &mut self.endpoints[endpoint].0;
+            if admitted && !matches!(state, State::Closed { .. }) {
+                *state = State::Probing { lease: now + 5 };
+            }
+            admitted
+        }
+
+        fn succeed(&mut self, endpoint: usize, now: u64) {
+            let state = &mut self.endpoints[endpoint].0;
+            match *state {
+                State::Closed { since, .. } => *state = State::Closed { errors: 0, since },
+                State::Probing { .. } => *state = State::Closed { errors: 0, since: now },
+                State::Ejected { .. } => {}
+            }
+        }
+
+        fn fail(&mut self, endpoint: usize, now: u64) -> Option<u64> {
+            let room = self.out() < self.allowed;
+            let (state, row) = &mut self.endpoints[endpoint];
+            match *state {
+                State::Ejected { .. } => return None,
+                State::Probing { .. } => *row += 1,
+                State::Closed { errors, since } => {
+                    if errors + 1 < self.threshold || !room {
+                        *state = State::Closed { errors: errors + 1, since };
+                        return None;
+                    }
+                    *row = row.saturating_sub((now - since) / BASE) + 1;
+                }
+            }
+            let rest = (BASE * *row).min(300);
+            *state = State::Ejected { until: now + rest };
+            Some(rest)
+        }
+    }
+
+    fn events() -> impl Strategy<Value = Vec<(usize, Event)>> {
+        let event = prop_oneof![
+            6 => Just(Event::Error),
+            2 => Just(Event::Success),
+            3 => Just(Event::Admit),
+            2 => (0..40_u64).prop_map(|seconds| Event::Pass { seconds }),
+        ];
+        prop::collection::vec((0..8_usize, event), 0..300)
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_the_reference_does_and_leaves_one_standing(
+            members in 1..=8_usize, threshold in 1..4_u32, percent in 0..=100_usize, events in events(),
+        ) {
+            let cluster = Cluster::of(members, &policy(threshold, percent as f64 / 100.0));
+            let allowed = (percent * members / 100).min(members - 1);
+            let closed = (State::Closed { errors: 0, since: 0 }, 0);
+            let mut model = Model { threshold, allowed, endpoints: vec![closed; members] };
+            let mut now = 0;
+            for (endpoint, event) in events {
+                let endpoint = endpoint % members;
+                match event {
+                    Event::Pass { seconds } => now += seconds,
+                    Event::Success => {
+                        cluster.succeeds(endpoint, now);
+                        model.succeed(endpoint, now);
+                    }
+                    Event::Admit => prop_assert_eq!(cluster.admits(endpoint, now), model.admit(endpoint, now)),
+                    Event::Error => {
+                        let rest = cluster.fails(endpoint, 1, now).map(|rest| rest.as_secs());
+                        prop_assert_eq!(rest, model.fail(endpoint, now));
+                    }
+                }
+                let out = cluster.endpoints.iter().filter(|e| !e.is_closed()).count();
+                prop_assert!(out <= allowed && out < members);
+                prop_assert_eq!((out, cluster.ejections.ejected() as usize), (model.out(), out));
+                for id in 0..members {
+                    prop_assert_eq!(cluster.is_usable(id, now), model.is_usable(id, now));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn threads_together_never_eject_too_many_nor_lose_count() {
+        let cluster = Cluster::of(5, &policy(1, 0.5));
+        std::thread::scope(|scope| {
+            for thread in 0..4_u64 {
+                let cluster = &cluster;
+                scope.spawn(move || {
+                    let mut rng = fastrand::Rng::with_seed(thread);
+                    for step in 0..20_000 {
+                        let (endpoint, second) = (rng.usize(0..5), step / 50);
+                        match rng.u8(0..3) {
+                            0 => _ = cluster.fails(endpoint, 1, second),
+                            1 => cluster.succeeds(endpoint, second),
+                            _ => _ = cluster.admits(endpoint, second),
+                        }
+                        assert!(cluster.ejections.ejected() <= 2);
+                    }
+                });
+            }
+        });
+        let out = cluster.endpoints.iter().filter(|e| !e.is_closed()).count();
+        assert_eq!(out, cluster.ejections.ejected() as usize);
+    }
+}

@@ -1,0 +1,59 @@
+//! A cluster as it is at this moment, for people who ask. Reads what the data path counts anyway.
+
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::Cluster;
+use super::balance::Candidate as _;
+use super::endpoint::Endpoint;
+use super::outlier::Standing;
+use pillion_base::limits::{Limit, NO_LIMIT};
+
+impl Cluster {
+    pub fn picture(&self, now: Instant) -> Value {
+        let set = self.endpoints();
+        let endpoints = set.all.iter().map(|endpoint| endpoint_picture(endpoint, now));
+        let (most_used, most) = self.fullest_endpoint();
+        let limit = |limit: &Limit| used_of(limit.used(), limit.max());
+        json!({
+            "name": &*self.name,
+            "direction": self.direction().as_str(),
+            "endpoints": endpoints.collect::<Vec<_>>(),
+            "limits": {
+                "max_connections": used_of(self.slots.used(), self.slots.max()),
+                "max_connections_per_endpoint": used_of(most_used, most),
+                "max_pending_requests": limit(&self.limits.pending),
+                "max_requests": limit(&self.limits.requests),
+                "max_retries": limit(&self.limits.retries),
+            },
+            "retry_budget": self.budget.as_ref().map(|budget| json!({ "left": budget.left(now) })),
+        })
+    }
+}
+
+fn used_of(used: u32, max: u32) -> Value {
+    let max = if max == NO_LIMIT { json!("off") } else { json!(max) };
+    json!({ "used": used, "max": max })
+}
+
+fn endpoint_picture(endpoint: &Endpoint, now: Instant) -> Value {
+    let connections = endpoint.pool.connections();
+    json!({
+        "address": endpoint.address.to_string(),
+        "weight": endpoint.weight().get(),
+        "state": match endpoint.outlier.standing(now) {
+            Standing::Available => "available",
+            Standing::Ejected(_) => "ejected",
+            Standing::Probing => "probing",
+        },
+        "ejected_for_ms": match endpoint.outlier.standing(now) {
+            Standing::Ejected(rest) => json!(rest.as_millis() as u64),
+            Standing::Available | Standing::Probing => Value::Null,
+        },
+        "in_flight": endpoint.in_flight(),
+        // to the microsecond; more would be noise
+        "latency_ms": endpoint.latency(now).map(|nanos| (nanos / 1e3).round() / 1e3),
+        "connections": { "idle": connections.idle, "open": connections.open },
+    })
+}

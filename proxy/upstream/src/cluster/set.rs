@@ -1,0 +1,83 @@
+//! The endpoints of a cluster at one moment, with the balancer that was built for them. A set never changes: an update
+//! makes the next set, which takes the place of this one while everything else of the cluster stays as it is.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use pillion_model::cluster::LoadBalancer;
+use pillion_model::{Endpoint as Spec, EndpointUpdate};
+use tokio::time::Instant;
+
+use super::balance::Balancer;
+use super::endpoint::Endpoint;
+use super::outlier::{Ejections, Outlier};
+
+pub struct EndpointSet {
+    pub all: Box<[Arc<Endpoint>]>,
+    pub(super) balancer: Balancer,
+    /// What the source said, in the order of `all`.
+    pub said: EndpointUpdate,
+    /// The source of these endpoints was replaced, and the new one has not answered yet.
+    pub(super) is_of_former_source: bool,
+    /// An identifier that no endpoint of this set has, nor any that was in a set before it.
+    next_id: usize,
+}
+
+/// What all endpoints of a cluster are made with.
+pub(super) struct Make<'a> {
+    pub(super) balancer: LoadBalancer,
+    pub(super) ejections: &'a Arc<Ejections>,
+    pub(super) idle_timeout: Option<std::time::Duration>,
+    /// Of each endpoint.
+    pub(super) max_connections: Option<u32>,
+    pub(super) workers: usize,
+}
+
+impl EndpointSet {
+    /// The set that `said` describes. An address that `before` has too keeps its endpoint, with its connections, load
+    /// and standing; an address that is there twice has two endpoints. `keeps`: the cluster still opens connections as
+    /// it did when `before` was made.
+    pub(super) fn new(said: EndpointUpdate, before: Option<&Self>, keeps: bool, make: &Make<'_>) -> Self {
+        let mut known: HashMap<SocketAddr, Vec<&Arc<Endpoint>>> = HashMap::new();
+        for endpoint in before.filter(|_| keeps).iter().flat_map(|before| before.all.iter().rev()) {
+            known.entry(endpoint.address).or_default().push(endpoint);
+        }
+        let mut next_id = before.map_or(0, |before| before.next_id);
+        let epoch = Instant::now().into_std();
+        let endpoint = |spec: &Spec| {
+            if let Some(endpoint) = known.get_mut(&spec.address).and_then(Vec::pop) {
+                endpoint.set_weight(spec.weight);
+                endpoint.limit_connections(make.max_connections);
+                return endpoint.clone();
+            }
+            let outlier = Outlier::new(make.ejections.clone(), epoch);
+            next_id += 1;
+            let Make { idle_timeout, workers, .. } = *make;
+            let endpoint = Endpoint::new(next_id - 1, spec, outlier, idle_timeout, workers, epoch);
+            endpoint.limit_connections(make.max_connections);
+            Arc::new(endpoint)
+        };
+        let all = said.endpoints.iter().map(endpoint).collect();
+        let balancer = Balancer::new(make.balancer, said.endpoints.iter().map(|spec| spec.weight));
+        Self { all, balancer, said, is_of_former_source: false, next_id }
+    }
+
+    /// The one endpoint of a cluster that has no source.
+    pub(super) fn single(endpoint: Endpoint) -> Self {
+        let said = EndpointUpdate::known("", [Spec::at(endpoint.address)]);
+        let balancer = Balancer::new(LoadBalancer::Random, [NonZeroU32::MIN]);
+        Self { all: [Arc::new(endpoint)].into(), balancer, said, is_of_former_source: false, next_id: 1 }
+    }
+
+    /// Tells the endpoints that `next` does not have that nobody new comes to them.
+    pub(super) fn leave_for(&self, next: Option<&Self>) {
+        let stays: std::collections::HashSet<usize> = next
+            .iter()
+            .flat_map(|next| next.all.iter().map(|endpoint| Arc::as_ptr(endpoint).addr()))
+            .collect();
+        let gone = self.all.iter().filter(|endpoint| !stays.contains(&Arc::as_ptr(endpoint).addr()));
+        gone.for_each(|endpoint| endpoint.leave());
+    }
+}

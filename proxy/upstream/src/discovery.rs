@@ -1,0 +1,263 @@
+//! Endpoints by DNS: a name is asked for again and again, and the cluster hears when its addresses change.
+//!
+//! One [`Following`] for each name, on a runtime beside the workers: a DNS server that is silent for seconds holds up
+//! nobody. What an answer means is decided in [`membership`], without clock or socket.
+//! Deliberately absent: SRV records, records' times to live, and what becomes of requests to endpoints that left.
+
+mod answer;
+mod membership;
+mod resolver;
+mod search;
+mod system;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pillion_model::cluster::Discovery;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+pub use answer::Answer;
+pub use membership::Membership;
+pub use resolver::Resolver;
+pub use system::Files;
+
+use membership::{Heard, Known, News};
+
+/// A name that is asked for until this is dropped.
+#[derive(Debug)]
+pub struct Following {
+    membership: watch::Receiver<Membership>,
+    task: JoinHandle<()>,
+}
+
+impl Following {
+    /// Asks for the first time at once, in a task on `runtime`. What was known `before` of the same name and port,
+    /// with another `refresh`, is kept until an answer says otherwise.
+    pub fn start(
+        resolver: Arc<Resolver>,
+        discovery: &Discovery,
+        before: Option<Membership>,
+        runtime: &Handle,
+    ) -> Self {
+        let name = discovery.name.clone();
+        Self::by(discovery, before, runtime, move || {
+            let (resolver, name) = (Arc::clone(&resolver), name.clone());
+            async move { resolver.ask(&name).await }
+        })
+    }
+
+    /// The same with answers from elsewhere.
+    pub fn by<A>(
+        discovery: &Discovery,
+        before: Option<Membership>,
+        runtime: &Handle,
+        ask: impl Fn() -> A + Send + 'static,
+    ) -> Self
+    where
+        A: Future<Output = Answer> + Send + 'static,
+    {
+        let known = Known::new(discovery.port, discovery.refresh, before);
+        let (tell, membership) = watch::channel(known.membership.clone());
+        let task = runtime.spawn(follow(discovery.name.clone(), known, tell, ask));
+        Self { membership, task }
+    }
+
+    /// Marked changed when the endpoints changed, when the first question came to something, and when there are no
+    /// endpoints for another reason than before. What it holds is the newest of everything, `last_error` too.
+    pub fn membership(&self) -> watch::Receiver<Membership> {
+        self.membership.clone()
+    }
+
+    /// Waits until the first question came to something, good or bad, but no longer than `patience`; then what is
+    /// known.
+    pub async fn first(&self, patience: Duration) -> Membership {
+        let mut membership = self.membership();
+        let asked = timeout(patience, membership.wait_for(Membership::was_asked)).await;
+        drop(asked); // late or not, what is known is told
+        membership.borrow().clone()
+    }
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn follow<A>(
+    name: String,
+    mut known: Known,
+    tell: watch::Sender<Membership>,
+    ask: impl Fn() -> A + Send,
+) where
+    A: Future<Output = Answer> + Send,
+{
+    loop {
+        let answer = ask().await;
+        let heard = known.hear(answer, Instant::now());
+        log(&name, &known.membership, &heard);
+        publish(&tell, &known.membership, heard.changed);
+        sleep(known.pause(fastrand::f64())).await;
+    }
+}
+
+/// Those who wait are woken by what requests would notice: other endpoints, or another reason why there are none.
+fn publish(tell: &watch::Sender<Membership>, now: &Membership, changed: bool) {
+    tell.send_if_modified(|told| {
+        let first = !told.was_asked();
+        let other_reason = now.endpoints.is_empty() && told.last_error != now.last_error;
+        told.clone_from(now);
+        changed || first || other_reason
+    });
+}
+
+fn log(name: &str, now: &Membership, heard: &Heard) {
+    let endpoints = now.endpoints.len();
+    let why = now.last_error.as_deref().unwrap_or_default();
+    match heard.news {
+        Some(News::Lost) if endpoints == 0 => tracing::warn!(name, why, "the name cannot be resolved"),
+        Some(News::Lost) => {
+            tracing::warn!(name, why, endpoints, "the name cannot be resolved; its endpoints are kept");
+        }
+        Some(News::Emptied) => tracing::warn!(name, why, "the name has no endpoints any more"),
+        Some(News::TooMany) => tracing::warn!(name, endpoints, "more addresses than are taken"),
+        Some(News::Back) => tracing::info!(name, endpoints, "the name is resolved again"),
+        None if heard.changed => tracing::info!(name, endpoints, "endpoints changed"),
+        None => tracing::debug!(name, endpoints, why, "asked; nothing changed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use hickory_resolver::proto::op::ResponseCode;
+    use parking_lot::Mutex;
+
+    use super::testing::{DnsServer, Script};
+    use super::*;
+
+    fn discovery(refresh: Duration) -> Discovery {
+        Discovery { name: "orders".into(), port: 80, refresh }
+    }
+
+    fn found(ip: &str) -> Answer {
+        Answer::Found { addresses: vec![ip.parse().unwrap()], unheard: None }
+    }
+
+    /// Follows a name whose answers are these, in order; the last one for ever.
+    fn following(refresh: u64, answers: Vec<Answer>) -> Following {
+        let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
+        Following::by(&discovery(Duration::from_secs(refresh)), None, &Handle::current(), move || {
+            let mut answers = answers.lock();
+            let next = if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() };
+            async move { next.unwrap() }
+        })
+    }
+
+    fn endpoints(membership: &watch::Receiver<Membership>) -> Vec<String> {
+        membership.borrow().endpoints.iter().map(ToString::to_string).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cluster_is_told_when_the_endpoints_change_and_only_then() {
+        let same = found("192.0.2.1");
+        let answers = vec![same.clone(), same.clone(), same, found("192.0.2.2")];
+        let name = following(5, answers);
+        let mut membership = name.membership();
+        let started = Instant::now();
+        membership.changed().await.unwrap();
+        assert_eq!(endpoints(&membership), ["192.0.2.1:80"]);
+        membership.borrow_and_update();
+        membership.changed().await.unwrap();
+        assert_eq!(endpoints(&membership), ["192.0.2.2:80"]);
+        let took = started.elapsed().as_secs_f64();
+        assert!((13.5..=16.6).contains(&took), "three refreshes of 5 s, a tenth more or less: {took}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_outage_keeps_what_is_known_and_shows_why() {
+        let failed = Answer::Failed("10.96.0.10: request timed out".into());
+        let name = following(5, vec![found("192.0.2.1"), failed]);
+        let known = name.first(Duration::from_secs(5)).await;
+        assert_eq!(known.last_error, None);
+        sleep(Duration::from_secs(3600)).await;
+        let membership = name.membership();
+        assert_eq!(endpoints(&membership), ["192.0.2.1:80"]);
+        assert_eq!(membership.borrow().last_error.as_deref(), Some("10.96.0.10: request timed out"));
+        assert_eq!(membership.borrow().learnt_at, known.learnt_at);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_known_before_outlives_a_first_failure() {
+        let before = following(5, vec![found("192.0.2.1")]).first(Duration::from_secs(5)).await;
+        let failed = || async { Answer::Failed("refused".into()) };
+        let discovery = discovery(Duration::from_secs(60));
+        let name = Following::by(&discovery, Some(before), &Handle::current(), failed);
+        let mut membership = name.membership();
+        let told = timeout(Duration::from_secs(3600), membership.changed()).await;
+        assert!(told.is_err(), "nothing changed");
+        assert_eq!(endpoints(&membership), ["192.0.2.1:80"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_reason_why_there_are_no_endpoints_is_told() {
+        let answers = vec![Answer::Failed("timed out".into()), Answer::Nothing("no such name".into())];
+        let name = following(5, answers);
+        let mut membership = name.membership();
+        membership.wait_for(|now| now.last_error.as_deref() == Some("timed out")).await.unwrap();
+        membership.wait_for(|now| now.last_error.as_deref() == Some("no such name")).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_waits_for_the_first_answer_or_its_patience() {
+        let failed = following(5, vec![Answer::Failed("refused".into())]);
+        assert_eq!(failed.first(Duration::from_secs(5)).await.last_error.as_deref(), Some("refused"));
+
+        let silent =
+            Following::by(&discovery(Duration::from_secs(5)), None, &Handle::current(), std::future::pending);
+        let started = Instant::now();
+        assert_eq!(silent.first(Duration::from_secs(5)).await, Membership::unknown());
+        assert_eq!(started.elapsed(), Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn a_real_server_is_asked_again_and_outlived() {
+        let server = DnsServer::start().await;
+        let records = |ip: &str| Script::Records(vec![ip.parse().unwrap()]);
+        server.say("orders.", &records("192.0.2.1"));
+        let (resolver, _folder) = server.resolver("", "");
+        let name = Following::start(Arc::new(resolver), &discovery(Duration::ZERO), None, &Handle::current());
+        let mut membership = name.membership();
+        membership.wait_for(|now| !now.endpoints.is_empty()).await.unwrap();
+        assert_eq!(endpoints(&membership), ["192.0.2.1:80"]);
+
+        let asked = server.asked().len();
+        server.say("orders.", &Script::Code(ResponseCode::ServFail));
+        server.heard_more_than(asked + 1).await;
+        assert_eq!(endpoints(&membership), ["192.0.2.1:80"]);
+
+        server.say("orders.", &records("192.0.2.2"));
+        membership.changed().await.unwrap();
+        assert_eq!(endpoints(&membership), ["192.0.2.2:80"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_name_nobody_follows_is_not_asked_for() {
+        let asked = Arc::new(());
+        let held = Arc::downgrade(&asked);
+        let name = Following::by(&discovery(Duration::from_secs(5)), None, &Handle::current(), move || {
+            let _asked = Arc::clone(&asked);
+            std::future::pending()
+        });
+        let mut membership = name.membership();
+        drop(name);
+        assert!(membership.changed().await.is_err(), "the task is gone");
+        assert!(held.upgrade().is_none());
+    }
+}

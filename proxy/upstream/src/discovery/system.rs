@@ -1,0 +1,143 @@
+//! How this host resolves names, read from its files.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::Name;
+use hickory_resolver::{Hosts, TokioResolver, system_conf};
+
+/// Of each file: 1 MiB is some ten thousand hosts.
+const LONGEST: u64 = 1024 * 1024;
+
+/// Servers that are asked, as glibc.
+const MOST_SERVERS: usize = 3;
+
+/// What one server has for a question, its repeats included, whatever resolv.conf's `timeout` says: glibc's 5 s
+/// would leave no time for the next server.
+const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Clone)]
+pub struct Files {
+    pub resolv_conf: PathBuf,
+    pub hosts: PathBuf,
+    /// Of the servers: 53, but for tests.
+    pub port: u16,
+}
+
+/// Tells a changed file from the same; a missing one from both.
+pub(super) type Stamp = [Option<(SystemTime, u64)>; 2];
+
+pub(super) struct System {
+    pub(super) hosts: Hosts,
+    /// Or why there are none.
+    pub(super) servers: Result<Servers, String>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Servers {
+    pub(super) ndots: usize,
+    pub(super) search: Vec<Name>,
+    /// In the file's order.
+    pub(super) all: Vec<Server>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Server {
+    pub(super) address: IpAddr,
+    pub(super) resolver: TokioResolver,
+}
+
+impl Files {
+    pub(super) fn system() -> Self {
+        Self { resolv_conf: "/etc/resolv.conf".into(), hosts: "/etc/hosts".into(), port: 53 }
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
+        [stamp(&self.resolv_conf), stamp(&self.hosts)]
+    }
+
+    /// Never fails as a whole: hosts are honoured without servers, and servers known `before` are kept when
+    /// resolv.conf cannot be read or names none, as while it is being written.
+    pub(super) fn read(&self, before: Option<&System>) -> System {
+        let servers = self.servers();
+        let servers = match (servers, before.and_then(|before| before.servers.as_ref().ok())) {
+            (Err(why), Some(known)) => {
+                tracing::warn!(%why, "keeping the DNS servers known before");
+                Ok(known.clone())
+            }
+            (servers, _) => servers,
+        };
+        System { hosts: self.hosts(), servers }
+    }
+
+    fn servers(&self) -> Result<Servers, String> {
+        let unusable = |why: &dyn std::fmt::Display| format!("{}: {why}", self.resolv_conf.display());
+        let text = read(&self.resolv_conf).map_err(|error| unusable(&error))?;
+        let (config, options) = system_conf::parse_resolv_conf(text).map_err(|error| unusable(&error))?;
+        let all = config.name_servers.iter().take(MOST_SERVERS);
+        let all: Result<Vec<Server>, String> = all
+            .map(|server| {
+                let mut server = server.clone();
+                server.connections.iter_mut().for_each(|connection| connection.port = self.port);
+                let address = server.ip;
+                let resolver = resolver(ResolverConfig::from_name_servers(vec![server]), options.clone());
+                resolver.map(|resolver| Server { address, resolver }).map_err(|error| unusable(&error))
+            })
+            .collect();
+        Ok(Servers { ndots: options.ndots, search: search(&config), all: all? })
+    }
+
+    fn hosts(&self) -> Hosts {
+        let mut hosts = Hosts::default();
+        let text = match read(&self.hosts) {
+            Ok(text) => text,
+            Err(error) => {
+                tracing::debug!(%error, file = %self.hosts.display(), "hosts cannot be read");
+                return hosts;
+            }
+        };
+        if let Err(error) = hosts.read_hosts_conf(text.as_slice()) {
+            tracing::debug!(%error, file = %self.hosts.display(), "hosts are understood in part");
+        }
+        hosts
+    }
+}
+
+/// Without `search` or `domain`, the domain of the host's own name.
+fn search(config: &ResolverConfig) -> Vec<Name> {
+    if config.search.is_empty() { config.domain.iter().cloned().collect() } else { config.search.clone() }
+}
+
+fn resolver(config: ResolverConfig, said: ResolverOpts) -> Result<TokioResolver, impl std::fmt::Display> {
+    let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+    let options = builder.options_mut();
+    options.timeout = said.timeout.clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT);
+    options.edns0 = said.edns0;
+    options.attempts = 0; // within its time a question is repeated anyhow; a failure is asked again later
+    options.cache_size = 0;
+    options.use_hosts_file = ResolveHosts::Never; // by us, before any server
+    builder.build()
+}
+
+fn stamp(file: &Path) -> Option<(SystemTime, u64)> {
+    let found = fs::metadata(file).ok()?;
+    Some((found.modified().ok()?, found.len()))
+}
+
+fn read(file: &Path) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    File::open(file)?.take(LONGEST).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+impl std::fmt::Debug for System {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("System").field("servers", &self.servers).finish_non_exhaustive()
+    }
+}

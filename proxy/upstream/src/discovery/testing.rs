@@ -1,0 +1,199 @@
+//! A DNS server on loopback, UDP and TCP on one port, that answers as a test says.
+#![allow(clippy::unwrap_used, reason = "a test whose own ground gives way may panic")]
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
+use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::Resolver;
+use super::system::Files;
+
+/// What the server does with a question.
+#[derive(Debug, Clone)]
+pub enum Script {
+    Records(Vec<IpAddr>),
+    Code(ResponseCode),
+    Silent,
+    /// Cut short over UDP, whole over TCP.
+    Truncated(Vec<IpAddr>),
+}
+
+/// By lower-case absolute name and record type; others do not exist.
+type Zone = HashMap<(String, RecordType), Script>;
+
+#[derive(Debug, Default)]
+struct Heard {
+    zone: Mutex<Zone>,
+    asked: Mutex<Vec<String>>,
+    one_more: Notify,
+}
+
+#[derive(Debug)]
+pub struct DnsServer {
+    pub address: SocketAddr,
+    heard: Arc<Heard>,
+    tasks: JoinSet<()>,
+}
+
+impl DnsServer {
+    pub async fn start() -> Self {
+        let (udp, tcp) = loop {
+            let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+            if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
+                break (udp, tcp);
+            }
+        };
+        Self::on(udp, tcp, Arc::default())
+    }
+
+    /// Goes away with all connections, and comes back where it was, saying the same.
+    pub async fn restart(self) -> Self {
+        let Self { address, heard, mut tasks } = self;
+        tasks.shutdown().await;
+        let udp = UdpSocket::bind(address).await.unwrap();
+        let tcp = TcpListener::bind(address).await.unwrap();
+        Self::on(udp, tcp, heard)
+    }
+
+    fn on(udp: UdpSocket, tcp: TcpListener, heard: Arc<Heard>) -> Self {
+        let address = udp.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(over_udp(udp, Arc::clone(&heard)));
+        tasks.spawn(over_tcp(tcp, Arc::clone(&heard)));
+        Self { address, heard, tasks }
+    }
+
+    /// The same for A and AAAA: each takes the addresses of its family, or does not exist if it has none.
+    pub fn say(&self, name: &str, script: &Script) {
+        self.say_of(name, RecordType::A, script.clone());
+        self.say_of(name, RecordType::AAAA, script.clone());
+    }
+
+    pub fn say_of(&self, name: &str, family: RecordType, script: Script) {
+        self.heard.zone.lock().insert((name.into(), family), script);
+    }
+
+    /// Questions so far, as `A name.`, by their order of arrival.
+    pub fn asked(&self) -> Vec<String> {
+        self.heard.asked.lock().clone()
+    }
+
+    pub async fn heard_more_than(&self, questions: usize) {
+        loop {
+            let one_more = self.heard.one_more.notified();
+            if self.heard.asked.lock().len() > questions {
+                return;
+            }
+            one_more.await;
+        }
+    }
+
+    /// Resolves by this server, with these further lines in resolv.conf and in hosts.
+    pub fn resolver(&self, resolv_conf: &str, hosts: &str) -> (Resolver, Folder) {
+        let folder = Folder::new();
+        std::fs::write(folder.0.join("hosts"), hosts).unwrap();
+        let resolv_conf = format!("nameserver {}\n{resolv_conf}\n", self.address.ip());
+        std::fs::write(folder.0.join("resolv.conf"), resolv_conf).unwrap();
+        (Resolver::of(folder.files(self.address.port())), folder)
+    }
+}
+
+/// Gone with the test.
+#[derive(Debug)]
+pub struct Folder(pub PathBuf);
+
+impl Default for Folder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Folder {
+    pub fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("pillion-dns-{}-{}", std::process::id(), COUNT.fetch_add(1, Relaxed));
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn files(&self, port: u16) -> Files {
+        Files { resolv_conf: self.0.join("resolv.conf"), hosts: self.0.join("hosts"), port }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+impl Heard {
+    /// None: silence.
+    fn answer(&self, question: &[u8], udp: bool) -> Option<Vec<u8>> {
+        let question = Message::from_vec(question).unwrap();
+        let query = question.queries.first().unwrap().clone();
+        let name = query.name().to_string().to_lowercase();
+        let family = query.query_type();
+        self.asked.lock().push(format!("{family} {name}"));
+        self.one_more.notify_waiters();
+        let script = self.zone.lock().get(&(name, family)).cloned();
+        let mut answer = Message::response(question.metadata.id, OpCode::Query);
+        answer.metadata.recursion_available = true;
+        answer.add_query(query.clone());
+        let addresses = match script.unwrap_or(Script::Code(ResponseCode::NXDomain)) {
+            Script::Silent => return None,
+            Script::Code(code) => {
+                answer.metadata.response_code = code;
+                Vec::new()
+            }
+            Script::Truncated(_) if udp => {
+                answer.metadata.truncation = true;
+                Vec::new()
+            }
+            Script::Truncated(addresses) | Script::Records(addresses) => addresses,
+        };
+        let of_family = addresses.into_iter().filter(|ip| ip.is_ipv4() == (family == RecordType::A));
+        answer.add_answers(of_family.map(|ip| Record::from_rdata(query.name().clone(), 30, RData::from(ip))));
+        Some(answer.to_vec().unwrap())
+    }
+}
+
+async fn over_udp(socket: UdpSocket, heard: Arc<Heard>) {
+    let mut question = [0; 1500];
+    loop {
+        let (length, from) = socket.recv_from(&mut question).await.unwrap();
+        if let Some(answer) = heard.answer(&question[..length], true) {
+            socket.send_to(&answer, from).await.unwrap();
+        }
+    }
+}
+
+async fn over_tcp(listener: TcpListener, heard: Arc<Heard>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (connection, _) = listener.accept().await.unwrap();
+        connections.spawn(over_connection(connection, Arc::clone(&heard)));
+    }
+}
+
+async fn over_connection(mut connection: TcpStream, heard: Arc<Heard>) {
+    while let Ok(length) = connection.read_u16().await {
+        let mut question = vec![0; length.into()];
+        connection.read_exact(&mut question).await.unwrap();
+        if let Some(answer) = heard.answer(&question, false) {
+            connection.write_u16(answer.len().try_into().unwrap()).await.unwrap();
+            connection.write_all(&answer).await.unwrap();
+        }
+    }
+}
