@@ -7,6 +7,7 @@
 //!
 //! A new key that is one word costs one line in one of the rooms below, beside its field in the model.
 
+mod elsewhere;
 mod identity;
 mod inbound;
 mod observe;
@@ -59,6 +60,8 @@ type Tell<B> = dyn Fn(&B, &Scopes<'_>, &mut Page<'_>) + Send + Sync;
 /// One key of a block.
 pub(crate) struct Key<B> {
     pub(crate) name: &'static str,
+    /// It is known, and not built yet.
+    is_later: bool,
     /// Another name, which means the same.
     other_name: Option<&'static str>,
     /// For the operator, without the default where that is a word.
@@ -188,7 +191,7 @@ impl<B: 'static> Block<B> {
             refuse_unbuilt(node, reading);
             note(block);
         };
-        self.key(name, "", || None, read, |_, _, _| {})
+        self.key(name, "", || None, read, |_, _, _| {}).is_for_later()
     }
 
     /// The same, which may say so: `off`, or nothing in it.
@@ -198,7 +201,14 @@ impl<B: 'static> Block<B> {
                 refuse_unbuilt(node, reading);
             }
         };
-        self.key(name, "", || None, read, |_, _, _| {})
+        self.key(name, "", || None, read, |_, _, _| {}).is_for_later()
+    }
+
+    fn is_for_later(mut self) -> Self {
+        if let Some(key) = self.keys.last_mut() {
+            key.is_later = true;
+        }
+        self
     }
 
     /// Any other key. `tell` is given the block's own place.
@@ -212,6 +222,7 @@ impl<B: 'static> Block<B> {
     ) -> Self {
         self.keys.push(Key {
             name,
+            is_later: false,
             other_name: None,
             about,
             default: None,
@@ -341,18 +352,21 @@ impl<B: 'static> Block<B> {
         schema::block(properties)
     }
 
+    /// Suggests what works: a key that would be refused next is no help.
     fn unknown(&self, name: &str) -> BadWord {
-        let names = self.keys.iter().flat_map(|key| [Some(key.name), key.other_name]).flatten();
-        let names: Vec<&str> = names.collect();
-        let help = match nearest(name, &names) {
+        let built = self.keys.iter().filter(|key| !key.is_later);
+        let names: Vec<&str> = built.flat_map(|key| [Some(key.name), key.other_name]).flatten().collect();
+        let help = match (elsewhere::told(name), nearest(name, &names)) {
             _ if name == "<<" => "merge keys are not YAML 1.2; write the keys out".to_owned(),
             _ if name.contains("${") => "variables are replaced in values alone, never in keys".to_owned(),
             // what a YAML 1.1 tool makes of the key `on`
             _ if names.contains(&"on") && matches!(name, "true" | "True") => {
                 "a YAML 1.1 tool has turned `on:` into `true:`; write `conditions:`".to_owned()
             }
-            Some(known) => format!("did you mean `{known}`?"),
-            None => format!("it has {}", names.join(", ")),
+            (Some(elsewhere), Some(known)) => format!("did you mean `{known}`? {elsewhere}"),
+            (Some(elsewhere), None) => elsewhere,
+            (None, Some(known)) => format!("did you mean `{known}`?"),
+            (None, None) => format!("it has {}", names.join(", ")),
         };
         BadWord::new(format!("has no key `{}`", shortened(name))).help(help)
     }

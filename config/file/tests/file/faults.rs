@@ -16,6 +16,51 @@ fn a_fault_is_shown_with_its_place_its_help_and_its_line() {
     assert_eq!(errors.faults[0].path, "services.orders.tmeout");
 }
 
+/// The help of the only fault.
+fn help(source: &str) -> String {
+    let errors = bad(source);
+    assert_eq!(errors.faults.len(), 1, "{errors}");
+    errors.faults[0].help.clone().unwrap_or_default()
+}
+
+/// Following the advice must not lead to the next refusal.
+#[test]
+fn c13_no_key_is_suggested_that_would_be_refused_next() {
+    for (source, unbuilt) in [
+        ("inbound: { autorization: { rules: [] } }", "authorization"),
+        ("inbound: { rate_limits: { requests: 1 } }", "rate_limit"),
+        ("tracin: { otlp: x }", "tracing"),
+        ("services: { a: { endpoints: [10.0.0.1:80], health_checks: { http: / } } }", "health_check"),
+        (
+            "routes: [{ hosts: [a], to: a, mirrors: a }]\nservices: { a: { endpoints: [10.0.0.1:80] } }",
+            "mirror",
+        ),
+    ] {
+        let help = help(source);
+        assert!(!help.is_empty() && !help.contains(unbuilt), "{source}: {help}");
+    }
+    assert_eq!(help("inbound: { protocl: http1 }"), "did you mean `protocol`?");
+}
+
+#[test]
+fn c13_a_known_key_at_a_wrong_place_is_told_its_place() {
+    for (source, place) in [
+        ("retry: off", "`retry` is a key of routes[], services.NAME"),
+        ("mtls: strict", "`mtls` is a key of inbound, inbound.ports.NAME"),
+        ("inbound: { workers: 2 }", "`workers` is a key of the file itself"),
+        ("app: 127.0.0.1:8080", "`app` is a key of inbound"),
+        ("outbound: { hosts: [a] }", "`hosts` is a key of routes[], services.NAME"),
+        (
+            "services: { a: { endpoints: [10.0.0.1:80], max_ejected: 10% } }",
+            "`max_ejected` is a key of services.NAME.outlier_detection",
+        ),
+        ("identity: { directory: certs, path: x }", "`path` is a key of "),
+    ] {
+        let help = help(source);
+        assert!(help.contains(place), "{source}: {help}");
+    }
+}
+
 #[test]
 fn three_faults_in_three_blocks_are_told_at_once_in_block_style() {
     let source = "inbound:\n  timout: 5s\nservices:\n  a:\n    endpoints: [10.0.0.1:80]\n    timeout: 5\nworkers: many\n";

@@ -1,0 +1,61 @@
+//! Where else in the file a key stands: for a key that is known and was written at the wrong place.
+//!
+//! Made of the schema, which holds exactly the keys that do something.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use super::FILE;
+
+/// Blocks that are named; more would say no more.
+const NAMED: usize = 3;
+
+/// The blocks that have a key, by the key's name.
+static PLACES: LazyLock<BTreeMap<String, Vec<String>>> = LazyLock::new(|| {
+    let mut places = BTreeMap::new();
+    if let Some(schema) = FILE.schema() {
+        walk(&schema, "", &mut places);
+    }
+    places
+});
+
+/// `retry` is a key of routes[] and services.NAME
+pub(super) fn told(name: &str) -> Option<String> {
+    let places = PLACES.get(name)?;
+    let named: Vec<&str> = places.iter().take(NAMED).map(String::as_str).collect();
+    let others = match places.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        _ => ", and of others".to_owned(),
+    };
+    Some(format!("`{name}` is a key of {}{others}", named.join(", ")))
+}
+
+fn walk(schema: &Value, at: &str, places: &mut BTreeMap<String, Vec<String>>) {
+    let under = |key: &str| if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") };
+    for (name, value) in schema["properties"].as_object().into_iter().flatten() {
+        let place = if at.is_empty() { "the file itself".to_owned() } else { at.to_owned() };
+        let known: &mut Vec<String> = places.entry(name.clone()).or_default();
+        if !known.contains(&place) {
+            known.push(place);
+        }
+        // `defaults` has what a service has.
+        if name != "defaults" {
+            walk(value, &under(name), places);
+        }
+    }
+    for value in schema["anyOf"].as_array().into_iter().flatten() {
+        walk(value, at, places);
+    }
+    walk_items(schema, at, places);
+    if schema["additionalProperties"].is_object() {
+        walk(&schema["additionalProperties"], &under("NAME"), places);
+    }
+}
+
+fn walk_items(schema: &Value, at: &str, places: &mut BTreeMap<String, Vec<String>>) {
+    if schema["items"].is_object() {
+        walk(&schema["items"], &format!("{at}[]"), places);
+    }
+}
