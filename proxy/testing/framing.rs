@@ -16,7 +16,7 @@ use super::mesh::{A, Mesh, ORDERS, Pair, Sidecar, secs, settle};
 use super::peer::{Message, Peer};
 use pillion_tls::identity::issue::Ca;
 
-/// What a client sends; the statuses it hears, and whether its connection stays open; what the application sees.
+/// What a client sends; the statuses it hears, and whether its connection stays open; what the application sees whole.
 type Asked<'a> = (&'a str, &'a str, &'a str);
 
 /// What an upstream sends; what the client sees; whether the upstream's connection is used for the next request.
@@ -93,7 +93,7 @@ fn application(mesh: &Mesh) -> Arc<Mutex<Vec<String>>> {
         async move {
             while let Some(request) = read(&mut peer, false).await {
                 told.lock().push(request);
-                peer.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                drop(peer.try_send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await);
             }
         }
     });
@@ -121,16 +121,23 @@ async fn heard(client: &mut Peer) -> String {
 /// The sidecar that a client talks to, and the one behind it where there are two.
 type Chain = (Sidecar, Option<Sidecar>);
 
-async fn ask(rows: &[Asked<'_>], start: impl Fn(&Mesh) -> Chain) {
+async fn ask(rows: &[Asked<'_>], name: &str, start: impl Fn(&Mesh) -> Chain) {
+    let mut wrong = String::new();
     for (sent, told, expected) in rows {
         let mesh = Mesh::default();
         let seen = application(&mesh);
         let (first, _second) = start(&mesh);
         let mut client = first.client().await;
-        client.send(sent).await;
+        drop(client.try_send(sent).await); // some are refused before their last byte
         let heard = heard(&mut client).await;
-        assert_eq!((heard.as_str(), seen.lock().join(" + ").as_str()), (*told, *expected), "{sent:?}");
+        let whole: Vec<_> =
+            seen.lock().iter().filter(|request| !request.ends_with("(cut)")).cloned().collect();
+        let whole = whole.join(" + ");
+        if (heard.as_str(), whole.as_str()) != (*told, *expected) {
+            wrong += &format!("{sent:?}\n  {heard:?}, {whole:?}\n  and not {told:?}, {expected:?}\n");
+        }
     }
+    assert!(wrong.is_empty(), "{name}:\n{wrong}");
 }
 
 fn caller(mesh: &Mesh) -> Chain {
@@ -138,7 +145,7 @@ fn caller(mesh: &Mesh) -> Chain {
 }
 
 fn inbound(mesh: &Mesh) -> Chain {
-    (mesh.application("app: 10.0.0.1:80"), None)
+    (mesh.application("app: 10.0.0.1:80, protocol: http1"), None)
 }
 
 /// Two sidecars that speak this version of HTTP to each other.
@@ -153,14 +160,20 @@ fn pair(mesh: &Mesh, protocol: &str) -> Chain {
 
 /// Outcomes are the same through each sidecar alone, and through both.
 async fn ask_everywhere(rows: &[Asked<'_>]) {
-    ask(rows, caller).await;
-    ask(rows, inbound).await;
-    ask(rows, |mesh| pair(mesh, "http1")).await;
-    ask(rows, |mesh| pair(mesh, "http2")).await;
+    ask(rows, "outbound", caller).await;
+    ask(rows, "inbound", inbound).await;
+    ask(rows, "pair of HTTP/1", |mesh| pair(mesh, "http1")).await;
+    ask(rows, "pair of HTTP/2", |mesh| pair(mesh, "http2")).await;
 }
 
 /// The client asks twice, on connections of its own. `hangs_up`: the upstream closes its connection after what it sends.
-async fn answer(method: &str, hangs_up: bool, rows: &[Answered<'_>], start: impl Fn(&Mesh) -> Chain) {
+async fn answer(
+    (method, hangs_up): (&str, bool),
+    rows: &[Answered<'_>],
+    name: &str,
+    start: impl Fn(&Mesh) -> Chain,
+) {
+    let mut wrong = String::new();
     for (sent, expected, then) in rows {
         let mesh = Mesh::default();
         let script = (*sent).to_owned();
@@ -168,7 +181,7 @@ async fn answer(method: &str, hangs_up: bool, rows: &[Answered<'_>], start: impl
             let script = script.clone();
             async move {
                 while read(&mut peer, false).await.is_some() {
-                    peer.send(&script).await;
+                    drop(peer.try_send(&script).await);
                     if hangs_up {
                         return;
                     }
@@ -176,21 +189,26 @@ async fn answer(method: &str, hangs_up: bool, rows: &[Answered<'_>], start: impl
             }
         });
         let (first, _second) = start(&mesh);
+        let mut seen = Vec::new();
         for _ in 0..2 {
             let mut client = first.client().await;
             client.send(format!("{method} / HTTP/1.1\r\nhost: orders\r\nte: trailers\r\n\r\n")).await;
-            let seen = timeout(secs(1), read(&mut client, method == "HEAD")).await;
-            assert_eq!(seen.expect("an end").as_deref(), Some(*expected), "{sent:?}");
+            let answer = timeout(secs(1), read(&mut client, method == "HEAD")).await;
+            seen.push(answer.ok().flatten().unwrap_or_else(|| "nothing".to_owned()));
             settle().await;
         }
         let used = if backend.connections() == 1 { "reused" } else { "closed" };
-        assert_eq!(used, *then, "{sent:?}");
+        if seen != [*expected; 2] || used != *then {
+            wrong += &format!("{sent:?}\n  {seen:?}, {used}\n  and not {expected:?} twice, {then}\n");
+        }
     }
+    assert!(wrong.is_empty(), "{name}:\n{wrong}");
 }
 
 async fn answer_everywhere(method: &str, hangs_up: bool, rows: &[Answered<'_>]) {
-    answer(method, hangs_up, rows, caller).await;
-    answer(method, hangs_up, rows, inbound).await;
-    answer(method, hangs_up, rows, |mesh| pair(mesh, "http1")).await;
-    answer(method, hangs_up, rows, |mesh| pair(mesh, "http2")).await;
+    let how = (method, hangs_up);
+    answer(how, rows, "outbound", caller).await;
+    answer(how, rows, "inbound", inbound).await;
+    answer(how, rows, "pair of HTTP/1", |mesh| pair(mesh, "http1")).await;
+    answer(how, rows, "pair of HTTP/2", |mesh| pair(mesh, "http2")).await;
 }

@@ -126,3 +126,93 @@ const B17_ANSWERS: &[Answered<'_>] = &[
 async fn b17_trailers_that_must_not_be_any_are_removed_from_an_answer_and_the_rest_goes_on() {
     answer_everywhere("GET", false, B17_ANSWERS).await;
 }
+
+/// First lines.
+const LINES: &[Answered<'_>] = &[
+    ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", "200 [content-length: 2] ab", "reused"),
+    ("HTTP/1.1 200\r\ncontent-length: 2\r\n\r\nab", "200 [content-length: 2] ab", "reused"),
+    ("HTTP/1.1 200 \r\ncontent-length: 2\r\n\r\nab", "200 [content-length: 2] ab", "reused"),
+    ("HTTP/1.1 200 Fine by me\r\ncontent-length: 2\r\n\r\nab", "200 [content-length: 2] ab", "reused"),
+    ("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nab", "200 [content-length: 2] ab", "closed"),
+    (
+        "HTTP/1.0 200 OK\r\ncontent-length: 2\r\nconnection: keep-alive\r\n\r\nab",
+        "200 [content-length: 2] ab",
+        "reused",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nab",
+        "200 [content-length: 2] ab",
+        "closed",
+    ),
+    ("HTTP/1.1 200 OK\ncontent-length: 2\n\nab", "200 [content-length: 2] ab", "reused"),
+    ("HTTP/1.2 200 OK\r\ncontent-length: 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/2 200 OK\r\ncontent-length: 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("ICY 200 OK\r\ncontent-length: 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("http/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/1.1 20 OK\r\ncontent-length: 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/1.1 2000 OK\r\ncontent-length: 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/1.1 099 OK\r\ncontent-length: 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/1.1  200 OK\r\ncontent-length: 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/1.1\t200 OK\r\ncontent-length: 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("hello\r\n\r\n", "502 protocol_error", "closed"),
+];
+
+/// Fields.
+const FIELDS: &[Answered<'_>] = &[
+    ("HTTP/1.1 200 OK\r\ncontent-length : 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/1.1 200 OK\r\n content-length: 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-a: 1\r\n 2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-a\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-a: 1\0\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-a: 1\r2\r\n\r\nab", "502 protocol_error", "closed"),
+    ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx(a: 1\r\n\r\nab", "502 protocol_error", "closed"),
+];
+
+/// Bodies, and what comes after them. More than the announced length is nobody's answer.
+const BODIES: &[Answered<'_>] = &[
+    (
+        "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nabHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",
+        "200 [content-length: 2] ab",
+        "closed",
+    ),
+    ("HTTP/1.1 204 No Content\r\n\r\nab", "204", "closed"),
+    ("HTTP/1.1 304 Not Modified\r\n\r\nab", "304", "closed"),
+    (
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nab\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        "200 [transfer-encoding: chunked] ab",
+        "closed",
+    ),
+    (
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1;a=b\r\na\r\n001\r\nb\r\n00\r\n\r\n",
+        "200 [transfer-encoding: chunked] ab",
+        "reused",
+    ),
+    ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", "200 [content-length: 0]", "reused"),
+];
+
+/// Answers to HEAD, which have no body.
+const TO_HEAD: &[Answered<'_>] = &[
+    ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", "200 [content-length: 2]", "closed"),
+    ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", "200", "reused"),
+    ("HTTP/1.1 200 OK\r\n\r\n", "200", "reused"),
+];
+
+#[tokio::test(start_paused = true)]
+async fn corpus_of_first_lines() {
+    answer_everywhere("GET", false, LINES).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn corpus_of_fields() {
+    answer_everywhere("GET", false, FIELDS).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn corpus_of_bodies() {
+    answer_everywhere("GET", false, BODIES).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn corpus_of_answers_to_head() {
+    answer_everywhere("HEAD", false, TO_HEAD).await;
+}

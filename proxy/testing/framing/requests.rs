@@ -233,3 +233,171 @@ const B17_REQUESTS: &[Asked<'_>] = &[
 async fn b17_trailers_that_must_not_be_any_are_removed_from_a_request_and_the_rest_goes_on() {
     ask_everywhere(B17_REQUESTS).await;
 }
+
+/// First lines. HTTP/1.0 has no keep-alive unless asked for.
+const LINES: &[Asked<'_>] = &[
+    ("GET /a HTTP/1.1\r\nhost: orders\r\n\r\n", "200 open", "GET /a"),
+    ("\r\n\r\nGET /a HTTP/1.1\r\nhost: orders\r\n\r\n", "200 open", "GET /a"),
+    ("GET /a HTTP/1.0\r\nhost: orders\r\n\r\n", "200 closed", "GET /a"),
+    (
+        "GET /a HTTP/1.1\r\nhost: orders\r\n\r\nGET /b HTTP/1.1\r\nhost: orders\r\n\r\n",
+        "200 200 open",
+        "GET /a + GET /b",
+    ),
+    (
+        "GET /a HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\nGET /b HTTP/1.1\r\nhost: orders\r\n\r\n",
+        "200 closed",
+        "GET /a",
+    ),
+    ("GET /a?b HTTP/1.1\r\nhost: orders\r\n\r\n", "200 open", "GET /a?b"),
+    ("GET /a#x HTTP/1.1\r\nhost: orders\r\n\r\n", "200 open", "GET /a"),
+    ("GET #x HTTP/1.1\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET ?x HTTP/1.1\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET a HTTP/1.1\r\nhost: orders\r\n\r\n", "400 bad_request open", ""),
+    ("GET  HTTP/1.1\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET  /a HTTP/1.1\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a  HTTP/1.1\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a HTTP/1.1 \r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a HTTP/1.2\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a HTTP/2.0\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a http/1.1\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET\t/a\tHTTP/1.1\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("G(T /a HTTP/1.1\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a\x01 HTTP/1.1\r\nhost: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a HTTP/1.1\nhost: orders\n\n", "200 open", "GET /a"),
+];
+
+/// Fields. Where only the host is wrong, the connection goes on: it is certain where the request ends.
+const FIELDS: &[Asked<'_>] = &[
+    ("GET /a HTTP/1.1\r\n\r\n", "400 bad_request open", ""),
+    ("GET /a HTTP/1.1\r\nhost: orders\r\nhost: other\r\n\r\n", "400 bad_request open", ""),
+    ("GET /a HTTP/1.1\r\nhost: a b\r\n\r\n", "400 bad_request open", ""),
+    ("GET /a HTTP/1.1\r\nhost : orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a HTTP/1.1\r\n host: orders\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a HTTP/1.1\r\nhost: orders\r\nx-a: 1\r\n 2\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a HTTP/1.1\r\nhost: orders\r\nx-a\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a HTTP/1.1\r\nhost: orders\r\n: 1\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a HTTP/1.1\r\nhost: orders\r\nx(a: 1\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a HTTP/1.1\r\nhost: orders\r\nx-a: 1\0\r\n\r\n", "400 bad_request closed", ""),
+    ("GET /a HTTP/1.1\r\nhost: orders\r\nx-a: 1\r2\r\n\r\n", "400 bad_request closed", ""),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+        "400 bad_request closed",
+        "",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding:\tchunked\r\n\r\n0\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked]",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+        "400 bad_request closed",
+        "",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: \"chunked\"\r\n\r\n0\r\n\r\n",
+        "400 bad_request closed",
+        "",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked;q=1\r\n\r\n0\r\n\r\n",
+        "400 bad_request closed",
+        "",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\nx-a: 1\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked] abc",
+    ),
+];
+
+/// Bodies with a length, and what follows them.
+const LENGTHS: &[Asked<'_>] = &[
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ncontent-length: 2\r\n\r\nabGET /b HTTP/1.1\r\nhost: orders\r\n\r\n",
+        "200 200 open",
+        "POST /a [content-length: 2] ab + GET /b",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\nGET /b HTTP/1.1\r\nhost: orders\r\n\r\n",
+        "200 200 open",
+        "POST /a [content-length: 0] + GET /b",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ncontent-length: 2\r\n\r\nabcd",
+        "200 open",
+        "POST /a [content-length: 2] ab",
+    ),
+    ("POST /a HTTP/1.0\r\nhost: orders\r\ncontent-length: 3\r\n\r\nab", "open", ""),
+    (
+        "POST /a HTTP/1.0\r\nhost: orders\r\ncontent-length: 2\r\n\r\nab",
+        "200 closed",
+        "POST /a [content-length: 2] ab",
+    ),
+];
+
+/// Bodies in chunks that are well formed.
+const CHUNKS: &[Asked<'_>] = &[
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked] abc",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n2\r\nbc\r\n0\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked] abc",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n0003\r\nabc\r\n000\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked] abc",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\nA\r\n0123456789\r\n0\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked] 0123456789",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3;a=b\r\nabc\r\n0;c\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked] abc",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3;a=\"b\"\r\nabc\r\n0\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked] abc",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3 \r\nabc\r\n0\r\n\r\n",
+        "200 open",
+        "POST /a [transfer-encoding: chunked] abc",
+    ),
+    (
+        "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\nGET /b HTTP/1.1\r\nhost: orders\r\n\r\n",
+        "200 200 open",
+        "POST /a [transfer-encoding: chunked] + GET /b",
+    ),
+];
+
+#[tokio::test(start_paused = true)]
+async fn corpus_of_first_lines() {
+    ask_everywhere(LINES).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn corpus_of_fields() {
+    ask_everywhere(FIELDS).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn corpus_of_lengths() {
+    ask_everywhere(LENGTHS).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn corpus_of_chunks() {
+    ask_everywhere(CHUNKS).await;
+}
