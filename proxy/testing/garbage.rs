@@ -1,7 +1,7 @@
-//! Endpoints that talk nonsense: it ends their own connection only.
+//! Endpoints and clients that talk nonsense: it ends their own connection only.
 
 use super::backend::OK;
-use super::mesh::{A, Mesh, pass, settle};
+use super::mesh::{A, Mesh, ORDERS, Pair, pass, settle};
 use super::peer::Peer;
 
 /// What an endpoint may say, and what its caller is told.
@@ -134,5 +134,59 @@ async fn a_half_closed_endpoint_still_gives_its_answer() {
     for _ in 0..2 {
         assert_eq!(client.get("/").await.told(), (200, None));
         settle().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b12_a_malformed_chunk_in_a_request_is_the_clients_fault_and_told_so() {
+    for chunk in ["zz\r\nnonsense\r\n", "4\r\nlonger than four\r\n0\r\n\r\n", "fffffffffffffffff\r\n"] {
+        for first in ["", "4\r\npart\r\n"] {
+            let mesh = Mesh::default();
+            let a = mesh.silent(A);
+            let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+            let mut client = sidecar.client().await;
+            client.send("POST / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n").await;
+            client.send(format!("{first}{chunk}")).await;
+            let answer = client.answer().await;
+            assert_eq!(answer.told(), (400, Some("bad_request")), "{first}{chunk}");
+            assert_eq!(answer.header("connection"), Some("close"), "{}", answer.head);
+            settle().await;
+            assert!(a.requests().iter().all(|came| !came.is_whole), "{first}{chunk}");
+            assert_eq!(sidecar.sum("pillion_requests_total status=400 reason=bad_request"), 1);
+            assert_eq!(sidecar.sum("pillion_retries_total"), 0);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b12_a_client_that_ends_in_the_middle_of_its_body_reads_no_empty_error_type() {
+    let mesh = Mesh::default();
+    let _a = mesh.silent(A);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    for head in ["transfer-encoding: chunked\r\n\r\n4\r\npa", "content-length: 10\r\n\r\nhalf"] {
+        let mut client = sidecar.client().await;
+        client.send(format!("POST / HTTP/1.1\r\nhost: orders\r\n{head}")).await;
+        client.half_close().await;
+        let said = String::from_utf8_lossy(&client.rest().await).into_owned();
+        assert!(!said.contains("error=;"), "{said}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn b12_a_malformed_chunk_before_a_pair_never_reaches_the_application_as_a_whole_request() {
+    for protocol in ["auto", "http1"] {
+        let pair = Pair::new();
+        let a = pair.mesh.silent(A);
+        let _application = pair.application("10.1.0.1:15006", A);
+        let sidecar = pair.caller(&format!("endpoints: [10.1.0.1:15006], protocol: {protocol}, {ORDERS}"));
+        let mut client = sidecar.client().await;
+        client
+            .send("POST / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n")
+            .await;
+        settle().await;
+        client.send("zz\r\n").await;
+        assert_eq!(client.answer().await.told(), (400, Some("bad_request")), "{protocol}");
+        settle().await;
+        assert!(a.requests().iter().all(|came| !came.is_whole), "{protocol}");
     }
 }

@@ -191,7 +191,7 @@ impl<B: 'static> Block<B> {
             refuse_unbuilt(node, reading);
             note(block);
         };
-        self.key(name, "", || None, read, |_, _, _| {}).is_for_later()
+        self.key(name, "", || None, read, |_, _, _| {}).for_later()
     }
 
     /// The same, which may say so: `off`, or nothing in it.
@@ -201,10 +201,10 @@ impl<B: 'static> Block<B> {
                 refuse_unbuilt(node, reading);
             }
         };
-        self.key(name, "", || None, read, |_, _, _| {}).is_for_later()
+        self.key(name, "", || None, read, |_, _, _| {}).for_later()
     }
 
-    fn is_for_later(mut self) -> Self {
+    fn for_later(mut self) -> Self {
         if let Some(key) = self.keys.last_mut() {
             key.is_later = true;
         }

@@ -4,6 +4,7 @@
 //! for the last byte. They ride on the body as one boxed [`Tail`], so that nothing needs a wrapper of its own.
 
 use std::future::Future as _;
+use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -67,6 +68,18 @@ pub enum BodyError {
     /// The sidecar cut it.
     #[error("{}", .0.code())]
     Cut(Reason),
+}
+
+impl BodyError {
+    /// Whether the peer sent what is no HTTP/1 (a chunk's size that is none, for example), and did not just stop.
+    fn is_malformed(&self) -> bool {
+        let Self::Hyper(error) = self else { return false };
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+        cause.is_some_and(|cause| {
+            let is_of_tls = cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+            matches!(cause.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) && !is_of_tls
+        })
+    }
 }
 
 impl Body {
@@ -323,6 +336,7 @@ impl RequestTail {
                     progress.completed(); // nothing follows trailers, and nobody asks whether something does
                 }
             }
+            Poll::Ready(Some(Err(error))) if error.is_malformed() => self.observer.cut(Reason::BadRequest),
             Poll::Ready(Some(Err(_))) => progress.broke(),
         }
         polled

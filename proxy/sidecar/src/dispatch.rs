@@ -268,8 +268,16 @@ fn wrap(mut response: Response, mut lease: Lease, trial: Trial<'_>) -> Response 
 /// Why there is no answer; with the call, where nothing of it was sent.
 fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoint: &Endpoint) -> Failure {
     let exchange = call.common.exchange.clone();
-    if exchange.was_cut() == Some(Reason::BodyTooLarge) {
-        return too_large(cluster.max_body.unwrap_or_default()).sent(Sent::Perhaps).into();
+    match exchange.was_cut() {
+        Some(Reason::BodyTooLarge) => {
+            return too_large(cluster.max_body.unwrap_or_default()).sent(Sent::Perhaps).into();
+        }
+        Some(Reason::BadRequest) => {
+            let error =
+                Error::new(Reason::BadRequest, "a chunk of the request's body is malformed (RFC 9112, 7.1)");
+            return error.sent(Sent::Perhaps).ending_connection().into();
+        }
+        _ => {}
     }
     if exchange.progress.client_broke() {
         return Error::new(Reason::ClientGone, "the client broke its request off").sent(Sent::Perhaps).into();

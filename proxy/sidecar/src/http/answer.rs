@@ -59,7 +59,11 @@ pub fn sentence(reason: Reason, told: Option<&str>) -> String {
 
 /// RFC 9209, with `details` as a structured-field string (RFC 8941, 3.3.3).
 pub fn proxy_status(reason: Reason, told: Option<&str>) -> HeaderValue {
-    let mut text = format!("pillion; error={}; details=\"{}", reason.error_type(), reason.code());
+    let error = match reason.error_type() {
+        "" => String::new(), // the registry of RFC 9209 has no type for it
+        error => format!(" error={error};"),
+    };
+    let mut text = format!("pillion;{error} details=\"{}", reason.code());
     if let Some(detail) = told {
         text.push_str(": ");
         for char in detail.chars() {
@@ -98,6 +102,16 @@ mod tests {
             value,
             "pillion; error=tls_protocol_error; details=\"tls_error: a \\\"b\\\" \\\\ c??d ?\""
         );
+    }
+
+    #[test]
+    fn b12_an_error_type_is_named_or_left_out_and_never_empty() {
+        for (reason, expected) in [
+            (Reason::ClientGone, "pillion; details=\"client_gone\""),
+            (Reason::BadRequest, "pillion; error=http_request_error; details=\"bad_request\""),
+        ] {
+            assert_eq!(proxy_status(reason, None), expected);
+        }
     }
 
     #[test]
