@@ -1,69 +1,78 @@
 //! Pillion, a layer-4/7 service-mesh sidecar proxy: one binary beside one application.
 //!
-//! This page is the map. Read it, then follow a request file by file.
+//! This page is the map. Read it, then follow a connection or a request file by file. The crates are the floors of the
+//! house; `docs/architecture.md` says why they are cut as they are.
 //!
 //! # The life of a connection
-//! 1. [`app`] builds clusters and credentials from a checked configuration (`pillion_model`), binds every address
-//!    through [`net`], and starts a thread for each worker. A worker has listeners, timers and pools of its own;
-//!    the kernel spreads connections over workers (SO_REUSEPORT, and no other sidecar can join).
-//! 2. [`serve`] accepts, counts the connection against its limit, and spawns a task that owns it. What is known of
-//!    its destination without its bytes is a [`connection::Destination`]: a service's own port, or the address that it
-//!    was redirected from ([`state`]), or nothing.
-//! 3. Outbound: [`outbound`] turns away other hosts. Inbound: [`inbound`] shakes hands ([`tls`]) and knows the
-//!    peer's SPIFFE ID from then on; plaintext on a strict port hears why it is refused, and is closed.
-//! 4. Unless it was declared, [`detect`] tells what is spoken: by first bytes, or because the server speaks first. What
-//!    any HTTP server might read as a request is HTTP, to be served or refused: no peer gets around its rules.
-//! 5. What is opaque goes to [`tcp`]: an endpoint is dialled, and [`relay`] carries bytes both ways. Every connection
-//!    that we make ourselves, for HTTP too, is a [`net::Leg`]: which address it comes from tells a pod's rules whose it is,
-//!    and [`net::returning`] knows it, should wrong rules bring it back.
-//! 6. HTTP goes to [`http::server`]. HTTP/1: hyper reads it behind [`http::guard`], which bounds how long a client may
-//!    dawdle and puts a connection aside that has been idle for a second; it holds no buffer until its next request.
-//!    HTTP/2: [`http::h2`], on the crate of that name, here and towards endpoints.
-//! 7. Each request goes through the stack of its direction, below. One that becomes a tunnel ([`http::tunnel`]) ends
-//!    as opaque bytes. When the [`runtime::drain`] begins, answers say goodbye; later inbound refuses what is new
-//!    ([`layers::closing`]), and the process ends when no connection is at work any more.
+//! 1. [`app`] builds clusters and credentials from a checked configuration ([`pillion_model`]), binds every address
+//!    through [`pillion_base::net`], and starts a thread for each worker. A worker has listeners, timers and pools of its
+//!    own; the kernel spreads connections over workers (SO_REUSEPORT, and no other sidecar can join).
+//! 2. [`serve`](pillion_sidecar::serve) accepts, counts the connection against its limit, and spawns a task that owns it.
+//!    What is known of its destination without its bytes is a [`Destination`](pillion_sidecar::connection::Destination): a
+//!    service's own port, or the address that it was redirected from ([`state`](pillion_sidecar::state)), or nothing.
+//! 3. Outbound: [`outbound`](pillion_sidecar::outbound) turns away other hosts. Inbound:
+//!    [`inbound`](pillion_sidecar::inbound) shakes hands ([`pillion_tls`]) and knows the peer's SPIFFE ID from then on;
+//!    plaintext on a strict port is told why it is refused, and is closed.
+//! 4. Unless it was declared, [`detect`](pillion_sidecar::detect) tells what is spoken: by first bytes, or because the
+//!    server speaks first. What any HTTP server might read as a request is HTTP, to be served or refused.
+//! 5. What is opaque goes to [`tcp`](pillion_sidecar::tcp): an endpoint is dialled, and [`relay`](pillion_base::relay)
+//!    carries bytes both ways. Every connection that we make ourselves, for HTTP too, is a
+//!    [`Leg`](pillion_base::net::Leg): the address that it comes from tells a pod's rules which side made it, and
+//!    [`returning`](pillion_base::net::returning) knows it, should wrong rules bring it back.
+//! 6. HTTP goes to [`http::server`](pillion_sidecar::http::server). HTTP/1: hyper reads it behind
+//!    [`http::guard`](pillion_sidecar::http::guard), which bounds how long a client may dawdle and puts a connection aside
+//!    that has been idle for a second; it holds no buffer until its next request. HTTP/2: [`pillion_http::h2`], on the
+//!    crate `h2`, here and towards endpoints.
+//! 7. Each request goes through the stack of its direction, below. One that becomes a tunnel
+//!    ([`http::tunnel`](pillion_sidecar::http::tunnel)) ends as opaque bytes. When the [`drain`](pillion_base::drain)
+//!    begins, answers say goodbye; later inbound refuses what is new ([`layers::closing`](pillion_sidecar::layers::closing)),
+//!    and the process ends when no connection is at work any more.
 //!
 //! # The life of a request
-//! Outbound, from the application to a service ([`outbound::stack`]); inbound is the same without the tries:
-//! 1. `http::server::handle` makes a [`http::Call`] (the request and what travels with it) and an
-//!    [`http::Exchange`] (what is known of it, until the last byte of its answer).
-//! 2. [`layers::record`] sees every ending: metrics and access line come from here.
-//! 3. [`layers::rescue`] turns errors into answers that say why ([`http::answer`], [`error`]).
-//! 4. [`layers::route`] finds the [`state::Route`]; from here on policy travels with the call.
-//! 5. [`layers::headers`] adds what the next hop must know and removes what it must not believe.
-//! 6. [`layers::timeout`] bounds all tries together.
-//! 7. [`layers::retry`] sends again what may be sent again; [`layers::verdict`] says what that is.
-//! 8. [`layers::timeout`] bounds a single try.
-//! 9. [`layers::limit`] admits at most so many at once.
-//! 10. [`dispatch`] picks an endpoint ([`cluster::balance`]), leases a connection ([`http::upstream`]), sends, and
-//!     tells the endpoint's outlier detection how it went.
-//! 11. The answer climbs back. What must last until its final byte (connection, permits, counters) rides on its
-//!     body as one tail ([`http::body`]), and ends the exchange when that ends.
+//! Outbound, from the application to a service ([`outbound::stack`](pillion_sidecar::outbound::stack)); inbound is the
+//! same without the retries:
+//! 1. `http::server::handle` makes a [`Call`](pillion_sidecar::http::Call) (the request and what travels with it) and an
+//!    [`Exchange`](pillion_sidecar::http::Exchange) (what is known of it, with its
+//!    [`attempts`](pillion_sidecar::http::attempts), until the last byte of its answer).
+//! 2. [`record`](pillion_sidecar::layers::record) sees every ending: metrics and access line come from here.
+//! 3. [`rescue`](pillion_sidecar::layers::rescue) turns errors into answers that say why
+//!    ([`answer`](pillion_sidecar::http::answer), [`error`](pillion_base::error)).
+//! 4. [`route`](pillion_sidecar::layers::route) finds the [`Route`](pillion_sidecar::state::Route); from here on policy
+//!    travels with the call.
+//! 5. [`headers`](pillion_sidecar::layers::headers) adds what the next hop must know and removes what it must not believe.
+//! 6. [`timeout`](pillion_sidecar::layers::timeout) bounds all attempts together.
+//! 7. [`retry`](pillion_sidecar::layers::retry) sends again what may be sent again;
+//!    [`verdict`](pillion_sidecar::layers::verdict) says what that is.
+//! 8. [`timeout`](pillion_sidecar::layers::timeout) bounds a single attempt.
+//! 9. [`limit`](pillion_sidecar::layers::limit) admits at most so many at once.
+//! 10. [`dispatch`](pillion_sidecar::dispatch) picks an endpoint ([`balance`](pillion_upstream::cluster::balance)), leases
+//!     a connection ([`pool`](pillion_upstream::pool)), sends, and tells the endpoint's outlier detection how it went.
+//! 11. The answer climbs back. What must last until its final byte (connection, permits, counters) rides on its body as
+//!     one tail ([`pillion_http::body`]), and ends the exchange when that ends.
 //!
 //! # What changes while it runs
-//! - A new configuration becomes a new snapshot ([`state`]), which [`app`] swaps in as a whole. Clusters and routes that
-//!   nothing concerns are the same objects in both.
-//! - News of one service's endpoints ([`cluster::update`], whoever brings it) replaces that cluster's set of endpoints
-//!   ([`cluster::set`]) in place. Nothing else is looked at.
+//! - A new configuration becomes a new snapshot ([`state`](pillion_sidecar::state)), which [`app`] swaps in as a whole.
+//!   Clusters and routes that nothing concerns are the same objects in both.
+//! - News of one service's endpoints ([`update`](pillion_upstream::cluster::update), whoever brings it) replaces that
+//!   cluster's set of endpoints ([`set`](pillion_upstream::cluster::set)) in place. Nothing else is looked at.
 //!
 //! # Floors
-//! Arrows point down, nothing looks up: `main` → [`cli`] → [`app`] → [`admin`], [`dns`] | [`inbound`], [`outbound`] →
-//! [`layers`], [`dispatch`], [`tcp`], [`serve`] → [`detect`], [`state`] → [`cluster`], [`discovery`] → [`http`],
-//! [`tls`], [`identity`], [`relay`], [`net`] → [`telemetry`], [`runtime`], [`error`] → `pillion_config`, `pillion_model`,
-//! `pillion_init`. What travels with a request points up, as data: a call carries its route, an exchange its worker
-//! and connection, a lease its cluster.
-//! One thing comes back: what runs inside a CONNECT enters [`outbound`] again.
+//! Arrows point down, and an import that looks up does not compile: `pillion` ([`cli`] → [`app`] → `admin`, `dns`) →
+//! [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] → [`pillion_base`] →
+//! [`pillion_telemetry`] → [`pillion_model`]. Beside them stand [`pillion_config`], which reads the file into the model, and
+//! `pillion_init`, which installs the rules of the kernel that bring connections here before this runs.
 //!
-//! Beside them, on a thread of its own, stands [`dns`]: what the application asks for before it connects. Its answers
-//! for services come from the same snapshot, whose virtual addresses lead the connection back to the service.
+//! What runs inside a CONNECT enters the outbound side again, through a function that the side gives to its route layer.
+//!
+//! The DNS proxy (`dns`) has a thread of its own. Its answers for services come from the same snapshot, whose virtual
+//! addresses lead the connection back to the service.
 //!
 //! # What is deliberately absent
 //! - The data path reads no file and no YAML, and holds no lock across an await.
 //! - A connection that waits, undecided or idle, holds no buffer.
-//! - `layers` hold no state and name no direction's stack; decisions (`verdict`, `cluster::*`) take `now` and data.
+//! - Layers hold no state and name no direction's stack; decisions (`verdict`, `cluster::*`) take `now` and data.
 //! - Queues, buffers and label sets have bounds, and so has every wait on a peer.
-//! - `unsafe` is nowhere in this crate.
-//! - Rules of the kernel: `pillion_init` (in `proxy/init`) installs what brings connections here, before this runs.
+//! - `unsafe` is nowhere in these crates.
 pub mod app;
 pub mod cli;
 

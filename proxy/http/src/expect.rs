@@ -2,7 +2,7 @@
 //! what is refused is not sent (RFC 9110, 10.1.1).
 //!
 //! The client hears `100 Continue` when its body is first polled: over HTTP/1 from hyper, over HTTP/2 from
-//! [`super::exchange::Interim`].
+//! [`super::transfer::Interim`].
 
 use std::future::Future;
 use std::pin::Pin;

@@ -5,8 +5,8 @@
 //! tower shell is one line, [`tower::layer::layer_fn`] around [`tower::service_fn`]. Its future is the `async
 //! fn`'s own, so nothing is boxed but the call itself (passed by pointer, once) and the leaf.
 //!
-//! Layers hold no state: policy, worker and clocks ride on the [`Call`]. A stack is therefore of size zero, and
-//! cloning one for each request is free.
+//! Layers hold no state: policy, worker and clocks ride on the [`Call`](crate::http::Call). A stack holds at most a
+//! function pointer, and cloning one for each request is free.
 //!
 //! # tower's traps, and how they are met
 //! - Never call a clone that was not polled: every service here is always ready, nothing is reserved in
