@@ -3,7 +3,10 @@
 //! Each connection accounts for what it holds (today those of HTTP/2); whoever finds little left takes less.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::task::Waker;
+
+use parking_lot::Mutex;
 
 /// Of all HTTP/2 connections of the process: a quarter of the smallest container that people give a sidecar.
 const PROCESS: usize = 32 * 1024 * 1024;
@@ -13,12 +16,20 @@ const PROCESS: usize = 32 * 1024 * 1024;
 pub struct Memory {
     held: AtomicUsize,
     most: usize,
+    /// Those who were refused while memory was scarce.
+    refused: Mutex<Vec<Waker>>,
+    has_refused: AtomicBool,
 }
 
 impl Memory {
     /// The share of one of `workers`.
     pub fn of_one_in(workers: usize) -> Arc<Self> {
-        Arc::new(Self { held: AtomicUsize::new(0), most: PROCESS / workers.max(1) })
+        Arc::new(Self {
+            held: AtomicUsize::new(0),
+            most: PROCESS / workers.max(1),
+            refused: Mutex::default(),
+            has_refused: AtomicBool::new(false),
+        })
     }
 
     /// Counts further `bytes`. Returns all that are held now, which may be more than [`Self::most`].
@@ -28,6 +39,29 @@ impl Memory {
 
     pub fn release(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Relaxed);
+        if self.has_refused.load(Relaxed) && !self.is_scarce() {
+            self.has_refused.store(false, Relaxed);
+            let refused = std::mem::take(&mut *self.refused.lock());
+            refused.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Whether a connection may be refused because of what others hold.
+    fn is_scarce(&self) -> bool {
+        self.free() < self.most / 2
+    }
+
+    /// Wakes `waker` when memory is no longer scarce, whoever gives it back. Does nothing while it is not scarce: then a
+    /// connection waits for its own bytes to leave.
+    pub fn wait_while_scarce(&self, waker: &Waker) {
+        if !self.is_scarce() {
+            return;
+        }
+        let mut refused = self.refused.lock();
+        if !refused.iter().any(|waiting| waiting.will_wake(waker)) {
+            refused.push(waker.clone());
+        }
+        self.has_refused.store(true, Relaxed);
     }
 
     /// Bytes that may be held further.
@@ -38,5 +72,38 @@ impl Memory {
     /// Bytes that may be held together.
     pub const fn most(&self) -> usize {
         self.most
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicU32);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a3_who_was_refused_because_of_others_is_woken_when_they_give_memory_back() {
+        let (memory, woken) = (Memory::of_one_in(1), Arc::<Woken>::default());
+        let waker = Waker::from(woken.clone());
+        memory.wait_while_scarce(&waker);
+        memory.hold(memory.most());
+        memory.wait_while_scarce(&waker);
+        memory.wait_while_scarce(&waker);
+        memory.release(memory.most() / 4);
+        assert_eq!(woken.0.load(Relaxed), 0, "memory is still scarce");
+        memory.release(memory.most() / 2);
+        assert_eq!(woken.0.load(Relaxed), 1);
+        memory.release(1);
+        assert_eq!(woken.0.load(Relaxed), 1, "nobody waits any more");
     }
 }

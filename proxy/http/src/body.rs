@@ -71,6 +71,11 @@ pub enum BodyError {
 }
 
 impl BodyError {
+    /// Whether the sidecar had no memory left for what the peer sent: neither side is to blame.
+    const fn is_our_shortage(&self) -> bool {
+        matches!(self, Self::Http2(h2::Interrupted::TooMuch))
+    }
+
     /// Whether the peer sent what is no HTTP/1 (a chunk's size that is none, for example), and did not just stop.
     fn is_malformed(&self) -> bool {
         let Self::Hyper(error) = self else { return false };
@@ -337,6 +342,7 @@ impl RequestTail {
                 }
             }
             Poll::Ready(Some(Err(error))) if error.is_malformed() => self.observer.cut(Reason::BadRequest),
+            Poll::Ready(Some(Err(error))) if error.is_our_shortage() => self.observer.cut(Reason::Overloaded),
             Poll::Ready(Some(Err(_))) => progress.broke(),
         }
         polled
@@ -370,6 +376,9 @@ impl ResponseTail {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let frame = match polled {
             Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) if error.is_our_shortage() => {
+                return self.break_off(Reason::Overloaded, error);
+            }
             Poll::Ready(Some(Err(error))) => return self.break_off(Reason::UpstreamClosed, error),
             Poll::Ready(None) => {
                 self.end(true);

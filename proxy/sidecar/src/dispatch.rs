@@ -277,6 +277,11 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
                 Error::new(Reason::BadRequest, "a chunk of the request's body is malformed (RFC 9112, 7.1)");
             return error.sent(Sent::Perhaps).ending_connection().into();
         }
+        Some(Reason::Overloaded) => {
+            let detail =
+                "the sidecar has no memory left for further bytes of HTTP/2 that wait to be forwarded";
+            return Error::new(Reason::Overloaded, detail).sent(Sent::Perhaps).into();
+        }
         _ => {}
     }
     if exchange.progress.client_broke() {
@@ -353,8 +358,9 @@ impl<'a> Trial<'a> {
             false => Outcome::Answered(status.as_u16()),
         };
         self.exchange.note_attempt(self.attempt, |attempt| {
-            (attempt.first_byte, attempt.outcome) = (Some(now), Some(outcome));
+            attempt.first_byte = Some(now);
         });
+        self.exchange.end_attempt(self.attempt, outcome, now);
         self.is_judged = true;
         let (took, endpoint) = (now - self.began, self.endpoint.address);
         tracing::debug!(request = self.exchange.id(), %endpoint, status = status.as_u16(), ?took, "try answered");

@@ -68,6 +68,8 @@ struct Frames {
     ends_head: bool,
     /// A head has begun in this frame or one before.
     is_open: bool,
+    /// Frames that ended no head or were no part of one, and heads: how often what was under way has ended.
+    heads: u64,
 }
 
 impl Guarded {
@@ -127,8 +129,11 @@ impl Client {
 
     fn note_read(&mut self, bytes: &[u8]) {
         self.last_read = Instant::now();
+        let before = self.frames.heads;
         self.frames.note(bytes);
         self.head_since = match self.frames.is_in_head() {
+            // What was under way before has ended in this piece: another head's time begins.
+            true if self.frames.heads != before => Some(self.last_read),
             true => self.head_since.or(Some(self.last_read)),
             false => None,
         };
@@ -151,6 +156,9 @@ impl Frames {
             };
             if self.left == 0 && self.filled == 0 && self.ends_head {
                 (self.is_open, self.ends_head) = (false, false);
+            }
+            if self.left == 0 && self.filled == 0 && !self.is_open {
+                self.heads += 1;
             }
             rest = rest.get(taken..).unwrap_or_default();
         }
@@ -249,6 +257,21 @@ mod tests {
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
         let length = u8::try_from(payload.len()).expect("a short frame");
         [&[0, 0, length, kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    #[test]
+    fn a9_a_head_that_begins_where_another_ended_has_a_time_of_its_own() {
+        let mut frames = Frames::default();
+        frames.note(&[b'p'; PREFACE]);
+        let head = frame(HEADERS, END_HEADERS, b"whole");
+        let (first, rest) = head.split_at(4);
+        frames.note(first);
+        let before = frames.heads;
+        frames.note(&[rest, first].concat());
+        assert!(frames.is_in_head() && frames.heads != before);
+        let before = frames.heads;
+        frames.note(&rest[..3]);
+        assert!(frames.is_in_head() && frames.heads == before, "the same head goes on");
     }
 
     #[test]

@@ -78,6 +78,7 @@ impl Account {
             senders.push(waker.clone());
         }
         self.has_senders.store(true, Relaxed);
+        self.memory.wait_while_scarce(waker);
     }
 
     pub fn hold_waiting(&self, bytes: usize) {

@@ -150,7 +150,7 @@ impl Future for Outgoing {
             }
             if !this.room.account.may_read() {
                 this.room.account.wait(cx.waker());
-                return this.poll_stuck(cx, true);
+                return this.poll_stuck(cx, false); // this stream's peer has taken all that it was given
             }
             let frame = match Pin::new(&mut this.body).poll_frame(cx) {
                 Poll::Pending => return this.poll_stuck(cx, false),

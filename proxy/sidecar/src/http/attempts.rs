@@ -1,8 +1,8 @@
 //! The attempts of one exchange: where each went, how far it came and when, and how it ended.
 //!
 //! Metrics, the access log, and later timelines and traces all read this one list. A request has an attempt for every
-//! time that it is sent (the first, retries, replacements, hedges); an opaque connection has one for every server that
-//! is dialled for it. Several attempts may be under way at once, so each is spoken of by its [`AttemptId`].
+//! time that it is sent: the first, retries, replacements. Several attempts may be under way at once, so each is spoken of
+//! by its [`AttemptId`].
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -36,6 +36,7 @@ pub struct Attempt {
     pub sent: Option<Instant>,
     /// The head of its answer, or the server's first byte, was here.
     pub first_byte: Option<Instant>,
+    /// Its outcome was known: for an answer, with the answer's head.
     pub ended: Option<Instant>,
     /// `None` while it is under way.
     pub outcome: Option<Outcome>,
