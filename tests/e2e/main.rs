@@ -13,6 +13,7 @@ mod drain;
 mod early;
 mod grpc;
 mod headers;
+mod house;
 mod init;
 mod isolation;
 mod many;

@@ -7,7 +7,8 @@
 //!
 //! Deliberately absent: policy, and everything that accepts or dials.
 //!
-//! Modules are listed from top to bottom: each may use those below it.
+//! Modules are listed from top to bottom. A body may be each of `h2`, `expect` and `replay`, and these hold bodies: the
+//! first five know each other, and use what stands below them.
 
 pub mod h2;
 pub mod expect;

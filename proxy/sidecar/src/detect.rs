@@ -23,7 +23,6 @@ use pillion_model::listener::DownstreamLimits;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::http::server::Version;
 use crate::worker::Worker;
 use bytes::{Reader, Spoken};
 use hello::Hello;
@@ -42,6 +41,13 @@ const REFUSES_WITHIN: Duration = Duration::from_secs(10);
 const SPEAKS_WITHIN: Duration = Duration::from_secs(1);
 /// Read at once; a first request or ClientHello seldom has more.
 const CHUNK: usize = 4096;
+
+/// A version of HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    Http1,
+    Http2,
+}
 
 /// What it speaks, with what was learned on the way.
 #[derive(Debug)]

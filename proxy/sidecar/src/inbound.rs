@@ -14,10 +14,10 @@ use tokio::time::{Instant, timeout_at};
 use tower::ServiceBuilder;
 
 use crate::connection::{Connection, Destination, Place};
-use crate::detect::{Detected, Found, NEVER, Undecided, detect, detect_tls, doubt, first_byte};
+use crate::detect::{Detected, Found, NEVER, Undecided, Version, detect, detect_tls, doubt, first_byte};
 use crate::dispatch;
 use crate::http::refusal;
-use crate::http::server::{self, Version};
+use crate::http::server;
 use crate::layers::{
     AnsweringService, Name, closing, headers, limit, record, rescue, retry, route, timeout as time, unless,
 };

@@ -10,9 +10,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::connection::{Connection, Place};
-use crate::detect::Detected;
+use crate::detect::{Detected, Version};
 use crate::http::exchange::nobodys;
-use crate::http::server::{self, Version};
+use crate::http::server;
 use crate::layers::AnsweringService;
 use crate::state::Route;
 use crate::tcp::{self, Dialled};

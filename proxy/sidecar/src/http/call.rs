@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower::Service;
 
 use super::attempts::AttemptId;
-use super::exchange::Exchange;
+use super::exchange::{Exchange, RequestLine};
 use super::{Body, Response, tunnel};
 use crate::state::Route;
 use pillion_base::error::Error;
@@ -70,6 +70,25 @@ impl Call {
         };
         let attempt = AttemptId::FIRST;
         Box::new(Self { head, body, common, attempt, number: 1, per_try: None, permit: None })
+    }
+}
+
+impl Call {
+    /// Tells the exchange what metrics and access log say of the request.
+    pub fn note_request(&self) {
+        let exchange = &self.common.exchange;
+        exchange.note(|facts| {
+            facts.method = Some((&self.head.method).into());
+            facts.is_grpc = self.common.is_grpc;
+            if exchange.worker.access_log.is_some() {
+                facts.request = Some(Box::new(RequestLine {
+                    method: self.head.method.clone(),
+                    uri: self.head.uri.clone(),
+                    host: self.head.headers.get(http::header::HOST).cloned(),
+                    version: self.head.version,
+                }));
+            }
+        });
     }
 }
 

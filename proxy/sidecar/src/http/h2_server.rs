@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::connection::Connection;
+use crate::http::call::AnsweringService;
 use crate::http::server::deserted;
 use crate::http::{Body, Call, Exchange, Response, answer, headers, tunnel};
-use crate::layers::{AnsweringService, record};
 use crate::worker::Worker;
 use pillion_base::error::Error;
 use pillion_base::net::{Io, Prefixed, Transport};
@@ -211,7 +211,7 @@ async fn carry<S: AnsweringService>(
     };
     if poll_fn(|cx| Poll::Ready(respond.poll_reset(cx).is_ready())).await {
         client.resets.fetch_add(1, Relaxed);
-        record::note_request(&exchange, &call);
+        call.note_request();
         exchange.client_gone();
         return exchange.finish(Ending::default()); // the stack never heard of it
     }
@@ -293,7 +293,7 @@ impl Downstream for Watched {
 
 /// An answer to a head that no stack shall see.
 fn refused(error: &Error, call: &Call, exchange: &Arc<Exchange>) -> Response {
-    record::note_request(exchange, call);
+    call.note_request();
     exchange.failed(error);
     let mut response = answer::answer(error, exchange, call.common.is_grpc);
     exchange.headers_sent(response.status(), headers::grpc_status(response.headers()));

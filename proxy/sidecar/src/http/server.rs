@@ -21,7 +21,7 @@ use super::head::HeadLimits;
 use super::linger::linger;
 use super::{Body, Call, Response, h2_server, headers, tunnel};
 use crate::connection::Connection;
-use crate::detect::first_byte;
+use crate::detect::{Version, first_byte};
 use crate::http::call::AnsweringService;
 use crate::worker::Worker;
 use pillion_base::drain::QUIET;
@@ -32,12 +32,6 @@ use pillion_telemetry::{Held, Protocol};
 pub const HTTP1_BUFFER: usize = 128 * 1024;
 /// hyper's own limit of an HTTP/1 head's fields; another one costs an allocation for each.
 const HEADER_COUNT: u32 = 100;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Version {
-    Http1,
-    Http2,
-}
 
 pub const fn protocol(version: Version) -> Protocol {
     match version {

@@ -7,7 +7,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::AnsweringService;
-use crate::http::exchange::{Exchange, RequestLine};
+use crate::http::exchange::Exchange;
 use crate::http::{Call, Response, headers};
 use pillion_http::transfer::{Ending, Observer as _};
 
@@ -17,7 +17,7 @@ pub fn layer<S: AnsweringService>() -> impl Layer<S, Service = impl AnsweringSer
 
 async fn record<S: AnsweringService>(mut next: S, call: Box<Call>) -> Result<Response, Infallible> {
     let exchange = call.common.exchange.clone();
-    note_request(&exchange, &call);
+    call.note_request();
     let open = Open(Some(exchange));
     let mut response = next.call(call).await?;
     if let Some(exchange) = open.answered() {
@@ -25,21 +25,6 @@ async fn record<S: AnsweringService>(mut next: S, call: Box<Call>) -> Result<Res
         response.body_mut().response_tail().observer = Some(exchange);
     }
     Ok(response)
-}
-
-pub fn note_request(exchange: &Exchange, call: &Call) {
-    exchange.note(|facts| {
-        facts.method = Some((&call.head.method).into());
-        facts.is_grpc = call.common.is_grpc;
-        if exchange.worker.access_log.is_some() {
-            facts.request = Some(Box::new(RequestLine {
-                method: call.head.method.clone(),
-                uri: call.head.uri.clone(),
-                host: call.head.headers.get(http::header::HOST).cloned(),
-                version: call.head.version,
-            }));
-        }
-    });
 }
 
 /// An exchange without an answer yet. Dropped like that, its client went away.
