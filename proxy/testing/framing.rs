@@ -124,20 +124,24 @@ type Chain = (Sidecar, Option<Sidecar>);
 async fn ask(rows: &[Asked<'_>], name: &str, start: impl Fn(&Mesh) -> Chain) {
     let mut wrong = String::new();
     for (sent, told, expected) in rows {
-        let mesh = Mesh::default();
-        let seen = application(&mesh);
-        let (first, _second) = start(&mesh);
-        let mut client = first.client().await;
-        drop(client.try_send(sent).await); // some are refused before their last byte
-        let heard = heard(&mut client).await;
-        let whole: Vec<_> =
-            seen.lock().iter().filter(|request| !request.ends_with("(cut)")).cloned().collect();
-        let whole = whole.join(" + ");
+        let (heard, whole) = asked(sent, &start).await;
         if (heard.as_str(), whole.as_str()) != (*told, *expected) {
             wrong += &format!("{sent:?}\n  {heard:?}, {whole:?}\n  and not {told:?}, {expected:?}\n");
         }
     }
     assert!(wrong.is_empty(), "{name}:\n{wrong}");
+}
+
+/// What a client hears that sends these bytes, and what the application sees whole.
+async fn asked(sent: &str, start: impl Fn(&Mesh) -> Chain) -> (String, String) {
+    let mesh = Mesh::default();
+    let seen = application(&mesh);
+    let (first, _second) = start(&mesh);
+    let mut client = first.client().await;
+    drop(client.try_send(sent).await); // some are refused before their last byte
+    let heard = heard(&mut client).await;
+    let whole: Vec<_> = seen.lock().iter().filter(|request| !request.ends_with("(cut)")).cloned().collect();
+    (heard, whole.join(" + "))
 }
 
 fn caller(mesh: &Mesh) -> Chain {

@@ -1,6 +1,6 @@
 //! Requests of HTTP/1 and where they end.
 
-use super::{Asked, ask_everywhere};
+use super::{Asked, ask_everywhere, asked, caller, inbound, pair};
 use crate::testing::backend::{OK, UNAVAILABLE};
 use crate::testing::mesh::{A, B, Mesh};
 use crate::testing::peer::Peer;
@@ -400,4 +400,40 @@ async fn corpus_of_lengths() {
 #[tokio::test(start_paused = true)]
 async fn corpus_of_chunks() {
     ask_everywhere(CHUNKS).await;
+}
+
+/// Chunks that are not. Each follows the head of a POST.
+const MALFORMED_CHUNKS: &[&str] = &[
+    "\r\nabc\r\n0\r\n\r\n",
+    " 3\r\nabc\r\n0\r\n\r\n",
+    "+3\r\nabc\r\n0\r\n\r\n",
+    "-3\r\nabc\r\n0\r\n\r\n",
+    "0x3\r\nabc\r\n0\r\n\r\n",
+    "3g\r\nabc\r\n0\r\n\r\n",
+    "3_0\r\nabc\r\n0\r\n\r\n",
+    "3\nabc\r\n0\r\n\r\n",
+    "3\r\nabc\n0\r\n\r\n",
+    "3\r\nabcd\r\n0\r\n\r\n",
+    "3\r\nabc0\r\n\r\n",
+    "3;a\nb\r\nabc\r\n0\r\n\r\n",
+    "3\r\nabc\r\n0\r\nx-a\r\n\r\n",
+    "3\r\nabc\r\n0\r\nx a: 1\r\n\r\n",
+    "3\r\nabc\r\n0\r\n x-a: 1\r\n\r\n",
+    "10000000000000000\r\nabc\r\n0\r\n\r\n",
+    "FFFFFFFFFFFFFFFFF\r\nabc\r\n0\r\n\r\n",
+];
+
+/// Which status is told of them is tested elsewhere (B12). Here: that none is ever whole, and none goes before another
+/// request.
+#[tokio::test(start_paused = true)]
+async fn corpus_of_malformed_chunks() {
+    for chunks in MALFORMED_CHUNKS {
+        let head = "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n";
+        let next = "GET /b HTTP/1.1\r\nhost: orders\r\n\r\n";
+        for start in [caller, inbound, |mesh: &Mesh| pair(mesh, "http1"), |mesh: &Mesh| pair(mesh, "http2")] {
+            let (heard, seen) = asked(&format!("{head}{chunks}{next}"), start).await;
+            let is_refused = heard.starts_with('4') && heard.ends_with(" closed") && !heard.contains("200");
+            assert!(is_refused && seen.is_empty(), "{chunks:?} {heard:?} {seen:?}");
+        }
+    }
 }
