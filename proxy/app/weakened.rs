@@ -1,6 +1,6 @@
 //! What of a new configuration protects less than the one at work: applied as it is written, and never in silence.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use pillion_model::Config;
 use pillion_model::cluster::UpstreamTls;
@@ -34,9 +34,10 @@ fn weakened_inbound(now: &Inbound, next: &Inbound) -> Vec<String> {
 }
 
 fn weakened_services<'a>(now: &'a Config, next: &'a Config) -> impl Iterator<Item = String> {
-    next.clusters.iter().filter_map(|next| {
-        let was = &now.clusters.iter().find(|now| now.name == next.name)?.tls;
-        let (was, is) = (upstream(was), upstream(&next.tls));
+    let known: HashMap<&str, &UpstreamTls> =
+        now.clusters.iter().map(|of| (of.name.as_str(), &of.tls)).collect();
+    next.clusters.iter().filter_map(move |next| {
+        let (was, is) = (upstream(known.get(next.name.as_str())?), upstream(&next.tls));
         (is.0 < was.0).then(|| format!("services.{}.tls: {} instead of {}", next.name, is.1, was.1))
     })
 }
