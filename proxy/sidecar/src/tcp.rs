@@ -134,9 +134,19 @@ fn with_room(cluster: &Cluster, tried: &mut Tried, worker: &Worker) -> Result<Ar
         if !endpoint.is_full() {
             break;
         }
+        pass_by(&endpoint);
         endpoint = pick()?;
     }
-    if endpoint.is_full() { Err(cluster.endpoint_is_full(&endpoint)) } else { Ok(endpoint) }
+    if endpoint.is_full() {
+        pass_by(&endpoint);
+        return Err(cluster.endpoint_is_full(&endpoint));
+    }
+    Ok(endpoint)
+}
+
+/// Nothing is sent to an endpoint that was picked: if it was to be probed, somebody else may probe it.
+fn pass_by(endpoint: &Endpoint) {
+    endpoint.outlier.on_neither(Instant::now().into_std());
 }
 
 async fn dial_endpoint(

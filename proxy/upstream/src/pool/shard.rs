@@ -28,7 +28,7 @@ pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// it does so at once; one that does not must not keep the connection.
 const REST_OF_REQUEST: Duration = Duration::from_secs(5);
 
-/// Sweeps after which one stream more is tried than an endpoint has taken before.
+/// Sweeps after which twice the streams are tried that an endpoint has taken before.
 const HOPE_EVERY: u32 = 10;
 
 /// All connections of one endpoint. Most endpoints of a large configuration are never used: what a pool needs is made
@@ -355,12 +355,12 @@ impl Shard {
         }
     }
 
-    /// One more than it took before, now and then: what was short then may not be any more. If it is, one stream is
-    /// refused again, and replaced.
+    /// Twice as many as it took before, now and then: what was short then may not be any more, and one refusal must not
+    /// hold a connection back for long. If it is still short, streams are refused again, and replaced.
     fn hope(&self, sweeps: u32) {
         let learnt = self.learnt_streams.load(Relaxed);
         if learnt > 0 && sweeps.is_multiple_of(HOPE_EVERY) {
-            self.learnt_streams.store(learnt.saturating_add(1), Relaxed);
+            self.learnt_streams.store(learnt.saturating_mul(2), Relaxed);
         }
     }
 
