@@ -6,6 +6,7 @@ use std::process::Command;
 
 use super::{Way, connections};
 use crate::support::servers::Server;
+use crate::support::sidecar::Pair;
 use crate::support::tools::{printed, require};
 use crate::support::wire::Wire;
 use crate::support::{Scratch, soon};
@@ -116,14 +117,20 @@ async fn commands_in_words_are_no_http_though_they_begin_like_it() {
         for (command, answer) in [
             ("PING\r\n", "+PONG\r\n"),
             ("SET greeting hello\r\n", "+OK\r\n"),
-            ("GET greeting\r\n", if way == Way::Declared { "$5\r\nhello\r\n" } else { "HTTP/1.1 400" }),
             ("DELETE\r\n", "-ERR unknown command"),
         ] {
-            let mut wire = Wire::connect(pair.caller.orders()).await;
-            wire.send(command).await;
-            let (heard, _) = soon("an answer", wire.exactly(answer.len())).await;
-            assert_eq!(String::from_utf8_lossy(&heard), answer, "{way:?} {command}");
+            assert_eq!(heard(&pair, command, answer.len()).await, answer, "{way:?} {command}");
         }
         way.is_told_by(&pair).await;
+        let answer = if way == Way::Declared { "$5\r\nhello\r\n" } else { "HTTP/1.1 400" };
+        assert_eq!(heard(&pair, "GET greeting\r\n", answer.len()).await, answer, "{way:?}");
     }
+}
+
+/// The first bytes of the answer to a command on a connection of its own.
+async fn heard(pair: &Pair, command: &str, bytes: usize) -> String {
+    let mut wire = Wire::connect(pair.caller.orders()).await;
+    wire.send(command).await;
+    let (heard, _) = soon("an answer", wire.exactly(bytes)).await;
+    String::from_utf8_lossy(&heard).into_owned()
 }
