@@ -131,7 +131,7 @@ pub(crate) fn survive(message: &[u8]) {
         drop(answer::again(&asked, message, std::time::Duration::from_secs(7)));
     }
     if let Ok(message) = Message::from_vec(message) {
-        drop(super::cache::lifetime(&message));
+        let _lifetime = super::cache::lifetime(&message);
     }
 }
 

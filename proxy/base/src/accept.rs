@@ -25,9 +25,8 @@ pub trait Admission {
 
     fn admit(&mut self, stream: Stream, from: SocketAddr);
 
-    /// Frees what `shortage` says is missing. `false`: there is nothing to free, and the loop pauses.
-    fn make_room(&mut self, shortage: &io::Error) -> impl Future<Output = bool> + Send {
-        let _ = shortage;
+    /// Frees what this error says is missing. `false`: there is nothing to free, and the loop pauses.
+    fn make_room(&mut self, _shortage: &io::Error) -> impl Future<Output = bool> + Send {
         std::future::ready(false)
     }
 }
