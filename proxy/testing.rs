@@ -41,6 +41,7 @@ mod peer_reason;
 mod pool_http1;
 mod pool_http2;
 mod probes;
+mod redials;
 mod refused;
 mod regressions;
 mod reload;

@@ -23,6 +23,7 @@ use pillion_model::listener::DownstreamLimits;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::exchange::DialFailure;
 use crate::worker::Worker;
 use bytes::{Reader, Spoken};
 use hello::Hello;
@@ -94,8 +95,8 @@ pub struct Detected<D> {
     pub found: Found,
     /// With the bytes that were looked at.
     pub io: Io,
-    /// The early connection, if there is one.
-    pub early: Option<D>,
+    /// The early connection, or why there is none: nobody dials once more at once.
+    pub early: Option<Result<D, DialFailure>>,
     /// Neither end has said anything: that tells nothing of the destination.
     pub is_silent: bool,
     /// It is opaque for now, and its first line may still become HTTP: see [`Watched`].
@@ -104,8 +105,8 @@ pub struct Detected<D> {
 
 impl<D> Detected<D> {
     /// Opaque by declaration: its bytes are not looked at.
-    pub const fn declared(io: Io, early: Option<D>) -> Self {
-        Self { found: Found::Opaque, io, early, is_silent: false, is_undecided: false }
+    pub fn declared(io: Io, early: Option<D>) -> Self {
+        Self { found: Found::Opaque, io, early: early.map(Ok), is_silent: false, is_undecided: false }
     }
 
     /// Which server the client's TLS asks for.
@@ -141,7 +142,7 @@ pub enum Undecided {
     #[error("it takes nothing new any more, and the client has said nothing")]
     Drained,
     #[error("the client was silent, and there is no server that might speak first: {0}")]
-    NoServer(Error),
+    NoServer(DialFailure),
     #[error("the client was silent, and the server hung up as soon as it was dialled")]
     HungUp,
 }
@@ -164,12 +165,15 @@ pub trait Server: Unpin {
 
     /// Why TLS with it failed after it was dialled.
     fn tls_failure(&self) -> Option<Error>;
+
+    /// It could not be used, for this reason.
+    fn failed(self, error: Error) -> DialFailure;
 }
 
 /// No early dial.
 pub const NEVER: Option<Early<NoDial>> = None;
 
-type NoDial = fn() -> Ready<Result<Nobody, Error>>;
+type NoDial = fn() -> Ready<Result<Nobody, DialFailure>>;
 
 /// The server of [`NEVER`].
 pub enum Nobody {}
@@ -181,6 +185,10 @@ impl Server for Nobody {
 
     fn tls_failure(&self) -> Option<Error> {
         match *self {}
+    }
+
+    fn failed(self, _error: Error) -> DialFailure {
+        match self {}
     }
 }
 
@@ -194,7 +202,7 @@ pub async fn detect<D, M, F>(
 where
     D: Server,
     M: FnOnce() -> F,
-    F: Future<Output = Result<D, Error>>,
+    F: Future<Output = Result<D, DialFailure>>,
 {
     judged(Client::new(io, worker), work, early).await
 }
@@ -210,7 +218,7 @@ pub async fn doubt<D, M, F>(
 where
     D: Server,
     M: FnOnce() -> F,
-    F: Future<Output = Result<D, Error>>,
+    F: Future<Output = Result<D, DialFailure>>,
 {
     judged(Client { is_said_to_be_opaque: true, ..Client::new(io, worker) }, work, early).await
 }
@@ -225,7 +233,7 @@ pub async fn detect_tls<D, M, F>(
 where
     D: Server,
     M: FnOnce() -> F,
-    F: Future<Output = Result<D, Error>>,
+    F: Future<Output = Result<D, DialFailure>>,
 {
     judged(Client { is_declared_opaque: true, ..Client::new(io, worker) }, work, early).await
 }
@@ -238,14 +246,14 @@ async fn judged<D, M, F>(
 where
     D: Server,
     M: FnOnce() -> F,
-    F: Future<Output = Result<D, Error>>,
+    F: Future<Output = Result<D, DialFailure>>,
 {
     let Some(early) = early else { return client.alone(work).await };
     // Most clients have sent their first bytes by now, or will before anybody is dialled.
     match client.listen(work, Patience::Silence(early.after)).await? {
         Some(found) if early.is_at_hand && !found.is_http() => {
-            let server = (early.dial)().await.ok();
-            Ok(client.decided(found, server))
+            let dialled = (early.dial)().await;
+            Ok(client.decided(found, Some(dialled)))
         }
         Some(found) => Ok(client.decided(found, None)),
         None => Box::pin(race(client, work, early)).await,
@@ -267,15 +275,15 @@ async fn race<D, M, F>(mut client: Client, work: &Work, early: Early<M>) -> Resu
 where
     D: Server,
     M: FnOnce() -> F,
-    F: Future<Output = Result<D, Error>>,
+    F: Future<Output = Result<D, DialFailure>>,
 {
     let mut dial = pin!((early.dial)());
     let dialled = tokio::select! { // a dial that is dropped was for a server that speaks first, and HTTP is spoken
         found = client.listen(work, Patience::Whole) => match found? {
             Some(found) if found.is_http() => return Ok(client.decided(found, None)),
             found => {
-                let dialled = dial.await; // what fails here is tried again, and told, by who needs it
-                return client.settled(found, dialled.ok());
+                let dialled = dial.await;
+                return client.settled(found, Some(dialled));
             }
         },
         dialled = &mut dial => dialled,
@@ -289,17 +297,17 @@ where
     };
     let since = Instant::now();
     let first = tokio::select! { // what either reader has read is kept with its stream
-        found = client.listen(work, Patience::Whole) => return client.settled(found?, Some(server)),
+        found = client.listen(work, Patience::Whole) => return client.settled(found?, Some(Ok(server))),
         first = first_bytes(server.io()) => first.unwrap_or_default(),
     };
     // In TLS 1.3 a server refuses us when the handshake has ended for us: as if it could not be dialled.
     if let Some(error) = server.tls_failure().filter(|_| !early.expects_http && client.said_nothing()) {
-        return unserved(client, work, error).await;
+        return unserved(client, work, server.failed(error)).await;
     }
     match judge(&first, since.elapsed(), early.expects_http) {
         SpeaksFirst::Opaque => {
             server.io().put_back(first);
-            Ok(Detected { is_silent: false, ..client.decided(Found::Opaque, Some(server)) })
+            Ok(Detected { is_silent: false, ..client.decided(Found::Opaque, Some(Ok(server))) })
         }
         SpeaksFirst::Refuses => Err(Undecided::HungUp),
         SpeaksFirst::Waited => {
@@ -311,14 +319,18 @@ where
 
 /// There is no server. A client of HTTP that is only slow hears why from the HTTP side; another sees what a client
 /// sees whose server refuses it.
-async fn unserved<D: Server>(mut client: Client, work: &Work, why: Error) -> Result<Detected<D>, Undecided> {
+async fn unserved<D: Server>(
+    mut client: Client,
+    work: &Work,
+    why: DialFailure,
+) -> Result<Detected<D>, Undecided> {
     let found = client.listen(work, Patience::Silence(SPEAKS_WITHIN)).await?;
     match found {
         _ if client.said_nothing() => {
             client.io.get_ref().abort();
             Err(Undecided::NoServer(why))
         }
-        Some(found) => Ok(client.decided(found, None)),
+        Some(found) => Ok(client.decided(found, Some(Err(why)))),
         None => client.alone(work).await,
     }
 }
@@ -483,7 +495,7 @@ impl Client {
     fn settled<D: Server>(
         mut self,
         found: Option<Found>,
-        early: Option<D>,
+        early: Option<Result<D, DialFailure>>,
     ) -> Result<Detected<D>, Undecided> {
         match found {
             None if self.said_nothing() => Err(Undecided::Ended(io::ErrorKind::TimedOut.into())),
@@ -498,7 +510,7 @@ impl Client {
         }
     }
 
-    fn decided<D: Server>(mut self, found: Found, early: Option<D>) -> Detected<D> {
+    fn decided<D: Server>(mut self, found: Found, early: Option<Result<D, DialFailure>>) -> Detected<D> {
         let (is_silent, is_undecided) = (self.said_nothing(), self.is_undecided);
         self.io.put_back(self.seen.freeze());
         Detected { found, io: self.io, early, is_silent, is_undecided }

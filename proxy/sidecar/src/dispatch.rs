@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower::service_fn;
 
 use crate::connection::Destination;
-use crate::http::attempts::{AttemptId, Outcome};
+use crate::exchange::attempts::{AttemptId, Outcome};
 use crate::http::tunnel::{self, Accepted};
 use crate::http::{Body, Call, Exchange, Failure, Response};
 use crate::layers::HttpService;

@@ -17,6 +17,7 @@ use crate::connection::{Connection, Destination, Place};
 use crate::detect::bytes::begins_like_tls;
 use crate::detect::{Detected, Found, NEVER, Undecided, Version, detect, detect_tls, doubt, first_byte};
 use crate::dispatch;
+use crate::exchange::{DialFailure, Facts};
 use crate::http::refusal;
 use crate::http::server;
 use crate::layers::{
@@ -276,7 +277,8 @@ impl Inbound {
             }
             (_, Some(fixed)) => {
                 let error = Error::new(Reason::MtlsRequired, refusal::PLAINTEXT);
-                tcp::unserved(&error, &fixed.route, &connection, &self.worker);
+                let failure = DialFailure::new(error, Facts::of(&fixed.route));
+                tcp::record_failure(failure, &connection, &self.worker);
             }
             (_, None) => {}
         }

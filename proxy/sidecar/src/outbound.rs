@@ -15,13 +15,13 @@ use tower::ServiceBuilder;
 use crate::connection::{Connection, Destination, Place};
 use crate::detect::{Detected, Early, Found, NEVER, Nobody, Undecided, detect};
 use crate::dispatch;
+use crate::exchange::{DialFailure, Facts};
 use crate::http::server;
 use crate::layers::{AnsweringService, Name, headers, limit, record, rescue, retry, route, timeout, unless};
 use crate::serve::Next;
 use crate::state::{Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
-use pillion_base::error::Error;
 use pillion_base::net::own::{is_from_this_host, is_virtual};
 use pillion_base::net::{Io, Prefixed, Stream, Transport};
 use pillion_model::Direction;
@@ -143,7 +143,7 @@ impl Outbound {
         let work = &connection.place.work;
         let detected = match connection.destination {
             Destination::Unknown(to) if is_virtual(to.ip()) => {
-                detect(io, &self.worker, work, Some(nobodys(to))).await.map(Detected::alone)
+                detect(io, &self.worker, work, Some(no_service_at(to))).await.map(Detected::alone)
             }
             _ => detect(io, &self.worker, work, NEVER).await.map(Detected::alone),
         };
@@ -247,8 +247,8 @@ impl Outbound {
         };
         tracing::debug!(%why, "outbound connection ended before it showed what it speaks");
         self.count(connection.service(), Protocol::Unknown, ConnectionOutcome::Failed);
-        if let (Undecided::NoServer(error), Some(route)) = (&why, route) {
-            tcp::unserved(error, route, connection, &self.worker);
+        if let (Undecided::NoServer(failure), Some(_)) = (why, route) {
+            tcp::record_failure(failure, connection, &self.worker);
         }
         None
     }
@@ -264,11 +264,11 @@ impl Outbound {
 
 /// Who says nothing at a virtual address that is nobody's waits for a server that will never speak: it is told so as
 /// if one had refused it.
-fn nobodys(to: SocketAddr) -> Early<impl FnOnce() -> Ready<Result<Nobody, Error>>> {
+fn no_service_at(to: SocketAddr) -> Early<impl FnOnce() -> Ready<Result<Nobody, DialFailure>>> {
     Early {
         after: Duration::ZERO,
         expects_http: false,
         is_at_hand: false,
-        dial: move || ready(Err(route::nobodys(to.ip()))),
+        dial: move || ready(Err(DialFailure::new(route::no_service_at(to.ip()), Facts::default()))),
     }
 }

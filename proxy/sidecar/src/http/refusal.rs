@@ -3,20 +3,21 @@
 //! A head that hyper cannot read, and plaintext where only mTLS is let in. What can be read of such a head is read here,
 //! leniently: it is shown to people, and nothing is decided by it.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::answer;
 use super::headers::{fresh_request_id, is_well_formed};
 use super::linger::linger;
-use super::{answer, exchange};
 use crate::connection::Connection;
+use crate::exchange::{Ended, Facts, unmatched_service};
 use crate::worker::Worker;
 use pillion_base::net::Io;
 use pillion_model::Reason;
-use pillion_telemetry::{MethodLabel, Record, RequestLabels, Symbol};
+use pillion_telemetry::{MethodLabel, RequestLabels, RequestRecord, Symbol};
 
 /// As much of a head is kept to be shown: nearly every head is smaller as a whole.
 const KEPT: usize = 4096;
@@ -174,7 +175,7 @@ fn count(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: 
     let method = http::Method::from_bytes(shown.method.as_bytes());
     worker.recorder.lock().count(RequestLabels {
         direction: connection.direction,
-        service: exchange::nobodys(connection.direction),
+        service: unmatched_service(connection.direction),
         route: Symbol::EMPTY,
         method: method.map_or(MethodLabel::Other, |method| (&method).into()),
         status: refusal.reason.status(),
@@ -192,30 +193,22 @@ fn log(
     worker: &Worker,
 ) {
     let Some(log) = worker.access_log.as_ref().filter(|log| log.wants(true)) else { return };
-    log.write(&Record {
-        time: SystemTime::now(),
-        direction: connection.direction,
-        service: &worker.ground.metrics.name(exchange::nobodys(connection.direction)),
-        route: "",
+    let facts = Facts {
+        reason: Some(refusal.reason),
+        detail: Some(refusal.detail.as_str().into()),
+        ..Facts::default()
+    };
+    let request = RequestRecord {
         method: shown.method,
         path: shown.target,
         host: shown.host,
-        protocol: if shown.is_http10 { "HTTP/1.0" } else { "HTTP/1.1" },
-        status: refusal.reason.status(),
-        grpc_status: None,
-        reason: Some(refusal.reason),
-        peer_reason: "",
-        detail: &refusal.detail,
-        peer: connection.peer.as_ref().map_or("", |peer| peer.id.as_str()),
-        downstream: Some(connection.downstream),
-        upstream: None,
         request_id: request_id.as_bytes(),
-        bytes_in: 0,
-        bytes_out: 0,
-        duration: Duration::ZERO,
-        upstream_duration: None,
-        attempts: 0,
-    });
+        status: refusal.reason.status(),
+        ..RequestRecord::default()
+    };
+    let protocol = if shown.is_http10 { "HTTP/1.0" } else { "HTTP/1.1" };
+    let ended = Ended { protocol, request, bytes: (0, 0), took: Duration::ZERO };
+    facts.record(&ended, connection, worker, log);
 }
 
 #[cfg(test)]

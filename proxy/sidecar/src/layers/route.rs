@@ -17,7 +17,7 @@ use crate::connection::Destination;
 use crate::http::exchange::Exchange;
 use crate::http::{Call, Failure, Response};
 use crate::state::{Fixed, Key, Route, Rule};
-pub use egress::{EnterInside, nobodys};
+pub use egress::{EnterInside, no_service_at};
 use pillion_base::error::Error;
 use pillion_http::framing::{self, Fault};
 use pillion_model::Direction;
