@@ -163,8 +163,11 @@ async fn dial_endpoint(
             if let Some(admission) = &admission {
                 let (endpoint, cluster) = (endpoint.clone(), cluster.clone());
                 admission.when_known(move |refused| {
-                    if refused.is_some() {
-                        endpoint.failed(took, Cause::Connect, &cluster, Instant::now().into_std());
+                    let now = Instant::now().into_std();
+                    match refused {
+                        None => {}
+                        Some(error) if error.is_of_our_certificate => endpoint.outlier.on_neither(now),
+                        Some(_) => endpoint.failed(took, Cause::Connect, &cluster, now),
                     }
                 });
             }
@@ -224,7 +227,8 @@ pub async fn forward(
         None if connection.is_loop() => Err(connection.loop_detected()),
         None => Box::pin(dial(&route.cluster, worker)).await,
     };
-    match dialled.and_then(|dialled| dialled.used(is_silent)) {
+    let admitted = connection.admitted(&worker.state.load()); // who was waited for, here or before, may be refused now
+    match admitted.and(dialled).and_then(|dialled| dialled.used(is_silent)) {
         Ok(mut server) => {
             let (from, endpoint) = (connection.downstream, server.in_flight.endpoint().address);
             tracing::debug!(%from, service = &*route.cluster.name, %endpoint, "bytes are carried");
