@@ -12,7 +12,8 @@
 //!    service's own port, or the address that it was redirected from ([`state`](pillion_sidecar::state)), or nothing.
 //! 3. Outbound: [`outbound`](pillion_sidecar::outbound) turns away other hosts. Inbound:
 //!    [`inbound`](pillion_sidecar::inbound) shakes hands ([`pillion_tls`]) and knows the peer's SPIFFE ID from then on;
-//!    plaintext on a strict port is told why it is refused, and is closed.
+//!    plaintext on a strict port is told why it is refused, and is closed. It is judged by the rules of the moment: they are
+//!    read again after each wait on the client, with each request, and before opaque bytes pass.
 //! 4. Unless it was declared, [`detect`](pillion_sidecar::detect) tells what is spoken: by first bytes, or because the
 //!    server speaks first. What any HTTP server might read as a request is HTTP, to be served or refused.
 //! 5. What is opaque goes to [`tcp`](pillion_sidecar::tcp): an endpoint is dialled, and others as

@@ -10,7 +10,7 @@ pub mod hello;
 mod lenient;
 mod watch;
 
-use std::future::{Future, Ready, poll_fn};
+use std::future::{Future, Ready, pending, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -30,6 +30,7 @@ use hello::Hello;
 use pillion_base::drain::Work;
 use pillion_base::error::Error;
 use pillion_base::net::Io;
+use pillion_base::unfinished::{Share, Side};
 use pillion_model::Direction;
 use pillion_telemetry::Verdict;
 pub use watch::Watched;
@@ -101,12 +102,21 @@ pub struct Detected<D> {
     pub is_silent: bool,
     /// It is opaque for now, and its first line may still become HTTP: see [`Watched`].
     pub is_undecided: bool,
+    /// When its first byte came, as far as it has.
+    pub began: Option<Instant>,
 }
 
 impl<D> Detected<D> {
     /// Opaque by declaration: its bytes are not looked at.
     pub fn declared(io: Io, early: Option<D>) -> Self {
-        Self { found: Found::Opaque, io, early: early.map(Ok), is_silent: false, is_undecided: false }
+        let early = early.map(Ok);
+        Self { found: Found::Opaque, io, early, is_silent: false, is_undecided: false, began: None }
+    }
+
+    /// HTTP as both sidecars have agreed before anything was said.
+    pub fn agreed(io: Io, is_http2: bool) -> Self {
+        let found = if is_http2 { Found::Http2 } else { Found::Http1 };
+        Self { found, is_silent: true, ..Self::declared(io, None) }
     }
 
     /// Which server the client's TLS asks for.
@@ -126,8 +136,8 @@ impl<D> Detected<D> {
 impl Detected<Nobody> {
     /// The same for who might have had an early connection.
     pub fn alone<D>(self) -> Detected<D> {
-        let Self { found, io, is_silent, is_undecided, .. } = self;
-        Detected { found, io, early: None, is_silent, is_undecided }
+        let Self { found, io, is_silent, is_undecided, began, .. } = self;
+        Detected { found, io, early: None, is_silent, is_undecided, began }
     }
 }
 
@@ -145,6 +155,8 @@ pub enum Undecided {
     NoServer(DialFailure),
     #[error("the client was silent, and the server hung up as soon as it was dialled")]
     HungUp,
+    #[error("beginnings that are not whole hold all the memory that they may, and this one is the oldest")]
+    GivenUp,
 }
 
 /// A destination that is dialled before the client has said what it speaks.
@@ -192,54 +204,9 @@ impl Server for Nobody {
     }
 }
 
-/// Waits until it shows what `io` speaks.
+/// Waits until it shows what `client` speaks.
 pub async fn detect<D, M, F>(
-    io: Io,
-    worker: &Worker,
-    work: &Work,
-    early: Option<Early<M>>,
-) -> Result<Detected<D>, Undecided>
-where
-    D: Server,
-    M: FnOnce() -> F,
-    F: Future<Output = Result<D, DialFailure>>,
-{
-    judged(Client::new(io, worker), work, early).await
-}
-
-/// The same where the peer says that its bytes are opaque. That is not for a peer to decide, but what is hardly HTTP
-/// is not made to wait until it cannot be: it is watched instead.
-pub async fn doubt<D, M, F>(
-    io: Io,
-    worker: &Worker,
-    work: &Work,
-    early: Option<Early<M>>,
-) -> Result<Detected<D>, Undecided>
-where
-    D: Server,
-    M: FnOnce() -> F,
-    F: Future<Output = Result<D, DialFailure>>,
-{
-    judged(Client { is_said_to_be_opaque: true, ..Client::new(io, worker) }, work, early).await
-}
-
-/// The same where the application's bytes are declared opaque, so that only TLS of our own would be something else.
-pub async fn detect_tls<D, M, F>(
-    io: Io,
-    worker: &Worker,
-    work: &Work,
-    early: Option<Early<M>>,
-) -> Result<Detected<D>, Undecided>
-where
-    D: Server,
-    M: FnOnce() -> F,
-    F: Future<Output = Result<D, DialFailure>>,
-{
-    judged(Client { is_declared_opaque: true, ..Client::new(io, worker) }, work, early).await
-}
-
-async fn judged<D, M, F>(
-    mut client: Client,
+    mut client: Client<'_>,
     work: &Work,
     early: Option<Early<M>>,
 ) -> Result<Detected<D>, Undecided>
@@ -262,7 +229,7 @@ where
 
 /// Waits for a first byte, holding no buffer meanwhile.
 pub async fn first_byte(io: Io, worker: &Worker, work: &Work) -> Result<Io, Undecided> {
-    let mut client = Client::new(io, worker);
+    let mut client = Client::new(io, worker, Side::Strangers, None);
     match client.read(work, client.until(Patience::Whole)).await? {
         Some(Heard::Bytes) => Ok(client.decided::<Nobody>(Found::Opaque, None).io),
         Some(Heard::End) => Err(Undecided::Ended(io::ErrorKind::UnexpectedEof.into())),
@@ -271,7 +238,7 @@ pub async fn first_byte(io: Io, worker: &Worker, work: &Work) -> Result<Io, Unde
 }
 
 /// The client is silent, or slow: whoever speaks first, client or server, decides.
-async fn race<D, M, F>(mut client: Client, work: &Work, early: Early<M>) -> Result<Detected<D>, Undecided>
+async fn race<D, M, F>(mut client: Client<'_>, work: &Work, early: Early<M>) -> Result<Detected<D>, Undecided>
 where
     D: Server,
     M: FnOnce() -> F,
@@ -320,7 +287,7 @@ where
 /// There is no server. A client of HTTP that is only slow hears why from the HTTP side; another sees what a client
 /// sees whose server refuses it.
 async fn unserved<D: Server>(
-    mut client: Client,
+    mut client: Client<'_>,
     work: &Work,
     why: DialFailure,
 ) -> Result<Detected<D>, Undecided> {
@@ -355,11 +322,14 @@ fn judge(first: &[u8], after: Duration, expects_http: bool) -> SpeaksFirst {
     }
 }
 
-struct Client {
+/// A client as far as it has spoken.
+pub struct Client<'a> {
     io: Io,
+    worker: &'a Worker,
     /// Since when it is looked at.
     since: Instant,
     seen: BytesMut,
+    /// By the limits of when its first bytes came.
     reader: Reader,
     is_said_to_be_opaque: bool,
     is_undecided: bool,
@@ -367,10 +337,9 @@ struct Client {
     is_declared_opaque: bool,
     /// Its first byte came.
     began: Option<Instant>,
-    /// Bytes that may still become TLS or HTTP are waited for this long.
-    header_timeout: Duration,
-    /// Silence is.
-    idle_timeout: Duration,
+    side: Side,
+    /// Some of its bytes came, and they do not decide.
+    unfinished: Option<Share>,
 }
 
 #[derive(Clone, Copy)]
@@ -387,21 +356,38 @@ enum Heard {
     End,
 }
 
-impl Client {
-    fn new(io: Io, worker: &Worker) -> Self {
-        let DownstreamLimits { header_bytes, header_timeout, idle_timeout, .. } = worker.limits();
+impl<'a> Client<'a> {
+    /// `began`: when its first byte came, if that was before.
+    pub fn new(io: Io, worker: &'a Worker, side: Side, began: Option<Instant>) -> Self {
         Self {
             io,
+            worker,
             since: Instant::now(),
             seen: BytesMut::new(),
-            reader: Reader::new(header_bytes as usize),
+            reader: Reader::new(worker.limits().header_bytes as usize),
             is_said_to_be_opaque: false,
             is_undecided: false,
             is_declared_opaque: false,
-            began: None,
-            header_timeout,
-            idle_timeout,
+            began,
+            side,
+            unfinished: None,
         }
+    }
+
+    /// The peer says that its bytes are opaque. That is not for a peer to decide, but what is hardly HTTP is not made
+    /// to wait until it cannot be: it is watched instead.
+    pub fn said_to_be_opaque(self) -> Self {
+        Self { is_said_to_be_opaque: true, ..self }
+    }
+
+    /// The application's bytes are declared opaque, so that only TLS of our own would be something else.
+    pub fn declared_opaque(self) -> Self {
+        Self { is_declared_opaque: true, ..self }
+    }
+
+    /// Not looked at.
+    pub fn into_io(self) -> Io {
+        self.io
     }
 
     const fn said_nothing(&self) -> bool {
@@ -426,19 +412,42 @@ impl Client {
         }
     }
 
+    /// By the limits of now. Whatever comes in between, from the first byte on there is one end.
     fn until(&self, patience: Patience) -> Instant {
-        match (patience, self.began) {
-            (Patience::Silence(most), _) => Instant::now() + most,
-            (Patience::Whole, Some(began)) => began + self.header_timeout,
-            (Patience::Whole, None) => Instant::now() + self.idle_timeout,
+        let DownstreamLimits { header_timeout, idle_timeout, .. } = self.worker.limits();
+        let whole = self.began.map(|began| began + header_timeout);
+        match patience {
+            Patience::Silence(most) => {
+                let silent = Instant::now() + most;
+                whole.map_or(silent, |whole| whole.min(silent))
+            }
+            Patience::Whole => whole.unwrap_or_else(|| Instant::now() + idle_timeout),
         }
+    }
+
+    /// What it holds while it is waited for once more.
+    fn account(&mut self) {
+        if self.seen.is_empty() {
+            return;
+        }
+        let (worker, side) = (self.worker, self.side);
+        let share = self.unfinished.get_or_insert_with(|| worker.ground.unfinished.begin(side));
+        share.hold(self.seen.capacity().max(CHUNK));
     }
 
     /// `None`: nothing came `until` then.
     async fn read(&mut self, work: &Work, until: Instant) -> Result<Option<Heard>, Undecided> {
-        let silent = self.said_nothing();
+        let (silent, is_first) = (self.said_nothing(), self.seen.is_empty());
+        self.account();
+        let given_up = async {
+            match &mut self.unfinished {
+                Some(share) => share.given_up().await,
+                None => pending().await,
+            }
+        };
         let read = tokio::select! { // what a drained client had sent is not read: it hears that we are gone
             biased;
+            () = given_up => return Err(Undecided::GivenUp),
             read = timeout_at(until, poll_fn(|cx| poll_some(&mut self.io, &mut self.seen, cx))) => read,
             () = work.dismissed(self.since), if silent => return Err(Undecided::Drained),
         };
@@ -450,7 +459,10 @@ impl Client {
             Ok(Err(error)) => Err(Undecided::Ended(error)),
             Ok(Ok(0)) => Ok(Some(Heard::End)),
             Ok(Ok(_)) => {
-                self.began.get_or_insert_with(Instant::now);
+                if is_first {
+                    self.reader = Reader::new(self.worker.limits().header_bytes as usize);
+                    self.began.get_or_insert_with(Instant::now);
+                }
                 Ok(Some(Heard::Bytes))
             }
         }
@@ -513,7 +525,7 @@ impl Client {
     fn decided<D: Server>(mut self, found: Found, early: Option<Result<D, DialFailure>>) -> Detected<D> {
         let (is_silent, is_undecided) = (self.said_nothing(), self.is_undecided);
         self.io.put_back(self.seen.freeze());
-        Detected { found, io: self.io, early, is_silent, is_undecided }
+        Detected { found, io: self.io, early, is_silent, is_undecided, began: self.began }
     }
 }
 

@@ -297,7 +297,7 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
         Reason::TlsError => format!("TLS with {address} of \"{name}\" failed: {detail}"),
         _ => format!("{address} of \"{name}\" {what}: {detail}"),
     };
-    let error = Error::new(failure.reason, detail).sent(failure.sent);
+    let error = Error::new(failure.reason, detail).sent(failure.sent).of_our_fault(failure.is_our_fault);
     match failure.unsent {
         None => error.into(),
         Some(request) => {

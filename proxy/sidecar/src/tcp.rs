@@ -34,7 +34,12 @@ pub async fn forward(
     let Detected { io: mut downstream, early, is_silent, is_undecided, .. } = downstream;
     downstream.get_ref().abort(); // what a client sees whose server refuses it, or is not reached in time
     let server = server(early, route, connection, worker).await;
-    let mut server = match server.and_then(|dialled| dialled.used(is_silent)) {
+    let admitted = connection.admitted(&worker.state.load()); // who was waited for, here or before, may be refused now
+    let admit = |dialled: Dialled| match admitted {
+        Ok(()) => dialled.used(is_silent),
+        Err(error) => Err(dialled.failed(error)),
+    };
+    let mut server = match server.and_then(admit) {
         Ok(server) => server,
         Err(failure) => return record_failure(failure, connection, worker),
     };

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -62,7 +62,7 @@ struct Shown<'a> {
     target: &'a [u8],
     host: &'a [u8],
     request_id: Option<&'a [u8]>,
-    is_http10: bool,
+    version: Version,
 }
 
 impl<'a> Shown<'a> {
@@ -94,7 +94,8 @@ impl<'a> Shown<'a> {
         let method = std::str::from_utf8(method).ok().filter(|_| is_token);
         let Some(method) = method else { return Self::default() };
         let (target, version) = split_at(rest, b' ').unwrap_or((rest, b""));
-        Self { method, target, is_http10: version == b"HTTP/1.0", ..Self::default() }
+        let version = if version == b"HTTP/1.0" { Version::HTTP_10 } else { Version::HTTP_11 };
+        Self { method, target, version, ..Self::default() }
     }
 }
 
@@ -134,11 +135,36 @@ pub(super) fn refuse_head(hypers: &[u8], head: &[u8], connection: &Connection, w
 /// [`PATIENCE`], whatever the client does.
 pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Worker) {
     let head = read_head(&mut io).await;
-    let refusal = Refusal { reason: Reason::MtlsRequired, detail: PLAINTEXT.to_owned() };
-    let answer = refuse(&refusal, &head, connection, worker);
+    let answer = refuse(&plaintext(), &head, connection, worker);
     if let Ok(Ok(())) = timeout(PATIENCE, io.write_all(&answer)).await {
         drop(timeout(PATIENCE, linger(io, &connection.place.work)).await);
     }
+}
+
+/// The same for HTTP/2, which is closed without an answer: a client of it takes none before its settings are answered.
+pub fn note_http2_plaintext(connection: &Connection, worker: &Worker) {
+    let shown = Shown { version: Version::HTTP_2, ..Shown::default() };
+    let request_id = fresh_request_id(&mut worker.ground.rng.lock());
+    count(&plaintext(), &shown, connection, worker);
+    log(&plaintext(), &shown, &request_id, connection, worker);
+    tracing::debug!(from = %connection.downstream, "inbound connection closed: {PLAINTEXT}");
+}
+
+/// Heads that are not whole hold all the memory that they may, and this one began first. Its connection ends without an
+/// answer: its client is still to say what it asks for. `head`: what is known of it.
+pub fn note_given_up(head: &[u8], version: Version, connection: &Connection, worker: &Worker) {
+    let detail = "heads that are not whole hold all the memory that they may, and this one is the oldest";
+    let (reason, detail) = (Reason::Overloaded, detail.to_owned());
+    let refusal = Refusal { reason, detail };
+    let shown = Shown { version, ..Shown::read(head) };
+    let request_id = shown.request_id.and_then(|id| HeaderValue::from_bytes(id).ok());
+    let request_id = request_id.unwrap_or_else(|| fresh_request_id(&mut worker.ground.rng.lock()));
+    count(&refusal, &shown, connection, worker);
+    log(&refusal, &shown, &request_id, connection, worker);
+}
+
+fn plaintext() -> Refusal {
+    Refusal { reason: Reason::MtlsRequired, detail: PLAINTEXT.to_owned() }
 }
 
 /// As much as has come of a head when it is whole, too long to be kept, or late.
@@ -206,7 +232,7 @@ fn log(
         status: refusal.reason.status(),
         ..RequestRecord::default()
     };
-    let protocol = if shown.is_http10 { "HTTP/1.0" } else { "HTTP/1.1" };
+    let protocol = pillion_telemetry::access::protocol_name(shown.version);
     let ended = Ended { protocol, request, bytes: (0, 0), took: Duration::ZERO };
     facts.record(&ended, connection, worker, log);
 }
@@ -224,7 +250,7 @@ mod tests {
             target,
             host,
             request_id: Some(request_id.as_bytes()).filter(|id| !id.is_empty()),
-            is_http10: false,
+            version: Version::HTTP_11,
         };
         for (head, expected) in [
             ("GET /a HTTP/1.1\r\nHost: h\r\nX-Request-Id: abc\r\n\r\n", shown("GET", b"/a", b"h", "abc")),

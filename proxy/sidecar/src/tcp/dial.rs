@@ -229,8 +229,11 @@ async fn dial_endpoint(
             if let Some(admission) = &admission {
                 let (endpoint, cluster) = (endpoint.clone(), cluster.clone());
                 admission.when_known(move |refused| {
-                    if refused.is_some() {
-                        endpoint.failed(took, Cause::Connect, &cluster, Instant::now().into_std());
+                    let now = Instant::now().into_std();
+                    match refused {
+                        None => {}
+                        Some(error) if error.is_of_our_certificate => endpoint.outlier.on_neither(now),
+                        Some(_) => endpoint.failed(took, Cause::Connect, &cluster, now),
                     }
                 });
             }
