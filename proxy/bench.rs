@@ -12,7 +12,8 @@ use pillion_model::{Endpoint as Spec, EndpointUpdate};
 
 use crate::app::App;
 use pillion_base::limits::Limit;
-use pillion_http::headers::{self, Seen};
+use pillion_http::headers;
+use pillion_http::seen::Seen;
 use pillion_model::Direction;
 use pillion_sidecar::detect::bytes::Reader;
 use pillion_sidecar::state::{HostTable, Route};
@@ -151,7 +152,7 @@ fn count() -> Decision {
 fn request_id() -> Decision {
     let (headers, mut rng) = (http::HeaderMap::new(), fastrand::Rng::with_seed(7));
     named("make a request id", move || {
-        std::hint::black_box(headers::request_id(&headers, &mut rng));
+        std::hint::black_box(headers::request_id(&headers, &Seen::default(), &mut rng));
     })
 }
 

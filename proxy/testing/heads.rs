@@ -166,6 +166,44 @@ async fn b9_through_two_sidecars_an_answer_may_have_as_many_fields() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b9_answers_with_many_fields_and_with_few_share_a_connection() {
+    let mesh = Mesh::default();
+    let many: &'static str = answer(ANSWER_FIELDS).leak();
+    let only_head: &'static str = many.trim_end_matches("ok").to_owned().leak();
+    let app = mesh.http1(A, move |nth, request| match (nth, request.head.starts_with("HEAD")) {
+        (_, true) => only_head,
+        (nth, false) if nth % 2 == 1 => many,
+        _ => OK,
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
+    let mut client = sidecar.client().await;
+    for nth in 0..4 {
+        assert_eq!(client.get("/").await.told(), (200, None), "request {nth}");
+        client.send("HEAD / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        let head = client.head().await.expect("an answer without a body");
+        assert_eq!(head.matches("\r\nx-").count(), ANSWER_FIELDS - 1, "{head}");
+    }
+    assert_eq!((app.hits(), app.connections()), (8, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn b9_an_answer_with_many_fields_may_come_early_and_in_pieces() {
+    let mesh = Mesh::default();
+    let many: &'static str = answer(ANSWER_FIELDS).leak();
+    let _app = mesh.scripted(A, move |mut peer, _| async move {
+        drop(peer.head().await);
+        for piece in many.as_bytes().chunks(700) {
+            peer.send(piece).await;
+            settle().await;
+        }
+        drop(peer.rest().await);
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
+    let upload = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 10\r\n\r\n12345";
+    assert_eq!(sidecar.client().await.ask(upload).await.told(), (200, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn b9_over_http2_an_answer_may_have_as_many_fields() {
     for (fields, expected) in
         [(ANSWER_FIELDS, (200, None)), (ANSWER_FIELDS + 1, (502, Some("protocol_error")))]

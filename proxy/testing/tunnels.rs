@@ -41,6 +41,26 @@ async fn echoes(client: &mut Peer, what: &str) {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b9_a_switch_may_have_more_fields_than_hyper_has_room_for() {
+    let mesh = Mesh::default();
+    let fields: String = (0..150).map(|nth| format!("x-{nth}: 1\r\n")).collect();
+    let switched: &'static str = SWITCHED.replace("\r\n\r\n", &format!("\r\n{fields}\r\n")).leak();
+    let _app = mesh.scripted(A, move |mut peer: Peer, _| async move {
+        drop(peer.message().await);
+        peer.send(switched).await;
+        drop(peer.exactly(4).await);
+        peer.send("pong").await;
+        drop(peer.rest().await);
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
+    let mut client = sidecar.client().await;
+    client.send(UPGRADE).await;
+    switches(&mut client).await;
+    client.send("ping").await;
+    assert_eq!(client.exactly(4).await, ("pong".into(), true));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_websocket_is_carried_through_both_sidecars() {
     let pair = Pair::new();
     let app = echo(&pair.mesh, A);

@@ -22,6 +22,7 @@ use super::framing::may_be_trailer;
 use super::h2::{self, Tunnel};
 use super::headers::{remove_if, remove_untrusted, remove_untrusted_trailers};
 use super::replay::Replay;
+use super::seen::Seen;
 use super::transfer::{Carrier, Ending, Observer};
 use pillion_base::deadline::Deadline;
 use pillion_model::Reason;
@@ -210,6 +211,14 @@ impl Body {
         }
     }
 
+    /// What the answer's head held when it came, where somebody has looked.
+    pub fn seen(&self) -> Option<&Seen> {
+        match &self.tail {
+            Some(Tail::Response(tail)) => tail.seen.as_ref(),
+            _ => None,
+        }
+    }
+
     /// What rides on the response, to ride on something else.
     pub fn take_response_tail(&mut self) -> Box<ResponseTail> {
         match self.tail.take() {
@@ -352,6 +361,8 @@ impl RequestTail {
 /// Everything that waits for the last byte of a response.
 #[derive(Default)]
 pub struct ResponseTail {
+    /// What its head was found to hold when it came, for the layer that rewrites it.
+    pub seen: Option<Seen>,
     /// Told how it ended.
     pub observer: Option<Arc<dyn Observer>>,
     /// The connection goes back to its pool when the response is whole, and is closed when it is not.

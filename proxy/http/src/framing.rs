@@ -11,6 +11,7 @@ use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, request};
 
+use super::seen::Seen;
 use pillion_base::error::Error;
 use pillion_model::Reason;
 
@@ -52,25 +53,36 @@ pub enum Framed {
 
 /// Checks what frames a request, and leaves one canonical length at most. `Transfer-Encoding` stays for the layer that
 /// removes what concerns one connection alone.
-pub fn check_request(head: &mut request::Parts) -> Result<(), Fault> {
+pub fn check_request(head: &mut request::Parts, seen: &Seen) -> Result<(), Fault> {
     check_target(&head.uri, head.version)?;
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+    if seen.has(Seen::TRANSFER_ENCODING) {
         check_codings(&head.headers, head.version)?;
-        if head.headers.contains_key(header::CONTENT_LENGTH) {
+        if seen.has(Seen::CONTENT_LENGTH) {
             return Err(Fault::TwoLengths);
         }
     }
-    canonicalise_length(&mut head.headers)
+    match seen.has(Seen::CONTENT_LENGTH) {
+        true => canonicalise_length(&mut head.headers),
+        false => Ok(()),
+    }
 }
 
 /// Checks what frames an answer, and leaves one canonical length at most.
-pub fn check_answer(status: StatusCode, version: Version, headers: &mut HeaderMap) -> Result<Framed, Fault> {
-    if headers.contains_key(header::TRANSFER_ENCODING) {
+pub fn check_answer(
+    status: StatusCode,
+    version: Version,
+    headers: &mut HeaderMap,
+    seen: &Seen,
+) -> Result<Framed, Fault> {
+    if seen.has(Seen::TRANSFER_ENCODING) {
         check_codings(headers, version)?;
         return Ok(match headers.remove(header::CONTENT_LENGTH) {
             Some(_) => Framed::Twice,
             None => Framed::Clearly,
         });
+    }
+    if !seen.has(Seen::CONTENT_LENGTH) {
+        return Ok(Framed::Clearly);
     }
     if status == StatusCode::NO_CONTENT {
         headers.remove(header::CONTENT_LENGTH); // must not be there (RFC 9110, 8.6)
@@ -156,7 +168,7 @@ pub fn may_be_trailer(name: &str) -> bool {
 }
 
 /// The elements of a header that is a list, over all its lines.
-fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+pub(super) fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
     let lines = headers.get_all(name).iter();
     lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
@@ -175,6 +187,11 @@ mod tests {
             .iter()
             .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
             .collect()
+    }
+
+    fn check(status: StatusCode, version: Version, map: &mut HeaderMap) -> Result<Framed, Fault> {
+        let seen = Seen::in_headers(map);
+        check_answer(status, version, map, &seen)
     }
 
     fn coded(lines: &[&'static str], version: Version) -> Result<(), Fault> {
@@ -272,10 +289,10 @@ mod tests {
     fn b15_of_two_lengths_in_an_answer_the_coding_wins() {
         let both = [("content-length", "2"), ("transfer-encoding", "chunked")];
         let mut map = headers(&both);
-        assert_eq!(check_answer(StatusCode::OK, Version::HTTP_11, &mut map), Ok(Framed::Twice));
+        assert_eq!(check(StatusCode::OK, Version::HTTP_11, &mut map), Ok(Framed::Twice));
         assert_eq!(map, headers(&both[1..]));
         let mut map = headers(&[("content-length", "5")]);
-        assert_eq!(check_answer(StatusCode::NO_CONTENT, Version::HTTP_2, &mut map), Ok(Framed::Clearly));
+        assert_eq!(check(StatusCode::NO_CONTENT, Version::HTTP_2, &mut map), Ok(Framed::Clearly));
         assert!(map.is_empty());
     }
 }

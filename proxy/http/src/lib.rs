@@ -21,6 +21,7 @@ pub mod stall;
 pub mod head;
 pub mod headers;
 pub mod framing;
+pub mod seen;
 
 pub use body::Body;
 

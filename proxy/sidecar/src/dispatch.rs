@@ -14,6 +14,7 @@ use crate::exchange::attempts::{AttemptId, Outcome};
 use crate::http::tunnel::{self, Accepted};
 use crate::http::{Body, Call, Exchange, Failure, Response};
 use crate::layers::HttpService;
+use crate::layers::headers::via;
 use crate::layers::limit::too_large;
 use crate::state::Route;
 use pillion_base::error::{Error, Sent};
@@ -23,6 +24,7 @@ use pillion_http::head::HeadLimits;
 use pillion_http::headers::{
     GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies, reason_of_sidecar,
 };
+use pillion_http::seen::Seen;
 use pillion_model::Reason;
 use pillion_upstream::cluster::endpoint::{Endpoint, InFlight};
 use pillion_upstream::cluster::outlier::Cause;
@@ -77,18 +79,21 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
                     return Err(error.into());
                 }
             };
-            if let Err(why) = checked(&mut response, &mut lease, accepted.is_some(), most_fields) {
+            let seen = Seen::in_headers(response.headers());
+            if let Err(why) = checked(&mut response, &seen, &mut lease, accepted.is_some(), most_fields) {
                 let error = not_forwarded(&why, cluster, &endpoint);
                 trial.failed(&error);
                 return Err(error.into());
             }
-            let refused = lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
+            let refused = seen.has(Seen::OURS)
+                && lease.is_sidecar()
+                && response.headers().contains_key(X_PILLION_REFUSED);
             trial.answered(response.status(), refused);
             // A good answer needs no reason, so nobody looks for one; gRPC's bad ones say 200, too.
             if lease.is_sidecar() && (response.status().as_u16() >= 400 || call.common.is_grpc) {
                 trial.exchange.answered_by_sidecar(reason_of_sidecar(response.headers()));
             }
-            let mut response = wrap(response, lease, trial);
+            let mut response = wrap(response, seen, lease, trial);
             if let Some(accepted) = accepted {
                 response.extensions_mut().insert(accepted);
             }
@@ -158,6 +163,7 @@ fn accepted(
 /// Checks the head of an answer before it goes on. `Err`: why it cannot be forwarded.
 fn checked(
     response: &mut Response,
+    seen: &Seen,
     lease: &mut Lease,
     is_tunnel: bool,
     most_fields: u32,
@@ -173,7 +179,7 @@ fn checked(
         return Ok(()); // nothing frames a tunnel (RFC 9110, 9.3.6)
     }
     let (status, version) = (response.status(), response.version());
-    match framing::check_answer(status, version, response.headers_mut()) {
+    match framing::check_answer(status, version, response.headers_mut(), seen) {
         Ok(Framed::Clearly) => Ok(()),
         Ok(Framed::Twice) => {
             lease.close_after();
@@ -191,13 +197,13 @@ fn not_forwarded(why: &str, cluster: &Cluster, endpoint: &Endpoint) -> Error {
 
 /// The request as the connection's version has it. Can be undone: the host is kept beside it.
 fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Body> {
-    let path = call.head.uri.path_and_query().cloned();
-    let path = path.unwrap_or(PathAndQuery::from_static("/"));
     let (mut head, ()) = Request::new(()).into_parts();
     head.method = call.head.method.clone();
     head.headers = std::mem::take(&mut call.head.headers);
-    if let (Some(via), true) = (&call.common.via, lease.is_sidecar()) {
-        head.headers.insert(X_PILLION_VIA, via.clone());
+    if lease.is_sidecar() && call.common.passes > 0 {
+        let exchange = &call.common.exchange;
+        let own = exchange.worker.passes(exchange.connection.direction);
+        head.headers.insert(X_PILLION_VIA, via(call.common.via.as_ref(), own, call.common.passes));
     }
     if let (Some(deadline), true) = (call.common.deadline, call.common.is_grpc) {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -206,15 +212,18 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
     if lease.is_http2() {
         head.version = Version::HTTP_2;
         head.headers.remove(HOST);
+        call.common.names_host = false;
         let scheme = if cluster.tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-        head.uri = absolute(path, call.common.host.as_ref(), scheme);
+        head.uri = absolute(path(&call.head.uri), call.common.host.as_ref(), scheme);
     } else {
         head.uri = match keeps_form(call, cluster) {
             true => call.head.uri.clone(),
-            false => origin_form(&call.head.uri, path),
+            false => origin_form(&call.head.uri),
         };
-        join_cookies(&mut head.headers);
-        if let Some(host) = &call.common.host {
+        if call.seen.has(Seen::COOKIE) {
+            join_cookies(&mut head.headers);
+        }
+        if let (Some(host), false) = (&call.common.host, call.common.names_host) {
             head.headers.insert(HOST, host.clone());
         }
     }
@@ -224,6 +233,7 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
     }
     let mut request = Request::from_parts(head, std::mem::replace(&mut call.body, Body::empty()));
     if let Some(kind) = &call.common.tunnel {
+        call.common.names_host = false; // a CONNECT has its host in the target
         tunnel::ask(&mut request, kind, lease.is_http2());
     }
     if call.common.waits_to_send {
@@ -239,8 +249,12 @@ fn keeps_form(call: &Call, cluster: &Cluster) -> bool {
     is_theirs && !is_named && call.head.version != Version::HTTP_2 && call.head.uri.scheme().is_some()
 }
 
-fn origin_form(uri: &Uri, path: PathAndQuery) -> Uri {
-    if uri.authority().is_none() { uri.clone() } else { Uri::from(path) }
+fn origin_form(uri: &Uri) -> Uri {
+    if uri.authority().is_none() { uri.clone() } else { Uri::from(path(uri)) }
+}
+
+fn path(uri: &Uri) -> PathAndQuery {
+    uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"))
 }
 
 /// Scheme and authority for HTTP/2's pseudo-headers. A host that is no authority is left out.
@@ -256,12 +270,14 @@ fn absolute(path: PathAndQuery, host: Option<&HeaderValue>, scheme: Scheme) -> U
 }
 
 /// What must last until the response's last byte rides on it.
-fn wrap(mut response: Response, mut lease: Lease, trial: Trial<'_>) -> Response {
-    if !lease.is_sidecar() {
+fn wrap(mut response: Response, seen: Seen, mut lease: Lease, trial: Trial<'_>) -> Response {
+    if seen.has(Seen::OURS) && !lease.is_sidecar() {
         response.headers_mut().remove(X_PILLION_REFUSED); // only a verified sidecar's word is taken
     }
     lease.count(trial.end());
-    response.body_mut().response_tail().carrier = Some(Box::new(lease));
+    let tail = response.body_mut().response_tail();
+    tail.seen = Some(seen);
+    tail.carrier = Some(Box::new(lease));
     response
 }
 

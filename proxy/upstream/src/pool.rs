@@ -9,6 +9,7 @@
 
 mod departing;
 mod dial;
+mod fields;
 mod hold;
 mod lease;
 mod shard;

@@ -15,11 +15,14 @@ use crate::exchange::attempts::AttemptId;
 use crate::state::Route;
 use pillion_base::error::Error;
 use pillion_base::limits::Permit;
+use pillion_http::seen::Seen;
 
 /// Boxed once and passed by pointer: eight layers would otherwise move half a kilobyte each.
 pub struct Call {
     pub head: Parts,
     pub body: Body,
+    /// What `head` held when it came.
+    pub seen: Seen,
     pub common: Common,
     /// Which attempt of its exchange this is.
     pub attempt: AttemptId,
@@ -39,6 +42,8 @@ pub struct Common {
     pub route: Option<Arc<Route>>,
     /// The host the request is for: `Host` towards HTTP/1, `:authority` towards HTTP/2.
     pub host: Option<HeaderValue>,
+    /// The head has `host` as its only `Host` already.
+    pub names_host: bool,
     pub is_grpc: bool,
     /// The client waits to be asked for its body (`Expect: 100-continue`).
     pub waits_to_send: bool,
@@ -46,30 +51,34 @@ pub struct Common {
     pub tunnel: Option<Box<tunnel::Kind>>,
     /// It came as a retry of somebody before us (`x-pillion-attempt` above 1): not retried once more.
     pub marked: bool,
-    /// `x-pillion-via`, for sidecars alone.
+    /// `x-pillion-via` as it came, from a sidecar that is believed.
     pub via: Option<HeaderValue>,
+    /// How many times it has come through here, this time included.
+    pub passes: u32,
     /// When the whole must have its headers; sent on as `grpc-timeout`.
     pub deadline: Option<Instant>,
 }
 
 impl Call {
     /// The first call of an exchange.
-    pub fn new(request: http::Request<Body>, exchange: Arc<Exchange>) -> Box<Self> {
+    pub fn new(request: http::Request<Body>, seen: Seen, exchange: Arc<Exchange>) -> Box<Self> {
         let (head, body) = request.into_parts();
-        let is_grpc = super::headers::is_grpc(&head.headers);
+        let is_grpc = super::headers::is_grpc(&head.headers, &seen);
         let common = Common {
             exchange,
             route: None,
             host: None,
+            names_host: false,
             is_grpc,
             waits_to_send: false,
             tunnel: None,
             marked: false,
             via: None,
+            passes: 0,
             deadline: None,
         };
         let attempt = AttemptId::FIRST;
-        Box::new(Self { head, body, common, attempt, number: 1, per_try: None, permit: None })
+        Box::new(Self { head, body, seen, common, attempt, number: 1, per_try: None, permit: None })
     }
 }
 
@@ -94,9 +103,18 @@ impl Call {
 
 impl Common {
     /// A further call of the same exchange.
-    pub fn call(&self, head: Parts, body: Body) -> Box<Call> {
+    pub fn call(&self, head: Parts, seen: Seen, body: Body) -> Box<Call> {
         let attempt = self.exchange.begin_attempt();
-        Box::new(Call { head, body, common: self.clone(), attempt, number: 1, per_try: None, permit: None })
+        Box::new(Call {
+            head,
+            body,
+            seen,
+            common: self.clone(),
+            attempt,
+            number: 1,
+            per_try: None,
+            permit: None,
+        })
     }
 }
 

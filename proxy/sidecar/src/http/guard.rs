@@ -29,6 +29,9 @@ use pillion_base::unfinished::{READER, Share};
 /// microseconds) with the next request.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
+/// How hyper's own answer begins to a head with more fields or bytes than it was told to read.
+const TOO_LARGE: &[u8] = b"HTTP/1.1 431";
+
 pub struct Guarded {
     io: Io,
     connection: Arc<Connection>,
@@ -54,10 +57,22 @@ pub struct Guarded {
     is_over: bool,
     /// See [`Connection::is_unframed`]; set on the socket.
     resets: bool,
+    large: Large,
+}
+
+/// What is made of a head that hyper finds too large.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Large {
+    /// It is refused.
+    Final,
+    /// hyper had less room than the head may need: it is read once more, from its first byte.
+    Provisional,
+    /// That is to be done now. What hyper says of it nobody hears.
+    Again,
 }
 
 impl Guarded {
-    pub fn new(io: Io, connection: Arc<Connection>, worker: Arc<Worker>) -> Self {
+    pub fn new(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, large: Large) -> Self {
         let last_read = Instant::now();
         let (reading, replaced) = (None, None);
         let flushed = connection.requests.load(Relaxed);
@@ -79,6 +94,7 @@ impl Guarded {
             replaced,
             is_over: false,
             resets: false,
+            large,
         }
     }
 
@@ -169,6 +185,10 @@ impl Guarded {
         !self.is_over && !self.resets
     }
 
+    pub fn is_to_be_read_again(&self) -> bool {
+        self.large == Large::Again
+    }
+
     fn note<T>(&mut self, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if matches!(polled, Poll::Ready(Err(_))) {
             self.is_over = true;
@@ -222,6 +242,13 @@ impl Guarded {
             self.io.get_ref().abort();
         }
         if self.is_hypers_own(first) {
+            if self.large == Large::Provisional && first.starts_with(TOO_LARGE) {
+                self.large = Large::Again;
+            }
+            if self.large == Large::Again {
+                self.replaced = Some((Vec::new(), 0));
+                return;
+            }
             let head = self.seen.of_next(self.connection.requests.load(Relaxed));
             let answer = refusal::refuse_head(first, head, &self.connection, &self.worker);
             self.replaced = Some((answer, 0));
@@ -312,7 +339,7 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.connection.rests.load(Relaxed) {
+        if self.connection.rests.load(Relaxed) || self.is_to_be_read_again() {
             return Poll::Ready(Ok(())); // hyper is done with it; its client is not
         }
         if std::mem::take(&mut self.resets) {

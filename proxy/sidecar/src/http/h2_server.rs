@@ -34,6 +34,7 @@ use pillion_http::h2::send::{Outgoing, Unsent};
 use pillion_http::h2::tunnel::Tunnel;
 use pillion_http::h2::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
 use pillion_http::head::{HeadLimits, list_bytes};
+use pillion_http::seen::Seen;
 use pillion_http::transfer::{Ending, Observer as _};
 use pillion_telemetry::{ConnectionOutcome, Protocol, Seldom};
 
@@ -61,9 +62,10 @@ impl Client {
     /// A stream that its client may send again: counted and logged like any request that is refused.
     fn note_refused(&self, request: Request<RecvStream>) {
         let detail = format!("the heads of the connection's open streams are over {HEADS} bytes");
-        let request_id = headers::request_id(request.headers(), &mut self.worker.ground.rng.lock());
+        let seen = Seen::in_headers(request.headers());
+        let request_id = headers::request_id(request.headers(), &seen, &mut self.worker.ground.rng.lock());
         let exchange = Arc::new(Exchange::new(self.worker.clone(), self.connection.clone(), request_id));
-        let call = Call::new(request.map(|_unread| Body::empty()), exchange.clone());
+        let call = Call::new(request.map(|_unread| Body::empty()), seen, exchange.clone());
         call.note_request();
         exchange.failed(&Error::new(pillion_model::Reason::Overloaded, detail));
         exchange.headers_sent(StatusCode::SERVICE_UNAVAILABLE, None);
@@ -246,11 +248,15 @@ async fn carry<S: AnsweringService>(
 ) {
     let client = &head.client;
     let (request, inside) = opened(request, client);
-    let request_id = headers::request_id(request.headers(), &mut client.worker.ground.rng.lock());
+    let mut seen = Seen::in_headers(request.headers());
+    let request_id = headers::request_id(request.headers(), &seen, &mut client.worker.ground.rng.lock());
     let exchange = Arc::new(Exchange::new(client.worker.clone(), client.connection.clone(), request_id));
     let mut request = request;
-    let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked_http2(&mut request)).flatten();
-    let mut call = Call::new(request, exchange.clone());
+    let asked = tunnel::may_be_asked(&request, &seen).then(|| tunnel::asked_http2(&mut request)).flatten();
+    if asked.is_some() {
+        seen = Seen::in_headers(request.headers()); // what was asked for may have changed them
+    }
+    let mut call = Call::new(request, seen, exchange.clone());
     let (asked, opens) = match asked {
         Some((asked, opens)) => {
             call.common.tunnel = Some(Box::new(asked.kind.clone()));

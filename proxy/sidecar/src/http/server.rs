@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
-use super::guard::Guarded;
+use super::guard::{Guarded, Large};
 use super::head::HeadLimits;
 use super::linger::linger;
 use super::{Body, Call, Response, h2_server, headers, tunnel};
@@ -26,12 +26,14 @@ use crate::http::call::AnsweringService;
 use crate::worker::Worker;
 use pillion_base::drain::QUIET;
 use pillion_base::net::Io;
+use pillion_http::seen::Seen;
 use pillion_telemetry::{ConnectionOutcome, Held, Protocol};
 
 /// hyper's read buffer of HTTP/1 at least; it must hold a whole head, and bodies need no more.
 pub const HTTP1_BUFFER: usize = 128 * 1024;
-/// hyper's own limit of an HTTP/1 head's fields; another one costs an allocation for each.
-const HEADER_COUNT: u32 = 100;
+/// The fields for which hyper has room at hand. Another number costs memory, and clearing it, for each head: a head
+/// that may have more, for it came from a sidecar, is read with this room first.
+const ROOM: u32 = 100;
 
 pub const fn protocol(version: Version) -> Protocol {
     match version {
@@ -60,33 +62,59 @@ pub async fn serve<S: AnsweringService>(
     // Boxed: a connection that rests holds none of it.
     match version {
         Version::Http1 => {
-            while let Some(rests) =
-                Box::pin(http1(io, connection.clone(), worker.clone(), stack.clone())).await
-            {
-                let work = &connection.place.work;
-                work.rest();
-                let Ok(wakes) = first_byte(rests, &worker, work).await else { return };
-                io = wakes;
+            let mut room = Room::AtHand;
+            loop {
+                let http1 = http1(io, room, connection.clone(), worker.clone(), stack.clone());
+                match Box::pin(http1).await {
+                    Left::Ended => return,
+                    Left::NeedsRoom(again) => (io, room) = (again, Room::ForAll),
+                    Left::Rests(rests) => {
+                        let work = &connection.place.work;
+                        work.rest();
+                        let Ok(wakes) = first_byte(rests, &worker, work).await else { return };
+                        io = wakes;
+                    }
+                }
             }
         }
         Version::Http2 => Box::pin(h2_server::serve(io, connection, worker, stack)).await,
     }
 }
 
-/// Returns the connection when nothing has happened on it for a while.
+/// For how many fields hyper is told to have room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    AtHand,
+    ForAll,
+}
+
+/// How a connection comes back from hyper.
+enum Left {
+    Ended,
+    /// Nothing has happened on it for a while.
+    Rests(Io),
+    /// The head that comes next has more fields than there was room for.
+    NeedsRoom(Io),
+}
+
 async fn http1<S: AnsweringService>(
     io: Io,
+    room: Room,
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     stack: S,
-) -> Option<Io> {
+) -> Left {
     let mut is_told = false;
     let limits = connection.head_limits(&worker.limits());
-    let (rests, io) = (connection.clone(), Guarded::new(io, connection.clone(), worker.clone()));
+    let fields = if room == Room::AtHand { limits.fields.min(ROOM) } else { limits.fields };
+    let large = if fields < limits.fields { Large::Provisional } else { Large::Final };
+    let (rests, io) = (connection.clone(), Guarded::new(io, connection.clone(), worker.clone(), large));
     let service = service_fn(move |request: Request<Incoming>| {
         handle(request, connection.clone(), worker.clone(), stack.clone())
     });
-    let mut conn = http1_builder(limits).serve_connection(TokioIo::new(io), service).with_upgrades();
+    let mut conn = http1_builder(HeadLimits { fields, ..limits })
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
     // How it ended has been told request by request.
     drop(
         poll_fn(|cx| {
@@ -104,18 +132,19 @@ async fn http1<S: AnsweringService>(
         .await,
     );
     let has_rest = rests.rests.swap(false, Relaxed);
-    let parts = conn.into_parts()?;
+    let Some(parts) = conn.into_parts() else { return Left::Ended };
     let guarded = parts.io.into_inner();
     let client_is_there = guarded.client_is_there();
+    let needs_room = guarded.is_to_be_read_again();
     let mut io = guarded.into_io();
-    if !has_rest {
-        if client_is_there {
-            linger(io, &rests.place.work).await;
-        }
-        return None;
+    if needs_room || has_rest {
+        io.put_back(parts.read_buf);
+        return if needs_room { Left::NeedsRoom(io) } else { Left::Rests(io) };
     }
-    io.put_back(parts.read_buf);
-    Some(io)
+    if client_is_there {
+        linger(io, &rests.place.work).await;
+    }
+    Left::Ended
 }
 
 fn http1_builder(limits: HeadLimits) -> http1::Builder {
@@ -125,7 +154,7 @@ fn http1_builder(limits: HeadLimits) -> http1::Builder {
         .max_header_size(header_bytes)
         .max_buf_size(HTTP1_BUFFER.max(header_bytes * 2))
         .auto_date_header(false);
-    if limits.fields != HEADER_COUNT {
+    if limits.fields != ROOM {
         builder.max_headers(limits.fields as usize);
     }
     builder
@@ -156,11 +185,15 @@ async fn handle<S: AnsweringService>(
     worker: Arc<Worker>,
     mut stack: S,
 ) -> Result<Response, Infallible> {
-    let request_id = headers::request_id(request.headers(), &mut worker.ground.rng.lock());
-    let asked = tunnel::may_be_asked(&request).then(|| tunnel::asked(&mut request)).flatten();
+    let mut seen = Seen::in_headers(request.headers());
+    let request_id = headers::request_id(request.headers(), &seen, &mut worker.ground.rng.lock());
+    let asked = tunnel::may_be_asked(&request, &seen).then(|| tunnel::asked(&mut request)).flatten();
+    if asked.is_some() {
+        seen = Seen::in_headers(request.headers()); // what was asked for may have changed them
+    }
     let version = request.version();
     let exchange = Arc::new(Exchange::new(worker, connection, request_id));
-    let mut call = Call::new(request.map(Body::incoming), exchange.clone());
+    let mut call = Call::new(request.map(Body::incoming), seen, exchange.clone());
     let Some(asked) = asked else {
         let mut response = stack.call(call).await?;
         if version == http::Version::HTTP_10 {

@@ -26,6 +26,7 @@ use crate::state::Route;
 use crate::tcp;
 use crate::worker::Worker;
 use pillion_base::net::{Io, Prefixed, Transport};
+use pillion_http::seen::Seen;
 use pillion_telemetry::{Held, Protocol as Carried};
 use pillion_upstream::pool::{AnswerFirst, Departing};
 
@@ -107,8 +108,8 @@ fn lists(many: &[u8], one: &[u8]) -> bool {
 }
 
 /// A quick look that nearly every request fails.
-pub fn may_be_asked<B>(request: &Request<B>) -> bool {
-    *request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
+pub fn may_be_asked<B>(request: &Request<B>, seen: &Seen) -> bool {
+    seen.has(Seen::UPGRADE) || *request.method() == Method::CONNECT
 }
 
 /// What a request of HTTP/1 asks to become, if anything.

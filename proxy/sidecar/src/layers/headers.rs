@@ -12,10 +12,10 @@ use crate::connection::Connection;
 use crate::http::{Call, Failure, Response};
 use pillion_base::error::Error;
 use pillion_http::headers::{
-    DOWNSTREAM_VERSION, Seen, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
-    X_PILLION_ATTEMPT, X_PILLION_VIA, X_REQUEST_ID, is_disguised, is_ours, remove_hop_by_hop, remove_if,
-    remove_untrusted,
+    DOWNSTREAM_VERSION, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
+    X_PILLION_ATTEMPT, X_PILLION_VIA, X_REQUEST_ID, remove_hop_by_hop, remove_if, remove_untrusted,
 };
+use pillion_http::seen::{Seen, is_disguised, is_ours};
 use pillion_model::Direction;
 use pillion_model::Reason;
 
@@ -27,14 +27,17 @@ async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Res
     request(&mut call)?;
     let mut response = next.call(call).await?;
     *response.version_mut() = DOWNSTREAM_VERSION;
+    let seen = response.body_mut().response_tail().seen.take();
     let headers = response.headers_mut();
-    let seen = Seen::in_headers(headers);
-    if seen.ours {
+    let seen = seen.unwrap_or_else(|| Seen::in_headers(headers));
+    if seen.has(Seen::OURS) || seen.has(Seen::VIA) {
         remove_if(headers, is_ours);
     }
-    if seen.hop_by_hop {
-        let named = remove_hop_by_hop(headers);
-        headers.remove(TE); // a request's alone
+    if seen.has(Seen::HOP_BY_HOP) {
+        let named = remove_hop_by_hop(headers, &seen);
+        if seen.has(Seen::TE) {
+            headers.remove(TE); // a request's alone
+        }
         response.body_mut().remove_trailers(named);
     }
     Ok(response)
@@ -43,13 +46,13 @@ async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Res
 fn request(call: &mut Call) -> Result<(), Error> {
     let exchange = call.common.exchange.clone();
     let connection = &exchange.connection;
-    let seen = Seen::in_headers(&call.head.headers);
-    let via = if seen.ours || seen.forged { distrust(call, connection) } else { None };
+    let seen = call.seen;
+    distrust(call, connection);
     let headers = &mut call.head.headers;
-    if seen.hop_by_hop {
-        call.body.remove_trailers(remove_hop_by_hop(headers));
+    if seen.has(Seen::HOP_BY_HOP) {
+        call.body.remove_trailers(remove_hop_by_hop(headers, &seen));
     }
-    if seen.expect {
+    if seen.has(Seen::EXPECT) {
         let expects = headers
             .remove(EXPECT)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
@@ -62,35 +65,43 @@ fn request(call: &mut Call) -> Result<(), Error> {
         remove_untrusted(headers); // a stranger learns nothing of the mesh
         return Ok(());
     }
-    if seen.disguised {
+    if seen.has(Seen::DISGUISED) {
         remove_if(headers, is_disguised);
     }
     if connection.direction == Direction::Inbound {
         tell_the_application(headers, connection);
     }
     headers.insert(X_REQUEST_ID, exchange.request_id.clone());
-    if !seen.forwarded_proto || seen.hop_by_hop && !headers.contains_key(X_FORWARDED_PROTO) {
+    if !seen.has(Seen::FORWARDED_PROTO)
+        || seen.has(Seen::CONNECTION) && !headers.contains_key(X_FORWARDED_PROTO)
+    {
         let scheme = if connection.peer.is_some() { "https" } else { "http" };
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
     }
-    let names_host = seen.forwarded_host && (!seen.hop_by_hop || headers.contains_key(X_FORWARDED_HOST));
+    let names_host = seen.has(Seen::FORWARDED_HOST)
+        && (!seen.has(Seen::CONNECTION) || headers.contains_key(X_FORWARDED_HOST));
     if let (false, Some(host)) = (names_host, &call.common.host) {
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
     let own = exchange.worker.passes(connection.direction);
-    call.common.via = Some(match via {
-        None => own.clone(),
-        Some(via) => passes(&via, own, exchange.worker.limits().via_passes)?,
-    });
+    call.common.passes = match &call.common.via {
+        None => 1,
+        Some(via) => passes(via, own, exchange.worker.limits().via_passes)?,
+    };
     Ok(())
 }
 
-/// Removes what only sidecars may say, and reads it where a sidecar said it. Returns `x-pillion-via`.
-fn distrust(call: &mut Call, connection: &Connection) -> Option<HeaderValue> {
-    let headers = &mut call.head.headers;
+/// Removes what only sidecars may say, and reads it where a sidecar said it.
+fn distrust(call: &mut Call, connection: &Connection) {
+    let (headers, seen) = (&mut call.head.headers, &call.seen);
     let believed = connection.peer.is_some() || connection.direction == Direction::Outbound;
+    if seen.has(Seen::VIA) {
+        call.common.via = headers.remove(X_PILLION_VIA).filter(|_| believed);
+    }
+    if !seen.has(Seen::OURS) && !seen.has(Seen::FORGED) {
+        return;
+    }
     let attempt = headers.get(X_PILLION_ATTEMPT).filter(|_| believed).cloned();
-    let via = headers.get(X_PILLION_VIA).filter(|_| believed).cloned();
     remove_untrusted(headers);
     call.common.marked = attempt.as_ref().is_some_and(|attempt| number(attempt) > 1);
     if let Some(attempt) =
@@ -98,7 +109,6 @@ fn distrust(call: &mut Call, connection: &Connection) -> Option<HeaderValue> {
     {
         headers.insert(X_PILLION_ATTEMPT, attempt);
     }
-    via
 }
 
 /// Who calls, as far as it is proven.
@@ -123,28 +133,39 @@ fn number(value: &HeaderValue) -> u32 {
     value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// `x-pillion-via` with this pass added: a list of `INSTANCE-DIRECTION=COUNT`. One more than `most` is a loop.
-fn passes(via: &HeaderValue, own: &HeaderValue, most: u32) -> Result<HeaderValue, Error> {
-    let Ok(via) = via.to_str() else { return Ok(own.clone()) };
-    let own = own.to_str().unwrap_or_default().trim_end_matches("=1");
-    let mut count = 1;
-    let mut list: Vec<&str> = Vec::new();
-    for pass in via.split(',').map(str::trim).take(64) {
-        match pass.split_once('=').filter(|(name, _)| *name == own) {
-            Some((_, passes)) => count += passes.parse::<u32>().unwrap_or(most).min(most),
-            None => list.push(pass),
-        }
-    }
+/// How many times a request has passed through here that says so in `via`, a list of `INSTANCE-DIRECTION=COUNT`; this
+/// time included. One more than `most` is a loop.
+fn passes(via: &HeaderValue, own: &HeaderValue, most: u32) -> Result<u32, Error> {
+    let own = own_name(own);
+    let earlier = list(via).filter_map(|pass| pass.split_once('=')).filter(|(name, _)| *name == own);
+    let count = earlier.fold(1, |sum, (_, passes)| sum + passes.parse::<u32>().unwrap_or(most).min(most));
     if count > most {
         return Err(Error::new(
             Reason::LoopDetected,
             format!("the request came through this sidecar {count} times: two services point at each other"),
         ));
     }
-    let own = format!("{own}={count}");
-    list.push(&own);
-    HeaderValue::try_from(list.join(","))
-        .map_err(|_invalid| Error::new(Reason::BadRequest, "x-pillion-via is malformed"))
+    Ok(count)
+}
+
+/// `x-pillion-via` for the next sidecar: as it came, with this pass, which is the `count`th here.
+pub fn via(came: Option<&HeaderValue>, own: &HeaderValue, count: u32) -> HeaderValue {
+    let Some(came) = came else { return own.clone() };
+    let name = own_name(own);
+    let is_other = |pass: &&str| pass.split_once('=').is_none_or(|(other, _)| other != name);
+    let mut text: String = list(came).filter(is_other).flat_map(|pass| [pass, ","]).collect();
+    text.push_str(&format!("{name}={count}"));
+    HeaderValue::try_from(text).unwrap_or_else(|_invalid| own.clone())
+}
+
+/// The name under which this sidecar stands in the list.
+fn own_name(own: &HeaderValue) -> &str {
+    own.to_str().unwrap_or_default().trim_end_matches("=1")
+}
+
+/// Of a list that is longer nobody reads the rest.
+fn list(via: &HeaderValue) -> impl Iterator<Item = &str> {
+    via.to_str().unwrap_or_default().split(',').map(str::trim).filter(|pass| !pass.is_empty()).take(64)
 }
 
 #[cfg(test)]
@@ -154,15 +175,17 @@ mod tests {
     #[test]
     fn the_fifth_pass_is_a_loop_and_others_passes_are_kept() {
         let own = HeaderValue::from_static("a-o=1");
-        let mut via = own.clone();
+        let next = |came: &HeaderValue| via(Some(came), &own, passes(came, &own, 4).unwrap());
+        let mut came = via(None, &own, 1);
+        assert_eq!(came, "a-o=1");
         for expected in ["a-o=2", "a-o=3", "a-o=4"] {
-            via = passes(&via, &own, 4).unwrap();
-            assert_eq!(via, expected);
+            came = next(&came);
+            assert_eq!(came, expected);
         }
-        assert_eq!(passes(&via, &own, 4).unwrap_err().reason, Reason::LoopDetected);
-        assert_eq!(passes(&via, &own, 5).unwrap(), "a-o=5");
-        let other = HeaderValue::from_static("b-i=2");
-        assert_eq!(passes(&other, &own, 4).unwrap(), "b-i=2,a-o=1");
+        assert_eq!(passes(&came, &own, 4).unwrap_err().reason, Reason::LoopDetected);
+        assert_eq!(passes(&came, &own, 5).unwrap(), 5);
+        assert_eq!(next(&HeaderValue::from_static("b-i=2")), "b-i=2,a-o=1");
+        assert_eq!(next(&HeaderValue::from_static("b-i=2, a-o=1 ,c-o=1")), "b-i=2,c-o=1,a-o=2");
         let absurd = HeaderValue::from_static("a-o=99999999999999999999");
         assert!(passes(&absurd, &own, 4).is_err());
     }

@@ -16,12 +16,13 @@ pub fn layer<S: AnsweringService>() -> impl Layer<S, Service = impl AnsweringSer
 }
 
 async fn record<S: AnsweringService>(mut next: S, call: Box<Call>) -> Result<Response, Infallible> {
-    let exchange = call.common.exchange.clone();
+    let (exchange, is_grpc) = (call.common.exchange.clone(), call.common.is_grpc);
     call.note_request();
     let open = Open(Some(exchange));
     let mut response = next.call(call).await?;
     if let Some(exchange) = open.answered() {
-        exchange.headers_sent(response.status(), headers::grpc_status(response.headers()));
+        let grpc_status = is_grpc.then(|| headers::grpc_status(response.headers())).flatten();
+        exchange.headers_sent(response.status(), grpc_status);
         response.body_mut().response_tail().observer = Some(exchange);
     }
     Ok(response)

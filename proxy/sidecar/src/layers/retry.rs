@@ -17,7 +17,8 @@ use crate::http::call::Common;
 use crate::http::{Body, Call, Failure, Response, replay};
 use crate::state::Route;
 use pillion_base::error::Sent;
-use pillion_http::headers::{IDEMPOTENCY_KEY, X_PILLION_ATTEMPT, X_PILLION_REFUSED, grpc_status};
+use pillion_http::headers::{X_PILLION_ATTEMPT, X_PILLION_REFUSED, grpc_status};
+use pillion_http::seen::Seen;
 use pillion_telemetry::RetryOutcome;
 use pillion_upstream::cluster::Cluster;
 use pillion_upstream::cluster::backoff;
@@ -95,6 +96,7 @@ struct Spare {
     common: Common,
     route: Arc<Route>,
     head: Option<Parts>,
+    seen: Seen,
     /// `None`: the request has no body.
     body: Option<Arc<replay::Shared>>,
     /// It has a body that is not kept: only an untouched call can be sent again.
@@ -114,7 +116,8 @@ impl Spare {
             body: None,
             is_streaming: !call.body.is_empty(),
             method: call.head.method.clone(),
-            keyed: call.head.headers.contains_key(IDEMPOTENCY_KEY),
+            keyed: call.seen.has(Seen::IDEMPOTENCY_KEY),
+            seen: call.seen,
         };
         if spare.subject().may_repeat() || spare.may_be_refused(call) {
             spare.head = Some(call.head.clone());
@@ -162,7 +165,7 @@ impl Spare {
     fn call(&self) -> Option<Box<Call>> {
         let head = self.head.clone()?;
         let body = self.body.as_ref().map_or_else(Body::empty, |kept| Body::replay(kept.start()));
-        Some(self.common.call(head, body))
+        Some(self.common.call(head, self.seen, body))
     }
 }
 
@@ -232,15 +235,16 @@ impl Story {
 }
 
 fn outcome(result: &Result<Response, Failure>) -> Outcome<'_> {
-    match result {
-        Err(failure) => Outcome::Failed(&failure.error),
-        Ok(response) if response.headers().contains_key(X_PILLION_REFUSED) => {
-            Outcome::Refused { status: response.status() }
-        }
-        Ok(response) => {
-            Outcome::Answered { status: response.status(), grpc: grpc_status(response.headers()) }
-        }
+    let response = match result {
+        Err(failure) => return Outcome::Failed(&failure.error),
+        Ok(response) => response,
+    };
+    let (headers, seen) = (response.headers(), response.body().seen());
+    if seen.is_none_or(|seen| seen.has(Seen::OURS)) && headers.contains_key(X_PILLION_REFUSED) {
+        return Outcome::Refused { status: response.status() };
     }
+    let grpc = seen.is_none_or(|seen| seen.has(Seen::GRPC_STATUS)).then(|| grpc_status(headers)).flatten();
+    Outcome::Answered { status: response.status(), grpc }
 }
 
 fn is_stale(result: &Result<Response, Failure>) -> bool {

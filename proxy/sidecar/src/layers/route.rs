@@ -35,8 +35,8 @@ async fn route<S: HttpService>(
     inside: Option<EnterInside>,
 ) -> Result<Response, Failure> {
     refuse_loop(&call)?;
-    framing::check_request(&mut call.head).map_err(Fault::refusal)?;
-    call.common.host = host(&call.head)?;
+    framing::check_request(&mut call.head, &call.seen).map_err(Fault::refusal)?;
+    (call.common.host, call.common.names_host) = host(&call.head)?;
     refuse_tunnel(&call)?;
     let found = match &call.common.exchange.connection.destination {
         Destination::Route(fixed) => Found::Route(direct(&call, fixed)?),
@@ -93,28 +93,46 @@ fn refuse_tunnel(call: &Call) -> Result<(), Error> {
 
 /// The URI's authority (absolute-form and HTTP/2) goes before `Host` (RFC 9112, 3.2.2). One that is no authority,
 /// and several that differ, are refused: the next hop might read them otherwise (3.2).
-fn host(head: &Parts) -> Result<Option<HeaderValue>, Error> {
+/// Besides: whether the head names it in its only `Host`.
+fn host(head: &Parts) -> Result<(Option<HeaderValue>, bool), Error> {
     let refused = |detail| Err(Error::new(Reason::BadRequest, detail));
     let mut hosts = head.headers.get_all(HOST).iter();
     let first = hosts.next();
-    if hosts.any(|other| Some(other) != first) {
-        return refused("the request has several hosts");
+    let mut is_only = first.is_some();
+    for other in hosts {
+        if Some(other) != first {
+            return refused("the request has several hosts");
+        }
+        is_only = false;
     }
     match head.uri.authority() {
         Some(_) if head.uri.scheme().is_none() && head.method != Method::CONNECT => {
             refused("the request's target is an authority, which only CONNECT may have")
         }
-        Some(authority) => Ok(HeaderValue::from_str(without_userinfo(authority.as_str())).ok()),
+        Some(authority) => Ok((HeaderValue::from_str(without_userinfo(authority.as_str())).ok(), false)),
         None => match first {
             Some(host) if !is_authority(host) => refused("the request's host is none"),
             None if head.version == Version::HTTP_11 => refused("the request has no host"),
-            host => Ok(host.cloned()),
+            host => Ok((host.cloned(), is_only)),
         },
     }
 }
 
 fn is_authority(host: &HeaderValue) -> bool {
-    !host.as_bytes().contains(&b'@') && Authority::try_from(host.as_bytes()).is_ok()
+    let host = host.as_bytes();
+    is_plain_name(host) || (!host.contains(&b'@') && Authority::try_from(host).is_ok())
+}
+
+/// Letters, digits, dots and hyphens, and perhaps a port: nearly every host. The parser would copy it.
+fn is_plain_name(host: &[u8]) -> bool {
+    let mut parts = host.split(|byte| *byte == b':');
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+    let name = parts.next().unwrap_or_default();
+    let port = parts.next();
+    !name.is_empty()
+        && name.iter().all(is_of_name)
+        && port.is_none_or(|port| matches!(port.len(), 1..=4) && port.iter().all(u8::is_ascii_digit))
+        && parts.next().is_none()
 }
 
 fn without_userinfo(authority: &str) -> &str {

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 
+use super::fields::TooMany;
 use pillion_base::limits::Permit;
 
 /// For an upstream that does not notice, or does not care. As long as a request may take by default.
@@ -44,6 +45,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Departing<T> {
     /// Gives the stream back, which is no longer HTTP's.
     pub fn into_inner(mut self) -> Option<T> {
         self.io.take()
+    }
+
+    /// Where hyper has no room for the answer, the connection leaves it inside the error.
+    fn past_hyper(&mut self, error: io::Error) -> io::Error {
+        let is_too_many = error.get_ref().is_some_and(|inner| inner.is::<TooMany<()>>());
+        match self.io.take_if(|_| is_too_many) {
+            Some(io) => io::Error::other(TooMany::new(io)),
+            None => error,
+        }
     }
 
     fn io(&mut self) -> io::Result<Pin<&mut T>> {
@@ -78,7 +88,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncRead for Departing
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        self.io()?.poll_read(cx, buf)
+        match self.io()?.poll_read(cx, buf) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.past_hyper(error))),
+            polled => polled,
+        }
     }
 }
 

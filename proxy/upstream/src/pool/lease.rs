@@ -127,12 +127,9 @@ impl Lease {
         let was_used = self.is_reused();
         match &mut self.kind {
             Some(Kind::Http1(conn)) => {
-                conn.about.uses += 1;
-                let sent = conn.send.try_send_request(request).await;
-                sent.map(|response| response.map(Body::incoming)).map_err(|mut error| {
-                    let unsent = error.take_message();
-                    explain(&error.into_error(), unsent, was_used)
-                })
+                let sent = conn.send(request).await;
+                sent.map(|response| response.map(Body::incoming))
+                    .map_err(|(error, unsent)| explain(&error, unsent, was_used))
             }
             Some(Kind::Http2(conn)) => conn.send.send(request, &**observer).await.map_err(|failed| {
                 if failed.unsent.is_some() || says_goodbye(&failed.error) {

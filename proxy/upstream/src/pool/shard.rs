@@ -1,25 +1,31 @@
 //! One worker's connections to one endpoint: idle ones, shared ones, and who waits for one.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use http::{Method, Request};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::Want;
-use super::departing::Aftermath;
-use super::dial::HeldHttp1;
+use super::departing::{Aftermath, Departing};
+use super::dial::{HeldHttp1, open_http1, run_http1};
+use super::fields::{Expected, TooMany};
 use super::hold::Hold;
 use super::lease::Lease;
+use super::transport::AnswerFirst;
 use crate::cluster::Cluster;
 use crate::cluster::slots::Waiting;
 use pillion_base::error::Error;
 use pillion_http::Body;
 use pillion_http::h2::client::Sender;
+use pillion_http::head::HeadLimits;
 use pillion_tls::admission::{Admission, Failure};
 
 /// How often pools are looked through for connections that were idle too long.
@@ -93,15 +99,20 @@ pub(super) struct Ticket {
     pub(super) want: Want,
 }
 
+/// Why a request has no answer, and the request where it was not sent.
+type Unanswered = (hyper::Error, Option<Request<Body>>);
+
 /// A connection that serves one request at a time.
 pub(crate) struct Http1 {
     pub(super) send: http1::SendRequest<Body>,
     pub(super) about: About,
     admission: Option<Arc<Admission>>,
     pub(super) aftermath: Arc<Aftermath>,
+    expected: Arc<Expected>,
     idle: Idle,
     hold: Hold,
-    _held: HeldHttp1,
+    held: HeldHttp1,
+    limits: HeadLimits,
 }
 
 /// A connection that serves many requests at once.
@@ -436,10 +447,46 @@ impl Http1 {
     pub(super) fn new(
         send: http1::SendRequest<Body>,
         about: About,
-        (admission, aftermath, hold): (Option<Arc<Admission>>, Arc<Aftermath>, Hold),
-        held: HeldHttp1,
+        (admission, aftermath, expected): (Option<Arc<Admission>>, Arc<Aftermath>, Arc<Expected>),
+        (hold, held): (Hold, HeldHttp1),
+        limits: HeadLimits,
     ) -> Self {
-        Self { send, about, admission, aftermath, idle: Idle::default(), hold, _held: held }
+        Self { send, about, admission, aftermath, expected, idle: Idle::default(), hold, held, limits }
+    }
+
+    /// Sends a request and waits for the head of its answer. An error comes with the request where that was not sent.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Body>,
+    ) -> Result<http::Response<Incoming>, Unanswered> {
+        self.about.uses += 1;
+        self.expected.expect();
+        let method = request.method().clone();
+        match self.send.try_send_request(request).await {
+            Ok(response) => Ok(response),
+            Err(mut error) => match kept_from_hyper(error.error()) {
+                Some(io) => Box::pin(self.read_again(io, method)).await.map_err(|error| (error, None)),
+                None => {
+                    let unsent = error.take_message();
+                    Err((error.into_error(), unsent))
+                }
+            },
+        }
+    }
+
+    /// Reads an answer that has more fields than there was room for. What had not been sent of its request by then is
+    /// not sent any more.
+    async fn read_again(
+        &mut self,
+        io: AnswerFirst,
+        method: Method,
+    ) -> hyper::Result<http::Response<Incoming>> {
+        let io = Departing::new(io.read_again(), self.aftermath.clone());
+        let (send, conn) = open_http1(io, self.limits, usize::MAX).await?;
+        (self.send, self.hold) = (send, run_http1(conn, self.held.clone()));
+        let mut again = Request::new(Body::empty());
+        *again.method_mut() = method; // it says whether the answer has a body
+        self.send.send_request(again).await
     }
 
     /// How it failed, where it was TLS that failed.
@@ -461,6 +508,12 @@ impl Http1 {
         };
         self.send.is_closed() || self.idle.is_over(most, now)
     }
+}
+
+/// The connection, where an answer's many fields were kept from hyper.
+fn kept_from_hyper(error: &hyper::Error) -> Option<AnswerFirst> {
+    let error = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
+    error.get_ref()?.downcast_ref::<TooMany<AnswerFirst>>()?.take()
 }
 
 impl Http2 {

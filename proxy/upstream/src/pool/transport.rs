@@ -7,12 +7,14 @@
 use std::future::Future as _;
 use std::io::{self, ErrorKind, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::fields::{Expected, TooMany, Watch};
 use pillion_base::net::{Io, Transport, forward};
 
 /// How long is waited for something to read once nothing can be written. What came before the write failed is in the
@@ -23,6 +25,20 @@ pub struct AnswerFirst {
     io: Io,
     /// The first write that failed. None follows it.
     failed: Option<Box<Failed>>,
+    expected: Arc<Expected>,
+    watch: Watch,
+    reading: Reading,
+}
+
+/// How an answer is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reading {
+    /// As it comes, unless it has more fields than hyper has room for.
+    Watched,
+    /// A second time, by a reader with more room, whose request was sent by the first: once that is written, and goes
+    /// nowhere, the answer is read.
+    AgainAfterRequest,
+    Again,
 }
 
 struct Failed {
@@ -33,8 +49,32 @@ struct Failed {
 }
 
 impl AnswerFirst {
-    pub(super) const fn new(io: Io) -> Self {
-        Self { io, failed: None }
+    pub(super) fn new(io: Io, expected: Arc<Expected>) -> Self {
+        Self { io, failed: None, expected, watch: Watch::default(), reading: Reading::Watched }
+    }
+
+    /// For a reader with more room, which sends the request once more, to nobody.
+    pub(super) fn read_again(mut self) -> Self {
+        self.reading = Reading::AgainAfterRequest;
+        self
+    }
+
+    /// Keeps an answer from hyper that has more fields than that has room for.
+    fn watched(&mut self, piece: &[u8]) -> io::Result<()> {
+        match self.watch.look(&self.expected, piece) {
+            Some(head) if self.reading == Reading::Watched => {
+                self.io.put_back(head.into());
+                Err(io::Error::other(TooMany::new(())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes a request that was sent before. The reader is woken: it waits for that.
+    fn swallow(&mut self, size: usize, cx: &Context<'_>) -> Poll<io::Result<usize>> {
+        self.reading = Reading::Again;
+        cx.waker().wake_by_ref();
+        Poll::Ready(Ok(size))
     }
 
     /// Gives the stream back.
@@ -72,8 +112,17 @@ impl AsyncRead for AnswerFirst {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.reading == Reading::AgainAfterRequest {
+            return Poll::Pending;
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        if let Some(piece @ [_, ..]) = buf.filled().get(before..)
+            && let Err(too_many) = this.watched(piece)
+        {
+            buf.set_filled(before);
+            return Poll::Ready(Err(too_many));
+        }
         let Some(kind) = this.failed.as_ref().map(|failed| failed.kind) else { return polled };
         let is_believed = this.is_end_believed(kind);
         let Some(failed) = &mut this.failed else { return polled };
@@ -98,6 +147,9 @@ impl AsyncWrite for AnswerFirst {
         if self.failed.is_some() {
             return Poll::Pending; // the reader wakes the task
         }
+        if self.reading == Reading::AgainAfterRequest {
+            return self.swallow(buf.len(), cx);
+        }
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         self.written(polled, cx)
     }
@@ -109,6 +161,9 @@ impl AsyncWrite for AnswerFirst {
     ) -> Poll<io::Result<usize>> {
         if self.failed.is_some() {
             return Poll::Pending;
+        }
+        if self.reading == Reading::AgainAfterRequest {
+            return self.swallow(bufs.iter().map(|buf| buf.len()).sum(), cx);
         }
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.written(polled, cx)
@@ -136,7 +191,7 @@ mod tests {
     fn pair() -> (AnswerFirst, Pipe) {
         let (near, far) = Pipe::pair(64);
         let stream = Stream::Memory(near, None);
-        (AnswerFirst::new(Prefixed::new(Transport::Plain(Prefixed::new(stream)))), far)
+        (AnswerFirst::new(Prefixed::new(Transport::Plain(Prefixed::new(stream))), Arc::default()), far)
     }
 
     /// How a write goes that is not waited for.
