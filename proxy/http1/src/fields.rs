@@ -1,0 +1,382 @@
+//! The fields of a head: one piece of text as it came, where each field stands in it, and a list of edits.
+//!
+//! Nothing is copied for a field. One that nobody touches is written as it was read, together with its neighbours, so
+//! names keep their case and their order. What is set is written once, as the line that it will be.
+
+use bytes::Bytes;
+
+use crate::error::{Fault, Misuse};
+use crate::known::{Known, LONGEST, Names};
+use crate::limits::Limits;
+
+#[derive(Debug, Clone, Default)]
+pub struct Fields {
+    /// The head, with its first line.
+    text: Bytes,
+    /// Lines that were set, each `name: value` with its end.
+    added: Vec<u8>,
+    fields: Vec<Field>,
+    seen: Names,
+    /// Names that stand on more than one line.
+    several: Names,
+}
+
+/// Where a field stands, in 16 bytes.
+#[derive(Debug, Clone, Copy)]
+struct Field {
+    at: u32,
+    value_at: u32,
+    value_length: u32,
+    name_length: u16,
+    known: Option<Known>,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the text, as `name: value` and the line's end.
+    Text,
+    /// In the text, with blanks that some reader might take for a part of the value.
+    Loose,
+    /// In what was added.
+    Added,
+    Removed,
+}
+
+const COLON: &[u8] = b": ";
+const LINE_END: &[u8] = b"\r\n";
+/// Room for what a sidecar adds: nearly no head needs more.
+const OWN_FIELDS: usize = 6;
+
+impl Fields {
+    /// Of a head or of trailers that httparse has read, which must be `text`'s own bytes, an empty line last.
+    pub(crate) fn of_parsed(text: &[u8], parsed: &[httparse::Header<'_>]) -> Result<Self, Fault> {
+        let mut fields = Self { fields: Vec::with_capacity(parsed.len() + OWN_FIELDS), ..Self::default() };
+        let (base, mut rest) = (text.as_ptr() as usize, parsed);
+        let place = |part: &[u8]| (part.as_ptr() as usize).wrapping_sub(base);
+        while let [header, others @ ..] = rest {
+            let end = others.first().map_or(text.len() - 2, |next| place(next.name.as_bytes()));
+            fields.push_parsed(text, place(header.name.as_bytes()), header, end)?;
+            rest = others;
+        }
+        fields.text = Bytes::copy_from_slice(text);
+        Ok(fields)
+    }
+
+    /// Trailers with their empty line. `None`: not all of them are there.
+    pub(crate) fn of_trailers(bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Self)>, Fault> {
+        let mut room = vec![httparse::EMPTY_HEADER; limits.fields as usize];
+        match httparse::parse_headers(bytes, &mut room) {
+            Ok(httparse::Status::Partial) => Ok(None),
+            Ok(httparse::Status::Complete((length, parsed))) => {
+                let text =
+                    bytes.get(..length).filter(|text| text.ends_with(LINE_END)).ok_or(Fault::Trailers)?;
+                let trailers = Self::of_parsed(text, parsed).or(Err(Fault::Trailers))?;
+                Ok(Some((length, trailers)))
+            }
+            Err(_) => Err(Fault::Trailers),
+        }
+    }
+
+    #[inline]
+    fn push_parsed(
+        &mut self,
+        text: &[u8],
+        at: usize,
+        header: &httparse::Header<'_>,
+        end: usize,
+    ) -> Result<(), Fault> {
+        let name_length = header.name.len();
+        let name_end = at + name_length;
+        let line_end = end.checked_sub(2).and_then(|line_end| text.get(line_end..end));
+        if line_end != Some(LINE_END) {
+            return Err(Fault::BareLineEnd);
+        }
+        let is_plain = text.get(name_end..name_end + 2) == Some(COLON)
+            && name_end + 2 + header.value.len() + 2 == end
+            && !header.value.is_empty();
+        // The value of an empty field is no part of the text.
+        let value_at = if is_plain || header.value.is_empty() {
+            name_end + 2
+        } else {
+            (header.value.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize)
+        };
+        let known = Known::find(header.name.as_bytes());
+        self.push(Field {
+            at: u32::try_from(at).or(Err(Fault::LargeHead))?,
+            value_at: u32::try_from(value_at).or(Err(Fault::LargeHead))?,
+            value_length: u32::try_from(header.value.len()).or(Err(Fault::LargeHead))?,
+            name_length: u16::try_from(name_length).or(Err(Fault::LargeHead))?,
+            known,
+            place: if is_plain { Place::Text } else { Place::Loose },
+        });
+        Ok(())
+    }
+
+    #[inline]
+    fn push(&mut self, field: Field) {
+        if let Some(known) = field.known {
+            self.note(known);
+        }
+        self.fields.push(field);
+    }
+
+    const fn note(&mut self, known: Known) {
+        if self.seen.has(known) {
+            self.several.insert(known);
+        }
+        self.seen.insert(known);
+    }
+
+    /// The names that are there.
+    pub const fn seen(&self) -> Names {
+        self.seen
+    }
+
+    pub const fn has(&self, name: Known) -> bool {
+        self.seen.has(name)
+    }
+
+    pub const fn has_several(&self, name: Known) -> bool {
+        self.several.has(name)
+    }
+
+    /// The first value of a name.
+    pub fn get(&self, name: Known) -> Option<&[u8]> {
+        if self.has(name) { self.all(name).next() } else { None }
+    }
+
+    pub fn all(&self, name: Known) -> impl Iterator<Item = &[u8]> {
+        self.present().filter(move |field| field.known == Some(name)).map(|field| self.value(field))
+    }
+
+    /// The first value of any name, in any case.
+    pub fn find(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// The elements of a field that is a list, over all its lines, empty ones included.
+    pub fn elements(&self, name: Known) -> impl Iterator<Item = &[u8]> {
+        self.all(name).flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+    }
+
+    /// Names as they were written, and values without the blanks around them.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.present().map(|field| (self.name(field), self.value(field)))
+    }
+
+    pub fn iter_known(&self) -> impl Iterator<Item = (Option<Known>, &[u8], &[u8])> {
+        self.present().map(|field| (field.known, self.name(field), self.value(field)))
+    }
+
+    pub fn len(&self) -> usize {
+        self.present().count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.present().next().is_none()
+    }
+
+    /// Every field, and whether its value is a piece of the text.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (Option<Known>, &[u8], &[u8], bool)> {
+        self.present().map(|field| {
+            let is_text = field.place != Place::Added && field.value_length > 0;
+            (field.known, self.name(field), self.value(field), is_text)
+        })
+    }
+
+    /// Where the names stand in the text.
+    pub(crate) fn names_in_text(&self) -> impl Iterator<Item = (u32, u32)> {
+        let in_text = self.fields.iter().filter(|field| matches!(field.place, Place::Text | Place::Loose));
+        in_text.map(|field| (field.at, field.at + u32::from(field.name_length)))
+    }
+
+    /// For fields that come one by one.
+    pub(crate) fn with_room(fields: usize, bytes: usize) -> Self {
+        let (fields, added) = (Vec::with_capacity(fields + OWN_FIELDS), Vec::with_capacity(bytes));
+        Self { fields, added, ..Self::default() }
+    }
+
+    /// The head as it came, with its first line; empty where the fields came otherwise.
+    pub const fn text(&self) -> &Bytes {
+        &self.text
+    }
+
+    pub fn remove(&mut self, name: Known) -> bool {
+        let is_there = self.has(name);
+        if is_there {
+            self.drop_where(|field, _| field.known == Some(name));
+            self.seen.remove(name);
+            self.several.remove(name);
+        }
+        is_there
+    }
+
+    pub fn remove_all(&mut self, names: Names) {
+        if self.seen.has_any(names) {
+            self.drop_where(|field, _| field.known.is_some_and(|known| names.has(known)));
+            (self.seen, self.several) = (self.seen.without(names), self.several.without(names));
+        }
+    }
+
+    /// Each name is asked for as it was written. Returns whether one was removed.
+    pub fn remove_where(&mut self, mut unwanted: impl FnMut(Option<Known>, &[u8]) -> bool) -> bool {
+        let found = self.drop_where(|field, name| unwanted(field.known, name));
+        if found {
+            self.recount();
+        }
+        found
+    }
+
+    fn recount(&mut self) {
+        let (mut seen, mut several) = (Names::default(), Names::default());
+        for known in self.present().filter_map(|field| field.known) {
+            if seen.has(known) {
+                several.insert(known);
+            }
+            seen.insert(known);
+        }
+        (self.seen, self.several) = (seen, several);
+    }
+
+    fn drop_where(&mut self, mut unwanted: impl FnMut(&Field, &[u8]) -> bool) -> bool {
+        let mut found = false;
+        for field in &mut self.fields {
+            let source = if field.place == Place::Added { &self.added[..] } else { &self.text[..] };
+            let name = part(source, field.at, u32::from(field.name_length));
+            if field.place != Place::Removed && unwanted(field, name) {
+                field.place = Place::Removed;
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// One line with this value, where the first one stood and spelled like it, else as the last line.
+    pub fn set(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
+        if !self.has(name) {
+            return self.append(name, value);
+        }
+        let is_it = |field: &Field| field.place != Place::Removed && field.known == Some(name);
+        let Some(first) = self.fields.iter().position(is_it) else { return Ok(()) };
+        let mut spelled = [0; LONGEST];
+        let Some(spelled) = spelled.get_mut(..name.as_str().len()) else { return Ok(()) };
+        spelled.copy_from_slice(
+            self.fields.get(first).map_or(name.as_str().as_bytes(), |field| self.name(field)),
+        );
+        let line = self.line(spelled, Some(name), value)?;
+        self.remove(name);
+        if let Some(field) = self.fields.get_mut(first) {
+            *field = line;
+        }
+        self.note(name);
+        Ok(())
+    }
+
+    /// A further line.
+    pub fn append(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
+        let line = self.line(name.as_str().as_bytes(), Some(name), value)?;
+        self.push(line);
+        Ok(())
+    }
+
+    /// A further line of any name.
+    pub fn append_named(&mut self, name: &[u8], value: &[u8]) -> Result<(), Misuse> {
+        if name.is_empty() || !name.iter().copied().all(is_token) {
+            return Err(Misuse::IllegalField);
+        }
+        let line = self.line(name, Known::find(name), value)?;
+        self.push(line);
+        Ok(())
+    }
+
+    fn line(&mut self, name: &[u8], known: Option<Known>, value: &[u8]) -> Result<Field, Misuse> {
+        let value = value.trim_ascii();
+        if !value.iter().copied().all(is_of_value) {
+            return Err(Misuse::IllegalField);
+        }
+        let narrow = |number: usize| u32::try_from(number).or(Err(Misuse::IllegalField));
+        let at = self.added.len();
+        let field = Field {
+            at: narrow(at)?,
+            value_at: narrow(at + name.len() + COLON.len())?,
+            value_length: narrow(value.len())?,
+            name_length: u16::try_from(name.len()).or(Err(Misuse::IllegalField))?,
+            known,
+            place: Place::Added,
+        };
+        self.added.reserve(name.len() + value.len() + 4);
+        for part in [name, COLON, value, LINE_END] {
+            self.added.extend_from_slice(part);
+        }
+        Ok(field)
+    }
+
+    fn present(&self) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(|field| field.place != Place::Removed)
+    }
+
+    fn source(&self, field: &Field) -> &[u8] {
+        if field.place == Place::Added { &self.added } else { &self.text }
+    }
+
+    fn name(&self, field: &Field) -> &[u8] {
+        part(self.source(field), field.at, u32::from(field.name_length))
+    }
+
+    fn value(&self, field: &Field) -> &[u8] {
+        part(self.source(field), field.value_at, field.value_length)
+    }
+
+    /// No line is longer than this, all taken together.
+    pub(crate) fn most_bytes(&self) -> usize {
+        // A loose field of one byte after its colon grows by one.
+        self.text.len() + self.added.len() + self.fields.len()
+    }
+
+    /// Writes every line but those of `skip`. Neighbours in the text are copied in one piece.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, skip: Names) {
+        let mut run = (false, 0, 0);
+        for field in &self.fields {
+            let is_skipped = field.known.is_some_and(|known| skip.has(known));
+            if is_skipped || field.place == Place::Removed {
+                continue;
+            }
+            if field.place == Place::Loose {
+                self.write_run(&mut run, out);
+                for part in [self.name(field), COLON, self.value(field), LINE_END] {
+                    out.extend_from_slice(part);
+                }
+                continue;
+            }
+            let is_added = field.place == Place::Added;
+            if run.0 != is_added || run.2 != field.at {
+                self.write_run(&mut run, out);
+                (run.0, run.1) = (is_added, field.at);
+            }
+            run.2 = field.value_at + field.value_length + 2;
+        }
+        self.write_run(&mut run, out);
+    }
+
+    fn write_run(&self, (is_added, start, end): &mut (bool, u32, u32), out: &mut Vec<u8>) {
+        let source = if *is_added { &self.added[..] } else { &self.text[..] };
+        out.extend_from_slice(part(source, *start, *end - *start));
+        *start = *end;
+    }
+}
+
+fn part(source: &[u8], at: u32, length: u32) -> &[u8] {
+    source.get(at as usize..at as usize + length as usize).unwrap_or_default()
+}
+
+/// RFC 9110, 5.6.2.
+pub(crate) const fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
+}
+
+/// RFC 9110, 5.5.
+const fn is_of_value(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
+}

@@ -1,0 +1,137 @@
+//! The four forms of a request's target (RFC 9112, 3.2), and what a host may look like.
+
+use http::Method;
+
+use crate::error::Fault;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `/path?query`
+    Origin,
+    /// `http://host/path?query`
+    Absolute,
+    /// `host:port`, of CONNECT alone.
+    Authority,
+    /// `*`, of OPTIONS alone.
+    Asterisk,
+}
+
+/// The form of a target, when it is well formed and its method may have it.
+pub(crate) fn form(method: &Method, target: &[u8]) -> Result<Form, Fault> {
+    if *method == Method::CONNECT {
+        let is_sound = split_port(target).is_some_and(|(host, port)| is_host(host) && is_port(port));
+        return if is_sound { Ok(Form::Authority) } else { Err(Fault::Target) };
+    }
+    if !is_text(target) {
+        return Err(Fault::Target);
+    }
+    match target {
+        [b'/', ..] => Ok(Form::Origin),
+        b"*" if *method == Method::OPTIONS => Ok(Form::Asterisk),
+        _ => split_absolute(target).map(|_| Form::Absolute).ok_or(Fault::Target),
+    }
+}
+
+/// The bytes of a path and a query as RFC 3986 has them, and those that clients send without being allowed to and that
+/// every server takes for what they are. A fragment is no part of a target.
+fn is_text(target: &[u8]) -> bool {
+    target.iter().fold(true, |all, byte| all & IS_TEXT[*byte as usize])
+        && (target.is_ascii() || std::str::from_utf8(target).is_ok())
+}
+
+#[allow(clippy::indexing_slicing)] // runs in the compiler, or with a byte where there are 256 places
+static IS_TEXT: [bool; 256] = {
+    let mut is_text = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        is_text[byte] =
+            matches!(byte as u8, b'!'..=b'~' | 0x80..) && !matches!(byte as u8, b'#' | b'<' | b'>' | b'`');
+        byte += 1;
+    }
+    is_text
+};
+
+/// The authority and what follows it. A name of a user or a password there is how people are deceived (RFC 9110, 4.2.4).
+pub(crate) fn split_absolute(target: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = target.iter().position(|byte| *byte == b':')?;
+    let (scheme, rest) = target.split_at_checked(colon)?;
+    let is_scheme = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+    let is_sound = scheme.len() <= SCHEME_BYTES
+        && scheme.first().is_some_and(u8::is_ascii_alphabetic)
+        && scheme.iter().all(is_scheme);
+    let rest = rest.strip_prefix(b"://").filter(|_| is_sound)?;
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at_checked(end)?;
+    (!authority.is_empty() && is_authority(authority)).then_some((authority, rest))
+}
+
+/// As many as `http::Uri` takes.
+const SCHEME_BYTES: usize = 64;
+
+/// `host` or `host:port`; nothing at all is well formed too (RFC 9110, 7.2).
+pub(crate) fn is_authority(text: &[u8]) -> bool {
+    text.is_empty()
+        || match split_port(text) {
+            Some((host, port)) => is_host(host) && (port.is_empty() || is_port(port)),
+            None => is_host(text),
+        }
+}
+
+/// At the last colon outside brackets.
+fn split_port(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = text.iter().rposition(|byte| matches!(byte, b':' | b']'))?;
+    match text.split_at_checked(colon)? {
+        (host, [b':', port @ ..]) => Some((host, port)),
+        _ => None,
+    }
+}
+
+fn is_port(port: &[u8]) -> bool {
+    let digits = (1..=5).contains(&port.len()) && port.iter().all(u8::is_ascii_digit);
+    digits
+        && port.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')) <= u32::from(u16::MAX)
+}
+
+/// A registered name or an address (RFC 3986, 3.2.2), without percent-encoding, which `http::Uri` does not take there.
+fn is_host(host: &[u8]) -> bool {
+    if let Some(address) = host.strip_prefix(b"[") {
+        let address = address.strip_suffix(b"]").unwrap_or_default();
+        return !address.is_empty()
+            && address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte));
+    }
+    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte);
+    !host.is_empty() && host.iter().all(is_of_name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for (text, expected) in [
+            ("", true),
+            ("orders", true),
+            ("orders:80", true),
+            ("orders:", true),
+            ("a_b.c-d", true),
+            ("[::1]", true),
+            ("[::1]:80", true),
+            (":80", false),
+            ("a:65536", false),
+            ("a:b", false),
+            ("a:1:2", false),
+            ("::1", false),
+            ("[::1", false),
+            ("[]", false),
+            ("[::1]80", false),
+            ("a b", false),
+            ("a/b", false),
+            ("u@a", false),
+            ("a%41", false),
+            ("\u{e4}", false),
+        ] {
+            assert_eq!(is_authority(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+}
