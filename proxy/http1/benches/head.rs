@@ -34,6 +34,12 @@ fn answer() -> pillion_http1::ResponseHead {
     }
 }
 
+/// Where a part of the request stands in it.
+fn place(part: &[u8]) -> std::ops::Range<usize> {
+    let start = part.as_ptr() as usize - REQUEST.as_ptr() as usize;
+    start..start + part.len()
+}
+
 fn calls() -> Vec<(&'static str, Call)> {
     let limits = Limits::default();
     let (asked, answered) = (request(), answer());
@@ -126,6 +132,29 @@ fn calls() -> Vec<(&'static str, Call)> {
         ),
         ("fields to a map", Box::new(move || drop(black_box(for_map.to_map())))),
         ("a map to fields", Box::new(move || drop(black_box(Fields::of_map(&map))))),
+        (
+            "hyper's way: httparse and a map",
+            Box::new(move || {
+                let mut room = [const { std::mem::MaybeUninit::uninit() }; 100];
+                let mut parsed = httparse::Request::new(&mut []);
+                let whole = parsed
+                    .parse_with_uninit_headers(black_box(REQUEST.as_bytes()), &mut room)
+                    .expect("a head");
+                let text = bytes::Bytes::copy_from_slice(&REQUEST.as_bytes()[..whole.unwrap()]);
+                let mut map = http::HeaderMap::with_capacity(parsed.headers.len());
+                for header in parsed.headers.iter() {
+                    let name = http::HeaderName::from_bytes(header.name.as_bytes()).expect("a name");
+                    map.append(
+                        name,
+                        http::HeaderValue::from_maybe_shared(text.slice(place(header.value)))
+                            .expect("a value"),
+                    );
+                }
+                let target = text.slice(place(parsed.path.expect("a target").as_bytes()));
+                let uri = http::Uri::from_maybe_shared(target).expect("a target");
+                drop(black_box((map, uri, Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()))));
+            }),
+        ),
         ("no fields", Box::new(move || drop(black_box(empty.clone())))),
     ]
 }

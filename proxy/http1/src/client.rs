@@ -85,8 +85,8 @@ impl Client {
         self.asked.is_last = true;
     }
 
-    /// The head of a request. Of the fields, `Host` must be there, and what concerns another connection must not; an
-    /// `Upgrade` that is there is meant.
+    /// The head of a request. What concerns another connection must be gone from the fields; an `Upgrade` that is there is
+    /// meant. Where no `Host` is there, an empty one is written.
     pub fn write_head(
         &mut self,
         method: &Method,

@@ -8,6 +8,7 @@ use crate::fields::Fields;
 use crate::framing::Length;
 use crate::hop;
 use crate::limits::{EXTENSION_BYTES, Limits, SIZE_DIGITS};
+use crate::lines::{self, Read};
 use crate::search::Search;
 
 /// What the next bytes of a message are.
@@ -155,7 +156,7 @@ impl Decoder {
         }
         let bytes = rest.get(..limits.trailer_bytes as usize).unwrap_or(rest);
         let is_due = self.search.is_due(bytes);
-        let read = if is_due { Fields::of_trailers(bytes, limits)? } else { None };
+        let read = if is_due { read_trailers(bytes, limits)? } else { None };
         let Some((length, mut trailers)) = read else {
             if bytes.len() >= limits.trailer_bytes as usize {
                 return Err(Fault::Trailers);
@@ -169,4 +170,12 @@ impl Decoder {
         self.phase = Phase::Done;
         Ok((length, if trailers.is_empty() { Piece::End } else { Piece::Trailers(trailers) }))
     }
+}
+
+fn read_trailers(bytes: &[u8], limits: &Limits) -> Read<(usize, Fields)> {
+    let mut trailers = Fields::unread();
+    let read = lines::field_lines(bytes, 0, limits.fields, &mut trailers).or(Err(Fault::Trailers))?;
+    let Some(length) = read else { return Ok(None) };
+    trailers.keep(bytes.get(..length).unwrap_or_default());
+    Ok(Some((length, trailers)))
 }

@@ -120,6 +120,8 @@ pub enum Misuse {
     IllegalField,
     #[error("a target has a byte that none may have")]
     IllegalTarget,
+    #[error("a request has more than one Host")]
+    Hosts,
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@
 
 use bytes::Bytes;
 
-use crate::error::{Fault, Misuse};
+use crate::error::Misuse;
 use crate::known::{Known, LONGEST, Names};
-use crate::limits::Limits;
+use crate::lines::is_token;
 
 #[derive(Debug, Clone, Default)]
 pub struct Fields {
@@ -45,72 +45,46 @@ enum Place {
 
 const COLON: &[u8] = b": ";
 const LINE_END: &[u8] = b"\r\n";
+/// Most heads have no more.
+const USUAL_FIELDS: usize = 12;
 /// Room for what a sidecar adds: nearly no head needs more.
 const OWN_FIELDS: usize = 6;
 
 impl Fields {
-    /// Of a head or of trailers that httparse has read, which must be `text`'s own bytes, an empty line last.
-    pub(crate) fn of_parsed(text: &[u8], parsed: &[httparse::Header<'_>]) -> Result<Self, Fault> {
-        let mut fields = Self { fields: Vec::with_capacity(parsed.len() + OWN_FIELDS), ..Self::default() };
-        let (base, mut rest) = (text.as_ptr() as usize, parsed);
-        let place = |part: &[u8]| (part.as_ptr() as usize).wrapping_sub(base);
-        while let [header, others @ ..] = rest {
-            let end = others.first().map_or(text.len() - 2, |next| place(next.name.as_bytes()));
-            fields.push_parsed(text, place(header.name.as_bytes()), header, end)?;
-            rest = others;
-        }
-        fields.text = Bytes::copy_from_slice(text);
-        Ok(fields)
+    /// For the lines of a head, of which nothing is known yet.
+    pub(crate) fn unread() -> Self {
+        Self { fields: Vec::with_capacity(USUAL_FIELDS + OWN_FIELDS), ..Self::default() }
     }
 
-    /// Trailers with their empty line. `None`: not all of them are there.
-    pub(crate) fn of_trailers(bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Self)>, Fault> {
-        let mut room = vec![httparse::EMPTY_HEADER; limits.fields as usize];
-        match httparse::parse_headers(bytes, &mut room) {
-            Ok(httparse::Status::Partial) => Ok(None),
-            Ok(httparse::Status::Complete((length, parsed))) => {
-                let text =
-                    bytes.get(..length).filter(|text| text.ends_with(LINE_END)).ok_or(Fault::Trailers)?;
-                let trailers = Self::of_parsed(text, parsed).or(Err(Fault::Trailers))?;
-                Ok(Some((length, trailers)))
-            }
-            Err(_) => Err(Fault::Trailers),
-        }
+    /// `text` holds all lines that were pushed.
+    pub(crate) fn keep(&mut self, text: &[u8]) {
+        self.text = Bytes::copy_from_slice(text);
     }
 
+    /// A line of the text; its value ends with the line and may have blanks there. The reader of lines sees to it that the
+    /// text has fewer bytes than 32 bits count, and a name fewer than 16.
     #[inline]
-    fn push_parsed(
+    pub(crate) fn push_line(
         &mut self,
         text: &[u8],
-        at: usize,
-        header: &httparse::Header<'_>,
-        end: usize,
-    ) -> Result<(), Fault> {
-        let name_length = header.name.len();
-        let name_end = at + name_length;
-        let line_end = end.checked_sub(2).and_then(|line_end| text.get(line_end..end));
-        if line_end != Some(LINE_END) {
-            return Err(Fault::BareLineEnd);
+        (at, name_end): (usize, usize),
+        known: Option<Known>,
+        (value_at, line_end): (usize, usize),
+    ) {
+        let mut value_end = line_end;
+        while value_end > value_at && matches!(text.get(value_end - 1), Some(b' ' | b'\t')) {
+            value_end -= 1;
         }
-        let is_plain = text.get(name_end..name_end + 2) == Some(COLON)
-            && name_end + 2 + header.value.len() + 2 == end
-            && !header.value.is_empty();
-        // The value of an empty field is no part of the text.
-        let value_at = if is_plain || header.value.is_empty() {
-            name_end + 2
-        } else {
-            (header.value.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize)
-        };
-        let known = Known::find(header.name.as_bytes());
+        let is_plain =
+            value_end == line_end && value_at == name_end + 2 && text.get(name_end + 1) == Some(&b' ');
         self.push(Field {
-            at: u32::try_from(at).or(Err(Fault::LargeHead))?,
-            value_at: u32::try_from(value_at).or(Err(Fault::LargeHead))?,
-            value_length: u32::try_from(header.value.len()).or(Err(Fault::LargeHead))?,
-            name_length: u16::try_from(name_length).or(Err(Fault::LargeHead))?,
+            at: at as u32,
+            value_at: value_at as u32,
+            value_length: (value_end - value_at) as u32,
+            name_length: (name_end - at) as u16,
             known,
             place: if is_plain { Place::Text } else { Place::Loose },
         });
-        Ok(())
     }
 
     #[inline]
@@ -292,9 +266,20 @@ impl Fields {
 
     fn line(&mut self, name: &[u8], known: Option<Known>, value: &[u8]) -> Result<Field, Misuse> {
         let value = value.trim_ascii();
-        if !value.iter().copied().all(is_of_value) {
+        if !value.iter().fold(true, |all, byte| all & is_of_value(*byte)) {
             return Err(Misuse::IllegalField);
         }
+        self.sound_line(name, known, value)
+    }
+
+    /// The same of what a map of headers holds, which has been judged.
+    pub(crate) fn append_sound(&mut self, name: &[u8], value: &[u8]) -> Result<(), Misuse> {
+        let line = self.sound_line(name, Known::find(name), value.trim_ascii())?;
+        self.push(line);
+        Ok(())
+    }
+
+    fn sound_line(&mut self, name: &[u8], known: Option<Known>, value: &[u8]) -> Result<Field, Misuse> {
         let narrow = |number: usize| u32::try_from(number).or(Err(Misuse::IllegalField));
         let at = self.added.len();
         let field = Field {
@@ -368,12 +353,6 @@ impl Fields {
 
 fn part(source: &[u8], at: u32, length: u32) -> &[u8] {
     source.get(at as usize..at as usize + length as usize).unwrap_or_default()
-}
-
-/// RFC 9110, 5.6.2.
-pub(crate) const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
 /// RFC 9110, 5.5.

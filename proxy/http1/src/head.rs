@@ -1,7 +1,6 @@
 //! Heads of requests and answers: read from bytes into what is known of them, in one pass.
 
 use std::borrow::Cow;
-use std::mem::MaybeUninit;
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
@@ -11,10 +10,8 @@ use crate::fields::Fields;
 use crate::framing::{self, Length};
 use crate::known::Known;
 use crate::limits::Limits;
+use crate::lines::{self, REASON_AT, Read};
 use crate::target::{self, Form};
-
-/// So many fields are parsed into the stack; more, where the limit allows them, cost an allocation.
-const FEW: usize = 128;
 
 /// The head of a request that may be served: its framing, target and Host have been judged.
 #[derive(Debug, Clone)]
@@ -120,32 +117,21 @@ impl RequestHead {
     }
 
     /// `bytes` begin with the first line. `None`: not all of the head is there.
-    pub(crate) fn read(bytes: &[u8], limits: &Limits) -> Result<Option<(usize, Self)>, Fault> {
-        with_room(limits, |room| {
-            let mut parsed = httparse::Request::new(&mut []);
-            let length = match parsed.parse_with_uninit_headers(bytes, room) {
-                Ok(httparse::Status::Complete(length)) => length,
-                Ok(httparse::Status::Partial) => return Ok(None),
-                Err(error) => return Err(fault_of_request(error, bytes)),
-            };
-            let text = bytes.get(..length).ok_or(Fault::FirstLine)?;
-            Self::of_parsed(text, &parsed).map(|head| Some((length, head)))
-        })
-    }
-
-    fn of_parsed(text: &[u8], parsed: &httparse::Request<'_, '_>) -> Result<Self, Fault> {
+    pub(crate) fn read(bytes: &[u8], limits: &Limits) -> Read<(usize, Self)> {
+        let Some(line) = lines::request_line(bytes)? else { return Ok(None) };
         let method =
-            Method::from_bytes(parsed.method.unwrap_or_default().as_bytes()).or(Err(Fault::Method))?;
-        let target = parsed.path.unwrap_or_default();
-        let form = target::form(&method, target.as_bytes())?;
-        let version = version(parsed.version);
-        check_line_ends(text, parsed.headers)?;
-        let mut fields = Fields::of_parsed(text, parsed.headers)?;
-        check_host(version, &fields)?;
-        let length = framing::of_request(&method, version, &mut fields)?;
-        let options = Options::of(version, &fields);
-        let target = place(text, target.as_bytes())?;
-        Ok(Self { method, version, form, length, options, fields, target })
+            Method::from_bytes(bytes.get(..line.method_end).unwrap_or_default()).or(Err(Fault::Method))?;
+        let target = (line.method_end + 1, line.target_end);
+        let form = target::form(&method, bytes.get(target.0..target.1).unwrap_or_default())?;
+        let Some((length, mut fields)) = read_fields(bytes, line.end, limits)? else { return Ok(None) };
+        check_host(line.version, &fields)?;
+        let target = (narrow(target.0)?, narrow(target.1)?);
+        let framed = framing::of_request(&method, line.version, &mut fields)?;
+        let options = Options::of(line.version, &fields);
+        Ok(Some((
+            length,
+            Self { method, version: line.version, form, length: framed, options, fields, target },
+        )))
     }
 }
 
@@ -156,72 +142,22 @@ impl ResponseHead {
         self.fields.text().get(start as usize..end as usize).unwrap_or_default()
     }
 
-    pub(crate) fn read(bytes: &[u8], is_head: bool, limits: &Limits) -> Result<Option<(usize, Self)>, Fault> {
-        with_room(limits, |room| {
-            let mut parsed = httparse::Response::new(&mut []);
-            let config = httparse::ParserConfig::default();
-            let length = match config.parse_response_with_uninit_headers(&mut parsed, bytes, room) {
-                Ok(httparse::Status::Complete(length)) => length,
-                Ok(httparse::Status::Partial) => return Ok(None),
-                Err(error) => return Err(fault_of_answer(error, bytes)),
-            };
-            let text = bytes.get(..length).ok_or(Fault::FirstLine)?;
-            Self::of_parsed(text, &parsed, is_head).map(|head| Some((length, head)))
-        })
-    }
-
-    fn of_parsed(text: &[u8], parsed: &httparse::Response<'_, '_>, is_head: bool) -> Result<Self, Fault> {
-        let version = version(parsed.version);
-        let status = StatusCode::from_u16(parsed.code.unwrap_or_default()).or(Err(Fault::FirstLine))?;
-        let line_end = check_line_ends(text, parsed.headers)?;
-        let mut fields = Fields::of_parsed(text, parsed.headers)?;
-        let (length, is_ambiguous) = framing::of_answer(is_head, status, version, &mut fields)?;
+    pub(crate) fn read(bytes: &[u8], is_head: bool, limits: &Limits) -> Read<(usize, Self)> {
+        let Some(line) = lines::status_line(bytes)? else { return Ok(None) };
+        let (version, status) = (line.version, StatusCode::from_u16(line.code).or(Err(Fault::FirstLine))?);
+        let Some((length, mut fields)) = read_fields(bytes, line.end, limits)? else { return Ok(None) };
+        let reason = (narrow(REASON_AT)?, narrow(line.reason_end.max(REASON_AT))?);
+        let (framed, is_ambiguous) = framing::of_answer(is_head, status, version, &mut fields)?;
         let options = Options::of(version, &fields);
-        let reason = (narrow(REASON_AT)?, narrow(line_end.max(REASON_AT))?);
-        Ok(Self { version, status, length, options, fields, is_ambiguous, reason })
+        Ok(Some((length, Self { version, status, length: framed, options, fields, is_ambiguous, reason })))
     }
 }
 
-/// `HTTP/1.1 200 ` stands before it.
-const REASON_AT: usize = 13;
-
-/// Gives room for as many fields as the limit allows.
-fn with_room<'a, T>(
-    limits: &Limits,
-    parse: impl FnOnce(&mut [MaybeUninit<httparse::Header<'a>>]) -> Result<T, Fault>,
-) -> Result<T, Fault> {
-    let most = limits.fields as usize;
-    let mut few = [const { MaybeUninit::uninit() }; FEW];
-    match few.get_mut(..most) {
-        Some(room) => parse(room),
-        None => parse(&mut vec![MaybeUninit::uninit(); most]),
-    }
-}
-
-const fn version(minor: Option<u8>) -> Version {
-    match minor {
-        Some(0) => Version::HTTP_10,
-        _ => Version::HTTP_11,
-    }
-}
-
-/// Those of the first line and of the empty one; those of the fields are looked at one by one. Returns where the first
-/// line ends.
-fn check_line_ends(text: &[u8], parsed: &[httparse::Header<'_>]) -> Result<usize, Fault> {
-    let head_end = text.len().checked_sub(2).ok_or(Fault::FirstLine)?;
-    let fields_at = match parsed.first() {
-        Some(first) => place(text, first.name.as_bytes())?.0 as usize,
-        None => head_end,
-    };
-    let line_end = fields_at.checked_sub(2).ok_or(Fault::FirstLine)?;
-    let are_sound = text.get(line_end..fields_at) == Some(b"\r\n") && text.get(head_end..) == Some(b"\r\n");
-    if are_sound { Ok(line_end) } else { Err(Fault::BareLineEnd) }
-}
-
-/// Where a part of `text` begins and ends in it.
-fn place(text: &[u8], part: &[u8]) -> Result<(u32, u32), Fault> {
-    let start = (part.as_ptr() as usize).wrapping_sub(text.as_ptr() as usize);
-    Ok((narrow(start)?, narrow(start.wrapping_add(part.len()))?))
+fn read_fields(bytes: &[u8], at: usize, limits: &Limits) -> Read<(usize, Fields)> {
+    let mut fields = Fields::unread();
+    let Some(length) = lines::field_lines(bytes, at, limits.fields, &mut fields)? else { return Ok(None) };
+    fields.keep(bytes.get(..length).unwrap_or_default());
+    Ok(Some((length, fields)))
 }
 
 fn narrow(place: usize) -> Result<u32, Fault> {
@@ -235,39 +171,4 @@ fn check_host(version: Version, fields: &Fields) -> Result<(), Fault> {
         None => version == Version::HTTP_10,
     };
     if is_sound { Ok(()) } else { Err(Fault::Host) }
-}
-
-fn fault_of_request(error: httparse::Error, bytes: &[u8]) -> Fault {
-    match error {
-        httparse::Error::Version if names_other_version(bytes) => Fault::Version,
-        other => fault(other),
-    }
-}
-
-fn fault_of_answer(error: httparse::Error, bytes: &[u8]) -> Fault {
-    let word = bytes.split(|byte| *byte == b' ').next().unwrap_or_default();
-    match error {
-        httparse::Error::Version if is_version(word) => Fault::Version,
-        other => fault(other),
-    }
-}
-
-const fn fault(error: httparse::Error) -> Fault {
-    match error {
-        httparse::Error::HeaderName | httparse::Error::HeaderValue => Fault::Field,
-        httparse::Error::NewLine => Fault::BareLineEnd,
-        httparse::Error::TooManyHeaders => Fault::ManyFields,
-        _ => Fault::FirstLine,
-    }
-}
-
-/// Whether the first line, as far as it came, ends with the name of a version.
-fn names_other_version(bytes: &[u8]) -> bool {
-    let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
-    line.split(|byte| *byte == b' ').nth(2).is_some_and(is_version)
-}
-
-fn is_version(word: &[u8]) -> bool {
-    let digits = word.strip_prefix(b"HTTP/").unwrap_or_default();
-    matches!(digits, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit())
 }

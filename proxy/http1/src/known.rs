@@ -88,13 +88,77 @@ const fn slots() -> [u8; 256] {
 impl Known {
     /// In any case.
     pub fn find(name: &[u8]) -> Option<Self> {
-        if name.len() > LONGEST {
-            return None;
+        Self::find_at_start(name, name.len())
+    }
+
+    /// Of the name that `bytes` begin with. What stands behind it spares a look at single bytes.
+    #[inline]
+    pub(crate) fn find_at_start(bytes: &[u8], length: usize) -> Option<Self> {
+        let (first, last) = (bytes.first()?, bytes.get(length.checked_sub(1)?)?);
+        let place = *SLOTS.get(slot(length, *first, *last, *bytes.get(length / 2)?))?;
+        let pattern = PATTERNS.get(usize::from(place))?;
+        if usize::from(pattern.length) == length && pattern.is_at_start(bytes) {
+            Self::ALL.get(usize::from(place)).copied()
+        } else {
+            None
         }
-        let (first, last, middle) = (name.first()?, name.last()?, name.get(name.len() / 2)?);
-        let place = *SLOTS.get(slot(name.len(), *first, *last, *middle))?;
-        let known = *Self::ALL.get(usize::from(place))?;
-        name.eq_ignore_ascii_case(known.as_str().as_bytes()).then_some(known)
+    }
+}
+
+/// A name, eight bytes to a word, and which bits of it count: the case of a letter does not.
+struct Pattern {
+    words: [u64; 4],
+    masks: [u64; 4],
+    length: u8,
+}
+
+static PATTERNS: [Pattern; Known::ALL.len()] = {
+    let mut patterns = [const { Pattern { words: [0; 4], masks: [0; 4], length: 0 } }; Known::ALL.len()];
+    let mut place = 0;
+    while place < patterns.len() {
+        #[allow(clippy::indexing_slicing)] // runs in the compiler alone
+        {
+            patterns[place] = Pattern::of(Known::ALL[place].as_str().as_bytes());
+        }
+        place += 1;
+    }
+    patterns
+};
+
+impl Pattern {
+    #[allow(clippy::indexing_slicing)] // runs in the compiler alone
+    const fn of(name: &[u8]) -> Self {
+        let (mut words, mut masks) = ([0; 4], [0; 4]);
+        let mut place = 0;
+        while place < name.len() {
+            let (word, shift) = (place / 8, place % 8 * 8);
+            let mask = if name[place].is_ascii_alphabetic() { 0xdf } else { 0xff };
+            words[word] |= (name[place] as u64) << shift;
+            masks[word] |= mask << shift;
+            place += 1;
+        }
+        Self { words, masks, length: name.len() as u8 }
+    }
+
+    #[inline]
+    fn is_at_start(&self, bytes: &[u8]) -> bool {
+        match bytes.first_chunk::<32>() {
+            Some(bytes) => self.is_start_of(bytes),
+            None => {
+                let mut padded = [0; 32];
+                padded.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+                self.is_start_of(&padded)
+            }
+        }
+    }
+
+    #[inline]
+    fn is_start_of(&self, bytes: &[u8; 32]) -> bool {
+        let (words, _) = bytes.as_chunks::<8>();
+        let patterns = self.words.iter().zip(&self.masks);
+        let differs =
+            |(word, (pattern, mask)): (&[u8; 8], (&u64, &u64))| (u64::from_le_bytes(*word) ^ pattern) & mask;
+        words.iter().zip(patterns).map(differs).fold(0, |all, one| all | one) == 0
     }
 }
 
@@ -151,7 +215,7 @@ mod tests {
             assert_eq!(known.header_name().as_str(), name);
             for place in 0..name.len() {
                 let mut other = name.as_bytes().to_vec();
-                for byte in [b'_', b'~', b'0', 0xff] {
+                for byte in [b'_', b'~', b'0', 0xff, b'\r', 0, name.as_bytes()[place] ^ 0x80] {
                     other[place] = byte;
                     assert_eq!(Known::find(&other), None, "{}", other.escape_ascii());
                 }

@@ -15,6 +15,7 @@ mod hop;
 mod framing;
 mod target;
 mod fields;
+mod lines;
 mod known;
 mod search;
 mod limits;

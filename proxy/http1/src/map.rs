@@ -7,8 +7,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, request, response};
 
 use crate::error::Misuse;
-use crate::fields::{Fields, is_token};
+use crate::fields::Fields;
 use crate::head::{RequestHead, ResponseHead};
+use crate::lines::is_token;
 
 /// More names than a head has by the default limit: those behind them are written as HTTP/2 spells them.
 const SPELLED: usize = 256;
@@ -35,7 +36,7 @@ impl Fields {
     pub fn of_map(map: &HeaderMap) -> Result<Self, Misuse> {
         let mut fields = Self::with_room(map.len(), bytes_of(map));
         for (name, value) in map {
-            fields.append_named(name.as_str().as_bytes(), value.as_bytes())?;
+            fields.append_sound(name.as_str().as_bytes(), value.as_bytes())?;
         }
         Ok(fields)
     }
@@ -103,12 +104,12 @@ impl Spelling {
             let place = behind.iter().position(is_it).map(|place| next + place);
             let Some(place) = place.or_else(|| before.iter().position(is_it)) else { continue };
             if let Some((_, value)) = left.get_mut(place).and_then(Option::take) {
-                fields.append_named(name, value.as_bytes())?;
+                fields.append_sound(name, value.as_bytes())?;
             }
             next = place + 1;
         }
         for (name, value) in left.into_iter().flatten() {
-            fields.append_named(name.as_str().as_bytes(), value.as_bytes())?;
+            fields.append_sound(name.as_str().as_bytes(), value.as_bytes())?;
         }
         Ok(fields)
     }

@@ -35,20 +35,40 @@ pub(crate) fn form(method: &Method, target: &[u8]) -> Result<Form, Fault> {
 /// The bytes of a path and a query as RFC 3986 has them, and those that clients send without being allowed to and that
 /// every server takes for what they are. A fragment is no part of a target.
 fn is_text(target: &[u8]) -> bool {
-    target.iter().fold(true, |all, byte| all & IS_TEXT[*byte as usize])
-        && (target.is_ascii() || std::str::from_utf8(target).is_ok())
+    match kinds(target) {
+        kinds if kinds & NO_TARGET != 0 => false,
+        kinds if kinds & NO_ASCII != 0 => std::str::from_utf8(target).is_ok(),
+        _ => true,
+    }
 }
 
-#[allow(clippy::indexing_slicing)] // runs in the compiler, or with a byte where there are 256 places
-static IS_TEXT: [bool; 256] = {
-    let mut is_text = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        is_text[byte] =
-            matches!(byte as u8, b'!'..=b'~' | 0x80..) && !matches!(byte as u8, b'#' | b'<' | b'>' | b'`');
-        byte += 1;
+const NO_TARGET: u8 = 1;
+const NO_ASCII: u8 = 2;
+const NO_HOST: u8 = 4;
+
+/// What is true of at least one byte.
+fn kinds(text: &[u8]) -> u8 {
+    text.iter()
+        .fold(0, |kinds, byte| kinds | KINDS.get(usize::from(*byte)).copied().unwrap_or(NO_TARGET | NO_HOST))
+}
+
+static KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut place = 0;
+    while place < 256 {
+        let byte = place as u8;
+        let is_target = matches!(byte, b'!'..=b'~' | 0x80..) && !matches!(byte, b'#' | b'<' | b'>' | b'`');
+        let is_host = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=');
+        #[allow(clippy::indexing_slicing)] // runs in the compiler alone
+        {
+            kinds[place] = if is_target { 0 } else { NO_TARGET }
+                | if byte < 0x80 { 0 } else { NO_ASCII }
+                | if is_host { 0 } else { NO_HOST };
+        }
+        place += 1;
     }
-    is_text
+    kinds
 };
 
 /// The authority and what follows it. A name of a user or a password there is how people are deceived (RFC 9110, 4.2.4).
@@ -70,7 +90,8 @@ const SCHEME_BYTES: usize = 64;
 
 /// `host` or `host:port`; nothing at all is well formed too (RFC 9110, 7.2).
 pub(crate) fn is_authority(text: &[u8]) -> bool {
-    text.is_empty()
+    // Most have no port.
+    kinds(text) & NO_HOST == 0
         || match split_port(text) {
             Some((host, port)) => is_host(host) && (port.is_empty() || is_port(port)),
             None => is_host(text),
@@ -99,8 +120,7 @@ fn is_host(host: &[u8]) -> bool {
         return !address.is_empty()
             && address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte));
     }
-    let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte);
-    !host.is_empty() && host.iter().all(is_of_name)
+    !host.is_empty() && kinds(host) & NO_HOST == 0
 }
 
 #[cfg(test)]

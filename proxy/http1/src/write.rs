@@ -53,9 +53,15 @@ pub(crate) fn request(
     if target.is_empty() || !target.bytes().fold(true, |all, byte| all & (byte > b' ') & (byte != 0x7f)) {
         return Err(Misuse::IllegalTarget);
     }
+    if fields.has_several(Known::Host) {
+        return Err(Misuse::Hosts);
+    }
     out.reserve(method.as_str().len() + target.len() + fields.most_bytes() + ROOM);
     for part in [method.as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"] {
         out.extend_from_slice(part);
+    }
+    if !fields.has(Known::Host) {
+        out.extend_from_slice(b"host: \r\n"); // a target of nobody's has an empty one (RFC 9112, 3.2)
     }
     write_fields(fields, own, out);
     Ok(())
