@@ -61,27 +61,23 @@ impl Fields {
         self.text = Bytes::copy_from_slice(text);
     }
 
-    /// A line of the text; its value ends with the line and may have blanks there. The reader of lines sees to it that the
-    /// text has fewer bytes than 32 bits count, and a name fewer than 16.
+    /// A line of the text: where its name begins, how long that is, the blanks behind its colon, and the rest of the line.
+    /// `is_tight`: the blanks are a single space. The reader of lines sees to it that the text has fewer bytes than 32
+    /// bits count, and a name fewer than 16.
     #[inline]
     pub(crate) fn push_line(
         &mut self,
-        text: &[u8],
-        (at, name_end): (usize, usize),
-        known: Option<Known>,
-        (value_at, line_end): (usize, usize),
+        (at, name_length, known): (usize, usize, Option<Known>),
+        (blanks, is_tight): (usize, bool),
+        value: &[u8],
     ) {
-        let mut value_end = line_end;
-        while value_end > value_at && matches!(text.get(value_end - 1), Some(b' ' | b'\t')) {
-            value_end -= 1;
-        }
-        let is_plain =
-            value_end == line_end && value_at == name_end + 2 && text.get(name_end + 1) == Some(&b' ');
+        let is_plain = is_tight && !matches!(value.last(), None | Some(b' ' | b'\t'));
+        let value_length = if is_plain { value.len() } else { value.trim_ascii_end().len() };
         self.push(Field {
             at: at as u32,
-            value_at: value_at as u32,
-            value_length: (value_end - value_at) as u32,
-            name_length: (name_end - at) as u16,
+            value_at: (at + name_length + 1 + blanks) as u32,
+            value_length: value_length as u32,
+            name_length: name_length as u16,
             known,
             place: if is_plain { Place::Text } else { Place::Loose },
         });

@@ -4,8 +4,8 @@ use pillion_http1::{Client, Error, FromClient, FromUpstream, RequestHead, Respon
 
 #[test]
 fn a_connection_is_a_few_words() {
-    assert!(size_of::<Server>() <= 80, "{}", size_of::<Server>());
-    assert!(size_of::<Client>() <= 80, "{}", size_of::<Client>());
+    assert!(size_of::<Server>() <= 64, "{}", size_of::<Server>());
+    assert!(size_of::<Client>() <= 64, "{}", size_of::<Client>());
     assert!(size_of::<Error>() <= 2, "{}", size_of::<Error>());
 }
 
