@@ -43,6 +43,9 @@ enum Place {
     Removed,
 }
 
+/// And their text.
+const OWN_BYTES: usize = 256;
+
 const COLON: &[u8] = b": ";
 const LINE_END: &[u8] = b"\r\n";
 /// Most heads have no more.
@@ -174,24 +177,32 @@ impl Fields {
 
     pub fn remove(&mut self, name: Known) -> bool {
         let is_there = self.has(name);
-        if is_there {
-            self.drop_where(|field, _| field.known == Some(name));
-            self.seen.remove(name);
-            self.several.remove(name);
-        }
+        self.remove_all(Names::of(&[name]));
         is_there
     }
 
     pub fn remove_all(&mut self, names: Names) {
         if self.seen.has_any(names) {
-            self.drop_where(|field, _| field.known.is_some_and(|known| names.has(known)));
+            for field in &mut self.fields {
+                if field.known.is_some_and(|known| names.has(known)) {
+                    field.place = Place::Removed;
+                }
+            }
             (self.seen, self.several) = (self.seen.without(names), self.several.without(names));
         }
     }
 
     /// Each name is asked for as it was written. Returns whether one was removed.
     pub fn remove_where(&mut self, mut unwanted: impl FnMut(Option<Known>, &[u8]) -> bool) -> bool {
-        let found = self.drop_where(|field, name| unwanted(field.known, name));
+        let mut found = false;
+        for field in &mut self.fields {
+            let source = if field.place == Place::Added { &self.added[..] } else { &self.text[..] };
+            let name = part(source, field.at, u32::from(field.name_length));
+            if field.place != Place::Removed && unwanted(field.known, name) {
+                field.place = Place::Removed;
+                found = true;
+            }
+        }
         if found {
             self.recount();
         }
@@ -209,37 +220,23 @@ impl Fields {
         (self.seen, self.several) = (seen, several);
     }
 
-    fn drop_where(&mut self, mut unwanted: impl FnMut(&Field, &[u8]) -> bool) -> bool {
-        let mut found = false;
-        for field in &mut self.fields {
-            let source = if field.place == Place::Added { &self.added[..] } else { &self.text[..] };
-            let name = part(source, field.at, u32::from(field.name_length));
-            if field.place != Place::Removed && unwanted(field, name) {
-                field.place = Place::Removed;
-                found = true;
-            }
-        }
-        found
-    }
-
     /// One line with this value, where the first one stood and spelled like it, else as the last line.
     pub fn set(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
-        if !self.has(name) {
+        let is_it = |field: &&mut Field| field.place != Place::Removed && field.known == Some(name);
+        let Some(first) = self.fields.iter_mut().find(is_it).map(|field| *field) else {
             return self.append(name, value);
-        }
-        let is_it = |field: &Field| field.place != Place::Removed && field.known == Some(name);
-        let Some(first) = self.fields.iter().position(is_it) else { return Ok(()) };
+        };
         let mut spelled = [0; LONGEST];
-        let Some(spelled) = spelled.get_mut(..name.as_str().len()) else { return Ok(()) };
-        spelled.copy_from_slice(
-            self.fields.get(first).map_or(name.as_str().as_bytes(), |field| self.name(field)),
-        );
-        let line = self.line(spelled, Some(name), value)?;
-        self.remove(name);
-        if let Some(field) = self.fields.get_mut(first) {
-            *field = line;
+        let spelled = spelled.get_mut(..name.as_str().len()).ok_or(Misuse::IllegalField)?;
+        spelled.copy_from_slice(self.name(&first));
+        let mut line = Some(self.line(spelled, Some(name), value)?);
+        for field in self.fields.iter_mut().filter(|field| field.known == Some(name)) {
+            match line.take_if(|_| field.place != Place::Removed) {
+                Some(line) => *field = line,
+                None => field.place = Place::Removed,
+            }
         }
-        self.note(name);
+        self.several.remove(name);
         Ok(())
     }
 
@@ -286,7 +283,9 @@ impl Fields {
             known,
             place: Place::Added,
         };
-        self.added.reserve(name.len() + value.len() + 4);
+        if at == 0 {
+            self.added.reserve(OWN_BYTES);
+        }
         for part in [name, COLON, value, LINE_END] {
             self.added.extend_from_slice(part);
         }

@@ -14,6 +14,7 @@ mod s7_codings;
 mod s8_incomplete;
 mod s9_connections;
 mod s11_security;
+mod edits;
 mod sizes;
 mod splits;
 mod round_trips;
