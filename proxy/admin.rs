@@ -20,19 +20,19 @@ mod places;
 mod probe;
 mod ready;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::Context as _;
 use pillion_model::Config;
 use tokio::sync::Semaphore;
 
+use crate::listening::bound;
 pub(crate) use console::{Console, Refusal, Told};
 use pages::{Pages, Port};
-use pillion_base::net::descriptors::{Reserve, tell_shortage};
-use pillion_base::net::has_no_ipv6;
-use pillion_base::net::{Bound, Network, Sharing};
+use pillion_base::accept::{Admission, accept};
+use pillion_base::net::descriptors::Reserve;
+use pillion_base::net::{Bound, Listener, Network, Sharing, Stream};
 use pillion_telemetry::Metrics;
 use places::Places;
 use probe::Prober;
@@ -84,7 +84,7 @@ impl Admin {
     }
 
     /// Of the admin port, and of the metrics port.
-    pub(crate) fn addresses(&self) -> std::io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
+    pub(crate) fn addresses(&self) -> io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
         let all = |bound: &[Bound]| bound.iter().map(Bound::address).collect::<Result<Vec<_>, _>>();
         Ok((all(&self.admin)?, all(&self.metrics)?))
     }
@@ -100,7 +100,8 @@ impl Admin {
             for bound in all {
                 match bound.listen() {
                     Ok(listener) => {
-                        drop(tokio::spawn(accept(listener, port, self.pages.clone(), places.clone())));
+                        let visitors = Visitors::new(port, self.pages.clone(), places.clone());
+                        drop(tokio::spawn(visitors.accept(listener)));
                     }
                     Err(error) => tracing::error!(%error, "the admin side cannot listen"),
                 }
@@ -111,42 +112,52 @@ impl Admin {
     }
 }
 
-fn bind_all(network: &Network, what: &str, wanted: &[SocketAddr]) -> anyhow::Result<Vec<Bound>> {
-    let mut all = Vec::new();
-    for &address in wanted {
-        match network.bind(address, Sharing::Alone) {
-            Err(error) if address.is_ipv6() && has_no_ipv6(&error) => {
-                tracing::info!(%address, "{what}: left out, this kernel has no IPv6");
-            }
-            bound => {
-                let bound = bound.with_context(|| format!("{what}: cannot listen on {address}"))?;
-                bound.hold_little(SEND_BUFFER)?;
-                all.push(bound);
-            }
-        }
-    }
-    Ok(all)
+/// A reload cannot change them.
+fn bind_all(network: &Network, key: &str, wanted: &[SocketAddr]) -> anyhow::Result<Vec<Bound>> {
+    let bind = |address: &SocketAddr| {
+        let bound = network.bind(*address, Sharing::Alone);
+        bound.and_then(|bound| bound.hold_little(SEND_BUFFER).map(|()| bound))
+    };
+    let all = wanted.iter().map(|address| bound(key, *address, bind(address)));
+    all.filter_map(Result::transpose).collect()
 }
 
-async fn accept(mut listener: pillion_base::net::Listener, port: Port, pages: Pages, places: Arc<Places>) {
-    let mut reserve = Reserve::default();
-    loop {
-        reserve.fill();
-        let accepted = match listener.accept().await {
-            Err(error) if reserve.makes_room(&error) => listener.accept().await,
-            accepted => accepted,
-        };
-        match accepted {
-            Ok((stream, from)) => {
-                let place = places.take(from.ip().to_canonical());
-                tokio::spawn(connection::serve(stream, port, pages.clone(), place));
-                // Each new connection is looked at before the next one could take its place.
-                tokio::task::yield_now().await;
-            }
-            Err(error) => {
-                tell_shortage(&error);
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+/// What takes the connections of a port.
+struct Visitors {
+    port: Port,
+    pages: Pages,
+    places: Arc<Places>,
+    reserve: Reserve,
+    /// Part of the reserve was let go for the connection that comes next.
+    has_made_room: bool,
+}
+
+impl Visitors {
+    fn new(port: Port, pages: Pages, places: Arc<Places>) -> Self {
+        Self { port, pages, places, reserve: Reserve::default(), has_made_room: false }
+    }
+
+    async fn accept(mut self, listener: Listener) {
+        accept(listener, std::future::pending(), &mut self).await;
+    }
+}
+
+impl Admission for Visitors {
+    /// Each new connection is looked at before the next one could take its place.
+    async fn ready(&mut self) {
+        tokio::task::yield_now().await;
+        if !std::mem::take(&mut self.has_made_room) {
+            self.reserve.fill();
         }
+    }
+
+    fn admit(&mut self, stream: Stream, from: SocketAddr) {
+        let place = self.places.take(from.ip().to_canonical());
+        tokio::spawn(connection::serve(stream, self.port, self.pages.clone(), place));
+    }
+
+    async fn make_room(&mut self, shortage: &io::Error) -> bool {
+        self.has_made_room = self.reserve.makes_room(shortage);
+        self.has_made_room
     }
 }

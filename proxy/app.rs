@@ -3,6 +3,7 @@
 //! What a configuration needs is built by [`control`], which is also who changes it later: the first one differs from
 //! the next ones in nothing. Whatever fails, fails before the first connection is accepted.
 
+mod bindings;
 mod control;
 mod credentialed;
 mod dns;
@@ -34,7 +35,7 @@ pub use control::{Applied, Controller};
 pub(crate) use following::Names;
 pub use keeper::{End, Keeper, Order, Source};
 pub use listeners::Addresses;
-use listeners::Listeners;
+use listeners::{Listeners, Workers};
 use own::Identity;
 use pillion_base::drain::{Drain, Ended};
 use pillion_base::ground::Ground;
@@ -113,11 +114,12 @@ impl App {
         let admin = Admin::bind(&network, config, &metrics, console.clone())?;
         let mut fixed = Addresses::default();
         (fixed.admin, fixed.metrics) = admin.addresses()?;
-        let listeners = Listeners::new(network.clone(), workers);
+        let (threads, receivers) = (0..workers).map(|_| bindings::channel()).unzip();
+        let listeners = Listeners::new(Workers(network.clone()), threads);
         let dns = Arc::new(Dns::new(network.clone(), around.store.clone(), metrics.clone()));
         let (dns_listeners, commands) = DnsListeners::new(network.clone(), dns.clone());
         let listeners = (listeners, dns_listeners);
-        let (mut controller, receivers) = Controller::new(listeners, fixed, around.clone(), workers);
+        let mut controller = Controller::new(listeners, fixed, around.clone());
         match credentials {
             Some(credentials) => controller.put(config, Identity::Known(Arc::new(credentials)))?,
             None => drop(controller.apply(config)?),
@@ -306,8 +308,8 @@ pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
     let network = Network::Memory(pillion_base::net::memory::Memory::default());
     let dns = Arc::new(Dns::new(network.clone(), around.store.clone(), metrics.clone()));
     let (dns, _commands) = DnsListeners::new(network.clone(), dns);
-    let listeners = (Listeners::new(network, 1), dns);
-    let (mut controller, _workers) = Controller::new(listeners, Addresses::default(), around.clone(), 1);
+    let listeners = Listeners::new(Workers(network), vec![bindings::channel().0]);
+    let mut controller = Controller::new((listeners, dns), Addresses::default(), around.clone());
     controller.put(&Arc::new(config.clone()), Identity::None).expect("a configuration without credentials");
     around.store
 }

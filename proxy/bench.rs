@@ -1,5 +1,5 @@
-//! Doors for `benches/decisions.rs` and `benches/control.rs`: hot decisions, and updates of endpoints, as closures, so
-//! that the rooms themselves stay private.
+//! Doors for `benches/decisions.rs`, `benches/control.rs` and the fuzz targets: hot decisions, updates of endpoints and
+//! the parser of DNS messages as functions, so that the rooms themselves stay private.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -44,6 +44,11 @@ impl Candidate for Endpoint {
     fn is_usable(&self, _: Instant) -> bool {
         true
     }
+}
+
+/// Reads and answers any bytes as the DNS proxy would, without a socket.
+pub fn dns_message(bytes: &[u8]) {
+    crate::dns::survive(bytes);
 }
 
 /// All of them.

@@ -29,6 +29,7 @@ use cache::{Cache, Key, lifetime};
 use pillion_base::net::Network;
 use pillion_sidecar::state::Store;
 use pillion_telemetry::{DnsOutcome, Metrics};
+pub(crate) use query::survive;
 use query::{Asked, Over};
 pub(crate) use server::{Command, Port, run};
 pub(crate) use upstream::{Upstream, refuse_loop, system_servers};

@@ -1,8 +1,28 @@
-//! The listeners of one thread, as the controller tells of them: opened, and closed by their ids.
+//! What all who listen share: an address is bound or left out, and a thread opens and closes listeners as the
+//! controller says.
 
 use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
 
+use anyhow::Context as _;
+use pillion_base::net::has_no_ipv6;
 use tokio::sync::{mpsc, oneshot};
+
+/// What became of binding an address that `key` of the configuration asks for. `None`: it is left out, as this kernel
+/// has no IPv6.
+///
+/// # Errors
+/// It could not be bound.
+pub(crate) fn bound<T>(key: &str, address: SocketAddr, result: io::Result<T>) -> anyhow::Result<Option<T>> {
+    match result {
+        Err(error) if address.is_ipv6() && has_no_ipv6(&error) => {
+            tracing::info!(%address, "{key}: left out, this kernel has no IPv6");
+            Ok(None)
+        }
+        result => result.map(Some).with_context(|| format!("{key}: cannot listen on {address}")),
+    }
+}
 
 /// What the controller tells; `P` is a bound address with its id.
 pub(crate) enum Command<P> {

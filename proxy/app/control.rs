@@ -9,14 +9,14 @@ use std::time::SystemTime;
 
 use pillion_model::listener::Inbound;
 use pillion_model::{Cluster as ClusterConfig, Config, EndpointUpdate};
-use tokio::sync::mpsc;
 
+use super::bindings::Change;
 use super::credentialed::{self, Bundles, Credentialed, refuse_restart};
 use super::dns::DnsListeners;
-use super::listeners::{Addresses, Change, Listeners};
+use super::listeners::{self, Addresses, Listeners, Workers};
 use super::own::{self, Identity};
 use super::weakened::weakened;
-use super::worker::{Command, Connections};
+use super::worker::Connections;
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::own::OwnListeners;
 use pillion_sidecar::state::{
@@ -31,9 +31,6 @@ use pillion_tls::identity::{Validity, date, expires_soon};
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::update::{EndpointSource as _, Written};
 use pillion_upstream::cluster::{Before, Cluster, Common};
-
-/// Commands on their way to a worker; one is sent a reload at most.
-const COMMANDS: usize = 64;
 
 /// What a reload came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +62,6 @@ pub struct Controller {
     virtual_addresses: VirtualAddresses,
     inbound: Option<Arc<InboundSide>>,
     applications: Arc<Destinations<Application>>,
-    workers: Vec<mpsc::Sender<Command>>,
     pub(super) around: Around,
 }
 
@@ -81,15 +77,9 @@ pub(super) struct Around {
 }
 
 impl Controller {
-    /// Nothing is served yet. Each worker gets a receiver.
-    pub(super) fn new(
-        (listeners, dns): (Listeners, DnsListeners),
-        fixed: Addresses,
-        around: Around,
-        workers: usize,
-    ) -> (Self, Vec<mpsc::Receiver<Command>>) {
-        let (workers, receivers) = (0..workers).map(|_| mpsc::channel(COMMANDS)).unzip();
-        let controller = Self {
+    /// Nothing is served yet.
+    pub(super) fn new((listeners, dns): (Listeners, DnsListeners), fixed: Addresses, around: Around) -> Self {
+        Self {
             config: Arc::new(nothing()),
             identity: Identity::None,
             bundles: Bundles::new(),
@@ -106,14 +96,12 @@ impl Controller {
             virtual_addresses: VirtualAddresses::default(),
             inbound: None,
             applications: around.store.load().applications.clone(),
-            workers,
             around,
-        };
-        (controller, receivers)
+        }
     }
 
     pub fn addresses(&self) -> Addresses {
-        Addresses { dns: self.dns.addresses(), ..with(self.listeners.addresses(), &self.fixed) }
+        Addresses { dns: self.dns.addresses(), ..with(listeners::addresses(&self.listeners), &self.fixed) }
     }
 
     pub const fn config(&self) -> &Arc<Config> {
@@ -242,7 +230,7 @@ impl Controller {
         let kept = self.kept(config, &bundles, same_identity);
         let credentials = Credentialed::by(config, &identity, &kept)?;
         let dns = self.dns.plan(config)?;
-        let mut change = self.listeners.plan(config)?; // from here on nothing can fail
+        let mut change = self.listeners.plan(&listeners::wanted(config))?; // from here on nothing can fail
         self.listeners.commit(&mut change);
         let inbound = config.inbound.as_ref();
         let known = self.inbound.as_ref().filter(|_| same_identity && self.config.tls == config.tls);
@@ -263,7 +251,7 @@ impl Controller {
         self.swap(&mut change);
         self.leave(&former); // now that nobody finds them any more
         left.iter().for_each(|applications| applications.leave());
-        self.command(change);
+        self.listeners.send(change); // the new snapshot is read already
         Ok(())
     }
 
@@ -346,7 +334,7 @@ impl Controller {
         applications(inbound, &self.around.requests, &self.around.common)
     }
 
-    fn swap(&mut self, change: &mut Change) {
+    fn swap(&mut self, change: &mut Change<Workers>) {
         self.generation += 1;
         let sides = Sides {
             own: OwnListeners::new(self.addresses().all()),
@@ -371,24 +359,6 @@ impl Controller {
         let former = store.swap(next);
         self.former.keep(former);
         metrics.config_generation().set(i64::try_from(self.generation).unwrap_or(i64::MAX));
-    }
-
-    /// The new snapshot is read already: what a worker does not take any more cannot be taken back. It has ended, and
-    /// with it the sidecar, or it stands still, and is [`COMMANDS`] reloads behind.
-    fn command(&self, change: Change) {
-        let tell = |worker: &mpsc::Sender<Command>, command| {
-            if worker.try_send(command).is_err() {
-                tracing::error!("a worker does not listen to its controller");
-            }
-        };
-        for (worker, ports) in self.workers.iter().zip(change.opened) {
-            if !ports.is_empty() {
-                tell(worker, Command::Open(ports));
-            }
-            if !change.closed.is_empty() {
-                tell(worker, Command::Close(change.closed.clone()));
-            }
-        }
     }
 
     fn tell_expiry(&self) {

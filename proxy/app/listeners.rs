@@ -1,15 +1,14 @@
-//! Which addresses are listened on, for what, and how that changes: bound once for each worker, and before anything
-//! else of a new configuration takes effect.
+//! Which addresses the sidecar's two sides listen on, and for what: each is bound once for each worker.
 
 use std::fmt;
+use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Once, Weak};
+use std::sync::{Arc, Once};
 
-use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use pillion_model::Config;
 
-use pillion_base::net::has_no_ipv6;
+use super::bindings::{Bindings, Request, Serves, Wanted};
 use pillion_base::net::{Bound, Network, Sharing};
 use pillion_model::Direction;
 
@@ -54,165 +53,33 @@ pub(super) struct Port {
     pub(super) use_: Arc<ArcSwap<Use>>,
 }
 
-/// A line of the configuration.
-struct Wanted {
-    what: String,
-    use_: Use,
-    address: SocketAddr,
-}
+/// The sidecar's own listeners, which every worker has: everything but admin, metrics and DNS.
+pub(super) struct Workers(pub(super) Network);
 
-#[derive(Clone)]
-struct Open {
-    id: u64,
-    use_: Arc<ArcSwap<Use>>,
-    wanted: SocketAddr,
-    /// `None`: left out, as this kernel has no IPv6.
-    bound: Option<SocketAddr>,
-}
+pub(super) type Listeners = Bindings<Workers>;
 
-impl Open {
-    /// The same line, or the same address for something else.
-    fn serves(&self, wanted: &Wanted, exactly: bool) -> bool {
-        let use_ = self.use_.load();
-        let same_use = match exactly {
-            true => **use_ == wanted.use_,
-            false => use_.direction() == wanted.use_.direction() && wanted.address.port() != 0,
-        };
-        same_use && self.wanted == wanted.address
-    }
-}
+impl Serves for Workers {
+    type Use = Use;
+    type Port = Port;
 
-/// Everything that is listened on but admin and metrics.
-pub(super) struct Listeners {
-    network: Network,
-    workers: usize,
-    open: Vec<Open>,
-    /// No longer wanted, and perhaps not closed by every worker yet.
-    closing: Vec<(SocketAddr, Weak<ArcSwap<Use>>)>,
-    last_id: u64,
-}
-
-/// From one configuration's listeners to the next one's: bound, and not yet in use.
-#[derive(Default)]
-pub(super) struct Change {
-    open: Vec<Open>,
-    /// What open ones will be used for.
-    uses: Vec<(Arc<ArcSwap<Use>>, Use)>,
-    last_id: u64,
-    /// For each worker.
-    pub(super) opened: Vec<Vec<Port>>,
-    pub(super) closed: Vec<u64>,
-}
-
-impl Listeners {
-    pub(super) const fn new(network: Network, workers: usize) -> Self {
-        Self { network, workers, open: Vec::new(), closing: Vec::new(), last_id: 0 }
+    fn may_become(from: &Use, to: &Use) -> bool {
+        from.direction() == to.direction()
     }
 
-    /// Binds what `config` wants and nobody has bound yet.
-    ///
-    /// # Errors
-    /// An address that cannot be bound. Nothing has changed then.
-    pub(super) fn plan(&self, config: &Config) -> anyhow::Result<Change> {
-        let (wanted, own) = (wanted(config), self.own());
-        let mut left: Vec<Open> = self.open.clone();
-        let mut take = |wanted: &Wanted, exactly| {
-            let at = left.iter().position(|open| open.serves(wanted, exactly))?;
-            Some(left.swap_remove(at))
-        };
-        let mut kept: Vec<Option<Open>> = wanted.iter().map(|wanted| take(wanted, true)).collect();
-        for (kept, wanted) in kept.iter_mut().zip(&wanted).filter(|(kept, _)| kept.is_none()) {
-            *kept = take(wanted, false);
-        }
-        let mut change = Change {
-            open: Vec::new(),
-            uses: Vec::new(),
-            last_id: self.last_id,
-            opened: (0..self.workers).map(|_| Vec::new()).collect(),
-            closed: left.into_iter().map(|open| open.id).collect(),
-        };
-        for (wanted, kept) in wanted.iter().zip(kept) {
-            match kept {
-                Some(open) => change.keep(open, &wanted.use_),
-                None => change.bind(&self.network, wanted, &own)?,
-            }
-        }
-        refuse_deaf(&wanted, &change.open)?;
-        Ok(change)
-    }
-
-    /// What they are used for changes with [`Change::use_now`].
-    pub(super) fn commit(&mut self, change: &mut Change) {
-        let before = std::mem::replace(&mut self.open, std::mem::take(&mut change.open));
-        let closed = before.iter().filter(|open| change.closed.contains(&open.id));
-        self.closing.retain(|(_, use_)| use_.strong_count() > 0);
-        self.closing.extend(closed.filter_map(|open| Some((open.bound?, Arc::downgrade(&open.use_)))));
-        self.last_id = change.last_id;
-    }
-
-    /// Where the workers listen now, or still do.
-    fn own(&self) -> Vec<SocketAddr> {
-        let closing = self.closing.iter().filter(|(_, use_)| use_.strong_count() > 0);
-        let open = self.open.iter().filter_map(|open| open.bound);
-        open.chain(closing.map(|(address, _)| *address)).collect()
-    }
-
-    /// But for admin, metrics and DNS.
-    pub(super) fn addresses(&self) -> Addresses {
-        addresses(self.open.iter())
-    }
-}
-
-impl Change {
-    pub(super) fn use_now(&mut self) {
-        for (cell, use_) in self.uses.drain(..) {
-            cell.store(Arc::new(use_));
-        }
-    }
-
-    fn keep(&mut self, open: Open, use_: &Use) {
-        if **open.use_.load() != *use_ {
-            self.uses.push((open.use_.clone(), use_.clone()));
-        }
-        self.open.push(open);
-    }
-
-    /// `own`: where the workers listen now.
-    fn bind(&mut self, network: &Network, wanted: &Wanted, own: &[SocketAddr]) -> anyhow::Result<()> {
-        let (mut address, mut bound_to) = (wanted.address, None);
-        let mut sharing = match self.opened.len() {
-            0 | 1 => Sharing::Alone,
-            // What is only for somebody else now was bound by nobody but this sidecar.
-            _ if own.iter().any(|own| covers(*own, address)) => Sharing::Joining,
-            _ => Sharing::First,
-        };
-        let use_ = Arc::new(ArcSwap::from_pointee(wanted.use_.clone()));
-        self.last_id += 1;
-        for ports in &mut self.opened {
-            let bound = match network.bind(address, sharing) {
-                Err(error) if address.is_ipv6() && has_no_ipv6(&error) => {
-                    tracing::info!(%address, "{}: left out, this kernel has no IPv6", wanted.what);
-                    break;
-                }
-                bound => bound.with_context(|| format!("{}: cannot listen on {address}", wanted.what))?,
-            };
-            if use_.load().direction() == Direction::Inbound {
+    fn bind(&self, request: &Request<Use>) -> io::Result<(SocketAddr, Vec<Port>)> {
+        let (mut address, mut sharing) = (request.address, request.sharing);
+        let mut ports = Vec::new();
+        for _ in 0..request.threads {
+            let bound = self.0.bind(address, sharing)?;
+            if request.use_.load().direction() == Direction::Inbound {
                 take_tproxy(&bound);
             }
             address = bound.address()?; // the first worker settles what port 0 means
-            bound_to = Some(address);
             sharing = Sharing::Joining;
-            ports.push(Port { id: self.last_id, bound, use_: use_.clone() });
+            ports.push(Port { id: request.id, bound, use_: request.use_.clone() });
         }
-        self.open.push(Open { id: self.last_id, use_, wanted: wanted.address, bound: bound_to });
-        Ok(())
+        Ok((address, ports))
     }
-}
-
-/// Whether who listens on `own` hears what comes to `wanted`.
-fn covers(own: SocketAddr, wanted: SocketAddr) -> bool {
-    let is_same = own.port() == wanted.port() && own.is_ipv4() == wanted.is_ipv4();
-    is_same && wanted.port() != 0 && (own.ip() == wanted.ip() || own.ip().is_unspecified())
 }
 
 /// Where the process may; told once.
@@ -226,11 +93,10 @@ fn take_tproxy(bound: &Bound) {
 }
 
 /// In the order of the configuration.
-fn wanted(config: &Config) -> Vec<Wanted> {
+pub(super) fn wanted(config: &Config) -> Vec<Wanted<Use>> {
     let mut all = Vec::new();
-    let mut want = |what: String, use_: &Use, listen: &[SocketAddr]| {
-        let each =
-            |address: &SocketAddr| Wanted { what: what.clone(), use_: use_.clone(), address: *address };
+    let mut want = |key: String, use_: &Use, listen: &[SocketAddr]| {
+        let each = |address: &SocketAddr| Wanted { key: key.clone(), use_: use_.clone(), address: *address };
         all.extend(listen.iter().map(each));
     };
     if let Some(inbound) = &config.inbound {
@@ -249,21 +115,11 @@ fn wanted(config: &Config) -> Vec<Wanted> {
     all
 }
 
-/// A `listen` of which nothing is left is no listener.
-fn refuse_deaf(wanted: &[Wanted], open: &[Open]) -> anyhow::Result<()> {
-    let hears = |what: &str| {
-        wanted.iter().zip(open).any(|(wanted, open)| wanted.what == what && open.bound.is_some())
-    };
-    match wanted.iter().find(|wanted| !hears(&wanted.what)) {
-        Some(deaf) => anyhow::bail!("{}: no address could be bound", deaf.what),
-        None => Ok(()),
-    }
-}
-
-fn addresses<'a>(open: impl Iterator<Item = &'a Open>) -> Addresses {
+/// But for admin, metrics and DNS.
+pub(super) fn addresses(listeners: &Listeners) -> Addresses {
     let mut addresses = Addresses::default();
-    for (open, bound) in open.filter_map(|open| Some((open, open.bound?))) {
-        match &**open.use_.load() {
+    for (use_, bound) in listeners.addresses() {
+        match &*use_ {
             Use::Inbound(None) => addresses.inbound.push(bound),
             Use::Inbound(Some(port)) => addresses.ports.push((*port, bound)),
             Use::Outbound => addresses.outbound.push(bound),

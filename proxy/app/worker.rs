@@ -1,5 +1,6 @@
 //! One worker's thread: its listeners, which reloads open and close.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -8,9 +9,10 @@ use tokio::sync::{mpsc, oneshot};
 use super::listeners::{Port, Use};
 use crate::listening;
 use pillion_base::limits::Limit;
-use pillion_base::net::Listener;
+use pillion_base::net::Stream;
 use pillion_base::strangers::Strangers;
 use pillion_model::Direction;
+use pillion_sidecar::connection::Place;
 use pillion_sidecar::inbound::Inbound;
 use pillion_sidecar::outbound::Outbound;
 use pillion_sidecar::serve::Accepting;
@@ -36,65 +38,52 @@ pub(super) async fn run(worker: Arc<Worker>, connections: Connections, commands:
 
 fn accept_on(port: Port, worker: &Arc<Worker>, connections: &Connections, closed: oneshot::Receiver<()>) {
     let direction = port.use_.load().direction();
+    let (worker, use_) = (worker.clone(), port.use_);
     match (port.bound.listen(), direction) {
         (Err(error), _) => tracing::error!(%error, "a bound listener could not be used"),
         (Ok(listener), Direction::Inbound) => {
-            accept_inbound(listener, worker, connections.inbound.clone(), port.use_, closed);
+            let (connections, of) = (connections.inbound.clone(), worker.clone());
+            let serve = move |stream, from, place| serve_inbound(&of, &use_, stream, from, place);
+            tokio::spawn(Accepting { worker, direction, connections, serve }.run(listener, closed));
         }
         (Ok(listener), Direction::Outbound) => {
-            accept_outbound(listener, worker, connections.outbound.clone(), port.use_, closed);
+            let (connections, of) = (connections.outbound.clone(), worker.clone());
+            let serve = move |stream, from, place| serve_outbound(&of, &use_, stream, from, place);
+            tokio::spawn(Accepting { worker, direction, connections, serve }.run(listener, closed));
         }
     }
 }
 
-fn accept_inbound(
-    listener: Listener,
+fn serve_inbound(
     worker: &Arc<Worker>,
-    connections: Arc<Limit>,
-    use_: Arc<ArcSwap<Use>>,
-    closed: oneshot::Receiver<()>,
-) {
-    let of = worker.clone();
-    let accepting = Accepting {
-        worker: worker.clone(),
-        direction: Direction::Inbound,
-        connections,
-        serve: move |stream, from, permit| {
-            let side = of.state.load().inbound.clone();
-            let port = match **use_.load() {
-                Use::Inbound(port) => port,
-                Use::Outbound | Use::Service(_) => None,
-            };
-            let inbound = side.map(|side| Inbound { worker: of.clone(), side, port });
-            async move {
-                if let Some(inbound) = inbound {
-                    inbound.serve(stream, from, permit).await;
-                }
-            }
-        },
+    use_: &ArcSwap<Use>,
+    stream: Stream,
+    from: SocketAddr,
+    place: Place,
+) -> impl Future<Output = ()> + Send + use<> {
+    let side = worker.state.load().inbound.clone();
+    let port = match **use_.load() {
+        Use::Inbound(port) => port,
+        Use::Outbound | Use::Service(_) => None,
     };
-    tokio::spawn(accepting.run(listener, closed));
+    let inbound = side.map(|side| Inbound { worker: worker.clone(), side, port });
+    async move {
+        if let Some(inbound) = inbound {
+            inbound.serve(stream, from, place).await;
+        }
+    }
 }
 
-fn accept_outbound(
-    listener: Listener,
+fn serve_outbound(
     worker: &Arc<Worker>,
-    connections: Arc<Limit>,
-    use_: Arc<ArcSwap<Use>>,
-    closed: oneshot::Receiver<()>,
-) {
-    let of = worker.clone();
-    let accepting = Accepting {
-        worker: worker.clone(),
-        direction: Direction::Outbound,
-        connections,
-        serve: move |stream, from, permit| {
-            let service = match &**use_.load() {
-                Use::Service(name) => Some(name.clone()),
-                Use::Inbound(_) | Use::Outbound => None,
-            };
-            Outbound { worker: of.clone(), service }.serve(stream, from, permit)
-        },
+    use_: &ArcSwap<Use>,
+    stream: Stream,
+    from: SocketAddr,
+    place: Place,
+) -> impl Future<Output = ()> + Send + use<> {
+    let service = match &**use_.load() {
+        Use::Service(name) => Some(name.clone()),
+        Use::Inbound(_) | Use::Outbound => None,
     };
-    tokio::spawn(accepting.run(listener, closed));
+    Outbound { worker: worker.clone(), service }.serve(stream, from, place)
 }

@@ -7,6 +7,7 @@ use hickory_resolver::proto::serialize::binary::{BinDecodable, BinDecoder};
 
 use super::answer;
 use super::cache::Key;
+use pillion_sidecar::state::Known;
 
 /// Largest answer over UDP, whatever the client would take: as BIND; larger ones come by TCP.
 pub(super) const MOST_OVER_UDP: u16 = 4096;
@@ -112,6 +113,25 @@ impl Asked {
             }
             Over::Tcp => u16::MAX.into(),
         }
+    }
+}
+
+/// Reads a message as a client's question and as a name server's answer, and writes every kind of answer to it. For the
+/// fuzz target: whatever the bytes are, this returns.
+pub(crate) fn survive(message: &[u8]) {
+    let known = Known { v4: vec![[10, 96, 0, 10].into()], v6: Vec::new(), is_virtual: true };
+    for over in [Over::Udp, Over::Tcp] {
+        let Ok(asked) = Asked::read(message, over) else { continue };
+        drop((asked.name(), asked.key()));
+        drop((
+            answer::own(&asked, &known),
+            answer::failed(&asked, "why"),
+            answer::passed_on(&asked, message),
+        ));
+        drop(answer::again(&asked, message, std::time::Duration::from_secs(7)));
+    }
+    if let Ok(message) = Message::from_vec(message) {
+        let _lifetime = super::cache::lifetime(&message);
     }
 }
 

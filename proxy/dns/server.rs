@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::forward::{read_message, write_message};
 use super::query::{MOST_OVER_UDP, Over};
 use super::{Dns, Look};
 use crate::listening;
+use pillion_base::accept::{Admission, accept};
 use pillion_base::net::own::is_from_this_host;
-use pillion_base::net::{Bound, Listener, Stream};
+use pillion_base::net::{Bound, Stream};
 
 /// Open at once; a client needs one, and none for what fits into a datagram. Beyond it a connection waits.
 const CONNECTIONS: usize = 64;
@@ -21,7 +22,7 @@ const CONNECTIONS: usize = 64;
 /// Without a question: RFC 7766, 6.2.3 asks for a few seconds.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// After an error of a socket that is not a client's.
+/// After an error of the socket, which is not a client's.
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound address on its way to the thread that serves it.
@@ -48,13 +49,16 @@ fn serve(port: Port, dns: &Arc<Dns>, connections: &Arc<Semaphore>, closed: onesh
             return tracing::error!(%error, "a bound address of the DNS proxy could not be used");
         }
     };
-    let (dns, connections) = (dns.clone(), connections.clone());
+    let mut clients = Clients { dns: dns.clone(), connections: connections.clone(), permit: None };
+    let dns = dns.clone();
     tokio::spawn(async move {
-        tokio::select! { // questions that wait for an answer have tasks of their own; what nobody took yet is asked again
-            _ = closed => {}
-            () = datagrams(udp, &dns) => {}
-            () = accept(tcp, &dns, &connections) => {}
-        }
+        let ended = async {
+            tokio::select! { // questions that wait for an answer have tasks of their own; what nobody took yet is asked again
+                _ = closed => {}
+                () = datagrams(udp, &dns) => {}
+            }
+        };
+        accept(tcp, ended, &mut clients).await
     });
 }
 
@@ -88,20 +92,30 @@ async fn datagram(socket: &Arc<UdpSocket>, dns: &Arc<Dns>, message: &[u8], from:
     }
 }
 
-async fn accept(mut listener: Listener, dns: &Arc<Dns>, connections: &Arc<Semaphore>) {
-    loop {
-        let Ok(permit) = connections.clone().acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, from)) if is_from_this_host(from.ip(), stream.own_ip()) => {
-                let dns = dns.clone();
-                tokio::spawn(async move {
-                    connection(stream, &dns).await;
-                    drop(permit);
-                });
-            }
-            Ok((_, from)) => tracing::debug!(%from, "a connection from another host is closed"),
-            Err(_) => tokio::time::sleep(PAUSE).await,
+/// What takes the connections of a port.
+struct Clients {
+    dns: Arc<Dns>,
+    connections: Arc<Semaphore>,
+    /// Of the connection that comes next.
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Admission for Clients {
+    async fn ready(&mut self) {
+        if self.permit.is_none() {
+            self.permit = self.connections.clone().acquire_owned().await.ok();
         }
+    }
+
+    fn admit(&mut self, stream: Stream, from: SocketAddr) {
+        if !is_from_this_host(from.ip(), stream.own_ip()) {
+            return tracing::debug!(%from, "a connection from another host is closed");
+        }
+        let (dns, permit) = (self.dns.clone(), self.permit.take());
+        tokio::spawn(async move {
+            connection(stream, &dns).await;
+            drop(permit);
+        });
     }
 }
 

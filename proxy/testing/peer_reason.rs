@@ -17,7 +17,12 @@ fn told(line: &Value) -> [&str; 2] {
 }
 
 fn pair(pair: &Pair, log: &str, orders: &str) -> (Sidecar, Sidecar) {
-    let application = application_at(INBOUND, &format!("app: {A}")) + IDENTITY;
+    pair_within(pair, log, orders, "")
+}
+
+/// With the `limits` of the application's sidecar.
+fn pair_within(pair: &Pair, log: &str, orders: &str, limits: &str) -> (Sidecar, Sidecar) {
+    let application = application_at(INBOUND, &format!("app: {A}")) + IDENTITY + limits;
     let orders = caller(&format!("endpoints: [{INBOUND}], {ORDERS}, retry: off, {orders}"));
     let inbound = pair.mesh.sidecar(&application, Some(identity(&pair.ca, "orders")));
     (inbound, pair.mesh.sidecar(&(orders + IDENTITY + log), Some(identity(&pair.ca, "web"))))
@@ -47,6 +52,24 @@ fn c14_the_reason_of_the_other_sidecar_stands_in_the_callers_line_as_the_peers()
         });
         let told: Vec<_> = lines.iter().map(told).collect();
         assert_eq!(told, [["connect_refused", "peer"], ["", ""]], "{protocol}: {lines:?}");
+    }
+}
+
+#[test]
+fn c14_a_head_that_is_too_large_for_the_other_sidecar_is_refused_with_the_peers_reason() {
+    const MANY: &str = "GET / HTTP/1.1\r\nhost: orders\r\n";
+    for protocol in ["http1", "http2"] {
+        let lines = logged::lines(move |log| async move {
+            let both = Pair::new();
+            let orders = format!("protocol: {protocol}");
+            let (_inbound, outbound) = pair_within(&both, &log, &orders, "limits: { header_count: 10 }\n");
+            let fields: String = (0..60).map(|field| format!("x-{field}: 1\r\n")).collect();
+            let answer = outbound.client().await.ask(&format!("{MANY}{fields}\r\n")).await;
+            assert_eq!(answer.status(), Some(431));
+            settle().await;
+        });
+        let told: Vec<_> = lines.iter().map(told).collect();
+        assert_eq!(told, [["headers_too_large", "peer"]], "{protocol}: {lines:?}");
     }
 }
 

@@ -16,6 +16,7 @@ mod headers;
 mod house;
 mod init;
 mod isolation;
+mod lenient;
 mod many;
 mod matrix;
 mod opaque;

@@ -15,6 +15,7 @@ pub(crate) mod namespace;
 pub(crate) mod place;
 pub(crate) mod pod;
 pub(crate) mod program;
+pub(crate) mod recorder;
 pub(crate) mod rules;
 pub(crate) mod servers;
 pub(crate) mod sidecar;

@@ -154,15 +154,62 @@ impl Server {
              ssl_certificate {chain}; ssl_certificate_key {key};\n\
              location = / {{ return 200 \"$server_protocol $ssl_server_name $host\"; }} }} }}\n",
             at = scratch.path().display(),
-            paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-                .map(|kind| format!("{kind}_temp_path {}/{kind};", scratch.path().display()))
-                .concat(),
+            paths = temporary_paths(&scratch),
             chain = certificate.chain.display(),
             key = certificate.key.display(),
         );
         let config = scratch.write("nginx.conf", config);
         nginx.arg("-e").arg("stderr").arg("-c").arg(config);
         Some(Self::start(humbled(nginx, &place, &scratch).await, place, scratch, "KILL").await)
+    }
+
+    /// The four HTTP servers that are the measure of leniency. Each answers any request with a line that says what it
+    /// read: method, target, the header `x-forwarded-client-cert`, and for all but nginx the length of the body.
+    pub(crate) async fn lenient() -> Option<[(&'static str, Self); 4]> {
+        Some([
+            ("nginx", Self::lenient_nginx().await?),
+            ("Node", Self::script("node", "lenient_server.js").await?),
+            ("Python", Self::script("python3", "lenient_server.py").await?),
+            ("Go", Self::lenient_go().await?),
+        ])
+    }
+
+    async fn lenient_nginx() -> Option<Self> {
+        let (mut nginx, scratch, place) = (find("nginx")?, Scratch::new(), Place::here());
+        let config = format!(
+            "daemon off; master_process off; pid {at}/pid; error_log stderr;\n\
+             events {{ }}\n\
+             http {{ access_log off; {paths}\n\
+             ignore_invalid_headers off; underscores_in_headers on;\n\
+             server {{ listen {listen};\n\
+             return 200 \"served $request_method $request_uri xfcc=[$http_x_forwarded_client_cert]\\n\"; }} }}\n",
+            at = scratch.path().display(),
+            paths = temporary_paths(&scratch),
+            listen = place.address,
+        );
+        let config = scratch.write("nginx.conf", config);
+        nginx.arg("-e").arg("stderr").arg("-c").arg(config);
+        Some(Self::start(nginx, place, scratch, "KILL").await)
+    }
+
+    async fn script(interpreter: &str, name: &str) -> Option<Self> {
+        let (mut server, place) = (find(interpreter)?, Place::here());
+        server.arg(support(name)).args(host_and_port(&place));
+        Some(Self::start(server, place, Scratch::new(), "KILL").await)
+    }
+
+    async fn lenient_go() -> Option<Self> {
+        let (mut build, scratch, place) = (find("go")?, Scratch::new(), Place::here());
+        let program = scratch.path().join("server");
+        build.args(["build", "-o"]).arg(&program).arg(support("lenient_server.go"));
+        build
+            .env("GOCACHE", scratch.path().join("cache"))
+            .env("GOFLAGS", "-mod=mod")
+            .env("GO111MODULE", "off");
+        printed(build).await;
+        let mut server = Command::new(program);
+        server.args(host_and_port(&place));
+        Some(Self::start(server, place, scratch, "KILL").await)
     }
 
     /// Who signed the server's certificate, as a file of PEM.
@@ -221,6 +268,20 @@ fn find(program: &str) -> Option<Command> {
         }
         path => Some(Command::new(path)),
     }
+}
+
+/// Where nginx keeps what does not fit its memory.
+fn temporary_paths(scratch: &Scratch) -> String {
+    let path = |kind| format!("{kind}_temp_path {}/{kind};", scratch.path().display());
+    ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(path).concat()
+}
+
+fn support(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support").join(name)
+}
+
+fn host_and_port(place: &Place) -> [String; 2] {
+    [place.address.ip().to_string(), port(place)]
 }
 
 fn port(place: &Place) -> String {

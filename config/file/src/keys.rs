@@ -57,6 +57,15 @@ type Spell<B> = dyn Fn(&B) -> Value + Send + Sync;
 type Read<B> = dyn Fn(&mut B, &Node<'_>, &mut Reading<'_>) + Send + Sync;
 type Tell<B> = dyn Fn(&B, &Scopes<'_>, &mut Page<'_>) + Send + Sync;
 
+/// How a value that the model holds in one field stands in a file.
+struct Form<V> {
+    schema: fn() -> Option<Value>,
+    read: fn(&Node<'_>, &mut Reading<'_>) -> Option<V>,
+    /// With the key's name and the block's place.
+    tell: fn(&V, &'static str, &Scopes<'_>, &mut Page<'_>),
+    spell: fn(&V) -> Value,
+}
+
 /// One key of a block.
 pub(crate) struct Key<B> {
     pub(crate) name: &'static str,
@@ -83,31 +92,68 @@ impl<B: 'static> Block<B> {
     pub(crate) fn word<W: Leaf + 'static>(
         self,
         name: &'static str,
-        Field { of, of_mut }: Field<B, W::Value>,
+        field: Field<B, W::Value>,
         about: &'static str,
     ) -> Self
     where
         W::Value: 'static,
     {
+        let form = Form {
+            schema: schema::word::<W>,
+            read: |node, reading| node.word::<W>(reading).map(W::value),
+            tell: |value, name, block, page| page.tell(&block.key(name), W::spell(value)),
+            spell: W::spell,
+        };
+        self.value(name, field, about, form)
+    }
+
+    /// A key that is one word or a list of them.
+    pub(crate) fn list<W: Leaf + 'static>(
+        self,
+        name: &'static str,
+        field: Field<B, Vec<W::Value>>,
+        about: &'static str,
+    ) -> Self
+    where
+        W::Value: 'static,
+    {
+        let form = Form {
+            schema: schema::words::<W>,
+            read: |node, reading| Some(node.words::<W>(reading)?.into_iter().map(W::value).collect()),
+            tell: |list: &Vec<W::Value>, name, block, page| {
+                page.tell_list(list.iter().map(W::spell), &block.whole(name))
+            },
+            spell: |list: &Vec<W::Value>| list.iter().map(W::spell).collect(),
+        };
+        self.value(name, field, about, form)
+    }
+
+    fn value<V: 'static>(
+        self,
+        name: &'static str,
+        Field { of, of_mut }: Field<B, V>,
+        about: &'static str,
+        Form { schema, read, tell, spell }: Form<V>,
+    ) -> Self {
         let key = self.key(
             name,
             about,
-            schema::word::<W>,
+            schema,
             move |block, node, reading| {
-                if let Some(word) = node.word::<W>(reading) {
-                    *of_mut(block) = word.value();
+                if let Some(value) = read(node, reading) {
+                    *of_mut(block) = value;
                 }
             },
-            move |block, at, page| page.tell(&at.key(name), W::spell(of(block))),
+            move |block, at, page| tell(of(block), name, at, page),
         );
-        key.defaults_to(move |block| W::spell(of(block)))
+        key.defaults_to(move |block| spell(of(block)))
     }
 
     /// A key that takes one value alone, which the model need not know.
     pub(crate) fn only<W: Word + Described + 'static>(
         self,
         name: &'static str,
-        told: Option<&'static str>,
+        told: &'static str,
         about: &'static str,
     ) -> Self {
         self.key(
@@ -117,32 +163,8 @@ impl<B: 'static> Block<B> {
             |_, node, reading| {
                 node.word::<W>(reading);
             },
-            move |_, at, page| told.into_iter().for_each(|word| page.tell(&at.key(name), word)),
+            move |_, at, page| page.tell(&at.key(name), told),
         )
-    }
-
-    /// A key that is one word or a list of them.
-    pub(crate) fn list<W: Leaf + 'static>(
-        self,
-        name: &'static str,
-        Field { of, of_mut }: Field<B, Vec<W::Value>>,
-        about: &'static str,
-    ) -> Self
-    where
-        W::Value: 'static,
-    {
-        let key = self.key(
-            name,
-            about,
-            schema::words::<W>,
-            move |block, node, reading| {
-                if let Some(words) = node.words::<W>(reading) {
-                    *of_mut(block) = words.into_iter().map(W::value).collect();
-                }
-            },
-            move |block, at, page| page.tell_list(of(block).iter().map(W::spell), &at.whole(name)),
-        );
-        key.defaults_to(move |block| of(block).iter().map(W::spell).collect())
     }
 
     /// A key that is a block of keys; where it is written twice, in `defaults` and in a service, it is merged key by key.

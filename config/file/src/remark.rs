@@ -22,6 +22,12 @@ impl Remark {
         self
     }
 
+    /// It may be meant, and is hardly what the operator wants.
+    pub(crate) fn warns(&mut self) -> &mut Self {
+        self.fault.severity = Severity::Warning;
+        self
+    }
+
     /// It is about the key, not about its value.
     pub(crate) fn of_key(&mut self) -> &mut Self {
         self.is_of_key = true;

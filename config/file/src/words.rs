@@ -84,7 +84,6 @@ choices!(
     LoadBalancer,
     TlsMode,
     AlwaysErrors,
-    Auto,
     Json
 );
 
@@ -208,15 +207,6 @@ pub(crate) struct AlwaysErrors(pub(crate) bool);
 impl Choice for AlwaysErrors {
     const EXPECTED: &'static str = "errors or off";
     const WORDS: &'static [(&'static str, Self)] = &[("errors", Self(true)), ("off", Self(false))];
-}
-
-/// `auto`, where nothing else can be asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Auto;
-
-impl Choice for Auto {
-    const EXPECTED: &'static str = "auto";
-    const WORDS: &'static [(&'static str, Self)] = &[("auto", Self)];
 }
 
 /// `json`, the one format there is.

@@ -10,6 +10,7 @@
 
 pub mod ground;
 pub mod strangers;
+pub mod accept;
 pub mod relay;
 pub mod net;
 pub mod drain;

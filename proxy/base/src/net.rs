@@ -4,6 +4,7 @@
 //! Deliberately absent: policy. Timeouts, limits and retries belong to the callers.
 
 pub mod descriptors;
+mod forward;
 mod leg;
 pub mod memory;
 pub mod own;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+pub use forward::forward;
 pub use leg::Leg;
 pub use prefixed::Prefixed;
 pub use stream::{Made, Overlay, Stream, Transport};
@@ -166,7 +168,8 @@ impl Listener {
                 Ok((Stream::Tcp(stream, Made::Accepted { port: *port }), peer))
             }
             Self::Memory(listener) => {
-                let arrival = listener.accept().await?;
+                // Where the network is gone nobody can arrive any more.
+                let Ok(arrival) = listener.accept().await else { return std::future::pending().await };
                 Ok((Stream::Memory(arrival.io, arrival.original), arrival.from))
             }
         }

@@ -139,6 +139,11 @@ impl Connection {
         }
     }
 
+    /// Its client is a workload of the mesh, and has proven that.
+    pub fn is_from_mesh(&self) -> bool {
+        self.direction == Direction::Inbound && self.peer.is_some()
+    }
+
     /// The service that it is for, as far as its bytes are not needed to say.
     pub fn service(&self) -> Symbol {
         match &self.destination {

@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tower::ServiceBuilder;
 
 use crate::connection::{Connection, Destination, Place};
+use crate::detect::bytes::begins_like_tls;
 use crate::detect::{Detected, Found, NEVER, Undecided, Version, detect, detect_tls, doubt, first_byte};
 use crate::dispatch;
 use crate::http::refusal;
@@ -165,7 +166,7 @@ impl Inbound {
             return None;
         };
         let io = io.inspect_err(|why| self.undecided(why, Tls::None)).ok()?;
-        if io.peek() == Some(TLS_HANDSHAKE) {
+        if io.peek().is_some_and(|first| begins_like_tls(&[first])) {
             return self.terminate(tls, io, arrived, until).await;
         }
         drop(timeout_at(until, self.refuse_plaintext(io, arrived)).await);
@@ -400,9 +401,6 @@ const fn tls_label(peer: Option<&Arc<Peer>>) -> Tls {
         None => Tls::None,
     }
 }
-
-/// The content type of a TLS record with a ClientHello (RFC 8446, 5.1).
-const TLS_HANDSHAKE: u8 = 0x16;
 
 /// `By=<own id>;Hash=<sha256>;URI=<peer id>`, Envoy's format. SPIFFE IDs need no quoting.
 fn client_cert(by: &str, peer: &Peer) -> Option<HeaderValue> {

@@ -4,7 +4,6 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -17,9 +16,9 @@ use crate::layers::AnsweringService;
 use crate::state::Route;
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
+use pillion_base::accept::{Admission, accept};
 use pillion_base::drain::Phase;
 use pillion_base::limits::{Limit, Permit};
-use pillion_base::net::descriptors::is_short_of_descriptors;
 use pillion_base::net::{Io, Listener, Stream};
 use pillion_base::strangers::Strangers;
 use pillion_model::Direction;
@@ -58,53 +57,19 @@ pub struct Accepting<F> {
 
 impl<F, Fut> Accepting<F>
 where
-    F: Fn(Stream, SocketAddr, Place) -> Fut,
+    F: Fn(Stream, SocketAddr, Place) -> Fut + Send,
     Fut: Future<Output = ()> + Send + 'static,
 {
     /// Accepts until inbound takes nothing new, or the listener is `closed`: then what waits in its queue is served.
-    pub async fn run(self, mut listener: Listener, mut closed: oneshot::Receiver<()>) {
+    pub async fn run(mut self, listener: Listener, closed: oneshot::Receiver<()>) {
         let _queue = (self.direction == Direction::Inbound).then(|| self.worker.work(self.direction));
-        let mut closing = std::pin::pin!(self.closing());
-        loop {
-            let accepted = tokio::select! { // an accept that is dropped leaves its connection in the backlog
-                () = &mut closing => break,
-                _ = &mut closed => break,
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, from)) => self.admit(stream, from),
-                Err(error) => self.pause_after(&error).await,
-            }
-        }
+        let ended = ended(self.worker.clone(), self.direction, closed);
+        let listener = accept(listener, ended, &mut self).await;
         listener.close().into_iter().for_each(|(stream, from)| self.admit(stream, from));
     }
 
-    async fn closing(&self) {
-        match self.direction {
-            Direction::Inbound => self.worker.drain.reached(Phase::Closing).await,
-            Direction::Outbound => std::future::pending().await,
-        }
-    }
-
-    fn admit(&self, stream: Stream, from: SocketAddr) {
-        let permit = self.connections.try_acquire().or_else(|| {
-            self.tell_full();
-            self.make_room()
-        });
-        let Some(permit) = permit else {
-            self.count_refused();
-            return;
-        };
-        let work = self.worker.work(self.direction);
-        let place = match self.direction {
-            Direction::Inbound => Place::stranger(work, self.strangers().admit(permit)),
-            Direction::Outbound => Place::limited(work, permit),
-        };
-        tokio::spawn(Box::pin((self.serve)(stream, from, place))); // or the task would hold it twice
-    }
-
     /// Closes the oldest stranger, which is inbound always. Returns its place among the connections.
-    fn make_room(&self) -> Option<Permit> {
+    fn make_way(&self) -> Option<Permit> {
         (self.direction == Direction::Inbound).then(|| self.strangers().close_oldest())?
     }
 
@@ -131,19 +96,45 @@ where
         );
         refused.inc();
     }
+}
 
-    /// Out of descriptors or memory: accepting again at once would spin. What ends one connection needs no pause.
-    async fn pause_after(&self, error: &io::Error) {
-        static LINE: Seldom = Seldom::new();
-        const OUT_OF_MEMORY: [i32; 2] = [105, 12]; // ENOBUFS ENOMEM
-        let is_short_of_memory = error.raw_os_error().is_some_and(|code| OUT_OF_MEMORY.contains(&code));
-        if is_short_of_memory || is_short_of_descriptors(error) {
-            if let Some(left_out) = LINE.due(Instant::now().into_std()) {
-                tracing::warn!(%error, left_out, "cannot accept a connection; trying again every 100 ms");
-            }
-            if !self.strangers().free_descriptors().await {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
+/// The listener is `closed`, or its side takes nothing new.
+async fn ended(worker: Arc<Worker>, direction: Direction, closed: oneshot::Receiver<()>) {
+    let closing = async {
+        match direction {
+            Direction::Inbound => worker.drain.reached(Phase::Closing).await,
+            Direction::Outbound => std::future::pending().await,
         }
+    };
+    tokio::select! { // both only tell
+        () = closing => {}
+        _ = closed => {}
+    }
+}
+
+impl<F, Fut> Admission for Accepting<F>
+where
+    F: Fn(Stream, SocketAddr, Place) -> Fut + Send,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    fn admit(&mut self, stream: Stream, from: SocketAddr) {
+        let permit = self.connections.try_acquire().or_else(|| {
+            self.tell_full();
+            self.make_way()
+        });
+        let Some(permit) = permit else {
+            self.count_refused();
+            return;
+        };
+        let work = self.worker.work(self.direction);
+        let place = match self.direction {
+            Direction::Inbound => Place::stranger(work, self.strangers().admit(permit)),
+            Direction::Outbound => Place::limited(work, permit),
+        };
+        tokio::spawn(Box::pin((self.serve)(stream, from, place))); // or the task would hold it twice
+    }
+
+    async fn make_room(&mut self, _shortage: &io::Error) -> bool {
+        self.strangers().free_descriptors().await
     }
 }

@@ -15,7 +15,7 @@ use pillion_tls::server::{accept, server_config};
 pub(super) fn rows() -> Vec<Row> {
     vec![
         only("version", "1", "2"),
-        only("limits.max_memory", "auto", "1GiB"),
+        only("limits.max_memory", "auto", "much"),
         only("access_log.format", "json", "text"),
         shows("outbound", ["off", "{}"], listens),
         shows("outbound.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),

@@ -14,8 +14,8 @@ use crate::effective::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::spell;
-use crate::value::{BadWord, Bytes, Count, Delay, Share, Text, Word, on_off};
-use crate::words::{AlwaysErrors, Auto, Json, NameServer};
+use crate::value::{AutoOr, BadWord, Bytes, Count, Delay, OffOr, Share, Size, Text, Word, on_off};
+use crate::words::{AlwaysErrors, Json, NameServer};
 
 pub(super) static ADMIN: Static<Admin> = Static::new(|| {
     Block::new(Admin::default).list::<SocketAddr>("listen", field!(listen), "Where it listens: loopback.")
@@ -54,7 +54,7 @@ pub(super) static ACCESS_LOG: Static<AccessLog> = Static::new(|| {
                 page.tell(&at.key("path"), to);
             },
         )
-        .only::<Json>("format", Some("json"), "One JSON object a line.")
+        .only::<Json>("format", "json", "One JSON object a line.")
         .word::<Share>("sample", field!(sample), "Share of the requests that are logged.")
         .word::<AlwaysErrors>(
             "always",
@@ -151,12 +151,25 @@ pub(super) fn tell_drain(drain: &Drain, at: &Scopes<'_>, page: &mut Page<'_>) {
     DRAIN.tell(drain, at, page);
 }
 
+type MaxMemory = OffOr<AutoOr<Size>>;
+
+/// A limit that is asked for and not kept is worse than none, so the operator is warned.
+fn read_max_memory(node: &Node<'_>, reading: &mut Reading<'_>) {
+    if let Some(OffOr::Set(_)) = node.word::<MaxMemory>(reading) {
+        node.remark("does nothing yet: no limit of memory is kept", reading).warns().help(
+            "set the memory limit of the container; the other keys of `limits` bound what each peer can hold",
+        );
+    }
+}
+
 pub(super) static LIMITS: Static<DownstreamLimits> = Static::new(|| {
     Block::new(DownstreamLimits::default)
-        .only::<Auto>(
+        .key(
             "max_memory",
-            None,
-            "auto, which does nothing yet: memory is bounded by the other limits alone.",
+            "auto, a size, or off. It does nothing yet: memory is bounded by the other limits alone.",
+            schema::word::<MaxMemory>,
+            |_, node, reading| read_max_memory(node, reading),
+            |_, _, _| {},
         )
         .word::<Bytes<u32>>("header_bytes", field!(header_bytes), "Of a request's head, from 8KiB to 1MiB.")
         .word::<Count<1, 1000>>("header_count", field!(header_count), "Fields of a request's head.")

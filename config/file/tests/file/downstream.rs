@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use pillion_config::Severity;
 use pillion_model::Config;
 use pillion_model::listener::{DownstreamLimits, Drain};
 
-use crate::{bad, good, told};
+use crate::{bad, good, told, warnings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -40,14 +41,27 @@ fn a_limit_that_is_out_of_range_is_a_fault() {
         "header_timeout: off",
         "idle_timeout: 0s",
         "idle_timeout: off",
-        "max_memory: 64MiB",
-        "max_memory: off",
+        "max_memory: on",
+        "max_memory: much",
     ] {
         let source = format!("limits: {{ {limit} }}");
         let errors = bad(&source);
         let key = limit.split(':').next().unwrap();
         assert_eq!(errors.faults.len(), 1, "{errors}");
         assert_eq!(errors.faults[0].path, format!("limits.{key}"), "{errors}");
+    }
+}
+
+#[test]
+fn a_limit_of_memory_is_warned_of_where_it_is_written_since_none_is_kept_yet() {
+    for written in ["auto", "1GiB"] {
+        let all = warnings(&format!("limits:\n  max_memory: {written}\n"));
+        let [warning] = &all[..] else { panic!("one warning: {all:?}") };
+        assert_eq!((warning.line, warning.column, warning.severity), (2, 15, Severity::Warning));
+        assert_eq!(warning.message, "limits.max_memory does nothing yet: no limit of memory is kept");
+    }
+    for source in ["limits: { max_memory: off }", "limits: {}", "{}"] {
+        assert_eq!(warnings(source), [], "{source}");
     }
 }
 

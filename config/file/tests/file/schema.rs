@@ -78,7 +78,7 @@ fn a_value_of_the_wrong_look_is_underlined() {
         "dns: on",
         "dns: { upstream: [dns.example] }",
         "dns: { virtual_addresses: some }",
-        "limits: { max_memory: 1GiB }",
+        "limits: { max_memory: much }",
         "limits: { via_passes: 0 }",
         "services: { a: { endpoints: 10.0.0.1:80 } }",
         "services: { a: { endpoints: [10.0.0.1] } }",

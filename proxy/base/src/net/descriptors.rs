@@ -70,6 +70,11 @@ pub fn is_short_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(23 | 24))
 }
 
+/// ENOMEM, ENOBUFS: the kernel has none left for a socket.
+pub fn is_short_of_memory(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(12 | 105))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,7 @@
 //! An HTTP/2 connection's watch over its peer: how much it may say at a time, and how long it may dawdle.
 
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::stall::Stall;
 use pillion_base::deadline::{Deadline, Timers};
-use pillion_base::net::Io;
+use pillion_base::net::{Io, forward};
 
 /// Bytes that are read before those who wait for them have their turn; see [`super::DATA_FRAME_BUDGET`].
 pub const READ_AT_ONCE: usize = 64 * 1024;
@@ -218,34 +218,13 @@ impl AsyncRead for Guarded {
 }
 
 impl AsyncWrite for Guarded {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.unless_stalled(polled, cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.unless_stalled(polled, cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
+    forward!(io: write, shutdown then unless_stalled);
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_flush(cx);
         if polled.is_ready() {
             self.stall.all_is_taken();
         }
-        self.unless_stalled(polled, cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_shutdown(cx);
         self.unless_stalled(polled, cx)
     }
 }

@@ -5,31 +5,59 @@ use std::fmt::Write as _;
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Response, StatusCode};
 
-use super::headers::{GRPC_MESSAGE, GRPC_STATUS, PROXY_STATUS, X_REQUEST_ID};
+use super::headers::{GRPC_MESSAGE, GRPC_STATUS, PROXY_STATUS, X_PILLION_REASON, X_REQUEST_ID};
 use super::{Body, Exchange};
+use crate::connection::Connection;
 use pillion_base::error::Error;
 use pillion_model::{Direction, Reason};
 
-/// Answers `error` to the caller of `exchange`. A remote peer is told the code alone.
+/// Answers `error` to the caller of `exchange`.
 pub fn answer(error: &Error, exchange: &Exchange, is_grpc: bool) -> Response<Body> {
-    let told = match exchange.connection.direction {
-        Direction::Outbound => Some(&*error.detail),
-        Direction::Inbound => None,
-    };
+    let Exchange { connection, request_id, .. } = exchange;
+    let answer = render((error.reason, &error.detail), connection, request_id, is_grpc);
+    // hyper sends a body over HTTP/2 whatever the method
+    answer.map(|body| if body.is_empty() || exchange.is_head() { Body::empty() } else { Body::full(body) })
+}
+
+/// The same as HTTP/1.1 has it on the wire, for a request that no stack sees. The connection ends with it.
+pub fn written(why: (Reason, &str), connection: &Connection, request_id: &HeaderValue) -> Vec<u8> {
+    let (head, body) = render(why, connection, request_id, false).into_parts();
+    let phrase = head.status.canonical_reason().unwrap_or_default();
+    let mut answer = format!("HTTP/1.1 {} {phrase}\r\n", head.status.as_str()).into_bytes();
+    for (name, value) in &head.headers {
+        answer.extend_from_slice(name.as_str().as_bytes());
+        answer.extend_from_slice(b": ");
+        answer.extend_from_slice(value.as_bytes());
+        answer.extend_from_slice(b"\r\n");
+    }
+    let rest = format!("connection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    answer.extend_from_slice(rest.as_bytes());
+    answer
+}
+
+/// A remote peer is told the code alone. One of the mesh, which has proven that, has it in a field of its own, too.
+fn render(
+    (reason, detail): (Reason, &str),
+    connection: &Connection,
+    request_id: &HeaderValue,
+    is_grpc: bool,
+) -> Response<String> {
+    let told = (connection.direction == Direction::Outbound).then_some(detail);
     let mut response = match is_grpc {
-        true => grpc(error.reason, told),
-        false => plain(error.reason, told),
+        true => grpc(reason, told),
+        false => plain(reason, told),
     };
-    response.headers_mut().insert(PROXY_STATUS, proxy_status(error.reason, told));
-    response.headers_mut().insert(X_REQUEST_ID, exchange.request_id.clone());
-    if exchange.is_head() {
-        *response.body_mut() = Body::empty(); // hyper sends a body over HTTP/2 whatever the method
+    let headers = response.headers_mut();
+    headers.insert(PROXY_STATUS, proxy_status(reason, told));
+    headers.insert(X_REQUEST_ID, request_id.clone());
+    if connection.is_from_mesh() {
+        headers.insert(X_PILLION_REASON, HeaderValue::from_static(reason.code()));
     }
     response
 }
 
-fn plain(reason: Reason, told: Option<&str>) -> Response<Body> {
-    let mut response = Response::new(Body::full(sentence(reason, told)));
+fn plain(reason: Reason, told: Option<&str>) -> Response<String> {
+    let mut response = Response::new(sentence(reason, told));
     *response.status_mut() =
         StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
@@ -37,8 +65,8 @@ fn plain(reason: Reason, told: Option<&str>) -> Response<Body> {
 }
 
 /// Trailers-only, as the gRPC protocol calls an answer that is all headers.
-fn grpc(reason: Reason, told: Option<&str>) -> Response<Body> {
-    let mut response = Response::new(Body::empty());
+fn grpc(reason: Reason, told: Option<&str>) -> Response<String> {
+    let mut response = Response::new(String::new());
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(reason.grpc_status())));
@@ -50,7 +78,7 @@ fn grpc(reason: Reason, told: Option<&str>) -> Response<Body> {
 }
 
 /// One sentence for the caller.
-pub fn sentence(reason: Reason, told: Option<&str>) -> String {
+fn sentence(reason: Reason, told: Option<&str>) -> String {
     match told {
         Some(detail) => format!("pillion: {}: {detail}\n", reason.code()),
         None => format!("pillion: {}\n", reason.code()),
@@ -58,7 +86,7 @@ pub fn sentence(reason: Reason, told: Option<&str>) -> String {
 }
 
 /// RFC 9209, with `details` as a structured-field string (RFC 8941, 3.3.3).
-pub fn proxy_status(reason: Reason, told: Option<&str>) -> HeaderValue {
+fn proxy_status(reason: Reason, told: Option<&str>) -> HeaderValue {
     let error = match reason.error_type() {
         "" => String::new(), // the registry of RFC 9209 has no type for it
         error => format!(" error={error};"),

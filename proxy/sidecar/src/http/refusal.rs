@@ -5,17 +5,16 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::{HeaderMap, HeaderValue};
+use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::headers::{X_PILLION_REASON, fresh_request_id, is_well_formed};
+use super::headers::{fresh_request_id, is_well_formed};
 use super::linger::linger;
 use super::{answer, exchange};
 use crate::connection::Connection;
 use crate::worker::Worker;
 use pillion_base::net::Io;
-use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{MethodLabel, Record, RequestLabels, Symbol};
 
@@ -106,8 +105,6 @@ fn split_at(line: &[u8], sign: u8) -> Option<(&[u8], &[u8])> {
 /// Why nobody serves a request.
 struct Refusal {
     reason: Reason,
-    /// The status line without its version.
-    line: &'static str,
     /// The sentence for the log; the caller hears it where it is this host's own application.
     detail: String,
 }
@@ -119,7 +116,6 @@ pub(super) fn refuse_head(hypers: &[u8], head: &[u8], connection: &Connection, w
     let refusal = match hypers.starts_with(b"HTTP/1.1 431") {
         true => Refusal {
             reason: Reason::HeadersTooLarge,
-            line: "431 Request Header Fields Too Large",
             detail: format!(
                 "the request's headers are over {} bytes or more than {} (limits.header_bytes, limits.header_count)",
                 limits.header_bytes, limits.header_count
@@ -127,7 +123,6 @@ pub(super) fn refuse_head(hypers: &[u8], head: &[u8], connection: &Connection, w
         },
         false => Refusal {
             reason: Reason::BadRequest,
-            line: "400 Bad Request",
             detail: "the request is not HTTP as RFC 9112 has it".to_owned(),
         },
     };
@@ -138,8 +133,7 @@ pub(super) fn refuse_head(hypers: &[u8], head: &[u8], connection: &Connection, w
 /// [`PATIENCE`], whatever the client does.
 pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Worker) {
     let head = read_head(&mut io).await;
-    let refusal =
-        Refusal { reason: Reason::MtlsRequired, line: "403 Forbidden", detail: PLAINTEXT.to_owned() };
+    let refusal = Refusal { reason: Reason::MtlsRequired, detail: PLAINTEXT.to_owned() };
     let answer = refuse(&refusal, &head, connection, worker);
     if let Ok(Ok(())) = timeout(PATIENCE, io.write_all(&answer)).await {
         drop(timeout(PATIENCE, linger(io, &connection.place.work)).await);
@@ -173,27 +167,7 @@ fn refuse(refusal: &Refusal, head: &[u8], connection: &Connection, worker: &Work
     let request_id = request_id.unwrap_or_else(|| fresh_request_id(&mut worker.ground.rng.lock()));
     count(refusal, &shown, connection, worker);
     log(refusal, &shown, &request_id, connection, worker);
-    let told = (connection.direction == Direction::Outbound).then_some(&*refusal.detail);
-    let mut headers = HeaderMap::new();
-    headers.insert(super::headers::PROXY_STATUS, answer::proxy_status(refusal.reason, told));
-    headers.insert(super::headers::X_REQUEST_ID, request_id);
-    if connection.direction == Direction::Inbound && connection.peer.is_some() {
-        headers.insert(X_PILLION_REASON, HeaderValue::from_static(refusal.reason.code()));
-    }
-    written(refusal.line, &headers, &answer::sentence(refusal.reason, told))
-}
-
-fn written(line: &str, headers: &HeaderMap, body: &str) -> Vec<u8> {
-    let mut answer = format!("HTTP/1.1 {line}\r\ncontent-type: text/plain; charset=utf-8\r\n").into_bytes();
-    for (name, value) in headers {
-        answer.extend_from_slice(name.as_str().as_bytes());
-        answer.extend_from_slice(b": ");
-        answer.extend_from_slice(value.as_bytes());
-        answer.extend_from_slice(b"\r\n");
-    }
-    let rest = format!("connection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
-    answer.extend_from_slice(rest.as_bytes());
-    answer
+    answer::written((refusal.reason, &refusal.detail), connection, &request_id)
 }
 
 fn count(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: &Worker) {

@@ -16,8 +16,7 @@ use crate::http::answer::answer;
 use crate::http::exchange::Exchange;
 use crate::http::{Call, Failure, Response};
 use pillion_base::error::{Error, Sent};
-use pillion_http::headers::{X_PILLION_REASON, X_PILLION_REFUSED};
-use pillion_model::Direction;
+use pillion_http::headers::X_PILLION_REFUSED;
 use pillion_model::Reason;
 
 pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl AnsweringService> + Clone {
@@ -32,10 +31,6 @@ async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response
         Err(Failure { error, .. }) => {
             exchange.failed(&error);
             let mut response = answer(&error, &exchange, is_grpc);
-            if is_to_sidecar(&exchange) {
-                let reason = HeaderValue::from_static(error.reason.code());
-                response.headers_mut().insert(X_PILLION_REASON, reason);
-            }
             if is_refusal(&error, &exchange) {
                 response.headers_mut().insert(X_PILLION_REFUSED, HeaderValue::from_static("1"));
             }
@@ -61,14 +56,9 @@ async fn contained(
     .await
 }
 
-/// The caller is a sidecar or at least a workload of the mesh, which has proven that.
-fn is_to_sidecar(exchange: &Exchange) -> bool {
-    exchange.connection.direction == Direction::Inbound && exchange.connection.peer.is_some()
-}
-
 /// Told to a caller's sidecar alone, which may send the request elsewhere: the application has seen none of it.
 fn is_refusal(error: &Error, exchange: &Exchange) -> bool {
-    is_to_sidecar(exchange)
+    exchange.connection.is_from_mesh()
         && error.sent == Sent::Never
         && error.reason != Reason::LoopDetected // it would come back the same way
         && error.reason.status() >= 500

@@ -185,20 +185,22 @@ impl Drop for Lease {
 /// hyper's error in the words of the interface, and whether the request may have had an effect.
 fn explain(error: &hyper::Error, unsent: Option<Request<Body>>, was_used: bool) -> SendFailure {
     let reason = reason(error);
-    let hung_up = matches!(reason, Reason::UpstreamClosed | Reason::UpstreamReset);
-    let sent = if unsent.is_some() {
-        Sent::Never
-    } else if was_used && hung_up {
-        Sent::OnStaleConnection
-    } else {
-        Sent::Perhaps
-    };
+    let sent = sent(reason, unsent.is_some(), was_used);
     SendFailure {
         reason,
         detail: text(error),
         sent,
         is_large_head: error.is_parse_too_large(),
         unsent: unsent.map(Box::new),
+    }
+}
+
+/// A connection that was used before and is hung up on had probably ended before the request was sent.
+const fn sent(reason: Reason, is_unsent: bool, was_used: bool) -> Sent {
+    match reason {
+        _ if is_unsent => Sent::Never,
+        Reason::UpstreamClosed | Reason::UpstreamReset if was_used => Sent::OnStaleConnection,
+        _ => Sent::Perhaps,
     }
 }
 
@@ -212,14 +214,8 @@ fn by_tls(failure: SendFailure, tls: admission::Failure) -> SendFailure {
 /// The same of HTTP/2.
 fn explain_failed(failed: Failed, was_used: bool) -> SendFailure {
     let reason = reason_http2(&failed.error);
-    let hung_up = matches!(reason, Reason::UpstreamClosed | Reason::UpstreamReset);
-    let sent = if failed.unsent.is_some() || was_refused(&failed.error) || says_goodbye(&failed.error) {
-        Sent::Never
-    } else if was_used && hung_up {
-        Sent::OnStaleConnection
-    } else {
-        Sent::Perhaps
-    };
+    let is_unsent = failed.unsent.is_some() || was_refused(&failed.error) || says_goodbye(&failed.error);
+    let sent = sent(reason, is_unsent, was_used);
     SendFailure {
         reason,
         detail: failed.error.to_string(),

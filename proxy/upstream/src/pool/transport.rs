@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
-use pillion_base::net::{Io, Transport};
+use pillion_base::net::{Io, Transport, forward};
 
 /// How long is waited for something to read once nothing can be written. What came before the write failed is in the
 /// kernel already; the runtime may hear of that a moment later.
@@ -92,6 +92,8 @@ fn is_of_tls(error: &io::Error) -> bool {
 }
 
 impl AsyncWrite for AnswerFirst {
+    forward!(io: is_vectored, shutdown);
+
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.failed.is_some() {
             return Poll::Pending; // the reader wakes the task
@@ -112,20 +114,12 @@ impl AsyncWrite for AnswerFirst {
         self.written(polled, cx)
     }
 
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.failed.is_some() {
             return Poll::Pending;
         }
         let polled = Pin::new(&mut self.io).poll_flush(cx);
         self.written(polled, cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }
 

@@ -1,7 +1,7 @@
 //! One end of a connection in memory, which breaks as a TCP socket of Linux does.
 
 use std::future::poll_fn;
-use std::io::{self, ErrorKind, IoSlice};
+use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -10,6 +10,8 @@ use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf, duplex};
 use tokio::task::unconstrained;
+
+use crate::net::forward;
 
 /// Dropped with bytes unread, or after [`Pipe::set_abort`], it resets the connection: the other end reads what was
 /// sent before, and then an error in the place of an end.
@@ -51,6 +53,10 @@ impl Pipe {
         is_ready && !buf.filled().is_empty()
     }
 
+    fn or_reset<T>(&self, polled: Poll<io::Result<T>>, _cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        polled.map(|written| written.map_err(|error| self.end_or_reset().err().unwrap_or(error)))
+    }
+
     fn end_or_reset(&self) -> io::Result<()> {
         if self.was_reset.load(Relaxed) { Err(ErrorKind::ConnectionReset.into()) } else { Ok(()) }
     }
@@ -78,31 +84,8 @@ impl AsyncRead for Pipe {
 }
 
 impl AsyncWrite for Pipe {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        polled.map(|written| written.map_err(|error| self.end_or_reset().err().unwrap_or(error)))
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        polled.map(|written| written.map_err(|error| self.end_or_reset().err().unwrap_or(error)))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
+    forward!(io: write then or_reset);
+    forward!(io: flush, shutdown);
 }
 
 #[cfg(test)]

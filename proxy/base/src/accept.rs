@@ -1,0 +1,152 @@
+//! The accept loop of every listener: takes a connection, hands it over, and ends when it is told to.
+//!
+//! Deliberately absent: bounds. Who serves the connections admits them and decides which of them have to leave.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::net::descriptors::{is_short_of_descriptors, is_short_of_memory};
+use crate::net::{Listener, Stream};
+use pillion_telemetry::Seldom;
+
+/// Long enough to cost nothing, and short enough that a client does not notice it.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Who takes the connections of a listener.
+pub trait Admission {
+    /// Returns when one more connection may be taken; until then clients wait in the kernel's queue.
+    fn ready(&mut self) -> impl Future<Output = ()> + Send {
+        std::future::ready(())
+    }
+
+    fn admit(&mut self, stream: Stream, from: SocketAddr);
+
+    /// Frees what this error says is missing. `false`: there is nothing to free, and the loop pauses.
+    fn make_room(&mut self, _shortage: &io::Error) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
+}
+
+/// Accepts until `ended` returns. Gives the listener back: its queue may hold connections that nobody has taken.
+pub async fn accept(
+    mut listener: Listener,
+    ended: impl Future<Output = ()>,
+    admission: &mut impl Admission,
+) -> Listener {
+    let mut ended = std::pin::pin!(ended);
+    loop {
+        let accepted = tokio::select! { // an accept that is dropped leaves its connection in the kernel's queue
+            () = &mut ended => return listener,
+            accepted = next(&mut listener, admission) => accepted,
+        };
+        match accepted {
+            Ok((stream, from)) => admission.admit(stream, from),
+            Err(error) if is_shortage(&error) => relieve(&error, admission).await,
+            Err(_) => {} // of a connection that was broken before it was accepted; the next one may be whole
+        }
+    }
+}
+
+async fn next(listener: &mut Listener, admission: &mut impl Admission) -> io::Result<(Stream, SocketAddr)> {
+    admission.ready().await;
+    listener.accept().await
+}
+
+fn is_shortage(error: &io::Error) -> bool {
+    is_short_of_descriptors(error) || is_short_of_memory(error)
+}
+
+/// The connection still waits in the queue: accepting again at once would spin, unless something was freed.
+async fn relieve(shortage: &io::Error, admission: &mut impl Admission) {
+    static LINE: Seldom = Seldom::new();
+    if let Some(left_out) = LINE.due(Instant::now().into_std()) {
+        tracing::warn!(error = %shortage, left_out, "cannot accept a connection; trying again every 100 ms");
+    }
+    if !admission.make_room(shortage).await {
+        sleep(PAUSE).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::memory::Memory;
+    use crate::net::{Bound, Network, Sharing};
+    use tokio::sync::{mpsc, oneshot};
+
+    /// Takes a connection for each place that it is given.
+    struct Places {
+        given: mpsc::Receiver<()>,
+        admitted: mpsc::UnboundedSender<SocketAddr>,
+        can_free: bool,
+    }
+
+    impl Admission for Places {
+        async fn ready(&mut self) {
+            if self.given.recv().await.is_none() {
+                std::future::pending().await
+            }
+        }
+
+        fn admit(&mut self, _stream: Stream, from: SocketAddr) {
+            self.admitted.send(from).expect("the test listens");
+        }
+
+        async fn make_room(&mut self, _shortage: &io::Error) -> bool {
+            self.can_free
+        }
+    }
+
+    fn places(can_free: bool) -> (Places, mpsc::Sender<()>, mpsc::UnboundedReceiver<SocketAddr>) {
+        let ((give, given), (admitted, seen)) = (mpsc::channel(8), mpsc::unbounded_channel());
+        (Places { given, admitted, can_free }, give, seen)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_is_taken_when_there_is_a_place_and_what_waits_at_the_end_is_given_back() {
+        let memory = Memory::default();
+        let bound = Network::Memory(memory.clone()).bind("10.0.0.1:80".parse().unwrap(), Sharing::Alone);
+        let (mut admission, give, mut seen) = places(false);
+        let (end, ended) = oneshot::channel::<()>();
+        let listener = bound.and_then(Bound::listen).unwrap();
+        let accepting = tokio::spawn(async move {
+            let ended = async { drop(ended.await) };
+            accept(listener, ended, &mut admission).await.close().len()
+        });
+        let _clients = [
+            memory.connect("10.0.0.1:80".parse().unwrap()).await.unwrap(),
+            memory.connect("10.0.0.1:80".parse().unwrap()).await.unwrap(),
+        ];
+        sleep(PAUSE).await;
+        assert!(seen.try_recv().is_err(), "there is no place yet");
+        give.send(()).await.unwrap();
+        seen.recv().await.expect("a place was given");
+        end.send(()).unwrap();
+        assert_eq!(accepting.await.unwrap(), 1, "the second one waits in the queue");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shortage_pauses_the_loop_unless_room_can_be_made() {
+        const EMFILE: i32 = 24;
+        for (can_free, pause) in [(false, PAUSE), (true, Duration::ZERO)] {
+            let (mut admission, _give, _seen) = places(can_free);
+            let began = Instant::now();
+            relieve(&io::Error::from_raw_os_error(EMFILE), &mut admission).await;
+            assert_eq!(began.elapsed(), pause);
+        }
+    }
+
+    #[test]
+    fn descriptors_and_memory_run_short_and_a_broken_connection_is_no_shortage() {
+        let (enfile, emfile, enobufs, enomem, econnaborted) = (23, 24, 105, 12, 103);
+        for (code, expected) in
+            [(enfile, true), (emfile, true), (enobufs, true), (enomem, true), (econnaborted, false)]
+        {
+            assert_eq!(is_shortage(&io::Error::from_raw_os_error(code)), expected, "{code}");
+        }
+    }
+}
