@@ -334,6 +334,11 @@ impl Server {
         }
     }
 
+    /// The answer is whole. One that has no content is so from its head on.
+    pub const fn is_answer_written(&self) -> bool {
+        matches!(self.writing, Writing::Whole)
+    }
+
     /// The answer cannot be finished: the connection must be reset, so that a part does not look whole.
     pub const fn cut(&mut self) {
         self.writing = Writing::Broken;

@@ -1,6 +1,9 @@
 //! RFC 9112, 11: splitting and smuggling. What four lenient servers would read in two ways is refused, or leaves in one.
 
-use pillion_http1::{Fields, Known, Length, Misuse};
+use http::Method;
+use pillion_http1::{Client, Fields, Form, FromClient, Known, Length, Limits, Misuse, Server};
+use pillion_testkit::lenient::SERVERS;
+use proptest::prelude::*;
 
 use crate::drive::{Asking, Served};
 
@@ -164,5 +167,71 @@ fn s11_2_what_leaves_is_read_alike_by_all() {
         }
         let lower = written.to_ascii_lowercase();
         assert_eq!(lower.matches("length").count() + lower.matches("encoding").count(), 1, "{written:?}");
+    }
+}
+
+/// A head whose first line is nearly one of HTTP, put together from what servers stumble at.
+fn nearly_http() -> impl Strategy<Value = Vec<u8>> {
+    let one = |of: &[&'static [u8]]| proptest::sample::select(of.to_vec());
+    let lead = one(&[b"", b"", b"", b"\r\n", b"\r\r\n", b"\n", b" ", b"\x0b"]);
+    let method =
+        one(&[b"GET", b"GET", b"POST", b"get", b"FETCH", b"CONNECT", b"OPTIONS", b"GET-X", b"PRI", b"\xc9T"]);
+    let gap = || one(&[b" ", b" ", b" ", b" ", b"  ", b"\t", b"\r", b"\x1c", b"\xa0", b""]);
+    let target = one(&[
+        b"/a",
+        b"/a",
+        b"/a?b",
+        b"http://a/",
+        b"http://a",
+        b"HTTP://a?b",
+        b"*",
+        b"a:1",
+        b"/ b",
+        b"/\0",
+        b"/\xc3\xa4",
+        b"/a#b",
+        b"",
+    ]);
+    let version = one(&[
+        b"HTTP/1.1",
+        b"HTTP/1.1",
+        b"HTTP/1.0",
+        b"HTTP/2.0",
+        b"http/1.1",
+        b"HTTP/0.9",
+        b"RTSP/1.0",
+        b"HTTP/1.1x",
+        b"",
+    ]);
+    let end = one(&[b"\r\n", b"\r\n", b"\r\n", b"\n", b" \r\n", b"\r", b"\t\n"]);
+    (lead, method, gap(), target, gap(), version, end).prop_map(
+        |(lead, method, gap, target, second, version, end)| {
+            [lead, method, gap, target, second, version, end, b"Host: a\r\n\r\n"].concat()
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 8000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A first line that a lenient server reads is taken or refused, and never waits for more; one that is taken leaves as
+    /// one that all of them read.
+    #[test]
+    fn s11_2_a_first_line_that_is_taken_is_one_for_every_server(bytes in nearly_http()) {
+        let reads = SERVERS.iter().filter(|(_, reads)| reads(&bytes)).count();
+        match Server::new().read(&bytes, &Limits::default()) {
+            Ok((used, FromClient::Head(head))) => {
+                prop_assert_eq!(used, bytes.len());
+                let is_for_all = matches!(head.method, Method::GET | Method::POST)
+                    && matches!(head.form, Form::Origin | Form::Absolute);
+                let mut out = Vec::new();
+                Client::new().write_head(&head.method, head.target(), &head.fields, head.length, &mut out).unwrap();
+                for (name, reads) in SERVERS {
+                    prop_assert!(!is_for_all || reads(&out), "{} does not read {}", name, out.escape_ascii());
+                }
+            }
+            Ok((_, other)) => prop_assert!(reads == 0, "{:?} for {}", other, bytes.escape_ascii()),
+            Err(_) => {}
+        }
     }
 }
