@@ -64,21 +64,21 @@ impl Fields {
         self.text = Bytes::copy_from_slice(text);
     }
 
-    /// A line of the text: where its name begins, how long that is, the blanks behind its colon, and the rest of the line.
-    /// `is_tight`: the blanks are a single space. The reader of lines sees to it that the text has fewer bytes than 32
+    /// A line of the text: where its name begins, how long that is, where its value begins, and the rest of the line.
+    /// `is_tight`: between colon and value stands a single space. The reader of lines sees to it that the text has fewer bytes than 32
     /// bits count, and a name fewer than 16.
     #[inline]
     pub(crate) fn push_line(
         &mut self,
         (at, name_length, known): (usize, usize, Option<Known>),
-        (blanks, is_tight): (usize, bool),
+        (value_at, is_tight): (usize, bool),
         value: &[u8],
     ) {
         let is_plain = is_tight && !matches!(value.last(), None | Some(b' ' | b'\t'));
         let value_length = if is_plain { value.len() } else { value.trim_ascii_end().len() };
         self.push(Field {
             at: at as u32,
-            value_at: (at + name_length + 1 + blanks) as u32,
+            value_at: value_at as u32,
             value_length: value_length as u32,
             name_length: name_length as u16,
             known,

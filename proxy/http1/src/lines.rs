@@ -125,22 +125,22 @@ pub(crate) fn field_lines(bytes: &[u8], at: usize, most: u32, fields: &mut Field
         };
         // The name is judged before more is waited for: what is none will be none.
         let known = judge_name(rest, name)?;
-        let blanks = count_blanks(behind);
-        let value = behind.get(blanks..).unwrap_or_default();
-        let length = end_of(value, b' ');
-        let ended = match value.get(length..).unwrap_or_default() {
-            [b'\r', b'\n', ..] => Some(2),
-            rest => line_end(rest, 0, Fault::Field)?,
+        let (value, is_tight) = match behind.split_first() {
+            Some((b' ', value)) if value.first().is_some_and(|next| *next > b' ') => (value, true), // nearly always
+            _ => (pass_blanks(behind), false),
         };
-        let Some(end_length) = ended else { return Ok(None) };
+        let (value, ended) = value.split_at_checked(end_of(value, b' ')).unwrap_or_default();
+        let next = match ended {
+            [b'\r', b'\n', next @ ..] => next,
+            _ => match line_end(ended, 0, Fault::Field)? {
+                Some(end) => ended.get(end..).unwrap_or_default(),
+                None => return Ok(None),
+            },
+        };
         left = left.checked_sub(1).ok_or(Fault::ManyFields)?;
-        let is_tight = blanks == 1 && behind.first() == Some(&b' ');
-        fields.push_line(
-            (at, name_length, known),
-            (blanks, is_tight),
-            value.get(..length).unwrap_or_default(),
-        );
-        at += name_length + 1 + blanks + length + end_length;
+        let value_at = bytes.len() - ended.len() - value.len();
+        fields.push_line((at, name_length, known), (value_at, is_tight), value);
+        at = bytes.len() - next.len();
     }
 }
 
@@ -158,12 +158,9 @@ fn judge_name(bytes: &[u8], name: &[u8]) -> Result<Option<Known>, Fault> {
 /// As many as `http::HeaderName` takes.
 const NAME_BYTES: usize = u16::MAX as usize;
 
-#[inline]
-fn count_blanks(bytes: &[u8]) -> usize {
-    match bytes {
-        [b' ', next, ..] if *next > b' ' => 1, // nearly always
-        _ => bytes.iter().position(|byte| !matches!(byte, b' ' | b'\t')).unwrap_or(bytes.len()),
-    }
+fn pass_blanks(bytes: &[u8]) -> &[u8] {
+    let blanks = bytes.iter().take_while(|byte| matches!(byte, b' ' | b'\t')).count();
+    bytes.get(blanks..).unwrap_or_default()
 }
 
 const EACH: u64 = 0x0101_0101_0101_0101;

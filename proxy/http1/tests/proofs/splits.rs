@@ -1,4 +1,4 @@
-//! How bytes are cut into pieces changes nothing of what is read, and costs no more than a few looks.
+//! How bytes are cut into pieces changes nothing of what is read.
 
 use proptest::prelude::*;
 
@@ -87,19 +87,6 @@ fn a_message_that_is_cut_off_at_any_byte_is_never_whole() {
             assert!(read.map(|read| read.content.len()) <= length);
         }
     }
-}
-
-/// Bytes one by one: each look is at what is new. Reading again from the start would be 50 million bytes here.
-#[test]
-fn a_head_that_comes_byte_by_byte_is_not_read_anew_for_each() {
-    let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X-Field: some value\r\n".repeat(90));
-    let mut served = Served::default();
-    let started = std::time::Instant::now();
-    for _ in 0..20 {
-        by_ones(head.as_bytes()).iter().for_each(|piece| served.feed(piece));
-    }
-    assert_eq!((served.requests.len(), served.fault), (20, None));
-    assert!(started.elapsed().as_secs() < 10, "not a measure, a guard against another order of growth");
 }
 
 proptest! {
