@@ -15,6 +15,12 @@ const REQUEST: &str = "GET /api/v1/orders?page=2&size=50 HTTP/1.1\r\nHost: order
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nDate: Fri, 27 Nov 2026 10:00:00 GMT\r\nServer: origin\r\nContent-Type: application/json\r\n\
     Content-Length: 1024\r\nCache-Control: no-store\r\nETag: \"5e1f-58\"\r\nVary: accept-encoding\r\nX-Took: 3\r\n\r\n";
 
+/// As a load generator sends it: four fields.
+const SHORT: &str = "GET /small HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: load/1.0\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n";
+/// Eight fields of 25 bytes.
+const EIGHT: &str = "GET /api/orders HTTP/1.1\r\nHost: orders:8080\r\nUser-Agent: curl/8.1\r\nAccept: application/json\r\n\
+    Content-Type: text/x\r\nX-Request-Id: 7f3c1f2e8a51\r\nAccept-Encoding: gzip\r\nX-Tenant: blue\r\nPriority: u=1, i\r\n\r\n";
+
 type Call = Box<dyn FnMut()>;
 
 fn request() -> pillion_http1::RequestHead {
@@ -61,6 +67,18 @@ fn calls() -> Vec<(&'static str, Call)> {
             "read a request",
             Box::new(move || {
                 drop(black_box(Server::new().read(black_box(REQUEST.as_bytes()), &limits)));
+            }),
+        ),
+        (
+            "read a short request",
+            Box::new(move || {
+                drop(black_box(Server::new().read(black_box(SHORT.as_bytes()), &limits)));
+            }),
+        ),
+        (
+            "read eight short fields",
+            Box::new(move || {
+                drop(black_box(Server::new().read(black_box(EIGHT.as_bytes()), &limits)));
             }),
         ),
         (

@@ -54,19 +54,30 @@ impl Options {
     fn of(version: Version, fields: &Fields) -> Self {
         let mut options = Self::default();
         let is_http11 = version == Version::HTTP_11;
-        if fields.has(Known::Connection) {
-            for option in fields.elements(Known::Connection) {
-                options.close |= option.eq_ignore_ascii_case(b"close");
-                options.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                options.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
-            }
-        }
+        options.read_connection(fields);
         options.upgrade &= is_http11 && fields.has(Known::Upgrade);
         if is_http11 && fields.has(Known::Expect) {
             let mut expected = fields.elements(Known::Expect);
             options.expects_continue = expected.any(|what| what.eq_ignore_ascii_case(b"100-continue"));
         }
         options
+    }
+
+    fn read_connection(&mut self, fields: &Fields) {
+        match fields.get(Known::Connection) {
+            None => {}
+            // Nearly all that there are.
+            Some(b"keep-alive" | b"Keep-Alive") if !fields.has_several(Known::Connection) => {
+                self.keep_alive = true
+            }
+            Some(_) => {
+                for option in fields.elements(Known::Connection) {
+                    self.close |= option.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                    self.upgrade |= option.eq_ignore_ascii_case(b"upgrade");
+                }
+            }
+        }
     }
 
     /// Whether the connection goes on after this message (RFC 9112, 9.3).

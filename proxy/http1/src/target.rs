@@ -90,25 +90,24 @@ const SCHEME_BYTES: usize = 64;
 
 /// `host` or `host:port`; nothing at all is well formed too (RFC 9110, 7.2).
 pub(crate) fn is_authority(text: &[u8]) -> bool {
-    // Most have no port.
-    kinds(text) & NO_HOST == 0
-        || match split_port(text) {
-            Some((host, port)) => is_host(host) && (port.is_empty() || is_port(port)),
-            None => is_host(text),
-        }
+    let (host, port) = split_port(text).unwrap_or((text, b""));
+    text.is_empty() || (is_host(host) && (port.is_empty() || is_port(port)))
 }
 
-/// At the last colon outside brackets.
+/// At a colon that so many digits may follow at most; none of an address in brackets.
 fn split_port(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let colon = text.iter().rposition(|byte| matches!(byte, b':' | b']'))?;
-    match text.split_at_checked(colon)? {
+    let from = text.len().saturating_sub(PORT_DIGITS + 1);
+    let colon = text.get(from..)?.iter().rposition(|byte| matches!(byte, b':' | b']'))?;
+    match text.split_at_checked(from + colon)? {
         (host, [b':', port @ ..]) => Some((host, port)),
         _ => None,
     }
 }
 
+const PORT_DIGITS: usize = 5;
+
 fn is_port(port: &[u8]) -> bool {
-    let digits = (1..=5).contains(&port.len()) && port.iter().all(u8::is_ascii_digit);
+    let digits = (1..=PORT_DIGITS).contains(&port.len()) && port.iter().all(u8::is_ascii_digit);
     digits
         && port.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')) <= u32::from(u16::MAX)
 }
@@ -138,7 +137,12 @@ mod tests {
             ("[::1]", true),
             ("[::1]:80", true),
             (":80", false),
+            ("a:65535", true),
             ("a:65536", false),
+            ("a:000080", false),
+            ("[::1]:65535", true),
+            ("[::1]:", true),
+            ("[1:2:3:4:5:6:7:8]", true),
             ("a:b", false),
             ("a:1:2", false),
             ("::1", false),
