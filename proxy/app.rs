@@ -228,7 +228,8 @@ impl Running {
 impl Shared {
     async fn run_worker(self, index: usize, workers: usize, commands: mpsc::Receiver<Command>) {
         let Around { store, metrics, connections, .. } = self.around;
-        let ground = Ground::new((index, workers), self.network, metrics, connections.strangers.clone());
+        let shared = (connections.strangers.clone(), connections.unfinished.clone());
+        let ground = Ground::new((index, workers), self.network, metrics, shared);
         let worker = Worker::new(ground, store.clone(), self.access_log, self.drain, &self.instance);
         if index == 0 {
             tokio::spawn(sweep(store));
@@ -260,6 +261,7 @@ fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
         connections: Connections {
             inbound: Limit::new("inbound.max_connections", 0),
             strangers: Arc::default(),
+            unfinished: Arc::default(),
             outbound: Limit::new("outbound connections", control::descriptors()),
         },
         requests,
@@ -270,7 +272,9 @@ fn prepare_process(network: &Network, has_identity: bool) -> anyhow::Result<()> 
     if has_identity {
         std::thread::Builder::new().name("entropy".into()).spawn(pillion_tls::gather_entropy)?;
     } else {
-        tracing::warn!("no `identity`: traffic between sidecars is plaintext and nobody proves who they are");
+        tracing::warn!(
+            "no `identity`, or nothing under it: traffic between sidecars is plaintext and nobody proves who they are"
+        );
     }
     match (network, raise_limit().map(why_too_few)) {
         (Network::Memory(_), _) | (_, Ok(None)) => {}

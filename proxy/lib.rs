@@ -12,11 +12,14 @@
 //!    service's own port, or the address that it was redirected from ([`state`](pillion_sidecar::state)), or nothing.
 //! 3. Outbound: [`outbound`](pillion_sidecar::outbound) turns away other hosts. Inbound:
 //!    [`inbound`](pillion_sidecar::inbound) shakes hands ([`pillion_tls`]) and knows the peer's SPIFFE ID from then on;
-//!    plaintext on a strict port is told why it is refused, and is closed.
+//!    plaintext on a strict port is told why it is refused, and is closed. It is judged by the rules of the moment: they are
+//!    read again after each wait on the client, with each request, and before opaque bytes pass.
 //! 4. Unless it was declared, [`detect`](pillion_sidecar::detect) tells what is spoken: by first bytes, or because the
 //!    server speaks first. What any HTTP server might read as a request is HTTP, to be served or refused.
-//! 5. What is opaque goes to [`tcp`](pillion_sidecar::tcp): an endpoint is dialled, and [`relay`](pillion_base::relay)
-//!    carries bytes both ways. Every connection that we make ourselves, for HTTP too, is a
+//! 5. What is opaque goes to [`tcp`](pillion_sidecar::tcp): an endpoint is dialled, and others as
+//!    [`retry`](pillion_upstream::cluster::retry) allows; [`relay`](pillion_base::relay) carries bytes both ways. What is
+//!    known of it stands in the [`Facts`](pillion_sidecar::exchange::Facts) that a request has, too, with an attempt for
+//!    each dial. Every connection that we make ourselves, for HTTP too, is a
 //!    [`Leg`](pillion_base::net::Leg): the address that it comes from tells a pod's rules which side made it, and
 //!    [`returning`](pillion_base::net::returning) knows it, should wrong rules bring it back.
 //! 6. HTTP goes to [`http::server`](pillion_sidecar::http::server). HTTP/1: hyper reads it behind
@@ -33,7 +36,7 @@
 //! same without the retries:
 //! 1. `http::server::handle` makes a [`Call`](pillion_sidecar::http::Call) (the request and what travels with it) and an
 //!    [`Exchange`](pillion_sidecar::http::Exchange) (what is known of it, with its
-//!    [`attempts`](pillion_sidecar::http::attempts), until the last byte of its answer).
+//!    [`attempts`](pillion_sidecar::exchange::attempts), until the last byte of its answer).
 //! 2. [`record`](pillion_sidecar::layers::record) sees every ending: metrics and access line come from here.
 //! 3. [`rescue`](pillion_sidecar::layers::rescue) turns errors into answers that say why
 //!    ([`answer`](pillion_sidecar::http::answer), [`error`](pillion_base::error)).

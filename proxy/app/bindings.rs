@@ -16,6 +16,9 @@ use pillion_base::net::Sharing;
 /// Commands on their way to a thread; two are sent a reload at most.
 const COMMANDS: usize = 64;
 
+/// What an address is for, as a reload may change it.
+type InUse<U> = Arc<ArcSwap<U>>;
+
 /// Whose addresses they are.
 pub(super) trait Serves {
     /// What an address is for.
@@ -45,13 +48,13 @@ pub(super) struct Request<U> {
     /// Of the first thread; the others join it.
     pub(super) sharing: Sharing,
     pub(super) threads: usize,
-    pub(super) use_: Arc<ArcSwap<U>>,
+    pub(super) use_: InUse<U>,
 }
 
 struct Open<U> {
     id: u64,
     /// A reload may change it where the address [may become](Serves::may_become) another's.
-    use_: Arc<ArcSwap<U>>,
+    use_: InUse<U>,
     wanted: SocketAddr,
     /// `None`: left out, as this kernel has no IPv6.
     bound: Option<SocketAddr>,
@@ -70,7 +73,7 @@ pub(super) struct Bindings<S: Serves> {
 pub(super) struct Change<S: Serves> {
     open: Vec<Open<S::Use>>,
     /// What open ones will be used for.
-    uses: Vec<(Arc<ArcSwap<S::Use>>, S::Use)>,
+    uses: Vec<(InUse<S::Use>, S::Use)>,
     last_id: u64,
     /// For each thread.
     opened: Vec<Vec<S::Port>>,

@@ -28,6 +28,7 @@ use pillion_tls::client::ClientTls;
 use pillion_tls::identity::credentials::Credentials;
 use pillion_tls::identity::watch::{Outcome, Rotating};
 use pillion_tls::identity::{Validity, date, expires_soon};
+use pillion_tls::server::Server;
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::update::{EndpointSource as _, Written};
 use pillion_upstream::cluster::{Before, Cluster, Common};
@@ -126,7 +127,7 @@ impl Controller {
         }
         let weaker = weakened(&self.config, config);
         self.put_read(config)?;
-        weaker.iter().for_each(|what| tracing::warn!("the new configuration protects less: {what}"));
+        tell_weaker(&weaker);
         Ok(Applied::Changed)
     }
 
@@ -316,7 +317,7 @@ impl Controller {
     fn inbound_side(
         &self,
         inbound: Option<&Inbound>,
-        tls: Option<Arc<rustls::ServerConfig>>,
+        tls: Option<Arc<Server>>,
         credentials: Option<&Credentials>,
     ) -> Option<Arc<InboundSide>> {
         let inbound = inbound?;
@@ -369,6 +370,17 @@ impl Controller {
         if let Some(first) = ends.min() {
             metrics.certificate_not_after(CertificateUse::Ca).set(first);
         }
+    }
+}
+
+fn tell_weaker(weaker: &[String]) {
+    /// A file that lost all its services says the same of each.
+    const TOLD: usize = 20;
+    for what in weaker.iter().take(TOLD) {
+        tracing::warn!("the new configuration protects less: {what}");
+    }
+    if let more @ 1.. = weaker.len().saturating_sub(TOLD) {
+        tracing::warn!(more, "the new configuration protects less in further places");
     }
 }
 

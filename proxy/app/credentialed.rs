@@ -8,20 +8,19 @@ use anyhow::Context as _;
 use pillion_model::cluster::{UpstreamProtocol, UpstreamTls};
 use pillion_model::listener::{Inbound, Mtls};
 use pillion_model::{Cluster, Config};
-use rustls::ServerConfig;
 
 use super::own::Identity;
 use pillion_sidecar::state::Clusters;
 use pillion_tls::client::{AlpnOffer, ClientTls, Setup};
 use pillion_tls::files::Content;
 use pillion_tls::identity::credentials::MAX_FILE;
-use pillion_tls::server::server_config;
+use pillion_tls::server::Server;
 
 /// What a configuration makes of an identity.
 pub(super) struct Credentialed {
     /// By service, of those that are not kept; `None`: plaintext.
     pub(super) clients: HashMap<String, Option<ClientTls>>,
-    pub(super) server: Option<Arc<ServerConfig>>,
+    pub(super) server: Option<Arc<Server>>,
 }
 
 /// What services' own trust bundles hold: the same path may lead to another one.
@@ -111,8 +110,8 @@ fn server_tls(
     inbound: &Inbound,
     identity: &Identity,
     config: &Config,
-) -> anyhow::Result<Option<Arc<ServerConfig>>> {
-    let server = |credentials| server_config(credentials, &config.tls);
+) -> anyhow::Result<Option<Arc<Server>>> {
+    let server = |credentials| Server::new(credentials, &config.tls);
     let tls = identity.credentials().map(server).transpose()?;
     if matches!(identity, Identity::None) && inbound.mtls != Mtls::Off {
         anyhow::bail!("inbound.mtls is not off, and there is no identity");

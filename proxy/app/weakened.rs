@@ -1,10 +1,15 @@
 //! What of a new configuration protects less than the one at work: applied as it is written, and never in silence.
+//!
+//! Compared is what the two files say. Deliberately absent: what certificates and bundles hold (a new CA in a bundle is how
+//! CAs are changed), and where the rules of `routes` send single requests.
 
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
-use pillion_model::Config;
-use pillion_model::cluster::UpstreamTls;
-use pillion_model::listener::{Inbound, Mtls};
+use pillion_model::cluster::{AddressPattern, HostPattern, UpstreamTls};
+use pillion_model::identity::{Crl, TlsVersion};
+use pillion_model::listener::{Inbound, Mtls, Unknown};
+use pillion_model::{Cluster, Config};
 
 /// A sentence for each key that asks for less than before.
 pub(super) fn weakened(now: &Config, next: &Config) -> Vec<String> {
@@ -12,7 +17,32 @@ pub(super) fn weakened(now: &Config, next: &Config) -> Vec<String> {
         (Some(now), Some(next)) => weakened_inbound(now, next),
         _ => Vec::new(),
     };
-    inbound.into_iter().chain(weakened_services(now, next)).collect()
+    let whole = weakened_whole(now, next).into_iter().map(str::to_owned);
+    whole.chain(inbound).chain(weakened_services(now, next)).collect()
+}
+
+fn weakened_whole(now: &Config, next: &Config) -> Vec<&'static str> {
+    let reads_list = |config: &Config| config.identity.as_ref().is_some_and(|of| of.crl != Crl::None);
+    let table = [
+        (
+            passes_unknown(next) && now.outbound.is_some() && !passes_unknown(now),
+            "outbound.unknown: passthrough instead of deny",
+        ),
+        (
+            reads_list(now) && next.identity.is_some() && !reads_list(next),
+            "identity.crl: no revocation list any more, so whom it kept out is let in again",
+        ),
+        (
+            now.tls.min_version == TlsVersion::Tls13 && next.tls.min_version == TlsVersion::Tls12,
+            "tls.min_version: 1.2 instead of 1.3",
+        ),
+        (now.tls.post_quantum && !next.tls.post_quantum, "tls.post_quantum: off instead of prefer"),
+    ];
+    table.into_iter().filter(|(is_weaker, _)| *is_weaker).map(|(_, what)| what).collect()
+}
+
+fn passes_unknown(config: &Config) -> bool {
+    config.outbound.as_ref().is_some_and(|outbound| outbound.unknown == Unknown::Passthrough)
 }
 
 fn weakened_inbound(now: &Inbound, next: &Inbound) -> Vec<String> {
@@ -33,13 +63,132 @@ fn weakened_inbound(now: &Inbound, next: &Inbound) -> Vec<String> {
     all
 }
 
-fn weakened_services<'a>(now: &'a Config, next: &'a Config) -> impl Iterator<Item = String> {
-    let known: HashMap<&str, &UpstreamTls> =
-        now.clusters.iter().map(|of| (of.name.as_str(), &of.tls)).collect();
-    next.clusters.iter().filter_map(move |next| {
-        let (was, is) = (upstream(known.get(next.name.as_str())?), upstream(&next.tls));
-        (is.0 < was.0).then(|| format!("services.{}.tls: {} instead of {}", next.name, is.1, was.1))
-    })
+fn weakened_services(now: &Config, next: &Config) -> Vec<String> {
+    let owners = Owners::of(next);
+    let mut all = Vec::new();
+    for was in now.clusters.iter().filter(|was| upstream(&was.tls).0 > 0) {
+        let is = owners.by_name.get(was.name.as_str());
+        all.extend(is.and_then(|is| weakened_service(was, is)));
+        all.extend(owners.lost(was));
+    }
+    all
+}
+
+fn weakened_service(was: &Cluster, is: &Cluster) -> Option<String> {
+    let what = weakened_tls(&was.tls, &is.tls)?;
+    Some(format!("services.{}.tls: {what}", is.name))
+}
+
+/// What `is` asks less of a server than `was`.
+fn weakened_tls(was: &UpstreamTls, is: &UpstreamTls) -> Option<String> {
+    let ((before, word_before), (after, word)) = (upstream(was), upstream(is));
+    if after < before {
+        return Some(format!("{word} instead of {word_before}"));
+    }
+    if let (UpstreamTls::Mutual { identities: was, .. }, UpstreamTls::Mutual { identities: is, .. }) =
+        (was, is)
+    {
+        let more = is.iter().find(|id| !was.contains(id));
+        match (was.is_empty(), is.is_empty(), more) {
+            (false, true, _) => {
+                return Some("any identity of the trust domain instead of those that were named".to_owned());
+            }
+            (false, false, Some(more)) => return Some(format!("{more} is accepted besides those of before")),
+            _ => {}
+        }
+    }
+    match (bundle(was), bundle(is)) {
+        (Some(own), None) if after == before => {
+            let (own, usual) = (own.display(), if after == 1 { "system's" } else { "mesh's" });
+            Some(format!("trusts the {usual} authorities instead of those in {own}"))
+        }
+        _ => None,
+    }
+}
+
+fn bundle(tls: &UpstreamTls) -> Option<&Path> {
+    match tls {
+        UpstreamTls::Off => None,
+        UpstreamTls::Simple { trust_bundle, .. } | UpstreamTls::Mutual { trust_bundle, .. } => {
+            trust_bundle.as_deref()
+        }
+    }
+}
+
+/// Which service of a configuration a destination belongs to.
+struct Owners<'a> {
+    by_name: HashMap<&'a str, &'a Cluster>,
+    hosts: HashMap<&'a HostPattern, &'a Cluster>,
+    addresses: HashMap<&'a AddressPattern, &'a Cluster>,
+    /// Of many hosts or addresses each.
+    wide_hosts: Vec<(&'a HostPattern, &'a Cluster)>,
+    wide_addresses: Vec<(&'a AddressPattern, &'a Cluster)>,
+    passes_unknown: bool,
+}
+
+impl<'a> Owners<'a> {
+    fn of(config: &'a Config) -> Self {
+        let all = &config.clusters;
+        let hosts = || all.iter().flat_map(|of| of.hosts.iter().map(move |host| (host, of)));
+        let addresses = || all.iter().flat_map(|of| of.addresses.iter().map(move |address| (address, of)));
+        Self {
+            by_name: all.iter().map(|of| (of.name.as_str(), of)).collect(),
+            hosts: hosts().collect(),
+            addresses: addresses().collect(),
+            wide_hosts: hosts().filter(|(host, _)| host.wildcard || host.port.is_none()).collect(),
+            wide_addresses: addresses().filter(|(of, _)| !of.is_single() || of.port.is_none()).collect(),
+            passes_unknown: passes_unknown(config),
+        }
+    }
+
+    /// What was protected as `was` and belongs to nobody now, or to somebody who protects it less: the first of it.
+    fn lost(&self, was: &Cluster) -> Option<String> {
+        let hosts = was.hosts.iter().map(|host| (host.to_string(), self.host(host)));
+        let addresses = was.addresses.iter().map(|address| (address.to_string(), self.address(address)));
+        hosts.chain(addresses).find_map(|(what, owner)| self.lost_to(&what, owner, was))
+    }
+
+    fn lost_to(&self, what: &str, owner: Option<&Cluster>, was: &Cluster) -> Option<String> {
+        let name = &was.name;
+        match owner {
+            Some(owner) if owner.name == *name => None, // compared already
+            Some(owner) => {
+                let weaker = weakened_tls(&was.tls, &owner.tls)?;
+                Some(format!("services.{name}: {what} belongs to {} now: tls: {weaker}", owner.name))
+            }
+            None if self.passes_unknown => Some(format!(
+                "services.{name}: {what} is no service's any more, and outbound.unknown is passthrough: what goes there \
+                 goes without this sidecar's TLS"
+            )),
+            None => None,
+        }
+    }
+
+    fn host(&self, host: &HostPattern) -> Option<&'a Cluster> {
+        let is_of = |wide: &HostPattern| {
+            let is_below =
+                |name: &str| name.strip_suffix(&*wide.name).is_some_and(|rest| rest.ends_with('.'));
+            let name = match (wide.wildcard, host.wildcard) {
+                (true, _) => is_below(&host.name) || (host.wildcard && host.name == wide.name),
+                (false, is_wild) => !is_wild && host.name == wide.name,
+            };
+            name && wide.port.is_none_or(|port| Some(port) == host.port)
+        };
+        let wide = || self.wide_hosts.iter().filter(|(wide, _)| is_of(wide));
+        let longest = || wide().max_by_key(|(wide, _)| wide.name.len()).map(|(_, of)| *of);
+        self.hosts.get(host).copied().or_else(longest)
+    }
+
+    fn address(&self, address: &AddressPattern) -> Option<&'a Cluster> {
+        let is_of = |wide: &AddressPattern| {
+            wide.prefix <= address.prefix
+                && wide.contains(address.network)
+                && wide.port.is_none_or(|port| Some(port) == address.port)
+        };
+        let wide = || self.wide_addresses.iter().filter(|(wide, _)| is_of(wide));
+        let longest = || wide().max_by_key(|(wide, _)| wide.prefix).map(|(_, of)| *of);
+        self.addresses.get(address).copied().or_else(longest)
+    }
 }
 
 fn told(key: &str, was: Mtls, is: Mtls) -> String {
@@ -121,5 +270,99 @@ mod tests {
             ["services.orders.tls: off instead of mutual"]
         );
         assert_eq!(weakened(&config("", "off"), &config("", "mutual")), [""; 0]);
+    }
+
+    fn outbound(unknown: &str, services: &str) -> Config {
+        let file = format!(
+            "identity: {{ directory: certs }}\noutbound: {{ unknown: {unknown} }}\nservices: {{ {services} }}\n"
+        );
+        pillion_config::parse(&file, Path::new("")).expect("a good file").0
+    }
+
+    fn service(name: &str, more: &str) -> String {
+        format!("{name}: {{ endpoints: [10.0.0.1:80], {more} }}")
+    }
+
+    #[test]
+    fn c1_a_destination_that_no_service_protects_any_more_is_told() {
+        let whole = "hosts: [orders, orders.shop], addresses: [10.96.0.10:80]";
+        let now = service("orders", whole);
+        let told = |unknown: &str, next: &str| weakened(&outbound(unknown, &now), &outbound(unknown, next));
+        for (next, words) in [
+            (String::new(), "orders is no service's any more"),
+            (service("orders", "hosts: [orders], addresses: [10.96.0.10:80]"), "orders.shop is no service's"),
+            (service("orders", "hosts: [orders, orders.shop]"), "10.96.0.10:80 is no service's"),
+            (
+                service("other", &format!("{whole}, tls: off")),
+                "orders belongs to other now: tls: off instead of mutual",
+            ),
+            (
+                service("other", "hosts: [orders, \"*.shop\"], addresses: [10.96.0.0/16], tls: off"),
+                "orders belongs to other now",
+            ),
+        ] {
+            let told = told("passthrough", &next);
+            assert!(matches!(&told[..], [one] if one.contains(words)), "{next}: {told:?}");
+        }
+        for next in [
+            now.clone(),
+            service("renamed", whole),
+            service("wide", "hosts: [orders, \"*.shop\"], addresses: [10.96.0.0/16]"),
+        ] {
+            assert_eq!(told("passthrough", &next), [""; 0], "{next}");
+        }
+        assert_eq!(told("deny", ""), [""; 0], "it goes nowhere");
+        assert_eq!(
+            weakened(&outbound("passthrough", &service("a", "tls: off")), &outbound("passthrough", "")),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn c1_unknown_destinations_that_are_let_through_are_told() {
+        let (deny, pass) = (outbound("deny", ""), outbound("passthrough", ""));
+        assert_eq!(weakened(&deny, &pass), ["outbound.unknown: passthrough instead of deny"]);
+        assert_eq!(weakened(&pass, &deny), [""; 0]);
+    }
+
+    #[test]
+    fn c1_a_service_that_may_be_more_than_before_is_told() {
+        let (one, two) = ("spiffe://a/ns/x/sa/one", "spiffe://a/ns/x/sa/two");
+        let mutual = |more: &str| format!("{{ mode: mutual, {more} }}");
+        let both = format!("identities: [{one}, {two}]");
+        for (now, next, expected) in [
+            (format!("\"{one}\""), "mutual".to_owned(), Some("any identity of the trust domain")),
+            (format!("\"{one}\""), mutual(&both), Some("sa/two is accepted besides")),
+            (mutual(&both), format!("\"{one}\""), None),
+            ("mutual".to_owned(), format!("\"{one}\""), None),
+            (mutual("trust_bundle: own.pem"), "mutual".to_owned(), Some("trusts the mesh's authorities")),
+            ("mutual".to_owned(), mutual("trust_bundle: own.pem"), None),
+        ] {
+            let tls = |tls: &str| outbound("deny", &service("orders", &format!("tls: {tls}")));
+            let told = weakened(&tls(&now), &tls(&next));
+            match expected {
+                None => assert_eq!(told, [""; 0], "{now} to {next}"),
+                Some(words) => {
+                    assert!(matches!(&told[..], [one] if one.contains(words)), "{now} to {next}: {told:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn c1_less_of_tls_for_the_whole_sidecar_is_told() {
+        let config =
+            |more: &str| pillion_config::parse(&format!("{more}\n"), Path::new("")).expect("a good file").0;
+        let files = "certificate: a, key: b, trust_bundle: c";
+        let (with, without) =
+            (format!("identity: {{ {files}, crl: d }}"), format!("identity: {{ {files} }}"));
+        let told = weakened(&config(&with), &config(&without));
+        assert!(matches!(&told[..], [one] if one.contains("no revocation list any more")), "{told:?}");
+        let (strong, weak) = ("tls: { min_version: \"1.3\" }", "tls: { post_quantum: off }");
+        assert_eq!(
+            weakened(&config(strong), &config(weak)),
+            ["tls.min_version: 1.2 instead of 1.3", "tls.post_quantum: off instead of prefer"]
+        );
+        assert_eq!(weakened(&config(weak), &config(strong)), [""; 0]);
     }
 }

@@ -11,6 +11,7 @@ use crate::listening;
 use pillion_base::limits::Limit;
 use pillion_base::net::Stream;
 use pillion_base::strangers::Strangers;
+use pillion_base::unfinished::Unfinished;
 use pillion_model::Direction;
 use pillion_sidecar::connection::Place;
 use pillion_sidecar::inbound::Inbound;
@@ -27,6 +28,8 @@ pub(super) struct Connections {
     pub(super) inbound: Arc<Limit>,
     /// Those of inbound that were not admitted yet.
     pub(super) strangers: Arc<Strangers>,
+    /// Of both sides.
+    pub(super) unfinished: Arc<Unfinished>,
     pub(super) outbound: Arc<Limit>,
 }
 
@@ -61,17 +64,11 @@ fn serve_inbound(
     from: SocketAddr,
     place: Place,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let side = worker.state.load().inbound.clone();
     let port = match **use_.load() {
         Use::Inbound(port) => port,
         Use::Outbound | Use::Service(_) => None,
     };
-    let inbound = side.map(|side| Inbound { worker: worker.clone(), side, port });
-    async move {
-        if let Some(inbound) = inbound {
-            inbound.serve(stream, from, place).await;
-        }
-    }
+    Inbound { worker: worker.clone(), port }.serve(stream, from, place)
 }
 
 fn serve_outbound(

@@ -12,7 +12,7 @@ use pillion_sidecar::connection::{Connection, Destination, Place};
 use pillion_sidecar::detect::Version;
 use pillion_sidecar::http::server;
 use pillion_sidecar::layers::Name;
-use pillion_sidecar::state::{Application, Key};
+use pillion_sidecar::state::{Arrival, Key};
 use pillion_sidecar::worker::Worker;
 use pillion_sidecar::{inbound, outbound};
 use pillion_telemetry::Metrics;
@@ -41,7 +41,7 @@ impl Bench {
         let network = Network::Memory(mesh.memory.clone());
         let store = app::store(&config, &metrics);
         let worker = Worker::new(
-            Ground::new((0, 1), network, metrics, Arc::default()),
+            Ground::new((0, 1), network, metrics, <_>::default()),
             store,
             None,
             Drain::default(),
@@ -66,8 +66,7 @@ impl Bench {
         let place = Place::unlimited(self.worker.work(self.direction));
         let mut connection = Connection::new(at("192.0.2.7:4711"), place);
         let snapshot = self.worker.state.load();
-        let app = snapshot.inbound.as_ref().and_then(|inbound| inbound.policy.app);
-        if let Some(fixed) = app.and_then(|app| snapshot.fixed(Key::Application(Application::at(app)))) {
+        if let Some(fixed) = snapshot.fixed(Key::Application(Arrival::default())) {
             connection.destination = Destination::Route(fixed);
         }
         let connection = Arc::new(connection);

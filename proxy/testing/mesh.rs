@@ -186,17 +186,27 @@ impl Pair {
 
     /// A connection of `web` to the sidecar of `orders` at this address: the bytes inside mTLS.
     pub(super) async fn peer(&self, address: &str, purpose: Purpose) -> Peer {
-        let identities = vec![ORDERS_ID.parse().expect("an identity")];
-        let tls = UpstreamTls::Mutual { identities, sni: None, trust_bundle: None };
-        let policy = TlsPolicy { min_version: TlsVersion::Tls12, post_quantum: false };
-        let tls = ClientTls::new(Some(&identity(&self.ca, "web")), &tls, &policy, None, AlpnOffer::Auto);
-        let tls = tls.expect("a client config").expect("not plaintext");
         let io = self.mesh.memory.connect(at(address)).await.expect("the sidecar listens");
+        self.shaken(io, purpose).await
+    }
+
+    /// The same over a connection that is there already.
+    pub(super) async fn shaken(&self, io: Pipe, purpose: Purpose) -> Peer {
+        let tls = client_tls(&identity(&self.ca, "web"));
         let (mut io, _alpn) = tls.connect(io, purpose).await.expect("a handshake");
         let (near, mut far) = Pipe::pair(1024 * 1024);
         tokio::spawn(async move { tokio::io::copy_bidirectional(&mut far, &mut io).await });
         Peer::new(near)
     }
+}
+
+/// How a caller with this identity calls `orders`.
+pub(super) fn client_tls(own: &Credentials) -> ClientTls {
+    let identities = vec![ORDERS_ID.parse().expect("an identity")];
+    let tls = UpstreamTls::Mutual { identities, sni: None, trust_bundle: None };
+    let policy = TlsPolicy { min_version: TlsVersion::Tls12, post_quantum: false };
+    let tls = ClientTls::new(Some(own), &tls, &policy, None, AlpnOffer::Auto);
+    tls.expect("a client config").expect("not plaintext")
 }
 
 pub(super) const ORDERS_ID: &str = "spiffe://cluster.local/ns/default/sa/orders";

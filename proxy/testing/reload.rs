@@ -424,9 +424,11 @@ async fn c1_a_file_without_the_identity_that_was_there_is_refused() {
     let app = pair.mesh.answering(A, OK);
     let with_identity = mesh::application_at("127.0.0.1:8001", "app: 10.0.0.1:80") + mesh::IDENTITY;
     let mut sidecar = pair.mesh.sidecar(&with_identity, Some(identity(&pair.ca, "orders")));
-    let refused = sidecar.reload(&with_identity.replace(mesh::IDENTITY, "")).expect_err("no identity");
-    assert!(refused.to_string().contains("`identity` is gone"), "{refused:#}");
-    assert!(refused.to_string().contains("takes a restart"), "{refused:#}");
+    for left in ["", "identity:\n"] {
+        let refused = sidecar.reload(&with_identity.replace(mesh::IDENTITY, left)).expect_err("no identity");
+        assert!(refused.to_string().contains("`identity` is gone"), "{refused:#}");
+        assert!(refused.to_string().contains("takes a restart"), "{refused:#}");
+    }
     assert_eq!(sidecar.client().await.get("/").await.told(), (403, Some("mtls_required")));
     assert_eq!(app.hits(), 0);
 }

@@ -26,17 +26,25 @@ pub struct Error {
     pub sent: Sent,
     /// Where the request ends is not certain: no other may follow it on its HTTP/1 connection.
     pub ends_connection: bool,
+    /// The upstream would have none of our certificate: that says nothing of how it serves others.
+    pub is_our_fault: bool,
 }
 
 impl Error {
     /// Nothing was sent upstream.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into(), sent: Sent::Never, ends_connection: false }
+        Self { reason, detail: detail.into(), sent: Sent::Never, ends_connection: false, is_our_fault: false }
     }
 
     #[must_use]
     pub const fn ending_connection(mut self) -> Self {
         self.ends_connection = true;
+        self
+    }
+
+    #[must_use]
+    pub const fn of_our_fault(mut self, is_our_fault: bool) -> Self {
+        self.is_our_fault = is_our_fault;
         self
     }
 

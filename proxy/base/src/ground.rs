@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::deadline::Timers;
 use super::memory::Memory;
 use super::strangers::Strangers;
+use super::unfinished::Unfinished;
 use crate::net::Network;
 use pillion_model::Direction;
 use pillion_telemetry::{IntGauge, Metrics, Protocol};
@@ -26,6 +27,8 @@ pub struct Ground {
     pub http2_memory: Arc<Memory>,
     /// Inbound connections of all workers that were not admitted yet.
     pub strangers: Arc<Strangers>,
+    /// Handshakes and heads of all workers that are not whole.
+    pub unfinished: Arc<Unfinished>,
 }
 
 impl Ground {
@@ -34,11 +37,20 @@ impl Ground {
         (index, workers): (usize, usize),
         network: Network,
         metrics: Arc<Metrics>,
-        strangers: Arc<Strangers>,
+        (strangers, unfinished): (Arc<Strangers>, Arc<Unfinished>),
     ) -> Arc<Self> {
         let rng = Mutex::new(fastrand::Rng::new());
         let http2_memory = Memory::of_one_in(workers);
-        Arc::new(Self { index, network, timers: Timers::default(), metrics, rng, http2_memory, strangers })
+        Arc::new(Self {
+            index,
+            network,
+            timers: Timers::default(),
+            metrics,
+            rng,
+            http2_memory,
+            strangers,
+            unfinished,
+        })
     }
 
     pub fn connections_active(&self, direction: Direction, protocol: Protocol) -> IntGauge {

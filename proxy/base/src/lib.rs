@@ -10,6 +10,7 @@
 
 pub mod ground;
 pub mod strangers;
+pub mod unfinished;
 pub mod accept;
 pub mod relay;
 pub mod net;

@@ -8,17 +8,19 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use http::HeaderValue;
 use pillion_model::listener::DownstreamLimits;
+use tokio::time::Instant;
 
-use crate::state::Fixed;
+use crate::state::{Admitted, Fixed, Key, Snapshot};
 use pillion_base::drain::Work;
 use pillion_base::error::Error;
 use pillion_base::limits::Permit;
 use pillion_base::net::returning::{is_loop, loop_detected};
 use pillion_base::strangers::Stranger;
+use pillion_base::unfinished::Side;
 use pillion_http::flush::Flush;
 use pillion_http::head::HeadLimits;
 use pillion_model::Direction;
-use pillion_telemetry::Symbol;
+use pillion_telemetry::{ConnectionOutcome, Metrics, Protocol, Symbol, Tls};
 use pillion_tls::Peer;
 
 /// An accepted connection, as its requests see it.
@@ -45,6 +47,12 @@ pub struct Connection {
     /// Nothing has happened on it for a while: it may be put aside, holding no buffers.
     pub rests: AtomicBool,
     pub flush: Flush,
+    /// When its first byte came, as far as that was waited for: the first head has one end with what came before it.
+    pub began: Option<Instant>,
+    /// What an inbound connection was judged by last: a snapshot by its generation, and a peer's judge by its serial.
+    pub judged: (AtomicU64, AtomicU64),
+    /// The rules of now do not admit it: it is told goodbye.
+    pub is_dismissed: AtomicBool,
     /// The answer under way is as long as the connection lasts: only a reset shows that a part of it is missing.
     pub is_unframed: AtomicBool,
 }
@@ -119,7 +127,7 @@ pub enum Destination {
 }
 
 impl Connection {
-    pub const fn new(downstream: SocketAddr, place: Place) -> Self {
+    pub fn new(downstream: SocketAddr, place: Place) -> Self {
         Self {
             direction: place.work.direction(),
             downstream,
@@ -135,6 +143,9 @@ impl Connection {
             comes_back: false,
             rests: AtomicBool::new(false),
             flush: Flush::new(),
+            began: None,
+            judged: Default::default(),
+            is_dismissed: AtomicBool::new(false),
             is_unframed: AtomicBool::new(false),
         }
     }
@@ -152,6 +163,25 @@ impl Connection {
         }
     }
 
+    /// That it has begun to speak, or has not.
+    pub fn count(&self, protocol: Protocol, outcome: ConnectionOutcome, metrics: &Metrics) {
+        let service = match self.direction {
+            Direction::Inbound => Symbol::APP,
+            Direction::Outbound => self.service(),
+        };
+        let tls = if self.peer.is_some() { Tls::Mutual } else { Tls::None };
+        metrics.connections(self.direction, service, protocol, tls, outcome).inc();
+    }
+
+    /// Whose bound its heads count against while they are not whole.
+    pub const fn side(&self) -> Side {
+        match (self.direction, &self.peer) {
+            (Direction::Outbound, _) => Side::Application,
+            (Direction::Inbound, Some(_)) => Side::Peers,
+            (Direction::Inbound, None) => Side::Strangers,
+        }
+    }
+
     /// Of requests that come on it. Who has proven an identity may be a sidecar, which adds to what its client sent.
     pub const fn head_limits(&self, limits: &DownstreamLimits) -> HeadLimits {
         HeadLimits::of_requests(limits, self.peer.is_some())
@@ -161,6 +191,37 @@ impl Connection {
     /// are the connection's own then, and no other has the same.
     pub fn is_loop(&self) -> bool {
         is_loop(self.direction, self.downstream, self.original)
+    }
+
+    /// Whether an inbound connection may go on under the rules of now: they may have changed since it came.
+    ///
+    /// # Errors
+    /// `mtls_required`, or `draining` where a new connection with another certificate may be admitted. Nothing of this
+    /// one goes on to the application.
+    pub fn admitted(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let (generation, judge) = &self.judged;
+        let Destination::Route(Fixed { key: Key::Application(of), .. }) = &self.destination else {
+            return Ok(()); // outbound, or nobody says where the application is: it goes nowhere
+        };
+        if generation.load(Relaxed) == snapshot.generation {
+            return Ok(());
+        }
+        let peer = self.peer.as_deref().map(|peer| Admitted { peer, by: judge.load(Relaxed) });
+        let admitted = snapshot.admits(*of, peer.as_ref());
+        match &admitted {
+            Ok(()) => self.note_judged(snapshot),
+            Err(_) => self.is_dismissed.store(self.peer.is_some(), Relaxed), // it may come again, and prove it anew
+        }
+        admitted
+    }
+
+    /// These rules have admitted it.
+    pub fn note_judged(&self, snapshot: &Snapshot) {
+        let (generation, judge) = &self.judged;
+        generation.store(snapshot.generation, Relaxed);
+        if let Some(server) = snapshot.inbound.as_ref().and_then(|side| side.tls.as_ref()) {
+            judge.store(server.serial, Relaxed);
+        }
     }
 
     pub fn loop_detected(&self) -> Error {

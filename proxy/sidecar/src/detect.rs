@@ -10,7 +10,7 @@ pub mod hello;
 mod lenient;
 mod watch;
 
-use std::future::{Future, Ready, poll_fn};
+use std::future::{Future, Ready, pending, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -23,12 +23,14 @@ use pillion_model::listener::DownstreamLimits;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::exchange::DialFailure;
 use crate::worker::Worker;
 use bytes::{Reader, Spoken};
 use hello::Hello;
 use pillion_base::drain::Work;
 use pillion_base::error::Error;
 use pillion_base::net::Io;
+use pillion_base::unfinished::{Share, Side};
 use pillion_model::Direction;
 use pillion_telemetry::Verdict;
 pub use watch::Watched;
@@ -94,18 +96,27 @@ pub struct Detected<D> {
     pub found: Found,
     /// With the bytes that were looked at.
     pub io: Io,
-    /// The early connection, if there is one.
-    pub early: Option<D>,
+    /// The early connection, or why there is none: nobody dials once more at once.
+    pub early: Option<Result<D, DialFailure>>,
     /// Neither end has said anything: that tells nothing of the destination.
     pub is_silent: bool,
     /// It is opaque for now, and its first line may still become HTTP: see [`Watched`].
     pub is_undecided: bool,
+    /// When its first byte came, as far as it has.
+    pub began: Option<Instant>,
 }
 
 impl<D> Detected<D> {
     /// Opaque by declaration: its bytes are not looked at.
-    pub const fn declared(io: Io, early: Option<D>) -> Self {
-        Self { found: Found::Opaque, io, early, is_silent: false, is_undecided: false }
+    pub fn declared(io: Io, early: Option<D>) -> Self {
+        let early = early.map(Ok);
+        Self { found: Found::Opaque, io, early, is_silent: false, is_undecided: false, began: None }
+    }
+
+    /// HTTP as both sidecars have agreed before anything was said.
+    pub fn agreed(io: Io, is_http2: bool) -> Self {
+        let found = if is_http2 { Found::Http2 } else { Found::Http1 };
+        Self { found, is_silent: true, ..Self::declared(io, None) }
     }
 
     /// Which server the client's TLS asks for.
@@ -125,8 +136,8 @@ impl<D> Detected<D> {
 impl Detected<Nobody> {
     /// The same for who might have had an early connection.
     pub fn alone<D>(self) -> Detected<D> {
-        let Self { found, io, is_silent, is_undecided, .. } = self;
-        Detected { found, io, early: None, is_silent, is_undecided }
+        let Self { found, io, is_silent, is_undecided, began, .. } = self;
+        Detected { found, io, early: None, is_silent, is_undecided, began }
     }
 }
 
@@ -141,9 +152,11 @@ pub enum Undecided {
     #[error("it takes nothing new any more, and the client has said nothing")]
     Drained,
     #[error("the client was silent, and there is no server that might speak first: {0}")]
-    NoServer(Error),
+    NoServer(DialFailure),
     #[error("the client was silent, and the server hung up as soon as it was dialled")]
     HungUp,
+    #[error("beginnings that are not whole hold all the memory that they may, and this one is the oldest")]
+    GivenUp,
 }
 
 /// A destination that is dialled before the client has said what it speaks.
@@ -164,12 +177,15 @@ pub trait Server: Unpin {
 
     /// Why TLS with it failed after it was dialled.
     fn tls_failure(&self) -> Option<Error>;
+
+    /// It could not be used, for this reason.
+    fn failed(self, error: Error) -> DialFailure;
 }
 
 /// No early dial.
 pub const NEVER: Option<Early<NoDial>> = None;
 
-type NoDial = fn() -> Ready<Result<Nobody, Error>>;
+type NoDial = fn() -> Ready<Result<Nobody, DialFailure>>;
 
 /// The server of [`NEVER`].
 pub enum Nobody {}
@@ -182,70 +198,29 @@ impl Server for Nobody {
     fn tls_failure(&self) -> Option<Error> {
         match *self {}
     }
+
+    fn failed(self, _error: Error) -> DialFailure {
+        match self {}
+    }
 }
 
-/// Waits until it shows what `io` speaks.
+/// Waits until it shows what `client` speaks.
 pub async fn detect<D, M, F>(
-    io: Io,
-    worker: &Worker,
+    mut client: Client<'_>,
     work: &Work,
     early: Option<Early<M>>,
 ) -> Result<Detected<D>, Undecided>
 where
     D: Server,
     M: FnOnce() -> F,
-    F: Future<Output = Result<D, Error>>,
-{
-    judged(Client::new(io, worker), work, early).await
-}
-
-/// The same where the peer says that its bytes are opaque. That is not for a peer to decide, but what is hardly HTTP
-/// is not made to wait until it cannot be: it is watched instead.
-pub async fn doubt<D, M, F>(
-    io: Io,
-    worker: &Worker,
-    work: &Work,
-    early: Option<Early<M>>,
-) -> Result<Detected<D>, Undecided>
-where
-    D: Server,
-    M: FnOnce() -> F,
-    F: Future<Output = Result<D, Error>>,
-{
-    judged(Client { is_said_to_be_opaque: true, ..Client::new(io, worker) }, work, early).await
-}
-
-/// The same where the application's bytes are declared opaque, so that only TLS of our own would be something else.
-pub async fn detect_tls<D, M, F>(
-    io: Io,
-    worker: &Worker,
-    work: &Work,
-    early: Option<Early<M>>,
-) -> Result<Detected<D>, Undecided>
-where
-    D: Server,
-    M: FnOnce() -> F,
-    F: Future<Output = Result<D, Error>>,
-{
-    judged(Client { is_declared_opaque: true, ..Client::new(io, worker) }, work, early).await
-}
-
-async fn judged<D, M, F>(
-    mut client: Client,
-    work: &Work,
-    early: Option<Early<M>>,
-) -> Result<Detected<D>, Undecided>
-where
-    D: Server,
-    M: FnOnce() -> F,
-    F: Future<Output = Result<D, Error>>,
+    F: Future<Output = Result<D, DialFailure>>,
 {
     let Some(early) = early else { return client.alone(work).await };
     // Most clients have sent their first bytes by now, or will before anybody is dialled.
     match client.listen(work, Patience::Silence(early.after)).await? {
         Some(found) if early.is_at_hand && !found.is_http() => {
-            let server = (early.dial)().await.ok();
-            Ok(client.decided(found, server))
+            let dialled = (early.dial)().await;
+            Ok(client.decided(found, Some(dialled)))
         }
         Some(found) => Ok(client.decided(found, None)),
         None => Box::pin(race(client, work, early)).await,
@@ -254,7 +229,7 @@ where
 
 /// Waits for a first byte, holding no buffer meanwhile.
 pub async fn first_byte(io: Io, worker: &Worker, work: &Work) -> Result<Io, Undecided> {
-    let mut client = Client::new(io, worker);
+    let mut client = Client::new(io, worker, Side::Strangers, None);
     match client.read(work, client.until(Patience::Whole)).await? {
         Some(Heard::Bytes) => Ok(client.decided::<Nobody>(Found::Opaque, None).io),
         Some(Heard::End) => Err(Undecided::Ended(io::ErrorKind::UnexpectedEof.into())),
@@ -263,19 +238,19 @@ pub async fn first_byte(io: Io, worker: &Worker, work: &Work) -> Result<Io, Unde
 }
 
 /// The client is silent, or slow: whoever speaks first, client or server, decides.
-async fn race<D, M, F>(mut client: Client, work: &Work, early: Early<M>) -> Result<Detected<D>, Undecided>
+async fn race<D, M, F>(mut client: Client<'_>, work: &Work, early: Early<M>) -> Result<Detected<D>, Undecided>
 where
     D: Server,
     M: FnOnce() -> F,
-    F: Future<Output = Result<D, Error>>,
+    F: Future<Output = Result<D, DialFailure>>,
 {
     let mut dial = pin!((early.dial)());
     let dialled = tokio::select! { // a dial that is dropped was for a server that speaks first, and HTTP is spoken
         found = client.listen(work, Patience::Whole) => match found? {
             Some(found) if found.is_http() => return Ok(client.decided(found, None)),
             found => {
-                let dialled = dial.await; // what fails here is tried again, and told, by who needs it
-                return client.settled(found, dialled.ok());
+                let dialled = dial.await;
+                return client.settled(found, Some(dialled));
             }
         },
         dialled = &mut dial => dialled,
@@ -289,17 +264,17 @@ where
     };
     let since = Instant::now();
     let first = tokio::select! { // what either reader has read is kept with its stream
-        found = client.listen(work, Patience::Whole) => return client.settled(found?, Some(server)),
+        found = client.listen(work, Patience::Whole) => return client.settled(found?, Some(Ok(server))),
         first = first_bytes(server.io()) => first.unwrap_or_default(),
     };
     // In TLS 1.3 a server refuses us when the handshake has ended for us: as if it could not be dialled.
     if let Some(error) = server.tls_failure().filter(|_| !early.expects_http && client.said_nothing()) {
-        return unserved(client, work, error).await;
+        return unserved(client, work, server.failed(error)).await;
     }
     match judge(&first, since.elapsed(), early.expects_http) {
         SpeaksFirst::Opaque => {
             server.io().put_back(first);
-            Ok(Detected { is_silent: false, ..client.decided(Found::Opaque, Some(server)) })
+            Ok(Detected { is_silent: false, ..client.decided(Found::Opaque, Some(Ok(server))) })
         }
         SpeaksFirst::Refuses => Err(Undecided::HungUp),
         SpeaksFirst::Waited => {
@@ -311,14 +286,18 @@ where
 
 /// There is no server. A client of HTTP that is only slow hears why from the HTTP side; another sees what a client
 /// sees whose server refuses it.
-async fn unserved<D: Server>(mut client: Client, work: &Work, why: Error) -> Result<Detected<D>, Undecided> {
+async fn unserved<D: Server>(
+    mut client: Client<'_>,
+    work: &Work,
+    why: DialFailure,
+) -> Result<Detected<D>, Undecided> {
     let found = client.listen(work, Patience::Silence(SPEAKS_WITHIN)).await?;
     match found {
         _ if client.said_nothing() => {
             client.io.get_ref().abort();
             Err(Undecided::NoServer(why))
         }
-        Some(found) => Ok(client.decided(found, None)),
+        Some(found) => Ok(client.decided(found, Some(Err(why)))),
         None => client.alone(work).await,
     }
 }
@@ -343,11 +322,14 @@ fn judge(first: &[u8], after: Duration, expects_http: bool) -> SpeaksFirst {
     }
 }
 
-struct Client {
+/// A client as far as it has spoken.
+pub struct Client<'a> {
     io: Io,
+    worker: &'a Worker,
     /// Since when it is looked at.
     since: Instant,
     seen: BytesMut,
+    /// By the limits of when its first bytes came.
     reader: Reader,
     is_said_to_be_opaque: bool,
     is_undecided: bool,
@@ -355,10 +337,9 @@ struct Client {
     is_declared_opaque: bool,
     /// Its first byte came.
     began: Option<Instant>,
-    /// Bytes that may still become TLS or HTTP are waited for this long.
-    header_timeout: Duration,
-    /// Silence is.
-    idle_timeout: Duration,
+    side: Side,
+    /// Some of its bytes came, and they do not decide.
+    unfinished: Option<Share>,
 }
 
 #[derive(Clone, Copy)]
@@ -375,21 +356,38 @@ enum Heard {
     End,
 }
 
-impl Client {
-    fn new(io: Io, worker: &Worker) -> Self {
-        let DownstreamLimits { header_bytes, header_timeout, idle_timeout, .. } = worker.limits();
+impl<'a> Client<'a> {
+    /// `began`: when its first byte came, if that was before.
+    pub fn new(io: Io, worker: &'a Worker, side: Side, began: Option<Instant>) -> Self {
         Self {
             io,
+            worker,
             since: Instant::now(),
             seen: BytesMut::new(),
-            reader: Reader::new(header_bytes as usize),
+            reader: Reader::new(worker.limits().header_bytes as usize),
             is_said_to_be_opaque: false,
             is_undecided: false,
             is_declared_opaque: false,
-            began: None,
-            header_timeout,
-            idle_timeout,
+            began,
+            side,
+            unfinished: None,
         }
+    }
+
+    /// The peer says that its bytes are opaque. That is not for a peer to decide, but what is hardly HTTP is not made
+    /// to wait until it cannot be: it is watched instead.
+    pub fn said_to_be_opaque(self) -> Self {
+        Self { is_said_to_be_opaque: true, ..self }
+    }
+
+    /// The application's bytes are declared opaque, so that only TLS of our own would be something else.
+    pub fn declared_opaque(self) -> Self {
+        Self { is_declared_opaque: true, ..self }
+    }
+
+    /// Not looked at.
+    pub fn into_io(self) -> Io {
+        self.io
     }
 
     const fn said_nothing(&self) -> bool {
@@ -414,19 +412,42 @@ impl Client {
         }
     }
 
+    /// By the limits of now. Whatever comes in between, from the first byte on there is one end.
     fn until(&self, patience: Patience) -> Instant {
-        match (patience, self.began) {
-            (Patience::Silence(most), _) => Instant::now() + most,
-            (Patience::Whole, Some(began)) => began + self.header_timeout,
-            (Patience::Whole, None) => Instant::now() + self.idle_timeout,
+        let DownstreamLimits { header_timeout, idle_timeout, .. } = self.worker.limits();
+        let whole = self.began.map(|began| began + header_timeout);
+        match patience {
+            Patience::Silence(most) => {
+                let silent = Instant::now() + most;
+                whole.map_or(silent, |whole| whole.min(silent))
+            }
+            Patience::Whole => whole.unwrap_or_else(|| Instant::now() + idle_timeout),
         }
+    }
+
+    /// What it holds while it is waited for once more.
+    fn account(&mut self) {
+        if self.seen.is_empty() {
+            return;
+        }
+        let (worker, side) = (self.worker, self.side);
+        let share = self.unfinished.get_or_insert_with(|| worker.ground.unfinished.begin(side));
+        share.hold(self.seen.capacity().max(CHUNK));
     }
 
     /// `None`: nothing came `until` then.
     async fn read(&mut self, work: &Work, until: Instant) -> Result<Option<Heard>, Undecided> {
-        let silent = self.said_nothing();
+        let (silent, is_first) = (self.said_nothing(), self.seen.is_empty());
+        self.account();
+        let given_up = async {
+            match &mut self.unfinished {
+                Some(share) => share.given_up().await,
+                None => pending().await,
+            }
+        };
         let read = tokio::select! { // what a drained client had sent is not read: it hears that we are gone
             biased;
+            () = given_up => return Err(Undecided::GivenUp),
             read = timeout_at(until, poll_fn(|cx| poll_some(&mut self.io, &mut self.seen, cx))) => read,
             () = work.dismissed(self.since), if silent => return Err(Undecided::Drained),
         };
@@ -438,7 +459,10 @@ impl Client {
             Ok(Err(error)) => Err(Undecided::Ended(error)),
             Ok(Ok(0)) => Ok(Some(Heard::End)),
             Ok(Ok(_)) => {
-                self.began.get_or_insert_with(Instant::now);
+                if is_first {
+                    self.reader = Reader::new(self.worker.limits().header_bytes as usize);
+                    self.began.get_or_insert_with(Instant::now);
+                }
                 Ok(Some(Heard::Bytes))
             }
         }
@@ -483,7 +507,7 @@ impl Client {
     fn settled<D: Server>(
         mut self,
         found: Option<Found>,
-        early: Option<D>,
+        early: Option<Result<D, DialFailure>>,
     ) -> Result<Detected<D>, Undecided> {
         match found {
             None if self.said_nothing() => Err(Undecided::Ended(io::ErrorKind::TimedOut.into())),
@@ -498,10 +522,10 @@ impl Client {
         }
     }
 
-    fn decided<D: Server>(mut self, found: Found, early: Option<D>) -> Detected<D> {
+    fn decided<D: Server>(mut self, found: Found, early: Option<Result<D, DialFailure>>) -> Detected<D> {
         let (is_silent, is_undecided) = (self.said_nothing(), self.is_undecided);
         self.io.put_back(self.seen.freeze());
-        Detected { found, io: self.io, early, is_silent, is_undecided }
+        Detected { found, io: self.io, early, is_silent, is_undecided, began: self.began }
     }
 }
 

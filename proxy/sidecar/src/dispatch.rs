@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower::service_fn;
 
 use crate::connection::Destination;
-use crate::http::attempts::{AttemptId, Outcome};
+use crate::exchange::attempts::{AttemptId, Outcome};
 use crate::http::tunnel::{self, Accepted};
 use crate::http::{Body, Call, Exchange, Failure, Response};
 use crate::layers::HttpService;
@@ -297,7 +297,7 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
         Reason::TlsError => format!("TLS with {address} of \"{name}\" failed: {detail}"),
         _ => format!("{address} of \"{name}\" {what}: {detail}"),
     };
-    let error = Error::new(failure.reason, detail).sent(failure.sent);
+    let error = Error::new(failure.reason, detail).sent(failure.sent).of_our_fault(failure.is_our_fault);
     match failure.unsent {
         None => error.into(),
         Some(request) => {

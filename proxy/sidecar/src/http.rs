@@ -5,7 +5,6 @@
 //! and `cluster`.
 
 pub mod answer;
-pub mod attempts;
 pub mod call;
 pub mod exchange;
 pub mod guard;

@@ -3,36 +3,37 @@
 //! Strict mTLS: TLS or nothing. A plaintext HTTP client is told so, anything else is closed. Where a request goes
 //! is never taken from the request.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::HeaderValue;
 use pillion_model::SpiffeId;
-use pillion_model::listener::{self as config, AppProtocol, Mtls, RedirectTo};
-use rustls::ServerConfig;
+use pillion_model::listener::{AppProtocol, Mtls};
 use tokio::time::{Instant, timeout_at};
 use tower::ServiceBuilder;
 
 use crate::connection::{Connection, Destination, Place};
 use crate::detect::bytes::begins_like_tls;
-use crate::detect::{Detected, Found, NEVER, Undecided, Version, detect, detect_tls, doubt, first_byte};
+use crate::detect::{Client, Detected, Found, NEVER, Undecided, Version, detect, first_byte};
 use crate::dispatch;
+use crate::exchange::{DialFailure, Facts};
 use crate::http::refusal;
 use crate::http::server;
 use crate::layers::{
     AnsweringService, Name, closing, headers, limit, record, rescue, retry, route, timeout as time, unless,
 };
 use crate::serve::Next;
-use crate::state::{Application, Fixed, InboundSide, Key, Route};
+use crate::state::{Admitted, Arrival, Fixed, InboundSide, Key, Route, Snapshot};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
 use pillion_base::error::Error;
 use pillion_base::net::returning::{is_loop, loop_detected};
-use pillion_base::net::{Io, Leg, Prefixed, Stream, Transport};
+use pillion_base::net::{Io, Prefixed, Stream, Transport};
+use pillion_base::unfinished::{HANDSHAKE, HANDSHAKE_BYTES, Side};
 use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Protocol, Symbol, Tls};
-use pillion_tls::server::accept;
+use pillion_tls::server::{Server, accept};
 use pillion_tls::{Alpn, Peer, TlsError, refusals};
 use pillion_upstream::cluster::Spoken;
 
@@ -40,8 +41,6 @@ use pillion_upstream::cluster::Spoken;
 #[derive(Clone)]
 pub struct Inbound {
     pub worker: Arc<Worker>,
-    /// As it is when the connection comes.
-    pub side: Arc<InboundSide>,
     /// The application's port whose own listener this is.
     pub port: Option<u16>,
 }
@@ -60,21 +59,62 @@ pub fn stack(without: Option<Name>) -> impl AnsweringService {
         .service(dispatch::service())
 }
 
-/// A connection on its way to the application.
+/// A connection on its way to the application: what it brought, and what is known of its client. No rules are in it.
 struct Arrived {
     from: SocketAddr,
+    /// Its client is waited for since then.
     since: Instant,
+    /// When the first byte of what is looked at now came.
+    began: Option<Instant>,
     place: Place,
-    /// The address that it was meant for; `None`: the listener's own.
-    original: Option<SocketAddr>,
-    /// That address is another host's: the redirect caught what only passes by.
+    of: Arrival,
+    /// The address that it was meant for is another host's: the redirect caught what only passes by.
     is_strangers: bool,
+    proven: Option<Proven>,
+}
+
+/// What a client's handshake has shown.
+struct Proven {
+    peer: Arc<Peer>,
+    alpn: Option<Alpn>,
+    /// [`Server::serial`] of who has judged it.
+    by: u64,
+}
+
+impl Arrived {
+    fn peer(&self) -> Option<&Arc<Peer>> {
+        self.proven.as_ref().map(|proven| &proven.peer)
+    }
+
+    const fn side(&self) -> Side {
+        if self.proven.is_some() { Side::Peers } else { Side::Strangers }
+    }
+}
+
+/// What a connection is judged by, read anew whenever its client may have been waited for.
+struct Rules {
+    generation: u64,
+    side: Arc<InboundSide>,
+    mtls: Mtls,
     /// Where the application is; `None`: nobody said.
     to: Option<SocketAddr>,
     route: Option<Fixed>,
 }
 
-impl Arrived {
+impl Rules {
+    /// `None`: there is no inbound side.
+    fn now(of: Arrival, snapshot: &Snapshot) -> Option<Self> {
+        let (side, to) = (snapshot.inbound.clone()?, snapshot.target(of));
+        let route = snapshot.fixed(Key::Application(of));
+        Some(Self { generation: snapshot.generation, mtls: side.mtls(to), side, to, route })
+    }
+
+    /// Whether a client that was looked at by these would be looked at by `now` in the same way.
+    fn look_like(&self, now: &Self) -> bool {
+        let cluster = |rules: &Self| rules.route().map(|route| Arc::as_ptr(&route.cluster));
+        self.mtls == now.mtls && cluster(self) == cluster(now)
+    }
+
     fn route(&self) -> Option<&Arc<Route>> {
         self.route.as_ref().map(|fixed| &fixed.route)
     }
@@ -83,25 +123,25 @@ impl Arrived {
     fn protocol(&self) -> Option<Spoken> {
         self.route().map(|route| route.cluster.protocol)
     }
+
+    /// Whether the sidecar is the server of a client's TLS where plaintext is let in too. What is ours is. Other TLS is
+    /// left to an application that was redirected from, or that speaks TLS itself; on the sidecar's own port it can only
+    /// be meant for the sidecar.
+    fn terminates(&self, found: &Found, of: Arrival) -> bool {
+        let Found::Tls(hello) = found else { return false };
+        let single = self.to.and_then(|to| self.side.policy.ports.get(&to.port()));
+        let protocol = single.and_then(|port| port.protocol).unwrap_or(self.side.policy.protocol);
+        let leaves_tls = of.original.is_some() || matches!(protocol, AppProtocol::Tls | AppProtocol::Tcp);
+        hello.as_ref().is_some_and(|hello| hello.is_ours) || !leaves_tls
+    }
 }
 
-/// Where a connection that came in this way finds the application.
-fn target(policy: &config::Inbound, original: Option<SocketAddr>, port: Option<u16>) -> Option<SocketAddr> {
-    match (original, port) {
-        (Some(original), _) if policy.redirect_to == RedirectTo::Loopback => {
-            let loopback: IpAddr = match original {
-                SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            };
-            Some((loopback, original.port()).into())
-        }
-        (Some(original), _) => Some(original),
-        (None, Some(port)) => {
-            let ip = policy.app.map_or_else(|| Ipv4Addr::LOCALHOST.into(), |app| app.ip());
-            Some((ip, port).into())
-        }
-        (None, None) => policy.app,
-    }
+/// What becomes of a connection whose client was looked at.
+enum Step {
+    Next(Next),
+    Ended,
+    /// It has shaken hands: what it says inside is looked at next.
+    Proven(Io, Arrived),
 }
 
 impl Inbound {
@@ -123,132 +163,181 @@ impl Inbound {
         }
     }
 
-    /// `None`: it has ended.
-    async fn decide(&self, io: Io, mut arrived: Arrived) -> Option<Next> {
+    fn arrived(&self, stream: &Stream, from: SocketAddr, place: Place) -> Arrived {
+        let original = stream.original_destination();
+        let original = original.filter(|to| !self.worker.state.load().own.contains(*to));
+        let client = stream.came_by_tproxy().then_some(from.ip());
+        let is_strangers = original.is_some_and(|original| !stream.is_for_this_host(original.ip()));
+        let of = Arrival { original, port: self.port, client };
+        Arrived { from, since: Instant::now(), began: None, place, of, is_strangers, proven: None }
+    }
+
+    /// `None`: it has ended. Whoever was waited for is judged by the rules of now; what other rules had it looked at
+    /// for is looked at once more.
+    async fn decide(&self, mut io: Io, mut arrived: Arrived) -> Option<Next> {
         if arrived.is_strangers {
             tracing::debug!(from = %arrived.from, "inbound connection closed: it was meant for another host");
             self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
             return None;
         }
-        match (self.side.mtls(arrived.to), self.side.tls.clone()) {
-            (Mtls::Strict, Some(tls)) => self.strict(tls, io, arrived).await,
-            (Mtls::Permissive, Some(tls)) => self.permissive(tls, io, arrived).await,
-            // Nobody has to prove anything.
-            (Mtls::Off, _) if arrived.place.keep() => self.admitted(io, arrived, None, false).await,
-            (Mtls::Off, _) => None,
-            (Mtls::Strict | Mtls::Permissive, None) => {
-                tracing::debug!("connection closed: mTLS is wanted, and there are no certificates yet");
-                self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
-                None
+        let mut rules = self.rules(&arrived)?;
+        loop {
+            let detected = self.look(io, &rules, &mut arrived).await?;
+            arrived.began = detected.began;
+            if self.worker.state.load().generation != rules.generation {
+                let before = std::mem::replace(&mut rules, self.rules(&arrived)?);
+                if !before.look_like(&rules) {
+                    arrived.since = arrived.began.unwrap_or_else(Instant::now);
+                    io = detected.io;
+                    continue;
+                }
             }
+            match self.act(detected, &rules, arrived).await {
+                Step::Next(next) => return Some(next),
+                Step::Ended => return None,
+                Step::Proven(inside, proven) => (io, arrived) = (inside, proven),
+            }
+            rules = self.rules(&arrived)?;
         }
     }
 
-    fn arrived(&self, stream: &Stream, from: SocketAddr, place: Place) -> Arrived {
+    /// `None`: by the rules of now it has ended.
+    fn rules(&self, arrived: &Arrived) -> Option<Rules> {
         let snapshot = self.worker.state.load();
-        let original = stream.original_destination().filter(|to| !snapshot.own.contains(*to));
-        let to = target(&self.side.policy, original, self.port);
-        let to = to.filter(|to| !snapshot.own.contains(*to)); // what was elsewhere may be the sidecar on loopback
-        let client = stream.came_by_tproxy().then_some(from.ip());
-        let application = |to: SocketAddr| Application { address: to, leg: Leg::inbound(client, to.ip()) };
-        let route = to.and_then(|to| snapshot.fixed(Key::Application(application(to))));
-        let is_strangers = original.is_some_and(|original| !stream.is_for_this_host(original.ip()));
-        Arrived { from, since: Instant::now(), place, original, is_strangers, to, route }
+        let Some(rules) = Rules::now(arrived.of, &snapshot) else {
+            self.refuse(arrived, "there is no inbound side any more");
+            return None;
+        };
+        if let Some(Proven { peer, by, .. }) = &arrived.proven {
+            let refused = snapshot.admits(arrived.of, Some(&Admitted { peer, by: *by })).err();
+            return match refused {
+                Some(error) => {
+                    self.refuse(arrived, &error.detail);
+                    None
+                }
+                None => Some(rules),
+            };
+        }
+        if rules.mtls != Mtls::Off && rules.side.tls.is_none() {
+            self.refuse(arrived, "mTLS is wanted, and there are no certificates yet");
+            return None;
+        }
+        Some(rules)
+    }
+
+    fn refuse(&self, arrived: &Arrived, why: &str) {
+        tracing::debug!(from = %arrived.from, "inbound connection closed: {why}");
+        self.count(Protocol::Unknown, tls_label(arrived.peer()), ConnectionOutcome::Refused);
+    }
+
+    /// Waits for what the client says, as far as it has to be known. `None`: it has ended.
+    async fn look(&self, io: Io, rules: &Rules, arrived: &mut Arrived) -> Option<Detected<Dialled>> {
+        let alpn = match (&arrived.proven, rules.mtls) {
+            (Some(proven), _) => proven.alpn,
+            (None, Mtls::Strict) => return self.look_strictly(io, arrived).await,
+            (None, Mtls::Permissive) => None,
+            (None, Mtls::Off) if arrived.place.keep() => None, // nobody has to prove anything
+            (None, Mtls::Off) => return None,
+        };
+        let (work, may_be_tls) = (&arrived.place.work, arrived.proven.is_none() && rules.mtls != Mtls::Off);
+        let client = Client::new(io, &self.worker, arrived.side(), arrived.began);
+        let early = |route| tcp::early(route, arrived.from, arrived.of.original, &self.worker);
+        let detected = match (rules.protocol(), rules.route(), alpn) {
+            (Some(Spoken::Tcp), Some(route), _) if may_be_tls => {
+                detect(client.declared_opaque(), work, Some(early(route))).await
+            }
+            (Some(Spoken::Tcp), ..) => return Some(Detected::declared(client.into_io(), None)),
+            (_, _, Some(alpn)) if alpn != Alpn::PillionTcp => {
+                return Some(Detected::agreed(client.into_io(), alpn.is_http2()));
+            }
+            // Its sender says that its bytes are opaque; that is for this side to say.
+            (Some(Spoken::AppAuto), Some(route), Some(_)) => {
+                detect(client.said_to_be_opaque(), work, Some(early(route))).await
+            }
+            (Some(Spoken::AppAuto), Some(route), None) => detect(client, work, Some(early(route))).await,
+            _ => detect(client, work, NEVER).await.map(Detected::alone),
+        };
+        detected.inspect_err(|why| self.undecided(why, tls_label(arrived.peer()))).ok()
     }
 
     /// TLS or nothing, within `header_timeout` from accept: silence does not buy more time, since the peers of the mesh
     /// shake hands at once. Nobody is dialled before the peer has proven who it is.
-    async fn strict(&self, tls: Arc<ServerConfig>, io: Io, arrived: Arrived) -> Option<Next> {
-        let until = arrived.since + self.worker.limits().header_timeout;
+    async fn look_strictly(&self, io: Io, arrived: &Arrived) -> Option<Detected<Dialled>> {
+        let until = self.handshake_until(arrived);
         let Ok(io) = timeout_at(until, first_byte(io, &self.worker, &arrived.place.work)).await else {
             tracing::debug!(from = %arrived.from, "inbound connection closed: its client has not begun a handshake");
             self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Timeout);
             return None;
         };
         let io = io.inspect_err(|why| self.undecided(why, Tls::None)).ok()?;
-        if io.peek().is_some_and(|first| begins_like_tls(&[first])) {
-            return self.terminate(tls, io, arrived, until).await;
-        }
-        drop(timeout_at(until, self.refuse_plaintext(io, arrived)).await);
-        None
+        let is_tls = io.peek().is_some_and(|first| begins_like_tls(&[first]));
+        let found = if is_tls { Found::Tls(None) } else { Found::Opaque };
+        let began = arrived.began.or_else(|| Some(Instant::now()));
+        Some(Detected { found, began, ..Detected::declared(io, None) })
     }
 
-    /// What is ours is terminated. Other TLS is left to an application that was redirected from, or that speaks TLS
-    /// itself; on the sidecar's own port it can only be meant for the sidecar. Without TLS all is as declared.
-    async fn permissive(&self, tls: Arc<ServerConfig>, io: Io, mut arrived: Arrived) -> Option<Next> {
-        let work = &arrived.place.work;
-        let detected = match (arrived.protocol(), arrived.route()) {
-            (Some(Spoken::Tcp), Some(route)) => {
-                let early = tcp::early(route, arrived.from, arrived.original, &self.worker);
-                detect_tls(io, &self.worker, work, Some(early)).await
+    /// When a handshake must be complete, by the limits of now: on a strict port counted from accept, elsewhere from
+    /// its first byte.
+    fn handshake_until(&self, arrived: &Arrived) -> Instant {
+        arrived.since + self.worker.limits().header_timeout
+    }
+
+    /// What follows from what the client has said, by the rules of this moment.
+    async fn act(&self, detected: Detected<Dialled>, rules: &Rules, mut arrived: Arrived) -> Step {
+        let tls = rules.side.tls.clone().filter(|_| arrived.proven.is_none());
+        match (rules.mtls, tls) {
+            (Mtls::Strict, Some(tls)) => match detected.found {
+                Found::Tls(_) => return self.terminate(&tls, detected.io, arrived).await,
+                _ => {
+                    let until = self.handshake_until(&arrived);
+                    drop(timeout_at(until, self.refuse_plaintext(detected.io, rules, arrived)).await);
+                    return Step::Ended;
+                }
+            },
+            (Mtls::Permissive, Some(tls)) if rules.terminates(&detected.found, arrived.of) => {
+                arrived.since = arrived.began.unwrap_or(arrived.since);
+                return self.terminate(&tls, detected.io, arrived).await;
             }
-            (Some(Spoken::AppAuto), Some(route)) => {
-                let early = tcp::early(route, arrived.from, arrived.original, &self.worker);
-                detect(io, &self.worker, work, Some(early)).await
+            _ => {}
+        }
+        match arrived.place.keep() {
+            true => self.detected(detected, rules, arrived).map_or(Step::Ended, Step::Next),
+            false => Step::Ended,
+        }
+    }
+
+    async fn terminate(&self, tls: &Arc<Server>, io: Io, mut arrived: Arrived) -> Step {
+        let mut share = self.worker.ground.unfinished.begin(Side::Strangers);
+        share.hold(HANDSHAKE);
+        let until = self.handshake_until(&arrived);
+        let shaken = tokio::select! { // a handshake that is given up, or late, has nothing to lose
+            biased;
+            () = share.given_up() => {
+                self.handshake_ended(HandshakeOutcome::Failed, ConnectionOutcome::Refused);
+                None
             }
-            _ => detect(io, &self.worker, work, NEVER).await.map(Detected::alone),
+            shaken = timeout_at(until, Box::pin(self.handshake(tls, io, arrived.from))) => {
+                shaken.unwrap_or_else(|_elapsed| {
+                    self.handshake_ended(HandshakeOutcome::Timeout, ConnectionOutcome::Timeout);
+                    None
+                })
+            }
         };
-        match detected.inspect_err(|why| self.undecided(why, Tls::None)).ok()? {
-            Detected { found: Found::Tls(hello), io, .. }
-                if hello.as_ref().is_some_and(|hello| hello.is_ours) || !self.leaves_tls(&arrived) =>
-            {
-                let until = Instant::now() + self.worker.limits().header_timeout;
-                self.terminate(tls, io, arrived, until).await
-            }
-            _ if !arrived.place.keep() => None,
-            detected if matches!(detected.found, Found::Tls(_)) => {
-                self.told(&detected, &arrived);
-                self.opaque(detected, arrived, None)
-            }
-            detected => self.detected(detected, arrived, None),
-        }
-    }
-
-    fn leaves_tls(&self, arrived: &Arrived) -> bool {
-        let single = arrived.to.and_then(|to| self.side.policy.ports.get(&to.port()));
-        let protocol = single.and_then(|port| port.protocol).unwrap_or(self.side.policy.protocol);
-        arrived.original.is_some() || matches!(protocol, AppProtocol::Tls | AppProtocol::Tcp)
-    }
-
-    async fn terminate(
-        &self,
-        tls: Arc<ServerConfig>,
-        io: Io,
-        mut arrived: Arrived,
-        until: Instant,
-    ) -> Option<Next> {
-        let shaken = timeout_at(until, Box::pin(self.handshake(tls, io, arrived.from))).await;
-        let (io, peer, alpn) = shaken.unwrap_or_else(|_elapsed| {
-            self.handshake_ended(HandshakeOutcome::Timeout, ConnectionOutcome::Timeout);
-            None
-        })?;
-        if !arrived.place.keep() {
-            return None;
-        }
-        match alpn {
-            None => self.admitted(io, arrived, Some(peer), false).await,
-            // Its sender says that its bytes are opaque; that is for this side to say.
-            Some(Alpn::PillionTcp) => self.admitted(io, arrived, Some(peer), true).await,
-            Some(Alpn::H2 | Alpn::Http1) if arrived.protocol() == Some(Spoken::Tcp) => {
-                self.opaque(Detected::declared(io, None), arrived, Some(peer))
-            }
-            Some(alpn) if alpn.is_http2() => Some(self.http(io, Version::Http2, arrived, Some(peer))),
-            Some(_) => Some(self.http(io, Version::Http1, arrived, Some(peer))),
-        }
+        let Some((io, proven)) = shaken.filter(|_| arrived.place.keep()) else { return Step::Ended };
+        (arrived.proven, arrived.began) = (Some(proven), None);
+        Step::Proven(io, arrived)
     }
 
     /// `None`: TLS that failed; the peer was told where it can be.
-    async fn handshake(
-        &self,
-        tls: Arc<ServerConfig>,
-        io: Io,
-        from: SocketAddr,
-    ) -> Option<(Io, Arc<Peer>, Option<Alpn>)> {
-        let io = io.into_plain()?;
-        match accept(tls, io).await {
-            Ok((stream, peer, alpn)) => {
+    async fn handshake(&self, tls: &Server, io: Io, from: SocketAddr) -> Option<(Io, Proven)> {
+        let mut io = io.into_plain()?;
+        io.read_at_most(HANDSHAKE_BYTES);
+        match accept(tls.config.clone(), io).await {
+            Ok((mut stream, peer, alpn)) => {
+                stream.get_mut().0.read_at_most(usize::MAX);
                 self.worker.ground.metrics.handshakes(Direction::Inbound, HandshakeOutcome::Ok).inc();
-                Some((Prefixed::new(Transport::Accepted(Box::new(stream))), peer, alpn))
+                let io = Prefixed::new(Transport::Accepted(Box::new(stream)));
+                Some((io, Proven { peer, alpn, by: tls.serial }))
             }
             Err(error) => {
                 tell_failed(from, &error);
@@ -261,74 +350,54 @@ impl Inbound {
     }
 
     /// A plaintext HTTP/1 client hears why; what else it may be is closed without a byte.
-    async fn refuse_plaintext(&self, io: Io, arrived: Arrived) {
+    async fn refuse_plaintext(&self, io: Io, rules: &Rules, arrived: Arrived) {
         self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
-        if is_loop(Direction::Inbound, arrived.from, arrived.original) {
-            drop(loop_detected(arrived.from, arrived.original)); // told in the log
+        if is_loop(Direction::Inbound, arrived.from, arrived.of.original) {
+            drop(loop_detected(arrived.from, arrived.of.original)); // told in the log
             io.get_ref().abort();
             return;
         }
-        let Ok(detected) = detect(io, &self.worker, &arrived.place.work, NEVER).await else { return };
-        let (route, connection) = (arrived.route, Connection::new(arrived.from, arrived.place));
-        match (detected, route) {
+        let client = Client::new(io, &self.worker, Side::Strangers, arrived.began);
+        let Ok(detected) = detect(client, &arrived.place.work, NEVER).await else { return };
+        let connection = Connection::new(arrived.from, arrived.place);
+        match (detected, rules.route()) {
             (Detected { found: Found::Http1, io, .. }, _) => {
                 Box::pin(refusal::refuse_plaintext(io, &connection, &self.worker)).await;
             }
-            (_, Some(fixed)) => {
+            (Detected { found: Found::Http2, .. }, _) => {
+                refusal::note_http2_plaintext(&connection, &self.worker);
+            }
+            (_, Some(route)) => {
                 let error = Error::new(Reason::MtlsRequired, refusal::PLAINTEXT);
-                tcp::unserved(&error, &fixed.route, &connection, &self.worker);
+                let failure = DialFailure::new(error, Facts::of(route));
+                tcp::record_failure(failure, &connection, &self.worker);
             }
             (_, None) => {}
         }
     }
 
-    /// What is spoken is declared, or told by the first bytes.
-    async fn admitted(
-        &self,
-        io: Io,
-        arrived: Arrived,
-        peer: Option<Arc<Peer>>,
-        is_said_to_be_opaque: bool,
-    ) -> Option<Next> {
-        let work = &arrived.place.work;
-        let detected = match (arrived.protocol(), arrived.route()) {
-            (Some(Spoken::Tcp), _) => return self.opaque(Detected::declared(io, None), arrived, peer),
-            (Some(Spoken::AppAuto), Some(route)) => {
-                let early = Some(tcp::early(route, arrived.from, arrived.original, &self.worker));
-                match is_said_to_be_opaque {
-                    true => doubt(io, &self.worker, work, early).await,
-                    false => detect(io, &self.worker, work, early).await,
-                }
-            }
-            _ => detect(io, &self.worker, work, NEVER).await.map(Detected::alone),
-        };
-        let detected = detected.inspect_err(|why| self.undecided(why, tls_label(peer.as_ref()))).ok()?;
-        self.detected(detected, arrived, peer)
-    }
-
-    fn detected(
-        &self,
-        detected: Detected<Dialled>,
-        arrived: Arrived,
-        peer: Option<Arc<Peer>>,
-    ) -> Option<Next> {
-        match arrived.protocol() {
-            Some(Spoken::Tcp) => self.opaque(detected, arrived, peer),
+    /// `None`: it has ended.
+    fn detected(&self, detected: Detected<Dialled>, rules: &Rules, arrived: Arrived) -> Option<Next> {
+        match rules.protocol() {
+            Some(Spoken::Tcp) => self.opaque(detected, rules, arrived),
             Some(Spoken::AppAuto) if !detected.found.is_http() => {
-                self.told(&detected, &arrived);
-                self.opaque(detected, arrived, peer)
+                self.told(&detected, rules, &arrived);
+                self.opaque(detected, rules, arrived)
+            }
+            _ if rules.mtls == Mtls::Permissive && is_others_tls(&detected, &arrived) => {
+                self.opaque(detected, rules, arrived)
             }
             // What is no HTTP hears so from the HTTP side. An early connection was for a server that speaks first.
             _ => {
-                self.told(&detected, &arrived);
-                Some(self.http(detected.io, detected.found.version(), arrived, peer))
+                self.told(&detected, rules, &arrived);
+                Some(self.http(detected.io, detected.found.version(), rules, arrived))
             }
         }
     }
 
     /// Counts and remembers what bytes have told, where nobody declared it.
-    fn told(&self, detected: &Detected<Dialled>, arrived: &Arrived) {
-        let Some(route) = arrived.route().filter(|route| route.cluster.protocol == Spoken::AppAuto) else {
+    fn told(&self, detected: &Detected<Dialled>, rules: &Rules, arrived: &Arrived) {
+        let Some(route) = rules.route().filter(|route| route.cluster.protocol == Spoken::AppAuto) else {
             return;
         };
         if let Some(is_http) = detected.tells_http() {
@@ -337,34 +406,39 @@ impl Inbound {
         }
     }
 
-    fn http(&self, io: Io, version: Version, arrived: Arrived, peer: Option<Arc<Peer>>) -> Next {
-        self.count(server::protocol(version), tls_label(peer.as_ref()), ConnectionOutcome::Ok);
-        let mut connection = self.connection(arrived, peer);
+    fn http(&self, io: Io, version: Version, rules: &Rules, arrived: Arrived) -> Next {
+        let mut connection = self.connection(rules, arrived);
+        server::count_begun(version, &connection, &self.worker);
         connection.comes_back = connection.is_loop();
         Next::Http { io, version, connection }
     }
 
-    fn opaque(&self, detected: Detected<Dialled>, arrived: Arrived, peer: Option<Arc<Peer>>) -> Option<Next> {
-        let tls = tls_label(peer.as_ref());
-        let Some(route) = arrived.route().cloned() else {
+    fn opaque(&self, detected: Detected<Dialled>, rules: &Rules, arrived: Arrived) -> Option<Next> {
+        let tls = tls_label(arrived.peer());
+        let Some(route) = rules.route().cloned() else {
             self.count(Protocol::Tcp, tls, ConnectionOutcome::Refused);
             detected.io.get_ref().abort(); // `inbound.app` says nobody
             return None;
         };
         self.count(Protocol::Tcp, tls, ConnectionOutcome::Ok);
-        Some(Next::Opaque { detected: Box::new(detected), route, connection: self.connection(arrived, peer) })
+        let connection = self.connection(rules, arrived);
+        Some(Next::Opaque { detected: Box::new(detected), route, connection })
     }
 
-    fn connection(&self, arrived: Arrived, peer: Option<Arc<Peer>>) -> Connection {
+    fn connection(&self, rules: &Rules, arrived: Arrived) -> Connection {
+        let by = arrived.proven.as_ref().map_or(0, |proven| proven.by);
+        let peer = arrived.proven.map(|proven| proven.peer);
         let label = |peer: &Arc<Peer>| self.worker.ground.metrics.intern_peer(peer.id.as_str());
         let client_cert =
-            peer.as_ref().and_then(|peer| self.side.own_id.as_deref().and_then(|by| client_cert(by, peer)));
+            peer.as_ref().and_then(|peer| rules.side.own_id.as_deref().and_then(|by| client_cert(by, peer)));
         Connection {
             peer_label: peer.as_ref().map_or(Symbol::EMPTY, label),
             client_cert,
             peer,
-            original: arrived.original,
-            destination: arrived.route.map_or(Destination::Named, Destination::Route),
+            original: arrived.of.original,
+            destination: rules.route.clone().map_or(Destination::Named, Destination::Route),
+            began: arrived.began,
+            judged: (rules.generation.into(), by.into()),
             ..Connection::new(arrived.from, arrived.place)
         }
     }
@@ -382,6 +456,11 @@ impl Inbound {
     fn count(&self, protocol: Protocol, tls: Tls, outcome: ConnectionOutcome) {
         self.worker.ground.metrics.connections(Direction::Inbound, Symbol::APP, protocol, tls, outcome).inc();
     }
+}
+
+/// TLS that the sidecar has not terminated.
+fn is_others_tls(detected: &Detected<Dialled>, arrived: &Arrived) -> bool {
+    arrived.proven.is_none() && matches!(detected.found, Found::Tls(_))
 }
 
 /// Whom it was that failed, as far as that is known, and why.

@@ -12,7 +12,7 @@
 //! - Never call a clone that was not polled: every service here is always ready, nothing is reserved in
 //!   `poll_ready`. Limits shed inside `call`.
 //! - A permit must live until the *body* ends: it rides on the response's tail ([`pillion_http::body`]).
-//! - A timeout must drop what is under way: it does, and says so first ([`crate::http::attempts`]).
+//! - A timeout must drop what is under way: it does, and says so first ([`crate::exchange::attempts`]).
 //! - No retry once response headers went downstream: the retry layer sees responses before anybody below it.
 //! - The retry budget is fed once per request, with its first try, and spent once per retry: in [`retry`].
 

@@ -13,15 +13,15 @@ use pillion_model::listener::Unknown;
 use tower::ServiceBuilder;
 
 use crate::connection::{Connection, Destination, Place};
-use crate::detect::{Detected, Early, Found, NEVER, Nobody, Undecided, detect};
+use crate::detect::{Client, Detected, Early, Found, NEVER, Nobody, Undecided, detect};
 use crate::dispatch;
+use crate::exchange::{DialFailure, Facts};
 use crate::http::server;
 use crate::layers::{AnsweringService, Name, headers, limit, record, rescue, retry, route, timeout, unless};
 use crate::serve::Next;
 use crate::state::{Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
-use pillion_base::error::Error;
 use pillion_base::net::own::{is_from_this_host, is_virtual};
 use pillion_base::net::{Io, Prefixed, Stream, Transport};
 use pillion_model::Direction;
@@ -111,15 +111,51 @@ impl Outbound {
         })
     }
 
-    /// `None`: it has ended.
-    async fn decide(&self, io: Io, connection: Connection, early: Option<Dialled>) -> Option<Next> {
-        match self.direct(&connection.destination) {
-            Some(route) => match route.cluster.protocol {
-                Spoken::Tcp => self.opaque(Detected::declared(io, early), Some(route), connection),
-                Spoken::Auto => self.undeclared(io, early, route, connection).await,
-                Spoken::Http1 | Spoken::Http2 | Spoken::AppAuto => self.requests_only(io, connection).await,
+    /// `None`: it has ended. Who was waited for goes where the configuration of now says.
+    async fn decide(
+        &self,
+        mut io: Io,
+        mut connection: Connection,
+        mut early: Option<Dialled>,
+    ) -> Option<Next> {
+        loop {
+            let (generation, direct) = (self.generation(), self.direct(&connection.destination));
+            let detected = self.look(io, early.take(), direct.as_ref(), &connection).await?;
+            connection.began = detected.began;
+            if self.generation() == generation {
+                return self.act(detected, direct, connection);
+            }
+            connection.destination = self.destination_now(connection.destination)?;
+            let now = self.direct(&connection.destination);
+            let cluster =
+                |route: &Option<Arc<Route>>| route.as_ref().map(|route| Arc::as_ptr(&route.cluster));
+            if cluster(&now) == cluster(&direct) {
+                return self.act(detected, now, connection);
+            }
+            io = detected.io;
+        }
+    }
+
+    fn generation(&self) -> u64 {
+        self.worker.state.load().generation
+    }
+
+    /// `None`: it was a service's own, which has gone.
+    fn destination_now(&self, destination: Destination) -> Option<Destination> {
+        match destination {
+            Destination::Named => Some(Destination::Named),
+            Destination::Unknown(to) => Some(self.towards(to)),
+            Destination::Route(fixed) => match fixed.key {
+                Key::Address(to) => Some(self.towards(to)),
+                key => {
+                    let now = self.worker.state.load().fixed(key).map(Destination::Route);
+                    if now.is_none() {
+                        tracing::debug!("outbound connection closed: its service is no longer configured");
+                        self.count(Symbol::EMPTY, Protocol::Unknown, ConnectionOutcome::Refused);
+                    }
+                    now
+                }
             },
-            None => self.requests_only(io, connection).await,
         }
     }
 
@@ -138,16 +174,55 @@ impl Outbound {
         self.worker.state.load().policy == Unknown::Passthrough
     }
 
-    /// Nobody is dialled before a request, or a TLS server name, says whom.
-    async fn requests_only(&self, io: Io, connection: Connection) -> Option<Next> {
+    /// Waits for what the client says, as far as it has to be known. `None`: it has ended.
+    async fn look(
+        &self,
+        io: Io,
+        early: Option<Dialled>,
+        direct: Option<&Arc<Route>>,
+        connection: &Connection,
+    ) -> Option<Detected<Dialled>> {
         let work = &connection.place.work;
-        let detected = match connection.destination {
-            Destination::Unknown(to) if is_virtual(to.ip()) => {
-                detect(io, &self.worker, work, Some(nobodys(to))).await.map(Detected::alone)
+        let client = Client::new(io, &self.worker, connection.side(), connection.began);
+        let detected = match (direct, &connection.destination) {
+            (Some(route), _) if route.cluster.protocol == Spoken::Tcp => {
+                return Some(Detected::declared(client.into_io(), early));
             }
-            _ => detect(io, &self.worker, work, NEVER).await.map(Detected::alone),
+            (Some(route), _) if route.cluster.protocol == Spoken::Auto => match early {
+                Some(dialled) => detect(client, work, Some(tcp::at_hand(dialled, route))).await,
+                None => {
+                    let early = tcp::early(route, connection.downstream, connection.original, &self.worker);
+                    detect(client, work, Some(early)).await
+                }
+            },
+            // Nobody is dialled before a request, or a TLS server name, says whom.
+            (None, Destination::Unknown(to)) if is_virtual(to.ip()) => {
+                detect(client, work, Some(no_service_at(*to))).await.map(Detected::alone)
+            }
+            _ => detect(client, work, NEVER).await.map(Detected::alone),
         };
-        let detected = self.noted::<Dialled>(detected, None, &connection)?;
+        self.noted(detected, direct.map(|route| &**route), connection)
+    }
+
+    /// What follows from what the client has said, by the configuration of this moment.
+    fn act(
+        &self,
+        detected: Detected<Dialled>,
+        direct: Option<Arc<Route>>,
+        connection: Connection,
+    ) -> Option<Next> {
+        match direct {
+            Some(route) if route.cluster.protocol == Spoken::Tcp => {
+                self.opaque(detected, Some(route), connection)
+            }
+            Some(route) if route.cluster.protocol == Spoken::Auto => {
+                self.undeclared(detected, route, connection)
+            }
+            _ => self.requests_only(detected, connection),
+        }
+    }
+
+    fn requests_only(&self, detected: Detected<Dialled>, connection: Connection) -> Option<Next> {
         if !matches!(connection.destination, Destination::Route(_)) {
             detected.found.note(Direction::Outbound, connection.downstream, &self.worker);
         }
@@ -163,22 +238,12 @@ impl Outbound {
         }
     }
 
-    async fn undeclared(
+    fn undeclared(
         &self,
-        io: Io,
-        early: Option<Dialled>,
+        detected: Detected<Dialled>,
         route: Arc<Route>,
         connection: Connection,
     ) -> Option<Next> {
-        let work = &connection.place.work;
-        let detected = match early {
-            Some(dialled) => detect(io, &self.worker, work, Some(tcp::at_hand(dialled, &route))).await,
-            None => {
-                let early = tcp::early(&route, connection.downstream, connection.original, &self.worker);
-                detect(io, &self.worker, work, Some(early)).await
-            }
-        };
-        let detected = self.noted(detected, Some(&route), &connection)?;
         if let Some(is_http) = detected.tells_http() {
             route.cluster.remember(is_http);
             detected.found.note(Direction::Outbound, connection.downstream, &self.worker);
@@ -194,7 +259,7 @@ impl Outbound {
     fn http(&self, detected: Detected<Dialled>, mut connection: Connection) -> Next {
         let version = detected.found.version();
         connection.comes_back = connection.is_loop();
-        self.count(connection.service(), server::protocol(version), ConnectionOutcome::Ok);
+        server::count_begun(version, &connection, &self.worker);
         Next::Http { io: detected.io, version, connection }
     }
 
@@ -247,8 +312,8 @@ impl Outbound {
         };
         tracing::debug!(%why, "outbound connection ended before it showed what it speaks");
         self.count(connection.service(), Protocol::Unknown, ConnectionOutcome::Failed);
-        if let (Undecided::NoServer(error), Some(route)) = (&why, route) {
-            tcp::unserved(error, route, connection, &self.worker);
+        if let (Undecided::NoServer(failure), Some(_)) = (why, route) {
+            tcp::record_failure(failure, connection, &self.worker);
         }
         None
     }
@@ -264,11 +329,11 @@ impl Outbound {
 
 /// Who says nothing at a virtual address that is nobody's waits for a server that will never speak: it is told so as
 /// if one had refused it.
-fn nobodys(to: SocketAddr) -> Early<impl FnOnce() -> Ready<Result<Nobody, Error>>> {
+fn no_service_at(to: SocketAddr) -> Early<impl FnOnce() -> Ready<Result<Nobody, DialFailure>>> {
     Early {
         after: Duration::ZERO,
         expects_http: false,
         is_at_hand: false,
-        dial: move || ready(Err(route::nobodys(to.ip()))),
+        dial: move || ready(Err(DialFailure::new(route::no_service_at(to.ip()), Facts::default()))),
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::connection::{Connection, Place};
 use crate::detect::{Detected, Version};
-use crate::http::exchange::nobodys;
+use crate::exchange::unmatched_service;
 use crate::http::server;
 use crate::layers::AnsweringService;
 use crate::state::Route;
@@ -86,7 +86,7 @@ where
     }
 
     fn count_refused(&self) {
-        let service = nobodys(self.direction);
+        let service = unmatched_service(self.direction);
         let refused = self.worker.ground.metrics.connections(
             self.direction,
             service,

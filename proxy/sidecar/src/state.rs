@@ -13,23 +13,26 @@ mod rules;
 mod virtual_addresses;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, Guard};
+use pillion_model::Reason;
 use pillion_model::cluster::HostPattern;
-use pillion_model::listener::{self, DownstreamLimits, Mtls, Unknown};
+use pillion_model::listener::{self, DownstreamLimits, Mtls, RedirectTo, Unknown};
 use pillion_model::policy::{Retry, Timeouts};
-use rustls::ServerConfig;
 
 pub use addresses::AddressTable;
 pub use compile::{Before, Budgets, Clusters, Sides, compile};
 pub use destinations::Destinations;
 pub use former::Former;
 pub use names::{Known, Names};
+use pillion_base::error::Error;
 use pillion_base::net::Leg;
 use pillion_base::net::own::OwnListeners;
 use pillion_telemetry::Symbol;
+use pillion_tls::Peer;
+use pillion_tls::server::Server;
 use pillion_upstream::cluster::Cluster;
 use pillion_upstream::cluster::budget::Budget;
 use pillion_upstream::cluster::pools::Pools;
@@ -77,7 +80,7 @@ pub type Rules = Arc<[Arc<Rule>]>;
 pub struct InboundSide {
     pub policy: listener::Inbound,
     /// `None`: there is no identity, or not yet.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<Server>>,
     /// `By=` of `x-forwarded-client-cert`.
     pub own_id: Option<Arc<str>>,
 }
@@ -88,6 +91,51 @@ impl InboundSide {
         let single = to.and_then(|to| self.policy.ports.get(&to.port()));
         single.and_then(|port| port.mtls).unwrap_or(self.policy.mtls)
     }
+
+    /// Where a connection that came in this way finds the application.
+    fn target(&self, of: Arrival) -> Option<SocketAddr> {
+        match (of.original, of.port) {
+            (Some(original), _) if self.policy.redirect_to == RedirectTo::Loopback => {
+                let loopback: IpAddr = match original {
+                    SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                    SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+                };
+                Some((loopback, original.port()).into())
+            }
+            (Some(original), _) => Some(original),
+            (None, Some(port)) => {
+                let ip = self.policy.app.map_or_else(|| Ipv4Addr::LOCALHOST.into(), |app| app.ip());
+                Some((ip, port).into())
+            }
+            (None, None) => self.policy.app,
+        }
+    }
+
+    /// Whether a connection to `to` may go on, whatever it was admitted by before.
+    ///
+    /// # Errors
+    /// Why not, in words.
+    fn admits(&self, to: Option<SocketAddr>, peer: Option<&Admitted<'_>>) -> Result<(), Error> {
+        let required = |detail: &'static str| Err(Error::new(Reason::MtlsRequired, detail));
+        match (self.mtls(to), peer, &self.tls) {
+            (Mtls::Strict, None, _) => required("mTLS is required here since the connection came"),
+            (Mtls::Off, ..) | (Mtls::Permissive, None, _) => Ok(()),
+            (_, Some(_), None) => required("mTLS is required here, and there are no certificates"),
+            (_, Some(admitted), Some(server)) if admitted.by == server.serial => Ok(()),
+            (_, Some(admitted), Some(server)) => server.admits_still(admitted.peer).map_err(|why| {
+                // Its sidecar sends the request again on a new connection, where a certificate of today counts. So an
+                // authority that is replaced costs nobody a request, and who is revoked hears why from the handshake.
+                let detail = format!("the certificate that the connection began with is refused now: {why}");
+                Error::new(Reason::Draining, detail)
+            }),
+        }
+    }
+}
+
+/// Who has proven what it is, and to which [`Server`].
+pub struct Admitted<'a> {
+    pub peer: &'a Peer,
+    pub by: u64,
 }
 
 /// Where a request goes and under which policy; travels with it as one pointer.
@@ -112,7 +160,18 @@ pub enum Key {
     Service(Arc<str>),
     /// An original destination.
     Address(SocketAddr),
-    Application(Application),
+    Application(Arrival),
+}
+
+/// What an inbound connection has brought with it that says where the application is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// The address that it was meant for; `None`: the listener's own.
+    pub original: Option<SocketAddr>,
+    /// The application's port whose own listener it came to.
+    pub port: Option<u16>,
+    /// Who came by TPROXY, and is shown to the application.
+    pub client: Option<IpAddr>,
 }
 
 /// The application, as some of its connections find it: with who they are for, as far as it sees that.
@@ -174,12 +233,31 @@ impl Snapshot {
         match key {
             Key::Service(name) => self.services.get(name).cloned(),
             Key::Address(to) => self.addresses.find(*to).cloned(),
-            Key::Application(of) => self.inbound.as_ref().map(|_| self.application(*of)),
+            Key::Application(of) => {
+                let to = self.target(*of)?;
+                Some(self.application(Application { address: to, leg: Leg::inbound(of.client, to.ip()) }))
+            }
         }
     }
 
     pub fn fixed(&self, key: Key) -> Option<Fixed> {
         Some(Fixed { route: self.find(&key)?, generation: self.generation, key })
+    }
+
+    /// Where the application is for such a connection; `None`: nobody says, or it would be the sidecar itself.
+    pub fn target(&self, of: Arrival) -> Option<SocketAddr> {
+        let of = Arrival { original: of.original.filter(|to| !self.own.contains(*to)), ..of };
+        // What was elsewhere may be the sidecar on loopback.
+        self.inbound.as_ref()?.target(of).filter(|to| !self.own.contains(*to))
+    }
+
+    /// Whether an inbound connection may go on under the rules of now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admits(&self, of: Arrival, peer: Option<&Admitted<'_>>) -> Result<(), Error> {
+        let Some(side) = &self.inbound else { return Ok(()) }; // its requests find that the side has gone
+        side.admits(self.target(of), peer)
     }
 
     fn application(&self, of: Application) -> Arc<Route> {

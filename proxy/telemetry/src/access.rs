@@ -1,4 +1,4 @@
-//! The access log: one JSON line per request, never at the expense of the request.
+//! The access log: one JSON line per request or opaque connection, never at the expense of either.
 //!
 //! A line is formatted on the thread that served the request and copied into a bounded buffer; a thread of its
 //! own carries it out ([`super::shipper`]). A full buffer loses lines and counts them.
@@ -29,44 +29,51 @@ const NAME_BYTES: usize = 2048;
 /// How long a closing log waits for its sink: a stuck sink must not hold the process.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is told of one finished request. Empty texts and `None` are left out of the line.
+/// What is recorded of one request or opaque connection that has ended. Empty texts and `None` are left out of the line.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
-    /// When the request's headers had arrived.
+    /// When the request's headers had arrived; of an opaque connection, when a server was wanted for it.
     pub time: SystemTime,
     pub direction: Direction,
     pub service: &'a str,
     pub route: &'a str,
-    pub method: &'a str,
-    /// With its query; cut at 1 KiB.
-    pub path: &'a [u8],
-    pub host: &'a [u8],
-    /// As [`protocol_name`] says.
+    /// As [`protocol_name`] says, or `tcp`.
     pub protocol: &'static str,
-    /// As sent downstream; 0 when nothing was.
-    pub status: u16,
-    pub grpc_status: Option<u8>,
+    pub request: RequestRecord<'a>,
     pub reason: Option<Reason>,
-    /// The reason of a verified sidecar that made the answer; told where we have none of our own.
-    pub peer_reason: &'a str,
     /// The sentence that goes with `reason`.
     pub detail: &'a str,
     /// The verified SPIFFE ID of the peer.
     pub peer: &'a str,
     pub downstream: Option<SocketAddr>,
-    /// The endpoint of the last try.
+    /// The endpoint of the last attempt.
     pub upstream: Option<SocketAddr>,
-    pub request_id: &'a [u8],
-    /// Body bytes from the downstream.
+    /// Body bytes, or opaque ones, from the downstream.
     pub bytes_in: u64,
-    /// Body bytes to the downstream.
+    /// The same to the downstream.
     pub bytes_out: u64,
-    /// To the end of the response.
+    /// To the end of the response or of the connection.
     pub duration: Duration,
-    /// From the last try's first byte out to its response's headers.
+    /// From the last attempt's first byte out to its response's headers; of an opaque connection, to its server's first
+    /// byte, counted from the connect where the server spoke first.
     pub upstream_duration: Option<Duration>,
-    /// Tries made, 0 when the request never left.
+    /// 0 when no endpoint was picked.
     pub attempts: u32,
+}
+
+/// The part of a [`Record`] that requests alone have; empty for opaque connections.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RequestRecord<'a> {
+    pub method: &'a str,
+    /// With its query; cut at 1 KiB.
+    pub path: &'a [u8],
+    pub host: &'a [u8],
+    pub request_id: &'a [u8],
+    /// As sent downstream; 0 when nothing was.
+    pub status: u16,
+    pub grpc_status: Option<u8>,
+    /// The reason of a verified sidecar that made the answer; written where we have none of our own.
+    pub peer_reason: &'a str,
 }
 
 /// The protocol of a request as [`Record`] tells it.
@@ -97,23 +104,24 @@ impl Record<'_> {
         object.plain("direction", self.direction.as_str());
         object.text("service", self.service.as_bytes(), NAME_BYTES);
         object.text("route", self.route.as_bytes(), NAME_BYTES);
-        object.text("method", self.method.as_bytes(), REQUEST_ID_BYTES);
-        object.text("path", self.path, PATH_BYTES);
-        object.text("host", self.host, HOST_BYTES);
+        object.text("method", self.request.method.as_bytes(), REQUEST_ID_BYTES);
+        object.text("path", self.request.path, PATH_BYTES);
+        object.text("host", self.request.host, HOST_BYTES);
         object.plain("protocol", self.protocol);
-        object.text("request_id", self.request_id, REQUEST_ID_BYTES);
+        object.text("request_id", self.request.request_id, REQUEST_ID_BYTES);
         object.text("peer", self.peer.as_bytes(), NAME_BYTES);
         self.downstream.into_iter().for_each(|address| object.plain("downstream", address));
     }
 
     fn write_ending(&self, object: &mut Object<'_>) {
-        object.number("status", self.status.into());
-        self.grpc_status.into_iter().for_each(|code| object.number("grpc_status", code.into()));
+        let RequestRecord { status, grpc_status, peer_reason, .. } = self.request;
+        object.number("status", status.into());
+        grpc_status.into_iter().for_each(|code| object.number("grpc_status", code.into()));
         match self.reason {
             Some(reason) => object.plain("reason", reason.code()),
-            None if self.peer_reason.is_empty() => {}
+            None if peer_reason.is_empty() => {}
             None => {
-                object.text("reason", self.peer_reason.as_bytes(), NAME_BYTES);
+                object.text("reason", peer_reason.as_bytes(), NAME_BYTES);
                 object.plain("reason_of", "peer");
             }
         }
@@ -236,25 +244,31 @@ mod tests {
         telemetry::AccessLog { path: LogPath::File(path.0.clone()), sample, always_errors }
     }
 
+    fn request() -> RequestRecord<'static> {
+        RequestRecord {
+            method: "GET",
+            path: b"/a?b=\"c\"",
+            host: b"billing.local:80",
+            request_id: b"7",
+            status: 503,
+            grpc_status: Some(14),
+            peer_reason: "",
+        }
+    }
+
     fn record() -> Record<'static> {
         Record {
             time: SystemTime::UNIX_EPOCH,
             direction: Direction::Outbound,
             service: "billing",
             route: "",
-            method: "GET",
-            path: b"/a?b=\"c\"",
-            host: b"billing.local:80",
             protocol: protocol_name(http::Version::HTTP_2),
-            status: 503,
-            grpc_status: Some(14),
+            request: request(),
             reason: Some(Reason::NoEndpoints),
-            peer_reason: "",
             detail: "no endpoint of \"billing\" is known",
             peer: "",
             downstream: "[::1]:5".parse().ok(),
             upstream: None,
-            request_id: b"7",
             bytes_in: 1,
             bytes_out: 2,
             duration: Duration::from_micros(1_234),
@@ -337,9 +351,9 @@ mod tests {
             path: Vec<u8>, host: Vec<u8>, request_id: Vec<u8>, names in any::<[String; 5]>(), status: u16
         ) {
             let [service, route, method, peer, detail] = &names;
-            let record = Record {
-                path: &path, host: &host, request_id: &request_id, service, route, method, peer, detail, status, ..record()
-            };
+            let request =
+                RequestRecord { path: &path, host: &host, request_id: &request_id, method, status, ..request() };
+            let record = Record { service, route, request, peer, detail, ..record() };
             let mut line = String::new();
             record.write_to(&mut line, &Workload::default());
             prop_assert_eq!(line.chars().filter(|char| char.is_control()).count(), 1);

@@ -21,7 +21,7 @@ pub mod service;
 pub mod shipper;
 pub mod symbols;
 
-pub use access::{AccessLog, Record};
+pub use access::{AccessLog, Record, RequestRecord};
 pub use family::{Held, Histogram, IntGauge};
 pub use labels::{
     CertificateUse, ConnectionOutcome, DnsOutcome, EjectionCause, EndpointState, Flow, HandshakeOutcome,

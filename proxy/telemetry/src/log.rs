@@ -76,10 +76,11 @@ pub fn set_level(asked: &str) -> Result<(), NotSet> {
     Ok(())
 }
 
-/// hickory warns of odd messages, once for each: whoever sends a million of them would write a million lines. What it
-/// cannot read is an error to whoever asked it, and told there.
+/// Libraries warn of what a peer does, once for each time: whoever does it a million times would write a million lines.
+/// It is an error to whoever called them, and told there at a bounded rate.
 fn is_chatter(level: Level, target: &str) -> bool {
-    level == Level::WARN && (target.starts_with("hickory_proto") || target.starts_with("hickory_net"))
+    const LIBRARIES: [&str; 6] = ["hickory_proto", "hickory_net", "h2", "hyper", "hyper_util", "rustls"];
+    level == Level::WARN && LIBRARIES.contains(&target.split("::").next().unwrap_or_default())
 }
 
 /// Stricter than the filter's own reader, which takes a misspelt level for the name of a module, and would log
@@ -179,6 +180,21 @@ mod tests {
             (Level::DEBUG, "hickory_proto::rr::rdata::opt", false),
             (Level::WARN, "hickory_resolver::system_conf::unix", false),
             (Level::WARN, "pillion::dns", false),
+        ] {
+            assert_eq!(is_chatter(level, target), expected, "{level} {target}");
+        }
+    }
+
+    #[test]
+    fn a13_what_a_library_warns_of_each_connection_is_not_written() {
+        for (level, target, expected) in [
+            (Level::WARN, "h2::proto::streams::streams", true),
+            (Level::WARN, "hyper::proto::h2", true),
+            (Level::WARN, "rustls::conn", true),
+            (Level::ERROR, "h2", false),
+            (Level::DEBUG, "h2::codec", false),
+            (Level::WARN, "h2_like", false),
+            (Level::WARN, "pillion_sidecar::http::h2_server", false),
         ] {
             assert_eq!(is_chatter(level, target), expected, "{level} {target}");
         }

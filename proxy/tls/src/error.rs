@@ -37,6 +37,8 @@ pub struct TlsError {
     pub detail: String,
     /// Whom the certificate names that we refused. It is a claim, and nothing is proven by it.
     pub claimed: Option<SpiffeId>,
+    /// The peer refused the certificate that we showed, or that we showed none.
+    pub is_of_our_certificate: bool,
 }
 
 impl TlsError {
@@ -45,7 +47,7 @@ impl TlsError {
     }
 
     fn new(kind: TlsErrorKind, cause: &'static str, detail: impl Into<String>) -> Self {
-        Self { kind, cause, detail: detail.into(), claimed: None }
+        Self { kind, cause, detail: detail.into(), claimed: None, is_of_our_certificate: false }
     }
 
     /// Reads what tokio-rustls packs into an IO error.
@@ -55,6 +57,11 @@ impl TlsError {
     pub fn from_io(error: &io::Error) -> Self {
         match rustls_error(error) {
             Some(fault) => Self::from_rustls(fault),
+            None if error.kind() == io::ErrorKind::QuotaExceeded => Self::new(
+                TlsErrorKind::Handshake,
+                "too long",
+                "the peer sends more in its handshake than anybody needs; count the certificates that it shows",
+            ),
             None => Self::new(
                 TlsErrorKind::Closed,
                 "closed in the handshake",
@@ -157,7 +164,7 @@ impl TlsError {
         Self::new(TlsErrorKind::Certificate, cause, detail)
     }
 
-    fn from_rejection(rejection: &Rejection) -> Self {
+    pub(super) fn from_rejection(rejection: &Rejection) -> Self {
         let kind = match rejection.is_mismatch() {
             true => TlsErrorKind::PeerIdentityMismatch,
             false => TlsErrorKind::Certificate,
@@ -169,9 +176,10 @@ impl TlsError {
     fn refused(alert: AlertDescription) -> Self {
         let told = |cause, detail| Self::new(TlsErrorKind::RefusedByPeer, cause, detail);
         match (refused_certificate(alert), refused_handshake(alert)) {
-            (Some((cause, hint)), _) => {
-                told(cause, format!("the peer refused our certificate: {cause}; {hint}"))
-            }
+            (Some((cause, hint)), _) => Self {
+                is_of_our_certificate: true,
+                ..told(cause, format!("the peer refused our certificate: {cause}; {hint}"))
+            },
             (None, Some((cause, hint))) => {
                 told(cause, format!("the peer refused the TLS handshake: {cause}; {hint}"))
             }

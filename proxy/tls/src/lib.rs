@@ -17,10 +17,12 @@ pub mod server;
 mod sessions;
 pub mod verify;
 
+use std::sync::Arc;
+
 use aws_lc_rs::digest::{SHA256, SHA256_OUTPUT_LEN, digest};
 use pillion_model::SpiffeId;
 use rustls::HandshakeKind;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::identity::credentials::CredentialsError;
 use crate::identity::{Subject, not_after};
@@ -79,6 +81,9 @@ pub struct Peer {
     pub id: SpiffeId,
     /// Of the DER certificate; the `Hash` of `x-forwarded-client-cert`.
     pub certificate_sha256: [u8; SHA256_OUTPUT_LEN],
+    /// What it has shown, its own certificate first: rules that come later judge it anew.
+    chain: Arc<[CertificateDer<'static>]>,
+    admitted: UnixTime,
 }
 
 impl Peer {
@@ -87,13 +92,15 @@ impl Peer {
     /// A resumed session skips the verifier, so the one thing that time can change is asked again here: has
     /// the certificate expired since? (Roots and revocation lists cannot have changed: a new set is a new config with
     /// no old sessions.)
-    fn of(certificates: Option<&[CertificateDer<'_>]>, now: i64) -> Result<Self, TlsError> {
-        let certificate = certificates.and_then(<[_]>::first).ok_or_else(TlsError::no_certificate)?;
+    fn of(certificates: Option<&[CertificateDer<'static>]>, now: UnixTime) -> Result<Self, TlsError> {
+        let chain = certificates.unwrap_or_default();
+        let certificate = chain.first().ok_or_else(TlsError::no_certificate)?;
         let subject = Subject::read(certificate).map_err(|fault| TlsError::identity(&fault))?;
-        if now > subject.not_after {
+        if i64::try_from(now.as_secs()).unwrap_or(i64::MAX) > subject.not_after {
             return Err(TlsError::expired(subject.not_after));
         }
-        Ok(Self { id: subject.id, certificate_sha256: sha256(certificate) })
+        let certificate_sha256 = sha256(certificate);
+        Ok(Self { id: subject.id, certificate_sha256, chain: chain.into(), admitted: now })
     }
 }
 

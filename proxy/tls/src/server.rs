@@ -1,9 +1,11 @@
 //! Terminates mTLS: every client proves by certificate that it is a workload of our trust domain.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use pillion_model::identity::TlsPolicy;
 use rustls::ServerConfig;
+use rustls::pki_types::UnixTime;
 use rustls::sign::SingleCertAndKey;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
@@ -14,7 +16,6 @@ use super::sessions::Sessions;
 use super::verify::{ClientVerifier, Expected};
 use super::{Alpn, Peer, SetupError, TlsError, provider, wire_names};
 use crate::identity::credentials::Credentials;
-use crate::identity::unix_now;
 
 /// What inbound serves with: our certificate, TLS versions and key exchanges by `policy`, ALPN as
 /// [`Alpn::ALL`] (a client that offers none is served too), and a client certificate required.
@@ -26,16 +27,47 @@ use crate::identity::unix_now;
 /// # Errors
 /// The bundle cannot verify anyone; not with [`Credentials`] that were checked.
 pub fn server_config(credentials: &Credentials, policy: &TlsPolicy) -> Result<Arc<ServerConfig>, SetupError> {
-    let provider = provider::provider(policy);
-    let expected = Expected::TrustDomain(credentials.trust_domain().to_owned());
-    let verifier = ClientVerifier::new(credentials, expected, provider.clone())?;
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let verifier = client_verifier(credentials, policy)?;
+    let mut config = ServerConfig::builder_with_provider(provider::provider(policy))
         .with_protocol_versions(provider::versions(policy))?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.key.clone())));
     config.alpn_protocols = wire_names(&Alpn::ALL);
     config.session_storage = Sessions::new();
     Ok(Arc::new(config))
+}
+
+/// Whom inbound lets in: any workload of our trust domain.
+fn client_verifier(credentials: &Credentials, policy: &TlsPolicy) -> Result<ClientVerifier, SetupError> {
+    let expected = Expected::TrustDomain(credentials.trust_domain().to_owned());
+    ClientVerifier::new(credentials, expected, provider::provider(policy))
+}
+
+/// What inbound shakes hands by, and judges those by who have shaken hands before it was there.
+#[derive(Debug)]
+pub struct Server {
+    pub config: Arc<ServerConfig>,
+    /// No other has the same: tells whether a peer was judged by this one.
+    pub serial: u64,
+    peers: ClientVerifier,
+}
+
+impl Server {
+    /// # Errors
+    /// As of [`server_config`].
+    pub fn new(credentials: &Credentials, policy: &TlsPolicy) -> Result<Arc<Self>, SetupError> {
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        let (config, peers) = (server_config(credentials, policy)?, client_verifier(credentials, policy)?);
+        Ok(Arc::new(Self { config, serial: SERIAL.fetch_add(1, Relaxed), peers }))
+    }
+
+    /// Whether a peer that another one has admitted would be admitted by this one.
+    ///
+    /// # Errors
+    /// It would not, and why.
+    pub fn admits_still(&self, peer: &Peer) -> Result<(), TlsError> {
+        self.peers.admits_still(peer)
+    }
 }
 
 /// Shakes hands as the server. Unbounded in time: the caller sets the limit.
@@ -53,6 +85,6 @@ where
     let stream = accepted.map_err(|error| TlsError::noted(&error, notes))?;
     let (_, session) = stream.get_ref();
     let alpn = Alpn::agreed(session.alpn_protocol());
-    let peer = Peer::of(session.peer_certificates(), unix_now())?;
+    let peer = Peer::of(session.peer_certificates(), UnixTime::now())?;
     Ok((stream, Arc::new(peer), alpn))
 }

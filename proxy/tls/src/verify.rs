@@ -19,7 +19,7 @@ use rustls::{
 };
 
 use super::revocation::{Revocations, Shown};
-use super::{SetupError, notes};
+use super::{Peer, SetupError, TlsError, notes};
 use crate::identity::credentials::Credentials;
 use crate::identity::{NotAnIdentity, Subject};
 
@@ -283,6 +283,20 @@ impl ClientVerifier {
         self.revocations.check(&shown, webpki::KeyUsage::client_auth(), now)?;
         notes::set_holds_until(self.expected.check("client", end_entity)?);
         Ok(verified)
+    }
+
+    /// Whether whom other rules have admitted would be admitted by these. Its certificate is judged as of then: a
+    /// connection outlives the certificate that it began with.
+    ///
+    /// # Errors
+    /// It would not, and why.
+    pub(super) fn admits_still(&self, peer: &Peer) -> Result<(), TlsError> {
+        let (end_entity, intermediates) = peer.chain.split_first().ok_or_else(TlsError::no_certificate)?;
+        match self.judge(end_entity, intermediates, peer.admitted) {
+            Ok(_verified) => Ok(()),
+            Err(Verdict::Rejected(rejection)) => Err(TlsError::from_rejection(&rejection)),
+            Err(Verdict::Tls(error)) => Err(TlsError::from_rustls(&error)),
+        }
     }
 }
 

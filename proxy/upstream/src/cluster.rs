@@ -14,6 +14,7 @@ pub mod ewma;
 pub mod outlier;
 mod picture;
 pub mod pools;
+pub mod retry;
 pub mod set;
 pub mod slots;
 pub mod update;

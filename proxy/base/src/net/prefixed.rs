@@ -14,11 +14,13 @@ pub struct Prefixed<T> {
     prefix: Bytes,
     inner: T,
     written: u64,
+    /// Bytes that may be read; see [`Self::read_at_most`].
+    readable: usize,
 }
 
 impl<T> Prefixed<T> {
     pub const fn new(inner: T) -> Self {
-        Self { prefix: Bytes::new(), inner, written: 0 }
+        Self { prefix: Bytes::new(), inner, written: 0, readable: usize::MAX }
     }
 
     pub const fn get_ref(&self) -> &T {
@@ -38,6 +40,17 @@ impl<T> Prefixed<T> {
             true => bytes,
             false => [&bytes[..], &self.prefix[..]].concat().into(),
         };
+    }
+
+    /// No read begins once so many bytes came. `usize::MAX`: it has no end.
+    pub const fn read_at_most(&mut self, bytes: usize) {
+        self.readable = bytes;
+    }
+
+    fn note_read(&mut self, bytes: usize) {
+        if self.readable < usize::MAX {
+            self.readable = self.readable.saturating_sub(bytes);
+        }
     }
 
     /// The first of the bytes that were read ahead.
@@ -79,10 +92,17 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.readable == 0 {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
         if self.prefix.is_empty() {
-            return Pin::new(&mut self.inner).poll_read(cx, buf);
+            let before = buf.filled().len();
+            let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+            self.note_read(buf.filled().len() - before);
+            return read;
         }
         let now = self.prefix.len().min(buf.remaining());
+        self.note_read(now);
         buf.put_slice(self.prefix.get(..now).unwrap_or_default());
         self.prefix.advance(now);
         if self.prefix.is_empty() {
@@ -101,6 +121,21 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Prefixed<T> {
 mod tests {
     use super::*;
     use tokio::io::AsyncReadExt;
+
+    #[tokio::test]
+    async fn a8_no_read_begins_past_the_bound() {
+        let mut io = Prefixed::new(&b"cdefgh"[..]);
+        io.put_back(Bytes::from_static(b"ab"));
+        io.read_at_most(3);
+        let mut piece = [0; 2];
+        io.read_exact(&mut piece).await.unwrap();
+        io.read_exact(&mut piece).await.unwrap();
+        let refused = io.read_exact(&mut piece).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::QuotaExceeded);
+        io.read_at_most(usize::MAX);
+        io.read_exact(&mut piece).await.unwrap();
+        assert_eq!(&piece, b"ef", "nothing is lost");
+    }
 
     #[tokio::test]
     async fn the_prefix_comes_first_in_whatever_pieces_the_reader_asks_for() {

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::stall::Stall;
 use pillion_base::deadline::{Deadline, Timers};
 use pillion_base::net::{Io, forward};
+use pillion_base::unfinished::{READER, Share};
 
 /// Bytes that are read before those who wait for them have their turn; see [`super::DATA_FRAME_BUDGET`].
 pub const READ_AT_ONCE: usize = 64 * 1024;
@@ -39,6 +40,10 @@ pub trait Downstream: Send {
     fn header_timeout(&self) -> Duration;
     /// How long a client that has no request under way may be silent.
     fn idle_timeout(&self) -> Duration;
+    /// A head has begun and is not whole: what bounds it in sum.
+    fn begin_head(&self) -> Share;
+    /// That head has to make room for others, and its connection ends.
+    fn head_given_up(&self);
 }
 
 /// A peer that may leave when it has been idle for long.
@@ -52,6 +57,8 @@ struct Client {
     frames: Frames,
     /// A head has begun, and has not ended.
     head_since: Option<Instant>,
+    head_bytes: usize,
+    unfinished: Option<Share>,
 }
 
 /// As much of HTTP/2's framing as it takes to see whether a head is under way (RFC 9113, 4.1 and 6.2).
@@ -88,6 +95,8 @@ impl Guarded {
             idle: None,
             frames: Frames::default(),
             head_since: None,
+            head_bytes: 0,
+            unfinished: None,
         });
         guarded
     }
@@ -109,6 +118,9 @@ impl Client {
     /// Nothing to read: is that still all right?
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(since) = self.head_since {
+            if self.poll_given_up(cx).is_ready() {
+                return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+            }
             return self.poll_until(since + self.downstream.header_timeout(), cx);
         }
         if self.downstream.is_busy() {
@@ -119,6 +131,16 @@ impl Client {
             self.last_read = Instant::now(); // it may have waited for an answer, and said nothing, for very long
         }
         self.poll_until(self.last_read + self.downstream.idle_timeout(), cx)
+    }
+
+    /// Ready when a head that is not whole has to make room for others.
+    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let downstream = &self.downstream;
+        let share = self.unfinished.get_or_insert_with(|| downstream.begin_head());
+        share.hold(READER + self.head_bytes);
+        ready!(share.poll_given_up(cx));
+        self.downstream.head_given_up();
+        Poll::Ready(())
     }
 
     fn poll_until(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -137,6 +159,10 @@ impl Client {
             true => self.head_since.or(Some(self.last_read)),
             false => None,
         };
+        match self.head_since {
+            Some(_) => self.head_bytes += bytes.len(),
+            None => (self.head_bytes, self.unfinished) = (0, None),
+        }
     }
 }
 

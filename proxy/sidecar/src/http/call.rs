@@ -9,9 +9,9 @@ use http::request::Parts;
 use tokio::time::Instant;
 use tower::Service;
 
-use super::attempts::AttemptId;
 use super::exchange::{Exchange, RequestLine};
 use super::{Body, Response, tunnel};
+use crate::exchange::attempts::AttemptId;
 use crate::state::Route;
 use pillion_base::error::Error;
 use pillion_base::limits::Permit;

@@ -4,24 +4,24 @@
 //! [`Exchange::finish`], exactly once.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::attempts::{Attempt, AttemptId, Attempts, Outcome};
 use super::transfer::{Ending, Interim, Observer, Progress};
 use crate::connection::Connection;
+use crate::exchange::attempts::{Attempt, AttemptId, Attempts, Outcome};
+use crate::exchange::{Ended, Facts};
 use crate::state::Route;
 use crate::worker::Worker;
 use pillion_base::deadline::Timers;
 use pillion_base::error::Error;
 use pillion_http::flush::Flush;
-use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::access::protocol_name;
-use pillion_telemetry::{Flow, MethodLabel, Record, RequestLabels, Symbol};
+use pillion_telemetry::{Flow, MethodLabel, RequestLabels, RequestRecord, Symbol};
 use pillion_upstream::cluster::balance::Tried;
 use pillion_upstream::cluster::endpoint::Endpoint;
 
@@ -33,23 +33,20 @@ pub struct Exchange {
     pub progress: Progress,
     /// What the client hears before its answer.
     pub interim: Interim,
-    facts: Mutex<Facts>,
+    facts: Mutex<RequestFacts>,
 }
 
 /// Collected on the way down and up.
 #[derive(Default)]
-pub struct Facts {
-    route: Option<Arc<Route>>,
+pub struct RequestFacts {
+    /// What opaque connections have, too.
+    pub common: Facts,
     pub request: Option<Box<RequestLine>>,
     pub is_grpc: bool,
     pub method: Option<MethodLabel>,
     status: u16,
-    reason: Option<Reason>,
-    detail: Option<Box<str>>,
     /// Why the other sidecar made the answer of the last try, where it did.
     pub peer_reason: Option<Box<str>>,
-    attempts: Attempts,
-    tried: Tried,
     grpc_status: Option<u8>,
     cut: Option<Reason>,
     /// Its bytes are counted already.
@@ -69,6 +66,8 @@ impl Exchange {
     pub fn new(worker: Arc<Worker>, connection: Arc<Connection>, request_id: HeaderValue) -> Self {
         let started = Instant::now();
         connection.begin();
+        let mut facts = RequestFacts::default();
+        facts.common.attempts = Attempts::begun();
         Self {
             worker,
             connection,
@@ -76,11 +75,11 @@ impl Exchange {
             request_id,
             progress: Progress::new(started),
             interim: Interim::default(),
-            facts: Mutex::new(Facts { attempts: Attempts::begun(), ..Facts::default() }),
+            facts: Mutex::new(facts),
         }
     }
 
-    pub fn note(&self, what: impl FnOnce(&mut Facts)) {
+    pub fn note(&self, what: impl FnOnce(&mut RequestFacts)) {
         what(&mut self.facts.lock());
     }
 
@@ -90,37 +89,33 @@ impl Exchange {
 
     /// The endpoints that had their chance.
     pub fn tried(&self) -> Tried {
-        self.facts.lock().tried
+        self.facts.lock().common.tried
     }
 
     /// An endpoint was picked for an attempt, which now waits for a connection to it.
     pub fn picked(&self, attempt: AttemptId, endpoint: &Endpoint, now: Instant) {
-        let mut facts = self.facts.lock();
-        facts.tried.insert(endpoint.id);
-        facts.attempts.note(attempt, |attempt| {
-            (attempt.endpoint, attempt.queued) = (Some(endpoint.address), Some(now));
-        });
+        self.facts.lock().common.picked(attempt, endpoint, now);
     }
 
     pub fn begin_attempt(&self) -> AttemptId {
-        self.facts.lock().attempts.begin()
+        self.facts.lock().common.attempts.begin()
     }
 
     /// How far an attempt has come.
     pub fn note_attempt(&self, id: AttemptId, what: impl FnOnce(&mut Attempt)) {
-        self.facts.lock().attempts.note(id, what);
+        self.facts.lock().common.attempts.note(id, what);
     }
 
     /// Ends an attempt. Returns how it ended: one that has ended before stays as it was.
     pub fn end_attempt(&self, id: AttemptId, outcome: Outcome, now: Instant) -> Option<Outcome> {
-        let mut facts = self.facts.lock();
-        facts.attempts.end(id, outcome, now);
-        facts.attempts.find(id)?.outcome
+        let attempts = &mut self.facts.lock().common.attempts;
+        attempts.end(id, outcome, now);
+        attempts.find(id)?.outcome
     }
 
     /// The time of the whole request is over: no attempt goes on.
     pub fn expire(&self, reason: Reason) {
-        self.facts.lock().attempts.expire_all(reason, Instant::now());
+        self.facts.lock().common.attempts.expire_all(reason, Instant::now());
     }
 
     /// The request's id, as the log tells it.
@@ -131,7 +126,7 @@ impl Exchange {
     /// A route is known: from here on the exchange counts as active for its cluster.
     pub fn routed(&self, route: &Arc<Route>) {
         route.cluster.metrics().active().inc();
-        self.facts.lock().route = Some(route.clone());
+        self.facts.lock().common.route = Some(route.clone());
     }
 
     pub fn is_head(&self) -> bool {
@@ -140,9 +135,7 @@ impl Exchange {
 
     /// The sidecar answers itself.
     pub fn failed(&self, error: &Error) {
-        let mut facts = self.facts.lock();
-        facts.reason = Some(error.reason);
-        facts.detail = Some((&*error.detail).into());
+        self.facts.lock().common.failed(error);
     }
 
     /// The last try was answered by a verified sidecar; with its reason where that made the answer itself.
@@ -154,7 +147,7 @@ impl Exchange {
 
     pub fn client_gone(&self) {
         let mut facts = self.facts.lock();
-        facts.reason = Some(Reason::ClientGone);
+        facts.common.reason = Some(Reason::ClientGone);
         facts.status = Reason::ClientGone.status();
     }
 
@@ -164,62 +157,51 @@ impl Exchange {
         let mut facts = self.facts.lock();
         facts.status = status.as_u16();
         facts.grpc_status = grpc_status;
-        let upstream = facts.attempts.last_picked().and_then(Attempt::took);
+        let upstream = facts.common.attempts.last_picked().and_then(Attempt::took);
         let own = (now - self.started).saturating_sub(upstream.unwrap_or_default());
         self.worker.overhead(self.connection.direction).observe(own.as_secs_f64());
     }
 
-    fn labels(&self, facts: &Facts) -> RequestLabels {
-        let route = facts.route.as_deref();
+    fn labels(&self, facts: &RequestFacts) -> RequestLabels {
+        let direction = self.connection.direction;
         RequestLabels {
-            direction: self.connection.direction,
-            service: route.map_or_else(|| nobodys(self.connection.direction), |route| route.cluster.symbol),
-            route: route.map_or(Symbol::EMPTY, |route| route.name),
+            direction,
+            service: facts.common.service(direction),
+            route: facts.common.route.as_ref().map_or(Symbol::EMPTY, |route| route.name),
             method: facts.method.unwrap_or(MethodLabel::Other),
             status: facts.status,
             grpc_status: facts.grpc_status,
-            reason: facts.reason,
+            reason: facts.common.reason,
             peer: self.connection.peer_label,
         }
     }
 
-    fn log(&self, facts: &Facts, ending: Ending, took: Duration) {
-        let Some(log) = &self.worker.access_log else { return };
-        let Some(request) = &facts.request else { return };
-        let is_error = facts.reason.is_some() || facts.peer_reason.is_some() || facts.status >= 500;
+    /// Writes the access record, where there is a log that wants it.
+    fn record(&self, facts: &RequestFacts, ending: Ending, took: Duration) {
+        let (Some(log), Some(line)) = (self.worker.access_log.as_deref(), &facts.request) else { return };
+        let is_error = facts.common.reason.is_some() || facts.peer_reason.is_some() || facts.status >= 500;
         if !log.wants(is_error) {
             return;
         }
-        let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
-        let host = request.uri.authority().map(|host| host.as_str().as_bytes());
-        let host = host.or_else(|| request.host.as_ref().map(HeaderValue::as_bytes));
-        let metrics = &self.worker.ground.metrics;
-        let route = facts.route.as_deref().map(|route| (metrics.name(route.name), &*route.cluster.name));
-        let last = facts.attempts.last_picked();
-        log.write(&Record {
-            time: SystemTime::now() - took,
-            direction: self.connection.direction,
-            service: route.as_ref().map_or("", |(_, service)| service),
-            route: route.as_ref().map_or("", |(route, _)| route),
-            method: request.method.as_str(),
-            path: path.as_bytes(),
-            host: host.unwrap_or_default(),
-            protocol: protocol_name(request.version),
+        let request = RequestRecord {
+            method: line.method.as_str(),
+            path: line.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes(),
+            host: line.host(),
+            request_id: self.request_id.as_bytes(),
             status: facts.status,
             grpc_status: facts.grpc_status,
-            reason: facts.reason,
             peer_reason: facts.peer_reason.as_deref().unwrap_or_default(),
-            detail: facts.detail.as_deref().unwrap_or_default(),
-            peer: self.connection.peer.as_ref().map_or("", |peer| peer.id.as_str()),
-            downstream: Some(self.connection.downstream),
-            upstream: last.and_then(|attempt| attempt.endpoint),
-            request_id: self.request_id.as_bytes(),
-            bytes_in: self.progress.bytes(),
-            bytes_out: ending.bytes,
-            duration: took,
-            upstream_duration: last.and_then(Attempt::took),
-            attempts: facts.attempts.total(),
-        });
+        };
+        let bytes = (self.progress.bytes(), ending.bytes);
+        let ended = Ended { protocol: protocol_name(line.version), request, bytes, took };
+        facts.common.record(&ended, &self.connection, &self.worker, log);
+    }
+}
+
+impl RequestLine {
+    fn host(&self) -> &[u8] {
+        let named = self.uri.authority().map(|host| host.as_str().as_bytes());
+        named.or_else(|| self.host.as_ref().map(HeaderValue::as_bytes)).unwrap_or_default()
     }
 }
 
@@ -259,11 +241,11 @@ impl Observer for Exchange {
         if std::mem::replace(&mut facts.finished, true) {
             return;
         }
-        facts.reason = facts.reason.or(ending.reason);
+        facts.common.reason = facts.common.reason.or(ending.reason);
         facts.grpc_status = ending.grpc_status.or(facts.grpc_status).filter(|_| facts.is_grpc);
         self.connection.end();
         let took = self.started.elapsed();
-        if let Some(route) = &facts.route {
+        if let Some(route) = &facts.common.route {
             let metrics = route.cluster.metrics();
             metrics.active().dec();
             metrics.duration().observe(took.as_secs_f64());
@@ -276,19 +258,11 @@ impl Observer for Exchange {
         tracing::debug!(
             request = self.id(),
             status = facts.status,
-            reason = facts.reason.map_or("", Reason::code),
-            attempts = facts.attempts.total(),
+            reason = facts.common.reason.map_or("", Reason::code),
+            attempts = facts.common.attempts.made(),
             ?took,
             "request ended"
         );
-        self.log(&facts, ending, took);
-    }
-}
-
-/// The `service` of what went to none: inbound there is only the application.
-pub const fn nobodys(direction: Direction) -> Symbol {
-    match direction {
-        Direction::Inbound => Symbol::APP,
-        Direction::Outbound => Symbol::EMPTY,
+        self.record(&facts, ending, took);
     }
 }

@@ -9,9 +9,10 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use http::Version;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
@@ -22,6 +23,7 @@ use crate::connection::Connection;
 use crate::worker::Worker;
 use pillion_base::deadline::Deadline;
 use pillion_base::net::Io;
+use pillion_base::unfinished::{READER, Share};
 
 /// An HTTP/1 connection that was idle for so long is put aside: hyper's buffers go, and are made anew (a few
 /// microseconds) with the next request.
@@ -33,6 +35,9 @@ pub struct Guarded {
     worker: Arc<Worker>,
     /// A head has begun: when, and after how many requests.
     head: Option<(Instant, u64)>,
+    /// Bytes of that head, and what bounds them in sum while it is not whole.
+    head_bytes: usize,
+    unfinished: Option<Share>,
     last_read: Instant,
     /// Bytes came since `reading` was looked at.
     has_read: bool,
@@ -54,14 +59,17 @@ pub struct Guarded {
 impl Guarded {
     pub fn new(io: Io, connection: Arc<Connection>, worker: Arc<Worker>) -> Self {
         let last_read = Instant::now();
-        let (head, reading, replaced) = (None, None, None);
+        let (reading, replaced) = (None, None);
         let flushed = connection.requests.load(Relaxed);
+        let head = connection.began.filter(|_| flushed == 0).map(|began| (began, 0));
         connection.flush.watch();
         Self {
             io,
             connection,
             worker,
             head,
+            head_bytes: 0,
+            unfinished: None,
             last_read,
             has_read: false,
             reading,
@@ -84,7 +92,9 @@ impl Guarded {
         let requests = self.connection.requests.load(Relaxed);
         if self.head.is_none() {
             self.head = Some((self.last_read, requests));
+            self.head_bytes = 0;
         }
+        self.head_bytes += bytes.len();
         if !self.is_busy() {
             self.seen.keep(bytes, requests);
         }
@@ -93,15 +103,18 @@ impl Guarded {
     /// Nothing to read: is that still all right?
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.is_busy() {
-            self.head = None;
+            (self.head, self.unfinished) = (None, None);
             return Poll::Pending; // timeouts of the request rule
         }
         let at = match self.head {
             Some((since, requests)) if requests == self.connection.requests.load(Relaxed) => {
+                if self.poll_given_up(cx).is_ready() {
+                    return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
+                }
                 since + self.worker.limits().header_timeout
             }
             _ => {
-                self.head = None;
+                (self.head, self.unfinished) = (None, None);
                 self.last_read + REST_AFTER
             }
         };
@@ -117,6 +130,20 @@ impl Guarded {
             return Poll::Pending; // who runs the connection looks whether it rests
         }
         expired
+    }
+
+    /// Ready when a head that is not whole has to make room for others.
+    fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.head_bytes == 0 {
+            return Poll::Pending;
+        }
+        let (worker, side) = (&self.worker, self.connection.side());
+        let share = self.unfinished.get_or_insert_with(|| worker.ground.unfinished.begin(side));
+        share.hold(READER + self.head_bytes);
+        ready!(share.poll_given_up(cx));
+        let head = self.seen.of_next(self.connection.requests.load(Relaxed));
+        refusal::note_given_up(head, Version::HTTP_11, &self.connection, &self.worker);
+        Poll::Ready(())
     }
 
     /// An answer has left: from here on the connection may turn out to be idle.

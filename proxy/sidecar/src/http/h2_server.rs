@@ -14,18 +14,19 @@ use std::time::Duration;
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream};
 use http::header::{CONTENT_LENGTH, HeaderValue};
-use http::{Method, Request};
+use http::{Method, Request, StatusCode, Version};
 use http_body::Body as _;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::connection::Connection;
 use crate::http::call::AnsweringService;
 use crate::http::server::deserted;
-use crate::http::{Body, Call, Exchange, Response, answer, headers, tunnel};
+use crate::http::{Body, Call, Exchange, Response, answer, headers, refusal, tunnel};
 use crate::worker::Worker;
 use pillion_base::error::Error;
 use pillion_base::net::{Io, Prefixed, Transport};
+use pillion_base::unfinished::Share;
 use pillion_http::framing::content_length;
 use pillion_http::h2::guard::{Downstream, Guarded};
 use pillion_http::h2::memory::Piece;
@@ -34,6 +35,7 @@ use pillion_http::h2::tunnel::Tunnel;
 use pillion_http::h2::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
 use pillion_http::head::{HeadLimits, list_bytes};
 use pillion_http::transfer::{Ending, Observer as _};
+use pillion_telemetry::{ConnectionOutcome, Protocol, Seldom};
 
 /// Streams one client may have open at once; twice Envoy's recommendation.
 const STREAMS: u32 = 200;
@@ -49,11 +51,24 @@ struct Client {
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     room: Arc<Room>,
-    limits: HeadLimits,
     /// Streams that it has reset, of those that it is judged by now.
     resets: AtomicU32,
     /// Bytes of heads of open streams.
     heads: AtomicUsize,
+}
+
+impl Client {
+    /// A stream that its client may send again: counted and logged like any request that is refused.
+    fn note_refused(&self, request: Request<RecvStream>) {
+        let detail = format!("the heads of the connection's open streams are over {HEADS} bytes");
+        let request_id = headers::request_id(request.headers(), &mut self.worker.ground.rng.lock());
+        let exchange = Arc::new(Exchange::new(self.worker.clone(), self.connection.clone(), request_id));
+        let call = Call::new(request.map(|_unread| Body::empty()), exchange.clone());
+        call.note_request();
+        exchange.failed(&Error::new(pillion_model::Reason::Overloaded, detail));
+        exchange.headers_sent(StatusCode::SERVICE_UNAVAILABLE, None);
+        exchange.finish(Ending::default());
+    }
 }
 
 /// Serves `io` until its client leaves. In the drain: until what is in flight has ended, and inbound until the
@@ -67,16 +82,27 @@ pub async fn serve<S: AnsweringService>(io: Io, connection: Arc<Connection>, wor
         &worker.ground.timers,
     );
     let handshake = builder(of_heads).handshake::<_, Piece>(guarded);
-    let Ok(Ok(conn)) = timeout(limits.header_timeout, handshake).await else { return };
+    let until = connection.began.unwrap_or_else(Instant::now) + limits.header_timeout;
+    let begun = timeout_at(until, handshake).await;
+    let outcome = match &begun {
+        Ok(Ok(_)) => ConnectionOutcome::Ok,
+        Ok(Err(_)) => ConnectionOutcome::Failed,
+        Err(_elapsed) => ConnectionOutcome::Timeout,
+    };
+    connection.count(Protocol::Http2, outcome, &worker.ground.metrics);
+    let Ok(Ok(conn)) = begun else {
+        let (from, outcome) = (connection.downstream, outcome.as_str());
+        return tracing::debug!(%from, outcome, "connection closed: it has not begun HTTP/2 as it must");
+    };
     let client = Arc::new(Client {
         room: Room::new(&worker.ground),
         connection: connection.clone(),
         worker,
-        limits: of_heads,
         resets: AtomicU32::new(0),
         heads: AtomicUsize::new(0),
     });
-    let mut driver = Driver { conn: Some(conn), client, stack, judged: 0, was_warned: false };
+    let mut driver =
+        Driver { conn: Some(conn), client, stack, judged: 0, was_warned: false, was_dismissed: false };
     tokio::select! { // only the wait for the drain can be dropped here
         () = poll_fn(|cx| driver.poll(cx)) => return,
         () = connection.place.work.goodbye() => driver.say_goodbye(),
@@ -107,6 +133,7 @@ struct Driver<S> {
     /// Streams since the client was judged.
     judged: u32,
     was_warned: bool,
+    was_dismissed: bool,
 }
 
 impl<S: AnsweringService> Driver<S> {
@@ -116,8 +143,17 @@ impl<S: AnsweringService> Driver<S> {
             let Some(conn) = &mut self.conn else { return Poll::Ready(()) };
             match self.client.room.drive(cx, |cx| conn.poll_accept(cx)) {
                 Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
-                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Ready(Some(Err(error))) => {
+                    self.tell_cut(&error);
+                    return Poll::Ready(());
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => {
+                    if self.client.connection.is_dismissed.load(Relaxed) && !self.was_dismissed {
+                        self.was_dismissed = true;
+                        conn.graceful_shutdown();
+                        continue;
+                    }
                     if let Some(window) = self.client.room.account.new_window() {
                         conn.set_target_window_size(window);
                     }
@@ -130,6 +166,7 @@ impl<S: AnsweringService> Driver<S> {
     fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Piece>) {
         let bytes = list_bytes(&request);
         if self.client.heads.load(Relaxed) + bytes > HEADS {
+            self.client.note_refused(request);
             return respond.send_reset(Reason::REFUSED_STREAM);
         }
         self.judge();
@@ -151,6 +188,18 @@ impl<S: AnsweringService> Driver<S> {
                 false => conn.graceful_shutdown(),
                 true => conn.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM),
             }
+        }
+    }
+
+    /// One that asks for too much is cut off by `h2`, which would warn of each.
+    fn tell_cut(&self, error: &h2::Error) {
+        static LINE: Seldom = Seldom::new();
+        if error.is_library()
+            && error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
+            && let Some(left_out) = LINE.due(Instant::now().into_std())
+        {
+            let from = self.client.connection.downstream;
+            tracing::warn!(%from, left_out, "HTTP/2 connection cut: its client resets or sends more than it may: {error}");
         }
     }
 
@@ -215,7 +264,8 @@ async fn carry<S: AnsweringService>(
         exchange.client_gone();
         return exchange.finish(Ending::default()); // the stack never heard of it
     }
-    let response = if let Err(error) = client.limits.check_http2(call.head.headers.len(), head.bytes) {
+    let limits = client.connection.head_limits(&client.worker.limits());
+    let response = if let Err(error) = limits.check_http2(call.head.headers.len(), head.bytes) {
         Some(refused(&error, &call, &exchange))
     } else {
         answered(stack, call, &exchange, &mut respond).await
@@ -288,6 +338,14 @@ impl Downstream for Watched {
 
     fn idle_timeout(&self) -> Duration {
         self.worker.limits().idle_timeout
+    }
+
+    fn begin_head(&self) -> Share {
+        self.worker.ground.unfinished.begin(self.connection.side())
+    }
+
+    fn head_given_up(&self) {
+        refusal::note_given_up(b"", Version::HTTP_2, &self.connection, &self.worker);
     }
 }
 

@@ -3,20 +3,21 @@
 //! A head that hyper cannot read, and plaintext where only mTLS is let in. What can be read of such a head is read here,
 //! leniently: it is shown to people, and nothing is decided by it.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderValue, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
+use super::answer;
 use super::headers::{fresh_request_id, is_well_formed};
 use super::linger::linger;
-use super::{answer, exchange};
 use crate::connection::Connection;
+use crate::exchange::{Ended, Facts, unmatched_service};
 use crate::worker::Worker;
 use pillion_base::net::Io;
 use pillion_model::Reason;
-use pillion_telemetry::{MethodLabel, Record, RequestLabels, Symbol};
+use pillion_telemetry::{MethodLabel, RequestLabels, RequestRecord, Symbol};
 
 /// As much of a head is kept to be shown: nearly every head is smaller as a whole.
 const KEPT: usize = 4096;
@@ -61,7 +62,7 @@ struct Shown<'a> {
     target: &'a [u8],
     host: &'a [u8],
     request_id: Option<&'a [u8]>,
-    is_http10: bool,
+    version: Version,
 }
 
 impl<'a> Shown<'a> {
@@ -93,7 +94,8 @@ impl<'a> Shown<'a> {
         let method = std::str::from_utf8(method).ok().filter(|_| is_token);
         let Some(method) = method else { return Self::default() };
         let (target, version) = split_at(rest, b' ').unwrap_or((rest, b""));
-        Self { method, target, is_http10: version == b"HTTP/1.0", ..Self::default() }
+        let version = if version == b"HTTP/1.0" { Version::HTTP_10 } else { Version::HTTP_11 };
+        Self { method, target, version, ..Self::default() }
     }
 }
 
@@ -133,11 +135,36 @@ pub(super) fn refuse_head(hypers: &[u8], head: &[u8], connection: &Connection, w
 /// [`PATIENCE`], whatever the client does.
 pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Worker) {
     let head = read_head(&mut io).await;
-    let refusal = Refusal { reason: Reason::MtlsRequired, detail: PLAINTEXT.to_owned() };
-    let answer = refuse(&refusal, &head, connection, worker);
+    let answer = refuse(&plaintext(), &head, connection, worker);
     if let Ok(Ok(())) = timeout(PATIENCE, io.write_all(&answer)).await {
         drop(timeout(PATIENCE, linger(io, &connection.place.work)).await);
     }
+}
+
+/// The same for HTTP/2, which is closed without an answer: a client of it takes none before its settings are answered.
+pub fn note_http2_plaintext(connection: &Connection, worker: &Worker) {
+    let shown = Shown { version: Version::HTTP_2, ..Shown::default() };
+    let request_id = fresh_request_id(&mut worker.ground.rng.lock());
+    count(&plaintext(), &shown, connection, worker);
+    log(&plaintext(), &shown, &request_id, connection, worker);
+    tracing::debug!(from = %connection.downstream, "inbound connection closed: {PLAINTEXT}");
+}
+
+/// Heads that are not whole hold all the memory that they may, and this one began first. Its connection ends without an
+/// answer: its client is still to say what it asks for. `head`: what is known of it.
+pub fn note_given_up(head: &[u8], version: Version, connection: &Connection, worker: &Worker) {
+    let detail = "heads that are not whole hold all the memory that they may, and this one is the oldest";
+    let (reason, detail) = (Reason::Overloaded, detail.to_owned());
+    let refusal = Refusal { reason, detail };
+    let shown = Shown { version, ..Shown::read(head) };
+    let request_id = shown.request_id.and_then(|id| HeaderValue::from_bytes(id).ok());
+    let request_id = request_id.unwrap_or_else(|| fresh_request_id(&mut worker.ground.rng.lock()));
+    count(&refusal, &shown, connection, worker);
+    log(&refusal, &shown, &request_id, connection, worker);
+}
+
+fn plaintext() -> Refusal {
+    Refusal { reason: Reason::MtlsRequired, detail: PLAINTEXT.to_owned() }
 }
 
 /// As much as has come of a head when it is whole, too long to be kept, or late.
@@ -174,7 +201,7 @@ fn count(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: 
     let method = http::Method::from_bytes(shown.method.as_bytes());
     worker.recorder.lock().count(RequestLabels {
         direction: connection.direction,
-        service: exchange::nobodys(connection.direction),
+        service: unmatched_service(connection.direction),
         route: Symbol::EMPTY,
         method: method.map_or(MethodLabel::Other, |method| (&method).into()),
         status: refusal.reason.status(),
@@ -192,30 +219,22 @@ fn log(
     worker: &Worker,
 ) {
     let Some(log) = worker.access_log.as_ref().filter(|log| log.wants(true)) else { return };
-    log.write(&Record {
-        time: SystemTime::now(),
-        direction: connection.direction,
-        service: &worker.ground.metrics.name(exchange::nobodys(connection.direction)),
-        route: "",
+    let facts = Facts {
+        reason: Some(refusal.reason),
+        detail: Some(refusal.detail.as_str().into()),
+        ..Facts::default()
+    };
+    let request = RequestRecord {
         method: shown.method,
         path: shown.target,
         host: shown.host,
-        protocol: if shown.is_http10 { "HTTP/1.0" } else { "HTTP/1.1" },
-        status: refusal.reason.status(),
-        grpc_status: None,
-        reason: Some(refusal.reason),
-        peer_reason: "",
-        detail: &refusal.detail,
-        peer: connection.peer.as_ref().map_or("", |peer| peer.id.as_str()),
-        downstream: Some(connection.downstream),
-        upstream: None,
         request_id: request_id.as_bytes(),
-        bytes_in: 0,
-        bytes_out: 0,
-        duration: Duration::ZERO,
-        upstream_duration: None,
-        attempts: 0,
-    });
+        status: refusal.reason.status(),
+        ..RequestRecord::default()
+    };
+    let protocol = pillion_telemetry::access::protocol_name(shown.version);
+    let ended = Ended { protocol, request, bytes: (0, 0), took: Duration::ZERO };
+    facts.record(&ended, connection, worker, log);
 }
 
 #[cfg(test)]
@@ -231,7 +250,7 @@ mod tests {
             target,
             host,
             request_id: Some(request_id.as_bytes()).filter(|id| !id.is_empty()),
-            is_http10: false,
+            version: Version::HTTP_11,
         };
         for (head, expected) in [
             ("GET /a HTTP/1.1\r\nHost: h\r\nX-Request-Id: abc\r\n\r\n", shown("GET", b"/a", b"h", "abc")),

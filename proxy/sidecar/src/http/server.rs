@@ -26,7 +26,7 @@ use crate::http::call::AnsweringService;
 use crate::worker::Worker;
 use pillion_base::drain::QUIET;
 use pillion_base::net::Io;
-use pillion_telemetry::{Held, Protocol};
+use pillion_telemetry::{ConnectionOutcome, Held, Protocol};
 
 /// hyper's read buffer of HTTP/1 at least; it must hold a whole head, and bodies need no more.
 pub const HTTP1_BUFFER: usize = 128 * 1024;
@@ -37,6 +37,13 @@ pub const fn protocol(version: Version) -> Protocol {
     match version {
         Version::Http1 => Protocol::Http1,
         Version::Http2 => Protocol::Http2,
+    }
+}
+
+/// HTTP/1 has begun with its first byte; HTTP/2 is counted when its preface is whole, or is not.
+pub fn count_begun(version: Version, connection: &Connection, worker: &Worker) {
+    if version == Version::Http1 {
+        connection.count(Protocol::Http1, ConnectionOutcome::Ok, &worker.ground.metrics);
     }
 }
 
@@ -177,9 +184,9 @@ fn note_length(response: &Response, connection: &Connection) {
     }
 }
 
-/// The last answer on the connection, if the drain has begun.
+/// The last answer on the connection, if the drain has begun or its client is admitted no more.
 fn say_goodbye(response: &mut Response, connection: &Connection) {
-    if connection.place.work.says_goodbye() {
+    if connection.place.work.says_goodbye() || connection.is_dismissed.load(Relaxed) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 use http::request::Parts;
+use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -16,11 +17,11 @@ use crate::http::call::Common;
 use crate::http::{Body, Call, Failure, Response, replay};
 use crate::state::Route;
 use pillion_base::error::Sent;
-use pillion_base::limits::Permit;
 use pillion_http::headers::{IDEMPOTENCY_KEY, X_PILLION_ATTEMPT, X_PILLION_REFUSED, grpc_status};
 use pillion_telemetry::RetryOutcome;
 use pillion_upstream::cluster::Cluster;
 use pillion_upstream::cluster::backoff;
+use pillion_upstream::cluster::retry::Retried;
 
 /// With `retry: off` a refused request is still sent elsewhere; its body is kept up to the default of `max_body`.
 const KEPT_WITHOUT_RETRY: usize = 64 * 1024;
@@ -56,14 +57,12 @@ async fn again<S: HttpService>(
     while verdict != Verdict::Keep {
         arrived |= may_have_arrived(&result);
         // Refused by budget or limit: the last answer stays as it is.
-        let Some(permit) = story.prepare(verdict, &result).await else { break };
-        let retried = (verdict == Verdict::Retry).then(|| Retried::begin(story.spare.cluster()));
+        let Some(retried) = story.prepare(verdict, &result).await else { break };
         let call = story.next_call(result.err());
         result = next.call(call).await;
         if let Some(retried) = retried {
             retried.ended(is_good(&result));
         }
-        drop(permit);
         verdict = story.judge(&result);
     }
     result.map_err(|failure| if arrived { failure.error.sent_before().into() } else { failure })
@@ -83,30 +82,6 @@ fn is_good(result: &Result<Response, Failure>) -> bool {
         !response.status().is_server_error()
             && grpc_status(response.headers()).is_none_or(|status| status == 0)
     })
-}
-
-/// One further try, counted once: also when its client goes away in the middle of it.
-struct Retried<'a> {
-    cluster: &'a Cluster,
-    outcome: RetryOutcome,
-}
-
-impl<'a> Retried<'a> {
-    const fn begin(cluster: &'a Cluster) -> Self {
-        Self { cluster, outcome: RetryOutcome::Failed }
-    }
-
-    fn ended(mut self, is_good: bool) {
-        if is_good {
-            self.outcome = RetryOutcome::Succeeded;
-        }
-    }
-}
-
-impl Drop for Retried<'_> {
-    fn drop(&mut self) {
-        self.cluster.metrics().retries(self.outcome).inc();
-    }
 }
 
 /// A request and how far it has come.
@@ -216,38 +191,24 @@ impl Story {
         &mut self,
         verdict: Verdict,
         result: &Result<Response, Failure>,
-    ) -> Option<Option<Permit>> {
+    ) -> Option<Option<Retried>> {
         if verdict == Verdict::Replace {
             self.progress.replaced += 1;
             self.progress.stale_replaced |= is_stale(result);
             self.spare.cluster().metrics().retries(RetryOutcome::Replaced).inc();
             return Some(None);
         }
-        let permit = self.permit()?;
-        let retry = self.spare.route.retry.as_ref()?;
+        let Spare { common, route, .. } = &self.spare;
+        let retry = route.retry.as_ref()?;
+        let mut retried = route.cluster.begin_retry(route.budget.as_deref(), Instant::now()).ok()?;
         let pause = backoff::pause(
             &retry.backoff,
             self.progress.tries - 1,
-            &mut self.spare.common.exchange.worker.ground.rng.lock(),
+            &mut common.exchange.worker.ground.rng.lock(),
         );
-        tokio::time::sleep(pause).await;
+        retried.pause(pause).await;
         self.progress.tries += 1;
-        Some(Some(permit))
-    }
-
-    fn permit(&self) -> Option<Permit> {
-        let cluster = self.spare.cluster();
-        let Some(permit) = cluster.limits.retries.try_acquire() else {
-            cluster.rejected(pillion_telemetry::Limit::Retries);
-            cluster.metrics().retries(RetryOutcome::Limit).inc();
-            return None;
-        };
-        let now = tokio::time::Instant::now().into_std();
-        if self.spare.route.budget.as_ref().is_some_and(|budget| !budget.try_withdraw(now)) {
-            cluster.metrics().retries(RetryOutcome::Budget).inc();
-            return None;
-        }
-        Some(permit)
+        Some(Some(retried))
     }
 
     /// The call that came back untouched, or a new one made of what was kept.

@@ -8,7 +8,6 @@ use http::header::HOST;
 use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Version};
-use pillion_model::listener::Mtls;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -17,7 +16,7 @@ use crate::connection::Destination;
 use crate::http::exchange::Exchange;
 use crate::http::{Call, Failure, Response};
 use crate::state::{Fixed, Key, Route, Rule};
-pub use egress::{EnterInside, nobodys};
+pub use egress::{EnterInside, no_service_at};
 use pillion_base::error::Error;
 use pillion_http::framing::{self, Fault};
 use pillion_model::Direction;
@@ -143,7 +142,7 @@ enum Found {
 fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
     let Exchange { worker, connection, .. } = &*call.common.exchange;
     let Some(route) = fixed.now(&worker.state) else { return gone(call, fixed) };
-    refuse_unproven(call, fixed)?;
+    connection.admitted(&worker.state.load())?;
     if connection.is_redirected {
         let snapshot = worker.state.load();
         let is_of_another = |named: &Arc<Route>| !Arc::ptr_eq(&named.cluster, &route.cluster);
@@ -152,19 +151,6 @@ fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
         }
     }
     Ok(route)
-}
-
-/// A connection that came in as plaintext may be kept for longer than that is let in.
-fn refuse_unproven(call: &Call, fixed: &Fixed) -> Result<(), Error> {
-    let Exchange { worker, connection, .. } = &*call.common.exchange;
-    let (Key::Application(of), None) = (&fixed.key, &connection.peer) else { return Ok(()) };
-    let snapshot = worker.state.load();
-    match &snapshot.inbound {
-        Some(side) if side.mtls(Some(of.address)) == Mtls::Strict => {
-            Err(Error::new(Reason::MtlsRequired, "mTLS is required here since the connection came"))
-        }
-        _ => Ok(()),
-    }
 }
 
 /// The configuration has changed since the connection came.

@@ -14,7 +14,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
-use crate::http::attempts::{AttemptId, Outcome};
+use crate::exchange::attempts::{AttemptId, Outcome};
 use crate::http::exchange::Exchange;
 use crate::http::{Call, Failure, Response, headers};
 use pillion_base::error::{Error, Sent};

@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 use pillion_model::policy::{Retry, RetryCondition, RetryMethods};
 
 use pillion_base::error::{Error, Sent};
-use pillion_model::Reason;
+use pillion_upstream::cluster::retry::{failure_meets, is_lost_connection};
 
 /// Replacements per request. Each is sent on another connection; an upstream that refuses three in a row
 /// means it, and the fourth refusal is judged as any failure.
@@ -175,32 +175,9 @@ fn answer_meets(condition: RetryCondition, status: u16, grpc: Option<u8>) -> boo
     }
 }
 
-fn failure_meets(condition: RetryCondition, error: &Error) -> bool {
-    let (connect, lost) = (is_connect_failure(error.reason), is_lost_connection(error.reason));
-    match condition {
-        RetryCondition::ConnectFailure => connect,
-        RetryCondition::RefusedStream => lost && error.sent == Sent::Never,
-        RetryCondition::Reset => lost,
-        RetryCondition::FiveXx => connect || lost,
-        RetryCondition::PerTryTimeout => error.reason == Reason::PerTryTimeout,
-        RetryCondition::GatewayError
-        | RetryCondition::Retriable4xx
-        | RetryCondition::Status(_)
-        | RetryCondition::Grpc(_) => false,
-    }
-}
-
-/// Not `PeerIdentityMismatch`: somebody else's certificate does not become right by asking again.
-fn is_connect_failure(reason: Reason) -> bool {
-    matches!(reason, Reason::ConnectRefused | Reason::ConnectTimeout | Reason::TlsError)
-}
-
-fn is_lost_connection(reason: Reason) -> bool {
-    matches!(reason, Reason::UpstreamReset | Reason::UpstreamClosed | Reason::ProtocolError)
-}
-
 #[cfg(test)]
 mod tests {
+    use pillion_model::Reason;
     use pillion_model::policy::{Backoff, RetryBudget};
 
     use super::*;

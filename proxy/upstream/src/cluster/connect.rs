@@ -67,7 +67,8 @@ pub fn opened(cluster: &Cluster, ground: &Ground, protocol: Protocol, admission:
 pub fn tls_failed(address: SocketAddr, service: &str, failed: &TlsError) -> Error {
     let mismatch = failed.is_identity_mismatch();
     let reason = if mismatch { Reason::PeerIdentityMismatch } else { Reason::TlsError };
-    Error::new(reason, format!("TLS with {address} of \"{service}\" failed: {failed}"))
+    let error = Error::new(reason, format!("TLS with {address} of \"{service}\" failed: {failed}"));
+    error.of_our_fault(failed.is_of_our_certificate)
 }
 
 struct Attempt<'a> {

@@ -55,9 +55,10 @@ impl Cause {
     }
 
     /// `None`: not the endpoint's fault. A refused stream, a GOAWAY or a pooled connection that had gone
-    /// stale is an endpoint's right, and a full limit is our own doing.
+    /// stale is an endpoint's right; a full limit and a certificate that nobody takes are our own doing.
     pub fn of(error: &Error) -> Option<Self> {
         match error.reason {
+            _ if error.is_our_fault => None,
             Reason::ConnectRefused
             | Reason::ConnectTimeout
             | Reason::TlsError
@@ -595,6 +596,8 @@ mod tests {
         for (reason, sent, expected) in rows {
             assert_eq!(Cause::of(&Error::new(reason, "").sent(sent)), expected, "{reason:?} {sent:?}");
         }
+        let refused = Error::new(Reason::TlsError, "the peer refused our certificate");
+        assert_eq!(Cause::of(&refused.of_our_fault(true)), None);
         assert_eq!(Cause::of_status(http::StatusCode::SERVICE_UNAVAILABLE), Some(Cause::Status));
         assert_eq!(Cause::of_status(http::StatusCode::TOO_MANY_REQUESTS), None);
     }

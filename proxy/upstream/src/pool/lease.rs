@@ -43,6 +43,8 @@ pub struct SendFailure {
     pub sent: Sent,
     /// hyper found more fields or bytes in the answer's head than it was told to read.
     pub is_large_head: bool,
+    /// See [`Error::is_our_fault`](pillion_base::error::Error::is_our_fault).
+    pub is_our_fault: bool,
     /// The request itself, where not a byte of it was written.
     pub unsent: Option<Box<Request<Body>>>,
 }
@@ -191,6 +193,7 @@ fn explain(error: &hyper::Error, unsent: Option<Request<Body>>, was_used: bool) 
         detail: text(error),
         sent,
         is_large_head: error.is_parse_too_large(),
+        is_our_fault: false,
         unsent: unsent.map(Box::new),
     }
 }
@@ -208,7 +211,8 @@ const fn sent(reason: Reason, is_unsent: bool, was_used: bool) -> Sent {
 fn by_tls(failure: SendFailure, tls: admission::Failure) -> SendFailure {
     let is_unsent = tls.is_refusal || failure.sent == Sent::Never;
     let sent = if is_unsent { Sent::Never } else { Sent::Perhaps };
-    SendFailure { reason: Reason::TlsError, detail: tls.error.detail, sent, ..failure }
+    let is_our_fault = tls.error.is_of_our_certificate;
+    SendFailure { reason: Reason::TlsError, detail: tls.error.detail, sent, is_our_fault, ..failure }
 }
 
 /// The same of HTTP/2.
@@ -221,6 +225,7 @@ fn explain_failed(failed: Failed, was_used: bool) -> SendFailure {
         detail: failed.error.to_string(),
         sent,
         is_large_head: false,
+        is_our_fault: false,
         unsent: failed.unsent.map(Box::new),
     }
 }

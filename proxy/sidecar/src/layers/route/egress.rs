@@ -12,6 +12,7 @@ use http::StatusCode;
 use pillion_model::listener::Unknown;
 
 use crate::connection::{Connection, Destination, Place};
+use crate::exchange::attempts::Attempts;
 use crate::http::tunnel::Accepted;
 use crate::http::{Body, Call, Response};
 use crate::state::{Fixed, Key, Route, split_port};
@@ -38,7 +39,7 @@ pub(super) async fn connect(call: &Call, enter: EnterInside) -> Result<Response,
             (Destination::Route(fixed), None)
         }
         None => {
-            let (to, route, dialled) = dial_any(worker, &unknown(worker, &host, port).await?).await?;
+            let (to, route, dialled) = dial_any(call, &unknown(worker, &host, port).await?).await?;
             call.common.exchange.routed(&route);
             (Destination::Unknown(to), Some(dialled))
         }
@@ -63,23 +64,23 @@ pub(super) async fn absolute(call: &Call) -> Result<Arc<Route>, Error> {
     }
     match &unknown(worker, &host, port).await?[..] {
         [only] => Ok(worker.state.unknown.route(*only)),
-        several => dial_any(worker, several).await.map(|(_, route, _tells_which_one_answers)| route),
+        several => dial_any(call, several).await.map(|(_, route, _tells_which_one_answers)| route),
     }
 }
 
-/// The first address that takes a connection.
-async fn dial_any(
-    worker: &Worker,
-    addresses: &[SocketAddr],
-) -> Result<(SocketAddr, Arc<Route>, Dialled), Error> {
-    let mut failed = Error::new(Reason::DnsError, "the name has no address");
+/// The first address that takes a connection. Where none does, the request has the attempts.
+async fn dial_any(call: &Call, addresses: &[SocketAddr]) -> Result<(SocketAddr, Arc<Route>, Dialled), Error> {
+    let exchange = &call.common.exchange;
+    let (mut failed, mut attempts) =
+        (Error::new(Reason::DnsError, "the name has no address"), Attempts::default());
     for to in addresses {
-        let route = worker.state.unknown.route(*to);
-        match tcp::dial(&route.cluster, worker).await {
+        let route = exchange.worker.state.unknown.route(*to);
+        match tcp::dial(&route, attempts, &exchange.worker).await {
             Ok(dialled) => return Ok((*to, route, dialled)),
-            Err(error) => failed = error,
+            Err(failure) => (failed, attempts) = (failure.error, failure.facts.attempts),
         }
     }
+    exchange.note(|facts| facts.common.attempts = attempts);
     Err(failed)
 }
 
@@ -110,7 +111,7 @@ async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAdd
         Err(_name) => resolve(worker, host, port).await?,
     };
     if let Some(to) = addresses.iter().find(|to| is_virtual(to.ip())) {
-        return Err(nobodys(to.ip()));
+        return Err(no_service_at(to.ip()));
     }
     let snapshot = worker.state.load();
     let is_refused = |to: &&SocketAddr| is_special(to.ip()) || snapshot.own.contains(**to);
@@ -126,7 +127,7 @@ async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAdd
 }
 
 /// A virtual address: only a service could have it.
-pub fn nobodys(ip: IpAddr) -> Error {
+pub fn no_service_at(ip: IpAddr) -> Error {
     let detail = format!(
         "{ip} is a virtual address that no service has: its service has gone, or another DNS server gave it"
     );
@@ -154,7 +155,7 @@ pub(super) fn redirected(call: &Call, to: SocketAddr) -> Result<Arc<Route>, Erro
     let snapshot = worker.state.load();
     match snapshot.hosts.find_at(name.trim_end_matches('.'), port.or_else(|| Some(to.port()))) {
         Some(route) => Ok(route.clone()),
-        None if is_virtual(to.ip()) => Err(nobodys(to.ip())),
+        None if is_virtual(to.ip()) => Err(no_service_at(to.ip())),
         None if snapshot.policy == Unknown::Deny => Err(denied(host)),
         None => Ok(worker.state.unknown.route(to)),
     }

@@ -1,13 +1,14 @@
 //! The attempts of one exchange: where each went, how far it came and when, and how it ended.
 //!
 //! Metrics, the access log, and later timelines and traces all read this one list. A request has an attempt for every
-//! time that it is sent: the first, retries, replacements. Several attempts may be under way at once, so each is spoken of
-//! by its [`AttemptId`].
+//! time that it is sent: the first, retries, replacements. An opaque connection has one for every time that a server is
+//! dialled for it. Several attempts may be under way at once, so each is spoken of by its [`AttemptId`].
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use pillion_model::Reason;
+use pillion_telemetry::Flow;
 use tokio::time::Instant;
 
 /// Attempts of one exchange that are remembered. `retry.attempts` and the replacements together stay far below; of
@@ -32,11 +33,11 @@ pub struct Attempt {
     pub queued: Option<Instant>,
     /// It had a connection: a pooled one, or one that was made for it.
     pub connected: Option<Instant>,
-    /// Its head was handed to the connection.
+    /// Its head, or the client's first bytes, were handed to the connection.
     pub sent: Option<Instant>,
     /// The head of its answer, or the server's first byte, was here.
     pub first_byte: Option<Instant>,
-    /// Its outcome was known: for an answer, with the answer's head.
+    /// Its outcome was known: for an answer, with the answer's head; for opaque bytes, with the last of them.
     pub ended: Option<Instant>,
     /// `None` while it is under way.
     pub outcome: Option<Outcome>,
@@ -47,6 +48,8 @@ pub struct Attempt {
 pub enum Outcome {
     /// The endpoint answered with this status.
     Answered(u16),
+    /// Opaque bytes were carried until both sides had ended.
+    Closed,
     /// A sidecar at the endpoint refused the request before it forwarded it.
     Refused(u16),
     Failed(Reason),
@@ -60,6 +63,7 @@ pub struct Attempts {
     first: Option<Attempt>,
     more: Vec<Attempt>,
     total: u32,
+    picked: u32,
 }
 
 impl Attempt {
@@ -73,16 +77,28 @@ impl Attempt {
         outcome: None,
     };
 
-    /// How long the endpoint took from the request's head to the answer's.
+    /// How long the endpoint took to its first byte: from the first that it was sent, or from when it was connected to
+    /// where it spoke first.
     pub fn took(&self) -> Option<Duration> {
-        Some(self.first_byte?.saturating_duration_since(self.sent?))
+        let first_byte = self.first_byte?;
+        let since = self.sent.filter(|sent| *sent <= first_byte).or(self.connected)?;
+        Some(first_byte.saturating_duration_since(since))
+    }
+
+    /// Opaque bytes move in this direction.
+    pub fn carries(&mut self, flow: Flow, now: impl FnOnce() -> Instant) {
+        let first = match flow {
+            Flow::Received => &mut self.sent,
+            Flow::Sent => &mut self.first_byte,
+        };
+        first.get_or_insert_with(now);
     }
 }
 
 impl Attempts {
     /// With the first attempt, [`AttemptId::FIRST`], begun.
     pub const fn begun() -> Self {
-        Self { first: Some(Attempt::NEW), more: Vec::new(), total: 1 }
+        Self { first: Some(Attempt::NEW), more: Vec::new(), total: 1, picked: 0 }
     }
 
     /// Begins another attempt.
@@ -105,6 +121,12 @@ impl Attempts {
             0 => self.first.as_ref(),
             place => self.more.get(place - 1),
         }
+    }
+
+    /// An endpoint was picked for an attempt, which now waits for a connection to it.
+    pub fn pick(&mut self, id: AttemptId, endpoint: SocketAddr, now: Instant) {
+        self.picked = self.picked.saturating_add(1);
+        self.note(id, |attempt| (attempt.endpoint, attempt.queued) = (Some(endpoint), Some(now)));
     }
 
     /// Changes the attempt of this name, where it still has its place.
@@ -141,9 +163,14 @@ impl Attempts {
         self.more.iter().rev().chain(&self.first).find(|attempt| attempt.endpoint.is_some())
     }
 
-    /// All that were begun, also those that are no longer remembered.
-    pub const fn total(&self) -> u32 {
-        self.total
+    /// When the first of all began to wait for a connection.
+    pub fn began(&self) -> Option<Instant> {
+        self.first.as_ref()?.queued
+    }
+
+    /// How many there were, also those that are no longer remembered. One that found no endpoint is none.
+    pub const fn made(&self) -> u32 {
+        self.picked
     }
 
     /// The last place is that of the latest attempt alone.
@@ -166,12 +193,12 @@ mod tests {
         let now = Instant::now();
         let ids: Vec<AttemptId> = (0..3).map(|_| attempts.begin()).collect();
         for (port, id) in (1..).zip(&ids) {
-            attempts.note(*id, |attempt| attempt.endpoint = Some(([10, 0, 0, 1], port).into()));
+            attempts.pick(*id, ([10, 0, 0, 1], port).into(), now);
         }
         attempts.end(ids[1], Outcome::Failed(Reason::UpstreamReset), now);
         let port = |id: &AttemptId| attempts.find(*id).and_then(|attempt| Some(attempt.endpoint?.port()));
         let ports: Vec<u16> = ids.iter().filter_map(port).collect();
-        assert_eq!((ports, attempts.total()), (vec![1, 2, 3], 3));
+        assert_eq!((ports, attempts.made()), (vec![1, 2, 3], 3));
         assert_eq!(attempts.find(ids[1]).unwrap().outcome, Some(Outcome::Failed(Reason::UpstreamReset)));
         assert_eq!(attempts.find(ids[2]).unwrap().outcome, None);
         assert_eq!(attempts.last_picked().unwrap().endpoint.unwrap().port(), 3);
@@ -186,6 +213,31 @@ mod tests {
         attempts.expire_all(Reason::RequestTimeout, now);
         assert_eq!(attempts.find(first).unwrap().outcome, Some(Outcome::Expired(Reason::PerTryTimeout)));
         assert_eq!(attempts.find(hedge).unwrap().outcome, Some(Outcome::Expired(Reason::RequestTimeout)));
+    }
+
+    #[test]
+    fn an_endpoint_is_timed_from_what_it_was_sent_or_from_its_connection_where_it_speaks_first() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let took = |flows: &[(Flow, u64)]| {
+            let mut attempt = Attempt { connected: Some(now), ..Attempt::NEW };
+            flows.iter().for_each(|(flow, seconds)| attempt.carries(*flow, || at(*seconds)));
+            attempt.took().map(|took| took.as_secs())
+        };
+        assert_eq!(took(&[]), None);
+        assert_eq!(took(&[(Flow::Received, 1)]), None);
+        assert_eq!(took(&[(Flow::Received, 3), (Flow::Sent, 5), (Flow::Sent, 9)]), Some(2));
+        assert_eq!(took(&[(Flow::Sent, 5), (Flow::Received, 6), (Flow::Sent, 9)]), Some(5));
+    }
+
+    #[test]
+    fn an_attempt_that_found_no_endpoint_is_none() {
+        let mut attempts = Attempts::begun();
+        assert_eq!((attempts.made(), attempts.began()), (0, None));
+        let now = Instant::now();
+        attempts.pick(AttemptId::FIRST, ([10, 0, 0, 1], 1).into(), now);
+        attempts.begin();
+        assert_eq!((attempts.made(), attempts.began()), (1, Some(now)));
     }
 
     #[test]
@@ -204,11 +256,11 @@ mod tests {
         for begun in 2..1000_u32 {
             let before = last;
             last = attempts.begin();
-            attempts.note(last, |attempt| attempt.endpoint = Some(([10, 0, 0, 1], 1).into()));
+            attempts.pick(last, ([10, 0, 0, 1], 1).into(), Instant::now());
             assert!(attempts.find(last).is_some_and(|attempt| attempt.endpoint.is_some()), "{begun}");
             assert_eq!(attempts.find(before).is_some(), begun as usize <= MOST, "{begun}");
             assert_eq!(1 + attempts.more.len(), MOST.min(begun as usize));
-            assert_eq!(attempts.total(), begun);
+            assert_eq!(attempts.made(), begun - 1, "nobody was picked for the first");
         }
     }
 }

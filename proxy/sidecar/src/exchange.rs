@@ -1,0 +1,137 @@
+//! What is known of one exchange, which is a request with its answer or an opaque connection: where it goes, its attempts,
+//! and why it ended.
+//!
+//! [`crate::http::Exchange`] and [`crate::tcp`] both stand on [`Facts`]. Whoever wants to know (the access log; later
+//! timelines, traces and authorization) reads one thing.
+
+pub mod attempts;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::connection::Connection;
+use crate::state::Route;
+use crate::worker::Worker;
+use attempts::{AttemptId, Attempts, Outcome};
+use pillion_base::error::Error;
+use pillion_model::Direction;
+use pillion_model::Reason;
+use pillion_telemetry::{AccessLog, Record, RequestRecord, Symbol};
+use pillion_upstream::cluster::balance::Tried;
+use pillion_upstream::cluster::endpoint::Endpoint;
+
+#[derive(Default)]
+pub struct Facts {
+    pub route: Option<Arc<Route>>,
+    pub attempts: Attempts,
+    /// The endpoints that had their chance.
+    pub tried: Tried,
+    /// Why the sidecar ended it; `None` where it did not.
+    pub reason: Option<Reason>,
+    /// The sentence that goes with `reason`.
+    pub detail: Option<Box<str>>,
+}
+
+/// How an exchange ended, as far as only its own protocol knows.
+pub struct Ended<'a> {
+    pub protocol: &'static str,
+    /// Empty for opaque bytes.
+    pub request: RequestRecord<'a>,
+    /// From the downstream, and to it.
+    pub bytes: (u64, u64),
+    pub took: Duration,
+}
+
+impl Facts {
+    /// Of an exchange whose route is known from the start.
+    pub fn of(route: &Arc<Route>) -> Self {
+        Self { route: Some(route.clone()), ..Self::default() }
+    }
+
+    /// An endpoint was picked for an attempt, which now waits for a connection to it.
+    pub fn picked(&mut self, attempt: AttemptId, endpoint: &Endpoint, now: Instant) {
+        self.tried.insert(endpoint.id);
+        self.attempts.pick(attempt, endpoint.address, now);
+    }
+
+    /// The sidecar ends it.
+    pub fn failed(&mut self, error: &Error) {
+        self.reason = Some(error.reason);
+        self.detail = Some((&*error.detail).into());
+    }
+
+    /// The metric's `service`.
+    pub fn service(&self, direction: Direction) -> Symbol {
+        let route = self.route.as_deref();
+        route.map_or_else(|| unmatched_service(direction), |route| route.cluster.symbol)
+    }
+
+    /// Writes the access record. Whether `log` wants one has been asked before.
+    pub fn record(&self, ended: &Ended<'_>, connection: &Connection, worker: &Worker, log: &AccessLog) {
+        let (metrics, route) = (&worker.ground.metrics, self.route.as_deref());
+        let unmatched = route.is_none().then(|| metrics.name(unmatched_service(connection.direction)));
+        let service = route.map(|route| &*route.cluster.name).or(unmatched.as_deref());
+        let name = route.map(|route| metrics.name(route.name));
+        let last = self.attempts.last_picked();
+        log.write(&Record {
+            time: SystemTime::now() - ended.took,
+            direction: connection.direction,
+            service: service.unwrap_or_default(),
+            route: name.as_deref().unwrap_or_default(),
+            protocol: ended.protocol,
+            request: ended.request,
+            reason: self.reason,
+            detail: self.detail.as_deref().unwrap_or_default(),
+            peer: connection.peer.as_ref().map_or("", |peer| peer.id.as_str()),
+            downstream: Some(connection.downstream),
+            upstream: last.and_then(|attempt| attempt.endpoint),
+            bytes_in: ended.bytes.0,
+            bytes_out: ended.bytes.1,
+            duration: ended.took,
+            upstream_duration: last.and_then(attempts::Attempt::took),
+            attempts: self.attempts.made(),
+        });
+    }
+}
+
+/// Why an opaque connection has no server, and what was tried. Boxed: seldom, and large.
+#[derive(Debug)]
+pub struct DialFailure {
+    pub error: Error,
+    pub facts: Box<Facts>,
+}
+
+impl DialFailure {
+    pub fn new(error: Error, facts: Facts) -> Self {
+        Self { error, facts: Box::new(facts) }
+    }
+
+    /// The attempt that had a connection failed all the same.
+    pub fn of_attempt(error: Error, attempt: AttemptId, mut facts: Facts) -> Self {
+        facts.attempts.end(attempt, Outcome::Failed(error.reason), Instant::now());
+        Self::new(error, facts)
+    }
+}
+
+/// The service that is recorded for what matched none: inbound there is only the application.
+pub const fn unmatched_service(direction: Direction) -> Symbol {
+    match direction {
+        Direction::Inbound => Symbol::APP,
+        Direction::Outbound => Symbol::EMPTY,
+    }
+}
+
+impl fmt::Display for DialFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl fmt::Debug for Facts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Facts").field("attempts", &self.attempts).finish_non_exhaustive()
+    }
+}

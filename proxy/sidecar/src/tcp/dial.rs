@@ -1,0 +1,326 @@
+//! Finds a server for one opaque connection: picks an endpoint, dials it, and dials others as `retry` says.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pillion_model::policy::Retry;
+use tokio::time::Instant;
+
+use crate::detect::{Early, Server};
+use crate::exchange::attempts::{AttemptId, Attempts, Outcome};
+use crate::exchange::{DialFailure, Facts};
+use crate::state::Route;
+use crate::worker::Worker;
+use pillion_base::error::Error;
+use pillion_base::net::returning::{is_loop, loop_detected};
+use pillion_base::net::{Io, Prefixed};
+use pillion_telemetry::Protocol;
+use pillion_tls::admission::Admission;
+use pillion_tls::client::Purpose;
+use pillion_upstream::cluster::balance::Tried;
+use pillion_upstream::cluster::connect::{Connected, connect, opened, tls_failed};
+use pillion_upstream::cluster::endpoint::{Endpoint, InFlight};
+use pillion_upstream::cluster::outlier::Cause;
+use pillion_upstream::cluster::retry::{Withheld, failure_meets};
+use pillion_upstream::cluster::slots::Slot;
+use pillion_upstream::cluster::{Cluster, backoff};
+
+/// A connection to an endpoint that nothing else shares, and what lasts as long as it does.
+pub struct Dialled {
+    pub io: Io,
+    /// Of the connection that it is for, with all attempts until now.
+    pub(super) facts: Facts,
+    /// The one that made it.
+    pub(super) attempt: AttemptId,
+    cluster: Arc<Cluster>,
+    /// `None`: plaintext.
+    admission: Option<Arc<Admission>>,
+    /// Time that connecting took.
+    took: Duration,
+    /// `None` while nobody knows whether it will be used.
+    slot: Option<Slot>,
+    in_flight: InFlight,
+}
+
+impl Server for Dialled {
+    fn io(&mut self) -> &mut Io {
+        &mut self.io
+    }
+
+    fn tls_failure(&self) -> Option<Error> {
+        let failure = self.admission.as_ref()?.failure()?;
+        Some(tls_failed(self.in_flight.endpoint().address, &self.cluster.name, &failure.error))
+    }
+
+    fn failed(self, error: Error) -> DialFailure {
+        DialFailure::of_attempt(error, self.attempt, self.facts)
+    }
+}
+
+/// Boxed: a TLS handshake is kilobytes, and few connections make one of their own.
+pub type BoxedDial<'a> = Pin<Box<dyn Future<Output = Result<Dialled, DialFailure>> + Send + 'a>>;
+
+/// Dials `route` once its client has been silent for a while, to hear whether the server speaks first.
+pub fn early<'a>(
+    route: &'a Arc<Route>,
+    from: SocketAddr,
+    to: Option<SocketAddr>,
+    worker: &'a Worker,
+) -> Early<impl FnOnce() -> BoxedDial<'a> + Send> {
+    let cluster = &route.cluster;
+    Early {
+        after: cluster.patience(),
+        expects_http: cluster.expects_http(),
+        is_at_hand: false,
+        dial: move || Box::pin(dial_for((from, to), route, worker)) as BoxedDial<'a>,
+    }
+}
+
+/// Dials for a client, unless that is the sidecar itself.
+async fn dial_for(
+    (from, to): (SocketAddr, Option<SocketAddr>),
+    route: &Arc<Route>,
+    worker: &Worker,
+) -> Result<Dialled, DialFailure> {
+    if is_loop(route.cluster.direction(), from, to) {
+        return Err(DialFailure::new(loop_detected(from, to), Facts::of(route)));
+    }
+    dial_unused(route, Attempts::default(), worker).await
+}
+
+/// A server that was dialled already, to answer a CONNECT.
+pub fn at_hand(
+    dialled: Dialled,
+    route: &Route,
+) -> Early<impl FnOnce() -> std::future::Ready<Result<Dialled, DialFailure>> + Send> {
+    let expects_http = route.cluster.expects_http();
+    Early {
+        after: Duration::ZERO,
+        expects_http,
+        is_at_hand: true,
+        dial: move || std::future::ready(Ok(dialled)),
+    }
+}
+
+/// Connects to an endpoint, and to others as `retry` says. `before`: attempts that were made for the same connection
+/// elsewhere.
+///
+/// # Errors
+/// `overloaded` at `max_connections` or where every endpoint is at its own limit, and whatever kept the last endpoint from being connected to.
+pub async fn dial(route: &Arc<Route>, before: Attempts, worker: &Worker) -> Result<Dialled, DialFailure> {
+    let cluster = &route.cluster;
+    let in_cluster = match cluster.slot_now() {
+        Ok(slot) => slot,
+        Err(error) => return Err(DialFailure::new(error, Facts { attempts: before, ..Facts::of(route) })),
+    };
+    let mut dialled = dial_unused(route, before, worker).await?;
+    match cluster.slot_now_at(dialled.in_flight.endpoint()) {
+        Ok(at_endpoint) => dialled.slot = Some(Slot::new(in_cluster, at_endpoint)),
+        Err(error) => return Err(dialled.failed(error)),
+    }
+    Ok(dialled)
+}
+
+/// Places in the cluster and at the endpoint, now or not at all.
+fn slot(cluster: &Cluster, endpoint: &Endpoint) -> Result<Slot, Error> {
+    Ok(Slot::new(cluster.slot_now()?, cluster.slot_now_at(endpoint)?))
+}
+
+/// Without a place among `max_connections`: silent clients must not take those of others.
+async fn dial_unused(route: &Arc<Route>, before: Attempts, worker: &Worker) -> Result<Dialled, DialFailure> {
+    let mut facts = Facts { attempts: before, ..Facts::of(route) };
+    match dial_and_redial(&mut facts, route, worker).await {
+        Ok(dialled) => Ok(Dialled { facts, ..dialled }),
+        Err(error) => Err(DialFailure::new(error, facts)),
+    }
+}
+
+/// Nothing was sent to an endpoint that could not be connected to, so another may be dialled: where a condition of
+/// `retry` is met, after its pause, and within its budget and `max_retries`.
+async fn dial_and_redial(facts: &mut Facts, route: &Route, worker: &Worker) -> Result<Dialled, Error> {
+    let (cluster, budget) = (&route.cluster, route.budget.as_deref());
+    if let Some(budget) = budget {
+        budget.deposit(Instant::now().into_std());
+    }
+    let mut dialled = dial_next(facts, cluster, worker).await;
+    for tries in 1.. {
+        let Err(error) = dialled else { break };
+        let Some(retry) = route.retry.as_deref().filter(|retry| may_redial(retry, tries, &error)) else {
+            return Err(error);
+        };
+        let mut retried =
+            cluster.begin_retry(budget, Instant::now()).map_err(|why| explained(&error, why))?;
+        tracing::debug!(%error, "another endpoint is dialled");
+        let pause = backoff::pause(&retry.backoff, tries - 1, &mut worker.ground.rng.lock());
+        retried.pause(pause).await;
+        dialled = dial_next(facts, cluster, worker).await;
+        retried.ended(dialled.is_ok());
+    }
+    dialled
+}
+
+/// `tries`: those made, the failed one included. Methods do not matter: no byte was sent.
+fn may_redial(retry: &Retry, tries: u32, error: &Error) -> bool {
+    tries <= retry.attempts && retry.conditions.iter().any(|&condition| failure_meets(condition, error))
+}
+
+/// The failure stays what it was; whoever reads of it learns why it was the last.
+fn explained(error: &Error, why: Withheld) -> Error {
+    let why = match why {
+        Withheld::Budget => "the retries of the last 10 s have used up retry.budget",
+        Withheld::Limit => "as many retries as circuit_breaker.max_retries allows are under way",
+    };
+    Error::new(error.reason, format!("{error}; no other endpoint was dialled: {why}"))
+}
+
+/// One attempt, at an endpoint that had no chance yet.
+async fn dial_next(facts: &mut Facts, cluster: &Arc<Cluster>, worker: &Worker) -> Result<Dialled, Error> {
+    let endpoint = with_room(cluster, &mut facts.tried, worker)?;
+    let attempt = facts.attempts.begin();
+    facts.picked(attempt, &endpoint, Instant::now());
+    let dialled = dial_endpoint(cluster, endpoint, attempt, worker).await;
+    let now = Instant::now();
+    match &dialled {
+        Ok(_) => facts.attempts.note(attempt, |attempt| attempt.connected = Some(now)),
+        Err(error) => facts.attempts.end(attempt, Outcome::Failed(error.reason), now),
+    }
+    dialled
+}
+
+/// An endpoint that takes one more connection: those that are at their own limit are passed by.
+fn with_room(cluster: &Cluster, tried: &mut Tried, worker: &Worker) -> Result<Arc<Endpoint>, Error> {
+    let mut rng = worker.ground.rng.lock();
+    let mut pick = || cluster.pick(tried, Instant::now(), &mut rng).ok_or_else(|| cluster.nobody());
+    let mut endpoint = pick()?;
+    for _ in 1..cluster.endpoints().all.len().min(Tried::ROOM) {
+        if !endpoint.is_full() {
+            break;
+        }
+        pass_by(&endpoint);
+        endpoint = pick()?;
+    }
+    if endpoint.is_full() {
+        pass_by(&endpoint);
+        return Err(cluster.endpoint_is_full(&endpoint));
+    }
+    Ok(endpoint)
+}
+
+/// Nothing is sent to an endpoint that was picked: if it was to be probed, somebody else may probe it.
+fn pass_by(endpoint: &Endpoint) {
+    endpoint.outlier.on_neither(Instant::now().into_std());
+}
+
+async fn dial_endpoint(
+    cluster: &Arc<Cluster>,
+    endpoint: Arc<Endpoint>,
+    attempt: AttemptId,
+    worker: &Worker,
+) -> Result<Dialled, Error> {
+    let (in_flight, began) = (InFlight::at(&endpoint), Instant::now());
+    let connected = connect(cluster, endpoint.address, &worker.ground, Purpose::Tcp).await;
+    let (took, now) = (began.elapsed(), Instant::now().into_std());
+    match connected {
+        Ok(Connected { transport, admission, .. }) => {
+            opened(cluster, &worker.ground, Protocol::Tcp, admission.as_ref());
+            if let Some(admission) = &admission {
+                let (endpoint, cluster) = (endpoint.clone(), cluster.clone());
+                admission.when_known(move |refused| {
+                    let now = Instant::now().into_std();
+                    match refused {
+                        None => {}
+                        Some(error) if error.is_of_our_certificate => endpoint.outlier.on_neither(now),
+                        Some(_) => endpoint.failed(took, Cause::Connect, &cluster, now),
+                    }
+                });
+            }
+            let io = Prefixed::new(transport);
+            let cluster = cluster.clone();
+            let facts = Facts::default();
+            Ok(Dialled { io, facts, attempt, cluster, admission, took, slot: None, in_flight })
+        }
+        Err(error) => {
+            match Cause::of(&error) {
+                Some(cause) => endpoint.failed(took, cause, cluster, now),
+                None => endpoint.outlier.on_neither(now),
+            }
+            Err(error)
+        }
+    }
+}
+
+impl Dialled {
+    pub(super) fn endpoint(&self) -> SocketAddr {
+        self.in_flight.endpoint().address
+    }
+
+    /// From here on it counts: among the connections of its service, and as its endpoint's good answer. One that is
+    /// left unused, or on which nobody said anything, says nothing of how its endpoint answers requests.
+    pub(super) fn used(mut self, is_silent: bool) -> Result<Self, DialFailure> {
+        if self.slot.is_none() {
+            match slot(&self.cluster, self.in_flight.endpoint()) {
+                Ok(slot) => self.slot = Some(slot),
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+        let (endpoint, took) = (self.in_flight.endpoint().clone(), self.took);
+        let answered = move || {
+            if !is_silent {
+                endpoint.answered(took, Instant::now().into_std());
+            }
+        };
+        match &self.admission {
+            None => answered(),
+            Some(admission) => admission.when_known(move |refused| {
+                if refused.is_none() {
+                    answered(); // a refusal is counted by who dialled
+                }
+            }),
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pillion_model::Reason;
+    use pillion_model::policy::{Backoff, RetryBudget, RetryCondition, RetryMethods};
+
+    use super::*;
+
+    fn retry(attempts: u32, conditions: &[RetryCondition]) -> Retry {
+        Retry {
+            attempts,
+            conditions: conditions.to_vec(),
+            methods: RetryMethods::Idempotent,
+            per_try_timeout: None,
+            backoff: Backoff::default(),
+            budget: RetryBudget { ratio: 0.2, min_per_second: 10 },
+            max_body: 0,
+        }
+    }
+
+    #[test]
+    fn another_endpoint_is_dialled_while_tries_are_left_and_a_condition_is_met() {
+        use RetryCondition::{ConnectFailure, FiveXx, GatewayError, RefusedStream, Reset};
+        let table = [
+            (Reason::ConnectRefused, 1, &[ConnectFailure][..], true),
+            (Reason::ConnectTimeout, 2, &[ConnectFailure], true),
+            (Reason::TlsError, 2, &[ConnectFailure], true),
+            (Reason::ConnectRefused, 3, &[ConnectFailure], false),
+            (Reason::ConnectRefused, 1, &[FiveXx], true),
+            (Reason::ConnectRefused, 1, &[RefusedStream, Reset, GatewayError], false),
+            (Reason::ConnectRefused, 1, &[], false),
+            (Reason::PeerIdentityMismatch, 1, &[ConnectFailure], false),
+            (Reason::NoEndpoints, 1, &[ConnectFailure, FiveXx], false),
+            (Reason::Overloaded, 1, &[ConnectFailure, FiveXx], false),
+        ];
+        for (reason, tries, conditions, expected) in table {
+            let may = may_redial(&retry(2, conditions), tries, &Error::new(reason, ""));
+            assert_eq!(may, expected, "{reason:?} {tries} {conditions:?}");
+        }
+    }
+}

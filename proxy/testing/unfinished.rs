@@ -1,0 +1,203 @@
+//! Handshakes and heads that begin and do not end: what one of them may hold, and all together.
+
+use super::backend::OK;
+use super::http2::request;
+use super::logged;
+use super::mesh::{
+    A, IDENTITY, Mesh, ORDERS, Pair, Sidecar, Watch, application_at, caller, expired, identity, settle,
+};
+use super::peer::Peer;
+use super::rules::client_hello;
+use pillion_base::unfinished::{HANDSHAKE, READER, Side};
+use pillion_tls::client::Purpose;
+
+const AT: &str = "10.1.0.1:15006";
+const HEAD: &str = "GET / HTTP/1.1\r\nhost: orders\r\n";
+
+fn sidecar(pair: &Pair, policy: &str) -> Sidecar {
+    let inbound = format!("app: {A}, {policy}, max_connections: 4000");
+    pair.mesh.sidecar(&(application_at(AT, &inbound) + IDENTITY), Some(identity(&pair.ca, "orders")))
+}
+
+async fn crowd(sidecar: &Sidecar, count: usize, say: &[u8]) -> Vec<Peer> {
+    let mut all = Vec::new();
+    for _ in 0..count {
+        let mut client = sidecar.client().await;
+        client.send(say).await;
+        settle().await;
+        all.push(client);
+    }
+    all
+}
+
+/// A head without its end, of so many bytes.
+fn beginning(bytes: usize) -> String {
+    format!("{HEAD}x: {}", "a".repeat(bytes - HEAD.len()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a8_a_handshake_that_takes_more_than_anybody_needs_is_refused() {
+    let pair = Pair::new();
+    let sidecar = sidecar(&pair, "mtls: strict");
+    // A record of 16 KiB, with the beginning of a message of 64 KiB.
+    let mut hello = b"\x16\x03\x01\x40\x00\x01\x00\xff\xff\x03\x03".to_vec();
+    hello.resize(14 * 1024, 0);
+    let mut client = sidecar.client().await;
+    let watch = Watch::start();
+    for piece in hello.chunks(1024) {
+        if client.try_send(piece).await.is_err() {
+            break;
+        }
+        settle().await;
+    }
+    client.rest().await;
+    assert_eq!(watch.seconds(), 0, "it is not waited for");
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_tls_handshakes_total direction=inbound outcome=failed"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a8_handshakes_that_do_not_end_give_way_to_new_ones() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let sidecar = sidecar(&pair, "mtls: strict");
+    let most = Side::Strangers.most() / HANDSHAKE;
+    let hello = client_hello(&identity(&pair.ca, "web")).await;
+    let mut strangers = crowd(&sidecar, most + 20, &hello[..6]).await;
+    for stranger in &mut strangers[..20] {
+        assert_eq!(stranger.rest().await, b"", "the oldest go first");
+    }
+    assert!(strangers[20].try_send(&hello[6..7]).await.is_ok());
+    let mut peer = pair.peer(AT, Purpose::Http1).await;
+    assert_eq!(peer.get("/").await.told(), (200, None));
+    assert_eq!(app.hits(), 1);
+    assert_eq!(sidecar.sum("pillion_connections_total direction=inbound tls=mtls outcome=refused"), 21);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a8_heads_of_strangers_that_do_not_end_cost_no_peer_anything() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let sidecar = sidecar(&pair, "mtls: permissive");
+    let mut peer = pair.peer(AT, Purpose::Http1).await;
+    peer.send(HEAD).await;
+    settle().await;
+    let bytes = 56 * 1024;
+    let most = Side::Strangers.most() / (READER + bytes);
+    let mut strangers = crowd(&sidecar, most + 30, beginning(bytes).as_bytes()).await;
+    let gone = sidecar.sum("pillion_requests_total direction=inbound status=503 reason=overloaded");
+    assert!((25..=35).contains(&gone), "{gone} of {}", most + 30);
+    assert_eq!(strangers[0].rest().await, b"", "the oldest go first");
+    strangers.last_mut().expect("one").send("\r\n\r\n").await;
+    assert_eq!(strangers.last_mut().expect("one").answer().await.told(), (200, None), "a new one is served");
+    peer.send("\r\n").await;
+    assert_eq!(peer.answer().await.told(), (200, None), "the peer began first of all");
+    assert_eq!(app.hits(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a8_heads_of_peers_and_of_the_application_have_a_bound_in_sum_too() {
+    let pair = Pair::new();
+    let _app = pair.mesh.answering(A, OK);
+    let bytes = 56 * 1024;
+    let outbound = pair.mesh.caller("endpoints: [10.0.0.1:80]");
+    let most = Side::Application.most() / (READER + bytes);
+    let mut clients = crowd(&outbound, most + 20, beginning(bytes).as_bytes()).await;
+    let gone = outbound.sum("pillion_requests_total direction=outbound reason=overloaded");
+    assert!((15..=25).contains(&gone), "{gone} of {}", most + 20);
+    assert_eq!(clients[0].rest().await, b"");
+
+    let inbound = sidecar(&pair, "mtls: strict");
+    let most = Side::Peers.most() / (READER + bytes);
+    let mut peers = Vec::new();
+    for _ in 0..most + 10 {
+        let mut peer = pair.peer(AT, Purpose::Http1).await;
+        peer.send(beginning(bytes)).await;
+        settle().await;
+        peers.push(peer);
+    }
+    let gone = inbound.sum("pillion_requests_total direction=inbound reason=overloaded");
+    assert!((5..=15).contains(&gone), "{gone} of {}", most + 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a8_heads_over_http2_have_a_bound_in_sum_too() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    // HEADERS of 16 KiB, without the last byte.
+    let mut head = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\x40\0\x01\x05\0\0\0\x01".to_vec();
+    head.resize(head.len() + 16 * 1024 - 1, b'a');
+    let most = Side::Application.most() / (READER + 16 * 1024);
+    let _clients = crowd(&sidecar, most + 20, &head).await;
+    let gone = sidecar.sum("pillion_requests_total direction=outbound reason=overloaded");
+    assert!((15..=25).contains(&gone), "{gone} of {}", most + 20);
+}
+
+#[test]
+fn c15_plaintext_of_http2_at_strict_is_logged_too() {
+    let lines = logged::lines(|log| async move {
+        let pair = Pair::new();
+        let yaml = application_at(AT, &format!("app: {A}")) + IDENTITY + &log;
+        let inbound = pair.mesh.sidecar(&yaml, Some(identity(&pair.ca, "orders")));
+        let mut client = inbound.client().await;
+        client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+        assert_eq!(client.rest().await, b"");
+        settle().await;
+        assert_eq!(inbound.sum("pillion_requests_total status=403 reason=mtls_required"), 1);
+    });
+    assert_eq!(lines.len(), 1);
+    assert_eq!((&lines[0]["protocol"], &lines[0]["reason"]), (&"HTTP/2".into(), &"mtls_required".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a9_an_http2_connection_is_counted_by_how_its_beginning_ended() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let sidecar = pair.application(AT, A);
+    let count = |outcome: &str| {
+        sidecar.sum(&format!("pillion_connections_total direction=inbound protocol=http2 outcome={outcome}"))
+    };
+    // Both have agreed on HTTP/2 in their handshakes.
+    let mut broken = pair.peer(AT, Purpose::Http).await;
+    broken.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+    broken.rest().await;
+    settle().await;
+    assert_eq!((count("ok"), count("failed"), count("timeout")), (0, 1, 0));
+    let mut silent = pair.peer(AT, Purpose::Http).await;
+    let watch = Watch::start();
+    silent.rest().await;
+    assert_eq!(watch.seconds(), 10);
+    assert_eq!((count("ok"), count("failed"), count("timeout")), (0, 1, 1));
+    let (mut send, conn) =
+        h2::client::handshake(pair.peer(AT, Purpose::Http).await.into_io()).await.expect("HTTP/2");
+    let driver = tokio::spawn(conn);
+    let (answer, _) = send.send_request(request("GET", "/"), true).expect("a stream");
+    assert_eq!(answer.await.expect("an answer").status(), 200);
+    assert_eq!((count("ok"), count("failed"), count("timeout")), (1, 1, 1));
+    assert_eq!(app.hits(), 1);
+    driver.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn c3_endpoints_that_refuse_our_certificate_are_not_ejected_for_it() {
+    for more in ["protocol: http1", "protocol: http2", "protocol: tcp, listen: 127.0.0.1:0"] {
+        let pair = Pair::new();
+        let (_app, _one, _two) = (
+            pair.mesh.answering(A, OK),
+            pair.application("10.1.0.1:15006", A),
+            pair.application("10.1.0.2:15006", A),
+        );
+        let orders = format!("endpoints: [10.1.0.1:15006, 10.1.0.2:15006], {ORDERS}, {more}");
+        let outbound = pair.mesh.sidecar(&(caller(&orders) + IDENTITY), Some(expired(&pair.ca, "web")));
+        for _ in 0..10 {
+            let mut client = outbound.direct_client().await;
+            client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+            client.message().await;
+        }
+        settle().await;
+        let failed = outbound.sum("pillion_tls_handshakes_total direction=outbound outcome=failed");
+        assert!(failed >= 10, "{more}: {failed}");
+        assert_eq!(outbound.sum("pillion_endpoint_ejections_total"), 0, "{more}");
+    }
+}

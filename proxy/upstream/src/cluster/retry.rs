@@ -1,0 +1,98 @@
+//! A further try, of a request or of an opaque connection: which failures allow one, what must agree to it, and how it
+//! is counted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pillion_base::error::{Error, Sent};
+use pillion_base::limits::Permit;
+use pillion_model::Reason;
+use pillion_model::policy::RetryCondition;
+use pillion_telemetry::{Limit, RetryOutcome};
+use tokio::time::Instant;
+
+use super::Cluster;
+use super::budget::Budget;
+
+/// Why a further try is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withheld {
+    /// So many are under way already.
+    Limit,
+    Budget,
+}
+
+/// A further try that was agreed to. It is counted once, also when its client goes away in the middle of it.
+#[must_use = "a try that is dropped counts as failed"]
+pub struct Retried {
+    cluster: Arc<Cluster>,
+    _permit: Permit,
+    /// `None` until it is made.
+    outcome: Option<RetryOutcome>,
+}
+
+impl Cluster {
+    /// Asks `max_retries` and `budget` for one further try. What they refuse is counted, and takes nothing.
+    ///
+    /// # Errors
+    /// Which of them refused.
+    pub fn begin_retry(self: &Arc<Self>, budget: Option<&Budget>, now: Instant) -> Result<Retried, Withheld> {
+        let Some(permit) = self.limits.retries.try_acquire() else {
+            self.rejected(Limit::Retries);
+            self.metrics().retries(RetryOutcome::Limit).inc();
+            return Err(Withheld::Limit);
+        };
+        if budget.is_some_and(|budget| !budget.try_withdraw(now.into_std())) {
+            self.metrics().retries(RetryOutcome::Budget).inc();
+            return Err(Withheld::Budget);
+        }
+        Ok(Retried { cluster: self.clone(), _permit: permit, outcome: None })
+    }
+}
+
+impl Retried {
+    /// Waits before the try. From then on it is made.
+    pub async fn pause(&mut self, pause: Duration) {
+        tokio::time::sleep(pause).await;
+        self.outcome = Some(RetryOutcome::Failed);
+    }
+
+    pub fn ended(mut self, is_good: bool) {
+        if is_good {
+            self.outcome = Some(RetryOutcome::Succeeded);
+        }
+    }
+}
+
+impl Drop for Retried {
+    fn drop(&mut self) {
+        if let Some(outcome) = self.outcome {
+            self.cluster.metrics().retries(outcome).inc();
+        }
+    }
+}
+
+/// Whether a try that failed like this is what `condition` means.
+pub fn failure_meets(condition: RetryCondition, error: &Error) -> bool {
+    let (connect, lost) = (is_connect_failure(error.reason), is_lost_connection(error.reason));
+    match condition {
+        RetryCondition::ConnectFailure => connect,
+        RetryCondition::RefusedStream => lost && error.sent == Sent::Never,
+        RetryCondition::Reset => lost,
+        RetryCondition::FiveXx => connect || lost,
+        RetryCondition::PerTryTimeout => error.reason == Reason::PerTryTimeout,
+        RetryCondition::GatewayError
+        | RetryCondition::Retriable4xx
+        | RetryCondition::Status(_)
+        | RetryCondition::Grpc(_) => false,
+    }
+}
+
+/// Not `PeerIdentityMismatch`: somebody else's certificate does not become right by asking again.
+fn is_connect_failure(reason: Reason) -> bool {
+    matches!(reason, Reason::ConnectRefused | Reason::ConnectTimeout | Reason::TlsError)
+}
+
+pub fn is_lost_connection(reason: Reason) -> bool {
+    matches!(reason, Reason::UpstreamReset | Reason::UpstreamClosed | Reason::ProtocolError)
+}
