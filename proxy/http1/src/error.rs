@@ -1,0 +1,146 @@
+//! What can be wrong with a message: who is to blame, the status that says so, and a sentence for the access log.
+
+/// Why a connection cannot go on as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("the request cannot be read: {0}")]
+    Request(Fault),
+    #[error("the answer cannot be read: {0}")]
+    Answer(Fault),
+    #[error("the sidecar cannot write this: {0}")]
+    Own(Misuse),
+}
+
+/// Whose bytes were wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blame {
+    Client,
+    Upstream,
+    Sidecar,
+}
+
+impl Error {
+    pub const fn blame(&self) -> Blame {
+        match self {
+            Self::Request(_) => Blame::Client,
+            Self::Answer(_) => Blame::Upstream,
+            Self::Own(_) => Blame::Sidecar,
+        }
+    }
+
+    /// What the client is told, where it has not been told anything yet.
+    pub const fn status(&self) -> u16 {
+        match self {
+            Self::Request(fault) => fault.status(),
+            Self::Answer(_) => 502,
+            Self::Own(_) => 500,
+        }
+    }
+}
+
+impl From<Misuse> for Error {
+    fn from(misuse: Misuse) -> Self {
+        Self::Own(misuse)
+    }
+}
+
+/// What is wrong with bytes that came. The sections are those of RFC 9112 unless another one is named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    #[error("more empty lines stand before it than are passed over (2.2)")]
+    EmptyLines,
+    #[error("a line ends with LF alone, or holds CR alone (2.2)")]
+    BareLineEnd,
+    #[error("its first line is none of HTTP (3, 4)")]
+    FirstLine,
+    #[error("its version of HTTP is neither 1.0 nor 1.1 (2.3)")]
+    Version,
+    #[error("its method is not a token (3.1)")]
+    Method,
+    #[error("its target has none of the four forms, or not the one of its method (3.2)")]
+    Target,
+    #[error("it has not exactly one Host that is well formed (3.2)")]
+    Host,
+    #[error("a field line is malformed: no token before the colon, a folded line or a forbidden byte (5)")]
+    Field,
+    #[error("its head is larger than the limit (limits.header_bytes)")]
+    LargeHead,
+    #[error("it has more fields than the limit (limits.header_count)")]
+    ManyFields,
+    #[error("its Transfer-Encoding names a coding besides chunked, and no other is undone here (6.1)")]
+    UnknownCoding,
+    #[error("its Transfer-Encoding does not end with its only chunked (6.1)")]
+    MisplacedChunked,
+    #[error("only HTTP/1.1 has Transfer-Encoding (6.1)")]
+    CodingNotAllowed,
+    #[error("it has both a Transfer-Encoding and a Content-Length (6.3)")]
+    TwoLengths,
+    #[error("its Content-Length is not one number (RFC 9110, 8.6)")]
+    MalformedLength,
+    #[error("a CONNECT has no content, and this one announces some (RFC 9110, 9.3.6)")]
+    ContentOfConnect,
+    #[error("a chunk has no size, one that is too large, or does not end where its size says (7.1)")]
+    Chunk,
+    #[error("its chunks carry more extensions than the limit (7.1.1)")]
+    ChunkExtensions,
+    #[error("its trailers are malformed or larger than the limit (7.1.2)")]
+    Trailers,
+    #[error("it came without a request (9.2)")]
+    Unasked,
+    #[error("it switches to another protocol without being asked to (RFC 9110, 15.2.2)")]
+    UnaskedSwitch,
+    #[error("too many interim answers came before it")]
+    ManyInterim,
+}
+
+impl Fault {
+    /// Of the answer to a request with this fault.
+    const fn status(self) -> u16 {
+        match self {
+            Self::Version => 505,
+            Self::UnknownCoding => 501,
+            Self::LargeHead | Self::ManyFields => 431,
+            _ => 400,
+        }
+    }
+}
+
+/// A call that does not fit what the connection is at: a defect of the sidecar, or a body that broke its promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Misuse {
+    #[error("no message may begin here")]
+    NotNow,
+    #[error("the message has no content")]
+    NoContent,
+    #[error("the body is longer than its announced length")]
+    TooLong,
+    #[error("the body is shorter than its announced length")]
+    TooShort,
+    #[error("a field's name or value has a byte that no field may have")]
+    IllegalField,
+    #[error("a target has a byte that none may have")]
+    IllegalTarget,
+    #[error("a request has more than one Host")]
+    Hosts,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_says_who_is_to_blame_and_the_status_of_it() {
+        for (error, blame, status) in [
+            (Error::Request(Fault::Host), Blame::Client, 400),
+            (Error::Request(Fault::Version), Blame::Client, 505),
+            (Error::Request(Fault::UnknownCoding), Blame::Client, 501),
+            (Error::Request(Fault::LargeHead), Blame::Client, 431),
+            (Error::Request(Fault::ManyFields), Blame::Client, 431),
+            (Error::Answer(Fault::Version), Blame::Upstream, 502),
+            (Error::Answer(Fault::LargeHead), Blame::Upstream, 502),
+            (Error::Own(Misuse::TooShort), Blame::Sidecar, 500),
+        ] {
+            assert_eq!((error.blame(), error.status()), (blame, status), "{error}");
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The fields of a head: one piece of text as it came, where each field stands in it, and a list of edits.
+//!
+//! Nothing is copied for a field. One that nobody touches is written as it was read, together with its neighbours, so
+//! names keep their case and their order. What is set is written once, as the line that it will be.
+
+use bytes::Bytes;
+
+use crate::error::Misuse;
+use crate::known::{Known, LONGEST, Names};
+use crate::lines::is_token;
+
+#[derive(Debug, Clone, Default)]
+pub struct Fields {
+    /// The head, with its first line.
+    text: Bytes,
+    /// Lines that were set, each `name: value` with its end.
+    added: Vec<u8>,
+    fields: Vec<Field>,
+    seen: Names,
+    /// Names that stand on more than one line.
+    several: Names,
+}
+
+/// Where a field stands, in 16 bytes.
+#[derive(Debug, Clone, Copy)]
+struct Field {
+    at: u32,
+    value_at: u32,
+    value_length: u32,
+    name_length: u16,
+    known: Option<Known>,
+    place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the text, as `name: value` and the line's end.
+    Text,
+    /// In the text, with blanks that some reader might take for a part of the value.
+    Loose,
+    /// In what was added.
+    Added,
+    Removed,
+}
+
+/// And their text.
+const OWN_BYTES: usize = 256;
+
+const COLON: &[u8] = b": ";
+const LINE_END: &[u8] = b"\r\n";
+/// Most heads have no more.
+const USUAL_FIELDS: usize = 12;
+/// Room for what a sidecar adds: nearly no head needs more.
+const OWN_FIELDS: usize = 6;
+
+impl Fields {
+    /// For the lines of a head, of which nothing is known yet.
+    pub(crate) fn unread() -> Self {
+        Self { fields: Vec::with_capacity(USUAL_FIELDS + OWN_FIELDS), ..Self::default() }
+    }
+
+    /// `text` holds all lines that were pushed.
+    pub(crate) fn keep(&mut self, text: &[u8]) {
+        self.text = Bytes::copy_from_slice(text);
+    }
+
+    /// A line of the text: where its name begins, how long that is, where its value begins, and the rest of the line.
+    /// `is_tight`: between colon and value stands a single space. The reader of lines sees to it that the text has fewer bytes than 32
+    /// bits count, and a name fewer than 16.
+    #[inline]
+    pub(crate) fn push_line(
+        &mut self,
+        (at, name_length, known): (usize, usize, Option<Known>),
+        (value_at, is_tight): (usize, bool),
+        value: &[u8],
+    ) {
+        let is_plain = is_tight && !matches!(value.last(), None | Some(b' ' | b'\t'));
+        let value_length = if is_plain { value.len() } else { value.trim_ascii_end().len() };
+        self.push(Field {
+            at: at as u32,
+            value_at: value_at as u32,
+            value_length: value_length as u32,
+            name_length: name_length as u16,
+            known,
+            place: if is_plain { Place::Text } else { Place::Loose },
+        });
+    }
+
+    #[inline]
+    fn push(&mut self, field: Field) {
+        if let Some(known) = field.known {
+            self.note(known);
+        }
+        self.fields.push(field);
+    }
+
+    const fn note(&mut self, known: Known) {
+        if self.seen.has(known) {
+            self.several.insert(known);
+        }
+        self.seen.insert(known);
+    }
+
+    /// The names that are there.
+    pub const fn seen(&self) -> Names {
+        self.seen
+    }
+
+    pub const fn has(&self, name: Known) -> bool {
+        self.seen.has(name)
+    }
+
+    pub const fn has_several(&self, name: Known) -> bool {
+        self.several.has(name)
+    }
+
+    /// The first value of a name.
+    pub fn get(&self, name: Known) -> Option<&[u8]> {
+        if self.has(name) { self.all(name).next() } else { None }
+    }
+
+    pub fn all(&self, name: Known) -> impl Iterator<Item = &[u8]> {
+        self.present().filter(move |field| field.known == Some(name)).map(|field| self.value(field))
+    }
+
+    /// The first value of any name, in any case.
+    pub fn find(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// The elements of a field that is a list, over all its lines, empty ones included.
+    pub fn elements(&self, name: Known) -> impl Iterator<Item = &[u8]> {
+        self.all(name).flat_map(|line| line.split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
+    }
+
+    /// Names as they were written, and values without the blanks around them.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.present().map(|field| (self.name(field), self.value(field)))
+    }
+
+    pub fn iter_known(&self) -> impl Iterator<Item = (Option<Known>, &[u8], &[u8])> {
+        self.present().map(|field| (field.known, self.name(field), self.value(field)))
+    }
+
+    pub fn len(&self) -> usize {
+        self.present().count()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.present().next().is_none()
+    }
+
+    /// Every field, and whether its value is a piece of the text.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (Option<Known>, &[u8], &[u8], bool)> {
+        self.present().map(|field| {
+            let is_text = field.place != Place::Added && field.value_length > 0;
+            (field.known, self.name(field), self.value(field), is_text)
+        })
+    }
+
+    /// Where the names stand in the text.
+    pub(crate) fn names_in_text(&self) -> impl Iterator<Item = (u32, u32)> {
+        let in_text = self.fields.iter().filter(|field| matches!(field.place, Place::Text | Place::Loose));
+        in_text.map(|field| (field.at, field.at + u32::from(field.name_length)))
+    }
+
+    /// For fields that come one by one.
+    pub(crate) fn with_room(fields: usize, bytes: usize) -> Self {
+        let (fields, added) = (Vec::with_capacity(fields + OWN_FIELDS), Vec::with_capacity(bytes));
+        Self { fields, added, ..Self::default() }
+    }
+
+    /// The head as it came, with its first line; empty where the fields came otherwise.
+    pub const fn text(&self) -> &Bytes {
+        &self.text
+    }
+
+    pub fn remove(&mut self, name: Known) -> bool {
+        let is_there = self.has(name);
+        self.remove_all(Names::of(&[name]));
+        is_there
+    }
+
+    pub fn remove_all(&mut self, names: Names) {
+        if self.seen.has_any(names) {
+            for field in &mut self.fields {
+                if field.known.is_some_and(|known| names.has(known)) {
+                    field.place = Place::Removed;
+                }
+            }
+            (self.seen, self.several) = (self.seen.without(names), self.several.without(names));
+        }
+    }
+
+    /// Each name is asked for as it was written. Returns whether one was removed.
+    pub fn remove_where(&mut self, mut unwanted: impl FnMut(Option<Known>, &[u8]) -> bool) -> bool {
+        let mut found = false;
+        for field in &mut self.fields {
+            let source = if field.place == Place::Added { &self.added[..] } else { &self.text[..] };
+            let name = part(source, field.at, u32::from(field.name_length));
+            if field.place != Place::Removed && unwanted(field.known, name) {
+                field.place = Place::Removed;
+                found = true;
+            }
+        }
+        if found {
+            self.recount();
+        }
+        found
+    }
+
+    fn recount(&mut self) {
+        let (mut seen, mut several) = (Names::default(), Names::default());
+        for known in self.present().filter_map(|field| field.known) {
+            if seen.has(known) {
+                several.insert(known);
+            }
+            seen.insert(known);
+        }
+        (self.seen, self.several) = (seen, several);
+    }
+
+    /// One line with this value, where the first one stood and spelled like it, else as the last line.
+    pub fn set(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
+        let is_it = |field: &&mut Field| field.place != Place::Removed && field.known == Some(name);
+        let Some(first) = self.fields.iter_mut().find(is_it).map(|field| *field) else {
+            return self.append(name, value);
+        };
+        let mut spelled = [0; LONGEST];
+        let spelled = spelled.get_mut(..name.as_str().len()).ok_or(Misuse::IllegalField)?;
+        spelled.copy_from_slice(self.name(&first));
+        let mut line = Some(self.line(spelled, Some(name), value)?);
+        for field in self.fields.iter_mut().filter(|field| field.known == Some(name)) {
+            match line.take_if(|_| field.place != Place::Removed) {
+                Some(line) => *field = line,
+                None => field.place = Place::Removed,
+            }
+        }
+        self.several.remove(name);
+        Ok(())
+    }
+
+    /// A further line.
+    pub fn append(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
+        let line = self.line(name.as_str().as_bytes(), Some(name), value)?;
+        self.push(line);
+        Ok(())
+    }
+
+    /// A further line of any name.
+    pub fn append_named(&mut self, name: &[u8], value: &[u8]) -> Result<(), Misuse> {
+        if name.is_empty() || !name.iter().copied().all(is_token) {
+            return Err(Misuse::IllegalField);
+        }
+        let line = self.line(name, Known::find(name), value)?;
+        self.push(line);
+        Ok(())
+    }
+
+    fn line(&mut self, name: &[u8], known: Option<Known>, value: &[u8]) -> Result<Field, Misuse> {
+        let value = value.trim_ascii();
+        if !value.iter().fold(true, |all, byte| all & is_of_value(*byte)) {
+            return Err(Misuse::IllegalField);
+        }
+        self.sound_line(name, known, value)
+    }
+
+    /// The same of what a map of headers holds, which has been judged.
+    pub(crate) fn append_sound(&mut self, name: &[u8], value: &[u8]) -> Result<(), Misuse> {
+        let line = self.sound_line(name, Known::find(name), value.trim_ascii())?;
+        self.push(line);
+        Ok(())
+    }
+
+    fn sound_line(&mut self, name: &[u8], known: Option<Known>, value: &[u8]) -> Result<Field, Misuse> {
+        let narrow = |number: usize| u32::try_from(number).or(Err(Misuse::IllegalField));
+        let at = self.added.len();
+        let field = Field {
+            at: narrow(at)?,
+            value_at: narrow(at + name.len() + COLON.len())?,
+            value_length: narrow(value.len())?,
+            name_length: u16::try_from(name.len()).or(Err(Misuse::IllegalField))?,
+            known,
+            place: Place::Added,
+        };
+        if at == 0 {
+            self.added.reserve(OWN_BYTES);
+        }
+        for part in [name, COLON, value, LINE_END] {
+            self.added.extend_from_slice(part);
+        }
+        Ok(field)
+    }
+
+    fn present(&self) -> impl Iterator<Item = &Field> {
+        self.fields.iter().filter(|field| field.place != Place::Removed)
+    }
+
+    fn source(&self, field: &Field) -> &[u8] {
+        if field.place == Place::Added { &self.added } else { &self.text }
+    }
+
+    fn name(&self, field: &Field) -> &[u8] {
+        part(self.source(field), field.at, u32::from(field.name_length))
+    }
+
+    fn value(&self, field: &Field) -> &[u8] {
+        part(self.source(field), field.value_at, field.value_length)
+    }
+
+    /// No line is longer than this, all taken together.
+    pub(crate) fn most_bytes(&self) -> usize {
+        // A loose field of one byte after its colon grows by one.
+        self.text.len() + self.added.len() + self.fields.len()
+    }
+
+    /// Writes every line but those of `skip`. Neighbours in the text are copied in one piece.
+    pub(crate) fn write(&self, out: &mut Vec<u8>, skip: Names) {
+        let mut run = (false, 0, 0);
+        for field in &self.fields {
+            let is_skipped = field.known.is_some_and(|known| skip.has(known));
+            if is_skipped || field.place == Place::Removed {
+                continue;
+            }
+            if field.place == Place::Loose {
+                self.write_run(&mut run, out);
+                for part in [self.name(field), COLON, self.value(field), LINE_END] {
+                    out.extend_from_slice(part);
+                }
+                continue;
+            }
+            let is_added = field.place == Place::Added;
+            if run.0 != is_added || run.2 != field.at {
+                self.write_run(&mut run, out);
+                (run.0, run.1) = (is_added, field.at);
+            }
+            run.2 = field.value_at + field.value_length + 2;
+        }
+        self.write_run(&mut run, out);
+    }
+
+    fn write_run(&self, (is_added, start, end): &mut (bool, u32, u32), out: &mut Vec<u8>) {
+        let source = if *is_added { &self.added[..] } else { &self.text[..] };
+        out.extend_from_slice(part(source, *start, *end - *start));
+        *start = *end;
+    }
+}
+
+fn part(source: &[u8], at: u32, length: u32) -> &[u8] {
+    source.get(at as usize..at as usize + length as usize).unwrap_or_default()
+}
+
+/// RFC 9110, 5.5.
+const fn is_of_value(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
+}

@@ -1,0 +1,171 @@
+//! Where a message ends: decided from its fields, once, and in one way alone.
+//!
+//! What two readers could frame in two ways is refused, or rewritten so that one way is left (RFC 9112, 11.2).
+
+use http::{Method, StatusCode, Version};
+
+use crate::error::Fault;
+use crate::fields::Fields;
+use crate::known::{Known, Names};
+
+/// How the content of a message is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Length {
+    /// The message ends with its head.
+    Empty,
+    /// So many bytes. A zero was said, and is passed on.
+    Known(u64),
+    Chunked,
+    /// An answer that ends with its connection.
+    UntilClose,
+}
+
+impl Length {
+    pub const fn is_empty(self) -> bool {
+        matches!(self, Self::Empty | Self::Known(0))
+    }
+}
+
+pub(crate) const LENGTHS: Names = Names::of(&[Known::TransferEncoding, Known::ContentLength]);
+
+/// RFC 9112, 6.3, for a request. One canonical length is left at most.
+pub(crate) fn of_request(method: &Method, version: Version, fields: &mut Fields) -> Result<Length, Fault> {
+    if !fields.seen().has_any(LENGTHS) {
+        return Ok(Length::Empty);
+    }
+    let length = if fields.has(Known::TransferEncoding) {
+        check_codings(version, fields)?;
+        if fields.has(Known::ContentLength) {
+            return Err(Fault::TwoLengths);
+        }
+        Length::Chunked
+    } else {
+        announced(fields)?
+    };
+    match *method == Method::CONNECT && !length.is_empty() {
+        true => Err(Fault::ContentOfConnect),
+        false => Ok(length),
+    }
+}
+
+/// The same for an answer. `is_head`: its request was HEAD. Also says whether its connection must end after it, because
+/// it had both lengths.
+pub(crate) fn of_answer(
+    is_head: bool,
+    status: StatusCode,
+    version: Version,
+    fields: &mut Fields,
+) -> Result<(Length, bool), Fault> {
+    let has_both = fields.has(Known::TransferEncoding) && fields.has(Known::ContentLength);
+    if has_both {
+        fields.remove(Known::ContentLength);
+    }
+    if has_no_length(status) {
+        fields.remove_all(LENGTHS); // must not be there (RFC 9110, 8.6 and RFC 9112, 6.1)
+    }
+    if is_head || has_no_content(status) {
+        announced(fields)?; // goes on as what the content would have
+        return Ok((Length::Empty, has_both));
+    }
+    if fields.has(Known::TransferEncoding) {
+        check_codings(version, fields)?;
+        return Ok((Length::Chunked, has_both));
+    }
+    Ok(match announced(fields)? {
+        Length::Empty => (Length::UntilClose, false),
+        known => (known, false),
+    })
+}
+
+/// Interim answers and 204.
+pub(crate) fn has_no_length(status: StatusCode) -> bool {
+    status.is_informational() || status == StatusCode::NO_CONTENT
+}
+
+pub(crate) fn has_no_content(status: StatusCode) -> bool {
+    has_no_length(status) || status == StatusCode::NOT_MODIFIED
+}
+
+/// Chunked once, last and alone. Empty elements of the list count for nothing (RFC 9110, 5.6.1).
+fn check_codings(version: Version, fields: &Fields) -> Result<(), Fault> {
+    if version != Version::HTTP_11 {
+        return Err(Fault::CodingNotAllowed);
+    }
+    let (mut chunked, mut others, mut ends_chunked) = (0, 0, false);
+    for coding in fields.elements(Known::TransferEncoding).filter(|coding| !coding.is_empty()) {
+        ends_chunked = coding.eq_ignore_ascii_case(b"chunked");
+        if ends_chunked { chunked += 1 } else { others += 1 }
+    }
+    match (chunked, others) {
+        (1, 0) => Ok(()),
+        (1, _) if ends_chunked => Err(Fault::UnknownCoding),
+        _ => Err(Fault::MisplacedChunked),
+    }
+}
+
+/// What `Content-Length` says. Several equal ones become one, and `02` becomes `2`: some reader might take it for octal.
+fn announced(fields: &mut Fields) -> Result<Length, Fault> {
+    let mut length = None;
+    let mut is_canonical = !fields.has_several(Known::ContentLength);
+    for text in fields.elements(Known::ContentLength) {
+        let this = digits(text).ok_or(Fault::MalformedLength)?;
+        is_canonical &= length.is_none() && (text.len() == 1 || text.first() != Some(&b'0'));
+        if *length.get_or_insert(this) != this {
+            return Err(Fault::MalformedLength);
+        }
+    }
+    let Some(length) = length else { return Ok(Length::Empty) };
+    if !is_canonical {
+        let set = fields.set(Known::ContentLength, Decimal::of(length).as_bytes());
+        set.or(Err(Fault::MalformedLength))?;
+    }
+    Ok(Length::Known(length))
+}
+
+fn digits(text: &[u8]) -> Option<u64> {
+    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    let add = |sum: u64, byte| sum.checked_mul(10)?.checked_add(digit(byte)?);
+    (!text.is_empty()).then_some(())?;
+    text.iter().try_fold(0, add)
+}
+
+/// A number as text, without an allocation.
+pub(crate) struct Decimal {
+    digits: [u8; 20],
+    start: usize,
+}
+
+impl Decimal {
+    pub(crate) fn of(mut number: u64) -> Self {
+        let mut decimal = Self { digits: [b'0'; 20], start: 20 };
+        for digit in decimal.digits.iter_mut().rev() {
+            *digit = b'0' + (number % 10) as u8;
+            number /= 10;
+            decimal.start -= 1;
+            if number == 0 {
+                break;
+            }
+        }
+        decimal
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.digits.get(self.start..).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_written_as_it_is_read() {
+        for number in [0, 1, 9, 10, 1024, 99_999, u64::MAX] {
+            assert_eq!(Decimal::of(number).as_bytes(), number.to_string().as_bytes());
+            assert_eq!(digits(Decimal::of(number).as_bytes()), Some(number));
+        }
+        for text in ["", "+1", "-1", " 1", "1 ", "0x1", "1_0", "18446744073709551616"] {
+            assert_eq!(digits(text.as_bytes()), None, "{text:?}");
+        }
+    }
+}

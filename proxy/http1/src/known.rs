@@ -1,0 +1,228 @@
+//! The names of fields that a proxy looks at, found once while a head is read.
+//!
+//! A layer that asks for one of them compares a byte, not text, and what is not in a head is known without a search.
+
+use http::HeaderName;
+
+macro_rules! known {
+    ($($variant:ident $text:literal,)*) => {
+        /// A field that somebody in the proxy asks for by name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum Known { $($variant,)* }
+
+        impl Known {
+            pub const ALL: [Self; [$($text),*].len()] = [$(Self::$variant),*];
+
+            /// In lower case.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text),* }
+            }
+
+            /// For a map of headers; costs nothing to make.
+            pub const fn header_name(self) -> HeaderName {
+                match self { $(Self::$variant => const { HeaderName::from_static($text) }),* }
+            }
+        }
+    };
+}
+
+known! {
+    // for one connection
+    Connection "connection", KeepAlive "keep-alive", ProxyConnection "proxy-connection", Te "te", Upgrade "upgrade",
+    // frame
+    TransferEncoding "transfer-encoding", ContentLength "content-length", Trailer "trailer",
+    // routes
+    Host "host",
+    // modify the request
+    CacheControl "cache-control", Expect "expect", MaxForwards "max-forwards", Pragma "pragma", Range "range",
+    IfMatch "if-match", IfNoneMatch "if-none-match", IfModifiedSince "if-modified-since",
+    IfUnmodifiedSince "if-unmodified-since", IfRange "if-range",
+    // authorise
+    Authorization "authorization", ProxyAuthorization "proxy-authorization",
+    AuthenticationInfo "authentication-info", ProxyAuthenticationInfo "proxy-authentication-info",
+    WwwAuthenticate "www-authenticate", ProxyAuthenticate "proxy-authenticate",
+    Cookie "cookie", SetCookie "set-cookie",
+    // describe the content
+    ContentEncoding "content-encoding", ContentType "content-type", ContentRange "content-range",
+    // what sidecars read and write
+    XRequestId "x-request-id", XForwardedFor "x-forwarded-for", XForwardedProto "x-forwarded-proto",
+    XForwardedHost "x-forwarded-host", XForwardedClientCert "x-forwarded-client-cert",
+    XPillionAttempt "x-pillion-attempt", XPillionVia "x-pillion-via", XPillionRefused "x-pillion-refused",
+    XPillionReason "x-pillion-reason", ProxyStatus "proxy-status", GrpcStatus "grpc-status",
+    GrpcMessage "grpc-message", GrpcTimeout "grpc-timeout", IdempotencyKey "idempotency-key",
+    SecWebsocketKey "sec-websocket-key", SecWebsocketAccept "sec-websocket-accept",
+    // common ones, which a map of headers need not read anew
+    Via "via", Date "date", Server "server", Location "location", RetryAfter "retry-after", UserAgent "user-agent",
+    Accept "accept", AcceptEncoding "accept-encoding", Vary "vary", Etag "etag", LastModified "last-modified",
+    Traceparent "traceparent", Tracestate "tracestate", Priority "priority",
+}
+
+/// No known name is longer.
+pub(crate) const LONGEST: usize = 25;
+const NONE: u8 = u8::MAX;
+/// Where each name stands in [`Known::ALL`], by [`slot`].
+static SLOTS: [u8; 256] = slots();
+
+/// One place for each known name: length, first, last and middle letter tell them apart. The factors were found by
+/// trying; [`slots`] does not compile with factors that put two names in one place.
+const fn slot(length: usize, first: u8, last: u8, middle: u8) -> usize {
+    (length * 10 + (first | 0x20) as usize * 41 + (last | 0x20) as usize * 37 + (middle | 0x20) as usize * 37)
+        & 0xff
+}
+
+#[allow(clippy::indexing_slicing)] // runs in the compiler alone
+const fn slots() -> [u8; 256] {
+    let mut slots = [NONE; 256];
+    let mut place = 0;
+    while place < Known::ALL.len() {
+        let name = Known::ALL[place].as_str().as_bytes();
+        let slot = slot(name.len(), name[0], name[name.len() - 1], name[name.len() / 2]);
+        assert!(slots[slot] == NONE && name.len() <= LONGEST);
+        slots[slot] = place as u8;
+        place += 1;
+    }
+    slots
+}
+
+impl Known {
+    /// In any case.
+    pub fn find(name: &[u8]) -> Option<Self> {
+        Self::find_at_start(name, name.len())
+    }
+
+    /// Of the name that `bytes` begin with. What stands behind it spares a look at single bytes.
+    #[inline]
+    pub(crate) fn find_at_start(bytes: &[u8], length: usize) -> Option<Self> {
+        let (first, last) = (bytes.first()?, bytes.get(length.checked_sub(1)?)?);
+        let place = *SLOTS.get(slot(length, *first, *last, *bytes.get(length / 2)?))?;
+        let pattern = PATTERNS.get(usize::from(place))?;
+        if usize::from(pattern.length) == length && pattern.is_at_start(bytes) {
+            Self::ALL.get(usize::from(place)).copied()
+        } else {
+            None
+        }
+    }
+}
+
+/// A name, eight bytes to a word, and which bits of it count: the case of a letter does not.
+struct Pattern {
+    words: [u64; 4],
+    masks: [u64; 4],
+    length: u8,
+}
+
+static PATTERNS: [Pattern; Known::ALL.len()] = {
+    let mut patterns = [const { Pattern { words: [0; 4], masks: [0; 4], length: 0 } }; Known::ALL.len()];
+    let mut place = 0;
+    while place < patterns.len() {
+        #[allow(clippy::indexing_slicing)] // runs in the compiler alone
+        {
+            patterns[place] = Pattern::of(Known::ALL[place].as_str().as_bytes());
+        }
+        place += 1;
+    }
+    patterns
+};
+
+impl Pattern {
+    #[allow(clippy::indexing_slicing)] // runs in the compiler alone
+    const fn of(name: &[u8]) -> Self {
+        let (mut words, mut masks) = ([0; 4], [0; 4]);
+        let mut place = 0;
+        while place < name.len() {
+            let (word, shift) = (place / 8, place % 8 * 8);
+            let mask = if name[place].is_ascii_alphabetic() { 0xdf } else { 0xff };
+            words[word] |= (name[place] as u64) << shift;
+            masks[word] |= mask << shift;
+            place += 1;
+        }
+        Self { words, masks, length: name.len() as u8 }
+    }
+
+    #[inline]
+    fn is_at_start(&self, bytes: &[u8]) -> bool {
+        match bytes.first_chunk::<32>() {
+            Some(bytes) => self.is_start_of(bytes),
+            None => {
+                let mut padded = [0; 32];
+                padded.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+                self.is_start_of(&padded)
+            }
+        }
+    }
+
+    #[inline]
+    fn is_start_of(&self, bytes: &[u8; 32]) -> bool {
+        let (words, _) = bytes.as_chunks::<8>();
+        let patterns = self.words.iter().zip(&self.masks);
+        let differs =
+            |(word, (pattern, mask)): (&[u8; 8], (&u64, &u64))| (u64::from_le_bytes(*word) ^ pattern) & mask;
+        words.iter().zip(patterns).map(differs).fold(0, |all, one| all | one) == 0
+    }
+}
+
+/// A set of known names: one word.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Names(u64);
+
+impl Names {
+    pub const fn of(names: &[Known]) -> Self {
+        let (mut set, mut rest) = (0, names);
+        while let [name, others @ ..] = rest {
+            set |= 1 << *name as u8;
+            rest = others;
+        }
+        Self(set)
+    }
+
+    pub const fn has(self, name: Known) -> bool {
+        self.0 & (1 << name as u8) != 0
+    }
+
+    pub const fn has_any(self, names: Self) -> bool {
+        self.0 & names.0 != 0
+    }
+
+    pub const fn with(self, names: Self) -> Self {
+        Self(self.0 | names.0)
+    }
+
+    pub const fn without(self, names: Self) -> Self {
+        Self(self.0 & !names.0)
+    }
+
+    pub(crate) const fn insert(&mut self, name: Known) {
+        self.0 |= 1 << name as u8;
+    }
+
+    pub(crate) const fn remove(&mut self, name: Known) {
+        self.0 &= !(1 << name as u8);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_known_name_is_found_in_any_case_and_nothing_else_is() {
+        assert!(Known::ALL.len() <= 64, "a set is one word");
+        for known in Known::ALL {
+            let name = known.as_str();
+            assert_eq!(Known::find(name.as_bytes()), Some(known));
+            assert_eq!(Known::find(name.to_ascii_uppercase().as_bytes()), Some(known));
+            assert_eq!(known.header_name().as_str(), name);
+            for place in 0..name.len() {
+                let mut other = name.as_bytes().to_vec();
+                for byte in [b'_', b'~', b'0', 0xff, b'\r', 0, name.as_bytes()[place] ^ 0x80] {
+                    other[place] = byte;
+                    assert_eq!(Known::find(&other), None, "{}", other.escape_ascii());
+                }
+            }
+        }
+        for other in ["", "x", "x-forwarded-foo", "proxy-authentication-info-more"] {
+            assert_eq!(Known::find(other.as_bytes()), None);
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Between fields as they are written and `http::HeaderMap`, which HTTP/2 and layers that want a map use.
+//!
+//! A map knows neither case nor order. [`Spelling`] keeps both beside it, so that a head which came over HTTP/1 leaves
+//! over HTTP/1 as it came, also when HTTP/2 lies between and the other side is told the names.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, request, response};
+
+use crate::error::Misuse;
+use crate::fields::Fields;
+use crate::head::{RequestHead, ResponseHead};
+use crate::lines::is_token;
+
+/// More names than a head has by the default limit: those behind them are written as HTTP/2 spells them.
+const SPELLED: usize = 256;
+
+impl Fields {
+    /// Values are pieces of the head, without a copy; what was set is copied.
+    pub fn to_map(&self) -> Result<HeaderMap, Misuse> {
+        let mut map = HeaderMap::with_capacity(self.len());
+        for (known, name, value, is_text) in self.parts() {
+            let name = match known {
+                Some(known) => known.header_name(),
+                None => HeaderName::from_bytes(name).or(Err(Misuse::IllegalField))?,
+            };
+            let value = match is_text {
+                true => HeaderValue::from_maybe_shared(self.text().slice_ref(value)),
+                false => HeaderValue::from_bytes(value),
+            };
+            let value = value.or(Err(Misuse::IllegalField))?;
+            map.try_append(name, value).or(Err(Misuse::IllegalField))?;
+        }
+        Ok(map)
+    }
+
+    pub fn of_map(map: &HeaderMap) -> Result<Self, Misuse> {
+        let mut fields = Self::with_room(map.len(), bytes_of(map));
+        for (name, value) in map {
+            fields.append_sound(name.as_str().as_bytes(), value.as_bytes())?;
+        }
+        Ok(fields)
+    }
+}
+
+fn bytes_of(map: &HeaderMap) -> usize {
+    map.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+/// How the names of a head were spelled, and in which order they came. Rides on a message as an extension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spelling {
+    text: Bytes,
+    /// Where each name begins and ends in the text.
+    names: Box<[(u32, u32)]>,
+}
+
+impl Spelling {
+    /// Of the fields that came; what a sidecar has set has no spelling of its own.
+    pub fn of(fields: &Fields) -> Self {
+        Self { text: fields.text().clone(), names: fields.names_in_text().take(SPELLED).collect() }
+    }
+
+    /// What [`to_text`](Self::to_text) wrote. `None`: it is no list of names.
+    pub fn of_text(text: &[u8]) -> Option<Self> {
+        let (mut names, mut start) = (Vec::new(), 0_u32);
+        for name in text.split(|byte| *byte == b',').take(SPELLED) {
+            if name.is_empty() || !name.iter().copied().all(is_token) {
+                return None;
+            }
+            let end = start.checked_add(u32::try_from(name.len()).ok()?)?;
+            names.push((start, end));
+            start = end.checked_add(1)?;
+        }
+        Some(Self { text: Bytes::copy_from_slice(text), names: names.into() })
+    }
+
+    /// The names with commas between them.
+    pub fn to_text(&self) -> Vec<u8> {
+        self.names().collect::<Vec<_>>().join(&b","[..])
+    }
+
+    /// Whether every name is spelled as HTTP/2 spells it.
+    pub fn is_lower_case(&self) -> bool {
+        !self.names().flatten().any(u8::is_ascii_uppercase)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &[u8]> {
+        self.names
+            .iter()
+            .map(|(start, end)| self.text.get(*start as usize..*end as usize).unwrap_or_default())
+    }
+
+    /// The fields of `map`: what was spelled first, spelled and in the order as it came; then what has come to it.
+    pub fn restore(&self, map: &HeaderMap) -> Result<Fields, Misuse> {
+        let mut fields = Fields::with_room(map.len(), bytes_of(map));
+        let mut left: Vec<Option<(&HeaderName, &HeaderValue)>> = map.iter().map(Some).collect();
+        let mut next = 0;
+        for name in self.names() {
+            let is_it = |field: &Option<(&HeaderName, &HeaderValue)>| {
+                field.is_some_and(|(other, _)| name.eq_ignore_ascii_case(other.as_str().as_bytes()))
+            };
+            // Mostly the order is the same, and the next one is it.
+            let (before, behind) = left.split_at(next);
+            let place = behind.iter().position(is_it).map(|place| next + place);
+            let Some(place) = place.or_else(|| before.iter().position(is_it)) else { continue };
+            if let Some((_, value)) = left.get_mut(place).and_then(Option::take) {
+                fields.append_sound(name, value.as_bytes())?;
+            }
+            next = place + 1;
+        }
+        for (name, value) in left.into_iter().flatten() {
+            fields.append_sound(name.as_str().as_bytes(), value.as_bytes())?;
+        }
+        Ok(fields)
+    }
+}
+
+impl RequestHead {
+    /// For layers that take a request as the crate `http` has it. The spelling goes along.
+    pub fn to_parts(&self) -> Result<request::Parts, Misuse> {
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        parts.method = self.method.clone();
+        parts.uri = Uri::from_maybe_shared(self.target_bytes()).or(Err(Misuse::IllegalTarget))?;
+        parts.version = self.version;
+        parts.headers = self.fields.to_map()?;
+        parts.extensions.insert(Spelling::of(&self.fields));
+        Ok(parts)
+    }
+}
+
+impl ResponseHead {
+    pub fn to_parts(&self) -> Result<response::Parts, Misuse> {
+        let (mut parts, ()) = http::Response::new(()).into_parts();
+        parts.status = self.status;
+        parts.version = self.version;
+        parts.headers = self.fields.to_map()?;
+        parts.extensions.insert(Spelling::of(&self.fields));
+        Ok(parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+
+    fn head(text: &str) -> RequestHead {
+        RequestHead::read(text.as_bytes(), &Limits::default()).unwrap().unwrap().1
+    }
+
+    fn lines(fields: &Fields) -> String {
+        let mut out = Vec::new();
+        fields.write(&mut out, crate::known::Names::default());
+        String::from_utf8(out).unwrap()
+    }
+
+    const HEAD: &str =
+        "GET /a?b HTTP/1.1\r\nHost: orders\r\nX-One: 1\r\nSOAPAction: x\r\nx-one: 2\r\nAccept:*/*\r\n\r\n";
+
+    #[test]
+    fn names_keep_case_and_order_through_a_map() {
+        let head = head(HEAD);
+        let mut parts = head.to_parts().unwrap();
+        assert_eq!((parts.uri.path(), parts.uri.query()), ("/a", Some("b")));
+        assert_eq!(parts.headers.get_all("x-one").iter().collect::<Vec<_>>(), ["1", "2"]);
+        parts.headers.remove("soapaction");
+        parts.headers.insert("x-new", HeaderValue::from_static("3"));
+        parts.headers.insert("host", HeaderValue::from_static("other"));
+        let spelling = parts.extensions.get::<Spelling>().unwrap();
+        let told = Spelling::of_text(&spelling.to_text()).unwrap();
+        let expected = "Host: other\r\nX-One: 1\r\nx-one: 2\r\nAccept: */*\r\nx-new: 3\r\n";
+        for spelling in [spelling, &told] {
+            assert_eq!(lines(&spelling.restore(&parts.headers).unwrap()), expected);
+        }
+        assert_eq!(spelling.to_text(), b"Host,X-One,SOAPAction,x-one,Accept");
+        assert!(!spelling.is_lower_case());
+    }
+
+    #[test]
+    fn a_text_that_is_no_list_of_names_is_none() {
+        for text in ["", "a,", ",a", "a b", "a,\r\n", "a:b"] {
+            assert_eq!(Spelling::of_text(text.as_bytes()), None, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_map_becomes_lines_and_they_become_the_map() {
+        let map = head(HEAD).fields.to_map().unwrap();
+        let fields = Fields::of_map(&map).unwrap();
+        assert_eq!(fields.to_map().unwrap(), map);
+        assert_eq!(fields.get(crate::Known::Host), Some(&b"orders"[..]));
+    }
+}

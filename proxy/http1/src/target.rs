@@ -1,0 +1,161 @@
+//! The four forms of a request's target (RFC 9112, 3.2), and what a host may look like.
+
+use http::Method;
+
+use crate::error::Fault;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `/path?query`
+    Origin,
+    /// `http://host/path?query`
+    Absolute,
+    /// `host:port`, of CONNECT alone.
+    Authority,
+    /// `*`, of OPTIONS alone.
+    Asterisk,
+}
+
+/// The form of a target, when it is well formed and its method may have it.
+pub(crate) fn form(method: &Method, target: &[u8]) -> Result<Form, Fault> {
+    if *method == Method::CONNECT {
+        let is_sound = split_port(target).is_some_and(|(host, port)| is_host(host) && is_port(port));
+        return if is_sound { Ok(Form::Authority) } else { Err(Fault::Target) };
+    }
+    if !is_text(target) {
+        return Err(Fault::Target);
+    }
+    match target {
+        [b'/', ..] => Ok(Form::Origin),
+        b"*" if *method == Method::OPTIONS => Ok(Form::Asterisk),
+        _ => split_absolute(target).map(|_| Form::Absolute).ok_or(Fault::Target),
+    }
+}
+
+/// The bytes of a path and a query as RFC 3986 has them, and those that clients send without being allowed to and that
+/// every server takes for what they are. A fragment is no part of a target.
+fn is_text(target: &[u8]) -> bool {
+    match kinds(target) {
+        kinds if kinds & NO_TARGET != 0 => false,
+        kinds if kinds & NO_ASCII != 0 => std::str::from_utf8(target).is_ok(),
+        _ => true,
+    }
+}
+
+const NO_TARGET: u8 = 1;
+const NO_ASCII: u8 = 2;
+const NO_HOST: u8 = 4;
+
+/// What is true of at least one byte.
+fn kinds(text: &[u8]) -> u8 {
+    text.iter()
+        .fold(0, |kinds, byte| kinds | KINDS.get(usize::from(*byte)).copied().unwrap_or(NO_TARGET | NO_HOST))
+}
+
+static KINDS: [u8; 256] = {
+    let mut kinds = [0; 256];
+    let mut place = 0;
+    while place < 256 {
+        let byte = place as u8;
+        let is_target = matches!(byte, b'!'..=b'~' | 0x80..) && !matches!(byte, b'#' | b'<' | b'>' | b'`');
+        let is_host = byte.is_ascii_alphanumeric()
+            || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=');
+        #[allow(clippy::indexing_slicing)] // runs in the compiler alone
+        {
+            kinds[place] = if is_target { 0 } else { NO_TARGET }
+                | if byte < 0x80 { 0 } else { NO_ASCII }
+                | if is_host { 0 } else { NO_HOST };
+        }
+        place += 1;
+    }
+    kinds
+};
+
+/// The authority and what follows it. A name of a user or a password there is how people are deceived (RFC 9110, 4.2.4).
+pub(crate) fn split_absolute(target: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = target.iter().position(|byte| *byte == b':')?;
+    let (scheme, rest) = target.split_at_checked(colon)?;
+    let is_scheme = |byte: &u8| byte.is_ascii_alphanumeric() || b"+-.".contains(byte);
+    let is_sound = scheme.len() <= SCHEME_BYTES
+        && scheme.first().is_some_and(u8::is_ascii_alphabetic)
+        && scheme.iter().all(is_scheme);
+    let rest = rest.strip_prefix(b"://").filter(|_| is_sound)?;
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?')).unwrap_or(rest.len());
+    let (authority, rest) = rest.split_at_checked(end)?;
+    (!authority.is_empty() && is_authority(authority)).then_some((authority, rest))
+}
+
+/// As many as `http::Uri` takes.
+const SCHEME_BYTES: usize = 64;
+
+/// `host` or `host:port`; nothing at all is well formed too (RFC 9110, 7.2).
+pub(crate) fn is_authority(text: &[u8]) -> bool {
+    let (host, port) = split_port(text).unwrap_or((text, b""));
+    text.is_empty() || (is_host(host) && (port.is_empty() || is_port(port)))
+}
+
+/// At a colon that so many digits may follow at most; none of an address in brackets.
+fn split_port(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let from = text.len().saturating_sub(PORT_DIGITS + 1);
+    let colon = text.get(from..)?.iter().rposition(|byte| matches!(byte, b':' | b']'))?;
+    match text.split_at_checked(from + colon)? {
+        (host, [b':', port @ ..]) => Some((host, port)),
+        _ => None,
+    }
+}
+
+const PORT_DIGITS: usize = 5;
+
+fn is_port(port: &[u8]) -> bool {
+    let digits = (1..=PORT_DIGITS).contains(&port.len()) && port.iter().all(u8::is_ascii_digit);
+    digits
+        && port.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')) <= u32::from(u16::MAX)
+}
+
+/// A registered name or an address (RFC 3986, 3.2.2), without percent-encoding, which `http::Uri` does not take there.
+fn is_host(host: &[u8]) -> bool {
+    if let Some(address) = host.strip_prefix(b"[") {
+        let address = address.strip_suffix(b"]").unwrap_or_default();
+        return !address.is_empty()
+            && address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte));
+    }
+    !host.is_empty() && kinds(host) & NO_HOST == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
+        for (text, expected) in [
+            ("", true),
+            ("orders", true),
+            ("orders:80", true),
+            ("orders:", true),
+            ("a_b.c-d", true),
+            ("[::1]", true),
+            ("[::1]:80", true),
+            (":80", false),
+            ("a:65535", true),
+            ("a:65536", false),
+            ("a:000080", false),
+            ("[::1]:65535", true),
+            ("[::1]:", true),
+            ("[1:2:3:4:5:6:7:8]", true),
+            ("a:b", false),
+            ("a:1:2", false),
+            ("::1", false),
+            ("[::1", false),
+            ("[]", false),
+            ("[::1]80", false),
+            ("a b", false),
+            ("a/b", false),
+            ("u@a", false),
+            ("a%41", false),
+            ("\u{e4}", false),
+        ] {
+            assert_eq!(is_authority(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! httparse, which hyper reads heads with, as the oracle of our lines: what we take it takes, and reads alike.
+
+use pillion_http1::{Fields, FromClient, FromUpstream, Limits, Server};
+use proptest::prelude::*;
+
+use crate::corpus::{changed_answers, changed_requests};
+use crate::drive::Asking;
+
+type Lines = Vec<(Vec<u8>, Vec<u8>)>;
+
+fn ours(fields: &Fields) -> Lines {
+    // Lengths are made canonical, and some fields removed: what is compared is what the lines said.
+    let length = |name: &[u8]| {
+        name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding")
+    };
+    let lines = fields.iter().filter(|(name, _)| !length(name));
+    lines.map(|(name, value)| (name.to_vec(), value.to_vec())).collect()
+}
+
+fn theirs(headers: &[httparse::Header<'_>]) -> Lines {
+    let length = |name: &str| {
+        name.eq_ignore_ascii_case("content-length") || name.eq_ignore_ascii_case("transfer-encoding")
+    };
+    let lines = headers.iter().filter(|header| !length(header.name));
+    lines.map(|header| (header.name.as_bytes().to_vec(), header.value.to_vec())).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_request_head_that_is_taken_is_read_alike(bytes in changed_requests(3)) {
+        let mut server = Server::new();
+        let read = server.read(&bytes, &Limits::default());
+        let mut room = [httparse::EMPTY_HEADER; 100];
+        let mut parsed = httparse::Request::new(&mut room);
+        let oracle = parsed.parse(&bytes);
+        match read {
+            Ok((used, FromClient::Head(head))) => {
+                prop_assert_eq!(oracle, Ok(httparse::Status::Complete(used)));
+                prop_assert_eq!(parsed.method, Some(head.method.as_str()));
+                prop_assert_eq!(parsed.path, Some(head.target()));
+                prop_assert_eq!(parsed.version, Some(u8::from(head.version == http::Version::HTTP_11)));
+                prop_assert_eq!(ours(&head.fields), theirs(parsed.headers));
+            }
+            Ok(_) => prop_assert!(!matches!(oracle, Ok(httparse::Status::Complete(_))), "we wait: {}", bytes.escape_ascii()),
+            Err(_) => {}
+        }
+        if oracle.is_err() {
+            prop_assert!(server.is_owed(), "we refuse what httparse refuses: {}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn an_answer_head_that_is_taken_is_read_alike(bytes in changed_answers(3)) {
+        let mut asking = Asking::new("GET");
+        let read = asking.client.read(&bytes, &Limits::default());
+        let mut room = [httparse::EMPTY_HEADER; 100];
+        let mut parsed = httparse::Response::new(&mut room);
+        let oracle = parsed.parse(&bytes);
+        if let Ok((used, FromUpstream::Head(head) | FromUpstream::Interim(head))) = &read {
+            prop_assert_eq!(oracle, Ok(httparse::Status::Complete(*used)));
+            prop_assert_eq!(parsed.code, Some(head.status.as_u16()));
+            prop_assert_eq!(ours(&head.fields), theirs(parsed.headers));
+        }
+        if oracle.is_err() {
+            prop_assert!(read.is_err(), "we refuse what httparse refuses: {}", bytes.escape_ascii());
+        }
+    }
+}

@@ -1,0 +1,23 @@
+//! The engine against RFC 9112, clause by clause, and against other readers.
+
+#![allow(unreachable_pub)] // a binary of tests has no outside
+#![allow(clippy::unwrap_used, clippy::panic)] // what fails here is a test
+
+mod drive;
+mod corpus;
+mod s2_messages;
+mod s3_requests;
+mod s4_answers;
+mod s5_fields;
+mod s6_content;
+mod s7_codings;
+mod s8_incomplete;
+mod s9_connections;
+mod s11_security;
+mod edits;
+mod sizes;
+mod splits;
+mod round_trips;
+mod mutations;
+mod line_oracle;
+mod hyper_oracle;
