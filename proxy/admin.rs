@@ -28,7 +28,7 @@ use pillion_model::Config;
 use tokio::sync::Semaphore;
 
 use crate::listening::bound;
-pub(crate) use console::{Console, Refusal, Told};
+pub(crate) use console::{Console, Published, Refusal};
 use pages::{Pages, Port};
 use pillion_base::accept::{Admission, accept};
 use pillion_base::net::descriptors::Reserve;

@@ -11,7 +11,7 @@ mod following;
 mod keeper;
 mod listeners;
 mod own;
-mod told;
+mod causes;
 mod watch;
 mod weakened;
 mod worker;
@@ -27,12 +27,13 @@ use pillion_model::telemetry::LogPath;
 use tokio::sync::mpsc;
 
 use self::dns::DnsListeners;
-use crate::admin::{Admin, Console, Readiness, Told};
+use crate::admin::{Admin, Console, Published, Readiness};
 use crate::dns::Dns;
+pub(crate) use causes::with_causes;
 use control::Around;
 pub use control::{Applied, Controller};
 #[cfg(test)]
-pub(crate) use following::Names;
+pub(crate) use following::DnsSource;
 pub use keeper::{End, Keeper, Order, Source};
 pub use listeners::Addresses;
 use listeners::{Listeners, Workers};
@@ -49,7 +50,6 @@ use pillion_tls::identity::credentials::Credentials;
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::{Cluster, Common};
 use pillion_upstream::pool::SWEEP_EVERY;
-pub(crate) use told::told;
 use worker::{Command, Connections};
 
 /// A sidecar that is bound and not yet started.
@@ -124,8 +124,12 @@ impl App {
             Some(credentials) => controller.put(config, Identity::Known(Arc::new(credentials)))?,
             None => drop(controller.apply(config)?),
         }
-        tell_on_scrape(&around);
-        console.tell(Told { loaded_at: Some(SystemTime::now()), config: config.clone(), ..Told::default() });
+        publish_on_scrape(&around);
+        console.publish(Published {
+            loaded_at: Some(SystemTime::now()),
+            config: config.clone(),
+            ..Published::default()
+        });
         let shared = Shared {
             network,
             around,
@@ -285,7 +289,7 @@ fn prepare_process(network: &Network, has_identity: bool) -> anyhow::Result<()> 
 }
 
 /// Gauges that mirror live state are read when somebody looks.
-fn tell_on_scrape(around: &Around) {
+fn publish_on_scrape(around: &Around) {
     let store: Weak<Store> = Arc::downgrade(&around.store);
     around.metrics.on_collect(move || {
         if let Some(store) = store.upgrade() {

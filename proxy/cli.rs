@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::app::told;
+use crate::app::with_causes;
 use output::{ReaderGone, complain, print};
 
 /// Exit code of work that failed or a configuration that is invalid; clap's own for wrong usage is 2.
@@ -79,7 +79,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&told(&error));
+            complain(&with_causes(&error));
             ExitCode::from(FAILED)
         }
     }

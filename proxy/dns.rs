@@ -38,9 +38,9 @@ pub(crate) use upstream::{Upstream, refuse_loop, system_servers};
 const IN_FLIGHT: usize = 256;
 
 /// What an upstream said, or why none did.
-type Told = Result<Arc<[u8]>, Arc<str>>;
+type Answered = Result<Arc<[u8]>, Arc<str>>;
 
-type Asking = HashMap<(Key, Over), Arc<OnceCell<Told>>>;
+type Asking = HashMap<(Key, Over), Arc<OnceCell<Answered>>>;
 
 pub(crate) struct Dns {
     network: Network,
@@ -146,7 +146,7 @@ impl Dns {
     }
 
     /// And whether it was this question that was sent.
-    async fn ask_together(&self, key: Key, asked: &Asked, message: &[u8]) -> (Told, bool) {
+    async fn ask_together(&self, key: Key, asked: &Asked, message: &[u8]) -> (Answered, bool) {
         let of = (key, asked.over);
         let cell = self.asking.lock().entry(of.clone()).or_default().clone();
         let mut is_first = false;
@@ -162,7 +162,7 @@ impl Dns {
         (told, is_first)
     }
 
-    async fn ask_alone(&self, asked: &Asked, message: &[u8]) -> Told {
+    async fn ask_alone(&self, asked: &Asked, message: &[u8]) -> Answered {
         let Some(servers) = self.servers() else { return Err("there is no DNS proxy any more".into()) };
         let told = forward::ask(&self.network, &servers, asked, message).await;
         told.map(Into::into).map_err(|why| {
@@ -181,7 +181,7 @@ impl Dns {
         Some(upstream.servers().clone())
     }
 
-    fn keep(&self, key: Key, told: &Told) {
+    fn keep(&self, key: Key, told: &Answered) {
         let Ok(raw) = told else { return };
         let Some(lifetime) = Message::from_vec(raw).ok().and_then(|message| lifetime(&message)) else {
             return;

@@ -1,15 +1,19 @@
 //! Pillion, a layer-4/7 service-mesh sidecar proxy: one binary beside one application.
 //!
 //! This page is the map. Read it, then follow a connection or a request file by file. The crates are the floors of the
-//! house; `docs/architecture.md` says why they are cut as they are.
+//! house; `docs/architecture.md` says why they are cut as they are. What the file calls a service is a cluster in the code
+//! from the moment at which it is put to work: its endpoints, pools, limits and standing.
 //!
 //! # The life of a connection
 //! 1. [`app`] builds clusters and credentials from a checked configuration ([`pillion_model`]), binds every address
 //!    through [`pillion_base::net`], and starts a thread for each worker. A worker has listeners, timers and pools of its
 //!    own; the kernel spreads connections over workers (SO_REUSEPORT, and no other sidecar can join).
-//! 2. [`serve`](pillion_sidecar::serve) accepts, counts the connection against its limit, and spawns a task that owns it.
-//!    What is known of its destination without its bytes is a [`Destination`](pillion_sidecar::connection::Destination): a
-//!    service's own port, or the address that it was redirected from ([`state`](pillion_sidecar::state)), or nothing.
+//! 2. A worker's listeners come and go with the configuration (`app::worker`, [`listening`]). One accept loop
+//!    ([`pillion_base::accept`]) hands each connection to [`serve`](pillion_sidecar::serve), which counts it against its limit
+//!    and spawns a task that owns it. A [`Place`](pillion_sidecar::connection::Place) is what it takes up meanwhile: its
+//!    permit, and its count in the drain. What is known of where it goes without its bytes is a
+//!    [`Destination`](pillion_sidecar::connection::Destination): a service's own port, or the original destination of a
+//!    redirected connection ([`state`](pillion_sidecar::state)), or nothing.
 //! 3. Outbound: [`outbound`](pillion_sidecar::outbound) turns away other hosts. Inbound:
 //!    [`inbound`](pillion_sidecar::inbound) shakes hands ([`pillion_tls`]) and knows the peer's SPIFFE ID from then on;
 //!    plaintext on a strict port is told why it is refused, and is closed. It is judged by the rules of the moment: they are
@@ -24,8 +28,9 @@
 //!    [`returning`](pillion_base::net::returning) knows it, should wrong rules bring it back.
 //! 6. HTTP goes to [`http::server`](pillion_sidecar::http::server). HTTP/1: hyper reads it behind
 //!    [`http::guard`](pillion_sidecar::http::guard), which bounds how long a client may dawdle and puts a connection aside
-//!    that has been idle for a second; it holds no buffer until its next request. HTTP/2: [`pillion_http::h2`], on the
-//!    crate `h2`, here and towards endpoints.
+//!    that has been idle for a second; it holds no buffer until its next request. HTTP/2:
+//!    [`http::h2_server`](pillion_sidecar::http::h2_server), with a task for each stream. It stands on [`pillion_http::h2`],
+//!    which stands on the crate `h2`, here and towards endpoints.
 //! 7. Each request goes through the stack of its direction, below. One that becomes a tunnel
 //!    ([`http::tunnel`](pillion_sidecar::http::tunnel)) ends as opaque bytes. When the [`drain`](pillion_base::drain)
 //!    begins, answers say goodbye; later inbound refuses what is new ([`layers::closing`](pillion_sidecar::layers::closing)),
@@ -33,8 +38,9 @@
 //!
 //! # The life of a request
 //! Outbound, from the application to a service ([`outbound::stack`](pillion_sidecar::outbound::stack)); inbound is the
-//! same without the retries:
-//! 1. `http::server::handle` makes a [`Call`](pillion_sidecar::http::Call) (the request and what travels with it) and an
+//! same with [`closing`](pillion_sidecar::layers::closing) before the route, without the bound of a single attempt, and
+//! with a retry only where the application had just closed the connection that was taken from its pool:
+//! 1. `http::server::handle`, or `http::h2_server::carry` for a stream of HTTP/2, makes a [`Call`](pillion_sidecar::http::Call) (the request and what travels with it) and an
 //!    [`Exchange`](pillion_sidecar::http::Exchange) (what is known of it, with its
 //!    [`attempts`](pillion_sidecar::exchange::attempts), until the last byte of its answer).
 //! 2. [`record`](pillion_sidecar::layers::record) sees every ending: metrics and access line come from here.
@@ -63,7 +69,8 @@
 //! Arrows point down, and an import that looks up does not compile: `pillion` ([`cli`] → [`app`] → `admin`, `dns`) →
 //! [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] → [`pillion_base`] →
 //! [`pillion_telemetry`] → [`pillion_model`]. Beside them stand [`pillion_config`], which reads the file into the model, and
-//! `pillion_init`, which installs the rules of the kernel that bring connections here before this runs.
+//! `pillion_init`, which installs the rules of the kernel that bring connections here before this runs. [`pillion_http1`] is
+//! an HTTP/1 engine without sockets; nothing uses it yet.
 //!
 //! What runs inside a CONNECT enters the outbound side again, through a function that the side gives to its route layer.
 //!

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::console::Console;
 
 pub(super) fn page(console: &Console, now: Instant) -> Value {
-    let (told, snapshot) = (console.told(), console.store.load_full());
+    let (told, snapshot) = (console.published(), console.store.load_full());
     let asked = asked_of_dns(&told.config);
     let cluster = |cluster: &std::sync::Arc<pillion_upstream::cluster::Cluster>| {
         let mut picture = cluster.picture(now);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::console::{Refusal, Told};
+use super::console::{Published, Refusal};
 
 /// Values on a page where nobody says how many: a usual file is on one page, and a page is some 100 KB.
 const USUAL: usize = 1000;
@@ -78,7 +78,7 @@ impl Asked {
 }
 
 /// `generation`: of the snapshot that is read by the data path.
-pub(super) fn page(told: &Told, generation: u64, asked: &Asked) -> Result<Value, NoSuchService> {
+pub(super) fn page(told: &Published, generation: u64, asked: &Asked) -> Result<Value, NoSuchService> {
     let file = told.file.as_ref().map(|file| file.display().to_string());
     let written = file.as_deref().zip(told.text.as_deref()).map(|(name, text)| Written { name, text });
     let (settings, all) = effective_part(&told.config, written, &told.flags, asked.part());
@@ -117,19 +117,19 @@ mod tests {
 
     use super::*;
 
-    fn told(text: &str) -> Told {
+    fn told(text: &str) -> Published {
         let (config, _) = pillion_config::parse(text, std::path::Path::new("")).expect("a good file");
-        Told {
+        Published {
             loaded_at: Some(UNIX_EPOCH + Duration::from_secs(1_795_258_800)),
             file: Some("p.yaml".into()),
             config: Arc::new(config),
             text: Some(text.into()),
             last_refusal: Some(Refusal { at: UNIX_EPOCH, why: "p.yaml:1:1: error: no".into() }),
-            ..Told::default()
+            ..Published::default()
         }
     }
 
-    fn many() -> Told {
+    fn many() -> Published {
         let services = (0..100).map(|nth| format!("  s{nth}: {{ endpoints: [\"10.0.0.1:{}\"] }}\n", nth + 1));
         told(&services.fold("inbound: off\nservices:\n".to_owned(), |text, service| text + &service))
     }

@@ -61,7 +61,7 @@ pub(super) async fn serve(stream: Stream, port: Port, pages: Pages, mut place: P
         () = place.must_leave() => false,
     };
     if !has_ended {
-        serving.into_parts().io.into_inner().io.abort();
+        serving.into_parts().io.into_inner().io.reset_on_drop();
     }
 }
 
@@ -84,7 +84,7 @@ impl WriteTimeout {
         }
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
         ready!(waiting.as_mut().poll(cx));
-        self.io.abort(); // or the kernel would go on keeping what is unread
+        self.io.reset_on_drop(); // or the kernel would go on keeping what is unread
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

@@ -20,7 +20,7 @@ const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) struct Console {
     /// Read by the pages, one after the other.
-    told: ArcSwap<Told>,
+    published: ArcSwap<Published>,
     orders: mpsc::Sender<Order>,
     /// The clusters as they are.
     pub(super) store: Arc<Store>,
@@ -28,7 +28,7 @@ pub(crate) struct Console {
 
 /// What the pages show of the configuration at work; published whole.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Told {
+pub(crate) struct Published {
     /// When it was put to work.
     pub(crate) loaded_at: Option<SystemTime>,
     /// `None`: built-in defaults and flags.
@@ -66,7 +66,7 @@ pub(super) enum NotTaken {
     Refused(String),
 }
 
-impl Told {
+impl Published {
     /// Of configuration or certificates, whichever was later.
     pub(super) fn latest_refusal(&self) -> Option<&Refusal> {
         let all = self.last_refusal.iter().chain(&self.certificates_refused);
@@ -78,19 +78,19 @@ impl Console {
     /// Orders arrive at the receiver; while there is none they are refused.
     pub(crate) fn new(store: Arc<Store>) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(ORDERS);
-        (Arc::new(Self { told: ArcSwap::default(), orders, store }), receiver)
+        (Arc::new(Self { published: ArcSwap::default(), orders, store }), receiver)
     }
 
     /// From now on the pages show this.
-    pub(crate) fn tell(&self, told: Told) {
-        self.told.store(Arc::new(told));
+    pub(crate) fn publish(&self, told: Published) {
+        self.published.store(Arc::new(told));
     }
 
     /// Changes some of what is shown; for one caller at a time.
-    pub(crate) fn retell(&self, change: impl FnOnce(&mut Told)) {
-        let mut told = Told::clone(&self.told.load());
+    pub(crate) fn amend(&self, change: impl FnOnce(&mut Published)) {
+        let mut told = Published::clone(&self.published.load());
         change(&mut told);
-        self.tell(told);
+        self.publish(told);
     }
 
     /// A part of the configuration. Reads the text of the file for it: one caller at a time, on a thread that has time.
@@ -98,24 +98,24 @@ impl Console {
     /// # Errors
     /// There is no such service.
     pub(super) fn config(&self, asked: &config::Asked) -> Result<Value, config::NoSuchService> {
-        config::page(&self.told(), self.store.load().generation, asked)
+        config::page(&self.published(), self.store.load().generation, asked)
     }
 
     /// Asked with every look at the files: changes nothing where none are told as refused.
     pub(crate) fn forget_refused_certificates(&self) {
-        if self.told.load().certificates_refused.is_some() {
-            self.retell(|told| told.certificates_refused = None);
+        if self.published.load().certificates_refused.is_some() {
+            self.amend(|told| told.certificates_refused = None);
         }
     }
 
     pub(super) fn certificates(&self) -> Value {
-        let told = self.told();
+        let told = self.published();
         let refusal = told.certificates_refused.as_ref().map(config::refusal);
         json!({ "identities": told.credentials, "last_refusal": refusal })
     }
 
-    pub(super) fn told(&self) -> Arc<Told> {
-        self.told.load_full()
+    pub(super) fn published(&self) -> Arc<Published> {
+        self.published.load_full()
     }
 
     pub(super) fn order(&self, order: Order) -> Result<(), NotTaken> {

@@ -163,14 +163,14 @@ async fn http1(io: Io, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
     let broke_off = |error| Unwell::broke_off(to, error);
     let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(io)).await;
     let (mut send, conn) = handshake.map_err(broke_off)?;
-    let told = async { told(send.send_request(question).await.map_err(broke_off)?, to).await };
+    let told = async { read_answer(send.send_request(question).await.map_err(broke_off)?, to).await };
     driven(conn, told).await
 }
 
 async fn http2(io: Io, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
     let question = Request::get(format!("http://{to}{path}")).header(USER_AGENT, AGENT);
     let question = question.body(Full::<Bytes>::default())?;
-    let answered = async |answer| told(answer, to).await;
+    let answered = async |answer| read_answer(answer, to).await;
     over_http2(io, to, question, answered).await
 }
 
@@ -201,7 +201,7 @@ async fn driven<T>(conn: impl Future, asking: impl Future<Output = T>) -> T {
 }
 
 /// Its status, and as much of its body as anybody reads.
-async fn told(answer: Response<Incoming>, to: SocketAddr) -> Result<Answer, Unwell> {
+async fn read_answer(answer: Response<Incoming>, to: SocketAddr) -> Result<Answer, Unwell> {
     let status = answer.status();
     match status.is_informational() {
         true => Err(Unwell::Unfinished(to, status)),

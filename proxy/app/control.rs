@@ -127,7 +127,7 @@ impl Controller {
         }
         let weaker = weakened(&self.config, config);
         self.put_read(config)?;
-        tell_weaker(&weaker);
+        warn_of_weaker(&weaker);
         Ok(Applied::Changed)
     }
 
@@ -247,7 +247,7 @@ impl Controller {
         }
         self.names = Arc::new(Names::of(config, &mut self.virtual_addresses));
         (self.config, self.identity) = (config.clone(), identity);
-        self.tell_expiry();
+        self.publish_expiry();
         self.dns.commit(dns);
         self.swap(&mut change);
         self.leave(&former); // now that nobody finds them any more
@@ -301,7 +301,7 @@ impl Controller {
                 Some(next) => cluster.leave_for(Some(next)),
                 None => {
                     cluster.leave_for(None);
-                    cluster.tell_gone();
+                    cluster.note_removed();
                 }
             }
         }
@@ -362,7 +362,7 @@ impl Controller {
         metrics.config_generation().set(i64::try_from(self.generation).unwrap_or(i64::MAX));
     }
 
-    fn tell_expiry(&self) {
+    fn publish_expiry(&self) {
         let Some(credentials) = self.credentials() else { return };
         let metrics = &self.around.metrics;
         metrics.certificate_not_after(CertificateUse::Own).set(credentials.not_after);
@@ -373,7 +373,7 @@ impl Controller {
     }
 }
 
-fn tell_weaker(weaker: &[String]) {
+fn warn_of_weaker(weaker: &[String]) {
     /// A file that lost all its services says the same of each.
     const TOLD: usize = 20;
     for what in weaker.iter().take(TOLD) {

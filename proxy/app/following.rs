@@ -28,7 +28,7 @@ struct Heard {
 }
 
 /// The source of endpoints that are learnt by DNS.
-pub(crate) struct Names {
+pub(crate) struct DnsSource {
     resolver: Arc<Resolver>,
     followed: HashMap<String, Followed>,
     tell: mpsc::Sender<Heard>,
@@ -47,7 +47,7 @@ impl Drop for Followed {
     }
 }
 
-impl Names {
+impl DnsSource {
     pub(super) fn new() -> Self {
         Self::of(Resolver::system())
     }
@@ -87,7 +87,7 @@ impl Names {
     }
 }
 
-impl EndpointSource for Names {
+impl EndpointSource for DnsSource {
     fn at_once(&self, of: &Cluster) -> Option<EndpointUpdate> {
         let followed =
             self.followed.get(&of.name).filter(|followed| Some(&followed.of) == of.discovery.as_ref());
@@ -149,7 +149,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_was_heard_of_a_name_that_is_no_longer_followed_is_no_news() {
         let none = Path::new("/nowhere/none").to_owned();
-        let mut names = Names::of(Resolver::of(Files { resolv_conf: none.clone(), hosts: none, port: 53 }));
+        let mut names =
+            DnsSource::of(Resolver::of(Files { resolv_conf: none.clone(), hosts: none, port: 53 }));
         let text = "inbound: off\nservices:\n  orders: { endpoints: { dns: \"new:80\" } }\n";
         let (config, _) = pillion_config::parse(text, Path::new("")).expect("a good file");
         names.follow(&config);

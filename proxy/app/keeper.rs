@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::Running;
+use super::causes::with_causes;
 use super::control::Applied;
-use super::following::Names;
-use super::told::told;
+use super::following::DnsSource;
 use super::watch::{EVERY, Watch};
 use crate::admin::Refusal;
 use pillion_telemetry::{Metrics, ReloadOutcome};
@@ -54,7 +54,7 @@ pub enum End {
 pub struct Keeper {
     source: Source,
     watch: Option<Watch>,
-    names: Names,
+    names: DnsSource,
     looks: Interval,
 }
 
@@ -64,7 +64,7 @@ impl Keeper {
         let watch = source.file.as_deref().map(Watch::new);
         let mut looks = interval(EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { source, watch, names: Names::new(), looks }
+        Self { source, watch, names: DnsSource::new(), looks }
     }
 
     /// Until the sidecar is ready: the first answers of DNS were patiently waited for, and its certificates are there.
@@ -72,7 +72,7 @@ impl Keeper {
     pub async fn settle(&mut self, running: &mut Running, hangup: &mut Signal) -> Option<End> {
         self.names.follow(running.controller.config());
         self.names.first(&running.controller).await;
-        tell_identity(running);
+        publish_identity(running);
         self.tell(running, None);
         running.set_ready();
         if let Some(why) = running.readiness.why_not() {
@@ -124,7 +124,7 @@ impl Keeper {
     /// to work, unless that has been told.
     fn tell(&self, running: &Running, changed: Option<SystemTime>) {
         let text = self.source.file.as_deref().map(pillion_config::text_of);
-        running.console.retell(|told| {
+        running.console.amend(|told| {
             told.loaded_at = changed.or(told.loaded_at);
             told.file.clone_from(&self.source.file);
             told.config = running.controller.config().clone();
@@ -142,7 +142,7 @@ impl Keeper {
             watch.known(); // before it is read: a change while we read it is seen afterwards
         }
         let applied = (self.source.load)()
-            .and_then(|config| controller.apply(&Arc::new(config)).map_err(|error| told(&error)));
+            .and_then(|config| controller.apply(&Arc::new(config)).map_err(|error| with_causes(&error)));
         let metrics: &Metrics = &controller.around.metrics;
         metrics.config_reloads(outcome(&applied)).inc();
         let generation = controller.generation();
@@ -151,7 +151,7 @@ impl Keeper {
                 self.names.follow(controller.config());
                 tracing::info!(because, generation, "configuration reloaded");
                 self.tell(running, Some(SystemTime::now()));
-                tell_identity(running);
+                publish_identity(running);
                 Ok(format!("reloaded; this is generation {generation}"))
             }
             Ok(Applied::Unchanged) => {
@@ -162,7 +162,7 @@ impl Keeper {
             Err(why) => {
                 tracing::error!(because, generation, "configuration refused, the old one stays: {why}");
                 let refusal = Refusal { at: SystemTime::now(), why: why.clone() };
-                running.console.retell(|told| told.last_refusal = Some(refusal));
+                running.console.amend(|told| told.last_refusal = Some(refusal));
                 Err(why)
             }
         }
@@ -182,12 +182,12 @@ fn look_at_identity(running: &mut Running) {
         }
         Err(why) => refuse_certificates(running, &why),
     }
-    tell_identity(running);
+    publish_identity(running);
 }
 
 /// In the log, the metric, and on the admin port. What is only not there yet is waited for, and not refused.
 fn refuse_certificates(running: &Running, why: &anyhow::Error) {
-    let (awaits, said) = (running.controller.awaits().is_some(), told(why));
+    let (awaits, said) = (running.controller.awaits().is_some(), with_causes(why));
     match awaits {
         true => tracing::warn!("still waiting for certificates: {said}"),
         false => tracing::error!("certificates refused, the old ones stay: {said}"),
@@ -197,18 +197,18 @@ fn refuse_certificates(running: &Running, why: &anyhow::Error) {
     }
     running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).inc();
     let refusal = Refusal { at: SystemTime::now(), why: format!("certificates: {said}") };
-    running.console.retell(|told| told.certificates_refused = Some(refusal));
+    running.console.amend(|told| told.certificates_refused = Some(refusal));
 }
 
 /// To probes, and on the admin port.
-fn tell_identity(running: &Running) {
+fn publish_identity(running: &Running) {
     match running.controller.awaits() {
         Some(why) => running.readiness.set_waiting(format!("certificates: {why}")),
         None => running.readiness.stop_waiting(),
     }
     running.readiness.set_certificate(running.controller.credentials().map(Credentials::validity));
     let credentials = running.controller.credentials().map(Credentials::to_json);
-    running.console.retell(|told| told.credentials = credentials.into_iter().collect());
+    running.console.amend(|told| told.credentials = credentials.into_iter().collect());
 }
 
 const fn outcome(applied: &Result<Applied, String>) -> ReloadOutcome {

@@ -48,7 +48,7 @@ fn passes_unknown(config: &Config) -> bool {
 fn weakened_inbound(now: &Inbound, next: &Inbound) -> Vec<String> {
     let mut all = Vec::new();
     if strength(next.mtls) < strength(now.mtls) {
-        all.push(told("inbound.mtls", now.mtls, next.mtls));
+        all.push(weaker_mtls("inbound.mtls", now.mtls, next.mtls));
     }
     let of_port = |inbound: &Inbound, port| {
         inbound.ports.get(port).and_then(|single| single.mtls).unwrap_or(inbound.mtls)
@@ -57,7 +57,7 @@ fn weakened_inbound(now: &Inbound, next: &Inbound) -> Vec<String> {
         let (was, is) = (of_port(now, port), of_port(next, port));
         let is_told = (was, is) == (now.mtls, next.mtls); // with all ports, above
         if strength(is) < strength(was) && !is_told {
-            all.push(told(&format!("inbound.ports.{port}.mtls"), was, is));
+            all.push(weaker_mtls(&format!("inbound.ports.{port}.mtls"), was, is));
         }
     }
     all
@@ -191,7 +191,7 @@ impl<'a> Owners<'a> {
     }
 }
 
-fn told(key: &str, was: Mtls, is: Mtls) -> String {
+fn weaker_mtls(key: &str, was: Mtls, is: Mtls) -> String {
     format!("{key}: {} instead of {}", word(is), word(was))
 }
 

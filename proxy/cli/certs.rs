@@ -153,7 +153,7 @@ fn inspect_file(text: &mut String, file: &Path, now: i64) -> anyhow::Result<()> 
 /// One certificate as lines of `name  value`.
 fn describe(der: &[u8], now: i64) -> anyhow::Result<String> {
     let certificate = parse(der)?;
-    let names = Names::of(names(&certificate)?);
+    let names = HostNames::of(names(&certificate)?);
     let mut text = String::new();
     writeln!(text, "  SPIFFE ID  {}", or_none(&names.uris))?;
     writeln!(text, "  DNS names  {}", or_none(&names.hosts))?;
@@ -188,12 +188,12 @@ fn rough(seconds: i64) -> String {
 }
 
 /// Alternative names as people want them: who, and where.
-struct Names {
+struct HostNames {
     uris: Vec<String>,
     hosts: Vec<String>,
 }
 
-impl Names {
+impl HostNames {
     fn of(names: &[GeneralName<'_>]) -> Self {
         let mut sorted = Self { uris: Vec::new(), hosts: Vec::new() };
         for name in names {

@@ -10,7 +10,7 @@ mod mesh;
 mod replica;
 mod schedule;
 mod story;
-mod told;
+mod report;
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -23,8 +23,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use super::output::print;
 use caller::{Caller, Tally};
 use mesh::Mesh;
+use report::Reported;
 use schedule::Schedule;
-use told::Told;
 
 /// Requests per second: enough for a steady p99, little enough for a laptop on battery.
 const RATE: u32 = 200;
@@ -90,7 +90,7 @@ impl Demo {
             broken = watch(&mesh, &caller, &mut whole) => return broken,
         }
         whole.add(&caller.stop().await);
-        close(began.elapsed(), &whole, Told::by(mesh.metrics).await?)
+        close(began.elapsed(), &whole, Reported::by(mesh.metrics).await?)
     }
 
     fn open(&self, mesh: &Mesh) -> anyhow::Result<()> {
@@ -138,7 +138,8 @@ async fn watch(mesh: &Mesh, caller: &Caller, whole: &mut Tally) -> anyhow::Resul
         }
         let latest = caller.take();
         whole.add(&latest);
-        let line = story::line(since.elapsed(), &latest, whole, Told::by(mesh.metrics).await?, mesh.mood());
+        let line =
+            story::line(since.elapsed(), &latest, whole, Reported::by(mesh.metrics).await?, mesh.mood());
         since = Instant::now();
         rewrite(&line)?;
     }
@@ -152,7 +153,7 @@ fn rewrite(line: &str) -> anyhow::Result<()> {
     }
 }
 
-fn close(lasted: Duration, whole: &Tally, told: Told) -> anyhow::Result<()> {
+fn close(lasted: Duration, whole: &Tally, told: Reported) -> anyhow::Result<()> {
     let printed = print(&format!("\n{}", story::summary(lasted, whole, told)));
     match (whole.failed, whole.answered) {
         (0, 0) => bail!("no request was made"),
@@ -199,10 +200,10 @@ mod tests {
     }
 
     /// Until a retry and an ejection are told.
-    async fn until_noticed(mesh: &Mesh) -> Told {
+    async fn until_noticed(mesh: &Mesh) -> Reported {
         loop {
             sleep(Duration::from_millis(50)).await;
-            let told = Told::by(mesh.metrics).await.expect("the sidecar tells its metrics");
+            let told = Reported::by(mesh.metrics).await.expect("the sidecar tells its metrics");
             if told.retries > 0 && told.ejections > 0 {
                 return told;
             }

@@ -2,7 +2,7 @@
 
 use clap::CommandFactory as _;
 use clap::error::ErrorKind;
-use pillion_init::{Flags, Told, Wrong};
+use pillion_init::{Flags, Report, Wrong};
 
 use super::output::{complain, print};
 
@@ -40,13 +40,13 @@ fn misused(wrong: &Wrong) -> ! {
     init.error(ErrorKind::ArgumentConflict, wrong).exit()
 }
 
-fn tell(told: &Told) {
+fn tell(told: &Report) {
     for line in told {
         complain(&format!("pillion init: {line}"));
     }
 }
 
-fn show((script, told): (String, Told)) -> anyhow::Result<()> {
+fn show((script, told): (String, Report)) -> anyhow::Result<()> {
     tell(&told);
     print(&script)
 }

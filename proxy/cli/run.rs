@@ -10,7 +10,7 @@ use pillion_model::Config;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output::complain;
-use crate::app::{App, End, Keeper, Running, Source, told};
+use crate::app::{App, End, Keeper, Running, Source, with_causes};
 
 /// Where the configuration is when nobody says.
 const USUAL_FILE: &str = "/etc/pillion/pillion.yaml";
@@ -54,7 +54,7 @@ impl Run {
         runtime.block_on(async {
             let mut signals = Signals::new()?; // before anything listens: no signal finds nobody home
             let mut running = App::build(config)?.start()?;
-            tell_start(&running, file.as_deref());
+            log_start(&running, file.as_deref());
             let mut keeper = Keeper::new(self.source(file));
             let Signals { end, hangup } = &mut signals;
             let ended = tokio::select! { // nothing is lost: either way the sidecar is about to end
@@ -74,7 +74,7 @@ impl Run {
     fn source(self, file: Option<PathBuf>) -> Source {
         let (flags, again) = (self.flags(), file.clone());
         let load = move || match &again {
-            Some(file) => self.config(Some(file)).map_err(|error| told(&error)),
+            Some(file) => self.config(Some(file)).map_err(|error| with_causes(&error)),
             None => Err("there is no configuration file to read again".to_owned()),
         };
         Source { file, flags, load: Box::new(load) }
@@ -128,7 +128,7 @@ fn load(file: &Path) -> anyhow::Result<Config> {
 }
 
 /// The one line of the log that every start has.
-fn tell_start(running: &Running, file: Option<&Path>) {
+fn log_start(running: &Running, file: Option<&Path>) {
     let file = file
         .map_or_else(|| "none, built-in defaults and flags".to_owned(), |file| file.display().to_string());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), file, listening = %running.addresses(), "started");

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::backend::OK;
 use super::mesh::{A, B, Mesh};
 use super::peer::{Message, Peer};
-use crate::admin::{Admin, Console, Readiness, Refusal, Told};
+use crate::admin::{Admin, Console, Published, Readiness, Refusal};
 use crate::app::Order;
 use pillion_base::net::Network;
 use pillion_telemetry::{Metrics, ReloadOutcome};
@@ -318,7 +318,7 @@ async fn a_level_that_is_none_is_told_what_to_write_instead() {
 #[tokio::test(start_paused = true)]
 async fn certificates_are_shown_as_the_credentials_describe_them() {
     let side = Side::start();
-    side.console.retell(|told| told.credentials = vec![json!({ "spiffe_id": "spiffe://x/y" })]);
+    side.console.amend(|told| told.credentials = vec![json!({ "spiffe_id": "spiffe://x/y" })]);
     let shown = page(&side.ask("GET /certs", "").await);
     assert_eq!(shown, json!({ "identities": [{ "spiffe_id": "spiffe://x/y" }], "last_refusal": null }));
 }
@@ -329,14 +329,14 @@ async fn c5_the_later_refusal_is_shown_of_configuration_and_certificates() {
     let refused = |at, why: &str| {
         Some(Refusal { at: SystemTime::UNIX_EPOCH + Duration::from_secs(at), why: why.to_owned() })
     };
-    side.console.retell(|told| {
+    side.console.amend(|told| {
         told.last_refusal = refused(1, "p.yaml:1:1: error: no");
         told.certificates_refused = refused(2, "certificates: tls.crt is expired");
     });
     let certificates = json!({ "at": "1970-01-01T00:00:02Z", "why": "certificates: tls.crt is expired" });
     assert_eq!(page(&side.ask("GET /config", "").await)["last_refusal"], certificates);
     assert_eq!(page(&side.ask("GET /certs", "").await)["last_refusal"], certificates);
-    side.console.retell(|told| told.certificates_refused = None);
+    side.console.amend(|told| told.certificates_refused = None);
     let configuration = json!({ "at": "1970-01-01T00:00:01Z", "why": "p.yaml:1:1: error: no" });
     assert_eq!(page(&side.ask("GET /config", "").await)["last_refusal"], configuration);
     assert_eq!(page(&side.ask("GET /certs", "").await)["last_refusal"], Value::Null);
@@ -347,7 +347,7 @@ async fn the_configuration_shown_is_the_one_told_last() {
     let side = Side::start();
     let (config, _) = pillion_config::parse(QUIET, Path::new("")).expect("a good file");
     let (file, text) = (Some("p.yaml".into()), Some(QUIET.into()));
-    side.console.tell(Told { config: Arc::new(config), file, text, ..Told::default() });
+    side.console.publish(Published { config: Arc::new(config), file, text, ..Published::default() });
     let shown = page(&side.ask("GET /config", "").await);
     assert_eq!((&shown["generation"], &shown["last_refusal"]), (&json!(1), &Value::Null));
     let inbound = json!({ "key": "inbound", "value": "off", "from": "p.yaml:1:10" });

@@ -107,9 +107,9 @@ impl Remarks {
             !remark.is_of_key && self.unread_keys().any(|unread| is_within(unread, &remark.fault.path))
         };
         let own = self.list.iter().filter(|remark| !is_echo(remark));
-        let mut told: Vec<Told> = own.map(|remark| Told::Own(remark.fault.clone())).collect();
+        let mut told: Vec<Finding> = own.map(|remark| Finding::Own(remark.fault.clone())).collect();
         let Self { unread: mut faults, of_model, .. } = self;
-        told.extend(of_model.into_iter().map(Told::OfModel));
+        told.extend(of_model.into_iter().map(Finding::OfModel));
         told.sort_by_key(|told| told.severity() == Severity::Warning);
         told.truncate(MOST);
         faults.extend(told.into_iter().map(|told| told.placed(tree)));
@@ -118,12 +118,12 @@ impl Remarks {
     }
 }
 
-enum Told {
+enum Finding {
     Own(Fault),
     OfModel(pillion_model::Fault),
 }
 
-impl Told {
+impl Finding {
     fn severity(&self) -> Severity {
         match self {
             Self::Own(fault) => fault.severity,

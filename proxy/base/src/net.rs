@@ -84,7 +84,7 @@ impl Network {
     ) -> io::Result<Stream> {
         match self {
             Self::Os => {
-                let stream = leg.dial(address).await.inspect_err(descriptors::tell_shortage)?;
+                let stream = leg.dial(address).await.inspect_err(descriptors::warn_of_shortage)?;
                 prepare(&stream, keepalive)?;
                 Ok(Stream::dialled(stream, leg, address))
             }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::caller::Tally;
 use super::mesh::{Mesh, REPLICAS};
+use super::report::Reported;
 use super::schedule::Mood;
-use super::told::Told;
 
 /// A drawing of the mesh, and what to try.
 pub(crate) fn opening(mesh: &Mesh, rate: u32) -> String {
@@ -36,7 +36,7 @@ pub(crate) fn configuration(mesh: &Mesh) -> String {
 }
 
 /// One second: what came of it, and of all so far.
-pub(crate) fn line(took: Duration, second: &Tally, whole: &Tally, told: Told, mood: Mood) -> String {
+pub(crate) fn line(took: Duration, second: &Tally, whole: &Tally, told: Reported, mood: Mood) -> String {
     let rate = (second.answered + second.failed) as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
     let at = |share| milliseconds(second.latencies.percentile(share));
     format!(
@@ -59,7 +59,7 @@ const fn now(mood: Mood) -> &'static str {
     }
 }
 
-pub(crate) fn summary(lasted: Duration, whole: &Tally, told: Told) -> String {
+pub(crate) fn summary(lasted: Duration, whole: &Tally, told: Reported) -> String {
     let at = |share| milliseconds(whole.latencies.percentile(share));
     let mut summary = format!(
         "\
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_summary_names_the_first_failure_or_none() {
-        let told = Told { retries: 12, ejections: 3 };
+        let told = Reported { retries: 12, ejections: 3 };
         let mut whole = tally(1999, 1);
         let summary_of = |whole: &Tally| summary(Duration::from_secs(10), whole, told);
         assert!(summary_of(&whole).ends_with("12 retries, 3 ejections\n"));
@@ -134,7 +134,7 @@ mod tests {
     fn a_line_tells_a_second() {
         let mut second = tally(100, 0);
         second.latencies.record(Duration::from_micros(1500));
-        let told = Told { retries: 4, ejections: 1 };
+        let told = Reported { retries: 4, ejections: 1 };
         let line = line(Duration::from_millis(500), &second, &second, told, Mood::Refusing);
         assert_eq!(
             line,

@@ -28,11 +28,11 @@ use pillion_base::deadline::Deadline;
 use pillion_model::Reason;
 
 pub struct Body {
-    kind: Kind,
+    kind: BodyKind,
     tail: Option<Tail>,
 }
 
-enum Kind {
+enum BodyKind {
     Empty,
     /// At most one piece, made by the sidecar itself.
     Full(Option<Bytes>),
@@ -90,33 +90,33 @@ impl BodyError {
 
 impl Body {
     pub const fn empty() -> Self {
-        Self { kind: Kind::Empty, tail: None }
+        Self { kind: BodyKind::Empty, tail: None }
     }
 
     pub fn full(bytes: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Full(Some(bytes.into())), tail: None }
+        Self { kind: BodyKind::Full(Some(bytes.into())), tail: None }
     }
 
     /// A body from the network; one that is known to be empty costs nothing further.
     pub fn incoming(incoming: Incoming) -> Self {
         match http_body::Body::is_end_stream(&incoming) {
             true => Self::empty(),
-            false => Self { kind: Kind::Incoming(incoming), tail: None },
+            false => Self { kind: BodyKind::Incoming(incoming), tail: None },
         }
     }
 
     pub const fn http2(incoming: h2::Incoming) -> Self {
-        Self { kind: Kind::Http2(incoming), tail: None }
+        Self { kind: BodyKind::Http2(incoming), tail: None }
     }
 
     pub fn tunnel(tunnel: Tunnel) -> Self {
-        Self { kind: Kind::Tunnel(Box::new(tunnel)), tail: None }
+        Self { kind: BodyKind::Tunnel(Box::new(tunnel)), tail: None }
     }
 
     /// The upstream's half of a tunnel, where it came over HTTP/2.
     pub fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
-        match std::mem::replace(&mut self.kind, Kind::Empty) {
-            Kind::Tunnel(tunnel) => Some(tunnel),
+        match std::mem::replace(&mut self.kind, BodyKind::Empty) {
+            BodyKind::Tunnel(tunnel) => Some(tunnel),
             other => {
                 self.kind = other;
                 None
@@ -125,30 +125,30 @@ impl Body {
     }
 
     pub fn replay(replay: Replay) -> Self {
-        Self { kind: Kind::Replay(Box::new(replay)), tail: None }
+        Self { kind: BodyKind::Replay(Box::new(replay)), tail: None }
     }
 
     pub fn gated(gated: Gated) -> Self {
-        Self { kind: Kind::Gated(Box::new(gated)), tail: None }
+        Self { kind: BodyKind::Gated(Box::new(gated)), tail: None }
     }
 
     /// What stood behind the gate, where there is one.
     pub fn ungated(mut self) -> Self {
         match &mut self.kind {
-            Kind::Gated(gated) => std::mem::replace(&mut gated.inner, Self::empty()),
+            BodyKind::Gated(gated) => std::mem::replace(&mut gated.inner, Self::empty()),
             _ => self,
         }
     }
 
     /// The upstream asks for the body, where it waits for that.
     pub fn ask(&self) {
-        if let Kind::Gated(gated) = &self.kind {
+        if let BodyKind::Gated(gated) = &self.kind {
             gated.ask();
         }
     }
 
     pub const fn is_empty(&self) -> bool {
-        matches!(self.kind, Kind::Empty | Kind::Full(None) | Kind::Tunnel(_))
+        matches!(self.kind, BodyKind::Empty | BodyKind::Full(None) | BodyKind::Tunnel(_))
     }
 
     /// How long a client may leave of an answer what waits for it, and when all must be over.
@@ -165,7 +165,7 @@ impl Body {
             tail.ending.reason = Some(reason);
             tail.end(false);
         }
-        self.kind = Kind::Empty;
+        self.kind = BodyKind::Empty;
     }
 
     /// It may hold something, and nobody said how much.
@@ -178,8 +178,8 @@ impl Body {
         if names.is_empty() {
             return; // nearly always
         }
-        self.kind = match std::mem::replace(&mut self.kind, Kind::Empty) {
-            Kind::Incoming(incoming) => Kind::Named(Box::new(Named { incoming, names })),
+        self.kind = match std::mem::replace(&mut self.kind, BodyKind::Empty) {
+            BodyKind::Incoming(incoming) => BodyKind::Named(Box::new(Named { incoming, names })),
             other => other,
         };
     }
@@ -195,7 +195,7 @@ impl Body {
 
     /// The same, unless the body is watched already or is a replay of one that is.
     pub fn watch_request_once(&mut self, observer: &Arc<impl Observer + 'static>, max_body: Option<u64>) {
-        if self.tail.is_none() && !matches!(self.kind, Kind::Replay(_)) {
+        if self.tail.is_none() && !matches!(self.kind, BodyKind::Replay(_)) {
             self.watch_request(observer.clone(), max_body);
         }
     }
@@ -230,20 +230,20 @@ impl Body {
     fn poll_kind(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let is_answer = matches!(self.tail, Some(Tail::Response(_)));
         match &mut self.kind {
-            Kind::Empty | Kind::Tunnel(_) => Poll::Ready(None),
-            Kind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Incoming(incoming) => http_body::Body::poll_frame(Pin::new(incoming), cx)
+            BodyKind::Empty | BodyKind::Tunnel(_) => Poll::Ready(None),
+            BodyKind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            BodyKind::Incoming(incoming) => http_body::Body::poll_frame(Pin::new(incoming), cx)
                 .map_ok(|frame| only_trailers(frame, &[], is_answer))
                 .map_err(BodyError::Hyper),
-            Kind::Named(named) => http_body::Body::poll_frame(Pin::new(&mut named.incoming), cx)
+            BodyKind::Named(named) => http_body::Body::poll_frame(Pin::new(&mut named.incoming), cx)
                 .map_ok(|frame| only_trailers(frame, &named.names, is_answer))
                 .map_err(BodyError::Hyper),
-            Kind::Http2(incoming) => {
+            BodyKind::Http2(incoming) => {
                 let frame = incoming.poll_frame(cx).map_err(BodyError::Http2);
                 frame.map_ok(|frame| only_trailers(frame, &[], is_answer))
             }
-            Kind::Replay(replay) => replay.poll_frame(cx),
-            Kind::Gated(gated) => gated.poll_frame(cx),
+            BodyKind::Replay(replay) => replay.poll_frame(cx),
+            BodyKind::Gated(gated) => gated.poll_frame(cx),
         }
     }
 }
@@ -272,25 +272,25 @@ impl http_body::Body for Body {
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
-            Kind::Empty | Kind::Full(None) | Kind::Tunnel(_) => true,
-            Kind::Full(Some(_)) => false,
-            Kind::Incoming(incoming) => incoming.is_end_stream(),
-            Kind::Named(named) => named.incoming.is_end_stream(),
-            Kind::Http2(incoming) => incoming.is_end_stream(),
-            Kind::Replay(replay) => replay.is_end_stream(),
-            Kind::Gated(gated) => gated.inner.is_end_stream(),
+            BodyKind::Empty | BodyKind::Full(None) | BodyKind::Tunnel(_) => true,
+            BodyKind::Full(Some(_)) => false,
+            BodyKind::Incoming(incoming) => incoming.is_end_stream(),
+            BodyKind::Named(named) => named.incoming.is_end_stream(),
+            BodyKind::Http2(incoming) => incoming.is_end_stream(),
+            BodyKind::Replay(replay) => replay.is_end_stream(),
+            BodyKind::Gated(gated) => gated.inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
-            Kind::Empty | Kind::Full(None) | Kind::Tunnel(_) => SizeHint::with_exact(0),
-            Kind::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
-            Kind::Incoming(incoming) => incoming.size_hint(),
-            Kind::Named(named) => named.incoming.size_hint(),
-            Kind::Http2(incoming) => incoming.size_hint(),
-            Kind::Replay(replay) => replay.size_hint(),
-            Kind::Gated(gated) => gated.inner.size_hint(),
+            BodyKind::Empty | BodyKind::Full(None) | BodyKind::Tunnel(_) => SizeHint::with_exact(0),
+            BodyKind::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
+            BodyKind::Incoming(incoming) => incoming.size_hint(),
+            BodyKind::Named(named) => named.incoming.size_hint(),
+            BodyKind::Http2(incoming) => incoming.size_hint(),
+            BodyKind::Replay(replay) => replay.size_hint(),
+            BodyKind::Gated(gated) => gated.inner.size_hint(),
         }
     }
 }

@@ -13,10 +13,10 @@ use crate::state::{State, Target, steps};
 use crate::step::{Step, run_all};
 
 /// What was done, in lines for whoever started it.
-pub type Told = Vec<String>;
+pub type Report = Vec<String>;
 
 /// Installs what the options mean, all of it or nothing; replaces what an earlier run installed.
-pub fn install(options: &Options) -> Result<Told, Error> {
+pub fn install(options: &Options) -> Result<Report, Error> {
     let machine = capable()?;
     let _alone = lock::namespace()?;
     let rules = rules(options);
@@ -38,7 +38,7 @@ pub fn install(options: &Options) -> Result<Told, Error> {
 }
 
 /// Removes what any earlier run installed, from every rule set, and nothing else.
-pub fn undo() -> Result<Told, Error> {
+pub fn undo() -> Result<Report, Error> {
     let machine = capable()?;
     let _alone = lock::namespace()?;
     let found = state(&machine);
@@ -50,13 +50,13 @@ pub fn undo() -> Result<Told, Error> {
     let steps = steps(&found, &State::default(), &machine);
     needs_ip(&steps, &machine)?;
     run_all(&steps).map_err(|(failed, back)| Error::Stuck { failed, back })?;
-    told.extend(found.told().into_iter().map(|what| format!("removed {what}")));
+    told.extend(found.describe().into_iter().map(|what| format!("removed {what}")));
     Ok(told)
 }
 
 /// A shell script of what `install` would run, and what to know about it. Without the capability the namespace is
 /// taken for one without rules.
-pub fn plan(options: &Options) -> Result<(String, Told), Error> {
+pub fn plan(options: &Options) -> Result<(String, Report), Error> {
     let machine = Machine::look();
     let rules = rules(options);
     let Some((target, why)) = targets(options.backend, &machine, &rules)?.into_iter().next() else {
@@ -83,7 +83,7 @@ pub fn plan(options: &Options) -> Result<(String, Told), Error> {
 }
 
 /// The same for `undo`.
-pub fn plan_undo() -> Result<(String, Told), Error> {
+pub fn plan_undo() -> Result<(String, Report), Error> {
     let machine = capable()?;
     let found = state(&machine);
     let planned = steps(&found, &State::default(), &machine);
@@ -187,7 +187,7 @@ fn left_out(machine: &Machine) -> Option<String> {
     (!machine.has_v6()).then(|| "IPv6 is left out: this network namespace has none".to_owned())
 }
 
-fn installed(options: &Options, target: Target, why: &str, machine: &Machine, unchanged: bool) -> Told {
+fn installed(options: &Options, target: Target, why: &str, machine: &Machine, unchanged: bool) -> Report {
     let versions = if machine.has_v6() { "IPv4 and IPv6" } else { "IPv4" };
     let mode = match options.mode {
         Mode::Redirect => "redirect",

@@ -64,7 +64,7 @@ fn made(state: &mut State, tables: &[String]) {
         let listing = has(tables, &name).then(|| listing(&name).unwrap_or_default());
         let slots = |list: Vec<Made>| list.into_iter().map(move |made| (family, table, made));
         state.absent.extend(slots(Made::absent(listing.as_deref())));
-        let noted = state.iptables.get(&(Variant::Nft, family, table)).into_iter().flat_map(Made::noted);
+        let noted = state.iptables.get(&(Variant::Nft, family, table)).into_iter().flat_map(Made::recorded);
         let free = noted.filter(|made| listing.as_ref().is_some_and(|listing| made.is_free(listing)));
         let free: Vec<_> = free.collect();
         state.free.extend(slots(free));

@@ -19,7 +19,7 @@ mod state;
 mod step;
 mod words;
 
-pub use apply::{Told, install, plan, plan_undo, undo};
+pub use apply::{Report, install, plan, plan_undo, undo};
 pub use error::{Attempt, Error};
 pub use flags::Flags;
 pub use options::{Backend, Mode, Networks, Options, Ports, Wrong, port};

@@ -31,7 +31,7 @@ impl Made {
         ALL.into_iter().find(|made| made.note() == note)
     }
 
-    pub(crate) fn noted(ours: &Ours) -> impl Iterator<Item = Self> {
+    pub(crate) fn recorded(ours: &Ours) -> impl Iterator<Item = Self> {
         ours.chains.iter().filter_map(|chain| Self::of(chain))
     }
 

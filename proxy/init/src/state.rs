@@ -52,7 +52,7 @@ impl State {
     }
 
     /// What there is, in words.
-    pub(crate) fn told(&self) -> Vec<String> {
+    pub(crate) fn describe(&self) -> Vec<String> {
         let mut told: Vec<_> = self.nft.iter().map(|_| format!("the table {} (nft)", nft::TABLE)).collect();
         told.extend(self.iptables.iter().map(|((variant, family, table), ours)| {
             let chains = ours.chains.join(", ");
@@ -135,7 +135,7 @@ fn changes(from: &State, to: &State, machine: &Machine) -> Vec<(bool, Step)> {
 /// With notes of what was made for it, or will be.
 fn remembering(ours: &Ours, slot: Slot, from: &State) -> Ours {
     let (variant, family, table) = slot;
-    let mut made: BTreeSet<Made> = from.iptables.get(&slot).into_iter().flat_map(Made::noted).collect();
+    let mut made: BTreeSet<Made> = from.iptables.get(&slot).into_iter().flat_map(Made::recorded).collect();
     if variant == Variant::Nft {
         made.extend([Made::Table].into_iter().filter(|made| from.absent.contains(&(family, table, *made))));
         let entered = ours.hooks(table).map(Made::Entry);
@@ -148,8 +148,8 @@ fn remembering(ours: &Ours, slot: Slot, from: &State) -> Ours {
 
 /// What taking back has to remove too.
 fn newly_made((_, family, table): Slot, before: &Ours, after: &Ours) -> Vec<Step> {
-    let is_new = |made: &Made| !Made::noted(before).any(|noted| noted == *made);
-    Made::noted(after).filter(is_new).map(|made| made.removal(family, table)).collect()
+    let is_new = |made: &Made| !Made::recorded(before).any(|noted| noted == *made);
+    Made::recorded(after).filter(is_new).map(|made| made.removal(family, table)).collect()
 }
 
 /// What was made for us goes with us, where nobody else has moved in.

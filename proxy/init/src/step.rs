@@ -38,13 +38,13 @@ impl Step {
         self
     }
 
-    fn told(&self) -> String {
+    fn describe(&self) -> String {
         [std::slice::from_ref(&self.program), &self.words].concat().join(" ")
     }
 
     /// What it printed.
     pub(crate) fn run(&self) -> Result<String, Failed> {
-        let failed = |said: String| Failed { command: self.told(), said };
+        let failed = |said: String| Failed { command: self.describe(), said };
         let program =
             find(&self.program).ok_or_else(|| failed(format!("{} is not installed", self.program)))?;
         let mut command = Command::new(program);
@@ -76,8 +76,8 @@ fn complaint(stderr: &str, status: &str) -> String {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.script {
-            None => writeln!(f, "{}", self.told()),
-            Some(script) => write!(f, "{} <<'END'\n{script}END\n", self.told()),
+            None => writeln!(f, "{}", self.describe()),
+            Some(script) => write!(f, "{} <<'END'\n{script}END\n", self.describe()),
         }
     }
 }

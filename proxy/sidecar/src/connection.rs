@@ -118,7 +118,7 @@ impl Place {
 /// Where a connection goes, as far as that is known without its bytes.
 #[derive(Clone)]
 pub enum Destination {
-    /// Its requests say so; or nobody does.
+    /// Outbound: each request names it. Inbound: `app` is not set, so there is nowhere to go.
     Named,
     /// A service's own port or address; inbound, the application.
     Route(Fixed),

@@ -25,7 +25,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::exchange::DialFailure;
 use crate::worker::Worker;
-use bytes::{Reader, Spoken};
+use bytes::{LooksLike, Reader};
 use hello::Hello;
 use pillion_base::drain::Work;
 use pillion_base::error::Error;
@@ -294,7 +294,7 @@ async fn unserved<D: Server>(
     let found = client.listen(work, Patience::Silence(SPEAKS_WITHIN)).await?;
     match found {
         _ if client.said_nothing() => {
-            client.io.get_ref().abort();
+            client.io.get_ref().reset_on_drop();
             Err(Undecided::NoServer(why))
         }
         Some(found) => Ok(client.decided(found, Some(Err(why)))),
@@ -482,10 +482,10 @@ impl<'a> Client<'a> {
             return Some(Found::Opaque);
         }
         match self.reader.look(&self.seen)? {
-            Spoken::Http1 => Some(Found::Http1),
-            Spoken::Http2 => Some(Found::Http2),
-            Spoken::Opaque => Some(Found::Opaque),
-            Spoken::Tls => match hello::read(&self.seen) {
+            LooksLike::Http1 => Some(Found::Http1),
+            LooksLike::Http2 => Some(Found::Http2),
+            LooksLike::Opaque => Some(Found::Opaque),
+            LooksLike::Tls => match hello::read(&self.seen) {
                 hello::Read::Whole(hello) => Some(Found::Tls(Some(hello))),
                 hello::Read::Malformed => Some(Found::Tls(None)),
                 hello::Read::NeedMore => None,
@@ -496,7 +496,7 @@ impl<'a> Client<'a> {
     /// The client has ended its direction.
     fn look_at_all(&mut self) -> Found {
         match self.reader.look_at_all(&self.seen) {
-            Spoken::Http1 => Found::Http1,
+            LooksLike::Http1 => Found::Http1,
             _ => Found::Opaque,
         }
     }

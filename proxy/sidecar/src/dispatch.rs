@@ -29,7 +29,7 @@ use pillion_model::Reason;
 use pillion_upstream::cluster::endpoint::{Endpoint, InFlight};
 use pillion_upstream::cluster::outlier::Cause;
 use pillion_upstream::cluster::{Cluster, Spoken};
-use pillion_upstream::pool::{self, Lease, SendFailure, Wish};
+use pillion_upstream::pool::{self, Lease, Preference, SendFailure};
 
 /// The last service of a stack. Boxed: its state is by far the largest, and the layers above move theirs.
 pub fn service() -> impl HttpService {
@@ -50,15 +50,16 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
         let error = Error::new(Reason::NoRoute, "gRPC needs HTTP/2, and `protocol` says http1");
         return Err(Failure::untouched(error, call));
     }
-    let now = if call.number == 1 { call.common.exchange.started } else { Instant::now() };
+    let is_first = call.attempt == AttemptId::FIRST; // it began just now, and the clock need not be read again
+    let now = if is_first { call.common.exchange.started } else { Instant::now() };
     let Some(endpoint) = pick(cluster, &call, now) else {
-        return Err(Failure::untouched(cluster.nobody(), call));
+        return Err(Failure::untouched(cluster.no_endpoint(), call));
     };
     let mut trial = Trial::begin(&endpoint, cluster, &call, now);
-    let wish = wish(&call, cluster, is_http2);
+    let preference = preference(&call, cluster, is_http2);
     let most_fields = call.common.exchange.worker.limits().response_header_count;
     let ground = &call.common.exchange.worker.ground;
-    let lease = pool::lease(cluster, &endpoint, ground, wish, most_fields).await;
+    let lease = pool::lease(cluster, &endpoint, ground, preference, most_fields).await;
     let mut lease = match lease {
         Ok(lease) => lease,
         Err(error) => {
@@ -126,16 +127,16 @@ fn pick(cluster: &Cluster, call: &Call, now: Instant) -> Option<Arc<Endpoint>> {
 }
 
 /// A tunnel has an HTTP/1.1 connection of its own, unless the endpoint is to be spoken to in HTTP/2 without a choice.
-fn wish(call: &Call, cluster: &Cluster, is_http2: bool) -> Wish {
+fn preference(call: &Call, cluster: &Cluster, is_http2: bool) -> Preference {
     let stays_http2 = match cluster.protocol {
         Spoken::Http2 => true,
         Spoken::Auto => is_http2 && cluster.tls().is_none(),
         _ => false,
     };
     match call.common.tunnel.is_some() {
-        true if !stays_http2 => Wish::OnlyHttp1,
-        _ if is_http2 => Wish::Http2,
-        _ => Wish::Http1,
+        true if !stays_http2 => Preference::OnlyHttp1,
+        _ if is_http2 => Preference::Http2,
+        _ => Preference::Http1,
     }
 }
 

@@ -1,5 +1,6 @@
-//! HTTP as the proxy handles it: calls, bodies, pools, connections. Framing itself is hyper's for HTTP/1, and the `h2`
-//! crate's for HTTP/2.
+//! Requests and answers on their way through the proxy: calls, exchanges, the servers of both versions, and answers of our
+//! own. Bodies and HTTP/2 are in `pillion_http`, pools in `pillion_upstream`. Framing itself is hyper's for HTTP/1, and the
+//! `h2` crate's for HTTP/2.
 //!
 //! Deliberately absent: policy. What may be retried, how long to wait and where to go is decided in `layers`
 //! and `cluster`.

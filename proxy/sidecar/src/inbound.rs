@@ -340,7 +340,7 @@ impl Inbound {
                 Some((io, Proven { peer, alpn, by: tls.serial }))
             }
             Err(error) => {
-                tell_failed(from, &error);
+                log_failed(from, &error);
                 let identity = error.is_identity_mismatch();
                 let outcome = if identity { HandshakeOutcome::Identity } else { HandshakeOutcome::Failed };
                 self.handshake_ended(outcome, ConnectionOutcome::TlsError);
@@ -354,7 +354,7 @@ impl Inbound {
         self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
         if is_loop(Direction::Inbound, arrived.from, arrived.of.original) {
             drop(loop_detected(arrived.from, arrived.of.original)); // told in the log
-            io.get_ref().abort();
+            io.get_ref().reset_on_drop();
             return;
         }
         let client = Client::new(io, &self.worker, Side::Strangers, arrived.began);
@@ -417,7 +417,7 @@ impl Inbound {
         let tls = tls_label(arrived.peer());
         let Some(route) = rules.route().cloned() else {
             self.count(Protocol::Tcp, tls, ConnectionOutcome::Refused);
-            detected.io.get_ref().abort(); // `inbound.app` says nobody
+            detected.io.get_ref().reset_on_drop(); // `inbound.app` says nobody
             return None;
         };
         self.count(Protocol::Tcp, tls, ConnectionOutcome::Ok);
@@ -464,7 +464,7 @@ fn is_others_tls(detected: &Detected<Dialled>, arrived: &Arrived) -> bool {
 }
 
 /// Whom it was that failed, as far as that is known, and why.
-fn tell_failed(from: SocketAddr, error: &TlsError) {
+fn log_failed(from: SocketAddr, error: &TlsError) {
     let claimed = error.claimed.as_ref().map_or("unknown", SpiffeId::as_str);
     match refusals::untold_before(Direction::Inbound, error) {
         Some(more) => {

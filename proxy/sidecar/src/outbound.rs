@@ -201,7 +201,7 @@ impl Outbound {
             }
             _ => detect(client, work, NEVER).await.map(Detected::alone),
         };
-        self.noted(detected, direct.map(|route| &**route), connection)
+        self.or_log(detected, direct.map(|route| &**route), connection)
     }
 
     /// What follows from what the client has said, by the configuration of this moment.
@@ -293,14 +293,14 @@ impl Outbound {
         let Some(route) = route else {
             tracing::debug!(from = %connection.downstream, "connection closed: no service has its address or server name");
             self.count(Symbol::EMPTY, Protocol::Tcp, ConnectionOutcome::Refused);
-            detected.io.get_ref().abort();
+            detected.io.get_ref().reset_on_drop();
             return None;
         };
         self.count(route.cluster.symbol, Protocol::Tcp, ConnectionOutcome::Ok);
         Some(Next::Opaque { detected: Box::new(detected), route, connection })
     }
 
-    fn noted<D>(
+    fn or_log<D>(
         &self,
         detected: Result<Detected<D>, Undecided>,
         route: Option<&Route>,

@@ -1,4 +1,4 @@
-//! The accept loop of both directions, and what becomes of an accepted connection.
+//! Which connections of the two sides are admitted by the accept loop, and what becomes of them.
 
 use std::future::Future;
 use std::io;
@@ -77,7 +77,7 @@ where
         &self.worker.ground.strangers
     }
 
-    fn tell_full(&self) {
+    fn warn_of_full(&self) {
         static LINES: [Seldom; Direction::ALL.len()] = [const { Seldom::new() }; Direction::ALL.len()];
         if let Some(left_out) = LINES[self.direction as usize].due(Instant::now().into_std()) {
             let (direction, limit) = (self.direction.as_str(), self.connections.max());
@@ -119,7 +119,7 @@ where
 {
     fn admit(&mut self, stream: Stream, from: SocketAddr) {
         let permit = self.connections.try_acquire().or_else(|| {
-            self.tell_full();
+            self.warn_of_full();
             self.make_way()
         });
         let Some(permit) = permit else {

@@ -32,7 +32,7 @@ pub async fn forward(
 ) {
     let _open = Held::of(&worker.ground.connections_active(connection.direction, Protocol::Tcp));
     let Detected { io: mut downstream, early, is_silent, is_undecided, .. } = downstream;
-    downstream.get_ref().abort(); // what a client sees whose server refuses it, or is not reached in time
+    downstream.get_ref().reset_on_drop(); // what a client sees whose server refuses it, or is not reached in time
     let server = server(early, route, connection, worker).await;
     let admitted = connection.admitted(&worker.state.load()); // who was waited for, here or before, may be refused now
     let admit = |dialled: Dialled| match admitted {
@@ -46,13 +46,13 @@ pub async fn forward(
     let (from, endpoint) = (connection.downstream, server.endpoint());
     tracing::debug!(%from, service = &*route.cluster.name, %endpoint, "bytes are carried");
     let most = is_undecided.then(|| worker.limits().header_bytes as usize);
-    server.io.get_ref().abort();
+    server.io.get_ref().reset_on_drop();
     let mut watched = Watched::new(&mut downstream, most);
     let (facts, attempt) = (&mut server.facts, server.attempt);
     let on_bytes = |flow| facts.attempts.note(attempt, |attempt| attempt.carries(flow, Instant::now));
     let ended = relayed(&mut watched, &mut server.io, route, worker, on_bytes).await;
     let is_refused = watched.is_refused();
-    settle_if_closed(&ended, &downstream, &server.io);
+    end_if_closed(&ended, &downstream, &server.io);
     let failure = failure(&ended.how, is_refused, server.tls_failure());
     server.facts.attempts.end(attempt, outcome(failure.as_ref()), Instant::now());
     record(server.facts, failure.as_ref(), (ended.received, ended.sent), connection, worker);
@@ -98,18 +98,18 @@ async fn relayed(
 /// Relays what runs inside a tunnel. Opaque bytes have no framing that would show that a part is missing: whatever cuts
 /// them short, the death of this process too, is a reset on both sides.
 pub async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker: &Worker) -> Ended {
-    downstream.get_ref().abort();
-    upstream.get_ref().abort();
+    downstream.get_ref().reset_on_drop();
+    upstream.get_ref().reset_on_drop();
     let ended = relayed(downstream, upstream, route, worker, |_| {}).await; // the request has its attempts
-    settle_if_closed(&ended, downstream, upstream);
+    end_if_closed(&ended, downstream, upstream);
     ended
 }
 
 /// Both directions have ended as their senders wished: an ordinary end is what both sides shall see.
-fn settle_if_closed(ended: &Ended, downstream: &Io, upstream: &Io) {
+fn end_if_closed(ended: &Ended, downstream: &Io, upstream: &Io) {
     if matches!(ended.how, Ending::Closed) {
-        downstream.get_ref().settle();
-        upstream.get_ref().settle();
+        downstream.get_ref().end_on_drop();
+        upstream.get_ref().end_on_drop();
     }
 }
 

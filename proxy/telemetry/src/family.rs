@@ -90,11 +90,11 @@ impl Exposition {
     }
 
     pub fn counters<K: Labels>(&self, name: &'static str, help: &'static str) -> Family<K, IntCounter> {
-        self.family(About { name, help }, Kind::Counter, new_counter)
+        self.family(About { name, help }, MetricKind::Counter, new_counter)
     }
 
     pub fn gauges<K: Labels>(&self, name: &'static str, help: &'static str) -> Family<K, IntGauge> {
-        self.family(About { name, help }, Kind::Gauge, new_gauge)
+        self.family(About { name, help }, MetricKind::Gauge, new_gauge)
     }
 
     /// `buckets`: upper bounds in ascending order.
@@ -104,13 +104,13 @@ impl Exposition {
         help: &'static str,
         buckets: &'static [f64],
     ) -> Family<K, Histogram> {
-        self.family(About { name, help }, Kind::Histogram(buckets), move || new_histogram(buckets))
+        self.family(About { name, help }, MetricKind::Histogram(buckets), move || new_histogram(buckets))
     }
 
     fn family<K: Labels, M: Metric + 'static>(
         &self,
         about: About,
-        kind: Kind,
+        kind: MetricKind,
         fresh: impl Fn() -> M + Send + Sync + 'static,
     ) -> Family<K, M> {
         let family = Family(Arc::new(Inner {
@@ -129,7 +129,7 @@ impl Exposition {
     /// Families of one series each, whose values `read` fetches for every exposition; `None` leaves one out.
     pub fn sampled<const N: usize>(
         &self,
-        families: [(About, Kind); N],
+        families: [(About, MetricKind); N],
         read: impl Fn() -> [Option<f64>; N] + Send + Sync + 'static,
     ) {
         self.budget.take_anyway(N);
@@ -153,13 +153,13 @@ impl Exposition {
 
 /// What the values of a family mean.
 #[derive(Debug, Clone, Copy)]
-pub enum Kind {
+pub enum MetricKind {
     Counter,
     Gauge,
     Histogram(&'static [f64]),
 }
 
-impl Kind {
+impl MetricKind {
     /// What one label set adds to the exposition: a histogram tells its buckets, `+Inf`, sum and count.
     const fn series(self) -> usize {
         match self {
@@ -182,7 +182,7 @@ pub struct Family<K, M>(Arc<Inner<K, M>>);
 
 struct Inner<K, M> {
     about: About,
-    kind: Kind,
+    kind: MetricKind,
     desc: Desc,
     fresh: Box<dyn Fn() -> M + Send + Sync>,
     symbols: Arc<Symbols>,
@@ -252,12 +252,12 @@ impl<K: Labels, M: Metric> Collector for Family<K, M> {
         let series: Vec<_> =
             self.0.series.read().iter().map(|(key, handle)| (*key, handle.clone())).collect();
         let samples = series.iter().map(|(key, handle)| self.0.sample(*key, handle)).collect();
-        vec![told(self.0.about, self.0.kind, samples)]
+        vec![family(self.0.about, self.0.kind, samples)]
     }
 }
 
 struct Sampled<F, const N: usize> {
-    families: [(About, Kind); N],
+    families: [(About, MetricKind); N],
     descs: Vec<Desc>,
     read: F,
 }
@@ -270,19 +270,19 @@ impl<const N: usize, F: Fn() -> [Option<f64>; N] + Send + Sync> Collector for Sa
     fn collect(&self) -> Vec<proto::MetricFamily> {
         let values = (self.read)();
         let known = self.families.iter().zip(values).filter_map(|(family, value)| Some((family, value?)));
-        known.map(|((about, kind), value)| told(*about, *kind, vec![plain(*kind, value)])).collect()
+        known.map(|((about, kind), value)| family(*about, *kind, vec![plain(*kind, value)])).collect()
     }
 }
 
-fn plain(kind: Kind, value: f64) -> proto::Metric {
+fn plain(kind: MetricKind, value: f64) -> proto::Metric {
     let mut sample = proto::Metric::default();
     match kind {
-        Kind::Counter => {
+        MetricKind::Counter => {
             let mut counter = proto::Counter::default();
             counter.set_value(value);
             sample.set_counter(counter);
         }
-        Kind::Gauge | Kind::Histogram(_) => {
+        MetricKind::Gauge | MetricKind::Histogram(_) => {
             let mut gauge = proto::Gauge::default();
             gauge.set_value(value);
             sample.set_gauge(gauge);
@@ -291,7 +291,7 @@ fn plain(kind: Kind, value: f64) -> proto::Metric {
     sample
 }
 
-fn told(about: About, kind: Kind, samples: Vec<proto::Metric>) -> proto::MetricFamily {
+fn family(about: About, kind: MetricKind, samples: Vec<proto::Metric>) -> proto::MetricFamily {
     let mut family = proto::MetricFamily::default();
     family.set_name(about.name.to_owned());
     family.set_help(about.help.to_owned());

@@ -102,7 +102,7 @@ impl Metrics {
         let symbols = Arc::new(Symbols::new(max_series));
         let exposition = Exposition::new(symbols.clone(), max_series);
         let families = Arc::new(Families::register(&exposition));
-        tell_build(&exposition);
+        publish_build(&exposition);
         process::tell(&exposition);
         families.access_log_dropped.of(());
         ReloadOutcome::ALL.iter().for_each(|outcome| drop(families.config_reloads.of((*outcome,))));
@@ -221,7 +221,7 @@ impl Metrics {
 }
 
 /// `pillion_build_info`, always 1.
-fn tell_build(to: &Exposition) {
+fn publish_build(to: &Exposition) {
     to.gauges("pillion_build_info", "What is running.").of((Version, Revision)).set(1);
 }
 

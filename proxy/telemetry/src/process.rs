@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::family::{About, Exposition, Kind};
+use super::family::{About, Exposition, MetricKind};
 
 /// Ticks a second in `/proc`: the kernel's USER_HZ, 100 on every architecture Rust has a Linux target for.
 const TICKS: f64 = 100.0;
@@ -16,14 +16,14 @@ pub(super) fn tell(to: &Exposition) {
 }
 
 #[rustfmt::skip] // one table, read by columns
-const FAMILIES: [(About, Kind); 7] = [
-    (About { name: "process_cpu_seconds_total", help: "CPU time used, user and system." }, Kind::Counter),
-    (About { name: "process_resident_memory_bytes", help: "Memory in RAM." }, Kind::Gauge),
-    (About { name: "process_virtual_memory_bytes", help: "Address space in use." }, Kind::Gauge),
-    (About { name: "process_open_fds", help: "Open file descriptors." }, Kind::Gauge),
-    (About { name: "process_max_fds", help: "The most file descriptors that may be open." }, Kind::Gauge),
-    (About { name: "process_start_time_seconds", help: "When the process started, as seconds since 1970." }, Kind::Gauge),
-    (About { name: "process_threads", help: "Threads of the process." }, Kind::Gauge),
+const FAMILIES: [(About, MetricKind); 7] = [
+    (About { name: "process_cpu_seconds_total", help: "CPU time used, user and system." }, MetricKind::Counter),
+    (About { name: "process_resident_memory_bytes", help: "Memory in RAM." }, MetricKind::Gauge),
+    (About { name: "process_virtual_memory_bytes", help: "Address space in use." }, MetricKind::Gauge),
+    (About { name: "process_open_fds", help: "Open file descriptors." }, MetricKind::Gauge),
+    (About { name: "process_max_fds", help: "The most file descriptors that may be open." }, MetricKind::Gauge),
+    (About { name: "process_start_time_seconds", help: "When the process started, as seconds since 1970." }, MetricKind::Gauge),
+    (About { name: "process_threads", help: "Threads of the process." }, MetricKind::Gauge),
 ];
 
 /// In the order of [`FAMILIES`]; `None` where the kernel does not say.

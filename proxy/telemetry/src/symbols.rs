@@ -27,18 +27,18 @@ impl Symbol {
 pub struct Symbols {
     /// Bounded values.
     most: usize,
-    names: RwLock<Names>,
+    names: RwLock<Interner>,
 }
 
 #[derive(Default)]
-struct Names {
+struct Interner {
     by_name: HashMap<Arc<str>, Symbol>,
     by_symbol: Vec<Arc<str>>,
     /// Values that count against the bound.
     bounded: usize,
 }
 
-impl Names {
+impl Interner {
     fn add(&mut self, name: &str) -> Symbol {
         let Ok(number) = u32::try_from(self.by_symbol.len()) else { return Symbol::OTHER };
         let name: Arc<str> = name.into();
@@ -51,7 +51,7 @@ impl Names {
 impl Symbols {
     /// At most `most` values of [`Self::intern_bounded`].
     pub fn new(most: usize) -> Self {
-        let mut names = Names::default();
+        let mut names = Interner::default();
         for known in Symbol::KNOWN {
             names.add(known);
         }

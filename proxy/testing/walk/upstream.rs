@@ -11,7 +11,7 @@ use super::super::mesh::{A, B, C, Mesh, Sidecar, Watch, at, pass, secs, settle};
 use super::super::peer::Peer;
 use super::sides::listens;
 use super::{Key, Row, shows};
-use crate::app::Names;
+use crate::app::DnsSource;
 use pillion_testkit::Scratch;
 use pillion_upstream::cluster::update::EndpointSource as _;
 use pillion_upstream::discovery::{Files, Resolver};
@@ -114,7 +114,7 @@ async fn by_hosts_file(key: Key, hosts: [&str; 2]) -> (String, u64) {
     let files =
         Files { resolv_conf: scratch.path("none"), hosts: scratch.write("hosts", hosts[0]), port: 53 };
     let sidecar = key.caller(&mesh, json!({ "endpoints": { "dns": "a.test:80" } }));
-    let mut names = Names::of(Resolver::of(files));
+    let mut names = DnsSource::of(Resolver::of(files));
     names.follow(sidecar.controller.config());
     names.first(&sidecar.controller).await;
     let mut client = sidecar.client().await;

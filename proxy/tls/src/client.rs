@@ -172,7 +172,7 @@ impl ClientTls {
             State::Waiting(why) => return Err(TlsError::not_ready(why)),
         };
         let (connected, notes) = noting(connector.connect(server_name.clone(), io)).await;
-        let stream = connected.map_err(|error| TlsError::noted(&error, notes))?;
+        let stream = connected.map_err(|error| TlsError::of_handshake(&error, notes))?;
         let (_, session) = stream.get_ref();
         recheck_resumed(session.handshake_kind(), session.peer_certificates(), unix_now())?;
         let alpn = Alpn::agreed(session.alpn_protocol());

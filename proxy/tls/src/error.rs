@@ -71,7 +71,7 @@ impl TlsError {
     }
 
     /// The same for a handshake whose judges left notes: they know more than rustls can pass on.
-    pub(super) fn noted(error: &io::Error, notes: Notes) -> Self {
+    pub(super) fn of_handshake(error: &io::Error, notes: Notes) -> Self {
         let told = match &notes.rejection {
             Some(rejection) => Self::from_rejection(rejection),
             None => Self::from_io(error),

@@ -14,7 +14,7 @@ use pillion_model::Direction;
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// For the whole process, so that workers do not tell the same each.
-static TOLD: Mutex<Told> = Mutex::new(Told(Vec::new()));
+static TOLD: Mutex<Reported> = Mutex::new(Reported(Vec::new()));
 
 /// Whether this one is to be told, and how many of the same cause and direction were not told since the last time.
 /// A peer that merely hung up has refused nobody, and neither have we.
@@ -28,14 +28,14 @@ pub fn untold_before(direction: Direction, error: &TlsError) -> Option<u64> {
 type Key = (Direction, &'static str);
 
 /// What was told last. Grows up to the number of causes.
-struct Told(Vec<(Key, Last)>);
+struct Reported(Vec<(Key, Last)>);
 
 struct Last {
     told: Instant,
     untold: u64,
 }
 
-impl Told {
+impl Reported {
     /// How many were not told before this one; `None`: neither is this one.
     fn ask(&mut self, key: Key, now: Instant) -> Option<u64> {
         let Some((_, last)) = self.0.iter_mut().find(|(known, _)| *known == key) else {
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn c3_each_cause_of_a_failed_handshake_is_told_once_a_minute_with_the_number_of_the_others() {
-        let (mut told, start) = (Told(Vec::new()), Instant::now());
+        let (mut told, start) = (Reported(Vec::new()), Instant::now());
         let mut ask = |key, seconds| told.ask(key, start + Duration::from_secs(seconds));
         assert_eq!(ask((Inbound, "expired"), 0), Some(0));
         assert_eq!(ask((Inbound, "expired"), 1), None);

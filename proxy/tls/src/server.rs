@@ -82,7 +82,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin,
 {
     let (accepted, notes) = noting(TlsAcceptor::from(config).accept(io)).await;
-    let stream = accepted.map_err(|error| TlsError::noted(&error, notes))?;
+    let stream = accepted.map_err(|error| TlsError::of_handshake(&error, notes))?;
     let (_, session) = stream.get_ref();
     let alpn = Alpn::agreed(session.alpn_protocol());
     let peer = Peer::of(session.peer_certificates(), UnixTime::now())?;

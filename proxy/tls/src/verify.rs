@@ -119,7 +119,7 @@ impl From<Rejection> for Verdict {
 }
 
 /// Passes a verdict on to rustls, and notes what it has no words for.
-fn noted<T>(end_entity: &CertificateDer<'_>, verdict: Result<T, Verdict>) -> Result<T, Error> {
+fn keep_verdict<T>(end_entity: &CertificateDer<'_>, verdict: Result<T, Verdict>) -> Result<T, Error> {
     verdict.map_err(|verdict| {
         notes::refused(end_entity);
         match verdict {
@@ -199,7 +199,7 @@ impl ServerCertVerifier for ServerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        noted(end_entity, self.judge(end_entity, intermediates, now))
+        keep_verdict(end_entity, self.judge(end_entity, intermediates, now))
     }
 
     fn verify_tls12_signature(
@@ -312,7 +312,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        noted(end_entity, self.judge(end_entity, intermediates, now))
+        keep_verdict(end_entity, self.judge(end_entity, intermediates, now))
     }
 
     signatures_judged_by!(chain);
@@ -340,7 +340,7 @@ impl ServerCertVerifier for Revoking {
             self.revocations.check(&shown, webpki::KeyUsage::server_auth(), now)?;
             Ok(verified)
         };
-        noted(end_entity, judge())
+        keep_verdict(end_entity, judge())
     }
 
     signatures_judged_by!(inner);

@@ -315,7 +315,7 @@ impl Cluster {
     }
 
     /// Why [`Self::pick`] found nobody.
-    pub fn nobody(&self) -> Error {
+    pub fn no_endpoint(&self) -> Error {
         let (name, endpoints) = (&self.name, self.endpoints.load());
         let known = endpoints.all.len();
         if let Some(why) = self.waits_for() {
@@ -494,7 +494,7 @@ impl Cluster {
     }
 
     /// It is no longer configured: what is still under way ends untold.
-    pub fn tell_gone(&self) {
+    pub fn note_removed(&self) {
         if !self.metrics.is_used() {
             return;
         }

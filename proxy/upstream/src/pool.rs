@@ -29,7 +29,7 @@ pub use lease::{Lease, SendFailure};
 pub use shard::{Pool, SWEEP_EVERY};
 pub use transport::AnswerFirst;
 
-/// What a request needs to be sent on.
+/// What the [`Preference`] of a request comes to at its endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
     Http1,
@@ -40,9 +40,9 @@ pub enum Want {
     Negotiated,
 }
 
-/// What a request asks of its connection.
+/// Which version a request would like its connection to speak. What the endpoint speaks decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub enum Preference {
     /// The caller spoke HTTP/1.
     Http1,
     /// The caller spoke HTTP/2, or the request needs it (gRPC).
@@ -67,13 +67,13 @@ pub async fn lease(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
     ground: &Arc<Ground>,
-    wish: Wish,
+    preference: Preference,
     most_fields: u32,
 ) -> Result<Lease, Error> {
     let shard = endpoint.pool.shard(ground.index);
-    match shard.and_then(|shard| shard.take(cluster, endpoint.want(cluster, wish))) {
+    match shard.and_then(|shard| shard.take(cluster, endpoint.want(cluster, preference))) {
         Some(lease) => Ok(lease),
-        None => Box::pin(wait(cluster, endpoint, ground, wish, most_fields)).await,
+        None => Box::pin(wait(cluster, endpoint, ground, preference, most_fields)).await,
     }
 }
 
@@ -82,14 +82,14 @@ async fn wait(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
     ground: &Arc<Ground>,
-    wish: Wish,
+    preference: Preference,
     most_fields: u32,
 ) -> Result<Lease, Error> {
     let _pending = cluster.limits.pending.try_acquire().ok_or_else(|| too_many_pending(cluster))?;
     let shard = endpoint.pool.shard_or_make(ground.index, || cluster.pools.add(endpoint));
     loop {
         // What to want may change while waiting: the first connection tells what the endpoint speaks.
-        let want = endpoint.want(cluster, wish);
+        let want = endpoint.want(cluster, preference);
         if let Some(lease) = shard.take(cluster, want) {
             return Ok(lease);
         }

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pillion_sidecar::detect::bytes::{Reader, Spoken};
+use pillion_sidecar::detect::bytes::{Reader, LooksLike};
 use pillion_testkit::lenient::SERVERS;
 
 /// `limits.header_bytes`, made small so that short inputs reach it.
@@ -19,7 +19,7 @@ fuzz_target!(|all: &[u8]| {
     }
     assert_eq!(decided, Reader::new(MOST).look(all), "bytes in drops are judged as bytes at once");
     if SERVERS.iter().any(|(_, reads)| reads(all)) {
-        assert_ne!(decided, Some(Spoken::Opaque));
-        assert_ne!(Reader::new(MOST).look_at_all(all), Spoken::Opaque);
+        assert_ne!(decided, Some(LooksLike::Opaque));
+        assert_ne!(Reader::new(MOST).look_at_all(all), LooksLike::Opaque);
     }
 });

@@ -56,7 +56,7 @@ pub fn why_too_few(most: u64) -> Option<String> {
 }
 
 /// Writes a line now and then when `error` says that no descriptor is left.
-pub fn tell_shortage(error: &io::Error) {
+pub fn warn_of_shortage(error: &io::Error) {
     static LINE: Seldom = Seldom::new();
     if is_short_of_descriptors(error)
         && let Some(left_out) = LINE.due(Instant::now())

@@ -156,7 +156,7 @@ impl Stream {
     }
 
     /// See [`Transport::abort`].
-    pub fn abort(&self) {
+    pub fn reset_on_drop(&self) {
         self.reset_when_dropped(true);
     }
 
@@ -172,12 +172,12 @@ impl Stream {
 impl Transport {
     /// From now on a drop, or the death of the process, resets the connection: what is cut short must not look whole.
     /// In TLS no `close_notify` is sent then either.
-    pub fn abort(&self) {
+    pub fn reset_on_drop(&self) {
         self.reset_when_dropped(true);
     }
 
     /// All that was to be said has been said: a drop is an end again.
-    pub fn settle(&self) {
+    pub fn end_on_drop(&self) {
         self.reset_when_dropped(false);
     }
 

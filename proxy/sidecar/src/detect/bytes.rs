@@ -3,14 +3,14 @@
 //! What a peer sends decides whether its bytes are judged as HTTP or carried as they are, so a peer must not be able to
 //! choose the second where the application speaks HTTP. Bytes are opaque here only if no HTTP server reads a request in
 //! them, however lenient it is: nginx, Node, Python's `http.server` and Go's `net/http` are the measure, and the tests
-//! have a reader for each. What such a server may read, and RFC 9112 does not allow, is [`Spoken::Http1`] too: the HTTP
+//! have a reader for each. What such a server may read, and RFC 9112 does not allow, is [`LooksLike::Http1`] too: the HTTP
 //! side refuses it with a reason.
 //!
 //! Pure, and monotone: what a prefix has decided, more bytes do not change.
 
 /// What the first bytes are the beginning of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spoken {
+pub enum LooksLike {
     Tls,
     /// A request, or what a lenient server might take for one.
     Http1,
@@ -32,7 +32,7 @@ pub struct Reader {
     /// Bytes that were read.
     read: usize,
     place: Place,
-    decided: Option<Spoken>,
+    decided: Option<LooksLike>,
 }
 
 /// Where in the first line the next byte stands.
@@ -73,28 +73,28 @@ impl Reader {
     }
 
     /// `first`: all bytes that have come, those of the last call included. `None`: they may still become TLS or HTTP.
-    pub fn look(&mut self, first: &[u8]) -> Option<Spoken> {
+    pub fn look(&mut self, first: &[u8]) -> Option<LooksLike> {
         match first.first()? {
             &TLS_HANDSHAKE => tls(first),
-            b'P' if is_prefix(first, PREFACE) => (first.len() >= PREFACE.len()).then_some(Spoken::Http2),
+            b'P' if is_prefix(first, PREFACE) => (first.len() >= PREFACE.len()).then_some(LooksLike::Http2),
             _ => self.line(first),
         }
     }
 
     /// What undecided bytes are when no more will come.
-    pub fn look_at_all(&mut self, all: &[u8]) -> Spoken {
+    pub fn look_at_all(&mut self, all: &[u8]) -> LooksLike {
         let line = if begins_like_tls(all) { None } else { self.line(all) };
-        line.unwrap_or(Spoken::Opaque)
+        line.unwrap_or(LooksLike::Opaque)
     }
 
-    fn line(&mut self, first: &[u8]) -> Option<Spoken> {
+    fn line(&mut self, first: &[u8]) -> Option<LooksLike> {
         // What stands behind `most` is not looked at, whether it is here already or not: else more could contradict.
         let looked_at = first.get(..self.most).unwrap_or(first);
         while let (None, Some(byte)) = (self.decided, looked_at.get(self.read)) {
             self.read += 1;
             self.decided = self.place.step(*byte, looked_at.get(..self.read).unwrap_or_default());
         }
-        self.decided.or_else(|| (first.len() >= self.most).then_some(Spoken::Http1))
+        self.decided.or_else(|| (first.len() >= self.most).then_some(LooksLike::Http1))
     }
 
     /// Whether an undecided line begins with a word that is not written as methods are (the registry of RFC 9110,
@@ -140,34 +140,37 @@ pub fn begins_like_tls(first: &[u8]) -> bool {
 
 impl Place {
     /// Reads `byte`, the last one of `until_here`.
-    fn step(&mut self, byte: u8, until_here: &[u8]) -> Option<Spoken> {
+    fn step(&mut self, byte: u8, until_here: &[u8]) -> Option<LooksLike> {
         match *self {
             Self::Before => {
                 if is_word(byte) {
                     *self = Self::Word { from: until_here.len() - 1 };
                 } else if !is_space(byte) {
-                    return Some(Spoken::Opaque);
+                    return Some(LooksLike::Opaque);
                 }
                 None
             }
             Self::Gap(Method::Main | Method::Connect) if byte == b'\n' && has_space(until_here) => {
-                Some(Spoken::Http1)
+                Some(LooksLike::Http1)
             }
-            _ if byte == b'\n' => Some(Spoken::Opaque), // a whole line, and no server reads HTTP in it
-            _ if ends_with_protocol(until_here) => Some(Spoken::Http1),
+            _ if byte == b'\n' => Some(LooksLike::Opaque), // a whole line, and no server reads HTTP in it
+            _ if ends_with_protocol(until_here) => Some(LooksLike::Http1),
             Self::Word { .. } if is_word(byte) => None,
             Self::Word { from } if is_space(byte) => {
                 let word = until_here.get(from..until_here.len() - 1).unwrap_or_default();
                 *self = Self::Gap(Method::of(word));
                 None
             }
-            Self::Word { .. } => Some(Spoken::Opaque),
+            Self::Word { .. } => Some(LooksLike::Opaque),
             Self::Gap(_) if is_space(byte) => None,
             Self::Gap(method) => {
                 *self = Self::Rest(method);
-                method.is_request_for(byte).then_some(Spoken::Http1).or_else(|| method.stops_at(byte, true))
+                method
+                    .is_request_for(byte)
+                    .then_some(LooksLike::Http1)
+                    .or_else(|| method.stops_at(byte, true))
             }
-            Self::Rest(Method::Known) if until_here.ends_with(b"://") => Some(Spoken::Http1),
+            Self::Rest(Method::Known) if until_here.ends_with(b"://") => Some(LooksLike::Http1),
             Self::Rest(method) => method.stops_at(byte, false),
         }
     }
@@ -202,13 +205,13 @@ impl Method {
 
     /// Whether `byte` of the target decides against HTTP. Binary protocols may begin with bytes that look like a word
     /// and white space; a control character gives them away, where no server lets it pass.
-    fn stops_at(self, byte: u8, is_first: bool) -> Option<Spoken> {
+    fn stops_at(self, byte: u8, is_first: bool) -> Option<LooksLike> {
         let stops = match self {
             Self::Other => true,
             Self::Capitals => is_first,
             Self::Main | Self::Connect | Self::Known | Self::Unknown { .. } => false,
         };
-        (stops && byte.is_ascii_control() && !is_space(byte)).then_some(Spoken::Opaque)
+        (stops && byte.is_ascii_control() && !is_space(byte)).then_some(LooksLike::Opaque)
     }
 }
 
@@ -255,17 +258,17 @@ fn is_prefix(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// A handshake record (RFC 8446, 5.1) that begins with a ClientHello.
-fn tls(first: &[u8]) -> Option<Spoken> {
+fn tls(first: &[u8]) -> Option<LooksLike> {
     let fits = match *first {
         [_] => return None,
         [_, 3] => return None,
-        [_, 3, minor] => return if minor <= 4 { None } else { Some(Spoken::Opaque) },
-        [_, 3, 0..=4, high] => return if high <= 0x41 { None } else { Some(Spoken::Opaque) },
+        [_, 3, minor] => return if minor <= 4 { None } else { Some(LooksLike::Opaque) },
+        [_, 3, 0..=4, high] => return if high <= 0x41 { None } else { Some(LooksLike::Opaque) },
         [_, 3, 0..=4, high, low] if is_length(high, low) => return None,
         [_, 3, 0..=4, high, low, kind, ..] => is_length(high, low) && kind == 1,
         _ => false,
     };
-    Some(if fits { Spoken::Tls } else { Spoken::Opaque })
+    Some(if fits { LooksLike::Tls } else { LooksLike::Opaque })
 }
 
 fn is_length(high: u8, low: u8) -> bool {
@@ -314,19 +317,19 @@ fn is_settings(first: &[u8]) -> Option<bool> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::Spoken::{Http1, Http2, Opaque, Tls};
+    use super::LooksLike::{Http1, Http2, Opaque, Tls};
     use super::*;
 
     /// `limits.header_bytes` of the tests.
     const MOST: usize = 64 * 1024;
 
-    fn look(first: &[u8]) -> Option<Spoken> {
+    fn look(first: &[u8]) -> Option<LooksLike> {
         Reader::new(MOST).look(first)
     }
 
     #[test]
     fn whole_beginnings_are_told() {
-        let table: [(&[u8], Spoken); 16] = [
+        let table: [(&[u8], LooksLike); 16] = [
             (b"GET / HTTP/1.1\r\n", Http1),
             (b"GET / HTTP/1.0\n", Http1),
             (b"\r\nPOST /x?y HTTP/1.1\r\nhost: a", Http1),

@@ -3,7 +3,7 @@
 use pillion_testkit::lenient::SERVERS;
 use proptest::prelude::*;
 
-use super::bytes::{Reader, Spoken};
+use super::bytes::{LooksLike, Reader};
 
 /// `limits.header_bytes` of the tests.
 const MOST: usize = 64 * 1024;
@@ -89,11 +89,11 @@ proptest! {
             if reads(&all) {
                 for end in 0..=all.len() {
                     let found = Reader::new(MOST).look(&all[..end]);
-                    prop_assert_ne!(found, Some(Spoken::Opaque), "{} reads it, {} bytes", server, end);
+                    prop_assert_ne!(found, Some(LooksLike::Opaque), "{} reads it, {} bytes", server, end);
                 }
             }
             if reads(cut) {
-                prop_assert_ne!(Reader::new(MOST).look_at_all(cut), Spoken::Opaque, "{} reads all of it", server);
+                prop_assert_ne!(Reader::new(MOST).look_at_all(cut), LooksLike::Opaque, "{} reads all of it", server);
             }
         }
     }

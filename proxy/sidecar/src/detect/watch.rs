@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::bytes::{Reader, Spoken};
+use super::bytes::{LooksLike, Reader};
 use pillion_base::net::{Io, forward};
 
 pub struct Watched<'a> {
@@ -42,8 +42,8 @@ impl<'a> Watched<'a> {
         line.seen.extend_from_slice(fresh);
         match line.reader.look(&line.seen) {
             None => {}
-            Some(Spoken::Tls | Spoken::Opaque) => self.line = None,
-            Some(Spoken::Http1 | Spoken::Http2) => {
+            Some(LooksLike::Tls | LooksLike::Opaque) => self.line = None,
+            Some(LooksLike::Http1 | LooksLike::Http2) => {
                 self.is_refused = true;
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "HTTP on an opaque connection"));
             }

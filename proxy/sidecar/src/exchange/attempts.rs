@@ -1,5 +1,8 @@
 //! The attempts of one exchange: where each went, how far it came and when, and how it ended.
 //!
+//! An attempt is each time that it is sent. A try is an attempt that counts: a replacement of one that no endpoint has
+//! processed belongs to the same try. A retry is a try after the first; `retry.attempts` counts those.
+//!
 //! Metrics, the access log, and later timelines and traces all read this one list. A request has an attempt for every
 //! time that it is sent: the first, retries, replacements. An opaque connection has one for every time that a server is
 //! dialled for it. Several attempts may be under way at once, so each is spoken of by its [`AttemptId`].

@@ -48,7 +48,7 @@ pub struct Common {
     /// The client waits to be asked for its body (`Expect: 100-continue`).
     pub waits_to_send: bool,
     /// It shall become a tunnel.
-    pub tunnel: Option<Box<tunnel::Kind>>,
+    pub tunnel: Option<Box<tunnel::TunnelKind>>,
     /// It came as a retry of somebody before us (`x-pillion-attempt` above 1): not retried once more.
     pub marked: bool,
     /// `x-pillion-via` as it came, from a sidecar that is believed.

@@ -239,7 +239,7 @@ impl Guarded {
     fn begin_write(&mut self, first: &[u8]) {
         if !self.resets && self.connection.is_unframed.load(Relaxed) {
             self.resets = true;
-            self.io.get_ref().abort();
+            self.io.get_ref().reset_on_drop();
         }
         if self.is_hypers_own(first) {
             if self.large == Large::Provisional && first.starts_with(TOO_LARGE) {
@@ -343,7 +343,7 @@ impl AsyncWrite for Guarded {
             return Poll::Ready(Ok(())); // hyper is done with it; its client is not
         }
         if std::mem::take(&mut self.resets) {
-            self.io.get_ref().settle(); // hyper does this after a whole answer, and never after one that failed
+            self.io.get_ref().end_on_drop(); // hyper does this after a whole answer, and never after one that failed
         }
         let polled = Pin::new(&mut self.io).poll_shutdown(cx);
         if polled.is_pending() { self.poll_stall(cx) } else { polled }

@@ -36,7 +36,7 @@ const WEBSOCKET: &[u8] = b"websocket";
 
 /// What a request wants to become.
 #[derive(Debug, Clone)]
-pub enum Kind {
+pub enum TunnelKind {
     Connect,
     /// To what `Upgrade` or `:protocol` names.
     Upgrade(HeaderValue),
@@ -44,7 +44,7 @@ pub enum Kind {
 
 /// The downstream's half of a tunnel that was asked for.
 pub struct Asked {
-    pub kind: Kind,
+    pub kind: TunnelKind,
     on: On,
     version: Version,
     key: Option<HeaderValue>,
@@ -71,7 +71,7 @@ enum Upstream {
     Inside(Enter),
 }
 
-impl Kind {
+impl TunnelKind {
     fn is_websocket(&self) -> bool {
         matches!(self, Self::Upgrade(to) if to.as_bytes().eq_ignore_ascii_case(WEBSOCKET))
     }
@@ -115,8 +115,8 @@ pub fn may_be_asked<B>(request: &Request<B>, seen: &Seen) -> bool {
 /// What a request of HTTP/1 asks to become, if anything.
 pub fn asked<B: http_body::Body>(request: &mut Request<B>) -> Option<Asked> {
     let kind = match *request.method() == Method::CONNECT {
-        true => Kind::Connect,
-        false => Kind::Upgrade(upgrade(request)?),
+        true => TunnelKind::Connect,
+        false => TunnelKind::Upgrade(upgrade(request)?),
     };
     let on = On::Http1(hyper::upgrade::on(&mut *request));
     Some(Asked::new(kind, on, request))
@@ -129,16 +129,16 @@ pub fn asked_http2<B>(request: &mut Request<B>) -> Option<(Asked, oneshot::Sende
         return None;
     }
     let kind = match request.extensions().get::<Protocol>() {
-        None => Kind::Connect,
-        Some(protocol) => Kind::Upgrade(HeaderValue::from_str(protocol.as_str()).ok()?),
+        None => TunnelKind::Connect,
+        Some(protocol) => TunnelKind::Upgrade(HeaderValue::from_str(protocol.as_str()).ok()?),
     };
     let (opens, opened) = oneshot::channel();
     Some((Asked::new(kind, On::Http2(opened), request), opens))
 }
 
 impl Asked {
-    fn new<B>(kind: Kind, on: On, request: &mut Request<B>) -> Self {
-        if let Kind::Upgrade(_) = kind {
+    fn new<B>(kind: TunnelKind, on: On, request: &mut Request<B>) -> Self {
+        if let TunnelKind::Upgrade(_) = kind {
             *request.method_mut() = Method::GET;
         }
         let key = request.headers().get(SEC_WEBSOCKET_KEY).cloned();
@@ -166,9 +166,9 @@ fn upgrade<B: http_body::Body>(request: &Request<B>) -> Option<HeaderValue> {
 }
 
 /// Writes what the upstream's version wants of a request that shall become a tunnel.
-pub fn ask(request: &mut Request<Body>, kind: &Kind, is_http2: bool) {
+pub fn ask(request: &mut Request<Body>, kind: &TunnelKind, is_http2: bool) {
     match kind {
-        Kind::Connect => {
+        TunnelKind::Connect => {
             let authority = request.headers_mut().remove(header::HOST);
             let authority = authority.as_ref().and_then(|host| host.to_str().ok()).map(str::to_owned);
             let authority = authority.or_else(|| request.uri().authority().map(ToString::to_string));
@@ -180,13 +180,13 @@ pub fn ask(request: &mut Request<Body>, kind: &Kind, is_http2: bool) {
             }
             *request.method_mut() = Method::CONNECT;
         }
-        Kind::Upgrade(to) if is_http2 => {
+        TunnelKind::Upgrade(to) if is_http2 => {
             let protocol = Protocol::from(to.to_str().unwrap_or_default());
             request.extensions_mut().insert(protocol);
             request.headers_mut().remove(SEC_WEBSOCKET_KEY);
             *request.method_mut() = Method::CONNECT;
         }
-        Kind::Upgrade(to) => {
+        TunnelKind::Upgrade(to) => {
             let headers = request.headers_mut();
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, to.clone());
@@ -234,7 +234,7 @@ pub fn open(asked: Asked, mut response: Response, exchange: &Exchange) -> Respon
         Upstream::Switched { on, to, route } => {
             let tail = response.body_mut().take_response_tail();
             *response.body_mut() = Body::empty();
-            tell_opened(&asked, to, &mut response);
+            log_opened(&asked, to, &mut response);
             tokio::spawn(async move {
                 let _open = Held::of(&worker.ground.connections_active(connection.direction, Carried::Tcp));
                 join(asked.on, on, tail, &route, &worker).await;
@@ -242,7 +242,7 @@ pub fn open(asked: Asked, mut response: Response, exchange: &Exchange) -> Respon
             });
         }
         Upstream::Inside(enter) => {
-            tell_opened(&asked, None, &mut response);
+            log_opened(&asked, None, &mut response);
             tokio::spawn(async move {
                 if let Some(io) = asked.on.io(downstream).await {
                     enter(io).await;
@@ -255,16 +255,16 @@ pub fn open(asked: Asked, mut response: Response, exchange: &Exchange) -> Respon
 }
 
 /// The answer as the downstream's version wants it.
-fn tell_opened(asked: &Asked, switched_to: Option<HeaderValue>, response: &mut Response) {
+fn log_opened(asked: &Asked, switched_to: Option<HeaderValue>, response: &mut Response) {
     let headers = response.headers_mut();
     headers.remove(header::CONTENT_LENGTH); // RFC 9110, 9.3.6: a tunnel has no content
     headers.remove(header::TRANSFER_ENCODING);
     match &asked.kind {
-        Kind::Connect => {}
-        Kind::Upgrade(_) if asked.version == Version::HTTP_2 => {
+        TunnelKind::Connect => {}
+        TunnelKind::Upgrade(_) if asked.version == Version::HTTP_2 => {
             headers.remove(SEC_WEBSOCKET_ACCEPT);
         }
-        Kind::Upgrade(to) => {
+        TunnelKind::Upgrade(to) => {
             headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             headers.insert(header::UPGRADE, switched_to.unwrap_or_else(|| to.clone()));
             accept_key(asked, headers);
@@ -297,7 +297,7 @@ fn nonce() -> HeaderValue {
 async fn join(ours: On, theirs: On, mut tail: Box<ResponseTail>, route: &Route, worker: &Worker) {
     // Dropped without an end, the tail tells that the client went away.
     let Some(mut downstream) = ours.io(downstream).await else { return };
-    downstream.get_ref().abort(); // it was told that the tunnel is open
+    downstream.get_ref().reset_on_drop(); // it was told that the tunnel is open
     let Some(mut upstream) = theirs.io(upstream).await else { return };
     let ended = tcp::carry(&mut downstream, &mut upstream, route, worker).await;
     tail.tunnel_ended(ended.received, ended.sent, tcp::reason(&ended.how));
@@ -339,14 +339,14 @@ mod tests {
 
     #[test]
     fn each_version_opens_a_tunnel_in_its_own_way() {
-        let upgrade = Kind::Upgrade(HeaderValue::from_static("websocket"));
+        let upgrade = TunnelKind::Upgrade(HeaderValue::from_static("websocket"));
         for (kind, status, is_http2, expected) in [
             (&upgrade, 101, false, true),
             (&upgrade, 200, false, false),
             (&upgrade, 200, true, true),
             (&upgrade, 403, true, false),
-            (&Kind::Connect, 200, false, true),
-            (&Kind::Connect, 407, false, false),
+            (&TunnelKind::Connect, 200, false, true),
+            (&TunnelKind::Connect, 407, false, false),
         ] {
             let response = http::Response::builder().status(status).body(()).unwrap();
             assert_eq!(kind.is_opened_by(&response, is_http2), expected, "{kind:?} {status} {is_http2}");
@@ -363,11 +363,11 @@ mod tests {
         ] {
             let response =
                 http::Response::builder().status(101).header("upgrade", switched).body(()).unwrap();
-            let kind = Kind::Upgrade(HeaderValue::from_static(asked));
+            let kind = TunnelKind::Upgrade(HeaderValue::from_static(asked));
             assert_eq!(kind.is_opened_by(&response, false), expected, "{asked} {switched}");
         }
         for (asked, expected) in [("h2c", true), ("websocket, H2C", true), ("websocket", false)] {
-            assert_eq!(Kind::Upgrade(HeaderValue::from_static(asked)).is_h2c(), expected, "{asked}");
+            assert_eq!(TunnelKind::Upgrade(HeaderValue::from_static(asked)).is_h2c(), expected, "{asked}");
         }
     }
 }

@@ -69,7 +69,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
         remove_if(headers, is_disguised);
     }
     if connection.direction == Direction::Inbound {
-        tell_the_application(headers, connection);
+        inform_application(headers, connection);
     }
     headers.insert(X_REQUEST_ID, exchange.request_id.clone());
     if !seen.has(Seen::FORWARDED_PROTO)
@@ -112,7 +112,7 @@ fn distrust(call: &mut Call, connection: &Connection) {
 }
 
 /// Who calls, as far as it is proven.
-fn tell_the_application(headers: &mut HeaderMap, connection: &Connection) {
+fn inform_application(headers: &mut HeaderMap, connection: &Connection) {
     match &connection.client_cert {
         Some(client_cert) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, client_cert.clone())),
         None => append_forwarded_for(headers, connection.downstream.ip()),

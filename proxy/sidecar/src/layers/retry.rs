@@ -12,7 +12,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
-use super::verdict::{Outcome, Progress, Subject, Verdict};
+use super::verdict::{Progress, Subject, TryOutcome, Verdict};
 use crate::http::call::Common;
 use crate::http::{Body, Call, Failure, Response, replay};
 use crate::state::Route;
@@ -72,9 +72,9 @@ async fn again<S: HttpService>(
 /// Whether the upstream may have acted on a try that ended like this.
 fn may_have_arrived(result: &Result<Response, Failure>) -> bool {
     match outcome(result) {
-        Outcome::Failed(error) => error.sent != Sent::Never,
-        Outcome::Refused { .. } => false,
-        Outcome::Answered { .. } => true,
+        TryOutcome::Failed(error) => error.sent != Sent::Never,
+        TryOutcome::Refused { .. } => false,
+        TryOutcome::Answered { .. } => true,
     }
 }
 
@@ -234,17 +234,17 @@ impl Story {
     }
 }
 
-fn outcome(result: &Result<Response, Failure>) -> Outcome<'_> {
+fn outcome(result: &Result<Response, Failure>) -> TryOutcome<'_> {
     let response = match result {
-        Err(failure) => return Outcome::Failed(&failure.error),
+        Err(failure) => return TryOutcome::Failed(&failure.error),
         Ok(response) => response,
     };
     let (headers, seen) = (response.headers(), response.body().seen());
     if seen.is_none_or(|seen| seen.has(Seen::OURS)) && headers.contains_key(X_PILLION_REFUSED) {
-        return Outcome::Refused { status: response.status() };
+        return TryOutcome::Refused { status: response.status() };
     }
     let grpc = seen.is_none_or(|seen| seen.has(Seen::GRPC_STATUS)).then(|| grpc_status(headers)).flatten();
-    Outcome::Answered { status: response.status(), grpc }
+    TryOutcome::Answered { status: response.status(), grpc }
 }
 
 fn is_stale(result: &Result<Response, Failure>) -> bool {

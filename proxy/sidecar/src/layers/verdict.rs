@@ -52,7 +52,7 @@ pub struct Progress {
 
 /// What came of a try.
 #[derive(Debug, Clone, Copy)]
-pub enum Outcome<'a> {
+pub enum TryOutcome<'a> {
     /// `grpc`: `grpc-status` where the answer's headers have one (trailers-only).
     Answered {
         status: StatusCode,
@@ -78,7 +78,7 @@ impl<'a> Subject<'a> {
         (try_number <= retry.attempts).then_some(retry.per_try_timeout).flatten()
     }
 
-    pub fn judge(&self, progress: Progress, outcome: Outcome<'_>) -> Verdict {
+    pub fn judge(&self, progress: Progress, outcome: TryOutcome<'_>) -> Verdict {
         if !progress.whole {
             Verdict::Keep
         } else if self.may_replace(progress, outcome) {
@@ -90,12 +90,12 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn may_replace(&self, progress: Progress, outcome: Outcome<'_>) -> bool {
+    fn may_replace(&self, progress: Progress, outcome: TryOutcome<'_>) -> bool {
         let stale = was_stale(outcome) && !progress.stale_replaced && self.may_repeat();
         progress.replaced < MAX_REPLACEMENTS && (was_refused(outcome) || stale)
     }
 
-    fn may_retry(&self, progress: Progress, outcome: Outcome<'_>) -> bool {
+    fn may_retry(&self, progress: Progress, outcome: TryOutcome<'_>) -> bool {
         let Some(retry) = self.policy() else { return false };
         progress.tries <= retry.attempts
             && (was_never_sent(outcome) || self.method_allowed(retry))
@@ -129,35 +129,35 @@ fn is_idempotent(method: &Method) -> bool {
 ///
 /// A failed connect is none, though nothing was sent: it says something about the endpoint, so it is a retry,
 /// with its pause, its budget and another endpoint.
-fn was_refused(outcome: Outcome<'_>) -> bool {
+fn was_refused(outcome: TryOutcome<'_>) -> bool {
     match outcome {
-        Outcome::Refused { .. } => true,
-        Outcome::Failed(error) => error.sent == Sent::Never && is_lost_connection(error.reason),
-        Outcome::Answered { .. } => false,
+        TryOutcome::Refused { .. } => true,
+        TryOutcome::Failed(error) => error.sent == Sent::Never && is_lost_connection(error.reason),
+        TryOutcome::Answered { .. } => false,
     }
 }
 
 /// A reused connection died before any byte of the answer.
-fn was_stale(outcome: Outcome<'_>) -> bool {
-    matches!(outcome, Outcome::Failed(error)
+fn was_stale(outcome: TryOutcome<'_>) -> bool {
+    matches!(outcome, TryOutcome::Failed(error)
         if error.sent == Sent::OnStaleConnection && is_lost_connection(error.reason))
 }
 
-fn was_never_sent(outcome: Outcome<'_>) -> bool {
+fn was_never_sent(outcome: TryOutcome<'_>) -> bool {
     match outcome {
-        Outcome::Refused { .. } => true,
-        Outcome::Failed(error) => error.sent == Sent::Never,
-        Outcome::Answered { .. } => false,
+        TryOutcome::Refused { .. } => true,
+        TryOutcome::Failed(error) => error.sent == Sent::Never,
+        TryOutcome::Answered { .. } => false,
     }
 }
 
-fn meets(condition: RetryCondition, outcome: Outcome<'_>) -> bool {
+fn meets(condition: RetryCondition, outcome: TryOutcome<'_>) -> bool {
     match outcome {
-        Outcome::Answered { status, grpc } => answer_meets(condition, status.as_u16(), grpc),
-        Outcome::Refused { status } => {
+        TryOutcome::Answered { status, grpc } => answer_meets(condition, status.as_u16(), grpc),
+        TryOutcome::Refused { status } => {
             condition == RetryCondition::RefusedStream || answer_meets(condition, status.as_u16(), None)
         }
-        Outcome::Failed(error) => failure_meets(condition, error),
+        TryOutcome::Failed(error) => failure_meets(condition, error),
     }
 }
 
@@ -274,19 +274,19 @@ mod tests {
         }
 
         fn failed(&self, reason: Reason, sent: Sent) -> Verdict {
-            self.subject().judge(self.progress, Outcome::Failed(&Error::new(reason, "").sent(sent)))
+            self.subject().judge(self.progress, TryOutcome::Failed(&Error::new(reason, "").sent(sent)))
         }
 
         fn answered(&self, status: u16) -> Verdict {
-            self.subject().judge(self.progress, Outcome::Answered { status: code(status), grpc: None })
+            self.subject().judge(self.progress, TryOutcome::Answered { status: code(status), grpc: None })
         }
 
         fn answered_grpc(&self, grpc: u8) -> Verdict {
-            self.subject().judge(self.progress, Outcome::Answered { status: code(200), grpc: Some(grpc) })
+            self.subject().judge(self.progress, TryOutcome::Answered { status: code(200), grpc: Some(grpc) })
         }
 
         fn refused(&self, status: u16) -> Verdict {
-            self.subject().judge(self.progress, Outcome::Refused { status: code(status) })
+            self.subject().judge(self.progress, TryOutcome::Refused { status: code(status) })
         }
     }
 

@@ -193,7 +193,7 @@ async fn dial_next(facts: &mut Facts, cluster: &Arc<Cluster>, worker: &Worker) -
 /// An endpoint that takes one more connection: those that are at their own limit are passed by.
 fn with_room(cluster: &Cluster, tried: &mut Tried, worker: &Worker) -> Result<Arc<Endpoint>, Error> {
     let mut rng = worker.ground.rng.lock();
-    let mut pick = || cluster.pick(tried, Instant::now(), &mut rng).ok_or_else(|| cluster.nobody());
+    let mut pick = || cluster.pick(tried, Instant::now(), &mut rng).ok_or_else(|| cluster.no_endpoint());
     let mut endpoint = pick()?;
     for _ in 1..cluster.endpoints().all.len().min(Tried::ROOM) {
         if !endpoint.is_full() {

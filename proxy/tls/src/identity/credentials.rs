@@ -146,7 +146,7 @@ impl Credentials {
     /// [`CredentialsError::BadCrl`]
     pub fn with_crl(self, path: &Path, lists: &[u8], now: i64) -> Result<Self, CredentialsError> {
         let lists = revocation::read(path, lists, &self.bundle)?;
-        lists.iter().for_each(|list| list.tell_if_outdated(path, now));
+        lists.iter().for_each(|list| list.warn_if_outdated(path, now));
         Ok(Self { revocations: lists.into(), ..self })
     }
 

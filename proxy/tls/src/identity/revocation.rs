@@ -113,7 +113,7 @@ impl RevocationList {
     }
 
     /// Tells, once per load, of a list that should have been followed by a newer one.
-    pub(super) fn tell_if_outdated(&self, path: &Path, now: i64) {
+    pub(super) fn warn_if_outdated(&self, path: &Path, now: i64) {
         if let (true, Some(next)) = (self.is_outdated(now), self.next_update) {
             tracing::warn!(
                 file = %path.display(), issuer = %self.issuer_name, next_update = %date(next),

@@ -13,7 +13,7 @@ use super::ewma::Ewma;
 use super::outlier::{Cause, Outlier};
 use super::slots::Slots;
 use super::{Cluster, Spoken};
-use crate::pool::{Pool, Want, Wish};
+use crate::pool::{Pool, Preference, Want};
 use pillion_telemetry::EjectionCause;
 
 pub struct Endpoint {
@@ -104,10 +104,10 @@ impl Endpoint {
         self.slots.lock().as_ref().is_some_and(|slots| slots.is_full())
     }
 
-    pub fn want(&self, cluster: &Cluster, wish: Wish) -> Want {
-        let is_http2 = match wish {
-            Wish::OnlyHttp1 => return Want::OnlyHttp1,
-            wish => wish == Wish::Http2,
+    pub fn want(&self, cluster: &Cluster, preference: Preference) -> Want {
+        let is_http2 = match preference {
+            Preference::OnlyHttp1 => return Want::OnlyHttp1,
+            preference => preference == Preference::Http2,
         };
         match cluster.protocol {
             Spoken::Http1 | Spoken::Tcp => Want::Http1,

@@ -16,7 +16,7 @@ use pillion_model::Reason;
 use pillion_tls::admission;
 
 pub struct Lease {
-    kind: Option<Kind>,
+    kind: Option<LeaseKind>,
     shard: Arc<Shard>,
     cluster: Arc<Cluster>,
     about: About,
@@ -31,7 +31,7 @@ pub struct Lease {
     in_flight: Option<InFlight>,
 }
 
-enum Kind {
+enum LeaseKind {
     Http1(Http1),
     Http2(Arc<Http2>),
 }
@@ -52,15 +52,15 @@ pub struct SendFailure {
 impl Lease {
     pub(super) fn http1(conn: Http1, shard: &Arc<Shard>, cluster: &Arc<Cluster>) -> Self {
         let about = conn.about;
-        Self::new(Kind::Http1(conn), about, shard, cluster)
+        Self::new(LeaseKind::Http1(conn), about, shard, cluster)
     }
 
     pub(super) fn http2(conn: Arc<Http2>, shard: &Arc<Shard>, cluster: &Arc<Cluster>) -> Self {
         let about = conn.count_use();
-        Self::new(Kind::Http2(conn), about, shard, cluster)
+        Self::new(LeaseKind::Http2(conn), about, shard, cluster)
     }
 
-    fn new(kind: Kind, about: About, shard: &Arc<Shard>, cluster: &Arc<Cluster>) -> Self {
+    fn new(kind: LeaseKind, about: About, shard: &Arc<Shard>, cluster: &Arc<Cluster>) -> Self {
         Self {
             kind: Some(kind),
             shard: shard.clone(),
@@ -75,7 +75,7 @@ impl Lease {
     }
 
     pub const fn is_http2(&self) -> bool {
-        matches!(self.kind, Some(Kind::Http2(_)))
+        matches!(self.kind, Some(LeaseKind::Http2(_)))
     }
 
     /// Whether the connection has carried a request before.
@@ -110,8 +110,8 @@ impl Lease {
     /// an answer. HTTP libraries have no word for it, and some hide it: the stream below them has kept it.
     fn tls_failure(&self) -> Option<admission::Failure> {
         match &self.kind {
-            Some(Kind::Http1(conn)) => conn.tls_failure(),
-            Some(Kind::Http2(conn)) => conn.tls_failure(),
+            Some(LeaseKind::Http1(conn)) => conn.tls_failure(),
+            Some(LeaseKind::Http2(conn)) => conn.tls_failure(),
             None => None,
         }
     }
@@ -126,12 +126,12 @@ impl Lease {
         // It served a request before, so the peer may have hung up since.
         let was_used = self.is_reused();
         match &mut self.kind {
-            Some(Kind::Http1(conn)) => {
+            Some(LeaseKind::Http1(conn)) => {
                 let sent = conn.send(request).await;
                 sent.map(|response| response.map(Body::incoming))
                     .map_err(|(error, unsent)| explain(&error, unsent, was_used))
             }
-            Some(Kind::Http2(conn)) => conn.send.send(request, &**observer).await.map_err(|failed| {
+            Some(LeaseKind::Http2(conn)) => conn.send.send(request, &**observer).await.map_err(|failed| {
                 if failed.unsent.is_some() || says_goodbye(&failed.error) {
                     self.shard.retire(conn);
                 } else if was_refused(&failed.error) {
@@ -168,9 +168,9 @@ impl Carrier for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         match self.kind.take() {
-            Some(Kind::Http1(conn)) if !self.is_busy => self.shard.offer_http1(conn, &self.cluster),
-            Some(Kind::Http2(conn)) => self.shard.release_stream(&conn, &self.cluster),
-            Some(Kind::Http1(conn)) => {
+            Some(LeaseKind::Http1(conn)) if !self.is_busy => self.shard.offer_http1(conn, &self.cluster),
+            Some(LeaseKind::Http2(conn)) => self.shard.release_stream(&conn, &self.cluster),
+            Some(LeaseKind::Http1(conn)) => {
                 if let Some(permit) = self.permit.take().filter(Permit::is_scarce) {
                     conn.aftermath.leave(permit);
                 }

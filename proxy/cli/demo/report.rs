@@ -6,7 +6,7 @@ use super::client::Client;
 
 /// Since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Reported {
     /// Requests sent again.
     pub(crate) retries: u64,
     /// Times that an endpoint was taken out of the rotation.
@@ -16,7 +16,7 @@ pub(crate) struct Told {
 /// Outcomes of requests that were sent again; the others tell why one was not.
 const SENT_AGAIN: [&str; 3] = [r#"outcome="replaced""#, r#"outcome="succeeded""#, r#"outcome="failed""#];
 
-impl Told {
+impl Reported {
     /// # Errors
     /// Nobody answers at `metrics`.
     pub(crate) async fn by(metrics: SocketAddr) -> anyhow::Result<Self> {
@@ -63,13 +63,13 @@ pillion_retries_total_of_another{outcome=\"succeeded\"} 1000
 pillion_endpoint_ejections_total{cause=\"consecutive_errors\",service=\"orders\"} 2
 pillion_endpoint_ejections_total{cause=\"consecutive_errors\",service=\"billing\"} 1
 ";
-        assert_eq!(Told::parse(exposition), Told { retries: 137, ejections: 3 });
+        assert_eq!(Reported::parse(exposition), Reported { retries: 137, ejections: 3 });
     }
 
     #[test]
     fn what_is_not_told_did_not_happen() {
         for exposition in ["", "pillion_retries_total", "pillion_retries_total{outcome=\"failed\"} many"] {
-            assert_eq!(Told::parse(exposition), Told::default(), "{exposition:?}");
+            assert_eq!(Reported::parse(exposition), Reported::default(), "{exposition:?}");
         }
     }
 }

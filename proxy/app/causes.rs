@@ -3,7 +3,7 @@
 //! Some errors name their cause in their own sentence, so that it stands where it belongs, and have it as a source,
 //! too. One after the other would then tell the same twice.
 
-pub(crate) fn told(error: &anyhow::Error) -> String {
+pub(crate) fn with_causes(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
         if !text.contains(&cause) {
@@ -27,8 +27,8 @@ mod tests {
     fn c11_a_cause_that_the_sentence_names_already_is_not_told_again() {
         let error =
             anyhow::Error::new(Unreadable(io::Error::other("no such file"))).context("services.a.tls");
-        assert_eq!(told(&error), "services.a.tls: cannot read ca.pem: no such file; it must exist");
+        assert_eq!(with_causes(&error), "services.a.tls: cannot read ca.pem: no such file; it must exist");
         let error = anyhow::Error::new(io::Error::other("in use")).context("cannot listen on 1.2.3.4:5");
-        assert_eq!(told(&error), "cannot listen on 1.2.3.4:5: in use");
+        assert_eq!(with_causes(&error), "cannot listen on 1.2.3.4:5: in use");
     }
 }
