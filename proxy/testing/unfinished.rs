@@ -56,6 +56,20 @@ async fn a8_a_handshake_that_takes_more_than_anybody_needs_is_refused() {
     assert_eq!(sidecar.sum("pillion_tls_handshakes_total direction=inbound outcome=failed"), 1);
 }
 
+/// The sidecar reads the end of the handshake and the first data in one go.
+#[tokio::test(start_paused = true)]
+async fn a8_data_right_behind_a_handshake_does_not_count_as_its_own() {
+    let pair = Pair::new();
+    let app = pair.mesh.scripted(A, |mut peer: Peer, _| async move { drop(peer.rest().await) });
+    let sidecar = sidecar(&pair, "mtls: strict, protocol: tcp");
+    let mut peer = pair.peer(AT, Purpose::Tcp).await;
+    peer.send(&[0; 48 * 1024]).await;
+    peer.half_close().await;
+    settle().await;
+    assert_eq!(app.connections(), 1);
+    assert_eq!(sidecar.sum("pillion_bytes_total direction=inbound flow=received"), 48 * 1024);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a8_handshakes_that_do_not_end_give_way_to_new_ones() {
     let pair = Pair::new();

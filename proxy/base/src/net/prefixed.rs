@@ -16,11 +16,13 @@ pub struct Prefixed<T> {
     written: u64,
     /// Bytes that may be read; see [`Self::read_at_most`].
     readable: usize,
+    /// A read has waited because of that.
+    has_paused: bool,
 }
 
 impl<T> Prefixed<T> {
     pub const fn new(inner: T) -> Self {
-        Self { prefix: Bytes::new(), inner, written: 0, readable: usize::MAX }
+        Self { prefix: Bytes::new(), inner, written: 0, readable: usize::MAX, has_paused: false }
     }
 
     pub const fn get_ref(&self) -> &T {
@@ -43,8 +45,20 @@ impl<T> Prefixed<T> {
     }
 
     /// No read begins once so many bytes came. `usize::MAX`: it has no end.
+    ///
+    /// The first read beyond them waits, and the second fails. A handshake that is complete by then ends with the wait:
+    /// TLS reads on while it has no data to hand out, and a client may send data right behind its handshake.
     pub const fn read_at_most(&mut self, bytes: usize) {
         self.readable = bytes;
+        self.has_paused = false;
+    }
+
+    fn refuse(&mut self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        if std::mem::replace(&mut self.has_paused, true) {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn note_read(&mut self, bytes: usize) {
@@ -93,7 +107,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.readable == 0 {
-            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+            return self.refuse(cx);
         }
         if self.prefix.is_empty() {
             let before = buf.filled().len();
