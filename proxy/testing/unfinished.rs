@@ -1,10 +1,17 @@
 //! Handshakes and heads that begin and do not end: what one of them may hold, and all together.
 
+use std::sync::Arc;
+
+use pillion_base::net::memory::Pipe;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Notify;
+
 use super::backend::OK;
 use super::http2::request;
 use super::logged;
 use super::mesh::{
-    A, IDENTITY, Mesh, ORDERS, Pair, Sidecar, Watch, application_at, caller, expired, identity, settle,
+    self, A, IDENTITY, Mesh, ORDERS, Pair, Sidecar, Watch, application_at, at, caller, expired, identity,
+    settle,
 };
 use super::peer::Peer;
 use super::rules::client_hello;
@@ -56,17 +63,33 @@ async fn a8_a_handshake_that_takes_more_than_anybody_needs_is_refused() {
     assert_eq!(sidecar.sum("pillion_tls_handshakes_total direction=inbound outcome=failed"), 1);
 }
 
-/// The sidecar reads the end of the handshake and the first data in one go.
+/// The sidecar reads the end of the handshake and the first data in one go: the network between keeps back all but the
+/// hello until both are there.
 #[tokio::test(start_paused = true)]
 async fn a8_data_right_behind_a_handshake_does_not_count_as_its_own() {
     let pair = Pair::new();
-    let app = pair.mesh.scripted(A, |mut peer: Peer, _| async move { drop(peer.rest().await) });
+    let _app = pair.mesh.scripted(A, |mut peer: Peer, _| async move { drop(peer.rest().await) });
     let sidecar = sidecar(&pair, "mtls: strict, protocol: tcp");
-    let mut peer = pair.peer(AT, Purpose::Tcp).await;
-    peer.send(&[0; 48 * 1024]).await;
-    peer.half_close().await;
+    let out = pair.mesh.memory.connect(at(AT)).await.expect("the sidecar listens");
+    let ((near, far), go) = (Pipe::pair(256 * 1024), Arc::new(Notify::new()));
+    let ((mut from, mut back), (mut answers, mut to)) = (tokio::io::split(far), tokio::io::split(out));
+    tokio::spawn(async move { tokio::io::copy(&mut answers, &mut back).await });
+    let held = go.clone();
+    tokio::spawn(async move {
+        let mut hello = Vec::with_capacity(16 * 1024);
+        from.read_buf(&mut hello).await.expect("a hello");
+        to.write_all(&hello).await.expect("the sidecar reads");
+        held.notified().await;
+        drop(tokio::io::copy(&mut from, &mut to).await);
+    });
+    let tls = mesh::client_tls(&identity(&pair.ca, "web"));
+    let (mut peer, _alpn) = tls.connect(near, Purpose::Tcp).await.expect("a handshake");
+    peer.write_all(&[0; 48 * 1024]).await.expect("room"); // in records of 16 KiB
+    peer.flush().await.expect("room");
     settle().await;
-    assert_eq!(app.connections(), 1);
+    go.notify_one();
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_tls_handshakes_total direction=inbound outcome=ok"), 1);
     assert_eq!(sidecar.sum("pillion_bytes_total direction=inbound flow=received"), 48 * 1024);
 }
 
