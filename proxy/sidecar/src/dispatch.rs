@@ -37,30 +37,20 @@ pub fn service() -> impl HttpService {
 }
 
 async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
-    let Some(route) = call.common.route.clone() else {
-        let error = Error::new(Reason::NoRoute, "the request came here without a route");
-        return Err(Failure::untouched(error, call));
+    let route = match routed(&call) {
+        Ok(route) => route,
+        Err(error) => return Err(Failure::untouched(error, call)),
     };
     let cluster = &route.cluster;
-    let is_http2 = match cluster.protocol {
-        Spoken::AppAuto => call.common.is_grpc,
-        _ => call.common.is_grpc || call.head.version == Version::HTTP_2,
-    };
-    if call.common.is_grpc && cluster.protocol == Spoken::Http1 {
-        let error = Error::new(Reason::NoRoute, "gRPC needs HTTP/2, and `protocol` says http1");
-        return Err(Failure::untouched(error, call));
-    }
     let is_first = call.attempt == AttemptId::FIRST; // it began just now, and the clock need not be read again
     let now = if is_first { call.common.exchange.started } else { Instant::now() };
     let Some(endpoint) = pick(cluster, &call, now) else {
         return Err(Failure::untouched(cluster.no_endpoint(), call));
     };
     let mut trial = Trial::begin(&endpoint, cluster, &call, now);
-    let preference = preference(&call, cluster, is_http2);
     let most_fields = call.common.exchange.worker.limits().response_header_count;
-    let ground = &call.common.exchange.worker.ground;
-    let lease = pool::lease(cluster, &endpoint, ground, preference, most_fields).await;
-    let mut lease = match lease {
+    let (preference, ground) = (preference(&call, cluster), &call.common.exchange.worker.ground);
+    let mut lease = match pool::lease(cluster, &endpoint, ground, preference, most_fields).await {
         Ok(lease) => lease,
         Err(error) => {
             trial.failed(&error);
@@ -72,34 +62,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
     trial.sent(&lease, call.number);
     lease.hold(call.permit.take());
     match lease.send(request, &call.common.exchange).await {
-        Ok(mut response) => {
-            let accepted = match accepted(&call, &mut response, lease.is_http2(), &route) {
-                Ok(accepted) => accepted,
-                Err(error) => {
-                    trial.failed(&error);
-                    return Err(error.into());
-                }
-            };
-            let seen = Seen::in_headers(response.headers());
-            if let Err(why) = checked(&mut response, &seen, &mut lease, accepted.is_some(), most_fields) {
-                let error = not_forwarded(&why, cluster, &endpoint);
-                trial.failed(&error);
-                return Err(error.into());
-            }
-            let refused = seen.has(Seen::OURS)
-                && lease.is_sidecar()
-                && response.headers().contains_key(X_PILLION_REFUSED);
-            trial.answered(response.status(), refused);
-            // A good answer needs no reason, so nobody looks for one; gRPC's bad ones say 200, too.
-            if lease.is_sidecar() && (response.status().as_u16() >= 400 || call.common.is_grpc) {
-                trial.exchange.answered_by_sidecar(reason_of_sidecar(response.headers()));
-            }
-            let mut response = wrap(response, seen, lease, trial);
-            if let Some(accepted) = accepted {
-                response.extensions_mut().insert(accepted);
-            }
-            Ok(response)
-        }
+        Ok(response) => receive(response, &call, &route, (lease, trial), most_fields),
         Err(failure) if failure.is_large_head => {
             let HeadLimits { fields, bytes, .. } = HeadLimits::of_answers(most_fields, lease.is_sidecar());
             let why = format!(
@@ -117,6 +80,53 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
     }
 }
 
+/// The route of the request, which its cluster can carry.
+fn routed(call: &Call) -> Result<Arc<Route>, Error> {
+    let refused = |detail: &'static str| Err(Error::new(Reason::NoRoute, detail));
+    match &call.common.route {
+        None => refused("the request came here without a route"),
+        Some(route) if call.common.is_grpc && route.cluster.protocol == Spoken::Http1 => {
+            refused("gRPC needs HTTP/2, and `protocol` says http1")
+        }
+        Some(route) => Ok(route.clone()),
+    }
+}
+
+/// An answer has come: it is judged, and passed on with what lasts until its final byte.
+fn receive(
+    mut response: Response,
+    call: &Call,
+    route: &Arc<Route>,
+    (mut lease, mut trial): (Lease, Trial<'_>),
+    most_fields: u32,
+) -> Result<Response, Failure> {
+    let accepted = match accepted(call, &mut response, lease.is_http2(), route) {
+        Ok(accepted) => accepted,
+        Err(error) => {
+            trial.failed(&error);
+            return Err(error.into());
+        }
+    };
+    let seen = Seen::in_headers(response.headers());
+    if let Err(why) = checked(&mut response, &seen, &mut lease, accepted.is_some(), most_fields) {
+        let error = not_forwarded(&why, &route.cluster, trial.endpoint);
+        trial.failed(&error);
+        return Err(error.into());
+    }
+    let refused =
+        seen.has(Seen::OURS) && lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
+    trial.answered(response.status(), refused);
+    // A good answer needs no reason, so nobody looks for one; gRPC's bad ones say 200, too.
+    if lease.is_sidecar() && (response.status().as_u16() >= 400 || call.common.is_grpc) {
+        trial.exchange.answered_by_sidecar(reason_of_sidecar(response.headers()));
+    }
+    let mut response = wrap(response, seen, lease, trial);
+    if let Some(accepted) = accepted {
+        response.extensions_mut().insert(accepted);
+    }
+    Ok(response)
+}
+
 /// An endpoint that was not tried yet for this request, where there is one.
 fn pick(cluster: &Cluster, call: &Call, now: Instant) -> Option<Arc<Endpoint>> {
     let exchange = &call.common.exchange;
@@ -127,7 +137,11 @@ fn pick(cluster: &Cluster, call: &Call, now: Instant) -> Option<Arc<Endpoint>> {
 }
 
 /// A tunnel has an HTTP/1.1 connection of its own, unless the endpoint is to be spoken to in HTTP/2 without a choice.
-fn preference(call: &Call, cluster: &Cluster, is_http2: bool) -> Preference {
+fn preference(call: &Call, cluster: &Cluster) -> Preference {
+    let is_http2 = match cluster.protocol {
+        Spoken::AppAuto => call.common.is_grpc,
+        _ => call.common.is_grpc || call.head.version == Version::HTTP_2,
+    };
     let stays_http2 = match cluster.protocol {
         Spoken::Http2 => true,
         Spoken::Auto => is_http2 && cluster.tls().is_none(),
