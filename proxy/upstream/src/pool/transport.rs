@@ -28,6 +28,8 @@ pub struct AnswerFirst {
     expected: Arc<Expected>,
     watch: Watch,
     reading: Reading,
+    /// Everything that the writer has is written. hyper flushes when it has nothing left to write, and at no other time.
+    is_flushed: bool,
 }
 
 /// How an answer is read.
@@ -50,7 +52,14 @@ struct Failed {
 
 impl AnswerFirst {
     pub(super) fn new(io: Io, expected: Arc<Expected>) -> Self {
-        Self { io, failed: None, expected, watch: Watch::default(), reading: Reading::Watched }
+        Self {
+            io,
+            failed: None,
+            expected,
+            watch: Watch::default(),
+            reading: Reading::Watched,
+            is_flushed: true,
+        }
     }
 
     /// For a reader with more room, which sends the request once more, to nobody.
@@ -75,6 +84,11 @@ impl AnswerFirst {
         self.reading = Reading::Again;
         cx.waker().wake_by_ref();
         Poll::Ready(Ok(size))
+    }
+
+    /// Whether nothing of a request was left in the writer's hands.
+    pub(super) const fn is_flushed(&self) -> bool {
+        self.is_flushed
     }
 
     /// Gives the stream back.
@@ -150,6 +164,7 @@ impl AsyncWrite for AnswerFirst {
         if self.reading == Reading::AgainAfterRequest {
             return self.swallow(buf.len(), cx);
         }
+        self.is_flushed = false;
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         self.written(polled, cx)
     }
@@ -165,6 +180,7 @@ impl AsyncWrite for AnswerFirst {
         if self.reading == Reading::AgainAfterRequest {
             return self.swallow(bufs.iter().map(|buf| buf.len()).sum(), cx);
         }
+        self.is_flushed = false;
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.written(polled, cx)
     }
@@ -174,6 +190,7 @@ impl AsyncWrite for AnswerFirst {
             return Poll::Pending;
         }
         let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.is_flushed = matches!(polled, Poll::Ready(Ok(())));
         self.written(polled, cx)
     }
 }
