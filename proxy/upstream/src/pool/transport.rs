@@ -158,11 +158,11 @@ impl AsyncWrite for AnswerFirst {
     forward!(io: is_vectored, shutdown);
 
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.reading == Reading::AgainAfterRequest {
+            return self.swallow(buf.len(), cx); // also where an earlier write has failed
+        }
         if self.failed.is_some() {
             return Poll::Pending; // the reader wakes the task
-        }
-        if self.reading == Reading::AgainAfterRequest {
-            return self.swallow(buf.len(), cx);
         }
         self.is_flushed = false;
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
@@ -174,11 +174,11 @@ impl AsyncWrite for AnswerFirst {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.failed.is_some() {
-            return Poll::Pending;
-        }
         if self.reading == Reading::AgainAfterRequest {
             return self.swallow(bufs.iter().map(|buf| buf.len()).sum(), cx);
+        }
+        if self.failed.is_some() {
+            return Poll::Pending;
         }
         self.is_flushed = false;
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
@@ -206,7 +206,7 @@ mod tests {
     use tokio::time::Instant;
 
     fn pair() -> (AnswerFirst, Pipe) {
-        let (near, far) = Pipe::pair(64);
+        let (near, far) = Pipe::pair(1024);
         let stream = Stream::Memory(near, None);
         (AnswerFirst::new(Prefixed::new(Transport::Plain(Prefixed::new(stream))), Arc::default()), far)
     }
@@ -231,6 +231,21 @@ mod tests {
         assert!(write(&mut io).await.is_pending(), "the error is kept from the writer");
         assert!(write(&mut io).await.is_pending());
         assert_eq!(read(&mut io).await, ("answer".to_owned(), Some(ErrorKind::ConnectionReset)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b4_an_answer_with_many_fields_is_read_again_after_a_write_has_failed() {
+        let (mut io, mut far) = pair();
+        io.expected.expect();
+        io.write_all(b"request").await.unwrap();
+        let answer = format!("HTTP/1.1 413 No\n{}\n", "x:\n".repeat(101));
+        far.write_all(answer.as_bytes()).await.unwrap();
+        drop(far); // with the request unread
+        assert!(write(&mut io).await.is_pending());
+        io.read(&mut [0; 1024]).await.expect_err("hyper has no room for it");
+        let mut io = io.read_again();
+        assert!(write(&mut io).await.is_ready(), "the second reader sends its request to nobody");
+        assert_eq!(read(&mut io).await, (answer, Some(ErrorKind::ConnectionReset)));
     }
 
     #[tokio::test(start_paused = true)]
