@@ -50,7 +50,11 @@ fn request(call: &mut Call) -> Result<(), Error> {
     distrust(call, connection);
     let headers = &mut call.head.headers;
     if seen.has(Seen::HOP_BY_HOP) {
-        call.body.remove_trailers(remove_hop_by_hop(headers, &seen));
+        let named = remove_hop_by_hop(headers, &seen);
+        if !named.is_empty() {
+            call.seen = Seen::in_headers(headers); // those may be gone, and what was removed decides nothing
+        }
+        call.body.remove_trailers(named);
     }
     if seen.has(Seen::EXPECT) {
         let expects = headers
