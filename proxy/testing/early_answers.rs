@@ -93,6 +93,37 @@ async fn b2_a_request_in_the_sidecars_own_buffer_holds_a_connection_for_seconds_
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=connections"), 0);
 }
 
+/// What was not written of a request is lost where its answer is read by a second reader: the next request must not be
+/// read as the rest of it.
+#[tokio::test(start_paused = true)]
+async fn b2_an_answer_with_many_fields_to_a_request_sent_in_part_ends_its_connection() {
+    let mesh = Mesh::default();
+    let fields: String = (0..101).map(|nth| format!("x-{nth}: 1\r\n")).collect();
+    let many = TOO_LARGE.replace("\r\n\r\n", &format!("\r\n{fields}\r\n"));
+    let a = mesh.scripted(A, move |mut peer: Peer, nth| {
+        let many = many.clone();
+        async move {
+            if nth == 0 {
+                drop(peer.head().await);
+                pass(1).await; // the rest comes, as far as there is room for it
+                peer.send(many).await;
+                std::future::pending::<()>().await;
+            }
+            drop(peer.message().await);
+            peer.send(OK).await;
+        }
+    });
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let mut client = sidecar.client().await;
+    let body = "x".repeat(96 * 1024); // see above
+    client.send(format!("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: {}\r\n\r\n", body.len())).await;
+    client.send(body).await;
+    assert_eq!(client.answer().await.told(), (413, None));
+    settle().await;
+    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(a.connections(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn b2_an_exchange_that_timed_out_lets_go_of_a_frozen_upstream() {
     let mesh = Mesh::default();

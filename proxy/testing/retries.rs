@@ -91,6 +91,18 @@ async fn a_post_with_an_idempotency_key_is_sent_again_where_that_is_allowed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_key_that_is_removed_with_the_connections_own_fields_allows_nothing() {
+    const UNKEYED: &str = "POST / HTTP/1.1\r\nhost: orders\r\nconnection: idempotency-key\r\nidempotency-key: 7\r\n\
+                           content-length: 1\r\n\r\n.";
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
+    let sidecar = mesh.caller(&format!("{TWO}, retry: {{ methods: idempotent_or_keyed }}"));
+    assert_eq!(sidecar.client().await.ask(UNKEYED).await.told(), (503, None));
+    assert_eq!((a.hits(), b.hits()), (1, 0));
+    assert!(!a.requests()[0].head.contains("idempotency-key"), "it is for one connection");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_is_refused_is_made_elsewhere_for_any_method() {
     let mesh = Mesh::default();
     let b = mesh.answering(B, OK);

@@ -10,8 +10,7 @@ use super::backend::OK;
 use super::http2::request;
 use super::logged;
 use super::mesh::{
-    self, A, IDENTITY, Mesh, ORDERS, Pair, Sidecar, Watch, application_at, at, caller, expired, identity,
-    settle,
+    self, A, IDENTITY, Mesh, ORDERS, Pair, Sidecar, Watch, application_at, at, caller, expired, identity, pass, settle,
 };
 use super::peer::Peer;
 use super::rules::client_hello;
@@ -155,6 +154,23 @@ async fn a8_heads_of_peers_and_of_the_application_have_a_bound_in_sum_too() {
     }
     let gone = inbound.sum("pillion_requests_total direction=inbound reason=overloaded");
     assert!((5..=15).contains(&gone), "{gone} of {}", most + 10);
+}
+
+/// An empty line before a head belongs to it, and lets hyper look at the fields before all have come.
+#[tokio::test(start_paused = true)]
+async fn a8_a_head_that_is_read_again_with_more_room_has_no_more_time() {
+    let pair = Pair::new();
+    let _app = pair.mesh.answering(A, OK);
+    let _sidecar = sidecar(&pair, "mtls: strict");
+    let mut peer = pair.peer(AT, Purpose::Http1).await;
+    assert_eq!(peer.get("/").await.told(), (200, None));
+    let watch = Watch::start();
+    peer.send("\r\n").await;
+    pass(6).await;
+    let fields: String = (0..101).map(|nth| format!("x-{nth}: 1\r\n")).collect();
+    peer.send(format!("\r\n{HEAD}{fields}")).await;
+    drop(peer.rest().await);
+    assert_eq!(watch.seconds(), 10, "limits.header_timeout, from the first byte");
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,12 +71,26 @@ pub enum Large {
     Again,
 }
 
+/// What is known of a head that is read once more. It has neither more time for that, nor is it younger.
+pub struct Begun {
+    head: Option<(Instant, u64)>,
+    unfinished: Option<Share>,
+}
+
 impl Guarded {
-    pub fn new(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, large: Large) -> Self {
+    pub fn new(
+        io: Io,
+        connection: Arc<Connection>,
+        worker: Arc<Worker>,
+        large: Large,
+        again: Option<Box<Begun>>,
+    ) -> Self {
         let last_read = Instant::now();
         let (reading, replaced) = (None, None);
         let flushed = connection.requests.load(Relaxed);
-        let head = connection.began.filter(|_| flushed == 0).map(|began| (began, 0));
+        let first = connection.began.filter(|_| flushed == 0).map(|began| (began, 0));
+        let Begun { head, unfinished } =
+            again.map_or(Begun { head: first, unfinished: None }, |again| *again);
         connection.flush.watch();
         Self {
             io,
@@ -84,7 +98,7 @@ impl Guarded {
             worker,
             head,
             head_bytes: 0,
-            unfinished: None,
+            unfinished,
             last_read,
             has_read: false,
             reading,
@@ -185,7 +199,7 @@ impl Guarded {
         !self.is_over && !self.resets
     }
 
-    pub fn is_to_be_read_again(&self) -> bool {
+    fn is_to_be_read_again(&self) -> bool {
         self.large == Large::Again
     }
 
@@ -194,6 +208,14 @@ impl Guarded {
             self.is_over = true;
         }
         polled
+    }
+
+    /// What is known of a head that is to be read once more. When one began that came together with an earlier request
+    /// is not known.
+    pub fn take_begun(&mut self) -> Option<Box<Begun>> {
+        let requests = self.connection.requests.load(Relaxed);
+        let head = self.head.filter(|(_, after)| *after == requests);
+        self.is_to_be_read_again().then(|| Box::new(Begun { head, unfinished: self.unfinished.take() }))
     }
 
     /// Gives the stream back.

@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::exchange::Exchange;
-use super::guard::{Guarded, Large};
+use super::guard::{Begun, Guarded, Large};
 use super::head::HeadLimits;
 use super::linger::linger;
 use super::{Body, Call, Response, h2_server, headers, tunnel};
@@ -62,12 +62,13 @@ pub async fn serve<S: AnsweringService>(
     // Boxed: a connection that rests holds none of it.
     match version {
         Version::Http1 => {
-            let mut room = Room::AtHand;
+            let (mut room, mut begun) = (Room::AtHand, None);
             loop {
-                let http1 = http1(io, room, connection.clone(), worker.clone(), stack.clone());
+                let http1 =
+                    http1(io, (room, begun.take()), connection.clone(), worker.clone(), stack.clone());
                 match Box::pin(http1).await {
                     Left::Ended => return,
-                    Left::NeedsRoom(again) => (io, room) = (again, Room::ForAll),
+                    Left::NeedsRoom(again, head) => (io, room, begun) = (again, Room::ForAll, Some(head)),
                     Left::Rests(rests) => {
                         let work = &connection.place.work;
                         work.rest();
@@ -94,12 +95,21 @@ enum Left {
     /// Nothing has happened on it for a while.
     Rests(Io),
     /// The head that comes next has more fields than there was room for.
-    NeedsRoom(Io),
+    NeedsRoom(Io, Box<Begun>),
+}
+
+impl Left {
+    fn to_go_on(io: Io, again: Option<Box<Begun>>) -> Self {
+        match again {
+            Some(begun) => Self::NeedsRoom(io, begun),
+            None => Self::Rests(io),
+        }
+    }
 }
 
 async fn http1<S: AnsweringService>(
     io: Io,
-    room: Room,
+    (room, begun): (Room, Option<Box<Begun>>),
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     stack: S,
@@ -108,7 +118,8 @@ async fn http1<S: AnsweringService>(
     let limits = connection.head_limits(&worker.limits());
     let fields = if room == Room::AtHand { limits.fields.min(ROOM) } else { limits.fields };
     let large = if fields < limits.fields { Large::Provisional } else { Large::Final };
-    let (rests, io) = (connection.clone(), Guarded::new(io, connection.clone(), worker.clone(), large));
+    let (rests, io) =
+        (connection.clone(), Guarded::new(io, connection.clone(), worker.clone(), large, begun));
     let service = service_fn(move |request: Request<Incoming>| {
         handle(request, connection.clone(), worker.clone(), stack.clone())
     });
@@ -133,13 +144,12 @@ async fn http1<S: AnsweringService>(
     );
     let has_rest = rests.rests.swap(false, Relaxed);
     let Some(parts) = conn.into_parts() else { return Left::Ended };
-    let guarded = parts.io.into_inner();
-    let client_is_there = guarded.client_is_there();
-    let needs_room = guarded.is_to_be_read_again();
+    let mut guarded = parts.io.into_inner();
+    let (client_is_there, again) = (guarded.client_is_there(), guarded.take_begun());
     let mut io = guarded.into_io();
-    if needs_room || has_rest {
+    if again.is_some() || has_rest {
         io.put_back(parts.read_buf);
-        return if needs_room { Left::NeedsRoom(io) } else { Left::Rests(io) };
+        return Left::to_go_on(io, again);
     }
     if client_is_there {
         linger(io, &rests.place.work).await;

@@ -50,7 +50,11 @@ fn request(call: &mut Call) -> Result<(), Error> {
     distrust(call, connection);
     let headers = &mut call.head.headers;
     if seen.has(Seen::HOP_BY_HOP) {
-        call.body.remove_trailers(remove_hop_by_hop(headers, &seen));
+        let named = remove_hop_by_hop(headers, &seen);
+        if !named.is_empty() {
+            call.seen = Seen::in_headers(headers); // those may be gone, and what was removed decides nothing
+        }
+        call.body.remove_trailers(named);
     }
     if seen.has(Seen::EXPECT) {
         let expects = headers
@@ -148,13 +152,14 @@ fn passes(via: &HeaderValue, own: &HeaderValue, most: u32) -> Result<u32, Error>
     Ok(count)
 }
 
-/// `x-pillion-via` for the next sidecar: as it came, with this pass, which is the `count`th here.
+/// `x-pillion-via` for the next sidecar: as it came, with this pass, which is the `count`th here. Ours comes first:
+/// however long the list is, it is among those that are read.
 pub fn via(came: Option<&HeaderValue>, own: &HeaderValue, count: u32) -> HeaderValue {
     let Some(came) = came else { return own.clone() };
     let name = own_name(own);
     let is_other = |pass: &&str| pass.split_once('=').is_none_or(|(other, _)| other != name);
-    let mut text: String = list(came).filter(is_other).flat_map(|pass| [pass, ","]).collect();
-    text.push_str(&format!("{name}={count}"));
+    let mut text = format!("{name}={count}");
+    text.extend(list(came).filter(is_other).flat_map(|pass| [",", pass]));
     HeaderValue::try_from(text).unwrap_or_else(|_invalid| own.clone())
 }
 
@@ -184,8 +189,14 @@ mod tests {
         }
         assert_eq!(passes(&came, &own, 4).unwrap_err().reason, Reason::LoopDetected);
         assert_eq!(passes(&came, &own, 5).unwrap(), 5);
-        assert_eq!(next(&HeaderValue::from_static("b-i=2")), "b-i=2,a-o=1");
-        assert_eq!(next(&HeaderValue::from_static("b-i=2, a-o=1 ,c-o=1")), "b-i=2,c-o=1,a-o=2");
+        assert_eq!(next(&HeaderValue::from_static("b-i=2")), "a-o=1,b-i=2");
+        assert_eq!(next(&HeaderValue::from_static("b-i=2, a-o=1 ,c-o=1")), "a-o=2,b-i=2,c-o=1");
+        let crowd: String = (0..100).map(|nth| format!("x{nth}-o=1,")).collect();
+        let mut came = HeaderValue::try_from(crowd).unwrap();
+        for _ in 0..4 {
+            came = next(&came);
+        }
+        assert!(passes(&came, &own, 4).is_err(), "a long list hides no loop");
         let absurd = HeaderValue::from_static("a-o=99999999999999999999");
         assert!(passes(&absurd, &own, 4).is_err());
     }

@@ -62,7 +62,10 @@ impl Watch {
             let is_blank = !self.is_within_line && matches!(line, [] | [b'\r']);
             self.is_within_line = false;
             match (is_blank, self.lines) {
-                (true, 0) => {} // hyper skips lines before the first
+                (true, 0) => {
+                    self.begun.clear(); // hyper skips empty lines before the first
+                    head = rest;
+                }
                 (true, _) if self.is_interim(head) => {
                     *self = Self { is_looking: true, ..Self::default() };
                     head = rest;
@@ -170,6 +173,17 @@ mod tests {
         assert_eq!(look([first, second]), Some((1, second.to_vec())));
         let switched = format!("HTTP/1.1 101 Switching Protocols\r\n\r\n{over}");
         assert_eq!(look([switched.as_bytes()]), None);
+    }
+
+    #[test]
+    fn an_interim_answer_may_stand_behind_empty_lines() {
+        let over = head(ROOM + 1, "\r\n");
+        for before in ["\r\n", "\n", "\r\n\r\n\n"] {
+            let answer = format!("{before}HTTP/1.1 100 Continue\r\n\r\n{before}{over}");
+            for size in [1, 2, 3, 7, 100, answer.len()] {
+                assert!(look(answer.as_bytes().chunks(size)).is_some(), "{before:?} in pieces of {size}");
+            }
+        }
     }
 
     #[test]

@@ -128,6 +128,7 @@ impl Lease {
         match &mut self.kind {
             Some(LeaseKind::Http1(conn)) => {
                 let sent = conn.send(request).await;
+                self.is_last |= conn.is_cut_short;
                 sent.map(|response| response.map(Body::incoming))
                     .map_err(|(error, unsent)| explain(&error, unsent, was_used))
             }

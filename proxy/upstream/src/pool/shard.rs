@@ -113,6 +113,8 @@ pub(crate) struct Http1 {
     hold: Hold,
     held: HeldHttp1,
     limits: HeadLimits,
+    /// Its last request was written in part, and the rest of it is gone.
+    pub(super) is_cut_short: bool,
 }
 
 /// A connection that serves many requests at once.
@@ -451,7 +453,18 @@ impl Http1 {
         (hold, held): (Hold, HeldHttp1),
         limits: HeadLimits,
     ) -> Self {
-        Self { send, about, admission, aftermath, expected, idle: Idle::default(), hold, held, limits }
+        Self {
+            send,
+            about,
+            admission,
+            aftermath,
+            expected,
+            idle: Idle::default(),
+            hold,
+            held,
+            limits,
+            is_cut_short: false,
+        }
     }
 
     /// Sends a request and waits for the head of its answer. An error comes with the request where that was not sent.
@@ -481,6 +494,7 @@ impl Http1 {
         io: AnswerFirst,
         method: Method,
     ) -> hyper::Result<http::Response<Incoming>> {
+        self.is_cut_short = !io.is_flushed(); // the rest goes with the first reader's buffer
         let io = Departing::new(io.read_again(), self.aftermath.clone());
         let (send, conn) = open_http1(io, self.limits, usize::MAX).await?;
         (self.send, self.hold) = (send, run_http1(conn, self.held.clone()));

@@ -28,6 +28,8 @@ pub struct AnswerFirst {
     expected: Arc<Expected>,
     watch: Watch,
     reading: Reading,
+    /// Everything that the writer has is written. hyper flushes when it has nothing left to write, and at no other time.
+    is_flushed: bool,
 }
 
 /// How an answer is read.
@@ -50,7 +52,14 @@ struct Failed {
 
 impl AnswerFirst {
     pub(super) fn new(io: Io, expected: Arc<Expected>) -> Self {
-        Self { io, failed: None, expected, watch: Watch::default(), reading: Reading::Watched }
+        Self {
+            io,
+            failed: None,
+            expected,
+            watch: Watch::default(),
+            reading: Reading::Watched,
+            is_flushed: true,
+        }
     }
 
     /// For a reader with more room, which sends the request once more, to nobody.
@@ -75,6 +84,11 @@ impl AnswerFirst {
         self.reading = Reading::Again;
         cx.waker().wake_by_ref();
         Poll::Ready(Ok(size))
+    }
+
+    /// Whether nothing of a request was left in the writer's hands.
+    pub(super) const fn is_flushed(&self) -> bool {
+        self.is_flushed
     }
 
     /// Gives the stream back.
@@ -144,12 +158,13 @@ impl AsyncWrite for AnswerFirst {
     forward!(io: is_vectored, shutdown);
 
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.reading == Reading::AgainAfterRequest {
+            return self.swallow(buf.len(), cx); // also where an earlier write has failed
+        }
         if self.failed.is_some() {
             return Poll::Pending; // the reader wakes the task
         }
-        if self.reading == Reading::AgainAfterRequest {
-            return self.swallow(buf.len(), cx);
-        }
+        self.is_flushed = false;
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         self.written(polled, cx)
     }
@@ -159,12 +174,13 @@ impl AsyncWrite for AnswerFirst {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if self.failed.is_some() {
-            return Poll::Pending;
-        }
         if self.reading == Reading::AgainAfterRequest {
             return self.swallow(bufs.iter().map(|buf| buf.len()).sum(), cx);
         }
+        if self.failed.is_some() {
+            return Poll::Pending;
+        }
+        self.is_flushed = false;
         let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.written(polled, cx)
     }
@@ -174,6 +190,7 @@ impl AsyncWrite for AnswerFirst {
             return Poll::Pending;
         }
         let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.is_flushed = matches!(polled, Poll::Ready(Ok(())));
         self.written(polled, cx)
     }
 }
@@ -189,7 +206,7 @@ mod tests {
     use tokio::time::Instant;
 
     fn pair() -> (AnswerFirst, Pipe) {
-        let (near, far) = Pipe::pair(64);
+        let (near, far) = Pipe::pair(1024);
         let stream = Stream::Memory(near, None);
         (AnswerFirst::new(Prefixed::new(Transport::Plain(Prefixed::new(stream))), Arc::default()), far)
     }
@@ -214,6 +231,21 @@ mod tests {
         assert!(write(&mut io).await.is_pending(), "the error is kept from the writer");
         assert!(write(&mut io).await.is_pending());
         assert_eq!(read(&mut io).await, ("answer".to_owned(), Some(ErrorKind::ConnectionReset)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b4_an_answer_with_many_fields_is_read_again_after_a_write_has_failed() {
+        let (mut io, mut far) = pair();
+        io.expected.expect();
+        io.write_all(b"request").await.unwrap();
+        let answer = format!("HTTP/1.1 413 No\n{}\n", "x:\n".repeat(101));
+        far.write_all(answer.as_bytes()).await.unwrap();
+        drop(far); // with the request unread
+        assert!(write(&mut io).await.is_pending());
+        io.read(&mut [0; 1024]).await.expect_err("hyper has no room for it");
+        let mut io = io.read_again();
+        assert!(write(&mut io).await.is_ready(), "the second reader sends its request to nobody");
+        assert_eq!(read(&mut io).await, (answer, Some(ErrorKind::ConnectionReset)));
     }
 
     #[tokio::test(start_paused = true)]
