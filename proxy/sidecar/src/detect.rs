@@ -400,7 +400,7 @@ impl<'a> Client<'a> {
             if let Some(found) = self.look() {
                 return Ok(Some(found));
             }
-            if self.is_said_to_be_opaque && self.reader.is_hardly_http(&self.seen) {
+            if self.is_said_to_be_opaque && self.reader.is_hardly_http() {
                 self.is_undecided = true;
                 return Ok(Some(Found::Opaque));
             }
@@ -514,7 +514,7 @@ impl<'a> Client<'a> {
             Some(found) if found.is_http() => Ok(self.decided(found, None)),
             Some(found) => Ok(self.decided(found, early)),
             None if bytes::begins_like_tls(&self.seen) => Ok(self.decided(Found::Opaque, early)),
-            None if self.reader.begins_like_a_request(&self.seen) => Err(Undecided::Unfinished),
+            None if self.reader.begins_like_a_request() => Err(Undecided::Unfinished),
             None => {
                 self.is_undecided = true;
                 Ok(self.decided(Found::Opaque, early))
