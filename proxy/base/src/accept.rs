@@ -47,7 +47,10 @@ pub async fn accept(
         match accepted {
             Ok((stream, from)) => admission.admit(stream, from),
             Err(error) if is_of_one_connection(&error) => {} // the next one may be whole
-            Err(error) => relieve(&error, admission).await,
+            Err(error) => tokio::select! { // what is freed in vain is missed by nobody
+                () = &mut ended => return listener,
+                () = relieve(&error, admission) => {}
+            },
         }
     }
 }
