@@ -8,7 +8,7 @@ use std::path::Path;
 
 use pillion_model::cluster::{AddressPattern, HostPattern, UpstreamTls};
 use pillion_model::identity::{Crl, TlsVersion};
-use pillion_model::listener::{Inbound, Mtls, Unknown};
+use pillion_model::listener::{AppProtocol, Inbound, Mtls, Unknown};
 use pillion_model::{Cluster, Config};
 
 /// A sentence for each key that asks for less than before.
@@ -46,18 +46,30 @@ fn passes_unknown(config: &Config) -> bool {
 }
 
 fn weakened_inbound(now: &Inbound, next: &Inbound) -> Vec<String> {
-    let mut all = Vec::new();
-    if strength(next.mtls) < strength(now.mtls) {
-        all.push(weaker_mtls("inbound.mtls", now.mtls, next.mtls));
-    }
-    let of_port = |inbound: &Inbound, port| {
-        inbound.ports.get(port).and_then(|single| single.mtls).unwrap_or(inbound.mtls)
+    let mtls =
+        |of: &Inbound, port: Option<u16>| port.and_then(|port| of.ports.get(&port)?.mtls).unwrap_or(of.mtls);
+    let protocol = |of: &Inbound, port: Option<u16>| {
+        port.and_then(|port| of.ports.get(&port)?.protocol).unwrap_or(of.protocol)
     };
+    let mut all = weakened_ports(now, next, mtls, weaker_mtls);
+    all.extend(weakened_ports(now, next, protocol, weaker_protocol));
+    all
+}
+
+/// Of a key that all ports have and single ones may have too: `of` says what it is, and `weaker` what is less of it.
+fn weakened_ports<T: Copy + PartialEq>(
+    now: &Inbound,
+    next: &Inbound,
+    of: impl Fn(&Inbound, Option<u16>) -> T,
+    weaker: impl Fn(&str, T, T) -> Option<String>,
+) -> Vec<String> {
+    let (was_usual, is_usual) = (of(now, None), of(next, None));
+    let mut all = Vec::from_iter(weaker("inbound", was_usual, is_usual));
     for port in now.ports.keys().chain(next.ports.keys()).collect::<BTreeSet<_>>() {
-        let (was, is) = (of_port(now, port), of_port(next, port));
-        let is_told = (was, is) == (now.mtls, next.mtls); // with all ports, above
-        if strength(is) < strength(was) && !is_told {
-            all.push(weaker_mtls(&format!("inbound.ports.{port}.mtls"), was, is));
+        let (was, is) = (of(now, Some(*port)), of(next, Some(*port)));
+        let is_told = (was, is) == (was_usual, is_usual); // with all ports, above
+        if !is_told {
+            all.extend(weaker(&format!("inbound.ports.{port}"), was, is));
         }
     }
     all
@@ -191,8 +203,31 @@ impl<'a> Owners<'a> {
     }
 }
 
-fn weaker_mtls(key: &str, was: Mtls, is: Mtls) -> String {
-    format!("{key}: {} instead of {}", word(is), word(was))
+fn weaker_mtls(of: &str, was: Mtls, is: Mtls) -> Option<String> {
+    let is_weaker = strength(is) < strength(was);
+    is_weaker.then(|| format!("{of}.mtls: {} instead of {}", word(is), word(was)))
+}
+
+fn weaker_protocol(of: &str, was: AppProtocol, is: AppProtocol) -> Option<String> {
+    let is_opaque = |protocol| matches!(protocol, AppProtocol::Tcp | AppProtocol::Tls);
+    let is_weaker = is_opaque(is) && !is_opaque(was);
+    is_weaker.then(|| {
+        let (was, is) = (protocol_word(was), protocol_word(is));
+        format!(
+            "{of}.protocol: {is} instead of {was}: HTTP is not read there any more, so no header is removed, and \
+             max_body and max_requests do not hold"
+        )
+    })
+}
+
+const fn protocol_word(protocol: AppProtocol) -> &'static str {
+    match protocol {
+        AppProtocol::Auto => "auto",
+        AppProtocol::Http1 => "http1",
+        AppProtocol::Http2 => "http2",
+        AppProtocol::Tcp => "tcp",
+        AppProtocol::Tls => "tls",
+    }
 }
 
 const fn strength(mtls: Mtls) -> u8 {
@@ -236,7 +271,7 @@ mod tests {
 
     #[test]
     fn c1_less_mtls_is_told_for_all_ports_for_single_ones_and_for_services() {
-        let table: [(&str, &str, &[&str]); 9] = [
+        let table: [(&str, &str, &[&str]); 8] = [
             ("mtls: strict", "mtls: permissive", &["inbound.mtls: permissive instead of strict"]),
             ("", "mtls: off", &["inbound.mtls: off instead of strict"]),
             ("mtls: permissive", "mtls: off", &["inbound.mtls: off instead of permissive"]),
@@ -256,7 +291,6 @@ mod tests {
                 ],
             ),
             ("ports: { 80: { mtls: off } }", "ports: { 80: { mtls: strict } }", &[]),
-            ("", "ports: { 80: { protocol: tcp } }", &[]),
         ];
         for (now, next, expected) in table {
             assert_eq!(
@@ -270,6 +304,29 @@ mod tests {
             ["services.orders.tls: off instead of mutual"]
         );
         assert_eq!(weakened(&config("", "off"), &config("", "mutual")), [""; 0]);
+    }
+
+    #[test]
+    fn c1_http_that_is_not_read_any_more_is_told_for_all_ports_and_for_single_ones() {
+        let table: [(&str, &str, &[&str]); 6] = [
+            ("protocol: http1", "protocol: tcp", &["inbound.protocol: tcp instead of http1"]),
+            ("", "ports: { 80: { protocol: tls } }", &["inbound.ports.80.protocol: tls instead of auto"]),
+            (
+                "protocol: tcp, ports: { 80: { protocol: http2 } }",
+                "protocol: tcp",
+                &["inbound.ports.80.protocol: tcp instead of http2"],
+            ),
+            ("protocol: tcp", "protocol: http1", &[]),
+            ("protocol: tcp", "protocol: tls", &[]),
+            ("protocol: http1", "protocol: auto", &[]),
+        ];
+        for (now, next, expected) in table {
+            let told = weakened(&config(now, "mutual"), &config(next, "mutual"));
+            assert_eq!(told.len(), expected.len(), "{now} to {next}: {told:?}");
+            for (told, expected) in told.iter().zip(expected) {
+                assert!(told.starts_with(expected), "{now} to {next}: {told}");
+            }
+        }
     }
 
     fn outbound(unknown: &str, services: &str) -> Config {

@@ -52,13 +52,11 @@ fn serve(port: Port, dns: &Arc<Dns>, connections: &Arc<Semaphore>, closed: onesh
     let mut clients = Clients { dns: dns.clone(), connections: connections.clone(), permit: None };
     let dns = dns.clone();
     tokio::spawn(async move {
-        let ended = async {
-            tokio::select! { // questions that wait for an answer have tasks of their own; what nobody took yet is asked again
-                _ = closed => {}
-                () = datagrams(udp, &dns) => {}
-            }
-        };
-        accept(tcp, ended, &mut clients).await
+        let ended = async { drop(closed.await) };
+        tokio::select! { // questions that wait for an answer have tasks of their own; what nobody took yet is asked again
+            listener = accept(tcp, ended, &mut clients) => drop(listener),
+            () = datagrams(udp, &dns) => {} // it does not wait for what TCP may be short of
+        }
     });
 }
 

@@ -173,6 +173,21 @@ async fn a6_a_request_on_a_kept_connection_meets_the_rules_of_now() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a6_who_lost_its_authority_while_nobody_looked_is_refused_when_mtls_is_strict_again() {
+    let pair = Pair::new();
+    let app = pair.mesh.answering(A, OK);
+    let mut sidecar = sidecar(&pair, "mtls: strict");
+    let mut peer = pair.peer(AT, Purpose::Http1).await;
+    assert_eq!(peer.get("/").await.told(), (200, None));
+    sidecar.reload(&file(&format!("app: {A}, mtls: off"))).expect("a good file");
+    sidecar.rotate(trusting_others(&pair)).expect("good credentials");
+    assert_eq!(peer.get("/").await.told(), (200, None), "nobody has to prove anything");
+    sidecar.reload(&file(&format!("app: {A}, mtls: strict"))).expect("a good file");
+    assert_eq!(peer.get("/").await.told(), (503, Some("draining")));
+    assert_eq!(app.hits(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a6_a_caller_whose_kept_connection_is_refused_comes_again_and_hears_why() {
     let pair = Pair::new();
     let _app = pair.mesh.answering(A, OK);

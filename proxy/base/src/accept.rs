@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use tokio::time::{Instant, sleep};
 
 use crate::net::descriptors::{is_short_of_descriptors, is_short_of_memory};
@@ -45,8 +46,11 @@ pub async fn accept(
         };
         match accepted {
             Ok((stream, from)) => admission.admit(stream, from),
-            Err(error) if is_shortage(&error) => relieve(&error, admission).await,
-            Err(_) => {} // of a connection that was broken before it was accepted; the next one may be whole
+            Err(error) if is_of_one_connection(&error) => {} // the next one may be whole
+            Err(error) => tokio::select! { // what is freed in vain is missed by nobody
+                () = &mut ended => return listener,
+                () = relieve(&error, admission) => {}
+            },
         }
     }
 }
@@ -60,13 +64,34 @@ fn is_shortage(error: &io::Error) -> bool {
     is_short_of_descriptors(error) || is_short_of_memory(error)
 }
 
-/// The connection still waits in the queue: accepting again at once would spin, unless something was freed.
-async fn relieve(shortage: &io::Error, admission: &mut impl Admission) {
+/// Whether it is an error of a connection that was broken before it was accepted, as accept(2) lists them.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use Errno::*;
+    let Some(code) = error.raw_os_error() else { return false };
+    matches!(
+        Errno::from_raw(code),
+        ECONNABORTED
+            | ECONNRESET
+            | EPROTO
+            | EINTR
+            | ENETDOWN
+            | ENOPROTOOPT
+            | EHOSTDOWN
+            | ENONET
+            | EHOSTUNREACH
+            | EOPNOTSUPP
+            | ENETUNREACH
+            | ETIMEDOUT
+    )
+}
+
+/// The next attempt would meet the same error: accepting again at once would spin, unless something was freed.
+async fn relieve(error: &io::Error, admission: &mut impl Admission) {
     static LINE: Seldom = Seldom::new();
     if let Some(left_out) = LINE.due(Instant::now().into_std()) {
-        tracing::warn!(error = %shortage, left_out, "cannot accept a connection; trying again every 100 ms");
+        tracing::warn!(%error, left_out, "cannot accept a connection; trying again every 100 ms");
     }
-    if !admission.make_room(shortage).await {
+    if !is_shortage(error) || !admission.make_room(error).await {
         sleep(PAUSE).await;
     }
 }
@@ -130,12 +155,15 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_shortage_pauses_the_loop_unless_room_can_be_made() {
+    async fn an_error_that_stays_pauses_the_loop_unless_room_can_be_made() {
         const EMFILE: i32 = 24;
-        for (can_free, pause) in [(false, PAUSE), (true, Duration::ZERO)] {
+        const EPERM: i32 = 1;
+        for (code, can_free, pause) in
+            [(EMFILE, false, PAUSE), (EMFILE, true, Duration::ZERO), (EPERM, true, PAUSE)]
+        {
             let (mut admission, _give, _seen) = places(can_free);
             let began = Instant::now();
-            relieve(&io::Error::from_raw_os_error(EMFILE), &mut admission).await;
+            relieve(&io::Error::from_raw_os_error(code), &mut admission).await;
             assert_eq!(began.elapsed(), pause);
         }
     }
@@ -147,6 +175,16 @@ mod tests {
             [(enfile, true), (emfile, true), (enobufs, true), (enomem, true), (econnaborted, false)]
         {
             assert_eq!(is_shortage(&io::Error::from_raw_os_error(code)), expected, "{code}");
+        }
+    }
+
+    #[test]
+    fn only_an_error_of_one_connection_is_passed_over_at_once() {
+        let (econnaborted, enetunreach, eperm, einval, emfile) = (103, 101, 1, 22, 24);
+        for (code, expected) in
+            [(econnaborted, true), (enetunreach, true), (eperm, false), (einval, false), (emfile, false)]
+        {
+            assert_eq!(is_of_one_connection(&io::Error::from_raw_os_error(code)), expected, "{code}");
         }
     }
 }

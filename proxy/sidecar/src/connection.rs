@@ -10,7 +10,7 @@ use http::HeaderValue;
 use pillion_model::listener::DownstreamLimits;
 use tokio::time::Instant;
 
-use crate::state::{Admitted, Fixed, Key, Snapshot};
+use crate::state::{Admitted, Arrival, Fixed, Key, Snapshot};
 use pillion_base::drain::Work;
 use pillion_base::error::Error;
 use pillion_base::limits::Permit;
@@ -209,17 +209,17 @@ impl Connection {
         let peer = self.peer.as_deref().map(|peer| Admitted { peer, by: judge.load(Relaxed) });
         let admitted = snapshot.admits(*of, peer.as_ref());
         match &admitted {
-            Ok(()) => self.note_judged(snapshot),
+            Ok(()) => self.note_judged(*of, snapshot),
             Err(_) => self.is_dismissed.store(self.peer.is_some(), Relaxed), // it may come again, and prove it anew
         }
         admitted
     }
 
-    /// These rules have admitted it.
-    pub fn note_judged(&self, snapshot: &Snapshot) {
+    /// These rules have admitted it. Its peer is only judged by a judge who has looked at it.
+    fn note_judged(&self, of: Arrival, snapshot: &Snapshot) {
         let (generation, judge) = &self.judged;
         generation.store(snapshot.generation, Relaxed);
-        if let Some(server) = snapshot.inbound.as_ref().and_then(|side| side.tls.as_ref()) {
+        if let Some(server) = snapshot.judge(of) {
             judge.store(server.serial, Relaxed);
         }
     }

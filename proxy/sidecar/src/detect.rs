@@ -249,7 +249,11 @@ where
         found = client.listen(work, Patience::Whole) => match found? {
             Some(found) if found.is_http() => return Ok(client.decided(found, None)),
             found => {
-                let dialled = dial.await;
+                let dialled = tokio::select! { // a client that is given up needs no server
+                    biased;
+                    () = given_up(&mut client.unfinished) => return Err(Undecided::GivenUp),
+                    dialled = &mut dial => dialled,
+                };
                 return client.settled(found, Some(dialled));
             }
         },
@@ -400,7 +404,7 @@ impl<'a> Client<'a> {
             if let Some(found) = self.look() {
                 return Ok(Some(found));
             }
-            if self.is_said_to_be_opaque && self.reader.is_hardly_http(&self.seen) {
+            if self.is_said_to_be_opaque && self.reader.is_hardly_http() {
                 self.is_undecided = true;
                 return Ok(Some(Found::Opaque));
             }
@@ -439,15 +443,9 @@ impl<'a> Client<'a> {
     async fn read(&mut self, work: &Work, until: Instant) -> Result<Option<Heard>, Undecided> {
         let (silent, is_first) = (self.said_nothing(), self.seen.is_empty());
         self.account();
-        let given_up = async {
-            match &mut self.unfinished {
-                Some(share) => share.given_up().await,
-                None => pending().await,
-            }
-        };
         let read = tokio::select! { // what a drained client had sent is not read: it hears that we are gone
             biased;
-            () = given_up => return Err(Undecided::GivenUp),
+            () = given_up(&mut self.unfinished) => return Err(Undecided::GivenUp),
             read = timeout_at(until, poll_fn(|cx| poll_some(&mut self.io, &mut self.seen, cx))) => read,
             () = work.dismissed(self.since), if silent => return Err(Undecided::Drained),
         };
@@ -514,7 +512,7 @@ impl<'a> Client<'a> {
             Some(found) if found.is_http() => Ok(self.decided(found, None)),
             Some(found) => Ok(self.decided(found, early)),
             None if bytes::begins_like_tls(&self.seen) => Ok(self.decided(Found::Opaque, early)),
-            None if self.reader.begins_like_a_request(&self.seen) => Err(Undecided::Unfinished),
+            None if self.reader.begins_like_a_request() => Err(Undecided::Unfinished),
             None => {
                 self.is_undecided = true;
                 Ok(self.decided(Found::Opaque, early))
@@ -526,6 +524,14 @@ impl<'a> Client<'a> {
         let (is_silent, is_undecided) = (self.said_nothing(), self.is_undecided);
         self.io.put_back(self.seen.freeze());
         Detected { found, io: self.io, early, is_silent, is_undecided, began: self.began }
+    }
+}
+
+/// Returns when a client has to make room for others.
+async fn given_up(unfinished: &mut Option<Share>) {
+    match unfinished {
+        Some(share) => share.given_up().await,
+        None => pending().await,
     }
 }
 

@@ -260,6 +260,12 @@ impl Snapshot {
         side.admits(self.target(of), peer)
     }
 
+    /// Who looks at the certificate of such a connection's peer; `None`: nobody does.
+    pub fn judge(&self, of: Arrival) -> Option<&Server> {
+        let side = self.inbound.as_ref().filter(|side| side.mtls(self.target(of)) != Mtls::Off)?;
+        side.tls.as_deref()
+    }
+
     fn application(&self, of: Application) -> Arc<Route> {
         let app = self.inbound.as_ref().and_then(|inbound| inbound.policy.app);
         let usual = self.application.as_ref().filter(|_| app.map(Application::at) == Some(of));

@@ -42,6 +42,8 @@ pub trait Downstream: Send {
     fn idle_timeout(&self) -> Duration;
     /// A head has begun and is not whole: what bounds it in sum.
     fn begin_head(&self) -> Share;
+    /// Of a head: what comes beyond is not kept.
+    fn most_head_bytes(&self) -> usize;
     /// That head has to make room for others, and its connection ends.
     fn head_given_up(&self);
 }
@@ -137,7 +139,7 @@ impl Client {
     fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let downstream = &self.downstream;
         let share = self.unfinished.get_or_insert_with(|| downstream.begin_head());
-        share.hold(READER + self.head_bytes);
+        share.hold(READER + self.head_bytes.min(downstream.most_head_bytes()));
         ready!(share.poll_given_up(cx));
         self.downstream.head_given_up();
         Poll::Ready(())
@@ -152,25 +154,25 @@ impl Client {
     fn note_read(&mut self, bytes: &[u8]) {
         self.last_read = Instant::now();
         let before = self.frames.heads;
-        self.frames.note(bytes);
-        self.head_since = match self.frames.is_in_head() {
-            // What was under way before has ended in this piece: another head's time begins.
-            true if self.frames.heads != before => Some(self.last_read),
-            true => self.head_since.or(Some(self.last_read)),
-            false => None,
-        };
-        match self.head_since {
-            Some(_) => self.head_bytes += bytes.len(),
-            None => (self.head_bytes, self.unfinished) = (0, None),
+        let since_end = self.frames.note(bytes);
+        if self.frames.heads != before || !self.frames.is_in_head() {
+            // What was under way before has ended in this piece: another head's time and bytes begin.
+            (self.head_since, self.head_bytes, self.unfinished) = (None, 0, None);
+        }
+        if self.frames.is_in_head() {
+            self.head_since.get_or_insert(self.last_read);
+            self.head_bytes += since_end;
         }
     }
 }
 
 impl Frames {
-    fn note(&mut self, bytes: &[u8]) {
+    /// Returns how many of these bytes came after the last end of what was under way.
+    fn note(&mut self, bytes: &[u8]) -> usize {
         let preface = bytes.len().min(PREFACE - self.preface);
         self.preface += preface;
         let mut rest = bytes.get(preface..).unwrap_or_default();
+        let mut since_end = 0;
         while !rest.is_empty() {
             let taken = match self.left {
                 0 => self.note_header(rest),
@@ -180,14 +182,17 @@ impl Frames {
                     taken
                 }
             };
+            since_end += taken;
             if self.left == 0 && self.filled == 0 && self.ends_head {
                 (self.is_open, self.ends_head) = (false, false);
             }
             if self.left == 0 && self.filled == 0 && !self.is_open {
                 self.heads += 1;
+                since_end = 0;
             }
             rest = rest.get(taken..).unwrap_or_default();
         }
+        since_end
     }
 
     /// Returns how many bytes belong to the frame's own header.
@@ -257,6 +262,12 @@ impl AsyncWrite for Guarded {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use pillion_base::net::memory::Pipe;
+    use pillion_base::net::{Prefixed, Stream, Transport};
+    use pillion_base::unfinished::{Side, Unfinished};
+
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -272,11 +283,56 @@ mod tests {
         let (first, rest) = head.split_at(4);
         frames.note(first);
         let before = frames.heads;
-        frames.note(&[rest, first].concat());
+        assert_eq!(frames.note(&[rest, first].concat()), first.len(), "of the second head");
         assert!(frames.is_in_head() && frames.heads != before);
         let before = frames.heads;
         frames.note(&rest[..3]);
         assert!(frames.is_in_head() && frames.heads == before, "the same head goes on");
+    }
+
+    /// A client that has said nothing and does nothing.
+    struct Silent;
+
+    impl Downstream for Silent {
+        fn is_busy(&self) -> bool {
+            false
+        }
+
+        fn header_timeout(&self) -> Duration {
+            Duration::from_secs(10)
+        }
+
+        fn idle_timeout(&self) -> Duration {
+            Duration::from_secs(60)
+        }
+
+        fn begin_head(&self) -> Share {
+            Arc::new(Unfinished::default()).begin(Side::Peers)
+        }
+
+        fn most_head_bytes(&self) -> usize {
+            64 * 1024
+        }
+
+        fn head_given_up(&self) {}
+    }
+
+    #[tokio::test]
+    async fn a8_heads_that_were_whole_do_not_count_against_the_one_that_is_not() {
+        let (near, _far) = Pipe::pair(64);
+        let io = Io::new(Transport::Plain(Prefixed::new(Stream::Memory(near, None))));
+        let mut client =
+            Guarded::downstream(io, Box::new(Silent), &Timers::default()).client.expect("a client");
+        client.note_read(&[b'p'; PREFACE]);
+        let head = frame(HEADERS, END_HEADERS, &[b'a'; 200]);
+        let (first, rest) = head.split_at(20);
+        client.note_read(first);
+        for _ in 0..100 {
+            client.note_read(&[rest, first].concat());
+            assert_eq!(client.head_bytes, first.len());
+        }
+        client.note_read(&rest[..5]);
+        assert_eq!(client.head_bytes, first.len() + 5, "the same head goes on");
     }
 
     #[test]
@@ -288,7 +344,9 @@ mod tests {
         for head in [split, empty, frame(HEADERS, END_HEADERS | 1, b"whole")] {
             for step in 1..8 {
                 let mut frames = Frames::default();
-                [&preface[..], &settings, &data].concat().chunks(step).for_each(|bytes| frames.note(bytes));
+                for bytes in [&preface[..], &settings, &data].concat().chunks(step) {
+                    frames.note(bytes);
+                }
                 assert!(!frames.is_in_head());
                 let (all_but_last, last) = head.split_at(head.len() - 1);
                 for bytes in all_but_last.chunks(step) {

@@ -8,6 +8,8 @@
 //!
 //! Pure, and monotone: what a prefix has decided, more bytes do not change.
 
+use bytes::BytesMut;
+
 /// What the first bytes are the beginning of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LooksLike {
@@ -29,8 +31,9 @@ const TLS_HANDSHAKE: u8 = 0x16;
 pub struct Reader {
     /// A first line that is still undecided after so many bytes is a request that is too long.
     most: usize,
-    /// Bytes that were read.
+    /// Bytes that were read, and the last of them.
     read: usize,
+    last: [u8; 5],
     place: Place,
     decided: Option<LooksLike>,
 }
@@ -40,13 +43,22 @@ pub struct Reader {
 enum Place {
     /// In the white space or the empty lines before it.
     Before,
-    /// In its first word, which began there.
-    Word {
-        from: usize,
-    },
-    /// In the white space behind its first word.
-    Gap(Method),
+    /// In its first word.
+    Word(Word),
+    /// In the white space behind its first word. Whether some of it is more than the `\r` before a line's end: Node
+    /// reads a CONNECT so, without a target. STOMP's has none.
+    Gap(Method, bool),
     Rest(Method),
+}
+
+/// As much of the first word as tells what it may be.
+#[derive(Debug, Clone, Copy)]
+struct Word {
+    /// Its beginning. No method that is known by its name is longer.
+    first: [u8; 20],
+    len: usize,
+    is_identifier: bool,
+    is_in_capitals: bool,
 }
 
 /// What the first word of a line may be to an HTTP server.
@@ -69,7 +81,7 @@ enum Method {
 impl Reader {
     /// `most`: how long a request's head may be.
     pub const fn new(most: usize) -> Self {
-        Self { most, read: 0, place: Place::Before, decided: None }
+        Self { most, read: 0, last: [0; 5], place: Place::Before, decided: None }
     }
 
     /// `first`: all bytes that have come, those of the last call included. `None`: they may still become TLS or HTTP.
@@ -92,34 +104,67 @@ impl Reader {
         let looked_at = first.get(..self.most).unwrap_or(first);
         while let (None, Some(byte)) = (self.decided, looked_at.get(self.read)) {
             self.read += 1;
-            self.decided = self.place.step(*byte, looked_at.get(..self.read).unwrap_or_default());
+            let [_, before @ ..] = self.last;
+            let [a, b, c, d] = before;
+            self.last = [a, b, c, d, *byte];
+            self.decided = self.place.step(*byte, self.last);
         }
         self.decided.or_else(|| (first.len() >= self.most).then_some(LooksLike::Http1))
     }
 
+    /// Takes out of undecided bytes what need not be there when more come: all that was read, but for the beginning,
+    /// which shows that they are not HTTP/2.
+    pub fn forget(&mut self, first: &mut BytesMut) {
+        if self.read > PREFACE.len() && self.read == first.len() {
+            let left_out = self.read - PREFACE.len();
+            *first = BytesMut::from(first.get(..PREFACE.len()).unwrap_or_default());
+            (self.read, self.most) = (self.read - left_out, self.most - left_out);
+        }
+    }
+
     /// Whether an undecided line begins with a word that is not written as methods are (the registry of RFC 9110,
     /// 16.1.1): who says that it does not speak HTTP is believed for now.
-    pub fn is_hardly_http(&self, first: &[u8]) -> bool {
+    pub const fn is_hardly_http(&self) -> bool {
         match self.place {
             Place::Before => false,
-            Place::Word { from } => !self.word(first, from).iter().all(is_methods),
-            Place::Gap(method) | Place::Rest(method) => {
+            Place::Word(word) => !word.is_in_capitals,
+            Place::Gap(method, _) | Place::Rest(method) => {
                 matches!(method, Method::Unknown { in_capitals: false } | Method::Other)
             }
         }
     }
 
     /// Whether an undecided line may be nothing but a request that is slow to come.
-    pub fn begins_like_a_request(&self, first: &[u8]) -> bool {
+    pub fn begins_like_a_request(&self) -> bool {
         match self.place {
             Place::Before => true,
-            Place::Word { from } => MAIN.iter().any(|main| main.starts_with(self.word(first, from))),
-            Place::Gap(method) | Place::Rest(method) => matches!(method, Method::Main | Method::Connect),
+            Place::Word(word) => {
+                word.whole().is_some_and(|word| MAIN.iter().any(|main| main.starts_with(word)))
+            }
+            Place::Gap(method, _) | Place::Rest(method) => matches!(method, Method::Main | Method::Connect),
         }
     }
+}
 
-    fn word<'a>(&self, first: &'a [u8], from: usize) -> &'a [u8] {
-        first.get(from..self.read).unwrap_or_default()
+impl Word {
+    fn beginning_with(byte: u8) -> Self {
+        let empty = Self { first: [0; 20], len: 0, is_identifier: true, is_in_capitals: true };
+        empty.with(byte)
+    }
+
+    fn with(mut self, byte: u8) -> Self {
+        if let Some(place) = self.first.get_mut(self.len) {
+            *place = byte;
+        }
+        self.len += 1;
+        self.is_identifier &= is_identifiers(&byte);
+        self.is_in_capitals &= is_methods(&byte);
+        self
+    }
+
+    /// `None`: it is longer than any method that is known by its name.
+    fn whole(&self) -> Option<&[u8]> {
+        self.first.get(..self.len)
     }
 }
 
@@ -139,53 +184,56 @@ pub fn begins_like_tls(first: &[u8]) -> bool {
 }
 
 impl Place {
-    /// Reads `byte`, the last one of `until_here`.
-    fn step(&mut self, byte: u8, until_here: &[u8]) -> Option<LooksLike> {
+    /// Reads `byte`, the last one of `last`.
+    fn step(&mut self, byte: u8, last: [u8; 5]) -> Option<LooksLike> {
         match *self {
             Self::Before => {
                 if is_word(byte) {
-                    *self = Self::Word { from: until_here.len() - 1 };
+                    *self = Self::Word(Word::beginning_with(byte));
                 } else if !is_space(byte) {
                     return Some(LooksLike::Opaque);
                 }
                 None
             }
-            Self::Gap(Method::Main | Method::Connect) if byte == b'\n' && has_space(until_here) => {
-                Some(LooksLike::Http1)
-            }
+            Self::Gap(Method::Main | Method::Connect, true) if byte == b'\n' => Some(LooksLike::Http1),
             _ if byte == b'\n' => Some(LooksLike::Opaque), // a whole line, and no server reads HTTP in it
-            _ if ends_with_protocol(until_here) => Some(LooksLike::Http1),
-            Self::Word { .. } if is_word(byte) => None,
-            Self::Word { from } if is_space(byte) => {
-                let word = until_here.get(from..until_here.len() - 1).unwrap_or_default();
-                *self = Self::Gap(Method::of(word));
+            _ if ends_with_protocol(last) => Some(LooksLike::Http1),
+            Self::Word(word) if is_word(byte) => {
+                *self = Self::Word(word.with(byte));
                 None
             }
-            Self::Word { .. } => Some(LooksLike::Opaque),
-            Self::Gap(_) if is_space(byte) => None,
-            Self::Gap(method) => {
+            Self::Word(word) if is_space(byte) => {
+                *self = Self::Gap(Method::of(&word), byte != b'\r');
+                None
+            }
+            Self::Word(_) => Some(LooksLike::Opaque),
+            Self::Gap(method, has_space) if is_space(byte) => {
+                *self = Self::Gap(method, has_space || byte != b'\r');
+                None
+            }
+            Self::Gap(method, _) => {
                 *self = Self::Rest(method);
                 method
                     .is_request_for(byte)
                     .then_some(LooksLike::Http1)
                     .or_else(|| method.stops_at(byte, true))
             }
-            Self::Rest(Method::Known) if until_here.ends_with(b"://") => Some(LooksLike::Http1),
+            Self::Rest(Method::Known) if last.ends_with(b"://") => Some(LooksLike::Http1),
             Self::Rest(method) => method.stops_at(byte, false),
         }
     }
 }
 
 impl Method {
-    fn of(word: &[u8]) -> Self {
-        match word {
-            b"CONNECT" => Self::Connect,
-            _ if MAIN.contains(&word) => Self::Main,
-            _ if KNOWN.contains(&word) => Self::Known,
-            _ if word.len() >= METHOD_LEAST && word.iter().all(is_identifiers) => {
-                Self::Unknown { in_capitals: word.iter().all(is_methods) }
+    fn of(word: &Word) -> Self {
+        match word.whole() {
+            Some(b"CONNECT") => Self::Connect,
+            Some(whole) if MAIN.contains(&whole) => Self::Main,
+            Some(whole) if KNOWN.contains(&whole) => Self::Known,
+            _ if word.len >= METHOD_LEAST && word.is_identifier => {
+                Self::Unknown { in_capitals: word.is_in_capitals }
             }
-            _ if word.iter().all(is_methods) => Self::Capitals,
+            _ if word.is_in_capitals => Self::Capitals,
             _ => Self::Other,
         }
     }
@@ -236,20 +284,13 @@ const KNOWN: [&[u8]; 49] = [
 /// Whether the last byte ends a protocol's name that a server takes for HTTP's, in any case and wherever it stands: a
 /// line of a lenient server's own making is for the HTTP side to judge. Node reads RTSP's and ICE's (icecast's) as well,
 /// but only behind methods and targets that are decided by then.
-fn ends_with_protocol(until_here: &[u8]) -> bool {
-    until_here.last_chunk::<5>().is_some_and(|last| last.eq_ignore_ascii_case(b"HTTP/"))
+const fn ends_with_protocol(last: [u8; 5]) -> bool {
+    last.eq_ignore_ascii_case(b"HTTP/")
 }
 
 /// What Python splits a line at, in the Latin-1 that it reads: more than the others take for white space.
 const fn is_space(byte: u8) -> bool {
     matches!(byte, b'\t'..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0)
-}
-
-/// Whether there is white space in front of the line's end: Node reads a CONNECT so, without a target. STOMP's has
-/// none.
-fn has_space(line: &[u8]) -> bool {
-    let line = line.strip_suffix(b"\n").unwrap_or(line);
-    line.iter().rev().find(|byte| **byte != b'\r').is_some_and(|byte| is_space(*byte))
 }
 
 /// Whether one is the beginning of the other.
@@ -498,8 +539,8 @@ mod tests {
         ] {
             let mut reader = Reader::new(MOST);
             assert_eq!(reader.look(first), None, "{first:?}");
-            assert_eq!(reader.begins_like_a_request(first), begins_like_one, "{first:?}");
-            assert_eq!(reader.is_hardly_http(first), is_hardly_one, "{first:?}");
+            assert_eq!(reader.begins_like_a_request(), begins_like_one, "{first:?}");
+            assert_eq!(reader.is_hardly_http(), is_hardly_one, "{first:?}");
         }
     }
 
@@ -554,9 +595,16 @@ mod tests {
         ) {
             let all = [first, more].concat();
             let (mut decided, mut one_by_one) = (None, Reader::new(most));
+            let (mut forgetful, mut held) = (Reader::new(most), BytesMut::new());
             for end in 0..=all.len() {
                 let now = Reader::new(most).look(&all[..end]);
                 prop_assert_eq!(one_by_one.look(&all[..end]), now, "at {}", end);
+                held.extend_from_slice(all.get(end.wrapping_sub(1)..end).unwrap_or_default());
+                if decided.is_none() {
+                    prop_assert_eq!(forgetful.look(&held), now, "at {}", end);
+                    forgetful.forget(&mut held);
+                    prop_assert!(held.len() <= PREFACE.len());
+                }
                 if decided.is_some() {
                     prop_assert_eq!(now, decided, "at {}", end);
                 }

@@ -19,7 +19,7 @@ pub struct Watched<'a> {
     is_refused: bool,
 }
 
-/// A first line as far as it has come: no more than `limits.header_bytes`, and one read.
+/// A first line as far as it has come. Nothing else bounds what such lines hold in sum, so it holds a few bytes.
 struct Line {
     seen: BytesMut,
     reader: Reader,
@@ -41,7 +41,7 @@ impl<'a> Watched<'a> {
         let Some(line) = &mut self.line else { return Ok(()) };
         line.seen.extend_from_slice(fresh);
         match line.reader.look(&line.seen) {
-            None => {}
+            None => line.reader.forget(&mut line.seen),
             Some(LooksLike::Tls | LooksLike::Opaque) => self.line = None,
             Some(LooksLike::Http1 | LooksLike::Http2) => {
                 self.is_refused = true;

@@ -119,15 +119,16 @@ impl Guarded {
     fn note_read(&mut self, bytes: &[u8]) {
         self.last_read = Instant::now();
         self.has_read = true;
+        if self.is_busy() {
+            return; // of a body, or of a head whose turn comes when the answer has left
+        }
         let requests = self.connection.requests.load(Relaxed);
-        if self.head.is_none() {
+        if self.head.is_none_or(|(_, after)| after != requests) {
             self.head = Some((self.last_read, requests));
-            self.head_bytes = 0;
+            (self.head_bytes, self.unfinished) = (0, None);
         }
         self.head_bytes += bytes.len();
-        if !self.is_busy() {
-            self.seen.keep(bytes, requests);
-        }
+        self.seen.keep(bytes, requests);
     }
 
     /// Nothing to read: is that still all right?
@@ -168,8 +169,9 @@ impl Guarded {
             return Poll::Pending;
         }
         let (worker, side) = (&self.worker, self.connection.side());
+        let most = self.connection.head_limits(&worker.limits()).bytes as usize;
         let share = self.unfinished.get_or_insert_with(|| worker.ground.unfinished.begin(side));
-        share.hold(READER + self.head_bytes);
+        share.hold(READER + self.head_bytes.min(most));
         ready!(share.poll_given_up(cx));
         let head = self.seen.of_next(self.connection.requests.load(Relaxed));
         refusal::note_given_up(head, Version::HTTP_11, &self.connection, &self.worker);

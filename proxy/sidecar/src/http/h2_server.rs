@@ -350,6 +350,10 @@ impl Downstream for Watched {
         self.worker.ground.unfinished.begin(self.connection.side())
     }
 
+    fn most_head_bytes(&self) -> usize {
+        self.connection.head_limits(&self.worker.limits()).bytes as usize
+    }
+
     fn head_given_up(&self) {
         refusal::note_given_up(b"", Version::HTTP_2, &self.connection, &self.worker);
     }
