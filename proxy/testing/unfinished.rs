@@ -10,7 +10,8 @@ use super::backend::OK;
 use super::http2::request;
 use super::logged;
 use super::mesh::{
-    self, A, IDENTITY, Mesh, ORDERS, Pair, Sidecar, Watch, application_at, at, caller, expired, identity, pass, settle,
+    self, A, IDENTITY, Mesh, ORDERS, Pair, Sidecar, Watch, application_at, at, caller, expired, identity,
+    pass, settle,
 };
 use super::peer::Peer;
 use super::rules::client_hello;
