@@ -66,7 +66,7 @@ pub struct Accepted(Arc<Mutex<Option<Upstream>>>);
 
 enum Upstream {
     /// The endpoint has switched.
-    Switched { on: On, to: Option<HeaderValue>, route: Arc<Route> },
+    Switched { on: Box<On>, to: Option<HeaderValue>, route: Arc<Route> },
     /// The sidecar itself is the proxy that was asked; what runs inside goes on from here.
     Inside(Enter),
 }
@@ -204,7 +204,7 @@ pub fn accept(response: &mut Response, route: &Arc<Route>) -> Accepted {
         Some(tunnel) => On::Ready(Prefixed::new(Transport::Inside(tunnel))),
         None => On::Http1(hyper::upgrade::on(response)),
     };
-    Accepted::new(Upstream::Switched { on, to, route: route.clone() })
+    Accepted::new(Upstream::Switched { on: Box::new(on), to, route: route.clone() })
 }
 
 impl Accepted {
@@ -237,7 +237,7 @@ pub fn open(asked: Asked, mut response: Response, exchange: &Exchange) -> Respon
             log_opened(&asked, to, &mut response);
             tokio::spawn(async move {
                 let _open = Held::of(&worker.ground.connections_active(connection.direction, Carried::Tcp));
-                join(asked.on, on, tail, &route, &worker).await;
+                join(asked.on, *on, tail, &route, &worker).await;
                 drop(connection); // its place in `max_connections` ends here
             });
         }
