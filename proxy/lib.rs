@@ -69,7 +69,7 @@
 //! Arrows point down, and an import that looks up does not compile: `pillion` ([`cli`] → [`app`] → `admin`, `dns`) →
 //! [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] → [`pillion_base`] →
 //! [`pillion_telemetry`] → [`pillion_model`]. Beside them stand [`pillion_config`], which reads the file into the model, and
-//! `pillion_init`, which installs the rules of the kernel that bring connections here before this runs. [`pillion_http1`] is
+//! `pillion_init`, which installs the rules of the kernel that bring connections here before this runs. `pillion_http1` is
 //! an HTTP/1 engine without sockets; nothing uses it yet.
 //!
 //! What runs inside a CONNECT enters the outbound side again, through a function that the side gives to its route layer.

@@ -1,7 +1,7 @@
 //! One opaque connection: a server is dialled, bytes are carried both ways, and how it ended is recorded.
 //!
 //! The L4 counterpart of [`crate::dispatch`]: picks among the same endpoints and counts against the same limits,
-//! once per connection. What is known of it stands in [`Facts`](crate::exchange::Facts), like what is known of a request.
+//! once per connection. What is known of it stands in [`Facts`], like what is known of a request.
 
 mod dial;
 
