@@ -155,7 +155,7 @@ impl Stream {
         }
     }
 
-    /// See [`Transport::abort`].
+    /// See [`Transport::reset_on_drop`].
     pub fn reset_on_drop(&self) {
         self.reset_when_dropped(true);
     }
