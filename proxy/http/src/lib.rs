@@ -10,6 +10,7 @@
 //! Modules are listed from top to bottom. A body may be each of `h2`, `expect` and `replay`, and these hold bodies: the
 //! first five know each other, and use what stands below them.
 
+pub mod h1;
 pub mod h2;
 pub mod expect;
 pub mod body;

@@ -1,0 +1,323 @@
+//! What a thread reads HTTP/1 into and writes it from. A connection holds bytes of its own only while something is left
+//! over: a head that has come in part, or what the peer does not take yet.
+
+use std::cell::Cell;
+use std::future::Future as _;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+
+/// What is read at once. Two records of TLS, and the largest that the allocator keeps at hand for each thread.
+const READ_BYTES: usize = 32 * 1024;
+/// A new buffer is made when less is left of one whose first part has gone on: a record of TLS.
+const LEAST_ROOM: usize = 16 * 1024;
+/// What is read behind bytes that a connection has kept: they are the beginning of a head, and its end is near.
+const FURTHER: usize = 4 * 1024;
+/// A piece below this size is copied: it would keep the whole buffer alive that it was read into, or cost a further
+/// part of a vectored write.
+const SMALL: usize = 4 * 1024;
+/// Buffers that had to grow beyond this for one message are not kept.
+const KEPT: usize = 64 * 1024;
+
+thread_local! {
+    static READING: Cell<BytesMut> = Cell::new(BytesMut::new());
+    static WRITING: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Bytes that came and were not taken yet.
+#[derive(Debug, Default)]
+pub struct Inbox(BytesMut);
+
+impl Inbox {
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Lends `work` what came, with room behind it: the thread's buffer, or the connection's own where something was
+    /// left over. It takes from the front what it has done with, and may [`poll_fill`]. What it leaves is kept.
+    pub fn with<T>(&mut self, work: impl FnOnce(&mut BytesMut) -> T) -> T {
+        if !self.0.is_empty() {
+            let done = work(&mut self.0);
+            if self.0.is_empty() {
+                self.0 = BytesMut::new(); // lets go of the buffer
+            }
+            return done;
+        }
+        let mut bytes = READING.take();
+        if !bytes.try_reclaim(READ_BYTES) && bytes.capacity() < LEAST_ROOM {
+            bytes.reserve(READ_BYTES);
+        }
+        let done = work(&mut bytes);
+        match bytes.len() {
+            0 => {}
+            length if length < SMALL => {
+                self.0 = BytesMut::from(&bytes[..]);
+                bytes.clear();
+            }
+            _ => self.0 = bytes.split(),
+        }
+        READING.set(bytes);
+        done
+    }
+
+    /// What is left, for whoever reads on.
+    pub fn into_bytes(self) -> Bytes {
+        self.0.freeze()
+    }
+}
+
+/// Reads once, behind what is there. Nothing more: the peer has ended.
+pub fn poll_fill(
+    io: &mut (impl AsyncRead + Unpin),
+    bytes: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    if bytes.capacity() - bytes.len() < FURTHER {
+        bytes.reserve(FURTHER);
+    }
+    pin!(io.read_buf(bytes)).poll(cx)
+}
+
+/// Takes the first `length` bytes, to go on alone. A large piece is not copied.
+pub fn take(bytes: &mut BytesMut, length: usize) -> Bytes {
+    let length = length.min(bytes.len());
+    if length >= SMALL {
+        return bytes.split_to(length).freeze();
+    }
+    let piece = Bytes::copy_from_slice(bytes.get(..length).unwrap_or_default());
+    bytes.advance(length);
+    piece
+}
+
+/// Bytes on their way to a peer: what is there at once leaves in one write.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// Heads, framing and small content; the thread's buffer while it is in use.
+    front: Vec<u8>,
+    /// How much of all that waits has been written.
+    written: usize,
+    /// One large piece that stands behind `front`.
+    large: Bytes,
+    /// What stands behind that.
+    back: Vec<u8>,
+    /// Something was written, and what stands below has not passed all of it on.
+    unflushed: bool,
+    /// The stream has taken a byte since this was made or [`Self::begin`] was called.
+    has_begun: bool,
+}
+
+impl Outbox {
+    /// All that was put into it has left.
+    pub const fn is_empty(&self) -> bool {
+        self.front.is_empty() && self.large.is_empty() && !self.unflushed
+    }
+
+    /// Bytes that wait to be written.
+    pub const fn len(&self) -> usize {
+        self.front.len() + self.large.len() + self.back.len() - self.written
+    }
+
+    /// Forgets that something has left.
+    pub const fn begin(&mut self) {
+        self.has_begun = false;
+    }
+
+    /// Whether the stream has taken a byte.
+    pub const fn has_begun(&self) -> bool {
+        self.has_begun
+    }
+
+    /// The end of what waits, to write behind it.
+    pub fn end(&mut self) -> &mut Vec<u8> {
+        if !self.large.is_empty() {
+            return &mut self.back;
+        }
+        if self.front.capacity() == 0 {
+            self.front = WRITING.take();
+        }
+        &mut self.front
+    }
+
+    /// A piece of content behind what waits. A large one is not copied, unless another one waits already.
+    pub fn attach(&mut self, piece: Bytes) {
+        if piece.len() < SMALL || !self.large.is_empty() {
+            self.end().extend_from_slice(&piece);
+        } else {
+            self.large = piece;
+        }
+    }
+
+    /// Ready when the peer, or the kernel for it, has all that waited.
+    pub fn poll_send(
+        &mut self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.len() > 0 {
+            let count = ready!(self.poll_write(io, cx))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            (self.written, self.has_begun, self.unflushed) = (self.written + count, true, true);
+            self.let_go();
+        }
+        if self.unflushed {
+            ready!(Pin::new(io).poll_flush(cx))?;
+            self.unflushed = false;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write(
+        &self,
+        io: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.large.is_empty() {
+            return Pin::new(io).poll_write(cx, self.front.get(self.written..).unwrap_or_default());
+        }
+        let mut parts = [&self.front[..], &self.large[..], &self.back[..]].map(IoSlice::new);
+        let mut parts = &mut parts[..];
+        IoSlice::advance_slices(&mut parts, self.written);
+        Pin::new(io).poll_write_vectored(cx, parts)
+    }
+
+    /// What has been written is not kept.
+    fn let_go(&mut self) {
+        loop {
+            let before_back = self.front.len() + self.large.len();
+            if self.written < before_back || before_back == 0 {
+                return;
+            }
+            (self.large, self.written) = (Bytes::new(), self.written - before_back);
+            let mut front = std::mem::replace(&mut self.front, std::mem::take(&mut self.back));
+            if front.capacity() <= KEPT {
+                front.clear();
+                WRITING.set(front);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+    use pillion_base::net::memory::Pipe;
+    use tokio::io::AsyncWriteExt as _;
+
+    async fn fill(inbox: &mut Inbox, io: &mut Pipe, take: usize) -> usize {
+        poll_fn(|cx| {
+            inbox.with(|bytes| {
+                let read = ready!(poll_fill(io, bytes, cx));
+                bytes.advance(take.min(bytes.len()));
+                Poll::Ready(read.unwrap())
+            })
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn a_connection_keeps_what_is_left_over_and_nothing_else() {
+        let (mut near, mut far) = Pipe::pair(64 * 1024);
+        let mut inbox = Inbox::default();
+        far.write_all(b"abcdef").await.unwrap();
+        assert_eq!(fill(&mut inbox, &mut near, 6).await, 6);
+        assert_eq!(inbox.0.capacity(), 0, "an idle connection has no buffer");
+        for (sent, taken, left) in [("abc", 1, "bc"), ("de", 0, "bcde"), ("f", 5, "")] {
+            far.write_all(sent.as_bytes()).await.unwrap();
+            fill(&mut inbox, &mut near, taken).await;
+            assert_eq!(inbox.0, left);
+        }
+        assert_eq!(inbox.0.capacity(), 0);
+        far.write_all(&[7; 20_000]).await.unwrap();
+        fill(&mut inbox, &mut near, 1).await;
+        assert_eq!(inbox.into_bytes(), vec![7; 19_999]);
+    }
+
+    #[tokio::test]
+    async fn a_large_piece_is_not_copied_and_a_small_one_is() {
+        let (mut near, mut far) = Pipe::pair(64 * 1024);
+        let mut inbox = Inbox::default();
+        far.write_all(&[1; SMALL + 10]).await.unwrap();
+        let (at, large, small) = poll_fn(|cx| {
+            inbox.with(|bytes| {
+                ready!(poll_fill(&mut near, bytes, cx)).unwrap();
+                let at = bytes.as_ptr();
+                Poll::Ready((at, take(bytes, SMALL), take(bytes, usize::MAX)))
+            })
+        })
+        .await;
+        assert_eq!((large.as_ptr(), large.len(), small.len()), (at, SMALL, 10));
+        assert!(inbox.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_taken_stays_as_it_was_while_others_read() {
+        let (mut near, mut far) = Pipe::pair(64 * 1024);
+        let (mut inbox, mut pieces) = (Inbox::default(), Vec::new());
+        for round in 0..20 {
+            far.write_all(&[round; 5000]).await.unwrap();
+            let piece = poll_fn(|cx| {
+                inbox.with(|bytes| {
+                    ready!(poll_fill(&mut near, bytes, cx)).unwrap();
+                    Poll::Ready(take(bytes, 5000))
+                })
+            });
+            pieces.push(piece.await);
+        }
+        for (round, piece) in (0..).zip(pieces) {
+            assert_eq!(piece, vec![round; 5000]);
+        }
+    }
+
+    /// Everything that a peer reads of what `outbox` sends through a pipe of so many bytes.
+    async fn sent(mut outbox: Outbox, capacity: usize) -> Vec<u8> {
+        let (mut near, mut far) = Pipe::pair(capacity);
+        let mut all = Vec::new();
+        let send = async {
+            poll_fn(|cx| outbox.poll_send(&mut near, cx)).await.unwrap();
+            assert!(outbox.is_empty() && outbox.has_begun() && outbox.len() == 0);
+            assert_eq!(outbox.front.capacity() + outbox.back.capacity(), 0, "it holds no buffer");
+            drop(near);
+        };
+        tokio::join!(send, async { far.read_to_end(&mut all).await.unwrap() });
+        all
+    }
+
+    #[tokio::test]
+    async fn pieces_leave_in_their_order_whatever_the_peer_takes_at_once() {
+        let large = Bytes::from(vec![b'x'; SMALL]);
+        for capacity in [1, 2, 3, SMALL - 1, SMALL + 4, 64 * 1024] {
+            let mut outbox = Outbox::default();
+            let mut expected = Vec::new();
+            for piece in [&b"head"[..], b"small", &large, b"behind", &large, b"end"] {
+                outbox.attach(Bytes::copy_from_slice(piece));
+                expected.extend_from_slice(piece);
+            }
+            assert_eq!(outbox.len(), expected.len());
+            assert_eq!(sent(outbox, capacity).await, expected, "{capacity}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_waited_for_and_one_that_is_gone_is_an_error() {
+        let (mut near, far) = Pipe::pair(2);
+        let mut outbox = Outbox::default();
+        outbox.end().extend_from_slice(b"head");
+        assert!(!outbox.has_begun());
+        let polled = poll_fn(|cx| Poll::Ready(outbox.poll_send(&mut near, cx).map(|sent| sent.is_ok())));
+        assert!(polled.await.is_pending());
+        assert!(outbox.has_begun() && !outbox.is_empty() && outbox.len() == 2);
+        drop(far);
+        assert!(poll_fn(|cx| outbox.poll_send(&mut near, cx)).await.is_err());
+    }
+}
