@@ -4,7 +4,6 @@
 //! for the last byte. They ride on the body as one boxed [`Tail`], so that nothing needs a wrapper of its own.
 
 use std::future::Future as _;
-use std::io::{self, ErrorKind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -16,14 +15,17 @@ use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::breaking::Breaking;
-use super::expect::Gated;
-use super::framing::may_be_trailer;
-use super::h2::{self, Tunnel};
-use super::headers::{remove_if, remove_untrusted, remove_untrusted_trailers};
-use super::replay::Replay;
-use super::seen::Seen;
-use super::transfer::{Carrier, Ending, Observer};
+use crate::breaking::Breaking;
+use crate::error::BodyError;
+use crate::expect::Gated;
+use crate::framing::may_be_trailer;
+use crate::h2::client::Answer;
+use crate::h2::send::OutgoingBody;
+use crate::h2::{self, Tunnel};
+use crate::headers::{remove_if, remove_untrusted, remove_untrusted_trailers};
+use crate::replay::Replay;
+use crate::seen::Seen;
+use crate::transfer::{Carrier, Ending, Observer};
 use pillion_base::deadline::Deadline;
 use pillion_model::Reason;
 
@@ -43,9 +45,9 @@ enum BodyKind {
     /// The upstream's half of a tunnel, until somebody takes it; as a body it is empty.
     Tunnel(Box<Tunnel>),
     /// A request body that may be sent again.
-    Replay(Box<Replay>),
+    Replay(Box<Replay<Body>>),
     /// A request body that the upstream asks for.
-    Gated(Box<Gated>),
+    Gated(Box<Gated<Body>>),
 }
 
 struct Named {
@@ -57,35 +59,6 @@ struct Named {
 enum Tail {
     Request(Box<RequestTail>),
     Response(Box<ResponseTail>),
-}
-
-/// Why a body broke off.
-#[derive(Debug, thiserror::Error)]
-pub enum BodyError {
-    #[error(transparent)]
-    Hyper(#[from] hyper::Error),
-    #[error(transparent)]
-    Http2(#[from] h2::Interrupted),
-    /// The sidecar cut it.
-    #[error("{}", .0.code())]
-    Cut(Reason),
-}
-
-impl BodyError {
-    /// Whether the sidecar had no memory left for what the peer sent: neither side is to blame.
-    const fn is_our_shortage(&self) -> bool {
-        matches!(self, Self::Http2(h2::Interrupted::TooMuch))
-    }
-
-    /// Whether the peer sent what is no HTTP/1 (a chunk's size that is none, for example), and did not just stop.
-    fn is_malformed(&self) -> bool {
-        let Self::Hyper(error) = self else { return false };
-        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
-        cause.is_some_and(|cause| {
-            let is_of_tls = cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-            matches!(cause.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) && !is_of_tls
-        })
-    }
 }
 
 impl Body {
@@ -124,48 +97,24 @@ impl Body {
         }
     }
 
-    pub fn replay(replay: Replay) -> Self {
+    pub fn replay(replay: Replay<Self>) -> Self {
         Self { kind: BodyKind::Replay(Box::new(replay)), tail: None }
     }
 
-    pub fn gated(gated: Gated) -> Self {
+    pub fn gated(gated: Gated<Self>) -> Self {
         Self { kind: BodyKind::Gated(Box::new(gated)), tail: None }
     }
 
     /// What stood behind the gate, where there is one.
     pub fn ungated(mut self) -> Self {
         match &mut self.kind {
-            BodyKind::Gated(gated) => std::mem::replace(&mut gated.inner, Self::empty()),
+            BodyKind::Gated(gated) => std::mem::replace(gated.inner_mut(), Self::empty()),
             _ => self,
-        }
-    }
-
-    /// The upstream asks for the body, where it waits for that.
-    pub fn ask(&self) {
-        if let BodyKind::Gated(gated) = &self.kind {
-            gated.ask();
         }
     }
 
     pub const fn is_empty(&self) -> bool {
         matches!(self.kind, BodyKind::Empty | BodyKind::Full(None) | BodyKind::Tunnel(_))
-    }
-
-    /// How long a client may leave of an answer what waits for it, and when all must be over.
-    pub fn bounds(&self) -> (Option<Duration>, Option<Instant>) {
-        match &self.tail {
-            Some(Tail::Response(tail)) => (tail.idle, tail.hard_stop),
-            _ => (None, None),
-        }
-    }
-
-    /// Ends an answer before its end: what is left of it will not be read.
-    pub fn cut(&mut self, reason: Reason) {
-        if let Some(Tail::Response(tail)) = &mut self.tail {
-            tail.ending.reason = Some(reason);
-            tail.end(false);
-        }
-        self.kind = BodyKind::Empty;
     }
 
     /// It may hold something, and nobody said how much.
@@ -242,8 +191,8 @@ impl Body {
                 let frame = incoming.poll_frame(cx).map_err(BodyError::Http2);
                 frame.map_ok(|frame| only_trailers(frame, &[], is_answer))
             }
-            BodyKind::Replay(replay) => replay.poll_frame(cx),
-            BodyKind::Gated(gated) => gated.poll_frame(cx),
+            BodyKind::Replay(replay) => http_body::Body::poll_frame(Pin::new(&mut **replay), cx),
+            BodyKind::Gated(gated) => http_body::Body::poll_frame(Pin::new(&mut **gated), cx),
         }
     }
 }
@@ -278,7 +227,7 @@ impl http_body::Body for Body {
             BodyKind::Named(named) => named.incoming.is_end_stream(),
             BodyKind::Http2(incoming) => incoming.is_end_stream(),
             BodyKind::Replay(replay) => replay.is_end_stream(),
-            BodyKind::Gated(gated) => gated.inner.is_end_stream(),
+            BodyKind::Gated(gated) => gated.is_end_stream(),
         }
     }
 
@@ -290,7 +239,41 @@ impl http_body::Body for Body {
             BodyKind::Named(named) => named.incoming.size_hint(),
             BodyKind::Http2(incoming) => incoming.size_hint(),
             BodyKind::Replay(replay) => replay.size_hint(),
-            BodyKind::Gated(gated) => gated.inner.size_hint(),
+            BodyKind::Gated(gated) => gated.size_hint(),
+        }
+    }
+}
+
+impl OutgoingBody for Body {
+    fn ask(&self) {
+        if let BodyKind::Gated(gated) = &self.kind {
+            gated.ask();
+        }
+    }
+
+    fn bounds(&self) -> (Option<Duration>, Option<Instant>) {
+        match &self.tail {
+            Some(Tail::Response(tail)) => (tail.idle, tail.hard_stop),
+            _ => (None, None),
+        }
+    }
+
+    fn cut(&mut self, reason: Reason) {
+        if let Some(Tail::Response(tail)) = &mut self.tail {
+            tail.ending.reason = Some(reason);
+            tail.end(false);
+        }
+        self.kind = BodyKind::Empty;
+    }
+}
+
+/// What answers a request that was sent over HTTP/2.
+impl From<Answer> for Body {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Empty => Self::empty(),
+            Answer::Incoming(incoming) => Self::http2(incoming),
+            Answer::Tunnel(tunnel) => Self::tunnel(tunnel),
         }
     }
 }
@@ -404,7 +387,7 @@ impl ResponseTail {
                 return self.cut(Reason::MaxDuration);
             }
         } else if let Some(trailers) = frame.trailers_ref() {
-            self.ending.grpc_status = super::headers::grpc_status(trailers);
+            self.ending.grpc_status = crate::headers::grpc_status(trailers);
             self.end(true); // nothing follows trailers, and nobody asks whether something does
         }
         Poll::Ready(Some(Ok(frame)))

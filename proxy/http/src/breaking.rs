@@ -7,8 +7,8 @@
 use std::sync::Arc;
 use std::task::Poll;
 
-use super::body::BodyError;
-use super::transfer::Observer;
+use crate::error::BodyError;
+use crate::transfer::Observer;
 
 /// The error of an answer's body, until the client has what came before it. The stream that is flushed bounds the
 /// wait, and wakes the task.

@@ -2,7 +2,7 @@
 //! what is refused is not sent (RFC 9110, 10.1.1).
 //!
 //! The client hears `100 Continue` when its body is first polled: over HTTP/1 from hyper, over HTTP/2 from
-//! [`super::transfer::Interim`].
+//! [`crate::transfer::Interim`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -10,14 +10,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::EXPECT;
 use http::{HeaderValue, Request, StatusCode};
-use http_body::{Body as _, Frame};
+use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::body::{Body, BodyError};
 use pillion_base::deadline::{Deadline, Timers};
 
 /// For an upstream that does not know the header and waits for the body. curl waits as long.
@@ -31,27 +29,26 @@ struct Gate {
 }
 
 /// A body that waits to be asked for.
-pub struct Gated {
+pub struct Gated<B> {
     gate: Arc<Mutex<Gate>>,
     deadline: Option<Deadline>,
-    pub(super) inner: Body,
+    inner: B,
 }
 
 /// Makes `request` ask before its body is sent.
-pub fn ask_first(request: &mut Request<Body>, is_http2: bool, timers: &Timers) {
+pub fn ask_first<B>(mut request: Request<B>, is_http2: bool, timers: &Timers) -> Request<Gated<B>> {
     request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
     let gate = Arc::<Mutex<Gate>>::default();
     if !is_http2 {
         let opens = gate.clone();
-        hyper::ext::on_informational(request, move |informational| {
+        hyper::ext::on_informational(&mut request, move |informational| {
             if informational.status() == StatusCode::CONTINUE {
                 opens.lock().open();
             }
         });
     }
-    let inner = std::mem::replace(request.body_mut(), Body::empty());
     let deadline = Some(timers.deadline(Instant::now() + PATIENCE));
-    *request.body_mut() = Body::gated(Gated { gate, deadline, inner });
+    request.map(|inner| Gated { gate, deadline, inner })
 }
 
 impl Gate {
@@ -63,24 +60,44 @@ impl Gate {
     }
 }
 
-impl Gated {
-    pub(super) fn ask(&self) {
+impl<B> Gated<B> {
+    /// The upstream asks for it.
+    pub fn ask(&self) {
         self.gate.lock().open();
     }
 
-    pub(super) fn poll_frame(
-        &mut self,
+    /// What stands behind the gate.
+    pub const fn inner_mut(&mut self) -> &mut B {
+        &mut self.inner
+    }
+}
+
+impl<B: Body + Unpin> Body for Gated<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(deadline) = &mut self.deadline {
-            let mut gate = self.gate.lock();
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = &mut *self;
+        if let Some(deadline) = &mut this.deadline {
+            let mut gate = this.gate.lock();
             if !gate.is_open && Pin::new(deadline).poll(cx).is_pending() {
                 gate.waiter = Some(cx.waker().clone());
                 return Poll::Pending;
             }
             drop(gate);
-            self.deadline = None;
+            this.deadline = None;
         }
-        Pin::new(&mut self.inner).poll_frame(cx)
+        Pin::new(&mut this.inner).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }

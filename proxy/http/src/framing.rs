@@ -11,7 +11,7 @@ use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, request};
 
-use super::seen::Seen;
+use crate::seen::Seen;
 use pillion_base::error::Error;
 use pillion_model::Reason;
 

@@ -25,7 +25,7 @@ use pillion_base::ground::Ground;
 
 use self::memory::Account;
 use self::receive::Arrivals;
-pub use self::receive::{Incoming, Interrupted};
+pub use self::receive::Incoming;
 pub use self::tunnel::Tunnel;
 
 /// What one stream's peer may send before any of it has gone on: Envoy's advice for peers that are not trusted. 200

@@ -5,8 +5,8 @@ use std::time::Duration;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Version};
 
-use super::framing::{elements, may_be_trailer};
-use super::seen::{Seen, claims_identity, is_disguised, is_ours};
+use crate::framing::{elements, may_be_trailer};
+use crate::seen::{Seen, claims_identity, is_disguised, is_ours};
 
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

@@ -7,13 +7,14 @@
 //!
 //! Deliberately absent: policy, and everything that accepts or dials.
 //!
-//! Modules are listed from top to bottom. A body may be each of `h2`, `expect` and `replay`, and these hold bodies: the
-//! first five know each other, and use what stands below them.
+//! Modules are listed from top to bottom; each uses those below it alone. [`Body`] stands at the top: it may be a stream
+//! of HTTP/2, wait for an expectation or be a replay, and what these three hold or send is any body, whose type they do
+//! not know.
 
+pub mod body;
 pub mod h1;
 pub mod h2;
 pub mod expect;
-pub mod body;
 pub mod replay;
 mod breaking;
 pub mod transfer;
@@ -23,6 +24,7 @@ pub mod head;
 pub mod headers;
 pub mod framing;
 pub mod seen;
+pub mod error;
 
 pub use body::Body;
 

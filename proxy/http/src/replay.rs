@@ -5,35 +5,34 @@
 //! nothing can be sent again, and nothing is held up.
 
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Body as _, Frame, SizeHint};
-
-use super::body::{Body, BodyError};
+use http_body::{Body, Frame, SizeHint};
 
 /// One try's view of the body.
-pub struct Replay {
-    shared: Arc<Shared>,
+pub struct Replay<B: Body<Data = Bytes>> {
+    shared: Arc<Shared<B>>,
     /// Which kept pieces this try was already given.
     given: usize,
     trailers_given: bool,
     /// The rest of the body, once this try holds it.
-    rest: Option<Body>,
+    rest: Option<B>,
 }
 
 /// What the tries of one request share; kept by the retry layer.
-pub struct Shared {
-    state: parking_lot::Mutex<State>,
+pub struct Shared<B> {
+    state: parking_lot::Mutex<State<B>>,
     /// For `content-length` of every try.
     size: SizeHint,
 }
 
-struct State {
+struct State<B> {
     /// The part that nobody has read, while no try holds it.
-    rest: Option<Body>,
+    rest: Option<B>,
     kept: VecDeque<Bytes>,
     kept_bytes: usize,
     bound: usize,
@@ -46,9 +45,9 @@ struct State {
     waiter: Option<Waker>,
 }
 
-impl Shared {
+impl<B: Body<Data = Bytes>> Shared<B> {
     /// Keeps at most `bound` bytes. `None` (and the body back) when it announces more than that.
-    pub fn keep(body: Body, bound: usize) -> Result<Arc<Self>, Body> {
+    pub fn keep(body: B, bound: usize) -> Result<Arc<Self>, B> {
         let size = body.size_hint();
         if size.lower() > bound as u64 {
             return Err(body);
@@ -70,29 +69,15 @@ impl Shared {
         !self.state.lock().spoilt
     }
 
-    pub fn start(self: &Arc<Self>) -> Replay {
+    pub fn start(self: &Arc<Self>) -> Replay<B> {
         Replay { shared: self.clone(), given: 0, trailers_given: false, rest: None }
     }
 }
 
-impl Replay {
-    pub fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.rest.is_none() {
-            match self.catch_up(cx) {
-                Poll::Ready(None) => {} // holds the rest now
-                Poll::Ready(Some(done)) => return Poll::Ready(done),
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        let Some(rest) = self.rest.as_mut() else { return Poll::Ready(None) };
-        let polled = std::task::ready!(std::pin::Pin::new(rest).poll_frame(cx));
-        self.keep(&polled);
-        Poll::Ready(polled)
-    }
-
+impl<B: Body<Data = Bytes>> Replay<B> {
     /// Gives what is kept, then takes the rest over. `None`: the rest is held.
     #[allow(clippy::type_complexity)] // the frame type of `http_body`, with one more "not yet"
-    fn catch_up(&mut self, cx: &Context<'_>) -> Poll<Option<Option<Result<Frame<Bytes>, BodyError>>>> {
+    fn catch_up(&mut self, cx: &Context<'_>) -> Poll<Option<Option<Result<Frame<Bytes>, B::Error>>>> {
         let mut state = self.shared.state.lock();
         if let Some(piece) = state.kept.get(self.given) {
             self.given += 1;
@@ -113,7 +98,7 @@ impl Replay {
         }
     }
 
-    fn keep(&mut self, polled: &Option<Result<Frame<Bytes>, BodyError>>) {
+    fn keep(&mut self, polled: &Option<Result<Frame<Bytes>, B::Error>>) {
         let mut state = self.shared.state.lock();
         if Arc::strong_count(&self.shared) == 1 {
             state.spoil(); // the retry layer has its answer: what comes now nobody will want again
@@ -133,8 +118,31 @@ impl Replay {
             None => state.complete = true,
         }
     }
+}
 
-    pub fn is_end_stream(&self) -> bool {
+impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = &mut *self;
+        if this.rest.is_none() {
+            match this.catch_up(cx) {
+                Poll::Ready(None) => {} // holds the rest now
+                Poll::Ready(Some(done)) => return Poll::Ready(done),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        let Some(rest) = this.rest.as_mut() else { return Poll::Ready(None) };
+        let polled = ready!(Pin::new(rest).poll_frame(cx));
+        this.keep(&polled);
+        Poll::Ready(polled)
+    }
+
+    fn is_end_stream(&self) -> bool {
         match &self.rest {
             Some(rest) => rest.is_end_stream(),
             None => {
@@ -146,16 +154,16 @@ impl Replay {
     }
 
     /// Of what is still to come in this try.
-    pub fn size_hint(&self) -> SizeHint {
+    fn size_hint(&self) -> SizeHint {
         match self.given == 0 && self.rest.is_none() {
             true => self.shared.size,
-            false => self.rest.as_ref().map_or_else(SizeHint::new, http_body::Body::size_hint),
+            false => self.rest.as_ref().map_or_else(SizeHint::new, Body::size_hint),
         }
     }
 }
 
 /// Leaves the rest to the next try.
-impl Drop for Replay {
+impl<B: Body<Data = Bytes>> Drop for Replay<B> {
     fn drop(&mut self) {
         let Some(rest) = self.rest.take() else { return };
         let mut state = self.shared.state.lock();
@@ -170,7 +178,7 @@ impl Drop for Replay {
     }
 }
 
-impl State {
+impl<B> State<B> {
     fn keep(&mut self, data: &Bytes) {
         if self.spoilt {
             return;

@@ -10,7 +10,7 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::flush::Flush;
+use crate::flush::Flush;
 use pillion_base::deadline::Timers;
 use pillion_model::Reason;
 

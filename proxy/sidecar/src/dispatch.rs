@@ -251,10 +251,10 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
         call.common.names_host = false; // a CONNECT has its host in the target
         tunnel::ask(&mut request, kind, lease.is_http2());
     }
-    if call.common.waits_to_send {
-        expect::ask_first(&mut request, lease.is_http2(), &call.common.exchange.worker.ground.timers);
+    if !call.common.waits_to_send {
+        return request;
     }
-    request
+    expect::ask_first(request, lease.is_http2(), &call.common.exchange.worker.ground.timers).map(Body::gated)
 }
 
 /// Absolute-form that was not meant for this proxy is its destination's to answer.

@@ -13,20 +13,18 @@ use std::time::Duration;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, StatusCode};
-use http_body::Body as _;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::guard::Guarded;
 use super::memory::Piece;
-use super::send::Outgoing;
+use super::send::{Outgoing, OutgoingBody};
 use super::tunnel::Tunnel;
 use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
 use crate::framing::content_length;
 use crate::head::HeadLimits;
 use crate::stall::STALL_TIMEOUT;
 use crate::transfer::Observer;
-use crate::{Body, Response};
 use pillion_base::ground::Ground;
 use pillion_base::net::Io;
 
@@ -61,10 +59,18 @@ pub struct Driver {
 }
 
 /// A request that got no answer.
-pub struct Failed {
+pub struct Failed<B> {
     pub error: Failure,
     /// The request itself, where not a byte of it was written.
-    pub unsent: Option<Request<Body>>,
+    pub unsent: Option<Request<B>>,
+}
+
+/// The body of an answer.
+pub enum Answer {
+    Empty,
+    Incoming(Incoming),
+    /// It opened the tunnel that was asked for.
+    Tunnel(Tunnel),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +85,7 @@ pub enum Failure {
     TooManyInterim,
 }
 
-impl<E: Into<Failure>> From<E> for Box<Failed> {
+impl<B, E: Into<Failure>> From<E> for Box<Failed<B>> {
     fn from(error: E) -> Self {
         Self::new(Failed { error: error.into(), unsent: None })
     }
@@ -177,16 +183,16 @@ impl Sender {
     }
 
     /// Sends `request` and waits for the head of its answer. Dropped, the stream is reset.
-    pub async fn send(
+    pub async fn send<B: OutgoingBody>(
         &self,
-        request: Request<Body>,
+        request: Request<B>,
         observer: &dyn Observer,
-    ) -> Result<Response, Box<Failed>> {
+    ) -> Result<http::Response<Answer>, Box<Failed<B>>> {
         let mut asking = self.begin(request)?;
         poll_fn(|cx| asking.poll(cx, &self.room, observer)).await
     }
 
-    fn begin(&self, request: Request<Body>) -> Result<Asking, Box<Failed>> {
+    fn begin<B: OutgoingBody>(&self, request: Request<B>) -> Result<Asking<B>, Box<Failed<B>>> {
         // A clone for each: one that has sent remembers its request until a stream is free for it, and to be asked
         // meanwhile takes that request's waker away.
         let mut send = self.send.lock().clone();
@@ -210,7 +216,7 @@ impl Sender {
 }
 
 /// The length, where it is known and says something (RFC 9110, 8.6).
-fn announce(head: &mut Request<()>, body: &Body) {
+fn announce(head: &mut Request<()>, body: &impl OutgoingBody) {
     let Some(length) = body.size_hint().exact() else { return };
     let has_meaning =
         !matches!(*head.method(), Method::GET | Method::HEAD | Method::DELETE | Method::CONNECT);
@@ -220,26 +226,26 @@ fn announce(head: &mut Request<()>, body: &Body) {
 }
 
 /// A request that has no answer yet.
-struct Asking {
+struct Asking<B> {
     answer: ResponseFuture,
-    outgoing: Rest,
+    outgoing: Rest<B>,
     interim: u32,
 }
 
 /// What is still to be sent.
-enum Rest {
+enum Rest<B> {
     Nothing,
-    Body(Box<Outgoing>),
+    Body(Box<Outgoing<B>>),
     Tunnel(h2::SendStream<Piece>),
 }
 
-impl Asking {
+impl<B: OutgoingBody> Asking<B> {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
         room: &Arc<Room>,
         observer: &dyn Observer,
-    ) -> Poll<Result<Response, Box<Failed>>> {
+    ) -> Poll<Result<http::Response<Answer>, Box<Failed<B>>>> {
         self.poll_upload(cx)?;
         while let Some(interim) = ready!(self.answer.poll_informational(cx)) {
             self.hear(interim?, observer)?;
@@ -249,7 +255,7 @@ impl Asking {
         Poll::Ready(Ok(self.answered(answer, room)))
     }
 
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Box<Failed>> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Box<Failed<B>>> {
         use super::send::Unsent;
         let Rest::Body(outgoing) = &mut self.outgoing else { return Ok(()) };
         let Poll::Ready(ended) = Pin::new(&mut **outgoing).poll(cx) else { return Ok(()) };
@@ -261,7 +267,7 @@ impl Asking {
         }
     }
 
-    fn hear(&mut self, interim: http::Response<()>, observer: &dyn Observer) -> Result<(), Box<Failed>> {
+    fn hear(&mut self, interim: http::Response<()>, observer: &dyn Observer) -> Result<(), Box<Failed<B>>> {
         self.interim += 1;
         if self.interim > INTERIM_ANSWERS {
             return Err(Failure::TooManyInterim.into());
@@ -274,11 +280,11 @@ impl Asking {
         Ok(())
     }
 
-    fn answered(&mut self, answer: http::Response<h2::RecvStream>, room: &Arc<Room>) -> Response {
+    fn answered(&mut self, answer: http::Response<h2::RecvStream>, room: &Arc<Room>) -> http::Response<Answer> {
         let (head, stream) = answer.into_parts();
         let body = match std::mem::replace(&mut self.outgoing, Rest::Nothing) {
             Rest::Tunnel(outgoing) if head.status.is_success() => {
-                Body::tunnel(Tunnel::new(stream, outgoing, room))
+                Answer::Tunnel(Tunnel::new(stream, outgoing, room))
             }
             rest => {
                 let length = content_length(&head.headers);
@@ -287,10 +293,10 @@ impl Asking {
                         let upload = tokio::spawn(async move {
                             drop(outgoing.within(STALL_TIMEOUT).await); // how it ended, the answer tells
                         });
-                        Body::http2(Incoming::new(stream, length, room).answering(upload.abort_handle()))
+                        Answer::Incoming(Incoming::new(stream, length, room).answering(upload.abort_handle()))
                     }
-                    _ if stream.is_end_stream() => Body::empty(),
-                    _ => Body::http2(Incoming::new(stream, length, room)),
+                    _ if stream.is_end_stream() => Answer::Empty,
+                    _ => Answer::Incoming(Incoming::new(stream, length, room)),
                 }
             }
         };

@@ -18,21 +18,12 @@ use parking_lot::Mutex;
 use tokio::task::AbortHandle;
 
 use super::Room;
+use crate::error::Interrupted;
 
 /// A piece below this size is copied when it has to wait: it would keep alive the whole buffer that it was read into.
 const SMALL: usize = 4 * 1024;
 /// Joined pieces are passed on when they are as large as a frame.
 const JOINED: usize = 16 * 1024;
-
-/// Why a body broke off.
-#[derive(Debug, thiserror::Error)]
-pub enum Interrupted {
-    #[error(transparent)]
-    Http2(#[from] h2::Error),
-    /// No memory was left for it.
-    #[error("no memory was left for what the peer sent faster than it was read")]
-    TooMuch,
-}
 
 /// The reader's end.
 pub struct Incoming {

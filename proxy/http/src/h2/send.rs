@@ -12,13 +12,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{Reason, SendStream};
-use http_body::Body as _;
+use http_body::Body;
 use tokio::time::Instant;
 
 use super::memory::Piece;
 use super::{Room, SEND_BUFFER};
-use crate::Body;
-use crate::body::BodyError;
+use crate::error::{BodyError, Interrupted};
 use crate::stall::LEAST_TAKEN;
 use pillion_base::deadline::Deadline;
 use pillion_model::Reason as Why;
@@ -34,9 +33,19 @@ pub enum Unsent {
     Stalled,
 }
 
-pub struct Outgoing {
+/// What is asked of a body that is sent, besides its pieces.
+pub trait OutgoingBody: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static {
+    /// The upstream asks for the body, where it waits for that.
+    fn ask(&self);
+    /// How long a client may leave of an answer what waits for it, and when all must be over.
+    fn bounds(&self) -> (Option<Duration>, Option<Instant>);
+    /// Ends an answer before its end: what is left of it will not be read.
+    fn cut(&mut self, reason: Why);
+}
+
+pub struct Outgoing<B> {
     stream: SendStream<Piece>,
-    body: Body,
+    body: B,
     room: Arc<Room>,
     /// Was read, and waits for a window.
     hand: Bytes,
@@ -54,18 +63,18 @@ struct Patience {
     taken: usize,
 }
 
-impl Outgoing {
+impl<B: OutgoingBody> Outgoing<B> {
     /// An answer's body: as long as something waits for the peer, it must take some of it now and then.
-    pub fn answer(stream: SendStream<Piece>, body: Body, room: &Arc<Room>) -> Self {
+    pub fn answer(stream: SendStream<Piece>, body: B, room: &Arc<Room>) -> Self {
         let patience = Patience::new(Some(body.bounds()));
         Self::new(stream, body, room, patience)
     }
 
-    pub fn request(stream: SendStream<Piece>, body: Body, room: &Arc<Room>) -> Self {
+    pub fn request(stream: SendStream<Piece>, body: B, room: &Arc<Room>) -> Self {
         Self::new(stream, body, room, Patience::new(None))
     }
 
-    fn new(stream: SendStream<Piece>, body: Body, room: &Arc<Room>, patience: Patience) -> Self {
+    fn new(stream: SendStream<Piece>, body: B, room: &Arc<Room>, patience: Patience) -> Self {
         Self { stream, body, room: room.clone(), hand: Bytes::new(), is_last: false, patience }
     }
 
@@ -75,7 +84,7 @@ impl Outgoing {
         self
     }
 
-    pub const fn body_mut(&mut self) -> &mut Body {
+    pub const fn body_mut(&mut self) -> &mut B {
         &mut self.body
     }
 
@@ -130,14 +139,14 @@ impl Outgoing {
 /// The reset of the other side goes on to this one; all else is ours.
 fn reset_reason(error: &BodyError) -> Reason {
     match error {
-        BodyError::Http2(super::Interrupted::Http2(error)) if error.is_reset() => {
+        BodyError::Http2(Interrupted::Http2(error)) if error.is_reset() => {
             error.reason().unwrap_or(Reason::INTERNAL_ERROR)
         }
         _ => Reason::INTERNAL_ERROR,
     }
 }
 
-impl Future for Outgoing {
+impl<B: OutgoingBody> Future for Outgoing<B> {
     type Output = Result<(), Unsent>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -180,7 +189,7 @@ impl Future for Outgoing {
 }
 
 /// Dropped before its end, `h2` resets the stream.
-impl Drop for Outgoing {
+impl<B> Drop for Outgoing<B> {
     fn drop(&mut self) {
         self.room.account.drop_waiting(self.hand.len());
     }

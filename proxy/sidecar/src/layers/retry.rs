@@ -98,7 +98,7 @@ struct Spare {
     head: Option<Parts>,
     seen: Seen,
     /// `None`: the request has no body.
-    body: Option<Arc<replay::Shared>>,
+    body: Option<Arc<replay::Shared<Body>>>,
     /// It has a body that is not kept: only an untouched call can be sent again.
     is_streaming: bool,
     method: http::Method,

@@ -132,14 +132,17 @@ impl Lease {
                 sent.map(|response| response.map(Body::incoming))
                     .map_err(|(error, unsent)| explain(&error, unsent, was_used))
             }
-            Some(LeaseKind::Http2(conn)) => conn.send.send(request, &**observer).await.map_err(|failed| {
-                if failed.unsent.is_some() || says_goodbye(&failed.error) {
-                    self.shard.retire(conn);
-                } else if was_refused(&failed.error) {
-                    self.shard.was_refused(conn);
-                }
-                explain_failed(*failed, was_used)
-            }),
+            Some(LeaseKind::Http2(conn)) => {
+                let sent = conn.send.send(request, &**observer).await;
+                sent.map(|response| response.map(Body::from)).map_err(|failed| {
+                    if failed.unsent.is_some() || says_goodbye(&failed.error) {
+                        self.shard.retire(conn);
+                    } else if was_refused(&failed.error) {
+                        self.shard.was_refused(conn);
+                    }
+                    explain_failed(*failed, was_used)
+                })
+            }
             None => unreachable!("a lease has its connection until it is dropped"),
         }
     }
@@ -214,7 +217,7 @@ fn by_tls(failure: SendFailure, tls: admission::Failure) -> SendFailure {
 }
 
 /// The same of HTTP/2.
-fn explain_failed(failed: Failed, was_used: bool) -> SendFailure {
+fn explain_failed(failed: Failed<Body>, was_used: bool) -> SendFailure {
     let reason = reason_http2(&failed.error);
     let is_unsent = failed.unsent.is_some() || was_refused(&failed.error) || says_goodbye(&failed.error);
     let sent = sent(reason, is_unsent, was_used);

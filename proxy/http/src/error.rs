@@ -1,0 +1,43 @@
+//! Why a body broke off.
+
+use std::io::{self, ErrorKind};
+
+use pillion_model::Reason;
+
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    #[error(transparent)]
+    Http2(#[from] Interrupted),
+    /// The sidecar cut it.
+    #[error("{}", .0.code())]
+    Cut(Reason),
+}
+
+/// Why a body that comes over HTTP/2 broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum Interrupted {
+    #[error(transparent)]
+    Http2(#[from] h2::Error),
+    /// No memory was left for it.
+    #[error("no memory was left for what the peer sent faster than it was read")]
+    TooMuch,
+}
+
+impl BodyError {
+    /// Whether the sidecar had no memory left for what the peer sent: neither side is to blame.
+    pub(crate) const fn is_our_shortage(&self) -> bool {
+        matches!(self, Self::Http2(Interrupted::TooMuch))
+    }
+
+    /// Whether the peer sent what is no HTTP/1 (a chunk's size that is none, for example), and did not just stop.
+    pub(crate) fn is_malformed(&self) -> bool {
+        let Self::Hyper(error) = self else { return false };
+        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+        cause.is_some_and(|cause| {
+            let is_of_tls = cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
+            matches!(cause.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) && !is_of_tls
+        })
+    }
+}
