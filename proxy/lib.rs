@@ -54,8 +54,9 @@
 //!    [`verdict`](pillion_sidecar::layers::verdict) says what that is.
 //! 8. [`timeout`](pillion_sidecar::layers::timeout) bounds a single attempt.
 //! 9. [`limit`](pillion_sidecar::layers::limit) admits at most so many at once.
-//! 10. [`dispatch`](pillion_sidecar::dispatch) picks an endpoint ([`balance`](pillion_upstream::cluster::balance)), leases
-//!     a connection ([`pool`](pillion_upstream::pool)), sends, and tells the endpoint's outlier detection how it went.
+//! 10. [`dispatch`](pillion_sidecar::dispatch) picks an endpoint ([`balance`](pillion_upstream::cluster::balance)), takes
+//!     a connection to it ([`lease`](pillion_upstream::lease): from its [`pool`](pillion_upstream::pool), or a new one),
+//!     sends, and tells the endpoint's outlier detection how it went.
 //! 11. The answer climbs back. What must last until its final byte (connection, permits, counters) rides on its body as
 //!     one tail ([`pillion_http::body`]), and ends the exchange when that ends.
 //!

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates whose `lib.rs` lists its modules from top to bottom.
-const ORDERED: [&str; 2] = ["proxy/base/src", "proxy/sidecar/src"];
+const ORDERED: [&str; 4] = ["proxy/base/src", "proxy/http/src", "proxy/sidecar/src", "proxy/upstream/src"];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -36,6 +36,24 @@ fn code(path: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// The code with the paths that lead up to its crate written from the crate. `depth`: folders between crate and file.
+fn from_crate(code: &str, depth: usize) -> String {
+    code.replace(&"super::".repeat(depth + 1), "crate::")
+}
+
+/// The modules that a `lib.rs` lists, in their order.
+fn listed(lib: &str) -> Vec<&str> {
+    let modules = lib.lines().filter_map(|line| line.trim().trim_start_matches("pub ").strip_prefix("mod "));
+    modules.filter_map(|module| module.strip_suffix(';')).collect()
+}
+
+/// The module of what `lib.rs` passes on: who names that, names the module.
+fn passed_on<'a>(lib: &'a str, name: &str) -> Option<&'a str> {
+    let passed_on =
+        lib.lines().filter_map(|line| line.strip_prefix("pub use ")?.strip_suffix(';')?.split_once("::"));
+    passed_on.filter(|(_, item)| *item == name).map(|(module, _)| module).next()
+}
+
 /// The modules of its own crate that a text names, in a list too.
 fn named(code: &str) -> BTreeSet<String> {
     let name = |text: &str| {
@@ -55,13 +73,24 @@ fn what_a_text_names_is_found_in_every_spelling() {
 }
 
 #[test]
+fn paths_that_lead_up_and_names_that_are_passed_on_are_seen_through() {
+    let lib = "pub mod body;\nmod breaking;\npub use body::Body;\n";
+    assert_eq!(listed(lib), ["body", "breaking"]);
+    assert_eq!(passed_on(lib, "Body"), Some("body"));
+    assert_eq!(from_crate("use super::body::Body;", 0), "use crate::body::Body;");
+    assert_eq!(
+        from_crate("use super::guard;\nuse super::super::body;", 1),
+        "use super::guard;\nuse crate::body;"
+    );
+}
+
+#[test]
 fn no_module_uses_one_that_stands_above_it() {
     let mut upward = Vec::new();
     for folder in ORDERED {
         let folder = root().join(folder);
         let lib = read(&folder.join("lib.rs"));
-        let modules: Vec<&str> =
-            lib.lines().filter_map(|line| line.trim().strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+        let modules = listed(&lib);
         assert!(modules.len() > 5, "{} lists its modules", folder.display());
         for (place, module) in modules.iter().enumerate() {
             let mut files = vec![folder.join(format!("{module}.rs"))];
@@ -69,8 +98,10 @@ fn no_module_uses_one_that_stands_above_it() {
                 sources(&folder.join(module), &mut files);
             }
             for file in files {
-                let above = named(&code(&file)).into_iter().filter(|used| {
-                    modules.iter().position(|module| module == used).is_some_and(|used| used < place)
+                let depth = file.strip_prefix(&folder).expect("it is inside").components().count() - 1;
+                let above = named(&from_crate(&code(&file), depth)).into_iter().filter(|used| {
+                    let used = passed_on(&lib, used).unwrap_or(used);
+                    modules.iter().position(|module| *module == used).is_some_and(|used| used < place)
                 });
                 upward.extend(above.map(|used| format!("{} uses {used}", file.display())));
             }

@@ -25,11 +25,12 @@ use pillion_http::headers::{
     GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies, reason_of_sidecar,
 };
 use pillion_http::seen::Seen;
+use pillion_http::transfer::Carrier;
 use pillion_model::Reason;
-use pillion_upstream::cluster::endpoint::{Endpoint, InFlight};
+use pillion_upstream::cluster::endpoint::{Endpoint, InFlight, Preference};
 use pillion_upstream::cluster::outlier::Cause;
 use pillion_upstream::cluster::{Cluster, Spoken};
-use pillion_upstream::pool::{self, Lease, Preference, SendFailure};
+use pillion_upstream::lease::{self, Lease, SendFailure};
 
 /// The last service of a stack. Boxed: its state is by far the largest, and the layers above move theirs.
 pub fn service() -> impl HttpService {
@@ -50,7 +51,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
     let mut trial = Trial::begin(&endpoint, cluster, &call, now);
     let most_fields = call.common.exchange.worker.limits().response_header_count;
     let (preference, ground) = (preference(&call, cluster), &call.common.exchange.worker.ground);
-    let mut lease = match pool::lease(cluster, &endpoint, ground, preference, most_fields).await {
+    let mut lease = match lease::acquire(cluster, &endpoint, ground, preference, most_fields).await {
         Ok(lease) => lease,
         Err(error) => {
             trial.failed(&error);
@@ -285,15 +286,28 @@ fn absolute(path: PathAndQuery, host: Option<&HeaderValue>, scheme: Scheme) -> U
 }
 
 /// What must last until the response's last byte rides on it.
-fn wrap(mut response: Response, seen: Seen, mut lease: Lease, trial: Trial<'_>) -> Response {
+fn wrap(mut response: Response, seen: Seen, lease: Lease, trial: Trial<'_>) -> Response {
     if seen.has(Seen::OURS) && !lease.is_sidecar() {
         response.headers_mut().remove(X_PILLION_REFUSED); // only a verified sidecar's word is taken
     }
-    lease.count(trial.end());
+    let carried = Carried { lease, _in_flight: trial.end() };
     let tail = response.body_mut().response_tail();
     tail.seen = Some(seen);
-    tail.carrier = Some(Box::new(lease));
+    tail.carrier = Some(Box::new(carried));
     response
+}
+
+/// An answer's connection. The request counts at its endpoint for as long.
+struct Carried {
+    lease: Lease,
+    _in_flight: InFlight,
+}
+
+impl Carrier for Carried {
+    fn give_back(self: Box<Self>) {
+        let Self { lease, _in_flight } = *self;
+        lease.give_back();
+    }
 }
 
 /// Why there is no answer; with the call, where nothing of it was sent.

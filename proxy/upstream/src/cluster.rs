@@ -8,7 +8,6 @@ pub mod backoff;
 pub mod balance;
 mod before;
 pub mod budget;
-pub mod connect;
 pub mod endpoint;
 pub mod ewma;
 pub mod outlier;
@@ -16,7 +15,6 @@ mod picture;
 pub mod pools;
 pub mod retry;
 pub mod set;
-pub mod slots;
 pub mod update;
 
 use std::net::SocketAddr;
@@ -36,6 +34,8 @@ use pillion_model::{Endpoint as Spec, EndpointUpdate};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
 use tokio::time::Instant;
 
+use crate::pool::Terms;
+use crate::slots::{Slot, Slots, Waiting};
 use alike::Policies;
 use balance::Tried;
 pub use before::Before;
@@ -53,7 +53,6 @@ use pillion_telemetry::{Limit as LimitLabel, Tls};
 use pillion_tls::client::ClientTls;
 use pools::Pools;
 use set::{EndpointSet, Make};
-use slots::{Slot, Slots, Waiting};
 
 pub struct Cluster {
     pub name: Arc<str>,
@@ -265,7 +264,6 @@ impl Cluster {
         let make = Make {
             balancer: self.load_balancer,
             ejections: &self.ejections,
-            idle_timeout: self.connection.idle_timeout,
             max_connections: self.max_connections_per_endpoint,
             workers: self.workers,
         };
@@ -441,8 +439,9 @@ impl Cluster {
         Ok(Slot::new(self.slots.take(&self.waiting).await.map_err(gone)?, at_endpoint))
     }
 
-    pub fn somebody_waits_for_a_slot(&self) -> bool {
-        self.waiting.is_somebody()
+    /// What a pool of its endpoints is told of it.
+    pub(crate) fn terms(&self) -> Terms {
+        Terms { policy: self.connection.clone(), waiting: self.waiting.clone() }
     }
 
     pub fn rejected(&self, limit: LimitLabel) {
@@ -526,8 +525,7 @@ impl Single {
         let epoch = Instant::now().into_std();
         let ejections = Ejections::new(&NEVER_EJECTED);
         let outlier = outlier::Outlier::new(ejections.clone(), epoch);
-        let (spec, idle_timeout) = (Spec::at(self.address), Some(self.idle_timeout));
-        let endpoint = Endpoint::new(0, &spec, outlier, idle_timeout, common.workers, epoch);
+        let endpoint = Endpoint::new(0, &Spec::at(self.address), outlier, common.workers, epoch);
         Arc::new(Cluster {
             name: self.name.into(),
             kind: self.kind,

@@ -1,35 +1,40 @@
-//! Connections to endpoints: leased to requests, kept while idle, bounded always.
+//! The open connections of one endpoint: who has one, which are free, and who waits for one.
 //!
-//! A request asks for a [`Lease`]. An idle HTTP/1 connection or a stream of a shared HTTP/2 connection is given
-//! at once; else the request waits, while a dial runs on a task of its own. Whatever comes first serves the
-//! longest waiting: a connection given back, or one just dialled. A dial outlives the request that caused it.
+//! Each endpoint has one [`shard::Shard`] per worker, so that workers share nothing while connections last. Only at
+//! `max_connections` does a worker close idle connections of the others.
 //!
-//! Each endpoint has one [`shard::Shard`] per worker, so that workers share nothing while connections last. Only
-//! at `max_connections` does a worker close idle connections of the others.
+//! A pool opens no connection and knows no cluster: [`crate::lease`] does both. What it must know of its cluster it holds
+//! as [`Terms`].
 
 mod departing;
-mod dial;
 mod fields;
 mod hold;
+pub(crate) mod http1;
+pub(crate) mod http2;
 mod lease;
-mod shard;
+mod send_failure;
+pub(crate) mod shard;
 mod transport;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use crate::cluster::Cluster;
-use crate::cluster::endpoint::Endpoint;
-use pillion_base::error::Error;
-use pillion_base::ground::Ground;
-use pillion_model::Reason;
-use pillion_telemetry::Limit;
+use pillion_model::policy::ConnectionPolicy;
+use tokio::time::Instant;
+
+use crate::slots::Waiting;
+use shard::Shard;
 
 pub use departing::Departing;
-pub use lease::{Lease, SendFailure};
-pub use shard::{Pool, SWEEP_EVERY};
+pub use lease::Lease;
+pub use send_failure::SendFailure;
+pub(crate) use send_failure::reason_http2;
 pub use transport::AnswerFirst;
 
-/// What the [`Preference`] of a request comes to at its endpoint.
+/// How often pools are looked through for connections that were idle too long.
+pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// What a connection must speak that a request can be given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
     Http1,
@@ -40,91 +45,138 @@ pub enum Want {
     Negotiated,
 }
 
-/// Which version a request would like its connection to speak. What the endpoint speaks decides.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Preference {
-    /// The caller spoke HTTP/1.
-    Http1,
-    /// The caller spoke HTTP/2, or the request needs it (gRPC).
-    Http2,
-    /// It shall become a tunnel, for which HTTP/1.1 needs no consent of the endpoint's.
-    OnlyHttp1,
-}
-
 impl Want {
     /// Whether others may use the connection at the same time.
-    const fn is_shared(self) -> bool {
+    pub(crate) const fn is_shared(self) -> bool {
         matches!(self, Self::Http2 | Self::Negotiated)
     }
 }
 
-/// A connection to `endpoint`: at once where one is free, else as soon as one is. `most_fields`: what an answer may have
-/// on one that is opened for this.
-///
-/// # Errors
-/// `limit_pending` when too many wait already, and whatever kept the endpoint from being connected to.
-pub async fn lease(
-    cluster: &Arc<Cluster>,
-    endpoint: &Arc<Endpoint>,
-    ground: &Arc<Ground>,
-    preference: Preference,
-    most_fields: u32,
-) -> Result<Lease, Error> {
-    let shard = endpoint.pool.shard(ground.index);
-    match shard.and_then(|shard| shard.take(cluster, endpoint.want(cluster, preference))) {
-        Some(lease) => Ok(lease),
-        None => Box::pin(wait(cluster, endpoint, ground, preference, most_fields)).await,
+/// All connections of one endpoint. Most endpoints of a large configuration are never used: what a pool needs is made
+/// with its first connection.
+pub struct Pool {
+    used: OnceLock<Box<Used>>,
+    workers: usize,
+}
+
+struct Used {
+    /// One for each worker, never empty.
+    shards: Box<[Arc<Shard>]>,
+    open: Counted,
+    /// Who waits for a place at this endpoint, whichever worker asked.
+    waiting: Arc<Waiting>,
+}
+
+/// What a pool is told of its cluster. It stays for as long as the pool does: an endpoint whose `connection` policy
+/// changes is another endpoint from then on, and who waits for a cluster is counted by the clusters of one name together.
+#[derive(Clone)]
+pub(crate) struct Terms {
+    pub(crate) policy: Arc<ConnectionPolicy>,
+    /// Who waits for a place in the cluster.
+    pub(crate) waiting: Arc<Waiting>,
+}
+
+/// Held by every open connection of a pool, and by the pool: how many hold it is how many there are.
+pub(crate) type Counted = Arc<()>;
+
+/// HTTP connections of a pool at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// Of the open ones.
+    pub idle: usize,
+    pub open: usize,
+}
+
+impl Pool {
+    pub const fn new(workers: usize) -> Self {
+        Self { used: OnceLock::new(), workers }
+    }
+
+    /// `None`: nobody has been here yet.
+    pub(crate) fn shard(&self, worker: usize) -> Option<&Arc<Shard>> {
+        self.used.get().map(|used| used.shard(worker))
+    }
+
+    /// The same for whoever is about to connect. `at_first` is called once in the life of a pool.
+    pub(crate) fn shard_or_make(&self, worker: usize, at_first: impl FnOnce() -> Terms) -> &Arc<Shard> {
+        let used = self.used.get_or_init(|| {
+            let terms = at_first();
+            let waiting = Arc::<Waiting>::default();
+            let shard = |_| Arc::new(Shard::new(terms.clone(), waiting.clone()));
+            let shards = (0..self.workers.max(1)).map(shard).collect();
+            Box::new(Used { shards, open: Counted::default(), waiting })
+        });
+        used.shard(worker)
+    }
+
+    /// Closes one idle connection, of whichever worker, to make room for another.
+    pub fn evict_idle(&self) -> bool {
+        self.shards().any(|shard| shard.evict_idle())
+    }
+
+    /// Closes what was idle for too long; `has_left`: all that is idle, as nobody new comes here.
+    pub fn sweep(&self, has_left: bool) {
+        self.shards().for_each(|shard| shard.sweep(has_left));
+    }
+
+    /// Who waits for a place at this endpoint. `None`: nobody has been here yet.
+    pub fn waiting(&self) -> Option<&Waiting> {
+        self.used.get().map(|used| &*used.waiting)
+    }
+
+    /// One more, for as long as it is held.
+    pub(crate) fn count(&self) -> Counted {
+        self.used.get().map(|used| used.open.clone()).unwrap_or_default()
+    }
+
+    /// For people who ask.
+    pub fn connections(&self) -> Connections {
+        let idle = self.shards().map(|shard| shard.idle()).sum();
+        let open = self.used.get().map_or(0, |used| Arc::strong_count(&used.open) - 1);
+        Connections { idle, open }
+    }
+
+    fn shards(&self) -> impl Iterator<Item = &Arc<Shard>> {
+        self.used.get().into_iter().flat_map(|used| &used.shards)
     }
 }
 
-/// The slow way, taken by the first requests and under pressure.
-async fn wait(
-    cluster: &Arc<Cluster>,
-    endpoint: &Arc<Endpoint>,
-    ground: &Arc<Ground>,
-    preference: Preference,
-    most_fields: u32,
-) -> Result<Lease, Error> {
-    let _pending = cluster.limits.pending.try_acquire().ok_or_else(|| too_many_pending(cluster))?;
-    let shard = endpoint.pool.shard_or_make(ground.index, || cluster.pools.add(endpoint));
-    loop {
-        // What to want may change while waiting: the first connection tells what the endpoint speaks.
-        let want = endpoint.want(cluster, preference);
-        if let Some(lease) = shard.take(cluster, want) {
-            return Ok(lease);
-        }
-        let mut turn = shard.queue(want);
-        if let Some(ticket) = shard.ticket(want) {
-            let dial = |slot| dial::start(cluster, endpoint, ground, shard, ticket, slot, most_fields);
-            match cluster.try_slot(endpoint) {
-                Some(slot) => dial(slot),
-                // At a limit of connections: a connection given back, or room for another, whichever comes first.
-                None => tokio::select! { // the branch not taken loses its place in one queue, nothing else
-                    served = turn.served() => match served? {
-                        Some(lease) => return Ok(lease),
-                        None => continue,
-                    },
-                    slot = cluster.slot(endpoint) => dial(slot?),
-                },
-            }
-        }
-        if let Some(lease) = turn.served().await? {
-            return Ok(lease);
-        }
+impl Used {
+    #[allow(clippy::indexing_slicing)] // the remainder is within, and there is at least one
+    fn shard(&self, worker: usize) -> &Arc<Shard> {
+        &self.shards[worker % self.shards.len()]
     }
 }
 
-fn too_many_pending(cluster: &Cluster) -> Error {
-    let limit = &cluster.limits.pending;
-    cluster.rejected(Limit::Pending);
-    Error::new(
-        Reason::LimitPending,
-        format!(
-            "{} requests already wait for a connection to \"{}\" (circuit_breaker.{} is {})",
-            limit.used(),
-            cluster.name,
-            limit.name(),
-            limit.max(),
-        ),
-    )
+/// How long a connection has been idle, without reading the clock per request: the sweep notices when it finds it
+/// idle for the first time, at most [`SWEEP_EVERY`] late.
+#[derive(Debug, Clone, Copy, Default)]
+struct Idle(Option<Instant>);
+
+impl Idle {
+    /// Whether it is to be closed at `now`, before it was idle for `most`.
+    fn is_over(&mut self, most: Option<Duration>, now: Instant) -> bool {
+        let noticed = *self.0.get_or_insert(now);
+        most.is_some_and(|most| now.duration_since(noticed) + 2 * SWEEP_EVERY >= most)
+    }
+}
+
+/// What a pool must know of a connection besides how to use it.
+#[derive(Clone, Copy)]
+pub(crate) struct About {
+    opened: Instant,
+    uses: u64,
+    /// A sidecar of ours whose identity was verified: its word is trusted.
+    pub(crate) is_sidecar: bool,
+}
+
+impl About {
+    pub(crate) fn new(is_sidecar: bool) -> Self {
+        Self { opened: Instant::now(), uses: 0, is_sidecar }
+    }
+
+    fn is_worn(&self, policy: &ConnectionPolicy) -> bool {
+        policy.max_requests.is_some_and(|max| self.uses >= u64::from(max))
+            || policy.max_age.is_some_and(|max| self.opened.elapsed() >= max)
+    }
 }

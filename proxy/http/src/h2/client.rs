@@ -280,7 +280,11 @@ impl<B: OutgoingBody> Asking<B> {
         Ok(())
     }
 
-    fn answered(&mut self, answer: http::Response<h2::RecvStream>, room: &Arc<Room>) -> http::Response<Answer> {
+    fn answered(
+        &mut self,
+        answer: http::Response<h2::RecvStream>,
+        room: &Arc<Room>,
+    ) -> http::Response<Answer> {
         let (head, stream) = answer.into_parts();
         let body = match std::mem::replace(&mut self.outgoing, Rest::Nothing) {
             Rest::Tunnel(outgoing) if head.status.is_success() => {

@@ -21,12 +21,12 @@ use pillion_telemetry::Protocol;
 use pillion_tls::admission::Admission;
 use pillion_tls::client::Purpose;
 use pillion_upstream::cluster::balance::Tried;
-use pillion_upstream::cluster::connect::{Connected, connect, opened, tls_failed};
 use pillion_upstream::cluster::endpoint::{Endpoint, InFlight};
 use pillion_upstream::cluster::outlier::Cause;
 use pillion_upstream::cluster::retry::{Withheld, failure_meets};
-use pillion_upstream::cluster::slots::Slot;
 use pillion_upstream::cluster::{Cluster, backoff};
+use pillion_upstream::connect::{Connected, connect, opened, tls_failed};
+use pillion_upstream::slots::Slot;
 
 /// A connection to an endpoint that nothing else shares, and what lasts as long as it does.
 pub struct Dialled {

@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::outlier::Ejections;
 use super::set::{EndpointSet, Make};
-use super::{Cluster, Limits, Slots};
+use super::{Cluster, Limits};
+use crate::slots::Slots;
 use pillion_base::limits::Limit;
 
 /// The cluster of the same name until now.
@@ -55,7 +56,6 @@ pub(super) fn endpoints(
     let make = Make {
         balancer: of.load_balancer,
         ejections,
-        idle_timeout: of.connection.idle_timeout,
         max_connections: of.limits.max_connections_per_endpoint,
         workers,
     };

@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use super::balance::Candidate;
 use super::ewma::Ewma;
 use super::outlier::{Cause, Outlier};
-use super::slots::Slots;
 use super::{Cluster, Spoken};
-use crate::pool::{Pool, Preference, Want};
+use crate::pool::{Pool, Want};
+use crate::slots::Slots;
 use pillion_telemetry::EjectionCause;
 
 pub struct Endpoint {
@@ -29,10 +29,19 @@ pub struct Endpoint {
     pub outlier: Outlier,
     /// What it chose by ALPN the last time.
     learnt: AtomicU8,
-    /// How long its connections may lie idle.
-    idle_timeout: Option<Duration>,
     /// Nobody new comes here.
     has_left: AtomicBool,
+}
+
+/// Which version a request would like its connection to speak. What the endpoint speaks decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Preference {
+    /// The caller spoke HTTP/1.
+    Http1,
+    /// The caller spoke HTTP/2, or the request needs it (gRPC).
+    Http2,
+    /// It shall become a tunnel, for which HTTP/1.1 needs no consent of the endpoint's.
+    OnlyHttp1,
 }
 
 /// What an endpoint was found to speak.
@@ -51,7 +60,6 @@ impl Endpoint {
         id: usize,
         spec: &pillion_model::Endpoint,
         outlier: Outlier,
-        idle_timeout: Option<Duration>,
         workers: usize,
         epoch: Instant,
     ) -> Self {
@@ -65,7 +73,6 @@ impl Endpoint {
             latency: Ewma::new(epoch),
             outlier,
             learnt: AtomicU8::new(0),
-            idle_timeout,
             has_left: AtomicBool::new(false),
         }
     }
@@ -77,8 +84,7 @@ impl Endpoint {
 
     /// Closes connections that were idle for too long, which for an endpoint that has left is no time at all.
     pub fn sweep(&self) {
-        let has_left = self.has_left.load(Relaxed);
-        self.pool.sweep(if has_left { Some(Duration::ZERO) } else { self.idle_timeout });
+        self.pool.sweep(self.has_left.load(Relaxed));
     }
 
     /// A reload may change it.
@@ -104,6 +110,7 @@ impl Endpoint {
         self.slots.lock().as_ref().is_some_and(|slots| slots.is_full())
     }
 
+    /// What the preference of a request comes to here.
     pub fn want(&self, cluster: &Cluster, preference: Preference) -> Want {
         let is_http2 = match preference {
             Preference::OnlyHttp1 => return Want::OnlyHttp1,

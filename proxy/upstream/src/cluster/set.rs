@@ -29,7 +29,6 @@ pub struct EndpointSet {
 pub(super) struct Make<'a> {
     pub(super) balancer: LoadBalancer,
     pub(super) ejections: &'a Arc<Ejections>,
-    pub(super) idle_timeout: Option<std::time::Duration>,
     /// Of each endpoint.
     pub(super) max_connections: Option<u32>,
     pub(super) workers: usize,
@@ -54,8 +53,7 @@ impl EndpointSet {
             }
             let outlier = Outlier::new(make.ejections.clone(), epoch);
             next_id += 1;
-            let Make { idle_timeout, workers, .. } = *make;
-            let endpoint = Endpoint::new(next_id - 1, spec, outlier, idle_timeout, workers, epoch);
+            let endpoint = Endpoint::new(next_id - 1, spec, outlier, make.workers, epoch);
             endpoint.limit_connections(make.max_connections);
             Arc::new(endpoint)
         };

@@ -2,24 +2,17 @@
 
 use std::sync::Arc;
 
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-
-use super::AnswerFirst;
-use super::Want;
-use super::departing::{Aftermath, Departing};
-use super::fields::{Expected, ROOM};
-use super::hold::{Hold, run_while_held};
-use super::lease::reason_http2;
-use super::shard::{About, Counted, Http1, Http2, Shard, Ticket};
 use crate::cluster::Cluster;
-use crate::cluster::connect::{Connected, connect, opened, tls_failed};
 use crate::cluster::endpoint::{Endpoint, Speaks};
-use crate::cluster::slots::Slot;
+use crate::connect::{Connected, connect, opened, tls_failed};
+use crate::pool::http1::Opened;
+use crate::pool::http2::Http2;
+use crate::pool::shard::{Shard, Ticket};
+use crate::pool::{About, Want, reason_http2};
+use crate::slots::Slot;
 use pillion_base::error::{Error, Sent};
 use pillion_base::ground::Ground;
 use pillion_base::net::{Io, Prefixed};
-use pillion_http::Body;
 use pillion_http::h2;
 use pillion_http::head::HeadLimits;
 use pillion_model::Reason;
@@ -27,37 +20,6 @@ use pillion_telemetry::{ConnectionOutcome, Held, Protocol};
 use pillion_tls::Alpn;
 use pillion_tls::admission::Admission;
 use pillion_tls::client::Purpose;
-
-/// What an HTTP/1 connection holds while it is open.
-pub(super) type HeldHttp1 = Arc<(Slot, Held, Counted)>;
-
-/// hyper's part of an HTTP/1 connection.
-pub(super) type ConnHttp1 = http1::Connection<TokioIo<Departing<AnswerFirst>>, Body>;
-
-/// Begins HTTP/1 on a connection, with room for so many of the fields that an answer may have.
-pub(super) async fn open_http1(
-    io: Departing<AnswerFirst>,
-    limits: HeadLimits,
-    room: usize,
-) -> hyper::Result<(http1::SendRequest<Body>, ConnHttp1)> {
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(limits.bytes as usize);
-    let fields = room.min(limits.fields as usize);
-    if fields != ROOM {
-        builder.max_headers(fields);
-    }
-    builder.handshake(TokioIo::new(io)).await
-}
-
-/// Runs it on a task of its own until nobody has the hold any more.
-pub(super) fn run_http1(conn: ConnHttp1, held: HeldHttp1) -> Hold {
-    let (hold, released) = Hold::new();
-    tokio::spawn(async move {
-        run_while_held(conn.with_upgrades(), released).await; // how it ended, the request that was on it learns
-        drop(held);
-    });
-    hold
-}
 
 /// Dials on a task of its own, which serves whoever waits longest when it is done.
 pub(super) fn start(
@@ -123,21 +85,15 @@ impl Dial<'_> {
         admission: Option<Arc<Admission>>,
         slot: Slot,
     ) -> Result<(), Error> {
-        let (aftermath, expected) = (Arc::<Aftermath>::default(), Arc::<Expected>::default());
-        let io = Departing::new(AnswerFirst::new(io, expected.clone()), aftermath.clone());
         let limits = HeadLimits::of_answers(self.most_fields, about.is_sidecar);
-        let (send, conn) = open_http1(io, limits, ROOM).await.map_err(|error| {
+        let opened = Opened::on(io, limits).await.map_err(|error| {
             self.not_http((Reason::UpstreamReset, Sent::Never), &error, admission.as_ref())
         })?;
-        // With the connection, whoever holds it: hyper's task, or the tunnel that it became.
-        let held: HeldHttp1 =
-            Arc::new((slot, self.opened(Protocol::Http1, admission.as_ref()), self.endpoint.pool.count()));
-        let hold = run_http1(conn, held.clone());
+        let guards = (slot, self.opened(Protocol::Http1, admission.as_ref()), self.endpoint.pool.count());
         if self.want != Want::OnlyHttp1 {
             self.endpoint.learn(Speaks::Http1);
         }
-        let conn = Http1::new(send, about, (admission, aftermath, expected), (hold, held), limits);
-        self.shard.offer_http1(conn, self.cluster);
+        self.shard.offer_http1(opened.run(about, admission, guards));
         if self.want.is_shared() {
             self.shard.wake_stream_waiters();
         }
@@ -163,7 +119,7 @@ impl Dial<'_> {
             drop(guards);
         });
         self.endpoint.learn(Speaks::Http2);
-        self.shard.offer_http2(Http2::new(send, about, admission), self.cluster);
+        self.shard.offer_http2(Http2::new(send, about, admission));
         if !self.want.is_shared() {
             self.shard.wake_http1_waiters();
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use super::Cluster;
+use crate::cluster::Cluster;
 use pillion_base::error::Error;
 use pillion_base::ground::Ground;
 use pillion_base::net::descriptors::is_short_of_descriptors;

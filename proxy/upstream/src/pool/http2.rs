@@ -1,0 +1,87 @@
+//! A connection of HTTP/2, which serves many requests at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use pillion_model::policy::ConnectionPolicy;
+use tokio::time::Instant;
+
+use super::{About, Idle};
+use pillion_http::h2::client::Sender;
+use pillion_tls::admission::{Admission, Failure};
+
+pub(crate) struct Http2 {
+    pub(super) send: Sender,
+    about: Mutex<About>,
+    admission: Option<Arc<Admission>>,
+    /// Requests that it carries now.
+    streams: AtomicU32,
+    /// Takes no new request: it is old, said goodbye or broke.
+    retired: AtomicBool,
+    idle: Mutex<Idle>,
+}
+
+impl Http2 {
+    pub(crate) fn new(send: Sender, about: About, admission: Option<Arc<Admission>>) -> Arc<Self> {
+        Arc::new(Self {
+            send,
+            about: Mutex::new(about),
+            admission,
+            streams: AtomicU32::new(0),
+            retired: AtomicBool::new(false),
+            idle: Mutex::default(),
+        })
+    }
+
+    /// Whether it may carry one more request, as far as its age and its other end are concerned.
+    pub(super) fn is_open(&self, policy: &ConnectionPolicy) -> bool {
+        !self.retired.load(Relaxed) && !self.send.is_closed() && !self.about.lock().is_worn(policy)
+    }
+
+    /// Whether it has room for a stream, where the endpoint takes `most`.
+    pub(super) fn has_room(&self, most: u32) -> bool {
+        self.streams() < self.send.max_streams().min(most) && !self.send.is_clogged()
+    }
+
+    pub(super) fn streams(&self) -> u32 {
+        self.streams.load(Relaxed)
+    }
+
+    pub(super) fn add_stream(&self) {
+        self.streams.fetch_add(1, Relaxed);
+    }
+
+    /// A stream has ended. Returns whether it was the last.
+    pub(super) fn end_stream(&self) -> bool {
+        let is_idle = self.streams.fetch_sub(1, Relaxed) == 1;
+        if is_idle {
+            *self.idle.lock() = Idle::default();
+        }
+        is_idle
+    }
+
+    /// It takes no new request from here on.
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Relaxed);
+    }
+
+    /// Whether the sweep is to close it.
+    pub(super) fn is_done(&self, idle_timeout: Option<Duration>, now: Instant) -> bool {
+        self.send.is_closed() || (self.streams() == 0 && self.idle.lock().is_over(idle_timeout, now))
+    }
+
+    /// How it failed, where it was TLS that failed.
+    pub(super) fn tls_failure(&self) -> Option<Failure> {
+        self.admission.as_ref()?.failure()
+    }
+
+    /// How it was before this use.
+    pub(super) fn count_use(&self) -> About {
+        let mut about = self.about.lock();
+        let before = *about;
+        about.uses += 1;
+        before
+    }
+}

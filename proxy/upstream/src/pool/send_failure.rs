@@ -1,0 +1,130 @@
+//! Why a request got no answer from the connection that it was sent on.
+
+use http::Request;
+
+use pillion_base::error::Sent;
+use pillion_http::Body;
+use pillion_http::h2::client::{Failed, Failure};
+use pillion_model::Reason;
+use pillion_tls::admission;
+
+/// A request that got no answer.
+pub struct SendFailure {
+    pub reason: Reason,
+    pub detail: String,
+    pub sent: Sent,
+    /// hyper found more fields or bytes in the answer's head than it was told to read.
+    pub is_large_head: bool,
+    /// See [`Error::is_our_fault`](pillion_base::error::Error::is_our_fault).
+    pub is_our_fault: bool,
+    /// The request itself, where not a byte of it was written.
+    pub unsent: Option<Box<Request<Body>>>,
+}
+
+/// hyper's error in the words of the interface, and whether the request may have had an effect.
+pub(super) fn explain(error: &hyper::Error, unsent: Option<Request<Body>>, was_used: bool) -> SendFailure {
+    let reason = reason(error);
+    let sent = sent(reason, unsent.is_some(), was_used);
+    SendFailure {
+        reason,
+        detail: text(error),
+        sent,
+        is_large_head: error.is_parse_too_large(),
+        is_our_fault: false,
+        unsent: unsent.map(Box::new),
+    }
+}
+
+/// A connection that was used before and is hung up on had probably ended before the request was sent.
+const fn sent(reason: Reason, is_unsent: bool, was_used: bool) -> Sent {
+    match reason {
+        _ if is_unsent => Sent::Never,
+        Reason::UpstreamClosed | Reason::UpstreamReset if was_used => Sent::OnStaleConnection,
+        _ => Sent::Perhaps,
+    }
+}
+
+/// The same failure, when TLS is the reason of it. A server that refused us has read nothing of the request.
+pub(super) fn by_tls(failure: SendFailure, tls: admission::Failure) -> SendFailure {
+    let is_unsent = tls.is_refusal || failure.sent == Sent::Never;
+    let sent = if is_unsent { Sent::Never } else { Sent::Perhaps };
+    let is_our_fault = tls.error.is_of_our_certificate;
+    SendFailure { reason: Reason::TlsError, detail: tls.error.detail, sent, is_our_fault, ..failure }
+}
+
+/// The same of HTTP/2.
+pub(super) fn explain_failed(failed: Failed<Body>, was_used: bool) -> SendFailure {
+    let reason = reason_http2(&failed.error);
+    let is_unsent = failed.unsent.is_some() || was_refused(&failed.error) || says_goodbye(&failed.error);
+    let sent = sent(reason, is_unsent, was_used);
+    SendFailure {
+        reason,
+        detail: failed.error.to_string(),
+        sent,
+        is_large_head: false,
+        is_our_fault: false,
+        unsent: failed.unsent.map(Box::new),
+    }
+}
+
+/// What went wrong on a connection of HTTP/2, in the words of the interface.
+pub(crate) fn reason_http2(failure: &Failure) -> Reason {
+    match failure {
+        Failure::Http2(error) => match error.get_io() {
+            Some(io) => io_reason(io),
+            None if error.is_remote() => Reason::UpstreamReset,
+            None => Reason::ProtocolError,
+        },
+        Failure::Left => Reason::UpstreamClosed,
+        Failure::Body => Reason::UpstreamReset,
+        Failure::TooManyInterim => Reason::ProtocolError,
+    }
+}
+
+fn reason(error: &hyper::Error) -> Reason {
+    if let Some(io) = cause::<std::io::Error>(error) {
+        return io_reason(io);
+    }
+    if error.is_parse() {
+        Reason::ProtocolError
+    } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
+        Reason::UpstreamClosed
+    } else {
+        Reason::UpstreamReset
+    }
+}
+
+fn io_reason(error: &std::io::Error) -> Reason {
+    match error.kind() {
+        // the second is what h2 makes of an end of file with streams open
+        std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::BrokenPipe => Reason::UpstreamClosed,
+        std::io::ErrorKind::InvalidData => Reason::ProtocolError,
+        _ => Reason::UpstreamReset,
+    }
+}
+
+/// RFC 9113, 8.7: a stream refused before it was processed.
+pub(super) fn was_refused(failure: &Failure) -> bool {
+    let Failure::Http2(error) = failure else { return false };
+    error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
+}
+
+/// RFC 9113, 6.8: a stream hears of a GOAWAY when it is above the last one that this promises to handle, whatever the
+/// reason is.
+pub(super) fn says_goodbye(failure: &Failure) -> bool {
+    matches!(failure, Failure::Http2(error) if error.is_remote() && error.is_go_away())
+}
+
+/// The first error of this type among the causes.
+fn cause<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
+    causes(error).find_map(|error| error.downcast_ref())
+}
+
+fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(std::error::Error::source(error), |error| error.source())
+}
+
+/// The message with its causes, which hyper keeps apart.
+fn text(error: &hyper::Error) -> String {
+    causes(error).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
