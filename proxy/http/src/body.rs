@@ -19,6 +19,7 @@ use crate::breaking::Breaking;
 use crate::error::BodyError;
 use crate::expect::Gated;
 use crate::framing::may_be_trailer;
+use crate::h1::request;
 use crate::h2::client::Answer;
 use crate::h2::send::OutgoingBody;
 use crate::h2::{self, Tunnel};
@@ -42,6 +43,8 @@ enum BodyKind {
     /// One of whose trailers some are for its connection alone.
     Named(Box<Named>),
     Http2(h2::Incoming),
+    /// Of a request that came over HTTP/1.
+    Request(Box<request::Incoming>),
     /// The upstream's half of a tunnel, until somebody takes it; as a body it is empty.
     Tunnel(Box<Tunnel>),
     /// A request body that may be sent again.
@@ -80,6 +83,10 @@ impl Body {
 
     pub const fn http2(incoming: h2::Incoming) -> Self {
         Self { kind: BodyKind::Http2(incoming), tail: None }
+    }
+
+    pub fn request(incoming: request::Incoming) -> Self {
+        Self { kind: BodyKind::Request(Box::new(incoming)), tail: None }
     }
 
     pub fn tunnel(tunnel: Tunnel) -> Self {
@@ -129,6 +136,10 @@ impl Body {
         }
         self.kind = match std::mem::replace(&mut self.kind, BodyKind::Empty) {
             BodyKind::Incoming(incoming) => BodyKind::Named(Box::new(Named { incoming, names })),
+            BodyKind::Request(mut incoming) => {
+                incoming.remove_trailers(names);
+                BodyKind::Request(incoming)
+            }
             other => other,
         };
     }
@@ -191,6 +202,9 @@ impl Body {
                 let frame = incoming.poll_frame(cx).map_err(BodyError::Http2);
                 frame.map_ok(|frame| only_trailers(frame, &[], is_answer))
             }
+            BodyKind::Request(incoming) => http_body::Body::poll_frame(Pin::new(&mut **incoming), cx)
+                .map_ok(|frame| only_trailers(frame, incoming.named(), is_answer))
+                .map_err(BodyError::Http1),
             BodyKind::Replay(replay) => http_body::Body::poll_frame(Pin::new(&mut **replay), cx),
             BodyKind::Gated(gated) => http_body::Body::poll_frame(Pin::new(&mut **gated), cx),
         }
@@ -226,6 +240,7 @@ impl http_body::Body for Body {
             BodyKind::Incoming(incoming) => incoming.is_end_stream(),
             BodyKind::Named(named) => named.incoming.is_end_stream(),
             BodyKind::Http2(incoming) => incoming.is_end_stream(),
+            BodyKind::Request(incoming) => incoming.is_end_stream(),
             BodyKind::Replay(replay) => replay.is_end_stream(),
             BodyKind::Gated(gated) => gated.is_end_stream(),
         }
@@ -238,6 +253,7 @@ impl http_body::Body for Body {
             BodyKind::Incoming(incoming) => incoming.size_hint(),
             BodyKind::Named(named) => named.incoming.size_hint(),
             BodyKind::Http2(incoming) => incoming.size_hint(),
+            BodyKind::Request(incoming) => incoming.size_hint(),
             BodyKind::Replay(replay) => replay.size_hint(),
             BodyKind::Gated(gated) => gated.size_hint(),
         }

@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind};
 
+use pillion_http1::Fault;
 use pillion_model::Reason;
 
 #[derive(Debug, thiserror::Error)]
@@ -10,6 +11,8 @@ pub enum BodyError {
     Hyper(#[from] hyper::Error),
     #[error(transparent)]
     Http2(#[from] Interrupted),
+    #[error(transparent)]
+    Http1(#[from] Broken),
     /// The sidecar cut it.
     #[error("{}", .0.code())]
     Cut(Reason),
@@ -25,6 +28,17 @@ pub enum Interrupted {
     TooMuch,
 }
 
+/// Why a body that comes over HTTP/1 broke off.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    #[error("what the peer sent is no HTTP/1: {0}")]
+    Malformed(#[from] Fault),
+    #[error("the peer ended in the middle of it")]
+    Ended,
+    #[error("the connection failed in the middle of it: {0}")]
+    Failed(#[from] io::Error),
+}
+
 impl BodyError {
     /// Whether the sidecar had no memory left for what the peer sent: neither side is to blame.
     pub(crate) const fn is_our_shortage(&self) -> bool {
@@ -33,7 +47,11 @@ impl BodyError {
 
     /// Whether the peer sent what is no HTTP/1 (a chunk's size that is none, for example), and did not just stop.
     pub(crate) fn is_malformed(&self) -> bool {
-        let Self::Hyper(error) = self else { return false };
+        let error = match self {
+            Self::Hyper(error) => error,
+            Self::Http1(broken) => return matches!(broken, Broken::Malformed(_)),
+            Self::Http2(_) | Self::Cut(_) => return false,
+        };
         let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
         cause.is_some_and(|cause| {
             let is_of_tls = cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());

@@ -1,0 +1,274 @@
+//! The content of a client's request, between who reads the connection and who sends the request on.
+//!
+//! A mailbox for one piece: the [`Incoming`] says that it wants one, and the [`Feed`] reads no further before. Mostly
+//! one task polls both, and then neither wakes the other: the task looks at its feed after everything that may have
+//! polled the body. A body may also be read by a task of its own (an upstream of HTTP/2, a replay).
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+
+use crate::error::Broken;
+
+/// The reader's end.
+pub struct Incoming {
+    slot: Arc<Mutex<Slot>>,
+    /// Of the announced length: what was not read yet.
+    left: Option<u64>,
+    /// Trailers that are for the client's connection alone.
+    names: Vec<HeaderName>,
+}
+
+/// The end of who reads the connection. Dropped early, it breaks the body off.
+pub struct Feed(Arc<Mutex<Slot>>);
+
+struct Slot {
+    data: Bytes,
+    then: Then,
+    is_wanted: bool,
+    /// The reader is gone.
+    is_abandoned: bool,
+    reader: Option<Waker>,
+    feeder: Option<Waker>,
+}
+
+/// What follows a piece of content.
+#[derive(Debug)]
+pub enum Then {
+    /// More of it, or its end: that is not known yet.
+    More,
+    Trailers(HeaderMap),
+    End,
+    Broken(Broken),
+}
+
+/// What the reader asks of the feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    /// It waits for the next piece.
+    Wanted,
+    /// It has one that it has not taken. The feed is woken when that changes.
+    NotNow,
+    /// Nobody reads any more.
+    Abandoned,
+}
+
+/// A body and its feed. `length`: what the request announces.
+pub fn channel(length: Option<u64>) -> (Feed, Incoming) {
+    let slot = Arc::new(Mutex::new(Slot {
+        data: Bytes::new(),
+        then: Then::More,
+        is_wanted: false,
+        is_abandoned: false,
+        reader: None,
+        feeder: None,
+    }));
+    (Feed(slot.clone()), Incoming { slot, left: length, names: Vec::new() })
+}
+
+impl Feed {
+    pub fn demand(&self, cx: &Context<'_>) -> Demand {
+        let mut slot = self.0.lock();
+        if slot.is_abandoned {
+            return Demand::Abandoned;
+        }
+        keep(&mut slot.feeder, cx);
+        if slot.is_wanted { Demand::Wanted } else { Demand::NotNow }
+    }
+
+    /// The piece that was wanted; it may be empty where something else than more follows.
+    pub fn put(&self, data: Bytes, then: Then, cx: &Context<'_>) {
+        let mut slot = self.0.lock();
+        (slot.data, slot.then, slot.is_wanted) = (data, then, false);
+        wake(slot.reader.as_ref(), cx);
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        let mut slot = self.0.lock();
+        if let Then::More = slot.then {
+            slot.then = Then::Broken(Broken::Ended);
+            if let Some(reader) = slot.reader.take() {
+                reader.wake();
+            }
+        }
+    }
+}
+
+impl Incoming {
+    /// Removes these from the trailers.
+    pub fn remove_trailers(&mut self, names: Vec<HeaderName>) {
+        self.names = names;
+    }
+
+    /// What `Connection` named, and is no trailer either.
+    pub fn named(&self) -> &[HeaderName] {
+        &self.names
+    }
+}
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = &mut *self;
+        let mut slot = this.slot.lock();
+        if !slot.data.is_empty() {
+            let data = std::mem::take(&mut slot.data);
+            this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        match std::mem::replace(&mut slot.then, Then::End) {
+            Then::End => Poll::Ready(None),
+            Then::Trailers(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Then::Broken(why) => Poll::Ready(Some(Err(why))),
+            Then::More => {
+                (slot.then, slot.is_wanted) = (Then::More, true);
+                keep(&mut slot.reader, cx);
+                wake(slot.feeder.as_ref(), cx);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let slot = self.slot.lock();
+        slot.data.is_empty() && matches!(slot.then, Then::End)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let mut slot = self.slot.lock();
+        slot.is_abandoned = true;
+        if let Some(feeder) = slot.feeder.take() {
+            feeder.wake();
+        }
+    }
+}
+
+/// Keeps the waker of `cx`, without a copy where it is there already.
+fn keep(kept: &mut Option<Waker>, cx: &Context<'_>) {
+    match kept {
+        Some(kept) => kept.clone_from(cx.waker()),
+        None => *kept = Some(cx.waker().clone()),
+    }
+}
+
+/// Wakes another task; the one that runs now looks by itself.
+fn wake(other: Option<&Waker>, cx: &Context<'_>) {
+    if let Some(other) = other.filter(|other| !other.will_wake(cx.waker())) {
+        other.wake_by_ref();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use http::HeaderValue;
+    use http_body::Body as _;
+
+    use super::*;
+
+    fn poll(body: &mut Incoming) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        Pin::new(body).poll_frame(&mut here())
+    }
+
+    fn here() -> Context<'static> {
+        Context::from_waker(Waker::noop())
+    }
+
+    fn data(polled: Poll<Option<Result<Frame<Bytes>, Broken>>>) -> Bytes {
+        let Poll::Ready(Some(Ok(frame))) = polled else { return Bytes::new() };
+        frame.into_data().unwrap()
+    }
+
+    #[test]
+    fn a_piece_is_read_when_it_is_wanted_and_the_end_is_known_with_the_last_one() {
+        let (feed, mut body) = channel(Some(5));
+        assert_eq!(feed.demand(&here()), Demand::NotNow, "nobody has asked");
+        assert!(poll(&mut body).is_pending());
+        assert_eq!(feed.demand(&here()), Demand::Wanted);
+        feed.put(Bytes::from_static(b"abc"), Then::More, &here());
+        assert_eq!(feed.demand(&here()), Demand::NotNow);
+        assert_eq!(body.size_hint().exact(), Some(5));
+        assert_eq!(data(poll(&mut body)), "abc");
+        assert!(poll(&mut body).is_pending());
+        feed.put(Bytes::from_static(b"de"), Then::End, &here());
+        assert!(!body.is_end_stream());
+        assert_eq!(data(poll(&mut body)), "de");
+        assert_eq!((body.is_end_stream(), body.size_hint().exact()), (true, Some(0)));
+        drop(feed);
+        assert!(matches!(poll(&mut body), Poll::Ready(None)), "an end is no cut");
+    }
+
+    #[test]
+    fn trailers_come_behind_the_content_and_end_it() {
+        let (feed, mut body) = channel(None);
+        let trailers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("x"))]);
+        feed.put(Bytes::from_static(b"abc"), Then::Trailers(trailers.clone()), &here());
+        assert_eq!(data(poll(&mut body)), "abc");
+        let Poll::Ready(Some(Ok(frame))) = poll(&mut body) else { unreachable!("trailers") };
+        assert_eq!(frame.into_trailers().unwrap(), trailers);
+        assert!(body.is_end_stream());
+    }
+
+    #[test]
+    fn a_feed_that_is_gone_is_a_cut_and_what_came_before_is_read_first() {
+        let (feed, mut body) = channel(None);
+        feed.put(Bytes::from_static(b"abc"), Then::More, &here());
+        drop(feed);
+        assert_eq!(data(poll(&mut body)), "abc");
+        assert!(matches!(poll(&mut body), Poll::Ready(Some(Err(Broken::Ended)))));
+    }
+
+    #[test]
+    fn a_reader_that_is_gone_wants_nothing() {
+        let (feed, body) = channel(Some(5));
+        drop(body);
+        assert_eq!(feed.demand(&here()), Demand::Abandoned);
+    }
+
+    #[tokio::test]
+    async fn a_reader_in_another_task_and_its_feed_wake_each_other() {
+        let (feed, mut body) = channel(None);
+        let reader = tokio::spawn(async move {
+            let mut all = Vec::new();
+            while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                all.extend_from_slice(&frame.into_data().unwrap());
+            }
+            all
+        });
+        for piece in ["ab", "cd"] {
+            let wanted = |cx: &mut Context<'_>| match feed.demand(cx) {
+                Demand::Wanted => {
+                    feed.put(piece.into(), Then::More, cx);
+                    Poll::Ready(())
+                }
+                _ => Poll::Pending,
+            };
+            poll_fn(wanted).await;
+        }
+        poll_fn(|cx| match feed.demand(cx) {
+            Demand::Wanted => Poll::Ready(feed.put(Bytes::new(), Then::End, cx)),
+            _ => Poll::Pending,
+        })
+        .await;
+        assert_eq!(reader.await.unwrap(), b"abcd");
+    }
+}
