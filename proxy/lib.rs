@@ -26,9 +26,11 @@
 //!    each dial. Every connection that we make ourselves, for HTTP too, is a
 //!    [`Leg`](pillion_base::net::Leg): the address that it comes from tells a pod's rules which side made it, and
 //!    [`returning`](pillion_base::net::returning) knows it, should wrong rules bring it back.
-//! 6. HTTP goes to [`http::server`](pillion_sidecar::http::server). HTTP/1: hyper reads it behind
+//! 6. HTTP goes to [`http::server`](pillion_sidecar::http::server). HTTP/1: hyper reads it
+//!    ([`http::hyper_server`](pillion_sidecar::http::hyper_server)) behind
 //!    [`http::guard`](pillion_sidecar::http::guard), which bounds how long a client may dawdle and puts a connection aside
-//!    that has been idle for a second; it holds no buffer until its next request. HTTP/2:
+//!    that has been idle for a second; it holds no buffer until its next request. With the feature `http1-engine-server`
+//!    [`http::h1_server`](pillion_sidecar::http::h1_server) does all that on an engine of our own. HTTP/2:
 //!    [`http::h2_server`](pillion_sidecar::http::h2_server), with a task for each stream. It stands on [`pillion_http::h2`],
 //!    which stands on the crate `h2`, here and towards endpoints.
 //! 7. Each request goes through the stack of its direction, below. One that becomes a tunnel
@@ -40,7 +42,7 @@
 //! Outbound, from the application to a service ([`outbound::stack`](pillion_sidecar::outbound::stack)); inbound is the
 //! same with [`closing`](pillion_sidecar::layers::closing) before the route, without the bound of a single attempt, and
 //! with a retry only where the application had just closed the connection that was taken from its pool:
-//! 1. `http::server::handle`, or `http::h2_server::carry` for a stream of HTTP/2, makes a [`Call`](pillion_sidecar::http::Call) (the request and what travels with it) and an
+//! 1. `http::hyper_server::handle`, or `http::h2_server::carry` for a stream of HTTP/2, makes a [`Call`](pillion_sidecar::http::Call) (the request and what travels with it) and an
 //!    [`Exchange`](pillion_sidecar::http::Exchange) (what is known of it, with its
 //!    [`attempts`](pillion_sidecar::exchange::attempts), until the last byte of its answer).
 //! 2. [`record`](pillion_sidecar::layers::record) sees every ending: metrics and access line come from here.

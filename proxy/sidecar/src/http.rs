@@ -9,11 +9,18 @@ pub mod answer;
 pub mod call;
 pub mod exchange;
 pub mod guard;
+pub mod h1_server;
 pub mod h2_server;
+pub mod hyper_server;
 pub mod linger;
 pub mod refusal;
 pub mod server;
 pub mod tunnel;
+
+#[cfg(feature = "http1-engine-server")]
+use h1_server as http1;
+#[cfg(not(feature = "http1-engine-server"))]
+use hyper_server as http1;
 
 pub use call::{Call, Failure};
 pub use exchange::Exchange;

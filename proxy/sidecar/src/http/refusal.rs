@@ -16,11 +16,12 @@ use crate::connection::Connection;
 use crate::exchange::{Ended, Facts, unmatched_service};
 use crate::worker::Worker;
 use pillion_base::net::Io;
+use pillion_http1::Fault;
 use pillion_model::Reason;
 use pillion_telemetry::{MethodLabel, RequestLabels, RequestRecord, Symbol};
 
 /// As much of a head is kept to be shown: nearly every head is smaller as a whole.
-const KEPT: usize = 4096;
+pub(super) const KEPT: usize = 4096;
 /// For the rest of a head that is refused whatever it says, then for the client to take its answer, and once more for
 /// it to leave. Clients send a head in one piece.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -129,6 +130,17 @@ pub(super) fn refuse_head(hypers: &[u8], head: &[u8], connection: &Connection, w
         },
     };
     refuse(&refusal, head, connection, worker)
+}
+
+/// The same of a head that is no HTTP/1 or is too large.
+pub(super) fn refuse_fault(fault: Fault, head: &[u8], connection: &Connection, worker: &Worker) -> Vec<u8> {
+    let reason = match fault {
+        Fault::LargeHead | Fault::ManyFields => Reason::HeadersTooLarge,
+        Fault::UnknownCoding => Reason::UnsupportedCoding,
+        _ => Reason::BadRequest,
+    };
+    let detail = format!("the request cannot be forwarded: {fault}");
+    refuse(&Refusal { reason, detail }, head, connection, worker)
 }
 
 /// Plaintext HTTP/1 where mTLS is required. Reads the head for what it says of itself, answers, and closes: each within

@@ -53,7 +53,8 @@ pub struct Asked {
 /// A connection or stream that will be bytes alone, once that is settled on both sides.
 enum On {
     Http1(OnUpgrade),
-    Http2(oneshot::Receiver<Io>),
+    /// Whoever has it hands it over.
+    Given(oneshot::Receiver<Io>),
     Ready(Io),
 }
 
@@ -122,6 +123,16 @@ pub fn asked<B: http_body::Body>(request: &mut Request<B>) -> Option<Asked> {
     Some(Asked::new(kind, on, request))
 }
 
+/// The same. Whoever has the connection hands it over when the client has its answer.
+pub fn asked_http1<B: http_body::Body>(request: &mut Request<B>) -> Option<(Asked, oneshot::Sender<Io>)> {
+    let kind = match *request.method() == Method::CONNECT {
+        true => TunnelKind::Connect,
+        false => TunnelKind::Upgrade(upgrade(request)?),
+    };
+    let (opens, opened) = oneshot::channel();
+    Some((Asked::new(kind, On::Given(opened), request), opens))
+}
+
 /// The same of HTTP/2. An extended CONNECT is an upgrade request from here on. Whoever has the stream hands it over
 /// when the client has its answer.
 pub fn asked_http2<B>(request: &mut Request<B>) -> Option<(Asked, oneshot::Sender<Io>)> {
@@ -133,7 +144,7 @@ pub fn asked_http2<B>(request: &mut Request<B>) -> Option<(Asked, oneshot::Sende
         Some(protocol) => TunnelKind::Upgrade(HeaderValue::from_str(protocol.as_str()).ok()?),
     };
     let (opens, opened) = oneshot::channel();
-    Some((Asked::new(kind, On::Http2(opened), request), opens))
+    Some((Asked::new(kind, On::Given(opened), request), opens))
 }
 
 impl Asked {
@@ -308,7 +319,7 @@ impl On {
     async fn io(self, bare: fn(Upgraded) -> Option<Io>) -> Option<Io> {
         match self {
             Self::Http1(on) => bare(on.await.ok()?),
-            Self::Http2(opened) => opened.await.ok(),
+            Self::Given(opened) => opened.await.ok(),
             Self::Ready(io) => Some(io),
         }
     }

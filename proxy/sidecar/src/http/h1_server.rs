@@ -1,0 +1,158 @@
+//! A downstream connection of HTTP/1 on the engine of `pillion_http1`.
+//!
+//! One task reads a head ([`waiting`]), carries the request through the stack in place and hands its content over as it
+//! comes ([`carrying`], [`content`]), and writes the answer ([`answering`]). What a request needs is boxed for as long
+//! as it lasts: a connection that waits holds its socket, a timer and a few words.
+//!
+//! Deliberately absent: what is HTTP and what is not. The engine knows that, and the stack what becomes of a request.
+
+mod answering;
+mod carrying;
+mod content;
+mod waiting;
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use pillion_http1::{Limits, Server};
+use tokio::sync::oneshot;
+
+use self::waiting::{Heard, Watch};
+use super::linger::linger;
+use crate::connection::Connection;
+use crate::detect::first_byte;
+use crate::http::call::AnsweringService;
+use crate::worker::Worker;
+use pillion_base::net::Io;
+use pillion_http::h1::buffer::{Inbox, Outbox};
+use pillion_http::stall::Stall;
+
+/// A client's connection.
+struct Downstream {
+    io: Io,
+    /// What came and was not taken yet.
+    inbox: Inbox,
+    /// So many of these bytes are content, as was found when the piece before them was taken.
+    judged: usize,
+    /// What is on its way to the client.
+    outbox: Outbox,
+    server: Server,
+    watch: Watch,
+    stall: Stall,
+    /// The client of the request that is answered looks at trailers.
+    takes_trailers: bool,
+    /// The answer ends with the connection: dropped before that, it is reset.
+    resets: bool,
+    connection: Arc<Connection>,
+    worker: Arc<Worker>,
+}
+
+/// How an exchange leaves its connection.
+enum Left {
+    /// For the next request.
+    GoesOn,
+    /// To be closed, in a way that takes nothing from a client that still reads.
+    Ends,
+    /// The client is gone, or must see that an answer is not whole.
+    Lost,
+    /// It is a tunnel's from here on.
+    Opaque(oneshot::Sender<Io>),
+}
+
+/// Until the client leaves.
+pub async fn serve<S: AnsweringService>(
+    io: Io,
+    connection: Arc<Connection>,
+    worker: Arc<Worker>,
+    mut stack: S,
+) {
+    let began = connection.began;
+    let mut downstream = Downstream::new(io, Watch::new(began), connection, worker);
+    loop {
+        let left = match poll_fn(|cx| downstream.poll_head(cx)).await {
+            Heard::Head(head) => Box::pin(carrying::carry(&mut downstream, head, &mut stack)).await,
+            Heard::Refused => downstream.refused().await,
+            Heard::Nothing => match Box::pin(downstream.rests()).await {
+                Some(wakes) => {
+                    downstream = wakes;
+                    Left::GoesOn
+                }
+                None => return,
+            },
+            Heard::Over => return,
+        };
+        match left {
+            Left::GoesOn => {}
+            Left::Ends => return Box::pin(downstream.ends()).await,
+            Left::Lost => return,
+            Left::Opaque(opens) => return drop(opens.send(downstream.into_io())), // dropped, the tunnel ends
+        }
+    }
+}
+
+impl Downstream {
+    fn new(io: Io, watch: Watch, connection: Arc<Connection>, worker: Arc<Worker>) -> Self {
+        Self {
+            io,
+            inbox: Inbox::default(),
+            judged: 0,
+            outbox: Outbox::default(),
+            server: Server::new(),
+            watch,
+            stall: Stall::default(),
+            takes_trailers: false,
+            resets: false,
+            connection,
+            worker,
+        }
+    }
+
+    /// Of the heads and trailers that come now.
+    fn limits(&self) -> Limits {
+        let limits = self.connection.head_limits(&self.worker.limits());
+        Limits { head_bytes: limits.bytes, fields: limits.fields, ..Limits::default() }
+    }
+
+    /// Ready when the client, or the kernel for it, has all that was written. A client that takes next to nothing is
+    /// given up.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.outbox.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        match self.outbox.poll_send(&mut self.io, cx) {
+            Poll::Pending => self.stall.poll(self.io.taken(), &self.worker.ground.timers, cx),
+            sent => {
+                self.stall.all_is_taken();
+                sent
+            }
+        }
+    }
+
+    /// A refusal stands in the outbox.
+    async fn refused(&mut self) -> Left {
+        match poll_fn(|cx| self.poll_send(cx)).await {
+            Ok(()) => Left::Ends,
+            Err(_gone) => Left::Lost,
+        }
+    }
+
+    /// Waits for a first byte, without a timer of its own and for as long as an idle connection may last.
+    async fn rests(self) -> Option<Self> {
+        let Self { io, connection, worker, .. } = self;
+        let work = &connection.place.work;
+        work.rest();
+        let io = first_byte(io, &worker, work).await.ok()?;
+        Some(Self::new(io, Watch::new(None), connection, worker))
+    }
+
+    async fn ends(self) {
+        linger(self.io, &self.connection.place.work).await;
+    }
+
+    fn into_io(mut self) -> Io {
+        self.io.put_back(self.inbox.into_bytes());
+        self.io
+    }
+}

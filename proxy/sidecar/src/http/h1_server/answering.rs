@@ -1,0 +1,219 @@
+//! The answer on its way to the client: its head and what is there of its content leave in one write.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::response::Parts;
+use http_body::{Body as _, Frame};
+use pillion_http1::{After, Error, Fields, Known, Length};
+use tokio::sync::oneshot;
+
+use super::content::{Client, Content};
+use super::{Downstream, Left};
+use crate::http::{Body, Response};
+use pillion_base::net::Io;
+
+/// No more of an answer is taken in while so much of it waits for the client.
+const ENOUGH: usize = 16 * 1024;
+
+/// How the writing of an answer went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Written {
+    Whole,
+    /// It has broken off, and the client has what came before.
+    Part,
+    /// The client is gone.
+    Lost,
+}
+
+/// Writes an answer to its end, and takes what is left of the request.
+pub(super) async fn answer(client: &mut Downstream, mut content: Content, response: Response) -> Left {
+    let (head, body) = response.into_parts();
+    if client.write_head(&head, length_of(&body)).is_err() {
+        return Left::Lost;
+    }
+    drop(head);
+    let mut body = Some(body).filter(|_| client.server.after().is_none());
+    let written = poll_fn(|cx| poll_written(client, &mut content, &mut body, cx)).await;
+    match written {
+        Written::Whole => {}
+        Written::Part if client.resets => return Left::Lost,
+        Written::Part => return Left::Ends,
+        Written::Lost => return Left::Lost,
+    }
+    if poll_fn(|cx| poll_rest(client, &mut content, cx)).await == Client::Left {
+        return Left::Lost;
+    }
+    client.after()
+}
+
+/// Tells the client that its tunnel is open, and gives its connection away.
+pub(super) async fn open(client: &mut Downstream, response: Response, opens: oneshot::Sender<Io>) -> Left {
+    let (head, _no_body) = response.into_parts();
+    if client.write_head(&head, Length::Empty).is_err() || poll_fn(|cx| client.poll_send(cx)).await.is_err() {
+        return Left::Lost;
+    }
+    match client.server.after() {
+        Some(After::Opaque) => Left::Opaque(opens),
+        _ => Left::Ends,
+    }
+}
+
+fn length_of(body: &Body) -> Length {
+    match body.size_hint().exact() {
+        _ if body.is_end_stream() => Length::Empty,
+        Some(length) => Length::Known(length),
+        None => Length::Chunked,
+    }
+}
+
+impl Downstream {
+    fn write_head(&mut self, head: &Parts, length: Length) -> Result<(), Error> {
+        let fields = Fields::of_map(&head.headers)?;
+        let is_last = self.connection.place.work.says_goodbye() || self.connection.is_dismissed.load(Relaxed);
+        if is_last || (fields.has(Known::Connection) && closes(&fields)) {
+            self.server.close_after();
+        }
+        self.server.write_head(head.status, None, &fields, length, self.outbox.end())?;
+        if self.server.is_until_close() {
+            self.resets = true; // only that shows that a part of it is missing
+            self.io.get_ref().reset_on_drop();
+        }
+        Ok(())
+    }
+
+    /// How the connection goes on, whose answer is whole.
+    fn after(&mut self) -> Left {
+        match self.server.after() {
+            Some(After::Next) => {
+                self.server.next();
+                Left::GoesOn
+            }
+            Some(After::Close | After::Linger) => {
+                if self.resets {
+                    self.io.get_ref().end_on_drop();
+                }
+                Left::Ends
+            }
+            Some(After::Opaque | After::Reset) | None => Left::Lost,
+        }
+    }
+}
+
+/// The stack wants this answer to be the last one.
+fn closes(fields: &Fields) -> bool {
+    fields.all(Known::Connection).any(|value| value.eq_ignore_ascii_case(b"close"))
+}
+
+/// Takes pieces of the content and writes them, to the end. `body`: none, when there is nothing more to come.
+fn poll_written(
+    client: &mut Downstream,
+    content: &mut Content,
+    body: &mut Option<Body>,
+    cx: &mut Context<'_>,
+) -> Poll<Written> {
+    loop {
+        let taken = take_in(client, body, cx);
+        match content.poll(client, cx) {
+            Client::Left => return Poll::Ready(Written::Lost),
+            Client::Sent => continue, // the answer may wait for who takes that
+            Client::Waits => {}
+        }
+        match client.poll_send(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_gone)) => return Poll::Ready(Written::Lost),
+            Poll::Pending => return Poll::Pending,
+        }
+        match taken {
+            Taken::All => return Poll::Ready(Written::Whole),
+            Taken::Broken => return Poll::Ready(Written::Part),
+            Taken::Waits => return Poll::Pending,
+            Taken::Enough => {}
+        }
+    }
+}
+
+/// What is known of an answer's content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    All,
+    /// A part; the rest is yet to come.
+    Waits,
+    /// A part; the rest can be had when this is written.
+    Enough,
+    Broken,
+}
+
+/// Takes in what is there of the content.
+fn take_in(client: &mut Downstream, body: &mut Option<Body>, cx: &mut Context<'_>) -> Taken {
+    while let Some(open) = body {
+        if client.outbox.len() >= ENOUGH {
+            return Taken::Enough;
+        }
+        let is_full = client.server.is_answer_written();
+        let frame = match Pin::new(&mut *open).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => Some(frame),
+            Poll::Ready(None) => None,
+            // It is as long as it was to be: nobody waits for what may follow.
+            Poll::Pending | Poll::Ready(Some(Err(_))) if is_full => None,
+            Poll::Pending => return Taken::Waits,
+            Poll::Ready(Some(Err(_told_by_the_exchange))) => {
+                client.server.cut();
+                break;
+            }
+        };
+        let is_last = frame.as_ref().is_none_or(Frame::is_trailers) || open.is_end_stream();
+        if client.write_frame(frame, is_last).is_err() {
+            client.server.cut();
+        } else if !is_last {
+            continue;
+        }
+        break;
+    }
+    *body = None;
+    if client.server.after() == Some(After::Reset) { Taken::Broken } else { Taken::All }
+}
+
+impl Downstream {
+    fn write_frame(&mut self, frame: Option<Frame<Bytes>>, is_last: bool) -> Result<(), Error> {
+        let mut trailers = None;
+        match frame.map(Frame::into_data) {
+            Some(Ok(data)) if !data.is_empty() => {
+                let frame = self.server.frame(data.len())?;
+                self.outbox.end().extend_from_slice(frame.before());
+                self.outbox.attach(data);
+                self.outbox.end().extend_from_slice(frame.after());
+            }
+            Some(Err(frame)) if self.takes_trailers => {
+                trailers = frame.trailers_ref().map(Fields::of_map).transpose()?;
+            }
+            _ => {}
+        }
+        if is_last {
+            self.server.finish(trailers.as_ref(), self.outbox.end())?;
+        }
+        Ok(())
+    }
+}
+
+/// What is left of the request once its answer is whole: who reads it may still want it.
+fn poll_rest(client: &mut Downstream, content: &mut Content, cx: &mut Context<'_>) -> Poll<Client> {
+    loop {
+        match content {
+            Content::Whole => return Poll::Ready(Client::Waits),
+            Content::Unread => {
+                client.drop_rest(cx);
+                return Poll::Ready(Client::Waits);
+            }
+            Content::Feeding(_) => {}
+        }
+        match content.poll(client, cx) {
+            Client::Left => return Poll::Ready(Client::Left),
+            Client::Waits if matches!(content, Content::Feeding(_)) => return Poll::Pending,
+            Client::Sent | Client::Waits => {}
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! One request through the stack, in the task of its connection.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Uri};
+use pillion_http1::{Fault, Fields, Known, Length, RequestHead};
+
+use super::content::{Client, Content};
+use super::{Downstream, Left, answering};
+use crate::http::call::AnsweringService;
+use crate::http::{Body, Call, Exchange, Response, headers, refusal, tunnel};
+use pillion_http::h1::request;
+use pillion_http::seen::Seen;
+
+/// From a head to the last byte of its answer.
+pub(super) async fn carry<S: AnsweringService>(
+    client: &mut Downstream,
+    head: RequestHead,
+    stack: &mut S,
+) -> Left {
+    let text = head.fields.text().clone();
+    client.takes_trailers = takes_trailers(&head.fields);
+    let (mut request, mut content) = match opened(head) {
+        Ok(opened) => opened,
+        Err(fault) => return client.refuse(fault, &text).await,
+    };
+    drop(text);
+    let mut seen = Seen::in_headers(request.headers());
+    let request_id = headers::request_id(request.headers(), &seen, &mut client.worker.ground.rng.lock());
+    let asked = tunnel::may_be_asked(&request, &seen).then(|| tunnel::asked_http1(&mut request)).flatten();
+    if asked.is_some() {
+        seen = Seen::in_headers(request.headers()); // what was asked for may have changed them
+    }
+    let exchange = Arc::new(Exchange::new(client.worker.clone(), client.connection.clone(), request_id));
+    client.watch.pause(exchange.started);
+    let mut call = Call::new(request, seen, exchange.clone());
+    call.common.tunnel = asked.as_ref().map(|(asked, _)| Box::new(asked.kind.clone()));
+    let answered = {
+        let mut carried = pin!(stack.call(call));
+        poll_fn(|cx| poll_answered(carried.as_mut(), client, &mut content, &exchange, cx)).await
+    };
+    let Some(response) = answered else { return Left::Lost };
+    match asked {
+        Some((asked, opens)) if tunnel::is_opened(&response) => {
+            let response = tunnel::open(asked, response, &exchange);
+            answering::open(client, response, opens).await
+        }
+        _ => answering::answer(client, content, response).await,
+    }
+}
+
+/// Trailers go to those who say that they look at them (RFC 9110, 6.5.1).
+fn takes_trailers(fields: &Fields) -> bool {
+    fields.has(Known::Te) && fields.elements(Known::Te).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
+}
+
+/// The request as the stack takes it, and how its content will come.
+fn opened(head: RequestHead) -> Result<(Request<Body>, Content), Fault> {
+    let (body, content) = match head.length {
+        length if length.is_empty() => (Body::empty(), Content::Whole),
+        length => {
+            let announced = if let Length::Known(length) = length { Some(length) } else { None };
+            let (feed, body) = request::channel(announced);
+            (Body::request(body), Content::Feeding(feed))
+        }
+    };
+    let mut request = Request::new(body);
+    *request.uri_mut() = Uri::from_maybe_shared(head.target_bytes()).or(Err(Fault::Target))?;
+    *request.headers_mut() = head.fields.to_map().or(Err(Fault::Field))?;
+    *request.version_mut() = head.version;
+    *request.method_mut() = head.method;
+    Ok((request, content))
+}
+
+/// The stack's answer. `None`: the client left before it came, and the stack is to forget the request.
+fn poll_answered(
+    mut carried: Pin<&mut impl Future<Output = Result<Response, Infallible>>>,
+    client: &mut Downstream,
+    content: &mut Content,
+    exchange: &Exchange,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Response>> {
+    loop {
+        let answered = carried.as_mut().poll(cx);
+        exchange.interim.take(cx, |interim| client.tell(&interim));
+        if let Poll::Ready(Ok(response)) = answered {
+            return Poll::Ready(Some(response));
+        }
+        match content.poll(client, cx) {
+            Client::Sent => continue,
+            Client::Waits => {}
+            Client::Left => return Poll::Ready(None),
+        }
+        return match client.poll_send(cx) {
+            Poll::Ready(Err(_gone)) => Poll::Ready(None),
+            _ => Poll::Pending,
+        };
+    }
+}
+
+impl Downstream {
+    /// An answer before the answer, to a client whose version has them.
+    fn tell(&mut self, interim: &http::Response<()>) {
+        if let Ok(fields) = Fields::of_map(interim.headers()) {
+            // Not written where the client's version has none, and what cannot be one is left out.
+            let _written = self.server.write_interim(interim.status(), &fields, self.outbox.end());
+        }
+    }
+
+    /// What the engine takes for a request and the stack cannot.
+    async fn refuse(&mut self, fault: Fault, head: &[u8]) -> Left {
+        let head = head.get(..refusal::KEPT).unwrap_or(head);
+        let answer = refusal::refuse_fault(fault, head, &self.connection, &self.worker);
+        self.outbox.end().extend_from_slice(&answer);
+        self.refused().await
+    }
+}

@@ -1,0 +1,182 @@
+//! The content of a request, from the client's bytes to who reads it; and a client that leaves meanwhile.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use http::StatusCode;
+use pillion_http1::{Ended, Error, Fault, Fields, FromClient, Limits, Server};
+
+use super::Downstream;
+use pillion_http::error::Broken;
+use pillion_http::h1::buffer::{Outbox, poll_fill, take};
+use pillion_http::h1::request::{Demand, Feed, Then};
+
+/// Pieces that are smaller than this together go on as one.
+const JOINED: usize = 4 * 1024;
+/// What is read and dropped of a content that nobody wants, where it has come already: then the connection can go on.
+const DROPPED: usize = 64 * 1024;
+
+/// How far the request is read.
+pub(super) enum Content {
+    /// Wholly.
+    Whole,
+    /// Its reader takes piece by piece.
+    Feeding(Feed),
+    /// Nobody wants the rest, or it is none.
+    Unread,
+}
+
+/// What the client has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Client {
+    /// Sent a piece, which its reader is to be asked to take.
+    Sent,
+    /// Nothing that matters now.
+    Waits,
+    Left,
+}
+
+impl Content {
+    /// Looks after the client while its request is carried and answered.
+    pub(super) fn poll(&mut self, client: &mut Downstream, cx: &mut Context<'_>) -> Client {
+        let feed = match self {
+            Self::Whole => return client.poll_left(cx),
+            Self::Unread => return Client::Waits,
+            Self::Feeding(feed) => feed,
+        };
+        match feed.demand(cx) {
+            Demand::NotNow => return Client::Waits,
+            Demand::Abandoned => {
+                *self = Self::Unread;
+                return Client::Waits;
+            }
+            Demand::Wanted => {}
+        }
+        let Poll::Ready((data, then)) = client.poll_piece(cx) else { return Client::Waits };
+        let next = match &then {
+            Then::More => None,
+            Then::Trailers(_) | Then::End => Some(Self::Whole),
+            Then::Broken(_) => Some(Self::Unread),
+        };
+        feed.put(data, then, cx);
+        if let Some(next) = next {
+            *self = next;
+        }
+        Client::Sent
+    }
+}
+
+impl Downstream {
+    /// The next piece of content, and what follows it as far as that is known.
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<(Bytes, Then)> {
+        let limits = self.limits();
+        let Self { io, inbox, outbox, server, judged, .. } = self;
+        inbox.with(|bytes| {
+            loop {
+                if let Some(piece) = next_piece(server, judged, bytes, &limits) {
+                    return Poll::Ready(piece);
+                }
+                if server.is_expecting() {
+                    ask(server, outbox);
+                }
+                match ready!(poll_fill(io, bytes, cx)) {
+                    Ok(1..) => {}
+                    Ok(_) => return Poll::Ready((Bytes::new(), ended(server))),
+                    Err(error) => return Poll::Ready((Bytes::new(), Then::Broken(error.into()))),
+                }
+            }
+        })
+    }
+
+    /// Whether the client has left while its request is answered. What it says meanwhile is its next request: one read
+    /// of that is kept, and no more is read.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Client {
+        if !self.inbox.is_empty() {
+            return Client::Waits;
+        }
+        let Self { io, inbox, .. } = self;
+        match inbox.with(|bytes| poll_fill(io, bytes, cx)) {
+            Poll::Pending | Poll::Ready(Ok(1..)) => Client::Waits,
+            Poll::Ready(_ended) => Client::Left,
+        }
+    }
+
+    /// Drops what has come of a content that nobody wants.
+    pub(super) fn drop_rest(&mut self, cx: &mut Context<'_>) {
+        let mut dropped = 0;
+        while !self.server.is_request_read() && dropped < DROPPED {
+            match self.poll_piece(cx) {
+                Poll::Ready((data, Then::More | Then::End | Then::Trailers(_))) => dropped += data.len(),
+                _ => return,
+            }
+        }
+    }
+}
+
+/// The client waits to be asked for its content.
+fn ask(server: &mut Server, outbox: &mut Outbox) {
+    // Once the answer has begun nobody is asked any more.
+    let _written = server.write_interim(StatusCode::CONTINUE, &Fields::default(), outbox.end());
+}
+
+fn ended(server: &mut Server) -> Then {
+    if server.read_end() == Ended::Whole { Then::End } else { Then::Broken(Broken::Ended) }
+}
+
+/// A piece of what has come. `judged`: see [`Downstream`].
+fn next_piece(
+    server: &mut Server,
+    judged: &mut usize,
+    bytes: &mut BytesMut,
+    limits: &Limits,
+) -> Option<(Bytes, Then)> {
+    let (mut first, mut joined) = (Bytes::new(), BytesMut::new());
+    let then = loop {
+        let length = match std::mem::take(judged) {
+            0 => match next_event(server, bytes, limits) {
+                Ok(length) => length,
+                Err(then) => break then,
+            },
+            length => length,
+        };
+        let so_far = first.len().max(joined.len());
+        if so_far == 0 {
+            first = take(bytes, length);
+        } else if so_far + length <= JOINED {
+            if joined.is_empty() {
+                joined.reserve(JOINED);
+                joined.extend_from_slice(&first);
+            }
+            joined.extend_from_slice(bytes.get(..length).unwrap_or_default());
+            bytes.advance(length.min(bytes.len()));
+        } else {
+            *judged = length;
+            break Then::More;
+        }
+    };
+    let data = if joined.is_empty() { first } else { joined.freeze() };
+    match (data.is_empty(), &then) {
+        (true, Then::More) => None,
+        _ => Some((data, then)),
+    }
+}
+
+/// So many bytes of content are next, or something else is.
+fn next_event(server: &mut Server, bytes: &mut BytesMut, limits: &Limits) -> Result<usize, Then> {
+    match server.read(bytes, limits) {
+        Err(Error::Request(fault)) => Err(Then::Broken(fault.into())),
+        Err(_) => Err(Then::Broken(Broken::Ended)),
+        Ok((used, event)) => {
+            bytes.advance(used);
+            match event {
+                FromClient::Data(length) => Ok(length),
+                FromClient::End => Err(Then::End),
+                FromClient::Trailers(fields) => Err(match (fields.to_map(), server.read(bytes, limits)) {
+                    (Ok(trailers), Ok((_, FromClient::End))) => Then::Trailers(trailers),
+                    _ => Then::Broken(Fault::Trailers.into()),
+                }),
+                FromClient::More | FromClient::Head(_) => Err(Then::More),
+            }
+        }
+    }
+}

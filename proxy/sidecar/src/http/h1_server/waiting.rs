@@ -1,0 +1,175 @@
+//! Between two requests: a head that comes, and a client that does not send one.
+
+use std::future::Future as _;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Buf as _;
+use http::Version;
+use pillion_http1::{Error, FromClient, RequestHead};
+use tokio::time::Instant;
+
+use super::Downstream;
+use crate::connection::Connection;
+use crate::http::refusal;
+use crate::worker::Worker;
+use pillion_base::deadline::Deadline;
+use pillion_base::unfinished::{READER, Share};
+use pillion_http::h1::buffer::poll_fill;
+
+/// A connection that was idle for so long is put aside: its timer goes, and the drain does not wait for it.
+const REST_AFTER: Duration = Duration::from_secs(1);
+
+/// What a client says after an answer, or at first.
+pub(super) enum Heard {
+    Head(RequestHead),
+    /// What is no request. The answer to it waits in the outbox.
+    Refused,
+    /// It is silent.
+    Nothing,
+    /// It has left, or has had its time.
+    Over,
+}
+
+/// How long a client may take.
+pub(super) struct Watch {
+    /// Something came that is not a whole head.
+    has_begun: bool,
+    /// When it came.
+    since: Option<Instant>,
+    /// When the last request came; when its answer had left, where that took longer than [`REST_AFTER`].
+    last: Instant,
+    /// Bytes have come, or an answer has left, since the timer was looked at.
+    has_moved: bool,
+    timer: Option<Deadline>,
+    /// Of what all heads hold that are not whole.
+    share: Option<Box<Share>>,
+}
+
+/// What a client has made of its time.
+enum Patience {
+    Silent,
+    Late,
+    /// Its head was the oldest of all that are not whole, and they hold too much.
+    GivenUp,
+}
+
+impl Downstream {
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
+        let limits = self.limits();
+        let Self { io, inbox, outbox, server, watch, connection, worker, .. } = self;
+        inbox.with(|bytes| {
+            loop {
+                if !bytes.is_empty() {
+                    match server.read(bytes, &limits) {
+                        Ok((used, event)) => {
+                            bytes.advance(used);
+                            if let FromClient::Head(head) = event {
+                                return Poll::Ready(Heard::Head(head));
+                            }
+                        }
+                        Err(error) => {
+                            refuse(error, bytes, outbox.end(), (connection, worker));
+                            bytes.clear();
+                            return Poll::Ready(Heard::Refused);
+                        }
+                    }
+                }
+                let Poll::Ready(read) = poll_fill(io, bytes, cx) else {
+                    let patience = ready!(watch.poll(bytes.len(), (connection, worker), cx));
+                    return Poll::Ready(impatient(patience, bytes, (connection, worker)));
+                };
+                if !matches!(read, Ok(1..)) {
+                    return Poll::Ready(Heard::Over);
+                }
+                watch.note_read();
+            }
+        })
+    }
+}
+
+fn refuse(error: Error, head: &[u8], out: &mut Vec<u8>, (connection, worker): (&Connection, &Worker)) {
+    let Error::Request(fault) = error else { return };
+    let head = head.get(..refusal::KEPT).unwrap_or(head);
+    out.extend_from_slice(&refusal::refuse_fault(fault, head, connection, worker));
+}
+
+fn impatient(patience: Patience, head: &[u8], (connection, worker): (&Connection, &Worker)) -> Heard {
+    match patience {
+        Patience::Silent => return Heard::Nothing,
+        Patience::Late => {}
+        Patience::GivenUp => {
+            let head = head.get(..refusal::KEPT).unwrap_or(head);
+            refusal::note_given_up(head, Version::HTTP_11, connection, worker);
+        }
+    }
+    Heard::Over
+}
+
+impl Watch {
+    /// `since`: when the first byte came, where it has.
+    pub(super) fn new(since: Option<Instant>) -> Self {
+        let last = since.unwrap_or_else(Instant::now);
+        Self { has_begun: false, since, last, has_moved: false, timer: None, share: None }
+    }
+
+    /// A request has come whole: who carries it watches over the client from here on.
+    pub(super) fn pause(&mut self, now: Instant) {
+        (self.has_begun, self.since, self.last, self.has_moved) = (false, None, now, true);
+        self.share = None;
+    }
+
+    const fn note_read(&mut self) {
+        (self.has_begun, self.has_moved) = (true, true);
+    }
+
+    /// Nothing to read, and `held` bytes of a head: is that still all right?
+    fn poll(
+        &mut self,
+        held: usize,
+        (connection, worker): (&Connection, &Worker),
+        cx: &mut Context<'_>,
+    ) -> Poll<Patience> {
+        if self.since.is_none() && (self.has_begun || held > 0) {
+            self.since = Some(Instant::now());
+        }
+        let Some(since) = self.since else { return self.poll_silence(worker, cx) };
+        if held > 0 {
+            let begin = || Box::new(worker.ground.unfinished.begin(connection.side()));
+            let share = self.share.get_or_insert_with(begin);
+            share.hold(READER + held);
+            if share.poll_given_up(cx).is_ready() {
+                return Poll::Ready(Patience::GivenUp);
+            }
+        }
+        let at = since + worker.limits().header_timeout;
+        self.poll_timer(at, worker, cx).map(|_at_once| Patience::Late)
+    }
+
+    fn poll_silence(&mut self, worker: &Worker, cx: &mut Context<'_>) -> Poll<Patience> {
+        let at_once = ready!(self.poll_timer(self.last + REST_AFTER, worker, cx));
+        if at_once {
+            // The answer took longer than that.
+            self.last = Instant::now();
+            ready!(self.poll_timer(self.last + REST_AFTER, worker, cx));
+        }
+        Poll::Ready(Patience::Silent)
+    }
+
+    /// Ready at that moment; says whether it had come already when bytes came or an answer left. A timer that is set,
+    /// and had not fired a moment ago, will wake us when it does: that spares a look at it for each request.
+    fn poll_timer(&mut self, at: Instant, worker: &Worker, cx: &mut Context<'_>) -> Poll<bool> {
+        let has_moved = std::mem::take(&mut self.has_moved);
+        match &mut self.timer {
+            Some(timer) if has_moved && timer.is_set_between(self.last, at) => {
+                timer.move_to(at);
+                return Poll::Pending;
+            }
+            Some(timer) => timer.move_to(at),
+            None => {}
+        }
+        let timer = self.timer.get_or_insert_with(|| worker.ground.timers.deadline(at));
+        Pin::new(timer).poll(cx).map(|()| has_moved)
+    }
+}
