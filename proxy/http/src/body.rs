@@ -3,10 +3,10 @@
 //! A request or response is not over with its headers: permits, connections, counters and the access line wait
 //! for the last byte. They ride on the body as one boxed [`Tail`], so that nothing needs a wrapper of its own.
 
-use std::future::Future as _;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{self, Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,21 +19,25 @@ use crate::breaking::Breaking;
 use crate::error::BodyError;
 use crate::expect::Gated;
 use crate::framing::may_be_trailer;
-use crate::h1::request;
+use crate::h1::{client as h1_client, request};
+use crate::h2;
 use crate::h2::client::Answer;
 use crate::h2::send::OutgoingBody;
-use crate::h2::{self, Tunnel};
 use crate::headers::{remove_if, remove_untrusted, remove_untrusted_trailers};
 use crate::replay::Replay;
 use crate::seen::Seen;
 use crate::transfer::{Carrier, Ending, Observer};
 use pillion_base::deadline::Deadline;
+use pillion_base::net::{Io, Prefixed, Transport};
 use pillion_model::Reason;
 
 pub struct Body {
     kind: BodyKind,
     tail: Option<Tail>,
 }
+
+/// The upstream's half of a tunnel, once its answer has been read. `None`: it came to nothing.
+pub type Opening = Pin<Box<dyn Future<Output = Option<Io>> + Send>>;
 
 enum BodyKind {
     Empty,
@@ -45,8 +49,10 @@ enum BodyKind {
     Http2(h2::Incoming),
     /// Of a request that came over HTTP/1.
     Request(Box<request::Incoming>),
+    /// Of an answer that came over HTTP/1.
+    Answer(Box<h1_client::Incoming>),
     /// The upstream's half of a tunnel, until somebody takes it; as a body it is empty.
-    Tunnel(Box<Tunnel>),
+    Tunnel(Opening),
     /// A request body that may be sent again.
     Replay(Box<Replay<Body>>),
     /// A request body that the upstream asks for.
@@ -89,14 +95,14 @@ impl Body {
         Self { kind: BodyKind::Request(Box::new(incoming)), tail: None }
     }
 
-    pub fn tunnel(tunnel: Tunnel) -> Self {
-        Self { kind: BodyKind::Tunnel(Box::new(tunnel)), tail: None }
+    pub fn tunnel(opening: Opening) -> Self {
+        Self { kind: BodyKind::Tunnel(opening), tail: None }
     }
 
-    /// The upstream's half of a tunnel, where it came over HTTP/2.
-    pub fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
+    /// The upstream's half of a tunnel, where the answer opens one.
+    pub fn take_tunnel(&mut self) -> Option<Opening> {
         match std::mem::replace(&mut self.kind, BodyKind::Empty) {
-            BodyKind::Tunnel(tunnel) => Some(tunnel),
+            BodyKind::Tunnel(opening) => Some(opening),
             other => {
                 self.kind = other;
                 None
@@ -139,6 +145,10 @@ impl Body {
             BodyKind::Request(mut incoming) => {
                 incoming.remove_trailers(names);
                 BodyKind::Request(incoming)
+            }
+            BodyKind::Answer(mut incoming) => {
+                incoming.remove_trailers(names);
+                BodyKind::Answer(incoming)
             }
             other => other,
         };
@@ -205,6 +215,9 @@ impl Body {
             BodyKind::Request(incoming) => http_body::Body::poll_frame(Pin::new(&mut **incoming), cx)
                 .map_ok(|frame| only_trailers(frame, incoming.named(), is_answer))
                 .map_err(BodyError::Http1),
+            BodyKind::Answer(incoming) => http_body::Body::poll_frame(Pin::new(&mut **incoming), cx)
+                .map_ok(|frame| only_trailers(frame, incoming.named(), is_answer))
+                .map_err(BodyError::Http1),
             BodyKind::Replay(replay) => http_body::Body::poll_frame(Pin::new(&mut **replay), cx),
             BodyKind::Gated(gated) => http_body::Body::poll_frame(Pin::new(&mut **gated), cx),
         }
@@ -241,6 +254,7 @@ impl http_body::Body for Body {
             BodyKind::Named(named) => named.incoming.is_end_stream(),
             BodyKind::Http2(incoming) => incoming.is_end_stream(),
             BodyKind::Request(incoming) => incoming.is_end_stream(),
+            BodyKind::Answer(incoming) => incoming.is_end_stream(),
             BodyKind::Replay(replay) => replay.is_end_stream(),
             BodyKind::Gated(gated) => gated.is_end_stream(),
         }
@@ -254,6 +268,7 @@ impl http_body::Body for Body {
             BodyKind::Named(named) => named.incoming.size_hint(),
             BodyKind::Http2(incoming) => incoming.size_hint(),
             BodyKind::Request(incoming) => incoming.size_hint(),
+            BodyKind::Answer(incoming) => incoming.size_hint(),
             BodyKind::Replay(replay) => replay.size_hint(),
             BodyKind::Gated(gated) => gated.size_hint(),
         }
@@ -289,7 +304,24 @@ impl From<Answer> for Body {
         match answer {
             Answer::Empty => Self::empty(),
             Answer::Incoming(incoming) => Self::http2(incoming),
-            Answer::Tunnel(tunnel) => Self::tunnel(tunnel),
+            Answer::Tunnel(tunnel) => {
+                let io = Prefixed::new(Transport::Inside(Box::new(tunnel)));
+                Self::tunnel(Box::pin(ready(Some(io))))
+            }
+        }
+    }
+}
+
+/// What answers a request that was sent over HTTP/1.
+impl From<h1_client::Answer> for Body {
+    fn from(answer: h1_client::Answer) -> Self {
+        match answer {
+            h1_client::Answer::Empty => Self::empty(),
+            h1_client::Answer::Full(data) => Self::full(data),
+            h1_client::Answer::Incoming(incoming) => {
+                Self { kind: BodyKind::Answer(Box::new(incoming)), tail: None }
+            }
+            h1_client::Answer::Tunnel(io) => Self::tunnel(Box::pin(ready(Some(*io)))),
         }
     }
 }
@@ -423,7 +455,7 @@ impl ResponseTail {
         }
         let Some(deadline) = &mut self.deadline else { return Poll::Pending };
         loop {
-            ready!(Pin::new(&mut *deadline).poll(cx));
+            task::ready!(Pin::new(&mut *deadline).poll(cx));
             let now = Instant::now();
             if self.hard_stop.is_some_and(|stop| now >= stop) {
                 return self.cut(Reason::MaxDuration);

@@ -35,6 +35,8 @@ pub enum Broken {
     Malformed(#[from] Fault),
     #[error("the peer ended in the middle of it")]
     Ended,
+    #[error("the request that it answers broke off")]
+    Request,
     #[error("the connection failed in the middle of it: {0}")]
     Failed(#[from] io::Error),
 }

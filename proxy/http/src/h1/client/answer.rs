@@ -1,0 +1,88 @@
+//! The body of an answer, which reads the connection as it is read.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderName;
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use pillion_http1::Length;
+
+use super::wire::Wire;
+use crate::error::Broken;
+use crate::h1::request::Then;
+
+pub struct Incoming {
+    wire: Arc<Mutex<Wire>>,
+    /// Came and was not handed on.
+    data: Bytes,
+    /// What follows that.
+    then: Then,
+    /// Of the announced length: what was not handed on.
+    left: Option<u64>,
+    /// Trailers that are for the upstream's connection alone.
+    names: Vec<HeaderName>,
+}
+
+impl Incoming {
+    pub(super) const fn new(wire: Arc<Mutex<Wire>>, length: Length, data: Bytes, then: Then) -> Self {
+        let left = match length {
+            Length::Empty => Some(0),
+            Length::Known(length) => Some(length),
+            Length::Chunked | Length::UntilClose => None,
+        };
+        Self { wire, data, then, left, names: Vec::new() }
+    }
+
+    /// Removes these from the trailers.
+    pub fn remove_trailers(&mut self, names: Vec<HeaderName>) {
+        self.names = names;
+    }
+
+    /// What `Connection` named, and is no trailer either.
+    pub fn named(&self) -> &[HeaderName] {
+        &self.names
+    }
+}
+
+impl http_body::Body for Incoming {
+    type Data = Bytes;
+    type Error = Broken;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        let this = &mut *self;
+        if this.data.is_empty() && matches!(this.then, Then::More) {
+            (this.data, this.then) = ready!(this.wire.lock().poll_content(cx));
+        }
+        if !this.data.is_empty() {
+            let data = std::mem::take(&mut this.data);
+            this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        match std::mem::replace(&mut this.then, Then::End) {
+            Then::More | Then::End => Poll::Ready(None),
+            Then::Trailers(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
+            Then::Broken(why) => Poll::Ready(Some(Err(why))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.data.is_empty() && matches!(self.then, Then::End)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// Nobody reads on, so nobody sends the rest of the request.
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.wire.lock().drop_upload();
+    }
+}
