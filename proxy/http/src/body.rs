@@ -37,7 +37,7 @@ pub struct Body {
 }
 
 /// The upstream's half of a tunnel, once its answer has been read. `None`: it came to nothing.
-pub type Opening = Pin<Box<dyn Future<Output = Option<Io>> + Send>>;
+pub type Opening = Pin<Box<dyn Future<Output = Option<Io>> + Send + Sync>>;
 
 enum BodyKind {
     Empty,

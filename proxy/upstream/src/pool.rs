@@ -6,15 +6,16 @@
 //! A pool opens no connection and knows no cluster: [`crate::lease`] does both. What it must know of its cluster it holds
 //! as [`Terms`].
 
-mod departing;
-mod fields;
-mod hold;
+mod aftermath;
+#[cfg(not(feature = "http1-engine-client"))]
+pub(crate) mod http1;
+#[cfg(feature = "http1-engine-client")]
+#[path = "pool/http1_engine.rs"]
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod lease;
 mod send_failure;
 pub(crate) mod shard;
-mod transport;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -25,11 +26,9 @@ use tokio::time::Instant;
 use crate::slots::Waiting;
 use shard::Shard;
 
-pub use departing::Departing;
 pub use lease::Lease;
 pub use send_failure::SendFailure;
 pub(crate) use send_failure::reason_http2;
-pub use transport::AnswerFirst;
 
 /// How often pools are looked through for connections that were idle too long.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(1);

@@ -5,7 +5,7 @@
 //! wants is written at its edge. Nothing that a client sends before the answer goes further than hyper's buffer.
 //! An upgrade to `h2c` is no tunnel but another way to speak HTTP/2, long deprecated (RFC 9113, 3.1): ignored.
 
-use std::future::Future;
+use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -25,10 +25,10 @@ use super::{Body, Exchange, Response};
 use crate::state::Route;
 use crate::tcp;
 use crate::worker::Worker;
-use pillion_base::net::{Io, Prefixed, Transport};
+use pillion_base::net::Io;
+use pillion_http::body::Opening;
 use pillion_http::seen::Seen;
 use pillion_telemetry::{Held, Protocol as Carried};
-use pillion_upstream::pool::{AnswerFirst, Departing};
 
 const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
 const SEC_WEBSOCKET_ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
@@ -55,7 +55,8 @@ enum On {
     Http1(OnUpgrade),
     /// Whoever has it hands it over.
     Given(oneshot::Receiver<Io>),
-    Ready(Io),
+    /// The upstream's.
+    Answered(Opening),
 }
 
 /// Carries what runs inside a CONNECT, to its end. Given by the side that answered it.
@@ -211,11 +212,8 @@ pub fn ask(request: &mut Request<Body>, kind: &TunnelKind, is_http2: bool) {
 /// Takes the upstream's half off an answer that opens the tunnel.
 pub fn accept(response: &mut Response, route: &Arc<Route>) -> Accepted {
     let to = response.headers().get(header::UPGRADE).cloned();
-    let on = match response.body_mut().take_tunnel() {
-        Some(tunnel) => On::Ready(Prefixed::new(Transport::Inside(tunnel))),
-        None => On::Http1(hyper::upgrade::on(response)),
-    };
-    Accepted::new(Upstream::Switched { on: Box::new(on), to, route: route.clone() })
+    let opening = response.body_mut().take_tunnel().unwrap_or_else(|| Box::pin(ready(None)));
+    Accepted::new(Upstream::Switched { on: Box::new(On::Answered(opening)), to, route: route.clone() })
 }
 
 impl Accepted {
@@ -255,7 +253,7 @@ pub fn open(asked: Asked, mut response: Response, exchange: &Exchange) -> Respon
         Upstream::Inside(enter) => {
             log_opened(&asked, None, &mut response);
             tokio::spawn(async move {
-                if let Some(io) = asked.on.io(downstream).await {
+                if let Some(io) = asked.on.io().await {
                     enter(io).await;
                 }
                 drop(connection);
@@ -307,20 +305,20 @@ fn nonce() -> HeaderValue {
 /// Carries bytes until the tunnel ends, which ends the exchange too.
 async fn join(ours: On, theirs: On, mut tail: Box<ResponseTail>, route: &Route, worker: &Worker) {
     // Dropped without an end, the tail tells that the client went away.
-    let Some(mut downstream) = ours.io(downstream).await else { return };
+    let Some(mut downstream) = ours.io().await else { return };
     downstream.get_ref().reset_on_drop(); // it was told that the tunnel is open
-    let Some(mut upstream) = theirs.io(upstream).await else { return };
+    let Some(mut upstream) = theirs.io().await else { return };
     let ended = tcp::carry(&mut downstream, &mut upstream, route, worker).await;
     tail.tunnel_ended(ended.received, ended.sent, tcp::reason(&ended.how));
 }
 
 impl On {
-    /// `None`: it came to nothing. `bare` takes the connection back from hyper.
-    async fn io(self, bare: fn(Upgraded) -> Option<Io>) -> Option<Io> {
+    /// `None`: it came to nothing.
+    async fn io(self) -> Option<Io> {
         match self {
-            Self::Http1(on) => bare(on.await.ok()?),
+            Self::Http1(on) => downstream(on.await.ok()?),
             Self::Given(opened) => opened.await.ok(),
-            Self::Ready(io) => Some(io),
+            Self::Answered(opening) => opening.await,
         }
     }
 }
@@ -328,13 +326,6 @@ impl On {
 fn downstream(upgraded: Upgraded) -> Option<Io> {
     let parts = upgraded.downcast::<TokioIo<Guarded>>().ok()?;
     let mut io = parts.io.into_inner().into_io();
-    io.put_back(parts.read_buf);
-    Some(io)
-}
-
-fn upstream(upgraded: Upgraded) -> Option<Io> {
-    let parts = upgraded.downcast::<TokioIo<Departing<AnswerFirst>>>().ok()?;
-    let mut io = parts.io.into_inner().into_inner()?.into_io();
     io.put_back(parts.read_buf);
     Some(io)
 }

@@ -1,36 +1,43 @@
 //! A connection of HTTP/1, which serves one request at a time.
 //!
 //! hyper reads and writes it on a task of its own. What hyper leaves to be desired stands around it: an answer that came
-//! before an error in sending ([`super::transport`]), answers with many fields ([`super::fields`]), an end in the middle
-//! of an exchange ([`super::hold`], [`super::departing`]).
+//! before an error in sending ([`transport`]), answers with many fields ([`fields`]), an end in the middle of an exchange
+//! ([`hold`], [`departing`]).
+
+mod departing;
+mod explain;
+mod fields;
+mod hold;
+mod transport;
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use pillion_model::policy::ConnectionPolicy;
 use tokio::time::Instant;
 
-use super::departing::{Aftermath, Departing};
-use super::fields::{Expected, ROOM, TooMany};
-use super::hold::{Hold, run_while_held};
-use super::transport::AnswerFirst;
-use super::{About, Counted, Idle};
+use self::departing::{Aftermath, Departing};
+use self::explain::explain;
+use self::fields::{Expected, ROOM, TooMany};
+use self::hold::{Hold, run_while_held};
+use self::transport::AnswerFirst;
+use super::shard::REST_OF_REQUEST;
+use super::{About, Counted, Idle, SendFailure};
 use crate::slots::Slot;
 use pillion_base::limits::Permit;
 use pillion_base::net::Io;
-use pillion_http::Body;
+use pillion_http::h1::client::Rest;
 use pillion_http::head::HeadLimits;
+use pillion_http::transfer::Observer;
+use pillion_http::{Body, Response};
 use pillion_telemetry::Held;
 use pillion_tls::admission::{Admission, Failure};
-
-/// For an upstream that has answered, to read what is left of the request in our buffer. A server that means to read
-/// it does so at once; one that does not must not keep the connection.
-const REST_OF_REQUEST: Duration = Duration::from_secs(5);
 
 /// What the connection holds while it is open: with it, whoever has it, which is hyper's task, or the tunnel that the
 /// connection became.
@@ -53,7 +60,7 @@ pub(crate) struct Http1 {
     guards: Guards,
     limits: HeadLimits,
     /// Its last request was written in part, and the rest of it is gone.
-    pub(super) is_cut_short: bool,
+    is_cut_short: bool,
 }
 
 /// A connection on which HTTP/1 was begun, and which nobody runs yet.
@@ -98,14 +105,28 @@ impl Opened {
 }
 
 impl Http1 {
-    /// Sends a request and waits for the head of its answer. An error comes with the request where that was not sent.
+    /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(
         &mut self,
         request: Request<Body>,
-    ) -> Result<http::Response<Incoming>, Unanswered> {
+        _interim_answers_are_hypers: &dyn Observer,
+    ) -> Result<Response, SendFailure> {
+        // It served a request before, so the peer may have hung up since.
+        let was_used = self.about.uses > 0;
         self.about.uses += 1;
-        self.expected.expect();
         let method = request.method().clone();
+        match self.ask(request, method.clone()).await {
+            Ok(response) => Ok(with_body(response, &method)),
+            Err((error, unsent)) => Err(explain(&error, unsent, was_used)),
+        }
+    }
+
+    async fn ask(
+        &mut self,
+        request: Request<Body>,
+        method: Method,
+    ) -> Result<http::Response<Incoming>, Unanswered> {
+        self.expected.expect();
         match self.send.try_send_request(request).await {
             Ok(response) => Ok(response),
             Err(mut error) => match kept_from_hyper(error.error()) {
@@ -162,6 +183,16 @@ impl Http1 {
         self.is_closed() || self.about.is_worn(policy)
     }
 
+    /// How it goes on when its exchange has ended whole. What is left to be written is hyper's to write.
+    pub(super) const fn after(&self) -> Rest {
+        if self.is_cut_short { Rest::Over } else { Rest::Ready }
+    }
+
+    /// Writes the last bytes of a request that was answered whole.
+    pub(super) async fn written(&self) -> bool {
+        true
+    }
+
     /// It is not in use from here on.
     pub(super) fn rest(&mut self) {
         self.idle = Idle::default();
@@ -176,6 +207,25 @@ impl Http1 {
         };
         self.send.is_closed() || self.idle.is_over(most, now)
     }
+}
+
+/// Where the answer opens a tunnel, its body is that.
+fn with_body(mut response: http::Response<Incoming>, method: &Method) -> Response {
+    let is_tunnel = response.status() == StatusCode::SWITCHING_PROTOCOLS
+        || (*method == Method::CONNECT && response.status().is_success());
+    if !is_tunnel {
+        return response.map(Body::incoming);
+    }
+    let upgrade = hyper::upgrade::on(&mut response);
+    response.map(|_empty| Body::tunnel(Box::pin(async { bare(upgrade.await.ok()?) })))
+}
+
+/// Takes the connection back from hyper.
+fn bare(upgraded: Upgraded) -> Option<Io> {
+    let parts = upgraded.downcast::<TokioIo<Departing<AnswerFirst>>>().ok()?;
+    let mut io = parts.io.into_inner().into_inner()?.into_io();
+    io.put_back(parts.read_buf);
+    Some(io)
 }
 
 /// The connection, where an answer's many fields were kept from hyper.

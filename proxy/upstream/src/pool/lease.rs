@@ -7,7 +7,7 @@ use http::Request;
 use super::About;
 use super::http1::Http1;
 use super::http2::Http2;
-use super::send_failure::{SendFailure, by_tls, explain, explain_failed, says_goodbye, was_refused};
+use super::send_failure::{SendFailure, by_tls, explain_failed, says_goodbye, was_refused};
 use super::shard::Shard;
 use pillion_base::limits::Permit;
 use pillion_http::transfer::Observer;
@@ -105,15 +105,9 @@ impl Lease {
     ) -> Result<Response, SendFailure> {
         self.is_busy = true;
         self.carries = (!request.body().is_empty()).then(|| observer.clone() as Arc<dyn Observer>);
-        // It served a request before, so the peer may have hung up since.
         let was_used = self.is_reused();
         match &mut self.kind {
-            Some(LeaseKind::Http1(conn)) => {
-                let sent = conn.send(request).await;
-                self.is_last |= conn.is_cut_short;
-                sent.map(|response| response.map(Body::incoming))
-                    .map_err(|(error, unsent)| explain(&error, unsent, was_used))
-            }
+            Some(LeaseKind::Http1(conn)) => conn.send(request, &**observer).await,
             Some(LeaseKind::Http2(conn)) => {
                 let sent = conn.send.send(request, &**observer).await;
                 sent.map(|response| response.map(Body::from)).map_err(|failed| {
@@ -147,7 +141,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         match self.kind.take() {
-            Some(LeaseKind::Http1(conn)) if !self.is_busy => self.shard.offer_http1(conn),
+            Some(LeaseKind::Http1(conn)) if !self.is_busy => self.shard.take_back(conn),
             Some(LeaseKind::Http2(conn)) => self.shard.release_stream(&conn),
             Some(LeaseKind::Http1(conn)) => conn.cut(self.permit.take().filter(Permit::is_scarce)),
             None => {}

@@ -13,7 +13,7 @@ pub struct SendFailure {
     pub reason: Reason,
     pub detail: String,
     pub sent: Sent,
-    /// hyper found more fields or bytes in the answer's head than it was told to read.
+    /// The answer's head has more fields or bytes than may be read.
     pub is_large_head: bool,
     /// See [`Error::is_our_fault`](pillion_base::error::Error::is_our_fault).
     pub is_our_fault: bool,
@@ -21,22 +21,8 @@ pub struct SendFailure {
     pub unsent: Option<Box<Request<Body>>>,
 }
 
-/// hyper's error in the words of the interface, and whether the request may have had an effect.
-pub(super) fn explain(error: &hyper::Error, unsent: Option<Request<Body>>, was_used: bool) -> SendFailure {
-    let reason = reason(error);
-    let sent = sent(reason, unsent.is_some(), was_used);
-    SendFailure {
-        reason,
-        detail: text(error),
-        sent,
-        is_large_head: error.is_parse_too_large(),
-        is_our_fault: false,
-        unsent: unsent.map(Box::new),
-    }
-}
-
 /// A connection that was used before and is hung up on had probably ended before the request was sent.
-const fn sent(reason: Reason, is_unsent: bool, was_used: bool) -> Sent {
+pub(super) const fn sent(reason: Reason, is_unsent: bool, was_used: bool) -> Sent {
     match reason {
         _ if is_unsent => Sent::Never,
         Reason::UpstreamClosed | Reason::UpstreamReset if was_used => Sent::OnStaleConnection,
@@ -81,20 +67,7 @@ pub(crate) fn reason_http2(failure: &Failure) -> Reason {
     }
 }
 
-fn reason(error: &hyper::Error) -> Reason {
-    if let Some(io) = cause::<std::io::Error>(error) {
-        return io_reason(io);
-    }
-    if error.is_parse() {
-        Reason::ProtocolError
-    } else if error.is_incomplete_message() || error.is_canceled() || error.is_closed() {
-        Reason::UpstreamClosed
-    } else {
-        Reason::UpstreamReset
-    }
-}
-
-fn io_reason(error: &std::io::Error) -> Reason {
+pub(super) fn io_reason(error: &std::io::Error) -> Reason {
     match error.kind() {
         // the second is what h2 makes of an end of file with streams open
         std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::BrokenPipe => Reason::UpstreamClosed,
@@ -113,18 +86,4 @@ pub(super) fn was_refused(failure: &Failure) -> bool {
 /// reason is.
 pub(super) fn says_goodbye(failure: &Failure) -> bool {
     matches!(failure, Failure::Http2(error) if error.is_remote() && error.is_go_away())
-}
-
-/// The first error of this type among the causes.
-fn cause<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
-    causes(error).find_map(|error| error.downcast_ref())
-}
-
-fn causes(error: &hyper::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
-    std::iter::successors(std::error::Error::source(error), |error| error.source())
-}
-
-/// The message with its causes, which hyper keeps apart.
-fn text(error: &hyper::Error) -> String {
-    causes(error).fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

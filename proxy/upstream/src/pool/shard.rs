@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use pillion_model::policy::ConnectionPolicy;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::http1::Http1;
 use super::http2::Http2;
@@ -16,6 +17,11 @@ use super::lease::Lease;
 use super::{Terms, Want};
 use crate::slots::Waiting;
 use pillion_base::error::Error;
+use pillion_http::h1::client::Rest;
+
+/// For an upstream that has answered, to read what is left of the request in our buffer. A server that means to read
+/// it does so at once; one that does not must not keep the connection.
+pub(super) const REST_OF_REQUEST: Duration = Duration::from_secs(5);
 
 /// Sweeps after which twice the streams are tried that an endpoint has taken before.
 const HOPE_EVERY: u32 = 10;
@@ -95,6 +101,28 @@ impl Shard {
     pub(crate) fn ticket(self: &Arc<Self>, want: Want) -> Option<Ticket> {
         let taken = want.is_shared() && std::mem::replace(&mut self.state.lock().stream_dialled, true);
         (!taken).then(|| Ticket { shard: self.clone(), want })
+    }
+
+    /// The exchange of a connection has ended whole.
+    pub(super) fn take_back(self: &Arc<Self>, conn: Http1) {
+        match (conn.after(), Handle::try_current()) {
+            (Rest::Ready, _) => self.offer_http1(conn),
+            (Rest::Writing, Ok(runtime)) => drop(runtime.spawn(self.clone().take_back_written(conn))),
+            (Rest::Writing | Rest::Over, _) => {
+                drop(conn);
+                self.wake_one_http1();
+            }
+        }
+    }
+
+    /// Its upstream has answered, and is yet to take the last bytes of the request.
+    async fn take_back_written(self: Arc<Self>, conn: Http1) {
+        if timeout(REST_OF_REQUEST, conn.written()).await == Ok(true) {
+            self.offer_http1(conn);
+        } else {
+            drop(conn);
+            self.wake_one_http1();
+        }
     }
 
     /// A connection is free: for the longest waiting, else for later.

@@ -50,6 +50,8 @@ pub(super) struct Wire {
     failed: Option<Box<FailedWrite>>,
     /// What is left of a request whose answer has begun.
     upload: Option<Box<dyn OutgoingBody>>,
+    /// An exchange has begun that was not followed by rest.
+    is_used: bool,
 }
 
 /// What the upstream says before the content of its answer.
@@ -91,6 +93,7 @@ impl Wire {
             limits,
             failed: None,
             upload: None,
+            is_used: false,
         }
     }
 
@@ -102,6 +105,7 @@ impl Wire {
         is_empty: bool,
     ) -> Result<(), Misuse> {
         self.outbox.begin();
+        self.is_used = true;
         let length = match length {
             _ if head.method == Method::CONNECT => Length::Empty,
             // A zero that was said is passed on, and none is said for anybody.
@@ -285,19 +289,20 @@ impl Wire {
     /// How the connection goes on, now that its answer is whole or will not be read any further.
     pub(super) fn rest(&mut self, cx: &mut Context<'_>) -> Rest {
         self.upload = None;
-        let may_rest = self.engine.after() == Some(After::Next);
+        let may_rest = !self.is_used || self.engine.after() == Some(After::Next);
         if !may_rest || !self.inbox.is_empty() || self.io.is_none() {
             return Rest::Over;
         }
-        let is_written = self.failed.is_none() && (self.outbox.is_empty() || self.poll_send(cx).is_ready());
-        match is_written {
-            true => {
-                self.engine.next();
-                Rest::Ready
-            }
-            false if self.failed.is_some() => Rest::Over,
-            false => Rest::Writing,
+        self.poll_rest(cx);
+        if self.failed.is_some() {
+            return Rest::Over;
         }
+        if !self.outbox.is_empty() {
+            return Rest::Writing;
+        }
+        self.engine.next();
+        self.is_used = false;
+        Rest::Ready
     }
 
     /// With what came and belongs to nobody here.
@@ -307,8 +312,11 @@ impl Wire {
     }
 
     pub(super) fn close(&mut self, cx: &mut Context<'_>) {
-        if let Some(mut io) = self.io.take() {
-            drop(Pin::new(&mut io).poll_shutdown(cx)); // whatever comes of it, that was all
+        if let Some(mut io) = self.io.take()
+            && let Transport::Connected(_) = io.get_ref()
+        {
+            // In plain text the kernel says it when the stream is dropped. Whatever comes of it here, that was all.
+            let _said = Pin::new(&mut io).poll_shutdown(cx).map(|said| said.is_ok());
         }
     }
 }

@@ -21,7 +21,7 @@ use pillion_base::net::{Io, Transport, forward};
 /// kernel already; the runtime may hear of that a moment later.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-pub struct AnswerFirst {
+pub(super) struct AnswerFirst {
     io: Io,
     /// The first write that failed. None follows it.
     failed: Option<Box<Failed>>,
@@ -92,7 +92,7 @@ impl AnswerFirst {
     }
 
     /// Gives the stream back.
-    pub fn into_io(self) -> Io {
+    pub(super) fn into_io(self) -> Io {
         self.io
     }
 

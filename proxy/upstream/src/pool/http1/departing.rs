@@ -1,24 +1,16 @@
-//! A connection to an HTTP/1 upstream that is given up in the middle of an exchange.
-//!
-//! The upstream may be at work on the request for a while longer, and so the request's place among `max_requests` is
-//! not free yet: else a client that resets what it has asked for brings any number of requests to the application at
-//! once. The upstream hears at once that nobody will send more; when it closes, or answers, it is done.
+//! A connection that hyper drops in the middle of an exchange, which is not the end of it: see [`aftermath`].
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
-use tokio::time::timeout;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::fields::TooMany;
+use crate::pool::aftermath;
 use pillion_base::limits::Permit;
-
-/// For an upstream that does not notice, or does not care. As long as a request may take by default.
-const PATIENCE: Duration = Duration::from_secs(15);
 
 /// What outlives the connection, once it is given up.
 #[derive(Debug, Default)]
@@ -31,7 +23,7 @@ impl Aftermath {
     }
 }
 
-pub struct Departing<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
+pub(super) struct Departing<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> {
     /// `None` only while being dropped or taken.
     io: Option<T>,
     aftermath: Arc<Aftermath>,
@@ -43,7 +35,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Departing<T> {
     }
 
     /// Gives the stream back, which is no longer HTTP's.
-    pub fn into_inner(mut self) -> Option<T> {
+    pub(super) fn into_inner(mut self) -> Option<T> {
         self.io.take()
     }
 
@@ -67,19 +59,9 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Drop for Departing<T> {
         if let (Some(io), Some(permit), Ok(runtime)) =
             (self.io.take(), permit, tokio::runtime::Handle::try_current())
         {
-            runtime.spawn(see_off(io, permit));
+            runtime.spawn(aftermath::see_off(io, permit));
         }
     }
-}
-
-async fn see_off<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, permit: Permit) {
-    let done = async {
-        if io.shutdown().await.is_ok() {
-            drop(io.read_u8().await); // an answer, an end or an error: all the same
-        }
-    };
-    drop(timeout(PATIENCE, done).await);
-    drop(permit);
 }
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> AsyncRead for Departing<T> {

@@ -1,0 +1,152 @@
+//! A connection of HTTP/1, which serves one request at a time.
+//!
+//! Who has an exchange on it reads and writes it in place ([`pillion_http::h1::client`]). While it rests nobody looks at
+//! it: that it has ended is found when it is taken, and by the sweep.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Request;
+use pillion_model::policy::ConnectionPolicy;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+
+use super::aftermath::see_off;
+use super::send_failure::{io_reason, sent};
+use super::{About, Counted, Idle, SendFailure};
+use crate::slots::Slot;
+use pillion_base::error::Sent;
+use pillion_base::limits::Permit;
+use pillion_base::net::Io;
+use pillion_http::h1::client::{Connection, Failed, Failure, Rest};
+use pillion_http::head::HeadLimits;
+use pillion_http::transfer::Observer;
+use pillion_http::{Body, Response};
+use pillion_model::Reason;
+use pillion_telemetry::Held;
+use pillion_tls::admission::{self, Admission};
+
+pub(crate) struct Http1 {
+    conn: Connection,
+    pub(super) about: About,
+    admission: Option<Arc<Admission>>,
+    idle: Idle,
+    /// What it holds while it is open, also as a tunnel: who carries that has this, too.
+    _guards: (Slot, Held, Counted),
+}
+
+/// A connection on which nothing was said yet.
+pub(crate) struct Opened(Connection);
+
+impl Opened {
+    /// Begins HTTP/1 on `io`.
+    #[allow(clippy::unused_async)] // hyper's way waits here
+    pub(crate) async fn on(io: Io, limits: HeadLimits) -> Result<Self, Infallible> {
+        Ok(Self(Connection::new(io, limits)))
+    }
+
+    /// From here on it holds these, until it ends.
+    pub(crate) fn run(
+        self,
+        about: About,
+        admission: Option<Arc<Admission>>,
+        guards: (Slot, Held, Counted),
+    ) -> Http1 {
+        Http1 { conn: self.0, about, admission, idle: Idle::default(), _guards: guards }
+    }
+}
+
+impl Http1 {
+    /// Sends a request and waits for the head of its answer.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Body>,
+        observer: &dyn Observer,
+    ) -> Result<Response, SendFailure> {
+        // It served a request before, so the peer may have hung up since.
+        let was_used = self.about.uses > 0;
+        self.about.uses += 1;
+        match self.conn.send(request, observer).await {
+            Ok(response) => Ok(response.map(Body::from)),
+            Err(failed) => Err(explain(*failed, was_used)),
+        }
+    }
+
+    /// How it failed, where it was TLS that failed.
+    pub(super) fn tls_failure(&self) -> Option<admission::Failure> {
+        self.admission.as_ref()?.failure()
+    }
+
+    /// Closes it in the middle of an exchange. `permit`: the request's place among `max_requests`, which it keeps until
+    /// the upstream is done with it.
+    pub(super) fn cut(self, permit: Option<Permit>) {
+        if let (Some(io), Some(permit), Ok(runtime)) = (self.conn.take_io(), permit, Handle::try_current()) {
+            runtime.spawn(see_off(io, permit));
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.conn.is_closed()
+    }
+
+    /// Whether it can take a request now. One that rests in the pool always can.
+    pub(super) const fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// Whether it is to carry no request any more.
+    pub(super) fn is_worn(&self, policy: &ConnectionPolicy) -> bool {
+        self.is_closed() || self.about.is_worn(policy)
+    }
+
+    /// How it goes on when its exchange has ended whole.
+    pub(super) fn after(&self) -> Rest {
+        self.conn.rest()
+    }
+
+    /// Writes the last bytes of a request that was answered whole. Whether another one may follow.
+    pub(super) async fn written(&self) -> bool {
+        self.conn.written().await
+    }
+
+    /// It is not in use from here on.
+    pub(super) fn rest(&mut self) {
+        self.idle = Idle::default();
+    }
+
+    /// Whether the sweep is to close it.
+    pub(super) fn is_done(&mut self, idle_timeout: Option<Duration>, now: Instant) -> bool {
+        self.is_closed() || self.idle.is_over(idle_timeout, now)
+    }
+}
+
+/// Nobody uses it any more: the peer is told, unless the stream is somebody else's, or was cut.
+impl Drop for Http1 {
+    fn drop(&mut self) {
+        self.conn.close();
+    }
+}
+
+/// Why there is no answer, in the words of the interface, and whether the request may have had an effect.
+fn explain(failed: Failed<Body>, was_used: bool) -> SendFailure {
+    let Failed { error, has_answer_begun, unsent } = failed;
+    let reason = match &error {
+        Failure::Io(error) => io_reason(error),
+        Failure::Left => Reason::UpstreamClosed,
+        Failure::Malformed(_) => Reason::ProtocolError,
+        Failure::Body | Failure::Unwritable(_) => Reason::UpstreamReset,
+    };
+    let sent = match has_answer_begun {
+        true => Sent::Perhaps,
+        false => sent(reason, unsent.is_some(), was_used),
+    };
+    SendFailure {
+        reason,
+        detail: error.to_string(),
+        sent,
+        is_large_head: error.is_large_head(),
+        is_our_fault: false,
+        unsent: unsent.filter(|_| sent == Sent::Never).map(Box::new),
+    }
+}
