@@ -63,3 +63,8 @@ mod walk;
 const fn by<'a>(hyper: &'a str, engine: &'a str) -> &'a str {
     if cfg!(feature = "http1-engine-server") { engine } else { hyper }
 }
+
+/// The same of an upstream's.
+const fn by_upstream<'a>(hyper: &'a str, engine: &'a str) -> &'a str {
+    if cfg!(feature = "http1-engine-client") { engine } else { hyper }
+}

@@ -336,6 +336,7 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
     let what = match failure.reason {
         Reason::ProtocolError => "answered what is not HTTP",
         Reason::UpstreamReset => "reset the request",
+        Reason::UpgradeFailed => "switched to a protocol that nobody had asked for",
         _ => "closed the connection before it answered",
     };
     let detail = match failure.reason {

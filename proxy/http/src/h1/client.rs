@@ -17,7 +17,8 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use http::{Request, StatusCode, request, response};
 use parking_lot::Mutex;
-use pillion_http1::{Error, Fault, Misuse, ResponseHead, remove_hop_by_hop};
+pub use pillion_http1::Fault;
+use pillion_http1::{Error, Misuse, ResponseHead, remove_hop_by_hop};
 
 pub use self::answer::Incoming;
 use self::wire::{Said, Wire};

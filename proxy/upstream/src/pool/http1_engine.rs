@@ -19,7 +19,7 @@ use crate::slots::Slot;
 use pillion_base::error::Sent;
 use pillion_base::limits::Permit;
 use pillion_base::net::Io;
-use pillion_http::h1::client::{Connection, Failed, Failure, Rest};
+use pillion_http::h1::client::{Connection, Failed, Failure, Fault, Rest};
 use pillion_http::head::HeadLimits;
 use pillion_http::transfer::Observer;
 use pillion_http::{Body, Response};
@@ -134,6 +134,7 @@ fn explain(failed: Failed<Body>, was_used: bool) -> SendFailure {
     let reason = match &error {
         Failure::Io(error) => io_reason(error),
         Failure::Left => Reason::UpstreamClosed,
+        Failure::Malformed(Fault::UnaskedSwitch) => Reason::UpgradeFailed,
         Failure::Malformed(_) => Reason::ProtocolError,
         Failure::Body | Failure::Unwritable(_) => Reason::UpstreamReset,
     };
