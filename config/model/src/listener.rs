@@ -5,6 +5,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::policy::IdleTimeout;
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inbound {
     pub listen: Vec<SocketAddr>,
@@ -16,6 +18,8 @@ pub struct Inbound {
     pub mtls: Mtls,
     /// Default off: the caller's deadline rules.
     pub timeout: Option<Duration>,
+    /// Between two pieces of a body, or of what a tunnel or an opaque connection carries. Default as a service's.
+    pub stream_idle: IdleTimeout,
     /// `None`: half of what the descriptor limit leaves.
     pub max_connections: Option<u32>,
     /// At once; beyond it 503.
@@ -38,6 +42,7 @@ impl Default for Inbound {
             protocol: AppProtocol::Auto,
             mtls: Mtls::Off,
             timeout: None,
+            stream_idle: IdleTimeout::default(),
             max_connections: None,
             max_requests: None,
             max_body: None,

@@ -10,7 +10,7 @@ use super::super::mesh::{A, B, IDENTITY, Mesh, Pair, Sidecar, identity, secs, se
 use super::super::peer::Peer;
 use super::super::probes::{SERVING, asked, health};
 use super::sides::listens;
-use super::upstream::{BY_A, BY_B, GET, told};
+use super::upstream::{BY_A, BY_B, GET, HALF_A_BODY, told};
 use super::{Key, Row, key, shows};
 
 pub(super) fn rows() -> Vec<Row> {
@@ -23,6 +23,7 @@ pub(super) fn rows() -> Vec<Row> {
         shows(path("mtls"), ["strict", "permissive"], told_in_plaintext),
         shows(path("protocol"), ["http1", "http2"], first_bytes),
         shows(path("timeout"), ["off", "9s"], time_without_answer),
+        shows(path("stream_idle_timeout"), ["20s", "40s"], time_for_half_a_body),
         shows(path("max_connections"), ["1", "2"], one_of_two),
         shows(path("max_requests"), ["1", "2"], one_of_two),
         shows(path("max_body"), ["4B", "8B"], told_with_a_body),
@@ -122,6 +123,13 @@ async fn time_without_answer(key: Key) -> String {
     let _app = mesh.silent(A);
     let sidecar = key.application(&mesh, json!({ "app": A }));
     told(&mut sidecar.client().await, GET).await
+}
+
+async fn time_for_half_a_body(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _app = mesh.silent(A);
+    let sidecar = key.application(&mesh, json!({ "app": A }));
+    told(&mut sidecar.client().await, HALF_A_BODY).await
 }
 
 /// Two requests at once, each on a connection of its own.

@@ -57,6 +57,7 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
 }
 
 pub(super) const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
+pub(super) const HALF_A_BODY: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 30\r\n\r\nhalf of it";
 pub(super) const BY_A: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na";
 pub(super) const BY_B: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nb";
 
@@ -205,8 +206,7 @@ async fn time_for_half_a_body(key: Key) -> String {
     let mesh = Mesh::default();
     let _a = mesh.silent(A);
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
-    let half = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 30\r\n\r\nhalf of it";
-    told(&mut sidecar.client().await, half).await
+    told(&mut sidecar.client().await, HALF_A_BODY).await
 }
 
 async fn time_of_a_long_answer(key: Key) -> String {

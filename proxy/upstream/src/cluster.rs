@@ -188,7 +188,7 @@ impl Cluster {
         let timeouts = Timeouts {
             connect: APP_CONNECT_TIMEOUT,
             request: of.timeout.map_or(Timeout::Off, Timeout::Set),
-            stream_idle: IdleTimeout::Default,
+            stream_idle: of.stream_idle,
             max_duration: None,
         };
         let single = Single {

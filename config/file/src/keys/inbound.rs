@@ -7,6 +7,7 @@ use std::time::Duration;
 use pillion_model::listener::{
     AppProtocol, Inbound, Mtls, Outbound, PortPolicy, Probe, Question, RedirectTo, Unknown,
 };
+use pillion_model::policy::IdleTimeout;
 
 use super::{Block, Static, field};
 use crate::effective::{Page, Scopes};
@@ -40,6 +41,11 @@ pub(super) static INBOUND: Static<Inbound> = Static::new(|| {
             "timeout",
             field!(timeout),
             "To the response's headers; off: the caller's deadline rules.",
+        )
+        .word::<IdleTimeout>(
+            "stream_idle_timeout",
+            field!(stream_idle),
+            "Between two pieces of a body; written it rules bodies and tunnels alike.",
         )
         .word::<AutoOr<Positive>>(
             "max_connections",
