@@ -16,6 +16,7 @@ mod peer;
 mod admin;
 mod blame;
 mod client_gone;
+mod crowds;
 mod cuts;
 mod destinations;
 mod detection;

@@ -192,7 +192,17 @@ impl Pair {
 
     /// The same over a connection that is there already.
     pub(super) async fn shaken(&self, io: Pipe, purpose: Purpose) -> Peer {
-        let tls = client_tls(&identity(&self.ca, "web"));
+        self.shaken_as("web", io, purpose).await
+    }
+
+    /// The same of another account.
+    pub(super) async fn peer_as(&self, account: &str, address: &str, purpose: Purpose) -> Peer {
+        let io = self.mesh.memory.connect(at(address)).await.expect("the sidecar listens");
+        self.shaken_as(account, io, purpose).await
+    }
+
+    async fn shaken_as(&self, account: &str, io: Pipe, purpose: Purpose) -> Peer {
+        let tls = client_tls(&identity(&self.ca, account));
         let (mut io, _alpn) = tls.connect(io, purpose).await.expect("a handshake");
         let (near, mut far) = Pipe::pair(1024 * 1024);
         tokio::spawn(async move { tokio::io::copy_bidirectional(&mut far, &mut io).await });

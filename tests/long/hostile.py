@@ -10,6 +10,7 @@ percentile of /live must stay below 100 ms. Needs root (for a cgroup), nginx, an
 """
 
 import asyncio
+import logging
 import multiprocessing
 import os
 import pathlib
@@ -313,7 +314,7 @@ def write_files(folder):
         f"admin: {{ listen: {HOST}:{ADMIN} }}\nmetrics: {{ listen: {HOST}:{METRICS} }}\noutbound: off\nworkers: 1\n"
         f"access_log: off\nidentity: {{ directory: certs/orders }}\n"
         f"inbound: {{ listen: {HOST}:{INBOUND}, app: {HOST}:{APP}, mtls: strict,\n"
-        f"  probes: {{ app: {{ http: /, port: {APP} }} }} }}\n")
+        f"  probes: [{{ name: app, path: /, port: {APP} }}] }}\n")
     (folder / "caller.yaml").write_text(
         f"admin: {{ listen: {HOST}:{CALLER_ADMIN} }}\nmetrics: {{ listen: {HOST}:{CALLER_METRICS} }}\ninbound: off\n"
         f"workers: 1\naccess_log: off\nidentity: {{ directory: certs/web }}\noutbound: {{ listen: {HOST}:0 }}\n"
@@ -343,6 +344,7 @@ def until_live(port):
 
 def attack(what, folder):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    logging.disable()  # a client that is cut writes a line for each thing that it still had to say
     asyncio.run(what(folder))
 
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::deadline::Timers;
+use super::exchanges::Exchanges;
 use super::memory::Memory;
 use super::strangers::Strangers;
 use super::unfinished::Unfinished;
@@ -25,6 +26,8 @@ pub struct Ground {
     pub rng: Mutex<fastrand::Rng>,
     /// What the worker's HTTP/2 connections may hold together.
     pub http2_memory: Arc<Memory>,
+    /// Exchanges of the worker that are under way.
+    pub exchanges: Arc<Exchanges>,
     /// Inbound connections of all workers that were not admitted yet.
     pub strangers: Arc<Strangers>,
     /// Handshakes and heads of all workers that are not whole.
@@ -41,6 +44,7 @@ impl Ground {
     ) -> Arc<Self> {
         let rng = Mutex::new(fastrand::Rng::new());
         let http2_memory = Memory::of_one_in(workers);
+        let exchanges = Exchanges::of_one_in(workers, network.host_memory());
         Arc::new(Self {
             index,
             network,
@@ -48,6 +52,7 @@ impl Ground {
             metrics,
             rng,
             http2_memory,
+            exchanges,
             strangers,
             unfinished,
         })

@@ -9,6 +9,7 @@
 //! Modules are listed from top to bottom: each may use those below it.
 
 pub mod ground;
+pub mod exchanges;
 pub mod strangers;
 pub mod unfinished;
 pub mod accept;

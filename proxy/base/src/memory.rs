@@ -2,6 +2,8 @@
 //!
 //! Each connection accounts for what it holds (today those of HTTP/2); whoever finds little left takes less.
 
+pub mod host;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::task::Waker;

@@ -21,6 +21,8 @@ use std::time::Duration;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::memory::host;
+
 pub use forward::forward;
 pub use leg::Leg;
 pub use prefixed::Prefixed;
@@ -67,6 +69,14 @@ pub enum Listener {
 }
 
 impl Network {
+    /// Bytes of memory that a process on this host may take.
+    pub fn host_memory(&self) -> u64 {
+        match self {
+            Self::Os => host::available(),
+            Self::Memory(memory) => memory.host_memory(),
+        }
+    }
+
     /// Binds `address` and listens.
     pub fn bind(&self, address: SocketAddr, sharing: Sharing) -> io::Result<Bound> {
         match self {

@@ -3,7 +3,7 @@
 //! Deliberately absent: sockets and tasks. [`crate::serve`] accepts, and the two sides carry.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use http::HeaderValue;
@@ -13,15 +13,20 @@ use tokio::time::Instant;
 use crate::state::{Admitted, Arrival, Fixed, Key, Snapshot};
 use pillion_base::drain::Work;
 use pillion_base::error::Error;
+use pillion_base::exchanges::{Holder, Place as ExchangePlace};
+use pillion_base::ground::Ground;
 use pillion_base::limits::Permit;
 use pillion_base::net::returning::{is_loop, loop_detected};
 use pillion_base::strangers::Stranger;
 use pillion_base::unfinished::Side;
 use pillion_http::flush::Flush;
 use pillion_http::head::HeadLimits;
-use pillion_model::Direction;
+use pillion_model::{Direction, Reason};
 use pillion_telemetry::{ConnectionOutcome, Metrics, Protocol, Symbol, Tls};
 use pillion_tls::Peer;
+
+/// Whom exchanges of clients without an identity count for. No identity is spelt like that.
+const STRANGERS: &str = "without identity";
 
 /// An accepted connection, as its requests see it.
 pub struct Connection {
@@ -53,6 +58,8 @@ pub struct Connection {
     pub judged: (AtomicU64, AtomicU64),
     /// The rules of now do not admit it: it is told goodbye.
     pub is_dismissed: AtomicBool,
+    /// Whom its exchanges count for, once there was one.
+    pub holder: OnceLock<Arc<Holder>>,
     /// The answer under way is as long as the connection lasts: only a reset shows that a part of it is missing.
     pub is_unframed: AtomicBool,
 }
@@ -146,6 +153,7 @@ impl Connection {
             began: None,
             judged: Default::default(),
             is_dismissed: AtomicBool::new(false),
+            holder: OnceLock::new(),
             is_unframed: AtomicBool::new(false),
         }
     }
@@ -226,6 +234,23 @@ impl Connection {
 
     pub fn loop_detected(&self) -> Error {
         loop_detected(self.downstream, self.original)
+    }
+
+    /// A place for one more exchange, inbound: identities of the mesh share what there is, and all who have none count as
+    /// one. What the application asks for, the circuit breakers of its services bound.
+    ///
+    /// # Errors
+    /// `overloaded`: its client has all the exchanges that it may have now.
+    pub fn place_for_exchange(&self, ground: &Ground) -> Result<Option<ExchangePlace>, Error> {
+        if self.direction == Direction::Outbound {
+            return Ok(None);
+        }
+        let name = || self.peer.as_ref().map_or_else(|| STRANGERS.to_owned(), |peer| peer.id.to_string());
+        let holder = self.holder.get_or_init(|| ground.exchanges.holder(&name()));
+        holder.begin().map(Some).ok_or_else(|| {
+            let detail = "the client has as many requests under way as the memory of the sidecar allows one client";
+            Error::new(Reason::Overloaded, detail)
+        })
     }
 
     pub fn begin(&self) {

@@ -40,6 +40,8 @@ struct Hosts {
     names: HashMap<String, IpAddr>,
     /// What a kernel would have been told of the last connection to an address.
     keepalives: HashMap<SocketAddr, Option<Duration>>,
+    /// `None`: more than any test needs.
+    host_memory: Option<u64>,
     /// Hands out ports for port 0 and for the near end of connections.
     last_port: u16,
 }
@@ -59,6 +61,15 @@ pub struct Listener {
 
 #[cfg_attr(not(test), allow(dead_code))] // built by tests only
 impl Memory {
+    /// A small host: `bytes` of memory for each process that starts from now on.
+    pub fn set_host_memory(&self, bytes: u64) {
+        self.hosts.lock().host_memory = Some(bytes);
+    }
+
+    pub fn host_memory(&self) -> u64 {
+        self.hosts.lock().host_memory.unwrap_or(u64::MAX)
+    }
+
     pub fn bind(&self, address: SocketAddr) -> io::Result<Listener> {
         self.bind_as(address, false)
     }

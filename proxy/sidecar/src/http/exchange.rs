@@ -18,6 +18,7 @@ use crate::state::Route;
 use crate::worker::Worker;
 use pillion_base::deadline::Timers;
 use pillion_base::error::Error;
+use pillion_base::exchanges::Place as ExchangePlace;
 use pillion_http::flush::Flush;
 use pillion_model::Reason;
 use pillion_telemetry::access::protocol_name;
@@ -33,6 +34,8 @@ pub struct Exchange {
     pub progress: Progress,
     /// What the client hears before its answer.
     pub interim: Interim,
+    /// Its place among all exchanges, or why it has none.
+    place: Result<Option<ExchangePlace>, Error>,
     facts: Mutex<RequestFacts>,
 }
 
@@ -63,7 +66,19 @@ pub struct RequestLine {
 }
 
 impl Exchange {
+    /// Takes a place among the exchanges of its client, where there is one: see [`Self::has_place`].
     pub fn new(worker: Arc<Worker>, connection: Arc<Connection>, request_id: HeaderValue) -> Self {
+        let place = connection.place_for_exchange(&worker.ground);
+        Self::in_place(worker, connection, request_id, place)
+    }
+
+    /// The same with a place that was taken before.
+    pub fn in_place(
+        worker: Arc<Worker>,
+        connection: Arc<Connection>,
+        request_id: HeaderValue,
+        place: Result<Option<ExchangePlace>, Error>,
+    ) -> Self {
         let started = Instant::now();
         connection.begin();
         let mut facts = RequestFacts::default();
@@ -75,8 +90,17 @@ impl Exchange {
             request_id,
             progress: Progress::new(started),
             interim: Interim::default(),
+            place,
             facts: Mutex::new(facts),
         }
+    }
+
+    /// Whether there is room for it.
+    ///
+    /// # Errors
+    /// See [`Connection::place_for_exchange`].
+    pub fn has_place(&self) -> Result<(), Error> {
+        self.place.as_ref().map(|_place| ()).map_err(Error::clone)
     }
 
     pub fn note(&self, what: impl FnOnce(&mut RequestFacts)) {

@@ -25,6 +25,7 @@ use crate::http::server::deserted;
 use crate::http::{Body, Call, Exchange, Response, answer, headers, refusal, tunnel};
 use crate::worker::Worker;
 use pillion_base::error::Error;
+use pillion_base::exchanges::Place;
 use pillion_base::net::{Io, Prefixed, Transport};
 use pillion_base::unfinished::Share;
 use pillion_http::framing::content_length;
@@ -38,9 +39,10 @@ use pillion_http::seen::Seen;
 use pillion_http::transfer::{Ending, Observer as _};
 use pillion_telemetry::{ConnectionOutcome, Protocol, Seldom};
 
-/// Streams one client may have open at once; twice Envoy's recommendation.
-const STREAMS: u32 = 200;
-/// Heads of all requests that are open on one connection: 200 of 20 KiB. Beyond it a stream is refused, which its
+/// Streams one client may have open at once: applications keep a thousand gRPC streams open on one connection, and would
+/// wait for ever for one more than this. Envoy allows as many.
+const STREAMS: u32 = 1024;
+/// Heads of all requests that are open on one connection: 1,024 of 4 KiB. Beyond it a stream is refused, which its
 /// client may send again at once.
 const HEADS: usize = 4 * 1024 * 1024;
 /// A client is judged by so many streams at a time: when it has reset more than half of them it is told goodbye, and
@@ -60,14 +62,14 @@ struct Client {
 
 impl Client {
     /// A stream that its client may send again: counted and logged like any request that is refused.
-    fn note_refused(&self, request: Request<RecvStream>) {
-        let detail = format!("the heads of the connection's open streams are over {HEADS} bytes");
+    fn note_refused(&self, request: Request<RecvStream>, why: &Error) {
         let seen = Seen::in_headers(request.headers());
         let request_id = headers::request_id(request.headers(), &seen, &mut self.worker.ground.rng.lock());
-        let exchange = Arc::new(Exchange::new(self.worker.clone(), self.connection.clone(), request_id));
+        let (worker, connection) = (self.worker.clone(), self.connection.clone());
+        let exchange = Arc::new(Exchange::in_place(worker, connection, request_id, Ok(None)));
         let call = Call::new(request.map(|_unread| Body::empty()), seen, exchange.clone());
         call.note_request();
-        exchange.failed(&Error::new(pillion_model::Reason::Overloaded, detail));
+        exchange.failed(why);
         exchange.headers_sent(StatusCode::SERVICE_UNAVAILABLE, None);
         exchange.finish(Ending::default());
     }
@@ -166,14 +168,16 @@ impl<S: AnsweringService> Driver<S> {
     }
 
     fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Piece>) {
-        let bytes = list_bytes(&request);
-        if self.client.heads.load(Relaxed) + bytes > HEADS {
-            self.client.note_refused(request);
-            return respond.send_reset(Reason::REFUSED_STREAM);
+        match Head::hold(&self.client, list_bytes(&request)) {
+            Ok(head) => {
+                self.judge();
+                tokio::spawn(carry(request, respond, head, self.stack.clone()));
+            }
+            Err(why) => {
+                self.client.note_refused(request, &why);
+                respond.send_reset(Reason::REFUSED_STREAM);
+            }
         }
-        self.judge();
-        let head = Head::hold(&self.client, bytes);
-        tokio::spawn(carry(request, respond, head, self.stack.clone()));
     }
 
     /// A client that resets most of what it asks for costs the application work that nobody wants.
@@ -220,16 +224,23 @@ impl<S> Drop for Driver<S> {
     }
 }
 
-/// A head that counts against its connection while its stream is open.
+/// A head that counts against its connection while its stream is open, and the place of its exchange.
 struct Head {
     client: Arc<Client>,
     bytes: usize,
+    place: Option<Place>,
 }
 
 impl Head {
-    fn hold(client: &Arc<Client>, bytes: usize) -> Self {
+    /// `Err`: why there is no room for it.
+    fn hold(client: &Arc<Client>, bytes: usize) -> Result<Self, Error> {
+        if client.heads.load(Relaxed) + bytes > HEADS {
+            let detail = format!("the heads of the connection's open streams are over {HEADS} bytes");
+            return Err(Error::new(pillion_model::Reason::Overloaded, detail));
+        }
+        let place = client.connection.place_for_exchange(&client.worker.ground)?;
         client.heads.fetch_add(bytes, Relaxed);
-        Self { client: client.clone(), bytes }
+        Ok(Self { client: client.clone(), bytes, place })
     }
 }
 
@@ -243,14 +254,16 @@ impl Drop for Head {
 async fn carry<S: AnsweringService>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Piece>,
-    head: Head,
+    mut head: Head,
     stack: S,
 ) {
+    let place = head.place.take();
     let client = &head.client;
     let (request, inside) = opened(request, client);
     let mut seen = Seen::in_headers(request.headers());
     let request_id = headers::request_id(request.headers(), &seen, &mut client.worker.ground.rng.lock());
-    let exchange = Arc::new(Exchange::new(client.worker.clone(), client.connection.clone(), request_id));
+    let (worker, connection) = (client.worker.clone(), client.connection.clone());
+    let exchange = Arc::new(Exchange::in_place(worker, connection, request_id, Ok(place)));
     let mut request = request;
     let asked = tunnel::may_be_asked(&request, &seen).then(|| tunnel::asked_http2(&mut request)).flatten();
     if asked.is_some() {

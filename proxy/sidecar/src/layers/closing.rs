@@ -1,5 +1,5 @@
-//! Refuses what comes once inbound takes nothing new. Nothing of it was forwarded, so its sender may go elsewhere: a
-//! caller's sidecar does so at once, whatever the method.
+//! Refuses what comes once inbound takes nothing new, and what there is no room for. Nothing of it was forwarded, so its
+//! sender may go elsewhere: a caller's sidecar does so at once, whatever the method.
 
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
@@ -18,5 +18,6 @@ async fn closing<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Respons
         let detail = "the sidecar is about to end, and takes no new request";
         return Err(Error::new(Reason::Draining, detail).into());
     }
+    call.common.exchange.has_place()?;
     next.call(call).await
 }

@@ -1,0 +1,90 @@
+//! More requests than the memory of a small host has room for: whose they are decides who is refused.
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::client::{self, SendRequest};
+use pillion_tls::client::Purpose;
+
+use super::http2::request;
+use super::mesh::{A, Mesh, Pair, settle};
+
+const AT: &str = "10.1.0.1:15006";
+/// So little that only the least number of exchanges has room: 64 for the one worker.
+const SMALL: u64 = 1;
+const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
+/// What one client gets of 64.
+const HALF: usize = 32;
+
+async fn http2(pair: &Pair, account: &str) -> SendRequest<Bytes> {
+    let io = pair.peer_as(account, AT, Purpose::Http).await.into_io();
+    let (send, conn) = client::handshake(io).await.expect("the sidecar speaks HTTP/2");
+    tokio::spawn(conn);
+    settle().await;
+    send
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_streams_that_one_peer_keeps_open_leave_room_for_another() {
+    let pair = Pair::new();
+    pair.mesh.memory.set_host_memory(SMALL);
+    let app = pair.mesh.silent(A);
+    let sidecar = pair.application(AT, A);
+    let mut asked = Vec::new();
+    for _ in 0..3 {
+        let mut mallory = http2(&pair, "mallory").await;
+        for _ in 0..20 {
+            asked.push(mallory.send_request(request("GET", "/"), true).expect("a stream").0);
+        }
+        settle().await;
+    }
+    assert_eq!(app.hits(), HALF, "on whatever connections they came");
+    let refused = "pillion_requests_total reason=overloaded";
+    assert_eq!(sidecar.sum(refused), 60 - HALF as u64);
+    let error = asked.pop().expect("the last").await.expect_err("it was refused");
+    assert_eq!(error.reason(), Some(Reason::REFUSED_STREAM), "its client may send it again");
+    let mut web = http2(&pair, "web").await;
+    let _answer = web.send_request(request("GET", "/"), true).expect("a stream");
+    settle().await;
+    assert_eq!(app.hits(), HALF + 1, "another peer is served");
+    drop(asked);
+    settle().await;
+    assert_eq!(sidecar.sum("pillion_requests_active"), 1, "places are given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_clients_without_identity_share_their_places() {
+    let mesh = Mesh::default();
+    mesh.memory.set_host_memory(SMALL);
+    let app = mesh.silent(A);
+    let sidecar = mesh.application(&format!("app: {A}"));
+    let mut waiting = Vec::new();
+    for _ in 0..HALF {
+        let mut client = sidecar.client().await;
+        client.send(GET).await;
+        waiting.push(client);
+    }
+    settle().await;
+    assert_eq!(app.hits(), HALF);
+    let mut late = sidecar.client().await;
+    assert_eq!(late.ask(GET).await.told(), (503, Some("overloaded")));
+    drop(waiting.pop());
+    settle().await;
+    late.send(GET).await;
+    settle().await;
+    assert_eq!(app.hits(), HALF + 1, "its connection goes on, and there is room again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_application_asks_for_is_left_to_circuit_breakers() {
+    let mesh = Mesh::default();
+    mesh.memory.set_host_memory(SMALL);
+    let (app, sidecar) = (mesh.silent(A), mesh.caller("endpoints: [10.0.0.1:80]"));
+    let mut waiting = Vec::new();
+    for _ in 0..80 {
+        let mut client = sidecar.client().await;
+        client.send(GET).await;
+        waiting.push(client);
+    }
+    settle().await;
+    assert_eq!(app.hits(), 80);
+}
