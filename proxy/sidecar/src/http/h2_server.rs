@@ -250,6 +250,9 @@ impl Drop for Head {
     }
 }
 
+/// A tunnel that was asked for, and whom its stream is given to when it is open.
+type Opening = (tunnel::Asked, oneshot::Sender<Io>);
+
 /// One stream, from its request to the last byte of its answer.
 async fn carry<S: AnsweringService>(
     request: Request<RecvStream>,
@@ -260,23 +263,7 @@ async fn carry<S: AnsweringService>(
     let place = head.place.take();
     let client = &head.client;
     let (request, inside) = opened(request, client);
-    let mut seen = Seen::in_headers(request.headers());
-    let request_id = headers::request_id(request.headers(), &seen, &mut client.worker.ground.rng.lock());
-    let (worker, connection) = (client.worker.clone(), client.connection.clone());
-    let exchange = Arc::new(Exchange::in_place(worker, connection, request_id, Ok(place)));
-    let mut request = request;
-    let asked = tunnel::may_be_asked(&request, &seen).then(|| tunnel::asked_http2(&mut request)).flatten();
-    if asked.is_some() {
-        seen = Seen::in_headers(request.headers()); // what was asked for may have changed them
-    }
-    let mut call = Call::new(request, seen, exchange.clone());
-    let (asked, opens) = match asked {
-        Some((asked, opens)) => {
-            call.common.tunnel = Some(Box::new(asked.kind.clone()));
-            (Some(asked), Some(opens))
-        }
-        None => (None, None),
-    };
+    let (call, exchange, asked) = begun(request, client, place);
     if poll_fn(|cx| Poll::Ready(respond.poll_reset(cx).is_ready())).await {
         client.resets.fetch_add(1, Relaxed);
         call.note_request();
@@ -294,7 +281,7 @@ async fn carry<S: AnsweringService>(
         return;
     };
     match asked {
-        Some(asked) if tunnel::is_opened(&response) => {
+        Some((asked, opens)) if tunnel::is_opened(&response) => {
             let response = tunnel::open(asked, response, &exchange);
             open(response, respond, inside, opens, &client.room);
         }
@@ -304,6 +291,25 @@ async fn carry<S: AnsweringService>(
             }
         }
     }
+}
+
+/// What the stack is called with, and the tunnel that the request asks for.
+fn begun(
+    mut request: Request<Body>,
+    client: &Client,
+    place: Option<Place>,
+) -> (Box<Call>, Arc<Exchange>, Option<Opening>) {
+    let mut seen = Seen::in_headers(request.headers());
+    let request_id = headers::request_id(request.headers(), &seen, &mut client.worker.ground.rng.lock());
+    let (worker, connection) = (client.worker.clone(), client.connection.clone());
+    let exchange = Arc::new(Exchange::in_place(worker, connection, request_id, Ok(place)));
+    let asked = tunnel::may_be_asked(&request, &seen).then(|| tunnel::asked_http2(&mut request)).flatten();
+    if asked.is_some() {
+        seen = Seen::in_headers(request.headers()); // what was asked for may have changed them
+    }
+    let mut call = Call::new(request, seen, exchange.clone());
+    call.common.tunnel = asked.as_ref().map(|(asked, _)| Box::new(asked.kind.clone()));
+    (call, exchange, asked)
 }
 
 /// The body as the stack reads it. A CONNECT has none: what comes is for the tunnel.
@@ -406,13 +412,11 @@ fn open(
     response: Response,
     mut respond: SendResponse<Piece>,
     inside: Option<RecvStream>,
-    opens: Option<oneshot::Sender<Io>>,
+    opens: oneshot::Sender<Io>,
     room: &Arc<Room>,
 ) {
     let (head, _no_body) = response.into_parts();
-    let (Some(inside), Some(opens)) = (inside, opens) else {
-        return respond.send_reset(Reason::INTERNAL_ERROR);
-    };
+    let Some(inside) = inside else { return respond.send_reset(Reason::INTERNAL_ERROR) };
     match respond.send_response(http::Response::from_parts(head, ()), false) {
         Ok(stream) => {
             let tunnel = Transport::Inside(Box::new(Tunnel::new(inside, stream, room)));
