@@ -67,6 +67,12 @@ mod tests {
     use crate::inbound::Inbound;
     use crate::outbound::Outbound;
 
+    /// The one layer that holds something: the route layer knows how to enter its side once more, for a CONNECT.
+    const ROUTE_LAYER: usize = size_of::<fn()>();
+    /// What [`super::unless`] adds in tests: whether each of these layers is left out, a byte each, rounded up to whole
+    /// pointers.
+    const OMITTED: usize = 2 * size_of::<usize>();
+
     /// What a connection costs while it waits: its task holds the largest of its phases. With the task's own header
     /// that stays in the allocator's class of 2,560 bytes.
     #[test]
@@ -91,10 +97,7 @@ mod tests {
         let outbound = future(&crate::outbound::stack(None));
         let inbound = future(&crate::inbound::stack(None));
         assert!(outbound <= 2048 && inbound <= 2048, "{outbound} {inbound}");
-        let size = size_of_val(&crate::outbound::stack(None));
-        assert_eq!(
-            size, 24,
-            "a byte for each `unless` of a test, and one function pointer of the route layer"
-        );
+        let stack = size_of_val(&crate::outbound::stack(None));
+        assert!(stack <= ROUTE_LAYER + OMITTED, "{stack}: it is cloned for each request");
     }
 }
