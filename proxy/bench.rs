@@ -21,7 +21,7 @@ use pillion_telemetry::{MethodLabel, Metrics, Recorder, RequestLabels, Symbol};
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::balance::{Balancer, Candidate, Tried};
 use pillion_upstream::cluster::budget::Budget;
-use pillion_upstream::cluster::update::{EndpointSource as _, Written};
+use pillion_upstream::cluster::update::written;
 use pillion_upstream::cluster::{Cluster, Common};
 
 /// A decision by name, to be called as often as one likes.
@@ -99,14 +99,8 @@ fn find_host(hosts: usize) -> Decision {
     let (mut table, mut policies) = (HostTable::default(), Policies::default());
     let common = Common::new(&Metrics::new(20_000), 1);
     for cluster in &config.clusters {
-        let route = Route::to(Cluster::service(
-            cluster,
-            Written.at_once(cluster),
-            None,
-            None,
-            &mut policies,
-            &common,
-        ));
+        let route =
+            Route::to(Cluster::service(cluster, written(cluster), None, None, &mut policies, &common));
         cluster.hosts.iter().for_each(|host| table.add(host, &route));
     }
     named(format!("find a host among {hosts}"), move || {

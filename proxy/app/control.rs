@@ -30,7 +30,7 @@ use pillion_tls::identity::watch::{Outcome, Rotating};
 use pillion_tls::identity::{Validity, date, expires_soon};
 use pillion_tls::server::Server;
 use pillion_upstream::cluster::alike::Policies;
-use pillion_upstream::cluster::update::{EndpointSource as _, Written};
+use pillion_upstream::cluster::update::written;
 use pillion_upstream::cluster::{Before, Cluster, Common};
 
 /// What a reload came to.
@@ -286,7 +286,7 @@ impl Controller {
             }
             let before = known.get(of.name.as_str()).zip(self.clusters.get(&of.name));
             let before = before.map(|(of, cluster)| Before { of, cluster });
-            let (said, tls) = (Written.at_once(of), tls.remove(&of.name).flatten());
+            let (said, tls) = (written(of), tls.remove(&of.name).flatten());
             let cluster = Cluster::service(of, said, tls, before, policies, common);
             kept.insert(of.name.clone(), cluster);
         }

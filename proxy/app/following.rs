@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pillion_model::cluster::Discovery;
-use pillion_model::{Cluster, Config, Endpoint, EndpointUpdate};
+use pillion_model::{Config, Endpoint, EndpointUpdate};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -88,14 +88,6 @@ impl DnsSource {
 }
 
 impl EndpointSource for DnsSource {
-    fn at_once(&self, of: &Cluster) -> Option<EndpointUpdate> {
-        let followed =
-            self.followed.get(&of.name).filter(|followed| Some(&followed.of) == of.discovery.as_ref());
-        let membership = followed?.following.membership();
-        let membership = membership.borrow();
-        membership.was_asked().then(|| update(of.name.as_str(), &membership))
-    }
-
     /// Must be called on a runtime.
     fn follow(&mut self, config: &Config) {
         let wanted: HashMap<&str, &Discovery> = config

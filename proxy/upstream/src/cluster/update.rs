@@ -6,12 +6,8 @@
 
 use pillion_model::{Cluster, Config, EndpointUpdate};
 
-/// Who tells where services run: the file and DNS today.
+/// Who tells while a sidecar runs where services are: DNS today. What stands in the configuration is [`written`] there.
 pub trait EndpointSource {
-    /// What this source can say of a service in the moment in which a configuration with that service is put to work.
-    /// `None`: the endpoints come from elsewhere, or are not known yet.
-    fn at_once(&self, of: &Cluster) -> Option<EndpointUpdate>;
-
     /// From now on this source follows the services of `config` that are its own, and forgets all others.
     fn follow(&mut self, config: &Config);
 
@@ -19,18 +15,8 @@ pub trait EndpointSource {
     fn next(&mut self) -> impl Future<Output = Option<EndpointUpdate>>;
 }
 
-/// The source of the endpoints that stand in the configuration itself.
-pub struct Written;
-
-impl EndpointSource for Written {
-    fn at_once(&self, of: &Cluster) -> Option<EndpointUpdate> {
-        let is_written = of.discovery.is_none();
-        is_written.then(|| EndpointUpdate::known(of.name.as_str(), of.endpoints.iter().cloned()))
-    }
-
-    fn follow(&mut self, _: &Config) {}
-
-    async fn next(&mut self) -> Option<EndpointUpdate> {
-        None // what stands in the configuration changes with the configuration
-    }
+/// The endpoints that stand in the configuration itself, and change with it. `None`: they come from elsewhere.
+pub fn written(of: &Cluster) -> Option<EndpointUpdate> {
+    let is_written = of.discovery.is_none();
+    is_written.then(|| EndpointUpdate::known(of.name.as_str(), of.endpoints.iter().cloned()))
 }
