@@ -155,10 +155,7 @@ pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Work
 
 /// The same for HTTP/2, which is closed without an answer: a client of it takes none before its settings are answered.
 pub fn note_http2_plaintext(connection: &Connection, worker: &Worker) {
-    let shown = Shown { version: Version::HTTP_2, ..Shown::default() };
-    let request_id = fresh_request_id(&mut worker.ground.rng.lock());
-    count(&plaintext(), &shown, connection, worker);
-    log(&plaintext(), &shown, &request_id, connection, worker);
+    note(&plaintext(), &Shown { version: Version::HTTP_2, ..Shown::default() }, connection, worker);
     tracing::debug!(from = %connection.downstream, "inbound connection closed: {PLAINTEXT}");
 }
 
@@ -168,11 +165,7 @@ pub fn note_given_up(head: &[u8], version: Version, connection: &Connection, wor
     let detail = "heads that are not whole hold all the memory that they may, and this one is the oldest";
     let (reason, detail) = (Reason::Overloaded, detail.to_owned());
     let refusal = Refusal { reason, detail };
-    let shown = Shown { version, ..Shown::read(head) };
-    let request_id = shown.request_id.and_then(|id| HeaderValue::from_bytes(id).ok());
-    let request_id = request_id.unwrap_or_else(|| fresh_request_id(&mut worker.ground.rng.lock()));
-    count(&refusal, &shown, connection, worker);
-    log(&refusal, &shown, &request_id, connection, worker);
+    note(&refusal, &Shown { version, ..Shown::read(head) }, connection, worker);
 }
 
 fn plaintext() -> Refusal {
@@ -201,12 +194,17 @@ fn is_whole(head: &[u8]) -> bool {
 /// Counts a request that no stack will see, and writes its line. Returns its answer as HTTP/1 writes it; the connection
 /// ends with it.
 fn refuse(refusal: &Refusal, head: &[u8], connection: &Connection, worker: &Worker) -> Vec<u8> {
-    let shown = Shown::read(head);
+    let request_id = note(refusal, &Shown::read(head), connection, worker);
+    answer::written((refusal.reason, &refusal.detail), connection, &request_id)
+}
+
+/// Counts a request that no stack will see, and writes its line. Returns the request's own ID, or a new one.
+fn note(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: &Worker) -> HeaderValue {
     let request_id = shown.request_id.and_then(|id| HeaderValue::from_bytes(id).ok());
     let request_id = request_id.unwrap_or_else(|| fresh_request_id(&mut worker.ground.rng.lock()));
-    count(refusal, &shown, connection, worker);
-    log(refusal, &shown, &request_id, connection, worker);
-    answer::written((refusal.reason, &refusal.detail), connection, &request_id)
+    count(refusal, shown, connection, worker);
+    log(refusal, shown, &request_id, connection, worker);
+    request_id
 }
 
 fn count(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: &Worker) {
