@@ -6,7 +6,7 @@ use crate::app;
 use pillion_base::drain::Drain;
 use pillion_base::ground::Ground;
 use pillion_base::net::memory::Pipe;
-use pillion_base::net::{Network, Prefixed, Stream, Transport};
+use pillion_base::net::{Io, Network, Stream};
 use pillion_model::Direction;
 use pillion_sidecar::connection::{Connection, Destination, Place};
 use pillion_sidecar::detect::Version;
@@ -62,7 +62,7 @@ impl Bench {
 
     fn client_without(&self, layer: Option<Name>) -> Peer {
         let (near, far) = Pipe::pair(64 * 1024);
-        let io = Prefixed::new(Transport::Plain(Prefixed::new(Stream::Memory(far, None))));
+        let io = Io::plain(Stream::Memory(far, None));
         let place = Place::unlimited(self.worker.work(self.direction));
         let mut connection = Connection::new(at("192.0.2.7:4711"), place);
         let snapshot = self.worker.state.load();

@@ -54,14 +54,22 @@ pub struct Connection {
     pub flush: Flush,
     /// When its first byte came, as far as that was waited for: the first head has one end with what came before it.
     pub began: Option<Instant>,
-    /// What an inbound connection was judged by last: a snapshot by its generation, and a peer's judge by its serial.
-    pub judged: (AtomicU64, AtomicU64),
+    pub judged: Judged,
     /// The rules of now do not admit it: it is told goodbye.
     pub is_dismissed: AtomicBool,
     /// Whom its exchanges count for, once there was one.
     pub holder: OnceLock<Arc<Holder>>,
     /// The answer under way is as long as the connection lasts: only a reset shows that a part of it is missing.
     pub is_unframed: AtomicBool,
+}
+
+/// By what an inbound connection was admitted last. Zero: by nothing yet.
+#[derive(Default)]
+pub struct Judged {
+    /// Of the snapshot.
+    pub generation: AtomicU64,
+    /// Of the TLS server that has judged its peer.
+    pub server: AtomicU64,
 }
 
 /// What a connection has from accept until nothing uses it any more.
@@ -151,7 +159,7 @@ impl Connection {
             rests: AtomicBool::new(false),
             flush: Flush::new(),
             began: None,
-            judged: Default::default(),
+            judged: Judged::default(),
             is_dismissed: AtomicBool::new(false),
             holder: OnceLock::new(),
             is_unframed: AtomicBool::new(false),
@@ -207,14 +215,14 @@ impl Connection {
     /// `mtls_required`, or `draining` where a new connection with another certificate may be admitted. Nothing of this
     /// one goes on to the application.
     pub fn admitted(&self, snapshot: &Snapshot) -> Result<(), Error> {
-        let (generation, judge) = &self.judged;
+        let Judged { generation, server } = &self.judged;
         let Destination::Route(Fixed { key: Key::Application(of), .. }) = &self.destination else {
             return Ok(()); // outbound, or nobody says where the application is: it goes nowhere
         };
         if generation.load(Relaxed) == snapshot.generation {
             return Ok(());
         }
-        let peer = self.peer.as_deref().map(|peer| Admitted { peer, by: judge.load(Relaxed) });
+        let peer = self.peer.as_deref().map(|peer| Admitted { peer, by: server.load(Relaxed) });
         let admitted = snapshot.admits(*of, peer.as_ref());
         match &admitted {
             Ok(()) => self.note_judged(*of, snapshot),
@@ -225,10 +233,9 @@ impl Connection {
 
     /// These rules have admitted it. Its peer is only judged by a judge who has looked at it.
     fn note_judged(&self, of: Arrival, snapshot: &Snapshot) {
-        let (generation, judge) = &self.judged;
-        generation.store(snapshot.generation, Relaxed);
+        self.judged.generation.store(snapshot.generation, Relaxed);
         if let Some(server) = snapshot.judge(of) {
-            judge.store(server.serial, Relaxed);
+            self.judged.server.store(server.serial, Relaxed);
         }
     }
 

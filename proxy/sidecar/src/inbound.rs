@@ -12,7 +12,7 @@ use pillion_model::listener::{AppProtocol, Mtls};
 use tokio::time::{Instant, timeout_at};
 use tower::ServiceBuilder;
 
-use crate::connection::{Connection, Destination, Place};
+use crate::connection::{Connection, Destination, Judged, Place};
 use crate::detect::bytes::begins_like_tls;
 use crate::detect::{Client, Detected, Found, NEVER, Undecided, Version, detect, first_byte};
 use crate::dispatch;
@@ -149,7 +149,7 @@ impl Inbound {
     pub async fn serve(self, stream: Stream, from: SocketAddr, mut place: Place) {
         let must_leave = place.must_leave();
         let arrived = self.arrived(&stream, from, place);
-        let io = Prefixed::new(Transport::Plain(Prefixed::new(stream)));
+        let io = Io::plain(stream);
         let decided = tokio::select! { // a stranger that leaves loses all that it has said
             decided = Box::pin(self.decide(io, arrived)) => decided, // boxed: it is gone afterwards
             () = must_leave => {
@@ -438,7 +438,7 @@ impl Inbound {
             original: arrived.of.original,
             destination: rules.route.clone().map_or(Destination::Named, Destination::Route),
             began: arrived.began,
-            judged: (rules.generation.into(), by.into()),
+            judged: Judged { generation: rules.generation.into(), server: by.into() },
             ..Connection::new(arrived.from, arrived.place)
         }
     }

@@ -23,7 +23,7 @@ use crate::state::{Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
 use pillion_base::net::own::{is_from_this_host, is_virtual};
-use pillion_base::net::{Io, Prefixed, Stream, Transport};
+use pillion_base::net::{Io, Stream};
 use pillion_model::Direction;
 use pillion_telemetry::{ConnectionOutcome, Protocol, Symbol, Tls};
 use pillion_upstream::cluster::Spoken;
@@ -73,7 +73,7 @@ impl Outbound {
         };
         let is_redirected = self.service.is_none() && !matches!(destination, Destination::Named);
         let connection = Connection { destination, is_redirected, original, ..Connection::new(from, place) };
-        let io = Prefixed::new(Transport::Plain(Prefixed::new(stream)));
+        let io = Io::plain(stream);
         self.enter(io, connection, None).await;
     }
 

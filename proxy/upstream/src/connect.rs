@@ -10,7 +10,7 @@ use crate::cluster::Cluster;
 use pillion_base::error::Error;
 use pillion_base::ground::Ground;
 use pillion_base::net::descriptors::is_short_of_descriptors;
-use pillion_base::net::{Prefixed, Stream, Transport};
+use pillion_base::net::{Stream, Transport};
 use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Metrics, Protocol};
@@ -88,7 +88,7 @@ impl Attempt<'_> {
         };
         let stream = stream.map_err(|error| self.unreachable(&error))?;
         let Some(tls) = self.cluster.tls() else {
-            let transport = Transport::Plain(Prefixed::new(stream));
+            let transport = Transport::plain(stream);
             return Ok(Connected { transport, alpn: None, admission: None });
         };
         let (stream, alpn) = match tls.connect(stream, purpose).await {

@@ -79,6 +79,14 @@ impl<T> Prefixed<T> {
 }
 
 impl Prefixed<Transport> {
+    /// A connection on which nothing was negotiated yet.
+    ///
+    /// Bytes can be read ahead and given back on two levels: here, whatever the transport is, and below it, where a
+    /// handshake of TLS reads first what was read ahead of it ([`Self::into_plain`]).
+    pub const fn plain(stream: Stream) -> Self {
+        Self::new(Transport::plain(stream))
+    }
+
     /// Bytes that the peer, or the kernel for it, has taken: below TLS where that is ours to see.
     pub fn taken(&self) -> u64 {
         match &self.inner {

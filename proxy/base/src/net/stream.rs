@@ -170,6 +170,11 @@ impl Stream {
 }
 
 impl Transport {
+    /// The stream itself.
+    pub const fn plain(stream: Stream) -> Self {
+        Self::Plain(Prefixed::new(stream))
+    }
+
     /// From now on a drop, or the death of the process, resets the connection: what is cut short must not look whole.
     /// In TLS no `close_notify` is sent then either.
     pub fn reset_on_drop(&self) {

@@ -264,8 +264,8 @@ impl AsyncWrite for Guarded {
 mod tests {
     use std::sync::Arc;
 
+    use pillion_base::net::Stream;
     use pillion_base::net::memory::Pipe;
-    use pillion_base::net::{Prefixed, Stream, Transport};
     use pillion_base::unfinished::{Side, Unfinished};
 
     use super::*;
@@ -320,7 +320,7 @@ mod tests {
     #[tokio::test]
     async fn a8_heads_that_were_whole_do_not_count_against_the_one_that_is_not() {
         let (near, _far) = Pipe::pair(64);
-        let io = Io::new(Transport::Plain(Prefixed::new(Stream::Memory(near, None))));
+        let io = Io::plain(Stream::Memory(near, None));
         let mut client =
             Guarded::downstream(io, Box::new(Silent), &Timers::default()).client.expect("a client");
         client.note_read(&[b'p'; PREFACE]);
