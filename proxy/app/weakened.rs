@@ -127,28 +127,30 @@ fn bundle(tls: &UpstreamTls) -> Option<&Path> {
     }
 }
 
-/// Which service of a configuration a destination belongs to.
+/// Which service of a configuration a destination belongs to. A look-up costs the same however many services there are.
 struct Owners<'a> {
     by_name: HashMap<&'a str, &'a Cluster>,
-    hosts: HashMap<&'a HostPattern, &'a Cluster>,
-    addresses: HashMap<&'a AddressPattern, &'a Cluster>,
-    /// Of many hosts or addresses each.
-    wide_hosts: Vec<(&'a HostPattern, &'a Cluster)>,
-    wide_addresses: Vec<(&'a AddressPattern, &'a Cluster)>,
+    hosts: HashMap<HostKey<'a>, &'a Cluster>,
+    addresses: HashMap<AddressPattern, &'a Cluster>,
+    /// How long the prefixes of `addresses` are, the longest first.
+    prefixes: Vec<u8>,
     passes_unknown: bool,
 }
+
+/// A [`HostPattern`] whose name is a part of another one's: the name, whether it is a wildcard, and the port.
+type HostKey<'a> = (&'a str, bool, Option<u16>);
 
 impl<'a> Owners<'a> {
     fn of(config: &'a Config) -> Self {
         let all = &config.clusters;
-        let hosts = || all.iter().flat_map(|of| of.hosts.iter().map(move |host| (host, of)));
-        let addresses = || all.iter().flat_map(|of| of.addresses.iter().map(move |address| (address, of)));
+        let hosts = all.iter().flat_map(|of| of.hosts.iter().map(move |host| (host, of)));
+        let addresses = || all.iter().flat_map(|of| of.addresses.iter().map(move |address| (*address, of)));
+        let prefixes: BTreeSet<u8> = addresses().map(|(address, _)| address.prefix).collect();
         Self {
             by_name: all.iter().map(|of| (of.name.as_str(), of)).collect(),
-            hosts: hosts().collect(),
+            hosts: hosts.map(|(host, of)| ((host.name.as_str(), host.wildcard, host.port), of)).collect(),
             addresses: addresses().collect(),
-            wide_hosts: hosts().filter(|(host, _)| host.wildcard || host.port.is_none()).collect(),
-            wide_addresses: addresses().filter(|(of, _)| !of.is_single() || of.port.is_none()).collect(),
+            prefixes: prefixes.into_iter().rev().collect(),
             passes_unknown: passes_unknown(config),
         }
     }
@@ -177,30 +179,32 @@ impl<'a> Owners<'a> {
     }
 
     fn host(&self, host: &HostPattern) -> Option<&'a Cluster> {
-        let is_of = |wide: &HostPattern| {
-            let is_below =
-                |name: &str| name.strip_suffix(&*wide.name).is_some_and(|rest| rest.ends_with('.'));
-            let name = match (wide.wildcard, host.wildcard) {
-                (true, _) => is_below(&host.name) || (host.wildcard && host.name == wide.name),
-                (false, is_wild) => !is_wild && host.name == wide.name,
-            };
-            name && wide.port.is_none_or(|port| Some(port) == host.port)
-        };
-        let wide = || self.wide_hosts.iter().filter(|(wide, _)| is_of(wide));
-        let longest = || wide().max_by_key(|(wide, _)| wide.name.len()).map(|(_, of)| *of);
-        self.hosts.get(host).copied().or_else(longest)
+        host_patterns(host).find_map(|pattern| self.hosts.get(&pattern).copied())
     }
 
     fn address(&self, address: &AddressPattern) -> Option<&'a Cluster> {
-        let is_of = |wide: &AddressPattern| {
-            wide.prefix <= address.prefix
-                && wide.contains(address.network)
-                && wide.port.is_none_or(|port| Some(port) == address.port)
-        };
-        let wide = || self.wide_addresses.iter().filter(|(wide, _)| is_of(wide));
-        let longest = || wide().max_by_key(|(wide, _)| wide.prefix).map(|(_, of)| *of);
-        self.addresses.get(address).copied().or_else(longest)
+        let AddressPattern { network, prefix, port } = *address;
+        let wide = self.prefixes.iter().filter(|wide| **wide <= prefix);
+        let patterns = wide.flat_map(|&prefix| {
+            let network = AddressPattern::first(network, prefix);
+            ports(port).map(move |port| AddressPattern { network, prefix, port })
+        });
+        patterns.into_iter().find_map(|pattern| self.addresses.get(&pattern).copied())
     }
+}
+
+/// The patterns that `host` falls under, itself the first: the longer name goes before the shorter one, then the one with
+/// a port.
+fn host_patterns(host: &HostPattern) -> impl Iterator<Item = HostKey<'_>> {
+    let parents = host.name.match_indices('.').filter_map(|(dot, _)| host.name.get(dot + 1..));
+    let wildcards = parents.map(|parent| (parent, true));
+    let names = std::iter::once((host.name.as_str(), host.wildcard)).chain(wildcards);
+    names.flat_map(|(name, is_wild)| ports(host.port).map(move |port| (name, is_wild, port)))
+}
+
+/// A port and every port, or every port alone.
+fn ports(port: Option<u16>) -> impl Iterator<Item = Option<u16>> {
+    port.map(Some).into_iter().chain([None])
 }
 
 fn weaker_mtls(of: &str, was: Mtls, is: Mtls) -> Option<String> {
@@ -258,6 +262,8 @@ const fn upstream(tls: &UpstreamTls) -> (u8, &'static str) {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -373,6 +379,102 @@ mod tests {
             weakened(&outbound("passthrough", &service("a", "tls: off")), &outbound("passthrough", "")),
             [""; 0]
         );
+    }
+
+    /// Who is to own a destination, by comparing it with all that there is.
+    fn compared<'a, P: PartialEq>(
+        all: &[(P, &'a Cluster)],
+        one: &P,
+        is_of: impl Fn(&P) -> bool,
+        length: impl Fn(&P) -> (usize, bool),
+    ) -> Option<&'a Cluster> {
+        let exact = all.iter().rfind(|(of, _)| of == one);
+        let wide = || all.iter().filter(|(of, _)| is_of(of)).max_by_key(|(of, _)| length(of));
+        exact.or_else(wide).map(|(_, of)| *of)
+    }
+
+    fn compared_host<'a>(all: &[(HostPattern, &'a Cluster)], host: &HostPattern) -> Option<&'a Cluster> {
+        let is_of = |wide: &HostPattern| {
+            let is_below = host.name.strip_suffix(&wide.name).is_some_and(|rest| rest.ends_with('.'));
+            let is_same = host.name == wide.name && host.wildcard == wide.wildcard;
+            (is_same || (wide.wildcard && is_below)) && wide.port.is_none_or(|port| Some(port) == host.port)
+        };
+        compared(all, host, is_of, |of| (of.name.len(), of.port.is_some()))
+    }
+
+    fn compared_address<'a>(
+        all: &[(AddressPattern, &'a Cluster)],
+        address: &AddressPattern,
+    ) -> Option<&'a Cluster> {
+        let is_of = |wide: &AddressPattern| {
+            let is_within = wide.prefix <= address.prefix && wide.contains(address.network);
+            is_within && wide.port.is_none_or(|port| Some(port) == address.port)
+        };
+        compared(all, address, is_of, |of| (of.prefix.into(), of.port.is_some()))
+    }
+
+    fn host_pattern() -> impl Strategy<Value = HostPattern> {
+        let name = prop::sample::select(vec!["a", "b.a", "c.b.a", "ba", "x.ba", "b"]);
+        (name, any::<bool>(), prop::option::of(80..82_u16)).prop_map(|(name, wildcard, port)| HostPattern {
+            name: name.to_owned(),
+            wildcard,
+            port,
+        })
+    }
+
+    fn address_pattern() -> impl Strategy<Value = AddressPattern> {
+        let prefix = prop::sample::select(vec![0, 8, 15, 16, 24, 31, 32]);
+        let network = prop::sample::select(vec!["10.1.0.0", "10.0.0.1", "10.1.2.3", "fd00::1"]);
+        (network, prefix, prop::option::of(80..82_u16)).prop_map(|(network, prefix, port)| {
+            let network = AddressPattern::first(network.parse().unwrap(), prefix);
+            AddressPattern { network, prefix, port }
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn c1_a_destination_belongs_to_whom_comparing_it_with_all_others_finds(
+            hosts in prop::collection::vec(host_pattern(), 0..12),
+            addresses in prop::collection::vec(address_pattern(), 0..12),
+            host in host_pattern(),
+            address in address_pattern(),
+        ) {
+            let mut config = outbound("deny", &service("a", ""));
+            let template = config.clusters.remove(0);
+            let pairs = hosts.iter().map(|host| (Some(host), None));
+            for (nth, (host, address)) in pairs.chain(addresses.iter().map(|of| (None, Some(of)))).enumerate() {
+                config.clusters.push(Cluster {
+                    name: nth.to_string(),
+                    hosts: host.into_iter().cloned().collect(),
+                    addresses: address.into_iter().copied().collect(),
+                    ..template.clone()
+                });
+            }
+            let name = |of: Option<&Cluster>| of.map(|of| of.name.clone());
+            let (of_hosts, of_addresses) = config.clusters.split_at(hosts.len());
+            let all_hosts: Vec<_> = hosts.iter().cloned().zip(of_hosts).collect();
+            let all_addresses: Vec<_> = addresses.iter().copied().zip(of_addresses).collect();
+            let owners = Owners::of(&config);
+            prop_assert_eq!(name(owners.host(&host)), name(compared_host(&all_hosts, &host)));
+            prop_assert_eq!(name(owners.address(&address)), name(compared_address(&all_addresses, &address)));
+        }
+    }
+
+    #[test]
+    fn c1_who_owns_a_host_is_known_after_a_few_questions_among_ten_thousand_wide_ones() {
+        let mut config = outbound("deny", &service("orders", ""));
+        config.clusters[0].hosts = (0..10_000)
+            .map(|nth| HostPattern { name: format!("n{nth}.shop"), wildcard: true, port: None })
+            .collect();
+        let owners = Owners::of(&config);
+        for nth in 0..10_000 {
+            let host = HostPattern { port: Some(80), ..HostPattern::exact(&format!("a.n{nth}.shop")) };
+            assert_eq!(owners.host(&host).map(|of| of.name.as_str()), Some("orders"), "{host}");
+            assert_eq!(host_patterns(&host).count(), 6, "three names, with the port and without");
+        }
+        let all_ports = HostPattern { name: "n1.shop".to_owned(), wildcard: true, port: None };
+        let questions: Vec<_> = host_patterns(&all_ports).collect();
+        assert_eq!(questions, [("n1.shop", true, None), ("shop", true, None)]);
     }
 
     #[test]
