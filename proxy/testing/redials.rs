@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::backend::Backend;
+use super::backend::{Backend, UNAVAILABLE};
 use super::logged;
 use super::mesh::{A, B, C, Mesh, Sidecar, Watch, caller, pass, settle};
 
@@ -137,13 +137,44 @@ fn a_failure_that_no_condition_lists_is_final() {
 async fn there_is_a_pause_before_another_endpoint_is_dialled() {
     let mesh = Mesh::default();
     let b = answering(&mesh, B);
-    let sidecar = mesh.caller(&format!("{TWO}, retry: {{ backoff: {{ base: 1000h, max: 1000h }} }}"));
+    let sidecar = mesh.caller(&format!("{TWO}, retry: {{ backoff: {{ base: 100h, max: 100h }} }}"));
     let mut client = sidecar.direct_client().await;
     client.send("\0hi").await;
     pass(1).await;
     assert_eq!((b.connections(), retries(&sidecar)), (0, [0; 4]), "the pause is no try yet");
-    pass(1000 * 3600).await;
+    pass(100 * 3600).await;
     assert_eq!((b.connections(), retries(&sidecar)), (1, [1, 0, 0, 0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_waits_for_its_next_dial_takes_no_place_among_max_connections() {
+    let mesh = Mesh::default();
+    let b = answering(&mesh, B);
+    let more = "circuit_breaker: { max_connections: 1 }, retry: { backoff: { base: 100h, max: 100h } }";
+    let sidecar = mesh.caller(&format!("{TWO}, {more}"));
+    let mut waiting = sidecar.direct_client().await;
+    waiting.send("\0hi").await;
+    pass(1).await;
+    assert_eq!(ask(&sidecar).await, b"yes", "the only place is free during the pause");
+    pass(100 * 3600).await;
+    assert_eq!(waiting.exactly(3).await.0, b"yes");
+    assert_eq!(b.connections(), 2);
+    assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=connections"), 0);
+}
+
+/// The early dial was a first try of nobody: what came then was HTTP.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_was_dialled_for_early_and_speaks_http_then_counts_once_in_the_budget() {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, UNAVAILABLE);
+    let service = "endpoints: [10.0.0.1:80], listen: 127.0.0.1:0, outlier_detection: { consecutive_errors: off }, \
+                   retry: { attempts: 5, conditions: [gateway_error], budget: { ratio: 100%, min_per_second: 0 } }";
+    let sidecar = mesh.caller(service);
+    let mut client = sidecar.direct_client().await;
+    tokio::time::sleep(Duration::from_millis(100)).await; // it is dialled to hear whether it speaks first
+    assert_eq!((a.connections(), a.hits()), (1, 0));
+    assert_eq!(client.get("/").await.told(), (503, None));
+    assert_eq!(retries(&sidecar), [0, 1, 1, 0], "one first try, so one retry, and no other");
 }
 
 #[test]

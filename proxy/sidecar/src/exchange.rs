@@ -21,6 +21,7 @@ use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{AccessLog, Record, RequestRecord, Symbol};
 use pillion_upstream::cluster::balance::Tried;
+use pillion_upstream::cluster::budget::Deposit;
 use pillion_upstream::cluster::endpoint::Endpoint;
 
 #[derive(Default)]
@@ -102,11 +103,13 @@ impl Facts {
 pub struct DialFailure {
     pub error: Error,
     pub facts: Box<Facts>,
+    /// The connection's first try, where one was made.
+    pub deposit: Option<Deposit>,
 }
 
 impl DialFailure {
     pub fn new(error: Error, facts: Facts) -> Self {
-        Self { error, facts: Box::new(facts) }
+        Self { error, facts: Box::new(facts), deposit: None }
     }
 
     /// The attempt that had a connection failed all the same.

@@ -74,7 +74,10 @@ async fn server(
 
 /// Records an opaque connection that got no server.
 pub fn record_failure(failure: DialFailure, connection: &Connection, worker: &Worker) {
-    let DialFailure { error, facts } = failure;
+    let DialFailure { error, facts, deposit } = failure;
+    if let Some(deposit) = deposit {
+        deposit.keep();
+    }
     record(*facts, Some(&error), (0, 0), connection, worker);
 }
 

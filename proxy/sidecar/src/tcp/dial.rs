@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pillion_model::policy::Retry;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::detect::{Early, Server};
@@ -21,6 +22,7 @@ use pillion_telemetry::Protocol;
 use pillion_tls::admission::Admission;
 use pillion_tls::client::Purpose;
 use pillion_upstream::cluster::balance::Tried;
+use pillion_upstream::cluster::budget::Deposit;
 use pillion_upstream::cluster::endpoint::{Endpoint, InFlight};
 use pillion_upstream::cluster::outlier::Cause;
 use pillion_upstream::cluster::retry::{Withheld, failure_meets};
@@ -42,6 +44,8 @@ pub struct Dialled {
     took: Duration,
     /// `None` while nobody knows whether it will be used.
     slot: Option<Slot>,
+    /// The first try, until the connection is used: requests have first tries of their own.
+    deposit: Option<Deposit>,
     in_flight: InFlight,
 }
 
@@ -56,7 +60,8 @@ impl Server for Dialled {
     }
 
     fn failed(self, error: Error) -> DialFailure {
-        DialFailure::of_attempt(error, self.attempt, self.facts)
+        let failure = DialFailure::of_attempt(error, self.attempt, self.facts);
+        DialFailure { deposit: self.deposit, ..failure }
     }
 }
 
@@ -88,7 +93,7 @@ async fn dial_for(
     if is_loop(route.cluster.direction(), from, to) {
         return Err(DialFailure::new(loop_detected(from, to), Facts::of(route)));
     }
-    dial_unused(route, Attempts::default(), worker).await
+    dial_counted(Counted::WhenUsed, route, Attempts::default(), worker).await
 }
 
 /// A server that was dialled already, to answer a CONNECT.
@@ -105,47 +110,49 @@ pub fn at_hand(
     }
 }
 
+/// When a connection takes its place among `max_connections`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counted {
+    /// Before it is dialled. Between two dials it has none.
+    WhileDialled,
+    /// When it is used: silent clients must not take the places of others.
+    WhenUsed,
+}
+
 /// Connects to an endpoint, and to others as `retry` says. `before`: attempts that were made for the same connection
 /// elsewhere.
 ///
 /// # Errors
 /// `overloaded` at `max_connections` or where every endpoint is at its own limit, and whatever kept the last endpoint from being connected to.
 pub async fn dial(route: &Arc<Route>, before: Attempts, worker: &Worker) -> Result<Dialled, DialFailure> {
-    let cluster = &route.cluster;
-    let in_cluster = match cluster.slot_now() {
-        Ok(slot) => slot,
-        Err(error) => return Err(DialFailure::new(error, Facts { attempts: before, ..Facts::of(route) })),
-    };
-    let mut dialled = dial_unused(route, before, worker).await?;
-    match cluster.slot_now_at(dialled.in_flight.endpoint()) {
-        Ok(at_endpoint) => dialled.slot = Some(Slot::new(in_cluster, at_endpoint)),
-        Err(error) => return Err(dialled.failed(error)),
-    }
-    Ok(dialled)
+    dial_counted(Counted::WhileDialled, route, before, worker).await
 }
 
-/// Places in the cluster and at the endpoint, now or not at all.
-fn slot(cluster: &Cluster, endpoint: &Endpoint) -> Result<Slot, Error> {
-    Ok(Slot::new(cluster.slot_now()?, cluster.slot_now_at(endpoint)?))
-}
-
-/// Without a place among `max_connections`: silent clients must not take those of others.
-async fn dial_unused(route: &Arc<Route>, before: Attempts, worker: &Worker) -> Result<Dialled, DialFailure> {
+async fn dial_counted(
+    counted: Counted,
+    route: &Arc<Route>,
+    before: Attempts,
+    worker: &Worker,
+) -> Result<Dialled, DialFailure> {
     let mut facts = Facts { attempts: before, ..Facts::of(route) };
-    match dial_and_redial(&mut facts, route, worker).await {
-        Ok(dialled) => Ok(Dialled { facts, ..dialled }),
-        Err(error) => Err(DialFailure::new(error, facts)),
+    let now = Instant::now().into_std();
+    let deposit = route.budget.as_ref().map(|budget| Deposit::into(budget, now));
+    match dial_and_redial(counted, &mut facts, route, worker).await {
+        Ok(dialled) => Ok(Dialled { facts, deposit, ..dialled }),
+        Err(error) => Err(DialFailure { deposit, ..DialFailure::new(error, facts) }),
     }
 }
 
 /// Nothing was sent to an endpoint that could not be connected to, so another may be dialled: where a condition of
 /// `retry` is met, after its pause, and within its budget and `max_retries`.
-async fn dial_and_redial(facts: &mut Facts, route: &Route, worker: &Worker) -> Result<Dialled, Error> {
+async fn dial_and_redial(
+    counted: Counted,
+    facts: &mut Facts,
+    route: &Route,
+    worker: &Worker,
+) -> Result<Dialled, Error> {
     let (cluster, budget) = (&route.cluster, route.budget.as_deref());
-    if let Some(budget) = budget {
-        budget.deposit(Instant::now().into_std());
-    }
-    let mut dialled = dial_next(facts, cluster, worker).await;
+    let mut dialled = dial_next(counted, facts, cluster, worker).await;
     for tries in 1.. {
         let Err(error) = dialled else { break };
         let Some(retry) = route.retry.as_deref().filter(|retry| may_redial(retry, tries, &error)) else {
@@ -156,7 +163,7 @@ async fn dial_and_redial(facts: &mut Facts, route: &Route, worker: &Worker) -> R
         tracing::debug!(%error, "another endpoint is dialled");
         let pause = backoff::pause(&retry.backoff, tries - 1, &mut worker.ground.rng.lock());
         retried.pause(pause).await;
-        dialled = dial_next(facts, cluster, worker).await;
+        dialled = dial_next(counted, facts, cluster, worker).await;
         retried.ended(dialled.is_ok());
     }
     dialled
@@ -177,11 +184,22 @@ fn explained(error: &Error, why: Withheld) -> Error {
 }
 
 /// One attempt, at an endpoint that had no chance yet.
-async fn dial_next(facts: &mut Facts, cluster: &Arc<Cluster>, worker: &Worker) -> Result<Dialled, Error> {
+async fn dial_next(
+    counted: Counted,
+    facts: &mut Facts,
+    cluster: &Arc<Cluster>,
+    worker: &Worker,
+) -> Result<Dialled, Error> {
+    let in_cluster = (counted == Counted::WhileDialled).then(|| cluster.slot_now()).transpose()?;
     let endpoint = with_room(cluster, &mut facts.tried, worker)?;
     let attempt = facts.attempts.begin();
     facts.picked(attempt, &endpoint, Instant::now());
-    let dialled = dial_endpoint(cluster, endpoint, attempt, worker).await;
+    let mut dialled = dial_endpoint(cluster, endpoint, attempt, worker).await;
+    if let (Ok(made), Some(in_cluster)) = (&mut dialled, in_cluster)
+        && let Err(full) = made.take_place(in_cluster)
+    {
+        dialled = Err(full);
+    }
     let now = Instant::now();
     match &dialled {
         Ok(_) => facts.attempts.note(attempt, |attempt| attempt.connected = Some(now)),
@@ -240,7 +258,8 @@ async fn dial_endpoint(
             let io = Prefixed::new(transport);
             let cluster = cluster.clone();
             let facts = Facts::default();
-            Ok(Dialled { io, facts, attempt, cluster, admission, took, slot: None, in_flight })
+            let (slot, deposit) = (None, None);
+            Ok(Dialled { io, facts, attempt, cluster, admission, took, slot, deposit, in_flight })
         }
         Err(error) => {
             match Cause::of(&error) {
@@ -257,14 +276,23 @@ impl Dialled {
         self.in_flight.endpoint().address
     }
 
+    /// It has this place in the cluster from here on, and one at its endpoint.
+    fn take_place(&mut self, in_cluster: OwnedSemaphorePermit) -> Result<(), Error> {
+        let at_endpoint = self.cluster.slot_now_at(self.in_flight.endpoint())?;
+        self.slot = Some(Slot::new(in_cluster, at_endpoint));
+        Ok(())
+    }
+
     /// From here on it counts: among the connections of its service, and as its endpoint's good answer. One that is
     /// left unused, or on which nobody said anything, says nothing of how its endpoint answers requests.
     pub(super) fn used(mut self, is_silent: bool) -> Result<Self, DialFailure> {
-        if self.slot.is_none() {
-            match slot(&self.cluster, self.in_flight.endpoint()) {
-                Ok(slot) => self.slot = Some(slot),
-                Err(error) => return Err(self.failed(error)),
-            }
+        if self.slot.is_none()
+            && let Err(error) = self.cluster.slot_now().and_then(|in_cluster| self.take_place(in_cluster))
+        {
+            return Err(self.failed(error));
+        }
+        if let Some(deposit) = self.deposit.take() {
+            deposit.keep();
         }
         let (endpoint, took) = (self.in_flight.endpoint().clone(), self.took);
         let answered = move || {

@@ -11,6 +11,7 @@
 //! for services too quiet for the ratio to mean anything. The window is the current second and the nine
 //! before it. A refused retry takes nothing from the budget.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
@@ -51,6 +52,11 @@ impl Budget {
         self.first_tries.add(self.second(now));
     }
 
+    /// What was deposited then does not count any more.
+    fn take_back(&self, deposited: Instant) {
+        self.first_tries.remove(self.second(deposited));
+    }
+
     /// Once per retry, before it. Withdrawals take turns, so that two can not both take the last one; a first
     /// try counted meanwhile only adds to the allowance.
     pub fn try_withdraw(&self, now: Instant) -> bool {
@@ -78,6 +84,36 @@ impl Budget {
     }
 }
 
+/// A deposit for a first try that may turn out to be none: of a connection that was dialled before it was known whether
+/// its client sends requests, which have first tries of their own. It counts while it is held, and for good once it is
+/// kept.
+#[derive(Debug)]
+#[must_use = "a deposit that is dropped is taken back"]
+pub struct Deposit {
+    /// `None`: it is kept.
+    budget: Option<Arc<Budget>>,
+    at: Instant,
+}
+
+impl Deposit {
+    pub fn into(budget: &Arc<Budget>, now: Instant) -> Self {
+        budget.deposit(now);
+        Self { budget: Some(budget.clone()), at: now }
+    }
+
+    pub fn keep(mut self) {
+        self.budget = None;
+    }
+}
+
+impl Drop for Deposit {
+    fn drop(&mut self) {
+        if let Some(budget) = &self.budget {
+            budget.take_back(self.at);
+        }
+    }
+}
+
 /// A count per second. Each slot is one word (upper half: the second, lower half: the count), so that a count
 /// and its second can not be torn apart.
 #[derive(Debug, Default)]
@@ -93,6 +129,16 @@ impl FirstTries {
                 Err(current) => word = current,
             }
         }
+    }
+
+    /// One that was added in `second`, unless that has left the window.
+    fn remove(&self, second: u32) {
+        let Some(slot) = self.0.get(second as usize % WINDOW) else { return };
+        let less = |word| {
+            let (held, count) = Self::unpack(word);
+            (held == second && count > 0).then(|| word - 1)
+        };
+        let _taken: Result<u64, u64> = slot.fetch_update(Relaxed, Relaxed, less); // fails where it counts no more
     }
 
     /// `None`: the slot has gone on to a later second, or is full.
@@ -242,6 +288,28 @@ mod tests {
         let story = Story::begin(0.0, 1);
         assert_eq!(story.retries(99, 20_000), 10);
         assert_eq!(story.retries(99, 3_000), 0);
+    }
+
+    #[test]
+    fn a_deposit_counts_while_it_is_held_and_for_good_once_it_is_kept() {
+        let start = Instant::now();
+        let budget = Arc::new(Budget::new(&rule(1.0, 0), start));
+        let (kept, dropped) = (Deposit::into(&budget, start), Deposit::into(&budget, start));
+        assert_eq!(budget.left(start), 2);
+        drop(dropped);
+        kept.keep();
+        assert_eq!(budget.left(start), 1);
+    }
+
+    #[test]
+    fn what_has_left_the_window_is_not_taken_back_from_what_came_later() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(WINDOW as u64);
+        let budget = Arc::new(Budget::new(&rule(1.0, 0), start));
+        let early = Deposit::into(&budget, start);
+        budget.deposit(later);
+        drop(early);
+        assert_eq!(budget.left(later), 1);
     }
 
     #[test]
