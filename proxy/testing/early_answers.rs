@@ -84,9 +84,10 @@ async fn b2_a_request_in_the_sidecars_own_buffer_holds_a_connection_for_seconds_
     });
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], connection: { idle_timeout: off }");
     let mut client = sidecar.client().await;
-    // More than the pipe to the endpoint holds, and little enough for hyper to have taken all of it.
+    // More than the pipe to the endpoint holds, and little enough for the sidecar to have taken all of it.
     let body = "x".repeat(96 * 1024);
     client.send(format!("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: {}\r\n\r\n", body.len())).await;
+    settle().await; // the head comes alone
     client.send(body).await;
     assert_eq!(client.answer().await.told(), (413, None));
     pass(10).await;
@@ -117,6 +118,7 @@ async fn b2_an_answer_with_many_fields_to_a_request_sent_in_part_ends_its_connec
     let mut client = sidecar.client().await;
     let body = "x".repeat(96 * 1024); // see above
     client.send(format!("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: {}\r\n\r\n", body.len())).await;
+    settle().await;
     client.send(body).await;
     assert_eq!(client.answer().await.told(), (413, None));
     settle().await;

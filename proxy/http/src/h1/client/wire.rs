@@ -140,7 +140,8 @@ impl Wire {
     ) -> Result<bool, Failure> {
         while self.failed.is_none() {
             let has_more = self.poll_body(body, is_read, cx)?;
-            if self.poll_send(cx).is_pending() || !has_more {
+            let has_room = self.poll_send(cx).is_ready() || self.outbox.len() < WAITING;
+            if !has_more || !has_room {
                 break;
             }
         }
