@@ -52,6 +52,7 @@ mod retries;
 mod routes;
 mod rules;
 mod scale;
+mod serving_http1;
 mod strangers;
 mod timeouts;
 mod tunnels;

@@ -10,7 +10,7 @@ use pillion_base::net::{Io, Network, Stream};
 use pillion_model::Direction;
 use pillion_sidecar::connection::{Connection, Destination, Place};
 use pillion_sidecar::detect::Version;
-use pillion_sidecar::http::server;
+use pillion_sidecar::http::{h1_server, server};
 use pillion_sidecar::layers::Name;
 use pillion_sidecar::state::{Arrival, Key};
 use pillion_sidecar::worker::Worker;
@@ -60,16 +60,14 @@ impl Bench {
         self.client_without(Some(layer))
     }
 
+    /// What serves an HTTP/1 connection of a caller's application.
+    pub(super) fn size_of_a_task(&self) -> usize {
+        let (connection, io, _near) = self.connection();
+        std::mem::size_of_val(&h1_server::serve(io, connection, self.worker.clone(), outbound::stack(None)))
+    }
+
     fn client_without(&self, layer: Option<Name>) -> Peer {
-        let (near, far) = Pipe::pair(64 * 1024);
-        let io = Io::plain(Stream::Memory(far, None));
-        let place = Place::unlimited(self.worker.work(self.direction));
-        let mut connection = Connection::new(at("192.0.2.7:4711"), place);
-        let snapshot = self.worker.state.load();
-        if let Some(fixed) = snapshot.fixed(Key::Application(Arrival::default())) {
-            connection.destination = Destination::Route(fixed);
-        }
-        let connection = Arc::new(connection);
+        let (connection, io, near) = self.connection();
         let worker = self.worker.clone();
         match self.direction {
             Direction::Outbound => {
@@ -82,6 +80,18 @@ impl Bench {
             }
         }
         Peer::new(near)
+    }
+
+    fn connection(&self) -> (Arc<Connection>, Io, Pipe) {
+        let (near, far) = Pipe::pair(64 * 1024);
+        let io = Io::plain(Stream::Memory(far, None));
+        let place = Place::unlimited(self.worker.work(self.direction));
+        let mut connection = Connection::new(at("192.0.2.7:4711"), place);
+        let snapshot = self.worker.state.load();
+        if let Some(fixed) = snapshot.fixed(Key::Application(Arrival::default())) {
+            connection.destination = Destination::Route(fixed);
+        }
+        (Arc::new(connection), io, near)
     }
 
     pub(super) fn sum(&self, series: &str) -> u64 {

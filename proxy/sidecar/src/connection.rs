@@ -3,8 +3,8 @@
 //! Deliberately absent: sockets and tasks. [`crate::serve`] accepts, and the two sides carry.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
 use pillion_model::listener::DownstreamLimits;
@@ -255,7 +255,8 @@ impl Connection {
         let name = || self.peer.as_ref().map_or_else(|| STRANGERS.to_owned(), |peer| peer.id.to_string());
         let holder = self.holder.get_or_init(|| ground.exchanges.holder(&name()));
         holder.begin().map(Some).ok_or_else(|| {
-            let detail = "the client has as many requests under way as the memory of the sidecar allows one client";
+            let detail =
+                "the client has as many requests under way as the memory of the sidecar allows one client";
             Error::new(Reason::Overloaded, detail)
         })
     }

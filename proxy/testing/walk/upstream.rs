@@ -57,7 +57,8 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
 }
 
 pub(super) const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
-pub(super) const HALF_A_BODY: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 30\r\n\r\nhalf of it";
+pub(super) const HALF_A_BODY: &str =
+    "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 30\r\n\r\nhalf of it";
 pub(super) const BY_A: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na";
 pub(super) const BY_B: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nb";
 

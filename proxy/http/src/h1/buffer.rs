@@ -19,6 +19,9 @@ const FURTHER: usize = 4 * 1024;
 /// A piece below this size is copied: it would keep the whole buffer alive that it was read into, or cost a further
 /// part of a vectored write.
 const SMALL: usize = 4 * 1024;
+/// What is left over is copied below this size: it would keep all of the thread's buffer, and the bounds of what is left
+/// over count its own bytes.
+const LEFT_COPIED: usize = 16 * 1024;
 /// Buffers that had to grow beyond this for one message are not kept.
 const KEPT: usize = 64 * 1024;
 
@@ -57,7 +60,7 @@ impl Inbox {
         let done = work(&mut bytes);
         match bytes.len() {
             0 => {}
-            length if length < SMALL => {
+            length if length < LEFT_COPIED => {
                 self.0 = BytesMut::from(&bytes[..]);
                 bytes.clear();
             }

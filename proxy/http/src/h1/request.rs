@@ -20,6 +20,8 @@ pub struct Incoming {
     slot: Arc<Mutex<Slot>>,
     /// Of the announced length: what was not read yet.
     left: Option<u64>,
+    /// Somebody has begun to read it.
+    has_begun: bool,
     /// Trailers that are for the client's connection alone.
     names: Vec<HeaderName>,
 }
@@ -58,17 +60,18 @@ pub enum Demand {
     Abandoned,
 }
 
-/// A body and its feed. `length`: what the request announces.
-pub fn channel(length: Option<u64>) -> (Feed, Incoming) {
+/// A body and its feed. `length`: what the request announces. `first`: what came of it together with its head.
+pub fn channel(length: Option<u64>, first: Option<(Bytes, Then)>) -> (Feed, Incoming) {
+    let (data, then) = first.unwrap_or((Bytes::new(), Then::More));
     let slot = Arc::new(Mutex::new(Slot {
-        data: Bytes::new(),
-        then: Then::More,
+        data,
+        then,
         is_wanted: false,
         is_abandoned: false,
         reader: None,
         feeder: None,
     }));
-    (Feed(slot.clone()), Incoming { slot, left: length, names: Vec::new() })
+    (Feed(slot.clone()), Incoming { slot, left: length, has_begun: false, names: Vec::new() })
 }
 
 impl Feed {
@@ -122,6 +125,7 @@ impl http_body::Body for Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
         let this = &mut *self;
+        this.has_begun = true;
         let mut slot = this.slot.lock();
         if !slot.data.is_empty() {
             let data = std::mem::take(&mut slot.data);
@@ -141,7 +145,11 @@ impl http_body::Body for Incoming {
         }
     }
 
+    /// One of unknown length that is empty is found to be so by its reader: it goes on as it came.
     fn is_end_stream(&self) -> bool {
+        if self.left.is_none() && !self.has_begun {
+            return false;
+        }
         let slot = self.slot.lock();
         slot.data.is_empty() && matches!(slot.then, Then::End)
     }
@@ -200,7 +208,7 @@ mod tests {
 
     #[test]
     fn a_piece_is_read_when_it_is_wanted_and_the_end_is_known_with_the_last_one() {
-        let (feed, mut body) = channel(Some(5));
+        let (feed, mut body) = channel(Some(5), None);
         assert_eq!(feed.demand(&here()), Demand::NotNow, "nobody has asked");
         assert!(poll(&mut body).is_pending());
         assert_eq!(feed.demand(&here()), Demand::Wanted);
@@ -219,7 +227,7 @@ mod tests {
 
     #[test]
     fn trailers_come_behind_the_content_and_end_it() {
-        let (feed, mut body) = channel(None);
+        let (feed, mut body) = channel(None, None);
         let trailers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("x"))]);
         feed.put(Bytes::from_static(b"abc"), Then::Trailers(trailers.clone()), &here());
         assert_eq!(data(poll(&mut body)), "abc");
@@ -229,8 +237,19 @@ mod tests {
     }
 
     #[test]
+    fn what_came_with_the_head_is_there_at_once() {
+        let (feed, mut body) = channel(Some(3), Some((Bytes::from_static(b"abc"), Then::End)));
+        drop(feed);
+        assert_eq!(data(poll(&mut body)), "abc");
+        assert!(body.is_end_stream());
+        let (_feed, mut body) = channel(None, Some((Bytes::new(), Then::End)));
+        assert!(!body.is_end_stream() && body.size_hint().exact().is_none(), "in chunks as it came");
+        assert!(matches!(poll(&mut body), Poll::Ready(None)) && body.is_end_stream());
+    }
+
+    #[test]
     fn a_feed_that_is_gone_is_a_cut_and_what_came_before_is_read_first() {
-        let (feed, mut body) = channel(None);
+        let (feed, mut body) = channel(None, None);
         feed.put(Bytes::from_static(b"abc"), Then::More, &here());
         drop(feed);
         assert_eq!(data(poll(&mut body)), "abc");
@@ -239,14 +258,14 @@ mod tests {
 
     #[test]
     fn a_reader_that_is_gone_wants_nothing() {
-        let (feed, body) = channel(Some(5));
+        let (feed, body) = channel(Some(5), None);
         drop(body);
         assert_eq!(feed.demand(&here()), Demand::Abandoned);
     }
 
     #[tokio::test]
     async fn a_reader_in_another_task_and_its_feed_wake_each_other() {
-        let (feed, mut body) = channel(None);
+        let (feed, mut body) = channel(None, None);
         let reader = tokio::spawn(async move {
             let mut all = Vec::new();
             while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {

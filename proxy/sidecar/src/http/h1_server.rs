@@ -11,8 +11,9 @@ mod carrying;
 mod content;
 mod waiting;
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn, ready};
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -53,6 +54,8 @@ struct Downstream {
 enum Left {
     /// For the next request.
     GoesOn,
+    /// Nothing was asked, and its client is silent.
+    Rests,
     /// To be closed, in a way that takes nothing from a client that still reads.
     Ends,
     /// The client is gone, or must see that an answer is not whole.
@@ -61,35 +64,50 @@ enum Left {
     Opaque(oneshot::Sender<Io>),
 }
 
-/// Until the client leaves.
-pub async fn serve<S: AnsweringService>(
+/// Until the client leaves. No `async fn`, whose arguments have room of their own beside what is made of them.
+pub fn serve<S: AnsweringService>(
     io: Io,
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     mut stack: S,
-) {
-    let began = connection.began;
-    let mut downstream = Downstream::new(io, Watch::new(began), connection, worker);
-    loop {
-        let left = match poll_fn(|cx| downstream.poll_head(cx)).await {
-            Heard::Head(head) => Box::pin(carrying::carry(&mut downstream, head, &mut stack)).await,
-            Heard::Refused => downstream.refused().await,
-            Heard::Nothing => match Box::pin(downstream.rests()).await {
-                Some(wakes) => {
-                    downstream = wakes;
-                    Left::GoesOn
-                }
-                None => return,
-            },
-            Heard::Over => return,
-        };
-        match left {
-            Left::GoesOn => {}
-            Left::Ends => return Box::pin(downstream.ends()).await,
-            Left::Lost => return,
-            Left::Opaque(opens) => return drop(opens.send(downstream.into_io())), // dropped, the tunnel ends
+) -> impl Future<Output = ()> + Send {
+    let watch = Watch::new(connection.began);
+    let mut downstream = Downstream::new(io, watch, connection, worker);
+    async move {
+        loop {
+            let heard = poll_fn(|cx| downstream.poll_head(cx)).await;
+            match act(heard, &mut downstream, &mut stack).await {
+                Left::GoesOn => {}
+                Left::Rests => match Box::pin(downstream.rests()).await {
+                    Some(wakes) => downstream = wakes,
+                    None => return,
+                },
+                Left::Ends => return Box::pin(downstream.ends()).await,
+                Left::Lost => return,
+                Left::Opaque(opens) => return drop(opens.send(downstream.into_io())), // dropped, the tunnel ends
+            }
         }
     }
+}
+
+/// What follows from what a client says. Boxed: a connection that waits has no room for it.
+fn act<'a, S: AnsweringService>(
+    heard: Heard,
+    downstream: &'a mut Downstream,
+    stack: &'a mut S,
+) -> Pin<Box<dyn Future<Output = Left> + Send + 'a>> {
+    match heard {
+        Heard::Head(head, content) => Box::pin(carrying::carry(downstream, head, content, stack)),
+        Heard::Refused => Box::pin(downstream.refused()),
+        Heard::Nothing => Box::pin(ready(Left::Rests)),
+        Heard::Over => Box::pin(ready(Left::Lost)),
+    }
+}
+
+/// Of the heads and trailers that come now.
+fn limits(connection: &Connection, worker: &Worker) -> Limits {
+    let limits = connection.head_limits(&worker.limits());
+    Limits { head_bytes: limits.bytes, fields: limits.fields, ..Limits::default() }
 }
 
 impl Downstream {
@@ -107,12 +125,6 @@ impl Downstream {
             connection,
             worker,
         }
-    }
-
-    /// Of the heads and trailers that come now.
-    fn limits(&self) -> Limits {
-        let limits = self.connection.head_limits(&self.worker.limits());
-        Limits { head_bytes: limits.bytes, fields: limits.fields, ..Limits::default() }
     }
 
     /// Ready when the client, or the kernel for it, has all that was written. A client that takes next to nothing is

@@ -183,7 +183,7 @@ use std::future::Future as _;
 
 /// A body that is fed by hand.
 fn fed(length: Option<u64>) -> (crate::h1::request::Feed, Body) {
-    let (feed, incoming) = crate::h1::request::channel(length);
+    let (feed, incoming) = crate::h1::request::channel(length, None);
     (feed, Body::request(incoming))
 }
 

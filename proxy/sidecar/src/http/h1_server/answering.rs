@@ -117,21 +117,18 @@ fn poll_written(
 ) -> Poll<Written> {
     loop {
         let taken = take_in(client, body, cx);
+        let sent = client.poll_send(cx);
+        match (&sent, taken) {
+            (Poll::Ready(Err(_gone)), _) => return Poll::Ready(Written::Lost),
+            (Poll::Ready(Ok(())), Taken::All) => return Poll::Ready(Written::Whole),
+            (Poll::Ready(Ok(())), Taken::Broken) => return Poll::Ready(Written::Part),
+            (Poll::Ready(Ok(())), Taken::Enough) => continue,
+            _ => {}
+        }
         match content.poll(client, cx) {
             Client::Left => return Poll::Ready(Written::Lost),
-            Client::Sent => continue, // the answer may wait for who takes that
-            Client::Waits => {}
-        }
-        match client.poll_send(cx) {
-            Poll::Ready(Ok(())) => {}
-            Poll::Ready(Err(_gone)) => return Poll::Ready(Written::Lost),
-            Poll::Pending => return Poll::Pending,
-        }
-        match taken {
-            Taken::All => return Poll::Ready(Written::Whole),
-            Taken::Broken => return Poll::Ready(Written::Part),
-            Taken::Waits => return Poll::Pending,
-            Taken::Enough => {}
+            Client::Sent => {} // the answer may wait for who takes that
+            Client::Waits => return Poll::Pending,
         }
     }
 }
@@ -203,8 +200,8 @@ impl Downstream {
 fn poll_rest(client: &mut Downstream, content: &mut Content, cx: &mut Context<'_>) -> Poll<Client> {
     loop {
         match content {
-            Content::Whole => return Poll::Ready(Client::Waits),
-            Content::Unread => {
+            Content::Whole | Content::Broken => return Poll::Ready(Client::Waits),
+            Content::Unwanted => {
                 client.drop_rest(cx);
                 return Poll::Ready(Client::Waits);
             }

@@ -7,28 +7,28 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Uri};
-use pillion_http1::{Fault, Fields, Known, Length, RequestHead};
+use pillion_http1::{Fault, Fields, Known, RequestHead};
 
 use super::content::{Client, Content};
 use super::{Downstream, Left, answering};
 use crate::http::call::AnsweringService;
 use crate::http::{Body, Call, Exchange, Response, headers, refusal, tunnel};
-use pillion_http::h1::request;
+use pillion_http::h1::request::Incoming;
 use pillion_http::seen::Seen;
 
 /// From a head to the last byte of its answer.
 pub(super) async fn carry<S: AnsweringService>(
     client: &mut Downstream,
     head: RequestHead,
+    (body, mut content): (Option<Incoming>, Content),
     stack: &mut S,
 ) -> Left {
-    let text = head.fields.text().clone();
     client.takes_trailers = takes_trailers(&head.fields);
-    let (mut request, mut content) = match opened(head) {
-        Ok(opened) => opened,
-        Err(fault) => return client.refuse(fault, &text).await,
+    let mut request = match request(&head, body) {
+        Ok(request) => request,
+        Err(fault) => return client.refuse(fault, head.fields.text()).await,
     };
-    drop(text);
+    drop(head);
     let mut seen = Seen::in_headers(request.headers());
     let request_id = headers::request_id(request.headers(), &seen, &mut client.worker.ground.rng.lock());
     let asked = tunnel::may_be_asked(&request, &seen).then(|| tunnel::asked_http1(&mut request)).flatten();
@@ -58,22 +58,14 @@ fn takes_trailers(fields: &Fields) -> bool {
     fields.has(Known::Te) && fields.elements(Known::Te).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
-/// The request as the stack takes it, and how its content will come.
-fn opened(head: RequestHead) -> Result<(Request<Body>, Content), Fault> {
-    let (body, content) = match head.length {
-        length if length.is_empty() => (Body::empty(), Content::Whole),
-        length => {
-            let announced = if let Length::Known(length) = length { Some(length) } else { None };
-            let (feed, body) = request::channel(announced);
-            (Body::request(body), Content::Feeding(feed))
-        }
-    };
-    let mut request = Request::new(body);
+/// The request as the stack takes it.
+fn request(head: &RequestHead, body: Option<Incoming>) -> Result<Request<Body>, Fault> {
+    let mut request = Request::new(body.map_or_else(Body::empty, Body::request));
     *request.uri_mut() = Uri::from_maybe_shared(head.target_bytes()).or(Err(Fault::Target))?;
     *request.headers_mut() = head.fields.to_map().or(Err(Fault::Field))?;
     *request.version_mut() = head.version;
-    *request.method_mut() = head.method;
-    Ok((request, content))
+    *request.method_mut() = head.method.clone();
+    Ok(request)
 }
 
 /// The stack's answer. `None`: the client left before it came, and the stack is to forget the request.

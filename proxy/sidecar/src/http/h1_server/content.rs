@@ -4,12 +4,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::StatusCode;
-use pillion_http1::{Ended, Error, Fault, Fields, FromClient, Limits, Server};
+use pillion_http1::{Ended, Error, Fault, Fields, FromClient, Length, Limits, Server};
 
-use super::Downstream;
+use super::{Downstream, limits};
 use pillion_http::error::Broken;
 use pillion_http::h1::buffer::{Outbox, poll_fill, take};
-use pillion_http::h1::request::{Demand, Feed, Then};
+use pillion_http::h1::request::{self, Demand, Feed, Incoming, Then};
 
 /// Pieces that are smaller than this together go on as one.
 const JOINED: usize = 4 * 1024;
@@ -22,8 +22,10 @@ pub(super) enum Content {
     Whole,
     /// Its reader takes piece by piece.
     Feeding(Feed),
-    /// Nobody wants the rest, or it is none.
-    Unread,
+    /// Nobody wants the rest.
+    Unwanted,
+    /// It has broken off.
+    Broken,
 }
 
 /// What the client has done.
@@ -41,36 +43,58 @@ impl Content {
     pub(super) fn poll(&mut self, client: &mut Downstream, cx: &mut Context<'_>) -> Client {
         let feed = match self {
             Self::Whole => return client.poll_left(cx),
-            Self::Unread => return Client::Waits,
+            Self::Unwanted | Self::Broken => return Client::Waits,
             Self::Feeding(feed) => feed,
         };
         match feed.demand(cx) {
             Demand::NotNow => return Client::Waits,
             Demand::Abandoned => {
-                *self = Self::Unread;
+                *self = Self::Unwanted;
                 return Client::Waits;
             }
             Demand::Wanted => {}
         }
         let Poll::Ready((data, then)) = client.poll_piece(cx) else { return Client::Waits };
-        let next = match &then {
-            Then::More => None,
-            Then::Trailers(_) | Then::End => Some(Self::Whole),
-            Then::Broken(_) => Some(Self::Unread),
-        };
+        let next = Self::after(&then);
         feed.put(data, then, cx);
         if let Some(next) = next {
             *self = next;
         }
         Client::Sent
     }
+
+    /// `None`: it goes on.
+    const fn after(then: &Then) -> Option<Self> {
+        match then {
+            Then::More => None,
+            Then::Trailers(_) | Then::End => Some(Self::Whole),
+            Then::Broken(_) => Some(Self::Broken),
+        }
+    }
+}
+
+/// The content of a request whose head has come, with what came behind that: `None`, where it has none.
+pub(super) fn open(
+    length: Length,
+    (server, judged): (&mut Server, &mut usize),
+    bytes: &mut BytesMut,
+    limits: &Limits,
+) -> (Option<Incoming>, Content) {
+    if length.is_empty() {
+        return (None, Content::Whole);
+    }
+    let first = if bytes.is_empty() { None } else { next_piece(server, judged, bytes, limits) };
+    let after = first.as_ref().and_then(|(_, then)| Content::after(then));
+    let announced = if let Length::Known(length) = length { Some(length) } else { None };
+    let (feed, body) = request::channel(announced, first);
+    (Some(body), after.unwrap_or(Content::Feeding(feed)))
 }
 
 impl Downstream {
     /// The next piece of content, and what follows it as far as that is known.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<(Bytes, Then)> {
-        let limits = self.limits();
-        let Self { io, inbox, outbox, server, judged, .. } = self;
+        let Self { io, inbox, outbox, server, judged, connection, worker, .. } = self;
+        let limits = limits(connection, worker);
         inbox.with(|bytes| {
             loop {
                 if let Some(piece) = next_piece(server, judged, bytes, &limits) {

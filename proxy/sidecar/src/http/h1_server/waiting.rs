@@ -10,20 +10,23 @@ use http::Version;
 use pillion_http1::{Error, FromClient, RequestHead};
 use tokio::time::Instant;
 
-use super::Downstream;
+use super::content::{self, Content};
+use super::{Downstream, limits};
 use crate::connection::Connection;
 use crate::http::refusal;
 use crate::worker::Worker;
 use pillion_base::deadline::Deadline;
 use pillion_base::unfinished::{READER, Share};
 use pillion_http::h1::buffer::poll_fill;
+use pillion_http::h1::request::Incoming;
 
 /// A connection that was idle for so long is put aside: its timer goes, and the drain does not wait for it.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// What a client says after an answer, or at first.
 pub(super) enum Heard {
-    Head(RequestHead),
+    /// A request, and its content with what has come of that.
+    Head(RequestHead, (Option<Incoming>, Content)),
     /// What is no request. The answer to it waits in the outbox.
     Refused,
     /// It is silent.
@@ -57,16 +60,17 @@ enum Patience {
 
 impl Downstream {
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
-        let limits = self.limits();
-        let Self { io, inbox, outbox, server, watch, connection, worker, .. } = self;
+        let Self { io, inbox, judged, outbox, server, watch, connection, worker, .. } = self;
         inbox.with(|bytes| {
             loop {
                 if !bytes.is_empty() {
+                    let limits = limits(connection, worker);
                     match server.read(bytes, &limits) {
                         Ok((used, event)) => {
                             bytes.advance(used);
                             if let FromClient::Head(head) = event {
-                                return Poll::Ready(Heard::Head(head));
+                                let opened = content::open(head.length, (server, judged), bytes, &limits);
+                                return Poll::Ready(Heard::Head(head, opened));
                             }
                         }
                         Err(error) => {
