@@ -106,7 +106,7 @@ impl Sidecar {
         Peer::new(self.memory.connect(own).await.expect("the sidecar listens"))
     }
 
-    /// A connection that was redirected on its way to `original`.
+    /// A redirected connection with this original destination.
     pub(super) async fn redirected(&self, original: &str) -> Peer {
         let io = self.memory.redirect(at(original), self.address()).await;
         Peer::new(io.expect("the sidecar listens"))

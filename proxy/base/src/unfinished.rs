@@ -34,8 +34,9 @@ pub enum Side {
 }
 
 impl Side {
-    /// What all of it may hold. Together a quarter of the smallest container that people give a sidecar (128 MiB): 768 handshakes at once, and
-    /// 170 and 113 heads of 64 KiB.
+    /// Bytes that all unfinished handshakes and heads of this side may hold at once. The three bounds together are 32 MiB,
+    /// a quarter of the smallest container that people give a sidecar (128 MiB). 12 MiB are 768 handshakes, or 170 heads
+    /// of 64 KiB with their readers; 8 MiB are 113 such heads.
     pub const fn most(self) -> usize {
         const MIB: usize = 1024 * 1024;
         match self {

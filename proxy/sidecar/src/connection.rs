@@ -39,7 +39,7 @@ pub struct Connection {
     /// `x-forwarded-client-cert` of every request on it.
     pub client_cert: Option<HeaderValue>,
     pub destination: Destination,
-    /// Its destination is an address that it was redirected from, or that a CONNECT named.
+    /// Its destination is its original destination, before the kernel redirected it, or an address that a CONNECT named.
     pub is_redirected: bool,
     /// Where its client was going when the kernel brought it here; `None`: to a listener of ours.
     pub original: Option<SocketAddr>,

@@ -124,9 +124,9 @@ impl Rules {
         self.route().map(|route| route.cluster.protocol)
     }
 
-    /// Whether the sidecar is the server of a client's TLS where plaintext is let in too. What is ours is. Other TLS is
-    /// left to an application that was redirected from, or that speaks TLS itself; on the sidecar's own port it can only
-    /// be meant for the sidecar.
+    /// Whether the sidecar is the server of a client's TLS where plaintext is let in too. It is that of another sidecar's
+    /// TLS. Other TLS is left to the application where that is the original destination, or was declared to speak TLS; on
+    /// the sidecar's own port it can only be meant for the sidecar.
     fn terminates(&self, found: &Found, of: Arrival) -> bool {
         let Found::Tls(hello) = found else { return false };
         let single = self.to.and_then(|to| self.side.policy.ports.get(&to.port()));

@@ -1,6 +1,6 @@
 //! One outbound connection, from the application to the services it calls.
 //!
-//! It comes to the proxy port, to a service's own port, or redirected on its way somewhere. What is known of its
+//! It comes to the proxy port, to a service's own port, or redirected by the kernel. What is known of its
 //! destination without its bytes is [`Destination`]; what its bytes add is decided in [`Outbound::enter`].
 
 use std::future::{Ready, ready};

@@ -63,7 +63,7 @@ pub struct Snapshot {
     pub inbound: Option<Arc<InboundSide>>,
     /// The route to the application; `None` without `inbound.app`.
     pub application: Option<Arc<Route>>,
-    /// Addresses of the application that connections were redirected from, or that have listeners of their own.
+    /// Addresses of the application that were original destinations, or that have listeners of their own.
     pub applications: Arc<Destinations<Application>>,
     pub limits: DownstreamLimits,
     /// Those of routes, for the next snapshot.

@@ -25,7 +25,7 @@ const BACKLOG: usize = 1024;
 pub struct Arrival {
     pub io: Pipe,
     pub from: SocketAddr,
-    /// Where it was meant to go, if it was redirected here.
+    /// Its original destination; `None`: it was not redirected.
     pub original: Option<SocketAddr>,
 }
 

@@ -180,11 +180,12 @@ impl Guarded {
 
     /// An answer has left: from here on the connection may turn out to be idle.
     fn will_rest(&mut self, cx: &mut Context<'_>) {
-        // From the last byte read, which was a moment ago: that spares a look at the clock for each answer.
+        // The pause is counted from the last byte that was read, which spares a look at the clock for each answer. Most
+        // answers leave shortly after; one that took longer than the pause finds the timer due below.
         let at = self.last_read + REST_AFTER;
         let is_set = self.reading.as_ref().is_some_and(|timer| timer.is_set_between(self.last_read, at));
         if !is_set && poll_deadline(&mut self.reading, at, &self.worker, cx).is_ready() {
-            // The answer took longer than that.
+            // This answer took longer than the pause, which begins now.
             self.reading = None;
             self.last_read = Instant::now();
             self.will_rest(cx);

@@ -21,7 +21,7 @@ pub struct Known {
     pub is_virtual: bool,
 }
 
-/// A virtual address that a connection may be redirected from.
+/// A virtual address that may be a connection's original destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub address: AddressPattern,

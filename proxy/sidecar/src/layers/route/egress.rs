@@ -148,7 +148,7 @@ async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAdd
         .map_err(|error| Error::new(Reason::DnsError, format!("\"{host}\" could not be resolved: {error}")))
 }
 
-/// A request on a connection that was redirected on its way to an address of no service's.
+/// A request on a redirected connection whose original destination is no service's address.
 pub(super) fn redirected(call: &Call, to: SocketAddr) -> Result<Arc<Route>, Error> {
     let (worker, host) = (&call.common.exchange.worker, super::host_text(call));
     let (name, port) = split_port(host);

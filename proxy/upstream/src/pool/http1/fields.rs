@@ -54,6 +54,9 @@ impl Watch {
         Some(head)
     }
 
+    /// Whether the head has more fields than hyper has room for, as of this piece of what was read. A blank line ends the
+    /// head and the looking, unless the head was an interim answer: another head follows that. The lines of a head that
+    /// has not ended are kept in `begun`.
     fn is_over(&mut self, piece: &[u8]) -> bool {
         let (mut head, mut rest) = (piece, piece);
         while let Some(end) = memchr(b'\n', rest) {

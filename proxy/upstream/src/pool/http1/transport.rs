@@ -62,7 +62,8 @@ impl AnswerFirst {
         }
     }
 
-    /// For a reader with more room, which sends the request once more, to nobody.
+    /// Makes ready for a second reader, with more room. hyper reads no answer before it has sent a request, so the second
+    /// reader writes the request again. The endpoint has it already: those bytes are dropped ([`Self::swallow`]).
     pub(super) fn read_again(mut self) -> Self {
         self.reading = Reading::AgainAfterRequest;
         self
@@ -244,7 +245,7 @@ mod tests {
         assert!(write(&mut io).await.is_pending());
         io.read(&mut [0; 1024]).await.expect_err("hyper has no room for it");
         let mut io = io.read_again();
-        assert!(write(&mut io).await.is_ready(), "the second reader sends its request to nobody");
+        assert!(write(&mut io).await.is_ready(), "what the second reader sends is dropped");
         assert_eq!(read(&mut io).await, (answer, Some(ErrorKind::ConnectionReset)));
     }
 
