@@ -3,6 +3,7 @@
 pub mod certs;
 mod check;
 pub mod demo;
+mod duration;
 pub mod init;
 mod output;
 pub mod run;

@@ -14,6 +14,7 @@ use rustls::pki_types::pem::PemObject;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 
+use super::duration::{DAY, HOUR, MINUTE, SECOND, duration};
 use super::output::print;
 use pillion_tls::identity::issue::{Ca, IssuedPem};
 use pillion_tls::identity::{date, names, parse, unix_now};
@@ -236,19 +237,8 @@ fn hex(bytes: &[u8]) -> String {
 
 /// `90s`, `30m`, `24h`, `7d`.
 fn ttl(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no time; write it as 90s, 30m, 24h or 7d");
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let seconds: u64 = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 86_400,
-        _ => return Err(wrong()),
-    };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds)) {
-        None | Some(0) => Err(wrong()),
-        Some(seconds) => Ok(Duration::from_secs(seconds)),
-    }
+    duration(text, &[SECOND, MINUTE, HOUR, DAY])
+        .ok_or_else(|| format!("{text:?} is no time; write it as 90s, 30m, 24h or 7d"))
 }
 
 /// 1 MiB, as where credentials are loaded.

@@ -20,6 +20,7 @@ use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 
+use super::duration::{HOUR, MILLISECOND, MINUTE, SECOND, duration};
 use super::output::print;
 use caller::{Caller, Tally};
 use mesh::Mesh;
@@ -33,7 +34,7 @@ const CONNECTIONS: usize = 8;
 /// About one illness of the flaky replica every two of these.
 const PACE: Duration = Duration::from_secs(1);
 /// Between two live lines.
-const SECOND: Duration = Duration::from_secs(1);
+const LINE_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub struct Demo {
@@ -50,20 +51,8 @@ pub struct Demo {
 
 /// `500ms`, `10s`, `2m`, `1h`; not zero.
 fn lasting(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration; write it as 500ms, 10s, 2m or 1h");
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
-    let milliseconds: u64 = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        _ => return Err(wrong()),
-    };
-    match number.parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds)) {
-        None | Some(0) => Err(wrong()),
-        Some(lasts) => Ok(Duration::from_millis(lasts)),
-    }
+    duration(text, &[MILLISECOND, SECOND, MINUTE, HOUR])
+        .ok_or_else(|| format!("{text:?} is no duration; write it as 500ms, 10s, 2m or 1h"))
 }
 
 impl Demo {
@@ -128,7 +117,7 @@ fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
 
 /// A live line every second. Ends only when something is broken.
 async fn watch(mesh: &Mesh, caller: &Caller, whole: &mut Tally) -> anyhow::Result<()> {
-    let mut ticks = interval_at(Instant::now() + SECOND, SECOND);
+    let mut ticks = interval_at(Instant::now() + LINE_EVERY, LINE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut since = Instant::now();
     loop {

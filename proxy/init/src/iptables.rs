@@ -153,7 +153,7 @@ enum Place {
 fn matching(one: &Match) -> Vec<(Place, String)> {
     let extension = |text: String| vec![(Place::Extension, text)];
     match one {
-        Match::Protocol(protocol) => vec![(Place::Protocol, format!("-p {}", name(*protocol)))],
+        Match::Protocol(protocol) => vec![(Place::Protocol, format!("-p {}", protocol.name()))],
         Match::From(network) => address(Place::Source, "-s", network),
         Match::To(network) => address(Place::Destination, "-d", network),
         Match::NotTo(network) => address(Place::Destination, "! -d", network),
@@ -179,19 +179,12 @@ fn address(place: Place, flag: &str, network: &Network) -> Vec<(Place, String)> 
 }
 
 fn ported(protocol: Protocol, flag: &str, port: u16) -> Vec<(Place, String)> {
-    let name = name(protocol);
+    let name = protocol.name();
     vec![(Place::Protocol, format!("-p {name}")), (Place::Extension, format!("-m {name} {flag} {port}"))]
 }
 
 const fn unless(is: bool) -> &'static str {
     if is { "" } else { "! " }
-}
-
-const fn name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    }
 }
 
 fn pattern(interface: &Interface) -> String {

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use crate::MARK;
-use crate::rules::{Chain, Family, Hook, Match, Protocol, Rule, RuleSet, Table, Verdict};
+use crate::rules::{Chain, Family, Hook, Match, Rule, RuleSet, Table, Verdict};
 use crate::words::{Interface, Network};
 
 /// Ours, and nobody else's.
@@ -89,13 +89,13 @@ fn lines(rule: &Rule) -> Vec<String> {
 
 fn matching(one: &Match) -> String {
     match one {
-        Match::Protocol(protocol) => format!("meta l4proto {}", name(*protocol)),
+        Match::Protocol(protocol) => format!("meta l4proto {}", protocol.name()),
         Match::From(network) => address(network, "saddr", ""),
         Match::To(network) => address(network, "daddr", ""),
         Match::NotTo(network) => address(network, "daddr", "!= "),
         Match::ToThisHost => "fib daddr type local".to_owned(),
-        Match::Port(protocol, port) => format!("{} dport {port}", name(*protocol)),
-        Match::SourcePort(protocol, port) => format!("{} sport {port}", name(*protocol)),
+        Match::Port(protocol, port) => format!("{} dport {port}", protocol.name()),
+        Match::SourcePort(protocol, port) => format!("{} sport {port}", protocol.name()),
         Match::Into(interface) => format!("iifname {}", quoted(interface)),
         Match::OutOf(interface) => format!("oifname {}", quoted(interface)),
         Match::IntoLoopback(is) => format!("iifname {}\"lo\"", unless(*is)),
@@ -111,13 +111,6 @@ fn matching(one: &Match) -> String {
 
 const fn unless(is: bool) -> &'static str {
     if is { "" } else { "!= " }
-}
-
-const fn name(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-    }
 }
 
 fn quoted(interface: &Interface) -> String {

@@ -82,6 +82,16 @@ pub(crate) enum Protocol {
     Udp,
 }
 
+impl Protocol {
+    /// As both backends write it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Back to whence the chain was entered: not ours.
