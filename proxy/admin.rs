@@ -30,7 +30,7 @@ use tokio::sync::Semaphore;
 use crate::listening::bound;
 pub(crate) use console::{Console, Published, Refusal};
 use pages::{Pages, Port};
-use pillion_base::accept::{Admission, accept};
+use pillion_base::accept::{Acceptor, accept};
 use pillion_base::net::descriptors::Reserve;
 use pillion_base::net::{Bound, Listener, Network, Sharing, Stream};
 use pillion_telemetry::Metrics;
@@ -142,7 +142,7 @@ impl Visitors {
     }
 }
 
-impl Admission for Visitors {
+impl Acceptor for Visitors {
     /// Each new connection is looked at before the next one could take its place.
     async fn ready(&mut self) {
         tokio::task::yield_now().await;

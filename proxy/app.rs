@@ -48,7 +48,7 @@ use pillion_sidecar::worker::Worker;
 use pillion_telemetry::{AccessLog, Metrics};
 use pillion_tls::identity::credentials::Credentials;
 use pillion_upstream::cluster::alike::Policies;
-use pillion_upstream::cluster::{Cluster, Common};
+use pillion_upstream::cluster::{Cluster, ClusterContext};
 use pillion_upstream::pool::SWEEP_EVERY;
 use worker::{Command, Connections};
 
@@ -244,7 +244,7 @@ impl Shared {
 
 /// A sidecar that serves nothing yet.
 fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
-    let common = Common::new(metrics, workers);
+    let common = ClusterContext::new(metrics, workers);
     let requests = Limit::new("inbound.max_requests", NO_LIMIT);
     let sides = Sides {
         own: pillion_base::net::own::OwnListeners::default(),

@@ -22,7 +22,7 @@ use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::balance::{Balancer, Candidate, Tried};
 use pillion_upstream::cluster::budget::Budget;
 use pillion_upstream::cluster::update::written;
-use pillion_upstream::cluster::{Cluster, Common};
+use pillion_upstream::cluster::{Cluster, ClusterContext};
 
 /// A decision by name, to be called as often as one likes.
 pub type Decision = (String, Box<dyn FnMut()>);
@@ -97,7 +97,7 @@ fn find_host(hosts: usize) -> Decision {
     let config =
         pillion_config::parse(&text, std::path::Path::new(".")).map(|(config, _)| config).unwrap_or_default();
     let (mut table, mut policies) = (HostTable::default(), Policies::default());
-    let common = Common::new(&Metrics::new(20_000), 1);
+    let common = ClusterContext::new(&Metrics::new(20_000), 1);
     for cluster in &config.clusters {
         let route =
             Route::to(Cluster::service(cluster, written(cluster), None, None, &mut policies, &common));

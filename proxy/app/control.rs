@@ -31,7 +31,7 @@ use pillion_tls::identity::{Validity, date, expires_soon};
 use pillion_tls::server::Server;
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::update::written;
-use pillion_upstream::cluster::{Before, Cluster, Common};
+use pillion_upstream::cluster::{Before, Cluster, ClusterContext};
 
 /// What a reload came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,7 @@ pub struct Controller {
 pub(super) struct Around {
     pub(super) store: Arc<Store>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) common: Common,
+    pub(super) common: ClusterContext,
     pub(super) connections: Connections,
     /// `inbound.max_requests`.
     pub(super) requests: Arc<Limit>,
@@ -422,7 +422,7 @@ fn with(mut addresses: Addresses, fixed: &Addresses) -> Addresses {
 pub(super) fn applications(
     inbound: Option<&Inbound>,
     requests: &Arc<Limit>,
-    common: &Common,
+    common: &ClusterContext,
 ) -> Destinations<Application> {
     let (inbound, requests, common) = (inbound.cloned(), requests.clone(), common.clone());
     Destinations::new(move |of: Application| match &inbound {

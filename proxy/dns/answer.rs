@@ -9,7 +9,7 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::proto::serialize::binary::{BinDecodable, BinDecoder};
 
 use super::query::Asked;
-use pillion_sidecar::state::Known;
+use pillion_sidecar::state::ServiceAddresses;
 
 /// Seconds that a client may believe what is said of a service: a reload is heard of soon.
 const TTL: u32 = 30;
@@ -22,7 +22,7 @@ const UNREACHABLE: u16 = 22;
 const EXTENDED_ERROR: u16 = 15;
 
 /// For a name of a service. Records of other types than addresses there are none.
-pub(super) fn own(asked: &Asked, known: &Known) -> Vec<u8> {
+pub(super) fn own(asked: &Asked, known: &ServiceAddresses) -> Vec<u8> {
     let mut message = base(asked);
     message.metadata.authoritative = true;
     let name = asked.question.name();
@@ -146,8 +146,8 @@ mod tests {
         Asked::read(&message.to_vec().unwrap(), Over::Udp).unwrap()
     }
 
-    fn known(v4: usize, v6: usize) -> Known {
-        Known {
+    fn known(v4: usize, v6: usize) -> ServiceAddresses {
+        ServiceAddresses {
             v4: vec![[10, 96, 0, 10].into(); v4],
             v6: vec![[0xfd00, 0, 0, 0, 0, 0, 0, 1].into(); v6],
             is_virtual: false,

@@ -7,7 +7,7 @@ use hickory_resolver::proto::serialize::binary::{BinDecodable, BinDecoder};
 
 use super::answer;
 use super::cache::Key;
-use pillion_sidecar::state::Known;
+use pillion_sidecar::state::ServiceAddresses;
 
 /// Largest answer over UDP, whatever the client would take: as BIND; larger ones come by TCP.
 pub(super) const MOST_OVER_UDP: u16 = 4096;
@@ -119,7 +119,7 @@ impl Asked {
 /// Reads a message as a client's question and as a name server's answer, and writes every kind of answer to it. For the
 /// fuzz target: whatever the bytes are, this returns.
 pub(crate) fn survive(message: &[u8]) {
-    let known = Known { v4: vec![[10, 96, 0, 10].into()], v6: Vec::new(), is_virtual: true };
+    let known = ServiceAddresses { v4: vec![[10, 96, 0, 10].into()], v6: Vec::new(), is_virtual: true };
     for over in [Over::Udp, Over::Tcp] {
         let Ok(asked) = Asked::read(message, over) else { continue };
         drop((asked.name(), asked.key()));
@@ -142,7 +142,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use pillion_sidecar::state::Known;
+    use pillion_sidecar::state::ServiceAddresses;
 
     fn query(name: &str, kind: RecordType) -> Message {
         let mut message = Message::query();
@@ -263,7 +263,8 @@ mod tests {
         edns.options_mut().insert(EdnsOption::Unknown(10, vec![1; 8]));
         message.edns = Some(edns);
         let asked = read(&message);
-        let known = Known { v4: vec![[10, 96, 0, 10].into(); 3], v6: Vec::new(), is_virtual: false };
+        let known =
+            ServiceAddresses { v4: vec![[10, 96, 0, 10].into(); 3], v6: Vec::new(), is_virtual: false };
         [message.to_vec().unwrap(), answer::own(&asked, &known)]
     }
 
@@ -284,7 +285,7 @@ mod tests {
             bytes.truncate(length.max(1));
             for over in [Over::Udp, Over::Tcp] {
                 if let Ok(asked) = Asked::read(&bytes, over) {
-                    let known = Known { v4: vec![[10, 96, 0, 10].into()], v6: Vec::new(), is_virtual: true };
+                    let known = ServiceAddresses { v4: vec![[10, 96, 0, 10].into()], v6: Vec::new(), is_virtual: true };
                     drop((asked.name(), asked.key()));
                     prop_assert!(Message::from_vec(&answer::own(&asked, &known)).is_ok());
                     prop_assert!(Message::from_vec(&answer::failed(&asked, "why")).is_ok());

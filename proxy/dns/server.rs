@@ -12,7 +12,7 @@ use super::forward::{read_message, write_message};
 use super::query::{MOST_OVER_UDP, Over};
 use super::{Dns, Look};
 use crate::listening;
-use pillion_base::accept::{Admission, accept};
+use pillion_base::accept::{Acceptor, accept};
 use pillion_base::net::own::is_from_this_host;
 use pillion_base::net::{Bound, Stream};
 
@@ -98,7 +98,7 @@ struct Clients {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Admission for Clients {
+impl Acceptor for Clients {
     async fn ready(&mut self) {
         if self.permit.is_none() {
             self.permit = self.connections.clone().acquire_owned().await.ok();

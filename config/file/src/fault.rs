@@ -4,7 +4,7 @@ use std::fmt;
 
 pub use pillion_model::Severity;
 
-use crate::place::Place;
+use crate::place::Position;
 
 /// One fault. Displays as `LINE:COLUMN: error: what. help: what to write instead`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,14 +24,14 @@ pub struct Fault {
 
 impl Fault {
     /// An error at a place; of the file as a whole, unless a path is set.
-    pub(crate) fn error(place: Place, message: impl Into<String>, help: Option<String>) -> Self {
-        let Place { line, column } = place;
+    pub(crate) fn error(place: Position, message: impl Into<String>, help: Option<String>) -> Self {
+        let Position { line, column } = place;
         Self { severity: Severity::Error, path: String::new(), line, column, message: message.into(), help }
     }
 
     /// The same of the file as a whole, at its start.
     pub(crate) fn of_file(message: impl Into<String>, help: Option<&str>) -> Self {
-        Self::error(Place::START, message, help.map(str::to_owned))
+        Self::error(Position::START, message, help.map(str::to_owned))
     }
 }
 

@@ -13,12 +13,12 @@ const DEEPEST: usize = 64;
 
 /// Line and column, both from 1, the column in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Place {
+pub(crate) struct Position {
     pub(crate) line: usize,
     pub(crate) column: usize,
 }
 
-impl Place {
+impl Position {
     pub(crate) const START: Self = Self { line: 1, column: 1 };
 }
 
@@ -32,7 +32,7 @@ pub(crate) type NodeId = usize;
 
 #[derive(Debug)]
 pub(crate) struct Node {
-    pub(crate) place: Place,
+    pub(crate) place: Position,
     pub(crate) content: Content,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Tree {
 /// Why there is no tree.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Broken {
-    pub(crate) place: Place,
+    pub(crate) place: Position,
     pub(crate) what: String,
 }
 
@@ -110,8 +110,8 @@ impl Tree {
     /// The place of a path, or of the key of its longest beginning that the file has. The path is put right where the
     /// model says it in another way than the file does: indexes come from lists whose dropped items were not counted,
     /// and where the file has a word, the model may have a list of one, or a block.
-    pub(crate) fn locate(&self, path: &mut Path) -> Place {
-        let (mut place, mut key_place) = (Place::START, Place::START);
+    pub(crate) fn locate(&self, path: &mut Path) -> Position {
+        let (mut place, mut key_place) = (Position::START, Position::START);
         let mut at = self.root;
         let mut steps = Vec::with_capacity(path.0.len());
         let mut rest = std::mem::take(&mut path.0).into_iter();
@@ -175,8 +175,8 @@ impl Tree {
 
     /// Where a key stands, and its value. A block of keys begins at its first key, often a line below: what is said of it
     /// stands at its own.
-    fn places(&self, key: NodeId, value: NodeId) -> (Place, Place) {
-        let place = |id| self.node(id).map_or(Place::START, |node| node.place);
+    fn places(&self, key: NodeId, value: NodeId) -> (Position, Position) {
+        let place = |id| self.node(id).map_or(Position::START, |node| node.place);
         let is_block = self.node(value).is_some_and(|node| matches!(node.content, Content::Map(_)));
         (place(key), place(if is_block { key } else { value }))
     }
@@ -204,13 +204,13 @@ pub(crate) fn means_nothing(text: &str) -> bool {
 }
 
 impl Broken {
-    fn new(place: Place, what: impl Into<String>) -> Self {
+    fn new(place: Position, what: impl Into<String>) -> Self {
         Self { place, what: what.into() }
     }
 
     fn scan(error: &ScanError) -> Self {
         let mark = error.marker();
-        let place = Place { line: mark.line().max(1), column: mark.col() + 1 };
+        let place = Position { line: mark.line().max(1), column: mark.col() + 1 };
         Self::new(place, format!("is not valid YAML: {}", error.info()))
     }
 }
@@ -227,12 +227,12 @@ pub(crate) fn is_empty(source: &str) -> bool {
     })
 }
 
-fn place_of(span: Span) -> Place {
-    Place { line: span.start.line().max(1), column: span.start.col() + 1 }
+fn place_of(span: Span) -> Position {
+    Position { line: span.start.line().max(1), column: span.start.col() + 1 }
 }
 
 /// YAML's own (`!!str`) change nothing here; any other means something elsewhere.
-fn refuse_tag(tag: Option<&Tag>, place: Place) -> Result<(), Broken> {
+fn refuse_tag(tag: Option<&Tag>, place: Position) -> Result<(), Broken> {
     match tag {
         Some(tag) if !tag.is_yaml_core_schema() => {
             Err(Broken::new(place, format!("has the tag `{tag}`, which means nothing here")))
@@ -254,7 +254,7 @@ struct Growth {
 }
 
 impl Growth {
-    fn take(&mut self, event: Event<'_>, place: Place) -> Result<(), Broken> {
+    fn take(&mut self, event: Event<'_>, place: Position) -> Result<(), Broken> {
         match event {
             Event::DocumentStart(_) => self.start_document(place)?,
             Event::Scalar(text, style, anchor, tag) => {
@@ -284,7 +284,7 @@ impl Growth {
         Ok(())
     }
 
-    fn start_document(&mut self, place: Place) -> Result<(), Broken> {
+    fn start_document(&mut self, place: Position) -> Result<(), Broken> {
         self.documents += 1;
         match self.documents {
             1 => Ok(()),
@@ -292,12 +292,12 @@ impl Growth {
         }
     }
 
-    fn add(&mut self, place: Place, content: Content) -> NodeId {
+    fn add(&mut self, place: Position, content: Content) -> NodeId {
         self.tree.nodes.push(Node { place, content });
         self.tree.nodes.len() - 1
     }
 
-    fn open(&mut self, place: Place, content: Content, anchor: usize) -> Result<(), Broken> {
+    fn open(&mut self, place: Position, content: Content, anchor: usize) -> Result<(), Broken> {
         if self.open.len() >= DEEPEST {
             return Err(Broken::new(place, format!("is nested more than {DEEPEST} deep")));
         }

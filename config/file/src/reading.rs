@@ -12,7 +12,7 @@ use pillion_model::{Cluster, Trail};
 
 use crate::fault::Fault;
 use crate::load::LARGEST;
-use crate::place::{Content, NodeId, Place, Tree, means_nothing, subject};
+use crate::place::{Content, NodeId, Position, Tree, means_nothing, subject};
 use crate::remark::{MOST, Remark, Remarks};
 use crate::value::{BadWord, Word, on_off};
 use crate::variable::{Environment, Replaced, replace};
@@ -69,7 +69,7 @@ impl<'e> Reading<'e> {
     }
 
     /// What cannot be read. `key`: the key itself is the fault, and is named in `bad` already.
-    fn refuse(&mut self, at: &Trail<'_>, place: Place, bad: BadWord, key: Option<&str>) {
+    fn refuse(&mut self, at: &Trail<'_>, place: Position, bad: BadWord, key: Option<&str>) {
         if self.is_muted || self.is_over() {
             return;
         }
@@ -86,13 +86,13 @@ pub(crate) struct Node<'n> {
     pub(crate) id: NodeId,
     pub(crate) at: Trail<'n>,
     /// Where its key stands; an item of a list is its own key.
-    key: Place,
+    key: Position,
 }
 
 /// One key of a block, with its value.
 pub(crate) struct Entry<'n> {
     pub(crate) name: &'n str,
-    pub(crate) key: Place,
+    pub(crate) key: Position,
     pub(crate) value: Node<'n>,
 }
 
@@ -127,13 +127,13 @@ impl Leaf<'_> {
 impl<'n> Node<'n> {
     /// The whole file. `None`: nothing but comments.
     pub(crate) fn root(tree: &'n Tree) -> Option<Self> {
-        Some(Self { tree, id: tree.root()?, at: Trail::root(), key: Place::START })
+        Some(Self { tree, id: tree.root()?, at: Trail::root(), key: Position::START })
     }
 
     /// What is written at a key of this block.
     pub(crate) fn child<'s>(&'s self, name: &'s str, reading: &mut Reading<'_>) -> Option<Node<'s>> {
         let (key, value) = self.tree.entry(self.id, name)?;
-        let key = self.tree.node(key).map_or(Place::START, |node| node.place);
+        let key = self.tree.node(key).map_or(Position::START, |node| node.place);
         let child = Node { tree: self.tree, id: value, at: self.at.key(name), key };
         reading.muted(|reading| child.is_written(reading)).then_some(child)
     }
@@ -144,15 +144,15 @@ impl<'n> Node<'n> {
     }
 
     /// Where what is remarked of it stands: a block of keys begins at its first key, often a line below its own.
-    fn place(&self) -> Place {
+    fn place(&self) -> Position {
         match self.tree.node(self.id) {
             Some(node) if !matches!(node.content, Content::Map(_)) => node.place,
             _ => self.key,
         }
     }
 
-    fn own_place(&self) -> Place {
-        self.tree.node(self.id).map_or(Place::START, |node| node.place)
+    fn own_place(&self) -> Position {
+        self.tree.node(self.id).map_or(Position::START, |node| node.place)
     }
 
     fn content(&self, reading: &mut Reading<'_>) -> Option<&'n Content> {
@@ -300,7 +300,7 @@ impl<'n> Node<'n> {
         };
         let mut all = Vec::with_capacity(items.len());
         for (nth, item) in items.iter().enumerate() {
-            let key = self.tree.node(item.value).map_or(Place::START, |node| node.place);
+            let key = self.tree.node(item.value).map_or(Position::START, |node| node.place);
             let node = Node { tree: self.tree, id: item.value, at: self.at.index(nth), key };
             match read(&node, reading) {
                 Some(item) => all.push(item),
@@ -316,13 +316,13 @@ impl<'n> Node<'n> {
             self.mismatch("a block of keys", reading);
             return None;
         };
-        let mut seen: HashMap<&str, Place> = HashMap::new();
+        let mut seen: HashMap<&str, Position> = HashMap::new();
         let mut all = Vec::with_capacity(entries.len());
         for entry in entries {
             if reading.is_over() {
                 break;
             }
-            let key = self.tree.node(entry.key).map_or(Place::START, |node| node.place);
+            let key = self.tree.node(entry.key).map_or(Position::START, |node| node.place);
             let Some(name) = self.tree.text(entry.key) else {
                 reading.refuse(&self.at, key, BadWord::new("must have texts as keys"), None);
                 continue;

@@ -3,7 +3,7 @@
 use pillion_model::{Severity, Trail};
 
 use crate::fault::Fault;
-use crate::place::{Place, Tree, subject};
+use crate::place::{Position, Tree, subject};
 
 /// Faults told at once of each kind; nobody reads further.
 pub(crate) const MOST: usize = 100;
@@ -51,7 +51,7 @@ pub(crate) struct Remarks {
 }
 
 impl Remarks {
-    pub(crate) fn add(&mut self, at: &Trail<'_>, place: Place, what: &str, is_muted: bool) -> &mut Remark {
+    pub(crate) fn add(&mut self, at: &Trail<'_>, place: Position, what: &str, is_muted: bool) -> &mut Remark {
         let path = at.path();
         let message = format!("{} {what}", subject(&path));
         let fault = Fault { path: path.to_string(), ..Fault::error(place, message, None) };
@@ -136,7 +136,7 @@ impl Finding {
             Self::Own(fault) => fault,
             Self::OfModel(fault) => {
                 let mut path = fault.path;
-                let Place { line, column } = tree.locate(&mut path);
+                let Position { line, column } = tree.locate(&mut path);
                 let message = format!("{} {}", subject(&path), fault.what);
                 Fault {
                     severity: fault.severity,
@@ -163,13 +163,13 @@ mod tests {
     #[test]
     fn a_remark_on_a_block_that_was_not_read_whole_is_an_echo() {
         let mut remarks = Remarks::default();
-        let fault = |path: &str| Fault { path: path.into(), ..Fault::error(Place::START, "", None) };
+        let fault = |path: &str| Fault { path: path.into(), ..Fault::error(Position::START, "", None) };
         remarks.unread.push(fault("services.orders.endpoints[0]"));
         let root = Trail::root();
         let services = root.key("services");
         for name in ["orders", "web"] {
             let service = services.key(name);
-            remarks.add(&service.key("endpoints"), Place::START, "is empty", false);
+            remarks.add(&service.key("endpoints"), Position::START, "is empty", false);
         }
         let told = remarks.into_faults(&Tree::default());
         let paths: Vec<_> = told.iter().map(|fault| fault.path.as_str()).collect();

@@ -18,7 +18,7 @@ use pillion_telemetry::Seldom;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Who takes the connections of a listener.
-pub trait Admission {
+pub trait Acceptor {
     /// Returns when one more connection may be taken; until then clients wait in the kernel's queue.
     fn ready(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
@@ -36,27 +36,27 @@ pub trait Admission {
 pub async fn accept(
     mut listener: Listener,
     ended: impl Future<Output = ()>,
-    admission: &mut impl Admission,
+    acceptor: &mut impl Acceptor,
 ) -> Listener {
     let mut ended = std::pin::pin!(ended);
     loop {
         let accepted = tokio::select! { // an accept that is dropped leaves its connection in the kernel's queue
             () = &mut ended => return listener,
-            accepted = next(&mut listener, admission) => accepted,
+            accepted = next(&mut listener, acceptor) => accepted,
         };
         match accepted {
-            Ok((stream, from)) => admission.admit(stream, from),
+            Ok((stream, from)) => acceptor.admit(stream, from),
             Err(error) if is_of_one_connection(&error) => {} // the next one may be whole
             Err(error) => tokio::select! { // what is freed in vain is missed by nobody
                 () = &mut ended => return listener,
-                () = relieve(&error, admission) => {}
+                () = relieve(&error, acceptor) => {}
             },
         }
     }
 }
 
-async fn next(listener: &mut Listener, admission: &mut impl Admission) -> io::Result<(Stream, SocketAddr)> {
-    admission.ready().await;
+async fn next(listener: &mut Listener, acceptor: &mut impl Acceptor) -> io::Result<(Stream, SocketAddr)> {
+    acceptor.ready().await;
     listener.accept().await
 }
 
@@ -86,12 +86,12 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 /// The next attempt would meet the same error: accepting again at once would spin, unless something was freed.
-async fn relieve(error: &io::Error, admission: &mut impl Admission) {
+async fn relieve(error: &io::Error, acceptor: &mut impl Acceptor) {
     static LINE: Seldom = Seldom::new();
     if let Some(left_out) = LINE.due(Instant::now().into_std()) {
         tracing::warn!(%error, left_out, "cannot accept a connection; trying again every 100 ms");
     }
-    if !is_shortage(error) || !admission.make_room(error).await {
+    if !is_shortage(error) || !acceptor.make_room(error).await {
         sleep(PAUSE).await;
     }
 }
@@ -110,7 +110,7 @@ mod tests {
         can_free: bool,
     }
 
-    impl Admission for Places {
+    impl Acceptor for Places {
         async fn ready(&mut self) {
             if self.given.recv().await.is_none() {
                 std::future::pending().await
@@ -135,12 +135,12 @@ mod tests {
     async fn a_connection_is_taken_when_there_is_a_place_and_what_waits_at_the_end_is_given_back() {
         let memory = Memory::default();
         let bound = Network::Memory(memory.clone()).bind("10.0.0.1:80".parse().unwrap(), Sharing::Alone);
-        let (mut admission, give, mut seen) = places(false);
+        let (mut acceptor, give, mut seen) = places(false);
         let (end, ended) = oneshot::channel::<()>();
         let listener = bound.and_then(Bound::listen).unwrap();
         let accepting = tokio::spawn(async move {
             let ended = async { drop(ended.await) };
-            accept(listener, ended, &mut admission).await.close().len()
+            accept(listener, ended, &mut acceptor).await.close().len()
         });
         let _clients = [
             memory.connect("10.0.0.1:80".parse().unwrap()).await.unwrap(),
@@ -161,9 +161,9 @@ mod tests {
         for (code, can_free, pause) in
             [(EMFILE, false, PAUSE), (EMFILE, true, Duration::ZERO), (EPERM, true, PAUSE)]
         {
-            let (mut admission, _give, _seen) = places(can_free);
+            let (mut acceptor, _give, _seen) = places(can_free);
             let began = Instant::now();
-            relieve(&io::Error::from_raw_os_error(code), &mut admission).await;
+            relieve(&io::Error::from_raw_os_error(code), &mut acceptor).await;
             assert_eq!(began.elapsed(), pause);
         }
     }

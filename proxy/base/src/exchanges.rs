@@ -39,7 +39,7 @@ pub struct Holder {
 
 /// The right to one exchange, until it is dropped.
 #[derive(Debug)]
-pub struct Place(Arc<Holder>);
+pub struct ExchangePlace(Arc<Holder>);
 
 impl Exchanges {
     /// The share of one of `workers` in a process that may take `memory` bytes.
@@ -68,14 +68,14 @@ impl Exchanges {
 
 impl Holder {
     /// `None`: there is no room for another exchange of this holder.
-    pub fn begin(self: &Arc<Self>) -> Option<Place> {
+    pub fn begin(self: &Arc<Self>) -> Option<ExchangePlace> {
         let (own, all) = (self.open.load(Relaxed), self.of.open.load(Relaxed));
         if !has_room(own, all, self.of.most) {
             return None;
         }
         self.open.fetch_add(1, Relaxed);
         self.of.open.fetch_add(1, Relaxed);
-        Some(Place(self.clone()))
+        Some(ExchangePlace(self.clone()))
     }
 }
 
@@ -85,7 +85,7 @@ const fn has_room(own: usize, all: usize, most: usize) -> bool {
     own < most.saturating_sub(all)
 }
 
-impl Drop for Place {
+impl Drop for ExchangePlace {
     fn drop(&mut self) {
         self.0.open.fetch_sub(1, Relaxed);
         self.0.of.open.fetch_sub(1, Relaxed);
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     /// Takes all that this holder can get.
-    fn all_of(holder: &Arc<Holder>) -> Vec<Place> {
+    fn all_of(holder: &Arc<Holder>) -> Vec<ExchangePlace> {
         std::iter::from_fn(|| holder.begin()).collect()
     }
 

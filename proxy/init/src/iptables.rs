@@ -141,7 +141,7 @@ fn line(rule: &Rule, family: Family) -> String {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Place {
+enum Order {
     Source,
     Destination,
     Into,
@@ -150,17 +150,17 @@ enum Place {
     Extension,
 }
 
-fn matching(one: &Match) -> Vec<(Place, String)> {
-    let extension = |text: String| vec![(Place::Extension, text)];
+fn matching(one: &Match) -> Vec<(Order, String)> {
+    let extension = |text: String| vec![(Order::Extension, text)];
     match one {
-        Match::Protocol(protocol) => vec![(Place::Protocol, format!("-p {}", protocol.name()))],
-        Match::From(network) => address(Place::Source, "-s", network),
-        Match::To(network) => address(Place::Destination, "-d", network),
-        Match::NotTo(network) => address(Place::Destination, "! -d", network),
-        Match::Into(interface) => vec![(Place::Into, format!("-i {}", pattern(interface)))],
-        Match::OutOf(interface) => vec![(Place::OutOf, format!("-o {}", pattern(interface)))],
-        Match::IntoLoopback(is) => vec![(Place::Into, format!("{}-i lo", unless(*is)))],
-        Match::OutOfLoopback(is) => vec![(Place::OutOf, format!("{}-o lo", unless(*is)))],
+        Match::Protocol(protocol) => vec![(Order::Protocol, format!("-p {}", protocol.name()))],
+        Match::From(network) => address(Order::Source, "-s", network),
+        Match::To(network) => address(Order::Destination, "-d", network),
+        Match::NotTo(network) => address(Order::Destination, "! -d", network),
+        Match::Into(interface) => vec![(Order::Into, format!("-i {}", pattern(interface)))],
+        Match::OutOf(interface) => vec![(Order::OutOf, format!("-o {}", pattern(interface)))],
+        Match::IntoLoopback(is) => vec![(Order::Into, format!("{}-i lo", unless(*is)))],
+        Match::OutOfLoopback(is) => vec![(Order::OutOf, format!("{}-o lo", unless(*is)))],
         Match::Port(protocol, port) => ported(*protocol, "--dport", *port),
         Match::SourcePort(protocol, port) => ported(*protocol, "--sport", *port),
         Match::ToThisHost => extension("-m addrtype --dst-type LOCAL".to_owned()),
@@ -174,13 +174,13 @@ fn matching(one: &Match) -> Vec<(Place, String)> {
 }
 
 /// A network of everything is what the family says already.
-fn address(place: Place, flag: &str, network: &Network) -> Vec<(Place, String)> {
+fn address(place: Order, flag: &str, network: &Network) -> Vec<(Order, String)> {
     if network.is_everything() { Vec::new() } else { vec![(place, format!("{flag} {network}"))] }
 }
 
-fn ported(protocol: Protocol, flag: &str, port: u16) -> Vec<(Place, String)> {
+fn ported(protocol: Protocol, flag: &str, port: u16) -> Vec<(Order, String)> {
     let name = protocol.name();
-    vec![(Place::Protocol, format!("-p {name}")), (Place::Extension, format!("-m {name} {flag} {port}"))]
+    vec![(Order::Protocol, format!("-p {name}")), (Order::Extension, format!("-m {name} {flag} {port}"))]
 }
 
 const fn unless(is: bool) -> &'static str {

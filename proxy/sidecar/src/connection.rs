@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::state::{Admitted, Arrival, Fixed, Key, Snapshot};
 use pillion_base::drain::Work;
 use pillion_base::error::Error;
-use pillion_base::exchanges::{Holder, Place as ExchangePlace};
+use pillion_base::exchanges::{ExchangePlace, Holder};
 use pillion_base::ground::Ground;
 use pillion_base::limits::Permit;
 use pillion_base::net::returning::{is_loop, loop_detected};

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower::service_fn;
 
 use crate::connection::Destination;
-use crate::exchange::attempts::{AttemptId, Outcome};
+use crate::exchange::attempts::{AttemptId, AttemptOutcome};
 use crate::http::tunnel::{self, Accepted};
 use crate::http::{Body, Call, Exchange, Failure, Response};
 use crate::layers::HttpService;
@@ -29,7 +29,7 @@ use pillion_http::transfer::Carrier;
 use pillion_model::Reason;
 use pillion_upstream::cluster::endpoint::{Endpoint, InFlight, Preference};
 use pillion_upstream::cluster::outlier::Cause;
-use pillion_upstream::cluster::{Cluster, Spoken};
+use pillion_upstream::cluster::{Cluster, ClusterProtocol};
 use pillion_upstream::lease::{self, Lease, SendFailure};
 
 /// The last service of a stack. Boxed: its state is by far the largest, and the layers above move theirs.
@@ -86,7 +86,7 @@ fn routed(call: &Call) -> Result<Arc<Route>, Error> {
     let refused = |detail: &'static str| Err(Error::new(Reason::NoRoute, detail));
     match &call.common.route {
         None => refused("the request came here without a route"),
-        Some(route) if call.common.is_grpc && route.cluster.protocol == Spoken::Http1 => {
+        Some(route) if call.common.is_grpc && route.cluster.protocol == ClusterProtocol::Http1 => {
             refused("gRPC needs HTTP/2, and `protocol` says http1")
         }
         Some(route) => Ok(route.clone()),
@@ -140,12 +140,12 @@ fn pick(cluster: &Cluster, call: &Call, now: Instant) -> Option<Arc<Endpoint>> {
 /// A tunnel has an HTTP/1.1 connection of its own, unless the endpoint is to be spoken to in HTTP/2 without a choice.
 fn preference(call: &Call, cluster: &Cluster) -> Preference {
     let is_http2 = match cluster.protocol {
-        Spoken::AppAuto => call.common.is_grpc,
+        ClusterProtocol::AppAuto => call.common.is_grpc,
         _ => call.common.is_grpc || call.head.version == Version::HTTP_2,
     };
     let stays_http2 = match cluster.protocol {
-        Spoken::Http2 => true,
-        Spoken::Auto => is_http2 && cluster.tls().is_none(),
+        ClusterProtocol::Http2 => true,
+        ClusterProtocol::Auto => is_http2 && cluster.tls().is_none(),
         _ => false,
     };
     match call.common.tunnel.is_some() {
@@ -400,8 +400,8 @@ impl<'a> Trial<'a> {
     fn answered(&mut self, status: http::StatusCode, refused: bool) {
         let now = Instant::now();
         let outcome = match refused {
-            true => Outcome::Refused(status.as_u16()),
-            false => Outcome::Answered(status.as_u16()),
+            true => AttemptOutcome::Refused(status.as_u16()),
+            false => AttemptOutcome::Answered(status.as_u16()),
         };
         self.exchange.note_attempt(self.attempt, |attempt| {
             attempt.first_byte = Some(now);
@@ -424,7 +424,7 @@ impl<'a> Trial<'a> {
         self.is_judged = true;
         let endpoint = self.endpoint.address;
         tracing::debug!(request = self.exchange.id(), %endpoint, reason = error.reason.code(), %error, "try failed");
-        self.exchange.end_attempt(self.attempt, Outcome::Failed(error.reason), Instant::now());
+        self.exchange.end_attempt(self.attempt, AttemptOutcome::Failed(error.reason), Instant::now());
         self.judge(Cause::of(error));
     }
 
@@ -446,11 +446,11 @@ impl<'a> Trial<'a> {
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
         if !self.is_judged {
-            let gone = Outcome::Failed(Reason::ClientGone);
+            let gone = AttemptOutcome::Failed(Reason::ClientGone);
             let ended = self.exchange.end_attempt(self.attempt, gone, Instant::now());
             // Waiting in our own queue is not the endpoint's time, and a client that stalls is not its fault.
             let is_its_fault = match ended {
-                Some(Outcome::Expired(reason)) => self.is_sent && reason != Reason::RequestStalled,
+                Some(AttemptOutcome::Expired(reason)) => self.is_sent && reason != Reason::RequestStalled,
                 _ => false,
             };
             self.judge(is_its_fault.then_some(Cause::Timeout));

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::connection::Connection;
 use crate::state::Route;
 use crate::worker::Worker;
-use attempts::{AttemptId, Attempts, Outcome};
+use attempts::{AttemptId, AttemptOutcome, Attempts};
 use pillion_base::error::Error;
 use pillion_model::Direction;
 use pillion_model::Reason;
@@ -114,7 +114,7 @@ impl DialFailure {
 
     /// The attempt that had a connection failed all the same.
     pub fn of_attempt(error: Error, attempt: AttemptId, mut facts: Facts) -> Self {
-        facts.attempts.end(attempt, Outcome::Failed(error.reason), Instant::now());
+        facts.attempts.end(attempt, AttemptOutcome::Failed(error.reason), Instant::now());
         Self::new(error, facts)
     }
 }

@@ -35,7 +35,7 @@ use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Protocol, Symbol, Tls};
 use pillion_tls::server::{Server, accept};
 use pillion_tls::{Alpn, Peer, TlsError, refusals};
-use pillion_upstream::cluster::Spoken;
+use pillion_upstream::cluster::ClusterProtocol;
 
 /// The inbound side of a worker.
 #[derive(Clone)]
@@ -120,7 +120,7 @@ impl Rules {
     }
 
     /// What the application was declared to speak; `None`: nobody said where it is.
-    fn protocol(&self) -> Option<Spoken> {
+    fn protocol(&self) -> Option<ClusterProtocol> {
         self.route().map(|route| route.cluster.protocol)
     }
 
@@ -243,18 +243,20 @@ impl Inbound {
         let client = Client::new(io, &self.worker, arrived.side(), arrived.began);
         let early = |route| tcp::early(route, arrived.from, arrived.of.original, &self.worker);
         let detected = match (rules.protocol(), rules.route(), alpn) {
-            (Some(Spoken::Tcp), Some(route), _) if may_be_tls => {
+            (Some(ClusterProtocol::Tcp), Some(route), _) if may_be_tls => {
                 detect(client.declared_opaque(), work, Some(early(route))).await
             }
-            (Some(Spoken::Tcp), ..) => return Some(Detected::declared(client.into_io(), None)),
+            (Some(ClusterProtocol::Tcp), ..) => return Some(Detected::declared(client.into_io(), None)),
             (_, _, Some(alpn)) if alpn != Alpn::PillionTcp => {
                 return Some(Detected::agreed(client.into_io(), alpn.is_http2()));
             }
             // Its sender says that its bytes are opaque; that is for this side to say.
-            (Some(Spoken::AppAuto), Some(route), Some(_)) => {
+            (Some(ClusterProtocol::AppAuto), Some(route), Some(_)) => {
                 detect(client.said_to_be_opaque(), work, Some(early(route))).await
             }
-            (Some(Spoken::AppAuto), Some(route), None) => detect(client, work, Some(early(route))).await,
+            (Some(ClusterProtocol::AppAuto), Some(route), None) => {
+                detect(client, work, Some(early(route))).await
+            }
             _ => detect(client, work, NEVER).await.map(Detected::alone),
         };
         detected.inspect_err(|why| self.undecided(why, tls_label(arrived.peer()))).ok()
@@ -379,8 +381,8 @@ impl Inbound {
     /// `None`: it has ended.
     fn detected(&self, detected: Detected<Dialled>, rules: &Rules, arrived: Arrived) -> Option<Next> {
         match rules.protocol() {
-            Some(Spoken::Tcp) => self.opaque(detected, rules, arrived),
-            Some(Spoken::AppAuto) if !detected.found.is_http() => {
+            Some(ClusterProtocol::Tcp) => self.opaque(detected, rules, arrived),
+            Some(ClusterProtocol::AppAuto) if !detected.found.is_http() => {
                 self.told(&detected, rules, &arrived);
                 self.opaque(detected, rules, arrived)
             }
@@ -397,7 +399,8 @@ impl Inbound {
 
     /// Counts and remembers what bytes have told, where nobody declared it.
     fn told(&self, detected: &Detected<Dialled>, rules: &Rules, arrived: &Arrived) {
-        let Some(route) = rules.route().filter(|route| route.cluster.protocol == Spoken::AppAuto) else {
+        let Some(route) = rules.route().filter(|route| route.cluster.protocol == ClusterProtocol::AppAuto)
+        else {
             return;
         };
         if let Some(is_http) = detected.tells_http() {

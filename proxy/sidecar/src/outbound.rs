@@ -26,7 +26,7 @@ use pillion_base::net::own::{is_from_this_host, is_virtual};
 use pillion_base::net::{Io, Stream};
 use pillion_model::Direction;
 use pillion_telemetry::{ConnectionOutcome, Protocol, Symbol, Tls};
-use pillion_upstream::cluster::Spoken;
+use pillion_upstream::cluster::ClusterProtocol;
 
 /// The outbound side of a worker: the proxy port, or a service's own.
 #[derive(Clone)]
@@ -185,10 +185,10 @@ impl Outbound {
         let work = &connection.place.work;
         let client = Client::new(io, &self.worker, connection.side(), connection.began);
         let detected = match (direct, &connection.destination) {
-            (Some(route), _) if route.cluster.protocol == Spoken::Tcp => {
+            (Some(route), _) if route.cluster.protocol == ClusterProtocol::Tcp => {
                 return Some(Detected::declared(client.into_io(), early));
             }
-            (Some(route), _) if route.cluster.protocol == Spoken::Auto => match early {
+            (Some(route), _) if route.cluster.protocol == ClusterProtocol::Auto => match early {
                 Some(dialled) => detect(client, work, Some(tcp::at_hand(dialled, route))).await,
                 None => {
                     let early = tcp::early(route, connection.downstream, connection.original, &self.worker);
@@ -212,10 +212,10 @@ impl Outbound {
         connection: Connection,
     ) -> Option<Next> {
         match direct {
-            Some(route) if route.cluster.protocol == Spoken::Tcp => {
+            Some(route) if route.cluster.protocol == ClusterProtocol::Tcp => {
                 self.opaque(detected, Some(route), connection)
             }
-            Some(route) if route.cluster.protocol == Spoken::Auto => {
+            Some(route) if route.cluster.protocol == ClusterProtocol::Auto => {
                 self.undeclared(detected, route, connection)
             }
             _ => self.requests_only(detected, connection),

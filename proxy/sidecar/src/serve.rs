@@ -16,7 +16,7 @@ use crate::layers::AnsweringService;
 use crate::state::Route;
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
-use pillion_base::accept::{Admission, accept};
+use pillion_base::accept::{Acceptor, accept};
 use pillion_base::drain::Phase;
 use pillion_base::limits::{Limit, Permit};
 use pillion_base::net::{Io, Listener, Stream};
@@ -112,7 +112,7 @@ async fn ended(worker: Arc<Worker>, direction: Direction, closed: oneshot::Recei
     }
 }
 
-impl<F, Fut> Admission for Accepting<F>
+impl<F, Fut> Acceptor for Accepting<F>
 where
     F: Fn(Stream, SocketAddr, Place) -> Fut + Send,
     Fut: Future<Output = ()> + Send + 'static,

@@ -26,7 +26,7 @@ pub use addresses::AddressTable;
 pub use compile::{Before, Budgets, Clusters, Sides, compile};
 pub use destinations::Destinations;
 pub use former::Former;
-pub use names::{Known, Names};
+pub use names::{Names, ServiceAddresses};
 use pillion_base::error::Error;
 use pillion_base::net::Leg;
 use pillion_base::net::own::OwnListeners;

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::connection::Connection;
 use crate::detect::{Detected, Server as _, Watched};
-use crate::exchange::attempts::{Attempts, Outcome};
+use crate::exchange::attempts::{AttemptOutcome, Attempts};
 use crate::exchange::{self, DialFailure, Facts};
 use crate::state::Route;
 use crate::worker::Worker;
@@ -138,11 +138,11 @@ fn failure(how: &Ending, is_refused: bool, tls: Option<Error>) -> Option<Error> 
 }
 
 /// What that makes of the attempt that had the connection.
-fn outcome(failure: Option<&Error>) -> Outcome {
+fn outcome(failure: Option<&Error>) -> AttemptOutcome {
     match failure.map(|error| error.reason) {
-        None => Outcome::Closed,
-        Some(reason @ (Reason::StreamIdleTimeout | Reason::MaxDuration)) => Outcome::Expired(reason),
-        Some(reason) => Outcome::Failed(reason),
+        None => AttemptOutcome::Closed,
+        Some(reason @ (Reason::StreamIdleTimeout | Reason::MaxDuration)) => AttemptOutcome::Expired(reason),
+        Some(reason) => AttemptOutcome::Failed(reason),
     }
 }
 
@@ -175,43 +175,49 @@ mod tests {
     fn an_attempt_ends_as_its_bytes_did() {
         let tls = || Some(Error::new(Reason::TlsError, "expired"));
         let table = [
-            (Ending::Closed, false, None, None, Outcome::Closed),
-            (Ending::Closed, false, tls(), None, Outcome::Closed),
+            (Ending::Closed, false, None, None, AttemptOutcome::Closed),
+            (Ending::Closed, false, tls(), None, AttemptOutcome::Closed),
             (
                 Ending::UpstreamReset,
                 false,
                 None,
                 Some(Reason::UpstreamReset),
-                Outcome::Failed(Reason::UpstreamReset),
+                AttemptOutcome::Failed(Reason::UpstreamReset),
             ),
-            (Ending::UpstreamReset, false, tls(), Some(Reason::TlsError), Outcome::Failed(Reason::TlsError)),
+            (
+                Ending::UpstreamReset,
+                false,
+                tls(),
+                Some(Reason::TlsError),
+                AttemptOutcome::Failed(Reason::TlsError),
+            ),
             (
                 Ending::DownstreamReset,
                 false,
                 tls(),
                 Some(Reason::ClientGone),
-                Outcome::Failed(Reason::ClientGone),
+                AttemptOutcome::Failed(Reason::ClientGone),
             ),
             (
                 Ending::UpstreamReset,
                 true,
                 tls(),
                 Some(Reason::BadRequest),
-                Outcome::Failed(Reason::BadRequest),
+                AttemptOutcome::Failed(Reason::BadRequest),
             ),
             (
                 Ending::Idle,
                 false,
                 None,
                 Some(Reason::StreamIdleTimeout),
-                Outcome::Expired(Reason::StreamIdleTimeout),
+                AttemptOutcome::Expired(Reason::StreamIdleTimeout),
             ),
             (
                 Ending::MaxDuration,
                 false,
                 None,
                 Some(Reason::MaxDuration),
-                Outcome::Expired(Reason::MaxDuration),
+                AttemptOutcome::Expired(Reason::MaxDuration),
             ),
         ];
         for (how, is_refused, tls, reason, expected) in table {

@@ -67,7 +67,7 @@ pub struct Cluster {
     /// For the pools of endpoints that come later.
     workers: usize,
     pub pools: Arc<Pools>,
-    pub protocol: Spoken,
+    pub protocol: ClusterProtocol,
     pub connect_timeout: Duration,
     /// These three are shared by all clusters whose policies are equal.
     pub timeouts: Arc<Timeouts>,
@@ -92,22 +92,22 @@ pub struct Cluster {
 
 /// What all clusters of a sidecar are made with.
 #[derive(Clone)]
-pub struct Common {
+pub struct ClusterContext {
     pub metrics: Arc<Metrics>,
     pub pools: Arc<Pools>,
     /// How many threads keep connections of their own.
     pub workers: usize,
 }
 
-impl Common {
+impl ClusterContext {
     pub fn new(metrics: &Arc<Metrics>, workers: usize) -> Self {
         Self { metrics: metrics.clone(), pools: Arc::default(), workers }
     }
 }
 
-/// What a cluster's endpoints are spoken to with.
+/// Which protocol the endpoints of a cluster are spoken to with, as far as that is settled before a connection comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spoken {
+pub enum ClusterProtocol {
     /// A service's: by ALPN over TLS, else the caller's own version.
     Auto,
     Http1,
@@ -135,9 +135,9 @@ impl Cluster {
         tls: Option<ClientTls>,
         before: Option<Before<'_>>,
         policies: &mut Policies,
-        common: &Common,
+        common: &ClusterContext,
     ) -> Arc<Self> {
-        let Common { metrics, .. } = common;
+        let ClusterContext { metrics, .. } = common;
         let symbol = metrics.intern(&of.name);
         let outliers = of.outlier_detection.as_ref().unwrap_or(&NEVER_EJECTED);
         let ejections = before::ejections(outliers, before);
@@ -153,10 +153,10 @@ impl Cluster {
             workers: common.workers,
             pools: common.pools.clone(),
             protocol: match of.protocol {
-                UpstreamProtocol::Auto => Spoken::Auto,
-                UpstreamProtocol::Http1 => Spoken::Http1,
-                UpstreamProtocol::Http2 => Spoken::Http2,
-                UpstreamProtocol::Tcp => Spoken::Tcp,
+                UpstreamProtocol::Auto => ClusterProtocol::Auto,
+                UpstreamProtocol::Http1 => ClusterProtocol::Http1,
+                UpstreamProtocol::Http2 => ClusterProtocol::Http2,
+                UpstreamProtocol::Tcp => ClusterProtocol::Tcp,
             },
             connect_timeout: of.timeouts.connect,
             timeouts: policies.timeouts.share(&of.timeouts),
@@ -182,7 +182,7 @@ impl Cluster {
         address: SocketAddr,
         leg: Leg,
         requests: &Arc<Limit>,
-        common: &Common,
+        common: &ClusterContext,
     ) -> Arc<Self> {
         let declared = of.ports.get(&address.port()).and_then(|port| port.protocol).unwrap_or(of.protocol);
         let timeouts = Timeouts {
@@ -198,10 +198,10 @@ impl Cluster {
             symbol: Symbol::APP,
             address,
             protocol: match declared {
-                AppProtocol::Auto => Spoken::AppAuto,
-                AppProtocol::Http1 => Spoken::Http1,
-                AppProtocol::Http2 => Spoken::Http2,
-                AppProtocol::Tcp | AppProtocol::Tls => Spoken::Tcp,
+                AppProtocol::Auto => ClusterProtocol::AppAuto,
+                AppProtocol::Http1 => ClusterProtocol::Http1,
+                AppProtocol::Http2 => ClusterProtocol::Http2,
+                AppProtocol::Tcp | AppProtocol::Tls => ClusterProtocol::Tcp,
             },
             timeouts,
             idle_timeout: APP_IDLE_TIMEOUT,
@@ -213,7 +213,7 @@ impl Cluster {
     }
 
     /// A destination that no service matches: connected to, and otherwise left to the application.
-    pub fn passthrough(address: SocketAddr, common: &Common) -> Arc<Self> {
+    pub fn passthrough(address: SocketAddr, common: &ClusterContext) -> Arc<Self> {
         let timeouts = Timeouts {
             connect: PASSTHROUGH_CONNECT_TIMEOUT,
             request: Timeout::Off,
@@ -226,7 +226,7 @@ impl Cluster {
             leg: Leg::Outbound,
             symbol: Symbol::PASSTHROUGH,
             address,
-            protocol: Spoken::Auto,
+            protocol: ClusterProtocol::Auto,
             timeouts,
             idle_timeout: APP_IDLE_TIMEOUT,
             retry: Some(stale_only()),
@@ -396,10 +396,10 @@ impl Cluster {
     /// GOAWAY), a verified sidecar can. `is_http2`: the caller spoke it, or its request needs it (gRPC).
     pub const fn may_refuse(&self, is_http2: bool) -> bool {
         let may_be_http2 = match self.protocol {
-            Spoken::Http1 | Spoken::Tcp => false,
-            Spoken::Http2 => true,
-            Spoken::Auto => is_http2 || self.tls.is_some(),
-            Spoken::AppAuto => is_http2,
+            ClusterProtocol::Http1 | ClusterProtocol::Tcp => false,
+            ClusterProtocol::Http2 => true,
+            ClusterProtocol::Auto => is_http2 || self.tls.is_some(),
+            ClusterProtocol::AppAuto => is_http2,
         };
         self.verifies_peers || may_be_http2
     }
@@ -512,7 +512,7 @@ struct Single {
     leg: Leg,
     symbol: Symbol,
     address: SocketAddr,
-    protocol: Spoken,
+    protocol: ClusterProtocol,
     timeouts: Timeouts,
     idle_timeout: Duration,
     retry: Option<Retry>,
@@ -521,7 +521,7 @@ struct Single {
 }
 
 impl Single {
-    fn cluster(self, common: &Common) -> Arc<Cluster> {
+    fn cluster(self, common: &ClusterContext) -> Arc<Cluster> {
         let epoch = Instant::now().into_std();
         let ejections = Ejections::new(&NEVER_EJECTED);
         let outlier = outlier::Outlier::new(ejections.clone(), epoch);

@@ -26,7 +26,7 @@ pub use membership::Membership;
 pub use resolver::Resolver;
 pub use system::Files;
 
-use membership::{Heard, Known, News};
+use membership::{Heard, NameState, News};
 
 /// A name that is asked for until this is dropped.
 #[derive(Debug)]
@@ -61,7 +61,7 @@ impl Following {
     where
         A: Future<Output = Answer> + Send + 'static,
     {
-        let known = Known::new(discovery.port, discovery.refresh, before);
+        let known = NameState::new(discovery.port, discovery.refresh, before);
         let (tell, membership) = watch::channel(known.membership.clone());
         let task = runtime.spawn(follow(discovery.name.clone(), known, tell, ask));
         Self { membership, task }
@@ -91,7 +91,7 @@ impl Drop for Following {
 
 async fn follow<A>(
     name: String,
-    mut known: Known,
+    mut known: NameState,
     tell: watch::Sender<Membership>,
     ask: impl Fn() -> A + Send,
 ) where

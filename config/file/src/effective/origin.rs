@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::{Origin, Provenance};
-use crate::place::{Content, NodeId, Place, Tree, means_nothing};
+use crate::place::{Content, NodeId, Position, Tree, means_nothing};
 
 /// A key, and what is written at it in each place, the nearest first.
 #[derive(Clone)]
@@ -27,13 +27,13 @@ struct Sections {
 #[derive(Debug, Clone, Copy)]
 struct Cursor {
     node: NodeId,
-    place: Place,
+    place: Position,
 }
 
 impl<'t> Scopes<'t> {
     /// The root of the file.
     pub(crate) fn new(tree: &'t Tree) -> Self {
-        let at = tree.root().map(|node| Cursor { node, place: Place::START });
+        let at = tree.root().map(|node| Cursor { node, place: Position::START });
         let mut root = Self { tree, key: String::new(), at: vec![at], defaults: 0, sections: Rc::default() };
         let section = |name| root.key(name).at.first().copied().flatten();
         let services = section("services").map(|services| root.entries(services)).unwrap_or_default();

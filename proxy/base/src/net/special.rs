@@ -22,23 +22,23 @@ const V6: [(Ipv6Addr, u32); 4] = [
 ];
 
 /// How IPv6 carries an IPv4 address: below which prefix, and how many bits of the address stand before it.
-const CARRIERS: [(Ipv6Addr, u32, &[Place]); 7] = [
-    (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, &[Place::After(96)]), // mapped (RFC 4291)
-    (Ipv6Addr::UNSPECIFIED, 96, &[Place::After(96)]), // compatible, deprecated (RFC 4291)
-    (Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96, &[Place::After(96)]), // translated (RFC 2765)
-    (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96, &[Place::After(96)]), // NAT64 (RFC 6052)
+const CARRIERS: [(Ipv6Addr, u32, &[Embedding]); 7] = [
+    (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, &[Embedding::After(96)]), // mapped (RFC 4291)
+    (Ipv6Addr::UNSPECIFIED, 96, &[Embedding::After(96)]), // compatible, deprecated (RFC 4291)
+    (Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96, &[Embedding::After(96)]), // translated (RFC 2765)
+    (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96, &[Embedding::After(96)]), // NAT64 (RFC 6052)
     // NAT64 of a network's own (RFC 8215), with a prefix of any length that RFC 6052 allows
     (
         Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0),
         48,
-        &[Place::Around(48), Place::Around(56), Place::Around(64), Place::After(96)],
+        &[Embedding::Around(48), Embedding::Around(56), Embedding::Around(64), Embedding::After(96)],
     ),
-    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16, &[Place::After(16)]), // 6to4 (RFC 3056)
-    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32, &[Place::After(32), Place::Inverted]), // Teredo (RFC 4380)
+    (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16, &[Embedding::After(16)]), // 6to4 (RFC 3056)
+    (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 32, &[Embedding::After(32), Embedding::Inverted]), // Teredo (RFC 4380)
 ];
 
 #[derive(Clone, Copy)]
-enum Place {
+enum Embedding {
     /// After so many bits.
     After(u32),
     /// The same, but bits 64 to 71 are none of it (RFC 6052, 2.2).
@@ -73,7 +73,7 @@ fn carried(ip: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     places.map(move |place| place.of(ip)).chain(isatap(ip))
 }
 
-impl Place {
+impl Embedding {
     #[allow(clippy::cast_possible_truncation)] // the low 32 bits are what is wanted
     const fn of(self, ip: Ipv6Addr) -> Ipv4Addr {
         let bits = ip.to_bits();
@@ -93,7 +93,7 @@ impl Place {
 /// A host part that is made of an IPv4 address, below any prefix (RFC 5214).
 fn isatap(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let [.., high, low, _, _] = ip.segments();
-    (matches!(high, 0 | 0x200) && low == 0x5efe).then(|| Place::After(96).of(ip))
+    (matches!(high, 0 | 0x200) && low == 0x5efe).then(|| Embedding::After(96).of(ip))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use http::{Method, Request, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::guard::Guarded;
+use super::guard::GuardedIo;
 use super::memory::Piece;
 use super::send::{Outgoing, OutgoingBody};
 use super::tunnel::Tunnel;
@@ -51,7 +51,7 @@ pub struct Sender {
 /// Moves the connection's bytes; runs until it ends.
 pub struct Driver {
     /// `None` only while being dropped.
-    conn: Option<h2::client::Connection<Guarded, Piece>>,
+    conn: Option<h2::client::Connection<GuardedIo, Piece>>,
     room: Arc<Room>,
     max_streams: Arc<AtomicUsize>,
     /// `None` once the sender is gone.
@@ -103,7 +103,7 @@ pub async fn open(io: Io, limits: HeadLimits, ground: &Ground) -> Result<(Sender
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .enable_push(false)
-        .handshake(Guarded::upstream(io, &ground.timers))
+        .handshake(GuardedIo::upstream(io, &ground.timers))
         .await?;
     let (room, max_streams) = (Room::new(ground), Arc::new(AtomicUsize::new(STREAMS_AT_FIRST)));
     let (still_alive, alive) = oneshot::channel();

@@ -23,7 +23,7 @@ const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
-pub struct Guarded {
+pub struct GuardedIo {
     io: Io,
     timers: Timers,
     /// May be read before the others' turn.
@@ -81,7 +81,7 @@ struct Frames {
     heads: u64,
 }
 
-impl Guarded {
+impl GuardedIo {
     /// The peer is an upstream, whose idle connections its pool closes.
     pub fn upstream(io: Io, timers: &Timers) -> Self {
         Self { io, timers: timers.clone(), turn: READ_AT_ONCE, stall: Stall::default(), client: None }
@@ -218,7 +218,7 @@ impl Frames {
     }
 }
 
-impl AsyncRead for Guarded {
+impl AsyncRead for GuardedIo {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -248,7 +248,7 @@ impl AsyncRead for Guarded {
     }
 }
 
-impl AsyncWrite for Guarded {
+impl AsyncWrite for GuardedIo {
     forward!(io: write, shutdown then unless_stalled);
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -322,7 +322,7 @@ mod tests {
         let (near, _far) = Pipe::pair(64);
         let io = Io::plain(Stream::Memory(near, None));
         let mut client =
-            Guarded::downstream(io, Box::new(Silent), &Timers::default()).client.expect("a client");
+            GuardedIo::downstream(io, Box::new(Silent), &Timers::default()).client.expect("a client");
         client.note_read(&[b'p'; PREFACE]);
         let head = frame(HEADERS, END_HEADERS, &[b'a'; 200]);
         let (first, rest) = head.split_at(20);

@@ -34,13 +34,13 @@ pub struct Reader {
     /// Bytes that were read, and the last of them.
     read: usize,
     last: [u8; 5],
-    place: Place,
+    place: LinePart,
     decided: Option<LooksLike>,
 }
 
 /// Where in the first line the next byte stands.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+enum LinePart {
     /// In the white space or the empty lines before it.
     Before,
     /// In its first word.
@@ -81,7 +81,7 @@ enum Method {
 impl Reader {
     /// `most`: how long a request's head may be.
     pub const fn new(most: usize) -> Self {
-        Self { most, read: 0, last: [0; 5], place: Place::Before, decided: None }
+        Self { most, read: 0, last: [0; 5], place: LinePart::Before, decided: None }
     }
 
     /// `first`: all bytes that have come, those of the last call included. `None`: they may still become TLS or HTTP.
@@ -126,9 +126,9 @@ impl Reader {
     /// 16.1.1): who says that it does not speak HTTP is believed for now.
     pub const fn is_hardly_http(&self) -> bool {
         match self.place {
-            Place::Before => false,
-            Place::Word(word) => !word.is_in_capitals,
-            Place::Gap(method, _) | Place::Rest(method) => {
+            LinePart::Before => false,
+            LinePart::Word(word) => !word.is_in_capitals,
+            LinePart::Gap(method, _) | LinePart::Rest(method) => {
                 matches!(method, Method::Unknown { in_capitals: false } | Method::Other)
             }
         }
@@ -137,11 +137,13 @@ impl Reader {
     /// Whether an undecided line may be nothing but a request that is slow to come.
     pub fn begins_like_a_request(&self) -> bool {
         match self.place {
-            Place::Before => true,
-            Place::Word(word) => {
+            LinePart::Before => true,
+            LinePart::Word(word) => {
                 word.whole().is_some_and(|word| MAIN.iter().any(|main| main.starts_with(word)))
             }
-            Place::Gap(method, _) | Place::Rest(method) => matches!(method, Method::Main | Method::Connect),
+            LinePart::Gap(method, _) | LinePart::Rest(method) => {
+                matches!(method, Method::Main | Method::Connect)
+            }
         }
     }
 }
@@ -183,7 +185,7 @@ pub fn begins_like_tls(first: &[u8]) -> bool {
     first.first() == Some(&TLS_HANDSHAKE)
 }
 
-impl Place {
+impl LinePart {
     /// Reads `byte`, the last one of `last`.
     fn step(&mut self, byte: u8, last: [u8; 5]) -> Option<LooksLike> {
         match *self {

@@ -43,12 +43,12 @@ pub struct Attempt {
     /// Its outcome was known: for an answer, with the answer's head; for opaque bytes, with the last of them.
     pub ended: Option<Instant>,
     /// `None` while it is under way.
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<AttemptOutcome>,
 }
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum AttemptOutcome {
     /// The endpoint answered with this status.
     Answered(u16),
     /// Opaque bytes were carried until both sides had ended.
@@ -145,7 +145,7 @@ impl Attempts {
     }
 
     /// Ends an attempt; one that has ended already stays as it is.
-    pub fn end(&mut self, id: AttemptId, outcome: Outcome, now: Instant) {
+    pub fn end(&mut self, id: AttemptId, outcome: AttemptOutcome, now: Instant) {
         self.note(id, |attempt| {
             if attempt.outcome.is_none() {
                 (attempt.ended, attempt.outcome) = (Some(now), Some(outcome));
@@ -157,7 +157,7 @@ impl Attempts {
     pub fn expire_all(&mut self, reason: Reason, now: Instant) {
         for attempt in self.first.iter_mut().chain(&mut self.more).filter(|attempt| attempt.outcome.is_none())
         {
-            (attempt.ended, attempt.outcome) = (Some(now), Some(Outcome::Expired(reason)));
+            (attempt.ended, attempt.outcome) = (Some(now), Some(AttemptOutcome::Expired(reason)));
         }
     }
 
@@ -198,11 +198,14 @@ mod tests {
         for (port, id) in (1..).zip(&ids) {
             attempts.pick(*id, ([10, 0, 0, 1], port).into(), now);
         }
-        attempts.end(ids[1], Outcome::Failed(Reason::UpstreamReset), now);
+        attempts.end(ids[1], AttemptOutcome::Failed(Reason::UpstreamReset), now);
         let port = |id: &AttemptId| attempts.find(*id).and_then(|attempt| Some(attempt.endpoint?.port()));
         let ports: Vec<u16> = ids.iter().filter_map(port).collect();
         assert_eq!((ports, attempts.made()), (vec![1, 2, 3], 3));
-        assert_eq!(attempts.find(ids[1]).unwrap().outcome, Some(Outcome::Failed(Reason::UpstreamReset)));
+        assert_eq!(
+            attempts.find(ids[1]).unwrap().outcome,
+            Some(AttemptOutcome::Failed(Reason::UpstreamReset))
+        );
         assert_eq!(attempts.find(ids[2]).unwrap().outcome, None);
         assert_eq!(attempts.last_picked().unwrap().endpoint.unwrap().port(), 3);
     }
@@ -211,11 +214,17 @@ mod tests {
     fn a_timeout_of_one_attempt_leaves_the_others_alone() {
         let (mut attempts, now) = (Attempts::default(), Instant::now());
         let (first, hedge) = (attempts.begin(), attempts.begin());
-        attempts.end(first, Outcome::Expired(Reason::PerTryTimeout), now);
+        attempts.end(first, AttemptOutcome::Expired(Reason::PerTryTimeout), now);
         assert_eq!(attempts.find(hedge).unwrap().outcome, None);
         attempts.expire_all(Reason::RequestTimeout, now);
-        assert_eq!(attempts.find(first).unwrap().outcome, Some(Outcome::Expired(Reason::PerTryTimeout)));
-        assert_eq!(attempts.find(hedge).unwrap().outcome, Some(Outcome::Expired(Reason::RequestTimeout)));
+        assert_eq!(
+            attempts.find(first).unwrap().outcome,
+            Some(AttemptOutcome::Expired(Reason::PerTryTimeout))
+        );
+        assert_eq!(
+            attempts.find(hedge).unwrap().outcome,
+            Some(AttemptOutcome::Expired(Reason::RequestTimeout))
+        );
     }
 
     #[test]
@@ -247,9 +256,9 @@ mod tests {
     fn what_has_ended_does_not_end_again() {
         let (mut attempts, now) = (Attempts::default(), Instant::now());
         let id = attempts.begin();
-        attempts.end(id, Outcome::Answered(200), now);
-        attempts.end(id, Outcome::Failed(Reason::ClientGone), now);
-        assert_eq!(attempts.find(id).unwrap().outcome, Some(Outcome::Answered(200)));
+        attempts.end(id, AttemptOutcome::Answered(200), now);
+        attempts.end(id, AttemptOutcome::Failed(Reason::ClientGone), now);
+        assert_eq!(attempts.find(id).unwrap().outcome, Some(AttemptOutcome::Answered(200)));
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub struct Call {
     pub body: Body,
     /// What `head` held when it came.
     pub seen: Seen,
-    pub common: Common,
+    pub common: RequestContext,
     /// Which attempt of its exchange this is.
     pub attempt: AttemptId,
     /// Counts the first try and the retries, from 1. A replacement has the number of what it replaces.
@@ -36,7 +36,7 @@ pub struct Call {
 
 /// What every attempt of a request has in common: a retry, a hedge or a mirror is made of this, a head and a body.
 #[derive(Clone)]
-pub struct Common {
+pub struct RequestContext {
     pub exchange: Arc<Exchange>,
     /// Set by `layers::route`; the layers below read their policy here.
     pub route: Option<Arc<Route>>,
@@ -64,7 +64,7 @@ impl Call {
     pub fn new(request: http::Request<Body>, seen: Seen, exchange: Arc<Exchange>) -> Box<Self> {
         let (head, body) = request.into_parts();
         let is_grpc = super::headers::is_grpc(&head.headers, &seen);
-        let common = Common {
+        let common = RequestContext {
             exchange,
             route: None,
             host: None,
@@ -101,7 +101,7 @@ impl Call {
     }
 }
 
-impl Common {
+impl RequestContext {
     /// A further call of the same exchange.
     pub fn call(&self, head: Parts, seen: Seen, body: Body) -> Box<Call> {
         let attempt = self.exchange.begin_attempt();

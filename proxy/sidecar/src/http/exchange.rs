@@ -12,13 +12,13 @@ use tokio::time::Instant;
 
 use super::transfer::{Ending, Interim, Observer, Progress};
 use crate::connection::Connection;
-use crate::exchange::attempts::{Attempt, AttemptId, Attempts, Outcome};
+use crate::exchange::attempts::{Attempt, AttemptId, AttemptOutcome, Attempts};
 use crate::exchange::{Ended, Facts};
 use crate::state::Route;
 use crate::worker::Worker;
 use pillion_base::deadline::Timers;
 use pillion_base::error::Error;
-use pillion_base::exchanges::Place as ExchangePlace;
+use pillion_base::exchanges::ExchangePlace;
 use pillion_http::flush::Flush;
 use pillion_model::Reason;
 use pillion_telemetry::access::protocol_name;
@@ -131,7 +131,12 @@ impl Exchange {
     }
 
     /// Ends an attempt. Returns how it ended: one that has ended before stays as it was.
-    pub fn end_attempt(&self, id: AttemptId, outcome: Outcome, now: Instant) -> Option<Outcome> {
+    pub fn end_attempt(
+        &self,
+        id: AttemptId,
+        outcome: AttemptOutcome,
+        now: Instant,
+    ) -> Option<AttemptOutcome> {
         let attempts = &mut self.facts.lock().common.attempts;
         attempts.end(id, outcome, now);
         attempts.find(id)?.outcome

@@ -25,11 +25,11 @@ use crate::http::server::deserted;
 use crate::http::{Body, Call, Exchange, Response, answer, headers, refusal, tunnel};
 use crate::worker::Worker;
 use pillion_base::error::Error;
-use pillion_base::exchanges::Place;
+use pillion_base::exchanges::ExchangePlace;
 use pillion_base::net::{Io, Prefixed, Transport};
 use pillion_base::unfinished::Share;
 use pillion_http::framing::content_length;
-use pillion_http::h2::guard::{Downstream, Guarded};
+use pillion_http::h2::guard::{Downstream, GuardedIo};
 use pillion_http::h2::memory::Piece;
 use pillion_http::h2::send::{Outgoing, Unsent};
 use pillion_http::h2::tunnel::Tunnel;
@@ -80,9 +80,9 @@ impl Client {
 pub async fn serve<S: AnsweringService>(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, stack: S) {
     let limits = worker.limits();
     let of_heads = connection.head_limits(&limits);
-    let guarded = Guarded::downstream(
+    let guarded = GuardedIo::downstream(
         io,
-        Box::new(Watched { connection: connection.clone(), worker: worker.clone() }),
+        Box::new(GuardedClient { connection: connection.clone(), worker: worker.clone() }),
         &worker.ground.timers,
     );
     let handshake = builder(of_heads).handshake::<_, Piece>(guarded);
@@ -131,7 +131,7 @@ fn builder(limits: HeadLimits) -> Builder {
 
 struct Driver<S> {
     /// `None` only while being dropped.
-    conn: Option<h2::server::Connection<Guarded, Piece>>,
+    conn: Option<h2::server::Connection<GuardedIo, Piece>>,
     client: Arc<Client>,
     stack: S,
     /// Streams since the client was judged.
@@ -228,7 +228,7 @@ impl<S> Drop for Driver<S> {
 struct Head {
     client: Arc<Client>,
     bytes: usize,
-    place: Option<Place>,
+    place: Option<ExchangePlace>,
 }
 
 impl Head {
@@ -297,7 +297,7 @@ async fn carry<S: AnsweringService>(
 fn begun(
     mut request: Request<Body>,
     client: &Client,
-    place: Option<Place>,
+    place: Option<ExchangePlace>,
 ) -> (Box<Call>, Arc<Exchange>, Option<Opening>) {
     let mut seen = Seen::in_headers(request.headers());
     let request_id = headers::request_id(request.headers(), &seen, &mut client.worker.ground.rng.lock());
@@ -347,12 +347,12 @@ async fn answered<S: AnsweringService>(
 }
 
 /// A client, as the watch over its connection sees it.
-struct Watched {
+struct GuardedClient {
     connection: Arc<Connection>,
     worker: Arc<Worker>,
 }
 
-impl Downstream for Watched {
+impl Downstream for GuardedClient {
     fn is_busy(&self) -> bool {
         self.connection.in_flight.load(Relaxed) > 0
     }

@@ -12,8 +12,8 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
-use super::verdict::{Progress, Subject, TryOutcome, Verdict};
-use crate::http::call::Common;
+use super::verdict::{RetryState, Subject, TryOutcome, Verdict};
+use crate::http::call::RequestContext;
 use crate::http::{Body, Call, Failure, Response, replay};
 use crate::state::Route;
 use pillion_base::error::Sent;
@@ -40,7 +40,7 @@ async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<R
     call.per_try = spare.subject().per_try_timeout(1);
     let result = next.call(call).await;
     let story =
-        Story { spare, progress: Progress { tries: 1, replaced: 0, stale_replaced: false, whole: true } };
+        Story { spare, progress: RetryState { tries: 1, replaced: 0, stale_replaced: false, whole: true } };
     match story.judge(&result) {
         Verdict::Keep => result,
         verdict => Box::pin(again(next, story, result, verdict)).await,
@@ -88,12 +88,12 @@ fn is_good(result: &Result<Response, Failure>) -> bool {
 /// A request and how far it has come.
 struct Story {
     spare: Spare,
-    progress: Progress,
+    progress: RetryState,
 }
 
 /// What another try is made of.
 struct Spare {
-    common: Common,
+    common: RequestContext,
     route: Arc<Route>,
     head: Option<Parts>,
     seen: Seen,
@@ -173,7 +173,7 @@ impl Story {
     fn judge(&self, result: &Result<Response, Failure>) -> Verdict {
         let kept = self.spare.is_whole();
         let unsent = result.as_ref().is_err_and(|failure| failure.unsent.is_some());
-        let progress = Progress { whole: kept || unsent, ..self.progress };
+        let progress = RetryState { whole: kept || unsent, ..self.progress };
         let verdict = self.spare.subject().judge(progress, outcome(result));
         if verdict == Verdict::Keep && !progress.whole {
             self.count_not_replayable(result);
@@ -183,7 +183,7 @@ impl Story {
 
     /// It would have been retried, had its body been kept.
     fn count_not_replayable(&self, result: &Result<Response, Failure>) {
-        let progress = Progress { whole: true, ..self.progress };
+        let progress = RetryState { whole: true, ..self.progress };
         if self.spare.subject().judge(progress, outcome(result)) != Verdict::Keep {
             self.spare.cluster().metrics().retries(RetryOutcome::NotReplayable).inc();
         }

@@ -14,7 +14,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
-use crate::exchange::attempts::{AttemptId, Outcome};
+use crate::exchange::attempts::{AttemptId, AttemptOutcome};
 use crate::http::exchange::Exchange;
 use crate::http::{Call, Failure, Response, headers};
 use pillion_base::error::{Error, Sent};
@@ -165,7 +165,7 @@ where
                 Check::Expired(reason) => {
                     match attempt {
                         Some(attempt) => {
-                            let outcome = Outcome::Expired(Reason::PerTryTimeout);
+                            let outcome = AttemptOutcome::Expired(Reason::PerTryTimeout);
                             exchange.end_attempt(attempt, outcome, Instant::now());
                         }
                         None => exchange.expire(reason),

@@ -39,7 +39,7 @@ pub struct Subject<'a> {
 
 /// How far a request has come.
 #[derive(Debug, Clone, Copy)]
-pub struct Progress {
+pub struct RetryState {
     /// Tries made, the judged one included, replaced ones not: 1 is the first.
     pub tries: u32,
     /// Replacements made, of either kind.
@@ -78,7 +78,7 @@ impl<'a> Subject<'a> {
         (try_number <= retry.attempts).then_some(retry.per_try_timeout).flatten()
     }
 
-    pub fn judge(&self, progress: Progress, outcome: TryOutcome<'_>) -> Verdict {
+    pub fn judge(&self, progress: RetryState, outcome: TryOutcome<'_>) -> Verdict {
         if !progress.whole {
             Verdict::Keep
         } else if self.may_replace(progress, outcome) {
@@ -90,12 +90,12 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn may_replace(&self, progress: Progress, outcome: TryOutcome<'_>) -> bool {
+    fn may_replace(&self, progress: RetryState, outcome: TryOutcome<'_>) -> bool {
         let stale = was_stale(outcome) && !progress.stale_replaced && self.may_repeat();
         progress.replaced < MAX_REPLACEMENTS && (was_refused(outcome) || stale)
     }
 
-    fn may_retry(&self, progress: Progress, outcome: TryOutcome<'_>) -> bool {
+    fn may_retry(&self, progress: RetryState, outcome: TryOutcome<'_>) -> bool {
         let Some(retry) = self.policy() else { return false };
         progress.tries <= retry.attempts
             && (was_never_sent(outcome) || self.method_allowed(retry))
@@ -197,11 +197,11 @@ mod tests {
         method: Method,
         keyed: bool,
         marked: bool,
-        progress: Progress,
+        progress: RetryState,
     }
 
     fn get() -> Request {
-        let progress = Progress { tries: 1, replaced: 0, stale_replaced: false, whole: true };
+        let progress = RetryState { tries: 1, replaced: 0, stale_replaced: false, whole: true };
         Request { retry: Some(defaults()), method: Method::GET, keyed: false, marked: false, progress }
     }
 

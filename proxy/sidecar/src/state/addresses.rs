@@ -55,7 +55,7 @@ impl AddressTable {
 mod tests {
     use super::*;
     use pillion_telemetry::Metrics;
-    use pillion_upstream::cluster::{Cluster, Common};
+    use pillion_upstream::cluster::{Cluster, ClusterContext};
 
     fn pattern(network: &str, prefix: u8, port: Option<u16>) -> AddressPattern {
         AddressPattern { network: network.parse().unwrap(), prefix, port }
@@ -76,7 +76,7 @@ mod tests {
             pattern("240.240.0.7", 32, Some(8080)),
             pattern("0.0.0.0", 0, Some(443)),
         ];
-        let common = Common::new(&Metrics::new(100), 1);
+        let common = ClusterContext::new(&Metrics::new(100), 1);
         let mut table = AddressTable::default();
         let routes: Vec<_> = patterns
             .iter()

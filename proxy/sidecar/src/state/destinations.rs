@@ -23,11 +23,11 @@ type Make<K> = dyn Fn(K) -> Arc<Cluster> + Send + Sync;
 
 /// Told apart by `K`: an address, and what else keeps their connections apart.
 pub struct Destinations<K> {
-    known: Mutex<HashMap<K, Known>>,
+    known: Mutex<HashMap<K, UsedRoute>>,
     make: Box<Make<K>>,
 }
 
-struct Known {
+struct UsedRoute {
     route: Arc<Route>,
     last_used: Instant,
 }
@@ -49,7 +49,7 @@ impl<K: Copy + Eq + Hash> Destinations<K> {
             known.retain(|_, known| known.is_used());
         }
         if known.len() < MOST {
-            known.insert(to, Known { route: route.clone(), last_used: now });
+            known.insert(to, UsedRoute { route: route.clone(), last_used: now });
         }
         route
     }
@@ -67,7 +67,7 @@ impl<K: Copy + Eq + Hash> Destinations<K> {
     }
 }
 
-impl Known {
+impl UsedRoute {
     fn is_used(&self) -> bool {
         Arc::strong_count(&self.route) > 1
     }
@@ -79,10 +79,10 @@ mod tests {
 
     use super::*;
     use pillion_telemetry::Metrics;
-    use pillion_upstream::cluster::Common;
+    use pillion_upstream::cluster::ClusterContext;
 
     fn destinations() -> Destinations<SocketAddr> {
-        let common = Common::new(&Metrics::new(100), 1);
+        let common = ClusterContext::new(&Metrics::new(100), 1);
         Destinations::new(move |to| Cluster::passthrough(to, &common))
     }
 

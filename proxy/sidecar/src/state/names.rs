@@ -15,7 +15,7 @@ const MOST_ADDRESSES: usize = 1000;
 
 /// What is answered for a name of a service.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Known {
+pub struct ServiceAddresses {
     pub v4: Vec<Ipv4Addr>,
     pub v6: Vec<Ipv6Addr>,
     pub is_virtual: bool,
@@ -33,7 +33,7 @@ pub struct Claim {
 #[derive(Debug, Default)]
 pub struct Names {
     /// By name in lower case, without a dot at its end.
-    known: HashMap<Box<str>, Arc<Known>>,
+    known: HashMap<Box<str>, Arc<ServiceAddresses>>,
     pub claims: Vec<Claim>,
 }
 
@@ -65,7 +65,7 @@ impl Names {
     }
 
     /// `name`: in lower case, without a dot at its end.
-    pub fn find(&self, name: &str) -> Option<&Arc<Known>> {
+    pub fn find(&self, name: &str) -> Option<&Arc<ServiceAddresses>> {
         self.known.get(name)
     }
 }
@@ -83,8 +83,8 @@ fn single_addresses(of: &Cluster) -> impl Iterator<Item = IpAddr> {
 }
 
 /// By the addresses that the file gives it; `None`: it gives none.
-fn known(of: &Cluster) -> Option<Known> {
-    let mut known = Known::default();
+fn known(of: &Cluster) -> Option<ServiceAddresses> {
+    let mut known = ServiceAddresses::default();
     for ip in single_addresses(of) {
         match ip {
             IpAddr::V4(ip) if !known.v4.contains(&ip) && known.v4.len() < MOST_ADDRESSES => known.v4.push(ip),
@@ -95,9 +95,9 @@ fn known(of: &Cluster) -> Option<Known> {
     (!known.v4.is_empty() || !known.v6.is_empty()).then_some(known)
 }
 
-fn by_virtual_address(of: &Cluster, given: &VirtualAddresses) -> Option<Known> {
+fn by_virtual_address(of: &Cluster, given: &VirtualAddresses) -> Option<ServiceAddresses> {
     let own = given.of(&of.name)?;
-    Some(Known { v4: vec![own.v4], v6: vec![own.v6], is_virtual: true })
+    Some(ServiceAddresses { v4: vec![own.v4], v6: vec![own.v6], is_virtual: true })
 }
 
 /// Its hosts without their ports, which DNS does not know. Addresses are no names.
@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn told(names: &Names, name: &str) -> Option<String> {
-        let Known { v4, v6, is_virtual } = &**names.find(name)?;
+        let ServiceAddresses { v4, v6, is_virtual } = &**names.find(name)?;
         if *is_virtual {
             return Some("virtual".into());
         }

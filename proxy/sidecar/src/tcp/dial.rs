@@ -11,7 +11,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use crate::detect::{Early, Server};
-use crate::exchange::attempts::{AttemptId, Attempts, Outcome};
+use crate::exchange::attempts::{AttemptId, AttemptOutcome, Attempts};
 use crate::exchange::{DialFailure, Facts};
 use crate::state::Route;
 use crate::worker::Worker;
@@ -203,7 +203,7 @@ async fn dial_next(
     let now = Instant::now();
     match &dialled {
         Ok(_) => facts.attempts.note(attempt, |attempt| attempt.connected = Some(now)),
-        Err(error) => facts.attempts.end(attempt, Outcome::Failed(error.reason), now),
+        Err(error) => facts.attempts.end(attempt, AttemptOutcome::Failed(error.reason), now),
     }
     dialled
 }

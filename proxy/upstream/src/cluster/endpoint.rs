@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::balance::Candidate;
 use super::ewma::Ewma;
 use super::outlier::{Cause, Outlier};
-use super::{Cluster, Spoken};
+use super::{Cluster, ClusterProtocol};
 use crate::pool::{Pool, Want};
 use crate::slots::Slots;
 use pillion_telemetry::EjectionCause;
@@ -117,11 +117,11 @@ impl Endpoint {
             preference => preference == Preference::Http2,
         };
         match cluster.protocol {
-            Spoken::Http1 | Spoken::Tcp => Want::Http1,
-            Spoken::Http2 => Want::Http2,
-            Spoken::AppAuto => callers(is_http2),
-            Spoken::Auto if cluster.tls().is_none() => callers(is_http2),
-            Spoken::Auto => match self.learnt.load(Relaxed) {
+            ClusterProtocol::Http1 | ClusterProtocol::Tcp => Want::Http1,
+            ClusterProtocol::Http2 => Want::Http2,
+            ClusterProtocol::AppAuto => callers(is_http2),
+            ClusterProtocol::Auto if cluster.tls().is_none() => callers(is_http2),
+            ClusterProtocol::Auto => match self.learnt.load(Relaxed) {
                 1 => Want::Http1,
                 2 => Want::Http2,
                 _ => Want::Negotiated,

@@ -78,7 +78,7 @@ pub(super) struct Heard {
 
 /// The state of one name between questions.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct NameState {
     port: u16,
     refresh: Duration,
     pub(super) membership: Membership,
@@ -89,7 +89,7 @@ pub(super) struct Known {
     too_many: bool,
 }
 
-impl Known {
+impl NameState {
     pub(super) fn new(port: u16, refresh: Duration, before: Option<Membership>) -> Self {
         let refresh = refresh.clamp(SHORTEST, LONGEST);
         let membership = before.unwrap_or_else(Membership::unknown);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     /// Hears all of it; what the last one changed.
-    fn after(known: &mut Known, answers: impl IntoIterator<Item = Answer>) -> Heard {
+    fn after(known: &mut NameState, answers: impl IntoIterator<Item = Answer>) -> Heard {
         let mut last = Heard::default();
         for answer in answers {
             last = known.hear(answer, Instant::now());
@@ -215,13 +215,13 @@ mod tests {
         last
     }
 
-    fn endpoints(known: &Known) -> Vec<String> {
+    fn endpoints(known: &NameState) -> Vec<String> {
         known.membership.endpoints.iter().map(ToString::to_string).collect()
     }
 
     #[test]
     fn endpoints_are_in_order_and_a_new_order_is_no_change() {
-        let mut known = Known::new(80, REFRESH, None);
+        let mut known = NameState::new(80, REFRESH, None);
         let first = after(&mut known, [found(&["192.0.2.2", "2001:db8::1", "192.0.2.1", "192.0.2.2"])]);
         assert_eq!(first, heard(true, None));
         assert_eq!(endpoints(&known), ["192.0.2.1:80", "192.0.2.2:80", "[2001:db8::1]:80"]);
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_failure_keeps_the_endpoints_for_ever_and_is_told_once() {
-        let mut known = Known::new(80, REFRESH, None);
+        let mut known = NameState::new(80, REFRESH, None);
         let asked_at = Instant::now();
         known.hear(found(&["192.0.2.1"]), asked_at);
         assert_eq!(after(&mut known, [failed()]), heard(false, News::Lost));
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn failures_are_asked_again_after_a_second_then_ever_later() {
         for (refresh, longest) in [(1, 30), (5, 30), (60, 60)] {
-            let mut known = Known::new(80, Duration::from_secs(refresh), None);
+            let mut known = NameState::new(80, Duration::from_secs(refresh), None);
             let mut pauses = Vec::new();
             for _ in 0..40 {
                 known.hear(failed(), Instant::now());
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_name_denied_is_believed_the_third_time() {
-        let mut known = Known::new(80, REFRESH, None);
+        let mut known = NameState::new(80, REFRESH, None);
         after(&mut known, [found(&["192.0.2.1"])]);
         assert_eq!(after(&mut known, [nothing()]), heard(false, News::Lost));
         assert_eq!(after(&mut known, [nothing()]), heard(false, None));
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn a_failure_or_an_answer_between_denials_counts_them_anew() {
         for between in [failed(), found(&["192.0.2.1"])] {
-            let mut known = Known::new(80, REFRESH, None);
+            let mut known = NameState::new(80, REFRESH, None);
             after(&mut known, [found(&["192.0.2.1"]), nothing(), nothing(), between, nothing(), nothing()]);
             assert_eq!(endpoints(&known), ["192.0.2.1:80"]);
         }
@@ -286,7 +286,7 @@ mod tests {
 
     #[test]
     fn doubt_is_settled_within_seconds_whatever_the_refresh() {
-        let mut known = Known::new(80, Duration::from_secs(600), None);
+        let mut known = NameState::new(80, Duration::from_secs(600), None);
         after(&mut known, [found(&["192.0.2.1"])]);
         assert_eq!(known.pause(0.5).as_secs(), 600);
         after(&mut known, [nothing()]);
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_family_that_could_not_be_asked_keeps_its_endpoints() {
-        let mut known = Known::new(80, REFRESH, None);
+        let mut known = NameState::new(80, REFRESH, None);
         after(&mut known, [found(&["192.0.2.1", "2001:db8::1"])]);
         assert_eq!(after(&mut known, [half(&["192.0.2.2"], Family::V6)]), heard(true, None));
         assert_eq!(endpoints(&known), ["192.0.2.2:80", "[2001:db8::1]:80"]);
@@ -311,7 +311,7 @@ mod tests {
     fn a_thousand_addresses_are_taken_and_the_rest_told_once() {
         let many: Vec<String> = (0..MOST + 1).map(|i| format!("10.0.{}.{}", i / 256, i % 256)).collect();
         let many: Vec<&str> = many.iter().rev().map(String::as_str).collect();
-        let mut known = Known::new(80, REFRESH, None);
+        let mut known = NameState::new(80, REFRESH, None);
         assert_eq!(after(&mut known, [found(&many)]), heard(true, News::TooMany));
         assert_eq!(known.membership.endpoints.len(), MOST);
         assert_eq!(known.membership.endpoints[0].to_string(), "10.0.0.0:80");
@@ -320,10 +320,10 @@ mod tests {
 
     #[test]
     fn pauses_differ_by_a_tenth_and_have_bounds() {
-        let known = Known::new(80, Duration::from_secs(10), None);
+        let known = NameState::new(80, Duration::from_secs(10), None);
         assert_eq!(known.pause(0.0), Duration::from_secs(9));
         assert_eq!(known.pause(1.0), Duration::from_secs(11));
-        assert_eq!(Known::new(80, Duration::ZERO, None).pause(0.5), SHORTEST);
-        assert_eq!(Known::new(80, Duration::MAX, None).pause(0.5), LONGEST);
+        assert_eq!(NameState::new(80, Duration::ZERO, None).pause(0.5), SHORTEST);
+        assert_eq!(NameState::new(80, Duration::MAX, None).pause(0.5), LONGEST);
     }
 }
