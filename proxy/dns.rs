@@ -128,11 +128,11 @@ impl Dns {
     }
 
     async fn ask(&self, asked: &Asked, message: &[u8]) -> Vec<u8> {
-        let (told, is_first) = match asked.key() {
+        let (answered, is_first) = match asked.key() {
             Some(key) => Box::pin(self.ask_together(key, asked, message)).await,
             None => (self.ask_alone(asked, message).await, true),
         };
-        let answer = match told {
+        let answer = match answered {
             Ok(raw) if is_first => answer::passed_on(asked, &raw),
             Ok(raw) => answer::again(asked, &raw, std::time::Duration::ZERO)
                 .unwrap_or_else(|| answer::passed_on(asked, &raw)),
@@ -150,22 +150,22 @@ impl Dns {
         let of = (key, asked.over);
         let cell = self.asking.lock().entry(of.clone()).or_default().clone();
         let mut is_first = false;
-        let told = cell.get_or_init(|| {
+        let answered = cell.get_or_init(|| {
             is_first = true;
             self.ask_alone(asked, message)
         });
-        let told = told.await.clone();
+        let answered = answered.await.clone();
         if is_first {
             self.asking.lock().remove(&of);
-            self.keep(of.0, &told); // nothing comes between the two: no await, and one thread
+            self.keep(of.0, &answered); // nothing comes between the two: no await, and one thread
         }
-        (told, is_first)
+        (answered, is_first)
     }
 
     async fn ask_alone(&self, asked: &Asked, message: &[u8]) -> Answered {
         let Some(servers) = self.servers() else { return Err("there is no DNS proxy any more".into()) };
-        let told = forward::ask(&self.network, &servers, asked, message).await;
-        told.map(Into::into).map_err(|why| {
+        let answered = forward::ask(&self.network, &servers, asked, message).await;
+        answered.map(Into::into).map_err(|why| {
             tracing::debug!(name = %asked.question.name(), %why, "no name server answers");
             why.into()
         })
@@ -181,8 +181,8 @@ impl Dns {
         Some(upstream.servers().clone())
     }
 
-    fn keep(&self, key: Key, told: &Answered) {
-        let Ok(raw) = told else { return };
+    fn keep(&self, key: Key, answered: &Answered) {
+        let Ok(raw) = answered else { return };
         let Some(lifetime) = Message::from_vec(raw).ok().and_then(|message| lifetime(&message)) else {
             return;
         };

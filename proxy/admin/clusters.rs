@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use super::console::Console;
 
 pub(super) fn page(console: &Console, now: Instant) -> Value {
-    let (told, snapshot) = (console.published(), console.store.load_full());
-    let asked = asked_of_dns(&told.config);
+    let (published, snapshot) = (console.published(), console.store.load_full());
+    let asked = asked_of_dns(&published.config);
     let cluster = |cluster: &std::sync::Arc<pillion_upstream::cluster::Cluster>| {
         let mut picture = cluster.picture(now);
         picture["endpoints_from"] = asked.get(&*cluster.name).map_or_else(

@@ -78,18 +78,18 @@ impl Asked {
 }
 
 /// `generation`: of the snapshot that is read by the data path.
-pub(super) fn page(told: &Published, generation: u64, asked: &Asked) -> Result<Value, NoSuchService> {
-    let file = told.file.as_ref().map(|file| file.display().to_string());
-    let written = file.as_deref().zip(told.text.as_deref()).map(|(name, text)| Written { name, text });
-    let (settings, all) = effective_part(&told.config, written, &told.flags, asked.part());
+pub(super) fn page(published: &Published, generation: u64, asked: &Asked) -> Result<Value, NoSuchService> {
+    let file = published.file.as_ref().map(|file| file.display().to_string());
+    let written = file.as_deref().zip(published.text.as_deref()).map(|(name, text)| Written { name, text });
+    let (settings, all) = effective_part(&published.config, written, &published.flags, asked.part());
     if let (Asked::Service(name), 0) = (asked, all) {
         return Err(NoSuchService(name.clone()));
     }
     Ok(json!({
         "generation": generation,
-        "loaded_at": told.loaded_at.and_then(moment),
+        "loaded_at": published.loaded_at.and_then(moment),
         "file": file,
-        "last_refusal": told.latest_refusal().map(refusal),
+        "last_refusal": published.latest_refusal().map(refusal),
         "total": all,
         "next": asked.next(all),
         "values": settings.into_iter().map(shown).collect::<Vec<_>>(),
@@ -117,7 +117,7 @@ mod tests {
 
     use super::*;
 
-    fn told(text: &str) -> Published {
+    fn published(text: &str) -> Published {
         let (config, _) = pillion_config::parse(text, std::path::Path::new("")).expect("a good file");
         Published {
             loaded_at: Some(UNIX_EPOCH + Duration::from_secs(1_795_258_800)),
@@ -131,7 +131,7 @@ mod tests {
 
     fn many() -> Published {
         let services = (0..100).map(|nth| format!("  s{nth}: {{ endpoints: [\"10.0.0.1:{}\"] }}\n", nth + 1));
-        told(&services.fold("inbound: off\nservices:\n".to_owned(), |text, service| text + &service))
+        published(&services.fold("inbound: off\nservices:\n".to_owned(), |text, service| text + &service))
     }
 
     fn keys(page: &Value) -> Vec<String> {
@@ -141,8 +141,8 @@ mod tests {
 
     #[test]
     fn it_names_generation_file_refusal_and_every_value_with_its_origin() {
-        let told = told("inbound: off\nservices:\n  orders: { endpoints: [\"10.0.0.1:80\"] }\n");
-        let page = page(&told, 3, &Asked::Page { page: 1, limit: USUAL }).expect("a page");
+        let published = published("inbound: off\nservices:\n  orders: { endpoints: [\"10.0.0.1:80\"] }\n");
+        let page = page(&published, 3, &Asked::Page { page: 1, limit: USUAL }).expect("a page");
         assert_eq!((&page["generation"], &page["file"]), (&json!(3), &json!("p.yaml")));
         assert_eq!(page["loaded_at"], "2026-11-21T11:00:00Z");
         assert_eq!(
@@ -157,11 +157,11 @@ mod tests {
 
     #[test]
     fn c18_the_pages_together_are_the_whole_and_each_links_to_the_next() {
-        let told = many();
-        let whole = keys(&page(&told, 1, &Asked::Page { page: 1, limit: MOST }).expect("a page"));
+        let published = many();
+        let whole = keys(&page(&published, 1, &Asked::Page { page: 1, limit: MOST }).expect("a page"));
         let (mut together, mut query) = (Vec::new(), "limit=700".to_owned());
         loop {
-            let page = page(&told, 1, &Asked::parse(&query).expect("a good query")).expect("a page");
+            let page = page(&published, 1, &Asked::parse(&query).expect("a good query")).expect("a page");
             assert!(keys(&page).len() <= 700);
             together.extend(keys(&page));
             match page["next"].as_str() {
@@ -171,19 +171,20 @@ mod tests {
         }
         assert_eq!(together, whole);
         assert!(whole.len() > 3000, "{}", whole.len());
-        let beyond = page(&told, 1, &Asked::Page { page: 99, limit: MOST }).expect("an empty page");
+        let beyond = page(&published, 1, &Asked::Page { page: 99, limit: MOST }).expect("an empty page");
         assert_eq!((keys(&beyond).len(), &beyond["next"]), (0, &Value::Null));
     }
 
     #[test]
     fn c18_one_service_is_shown_alone_and_whole() {
-        let told = many();
+        let published = many();
         let asked = Asked::parse("service=s7").expect("a good query");
-        let page = page(&told, 1, &asked).expect("a service of this name");
+        let page = page(&published, 1, &asked).expect("a service of this name");
         assert!(keys(&page).iter().all(|key| key.starts_with("services.s7.")));
         let own = json!({ "key": "services.s7.endpoints[0]", "value": "10.0.0.1:8", "from": "p.yaml:10:21" });
         assert!(page["values"].as_array().expect("a list").contains(&own), "{page:#}");
-        let unknown = super::page(&told, 1, &Asked::Service("s100".into())).expect_err("no such service");
+        let unknown =
+            super::page(&published, 1, &Asked::Service("s100".into())).expect_err("no such service");
         assert_eq!(unknown.to_string(), "there is no service called \"s100\"");
     }
 

@@ -82,15 +82,15 @@ impl Console {
     }
 
     /// From now on the pages show this.
-    pub(crate) fn publish(&self, told: Published) {
-        self.published.store(Arc::new(told));
+    pub(crate) fn publish(&self, published: Published) {
+        self.published.store(Arc::new(published));
     }
 
     /// Changes some of what is shown; for one caller at a time.
     pub(crate) fn amend(&self, change: impl FnOnce(&mut Published)) {
-        let mut told = Published::clone(&self.published.load());
-        change(&mut told);
-        self.publish(told);
+        let mut published = Published::clone(&self.published.load());
+        change(&mut published);
+        self.publish(published);
     }
 
     /// A part of the configuration. Reads the text of the file for it: one caller at a time, on a thread that has time.
@@ -104,14 +104,14 @@ impl Console {
     /// Asked with every look at the files: changes nothing where none are told as refused.
     pub(crate) fn forget_refused_certificates(&self) {
         if self.published.load().certificates_refused.is_some() {
-            self.amend(|told| told.certificates_refused = None);
+            self.amend(|published| published.certificates_refused = None);
         }
     }
 
     pub(super) fn certificates(&self) -> Value {
-        let told = self.published();
-        let refusal = told.certificates_refused.as_ref().map(config::refusal);
-        json!({ "identities": told.credentials, "last_refusal": refusal })
+        let published = self.published();
+        let refusal = published.certificates_refused.as_ref().map(config::refusal);
+        json!({ "identities": published.credentials, "last_refusal": refusal })
     }
 
     pub(super) fn published(&self) -> Arc<Published> {

@@ -163,8 +163,8 @@ async fn http1(io: Io, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
     let broke_off = |error| Unwell::broke_off(to, error);
     let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(io)).await;
     let (mut send, conn) = handshake.map_err(broke_off)?;
-    let told = async { read_answer(send.send_request(question).await.map_err(broke_off)?, to).await };
-    driven(conn, told).await
+    let answer = async { read_answer(send.send_request(question).await.map_err(broke_off)?, to).await };
+    driven(conn, answer).await
 }
 
 async fn http2(io: Io, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
@@ -187,15 +187,15 @@ async fn over_http2<T>(
         .handshake(TokioIo::new(io))
         .await;
     let (mut send, conn) = handshake.map_err(broke_off)?;
-    let told = async { then(send.send_request(question).await.map_err(broke_off)?).await };
-    driven(conn, told).await
+    let answer = async { then(send.send_request(question).await.map_err(broke_off)?).await };
+    driven(conn, answer).await
 }
 
 /// The connection lives no longer than the question.
 async fn driven<T>(conn: impl Future, asking: impl Future<Output = T>) -> T {
     let (mut conn, mut asking) = (pin!(conn), pin!(asking));
     tokio::select! {
-        told = &mut asking => told, // the connection is dropped, and closed with that
+        answer = &mut asking => answer, // the connection is dropped, and closed with that
         _ = &mut conn => asking.await, // what it had read is with the answer
     }
 }

@@ -124,13 +124,13 @@ impl Keeper {
     /// to work, unless that has been told.
     fn tell(&self, running: &Running, changed: Option<SystemTime>) {
         let text = self.source.file.as_deref().map(pillion_config::text_of);
-        running.console.amend(|told| {
-            told.loaded_at = changed.or(told.loaded_at);
-            told.file.clone_from(&self.source.file);
-            told.config = running.controller.config().clone();
-            told.text = text.map(Into::into);
-            told.flags.clone_from(&self.source.flags);
-            told.last_refusal = None;
+        running.console.amend(|published| {
+            published.loaded_at = changed.or(published.loaded_at);
+            published.file.clone_from(&self.source.file);
+            published.config = running.controller.config().clone();
+            published.text = text.map(Into::into);
+            published.flags.clone_from(&self.source.flags);
+            published.last_refusal = None;
         });
     }
 
@@ -162,7 +162,7 @@ impl Keeper {
             Err(why) => {
                 tracing::error!(because, generation, "configuration refused, the old one stays: {why}");
                 let refusal = Refusal { at: SystemTime::now(), why: why.clone() };
-                running.console.amend(|told| told.last_refusal = Some(refusal));
+                running.console.amend(|published| published.last_refusal = Some(refusal));
                 Err(why)
             }
         }
@@ -197,7 +197,7 @@ fn refuse_certificates(running: &Running, why: &anyhow::Error) {
     }
     running.controller.around.metrics.config_reloads(ReloadOutcome::Refused).inc();
     let refusal = Refusal { at: SystemTime::now(), why: format!("certificates: {said}") };
-    running.console.amend(|told| told.certificates_refused = Some(refusal));
+    running.console.amend(|published| published.certificates_refused = Some(refusal));
 }
 
 /// To probes, and on the admin port.
@@ -208,7 +208,7 @@ fn publish_identity(running: &Running) {
     }
     running.readiness.set_certificate(running.controller.credentials().map(Credentials::validity));
     let credentials = running.controller.credentials().map(Credentials::to_json);
-    running.console.amend(|told| told.credentials = credentials.into_iter().collect());
+    running.console.amend(|published| published.credentials = credentials.into_iter().collect());
 }
 
 const fn outcome(applied: &Result<Applied, String>) -> ReloadOutcome {

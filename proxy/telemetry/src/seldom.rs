@@ -12,7 +12,7 @@ const EVERY: Duration = Duration::from_secs(10);
 pub struct Seldom(Mutex<Last>);
 
 struct Last {
-    told: Option<Instant>,
+    written: Option<Instant>,
     left_out: u64,
 }
 
@@ -24,17 +24,17 @@ impl Default for Seldom {
 
 impl Seldom {
     pub const fn new() -> Self {
-        Self(Mutex::new(Last { told: None, left_out: 0 }))
+        Self(Mutex::new(Last { written: None, left_out: 0 }))
     }
 
     /// Whether to write a line now, with how many were left out since the last one.
     pub fn due(&self, now: Instant) -> Option<u64> {
         let mut last = self.0.lock();
-        if last.told.is_some_and(|told| now.saturating_duration_since(told) < EVERY) {
+        if last.written.is_some_and(|written| now.saturating_duration_since(written) < EVERY) {
             last.left_out += 1;
             return None;
         }
-        last.told = Some(now);
+        last.written = Some(now);
         Some(std::mem::take(&mut last.left_out))
     }
 }

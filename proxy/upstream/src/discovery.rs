@@ -108,10 +108,10 @@ async fn follow<A>(
 
 /// Those who wait are woken by what requests would notice: other endpoints, or another reason why there are none.
 fn publish(tell: &watch::Sender<Membership>, now: &Membership, changed: bool) {
-    tell.send_if_modified(|told| {
-        let first = !told.was_asked();
-        let other_reason = now.endpoints.is_empty() && told.last_error != now.last_error;
-        told.clone_from(now);
+    tell.send_if_modified(|before| {
+        let first = !before.was_asked();
+        let other_reason = now.endpoints.is_empty() && before.last_error != now.last_error;
+        before.clone_from(now);
         changed || first || other_reason
     });
 }
