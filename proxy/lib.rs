@@ -73,7 +73,7 @@
 //! [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] → [`pillion_base`] →
 //! [`pillion_telemetry`] → [`pillion_model`]. Beside them stand [`pillion_config`], which reads the file into the model, and
 //! `pillion_init`, which installs the rules of the kernel that bring connections here before this runs. `pillion_http1` is
-//! an HTTP/1 engine without sockets; nothing uses it yet.
+//! an HTTP/1 engine without sockets; the feature `http1-engine` puts it in the place of hyper.
 //!
 //! What runs inside a CONNECT enters the outbound side again, through a function that the side gives to its route layer.
 //!

@@ -119,9 +119,12 @@ async fn hop_by_hop_headers_and_what_connection_names_stay_behind() {
                    proxy-connection: keep-alive\r\nte: gzip, trailers\r\nupgrade: websocket\r\nx-kept: 1\r\n";
     let answer = Wire::connect(pair.caller.outbound()).await.ask(get(headers)).await;
     let seen = app.last();
-    for gone in ["x-mine", "keep-alive", "proxy-connection", "upgrade", "connection"] {
+    for gone in ["x-mine", "keep-alive", "proxy-connection", "upgrade"] {
         assert_eq!(seen.header(gone), None, "{}", seen.head);
     }
+    // `TE` is for one connection, and `Connection` must say so (RFC 9110, 10.1.4).
+    let named = cfg!(feature = "http1-engine-client").then_some("te");
+    assert_eq!(seen.header("connection"), named, "{}", seen.head);
     assert_eq!((seen.header("te"), seen.header("x-kept")), (Some("trailers"), Some("1")), "{}", seen.head);
     for gone in ["x-secret", "keep-alive", "proxy-connection", "x-pillion-refused"] {
         assert_eq!(answer.header(gone), None, "{}", answer.head);

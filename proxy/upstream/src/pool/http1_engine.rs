@@ -86,6 +86,7 @@ impl Http1 {
         }
     }
 
+    /// Whether its peer has ended it. Asked of one that rests, when it is about to be used.
     pub(super) fn is_closed(&self) -> bool {
         self.conn.is_closed()
     }
@@ -97,7 +98,7 @@ impl Http1 {
 
     /// Whether it is to carry no request any more.
     pub(super) fn is_worn(&self, policy: &ConnectionPolicy) -> bool {
-        self.is_closed() || self.about.is_worn(policy)
+        self.about.is_worn(policy)
     }
 
     /// How it goes on when its exchange has ended whole.

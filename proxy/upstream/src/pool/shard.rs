@@ -105,14 +105,17 @@ impl Shard {
 
     /// The exchange of a connection has ended whole.
     pub(super) fn take_back(self: &Arc<Self>, conn: Http1) {
-        match (conn.after(), Handle::try_current()) {
-            (Rest::Ready, _) => self.offer_http1(conn),
-            (Rest::Writing, Ok(runtime)) => drop(runtime.spawn(self.clone().take_back_written(conn))),
-            (Rest::Writing | Rest::Over, _) => {
-                drop(conn);
-                self.wake_one_http1();
+        match conn.after() {
+            Rest::Ready => return self.offer_http1(conn),
+            Rest::Over => {}
+            Rest::Writing => {
+                if let Ok(runtime) = Handle::try_current() {
+                    return drop(runtime.spawn(self.clone().take_back_written(conn)));
+                }
             }
         }
+        drop(conn);
+        self.wake_one_http1();
     }
 
     /// Its upstream has answered, and is yet to take the last bytes of the request.
@@ -131,6 +134,11 @@ impl Shard {
             return self.wake_one_http1();
         }
         let mut state = self.state.lock();
+        if !state.wants_http1.is_empty() && conn.is_closed() {
+            drop(state);
+            drop(conn);
+            return self.wake_one_http1();
+        }
         while let Some(waiter) = state.wants_http1.pop_front() {
             if waiter.is_closed() {
                 continue;
@@ -286,7 +294,7 @@ impl State {
         // that grew too old while it waited is not used once more.
         for index in (0..self.idle.len()).rev() {
             let Some(conn) = self.idle.get(index) else { continue };
-            if conn.is_worn(policy) {
+            if conn.is_worn(policy) || conn.is_closed() {
                 drop(self.idle.remove(index));
             } else if conn.is_ready() {
                 return Some(self.idle.remove(index));
