@@ -119,12 +119,16 @@ pub struct Outbox {
 impl Outbox {
     /// All that was put into it has left.
     pub const fn is_empty(&self) -> bool {
-        self.front.is_empty() && self.large.is_empty() && !self.unflushed
+        !self.has_bytes() && !self.unflushed
     }
 
     /// Bytes that wait to be written.
     pub const fn len(&self) -> usize {
         self.front.len() + self.large.len() + self.back.len() - self.written
+    }
+
+    const fn has_bytes(&self) -> bool {
+        !self.front.is_empty() || !self.large.is_empty()
     }
 
     /// Forgets that something has left.
@@ -163,7 +167,7 @@ impl Outbox {
         io: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.len() > 0 {
+        while self.has_bytes() {
             let count = ready!(self.poll_write(io, cx))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -288,7 +292,8 @@ mod tests {
         let mut all = Vec::new();
         let send = async {
             poll_fn(|cx| outbox.poll_send(&mut near, cx)).await.unwrap();
-            assert!(outbox.is_empty() && outbox.has_begun() && outbox.len() == 0);
+            assert!(outbox.is_empty() && outbox.has_begun());
+            assert_eq!(outbox.len(), 0);
             assert_eq!(outbox.front.capacity() + outbox.back.capacity(), 0, "it holds no buffer");
             drop(near);
         };

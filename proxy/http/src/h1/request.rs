@@ -284,7 +284,10 @@ mod tests {
             poll_fn(wanted).await;
         }
         poll_fn(|cx| match feed.demand(cx) {
-            Demand::Wanted => Poll::Ready(feed.put(Bytes::new(), Then::End, cx)),
+            Demand::Wanted => {
+                feed.put(Bytes::new(), Then::End, cx);
+                Poll::Ready(())
+            }
             _ => Poll::Pending,
         })
         .await;

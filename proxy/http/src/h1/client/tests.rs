@@ -1,5 +1,6 @@
 //! An upstream that is written by hand, at the other end of a pipe.
 
+use std::future::Future as _;
 use std::io::ErrorKind;
 
 use bytes::Bytes;
@@ -72,6 +73,10 @@ async fn send(conn: &Connection, request: Request<Body>) -> Result<http::Respons
     conn.send(request, &*Watcher::new()).await.map(|answer| answer.map(Body::from))
 }
 
+async fn answered(conn: &Connection, request: Request<Body>) -> http::Response<Body> {
+    send(conn, request).await.unwrap_or_else(|failed| panic!("{}", failed.error))
+}
+
 /// All of a body, its trailers, and whether it came to its end.
 async fn read(body: &mut Body) -> (Vec<u8>, Option<http::HeaderMap>, bool) {
     let (mut all, mut trailers) = (Vec::new(), None);
@@ -89,7 +94,7 @@ async fn read(body: &mut Body) -> (Vec<u8>, Option<http::HeaderMap>, bool) {
 
 /// What one exchange comes to: the status, the content, whether that is whole, and how the connection goes on.
 async fn exchange(conn: &Connection, request: Request<Body>) -> (u16, String, bool, Rest) {
-    let mut answer = send(conn, request).await.unwrap_or_else(|failed| panic!("{}", failed.error));
+    let mut answer = answered(conn, request).await;
     let (content, _, is_whole) = read(answer.body_mut()).await;
     let status = answer.status().as_u16();
     (status, String::from_utf8(content).unwrap(), is_whole, conn.rest())
@@ -147,7 +152,7 @@ async fn answers_of_every_framing_come_whole_in_whatever_pieces() {
 async fn the_length_is_known_where_it_was_announced_and_trailers_follow_chunks() {
     let (conn, mut far) = pair(64 * 1024);
     far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nabc").await.unwrap();
-    let mut answer = send(&conn, get()).await.map_err(|_| ()).unwrap();
+    let mut answer = answered(&conn, get()).await;
     assert_eq!(answer.body().size_hint().exact(), Some(6));
     far.write_all(b"def").await.unwrap();
     assert_eq!(read(answer.body_mut()).await.0, b"abcdef");
@@ -155,7 +160,7 @@ async fn the_length_is_known_where_it_was_announced_and_trailers_follow_chunks()
     assert_eq!(conn.rest(), Rest::Ready);
     let said = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\ngrpc-status: 0\r\nX-Sum: 1\r\n\r\n";
     far.write_all(said).await.unwrap();
-    let mut answer = send(&conn, get()).await.map_err(|_| ()).unwrap();
+    let mut answer = answered(&conn, get()).await;
     assert_eq!(answer.body().size_hint().exact(), None);
     answer.body_mut().remove_trailers(vec![http::HeaderName::from_static("x-sum")]);
     let (content, trailers, is_whole) = read(answer.body_mut()).await;
@@ -168,18 +173,15 @@ async fn head_and_small_content_leave_in_one_write_and_are_framed_by_what_is_kno
     for (body, expected) in
         [(Body::full("hello"), "content-length: 5\r\n\r\nhello"), (Body::empty(), "host: orders\r\n\r\n")]
     {
-        let (conn, far) = pair(64 * 1024);
+        let (conn, mut far) = pair(64 * 1024);
         let mut sending = Box::pin(send(&conn, post(body)));
         assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await.is_pending());
         let mut written = vec![0; 1024];
-        let mut far = far;
         let count = far.read(&mut written).await.unwrap();
         let written = String::from_utf8_lossy(&written[..count]).into_owned();
         assert!(written.starts_with("POST / HTTP/1.1\r\n") && written.ends_with(expected), "{written}");
     }
 }
-
-use std::future::Future as _;
 
 /// A body that is fed by hand.
 fn fed(length: Option<u64>) -> (crate::h1::request::Feed, Body) {
@@ -218,7 +220,7 @@ async fn an_answer_before_the_end_of_its_request_carries_the_rest_on() {
     let (conn, mut far) = pair(1024);
     let (feeder, body) = fed(Some(8));
     far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await.unwrap();
-    let mut answer = send(&conn, post(body)).await.map_err(|_| ()).unwrap();
+    let mut answer = answered(&conn, post(body)).await;
     let mut reading = Box::pin(read(answer.body_mut()));
     assert!(poll_fn(|cx| Poll::Ready(reading.as_mut().poll(cx))).await.is_pending());
     feed(&feeder, b"12345678", Then::End);
