@@ -93,3 +93,12 @@ async fn an_interim_answer_reaches_a_client_whose_version_has_them() {
     client.send("GET / HTTP/1.0\r\nhost: orders\r\n\r\n").await;
     assert_eq!(client.answer().await.told(), (200, None));
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_words_beside_a_status_are_the_applications() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, "HTTP/1.1 299 As you like it\r\ncontent-length: 2\r\n\r\nok");
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let answer = sidecar.client().await.get("/").await;
+    assert!(answer.head.starts_with("HTTP/1.1 299 As you like it\r\n"), "{}", answer.head);
+}

@@ -1,6 +1,7 @@
 //! What the fields of a head are to a proxy, told by their names.
 
 use http::HeaderMap;
+use pillion_http1::{Fields, Known, Names};
 
 /// What a message's headers hold that concerns a proxy, found in one pass: nothing is looked up by name that is
 /// not there. A look-up hashes the name, which costs as much as looking at three names here. A set in one word, for it
@@ -40,6 +41,25 @@ impl Seen {
         headers.keys().fold(Self::NOTHING, |seen, name| Self(seen.0 | Self::of(name.as_str()).0))
     }
 
+    /// The same of fields as they were read: names that are known are told by a bit, and others compared.
+    pub fn in_fields(fields: &Fields) -> Self {
+        let seen = fields.seen();
+        let known = KNOWN.iter().filter(|(names, _)| seen.has_any(*names));
+        let known = known.fold(Self::NOTHING, |all, (_, what)| Self(all.0 | what.0));
+        let others = fields.iter_known().filter(|(known, ..)| known.is_none());
+        others.fold(known, |all, (_, name, _)| Self(all.0 | Self::of_any_case(name).0))
+    }
+
+    fn of_any_case(name: &[u8]) -> Self {
+        let mut lower = [0; LONGEST];
+        let name = name.get(..LONGEST).unwrap_or(name);
+        lower.iter_mut().zip(name).for_each(|(to, from)| *to = from.to_ascii_lowercase());
+        lower
+            .get(..name.len())
+            .and_then(|name| std::str::from_utf8(name).ok())
+            .map_or(Self::NOTHING, Self::of)
+    }
+
     /// Whether any of `these` is there.
     pub const fn has(self, these: Self) -> bool {
         self.0 & these.0 != 0
@@ -70,6 +90,31 @@ impl Seen {
         }
     }
 }
+
+/// No name that is looked for is as long, but for those of which a beginning is looked at.
+const LONGEST: usize = 26;
+
+/// What the names are that the engine knows.
+const KNOWN: [(Names, Seen); 18] = [
+    (Names::of(&[Known::Connection]), Seen::CONNECTION),
+    (Names::of(&[Known::KeepAlive]), Seen::KEEP_ALIVE),
+    (Names::of(&[Known::ProxyConnection]), Seen::PROXY_CONNECTION),
+    (Names::of(&[Known::Te]), Seen::TE),
+    (Names::of(&[Known::TransferEncoding]), Seen::TRANSFER_ENCODING),
+    (Names::of(&[Known::Upgrade]), Seen::UPGRADE),
+    (Names::of(&[Known::ContentLength]), Seen::CONTENT_LENGTH),
+    (Names::of(&[Known::ContentType]), Seen::CONTENT_TYPE),
+    (Names::of(&[Known::Cookie]), Seen::COOKIE),
+    (Names::of(&[Known::Expect]), Seen::EXPECT),
+    (Names::of(&[Known::XRequestId]), Seen::REQUEST_ID),
+    (Names::of(&[Known::IdempotencyKey]), Seen::IDEMPOTENCY_KEY),
+    (Names::of(&[Known::GrpcStatus]), Seen::GRPC_STATUS),
+    (Names::of(&[Known::XForwardedProto]), Seen::FORWARDED_PROTO),
+    (Names::of(&[Known::XForwardedHost]), Seen::FORWARDED_HOST),
+    (Names::of(&[Known::XPillionVia]), Seen::VIA),
+    (Names::of(&[Known::XPillionAttempt, Known::XPillionRefused, Known::XPillionReason]), Seen::OURS),
+    (Names::of(&[Known::XForwardedClientCert]), Seen::FORGED),
+];
 
 /// Only our own sidecars may say these, and only to each other.
 pub fn is_ours(name: &str) -> bool {
@@ -156,6 +201,32 @@ mod tests {
             "x_pillion",
         ] {
             assert!(!is_disguised(name) && !is_ours(name) && !claims_identity(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn fields_as_they_were_read_hold_what_their_map_holds() {
+        let others = [
+            "x_pillion_attempt",
+            "x.pillion.anything-that-is-longer-than-any",
+            "x_forwarded_client_cert",
+            "client-cert",
+            "client.cert-chain",
+            "x_forwarded_for",
+            "proxy_connection",
+            "transfer_encoding",
+            "x-mine",
+            "x-pillions",
+            "user_agent",
+            "a-name-that-is-longer-than-all-that-are-looked-for",
+        ];
+        for name in Known::ALL.map(Known::as_str).into_iter().chain(others) {
+            for name in [name.to_owned(), name.to_ascii_uppercase()] {
+                let mut fields = Fields::default();
+                fields.append_named(name.as_bytes(), b"1").unwrap();
+                let map = fields.to_map().unwrap();
+                assert_eq!(Seen::in_fields(&fields), Seen::in_headers(&map), "{name}");
+            }
         }
     }
 

@@ -77,6 +77,7 @@ pub use limits::Limits;
 pub use map::Spelling;
 pub use server::{FromClient, Server};
 pub use target::Form;
+pub use write::Lines;
 
 /// What the end of a peer's bytes ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

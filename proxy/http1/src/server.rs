@@ -10,7 +10,7 @@ use crate::framing::{Length, has_no_content, has_no_length};
 use crate::head::RequestHead;
 use crate::limits::{EMPTY_LINES, Limits};
 use crate::search::Search;
-use crate::write::{self, LengthLine, Own};
+use crate::write::{self, LengthLine, Lines, Own};
 use crate::{After, Ended};
 
 /// What a client's bytes are. Those of framing before it are counted apart, and are dropped first.
@@ -247,21 +247,21 @@ impl Server {
         if status == StatusCode::CONTINUE {
             self.asked.expects = false;
         }
-        write::answer(status, None, fields, Own::default(), out)?;
+        write::answer(status, None, fields.into(), Own::default(), out)?;
         Ok(true)
     }
 
     /// The head of the answer. What delimits its content, and whether the connection goes on, is decided here; a 101, or
     /// a 2xx to CONNECT, makes a tunnel of the connection.
-    pub fn write_head(
+    pub fn write_head<'a>(
         &mut self,
         status: StatusCode,
         reason: Option<&[u8]>,
-        fields: &Fields,
+        fields: impl Into<Lines<'a>>,
         length: Length,
         out: &mut Vec<u8>,
     ) -> Result<(), Misuse> {
-        let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
+        let (fields, is_switch) = (fields.into(), status == StatusCode::SWITCHING_PROTOCOLS);
         if !self.is_owed() || (status.is_informational() && !(is_switch && self.asked.upgrade)) {
             return Err(Misuse::NotNow);
         }

@@ -1,7 +1,7 @@
 //! Heads as bytes: the first line, the fields as they came and as they were edited, and the lines that this connection
 //! adds of its own.
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 
 use crate::error::Misuse;
 use crate::fields::Fields;
@@ -37,6 +37,69 @@ impl LengthLine {
     }
 }
 
+/// The fields of a head, however they are held. What a map holds was judged when it came in.
+#[derive(Debug, Clone, Copy)]
+pub enum Lines<'a> {
+    Fields(&'a Fields),
+    Map(&'a HeaderMap),
+}
+
+impl<'a> From<&'a Fields> for Lines<'a> {
+    fn from(fields: &'a Fields) -> Self {
+        Self::Fields(fields)
+    }
+}
+
+impl<'a> From<&'a HeaderMap> for Lines<'a> {
+    fn from(map: &'a HeaderMap) -> Self {
+        Self::Map(map)
+    }
+}
+
+/// What a line has mostly, where nobody has counted.
+const USUAL_LINE: usize = 48;
+
+impl Lines<'_> {
+    fn likely_bytes(self) -> usize {
+        match self {
+            Self::Fields(fields) => fields.most_bytes(),
+            Self::Map(map) => map.len() * USUAL_LINE,
+        }
+    }
+
+    /// The line that is there already says this length, and no other does. Of a map nobody looks: another line says it.
+    fn says(self, length: u64) -> bool {
+        let Self::Fields(fields) = self else { return false };
+        let said = fields.get(Known::ContentLength).filter(|_| !fields.has_several(Known::ContentLength));
+        said.is_some_and(|said| said == Decimal::of(length).as_bytes())
+    }
+
+    /// Writes every line but those of `skip`. Returns the names that are there.
+    fn write(self, out: &mut Vec<u8>, skip: Names) -> Names {
+        let map = match self {
+            Self::Fields(fields) => {
+                fields.write(out, skip);
+                return fields.seen();
+            }
+            Self::Map(map) => map,
+        };
+        let mut seen = Names::default();
+        for (name, value) in map {
+            let name = name.as_str().as_bytes();
+            if let Some(known) = Known::find(name) {
+                seen.insert(known);
+                if skip.has(known) {
+                    continue;
+                }
+            }
+            for part in [name, b": ", value.as_bytes().trim_ascii(), b"\r\n"] {
+                out.extend_from_slice(part);
+            }
+        }
+        seen
+    }
+}
+
 /// Never taken from the fields: a connection writes its own.
 const OWN_LINES: Names =
     Names::of(&[Known::Connection, Known::KeepAlive, Known::ProxyConnection, Known::TransferEncoding]);
@@ -63,7 +126,7 @@ pub(crate) fn request(
     if !fields.has(Known::Host) {
         out.extend_from_slice(b"host: \r\n"); // a target of nobody's has an empty one (RFC 9112, 3.2)
     }
-    write_fields(fields, own, out);
+    write_fields(Lines::Fields(fields), own, out);
     Ok(())
 }
 
@@ -71,7 +134,7 @@ pub(crate) fn request(
 pub(crate) fn answer(
     status: StatusCode,
     reason: Option<&[u8]>,
-    fields: &Fields,
+    fields: Lines<'_>,
     own: Own,
     out: &mut Vec<u8>,
 ) -> Result<(), Misuse> {
@@ -80,7 +143,7 @@ pub(crate) fn answer(
     if !reason.iter().fold(true, |all, byte| all & matches!(byte, b'\t' | b' '..=b'~' | 0x80..)) {
         return Err(Misuse::IllegalField);
     }
-    out.reserve(reason.len() + fields.most_bytes() + ROOM);
+    out.reserve(reason.len() + fields.likely_bytes() + ROOM);
     for part in [b"HTTP/1.1 ", status.as_str().as_bytes(), b" ", reason, b"\r\n"] {
         out.extend_from_slice(part);
     }
@@ -88,14 +151,14 @@ pub(crate) fn answer(
     Ok(())
 }
 
-fn write_fields(fields: &Fields, own: Own, out: &mut Vec<u8>) {
+fn write_fields(fields: Lines<'_>, own: Own, out: &mut Vec<u8>) {
     let keeps_length = match own.length {
         LengthLine::AsItCame => true,
-        LengthLine::Known(length) => says(fields, length),
+        LengthLine::Known(length) => fields.says(length),
         LengthLine::Absent | LengthLine::Chunked => false,
     };
     let skip = if keeps_length { OWN_LINES } else { OWN_LINES.with(Names::of(&[Known::ContentLength])) };
-    fields.write(out, skip);
+    let seen = fields.write(out, skip);
     match own.length {
         LengthLine::Known(length) if !keeps_length => {
             for part in [b"content-length: ", Decimal::of(length).as_bytes(), b"\r\n"] {
@@ -105,27 +168,21 @@ fn write_fields(fields: &Fields, own: Own, out: &mut Vec<u8>) {
         LengthLine::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         _ => {}
     }
-    write_options(fields, own, out);
+    write_options(seen, own, out);
     out.extend_from_slice(b"\r\n");
 }
 
-/// The line that is there already says this length, and no other does.
-fn says(fields: &Fields, length: u64) -> bool {
-    let said = fields.get(Known::ContentLength).filter(|_| !fields.has_several(Known::ContentLength));
-    said.is_some_and(|said| said == Decimal::of(length).as_bytes())
-}
-
 /// `Connection`, with what must be named there (RFC 9110, 7.8 and 10.1.4).
-fn write_options(fields: &Fields, own: Own, out: &mut Vec<u8>) {
+fn write_options(seen: Names, own: Own, out: &mut Vec<u8>) {
     const NAMED: Names = Names::of(&[Known::Upgrade, Known::Te]);
-    if !own.close && !own.keep_alive && !fields.seen().has_any(NAMED) {
+    if !own.close && !own.keep_alive && !seen.has_any(NAMED) {
         return; // nearly always
     }
     let options = [
         (own.close, "close"),
         (own.keep_alive && !own.close, "keep-alive"),
-        (fields.has(Known::Upgrade), "upgrade"),
-        (fields.has(Known::Te), "te"),
+        (seen.has(Known::Upgrade), "upgrade"),
+        (seen.has(Known::Te), "te"),
     ];
     out.extend_from_slice(b"connection: ");
     let mut separator: &[u8] = b"";
@@ -135,4 +192,55 @@ fn write_options(fields: &Fields, own: Own, out: &mut Vec<u8>) {
         separator = b", ";
     }
     out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Limits;
+    use crate::server::{FromClient, Server};
+    use http::HeaderValue;
+
+    fn asked(method: &str) -> Server {
+        let mut server = Server::new();
+        let request = format!("{method} / HTTP/1.1\r\nhost: a\r\n\r\n");
+        let read = server.read(request.as_bytes(), &Limits::default()).unwrap();
+        assert!(matches!(read.1, FromClient::Head(_)));
+        server
+    }
+
+    fn lines(written: &[u8]) -> Vec<String> {
+        let mut lines: Vec<_> = String::from_utf8_lossy(written).lines().map(str::to_owned).collect();
+        lines.sort();
+        lines
+    }
+
+    #[test]
+    fn a_head_of_a_map_is_that_of_its_fields() {
+        let all = [
+            ("content-length", "3"),
+            ("connection", "close"),
+            ("transfer-encoding", "chunked"),
+            ("x-own", " blanks "),
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("upgrade", "x"),
+        ];
+        for count in 0..=all.len() {
+            let mut map = HeaderMap::new();
+            for (name, value) in &all[..count] {
+                map.append(*name, HeaderValue::from_static(value));
+            }
+            let fields = Fields::of_map(&map).unwrap();
+            for (method, status) in [("GET", 200), ("GET", 204), ("GET", 304), ("HEAD", 200)] {
+                let status = StatusCode::from_u16(status).unwrap();
+                for length in [Length::Empty, Length::Known(3), Length::Chunked] {
+                    let (mut one, mut other) = (Vec::new(), Vec::new());
+                    asked(method).write_head(status, None, &fields, length, &mut one).unwrap();
+                    asked(method).write_head(status, None, &map, length, &mut other).unwrap();
+                    assert_eq!(lines(&one), lines(&other), "{method} {status} {length:?}");
+                }
+            }
+        }
+    }
 }

@@ -6,9 +6,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::HeaderMap;
+use http::header::CONNECTION;
 use http::response::Parts;
 use http_body::{Body as _, Frame};
-use pillion_http1::{After, Error, Fields, Known, Length};
+use hyper::ext::ReasonPhrase;
+use pillion_http1::{After, Error, Fields, Length};
 use tokio::sync::oneshot;
 
 use super::content::{Client, Content};
@@ -72,12 +75,12 @@ fn length_of(body: &Body) -> Length {
 
 impl Downstream {
     fn write_head(&mut self, head: &Parts, length: Length) -> Result<(), Error> {
-        let fields = Fields::of_map(&head.headers)?;
         let is_last = self.connection.place.work.says_goodbye() || self.connection.is_dismissed.load(Relaxed);
-        if is_last || (fields.has(Known::Connection) && closes(&fields)) {
+        if is_last || closes(&head.headers) {
             self.server.close_after();
         }
-        self.server.write_head(head.status, None, &fields, length, self.outbox.end())?;
+        let reason = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
+        self.server.write_head(head.status, reason, &head.headers, length, self.outbox.end())?;
         if self.server.is_until_close() {
             self.resets = true; // only that shows that a part of it is missing
             self.io.get_ref().reset_on_drop();
@@ -104,8 +107,8 @@ impl Downstream {
 }
 
 /// The stack wants this answer to be the last one.
-fn closes(fields: &Fields) -> bool {
-    fields.all(Known::Connection).any(|value| value.eq_ignore_ascii_case(b"close"))
+fn closes(headers: &HeaderMap) -> bool {
+    headers.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
 /// Takes pieces of the content and writes them, to the end. `body`: none, when there is nothing more to come.

@@ -28,8 +28,8 @@ pub(super) async fn carry<S: AnsweringService>(
         Ok(request) => request,
         Err(fault) => return client.refuse(fault, head.fields.text()).await,
     };
+    let mut seen = Seen::in_fields(&head.fields);
     drop(head);
-    let mut seen = Seen::in_headers(request.headers());
     let request_id = headers::request_id(request.headers(), &seen, &mut client.worker.ground.rng.lock());
     let asked = tunnel::may_be_asked(&request, &seen).then(|| tunnel::asked_http1(&mut request)).flatten();
     if asked.is_some() {
