@@ -39,6 +39,11 @@ fn code(path: &Path) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// Whether a file holds unit tests alone.
+fn is_of_tests(file: &Path) -> bool {
+    file.with_extension("").iter().any(|part| part == "tests")
+}
+
 /// The code with the paths that lead up to its crate written from the crate. `depth`: folders between crate and file.
 fn from_crate(code: &str, depth: usize) -> String {
     code.replace(&"super::".repeat(depth + 1), "crate::")
@@ -80,6 +85,8 @@ fn paths_that_lead_up_and_names_that_are_passed_on_are_seen_through() {
     let lib = "pub mod body;\nmod breaking;\npub use body::Body;\n";
     assert_eq!(listed(lib), ["body", "breaking"]);
     assert_eq!(passed_on(lib, "Body"), Some("body"));
+    assert!(is_of_tests(Path::new("h1/client/tests.rs")) && is_of_tests(Path::new("tests/golden.rs")));
+    assert!(!is_of_tests(Path::new("h1/client.rs")));
     assert_eq!(from_crate("use super::body::Body;", 0), "use crate::body::Body;");
     assert_eq!(
         from_crate("use super::guard;\nuse super::super::body;", 1),
@@ -100,6 +107,7 @@ fn no_module_uses_one_that_stands_above_it() {
             if folder.join(module).is_dir() {
                 sources(&folder.join(module), &mut files);
             }
+            files.retain(|file| !is_of_tests(file.strip_prefix(&folder).expect("it is inside")));
             for file in files {
                 let depth = file.strip_prefix(&folder).expect("it is inside").components().count() - 1;
                 let above = named(&from_crate(&code(&file), depth)).into_iter().filter(|used| {
