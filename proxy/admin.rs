@@ -83,7 +83,7 @@ impl Admin {
         self.pages.readiness.clone()
     }
 
-    /// Of the admin port, and of the metrics port.
+    /// The addresses of the admin port, and those of the metrics port.
     pub(crate) fn addresses(&self) -> io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
         let all = |bound: &[Bound]| bound.iter().map(Bound::address).collect::<Result<Vec<_>, _>>();
         Ok((all(&self.admin)?, all(&self.metrics)?))

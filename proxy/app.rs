@@ -93,7 +93,7 @@ impl App {
         Self::build_on(Network::Os, config, None)
     }
 
-    /// The same with credentials that are in memory.
+    /// Builds and binds everything, with credentials that are in memory.
     pub fn build_with(config: impl Into<Arc<Config>>, credentials: Credentials) -> anyhow::Result<Self> {
         Self::build_on(Network::Os, config, Some(credentials))
     }
@@ -217,7 +217,7 @@ impl Running {
         self.readiness.set_ready();
     }
 
-    /// The same without `drain.delay`.
+    /// Drains and ends without `drain.delay`.
     pub async fn quit(self) {
         self.drain.begin_in_haste();
         self.drain().await;

@@ -31,7 +31,7 @@ const LIFETIME: Duration = Duration::from_secs(60);
 /// What [`LIFETIME`] leaves for the answer that is under way: the slowest page, a reload, has 30 s, and its text has
 /// to be written.
 const LAST_ANSWER: Duration = Duration::from_secs(35);
-/// Of a request's head, which names a page and little else. Also what hyper reads ahead.
+/// Bytes of a request's head, which names a page and little else. hyper reads as much ahead.
 const HEAD_BYTES: usize = 16 * 1024;
 
 /// Serves the connection until its client leaves, has been waited for long enough, or has to make room.

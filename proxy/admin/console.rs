@@ -38,9 +38,9 @@ pub(crate) struct Published {
     pub(crate) text: Option<Arc<str>>,
     /// Keys that the command line set over the file, with their flags.
     pub(crate) flags: Vec<(&'static str, &'static str)>,
-    /// Of a later configuration than the one at work; `None` once one was taken.
+    /// Why a later configuration than the one at work was refused; `None` once one was taken.
     pub(crate) last_refusal: Option<Refusal>,
-    /// Of later certificates than the ones in use; `None` once some were taken.
+    /// Why later certificates than the ones in use were refused; `None` once some were taken.
     pub(crate) certificates_refused: Option<Refusal>,
     /// As the credentials describe themselves; never a key.
     pub(crate) credentials: Vec<Value>,
@@ -67,7 +67,7 @@ pub(super) enum NotTaken {
 }
 
 impl Published {
-    /// Of configuration or certificates, whichever was later.
+    /// The refusal of a configuration or of certificates, whichever was later.
     pub(super) fn latest_refusal(&self) -> Option<&Refusal> {
         let all = self.last_refusal.iter().chain(&self.certificates_refused);
         all.max_by_key(|refusal| refusal.at)

@@ -31,9 +31,9 @@ use shared::Questions;
 /// From the first packet to the last byte of the answer. kubelet waits as long as its `timeoutSeconds` says (1 s
 /// unless written), hangs up, and ends the question with that; this ends those whose askers have more patience.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Of the application's answer: a reason fits, a page does not.
+/// Bytes of the application's answer that are passed on: a reason fits, a page does not.
 const ANSWER_BYTES: usize = 1024;
-/// Of an answer's head.
+/// Bytes of an answer's head.
 const HEAD_BYTES: usize = 64 * 1024;
 /// Where the application is, when nobody says.
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -14,7 +14,7 @@ struct State {
     is_started: bool,
     is_draining: bool,
     waiting_for: Option<String>,
-    /// Of the certificate in use.
+    /// How long the certificate in use holds.
     certificate: Option<Validity>,
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Wanted<U> {
 pub(super) struct Request<U> {
     pub(super) id: u64,
     pub(super) address: SocketAddr,
-    /// Of the first thread; the others join it.
+    /// How the first thread shares the address; the others join it.
     pub(super) sharing: Sharing,
     pub(super) threads: usize,
     pub(super) use_: InUse<U>,

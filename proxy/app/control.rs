@@ -53,7 +53,7 @@ pub struct Controller {
     generation: u64,
     listeners: Listeners,
     dns: DnsListeners,
-    /// Of admin and metrics, which stay where they are.
+    /// The addresses of admin and metrics, which stay as they are.
     fixed: Addresses,
     clusters: Clusters,
     policies: Policies,

@@ -38,7 +38,7 @@ pub enum Order {
     Reload(oneshot::Sender<Result<String, String>>),
     /// As SIGTERM.
     Drain,
-    /// The same without `drain.delay`.
+    /// Drain and end without `drain.delay`.
     Quit,
 }
 

@@ -56,7 +56,7 @@ fn weakened_inbound(now: &Inbound, next: &Inbound) -> Vec<String> {
     all
 }
 
-/// Of a key that all ports have and single ones may have too: `of` says what it is, and `weaker` what is less of it.
+/// What is weaker of a key that all ports have and single ones may have too. `of` reads the key, and `weaker` compares.
 fn weakened_ports<T: Copy + PartialEq>(
     now: &Inbound,
     next: &Inbound,

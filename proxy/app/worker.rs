@@ -28,7 +28,7 @@ pub(super) struct Connections {
     pub(super) inbound: Arc<Limit>,
     /// Those of inbound that were not admitted yet.
     pub(super) strangers: Arc<Strangers>,
-    /// Of both sides.
+    /// Heads and handshakes that are not whole, of both sides.
     pub(super) unfinished: Arc<Unfinished>,
     pub(super) outbound: Arc<Limit>,
 }

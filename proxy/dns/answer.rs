@@ -38,7 +38,7 @@ pub(super) fn own(asked: &Asked, known: &ServiceAddresses) -> Vec<u8> {
     written(asked, &message)
 }
 
-/// Of a zone that is the name alone.
+/// The SOA record of a zone that is the name alone.
 fn authority(name: &Name) -> SOA {
     const WEEK: i32 = 604_800;
     let seconds = TTL as i32;

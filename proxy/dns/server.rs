@@ -94,7 +94,7 @@ async fn datagram(socket: &Arc<UdpSocket>, dns: &Arc<Dns>, message: &[u8], from:
 struct Clients {
     dns: Arc<Dns>,
     connections: Arc<Semaphore>,
-    /// Of the connection that comes next.
+    /// The permit of the connection that comes next.
     permit: Option<OwnedSemaphorePermit>,
 }
 

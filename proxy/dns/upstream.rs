@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use pillion_base::net::own::OwnListeners;
 use pillion_tls::files::{Content, Looked};
 
-/// Of the file: 64 KiB is a thousand search domains.
+/// Bytes that are read of the file: 64 KiB is a thousand search domains.
 const LONGEST: u64 = 64 * 1024;
 
 /// Servers of the file that are asked, as glibc.

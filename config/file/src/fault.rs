@@ -29,7 +29,7 @@ impl Fault {
         Self { severity: Severity::Error, path: String::new(), line, column, message: message.into(), help }
     }
 
-    /// The same of the file as a whole, at its start.
+    /// An error of the file as a whole, at its start.
     pub(crate) fn of_file(message: impl Into<String>, help: Option<&str>) -> Self {
         Self::error(Position::START, message, help.map(str::to_owned))
     }

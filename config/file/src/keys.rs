@@ -186,7 +186,7 @@ impl<B: 'static> Block<B> {
         )
     }
 
-    /// The same of a block that may be off. One that `defaults` turn off is turned on again by any block of the service.
+    /// A key that is a block, or off. One that `defaults` turn off is turned on again by any block of the service.
     pub(crate) fn block_or_off<C: 'static>(
         self,
         name: &'static str,
@@ -216,7 +216,7 @@ impl<B: 'static> Block<B> {
         self.key(name, "", || None, read, |_, _, _| {}).for_later()
     }
 
-    /// The same, which may say so: `off`, or nothing in it.
+    /// A key that is known and not built yet, but may be `off` or hold nothing.
     pub(crate) fn later_or_off(self, name: &'static str) -> Self {
         let read = |_: &mut B, node: &Node<'_>, reading: &mut Reading<'_>| {
             if node.asks_for_something(reading) {
@@ -291,7 +291,7 @@ impl<B: 'static> Block<B> {
         self.read_but(&[], block, node, reading)
     }
 
-    /// The same without some keys, which are refused here.
+    /// Writes what is written over what is in `block`, without some keys, which are refused here.
     pub(crate) fn read_but(
         &self,
         refused: &[&str],
@@ -360,7 +360,7 @@ impl<B: 'static> Block<B> {
         self.schema_but(&[])
     }
 
-    /// The same without some keys.
+    /// What an editor is told, without some keys.
     pub(crate) fn schema_but(&self, left_out: &[&str]) -> Option<Value> {
         let default = (self.default)();
         let mut properties = Vec::new();

@@ -65,7 +65,8 @@ pub fn parse(source: &str, folder: &Path) -> Result<(Config, Vec<Fault>), Errors
     parse_with(source, folder, &of_process)
 }
 
-/// The same with variables from elsewhere: `environment` gives the value of a name, `None` where it is not set.
+/// Checks a configuration's text with variables from elsewhere: `environment` gives the value of a name, `None` where it
+/// is not set.
 ///
 /// # Errors
 /// As [`parse`].

@@ -143,7 +143,7 @@ impl Tree {
         (!self.is_null(value)).then_some(value)
     }
 
-    /// The same of all keys of a block, by their names.
+    /// What stands at each key of a block, by the keys' names.
     pub(crate) fn children(&self, of: NodeId) -> HashMap<&str, NodeId> {
         let Some(Content::Map(entries)) = self.node(of).map(|node| &node.content) else {
             return HashMap::new();

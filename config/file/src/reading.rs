@@ -229,7 +229,7 @@ impl<'n> Node<'n> {
         reading.remarks.add(&self.at, self.place(), what, is_muted)
     }
 
-    /// The same of the key, whatever its value is: this is never an echo of a fault in the value.
+    /// Tells of the key, whatever its value is: this is never an echo of a fault in the value.
     pub(crate) fn remark_on_key<'r>(&self, what: &str, reading: &'r mut Reading<'_>) -> &'r mut Remark {
         let is_muted = reading.is_muted;
         reading.remarks.add(&self.at, self.key, what, is_muted).of_key()

@@ -143,7 +143,7 @@ impl AddressPattern {
         self.port.is_none_or(|port| port == to.port()) && self.contains(to.ip())
     }
 
-    /// The same without regard to ports.
+    /// Whether an address belongs to it, without regard to ports.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         ip.is_ipv4() == self.network.is_ipv4() && Self::first(ip, self.prefix) == self.network

@@ -152,7 +152,7 @@ pub enum Unknown {
 /// `limits`: what a connection may take, on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DownstreamLimits {
-    /// Of a request's head. Default 64 KiB: cookies of browsers fit, and ten thousand heads do too.
+    /// Bytes of a request's head. Default 64 KiB: cookies of browsers fit, and ten thousand heads do too.
     pub header_bytes: u32,
     /// Fields of a request's head. Default 100, as Envoy's.
     pub header_count: u32,

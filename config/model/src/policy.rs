@@ -75,9 +75,9 @@ pub enum IdleTimeout {
 }
 
 impl IdleTimeout {
-    /// Of an HTTP body: 5 min, as Envoy's.
+    /// The default for HTTP bodies: 5 min, as Envoy's.
     pub const BODY: Duration = Duration::from_secs(300);
-    /// Of TCP, upgrades and CONNECT: 1 h, as databases and sockets rest for long between two words.
+    /// The default for TCP, upgrades and CONNECT: 1 h, as databases and sockets rest for long between two words.
     pub const TUNNEL: Duration = Duration::from_secs(3600);
 
     /// The bound of an HTTP body.

@@ -46,7 +46,7 @@ pub struct HeaderMatch {
     pub value: ValueMatch,
 }
 
-/// Of a header that occurs several times any value may fit.
+/// What a header's value must be. Where the header occurs several times, any of its values may fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ValueMatch {
     Exact(String),

@@ -69,7 +69,7 @@ impl Drain {
         self.enter(Phase::Goodbye);
     }
 
-    /// The same without `delay`: for a process that nobody sends requests to any more.
+    /// Begins without `delay`: for a process that nobody sends requests to any more.
     pub fn begin_in_haste(&self) {
         self.0.in_haste.store(true, Ordering::SeqCst);
         self.begin();
@@ -107,7 +107,7 @@ impl Drain {
         Reached { shared: self.0.clone(), phase, notified: None }
     }
 
-    /// Of one worker.
+    /// The roll of one worker's connections.
     pub fn roll(&self) -> Arc<Roll> {
         let roll = Arc::new(Roll::new(self.clone()));
         self.0.rolls.lock().push(Arc::downgrade(&roll));

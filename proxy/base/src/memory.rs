@@ -10,7 +10,8 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
-/// Of all HTTP/2 connections of the process: a quarter of the smallest container that people give a sidecar.
+/// Bytes that all HTTP/2 connections of the process may hold: a quarter of the smallest container that people give a
+/// sidecar (128 MiB).
 const PROCESS: usize = 32 * 1024 * 1024;
 
 /// One worker's share.

@@ -18,7 +18,7 @@ const CLOSED_AT_ONCE: usize = 2;
 /// Until what was closed has let go of its descriptor, on whichever worker it was.
 const ROOM_AFTER: Duration = Duration::from_millis(1);
 
-/// Of all workers: they count against one limit, which also bounds how many there are here.
+/// The strangers of all workers: they count against one limit, which also bounds how many there are here.
 #[derive(Default)]
 pub struct Strangers(Mutex<Waiting>);
 

@@ -32,7 +32,7 @@ pub(crate) struct Tally {
     pub(crate) answered: u64,
     pub(crate) failed: u64,
     pub(crate) first_failure: Option<String>,
-    /// Of all, failed ones too.
+    /// The latencies of all requests, failed ones too.
     pub(crate) latencies: Latencies,
 }
 

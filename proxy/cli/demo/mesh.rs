@@ -26,7 +26,7 @@ const TRUST_DOMAIN: &str = "cluster.local";
 
 /// Lives until it is dropped; its sidecars until the process ends.
 pub(crate) struct Mesh {
-    /// Of the caller's sidecar, as the two below.
+    /// This and the two below are addresses of the caller's sidecar.
     pub(crate) outbound: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) metrics: SocketAddr,
@@ -51,7 +51,7 @@ impl Mesh {
         building.caller(mood)
     }
 
-    /// Of the flaky replica.
+    /// The flaky replica's mood.
     pub(crate) fn mood(&self) -> Mood {
         *self.mood.borrow()
     }

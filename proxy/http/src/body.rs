@@ -47,9 +47,9 @@ enum BodyKind {
     /// One of whose trailers some are for its connection alone.
     Named(Box<Named>),
     Http2(h2::Incoming),
-    /// Of a request that came over HTTP/1.
+    /// The body of a request that came over HTTP/1.
     Request(Box<request::Incoming>),
-    /// Of an answer that came over HTTP/1.
+    /// The body of an answer that came over HTTP/1.
     Answer(Box<h1_client::Incoming>),
     /// The upstream's half of a tunnel, until somebody takes it; as a body it is empty.
     Tunnel(Opening),
@@ -163,7 +163,7 @@ impl Body {
         }
     }
 
-    /// The same, unless the body is watched already or is a replay of one that is.
+    /// Watches a request body, unless it is watched already or is a replay of one that is.
     pub fn watch_request_once(&mut self, observer: &Arc<impl Observer + 'static>, max_body: Option<u64>) {
         if self.tail.is_none() && !matches!(self.kind, BodyKind::Replay(_)) {
             self.watch_request(observer.clone(), max_body);

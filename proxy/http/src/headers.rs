@@ -120,8 +120,8 @@ pub fn remove_untrusted(headers: &mut HeaderMap) {
     remove_if(headers, |name| is_ours(name) || claims_identity(name));
 }
 
-/// The same in trailers, where besides nothing may stand that we set in headers: some applications put both into one
-/// map.
+/// Removes from trailers what would claim to be a sidecar's word, or an identity, and what we set in headers: some
+/// applications put both into one map.
 pub fn remove_untrusted_trailers(trailers: &mut HeaderMap) {
     let forwarded = [X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO];
     remove_if(trailers, |name| {

@@ -153,7 +153,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
         }
     }
 
-    /// Of what is still to come in this try.
+    /// The size of what is still to come in this try.
     fn size_hint(&self) -> SizeHint {
         match self.given == 0 && self.rest.is_none() {
             true => self.shared.size,

@@ -82,7 +82,7 @@ pub fn plan(options: &Options) -> Result<(String, Report), Error> {
     Ok((script(&planned), told))
 }
 
-/// The same for `undo`.
+/// What `undo` would do.
 pub fn plan_undo() -> Result<(String, Report), Error> {
     let machine = capable()?;
     let found = state(&machine);

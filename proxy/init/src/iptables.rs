@@ -23,7 +23,7 @@ pub(crate) const fn table_name(table: Table) -> &'static str {
 pub(crate) struct Ours {
     /// Names of chains.
     pub(crate) chains: Vec<String>,
-    /// Of the kernel's chains into ours, as `OUTPUT -j PILLION_OUTPUT`.
+    /// From the kernel's chains into ours, as `OUTPUT -j PILLION_OUTPUT`.
     pub(crate) jumps: Vec<String>,
     /// In our chains, as `PILLION_OUTPUT -p tcp -j RETURN`.
     pub(crate) rules: Vec<String>,

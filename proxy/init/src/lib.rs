@@ -44,7 +44,7 @@ pub(crate) const ROUTING_TABLE: u32 = 133;
 /// Addresses that services without one get from the DNS proxy; always captured. From 240.0.0.0/4, which RFC 1112
 /// reserves and nobody routes.
 pub const VIRTUAL_V4: (Ipv4Addr, u8) = (Ipv4Addr::new(240, 240, 0, 0), 16);
-/// The same over IPv6: a unique local network (RFC 4193).
+/// Such addresses of IPv6: a unique local network (RFC 4193).
 pub const VIRTUAL_V6: (Ipv6Addr, u8) = (Ipv6Addr::new(0xfd9f, 0x240, 0, 0, 0, 0, 0, 0), 64);
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ pub(crate) fn script(rules: &RuleSet, families: &[Family]) -> String {
     replacing(&table(rules, families))
 }
 
-/// The same for a table as `nft list` printed it.
+/// Replaces whatever stands in the table by a table as `nft list` printed it.
 pub(crate) fn replacing(table: &str) -> String {
     format!("add table {TABLE}\ndelete table {TABLE}\n{table}")
 }

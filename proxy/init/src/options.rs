@@ -203,7 +203,7 @@ impl Options {
         ]
     }
 
-    /// The same in order, as the rules want them.
+    /// The ports of the sidecar itself in order, as the rules want them.
     pub(crate) fn own_ports(&self) -> BTreeSet<u16> {
         self.own().map(|(_, port)| port).into()
     }

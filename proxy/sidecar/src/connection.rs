@@ -66,9 +66,9 @@ pub struct Connection {
 /// By what an inbound connection was admitted last. Zero: by nothing yet.
 #[derive(Default)]
 pub struct Judged {
-    /// Of the snapshot.
+    /// The generation of the snapshot.
     pub generation: AtomicU64,
-    /// Of the TLS server that has judged its peer.
+    /// The serial of the TLS server that has judged its peer.
     pub server: AtomicU64,
 }
 
@@ -93,7 +93,7 @@ impl Place {
         Self { work, among: Among::Kept(permit) }
     }
 
-    /// The same, of a client that has not proven who it is.
+    /// A place that counts so, of a client that has not proven who it is.
     pub const fn stranger(work: Work, stranger: Stranger) -> Self {
         Self { work, among: Among::Strangers(stranger) }
     }
@@ -198,7 +198,8 @@ impl Connection {
         }
     }
 
-    /// Of requests that come on it. Who has proven an identity may be a sidecar, which adds to what its client sent.
+    /// How large the heads of its requests may be. A client that has proven an identity may be a sidecar, which adds to
+    /// what its own client sent.
     pub const fn head_limits(&self, limits: &DownstreamLimits) -> HeadLimits {
         HeadLimits::of_requests(limits, self.peer.is_some())
     }

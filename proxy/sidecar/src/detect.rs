@@ -134,7 +134,7 @@ impl<D> Detected<D> {
 }
 
 impl Detected<Nobody> {
-    /// The same for who might have had an early connection.
+    /// What was detected without an early connection, for who might have had one.
     pub fn alone<D>(self) -> Detected<D> {
         let Self { found, io, is_silent, is_undecided, began, .. } = self;
         Detected { found, io, early: None, is_silent, is_undecided, began }
@@ -161,7 +161,7 @@ pub enum Undecided {
 
 /// A destination that is dialled before the client has said what it speaks.
 pub struct Early<F> {
-    /// Of the client's silence.
+    /// How long the client has to be silent first.
     pub after: Duration,
     /// Makes the dial when its time has come: it is the largest thing that an undecided connection might hold.
     pub dial: F,

@@ -47,7 +47,7 @@ pub struct Ended<'a> {
 }
 
 impl Facts {
-    /// Of an exchange whose route is known from the start.
+    /// The facts of an exchange whose route is known from the start.
     pub fn of(route: &Arc<Route>) -> Self {
         Self { route: Some(route.clone()), ..Self::default() }
     }

@@ -59,7 +59,7 @@ impl Worker {
         }
     }
 
-    /// Of a connection that is there from now on.
+    /// The work of a connection that is there from now on.
     pub fn work(&self, direction: Direction) -> Work {
         Work::begin(&self.roll, direction)
     }

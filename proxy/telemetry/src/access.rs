@@ -50,7 +50,7 @@ pub struct Record<'a> {
     pub upstream: Option<SocketAddr>,
     /// Body bytes, or opaque ones, from the downstream.
     pub bytes_in: u64,
-    /// The same to the downstream.
+    /// Body bytes, or opaque ones, to the downstream.
     pub bytes_out: u64,
     /// To the end of the response or of the connection.
     pub duration: Duration,

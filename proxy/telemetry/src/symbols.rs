@@ -68,7 +68,7 @@ impl Symbols {
         })
     }
 
-    /// The same for a value that strangers choose: [`Symbol::OTHER`] for a new one when there are too many.
+    /// The symbol of a value that strangers choose: [`Symbol::OTHER`] for a new one when there are too many.
     pub fn intern_bounded(&self, name: &str) -> Symbol {
         self.known(name).unwrap_or_else(|| self.intern_new(name))
     }

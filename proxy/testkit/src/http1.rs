@@ -66,7 +66,7 @@ impl<T: AsyncRead + Unpin> Reader<T> {
         self.read.split().to_vec()
     }
 
-    /// The same, and whether the other end reset the connection instead of ending it.
+    /// Whatever comes until the other end hangs up, and whether that reset the connection instead of ending it.
     pub async fn ends(&mut self) -> (Vec<u8>, bool) {
         let ended = loop {
             match self.io.read_buf(&mut self.read).await {

@@ -78,7 +78,7 @@ fn go(all: &[u8]) -> bool {
         && version.starts_with(b"HTTP/")
 }
 
-/// Of llhttp 9 and those before it, RTSP's among them.
+/// The methods of llhttp 9 and of the versions before it, RTSP's among them.
 #[rustfmt::skip]
 const NODES_METHODS: [&str; 46] = [
     "DELETE", "GET", "HEAD", "POST", "PUT", "CONNECT", "OPTIONS", "TRACE", "COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND",

@@ -52,7 +52,7 @@ impl TlsError {
 
     /// Reads what tokio-rustls packs into an IO error.
     ///
-    /// Of use after the handshake too: in TLS 1.3 a client is done before the server has judged its
+    /// Serves after the handshake too: in TLS 1.3 a client is done before the server has judged its
     /// certificate, so the refusal arrives with the first read.
     pub fn from_io(error: &io::Error) -> Self {
         match rustls_error(error) {
@@ -70,7 +70,7 @@ impl TlsError {
         }
     }
 
-    /// The same for a handshake whose judges left notes: they know more than rustls can pass on.
+    /// The error of a handshake whose judges left notes: they know more than rustls can pass on.
     pub(super) fn of_handshake(error: &io::Error, notes: Notes) -> Self {
         let told = match &notes.rejection {
             Some(rejection) => Self::from_rejection(rejection),

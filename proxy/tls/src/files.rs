@@ -24,7 +24,7 @@ pub enum Content {
 }
 
 impl Content {
-    /// Of at most `most` bytes. Blocks on file IO.
+    /// Reads a file of at most `most` bytes. Blocks on file IO.
     pub fn read(path: &Path, most: u64) -> Self {
         let bytes = || {
             let mut bytes = Vec::new();
@@ -62,7 +62,7 @@ impl Looked {
         }
     }
 
-    /// The same, whatever its times say.
+    /// Reads the file, whatever its times say.
     pub fn read(&mut self, now: SystemTime) -> Content {
         let stamp = Stamp::of(&self.path, now);
         self.read_anew(stamp.map(|(stamp, _)| stamp))

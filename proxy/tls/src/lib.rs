@@ -79,7 +79,7 @@ fn wire_names(offer: &[Alpn]) -> Vec<Vec<u8>> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     pub id: SpiffeId,
-    /// Of the DER certificate; the `Hash` of `x-forwarded-client-cert`.
+    /// The hash of the DER certificate; the `Hash` of `x-forwarded-client-cert`.
     pub certificate_sha256: [u8; SHA256_OUTPUT_LEN],
     /// What it has shown, its own certificate first: rules that come later judge it anew.
     chain: Arc<[CertificateDer<'static>]>,

@@ -42,7 +42,7 @@ pub(super) fn refused(certificate: &CertificateDer<'_>) {
     note(|notes| notes.claimed = claimed);
 }
 
-/// The same, and more is known than its error will say.
+/// A certificate was refused, and more is known than its error will say.
 pub(super) fn rejected(rejection: Rejection) {
     note(|notes| notes.rejection = Some(rejection));
 }

@@ -345,7 +345,7 @@ impl Cluster {
         })
     }
 
-    /// The same at one endpoint; `None` where it has no limit of its own.
+    /// Room at one endpoint for such a connection, now or not at all; `None` where it has no limit of its own.
     pub fn slot_now_at(&self, endpoint: &Endpoint) -> Result<Option<OwnedSemaphorePermit>, Error> {
         let Some(slots) = endpoint.slots() else { return Ok(None) };
         slots.try_take().map(Some).ok_or_else(|| self.endpoint_is_full(endpoint))

@@ -51,7 +51,7 @@ impl Following {
         })
     }
 
-    /// The same with answers from elsewhere.
+    /// Follows a name whose answers `ask` gives.
     pub fn by<A>(
         discovery: &Discovery,
         before: Option<Membership>,

@@ -81,7 +81,7 @@ pub(crate) type Counted = Arc<()>;
 /// HTTP connections of a pool at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connections {
-    /// Of the open ones.
+    /// Those of the open ones that no request uses.
     pub idle: usize,
     pub open: usize,
 }
@@ -96,7 +96,7 @@ impl Pool {
         self.used.get().map(|used| used.shard(worker))
     }
 
-    /// The same for whoever is about to connect. `at_first` is called once in the life of a pool.
+    /// The shard of a worker that is about to connect. `at_first` is called once in the life of a pool.
     pub(crate) fn shard_or_make(&self, worker: usize, at_first: impl FnOnce() -> Terms) -> &Arc<Shard> {
         let used = self.used.get_or_init(|| {
             let terms = at_first();

@@ -18,7 +18,7 @@ services:
   db: { endpoints: [10.0.0.4:80], protocol: tcp }
 ";
 
-/// Of a list of routes, one a line from line 7 on.
+/// A file with a list of routes, one a line from line 7 on.
 fn with(routes: &[&str]) -> String {
     let routes: String = routes.iter().map(|route| format!("  - {{ {route} }}\n")).collect();
     format!("{SERVICES}routes:\n{routes}")

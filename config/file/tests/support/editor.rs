@@ -91,7 +91,7 @@ fn definition(reference: &Value) -> &'static Value {
     SCHEMA.pointer(pointer).expect("a definition")
 }
 
-/// Of the choices the one that goes furthest was meant.
+/// The choice that goes furthest was meant.
 fn any(choices: &Value, value: &Value, place: &str, told: &mut Told) {
     let mut best: Option<Told> = None;
     let depth =

@@ -23,7 +23,7 @@ pub enum Leg {
     Outbound,
     /// To the application beside us.
     Inbound,
-    /// The same for a client that came by TPROXY: the application sees its address.
+    /// To the application beside us, for a client that came by TPROXY: the application sees the client's address.
     InboundFor(IpAddr),
 }
 

@@ -113,7 +113,7 @@ impl Memory {
         self.hosts.lock().keepalives.insert(address, keepalive);
     }
 
-    /// Of the last connection that was dialled to `address` through [`super::Network`].
+    /// The keepalive of the last connection that was dialled to `address` through [`super::Network`].
     pub fn keepalive(&self, address: SocketAddr) -> Option<Duration> {
         self.hosts.lock().keepalives.get(&address).copied().flatten()
     }

@@ -42,7 +42,7 @@ pub trait Downstream: Send {
     fn idle_timeout(&self) -> Duration;
     /// A head has begun and is not whole: what bounds it in sum.
     fn begin_head(&self) -> Share;
-    /// Of a head: what comes beyond is not kept.
+    /// Bytes of a head that count: what comes beyond is not kept.
     fn most_head_bytes(&self) -> usize;
     /// That head has to make room for others, and its connection ends.
     fn head_given_up(&self);
@@ -66,7 +66,7 @@ struct Client {
 /// As much of HTTP/2's framing as it takes to see whether a head is under way (RFC 9113, 4.1 and 6.2).
 #[derive(Debug, Default)]
 struct Frames {
-    /// Of the client's preface, which comes before all frames.
+    /// How much has come of the client's preface, which stands before all frames.
     preface: usize,
     /// The beginning of a frame, as far as it came.
     header: [u8; FRAME_HEADER],

@@ -170,12 +170,12 @@ impl Word {
     }
 }
 
-/// Of the methods in use.
+/// Whether a byte stands in any of the methods in use.
 const fn is_methods(byte: &u8) -> bool {
     matches!(byte, b'A'..=b'Z' | b'-' | b'_')
 }
 
-/// Of what Python could have as a method: part of a name, where all of Latin-1 may stand.
+/// Whether a byte may stand in what Python could have as a method: part of a name, where all of Latin-1 may stand.
 const fn is_identifiers(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii()
 }

@@ -19,7 +19,7 @@ pub fn answer(error: &Error, exchange: &Exchange, is_grpc: bool) -> Response<Bod
     answer.map(|body| if body.is_empty() || exchange.is_head() { Body::empty() } else { Body::full(body) })
 }
 
-/// The same as HTTP/1.1 has it on the wire, for a request that no stack sees. The connection ends with it.
+/// The answer as HTTP/1.1 has it on the wire, for a request that no stack sees. The connection ends with it.
 pub fn written(why: (Reason, &str), connection: &Connection, request_id: &HeaderValue) -> Vec<u8> {
     let (head, body) = render(why, connection, request_id, false).into_parts();
     let phrase = head.status.canonical_reason().unwrap_or_default();

@@ -72,7 +72,7 @@ impl Exchange {
         Self::in_place(worker, connection, request_id, place)
     }
 
-    /// The same with a place that was taken before.
+    /// Begins an exchange in a place that was taken before.
     pub fn in_place(
         worker: Arc<Worker>,
         connection: Arc<Connection>,

@@ -49,8 +49,8 @@ impl Beginning {
         self.bytes.extend_from_slice(bytes.get(..room).unwrap_or_default());
     }
 
-    /// Of the request that comes after so many. Empty where what was kept belongs to an earlier one: then several came
-    /// in one piece, and where the last of them begins is not known.
+    /// The beginning of the request that comes after so many. It is empty where what was kept belongs to an earlier one:
+    /// then several came in one piece, and where the last of them begins is not known.
     pub(super) fn of_next(&self, requests: u64) -> &[u8] {
         if self.after == requests { &self.bytes } else { &[] }
     }
@@ -132,7 +132,7 @@ pub(super) fn refuse_head(hypers: &[u8], head: &[u8], connection: &Connection, w
     refuse(&refusal, head, connection, worker)
 }
 
-/// The same of a head that is no HTTP/1 or is too large.
+/// A request's head is no HTTP/1 or is too large: counts and logs it, and gives its answer.
 pub(super) fn refuse_fault(fault: Fault, head: &[u8], connection: &Connection, worker: &Worker) -> Vec<u8> {
     let reason = match fault {
         Fault::LargeHead | Fault::ManyFields => Reason::HeadersTooLarge,
@@ -153,7 +153,8 @@ pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Work
     }
 }
 
-/// The same for HTTP/2, which is closed without an answer: a client of it takes none before its settings are answered.
+/// Plaintext HTTP/2 where mTLS is required. It is closed without an answer: its client takes none before its settings
+/// are answered.
 pub fn note_http2_plaintext(connection: &Connection, worker: &Worker) {
     note(&plaintext(), &Shown { version: Version::HTTP_2, ..Shown::default() }, connection, worker);
     tracing::debug!(from = %connection.downstream, "inbound connection closed: {PLAINTEXT}");

@@ -124,7 +124,8 @@ pub fn asked<B: http_body::Body>(request: &mut Request<B>) -> Option<Asked> {
     Some(Asked::new(kind, on, request))
 }
 
-/// The same. Whoever has the connection hands it over when the client has its answer.
+/// What a request of HTTP/1 asks to become, where whoever has its connection hands that over when the client has its
+/// answer.
 pub fn asked_http1<B: http_body::Body>(request: &mut Request<B>) -> Option<(Asked, oneshot::Sender<Io>)> {
     let kind = match *request.method() == Method::CONNECT {
         true => TunnelKind::Connect,
@@ -134,8 +135,8 @@ pub fn asked_http1<B: http_body::Body>(request: &mut Request<B>) -> Option<(Aske
     Some((Asked::new(kind, On::Given(opened), request), opens))
 }
 
-/// The same of HTTP/2. An extended CONNECT is an upgrade request from here on. Whoever has the stream hands it over
-/// when the client has its answer.
+/// What a request of HTTP/2 asks to become. An extended CONNECT is an upgrade request from here on. Whoever has the
+/// stream hands it over when the client has its answer.
 pub fn asked_http2<B>(request: &mut Request<B>) -> Option<(Asked, oneshot::Sender<Io>)> {
     if *request.method() != Method::CONNECT {
         return None;

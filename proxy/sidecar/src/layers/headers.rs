@@ -168,7 +168,7 @@ fn own_name(own: &HeaderValue) -> &str {
     own.to_str().unwrap_or_default().trim_end_matches("=1")
 }
 
-/// Of a list that is longer nobody reads the rest.
+/// The passes in a `via`. Of a list that is longer than 64 nobody reads the rest.
 fn list(via: &HeaderValue) -> impl Iterator<Item = &str> {
     via.to_str().unwrap_or_default().split(',').map(str::trim).filter(|pass| !pass.is_empty()).take(64)
 }

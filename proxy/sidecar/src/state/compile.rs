@@ -145,7 +145,7 @@ impl Compiled<'_> {
 struct Table<'a> {
     config: &'a Config,
     clusters: &'a Clusters,
-    /// Of the file's routes, in their order.
+    /// One for each of the file's routes, in their order.
     rules: Vec<Arc<Rule>>,
     /// The routes of the file that name a host, by their number.
     named: Patterns<'a, usize>,
@@ -190,7 +190,7 @@ impl<'a> Table<'a> {
         before.filter(same).cloned().unwrap_or_else(|| Arc::new(Route::with(cluster.clone(), rules)))
     }
 
-    /// Of the routes with these numbers, in the order of the file; `with_any`: and of those for all services.
+    /// The rules of the routes with these numbers, in the order of the file; `with_any`: and of those for all services.
     fn rules(&self, named: impl Iterator<Item = usize>, with_any: bool) -> Rules {
         let mut all: Vec<usize> = named.collect();
         if all.is_empty() && with_any {

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use pillion_init::{VIRTUAL_V4, VIRTUAL_V6};
 
-/// Of 240.240.0.0/16 all but .0.0 and .255.255, which look like a network and its broadcast.
+/// All addresses of 240.240.0.0/16 but .0.0 and .255.255, which look like a network and its broadcast.
 const V4_HOSTS: u16 = u16::MAX - 1;
 
 /// What stands for one service.

@@ -33,7 +33,7 @@ use pillion_upstream::slots::Slot;
 /// A connection to an endpoint that nothing else shares, and what lasts as long as it does.
 pub struct Dialled {
     pub io: Io,
-    /// Of the connection that it is for, with all attempts until now.
+    /// What is known of the connection that it is for, with all attempts until now.
     pub(super) facts: Facts,
     /// The one that made it.
     pub(super) attempt: AttemptId,

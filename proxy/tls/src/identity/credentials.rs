@@ -35,7 +35,7 @@ pub struct Credentials {
     pub key: Arc<CertifiedKey>,
     /// The certificates of the trust bundle as the file has them; never empty.
     pub bundle: Vec<CertificateDer<'static>>,
-    /// The same, ready to verify with.
+    /// Those certificates, ready to verify with.
     pub roots: Arc<RootCertStore>,
     /// Which certificates no longer hold; swapped with the bundle. Empty: none is known to be revoked.
     pub revocations: Arc<[RevocationList]>,
@@ -140,7 +140,7 @@ impl Credentials {
         }
     }
 
-    /// The same with these revocation lists, PEM or DER. `path` is for words.
+    /// These credentials with these revocation lists, PEM or DER. `path` is for messages.
     ///
     /// # Errors
     /// [`CredentialsError::BadCrl`]

@@ -22,7 +22,7 @@ use crate::provider;
 pub struct RevocationList {
     /// The DER name of the CA, to find the list by.
     pub issuer: Vec<u8>,
-    /// The same for people.
+    /// The CA's name as people read it.
     pub issuer_name: String,
     /// Unix seconds.
     pub this_update: i64,

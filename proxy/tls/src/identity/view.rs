@@ -45,7 +45,7 @@ pub struct CertificateView {
     pub not_before: i64,
     /// Unix seconds.
     pub not_after: i64,
-    /// Of the DER, hexadecimal.
+    /// The hash of the DER, hexadecimal.
     pub sha256: String,
     /// `ecdsa-256`, `rsa-2048`, `ed25519`, or the algorithm's object identifier.
     pub key_algorithm: String,

@@ -227,7 +227,7 @@ mod tests {
             self
         }
 
-        /// Of so many wanted.
+        /// How many of the wanted retries are allowed.
         fn retries(&self, wanted: usize, at: u64) -> usize {
             (0..wanted).filter(|_| self.budget.try_withdraw(self.start + Duration::from_millis(at))).count()
         }

@@ -29,7 +29,7 @@ pub struct EndpointSet {
 pub(super) struct Make<'a> {
     pub(super) balancer: LoadBalancer,
     pub(super) ejections: &'a Arc<Ejections>,
-    /// Of each endpoint.
+    /// Each endpoint's own limit.
     pub(super) max_connections: Option<u32>,
     pub(super) workers: usize,
 }

@@ -11,7 +11,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::Name;
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
 
-/// Of each file: 1 MiB is some ten thousand hosts.
+/// Bytes that are read of each file: 1 MiB is some ten thousand hosts.
 const LONGEST: u64 = 1024 * 1024;
 
 /// Servers that are asked, as glibc.
@@ -26,7 +26,7 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Files {
     pub resolv_conf: PathBuf,
     pub hosts: PathBuf,
-    /// Of the servers: 53, but for tests.
+    /// The servers' port: 53, but for tests.
     pub port: u16,
 }
 

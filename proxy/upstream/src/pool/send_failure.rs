@@ -30,7 +30,7 @@ pub(super) const fn sent(reason: Reason, is_unsent: bool, was_used: bool) -> Sen
     }
 }
 
-/// The same failure, when TLS is the reason of it. A server that refused us has read nothing of the request.
+/// A failure whose reason is TLS. A server that refused us has read nothing of the request.
 pub(super) fn by_tls(failure: SendFailure, tls: admission::Failure) -> SendFailure {
     let is_unsent = tls.is_refusal || failure.sent == Sent::Never;
     let sent = if is_unsent { Sent::Never } else { Sent::Perhaps };
@@ -38,7 +38,7 @@ pub(super) fn by_tls(failure: SendFailure, tls: admission::Failure) -> SendFailu
     SendFailure { reason: Reason::TlsError, detail: tls.error.detail, sent, is_our_fault, ..failure }
 }
 
-/// The same of HTTP/2.
+/// A failure of a connection of HTTP/2, and whether the request may have had an effect.
 pub(super) fn explain_failed(failed: Failed<Body>, was_used: bool) -> SendFailure {
     let reason = reason_http2(&failed.error);
     let is_unsent = failed.unsent.is_some() || was_refused(&failed.error) || says_goodbye(&failed.error);
