@@ -22,6 +22,8 @@ const SMALL: usize = 4 * 1024;
 /// What is left over is copied below this size: it would keep all of the thread's buffer, and the bounds of what is left
 /// over count its own bytes.
 const LEFT_COPIED: usize = 16 * 1024;
+/// So much waits at most before more is taken in, a large piece apart.
+const ENOUGH: usize = 16 * 1024;
 /// Buffers that had to grow beyond this for one message are not kept.
 const KEPT: usize = 64 * 1024;
 
@@ -68,6 +70,11 @@ impl Inbox {
         }
         READING.set(bytes);
         done
+    }
+
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.0.capacity()
     }
 
     /// What is left, for whoever reads on.
@@ -127,6 +134,11 @@ impl Outbox {
         self.front.len() + self.large.len() + self.back.len() - self.written
     }
 
+    /// No more is to be taken in now. Behind a large piece another one would be copied.
+    pub const fn is_full(&self) -> bool {
+        !self.large.is_empty() || self.front.len() - self.written >= ENOUGH
+    }
+
     const fn has_bytes(&self) -> bool {
         !self.front.is_empty() || !self.large.is_empty()
     }
@@ -159,6 +171,11 @@ impl Outbox {
         } else {
             self.large = piece;
         }
+    }
+
+    #[cfg(test)]
+    pub(super) const fn held(&self) -> usize {
+        self.front.capacity() + self.large.len() + self.back.capacity()
     }
 
     /// Ready when the peer, or the kernel for it, has all that waited.
@@ -294,7 +311,7 @@ mod tests {
             poll_fn(|cx| outbox.poll_send(&mut near, cx)).await.unwrap();
             assert!(outbox.is_empty() && outbox.has_begun());
             assert_eq!(outbox.len(), 0);
-            assert_eq!(outbox.front.capacity() + outbox.back.capacity(), 0, "it holds no buffer");
+            assert_eq!(outbox.held(), 0, "it holds no buffer");
             drop(near);
         };
         tokio::join!(send, async { far.read_to_end(&mut all).await.unwrap() });

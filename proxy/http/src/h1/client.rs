@@ -29,7 +29,6 @@ use crate::transfer::Observer;
 use pillion_base::net::Io;
 
 /// Carries one exchange after another. What an exchange holds of it, and who keeps it for the next one, share it.
-#[derive(Clone)]
 pub struct Connection(Arc<Mutex<Wire>>);
 
 /// A request that got no answer.

@@ -152,3 +152,33 @@ fn explain(failed: Failed<Body>, was_used: bool) -> SendFailure {
         unsent: unsent.filter(|_| sent == Sent::Never).map(Box::new),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn a_failure_says_whose_fault_it_is_and_whether_the_request_may_have_had_an_effect() {
+        use Sent::{Never, OnStaleConnection, Perhaps};
+        let io = |kind: ErrorKind| Failure::Io(Error::from(kind));
+        for (error, has_answer_begun, was_used, is_unsent, expected) in [
+            (Failure::Left, false, true, false, (Reason::UpstreamClosed, OnStaleConnection)),
+            (Failure::Left, false, false, false, (Reason::UpstreamClosed, Perhaps)),
+            (Failure::Left, true, true, false, (Reason::UpstreamClosed, Perhaps)),
+            (io(ErrorKind::BrokenPipe), false, true, true, (Reason::UpstreamClosed, Never)),
+            (io(ErrorKind::ConnectionReset), false, true, false, (Reason::UpstreamReset, OnStaleConnection)),
+            (io(ErrorKind::UnexpectedEof), false, false, false, (Reason::UpstreamClosed, Perhaps)),
+            (Failure::Malformed(Fault::Chunk), false, true, false, (Reason::ProtocolError, Perhaps)),
+            (Failure::Malformed(Fault::UnaskedSwitch), false, false, false, (Reason::UpgradeFailed, Perhaps)),
+            (Failure::Body, false, false, false, (Reason::UpstreamReset, Perhaps)),
+        ] {
+            let text = error.to_string();
+            let unsent = is_unsent.then(|| Request::new(Body::empty()));
+            let failure = explain(Failed { error, has_answer_begun, unsent }, was_used);
+            assert_eq!((failure.reason, failure.sent), expected, "{text}");
+            assert_eq!(failure.unsent.is_some(), is_unsent, "{text}");
+        }
+    }
+}

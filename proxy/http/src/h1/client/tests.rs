@@ -390,6 +390,19 @@ async fn a_connection_that_rests_is_closed_by_its_end_and_by_bytes_that_nobody_a
     assert_eq!(exchange(&conn, get()).await.3, Rest::Over, "they came with the answer");
 }
 
+#[tokio::test]
+async fn a_connection_that_rests_is_a_socket_and_a_few_words() {
+    let (conn, mut far) = pair(64 * 1024);
+    let long = "x".repeat(10_000);
+    far.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n{long}").as_bytes())
+        .await
+        .unwrap();
+    let (status, content, _, rest) = exchange(&conn, post(Body::full(vec![b'y'; 10_000]))).await;
+    assert_eq!((status, content.len(), rest), (200, 10_000, Rest::Ready));
+    assert_eq!(conn.0.lock().held(), 0, "bytes of buffers");
+    assert!(size_of::<Wire>() - size_of::<Io>() < 400, "{}", size_of::<Wire>());
+}
+
 #[tokio::test(start_paused = true)]
 async fn b4_an_answer_that_has_come_wins_over_a_write_that_fails() {
     let (conn, mut far) = pair(64);

@@ -32,8 +32,6 @@ use pillion_base::net::{Io, Transport};
 /// How long is waited for something to read once nothing can be written. What came before the write failed is in the
 /// kernel already; the runtime may hear of that a moment later.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// No further piece of a request is read while so much of it waits to be written.
-const WAITING: usize = 16 * 1024;
 /// Small pieces of an answer that came together are joined up to here.
 const JOINED: usize = 16 * 1024;
 /// A piece below this size is joined with its neighbours.
@@ -97,6 +95,12 @@ impl Wire {
         }
     }
 
+    /// What its buffers take up.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.inbox.held() + self.outbox.held()
+    }
+
     /// Begins an exchange: its head is put where it leaves with what follows it. `length`: what the body knows of it.
     pub(super) fn begin(
         &mut self,
@@ -140,7 +144,7 @@ impl Wire {
     ) -> Result<bool, Failure> {
         while self.failed.is_none() {
             let has_more = self.poll_body(body, is_read, cx)?;
-            let has_room = self.poll_send(cx).is_ready() || self.outbox.len() < WAITING;
+            let has_room = self.poll_send(cx).is_ready() || !self.outbox.is_full();
             if !has_more || !has_room {
                 break;
             }
@@ -156,7 +160,7 @@ impl Wire {
         cx: &mut Context<'_>,
     ) -> Result<bool, Failure> {
         while !self.engine.is_request_written() {
-            if self.outbox.len() >= WAITING {
+            if self.outbox.is_full() {
                 return Ok(true);
             }
             match Pin::new(&mut *body).poll_frame(cx) {
