@@ -18,7 +18,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode, request, response};
 use parking_lot::Mutex;
 pub use pillion_http1::Fault;
-use pillion_http1::{Error, Misuse, ResponseHead, remove_hop_by_hop};
+use pillion_http1::{Error, Length, Misuse, ResponseHead, remove_hop_by_hop};
 
 pub use self::answer::Incoming;
 use self::wire::{Said, Wire};
@@ -106,13 +106,10 @@ impl Connection {
     ) -> Result<http::Response<Answer>, Box<Failed<B>>> {
         let (head, body) = request.into_parts();
         let mut asking = Asking { head: Some(head), body: Some(body), is_read: false };
-        let sent = match asking.begin(&mut self.0.lock()) {
-            Ok(()) => Ok(()),
-            Err(misuse) => Err(misuse.into()),
-        };
-        let answered = match sent {
+        let begun = asking.begin(&mut self.0.lock());
+        let answered = match begun {
             Ok(()) => poll_fn(|cx| asking.poll(&self.0, cx, observer)).await,
-            Err(error) => Err(error),
+            Err(misuse) => Err(misuse.into()),
         };
         answered.map_err(|error| {
             let has_answer_begun = self.0.lock().has_answer_begun();
@@ -229,13 +226,13 @@ fn answered(
     (data, then): (Bytes, Then),
     shared: &Arc<Mutex<Wire>>,
 ) -> Result<http::Response<Answer>, Failure> {
-    use pillion_http1::Length;
+    let parts = parts(&head)?;
     let answer = match (head.length, &then) {
         (length, _) if length.is_empty() => Answer::Empty,
         (Length::Known(_), Then::End) => Answer::Full(data),
         (length, _) => Answer::Incoming(Incoming::new(shared.clone(), length, data, then)),
     };
-    Ok(http::Response::from_parts(parts(&head)?, answer))
+    Ok(http::Response::from_parts(parts, answer))
 }
 
 fn switched(head: ResponseHead, wire: &mut Wire) -> Result<http::Response<Answer>, Failure> {
