@@ -11,7 +11,7 @@ use crate::head::ResponseHead;
 use crate::known::Known;
 use crate::limits::{INTERIM_ANSWERS, Limits};
 use crate::search::Search;
-use crate::write::{self, LengthLine, Own};
+use crate::write::{self, LengthLine, Lines, Own};
 use crate::{After, Ended};
 
 /// What an upstream's bytes are. Those of framing before it are counted apart, and are dropped first.
@@ -87,11 +87,11 @@ impl Client {
 
     /// The head of a request. What concerns another connection must be gone from the fields; an `Upgrade` that is there is
     /// meant. Where no `Host` is there, an empty one is written.
-    pub fn write_head(
+    pub fn write_head<'a>(
         &mut self,
         method: &Method,
         target: &str,
-        fields: &Fields,
+        fields: impl Into<Lines<'a>>,
         length: Length,
         out: &mut Vec<u8>,
     ) -> Result<(), Misuse> {
@@ -106,12 +106,12 @@ impl Client {
             length => length,
         };
         let own = Own { length: LengthLine::of(length), close: self.asked.is_last, keep_alive: false };
-        write::request(method, target, fields, own, out)?;
+        let seen = write::request(method, target, fields.into(), own, out)?;
         self.encoder = Encoder::new(length);
         self.asked = Asked {
             is_head: *method == Method::HEAD,
             is_connect,
-            upgrade: fields.has(Known::Upgrade),
+            upgrade: seen.has(Known::Upgrade),
             ..self.asked
         };
         self.reading = Reading::Head;

@@ -67,6 +67,13 @@ impl Lines<'_> {
         }
     }
 
+    fn has_host(self) -> bool {
+        match self {
+            Self::Fields(fields) => fields.has(Known::Host),
+            Self::Map(map) => map.contains_key(http::header::HOST),
+        }
+    }
+
     /// The line that is there already says this length, and no other does. Of a map nobody looks: another line says it.
     fn says(self, length: u64) -> bool {
         let Self::Fields(fields) = self else { return false };
@@ -75,18 +82,19 @@ impl Lines<'_> {
     }
 
     /// Writes every line but those of `skip`. Returns the names that are there.
-    fn write(self, out: &mut Vec<u8>, skip: Names) -> Names {
+    fn write(self, out: &mut Vec<u8>, skip: Names) -> Written {
         let map = match self {
             Self::Fields(fields) => {
                 fields.write(out, skip);
-                return fields.seen();
+                return Written { seen: fields.seen(), has_hosts: fields.has_several(Known::Host) };
             }
             Self::Map(map) => map,
         };
-        let mut seen = Names::default();
+        let (mut seen, mut has_hosts) = (Names::default(), false);
         for (name, value) in map {
             let name = name.as_str().as_bytes();
             if let Some(known) = Known::find(name) {
+                has_hosts |= known == Known::Host && seen.has(known);
                 seen.insert(known);
                 if skip.has(known) {
                     continue;
@@ -96,8 +104,16 @@ impl Lines<'_> {
                 out.extend_from_slice(part);
             }
         }
-        seen
+        Written { seen, has_hosts }
     }
+}
+
+/// What was found in fields while they were written.
+struct Written {
+    /// The names that are there.
+    seen: Names,
+    /// More than one `Host`.
+    has_hosts: bool,
 }
 
 /// Never taken from the fields: a connection writes its own.
@@ -106,28 +122,32 @@ const OWN_LINES: Names =
 /// Room for the first line without its target, and for what a connection adds.
 const ROOM: usize = 192;
 
+/// Returns the names that are there.
 pub(crate) fn request(
     method: &Method,
     target: &str,
-    fields: &Fields,
+    fields: Lines<'_>,
     own: Own,
     out: &mut Vec<u8>,
-) -> Result<(), Misuse> {
+) -> Result<Names, Misuse> {
     if target.is_empty() || !target.bytes().fold(true, |all, byte| all & (byte > b' ') & (byte != 0x7f)) {
         return Err(Misuse::IllegalTarget);
     }
-    if fields.has_several(Known::Host) {
-        return Err(Misuse::Hosts);
-    }
-    out.reserve(method.as_str().len() + target.len() + fields.most_bytes() + ROOM);
+    let start = out.len();
+    out.reserve(method.as_str().len() + target.len() + fields.likely_bytes() + ROOM);
     for part in [method.as_str().as_bytes(), b" ", target.as_bytes(), b" HTTP/1.1\r\n"] {
         out.extend_from_slice(part);
     }
-    if !fields.has(Known::Host) {
+    if !fields.has_host() {
         out.extend_from_slice(b"host: \r\n"); // a target of nobody's has an empty one (RFC 9112, 3.2)
     }
-    write_fields(Lines::Fields(fields), own, out);
-    Ok(())
+    let Written { seen, has_hosts } = write_fields(fields, own, out);
+    if has_hosts {
+        out.truncate(start);
+        return Err(Misuse::Hosts);
+    }
+    out.extend_from_slice(b"\r\n");
+    Ok(seen)
 }
 
 /// `reason`: what the answer came with; else the usual one.
@@ -148,17 +168,19 @@ pub(crate) fn answer(
         out.extend_from_slice(part);
     }
     write_fields(fields, own, out);
+    out.extend_from_slice(b"\r\n");
     Ok(())
 }
 
-fn write_fields(fields: Lines<'_>, own: Own, out: &mut Vec<u8>) {
+/// All but the empty line at the end.
+fn write_fields(fields: Lines<'_>, own: Own, out: &mut Vec<u8>) -> Written {
     let keeps_length = match own.length {
         LengthLine::AsItCame => true,
         LengthLine::Known(length) => fields.says(length),
         LengthLine::Absent | LengthLine::Chunked => false,
     };
     let skip = if keeps_length { OWN_LINES } else { OWN_LINES.with(Names::of(&[Known::ContentLength])) };
-    let seen = fields.write(out, skip);
+    let written = fields.write(out, skip);
     match own.length {
         LengthLine::Known(length) if !keeps_length => {
             for part in [b"content-length: ", Decimal::of(length).as_bytes(), b"\r\n"] {
@@ -168,8 +190,8 @@ fn write_fields(fields: Lines<'_>, own: Own, out: &mut Vec<u8>) {
         LengthLine::Chunked => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
         _ => {}
     }
-    write_options(seen, own, out);
-    out.extend_from_slice(b"\r\n");
+    write_options(written.seen, own, out);
+    written
 }
 
 /// `Connection`, with what must be named there (RFC 9110, 7.8 and 10.1.4).
@@ -197,6 +219,7 @@ fn write_options(seen: Names, own: Own, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Client;
     use crate::limits::Limits;
     use crate::server::{FromClient, Server};
     use http::HeaderValue;
@@ -242,5 +265,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_request_of_a_map_is_that_of_its_fields_and_has_one_host() {
+        let asked = |map: &HeaderMap, length| {
+            let (mut one, mut other) = (b"before ".to_vec(), b"before ".to_vec());
+            let mut client = Client::new();
+            let of_map = client.write_head(&Method::POST, "/", map, length, &mut one);
+            let of_fields = Client::new().write_head(
+                &Method::POST,
+                "/",
+                &Fields::of_map(map).unwrap(),
+                length,
+                &mut other,
+            );
+            assert_eq!((of_map, lines(&one)), (of_fields, lines(&other)), "{length:?}");
+            (of_map, String::from_utf8(one).unwrap())
+        };
+        let mut map = HeaderMap::new();
+        for length in [Length::Empty, Length::Known(3), Length::Chunked] {
+            assert!(asked(&map, length).1.contains("\r\nhost: \r\n"));
+        }
+        for (name, value) in [("te", "trailers"), ("host", "a"), ("content-length", "3"), ("upgrade", "x")] {
+            map.append(name, HeaderValue::from_static(value));
+            for length in [Length::Empty, Length::Known(3), Length::Chunked] {
+                assert_eq!(asked(&map, length).0, Ok(()));
+            }
+        }
+        map.append("host", HeaderValue::from_static("b"));
+        assert_eq!(asked(&map, Length::Empty), (Err(Misuse::Hosts), "before ".to_owned()));
     }
 }

@@ -118,10 +118,9 @@ impl Wire {
             Some(length) => Length::Known(length),
             None => Length::Chunked,
         };
-        let fields = Fields::of_map(&head.headers)?;
         let mut whole = String::new();
         let target = target(&head.method, &head.uri, &mut whole);
-        self.engine.write_head(&head.method, target, &fields, length, self.outbox.end())
+        self.engine.write_head(&head.method, target, &head.headers, length, self.outbox.end())
     }
 
     /// Whether a byte of the request has been written.
