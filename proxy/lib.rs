@@ -26,11 +26,10 @@
 //!    each dial. Every connection that we make ourselves, for HTTP too, is a
 //!    [`Leg`](pillion_base::net::Leg): the address that it comes from tells a pod's rules which side made it, and
 //!    [`returning`](pillion_base::net::returning) knows it, should wrong rules bring it back.
-//! 6. HTTP goes to [`http::server`](pillion_sidecar::http::server). HTTP/1: hyper reads it
-//!    ([`http::hyper_server`](pillion_sidecar::http::hyper_server)) behind
-//!    [`http::guard`](pillion_sidecar::http::guard), which bounds how long a client may dawdle and puts a connection aside
-//!    that has been idle for a second; it holds no buffer until its next request. With the feature `http1-engine-server`
-//!    [`http::h1_server`](pillion_sidecar::http::h1_server) does all that on an engine of our own. HTTP/2:
+//! 6. HTTP goes to [`http::server`](pillion_sidecar::http::server). HTTP/1:
+//!    [`http::h1_server`](pillion_sidecar::http::h1_server), one task, which reads a head, carries the request and writes
+//!    its answer; a connection that waits holds no buffer, and one that has been idle for a second no timer. It stands on
+//!    `pillion_http1`, here and ([`pillion_http::h1`]) towards endpoints. HTTP/2:
 //!    [`http::h2_server`](pillion_sidecar::http::h2_server), with a task for each stream. It stands on [`pillion_http::h2`],
 //!    which stands on the crate `h2`, here and towards endpoints.
 //! 7. Each request goes through the stack of its direction, below. One that becomes a tunnel
@@ -42,7 +41,7 @@
 //! Outbound, from the application to a service ([`outbound::stack`](pillion_sidecar::outbound::stack)); inbound is the
 //! same with [`closing`](pillion_sidecar::layers::closing) before the route, without the bound of a single attempt, and
 //! with a retry only where the application had just closed the connection that was taken from its pool:
-//! 1. `http::hyper_server::handle`, or `http::h2_server::carry` for a stream of HTTP/2, makes a [`Call`](pillion_sidecar::http::Call) (the request and what travels with it) and an
+//! 1. `http::h1_server::carrying`, or `http::h2_server::carry` for a stream of HTTP/2, makes a [`Call`](pillion_sidecar::http::Call) (the request and what travels with it) and an
 //!    [`Exchange`](pillion_sidecar::http::Exchange) (what is known of it, with its
 //!    [`attempts`](pillion_sidecar::exchange::attempts), until the last byte of its answer).
 //! 2. [`record`](pillion_sidecar::layers::record) sees every ending: metrics and access line come from here.
@@ -72,8 +71,9 @@
 //! Arrows point down, and an import that looks up does not compile: `pillion` ([`cli`] → [`app`] → `admin`, `dns`) →
 //! [`pillion_sidecar`] → [`pillion_upstream`] → [`pillion_http`] → [`pillion_tls`] → [`pillion_base`] →
 //! [`pillion_telemetry`] → [`pillion_model`]. Beside them stand [`pillion_config`], which reads the file into the model, and
-//! `pillion_init`, which installs the rules of the kernel that bring connections here before this runs. `pillion_http1` is
-//! an HTTP/1 engine without sockets; the feature `http1-engine` puts it in the place of hyper.
+//! `pillion_init`, which installs the rules of the kernel that bring connections here before this runs. Below
+//! [`pillion_http`] stands `pillion_http1`, the HTTP/1 engine without sockets. hyper serves the admin and metrics ports
+//! and asks probes; no request of the data path passes through it.
 //!
 //! What runs inside a CONNECT enters the outbound side again, through a function that the side gives to its route layer.
 //!

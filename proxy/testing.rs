@@ -60,13 +60,3 @@ mod unfinished;
 mod unserved;
 mod versions;
 mod walk;
-
-/// What is expected of a client's HTTP/1 where hyper reads it, and where our own engine does, which is stricter.
-const fn by<'a>(hyper: &'a str, engine: &'a str) -> &'a str {
-    if cfg!(feature = "http1-engine-server") { engine } else { hyper }
-}
-
-/// The same of an upstream's.
-const fn by_upstream<'a>(hyper: &'a str, engine: &'a str) -> &'a str {
-    if cfg!(feature = "http1-engine-client") { engine } else { hyper }
-}

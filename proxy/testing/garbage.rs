@@ -119,10 +119,8 @@ async fn interim_answers_are_not_the_answer() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;
     client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
-    if cfg!(feature = "http1-engine") {
-        let interim = client.head().await.expect("an answer before the answer");
-        assert_eq!(interim, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", "it is passed on");
-    }
+    let interim = client.head().await.expect("an answer before the answer");
+    assert_eq!(interim, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", "it is passed on");
     assert_eq!(client.answer().await.told(), (200, None));
 }
 

@@ -70,7 +70,6 @@ async fn what_nobody_wants_of_a_request_is_dropped_when_it_is_there_already() {
     }
 }
 
-#[cfg(feature = "http1-engine-server")] // hyper passes none on
 #[tokio::test(start_paused = true)]
 async fn an_interim_answer_reaches_a_client_whose_version_has_them() {
     use super::http2;

@@ -157,9 +157,9 @@ async fn a8_heads_of_peers_and_of_the_application_have_a_bound_in_sum_too() {
     assert!((5..=15).contains(&gone), "{gone} of {}", most + 10);
 }
 
-/// An empty line before a head belongs to it, and lets hyper look at the fields before all have come.
+/// An empty line before a head belongs to it.
 #[tokio::test(start_paused = true)]
-async fn a8_a_head_that_is_read_again_with_more_room_has_no_more_time() {
+async fn a8_a_head_of_many_fields_behind_an_empty_line_has_no_more_time() {
     let pair = Pair::new();
     let _app = pair.mesh.answering(A, OK);
     let _sidecar = sidecar(&pair, "mtls: strict");

@@ -167,8 +167,8 @@ pub struct DownstreamLimits {
 }
 
 impl DownstreamLimits {
-    /// What `header_bytes` may be: hyper reads an HTTP/1 head into no less than 8 KiB; a hundred connections that hold
-    /// back the end of a head of 1 MiB already are a hundred MiB.
+    /// What `header_bytes` may be: heads of 8 KiB are usual; a hundred connections that hold back the end of a head of
+    /// 1 MiB already are a hundred MiB.
     pub const HEADER_BYTES: RangeInclusive<u32> = 8 * 1024..=1024 * 1024;
 }
 

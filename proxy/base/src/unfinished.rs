@@ -14,7 +14,8 @@ use pillion_telemetry::Seldom;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// What the reader of a connection holds before the bytes of its head are counted: hyper's and h2's first buffers.
+/// What the reader of a connection holds before the bytes of its head are counted: h2's first buffers.
+/// HTTP/1 holds the bytes alone.
 pub const READER: usize = 8 * 1024;
 /// What a handshake holds at most: rustls reads [`HANDSHAKE_BYTES`], and makes room for 4 KiB more.
 pub const HANDSHAKE: usize = 16 * 1024;

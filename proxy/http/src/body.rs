@@ -12,10 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::HeaderName;
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use crate::breaking::Breaking;
 use crate::error::BodyError;
 use crate::expect::Gated;
 use crate::framing::may_be_trailer;
@@ -43,9 +41,6 @@ enum BodyKind {
     Empty,
     /// At most one piece, made by the sidecar itself.
     Full(Option<Bytes>),
-    Incoming(Incoming),
-    /// One of whose trailers some are for its connection alone.
-    Named(Box<Named>),
     Http2(h2::Incoming),
     /// The body of a request that came over HTTP/1.
     Request(Box<request::Incoming>),
@@ -57,12 +52,6 @@ enum BodyKind {
     Replay(Box<Replay<Body>>),
     /// A request body that the upstream asks for.
     Gated(Box<Gated<Body>>),
-}
-
-struct Named {
-    incoming: Incoming,
-    /// What the head's `Connection` named.
-    names: Vec<HeaderName>,
 }
 
 enum Tail {
@@ -77,14 +66,6 @@ impl Body {
 
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         Self { kind: BodyKind::Full(Some(bytes.into())), tail: None }
-    }
-
-    /// A body from the network; one that is known to be empty costs nothing further.
-    pub fn incoming(incoming: Incoming) -> Self {
-        match http_body::Body::is_end_stream(&incoming) {
-            true => Self::empty(),
-            false => Self { kind: BodyKind::Incoming(incoming), tail: None },
-        }
     }
 
     pub const fn http2(incoming: h2::Incoming) -> Self {
@@ -130,28 +111,16 @@ impl Body {
         matches!(self.kind, BodyKind::Empty | BodyKind::Full(None) | BodyKind::Tunnel(_))
     }
 
-    /// It may hold something, and nobody said how much.
-    pub fn has_unknown_length(&self) -> bool {
-        !self.is_empty() && http_body::Body::size_hint(self).exact().is_none()
-    }
-
     /// Removes these from the trailers, too: `Connection` speaks of headers and trailers alike (RFC 9110, 7.6.1).
     pub fn remove_trailers(&mut self, names: Vec<HeaderName>) {
         if names.is_empty() {
             return; // nearly always
         }
-        self.kind = match std::mem::replace(&mut self.kind, BodyKind::Empty) {
-            BodyKind::Incoming(incoming) => BodyKind::Named(Box::new(Named { incoming, names })),
-            BodyKind::Request(mut incoming) => {
-                incoming.remove_trailers(names);
-                BodyKind::Request(incoming)
-            }
-            BodyKind::Answer(mut incoming) => {
-                incoming.remove_trailers(names);
-                BodyKind::Answer(incoming)
-            }
-            other => other,
-        };
+        match &mut self.kind {
+            BodyKind::Request(incoming) => incoming.remove_trailers(names),
+            BodyKind::Answer(incoming) => incoming.remove_trailers(names),
+            _ => {}
+        }
     }
 
     /// Watches a request body on its way upstream. An empty one is complete as it stands.
@@ -202,12 +171,6 @@ impl Body {
         match &mut self.kind {
             BodyKind::Empty | BodyKind::Tunnel(_) => Poll::Ready(None),
             BodyKind::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            BodyKind::Incoming(incoming) => http_body::Body::poll_frame(Pin::new(incoming), cx)
-                .map_ok(|frame| only_trailers(frame, &[], is_answer))
-                .map_err(BodyError::Hyper),
-            BodyKind::Named(named) => http_body::Body::poll_frame(Pin::new(&mut named.incoming), cx)
-                .map_ok(|frame| only_trailers(frame, &named.names, is_answer))
-                .map_err(BodyError::Hyper),
             BodyKind::Http2(incoming) => {
                 let frame = incoming.poll_frame(cx).map_err(BodyError::Http2);
                 frame.map_ok(|frame| only_trailers(frame, &[], is_answer))
@@ -233,11 +196,6 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
-        if let Some(Tail::Response(tail)) = &mut this.tail
-            && let Some(breaking) = &mut tail.breaking
-        {
-            return breaking.poll().map(|error| error.map(Err));
-        }
         let polled = this.poll_kind(cx);
         match &mut this.tail {
             None => polled,
@@ -250,8 +208,6 @@ impl http_body::Body for Body {
         match &self.kind {
             BodyKind::Empty | BodyKind::Full(None) | BodyKind::Tunnel(_) => true,
             BodyKind::Full(Some(_)) => false,
-            BodyKind::Incoming(incoming) => incoming.is_end_stream(),
-            BodyKind::Named(named) => named.incoming.is_end_stream(),
             BodyKind::Http2(incoming) => incoming.is_end_stream(),
             BodyKind::Request(incoming) => incoming.is_end_stream(),
             BodyKind::Answer(incoming) => incoming.is_end_stream(),
@@ -264,8 +220,6 @@ impl http_body::Body for Body {
         match &self.kind {
             BodyKind::Empty | BodyKind::Full(None) | BodyKind::Tunnel(_) => SizeHint::with_exact(0),
             BodyKind::Full(Some(bytes)) => SizeHint::with_exact(bytes.len() as u64),
-            BodyKind::Incoming(incoming) => incoming.size_hint(),
-            BodyKind::Named(named) => named.incoming.size_hint(),
             BodyKind::Http2(incoming) => incoming.size_hint(),
             BodyKind::Request(incoming) => incoming.size_hint(),
             BodyKind::Answer(incoming) => incoming.size_hint(),
@@ -406,8 +360,6 @@ pub struct ResponseTail {
     /// Bytes came since the deadline was last moved.
     moved: bool,
     ending: Ending,
-    /// It has broken off, which the client is yet to learn.
-    breaking: Option<Box<Breaking>>,
 }
 
 impl ResponseTail {
@@ -474,20 +426,15 @@ impl ResponseTail {
         self.break_off(reason, BodyError::Cut(reason))
     }
 
-    /// The exchange ends here; the client learns of it when it has what came before.
+    /// The exchange ends here. Who writes the answer sees to it that the client has what came before.
     fn break_off(
         &mut self,
         reason: Reason,
         error: BodyError,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let observer = self.observer.clone();
         self.ending.reason.get_or_insert(reason);
         self.end(false);
-        match Breaking::begin(error, observer) {
-            Ok(breaking) => self.breaking = Some(breaking),
-            Err(error) => return Poll::Ready(Some(Err(error))),
-        }
-        Poll::Pending
+        Poll::Ready(Some(Err(error)))
     }
 
     /// The exchange became a tunnel, and that has ended. Its bytes were counted as they went.

@@ -1,14 +1,12 @@
 //! Why a body broke off.
 
-use std::io::{self, ErrorKind};
+use std::io;
 
 use pillion_http1::Fault;
 use pillion_model::Reason;
 
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
-    #[error(transparent)]
-    Hyper(#[from] hyper::Error),
     #[error(transparent)]
     Http2(#[from] Interrupted),
     #[error(transparent)]
@@ -48,16 +46,7 @@ impl BodyError {
     }
 
     /// Whether the peer sent what is no HTTP/1 (a chunk's size that is none, for example), and did not just stop.
-    pub(crate) fn is_malformed(&self) -> bool {
-        let error = match self {
-            Self::Hyper(error) => error,
-            Self::Http1(broken) => return matches!(broken, Broken::Malformed(_)),
-            Self::Http2(_) | Self::Cut(_) => return false,
-        };
-        let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
-        cause.is_some_and(|cause| {
-            let is_of_tls = cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>());
-            matches!(cause.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) && !is_of_tls
-        })
+    pub(crate) const fn is_malformed(&self) -> bool {
+        matches!(self, Self::Http1(Broken::Malformed(_)))
     }
 }

@@ -1,17 +1,16 @@
 //! `Expect: 100-continue` from end to end: the client's body is asked for when the upstream asks for it, so that
 //! what is refused is not sent (RFC 9110, 10.1.1).
 //!
-//! The client hears `100 Continue` when its body is first polled: over HTTP/1 from hyper, over HTTP/2 from
-//! [`crate::transfer::Interim`].
+//! The client hears `100 Continue` when its body is first polled: over HTTP/1 from who reads its connection, over HTTP/2
+//! from [`crate::transfer::Interim`].
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::header::EXPECT;
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, Request};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -30,25 +29,16 @@ struct Gate {
 
 /// A body that waits to be asked for.
 pub struct Gated<B> {
-    gate: Arc<Mutex<Gate>>,
+    gate: Mutex<Gate>,
     deadline: Option<Deadline>,
     inner: B,
 }
 
 /// Makes `request` ask before its body is sent.
-pub fn ask_first<B>(mut request: Request<B>, is_http2: bool, timers: &Timers) -> Request<Gated<B>> {
+pub fn ask_first<B>(mut request: Request<B>, timers: &Timers) -> Request<Gated<B>> {
     request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
-    let gate = Arc::<Mutex<Gate>>::default();
-    if !is_http2 {
-        let opens = gate.clone();
-        hyper::ext::on_informational(&mut request, move |informational| {
-            if informational.status() == StatusCode::CONTINUE {
-                opens.lock().open();
-            }
-        });
-    }
     let deadline = Some(timers.deadline(Instant::now() + PATIENCE));
-    request.map(|inner| Gated { gate, deadline, inner })
+    request.map(|inner| Gated { gate: Mutex::default(), deadline, inner })
 }
 
 impl Gate {

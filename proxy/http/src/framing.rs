@@ -4,8 +4,8 @@
 //! and before anything of it goes on. A head that two readers could frame in two ways is refused, or is rewritten so
 //! that only one way is left: the difference between two readers is how requests are smuggled (RFC 9112, 11.2).
 //!
-//! Deliberately absent: reading chunks and counting the bytes of a body. hyper and h2 do that, and they report a body
-//! that disagrees with its length as broken off.
+//! Deliberately absent: reading chunks and counting the bytes of a body. `pillion_http1` and h2 do that, and they
+//! report a body that disagrees with its length as broken off.
 
 use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;

@@ -1,4 +1,4 @@
-//! HTTP/2 on the `h2` crate itself, for both roles: what a proxy must bound, hyper's layer over it hides.
+//! HTTP/2 on the `h2` crate itself, for both roles: what a proxy must bound, a general layer over it hides.
 //!
 //! - One task drives a connection ([`client`], and the server of the crate above); one task carries each request.
 //! - [`receive`]: what a peer sends is taken out of `h2` at once, small pieces joined, and its window is given back

@@ -19,7 +19,7 @@ const SIDECAR_BYTES: u32 = 2 * 1024;
 const FIELD_OVERHEAD: u32 = 32;
 /// `:method`, `:scheme`, `:authority` and `:path`.
 const PSEUDO_FIELDS: u32 = 4;
-/// Bytes of an answer's head; twice Envoy's limit, and as much as hyper takes into its buffer.
+/// Bytes of an answer's head; twice Envoy's limit.
 const ANSWER_BYTES: u32 = 128 * 1024;
 /// How many times its limit an HTTP/2 head may have, so that we can say ourselves that it is too large. What is larger
 /// yet h2 answers by itself, without a reason, a request id or a count.

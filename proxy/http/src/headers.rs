@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
 use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Version};
 
 use crate::framing::{elements, may_be_trailer};
 use crate::seen::{Seen, claims_identity, is_disguised, is_ours};
@@ -204,9 +204,6 @@ pub fn join_cookies(headers: &mut HeaderMap) {
         }
     }
 }
-
-/// Set on every answer: hyper writes the version of the caller's own connection, and this one suits both.
-pub const DOWNSTREAM_VERSION: Version = Version::HTTP_11;
 
 #[cfg(test)]
 mod tests {

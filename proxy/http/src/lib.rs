@@ -1,9 +1,9 @@
-//! HTTP as a sidecar carries it: bodies, framing, replay, and connections of HTTP/2.
+//! HTTP as a sidecar carries it: bodies, framing, replay, and connections of HTTP/1 and HTTP/2.
 //!
 //! Both sides of an exchange use this floor: the server that a client talks to, and the pool of connections to
 //! upstreams. What bodies tell while they flow, they tell an [`transfer::Observer`]; they know nothing of routes, clusters
-//! or logs. Framing of HTTP/1 is hyper's, that of HTTP/2 the `h2` crate's; what a proxy must refuse beyond them is in
-//! [`framing`] and [`head`].
+//! or logs. Framing of HTTP/1 is `pillion_http1`'s, that of HTTP/2 the `h2` crate's; what a proxy must refuse beyond them
+//! is in [`framing`] and [`head`].
 //!
 //! Deliberately absent: policy, and everything that accepts or dials.
 //!
@@ -16,9 +16,7 @@ pub mod h1;
 pub mod h2;
 pub mod expect;
 pub mod replay;
-mod breaking;
 pub mod transfer;
-pub mod flush;
 pub mod stall;
 pub mod head;
 pub mod headers;

@@ -10,7 +10,6 @@ use http::StatusCode;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use crate::flush::Flush;
 use pillion_base::deadline::Timers;
 use pillion_model::Reason;
 
@@ -23,8 +22,6 @@ pub trait Observer: Send + Sync {
     /// What the client hears before its answer.
     fn interim(&self) -> &Interim;
     fn timers(&self) -> &Timers;
-    /// Whether the client's connection has written everything.
-    fn flush(&self) -> &Flush;
     /// The sidecar cut the request's body; whoever answers next says why.
     fn cut(&self, reason: Reason);
     /// The exchange became a tunnel, which took so many bytes from the client.
@@ -47,7 +44,7 @@ pub struct Ending {
     pub reason: Option<Reason>,
 }
 
-/// Interim answers (1xx) on their way to a client that speaks HTTP/2; nobody takes them towards HTTP/1.
+/// Interim answers (1xx) on their way to the client.
 #[derive(Default)]
 pub struct Interim {
     /// The client waits to be asked for its body.

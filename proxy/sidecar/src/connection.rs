@@ -19,7 +19,6 @@ use pillion_base::limits::Permit;
 use pillion_base::net::returning::{is_loop, loop_detected};
 use pillion_base::strangers::Stranger;
 use pillion_base::unfinished::Side;
-use pillion_http::flush::Flush;
 use pillion_http::head::HeadLimits;
 use pillion_model::{Direction, Reason};
 use pillion_telemetry::{ConnectionOutcome, Metrics, Protocol, Symbol, Tls};
@@ -49,9 +48,6 @@ pub struct Connection {
     pub in_flight: AtomicU32,
     /// The client is the sidecar itself: its requests are refused.
     pub comes_back: bool,
-    /// Nothing has happened on it for a while: it may be put aside, holding no buffers.
-    pub rests: AtomicBool,
-    pub flush: Flush,
     /// When its first byte came, as far as that was waited for: the first head has one end with what came before it.
     pub began: Option<Instant>,
     pub judged: Judged,
@@ -59,8 +55,6 @@ pub struct Connection {
     pub is_dismissed: AtomicBool,
     /// Whom its exchanges count for, once there was one.
     pub holder: OnceLock<Arc<Holder>>,
-    /// The answer under way is as long as the connection lasts: only a reset shows that a part of it is missing.
-    pub is_unframed: AtomicBool,
 }
 
 /// By what an inbound connection was admitted last. Zero: by nothing yet.
@@ -156,13 +150,10 @@ impl Connection {
             requests: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
             comes_back: false,
-            rests: AtomicBool::new(false),
-            flush: Flush::new(),
             began: None,
             judged: Judged::default(),
             is_dismissed: AtomicBool::new(false),
             holder: OnceLock::new(),
-            is_unframed: AtomicBool::new(false),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Uri, Version};
 use pillion_model::cluster::Kind;
@@ -243,10 +243,6 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
             head.headers.insert(HOST, host.clone());
         }
     }
-    if !lease.is_http2() && call.body.has_unknown_length() {
-        // hyper's client takes it for granted that a GET or HEAD of unknown length has no body, unless it is told.
-        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
     let mut request = Request::from_parts(head, std::mem::replace(&mut call.body, Body::empty()));
     if let Some(kind) = &call.common.tunnel {
         call.common.names_host = false; // a CONNECT has its host in the target
@@ -255,7 +251,7 @@ fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Bo
     if !call.common.waits_to_send {
         return request;
     }
-    expect::ask_first(request, lease.is_http2(), &call.common.exchange.worker.ground.timers).map(Body::gated)
+    expect::ask_first(request, &call.common.exchange.worker.ground.timers).map(Body::gated)
 }
 
 /// Absolute-form that was not meant for this proxy is its destination's to answer.
@@ -349,7 +345,7 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
         Some(request) => {
             let (head, body) = request.into_parts();
             call.head.headers = head.headers;
-            for ours in [X_PILLION_VIA, CONNECTION, UPGRADE, EXPECT, TRANSFER_ENCODING] {
+            for ours in [X_PILLION_VIA, CONNECTION, UPGRADE, EXPECT] {
                 call.head.headers.remove(ours); // the next endpoint may be no sidecar, or speak HTTP/2
             }
             call.body = body.ungated();

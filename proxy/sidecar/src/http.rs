@@ -1,6 +1,6 @@
 //! Requests and answers on their way through the proxy: calls, exchanges, the servers of both versions, and answers of our
-//! own. Bodies and HTTP/2 are in `pillion_http`, pools in `pillion_upstream`. Framing itself is hyper's for HTTP/1, and the
-//! `h2` crate's for HTTP/2.
+//! own. Bodies and HTTP/2 are in `pillion_http`, pools in `pillion_upstream`. Framing itself is `pillion_http1`'s for HTTP/1,
+//! and the `h2` crate's for HTTP/2.
 //!
 //! Deliberately absent: policy. What may be retried, how long to wait and where to go is decided in `layers`
 //! and `cluster`.
@@ -8,19 +8,12 @@
 pub mod answer;
 pub mod call;
 pub mod exchange;
-pub mod guard;
 pub mod h1_server;
 pub mod h2_server;
-pub mod hyper_server;
 pub mod linger;
 pub mod refusal;
 pub mod server;
 pub mod tunnel;
-
-#[cfg(feature = "http1-engine-server")]
-use h1_server as http1;
-#[cfg(not(feature = "http1-engine-server"))]
-use hyper_server as http1;
 
 pub use call::{Call, Failure};
 pub use exchange::Exchange;

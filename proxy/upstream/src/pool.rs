@@ -7,11 +7,6 @@
 //! as [`Terms`].
 
 mod aftermath;
-// One connection of HTTP/1, carried by hyper, or by our own engine: two modules with the same functions.
-#[cfg(not(feature = "http1-engine-client"))]
-pub(crate) mod http1;
-#[cfg(feature = "http1-engine-client")]
-#[path = "pool/http1_engine.rs"]
 pub(crate) mod http1;
 pub(crate) mod http2;
 mod lease;

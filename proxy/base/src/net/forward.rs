@@ -5,7 +5,7 @@
 ///
 /// `forward!(io: read, write, flush, shutdown)`, and with `then passed` the outcome goes through a method of the owner:
 /// `fn passed<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>>`.
-/// `write` is both kinds of writes: without the vectored one hyper copies bodies. `is_vectored` is for an owner that
+/// `write` is both kinds of writes: without the vectored one bodies are copied. `is_vectored` is for an owner that
 /// has both itself.
 #[doc(hidden)]
 #[macro_export]

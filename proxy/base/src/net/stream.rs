@@ -57,7 +57,7 @@ pub trait Overlay: AsyncRead + AsyncWrite + Debug + Send + Sync + Unpin {
     fn reset_when_dropped(&self, resets: bool);
 }
 
-/// Hands every poll to the variant's own stream, vectored writes included: without them hyper copies bodies.
+/// Hands every poll to the variant's own stream, vectored writes included: without them bodies are copied.
 macro_rules! delegate {
     ($kind:ident: $($variant:ident),+) => {
         impl AsyncRead for $kind {

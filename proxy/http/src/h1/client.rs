@@ -22,6 +22,7 @@ use pillion_http1::{Error, Length, Misuse, ResponseHead, remove_hop_by_hop};
 
 pub use self::answer::Incoming;
 use self::wire::{Said, Wire};
+use super::ReasonPhrase;
 use super::request::Then;
 use crate::h2::send::OutgoingBody;
 use crate::head::HeadLimits;
@@ -249,8 +250,7 @@ fn parts(head: &ResponseHead) -> Result<response::Parts, Misuse> {
     (parts.status, parts.version) = (head.status, head.version);
     parts.headers = head.fields.to_map()?;
     if head.status.canonical_reason().is_none_or(|usual| usual.as_bytes() != head.reason()) {
-        let reason = hyper::ext::ReasonPhrase::try_from(head.reason());
-        reason.ok().map(|reason| parts.extensions.insert(reason));
+        parts.extensions.insert(ReasonPhrase(Bytes::copy_from_slice(head.reason())));
     }
     Ok(parts)
 }

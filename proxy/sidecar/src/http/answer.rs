@@ -15,7 +15,7 @@ use pillion_model::{Direction, Reason};
 pub fn answer(error: &Error, exchange: &Exchange, is_grpc: bool) -> Response<Body> {
     let Exchange { connection, request_id, .. } = exchange;
     let answer = render((error.reason, &error.detail), connection, request_id, is_grpc);
-    // hyper sends a body over HTTP/2 whatever the method
+    // over HTTP/2 a body is sent whatever the method
     answer.map(|body| if body.is_empty() || exchange.is_head() { Body::empty() } else { Body::full(body) })
 }
 

@@ -19,7 +19,6 @@ use crate::worker::Worker;
 use pillion_base::deadline::Timers;
 use pillion_base::error::Error;
 use pillion_base::exchanges::ExchangePlace;
-use pillion_http::flush::Flush;
 use pillion_model::Reason;
 use pillion_telemetry::access::protocol_name;
 use pillion_telemetry::{Flow, MethodLabel, RequestLabels, RequestRecord, Symbol};
@@ -245,10 +244,6 @@ impl Observer for Exchange {
 
     fn interim(&self) -> &Interim {
         &self.interim
-    }
-
-    fn flush(&self) -> &Flush {
-        &self.connection.flush
     }
 
     fn timers(&self) -> &Timers {

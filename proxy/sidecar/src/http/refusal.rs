@@ -1,6 +1,6 @@
 //! Requests that no stack sees: their answer, their place in the metrics, and their access line.
 //!
-//! A head that hyper cannot read, and plaintext where only mTLS is let in. What can be read of such a head is read here,
+//! A head that is no HTTP/1, and plaintext where only mTLS is let in. What can be read of such a head is read here,
 //! leniently: it is shown to people, and nothing is decided by it.
 
 use std::time::Duration;
@@ -29,32 +29,6 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub const PLAINTEXT: &str = "the port takes mTLS alone (inbound.mtls is strict), and plaintext came";
 /// The longest method that is shown as one.
 const METHOD_BYTES: usize = 32;
-
-/// The first bytes of the head that a connection is reading.
-#[derive(Default)]
-pub(super) struct Beginning {
-    bytes: Vec<u8>,
-    /// Requests of the connection that had begun before it.
-    after: u64,
-}
-
-impl Beginning {
-    /// A copy of some hundred bytes for each request. Its room is kept from one request to the next.
-    pub(super) fn keep(&mut self, bytes: &[u8], requests: u64) {
-        if self.after != requests {
-            self.bytes.clear();
-            self.after = requests;
-        }
-        let room = KEPT.saturating_sub(self.bytes.len()).min(bytes.len());
-        self.bytes.extend_from_slice(bytes.get(..room).unwrap_or_default());
-    }
-
-    /// The beginning of the request that comes after so many. It is empty where what was kept belongs to an earlier one:
-    /// then several came in one piece, and where the last of them begins is not known.
-    pub(super) fn of_next(&self, requests: u64) -> &[u8] {
-        if self.after == requests { &self.bytes } else { &[] }
-    }
-}
 
 /// What can be read of a head that may be malformed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -110,26 +84,6 @@ struct Refusal {
     reason: Reason,
     /// The sentence for the log; the caller hears it where it is this host's own application.
     detail: String,
-}
-
-/// hyper could not read a request's head and wants to answer `hypers`: counts and logs it, and gives our answer
-/// instead. `head`: what is known of it.
-pub(super) fn refuse_head(hypers: &[u8], head: &[u8], connection: &Connection, worker: &Worker) -> Vec<u8> {
-    let limits = worker.limits();
-    let refusal = match hypers.starts_with(b"HTTP/1.1 431") {
-        true => Refusal {
-            reason: Reason::HeadersTooLarge,
-            detail: format!(
-                "the request's headers are over {} bytes or more than {} (limits.header_bytes, limits.header_count)",
-                limits.header_bytes, limits.header_count
-            ),
-        },
-        false => Refusal {
-            reason: Reason::BadRequest,
-            detail: "the request is not HTTP as RFC 9112 has it".to_owned(),
-        },
-    };
-    refuse(&refusal, head, connection, worker)
 }
 
 /// A request's head is no HTTP/1 or is too large: counts and logs it, and gives its answer.
@@ -276,18 +230,6 @@ mod tests {
         ] {
             assert_eq!(Shown::read(head.as_bytes()), expected, "{head}");
         }
-    }
-
-    #[test]
-    fn c19_a_head_is_kept_up_to_a_bound_and_never_taken_for_another_requests() {
-        let mut seen = Beginning::default();
-        seen.keep(b"GET / ", 0);
-        seen.keep(b"HTTP/1.1\r\n", 0);
-        assert_eq!(seen.of_next(0), b"GET / HTTP/1.1\r\n");
-        assert_eq!(seen.of_next(1), b"", "the first one was served, and what came with it is unknown");
-        seen.keep(&[b'a'; 3000], 1);
-        seen.keep(&[b'b'; 3000], 1);
-        assert_eq!(seen.of_next(1).len(), KEPT);
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::Instant;
 
-use super::{h2_server, http1};
+use super::{h1_server, h2_server};
 use crate::connection::Connection;
 use crate::detect::Version;
 use crate::http::call::AnsweringService;
@@ -39,7 +39,7 @@ pub async fn serve<S: AnsweringService>(
 ) {
     let _open = Held::of(&worker.ground.connections_active(connection.direction, protocol(version)));
     match version {
-        Version::Http1 => Box::pin(http1::serve(io, connection, worker, stack)).await,
+        Version::Http1 => Box::pin(h1_server::serve(io, connection, worker, stack)).await,
         Version::Http2 => Box::pin(h2_server::serve(io, connection, worker, stack)).await,
     }
 }

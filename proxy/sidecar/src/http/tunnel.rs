@@ -2,7 +2,7 @@
 //! (RFC 8441), which is HTTP/2's way of saying `Upgrade`.
 //!
 //! On the way through the stack an extended CONNECT is an upgrade request like HTTP/1.1's; what each side's version
-//! wants is written at its edge. Nothing that a client sends before the answer goes further than hyper's buffer.
+//! wants is written at its edge. Nothing that a client sends before the answer goes further than its connection's buffer.
 //! An upgrade to `h2c` is no tunnel but another way to speak HTTP/2, long deprecated (RFC 9113, 3.1): ignored.
 
 use std::future::{Future, ready};
@@ -14,13 +14,10 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use h2::ext::Protocol;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::body::ResponseTail;
-use super::guard::Guarded;
 use super::{Body, Exchange, Response};
 use crate::state::Route;
 use crate::tcp;
@@ -52,7 +49,6 @@ pub struct Asked {
 
 /// A connection or stream that will be bytes alone, once that is settled on both sides.
 enum On {
-    Http1(OnUpgrade),
     /// Whoever has it hands it over.
     Given(oneshot::Receiver<Io>),
     /// The upstream's.
@@ -112,16 +108,6 @@ fn lists(many: &[u8], one: &[u8]) -> bool {
 /// A quick look that nearly every request fails.
 pub fn may_be_asked<B>(request: &Request<B>, seen: &Seen) -> bool {
     seen.has(Seen::UPGRADE) || *request.method() == Method::CONNECT
-}
-
-/// What a request of HTTP/1 asks to become, if anything.
-pub fn asked<B: http_body::Body>(request: &mut Request<B>) -> Option<Asked> {
-    let kind = match *request.method() == Method::CONNECT {
-        true => TunnelKind::Connect,
-        false => TunnelKind::Upgrade(upgrade(request)?),
-    };
-    let on = On::Http1(hyper::upgrade::on(&mut *request));
-    Some(Asked::new(kind, on, request))
 }
 
 /// What a request of HTTP/1 asks to become, where whoever has its connection hands that over when the client has its
@@ -317,18 +303,10 @@ impl On {
     /// `None`: it came to nothing.
     async fn io(self) -> Option<Io> {
         match self {
-            Self::Http1(on) => downstream(on.await.ok()?),
             Self::Given(opened) => opened.await.ok(),
             Self::Answered(opening) => opening.await,
         }
     }
-}
-
-fn downstream(upgraded: Upgraded) -> Option<Io> {
-    let parts = upgraded.downcast::<TokioIo<Guarded>>().ok()?;
-    let mut io = parts.io.into_inner().into_io();
-    io.put_back(parts.read_buf);
-    Some(io)
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use crate::connection::Connection;
 use crate::http::{Call, Failure, Response};
 use pillion_base::error::Error;
 use pillion_http::headers::{
-    DOWNSTREAM_VERSION, X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO,
-    X_PILLION_ATTEMPT, X_PILLION_VIA, X_REQUEST_ID, remove_hop_by_hop, remove_if, remove_untrusted,
+    X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_PILLION_ATTEMPT,
+    X_PILLION_VIA, X_REQUEST_ID, remove_hop_by_hop, remove_if, remove_untrusted,
 };
 use pillion_http::seen::{Seen, is_disguised, is_ours};
 use pillion_model::Direction;
@@ -26,7 +26,6 @@ pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Cl
 async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
     request(&mut call)?;
     let mut response = next.call(call).await?;
-    *response.version_mut() = DOWNSTREAM_VERSION;
     let seen = response.body_mut().response_tail().seen.take();
     let headers = response.headers_mut();
     let seen = seen.unwrap_or_else(|| Seen::in_headers(headers));

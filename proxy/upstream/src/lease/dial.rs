@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::{Endpoint, Speaks};
 use crate::connect::{Connected, connect, opened, tls_failed};
-use crate::pool::http1::Opened;
+use crate::pool::http1::Http1;
 use crate::pool::http2::Http2;
 use crate::pool::shard::{Shard, Ticket};
 use crate::pool::{About, Want, reason_http2};
@@ -67,7 +67,10 @@ impl Dial<'_> {
         let io = Prefixed::new(transport);
         let about = About::new(self.cluster.verifies_peers() && alpn.is_some_and(Alpn::is_sidecar));
         match self.speaks(alpn) {
-            Speaks::Http1 => self.http1(io, about, admission, slot).await,
+            Speaks::Http1 => {
+                self.http1(io, about, admission, slot);
+                Ok(())
+            }
             Speaks::Http2 => self.http2(io, about, admission, slot).await,
         }
     }
@@ -78,26 +81,16 @@ impl Dial<'_> {
         if is_http2 { Speaks::Http2 } else { Speaks::Http1 }
     }
 
-    async fn http1(
-        &self,
-        io: Io,
-        about: About,
-        admission: Option<Arc<Admission>>,
-        slot: Slot,
-    ) -> Result<(), Error> {
+    fn http1(&self, io: Io, about: About, admission: Option<Arc<Admission>>, slot: Slot) {
         let limits = HeadLimits::of_answers(self.most_fields, about.is_sidecar);
-        let opened = Opened::on(io, limits).await.map_err(|error| {
-            self.not_http((Reason::UpstreamReset, Sent::Never), &error, admission.as_ref())
-        })?;
         let guards = (slot, self.opened(Protocol::Http1, admission.as_ref()), self.endpoint.pool.count());
         if self.want != Want::OnlyHttp1 {
             self.endpoint.learn(Speaks::Http1);
         }
-        self.shard.offer_http1(opened.run(about, admission, guards));
+        self.shard.offer_http1(Http1::new(io, limits, about, admission, guards));
         if self.want.is_shared() {
             self.shard.wake_stream_waiters();
         }
-        Ok(())
     }
 
     async fn http2(

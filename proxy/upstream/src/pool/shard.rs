@@ -290,14 +290,10 @@ impl Shard {
 
 impl State {
     fn take_idle(&mut self, policy: &ConnectionPolicy) -> Option<Http1> {
-        // From the end: the most recently used. One that is still finishing its last message is left alone, and one
-        // that grew too old while it waited is not used once more.
-        for index in (0..self.idle.len()).rev() {
-            let Some(conn) = self.idle.get(index) else { continue };
-            if conn.is_worn(policy) || conn.is_closed() {
-                drop(self.idle.remove(index));
-            } else if conn.is_ready() {
-                return Some(self.idle.remove(index));
+        // From the end: the most recently used. One that grew too old, or ended, while it waited is not used once more.
+        while let Some(conn) = self.idle.pop() {
+            if !conn.is_worn(policy) && !conn.is_closed() {
+                return Some(conn);
             }
         }
         None

@@ -15,20 +15,18 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::Body;
-use crate::flush::Flush;
 use crate::transfer::{Ending, Interim, Progress};
 
 struct Watcher {
     progress: Progress,
     interim: Interim,
     timers: Timers,
-    flush: Flush,
 }
 
 impl Watcher {
     fn new() -> Arc<Self> {
-        let (interim, timers, flush) = (Interim::default(), Timers::default(), Flush::new());
-        Arc::new(Self { progress: Progress::new(Instant::now()), interim, timers, flush })
+        let (interim, timers) = (Interim::default(), Timers::default());
+        Arc::new(Self { progress: Progress::new(Instant::now()), interim, timers })
     }
 }
 
@@ -44,9 +42,6 @@ impl Observer for Watcher {
     }
     fn timers(&self) -> &Timers {
         &self.timers
-    }
-    fn flush(&self) -> &Flush {
-        &self.flush
     }
     fn cut(&self, _reason: Reason) {}
     fn was_tunnel(&self, _received: u64) {}
@@ -256,7 +251,7 @@ async fn b2_the_last_bytes_of_a_request_are_written_after_its_answer() {
 async fn interim_answers_are_told_and_a_hundred_asks_for_the_body() {
     let (conn, mut far) = pair(1024);
     let watcher = Watcher::new();
-    let request = crate::expect::ask_first(post(Body::full("body")), false, &watcher.timers).map(Body::gated);
+    let request = crate::expect::ask_first(post(Body::full("body")), &watcher.timers).map(Body::gated);
     let mut sending = Box::pin(conn.send(request, &*watcher));
     assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await.is_pending());
     let mut reader = Reader::new(&mut far);

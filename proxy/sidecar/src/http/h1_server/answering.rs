@@ -10,7 +10,6 @@ use http::HeaderMap;
 use http::header::CONNECTION;
 use http::response::Parts;
 use http_body::{Body as _, Frame};
-use hyper::ext::ReasonPhrase;
 use pillion_http1::{After, Error, Fields, Length};
 use tokio::sync::oneshot;
 
@@ -18,6 +17,7 @@ use super::content::{Client, Content};
 use super::{Downstream, Left};
 use crate::http::{Body, Response};
 use pillion_base::net::Io;
+use pillion_http::h1::ReasonPhrase;
 
 /// No more of an answer is taken in while so much of it waits for the client.
 const ENOUGH: usize = 16 * 1024;
@@ -79,7 +79,7 @@ impl Downstream {
         if is_last || closes(&head.headers) {
             self.server.close_after();
         }
-        let reason = head.extensions.get::<ReasonPhrase>().map(ReasonPhrase::as_bytes);
+        let reason = head.extensions.get::<ReasonPhrase>().map(|reason| &reason.0[..]);
         self.server.write_head(head.status, reason, &head.headers, length, self.outbox.end())?;
         if self.server.is_until_close() {
             self.resets = true; // only that shows that a part of it is missing
