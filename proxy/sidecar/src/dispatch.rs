@@ -108,7 +108,7 @@ fn receive(
             return Err(error.into());
         }
     };
-    let seen = Seen::in_headers(response.headers());
+    let seen = response.body().seen().copied().unwrap_or_else(|| Seen::in_headers(response.headers()));
     if let Err(why) = checked(&mut response, &seen, &mut lease, accepted.is_some(), most_fields) {
         let error = not_forwarded(&why, &route.cluster, trial.endpoint);
         trial.failed(&error);

@@ -26,6 +26,7 @@ use super::ReasonPhrase;
 use super::request::Then;
 use crate::h2::send::OutgoingBody;
 use crate::head::HeadLimits;
+use crate::seen::Seen;
 use crate::transfer::Observer;
 use pillion_base::net::Io;
 
@@ -81,6 +82,9 @@ pub enum Answer {
     Tunnel(Box<Io>),
 }
 
+/// An answer, and what its fields are to a proxy.
+pub type Answered = (http::Response<Answer>, Seen);
+
 /// How a connection goes on after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
@@ -96,7 +100,8 @@ impl Connection {
         Self(Arc::new(Mutex::new(Wire::new(io, limits))))
     }
 
-    /// Sends `request` and waits for the head of its answer. Dropped, the connection is good for nothing any more.
+    /// Sends `request` and waits for the head of its answer, and what that holds. Dropped, the connection is good for
+    /// nothing any more.
     ///
     /// # Errors
     /// Why there is no answer.
@@ -104,7 +109,7 @@ impl Connection {
         &self,
         request: Request<B>,
         observer: &dyn Observer,
-    ) -> Result<http::Response<Answer>, Box<Failed<B>>> {
+    ) -> Result<Answered, Box<Failed<B>>> {
         let (head, body) = request.into_parts();
         let mut asking = Asking { head: Some(head), body: Some(body), is_read: false };
         let begun = asking.begin(&mut self.0.lock());
@@ -173,7 +178,7 @@ impl<B: OutgoingBody> Asking<B> {
         shared: &Arc<Mutex<Wire>>,
         cx: &mut Context<'_>,
         observer: &dyn Observer,
-    ) -> Poll<Result<http::Response<Answer>, Failure>> {
+    ) -> Poll<Result<Answered, Failure>> {
         let mut wire = shared.lock();
         loop {
             self.poll_request(&mut wire, cx)?;
@@ -226,22 +231,23 @@ fn answered(
     head: ResponseHead,
     (data, then): (Bytes, Then),
     shared: &Arc<Mutex<Wire>>,
-) -> Result<http::Response<Answer>, Failure> {
+) -> Result<Answered, Failure> {
     let parts = parts(&head)?;
     let answer = match (head.length, &then) {
         (length, _) if length.is_empty() => Answer::Empty,
         (Length::Known(_), Then::End) => Answer::Full(data),
         (length, _) => Answer::Incoming(Incoming::new(shared.clone(), length, data, then)),
     };
-    Ok(http::Response::from_parts(parts, answer))
+    Ok((http::Response::from_parts(parts, answer), Seen::in_fields(&head.fields)))
 }
 
-fn switched(head: ResponseHead, wire: &mut Wire) -> Result<http::Response<Answer>, Failure> {
+fn switched(head: ResponseHead, wire: &mut Wire) -> Result<Answered, Failure> {
     let Some((mut io, read)) = wire.take_io() else { return Err(Failure::Left) };
     if !read.is_empty() {
         io.put_back(read);
     }
-    Ok(http::Response::from_parts(parts(&head)?, Answer::Tunnel(Box::new(io))))
+    let response = http::Response::from_parts(parts(&head)?, Answer::Tunnel(Box::new(io)));
+    Ok((response, Seen::in_fields(&head.fields)))
 }
 
 /// A head as layers have it. A reason of its own goes along.

@@ -58,7 +58,11 @@ impl Http1 {
         let was_used = self.about.uses > 0;
         self.about.uses += 1;
         match self.conn.send(request, observer).await {
-            Ok(response) => Ok(response.map(Body::from)),
+            Ok((response, seen)) => {
+                let mut response = response.map(Body::from);
+                response.body_mut().response_tail().seen = Some(seen);
+                Ok(response)
+            }
             Err(failed) => Err(explain(*failed, was_used)),
         }
     }

@@ -65,7 +65,7 @@ fn post(body: Body) -> Request<Body> {
 }
 
 async fn send(conn: &Connection, request: Request<Body>) -> Result<http::Response<Body>, Box<Failed<Body>>> {
-    conn.send(request, &*Watcher::new()).await.map(|answer| answer.map(Body::from))
+    conn.send(request, &*Watcher::new()).await.map(|(answer, _)| answer.map(Body::from))
 }
 
 async fn answered(conn: &Connection, request: Request<Body>) -> http::Response<Body> {
@@ -285,7 +285,7 @@ async fn a_tunnel_begins_with_what_came_behind_its_answer() {
         let request =
             Request::builder().method(method).uri(uri).header("host", "orders").header("upgrade", "x");
         let answer = conn.send(request.body(Body::empty()).unwrap(), &*Watcher::new()).await;
-        let Ok(answer) = answer else { panic!("{method}") };
+        let Ok((answer, _)) = answer else { panic!("{method}") };
         let Answer::Tunnel(mut io) = answer.into_body() else { panic!("{method}") };
         let mut first = [0; 5];
         io.read_exact(&mut first).await.unwrap();
