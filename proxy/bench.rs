@@ -13,6 +13,7 @@ use pillion_model::{Endpoint as Spec, EndpointUpdate};
 use crate::app::App;
 use pillion_base::limits::Limit;
 use pillion_http::headers;
+use pillion_http::message::Headers;
 use pillion_http::seen::Seen;
 use pillion_model::Direction;
 use pillion_sidecar::detect::bytes::Reader;
@@ -144,7 +145,7 @@ fn count() -> Decision {
 }
 
 fn request_id() -> Decision {
-    let (headers, mut rng) = (http::HeaderMap::new(), fastrand::Rng::with_seed(7));
+    let (headers, mut rng) = (Headers::default(), fastrand::Rng::with_seed(7));
     named("make a request id", move || {
         std::hint::black_box(headers::request_id(&headers, &Seen::default(), &mut rng));
     })
@@ -153,10 +154,10 @@ fn request_id() -> Decision {
 fn survey() -> Decision {
     let names = ["host", "accept", "user-agent", "x-request-id", "x-forwarded-proto", "content-type"];
     let value = http::HeaderValue::from_static("1");
-    let headers: http::HeaderMap =
-        names.into_iter().map(|name| (http::HeaderName::from_static(name), value.clone())).collect();
+    let headers = names.into_iter().map(|name| (http::HeaderName::from_static(name), value.clone()));
+    let headers = Headers::Map(headers.collect());
     named("look through six headers", move || {
-        std::hint::black_box(Seen::in_headers(std::hint::black_box(&headers)));
+        std::hint::black_box(Seen::of(std::hint::black_box(&headers)));
     })
 }
 

@@ -103,6 +103,31 @@ async fn a_request_id_is_kept_through_the_pair_or_made_once() {
     assert_eq!((&caller["request_id"], &application["request_id"]), (&"my-own.1".into(), &"my-own.1".into()));
 }
 
+/// Some applications read names in the case that they expect, and in the order in which they were written.
+#[tokio::test]
+async fn names_keep_their_case_and_order_where_http1_is_spoken_all_the_way() {
+    const ANSWER: &str = "HTTP/1.1 200 Fine\r\nX-Zeta: 1\r\nContent-Length: 2\r\nx-alpha: 2\r\nSet-Cookie: a=1\r\n\
+                          X-BETA:  3\r\nset-cookie: b=2\r\n\r\nok";
+    let app = Backend::serving(async |mut wire, _, seen| {
+        while let Some(request) = wire.message().await {
+            seen.request(request);
+            wire.send(ANSWER).await;
+        }
+    })
+    .await;
+    let pair = Pair::start(app.address, "protocol: http1", "").await;
+    let request =
+        "GET /a HTTP/1.1\r\nX-Zeta: 1\r\nHOST: orders\r\nSOAPAction: \"x\"\r\nx-alpha:2\r\nX-Zeta: 3\r\n\r\n";
+    let answer = Wire::connect(pair.caller.outbound()).await.ask(request).await;
+    let seen = app.last().head;
+    let came =
+        "GET /a HTTP/1.1\r\nX-Zeta: 1\r\nHOST: orders\r\nSOAPAction: \"x\"\r\nx-alpha: 2\r\nX-Zeta: 3\r\n";
+    assert!(seen.starts_with(came), "{seen}");
+    let came = "HTTP/1.1 200 Fine\r\nX-Zeta: 1\r\nContent-Length: 2\r\nx-alpha: 2\r\nSet-Cookie: a=1\r\nX-BETA: 3\r\n\
+                set-cookie: b=2\r\n";
+    assert!(answer.head.starts_with(came), "{}", answer.head);
+}
+
 #[tokio::test]
 async fn hop_by_hop_headers_and_what_connection_names_stay_behind() {
     let app = Backend::serving(async |mut wire, _, seen| {

@@ -3,7 +3,7 @@
 //! A request or response is not over with its headers: permits, connections, counters and the access line wait
 //! for the last byte. They ride on the body as one boxed [`Tail`], so that nothing needs a wrapper of its own.
 
-use std::future::{Future, ready};
+use std::future::{Future as _, ready};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Context, Poll};
@@ -21,21 +21,19 @@ use crate::h1::{client as h1_client, request};
 use crate::h2;
 use crate::h2::client::Answer;
 use crate::h2::send::OutgoingBody;
-use crate::headers::{remove_if, remove_untrusted, remove_untrusted_trailers};
+use crate::headers::{remove_untrusted_of_answer, remove_untrusted_trailers};
+use crate::message::{Opening, remove_if};
 use crate::replay::Replay;
 use crate::seen::Seen;
 use crate::transfer::{Carrier, Ending, Observer};
 use pillion_base::deadline::Deadline;
-use pillion_base::net::{Io, Prefixed, Transport};
+use pillion_base::net::{Prefixed, Transport};
 use pillion_model::Reason;
 
 pub struct Body {
     kind: BodyKind,
     tail: Option<Tail>,
 }
-
-/// The upstream's half of a tunnel, once its answer has been read. `None`: it came to nothing.
-pub type Opening = Pin<Box<dyn Future<Output = Option<Io>> + Send + Sync>>;
 
 enum BodyKind {
     Empty,
@@ -243,6 +241,10 @@ impl OutgoingBody for Body {
         }
     }
 
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::empty())
+    }
+
     fn cut(&mut self, reason: Reason) {
         if let Some(Tail::Response(tail)) = &mut self.tail {
             tail.ending.reason = Some(reason);
@@ -296,7 +298,7 @@ impl Drop for Body {
 fn only_trailers(mut frame: Frame<Bytes>, named: &[HeaderName], is_answer: bool) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         match is_answer {
-            true => remove_untrusted(trailers),
+            true => remove_untrusted_of_answer(trailers),
             false => remove_untrusted_trailers(trailers),
         }
         remove_if(trailers, |name| !may_be_trailer(name) || named.iter().any(|named| *named == *name));
@@ -387,7 +389,7 @@ impl ResponseTail {
                 return self.cut(Reason::MaxDuration);
             }
         } else if let Some(trailers) = frame.trailers_ref() {
-            self.ending.grpc_status = crate::headers::grpc_status(trailers);
+            self.ending.grpc_status = crate::headers::grpc_status_of_trailers(trailers);
             self.end(true); // nothing follows trailers, and nobody asks whether something does
         }
         Poll::Ready(Some(Ok(frame)))

@@ -9,12 +9,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::header::EXPECT;
-use http::{HeaderValue, Request};
+use http::HeaderValue;
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
+use pillion_http1::Known;
 use tokio::time::Instant;
 
+use crate::message::Headers;
 use pillion_base::deadline::{Deadline, Timers};
 
 /// For an upstream that does not know the header and waits for the body. curl waits as long.
@@ -34,11 +35,10 @@ pub struct Gated<B> {
     inner: B,
 }
 
-/// Makes `request` ask before its body is sent.
-pub fn ask_first<B>(mut request: Request<B>, timers: &Timers) -> Request<Gated<B>> {
-    request.headers_mut().insert(EXPECT, HeaderValue::from_static("100-continue"));
-    let deadline = Some(timers.deadline(Instant::now() + PATIENCE));
-    request.map(|inner| Gated { gate: Mutex::default(), deadline, inner })
+/// Makes a request ask before its body is sent.
+pub fn ask_first<B>(headers: &mut Headers, body: B, timers: &Timers) -> Gated<B> {
+    headers.set(Known::Expect, HeaderValue::from_static("100-continue"));
+    Gated { gate: Mutex::default(), deadline: Some(timers.deadline(Instant::now() + PATIENCE)), inner: body }
 }
 
 impl Gate {

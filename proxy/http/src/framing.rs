@@ -9,8 +9,9 @@
 
 use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, request};
+use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version};
 
+use crate::message::{Headers, RequestHead};
 use crate::seen::Seen;
 use pillion_base::error::Error;
 use pillion_model::Reason;
@@ -52,28 +53,31 @@ pub enum Framed {
 }
 
 /// Checks what frames a request, and leaves one canonical length at most. `Transfer-Encoding` stays for the layer that
-/// removes what concerns one connection alone.
-pub fn check_request(head: &mut request::Parts, seen: &Seen) -> Result<(), Fault> {
+/// removes what concerns one connection alone. What came over HTTP/1 was judged when it was read.
+pub fn check_request(head: &mut RequestHead, seen: &Seen) -> Result<(), Fault> {
+    let Headers::Map(headers) = &mut head.headers else { return Ok(()) };
     check_target(&head.uri, head.version)?;
     if seen.has(Seen::TRANSFER_ENCODING) {
-        check_codings(&head.headers, head.version)?;
+        check_codings(headers, head.version)?;
         if seen.has(Seen::CONTENT_LENGTH) {
             return Err(Fault::TwoLengths);
         }
     }
     match seen.has(Seen::CONTENT_LENGTH) {
-        true => canonicalise_length(&mut head.headers),
+        true => canonicalise_length(headers),
         false => Ok(()),
     }
 }
 
-/// Checks what frames an answer, and leaves one canonical length at most.
+/// Checks what frames an answer, and leaves one canonical length at most. What came over HTTP/1 was judged when it was
+/// read.
 pub fn check_answer(
     status: StatusCode,
     version: Version,
-    headers: &mut HeaderMap,
+    headers: &mut Headers,
     seen: &Seen,
 ) -> Result<Framed, Fault> {
+    let Headers::Map(headers) = headers else { return Ok(Framed::Clearly) };
     if seen.has(Seen::TRANSFER_ENCODING) {
         check_codings(headers, version)?;
         return Ok(match headers.remove(header::CONTENT_LENGTH) {
@@ -190,8 +194,11 @@ mod tests {
     }
 
     fn check(status: StatusCode, version: Version, map: &mut HeaderMap) -> Result<Framed, Fault> {
-        let seen = Seen::in_headers(map);
-        check_answer(status, version, map, &seen)
+        let seen = Seen::in_map(map);
+        let mut headers = Headers::Map(std::mem::take(map));
+        let checked = check_answer(status, version, &mut headers, &seen);
+        *map = headers.into_map().unwrap();
+        checked
     }
 
     fn coded(lines: &[&'static str], version: Version) -> Result<(), Fault> {

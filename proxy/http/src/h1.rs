@@ -9,7 +9,3 @@
 pub mod client;
 pub mod request;
 pub mod buffer;
-
-/// How an upstream put its status into words, where that are other words than the usual ones. An extension of an answer.
-#[derive(Debug, Clone)]
-pub struct ReasonPhrase(pub bytes::Bytes);

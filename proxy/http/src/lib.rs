@@ -22,9 +22,10 @@ pub mod head;
 pub mod headers;
 pub mod framing;
 pub mod seen;
+pub mod message;
 pub mod error;
 
 pub use body::Body;
 
 /// An answer on its way through a sidecar.
-pub type Response = http::Response<Body>;
+pub type Response = message::Response<Body>;

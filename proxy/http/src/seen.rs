@@ -3,6 +3,8 @@
 use http::HeaderMap;
 use pillion_http1::{Fields, Known, Names};
 
+use crate::message::Headers;
+
 /// What a message's headers hold that concerns a proxy, found in one pass: nothing is looked up by name that is
 /// not there. A look-up hashes the name, which costs as much as looking at three names here. A set in one word, for it
 /// travels with every call.
@@ -37,27 +39,24 @@ impl Seen {
     pub const DISGUISED: Self = Self(1 << 18);
     const NOTHING: Self = Self(0);
 
-    pub fn in_headers(headers: &HeaderMap) -> Self {
-        headers.keys().fold(Self::NOTHING, |seen, name| Self(seen.0 | Self::of(name.as_str()).0))
+    pub fn of(headers: &Headers) -> Self {
+        match headers {
+            Headers::Text(fields) => Self::in_fields(fields),
+            Headers::Map(map) => Self::in_map(map),
+        }
+    }
+
+    pub(crate) fn in_map(map: &HeaderMap) -> Self {
+        map.keys().fold(Self::NOTHING, |seen, name| Self(seen.0 | Self::of_name(name.as_str()).0))
     }
 
     /// The same of fields as they were read: names that are known are told by a bit, and others compared.
-    pub fn in_fields(fields: &Fields) -> Self {
+    fn in_fields(fields: &Fields) -> Self {
         let seen = fields.seen();
         let known = KNOWN.iter().filter(|(names, _)| seen.has_any(*names));
         let known = known.fold(Self::NOTHING, |all, (_, what)| Self(all.0 | what.0));
         let others = fields.iter_known().filter(|(known, ..)| known.is_none());
-        others.fold(known, |all, (_, name, _)| Self(all.0 | Self::of_any_case(name).0))
-    }
-
-    fn of_any_case(name: &[u8]) -> Self {
-        let mut lower = [0; LONGEST];
-        let name = name.get(..LONGEST).unwrap_or(name);
-        lower.iter_mut().zip(name).for_each(|(to, from)| *to = from.to_ascii_lowercase());
-        lower
-            .get(..name.len())
-            .and_then(|name| std::str::from_utf8(name).ok())
-            .map_or(Self::NOTHING, Self::of)
+        others.fold(known, |all, (_, name, _)| Self(all.0 | Self::of_other(name).0))
     }
 
     /// Whether any of `these` is there.
@@ -65,7 +64,7 @@ impl Seen {
         self.0 & these.0 != 0
     }
 
-    fn of(name: &str) -> Self {
+    fn of_name(name: &str) -> Self {
         match name {
             "connection" => Self::CONNECTION,
             "keep-alive" => Self::KEEP_ALIVE,
@@ -83,6 +82,13 @@ impl Seen {
             "x-forwarded-proto" => Self::FORWARDED_PROTO,
             "x-forwarded-host" => Self::FORWARDED_HOST,
             "x-pillion-via" => Self::VIA,
+            name => Self::of_other(name.as_bytes()),
+        }
+    }
+
+    /// Of a name that is none of the above.
+    fn of_other(name: &[u8]) -> Self {
+        match name {
             name if claims_identity(name) => Self::FORGED,
             name if is_ours(name) => Self::OURS,
             name if is_disguised(name) => Self::DISGUISED,
@@ -90,9 +96,6 @@ impl Seen {
         }
     }
 }
-
-/// No name that is looked for is as long, but for those of which a beginning is looked at.
-const LONGEST: usize = 26;
 
 /// What the names are that the engine knows.
 const KNOWN: [(Names, Seen); 18] = [
@@ -117,20 +120,20 @@ const KNOWN: [(Names, Seen); 18] = [
 ];
 
 /// Only our own sidecars may say these, and only to each other.
-pub fn is_ours(name: &str) -> bool {
+pub fn is_ours(name: &[u8]) -> bool {
     const PREFIX: &str = "x-pillion-";
     name.get(..PREFIX.len()).is_some_and(|start| reads_as(start, PREFIX))
 }
 
 /// Would claim who calls.
-pub fn claims_identity(name: &str) -> bool {
+pub fn claims_identity(name: &[u8]) -> bool {
     const NAMES: [&str; 3] = ["x-forwarded-client-cert", "client-cert", "client-cert-chain"];
     NAMES.into_iter().any(|known| reads_as(name, known))
 }
 
 /// Whether an application might take `name` for another one that we set or remove, and so read what a caller chose
 /// where it expects what we say.
-pub fn is_disguised(name: &str) -> bool {
+pub fn is_disguised(name: &[u8]) -> bool {
     let known: &[&str] = match name.len() {
         10 => &["keep-alive"],
         12 => &["x-request-id", "grpc-timeout"],
@@ -140,15 +143,16 @@ pub fn is_disguised(name: &str) -> bool {
         17 => &["x-forwarded-proto", "transfer-encoding"],
         _ => return false, // most names end here: one comparison for each
     };
-    known.iter().any(|known| name != *known && reads_as(name, known))
+    known.iter().any(|known| !name.eq_ignore_ascii_case(known.as_bytes()) && reads_as(name, known))
 }
 
 /// Whether some application would read `name` as `known`. CGI, WSGI, PHP and their like make one underscore of `-`
-/// and `_`, some of them also of `.` and every other sign. Names are in lower case here already.
-fn reads_as(name: &str, known: &str) -> bool {
+/// and `_`, some of them also of `.` and every other sign, and no case.
+fn reads_as(name: &[u8], known: &str) -> bool {
     let is_sign = |byte: u8| !byte.is_ascii_alphanumeric();
-    let same = |(byte, known): (u8, u8)| byte == known || (known == b'-' && is_sign(byte));
-    name.len() == known.len() && name.bytes().zip(known.bytes()).all(same)
+    let same =
+        |(byte, known): (&u8, u8)| byte.to_ascii_lowercase() == known || (known == b'-' && is_sign(*byte));
+    name.len() == known.len() && name.iter().zip(known.bytes()).all(same)
 }
 
 #[cfg(test)]
@@ -158,7 +162,7 @@ mod tests {
 
     fn seen(name: &'static str) -> Seen {
         let field = (HeaderName::from_static(name), HeaderValue::from_static("1"));
-        Seen::in_headers(&HeaderMap::from_iter([field]))
+        Seen::in_map(&HeaderMap::from_iter([field]))
     }
 
     #[test]
@@ -166,11 +170,11 @@ mod tests {
         for name in
             ["x_pillion_attempt", "x-pillion_via", "x_pillion-refused", "x.pillion.via", "x-pillion-anything"]
         {
-            assert!(is_ours(name), "{name}");
+            assert!(is_ours(name.as_bytes()), "{name}");
         }
         for name in ["x_forwarded_client_cert", "x-forwarded_client-cert", "client_cert", "client.cert-chain"]
         {
-            assert!(claims_identity(name), "{name}");
+            assert!(claims_identity(name.as_bytes()), "{name}");
         }
         for name in [
             "x_forwarded_for",
@@ -186,7 +190,7 @@ mod tests {
             "keep_alive",
             "grpc_timeout",
         ] {
-            assert!(is_disguised(name), "{name}");
+            assert!(is_disguised(name.as_bytes()), "{name}");
             assert_eq!(seen(name), Seen::DISGUISED, "{name}");
         }
         for name in [
@@ -200,7 +204,8 @@ mod tests {
             "x-pillions",
             "x_pillion",
         ] {
-            assert!(!is_disguised(name) && !is_ours(name) && !claims_identity(name), "{name}");
+            let bytes = name.as_bytes();
+            assert!(!is_disguised(bytes) && !is_ours(bytes) && !claims_identity(bytes), "{name}");
         }
     }
 
@@ -225,7 +230,7 @@ mod tests {
                 let mut fields = Fields::default();
                 fields.append_named(name.as_bytes(), b"1").unwrap();
                 let map = fields.to_map().unwrap();
-                assert_eq!(Seen::in_fields(&fields), Seen::in_headers(&map), "{name}");
+                assert_eq!(Seen::in_fields(&fields), Seen::in_map(&map), "{name}");
             }
         }
     }

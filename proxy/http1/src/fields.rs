@@ -4,6 +4,7 @@
 //! names keep their case and their order. What is set is written once, as the line that it will be.
 
 use bytes::Bytes;
+use http::HeaderValue;
 
 use crate::error::Misuse;
 use crate::known::{Known, LONGEST, Names};
@@ -119,6 +120,19 @@ impl Fields {
         if self.has(name) { self.all(name).next() } else { None }
     }
 
+    /// The first value of a name, which shares the bytes of the head.
+    pub fn value_of(&self, name: Known) -> Option<HeaderValue> {
+        if !self.has(name) {
+            return None;
+        }
+        let field = self.present().find(|field| field.known == Some(name))?;
+        let value = self.value(field);
+        match field.place {
+            Place::Added => HeaderValue::from_bytes(value).ok(),
+            _ => HeaderValue::from_maybe_shared(self.text.slice_ref(value)).ok(),
+        }
+    }
+
     pub fn all(&self, name: Known) -> impl Iterator<Item = &[u8]> {
         self.present().filter(move |field| field.known == Some(name)).map(|field| self.value(field))
     }
@@ -222,14 +236,26 @@ impl Fields {
 
     /// One line with this value, where the first one stood and spelled like it, else as the last line.
     pub fn set(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
+        self.set_sound(name, judged(value)?)
+    }
+
+    /// The same of a value that was judged before.
+    pub fn set_value(&mut self, name: Known, value: &HeaderValue) -> Result<(), Misuse> {
+        self.set_sound(name, value.as_bytes().trim_ascii())
+    }
+
+    fn set_sound(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
+        if !self.has(name) {
+            let line = self.sound_line(name.as_str().as_bytes(), Some(name), value)?;
+            self.push(line);
+            return Ok(());
+        }
         let is_it = |field: &&mut Field| field.place != Place::Removed && field.known == Some(name);
-        let Some(first) = self.fields.iter_mut().find(is_it).map(|field| *field) else {
-            return self.append(name, value);
-        };
+        let Some(first) = self.fields.iter_mut().find(is_it).map(|field| *field) else { return Ok(()) };
         let mut spelled = [0; LONGEST];
         let spelled = spelled.get_mut(..name.as_str().len()).ok_or(Misuse::IllegalField)?;
         spelled.copy_from_slice(self.name(&first));
-        let mut line = Some(self.line(spelled, Some(name), value)?);
+        let mut line = Some(self.sound_line(spelled, Some(name), value)?);
         for field in self.fields.iter_mut().filter(|field| field.known == Some(name)) {
             match line.take_if(|_| field.place != Place::Removed) {
                 Some(line) => *field = line,
@@ -258,11 +284,7 @@ impl Fields {
     }
 
     fn line(&mut self, name: &[u8], known: Option<Known>, value: &[u8]) -> Result<Field, Misuse> {
-        let value = value.trim_ascii();
-        if !value.iter().fold(true, |all, byte| all & is_of_value(*byte)) {
-            return Err(Misuse::IllegalField);
-        }
-        self.sound_line(name, known, value)
+        self.sound_line(name, known, judged(value)?)
     }
 
     /// The same of what a map of headers holds, which has been judged.
@@ -348,6 +370,16 @@ impl Fields {
 
 fn part(source: &[u8], at: u32, length: u32) -> &[u8] {
     source.get(at as usize..at as usize + length as usize).unwrap_or_default()
+}
+
+/// A value without the blanks around it, where it can be one.
+fn judged(value: &[u8]) -> Result<&[u8], Misuse> {
+    let value = value.trim_ascii();
+    if value.iter().fold(true, |all, byte| all & is_of_value(*byte)) {
+        Ok(value)
+    } else {
+        Err(Misuse::IllegalField)
+    }
 }
 
 /// RFC 9110, 5.5.

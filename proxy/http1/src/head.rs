@@ -153,6 +153,13 @@ impl ResponseHead {
         self.fields.text().get(start as usize..end as usize).unwrap_or_default()
     }
 
+    /// The same, where it is another one than the usual one of its status.
+    pub fn own_reason(&self) -> Option<Bytes> {
+        let reason = self.reason();
+        let is_usual = self.status.canonical_reason().is_some_and(|usual| usual.as_bytes() == reason);
+        if is_usual { None } else { Some(self.fields.text().slice_ref(reason)) }
+    }
+
     pub(crate) fn read(bytes: &[u8], is_head: bool, limits: &Limits) -> Read<(usize, Self)> {
         let Some(line) = lines::status_line(bytes)? else { return Ok(None) };
         let (version, status) = (line.version, StatusCode::from_u16(line.code).or(Err(Fault::FirstLine))?);

@@ -70,6 +70,11 @@ impl Named {
         self.names.is_empty()
     }
 
+    /// In lower case.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.names.iter().map(|name| &**name)
+    }
+
     /// Removes them from a head or from trailers.
     pub fn remove_from(&self, fields: &mut Fields) {
         if !self.is_empty() {

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use http::header::{CONNECTION, EXPECT, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Uri, Version};
+use http::{HeaderValue, Method, Uri, Version};
 use pillion_model::cluster::Kind;
 use tokio::time::Instant;
 use tower::service_fn;
 
 use crate::connection::Destination;
 use crate::exchange::attempts::{AttemptId, AttemptOutcome};
-use crate::http::tunnel::{self, Accepted};
+use crate::http::call::RequestContext;
+use crate::http::tunnel;
 use crate::http::{Body, Call, Exchange, Failure, Response};
 use crate::layers::HttpService;
 use crate::layers::headers::via;
@@ -20,12 +20,13 @@ use crate::state::Route;
 use pillion_base::error::{Error, Sent};
 use pillion_http::expect;
 use pillion_http::framing::{self, Framed};
+use pillion_http::h2::send::OutgoingBody as _;
 use pillion_http::head::HeadLimits;
-use pillion_http::headers::{
-    GRPC_TIMEOUT, X_PILLION_REFUSED, X_PILLION_VIA, grpc_timeout_value, join_cookies, reason_of_sidecar,
-};
+use pillion_http::headers::{grpc_timeout_value, join_cookies, reason_of_sidecar};
+use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_http::transfer::Carrier;
+use pillion_http1::Known;
 use pillion_model::Reason;
 use pillion_upstream::cluster::endpoint::{Endpoint, InFlight, Preference};
 use pillion_upstream::cluster::outlier::Cause;
@@ -51,30 +52,30 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
     let mut trial = Trial::begin(&endpoint, cluster, &call, now);
     let most_fields = call.common.exchange.worker.limits().response_header_count;
     let (preference, ground) = (preference(&call, cluster), &call.common.exchange.worker.ground);
-    let mut lease = match lease::acquire(cluster, &endpoint, ground, preference, most_fields).await {
-        Ok(lease) => lease,
+    let mut carried = match lease::acquire(cluster, &endpoint, ground, preference, most_fields).await {
+        Ok(lease) => Box::new(Carried { lease, in_flight: None }),
         Err(error) => {
             trial.failed(&error);
             return Err(Failure::untouched(error, call));
         }
     };
     call.body.watch_request_once(&call.common.exchange, cluster.max_body);
-    let request = into_request(&mut call, &lease, cluster);
-    trial.sent(&lease, call.number);
+    let lease = &mut carried.lease;
+    let before = prepare(&mut call, lease, cluster);
+    trial.sent(lease, call.number);
     lease.hold(call.permit.take());
-    match lease.send(request, &call.common.exchange).await {
-        Ok(response) => receive(response, &call, &route, (lease, trial), most_fields),
-        Err(failure) if failure.is_large_head => {
-            let HeadLimits { fields, bytes, .. } = HeadLimits::of_answers(most_fields, lease.is_sidecar());
-            let why = format!(
-                "it has more than {fields} header fields (limits.response_header_count), or {bytes} bytes of them"
-            );
-            let error = not_forwarded(&why, cluster, &endpoint);
-            trial.failed(&error);
-            Err(error.into())
+    let Call { head, body, common, .. } = &mut *call;
+    match lease.send(head, body, &common.exchange).await {
+        Ok(mut response) => {
+            receive(&mut response, &call, &route, &mut carried, &mut trial, most_fields)?;
+            carry(&mut response, carried, trial);
+            Ok(response)
         }
         Err(failure) => {
-            let failure = explain(failure, call, cluster, &endpoint);
+            let failure = match failure.is_large_head {
+                true => large_head(most_fields, &carried.lease, cluster, &endpoint).into(),
+                false => explain(failure, call, before, cluster, &endpoint),
+            };
             trial.failed(&failure.error);
             Err(failure)
         }
@@ -93,39 +94,44 @@ fn routed(call: &Call) -> Result<Arc<Route>, Error> {
     }
 }
 
-/// An answer has come: it is judged, and passed on with what lasts until its final byte.
+/// An answer has come: it is judged, and made ready to go on.
 fn receive(
-    mut response: Response,
+    response: &mut Response,
     call: &Call,
-    route: &Arc<Route>,
-    (mut lease, mut trial): (Lease, Trial<'_>),
+    route: &Route,
+    carried: &mut Carried,
+    trial: &mut Trial<'_>,
     most_fields: u32,
-) -> Result<Response, Failure> {
-    let accepted = match accepted(call, &mut response, lease.is_http2(), route) {
-        Ok(accepted) => accepted,
-        Err(error) => {
-            trial.failed(&error);
-            return Err(error.into());
-        }
-    };
-    let seen = response.body().seen().copied().unwrap_or_else(|| Seen::in_headers(response.headers()));
-    if let Err(why) = checked(&mut response, &seen, &mut lease, accepted.is_some(), most_fields) {
+) -> Result<(), Failure> {
+    let lease = &mut carried.lease;
+    if let Err(error) = accept(call, response, lease.is_http2()) {
+        trial.failed(&error);
+        return Err(error.into());
+    }
+    let seen = Seen::of(response.headers());
+    if let Err(why) = checked(response, &seen, lease, most_fields) {
         let error = not_forwarded(&why, &route.cluster, trial.endpoint);
         trial.failed(&error);
         return Err(error.into());
     }
-    let refused =
-        seen.has(Seen::OURS) && lease.is_sidecar() && response.headers().contains_key(X_PILLION_REFUSED);
+    let (is_sidecar, is_ours) = (lease.is_sidecar(), seen.has(Seen::OURS));
+    let refused = is_ours && is_sidecar && response.headers().has(Known::XPillionRefused);
     trial.answered(response.status(), refused);
     // A good answer needs no reason, so nobody looks for one; gRPC's bad ones say 200, too.
-    if lease.is_sidecar() && (response.status().as_u16() >= 400 || call.common.is_grpc) {
+    if is_sidecar && (response.status().as_u16() >= 400 || call.common.is_grpc) {
         trial.exchange.answered_by_sidecar(reason_of_sidecar(response.headers()));
     }
-    let mut response = wrap(response, seen, lease, trial);
-    if let Some(accepted) = accepted {
-        response.extensions_mut().insert(accepted);
+    if is_ours && !is_sidecar {
+        response.headers_mut().remove(Known::XPillionRefused); // only a verified sidecar's word is taken
     }
-    Ok(response)
+    response.body_mut().response_tail().seen = Some(seen);
+    Ok(())
+}
+
+/// What must last until the response's last byte rides on it.
+fn carry(response: &mut Response, mut carried: Box<Carried>, mut trial: Trial<'_>) {
+    carried.in_flight = Some(trial.end());
+    response.body_mut().response_tail().carrier = Some(carried);
 }
 
 /// An endpoint that was not tried yet for this request, where there is one.
@@ -155,35 +161,24 @@ fn preference(call: &Call, cluster: &Cluster) -> Preference {
     }
 }
 
-/// The upstream's half of a tunnel, where its answer opens one that was asked for.
-fn accepted(
-    call: &Call,
-    response: &mut Response,
-    is_http2: bool,
-    route: &Arc<Route>,
-) -> Result<Option<Accepted>, Error> {
+/// Takes the upstream's half of a tunnel, where its answer opens one that was asked for.
+fn accept(call: &Call, response: &mut Response, is_http2: bool) -> Result<(), Error> {
     match &call.common.tunnel {
-        Some(kind) if kind.is_opened_by(response, is_http2) => {
-            let accepted = tunnel::accept(response, route);
+        Some(kind) if kind.is_opened_by(response.status(), response.headers(), is_http2) => {
+            tunnel::accept(response);
             *response.status_mut() = kind.opened(call.head.version);
-            Ok(Some(accepted))
+            Ok(())
         }
         _ if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
             let detail = "the upstream switched to a protocol that nobody had asked for";
             Err(Error::new(Reason::UpgradeFailed, detail).sent(Sent::Perhaps))
         }
-        _ => Ok(None),
+        _ => Ok(()),
     }
 }
 
 /// Checks the head of an answer before it goes on. `Err`: why it cannot be forwarded.
-fn checked(
-    response: &mut Response,
-    seen: &Seen,
-    lease: &mut Lease,
-    is_tunnel: bool,
-    most_fields: u32,
-) -> Result<(), String> {
+fn checked(response: &mut Response, seen: &Seen, lease: &mut Lease, most_fields: u32) -> Result<(), String> {
     let (fields, most) =
         (response.headers().len(), HeadLimits::of_answers(most_fields, lease.is_sidecar()).fields);
     if fields > most as usize {
@@ -191,7 +186,7 @@ fn checked(
             "it has {fields} header fields, more than {most} (limits.response_header_count)"
         ));
     }
-    if is_tunnel {
+    if response.opens_tunnel() {
         return Ok(()); // nothing frames a tunnel (RFC 9110, 9.3.6)
     }
     let (status, version) = (response.status(), response.version());
@@ -205,64 +200,87 @@ fn checked(
     }
 }
 
+/// An answer's head has more fields or bytes than may be read.
+fn large_head(most_fields: u32, lease: &Lease, cluster: &Cluster, endpoint: &Endpoint) -> Error {
+    let HeadLimits { fields, bytes, .. } = HeadLimits::of_answers(most_fields, lease.is_sidecar());
+    let why = format!(
+        "it has more than {fields} header fields (limits.response_header_count), or {bytes} bytes of them"
+    );
+    not_forwarded(&why, cluster, endpoint)
+}
+
 fn not_forwarded(why: &str, cluster: &Cluster, endpoint: &Endpoint) -> Error {
     let (address, name) = (endpoint.address, &cluster.name);
     let detail = format!("the answer of {address} of \"{name}\" cannot be forwarded: {why}");
     Error::new(Reason::ProtocolError, detail).sent(Sent::Perhaps)
 }
 
-/// The request as the connection's version has it. Can be undone: the host is kept beside it.
-fn into_request(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Request<Body> {
-    let (mut head, ()) = Request::new(()).into_parts();
-    head.method = call.head.method.clone();
-    head.headers = std::mem::take(&mut call.head.headers);
-    if lease.is_sidecar() && call.common.passes > 0 {
-        let exchange = &call.common.exchange;
-        let own = exchange.worker.passes(exchange.connection.direction);
-        head.headers.insert(X_PILLION_VIA, via(call.common.via.as_ref(), own, call.common.passes));
+/// What of a head is not as it was, once it is as the connection's version has it.
+struct Before {
+    method: Method,
+    uri: Option<Uri>,
+}
+
+/// Makes the request what the connection's version has. Can be undone ([`restore`]): the host is kept beside it.
+fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Before {
+    let mut before = Before { method: call.head.method.clone(), uri: None };
+    let Call { head, body, common, seen, .. } = call;
+    if lease.is_sidecar() && common.passes > 0 {
+        let own = common.exchange.worker.passes(common.exchange.connection.direction);
+        head.headers.set(Known::XPillionVia, via(common.via.as_ref(), own, common.passes));
     }
-    if let (Some(deadline), true) = (call.common.deadline, call.common.is_grpc) {
+    if let (Some(deadline), true) = (common.deadline, common.is_grpc) {
         let left = deadline.saturating_duration_since(Instant::now());
-        head.headers.insert(GRPC_TIMEOUT, grpc_timeout_value(left));
+        head.headers.set(Known::GrpcTimeout, grpc_timeout_value(left));
     }
     if lease.is_http2() {
-        head.version = Version::HTTP_2;
-        head.headers.remove(HOST);
-        call.common.names_host = false;
+        head.headers.remove(Known::Host);
+        common.names_host = false;
         let scheme = if cluster.tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-        head.uri = absolute(path(&call.head.uri), call.common.host.as_ref(), scheme);
+        let uri = absolute(path(&head.uri), common.host.as_ref(), scheme);
+        before.uri = Some(std::mem::replace(&mut head.uri, uri));
     } else {
-        head.uri = match keeps_form(call, cluster) {
-            true => call.head.uri.clone(),
-            false => origin_form(&call.head.uri),
-        };
-        if call.seen.has(Seen::COOKIE) {
+        if head.uri.authority().is_some() && !keeps_form(head, common, cluster) {
+            let origin_form = Uri::from(path(&head.uri));
+            before.uri = Some(std::mem::replace(&mut head.uri, origin_form));
+        }
+        if seen.has(Seen::COOKIE) {
             join_cookies(&mut head.headers);
         }
-        if let (Some(host), false) = (&call.common.host, call.common.names_host) {
-            head.headers.insert(HOST, host.clone());
+        if let (Some(host), false) = (&common.host, common.names_host) {
+            head.headers.set(Known::Host, host.clone());
         }
     }
-    let mut request = Request::from_parts(head, std::mem::replace(&mut call.body, Body::empty()));
-    if let Some(kind) = &call.common.tunnel {
-        call.common.names_host = false; // a CONNECT has its host in the target
-        tunnel::ask(&mut request, kind, lease.is_http2());
+    if let Some(kind) = &common.tunnel {
+        common.names_host = false; // a CONNECT has its host in the target
+        before.uri.get_or_insert_with(|| head.uri.clone());
+        tunnel::ask(head, kind, lease.is_http2());
     }
-    if !call.common.waits_to_send {
-        return request;
+    if common.waits_to_send {
+        let timers = &common.exchange.worker.ground.timers;
+        *body = Body::gated(expect::ask_first(&mut head.headers, body.take(), timers));
     }
-    expect::ask_first(request, &call.common.exchange.worker.ground.timers).map(Body::gated)
+    before
+}
+
+/// Makes a request of which nothing was sent what it was: the next endpoint may be no sidecar, or speak HTTP/2.
+fn restore(call: &mut Call, before: Before) {
+    call.head.method = before.method;
+    if let Some(uri) = before.uri {
+        call.head.uri = uri;
+    }
+    call.head.protocol = None;
+    for ours in [Known::XPillionVia, Known::Connection, Known::Upgrade, Known::Expect] {
+        call.head.headers.remove(ours);
+    }
+    call.body = call.body.take().ungated();
 }
 
 /// Absolute-form that was not meant for this proxy is its destination's to answer.
-fn keeps_form(call: &Call, cluster: &Cluster) -> bool {
-    let is_named = matches!(call.common.exchange.connection.destination, Destination::Named);
+fn keeps_form(head: &RequestHead, common: &RequestContext, cluster: &Cluster) -> bool {
+    let is_named = matches!(common.exchange.connection.destination, Destination::Named);
     let is_theirs = cluster.kind != Kind::Service;
-    is_theirs && !is_named && call.head.version != Version::HTTP_2 && call.head.uri.scheme().is_some()
-}
-
-fn origin_form(uri: &Uri) -> Uri {
-    if uri.authority().is_none() { uri.clone() } else { Uri::from(path(uri)) }
+    is_theirs && !is_named && head.version != Version::HTTP_2 && head.uri.scheme().is_some()
 }
 
 fn path(uri: &Uri) -> PathAndQuery {
@@ -281,33 +299,28 @@ fn absolute(path: PathAndQuery, host: Option<&HeaderValue>, scheme: Scheme) -> U
     Uri::from_parts(parts).unwrap_or_else(|_invalid| Uri::from(path))
 }
 
-/// What must last until the response's last byte rides on it.
-fn wrap(mut response: Response, seen: Seen, lease: Lease, trial: Trial<'_>) -> Response {
-    if seen.has(Seen::OURS) && !lease.is_sidecar() {
-        response.headers_mut().remove(X_PILLION_REFUSED); // only a verified sidecar's word is taken
-    }
-    let carried = Carried { lease, _in_flight: trial.end() };
-    let tail = response.body_mut().response_tail();
-    tail.seen = Some(seen);
-    tail.carrier = Some(Box::new(carried));
-    response
-}
-
 /// An answer's connection. The request counts at its endpoint for as long.
 struct Carried {
     lease: Lease,
-    _in_flight: InFlight,
+    in_flight: Option<InFlight>,
 }
 
 impl Carrier for Carried {
     fn give_back(self: Box<Self>) {
-        let Self { lease, _in_flight } = *self;
+        let Self { lease, in_flight } = *self;
         lease.give_back();
+        drop(in_flight);
     }
 }
 
 /// Why there is no answer; with the call, where nothing of it was sent.
-fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoint: &Endpoint) -> Failure {
+fn explain(
+    failure: SendFailure,
+    mut call: Box<Call>,
+    before: Before,
+    cluster: &Cluster,
+    endpoint: &Endpoint,
+) -> Failure {
     let exchange = call.common.exchange.clone();
     match exchange.was_cut() {
         Some(Reason::BodyTooLarge) => {
@@ -340,18 +353,11 @@ fn explain(failure: SendFailure, mut call: Box<Call>, cluster: &Cluster, endpoin
         _ => format!("{address} of \"{name}\" {what}: {detail}"),
     };
     let error = Error::new(failure.reason, detail).sent(failure.sent).of_our_fault(failure.is_our_fault);
-    match failure.unsent {
-        None => error.into(),
-        Some(request) => {
-            let (head, body) = request.into_parts();
-            call.head.headers = head.headers;
-            for ours in [X_PILLION_VIA, CONNECTION, UPGRADE, EXPECT] {
-                call.head.headers.remove(ours); // the next endpoint may be no sidecar, or speak HTTP/2
-            }
-            call.body = body.ungated();
-            Failure::untouched(error, call)
-        }
+    if !failure.is_unsent {
+        return error.into();
     }
+    restore(&mut call, before);
+    Failure::untouched(error, call)
 }
 
 /// One try at one endpoint, which ends with a judgement whatever happens.
@@ -433,7 +439,7 @@ impl<'a> Trial<'a> {
     }
 
     /// The answer's body goes on with it.
-    fn end(mut self) -> InFlight {
+    fn end(&mut self) -> InFlight {
         self.in_flight.take().unwrap_or_else(|| InFlight::at(self.endpoint))
     }
 }

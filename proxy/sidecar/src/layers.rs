@@ -93,7 +93,7 @@ mod tests {
         }
         assert!(size_of::<Response>() <= 176, "{}", size_of::<Response>());
         assert!(size_of::<Failure>() <= 56, "{}", size_of::<Failure>());
-        assert!(size_of::<Call>() <= 448, "{}", size_of::<Call>());
+        assert!(size_of::<Call>() <= 456, "{}", size_of::<Call>());
         let outbound = future(&crate::outbound::stack(None));
         let inbound = future(&crate::inbound::stack(None));
         assert!(outbound <= 2048 && inbound <= 2048, "{outbound} {inbound}");

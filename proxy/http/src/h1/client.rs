@@ -15,31 +15,30 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, request, response};
+use http::StatusCode;
 use parking_lot::Mutex;
 pub use pillion_http1::Fault;
 use pillion_http1::{Error, Length, Misuse, ResponseHead, remove_hop_by_hop};
 
 pub use self::answer::Incoming;
 use self::wire::{Said, Wire};
-use super::ReasonPhrase;
 use super::request::Then;
 use crate::h2::send::OutgoingBody;
 use crate::head::HeadLimits;
-use crate::seen::Seen;
+use crate::message::{RequestHead, Response};
 use crate::transfer::Observer;
 use pillion_base::net::Io;
 
 /// Carries one exchange after another. What an exchange holds of it, and who keeps it for the next one, share it.
 pub struct Connection(Arc<Mutex<Wire>>);
 
-/// A request that got no answer.
-pub struct Failed<B> {
+/// Why a request got no answer.
+pub struct Failed {
     pub error: Failure,
     /// A part of an answer had come.
     pub has_answer_begun: bool,
-    /// The request itself, where not a byte of it was written.
-    pub unsent: Option<Request<B>>,
+    /// Not a byte of it was written, and nothing of its body was read: it is as good as new.
+    pub is_unsent: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -82,9 +81,6 @@ pub enum Answer {
     Tunnel(Box<Io>),
 }
 
-/// An answer, and what its fields are to a proxy.
-pub type Answered = (http::Response<Answer>, Seen);
-
 /// How a connection goes on after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
@@ -100,26 +96,27 @@ impl Connection {
         Self(Arc::new(Mutex::new(Wire::new(io, limits))))
     }
 
-    /// Sends `request` and waits for the head of its answer, and what that holds. Dropped, the connection is good for
-    /// nothing any more.
+    /// Sends `request` and waits for the head of its answer. Dropped, the connection is good for nothing any more.
+    /// Where nothing of the body was read and not a byte written, both are left as they were.
     ///
     /// # Errors
     /// Why there is no answer.
     pub async fn send<B: OutgoingBody>(
         &self,
-        request: Request<B>,
+        head: &RequestHead,
+        body: &mut B,
         observer: &dyn Observer,
-    ) -> Result<Answered, Box<Failed<B>>> {
-        let (head, body) = request.into_parts();
-        let mut asking = Asking { head: Some(head), body: Some(body), is_read: false };
-        let begun = asking.begin(&mut self.0.lock());
+    ) -> Result<Response<Answer>, Failed> {
+        let mut asking = Asking { body, is_whole: false, is_read: false };
+        let begun = self.0.lock().begin(head, asking.body.size_hint().exact(), asking.body.is_end_stream());
         let answered = match begun {
             Ok(()) => poll_fn(|cx| asking.poll(&self.0, cx, observer)).await,
             Err(misuse) => Err(misuse.into()),
         };
         answered.map_err(|error| {
-            let has_answer_begun = self.0.lock().has_answer_begun();
-            Box::new(Failed { error, has_answer_begun, unsent: asking.unsent() })
+            let mut wire = self.0.lock();
+            let is_unsent = !wire.has_begun() && !asking.is_read;
+            Failed { error, has_answer_begun: wire.has_answer_begun(), is_unsent }
         })
     }
 
@@ -156,37 +153,29 @@ impl Connection {
 }
 
 /// A request that has no answer yet.
-struct Asking<B> {
-    /// Until a byte of it is written.
-    head: Option<request::Parts>,
-    /// Until it is written whole.
-    body: Option<B>,
+struct Asking<'a, B> {
+    body: &'a mut B,
+    /// All of the body has been written.
+    is_whole: bool,
     /// Something of the body has been read.
     is_read: bool,
 }
 
-impl<B: OutgoingBody> Asking<B> {
-    fn begin(&mut self, wire: &mut Wire) -> Result<(), Misuse> {
-        match (&self.head, &self.body) {
-            (Some(head), Some(body)) => wire.begin(head, body.size_hint().exact(), body.is_end_stream()),
-            _ => Ok(()),
-        }
-    }
-
+impl<B: OutgoingBody> Asking<'_, B> {
     fn poll(
         &mut self,
         shared: &Arc<Mutex<Wire>>,
         cx: &mut Context<'_>,
         observer: &dyn Observer,
-    ) -> Poll<Result<Answered, Failure>> {
+    ) -> Poll<Result<Response<Answer>, Failure>> {
         let mut wire = shared.lock();
         loop {
             self.poll_request(&mut wire, cx)?;
             match ready!(wire.poll_head(cx))? {
                 Said::Interim(head) => self.hear(head, observer)?, // the body may be asked for
                 Said::Answer(head, data, then) => {
-                    wire.keep_upload(self.body.take());
-                    return Poll::Ready(answered(head, (data, then), shared));
+                    wire.keep_upload(self.body);
+                    return Poll::Ready(Ok(answered(head, (data, then), shared)));
                 }
                 Said::Switched(head) => return Poll::Ready(switched(head, &mut wire)),
             }
@@ -194,69 +183,44 @@ impl<B: OutgoingBody> Asking<B> {
     }
 
     fn poll_request(&mut self, wire: &mut Wire, cx: &mut Context<'_>) -> Result<(), Failure> {
-        let Some(body) = &mut self.body else {
+        if self.is_whole {
             wire.poll_rest(cx);
             return Ok(());
-        };
-        let is_written = wire.poll_request(body, &mut self.is_read, cx)?;
-        if wire.has_begun() {
-            self.head = None;
-            if is_written {
-                self.body = None;
-            }
+        }
+        let is_written = wire.poll_request(self.body, &mut self.is_read, cx)?;
+        if is_written && wire.has_begun() {
+            self.is_whole = true;
+            drop(self.body.take()); // who watches it learns that it is whole
         }
         Ok(())
     }
 
     fn hear(&self, mut interim: ResponseHead, observer: &dyn Observer) -> Result<(), Failure> {
         if interim.status == StatusCode::CONTINUE {
-            if let Some(body) = &self.body {
-                body.ask();
-            }
+            self.body.ask();
             return Ok(());
         }
         remove_hop_by_hop(&mut interim.fields)?;
-        observer.interim().tell(http::Response::from_parts(parts(&interim)?, ()));
+        let mut told = http::Response::new(());
+        (*told.status_mut(), *told.headers_mut()) = (interim.status, interim.fields.to_map()?);
+        observer.interim().tell(told);
         Ok(())
-    }
-
-    /// The request, where nothing of it went further than to here.
-    fn unsent(&mut self) -> Option<Request<B>> {
-        let (head, body) = (self.head.take()?, self.body.take()?);
-        (!self.is_read).then(|| Request::from_parts(head, body))
     }
 }
 
-fn answered(
-    head: ResponseHead,
-    (data, then): (Bytes, Then),
-    shared: &Arc<Mutex<Wire>>,
-) -> Result<Answered, Failure> {
-    let parts = parts(&head)?;
+fn answered(head: ResponseHead, (data, then): (Bytes, Then), shared: &Arc<Mutex<Wire>>) -> Response<Answer> {
     let answer = match (head.length, &then) {
         (length, _) if length.is_empty() => Answer::Empty,
         (Length::Known(_), Then::End) => Answer::Full(data),
         (length, _) => Answer::Incoming(Incoming::new(shared.clone(), length, data, then)),
     };
-    Ok((http::Response::from_parts(parts, answer), Seen::in_fields(&head.fields)))
+    Response::read(head, answer)
 }
 
-fn switched(head: ResponseHead, wire: &mut Wire) -> Result<Answered, Failure> {
+fn switched(head: ResponseHead, wire: &mut Wire) -> Result<Response<Answer>, Failure> {
     let Some((mut io, read)) = wire.take_io() else { return Err(Failure::Left) };
     if !read.is_empty() {
         io.put_back(read);
     }
-    let response = http::Response::from_parts(parts(&head)?, Answer::Tunnel(Box::new(io)));
-    Ok((response, Seen::in_fields(&head.fields)))
-}
-
-/// A head as layers have it. A reason of its own goes along.
-fn parts(head: &ResponseHead) -> Result<response::Parts, Misuse> {
-    let (mut parts, ()) = http::Response::new(()).into_parts();
-    (parts.status, parts.version) = (head.status, head.version);
-    parts.headers = head.fields.to_map()?;
-    if head.status.canonical_reason().is_none_or(|usual| usual.as_bytes() != head.reason()) {
-        parts.extensions.insert(ReasonPhrase(Bytes::copy_from_slice(head.reason())));
-    }
-    Ok(parts)
+    Ok(Response::read(head, Answer::Tunnel(Box::new(io))))
 }

@@ -39,6 +39,10 @@ pub trait OutgoingBody: Body<Data = Bytes, Error = BodyError> + Unpin + Send + '
     fn ask(&self);
     /// How long a client may leave of an answer what waits for it, and when all must be over.
     fn bounds(&self) -> (Option<Duration>, Option<Instant>);
+    /// Takes it away, and leaves an empty one.
+    fn take(&mut self) -> Self
+    where
+        Self: Sized;
     /// Ends an answer before its end: what is left of it will not be read.
     fn cut(&mut self, reason: Why);
 }

@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
+use http::{HeaderValue, StatusCode};
+use pillion_http1::Known;
 
-use super::headers::{GRPC_MESSAGE, GRPC_STATUS, PROXY_STATUS, X_PILLION_REASON, X_REQUEST_ID};
 use super::{Body, Exchange};
 use crate::connection::Connection;
 use pillion_base::error::Error;
+use pillion_http::message::Response;
 use pillion_model::{Direction, Reason};
 
 /// Answers `error` to the caller of `exchange`.
@@ -24,11 +24,10 @@ pub fn written(why: (Reason, &str), connection: &Connection, request_id: &Header
     let (head, body) = render(why, connection, request_id, false).into_parts();
     let phrase = head.status.canonical_reason().unwrap_or_default();
     let mut answer = format!("HTTP/1.1 {} {phrase}\r\n", head.status.as_str()).into_bytes();
-    for (name, value) in &head.headers {
-        answer.extend_from_slice(name.as_str().as_bytes());
-        answer.extend_from_slice(b": ");
-        answer.extend_from_slice(value.as_bytes());
-        answer.extend_from_slice(b"\r\n");
+    for (name, value) in head.headers.iter() {
+        for part in [name, b": ", value, b"\r\n"] {
+            answer.extend_from_slice(part);
+        }
     }
     let rest = format!("connection: close\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     answer.extend_from_slice(rest.as_bytes());
@@ -48,31 +47,30 @@ fn render(
         false => plain(reason, told),
     };
     let headers = response.headers_mut();
-    headers.insert(PROXY_STATUS, proxy_status(reason, told));
-    headers.insert(X_REQUEST_ID, request_id.clone());
+    headers.set(Known::ProxyStatus, proxy_status(reason, told));
+    headers.set(Known::XRequestId, request_id.clone());
     if connection.is_from_mesh() {
-        headers.insert(X_PILLION_REASON, HeaderValue::from_static(reason.code()));
+        headers.set(Known::XPillionReason, HeaderValue::from_static(reason.code()));
     }
     response
 }
 
 fn plain(reason: Reason, told: Option<&str>) -> Response<String> {
-    let mut response = Response::new(sentence(reason, told));
-    *response.status_mut() =
-        StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = Response::new(status, sentence(reason, told));
+    response.headers_mut().set(Known::ContentType, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
 /// Trailers-only, as the gRPC protocol calls an answer that is all headers.
 fn grpc(reason: Reason, told: Option<&str>) -> Response<String> {
-    let mut response = Response::new(String::new());
+    let mut response = Response::new(StatusCode::OK, String::new());
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(GRPC_STATUS, HeaderValue::from(u16::from(reason.grpc_status())));
+    headers.set(Known::ContentType, HeaderValue::from_static("application/grpc"));
+    headers.set(Known::GrpcStatus, HeaderValue::from(u16::from(reason.grpc_status())));
     let message = percent_encode(&sentence(reason, told));
     if let Ok(message) = HeaderValue::try_from(message) {
-        headers.insert(GRPC_MESSAGE, message);
+        headers.set(Known::GrpcMessage, message);
     }
     response
 }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use http::request::Parts;
 use tokio::time::Instant;
 use tower::Service;
 
@@ -15,11 +14,13 @@ use crate::exchange::attempts::AttemptId;
 use crate::state::Route;
 use pillion_base::error::Error;
 use pillion_base::limits::Permit;
+use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
+use pillion_http1::Known;
 
 /// Boxed once and passed by pointer: eight layers would otherwise move half a kilobyte each.
 pub struct Call {
-    pub head: Parts,
+    pub head: RequestHead,
     pub body: Body,
     /// What `head` held when it came.
     pub seen: Seen,
@@ -61,8 +62,7 @@ pub struct RequestContext {
 
 impl Call {
     /// The first call of an exchange.
-    pub fn new(request: http::Request<Body>, seen: Seen, exchange: Arc<Exchange>) -> Box<Self> {
-        let (head, body) = request.into_parts();
+    pub fn new(head: RequestHead, body: Body, seen: Seen, exchange: Arc<Exchange>) -> Box<Self> {
         let is_grpc = super::headers::is_grpc(&head.headers, &seen);
         let common = RequestContext {
             exchange,
@@ -93,7 +93,7 @@ impl Call {
                 facts.request = Some(Box::new(RequestLine {
                     method: self.head.method.clone(),
                     uri: self.head.uri.clone(),
-                    host: self.head.headers.get(http::header::HOST).cloned(),
+                    host: self.head.headers.value(Known::Host),
                     version: self.head.version,
                 }));
             }
@@ -103,7 +103,7 @@ impl Call {
 
 impl RequestContext {
     /// A further call of the same exchange.
-    pub fn call(&self, head: Parts, seen: Seen, body: Body) -> Box<Call> {
+    pub fn call(&self, head: RequestHead, seen: Seen, body: Body) -> Box<Call> {
         let attempt = self.exchange.begin_attempt();
         Box::new(Call {
             head,

@@ -157,6 +157,11 @@ impl Exchange {
         self.facts.lock().common.route = Some(route.clone());
     }
 
+    /// Where it goes, once that is known.
+    pub fn route(&self) -> Option<Arc<Route>> {
+        self.facts.lock().common.route.clone()
+    }
+
     pub fn is_head(&self) -> bool {
         self.facts.lock().method == Some(MethodLabel::Head)
     }

@@ -35,6 +35,7 @@ use pillion_http::h2::send::{Outgoing, Unsent};
 use pillion_http::h2::tunnel::Tunnel;
 use pillion_http::h2::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
 use pillion_http::head::{HeadLimits, list_bytes};
+use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_http::transfer::{Ending, Observer as _};
 use pillion_telemetry::{ConnectionOutcome, Protocol, Seldom};
@@ -63,11 +64,13 @@ struct Client {
 impl Client {
     /// A stream that its client may send again: counted and logged like any request that is refused.
     fn note_refused(&self, request: Request<RecvStream>, why: &Error) {
-        let seen = Seen::in_headers(request.headers());
-        let request_id = headers::request_id(request.headers(), &seen, &mut self.worker.ground.rng.lock());
+        let (head, _unread) = request.into_parts();
+        let head = RequestHead::from(head);
+        let seen = Seen::of(&head.headers);
+        let request_id = headers::request_id(&head.headers, &seen, &mut self.worker.ground.rng.lock());
         let (worker, connection) = (self.worker.clone(), self.connection.clone());
         let exchange = Arc::new(Exchange::in_place(worker, connection, request_id, Ok(None)));
-        let call = Call::new(request.map(|_unread| Body::empty()), seen, exchange.clone());
+        let call = Call::new(head, Body::empty(), seen, exchange.clone());
         call.note_request();
         exchange.failed(why);
         exchange.headers_sent(StatusCode::SERVICE_UNAVAILABLE, None);
@@ -262,8 +265,8 @@ async fn carry<S: AnsweringService>(
 ) {
     let place = head.place.take();
     let client = &head.client;
-    let (request, inside) = opened(request, client);
-    let (call, exchange, asked) = begun(request, client, place);
+    let (request_head, body, inside) = opened(request, client);
+    let (call, exchange, asked) = begun(request_head, body, client, place);
     if poll_fn(|cx| Poll::Ready(respond.poll_reset(cx).is_ready())).await {
         client.resets.fetch_add(1, Relaxed);
         call.note_request();
@@ -281,7 +284,7 @@ async fn carry<S: AnsweringService>(
         return;
     };
     match asked {
-        Some((asked, opens)) if tunnel::is_opened(&response) => {
+        Some((asked, opens)) if response.opens_tunnel() => {
             let response = tunnel::open(asked, response, &exchange);
             open(response, respond, inside, opens, &client.room);
         }
@@ -295,34 +298,35 @@ async fn carry<S: AnsweringService>(
 
 /// What the stack is called with, and the tunnel that the request asks for.
 fn begun(
-    mut request: Request<Body>,
+    mut head: RequestHead,
+    body: Body,
     client: &Client,
     place: Option<ExchangePlace>,
 ) -> (Box<Call>, Arc<Exchange>, Option<Opening>) {
-    let mut seen = Seen::in_headers(request.headers());
-    let request_id = headers::request_id(request.headers(), &seen, &mut client.worker.ground.rng.lock());
+    let mut seen = Seen::of(&head.headers);
+    let request_id = headers::request_id(&head.headers, &seen, &mut client.worker.ground.rng.lock());
     let (worker, connection) = (client.worker.clone(), client.connection.clone());
     let exchange = Arc::new(Exchange::in_place(worker, connection, request_id, Ok(place)));
-    let asked = tunnel::may_be_asked(&request, &seen).then(|| tunnel::asked_http2(&mut request)).flatten();
+    let asked = tunnel::may_be_asked(&head, &seen).then(|| tunnel::asked_http2(&mut head)).flatten();
     if asked.is_some() {
-        seen = Seen::in_headers(request.headers()); // what was asked for may have changed them
+        seen = Seen::of(&head.headers); // what was asked for may have changed them
     }
-    let mut call = Call::new(request, seen, exchange.clone());
+    let mut call = Call::new(head, body, seen, exchange.clone());
     call.common.tunnel = asked.as_ref().map(|(asked, _)| Box::new(asked.kind.clone()));
     (call, exchange, asked)
 }
 
 /// The body as the stack reads it. A CONNECT has none: what comes is for the tunnel.
-fn opened(request: Request<RecvStream>, client: &Client) -> (Request<Body>, Option<RecvStream>) {
+fn opened(request: Request<RecvStream>, client: &Client) -> (RequestHead, Body, Option<RecvStream>) {
     let (head, stream) = request.into_parts();
     if head.method == Method::CONNECT {
-        return (Request::from_parts(head, Body::empty()), Some(stream));
+        return (head.into(), Body::empty(), Some(stream));
     }
     let body = match stream.is_end_stream() {
         true => Body::empty(),
         false => Body::http2(Incoming::new(stream, content_length(&head.headers), &client.room)),
     };
-    (Request::from_parts(head, body), None)
+    (head.into(), body, None)
 }
 
 /// The stack's answer; interim ones go to the client as they come. `None`: the client wants none any more.
@@ -390,7 +394,10 @@ fn refused(error: &Error, call: &Call, exchange: &Arc<Exchange>) -> Response {
 
 async fn send(response: Response, mut respond: SendResponse<Piece>, room: &Arc<Room>) -> Result<(), Unsent> {
     let (head, body) = response.into_parts();
-    let mut head = http::Response::from_parts(head, ());
+    let Ok(mut head) = head.into_http2() else {
+        respond.send_reset(Reason::INTERNAL_ERROR);
+        return Err(Unsent::Broken);
+    };
     let is_empty = body.is_end_stream();
     if let (false, Some(length)) = (is_empty, body.size_hint().exact())
         && !head.headers().contains_key(CONTENT_LENGTH)
@@ -416,8 +423,10 @@ fn open(
     room: &Arc<Room>,
 ) {
     let (head, _no_body) = response.into_parts();
-    let Some(inside) = inside else { return respond.send_reset(Reason::INTERNAL_ERROR) };
-    match respond.send_response(http::Response::from_parts(head, ()), false) {
+    let (Some(inside), Ok(head)) = (inside, head.into_http2()) else {
+        return respond.send_reset(Reason::INTERNAL_ERROR);
+    };
+    match respond.send_response(head, false) {
         Ok(stream) => {
             let tunnel = Transport::Inside(Box::new(Tunnel::new(inside, stream, room)));
             drop(opens.send(Prefixed::new(tunnel))); // dropped, the tunnel ends

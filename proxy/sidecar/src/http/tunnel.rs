@@ -5,16 +5,13 @@
 //! wants is written at its edge. Nothing that a client sends before the answer goes further than its connection's buffer.
 //! An upgrade to `h2c` is no tunnel but another way to speak HTTP/2, long deprecated (RFC 9113, 3.1): ignored.
 
-use std::future::{Future, ready};
-use std::pin::Pin;
-use std::sync::Arc;
+use std::future::ready;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use h2::ext::Protocol;
-use http::header::{self, HeaderName, HeaderValue};
-use http::{HeaderMap, Method, Request, StatusCode, Uri, Version};
-use parking_lot::Mutex;
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use pillion_http1::Known;
 use tokio::sync::oneshot;
 
 use super::body::ResponseTail;
@@ -23,12 +20,10 @@ use crate::state::Route;
 use crate::tcp;
 use crate::worker::Worker;
 use pillion_base::net::Io;
-use pillion_http::body::Opening;
+use pillion_http::message::{Headers, Opened, Opening, RequestHead, ResponseHead};
 use pillion_http::seen::Seen;
 use pillion_telemetry::{Held, Protocol as Carried};
 
-const SEC_WEBSOCKET_KEY: HeaderName = header::SEC_WEBSOCKET_KEY;
-const SEC_WEBSOCKET_ACCEPT: HeaderName = header::SEC_WEBSOCKET_ACCEPT;
 const WEBSOCKET: &[u8] = b"websocket";
 
 /// What a request wants to become.
@@ -55,20 +50,6 @@ enum On {
     Answered(Opening),
 }
 
-/// Carries what runs inside a CONNECT, to its end. Given by the side that answered it.
-pub type Enter = Box<dyn FnOnce(Io) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send>;
-
-/// The upstream's half, on the way back to the downstream's. Rides on the response.
-#[derive(Clone)]
-pub struct Accepted(Arc<Mutex<Option<Upstream>>>);
-
-enum Upstream {
-    /// The endpoint has switched.
-    Switched { on: Box<On>, to: Option<HeaderValue>, route: Arc<Route> },
-    /// The sidecar itself is the proxy that was asked; what runs inside goes on from here.
-    Inside(Enter),
-}
-
 impl TunnelKind {
     fn is_websocket(&self) -> bool {
         matches!(self, Self::Upgrade(to) if to.as_bytes().eq_ignore_ascii_case(WEBSOCKET))
@@ -83,14 +64,14 @@ impl TunnelKind {
     }
 
     /// Whether this answer opens the tunnel: with what was asked for, and nothing else.
-    pub fn is_opened_by<B>(&self, response: &http::Response<B>, is_http2: bool) -> bool {
+    pub fn is_opened_by(&self, status: StatusCode, headers: &Headers, is_http2: bool) -> bool {
         match self {
             Self::Upgrade(to) if !is_http2 => {
-                let switched = response.headers().get(header::UPGRADE);
-                response.status() == StatusCode::SWITCHING_PROTOCOLS
-                    && switched.is_none_or(|switched| lists(to.as_bytes(), switched.as_bytes()))
+                let switched = headers.get(Known::Upgrade);
+                status == StatusCode::SWITCHING_PROTOCOLS
+                    && switched.is_none_or(|switched| lists(to.as_bytes(), switched))
             }
-            Self::Upgrade(_) | Self::Connect => response.status().is_success(),
+            Self::Upgrade(_) | Self::Connect => status.is_success(),
         }
     }
 
@@ -106,42 +87,42 @@ fn lists(many: &[u8], one: &[u8]) -> bool {
 }
 
 /// A quick look that nearly every request fails.
-pub fn may_be_asked<B>(request: &Request<B>, seen: &Seen) -> bool {
-    seen.has(Seen::UPGRADE) || *request.method() == Method::CONNECT
+pub fn may_be_asked(head: &RequestHead, seen: &Seen) -> bool {
+    seen.has(Seen::UPGRADE) || head.method == Method::CONNECT
 }
 
 /// What a request of HTTP/1 asks to become, where whoever has its connection hands that over when the client has its
 /// answer.
-pub fn asked_http1<B: http_body::Body>(request: &mut Request<B>) -> Option<(Asked, oneshot::Sender<Io>)> {
-    let kind = match *request.method() == Method::CONNECT {
+pub fn asked_http1(head: &mut RequestHead, body: &Body) -> Option<(Asked, oneshot::Sender<Io>)> {
+    let kind = match head.method == Method::CONNECT {
         true => TunnelKind::Connect,
-        false => TunnelKind::Upgrade(upgrade(request)?),
+        false => TunnelKind::Upgrade(upgrade(head, body)?),
     };
     let (opens, opened) = oneshot::channel();
-    Some((Asked::new(kind, On::Given(opened), request), opens))
+    Some((Asked::new(kind, On::Given(opened), head), opens))
 }
 
-/// What a request of HTTP/2 asks to become. An extended CONNECT is an upgrade request from here on. Whoever has the
-/// stream hands it over when the client has its answer.
-pub fn asked_http2<B>(request: &mut Request<B>) -> Option<(Asked, oneshot::Sender<Io>)> {
-    if *request.method() != Method::CONNECT {
+/// What a request of HTTP/2 asks to become. An extended CONNECT is an upgrade request from here on. Whoever has the stream hands it over
+/// when the client has its answer.
+pub fn asked_http2(head: &mut RequestHead) -> Option<(Asked, oneshot::Sender<Io>)> {
+    if head.method != Method::CONNECT {
         return None;
     }
-    let kind = match request.extensions().get::<Protocol>() {
+    let kind = match &head.protocol {
         None => TunnelKind::Connect,
         Some(protocol) => TunnelKind::Upgrade(HeaderValue::from_str(protocol.as_str()).ok()?),
     };
     let (opens, opened) = oneshot::channel();
-    Some((Asked::new(kind, On::Given(opened), request), opens))
+    Some((Asked::new(kind, On::Given(opened), head), opens))
 }
 
 impl Asked {
-    fn new<B>(kind: TunnelKind, on: On, request: &mut Request<B>) -> Self {
+    fn new(kind: TunnelKind, on: On, head: &mut RequestHead) -> Self {
         if let TunnelKind::Upgrade(_) = kind {
-            *request.method_mut() = Method::GET;
+            head.method = Method::GET;
         }
-        let key = request.headers().get(SEC_WEBSOCKET_KEY).cloned();
-        Self { kind, on, version: request.version(), key }
+        let key = head.headers.value(Known::SecWebsocketKey);
+        Self { kind, on, version: head.version, key }
     }
 }
 
@@ -151,94 +132,75 @@ fn is_h2c(to: &[u8]) -> bool {
 }
 
 /// RFC 9110, 7.8: `Upgrade` counts where `Connection` names it, and not in HTTP/1.0.
-fn upgrade<B: http_body::Body>(request: &Request<B>) -> Option<HeaderValue> {
-    let to = request.headers().get(header::UPGRADE)?;
-    let named = request.headers().get_all(header::CONNECTION).iter().any(|value| {
-        value
-            .as_bytes()
-            .split(|byte| *byte == b',')
-            .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+fn upgrade(head: &RequestHead, body: &Body) -> Option<HeaderValue> {
+    let to = head.headers.value(Known::Upgrade)?;
+    let named = head.headers.all(Known::Connection).any(|value| {
+        value.split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     });
     let is_h2c = is_h2c(to.as_bytes());
-    let is_plain_get = *request.method() == Method::GET && http_body::Body::is_end_stream(request.body());
-    (named && !is_h2c && is_plain_get && request.version() == Version::HTTP_11).then(|| to.clone())
+    let is_plain_get = head.method == Method::GET && http_body::Body::is_end_stream(body);
+    (named && !is_h2c && is_plain_get && head.version == Version::HTTP_11).then_some(to)
 }
 
 /// Writes what the upstream's version wants of a request that shall become a tunnel.
-pub fn ask(request: &mut Request<Body>, kind: &TunnelKind, is_http2: bool) {
+pub fn ask(head: &mut RequestHead, kind: &TunnelKind, is_http2: bool) {
     match kind {
-        TunnelKind::Connect => {
-            let authority = request.headers_mut().remove(header::HOST);
-            let authority = authority.as_ref().and_then(|host| host.to_str().ok()).map(str::to_owned);
-            let authority = authority.or_else(|| request.uri().authority().map(ToString::to_string));
-            if let Some(Ok(uri)) = authority.map(Uri::try_from) {
-                if let (false, Ok(host)) = (is_http2, HeaderValue::from_str(&uri.to_string())) {
-                    request.headers_mut().insert(header::HOST, host);
-                }
-                *request.uri_mut() = uri;
-            }
-            *request.method_mut() = Method::CONNECT;
-        }
+        TunnelKind::Connect => ask_to_connect(head, is_http2),
         TunnelKind::Upgrade(to) if is_http2 => {
-            let protocol = Protocol::from(to.to_str().unwrap_or_default());
-            request.extensions_mut().insert(protocol);
-            request.headers_mut().remove(SEC_WEBSOCKET_KEY);
-            *request.method_mut() = Method::CONNECT;
+            head.protocol = Some(Box::new(Protocol::from(to.to_str().unwrap_or_default())));
+            head.headers.remove(Known::SecWebsocketKey);
+            head.method = Method::CONNECT;
         }
         TunnelKind::Upgrade(to) => {
-            let headers = request.headers_mut();
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(header::UPGRADE, to.clone());
-            if kind.is_websocket() && !headers.contains_key(SEC_WEBSOCKET_KEY) {
-                headers.insert(SEC_WEBSOCKET_KEY, nonce());
+            head.headers.set(Known::Connection, HeaderValue::from_static("upgrade"));
+            head.headers.set(Known::Upgrade, to.clone());
+            if kind.is_websocket() && !head.headers.has(Known::SecWebsocketKey) {
+                head.headers.set(Known::SecWebsocketKey, nonce());
             }
         }
     }
+}
+
+fn ask_to_connect(head: &mut RequestHead, is_http2: bool) {
+    let authority = head.headers.take(Known::Host);
+    let authority = authority.as_ref().and_then(|host| host.to_str().ok()).map(str::to_owned);
+    let authority = authority.or_else(|| head.uri.authority().map(ToString::to_string));
+    if let Some(Ok(uri)) = authority.map(Uri::try_from) {
+        if let (false, Ok(host)) = (is_http2, HeaderValue::from_str(&uri.to_string())) {
+            head.headers.set(Known::Host, host);
+        }
+        head.uri = uri;
+    }
+    head.method = Method::CONNECT;
 }
 
 /// Takes the upstream's half off an answer that opens the tunnel.
-pub fn accept(response: &mut Response, route: &Arc<Route>) -> Accepted {
-    let to = response.headers().get(header::UPGRADE).cloned();
-    let opening = response.body_mut().take_tunnel().unwrap_or_else(|| Box::pin(ready(None)));
-    Accepted::new(Upstream::Switched { on: Box::new(On::Answered(opening)), to, route: route.clone() })
-}
-
-impl Accepted {
-    fn new(upstream: Upstream) -> Self {
-        Self(Arc::new(Mutex::new(Some(upstream))))
-    }
-
-    /// The sidecar itself answers a CONNECT.
-    pub fn inside(enter: Enter) -> Self {
-        Self::new(Upstream::Inside(enter))
-    }
-}
-
-/// Whether this answer opens the tunnel that was asked for.
-pub fn is_opened(response: &Response) -> bool {
-    response.extensions().get::<Accepted>().is_some()
+pub fn accept(response: &mut Response) {
+    let to = response.headers().value(Known::Upgrade);
+    let half = response.body_mut().take_tunnel().unwrap_or_else(|| Box::pin(ready(None)));
+    response.head_mut().opened = Some(Box::new(Opened::Switched { half, to }));
 }
 
 /// Joins the two halves, once the downstream has its answer, on a task of its own.
 pub fn open(asked: Asked, mut response: Response, exchange: &Exchange) -> Response {
     let Exchange { worker, connection, .. } = exchange;
-    let accepted = response.extensions_mut().remove::<Accepted>();
-    let Some(upstream) = accepted.and_then(|accepted| accepted.0.lock().take()) else { return response };
+    let Some(opened) = response.head_mut().opened.take() else { return response };
     // The drain waits for the connection for as long as somebody has it.
     let (worker, connection) = (worker.clone(), connection.clone());
-    match upstream {
-        Upstream::Switched { on, to, route } => {
+    match (*opened, exchange.route()) {
+        (Opened::Switched { half, to }, Some(route)) => {
             let tail = response.body_mut().take_response_tail();
             *response.body_mut() = Body::empty();
-            log_opened(&asked, to, &mut response);
+            log_opened(&asked, to, response.head_mut());
             tokio::spawn(async move {
                 let _open = Held::of(&worker.ground.connections_active(connection.direction, Carried::Tcp));
-                join(asked.on, *on, tail, &route, &worker).await;
+                join(asked.on, On::Answered(half), tail, &route, &worker).await;
                 drop(connection); // its place in `max_connections` ends here
             });
         }
-        Upstream::Inside(enter) => {
-            log_opened(&asked, None, &mut response);
+        (Opened::Switched { .. }, None) => {} // it came over a route
+        (Opened::Inside(enter), _) => {
+            log_opened(&asked, None, response.head_mut());
             tokio::spawn(async move {
                 if let Some(io) = asked.on.io().await {
                     enter(io).await;
@@ -251,28 +213,28 @@ pub fn open(asked: Asked, mut response: Response, exchange: &Exchange) -> Respon
 }
 
 /// The answer as the downstream's version wants it.
-fn log_opened(asked: &Asked, switched_to: Option<HeaderValue>, response: &mut Response) {
-    let headers = response.headers_mut();
-    headers.remove(header::CONTENT_LENGTH); // RFC 9110, 9.3.6: a tunnel has no content
-    headers.remove(header::TRANSFER_ENCODING);
+fn log_opened(asked: &Asked, switched_to: Option<HeaderValue>, head: &mut ResponseHead) {
+    let headers = &mut head.headers;
+    headers.remove(Known::ContentLength); // RFC 9110, 9.3.6: a tunnel has no content
+    headers.remove(Known::TransferEncoding);
     match &asked.kind {
         TunnelKind::Connect => {}
         TunnelKind::Upgrade(_) if asked.version == Version::HTTP_2 => {
-            headers.remove(SEC_WEBSOCKET_ACCEPT);
+            headers.remove(Known::SecWebsocketAccept);
         }
         TunnelKind::Upgrade(to) => {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(header::UPGRADE, switched_to.unwrap_or_else(|| to.clone()));
+            headers.set(Known::Connection, HeaderValue::from_static("upgrade"));
+            headers.set(Known::Upgrade, switched_to.unwrap_or_else(|| to.clone()));
             accept_key(asked, headers);
         }
     }
 }
 
 /// An upstream that was asked over HTTP/2 has seen no key: RFC 6455, 4.2.2, is answered here.
-fn accept_key(asked: &Asked, headers: &mut HeaderMap) {
+fn accept_key(asked: &Asked, headers: &mut Headers) {
     let Some(key) = asked.key.as_ref().filter(|_| asked.kind.is_websocket()) else { return };
-    if !headers.contains_key(SEC_WEBSOCKET_ACCEPT) {
-        headers.insert(SEC_WEBSOCKET_ACCEPT, websocket_accept(key.as_bytes()));
+    if !headers.has(Known::SecWebsocketAccept) {
+        headers.set(Known::SecWebsocketAccept, websocket_accept(key.as_bytes()));
     }
 }
 
@@ -329,8 +291,12 @@ mod tests {
             (&TunnelKind::Connect, 200, false, true),
             (&TunnelKind::Connect, 407, false, false),
         ] {
-            let response = http::Response::builder().status(status).body(()).unwrap();
-            assert_eq!(kind.is_opened_by(&response, is_http2), expected, "{kind:?} {status} {is_http2}");
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(
+                kind.is_opened_by(status, &Headers::default(), is_http2),
+                expected,
+                "{kind:?} {status} {is_http2}"
+            );
         }
     }
 
@@ -342,10 +308,11 @@ mod tests {
             ("websocket", "h2c", false),
             ("websocket", "websocket, h2c", false),
         ] {
-            let response =
-                http::Response::builder().status(101).header("upgrade", switched).body(()).unwrap();
+            let mut headers = Headers::default();
+            headers.set(Known::Upgrade, HeaderValue::from_static(switched));
             let kind = TunnelKind::Upgrade(HeaderValue::from_static(asked));
-            assert_eq!(kind.is_opened_by(&response, false), expected, "{asked} {switched}");
+            let status = StatusCode::SWITCHING_PROTOCOLS;
+            assert_eq!(kind.is_opened_by(status, &headers, false), expected, "{asked} {switched}");
         }
         for (asked, expected) in [("h2c", true), ("websocket, H2C", true), ("websocket", false)] {
             assert_eq!(TunnelKind::Upgrade(HeaderValue::from_static(asked)).is_h2c(), expected, "{asked}");

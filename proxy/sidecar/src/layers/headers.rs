@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use http::header::{EXPECT, TE};
-use http::{HeaderMap, HeaderValue, Version};
+use http::{HeaderValue, Version};
+use pillion_http1::{Known, Misuse};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -11,10 +11,8 @@ use super::HttpService;
 use crate::connection::Connection;
 use crate::http::{Call, Failure, Response};
 use pillion_base::error::Error;
-use pillion_http::headers::{
-    X_FORWARDED_CLIENT_CERT, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_PILLION_ATTEMPT,
-    X_PILLION_VIA, X_REQUEST_ID, remove_hop_by_hop, remove_if, remove_untrusted,
-};
+use pillion_http::headers::{remove_hop_by_hop, remove_untrusted};
+use pillion_http::message::Headers;
 use pillion_http::seen::{Seen, is_disguised, is_ours};
 use pillion_model::Direction;
 use pillion_model::Reason;
@@ -28,14 +26,14 @@ async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Res
     let mut response = next.call(call).await?;
     let seen = response.body_mut().response_tail().seen.take();
     let headers = response.headers_mut();
-    let seen = seen.unwrap_or_else(|| Seen::in_headers(headers));
+    let seen = seen.unwrap_or_else(|| Seen::of(headers));
     if seen.has(Seen::OURS) || seen.has(Seen::VIA) {
-        remove_if(headers, is_ours);
+        headers.remove_where(is_ours);
     }
     if seen.has(Seen::HOP_BY_HOP) {
-        let named = remove_hop_by_hop(headers, &seen);
+        let named = remove_hop_by_hop(headers, &seen).map_err(not_rewritten)?;
         if seen.has(Seen::TE) {
-            headers.remove(TE); // a request's alone
+            headers.remove(Known::Te); // a request's alone
         }
         response.body_mut().remove_trailers(named);
     }
@@ -49,15 +47,15 @@ fn request(call: &mut Call) -> Result<(), Error> {
     distrust(call, connection);
     let headers = &mut call.head.headers;
     if seen.has(Seen::HOP_BY_HOP) {
-        let named = remove_hop_by_hop(headers, &seen);
+        let named = remove_hop_by_hop(headers, &seen).map_err(not_rewritten)?;
         if !named.is_empty() {
-            call.seen = Seen::in_headers(headers); // those may be gone, and what was removed decides nothing
+            call.seen = Seen::of(headers); // those may be gone, and what was removed decides nothing
         }
         call.body.remove_trailers(named);
     }
     if seen.has(Seen::EXPECT) {
         let expects = headers
-            .remove(EXPECT)
+            .take(Known::Expect)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         call.common.waits_to_send = expects && call.head.version != Version::HTTP_10 && !call.body.is_empty();
         if call.common.waits_to_send && call.head.version == Version::HTTP_2 {
@@ -69,22 +67,21 @@ fn request(call: &mut Call) -> Result<(), Error> {
         return Ok(());
     }
     if seen.has(Seen::DISGUISED) {
-        remove_if(headers, is_disguised);
+        headers.remove_where(is_disguised);
     }
     if connection.direction == Direction::Inbound {
         inform_application(headers, connection);
     }
-    headers.insert(X_REQUEST_ID, exchange.request_id.clone());
-    if !seen.has(Seen::FORWARDED_PROTO)
-        || seen.has(Seen::CONNECTION) && !headers.contains_key(X_FORWARDED_PROTO)
+    headers.set(Known::XRequestId, exchange.request_id.clone());
+    if !seen.has(Seen::FORWARDED_PROTO) || seen.has(Seen::CONNECTION) && !headers.has(Known::XForwardedProto)
     {
         let scheme = if connection.peer.is_some() { "https" } else { "http" };
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+        headers.set(Known::XForwardedProto, HeaderValue::from_static(scheme));
     }
-    let names_host = seen.has(Seen::FORWARDED_HOST)
-        && (!seen.has(Seen::CONNECTION) || headers.contains_key(X_FORWARDED_HOST));
+    let names_host =
+        seen.has(Seen::FORWARDED_HOST) && (!seen.has(Seen::CONNECTION) || headers.has(Known::XForwardedHost));
     if let (false, Some(host)) = (names_host, &call.common.host) {
-        headers.insert(X_FORWARDED_HOST, host.clone());
+        headers.set(Known::XForwardedHost, host.clone());
     }
     let own = exchange.worker.passes(connection.direction);
     call.common.passes = match &call.common.via {
@@ -99,36 +96,44 @@ fn distrust(call: &mut Call, connection: &Connection) {
     let (headers, seen) = (&mut call.head.headers, &call.seen);
     let believed = connection.peer.is_some() || connection.direction == Direction::Outbound;
     if seen.has(Seen::VIA) {
-        call.common.via = headers.remove(X_PILLION_VIA).filter(|_| believed);
+        call.common.via = headers.take(Known::XPillionVia).filter(|_| believed);
     }
     if !seen.has(Seen::OURS) && !seen.has(Seen::FORGED) {
         return;
     }
-    let attempt = headers.get(X_PILLION_ATTEMPT).filter(|_| believed).cloned();
+    let attempt = headers.value(Known::XPillionAttempt).filter(|_| believed);
     remove_untrusted(headers);
     call.common.marked = attempt.as_ref().is_some_and(|attempt| number(attempt) > 1);
     if let Some(attempt) =
         attempt.filter(|_| call.common.marked || connection.direction == Direction::Inbound)
     {
-        headers.insert(X_PILLION_ATTEMPT, attempt);
+        headers.set(Known::XPillionAttempt, attempt);
     }
 }
 
+/// Only a head of 4 GiB cannot be rewritten, and heads are bounded.
+fn not_rewritten(misuse: Misuse) -> Error {
+    Error::new(Reason::InternalError, misuse.to_string())
+}
+
 /// Who calls, as far as it is proven.
-fn inform_application(headers: &mut HeaderMap, connection: &Connection) {
+fn inform_application(headers: &mut Headers, connection: &Connection) {
     match &connection.client_cert {
-        Some(client_cert) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, client_cert.clone())),
+        Some(client_cert) => headers.set(Known::XForwardedClientCert, client_cert.clone()),
         None => append_forwarded_for(headers, connection.downstream.ip()),
     }
 }
 
-fn append_forwarded_for(headers: &mut HeaderMap, ip: IpAddr) {
-    let before: Vec<&str> =
-        headers.get_all(X_FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).collect();
+fn append_forwarded_for(headers: &mut Headers, ip: IpAddr) {
+    let before: Vec<&str> = headers
+        .all(Known::XForwardedFor)
+        .filter(|value| value.is_ascii())
+        .flat_map(std::str::from_utf8)
+        .collect();
     let ip = ip.to_canonical().to_string();
     let list = if before.is_empty() { ip } else { format!("{}, {ip}", before.join(", ")) };
     if let Ok(list) = HeaderValue::try_from(list) {
-        headers.insert(X_FORWARDED_FOR, list);
+        headers.set(Known::XForwardedFor, list);
     }
 }
 

@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use http::header::CONNECTION;
 use http::{HeaderValue, Version};
+use pillion_http1::Known;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -16,7 +16,6 @@ use crate::http::answer::answer;
 use crate::http::exchange::Exchange;
 use crate::http::{Call, Failure, Response};
 use pillion_base::error::{Error, Sent};
-use pillion_http::headers::X_PILLION_REFUSED;
 use pillion_model::Reason;
 
 pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl AnsweringService> + Clone {
@@ -32,10 +31,10 @@ async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response
             exchange.failed(&error);
             let mut response = answer(&error, &exchange, is_grpc);
             if is_refusal(&error, &exchange) {
-                response.headers_mut().insert(X_PILLION_REFUSED, HeaderValue::from_static("1"));
+                response.headers_mut().set(Known::XPillionRefused, HeaderValue::from_static("1"));
             }
             if error.ends_connection && is_http1 {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                response.headers_mut().set(Known::Connection, HeaderValue::from_static("close"));
             }
             Ok(response)
         }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
-use http::request::Parts;
+use pillion_http1::Known;
 use tokio::time::Instant;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
@@ -17,7 +17,8 @@ use crate::http::call::RequestContext;
 use crate::http::{Body, Call, Failure, Response, replay};
 use crate::state::Route;
 use pillion_base::error::Sent;
-use pillion_http::headers::{X_PILLION_ATTEMPT, X_PILLION_REFUSED, grpc_status};
+use pillion_http::headers::grpc_status;
+use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_telemetry::RetryOutcome;
 use pillion_upstream::cluster::Cluster;
@@ -95,7 +96,7 @@ struct Story {
 struct Spare {
     common: RequestContext,
     route: Arc<Route>,
-    head: Option<Parts>,
+    head: Option<Box<RequestHead>>,
     seen: Seen,
     /// `None`: the request has no body.
     body: Option<Arc<replay::Shared<Body>>>,
@@ -120,7 +121,7 @@ impl Spare {
             seen: call.seen,
         };
         if spare.subject().may_repeat() || spare.may_be_refused(call) {
-            spare.head = Some(call.head.clone());
+            spare.head = Some(Box::new(call.head.clone()));
             spare.keep_body(call);
         }
         spare
@@ -163,7 +164,7 @@ impl Spare {
 
     /// A request like the first, with what is kept of it.
     fn call(&self) -> Option<Box<Call>> {
-        let head = self.head.clone()?;
+        let head = RequestHead::clone(self.head.as_ref()?);
         let body = self.body.as_ref().map_or_else(Body::empty, |kept| Body::replay(kept.start()));
         Some(self.common.call(head, self.seen, body))
     }
@@ -228,7 +229,7 @@ impl Story {
         call.number = tries;
         call.per_try = self.spare.subject().per_try_timeout(tries);
         if tries > 1 {
-            call.head.headers.insert(X_PILLION_ATTEMPT, HeaderValue::from(tries));
+            call.head.headers.set(Known::XPillionAttempt, HeaderValue::from(tries));
         }
         call
     }
@@ -240,7 +241,7 @@ fn outcome(result: &Result<Response, Failure>) -> TryOutcome<'_> {
         Ok(response) => response,
     };
     let (headers, seen) = (response.headers(), response.body().seen());
-    if seen.is_none_or(|seen| seen.has(Seen::OURS)) && headers.contains_key(X_PILLION_REFUSED) {
+    if seen.is_none_or(|seen| seen.has(Seen::OURS)) && headers.has(Known::XPillionRefused) {
         return TryOutcome::Refused { status: response.status() };
     }
     let grpc = seen.is_none_or(|seen| seen.has(Seen::GRPC_STATUS)).then(|| grpc_status(headers)).flatten();

@@ -4,8 +4,6 @@ mod egress;
 
 use std::sync::Arc;
 
-use http::header::HOST;
-use http::request::Parts;
 use http::uri::{Authority, Scheme};
 use http::{HeaderValue, Method, Version};
 use tower::layer::layer_fn;
@@ -19,6 +17,8 @@ use crate::state::{Fixed, Key, Route, Rule};
 pub use egress::{EnterInside, no_service_at};
 use pillion_base::error::Error;
 use pillion_http::framing::{self, Fault};
+use pillion_http::message::{Headers, RequestHead};
+use pillion_http1::Known;
 use pillion_model::Direction;
 use pillion_model::Reason;
 
@@ -94,9 +94,12 @@ fn refuse_tunnel(call: &Call) -> Result<(), Error> {
 /// The URI's authority (absolute-form and HTTP/2) goes before `Host` (RFC 9112, 3.2.2). One that is no authority,
 /// and several that differ, are refused: the next hop might read them otherwise (3.2).
 /// Besides: whether the head names it in its only `Host`.
-fn host(head: &Parts) -> Result<(Option<HeaderValue>, bool), Error> {
+fn host(head: &RequestHead) -> Result<(Option<HeaderValue>, bool), Error> {
     let refused = |detail| Err(Error::new(Reason::BadRequest, detail));
-    let mut hosts = head.headers.get_all(HOST).iter();
+    if let (Headers::Text(fields), None) = (&head.headers, head.uri.authority()) {
+        return Ok((fields.value_of(Known::Host), fields.has(Known::Host))); // it was judged when it was read
+    }
+    let mut hosts = head.headers.all(Known::Host);
     let first = hosts.next();
     let mut is_only = first.is_some();
     for other in hosts {
@@ -113,13 +116,12 @@ fn host(head: &Parts) -> Result<(Option<HeaderValue>, bool), Error> {
         None => match first {
             Some(host) if !is_authority(host) => refused("the request's host is none"),
             None if head.version == Version::HTTP_11 => refused("the request has no host"),
-            host => Ok((host.cloned(), is_only)),
+            host => Ok((host.and_then(|host| HeaderValue::from_bytes(host).ok()), is_only)),
         },
     }
 }
 
-fn is_authority(host: &HeaderValue) -> bool {
-    let host = host.as_bytes();
+fn is_authority(host: &[u8]) -> bool {
     is_plain_name(host) || (!host.contains(&b'@') && Authority::try_from(host).is_ok())
 }
 

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use http::request::Parts;
-use http::{HeaderMap, Method};
+use http::Method;
+use pillion_http::message::{Headers, RequestHead};
 use pillion_model::route::{HeaderMatch, PathMatch, RouteMatch, ValueMatch};
 
 use super::Route;
@@ -47,14 +47,14 @@ impl Rule {
     /// The route of the first rule that fits.
     pub fn choose<'a>(
         rules: &'a [Arc<Self>],
-        head: &Parts,
+        head: &RequestHead,
         dice: impl FnOnce() -> u64,
     ) -> Option<&'a Arc<Route>> {
         rules.iter().find(|rule| fits(&rule.matches, head)).and_then(|rule| rule.to.pick(dice))
     }
 }
 
-fn fits(wanted: &RouteMatch, head: &Parts) -> bool {
+fn fits(wanted: &RouteMatch, head: &RequestHead) -> bool {
     wanted.path.as_ref().is_none_or(|path| path_fits(path, head.uri.path()))
         && method_fits(&wanted.methods, &head.method)
         && wanted.headers.iter().all(|header| header_fits(header, &head.headers))
@@ -74,8 +74,8 @@ fn method_fits(wanted: &[String], method: &Method) -> bool {
     wanted.is_empty() || wanted.iter().any(|wanted| wanted == method.as_str())
 }
 
-fn header_fits(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
-    let mut values = headers.get_all(wanted.name.as_str()).iter().map(http::HeaderValue::as_bytes);
+fn header_fits(wanted: &HeaderMatch, headers: &Headers) -> bool {
+    let mut values = headers.named(&wanted.name);
     match &wanted.value {
         ValueMatch::Exact(exact) => values.any(|value| value == exact.as_bytes()),
         ValueMatch::Prefix(prefix) => values.any(|value| value.starts_with(prefix.as_bytes())),
@@ -87,10 +87,10 @@ fn header_fits(wanted: &HeaderMatch, headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    fn head(method: &str, uri: &str, headers: &[(&str, &str)]) -> Parts {
+    fn head(method: &str, uri: &str, headers: &[(&str, &str)]) -> RequestHead {
         let request = http::Request::builder().method(method).uri(uri);
         let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
-        request.body(()).unwrap().into_parts().0
+        request.body(()).unwrap().into_parts().0.into()
     }
 
     fn header(name: &str, value: ValueMatch) -> HeaderMatch {

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
 use pillion_model::policy::ConnectionPolicy;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -20,6 +19,7 @@ use pillion_base::limits::Permit;
 use pillion_base::net::Io;
 use pillion_http::h1::client::{Connection, Failed, Failure, Fault, Rest};
 use pillion_http::head::HeadLimits;
+use pillion_http::message::RequestHead;
 use pillion_http::transfer::Observer;
 use pillion_http::{Body, Response};
 use pillion_model::Reason;
@@ -51,19 +51,16 @@ impl Http1 {
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(
         &mut self,
-        request: Request<Body>,
+        head: &RequestHead,
+        body: &mut Body,
         observer: &dyn Observer,
     ) -> Result<Response, SendFailure> {
         // It served a request before, so the peer may have hung up since.
         let was_used = self.about.uses > 0;
         self.about.uses += 1;
-        match self.conn.send(request, observer).await {
-            Ok((response, seen)) => {
-                let mut response = response.map(Body::from);
-                response.body_mut().response_tail().seen = Some(seen);
-                Ok(response)
-            }
-            Err(failed) => Err(explain(*failed, was_used)),
+        match self.conn.send(head, body, observer).await {
+            Ok(response) => Ok(response.map(Body::from)),
+            Err(failed) => Err(explain(&failed, was_used)),
         }
     }
 
@@ -119,9 +116,9 @@ impl Drop for Http1 {
 }
 
 /// Why there is no answer, in the words of the interface, and whether the request may have had an effect.
-fn explain(failed: Failed<Body>, was_used: bool) -> SendFailure {
-    let Failed { error, has_answer_begun, unsent } = failed;
-    let reason = match &error {
+fn explain(failed: &Failed, was_used: bool) -> SendFailure {
+    let Failed { error, has_answer_begun, is_unsent } = failed;
+    let reason = match error {
         Failure::Io(error) => io_reason(error),
         Failure::Left => Reason::UpstreamClosed,
         Failure::Malformed(Fault::UnaskedSwitch) => Reason::UpgradeFailed,
@@ -130,7 +127,7 @@ fn explain(failed: Failed<Body>, was_used: bool) -> SendFailure {
     };
     let sent = match has_answer_begun {
         true => Sent::Perhaps,
-        false => sent(reason, unsent.is_some(), was_used),
+        false => sent(reason, *is_unsent, was_used),
     };
     SendFailure {
         reason,
@@ -138,7 +135,7 @@ fn explain(failed: Failed<Body>, was_used: bool) -> SendFailure {
         sent,
         is_large_head: error.is_large_head(),
         is_our_fault: false,
-        unsent: unsent.filter(|_| sent == Sent::Never).map(Box::new),
+        is_unsent: *is_unsent && sent == Sent::Never,
     }
 }
 
@@ -164,10 +161,9 @@ mod tests {
             (Failure::Body, false, false, false, (Reason::UpstreamReset, Perhaps)),
         ] {
             let text = error.to_string();
-            let unsent = is_unsent.then(|| Request::new(Body::empty()));
-            let failure = explain(Failed { error, has_answer_begun, unsent }, was_used);
+            let failure = explain(&Failed { error, has_answer_begun, is_unsent }, was_used);
             assert_eq!((failure.reason, failure.sent), expected, "{text}");
-            assert_eq!(failure.unsent.is_some(), is_unsent, "{text}");
+            assert_eq!(failure.is_unsent, is_unsent, "{text}");
         }
     }
 }

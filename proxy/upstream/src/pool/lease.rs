@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use http::Request;
-
 use super::About;
 use super::http1::Http1;
 use super::http2::Http2;
 use super::send_failure::{SendFailure, by_tls, explain_failed, says_goodbye, was_refused};
 use super::shard::Shard;
 use pillion_base::limits::Permit;
+use pillion_http::h2::send::OutgoingBody as _;
+use pillion_http::message::{Headers, RequestHead};
 use pillion_http::transfer::Observer;
 use pillion_http::{Body, Response};
 use pillion_tls::admission;
@@ -75,13 +75,21 @@ impl Lease {
         self.permit = permit;
     }
 
-    /// Sends the request of `exchange` and waits for the headers of the answer.
+    /// Sends a request and waits for the headers of the answer. Where not a byte of it was sent, both its parts are as they
+    /// were; else nothing is left of them.
     pub async fn send<O: Observer + 'static>(
         &mut self,
-        request: Request<Body>,
+        head: &mut RequestHead,
+        body: &mut Body,
         observer: &Arc<O>,
     ) -> Result<Response, SendFailure> {
-        let sent = self.send_on_connection(request, observer).await;
+        self.is_busy = true;
+        self.carries = (!body.is_empty()).then(|| observer.clone() as Arc<dyn Observer>);
+        let sent = match &mut self.kind {
+            Some(LeaseKind::Http1(conn)) => conn.send(head, body, &**observer).await,
+            Some(LeaseKind::Http2(_)) => Box::pin(self.send_http2(head, body, &**observer)).await,
+            None => unreachable!("a lease has its connection until it is dropped"),
+        };
         sent.map_err(|failure| match self.tls_failure() {
             Some(tls) => by_tls(failure, tls),
             None => failure,
@@ -98,29 +106,28 @@ impl Lease {
         }
     }
 
-    async fn send_on_connection<O: Observer + 'static>(
-        &mut self,
-        request: Request<Body>,
-        observer: &Arc<O>,
+    async fn send_http2(
+        &self,
+        head: &mut RequestHead,
+        body: &mut Body,
+        observer: &dyn Observer,
     ) -> Result<Response, SendFailure> {
-        self.is_busy = true;
-        self.carries = (!request.body().is_empty()).then(|| observer.clone() as Arc<dyn Observer>);
-        let was_used = self.is_reused();
-        match &mut self.kind {
-            Some(LeaseKind::Http1(conn)) => conn.send(request, &**observer).await,
-            Some(LeaseKind::Http2(conn)) => {
-                let sent = conn.send.send(request, &**observer).await;
-                sent.map(|response| response.map(Body::from)).map_err(|failed| {
-                    if failed.unsent.is_some() || says_goodbye(&failed.error) {
-                        self.shard.retire(conn);
-                    } else if was_refused(&failed.error) {
-                        self.shard.was_refused(conn);
-                    }
-                    explain_failed(*failed, was_used)
-                })
-            }
-            None => unreachable!("a lease has its connection until it is dropped"),
+        let Some(LeaseKind::Http2(conn)) = &self.kind else { unreachable!("asked of HTTP/2 alone") };
+        let request = head.to_http2().map_err(|misuse| SendFailure::unwritable(&misuse))?;
+        let mut failed = match conn.send.send(request.map(|()| body.take()), observer).await {
+            Ok(response) => return Ok(Response::from(response.map(Body::from))),
+            Err(failed) => failed,
+        };
+        if failed.unsent.is_some() || says_goodbye(&failed.error) {
+            self.shard.retire(conn);
+        } else if was_refused(&failed.error) {
+            self.shard.was_refused(conn);
         }
+        if let Some(unsent) = failed.unsent.as_mut() {
+            head.headers = Headers::Map(std::mem::take(unsent.headers_mut()));
+            *body = unsent.body_mut().take();
+        }
+        Err(explain_failed(&failed, self.is_reused()))
     }
 
     /// This exchange is the last one on its connection, if that is HTTP/1's.

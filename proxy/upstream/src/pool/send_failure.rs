@@ -1,7 +1,5 @@
 //! Why a request got no answer from the connection that it was sent on.
 
-use http::Request;
-
 use pillion_base::error::Sent;
 use pillion_http::Body;
 use pillion_http::h2::client::{Failed, Failure};
@@ -17,8 +15,22 @@ pub struct SendFailure {
     pub is_large_head: bool,
     /// See [`Error::is_our_fault`](pillion_base::error::Error::is_our_fault).
     pub is_our_fault: bool,
-    /// The request itself, where not a byte of it was written.
-    pub unsent: Option<Box<Request<Body>>>,
+    /// Not a byte of the request was written: it is as good as new.
+    pub is_unsent: bool,
+}
+
+impl SendFailure {
+    /// A head that the connection's version cannot carry.
+    pub(super) fn unwritable(misuse: &dyn std::error::Error) -> Self {
+        Self {
+            reason: Reason::UpstreamReset,
+            detail: misuse.to_string(),
+            sent: Sent::Perhaps,
+            is_large_head: false,
+            is_our_fault: false,
+            is_unsent: false,
+        }
+    }
 }
 
 /// A connection that was used before and is hung up on had probably ended before the request was sent.
@@ -39,7 +51,7 @@ pub(super) fn by_tls(failure: SendFailure, tls: admission::Failure) -> SendFailu
 }
 
 /// A failure of a connection of HTTP/2, and whether the request may have had an effect.
-pub(super) fn explain_failed(failed: Failed<Body>, was_used: bool) -> SendFailure {
+pub(super) fn explain_failed(failed: &Failed<Body>, was_used: bool) -> SendFailure {
     let reason = reason_http2(&failed.error);
     let is_unsent = failed.unsent.is_some() || was_refused(&failed.error) || says_goodbye(&failed.error);
     let sent = sent(reason, is_unsent, was_used);
@@ -49,7 +61,7 @@ pub(super) fn explain_failed(failed: Failed<Body>, was_used: bool) -> SendFailur
         sent,
         is_large_head: false,
         is_our_fault: false,
-        unsent: failed.unsent.map(Box::new),
+        is_unsent: failed.unsent.is_some(),
     }
 }
 

@@ -13,6 +13,8 @@ use pillion_testkit::http1::Reader;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
 
+use http::Request;
+
 use super::*;
 use crate::Body;
 use crate::transfer::{Ending, Interim, Progress};
@@ -64,11 +66,13 @@ fn post(body: Body) -> Request<Body> {
     Request::builder().method("POST").uri("/").header("host", "orders").body(body).unwrap()
 }
 
-async fn send(conn: &Connection, request: Request<Body>) -> Result<http::Response<Body>, Box<Failed<Body>>> {
-    conn.send(request, &*Watcher::new()).await.map(|(answer, _)| answer.map(Body::from))
+async fn send(conn: &Connection, request: Request<Body>) -> Result<Response<Body>, Failed> {
+    let (head, mut body) = request.into_parts();
+    let sent = conn.send(&head.into(), &mut body, &*Watcher::new()).await;
+    sent.map(|answer| answer.map(Body::from))
 }
 
-async fn answered(conn: &Connection, request: Request<Body>) -> http::Response<Body> {
+async fn answered(conn: &Connection, request: Request<Body>) -> Response<Body> {
     send(conn, request).await.unwrap_or_else(|failed| panic!("{}", failed.error))
 }
 
@@ -251,8 +255,10 @@ async fn b2_the_last_bytes_of_a_request_are_written_after_its_answer() {
 async fn interim_answers_are_told_and_a_hundred_asks_for_the_body() {
     let (conn, mut far) = pair(1024);
     let watcher = Watcher::new();
-    let request = crate::expect::ask_first(post(Body::full("body")), &watcher.timers).map(Body::gated);
-    let mut sending = Box::pin(conn.send(request, &*watcher));
+    let (head, body) = post(Body::full("body")).into_parts();
+    let mut head = RequestHead::from(head);
+    let mut body = Body::gated(crate::expect::ask_first(&mut head.headers, body, &watcher.timers));
+    let mut sending = Box::pin(conn.send(&head, &mut body, &*watcher));
     assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await.is_pending());
     let mut reader = Reader::new(&mut far);
     let head = reader.head().await.unwrap();
@@ -284,9 +290,10 @@ async fn a_tunnel_begins_with_what_came_behind_its_answer() {
         let uri = if method == "GET" { "/" } else { "orders:80" };
         let request =
             Request::builder().method(method).uri(uri).header("host", "orders").header("upgrade", "x");
-        let answer = conn.send(request.body(Body::empty()).unwrap(), &*Watcher::new()).await;
-        let Ok((answer, _)) = answer else { panic!("{method}") };
-        let Answer::Tunnel(mut io) = answer.into_body() else { panic!("{method}") };
+        let (head, mut body) = request.body(Body::empty()).unwrap().into_parts();
+        let answer = conn.send(&head.into(), &mut body, &*Watcher::new()).await;
+        let Ok(answer) = answer else { panic!("{method}") };
+        let (_, Answer::Tunnel(mut io)) = answer.into_parts() else { panic!("{method}") };
         let mut first = [0; 5];
         io.read_exact(&mut first).await.unwrap();
         io.write_all(b"back").await.unwrap();
@@ -301,7 +308,7 @@ async fn a_tunnel_begins_with_what_came_behind_its_answer() {
 async fn fails(conn: &Connection, request: Request<Body>) -> (Failure, bool, bool) {
     match send(conn, request).await {
         Ok(answer) => panic!("{}", answer.status()),
-        Err(failed) => (failed.error, failed.has_answer_begun, failed.unsent.is_some()),
+        Err(failed) => (failed.error, failed.has_answer_begun, failed.is_unsent),
     }
 }
 

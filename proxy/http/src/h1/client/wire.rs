@@ -11,12 +11,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::header::CONTENT_LENGTH;
+use http::Method;
 use http::uri::Uri;
-use http::{Method, request};
 use http_body::Frame;
 use pillion_http1::{
-    After, Client, Ended, Error, Fields, FromUpstream, Length, Limits, Misuse, ResponseHead,
+    After, Client, Ended, Error, Fields, FromUpstream, Known, Length, Limits, Misuse, ResponseHead,
 };
 use tokio::io::AsyncWrite as _;
 use tokio::time::{Sleep, sleep};
@@ -27,6 +26,7 @@ use crate::h1::buffer::{Inbox, Outbox, poll_fill, take};
 use crate::h1::request::Then;
 use crate::h2::send::OutgoingBody;
 use crate::head::HeadLimits;
+use crate::message::RequestHead;
 use pillion_base::net::{Io, Transport};
 
 /// How long is waited for something to read once nothing can be written. What came before the write failed is in the
@@ -104,7 +104,7 @@ impl Wire {
     /// Begins an exchange: its head is put where it leaves with what follows it. `length`: what the body knows of it.
     pub(super) fn begin(
         &mut self,
-        head: &request::Parts,
+        head: &RequestHead,
         length: Option<u64>,
         is_empty: bool,
     ) -> Result<(), Misuse> {
@@ -113,14 +113,14 @@ impl Wire {
         let length = match length {
             _ if head.method == Method::CONNECT => Length::Empty,
             // A zero that was said is passed on, and none is said for anybody.
-            _ if is_empty && !head.headers.contains_key(CONTENT_LENGTH) => Length::Empty,
+            _ if is_empty && !head.headers.has(Known::ContentLength) => Length::Empty,
             _ if is_empty => Length::Known(0),
             Some(length) => Length::Known(length),
             None => Length::Chunked,
         };
         let mut whole = String::new();
         let target = target(&head.method, &head.uri, &mut whole);
-        self.engine.write_head(&head.method, target, &head.headers, length, self.outbox.end())
+        self.engine.write_head(&head.method, target, head.headers.lines(), length, self.outbox.end())
     }
 
     /// Whether a byte of the request has been written.
@@ -208,9 +208,9 @@ impl Wire {
     }
 
     /// The answer has begun: who reads it sends the rest of its request.
-    pub(super) fn keep_upload<B: OutgoingBody>(&mut self, body: Option<B>) {
+    pub(super) fn keep_upload<B: OutgoingBody>(&mut self, body: &mut B) {
         if !self.engine.is_request_written() {
-            self.upload = body.map(|body| Box::new(body) as Box<dyn OutgoingBody>);
+            self.upload = Some(Box::new(body.take()));
         }
     }
 

@@ -6,18 +6,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::HeaderMap;
-use http::header::CONNECTION;
-use http::response::Parts;
 use http_body::{Body as _, Frame};
-use pillion_http1::{After, Error, Fields, Length};
+use pillion_http1::{After, Error, Fields, Known, Length};
 use tokio::sync::oneshot;
 
 use super::content::{Client, Content};
 use super::{Downstream, Left};
 use crate::http::{Body, Response};
 use pillion_base::net::Io;
-use pillion_http::h1::ReasonPhrase;
+use pillion_http::message::{Headers, ResponseHead};
 
 /// No more of an answer is taken in while so much of it waits for the client.
 const ENOUGH: usize = 16 * 1024;
@@ -74,13 +71,13 @@ fn length_of(body: &Body) -> Length {
 }
 
 impl Downstream {
-    fn write_head(&mut self, head: &Parts, length: Length) -> Result<(), Error> {
+    fn write_head(&mut self, head: &ResponseHead, length: Length) -> Result<(), Error> {
         let is_last = self.connection.place.work.says_goodbye() || self.connection.is_dismissed.load(Relaxed);
         if is_last || closes(&head.headers) {
             self.server.close_after();
         }
-        let reason = head.extensions.get::<ReasonPhrase>().map(|reason| &reason.0[..]);
-        self.server.write_head(head.status, reason, &head.headers, length, self.outbox.end())?;
+        let lines = head.headers.lines();
+        self.server.write_head(head.status, head.reason.as_deref(), lines, length, self.outbox.end())?;
         if self.server.is_until_close() {
             self.resets = true; // only that shows that a part of it is missing
             self.io.get_ref().reset_on_drop();
@@ -107,8 +104,8 @@ impl Downstream {
 }
 
 /// The stack wants this answer to be the last one.
-fn closes(headers: &HeaderMap) -> bool {
-    headers.get(CONNECTION).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
+fn closes(headers: &Headers) -> bool {
+    headers.get(Known::Connection).is_some_and(|value| value.eq_ignore_ascii_case(b"close"))
 }
 
 /// Takes pieces of the content and writes them, to the end. `body`: none, when there is nothing more to come.

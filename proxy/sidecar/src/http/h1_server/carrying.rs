@@ -6,46 +6,41 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Uri};
-use pillion_http1::{Fault, Fields, Known, RequestHead};
+use bytes::Bytes;
+use http::Uri;
+use pillion_http1::{self as http1, Fault, Fields, Known};
+use tokio::sync::oneshot;
 
 use super::content::{Client, Content};
 use super::{Downstream, Left, answering};
 use crate::http::call::AnsweringService;
 use crate::http::{Body, Call, Exchange, Response, headers, refusal, tunnel};
+use pillion_base::net::Io;
 use pillion_http::h1::request::Incoming;
+use pillion_http::message::{Headers, RequestHead};
 use pillion_http::seen::Seen;
 
 /// From a head to the last byte of its answer.
 pub(super) async fn carry<S: AnsweringService>(
     client: &mut Downstream,
-    head: RequestHead,
+    head: http1::RequestHead,
     (body, mut content): (Option<Incoming>, Content),
     stack: &mut S,
 ) -> Left {
     client.takes_trailers = takes_trailers(&head.fields);
-    let mut request = match request(&head, body) {
-        Ok(request) => request,
-        Err(fault) => return client.refuse(fault, head.fields.text()).await,
+    let body = body.map_or_else(Body::empty, Body::request);
+    let head = match head_of(head) {
+        Ok(head) => head,
+        Err(text) => return client.refuse(Fault::Target, &text).await,
     };
-    let mut seen = Seen::in_fields(&head.fields);
-    drop(head);
-    let request_id = headers::request_id(request.headers(), &seen, &mut client.worker.ground.rng.lock());
-    let asked = tunnel::may_be_asked(&request, &seen).then(|| tunnel::asked_http1(&mut request)).flatten();
-    if asked.is_some() {
-        seen = Seen::in_headers(request.headers()); // what was asked for may have changed them
-    }
-    let exchange = Arc::new(Exchange::new(client.worker.clone(), client.connection.clone(), request_id));
-    client.watch.pause(exchange.started);
-    let mut call = Call::new(request, seen, exchange.clone());
-    call.common.tunnel = asked.as_ref().map(|(asked, _)| Box::new(asked.kind.clone()));
+    let (call, exchange, asked) = begun(client, head, body);
     let answered = {
         let mut carried = pin!(stack.call(call));
         poll_fn(|cx| poll_answered(carried.as_mut(), client, &mut content, &exchange, cx)).await
     };
     let Some(response) = answered else { return Left::Lost };
     match asked {
-        Some((asked, opens)) if tunnel::is_opened(&response) => {
+        Some((asked, opens)) if response.opens_tunnel() => {
             let response = tunnel::open(asked, response, &exchange);
             answering::open(client, response, opens).await
         }
@@ -58,14 +53,30 @@ fn takes_trailers(fields: &Fields) -> bool {
     fields.has(Known::Te) && fields.elements(Known::Te).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
-/// The request as the stack takes it.
-fn request(head: &RequestHead, body: Option<Incoming>) -> Result<Request<Body>, Fault> {
-    let mut request = Request::new(body.map_or_else(Body::empty, Body::request));
-    *request.uri_mut() = Uri::from_maybe_shared(head.target_bytes()).or(Err(Fault::Target))?;
-    *request.headers_mut() = head.fields.to_map().or(Err(Fault::Field))?;
-    *request.version_mut() = head.version;
-    *request.method_mut() = head.method.clone();
-    Ok(request)
+/// The head as the stack takes it. `Err`: as it came, where the stack cannot take it.
+fn head_of(head: http1::RequestHead) -> Result<RequestHead, Bytes> {
+    let Ok(uri) = Uri::from_maybe_shared(head.target_bytes()) else { return Err(head.fields.text().clone()) };
+    let http1::RequestHead { method, version, fields, .. } = head;
+    Ok(RequestHead { method, uri, version, headers: Headers::Text(fields), protocol: None })
+}
+
+/// What the stack is called with, and the tunnel that the request asks for.
+fn begun(
+    client: &mut Downstream,
+    mut head: RequestHead,
+    body: Body,
+) -> (Box<Call>, Arc<Exchange>, Option<(tunnel::Asked, oneshot::Sender<Io>)>) {
+    let mut seen = Seen::of(&head.headers);
+    let request_id = headers::request_id(&head.headers, &seen, &mut client.worker.ground.rng.lock());
+    let asked = tunnel::may_be_asked(&head, &seen).then(|| tunnel::asked_http1(&mut head, &body)).flatten();
+    if asked.is_some() {
+        seen = Seen::of(&head.headers); // what was asked for may have changed them
+    }
+    let exchange = Arc::new(Exchange::new(client.worker.clone(), client.connection.clone(), request_id));
+    client.watch.pause(exchange.started);
+    let mut call = Call::new(head, body, seen, exchange.clone());
+    call.common.tunnel = asked.as_ref().map(|(asked, _)| Box::new(asked.kind.clone()));
+    (call, exchange, asked)
 }
 
 /// The stack's answer. `None`: the client left before it came, and the stack is to forget the request.

@@ -13,7 +13,6 @@ use pillion_model::listener::Unknown;
 
 use crate::connection::{Connection, Destination, Place};
 use crate::exchange::attempts::Attempts;
-use crate::http::tunnel::Accepted;
 use crate::http::{Body, Call, Response};
 use crate::state::{Fixed, Key, Route, split_port};
 use crate::tcp::{self, Dialled};
@@ -22,6 +21,7 @@ use pillion_base::error::Error;
 use pillion_base::net::Io;
 use pillion_base::net::own::is_virtual;
 use pillion_base::net::special::is_special;
+use pillion_http::message::Opened;
 use pillion_model::Direction;
 use pillion_model::Reason;
 
@@ -44,14 +44,13 @@ pub(super) async fn connect(call: &Call, enter: EnterInside) -> Result<Response,
             (Destination::Unknown(to), Some(dialled))
         }
     };
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::OK;
+    let mut response = Response::new(StatusCode::OK, Body::empty());
     let (worker, from) = (worker.clone(), call.common.exchange.connection.downstream);
-    response.extensions_mut().insert(Accepted::inside(Box::new(move |io| {
+    response.head_mut().opened = Some(Box::new(Opened::Inside(Box::new(move |io| {
         let place = Place::unlimited(worker.work(Direction::Outbound));
         let inside = Connection { destination, is_redirected: true, ..Connection::new(from, place) };
         enter(worker, io, inside, early)
-    })));
+    }))));
     Ok(response)
 }
 

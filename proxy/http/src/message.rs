@@ -1,0 +1,184 @@
+//! A request and an answer on their way through a sidecar: a head as it came, and a body.
+//!
+//! What HTTP/1 brought leaves over HTTP/1 as it came, and what HTTP/2 brought over HTTP/2: [`Headers`] are held in the form
+//! of the connection that they came on, and take the other form where they leave over the other version.
+
+mod headers;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use h2::ext::Protocol;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
+use pillion_http1::{Misuse, ResponseHead as Read};
+
+pub use self::headers::{Headers, remove_if};
+use pillion_base::net::Io;
+
+/// The head of a request.
+#[derive(Debug, Clone)]
+pub struct RequestHead {
+    pub method: Method,
+    pub uri: Uri,
+    /// Of the connection that it came on.
+    pub version: Version,
+    pub headers: Headers,
+    /// What an extended CONNECT asks for (RFC 8441).
+    pub protocol: Option<Box<Protocol>>,
+}
+
+/// The head of an answer.
+#[derive(Debug)]
+pub struct ResponseHead {
+    pub status: StatusCode,
+    /// Of the connection that it came on.
+    pub version: Version,
+    /// How an upstream put its status into words, where that are other words than the usual ones.
+    pub reason: Option<Bytes>,
+    pub headers: Headers,
+    /// The tunnel that was asked for is open.
+    pub opened: Option<Box<Opened>>,
+}
+
+/// An answer. Its head is boxed: the answer passes through all layers, and each would move it.
+#[derive(Debug)]
+pub struct Response<B> {
+    head: Box<ResponseHead>,
+    body: B,
+}
+
+/// The upstream's half of a tunnel, once its answer has been read. `None`: it came to nothing.
+pub type Opening = Pin<Box<dyn Future<Output = Option<Io>> + Send + Sync>>;
+
+/// Carries what runs inside a CONNECT, to its end. Given by the side that answered it.
+pub type Enter = Box<dyn FnOnce(Io) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// What is behind an answer that opens a tunnel.
+pub enum Opened {
+    /// The endpoint has switched, to what it says.
+    Switched { half: Opening, to: Option<HeaderValue> },
+    /// The sidecar itself is the proxy that was asked; what runs inside goes on from here.
+    Inside(Enter),
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Switched { .. } => "Switched",
+            Self::Inside(_) => "Inside",
+        })
+    }
+}
+
+impl RequestHead {
+    /// As HTTP/2 sends it. `None`: a field of it cannot be sent so.
+    pub fn to_http2(&mut self) -> Result<http::Request<()>, Misuse> {
+        let (mut parts, ()) = http::Request::new(()).into_parts();
+        parts.headers = std::mem::take(&mut self.headers).into_map()?;
+        (parts.method, parts.uri, parts.version) = (self.method.clone(), self.uri.clone(), Version::HTTP_2);
+        if let Some(protocol) = &self.protocol {
+            parts.extensions.insert((**protocol).clone());
+        }
+        Ok(http::Request::from_parts(parts, ()))
+    }
+}
+
+/// What came over HTTP/2.
+impl From<http::request::Parts> for RequestHead {
+    fn from(mut parts: http::request::Parts) -> Self {
+        Self {
+            method: parts.method,
+            uri: parts.uri,
+            version: parts.version,
+            protocol: parts.extensions.remove::<Protocol>().map(Box::new),
+            headers: Headers::Map(parts.headers),
+        }
+    }
+}
+
+impl<B> Response<B> {
+    /// An answer of our own.
+    pub fn new(status: StatusCode, body: B) -> Self {
+        let (version, headers) = (Version::HTTP_11, Headers::default());
+        let head = ResponseHead { status, version, reason: None, headers, opened: None };
+        Self { head: Box::new(head), body }
+    }
+
+    /// What came over HTTP/1.
+    pub fn read(head: Read, body: B) -> Self {
+        let reason = head.own_reason();
+        let (status, version, headers) = (head.status, head.version, Headers::Text(head.fields));
+        Self { head: Box::new(ResponseHead { status, version, reason, headers, opened: None }), body }
+    }
+
+    pub fn status(&self) -> StatusCode {
+        self.head.status
+    }
+
+    pub const fn status_mut(&mut self) -> &mut StatusCode {
+        &mut self.head.status
+    }
+
+    pub fn version(&self) -> Version {
+        self.head.version
+    }
+
+    pub fn headers(&self) -> &Headers {
+        &self.head.headers
+    }
+
+    pub const fn headers_mut(&mut self) -> &mut Headers {
+        &mut self.head.headers
+    }
+
+    pub const fn head_mut(&mut self) -> &mut ResponseHead {
+        &mut self.head
+    }
+
+    pub const fn body(&self) -> &B {
+        &self.body
+    }
+
+    pub const fn body_mut(&mut self) -> &mut B {
+        &mut self.body
+    }
+
+    /// Whether it opens the tunnel that was asked for.
+    pub fn opens_tunnel(&self) -> bool {
+        self.head.opened.is_some()
+    }
+
+    pub fn map<C>(self, body: impl FnOnce(B) -> C) -> Response<C> {
+        Response { head: self.head, body: body(self.body) }
+    }
+
+    pub fn into_parts(self) -> (Box<ResponseHead>, B) {
+        (self.head, self.body)
+    }
+}
+
+/// What came over HTTP/2.
+impl<B> From<http::Response<B>> for Response<B> {
+    fn from(response: http::Response<B>) -> Self {
+        let (head, body) = response.into_parts();
+        let (status, version, headers) = (head.status, head.version, Headers::Map(head.headers));
+        Self { head: Box::new(ResponseHead { status, version, reason: None, headers, opened: None }), body }
+    }
+}
+
+impl ResponseHead {
+    /// As HTTP/2 sends it.
+    pub fn into_http2(self) -> Result<http::Response<()>, Misuse> {
+        let mut response = http::Response::new(());
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers.into_map()?;
+        Ok(response)
+    }
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        Self::Map(HeaderMap::new())
+    }
+}

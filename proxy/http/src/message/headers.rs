@@ -1,0 +1,188 @@
+//! The fields of a head in the form of the connection that they came on, and one way to look at both forms.
+
+use http::{HeaderMap, HeaderValue};
+use pillion_http1::{Fields, Known, Lines, Misuse};
+
+#[derive(Debug, Clone)]
+pub enum Headers {
+    /// HTTP/1's: names keep their case and their order, and what nobody touches is not copied.
+    Text(Fields),
+    /// HTTP/2's.
+    Map(HeaderMap),
+}
+
+impl Headers {
+    pub fn has(&self, name: Known) -> bool {
+        match self {
+            Self::Text(fields) => fields.has(name),
+            Self::Map(map) => map.contains_key(name.header_name()),
+        }
+    }
+
+    /// The first value.
+    pub fn get(&self, name: Known) -> Option<&[u8]> {
+        match self {
+            Self::Text(fields) => fields.get(name),
+            Self::Map(map) => map.get(name.header_name()).map(HeaderValue::as_bytes),
+        }
+    }
+
+    /// The first value, where it is readable text.
+    pub fn text(&self, name: Known) -> Option<&str> {
+        let value = self.get(name)?;
+        let is_text = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
+        std::str::from_utf8(value).ok().filter(|_| is_text)
+    }
+
+    /// The first value, to be kept or set elsewhere. It shares the bytes of the head.
+    pub fn value(&self, name: Known) -> Option<HeaderValue> {
+        match self {
+            Self::Text(fields) => fields.value_of(name),
+            Self::Map(map) => map.get(name.header_name()).cloned(),
+        }
+    }
+
+    pub fn all(&self, name: Known) -> impl Iterator<Item = &[u8]> {
+        let (text, map) = match self {
+            Self::Text(fields) => (Some(fields.all(name)), None),
+            Self::Map(map) => (None, Some(map.get_all(name.header_name()).iter().map(HeaderValue::as_bytes))),
+        };
+        text.into_iter().flatten().chain(map.into_iter().flatten())
+    }
+
+    /// The values of any name, which is in lower case.
+    pub fn named(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        let (text, map) = match self {
+            Self::Text(fields) => {
+                let is_it = move |(other, _): &(&[u8], &[u8])| other.eq_ignore_ascii_case(name.as_bytes());
+                (Some(fields.iter().filter(is_it).map(|(_, value)| value)), None)
+            }
+            Self::Map(map) => (None, Some(map.get_all(name).iter().map(HeaderValue::as_bytes))),
+        };
+        text.into_iter().flatten().chain(map.into_iter().flatten())
+    }
+
+    /// Names as they came, and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let (text, map) = match self {
+            Self::Text(fields) => (Some(fields.iter()), None),
+            Self::Map(map) => {
+                (None, Some(map.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))))
+            }
+        };
+        text.into_iter().flatten().chain(map.into_iter().flatten())
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Text(fields) => fields.len(),
+            Self::Map(map) => map.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(fields) => fields.is_empty(),
+            Self::Map(map) => map.is_empty(),
+        }
+    }
+
+    /// One field of this name and value. A text that spelled it in its own way keeps the spelling and the place.
+    pub fn set(&mut self, name: Known, value: HeaderValue) {
+        match self {
+            // Only a head of 4 GiB has no room for it, and heads are bounded.
+            Self::Text(fields) => drop(fields.set_value(name, &value)),
+            Self::Map(map) => drop(map.insert(name.header_name(), value)),
+        }
+    }
+
+    /// Says whether one was there.
+    pub fn remove(&mut self, name: Known) -> bool {
+        match self {
+            Self::Text(fields) => fields.remove(name),
+            Self::Map(map) => map.remove(name.header_name()).is_some(),
+        }
+    }
+
+    /// Removes it and gives its first value.
+    pub fn take(&mut self, name: Known) -> Option<HeaderValue> {
+        let value = self.value(name)?;
+        self.remove(name);
+        Some(value)
+    }
+
+    /// Each name is asked for; a text's as it was written.
+    pub fn remove_where(&mut self, unwanted: impl Fn(&[u8]) -> bool) {
+        match self {
+            Self::Text(fields) => drop(fields.remove_where(|_, name| unwanted(name))),
+            Self::Map(map) => remove_if(map, |name| unwanted(name.as_bytes())),
+        }
+    }
+
+    /// For HTTP/2.
+    ///
+    /// # Errors
+    /// A field that HTTP/2 cannot carry.
+    pub fn into_map(self) -> Result<HeaderMap, Misuse> {
+        match self {
+            Self::Text(fields) => fields.to_map(),
+            Self::Map(map) => Ok(map),
+        }
+    }
+
+    /// For HTTP/1.
+    pub const fn lines(&self) -> Lines<'_> {
+        match self {
+            Self::Text(fields) => Lines::Fields(fields),
+            Self::Map(map) => Lines::Map(map),
+        }
+    }
+}
+
+/// So many unwanted fields are looked for and removed one by one, which allocates nothing. A peer that sends more of
+/// them would make that a search for each: then all that is wanted moves into another map, at one look for each field.
+const FEW: usize = 8;
+
+pub fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    for _ in 0..FEW {
+        let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() else { return };
+        headers.remove(name);
+    }
+    let mut last = None;
+    for (name, value) in std::mem::take(headers) {
+        if let Some(name) = name {
+            last = (!unwanted(name.as_str())).then_some(name); // further values of it come without a name
+        }
+        if let Some(name) = &last {
+            headers.append(name.clone(), value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderName;
+
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn however_many_unwanted_fields_there_are_the_others_stay() {
+        for many in [0, 1, FEW, FEW + 1, 1000] {
+            let mut map = headers(&[("a", "1"), ("b", "2"), ("a", "3")]);
+            for nth in 0..many {
+                let name = HeaderName::try_from(format!("x-pillion-{nth}")).unwrap();
+                map.append(name.clone(), HeaderValue::from_static("x"));
+                map.append(name, HeaderValue::from_static("y"));
+            }
+            remove_if(&mut map, |name| name.starts_with("x-pillion-"));
+            assert_eq!(map, headers(&[("a", "1"), ("b", "2"), ("a", "3")]), "{many}");
+        }
+    }
+}
