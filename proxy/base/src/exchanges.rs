@@ -1,11 +1,10 @@
-//! How many exchanges (requests with their answers) one worker has under way at once.
+//! How much memory the exchanges (requests with their answers) of one worker hold together.
 //!
-//! An exchange holds memory that no other bound counts: its head, its policy, its connection to the upstream. So there is
-//! a bound of all of them together, a share of the memory that the process may take; and nobody can take all of it:
-//! one holder (an identity of the mesh, everybody who has none, or the application) may have as many exchanges as are
-//! still free. One who asks for as much as he can gets one half; of several such each gets an equal part, and a part of
-//! that size stays free for others (A. K. Choudhury and E. L. Hahne, "Dynamic queue length thresholds for shared-memory
-//! packet switches", 1998, with alpha = 1).
+//! An exchange holds what no other bound counts: its head, its policy, its connection to the upstream. So there is a bound
+//! of all of them together, a share of the memory that the process may take; and nobody can take all of it: one holder (an
+//! identity of the mesh, or everybody who has none) may hold as much as is still free. One who asks for as much as he can
+//! gets one half; of several such each gets an equal part, and a part of that size stays free for others (A. K. Choudhury and
+//! E. L. Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998, with alpha = 1).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,18 +12,18 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-/// What an exchange is taken to hold at most, beside what its bodies hold: 13.9 KB of memory were measured of one that
-/// waits for an HTTP/1 application, its connections included.
-const EXCHANGE: u64 = 16 * 1024;
+/// What an exchange is taken to hold beside its head and its bodies: 13.9 KB were measured of one that waits for an HTTP/1
+/// application, with both of its connections.
+const EXCHANGE: usize = 16 * 1024;
 /// The part of the process's memory that is for exchanges: the rest is for connections, bodies and the sidecar itself.
 const PART: u64 = 2;
-/// However little memory there is.
+/// Of exchanges with small heads, however little memory there is.
 const AT_LEAST: usize = 64;
 
 /// Those of one worker.
 #[derive(Debug)]
 pub struct Exchanges {
-    open: AtomicUsize,
+    held: AtomicUsize,
     most: usize,
     holders: Mutex<HashMap<Box<str>, Weak<Holder>>>,
 }
@@ -34,24 +33,27 @@ pub struct Exchanges {
 pub struct Holder {
     name: Box<str>,
     of: Arc<Exchanges>,
-    open: AtomicUsize,
+    held: AtomicUsize,
 }
 
 /// The right to one exchange, until it is dropped.
 #[derive(Debug)]
-pub struct ExchangePlace(Arc<Holder>);
+pub struct ExchangePlace {
+    holder: Arc<Holder>,
+    bytes: usize,
+}
 
 impl Exchanges {
     /// The share of one of `workers` in a process that may take `memory` bytes.
     pub fn of_one_in(workers: usize, memory: u64) -> Arc<Self> {
-        let all = usize::try_from(memory / PART / EXCHANGE).unwrap_or(usize::MAX);
-        let most = (all / workers.max(1)).max(AT_LEAST);
-        Arc::new(Self { open: AtomicUsize::new(0), most, holders: Mutex::default() })
+        let all = usize::try_from(memory / PART).unwrap_or(usize::MAX);
+        let most = (all / workers.max(1)).max(AT_LEAST * EXCHANGE);
+        Arc::new(Self { held: AtomicUsize::new(0), most, holders: Mutex::default() })
     }
 
-    /// Exchanges that may be under way together.
-    pub const fn most(&self) -> usize {
-        self.most
+    /// As many exchanges with small heads as one holder may have while nobody else has any.
+    pub const fn most_of_one(&self) -> usize {
+        self.most / 2 / EXCHANGE
     }
 
     /// The holder of this name. There are at most as many as there are connections.
@@ -60,35 +62,36 @@ impl Exchanges {
         if let Some(holder) = holders.get(name).and_then(Weak::upgrade) {
             return holder;
         }
-        let holder = Arc::new(Holder { name: name.into(), of: self.clone(), open: AtomicUsize::new(0) });
+        let holder = Arc::new(Holder { name: name.into(), of: self.clone(), held: AtomicUsize::new(0) });
         holders.insert(name.into(), Arc::downgrade(&holder));
         holder
     }
 }
 
 impl Holder {
-    /// `None`: there is no room for another exchange of this holder.
-    pub fn begin(self: &Arc<Self>) -> Option<ExchangePlace> {
-        let (own, all) = (self.open.load(Relaxed), self.of.open.load(Relaxed));
-        if !has_room(own, all, self.of.most) {
+    /// A place for an exchange with a head of so many bytes. `None`: there is no room for another one of this holder.
+    pub fn begin(self: &Arc<Self>, head: usize) -> Option<ExchangePlace> {
+        let bytes = EXCHANGE.saturating_add(head);
+        let (own, all) = (self.held.load(Relaxed), self.of.held.load(Relaxed));
+        if !has_room(bytes, own, all, self.of.most) {
             return None;
         }
-        self.open.fetch_add(1, Relaxed);
-        self.of.open.fetch_add(1, Relaxed);
-        Some(ExchangePlace(self.clone()))
+        self.held.fetch_add(bytes, Relaxed);
+        self.of.held.fetch_add(bytes, Relaxed);
+        Some(ExchangePlace { holder: self.clone(), bytes })
     }
 }
 
-/// Whether somebody with `own` of `all` open exchanges may have another one. (All threads but one of a worker only read
-/// these numbers, or take one away: nothing is lost between looking and adding.)
-const fn has_room(own: usize, all: usize, most: usize) -> bool {
-    own < most.saturating_sub(all)
+/// Whether somebody who holds `own` of `all` may hold so many `bytes` more. (All threads but the worker's own only give
+/// back: nothing is lost between looking and adding.)
+const fn has_room(bytes: usize, own: usize, all: usize, most: usize) -> bool {
+    own.saturating_add(bytes) <= most.saturating_sub(all)
 }
 
 impl Drop for ExchangePlace {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Relaxed);
-        self.0.of.open.fetch_sub(1, Relaxed);
+        self.holder.held.fetch_sub(self.bytes, Relaxed);
+        self.holder.of.held.fetch_sub(self.bytes, Relaxed);
     }
 }
 
@@ -105,22 +108,35 @@ impl Drop for Holder {
 mod tests {
     use super::*;
 
-    /// Takes all that this holder can get.
-    fn all_of(holder: &Arc<Holder>) -> Vec<ExchangePlace> {
-        std::iter::from_fn(|| holder.begin()).collect()
+    /// Takes all that this holder can get, with heads of so many bytes.
+    fn all_of(holder: &Arc<Holder>, head: usize) -> Vec<ExchangePlace> {
+        std::iter::from_fn(|| holder.begin(head)).collect()
+    }
+
+    fn of(places: usize) -> Arc<Exchanges> {
+        Exchanges::of_one_in(1, (places * EXCHANGE) as u64 * PART)
     }
 
     #[test]
     fn a3_who_asks_for_all_gets_half_and_leaves_the_rest_to_others() {
-        let exchanges = Exchanges::of_one_in(1, 1024 * PART * EXCHANGE);
-        assert_eq!(exchanges.most(), 1024);
+        let exchanges = of(1024);
+        assert_eq!(exchanges.most_of_one(), 512);
         let (mallory, web) = (exchanges.holder("mallory"), exchanges.holder("web"));
-        let taken = all_of(&mallory);
+        let taken = all_of(&mallory, 0);
         assert_eq!(taken.len(), 512);
-        let of_web = all_of(&web);
+        let of_web = all_of(&web, 0);
         assert_eq!(of_web.len(), 256, "half of what is free");
         drop(taken);
-        assert_eq!(all_of(&web).len(), 512 - 256, "places that are given back are free for others");
+        assert_eq!(all_of(&web, 0).len(), 512 - 256, "places that are given back are free for others");
+    }
+
+    #[test]
+    fn a3_a_large_head_takes_the_room_of_several_exchanges() {
+        let exchanges = of(1024);
+        let mallory = exchanges.holder("mallory");
+        assert_eq!(all_of(&mallory, 3 * EXCHANGE).len(), 128);
+        assert_eq!(exchanges.held.load(Relaxed), 0);
+        assert!(mallory.begin(usize::MAX).is_none());
     }
 
     #[test]
@@ -128,7 +144,7 @@ mod tests {
         let exchanges = Exchanges::of_one_in(1, u64::MAX);
         let (one, same) = (exchanges.holder("web"), exchanges.holder("web"));
         assert!(Arc::ptr_eq(&one, &same));
-        let place = one.begin();
+        let place = one.begin(0);
         drop((one, same));
         assert_eq!(exchanges.holders.lock().len(), 1, "its exchange goes on");
         drop(place);
@@ -137,6 +153,6 @@ mod tests {
 
     #[test]
     fn however_little_memory_there_is_some_exchanges_have_room() {
-        assert_eq!(Exchanges::of_one_in(4, 0).most(), AT_LEAST);
+        assert_eq!(Exchanges::of_one_in(4, 0).most_of_one(), AT_LEAST / 2);
     }
 }

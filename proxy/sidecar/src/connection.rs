@@ -235,20 +235,24 @@ impl Connection {
         loop_detected(self.downstream, self.original)
     }
 
-    /// A place for one more exchange, inbound: identities of the mesh share what there is, and all who have none count as
+    /// A place for one more exchange, whose head has so many bytes. Inbound: identities of the mesh share what there is, and all who have none count as
     /// one. What the application asks for, the circuit breakers of its services bound.
     ///
     /// # Errors
     /// `overloaded`: its client has all the exchanges that it may have now.
-    pub fn place_for_exchange(&self, ground: &Ground) -> Result<Option<ExchangePlace>, Error> {
+    pub fn place_for_exchange(
+        &self,
+        head_bytes: usize,
+        ground: &Ground,
+    ) -> Result<Option<ExchangePlace>, Error> {
         if self.direction == Direction::Outbound {
             return Ok(None);
         }
         let name = || self.peer.as_ref().map_or_else(|| STRANGERS.to_owned(), |peer| peer.id.to_string());
         let holder = self.holder.get_or_init(|| ground.exchanges.holder(&name()));
-        holder.begin().map(Some).ok_or_else(|| {
+        holder.begin(head_bytes).map(Some).ok_or_else(|| {
             let detail =
-                "the client has as many requests under way as the memory of the sidecar allows one client";
+                "the client's requests under way hold as much memory as the sidecar has for one client";
             Error::new(Reason::Overloaded, detail)
         })
     }

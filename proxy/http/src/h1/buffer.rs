@@ -4,11 +4,12 @@
 use std::cell::Cell;
 use std::future::Future as _;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 /// What is read at once. Two records of TLS, and the largest that the allocator keeps at hand for each thread.
 const READ_BYTES: usize = 32 * 1024;
@@ -16,6 +17,8 @@ const READ_BYTES: usize = 32 * 1024;
 const LEAST_ROOM: usize = 16 * 1024;
 /// What is read behind bytes that a connection has kept: they are the beginning of a head, and its end is near.
 const FURTHER: usize = 4 * 1024;
+/// What is read at once of a peer whose bytes nobody wants yet.
+const LITTLE: usize = 512;
 /// A piece below this size is copied: it would keep the whole buffer alive that it was read into, or cost a further
 /// part of a vectored write.
 const SMALL: usize = 4 * 1024;
@@ -70,6 +73,20 @@ impl Inbox {
         }
         READING.set(bytes);
         done
+    }
+
+    /// Reads a little behind nothing that was left over, and keeps it. For who waits for the end of the peer: what the
+    /// peer says meanwhile is held for as long as that takes. Nothing more: the peer has ended.
+    pub fn poll_little(
+        &mut self,
+        io: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let mut room = [MaybeUninit::uninit(); LITTLE];
+        let mut read = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(io).poll_read(cx, &mut read))?;
+        self.0.extend_from_slice(read.filled());
+        Poll::Ready(Ok(read.filled().len()))
     }
 
     #[cfg(test)]

@@ -80,6 +80,14 @@ impl Headers {
         }
     }
 
+    /// Bytes of the text that a head of HTTP/1 came as, its first line included. A map does not say.
+    pub fn text_bytes(&self) -> usize {
+        match self {
+            Self::Text(fields) => fields.text().len(),
+            Self::Map(_) => 0,
+        }
+    }
+
     pub fn is_empty(&self) -> bool {
         match self {
             Self::Text(fields) => fields.is_empty(),

@@ -66,8 +66,13 @@ pub struct RequestLine {
 
 impl Exchange {
     /// Takes a place among the exchanges of its client, where there is one: see [`Self::has_place`].
-    pub fn new(worker: Arc<Worker>, connection: Arc<Connection>, request_id: HeaderValue) -> Self {
-        let place = connection.place_for_exchange(&worker.ground);
+    pub fn new(
+        worker: Arc<Worker>,
+        connection: Arc<Connection>,
+        request_id: HeaderValue,
+        head_bytes: usize,
+    ) -> Self {
+        let place = connection.place_for_exchange(head_bytes, &worker.ground);
         Self::in_place(worker, connection, request_id, place)
     }
 

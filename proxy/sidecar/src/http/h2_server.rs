@@ -38,6 +38,7 @@ use pillion_http::head::{HeadLimits, list_bytes};
 use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_http::transfer::{Ending, Observer as _};
+use pillion_model::Direction;
 use pillion_telemetry::{ConnectionOutcome, Protocol, Seldom};
 
 /// Streams one client may have open at once: applications keep a thousand gRPC streams open on one connection, and would
@@ -88,7 +89,7 @@ pub async fn serve<S: AnsweringService>(io: Io, connection: Arc<Connection>, wor
         Box::new(GuardedClient { connection: connection.clone(), worker: worker.clone() }),
         &worker.ground.timers,
     );
-    let handshake = builder(of_heads).handshake::<_, Piece>(guarded);
+    let handshake = builder(of_heads, streams(&connection, &worker)).handshake::<_, Piece>(guarded);
     let until = connection.began.unwrap_or_else(Instant::now) + limits.header_timeout;
     let begun = timeout_at(until, handshake).await;
     let outcome = match &begun {
@@ -120,11 +121,22 @@ pub async fn serve<S: AnsweringService>(io: Io, connection: Arc<Connection>, wor
     }
 }
 
-fn builder(limits: HeadLimits) -> Builder {
+/// What a client is told that it may have open. Its identity may not have more than that on all its connections, where
+/// memory is short: a client that knows of the limit waits, and is not refused.
+fn streams(connection: &Connection, worker: &Worker) -> u32 {
+    match connection.direction {
+        Direction::Inbound => {
+            u32::try_from(worker.ground.exchanges.most_of_one()).unwrap_or(STREAMS).min(STREAMS)
+        }
+        Direction::Outbound => STREAMS,
+    }
+}
+
+fn builder(limits: HeadLimits, streams: u32) -> Builder {
     let mut builder = Builder::new();
     builder
         .initial_window_size(STREAM_WINDOW)
-        .max_concurrent_streams(STREAMS)
+        .max_concurrent_streams(streams)
         .max_header_list_size(limits.readable_list_bytes())
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(DATA_FRAME_BUDGET)
@@ -241,7 +253,7 @@ impl Head {
             let detail = format!("the heads of the connection's open streams are over {HEADS} bytes");
             return Err(Error::new(pillion_model::Reason::Overloaded, detail));
         }
-        let place = client.connection.place_for_exchange(&client.worker.ground)?;
+        let place = client.connection.place_for_exchange(bytes, &client.worker.ground)?;
         client.heads.fetch_add(bytes, Relaxed);
         Ok(Self { client: client.clone(), bytes, place })
     }

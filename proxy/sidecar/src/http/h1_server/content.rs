@@ -112,14 +112,13 @@ impl Downstream {
         })
     }
 
-    /// Whether the client has left while its request is answered. What it says meanwhile is its next request: one read
+    /// Whether the client has left while its request is answered. What it says meanwhile is its next request: a little
     /// of that is kept, and no more is read.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Client {
         if !self.inbox.is_empty() {
             return Client::Waits;
         }
-        let Self { io, inbox, .. } = self;
-        match inbox.with(|bytes| poll_fill(io, bytes, cx)) {
+        match self.inbox.poll_little(&mut self.io, cx) {
             Poll::Pending | Poll::Ready(Ok(1..)) => Client::Waits,
             Poll::Ready(_ended) => Client::Left,
         }
