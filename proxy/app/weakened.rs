@@ -76,13 +76,14 @@ fn weakened_ports<T: Copy + PartialEq>(
 }
 
 fn weakened_services(now: &Config, next: &Config) -> Vec<String> {
-    let owners = Owners::of(next);
+    let (before, owners) = (Owners::of(now), Owners::of(next));
     let mut all = Vec::new();
     for was in now.clusters.iter().filter(|was| upstream(&was.tls).0 > 0) {
         let is = owners.by_name.get(was.name.as_str());
         all.extend(is.and_then(|is| weakened_service(was, is)));
         all.extend(owners.lost(was));
     }
+    all.extend(next.clusters.iter().filter_map(|is| before.taken(is)));
     all
 }
 
@@ -176,6 +177,22 @@ impl<'a> Owners<'a> {
             )),
             None => None,
         }
+    }
+
+    /// What belongs to `is` now, is a part of what another service had, and was protected more there: the first of it.
+    fn taken(&self, is: &Cluster) -> Option<String> {
+        let hosts = is.hosts.iter().filter_map(|host| {
+            let was = self.host(host).filter(|was| !was.hosts.contains(host))?;
+            Some((host.to_string(), was))
+        });
+        let addresses = is.addresses.iter().filter_map(|address| {
+            let was = self.address(address).filter(|was| !was.addresses.contains(address))?;
+            Some((address.to_string(), was))
+        });
+        hosts.chain(addresses).filter(|(_, was)| was.name != is.name).find_map(|(what, was)| {
+            let weaker = weakened_tls(&was.tls, &is.tls)?;
+            Some(format!("services.{}: {what} belonged to {} before: tls: {weaker}", is.name, was.name))
+        })
     }
 
     fn host(&self, host: &HostPattern) -> Option<&'a Cluster> {
@@ -379,6 +396,28 @@ mod tests {
             weakened(&outbound("passthrough", &service("a", "tls: off")), &outbound("passthrough", "")),
             [""; 0]
         );
+    }
+
+    #[test]
+    fn c1_a_part_of_what_was_protected_that_goes_to_another_service_is_told() {
+        let shop = service("shop", "hosts: [\"*.shop\"], addresses: [10.0.0.0/8]");
+        let told = |more: &str| {
+            let next = format!("{shop}, {}", service("pay", more));
+            weakened(&outbound("passthrough", &shop), &outbound("passthrough", &next))
+        };
+        assert_eq!(
+            told("hosts: [pay.shop], tls: off"),
+            ["services.pay: pay.shop belonged to shop before: tls: off instead of mutual"]
+        );
+        assert_eq!(
+            told("addresses: [10.1.0.0/16], tls: off"),
+            ["services.pay: 10.1.0.0/16 belonged to shop before: tls: off instead of mutual"]
+        );
+        for more in
+            ["hosts: [pay.shop], addresses: [10.1.0.0/16]", "hosts: [pay], addresses: [11.0.0.0/8], tls: off"]
+        {
+            assert_eq!(told(more), [""; 0], "{more}");
+        }
     }
 
     /// Who is to own a destination, by comparing it with all that there is.

@@ -72,7 +72,8 @@ fn begun(
     if asked.is_some() {
         seen = Seen::of(&head.headers); // what was asked for may have changed them
     }
-    let (worker, connection, bytes) = (client.worker.clone(), client.connection.clone(), head.headers.text_bytes());
+    let (worker, connection, bytes) =
+        (client.worker.clone(), client.connection.clone(), head.headers.text_bytes());
     let exchange = Arc::new(Exchange::new(worker, connection, request_id, bytes));
     client.watch.pause(exchange.started);
     let mut call = Call::new(head, body, seen, exchange.clone());
