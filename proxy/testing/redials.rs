@@ -312,3 +312,24 @@ fn an_early_dial_that_has_just_failed_is_not_made_once_more_for_a_client_that_sp
         assert_eq!(ending(&lines[0]), (Some(reason), 1, Some(C)), "{lines:?}");
     }
 }
+
+#[test]
+fn an_early_dial_that_failed_between_two_bytes_is_not_made_once_more() {
+    let lines = logged::lines(|log| async move {
+        let mesh = Mesh::default();
+        mesh.black_hole(C);
+        let service = "endpoints: [10.0.0.3:80], listen: 127.0.0.1:0, retry: off, connect_timeout: 2s";
+        let sidecar = mesh.sidecar(&(caller(service) + &log), None);
+        let mut client = sidecar.direct_client().await;
+        tokio::time::sleep(Duration::from_millis(100)).await; // it is dialled to hear whether it speaks first
+        client.send("G").await; // HTTP, or not
+        pass(3).await;
+        client.send([0; 64]).await;
+        let watch = Watch::start();
+        assert_eq!(client.rest().await, b"");
+        assert_eq!(watch.seconds(), 0, "the dial has failed, and that was its say");
+        settle().await;
+        assert_eq!(sidecar.sum("pillion_connections_total service=orders outcome=timeout"), 1);
+    });
+    assert_eq!(ending(&lines[0]), (Some("connect_timeout"), 1, Some(C)), "{lines:?}");
+}

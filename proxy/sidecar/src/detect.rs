@@ -215,7 +215,7 @@ where
     M: FnOnce() -> F,
     F: Future<Output = Result<D, DialFailure>>,
 {
-    let Some(early) = early else { return client.alone(work).await };
+    let Some(early) = early else { return client.alone(work, None).await };
     // Most clients have sent their first bytes by now, or will before anybody is dialled.
     match client.listen(work, Patience::Silence(early.after)).await? {
         Some(found) if early.is_at_hand && !found.is_http() => {
@@ -264,7 +264,7 @@ where
         Err(error) if !early.expects_http && client.said_nothing() => {
             return unserved(client, work, error).await;
         }
-        Err(_is_met_again) => return client.alone(work).await,
+        Err(error) => return client.alone(work, Some(error)).await,
     };
     let since = Instant::now();
     let first = tokio::select! { // what either reader has read is kept with its stream
@@ -283,7 +283,7 @@ where
         SpeaksFirst::Refuses => Err(Undecided::HungUp),
         SpeaksFirst::Waited => {
             drop(server);
-            client.alone(work).await
+            client.alone(work, None).await
         }
     }
 }
@@ -302,7 +302,7 @@ async fn unserved<D: Server>(
             Err(Undecided::NoServer(why))
         }
         Some(found) => Ok(client.decided(found, Some(Err(why)))),
-        None => client.alone(work).await,
+        None => client.alone(work, Some(why)).await,
     }
 }
 
@@ -466,12 +466,18 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// Nobody was dialled, or nobody who would speak first.
-    async fn alone<D: Server>(mut self, work: &Work) -> Result<Detected<D>, Undecided> {
+    /// Nobody was dialled, or nobody who would speak first. Where the dial has failed for a client that has begun to
+    /// speak, it is not made once more for the rest of its first bytes; one who speaks later is dialled for anew.
+    async fn alone<D: Server>(
+        mut self,
+        work: &Work,
+        failed: Option<DialFailure>,
+    ) -> Result<Detected<D>, Undecided> {
+        let failed = failed.filter(|_| !self.said_nothing());
         let found = self.listen(work, Patience::Whole).await?;
         match found {
             Some(_) if self.said_nothing() => Err(hung_up()),
-            found => self.settled(found, None),
+            found => self.settled(found, failed.map(Err)),
         }
     }
 
