@@ -3,7 +3,7 @@
 
     tests/long/streams.py target/release/pillion [SECONDS OF SILENCE]
 
-grpcio at both ends, then Node's http2 at both ends (where there is a `node`). Messages of one byte to 4 MiB in both
+grpcio at both ends, and Node's http2 at both ends (where there is a `node`). Messages of one byte to 4 MiB in both
 directions, a caller that pauses, a server that pauses, 1,000 streams that are all open on one connection at the same time,
 and a stream on which nothing moves for ten minutes with `stream_idle_timeout: off` at both sidecars. Needs grpcio; exits 1
 on a difference.
