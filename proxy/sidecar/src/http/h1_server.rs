@@ -23,7 +23,6 @@ use tokio::sync::oneshot;
 use self::waiting::{Heard, Watch};
 use super::linger::linger;
 use crate::connection::Connection;
-use crate::detect::first_byte;
 use crate::http::call::AnsweringService;
 use crate::worker::Worker;
 use pillion_base::net::Io;
@@ -78,10 +77,11 @@ pub fn serve<S: AnsweringService>(
             let heard = poll_fn(|cx| downstream.poll_head(cx)).await;
             match act(heard, &mut downstream, &mut stack).await {
                 Left::GoesOn => {}
-                Left::Rests => match Box::pin(downstream.rests()).await {
-                    Some(wakes) => downstream = wakes,
-                    None => return,
-                },
+                Left::Rests => {
+                    if !Box::pin(downstream.rests()).await {
+                        return;
+                    }
+                }
                 Left::Ends => return Box::pin(downstream.ends()).await,
                 Left::Lost => return,
                 Left::Opaque(opens) => return drop(opens.send(downstream.into_io())), // dropped, the tunnel ends
@@ -148,15 +148,6 @@ impl Downstream {
             Ok(()) => Left::Ends,
             Err(_gone) => Left::Lost,
         }
-    }
-
-    /// Waits for a first byte, without a timer of its own and for as long as an idle connection may last.
-    async fn rests(self) -> Option<Self> {
-        let Self { io, connection, worker, .. } = self;
-        let work = &connection.place.work;
-        work.rest();
-        let io = first_byte(io, &worker, work).await.ok()?;
-        Some(Self::new(io, Watch::new(None), connection, worker))
     }
 
     async fn ends(self) {

@@ -1,7 +1,7 @@
 //! Between two requests: a head that comes, and a client that does not send one.
 
-use std::future::Future as _;
-use std::pin::Pin;
+use std::future::{Future as _, poll_fn};
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use pillion_base::unfinished::{READER, Share};
 use pillion_http::h1::buffer::poll_fill;
 use pillion_http::h1::request::Incoming;
 
-/// A connection that was idle for so long is put aside: its timer goes, and the drain does not wait for it.
+/// A connection that was idle for so long rests: the drain does not wait for it.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// What a client says after an answer, or at first.
@@ -93,6 +93,29 @@ impl Downstream {
     }
 }
 
+impl Downstream {
+    /// Waits for a first byte for as long as a connection may be idle. Nothing waits for it meanwhile, and the end of the
+    /// process may end it. `false`: it is over.
+    pub(super) async fn rests(&mut self) -> bool {
+        let Self { io, inbox, watch, connection, worker, .. } = self;
+        let (work, now) = (&connection.place.work, Instant::now());
+        work.rest();
+        watch.rest(now + worker.limits().idle_timeout, worker);
+        let mut dismissed = pin!(work.dismissed(now));
+        poll_fn(|cx| {
+            // What comes first counts: a client that speaks is heard, as long as nobody was told to go.
+            if let Poll::Ready(read) = inbox.with(|bytes| poll_fill(io, bytes, cx)) {
+                work.wake();
+                watch.note_read();
+                return Poll::Ready(matches!(read, Ok(1..)));
+            }
+            let over = dismissed.as_mut().poll(cx).is_ready() || watch.poll_rest(cx).is_ready();
+            if over { Poll::Ready(false) } else { Poll::Pending }
+        })
+        .await
+    }
+}
+
 fn refuse(error: Error, head: &[u8], out: &mut Vec<u8>, (connection, worker): (&Connection, &Worker)) {
     let Error::Request(fault) = error else { return };
     let head = head.get(..refusal::KEPT).unwrap_or(head);
@@ -122,6 +145,18 @@ impl Watch {
     pub(super) fn pause(&mut self, now: Instant) {
         (self.has_begun, self.since, self.last, self.has_moved) = (false, None, now, true);
         self.share = None;
+    }
+
+    /// Whatever comes, from now on nothing is waited for until then.
+    fn rest(&mut self, until: Instant, worker: &Worker) {
+        match &mut self.timer {
+            Some(timer) => timer.move_to(until),
+            None => self.timer = Some(worker.ground.timers.deadline(until)),
+        }
+    }
+
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.timer.as_mut().map_or(Poll::Ready(()), |timer| Pin::new(timer).poll(cx))
     }
 
     const fn note_read(&mut self) {
