@@ -15,7 +15,7 @@ use pillion_sidecar::layers::Name;
 use pillion_sidecar::state::{Arrival, Key};
 use pillion_sidecar::worker::Worker;
 use pillion_sidecar::{inbound, outbound};
-use pillion_telemetry::Metrics;
+use pillion_telemetry::{Held, Metrics, Protocol};
 
 use super::mesh::{self, Mesh, at};
 use super::peer::Peer;
@@ -63,7 +63,9 @@ impl Bench {
     /// What serves an HTTP/1 connection of a caller's application.
     pub(super) fn size_of_a_task(&self) -> usize {
         let (connection, io, _near) = self.connection();
-        std::mem::size_of_val(&h1_server::serve(io, connection, self.worker.clone(), outbound::stack(None)))
+        let (worker, stack) = (self.worker.clone(), outbound::stack(None));
+        let open = Held::of(&worker.ground.connections_active(Direction::Outbound, Protocol::Http1));
+        std::mem::size_of_val(&h1_server::serve(io, connection, worker, stack, open))
     }
 
     fn client_without(&self, layer: Option<Name>) -> Peer {

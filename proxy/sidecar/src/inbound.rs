@@ -158,8 +158,9 @@ impl Inbound {
                 None
             }
         };
-        if let Some(next) = decided {
-            next.run(&self.worker, stack(None)).await;
+        let running = decided.map(|next| next.run(&self.worker, stack(None)));
+        if let Some(running) = running {
+            running.await;
         }
     }
 

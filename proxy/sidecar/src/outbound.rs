@@ -103,10 +103,12 @@ impl Outbound {
         connection: Connection,
         early: Option<Dialled>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let worker = self.worker.clone();
+        let deciding = Box::pin(async move { self.decide(io, connection, early).await }); // it is gone afterwards
         Box::pin(async move {
-            let decided = Box::pin(self.decide(io, connection, early)).await; // boxed: it is gone afterwards
-            if let Some(next) = decided {
-                next.run(&self.worker, stack(None)).await;
+            let running = deciding.await.map(|next| next.run(&worker, stack(None)));
+            if let Some(running) = running {
+                running.await;
             }
         })
     }

@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -31,16 +32,21 @@ pub enum Next {
 }
 
 impl Next {
-    /// To the connection's end. Boxed: a task holds what its phase needs, and no more.
-    pub async fn run<S: AnsweringService>(self, worker: &Arc<Worker>, stack: S) {
+    /// To the connection's end. Boxed here: who decided what becomes of it has no room for what follows.
+    pub fn run<S: AnsweringService>(
+        self,
+        worker: &Arc<Worker>,
+        stack: S,
+    ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        let worker = worker.clone();
         match self {
             Self::Http { io, version, connection } => {
                 connection.place.work.wake();
-                Box::pin(server::serve(io, version, Arc::new(connection), worker.clone(), stack)).await;
+                server::serve(io, version, Arc::new(connection), worker, stack)
             }
             Self::Opaque { detected, route, connection } => {
                 connection.place.work.wake();
-                Box::pin(tcp::forward(*detected, &route, &connection, worker)).await;
+                Box::pin(async move { tcp::forward(*detected, &route, &connection, &worker).await })
             }
         }
     }

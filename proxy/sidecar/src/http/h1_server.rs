@@ -28,6 +28,7 @@ use crate::worker::Worker;
 use pillion_base::net::Io;
 use pillion_http::h1::buffer::{Inbox, Outbox};
 use pillion_http::stall::Stall;
+use pillion_telemetry::Held;
 
 /// A client's connection.
 struct Downstream {
@@ -63,16 +64,18 @@ enum Left {
     Opaque(oneshot::Sender<Io>),
 }
 
-/// Until the client leaves. No `async fn`, whose arguments have room of their own beside what is made of them.
+/// Until the client leaves, `open` meanwhile. No `async fn`, whose arguments have room of their own beside what is made of them.
 pub fn serve<S: AnsweringService>(
     io: Io,
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     mut stack: S,
+    open: Held,
 ) -> impl Future<Output = ()> + Send {
     let watch = Watch::new(connection.began);
     let mut downstream = Downstream::new(io, watch, connection, worker);
     async move {
+        let _open = open;
         loop {
             let heard = poll_fn(|cx| downstream.poll_head(cx)).await;
             match act(heard, &mut downstream, &mut stack).await {

@@ -39,7 +39,7 @@ use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_http::transfer::{Ending, Observer as _};
 use pillion_model::Direction;
-use pillion_telemetry::{ConnectionOutcome, Protocol, Seldom};
+use pillion_telemetry::{ConnectionOutcome, Held, Protocol, Seldom};
 
 /// Streams one client may have open at once: applications keep a thousand gRPC streams open on one connection, and would
 /// wait for ever for one more than this. Envoy allows as many.
@@ -79,9 +79,15 @@ impl Client {
     }
 }
 
-/// Serves `io` until its client leaves. In the drain: until what is in flight has ended, and inbound until the
-/// connection has been silent for a second.
-pub async fn serve<S: AnsweringService>(io: Io, connection: Arc<Connection>, worker: Arc<Worker>, stack: S) {
+/// Serves `io` until its client leaves, `_open` meanwhile. In the drain: until what is in flight has ended, and inbound
+/// until the connection has been silent for a second.
+pub async fn serve<S: AnsweringService>(
+    io: Io,
+    connection: Arc<Connection>,
+    worker: Arc<Worker>,
+    stack: S,
+    _open: Held,
+) {
     let limits = worker.limits();
     let of_heads = connection.head_limits(&limits);
     let guarded = GuardedIo::downstream(

@@ -1,5 +1,7 @@
 //! One downstream HTTP connection of either version.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -29,18 +31,18 @@ pub fn count_begun(version: Version, connection: &Connection, worker: &Worker) {
 }
 
 /// Serves `io` until its client leaves. In the drain: until what is in flight has ended, and inbound until the
-/// connection has been silent for a second.
-pub async fn serve<S: AnsweringService>(
+/// connection has been silent for a second. Boxed: it is all that a connection has from here on.
+pub fn serve<S: AnsweringService>(
     io: Io,
     version: Version,
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     stack: S,
-) {
-    let _open = Held::of(&worker.ground.connections_active(connection.direction, protocol(version)));
+) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let open = Held::of(&worker.ground.connections_active(connection.direction, protocol(version)));
     match version {
-        Version::Http1 => Box::pin(h1_server::serve(io, connection, worker, stack)).await,
-        Version::Http2 => Box::pin(h2_server::serve(io, connection, worker, stack)).await,
+        Version::Http1 => Box::pin(h1_server::serve(io, connection, worker, stack, open)),
+        Version::Http2 => Box::pin(h2_server::serve(io, connection, worker, stack, open)),
     }
 }
 
