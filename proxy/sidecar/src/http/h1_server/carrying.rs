@@ -60,12 +60,15 @@ fn head_of(head: http1::RequestHead) -> Result<RequestHead, Bytes> {
     Ok(RequestHead { method, uri, version, headers: Headers::Text(fields), protocol: None })
 }
 
+/// A tunnel that a request asks for, and who is given the connection when it is opened.
+type Tunnel = (tunnel::Asked, oneshot::Sender<Io>);
+
 /// What the stack is called with, and the tunnel that the request asks for.
 fn begun(
     client: &mut Downstream,
     mut head: RequestHead,
     body: Body,
-) -> (Box<Call>, Arc<Exchange>, Option<(tunnel::Asked, oneshot::Sender<Io>)>) {
+) -> (Box<Call>, Arc<Exchange>, Option<Tunnel>) {
     let mut seen = Seen::of(&head.headers);
     let request_id = headers::request_id(&head.headers, &seen, &mut client.worker.ground.rng.lock());
     let asked = tunnel::may_be_asked(&head, &seen).then(|| tunnel::asked_http1(&mut head, &body)).flatten();

@@ -24,6 +24,7 @@ use pillion_http::h1::request::Incoming;
 const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// What a client says after an answer, or at first.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart where it was made")]
 pub(super) enum Heard {
     /// A request, and its content with what has come of that.
     Head(RequestHead, (Option<Incoming>, Content)),
