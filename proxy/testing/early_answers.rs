@@ -1,5 +1,7 @@
 //! Answers that come while the request is still being sent.
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
 use super::backend::OK;
 use super::mesh::{A, Mesh, ORDERS, Pair, Sidecar, pass, settle};
 use super::peer::Peer;
@@ -94,8 +96,7 @@ async fn b2_a_request_in_the_sidecars_own_buffer_holds_a_connection_for_seconds_
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=connections"), 0);
 }
 
-/// What was not written of a request is lost where its answer is read by a second reader: the next request must not be
-/// read as the rest of it.
+/// What was not written of a request does not follow its answer: the next request must not be read as the rest of it.
 #[tokio::test(start_paused = true)]
 async fn b2_an_answer_with_many_fields_to_a_request_sent_in_part_ends_its_connection() {
     let mesh = Mesh::default();
@@ -163,6 +164,43 @@ async fn b2_neither_sidecar_of_a_pair_keeps_a_connection() {
         pass(3).await; // more than a goodbye takes, less than an idle connection is kept
         assert_eq!(held(&caller), (1, 1), "{protocol}: the one that was used whole is kept");
         assert_eq!(held(&application).0, 2, "{protocol}: and its two ends here");
+    }
+}
+
+/// Streams an answer of 8 MiB from the first byte of its request on, and reads that meanwhile.
+fn answers_while_it_reads(mesh: &Mesh) -> super::backend::Backend {
+    mesh.scripted(A, |peer: Peer, _| async move {
+        let (mut reading, mut writing) = tokio::io::split(peer.into_io());
+        let answers = async {
+            let head = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n", 8 * MIB);
+            writing.write_all(head.as_bytes()).await?;
+            writing.write_all(&vec![b'y'; 8 * MIB]).await
+        };
+        let reads = async {
+            let mut room = vec![0; MIB / 16];
+            while reading.read(&mut room).await.is_ok_and(|count| count > 0) {}
+        };
+        drop(tokio::join!(answers, reads));
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn b2_a_client_that_sends_all_before_it_reads_is_answered_meanwhile() {
+    let (alone, pair) = (Mesh::default(), Pair::new());
+    let _backends = [answers_while_it_reads(&alone), answers_while_it_reads(&pair.mesh)];
+    let _application = pair.application("10.1.0.1:15006", A);
+    let paired = format!("endpoints: [10.1.0.1:15006], {ORDERS}");
+    for (way, sidecar) in [
+        ("one sidecar", alone.caller("endpoints: [10.0.0.1:80]")),
+        ("a pair over HTTP/2", pair.caller(&paired)),
+        ("a pair over HTTP/1", pair.caller(&format!("{paired}, protocol: http1"))),
+    ] {
+        let (mut client, watch) = (sidecar.client().await, super::mesh::Watch::start());
+        client.send(UPLOAD).await;
+        let sent = client.try_send(vec![b'x'; 8 * MIB]).await;
+        assert!(sent.is_ok() && watch.seconds() < 10, "{way}: {sent:?} after {} s", watch.seconds());
+        let answer = client.answer().await;
+        assert_eq!((answer.told(), answer.body.len(), answer.is_whole), ((200, None), 8 * MIB, true), "{way}");
     }
 }
 

@@ -252,6 +252,12 @@ impl OutgoingBody for Body {
         }
         self.kind = BodyKind::Empty;
     }
+
+    fn move_upload(&mut self, cx: &mut Context<'_>) {
+        if let BodyKind::Answer(incoming) = &mut self.kind {
+            incoming.move_upload(cx);
+        }
+    }
 }
 
 /// What answers a request that was sent over HTTP/2.

@@ -45,6 +45,9 @@ pub trait OutgoingBody: Body<Data = Bytes, Error = BodyError> + Unpin + Send + '
         Self: Sized;
     /// Ends an answer before its end: what is left of it will not be read.
     fn cut(&mut self, reason: Why);
+    /// Sends on what is left of the request that this answers, while no piece of the answer is wanted. Who polls the
+    /// body for a piece does so by that.
+    fn move_upload(&mut self, cx: &mut Context<'_>);
 }
 
 pub struct Outgoing<B> {
@@ -157,12 +160,16 @@ impl<B: OutgoingBody> Future for Outgoing<B> {
         let this = &mut *self;
         loop {
             match this.poll_give(cx)? {
-                Poll::Pending => return this.poll_stuck(cx, true),
+                Poll::Pending => {
+                    this.body.move_upload(cx); // the peer may read once all of its request is taken
+                    return this.poll_stuck(cx, true);
+                }
                 Poll::Ready(()) if this.is_last => return Poll::Ready(Ok(())),
                 Poll::Ready(()) => {}
             }
             if !this.room.account.may_read() {
                 this.room.account.wait(cx.waker());
+                this.body.move_upload(cx);
                 return this.poll_stuck(cx, false); // this stream's peer has taken all that it was given
             }
             let frame = match Pin::new(&mut this.body).poll_frame(cx) {

@@ -41,6 +41,14 @@ impl Incoming {
         self.names = names;
     }
 
+    /// Sends on what is left of the request, while nobody wants a piece of the answer. A request that breaks off is told
+    /// behind what has come of the answer.
+    pub fn move_upload(&mut self, cx: &mut Context<'_>) {
+        if matches!(self.then, Then::More) && self.wire.lock().poll_upload(cx).is_err() {
+            self.then = Then::Broken(Broken::Request);
+        }
+    }
+
     /// What `Connection` named, and is no trailer either.
     pub fn named(&self) -> &[HeaderName] {
         &self.names

@@ -232,6 +232,36 @@ async fn an_answer_before_the_end_of_its_request_carries_the_rest_on() {
 }
 
 #[tokio::test]
+async fn the_rest_of_a_request_goes_on_where_its_answer_is_not_read() {
+    let (conn, mut far) = pair(1024);
+    let (feeder, body) = fed(Some(8));
+    far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await.unwrap();
+    let mut answer = answered(&conn, post(body)).await;
+    for (data, then) in [(&b"1234"[..], Then::More), (b"5678", Then::End)] {
+        answer.body_mut().move_upload(&mut Context::from_waker(Waker::noop()));
+        feed(&feeder, data, then);
+    }
+    answer.body_mut().move_upload(&mut Context::from_waker(Waker::noop()));
+    let mut request = Reader::new(&mut far);
+    assert_eq!(request.message().await.unwrap().body, b"12345678");
+    far.write_all(b"done").await.unwrap();
+    assert_eq!(read(answer.body_mut()).await.0, b"done");
+    assert_eq!(conn.rest(), Rest::Ready);
+}
+
+#[tokio::test]
+async fn a_request_that_breaks_off_while_its_answer_is_not_read_is_told_behind_what_came() {
+    let (conn, mut far) = pair(1024);
+    let (feeder, body) = fed(Some(8));
+    far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npart").await.unwrap();
+    let mut answer = answered(&conn, post(body)).await;
+    drop(feeder);
+    answer.body_mut().move_upload(&mut Context::from_waker(Waker::noop()));
+    let (came, _, is_whole) = read(answer.body_mut()).await;
+    assert_eq!((&came[..], is_whole), (&b"part"[..], false));
+}
+
+#[tokio::test]
 async fn b2_an_answer_to_a_request_that_never_ends_ends_the_connection() {
     let (conn, mut far) = pair(1024);
     let (_feeder, body) = fed(None);

@@ -219,7 +219,8 @@ impl Wire {
         self.upload = None;
     }
 
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+    /// Sends what there is of the rest of the request.
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
         let Some(mut body) = self.upload.take() else {
             self.poll_rest(cx);
             return Ok(());

@@ -14,6 +14,7 @@ use super::content::{Client, Content};
 use super::{Downstream, Left};
 use crate::http::{Body, Response};
 use pillion_base::net::Io;
+use pillion_http::h2::send::OutgoingBody as _;
 use pillion_http::message::{Headers, ResponseHead};
 
 /// No more of an answer is taken in while so much of it waits for the client.
@@ -148,6 +149,7 @@ enum Taken {
 fn take_in(client: &mut Downstream, body: &mut Option<Body>, cx: &mut Context<'_>) -> Taken {
     while let Some(open) = body {
         if client.outbox.len() >= ENOUGH {
+            open.move_upload(cx); // the client may read once all of its request is taken
             return Taken::Enough;
         }
         let is_full = client.server.is_answer_written();
