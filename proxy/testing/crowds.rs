@@ -5,7 +5,7 @@ use h2::Reason;
 use h2::client::{self, SendRequest};
 use pillion_tls::client::Purpose;
 
-use super::http2::request;
+use super::http2::{self, request};
 use super::mesh::{A, Mesh, Pair, settle};
 
 const AT: &str = "10.1.0.1:15006";
@@ -87,4 +87,22 @@ async fn what_the_application_asks_for_is_left_to_circuit_breakers() {
     }
     settle().await;
     assert_eq!(app.hits(), 80);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a3_a_request_that_goes_on_after_its_whole_answer_holds_no_place() {
+    let mesh = Mesh::default();
+    mesh.memory.set_host_memory(SMALL);
+    let _app = mesh.http2(A, 1000, |_, request, respond| async move {
+        http2::answer(respond, 413, "no");
+        drop(http2::read_body(&mut request.into_body()).await);
+    });
+    let sidecar = mesh.application(&format!("app: {A}, protocol: http2"));
+    let mut uploading = Vec::new();
+    for nth in 0..HALF + 8 {
+        let mut client = sidecar.client().await;
+        client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 8\r\n\r\nhalf").await;
+        assert_eq!(client.answer().await.told(), (413, None), "{nth}");
+        uploading.push(client);
+    }
 }

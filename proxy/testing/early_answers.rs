@@ -3,7 +3,8 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::backend::OK;
-use super::mesh::{A, Mesh, ORDERS, Pair, Sidecar, pass, settle};
+use super::http2;
+use super::mesh::{A, Mesh, ORDERS, Pair, Sidecar, pass, secs, settle};
 use super::peer::Peer;
 
 const MIB: usize = 1024 * 1024;
@@ -202,6 +203,44 @@ async fn b2_a_client_that_sends_all_before_it_reads_is_answered_meanwhile() {
         let answer = client.answer().await;
         assert_eq!((answer.told(), answer.body.len(), answer.is_whole), ((200, None), 8 * MIB, true), "{way}");
     }
+}
+
+/// Answers whole as soon as a request's head is there, and does not say that it wants no more of that.
+fn answers_and_waits(mesh: &Mesh) -> super::backend::Backend {
+    mesh.http2(A, 100, |_, request, respond| async move {
+        http2::answer(respond, 413, "no\n");
+        drop(http2::read_body(&mut request.into_body()).await);
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn b2_a_client_that_stops_in_mid_upload_is_waited_for_half_a_minute_after_its_whole_answer() {
+    let mesh = Mesh::default();
+    let _a = answers_and_waits(&mesh);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], protocol: http2");
+    let mut client = sidecar.client().await;
+    client.send(format!("{UPLOAD}first")).await;
+    assert_eq!(client.answer().await.told(), (413, None));
+    let watch = super::mesh::Watch::start();
+    let ended = tokio::time::timeout(secs(60), client.rest()).await;
+    assert!(ended.is_ok() && (25..35).contains(&watch.seconds()), "{} s", watch.seconds());
+}
+
+#[tokio::test(start_paused = true)]
+async fn b2_nor_does_a_stream_that_stops_wait_for_longer() {
+    let mesh = Mesh::default();
+    let _a = answers_and_waits(&mesh);
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80], protocol: http2");
+    let (mut send, conn) =
+        h2::client::handshake(sidecar.client().await.into_io()).await.expect("the sidecar speaks HTTP/2");
+    tokio::spawn(conn);
+    let (answer, mut upload) = send.send_request(http2::request("POST", "/"), false).expect("a stream");
+    upload.send_data("first".into(), false).expect("the stream is open");
+    let mut answer = answer.await.expect("an answer").into_body();
+    assert_eq!(http2::read_body(&mut answer).await.expect("a whole answer"), b"no\n");
+    let watch = super::mesh::Watch::start();
+    let reset = tokio::time::timeout(secs(60), std::future::poll_fn(|cx| upload.poll_reset(cx))).await;
+    assert!(reset.is_ok() && (25..35).contains(&watch.seconds()), "{} s", watch.seconds());
 }
 
 const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 3\r\n\r\nwho";

@@ -12,6 +12,9 @@ use pillion_base::deadline::{Deadline, Timers};
 
 /// A peer that takes less than [`LEAST_TAKEN`] in it is given up.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(300);
+/// What is left of a request whose answer is whole is sent on for so long, whoever is waited for: the peer, or a client
+/// that pauses. As long as a client of HTTP/1 is listened to after its last answer (nginx: `lingering_time`).
+pub const AFTER_ANSWER: Duration = Duration::from_secs(30);
 /// What a peer must take of what waits for it in each [`STALL_TIMEOUT`], and in each `stream_idle_timeout`: a byte now
 /// and then must not keep a connection for ever.
 pub const LEAST_TAKEN: usize = 1024;

@@ -15,15 +15,17 @@ use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, StatusCode};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::guard::GuardedIo;
 use super::memory::Piece;
+use super::receive::Upload;
 use super::send::{Outgoing, OutgoingBody};
 use super::tunnel::Tunnel;
 use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
 use crate::framing::content_length;
 use crate::head::HeadLimits;
-use crate::stall::STALL_TIMEOUT;
+use crate::stall::{AFTER_ANSWER, STALL_TIMEOUT};
 use crate::transfer::Observer;
 use pillion_base::ground::Ground;
 use pillion_base::net::Io;
@@ -294,10 +296,10 @@ impl<B: OutgoingBody> Asking<B> {
                 let length = content_length(&head.headers);
                 match rest {
                     Rest::Body(outgoing) => {
-                        let upload = tokio::spawn(async move {
-                            drop(outgoing.within(STALL_TIMEOUT).await); // how it ended, the answer tells
-                        });
-                        Answer::Incoming(Incoming::new(stream, length, room).answering(upload.abort_handle()))
+                        let (is_answered, answered) = oneshot::channel();
+                        let task = tokio::spawn(send_rest(outgoing, answered)).abort_handle();
+                        let upload = Upload { task, is_answered };
+                        Answer::Incoming(Incoming::new(stream, length, room).answering(upload))
                     }
                     _ if stream.is_end_stream() => Answer::Empty,
                     _ => Answer::Incoming(Incoming::new(stream, length, room)),
@@ -306,4 +308,14 @@ impl<B: OutgoingBody> Asking<B> {
         };
         http::Response::from_parts(head, body)
     }
+}
+
+/// Sends the rest of a request whose answer has begun; how that ends, the answer tells. `answered`: the answer is whole.
+async fn send_rest<B: OutgoingBody>(outgoing: Box<Outgoing<B>>, answered: oneshot::Receiver<()>) {
+    let mut sending = pin!(outgoing.within(STALL_TIMEOUT));
+    tokio::select! { // nothing is lost: what goes on being sent is polled on below
+        _ended = &mut sending => return,
+        _dropped = answered => {}
+    }
+    drop(timeout(AFTER_ANSWER, sending).await);
 }

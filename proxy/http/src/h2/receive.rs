@@ -15,6 +15,7 @@ use h2::RecvStream;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 
 use super::Room;
@@ -29,7 +30,14 @@ const JOINED: usize = 16 * 1024;
 pub struct Incoming {
     inbox: Arc<Inbox>,
     /// The request that this answers is still being sent.
-    upload: Option<AbortHandle>,
+    upload: Option<Upload>,
+}
+
+/// A task that sends the rest of a request.
+pub struct Upload {
+    pub task: AbortHandle,
+    /// Dropped when the answer is whole, it tells the task so.
+    pub is_answered: oneshot::Sender<()>,
 }
 
 /// Where what came waits. `h2` holds it too, to tell that something came.
@@ -78,8 +86,8 @@ impl Incoming {
         Self { inbox, upload: None }
     }
 
-    /// Ends `upload` when this ends before its own end.
-    pub fn answering(mut self, upload: AbortHandle) -> Self {
+    /// Ends `upload` when this ends before its own end, and tells it when this was whole.
+    pub fn answering(mut self, upload: Upload) -> Self {
         self.upload = Some(upload);
         self
     }
@@ -123,7 +131,7 @@ impl Drop for Incoming {
         drop(state);
         drop(stream);
         if let Some(upload) = self.upload.take().filter(|_| !is_whole) {
-            upload.abort();
+            upload.task.abort();
         }
     }
 }

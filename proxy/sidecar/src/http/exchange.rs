@@ -33,8 +33,8 @@ pub struct Exchange {
     pub progress: Progress,
     /// What the client hears before its answer.
     pub interim: Interim,
-    /// Its place among all exchanges, or why it has none.
-    place: Result<Option<ExchangePlace>, Error>,
+    /// Why it has no place among all exchanges, where it has none.
+    refused: Option<Error>,
     facts: Mutex<RequestFacts>,
 }
 
@@ -51,6 +51,8 @@ pub struct RequestFacts {
     pub peer_reason: Option<Box<str>>,
     grpc_status: Option<u8>,
     cut: Option<Reason>,
+    /// Its place among all exchanges, until it has ended: the rest of a request may be on its way for longer.
+    place: Option<ExchangePlace>,
     /// Its bytes are counted already.
     tunnelled: bool,
     finished: bool,
@@ -87,6 +89,7 @@ impl Exchange {
         connection.begin();
         let mut facts = RequestFacts::default();
         facts.common.attempts = Attempts::begun();
+        let refused = place.map(|place| facts.place = place).err();
         Self {
             worker,
             connection,
@@ -94,7 +97,7 @@ impl Exchange {
             request_id,
             progress: Progress::new(started),
             interim: Interim::default(),
-            place,
+            refused,
             facts: Mutex::new(facts),
         }
     }
@@ -104,7 +107,7 @@ impl Exchange {
     /// # Errors
     /// See [`Connection::place_for_exchange`].
     pub fn has_place(&self) -> Result<(), Error> {
-        self.place.as_ref().map(|_place| ()).map_err(Error::clone)
+        self.refused.clone().map_or(Ok(()), Err)
     }
 
     pub fn note(&self, what: impl FnOnce(&mut RequestFacts)) {
@@ -275,6 +278,7 @@ impl Observer for Exchange {
         if std::mem::replace(&mut facts.finished, true) {
             return;
         }
+        facts.place = None;
         facts.common.reason = facts.common.reason.or(ending.reason);
         facts.grpc_status = ending.grpc_status.or(facts.grpc_status).filter(|_| facts.is_grpc);
         self.connection.end();

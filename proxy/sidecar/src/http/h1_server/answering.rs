@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame};
 use pillion_http1::{After, Error, Fields, Known, Length};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::content::{Client, Content};
 use super::{Downstream, Left};
@@ -16,6 +17,7 @@ use crate::http::{Body, Response};
 use pillion_base::net::Io;
 use pillion_http::h2::send::OutgoingBody as _;
 use pillion_http::message::{Headers, ResponseHead};
+use pillion_http::stall::AFTER_ANSWER;
 
 /// No more of an answer is taken in while so much of it waits for the client.
 const ENOUGH: usize = 16 * 1024;
@@ -45,7 +47,10 @@ pub(super) async fn answer(client: &mut Downstream, mut content: Content, respon
         Written::Part => return Left::Ends,
         Written::Lost => return Left::Lost,
     }
-    if poll_fn(|cx| poll_rest(client, &mut content, cx)).await == Client::Left {
+    let is_read_on = matches!(content, Content::Feeding(_));
+    let rest = poll_fn(|cx| poll_rest(client, &mut content, cx));
+    let rest = if is_read_on { timeout(AFTER_ANSWER, rest).await } else { Ok(rest.await) };
+    if rest == Ok(Client::Left) {
         return Left::Lost;
     }
     client.after()
