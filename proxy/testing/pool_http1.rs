@@ -230,3 +230,14 @@ async fn at_max_connections_an_idle_one_to_another_endpoint_makes_room() {
     }
     assert_eq!((a.connections(), b.connections()), (2, 1));
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_closes_what_it_has_just_accepted_is_dialled_as_often_as_retry_allows() {
+    let mesh = Mesh::default();
+    mesh.memory.tell_late(super::mesh::at(A));
+    let a = mesh.scripted(A, |_peer, _| async {});
+    let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
+    let answer = sidecar.client().await.get("/").await;
+    assert_eq!(answer.told(), (502, Some("connect_refused")), "{}", answer.body);
+    assert_eq!(a.connections(), 3, "the first, and two retries");
+}

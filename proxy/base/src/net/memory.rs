@@ -5,7 +5,7 @@
 
 mod pipe;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -40,6 +40,8 @@ struct Hosts {
     names: HashMap<String, IpAddr>,
     /// What a kernel would have been told of the last connection to an address.
     keepalives: HashMap<SocketAddr, Option<Duration>>,
+    /// Who connects there hears of it late.
+    late: HashSet<SocketAddr>,
     /// `None`: more than any test needs.
     host_memory: Option<u64>,
     /// Hands out ports for port 0 and for the near end of connections.
@@ -100,6 +102,11 @@ impl Memory {
         self.hosts.lock().bound.insert(address, Host::BlackHole);
     }
 
+    /// From now on who accepts a connection to `address` has a millisecond before who connects hears of it.
+    pub fn tell_late(&self, address: SocketAddr) {
+        self.hosts.lock().late.insert(address);
+    }
+
     pub fn name(&self, host: &str, ip: IpAddr) {
         self.hosts.lock().names.insert(host.to_owned(), ip);
     }
@@ -128,7 +135,7 @@ impl Memory {
     }
 
     async fn connect_as(&self, address: SocketAddr, original: Option<SocketAddr>) -> io::Result<Pipe> {
-        let (target, from) = {
+        let (target, from, is_late) = {
             let mut hosts = self.hosts.lock();
             let from = SocketAddr::from((Ipv4Addr::LOCALHOST, hosts.next_port()));
             let target = match hosts.bound.get_mut(&address) {
@@ -139,12 +146,15 @@ impl Memory {
                 Some(Host::BlackHole) => None,
                 None => return Err(io::ErrorKind::ConnectionRefused.into()),
             };
-            (target, from)
+            (target, from, hosts.late.contains(&address))
         };
         let Some(target) = target else { return std::future::pending().await };
         let (near, io) = Pipe::pair(BUFFER);
         let refused = |_gone| io::Error::from(io::ErrorKind::ConnectionRefused);
         target.send(Arrival { io, from, original }).await.map_err(refused)?;
+        if is_late {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         Ok(near)
     }
 }

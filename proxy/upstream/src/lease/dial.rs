@@ -1,6 +1,10 @@
 //! Opens one HTTP connection over a transport, and puts it where those who wait find it.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead as _, ReadBuf};
 
 use crate::cluster::Cluster;
 use crate::cluster::endpoint::{Endpoint, Speaks};
@@ -13,6 +17,7 @@ use crate::slots::Slot;
 use pillion_base::error::{Error, Sent};
 use pillion_base::ground::Ground;
 use pillion_base::net::{Io, Prefixed};
+use pillion_http::h1::client::Failure;
 use pillion_http::h2;
 use pillion_http::head::HeadLimits;
 use pillion_model::Reason;
@@ -48,6 +53,21 @@ pub(super) fn start(
     });
 }
 
+/// How an endpoint has ended a connection that it has just accepted. What it says unasked is left for who reads next.
+fn has_ended(io: &mut Io) -> Option<Failure> {
+    let mut room = [0];
+    let mut read = ReadBuf::new(&mut room);
+    match Pin::new(&mut *io).poll_read(&mut Context::from_waker(Waker::noop()), &mut read) {
+        Poll::Pending => None,
+        Poll::Ready(Err(error)) => Some(Failure::Io(error)),
+        Poll::Ready(Ok(())) if read.filled().is_empty() => Some(Failure::Left),
+        Poll::Ready(Ok(())) => {
+            io.put_back(read.filled().to_vec().into());
+            None
+        }
+    }
+}
+
 struct Dial<'a> {
     cluster: &'a Arc<Cluster>,
     endpoint: &'a Arc<Endpoint>,
@@ -67,10 +87,7 @@ impl Dial<'_> {
         let io = Prefixed::new(transport);
         let about = About::new(self.cluster.verifies_peers() && alpn.is_some_and(Alpn::is_sidecar));
         match self.speaks(alpn) {
-            Speaks::Http1 => {
-                self.http1(io, about, admission, slot);
-                Ok(())
-            }
+            Speaks::Http1 => self.http1(io, about, admission, slot),
             Speaks::Http2 => self.http2(io, about, admission, slot).await,
         }
     }
@@ -81,7 +98,16 @@ impl Dial<'_> {
         if is_http2 { Speaks::Http2 } else { Speaks::Http1 }
     }
 
-    fn http1(&self, io: Io, about: About, admission: Option<Arc<Admission>>, slot: Slot) {
+    fn http1(
+        &self,
+        mut io: Io,
+        about: About,
+        admission: Option<Arc<Admission>>,
+        slot: Slot,
+    ) -> Result<(), Error> {
+        if let Some(ended) = has_ended(&mut io) {
+            return Err(self.not_http((Reason::ConnectRefused, Sent::Never), &ended, admission.as_ref()));
+        }
         let limits = HeadLimits::of_answers(self.most_fields, about.is_sidecar);
         let guards = (slot, self.opened(Protocol::Http1, admission.as_ref()), self.endpoint.pool.count());
         if self.want != Want::OnlyHttp1 {
@@ -91,6 +117,7 @@ impl Dial<'_> {
         if self.want.is_shared() {
             self.shard.wake_stream_waiters();
         }
+        Ok(())
     }
 
     async fn http2(

@@ -133,8 +133,10 @@ impl Shard {
         if conn.is_worn(&self.terms.policy) {
             return self.wake_one_http1();
         }
+        // One that has carried nothing yet was asked by who dialled it, and its end is that dial's failure.
+        let may_have_ended = conn.about.uses > 0;
         let mut state = self.state.lock();
-        if !state.wants_http1.is_empty() && conn.is_closed() {
+        if may_have_ended && !state.wants_http1.is_empty() && conn.is_closed() {
             drop(state);
             drop(conn);
             return self.wake_one_http1();
