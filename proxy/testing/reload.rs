@@ -432,3 +432,23 @@ async fn c1_a_file_without_the_identity_that_was_there_is_refused() {
     assert_eq!(sidecar.client().await.get("/").await.told(), (403, Some("mtls_required")));
     assert_eq!(app.hits(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_connection_to_an_endpoint_goes_by_the_new_limits_too() {
+    let mesh = Mesh::default();
+    let a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        peer.message().await;
+        peer.send(OK).await;
+        peer.message().await;
+        let fields: String = (0..50).map(|nth| format!("x-{nth}: 1\r\n")).collect();
+        peer.send(OK.replace("\r\n\r\n", &format!("\r\n{fields}\r\n"))).await;
+        drop(peer.message().await);
+    });
+    let file = |most| format!("{}limits: {{ response_header_count: {most} }}\n", mesh::caller(ONE));
+    let mut sidecar = mesh.sidecar(&file(10), None);
+    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    settle().await;
+    sidecar.reload(&file(100)).expect("a good file");
+    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(a.connections(), 1);
+}

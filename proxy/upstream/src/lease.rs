@@ -20,8 +20,8 @@ use pillion_telemetry::Limit;
 
 pub use crate::pool::{Lease, SendFailure};
 
-/// A connection to `endpoint`: at once where one is free, else as soon as one is. `most_fields`: what an answer may have
-/// on one that is opened for this.
+/// A connection to `endpoint`: at once where one is free, else as soon as one is. `most_fields`: what an answer may have;
+/// over HTTP/2, on one that is opened for this.
 ///
 /// # Errors
 /// `limit_pending` when too many wait already, and whatever kept the endpoint from being connected to.
@@ -33,10 +33,12 @@ pub async fn acquire(
     most_fields: u32,
 ) -> Result<Lease, Error> {
     let shard = endpoint.pool.shard(ground.index);
-    match shard.and_then(|shard| shard.take(endpoint.want(cluster, preference))) {
-        Some(lease) => Ok(lease),
-        None => Box::pin(wait(cluster, endpoint, ground, preference, most_fields)).await,
-    }
+    let lease = match shard.and_then(|shard| shard.take(endpoint.want(cluster, preference))) {
+        Some(lease) => lease,
+        None => Box::pin(wait(cluster, endpoint, ground, preference, most_fields)).await?,
+    };
+    lease.limit_answer(most_fields);
+    Ok(lease)
 }
 
 /// The slow way, taken by the first requests and under pressure.

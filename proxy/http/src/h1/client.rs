@@ -96,6 +96,11 @@ impl Connection {
         Self(Arc::new(Mutex::new(Wire::new(io, limits))))
     }
 
+    /// What the heads of the next answers may have.
+    pub fn limit(&self, limits: HeadLimits) {
+        self.0.lock().limit(limits);
+    }
+
     /// Sends `request` and waits for the head of its answer. Dropped, the connection is good for nothing any more.
     /// Where nothing of the body was read and not a byte written, both are left as they were.
     ///

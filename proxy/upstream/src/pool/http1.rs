@@ -48,6 +48,11 @@ impl Http1 {
         Self { conn, about, admission, idle: Idle::default(), _guards: guards }
     }
 
+    /// What the head of the next answer may have.
+    pub(super) fn limit_answer(&self, most_fields: u32) {
+        self.conn.limit(HeadLimits::of_answers(most_fields, self.about.is_sidecar));
+    }
+
     /// Sends a request and waits for the head of its answer.
     pub(super) async fn send(
         &mut self,

@@ -70,6 +70,13 @@ impl Lease {
         self.about.is_sidecar
     }
 
+    /// The limits of the moment are those of the exchange, where the connection's version lets them change.
+    pub(crate) fn limit_answer(&self, most_fields: u32) {
+        if let Some(LeaseKind::Http1(conn)) = &self.kind {
+            conn.limit_answer(most_fields);
+        }
+    }
+
     /// The request's place among `max_requests` goes with it from here on.
     pub fn hold(&mut self, permit: Option<Permit>) {
         self.permit = permit;

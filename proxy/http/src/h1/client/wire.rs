@@ -82,17 +82,22 @@ impl FailedWrite {
 
 impl Wire {
     pub(super) fn new(io: Io, limits: HeadLimits) -> Self {
-        let limits = Limits { head_bytes: limits.bytes, fields: limits.fields, ..Limits::default() };
-        Self {
+        let mut wire = Self {
             io: Some(io),
             engine: Client::new(),
             inbox: Inbox::default(),
             outbox: Outbox::default(),
-            limits,
+            limits: Limits::default(),
             failed: None,
             upload: None,
             is_used: false,
-        }
+        };
+        wire.limit(limits);
+        wire
+    }
+
+    pub(super) fn limit(&mut self, limits: HeadLimits) {
+        (self.limits.head_bytes, self.limits.fields) = (limits.bytes, limits.fields);
     }
 
     /// What its buffers take up.
