@@ -194,3 +194,26 @@ async fn b12_a_malformed_chunk_before_a_pair_never_reaches_the_application_as_a_
         assert!(a.requests().iter().all(|came| !came.is_whole), "{protocol}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn interim_answers_do_not_pile_up_for_a_client_that_does_not_read() {
+    let mesh = Mesh::default();
+    let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
+        drop(peer.message().await);
+        let interim = format!("HTTP/1.1 103 Early Hints\r\nlink: {}\r\n\r\n", "a".repeat(30 * 1024));
+        for _ in 0..30 {
+            peer.send(&interim).await;
+            settle().await;
+        }
+        peer.send(OK).await;
+    });
+    let mut client = mesh.caller("endpoints: [10.0.0.1:80]").client().await;
+    client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+    super::mesh::pass(1).await;
+    let mut heads = Vec::new();
+    while heads.last().is_none_or(|head: &String| head.starts_with("HTTP/1.1 103")) {
+        heads.push(client.head().await.expect("an answer"));
+    }
+    assert!(heads.last().is_some_and(|head| head.starts_with("HTTP/1.1 200")));
+    assert!(heads.len() < 6, "{}: 64 KiB are on their way, and 16 KiB more wait", heads.len());
+}

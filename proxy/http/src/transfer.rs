@@ -44,6 +44,10 @@ pub struct Ending {
     pub reason: Option<Reason>,
 }
 
+/// No further interim answer is kept for a client while so many bytes of them, or of what comes before them, wait for
+/// it. Nobody depends on one but on `100 Continue`, and an upstream may send 32 of 128 KiB at once.
+pub const INTERIM_WAITING: usize = 16 * 1024;
+
 /// Interim answers (1xx) on their way to the client.
 #[derive(Default)]
 pub struct Interim {
@@ -68,8 +72,13 @@ impl Interim {
         }
     }
 
+    /// Dropped where too much waits already; see [`INTERIM_WAITING`].
     pub fn tell(&self, interim: http::Response<()>) {
         let mut state = self.state.lock();
+        let waiting: usize = state.0.iter().map(size).sum();
+        if waiting >= INTERIM_WAITING && interim.status() != StatusCode::CONTINUE {
+            return;
+        }
         state.0.push(interim);
         self.is_told.store(true, Relaxed);
         if let Some(waker) = state.1.take() {
@@ -87,6 +96,11 @@ impl Interim {
             told.into_iter().for_each(&mut give);
         }
     }
+}
+
+/// What its fields take up.
+fn size(interim: &http::Response<()>) -> usize {
+    interim.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
 /// How far the request's body is. Written by the body, read by the timeout that watches over it.
@@ -190,4 +204,29 @@ pub struct BodyView {
     pub last: Option<Duration>,
     pub complete: Option<Duration>,
     pub waits_for_client: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn interim_answers_that_wait_have_a_bound_and_the_client_is_asked_for_its_body_whatever_waits() {
+        let interim = Interim::default();
+        interim.expect_continue();
+        for _ in 0..32 {
+            let mut hints = http::Response::new(());
+            *hints.status_mut() = StatusCode::EARLY_HINTS;
+            hints.headers_mut().insert("link", HeaderValue::from_bytes(&[b'a'; 10 * 1024]).unwrap());
+            interim.tell(hints);
+        }
+        interim.ask();
+        let mut told = Vec::new();
+        interim.take(&Context::from_waker(Waker::noop()), |interim| told.push(interim.status().as_u16()));
+        assert_eq!(told, [103, 103, 100]);
+    }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Uri;
+use http::{StatusCode, Uri};
 use pillion_http1::{self as http1, Fault, Fields, Known};
 use tokio::sync::oneshot;
 
@@ -19,6 +19,7 @@ use pillion_base::net::Io;
 use pillion_http::h1::request::Incoming;
 use pillion_http::message::{Headers, RequestHead};
 use pillion_http::seen::Seen;
+use pillion_http::transfer::INTERIM_WAITING;
 
 /// From a head to the last byte of its answer.
 pub(super) async fn carry<S: AnsweringService>(
@@ -113,6 +114,9 @@ fn poll_answered(
 impl Downstream {
     /// An answer before the answer, to a client whose version has them.
     fn tell(&mut self, interim: &http::Response<()>) {
+        if self.outbox.len() >= INTERIM_WAITING && interim.status() != StatusCode::CONTINUE {
+            return;
+        }
         if let Ok(fields) = Fields::of_map(interim.headers()) {
             // Not written where the client's version has none, and what cannot be one is left out.
             let _written = self.server.write_interim(interim.status(), &fields, self.outbox.end());
