@@ -157,6 +157,27 @@ async fn a8_heads_of_peers_and_of_the_application_have_a_bound_in_sum_too() {
     assert!((5..=15).contains(&gone), "{gone} of {}", most + 10);
 }
 
+/// A refused head that had come in pieces is not unfinished, though its client is listened to for a while.
+#[tokio::test(start_paused = true)]
+async fn a8_heads_that_were_refused_cost_no_other_its_place() {
+    let mesh = Mesh::default();
+    let _app = mesh.answering(A, OK);
+    let outbound = mesh.caller("endpoints: [10.0.0.1:80]");
+    let mut slow = crowd(&outbound, 1, HEAD.as_bytes()).await.remove(0);
+    let bytes = 56 * 1024;
+    let most = Side::Application.most() / (READER + bytes);
+    let mut listened_to = Vec::new();
+    for _ in 0..3 {
+        let mut refused = crowd(&outbound, most / 2, beginning(bytes).as_bytes()).await;
+        for client in &mut refused {
+            client.send("\r\nno field\r\n\r\n").await;
+            assert_eq!(client.answer().await.status(), Some(400));
+        }
+        listened_to.append(&mut refused);
+    }
+    assert_eq!(slow.ask("\r\n").await.told(), (200, None));
+}
+
 /// An empty line before a head belongs to it.
 #[tokio::test(start_paused = true)]
 async fn a8_a_head_of_many_fields_behind_an_empty_line_has_no_more_time() {

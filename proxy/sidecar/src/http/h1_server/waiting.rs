@@ -77,6 +77,7 @@ impl Downstream {
                         Err(error) => {
                             refuse(error, bytes, outbox.end(), (connection, worker));
                             bytes.clear();
+                            watch.share = None; // nothing of it is held, however long its client is listened to
                             return Poll::Ready(Heard::Refused);
                         }
                     }
