@@ -55,12 +55,11 @@ async fn unknown_destinations_are_denied_where_the_file_says_so() {
         client.send(said).await;
         assert_eq!(client.rest().await, b"", "{said:?}");
     }
-    let mut client = sidecar.client().await;
     for refused in [
         "CONNECT 192.0.2.9:80 HTTP/1.1\r\nhost: 192.0.2.9:80\r\n\r\n",
         "GET http://192.0.2.9/ HTTP/1.1\r\nhost: 192.0.2.9\r\n\r\n",
     ] {
-        assert_eq!(client.ask(refused).await.told(), (403, Some("egress_denied")));
+        assert_eq!(sidecar.client().await.ask(refused).await.told(), (403, Some("egress_denied")));
     }
     let mut silent = sidecar.redirected("192.0.2.9:80").await;
     pass(60).await;
@@ -90,13 +89,12 @@ async fn a_virtual_address_that_no_service_has_is_no_way_through() {
         assert_eq!(sidecar.redirected(to).await.rest().await, b"", "{to}: silent, and closed");
         assert_eq!(watch.seconds(), 1, "{to}: it might have been slow");
     }
-    let mut client = sidecar.client().await;
     for refused in [
         "CONNECT 240.240.0.9:80 HTTP/1.1\r\nhost: 240.240.0.9:80\r\n\r\n",
         "GET http://[fd9f:240::9]/ HTTP/1.1\r\nhost: [fd9f:240::9]\r\n\r\n",
         "CONNECT gone.example:80 HTTP/1.1\r\nhost: gone.example:80\r\n\r\n",
     ] {
-        assert_eq!(client.ask(refused).await.told(), none, "{refused}");
+        assert_eq!(sidecar.client().await.ask(refused).await.told(), none, "{refused}");
     }
     assert_eq!((stranger.connections(), orders.hits()), (0, 2));
 }

@@ -258,6 +258,21 @@ async fn inbound_a_connect_is_the_applications_to_answer() {
     );
 }
 
+/// Its bytes may be anybody's: a request among them is not its client's.
+#[tokio::test(start_paused = true)]
+async fn what_comes_behind_a_connect_that_is_refused_is_no_request() {
+    let mesh = Mesh::default();
+    let app = mesh.answering(A, "HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n");
+    let sidecar = mesh.application("app: 10.0.0.1:80");
+    let mut client = sidecar.client().await;
+    client.send("CONNECT orders:80 HTTP/1.1\r\nhost: orders:80\r\n\r\n").await;
+    client.send("GET /hidden HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+    let refused = client.answer().await;
+    assert_eq!((refused.told(), refused.header("connection")), ((405, None), Some("close")));
+    assert_eq!(client.rest().await, b"");
+    assert_eq!(app.hits(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_tunnel_holds_its_place_among_the_connections_of_the_service() {
     let mesh = Mesh::default();

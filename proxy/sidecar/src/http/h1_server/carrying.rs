@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{StatusCode, Uri};
+use http::{Method, StatusCode, Uri};
 use pillion_http1::{self as http1, Fault, Fields, Known};
 use tokio::sync::oneshot;
 
@@ -34,6 +34,7 @@ pub(super) async fn carry<S: AnsweringService>(
         Ok(head) => head,
         Err(text) => return client.refuse(Fault::Target, &text).await,
     };
+    let is_connect = head.method == Method::CONNECT;
     let (call, exchange, asked) = begun(client, head, body);
     let answered = {
         let mut carried = pin!(stack.call(call));
@@ -45,7 +46,12 @@ pub(super) async fn carry<S: AnsweringService>(
             let response = tunnel::open(asked, response, &exchange);
             answering::open(client, response, opens).await
         }
-        _ => answering::answer(client, content, response).await,
+        _ => {
+            if is_connect {
+                client.server.close_after(); // what comes behind it was meant for the tunnel, and is no request
+            }
+            answering::answer(client, content, response).await
+        }
     }
 }
 
