@@ -123,6 +123,9 @@ impl Drop for Http1 {
 /// Why there is no answer, in the words of the interface, and whether the request may have had an effect.
 fn explain(failed: &Failed, was_used: bool) -> SendFailure {
     let Failed { error, has_answer_begun, is_unsent } = failed;
+    if let Failure::Unwritable(misuse) = error {
+        return SendFailure::unwritable(misuse);
+    }
     let reason = match error {
         Failure::Io(error) => io_reason(error),
         Failure::Left => Reason::UpstreamClosed,
@@ -130,9 +133,10 @@ fn explain(failed: &Failed, was_used: bool) -> SendFailure {
         Failure::Malformed(_) => Reason::ProtocolError,
         Failure::Body | Failure::Unwritable(_) => Reason::UpstreamReset,
     };
-    let sent = match has_answer_begun {
-        true => Sent::Perhaps,
-        false => sent(reason, *is_unsent, was_used),
+    let sent = match error {
+        _ if *has_answer_begun => Sent::Perhaps,
+        Failure::Body => Sent::Perhaps, // the connection was sound, however often it was used
+        _ => sent(reason, *is_unsent, was_used),
     };
     SendFailure {
         reason,
@@ -149,6 +153,7 @@ mod tests {
     use std::io::{Error, ErrorKind};
 
     use super::*;
+    use pillion_http::h1::client::Misuse;
 
     #[test]
     fn a_failure_says_whose_fault_it_is_and_whether_the_request_may_have_had_an_effect() {
@@ -164,11 +169,21 @@ mod tests {
             (Failure::Malformed(Fault::Chunk), false, true, false, (Reason::ProtocolError, Perhaps)),
             (Failure::Malformed(Fault::UnaskedSwitch), false, false, false, (Reason::UpgradeFailed, Perhaps)),
             (Failure::Body, false, false, false, (Reason::UpstreamReset, Perhaps)),
+            (Failure::Body, false, true, false, (Reason::UpstreamReset, Perhaps)),
+            (Failure::Unwritable(Misuse::Hosts), false, true, false, (Reason::InternalError, Perhaps)),
         ] {
+            let is_ours = matches!(error, Failure::Unwritable(_));
             let text = error.to_string();
             let failure = explain(&Failed { error, has_answer_begun, is_unsent }, was_used);
             assert_eq!((failure.reason, failure.sent), expected, "{text}");
-            assert_eq!(failure.is_unsent, is_unsent, "{text}");
+            assert_eq!((failure.is_unsent, failure.is_our_fault), (is_unsent, is_ours), "{text}");
         }
+    }
+
+    #[test]
+    fn a_head_that_cannot_be_written_is_sent_to_nobody_else() {
+        let failed = Failed { error: Misuse::Hosts.into(), has_answer_begun: false, is_unsent: true };
+        let failure = explain(&failed, true);
+        assert_eq!((failure.sent, failure.is_unsent, failure.is_our_fault), (Sent::Perhaps, false, true));
     }
 }

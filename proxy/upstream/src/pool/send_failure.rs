@@ -20,14 +20,14 @@ pub struct SendFailure {
 }
 
 impl SendFailure {
-    /// A head that the connection's version cannot carry.
+    /// A head that the connection's version cannot carry, which another endpoint would not be sent either.
     pub(super) fn unwritable(misuse: &dyn std::error::Error) -> Self {
         Self {
-            reason: Reason::UpstreamReset,
+            reason: Reason::InternalError,
             detail: misuse.to_string(),
             sent: Sent::Perhaps,
             is_large_head: false,
-            is_our_fault: false,
+            is_our_fault: true,
             is_unsent: false,
         }
     }
