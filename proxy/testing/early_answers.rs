@@ -201,7 +201,11 @@ async fn b2_a_client_that_sends_all_before_it_reads_is_answered_meanwhile() {
         let sent = client.try_send(vec![b'x'; 8 * MIB]).await;
         assert!(sent.is_ok() && watch.seconds() < 10, "{way}: {sent:?} after {} s", watch.seconds());
         let answer = client.answer().await;
-        assert_eq!((answer.told(), answer.body.len(), answer.is_whole), ((200, None), 8 * MIB, true), "{way}");
+        assert_eq!(
+            (answer.told(), answer.body.len(), answer.is_whole),
+            ((200, None), 8 * MIB, true),
+            "{way}"
+        );
     }
 }
 

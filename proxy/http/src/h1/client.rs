@@ -17,8 +17,8 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use http::StatusCode;
 use parking_lot::Mutex;
-pub use pillion_http1::{Fault, Misuse};
 use pillion_http1::{Error, Length, ResponseHead, remove_hop_by_hop};
+pub use pillion_http1::{Fault, Misuse};
 
 pub use self::answer::Incoming;
 use self::wire::{Said, Wire};

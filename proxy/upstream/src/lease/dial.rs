@@ -130,8 +130,14 @@ impl Dial<'_> {
         let limits = HeadLimits::of_answers(self.most_fields, about.is_sidecar);
         let opened = h2::client::open(io, limits, self.ground).await;
         let (send, driver) = opened.map_err(|error| {
-            // As for a request on it: what speaks no HTTP/2 would not do so for another sidecar either.
-            self.not_http((reason_http2(&error), Sent::Perhaps), &error, admission.as_ref())
+            let reason = reason_http2(&error);
+            let sent = match reason {
+                // Another endpoint of the cluster would not speak HTTP/2 either.
+                Reason::ProtocolError => Sent::Perhaps,
+                // It hung up: it may be about to end, and nothing was said to it yet.
+                _ => Sent::Never,
+            };
+            self.not_http((reason, sent), &error, admission.as_ref())
         })?;
         let guards = (slot, self.opened(Protocol::Http2, admission.as_ref()), self.endpoint.pool.count());
         tokio::spawn(async move {
