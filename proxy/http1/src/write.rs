@@ -82,11 +82,11 @@ impl Lines<'_> {
     }
 
     /// Writes every line but those of `skip`. Returns the names that are there.
-    fn write(self, out: &mut Vec<u8>, skip: Names) -> Written {
+    fn write(self, out: &mut Vec<u8>, skip: Names) -> WrittenFields {
         let map = match self {
             Self::Fields(fields) => {
                 fields.write(out, skip);
-                return Written { seen: fields.seen(), has_hosts: fields.has_several(Known::Host) };
+                return WrittenFields { seen: fields.seen(), has_hosts: fields.has_several(Known::Host) };
             }
             Self::Map(map) => map,
         };
@@ -104,12 +104,12 @@ impl Lines<'_> {
                 out.extend_from_slice(part);
             }
         }
-        Written { seen, has_hosts }
+        WrittenFields { seen, has_hosts }
     }
 }
 
 /// What was found in fields while they were written.
-struct Written {
+struct WrittenFields {
     /// The names that are there.
     seen: Names,
     /// More than one `Host`.
@@ -141,7 +141,7 @@ pub(crate) fn request(
     if !fields.has_host() {
         out.extend_from_slice(b"host: \r\n"); // a target of nobody's has an empty one (RFC 9112, 3.2)
     }
-    let Written { seen, has_hosts } = write_fields(fields, own, out);
+    let WrittenFields { seen, has_hosts } = write_fields(fields, own, out);
     if has_hosts {
         out.truncate(start);
         return Err(Misuse::Hosts);
@@ -173,7 +173,7 @@ pub(crate) fn answer(
 }
 
 /// All but the empty line at the end.
-fn write_fields(fields: Lines<'_>, own: Own, out: &mut Vec<u8>) -> Written {
+fn write_fields(fields: Lines<'_>, own: Own, out: &mut Vec<u8>) -> WrittenFields {
     let keeps_length = match own.length {
         LengthLine::AsItCame => true,
         LengthLine::Known(length) => fields.says(length),

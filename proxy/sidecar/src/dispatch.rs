@@ -327,8 +327,10 @@ fn explain(
             return too_large(cluster.max_body.unwrap_or_default()).sent(Sent::Perhaps).into();
         }
         Some(Reason::BadRequest) => {
-            let error =
-                Error::new(Reason::BadRequest, "a chunk of the request's body is malformed (RFC 9112, 7.1)");
+            let error = Error::new(
+                Reason::BadRequest,
+                "a chunk of the request's body, or its trailers, are malformed (RFC 9112, 7.1)",
+            );
             return error.sent(Sent::Perhaps).ending_connection().into();
         }
         Some(Reason::Overloaded) => {

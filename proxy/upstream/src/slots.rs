@@ -55,16 +55,16 @@ impl Waiting {
         self.0.load(Relaxed) > 0
     }
 
-    fn count(&self) -> Counted<'_> {
+    fn count(&self) -> InLine<'_> {
         self.0.fetch_add(1, Relaxed);
-        Counted(self)
+        InLine(self)
     }
 }
 
 /// One who waits; it counts until it is dropped, also where it gives up.
-struct Counted<'a>(&'a Waiting);
+struct InLine<'a>(&'a Waiting);
 
-impl Drop for Counted<'_> {
+impl Drop for InLine<'_> {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Relaxed);
     }

@@ -22,8 +22,8 @@ const LITTLE: usize = 512;
 /// A piece below this size is copied: it would keep the whole buffer alive that it was read into, or cost a further
 /// part of a vectored write.
 const SMALL: usize = 4 * 1024;
-/// What is left over is copied below this size: it would keep all of the thread's buffer, and the bounds of what is left
-/// over count its own bytes.
+/// Fewer bytes than this that are left over are copied into a buffer of the connection's own. Where they came they would
+/// keep alive all of the thread's buffer ([`READ_BYTES`]), but the bounds on what is left over count these bytes alone.
 const LEFT_COPIED: usize = 16 * 1024;
 /// So much waits at most before more is taken in, a large piece apart.
 const ENOUGH: usize = 16 * 1024;

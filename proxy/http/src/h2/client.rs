@@ -209,9 +209,9 @@ impl Sender {
         let (answer, stream) = send.send_request(head, is_empty && !is_connect)?;
         drop(send);
         let outgoing = match (is_connect, is_empty) {
-            (true, _) => Rest::Tunnel(stream),
-            (false, true) => Rest::Nothing,
-            (false, false) => Rest::Body(Box::new(Outgoing::request(stream, body, &self.room))),
+            (true, _) => Remainder::Tunnel(stream),
+            (false, true) => Remainder::Nothing,
+            (false, false) => Remainder::Body(Box::new(Outgoing::request(stream, body, &self.room))),
         };
         Ok(Asking { answer, outgoing, interim: 0 })
     }
@@ -230,12 +230,12 @@ fn announce(head: &mut Request<()>, body: &impl OutgoingBody) {
 /// A request that has no answer yet.
 struct Asking<B> {
     answer: ResponseFuture,
-    outgoing: Rest<B>,
+    outgoing: Remainder<B>,
     interim: u32,
 }
 
 /// What is still to be sent.
-enum Rest<B> {
+enum Remainder<B> {
     Nothing,
     Body(Box<Outgoing<B>>),
     Tunnel(h2::SendStream<Piece>),
@@ -259,9 +259,9 @@ impl<B: OutgoingBody> Asking<B> {
 
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Box<Failed<B>>> {
         use super::send::Unsent;
-        let Rest::Body(outgoing) = &mut self.outgoing else { return Ok(()) };
+        let Remainder::Body(outgoing) = &mut self.outgoing else { return Ok(()) };
         let Poll::Ready(ended) = Pin::new(&mut **outgoing).poll(cx) else { return Ok(()) };
-        self.outgoing = Rest::Nothing;
+        self.outgoing = Remainder::Nothing;
         match ended {
             // The upstream wants no more of it: what it answers tells why.
             Ok(()) | Err(Unsent::Refused) => Ok(()),
@@ -275,7 +275,7 @@ impl<B: OutgoingBody> Asking<B> {
             return Err(Failure::TooManyInterim.into());
         }
         match (interim.status(), &mut self.outgoing) {
-            (StatusCode::CONTINUE, Rest::Body(outgoing)) => outgoing.body_mut().ask(),
+            (StatusCode::CONTINUE, Remainder::Body(outgoing)) => outgoing.body_mut().ask(),
             (StatusCode::CONTINUE, _) => {} // nobody waits for it
             _ => observer.interim().tell(interim),
         }
@@ -288,14 +288,14 @@ impl<B: OutgoingBody> Asking<B> {
         room: &Arc<Room>,
     ) -> http::Response<Answer> {
         let (head, stream) = answer.into_parts();
-        let body = match std::mem::replace(&mut self.outgoing, Rest::Nothing) {
-            Rest::Tunnel(outgoing) if head.status.is_success() => {
+        let body = match std::mem::replace(&mut self.outgoing, Remainder::Nothing) {
+            Remainder::Tunnel(outgoing) if head.status.is_success() => {
                 Answer::Tunnel(Tunnel::new(stream, outgoing, room))
             }
             rest => {
                 let length = content_length(&head.headers);
                 match rest {
-                    Rest::Body(outgoing) => {
+                    Remainder::Body(outgoing) => {
                         let (is_answered, answered) = oneshot::channel();
                         let task = tokio::spawn(send_rest(outgoing, answered)).abort_handle();
                         let upload = Upload { task, is_answered };

@@ -35,7 +35,8 @@ struct Downstream {
     io: Io,
     /// What came and was not taken yet.
     inbox: Inbox,
-    /// So many of these bytes are content, as was found when the piece before them was taken.
+    /// How many bytes at the front of `inbox` are known to be content: the engine has said so, and does not say it again,
+    /// but the piece that was being taken had no room for them.
     judged: usize,
     /// What is on its way to the client.
     outbox: Outbox,

@@ -272,7 +272,7 @@ impl Drop for Head {
 }
 
 /// A tunnel that was asked for, and whom its stream is given to when it is open.
-type Opening = (tunnel::Asked, oneshot::Sender<Io>);
+type AskedTunnel = (tunnel::Asked, oneshot::Sender<Io>);
 
 /// One stream, from its request to the last byte of its answer.
 async fn carry<S: AnsweringService>(
@@ -320,7 +320,7 @@ fn begun(
     body: Body,
     client: &Client,
     place: Option<ExchangePlace>,
-) -> (Box<Call>, Arc<Exchange>, Option<Opening>) {
+) -> (Box<Call>, Arc<Exchange>, Option<AskedTunnel>) {
     let mut seen = Seen::of(&head.headers);
     let request_id = headers::request_id(&head.headers, &seen, &mut client.worker.ground.rng.lock());
     let (worker, connection) = (client.worker.clone(), client.connection.clone());

@@ -93,7 +93,7 @@ async fn dial_for(
     if is_loop(route.cluster.direction(), from, to) {
         return Err(DialFailure::new(loop_detected(from, to), Facts::of(route)));
     }
-    dial_counted(Counted::WhenUsed, route, Attempts::default(), worker).await
+    dial_counted(TakesPlace::WhenUsed, route, Attempts::default(), worker).await
 }
 
 /// A server that was dialled already, to answer a CONNECT.
@@ -112,7 +112,7 @@ pub fn at_hand(
 
 /// When a connection takes its place among `max_connections`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Counted {
+enum TakesPlace {
     /// Before it is dialled. Between two dials it has none.
     WhileDialled,
     /// When it is used: silent clients must not take the places of others.
@@ -125,11 +125,11 @@ enum Counted {
 /// # Errors
 /// `overloaded` at `max_connections` or where every endpoint is at its own limit, and whatever kept the last endpoint from being connected to.
 pub async fn dial(route: &Arc<Route>, before: Attempts, worker: &Worker) -> Result<Dialled, DialFailure> {
-    dial_counted(Counted::WhileDialled, route, before, worker).await
+    dial_counted(TakesPlace::WhileDialled, route, before, worker).await
 }
 
 async fn dial_counted(
-    counted: Counted,
+    counted: TakesPlace,
     route: &Arc<Route>,
     before: Attempts,
     worker: &Worker,
@@ -146,7 +146,7 @@ async fn dial_counted(
 /// Nothing was sent to an endpoint that could not be connected to, so another may be dialled: where a condition of
 /// `retry` is met, after its pause, and within its budget and `max_retries`.
 async fn dial_and_redial(
-    counted: Counted,
+    counted: TakesPlace,
     facts: &mut Facts,
     route: &Route,
     worker: &Worker,
@@ -185,12 +185,12 @@ fn explained(error: &Error, why: Withheld) -> Error {
 
 /// One attempt, at an endpoint that had no chance yet.
 async fn dial_next(
-    counted: Counted,
+    counted: TakesPlace,
     facts: &mut Facts,
     cluster: &Arc<Cluster>,
     worker: &Worker,
 ) -> Result<Dialled, Error> {
-    let in_cluster = (counted == Counted::WhileDialled).then(|| cluster.slot_now()).transpose()?;
+    let in_cluster = (counted == TakesPlace::WhileDialled).then(|| cluster.slot_now()).transpose()?;
     let endpoint = with_room(cluster, &mut facts.tried, worker)?;
     let attempt = facts.attempts.begin();
     facts.picked(attempt, &endpoint, Instant::now());

@@ -168,7 +168,7 @@ pub enum Standing {
 /// One endpoint's standing, shared by all workers.
 #[derive(Debug)]
 pub struct Outlier {
-    /// [`CLOSED`], or the [`Rest`]. Changed under the lock of `history`, but for a probe's claim.
+    /// [`CLOSED`], or the [`Resting`]. Changed under the lock of `history`, but for a probe's claim.
     rest: AtomicU64,
     /// In a row, while closed.
     errors: AtomicU32,
@@ -179,14 +179,14 @@ pub struct Outlier {
 
 /// What an [`Outlier`] is when it is not closed: not used before a moment, then by one request at a time.
 #[derive(Debug, Clone, Copy)]
-struct Rest {
+struct Resting {
     /// Nanoseconds since the epoch, below 2^62 (146 years). Ejected: when the rest is over; probing: when the
     /// lease is.
     until: u64,
     probing: bool,
 }
 
-impl Rest {
+impl Resting {
     /// Never zero, which means closed: the highest bit is always set, the lowest is `probing`.
     fn pack(self) -> u64 {
         1 << 63 | self.until << 1 | u64::from(self.probing)
@@ -243,8 +243,8 @@ impl Outlier {
     /// rest is not over; pick another.
     pub fn admit(&self, now: Instant) -> bool {
         let word = self.rest.load(Relaxed);
-        let Some(rest) = Rest::unpack(word) else { return true };
-        let claim = Rest { until: self.after(PROBE_LEASE, now), probing: true };
+        let Some(rest) = Resting::unpack(word) else { return true };
+        let claim = Resting { until: self.after(PROBE_LEASE, now), probing: true };
         // Strong: a claim refused for no reason would leave the endpoint out of this request.
         self.is_due(rest, now) && self.rest.compare_exchange(word, claim.pack(), Relaxed, Relaxed).is_ok()
     }
@@ -267,7 +267,7 @@ impl Outlier {
         }
         let _turn = self.history.lock();
         if self.resting().is_some_and(|rest| rest.probing) {
-            let due = Rest { until: self.after(Duration::ZERO, now), probing: false };
+            let due = Resting { until: self.after(Duration::ZERO, now), probing: false };
             self.rest.store(due.pack(), Relaxed);
         }
     }
@@ -310,7 +310,7 @@ impl Outlier {
         history.row = history.row.saturating_add(1);
         let base = self.cluster.base();
         let lasts = base.saturating_mul(history.row).min(LONGEST_REST.max(base));
-        self.rest.store(Rest { until: self.after(lasts, now), probing: false }.pack(), Relaxed);
+        self.rest.store(Resting { until: self.after(lasts, now), probing: false }.pack(), Relaxed);
         lasts
     }
 
@@ -324,15 +324,15 @@ impl Outlier {
         }
     }
 
-    fn resting(&self) -> Option<Rest> {
-        Rest::unpack(self.rest.load(Relaxed))
+    fn resting(&self) -> Option<Resting> {
+        Resting::unpack(self.rest.load(Relaxed))
     }
 
-    fn is_due(&self, rest: Rest, now: Instant) -> bool {
+    fn is_due(&self, rest: Resting, now: Instant) -> bool {
         self.after(Duration::ZERO, now) >= rest.until
     }
 
-    /// In [`Rest`]'s terms. Not `now + pause`: an operator's pause may be longer than an `Instant` can tell.
+    /// In [`Resting`]'s terms. Not `now + pause`: an operator's pause may be longer than an `Instant` can tell.
     fn after(&self, pause: Duration, now: Instant) -> u64 {
         nanos(now.saturating_duration_since(self.epoch).saturating_add(pause))
     }

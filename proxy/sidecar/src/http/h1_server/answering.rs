@@ -11,7 +11,7 @@ use pillion_http1::{After, Error, Fields, Known, Length};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::content::{Client, Content};
+use super::content::{ClientMove, Content};
 use super::{Downstream, Left};
 use crate::http::{Body, Response};
 use pillion_base::net::Io;
@@ -24,7 +24,7 @@ const ENOUGH: usize = 16 * 1024;
 
 /// How the writing of an answer went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Written {
+enum Writing {
     Whole,
     /// It has broken off, and the client has what came before.
     Part,
@@ -42,15 +42,15 @@ pub(super) async fn answer(client: &mut Downstream, mut content: Content, respon
     let mut body = Some(body).filter(|_| client.server.after().is_none());
     let written = poll_fn(|cx| poll_written(client, &mut content, &mut body, cx)).await;
     match written {
-        Written::Whole => {}
-        Written::Part if client.resets => return Left::Lost,
-        Written::Part => return Left::Ends,
-        Written::Lost => return Left::Lost,
+        Writing::Whole => {}
+        Writing::Part if client.resets => return Left::Lost,
+        Writing::Part => return Left::Ends,
+        Writing::Lost => return Left::Lost,
     }
     let is_read_on = matches!(content, Content::Feeding(_));
     let rest = poll_fn(|cx| poll_rest(client, &mut content, cx));
     let rest = if is_read_on { timeout(AFTER_ANSWER, rest).await } else { Ok(rest.await) };
-    if rest == Ok(Client::Left) {
+    if rest == Ok(ClientMove::Left) {
         return Left::Lost;
     }
     client.after()
@@ -120,21 +120,21 @@ fn poll_written(
     content: &mut Content,
     body: &mut Option<Body>,
     cx: &mut Context<'_>,
-) -> Poll<Written> {
+) -> Poll<Writing> {
     loop {
         let taken = take_in(client, body, cx);
         let sent = client.poll_send(cx);
         match (&sent, taken) {
-            (Poll::Ready(Err(_gone)), _) => return Poll::Ready(Written::Lost),
-            (Poll::Ready(Ok(())), Taken::All) => return Poll::Ready(Written::Whole),
-            (Poll::Ready(Ok(())), Taken::Broken) => return Poll::Ready(Written::Part),
+            (Poll::Ready(Err(_gone)), _) => return Poll::Ready(Writing::Lost),
+            (Poll::Ready(Ok(())), Taken::All) => return Poll::Ready(Writing::Whole),
+            (Poll::Ready(Ok(())), Taken::Broken) => return Poll::Ready(Writing::Part),
             (Poll::Ready(Ok(())), Taken::Enough) => continue,
             _ => {}
         }
         match content.poll(client, cx) {
-            Client::Left => return Poll::Ready(Written::Lost),
-            Client::Sent => {} // the answer may wait for who takes that
-            Client::Waits => return Poll::Pending,
+            ClientMove::Left => return Poll::Ready(Writing::Lost),
+            ClientMove::Sent => {} // the answer may wait for who takes that
+            ClientMove::Waits => return Poll::Pending,
         }
     }
 }
@@ -204,20 +204,20 @@ impl Downstream {
 }
 
 /// What is left of the request once its answer is whole: who reads it may still want it.
-fn poll_rest(client: &mut Downstream, content: &mut Content, cx: &mut Context<'_>) -> Poll<Client> {
+fn poll_rest(client: &mut Downstream, content: &mut Content, cx: &mut Context<'_>) -> Poll<ClientMove> {
     loop {
         match content {
-            Content::Whole | Content::Broken => return Poll::Ready(Client::Waits),
+            Content::Whole | Content::Broken => return Poll::Ready(ClientMove::Waits),
             Content::Unwanted => {
                 client.drop_rest(cx);
-                return Poll::Ready(Client::Waits);
+                return Poll::Ready(ClientMove::Waits);
             }
             Content::Feeding(_) => {}
         }
         match content.poll(client, cx) {
-            Client::Left => return Poll::Ready(Client::Left),
-            Client::Waits if matches!(content, Content::Feeding(_)) => return Poll::Pending,
-            Client::Sent | Client::Waits => {}
+            ClientMove::Left => return Poll::Ready(ClientMove::Left),
+            ClientMove::Waits if matches!(content, Content::Feeding(_)) => return Poll::Pending,
+            ClientMove::Sent | ClientMove::Waits => {}
         }
     }
 }

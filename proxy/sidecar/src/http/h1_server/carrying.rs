@@ -11,7 +11,7 @@ use http::{Method, StatusCode, Uri};
 use pillion_http1::{self as http1, Fault, Fields, Known};
 use tokio::sync::oneshot;
 
-use super::content::{Client, Content};
+use super::content::{ClientMove, Content};
 use super::{Downstream, Left, answering};
 use crate::http::call::AnsweringService;
 use crate::http::{Body, Call, Exchange, Response, headers, refusal, tunnel};
@@ -106,9 +106,9 @@ fn poll_answered(
             return Poll::Ready(Some(response));
         }
         match content.poll(client, cx) {
-            Client::Sent => continue,
-            Client::Waits => {}
-            Client::Left => return Poll::Ready(None),
+            ClientMove::Sent => continue,
+            ClientMove::Waits => {}
+            ClientMove::Left => return Poll::Ready(None),
         }
         return match client.poll_send(cx) {
             Poll::Ready(Err(_gone)) => Poll::Ready(None),

@@ -30,7 +30,7 @@ pub(super) enum Content {
 
 /// What the client has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Client {
+pub(super) enum ClientMove {
     /// Sent a piece, which its reader is to be asked to take.
     Sent,
     /// Nothing that matters now.
@@ -40,27 +40,27 @@ pub(super) enum Client {
 
 impl Content {
     /// Looks after the client while its request is carried and answered.
-    pub(super) fn poll(&mut self, client: &mut Downstream, cx: &mut Context<'_>) -> Client {
+    pub(super) fn poll(&mut self, client: &mut Downstream, cx: &mut Context<'_>) -> ClientMove {
         let feed = match self {
             Self::Whole => return client.poll_left(cx),
-            Self::Unwanted | Self::Broken => return Client::Waits,
+            Self::Unwanted | Self::Broken => return ClientMove::Waits,
             Self::Feeding(feed) => feed,
         };
         match feed.demand(cx) {
-            Demand::NotNow => return Client::Waits,
+            Demand::NotNow => return ClientMove::Waits,
             Demand::Abandoned => {
                 *self = Self::Unwanted;
-                return Client::Waits;
+                return ClientMove::Waits;
             }
             Demand::Wanted => {}
         }
-        let Poll::Ready((data, then)) = client.poll_piece(cx) else { return Client::Waits };
+        let Poll::Ready((data, then)) = client.poll_piece(cx) else { return ClientMove::Waits };
         let next = Self::after(&then);
         feed.put(data, then, cx);
         if let Some(next) = next {
             *self = next;
         }
-        Client::Sent
+        ClientMove::Sent
     }
 
     /// `None`: it goes on.
@@ -114,13 +114,13 @@ impl Downstream {
 
     /// Whether the client has left while its request is answered. What it says meanwhile is its next request: a little
     /// of that is kept, and no more is read.
-    fn poll_left(&mut self, cx: &mut Context<'_>) -> Client {
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> ClientMove {
         if !self.inbox.is_empty() {
-            return Client::Waits;
+            return ClientMove::Waits;
         }
         match self.inbox.poll_little(&mut self.io, cx) {
-            Poll::Pending | Poll::Ready(Ok(1..)) => Client::Waits,
-            Poll::Ready(_ended) => Client::Left,
+            Poll::Pending | Poll::Ready(Ok(1..)) => ClientMove::Waits,
+            Poll::Ready(_ended) => ClientMove::Left,
         }
     }
 
