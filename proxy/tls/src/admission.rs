@@ -207,6 +207,13 @@ impl Overlay for ClientStream<Stream> {
     fn reset_when_dropped(&self, resets: bool) {
         self.get_ref().0.reset_when_dropped(resets);
     }
+
+    /// A session with data in hand, or at its end, wants to read nothing.
+    fn poll_comes(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let (io, session) = self.get_ref();
+        let rests = session.wants_read() && !session.is_handshaking() && self.broken.is_none();
+        if rests { io.poll_comes(cx) } else { Poll::Ready(()) }
+    }
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncRead for ClientStream<IO> {

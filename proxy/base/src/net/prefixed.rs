@@ -67,6 +67,11 @@ impl<T> Prefixed<T> {
         }
     }
 
+    /// It hands every read on to the stream below it.
+    pub(super) const fn holds_nothing(&self) -> bool {
+        self.prefix.is_empty() && self.readable == usize::MAX
+    }
+
     /// The first of the bytes that were read ahead.
     pub fn peek(&self) -> Option<u8> {
         self.prefix.first().copied()
@@ -85,6 +90,12 @@ impl Prefixed<Transport> {
     /// handshake of TLS reads first what was read ahead of it ([`Self::into_plain`]).
     pub const fn plain(stream: Stream) -> Self {
         Self::new(Transport::plain(stream))
+    }
+
+    /// Ready when there may be something to read; a read tells what. Pending: there is nothing, and `cx` hears when that
+    /// changes. That is known without a way through TLS.
+    pub fn poll_comes(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.holds_nothing() { self.inner.poll_comes(cx) } else { Poll::Ready(()) }
     }
 
     /// Bytes that the peer, or the kernel for it, has taken: below TLS where that is ours to see.

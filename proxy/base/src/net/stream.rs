@@ -55,6 +55,12 @@ pub enum Transport {
 pub trait Overlay: AsyncRead + AsyncWrite + Debug + Send + Sync + Unpin {
     /// Whether the next drop, or the death of the process, resets the connection instead of ending it.
     fn reset_when_dropped(&self, resets: bool);
+
+    /// Ready when there may be something to read; a read tells what. Pending: there is nothing, and `cx` hears when that
+    /// changes. Whoever cannot know says that there may be.
+    fn poll_comes(&self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
 }
 
 /// Hands every poll to the variant's own stream, vectored writes included: without them bodies are copied.
@@ -155,6 +161,14 @@ impl Stream {
         }
     }
 
+    /// See [`Overlay::poll_comes`]. tokio knows of the socket without asking the kernel.
+    pub fn poll_comes(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(stream, _) => stream.poll_read_ready(cx).map(drop),
+            Self::Memory(..) => Poll::Ready(()),
+        }
+    }
+
     /// See [`Transport::reset_on_drop`].
     pub fn reset_on_drop(&self) {
         self.reset_when_dropped(true);
@@ -173,6 +187,21 @@ impl Transport {
     /// The stream itself.
     pub const fn plain(stream: Stream) -> Self {
         Self::Plain(Prefixed::new(stream))
+    }
+
+    /// See [`Overlay::poll_comes`].
+    pub(super) fn poll_comes(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Plain(io) if io.holds_nothing() => io.get_ref().poll_comes(cx),
+            Self::Accepted(tls) => {
+                let (io, session) = tls.get_ref();
+                // A session with data in hand, or at its end, wants to read nothing.
+                let rests = io.holds_nothing() && session.wants_read() && !session.is_handshaking();
+                if rests { io.get_ref().poll_comes(cx) } else { Poll::Ready(()) }
+            }
+            Self::Plain(_) => Poll::Ready(()),
+            Self::Connected(over) | Self::Inside(over) => over.poll_comes(cx),
+        }
     }
 
     /// From now on a drop, or the death of the process, resets the connection: what is cut short must not look whole.

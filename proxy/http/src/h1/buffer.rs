@@ -9,6 +9,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
+use pillion_base::net::Io;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
 /// What is read at once. Two records of TLS, and the largest that the allocator keeps at hand for each thread.
@@ -101,7 +102,12 @@ impl Inbox {
 }
 
 /// Reads once, behind what is there. Nothing more: the peer has ended.
-pub fn poll_fill(
+pub fn poll_fill(io: &mut Io, bytes: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    ready!(io.poll_comes(cx)); // mostly nothing has come, and that is known without a read
+    poll_read(io, bytes, cx)
+}
+
+fn poll_read(
     io: &mut (impl AsyncRead + Unpin),
     bytes: &mut BytesMut,
     cx: &mut Context<'_>,
@@ -258,7 +264,7 @@ mod tests {
     async fn fill(inbox: &mut Inbox, io: &mut Pipe, take: usize) -> usize {
         poll_fn(|cx| {
             inbox.with(|bytes| {
-                let read = ready!(poll_fill(io, bytes, cx));
+                let read = ready!(poll_read(io, bytes, cx));
                 bytes.advance(take.min(bytes.len()));
                 Poll::Ready(read.unwrap())
             })
@@ -291,7 +297,7 @@ mod tests {
         far.write_all(&[1; SMALL + 10]).await.unwrap();
         let (at, large, small) = poll_fn(|cx| {
             inbox.with(|bytes| {
-                ready!(poll_fill(&mut near, bytes, cx)).unwrap();
+                ready!(poll_read(&mut near, bytes, cx)).unwrap();
                 let at = bytes.as_ptr();
                 Poll::Ready((at, take(bytes, SMALL), take(bytes, usize::MAX)))
             })
@@ -309,7 +315,7 @@ mod tests {
             far.write_all(&[round; 5000]).await.unwrap();
             let piece = poll_fn(|cx| {
                 inbox.with(|bytes| {
-                    ready!(poll_fill(&mut near, bytes, cx)).unwrap();
+                    ready!(poll_read(&mut near, bytes, cx)).unwrap();
                     Poll::Ready(take(bytes, 5000))
                 })
             });

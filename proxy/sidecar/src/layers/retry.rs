@@ -37,11 +37,10 @@ async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<R
     if let Some(budget) = &route.budget {
         budget.deposit(call.common.exchange.started.into_std());
     }
-    let spare = Spare::of(&mut call, &route);
-    call.per_try = spare.subject().per_try_timeout(1);
+    let progress = RetryState { tries: 1, replaced: 0, stale_replaced: false, whole: true };
+    let story = Story { spare: Spare::of(&mut call, &route), progress };
+    call.per_try = story.spare.subject().per_try_timeout(1);
     let result = next.call(call).await;
-    let story =
-        Story { spare, progress: RetryState { tries: 1, replaced: 0, stale_replaced: false, whole: true } };
     match story.judge(&result) {
         Verdict::Keep => result,
         verdict => Box::pin(again(next, story, result, verdict)).await,

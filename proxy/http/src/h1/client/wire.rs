@@ -293,6 +293,7 @@ impl Wire {
     /// Ready when something comes on a connection that rests, its end included.
     pub(super) fn poll_unasked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Self { io: Some(io), inbox, .. } = self else { return Poll::Ready(()) };
+        ready!(io.poll_comes(cx));
         inbox.with(|bytes| poll_fill(io, bytes, cx).map(drop))
     }
 

@@ -118,6 +118,9 @@ impl Downstream {
         if !self.inbox.is_empty() {
             return ClientMove::Waits;
         }
+        if self.io.poll_comes(cx).is_pending() {
+            return Client::Waits;
+        }
         match self.inbox.poll_little(&mut self.io, cx) {
             Poll::Pending | Poll::Ready(Ok(1..)) => ClientMove::Waits,
             Poll::Ready(_ended) => ClientMove::Left,
