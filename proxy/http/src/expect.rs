@@ -37,7 +37,7 @@ pub struct Gated<B> {
 
 /// Makes a request ask before its body is sent.
 pub fn ask_first<B>(headers: &mut Headers, body: B, timers: &Timers) -> Gated<B> {
-    headers.set(Known::Expect, HeaderValue::from_static("100-continue"));
+    headers.set(Known::Expect, &HeaderValue::from_static("100-continue"));
     Gated { gate: Mutex::default(), deadline: Some(timers.deadline(Instant::now() + PATIENCE)), inner: body }
 }
 

@@ -227,11 +227,11 @@ fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Before {
     let Call { head, body, common, seen, .. } = call;
     if lease.is_sidecar() && common.passes > 0 {
         let own = common.exchange.worker.passes(common.exchange.connection.direction);
-        head.headers.set(Known::XPillionVia, via(common.via.as_ref(), own, common.passes));
+        head.headers.set(Known::XPillionVia, &via(common.via.as_ref(), own, common.passes));
     }
     if let (Some(deadline), true) = (common.deadline, common.is_grpc) {
         let left = deadline.saturating_duration_since(Instant::now());
-        head.headers.set(Known::GrpcTimeout, grpc_timeout_value(left));
+        head.headers.set(Known::GrpcTimeout, &grpc_timeout_value(left));
     }
     if lease.is_http2() {
         head.headers.remove(Known::Host);
@@ -248,7 +248,7 @@ fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Before {
             join_cookies(&mut head.headers);
         }
         if let (Some(host), false) = (&common.host, common.names_host) {
-            head.headers.set(Known::Host, host.clone());
+            head.headers.set(Known::Host, host);
         }
     }
     if let Some(kind) = &common.tunnel {

@@ -96,11 +96,11 @@ impl Headers {
     }
 
     /// One field of this name and value. A text that spelled it in its own way keeps the spelling and the place.
-    pub fn set(&mut self, name: Known, value: HeaderValue) {
+    pub fn set(&mut self, name: Known, value: &HeaderValue) {
         match self {
             // Only a head of 4 GiB has no room for it, and heads are bounded.
-            Self::Text(fields) => drop(fields.set_value(name, &value)),
-            Self::Map(map) => drop(map.insert(name.header_name(), value)),
+            Self::Text(fields) => drop(fields.set_value(name, value)),
+            Self::Map(map) => drop(map.insert(name.header_name(), value.clone())),
         }
     }
 

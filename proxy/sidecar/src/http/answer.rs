@@ -47,10 +47,10 @@ fn render(
         false => plain(reason, told),
     };
     let headers = response.headers_mut();
-    headers.set(Known::ProxyStatus, proxy_status(reason, told));
-    headers.set(Known::XRequestId, request_id.clone());
+    headers.set(Known::ProxyStatus, &proxy_status(reason, told));
+    headers.set(Known::XRequestId, request_id);
     if connection.is_from_mesh() {
-        headers.set(Known::XPillionReason, HeaderValue::from_static(reason.code()));
+        headers.set(Known::XPillionReason, &HeaderValue::from_static(reason.code()));
     }
     response
 }
@@ -58,7 +58,7 @@ fn render(
 fn plain(reason: Reason, told: Option<&str>) -> Response<String> {
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = Response::new(status, sentence(reason, told));
-    response.headers_mut().set(Known::ContentType, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response.headers_mut().set(Known::ContentType, &HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
@@ -66,11 +66,11 @@ fn plain(reason: Reason, told: Option<&str>) -> Response<String> {
 fn grpc(reason: Reason, told: Option<&str>) -> Response<String> {
     let mut response = Response::new(StatusCode::OK, String::new());
     let headers = response.headers_mut();
-    headers.set(Known::ContentType, HeaderValue::from_static("application/grpc"));
-    headers.set(Known::GrpcStatus, HeaderValue::from(u16::from(reason.grpc_status())));
+    headers.set(Known::ContentType, &HeaderValue::from_static("application/grpc"));
+    headers.set(Known::GrpcStatus, &HeaderValue::from(u16::from(reason.grpc_status())));
     let message = percent_encode(&sentence(reason, told));
     if let Ok(message) = HeaderValue::try_from(message) {
-        headers.set(Known::GrpcMessage, message);
+        headers.set(Known::GrpcMessage, &message);
     }
     response
 }

@@ -152,10 +152,10 @@ pub fn ask(head: &mut RequestHead, kind: &TunnelKind, is_http2: bool) {
             head.method = Method::CONNECT;
         }
         TunnelKind::Upgrade(to) => {
-            head.headers.set(Known::Connection, HeaderValue::from_static("upgrade"));
-            head.headers.set(Known::Upgrade, to.clone());
+            head.headers.set(Known::Connection, &HeaderValue::from_static("upgrade"));
+            head.headers.set(Known::Upgrade, to);
             if kind.is_websocket() && !head.headers.has(Known::SecWebsocketKey) {
-                head.headers.set(Known::SecWebsocketKey, nonce());
+                head.headers.set(Known::SecWebsocketKey, &nonce());
             }
         }
     }
@@ -167,7 +167,7 @@ fn ask_to_connect(head: &mut RequestHead, is_http2: bool) {
     let authority = authority.or_else(|| head.uri.authority().map(ToString::to_string));
     if let Some(Ok(uri)) = authority.map(Uri::try_from) {
         if let (false, Ok(host)) = (is_http2, HeaderValue::from_str(&uri.to_string())) {
-            head.headers.set(Known::Host, host);
+            head.headers.set(Known::Host, &host);
         }
         head.uri = uri;
     }
@@ -223,8 +223,8 @@ fn log_opened(asked: &Asked, switched_to: Option<HeaderValue>, head: &mut Respon
             headers.remove(Known::SecWebsocketAccept);
         }
         TunnelKind::Upgrade(to) => {
-            headers.set(Known::Connection, HeaderValue::from_static("upgrade"));
-            headers.set(Known::Upgrade, switched_to.unwrap_or_else(|| to.clone()));
+            headers.set(Known::Connection, &HeaderValue::from_static("upgrade"));
+            headers.set(Known::Upgrade, switched_to.as_ref().unwrap_or(to));
             accept_key(asked, headers);
         }
     }
@@ -234,7 +234,7 @@ fn log_opened(asked: &Asked, switched_to: Option<HeaderValue>, head: &mut Respon
 fn accept_key(asked: &Asked, headers: &mut Headers) {
     let Some(key) = asked.key.as_ref().filter(|_| asked.kind.is_websocket()) else { return };
     if !headers.has(Known::SecWebsocketAccept) {
-        headers.set(Known::SecWebsocketAccept, websocket_accept(key.as_bytes()));
+        headers.set(Known::SecWebsocketAccept, &websocket_accept(key.as_bytes()));
     }
 }
 
@@ -309,7 +309,7 @@ mod tests {
             ("websocket", "websocket, h2c", false),
         ] {
             let mut headers = Headers::default();
-            headers.set(Known::Upgrade, HeaderValue::from_static(switched));
+            headers.set(Known::Upgrade, &HeaderValue::from_static(switched));
             let kind = TunnelKind::Upgrade(HeaderValue::from_static(asked));
             let status = StatusCode::SWITCHING_PROTOCOLS;
             assert_eq!(kind.is_opened_by(status, &headers, false), expected, "{asked} {switched}");

@@ -72,16 +72,16 @@ fn request(call: &mut Call) -> Result<(), Error> {
     if connection.direction == Direction::Inbound {
         inform_application(headers, connection);
     }
-    headers.set(Known::XRequestId, exchange.request_id.clone());
+    headers.set(Known::XRequestId, &exchange.request_id);
     if !seen.has(Seen::FORWARDED_PROTO) || seen.has(Seen::CONNECTION) && !headers.has(Known::XForwardedProto)
     {
         let scheme = if connection.peer.is_some() { "https" } else { "http" };
-        headers.set(Known::XForwardedProto, HeaderValue::from_static(scheme));
+        headers.set(Known::XForwardedProto, &HeaderValue::from_static(scheme));
     }
     let names_host =
         seen.has(Seen::FORWARDED_HOST) && (!seen.has(Seen::CONNECTION) || headers.has(Known::XForwardedHost));
     if let (false, Some(host)) = (names_host, &call.common.host) {
-        headers.set(Known::XForwardedHost, host.clone());
+        headers.set(Known::XForwardedHost, host);
     }
     let own = exchange.worker.passes(connection.direction);
     call.common.passes = match &call.common.via {
@@ -107,7 +107,7 @@ fn distrust(call: &mut Call, connection: &Connection) {
     if let Some(attempt) =
         attempt.filter(|_| call.common.marked || connection.direction == Direction::Inbound)
     {
-        headers.set(Known::XPillionAttempt, attempt);
+        headers.set(Known::XPillionAttempt, &attempt);
     }
 }
 
@@ -119,7 +119,7 @@ fn not_rewritten(misuse: Misuse) -> Error {
 /// Who calls, as far as it is proven.
 fn inform_application(headers: &mut Headers, connection: &Connection) {
     match &connection.client_cert {
-        Some(client_cert) => headers.set(Known::XForwardedClientCert, client_cert.clone()),
+        Some(client_cert) => headers.set(Known::XForwardedClientCert, client_cert),
         None => append_forwarded_for(headers, connection.downstream.ip()),
     }
 }
@@ -133,7 +133,7 @@ fn append_forwarded_for(headers: &mut Headers, ip: IpAddr) {
     let ip = ip.to_canonical().to_string();
     let list = if before.is_empty() { ip } else { format!("{}, {ip}", before.join(", ")) };
     if let Ok(list) = HeaderValue::try_from(list) {
-        headers.set(Known::XForwardedFor, list);
+        headers.set(Known::XForwardedFor, &list);
     }
 }
 

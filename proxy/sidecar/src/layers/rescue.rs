@@ -31,10 +31,10 @@ async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response
             exchange.failed(&error);
             let mut response = answer(&error, &exchange, is_grpc);
             if is_refusal(&error, &exchange) {
-                response.headers_mut().set(Known::XPillionRefused, HeaderValue::from_static("1"));
+                response.headers_mut().set(Known::XPillionRefused, &HeaderValue::from_static("1"));
             }
             if error.ends_connection && is_http1 {
-                response.headers_mut().set(Known::Connection, HeaderValue::from_static("close"));
+                response.headers_mut().set(Known::Connection, &HeaderValue::from_static("close"));
             }
             Ok(response)
         }

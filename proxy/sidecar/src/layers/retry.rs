@@ -228,7 +228,7 @@ impl Story {
         call.number = tries;
         call.per_try = self.spare.subject().per_try_timeout(tries);
         if tries > 1 {
-            call.head.headers.set(Known::XPillionAttempt, HeaderValue::from(tries));
+            call.head.headers.set(Known::XPillionAttempt, &HeaderValue::from(tries));
         }
         call
     }
