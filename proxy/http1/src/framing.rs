@@ -105,8 +105,17 @@ fn check_codings(version: Version, fields: &Fields) -> Result<(), Fault> {
 
 /// What `Content-Length` says. Several equal ones become one, and `02` becomes `2`: some reader might take it for octal.
 fn announced(fields: &mut Fields) -> Result<Length, Fault> {
-    let mut length = None;
-    let mut is_canonical = !fields.has_several(Known::ContentLength);
+    if !fields.has(Known::ContentLength) {
+        return Ok(Length::Empty);
+    }
+    let is_only = !fields.has_several(Known::ContentLength);
+    // Nearly always: one, and as it is to be.
+    if let Some(text @ [b'1'..=b'9', ..]) = fields.get(Known::ContentLength).filter(|_| is_only)
+        && let Some(length) = digits(text)
+    {
+        return Ok(Length::Known(length));
+    }
+    let (mut length, mut is_canonical) = (None, is_only);
     for text in fields.elements(Known::ContentLength) {
         let this = digits(text).ok_or(Fault::MalformedLength)?;
         is_canonical &= length.is_none() && (text.len() == 1 || text.first() != Some(&b'0'));

@@ -62,6 +62,7 @@ pub struct RequestContext {
 
 impl Call {
     /// The first call of an exchange.
+    #[inline] // the head is large, and would be moved once more
     pub fn new(head: RequestHead, body: Body, seen: Seen, exchange: Arc<Exchange>) -> Box<Self> {
         let is_grpc = super::headers::is_grpc(&head.headers, &seen);
         let common = RequestContext {

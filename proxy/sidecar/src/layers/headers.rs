@@ -145,8 +145,9 @@ fn number(value: &HeaderValue) -> u32 {
 /// time included. One more than `most` is a loop.
 fn passes(via: &HeaderValue, own: &HeaderValue, most: u32) -> Result<u32, Error> {
     let own = own_name(own);
-    let earlier = list(via).filter_map(|pass| pass.split_once('=')).filter(|(name, _)| *name == own);
-    let count = earlier.fold(1, |sum, (_, passes)| sum + passes.parse::<u32>().unwrap_or(most).min(most));
+    let earlier = list(via).filter_map(|pass| count_of(own, pass));
+    let number = |text| std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(most);
+    let count = earlier.fold(1, |sum, passes| sum + number(passes).min(most));
     if count > most {
         return Err(Error::new(
             Reason::LoopDetected,
@@ -161,20 +162,26 @@ fn passes(via: &HeaderValue, own: &HeaderValue, most: u32) -> Result<u32, Error>
 pub fn via(came: Option<&HeaderValue>, own: &HeaderValue, count: u32) -> HeaderValue {
     let Some(came) = came else { return own.clone() };
     let name = own_name(own);
-    let is_other = |pass: &&str| pass.split_once('=').is_none_or(|(other, _)| other != name);
-    let mut text = format!("{name}={count}");
-    text.extend(list(came).filter(is_other).flat_map(|pass| [",", pass]));
-    HeaderValue::try_from(text).unwrap_or_else(|_invalid| own.clone())
+    let mut text = [name, b"=", count.to_string().as_bytes()].concat();
+    let others = list(came).filter(|pass| count_of(name, pass).is_none());
+    text.extend(others.flat_map(|pass| [b",", pass]).flatten());
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_invalid| own.clone())
 }
 
 /// The name under which this sidecar stands in the list.
-fn own_name(own: &HeaderValue) -> &str {
-    own.to_str().unwrap_or_default().trim_end_matches("=1")
+fn own_name(own: &HeaderValue) -> &[u8] {
+    own.as_bytes().strip_suffix(b"=1").unwrap_or(own.as_bytes())
+}
+
+/// What stands behind `name=` where `pass` is one of that name.
+fn count_of<'a>(name: &[u8], pass: &'a [u8]) -> Option<&'a [u8]> {
+    pass.strip_prefix(name)?.strip_prefix(b"=")
 }
 
 /// The passes in a `via`. Of a list that is longer than 64 nobody reads the rest.
-fn list(via: &HeaderValue) -> impl Iterator<Item = &str> {
-    via.to_str().unwrap_or_default().split(',').map(str::trim).filter(|pass| !pass.is_empty()).take(64)
+fn list(via: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    let passes = via.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    passes.filter(|pass| !pass.is_empty()).take(64)
 }
 
 #[cfg(test)]

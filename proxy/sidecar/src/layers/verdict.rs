@@ -79,7 +79,7 @@ impl<'a> Subject<'a> {
     }
 
     pub fn judge(&self, progress: RetryState, outcome: TryOutcome<'_>) -> Verdict {
-        if !progress.whole {
+        if !progress.whole || is_plainly_good(outcome) {
             Verdict::Keep
         } else if self.may_replace(progress, outcome) {
             Verdict::Replace
@@ -114,6 +114,11 @@ impl<'a> Subject<'a> {
             RetryMethods::List(methods) => methods.iter().any(|method| method == self.method.as_str()),
         }
     }
+}
+
+/// Nearly every answer: no condition is about one like it.
+fn is_plainly_good(outcome: TryOutcome<'_>) -> bool {
+    matches!(outcome, TryOutcome::Answered { status, grpc: None } if status.is_success())
 }
 
 /// RFC 9110, section 9.2.2. Spelt out: the `http` crate may learn of further methods.

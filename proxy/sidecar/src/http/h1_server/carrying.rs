@@ -6,7 +6,6 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::{Method, StatusCode, Uri};
 use pillion_http1::{self as http1, Fault, Fields, Known};
 use tokio::sync::oneshot;
@@ -30,12 +29,11 @@ pub(super) async fn carry<S: AnsweringService>(
 ) -> Left {
     client.takes_trailers = takes_trailers(&head.fields);
     let body = body.map_or_else(Body::empty, Body::request);
-    let head = match head_of(head) {
-        Ok(head) => head,
-        Err(text) => return client.refuse(Fault::Target, &text).await,
+    let Ok(uri) = Uri::from_maybe_shared(head.target_bytes()) else {
+        return client.refuse(Fault::Target, head.fields.text()).await;
     };
     let is_connect = head.method == Method::CONNECT;
-    let (call, exchange, asked) = begun(client, head, body);
+    let (call, exchange, asked) = begun(client, head, uri, body);
     let answered = {
         let mut carried = pin!(stack.call(call));
         poll_fn(|cx| poll_answered(carried.as_mut(), client, &mut content, &exchange, cx)).await
@@ -60,22 +58,18 @@ fn takes_trailers(fields: &Fields) -> bool {
     fields.has(Known::Te) && fields.elements(Known::Te).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
-/// The head as the stack takes it. `Err`: as it came, where the stack cannot take it.
-fn head_of(head: http1::RequestHead) -> Result<RequestHead, Bytes> {
-    let Ok(uri) = Uri::from_maybe_shared(head.target_bytes()) else { return Err(head.fields.text().clone()) };
-    let http1::RequestHead { method, version, fields, .. } = head;
-    Ok(RequestHead { method, uri, version, headers: Headers::Text(fields), protocol: None })
-}
-
 /// A tunnel that a request asks for, and who is given the connection when it is opened.
 type Tunnel = (tunnel::Asked, oneshot::Sender<Io>);
 
 /// What the stack is called with, and the tunnel that the request asks for.
 fn begun(
     client: &mut Downstream,
-    mut head: RequestHead,
+    head: http1::RequestHead,
+    uri: Uri,
     body: Body,
 ) -> (Box<Call>, Arc<Exchange>, Option<Tunnel>) {
+    let http1::RequestHead { method, version, fields, .. } = head;
+    let mut head = RequestHead { method, uri, version, headers: Headers::Text(fields), protocol: None };
     let mut seen = Seen::of(&head.headers);
     let request_id = headers::request_id(&head.headers, &seen, &mut client.worker.ground.rng.lock());
     let asked = tunnel::may_be_asked(&head, &seen).then(|| tunnel::asked_http1(&mut head, &body)).flatten();
