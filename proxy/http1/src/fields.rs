@@ -245,11 +245,35 @@ impl Fields {
     }
 
     fn set_sound(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
-        if !self.has(name) {
-            let line = self.sound_line(name.as_str().as_bytes(), Some(name), value)?;
-            self.push(line);
-            return Ok(());
+        if self.has(name) { self.replace(name, value) } else { self.append_known(name, value) }
+    }
+
+    /// What a sidecar adds to nearly every head: in one go.
+    fn append_known(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
+        let (at, start) = (self.added.len(), name.line_start());
+        let value_at = at + start.len();
+        let end = value_at + value.len() + LINE_END.len();
+        if u32::try_from(end).is_err() {
+            return Err(Misuse::IllegalField); // then all that is narrowed below fits
         }
+        if self.added.capacity() < end {
+            self.added.reserve(OWN_BYTES.max(end - at));
+        }
+        for part in [start, value, LINE_END] {
+            self.added.extend_from_slice(part);
+        }
+        self.push(Field {
+            at: at as u32,
+            value_at: value_at as u32,
+            value_length: value.len() as u32,
+            name_length: (start.len() - COLON.len()) as u16,
+            known: Some(name),
+            place: Place::Added,
+        });
+        Ok(())
+    }
+
+    fn replace(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
         let is_it = |field: &&mut Field| field.place != Place::Removed && field.known == Some(name);
         let Some(first) = self.fields.iter_mut().find(is_it).map(|field| *field) else { return Ok(()) };
         let mut spelled = [0; LONGEST];

@@ -19,6 +19,11 @@ macro_rules! known {
                 match self { $(Self::$variant => $text),* }
             }
 
+            /// How its line begins.
+            pub(crate) const fn line_start(self) -> &'static [u8] {
+                match self { $(Self::$variant => concat!($text, ": ").as_bytes()),* }
+            }
+
             /// For a map of headers; costs nothing to make.
             pub const fn header_name(self) -> HeaderName {
                 match self { $(Self::$variant => const { HeaderName::from_static($text) }),* }

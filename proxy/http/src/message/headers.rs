@@ -96,6 +96,7 @@ impl Headers {
     }
 
     /// One field of this name and value. A text that spelled it in its own way keeps the spelling and the place.
+    #[inline]
     pub fn set(&mut self, name: Known, value: &HeaderValue) {
         match self {
             // Only a head of 4 GiB has no room for it, and heads are bounded.
