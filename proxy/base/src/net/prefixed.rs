@@ -181,4 +181,33 @@ mod tests {
         io.read_to_end(&mut rest).await.unwrap();
         assert_eq!((&first[..], &rest[..]), (&b"ab"[..], &b"cdef"[..]));
     }
+
+    /// A connection through the kernel, of which tokio knows when something has come.
+    #[tokio::test]
+    async fn what_has_come_is_known_without_a_read() {
+        use std::future::poll_fn;
+        use tokio::io::AsyncWriteExt as _;
+
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(tokio::net::TcpStream::connect(address), listener.accept());
+        let (near, mut far) = (near.unwrap(), far.unwrap().0);
+        let mut io = Prefixed::plain(Stream::Tcp(near, super::super::Made::Dialled(None)));
+        let mut byte = [0];
+        poll_fn(|cx| {
+            Poll::Ready(assert!(Pin::new(&mut io).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()))
+        })
+        .await;
+        assert!(poll_fn(|cx| Poll::Ready(io.poll_comes(cx))).await.is_pending());
+        io.put_back(Bytes::from_static(b"a"));
+        assert!(poll_fn(|cx| Poll::Ready(io.poll_comes(cx))).await.is_ready(), "it was read ahead");
+        io.read_exact(&mut byte).await.unwrap();
+        far.write_all(b"b").await.unwrap();
+        poll_fn(|cx| io.poll_comes(cx)).await;
+        io.read_exact(&mut byte).await.unwrap();
+        assert_eq!(&byte, b"b");
+        drop(far);
+        poll_fn(|cx| io.poll_comes(cx)).await;
+        assert_eq!(io.read(&mut byte).await.unwrap(), 0, "an end comes, too");
+    }
 }

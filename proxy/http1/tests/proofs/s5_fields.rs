@@ -120,3 +120,23 @@ fn edits_stand_where_the_field_stood_and_spell_it_as_it_came() {
     assert_eq!(written(&fields), "Host: a\r\nX-REQUEST-ID: 4\r\nX: 1\r\nx-forwarded-proto: http\r\n");
     assert_eq!((fields.len(), fields.get(Known::XForwardedFor)), (4, None));
 }
+
+#[test]
+fn a_value_that_was_judged_is_set_and_read_as_any_other() {
+    use http::HeaderValue;
+
+    let mut fields = head("X-REQUEST-ID: 1\r\nx-request-id: 2\r\n").fields;
+    assert_eq!(fields.value_of(Known::Host).unwrap(), "a");
+    assert_eq!(fields.value_of(Known::Te), None);
+    fields.set_value(Known::XRequestId, &HeaderValue::from_static("3")).unwrap();
+    fields.set_value(Known::XForwardedProto, &HeaderValue::from_static("http")).unwrap();
+    assert_eq!(fields.value_of(Known::XRequestId).unwrap(), "3");
+    assert_eq!(fields.value_of(Known::XForwardedProto).unwrap(), "http");
+    fields.remove(Known::XForwardedProto);
+    assert_eq!(fields.value_of(Known::XForwardedProto), None);
+    fields.set_value(Known::XForwardedProto, &HeaderValue::from_static("https")).unwrap();
+    let all: Vec<_> = fields.iter().collect();
+    let expected: [(&[u8], &[u8]); 3] =
+        [(b"Host", b"a"), (b"X-REQUEST-ID", b"3"), (b"x-forwarded-proto", b"https")];
+    assert_eq!(all, expected);
+}
