@@ -81,8 +81,7 @@ impl Seen {
 
     /// Of fields as they were read the known names are known, and only others are compared.
     fn in_fields(fields: &Fields) -> Self {
-        let unknown = fields.iter_known().filter(|(known, ..)| known.is_none());
-        Self { names: fields.seen(), others: unknown.fold(0, |all, (_, name, _)| all | other(name)) }
+        Self { names: fields.seen(), others: fields.unknown_names().fold(0, |all, name| all | other(name)) }
     }
 
     /// Whether any of `these` is there.

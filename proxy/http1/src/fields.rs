@@ -152,8 +152,9 @@ impl Fields {
         self.present().map(|field| (self.name(field), self.value(field)))
     }
 
-    pub fn iter_known(&self) -> impl Iterator<Item = (Option<Known>, &[u8], &[u8])> {
-        self.present().map(|field| (field.known, self.name(field), self.value(field)))
+    /// Of the fields that are not known: as they were written.
+    pub fn unknown_names(&self) -> impl Iterator<Item = &[u8]> {
+        self.present().filter(|field| field.known.is_none()).map(|field| self.name(field))
     }
 
     pub fn len(&self) -> usize {
