@@ -91,9 +91,9 @@ mod tests {
         fn future<S: Service<Box<Call>>>(_: &S) -> usize {
             size_of::<S::Future>()
         }
-        assert!(size_of::<Response>() <= 176, "{}", size_of::<Response>());
+        assert!(size_of::<Response>() <= 80, "{}", size_of::<Response>());
         assert!(size_of::<Failure>() <= 56, "{}", size_of::<Failure>());
-        assert!(size_of::<Call>() <= 456, "{}", size_of::<Call>());
+        assert!(size_of::<Call>() <= 464, "{}", size_of::<Call>());
         let outbound = future(&crate::outbound::stack(None));
         let inbound = future(&crate::inbound::stack(None));
         assert!(outbound <= 2048 && inbound <= 2048, "{outbound} {inbound}");
