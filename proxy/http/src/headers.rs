@@ -124,13 +124,13 @@ fn is_untrusted(name: &[u8]) -> bool {
     is_ours(name) || claims_identity(name)
 }
 
-/// The same in the trailers of an answer.
+/// Removes from an answer's trailers what would claim to be a sidecar's word, or an identity.
 pub fn remove_untrusted_of_answer(trailers: &mut HeaderMap) {
     remove_if(trailers, |name| is_untrusted(name.as_bytes()));
 }
 
-/// The same in the trailers of a request, where besides nothing may stand that we set in headers: some applications put
-/// both into one map.
+/// Removes from a request's trailers what would claim so, and what we set in headers: some applications put both into one
+/// map.
 pub fn remove_untrusted_trailers(trailers: &mut HeaderMap) {
     remove_if(trailers, |name| {
         is_untrusted(name.as_bytes())

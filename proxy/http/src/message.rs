@@ -72,7 +72,10 @@ impl std::fmt::Debug for Opened {
 }
 
 impl RequestHead {
-    /// As HTTP/2 sends it. `None`: a field of it cannot be sent so.
+    /// The head as HTTP/2 sends it. Its fields go with it.
+    ///
+    /// # Errors
+    /// A field that HTTP/2 cannot carry.
     pub fn to_http2(&mut self) -> Result<http::Request<()>, Misuse> {
         let (mut parts, ()) = http::Request::new(()).into_parts();
         parts.headers = std::mem::take(&mut self.headers).into_map()?;
@@ -168,7 +171,10 @@ impl<B> From<http::Response<B>> for Response<B> {
 }
 
 impl ResponseHead {
-    /// As HTTP/2 sends it.
+    /// The head as HTTP/2 sends it.
+    ///
+    /// # Errors
+    /// A field that HTTP/2 cannot carry.
     pub fn into_http2(self) -> Result<http::Response<()>, Misuse> {
         let mut response = http::Response::new(());
         *response.status_mut() = self.status;

@@ -240,7 +240,7 @@ impl Fields {
         self.set_sound(name, judged(value)?)
     }
 
-    /// The same of a value that was judged before.
+    /// Sets a value that was judged before.
     pub fn set_value(&mut self, name: Known, value: &HeaderValue) -> Result<(), Misuse> {
         self.set_sound(name, value.as_bytes().trim_ascii())
     }

@@ -153,7 +153,7 @@ impl ResponseHead {
         self.fields.text().get(start as usize..end as usize).unwrap_or_default()
     }
 
-    /// The same, where it is another one than the usual one of its status.
+    /// The reason, where it is another one than the usual one of its status.
     pub fn own_reason(&self) -> Option<Bytes> {
         let reason = self.reason();
         let is_usual = self.status.canonical_reason().is_some_and(|usual| usual.as_bytes() == reason);

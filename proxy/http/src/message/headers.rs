@@ -99,7 +99,7 @@ impl Headers {
     #[inline]
     pub fn set(&mut self, name: Known, value: &HeaderValue) {
         match self {
-            // Only a head of 4 GiB has no room for it, and heads are bounded.
+            // It fails for a head of 4 GiB alone, and heads are bounded.
             Self::Text(fields) => drop(fields.set_value(name, value)),
             Self::Map(map) => drop(map.insert(name.header_name(), value.clone())),
         }
