@@ -194,10 +194,8 @@ mod tests {
         let (near, mut far) = (near.unwrap(), far.unwrap().0);
         let mut io = Prefixed::plain(Stream::Tcp(near, super::super::Made::Dialled(None)));
         let mut byte = [0];
-        poll_fn(|cx| {
-            Poll::Ready(assert!(Pin::new(&mut io).poll_read(cx, &mut ReadBuf::new(&mut byte)).is_pending()))
-        })
-        .await;
+        let read = poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_read(cx, &mut ReadBuf::new(&mut byte))));
+        assert!(read.await.is_pending());
         assert!(poll_fn(|cx| Poll::Ready(io.poll_comes(cx))).await.is_pending());
         io.put_back(Bytes::from_static(b"a"));
         assert!(poll_fn(|cx| Poll::Ready(io.poll_comes(cx))).await.is_ready(), "it was read ahead");
