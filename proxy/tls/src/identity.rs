@@ -38,6 +38,24 @@ pub struct Validity {
 }
 
 impl Validity {
+    pub fn of(certificate: &X509Certificate<'_>) -> Self {
+        let validity = certificate.validity();
+        Self { not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() }
+    }
+
+    /// When both hold.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            not_before: self.not_before.max(other.not_before),
+            not_after: self.not_after.min(other.not_after),
+        }
+    }
+
+    pub const fn includes(self, now: i64) -> bool {
+        self.not_before <= now && now <= self.not_after
+    }
+
     /// Why the certificate in use does not hold at `now`; `None`: it does.
     pub fn why_not(self, now: i64) -> Option<String> {
         let Self { not_before, not_after } = self;
@@ -82,18 +100,14 @@ impl Subject {
         if may_sign(&certificate)? {
             return Err(NotAnIdentity::MaySign);
         }
-        let validity = certificate.validity();
-        Ok(Self {
-            id: workload_id(&certificate)?,
-            not_before: validity.not_before.timestamp(),
-            not_after: validity.not_after.timestamp(),
-        })
+        let Validity { not_before, not_after } = Validity::of(&certificate);
+        Ok(Self { id: workload_id(&certificate)?, not_before, not_after })
     }
 }
 
 /// The last second at which any certificate holds, a host's too.
 pub fn not_after(der: &[u8]) -> Result<i64, NotAnIdentity> {
-    Ok(parse(der)?.validity().not_after.timestamp())
+    Ok(Validity::of(&parse(der)?).not_after)
 }
 
 /// One whole certificate: bytes after its end are a fault too.
@@ -164,7 +178,11 @@ pub fn expires_soon(not_before: i64, not_after: i64, now: i64) -> bool {
 
 /// Seconds since 1970, the clock certificates are judged by.
 pub fn unix_now() -> i64 {
-    i64::try_from(UnixTime::now().as_secs()).unwrap_or(i64::MAX)
+    unix_seconds(UnixTime::now())
+}
+
+pub fn unix_seconds(time: UnixTime) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// `2026-11-21T03:45:00Z`, as people read it.

@@ -1,7 +1,7 @@
 //! TLS between workloads: who is at the other end ([`Peer`]), what is spoken ([`Alpn`]), and why it failed.
 //!
-//! [`server`] terminates, [`client`] originates, [`verify`] judges certificates on both sides, [`provider`]
-//! holds the cryptography. [`admission`] tells whether a server has taken us, which TLS 1.3 settles after the
+//! [`server`] terminates, [`client`] originates, [`verify`] judges certificates on both sides, [`known`] remembers whom
+//! it has judged, [`provider`] holds the cryptography. [`admission`] tells whether a server has taken us, which TLS 1.3 settles after the
 //! handshake. Deliberately absent: time limits (the caller bounds a handshake) and sockets (any IO will do).
 
 pub mod admission;
@@ -9,6 +9,7 @@ pub mod client;
 pub mod files;
 pub mod identity;
 mod error;
+mod known;
 mod notes;
 pub mod provider;
 pub mod refusals;
@@ -25,7 +26,8 @@ use rustls::HandshakeKind;
 use rustls::pki_types::{CertificateDer, UnixTime};
 
 use crate::identity::credentials::CredentialsError;
-use crate::identity::{Subject, not_after};
+use crate::identity::{Subject, not_after, unix_seconds};
+use known::Verified;
 
 pub use error::{TlsError, TlsErrorKind};
 
@@ -87,7 +89,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// Who a finished handshake was with.
+    /// Who a resumed session is with.
     ///
     /// A resumed session skips the verifier, so the one thing that time can change is asked again here: has
     /// the certificate expired since? (Roots and revocation lists cannot have changed: a new set is a new config with
@@ -96,11 +98,18 @@ impl Peer {
         let chain = certificates.unwrap_or_default();
         let certificate = chain.first().ok_or_else(TlsError::no_certificate)?;
         let subject = Subject::read(certificate).map_err(|fault| TlsError::identity(&fault))?;
-        if i64::try_from(now.as_secs()).unwrap_or(i64::MAX) > subject.not_after {
+        if unix_seconds(now) > subject.not_after {
             return Err(TlsError::expired(subject.not_after));
         }
         let certificate_sha256 = sha256(certificate);
         Ok(Self { id: subject.id, certificate_sha256, chain: chain.into(), admitted: now })
+    }
+
+    /// Whom the verifier of this very handshake has found good.
+    fn verified(verified: &Verified, now: UnixTime) -> Self {
+        let Verified { id, certificate_sha256, chain, .. } = verified;
+        let (id, chain) = (id.clone(), chain.clone());
+        Self { id, certificate_sha256: *certificate_sha256, chain, admitted: now }
     }
 }
 

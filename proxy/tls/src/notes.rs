@@ -6,10 +6,12 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::sync::Arc;
 
 use pillion_model::SpiffeId;
 use rustls::pki_types::CertificateDer;
 
+use super::known::Verified;
 use super::verify::Rejection;
 use crate::identity::Subject;
 
@@ -19,6 +21,8 @@ pub(super) struct Notes {
     pub(super) claimed: Option<SpiffeId>,
     /// Why it was refused, where rustls has fewer words for that.
     pub(super) rejection: Option<Rejection>,
+    /// What the client has shown, where that was verified in this handshake.
+    pub(super) verified: Option<Arc<Verified>>,
     /// Unix seconds; the last at which the peer's certificate holds.
     holds_until: Option<i64>,
 }
@@ -45,6 +49,16 @@ pub(super) fn refused(certificate: &CertificateDer<'_>) {
 /// A certificate was refused, and more is known than its error will say.
 pub(super) fn rejected(rejection: Rejection) {
     note(|notes| notes.rejection = Some(rejection));
+}
+
+/// A client's certificates are good, and those of a server that has admitted it so far.
+pub(super) fn set_verified(verified: Arc<Verified>) {
+    set_holds_until(verified.not_after);
+    note(|notes| notes.verified = Some(verified));
+}
+
+pub(super) fn verified() -> Option<Arc<Verified>> {
+    NOTES.try_with(|notes| notes.borrow().verified.clone()).ok().flatten()
 }
 
 /// The peer has proven who it is, with a certificate or with a session that one began.

@@ -1,5 +1,6 @@
 //! Handshakes over memory: who is admitted, who is refused, and what either hears of it.
 
+mod known;
 mod rotation;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::admission::ClientStream;
 use super::client::{AlpnOffer, ClientTls, Purpose};
-use super::server::{accept, server_config};
+use super::server::{Server, accept, server_config};
 use super::*;
 use crate::identity::credentials::Credentials;
 use crate::identity::issue::{Ca, IssuedPem, Request};

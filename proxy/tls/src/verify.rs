@@ -18,10 +18,11 @@ use rustls::{
     SignatureScheme,
 };
 
+use super::known::{Known, Verified};
 use super::revocation::{Revocations, Shown};
 use super::{Peer, SetupError, TlsError, notes};
 use crate::identity::credentials::Credentials;
-use crate::identity::{NotAnIdentity, Subject};
+use crate::identity::{NotAnIdentity, Subject, unix_seconds};
 
 /// Whom we accept at the other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,19 +135,15 @@ fn keep_verdict<T>(end_entity: &CertificateDer<'_>, verdict: Result<T, Verdict>)
 }
 
 impl Expected {
-    /// Unix seconds; the last at which the certificate holds.
-    fn check(&self, who: &'static str, certificate: &CertificateDer<'_>) -> Result<i64, Rejection> {
+    fn check(&self, who: &'static str, certificate: &CertificateDer<'_>) -> Result<Subject, Rejection> {
         let subject = Subject::read(certificate).map_err(|fault| Rejection::NotAnIdentity { who, fault })?;
-        self.admit(who, subject.id)?;
-        Ok(subject.not_after)
-    }
-
-    fn admit(&self, who: &'static str, id: SpiffeId) -> Result<(), Rejection> {
         match self {
-            Self::AnyOf(ids) if ids.contains(&id) => Ok(()),
-            Self::TrustDomain(own) if own == id.trust_domain() => Ok(()),
-            Self::AnyOf(ids) => Err(Rejection::WrongIdentity { who, id, expected: ids.clone() }),
-            Self::TrustDomain(own) => Err(Rejection::WrongTrustDomain { who, id, expected: own.clone() }),
+            Self::AnyOf(ids) if ids.contains(&subject.id) => Ok(subject),
+            Self::TrustDomain(own) if own == subject.id.trust_domain() => Ok(subject),
+            Self::AnyOf(ids) => Err(Rejection::WrongIdentity { who, id: subject.id, expected: ids.clone() }),
+            Self::TrustDomain(own) => {
+                Err(Rejection::WrongTrustDomain { who, id: subject.id, expected: own.clone() })
+            }
         }
     }
 }
@@ -225,39 +222,13 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// Leaves a handshake's signatures to the verifier in a field.
-macro_rules! signatures_judged_by {
-    ($inner:ident) => {
-        fn verify_tls12_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signed: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            self.$inner.verify_tls12_signature(message, certificate, signed)
-        }
-
-        fn verify_tls13_signature(
-            &self,
-            message: &[u8],
-            certificate: &CertificateDer<'_>,
-            signed: &DigitallySignedStruct,
-        ) -> Result<HandshakeSignatureValid, Error> {
-            self.$inner.verify_tls13_signature(message, certificate, signed)
-        }
-
-        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-            self.$inner.supported_verify_schemes()
-        }
-    };
-}
-
-/// Judges clients that call us; one without a certificate is refused.
+/// Judges clients that call us; one without a certificate is refused. Nothing by which it judges ever changes.
 #[derive(Debug)]
 pub struct ClientVerifier {
-    chain: Arc<dyn ClientCertVerifier>,
+    pub(super) chain: Arc<dyn ClientCertVerifier>,
     expected: Expected,
     revocations: Revocations,
+    pub(super) known: Known,
 }
 
 impl ClientVerifier {
@@ -269,7 +240,7 @@ impl ClientVerifier {
         let algorithms = provider.signature_verification_algorithms;
         let revocations = Revocations::new(Some(own), own.roots.clone(), algorithms);
         let chain = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), provider).build()?;
-        Ok(Self { chain, expected, revocations })
+        Ok(Self { chain, expected, revocations, known: Known::default() })
     }
 
     fn judge(
@@ -277,12 +248,28 @@ impl ClientVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<ClientCertVerified, Verdict> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+    ) -> Result<Arc<Verified>, Verdict> {
+        if let Some(known) = self.known.find(end_entity, intermediates, unix_seconds(now)) {
+            return Ok(known);
+        }
+        self.chain.verify_client_cert(end_entity, intermediates, now)?;
         let shown = Shown { who: "client", end_entity, intermediates };
         self.revocations.check(&shown, webpki::KeyUsage::client_auth(), now)?;
-        notes::set_holds_until(self.expected.check("client", end_entity)?);
-        Ok(verified)
+        let subject = self.expected.check("client", end_entity)?;
+        Ok(Verified::new(subject, end_entity, intermediates))
+    }
+
+    /// A client signs the handshake with the key of the certificate that was verified just before: with that it has
+    /// proven who it is, and is known from then on.
+    fn keep_proven(
+        &self,
+        signed: Result<HandshakeSignatureValid, Error>,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let proven = signed?;
+        if let Some(verified) = notes::verified() {
+            self.known.keep(verified);
+        }
+        Ok(proven)
     }
 
     /// Whether whom other rules have admitted would be admitted by these. Its certificate is judged as of then: a
@@ -293,7 +280,7 @@ impl ClientVerifier {
     pub(super) fn admits_still(&self, peer: &Peer) -> Result<(), TlsError> {
         let (end_entity, intermediates) = peer.chain.split_first().ok_or_else(TlsError::no_certificate)?;
         match self.judge(end_entity, intermediates, peer.admitted) {
-            Ok(_verified) => Ok(()),
+            Ok(_) => Ok(()),
             Err(Verdict::Rejected(rejection)) => Err(TlsError::from_rejection(&rejection)),
             Err(Verdict::Tls(error)) => Err(TlsError::from_rustls(&error)),
         }
@@ -312,10 +299,31 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        keep_verdict(end_entity, self.judge(end_entity, intermediates, now))
+        notes::set_verified(keep_verdict(end_entity, self.judge(end_entity, intermediates, now))?);
+        Ok(ClientCertVerified::assertion())
     }
 
-    signatures_judged_by!(chain);
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.keep_proven(self.chain.verify_tls12_signature(message, certificate, signed))
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.keep_proven(self.chain.verify_tls13_signature(message, certificate, signed))
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
+    }
 }
 
 /// Judges servers as `inner` does, and by our revocation lists.
@@ -343,5 +351,25 @@ impl ServerCertVerifier for Revoking {
         keep_verdict(end_entity, judge())
     }
 
-    signatures_judged_by!(inner);
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.inner.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }

@@ -17,11 +17,11 @@ fn told(of: &Credentials) -> String {
     parse(&of.chain()[0]).expect("a certificate").raw_serial_as_string()
 }
 
-fn with(own: &Credentials, lists: &str) -> Credentials {
+pub(super) fn with(own: &Credentials, lists: &str) -> Credentials {
     own.clone().with_crl("ca.crl".as_ref(), lists.as_bytes(), unix_now()).expect("lists")
 }
 
-fn revoking(ca: &Ca, revoked: &Credentials) -> String {
+pub(super) fn revoking(ca: &Ca, revoked: &Credentials) -> String {
     ca.revoke(&[serial(revoked)], tomorrow()).expect("a list")
 }
 
@@ -154,7 +154,7 @@ struct Chain {
     own: Credentials,
 }
 
-fn authority(name: &str, serial: u64) -> CertificateParams {
+pub(super) fn authority(name: &str, serial: u64) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name.push(DnType::CommonName, name);
     params.serial_number = Some(SerialNumber::from(serial));
