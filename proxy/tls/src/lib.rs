@@ -1,8 +1,9 @@
 //! TLS between workloads: who is at the other end ([`Peer`]), what is spoken ([`Alpn`]), and why it failed.
 //!
 //! [`server`] terminates, [`client`] originates, [`verify`] judges certificates on both sides, [`known`] remembers whom
-//! it has judged, [`provider`] holds the cryptography. [`admission`] tells whether a server has taken us, which TLS 1.3 settles after the
-//! handshake. Deliberately absent: time limits (the caller bounds a handshake) and sockets (any IO will do).
+//! it has judged, [`provider`] holds the cryptography. [`admission`] tells whether a server has taken us, which TLS 1.3
+//! settles after the handshake. Deliberately absent: time limits (the caller bounds a handshake) and sockets (any IO
+//! will do).
 
 pub mod admission;
 pub mod client;

@@ -42,6 +42,7 @@ pub(super) fn config_with(
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.key.clone())));
     config.alpn_protocols = wire_names(&Alpn::ALL);
     config.session_storage = Sessions::new();
+    config.ignore_client_order = true; // OpenSSL offers AES-256 first: `provider` says what that costs
     Ok(Arc::new(config))
 }
 

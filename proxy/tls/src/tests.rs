@@ -8,8 +8,11 @@ use std::time::Duration;
 
 use pillion_model::cluster::UpstreamTls;
 use pillion_model::identity::{TlsPolicy, TlsVersion};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::UnixTime;
-use rustls::{CertificateError, ClientConfig, NamedGroup, OtherError, ServerConfig};
+use rustls::{
+    CertificateError, ClientConfig, NamedGroup, OtherError, ServerConfig, SupportedProtocolVersion,
+};
 use time::OffsetDateTime;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -208,12 +211,20 @@ async fn a_peer_that_hangs_up_has_closed() {
 
 /// A client of TLS 1.2 alone, without ALPN; ours always speak 1.3 too.
 fn old_client(own: &Credentials) -> TlsConnector {
-    let provider = provider::provider(&POLICY);
+    foreign_client(own, provider::provider(&POLICY), &rustls::version::TLS12)
+}
+
+/// A client of one TLS version, without ALPN.
+fn foreign_client(
+    own: &Credentials,
+    provider: Arc<CryptoProvider>,
+    version: &'static SupportedProtocolVersion,
+) -> TlsConnector {
     let expected = verify::Expected::TrustDomain("cluster.local".to_owned());
     let verifier = verify::ServerVerifier::new(own.roots.clone(), expected, own, &provider);
     let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS12])
-        .expect("TLS 1.2 is built in")
+        .with_protocol_versions(&[version])
+        .expect("it is built in")
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(own.key.clone())));
@@ -239,6 +250,25 @@ async fn tls_1_2_is_served_by_default_and_refused_where_1_3_is_the_minimum() {
                 refused(told, TlsErrorKind::RefusedByPeer, "no TLS version in common");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_would_rather_have_aes_256_is_served_with_aes_128() {
+    use rustls::CipherSuite as C;
+    let (ca, name) = (ca(), rustls::pki_types::ServerName::try_from("orders.shop").expect("a name"));
+    let server = serve(&issue(&ca, ORDERS));
+    for (version, suite) in [
+        (&rustls::version::TLS13, C::TLS13_AES_128_GCM_SHA256),
+        (&rustls::version::TLS12, C::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+    ] {
+        let connector = foreign_client(&issue(&ca, WEB), Arc::new(provider::any()), version);
+        let (near, far) = duplex(64 * 1024);
+        let (served, called) =
+            tokio::join!(accept(server.clone(), far), connector.connect(name.clone(), near));
+        let (served, _called) = (served.expect("admitted").0, called.expect("connected"));
+        let agreed = served.get_ref().1.negotiated_cipher_suite().expect("agreed");
+        assert_eq!(agreed.suite(), suite);
     }
 }
 
