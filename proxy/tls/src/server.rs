@@ -17,6 +17,10 @@ use super::verify::{ClientVerifier, Expected};
 use super::{Alpn, Peer, SetupError, TlsError, provider, wire_names};
 use crate::identity::credentials::Credentials;
 
+/// One for each connection, where rustls sends two: a client that comes again spends one and gets one. Each takes the
+/// server 2 us, and one of the sessions that it keeps.
+const TICKETS: usize = 1;
+
 /// What inbound serves with: our certificate, TLS versions and key exchanges by `policy`, ALPN as
 /// [`Alpn::ALL`] (a client that offers none is served too), and a client certificate required.
 ///
@@ -42,6 +46,7 @@ pub(super) fn config_with(
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.key.clone())));
     config.alpn_protocols = wire_names(&Alpn::ALL);
     config.session_storage = Sessions::new();
+    config.send_tls13_tickets = TICKETS;
     config.ignore_client_order = true; // OpenSSL offers AES-256 first: `provider` says what that costs
     Ok(Arc::new(config))
 }

@@ -340,6 +340,21 @@ async fn sessions_resume_with_the_peer_known_and_end_with_their_config() {
     }
 }
 
+#[tokio::test]
+async fn each_connection_leaves_one_ticket_which_the_next_one_spends() {
+    let (ca, mut kinds) = (ca(), Vec::new());
+    let (server, caller) =
+        (serve(&issue(&ca, ORDERS)), client(&issue(&ca, WEB), &mutual(&[ORDERS]), AlpnOffer::Auto));
+    for _ in 0..4 {
+        let (stream, _) = shake(server.clone(), &caller).await.1.expect("connected");
+        let session = stream.get_ref().1;
+        assert_eq!(session.tls13_tickets_received(), 1);
+        kinds.push(session.handshake_kind().expect("known"));
+    }
+    use HandshakeKind::{Full, Resumed};
+    assert_eq!(kinds, [Full, Resumed, Resumed, Resumed]);
+}
+
 #[test]
 fn a_resumed_peer_whose_certificate_has_expired_since_is_refused() {
     let web = issue(&ca(), WEB);
