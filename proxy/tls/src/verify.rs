@@ -280,7 +280,10 @@ impl ClientVerifier {
     pub(super) fn admits_still(&self, peer: &Peer) -> Result<(), TlsError> {
         let (end_entity, intermediates) = peer.chain.split_first().ok_or_else(TlsError::no_certificate)?;
         match self.judge(end_entity, intermediates, peer.admitted) {
-            Ok(_) => Ok(()),
+            Ok(verified) => {
+                self.known.keep(verified); // its handshake has ended: the key is its own
+                Ok(())
+            }
             Err(Verdict::Rejected(rejection)) => Err(TlsError::from_rejection(&rejection)),
             Err(Verdict::Tls(error)) => Err(TlsError::from_rustls(&error)),
         }

@@ -176,6 +176,18 @@ async fn a_known_client_is_refused_before_and_after_the_time_in_which_its_certif
     }
 }
 
+#[tokio::test]
+async fn connections_of_one_client_are_judged_once_by_new_rules() {
+    let ca = ca();
+    let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
+    let (old, new) = (Watched::new(&orders), Watched::new(&orders));
+    for _ in 0..3 {
+        let (peer, _) = old.serve(&web).await.expect("admitted");
+        assert_eq!(new.verifier.admits_still(&peer), Ok(()));
+    }
+    assert_eq!((old.counts(), new.counts()), ((1, 1), (1, 1)));
+}
+
 /// A workload below an intermediate that holds for a shorter time, until the second `not_after`.
 fn below_an_intermediate(not_after: OffsetDateTime) -> Credentials {
     let key = || KeyPair::generate().expect("a key");
