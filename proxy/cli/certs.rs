@@ -18,7 +18,7 @@ use super::duration::{DAY, HOUR, MINUTE, SECOND, duration};
 use super::output::print;
 use pillion_tls::identity::issue::{Ca, IssuedPem};
 use pillion_tls::identity::{date, names, parse, unix_now};
-use pillion_tls::sha256;
+use pillion_tls::{hex, sha256};
 
 const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
@@ -229,10 +229,6 @@ fn printable(text: &str) -> String {
 
 fn or_none(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// `90s`, `30m`, `24h`, `7d`.

@@ -34,7 +34,7 @@ use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, HandshakeOutcome, Protocol, Symbol, Tls};
 use pillion_tls::server::{Server, accept};
-use pillion_tls::{Alpn, Peer, TlsError, refusals};
+use pillion_tls::{Alpn, Peer, TlsError, hex, refusals};
 use pillion_upstream::cluster::ClusterProtocol;
 
 /// The inbound side of a worker.
@@ -487,6 +487,6 @@ const fn tls_label(peer: Option<&Arc<Peer>>) -> Tls {
 
 /// `By=<own id>;Hash=<sha256>;URI=<peer id>`, Envoy's format. SPIFFE IDs need no quoting.
 fn client_cert(by: &str, peer: &Peer) -> Option<HeaderValue> {
-    let hash: String = peer.certificate_sha256.iter().map(|byte| format!("{byte:02x}")).collect();
-    HeaderValue::try_from(format!("By={by};Hash={hash};URI={}", peer.id)).ok()
+    let (hash, id) = (hex(&peer.certificate_sha256), peer.id.as_str());
+    HeaderValue::try_from(["By=", by, ";Hash=", &hash, ";URI=", id].concat()).ok()
 }

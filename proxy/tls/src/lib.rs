@@ -130,6 +130,14 @@ pub fn sha256(der: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
     hash
 }
 
+/// In lower case, as fingerprints are written. One text, since each connection of a peer needs it.
+pub fn hex(bytes: &[u8]) -> String {
+    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    let mut text = String::with_capacity(2 * bytes.len());
+    text.extend(digits.filter_map(|digit| char::from_digit(digit.into(), 16)));
+    text
+}
+
 /// Why TLS cannot be set up as configured; found when a config is built, not per connection.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {

@@ -440,6 +440,11 @@ fn c3_what_an_alert_says_of_our_certificate_is_put_into_words() {
 }
 
 #[test]
+fn fingerprints_are_written_in_lower_case_and_keep_their_zeros() {
+    assert_eq!((hex(&[0x00, 0x0a, 0xf0, 0xff]), hex(&[])), ("000af0ff".to_owned(), String::new()));
+}
+
+#[test]
 fn a_name_constraint_is_explained_though_rustls_has_no_word_for_it() {
     let hidden = OtherError(Arc::new(webpki::Error::NameConstraintViolation));
     let error = TlsError::from_certificate(&CertificateError::Other(hidden));

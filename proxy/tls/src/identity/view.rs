@@ -10,7 +10,7 @@ use x509_parser::public_key::PublicKey;
 use super::credentials::Credentials;
 use super::revocation::RevocationList;
 use super::{NotAnIdentity, date, names, only_spiffe_id, parse};
-use crate::sha256;
+use crate::{hex, sha256};
 
 /// What a certificate is to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,10 +150,6 @@ fn key_algorithm(certificate: &X509Certificate<'_>) -> String {
             id => id,
         },
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
