@@ -148,7 +148,7 @@ mod tests {
         let found =
             |intermediates: &[CertificateDer<'_>], now| known.find(&own, intermediates, now).is_some();
         assert_eq!([-1, 0, 100, 101].map(|now| found(&[], now)), [false, true, true, false]);
-        assert!(!found(&[own.clone()], 50), "another chain of the same certificate");
+        assert!(!found(std::slice::from_ref(&own), 50), "another chain of the same certificate");
 
         let unread = Verified { hold: None, ..Arc::into_inner(verified(2)).expect("the only one") };
         known.keep(Arc::new(unread));
