@@ -119,7 +119,7 @@ impl Downstream {
             return ClientMove::Waits;
         }
         if self.io.poll_comes(cx).is_pending() {
-            return Client::Waits;
+            return ClientMove::Waits;
         }
         match self.inbox.poll_little(&mut self.io, cx) {
             Poll::Pending | Poll::Ready(Ok(1..)) => ClientMove::Waits,
