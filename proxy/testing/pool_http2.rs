@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::backend::Backend;
 use super::http2::{self, Client};
-use super::mesh::{A, B, Mesh, Watch, pass, secs, settle};
+use super::mesh::{A, Mesh, Watch, pass, secs, settle};
 use super::peer::Peer;
 
 const ORDERS: &str = "endpoints: [10.0.0.1:80]";
@@ -188,24 +188,4 @@ async fn b3_a_server_that_is_silent_for_290_seconds_is_not_pinged() {
     let heard = heard.lock();
     assert!(heard.starts_with(b"PRI * HTTP/2.0"), "a request was sent");
     assert!(!heard.windows(PING.len()).any(|frame| frame == PING));
-}
-
-/// As a sidecar does that is about to end.
-#[tokio::test(start_paused = true)]
-async fn an_endpoint_that_hangs_up_before_its_settings_has_been_told_nothing() {
-    for says in ["", "\0\0"] {
-        let mesh = Mesh::default();
-        let a = mesh.scripted(A, move |mut peer: Peer, _| async move {
-            peer.exactly(24).await; // the preface
-            peer.send(says).await;
-        });
-        let b = mesh.http2(B, 100, |_, _, respond| async move { http2::answer(respond, 200, "ok") });
-        let sidecar = mesh.caller(
-            "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin, protocol: http2, retry: off",
-        );
-        let client = sidecar.http2_client().await;
-        let answer = client.ask(http2::request("POST", "/"), "once").await.expect("an answer");
-        assert_eq!(answer.head.status(), 200, "{says:?}");
-        assert_eq!((a.connections(), b.connections()), (1, 1), "{says:?}");
-    }
 }

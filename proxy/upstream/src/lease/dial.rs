@@ -131,13 +131,11 @@ impl Dial<'_> {
         let opened = h2::client::open(io, limits, self.ground).await;
         let (send, driver) = opened.map_err(|error| {
             let reason = reason_http2(&error);
-            let sent = match reason {
-                // Another endpoint of the cluster would not speak HTTP/2 either.
-                Reason::ProtocolError => Sent::Perhaps,
-                // It hung up: it may be about to end, and nothing was said to it yet.
-                _ => Sent::Never,
-            };
-            self.not_http((reason, sent), &error, admission.as_ref())
+            self.not_http(
+                (reason, sent_before_settings(reason, about.is_sidecar)),
+                &error,
+                admission.as_ref(),
+            )
         })?;
         let guards = (slot, self.opened(Protocol::Http2, admission.as_ref()), self.endpoint.pool.count());
         tokio::spawn(async move {
@@ -170,5 +168,33 @@ impl Dial<'_> {
         }
         self.cluster.connection_opened(self.ground, Protocol::Unknown, ConnectionOutcome::Failed);
         Error::new(reason, format!("{address} of \"{name}\" broke off before a request: {error}")).sent(sent)
+    }
+}
+
+/// Whether a request may go elsewhere, whatever its method, when its connection of HTTP/2 ended before the peer's SETTINGS.
+/// A sidecar that hangs up then is about to end, and was told nothing. Who is no sidecar may not speak HTTP/2 at all, and
+/// other endpoints of its cluster would not either.
+const fn sent_before_settings(reason: Reason, is_sidecar: bool) -> Sent {
+    match reason {
+        Reason::UpstreamClosed | Reason::UpstreamReset if is_sidecar => Sent::Never,
+        _ => Sent::Perhaps,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_sidecar_that_hangs_up_before_its_settings_has_surely_been_told_nothing() {
+        for (reason, is_sidecar, expected) in [
+            (Reason::UpstreamClosed, true, Sent::Never),
+            (Reason::UpstreamReset, true, Sent::Never),
+            (Reason::ProtocolError, true, Sent::Perhaps),
+            (Reason::UpstreamClosed, false, Sent::Perhaps),
+            (Reason::UpstreamReset, false, Sent::Perhaps),
+        ] {
+            assert_eq!(sent_before_settings(reason, is_sidecar), expected, "{reason:?} {is_sidecar}");
+        }
     }
 }
