@@ -31,6 +31,22 @@ async fn the_endpoint_sees_an_origin_form_the_host_and_a_request_id() {
     }
 }
 
+/// Towards HTTP/2 there is no way to write it, and the endpoint must not answer for that.
+#[tokio::test(start_paused = true)]
+async fn an_empty_host_or_one_that_is_no_authority_is_refused_before_an_endpoint_is_asked() {
+    for protocol in ["http1", "http2"] {
+        let mesh = Mesh::default();
+        let a = mesh.answering(A, OK);
+        let sidecar = mesh.caller(&format!("{ORDERS}, protocol: {protocol}, listen: 127.0.0.1:0"));
+        for host in ["", " ", "[1:2:3:4:5:6:7:8:9:a]", ":80", "a:b"] {
+            let mut client = sidecar.direct_client().await;
+            let answer = client.ask(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+            assert_eq!(answer.told(), (400, Some("bad_request")), "{protocol} {host:?}");
+        }
+        assert_eq!(a.connections(), 0, "{protocol}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_http_1_0_client_gets_an_answer_it_can_read() {
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";

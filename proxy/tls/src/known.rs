@@ -77,7 +77,8 @@ impl Known {
         intermediates: &[CertificateDer<'_>],
         now: i64,
     ) -> Option<Arc<Verified>> {
-        let found = self.0.lock().find(&sha256(end_entity))?;
+        let certificate = sha256(end_entity);
+        let found = self.0.lock().find(&certificate)?;
         found.is_of(end_entity, intermediates, now).then_some(found)
     }
 

@@ -91,13 +91,19 @@ fn refuse_tunnel(call: &Call) -> Result<(), Error> {
     Ok(())
 }
 
+const NO_HOST: &str = "the request's host is none";
+
 /// The URI's authority (absolute-form and HTTP/2) goes before `Host` (RFC 9112, 3.2.2). One that is no authority,
 /// and several that differ, are refused: the next hop might read them otherwise (3.2).
 /// Besides: whether the head names it in its only `Host`.
 fn host(head: &RequestHead) -> Result<(Option<HeaderValue>, bool), Error> {
     let refused = |detail| Err(Error::new(Reason::BadRequest, detail));
     if let (Headers::Text(fields), None) = (&head.headers, head.uri.authority()) {
-        return Ok((fields.value_of(Known::Host), fields.has(Known::Host))); // it was judged when it was read
+        // It was judged when it was read, but for the empty one, and what HTTP/2 could not write as an authority.
+        return match fields.value_of(Known::Host) {
+            Some(host) if !is_authority(host.as_bytes()) => refused(NO_HOST),
+            host => Ok((host, fields.has(Known::Host))),
+        };
     }
     let mut hosts = head.headers.all(Known::Host);
     let first = hosts.next();
@@ -114,7 +120,7 @@ fn host(head: &RequestHead) -> Result<(Option<HeaderValue>, bool), Error> {
         }
         Some(authority) => Ok((HeaderValue::from_str(without_userinfo(authority.as_str())).ok(), false)),
         None => match first {
-            Some(host) if !is_authority(host) => refused("the request's host is none"),
+            Some(host) if !is_authority(host) => refused(NO_HOST),
             None if head.version == Version::HTTP_11 => refused("the request has no host"),
             host => Ok((host.and_then(|host| HeaderValue::from_bytes(host).ok()), is_only)),
         },
@@ -127,14 +133,14 @@ fn is_authority(host: &[u8]) -> bool {
 
 /// Letters, digits, dots and hyphens, and perhaps a port: nearly every host. The parser would copy it.
 fn is_plain_name(host: &[u8]) -> bool {
-    let mut parts = host.split(|byte| *byte == b':');
     let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
-    let name = parts.next().unwrap_or_default();
-    let port = parts.next();
-    !name.is_empty()
-        && name.iter().all(is_of_name)
-        && port.is_none_or(|port| matches!(port.len(), 1..=4) && port.iter().all(u8::is_ascii_digit))
-        && parts.next().is_none()
+    let colon = host.iter().rposition(|byte| *byte == b':').unwrap_or(host.len());
+    let (name, port) = host.split_at_checked(colon).unwrap_or_default();
+    let is_port = match port {
+        [] => true,
+        [_colon, digits @ ..] => matches!(digits.len(), 1..=4) && digits.iter().all(u8::is_ascii_digit),
+    };
+    !name.is_empty() && name.iter().all(is_of_name) && is_port
 }
 
 fn without_userinfo(authority: &str) -> &str {
