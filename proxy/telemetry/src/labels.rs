@@ -161,7 +161,7 @@ vocabulary! {
 }
 
 vocabulary! {
-    EndpointState as "state" { Available = "available", Ejected = "ejected" }
+    EndpointState as "state" { Healthy = "healthy", Ejected = "ejected" }
 }
 
 vocabulary! {

@@ -481,7 +481,7 @@ impl Cluster {
         let ejected = i64::from(self.ejections.ejected());
         let known = i64::try_from(self.endpoints.load().all.len()).unwrap_or(i64::MAX);
         self.metrics.endpoints(EndpointState::Ejected).set(ejected);
-        self.metrics.endpoints(EndpointState::Available).set(known - ejected);
+        self.metrics.endpoints(EndpointState::Healthy).set(known - ejected);
     }
 
     /// Places taken at the endpoint where most are, and the limit of each endpoint.
