@@ -86,13 +86,17 @@ pub(crate) fn has_no_content(status: StatusCode) -> bool {
     has_no_length(status) || status == StatusCode::NOT_MODIFIED
 }
 
-/// Chunked once, last and alone. Empty elements of the list count for nothing (RFC 9110, 5.6.1).
+/// `chunked` once, last and alone. RFC 9110, 5.6.1 would let empty elements of the list count for nothing; hyper and
+/// others read `chunked,` as a coding that is not known, so it is refused.
 fn check_codings(version: Version, fields: &Fields) -> Result<(), Fault> {
     if version != Version::HTTP_11 {
         return Err(Fault::CodingNotAllowed);
     }
     let (mut chunked, mut others, mut ends_chunked) = (0, 0, false);
-    for coding in fields.elements(Known::TransferEncoding).filter(|coding| !coding.is_empty()) {
+    for coding in fields.elements(Known::TransferEncoding) {
+        if coding.is_empty() {
+            return Err(Fault::MisplacedChunked);
+        }
         ends_chunked = coding.eq_ignore_ascii_case(b"chunked");
         if ends_chunked { chunked += 1 } else { others += 1 }
     }
@@ -103,7 +107,7 @@ fn check_codings(version: Version, fields: &Fields) -> Result<(), Fault> {
     }
 }
 
-/// What `Content-Length` says. Several equal ones become one, and `02` becomes `2`: some reader might take it for octal.
+/// What `Content-Length` says. Several equal lines become one, and `02` becomes `2`: some reader might take it for octal.
 fn announced(fields: &mut Fields) -> Result<Length, Fault> {
     if !fields.has(Known::ContentLength) {
         return Ok(Length::Empty);
@@ -115,20 +119,28 @@ fn announced(fields: &mut Fields) -> Result<Length, Fault> {
     {
         return Ok(Length::Known(length));
     }
-    let (mut length, mut is_canonical) = (None, is_only);
-    for text in fields.elements(Known::ContentLength) {
-        let this = digits(text).ok_or(Fault::MalformedLength)?;
-        is_canonical &= length.is_none() && (text.len() == 1 || text.first() != Some(&b'0'));
-        if *length.get_or_insert(this) != this {
-            return Err(Fault::MalformedLength);
-        }
-    }
-    let Some(length) = length else { return Ok(Length::Empty) };
+    let (length, is_canonical) = length_of(fields.all(Known::ContentLength)).ok_or(Fault::MalformedLength)?;
     if !is_canonical {
         let set = fields.set(Known::ContentLength, Decimal::of(length).as_bytes());
         set.or(Err(Fault::MalformedLength))?;
     }
     Ok(Length::Known(length))
+}
+
+/// The one number that all lines of a `Content-Length` say, and whether it stands there once and without a leading zero.
+/// `None`: a line is no number, or they differ. RFC 9110, 8.6 would allow a list of equal numbers in one line (`2, 2`);
+/// hyper, Node and nginx refuse it, so it is refused here too.
+pub fn length_of<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<(u64, bool)> {
+    let mut found: Option<(u64, bool)> = None;
+    for text in lines {
+        let this = digits(text)?;
+        let is_short = text.len() == 1 || text.first() != Some(&b'0');
+        if found.is_some_and(|(length, _)| length != this) {
+            return None;
+        }
+        found = Some((this, is_short && found.is_none()));
+    }
+    found
 }
 
 fn digits(text: &[u8]) -> Option<u64> {

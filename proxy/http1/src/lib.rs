@@ -69,7 +69,7 @@ pub use client::{Client, FromUpstream};
 pub use encode::Frame;
 pub use error::{Blame, Error, Fault, Misuse};
 pub use fields::Fields;
-pub use framing::Length;
+pub use framing::{Length, length_of};
 pub use head::{Options, RequestHead, ResponseHead};
 pub use hop::{Named, remove_hop_by_hop};
 pub use known::{Known, Names};

@@ -19,7 +19,7 @@ use crate::layers::limit::too_large;
 use crate::state::Route;
 use pillion_base::error::{Error, Sent};
 use pillion_http::expect;
-use pillion_http::framing::{self, Framed};
+use pillion_http::framing;
 use pillion_http::h2::send::OutgoingBody as _;
 use pillion_http::head::HeadLimits;
 use pillion_http::headers::{grpc_timeout_value, join_cookies, reason_of_sidecar};
@@ -189,15 +189,8 @@ fn checked(response: &mut Response, seen: &Seen, lease: &mut Lease, most_fields:
     if response.opens_tunnel() {
         return Ok(()); // nothing frames a tunnel (RFC 9110, 9.3.6)
     }
-    let (status, version) = (response.status(), response.version());
-    match framing::check_answer(status, version, response.headers_mut(), seen) {
-        Ok(Framed::Clearly) => Ok(()),
-        Ok(Framed::Twice) => {
-            lease.close_after();
-            Ok(())
-        }
-        Err(fault) => Err(fault.to_string()),
-    }
+    let status = response.status();
+    framing::check_answer(status, response.headers_mut(), seen).map_err(|fault| fault.to_string())
 }
 
 /// An answer's head has more fields or bytes than may be read.

@@ -38,7 +38,7 @@ pub const ANSWERS: [&str; 12] = [
     "HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 2\r\n\r\nhi",
     "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
     "HTTP/1.1 404\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno",
-    "HTTP/1.1 500 Ouch\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 2, 2\r\n\r\nno",
+    "HTTP/1.1 500 Ouch\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 2\r\nContent-Length: 02\r\n\r\nno",
 ];
 
 /// What readers stumble at, put anywhere.

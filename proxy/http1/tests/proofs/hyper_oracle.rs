@@ -143,7 +143,7 @@ fn hyper_reads_every_sound_message_as_we_do() {
             "{request:?}"
         );
     }
-    for answer in ANSWERS.into_iter().filter(|answer| !answer.contains("2, 2")) {
+    for answer in ANSWERS {
         let ours = ours_asked(answer.as_bytes());
         assert!(ours.is_some());
         assert_eq!(ours, hyper_asked(&runtime, answer.as_bytes()), "{answer:?}");
@@ -157,21 +157,11 @@ fn has_both_lengths(bytes: &[u8]) -> bool {
     has(b"content-length") && has(b"transfer-encoding")
 }
 
-/// `chunked,`: an empty element of a list counts for nothing (RFC 9110, 5.6.1), and hyper takes it for a last coding. What
-/// goes on is written anew, so that nobody behind us sees it.
-fn has_empty_coding(bytes: &[u8]) -> bool {
-    let text = bytes.to_ascii_lowercase();
-    let after = text.windows(7).enumerate().filter(|(_, window)| window == b"chunked");
-    let mut rests = after.map(|(at, _)| text.get(at + 7..).unwrap_or_default().trim_ascii_start());
-    rests.any(|rest| rest.first() == Some(&b','))
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn what_we_serve_of_a_changed_connection_hyper_serves_too(bytes in changed_requests(3)) {
-        prop_assume!(!has_empty_coding(&bytes));
         let (ours, theirs) = (ours_served(&bytes), hyper_served(&runtime(), &bytes));
         prop_assert!(ours.len() <= theirs.len(), "{ours:?}\n{theirs:?}\n{}", bytes.escape_ascii());
         prop_assert_eq!(&ours[..], &theirs[..ours.len()], "{}", bytes.escape_ascii());
@@ -179,7 +169,6 @@ proptest! {
 
     #[test]
     fn the_answer_that_we_read_of_changed_bytes_hyper_reads_too(bytes in changed_answers(3)) {
-        prop_assume!(!has_empty_coding(&bytes));
         if let Some(ours) = ours_asked(&bytes).filter(|_| !has_both_lengths(&bytes)) {
             prop_assert_eq!(Some(ours), hyper_asked(&runtime(), &bytes), "{}", bytes.escape_ascii());
         }

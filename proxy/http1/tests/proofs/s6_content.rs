@@ -13,6 +13,9 @@ fn s6_1_chunked_is_once_last_and_alone() {
         (&["gzip"], Fault::MisplacedChunked, 400),
         (&["identity"], Fault::MisplacedChunked, 400),
         (&[""], Fault::MisplacedChunked, 400),
+        (&["chunked,"], Fault::MisplacedChunked, 400),
+        (&[", chunked"], Fault::MisplacedChunked, 400),
+        (&["", "chunked"], Fault::MisplacedChunked, 400),
         (&["chunked, gzip"], Fault::MisplacedChunked, 400),
         (&["chunked", "identity"], Fault::MisplacedChunked, 400),
         (&["chunked, chunked"], Fault::MisplacedChunked, 400),
@@ -34,8 +37,8 @@ fn s6_1_chunked_is_once_last_and_alone() {
     for line in [
         "Transfer-Encoding: chunked",
         "transfer-encoding:CHUNKED",
-        "TRANSFER-ENCODING: , chunked ,",
-        "Transfer-Encoding:\r\nTransfer-Encoding:\tChunked\t",
+        "TRANSFER-ENCODING:  chunked ",
+        "Transfer-Encoding:\tChunked\t",
     ] {
         let asked = request(format!("POST / HTTP/1.1\r\nHost: a\r\n{line}\r\n\r\n1\r\nx\r\n0\r\n\r\n"));
         assert_eq!(asked.unwrap().content(), "x", "{line:?}");
@@ -83,10 +86,11 @@ fn s6_2_a_length_is_one_number_or_refused() {
         (&["3"][..], Some("3")),
         (&["03"], Some("3")),
         (&["3", "3"], Some("3")),
-        (&["3, 3"], Some("3")),
         (&["3", "03"], Some("3")),
         (&[""], None),
         (&["3,"], None),
+        (&["3, 3"], None),
+        (&["3,3"], None),
         (&["3", ""], None),
         (&["3", "4"], None),
         (&["3, 4"], None),
