@@ -29,7 +29,7 @@ use tokio::sync::Semaphore;
 
 use crate::listening::bound;
 pub(crate) use console::{Console, Published, Refusal};
-use pages::{Pages, Port};
+use pages::{OwnPort, Pages};
 use pillion_base::accept::{Acceptor, accept};
 use pillion_base::net::descriptors::Reserve;
 use pillion_base::net::{Bound, Listener, Network, Sharing, Stream};
@@ -92,8 +92,8 @@ impl Admin {
     /// Serves until the process ends: probes are answered to the last.
     pub(crate) async fn run(self) {
         let ports = [
-            (Port::Admin, self.admin, ADMIN_CONNECTIONS),
-            (Port::Metrics, self.metrics, METRICS_CONNECTIONS),
+            (OwnPort::Admin, self.admin, ADMIN_CONNECTIONS),
+            (OwnPort::Metrics, self.metrics, METRICS_CONNECTIONS),
         ];
         for (port, all, most) in ports {
             let places = Places::new(most);
@@ -124,7 +124,7 @@ fn bind_all(network: &Network, key: &str, wanted: &[SocketAddr]) -> anyhow::Resu
 
 /// What takes the connections of a port.
 struct Visitors {
-    port: Port,
+    port: OwnPort,
     pages: Pages,
     places: Arc<Places>,
     reserve: Reserve,
@@ -133,7 +133,7 @@ struct Visitors {
 }
 
 impl Visitors {
-    fn new(port: Port, pages: Pages, places: Arc<Places>) -> Self {
+    fn new(port: OwnPort, pages: Pages, places: Arc<Places>) -> Self {
         Self { port, pages, places, reserve: Reserve::default(), has_made_room: false }
     }
 

@@ -38,7 +38,7 @@ pub use keeper::{End, Keeper, Order, Source};
 pub use listeners::Addresses;
 use listeners::{Listeners, Workers};
 use own::Identity;
-use pillion_base::drain::{Drain, Ended};
+use pillion_base::drain::{Drain, DrainOutcome};
 use pillion_base::ground::Ground;
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::Network;
@@ -202,8 +202,8 @@ impl Running {
         self.readiness.set_draining();
         self.drain.begin();
         match self.drain.finished(plan).await {
-            Ended::Finished => tracing::info!("drained"),
-            Ended::Cut { inbound, outbound } => {
+            DrainOutcome::Finished => tracing::info!("drained"),
+            DrainOutcome::Cut { inbound, outbound } => {
                 tracing::warn!(timeout = ?plan.timeout, inbound, outbound, "drained: what was still open is cut");
             }
         }

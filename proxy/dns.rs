@@ -31,7 +31,7 @@ use pillion_sidecar::state::Store;
 use pillion_telemetry::{DnsOutcome, Metrics};
 pub(crate) use query::survive;
 use query::{Asked, Over};
-pub(crate) use server::{Command, Port, run};
+pub(crate) use server::{Command, DnsPort, run};
 pub(crate) use upstream::{Upstream, refuse_loop, system_servers};
 
 /// Questions that wait for name servers at once; each holds a socket. Past it SERVFAIL, which clients ask again.

@@ -18,8 +18,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Sleep, sleep, timeout};
 
-use super::pages::{Pages, Port};
-use super::places::Place;
+use super::pages::{OwnPort, Pages};
+use super::places::AdminPlace;
 use pillion_base::net::{Stream, forward};
 
 /// From the last answer, or from the beginning, until the whole head of a request is there.
@@ -35,7 +35,7 @@ const LAST_ANSWER: Duration = Duration::from_secs(35);
 const HEAD_BYTES: usize = 16 * 1024;
 
 /// Serves the connection until its client leaves, has been waited for long enough, or has to make room.
-pub(super) async fn serve(stream: Stream, port: Port, pages: Pages, mut place: Place) {
+pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place: AdminPlace) {
     let asked_at = stream.own_ip();
     let service = service_fn(move |request: Request<Incoming>| {
         let pages = pages.clone();

@@ -20,7 +20,7 @@ use crate::app::Order;
 use pillion_telemetry::family;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Port {
+pub(super) enum OwnPort {
     /// Shows and changes things; on loopback.
     Admin,
     /// Reachable, and tells only.
@@ -108,8 +108,8 @@ pub(super) struct Pages {
 impl Pages {
     /// Bodies are not looked at: hyper closes the connection of one that is not there yet.
     /// `asked_at`: the sidecar's end of the connection.
-    pub(super) async fn answer(&self, port: Port, request: &Parts, asked_at: Option<IpAddr>) -> Answer {
-        if port == Port::Admin
+    pub(super) async fn answer(&self, port: OwnPort, request: &Parts, asked_at: Option<IpAddr>) -> Answer {
+        if port == OwnPort::Admin
             && let Err(why) = guard::admit(request)
         {
             return text(StatusCode::FORBIDDEN, format!("{why}\n"));
@@ -188,8 +188,8 @@ impl Pages {
 }
 
 /// Or what the request hears instead.
-fn find(port: Port, request: &Parts) -> Result<Page, Box<Answer>> {
-    let known = PAGES.iter().filter(|(_, page, ..)| port == Port::Admin || is_told_to_all(*page));
+fn find(port: OwnPort, request: &Parts) -> Result<Page, Box<Answer>> {
+    let known = PAGES.iter().filter(|(_, page, ..)| port == OwnPort::Admin || is_told_to_all(*page));
     let path = request.uri.path();
     let Some((_, page, asked, _)) = known.clone().find(|(known, page, ..)| is_at(known, *page, path)) else {
         let paths: Vec<_> = known.map(|(path, ..)| *path).collect();

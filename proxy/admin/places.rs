@@ -24,7 +24,7 @@ struct Taken {
 }
 
 /// One connection's place, free again when this is dropped.
-pub(super) struct Place {
+pub(super) struct AdminPlace {
     id: u64,
     of: Arc<Places>,
     must_leave: oneshot::Receiver<()>,
@@ -36,7 +36,7 @@ impl Places {
     }
 
     /// Gives a place to a new connection. When none is free, an older connection loses its place.
-    pub(super) fn take(self: &Arc<Self>, from: IpAddr) -> Place {
+    pub(super) fn take(self: &Arc<Self>, from: IpAddr) -> AdminPlace {
         let id = self.last_id.fetch_add(1, Relaxed);
         let (stay, must_leave) = oneshot::channel();
         let mut taken = self.taken.lock();
@@ -47,11 +47,11 @@ impl Places {
             tracing::debug!(from = %leaving.from, limit = self.most, "connection closed: a newer one takes its place");
         }
         taken.push(Taken { id, from, _stay: stay });
-        Place { id, of: self.clone(), must_leave }
+        AdminPlace { id, of: self.clone(), must_leave }
     }
 }
 
-impl Place {
+impl AdminPlace {
     /// Returns when a newer connection has taken the place.
     pub(super) async fn must_leave(&mut self) {
         // The sender never sends; it is dropped when the place is given away.
@@ -59,7 +59,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for AdminPlace {
     fn drop(&mut self) {
         self.of.taken.lock().retain(|taken| taken.id != self.id);
     }

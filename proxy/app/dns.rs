@@ -10,7 +10,7 @@ use pillion_model::{Config, Dns as DnsConfig};
 use tokio::sync::mpsc;
 
 use super::bindings::{self, Bindings, Request, Serves, Wanted};
-use crate::dns::{Command, Dns, Port, Upstream, refuse_loop, system_servers};
+use crate::dns::{Command, Dns, DnsPort, Upstream, refuse_loop, system_servers};
 use pillion_base::net::own::OwnListeners;
 use pillion_base::net::{Network, Sharing};
 
@@ -21,14 +21,14 @@ struct Proxy(Network);
 
 impl Serves for Proxy {
     type Use = ();
-    type Port = Port;
+    type Port = DnsPort;
 
     /// There is nothing else.
     fn may_become((): &(), (): &()) -> bool {
         false
     }
 
-    fn bind(&self, request: &Request<()>) -> io::Result<(SocketAddr, Vec<Port>)> {
+    fn bind(&self, request: &Request<()>) -> io::Result<(SocketAddr, Vec<DnsPort>)> {
         let port = bind(&self.0, request.address, request.id)?;
         Ok((port.tcp.address()?, vec![port]))
     }
@@ -88,7 +88,7 @@ fn upstream(dns: &DnsConfig, config: &Config, own: OwnListeners) -> anyhow::Resu
 }
 
 /// The same port over UDP and TCP.
-fn bind(network: &Network, wanted: SocketAddr, id: u64) -> io::Result<Port> {
+fn bind(network: &Network, wanted: SocketAddr, id: u64) -> io::Result<DnsPort> {
     let mut tries = 0;
     loop {
         let udp = network.bind_udp(wanted)?;
@@ -97,7 +97,7 @@ fn bind(network: &Network, wanted: SocketAddr, id: u64) -> io::Result<Port> {
         match network.bind(address, Sharing::Alone) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && wanted.port() == 0 && tries < TRIES => {
             }
-            tcp => return Ok(Port { id, udp, tcp: tcp? }),
+            tcp => return Ok(DnsPort { id, udp, tcp: tcp? }),
         }
     }
 }

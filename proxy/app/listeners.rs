@@ -46,7 +46,7 @@ impl Use {
 }
 
 /// A bound address on its way to a worker.
-pub(super) struct Port {
+pub(super) struct WorkerPort {
     pub(super) id: u64,
     pub(super) bound: Bound,
     /// A reload may change it, but for its direction.
@@ -60,13 +60,13 @@ pub(super) type Listeners = Bindings<Workers>;
 
 impl Serves for Workers {
     type Use = Use;
-    type Port = Port;
+    type Port = WorkerPort;
 
     fn may_become(from: &Use, to: &Use) -> bool {
         from.direction() == to.direction()
     }
 
-    fn bind(&self, request: &Request<Use>) -> io::Result<(SocketAddr, Vec<Port>)> {
+    fn bind(&self, request: &Request<Use>) -> io::Result<(SocketAddr, Vec<WorkerPort>)> {
         let (mut address, mut sharing) = (request.address, request.sharing);
         let mut ports = Vec::new();
         for _ in 0..request.threads {
@@ -76,7 +76,7 @@ impl Serves for Workers {
             }
             address = bound.address()?; // the first worker settles what port 0 means
             sharing = Sharing::Joining;
-            ports.push(Port { id: request.id, bound, use_: request.use_.clone() });
+            ports.push(WorkerPort { id: request.id, bound, use_: request.use_.clone() });
         }
         Ok((address, ports))
     }

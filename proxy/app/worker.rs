@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 
-use super::listeners::{Port, Use};
+use super::listeners::{Use, WorkerPort};
 use crate::listening;
 use pillion_base::limits::Limit;
 use pillion_base::net::Stream;
@@ -20,7 +20,7 @@ use pillion_sidecar::serve::Accepting;
 use pillion_sidecar::worker::Worker;
 
 /// What the controller tells every worker. What waits in the backlog of a listener that closes is served first.
-pub(super) type Command = listening::Command<Port>;
+pub(super) type Command = listening::Command<WorkerPort>;
 
 /// What accept loops of either side count against.
 #[derive(Clone)]
@@ -39,7 +39,12 @@ pub(super) async fn run(worker: Arc<Worker>, connections: Connections, commands:
     listening::obey(commands, |port| port.id, open).await;
 }
 
-fn accept_on(port: Port, worker: &Arc<Worker>, connections: &Connections, closed: oneshot::Receiver<()>) {
+fn accept_on(
+    port: WorkerPort,
+    worker: &Arc<Worker>,
+    connections: &Connections,
+    closed: oneshot::Receiver<()>,
+) {
     let direction = port.use_.load().direction();
     let (worker, use_) = (worker.clone(), port.use_);
     match (port.bound.listen(), direction) {

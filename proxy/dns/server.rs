@@ -26,14 +26,14 @@ const IDLE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// A bound address on its way to the thread that serves it.
-pub(crate) struct Port {
+pub(crate) struct DnsPort {
     pub(crate) id: u64,
     /// `None`: the network has no datagrams.
     pub(crate) udp: Option<std::net::UdpSocket>,
     pub(crate) tcp: Bound,
 }
 
-pub(crate) type Command = listening::Command<Port>;
+pub(crate) type Command = listening::Command<DnsPort>;
 
 /// Serves until the process ends.
 pub(crate) async fn run(dns: Arc<Dns>, commands: mpsc::Receiver<Command>) {
@@ -41,7 +41,7 @@ pub(crate) async fn run(dns: Arc<Dns>, commands: mpsc::Receiver<Command>) {
     listening::obey(commands, |port| port.id, |port, closed| serve(port, &dns, &connections, closed)).await;
 }
 
-fn serve(port: Port, dns: &Arc<Dns>, connections: &Arc<Semaphore>, closed: oneshot::Receiver<()>) {
+fn serve(port: DnsPort, dns: &Arc<Dns>, connections: &Arc<Semaphore>, closed: oneshot::Receiver<()>) {
     let udp = port.udp.map(UdpSocket::from_std).transpose();
     let (udp, tcp) = match (udp, port.tcp.listen()) {
         (Ok(udp), Ok(tcp)) => (udp, tcp),

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::backend::OK;
 use super::mesh::{A, B, Mesh, Sidecar, Watch, at, caller};
-use pillion_base::drain::Ended;
+use pillion_base::drain::DrainOutcome;
 use pillion_base::net::memory::Pipe;
 
 /// Answers at `place` for every name with this address.
@@ -131,7 +131,7 @@ async fn it_answers_while_the_sidecar_drains() {
     let mesh = Mesh::default();
     let sidecar = started(&mesh, &with_dns(&format!("endpoints: [\"{A}\"]"), "listen: 127.0.0.1:0"));
     sidecar.drain.begin();
-    assert_eq!(sidecar.drain.finished(sidecar.controller.config().drain).await, Ended::Finished);
+    assert_eq!(sidecar.drain.finished(sidecar.controller.config().drain).await, DrainOutcome::Finished);
     assert_eq!(ask(&mesh, &dns(&sidecar), "orders.").await, "240.240.134.115");
 }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::backend::{Backend, OK};
 use super::mesh::{Mesh, Sidecar, pass, secs, settle};
 use super::peer::Peer;
-use pillion_base::drain::Ended;
+use pillion_base::drain::DrainOutcome;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: orders\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
@@ -22,7 +22,7 @@ const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\
 /// A drain with the usual plan: `delay` is 5 s, `timeout` 25 s.
 struct End {
     began: Instant,
-    ended: JoinHandle<(Ended, Instant)>,
+    ended: JoinHandle<(DrainOutcome, Instant)>,
 }
 
 impl End {
@@ -54,7 +54,7 @@ impl End {
     }
 
     /// How it ended, and after how many whole seconds, rounded to the nearest.
-    async fn told(self) -> (Ended, u64) {
+    async fn told(self) -> (DrainOutcome, u64) {
         let (ended, at) = self.ended.await.expect("nobody aborts it");
         (ended, (at - self.began + secs(1) / 2).as_secs())
     }

@@ -38,7 +38,7 @@ pub enum Phase {
 
 /// How it ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum DrainOutcome {
     /// Nobody was cut off.
     Finished,
     /// At `timeout`: so many connections were at work still.
@@ -80,7 +80,7 @@ impl Drain {
     }
 
     /// From [`Drain::begin`] to the end of all that is waited for, at the latest to `plan.timeout`.
-    pub async fn finished(&self, plan: Plan) -> Ended {
+    pub async fn finished(&self, plan: Plan) -> DrainOutcome {
         let began = *self.0.began.lock().get_or_insert_with(Instant::now);
         let mut watch = Watch::begin(began, &self.count());
         loop {
@@ -170,22 +170,22 @@ struct Facts {
 enum Step {
     Wait,
     Close,
-    End(Ended),
+    End(DrainOutcome),
 }
 
 /// What is to be done now. Never before `delay` is over: load balancers must have time to hear of it.
 fn next(plan: &Plan, facts: &Facts) -> Step {
     let &Facts { elapsed, is_closing, inbound, outbound, is_outbound_quiet } = facts;
     if elapsed >= plan.timeout && inbound + outbound > 0 {
-        Step::End(Ended::Cut { inbound, outbound })
+        Step::End(DrainOutcome::Cut { inbound, outbound })
     } else if elapsed >= plan.timeout {
-        Step::End(Ended::Finished)
+        Step::End(DrainOutcome::Finished)
     } else if elapsed < plan.delay {
         Step::Wait
     } else if !is_closing {
         Step::Close
     } else if inbound == 0 && outbound == 0 && is_outbound_quiet {
-        Step::End(Ended::Finished)
+        Step::End(DrainOutcome::Finished)
     } else {
         Step::Wait
     }
@@ -287,16 +287,19 @@ mod tests {
             (Facts { elapsed: early, is_closing: false, ..quiet }, Step::Wait),
             (Facts { is_closing: false, ..quiet }, Step::Close),
             (Facts { is_closing: false, inbound: 3, ..quiet }, Step::Close),
-            (quiet, Step::End(Ended::Finished)),
+            (quiet, Step::End(DrainOutcome::Finished)),
             (Facts { inbound: 1, ..quiet }, Step::Wait),
             (Facts { outbound: 1, is_outbound_quiet: false, ..quiet }, Step::Wait),
             (Facts { is_outbound_quiet: false, ..quiet }, Step::Wait),
-            (Facts { elapsed: late, inbound: 2, ..quiet }, Step::End(Ended::Cut { inbound: 2, outbound: 0 })),
+            (
+                Facts { elapsed: late, inbound: 2, ..quiet },
+                Step::End(DrainOutcome::Cut { inbound: 2, outbound: 0 }),
+            ),
             (
                 Facts { elapsed: late, is_closing: false, outbound: 1, ..quiet },
-                Step::End(Ended::Cut { inbound: 0, outbound: 1 }),
+                Step::End(DrainOutcome::Cut { inbound: 0, outbound: 1 }),
             ),
-            (Facts { elapsed: late, is_outbound_quiet: false, ..quiet }, Step::End(Ended::Finished)),
+            (Facts { elapsed: late, is_outbound_quiet: false, ..quiet }, Step::End(DrainOutcome::Finished)),
         ] {
             assert_eq!(next(&PLAN, &facts), expected, "{facts:?}");
         }
@@ -306,11 +309,11 @@ mod tests {
     async fn without_anything_at_work_it_takes_the_delay_and_in_haste_no_time() {
         let (drain, start) = (Drain::default(), Instant::now());
         drain.begin();
-        assert_eq!(drain.finished(PLAN).await, Ended::Finished);
+        assert_eq!(drain.finished(PLAN).await, DrainOutcome::Finished);
         assert_eq!(start.elapsed(), PLAN.delay);
         let (drain, start) = (Drain::default(), Instant::now());
         drain.begin_in_haste();
-        assert_eq!(drain.finished(PLAN).await, Ended::Finished);
+        assert_eq!(drain.finished(PLAN).await, DrainOutcome::Finished);
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
@@ -324,7 +327,7 @@ mod tests {
                 sleep(Duration::from_secs(7)).await;
                 drop(work);
             });
-            assert_eq!(drain.finished(PLAN).await, Ended::Finished);
+            assert_eq!(drain.finished(PLAN).await, DrainOutcome::Finished);
             assert_eq!(start.elapsed().as_secs(), expected, "{direction:?}");
         }
     }
@@ -355,7 +358,7 @@ mod tests {
             work
         };
         drain.begin();
-        assert_eq!(drain.finished(PLAN).await, Ended::Cut { inbound: stays.len(), outbound: 0 });
+        assert_eq!(drain.finished(PLAN).await, DrainOutcome::Cut { inbound: stays.len(), outbound: 0 });
         assert_eq!(start.elapsed(), PLAN.timeout);
     }
 }

@@ -37,7 +37,7 @@ pub struct Bounds {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
+pub enum RelayEnd {
     /// Both directions came to their end, and all bytes with them.
     Closed,
     DownstreamReset,
@@ -47,12 +47,12 @@ pub enum Ending {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ended {
+pub struct Relayed {
     /// Bytes read from the downstream.
     pub received: u64,
     /// Bytes written to it.
     pub sent: u64,
-    pub how: Ending,
+    pub how: RelayEnd,
 }
 
 /// Carries bytes until both sides have ended, one broke, or a bound is reached.
@@ -60,7 +60,7 @@ pub struct Ended {
 /// The end of one side closes the other's write half, and the opposite direction lives on. Any error of a side,
 /// TLS that ends without `close_notify` included, is its reset. Of a side that can no longer be written to, what
 /// it had said is still delivered, for a second at most; its end is not, since after a failed write the kernel
-/// reports an ordinary end. After anything but [`Ending::Closed`] the caller resets both.
+/// reports an ordinary end. After anything but [`RelayEnd::Closed`] the caller resets both.
 ///
 /// `count` hears of bytes as they move, at most once for each flow and poll.
 pub async fn relay<D, U>(
@@ -69,7 +69,7 @@ pub async fn relay<D, U>(
     bounds: Bounds,
     timers: &Timers,
     mut count: impl FnMut(Flow, u64),
-) -> Ended
+) -> Relayed
 where
     D: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
@@ -85,7 +85,7 @@ where
         }
     })
     .await;
-    Ended { received: both.received.read, sent: both.sent.written, how }
+    Relayed { received: both.received.read, sent: both.sent.written, how }
 }
 
 /// Where one direction stands.
@@ -107,22 +107,22 @@ impl Step {
 }
 
 /// Whether it is over, by where the two directions stand.
-const fn verdict(received: Step, sent: Step) -> Option<Ending> {
+const fn verdict(received: Step, sent: Step) -> Option<RelayEnd> {
     match (received, sent) {
-        (Step::ReaderGone, _) => Some(Ending::DownstreamReset),
-        (_, Step::ReaderGone) => Some(Ending::UpstreamReset),
+        (Step::ReaderGone, _) => Some(RelayEnd::DownstreamReset),
+        (_, Step::ReaderGone) => Some(RelayEnd::UpstreamReset),
         (Step::Open, _) | (_, Step::Open) => None,
-        (Step::WriterGone, _) => Some(Ending::UpstreamReset),
-        (_, Step::WriterGone) => Some(Ending::DownstreamReset),
-        (Step::Ended | Step::Unheard, Step::Ended | Step::Unheard) => Some(Ending::Closed),
+        (Step::WriterGone, _) => Some(RelayEnd::UpstreamReset),
+        (_, Step::WriterGone) => Some(RelayEnd::DownstreamReset),
+        (Step::Ended | Step::Unheard, Step::Ended | Step::Unheard) => Some(RelayEnd::Closed),
     }
 }
 
 /// What it means that time is up: last words of a broken side take no longer, else `bound` was reached.
-const fn overdue(received: Step, sent: Step, bound: Ending) -> Ending {
+const fn overdue(received: Step, sent: Step, bound: RelayEnd) -> RelayEnd {
     match (received.is_writer_gone(), sent.is_writer_gone()) {
-        (true, _) => Ending::UpstreamReset,
-        (_, true) => Ending::DownstreamReset,
+        (true, _) => RelayEnd::UpstreamReset,
+        (_, true) => RelayEnd::DownstreamReset,
         _ => bound,
     }
 }
@@ -144,7 +144,7 @@ impl Both {
         downstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         upstream: &mut (impl AsyncRead + AsyncWrite + Unpin),
         scratch: &mut [u8],
-    ) -> Option<Ending> {
+    ) -> Option<RelayEnd> {
         self.received.poll(cx, downstream, upstream, scratch);
         self.sent.last_words = self.received.step.is_writer_gone(); // before it could take a false end for true
         self.sent.poll(cx, upstream, downstream, scratch);
@@ -174,7 +174,7 @@ impl Both {
         cx: &mut Context<'_>,
         patience: &mut Patience<'_>,
         has_moved: bool,
-    ) -> Poll<Ending> {
+    ) -> Poll<RelayEnd> {
         let (received, sent) = (self.received.step, self.sent.step);
         if received.is_writer_gone() || sent.is_writer_gone() {
             patience.hurry();
@@ -401,13 +401,14 @@ impl<'a> Patience<'a> {
     }
 
     /// The next moment at which it is over, and why.
-    fn next(&self) -> Option<(Instant, Ending)> {
-        let idle = self.idle.and_then(|idle| self.last_moved.checked_add(idle)).map(|at| (at, Ending::Idle));
-        let until = self.until.map(|at| (at, Ending::MaxDuration));
+    fn next(&self) -> Option<(Instant, RelayEnd)> {
+        let idle =
+            self.idle.and_then(|idle| self.last_moved.checked_add(idle)).map(|at| (at, RelayEnd::Idle));
+        let until = self.until.map(|at| (at, RelayEnd::MaxDuration));
         until.into_iter().chain(idle).min_by_key(|(at, _)| *at)
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>, has_moved: bool) -> Poll<Ending> {
+    fn poll(&mut self, cx: &mut Context<'_>, has_moved: bool) -> Poll<RelayEnd> {
         if has_moved {
             self.last_moved = Instant::now();
         }
@@ -574,7 +575,7 @@ mod tests {
         }
     }
 
-    async fn relayed<D, U>(downstream: &mut D, upstream: &mut U, bounds: Bounds) -> Ended
+    async fn relayed<D, U>(downstream: &mut D, upstream: &mut U, bounds: Bounds) -> Relayed
     where
         D: AsyncRead + AsyncWrite + Unpin,
         U: AsyncRead + AsyncWrite + Unpin,
@@ -590,7 +591,7 @@ mod tests {
     }
 
     /// A relay between two ends in memory: the client's, the server's, and how it ends.
-    fn between(bounds: Bounds, capacity: usize) -> (DuplexStream, DuplexStream, JoinHandle<Ended>) {
+    fn between(bounds: Bounds, capacity: usize) -> (DuplexStream, DuplexStream, JoinHandle<Relayed>) {
         let (client, mut downstream) = duplex(capacity);
         let (server, mut upstream) = duplex(capacity);
         let ended = tokio::spawn(async move { relayed(&mut downstream, &mut upstream, bounds).await });
@@ -605,7 +606,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_error_of_a_side_is_its_reset_and_never_an_end() {
-        use Ending::{DownstreamReset, UpstreamReset};
+        use RelayEnd::{DownstreamReset, UpstreamReset};
         let quiet = Scripted::default;
         let fails = |kind| Scripted::reads([Read::Bytes(b"half"), Read::Fails(kind)]);
         let cases = [
@@ -638,12 +639,12 @@ mod tests {
             };
             let (mut client, mut server) = (speaker(), breaker());
             let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
-            assert_eq!(ended, Ended { received: 4, sent: 9, how: Ending::UpstreamReset }, "{ending:?}");
+            assert_eq!(ended, Relayed { received: 4, sent: 9, how: RelayEnd::UpstreamReset }, "{ending:?}");
             assert_eq!((&*client.written(), client.is_shut()), ("an answer", false), "{ending:?}");
 
             let (mut client, mut server) = (breaker(), speaker());
             let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
-            assert_eq!(ended, Ended { received: 9, sent: 0, how: Ending::DownstreamReset }, "{ending:?}");
+            assert_eq!(ended, Relayed { received: 9, sent: 0, how: RelayEnd::DownstreamReset }, "{ending:?}");
             assert_eq!((&*server.written(), server.is_shut()), ("an answer", false), "{ending:?}");
         }
     }
@@ -661,7 +662,7 @@ mod tests {
         let mut upstream = tokio::net::TcpStream::from_std(upstream).unwrap();
         let mut client = Scripted::reads([Read::Bytes(b"body")]);
         let ended = relayed(&mut client, &mut upstream, UNBOUNDED).await;
-        assert_eq!((ended.how, ended.sent), (Ending::UpstreamReset, 9));
+        assert_eq!((ended.how, ended.sent), (RelayEnd::UpstreamReset, 9));
         assert_eq!((&*client.written(), client.is_shut()), ("too large", false));
     }
 
@@ -671,12 +672,12 @@ mod tests {
         let mut client = Scripted::reads([Read::Bytes(b"body")]);
         let mut server = Scripted::default().writes([Write::Fails(BrokenPipe)]);
         let ended = relayed(&mut client, &mut server, IDLE).await;
-        assert_eq!((ended.how, start.elapsed()), (Ending::UpstreamReset, LAST_WORDS));
+        assert_eq!((ended.how, start.elapsed()), (RelayEnd::UpstreamReset, LAST_WORDS));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_writer_that_breaks_is_noticed_wherever_it_does() {
-        use Ending::{Closed, UpstreamReset};
+        use RelayEnd::{Closed, UpstreamReset};
         let full = [Write::Takes(0)];
         let broken = [Write::Fails(BrokenPipe)];
         let whole = || Scripted::reads([Read::End]);
@@ -708,7 +709,7 @@ mod tests {
         server.write_all(b"then listen").await.unwrap();
         server.shutdown().await.unwrap();
         assert_eq!(read_all(&mut client).await, "then listen");
-        assert_eq!(ended.await.unwrap(), Ended { received: 17, sent: 11, how: Ending::Closed });
+        assert_eq!(ended.await.unwrap(), Relayed { received: 17, sent: 11, how: RelayEnd::Closed });
     }
 
     #[tokio::test]
@@ -720,7 +721,7 @@ mod tests {
         client.write_all(b"noted").await.unwrap();
         client.shutdown().await.unwrap();
         assert_eq!(read_all(&mut server).await, "noted");
-        assert_eq!(ended.await.unwrap(), Ended { received: 5, sent: 6, how: Ending::Closed });
+        assert_eq!(ended.await.unwrap(), Relayed { received: 5, sent: 6, how: RelayEnd::Closed });
     }
 
     #[tokio::test]
@@ -731,7 +732,7 @@ mod tests {
             .flushes([Write::Later, Write::Later])
             .shutdowns([Write::Later]);
         let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
-        assert_eq!(ended, Ended { received: 6, sent: 0, how: Ending::Closed });
+        assert_eq!(ended, Relayed { received: 6, sent: 0, how: RelayEnd::Closed });
         assert_eq!((server.written(), server.is_shut()), ("slowly".to_owned(), true));
         assert_eq!(server.seen.lock().flushed, [6], "once, with everything written");
     }
@@ -749,7 +750,7 @@ mod tests {
     async fn silence_on_both_sides_ends_it() {
         let (_client, _server, ended) = between(IDLE, 64);
         let start = Instant::now();
-        assert_eq!(ended.await.unwrap(), Ended { received: 0, sent: 0, how: Ending::Idle });
+        assert_eq!(ended.await.unwrap(), Relayed { received: 0, sent: 0, how: RelayEnd::Idle });
         assert_eq!(start.elapsed(), Duration::from_secs(60));
     }
 
@@ -762,7 +763,7 @@ mod tests {
             server.write_all(b".").await.unwrap();
             assert_eq!(client.read_u8().await.unwrap(), b'.');
         }
-        assert_eq!(ended.await.unwrap(), Ended { received: 0, sent: 10, how: Ending::Idle });
+        assert_eq!(ended.await.unwrap(), Relayed { received: 0, sent: 10, how: RelayEnd::Idle });
         assert_eq!(start.elapsed(), Duration::from_secs(59 * 10 + 60));
     }
 
@@ -770,7 +771,7 @@ mod tests {
     async fn a_reader_that_takes_nothing_is_idle_too() {
         let (mut client, _server, ended) = between(IDLE, 8);
         let endless = tokio::spawn(async move { while client.write_all(b"more").await.is_ok() {} });
-        assert_eq!(ended.await.unwrap().how, Ending::Idle);
+        assert_eq!(ended.await.unwrap().how, RelayEnd::Idle);
         endless.await.unwrap();
     }
 
@@ -781,7 +782,7 @@ mod tests {
         let (mut client, mut server) = (Scripted::reads([Read::Bytes(b"a")]), Scripted::default());
         let start = Instant::now();
         let ended = relay(&mut client, &mut server, IDLE, &timers, |_, _| ()).await;
-        assert_eq!((ended.how, start.elapsed()), (Ending::Idle, Duration::from_secs(60)));
+        assert_eq!((ended.how, start.elapsed()), (RelayEnd::Idle, Duration::from_secs(60)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -798,7 +799,7 @@ mod tests {
             let mut server = server;
             tokio::io::copy(&mut server, &mut tokio::io::sink()).await
         });
-        assert_eq!(ended.await.unwrap().how, Ending::MaxDuration);
+        assert_eq!(ended.await.unwrap().how, RelayEnd::MaxDuration);
         assert_eq!(start.elapsed(), Duration::from_secs(100));
         busy.await.unwrap();
         assert_eq!(sink.await.unwrap().unwrap(), 143 * 4);
@@ -810,7 +811,7 @@ mod tests {
         let (client, server, ended) = between(bounds, 64);
         advance(Duration::from_secs(1 << 30)).await;
         drop((client, server));
-        assert_eq!(ended.await.unwrap().how, Ending::Closed);
+        assert_eq!(ended.await.unwrap().how, RelayEnd::Closed);
     }
 
     #[test]
@@ -887,7 +888,7 @@ mod tests {
         let mut client = Scripted::reads(pieces().chain([Read::End]));
         let mut server = Scripted::reads([Read::End]);
         let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
-        assert_eq!(ended, Ended { received: 1000, sent: 0, how: Ending::Closed });
+        assert_eq!(ended, Relayed { received: 1000, sent: 0, how: RelayEnd::Closed });
         let turn = SHARE / SMALLEST_PART;
         assert_eq!(server.seen.lock().flushed.first(), Some(&turn));
     }
@@ -906,7 +907,7 @@ mod tests {
             let timers = Timers::default();
             let relaying = relay(&mut inner, &mut server, UNBOUNDED, &timers, |_, _| ());
             let ended = ready!(std::pin::pin!(relaying).poll(cx));
-            assert_eq!((ended.how, server.written()), (Ending::Closed, "inner".to_owned()));
+            assert_eq!((ended.how, server.written()), (RelayEnd::Closed, "inner".to_owned()));
             Pin::new(&mut self.0).poll_read(cx, buf)
         }
     }
@@ -918,7 +919,7 @@ mod tests {
         let (reader, writer) = (Nested(io), Scripted::default());
         let mut client = tokio::io::join(reader, writer);
         let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
-        assert_eq!((ended.how, server.written()), (Ending::Closed, "outer".to_owned()));
+        assert_eq!((ended.how, server.written()), (RelayEnd::Closed, "outer".to_owned()));
         assert_eq!(seen.lock().reads, 3);
     }
 
@@ -987,7 +988,7 @@ mod tests {
                 timeout(Duration::from_secs(1), all).await.expect("no time passes while bytes move")
             });
             let counts = (to_server.len() as u64, to_client.len() as u64);
-            assert_eq!((ended.received, ended.sent, ended.how), (counts.0, counts.1, Ending::Closed));
+            assert_eq!((ended.received, ended.sent, ended.how), (counts.0, counts.1, RelayEnd::Closed));
             assert_eq!((heard_by_client, heard_by_server), (to_client, to_server));
         }
     }

@@ -25,7 +25,7 @@ use crate::headers::{remove_untrusted_of_answer, remove_untrusted_trailers};
 use crate::message::{Opening, remove_if};
 use crate::replay::Replay;
 use crate::seen::Seen;
-use crate::transfer::{Carrier, Ending, Observer};
+use crate::transfer::{Carrier, Observer, ResponseEnd};
 use pillion_base::deadline::Deadline;
 use pillion_base::net::{Prefixed, Transport};
 use pillion_model::Reason;
@@ -367,7 +367,7 @@ pub struct ResponseTail {
     deadline: Option<Deadline>,
     /// Bytes came since the deadline was last moved.
     moved: bool,
-    ending: Ending,
+    ending: ResponseEnd,
 }
 
 impl ResponseTail {
@@ -447,7 +447,7 @@ impl ResponseTail {
 
     /// The exchange became a tunnel, and that has ended. Its bytes were counted as they went.
     pub fn tunnel_ended(&mut self, received: u64, sent: u64, reason: Option<Reason>) {
-        self.ending = Ending { bytes: sent, reason, ..self.ending };
+        self.ending = ResponseEnd { bytes: sent, reason, ..self.ending };
         self.carrier = None; // it cannot be used again
         if let Some(observer) = &self.observer {
             observer.was_tunnel(received);

@@ -27,7 +27,7 @@ pub trait Observer: Send + Sync {
     /// The exchange became a tunnel, which took so many bytes from the client.
     fn was_tunnel(&self, received: u64);
     /// The answer has ended, whole or not. Only the first call counts.
-    fn finish(&self, ending: Ending);
+    fn finish(&self, ending: ResponseEnd);
 }
 
 /// The connection that an answer comes from, for as long as the answer lasts. Dropped, it is closed.
@@ -38,7 +38,7 @@ pub trait Carrier: Send + Sync {
 
 /// How a response ended.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Ending {
+pub struct ResponseEnd {
     pub bytes: u64,
     pub grpc_status: Option<u8>,
     pub reason: Option<Reason>,

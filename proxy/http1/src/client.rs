@@ -12,7 +12,7 @@ use crate::known::Known;
 use crate::limits::{INTERIM_ANSWERS, Limits};
 use crate::search::Search;
 use crate::write::{self, LengthLine, Lines, Own};
-use crate::{After, Ended};
+use crate::{After, EndOfInput};
 
 /// What an upstream's bytes are. Those of framing before it are counted apart, and are dropped first.
 #[derive(Debug)]
@@ -221,18 +221,18 @@ impl Client {
 
     /// The upstream sends nothing any more, and all that it sent has been read: what that ends. To be asked at a clean
     /// end alone: one that TLS did not announce, or a reset, is a cut.
-    pub fn read_end(&mut self) -> Ended {
+    pub fn read_end(&mut self) -> EndOfInput {
         self.asked.is_last = true;
         match self.reading {
-            Reading::Nothing => Ended::Idle,
-            Reading::Head if self.search.has_begun() || self.interims > 0 => Ended::InHead,
-            Reading::Head => Ended::Unanswered,
+            Reading::Nothing => EndOfInput::Idle,
+            Reading::Head if self.search.has_begun() || self.interims > 0 => EndOfInput::InHead,
+            Reading::Head => EndOfInput::Unanswered,
             Reading::Content if self.decoder.is_done() || self.decoder.is_until_close() => {
                 self.reading = Reading::Whole;
-                Ended::Whole
+                EndOfInput::Whole
             }
-            Reading::Content => Ended::InContent,
-            Reading::Whole | Reading::Opaque | Reading::Broken => Ended::Whole,
+            Reading::Content => EndOfInput::InContent,
+            Reading::Whole | Reading::Opaque | Reading::Broken => EndOfInput::Whole,
         }
     }
 

@@ -30,11 +30,11 @@ struct Field {
     value_length: u32,
     name_length: u16,
     known: Option<Known>,
-    place: Place,
+    place: FieldPlace,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum FieldPlace {
     /// In the text, as `name: value` and the line's end.
     Text,
     /// In the text, with blanks that some reader might take for a part of the value.
@@ -83,7 +83,7 @@ impl Fields {
             value_length: value_length as u32,
             name_length: name_length as u16,
             known,
-            place: if is_plain { Place::Text } else { Place::Loose },
+            place: if is_plain { FieldPlace::Text } else { FieldPlace::Loose },
         });
     }
 
@@ -128,7 +128,7 @@ impl Fields {
         let field = self.present().find(|field| field.known == Some(name))?;
         let value = self.value(field);
         match field.place {
-            Place::Added => HeaderValue::from_bytes(value).ok(),
+            FieldPlace::Added => HeaderValue::from_bytes(value).ok(),
             _ => HeaderValue::from_maybe_shared(self.text.slice_ref(value)).ok(),
         }
     }
@@ -168,14 +168,15 @@ impl Fields {
     /// Every field, and whether its value is a piece of the text.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (Option<Known>, &[u8], &[u8], bool)> {
         self.present().map(|field| {
-            let is_text = field.place != Place::Added && field.value_length > 0;
+            let is_text = field.place != FieldPlace::Added && field.value_length > 0;
             (field.known, self.name(field), self.value(field), is_text)
         })
     }
 
     /// Where the names stand in the text.
     pub(crate) fn names_in_text(&self) -> impl Iterator<Item = (u32, u32)> {
-        let in_text = self.fields.iter().filter(|field| matches!(field.place, Place::Text | Place::Loose));
+        let in_text =
+            self.fields.iter().filter(|field| matches!(field.place, FieldPlace::Text | FieldPlace::Loose));
         in_text.map(|field| (field.at, field.at + u32::from(field.name_length)))
     }
 
@@ -200,7 +201,7 @@ impl Fields {
         if self.seen.has_any(names) {
             for field in &mut self.fields {
                 if field.known.is_some_and(|known| names.has(known)) {
-                    field.place = Place::Removed;
+                    field.place = FieldPlace::Removed;
                 }
             }
             (self.seen, self.several) = (self.seen.without(names), self.several.without(names));
@@ -211,10 +212,10 @@ impl Fields {
     pub fn remove_where(&mut self, mut unwanted: impl FnMut(Option<Known>, &[u8]) -> bool) -> bool {
         let mut found = false;
         for field in &mut self.fields {
-            let source = if field.place == Place::Added { &self.added[..] } else { &self.text[..] };
+            let source = if field.place == FieldPlace::Added { &self.added[..] } else { &self.text[..] };
             let name = part(source, field.at, u32::from(field.name_length));
-            if field.place != Place::Removed && unwanted(field.known, name) {
-                field.place = Place::Removed;
+            if field.place != FieldPlace::Removed && unwanted(field.known, name) {
+                field.place = FieldPlace::Removed;
                 found = true;
             }
         }
@@ -269,22 +270,22 @@ impl Fields {
             value_length: value.len() as u32,
             name_length: (start.len() - COLON.len()) as u16,
             known: Some(name),
-            place: Place::Added,
+            place: FieldPlace::Added,
         });
         Ok(())
     }
 
     fn replace(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
-        let is_it = |field: &&mut Field| field.place != Place::Removed && field.known == Some(name);
+        let is_it = |field: &&mut Field| field.place != FieldPlace::Removed && field.known == Some(name);
         let Some(first) = self.fields.iter_mut().find(is_it).map(|field| *field) else { return Ok(()) };
         let mut spelled = [0; LONGEST];
         let spelled = spelled.get_mut(..name.as_str().len()).ok_or(Misuse::IllegalField)?;
         spelled.copy_from_slice(self.name(&first));
         let mut line = Some(self.sound_line(spelled, Some(name), value)?);
         for field in self.fields.iter_mut().filter(|field| field.known == Some(name)) {
-            match line.take_if(|_| field.place != Place::Removed) {
+            match line.take_if(|_| field.place != FieldPlace::Removed) {
                 Some(line) => *field = line,
-                None => field.place = Place::Removed,
+                None => field.place = FieldPlace::Removed,
             }
         }
         self.several.remove(name);
@@ -328,7 +329,7 @@ impl Fields {
             value_length: narrow(value.len())?,
             name_length: u16::try_from(name.len()).or(Err(Misuse::IllegalField))?,
             known,
-            place: Place::Added,
+            place: FieldPlace::Added,
         };
         if at == 0 {
             self.added.reserve(OWN_BYTES);
@@ -340,11 +341,11 @@ impl Fields {
     }
 
     fn present(&self) -> impl Iterator<Item = &Field> {
-        self.fields.iter().filter(|field| field.place != Place::Removed)
+        self.fields.iter().filter(|field| field.place != FieldPlace::Removed)
     }
 
     fn source(&self, field: &Field) -> &[u8] {
-        if field.place == Place::Added { &self.added } else { &self.text }
+        if field.place == FieldPlace::Added { &self.added } else { &self.text }
     }
 
     fn name(&self, field: &Field) -> &[u8] {
@@ -366,17 +367,17 @@ impl Fields {
         let mut run = (false, 0, 0);
         for field in &self.fields {
             let is_skipped = field.known.is_some_and(|known| skip.has(known));
-            if is_skipped || field.place == Place::Removed {
+            if is_skipped || field.place == FieldPlace::Removed {
                 continue;
             }
-            if field.place == Place::Loose {
+            if field.place == FieldPlace::Loose {
                 self.write_run(&mut run, out);
                 for part in [self.name(field), COLON, self.value(field), LINE_END] {
                     out.extend_from_slice(part);
                 }
                 continue;
             }
-            let is_added = field.place == Place::Added;
+            let is_added = field.place == FieldPlace::Added;
             if run.0 != is_added || run.2 != field.at {
                 self.write_run(&mut run, out);
                 (run.0, run.1) = (is_added, field.at);

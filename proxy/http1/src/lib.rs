@@ -26,9 +26,9 @@
 //! 2. Call [`Client::read`] as above, also while the request is still being written: an early answer counts.
 //!    [`FromUpstream::Interim`] goes on to the client of the other side; a 100 asks for the content.
 //! 3. [`FromUpstream::Switched`]: what is left in the buffer, and all that follows, is opaque.
-//! 4. At the end of the upstream's bytes: [`Client::read_end`]. [`Ended::Unanswered`] on a connection that was used
-//!    before is what may be sent again; [`Ended::InContent`] is a cut. A reset, and an end that TLS did not announce, is
-//!    never [`Ended::Whole`]: do not ask then.
+//! 4. At the end of the upstream's bytes: [`Client::read_end`]. [`EndOfInput::Unanswered`] on a connection that was used
+//!    before is what may be sent again; [`EndOfInput::InContent`] is a cut. A reset, and an end that TLS did not announce, is
+//!    never [`EndOfInput::Whole`]: do not ask then.
 //! 5. [`Client::after`] says whether the connection may rest. Bytes that come while it rests make [`Client::read`] fail.
 //!
 //! # How fields are held
@@ -81,7 +81,7 @@ pub use write::Lines;
 
 /// What the end of a peer's bytes ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
+pub enum EndOfInput {
     /// Nothing was asked, and nothing of a message had come.
     Idle,
     /// The request was sent, perhaps in part, and not a byte of an answer has come.

@@ -11,7 +11,7 @@ use crate::head::RequestHead;
 use crate::limits::{EMPTY_LINES, Limits};
 use crate::search::Search;
 use crate::write::{self, LengthLine, Lines, Own};
-use crate::{After, Ended};
+use crate::{After, EndOfInput};
 
 /// What a client's bytes are. Those of framing before it are counted apart, and are dropped first.
 #[derive(Debug)]
@@ -199,15 +199,15 @@ impl Server {
     }
 
     /// The client sends nothing any more, and all that it sent has been read: what that ends.
-    pub fn read_end(&mut self) -> Ended {
+    pub fn read_end(&mut self) -> EndOfInput {
         self.asked.has_ended = true;
         self.asked.is_last = true;
         match self.reading {
-            Reading::Head if self.search.has_begun() => Ended::InHead,
-            Reading::Head => Ended::Idle,
-            Reading::Content if self.decoder.is_done() => Ended::Whole,
-            Reading::Content => Ended::InContent,
-            Reading::Whole | Reading::Refused => Ended::Whole,
+            Reading::Head if self.search.has_begun() => EndOfInput::InHead,
+            Reading::Head => EndOfInput::Idle,
+            Reading::Content if self.decoder.is_done() => EndOfInput::Whole,
+            Reading::Content => EndOfInput::InContent,
+            Reading::Whole | Reading::Refused => EndOfInput::Whole,
         }
     }
 

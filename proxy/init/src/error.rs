@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::options::Backend;
 use crate::state::Target;
-use crate::step::Failed;
+use crate::step::FailedStep;
 
 /// Nothing was changed, unless it says so.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +18,8 @@ pub enum Error {
     Refused(Vec<Attempt>),
     /// While removing.
     Stuck {
-        failed: Failed,
-        back: Vec<Failed>,
+        failed: FailedStep,
+        back: Vec<FailedStep>,
     },
 }
 
@@ -27,9 +27,9 @@ pub enum Error {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     pub(crate) target: Target,
-    pub(crate) failed: Failed,
+    pub(crate) failed: FailedStep,
     /// What failed while taking back what had been done.
-    pub(crate) back: Vec<Failed>,
+    pub(crate) back: Vec<FailedStep>,
 }
 
 impl std::error::Error for Error {}
@@ -89,7 +89,7 @@ const fn missing(backend: Backend) -> &'static str {
     }
 }
 
-impl fmt::Display for Failed {
+impl fmt::Display for FailedStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}` failed: {}", self.command, self.said)
     }
@@ -120,7 +120,7 @@ impl fmt::Display for Target {
     }
 }
 
-fn left_behind(back: &[Failed]) -> String {
+fn left_behind(back: &[FailedStep]) -> String {
     if back.is_empty() {
         return "Nothing is left behind.".to_owned();
     }

@@ -5,7 +5,7 @@
 
 use crate::MARK;
 use crate::made::Made;
-use crate::rules::{CHAINS, Chain, Family, Hook, Match, Protocol, Rule, RuleSet, Table, Verdict};
+use crate::rules::{CHAINS, Chain, Family, Hook, Match, Protocol, Rule, RuleAction, RuleSet, Table};
 use crate::words::{Interface, Network};
 
 pub(crate) const TABLES: [Table; 3] = [Table::Raw, Table::Mangle, Table::Nat];
@@ -191,19 +191,19 @@ fn pattern(interface: &Interface) -> String {
     format!("{}{}", interface.name(), if interface.is_prefix() { "+" } else { "" })
 }
 
-fn verdict(verdict: Verdict, family: Family) -> String {
+fn verdict(verdict: RuleAction, family: Family) -> String {
     let any = match family {
         Family::V4 => "0.0.0.0",
         Family::V6 => "::",
     };
     match verdict {
-        Verdict::Leave => "-j RETURN".to_owned(),
-        Verdict::Jump(chain) => format!("-j {}", own_name(chain)),
-        Verdict::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
+        RuleAction::Leave => "-j RETURN".to_owned(),
+        RuleAction::Jump(chain) => format!("-j {}", own_name(chain)),
+        RuleAction::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
         // Drops where nobody listens.
-        Verdict::Tproxy(port) => format!("-j TPROXY --on-port {port} --on-ip {any} --tproxy-mark 0x0/0x0"),
-        Verdict::Mark => format!("-j MARK --set-xmark {MARK:#x}/0xffffffff"),
-        Verdict::MarkConnection => format!("-j CONNMARK --set-xmark {MARK:#x}/0xffffffff"),
-        Verdict::Zone(zone) => format!("-j CT --zone {zone}"),
+        RuleAction::Tproxy(port) => format!("-j TPROXY --on-port {port} --on-ip {any} --tproxy-mark 0x0/0x0"),
+        RuleAction::Mark => format!("-j MARK --set-xmark {MARK:#x}/0xffffffff"),
+        RuleAction::MarkConnection => format!("-j CONNMARK --set-xmark {MARK:#x}/0xffffffff"),
+        RuleAction::Zone(zone) => format!("-j CT --zone {zone}"),
     }
 }

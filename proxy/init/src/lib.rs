@@ -24,7 +24,7 @@ pub use error::{Attempt, Error};
 pub use flags::Flags;
 pub use options::{Backend, Mode, Networks, Options, Ports, Wrong, port};
 pub use rules::{RuleSet, rules};
-pub use step::Failed;
+pub use step::FailedStep;
 pub use words::{Interface, Network};
 
 use std::net::{Ipv4Addr, Ipv6Addr};

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use crate::MARK;
-use crate::rules::{Chain, Family, Hook, Match, Rule, RuleSet, Table, Verdict};
+use crate::rules::{Chain, Family, Hook, Match, Rule, RuleAction, RuleSet, Table};
 use crate::words::{Interface, Network};
 
 /// Ours, and nobody else's.
@@ -73,17 +73,17 @@ fn lines(rule: &Rule) -> Vec<String> {
     let words: Vec<_> = rule.matches.iter().map(matching).collect();
     let line = |verdict: String| format!("{} {verdict}", words.join(" "));
     match rule.verdict {
-        Verdict::Leave => vec![line("return".to_owned())],
-        Verdict::Jump(chain) => vec![line(format!("jump {chain}"))],
-        Verdict::Redirect(port) => vec![line(format!("redirect to :{port}"))],
+        RuleAction::Leave => vec![line("return".to_owned())],
+        RuleAction::Jump(chain) => vec![line(format!("jump {chain}"))],
+        RuleAction::Redirect(port) => vec![line(format!("redirect to :{port}"))],
         // Where nobody listens nft goes on with the next rule, and the packet would reach the application. Refused and
         // not dropped (Linux 5.9): callers of a sidecar that has ended go elsewhere at once, not after their timeout.
-        Verdict::Tproxy(port) => {
+        RuleAction::Tproxy(port) => {
             vec![line(format!("tproxy to :{port} accept")), line("reject with tcp reset".to_owned())]
         }
-        Verdict::Mark => vec![line(format!("meta mark set {MARK:#010x}"))],
-        Verdict::MarkConnection => vec![line(format!("ct mark set {MARK:#010x}"))],
-        Verdict::Zone(zone) => vec![line(format!("ct zone set {zone}"))],
+        RuleAction::Mark => vec![line(format!("meta mark set {MARK:#010x}"))],
+        RuleAction::MarkConnection => vec![line(format!("ct mark set {MARK:#010x}"))],
+        RuleAction::Zone(zone) => vec![line(format!("ct zone set {zone}"))],
     }
 }
 

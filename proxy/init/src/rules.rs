@@ -48,7 +48,7 @@ pub(crate) enum Hook {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) matches: Vec<Match>,
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: RuleAction,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,7 +93,7 @@ impl Protocol {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum RuleAction {
     /// Back to whence the chain was entered: not ours.
     Leave,
     Jump(&'static str),
@@ -140,7 +140,7 @@ impl fmt::Display for Family {
 impl RuleSet {
     /// Whether packets are routed by their mark.
     pub(crate) fn marks(&self) -> bool {
-        self.chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.verdict == Verdict::Mark)
+        self.chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.verdict == RuleAction::Mark)
     }
 }
 
@@ -160,7 +160,7 @@ impl Rule {
 
 const DNS: u16 = 53;
 /// Any number but 0, where everything else is.
-const ZONE: Verdict = Verdict::Zone(1);
+const ZONE: RuleAction = RuleAction::Zone(1);
 
 const LOOPBACK_V4: Network = Network::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);
 const LOOPBACK_V6: Network = Network::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128);
@@ -174,7 +174,7 @@ const TCP: Match = Match::Protocol(Protocol::Tcp);
 /// The rules these options mean.
 pub fn rules(options: &Options) -> RuleSet {
     let content = |name: &str| match name {
-        INBOUND => inbound(options, Verdict::Redirect(options.inbound_port)),
+        INBOUND => inbound(options, RuleAction::Redirect(options.inbound_port)),
         PREROUTING => prerouting(options),
         OUTPUT => output(options),
         MANGLE_PREROUTING => mangle_prerouting(options),
@@ -187,17 +187,17 @@ pub fn rules(options: &Options) -> RuleSet {
     RuleSet { chains: chains.filter(|chain| !chain.rules.is_empty()).collect() }
 }
 
-fn rule<const N: usize>(matches: [Match; N], verdict: Verdict) -> Rule {
+fn rule<const N: usize>(matches: [Match; N], verdict: RuleAction) -> Rule {
     Rule { matches: matches.into(), verdict }
 }
 
 fn leave<const N: usize>(matches: [Match; N]) -> Rule {
-    rule(matches, Verdict::Leave)
+    rule(matches, RuleAction::Leave)
 }
 
 /// What programs of this host begin.
 fn output(options: &Options) -> Vec<Rule> {
-    let capture = Verdict::Redirect(options.outbound_port);
+    let capture = RuleAction::Redirect(options.outbound_port);
     let mut rules = own_legs(options);
     rules.extend(dns(options));
     // Before anything can leave them out: only the sidecar knows who is meant.
@@ -233,7 +233,7 @@ fn own_legs(options: &Options) -> Vec<Rule> {
         // The application called a service whose endpoint is this very host: it comes in like any other call.
         rules.extend([LOOPBACK_V4, LOOPBACK_V6].map(|loopback| {
             let to_itself = [Match::NotTo(loopback), Match::OutOfLoopback(true), TCP, owner.clone()];
-            rule(to_itself, Verdict::Jump(INBOUND))
+            rule(to_itself, RuleAction::Jump(INBOUND))
         }));
         rules.push(leave([owner]));
     }
@@ -242,12 +242,12 @@ fn own_legs(options: &Options) -> Vec<Rule> {
 
 /// Also where the resolver is on loopback, as Docker's is.
 fn dns(options: &Options) -> Vec<Rule> {
-    let ask = |protocol| rule([Match::Port(protocol, DNS)], Verdict::Redirect(options.dns_port));
+    let ask = |protocol| rule([Match::Port(protocol, DNS)], RuleAction::Redirect(options.dns_port));
     if options.dns { vec![ask(Protocol::Udp), ask(Protocol::Tcp)] } else { Vec::new() }
 }
 
 /// What others begin, and what this host's sidecar began towards this host.
-fn inbound(options: &Options, capture: Verdict) -> Vec<Rule> {
+fn inbound(options: &Options, capture: RuleAction) -> Vec<Rule> {
     let left = options.own_ports().into_iter().chain(options.exclude_inbound_ports.iter().copied());
     let mut rules: Vec<_> = left.map(|port| leave([Match::Port(Protocol::Tcp, port)])).collect();
     match &options.inbound_ports {
@@ -263,7 +263,7 @@ fn prerouting(options: &Options) -> Vec<Rule> {
     match options.mode {
         Mode::Redirect => {
             let mut rules = excluded_sources(options);
-            rules.push(rule([TCP, Match::ToThisHost], Verdict::Jump(INBOUND)));
+            rules.push(rule([TCP, Match::ToThisHost], RuleAction::Jump(INBOUND)));
             rules
         }
         Mode::Tproxy => Vec::new(),
@@ -285,9 +285,9 @@ fn mangle_prerouting(options: &Options) -> Vec<Rule> {
             // transparent: the kernel would drop them.
             let mut rules = vec![leave([Match::IntoLoopback(true)]), leave([TCP, Match::Reply])];
             rules.extend(excluded_sources(options));
-            rules.extend(inbound(options, Verdict::Tproxy(options.inbound_port)).into_iter().map(
+            rules.extend(inbound(options, RuleAction::Tproxy(options.inbound_port)).into_iter().map(
                 |mut rule| {
-                    if rule.verdict != Verdict::Leave {
+                    if rule.verdict != RuleAction::Leave {
                         rule.matches.push(Match::ToThisHost);
                     }
                     rule
@@ -304,8 +304,8 @@ fn mangle_output(options: &Options) -> Vec<Rule> {
     match options.mode {
         Mode::Redirect => Vec::new(),
         Mode::Tproxy => vec![
-            rule([TCP, Match::Original, Match::Marked], Verdict::MarkConnection),
-            rule([TCP, Match::Reply, Match::ConnectionMarked], Verdict::Mark),
+            rule([TCP, Match::Original, Match::Marked], RuleAction::MarkConnection),
+            rule([TCP, Match::Reply, Match::ConnectionMarked], RuleAction::Mark),
         ],
     }
 }

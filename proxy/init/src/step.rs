@@ -18,7 +18,7 @@ pub(crate) struct Step {
 
 /// A command that failed, in its own words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
+pub struct FailedStep {
     pub(crate) command: String,
     pub(crate) said: String,
 }
@@ -43,8 +43,8 @@ impl Step {
     }
 
     /// What it printed.
-    pub(crate) fn run(&self) -> Result<String, Failed> {
-        let failed = |said: String| Failed { command: self.describe(), said };
+    pub(crate) fn run(&self) -> Result<String, FailedStep> {
+        let failed = |said: String| FailedStep { command: self.describe(), said };
         let program =
             find(&self.program).ok_or_else(|| failed(format!("{} is not installed", self.program)))?;
         let mut command = Command::new(program);
@@ -83,7 +83,7 @@ impl fmt::Display for Step {
 }
 
 /// All of them, or none: what was done is undone in reverse.
-pub(crate) fn run_all(steps: &[Step]) -> Result<(), (Failed, Vec<Failed>)> {
+pub(crate) fn run_all(steps: &[Step]) -> Result<(), (FailedStep, Vec<FailedStep>)> {
     for (index, step) in steps.iter().enumerate() {
         if let Err(failed) = step.run() {
             let done = steps.iter().take(index).rev();

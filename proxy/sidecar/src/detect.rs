@@ -32,7 +32,7 @@ use pillion_base::error::Error;
 use pillion_base::net::Io;
 use pillion_base::unfinished::{Share, Side};
 use pillion_model::Direction;
-use pillion_telemetry::Verdict;
+use pillion_telemetry::DetectionVerdict;
 pub use watch::Watched;
 
 /// A server that hangs up within this time after it was dialled early meant it; one that does so later was waiting
@@ -81,12 +81,12 @@ impl Found {
         worker.ground.metrics.detections(direction, verdict).inc();
     }
 
-    const fn verdict(&self) -> Verdict {
+    const fn verdict(&self) -> DetectionVerdict {
         match self {
-            Self::Http1 => Verdict::Http1,
-            Self::Http2 => Verdict::Http2,
-            Self::Tls(_) => Verdict::Tls,
-            Self::Opaque => Verdict::Opaque,
+            Self::Http1 => DetectionVerdict::Http1,
+            Self::Http2 => DetectionVerdict::Http2,
+            Self::Tls(_) => DetectionVerdict::Tls,
+            Self::Opaque => DetectionVerdict::Opaque,
         }
     }
 }
@@ -206,7 +206,7 @@ impl Server for Nobody {
 
 /// Waits until it shows what `client` speaks.
 pub async fn detect<D, M, F>(
-    mut client: Client<'_>,
+    mut client: PeekedClient<'_>,
     work: &Work,
     early: Option<Early<M>>,
 ) -> Result<Detected<D>, Undecided>
@@ -229,7 +229,7 @@ where
 
 /// Waits for a first byte, holding no buffer meanwhile.
 pub async fn first_byte(io: Io, worker: &Worker, work: &Work) -> Result<Io, Undecided> {
-    let mut client = Client::new(io, worker, Side::Strangers, None);
+    let mut client = PeekedClient::new(io, worker, Side::Strangers, None);
     match client.read(work, client.until(Patience::Whole)).await? {
         Some(Heard::Bytes) => Ok(client.decided::<Nobody>(Found::Opaque, None).io),
         Some(Heard::End) => Err(Undecided::Ended(io::ErrorKind::UnexpectedEof.into())),
@@ -238,7 +238,11 @@ pub async fn first_byte(io: Io, worker: &Worker, work: &Work) -> Result<Io, Unde
 }
 
 /// The client is silent, or slow: whoever speaks first, client or server, decides.
-async fn race<D, M, F>(mut client: Client<'_>, work: &Work, early: Early<M>) -> Result<Detected<D>, Undecided>
+async fn race<D, M, F>(
+    mut client: PeekedClient<'_>,
+    work: &Work,
+    early: Early<M>,
+) -> Result<Detected<D>, Undecided>
 where
     D: Server,
     M: FnOnce() -> F,
@@ -291,7 +295,7 @@ where
 /// There is no server. A client of HTTP that is only slow hears why from the HTTP side; another sees what a client
 /// sees whose server refuses it.
 async fn unserved<D: Server>(
-    mut client: Client<'_>,
+    mut client: PeekedClient<'_>,
     work: &Work,
     why: DialFailure,
 ) -> Result<Detected<D>, Undecided> {
@@ -327,7 +331,7 @@ fn judge(first: &[u8], after: Duration, expects_http: bool) -> SpeaksFirst {
 }
 
 /// A client as far as it has spoken.
-pub struct Client<'a> {
+pub struct PeekedClient<'a> {
     io: Io,
     worker: &'a Worker,
     /// Since when it is looked at.
@@ -360,7 +364,7 @@ enum Heard {
     End,
 }
 
-impl<'a> Client<'a> {
+impl<'a> PeekedClient<'a> {
     /// `began`: when its first byte came, if that was before.
     pub fn new(io: Io, worker: &'a Worker, side: Side, began: Option<Instant>) -> Self {
         Self {

@@ -12,7 +12,7 @@ use crate::connection::Destination;
 use crate::exchange::attempts::{AttemptId, AttemptOutcome};
 use crate::http::call::RequestContext;
 use crate::http::tunnel;
-use crate::http::{Body, Call, Exchange, Failure, Response};
+use crate::http::{Body, Call, Exchange, FailedCall, Response};
 use crate::layers::HttpService;
 use crate::layers::headers::via;
 use crate::layers::limit::too_large;
@@ -38,16 +38,16 @@ pub fn service() -> impl HttpService {
     service_fn(|call: Box<Call>| Box::pin(dispatch(call)))
 }
 
-async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
+async fn dispatch(mut call: Box<Call>) -> Result<Response, FailedCall> {
     let route = match routed(&call) {
         Ok(route) => route,
-        Err(error) => return Err(Failure::untouched(error, call)),
+        Err(error) => return Err(FailedCall::untouched(error, call)),
     };
     let cluster = &route.cluster;
     let is_first = call.attempt == AttemptId::FIRST; // it began just now, and the clock need not be read again
     let now = if is_first { call.common.exchange.started } else { Instant::now() };
     let Some(endpoint) = pick(cluster, &call, now) else {
-        return Err(Failure::untouched(cluster.no_endpoint(), call));
+        return Err(FailedCall::untouched(cluster.no_endpoint(), call));
     };
     let mut trial = Trial::begin(&endpoint, cluster, &call, now);
     let most_fields = call.common.exchange.worker.limits().response_header_count;
@@ -56,7 +56,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, Failure> {
         Ok(lease) => Box::new(Carried { lease, in_flight: None }),
         Err(error) => {
             trial.failed(&error);
-            return Err(Failure::untouched(error, call));
+            return Err(FailedCall::untouched(error, call));
         }
     };
     call.body.watch_request_once(&call.common.exchange, cluster.max_body);
@@ -102,7 +102,7 @@ fn receive(
     carried: &mut Carried,
     trial: &mut Trial<'_>,
     most_fields: u32,
-) -> Result<(), Failure> {
+) -> Result<(), FailedCall> {
     let lease = &mut carried.lease;
     if let Err(error) = accept(call, response, lease.is_http2()) {
         trial.failed(&error);
@@ -313,7 +313,7 @@ fn explain(
     before: Before,
     cluster: &Cluster,
     endpoint: &Endpoint,
-) -> Failure {
+) -> FailedCall {
     let exchange = call.common.exchange.clone();
     match exchange.was_cut() {
         Some(Reason::BodyTooLarge) => {
@@ -352,7 +352,7 @@ fn explain(
         return error.into();
     }
     restore(&mut call, before);
-    Failure::untouched(error, call)
+    FailedCall::untouched(error, call)
 }
 
 /// One try at one endpoint, which ends with a judgement whatever happens.

@@ -37,7 +37,7 @@ pub struct Facts {
 }
 
 /// How an exchange ended, as far as only its own protocol knows.
-pub struct Ended<'a> {
+pub struct ExchangeEnd<'a> {
     pub protocol: &'static str,
     /// Empty for opaque bytes.
     pub request: RequestRecord<'a>,
@@ -71,7 +71,7 @@ impl Facts {
     }
 
     /// Writes the access record. Whether `log` wants one has been asked before.
-    pub fn record(&self, ended: &Ended<'_>, connection: &Connection, worker: &Worker, log: &AccessLog) {
+    pub fn record(&self, ended: &ExchangeEnd<'_>, connection: &Connection, worker: &Worker, log: &AccessLog) {
         let (metrics, route) = (&worker.ground.metrics, self.route.as_deref());
         let unmatched = route.is_none().then(|| metrics.name(unmatched_service(connection.direction)));
         let service = route.map(|route| &*route.cluster.name).or(unmatched.as_deref());

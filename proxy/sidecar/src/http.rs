@@ -15,7 +15,7 @@ pub mod refusal;
 pub mod server;
 pub mod tunnel;
 
-pub use call::{Call, Failure};
+pub use call::{Call, FailedCall};
 pub use exchange::Exchange;
 
 pub use pillion_http::{Body, Response, body, expect, framing, h2, head, headers, replay, stall, transfer};

@@ -14,7 +14,7 @@ use tower::ServiceBuilder;
 
 use crate::connection::{Connection, Destination, Judged, Place};
 use crate::detect::bytes::begins_like_tls;
-use crate::detect::{Client, Detected, Found, NEVER, Undecided, Version, detect, first_byte};
+use crate::detect::{Detected, Found, NEVER, PeekedClient, Undecided, Version, detect, first_byte};
 use crate::dispatch;
 use crate::exchange::{DialFailure, Facts};
 use crate::http::refusal;
@@ -241,7 +241,7 @@ impl Inbound {
             (None, Mtls::Off) => return None,
         };
         let (work, may_be_tls) = (&arrived.place.work, arrived.proven.is_none() && rules.mtls != Mtls::Off);
-        let client = Client::new(io, &self.worker, arrived.side(), arrived.began);
+        let client = PeekedClient::new(io, &self.worker, arrived.side(), arrived.began);
         let early = |route| tcp::early(route, arrived.from, arrived.of.original, &self.worker);
         let detected = match (rules.protocol(), rules.route(), alpn) {
             (Some(ClusterProtocol::Tcp), Some(route), _) if may_be_tls => {
@@ -360,7 +360,7 @@ impl Inbound {
             io.get_ref().reset_on_drop();
             return;
         }
-        let client = Client::new(io, &self.worker, Side::Strangers, arrived.began);
+        let client = PeekedClient::new(io, &self.worker, Side::Strangers, arrived.began);
         let Ok(detected) = detect(client, &arrived.place.work, NEVER).await else { return };
         let connection = Connection::new(arrived.from, arrived.place);
         match (detected, rules.route()) {

@@ -63,7 +63,7 @@ pub fn unless<L>(
 mod tests {
     use tower::Service;
 
-    use crate::http::{Call, Failure, Response};
+    use crate::http::{Call, FailedCall, Response};
     use crate::inbound::Inbound;
     use crate::outbound::Outbound;
 
@@ -92,7 +92,7 @@ mod tests {
             size_of::<S::Future>()
         }
         assert!(size_of::<Response>() <= 80, "{}", size_of::<Response>());
-        assert!(size_of::<Failure>() <= 56, "{}", size_of::<Failure>());
+        assert!(size_of::<FailedCall>() <= 56, "{}", size_of::<FailedCall>());
         assert!(size_of::<Call>() <= 464, "{}", size_of::<Call>());
         let outbound = future(&crate::outbound::stack(None));
         let inbound = future(&crate::inbound::stack(None));

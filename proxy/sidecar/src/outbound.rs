@@ -13,7 +13,7 @@ use pillion_model::listener::Unknown;
 use tower::ServiceBuilder;
 
 use crate::connection::{Connection, Destination, Place};
-use crate::detect::{Client, Detected, Early, Found, NEVER, Nobody, Undecided, detect};
+use crate::detect::{Detected, Early, Found, NEVER, Nobody, PeekedClient, Undecided, detect};
 use crate::dispatch;
 use crate::exchange::{DialFailure, Facts};
 use crate::http::server;
@@ -185,7 +185,7 @@ impl Outbound {
         connection: &Connection,
     ) -> Option<Detected<Dialled>> {
         let work = &connection.place.work;
-        let client = Client::new(io, &self.worker, connection.side(), connection.began);
+        let client = PeekedClient::new(io, &self.worker, connection.side(), connection.began);
         let detected = match (direct, &connection.destination) {
             (Some(route), _) if route.cluster.protocol == ClusterProtocol::Tcp => {
                 return Some(Detected::declared(client.into_io(), early));

@@ -19,7 +19,7 @@ use crate::worker::Worker;
 pub use dial::{BoxedDial, Dialled, at_hand, dial, early};
 use pillion_base::error::Error;
 use pillion_base::net::Io;
-use pillion_base::relay::{Bounds, Ended, Ending, relay};
+use pillion_base::relay::{Bounds, RelayEnd, Relayed, relay};
 use pillion_model::Reason;
 use pillion_telemetry::{Flow, Held, Protocol, RequestRecord};
 
@@ -88,7 +88,7 @@ async fn relayed(
     route: &Route,
     worker: &Worker,
     mut on_bytes: impl FnMut(Flow),
-) -> Ended {
+) -> Relayed {
     let (timeouts, metrics) = (&route.timeouts, route.cluster.metrics());
     let bounds = Bounds { idle: timeouts.stream_idle.tunnel(), max_duration: timeouts.max_duration };
     let count = |flow, bytes| {
@@ -100,7 +100,7 @@ async fn relayed(
 
 /// Relays what runs inside a tunnel. Opaque bytes have no framing that would show that a part is missing: whatever cuts
 /// them short, the death of this process too, is a reset on both sides.
-pub async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker: &Worker) -> Ended {
+pub async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker: &Worker) -> Relayed {
     downstream.get_ref().reset_on_drop();
     upstream.get_ref().reset_on_drop();
     let ended = relayed(downstream, upstream, route, worker, |_| {}).await; // the request has its attempts
@@ -109,28 +109,28 @@ pub async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker
 }
 
 /// Both directions have ended as their senders wished: an ordinary end is what both sides shall see.
-fn end_if_closed(ended: &Ended, downstream: &Io, upstream: &Io) {
-    if matches!(ended.how, Ending::Closed) {
+fn end_if_closed(ended: &Relayed, downstream: &Io, upstream: &Io) {
+    if matches!(ended.how, RelayEnd::Closed) {
         downstream.get_ref().end_on_drop();
         upstream.get_ref().end_on_drop();
     }
 }
 
 /// Why bytes stopped, where that was not the end of both directions.
-pub const fn reason(how: &Ending) -> Option<Reason> {
+pub const fn reason(how: &RelayEnd) -> Option<Reason> {
     match how {
-        Ending::Closed => None,
-        Ending::DownstreamReset => Some(Reason::ClientGone),
-        Ending::UpstreamReset => Some(Reason::UpstreamReset),
-        Ending::Idle => Some(Reason::StreamIdleTimeout),
-        Ending::MaxDuration => Some(Reason::MaxDuration),
+        RelayEnd::Closed => None,
+        RelayEnd::DownstreamReset => Some(Reason::ClientGone),
+        RelayEnd::UpstreamReset => Some(Reason::UpstreamReset),
+        RelayEnd::Idle => Some(Reason::StreamIdleTimeout),
+        RelayEnd::MaxDuration => Some(Reason::MaxDuration),
     }
 }
 
 /// Why the sidecar or a reset ended it. `tls`: what TLS towards the server broke with.
-fn failure(how: &Ending, is_refused: bool, tls: Option<Error>) -> Option<Error> {
+fn failure(how: &RelayEnd, is_refused: bool, tls: Option<Error>) -> Option<Error> {
     const BECAME_HTTP: &str = "HTTP on a connection that had been found opaque";
-    match tls.filter(|_| *how == Ending::UpstreamReset) {
+    match tls.filter(|_| *how == RelayEnd::UpstreamReset) {
         _ if is_refused => Some(Error::new(Reason::BadRequest, BECAME_HTTP)),
         Some(error) => Some(error),
         None => reason(how).map(|reason| Error::new(reason, "")),
@@ -163,7 +163,7 @@ fn record(
     }
     let Some(log) = worker.access_log.as_deref().filter(|log| log.wants(failure.is_some())) else { return };
     let took = facts.attempts.began().map(|began| began.elapsed()).unwrap_or_default();
-    let ended = exchange::Ended { protocol: "tcp", request: RequestRecord::default(), bytes, took };
+    let ended = exchange::ExchangeEnd { protocol: "tcp", request: RequestRecord::default(), bytes, took };
     facts.record(&ended, connection, worker, log);
 }
 
@@ -175,45 +175,45 @@ mod tests {
     fn an_attempt_ends_as_its_bytes_did() {
         let tls = || Some(Error::new(Reason::TlsError, "expired"));
         let table = [
-            (Ending::Closed, false, None, None, AttemptOutcome::Closed),
-            (Ending::Closed, false, tls(), None, AttemptOutcome::Closed),
+            (RelayEnd::Closed, false, None, None, AttemptOutcome::Closed),
+            (RelayEnd::Closed, false, tls(), None, AttemptOutcome::Closed),
             (
-                Ending::UpstreamReset,
+                RelayEnd::UpstreamReset,
                 false,
                 None,
                 Some(Reason::UpstreamReset),
                 AttemptOutcome::Failed(Reason::UpstreamReset),
             ),
             (
-                Ending::UpstreamReset,
+                RelayEnd::UpstreamReset,
                 false,
                 tls(),
                 Some(Reason::TlsError),
                 AttemptOutcome::Failed(Reason::TlsError),
             ),
             (
-                Ending::DownstreamReset,
+                RelayEnd::DownstreamReset,
                 false,
                 tls(),
                 Some(Reason::ClientGone),
                 AttemptOutcome::Failed(Reason::ClientGone),
             ),
             (
-                Ending::UpstreamReset,
+                RelayEnd::UpstreamReset,
                 true,
                 tls(),
                 Some(Reason::BadRequest),
                 AttemptOutcome::Failed(Reason::BadRequest),
             ),
             (
-                Ending::Idle,
+                RelayEnd::Idle,
                 false,
                 None,
                 Some(Reason::StreamIdleTimeout),
                 AttemptOutcome::Expired(Reason::StreamIdleTimeout),
             ),
             (
-                Ending::MaxDuration,
+                RelayEnd::MaxDuration,
                 false,
                 None,
                 Some(Reason::MaxDuration),

@@ -180,7 +180,7 @@ vocabulary! {
 
 vocabulary! {
     /// What the first bytes of an undeclared connection were found to be.
-    Verdict as "verdict" {
+    DetectionVerdict as "verdict" {
         Http1 = "http1",
         Http2 = "http2",
         /// TLS that is not ours to terminate.

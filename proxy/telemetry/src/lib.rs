@@ -24,8 +24,8 @@ pub mod symbols;
 pub use access::{AccessLog, Record, RequestRecord};
 pub use family::{Held, Histogram, IntGauge};
 pub use labels::{
-    CertificateUse, ConnectionOutcome, DnsOutcome, EjectionCause, EndpointState, Flow, HandshakeOutcome,
-    Limit, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Tls, Verdict,
+    CertificateUse, ConnectionOutcome, DetectionVerdict, DnsOutcome, EjectionCause, EndpointState, Flow,
+    HandshakeOutcome, Limit, MethodLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Tls,
 };
 pub use metrics::Metrics;
 pub use recorder::Recorder;

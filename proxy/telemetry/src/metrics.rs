@@ -10,8 +10,8 @@ use parking_lot::{Mutex, RwLock};
 
 use super::family::{Exposition, Family, Histogram, IntCounter, IntGauge};
 use super::labels::{
-    CertificateUse, ConnectionOutcome, DnsOutcome, EjectionCause, EndpointState, Flow, HandshakeOutcome,
-    Label, Limit, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Service, Tls, Verdict,
+    CertificateUse, ConnectionOutcome, DetectionVerdict, DnsOutcome, EjectionCause, EndpointState, Flow,
+    HandshakeOutcome, Label, Limit, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Service, Tls,
 };
 use super::process;
 use super::service::ServiceMetrics;
@@ -51,7 +51,7 @@ pub(super) struct Families {
     pub(super) connections: Family<(Direction, Service, Protocol, Tls, ConnectionOutcome), IntCounter>,
     pub(super) connections_active: Family<(Direction, Protocol), IntGauge>,
     pub(super) bytes: Family<(Direction, Service, Flow), IntCounter>,
-    pub(super) detections: Family<(Direction, Verdict), IntCounter>,
+    pub(super) detections: Family<(Direction, DetectionVerdict), IntCounter>,
     pub(super) dns_queries: Family<(DnsOutcome,), IntCounter>,
     pub(super) host_mismatches: Family<(Service,), IntCounter>,
     pub(super) breaker_used: Family<(Service, Limit), IntGauge>,
@@ -165,7 +165,7 @@ impl Metrics {
     }
 
     /// Undeclared connections by what they were found to speak.
-    pub fn detections(&self, direction: Direction, verdict: Verdict) -> IntCounter {
+    pub fn detections(&self, direction: Direction, verdict: DetectionVerdict) -> IntCounter {
         self.families.detections.of((direction, verdict))
     }
 
@@ -329,7 +329,7 @@ mod tests {
             .inc();
         metrics.connections_active(Direction::Outbound, Protocol::Http2).inc();
         metrics.handshakes(Direction::Outbound, HandshakeOutcome::Identity).inc();
-        metrics.detections(Direction::Inbound, Verdict::Opaque).inc();
+        metrics.detections(Direction::Inbound, DetectionVerdict::Opaque).inc();
         DnsOutcome::ALL.iter().for_each(|outcome| metrics.dns_queries(*outcome).inc());
         metrics.host_mismatches(billing).inc();
         ReloadOutcome::ALL.iter().for_each(|outcome| metrics.config_reloads(*outcome).inc());

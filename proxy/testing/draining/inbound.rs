@@ -5,7 +5,7 @@ use super::super::http2::{self, request};
 use super::super::mesh::{A, Mesh, pass, secs, settle};
 use super::super::peer::Peer;
 use super::{End, GET, Plan, UPGRADE, chat, echoes, greeter, is_closed, slow};
-use pillion_base::drain::Ended;
+use pillion_base::drain::DrainOutcome;
 
 const APP: &str = "app: 10.0.0.1:80";
 
@@ -23,7 +23,7 @@ async fn until_delay_everybody_is_served_and_told_goodbye() {
         assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
         assert_eq!(client.rest().await, b"");
     }
-    assert_eq!(end.told().await, (Ended::Finished, 5));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -42,7 +42,7 @@ async fn after_delay_nobody_listens_and_idle_connections_are_closed() {
     let answer = busy.answer().await;
     assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
     drop(busy);
-    assert_eq!(end.told().await, (Ended::Finished, 10));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 10));
 }
 
 #[tokio::test(start_paused = true)]
@@ -58,7 +58,7 @@ async fn a_connection_on_which_something_happened_within_a_second_is_told_rather
     assert_eq!((answer.told(), answer.header("connection")), ((503, Some("draining")), Some("close")));
     assert_eq!(new.rest().await, b"");
     assert_eq!(silent.rest().await, b"", "a second was long enough");
-    assert_eq!(end.told().await, (Ended::Finished, 6));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 6));
     assert_eq!(a.hits(), 0);
     assert_eq!(sidecar.sum("pillion_requests_total direction=inbound reason=draining status=503"), 1);
 }
@@ -74,7 +74,7 @@ async fn who_had_connected_when_the_listener_closes_is_told_so() {
     let end = End::planned(&sidecar, plan).await;
     assert_eq!(queued.answer().await.told(), (503, Some("draining")));
     drop(queued);
-    assert_eq!(end.told().await, (Ended::Finished, 0));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -96,7 +96,7 @@ async fn a_request_half_said_at_delay_is_refused_when_it_is_whole() {
         let answer = client.answer().await;
         assert_eq!((answer.told(), answer.body.as_str()), ((503, Some("draining")), "pillion: draining\n"));
     }
-    assert_eq!(end.told().await.0, Ended::Finished);
+    assert_eq!(end.told().await.0, DrainOutcome::Finished);
     assert_eq!(a.hits(), 1);
 }
 
@@ -115,7 +115,7 @@ async fn who_still_sends_a_body_hears_the_refusal_before_the_end() {
     client.send(vec![b'.'; 500_000]).await; // is taken, though nobody wants it
     assert_eq!(client.answer().await.told(), (503, Some("draining")));
     drop(client);
-    assert_eq!((end.told().await.0, a.hits()), (Ended::Finished, 0));
+    assert_eq!((end.told().await.0, a.hits()), (DrainOutcome::Finished, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -136,7 +136,7 @@ async fn bodies_in_flight_finish_in_both_directions() {
     let answer = client.answer().await;
     assert_eq!((answer.told(), answer.body.as_str()), ((200, None), "0123456789"));
     drop(client);
-    assert_eq!(end.told().await, (Ended::Finished, 15));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 15));
 }
 
 #[tokio::test(start_paused = true)]
@@ -156,7 +156,7 @@ async fn http2_streams_finish_and_their_client_opens_no_further_ones() {
     let end = End::begin(&sidecar).await;
     assert!(client.ask(request("GET", "/late"), "").await.is_err(), "it was told goodbye");
     assert_eq!(asked.await.expect("asked"), b"ok");
-    assert_eq!(end.told().await, (Ended::Finished, 12));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 12));
 }
 
 /// A request of HTTP/2, all of whose fields stand in the static table but the authority.
@@ -181,7 +181,7 @@ async fn an_http2_client_that_hears_nothing_is_refused_and_then_closed() {
     deaf.send(second).await;
     settle().await;
     assert_eq!(sidecar.sum("pillion_requests_total direction=inbound reason=draining status=503"), 1);
-    assert_eq!(end.told().await, (Ended::Finished, 6));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 6));
     drop(deaf.rest().await);
     assert_eq!(a.hits(), 1);
 }
@@ -202,7 +202,7 @@ async fn opaque_and_upgraded_connections_are_cut_at_timeout_and_counted() {
         echoes(client, "still here").await;
     }
     for end in ends {
-        assert_eq!(end.told().await, (Ended::Cut { inbound: 1, outbound: 0 }, 25));
+        assert_eq!(end.told().await, (DrainOutcome::Cut { inbound: 1, outbound: 0 }, 25));
     }
 }
 
@@ -217,5 +217,5 @@ async fn an_opaque_connection_that_ends_ends_the_drain() {
     pass(15).await;
     echoes(&mut client, "bye").await;
     drop(client);
-    assert_eq!(end.told().await, (Ended::Finished, 15));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 15));
 }

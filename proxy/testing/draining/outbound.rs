@@ -8,7 +8,7 @@ use super::super::http2::{self, request};
 use super::super::mesh::{A, Mesh, pass, secs, settle};
 use super::super::peer::Peer;
 use super::{End, GET, UPGRADE, chat, echoes, greeter, is_closed, slow};
-use pillion_base::drain::Ended;
+use pillion_base::drain::DrainOutcome;
 
 /// For nobody that has a name here.
 const INSIDE: &str = "GET / HTTP/1.1\r\nhost: 192.0.2.9\r\n\r\n";
@@ -30,7 +30,7 @@ async fn an_idle_connection_stays_and_its_next_answer_is_its_last() {
         assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
         assert_eq!(client.rest().await, b"");
     }
-    assert_eq!(end.told().await, (Ended::Finished, 5), "not before `delay`, whatever is idle");
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 5), "not before `delay`, whatever is idle");
 }
 
 #[tokio::test(start_paused = true)]
@@ -42,7 +42,7 @@ async fn connections_that_are_idle_or_say_nothing_hold_nobody_up_and_are_left_al
     let mut undecided = sidecar.direct_client().await;
     assert_eq!(idle.get("/").await.told(), (200, None));
     let end = End::begin(&sidecar).await;
-    assert_eq!(end.told().await, (Ended::Finished, 5));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 5));
     for client in [&mut idle, &mut silent, &mut undecided] {
         assert!(!is_closed(client).await, "a request that is on its way is served to the last moment");
     }
@@ -60,7 +60,7 @@ async fn a_request_in_flight_is_answered_and_says_goodbye() {
     assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
     assert_eq!(client.rest().await, b"");
     drop(client);
-    assert_eq!(end.told().await, (Ended::Finished, 13), "a second after the last connection");
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 13), "a second after the last connection");
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +88,7 @@ async fn a_request_whose_head_or_body_is_on_its_way_is_waited_for() {
         client.send(rest).await;
         assert_eq!(client.answer().await.told(), (200, None));
     }
-    assert_eq!(end.told().await, (Ended::Finished, 14));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 14));
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,7 +103,7 @@ async fn new_connections_are_served_to_the_end() {
         let answer = client.get("/").await;
         assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
     }
-    assert_eq!(end.told().await, (Ended::Finished, 19), "18 s of calls, and a second without");
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 19), "18 s of calls, and a second without");
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +158,7 @@ async fn an_http2_client_hears_goodbye_at_once_and_its_streams_finish() {
     let end = End::begin(&sidecar).await;
     assert!(client.ask(request("GET", "/late"), "").await.is_err(), "no new stream is taken");
     assert_eq!(asked.await.expect("asked"), b"ok");
-    assert_eq!(end.told().await, (Ended::Finished, 13));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 13));
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,7 +177,7 @@ async fn an_http2_client_that_comes_late_is_served_for_a_second() {
         settle().await;
         assert!(client.ask(request("GET", "/late"), "").await.is_err(), "it has had its second");
     }
-    assert_eq!(end.told().await.0, Ended::Finished);
+    assert_eq!(end.told().await.0, DrainOutcome::Finished);
 }
 
 /// The preface, SETTINGS, and no answer to whatever comes: RFC 9113 lets nobody close a stream for that.
@@ -189,7 +189,7 @@ async fn an_http2_client_that_hears_nothing_holds_nobody_up() {
     deaf.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     pass(1).await;
     let end = End::begin(&sidecar).await;
-    assert_eq!(end.told().await, (Ended::Finished, 5));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,7 +216,7 @@ async fn a_grpc_stream_goes_on_in_both_directions_and_is_cut_at_timeout() {
         up.send_data(Bytes::from_static(b"still here"), false).expect("it is open");
         assert_eq!(down.data().await.expect("more").expect("no error"), "still here");
     }
-    assert_eq!(end.told().await, (Ended::Cut { inbound: 0, outbound: 1 }, 25));
+    assert_eq!(end.told().await, (DrainOutcome::Cut { inbound: 0, outbound: 1 }, 25));
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,7 +235,7 @@ async fn opaque_connections_live_until_they_end_old_and_new() {
     pass(10).await;
     echoes(&mut new, "much later").await;
     drop(new);
-    assert_eq!(end.told().await, (Ended::Finished, 16));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 16));
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,7 +259,7 @@ async fn an_upgraded_exchange_and_a_connect_live_until_they_end() {
     pass(5).await;
     echoes(&mut new, "five more seconds").await;
     drop(new);
-    assert_eq!(end.told().await, (Ended::Finished, 11));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 11));
 }
 
 #[tokio::test(start_paused = true)]
@@ -278,7 +278,7 @@ async fn requests_inside_a_connect_hear_goodbye_and_the_tunnel_ends_with_them() 
     assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
     assert_eq!(client.rest().await, b"");
     drop(client);
-    assert_eq!(end.told().await, (Ended::Finished, 6));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 6));
 }
 
 #[tokio::test(start_paused = true)]
@@ -300,7 +300,7 @@ async fn who_waits_for_a_connection_or_for_the_next_try_is_waited_for() {
         assert_eq!(client.answer().await.told(), (200, None));
     }
     drop(clients);
-    assert_eq!(end.told().await, (Ended::Finished, 13));
+    assert_eq!(end.told().await, (DrainOutcome::Finished, 13));
 
     let mesh = Mesh::default();
     let _b = mesh.http1(A, |nth, _| if nth == 0 { super::super::backend::UNAVAILABLE } else { OK });
@@ -311,5 +311,5 @@ async fn who_waits_for_a_connection_or_for_the_next_try_is_waited_for() {
     settle().await;
     let end = End::begin(&sidecar).await;
     assert_eq!(client.answer().await.told(), (200, None));
-    assert_eq!(end.told().await.0, Ended::Finished);
+    assert_eq!(end.told().await.0, DrainOutcome::Finished);
 }

@@ -3,7 +3,7 @@
 use super::super::backend::OK;
 use super::super::mesh::{A, ORDERS, Pair, Sidecar, secs};
 use super::{End, Plan};
-use pillion_base::drain::Ended;
+use pillion_base::drain::DrainOutcome;
 
 const POST: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.";
 const BOTH: &str = "endpoints: [10.1.0.1:15006, 10.1.0.2:15006], load_balancer: round_robin";
@@ -36,7 +36,7 @@ async fn one_of_two_endpoints_ends_and_no_post_is_lost_in_either_version() {
         all_is_well(&caller, 20).await;
         let end = End::begin(&leaves).await;
         all_is_well(&caller, 200).await;
-        assert_eq!(end.told().await.0, Ended::Finished, "{protocol}");
+        assert_eq!(end.told().await.0, DrainOutcome::Finished, "{protocol}");
     }
 }
 
@@ -52,7 +52,7 @@ async fn a_request_that_comes_too_late_is_refused_and_replaced_for_any_method() 
         all_is_well(&caller, 1).await;
         let end = End::planned(&leaves, Plan { delay: secs(0), timeout: secs(5) }).await;
         all_is_well(&caller, 1).await;
-        assert_eq!(end.told().await.0, Ended::Finished, "{protocol}");
+        assert_eq!(end.told().await.0, DrainOutcome::Finished, "{protocol}");
         let draining = leaves.sum("pillion_requests_total reason=draining");
         assert_eq!((draining > 0, app.hits()), (refused > 0, 16), "{protocol}: {draining}");
         assert!(caller.sum("pillion_retries_total outcome=replaced") >= draining, "{protocol}");

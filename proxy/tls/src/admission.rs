@@ -21,7 +21,7 @@ use super::error::{is_refusal, rustls_error};
 
 /// How a TLS connection failed after our side of its handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct AdmissionFailure {
     pub error: TlsError,
     /// The server refused us: it has read nothing of what was sent on the connection.
     pub is_refusal: bool,
@@ -33,7 +33,7 @@ pub struct Admission(Mutex<State>);
 enum State {
     Awaited(Vec<Heir>),
     Admitted,
-    Failed(Failure),
+    Failed(AdmissionFailure),
 }
 
 /// Is told how it came out. `None`: the server has taken us, or the connection ended and nobody had refused us.
@@ -46,7 +46,7 @@ impl Admission {
     }
 
     /// How the connection failed, where it was TLS that failed.
-    pub fn failure(&self) -> Option<Failure> {
+    pub fn failure(&self) -> Option<AdmissionFailure> {
         match &*self.0.lock() {
             State::Failed(failure) => Some(failure.clone()),
             State::Awaited(_) | State::Admitted => None,
@@ -67,7 +67,7 @@ impl Admission {
         self.settle(State::Admitted, None);
     }
 
-    fn failed(&self, failure: Failure) {
+    fn failed(&self, failure: AdmissionFailure) {
         let error = failure.error.clone();
         self.settle(State::Failed(failure), Some(&error));
     }
@@ -130,7 +130,7 @@ impl<IO> ClientStream<IO> {
     fn failed(&mut self, error: &io::Error) {
         let Some(fault) = rustls_error(error) else { return };
         let is_refusal = std::mem::take(&mut self.is_awaited) && is_refusal(fault);
-        self.admission.failed(Failure { error: TlsError::from_rustls(fault), is_refusal });
+        self.admission.failed(AdmissionFailure { error: TlsError::from_rustls(fault), is_refusal });
     }
 }
 

@@ -96,13 +96,13 @@ fn list(expected: &[SpiffeId]) -> String {
 }
 
 /// Why a verifier does not admit a certificate.
-enum Verdict {
+enum NotAdmitted {
     /// rustls says it all.
     Tls(Error),
     Rejected(Rejection),
 }
 
-impl From<Error> for Verdict {
+impl From<Error> for NotAdmitted {
     /// A chain fails by its signature when two CAs have one name, as two test CAs of one trust domain do. For rustls
     /// that is an attack on the handshake; for the peer and for people it is an unknown CA.
     fn from(error: Error) -> Self {
@@ -113,19 +113,19 @@ impl From<Error> for Verdict {
     }
 }
 
-impl From<Rejection> for Verdict {
+impl From<Rejection> for NotAdmitted {
     fn from(rejection: Rejection) -> Self {
         Self::Rejected(rejection)
     }
 }
 
 /// Passes a verdict on to rustls, and notes what it has no words for.
-fn keep_verdict<T>(end_entity: &CertificateDer<'_>, verdict: Result<T, Verdict>) -> Result<T, Error> {
+fn keep_verdict<T>(end_entity: &CertificateDer<'_>, verdict: Result<T, NotAdmitted>) -> Result<T, Error> {
     verdict.map_err(|verdict| {
         notes::refused(end_entity);
         match verdict {
-            Verdict::Tls(error) => error,
-            Verdict::Rejected(rejection) => {
+            NotAdmitted::Tls(error) => error,
+            NotAdmitted::Rejected(rejection) => {
                 let error = rejection.tls_error();
                 notes::rejected(rejection);
                 error.into()
@@ -174,7 +174,7 @@ impl ServerVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Verdict> {
+    ) -> Result<ServerCertVerified, NotAdmitted> {
         let certificate = ParsedCertificate::try_from(end_entity)?;
         let (roots, algorithms) = (&self.roots, self.algorithms.all);
         verify_server_cert_signed_by_trust_anchor(&certificate, roots, intermediates, now, algorithms)?;
@@ -248,7 +248,7 @@ impl ClientVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Arc<Verified>, Verdict> {
+    ) -> Result<Arc<Verified>, NotAdmitted> {
         if let Some(known) = self.known.find(end_entity, intermediates, unix_seconds(now)) {
             return Ok(known);
         }
@@ -284,8 +284,8 @@ impl ClientVerifier {
                 self.known.keep(verified); // its handshake has ended: the key is its own
                 Ok(())
             }
-            Err(Verdict::Rejected(rejection)) => Err(TlsError::from_rejection(&rejection)),
-            Err(Verdict::Tls(error)) => Err(TlsError::from_rustls(&error)),
+            Err(NotAdmitted::Rejected(rejection)) => Err(TlsError::from_rejection(&rejection)),
+            Err(NotAdmitted::Tls(error)) => Err(TlsError::from_rustls(&error)),
         }
     }
 }

@@ -33,8 +33,8 @@ use pillion_base::net::Io;
 pub struct Connection(Arc<Mutex<Wire>>);
 
 /// Why a request got no answer.
-pub struct Failed {
-    pub error: Failure,
+pub struct FailedRequest {
+    pub error: ClientFailure,
     /// A part of an answer had come.
     pub has_answer_begun: bool,
     /// Not a byte of it was written, and nothing of its body was read: it is as good as new.
@@ -42,7 +42,7 @@ pub struct Failed {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum ClientFailure {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("it ended the connection")]
@@ -55,7 +55,7 @@ pub enum Failure {
     Unwritable(#[from] Misuse),
 }
 
-impl From<Error> for Failure {
+impl From<Error> for ClientFailure {
     fn from(error: Error) -> Self {
         match error {
             Error::Request(fault) | Error::Answer(fault) => Self::Malformed(fault),
@@ -64,7 +64,7 @@ impl From<Error> for Failure {
     }
 }
 
-impl Failure {
+impl ClientFailure {
     /// The answer's head is larger than it was allowed to be.
     pub const fn is_large_head(&self) -> bool {
         matches!(self, Self::Malformed(Fault::LargeHead | Fault::ManyFields))
@@ -111,7 +111,7 @@ impl Connection {
         head: &RequestHead,
         body: &mut B,
         observer: &dyn Observer,
-    ) -> Result<Response<Answer>, Failed> {
+    ) -> Result<Response<Answer>, FailedRequest> {
         let mut asking = Asking { body, is_whole: false, is_read: false };
         let begun = self.0.lock().begin(head, asking.body.size_hint().exact(), asking.body.is_end_stream());
         let answered = match begun {
@@ -121,7 +121,7 @@ impl Connection {
         answered.map_err(|error| {
             let mut wire = self.0.lock();
             let is_unsent = !wire.has_begun() && !asking.is_read;
-            Failed { error, has_answer_begun: wire.has_answer_begun(), is_unsent }
+            FailedRequest { error, has_answer_begun: wire.has_answer_begun(), is_unsent }
         })
     }
 
@@ -172,7 +172,7 @@ impl<B: OutgoingBody> Asking<'_, B> {
         shared: &Arc<Mutex<Wire>>,
         cx: &mut Context<'_>,
         observer: &dyn Observer,
-    ) -> Poll<Result<Response<Answer>, Failure>> {
+    ) -> Poll<Result<Response<Answer>, ClientFailure>> {
         let mut wire = shared.lock();
         loop {
             self.poll_request(&mut wire, cx)?;
@@ -187,7 +187,7 @@ impl<B: OutgoingBody> Asking<'_, B> {
         }
     }
 
-    fn poll_request(&mut self, wire: &mut Wire, cx: &mut Context<'_>) -> Result<(), Failure> {
+    fn poll_request(&mut self, wire: &mut Wire, cx: &mut Context<'_>) -> Result<(), ClientFailure> {
         if self.is_whole {
             wire.poll_rest(cx);
             return Ok(());
@@ -200,7 +200,7 @@ impl<B: OutgoingBody> Asking<'_, B> {
         Ok(())
     }
 
-    fn hear(&self, mut interim: ResponseHead, observer: &dyn Observer) -> Result<(), Failure> {
+    fn hear(&self, mut interim: ResponseHead, observer: &dyn Observer) -> Result<(), ClientFailure> {
         if interim.status == StatusCode::CONTINUE {
             self.body.ask();
             return Ok(());
@@ -222,8 +222,8 @@ fn answered(head: ResponseHead, (data, then): (Bytes, Then), shared: &Arc<Mutex<
     Response::read(head, answer)
 }
 
-fn switched(head: ResponseHead, wire: &mut Wire) -> Result<Response<Answer>, Failure> {
-    let Some((mut io, read)) = wire.take_io() else { return Err(Failure::Left) };
+fn switched(head: ResponseHead, wire: &mut Wire) -> Result<Response<Answer>, ClientFailure> {
+    let Some((mut io, read)) = wire.take_io() else { return Err(ClientFailure::Left) };
     if !read.is_empty() {
         io.put_back(read);
     }

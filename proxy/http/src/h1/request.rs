@@ -127,22 +127,14 @@ impl http_body::Body for Incoming {
         let this = &mut *self;
         this.has_begun = true;
         let mut slot = this.slot.lock();
-        if !slot.data.is_empty() {
-            let data = std::mem::take(&mut slot.data);
-            this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
-            return Poll::Ready(Some(Ok(Frame::data(data))));
+        let Slot { data, then, .. } = &mut *slot;
+        let next = next_frame(data, then, &mut this.left);
+        if next.is_pending() {
+            slot.is_wanted = true;
+            keep(&mut slot.reader, cx);
+            wake(slot.feeder.as_ref(), cx);
         }
-        match std::mem::replace(&mut slot.then, Then::End) {
-            Then::End => Poll::Ready(None),
-            Then::Trailers(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-            Then::Broken(why) => Poll::Ready(Some(Err(why))),
-            Then::More => {
-                (slot.then, slot.is_wanted) = (Then::More, true);
-                keep(&mut slot.reader, cx);
-                wake(slot.feeder.as_ref(), cx);
-                Poll::Pending
-            }
-        }
+        next
     }
 
     /// One of unknown length that is empty is found to be so by its reader: it goes on as it came.
@@ -167,6 +159,28 @@ impl Drop for Incoming {
             feeder.wake();
         }
     }
+}
+
+/// The next frame of a body: the data that came, and then what follows it. Pending where that is more data. `left`: what
+/// is left of the announced length.
+pub(super) fn next_frame(
+    data: &mut Bytes,
+    then: &mut Then,
+    left: &mut Option<u64>,
+) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+    if !data.is_empty() {
+        let data = std::mem::take(data);
+        *left = left.map(|left| left.saturating_sub(data.len() as u64));
+        return Poll::Ready(Some(Ok(Frame::data(data))));
+    }
+    if let Then::More = then {
+        return Poll::Pending;
+    }
+    Poll::Ready(match std::mem::replace(then, Then::End) {
+        Then::More | Then::End => None,
+        Then::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+        Then::Broken(why) => Some(Err(why)),
+    })
 }
 
 /// Keeps the waker of `cx`, without a copy where it is there already.

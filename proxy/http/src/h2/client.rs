@@ -61,8 +61,8 @@ pub struct Driver {
 }
 
 /// A request that got no answer.
-pub struct Failed<B> {
-    pub error: Failure,
+pub struct FailedRequest<B> {
+    pub error: ClientFailure,
     /// The request itself, where not a byte of it was written.
     pub unsent: Option<Request<B>>,
 }
@@ -76,7 +76,7 @@ pub enum Answer {
 }
 
 #[derive(Debug, thiserror::Error)]
-pub enum Failure {
+pub enum ClientFailure {
     #[error(transparent)]
     Http2(#[from] h2::Error),
     #[error("it closed the connection")]
@@ -87,9 +87,9 @@ pub enum Failure {
     TooManyInterim,
 }
 
-impl<B, E: Into<Failure>> From<E> for Box<Failed<B>> {
+impl<B, E: Into<ClientFailure>> From<E> for Box<FailedRequest<B>> {
     fn from(error: E) -> Self {
-        Self::new(Failed { error: error.into(), unsent: None })
+        Self::new(FailedRequest { error: error.into(), unsent: None })
     }
 }
 
@@ -97,7 +97,7 @@ impl<B, E: Into<Failure>> From<E> for Box<Failed<B>> {
 ///
 /// # Errors
 /// What the peer did instead of speaking HTTP/2.
-pub async fn open(io: Io, limits: HeadLimits, ground: &Ground) -> Result<(Sender, Driver), Failure> {
+pub async fn open(io: Io, limits: HeadLimits, ground: &Ground) -> Result<(Sender, Driver), ClientFailure> {
     let (send, conn) = Builder::new()
         .initial_max_send_streams(UNKNOWN)
         .initial_window_size(STREAM_WINDOW)
@@ -119,9 +119,9 @@ pub async fn open(io: Io, limits: HeadLimits, ground: &Ground) -> Result<(Sender
 
 impl Driver {
     /// Ready when the peer's SETTINGS are there.
-    async fn settings(&mut self) -> Result<(), Failure> {
+    async fn settings(&mut self) -> Result<(), ClientFailure> {
         poll_fn(|cx| match self.poll_conn(cx) {
-            Poll::Ready(Ok(())) => Poll::Ready(Err(Failure::Left)),
+            Poll::Ready(Ok(())) => Poll::Ready(Err(ClientFailure::Left)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
             Poll::Pending if self.knows_streams() => Poll::Ready(Ok(())),
             Poll::Pending => Poll::Pending,
@@ -189,17 +189,17 @@ impl Sender {
         &self,
         request: Request<B>,
         observer: &dyn Observer,
-    ) -> Result<http::Response<Answer>, Box<Failed<B>>> {
+    ) -> Result<http::Response<Answer>, Box<FailedRequest<B>>> {
         let mut asking = self.begin(request)?;
         poll_fn(|cx| asking.poll(cx, &self.room, observer)).await
     }
 
-    fn begin<B: OutgoingBody>(&self, request: Request<B>) -> Result<Asking<B>, Box<Failed<B>>> {
+    fn begin<B: OutgoingBody>(&self, request: Request<B>) -> Result<Asking<B>, Box<FailedRequest<B>>> {
         // A clone for each: one that has sent remembers its request until a stream is free for it, and to be asked
         // meanwhile takes that request's waker away.
         let mut send = self.send.lock().clone();
         if let Poll::Ready(Err(error)) = send.poll_ready(&mut Context::from_waker(Waker::noop())) {
-            return Err(Box::new(Failed { error: error.into(), unsent: Some(request) }));
+            return Err(Box::new(FailedRequest { error: error.into(), unsent: Some(request) }));
         }
         let (head, body) = request.into_parts();
         let mut head = Request::from_parts(head, ());
@@ -247,7 +247,7 @@ impl<B: OutgoingBody> Asking<B> {
         cx: &mut Context<'_>,
         room: &Arc<Room>,
         observer: &dyn Observer,
-    ) -> Poll<Result<http::Response<Answer>, Box<Failed<B>>>> {
+    ) -> Poll<Result<http::Response<Answer>, Box<FailedRequest<B>>>> {
         self.poll_upload(cx)?;
         while let Some(interim) = ready!(self.answer.poll_informational(cx)) {
             self.hear(interim?, observer)?;
@@ -257,7 +257,7 @@ impl<B: OutgoingBody> Asking<B> {
         Poll::Ready(Ok(self.answered(answer, room)))
     }
 
-    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Box<Failed<B>>> {
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Box<FailedRequest<B>>> {
         use super::send::Unsent;
         let Remainder::Body(outgoing) = &mut self.outgoing else { return Ok(()) };
         let Poll::Ready(ended) = Pin::new(&mut **outgoing).poll(cx) else { return Ok(()) };
@@ -265,14 +265,18 @@ impl<B: OutgoingBody> Asking<B> {
         match ended {
             // The upstream wants no more of it: what it answers tells why.
             Ok(()) | Err(Unsent::Refused) => Ok(()),
-            Err(Unsent::Broken | Unsent::Stalled) => Err(Failure::Body.into()),
+            Err(Unsent::Broken | Unsent::Stalled) => Err(ClientFailure::Body.into()),
         }
     }
 
-    fn hear(&mut self, interim: http::Response<()>, observer: &dyn Observer) -> Result<(), Box<Failed<B>>> {
+    fn hear(
+        &mut self,
+        interim: http::Response<()>,
+        observer: &dyn Observer,
+    ) -> Result<(), Box<FailedRequest<B>>> {
         self.interim += 1;
         if self.interim > INTERIM_ANSWERS {
-            return Err(Failure::TooManyInterim.into());
+            return Err(ClientFailure::TooManyInterim.into());
         }
         match (interim.status(), &mut self.outgoing) {
             (StatusCode::CONTINUE, Remainder::Body(outgoing)) => outgoing.body_mut().ask(),

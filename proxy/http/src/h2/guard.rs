@@ -29,7 +29,7 @@ pub struct GuardedIo {
     /// May be read before the others' turn.
     turn: usize,
     stall: Stall,
-    client: Option<Client>,
+    client: Option<GuardedClient>,
 }
 
 /// What the watch over a client must know of it.
@@ -49,7 +49,7 @@ pub trait Downstream: Send {
 }
 
 /// A peer that may leave when it has been idle for long.
-struct Client {
+struct GuardedClient {
     downstream: Box<dyn Downstream>,
     timers: Timers,
     last_read: Instant,
@@ -89,7 +89,7 @@ impl GuardedIo {
 
     pub fn downstream(io: Io, downstream: Box<dyn Downstream>, timers: &Timers) -> Self {
         let mut guarded = Self::upstream(io, timers);
-        guarded.client = Some(Client {
+        guarded.client = Some(GuardedClient {
             downstream,
             timers: timers.clone(),
             last_read: Instant::now(),
@@ -116,7 +116,7 @@ impl GuardedIo {
     }
 }
 
-impl Client {
+impl GuardedClient {
     /// Nothing to read: is that still all right?
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(since) = self.head_since {

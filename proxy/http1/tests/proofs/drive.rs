@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode};
 use pillion_http1::{
-    After, Client, Ended, Error, Fault, Fields, FromClient, FromUpstream, Length, Limits, RequestHead,
+    After, Client, EndOfInput, Error, Fault, Fields, FromClient, FromUpstream, Length, Limits, RequestHead,
     ResponseHead, Server,
 };
 
@@ -114,7 +114,7 @@ impl Served {
     }
 
     /// What the client's end means here.
-    pub fn end(&mut self) -> Ended {
+    pub fn end(&mut self) -> EndOfInput {
         self.server.read_end()
     }
 }
@@ -207,9 +207,9 @@ impl Asking {
         true
     }
 
-    pub fn end(&mut self) -> Ended {
+    pub fn end(&mut self) -> EndOfInput {
         let ended = self.client.read_end();
-        self.is_whole |= ended == Ended::Whole;
+        self.is_whole |= ended == EndOfInput::Whole;
         ended
     }
 }
@@ -221,7 +221,7 @@ pub fn answer(method: &str, bytes: impl AsRef<[u8]>) -> Result<Message, Fault> {
         return Err(fault);
     }
     if !asking.is_whole {
-        assert_eq!(asking.end(), Ended::Whole, "{}", text(bytes.as_ref()));
+        assert_eq!(asking.end(), EndOfInput::Whole, "{}", text(bytes.as_ref()));
     }
     Ok(asking.answer.unwrap())
 }

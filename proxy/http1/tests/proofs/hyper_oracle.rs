@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use pillion_http1::Ended;
+use pillion_http1::EndOfInput;
 use proptest::prelude::*;
 use tokio::io::AsyncWriteExt;
 use tokio::runtime::Runtime;
@@ -127,7 +127,7 @@ fn ours_served(bytes: &[u8]) -> Vec<Seen> {
 
 fn ours_asked(bytes: &[u8]) -> Option<Seen> {
     let mut asking = Asking::told("GET", bytes);
-    let is_whole = asking.fault.is_none() && (asking.is_whole || asking.end() == Ended::Whole);
+    let is_whole = asking.fault.is_none() && (asking.is_whole || asking.end() == EndOfInput::Whole);
     let answer = asking.answer.filter(|_| is_whole && !asking.is_switched)?;
     let (first, fields, content, trailers) = ours(&answer);
     Some((first.split(' ').next().unwrap_or_default().to_owned(), fields, content, trailers))

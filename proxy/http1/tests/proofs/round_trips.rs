@@ -161,7 +161,7 @@ proptest! {
     #[test]
     fn a_changed_answer_that_is_let_in_arrives_as_it_came(bytes in changed_answers(3)) {
         let mut asking = Asking::told("GET", &bytes);
-        if asking.fault.is_none() && asking.end() == pillion_http1::Ended::Whole && asking.answer.is_some() {
+        if asking.fault.is_none() && asking.end() == pillion_http1::EndOfInput::Whole && asking.answer.is_some() {
             let (came, arrived) = passed_on(&bytes, "1.1", 7);
             prop_assert_eq!(came, arrived);
         }

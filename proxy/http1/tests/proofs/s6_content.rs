@@ -1,6 +1,6 @@
 //! RFC 9112, 6: where the content of a message ends.
 
-use pillion_http1::{After, Ended, Fault, Fields, Length, Limits, Server};
+use pillion_http1::{After, EndOfInput, Fault, Fields, Length, Limits, Server};
 
 use crate::drive::{Asking, Served, answer, request, status_of};
 
@@ -209,7 +209,7 @@ fn s6_3_rule_7_a_request_without_a_length_has_no_content() {
 fn s6_3_rule_8_an_answer_without_a_length_lasts_until_its_connection_ends() {
     let mut asking = Asking::told("GET", "HTTP/1.1 200 OK\r\n\r\nabc");
     assert_eq!((asking.is_whole, asking.client.after()), (false, None));
-    assert_eq!(asking.end(), Ended::Whole);
+    assert_eq!(asking.end(), EndOfInput::Whole);
     assert_eq!((asking.client.after(), &*asking.answer.unwrap().content()), (Some(After::Close), "abc"));
 }
 

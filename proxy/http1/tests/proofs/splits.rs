@@ -4,10 +4,10 @@ use proptest::prelude::*;
 
 use crate::corpus::{ANSWERS, REQUESTS, changed_answers, changed_requests};
 use crate::drive::{Asking, Message, Served};
-use pillion_http1::{After, Ended, Fault};
+use pillion_http1::{After, EndOfInput, Fault};
 
 /// All that was seen, for comparison.
-type Seen = (Vec<Message>, Option<Message>, Option<Fault>, Option<After>, Option<Ended>);
+type Seen = (Vec<Message>, Option<Message>, Option<Fault>, Option<After>, Option<EndOfInput>);
 
 fn served(pieces: &[&[u8]]) -> Seen {
     let mut served = Served::default();
@@ -27,7 +27,7 @@ fn asked(pieces: &[&[u8]]) -> Seen {
 /// either way, and what came before it is the same.
 fn alike(mut one: Seen, mut other: Seen) -> (Seen, Seen) {
     let is_not_in =
-        |seen: &Seen| seen.2.is_some() || matches!(seen.4, Some(Ended::InHead | Ended::InContent));
+        |seen: &Seen| seen.2.is_some() || matches!(seen.4, Some(EndOfInput::InHead | EndOfInput::InContent));
     if (one.2.is_some() && is_not_in(&other)) || (other.2.is_some() && is_not_in(&one)) {
         (one.1, one.2, one.3, one.4) = (None, None, None, None);
         (other.1, other.2, other.3, other.4) = (None, None, None, None);
@@ -56,7 +56,7 @@ fn a_message_that_is_cut_at_any_byte_is_the_same() {
     }
     for answer in ANSWERS.map(str::as_bytes) {
         let whole = asked(&[answer]);
-        assert!(whole.2.is_none() && whole.4 == Some(Ended::Whole), "{}", answer.escape_ascii());
+        assert!(whole.2.is_none() && whole.4 == Some(EndOfInput::Whole), "{}", answer.escape_ascii());
         for cut in 0..=answer.len() {
             assert_eq!(asked(&[&answer[..cut], &answer[cut..]]), whole, "{} at {cut}", answer.escape_ascii());
         }
@@ -71,9 +71,10 @@ fn a_message_that_is_cut_off_at_any_byte_is_never_whole() {
         for cut in 0..request.len() {
             let (requests, current, fault, after, ended) = served(&[&request[..cut]]);
             assert_eq!(fault, None);
-            let is_told = current.is_none() || ended == Some(Ended::InContent);
+            let is_told = current.is_none() || ended == Some(EndOfInput::InContent);
             assert!(
-                is_told && (requests.len() < whole || after.is_some() || ended != Some(Ended::InContent))
+                is_told
+                    && (requests.len() < whole || after.is_some() || ended != Some(EndOfInput::InContent))
             );
         }
     }
@@ -83,7 +84,7 @@ fn a_message_that_is_cut_off_at_any_byte_is_never_whole() {
             let (_, read, fault, _, ended) = asked(&[&answer[..cut]]);
             assert_eq!(fault, None);
             let is_until_close = answer.ends_with(b"ends");
-            assert!(ended != Some(Ended::Whole) || is_until_close, "{} at {cut}", answer.escape_ascii());
+            assert!(ended != Some(EndOfInput::Whole) || is_until_close, "{} at {cut}", answer.escape_ascii());
             assert!(read.map(|read| read.content.len()) <= length);
         }
     }

@@ -120,39 +120,39 @@ impl RequestContext {
 }
 
 /// Why a call has no answer, and the call itself where nothing of it was sent.
-pub struct Failure {
+pub struct FailedCall {
     pub error: Error,
     /// As good as new: the retry layer may send it elsewhere, whatever its method and body.
     pub unsent: Option<Box<Call>>,
 }
 
-impl Failure {
+impl FailedCall {
     /// Gives the call back to the retry layer.
     pub const fn untouched(error: Error, call: Box<Call>) -> Self {
         Self { error, unsent: Some(call) }
     }
 }
 
-impl From<Error> for Failure {
+impl From<Error> for FailedCall {
     fn from(error: Error) -> Self {
         Self { error, unsent: None }
     }
 }
 
-impl std::fmt::Debug for Failure {
+impl std::fmt::Debug for FailedCall {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Failure").field("error", &self.error).finish_non_exhaustive()
+        f.debug_struct("FailedCall").field("error", &self.error).finish_non_exhaustive()
     }
 }
 
 /// A stack, or the rest of one, below the rescue.
 pub trait HttpService:
-    Service<Box<Call>, Response = Response, Error = Failure, Future: Send> + Clone + Send + 'static
+    Service<Box<Call>, Response = Response, Error = FailedCall, Future: Send> + Clone + Send + 'static
 {
 }
 
 impl<S> HttpService for S where
-    S: Service<Box<Call>, Response = Response, Error = Failure, Future: Send> + Clone + Send + 'static
+    S: Service<Box<Call>, Response = Response, Error = FailedCall, Future: Send> + Clone + Send + 'static
 {
 }
 

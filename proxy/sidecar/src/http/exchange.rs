@@ -10,10 +10,10 @@ use http::{HeaderValue, StatusCode};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::transfer::{Ending, Interim, Observer, Progress};
+use super::transfer::{Interim, Observer, Progress, ResponseEnd};
 use crate::connection::Connection;
 use crate::exchange::attempts::{Attempt, AttemptId, AttemptOutcome, Attempts};
-use crate::exchange::{Ended, Facts};
+use crate::exchange::{ExchangeEnd, Facts};
 use crate::state::Route;
 use crate::worker::Worker;
 use pillion_base::deadline::Timers;
@@ -218,7 +218,7 @@ impl Exchange {
     }
 
     /// Writes the access record, where there is a log that wants it.
-    fn record(&self, facts: &RequestFacts, ending: Ending, took: Duration) {
+    fn record(&self, facts: &RequestFacts, ending: ResponseEnd, took: Duration) {
         let (Some(log), Some(line)) = (self.worker.access_log.as_deref(), &facts.request) else { return };
         let is_error = facts.common.reason.is_some() || facts.peer_reason.is_some() || facts.status >= 500;
         if !log.wants(is_error) {
@@ -234,7 +234,7 @@ impl Exchange {
             peer_reason: facts.peer_reason.as_deref().unwrap_or_default(),
         };
         let bytes = (self.progress.bytes(), ending.bytes);
-        let ended = Ended { protocol: protocol_name(line.version), request, bytes, took };
+        let ended = ExchangeEnd { protocol: protocol_name(line.version), request, bytes, took };
         facts.common.record(&ended, &self.connection, &self.worker, log);
     }
 }
@@ -273,7 +273,7 @@ impl Observer for Exchange {
     }
 
     /// The one end of every exchange: counts it and writes its line.
-    fn finish(&self, ending: Ending) {
+    fn finish(&self, ending: ResponseEnd) {
         let mut facts = self.facts.lock();
         if std::mem::replace(&mut facts.finished, true) {
             return;

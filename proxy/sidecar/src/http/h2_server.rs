@@ -37,7 +37,7 @@ use pillion_http::h2::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WI
 use pillion_http::head::{HeadLimits, list_bytes};
 use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
-use pillion_http::transfer::{Ending, Observer as _};
+use pillion_http::transfer::{Observer as _, ResponseEnd};
 use pillion_model::Direction;
 use pillion_telemetry::{ConnectionOutcome, Held, Protocol, Seldom};
 
@@ -52,7 +52,7 @@ const HEADS: usize = 4 * 1024 * 1024;
 const JUDGED_STREAMS: u32 = 100;
 
 /// What the streams of one client share.
-struct Client {
+struct Http2Client {
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     room: Arc<Room>,
@@ -62,7 +62,7 @@ struct Client {
     heads: AtomicUsize,
 }
 
-impl Client {
+impl Http2Client {
     /// A stream that its client may send again: counted and logged like any request that is refused.
     fn note_refused(&self, request: Request<RecvStream>, why: &Error) {
         let (head, _unread) = request.into_parts();
@@ -75,7 +75,7 @@ impl Client {
         call.note_request();
         exchange.failed(why);
         exchange.headers_sent(StatusCode::SERVICE_UNAVAILABLE, None);
-        exchange.finish(Ending::default());
+        exchange.finish(ResponseEnd::default());
     }
 }
 
@@ -108,7 +108,7 @@ pub async fn serve<S: AnsweringService>(
         let (from, outcome) = (connection.downstream, outcome.as_str());
         return tracing::debug!(%from, outcome, "connection closed: it has not begun HTTP/2 as it must");
     };
-    let client = Arc::new(Client {
+    let client = Arc::new(Http2Client {
         room: Room::new(&worker.ground),
         connection: connection.clone(),
         worker,
@@ -153,7 +153,7 @@ fn builder(limits: HeadLimits, streams: u32) -> Builder {
 struct Driver<S> {
     /// `None` only while being dropped.
     conn: Option<h2::server::Connection<GuardedIo, Piece>>,
-    client: Arc<Client>,
+    client: Arc<Http2Client>,
     stack: S,
     /// Streams since the client was judged.
     judged: u32,
@@ -247,14 +247,14 @@ impl<S> Drop for Driver<S> {
 
 /// A head that counts against its connection while its stream is open, and the place of its exchange.
 struct Head {
-    client: Arc<Client>,
+    client: Arc<Http2Client>,
     bytes: usize,
     place: Option<ExchangePlace>,
 }
 
 impl Head {
     /// `Err`: why there is no room for it.
-    fn hold(client: &Arc<Client>, bytes: usize) -> Result<Self, Error> {
+    fn hold(client: &Arc<Http2Client>, bytes: usize) -> Result<Self, Error> {
         if client.heads.load(Relaxed) + bytes > HEADS {
             let detail = format!("the heads of the connection's open streams are over {HEADS} bytes");
             return Err(Error::new(pillion_model::Reason::Overloaded, detail));
@@ -289,7 +289,7 @@ async fn carry<S: AnsweringService>(
         client.resets.fetch_add(1, Relaxed);
         call.note_request();
         exchange.client_gone();
-        return exchange.finish(Ending::default()); // the stack never heard of it
+        return exchange.finish(ResponseEnd::default()); // the stack never heard of it
     }
     let limits = client.connection.head_limits(&client.worker.limits());
     let response = if let Err(error) = limits.check_http2(call.head.headers.len(), head.bytes) {
@@ -318,7 +318,7 @@ async fn carry<S: AnsweringService>(
 fn begun(
     mut head: RequestHead,
     body: Body,
-    client: &Client,
+    client: &Http2Client,
     place: Option<ExchangePlace>,
 ) -> (Box<Call>, Arc<Exchange>, Option<AskedTunnel>) {
     let mut seen = Seen::of(&head.headers);
@@ -335,7 +335,7 @@ fn begun(
 }
 
 /// The body as the stack reads it. A CONNECT has none: what comes is for the tunnel.
-fn opened(request: Request<RecvStream>, client: &Client) -> (RequestHead, Body, Option<RecvStream>) {
+fn opened(request: Request<RecvStream>, client: &Http2Client) -> (RequestHead, Body, Option<RecvStream>) {
     let (head, stream) = request.into_parts();
     if head.method == Method::CONNECT {
         return (head.into(), Body::empty(), Some(stream));

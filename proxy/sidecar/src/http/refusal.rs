@@ -13,7 +13,7 @@ use super::answer;
 use super::headers::{fresh_request_id, is_well_formed};
 use super::linger::linger;
 use crate::connection::Connection;
-use crate::exchange::{Ended, Facts, unmatched_service};
+use crate::exchange::{ExchangeEnd, Facts, unmatched_service};
 use crate::worker::Worker;
 use pillion_base::net::Io;
 use pillion_http1::Fault;
@@ -198,7 +198,7 @@ fn log(
         ..RequestRecord::default()
     };
     let protocol = pillion_telemetry::access::protocol_name(shown.version);
-    let ended = Ended { protocol, request, bytes: (0, 0), took: Duration::ZERO };
+    let ended = ExchangeEnd { protocol, request, bytes: (0, 0), took: Duration::ZERO };
     facts.record(&ended, connection, worker, log);
 }
 

@@ -5,7 +5,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
-use crate::http::{Call, Failure, Response};
+use crate::http::{Call, FailedCall, Response};
 use pillion_base::error::Error;
 use pillion_model::Reason;
 
@@ -13,7 +13,7 @@ pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Cl
     layer_fn(|next: S| service_fn(move |call| closing(next.clone(), call)))
 }
 
-async fn closing<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Failure> {
+async fn closing<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, FailedCall> {
     if call.common.exchange.connection.place.work.refuses() {
         let detail = "the sidecar is about to end, and takes no new request";
         return Err(Error::new(Reason::Draining, detail).into());

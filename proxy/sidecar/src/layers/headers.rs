@@ -9,7 +9,7 @@ use tower::{Layer, service_fn};
 
 use super::HttpService;
 use crate::connection::Connection;
-use crate::http::{Call, Failure, Response};
+use crate::http::{Call, FailedCall, Response};
 use pillion_base::error::Error;
 use pillion_http::headers::{remove_hop_by_hop, remove_untrusted};
 use pillion_http::message::Headers;
@@ -21,7 +21,7 @@ pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Cl
     layer_fn(|next: S| service_fn(move |call| rewrite(next.clone(), call)))
 }
 
-async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
+async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, FailedCall> {
     request(&mut call)?;
     let mut response = next.call(call).await?;
     let seen = response.body_mut().response_tail().seen.take();

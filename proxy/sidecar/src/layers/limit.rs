@@ -5,7 +5,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
-use crate::http::{Call, Failure, Response};
+use crate::http::{Call, FailedCall, Response};
 use pillion_base::error::Error;
 use pillion_model::Reason;
 use pillion_telemetry::Limit;
@@ -15,7 +15,7 @@ pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Cl
     layer_fn(|next: S| service_fn(move |call| limit(next.clone(), call)))
 }
 
-async fn limit<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
+async fn limit<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, FailedCall> {
     if let Some(route) = call.common.route.clone() {
         admit(&mut call, &route.cluster)?;
     }

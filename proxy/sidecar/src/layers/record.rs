@@ -9,7 +9,7 @@ use tower::{Layer, service_fn};
 use super::AnsweringService;
 use crate::http::exchange::Exchange;
 use crate::http::{Call, Response, headers};
-use pillion_http::transfer::{Ending, Observer as _};
+use pillion_http::transfer::{Observer as _, ResponseEnd};
 
 pub fn layer<S: AnsweringService>() -> impl Layer<S, Service = impl AnsweringService> + Clone {
     layer_fn(|next: S| service_fn(move |call| record(next.clone(), call)))
@@ -41,7 +41,7 @@ impl Drop for Open {
     fn drop(&mut self) {
         if let Some(exchange) = self.0.take() {
             exchange.client_gone();
-            exchange.finish(Ending::default());
+            exchange.finish(ResponseEnd::default());
         }
     }
 }

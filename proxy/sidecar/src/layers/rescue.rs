@@ -14,7 +14,7 @@ use tower::{Layer, service_fn};
 use super::{AnsweringService, HttpService};
 use crate::http::answer::answer;
 use crate::http::exchange::Exchange;
-use crate::http::{Call, Failure, Response};
+use crate::http::{Call, FailedCall, Response};
 use pillion_base::error::{Error, Sent};
 use pillion_model::Reason;
 
@@ -27,7 +27,7 @@ async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response
     let is_http1 = call.head.version != Version::HTTP_2;
     match contained(pin!(next.call(call))).await {
         Ok(response) => Ok(response),
-        Err(Failure { error, .. }) => {
+        Err(FailedCall { error, .. }) => {
             exchange.failed(&error);
             let mut response = answer(&error, &exchange, is_grpc);
             if is_refusal(&error, &exchange) {
@@ -43,8 +43,8 @@ async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response
 
 /// A panic below costs its own request: it is a bug of ours, and the connection's other requests go on.
 async fn contained(
-    mut inner: Pin<&mut impl Future<Output = Result<Response, Failure>>>,
-) -> Result<Response, Failure> {
+    mut inner: Pin<&mut impl Future<Output = Result<Response, FailedCall>>>,
+) -> Result<Response, FailedCall> {
     poll_fn(|cx| {
         let polled = catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx)));
         polled.unwrap_or_else(|_panic| {

@@ -14,7 +14,7 @@ use tower::{Layer, service_fn};
 use super::HttpService;
 use super::verdict::{RetryState, Subject, TryOutcome, Verdict};
 use crate::http::call::RequestContext;
-use crate::http::{Body, Call, Failure, Response, replay};
+use crate::http::{Body, Call, FailedCall, Response, replay};
 use crate::state::Route;
 use pillion_base::error::Sent;
 use pillion_http::headers::grpc_status;
@@ -32,7 +32,7 @@ pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Cl
     layer_fn(|next: S| service_fn(move |call| try_first(next.clone(), call)))
 }
 
-async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
+async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, FailedCall> {
     let Some(route) = call.common.route.clone() else { return next.call(call).await };
     if let Some(budget) = &route.budget {
         budget.deposit(call.common.exchange.started.into_std());
@@ -51,9 +51,9 @@ async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<R
 async fn again<S: HttpService>(
     mut next: S,
     mut story: Story,
-    mut result: Result<Response, Failure>,
+    mut result: Result<Response, FailedCall>,
     mut verdict: Verdict,
-) -> Result<Response, Failure> {
+) -> Result<Response, FailedCall> {
     let mut arrived = false;
     while verdict != Verdict::Keep {
         arrived |= may_have_arrived(&result);
@@ -70,7 +70,7 @@ async fn again<S: HttpService>(
 }
 
 /// Whether the upstream may have acted on a try that ended like this.
-fn may_have_arrived(result: &Result<Response, Failure>) -> bool {
+fn may_have_arrived(result: &Result<Response, FailedCall>) -> bool {
     match outcome(result) {
         TryOutcome::Failed(error) => error.sent != Sent::Never,
         TryOutcome::Refused { .. } => false,
@@ -78,7 +78,7 @@ fn may_have_arrived(result: &Result<Response, Failure>) -> bool {
     }
 }
 
-fn is_good(result: &Result<Response, Failure>) -> bool {
+fn is_good(result: &Result<Response, FailedCall>) -> bool {
     result.as_ref().is_ok_and(|response| {
         !response.status().is_server_error()
             && grpc_status(response.headers()).is_none_or(|status| status == 0)
@@ -170,7 +170,7 @@ impl Spare {
 }
 
 impl Story {
-    fn judge(&self, result: &Result<Response, Failure>) -> Verdict {
+    fn judge(&self, result: &Result<Response, FailedCall>) -> Verdict {
         let kept = self.spare.is_whole();
         let unsent = result.as_ref().is_err_and(|failure| failure.unsent.is_some());
         let progress = RetryState { whole: kept || unsent, ..self.progress };
@@ -182,7 +182,7 @@ impl Story {
     }
 
     /// It would have been retried, had its body been kept.
-    fn count_not_replayable(&self, result: &Result<Response, Failure>) {
+    fn count_not_replayable(&self, result: &Result<Response, FailedCall>) {
         let progress = RetryState { whole: true, ..self.progress };
         if self.spare.subject().judge(progress, outcome(result)) != Verdict::Keep {
             self.spare.cluster().metrics().retries(RetryOutcome::NotReplayable).inc();
@@ -193,7 +193,7 @@ impl Story {
     async fn prepare(
         &mut self,
         verdict: Verdict,
-        result: &Result<Response, Failure>,
+        result: &Result<Response, FailedCall>,
     ) -> Option<Option<Retried>> {
         if verdict == Verdict::Replace {
             self.progress.replaced += 1;
@@ -215,7 +215,7 @@ impl Story {
     }
 
     /// The call that came back untouched, or a new one made of what was kept.
-    fn next_call(&self, failed: Option<Failure>) -> Box<Call> {
+    fn next_call(&self, failed: Option<FailedCall>) -> Box<Call> {
         let exchange = &self.spare.common.exchange;
         let untouched = failed.and_then(|failure| failure.unsent).map(|mut call| {
             call.attempt = exchange.begin_attempt();
@@ -234,7 +234,7 @@ impl Story {
     }
 }
 
-fn outcome(result: &Result<Response, Failure>) -> TryOutcome<'_> {
+fn outcome(result: &Result<Response, FailedCall>) -> TryOutcome<'_> {
     let response = match result {
         Err(failure) => return TryOutcome::Failed(&failure.error),
         Ok(response) => response,
@@ -247,6 +247,6 @@ fn outcome(result: &Result<Response, Failure>) -> TryOutcome<'_> {
     TryOutcome::Answered { status: response.status(), grpc }
 }
 
-fn is_stale(result: &Result<Response, Failure>) -> bool {
+fn is_stale(result: &Result<Response, FailedCall>) -> bool {
     result.as_ref().is_err_and(|failure| failure.error.sent == Sent::OnStaleConnection)
 }

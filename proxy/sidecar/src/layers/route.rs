@@ -12,7 +12,7 @@ use tower::{Layer, service_fn};
 use super::HttpService;
 use crate::connection::Destination;
 use crate::http::exchange::Exchange;
-use crate::http::{Call, Failure, Response};
+use crate::http::{Call, FailedCall, Response};
 use crate::state::{Fixed, Key, Route, Rule};
 pub use egress::{EnterInside, no_service_at};
 use pillion_base::error::Error;
@@ -33,7 +33,7 @@ async fn route<S: HttpService>(
     mut next: S,
     mut call: Box<Call>,
     inside: Option<EnterInside>,
-) -> Result<Response, Failure> {
+) -> Result<Response, FailedCall> {
     refuse_loop(&call)?;
     framing::check_request(&mut call.head, &call.seen).map_err(Fault::refusal)?;
     (call.common.host, call.common.names_host) = host(&call.head)?;

@@ -16,7 +16,7 @@ use tower::{Layer, service_fn};
 use super::HttpService;
 use crate::exchange::attempts::{AttemptId, AttemptOutcome};
 use crate::http::exchange::Exchange;
-use crate::http::{Call, Failure, Response, headers};
+use crate::http::{Call, FailedCall, Response, headers};
 use pillion_base::error::{Error, Sent};
 use pillion_http::transfer::BodyView;
 use pillion_model::Reason;
@@ -32,7 +32,7 @@ pub fn per_try<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + 
     layer_fn(|next: S| service_fn(move |call| bound_try(next.clone(), call)))
 }
 
-async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, Failure> {
+async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, FailedCall> {
     let Some(route) = call.common.route.clone() else { return next.call(call).await };
     let bounds = Bounds::whole(&route.timeouts, &call);
     call.common.deadline = bounds.deadline.map(|after| call.common.exchange.started + after);
@@ -50,7 +50,7 @@ async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result
     Ok(response)
 }
 
-async fn bound_try<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, Failure> {
+async fn bound_try<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, FailedCall> {
     let Some(limit) = call.per_try else { return next.call(call).await };
     let (exchange, attempt) = (call.common.exchange.clone(), call.attempt);
     let from = exchange.started.elapsed();
@@ -150,7 +150,7 @@ async fn within<F>(
     inner: F,
 ) -> Result<F::Output, Reason>
 where
-    F: Future<Output = Result<Response, Failure>>,
+    F: Future<Output = Result<Response, FailedCall>>,
 {
     let mut inner = pin!(inner);
     let mut timer = exchange.worker.ground.timers.deadline(exchange.started + first);

@@ -32,7 +32,7 @@ fn files(source: &Source) -> [Option<Looked>; 4] {
 
 /// What to do about what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum KnownOrNew {
     /// Known: in use, or refused before.
     Same,
     Load,
@@ -54,16 +54,16 @@ struct Refused {
 
 impl Rotation {
     /// `now` in Unix seconds. A return to what is in use forgets what was refused meanwhile.
-    pub fn look(&mut self, seen: Fingerprint, now: i64) -> Verdict {
+    pub fn look(&mut self, seen: Fingerprint, now: i64) -> KnownOrNew {
         if self.good == Some(seen) {
             self.refused = None;
-            return Verdict::Same;
+            return KnownOrNew::Same;
         }
         match self.refused {
             Some(refused) if refused.seen == seen && refused.again.is_none_or(|again| now < again) => {
-                Verdict::Same
+                KnownOrNew::Same
             }
-            _ => Verdict::Load,
+            _ => KnownOrNew::Load,
         }
     }
 
@@ -132,7 +132,7 @@ impl Rotating {
         let seen = Fingerprint(self.files.each_mut().map(look));
         let stands_still = self.seen.replace(seen) == Some(seen);
         let may_wait = self.rotation.good.is_some();
-        if (may_wait && !stands_still) || self.rotation.look(seen, unix(now)) == Verdict::Same {
+        if (may_wait && !stands_still) || self.rotation.look(seen, unix(now)) == KnownOrNew::Same {
             return Outcome::Same;
         }
         match Credentials::load(&self.source) {

@@ -17,7 +17,7 @@ use crate::slots::Slot;
 use pillion_base::error::{Error, Sent};
 use pillion_base::ground::Ground;
 use pillion_base::net::{Io, Prefixed};
-use pillion_http::h1::client::Failure;
+use pillion_http::h1::client::ClientFailure;
 use pillion_http::h2;
 use pillion_http::head::HeadLimits;
 use pillion_model::Reason;
@@ -54,13 +54,13 @@ pub(super) fn start(
 }
 
 /// How an endpoint has ended a connection that it has just accepted. What it says unasked is left for who reads next.
-fn has_ended(io: &mut Io) -> Option<Failure> {
+fn has_ended(io: &mut Io) -> Option<ClientFailure> {
     let mut room = [0];
     let mut read = ReadBuf::new(&mut room);
     match Pin::new(&mut *io).poll_read(&mut Context::from_waker(Waker::noop()), &mut read) {
         Poll::Pending => None,
-        Poll::Ready(Err(error)) => Some(Failure::Io(error)),
-        Poll::Ready(Ok(())) if read.filled().is_empty() => Some(Failure::Left),
+        Poll::Ready(Err(error)) => Some(ClientFailure::Io(error)),
+        Poll::Ready(Ok(())) if read.filled().is_empty() => Some(ClientFailure::Left),
         Poll::Ready(Ok(())) => {
             io.put_back(read.filled().to_vec().into());
             None

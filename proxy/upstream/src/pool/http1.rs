@@ -17,7 +17,7 @@ use crate::slots::Slot;
 use pillion_base::error::Sent;
 use pillion_base::limits::Permit;
 use pillion_base::net::Io;
-use pillion_http::h1::client::{Connection, Failed, Failure, Fault, Rest};
+use pillion_http::h1::client::{ClientFailure, Connection, FailedRequest, Fault, Rest};
 use pillion_http::head::HeadLimits;
 use pillion_http::message::RequestHead;
 use pillion_http::transfer::Observer;
@@ -70,7 +70,7 @@ impl Http1 {
     }
 
     /// How it failed, where it was TLS that failed.
-    pub(super) fn tls_failure(&self) -> Option<admission::Failure> {
+    pub(super) fn tls_failure(&self) -> Option<admission::AdmissionFailure> {
         self.admission.as_ref()?.failure()
     }
 
@@ -121,21 +121,21 @@ impl Drop for Http1 {
 }
 
 /// Why there is no answer, in the words of the interface, and whether the request may have had an effect.
-fn explain(failed: &Failed, was_used: bool) -> SendFailure {
-    let Failed { error, has_answer_begun, is_unsent } = failed;
-    if let Failure::Unwritable(misuse) = error {
+fn explain(failed: &FailedRequest, was_used: bool) -> SendFailure {
+    let FailedRequest { error, has_answer_begun, is_unsent } = failed;
+    if let ClientFailure::Unwritable(misuse) = error {
         return SendFailure::unwritable(misuse);
     }
     let reason = match error {
-        Failure::Io(error) => io_reason(error),
-        Failure::Left => Reason::UpstreamClosed,
-        Failure::Malformed(Fault::UnaskedSwitch) => Reason::UpgradeFailed,
-        Failure::Malformed(_) => Reason::ProtocolError,
-        Failure::Body | Failure::Unwritable(_) => Reason::UpstreamReset,
+        ClientFailure::Io(error) => io_reason(error),
+        ClientFailure::Left => Reason::UpstreamClosed,
+        ClientFailure::Malformed(Fault::UnaskedSwitch) => Reason::UpgradeFailed,
+        ClientFailure::Malformed(_) => Reason::ProtocolError,
+        ClientFailure::Body | ClientFailure::Unwritable(_) => Reason::UpstreamReset,
     };
     let sent = match error {
         _ if *has_answer_begun => Sent::Perhaps,
-        Failure::Body => Sent::Perhaps, // the connection was sound, however often it was used
+        ClientFailure::Body => Sent::Perhaps, // the connection was sound, however often it was used
         _ => sent(reason, *is_unsent, was_used),
     };
     SendFailure {
@@ -158,23 +158,29 @@ mod tests {
     #[test]
     fn a_failure_says_whose_fault_it_is_and_whether_the_request_may_have_had_an_effect() {
         use Sent::{Never, OnStaleConnection, Perhaps};
-        let io = |kind: ErrorKind| Failure::Io(Error::from(kind));
+        let io = |kind: ErrorKind| ClientFailure::Io(Error::from(kind));
         for (error, has_answer_begun, was_used, is_unsent, expected) in [
-            (Failure::Left, false, true, false, (Reason::UpstreamClosed, OnStaleConnection)),
-            (Failure::Left, false, false, false, (Reason::UpstreamClosed, Perhaps)),
-            (Failure::Left, true, true, false, (Reason::UpstreamClosed, Perhaps)),
+            (ClientFailure::Left, false, true, false, (Reason::UpstreamClosed, OnStaleConnection)),
+            (ClientFailure::Left, false, false, false, (Reason::UpstreamClosed, Perhaps)),
+            (ClientFailure::Left, true, true, false, (Reason::UpstreamClosed, Perhaps)),
             (io(ErrorKind::BrokenPipe), false, true, true, (Reason::UpstreamClosed, Never)),
             (io(ErrorKind::ConnectionReset), false, true, false, (Reason::UpstreamReset, OnStaleConnection)),
             (io(ErrorKind::UnexpectedEof), false, false, false, (Reason::UpstreamClosed, Perhaps)),
-            (Failure::Malformed(Fault::Chunk), false, true, false, (Reason::ProtocolError, Perhaps)),
-            (Failure::Malformed(Fault::UnaskedSwitch), false, false, false, (Reason::UpgradeFailed, Perhaps)),
-            (Failure::Body, false, false, false, (Reason::UpstreamReset, Perhaps)),
-            (Failure::Body, false, true, false, (Reason::UpstreamReset, Perhaps)),
-            (Failure::Unwritable(Misuse::Hosts), false, true, false, (Reason::InternalError, Perhaps)),
+            (ClientFailure::Malformed(Fault::Chunk), false, true, false, (Reason::ProtocolError, Perhaps)),
+            (
+                ClientFailure::Malformed(Fault::UnaskedSwitch),
+                false,
+                false,
+                false,
+                (Reason::UpgradeFailed, Perhaps),
+            ),
+            (ClientFailure::Body, false, false, false, (Reason::UpstreamReset, Perhaps)),
+            (ClientFailure::Body, false, true, false, (Reason::UpstreamReset, Perhaps)),
+            (ClientFailure::Unwritable(Misuse::Hosts), false, true, false, (Reason::InternalError, Perhaps)),
         ] {
-            let is_ours = matches!(error, Failure::Unwritable(_));
+            let is_ours = matches!(error, ClientFailure::Unwritable(_));
             let text = error.to_string();
-            let failure = explain(&Failed { error, has_answer_begun, is_unsent }, was_used);
+            let failure = explain(&FailedRequest { error, has_answer_begun, is_unsent }, was_used);
             assert_eq!((failure.reason, failure.sent), expected, "{text}");
             assert_eq!((failure.is_unsent, failure.is_our_fault), (is_unsent, is_ours), "{text}");
         }
@@ -182,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_head_that_cannot_be_written_is_sent_to_nobody_else() {
-        let failed = Failed { error: Misuse::Hosts.into(), has_answer_begun: false, is_unsent: true };
+        let failed = FailedRequest { error: Misuse::Hosts.into(), has_answer_begun: false, is_unsent: true };
         let failure = explain(&failed, true);
         assert_eq!((failure.sent, failure.is_unsent, failure.is_our_fault), (Sent::Perhaps, false, true));
     }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::{About, Idle};
 use pillion_http::h2::client::Sender;
-use pillion_tls::admission::{Admission, Failure};
+use pillion_tls::admission::{Admission, AdmissionFailure};
 
 pub(crate) struct Http2 {
     pub(super) send: Sender,
@@ -73,7 +73,7 @@ impl Http2 {
     }
 
     /// How it failed, where it was TLS that failed.
-    pub(super) fn tls_failure(&self) -> Option<Failure> {
+    pub(super) fn tls_failure(&self) -> Option<AdmissionFailure> {
         self.admission.as_ref()?.failure()
     }
 

@@ -105,7 +105,7 @@ impl Lease {
 
     /// In TLS 1.3 a server judges our certificate after the handshake has ended for us, and its alert comes instead of
     /// an answer. HTTP libraries have no word for it, and some hide it: the stream below them has kept it.
-    fn tls_failure(&self) -> Option<admission::Failure> {
+    fn tls_failure(&self) -> Option<admission::AdmissionFailure> {
         match &self.kind {
             Some(LeaseKind::Http1(conn)) => conn.tls_failure(),
             Some(LeaseKind::Http2(conn)) => conn.tls_failure(),

@@ -2,7 +2,7 @@
 
 use pillion_base::error::Sent;
 use pillion_http::Body;
-use pillion_http::h2::client::{Failed, Failure};
+use pillion_http::h2::client::{ClientFailure, FailedRequest};
 use pillion_model::Reason;
 use pillion_tls::admission;
 
@@ -43,7 +43,7 @@ pub(super) const fn sent(reason: Reason, is_unsent: bool, was_used: bool) -> Sen
 }
 
 /// A failure whose reason is TLS. A server that refused us has read nothing of the request.
-pub(super) fn by_tls(failure: SendFailure, tls: admission::Failure) -> SendFailure {
+pub(super) fn by_tls(failure: SendFailure, tls: admission::AdmissionFailure) -> SendFailure {
     let is_unsent = tls.is_refusal || failure.sent == Sent::Never;
     let sent = if is_unsent { Sent::Never } else { Sent::Perhaps };
     let is_our_fault = tls.error.is_of_our_certificate;
@@ -51,7 +51,7 @@ pub(super) fn by_tls(failure: SendFailure, tls: admission::Failure) -> SendFailu
 }
 
 /// A failure of a connection of HTTP/2, and whether the request may have had an effect.
-pub(super) fn explain_failed(failed: &Failed<Body>, was_used: bool) -> SendFailure {
+pub(super) fn explain_failed(failed: &FailedRequest<Body>, was_used: bool) -> SendFailure {
     let reason = reason_http2(&failed.error);
     let is_unsent = failed.unsent.is_some() || was_refused(&failed.error) || says_goodbye(&failed.error);
     let sent = sent(reason, is_unsent, was_used);
@@ -66,16 +66,16 @@ pub(super) fn explain_failed(failed: &Failed<Body>, was_used: bool) -> SendFailu
 }
 
 /// What went wrong on a connection of HTTP/2, in the words of the interface.
-pub(crate) fn reason_http2(failure: &Failure) -> Reason {
+pub(crate) fn reason_http2(failure: &ClientFailure) -> Reason {
     match failure {
-        Failure::Http2(error) => match error.get_io() {
+        ClientFailure::Http2(error) => match error.get_io() {
             Some(io) => io_reason(io),
             None if error.is_remote() => Reason::UpstreamReset,
             None => Reason::ProtocolError,
         },
-        Failure::Left => Reason::UpstreamClosed,
-        Failure::Body => Reason::UpstreamReset,
-        Failure::TooManyInterim => Reason::ProtocolError,
+        ClientFailure::Left => Reason::UpstreamClosed,
+        ClientFailure::Body => Reason::UpstreamReset,
+        ClientFailure::TooManyInterim => Reason::ProtocolError,
     }
 }
 
@@ -89,13 +89,13 @@ pub(super) fn io_reason(error: &std::io::Error) -> Reason {
 }
 
 /// RFC 9113, 8.7: a stream refused before it was processed.
-pub(super) fn was_refused(failure: &Failure) -> bool {
-    let Failure::Http2(error) = failure else { return false };
+pub(super) fn was_refused(failure: &ClientFailure) -> bool {
+    let ClientFailure::Http2(error) = failure else { return false };
     error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }
 
 /// RFC 9113, 6.8: a stream hears of a GOAWAY when it is above the last one that this promises to handle, whatever the
 /// reason is.
-pub(super) fn says_goodbye(failure: &Failure) -> bool {
-    matches!(failure, Failure::Http2(error) if error.is_remote() && error.is_go_away())
+pub(super) fn says_goodbye(failure: &ClientFailure) -> bool {
+    matches!(failure, ClientFailure::Http2(error) if error.is_remote() && error.is_go_away())
 }

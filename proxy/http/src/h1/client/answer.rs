@@ -12,7 +12,7 @@ use pillion_http1::Length;
 
 use super::wire::Wire;
 use crate::error::Broken;
-use crate::h1::request::Then;
+use crate::h1::request::{Then, next_frame};
 
 pub struct Incoming {
     wire: Arc<Mutex<Wire>>,
@@ -67,16 +67,7 @@ impl http_body::Body for Incoming {
         if this.data.is_empty() && matches!(this.then, Then::More) {
             (this.data, this.then) = ready!(this.wire.lock().poll_content(cx));
         }
-        if !this.data.is_empty() {
-            let data = std::mem::take(&mut this.data);
-            this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
-            return Poll::Ready(Some(Ok(Frame::data(data))));
-        }
-        match std::mem::replace(&mut this.then, Then::End) {
-            Then::More | Then::End => Poll::Ready(None),
-            Then::Trailers(trailers) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
-            Then::Broken(why) => Poll::Ready(Some(Err(why))),
-        }
+        next_frame(&mut this.data, &mut this.then, &mut this.left)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -17,7 +17,7 @@ use http::Request;
 
 use super::*;
 use crate::Body;
-use crate::transfer::{Ending, Interim, Progress};
+use crate::transfer::{Interim, Progress, ResponseEnd};
 
 struct Watcher {
     progress: Progress,
@@ -47,7 +47,7 @@ impl Observer for Watcher {
     }
     fn cut(&self, _reason: Reason) {}
     fn was_tunnel(&self, _received: u64) {}
-    fn finish(&self, _ending: Ending) {}
+    fn finish(&self, _ending: ResponseEnd) {}
 }
 
 const LIMITS: HeadLimits = HeadLimits { fields: 100, bytes: 64 * 1024, list_bytes: 64 * 1024 };
@@ -66,7 +66,7 @@ fn post(body: Body) -> Request<Body> {
     Request::builder().method("POST").uri("/").header("host", "orders").body(body).unwrap()
 }
 
-async fn send(conn: &Connection, request: Request<Body>) -> Result<Response<Body>, Failed> {
+async fn send(conn: &Connection, request: Request<Body>) -> Result<Response<Body>, FailedRequest> {
     let (head, mut body) = request.into_parts();
     let sent = conn.send(&head.into(), &mut body, &*Watcher::new()).await;
     sent.map(|answer| answer.map(Body::from))
@@ -335,7 +335,7 @@ async fn a_tunnel_begins_with_what_came_behind_its_answer() {
 }
 
 /// How a request fails: the reason, whether something of an answer had come, and whether the request is given back.
-async fn fails(conn: &Connection, request: Request<Body>) -> (Failure, bool, bool) {
+async fn fails(conn: &Connection, request: Request<Body>) -> (ClientFailure, bool, bool) {
     match send(conn, request).await {
         Ok(answer) => panic!("{}", answer.status()),
         Err(failed) => (failed.error, failed.has_answer_begun, failed.is_unsent),
@@ -359,7 +359,7 @@ async fn a_connection_that_ends_without_an_answer_says_how() {
             drop(far);
         };
         let ((failure, has_begun, is_unsent), ()) = tokio::join!(fails(&conn, get()), upstream);
-        assert_eq!((matches!(failure, Failure::Left), has_begun), expected, "{said:?} {failure}");
+        assert_eq!((matches!(failure, ClientFailure::Left), has_begun), expected, "{said:?} {failure}");
         assert!(!is_unsent);
     }
 }
@@ -377,7 +377,7 @@ async fn what_is_no_answer_is_refused() {
         let (conn, mut far) = pair(256 * 1024);
         far.write_all(said.as_bytes()).await.unwrap();
         let (failure, _, is_unsent) = fails(&conn, get()).await;
-        assert!(matches!(failure, Failure::Malformed(_)) && !is_unsent, "{said:.60} {failure}");
+        assert!(matches!(failure, ClientFailure::Malformed(_)) && !is_unsent, "{said:.60} {failure}");
         assert_eq!(failure.is_large_head(), is_large, "{failure}");
     }
 }
@@ -452,7 +452,7 @@ async fn b4_a_write_that_fails_is_the_reason_where_no_answer_comes() {
     drop(far);
     let (failure, has_begun, is_unsent) = fails(&conn, get()).await;
     assert!(
-        matches!(&failure, Failure::Io(error) if error.kind() == ErrorKind::ConnectionReset),
+        matches!(&failure, ClientFailure::Io(error) if error.kind() == ErrorKind::ConnectionReset),
         "{failure}"
     );
     assert!(!has_begun && is_unsent, "not a byte of it was written");
@@ -466,7 +466,7 @@ async fn a_request_whose_body_breaks_off_is_not_answered_for() {
     assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await.is_pending());
     feed(&feeder, b"1234", Then::Broken(crate::error::Broken::Ended));
     let (failure, _, is_unsent) = sending.await;
-    assert!(matches!(failure, Failure::Body) && !is_unsent);
+    assert!(matches!(failure, ClientFailure::Body) && !is_unsent);
     drop(conn);
     let message = Reader::new(&mut far).message().await.unwrap();
     assert!(!message.is_whole);

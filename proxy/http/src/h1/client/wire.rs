@@ -15,12 +15,12 @@ use http::Method;
 use http::uri::Uri;
 use http_body::Frame;
 use pillion_http1::{
-    After, Client, Ended, Error, Fields, FromUpstream, Known, Length, Limits, Misuse, ResponseHead,
+    After, Client, EndOfInput, Error, Fields, FromUpstream, Known, Length, Limits, Misuse, ResponseHead,
 };
 use tokio::io::AsyncWrite as _;
 use tokio::time::{Sleep, sleep};
 
-use super::{Failure, Rest};
+use super::{ClientFailure, Rest};
 use crate::error::Broken;
 use crate::h1::buffer::{Inbox, Outbox, poll_fill, take};
 use crate::h1::request::Then;
@@ -135,7 +135,7 @@ impl Wire {
 
     /// Whether a part of an answer had come when the connection failed.
     pub(super) fn has_answer_begun(&mut self) -> bool {
-        !self.inbox.is_empty() || matches!(self.engine.read_end(), Ended::InHead)
+        !self.inbox.is_empty() || matches!(self.engine.read_end(), EndOfInput::InHead)
     }
 
     /// Writes what there is of a request. Says whether that was all of it. `is_read`: something of the body has been
@@ -145,7 +145,7 @@ impl Wire {
         body: &mut dyn OutgoingBody,
         is_read: &mut bool,
         cx: &mut Context<'_>,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, ClientFailure> {
         while self.failed.is_none() {
             let has_more = self.poll_body(body, is_read, cx)?;
             let has_room = self.poll_send(cx).is_ready() || !self.outbox.is_full();
@@ -162,7 +162,7 @@ impl Wire {
         body: &mut dyn OutgoingBody,
         is_read: &mut bool,
         cx: &mut Context<'_>,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, ClientFailure> {
         while !self.engine.is_request_written() {
             if self.outbox.is_full() {
                 return Ok(true);
@@ -170,7 +170,7 @@ impl Wire {
             match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Pending => return Ok(false),
                 Poll::Ready(None) => self.engine.finish(None, self.outbox.end())?,
-                Poll::Ready(Some(Err(_))) => return Err(Failure::Body),
+                Poll::Ready(Some(Err(_))) => return Err(ClientFailure::Body),
                 Poll::Ready(Some(Ok(frame))) => {
                     *is_read = true;
                     self.put(frame)?;
@@ -225,7 +225,7 @@ impl Wire {
     }
 
     /// Sends what there is of the rest of the request.
-    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+    pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), ClientFailure> {
         let Some(mut body) = self.upload.take() else {
             self.poll_rest(cx);
             return Ok(());
@@ -244,7 +244,7 @@ impl Wire {
     }
 
     /// What the upstream says next, up to the head of its answer.
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Said, Failure>> {
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Said, ClientFailure>> {
         let Self { io, engine, inbox, limits, failed, .. } = self;
         inbox.with(|bytes| {
             loop {
@@ -258,7 +258,7 @@ impl Wire {
                         Said::Answer(head, data, then)
                     }
                     _ => match ready!(fill(io, failed, bytes, cx))? {
-                        0 => return Poll::Ready(Err(Failure::Left)),
+                        0 => return Poll::Ready(Err(ClientFailure::Left)),
                         _ => continue,
                     },
                 };
@@ -280,7 +280,7 @@ impl Wire {
                     return Poll::Ready((data, then));
                 }
                 let then = match ready!(fill(io, failed, bytes, cx)) {
-                    Ok(0) if engine.read_end() == Ended::Whole => Then::End,
+                    Ok(0) if engine.read_end() == EndOfInput::Whole => Then::End,
                     Ok(0) => Then::Broken(Broken::Ended),
                     Err(error) => Then::Broken(Broken::Failed(error)),
                     Ok(_) => continue,

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::StatusCode;
-use pillion_http1::{Ended, Error, Fault, Fields, FromClient, Length, Limits, Server};
+use pillion_http1::{EndOfInput, Error, Fault, Fields, FromClient, Length, Limits, Server};
 
 use super::{Downstream, limits};
 use pillion_http::error::Broken;
@@ -146,7 +146,7 @@ fn ask(server: &mut Server, outbox: &mut Outbox) {
 }
 
 fn ended(server: &mut Server) -> Then {
-    if server.read_end() == Ended::Whole { Then::End } else { Then::Broken(Broken::Ended) }
+    if server.read_end() == EndOfInput::Whole { Then::End } else { Then::Broken(Broken::Ended) }
 }
 
 /// A piece of what has come. `judged`: see [`Downstream`].

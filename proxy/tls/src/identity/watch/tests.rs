@@ -183,9 +183,9 @@ fn half_a_bundle_that_can_be_read_takes_nobodys_trust_away() {
 fn a_set_that_lacks_only_time_is_tried_again_when_it_has_come() {
     let seen = fingerprint(1);
     let mut rotation = Rotation::default();
-    assert_eq!(rotation.look(seen, 0), Verdict::Load);
+    assert_eq!(rotation.look(seen, 0), KnownOrNew::Load);
     rotation.refused(seen, Some(100));
-    assert_eq!((rotation.look(seen, 99), rotation.look(seen, 100)), (Verdict::Same, Verdict::Load));
+    assert_eq!((rotation.look(seen, 99), rotation.look(seen, 100)), (KnownOrNew::Same, KnownOrNew::Load));
 }
 
 fn fingerprint(content: u8) -> Fingerprint {
@@ -203,8 +203,8 @@ proptest! {
             let seen = fingerprint(set);
             let verdict = rotation.look(seen, 0);
             let is_new = before != Some(set) && in_use != Some(set);
-            prop_assert_eq!(verdict == Verdict::Load, is_new);
-            if verdict == Verdict::Load {
+            prop_assert_eq!(verdict == KnownOrNew::Load, is_new);
+            if verdict == KnownOrNew::Load {
                 if set % 2 == 0 {
                     rotation.loaded(seen);
                     in_use = Some(set);
