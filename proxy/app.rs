@@ -47,6 +47,7 @@ use pillion_sidecar::state::{Before, Budgets, Clusters, Destinations, Services, 
 use pillion_sidecar::worker::Worker;
 use pillion_telemetry::{AccessLog, Metrics};
 use pillion_tls::identity::credentials::Credentials;
+use pillion_tls::identity::date;
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::{Cluster, ClusterContext};
 use pillion_upstream::pool::SWEEP_EVERY;
@@ -194,6 +195,11 @@ impl App {
 impl Running {
     pub fn addresses(&self) -> Addresses {
         self.controller.addresses()
+    }
+
+    /// When the sidecar's own certificate ends, as the log tells dates. `None`: it has none.
+    pub fn certificate_ends(&self) -> Option<String> {
+        self.controller.credentials().map(|credentials| date(credentials.not_after))
     }
 
     /// Says goodbye, takes nothing new, finishes what is in flight, and ends, as `drain` of the configuration says.

@@ -18,7 +18,6 @@ use super::watch::{EVERY, Watch};
 use crate::admin::Refusal;
 use pillion_telemetry::{Metrics, ReloadOutcome};
 use pillion_tls::identity::credentials::{Credentials, CredentialsError};
-use pillion_tls::identity::date;
 use pillion_upstream::cluster::update::EndpointSource as _;
 
 /// Where a configuration comes from, as often as it is asked for.
@@ -176,7 +175,7 @@ fn look_at_identity(running: &mut Running) {
         Ok(false) if running.controller.refuses_identity() => return,
         Ok(false) => return running.console.forget_refused_certificates(),
         Ok(true) => {
-            let ends = running.controller.credentials().map(|credentials| date(credentials.not_after));
+            let ends = running.certificate_ends();
             tracing::info!(generation = running.controller.generation(), ends, "certificates swapped");
             running.console.forget_refused_certificates();
         }

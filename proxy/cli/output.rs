@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write as _, stderr, stdout};
 
 use anyhow::Context as _;
+use pillion_telemetry::log;
 
 /// Nobody reads standard output any more.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +19,19 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// A line on standard error; where nobody reads that, there is nobody to tell.
-pub(super) fn complain(line: &str) {
-    drop(writeln!(stderr(), "{line}"));
+/// What ends a command, on standard error; where nobody reads that, there is nobody to tell. Where the log is JSON, it is
+/// one record of the log.
+pub(super) fn complain(text: &str) {
+    match log::is_json() {
+        true => tracing::error!("{text}"),
+        false => drop(writeln!(stderr(), "{text}")),
+    }
+}
+
+/// The same for what is suspicious and goes on.
+pub(super) fn warn(text: &str) {
+    match log::is_json() {
+        true => tracing::warn!("{text}"),
+        false => drop(writeln!(stderr(), "{text}")),
+    }
 }

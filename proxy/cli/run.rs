@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use pillion_model::Config;
+use pillion_telemetry::log;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::output::complain;
+use super::output::warn;
 use crate::app::{App, End, Keeper, Running, Source, with_causes};
 
 /// Where the configuration is when nobody says.
@@ -47,7 +48,7 @@ impl Run {
     /// # Errors
     /// The configuration is invalid or cannot be put to work; the text says all of it.
     pub fn run(self) -> anyhow::Result<()> {
-        pillion_telemetry::log::init(None);
+        log::init(None);
         let file = self.file();
         let config = self.config(file.as_deref())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -122,16 +123,19 @@ impl Run {
 fn load(file: &Path) -> anyhow::Result<Config> {
     let (config, warnings) = pillion_config::load(file).map_err(|errors| anyhow::anyhow!("{errors}"))?;
     for warning in warnings {
-        complain(&format!("{}:{warning}", file.display()));
+        warn(&format!("{}:{warning}", file.display()));
     }
     Ok(config)
 }
 
-/// The one line of the log that every start has.
+/// What the log says of every start, and when certificates end.
 fn log_start(running: &Running, file: Option<&Path>) {
     let file = file
         .map_or_else(|| "none, built-in defaults and flags".to_owned(), |file| file.display().to_string());
     tracing::info!(version = env!("CARGO_PKG_VERSION"), file, listening = %running.addresses(), "started");
+    if let Some(ends) = running.certificate_ends() {
+        tracing::info!(ends, "certificates are in use");
+    }
 }
 
 /// Says that the sidecar is ready when it is, and keeps it until it ends.
@@ -139,10 +143,11 @@ async fn keep(keeper: &mut Keeper, running: &mut Running, hangup: &mut Signal) -
     if let Some(end) = keeper.settle(running, hangup).await {
         return Ok(end);
     }
-    let mut stdout = std::io::stdout();
-    writeln!(stdout, "ready {}", running.addresses())
-        .and_then(|()| stdout.flush())
-        .context("standard output")?;
+    let (mut stdout, addresses) = (std::io::stdout(), running.addresses());
+    writeln!(stdout, "ready {addresses}").and_then(|()| stdout.flush()).context("standard output")?;
+    if log::is_json() {
+        tracing::info!(%addresses, "ready");
+    }
     Ok(keeper.keep(running, hangup).await)
 }
 

@@ -94,6 +94,42 @@ async fn c11_a_log_that_cannot_be_written_is_named_once_with_its_cause_and_warne
     assert!(told.ends_with(": valid\n"), "{told}");
 }
 
+/// Every line of a log that is JSON.
+fn records(log: &str) -> Vec<serde_json::Value> {
+    let record = |line| serde_json::from_str(line).unwrap_or_else(|error| unreachable!("{error}: {line}"));
+    log.lines().map(record).collect()
+}
+
+#[tokio::test]
+async fn as_json_all_faults_of_a_file_are_one_record() {
+    let scratch = Scratch::new();
+    let file = scratch.write("bad.yaml", "inbund: off\nservices:\n  a: { endpoints: [1.2.3.4] }\n");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+    command.args(["run", "-c"]).arg(&file).env("PILLION_LOG_FORMAT", "json");
+    let refused = run(command).await;
+    assert_eq!(refused.status.code(), Some(1));
+    let records = records(&text(&refused.stderr));
+    let [record] = &records[..] else { unreachable!("{records:?}") };
+    let message = record["message"].as_str().expect("text");
+    assert_eq!(record["level"], "ERROR", "{record}");
+    assert!(message.contains("bad.yaml:1:1: error: ") && message.contains("bad.yaml:3:"), "{message}");
+}
+
+#[tokio::test]
+async fn as_json_every_line_is_a_record_and_ready_is_one_of_them() {
+    let mut prefix = Command::new("env");
+    prefix.arg("PILLION_LOG_FORMAT=json");
+    let yaml =
+        "inbound: off\noutbound: { listen: 127.0.0.1:0 }\nadmin: { listen: 127.0.0.1:0 }\nmetrics: off\n";
+    let sidecar = Launched::start(prefix, yaml, None).await;
+    sidecar.has_told("\"ready\"").await;
+    let records = records(&sidecar.errors());
+    let ready = records.iter().find(|record| record["message"] == "ready").expect("it was told");
+    let outbound = sidecar.address("outbound").to_string();
+    assert!(ready["addresses"].as_str().expect("text").contains(&format!("outbound={outbound}")), "{ready}");
+    assert!(records.iter().all(|record| record["timestamp"].is_string() && record["level"].is_string()));
+}
+
 #[tokio::test]
 async fn c11_a_cause_is_told_once() {
     let scratch = Scratch::new();
@@ -230,6 +266,10 @@ async fn c17_a_start_is_one_line_with_version_file_and_listeners() {
     for told in [env!("CARGO_PKG_VERSION"), file.to_str().expect("text"), listening, "started"] {
         assert!(line.contains(told), "{told}: {line}");
     }
+    eventually("the end of the certificate", async || {
+        sidecar.errors().contains("certificates are in use ends=").then_some(())
+    })
+    .await;
 }
 
 /// Started after accept has begun: whoever reads the line may connect at once.

@@ -412,7 +412,7 @@ impl<'a> Trial<'a> {
             Some(_) if refused && status == http::StatusCode::SERVICE_UNAVAILABLE => {
                 self.endpoint.outlier.on_neither(now.into_std());
             }
-            None => self.endpoint.answered(took, now.into_std()),
+            None => self.endpoint.answered(took, self.cluster, now.into_std()),
             Some(cause) => self.endpoint.failed(took, cause, self.cluster, now.into_std()),
         }
     }

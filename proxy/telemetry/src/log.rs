@@ -1,4 +1,4 @@
-//! The sidecar's own log: diagnostics on standard error, one line each.
+//! The sidecar's own log: diagnostics on standard error, one line each, as text or as JSON.
 
 use std::env;
 use std::sync::OnceLock;
@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 use tracing::level_filters::{LevelFilter, STATIC_MAX_LEVEL};
 use tracing::{Level, Metadata};
+use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::{FilterFn, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -13,6 +14,8 @@ use tracing_subscriber::{fmt, reload};
 
 /// Level or filter directives, such as `debug`, `pillion::tls=debug,info` or `debug,h2=debug`.
 const VARIABLE: &str = "PILLION_LOG";
+/// `text` or `json`.
+const FORMAT: &str = "PILLION_LOG_FORMAT";
 /// What changed and what will need a human; single requests stand in the access log.
 const DEFAULT: &str = "info";
 /// Bytes of a filter; longer ones are no filter that a person wrote.
@@ -32,6 +35,14 @@ struct Filter {
     asked: Mutex<String>,
 }
 
+/// How a record is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Text,
+    /// One object a line, also where a message has several lines. The fields of an event stand beside `message`.
+    Json,
+}
+
 /// Why the log goes on as it did.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotSet {
@@ -41,14 +52,20 @@ pub enum NotSet {
     NoLog,
 }
 
-/// Starts the log: at `level`, else as `PILLION_LOG` says, else at `info`. A level that cannot be understood is
-/// `info` with a warning. Later calls change nothing.
+/// Starts the log: at `level`, else as `PILLION_LOG` says, else at `info`; in the format that `PILLION_LOG_FORMAT` names,
+/// else as text. A level or a format that cannot be understood is the default with a warning. Later calls change nothing.
 pub fn init(level: Option<&str>) {
     let asked =
         level.map(str::to_owned).or_else(|| env::var(VARIABLE).ok()).filter(|asked| !asked.is_empty());
     let (filter, fault) = filter(asked.as_deref());
     let (filter, handle) = reload::Layer::new(filter);
-    let lines = fmt::layer().compact().with_ansi(false).with_writer(std::io::stderr);
+    let named = env::var(FORMAT).unwrap_or_default();
+    let format = format(&named);
+    let lines = fmt::layer().with_ansi(false).with_writer(std::io::stderr);
+    let lines = match format.unwrap_or(Format::Text) {
+        Format::Text => lines.compact().boxed(),
+        Format::Json => lines.json().flatten_event(true).with_current_span(false).boxed(),
+    };
     let in_force = asked.clone().filter(|_| fault.is_none()).unwrap_or_else(|| DEFAULT.to_owned());
     let filters = Filter { set: Box::new(move |filter| handle.reload(filter)), asked: Mutex::new(in_force) };
     let quiet = FilterFn::new(|of: &Metadata<'_>| !is_chatter(*of.level(), of.target()));
@@ -57,9 +74,30 @@ pub fn init(level: Option<&str>) {
     } else if FILTER.set(filters).is_err() {
         tracing::debug!("the log's filter was known before");
     }
+    if format == Some(Format::Json) {
+        // The usual hook writes text of several lines.
+        std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
+    }
     if let (Some(fault), Some(asked)) = (fault, asked) {
         tracing::warn!(asked, fault, "log level not understood; logging at info");
     }
+    if format.is_none() {
+        tracing::warn!(asked = named, "{FORMAT} is neither `text` nor `json`; logging as text");
+    }
+}
+
+/// `None`: there is no such format.
+fn format(named: &str) -> Option<Format> {
+    match named {
+        "" | "text" => Some(Format::Text),
+        "json" => Some(Format::Json),
+        _ => None,
+    }
+}
+
+/// Whether what goes to standard error beside the log must be a record of it: who reads JSON reads nothing else.
+pub fn is_json() -> bool {
+    FILTER.get().is_some() && env::var(FORMAT).is_ok_and(|named| format(&named) == Some(Format::Json))
 }
 
 /// The filter in force; `None` where somebody else logs.
@@ -197,6 +235,19 @@ mod tests {
             (Level::WARN, "pillion_sidecar::http::h2_server", false),
         ] {
             assert_eq!(is_chatter(level, target), expected, "{level} {target}");
+        }
+    }
+
+    #[test]
+    fn a_format_is_text_or_json() {
+        for (named, expected) in [
+            ("", Some(Format::Text)),
+            ("text", Some(Format::Text)),
+            ("json", Some(Format::Json)),
+            ("JSON", None),
+            ("logfmt", None),
+        ] {
+            assert_eq!(format(named), expected, "{named:?}");
         }
     }
 

@@ -12,6 +12,7 @@ mod system;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +28,9 @@ pub use resolver::Resolver;
 pub use system::Files;
 
 use membership::{Heard, NameState, News};
+
+/// Addresses that a line of the log names. A rollout of a large service changes hundreds at once.
+const MOST_NAMED: usize = 10;
 
 /// A name that is asked for until this is dropped.
 #[derive(Debug)]
@@ -99,8 +103,9 @@ async fn follow<A>(
 {
     loop {
         let answer = ask().await;
+        let before = known.membership.endpoints.clone();
         let heard = known.hear(answer, Instant::now());
-        log(&name, &known.membership, &heard);
+        log(&name, &before, &known.membership, &heard);
         publish(&tell, &known.membership, heard.changed);
         sleep(known.pause(fastrand::f64())).await;
     }
@@ -116,19 +121,30 @@ fn publish(tell: &watch::Sender<Membership>, now: &Membership, changed: bool) {
     });
 }
 
-fn log(name: &str, now: &Membership, heard: &Heard) {
+fn log(name: &str, before: &[SocketAddr], now: &Membership, heard: &Heard) {
     let endpoints = now.endpoints.len();
+    let (added, removed) = (missing_in(before, &now.endpoints), missing_in(&now.endpoints, before));
     let why = now.last_error.as_deref().unwrap_or_default();
     match heard.news {
         Some(News::Lost) if endpoints == 0 => tracing::warn!(name, why, "the name cannot be resolved"),
         Some(News::Lost) => {
             tracing::warn!(name, why, endpoints, "the name cannot be resolved; its endpoints are kept");
         }
-        Some(News::Emptied) => tracing::warn!(name, why, "the name has no endpoints any more"),
+        Some(News::Emptied) => tracing::warn!(name, why, removed, "the name has no endpoints any more"),
         Some(News::TooMany) => tracing::warn!(name, endpoints, "more addresses than are taken"),
-        Some(News::Back) => tracing::info!(name, endpoints, "the name is resolved again"),
-        None if heard.changed => tracing::info!(name, endpoints, "endpoints changed"),
+        Some(News::Back) => tracing::info!(name, endpoints, added, removed, "the name is resolved again"),
+        None if heard.changed => tracing::info!(name, endpoints, added, removed, "endpoints changed"),
         None => tracing::debug!(name, endpoints, why, "asked; nothing changed"),
+    }
+}
+
+/// Those of `of` that `among` lacks, as the log names them. Both are in order.
+fn missing_in(among: &[SocketAddr], of: &[SocketAddr]) -> String {
+    let mut missing = of.iter().filter(|address| among.binary_search(address).is_err());
+    let named: Vec<_> = missing.by_ref().take(MOST_NAMED).map(SocketAddr::to_string).collect();
+    match missing.count() {
+        0 => named.join(" "),
+        more => format!("{} and {more} more", named.join(" ")),
     }
 }
 
@@ -148,6 +164,17 @@ mod tests {
 
     fn found(ip: &str) -> Answer {
         Answer::Found { addresses: vec![ip.parse().unwrap()], unheard: None }
+    }
+
+    #[test]
+    fn a_changed_endpoint_is_told_by_its_address_up_to_ten_of_them() {
+        let port = |port: u16| SocketAddr::from(([192, 0, 2, 1], port));
+        let some: Vec<_> = (1..=3).map(port).collect();
+        assert_eq!(missing_in(&some[..1], &some), "192.0.2.1:2 192.0.2.1:3");
+        assert_eq!(missing_in(&some, &some[..1]), "");
+        let many: Vec<_> = (1..=13).map(port).collect();
+        let told = missing_in(&[], &many);
+        assert!(told.starts_with("192.0.2.1:1 ") && told.ends_with("192.0.2.1:10 and 3 more"), "{told}");
     }
 
     /// Follows a name whose answers are these, in order; the last one for ever.

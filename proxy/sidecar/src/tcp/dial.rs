@@ -294,10 +294,10 @@ impl Dialled {
         if let Some(deposit) = self.deposit.take() {
             deposit.keep();
         }
-        let (endpoint, took) = (self.in_flight.endpoint().clone(), self.took);
+        let (endpoint, cluster, took) = (self.in_flight.endpoint().clone(), self.cluster.clone(), self.took);
         let answered = move || {
             if !is_silent {
-                endpoint.answered(took, Instant::now().into_std());
+                endpoint.answered(took, &cluster, Instant::now().into_std());
             }
         };
         match &self.admission {

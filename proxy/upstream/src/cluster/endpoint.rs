@@ -133,9 +133,12 @@ impl Endpoint {
         self.learnt.store(speaks as u8, Relaxed);
     }
 
-    pub fn answered(&self, took: Duration, now: Instant) {
+    pub fn answered(&self, took: Duration, cluster: &Cluster, now: Instant) {
         self.latency.observe(took, now);
-        self.outlier.on_success(now);
+        if self.outlier.on_success(now) {
+            let (service, endpoint) = (&*cluster.name, self.address);
+            tracing::info!(service, %endpoint, "endpoint is back: the probe after its ejection was answered");
+        }
     }
 
     pub fn failed(&self, took: Duration, cause: Cause, cluster: &Cluster, now: Instant) {

@@ -249,13 +249,15 @@ impl Outlier {
         self.is_due(rest, now) && self.rest.compare_exchange(word, claim.pack(), Relaxed, Relaxed).is_ok()
     }
 
-    /// Two loads where all is well.
-    pub fn on_success(&self, now: Instant) {
+    /// Two loads where all is well. `true`: this was the probe, and the endpoint is back.
+    pub fn on_success(&self, now: Instant) -> bool {
         match self.resting() {
-            None if self.errors.load(Relaxed) == 0 => {}
-            None => self.errors.store(0, Relaxed),
-            Some(rest) if rest.probing => self.close(now),
-            Some(_) => {}
+            None if self.errors.load(Relaxed) == 0 => false,
+            None => {
+                self.errors.store(0, Relaxed);
+                false
+            }
+            Some(rest) => rest.probing && self.close(now),
         }
     }
 
@@ -314,14 +316,17 @@ impl Outlier {
         lasts
     }
 
-    fn close(&self, now: Instant) {
+    /// `false`: another worker was faster.
+    fn close(&self, now: Instant) -> bool {
         let mut history = self.history.lock();
-        if self.resting().is_some_and(|rest| rest.probing) {
+        let is_probing = self.resting().is_some_and(|rest| rest.probing);
+        if is_probing {
             history.closed_since = now;
             self.errors.store(0, Relaxed);
             self.rest.store(CLOSED, Relaxed);
             self.cluster.release();
         }
+        is_probing
     }
 
     fn resting(&self) -> Option<Resting> {
@@ -439,7 +444,8 @@ mod tests {
         assert!(!cluster.is_usable(0, 30), "somebody probes");
         assert!(!cluster.admits(0, 30));
         assert_eq!(cluster.ejections.ejected(), 1);
-        cluster.succeeds(0, 31);
+        assert!(cluster.endpoints[0].on_success(cluster.at(31)), "it is back, and that is told once");
+        assert!(!cluster.endpoints[0].on_success(cluster.at(31)));
         assert!(cluster.endpoints[0].is_closed());
         assert_eq!(cluster.ejections.ejected(), 0);
         assert_eq!(cluster.fails(0, 2, 31), None, "errors count anew");
