@@ -69,6 +69,9 @@ enum Rule {
     PeakEwma,
     /// The better of two drawn by weight: shortest queue for its weight.
     LeastRequest,
+    /// Round robin where all weigh the same: who comes next. The rule below would pick in this order, too, but it looks
+    /// at every endpoint for each pick.
+    Equals(Mutex<usize>),
     /// Smooth weighted round robin, nginx's: everybody gains its weight, the richest is picked and pays the
     /// sum. Spreads a heavy endpoint's turns instead of bunching them.
     RoundRobin(Mutex<Box<[i64]>>),
@@ -82,6 +85,7 @@ impl Balancer {
         let rule = match rule {
             LoadBalancer::PeakEwma => Rule::PeakEwma,
             LoadBalancer::LeastRequest => Rule::LeastRequest,
+            LoadBalancer::RoundRobin if weights.are_equal() => Rule::Equals(Mutex::new(0)),
             LoadBalancer::RoundRobin => Rule::RoundRobin(Mutex::new(vec![0; weights.ends.len()].into())),
             LoadBalancer::Random => Rule::Random,
         };
@@ -114,6 +118,7 @@ impl Balancer {
         fits: impl Fn(&E) -> bool,
     ) -> Option<&'a Arc<E>> {
         let load: fn(&E, Instant) -> f64 = match &self.rule {
+            Rule::Equals(next) => return after_last(&mut next.lock(), endpoints, fits),
             Rule::RoundRobin(turns) => return in_turn(&mut turns.lock(), endpoints, fits),
             Rule::Random => return self.draw(endpoints, None, rng, &fits).map(|(_, e)| e),
             Rule::PeakEwma => |e, now| ewma::load(e.latency(now), e.in_flight(), e.weight()),
@@ -162,6 +167,19 @@ fn search<'a, E: Candidate>(
     drawn
 }
 
+fn after_last<'a, E: Candidate>(
+    next: &mut usize,
+    endpoints: &'a [Arc<E>],
+    fits: impl Fn(&E) -> bool,
+) -> Option<&'a Arc<E>> {
+    let (before, from_next) = endpoints.split_at_checked(*next).unwrap_or((&[], endpoints));
+    let behind = endpoints.len() - from_next.len();
+    let from_next = from_next.iter().enumerate().map(|(nth, endpoint)| (behind + nth, endpoint));
+    let (index, endpoint) = from_next.chain(before.iter().enumerate()).find(|(_, e)| fits(e))?;
+    *next = index + 1;
+    Some(endpoint)
+}
+
 fn in_turn<'a, E: Candidate>(
     turns: &mut [i64],
     endpoints: &'a [Arc<E>],
@@ -197,6 +215,10 @@ impl Weights {
             end
         });
         Self { ends: ends.collect() }
+    }
+
+    fn are_equal(&self) -> bool {
+        self.ends.iter().zip(1..).all(|(end, nth)| *end == nth * self.end(Some(0)))
     }
 
     /// An index by weight, never `except`: its stretch is cut out of the line. `None` when nothing is left.
@@ -326,6 +348,27 @@ mod tests {
     fn smooth_round_robin_spreads_the_turns_of_a_heavy_endpoint() {
         let mut cluster = Cluster::new(LoadBalancer::RoundRobin, [fake(0, 5), fake(1, 1), fake(2, 1)]);
         assert_eq!(cluster.picks(7), [0, 0, 1, 0, 2, 0, 0]);
+    }
+
+    #[test]
+    fn equals_take_turns_and_one_that_rests_is_passed_by() {
+        let resting = Fake { usable: false, ..fake(1, 3) };
+        let mut cluster = Cluster::new(LoadBalancer::RoundRobin, [fake(0, 3), resting, fake(2, 3)]);
+        assert_eq!(cluster.picks(4), [0, 2, 0, 2]);
+        assert_eq!(cluster.pick(&[0]), Some(2));
+    }
+
+    #[test]
+    fn a_turn_among_equals_looks_at_one_endpoint_not_at_all() {
+        let endpoints: Vec<_> = (0..1000).map(|id| Arc::new(fake(id, 1))).collect();
+        let (mut next, looks) = (0, std::cell::Cell::new(0));
+        let fits = |_: &Fake| {
+            looks.set(looks.get() + 1);
+            true
+        };
+        let picked: Vec<_> = (0..1001).filter_map(|_| after_last(&mut next, &endpoints, fits)).collect();
+        assert_eq!((picked.first().map(|e| e.id), picked.last().map(|e| e.id)), (Some(0), Some(0)));
+        assert_eq!(looks.get(), 1001);
     }
 
     #[test]
