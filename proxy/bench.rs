@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use pillion_model::cluster::LoadBalancer;
-use pillion_model::policy::RetryBudget;
+use pillion_model::policy::{Retry, RetryBudget};
 use pillion_model::{Endpoint as Spec, EndpointUpdate};
 
 use crate::app::App;
@@ -15,9 +15,11 @@ use pillion_base::limits::Limit;
 use pillion_http::headers;
 use pillion_http::message::Headers;
 use pillion_http::seen::Seen;
-use pillion_model::Direction;
+use pillion_model::{Direction, Workload};
 use pillion_sidecar::detect::bytes::Reader;
+use pillion_sidecar::layers::verdict::{RetryState, Subject, TryOutcome};
 use pillion_sidecar::state::{HostTable, Route};
+use pillion_telemetry::access::{Record, RequestRecord, protocol_name};
 use pillion_telemetry::{MethodLabel, Metrics, Recorder, RequestLabels, Symbol};
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::balance::{Balancer, Candidate, Tried};
@@ -58,8 +60,9 @@ pub fn decisions() -> Vec<Decision> {
     let mut all: Vec<Decision> = [1, 10_000].map(find_host).into();
     let rules =
         [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random];
-    all.extend(rules.into_iter().flat_map(|rule| [1, 3, 100].map(|endpoints| pick(rule, endpoints))));
-    all.extend([budget(), limit(), count(), request_id(), survey(), detect()]);
+    all.extend(rules.into_iter().flat_map(|rule| [1, 3, 100, 1000].map(|endpoints| pick(rule, endpoints))));
+    all.extend([budget(), limit(), count(), request_id(), survey(), detect(), access_line()]);
+    all.extend([http::StatusCode::OK, http::StatusCode::SERVICE_UNAVAILABLE].map(verdict));
     all
 }
 
@@ -164,5 +167,50 @@ fn survey() -> Decision {
 fn detect() -> Decision {
     named("tell HTTP/1 from HTTP/2", || {
         std::hint::black_box(Reader::new(64 * 1024).look(std::hint::black_box(b"GET / HTTP/1.1\r\n")));
+    })
+}
+
+fn verdict(status: http::StatusCode) -> Decision {
+    let retry = Retry::default();
+    named(format!("judge an answer with status {}", status.as_u16()), move || {
+        let subject =
+            Subject { retry: Some(&retry), method: &http::Method::GET, keyed: false, marked: false };
+        let progress = RetryState { tries: 1, replaced: 0, stale_replaced: false, whole: true };
+        let outcome = TryOutcome::Answered { status: std::hint::black_box(status), grpc: None };
+        std::hint::black_box(subject.judge(progress, outcome));
+    })
+}
+
+fn access_line() -> Decision {
+    let (mut line, workload) = (String::new(), Workload::default());
+    named("write an access line", move || {
+        let request = RequestRecord {
+            method: "GET",
+            path: b"/orders/7?full=1",
+            host: b"orders.shop.svc.cluster.local",
+            request_id: b"0f8fad5b-d9cb-469f-a165-70867728950e",
+            status: 200,
+            ..RequestRecord::default()
+        };
+        let record = Record {
+            time: SystemTime::now(),
+            direction: Direction::Outbound,
+            service: "orders",
+            route: "",
+            protocol: protocol_name(http::Version::HTTP_11),
+            request,
+            reason: None,
+            detail: "",
+            peer: "spiffe://cluster.local/ns/shop/sa/orders",
+            downstream: Some(SocketAddr::from(([127, 0, 0, 1], 40_000))),
+            upstream: Some(SocketAddr::from(([10, 0, 1, 10], 15_006))),
+            bytes_in: 0,
+            bytes_out: 1024,
+            duration: Duration::from_micros(1_234),
+            upstream_duration: Some(Duration::from_micros(1_100)),
+            attempts: 1,
+        };
+        line.clear();
+        std::hint::black_box(&record).write_to(&mut line, &workload);
     })
 }
