@@ -1,8 +1,9 @@
-//! What a [`Config`] says in the end: every key with its value as the file would spell it, and where that came from.
+//! The effective configuration: every key of a [`Config`] with its value as the file would spell it, and the origin of
+//! the value.
 //!
-//! For people who ask a running sidecar. Secrets are not in it: the file names paths, and what stands in the files
-//! behind them is never read here. What came from an environment variable is shown as it was replaced: no key of
-//! this file holds a secret. A key that could would have to be left out here.
+//! This is for people who inspect a running sidecar. It holds no secrets: keys name the paths of secret files, and
+//! those files are never read here. Values of environment variables are shown, because no key of this file holds a
+//! secret. A key that could hold one must be left out here.
 
 mod origin;
 
@@ -15,36 +16,36 @@ use crate::place::Tree;
 pub(crate) use origin::Scopes;
 use pillion_model::Config;
 
-/// The file that a configuration was read from.
+/// The file from which a configuration was read.
 #[derive(Debug, Clone, Copy)]
 pub struct Written<'a> {
-    /// As places name it.
+    /// The name of the file, as origins show it.
     pub name: &'a str,
     pub text: &'a str,
 }
 
-/// One key.
+/// The value of one key.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting {
-    /// `services.orders.retry.attempts`
+    /// The path of the key: `services.orders.retry.attempts`
     pub key: String,
-    /// As the file would spell it. Null: nothing is written, and nothing stands in for it.
+    /// The value as the file would spell it. Null: the key is not set and has no default.
     pub value: Value,
     pub from: Provenance,
 }
 
-/// Where a value came from.
+/// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Provenance {
     Default,
-    /// The block `defaults`.
+    /// The block `defaults` of the file.
     Defaults(Origin),
     File(Origin),
-    /// A flag of the command line, as it is typed.
+    /// A flag of the command line, as the operator typed it.
     Flag(&'static str),
 }
 
-/// A place in a file; line and column from 1, the column in characters.
+/// A place in a file. Line and column count from 1, the column in characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
     pub file: String,
@@ -52,19 +53,19 @@ pub struct Origin {
     pub column: usize,
 }
 
-/// Which of the keys are asked for.
+/// Which keys a caller wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part<'a> {
-    /// At most `most` of them after the first `from`.
+    /// At most `most` keys, after the first `from` keys.
     Page { from: usize, most: usize },
-    /// Those of one service.
+    /// The keys of one service.
     Service(&'a str),
 }
 
-/// Every key of `config`, in the order of the reference page. `written` is what it was read from; `flags` are keys
-/// that the command line set over it (`inbound.app`, `--app`).
+/// Every key of `config`, in the order of the reference page. `written` is the file from which it was read. `flags` are
+/// pairs of a key that the command line set and its flag (`inbound.app`, `--app`).
 ///
-/// Reads the file once more, for the places: not for the hot path.
+/// This parses the file again to find the origins, so it must not run on a hot path.
 pub fn effective(
     config: &Config,
     written: Option<Written<'_>>,
@@ -73,8 +74,7 @@ pub fn effective(
     effective_part(config, written, flags, Part::Page { from: 0, most: usize::MAX }).0
 }
 
-/// A part of what [`effective()`] tells, and how many keys there are to be told in all. Of a service that is not there
-/// there are none.
+/// A part of the settings of [`effective()`], and the total number of settings. A service that does not exist has none.
 pub fn effective_part(
     config: &Config,
     written: Option<Written<'_>>,
@@ -99,15 +99,15 @@ pub fn effective_part(
     (page.settings, all)
 }
 
-/// The settings while they are gathered.
+/// The settings that have been collected so far.
 pub(crate) struct Page<'a> {
     file: &'a str,
     flags: &'a [(&'static str, &'static str)],
-    /// Keys that are passed over before the first one is told.
+    /// How many settings to skip before the first that is collected.
     skipped: usize,
-    /// Keys that are told at most.
+    /// How many settings to collect at most.
     left: usize,
-    /// Keys that were not told, before or after those that were.
+    /// How many settings were not collected, before and after those that were.
     beyond: usize,
     settings: Vec<Setting>,
 }
@@ -117,13 +117,13 @@ impl Page<'_> {
         self.tell_as(at.key_text(), value, at);
     }
 
-    /// A value that may also be written elsewhere: at `word`, which is then no block of keys.
+    /// Adds a value that may instead be written at `word`, where a single word replaces the block of keys.
     pub(crate) fn tell_or(&mut self, at: &Scopes<'_>, word: &Scopes<'_>, value: impl Into<Value>) {
         let written = if at.is_written() { at } else { &word.only_words() };
         self.tell_as(at.key_text(), value, written);
     }
 
-    /// A list, item by item.
+    /// Adds each item of a list.
     pub(crate) fn tell_list(&mut self, items: impl Iterator<Item = Value>, at: &Scopes<'_>) {
         items.enumerate().for_each(|(nth, item)| self.tell(&at.index(nth), item));
     }

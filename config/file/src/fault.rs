@@ -1,4 +1,4 @@
-//! A fault of the file: what is wrong, where it stands, what to write instead.
+//! A fault of the file: what is wrong, where, and what to write instead.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ pub use pillion_model::Severity;
 
 use crate::place::Position;
 
-/// One fault. Displays as `LINE:COLUMN: error: what. help: what to write instead`.
+/// One fault, displayed as `LINE:COLUMN: error: what. help: what to write instead`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     pub severity: Severity,
-    /// The key, as in `services.orders.endpoints[1].weight`. Empty: the file as a whole.
+    /// The path of the key, as in `services.orders.endpoints[1].weight`. Empty: the file as a whole.
     pub path: String,
-    /// From 1.
+    /// Counts from 1.
     pub line: usize,
-    /// From 1, in characters.
+    /// Counts from 1, in characters.
     pub column: usize,
     /// A whole sentence that names the key, without its full stop.
     pub message: String,
@@ -23,13 +23,13 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// An error at a place; of the file as a whole, unless a path is set.
+    /// An error at a place. It concerns the file as a whole, unless a path is set.
     pub(crate) fn error(place: Position, message: impl Into<String>, help: Option<String>) -> Self {
         let Position { line, column } = place;
         Self { severity: Severity::Error, path: String::new(), line, column, message: message.into(), help }
     }
 
-    /// An error of the file as a whole, at its start.
+    /// An error that concerns the file as a whole, placed at its start.
     pub(crate) fn of_file(message: impl Into<String>, help: Option<&str>) -> Self {
         Self::error(Position::START, message, help.map(str::to_owned))
     }
@@ -47,19 +47,19 @@ impl fmt::Display for Fault {
 
 /// Every fault that was found in a file, in the file's order; at least one is an error.
 ///
-/// Displays each as `FILE:LINE:COL: error: what. help: what to write instead`, followed by the source
-/// line and a caret under the place.
+/// Each fault is displayed as `FILE:LINE:COL: error: what. help: what to write instead`, followed by the source line
+/// and a caret under the place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Errors {
-    /// The file's name as it was given.
+    /// The file's name as the caller gave it.
     pub file: String,
-    /// What was read; empty where nothing could be.
+    /// The text of the file. Empty where the file could not be read.
     pub source: String,
     pub faults: Vec<Fault>,
 }
 
 impl Errors {
-    /// Also shows warnings alone, as `pillion check` does for a valid file.
+    /// `faults` may also be warnings only, as `pillion check` prints them for a valid file.
     pub fn new(file: impl Into<String>, source: impl Into<String>, faults: Vec<Fault>) -> Self {
         Self { file: file.into(), source: source.into(), faults }
     }
@@ -84,7 +84,7 @@ impl fmt::Display for Errors {
     }
 }
 
-/// A line of a flow-style or generated file can be a megabyte; so much of it is shown.
+/// In characters. A line of a flow-style or generated file can be a megabyte long; only this much of it is shown.
 const SHOWN: usize = 120;
 
 fn show_source(f: &mut fmt::Formatter<'_>, fault: &Fault, line: &str) -> fmt::Result {
@@ -95,12 +95,12 @@ fn show_source(f: &mut fmt::Formatter<'_>, fault: &Fault, line: &str) -> fmt::Re
     write!(f, "\n {} | {shown}\n {:margin$} | {:indent$}^", fault.line, "", "", indent = before - skipped)
 }
 
-/// One column for each character of the source: control characters must not move the caret, nor the terminal.
+/// Each character of the source takes one column: control characters must not move the caret or control the terminal.
 fn printable(c: char) -> char {
     if c.is_control() { ' ' } else { c }
 }
 
-/// As YAML counts them: a carriage return alone ends one too (YAML 1.2.2, 5.4).
+/// Lines as YAML counts them: a carriage return alone also ends a line (YAML 1.2.2, section 5.4).
 pub(crate) fn lines(source: &str) -> impl Iterator<Item = &str> {
     source.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r'))
 }
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_outside_the_source_is_told_without_a_line() {
+    fn a_fault_outside_the_source_is_shown_without_a_source_line() {
         let errors = Errors::new("f", "", vec![fault(7, 1)]);
         assert!(!errors.to_string().contains('\n'));
     }

@@ -1,17 +1,17 @@
-//! The syntax: serde_yaml says whether a text is YAML, and the tree keeps its places.
+//! The syntax check: serde_yaml decides whether a text is YAML, and the tree keeps the place of each value.
 //!
-//! The only file that names serde_yaml, which is archived upstream.
+//! This is the only file that names serde_yaml, which is archived upstream.
 
 use serde::de::IgnoredAny;
 
 use crate::fault::{Fault, lines};
 use crate::place::{Broken, Tree};
 
-/// Refuses what the gate lets not through, once the tree has been read without a fault.
+/// The verdict of serde_yaml on a text that the tree could read.
 pub(crate) type Gate = Result<(), Box<Fault>>;
 
-/// The tree of a text, and what serde_yaml says of it. What is read is the tree: its texts are what stands there
-/// (`x-version: 1.10` is no 1.1).
+/// The tree of a text, and the verdict of serde_yaml. Values are read from the tree, because it keeps their text as it
+/// is written (`x-version: 1.10` does not become 1.1).
 pub(crate) fn open(source: &str) -> Result<(Tree, Gate), Box<Fault>> {
     let tree = Tree::read(source).map_err(|broken| Box::new(unreadable(source, broken)))?;
     let gate = serde_yaml::from_str::<IgnoredAny>(source);
@@ -24,7 +24,7 @@ fn unreadable(source: &str, broken: Broken) -> Fault {
     Fault::error(broken.place, format!("the file {}", broken.what), help)
 }
 
-/// What YAML takes for its own signs, and people for text.
+/// Help where YAML treats characters as syntax that the operator meant as text.
 fn quotes_help(line: &str) -> Option<&'static str> {
     let bare = |signs: &str| line.split(['"', '\'']).step_by(2).any(|outside| outside.contains(signs));
     if bare("${") {
@@ -42,7 +42,7 @@ fn quotes_help(line: &str) -> Option<&'static str> {
     line.starts_with('\t').then_some("indent with spaces; YAML does not know tabs there")
 }
 
-/// Where the two parsers disagree the stricter one is believed.
+/// Where the two parsers disagree, the stricter one decides.
 fn only_serde_yaml_says(error: &serde_yaml::Error) -> Fault {
     let fault = Fault::of_file(format!("the file is not valid: {error}"), None);
     match error.location() {

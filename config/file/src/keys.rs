@@ -1,11 +1,11 @@
-//! The keys of the file, each declared once.
+//! Declares every key of the file, once.
 //!
-//! A [`Block`] is a list of [`Key`]s. A key says its name, its sentence for the operator, how its value is read into
-//! the model, and how the model's value is told again. From that come reading, `defaults` (they are read before the
-//! service's own keys, and what is written later wins), the effective configuration, and the schema. A key's default is
-//! what the model says, and stands nowhere here.
+//! A [`Block`] is a list of [`Key`]s. A key has its name, its description for the operator, how its value is read into
+//! the model, and how the model's value is reported. Four things are made from these declarations: reading, `defaults`
+//! (they are read before the keys of the service, which replace them), the effective configuration, and the schema. The
+//! default of a key comes from the model and is not repeated here.
 //!
-//! A new key that is one word costs one line in one of the rooms below, beside its field in the model.
+//! A new key that holds one word costs one line in one of the modules below, beside its field in the model.
 
 mod elsewhere;
 mod identity;
@@ -29,7 +29,7 @@ use crate::value::{BadWord, Leaf, Word, on_off};
 pub(crate) use root::FILE;
 pub(crate) use service::SERVICE;
 
-/// Where in the model a key's value stands.
+/// Where in the model the value of a key is.
 pub(crate) struct Field<B, V> {
     pub(crate) of: fn(&B) -> &V,
     pub(crate) of_mut: fn(&mut B) -> &mut V,
@@ -45,23 +45,23 @@ pub(crate) use field;
 
 /// A block of keys, read into a `B`.
 pub(crate) struct Block<B> {
-    /// What the model has where nothing is written.
+    /// The value in the model of a block without keys.
     default: fn() -> B,
     keys: Vec<Key<B>>,
 }
 
-/// A block that lives as long as the program: blocks hold each other.
+/// A block in a static, because blocks refer to each other.
 pub(crate) type Static<B> = LazyLock<Block<B>>;
 
 type Spell<B> = dyn Fn(&B) -> Value + Send + Sync;
 type Read<B> = dyn Fn(&mut B, &Node<'_>, &mut Reading<'_>) + Send + Sync;
 type Tell<B> = dyn Fn(&B, &Scopes<'_>, &mut Page<'_>) + Send + Sync;
 
-/// How a value that the model holds in one field stands in a file.
+/// How a file holds a value that the model has in one field.
 struct Form<V> {
     schema: fn() -> Option<Value>,
     read: fn(&Node<'_>, &mut Reading<'_>) -> Option<V>,
-    /// With the key's name and the block's place.
+    /// Takes the key's name and the block's place.
     tell: fn(&V, &'static str, &Scopes<'_>, &mut Page<'_>),
     spell: fn(&V) -> Value,
 }
@@ -69,15 +69,15 @@ struct Form<V> {
 /// One key of a block.
 pub(crate) struct Key<B> {
     pub(crate) name: &'static str,
-    /// It is known, and not built yet.
+    /// Whether the key is known but its feature does not exist yet.
     is_later: bool,
-    /// Another name, which means the same.
+    /// Another name of this key.
     other_name: Option<&'static str>,
-    /// For the operator, without the default where that is a word.
+    /// The description for the operator, without the default where the default is a word.
     about: &'static str,
-    /// Spells the default.
+    /// Gives the default as the file would spell it.
     default: Option<Box<Spell<B>>>,
-    /// `None`: it is not built yet, and no editor offers it.
+    /// `None`: the feature does not exist yet, and editors do not offer the key.
     schema: Box<dyn Fn() -> Option<Value> + Send + Sync>,
     read: Box<Read<B>>,
     tell: Box<Tell<B>>,
@@ -88,7 +88,7 @@ impl<B: 'static> Block<B> {
         Self { default, keys: Vec::new() }
     }
 
-    /// A key that is one word.
+    /// Adds a key that holds one word.
     pub(crate) fn word<W: Leaf + 'static>(
         self,
         name: &'static str,
@@ -107,7 +107,7 @@ impl<B: 'static> Block<B> {
         self.value(name, field, about, form)
     }
 
-    /// A key that is one word or a list of them.
+    /// Adds a key that holds one word or a list of words.
     pub(crate) fn list<W: Leaf + 'static>(
         self,
         name: &'static str,
@@ -149,7 +149,7 @@ impl<B: 'static> Block<B> {
         key.defaults_to(move |block| spell(of(block)))
     }
 
-    /// A key that takes one value alone, which the model need not know.
+    /// Adds a key that accepts only one value, which the model need not store.
     pub(crate) fn only<W: Word + Described + 'static>(
         self,
         name: &'static str,
@@ -167,7 +167,8 @@ impl<B: 'static> Block<B> {
         )
     }
 
-    /// A key that is a block of keys; where it is written twice, in `defaults` and in a service, it is merged key by key.
+    /// Adds a key that holds a block of keys. Where both `defaults` and a service set it, the keys of the service
+    /// replace those of `defaults` one by one.
     pub(crate) fn block<C: 'static>(
         self,
         name: &'static str,
@@ -186,7 +187,7 @@ impl<B: 'static> Block<B> {
         )
     }
 
-    /// A key that is a block, or off. One that `defaults` turn off is turned on again by any block of the service.
+    /// Adds a key that holds a block or `off`. If `defaults` turn it off, any block in the service turns it on again.
     pub(crate) fn block_or_off<C: 'static>(
         self,
         name: &'static str,
@@ -206,7 +207,7 @@ impl<B: 'static> Block<B> {
         )
     }
 
-    /// A key that is known and not built yet, whatever it holds. `note` takes down that it was written.
+    /// Adds a key whose feature does not exist yet. Any value is refused. `note` records that the key was written.
     pub(crate) fn later(self, name: &'static str, note: fn(&mut B)) -> Self {
         let read = move |block: &mut B, node: &Node<'_>, reading: &mut Reading<'_>| {
             node.asks_for_something(reading);
@@ -216,7 +217,7 @@ impl<B: 'static> Block<B> {
         self.key(name, "", || None, read, |_, _, _| {}).for_later()
     }
 
-    /// A key that is known and not built yet, but may be `off` or hold nothing.
+    /// Adds a key whose feature does not exist yet. It may be `off` or empty; other values are refused.
     pub(crate) fn later_or_off(self, name: &'static str) -> Self {
         let read = |_: &mut B, node: &Node<'_>, reading: &mut Reading<'_>| {
             if node.asks_for_something(reading) {
@@ -233,7 +234,7 @@ impl<B: 'static> Block<B> {
         self
     }
 
-    /// Any other key. `tell` is given the block's own place.
+    /// Adds any other key. `tell` receives the place of the block.
     pub(crate) fn key(
         mut self,
         name: &'static str,
@@ -263,7 +264,7 @@ impl<B: 'static> Block<B> {
         self
     }
 
-    /// The last key's default, as its sentence ends.
+    /// Appends the default to the description of the last key.
     fn defaults_to(mut self, default: impl Fn(&B) -> Value + Send + Sync + 'static) -> Self {
         if let Some(key) = self.keys.last_mut() {
             key.default = Some(Box::new(default));
@@ -271,7 +272,8 @@ impl<B: 'static> Block<B> {
         self
     }
 
-    /// The last key's sentence says itself what its default is: it depends on other keys.
+    /// Removes the default from the description of the last key, because the description itself explains it: it depends
+    /// on other keys.
     pub(crate) fn says_its_default(mut self) -> Self {
         if let Some(key) = self.keys.last_mut() {
             key.default = None;
@@ -279,19 +281,19 @@ impl<B: 'static> Block<B> {
         self
     }
 
-    /// The model's default, with what is written over it.
+    /// Reads a block over the model's default.
     pub(crate) fn read_new(&self, node: &Node<'_>, reading: &mut Reading<'_>) -> B {
         let mut block = (self.default)();
         self.read(&mut block, node, reading);
         block
     }
 
-    /// Writes what is written over what is in `block`. Gives whether there is a block at all.
+    /// Reads the keys of a block over the values in `block`. Returns whether the node is a block at all.
     pub(crate) fn read(&self, block: &mut B, node: &Node<'_>, reading: &mut Reading<'_>) -> bool {
         self.read_but(&[], block, node, reading)
     }
 
-    /// Writes what is written over what is in `block`, without some keys, which are refused here.
+    /// Reads the keys of a block over the values in `block`. The keys in `refused` are refused.
     pub(crate) fn read_but(
         &self,
         refused: &[&str],
@@ -309,8 +311,8 @@ impl<B: 'static> Block<B> {
                 Some(nth) if refused.contains(&self.keys[nth].name) => {
                     entry
                         .value
-                        .remark_on_key("makes no sense: it is each service's own", reading)
-                        .help("write it in the service that it is for");
+                        .remark_on_key("is not allowed here: each service has its own", reading)
+                        .help("write it in the service that needs it");
                 }
                 Some(nth) if written[nth].is_some() => {
                     let Key { name, other_name, .. } = &self.keys[nth];
@@ -329,7 +331,7 @@ impl<B: 'static> Block<B> {
         true
     }
 
-    /// `off`, or the block. `on` says nothing about what is in it.
+    /// Reads `off` or a block. `on` is refused, because it does not say what the block holds.
     pub(crate) fn read_or_off(&self, block: &mut Option<B>, node: &Node<'_>, reading: &mut Reading<'_>) {
         const EXPECTED: &str = "`off` or a block of keys";
         match node.shape(EXPECTED, reading) {
@@ -350,17 +352,17 @@ impl<B: 'static> Block<B> {
         }
     }
 
-    /// Tells every key's value, and where it comes from.
+    /// Reports every key's value and its origin.
     pub(crate) fn tell(&self, block: &B, at: &Scopes<'_>, page: &mut Page<'_>) {
         self.keys.iter().for_each(|key| (key.tell)(block, at, page));
     }
 
-    /// What an editor is told. `None`: nothing of it is built yet.
+    /// The schema for editors. `None`: no key of this block has a feature that exists.
     pub(crate) fn schema(&self) -> Option<Value> {
         self.schema_but(&[])
     }
 
-    /// What an editor is told, without some keys.
+    /// The schema for editors, without the keys in `left_out`.
     pub(crate) fn schema_but(&self, left_out: &[&str]) -> Option<Value> {
         let default = (self.default)();
         let mut properties = Vec::new();
@@ -374,14 +376,14 @@ impl<B: 'static> Block<B> {
         schema::block(properties)
     }
 
-    /// Suggests what works: a key that would be refused next is no help.
+    /// Suggests only keys whose features exist, because any other key would be refused next.
     fn unknown(&self, name: &str) -> BadWord {
         let built = self.keys.iter().filter(|key| !key.is_later);
         let names: Vec<&str> = built.flat_map(|key| [Some(key.name), key.other_name]).flatten().collect();
         let help = match (elsewhere::told(name), nearest(name, &names)) {
             _ if name == "<<" => "merge keys are not YAML 1.2; write the keys out".to_owned(),
             _ if name.contains("${") => "variables are replaced in values alone, never in keys".to_owned(),
-            // what a YAML 1.1 tool makes of the key `on`
+            // a YAML 1.1 tool turns the key `on` into `true`
             _ if names.contains(&"on") && matches!(name, "true" | "True") => {
                 "a YAML 1.1 tool has turned `on:` into `true:`; write `conditions:`".to_owned()
             }
@@ -395,7 +397,7 @@ impl<B: 'static> Block<B> {
 }
 
 impl<B> Key<B> {
-    /// For the operator: what it is, and its default.
+    /// The description for the operator, with the default.
     fn sentence(&self, default: &B) -> String {
         let default = self.default.as_ref().map(|spell| spell(default));
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -411,7 +413,7 @@ impl<B> Key<B> {
     }
 }
 
-/// Tells of a key whose feature is not built.
+/// Refuses a key whose feature does not exist yet.
 fn refuse_unbuilt(node: &Node<'_>, reading: &mut Reading<'_>) {
     node.remark_on_key("is not supported yet", reading);
 }

@@ -1,17 +1,17 @@
-//! The configuration file: what it says in the terms of [`pillion_model::Config`], and where it says it.
+//! The configuration file: it is read into [`pillion_model::Config`], and every fault carries its place in the file.
 //!
-//! [`effective()`] tells a configuration back, with where each value came from.
+//! [`effective()`] reports a configuration with the origin of each value.
 //!
-//! The life of a file: `load` guards the door (size, UTF-8, nesting) · `gate` asks serde_yaml whether it is YAML, and
-//! `place` makes a tree of it that keeps where each key stands · `keys` declares every key once, and `reading` walks the
-//! tree by these declarations into the model, texts with their variables replaced by `variable`, words checked by
-//! `value` and `words` · the model validates the whole, and `translate` says its faults in the terms of the file ·
-//! `remark` gathers all that is told, each [`Fault`] with its place.
+//! How a file is read: `load` checks its size, UTF-8 and nesting · `gate` lets serde_yaml check the syntax, and `place`
+//! builds a tree that keeps the place of each key · `keys` declares every key once, and `reading` reads the tree into
+//! the model by these declarations; `variable` replaces variables in the texts, `value` and `words` parse the words ·
+//! the model validates the whole configuration, and `translate` expresses the model's faults in the terms of the file ·
+//! `remark` collects all messages, each a [`Fault`] with its place.
 //!
-//! `schema` and [`effective()`] are made of the same declarations.
+//! `schema` and [`effective()`] are made from the same declarations.
 //!
-//! Deliberately absent: network IO, clocks, tokio. Nothing here opens a file but [`load()`], and
-//! nothing reads the environment but it and [`parse()`].
+//! Deliberately absent: network IO, clocks, tokio. Only [`load()`] opens a file, and only [`load()`] and [`parse()`]
+//! read the environment.
 
 mod effective;
 mod fault;

@@ -1,4 +1,4 @@
-//! From a file, or its text, to a [`Config`]: the door of this crate.
+//! Reads a [`Config`] from a file or from its text. This is the entry point of this crate.
 
 use std::fs::File;
 use std::io::Read;
@@ -13,24 +13,24 @@ use crate::translate::add_faults_of_model;
 use crate::variable::Environment;
 use pillion_model::Config;
 
-/// 4 MiB: ten thousand services fit; a larger file is something else.
+/// 4 MiB: ten thousand services fit. A larger file is probably not a configuration.
 pub(crate) const LARGEST: usize = 4 * 1024 * 1024;
 
-/// Brackets open at once, before any parser sees them: serde_yaml's scanner takes time by their square.
-/// Rough (brackets in comments and texts count), hence far above what the parsers allow.
+/// The most open brackets, counted before a parser runs: serde_yaml's scanner takes time proportional to their square.
+/// The count is rough (brackets in comments and texts count), hence the limit is far above what the parsers allow.
 const BRACKETS: usize = 1000;
 
-/// How deep a line may begin or nest by indentation signs (`- - -`), likewise.
+/// How deeply a line may be indented or nested by signs (`- - -`). The limit has the same reason as [`BRACKETS`].
 const SIGNS: usize = 1000;
 
-/// Reads and checks a configuration file; relative paths in it start at its own folder, and its variables
-/// (`${NAME}`, `${NAME:-default}`) are those of this process.
+/// Reads and checks a configuration file. Relative paths in it start at its own folder, and its variables (`${NAME}`,
+/// `${NAME:-default}`) are those of this process.
 ///
-/// Gives the configuration and warnings about what is legal but hardly meant.
+/// Returns the configuration, and warnings about what is valid but probably not meant.
 ///
 /// # Errors
-/// Every fault that was found, if any: a file that cannot be read, is larger than 4 MiB or not UTF-8,
-/// is not YAML, or says what cannot be done.
+/// Returns every fault that was found, if any is an error: the file cannot be read, is larger than 4 MiB, is not UTF-8,
+/// is not YAML, or contains values that are not allowed.
 pub fn load(path: &Path) -> Result<(Config, Vec<Fault>), Errors> {
     let name = path.display().to_string();
     let alone = |fault| Errors::new(name.clone(), "", vec![fault]);
@@ -39,14 +39,15 @@ pub fn load(path: &Path) -> Result<(Config, Vec<Fault>), Errors> {
     parse_named(&name, &source, folder, &of_process)
 }
 
-/// The text of a file, for [`effective()`](crate::effective()) of what was read from it. Empty for a file that cannot be
-/// read, or must not reach a parser.
+/// The text of a file, for [`effective()`](crate::effective()) of the configuration read from it. Empty if the file
+/// cannot be read or must not reach a parser.
 pub fn text_of(file: &Path) -> String {
     let text = read_file(file).and_then(utf8).unwrap_or_default();
     if guard(&text).is_ok() { text } else { String::new() }
 }
 
-/// [`effective()`](crate::effective()) of what was read from `file`, with the places of what stands there now.
+/// Calls [`effective()`](crate::effective()) for a configuration that was read from `file`. The origins are those in
+/// the file as it is now.
 pub fn effective_in(
     config: &Config,
     file: &Path,
@@ -56,20 +57,20 @@ pub fn effective_in(
     crate::effective(config, Some(crate::Written { name: &name, text: &text }), flags)
 }
 
-/// Checks a configuration's text; relative paths in it start at `folder`, and its variables are those of this
+/// Checks the text of a configuration. Relative paths in it start at `folder`, and its variables are those of this
 /// process.
 ///
 /// # Errors
-/// As [`load`]; the file is called `configuration` in them.
+/// Returns the same errors as [`load`]; they name the file `configuration`.
 pub fn parse(source: &str, folder: &Path) -> Result<(Config, Vec<Fault>), Errors> {
     parse_with(source, folder, &of_process)
 }
 
-/// Checks a configuration's text with variables from elsewhere: `environment` gives the value of a name, `None` where it
-/// is not set.
+/// Checks the text of a configuration with other variables: `environment` returns the value of a name, or `None` where
+/// it is not set.
 ///
 /// # Errors
-/// As [`parse`].
+/// Returns the same errors as [`parse`].
 pub fn parse_with(
     source: &str,
     folder: &Path,
@@ -78,7 +79,7 @@ pub fn parse_with(
     parse_named("configuration", source, folder, environment)
 }
 
-/// What is not UTF-8 is as good as not set: no key of the file could hold it.
+/// A variable that is not UTF-8 counts as not set: no key of the file could hold its value.
 fn of_process(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
@@ -104,7 +105,7 @@ fn parse_named(
     }
     let is_over = reading.is_over();
     let Reading { dropped, defaults, mut remarks, .. } = reading;
-    // of what was given up halfway nothing more can be said
+    // reading was given up halfway, so nothing is known of the rest
     if is_over {
         return Err(refuse(remarks.unread));
     }
@@ -117,7 +118,7 @@ fn parse_named(
     }
 }
 
-/// What must not reach a parser.
+/// Refuses texts that must not reach a parser.
 fn guard(source: &str) -> Result<(), Fault> {
     if source.len() > LARGEST {
         return Err(Fault::of_file("the file is larger than 4 MiB", None));
@@ -128,7 +129,7 @@ fn guard(source: &str) -> Result<(), Fault> {
     }
 }
 
-/// An empty file is what a failed write leaves behind. The defaults would turn mTLS off without a word.
+/// Refuses an empty file. A failed write can leave one, and the defaults would silently turn mTLS off.
 fn refuse_empty(source: &str) -> Result<(), Fault> {
     match place::is_empty(source) {
         true => Err(Fault::of_file("the file is empty", Some("write {} if the defaults are meant"))),
@@ -136,7 +137,7 @@ fn refuse_empty(source: &str) -> Result<(), Fault> {
     }
 }
 
-/// The line in which nesting passes every reasonable depth.
+/// The line whose nesting exceeds the limits.
 fn too_deep(source: &str) -> Option<usize> {
     let mut open = 0usize;
     for (nth, line) in lines(source).enumerate() {
@@ -158,7 +159,7 @@ fn too_deep(source: &str) -> Option<usize> {
     None
 }
 
-/// At most one byte more than allowed, whatever the file's size: it may be a device.
+/// Reads at most one byte more than allowed, because the file may be a device without an end.
 fn read_file(path: &Path) -> Result<Vec<u8>, Fault> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(LARGEST as u64 + 1).read_to_end(&mut bytes));

@@ -1,17 +1,17 @@
-//! Finds where in the file a key stands: a tree of the YAML that kept its places.
+//! Finds where in the file a key is: a tree of the YAML with the place of each node.
 //!
-//! What is read is read from this tree. The parser is pure Rust and bounded here: depth, aliases to themselves and second documents end the reading with a
-//! [`Broken`].
+//! Values are read from this tree. The parser is pure Rust. This file bounds it: too much depth, aliases to a node that
+//! contains them, and second documents end the reading with a [`Broken`].
 
 use std::collections::HashMap;
 
 use pillion_model::{Path, Step};
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
-/// Nothing in a configuration is deeper than ten; this leaves room and bounds recursion.
+/// No key of a configuration is deeper than ten levels; 64 leaves room and bounds the recursion.
 const DEEPEST: usize = 64;
 
-/// Line and column, both from 1, the column in characters.
+/// Line and column count from 1, the column in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Position {
     pub(crate) line: usize,
@@ -22,12 +22,12 @@ impl Position {
     pub(crate) const START: Self = Self { line: 1, column: 1 };
 }
 
-/// What a predicate is said of.
+/// The subject of a message about the key at `path`.
 pub(crate) fn subject(path: &Path) -> String {
     if path.0.is_empty() { "the file".to_owned() } else { path.to_string() }
 }
 
-/// Index into [`Tree::nodes`]. An alias is the id of what it points at.
+/// Index into [`Tree::nodes`]. An alias has the id of the node to which it points.
 pub(crate) type NodeId = usize;
 
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub(crate) enum Content {
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) value: NodeId,
-    /// Found faulty: it is not counted.
+    /// The item was faulty, and [`Tree::item`] does not count it.
     dropped: bool,
 }
 
@@ -59,11 +59,11 @@ pub(crate) struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
     nodes: Vec<Node>,
-    /// `None`: nothing but comments.
+    /// `None`: the file holds only comments.
     root: Option<NodeId>,
 }
 
-/// Why there is no tree.
+/// Why no tree could be built.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Broken {
     pub(crate) place: Position,
@@ -92,7 +92,7 @@ impl Tree {
         self.nodes.len()
     }
 
-    /// A scalar's text; `None` for lists and maps.
+    /// The text of a scalar. `None` for lists and maps.
     pub(crate) fn text(&self, id: NodeId) -> Option<&str> {
         match &self.node(id)?.content {
             Content::Scalar { text, .. } => Some(text),
@@ -100,16 +100,16 @@ impl Tree {
         }
     }
 
-    /// From now on the nth item of a list is not counted.
+    /// Marks the nth item of a list as dropped, so that it is no longer counted.
     pub(crate) fn drop_nth(&mut self, of: NodeId, nth: usize) {
         if let Some(Content::List(items)) = self.nodes.get_mut(of).map(|node| &mut node.content) {
             items.get_mut(nth).into_iter().for_each(|item| item.dropped = true);
         }
     }
 
-    /// The place of a path, or of the key of its longest beginning that the file has. The path is put right where the
-    /// model says it in another way than the file does: indexes come from lists whose dropped items were not counted,
-    /// and where the file has a word, the model may have a list of one, or a block.
+    /// The place of a path; where the file has only the beginning of the path, the place of the last key that it has.
+    /// `path` is corrected where the model differs from the file: the model does not count dropped items of lists, and
+    /// where the file has a word, the model may have a list with one item or a block.
     pub(crate) fn locate(&self, path: &mut Path) -> Position {
         let (mut place, mut key_place) = (Position::START, Position::START);
         let mut at = self.root;
@@ -136,14 +136,13 @@ impl Tree {
         place
     }
 
-    /// What stands at a key of a block. `None` too where nothing stands behind the key, which is as if it were not
-    /// there.
+    /// The value of a key in a block. `None` also for a key without a value, which counts as absent.
     pub(crate) fn child(&self, of: NodeId, name: &str) -> Option<NodeId> {
         let (_, value) = self.entry(of, name)?;
         (!self.is_null(value)).then_some(value)
     }
 
-    /// What stands at each key of a block, by the keys' names.
+    /// The values in a block, by the names of their keys.
     pub(crate) fn children(&self, of: NodeId) -> HashMap<&str, NodeId> {
         let Some(Content::Map(entries)) = self.node(of).map(|node| &node.content) else {
             return HashMap::new();
@@ -152,19 +151,19 @@ impl Tree {
         standing.filter_map(|entry| Some((self.text(entry.key)?, entry.value))).collect()
     }
 
-    /// An item of a list, dropped ones not counted.
+    /// An item of a list. Dropped items are not counted.
     pub(crate) fn item(&self, of: NodeId, index: usize) -> Option<NodeId> {
         let Content::List(items) = &self.node(of)?.content else { return None };
         items.iter().filter(|item| !item.dropped).nth(index).map(|item| item.value)
     }
 
-    /// Nothing, or YAML's word for it without quotes.
+    /// Whether the node is empty, or YAML's word for null without quotes.
     fn is_null(&self, id: NodeId) -> bool {
         let content = self.node(id).map(|node| &node.content);
         matches!(content, Some(Content::Scalar { text, plain: true }) if means_nothing(text))
     }
 
-    /// Key and value of an entry.
+    /// The key and the value of an entry.
     pub(crate) fn entry(&self, of: NodeId, name: &str) -> Option<(NodeId, NodeId)> {
         let Content::Map(entries) = &self.node(of)?.content else { return None };
         let called = |name: &str| entries.iter().find(|entry| self.text(entry.key) == Some(name));
@@ -173,15 +172,15 @@ impl Tree {
         called(name).or(other_name).map(|entry| (entry.key, entry.value))
     }
 
-    /// Where a key stands, and its value. A block of keys begins at its first key, often a line below: what is said of it
-    /// stands at its own.
+    /// The place of a key, and the place of its value. A block begins at its first key, often a line below; faults of
+    /// the block are placed at the key of the block.
     fn places(&self, key: NodeId, value: NodeId) -> (Position, Position) {
         let place = |id| self.node(id).map_or(Position::START, |node| node.place);
         let is_block = self.node(value).is_some_and(|node| matches!(node.content, Content::Map(_)));
         (place(key), place(if is_block { key } else { value }))
     }
 
-    /// Key and value behind one step; an item of a list is its own key.
+    /// The key and the value after one step. An item of a list is its own key.
     fn step(&self, from: NodeId, step: &mut Step) -> Option<(NodeId, NodeId)> {
         match step {
             Step::Key(name) => self.entry(from, name),
@@ -198,7 +197,7 @@ impl Tree {
 /// Keys that have a second name in the file.
 const ALIASES: [(&str, &str); 1] = [("conditions", "on")];
 
-/// YAML's words for nothing, where they stand without quotes.
+/// Whether the text, without quotes, is one of YAML's words for null.
 pub(crate) fn means_nothing(text: &str) -> bool {
     matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
@@ -215,8 +214,8 @@ impl Broken {
     }
 }
 
-/// Whether there is nothing but comments, nulls, and signs that begin or end a document. Reads no further than to the
-/// first value.
+/// Whether the source holds only comments, nulls, and signs that begin or end a document. Reading stops at the first
+/// value.
 pub(crate) fn is_empty(source: &str) -> bool {
     !Parser::new_from_str(source).any(|event| match event {
         Ok((Event::StreamStart | Event::DocumentStart(_) | Event::DocumentEnd | Event::StreamEnd, _)) => {
@@ -231,7 +230,8 @@ fn place_of(span: Span) -> Position {
     Position { line: span.start.line().max(1), column: span.start.col() + 1 }
 }
 
-/// YAML's own (`!!str`) change nothing here; any other means something elsewhere.
+/// Tags of YAML itself (`!!str`) change nothing here and are allowed. Any other tag is refused: it has a meaning only
+/// to another program.
 fn refuse_tag(tag: Option<&Tag>, place: Position) -> Result<(), Broken> {
     match tag {
         Some(tag) if !tag.is_yaml_core_schema() => {
@@ -241,13 +241,14 @@ fn refuse_tag(tag: Option<&Tag>, place: Position) -> Result<(), Broken> {
     }
 }
 
-/// A tree while its events come in.
+/// The tree while the parser's events arrive.
 #[derive(Default)]
 struct Growth {
     tree: Tree,
-    /// The lists and maps that are open, outermost first; a map with the key that waits for its value.
+    /// The lists and maps that are open, outermost first. A map comes with the key that waits for its value.
     open: Vec<(NodeId, Option<NodeId>)>,
-    /// The anchors of the open ones (0: none), registered at their end so that no node contains itself.
+    /// The anchors of the open lists and maps (0: none). An anchor is registered at the end of its node, so that no
+    /// node contains itself.
     opened_as: Vec<usize>,
     anchors: HashMap<usize, NodeId>,
     documents: usize,
@@ -288,7 +289,7 @@ impl Growth {
         self.documents += 1;
         match self.documents {
             1 => Ok(()),
-            _ => Err(Broken::new(place, "has a second document; a configuration is one")),
+            _ => Err(Broken::new(place, "has a second document; a configuration is one document")),
         }
     }
 
@@ -314,7 +315,7 @@ impl Growth {
         }
     }
 
-    /// A complete node goes into the innermost open one.
+    /// Adds a complete node to the innermost open one.
     fn attach(&mut self, id: NodeId) {
         let Some((parent, key)) = self.open.last_mut() else {
             self.tree.root = Some(id);
@@ -346,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_configuration_is_broken() {
+    fn a_text_that_cannot_be_a_configuration_is_refused() {
         let deep = "[".repeat(100_000);
         let deeper = "- ".repeat(100_000);
         for source in [
@@ -380,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_leads_to_what_it_names() {
+    fn an_alias_leads_to_the_node_that_it_names() {
         assert_eq!(place("a: &x { t: 1 }\nb: *x\n", &["b", "t"]), (1, 12));
     }
 
@@ -394,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_stands_for_a_list_of_one_and_for_a_block() {
+    fn a_path_into_a_list_or_a_block_is_placed_at_the_word_that_the_file_has() {
         let tree = Tree::read("to: orders\nother: { service: a }").unwrap();
         let located = |steps: &[&str]| {
             let mut path = path(steps);

@@ -1,7 +1,8 @@
-//! Reads the tree of a file: one node at a time, every fault with its place, and on to the next.
+//! Reads the tree of a file, one node at a time. Every fault carries its place, and reading continues after it.
 //!
-//! A value that cannot be read is told of and left out; the rest is read as if it were not there. So one reading finds
-//! all faults. Bounded: nodes visited, however aliases multiply them; bytes that variables add; faults told.
+//! A value that cannot be read is reported, and the rest is read as if the value were absent, so that one reading finds
+//! all faults. There are bounds on the nodes visited (aliases can multiply them), on the bytes that variables add, and
+//! on the faults reported.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,26 +18,26 @@ use crate::remark::{MOST, Remark, Remarks};
 use crate::value::{BadWord, Word, on_off};
 use crate::variable::{Environment, Replaced, replace};
 
-/// So many nodes may be visited whatever the file's size: a block that fifty services share is no bomb.
+/// The nodes that may be visited whatever the size of the file: fifty services that share a block are legitimate.
 const VISITS_IN_ANY_CASE: usize = 50_000;
 
-/// What is known while a file is read.
+/// The state while a file is read.
 pub(crate) struct Reading<'e> {
     environment: Environment<'e>,
-    /// Relative paths start here.
+    /// The folder at which relative paths start.
     pub(crate) folder: &'e Path,
-    /// Whether the file gives this workload an identity, readable or not.
+    /// Whether the file gives this workload an identity, even if that could not be read.
     pub(crate) has_identity: bool,
-    /// A service that has what the file's `defaults` say, and nothing of its own.
+    /// A service with the values of the file's `defaults` and no others.
     pub(crate) defaults: Option<Cluster>,
     pub(crate) remarks: Remarks,
-    /// Items of lists that could not be read: the list, and the number of the item.
+    /// Items that could not be read: the list, and the number of the item.
     pub(crate) dropped: Vec<(NodeId, usize)>,
-    /// Nodes that may still be visited: aliases must not multiply a small file into a large one.
+    /// How many nodes may still be visited: aliases must not multiply a small file into a large one.
     visits: usize,
-    /// Bytes that texts with variables may still have, all together: no more than a file itself.
+    /// How many bytes texts with variables may still have, in sum: no more than the file itself may have.
     room: usize,
-    /// What is read is told already.
+    /// Whether faults are ignored, because this part was read before and its faults are known.
     is_muted: bool,
 }
 
@@ -55,12 +56,12 @@ impl<'e> Reading<'e> {
         }
     }
 
-    /// Enough is told; nobody reads further.
+    /// Whether enough faults were found, or too many nodes visited; then reading stops.
     pub(crate) fn is_over(&self) -> bool {
         self.visits == 0 || self.remarks.unread.len() >= MOST
     }
 
-    /// Reads again what was read before: its faults are told already.
+    /// Reads a part that was read before, and ignores its faults.
     pub(crate) fn muted<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let before = std::mem::replace(&mut self.is_muted, true);
         let read = read(self);
@@ -68,7 +69,7 @@ impl<'e> Reading<'e> {
         read
     }
 
-    /// What cannot be read. `key`: the key itself is the fault, and is named in `bad` already.
+    /// Reports a value that cannot be read. `key`: the fault is the key itself, which `bad` names already.
     fn refuse(&mut self, at: &Trail<'_>, place: Position, bad: BadWord, key: Option<&str>) {
         if self.is_muted || self.is_over() {
             return;
@@ -79,13 +80,13 @@ impl<'e> Reading<'e> {
     }
 }
 
-/// A place of the tree, and the way to it.
+/// A node of the tree, and the path to it.
 #[derive(Clone, Copy)]
 pub(crate) struct Node<'n> {
     tree: &'n Tree,
     pub(crate) id: NodeId,
     pub(crate) at: Trail<'n>,
-    /// Where its key stands; an item of a list is its own key.
+    /// The place of its key. An item of a list is its own key.
     key: Position,
 }
 
@@ -96,7 +97,7 @@ pub(crate) struct Entry<'n> {
     pub(crate) value: Node<'n>,
 }
 
-/// What kind of value stands at a node.
+/// The kind of value at a node.
 pub(crate) enum Shape<'n> {
     Word(Leaf<'n>),
     List,
@@ -105,15 +106,15 @@ pub(crate) enum Shape<'n> {
 
 /// A scalar with its variables replaced.
 pub(crate) struct Leaf<'n> {
-    /// As it is typed.
+    /// The text in the file, before variables are replaced.
     source: &'n str,
     pub(crate) text: Cow<'n, str>,
-    /// Nothing, or a bare `null`.
+    /// Whether the text is empty or a bare `null`.
     is_null: bool,
 }
 
 impl Leaf<'_> {
-    /// A fault that is in what the variables of this text hold says so.
+    /// Adds to a fault that the text came from variables.
     fn traced(&self, bad: BadWord) -> BadWord {
         if matches!(self.text, Cow::Borrowed(_)) {
             return bad;
@@ -125,12 +126,12 @@ impl Leaf<'_> {
 }
 
 impl<'n> Node<'n> {
-    /// The whole file. `None`: nothing but comments.
+    /// The whole file. `None`: the file holds only comments.
     pub(crate) fn root(tree: &'n Tree) -> Option<Self> {
         Some(Self { tree, id: tree.root()?, at: Trail::root(), key: Position::START })
     }
 
-    /// What is written at a key of this block.
+    /// The value of a key of this block, if the key is set.
     pub(crate) fn child<'s>(&'s self, name: &'s str, reading: &mut Reading<'_>) -> Option<Node<'s>> {
         let (key, value) = self.tree.entry(self.id, name)?;
         let key = self.tree.node(key).map_or(Position::START, |node| node.place);
@@ -138,12 +139,12 @@ impl<'n> Node<'n> {
         reading.muted(|reading| child.is_written(reading)).then_some(child)
     }
 
-    /// Whether anything is written at a key of this block.
+    /// Whether a key of this block is set.
     pub(crate) fn has(&self, name: &str, reading: &mut Reading<'_>) -> bool {
         self.child(name, reading).is_some()
     }
 
-    /// Where what is remarked of it stands: a block of keys begins at its first key, often a line below its own.
+    /// Where remarks on this node are placed. A block begins at its first key, often a line below, so its key is used.
     fn place(&self) -> Position {
         match self.tree.node(self.id) {
             Some(node) if !matches!(node.content, Content::Map(_)) => node.place,
@@ -160,14 +161,14 @@ impl<'n> Node<'n> {
             return None;
         }
         if reading.visits == 1 {
-            let bad = BadWord::new("has aliases that multiply beyond reason");
+            let bad = BadWord::new("has aliases that expand to too many values");
             reading.refuse(&self.at, self.own_place(), bad, None);
         }
         reading.visits -= 1;
         self.tree.node(self.id).map(|node| &node.content)
     }
 
-    /// A value: in keys nothing is replaced.
+    /// The scalar with its variables replaced. This is for values: variables in keys are not replaced.
     fn leaf(&self, source: &'n str, plain: bool, reading: &mut Reading<'_>) -> Option<Leaf<'n>> {
         if !source.contains('$') {
             return Some(Leaf {
@@ -188,8 +189,8 @@ impl<'n> Node<'n> {
         }
     }
 
-    /// Whether nothing stands here, which is as if the key were not there. Only looked at: what is read takes its room
-    /// then. `None`: it could not be read.
+    /// Whether the value is null, which counts as an absent key. The bytes of variables are not counted here, because
+    /// they count when the value is read. `None`: it could not be read.
     pub(crate) fn is_null(&self, reading: &mut Reading<'_>) -> Option<bool> {
         let Some(Content::Scalar { text, plain }) = self.tree.node(self.id).map(|node| &node.content) else {
             return Some(false);
@@ -200,17 +201,17 @@ impl<'n> Node<'n> {
         is_null
     }
 
-    /// Whether there is something to read.
+    /// Whether there is a value to read.
     pub(crate) fn is_written(&self, reading: &mut Reading<'_>) -> bool {
         self.is_null(reading) == Some(false)
     }
 
-    /// Tells what is wrong with the value.
+    /// Reports what is wrong with the value.
     pub(crate) fn refuse(&self, bad: BadWord, reading: &mut Reading<'_>) {
         reading.refuse(&self.at, self.own_place(), bad, None);
     }
 
-    /// Tells what stands here instead of what could.
+    /// Reports that the value is not of the expected kind.
     pub(crate) fn mismatch(&self, expected: &str, reading: &mut Reading<'_>) {
         let found = match self.tree.node(self.id).map(|node| &node.content) {
             Some(Content::List(_)) => "a list".to_owned(),
@@ -223,25 +224,25 @@ impl<'n> Node<'n> {
         self.refuse(BadWord::new(format!("must be {expected}, not {found}")), reading);
     }
 
-    /// Tells of a value that was read and cannot be meant.
+    /// Reports a value that was read but cannot be meant.
     pub(crate) fn remark<'r>(&self, what: &str, reading: &'r mut Reading<'_>) -> &'r mut Remark {
         let is_muted = reading.is_muted;
         reading.remarks.add(&self.at, self.place(), what, is_muted)
     }
 
-    /// Tells of the key, whatever its value is: this is never an echo of a fault in the value.
+    /// Reports a fault of the key, whatever its value is. It is shown even if the value has faults too.
     pub(crate) fn remark_on_key<'r>(&self, what: &str, reading: &'r mut Reading<'_>) -> &'r mut Remark {
         let is_muted = reading.is_muted;
         reading.remarks.add(&self.at, self.key, what, is_muted).of_key()
     }
 
-    /// Tells of a key that is not there, where this block stands.
+    /// Reports that this block lacks a key.
     pub(crate) fn lacks(&self, key: &str, help: &str, reading: &mut Reading<'_>) {
         self.remark(&format!("needs `{key}`"), reading).help(help);
         reading.remarks.lacks(&self.at.key(key));
     }
 
-    /// What kind of value this is, where each kind means something else.
+    /// The kind of the value, for keys that accept several kinds.
     pub(crate) fn shape(&self, expected: &str, reading: &mut Reading<'_>) -> Option<Shape<'n>> {
         match self.content(reading)? {
             Content::List(_) => Some(Shape::List),
@@ -257,7 +258,7 @@ impl<'n> Node<'n> {
         }
     }
 
-    /// A word, from its text.
+    /// Reads a word from the text of a scalar.
     pub(crate) fn word<W: Word>(&self, reading: &mut Reading<'_>) -> Option<W> {
         let Content::Scalar { text, plain } = self.content(reading)? else {
             self.mismatch(W::EXPECTED, reading);
@@ -267,7 +268,7 @@ impl<'n> Node<'n> {
         self.parsed(&leaf, W::parse(&leaf.text), reading)
     }
 
-    /// What became of a leaf's text.
+    /// Reports a fault that parsing a leaf has found.
     pub(crate) fn parsed<T>(
         &self,
         leaf: &Leaf<'_>,
@@ -277,7 +278,7 @@ impl<'n> Node<'n> {
         parsed.map_err(|bad| self.refuse(leaf.traced(bad), reading)).ok()
     }
 
-    /// One word, or a list of them.
+    /// Reads one word or a list of words.
     pub(crate) fn words<W: Word>(&self, reading: &mut Reading<'_>) -> Option<Vec<W>> {
         match self.shape(W::EXPECTED, reading)? {
             Shape::Word(leaf) => self.parsed(&leaf, W::parse(&leaf.text), reading).map(|word| vec![word]),
@@ -310,7 +311,7 @@ impl<'n> Node<'n> {
         all
     }
 
-    /// The keys of a block, none twice; `None` where this is no block.
+    /// The keys of a block, each once. `None`: the node is not a block.
     pub(crate) fn entries(&self, reading: &mut Reading<'_>) -> Option<Vec<Entry<'_>>> {
         let Content::Map(entries) = self.content(reading)? else {
             self.mismatch("a block of keys", reading);
@@ -340,7 +341,7 @@ impl<'n> Node<'n> {
         Some(all)
     }
 
-    /// A map whose keys are words: services by their names, ports by their numbers.
+    /// Reads a map whose keys are words: services by their names, ports by their numbers.
     pub(crate) fn map<K: Word>(&self, reading: &mut Reading<'_>) -> Vec<(K, Entry<'_>)> {
         let mut all = Vec::new();
         for entry in self.entries(reading).unwrap_or_default() {
@@ -352,13 +353,13 @@ impl<'n> Node<'n> {
         all
     }
 
-    /// Tells of a key that no block of this kind has.
+    /// Reports a key that this block does not know.
     pub(crate) fn refuse_key(&self, entry: &Entry<'_>, bad: BadWord, reading: &mut Reading<'_>) {
         reading.refuse(&self.at, entry.key, bad, Some(entry.name));
     }
 
-    /// Whether there is anything but `off`, an empty list and an empty block. Whatever stands here has its variables
-    /// set, and no block in it has a key twice.
+    /// Whether the value is anything but `off`, an empty list or an empty block. Variables in it must be set and no
+    /// block may have a key twice; other faults are not looked for.
     pub(crate) fn asks_for_something(&self, reading: &mut Reading<'_>) -> bool {
         match self.content(reading) {
             None => false,

@@ -1,18 +1,19 @@
-//! What is told of a file: what could not be read, what was read and cannot be meant, what the model finds.
+//! Collects all messages about a file: values that could not be read, values that cannot be meant, and the faults that
+//! the model finds.
 
 use pillion_model::{Severity, Trail};
 
 use crate::fault::Fault;
 use crate::place::{Position, Tree, subject};
 
-/// Faults told at once of each kind; nobody reads further.
+/// The most messages of each kind; an operator does not read further.
 pub(crate) const MOST: usize = 100;
 
-/// What is wrong with a value that was read.
+/// A message about a value that was read.
 #[derive(Debug)]
 pub(crate) struct Remark {
     fault: Fault,
-    /// The key itself is meant, not its value; then this is no echo of a fault in the value.
+    /// Whether the message concerns the key itself. Then it is not caused by an unreadable value.
     is_of_key: bool,
 }
 
@@ -22,31 +23,31 @@ impl Remark {
         self
     }
 
-    /// It may be meant, and is hardly what the operator wants.
+    /// Makes the message a warning: the value is valid, but probably not what the operator wants.
     pub(crate) fn warns(&mut self) -> &mut Self {
         self.fault.severity = Severity::Warning;
         self
     }
 
-    /// It is about the key, not about its value.
+    /// Says that the message concerns the key and not its value.
     pub(crate) fn of_key(&mut self) -> &mut Self {
         self.is_of_key = true;
         self
     }
 }
 
-/// All that is told of a file.
+/// All messages about a file.
 #[derive(Debug, Default)]
 pub(crate) struct Remarks {
-    /// What could not be read.
+    /// Values that could not be read.
     pub(crate) unread: Vec<Fault>,
-    /// The same things, reached by another alias: told once, whatever they are a part of.
+    /// Paths of unreadable values that another alias reached again: each value is reported once.
     unread_again: Vec<String>,
     list: Vec<Remark>,
-    /// What a second reading of the same says: it is told already.
+    /// The last remark of a muted reading, which is not reported.
     untold: Option<Remark>,
     of_model: Vec<pillion_model::Fault>,
-    /// Keys that lack something, which is told already: the model takes for empty what is not there.
+    /// Keys that are missing and have been reported. The model sees an empty value there and would report it too.
     lacking: Vec<String>,
 }
 
@@ -64,7 +65,7 @@ impl Remarks {
         &mut self.list[last]
     }
 
-    /// Adds what could not be read, unless it is told already: an alias leads to the same place from many keys.
+    /// Adds a value that could not be read, unless it was reported: aliases can lead to one place from many keys.
     pub(crate) fn add_unread(&mut self, fault: Fault, what: &str) {
         let is_same = |told: &Fault| {
             (told.line, told.column) == (fault.line, fault.column) && told.message.ends_with(what)
@@ -76,17 +77,17 @@ impl Remarks {
         }
     }
 
-    /// The keys that could not be read.
+    /// The paths of the keys that could not be read.
     fn unread_keys(&self) -> impl Iterator<Item = &String> + Clone {
         self.unread.iter().map(|fault| &fault.path).chain(&self.unread_again)
     }
 
-    /// What the model finds wrong with this key is an echo of what is told already.
+    /// Records that a key is missing and was reported, so that the model's fault about it is dropped.
     pub(crate) fn lacks(&mut self, at: &Trail<'_>) {
         self.lacking.push(at.path().to_string());
     }
 
-    /// Takes over a fault of the model, unless it comes from something that is not there or could not be read.
+    /// Adds a fault of the model, unless a missing or unreadable key may be its cause.
     pub(crate) fn add_fault(&mut self, fault: pillion_model::Fault) {
         let is_related = |key: &str, to: &str| is_within(key, to) || is_within(to, key);
         let text = fault.path.to_string();
@@ -100,8 +101,8 @@ impl Remarks {
         }
     }
 
-    /// All of it in the order of the file. Errors come before warnings where it is too much, and what is about a key in
-    /// which something could not be read may be a mere echo, and is left out.
+    /// All messages in the order of the file. If there are too many, errors come before warnings. A message about a
+    /// block in which something could not be read is dropped, because that may be its only cause.
     pub(crate) fn into_faults(self, tree: &Tree) -> Vec<Fault> {
         let is_echo = |remark: &&Remark| {
             !remark.is_of_key && self.unread_keys().any(|unread| is_within(unread, &remark.fault.path))
@@ -151,7 +152,8 @@ impl Finding {
     }
 }
 
-/// `services.orders.endpoints[1]` is within `services.orders`, not within `services.or`.
+/// Whether `path` is `block` or lies in it: `services.orders.endpoints[1]` is within `services.orders`, not within
+/// `services.or`.
 fn is_within(path: &str, block: &str) -> bool {
     path.strip_prefix(block).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
@@ -161,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_remark_on_a_block_that_was_not_read_whole_is_an_echo() {
+    fn a_remark_on_a_block_with_an_unreadable_part_is_dropped() {
         let mut remarks = Remarks::default();
         let fault = |path: &str| Fault { path: path.into(), ..Fault::error(Position::START, "", None) };
         remarks.unread.push(fault("services.orders.endpoints[0]"));

@@ -1,8 +1,8 @@
-//! The keys of the file as a JSON Schema, for editors that complete and check while one types.
+//! The keys of the file as a JSON Schema, for editors that complete and check while a person types.
 //!
-//! Made of the very declarations that read the file, so that it holds exactly the keys that do something: one that is
-//! not built yet is absent, also where `off` may be written. It sees keys and how words look, and lets through
-//! all else that `check` refuses.
+//! The schema is made from the declarations that read the file, so it holds exactly the keys that have an effect. A key
+//! whose feature does not exist yet is absent, even where `off` may be written. The schema knows keys and the form of
+//! words; `check` refuses more.
 
 mod words;
 
@@ -13,7 +13,7 @@ use crate::value::{AutoOr, OffOr, Opt};
 
 /// The JSON Schema (2020-12) of the configuration file.
 ///
-/// Plain YAML 1.2 is taken as JSON: keys that are numbers (`3306:`) as texts.
+/// Plain YAML 1.2 is treated as JSON. Keys that are numbers (`3306:`) are texts.
 pub fn schema() -> String {
     let mut schema = Map::new();
     schema.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
@@ -25,33 +25,33 @@ pub fn schema() -> String {
     format!("{:#}\n", Value::Object(schema))
 }
 
-/// How a word looks.
+/// The schema of a word.
 pub(crate) trait Described {
     fn described() -> Option<Value>;
 }
 
-/// A word, as it may stand at a key.
+/// The schema of a key that holds a word.
 pub(crate) fn word<W: Described>() -> Option<Value> {
     any_of([W::described(), left_open()])
 }
 
-/// A word, or a list of words.
+/// The schema of a key that holds a word or a list of words.
 pub(crate) fn words<W: Described>() -> Option<Value> {
     any_of([word::<W>(), list_of(word::<W>())])
 }
 
-/// `off`, or a block.
+/// The schema of a key that holds `off` or a block.
 pub(crate) fn or_off(block: Option<Value>) -> Option<Value> {
     any_of([defined("off"), block, left_open()])
 }
 
-/// A map with names of one's own.
+/// The schema of a map whose names the operator chooses.
 pub(crate) fn entries<K: Described>(value: Option<Value>) -> Option<Value> {
     let (names, value) = (K::described()?, value?);
     Some(json!({ "type": ["object", "null"], "propertyNames": names, "additionalProperties": value }))
 }
 
-/// A block of keys, each with its words for the operator. `None`: nothing of it is built yet.
+/// The schema of a block of keys, each with its description. `None`: no key of it has a feature that exists.
 pub(crate) fn block(keys: Vec<(&str, Value, String)>) -> Option<Value> {
     let each = |(key, value, about): (&str, Value, String)| (key.to_owned(), explained(value, about));
     let properties: Map<String, Value> = keys.into_iter().map(each).collect();
@@ -67,7 +67,7 @@ fn explained(mut value: Value, about: String) -> Value {
     value
 }
 
-/// One of a few words. Some of them look like numbers or booleans to YAML when they stand without quotes.
+/// One of a few words. Without quotes, some of them look like numbers or booleans to YAML.
 pub(crate) fn one_of<'w>(words: impl Iterator<Item = &'w str>) -> Value {
     let spelt = |word: &str| match word {
         "off" => words::off(),
@@ -80,7 +80,7 @@ pub(crate) fn one_of<'w>(words: impl Iterator<Item = &'w str>) -> Value {
     json!({ "enum": all })
 }
 
-/// A choice of choices is one choice.
+/// Combines choices; a choice of choices becomes one flat choice.
 pub(crate) fn any_of(choices: impl IntoIterator<Item = Option<Value>>) -> Option<Value> {
     let mut all: Vec<Value> = Vec::new();
     for choice in choices.into_iter().flatten() {
@@ -105,7 +105,7 @@ pub(crate) fn defined(name: &str) -> Option<Value> {
     Some(json!({ "$ref": format!("#/$defs/{name}") }))
 }
 
-/// A variable, or nothing.
+/// A variable, or an empty value.
 pub(crate) fn left_open() -> Option<Value> {
     defined("left_open")
 }
@@ -134,7 +134,7 @@ mod tests {
     use crate::keys::Block;
 
     #[test]
-    fn what_is_not_built_yet_is_absent() {
+    fn a_key_whose_feature_does_not_exist_yet_is_absent() {
         let nothing = Block::new(|| ()).later("later", |()| {}).later_or_off("off");
         assert_eq!(nothing.schema(), None);
     }
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_has_its_words() {
+    fn every_key_has_a_description() {
         fn look(schema: &Value) {
             for (key, value) in schema["properties"].as_object().into_iter().flatten() {
                 assert!(value["description"].as_str().is_some_and(|about| about.len() > 8), "{key}");

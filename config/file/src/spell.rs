@@ -1,4 +1,4 @@
-//! Values as the file spells them.
+//! Spells values as the file would.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::words::{CONDITIONS, Choice, GRPC};
 use pillion_model::policy::{IdleTimeout, RetryCondition};
 
-/// `1h`, `1m30s` as `90s`, `250ms`: the largest unit that leaves no rest.
+/// Spells a time in the largest unit that divides it: `1h`, `90s` for `1m30s`, `250ms`.
 pub(crate) fn duration(time: Duration) -> Value {
     let units = [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000)];
     let nanos = time.as_nanos();
@@ -21,7 +21,7 @@ pub(crate) fn duration(time: Duration) -> Value {
     .into()
 }
 
-/// One key rules bodies and tunnels, once it is written.
+/// One key applies to bodies and to tunnels, but without it their defaults differ.
 pub(crate) fn idle(timeout: IdleTimeout) -> Value {
     match timeout {
         IdleTimeout::Off => "off".into(),
@@ -34,7 +34,7 @@ pub(crate) fn idle(timeout: IdleTimeout) -> Value {
     }
 }
 
-/// `64KiB`, or plain bytes.
+/// Spells a size as `64KiB`, or as plain bytes.
 pub(crate) fn size(bytes: u64) -> Value {
     let units = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     match units.into_iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit)) {
@@ -43,7 +43,7 @@ pub(crate) fn size(bytes: u64) -> Value {
     }
 }
 
-/// `20%`; millionths of a percent are noise of floating point.
+/// Spells a share as `20%`. It is rounded to millionths of a percent, as smaller parts are errors of floating point.
 pub(crate) fn share(share: f64) -> Value {
     format!("{}%", (share * 1e8).round() / 1e6).into()
 }

@@ -1,8 +1,8 @@
-//! From faults of the model to remarks on the file.
+//! Translates faults of the model to remarks on the file.
 //!
-//! The model knows what a service or a route has in the end; the file knows who wrote it. What a service has from
-//! `defaults` is told there, and once; what a route has from its service is told at the route, which it does not go
-//! with, and not at all where the service is told of it already.
+//! The model knows the final policies of a service or a route; the file knows which key set them. A fault that a
+//! service has from `defaults` is reported at `defaults`, once. A fault that a route has from its service is reported
+//! at the route whose keys conflict with the service, and is left out if it is reported at the service.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -12,7 +12,7 @@ use pillion_model::{Cluster, Config, Fault, Path, Severity, Step, validate, vali
 use crate::place::{NodeId, Tree};
 use crate::remark::Remarks;
 
-/// Adds what the model finds wrong with `config`. `defaults` is a service that has what the file's `defaults` say.
+/// Adds the faults that the model finds in `config`. `defaults` is a service with the values of the file's `defaults`.
 pub(crate) fn add_faults_of_model(
     config: &Config,
     defaults: Option<&Cluster>,
@@ -33,15 +33,15 @@ pub(crate) fn add_faults_of_model(
 struct Translator<'a> {
     tree: &'a Tree,
     config: &'a Config,
-    /// By name: looking through the list for every fault would take time by its square.
+    /// Services by name: a linear search for every fault would take quadratic time.
     services: HashMap<&'a str, NodeId>,
     defaults: Option<NodeId>,
     routes: Option<NodeId>,
-    /// What a service would be told that writes nothing beside the defaults, and whether it is told already.
+    /// The faults of a service that sets nothing beside the defaults, and whether each has been reported.
     of_defaults: HashMap<(Path, String), bool>,
-    /// What services are told of their own: service, key and words.
+    /// The faults of single services: service, key and text.
     of_services: HashSet<(String, Path, String)>,
-    /// What routes are told of the keys that they write themselves: route, key and words.
+    /// The faults of routes in keys that they set themselves: route, key and text.
     of_routes: HashSet<(usize, Path, String)>,
 }
 
@@ -61,8 +61,9 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// They have to be good for a service that writes nothing beside them. What is merely odd is told once a service
-    /// takes it: it may be right beside what the services write.
+    /// Records the faults of the defaults alone. Errors are reported: the defaults must be valid for a service that
+    /// sets nothing else. A warning is reported once a service inherits it, because it may not apply beside what the
+    /// services set.
     fn know_defaults(&mut self, faults: impl IntoIterator<Item = Fault>, remarks: &mut Remarks) {
         for fault in faults {
             let is_error = fault.severity == Severity::Error;
@@ -105,7 +106,8 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// What is not known of the defaults alone comes from what they are beside: then the service is named.
+    /// Adds a fault in a key that a service inherits from `defaults`. If the defaults alone do not have this fault, it
+    /// comes from their combination with the service, and the message names the service.
     fn add_inherited(&mut self, fault: Fault, service: &str, rest: &[Step], remarks: &mut Remarks) {
         let moved = Fault { path: at_defaults(rest), ..fault };
         match self.of_defaults.entry((Path(rest.to_vec()), moved.what.clone())) {
@@ -140,10 +142,10 @@ impl<'a> Translator<'a> {
         };
         let inherits = self.inherits(route, service, rest) || self.inherits(route, self.defaults, rest);
         match name.filter(|_| inherits) {
-            // what is wrong with the service alone is told there
+            // a fault that the service has by itself is reported there
             Some(name) if self.of_services.contains(&(name.clone(), key.clone(), fault.what.clone())) => {}
             Some(name) => {
-                let what = format!("meets service {name}, whose `{key}` {}", fault.what);
+                let what = format!("conflicts with service {name}, whose `{key}` {}", fault.what);
                 remarks.add_fault(Fault { path: own(&self.meeting(route, rest)), what, ..fault });
             }
             None => {
@@ -154,7 +156,7 @@ impl<'a> Translator<'a> {
         }
     }
 
-    /// The key of the route that does not go with one of its service's.
+    /// The key of the route that conflicts with a key of its service.
     fn meeting(&self, route: Option<NodeId>, key: &[Step]) -> [Step; 1] {
         let has_timeout = route.and_then(|route| self.tree.child(route, "timeout")).is_some();
         let key = match key.last() {
@@ -164,7 +166,7 @@ impl<'a> Translator<'a> {
         [Step::Key(key.to_owned())]
     }
 
-    /// Whether `key` is not written in `own`, and is in `below`.
+    /// Whether `key` is not set in `own`, but is set in `below`.
     fn inherits(&self, own: Option<NodeId>, below: Option<NodeId>, key: &[Step]) -> bool {
         let (mut own, mut below) = (own, below);
         for step in key {

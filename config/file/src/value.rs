@@ -1,7 +1,7 @@
-//! Small checked words of the file: durations, sizes, shares, counts, on and off.
+//! Small words of the file, parsed and checked: durations, sizes, shares, counts, on and off.
 //!
-//! Every leaf of the file is read as the text that stands there, never as YAML's own number or
-//! boolean, so that `1.10`, `0x10` and `off` mean here what they look like, quoted or not.
+//! Every leaf of the file is read as its text and never as YAML's number or boolean. So `1.10`, `0x10` and `off` mean
+//! what they look like, with or without quotes.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::spell;
 
 use pillion_model::text::shortened;
 
-/// A leaf of the file: parsed from the text that was typed.
+/// A leaf of the file, parsed from its text.
 pub(crate) trait Word: Sized {
-    /// For faults: "must be {EXPECTED}, not a list".
+    /// For messages: "must be {EXPECTED}, not a list".
     const EXPECTED: &'static str;
 
     fn parse(text: &str) -> Result<Self, BadWord>;
 }
 
-/// A word that may stand at a key: what it is in the model, and how the file would spell that.
+/// A word that a key may hold: its value in the model, and its spelling in the file.
 pub(crate) trait Leaf: Word + Described {
     type Value;
 
@@ -31,7 +31,7 @@ pub(crate) trait Leaf: Word + Described {
     fn spell(value: &Self::Value) -> Value;
 }
 
-/// [`Leaf`] for words that are in the model as they are.
+/// Implements [`Leaf`] for types that are the same in the model.
 macro_rules! leaves {
     ($($word:ty: $spell:expr),* $(,)?) => {$(
         impl crate::value::Leaf for $word {
@@ -50,7 +50,7 @@ macro_rules! leaves {
 }
 pub(crate) use leaves;
 
-/// [`Leaf`] for words that are wrapped here and bare in the model.
+/// Implements [`Leaf`] for types that wrap a value of the model.
 macro_rules! wrapped_leaves {
     ($($word:ident: $value:ty, $spell:expr);* $(;)?) => {$(
         impl crate::value::Leaf for $word {
@@ -69,10 +69,10 @@ macro_rules! wrapped_leaves {
 }
 pub(crate) use wrapped_leaves;
 
-/// Why a text is not the word that its key needs.
+/// Why a text is not a valid word for its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BadWord {
-    /// A predicate, to be read after the key: "is `5 m`, which is not a duration".
+    /// A predicate that is read after the key: "is `5 m`, which is not a duration".
     pub(crate) what: String,
     pub(crate) help: Option<String>,
 }
@@ -86,7 +86,7 @@ impl BadWord {
         Self { help: Some(help.into()), ..self }
     }
 
-    /// The usual complaint, with the help that YAML 1.1's booleans need.
+    /// The usual message. For `on` and `true` it has help about YAML 1.1.
     pub(crate) fn not(text: &str, expected: &str) -> Self {
         let bad = Self::new(format!("is `{}`, which is not {expected}", shortened(text)));
         match on_off(text) {
@@ -102,7 +102,7 @@ impl BadWord {
 
 pub(crate) const YAML_1_1: &str = "YAML 1.1 tools turn a bare on into true and off into false; write the value itself, quoted if a tool rewrites the file";
 
-/// `on` and `true`, `off` and `false` are one word type, in YAML's three spellings.
+/// The words for on and off, each in the three spellings of YAML.
 pub(crate) fn on_off(text: &str) -> Option<bool> {
     match text {
         "on" | "On" | "ON" | "true" | "True" | "TRUE" => Some(true),
@@ -111,7 +111,7 @@ pub(crate) fn on_off(text: &str) -> Option<bool> {
     }
 }
 
-/// `off`, or a value.
+/// `off` or a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OffOr<T> {
     Off,
@@ -151,7 +151,7 @@ impl<T: Word> Word for OffOr<T> {
     }
 }
 
-/// `auto`, or a value.
+/// `auto` or a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AutoOr<T>(pub(crate) Option<T>);
 
@@ -167,7 +167,7 @@ impl<T: Leaf> Leaf for AutoOr<T> {
     }
 }
 
-/// A value where the model has one or none; there is no word for none.
+/// A value that is optional in the model. No word stands for its absence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Opt<T>(T);
 
@@ -202,27 +202,27 @@ impl<T: Word> Word for AutoOr<T> {
     }
 }
 
-/// A year: no timer of a proxy is longer, and deadlines computed from it never overflow.
+/// A year: no timer of a proxy needs more, and deadlines computed from it never overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// `250ms`, `15s`, `1m30s`, `1.5h`: longer than nothing, at most a year.
+/// `250ms`, `15s`, `1m30s`, `1.5h`: more than zero, at most a year.
 impl Word for Duration {
     const EXPECTED: &'static str = "a duration (250ms, 15s, 1h)";
 
     fn parse(text: &str) -> Result<Self, BadWord> {
         let bad = || BadWord::not(text, "a duration").help(duration_help(text));
         let seconds = sum_of_parts(text).ok_or_else(bad)?;
-        // whole microseconds: of a year a float still counts them exactly
+        // rounded to whole microseconds, which a float still counts exactly within a year
         match Self::try_from_secs_f64(seconds).map(|_| Self::from_micros((seconds * 1e6).round() as u64)) {
-            Ok(zero) if zero.is_zero() => Err(BadWord::new("is no time at all")
-                .help("durations are longer than nothing; where a key may be off, write off")),
+            Ok(zero) if zero.is_zero() => Err(BadWord::new("is zero")
+                .help("a duration is more than zero; where a key may be off, write off")),
             Ok(length) if length <= LONGEST => Ok(length),
             _ => Err(BadWord::new(format!("is `{}`, longer than a year", shortened(text)))),
         }
     }
 }
 
-/// A duration that may be nothing.
+/// A duration that may be zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pause(pub(crate) Duration);
 
@@ -237,7 +237,7 @@ impl Word for Pause {
     }
 }
 
-/// A pause that may be off, which is none.
+/// A pause that may be `off`, which means zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Delay(Duration);
 
@@ -287,7 +287,7 @@ fn duration_help(text: &str) -> String {
     }
 }
 
-/// In seconds. `None` for anything that is not one or more numbers with their units.
+/// The sum in seconds. `None` for anything but one or more numbers with their units.
 fn sum_of_parts(text: &str) -> Option<f64> {
     let mut rest = text;
     let mut sum = 0.0;
@@ -313,7 +313,7 @@ fn seconds_in(unit: &str) -> Option<f64> {
     })
 }
 
-/// Digits with at most one point between them, and what follows. No sign, no exponent.
+/// Digits with at most one point between them, and the rest of the text. No sign, no exponent.
 fn leading_number(text: &str) -> Option<(f64, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (digits, rest) = text.split_at(end);
@@ -332,7 +332,7 @@ impl Word for Size {
         let bad = || BadWord::not(text, "a size").help("write it like 64KiB, 10MiB, or as plain bytes");
         let (number, unit) = leading_number(text).ok_or_else(bad)?;
         let bytes = number * bytes_in(unit).ok_or_else(bad)?;
-        // past 2^53 a float no longer counts single bytes, and no body is 8 PiB long
+        // above 2^53 a float no longer counts single bytes, and no body is 8 PiB long
         if bytes.fract() == 0.0 && bytes <= 9_007_199_254_740_992.0 {
             Ok(Self(bytes as u64))
         } else {
@@ -341,7 +341,7 @@ impl Word for Size {
     }
 }
 
-/// A size in the type that the model counts it with. What that cannot count is the largest that it can.
+/// A size in the integer type of the model. A larger number becomes the largest of that type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Bytes<T>(T);
 
@@ -383,7 +383,7 @@ fn bytes_in(unit: &str) -> Option<f64> {
     })
 }
 
-/// `20%` is 0.2. From 0 % to 100 %.
+/// A share: `20%` is 0.2. From 0 % to 100 %.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd)]
 pub(crate) struct Share(pub(crate) f64);
 
@@ -416,7 +416,7 @@ impl<const LEAST: u32, const MOST: u32> Word for Count<LEAST, MOST> {
     }
 }
 
-/// From 1 to four thousand million.
+/// From 1 to 4,294,967,295.
 pub(crate) type Positive = Count<1, { u32::MAX }>;
 
 impl<const LEAST: u32, const MOST: u32> Leaf for Count<LEAST, MOST> {
@@ -431,7 +431,7 @@ impl<const LEAST: u32, const MOST: u32> Leaf for Count<LEAST, MOST> {
     }
 }
 
-/// Threads: 1 to 1024.
+/// A number of threads, from 1 to 1024.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Threads(NonZeroUsize);
 
@@ -446,13 +446,13 @@ impl Word for Threads {
 
 wrapped_leaves!(Threads: NonZeroUsize, |threads| threads.get().into());
 
-/// Digits only, with no needless zero: `007` was meant as something else.
+/// A number of digits only and without leading zeros: `007` was probably meant as something else.
 pub(crate) fn whole(text: &str) -> Option<u64> {
     let canonical = text == "0" || !text.starts_with('0');
     (canonical && text.bytes().all(|b| b.is_ascii_digit())).then(|| text.parse().ok())?
 }
 
-/// A port that something listens on: 1 to 65535. Also a key of maps: `3306:` and `"3306":` alike.
+/// A port to listen on, from 1 to 65535. As a key of a map it may be quoted or not (`3306:`, `"3306":`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Port(pub(crate) u16);
 
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_duration_is_refused() {
+    fn a_text_that_is_not_a_duration_is_refused() {
         for text in
             ["", "s", "15", "5 m", "-1s", "1e3s", "1.s", ".5s", "1s ", "off", "0s", "400d", "1..5s", "1h?"]
         {
@@ -522,13 +522,13 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_number_is_told_its_unit() {
+    fn a_number_without_a_unit_gets_the_units_as_help() {
         let bad = Duration::parse("15").unwrap_err();
         assert_eq!(bad.help.as_deref(), Some("a duration has a unit: 15s or 15ms"));
     }
 
     #[test]
-    fn a_true_where_off_or_a_value_makes_sense_names_yaml_1_1() {
+    fn the_message_for_true_in_place_of_a_value_names_yaml_1_1() {
         for text in ["true", "on", "True"] {
             let bad = OffOr::<Duration>::parse(text).unwrap_err();
             assert!(bad.help.unwrap().contains("YAML 1.1"), "{text}");
@@ -575,12 +575,12 @@ mod tests {
         }
 
         #[test]
-        fn whole_milliseconds_come_back(millis in 1u64..10_000_000_000) {
+        fn spelled_milliseconds_are_read_back_unchanged(millis in 1u64..10_000_000_000) {
             prop_assert_eq!(duration(&format!("{millis}ms")), Some(Duration::from_millis(millis)));
         }
 
         #[test]
-        fn bytes_come_back(bytes in 0u64..(1 << 53)) {
+        fn spelled_bytes_are_read_back_unchanged(bytes in 0u64..(1 << 53)) {
             prop_assert_eq!(Size::parse(&bytes.to_string()), Ok(Size(bytes)));
         }
     }

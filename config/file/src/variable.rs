@@ -1,29 +1,29 @@
 //! `${NAME}`, `${NAME:-default}` and `$$` inside the texts of the file.
 //!
-//! Pure: the environment is an argument. What a variable holds is text and stays text: it never becomes a
-//! list, a block, a key or nothing at all, whatever stands in it.
+//! Pure: the environment is an argument. The value of a variable is text and stays text: it never becomes a list, a
+//! block, a key or null, whatever it holds.
 
 use crate::value::BadWord;
 use pillion_model::text::shortened;
 
-/// Where the values come from.
+/// The environment: gives the value of a variable, or `None` where it is not set.
 pub(crate) type Environment<'e> = &'e dyn Fn(&str) -> Option<String>;
 
-/// Defaults within defaults; nobody writes more than two, and each is a call on the stack.
+/// The most defaults within defaults. Each is a call on the stack, and real files nest no more than two.
 const DEEPEST: usize = 16;
 
 /// A text with its variables replaced.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Replaced {
     pub(crate) text: String,
-    /// All of it is a default that the file itself gives: it is as if it stood there without quotes.
+    /// Whether the whole text is a default that the file gives. Then it counts as if it were written without quotes.
     pub(crate) bare: bool,
 }
 
 /// Replaces the variables of a text; the result has at most `room` bytes.
 ///
-/// A default stands in for a variable that is not set or empty, as in a shell. It may hold variables, and
-/// braces in pairs. A dollar that is followed by neither a brace nor a dollar is itself.
+/// A default replaces a variable that is not set or empty, as in a shell. It may contain variables, and braces in
+/// pairs. A dollar sign that is followed by neither a brace nor a dollar sign is kept.
 pub(crate) fn replace(text: &str, environment: Environment<'_>, room: usize) -> Result<Replaced, BadWord> {
     let pieces = Scanner { rest: text }.pieces(0)?;
     let mut writer = Writer { environment, room, text: String::new() };
@@ -49,13 +49,13 @@ struct Variable<'s> {
     default: Option<Vec<Piece<'s>>>,
 }
 
-/// What is still to be read.
+/// The text that has not been scanned yet.
 struct Scanner<'s> {
     rest: &'s str,
 }
 
 impl<'s> Scanner<'s> {
-    /// To the end of the text, or with a depth to the brace that ends this default.
+    /// Scans to the end of the text or, inside a default (depth above 0), to the brace that ends the default.
     fn pieces(&mut self, depth: usize) -> Result<Vec<Piece<'s>>, BadWord> {
         let signs: &[char] = if depth == 0 { &['$'] } else { &['$', '{', '}'] };
         let (mut pieces, mut open) = (Vec::new(), 0usize);
@@ -72,7 +72,7 @@ impl<'s> Scanner<'s> {
                 }
                 Some(b'}') => open -= 1,
                 Some(b'{') => open += 1,
-                // the first of two dollars is dropped, the second stays
+                // the first of two dollar signs is dropped, the second stays
                 _ if self.rest.starts_with("$$") => self.skip(1),
                 _ => {}
             }
@@ -92,7 +92,7 @@ impl<'s> Scanner<'s> {
         self.rest = self.rest.get(bytes..).unwrap_or_default();
     }
 
-    /// At its `${`.
+    /// Scans a variable; the scanner stands at its `${`.
     fn variable(&mut self, depth: usize) -> Result<Variable<'s>, BadWord> {
         if depth >= DEEPEST {
             return Err(BadWord::new(format!("has defaults nested more than {DEEPEST} deep")));
@@ -114,13 +114,15 @@ impl<'s> Scanner<'s> {
 }
 
 fn unterminated() -> BadWord {
-    BadWord::new("has a `${` without its `}`").help("write ${NAME} or ${NAME:-default}; $$ is a dollar")
+    BadWord::new("has a `${` without its `}`")
+        .help("write ${NAME} or ${NAME:-default}; write $$ for a dollar sign")
 }
 
 fn misspelt(from: &str) -> BadWord {
     let shown = from.split_inclusive('}').next().unwrap_or_default();
-    BadWord::new(format!("has `{}`, which is no variable", shortened(shown)))
-        .help("write ${NAME} or ${NAME:-default}, names with letters, digits and _; $$ is a dollar")
+    BadWord::new(format!("has `{}`, which is no variable", shortened(shown))).help(
+        "write ${NAME} or ${NAME:-default}, names with letters, digits and _; write $$ for a dollar sign",
+    )
 }
 
 struct Writer<'e> {
@@ -130,7 +132,7 @@ struct Writer<'e> {
 }
 
 impl Writer<'_> {
-    /// Whether all of it is text of the file itself.
+    /// Writes the pieces. Returns whether all of the text comes from the file itself.
     fn pieces(&mut self, pieces: &[Piece<'_>]) -> Result<bool, BadWord> {
         let mut own = true;
         for piece in pieces {
@@ -142,7 +144,7 @@ impl Writer<'_> {
         Ok(own)
     }
 
-    /// Whether it became a default, which is text of the file itself.
+    /// Writes a variable. Returns whether its default was used, which is text of the file itself.
     fn variable(&mut self, variable: &Variable<'_>) -> Result<bool, BadWord> {
         let held = (self.environment)(variable.name);
         match (held.filter(|held| !held.is_empty() || variable.default.is_none()), &variable.default) {
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_variable_is_told_as_such() {
+    fn a_malformed_or_unset_variable_is_refused_with_its_text() {
         let cases = [
             ("${}", "has `${}`, which is no variable"),
             ("a ${} b", "has `${}`, which is no variable"),
@@ -245,7 +247,7 @@ mod tests {
             ("${ABSENT:-}}", "}"),
             ("${ABSENT:-${POD}}", "web-7"),
             ("${ABSENT:-<${ALSO:-{${N}}}>}", "<{4}>"),
-            // a default that is not needed is not looked into
+            // a default that is not used is not evaluated
             ("${N:-${ABSENT}}", "4"),
         ];
         for (text, expected) in cases {
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dollar_is_written_twice_before_a_brace_and_may_be_anywhere_else() {
+    fn a_dollar_sign_is_doubled_before_a_brace_and_is_itself_elsewhere() {
         let cases = [
             ("$$", "$"),
             ("$$$$", "$$"),
@@ -276,13 +278,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_variable_holds_is_text_as_it_is() {
+    fn the_value_of_a_variable_is_not_scanned_for_variables() {
         assert_eq!(replaced("${YAML}").unwrap().text, "a: [b]\n- c");
         assert_eq!(replaced("${DOLLARS}").unwrap().text, "$$ ${POD}");
     }
 
     #[test]
-    fn only_a_default_that_is_all_of_a_text_is_as_if_it_stood_there() {
+    fn only_a_default_that_is_the_whole_text_counts_as_written_without_quotes() {
         for text in ["${ABSENT:-}", "${ABSENT:-~}", "${EMPTY:-null}", "${ABSENT:-${ALSO:-~}}"] {
             assert!(replaced(text).unwrap().bare, "{text}");
         }
@@ -294,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_depth_nor_length_is_without_end() {
+    fn depth_and_length_are_bounded() {
         let nested = |depth: usize| format!("{}x{}", "${A:-".repeat(depth), "}".repeat(depth));
         assert_eq!(replaced(&nested(DEEPEST)).unwrap().text, "x");
         assert!(replaced(&nested(DEEPEST + 1)).unwrap_err().what.contains("nested"));
@@ -307,17 +309,17 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn a_heap_of_signs_does_no_harm(text in "[${}:\\-NAä_1 ]{0,40}") {
+        fn no_text_makes_the_replacement_panic(text in "[${}:\\-NAä_1 ]{0,40}") {
             drop(replaced(&text));
         }
 
         #[test]
-        fn with_its_dollars_doubled_every_text_comes_back(text in ".{0,40}") {
+        fn a_text_with_doubled_dollar_signs_is_replaced_by_the_original_text(text in ".{0,40}") {
             prop_assert_eq!(replaced(&text.replace('$', "$$")).unwrap().text, text);
         }
 
         #[test]
-        fn whatever_a_variable_holds_comes_out_whole(held in ".{1,40}") {
+        fn the_value_of_a_variable_is_inserted_unchanged(held in ".{1,40}") {
             let environment = |_: &str| Some(held.clone());
             prop_assert_eq!(replace("${X:-y}", &environment, 1000).unwrap().text, held);
         }

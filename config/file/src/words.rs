@@ -1,4 +1,4 @@
-//! The domain's own words as the file spells them: addresses, hosts, identities, modes.
+//! Words of the proxy's own domain as the file spells them: addresses, hosts, identities, modes.
 
 mod destination;
 mod dns;
@@ -25,7 +25,7 @@ use pillion_model::policy::RetryCondition;
 use pillion_model::telemetry::LogPath;
 use pillion_model::text::{nearest, shortened};
 
-/// One of a table of words; `later` are known words whose feature is not built yet.
+/// Chooses one of a table of words. `later` are known words whose feature does not exist yet.
 pub(crate) fn choose<T: Clone>(text: &str, table: &[(&str, T)], later: &[&str]) -> Result<T, BadWord> {
     if let Some((_, chosen)) = table.iter().find(|(word, _)| *word == text) {
         return Ok(chosen.clone());
@@ -37,25 +37,25 @@ pub(crate) fn choose<T: Clone>(text: &str, table: &[(&str, T)], later: &[&str]) 
     Err(not_one_of(text, &words))
 }
 
-/// One of a few words that are all there is to say.
+/// A word out of a fixed table.
 pub(crate) trait Choice: Clone + 'static {
     const EXPECTED: &'static str;
     const WORDS: &'static [(&'static str, Self)];
-    /// Known words whose feature is not built yet.
+    /// Known words whose feature does not exist yet.
     const LATER: &'static [&'static str] = &[];
 
     fn words() -> impl Iterator<Item = &'static str> {
         Self::WORDS.iter().map(|(word, _)| *word)
     }
 
-    /// `off` in any of its spellings is the table's `off`.
+    /// Every spelling of `off` counts as the table's `off`.
     fn chosen(text: &str) -> Result<Self, BadWord> {
         let is_off = on_off(text) == Some(false) && Self::words().any(|word| word == "off");
         choose(if is_off { "off" } else { text }, Self::WORDS, Self::LATER)
     }
 }
 
-/// [`Word`] by [`Choice`]; a blanket implementation would claim every type there is.
+/// Implements [`Word`] for a [`Choice`]; a blanket implementation would conflict with the other words.
 macro_rules! choices {
     ($($name:ty),*) => {$(
         impl Word for $name {
@@ -113,7 +113,7 @@ wrapped_leaves!(
 
 fn not_one_of(text: &str, words: &[&str]) -> BadWord {
     let near = nearest(text, words);
-    // of a long table the one word that was meant says more than all
+    // of a long table, the similar word alone is more useful than the whole list
     let list = if near.is_some() && words.len() > 8 {
         "a word known here".into()
     } else {
@@ -200,7 +200,7 @@ impl Choice for TlsMode {
         &[("mutual", Self::Mutual), ("simple", Self::Simple), ("off", Self::Off)];
 }
 
-/// `errors`: failed requests are logged whatever the sample.
+/// `errors` or `off`. `errors` means that failed requests are logged whatever the sample is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AlwaysErrors(pub(crate) bool);
 
@@ -209,7 +209,7 @@ impl Choice for AlwaysErrors {
     const WORDS: &'static [(&'static str, Self)] = &[("errors", Self(true)), ("off", Self(false))];
 }
 
-/// `json`, the one format there is.
+/// `json`, the only format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Json;
 
@@ -277,7 +277,7 @@ fn address_help(text: &str) -> String {
     }
 }
 
-/// Where an endpoint is: an IP address and a port that is not 0.
+/// The address of an endpoint: an IP address and a port that is not 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Target(pub(crate) SocketAddr);
 
@@ -286,21 +286,23 @@ impl Word for Target {
 
     fn parse(text: &str) -> Result<Self, BadWord> {
         match SocketAddr::parse(text) {
-            Ok(address) if address.port() == 0 => Err(BadWord::new(format!("is `{address}`, which has no port to dial"))),
+            Ok(address) if address.port() == 0 => {
+                Err(BadWord::new(format!("is `{address}`, whose port is 0")))
+            }
             Ok(address) => Ok(Self(address)),
             Err(bad) if names_a_host(text) => Err(bad.help(
-                "write an IP address and a port; a service is found by its name with endpoints: { dns: \"orders.shop:15006\" }",
+                "write an IP address and a port; for a name write endpoints: { dns: \"orders.shop:15006\" }",
             )),
             Err(bad) => Err(bad),
         }
     }
 }
 
-/// How much of the traffic an endpoint gets: 1 to a million.
+/// The weight of an endpoint, from 1 to 1,000,000.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Weight(pub(crate) NonZeroU32);
 
-/// The weights of any list still add up in 64 bits with room to spare.
+/// With this limit the sum of any list of weights fits in 64 bits.
 type CountOfWeight = Count<1, 1_000_000>;
 
 impl Word for Weight {
@@ -329,7 +331,7 @@ fn is_host_byte(b: u8) -> bool {
     b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')
 }
 
-/// `orders`, `orders.shop:8080`, `*.shop`, `[::1]:80`.
+/// A host: `orders`, `orders.shop:8080`, `*.shop`, `[::1]:80`.
 impl Word for HostPattern {
     const EXPECTED: &'static str = "a host (orders, \"orders.shop:8080\", \"*.shop\")";
 
@@ -348,7 +350,7 @@ impl Word for HostPattern {
     }
 }
 
-/// The host, and the port behind its colon if there is one. `None`: something behind a colon that is no port.
+/// The host, and the port after its colon if there is one. `None`: the text after the colon is not a port.
 fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
     match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => {
@@ -381,7 +383,7 @@ impl Word for Sni {
     }
 }
 
-/// The name of a service: a metric label, a word of the ready line and, by default, a host.
+/// The name of a service: a metric label, part of the ready line and, by default, a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ServiceName(pub(crate) String);
 
@@ -390,7 +392,7 @@ impl Word for ServiceName {
 
     fn parse(text: &str) -> Result<Self, BadWord> {
         match text {
-            "passthrough" => Err(BadWord::new("is taken: metrics call unknown destinations so")),
+            "passthrough" => Err(BadWord::new("is a reserved name: metrics use it for unknown destinations")),
             name if is_host_name(name) => Ok(Self(name.to_owned())),
             _ => {
                 Err(BadWord::not(text, "a service's name").help("names have letters, digits, dots, - and _"))
@@ -409,7 +411,7 @@ pub(crate) const CONDITIONS: [(&str, RetryCondition); 7] = [
     ("retriable_4xx", RetryCondition::Retriable4xx),
 ];
 
-/// gRPC's statuses by number, `OK` left out (it is not a failure).
+/// The gRPC statuses by number. `OK` is left out, because it is not a failure.
 pub(crate) const GRPC: [(&str, u8); 16] = [
     ("cancelled", 1),
     ("unknown", 2),
@@ -441,21 +443,22 @@ impl Word for RetryCondition {
     }
 }
 
-/// 3xx to 5xx: a success is nothing to retry, and 1xx is no answer.
+/// 3xx to 5xx: a success needs no retry, and 1xx is not a final response.
 fn status_condition(status: u64) -> Result<RetryCondition, BadWord> {
     match u16::try_from(status) {
         Ok(status @ 300..=599) => Ok(RetryCondition::Status(status)),
-        _ => Err(BadWord::new(format!("is {status}, which is no status to retry")).help("from 300 to 599")),
+        _ => Err(BadWord::new(format!("is {status}, which is not a status that can be retried"))
+            .help("from 300 to 599")),
     }
 }
 
-/// RFC 9110, 5.6.2.
+/// A token (RFC 9110, section 5.6.2).
 fn is_token(text: &str) -> bool {
     let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
     !text.is_empty() && text.bytes().all(token)
 }
 
-/// A method of HTTP as requests spell it.
+/// An HTTP method as requests spell it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Method(pub(crate) String);
 
@@ -483,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_refused() {
+    fn a_text_that_is_not_a_host_is_refused() {
         for text in [
             "", "*", "*.", "*.*.x", "a..b", ".a", "a b", "a:", "a:0", "a:99999", "http://a", "a/b", "::1",
             "[::1", "*.[::1]",
@@ -501,7 +504,7 @@ mod tests {
     }
 
     #[test]
-    fn known_words_whose_feature_is_not_built_are_refused_as_such() {
+    fn known_words_whose_feature_does_not_exist_yet_are_refused_as_not_supported() {
         for bad in [
             LoadBalancer::parse("maglev").unwrap_err(),
             LoadBalancer::parse("ring_hash").unwrap_err(),
@@ -512,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn protocols_and_modes_go_by_their_names_alone() {
+    fn protocols_and_modes_are_known_by_their_names_only() {
         assert_eq!(AppProtocol::parse("tcp"), Ok(AppProtocol::Tcp));
         assert_eq!(AppProtocol::parse("tls"), Ok(AppProtocol::Tls));
         assert_eq!(UpstreamProtocol::parse("tcp"), Ok(UpstreamProtocol::Tcp));
@@ -529,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slip_of_the_pen_is_told_what_was_meant() {
+    fn a_misspelt_word_gets_the_nearest_word_as_help() {
         assert_eq!(Mtls::parse("permisive").unwrap_err().help.as_deref(), Some("did you mean permissive?"));
         assert_eq!(
             Unknown::parse("pass-through").unwrap_err().help.as_deref(),
@@ -546,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_without_its_port_or_by_name_is_told_what_to_write() {
+    fn an_address_without_a_port_or_with_a_name_gets_help() {
         let help = |text| SocketAddr::parse(text).unwrap_err().help.unwrap();
         assert_eq!(help("127.0.0.1"), "add the port: 127.0.0.1:8080");
         assert_eq!(help("::1"), "add the port: [::1]:8080");

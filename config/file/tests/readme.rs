@@ -1,5 +1,4 @@
-//! The YAML of the documents is what people copy: every block of it loads, without a warning, and looks right to an
-//! editor.
+//! People copy the YAML of the documents, so every block of it must load without a warning and pass the schema.
 
 #[path = "support/editor.rs"]
 mod editor;
@@ -51,7 +50,7 @@ fn every_yaml_block_of_the_documents_loads_without_a_warning() {
     }
 }
 
-/// A manifest for Kubernetes with a sidecar's file inside.
+/// A Kubernetes manifest that contains a configuration file.
 #[test]
 fn the_file_in_the_pod_loads() {
     let lines = POD.lines().skip_while(|line| !line.contains("pillion.yaml: |")).skip(1);
@@ -60,7 +59,8 @@ fn the_file_in_the_pod_loads() {
     loads(&inside.join("\n"), "deploy/pod.yaml");
 }
 
-/// A pair that does not name the same service, identity and port would load and not work.
+/// The two halves must name the same service, identity and port. Otherwise both files would load, but not work
+/// together.
 #[test]
 fn the_smallest_pair_of_the_readme_fits_together() {
     let parsed = |(_, block): &(usize, String)| {

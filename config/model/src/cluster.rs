@@ -1,6 +1,6 @@
-//! A cluster: one entry of `services:`, what the application calls by a name.
+//! A cluster: one entry of `services:`, which is a service that the application calls by a name.
 //!
-//! The file says "service"; in the code tower owns that word, so here it is `Cluster`.
+//! The file says "service". In the code, "service" is tower's word, so the type is called `Cluster`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -12,42 +12,44 @@ use crate::endpoint::Endpoint;
 use crate::identity::SpiffeId;
 use crate::policy::{ConnectionPolicy, Limits, OutlierDetection, Retry, Timeouts};
 
-/// A service that the application calls, with all that rules the traffic to it.
+/// A service that the application calls, with every rule for the traffic to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cluster {
     /// The key in `services:`; the `service` label of metrics. Names are unique.
     pub name: String,
-    /// Which hosts mean this cluster. Never empty; default: the name.
+    /// The hosts that name this cluster in requests. Never empty; default: the cluster's name.
     pub hosts: Vec<HostPattern>,
-    /// Original destinations (virtual IPs) that mean this cluster, whatever Host a request names there. Default:
-    /// none. No two clusters share one; a network may lie within another's, and the longer prefix wins.
+    /// Original destinations (virtual IPs) of this cluster: a connection to one of them belongs to it, whatever Host
+    /// its requests carry. Default: none. No two clusters share one; a network may lie within the network of another
+    /// cluster, and then the longer prefix wins.
     pub addresses: Vec<AddressPattern>,
-    /// Local ports of its own; whatever Host a request names there, it is for this cluster. Default: none.
+    /// Local ports of this cluster: a request on one of them belongs to it, whatever Host it carries. Default: none.
     pub listen: Vec<SocketAddr>,
-    /// Where it runs, as far as that is written. Empty where endpoints are learnt.
+    /// The endpoints that the configuration lists. Empty where endpoints are discovered.
     pub endpoints: Vec<Endpoint>,
-    /// Where endpoints are learnt. `None`: they are written.
+    /// Where endpoints are discovered. `None`: the configuration lists them.
     pub discovery: Option<Discovery>,
-    /// What is spoken to the endpoints. Default: auto, so that nobody has to know.
+    /// The protocol spoken to the endpoints. Default: auto, so that operators need not know it.
     pub protocol: UpstreamProtocol,
-    /// How endpoints prove who they are, and we to them. A source that knows of an identity makes it mutual by default.
+    /// How the endpoints authenticate, and whether we authenticate to them. A source that gives an identity makes TLS
+    /// mutual by default.
     pub tls: UpstreamTls,
-    /// How an endpoint is chosen. Default: peak EWMA, which sees a slow endpoint before it fails.
+    /// How an endpoint is chosen. Default: peak EWMA, which notices that an endpoint is slow before it fails.
     pub load_balancer: LoadBalancer,
-    /// How long things may take.
+    /// Time limits of requests and connections.
     pub timeouts: Timeouts,
-    /// Pooled connections.
+    /// How long pooled connections live and how often they are used.
     pub connection: ConnectionPolicy,
-    /// When a request is sent again. `None`: never, but what was never sent.
+    /// When a request is sent again. `None`: only when no byte of it had been sent.
     pub retry: Option<Retry>,
-    /// What may be open or in flight at once.
+    /// How many connections and requests may be open or in flight at once.
     pub limits: Limits,
-    /// When an endpoint that fails is left out for a while. `None`: never.
+    /// When an endpoint that fails gets no requests for a while. `None`: never.
     pub outlier_detection: Option<OutlierDetection>,
 }
 
 impl Cluster {
-    /// A cluster that goes by its own name, without endpoints, plaintext, with every other default.
+    /// A cluster whose only host is its name, without endpoints and without TLS; everything else has its default.
     pub fn new(name: impl Into<String>) -> Self {
         let name = name.into();
         Self {
@@ -69,19 +71,19 @@ impl Cluster {
     }
 }
 
-/// What a cluster is. Code asks this, and never the name or the label of a metric, which say what people call it.
+/// What a cluster stands for. Code must ask this and not compare the name or a metric label, which are only for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// A service that the application calls: it has a configuration of its own.
+    /// A service that the application calls. It has a configuration of its own.
     Service,
-    /// A destination that no service matches: connected to, and otherwise left to the application.
+    /// Destinations that no service matches. The sidecar connects to them, and leaves the rest to the application.
     Passthrough,
     /// The application beside the sidecar.
     Application,
 }
 
 impl Kind {
-    /// Which way its traffic goes.
+    /// The direction of the traffic to this cluster.
     pub const fn direction(self) -> Direction {
         match self {
             Self::Service | Self::Passthrough => Direction::Outbound,
@@ -90,66 +92,68 @@ impl Kind {
     }
 }
 
-/// `endpoints: { dns: "orders.shop.svc.cluster.local:15006", refresh: 5s }`: its A and AAAA records.
+/// Endpoints by DNS, as in `endpoints: { dns: "orders.shop.svc.cluster.local:15006", refresh: 5s }`: the A and AAAA
+/// records of a name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Discovery {
-    /// As written, for the resolver: search domains apply unless it ends with a dot.
+    /// The name as it is written: the resolver tries search domains unless the name ends with a dot.
     pub name: String,
     /// The port of every endpoint, from 1.
     pub port: u16,
-    /// Between two questions, whatever the records' time to live; at least 1 s. Default: [`Discovery::REFRESH`].
+    /// The time between two queries, whatever the time to live of the records; at least 1 s. Default:
+    /// [`Discovery::REFRESH`].
     pub refresh: Duration,
 }
 
 impl Discovery {
-    /// 5 s, as Envoy's.
+    /// 5 s, which is Envoy's default.
     pub const REFRESH: Duration = Duration::from_secs(5);
 }
 
-/// A host as requests name it. Compared without regard to case or a trailing dot.
+/// A host that requests may name. The comparison ignores case and a trailing dot.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct HostPattern {
-    /// Lower case, no trailing dot; for a wildcard without its `*.`.
+    /// The name in lower case, without a trailing dot. The name of a wildcard lacks its `*.`.
     pub name: String,
-    /// `*.x`: one or more labels before `x`.
+    /// Whether the pattern is `*.x`, which matches one or more labels before `x`.
     pub wildcard: bool,
-    /// A pattern with a port matches only that port, and wins over one without.
+    /// A pattern with a port matches only that port, and is preferred to a pattern without one.
     pub port: Option<u16>,
 }
 
 impl HostPattern {
-    /// This host alone, on every port.
+    /// A pattern that matches this host alone, on every port.
     pub fn exact(name: &str) -> Self {
         let name = name.to_ascii_lowercase();
         Self { name: name.trim_end_matches('.').to_owned(), wildcard: false, port: None }
     }
 }
 
-/// An original destination: `10.96.0.10:80`, `10.96.0.10`, `10.96.1.0/24`. A pattern with a port wins over one
-/// without, then the longer prefix. The file gives a port to single addresses alone.
+/// An original destination: `10.96.0.10:80`, `10.96.0.10`, `10.96.1.0/24`. A pattern with a port is preferred to one
+/// without; among the rest, the longer prefix is preferred. The file allows a port only after a single address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AddressPattern {
-    /// The network's first address; never IPv4 in the clothes of IPv6 (`::ffff:10.96.0.10`).
+    /// The network's first address. Never an IPv4-mapped IPv6 address (`::ffff:10.96.0.10`).
     pub network: IpAddr,
-    /// Leading bits that count: 32 or 128 for a single address.
+    /// The number of leading bits that are compared: 32 or 128 for a single address.
     pub prefix: u8,
-    /// `None`: every port. Never 0.
+    /// `None` stands for every port. Never 0.
     pub port: Option<u16>,
 }
 
 impl AddressPattern {
-    /// Whether a connection to `to` is meant. IPv4 in the clothes of IPv6 is IPv4.
+    /// Whether the pattern matches a connection to `to`. An IPv4-mapped IPv6 address is compared as IPv4.
     pub fn matches(&self, to: SocketAddr) -> bool {
         self.port.is_none_or(|port| port == to.port()) && self.contains(to.ip())
     }
 
-    /// Whether an address belongs to it, without regard to ports.
+    /// Whether the pattern contains this address. Ports are not compared.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         ip.is_ipv4() == self.network.is_ipv4() && Self::first(ip, self.prefix) == self.network
     }
 
-    /// Whether it is one address and no network.
+    /// Whether the pattern is a single address and not a network.
     pub fn is_single(&self) -> bool {
         self.prefix >= Self::bits(self.network)
     }
@@ -174,7 +178,7 @@ impl AddressPattern {
     }
 }
 
-/// As the file spells it, in the shortest form.
+/// Writes the pattern as the file spells it, in its shortest form.
 impl fmt::Display for AddressPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.port {
@@ -186,7 +190,7 @@ impl fmt::Display for AddressPattern {
     }
 }
 
-/// As it is written in the file, its case aside.
+/// Writes the pattern as the file spells it, in lower case.
 impl fmt::Display for HostPattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.wildcard { "*." } else { "" })?;
@@ -195,10 +199,10 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// What is spoken to the endpoints.
+/// The protocol that is spoken to the endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UpstreamProtocol {
-    /// By ALPN over TLS, else the caller's own version.
+    /// Over TLS the version that ALPN chooses; without TLS the version of the client's request.
     Auto,
     Http1,
     Http2,
@@ -209,12 +213,13 @@ pub enum UpstreamProtocol {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum UpstreamTls {
     Off,
-    /// The server proves itself; we present no certificate.
+    /// The server presents a certificate; we present none.
     Simple {
         sni: Option<String>,
         trust_bundle: Option<PathBuf>,
     },
-    /// Both prove themselves by SPIFFE ID. No identities: any of the own trust domain.
+    /// Both sides present certificates with SPIFFE IDs. An empty list of identities accepts any identity of the
+    /// workload's own trust domain.
     Mutual {
         identities: Vec<SpiffeId>,
         sni: Option<String>,
@@ -239,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_is_matched_by_port_family_and_counted_bits() {
+    fn a_destination_is_matched_by_port_ip_version_and_prefix() {
         let cases = [
             (pattern("10.96.0.10", 32, Some(80)), "10.96.0.10:81", false),
             (pattern("10.96.0.10", 32, Some(80)), "10.96.0.11:80", false),
@@ -260,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_is_told_as_the_file_spells_it() {
+    fn a_pattern_is_displayed_as_the_file_spells_it() {
         assert_eq!(pattern("fd00::1", 128, Some(80)).to_string(), "[fd00::1]:80");
         assert_eq!(pattern("fd00::", 64, None).to_string(), "fd00::/64");
         assert_eq!(pattern("10.96.0.10", 32, None).to_string(), "10.96.0.10");

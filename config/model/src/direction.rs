@@ -1,6 +1,6 @@
-//! Which way traffic goes, seen from the application.
+//! The direction of traffic, seen from the application.
 
-/// Calls to the application, or calls by it.
+/// Whether requests go to the application or come from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Direction {

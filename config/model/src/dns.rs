@@ -1,20 +1,20 @@
-//! `dns`: names for the application. Services are answered for here, everything else is asked of others.
+//! `dns`: the DNS proxy for the application. It answers queries for services itself, and forwards all other queries.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
-    /// Over UDP and TCP.
+    /// The addresses of the DNS proxy, for UDP and for TCP.
     pub listen: Vec<SocketAddr>,
     pub upstream: NameServers,
-    /// A service without an address of its own gets a virtual one: of 240.240.0.0/16 and of fd9f:240::/64. Default
-    /// on: a redirected connection to it is known without Host or SNI.
+    /// Whether a service without an address of its own gets a virtual one, from 240.240.0.0/16 and from fd9f:240::/64.
+    /// Default on: the service of a redirected connection is then known without Host or SNI.
     pub virtual_addresses: bool,
 }
 
-/// Loopback alone: others have name servers of their own. On both families, as a redirected question over IPv6
-/// arrives at ::1.
+/// Loopback alone, as other hosts have name servers of their own. Both IP versions, as a query that was redirected over
+/// IPv6 arrives at ::1.
 impl Default for Dns {
     fn default() -> Self {
         const PORT: u16 = 15053;
@@ -26,12 +26,12 @@ impl Default for Dns {
     }
 }
 
-/// Who is asked for the names that are no service's.
+/// The name servers for names that are not services.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NameServers {
-    /// Those of a file as resolv.conf(5), with its `timeout` and `attempts`. Default: /etc/resolv.conf.
+    /// The name servers of a file like resolv.conf(5), with its `timeout` and `attempts`. Default: /etc/resolv.conf.
     File(PathBuf),
-    /// In this order. Never empty; the file's default port is 53.
+    /// These name servers, in this order. Never empty; where the file gives no port, it is 53.
     List(Vec<SocketAddr>),
 }
 

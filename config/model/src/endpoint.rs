@@ -1,28 +1,30 @@
-//! Endpoints: where a cluster runs, whoever says so.
+//! Endpoints: the addresses of a cluster, in the form that every source of endpoints uses.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-/// One address of a cluster, with all that a source can say of it.
+/// One address of a cluster, with everything that a source can tell about it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
-    /// Where it is dialled; the port is not 0.
+    /// The address to connect to. The port is not 0.
     pub address: SocketAddr,
-    /// How much of the traffic it gets beside others, from 1 to a million: the weights of any list still add up in 64
-    /// bits with room to spare. Default 1.
+    /// The endpoint's share of the traffic relative to others, from 1 to 1,000,000. The limit keeps the sum of any list
+    /// of weights within 64 bits. Default 1.
     pub weight: NonZeroU32,
-    /// The zone that it runs in. Default `None`: not known. Endpoints of one zone share one text.
+    /// The zone in which the endpoint runs. Default `None`: not known. Endpoints of one zone share one string.
     pub zone: Option<Arc<str>>,
-    /// 0, the default, is used first; a higher one once the lower ones cannot carry the load.
+    /// Endpoints with priority 0, the default, are used first. A higher number is used once lower ones cannot carry the
+    /// load.
     pub priority: u32,
-    /// What its source says of its health. What the proxy finds out itself stands elsewhere.
+    /// The health that the source reports. What the proxy observes itself is kept elsewhere.
     pub health: Health,
-    /// Further words of its source, by name, for subsets and for people. Default `None`: most have none.
+    /// Further properties from the source, by name, for subsets and for people. Default `None`, as most endpoints have
+    /// none.
     pub metadata: Option<Arc<Metadata>>,
 }
 
-/// Names and values in the order of the names.
+/// Names and values, sorted by name.
 pub type Metadata = std::collections::BTreeMap<String, String>;
 
 impl Endpoint {
@@ -39,39 +41,40 @@ impl Endpoint {
     }
 }
 
-/// What a source says of an endpoint's health.
+/// The health of an endpoint as its source reports it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Health {
-    /// Nothing; it is used.
+    /// The source reports no health. The endpoint is used.
     #[default]
     Unknown,
-    /// It is ready.
+    /// The endpoint is ready.
     Healthy,
-    /// It is not ready, and gets no traffic while another is.
+    /// The endpoint is not ready: it gets no traffic while another endpoint is ready.
     Unhealthy,
-    /// It is leaving: it gets nothing new, and what it has begun ends in peace.
+    /// The endpoint is about to stop: it gets no new requests, and requests in progress complete.
     Draining,
 }
 
-/// The endpoints of one cluster, all of them, as they are from now on. Every source says a change in this form: the
-/// file, DNS, later Kubernetes and xDS.
+/// The complete list of a cluster's endpoints from now on. Every source (the file, DNS, later Kubernetes and xDS)
+/// reports a change in this form.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndpointUpdate {
     /// The name of the cluster.
     pub cluster: Arc<str>,
-    /// In the order of the source.
+    /// The endpoints in the order of the source.
     pub endpoints: Arc<[Endpoint]>,
-    /// Why there are none, for the callers of the cluster. `None`: they are known, or the operator wrote none.
+    /// Why there are no endpoints; clients of the cluster see this text. `None`: there are endpoints, or the operator
+    /// listed none.
     pub problem: Option<Arc<str>>,
 }
 
 impl EndpointUpdate {
-    /// These are the endpoints of `cluster`.
+    /// An update that says: these are the endpoints of `cluster`.
     pub fn known(cluster: impl Into<Arc<str>>, endpoints: impl IntoIterator<Item = Endpoint>) -> Self {
         Self { cluster: cluster.into(), endpoints: endpoints.into_iter().collect(), problem: None }
     }
 
-    /// No endpoint of `cluster` is known, and this is why.
+    /// An update that says: `cluster` has no endpoints, for the reason `why`.
     pub fn none(cluster: impl Into<Arc<str>>, why: impl Into<Arc<str>>) -> Self {
         Self { cluster: cluster.into(), endpoints: Arc::default(), problem: Some(why.into()) }
     }

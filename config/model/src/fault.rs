@@ -1,4 +1,4 @@
-//! What is wrong, or odd, about a configuration: a sentence, and the path of the key that it is about.
+//! Faults of a configuration: each is a sentence with the path of the key that it concerns.
 
 use std::fmt;
 
@@ -7,9 +7,9 @@ use crate::path::{Path, Trail};
 /// Whether a configuration with this fault can be put to work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Severity {
-    /// It is refused as a whole.
+    /// The configuration is refused as a whole.
     Error,
-    /// It is legal, but hardly what was meant.
+    /// The configuration is valid, but probably not what the operator meant.
     Warning,
 }
 
@@ -22,30 +22,30 @@ impl fmt::Display for Severity {
     }
 }
 
-/// One fault.
+/// One fault of a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// Whether it refuses the configuration.
+    /// Whether the fault makes the configuration invalid.
     pub severity: Severity,
-    /// The key that it is about.
+    /// The key that the fault concerns.
     pub path: Path,
-    /// A predicate, to be read after the path: "is empty", "has `a` twice".
+    /// A predicate that is read after the path: "is empty", "has `a` twice".
     pub what: String,
-    /// What to write instead.
+    /// What the operator can write instead.
     pub help: Option<String>,
-    /// Another key that was looked at: a source that could not read that key has no such fault, as what is wrong
-    /// may be the key that it could not read.
+    /// Another key on which this check depends. A source that could not read that other key drops this fault, because
+    /// the unreadable key may be its only cause.
     pub depends_on: Option<Path>,
 }
 
 impl Fault {
-    /// Says what to write instead.
+    /// Adds what the operator can write instead.
     pub fn help(&mut self, help: impl Into<String>) -> &mut Self {
         self.help = Some(help.into());
         self
     }
 
-    /// Names the other key that was looked at.
+    /// Names the other key on which this check depends.
     pub fn depends_on(&mut self, key: &Trail<'_>) -> &mut Self {
         self.depends_on = Some(key.path());
         self
@@ -70,12 +70,12 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Adds a fault that refuses the configuration.
+    /// Adds a fault that makes the configuration invalid.
     pub fn error(&mut self, at: &Trail<'_>, what: impl Into<String>) -> &mut Fault {
         self.add(Severity::Error, at, what.into())
     }
 
-    /// Adds what is legal but hardly meant.
+    /// Adds a warning: the configuration is valid, but probably not what the operator meant.
     pub fn warn(&mut self, at: &Trail<'_>, what: impl Into<String>) -> &mut Fault {
         self.add(Severity::Warning, at, what.into())
     }
@@ -92,7 +92,7 @@ impl Faults {
         self.list.iter()
     }
 
-    /// Whether nothing refuses the configuration; there may be warnings.
+    /// Whether there are no errors; there may be warnings.
     pub fn are_bearable(&self) -> bool {
         self.list.iter().all(|fault| fault.severity == Severity::Warning)
     }

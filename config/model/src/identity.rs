@@ -1,26 +1,26 @@
-//! Who this workload is: SPIFFE IDs, and where its certificates come from.
+//! The identity of this workload: SPIFFE IDs, and where its certificates are.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// Where the certificates are. Relative paths have been resolved against the file's own folder.
+/// The certificate files. Relative paths have been resolved against the folder of the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Source {
     pub certificate: PathBuf,
     pub key: PathBuf,
     pub trust_bundle: PathBuf,
     pub crl: Crl,
-    /// `None`: that of the certificate's SPIFFE ID.
+    /// `None`: the trust domain of the certificate's SPIFFE ID.
     pub trust_domain: Option<String>,
 }
 
-/// Which certificates are revoked, PEM or DER (RFC 5280, 5).
+/// Where the list of revoked certificates is, in PEM or DER (RFC 5280, section 5).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Crl {
     #[default]
     None,
-    /// `ca.crl` of the directory: enforced while it is there.
+    /// The file `ca.crl` of the directory. It is enforced while it exists.
     IfPresent(PathBuf),
     Required(PathBuf),
 }
@@ -28,11 +28,12 @@ pub enum Crl {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TlsPolicy {
     pub min_version: TlsVersion,
-    /// X25519MLKEM768 offered first, or not at all.
+    /// Whether X25519MLKEM768 is offered, as the first choice.
     pub post_quantum: bool,
 }
 
-/// TLS 1.2 still is what some callers have; post-quantum key exchange costs nothing when a peer lacks it.
+/// TLS 1.2 is allowed because some clients have nothing newer. Post-quantum key exchange costs nothing when a peer
+/// lacks it.
 impl Default for TlsPolicy {
     fn default() -> Self {
         Self { min_version: TlsVersion::Tls12, post_quantum: true }
@@ -47,8 +48,8 @@ pub enum TlsVersion {
 
 /// A SPIFFE ID, `spiffe://TRUST_DOMAIN/PATH` (SPIFFE-ID standard, sections 2.1 to 2.3).
 ///
-/// Checked: at most 2048 bytes; a trust domain of at most 255 characters out of `a-z 0-9 . - _`; a path of
-/// segments out of `a-z A-Z 0-9 . - _`, none empty, none `.` or `..`, no trailing slash.
+/// The syntax is checked: at most 2048 bytes; a trust domain of at most 255 characters out of `a-z 0-9 . - _`; a path
+/// of segments out of `a-z A-Z 0-9 . - _`, of which none is empty, `.` or `..`, and no trailing slash.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpiffeId {
     uri: String,
@@ -94,7 +95,7 @@ impl FromStr for SpiffeId {
     }
 }
 
-/// A trust domain as the SPIFFE-ID standard (2.1) allows it.
+/// Checks a trust domain against the SPIFFE-ID standard (section 2.1).
 pub fn check_trust_domain(domain: &str) -> Result<(), BadSpiffeId> {
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
     match domain {

@@ -1,10 +1,10 @@
-//! What a sidecar is told, checked: the model that every source of configuration is translated to.
+//! The configuration of a sidecar, checked: the model into which every source of configuration is translated.
 //!
-//! [`Config`] is what the proxy runs on: typed, complete, every default filled in. It knows nothing of YAML or of
-//! how a source spells things. The file feeds it today (`pillion-config`); an Envoy bootstrap, xDS and Kubernetes
-//! can feed the same model later.
+//! [`Config`] is what the proxy runs on: typed and complete, with every default filled in. It does not know YAML or the
+//! spelling of any source. Today the file is the only source (`pillion-config`); an Envoy bootstrap, xDS and Kubernetes
+//! can be translated to the same model later.
 //!
-//! Deliberately absent: IO, clocks, tokio, serde, and every question about how something was written.
+//! Deliberately absent: IO, clocks, tokio, serde, and any question of how something was written.
 
 pub mod cluster;
 mod direction;
@@ -35,7 +35,7 @@ pub use reason::Reason;
 pub use route::Route;
 pub use validate::{validate, validate_cluster};
 
-/// Everything a sidecar is told, checked and complete.
+/// The whole configuration of a sidecar, checked and complete.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub workload: Workload,
@@ -46,9 +46,9 @@ pub struct Config {
     pub inbound: Option<Inbound>,
     /// `None`: `outbound: off`.
     pub outbound: Option<Outbound>,
-    /// What the application calls, in the order of the file. Names are unique.
+    /// The services that the application calls, in the order of the file. Names are unique.
     pub clusters: Vec<Cluster>,
-    /// In the order of the file: the first match wins.
+    /// The routes in the order of the file: the first match wins.
     pub routes: Vec<Route>,
     /// `None`: no DNS proxy.
     pub dns: Option<dns::Dns>,
@@ -59,11 +59,11 @@ pub struct Config {
     pub access_log: Option<telemetry::AccessLog>,
     pub drain: listener::Drain,
     pub limits: listener::DownstreamLimits,
-    /// Threads of the data path. `None`: from the CPU quota of the cgroup.
+    /// Threads of the data path. `None`: as many as the CPU quota of the cgroup allows.
     pub workers: Option<NonZeroUsize>,
 }
 
-/// The built-in defaults: no identity, both sides, no service.
+/// The built-in defaults: no identity, both sides, no services.
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -85,7 +85,7 @@ impl Default for Config {
     }
 }
 
-/// Whose sidecar this is, as every line of the access log says.
+/// The workload beside which this sidecar runs. Every line of the access log names it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Workload {
     pub name: Option<String>,
@@ -94,7 +94,7 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// What is left out is taken from the certificate's SPIFFE ID where it ends in `/ns/NAMESPACE/sa/NAME`.
+    /// Takes a missing name and namespace from the certificate's SPIFFE ID where that ends in `/ns/NAMESPACE/sa/NAME`.
     #[must_use]
     pub fn or_of(&self, id: Option<&SpiffeId>) -> Self {
         let mut segments = id.map_or("", SpiffeId::path).rsplit('/');
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_workload_is_who_its_identity_says_unless_the_file_says_otherwise() {
+    fn the_file_names_the_workload_and_the_identity_fills_the_gaps() {
         let id: SpiffeId = "spiffe://cluster.local/ns/shop/sa/orders".parse().unwrap();
         let named = |name: Option<&str>, namespace: Option<&str>| Workload {
             name: name.map(str::to_owned),

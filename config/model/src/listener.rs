@@ -10,25 +10,27 @@ use crate::policy::IdleTimeout;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inbound {
     pub listen: Vec<SocketAddr>,
-    /// Where a connection goes that was not redirected. Without it: `no_route`, or closed.
+    /// Where a connection goes that was not redirected. If it is absent, requests get `no_route` and other connections
+    /// are closed.
     pub app: Option<SocketAddr>,
-    /// Where one goes that was. Default: its original address.
+    /// Where a redirected connection goes. Default: its original address.
     pub redirect_to: RedirectTo,
     pub protocol: AppProtocol,
     pub mtls: Mtls,
-    /// Default off: the caller's deadline rules.
+    /// Default off: the deadline of the client counts.
     pub timeout: Option<Duration>,
-    /// Between two pieces of a body, or of what a tunnel or an opaque connection carries. Default as a service's.
+    /// The longest pause between two pieces of a body, of a tunnel or of an opaque connection. The default is that of a
+    /// service.
     pub stream_idle: IdleTimeout,
-    /// `None`: half of what the descriptor limit leaves.
+    /// `None`: half of the open files that the descriptor limit still allows.
     pub max_connections: Option<u32>,
-    /// At once; beyond it 503.
+    /// Requests at once; a request beyond this limit gets 503.
     pub max_requests: Option<u32>,
-    /// Bytes of one request body; beyond it 413.
+    /// Bytes of one request body; a larger one gets 413.
     pub max_body: Option<u64>,
-    /// What the application is asked for others, by name. Names are unique.
+    /// Questions about its health that the application is asked on behalf of others, by name. Names are unique.
     pub probes: Vec<Probe>,
-    /// What is special about single ports of the application.
+    /// Settings that differ for single ports of the application.
     pub ports: BTreeMap<u16, PortPolicy>,
 }
 
@@ -52,26 +54,26 @@ impl Default for Inbound {
     }
 }
 
-/// From anywhere, on both families.
+/// Every address of this host, of both IP versions.
 pub(crate) fn everywhere(port: u16) -> Vec<SocketAddr> {
     vec![(Ipv4Addr::UNSPECIFIED, port).into(), (Ipv6Addr::UNSPECIFIED, port).into()]
 }
 
-/// `None` leaves inbound's own word in force.
+/// Settings for one port. `None` keeps the value of `inbound`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PortPolicy {
     pub protocol: Option<AppProtocol>,
-    /// Strict and permissive only with an identity.
+    /// Strict and permissive need an identity.
     pub mtls: Option<Mtls>,
-    /// Listeners of its own, whose connections are for this port of the application without being redirected: at the
-    /// address of [`Inbound::app`], or at 127.0.0.1 where that is absent. Default: none.
+    /// Listeners for this port alone. Their connections go to this port of the application without being redirected: at
+    /// the address of [`Inbound::app`], or at 127.0.0.1 where that is absent. Default: none.
     pub listen: Vec<SocketAddr>,
 }
 
-/// A question to the application that the metrics port passes on.
+/// A health check that the metrics port passes on to the application.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
-    /// `/probe/NAME`
+    /// The name in the path `/probe/NAME`.
     pub name: String,
     pub port: u16,
     pub asks: Question,
@@ -79,45 +81,45 @@ pub struct Probe {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Question {
-    /// GET of this path, with its query.
+    /// A GET request for this path and query.
     Http { path: String },
-    /// Whether a connection is taken.
+    /// An attempt to connect.
     Tcp,
-    /// grpc.health.v1.Health/Check; empty asks for the server as a whole.
+    /// A call of grpc.health.v1.Health/Check. An empty name asks about the server as a whole.
     Grpc { service: String },
 }
 
 /// Where a redirected connection goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum RedirectTo {
-    /// To its original address and port: a port that the application bound to loopback alone stays private.
+    /// To its original address and port. A port that the application bound to loopback alone thus stays private.
     #[default]
     Original,
-    /// To its original port on loopback, of the same IP version.
+    /// To its original port on the loopback address of the same IP version.
     Loopback,
 }
 
-/// What the application speaks.
+/// The protocol that the application speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AppProtocol {
-    /// gRPC as HTTP/2, all other HTTP as HTTP/1.1.
+    /// gRPC is sent as HTTP/2, all other HTTP as HTTP/1.1.
     Auto,
-    /// gRPC is answered UNIMPLEMENTED.
+    /// Everything is sent as HTTP/1.1; gRPC requests are answered UNIMPLEMENTED.
     Http1,
     Http2,
-    /// Opaque bytes, whatever they look like.
+    /// Opaque bytes, even if they look like HTTP.
     Tcp,
-    /// The application's own TLS: opaque too, and never terminated where plaintext would be admitted.
+    /// The application's own TLS: the bytes are opaque, and mTLS is never terminated where plaintext would be admitted.
     Tls,
 }
 
-/// Whether inbound requires mTLS. Default: strict with an identity, off without.
+/// Whether inbound connections must use mTLS. Default: strict with an identity, off without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mtls {
     Off,
-    /// mTLS of our own sidecars is terminated, everything else is taken as it comes.
+    /// mTLS of other sidecars of the mesh is terminated; everything else is passed on as it arrives.
     Permissive,
-    /// A plaintext or unverified peer is refused.
+    /// A peer that speaks plaintext or cannot be verified is refused.
     Strict,
 }
 
@@ -128,7 +130,7 @@ pub struct Outbound {
     pub unknown: Unknown,
 }
 
-/// Loopback alone: what comes from elsewhere is not this application's.
+/// Loopback alone: connections from other hosts are not this application's.
 impl Default for Outbound {
     fn default() -> Self {
         const PORT: u16 = 15001;
@@ -139,36 +141,39 @@ impl Default for Outbound {
     }
 }
 
-/// What becomes of a destination that no service matches.
+/// What happens to a connection or request whose destination no service matches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Unknown {
-    /// It goes where the application meant it to go.
+    /// It goes to its original destination.
     #[default]
     Passthrough,
-    /// `egress_denied`, or closed.
+    /// A request gets `egress_denied`; another connection is closed.
     Deny,
 }
 
-/// `limits`: what a connection may take, on both sides.
+/// `limits`: what a client's connection may use, on both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DownstreamLimits {
-    /// Bytes of a request's head. Default 64 KiB: cookies of browsers fit, and ten thousand heads do too.
+    /// Bytes of a request's head. Default 64 KiB: the cookies of browsers fit, and so do ten thousand such heads in
+    /// memory.
     pub header_bytes: u32,
-    /// Fields of a request's head. Default 100, as Envoy's.
+    /// Fields of a request's head. Default 100, which is Envoy's.
     pub header_count: u32,
-    /// Fields of an answer's head. Default 200: applications set more cookies than they are sent.
+    /// Fields of a response's head. Default 200: applications set more cookies than they receive.
     pub response_header_count: u32,
-    /// From a head's first byte to its last; also for bytes that may still become TLS or HTTP. Default 10 s.
+    /// The time from the first byte of a head to its last, and for the bytes that decide between TLS and HTTP. Default
+    /// 10 s.
     pub header_timeout: Duration,
-    /// A connection on which nothing happens is closed. Default 1 h, as Envoy's.
+    /// A connection without activity is closed after this time. Default 1 h, which is Envoy's.
     pub idle_timeout: Duration,
-    /// How often a request may pass the same instance and direction. Default 4: the fifth is a loop.
+    /// How often a request may pass through the same instance in the same direction. Default 4: the fifth time is a
+    /// loop.
     pub via_passes: u32,
 }
 
 impl DownstreamLimits {
-    /// What `header_bytes` may be: heads of 8 KiB are usual; a hundred connections that hold back the end of a head of
-    /// 1 MiB already are a hundred MiB.
+    /// The range of `header_bytes`. Heads of 8 KiB are usual. With 1 MiB, a hundred connections that hold back the end
+    /// of their head already take 100 MiB.
     pub const HEADER_BYTES: RangeInclusive<u32> = 8 * 1024..=1024 * 1024;
 }
 
@@ -185,13 +190,13 @@ impl Default for DownstreamLimits {
     }
 }
 
-/// `drain`: both from SIGTERM.
+/// `drain`: both times count from SIGTERM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
-    /// Until then both sides go on accepting while they say goodbye. Default 5 s: what it takes until the last load
-    /// balancer has heard that this one is not ready.
+    /// Until then both sides still accept, and announce that connections will close. Default 5 s: the time that load
+    /// balancers need to learn that this instance is not ready.
     pub delay: Duration,
-    /// At the latest. Default 25 s: below the 30 s that Kubernetes waits.
+    /// The process ends at the latest after this time. Default 25 s: below the 30 s that Kubernetes waits.
     pub timeout: Duration,
 }
 

@@ -1,11 +1,11 @@
-//! Where in a configuration something stands, in the terms of the model: `services.orders.endpoints[1].weight`.
+//! The place of a key in a configuration, in the terms of the model: `services.orders.endpoints[1].weight`.
 //!
-//! The names are those of the file, as they are the ones that people know. A source that writes things elsewhere
-//! (an Envoy bootstrap, xDS) translates a path to its own place.
+//! The names are those of the file, because people know these. A source with another structure (an Envoy bootstrap,
+//! xDS) translates a path to its own place.
 
 use std::fmt;
 
-/// One step from a block to what it holds.
+/// One step from a block to a key or an item in it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Step {
     /// The name of a key, of a service or of a header.
@@ -14,7 +14,7 @@ pub enum Step {
     Index(usize),
 }
 
-/// A key from the root of the configuration. Empty: the configuration as a whole.
+/// The path of a key from the root of the configuration. An empty path is the configuration as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Path(pub Vec<Step>);
 
@@ -32,7 +32,7 @@ impl fmt::Display for Path {
 }
 
 impl Path {
-    /// Whether this key is `block`, or a key inside it. `services.orders.tls` is within `services.orders`, and
+    /// Whether this key is `block` or lies inside it. `services.orders.tls` is within `services.orders`, but
     /// `services.orders` is not within `services.or`.
     pub fn is_within(&self, block: &Self) -> bool {
         self.0.starts_with(&block.0)
@@ -44,8 +44,7 @@ impl Path {
     }
 }
 
-/// The way to a key while a check walks to it: it lives on the stack, and costs an allocation only where a fault
-/// is found.
+/// The path of the key that a check has reached. It lives on the stack: only a fault costs an allocation.
 #[derive(Debug, Clone, Copy)]
 pub struct Trail<'a> {
     before: Option<&'a Self>,

@@ -1,19 +1,19 @@
-//! What is done with a request on its way: timeouts, retries, limits, outlier detection.
+//! Policies for requests: timeouts, retries, limits, outlier detection.
 //!
-//! Every default is the `Default` of its struct here, and nowhere else; the reason stands at the field.
+//! Every default is in the `Default` of its struct here and nowhere else; its reason is written at the field.
 
 use std::time::Duration;
 
 /// How long one cluster's requests and connections may take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// To connect, TCP and TLS together. Default 2 s: three lost SYNs would take longer.
+    /// Time to connect, TCP and TLS together. Default 2 s: only three lost SYNs take longer.
     pub connect: Duration,
-    /// To the response's headers, all tries and pauses included.
+    /// Time until the response's headers, with all attempts and the pauses between them.
     pub request: Timeout,
-    /// Between two pieces of a body, or of an opaque stream.
+    /// The longest pause between two pieces of a body or of an opaque stream.
     pub stream_idle: IdleTimeout,
-    /// The whole exchange, bodies included. `None`, the default: no bound, as a stream may live for days.
+    /// Time for the whole exchange with its bodies. `None`, the default: no limit, because a stream may live for days.
     pub max_duration: Option<Duration>,
 }
 
@@ -28,23 +28,23 @@ impl Default for Timeouts {
     }
 }
 
-/// How long a caller waits for the response's headers, all tries and pauses included.
+/// How long a client waits for the response's headers, with all attempts and the pauses between them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Timeout {
-    /// Nobody chose one: [`Timeout::DEFAULT`], which does not bound gRPC, as its callers bring deadlines of their own.
+    /// Not configured: [`Timeout::DEFAULT`]. It does not limit gRPC calls, because gRPC clients send deadlines.
     #[default]
     Default,
-    /// Longer than nothing, at most a year. It bounds gRPC too.
+    /// More than zero and at most a year. It limits gRPC calls too.
     Set(Duration),
-    /// No bound.
+    /// No limit.
     Off,
 }
 
 impl Timeout {
-    /// 15 s, as Envoy's.
+    /// 15 s, which is Envoy's default.
     pub const DEFAULT: Duration = Duration::from_secs(15);
 
-    /// The bound of a request that brings no deadline of its own.
+    /// The limit of a request that carries no deadline.
     pub const fn bound(self) -> Option<Duration> {
         match self {
             Self::Default => Some(Self::DEFAULT),
@@ -53,7 +53,7 @@ impl Timeout {
         }
     }
 
-    /// The bound of a gRPC call.
+    /// The limit of a gRPC call.
     pub const fn grpc_bound(self) -> Option<Duration> {
         match self {
             Self::Set(time) => Some(time),
@@ -62,30 +62,31 @@ impl Timeout {
     }
 }
 
-/// How long a stream may rest between two pieces.
+/// The longest pause between two pieces of a stream.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum IdleTimeout {
-    /// Nobody chose one: [`IdleTimeout::BODY`] and [`IdleTimeout::TUNNEL`].
+    /// Not configured: [`IdleTimeout::BODY`] and [`IdleTimeout::TUNNEL`].
     #[default]
     Default,
-    /// Longer than nothing, at most a year; for bodies and for tunnels.
+    /// More than zero and at most a year, for bodies and for tunnels.
     Set(Duration),
-    /// No bound.
+    /// No limit.
     Off,
 }
 
 impl IdleTimeout {
-    /// The default for HTTP bodies: 5 min, as Envoy's.
+    /// The default for HTTP bodies: 5 min, as in Envoy.
     pub const BODY: Duration = Duration::from_secs(300);
-    /// The default for TCP, upgrades and CONNECT: 1 h, as databases and sockets rest for long between two words.
+    /// The default for TCP, upgrades and CONNECT: 1 h, because database connections and WebSockets are often silent for
+    /// long.
     pub const TUNNEL: Duration = Duration::from_secs(3600);
 
-    /// The bound of an HTTP body.
+    /// The limit of an HTTP body.
     pub const fn body(self) -> Option<Duration> {
         self.or(Self::BODY)
     }
 
-    /// The bound of TCP, of upgrades and of CONNECT.
+    /// The limit of TCP, upgrades and CONNECT.
     pub const fn tunnel(self) -> Option<Duration> {
         self.or(Self::TUNNEL)
     }
@@ -99,16 +100,17 @@ impl IdleTimeout {
     }
 }
 
-/// Pooled connections to an endpoint. `None` is no bound.
+/// Pooled connections to an endpoint. `None` means no limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionPolicy {
-    /// A connection that is idle for so long is closed. Default 55 s: below the 60 s after which most servers hang up.
+    /// An idle connection is closed after this time. Default 55 s: below the 60 s after which most servers close it.
     pub idle_timeout: Option<Duration>,
-    /// A connection of this age takes no more requests. Default `None`: endpoints say themselves when they leave.
+    /// A connection of this age takes no more requests. Default `None`: endpoints announce that they stop.
     pub max_age: Option<Duration>,
-    /// Requests that a connection takes before another is opened. Default `None`.
+    /// How many requests a connection carries before it is replaced. Default `None`.
     pub max_requests: Option<u32>,
-    /// TCP's own keep-alive. Default 60 s: below what firewalls and address translators forget after.
+    /// The interval of TCP keep-alive. Default 60 s: firewalls and address translators keep idle connections for
+    /// longer.
     pub keepalive: Option<Duration>,
 }
 
@@ -126,25 +128,27 @@ impl Default for ConnectionPolicy {
 /// When a request is sent again.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Retry {
-    /// Further tries after the first, from 1 to 100. Default 2: with three endpoints each is tried once.
+    /// Further attempts after the first, from 1 to 100. Default 2: with three endpoints each is tried once.
     pub attempts: u32,
-    /// What is tried again. Default: what tells of an endpoint rather than of the request.
+    /// The failures after which a request is retried. Default: failures that say more about the endpoint than about the
+    /// request.
     pub conditions: Vec<RetryCondition>,
-    /// Whose requests may be sent twice. Default: those that RFC 9110 calls idempotent.
+    /// The methods whose requests may be sent twice. Default: those that RFC 9110 calls idempotent.
     pub methods: RetryMethods,
-    /// Bounds every try but the last, and none of a request that may not be tried again. Default `None`.
+    /// The time limit of every attempt but the last. It does not apply to a request that may not be retried. Default
+    /// `None`.
     pub per_try_timeout: Option<Duration>,
-    /// The pause before another try.
+    /// The pause before another attempt.
     pub backoff: Backoff,
-    /// How many retries there may be beside first tries.
+    /// How many retries are allowed in proportion to first attempts.
     pub budget: RetryBudget,
-    /// Bytes of a request body that are kept for another try, at most [`Retry::MOST_BODY`]. Larger bodies stream on
-    /// and are not retried. Default 64 KiB: it holds nearly every JSON call.
+    /// Bytes of a request body that are kept for another attempt, at most [`Retry::MOST_BODY`]. A larger body is
+    /// streamed and its request is not retried. Default 64 KiB: it holds nearly every JSON call.
     pub max_body: usize,
 }
 
 impl Retry {
-    /// 64 MiB: past it a few requests in flight would fill the pod's memory.
+    /// 64 MiB: with more, a few requests in flight would fill the pod's memory.
     pub const MOST_BODY: usize = 64 * 1024 * 1024;
 }
 
@@ -163,21 +167,21 @@ impl Default for Retry {
     }
 }
 
-/// The pause before another try, with full jitter: drawn evenly from nothing to min(cap, base · 2^n).
+/// The pause before another attempt, with full jitter: a random time from zero to min(cap, base · 2^n).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// The first pause at most. Default 25 ms: longer than a connection takes to be refused, shorter than a person
-    /// notices.
+    /// The longest first pause. Default 25 ms: longer than a refused connection takes, shorter than a person notices.
     pub base: Duration,
-    /// Any pause at most, never below `base`. `None`, the default: [`Backoff::MAX`], or `base` where that is longer.
+    /// The longest of all pauses, never below `base`. `None`, the default: [`Backoff::MAX`], or `base` where that is
+    /// longer.
     pub max: Option<Duration>,
 }
 
 impl Backoff {
-    /// 250 ms: a caller that waits rarely waits longer for another try.
+    /// 250 ms: a waiting client seldom gains from a longer pause.
     pub const MAX: Duration = Duration::from_millis(250);
 
-    /// Any pause at most.
+    /// The longest of all pauses.
     pub fn cap(&self) -> Duration {
         self.max.unwrap_or_else(|| Self::MAX.max(self.base))
     }
@@ -189,12 +193,12 @@ impl Default for Backoff {
     }
 }
 
-/// Retries over first tries of the last 10 s.
+/// The ratio of retries to first attempts in the last 10 s.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryBudget {
-    /// From 0 to 1. Default 0.2: a service that fails gets a fifth more load, and not a multiple.
+    /// From 0 to 1. Default 0.2: a failing service gets a fifth more load, and not a multiple.
     pub ratio: f64,
-    /// Allowed in any case, per second, so that a quiet service can retry at all. Default 10.
+    /// Retries per second that are always allowed, so that a service with little traffic can retry at all. Default 10.
     pub min_per_second: u32,
 }
 
@@ -204,7 +208,7 @@ impl Default for RetryBudget {
     }
 }
 
-/// A way in which a try can fail.
+/// A way in which an attempt can fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RetryCondition {
     /// No connection was made.
@@ -213,46 +217,47 @@ pub enum RetryCondition {
     RefusedStream,
     /// The connection or the stream ended before the response's headers.
     Reset,
-    /// An answer with 502, 503 or 504.
+    /// A response with status 502, 503 or 504.
     GatewayError,
-    /// The try took longer than its own timeout.
+    /// The attempt took longer than `per_try_timeout`.
     PerTryTimeout,
-    /// Any 5xx answer, and what `Reset` and `ConnectFailure` mean.
+    /// Any response with a 5xx status, and what `Reset` and `ConnectFailure` mean.
     FiveXx,
-    /// 409.
+    /// A response with status 409.
     Retriable4xx,
-    /// An answer with this status, from 300 to 599.
+    /// A response with this status, from 300 to 599.
     Status(u16),
-    /// A gRPC status by its number, in the answer's headers.
+    /// A gRPC status by its number, in the response's headers.
     Grpc(u8),
 }
 
-/// Whose requests may be sent twice.
+/// The methods whose requests may be sent twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RetryMethods {
     /// RFC 9110 §9.2.2: GET HEAD OPTIONS TRACE PUT DELETE.
     Idempotent,
-    /// Those, and any with an `Idempotency-Key`.
+    /// The idempotent methods, and any request with an `Idempotency-Key`.
     IdempotentOrKeyed,
     /// Every method.
     All,
-    /// These alone, in upper case, as requests spell them.
+    /// Only these methods, in upper case as in requests.
     List(Vec<String>),
 }
 
-/// The circuit breaker's limits, of one cluster over all workers. All default to Envoy's 1024 but the retries.
+/// The circuit breaker's limits for one cluster, over all workers. All defaults but that of the retries are Envoy's
+/// 1024.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Open connections, at least 1; beyond it HTTP waits as pending, and TCP is reset.
+    /// Open connections, at least 1. Beyond this limit an HTTP request waits as pending, and a TCP connection is reset.
     pub max_connections: u32,
-    /// Open connections to one endpoint, at least 1; beyond it HTTP waits as pending, and an opaque connection goes to
-    /// another endpoint or is reset. `None`, the default: no bound but that of the cluster.
+    /// Open connections to one endpoint, at least 1. Beyond this limit an HTTP request waits as pending, and an opaque
+    /// connection goes to another endpoint or is reset. `None`, the default: only the cluster's limit applies.
     pub max_connections_per_endpoint: Option<u32>,
-    /// Requests that wait for a connection; beyond it the answer is 503.
+    /// Requests that wait for a connection. A request beyond this limit gets 503.
     pub max_pending_requests: u32,
-    /// Requests in flight, at least 1; beyond it the answer is 503.
+    /// Requests in flight, at least 1. A request beyond this limit gets 503.
     pub max_requests: u32,
-    /// Retries in flight. Default 32: more of them at once are a storm.
+    /// Retries in flight. Default 32: more retries at once would be a retry storm.
     pub max_retries: u32,
 }
 
@@ -268,16 +273,16 @@ impl Default for Limits {
     }
 }
 
-/// When an endpoint that fails is left out for a while.
+/// When an endpoint that fails gets no requests for a while.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OutlierDetection {
-    /// Errors in a row, at least 1: 5xx made by the endpoint, resets, connect failures, timeouts. `None`: none of these
-    /// ejects. Default 5, as Envoy's.
+    /// Errors in a row that eject the endpoint, at least 1: 5xx made by the endpoint, resets, connect failures,
+    /// timeouts. `None`: these errors do not eject. Default 5, which is Envoy's.
     pub consecutive_errors: Option<u32>,
-    /// How long, times the number of ejections in a row. Default 30 s, as Envoy's.
+    /// The length of an ejection; it is multiplied by the number of ejections in a row. Default 30 s, which is Envoy's.
     pub base_ejection: Duration,
-    /// Share of a cluster's endpoints, from 0 to 1; never the last one. Default 0.5: half of them can still carry the
-    /// load for a while.
+    /// The largest share of a cluster's endpoints that may be ejected, from 0 to 1; the last endpoint is never ejected.
+    /// Default 0.5: half of the endpoints can carry the load for a while.
     pub max_ejected: f64,
 }
 

@@ -1,6 +1,6 @@
-//! Why a request was not answered by the upstream: the CODEs of the public interface, and what each is told as.
+//! Why a request was not answered by the upstream: the CODEs of the public interface, with their statuses.
 
-/// A stable code: `reason` of the metric and of the access log, `CODE` in `Proxy-Status`.
+/// A stable code: the `reason` of the metric and of the access log, and the `CODE` in `Proxy-Status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reason {
     /// No route and no service matches.
@@ -9,7 +9,7 @@ pub enum Reason {
     EgressDenied,
     /// The service has no endpoint.
     NoEndpoints,
-    /// Every endpoint that is known is ejected or unhealthy.
+    /// Every known endpoint is ejected or unhealthy.
     AllUnhealthy,
     /// The endpoint refused the connection.
     ConnectRefused,
@@ -19,7 +19,7 @@ pub enum Reason {
     DnsError,
     /// The TLS handshake with the endpoint failed.
     TlsError,
-    /// The endpoint is not who it must be.
+    /// The endpoint's certificate does not carry the required identity.
     PeerIdentityMismatch,
     /// The upstream reset the stream or the connection before the response's headers.
     UpstreamReset,
@@ -27,13 +27,13 @@ pub enum Reason {
     UpstreamClosed,
     /// The upstream broke the rules of HTTP.
     ProtocolError,
-    /// The upstream did not take the upgrade.
+    /// The upstream did not accept the upgrade.
     UpgradeFailed,
-    /// The response's headers did not come within `timeout`, or within the caller's own deadline.
+    /// The response's headers did not come within `timeout`, or within the client's own deadline.
     RequestTimeout,
-    /// The last try allowed took longer than `retry.per_try_timeout`.
+    /// The last allowed attempt took longer than `retry.per_try_timeout`.
     PerTryTimeout,
-    /// A body rested for longer than `stream_idle_timeout`.
+    /// A body paused for longer than `stream_idle_timeout`.
     StreamIdleTimeout,
     /// The exchange took longer than `max_duration`.
     MaxDuration,
@@ -41,31 +41,32 @@ pub enum Reason {
     LimitPending,
     /// Too many requests are in flight: `max_requests`.
     LimitRequests,
-    /// The sidecar, or the service, has as many connections as it may have.
+    /// The sidecar or the service has as many connections as it may have.
     Overloaded,
-    /// Plaintext came to a port that is strict.
+    /// A plaintext request came to a port whose mTLS is strict.
     MtlsRequired,
     /// The request is malformed.
     BadRequest,
-    /// A `bad_request` too, with a status of its own: the request may be right, but its coding is not undone here.
+    /// The CODE is `bad_request` too, but the status is 501: the request may be valid, but the sidecar does not decode
+    /// its transfer coding.
     UnsupportedCoding,
     /// The request's head is larger than `limits` allow.
     HeadersTooLarge,
     /// The request's body is larger than `max_body`.
     BodyTooLarge,
-    /// The client stopped in the middle of its request.
+    /// The client stopped sending in the middle of its request.
     RequestStalled,
-    /// The request has passed this sidecar too often.
+    /// The request has passed through this sidecar too often.
     LoopDetected,
-    /// The sidecar is about to end and takes nothing new.
+    /// The sidecar will stop soon and takes no new requests.
     Draining,
-    /// A fault of the sidecar itself that was contained.
+    /// An internal fault of the sidecar, which ended this request alone.
     InternalError,
-    /// The client left before the answer; only log and metric say so.
+    /// The client left before the response. Only the access log and the metric record this.
     ClientGone,
 }
 
-/// What the table of the public interface says of one code.
+/// The row of one code in the table of the public interface.
 struct Row {
     code: &'static str,
     error_type: &'static str,
@@ -118,17 +119,18 @@ impl Reason {
         self.row().code
     }
 
-    /// The error type of `Proxy-Status` (RFC 9209, section 2.3). Empty for [`Reason::ClientGone`], whom no answer reaches.
+    /// The error type of `Proxy-Status` (RFC 9209, section 2.3). Empty for [`Reason::ClientGone`]: no response reaches
+    /// that client.
     pub const fn error_type(self) -> &'static str {
         self.row().error_type
     }
 
-    /// The HTTP status of the answer.
+    /// The HTTP status of the response.
     pub const fn status(self) -> u16 {
         self.row().http
     }
 
-    /// The gRPC status of the answer to a gRPC call.
+    /// The gRPC status of the response to a gRPC call.
     pub const fn grpc_status(self) -> u8 {
         self.row().grpc
     }
@@ -138,7 +140,8 @@ impl Reason {
 mod tests {
     use super::*;
 
-    /// The rows of the public interface, written a second time: a changed code is a broken promise.
+    /// The rows of the public interface, written a second time: clients depend on them, so no code may change by
+    /// accident.
     #[test]
     fn codes_are_those_of_the_interface() {
         let rows = [

@@ -1,4 +1,4 @@
-//! What the sidecar tells, and where: admin port, metrics, access log.
+//! What the sidecar reports and where: admin port, metrics, access log.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -10,7 +10,7 @@ pub struct Admin {
     pub listen: Vec<SocketAddr>,
 }
 
-/// Loopback alone: it can change things.
+/// Loopback alone, because the admin port can change settings.
 impl Default for Admin {
     fn default() -> Self {
         const PORT: u16 = 15000;
@@ -21,12 +21,12 @@ impl Default for Admin {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Metrics {
     pub listen: Vec<SocketAddr>,
-    /// Series of the whole exposition; past it new label values count under `other`. Default 20000.
+    /// The most series of the whole exposition. Beyond it new label values count under `other`. Default 20000.
     pub max_series: u32,
 }
 
-/// Everywhere: scrapers and kubelets are on other hosts. Some 10 MB of series; a mesh of a hundred services with a
-/// dozen peers stays below.
+/// All addresses, as scrapers and kubelets are on other hosts. 20000 series take some 10 MB; a mesh of a hundred
+/// services with a dozen peers needs fewer.
 impl Default for Metrics {
     fn default() -> Self {
         const PORT: u16 = 15020;
@@ -37,9 +37,10 @@ impl Default for Metrics {
 #[derive(Debug, Clone, PartialEq)]
 pub struct AccessLog {
     pub path: LogPath,
-    /// Share of the requests that are logged, 1.0 for `100%`.
+    /// The share of requests that are logged; `100%` is 1.0.
     pub sample: f64,
-    /// Log every request that failed (5xx, or an answer made by the sidecar) whatever the sample. Default true.
+    /// Whether every failed request is logged (5xx, or a response made by the sidecar), whatever `sample` is. Default
+    /// true.
     pub always_errors: bool,
 }
 
@@ -49,7 +50,7 @@ impl Default for AccessLog {
     }
 }
 
-/// Where access lines go; the format is one JSON object a line.
+/// Where access log lines go. Each line is one JSON object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LogPath {
     Stdout,

@@ -1,7 +1,7 @@
-//! What no single value shows: keys that contradict each other, names that are not there, listeners that meet.
+//! Faults that no single value shows: keys that contradict each other, names that do not exist, listeners that collide.
 //!
-//! Every source of configuration goes through [`validate`]. A value alone cannot be wrong here: the types of the
-//! model do not hold it, or the source has refused it.
+//! Every source of configuration calls [`validate`]. A value that is wrong by itself does not arrive here: the types of
+//! the model cannot hold it, or the source has refused it.
 
 mod claims;
 mod cluster;
@@ -18,7 +18,7 @@ use crate::fault::Faults;
 use crate::path::Trail;
 use crate::{Cluster, Config};
 
-/// Every fault of a whole configuration. Takes time in proportion to its size.
+/// All faults of a whole configuration. The time is proportional to the size of the configuration.
 pub fn validate(config: &Config) -> Faults {
     let mut faults = Faults::default();
     let root = Trail::root();
@@ -40,9 +40,9 @@ pub fn validate(config: &Config) -> Faults {
     faults
 }
 
-/// The faults of one cluster by itself, with paths that begin at the cluster. For a source that changes one cluster
-/// at a time, and for one that has rules for all of them: `has_identity` tells whether this workload has an identity
-/// to prove.
+/// The faults of one cluster by itself, with paths that begin at the cluster. This serves sources that change one
+/// cluster at a time, and sources whose defaults apply to all clusters. `has_identity` says whether this workload has a
+/// certificate to present.
 pub fn validate_cluster(cluster: &Cluster, has_identity: bool) -> Faults {
     let mut faults = Faults::default();
     cluster::validate(cluster, has_identity, &Trail::root(), &mut faults);

@@ -1,4 +1,4 @@
-//! A configuration that no file has written is held to the same rules, and told where in the model it breaks them.
+//! A configuration that comes from no file is held to the same rules, and its faults carry their paths in the model.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn route(to: &[(&str, u32)]) -> Route {
     }
 }
 
-/// `PATH WHAT` of each fault.
+/// `PATH WHAT` for each fault.
 fn told(config: &Config) -> Vec<String> {
     validate(config).iter().map(|fault| format!("{} {}", fault.path, fault.what)).collect()
 }
@@ -83,23 +83,26 @@ fn each_fault_of_a_cluster_carries_the_path_of_its_key() {
 }
 
 #[test]
-fn a_cluster_is_not_called_as_metrics_call_unknown_destinations() {
+fn a_cluster_may_not_have_the_name_that_metrics_use_for_unknown_destinations() {
     let config = Config { clusters: vec![cluster("passthrough")], ..Config::default() };
-    assert_eq!(told(&config), ["services.passthrough is taken: metrics call unknown destinations so"]);
+    assert_eq!(
+        told(&config),
+        ["services.passthrough is a reserved name: metrics use it for unknown destinations"]
+    );
     assert!(!validate(&config).are_bearable());
 }
 
 #[test]
-fn two_clusters_of_one_name_or_host_are_told() {
+fn two_clusters_with_one_name_or_host_are_refused() {
     let config = Config { clusters: vec![cluster("a"), cluster("a")], ..Config::default() };
-    assert_eq!(told(&config), ["services.a is there twice", "services.a.hosts has `a` twice"]);
+    assert_eq!(told(&config), ["services.a occurs twice", "services.a.hosts has `a` twice"]);
     let other = Cluster { hosts: cluster("a").hosts, ..cluster("b") };
     let config = Config { clusters: vec![cluster("a"), other], ..Config::default() };
     assert_eq!(told(&config), ["services.b.hosts has `a`, which means service a already"]);
 }
 
 #[test]
-fn a_route_leads_to_clusters_that_are_there_and_speak_http() {
+fn a_route_may_lead_only_to_known_clusters_that_speak_http() {
     let database = Cluster { protocol: UpstreamProtocol::Tcp, ..cluster("db") };
     let config = Config {
         clusters: vec![cluster("orders"), database],
@@ -114,7 +117,7 @@ fn a_route_leads_to_clusters_that_are_there_and_speak_http() {
     assert_eq!(
         told(&config),
         [
-            "routes[0].to[0].service is ordrs, which is none of `services`",
+            "routes[0].to[0].service is ordrs, which is not in `services`",
             "routes[1].to gives no service any weight",
             "routes[1].to has orders more than once",
             "routes[2].to[1].service is db, whose protocol is tcp: it has no requests to route",
@@ -128,7 +131,7 @@ fn a_route_leads_to_clusters_that_are_there_and_speak_http() {
 }
 
 #[test]
-fn the_sides_listen_somewhere_prove_themselves_and_lead_to_the_application() {
+fn faults_of_listeners_identity_probes_and_limits_carry_their_paths() {
     let mut config = Config::default();
     let inbound = config.inbound.as_mut().unwrap();
     inbound.mtls = Mtls::Strict;

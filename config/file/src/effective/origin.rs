@@ -1,4 +1,4 @@
-//! Follows a key through the places where it may be written: the service's own, then `defaults`.
+//! Finds where in the file a key of the effective configuration is written: in the service, else in `defaults`.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -6,18 +6,19 @@ use std::rc::Rc;
 use super::{Origin, Provenance};
 use crate::place::{Content, NodeId, Position, Tree, means_nothing};
 
-/// A key, and what is written at it in each place, the nearest first.
+/// A key, and its places in the file in the order of their precedence.
 #[derive(Clone)]
 pub(crate) struct Scopes<'t> {
     tree: &'t Tree,
     key: String,
     at: Vec<Option<Cursor>>,
-    /// How many of the last places are `defaults`.
+    /// How many places, counted from the end, belong to `defaults`.
     defaults: usize,
     sections: Rc<Sections>,
 }
 
-/// What services are written in: looked up by name for every service, once through the list instead of once for each.
+/// Sections that services share. Services are indexed by name once, so that finding each of them takes no linear
+/// search.
 #[derive(Default)]
 struct Sections {
     services: HashMap<String, Cursor>,
@@ -31,7 +32,7 @@ struct Cursor {
 }
 
 impl<'t> Scopes<'t> {
-    /// The root of the file.
+    /// The scope of the whole file.
     pub(crate) fn new(tree: &'t Tree) -> Self {
         let at = tree.root().map(|node| Cursor { node, place: Position::START });
         let mut root = Self { tree, key: String::new(), at: vec![at], defaults: 0, sections: Rc::default() };
@@ -52,7 +53,7 @@ impl<'t> Scopes<'t> {
         each.collect()
     }
 
-    /// One service: its own block, and `defaults` below it.
+    /// The scope of one service: its own block first, then `defaults`.
     pub(crate) fn service(&self, name: &str) -> Self {
         let Sections { services, defaults } = &*self.sections;
         Self {
@@ -63,12 +64,12 @@ impl<'t> Scopes<'t> {
         }
     }
 
-    /// This key, whose own keys are written at `elsewhere`.
+    /// This key, with the places of `elsewhere`: its own keys are written there.
     pub(crate) fn written_at(&self, elsewhere: &Self) -> Self {
         Self { key: self.key.clone(), ..elsewhere.clone() }
     }
 
-    /// The same key, which may be written at `below` if it is not here.
+    /// This key, with the places of `below` after its own.
     pub(crate) fn above(mut self, below: &Self) -> Self {
         self.at.extend(&below.at);
         self.defaults = below.defaults;
@@ -84,7 +85,7 @@ impl<'t> Scopes<'t> {
         self.stepped(key, |cursor| self.child(cursor, name))
     }
 
-    /// A key that is one thing, list or union: who writes it at all writes all of it.
+    /// A key that is taken whole, such as a list or a union: the first place that sets it sets all of it.
     pub(crate) fn whole(&self, name: &str) -> Self {
         let mut whole = self.key(name);
         if let Some(first) = whole.at.iter().position(Option::is_some) {
@@ -93,7 +94,7 @@ impl<'t> Scopes<'t> {
         whole
     }
 
-    /// An item of a list; a single word stands for a list of one.
+    /// An item of a list. A single word counts as a list with one item.
     pub(crate) fn index(&self, index: usize) -> Self {
         self.stepped(format!("{}[{index}]", self.key), |cursor| match &self.tree.node(cursor.node)?.content {
             Content::List(items) => {
@@ -104,7 +105,7 @@ impl<'t> Scopes<'t> {
         })
     }
 
-    /// What is written here in one word; nothing where the nearest place has a block of keys.
+    /// The places where this key is one word. None where the first place has a block of keys.
     pub(crate) fn only_words(&self) -> Self {
         let nearest = self.at.iter().flatten().next();
         let is_map = nearest
@@ -139,12 +140,12 @@ impl<'t> Scopes<'t> {
         self.cursor(key, value)
     }
 
-    /// `None`: the key stands there, and nothing behind it, which is as if it did not.
+    /// The place of an entry. `None`: the key has no value, which counts as absent.
     fn cursor(&self, key: NodeId, value: NodeId) -> Option<Cursor> {
         let node = self.tree.node(value)?;
         let place = match &node.content {
             Content::Scalar { text, plain: true } if means_nothing(text) => return None,
-            // a block begins a line below its key
+            // a block begins on the line below its key, so the key's place is used
             Content::Map(_) => self.tree.node(key)?.place,
             _ => node.place,
         };

@@ -13,11 +13,11 @@ fn told(text: &str) -> BTreeMap<String, (Value, String)> {
     let count = settings.len();
     let all: BTreeMap<_, _> =
         settings.into_iter().map(|it| (it.key, (it.value, it.from.to_string()))).collect();
-    assert_eq!(all.len(), count, "a key is told twice");
+    assert_eq!(all.len(), count, "a key is reported twice");
     all
 }
 
-/// `from` is `default`, a flag, or the first text of the file that begins where the value does.
+/// `from` is `default`, a flag, or a text of the file whose first occurrence is where the value begins.
 #[track_caller]
 fn assert_told(text: &str, expected: &[(&str, Value, &str)]) {
     let told = told(text);
@@ -42,7 +42,7 @@ fn placed(text: &str, from: &str) -> String {
 }
 
 #[test]
-fn every_value_is_told_with_its_place_in_the_file() {
+fn every_value_is_reported_with_its_place_in_the_file() {
     let text = "inbound:\n  app: \"127.0.0.1:${PORT}\"\n  mtls: off\nservices:\n  orders:\n    timeout: 90s\n    \
                 endpoints:\n      - 10.0.0.1:80\n      - { address: \"10.0.0.2:80\", weight: 3 }\n    \
                 retry: { on: [reset, 409, unavailable], budget: { ratio: 29% } }\n    tls: off\n#\n";
@@ -77,7 +77,7 @@ fn every_value_is_told_with_its_place_in_the_file() {
 }
 
 #[test]
-fn what_a_service_takes_from_defaults_is_placed_there() {
+fn a_value_that_a_service_inherits_is_placed_at_defaults() {
     let text = "defaults: { timeout: 2s, retry: { attempts: 4, backoff: { base: 10ms } }, tls: { mode: simple, \
                 trust_bundle: ca.pem }, outlier_detection: off }\nservices:\n  a: { endpoints: [\"10.0.0.1:80\"] }\n  \
                 b: { endpoints: [\"10.0.0.1:80\"], retry: { attempts: 1 }, tls: off, outlier_detection: { \
@@ -98,7 +98,7 @@ fn what_a_service_takes_from_defaults_is_placed_there() {
 }
 
 #[test]
-fn sides_that_are_off_are_told_so() {
+fn sides_that_are_off_are_reported_as_off() {
     assert_told(
         "inbound: off\noutbound: off\nmetrics: off\n\n",
         &[
@@ -123,13 +123,13 @@ fn a_certificate_of_a_directory_is_placed_at_the_directory() {
 }
 
 #[test]
-fn without_a_file_all_is_default() {
+fn without_a_file_every_value_is_the_default() {
     let settings = effective(&Config::default(), None, &[]);
     assert!(settings.iter().all(|setting| setting.from == Provenance::Default), "{settings:#?}");
 }
 
 #[test]
-fn durations_sizes_and_shares_are_spelled_so_that_the_file_takes_them() {
+fn durations_sizes_and_shares_are_spelled_in_a_form_that_the_file_accepts() {
     use std::time::Duration;
 
     use crate::spell;
@@ -154,7 +154,7 @@ fn durations_sizes_and_shares_are_spelled_so_that_the_file_takes_them() {
 }
 
 #[test]
-fn the_dns_proxy_is_told_whole_or_as_off() {
+fn the_dns_proxy_is_reported_with_all_keys_or_as_off() {
     assert_told("version: 1\n", &[("dns", "off".into(), "default")]);
     let text = "dns:\n  upstream: [10.96.0.10, \"10.96.0.11:5353\"]\n  virtual_addresses: off\n";
     assert_told(

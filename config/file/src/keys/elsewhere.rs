@@ -1,6 +1,6 @@
-//! Where else in the file a key stands: for a key that is known and was written at the wrong place.
+//! Finds the blocks that have a key, to help an operator who wrote a known key in the wrong block.
 //!
-//! Made of the schema, which holds exactly the keys that do something.
+//! The list is made from the schema, which holds exactly the keys that have an effect.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::FILE;
 
-/// Blocks that are named; more would say no more.
+/// The most blocks that are named; a longer list would not help.
 const NAMED: usize = 3;
 
 /// The blocks that have a key, by the key's name.
@@ -21,7 +21,7 @@ static PLACES: LazyLock<BTreeMap<String, Vec<String>>> = LazyLock::new(|| {
     places
 });
 
-/// `retry` is a key of routes[] and services.NAME
+/// The help text: `retry` is a key of routes[] and services.NAME
 pub(super) fn told(name: &str) -> Option<String> {
     let places = PLACES.get(name)?;
     let named: Vec<&str> = places.iter().take(NAMED).map(String::as_str).collect();
@@ -40,7 +40,7 @@ fn walk(schema: &Value, at: &str, places: &mut BTreeMap<String, Vec<String>>) {
         if !known.contains(&place) {
             known.push(place);
         }
-        // `defaults` has what a service has.
+        // every key of `defaults` is a key of a service
         if name != "defaults" {
             walk(value, &under(name), places);
         }

@@ -17,12 +17,12 @@ pub(super) static WORKLOAD: Static<Workload> = Static::new(|| {
     Block::new(Workload::default)
         .word::<Opt<Text>>("name", field!(name), "The workload's name.")
         .word::<Opt<Text>>("namespace", field!(namespace), "Its namespace.")
-        .word::<Opt<Text>>("zone", field!(zone), "The zone that it runs in.")
+        .word::<Opt<Text>>("zone", field!(zone), "The zone in which the workload runs.")
 });
 
 pub(super) static TLS: Static<TlsPolicy> = Static::new(|| {
     Block::new(TlsPolicy::default)
-        .word::<TlsVersion>("min_version", field!(min_version), "The lowest version of TLS that is spoken.")
+        .word::<TlsVersion>("min_version", field!(min_version), "The lowest TLS version that is accepted.")
         .word::<PostQuantum>(
             "post_quantum",
             field!(post_quantum),
@@ -55,13 +55,13 @@ static FILES: Static<Files> = Static::new(|| {
         .word::<Opt<Text>>(
             "crl",
             field!(crl),
-            "Which certificates are revoked; start is refused without it. Default: ca.crl of `directory`, if it is there.",
+            "The list of revoked certificates, which must exist. Default: ca.crl of `directory`, if it exists.",
         )
         .later("workload_api", |files| files.is_later = true)
         .word::<Opt<TrustDomain>>(
             "trust_domain",
             field!(trust_domain),
-            "Default: that of the certificate's SPIFFE ID.",
+            "The trust domain. Default: that of the certificate's SPIFFE ID.",
         )
 });
 
@@ -75,7 +75,7 @@ pub(super) fn read(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Source>
     let [certificate, key, trust_bundle] = match files.names() {
         Ok(names) => names.map(|name| resolve(&name)),
         Err(gap) => {
-            // the API alone is complete, and is refused already
+            // an identity by the API alone is complete, and is refused elsewhere
             if !files.is_later {
                 node.remark(&gap.what, reading).help(gap.help);
             }
@@ -84,7 +84,8 @@ pub(super) fn read(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Source>
         }
     };
     let crl = match (&files.crl, &files.directory) {
-        // what is written has to be there; beside `directory`, too: Secrets of certificates rarely hold a CRL
+        // A CRL that is configured must exist. That of a directory may be absent, because Secrets with certificates
+        // rarely hold one.
         (Some(crl), _) => Crl::Required(resolve(crl)),
         (None, Some(directory)) => Crl::IfPresent(resolve(&format!("{directory}/ca.crl"))),
         (None, None) => Crl::None,
@@ -98,7 +99,7 @@ struct Gap {
 }
 
 impl Files {
-    /// Certificate, key and bundle: file by file, or by the names that cert-manager gives them in a directory.
+    /// The paths of certificate, key and bundle: given singly, or under cert-manager's names in a directory.
     fn names(&self) -> Result<[String; 3], Gap> {
         let single = [&self.certificate, &self.key, &self.trust_bundle];
         let gap = |what: &str, help| Err(Gap { what: what.to_owned(), help });

@@ -19,8 +19,12 @@ use crate::words::{GrpcService, ProbeName, ProbePath, Target};
 
 pub(super) static INBOUND: Static<Inbound> = Static::new(|| {
     Block::new(Inbound::default)
-        .list::<SocketAddr>("listen", field!(listen), "Where it listens: every address of this host.")
-        .word::<Opt<Target>>("app", field!(app), "Where a connection goes that was not redirected.")
+        .list::<SocketAddr>(
+            "listen",
+            field!(listen),
+            "The addresses on which inbound listens: every address of this host.",
+        )
+        .word::<Opt<Target>>("app", field!(app), "The address to which a connection goes that was not redirected.")
         .word::<RedirectTo>(
             "redirect_to",
             field!(redirect_to),
@@ -29,35 +33,39 @@ pub(super) static INBOUND: Static<Inbound> = Static::new(|| {
         .word::<Mtls>(
             "mtls",
             field!(mtls),
-            "strict, the default with an identity; permissive takes plaintext too; off, the default without.",
+            "strict, the default with an identity; permissive also accepts plaintext; off, the default without.",
         )
         .says_its_default()
         .word::<AppProtocol>(
             "protocol",
             field!(protocol),
-            "What the application speaks; auto: gRPC as HTTP/2, other HTTP as HTTP/1.1, the rest as it comes.",
+            "What the application speaks; auto: gRPC as HTTP/2, other HTTP as HTTP/1.1, the rest unchanged.",
         )
         .word::<OffOr<Duration>>(
             "timeout",
             field!(timeout),
-            "To the response's headers; off: the caller's deadline rules.",
+            "The time until the response's headers; off: only the deadline of the client counts.",
         )
         .word::<IdleTimeout>(
             "stream_idle_timeout",
             field!(stream_idle),
-            "Between two pieces of a body; written it rules bodies and tunnels alike.",
+            "The longest pause between two pieces of a body; a written value applies to bodies and tunnels.",
         )
         .word::<AutoOr<Positive>>(
             "max_connections",
             field!(max_connections),
-            "Beyond it a connection is closed; auto: half of what the limit of open files leaves.",
+            "Connections beyond this number are closed; auto: half of what the limit of open files leaves.",
         )
-        .word::<OffOr<Positive>>("max_requests", field!(max_requests), "At once; beyond it the answer is 503.")
-        .word::<OffOr<Size>>("max_body", field!(max_body), "Of one request; beyond it the answer is 413.")
+        .word::<OffOr<Positive>>(
+            "max_requests",
+            field!(max_requests),
+            "Requests at once; a request beyond this number gets 503.",
+        )
+        .word::<OffOr<Size>>("max_body", field!(max_body), "The size of one request's body; a larger one gets 413.")
         .later_or_off("rate_limit")
         .key(
             "probes",
-            "What is asked of the application when GET /probe/NAME comes to the metrics port: for kubelets, who have no \
+            "Health checks of the application by GET /probe/NAME on the metrics port, for kubelets, which have no \
              certificate.",
             || schema::any_of([schema::defined("off"), schema::list_of(PROBE.schema()), schema::left_open()]),
             |inbound: &mut Inbound, node, reading| inbound.probes = probes(node, reading),
@@ -65,7 +73,7 @@ pub(super) static INBOUND: Static<Inbound> = Static::new(|| {
         )
         .key(
             "ports",
-            "What is special about single ports of the application.",
+            "Settings for single ports of the application.",
             || schema::entries::<Port>(PORT.schema()),
             |inbound: &mut Inbound, node, reading| inbound.ports = ports(node, reading),
             |inbound, at, page| tell_ports(&inbound.ports, &at.key("ports"), page),
@@ -75,12 +83,12 @@ pub(super) static INBOUND: Static<Inbound> = Static::new(|| {
 
 pub(super) static OUTBOUND: Static<Outbound> = Static::new(|| {
     Block::new(Outbound::default)
-        .list::<SocketAddr>("listen", field!(listen), "Where it listens: loopback.")
+        .list::<SocketAddr>("listen", field!(listen), "The addresses on which outbound listens: loopback.")
         .word::<Unknown>(
-        "unknown",
-        field!(unknown),
-        "Where no service matches: on to where the application meant it to go, or deny.",
-    )
+            "unknown",
+            field!(unknown),
+            "For destinations that no service matches: passthrough to the original destination, or deny.",
+        )
 });
 
 static PORT: Static<PortPolicy> = Static::new(|| {
@@ -90,15 +98,11 @@ static PORT: Static<PortPolicy> = Static::new(|| {
             field!(protocol),
             "What the application speaks on this port. Default: that of `inbound`.",
         )
-        .word::<Opt<Mtls>>(
-            "mtls",
-            field!(mtls),
-            "Whether a peer must prove itself. Default: that of `inbound`.",
-        )
+        .word::<Opt<Mtls>>("mtls", field!(mtls), "Whether a peer must use mTLS. Default: that of `inbound`.")
         .list::<SocketAddr>(
             "listen",
             field!(listen),
-            "A listener of its own that leads to this port at the address of `app`.",
+            "A listener for this port alone, which leads to this port at the address of `app`.",
         )
 });
 
@@ -117,7 +121,7 @@ fn ports(node: &Node<'_>, reading: &mut Reading<'_>) -> BTreeMap<u16, PortPolicy
     ports
 }
 
-/// A single port tells what is special about it alone.
+/// For a port, reports only the keys that are set there.
 fn tell_ports(ports: &BTreeMap<u16, PortPolicy>, at: &Scopes<'_>, page: &mut Page<'_>) {
     for (port, PortPolicy { protocol, mtls, listen }) in ports {
         let at = at.key(&port.to_string());
@@ -142,18 +146,18 @@ struct ProbeBlock {
 
 static PROBE: Static<ProbeBlock> = Static::new(|| {
     Block::new(ProbeBlock::default)
-        .word::<Opt<ProbeName>>("name", field!(name), "What comes behind /probe/ on the metrics port.")
+        .word::<Opt<ProbeName>>("name", field!(name), "The last part of the path /probe/NAME on the metrics port.")
         .word::<Opt<Port>>("port", field!(port), "The application's port.")
-        .word::<Opt<ProbePath>>("path", field!(path), "Asked for with GET; its status is the answer's.")
-        .word::<Opt<bool>>("tcp", field!(tcp), "200 when the port takes a connection, else 503.")
+        .word::<Opt<ProbePath>>("path", field!(path), "The path of a GET request; its status is returned.")
+        .word::<Opt<bool>>("tcp", field!(tcp), "200 if the port accepts a connection, else 503.")
         .word::<Opt<GrpcService>>(
             "grpc",
             field!(grpc),
-            "200 when gRPC's health service says that this service is SERVING, else 503. \"\" is the server as a whole.",
+            "200 if gRPC's health service says that this service is SERVING, else 503. \"\" asks about the whole server.",
         )
 });
 
-/// `off` is as good as an empty list.
+/// `off` is the same as an empty list.
 fn probes(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<Probe> {
     const EXPECTED: &str = "a list of probes";
     match node.shape(EXPECTED, reading) {
@@ -191,7 +195,7 @@ fn probe(node: &Node<'_>, reading: &mut Reading<'_>) -> Probe {
         }
         (Some(one), Some(_)) => {
             node.remark("has more than one of `path`, `tcp` and `grpc`", reading)
-                .help("keep one; another probe of its own name may ask the other");
+                .help("keep one, and write another probe with its own name for the other");
             one
         }
     };

@@ -18,17 +18,25 @@ use crate::value::{AutoOr, BadWord, Bytes, Count, Delay, OffOr, Share, Size, Tex
 use crate::words::{AlwaysErrors, Json, NameServer};
 
 pub(super) static ADMIN: Static<Admin> = Static::new(|| {
-    Block::new(Admin::default).list::<SocketAddr>("listen", field!(listen), "Where it listens: loopback.")
+    Block::new(Admin::default).list::<SocketAddr>(
+        "listen",
+        field!(listen),
+        "The addresses of the admin port: loopback.",
+    )
 });
 
 pub(super) static METRICS: Static<Metrics> = Static::new(|| {
     Block::new(Metrics::default)
-        .list::<SocketAddr>("listen", field!(listen), "Where it listens: every address of this host.")
-        // a million series are some hundred MiB
+        .list::<SocketAddr>(
+            "listen",
+            field!(listen),
+            "The addresses of the metrics port: every address of this host.",
+        )
+        // a million series take some hundred MiB
         .word::<Count<100, 1_000_000>>(
             "max_series",
             field!(max_series),
-            "Series of the whole exposition; past it new label values count under `other`.",
+            "The most series in all; beyond it, new label values count under `other`.",
         )
         .later_or_off("merge")
         .later_or_off("compatibility")
@@ -54,12 +62,12 @@ pub(super) static ACCESS_LOG: Static<AccessLog> = Static::new(|| {
                 page.tell(&at.key("path"), to);
             },
         )
-        .only::<Json>("format", "json", "One JSON object a line.")
-        .word::<Share>("sample", field!(sample), "Share of the requests that are logged.")
+        .only::<Json>("format", "json", "One JSON object on each line.")
+        .word::<Share>("sample", field!(sample), "The share of requests that are logged.")
         .word::<AlwaysErrors>(
             "always",
             field!(always_errors),
-            "errors: failed requests are logged whatever the sample; or off.",
+            "errors: every failed request is logged, whatever `sample` is; or off.",
         )
 });
 
@@ -68,7 +76,7 @@ pub(super) static DNS: Static<Dns> = Static::new(|| {
         .list::<SocketAddr>("listen", field!(listen), "Over UDP and TCP, on loopback.")
         .key(
             "upstream",
-            "Who is asked for names that are no service's: a file as resolv.conf, or addresses. Default /etc/resolv.conf.",
+            "The servers for other names: a file like resolv.conf, or addresses. Default /etc/resolv.conf.",
             || {
                 let servers = schema::list_of(schema::word::<NameServer>());
                 schema::any_of([Text::described(), schema::left_open(), servers])
@@ -83,7 +91,7 @@ pub(super) static DNS: Static<Dns> = Static::new(|| {
         )
 });
 
-/// A path has no colon and does not begin as an address does: what looks like one is meant as one.
+/// A path has no colon and does not begin like an address; any other word is read as an address.
 fn read_name_servers(dns: &mut Dns, node: &Node<'_>, reading: &mut Reading<'_>) {
     const EXPECTED: &str = "a file (/etc/resolv.conf), or addresses (\"10.96.0.10:53\")";
     match node.shape(EXPECTED, reading) {
@@ -126,12 +134,12 @@ static DRAIN: Static<Drain> = Static::new(|| {
         .word::<Delay>(
             "delay",
             field!(delay),
-            "Until then both sides go on accepting while they say goodbye; off: not at all.",
+            "How long both sides still accept, and announce that connections will close; off: not at all.",
         )
         .word::<Duration>(
             "timeout",
             field!(timeout),
-            "The end, whatever is still open: below the 30s that Kubernetes waits.",
+            "The process ends after this time, whatever is still open: below the 30s that Kubernetes waits.",
         )
 });
 
@@ -139,7 +147,7 @@ pub(super) fn drain_schema() -> Option<Value> {
     DRAIN.schema()
 }
 
-/// Who is in a hurry need not say so twice: a delay that is not written is no longer than the end.
+/// If only the timeout is written and it is short, the default of the delay is reduced to it.
 pub(super) fn read_drain(drain: &mut Drain, node: &Node<'_>, reading: &mut Reading<'_>) {
     DRAIN.read(drain, node, reading);
     if !node.has("delay", reading) {
@@ -153,10 +161,10 @@ pub(super) fn tell_drain(drain: &Drain, at: &Scopes<'_>, page: &mut Page<'_>) {
 
 type MaxMemory = OffOr<AutoOr<Size>>;
 
-/// A limit that is asked for and not kept is worse than none, so the operator is warned.
+/// An operator who sets a limit must know that it is not enforced, hence the warning.
 fn read_max_memory(node: &Node<'_>, reading: &mut Reading<'_>) {
     if let Some(OffOr::Set(_)) = node.word::<MaxMemory>(reading) {
-        node.remark("does nothing yet: no limit of memory is kept", reading).warns().help(
+        node.remark("does nothing yet: no memory limit is enforced", reading).warns().help(
             "set the memory limit of the container; the other keys of `limits` bound what each peer can hold",
         );
     }
@@ -171,22 +179,30 @@ pub(super) static LIMITS: Static<DownstreamLimits> = Static::new(|| {
             |_, node, reading| read_max_memory(node, reading),
             |_, _, _| {},
         )
-        .word::<Bytes<u32>>("header_bytes", field!(header_bytes), "Of a request's head, from 8KiB to 1MiB.")
-        .word::<Count<1, 1000>>("header_count", field!(header_count), "Fields of a request's head.")
+        .word::<Bytes<u32>>(
+            "header_bytes",
+            field!(header_bytes),
+            "The size of a request's head, from 8KiB to 1MiB.",
+        )
+        .word::<Count<1, 1000>>("header_count", field!(header_count), "The most fields of a request's head.")
         .word::<Count<1, 1000>>(
             "response_header_count",
             field!(response_header_count),
-            "Fields of an answer's head.",
+            "The most fields of a response's head.",
         )
-        .word::<Duration>("header_timeout", field!(header_timeout), "From a head's first byte to its last.")
+        .word::<Duration>(
+            "header_timeout",
+            field!(header_timeout),
+            "The time from the first byte of a head to its last.",
+        )
         .word::<Duration>(
             "idle_timeout",
             field!(idle_timeout),
-            "A connection on which nothing happens is closed.",
+            "A connection without activity is closed after this time.",
         )
         .word::<Count<1, 100>>(
             "via_passes",
             field!(via_passes),
-            "How often a request may pass this instance in one direction; once more is a loop.",
+            "How often a request may pass this instance in one direction; one more time is a loop.",
         )
 });

@@ -1,4 +1,4 @@
-//! The sections of the file, in the order in which they are read: identity before all that may prove it, `defaults`
+//! The sections of the file in the order in which they are read: identity before the sections that need one, `defaults`
 //! before services, services before the routes that lead to them.
 
 use pillion_model::listener::Mtls;
@@ -19,7 +19,7 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
             |_, node, reading| match node.word::<Count<0, { u32::MAX }>>(reading) {
                 None | Some(Count(1)) => {}
                 Some(Count(other)) => {
-                    node.remark(&format!("is {other}, which this release does not know"), reading).help("write 1");
+                    node.remark(&format!("is {other}, which this release does not support"), reading).help("write 1");
                 }
             },
             |_, at, page| page.tell(&at.key("version"), 1),
@@ -28,36 +28,36 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
             "workload",
             field!(workload),
             &identity::WORKLOAD,
-            "Named in every line of the access log. What is left out comes from the certificate's SPIFFE ID at start.",
+            "The workload as the access log names it. Absent keys come from the certificate's SPIFFE ID at start.",
         )
         .key(
             "identity",
-            "Who this workload is. Left out: plaintext on both sides.",
+            "The certificates of this workload. Absent: plaintext on both sides.",
             identity::schema,
             |config: &mut Config, node, reading| {
                 reading.has_identity = true;
-                // strict wherever it can be
+                // with an identity, strict is the default
                 config.inbound.as_mut().into_iter().for_each(|inbound| inbound.mtls = Mtls::Strict);
                 config.identity = identity::read(node, reading);
             },
             |config, at, page| identity::tell(config.identity.as_ref(), at, page),
         )
-        .block("tls", field!(tls), &identity::TLS, "What TLS is spoken at least, on both sides.")
+        .block("tls", field!(tls), &identity::TLS, "TLS settings of both sides.")
         .block_or_off(
             "inbound",
             field!(inbound),
             &inbound::INBOUND,
-            "To the application. `off` leaves this side out.",
+            "Traffic to the application. `off` turns this side off.",
         )
         .block_or_off(
             "outbound",
             field!(outbound),
             &inbound::OUTBOUND,
-            "From the application. `off` leaves this side out.",
+            "Traffic from the application. `off` turns this side off.",
         )
         .key(
             "defaults",
-            "Any key of a service but hosts, addresses, listen and endpoints; each service's own wins, key by key.",
+            "Keys of services, without hosts, addresses, listen and endpoints. A service's own key replaces them.",
             || SERVICE.schema_but(&ONE_SERVICE_S_OWN),
             |_, node, reading| {
                 let mut defaults = service::unwritten(reading);
@@ -68,7 +68,7 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
         )
         .key(
             "services",
-            "What the application calls, by name.",
+            "The services that the application calls, by name.",
             || schema::entries::<ServiceName>(SERVICE.schema()),
             |config: &mut Config, node, reading| service::read_services(&mut config.clusters, node, reading),
             |config, at, page| {
@@ -78,38 +78,38 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
         )
         .key(
             "routes",
-            "Which of a host's requests go elsewhere, or under other rules. The first that matches wins; what none \
-             matches goes to the host's own service.",
+            "Requests to a host that go to another service, or under other policies. The first match wins; a request \
+             that no route matches goes to the host's own service.",
             routes::schema,
             |config: &mut Config, node, reading| config.routes = routes::read(&config.clusters, node, reading),
             |config, at, page| routes::tell(&config.routes, at, page),
         )
-        .block_or_off("dns", field!(dns), &observe::DNS, "Names for the application: a DNS proxy. Left out: none.")
-        .block("admin", field!(admin), &observe::ADMIN, "The port that shows and changes things.")
+        .block_or_off("dns", field!(dns), &observe::DNS, "A DNS proxy for the application. Absent: none.")
+        .block("admin", field!(admin), &observe::ADMIN, "The port that shows and changes the state of the sidecar.")
         .block_or_off(
             "metrics",
             field!(metrics),
             &observe::METRICS,
-            "The port for scrapers and probes of the sidecar itself. `off` leaves it out.",
+            "The port for scrapers and for probes. `off` turns it off.",
         )
         .later_or_off("tracing")
         .block_or_off(
             "access_log",
             field!(access_log),
             &observe::ACCESS_LOG,
-            "One line for each request. Left out: none.",
+            "One line for each request. Absent: none.",
         )
         .key(
             "drain",
-            "What happens between SIGTERM and the end.",
+            "The times of the shutdown after SIGTERM.",
             observe::drain_schema,
             |config: &mut Config, node, reading| observe::read_drain(&mut config.drain, node, reading),
             |config, at, page| observe::tell_drain(&config.drain, &at.key("drain"), page),
         )
-        .block("limits", field!(limits), &observe::LIMITS, "What one connection may take, on both sides.")
+        .block("limits", field!(limits), &observe::LIMITS, "The limits of one client connection, on both sides.")
         .word::<AutoOr<Threads>>(
             "workers",
             field!(workers),
-            "Threads of the data path; auto: from the CPU quota of the cgroup.",
+            "The threads of the data path; auto: by the CPU quota of the cgroup.",
         )
 });

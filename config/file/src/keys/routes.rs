@@ -1,4 +1,4 @@
-//! `routes`: whose requests, which of them, to whom.
+//! `routes`: their hosts, their conditions and their services.
 
 use std::collections::{HashMap, HashSet};
 
@@ -16,7 +16,7 @@ use crate::schema::{self, Described};
 use crate::value::{BadWord, Count, Leaf, Opt, Word, on_off};
 use crate::words::{HeaderName, HeaderText, MatchPath, Method, RouteName, ServiceName};
 
-/// A route as it is written: what it leaves out of its policies is its services'.
+/// A route as it is written. Policies that it does not set come from its services.
 #[derive(Default)]
 struct RouteBlock {
     name: Option<String>,
@@ -24,7 +24,7 @@ struct RouteBlock {
     matches: RouteMatch,
     to: Vec<(String, u32)>,
     timeout: Option<Timeout>,
-    /// It answers by itself, once that is built.
+    /// Whether the route answers requests itself, which is not supported yet.
     is_later: bool,
 }
 
@@ -34,22 +34,22 @@ static ROUTE: Static<RouteBlock> = Static::new(|| {
         .list::<RouteHost>(
             "hosts",
             field!(hosts),
-            "Whose requests it looks at: hosts as in `services`, or \"*\" for every host of every service.",
+            "The hosts whose requests it matches, as in `services`, or \"*\" for every host of every service.",
         )
-        .block("match", field!(matches), &MATCH, "All that is written must fit. Default: every request.")
+        .block("match", field!(matches), &MATCH, "A request must match every key that is set. Default: every request.")
         .key(
             "to",
-            "The service that gets them, or several with their weights.",
+            "The service that gets the requests, or several with weights.",
             destinations_schema,
             |route: &mut RouteBlock, node, reading| route.to = destinations(node, reading),
             |_, _, _| {},
         )
-        .word::<Opt<Timeout>>("timeout", field!(timeout), "In place of the service's own.")
+        .word::<Opt<Timeout>>("timeout", field!(timeout), "Replaces the timeout of the service.")
         .key(
             "retry",
-            "Key by key in place of the service's own. `off` turns it off.",
+            "Each key replaces that of the service's `retry`. `off` turns retries off.",
             || schema::or_off(RETRY.schema()),
-            // over the retry of each service that it leads to, see `read`
+            // read over the retry policy of each service of the route, see `read`
             |_, _, _| {},
             |_, _, _| {},
         )
@@ -67,14 +67,14 @@ static MATCH: Static<RouteMatch> = Static::new(|| {
     Block::new(RouteMatch::default)
         .key(
             "path",
-            "As it is sent, without the query.",
+            "The path as it is sent, without the query.",
             || PATH.schema(),
             |matches: &mut RouteMatch, node, reading| matches.path = path(node, reading),
             |matches, at, page| tell_path(matches.path.as_ref(), &at.key("path"), page),
         )
         .key(
             "methods",
-            "Any of them. Default: every method.",
+            "The methods, one of which must match. Default: every method.",
             schema::words::<Method>,
             |matches: &mut RouteMatch, node, reading| {
                 let methods = node.words::<Method>(reading);
@@ -89,7 +89,7 @@ static MATCH: Static<RouteMatch> = Static::new(|| {
         )
         .key(
             "headers",
-            "By their names; of several values of a header any may fit.",
+            "The headers by name; if a header has several values, one must match.",
             || {
                 let value = schema::any_of([schema::defined("header_text"), VALUE.schema()]);
                 schema::entries::<HeaderName>(value)
@@ -112,7 +112,7 @@ static PATH: Static<PathBlock> = Static::new(|| {
         .word::<Opt<MatchPath>>(
             "prefix",
             field!(prefix),
-            "On segment borders: /v2 fits /v2 and /v2/x, not /v2x.",
+            "A prefix of whole segments: /v2 matches /v2 and /v2/x, not /v2x.",
         )
         .word::<Opt<MatchPath>>("exact", field!(exact), "The whole path.")
         .later("regex", |path| path.is_later = true)
@@ -128,9 +128,9 @@ struct ValueBlock {
 
 static VALUE: Static<ValueBlock> = Static::new(|| {
     Block::new(ValueBlock::default)
-        .word::<Opt<HeaderText>>("exact", field!(exact), "The whole value.")
-        .word::<Opt<HeaderText>>("prefix", field!(prefix), "How the value begins.")
-        .word::<Opt<bool>>("present", field!(present), "Whether the header is there, whatever its value.")
+        .word::<Opt<HeaderText>>("exact", field!(exact), "The exact value.")
+        .word::<Opt<HeaderText>>("prefix", field!(prefix), "The beginning of the value.")
+        .word::<Opt<bool>>("present", field!(present), "Whether the header is present, with any value.")
         .later("regex", |value| value.is_later = true)
 });
 
@@ -141,11 +141,11 @@ struct DestinationBlock {
 
 static DESTINATION: Static<DestinationBlock> = Static::new(|| {
     Block::new(|| DestinationBlock { service: None, weight: 1 })
-        .word::<Opt<ServiceName>>("service", field!(service), "One of `services`.")
+        .word::<Opt<ServiceName>>("service", field!(service), "The name of one of `services`.")
         .word::<Count<0, 1_000_000>>(
             "weight",
             field!(weight),
-            "How much of the traffic it gets beside others; 0 gets none.",
+            "Its share of the traffic relative to the others; 0 gets none.",
         )
 });
 
@@ -153,7 +153,7 @@ pub(super) fn schema() -> Option<Value> {
     schema::any_of([schema::list_of(ROUTE.schema()), schema::defined("off"), schema::left_open()])
 }
 
-/// In the file's order. `off` is as good as an empty list.
+/// Reads the routes in the file's order. `off` is the same as an empty list.
 pub(super) fn read(clusters: &[Cluster], node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<Route> {
     const EXPECTED: &str = "a list of routes";
     let clusters: HashMap<&str, &Cluster> = clusters.iter().map(|it| (it.name.as_str(), it)).collect();
@@ -183,7 +183,7 @@ fn route(clusters: &HashMap<&str, &Cluster>, node: &Node<'_>, reading: &mut Read
         false => node.lacks("to", "to: orders, or to: [{ service: orders, weight: 90 }, …]", reading),
     }
     let own_retry = node.child("retry", reading);
-    // read once for its faults, whatever it leads to
+    // read once by itself, so that its faults are reported whatever the services are
     if let Some(own) = &own_retry {
         RETRY.read_or_off(&mut Some(Retry::default()), own, reading);
     }
@@ -208,7 +208,7 @@ fn destinations_schema() -> Option<Value> {
     schema::any_of([one(), schema::list_of(one())])
 }
 
-/// Services with their weights.
+/// Reads services with their weights.
 fn destinations(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<(String, u32)> {
     match node.shape(DESTINATIONS, reading) {
         Some(Shape::List) => node.items(reading, destination),
@@ -292,8 +292,8 @@ fn headers(node: &Node<'_>, reading: &mut Reading<'_>) -> Vec<HeaderMatch> {
         if !seen.insert(name.clone()) {
             entry
                 .value
-                .remark_on_key(&format!("is `{name}` once more"), reading)
-                .help("headers are the same in any case; keep one");
+                .remark_on_key(&format!("repeats `{name}`"), reading)
+                .help("the names of headers are case-insensitive; keep one");
         }
         matches.extend(header_value(&entry.value, reading).map(|value| HeaderMatch { name, value }));
     }
@@ -356,7 +356,7 @@ pub(super) fn tell(routes: &[Route], root: &Scopes<'_>, page: &mut Page<'_>) {
     }
 }
 
-/// What of the service's policies a route can rule, it tells under the name of the target.
+/// Reports the policies that a route can change, under the name of the service.
 fn tell_weighted(weighted: &Weighted, route: &Scopes<'_>, at: &Scopes<'_>, page: &mut Page<'_>) {
     let Weighted { service, weight, timeouts: Timeouts { request, .. }, retry } = weighted;
     page.tell_or(&at.key("service"), at, service.as_str());

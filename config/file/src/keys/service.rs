@@ -1,4 +1,4 @@
-//! One entry of `services`, and the keys of it that `defaults` have too.
+//! One entry of `services`, and its keys that `defaults` have too.
 
 use std::num::NonZeroU32;
 
@@ -20,7 +20,7 @@ use crate::spell;
 use crate::value::{BadWord, Bytes, Count, OffOr, Opt, Positive, Share, Word};
 use crate::words::{DnsName, Method, Target, Weight};
 
-/// What makes no sense for more than one service.
+/// Keys that each service has for itself, so that `defaults` cannot have them.
 pub(super) const ONE_SERVICE_S_OWN: [&str; 4] = ["hosts", "addresses", "listen", "endpoints"];
 
 pub(crate) static SERVICE: Static<Cluster> = Static::new(|| {
@@ -28,30 +28,36 @@ pub(crate) static SERVICE: Static<Cluster> = Static::new(|| {
         .list::<HostPattern>(
             "hosts",
             field!(hosts),
-            "The hosts that mean this service; \"*.x\" is any host below x, and with a port only that port matches. \
+            "The hosts of this service; \"*.x\" is any host below x, and with a port only that port matches. \
              Default: the service's name.",
         )
         .says_its_default()
         .list::<AddressPattern>(
             "addresses",
             field!(addresses),
-            "Original destinations (virtual IPs) that mean it, too.",
+            "Original destinations (virtual IPs) of this service.",
         )
         .list::<SocketAddr>(
             "listen",
             field!(listen),
-            "A local port of its own; whatever host a request names there, it is for this service.",
+            "A local port for this service alone: its requests go to this service, whatever host they name.",
         )
-        .key("endpoints", "Where it runs.", endpoints_schema, read_endpoints, tell_endpoints)
+        .key(
+            "endpoints",
+            "The addresses of the service, or how to discover them.",
+            endpoints_schema,
+            read_endpoints,
+            tell_endpoints,
+        )
         .word::<UpstreamProtocol>(
             "protocol",
             field!(protocol),
-            "What is spoken to the endpoints; auto: by ALPN over TLS, else the caller's own version.",
+            "The protocol spoken to the endpoints; auto: by ALPN over TLS, else the version of the client.",
         )
         .key(
             "tls",
             "mutual, the default with an identity; simple; off, the default without; a SPIFFE ID (mutual with that \
-             identity); or in full.",
+             identity); or a block.",
             tls::schema,
             tls::read,
             tls::tell,
@@ -67,31 +73,31 @@ pub(crate) static SERVICE: Static<Cluster> = Static::new(|| {
         .word::<Timeout>(
             "timeout",
             field!(timeouts.request),
-            "To the response's headers, all tries and pauses included.",
+            "The time until the response's headers, with all attempts and pauses.",
         )
         .word::<IdleTimeout>(
             "stream_idle_timeout",
             field!(timeouts.stream_idle),
-            "Between two pieces of a body; written it rules bodies and tunnels alike.",
+            "The longest pause between two pieces of a body; a written value applies to bodies and tunnels.",
         )
         .word::<OffOr<Duration>>(
             "max_duration",
             field!(timeouts.max_duration),
-            "Of the whole exchange, bodies included.",
+            "The longest time of the whole exchange with its bodies.",
         )
         .block("connection", field!(connection), &CONNECTION, "Pooled connections.")
-        .block_or_off("retry", field!(retry), &RETRY, "When a request is tried again. `off` turns it off.")
+        .block_or_off("retry", field!(retry), &RETRY, "When a request is retried. `off` turns retries off.")
         .block(
             "circuit_breaker",
             field!(limits),
             &CIRCUIT_BREAKER,
-            "What is open at once; beyond it requests are refused.",
+            "The most that may be open at once; requests beyond it are refused.",
         )
         .block_or_off(
             "outlier_detection",
             field!(outlier_detection),
             &OUTLIER_DETECTION,
-            "When an endpoint that fails is left out for a while. `off` turns it off.",
+            "When an endpoint that fails gets no requests for a while. `off` turns it off.",
         )
         .later_or_off("health_check")
         .later_or_off("slow_start")
@@ -102,53 +108,57 @@ static CONNECTION: Static<ConnectionPolicy> = Static::new(|| {
         .word::<OffOr<Duration>>(
             "idle_timeout",
             field!(idle_timeout),
-            "An idle connection is closed after it.",
+            "An idle connection is closed after this time.",
         )
-        .word::<OffOr<Duration>>("max_age", field!(max_age), "A connection takes no more requests after it.")
-        .word::<OffOr<Positive>>(
-            "max_requests",
-            field!(max_requests),
-            "So many requests, then a new connection.",
+        .word::<OffOr<Duration>>(
+            "max_age",
+            field!(max_age),
+            "A connection takes no more requests at this age.",
         )
+        .word::<OffOr<Positive>>("max_requests", field!(max_requests), "The most requests on one connection.")
         .word::<OffOr<Duration>>("keepalive", field!(keepalive), "TCP keep-alive.")
 });
 
 pub(super) static RETRY: Static<Retry> = Static::new(|| {
     Block::new(Retry::default)
-        .word::<Count<0, 100>>("attempts", field!(attempts), "Further tries after the first.")
+        .word::<Count<0, 100>>("attempts", field!(attempts), "Further attempts after the first.")
         .list::<RetryCondition>(
             "conditions",
             field!(conditions),
-            "What is tried again: names, statuses (409) and gRPC statuses (unavailable).",
+            "The failures that are retried: names, statuses (409) and gRPC statuses (unavailable).",
         )
         .also_called("on")
         .key(
             "methods",
-            "Whose requests may be sent twice. Default idempotent: GET HEAD OPTIONS TRACE PUT DELETE.",
+            "The methods whose requests may be sent twice. Default idempotent: GET HEAD OPTIONS TRACE PUT DELETE.",
             methods_schema,
             read_methods,
             tell_methods,
         )
-        .word::<OffOr<Duration>>("per_try_timeout", field!(per_try_timeout), "Does not bound the last try.")
-        .block("backoff", field!(backoff), &BACKOFF, "The pause before another try, with full jitter.")
+        .word::<OffOr<Duration>>(
+            "per_try_timeout",
+            field!(per_try_timeout),
+            "The time of one attempt; it does not limit the last one.",
+        )
+        .block("backoff", field!(backoff), &BACKOFF, "The pause before another attempt, with full jitter.")
         .block(
             "budget",
             field!(budget),
             &BUDGET,
-            "How many retries there may be beside the first tries of the last 10 s.",
+            "How many retries are allowed in proportion to the first attempts of the last 10 s.",
         )
         .word::<Bytes<usize>>(
             "max_body",
             field!(max_body),
-            "Larger bodies stream on and are not retried. At most 64MiB.",
+            "Requests with larger bodies are streamed and not retried. At most 64MiB.",
         )
         .later_or_off("hedge_after")
 });
 
 static BACKOFF: Static<Backoff> = Static::new(|| {
-    Block::new(Backoff::default).word::<Duration>("base", field!(base), "The first pause at most.").key(
+    Block::new(Backoff::default).word::<Duration>("base", field!(base), "The longest first pause.").key(
         "max",
-        "Any pause at most. Default 250ms, or `base` where that is longer.",
+        "The longest of all pauses. Default 250ms, or `base` where that is longer.",
         schema::word::<Duration>,
         |backoff, node, reading| backoff.max = node.word(reading).or(backoff.max),
         |backoff, at, page| page.tell(&at.key("max"), spell::duration(backoff.cap())),
@@ -157,8 +167,12 @@ static BACKOFF: Static<Backoff> = Static::new(|| {
 
 static BUDGET: Static<RetryBudget> = Static::new(|| {
     Block::new(RetryBudget::default)
-        .word::<Share>("ratio", field!(ratio), "Retries over first tries.")
-        .word::<Count<0, { u32::MAX }>>("min_per_second", field!(min_per_second), "Allowed in any case.")
+        .word::<Share>("ratio", field!(ratio), "The ratio of retries to first attempts.")
+        .word::<Count<0, { u32::MAX }>>(
+            "min_per_second",
+            field!(min_per_second),
+            "Retries per second that are always allowed.",
+        )
 });
 
 static CIRCUIT_BREAKER: Static<Limits> = Static::new(|| {
@@ -166,19 +180,19 @@ static CIRCUIT_BREAKER: Static<Limits> = Static::new(|| {
         .word::<Positive>(
             "max_connections",
             field!(max_connections),
-            "Beyond it HTTP waits as pending, and TCP is reset.",
+            "Open connections; beyond it an HTTP request waits as pending, and TCP is reset.",
         )
         .word::<Count<0, { u32::MAX }>>(
             "max_pending_requests",
             field!(max_pending_requests),
-            "Beyond it the answer is 503.",
+            "Requests that wait for a connection; a request beyond it gets 503.",
         )
-        .word::<Positive>("max_requests", field!(max_requests), "Beyond it the answer is 503.")
-        .word::<Count<0, { u32::MAX }>>("max_retries", field!(max_retries), "At once.")
+        .word::<Positive>("max_requests", field!(max_requests), "Requests in flight; a request beyond it gets 503.")
+        .word::<Count<0, { u32::MAX }>>("max_retries", field!(max_retries), "Retries in flight.")
         .word::<OffOr<Positive>>(
             "max_connections_per_endpoint",
             field!(max_connections_per_endpoint),
-            "To one endpoint; beyond it HTTP waits as pending, and TCP goes to another endpoint or is reset.",
+            "Connections to one endpoint; beyond it HTTP waits as pending, and TCP goes to another endpoint or is reset.",
         )
         .later_or_off("adaptive")
 });
@@ -188,22 +202,30 @@ static OUTLIER_DETECTION: Static<OutlierDetection> = Static::new(|| {
         .word::<OffOr<Positive>>(
             "consecutive_errors",
             field!(consecutive_errors),
-            "In a row: 5xx made by the endpoint, resets, connect failures, timeouts.",
+            "Errors in a row that eject the endpoint: 5xx made by the endpoint, resets, connect failures, timeouts.",
         )
         .later_or_off("interval")
         .later_or_off("error_rate")
         .later_or_off("gateway_errors")
         .later_or_off("connect_failures")
-        .word::<Duration>("base_ejection", field!(base_ejection), "Times the number of ejections in a row.")
-        .word::<Share>("max_ejected", field!(max_ejected), "Share of the endpoints, never the last one.")
+        .word::<Duration>(
+            "base_ejection",
+            field!(base_ejection),
+            "The time of the first ejection; it grows with the number of ejections in a row.",
+        )
+        .word::<Share>(
+            "max_ejected",
+            field!(max_ejected),
+            "The largest share of ejected endpoints; the last endpoint is never ejected.",
+        )
 });
 
-/// What `defaults` and `services` start with: a workload that has an identity proves it.
+/// The values with which `defaults` and services start. With an identity, TLS is mutual.
 pub(super) fn unwritten(reading: &Reading<'_>) -> Cluster {
     Cluster { tls: tls::unwritten(reading.has_identity), ..Cluster::new("") }
 }
 
-/// All services, each over what `defaults` say.
+/// Reads all services, each over the values of `defaults`.
 pub(super) fn read_services(clusters: &mut Vec<Cluster>, node: &Node<'_>, reading: &mut Reading<'_>) {
     let below = reading.defaults.clone().unwrap_or_else(|| unwritten(reading));
     for (name, entry) in node.map::<crate::words::ServiceName>(reading) {
@@ -219,7 +241,7 @@ pub(super) fn read_services(clusters: &mut Vec<Cluster>, node: &Node<'_>, readin
     }
 }
 
-/// An endpoint as a block of keys.
+/// An endpoint that is written as a block of keys.
 struct EndpointBlock {
     address: Option<SocketAddr>,
     weight: NonZeroU32,
@@ -228,12 +250,12 @@ struct EndpointBlock {
 static ENDPOINT: Static<EndpointBlock> = Static::new(|| {
     Block::new(|| EndpointBlock { address: None, weight: NonZeroU32::MIN })
         .word::<Opt<Target>>("address", field!(address), "An IP address and a port.")
-        .word::<Weight>("weight", field!(weight), "How much of the traffic it gets beside others.")
+        .word::<Weight>("weight", field!(weight), "Its share of the traffic relative to the others.")
         .later("zone", |_| {})
         .later("priority", |_| {})
 });
 
-/// Where to learn endpoints.
+/// How endpoints are discovered.
 struct LearntEndpoints {
     dns: Option<DnsName>,
     is_later: bool,
@@ -242,9 +264,13 @@ struct LearntEndpoints {
 
 static LEARNT: Static<LearntEndpoints> = Static::new(|| {
     Block::new(|| LearntEndpoints { dns: None, is_later: false, refresh: Discovery::REFRESH })
-        .word::<Opt<DnsName>>("dns", field!(dns), "A name and a port: its A and AAAA records.")
+        .word::<Opt<DnsName>>(
+            "dns",
+            field!(dns),
+            "A name and a port: the A and AAAA records of the name are the endpoints.",
+        )
         .later("srv", |learnt| learnt.is_later = true)
-        .word::<Duration>("refresh", field!(refresh), "Between two questions, at least 1s.")
+        .word::<Duration>("refresh", field!(refresh), "The time between two queries, at least 1s.")
 });
 
 const ENDPOINTS: &str = "a list of endpoints, or { dns: … }";
@@ -322,7 +348,7 @@ fn tell_endpoints(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
     }
 }
 
-/// Balancers that choose by a hash.
+/// Balancers that choose by a hash, which are not supported yet.
 #[derive(Default)]
 struct HashBalancer {
     is_later: bool,

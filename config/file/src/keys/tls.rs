@@ -1,4 +1,4 @@
-//! `tls` of a service: how its endpoints prove who they are, and we to them.
+//! `tls` of a service: how its endpoints authenticate, and whether we authenticate to them.
 
 use std::path::PathBuf;
 
@@ -28,16 +28,16 @@ static TLS: Static<TlsBlock> = Static::new(|| {
         .word::<TlsMode>("mode", field!(mode), "mutual; simple; or off.")
         .key(
             "identities",
-            "Who the service must be. Default: any identity of the own trust domain.",
+            "The identities that endpoints may have. Default: any identity of the own trust domain.",
             schema::words::<SpiffeId>,
             |tls: &mut TlsBlock, node, reading| tls.identities = node.words(reading),
             |_, _, _| {},
         )
-        .word::<Opt<Sni>>("sni", field!(sni), "The name that is asked for in the handshake.")
+        .word::<Opt<Sni>>("sni", field!(sni), "The server name in the TLS handshake.")
         .word::<Opt<Text>>(
             "trust_bundle",
             field!(trust_bundle),
-            "The authorities to trust, PEM. Default: those of `identity`.",
+            "The certificate authorities that are trusted, PEM. Default: those of `identity`.",
         )
 });
 
@@ -47,7 +47,7 @@ impl TlsBlock {
     }
 }
 
-/// Mutual wherever it can be.
+/// Mutual if this workload has an identity.
 pub(super) fn unwritten(has_identity: bool) -> UpstreamTls {
     match has_identity {
         true => UpstreamTls::Mutual { identities: Vec::new(), sni: None, trust_bundle: None },
@@ -86,11 +86,11 @@ fn checked(block: TlsBlock, node: &Node<'_>, reading: &mut Reading<'_>) -> Upstr
         }
     };
     if mode != TlsMode::Mutual {
-        senseless("identities", "makes sense with mode: mutual only", reading);
+        senseless("identities", "is possible with mode: mutual only", reading);
     }
     if mode == TlsMode::Off {
-        senseless("sni", "makes no sense with mode: off", reading);
-        senseless("trust_bundle", "makes no sense with mode: off", reading);
+        senseless("sni", "is not possible with mode: off", reading);
+        senseless("trust_bundle", "is not possible with mode: off", reading);
     }
     let trust_bundle: Option<PathBuf> = trust_bundle.map(|path| reading.folder.join(path));
     match mode {

@@ -1,4 +1,4 @@
-//! How the leaves of the file look to an editor: a little wider than what [`Word`](crate::value::Word) takes.
+//! The schemas of the leaves of the file. They accept a little more than [`Word`](crate::value::Word) does.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use pillion_model::policy::{IdleTimeout, RetryCondition, Timeout};
 use pillion_model::route::RouteHost;
 use pillion_model::telemetry::LogPath;
 
-/// A word of many keys stands once.
+/// Definitions of words that many keys use.
 pub(super) fn definitions() -> Value {
     let pattern =
         |pattern: &str, about: &str| json!({ "type": "string", "pattern": pattern, "description": about });
@@ -25,7 +25,7 @@ pub(super) fn definitions() -> Value {
         "left_open": {
             "type": ["string", "null"],
             "pattern": "\\$",
-            "description": "\"${NAME}\" or \"${NAME:-default}\" from the environment; nothing is the default"
+            "description": "\"${NAME}\" or \"${NAME:-default}\" from the environment; an empty value means the default"
         },
         "off": { "enum": off() },
         "duration": pattern("^([0-9]+(\\.[0-9]+)?(us|ms|s|m|h|d))+$", "A duration: 250ms, 15s, 1m30s, 1h"),
@@ -66,7 +66,7 @@ pub(super) fn definitions() -> Value {
             "description": "A header's value"
         },
         "probe_path": pattern("^/[!$-;=?-\\[\\]_a-z~]*$", "A path as it is sent: /healthz"),
-        "grpc_service": pattern("^[!-~]*$", "A service as gRPC's health checking names it; \"\" is the server as a whole"),
+        "grpc_service": pattern("^[!-~]*$", "A service as in gRPC health checking; \"\" is the server as a whole"),
         "on_off": { "enum": on_off() },
         "condition": condition(),
     })
@@ -83,7 +83,7 @@ fn on_off() -> Vec<Value> {
     on.into_iter().chain([Value::Bool(true)]).chain(off()).collect()
 }
 
-/// A gRPC status may be in any case; editors are told of one.
+/// The file accepts gRPC statuses in any case; the schema has only lower case.
 fn condition() -> Value {
     let names = CONDITIONS.iter().map(|(name, _)| *name).chain(GRPC.iter().map(|(name, _)| *name));
     json!({
@@ -147,7 +147,7 @@ impl Described for Port {
     }
 }
 
-/// A duration that may be off.
+/// A duration or `off`.
 macro_rules! or_off {
     ($($name:ty),*) => {$(
         impl Described for $name {

@@ -1,6 +1,6 @@
 //! Original destinations as the file spells them: `10.96.0.10:80`, `10.96.0.10`, `10.96.1.0/24`.
 //!
-//! A network has no port here: what means single ports is written address by address.
+//! A network has no port here: an operator who means single ports writes the addresses one by one.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,7 +20,7 @@ impl Word for AddressPattern {
     }
 }
 
-/// With or without a port; an IPv6 address may wear its brackets even without one.
+/// An address with or without a port. An IPv6 address may have brackets even without a port.
 fn parse_single(text: &str) -> Result<AddressPattern, BadWord> {
     if let Some(ip) = bare(text) {
         return Ok(single(ip, None));
@@ -59,7 +59,7 @@ fn parse_network(text: &str, network: &str, prefix: &str) -> Result<AddressPatte
     }
 }
 
-/// Host bits are a slip: either one address was meant, or another network.
+/// Refuses host bits, because they are a mistake: the operator meant either one address or another network.
 fn first_of_network(text: &str, ip: IpAddr, prefix: u8) -> Result<AddressPattern, BadWord> {
     let first = AddressPattern::first(ip, prefix);
     if first != ip {
@@ -77,20 +77,21 @@ fn not_a_pattern(text: &str) -> BadWord {
     if bad.help.is_some() { bad } else { bad.help(help(text)) }
 }
 
-/// The slips that can be told apart.
+/// Help for the mistakes that can be recognised.
 fn help(text: &str) -> String {
     let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
     let without_brackets = text.replace(['[', ']'], "");
     if on_off(text).is_some() {
         "leave it out".to_owned()
     } else if names_a_host(address) {
-        "names belong in `hosts`; here stands what the application dials: \"10.96.0.10:80\"".to_owned()
+        "names belong in `hosts`; write the address that the application connects to: \"10.96.0.10:80\""
+            .to_owned()
     } else if without_brackets != text && AddressPattern::parse(&without_brackets).is_ok() {
         format!("write it without brackets: \"{without_brackets}\"")
     } else if address.parse::<IpAddr>().is_ok() && prefix.contains(':') {
         "a network means every port; for single ports write the addresses one by one".to_owned()
     } else if address.parse::<IpAddr>().is_ok() && !prefix.is_empty() {
-        "behind the slash stands how many bits count: 10.96.1.0/24".to_owned()
+        "after the slash write the length of the prefix in bits: 10.96.1.0/24".to_owned()
     } else {
         "write it like \"10.96.0.10:80\", 10.96.0.10, 10.96.1.0/24 or \"[fd00::1]:80\"".to_owned()
     }
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn each_slip_is_told_what_to_write() {
+    fn each_mistake_gets_help() {
         let cases = [
             (
                 "10.96.1.7/24",
@@ -129,8 +130,8 @@ mod tests {
             ("orders.shop:80", "not an address", "names belong in `hosts`"),
             ("orders/24", "not an address", "names belong in `hosts`"),
             ("10.96.1.0/24:80", "not an address", "a network means every port"),
-            ("10.96.1.0/255.255.255.0", "not an address", "how many bits count"),
-            ("10.96.1.0/024", "not an address", "how many bits count"),
+            ("10.96.1.0/255.255.255.0", "not an address", "length of the prefix"),
+            ("10.96.1.0/024", "not an address", "length of the prefix"),
             ("[fd00::]/64", "not an address", "without brackets: \"fd00::/64\""),
             ("[fd00::/64]", "not an address", "without brackets: \"fd00::/64\""),
             ("[10.96.0.10]:80", "not an address", "without brackets: \"10.96.0.10:80\""),
@@ -171,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv4_in_the_clothes_of_ipv6_is_ipv4() {
+    fn an_ipv4_mapped_ipv6_address_is_read_as_ipv4() {
         for (mapped, plain) in [
             ("::ffff:10.96.0.10", "10.96.0.10"),
             ("[::ffff:10.96.0.10]:80", "10.96.0.10:80"),
@@ -184,7 +185,7 @@ mod tests {
     }
 
     prop_compose! {
-        /// As the file can spell them: a port with single addresses alone.
+        /// Patterns that the file can spell: only single addresses have a port.
         fn pattern()(
             ip in any::<IpAddr>(), prefix in 0u8..=128, port in proptest::option::of(1u16..)
         ) -> AddressPattern {
@@ -208,7 +209,7 @@ mod tests {
         }
 
         #[test]
-        fn what_nearly_is_a_pattern_is_read_or_told_what_to_write(text in "[0-9a-f.:/%\\[\\]]{0,24}") {
+        fn a_text_like_a_pattern_is_read_or_gets_help(text in "[0-9a-f.:/%\\[\\]]{0,24}") {
             match AddressPattern::parse(&text) {
                 Ok(read) => prop_assert_eq!(AddressPattern::parse(&read.to_string()), Ok(read)),
                 Err(bad) => prop_assert!(bad.help.is_some()),
@@ -216,12 +217,12 @@ mod tests {
         }
 
         #[test]
-        fn patterns_come_back_as_they_went_out(pattern in pattern()) {
+        fn a_displayed_pattern_is_read_back_unchanged(pattern in pattern()) {
             prop_assert_eq!(AddressPattern::parse(&pattern.to_string()), Ok(pattern));
         }
 
         #[test]
-        fn an_address_matches_every_network_around_it_and_none_that_differs_in_a_counted_bit(
+        fn an_address_matches_networks_with_its_prefix_and_no_others(
             ip in any::<u128>(), prefix in 1u8..=128, counted in 0u32..128, port in any::<u16>(),
         ) {
             let to = |ip: u128| SocketAddr::new(std::net::Ipv6Addr::from_bits(ip).into(), port);

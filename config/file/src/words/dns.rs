@@ -1,5 +1,5 @@
-//! What concerns name servers: a name that one is asked for, with the port behind it
-//! (`orders.shop.svc.cluster.local:15006`), and where one is (`10.96.0.10`).
+//! Words about name servers: a name to look up with a port (`orders.shop.svc.cluster.local:15006`), and the address of
+//! a name server (`10.96.0.10`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,7 @@ use pillion_model::text::shortened;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DnsName {
-    /// As it was written: a dot at its end keeps the search domains away.
+    /// The name as it is written: a trailing dot prevents the use of search domains.
     pub(crate) name: String,
     pub(crate) port: u16,
 }
@@ -19,21 +19,24 @@ impl Word for DnsName {
 
     fn parse(text: &str) -> Result<Self, BadWord> {
         if let Some(address) = as_address(text) {
-            return Err(BadWord::new(format!("is `{}`, an address and no name", shortened(text)))
-                .help(format!("write a list: endpoints: [\"{address}\"]")));
+            return Err(BadWord::new(format!(
+                "is `{}`, which is an address and not a name",
+                shortened(text)
+            ))
+            .help(format!("write a list: endpoints: [\"{address}\"]")));
         }
         match split_port(text) {
             Some((name, Some(port))) if is_dns_name(name) => Ok(Self { name: name.to_owned(), port }),
             Some((name, None)) if is_dns_name(name) && on_off(text).is_none() && whole(text).is_none() => {
-                Err(BadWord::new(format!("is `{}`, a name without a port", shortened(text)))
-                    .help(format!("add the port that it listens on: \"{name}:15006\"")))
+                Err(BadWord::new(format!("is `{}`, which lacks a port", shortened(text)))
+                    .help(format!("add the port of the service: \"{name}:15006\"")))
             }
             _ => Err(BadWord::not(text, "a name and a port").help(help(text))),
         }
     }
 }
 
-/// With a port, as `endpoints` would take it.
+/// The text as an address with a port, as a list of `endpoints` accepts it.
 fn as_address(text: &str) -> Option<String> {
     let (host, port) = match text.parse::<IpAddr>() {
         Ok(_) => (text, None),
@@ -43,8 +46,8 @@ fn as_address(text: &str) -> Option<String> {
     Some(SocketAddr::new(ip, port.unwrap_or(15006)).to_string())
 }
 
-/// RFC 1035, 2.3.4, with the underscores of real zones. A last label of digits alone makes resolvers read an
-/// IPv4 address (`10.1` is 10.0.0.1).
+/// Whether a text is a DNS name (RFC 1035, section 2.3.4), with the underscores that real zones have. A name whose last
+/// label has only digits is refused: resolvers would read it as an IPv4 address (`10.1` is 10.0.0.1).
 fn is_dns_name(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let number = |label: &str| label.bytes().all(|b| b.is_ascii_digit());
@@ -55,15 +58,15 @@ fn is_dns_name(name: &str) -> bool {
 
 fn help(text: &str) -> &'static str {
     if text.contains("://") {
-        "the name alone, without a scheme or a path: \"orders.shop:15006\""
+        "write only the name, without a scheme or a path: \"orders.shop:15006\""
     } else if text.contains('*') {
-        "a resolver is asked for one name; wildcards belong in `hosts`"
+        "a resolver looks up one name; wildcards belong in `hosts`"
     } else {
         "write it like \"orders.shop.svc.cluster.local:15006\""
     }
 }
 
-/// Where a name server is: an IP address, with port 53 unless another is written.
+/// The address of a name server: an IP address, with port 53 unless another is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NameServer(pub(crate) SocketAddr);
 
@@ -81,7 +84,7 @@ impl Word for NameServer {
             })?,
         };
         match server.port() {
-            0 => Err(BadWord::new(format!("is `{server}`, which has no port to ask"))),
+            0 => Err(BadWord::new(format!("is `{server}`, whose port is 0"))),
             _ => Ok(Self(server)),
         }
     }
@@ -100,15 +103,15 @@ mod tests {
     }
 
     #[test]
-    fn each_slip_is_told_what_to_write() {
+    fn each_mistake_gets_help() {
         let long = format!("{}:80", "a".repeat(64));
         let cases = [
-            ("orders.shop", "a name without a port", "\"orders.shop:15006\""),
-            ("orders.", "a name without a port", "\"orders.:15006\""),
-            ("10.0.0.1:80", "an address and no name", "endpoints: [\"10.0.0.1:80\"]"),
-            ("10.0.0.1", "an address and no name", "endpoints: [\"10.0.0.1:15006\"]"),
-            ("[::1]:80", "an address and no name", "endpoints: [\"[::1]:80\"]"),
-            ("::1", "an address and no name", "endpoints: [\"[::1]:15006\"]"),
+            ("orders.shop", "which lacks a port", "\"orders.shop:15006\""),
+            ("orders.", "which lacks a port", "\"orders.:15006\""),
+            ("10.0.0.1:80", "an address and not a name", "endpoints: [\"10.0.0.1:80\"]"),
+            ("10.0.0.1", "an address and not a name", "endpoints: [\"10.0.0.1:15006\"]"),
+            ("[::1]:80", "an address and not a name", "endpoints: [\"[::1]:80\"]"),
+            ("::1", "an address and not a name", "endpoints: [\"[::1]:15006\"]"),
             ("10.1:80", "not a name", "write it like"),
             ("8080", "not a name", "write it like"),
             (":80", "not a name", "write it like"),

@@ -1,4 +1,4 @@
-//! What probes are called, and what they ask for.
+//! The names of probes, and what probes ask for.
 
 use super::is_host_name;
 use crate::value::{BadWord, Word, on_off, wrapped_leaves};
@@ -15,12 +15,12 @@ impl Word for ProbeName {
         match is_host_name(text) {
             true => Ok(Self(text.to_owned())),
             false => Err(BadWord::not(text, "a probe's name")
-                .help("it is asked for as /probe/NAME: letters, digits, dots, - and _")),
+                .help("the name is the last part of /probe/NAME: letters, digits, dots, - and _")),
         }
     }
 }
 
-/// A path as it is sent, with its query.
+/// A path as requests send it, with its query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ProbePath(pub(crate) String);
 
@@ -30,13 +30,13 @@ impl Word for ProbePath {
     fn parse(text: &str) -> Result<Self, BadWord> {
         let bad = |help: String| Err(BadWord::not(text, "a path").help(help));
         if text.contains("://") {
-            return bad("the path alone; the address is the application's, at `port`".into());
+            return bad("write only the path; the address is that of the application, with `port`".into());
         }
         if !text.starts_with('/') {
             return bad(format!("a path begins with a slash: /{}", shortened(text)));
         }
         match text.chars().find(|c| !c.is_ascii_graphic() || *c == '#') {
-            // what a URI cannot hold (RFC 3986), and HTTP clients refuse to send
+            // characters that a URI cannot hold (RFC 3986) and that HTTP clients refuse to send
             None if !text.contains(['"', '<', '>', '\\', '^', '`', '{', '|', '}']) => {
                 Ok(Self(text.to_owned()))
             }
@@ -46,11 +46,11 @@ impl Word for ProbePath {
     }
 }
 
-/// A service as gRPC's health checking names it; empty is the server as a whole.
+/// A service name as in gRPC health checking. The empty name is the server as a whole.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct GrpcService(pub(crate) String);
 
-/// Bytes of a service's name; those of packages stay far below.
+/// The most bytes of a service name; names with packages are far shorter.
 const LONGEST: usize = 253;
 
 impl Word for GrpcService {
@@ -58,8 +58,8 @@ impl Word for GrpcService {
 
     fn parse(text: &str) -> Result<Self, BadWord> {
         if on_off(text).is_some() {
-            return Err(BadWord::new(format!("is `{}`, and no service", shortened(text)))
-                .help("name the service: shop.Orders; \"\" is the server as a whole"));
+            return Err(BadWord::new(format!("is `{}`, which is not a service", shortened(text)))
+                .help("name the service: shop.Orders; \"\" asks about the server as a whole"));
         }
         match text.len() <= LONGEST && text.chars().all(|c| c.is_ascii_graphic()) {
             true => Ok(Self(text.to_owned())),
@@ -81,14 +81,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_may_have_a_query_and_is_told_what_to_write_instead_of_an_address() {
+    fn a_path_may_have_a_query_and_an_address_in_its_place_gets_help() {
         for good in ["/", "/healthz", "/live?pod=a&x=%20", "/a;b=c/~x"] {
             assert_eq!(ProbePath::parse(good), Ok(ProbePath(good.to_owned())));
         }
         for (text, expected) in [
             ("healthz", "begins with a slash: /healthz"),
             ("", "begins with a slash: /"),
-            ("http://127.0.0.1/healthz", "the path alone"),
+            ("http://127.0.0.1/healthz", "write only the path"),
             ("/a#b", "no fragment"),
             ("/a b", "percent-encoded"),
             ("/ä", "percent-encoded"),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_one_segment_of_a_path() {
+    fn the_name_of_a_probe_is_one_segment_of_a_path() {
         assert!(ProbeName::parse("app-live.2_x").is_ok());
         for bad in ["", "a/b", "a b", "..", "a?b", "%2e"] {
             assert!(ProbeName::parse(bad).is_err(), "{bad:?}");

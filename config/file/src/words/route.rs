@@ -1,4 +1,4 @@
-//! What routes go by: hosts, paths, headers; and their own names.
+//! Words of routes: names, hosts, paths, headers.
 
 use super::{is_host_name, is_token};
 use crate::value::{BadWord, Word, leaves, wrapped_leaves};
@@ -45,7 +45,7 @@ impl Word for MatchPath {
         let bad = |help: String| Err(BadWord::not(text, "a path").help(help));
         if !text.starts_with('/') {
             return bad(match text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")) {
-                Some(rest) => format!("hosts stand in `hosts`; write {}", shortened(path_of(rest))),
+                Some(rest) => format!("hosts belong in `hosts`; write {}", shortened(path_of(rest))),
                 None => format!("a path begins with a slash: /{}", shortened(text)),
             });
         }
@@ -58,13 +58,13 @@ impl Word for MatchPath {
     }
 }
 
-/// What follows the authority, up to the query.
+/// The path of a URL: the part after the authority, up to the query.
 fn path_of(url: &str) -> &str {
     let path = url.find('/').and_then(|at| url.get(at..)).unwrap_or("/");
     path.split(['?', '#']).next().unwrap_or("/")
 }
 
-/// As it was typed: faults are found by it.
+/// The name of a header as the operator typed it, because faults are placed by this text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct HeaderName(pub(crate) String);
 
@@ -74,8 +74,8 @@ impl Word for HeaderName {
     fn parse(text: &str) -> Result<Self, BadWord> {
         let bad = || BadWord::not(text, "a header's name");
         match text.to_ascii_lowercase().as_str() {
-            // HTTP/2 has none
-            "host" | ":authority" => Err(bad().help("hosts stand in `hosts`")),
+            // HTTP/2 has no Host header, so routes match hosts only by `hosts`
+            "host" | ":authority" => Err(bad().help("hosts belong in `hosts`")),
             ":path" => Err(bad().help("write path: { prefix: /v2 }")),
             ":method" => Err(bad().help("write methods: [GET]")),
             name if is_token(name) => Ok(Self(text.to_owned())),
@@ -84,7 +84,7 @@ impl Word for HeaderName {
     }
 }
 
-/// What a header's value can be, or how it can begin.
+/// A header's value or the beginning of one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HeaderText(pub(crate) String);
 
@@ -95,11 +95,13 @@ impl Word for HeaderText {
         if text.chars().any(|c| c.is_ascii_control() && c != '\t') {
             return Err(BadWord::new("has a control character, which no header's value has"));
         }
-        // RFC 9110, 5.5
+        // values have no space at their ends (RFC 9110, section 5.5)
         match text.trim_matches([' ', '\t']) == text {
             true => Ok(Self(text.to_owned())),
-            false => Err(BadWord::new(format!("is `{}`, with space at an end", shortened(text)))
-                .help("values are compared without it; leave it out")),
+            false => {
+                Err(BadWord::new(format!("is `{}`, which begins or ends with a space", shortened(text)))
+                    .help("values are compared without such spaces; leave them out"))
+            }
         }
     }
 }
@@ -124,12 +126,12 @@ mod tests {
     }
 
     #[test]
-    fn each_slip_in_a_path_is_told_what_to_write() {
+    fn each_mistake_in_a_path_gets_help() {
         let cases = [
             ("v2", "a path begins with a slash: /v2"),
             ("", "a path begins with a slash: /"),
-            ("http://orders/v2?x=1", "hosts stand in `hosts`; write /v2"),
-            ("https://orders", "hosts stand in `hosts`; write /"),
+            ("http://orders/v2?x=1", "hosts belong in `hosts`; write /v2"),
+            ("https://orders", "hosts belong in `hosts`; write /"),
             ("/v2?beta=1", "without the query: /v2"),
             ("/v2#top", "no fragment"),
             ("/a b", "percent-encoded"),
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn each_slip_in_a_header_is_told_what_to_write() {
+    fn each_mistake_in_a_header_gets_help() {
         for (text, expected) in [
             ("Host", "`hosts`"),
             (":authority", "`hosts`"),
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_alone_is_every_host() {
+    fn a_single_star_matches_every_host() {
         assert_eq!(RouteHost::parse("*"), Ok(RouteHost::Any));
         assert!(matches!(RouteHost::parse("*.shop:80"), Ok(RouteHost::One(host)) if host.wildcard));
         for text in ["", "**", "*:80", "all of them"] {

@@ -1,4 +1,4 @@
-//! `defaults`: below each service's own keys, key by key, and told of once.
+//! `defaults`: their keys apply to every service that does not set them, and their faults are reported once.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::{bad, good, told, warnings};
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn what_is_one_service_s_own_makes_no_sense_in_defaults() {
+fn keys_that_belong_to_one_service_are_refused_in_defaults() {
     let source = "\
 defaults:
   hosts: [a]
@@ -20,7 +20,7 @@ defaults:
 services:
   a: {}
 ";
-    let own = "makes no sense: it is each service's own";
+    let own = "is not allowed here: each service has its own";
     assert_eq!(
         told(source),
         [
@@ -34,7 +34,7 @@ services:
 }
 
 #[test]
-fn a_fault_in_defaults_is_told_once_at_its_place() {
+fn a_fault_in_defaults_is_reported_once_at_its_place() {
     let services = "services:\n  a: { endpoints: [10.0.0.1:80] }\n  b: { endpoints: [10.0.0.2:80], retry: { attempts: 1 } }\n";
     let cases = [
         ("defaults: { tmeout: 1s }\n", vec!["1:13 defaults has no key `tmeout`"]),
@@ -53,7 +53,7 @@ fn a_fault_in_defaults_is_told_once_at_its_place() {
         ),
         (
             "defaults: { tls: { mode: off, sni: x } }\n",
-            vec!["1:36 defaults.tls.sni makes no sense with mode: off"],
+            vec!["1:36 defaults.tls.sni is not possible with mode: off"],
         ),
         (
             "defaults: { health_check: { tcp: true } }\n",
@@ -76,7 +76,7 @@ fn a_fault_in_defaults_is_told_once_at_its_place() {
 }
 
 #[test]
-fn what_is_odd_in_defaults_is_told_once_where_a_service_takes_it() {
+fn a_warning_about_defaults_is_reported_once_if_a_service_inherits_it() {
     let source = "\
 defaults: { retry: { methods: all, per_try_timeout: 20s } }
 services:
@@ -101,7 +101,7 @@ services:
 }
 
 #[test]
-fn a_fault_that_a_service_and_the_defaults_make_together_names_the_service() {
+fn a_fault_of_a_service_together_with_the_defaults_names_the_service() {
     let source = "\
 defaults: { retry: { backoff: { max: 100ms } } }
 services:
@@ -119,14 +119,14 @@ services:
 }
 
 #[test]
-fn a_hundred_services_do_not_drown_a_fault_with_that_of_their_defaults() {
+fn a_fault_of_defaults_in_a_hundred_services_does_not_hide_other_faults() {
     let services: String = (0..200).map(|n| format!("  s{n}: {{ endpoints: [10.0.0.1:80] }}\n")).collect();
     let source = format!("defaults: {{ retry: {{ attempts: 0 }} }}\nversion: 2\nservices:\n{services}");
     assert_eq!(told(&source).len(), 2, "{}", bad(&source));
 }
 
 #[test]
-fn a_key_of_defaults_is_every_service_s_that_does_not_write_it() {
+fn a_key_of_defaults_applies_to_every_service_that_does_not_set_it() {
     let config = good(
         "\
 defaults:
@@ -199,7 +199,7 @@ services:
 }
 
 #[test]
-fn tls_is_taken_whole_or_not_at_all() {
+fn tls_is_inherited_as_a_whole_or_not_at_all() {
     let config = good(
         "\
 identity: { directory: certs }
@@ -216,7 +216,7 @@ services:
 }
 
 #[test]
-fn what_defaults_turn_off_a_block_of_the_service_turns_on_again() {
+fn a_block_of_a_service_turns_on_what_defaults_turn_off() {
     let config = good(
         "\
 defaults: { retry: off, outlier_detection: off }
@@ -240,7 +240,7 @@ services:
 }
 
 #[test]
-fn empty_defaults_are_none() {
+fn empty_defaults_change_nothing() {
     let services = "services: { a: { endpoints: [10.0.0.1:80] } }";
     for defaults in ["defaults: {}", "defaults:", "defaults: { retry: {}, connection: {} }"] {
         assert_eq!(good(&format!("{defaults}\n{services}")), good(services), "{defaults}");

@@ -1,4 +1,4 @@
-//! Endpoints that are learnt from DNS, and which certificates are revoked.
+//! Endpoints from DNS, and lists of revoked certificates.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ fn service(endpoints: &str) -> String {
 }
 
 #[test]
-fn a_name_that_cannot_be_asked_for_is_a_fault_that_says_what_to_write() {
+fn a_name_that_cannot_be_looked_up_is_a_fault_with_help() {
     for (endpoints, place, help) in [
         ("{ dns: orders.shop }", "3:23", "\"orders.shop:15006\""),
         ("{ dns: \"10.0.0.1:80\" }", "3:23", "write a list: endpoints: [\"10.0.0.1:80\"]"),
@@ -40,7 +40,7 @@ fn srv_records_are_not_supported_yet() {
 }
 
 #[test]
-fn endpoints_from_dns_are_a_name_a_port_and_a_pause() {
+fn endpoints_from_dns_have_a_name_a_port_and_a_refresh_time() {
     let learnt = |endpoints: &str| {
         let cluster = good(&service(endpoints)).clusters.remove(0);
         assert_eq!(cluster.endpoints, []);
@@ -57,7 +57,7 @@ fn endpoints_from_dns_are_a_name_a_port_and_a_pause() {
 }
 
 #[test]
-fn a_crl_that_is_written_is_required_and_that_of_a_directory_may_be_absent() {
+fn a_crl_that_is_configured_is_required_and_that_of_a_directory_may_be_absent() {
     let crl = |keys: &str| good(&format!("identity: {{ {keys} }}")).identity.unwrap().crl;
     let path = |name: &str| Path::new("/etc/pillion").join(name);
     let files = "certificate: a, key: b, trust_bundle: c";

@@ -1,4 +1,4 @@
-//! The DNS proxy: its defaults, its forms, and what would make it ask itself.
+//! The DNS proxy: its defaults, its forms, and addresses with which it would ask itself.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -16,7 +16,7 @@ fn addresses(texts: &[&str]) -> Vec<SocketAddr> {
 }
 
 #[test]
-fn there_is_none_unless_the_block_is_there() {
+fn there_is_no_dns_proxy_unless_the_block_is_written() {
     assert_eq!(good("{}").dns, None);
     assert_eq!(good("dns: off").dns, None);
     let default = Dns {
@@ -47,7 +47,7 @@ fn upstream_is_a_file_or_addresses_with_or_without_a_port() {
 }
 
 #[test]
-fn what_cannot_be_asked_is_a_fault_that_says_what_to_write() {
+fn a_name_server_that_cannot_be_asked_is_a_fault_with_help() {
     for (upstream, place, help) in [
         ("[]", "1:18", "leave it out for /etc/resolv.conf"),
         ("[dns.example]", "1:19", "write an IP address"),
@@ -68,7 +68,7 @@ fn what_cannot_be_asked_is_a_fault_that_says_what_to_write() {
 }
 
 #[test]
-fn a_wildcard_is_warned_of_as_redirected_questions_get_no_answer_there() {
+fn a_wildcard_address_gives_a_warning_because_redirected_queries_get_no_answer() {
     for (listen, expected) in [
         ("0.0.0.0:15053", Some("write 127.0.0.1:15053")),
         ("[127.0.0.1:15053, \"[::]:15053\"]", Some("write [::1]:15053")),
@@ -84,7 +84,7 @@ fn a_wildcard_is_warned_of_as_redirected_questions_get_no_answer_there() {
 }
 
 #[test]
-fn it_shares_no_address_with_another_listener() {
+fn the_dns_proxy_shares_no_address_with_another_listener() {
     assert_eq!(
         told("dns: { listen: 127.0.0.1:15000 }"),
         ["1:16 dns.listen has 127.0.0.1:15000, where admin listens already (127.0.0.1:15000)"]

@@ -11,7 +11,7 @@ use crate::{bad, good, told, warnings};
 const SECOND: Duration = Duration::from_secs(1);
 
 #[test]
-fn a_drain_that_ends_before_its_delay_is_a_fault_at_the_written_key() {
+fn a_drain_timeout_below_the_delay_is_a_fault_at_the_key_that_is_written() {
     for (source, expected) in [
         ("drain: { delay: 5s, timeout: 4s }", "1:30 drain.timeout is 4s, below `delay` (5s)"),
         ("drain: { delay: 30s }", "1:17 drain.delay is 30s, above `timeout` (25s)"),
@@ -53,12 +53,12 @@ fn a_limit_that_is_out_of_range_is_a_fault() {
 }
 
 #[test]
-fn a_limit_of_memory_is_warned_of_where_it_is_written_since_none_is_kept_yet() {
+fn a_memory_limit_gives_a_warning_because_it_is_not_enforced_yet() {
     for written in ["auto", "1GiB"] {
         let all = warnings(&format!("limits:\n  max_memory: {written}\n"));
         let [warning] = &all[..] else { panic!("one warning: {all:?}") };
         assert_eq!((warning.line, warning.column, warning.severity), (2, 15, Severity::Warning));
-        assert_eq!(warning.message, "limits.max_memory does nothing yet: no limit of memory is kept");
+        assert_eq!(warning.message, "limits.max_memory does nothing yet: no memory limit is enforced");
     }
     for source in ["limits: { max_memory: off }", "limits: {}", "{}"] {
         assert_eq!(warnings(source), [], "{source}");
@@ -66,7 +66,7 @@ fn a_limit_of_memory_is_warned_of_where_it_is_written_since_none_is_kept_yet() {
 }
 
 #[test]
-fn what_is_left_out_of_drain_and_limits_has_the_public_face_s_defaults() {
+fn drain_and_limits_have_the_defaults_of_the_public_interface() {
     let written = "drain: { delay: 5s, timeout: 25s }\nlimits: { max_memory: auto, header_bytes: 64KiB, header_count: 100, \
                    response_header_count: 200, header_timeout: 10s, idle_timeout: 1h, via_passes: 4 }";
     for source in ["{}", "drain: {}\nlimits: {}", "drain:\nlimits:\n", written] {
@@ -81,7 +81,11 @@ fn drain_and_limits_are_read_as_written() {
         assert_eq!(good(&format!("drain: {{ delay: {nothing} }}")).drain.delay, Duration::ZERO);
     }
     let hasty = Drain { delay: SECOND, timeout: SECOND };
-    assert_eq!(good("drain: { timeout: 1s }").drain, hasty, "the delay's default is no longer than that");
+    assert_eq!(
+        good("drain: { timeout: 1s }").drain,
+        hasty,
+        "the default of the delay is at most the timeout"
+    );
     let source = "limits: { header_bytes: 8KiB, header_count: 1000, response_header_count: 300, header_timeout: 1s, idle_timeout: 2s, via_passes: 100 }";
     assert_eq!(
         good(source).limits,

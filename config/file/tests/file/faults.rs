@@ -1,4 +1,4 @@
-//! What a fault says, and where it points.
+//! The texts of faults and their places.
 
 use pillion_config::{Severity, load, parse};
 use std::path::Path;
@@ -23,7 +23,7 @@ fn help(source: &str) -> String {
     errors.faults[0].help.clone().unwrap_or_default()
 }
 
-/// Following the advice must not lead to the next refusal.
+/// Advice must not lead to another refusal.
 #[test]
 fn c13_no_key_is_suggested_that_would_be_refused_next() {
     for (source, unbuilt) in [
@@ -43,7 +43,7 @@ fn c13_no_key_is_suggested_that_would_be_refused_next() {
 }
 
 #[test]
-fn c13_a_known_key_at_a_wrong_place_is_told_its_place() {
+fn c13_the_fault_of_a_known_key_at_a_wrong_place_names_the_right_place() {
     for (source, place) in [
         ("retry: off", "`retry` is a key of routes[], services.NAME"),
         ("mtls: strict", "`mtls` is a key of inbound, inbound.ports.NAME"),
@@ -62,7 +62,7 @@ fn c13_a_known_key_at_a_wrong_place_is_told_its_place() {
 }
 
 #[test]
-fn three_faults_in_three_blocks_are_told_at_once_in_block_style() {
+fn three_faults_in_three_blocks_are_reported_at_once_in_block_style() {
     let source = "inbound:\n  timout: 5s\nservices:\n  a:\n    endpoints: [10.0.0.1:80]\n    timeout: 5\nworkers: many\n";
     assert_eq!(
         told(source),
@@ -75,7 +75,7 @@ fn three_faults_in_three_blocks_are_told_at_once_in_block_style() {
 }
 
 #[test]
-fn three_faults_in_three_blocks_are_told_at_once_in_flow_style() {
+fn three_faults_in_three_blocks_are_reported_at_once_in_flow_style() {
     let source = "{ inbound: { timout: 5s }, services: { a: { endpoints: [10.0.0.1:80], timeout: 5 } }, workers: many }";
     assert_eq!(
         told(source),
@@ -162,7 +162,7 @@ fn a_merge_key_is_refused_with_a_hint() {
 }
 
 #[test]
-fn what_yaml_1_1_tools_do_to_on_and_off_is_named() {
+fn the_change_of_on_and_off_by_yaml_1_1_tools_is_named() {
     let key = bad("services: { a: { endpoints: [10.0.0.1:80], retry: { true: [reset] } } }");
     assert!(key.faults[0].help.as_deref().unwrap().contains("turned `on:` into `true:`"), "{key}");
     for source in [
@@ -176,7 +176,7 @@ fn what_yaml_1_1_tools_do_to_on_and_off_is_named() {
 }
 
 #[test]
-fn signs_that_yaml_takes_for_its_own_are_to_be_quoted() {
+fn unquoted_characters_that_yaml_treats_as_syntax_get_help() {
     for (source, sign) in [
         ("inbound: { listen: [::]:15006 }", "[::]"),
         ("inbound:\n  listen: [::]:15006\n", "[::]"),
@@ -207,7 +207,7 @@ services:
             "4:41 services.b.hosts has `x`, which means service a already",
             "4:52 services.b.tls is mutual, but there is no `identity` to prove",
             "4:68 services.b.listen has 127.0.0.1:15001, where outbound listens already (127.0.0.1:15001)",
-            "5:39 services.c.tls is simple, but nothing says whom to trust",
+            "5:39 services.c.tls is simple, but no trust bundle says which certificates to trust",
             "5:66 services.c.retry.attempts is 0, which is no retry",
             "5:95 services.c.retry.backoff.max is 1ms, below `base` (1s)",
             "6:3 services.d needs endpoints",
@@ -217,7 +217,7 @@ services:
 }
 
 #[test]
-fn an_identity_says_where_all_three_files_are_in_one_way() {
+fn an_identity_names_all_three_files_either_singly_or_by_a_directory() {
     assert_eq!(told("identity: { certificate: a }"), ["1:1 identity lacks `key` and `trust_bundle`"]);
     assert_eq!(told("identity: { directory: a, key: b }"), ["1:1 identity has `directory` and single files"]);
     assert_eq!(
@@ -228,16 +228,16 @@ fn an_identity_says_where_all_three_files_are_in_one_way() {
 }
 
 #[test]
-fn a_fault_does_not_echo() {
-    // the identity is there, if misspelt: nothing complains that it is missing
+fn a_fault_does_not_cause_further_messages() {
+    // the identity is misspelt, so no message may say that it is missing
     assert_eq!(told("identity: { direktory: a }\ninbound: { mtls: strict }").len(), 1);
-    // the list is not empty, its one item is faulty
+    // the list is not empty: its only item is faulty
     assert_eq!(told("services: { a: { endpoints: [nowhere] } }").len(), 1);
     assert_eq!(told("services: { a: { endpoint: [10.0.0.1:80] } }").len(), 1);
 }
 
 #[test]
-fn a_port_0_is_never_taken_twice_and_families_are_apart() {
+fn port_0_never_collides_and_ip_versions_are_separate() {
     crate::good(
         "inbound: { listen: [\"0.0.0.0:1\", \"[::]:1\"] }\nadmin: { listen: 127.0.0.1:0 }\nmetrics: { listen: 127.0.0.1:0 }",
     );
@@ -246,7 +246,7 @@ fn a_port_0_is_never_taken_twice_and_families_are_apart() {
 }
 
 #[test]
-fn odd_but_legal_settings_are_warned_about() {
+fn valid_but_odd_settings_give_warnings() {
     let source = "\
 identity: { directory: c }
 services:
@@ -268,15 +268,15 @@ services:
 }
 
 #[test]
-fn warnings_are_told_beside_errors() {
+fn warnings_are_reported_beside_errors() {
     let errors = bad("inbound: off\noutbound: off\nworkers: many");
     let severities: Vec<_> = errors.faults.iter().map(|fault| fault.severity).collect();
     assert_eq!(severities, [Severity::Warning, Severity::Error]);
 }
 
 #[test]
-fn a_number_of_another_version_is_refused() {
-    assert_eq!(told("version: 2"), ["1:10 version is 2, which this release does not know"]);
+fn another_version_number_is_refused() {
+    assert_eq!(told("version: 2"), ["1:10 version is 2, which this release does not support"]);
 }
 
 #[test]
@@ -289,7 +289,7 @@ fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[test]
-fn a_hundred_faults_of_a_kind_are_enough() {
+fn at_most_a_hundred_faults_of_a_kind_are_reported() {
     let services: String = (0..1000).map(|n| format!("  s{n}: {{ timeout: 1s }}\n")).collect();
     assert_eq!(bad(&format!("services:\n{services}")).faults.len(), 100);
     let source: String = (0..1000).map(|n| format!("k{n}: 1\n")).collect();

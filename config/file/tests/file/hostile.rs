@@ -1,4 +1,4 @@
-//! No file ends the process, or keeps it busy.
+//! No file may end the process or keep it busy.
 
 use std::io::Write;
 use std::path::Path;
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use crate::bad;
 
-/// Debug builds are some twenty times slower than what operators run, on machines that are busy with other tests.
+/// Debug builds are some twenty times slower than release builds, on machines that also run other tests.
 const QUICK: Duration = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 1 });
 
 fn refused_quickly(source: &str) {
@@ -43,7 +43,7 @@ fn alias_bombs_are_refused_quickly() {
     refused_quickly(&format!("services:\n  a: {{ endpoints: {endpoints} }}\n{services}"));
 }
 
-/// Such a bomb costs as much where its texts hold variables, and in what is not built yet.
+/// Aliases multiply texts with variables, and keys whose feature does not exist yet, as they multiply other values.
 #[test]
 fn alias_bombs_with_variables_are_refused_quickly() {
     let mut bomb = "l0: &l0 [\"${A:-x}\", x, x, x, x, x, x, x, x]\n".to_owned();
@@ -94,7 +94,7 @@ fn a_large_file_full_of_routes_is_read_quickly() {
 }
 
 #[test]
-fn what_is_not_utf_8_is_refused_at_its_place() {
+fn text_that_is_not_utf_8_is_refused_at_its_place() {
     let file = std::env::temp_dir().join(format!("pillion-config-{}.yaml", std::process::id()));
     std::fs::File::create(&file).and_then(|mut f| f.write_all(b"version: 1\nworkers: \xff\xfe\n")).unwrap();
     let told = load(&file).unwrap_err().to_string();
@@ -125,7 +125,7 @@ fn a_device_without_an_end_is_refused() {
 const FULL: &str = include_str!("interface.yaml");
 const SAMPLE: &str = include_str!("../../../samples/pillion.yaml");
 
-/// A byte at each of some places is replaced, doubled or removed.
+/// Replaces, doubles or removes the byte at each of some places.
 fn mutated(source: &str, changes: &[(usize, u8, u8)]) -> String {
     let mut bytes = source.as_bytes().to_vec();
     for (place, kind, byte) in changes {
@@ -140,9 +140,9 @@ fn mutated(source: &str, changes: &[(usize, u8, u8)]) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// In a line of the file, or right behind its last; in it, or right behind its end.
+/// Whether the fault is in a line of the file or right after the last line, and in the line or right after its end.
 fn stands_within(fault: &Fault, source: &str) -> bool {
-    // as YAML counts them: a carriage return alone ends one too
+    // lines as YAML counts them: a carriage return alone also ends one
     let lines: Vec<&str> =
         source.split('\n').flat_map(|line| line.strip_suffix('\r').unwrap_or(line).split('\r')).collect();
     let line = lines.get(fault.line.wrapping_sub(1)).copied().unwrap_or_default();
@@ -150,7 +150,7 @@ fn stands_within(fault: &Fault, source: &str) -> bool {
     (1..=lines).contains(&fault.line) && (1..=line.chars().count() + 1).contains(&fault.column)
 }
 
-/// The signs that YAML makes something of, more often than chance would have them.
+/// Bytes in which the characters of YAML's syntax are more frequent than by chance.
 fn byte() -> impl Strategy<Value = u8> {
     prop_oneof![any::<u8>(), prop::sample::select(b"[]{}:,-?&*!|>'\"%@`#\n\t ~<".to_vec())]
 }
@@ -175,14 +175,14 @@ proptest! {
     }
 
     #[test]
-    fn a_heap_of_yaml_signs_neither_panics_nor_takes_long(bytes in prop::collection::vec(byte(), 0..200)) {
+    fn random_yaml_syntax_neither_panics_nor_takes_long(bytes in prop::collection::vec(byte(), 0..200)) {
         let started = Instant::now();
         drop(parse(&String::from_utf8_lossy(&bytes), Path::new("")));
         prop_assert!(started.elapsed() < QUICK);
     }
 
     #[test]
-    fn spiffe_ids_come_back_as_they_went_in(
+    fn a_spiffe_id_is_displayed_as_it_was_parsed(
         domain in "[a-z0-9._-]{1,40}",
         path in prop::collection::vec("[a-zA-Z0-9_-][a-zA-Z0-9._-]{0,10}", 0..5),
     ) {

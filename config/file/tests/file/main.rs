@@ -1,4 +1,4 @@
-//! The configuration file from outside: what loads, what is refused, and with which words.
+//! The configuration file from outside: which files load, which are refused, and with which messages.
 
 #[path = "../support/editor.rs"]
 mod editor;
@@ -24,14 +24,14 @@ use std::path::Path;
 use pillion_config::{Errors, Fault, parse};
 use pillion_model::Config;
 
-/// The configuration of a text that must be good, and look so to an editor.
+/// The configuration of a text that must be valid and pass the schema.
 fn good(source: &str) -> Config {
     let complaints = editor::complaints(source);
     assert!(complaints.is_empty(), "{source}\n{complaints:#?}");
     loaded(source)
 }
 
-/// The configuration of a text that must be good, though an editor may not know all of its keys.
+/// The configuration of a text that must be valid, although the schema may not have all of its keys.
 fn loaded(source: &str) -> Config {
     parse(source, Path::new("/etc/pillion")).expect("a good file").0
 }

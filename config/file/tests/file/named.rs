@@ -1,9 +1,9 @@
-//! The slips that operators make most, each by its name.
+//! The mistakes that operators make most, one test for each.
 
 use crate::{bad, good, told, warnings};
 
 #[test]
-fn a_key_that_is_there_twice_is_a_fault_wherever_keys_are_names() {
+fn a_key_that_occurs_twice_is_a_fault_also_where_keys_are_names() {
     let service = |keys: &str| format!("services:\n  a:\n    endpoints: [10.0.0.1:80]\n    {keys}\n");
     let cases = [
         (
@@ -28,9 +28,9 @@ fn a_key_that_is_there_twice_is_a_fault_wherever_keys_are_names() {
     }
 }
 
-/// Also where nothing of it is built: the twin would come to light much later.
+/// The faults are found even in keys whose feature does not exist yet, so that they do not appear only later.
 #[test]
-fn a_probe_or_a_header_that_is_there_twice_is_a_fault() {
+fn a_probe_or_a_header_that_occurs_twice_is_a_fault() {
     let route = |headers: &str| {
         format!(
             "services: {{ a: {{ endpoints: [10.0.0.1:80] }} }}\nroutes:\n  - hosts: [a]\n    to: a\n    {headers}\n"
@@ -51,7 +51,7 @@ fn a_probe_or_a_header_that_is_there_twice_is_a_fault() {
         ),
         (
             route("match: { headers: { x-canary: \"1\", X-Canary: \"2\" } }"),
-            vec!["5:40 routes[0].match.headers.X-Canary is `x-canary` once more"],
+            vec!["5:40 routes[0].match.headers.X-Canary repeats `x-canary`"],
         ),
         (
             route("request_headers: { set: { x-a: 1, x-a: 2 } }"),
@@ -67,7 +67,7 @@ fn a_probe_or_a_header_that_is_there_twice_is_a_fault() {
 }
 
 #[test]
-fn a_variable_in_a_probe_or_a_header_has_to_be_set_too() {
+fn a_variable_in_a_probe_or_a_header_must_be_set() {
     let told = told(
         "inbound:\n  probes: [{ path: \"/live?pod=${PILLION_ABSENT}\" }]\n\
          services: { a: { endpoints: [10.0.0.1:80] } }\n\
@@ -99,7 +99,7 @@ fn a_route_to_an_unknown_service_is_a_fault_with_a_did_you_mean() {
         let errors = bad(&route(to));
         let [fault] = errors.faults.as_slice() else { unreachable!("{errors}") };
         assert_eq!(format!("{}:{}", fault.line, fault.column), place, "{errors}");
-        assert!(fault.message.ends_with("is ordrs, which is none of `services`"), "{errors}");
+        assert!(fault.message.ends_with("is ordrs, which is not in `services`"), "{errors}");
         assert_eq!(fault.help.as_deref(), Some("did you mean orders?"), "{errors}");
     }
     let strange = bad(&route("bananas"));
@@ -107,7 +107,7 @@ fn a_route_to_an_unknown_service_is_a_fault_with_a_did_you_mean() {
 }
 
 #[test]
-fn a_per_try_timeout_of_a_route_that_is_not_below_its_timeout_is_warned_about() {
+fn a_per_try_timeout_of_a_route_that_is_not_below_its_timeout_gives_a_warning() {
     let routes = |service: &str, route: &str| {
         format!(
             "services: {{ a: {{ endpoints: [10.0.0.1:80], {service} }} }}\nroutes:\n  - hosts: [a]\n    to: a\n{route}"
@@ -127,9 +127,9 @@ fn a_per_try_timeout_of_a_route_that_is_not_below_its_timeout_is_warned_about() 
         (
             "retry: { per_try_timeout: 2s }",
             "    timeout: 1s\n",
-            "5:14 routes[0].timeout meets service a, whose `retry.per_try_timeout` is 2s, not below `timeout` (1s): it never ends a try",
+            "5:14 routes[0].timeout conflicts with service a, whose `retry.per_try_timeout` is 2s, not below `timeout` (1s): it never ends a try",
         ),
-        // the service's own, told there alone
+        // a fault of the service alone is reported only there
         (
             "timeout: 1s, retry: { per_try_timeout: 2s }",
             "    retry: { attempts: 1 }\n",
@@ -147,7 +147,7 @@ fn a_per_try_timeout_of_a_route_that_is_not_below_its_timeout_is_warned_about() 
 }
 
 #[test]
-fn three_faults_in_three_services_are_told_at_once_in_either_style() {
+fn three_faults_in_three_services_are_reported_at_once_in_both_styles() {
     let block = "services:\n  a:\n    endpoints: [10.0.0.1]\n  b:\n    endpoints:\n      - 10.0.0.1:80\n    tls:\n      mode: mutal\n  c:\n    endpoints:\n      - { address: 10.0.0.1:80, wieght: 2 }\n";
     let flow = "services: { a: { endpoints: [10.0.0.1] }, b: { endpoints: [10.0.0.1:80], tls: { mode: mutal } }, c: { endpoints: [{ address: 10.0.0.1:80, wieght: 2 }] } }";
     let messages = [
@@ -162,9 +162,9 @@ fn three_faults_in_three_services_are_told_at_once_in_either_style() {
     }
 }
 
-/// Never at 1:1, whatever kind of value it turns out to be.
+/// A fault inside a union must never be placed at 1:1, whatever kind of value the operator wrote.
 #[test]
-fn a_fault_deep_in_each_union_stands_at_the_offending_key() {
+fn a_fault_deep_in_each_union_is_placed_at_its_key() {
     let cases = [
         ("endpoints:\n      - 10.0.0.1:80\n      - address: 10.0.0.2:80\n        weigth: 2", "6:9"),
         ("endpoints:\n      dns: a:80\n      refesh: 5s", "5:7"),
@@ -192,7 +192,7 @@ fn a_fault_deep_in_each_union_stands_at_the_offending_key() {
 }
 
 #[test]
-fn a_fault_deep_in_each_union_of_a_route_stands_at_the_offending_key() {
+fn a_fault_deep_in_each_union_of_a_route_is_placed_at_its_key() {
     let cases = [
         ("to:\n      - service: a\n      - service: a\n        wieght: 2", "7:9"),
         ("to: [a, { servce: a }]", "4:15"),
@@ -226,7 +226,7 @@ fn a_port_is_the_same_key_quoted_or_not() {
 }
 
 #[test]
-fn a_merge_key_is_refused_with_a_hint_wherever_it_stands() {
+fn a_merge_key_is_refused_with_a_hint_in_every_block() {
     let service = "endpoints: [10.0.0.1:80]";
     for source in [
         format!("services:\n  a: &a {{ {service} }}\n  b:\n    <<: *a\n    hosts: [x]\n"),
@@ -256,7 +256,7 @@ fn an_on_that_another_tool_has_turned_into_true_is_recognised() {
 }
 
 #[test]
-fn a_per_try_timeout_that_is_not_below_the_timeout_is_warned_about() {
+fn a_per_try_timeout_that_is_not_below_the_timeout_gives_a_warning() {
     let service = |timeouts: &str| format!("services:\n  a:\n    endpoints: [10.0.0.1:80]\n    {timeouts}\n");
     for (timeouts, place) in [
         ("timeout: 1s\n    retry: { per_try_timeout: 2s }", (5, 31)),
@@ -285,9 +285,9 @@ fn a_carriage_return_alone_ends_a_line_as_it_does_for_yaml() {
     }
 }
 
-/// The word once chose between two readers, one of which had YAML's own idea of numbers.
+/// An earlier release chose between two parsers by this word, and one of them read numbers as YAML does.
 #[test]
-fn what_a_comment_says_changes_nothing_about_what_is_read() {
+fn the_text_of_a_comment_does_not_change_how_the_file_is_read() {
     for comment in ["", " # routes", " # costs $5"] {
         let source = format!("inbound: 1.10{comment}");
         assert_eq!(

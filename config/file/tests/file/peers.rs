@@ -1,4 +1,4 @@
-//! The files that the side-by-side comparison with other proxies writes.
+//! The configuration files of the comparison with other proxies.
 
 use std::net::SocketAddr;
 

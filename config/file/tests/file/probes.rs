@@ -1,4 +1,4 @@
-//! `inbound.probes`: each asks one thing, of the application, by a name of its own.
+//! `inbound.probes`: each probe has a name and asks the application one thing.
 
 use pillion_model::listener::{Probe, Question};
 
@@ -9,7 +9,7 @@ fn probes(list: &str) -> Vec<Probe> {
 }
 
 #[test]
-fn a_probe_asks_for_a_path_for_a_connection_or_for_a_grpc_service() {
+fn a_probe_asks_for_a_path_or_a_connection_or_a_grpc_service() {
     let probe = |name: &str, port, asks| Probe { name: name.into(), port, asks };
     assert_eq!(
         probes(
@@ -28,7 +28,7 @@ fn a_probe_asks_for_a_path_for_a_connection_or_for_a_grpc_service() {
 }
 
 #[test]
-fn each_fault_of_a_probe_is_told_at_its_place() {
+fn each_fault_of_a_probe_is_reported_at_its_place() {
     let cases = [
         ("{ port: 1, tcp: true }", "2:12 inbound.probes[0] needs `name`"),
         ("{ name: a, tcp: true }", "2:12 inbound.probes[0] needs `port`"),
@@ -43,7 +43,7 @@ fn each_fault_of_a_probe_is_told_at_its_place() {
             "{ name: a/b, port: 1, tcp: true }",
             "2:20 inbound.probes[0].name is `a/b`, which is not a probe's name",
         ),
-        ("{ name: a, port: 1, grpc: true }", "2:38 inbound.probes[0].grpc is `true`, and no service"),
+        ("{ name: a, port: 1, grpc: true }", "2:38 inbound.probes[0].grpc is `true`, which is not a service"),
         ("{ name: a, port: 1, path: live }", "2:38 inbound.probes[0].path is `live`, which is not a path"),
         (
             "{ name: a, port: 1, tcp: true }, { name: a, port: 2, tcp: true }",
@@ -82,7 +82,7 @@ fn a_probe_of_the_sidecar_s_own_port_is_a_fault_unless_the_application_has_it_el
 }
 
 #[test]
-fn probes_that_nobody_can_ask_for_are_warned_of() {
+fn probes_without_a_metrics_port_give_a_warning() {
     let file = "metrics: off\ninbound: { probes: [{ name: a, port: 8080, tcp: true }] }\n";
     let told: Vec<_> = warnings(file).into_iter().map(|fault| fault.message).collect();
     assert_eq!(told, ["inbound.probes are asked for on the metrics port, and metrics is off"]);

@@ -1,4 +1,4 @@
-//! The keys of other protocols and of destinations: what they come to, and what is wrong with them.
+//! Keys of other protocols and of destinations: their values and their faults.
 
 use pillion_config::Severity;
 use pillion_model::cluster::UpstreamProtocol;
@@ -6,7 +6,7 @@ use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 
 use crate::{bad, good, told, warnings};
 
-/// `LINE:COL MESSAGE. HELP` of the one fault there is.
+/// `LINE:COL MESSAGE. HELP` of the only fault.
 fn the_fault(source: &str) -> String {
     let errors = bad(source);
     assert_eq!(errors.faults.len(), 1, "{errors}");
@@ -21,7 +21,7 @@ fn the_fault(source: &str) -> String {
 }
 
 #[test]
-fn words_that_are_not_known_are_told_at_their_place() {
+fn unknown_words_are_reported_at_their_place() {
     let cases = [
         (
             "inbound: { redirect_to: localhost }",
@@ -67,7 +67,7 @@ fn words_that_are_not_known_are_told_at_their_place() {
 }
 
 #[test]
-fn an_identity_is_needed_wherever_one_is_to_be_proven() {
+fn an_identity_is_needed_wherever_mtls_is_on() {
     assert_eq!(
         told(
             "inbound:\n  mtls: permissive\n  ports:\n    1: { mtls: strict }\n    2: { mtls: permissive }\n    3: { mtls: off }\n"
@@ -78,12 +78,12 @@ fn an_identity_is_needed_wherever_one_is_to_be_proven() {
             "5:16 inbound.ports.2.mtls is permissive, but there is no `identity` to prove",
         ]
     );
-    // the identity is there, if misspelt
+    // the identity is misspelt, so no message may say that it is missing
     assert_eq!(told("identity: { direktory: a }\ninbound: { ports: { 1: { mtls: strict } } }").len(), 1);
 }
 
 #[test]
-fn slips_in_addresses_are_told_with_their_place_and_what_to_write() {
+fn mistakes_in_addresses_are_reported_with_place_and_help() {
     let source = "\
 services:
   a:
@@ -131,7 +131,7 @@ services:
 }
 
 #[test]
-fn a_network_within_another_service_s_is_no_fault() {
+fn a_network_within_the_network_of_another_service_is_no_fault() {
     let services = good(
         "services:\n  a: { endpoints: [10.0.0.1:80], addresses: [10.96.0.0/16, fd00::/64] }\n  \
          b: { endpoints: [10.0.0.1:80], addresses: [10.96.1.0/24, \"10.96.0.10:80\", \"[fd00::1]:80\", fd00::1] }\n",
@@ -144,7 +144,7 @@ fn a_network_within_another_service_s_is_no_fault() {
 }
 
 #[test]
-fn an_address_that_nothing_goes_to_is_warned_about() {
+fn an_address_to_which_no_connection_can_go_gives_a_warning() {
     let service =
         |addresses| format!("services: {{ a: {{ endpoints: [10.0.0.1:80], addresses: {addresses} }} }}");
     let told = warnings(&service("[0.0.0.0, \"[::]:80\"]"));
@@ -157,7 +157,7 @@ fn an_address_that_nothing_goes_to_is_warned_about() {
 }
 
 #[test]
-fn a_port_s_own_listener_is_told_where_it_meets_another() {
+fn a_listener_of_a_port_that_collides_with_another_is_a_fault() {
     let source = "\
 inbound:
   listen: 0.0.0.0:15006
@@ -182,7 +182,7 @@ services:
 }
 
 #[test]
-fn a_port_s_own_listener_does_not_lead_to_the_sidecar_itself() {
+fn a_listener_of_a_port_may_not_lead_to_the_sidecar_itself() {
     let cases = [
         (
             "inbound:\n  ports:\n    8443: { listen: 0.0.0.0:8443 }\n",
@@ -204,12 +204,12 @@ fn a_port_s_own_listener_does_not_lead_to_the_sidecar_itself() {
     for (source, expected) in cases {
         assert!(the_fault(source).starts_with(expected), "{}\nexpected {expected}", the_fault(source));
     }
-    // the application's own address beside the sidecar's
+    // the application's own address is allowed beside that of the sidecar
     good("inbound: { app: 127.0.0.1:80, ports: { 8443: { listen: 10.0.0.5:8443 } } }");
 }
 
 #[test]
-fn ports_have_words_and_listeners_of_their_own() {
+fn ports_have_their_own_protocols_modes_and_listeners() {
     let inbound = good(
         "identity: { directory: c }\ninbound:\n  app: 127.0.0.1:8080\n  redirect_to: loopback\n  mtls: permissive\n  \
          protocol: tls\n  ports:\n    3306: { protocol: tcp, mtls: strict }\n    \"9090\": { mtls: off }\n    \
@@ -230,7 +230,7 @@ fn ports_have_words_and_listeners_of_their_own() {
 }
 
 #[test]
-fn what_is_not_written_is_as_the_public_face_says() {
+fn absent_keys_have_the_defaults_of_the_public_interface() {
     let config = good("services: { a: { endpoints: [10.0.0.1:80] } }");
     assert_eq!(config.inbound.unwrap().redirect_to, RedirectTo::Original);
     assert_eq!(config.outbound.unwrap().unknown, Unknown::Passthrough);
@@ -242,7 +242,7 @@ fn what_is_not_written_is_as_the_public_face_says() {
     );
 }
 
-/// Its timeouts and retries rule the HTTP that never comes; `defaults` may have brought them.
+/// The timeouts and retries of a TCP service have no effect, but `defaults` may have set them.
 #[test]
 fn a_tcp_service_may_have_the_keys_of_any_service() {
     let source = "services:\n  a: { endpoints: [10.0.0.1:80], protocol: tcp, addresses: 10.96.0.10, timeout: 1s, \

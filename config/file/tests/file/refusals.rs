@@ -1,4 +1,5 @@
-//! The public face's full example: what of it is not built yet is refused by name, and nothing else is.
+//! The full example of the public interface: keys whose feature does not exist yet are refused by name, and no other
+//! keys are.
 
 use pillion_config::Severity;
 
@@ -6,7 +7,7 @@ use crate::bad;
 
 const FULL: &str = include_str!("interface.yaml");
 
-/// Shrinks as features land; empty, the full example loads.
+/// The keys that are refused today. When this list is empty, the full example loads.
 const REFUSED: [&str; 15] = [
     "inbound.rate_limit",
     "inbound.authorization",
@@ -26,7 +27,7 @@ const REFUSED: [&str; 15] = [
 ];
 
 #[test]
-fn the_full_example_is_refused_key_by_key_all_at_once() {
+fn the_full_example_is_refused_with_one_fault_for_each_key() {
     let errors = bad(FULL);
     let refused: Vec<_> = errors.faults.iter().filter(|f| f.severity == Severity::Error).collect();
     for fault in &refused {
@@ -37,7 +38,7 @@ fn the_full_example_is_refused_key_by_key_all_at_once() {
 }
 
 #[test]
-fn each_refusal_stands_at_its_key() {
+fn each_refusal_is_placed_at_its_key() {
     for fault in bad(FULL).faults.iter().filter(|f| f.severity == Severity::Error) {
         let line = FULL.lines().nth(fault.line - 1).unwrap();
         let there: String = line.chars().skip(fault.column - 1).collect();
@@ -47,9 +48,9 @@ fn each_refusal_stands_at_its_key() {
     }
 }
 
-/// What the full example has in comments, or not at all.
+/// Values that the full example has only in comments, or not at all.
 #[test]
-fn the_alternatives_of_the_public_face_are_refused_by_name_too() {
+fn the_alternatives_of_the_public_interface_are_refused_by_name() {
     let service = |keys: &str| format!("services: {{ a: {{ endpoints: [10.0.0.1:80], {keys} }} }}");
     let route = |keys: &str| {
         format!(
@@ -93,7 +94,7 @@ fn the_alternatives_of_the_public_face_are_refused_by_name_too() {
 }
 
 #[test]
-fn what_of_a_route_is_off_or_empty_asks_for_nothing() {
+fn keys_of_a_route_that_are_off_or_empty_are_not_refused() {
     crate::loaded(
         "services: { a: { endpoints: [10.0.0.1:80] } }\n\
          routes: [{ hosts: [a], to: a, match: { query: {} }, mirror: off, fault: off, rewrite: {}, \
@@ -102,7 +103,7 @@ fn what_of_a_route_is_off_or_empty_asks_for_nothing() {
 }
 
 #[test]
-fn what_is_off_or_empty_asks_for_nothing_and_is_not_refused() {
+fn keys_that_are_off_or_empty_are_not_refused() {
     crate::loaded(
         "defaults: {}\nroutes: []\ndns: off\ntracing: off\n\
          inbound: { rate_limit: off, probes: [] }\n\

@@ -1,4 +1,4 @@
-//! `routes`: what is read of them, and which are refused or warned about.
+//! `routes`: how they are read, and which are refused or give warnings.
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,7 +18,7 @@ services:
   db: { endpoints: [10.0.0.4:80], protocol: tcp }
 ";
 
-/// A file with a list of routes, one a line from line 7 on.
+/// A file with a list of routes, one on each line from line 7 on.
 fn with(routes: &[&str]) -> String {
     let routes: String = routes.iter().map(|route| format!("  - {{ {route} }}\n")).collect();
     format!("{SERVICES}routes:\n{routes}")
@@ -33,7 +33,7 @@ fn host(name: &str, wildcard: bool, port: Option<u16>) -> RouteHost {
 }
 
 #[test]
-fn what_a_route_lacks_or_says_wrongly_is_a_fault_at_its_place() {
+fn a_missing_or_wrong_key_of_a_route_is_a_fault_at_its_place() {
     for (route, expected) in [
         ("to: a", "7:5 routes[0] needs `hosts`"),
         ("hosts: [], to: a", "7:14 routes[0].hosts is empty"),
@@ -112,25 +112,27 @@ fn two_routes_of_one_name_are_a_fault() {
 }
 
 #[test]
-fn three_faults_in_three_routes_are_told_at_once() {
+fn three_faults_in_three_routes_are_reported_at_once() {
     let source = with(&["hosts: [a], to: bb", "hosts: [a], too: b", "hosts: [a], to: b, match: { pth: 1 }"]);
     assert_eq!(
         told(&source),
         [
-            "7:23 routes[0].to is bb, which is none of `services`",
+            "7:23 routes[0].to is bb, which is not in `services`",
             "8:19 routes[1] has no key `too`",
             "9:35 routes[2].match has no key `pth`",
         ]
     );
 }
 
-/// What a route alone has, and what it makes together with a service.
+/// Faults of a route alone, and faults of a route together with a service.
 #[test]
 fn a_fault_of_a_route_and_its_service_together_names_the_service() {
     let source = with(&["hosts: [a], to: [a, b], retry: { backoff: { base: 1s } }"]);
     assert_eq!(
         told(&source),
-        ["7:31 routes[0].retry meets service b, whose `retry.backoff.max` is 100ms, below `base` (1s)"]
+        [
+            "7:31 routes[0].retry conflicts with service b, whose `retry.backoff.max` is 100ms, below `base` (1s)"
+        ]
     );
     let twice = with(&["hosts: [a], to: [a, b], retry: { attempts: 0 }"]);
     assert_eq!(told(&twice), ["7:50 routes[0].retry.attempts is 0, which is no retry"]);
@@ -143,7 +145,7 @@ fn a_service_that_was_faulty_as_a_whole_is_not_unknown() {
 }
 
 #[test]
-fn a_route_behind_one_that_takes_everything_is_warned_about() {
+fn a_route_after_one_that_matches_everything_gives_a_warning() {
     let (all, get) = ("hosts: [a], to: b", "hosts: [a], to: b, match: { methods: GET }");
     let cases: [(&[&str], &[&str]); 9] = [
         (&[all, get], &["8:5 routes[1] is never reached: routes[0] takes all requests to its hosts"]),
@@ -175,7 +177,7 @@ fn a_route_behind_one_that_takes_everything_is_warned_about() {
 }
 
 #[test]
-fn a_service_that_stands_twice_in_a_route_is_warned_about() {
+fn a_service_that_occurs_twice_in_a_route_gives_a_warning() {
     let warnings = warnings(&with(&["hosts: [a], to: [b, b]"]));
     assert_eq!(warnings[0].message, "routes[0].to has b more than once");
 }
@@ -214,9 +216,9 @@ fn a_route_is_read_as_written() {
     );
 }
 
-/// The text that stands there, not YAML's idea of it.
+/// The value is the text in the file, and not what YAML makes of it.
 #[test]
-fn a_header_s_value_is_text_whatever_yaml_takes_it_for() {
+fn the_value_of_a_header_is_text_even_if_it_looks_like_a_number() {
     for text in ["1", "1.10", "0x10", "007", "1e3", "true", "True", "no", "1_000"] {
         let route = one(&format!("hosts: a, to: a, match: {{ headers: {{ x-a: {text} }} }}"));
         assert_eq!(route.matches.headers[0].value, ValueMatch::Exact(text.into()));
@@ -224,7 +226,7 @@ fn a_header_s_value_is_text_whatever_yaml_takes_it_for() {
 }
 
 #[test]
-fn one_service_may_stand_without_a_list() {
+fn a_single_service_needs_no_list() {
     let expected = one("hosts: a, to: [{ service: b, weight: 1 }]");
     for to in ["b", "[b]", "{ service: b }", "[{ service: b }]"] {
         assert_eq!(one(&format!("hosts: a, to: {to}")), expected, "{to}");
@@ -232,7 +234,7 @@ fn one_service_may_stand_without_a_list() {
 }
 
 #[test]
-fn timeout_and_retry_of_a_route_stand_over_the_service_s_own() {
+fn timeout_and_retry_of_a_route_replace_those_of_the_service() {
     let config = good(&with(&["hosts: a, to: [a, b, off]"]));
     for weighted in &config.routes[0].to {
         let cluster = config.clusters.iter().find(|cluster| cluster.name == weighted.service).unwrap();
@@ -251,7 +253,7 @@ fn timeout_and_retry_of_a_route_stand_over_the_service_s_own() {
 }
 
 #[test]
-fn the_defaults_are_below_a_route_s_services_too() {
+fn a_route_inherits_from_its_services_and_their_defaults() {
     let config = good(
         "defaults: { timeout: 4s, retry: { attempts: 9 } }\nservices: { a: { endpoints: [10.0.0.1:80] } }\n\
          routes: [{ hosts: a, to: a, retry: { max_body: 1KiB } }]",
@@ -265,7 +267,7 @@ fn the_defaults_are_below_a_route_s_services_too() {
 }
 
 #[test]
-fn variables_stand_for_any_value_of_a_route() {
+fn variables_may_be_any_value_of_a_route() {
     let environment = |name: &str| match name {
         "B" => Some("b".to_owned()),
         "N" => Some("7".to_owned()),
@@ -284,11 +286,11 @@ fn variables_stand_for_any_value_of_a_route() {
     let values: Vec<_> = route.matches.headers.into_iter().map(|header| header.value).collect();
     assert_eq!(values, [ValueMatch::Exact("1.10".into()), ValueMatch::Present(false)]);
     let stranger = parse_with(&with(&["hosts: b, to: \"${N}\""]), Path::new(""), &environment).unwrap_err();
-    assert_eq!(stranger.faults[0].message, "routes[0].to is 7, which is none of `services`");
+    assert_eq!(stranger.faults[0].message, "routes[0].to is 7, which is not in `services`");
 }
 
 #[test]
-fn no_routes_are_as_good_as_an_empty_list() {
+fn routes_that_are_absent_or_off_are_an_empty_list() {
     for routes in ["[]", "off", "", "\"${PILLION_ABSENT:-}\""] {
         assert_eq!(good(&format!("routes: {routes}")), good("{}"), "{routes}");
     }

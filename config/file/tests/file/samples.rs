@@ -1,4 +1,4 @@
-//! Every sample loads and says what its comments say.
+//! Every sample loads, and its comments are true.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,7 +32,7 @@ fn every_sample_loads_without_a_warning() {
 }
 
 #[test]
-fn a_file_that_says_nothing_is_the_built_in_defaults() {
+fn a_file_without_keys_has_the_built_in_defaults() {
     for nothing in
         ["{}", "--- {}\n", "version: 1", "services: {}", "services:\n", "inbound: {}\n", "\u{feff}version: 1"]
     {
@@ -40,9 +40,9 @@ fn a_file_that_says_nothing_is_the_built_in_defaults() {
     }
 }
 
-/// What a failed write leaves behind, or a template that rendered nothing: the defaults would be no mTLS.
+/// A failed write, or a template that rendered nothing, can leave an empty file. With the defaults, mTLS would be off.
 #[test]
-fn c1_an_empty_file_is_refused_whatever_its_emptiness_is_made_of() {
+fn c1_an_empty_file_is_refused_even_with_comments_or_nulls() {
     for empty in [
         "",
         "\n",
@@ -69,7 +69,7 @@ fn c1_an_empty_file_is_refused_whatever_its_emptiness_is_made_of() {
 }
 
 #[test]
-fn the_built_in_defaults_are_the_public_face_s() {
+fn the_built_in_defaults_are_those_of_the_public_interface() {
     let config = Config::default();
     let inbound = config.inbound.unwrap();
     assert_eq!(inbound.listen, ["0.0.0.0:15006".parse().unwrap(), "[::]:15006".parse().unwrap()]);
@@ -91,7 +91,7 @@ fn the_built_in_defaults_are_the_public_face_s() {
 }
 
 #[test]
-fn a_service_that_says_nothing_has_the_public_face_s_defaults() {
+fn a_service_without_keys_has_the_defaults_of_the_public_interface() {
     let cluster = good("services: { Orders: { endpoints: [10.0.0.1:80] } }").clusters.remove(0);
     assert_eq!(
         (cluster.hosts[0].name.as_str(), cluster.hosts[0].wildcard, cluster.hosts[0].port),
@@ -121,7 +121,7 @@ fn a_service_that_says_nothing_has_the_public_face_s_defaults() {
 }
 
 #[test]
-fn a_retry_that_says_nothing_has_the_public_face_s_defaults() {
+fn a_retry_without_keys_has_the_defaults_of_the_public_interface() {
     let retry = good("services: { orders: { endpoints: [10.0.0.1:80] } }").clusters.remove(0).retry.unwrap();
     assert_eq!((retry.attempts, retry.methods, retry.per_try_timeout), (2, RetryMethods::Idempotent, None));
     use RetryCondition::{ConnectFailure, GatewayError, RefusedStream, Reset};
@@ -133,13 +133,13 @@ fn a_retry_that_says_nothing_has_the_public_face_s_defaults() {
     assert_eq!((retry.budget.ratio, retry.budget.min_per_second, retry.max_body), (0.2, 10, 65536));
 }
 
-/// Its `#=` lines are true: all written out, a service is as one that says nothing.
+/// The `#=` lines of the full sample are true: a service with every key written out is like a service without keys.
 #[test]
 fn the_full_sample_writes_the_defaults_out() {
     let mut clusters = sample("pillion.yaml").clusters;
     let plain = good("services: { orders: { endpoints: [10.0.0.1:80] } }").clusters.remove(0);
     let mut full = clusters.remove(0);
-    // written, the same time rules gRPC too, and the same pause rules tunnels
+    // once written, the timeout also limits gRPC, and the idle timeout also limits tunnels
     assert_eq!(full.timeouts.request, Timeout::Set(Timeout::DEFAULT));
     assert_eq!(full.timeouts.stream_idle, IdleTimeout::Set(IdleTimeout::BODY));
     let backoff = &mut full.retry.as_mut().unwrap().backoff;
@@ -170,7 +170,7 @@ fn relative_paths_start_at_the_file_s_folder() {
 }
 
 #[test]
-fn with_an_identity_both_sides_are_strict_and_mutual_unless_told_otherwise() {
+fn with_an_identity_both_sides_are_strict_and_mutual_by_default() {
     let config = good(
         "identity: { directory: c }\nservices: { a: { endpoints: [10.0.0.1:80] }, b: { endpoints: [10.0.0.1:80], tls: off } }",
     );
@@ -215,7 +215,7 @@ fn ports_are_keys_quoted_or_not_and_listen_takes_one_or_several() {
 }
 
 #[test]
-fn conditions_go_by_the_name_of_on_too_and_an_alias_saves_typing() {
+fn conditions_may_be_written_as_on_and_yaml_aliases_work() {
     let source = "services:\n  a: &a { endpoints: [10.0.0.1:80], hosts: [x], retry: { on: [5xx, 409, unavailable] } }\n";
     let retry = good(source).clusters.remove(0).retry.unwrap();
     assert_eq!(

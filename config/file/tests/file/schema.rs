@@ -1,4 +1,4 @@
-//! The schema that editors are given: it knows what loads, and no more keys than that.
+//! The schema for editors: it accepts every file that loads, and has no other keys.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::{bad, good};
 const SAMPLE: &str = include_str!("../../../samples/pillion.yaml");
 
 #[test]
-fn a_key_that_is_not_known_is_underlined_in_every_block() {
+fn the_schema_refuses_an_unknown_key_in_every_block() {
     for (source, place) in [
         ("tmeout: 1s", ""),
         ("workload: { nmae: a }", "/workload"),
@@ -55,7 +55,7 @@ fn a_key_that_is_not_known_is_underlined_in_every_block() {
 }
 
 #[test]
-fn a_value_of_the_wrong_look_is_underlined() {
+fn the_schema_refuses_a_value_of_the_wrong_form() {
     for source in [
         "workers: many",
         "workers: 0",
@@ -96,14 +96,14 @@ fn a_value_of_the_wrong_look_is_underlined() {
 }
 
 #[test]
-fn a_key_that_does_nothing_yet_says_so() {
+fn the_description_of_a_key_without_effect_says_so() {
     let schema: Value = serde_json::from_str(&pillion_config::schema()).unwrap();
     let about = schema["properties"]["limits"]["properties"]["max_memory"]["description"].as_str().unwrap();
     assert!(about.contains("does nothing yet"), "{about}");
 }
 
 #[test]
-fn a_key_that_is_not_built_yet_is_absent() {
+fn a_key_whose_feature_does_not_exist_yet_is_absent() {
     let schema = pillion_config::schema();
     for key in [
         "query",
@@ -136,7 +136,7 @@ fn a_key_that_is_not_built_yet_is_absent() {
     }
 }
 
-/// The names of all keys, wherever they stand.
+/// The names of all keys of all blocks.
 fn keys(schema: &Value, found: &mut Vec<String>) {
     if let Some(properties) = schema["properties"].as_object() {
         found.extend(properties.keys().cloned());
@@ -148,7 +148,7 @@ fn keys(schema: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// The sample says that it has every key that works.
+/// The sample claims to have every key that has an effect.
 #[test]
 fn the_sample_has_every_key_of_the_schema_and_no_other() {
     good(SAMPLE);
@@ -161,7 +161,7 @@ fn the_sample_has_every_key_of_the_schema_and_no_other() {
 }
 
 #[test]
-fn every_sample_looks_right() {
+fn every_sample_passes_the_schema() {
     for file in std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("../samples")).unwrap() {
         let file = file.unwrap().path();
         let source = std::fs::read_to_string(&file).unwrap();

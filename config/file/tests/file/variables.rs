@@ -1,4 +1,4 @@
-//! `${NAME}` and `${NAME:-default}` in a whole file: where they are replaced, and what they can never do.
+//! `${NAME}` and `${NAME:-default}` in a whole file: where they are replaced, and that they never become structure.
 
 use std::path::Path;
 use std::time::Duration;
@@ -54,7 +54,7 @@ fn name(source: &str) -> Option<String> {
 }
 
 #[test]
-fn what_is_wrong_with_a_variable_is_told_at_its_place_all_at_once() {
+fn faults_of_variables_are_reported_at_their_places_all_at_once() {
     let source = "\
 workload: { name: \"${ABSENT}\", zone: 'a-${' }
 services:
@@ -67,19 +67,19 @@ services:
         told(source),
         [
             "1:19 workload.name uses `${ABSENT}`, which is not set. set it, or give a default: ${ABSENT:-…}",
-            "1:38 workload.zone has a `${` without its `}`. write ${NAME} or ${NAME:-default}; $$ is a dollar",
+            "1:38 workload.zone has a `${` without its `}`. write ${NAME} or ${NAME:-default}; write $$ for a dollar sign",
             "4:29 services.a.endpoints[1] uses `${ALSO_ABSENT}`, which is not set. \
              set it, or give a default: ${ALSO_ABSENT:-…}",
             "5:16 services.a.hosts[1] has `${}`, which is no variable. \
-             write ${NAME} or ${NAME:-default}, names with letters, digits and _; $$ is a dollar",
+             write ${NAME} or ${NAME:-default}, names with letters, digits and _; write $$ for a dollar sign",
             "6:14 services.a.timeout has `${1X}`, which is no variable. \
-             write ${NAME} or ${NAME:-default}, names with letters, digits and _; $$ is a dollar",
+             write ${NAME} or ${NAME:-default}, names with letters, digits and _; write $$ for a dollar sign",
         ]
     );
 }
 
 #[test]
-fn a_fault_in_what_a_variable_holds_says_where_it_comes_from() {
+fn a_fault_in_the_value_of_a_variable_names_the_variable() {
     assert_eq!(
         told("workers: \"${POD}\""),
         ["1:10 workers is `web-7`, which is not a whole number. it comes from `${POD}`"]
@@ -110,9 +110,9 @@ fn variables_are_replaced_in_every_style_of_text() {
     assert_eq!(name("workload: { name: \"$${POD} costs $5, $$\" }").unwrap(), "${POD} costs $5, $");
 }
 
-/// Unquoted, a flow style's own signs come first.
+/// In flow style, YAML reads the braces of a variable without quotes as a block.
 #[test]
-fn in_flow_style_a_bare_variable_is_a_block_to_yaml() {
+fn in_flow_style_yaml_reads_an_unquoted_variable_as_a_block() {
     let told = told("workload: { name: ${POD} }");
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(told[0].starts_with("1:"), "{told:?}");
@@ -120,7 +120,7 @@ fn in_flow_style_a_bare_variable_is_a_block_to_yaml() {
 }
 
 #[test]
-fn what_is_wholly_a_variable_is_as_typed_as_what_is_written() {
+fn a_value_that_is_a_variable_is_parsed_like_a_written_value() {
     let config = good(
         "workers: \"${N}\"\nversion: ${ONE:-1}\ninbound: ${OFF}\nadmin: { listen: \"127.0.0.1:${PORT:-0}\" }\n\
          services:\n  a:\n    endpoints: [\"${IP}:80\", { address: \"${IP}:81\", weight: \"${N}\" }]\n    \
@@ -155,7 +155,7 @@ fn an_empty_default_leaves_the_key_out_and_an_empty_variable_does_not() {
     for text in ["\"${EMPTY}\"", "\"${NULL}\"", "\"${NULL:-1s}\""] {
         assert_eq!(told(&service(text)).len(), 1, "{text}");
     }
-    // whoever may call must not widen because a variable is empty
+    // an empty variable must not allow more peers
     let tls = "identity: { directory: c }\nservices: { a: { endpoints: [10.0.0.1:80], tls: { identities: \"${EMPTY}\" } } }";
     assert!(told(tls)[0].starts_with("2:63 services.a.tls.identities is ``"), "{:?}", told(tls));
 }
@@ -171,12 +171,12 @@ fn keys_are_never_replaced() {
         ]
     );
     assert_eq!(told("inbound: { ports: { \"${N}\": {} } }").len(), 1);
-    // the same text once as a key, once as a value
+    // the same text is once a key and once a value
     assert_eq!(told("services: { &n \"${POD}\": { endpoints: [10.0.0.1:80], hosts: [*n] } }").len(), 1);
 }
 
 #[test]
-fn what_a_variable_holds_never_becomes_structure() {
+fn the_value_of_a_variable_never_becomes_structure() {
     for source in [
         "services: { a: { endpoints: \"${LIST}\" } }",
         "services: { a: { endpoints: [\"${LIST}\"] } }",
@@ -192,7 +192,7 @@ fn what_a_variable_holds_never_becomes_structure() {
     let config = good("workload: { name: \"${LINES}\", zone: \"${LIST}\" }");
     assert_eq!(config.workload.name.as_deref(), Some("web\nworkers: 64"));
     assert_eq!((config.workload.zone.as_deref(), config.workers), (Some("[10.0.0.1:80, 10.0.0.2:80]"), None));
-    // what a variable holds is not looked into again
+    // variables in the value of a variable are not replaced
     assert_eq!(name("workload: { name: \"${AGAIN}\" }").as_deref(), Some("${POD}"));
 }
 
@@ -210,7 +210,7 @@ fn a_warning_about_a_variable_has_its_place() {
 }
 
 #[test]
-fn a_dollar_in_a_comment_changes_nothing() {
+fn a_dollar_sign_in_a_comment_changes_nothing() {
     let samples =
         [include_str!("../../../samples/pillion.yaml"), include_str!("../../../samples/caller.yaml")];
     for sample in samples {
@@ -222,14 +222,14 @@ fn a_dollar_in_a_comment_changes_nothing() {
 }
 
 #[test]
-fn the_variables_of_the_process_are_there_without_more_ado() {
+fn the_variables_of_the_process_are_used_by_default() {
     let source = "workload: { name: \"${CARGO_PKG_NAME}\" }";
     let config = parse(source, Path::new("")).expect("cargo sets it for tests").0;
     assert_eq!(config.workload.name.as_deref(), Some("pillion-config"));
 }
 
 #[test]
-fn a_small_file_cannot_grow_without_end() {
+fn a_small_file_cannot_grow_without_bound() {
     let long = |_: &str| Some("x".repeat(100_000));
     let source = format!(
         "services: {{ a: {{ endpoints: [10.0.0.1:80], hosts: [{}] }} }}",

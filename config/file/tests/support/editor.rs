@@ -1,5 +1,5 @@
-//! What an editor with the schema would underline: as much of JSON Schema as the schema uses, and no keyword that
-//! it does not know. A whole validator is forty more crates to build.
+//! What an editor with the schema would report. It implements the part of JSON Schema that the schema uses, and panics
+//! at any other keyword. A complete validator would add forty crates to the build.
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,7 @@ pub(crate) fn complaints(yaml: &str) -> Vec<String> {
     told.into_iter().map(|(place, what)| format!("{place}: {what}")).collect()
 }
 
-/// Keys are texts in JSON.
+/// In JSON, keys are texts.
 fn json(yaml: serde_yaml::Value) -> Value {
     use serde_yaml::Value as Yaml;
     match yaml {
@@ -41,7 +41,7 @@ fn look(schema: &Value, value: &Value, place: &str, told: &mut Told) {
     let schema = match schema {
         Value::Bool(true) => return,
         Value::Object(schema) => schema,
-        _ => return told.push((place.to_owned(), "nothing may stand here".to_owned())),
+        _ => return told.push((place.to_owned(), "no value is allowed here".to_owned())),
     };
     for (keyword, argument) in schema {
         let holds = match keyword.as_str() {
@@ -80,7 +80,7 @@ fn look(schema: &Value, value: &Value, place: &str, told: &mut Told) {
             other => unreachable!("a keyword that editors may know and this does not: {other}"),
         };
         if !holds {
-            told.push((place.to_owned(), format!("{value} does not go with {keyword} {argument}")));
+            told.push((place.to_owned(), format!("{value} does not satisfy {keyword} {argument}")));
         }
     }
 }
@@ -91,7 +91,7 @@ fn definition(reference: &Value) -> &'static Value {
     SCHEMA.pointer(pointer).expect("a definition")
 }
 
-/// The choice that goes furthest was meant.
+/// Reports the faults of the choice that matched furthest, because the author probably meant that one.
 fn any(choices: &Value, value: &Value, place: &str, told: &mut Told) {
     let mut best: Option<Told> = None;
     let depth =
@@ -108,7 +108,7 @@ fn any(choices: &Value, value: &Value, place: &str, told: &mut Told) {
     }
     match best {
         Some(best) if depth(&best) > place.matches('/').count() => told.extend(best),
-        _ => told.push((place.to_owned(), format!("{value} is nothing that may stand here"))),
+        _ => told.push((place.to_owned(), format!("{value} is not allowed here"))),
     }
 }
 

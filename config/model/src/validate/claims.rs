@@ -1,4 +1,4 @@
-//! Nothing that a request may be meant for means two services.
+//! No two services may claim the same name, host or address.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Display;
@@ -8,7 +8,7 @@ use crate::cluster::Cluster;
 use crate::fault::Faults;
 use crate::path::Trail;
 
-/// What metrics call a destination that no service matches; a service of that name could not be told from it.
+/// The name of unknown destinations in metrics. A service of this name could not be distinguished from them there.
 const PASSTHROUGH: &str = "passthrough";
 
 pub(super) fn refuse_shared(clusters: &[Cluster], faults: &mut Faults) {
@@ -30,15 +30,16 @@ fn names(clusters: &[Cluster], faults: &mut Faults) {
     let mut seen: HashSet<&str> = HashSet::with_capacity(clusters.len());
     for Cluster { name, .. } in clusters {
         if name == PASSTHROUGH {
-            faults.error(&services.key(name), "is taken: metrics call unknown destinations so");
+            faults.error(&services.key(name), "is a reserved name: metrics use it for unknown destinations");
         }
         if !seen.insert(name) {
-            faults.error(&services.key(name), "is there twice");
+            faults.error(&services.key(name), "occurs twice");
         }
     }
 }
 
-/// `claims`: the name of each service with what it has under `key`.
+/// Reports values that two services claim, or that one service has twice. `claims` are pairs of a service's name and a
+/// value under its key `key`.
 fn refuse<'a, T: Eq + Hash + Display + 'a>(
     claims: impl Iterator<Item = (&'a str, &'a T)>,
     key: &str,

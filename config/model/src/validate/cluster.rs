@@ -1,4 +1,4 @@
-//! One entry of `services`.
+//! The checks of one entry of `services`.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ pub(super) fn validate(cluster: &Cluster, has_identity: bool, at: &Trail<'_>, fa
 fn addresses(addresses: &[AddressPattern], at: &Trail<'_>, faults: &mut Faults) {
     for pattern in addresses.iter().filter(|it| it.is_single() && it.network.is_unspecified()) {
         faults
-            .warn(at, format!("has `{pattern}`, to which nothing goes"))
+            .warn(at, format!("has `{pattern}`, to which no connection can go"))
             .help(format!("every address is {}/0", pattern.network));
     }
 }
@@ -36,8 +36,8 @@ fn endpoints(endpoints: &[Endpoint], at: &Trail<'_>, faults: &mut Faults) {
     for (nth, endpoint) in endpoints.iter().enumerate() {
         if !seen.insert(endpoint.address) {
             faults
-                .warn(&at.index(nth), format!("is {} once more", endpoint.address))
-                .help("weigh it with { address: …, weight: 2 }");
+                .warn(&at.index(nth), format!("repeats {}", endpoint.address))
+                .help("give it more traffic with { address: …, weight: 2 }");
         }
     }
 }
@@ -49,7 +49,7 @@ fn discovery(discovery: &Discovery, at: &Trail<'_>, faults: &mut Faults) {
     }
 }
 
-/// More often the resolver is asked by every sidecar for nothing: records rarely change within a second.
+/// Records rarely change within a second, and every sidecar asks the resolver this often.
 const LEAST_REFRESH: Duration = Duration::from_secs(1);
 
 fn tls(tls: &UpstreamTls, has_identity: bool, at: &Trail<'_>, faults: &mut Faults) {
@@ -58,7 +58,7 @@ fn tls(tls: &UpstreamTls, has_identity: bool, at: &Trail<'_>, faults: &mut Fault
     match tls {
         UpstreamTls::Simple { trust_bundle: None, .. } if !has_identity => {
             faults
-                .error(at, "is simple, but nothing says whom to trust")
+                .error(at, "is simple, but no trust bundle says which certificates to trust")
                 .help("tls: { mode: simple, trust_bundle: ca.pem }, or give this workload an `identity`, whose bundle is used")
                 .depends_on(&identity);
         }
@@ -69,9 +69,9 @@ fn tls(tls: &UpstreamTls, has_identity: bool, at: &Trail<'_>, faults: &mut Fault
                 .depends_on(&identity);
         }
         UpstreamTls::Mutual { identities, .. } if identities.is_empty() => {
-            faults
-                .warn(at, "is mutual with any identity of the own trust domain")
-                .help("name who it must be: tls: \"spiffe://cluster.local/ns/default/sa/NAME\"");
+            faults.warn(at, "is mutual with any identity of the own trust domain").help(
+                "name the identity of the endpoints: tls: \"spiffe://cluster.local/ns/default/sa/NAME\"",
+            );
         }
         _ => {}
     }

@@ -1,4 +1,4 @@
-//! Which hosts an earlier route without conditions has taken whole.
+//! Finds routes that are never reached, because an earlier route without conditions takes all requests to their hosts.
 
 use std::collections::HashMap;
 
@@ -6,9 +6,9 @@ use crate::cluster::{Cluster, HostPattern};
 use crate::route::RouteHost;
 
 pub(super) struct Covered {
-    /// What `"*"` stands for.
+    /// The hosts of all services, for which `"*"` stands.
     known: Patterns<()>,
-    /// By which route.
+    /// Hosts that an earlier route without conditions takes, with the number of that route.
     taken: Patterns<usize>,
     all_known: Option<usize>,
 }
@@ -29,7 +29,8 @@ impl Covered {
         }
     }
 
-    /// A route to which nothing is left to do for any of `hosts`: the earlier one that takes their last.
+    /// If earlier routes take every one of `hosts`, the last of those earlier routes: no request can reach a route for
+    /// `hosts`.
     pub(super) fn by(&self, hosts: &[RouteHost]) -> Option<usize> {
         let takers = hosts.iter().map(|host| match host {
             RouteHost::Any => self.all_known,
@@ -42,10 +43,11 @@ impl Covered {
     }
 }
 
-/// Wildcard or not, and the port.
+/// Whether the pattern is a wildcard, and its port.
 type Kind = (bool, Option<u16>);
 
-/// By name: what a host can be covered with is itself, or a wildcard above it; without a port every port.
+/// Patterns by name. A host is covered by the same pattern or by a wildcard above it; a pattern without a port covers
+/// every port.
 struct Patterns<T>(HashMap<String, HashMap<Kind, T>>);
 
 impl<T> Default for Patterns<T> {

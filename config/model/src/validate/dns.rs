@@ -1,4 +1,4 @@
-//! `dns`: a DNS proxy that would ask itself, or whose answers would not arrive.
+//! `dns`: a DNS proxy that would send queries to itself, or whose answers would not arrive.
 
 use std::net::SocketAddr;
 
@@ -14,23 +14,21 @@ pub(super) fn validate(dns: &Dns, at: &Trail<'_>, faults: &mut Faults) {
     }
 }
 
-/// An answer over UDP leaves from the address that the route back prefers, which is not the one that a redirected
-/// question came to: the kernel then does not know it as its answer, and the client never hears it.
+/// An answer over UDP leaves from the address that the route to the client prefers, which may not be the address to
+/// which the redirected query came. The kernel then does not recognise the answer, and the client does not receive it.
 fn warn_of_wildcards(listen: &[SocketAddr], at: &Trail<'_>, faults: &mut Faults) {
     if let Some(all) = listen.iter().find(|own| own.ip().is_unspecified()) {
         let loopback = if all.is_ipv4() { "127.0.0.1" } else { "[::1]" };
         faults
             .warn(
                 &at.key("listen"),
-                format!(
-                    "has {all}: redirected questions over UDP (`pillion init --dns`) get no answer there"
-                ),
+                format!("has {all}: redirected queries over UDP (`pillion init --dns`) get no answer there"),
             )
-            .help(format!("write {loopback}:{}; nobody but this host is answered anyway", all.port()));
+            .help(format!("write {loopback}:{}; queries from other hosts are never answered", all.port()));
     }
 }
 
-/// What is forwarded to an own listener is forwarded for ever.
+/// A query that is forwarded to the DNS proxy's own listener would be forwarded forever.
 fn refuse_bad(servers: &[SocketAddr], listen: &[SocketAddr], at: &Trail<'_>, faults: &mut Faults) {
     if servers.is_empty() {
         faults
@@ -44,7 +42,7 @@ fn refuse_bad(servers: &[SocketAddr], listen: &[SocketAddr], at: &Trail<'_>, fau
     }
 }
 
-/// Whether what is sent to `server` arrives at a listener on `own`.
+/// Whether a packet to `server` arrives at a listener on `own`.
 fn reaches(server: SocketAddr, own: SocketAddr) -> bool {
     let (to, at) = (server.ip().to_canonical(), own.ip().to_canonical());
     let anywhere = (at.is_unspecified() && to.is_loopback()) || (to.is_unspecified() && at.is_loopback());

@@ -1,4 +1,4 @@
-//! `limits` and `drain`: bounds that contradict each other.
+//! `limits` and `drain`: values that contradict each other or are out of range.
 
 use crate::fault::Faults;
 use crate::listener::{DownstreamLimits, Drain};
@@ -9,7 +9,7 @@ pub(super) fn drain(drain: &Drain, at: &Trail<'_>, faults: &mut Faults) {
     if timeout >= delay {
         return;
     }
-    // the end that nobody moved is not to blame
+    // the key that has its default is not reported, as the operator did not write it
     if timeout == Drain::default().timeout {
         faults
             .error(&at.key("delay"), format!("is {delay:?}, above `timeout` ({timeout:?})"))

@@ -1,4 +1,4 @@
-//! `inbound`, `outbound`, `admin` and `metrics`: where they listen, and whom inbound has to prove itself to.
+//! `inbound`, `outbound`, `admin` and `metrics`: where they listen, and whether inbound has an identity for its mTLS.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -8,7 +8,7 @@ use crate::fault::Faults;
 use crate::listener::{Inbound, Mtls};
 use crate::path::Trail;
 
-/// Where the application is, when nobody says.
+/// The address of the application where the configuration has none.
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 pub(super) fn validate(config: &Config, faults: &mut Faults) {
@@ -25,7 +25,7 @@ pub(super) fn validate(config: &Config, faults: &mut Faults) {
     }
 }
 
-/// An empty list listens nowhere: `off` says that better.
+/// An empty list would listen nowhere; `off` is the clear way to write that.
 pub(super) fn refuse_no_address(listen: &[SocketAddr], at: &Trail<'_>, faults: &mut Faults) {
     if listen.is_empty() {
         faults.error(&at.key("listen"), "is empty").help("write an address, or leave it out for the default");
@@ -45,7 +45,7 @@ fn inbound(inbound: &Inbound, has_identity: bool, at: &Trail<'_>, faults: &mut F
     refuse_circles(inbound, at, faults);
 }
 
-/// Strict and permissive mean to prove who this workload is.
+/// Strict and permissive need a certificate, which this workload has only with an identity.
 fn refuse_unprovable(mtls: Mtls, at: &Trail<'_>, faults: &mut Faults) {
     let word = match mtls {
         Mtls::Strict => "strict",
@@ -58,7 +58,7 @@ fn refuse_unprovable(mtls: Mtls, at: &Trail<'_>, faults: &mut Faults) {
         .depends_on(&Trail::root().key("identity"));
 }
 
-/// The application cannot be where its own sidecar listens.
+/// The application cannot have an address at which its own sidecar listens.
 fn refuse_circles(inbound: &Inbound, at: &Trail<'_>, faults: &mut Faults) {
     let own = OwnListeners::of(inbound);
     if let Some((app, own)) = inbound.app.and_then(|app| Some((app, own.at(app)?))) {
@@ -69,7 +69,7 @@ fn refuse_circles(inbound: &Inbound, at: &Trail<'_>, faults: &mut Faults) {
     let ports = at.key("ports");
     for (port, _) in inbound.ports.iter().filter(|(_, policy)| !policy.listen.is_empty()) {
         let to = SocketAddr::new(inbound.app.map_or(LOOPBACK, |app| app.ip()), *port);
-        // the port of `app` is told there
+        // a fault of the port in `app` is reported at `app`
         if let Some(own) = own.at(to).filter(|_| inbound.app != Some(to)) {
             let what = format!("is for {to}, where inbound itself listens ({own})");
             faults
@@ -79,7 +79,7 @@ fn refuse_circles(inbound: &Inbound, at: &Trail<'_>, faults: &mut Faults) {
     }
 }
 
-/// By port: a configuration may name every port there is, each with a listener.
+/// The listeners of inbound by port, so that a configuration with every port is still checked quickly.
 struct OwnListeners(HashMap<u16, Vec<SocketAddr>>);
 
 impl OwnListeners {
@@ -92,7 +92,7 @@ impl OwnListeners {
         Self(by_port)
     }
 
-    /// The one that a connection to `to` would reach.
+    /// The listener that a connection to `to` would reach.
     fn at(&self, to: SocketAddr) -> Option<SocketAddr> {
         let anywhere = |own: &SocketAddr| own.ip().is_unspecified() && to.ip().is_loopback();
         self.0.get(&to.port())?.iter().copied().find(|own| *own == to || anywhere(own))

@@ -1,4 +1,4 @@
-//! `retry`, beside the timeouts that it works under.
+//! `retry`, and whether it fits the timeouts.
 
 use crate::fault::Faults;
 use crate::path::Trail;
@@ -33,7 +33,8 @@ fn backoff(backoff: &Backoff, at: &Trail<'_>, faults: &mut Faults) {
 fn warn_of_idle_settings(retry: &Retry, timeouts: &Timeouts, at: &Trail<'_>, faults: &mut Faults) {
     let Some(per_try) = retry.per_try_timeout else {
         if retry.conditions.contains(&RetryCondition::PerTryTimeout) {
-            faults.warn(&at.key("conditions"), "has per_try_timeout, but no `per_try_timeout` is set");
+            faults
+                .warn(&at.key("conditions"), "has per_try_timeout, but the key `per_try_timeout` is not set");
         }
         return;
     };

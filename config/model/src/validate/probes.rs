@@ -1,4 +1,4 @@
-//! `inbound.probes`: names that are taken, and probes that would ask the sidecar itself.
+//! `inbound.probes`: names that occur twice, and probes that would ask the sidecar itself.
 
 use std::collections::HashSet;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use crate::fault::Faults;
 use crate::listener::{Inbound, Probe};
 use crate::path::Trail;
 
-/// Probes are for the application, and somebody has to be able to ask.
+/// Probes must ask the application, and the metrics port, which passes them on, must be on.
 pub(super) fn validate(config: &Config, faults: &mut Faults) {
     let Some(inbound) = config.inbound.as_ref().filter(|inbound| !inbound.probes.is_empty()) else { return };
     let root = Trail::root();
@@ -28,8 +28,8 @@ pub(super) fn validate(config: &Config, faults: &mut Faults) {
                     &at.index(nth).key("port"),
                     format!("is {}, where the sidecar itself listens ({key}: {address})", probe.port),
                 )
-                .help("write the port of the application; /ready and /live tell of the sidecar")
-                // of probes that were not read whole it is not known which is which
+                .help("write the port of the application; /ready and /live report the sidecar's own health")
+                // if some probes could not be read, the list does not show which probe this is
                 .depends_on(&at);
         }
     }
@@ -41,19 +41,19 @@ fn refuse_shared_names(probes: &[Probe], at: &Trail<'_>, faults: &mut Faults) {
         if !seen.insert(name) {
             faults
                 .error(&at.index(nth).key("name"), format!("is `{name}`, as an earlier probe is called"))
-                .help("each is asked for by its name, as /probe/NAME");
+                .help("a client asks for a probe by its name, as /probe/NAME");
         }
     }
 }
 
-/// Asked at the pod's address, whichever that is: no address of the application's is written for this port.
+/// Whether the probe goes to the pod's address, because no address of the application is configured for this port.
 fn is_anywhere(probe: &Probe, inbound: &Inbound) -> bool {
     let has_own_listener =
         |port: u16| inbound.ports.get(&port).is_some_and(|policy| !policy.listen.is_empty());
     inbound.app.is_none_or(|app| app.port() != probe.port) && !has_own_listener(probe.port)
 }
 
-/// The sidecar's listeners that have a port already.
+/// The sidecar's listeners.
 fn own(config: &Config) -> Vec<(&'static str, SocketAddr)> {
     let inbound = config.inbound.as_ref();
     let single = inbound.into_iter().flat_map(|inbound| inbound.ports.values().map(|policy| &policy.listen));

@@ -1,4 +1,4 @@
-//! `routes`: whose requests, and to whom.
+//! `routes`: the hosts and the services of each route.
 
 use std::collections::{HashMap, HashSet};
 
@@ -20,7 +20,7 @@ pub(super) fn validate(config: &Config, at: &Trail<'_>, faults: &mut Faults) {
     warn_of_unreached(config, at, faults);
 }
 
-/// Two of a name would be one in the metrics.
+/// Metrics could not distinguish two routes of one name.
 fn refuse_shared_names(routes: &[Route], at: &Trail<'_>, faults: &mut Faults) {
     let mut seen: HashSet<&str> = HashSet::new();
     for (nth, name) in routes.iter().enumerate().filter_map(|(nth, it)| Some((nth, it.name.as_deref()?))) {
@@ -65,11 +65,11 @@ fn weights(to: &[Weighted], at: &Trail<'_>, faults: &mut Faults) {
 /// The services that routes can lead to.
 struct Directory<'a> {
     by_name: HashMap<&'a str, &'a Cluster>,
-    /// Names asked for that are not there.
+    /// How many unknown services the routes have named so far.
     strangers: usize,
 }
 
-/// Strangers for which the name that was meant is looked for: each costs a comparison with every service.
+/// For how many unknown names a similar name is searched: each search compares with every service.
 const MOST_STRANGERS: usize = 100;
 
 impl<'a> Directory<'a> {
@@ -104,7 +104,7 @@ impl<'a> Directory<'a> {
             None => shortened(&format!("`services` has {}", known.join(", "))),
         };
         faults
-            .error(at, format!("is {}, which is none of `services`", shortened(name)))
+            .error(at, format!("is {}, which is not in `services`", shortened(name)))
             .help(help)
             .depends_on(&Trail::root().key("services").key(name));
     }
@@ -117,7 +117,7 @@ fn warn_of_unreached(config: &Config, at: &Trail<'_>, faults: &mut Faults) {
             let earlier = at.index(earlier).path();
             faults
                 .warn(&at.index(nth), format!("is never reached: {earlier} takes all requests to its hosts"))
-                .help("the first match wins; put it before, or give the other a `match`")
+                .help("the first match wins; move this route before that one, or give that one a `match`")
                 .depends_on(at);
         } else if route.matches == RouteMatch::default() {
             covered.add(nth, &route.hosts);

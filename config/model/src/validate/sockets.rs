@@ -1,4 +1,4 @@
-//! No two listeners on one address and port.
+//! No two listeners may have the same address and port.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -8,11 +8,11 @@ use crate::path::Trail;
 use crate::telemetry::{Admin, Metrics};
 use crate::{Config, Dns, Inbound, Outbound};
 
-/// Whose `listen` it is.
+/// The part of the configuration to which a `listen` belongs.
 #[derive(Clone, Copy)]
 enum Owner<'a> {
     Section(&'a str),
-    /// A single port of the application.
+    /// A single port of the application, under `inbound.ports`.
     Port(u16),
     Service(&'a str),
 }
@@ -30,24 +30,25 @@ impl Owner<'_> {
 struct Listener<'a> {
     owner: Owner<'a>,
     address: SocketAddr,
-    /// Others than the default ones: of two that meet, that listener is to be changed.
+    /// Whether the operator chose the address. If a chosen listener collides with a default one, the chosen one is
+    /// reported.
     chosen: bool,
 }
 
 impl Listener<'_> {
-    /// Whether the kernel would refuse to bind one beside the other.
+    /// Whether the kernel would refuse to bind both listeners.
     fn meets(&self, other: &Self) -> bool {
         let (one, two) = (self.address, other.address);
         let same_family = one.is_ipv4() == two.is_ipv4();
         let same_ip = one.ip() == two.ip() || one.ip().is_unspecified() || two.ip().is_unspecified();
-        // port 0 takes a free one
+        // port 0 takes a free port, so two of them never collide
         one.port() == two.port() && one.port() != 0 && same_family && same_ip
     }
 }
 
 pub(super) fn refuse_shared(config: &Config, faults: &mut Faults) {
     let mut listeners = all(config);
-    // stable: defaults first, then in the order of the sections
+    // the sort is stable: defaults come first, then the order of the sections
     listeners.sort_by_key(|listener| listener.chosen);
     let mut by_port: HashMap<u16, Vec<&Listener<'_>>> = HashMap::new();
     for listener in &listeners {
@@ -55,7 +56,7 @@ pub(super) fn refuse_shared(config: &Config, faults: &mut Faults) {
         if let Some(earlier) = neighbours.iter().find(|earlier| earlier.meets(listener)) {
             refuse(listener, earlier, faults);
         }
-        // of those that nothing was said about one is enough to compare with
+        // a few listeners per port are enough to find a collision, and the bound keeps the check linear
         if neighbours.len() < 8 {
             neighbours.push(listener);
         }
@@ -70,7 +71,7 @@ fn refuse(later: &Listener<'_>, earlier: &Listener<'_>, faults: &mut Faults) {
     });
 }
 
-/// Trails live on the stack: whoever wants one that depends on the owner is called with it.
+/// Calls `then` with the path of the owner's `listen`. A trail lives on the stack, so it cannot be returned.
 fn at_listen(owner: Owner<'_>, then: impl FnOnce(&Trail<'_>)) {
     let root = Trail::root();
     match owner {
