@@ -196,3 +196,49 @@ async fn b7_a_tunnel_that_is_cut_ends_with_a_reset() {
         }
     }
 }
+
+/// A client that waits for its server to speak first hears this end.
+async fn waits_in_vain(sidecar: &Sidecar, name: &str, is_reset: bool) {
+    let mut client = sidecar.direct_client().await;
+    assert_eq!(client.ends().await, (Vec::new(), is_reset), "{name}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn b7_what_is_cut_before_anybody_has_spoken_is_reset_and_an_end_is_an_end() {
+    let service = format!("endpoints: [{A}], listen: 127.0.0.1:0");
+    for (name, is_reset) in [("the server ends", false), ("the server resets", true)] {
+        let (mesh, pair) = (Mesh::default(), Pair::new());
+        let says_nothing = |mesh: &Mesh| {
+            mesh.scripted(A, move |peer: Peer, _| async move {
+                settle().await;
+                if is_reset {
+                    peer.reset();
+                }
+            })
+        };
+        let _apps = (says_nothing(&mesh), says_nothing(&pair.mesh));
+        waits_in_vain(&mesh.caller(&service), name, is_reset).await;
+        waits_in_vain(&mesh.application(&format!("app: {A}")), name, is_reset).await;
+        let _application = pair.application("10.1.0.1:15006", A);
+        let service = format!("endpoints: [10.1.0.1:15006], {ORDERS}, listen: 127.0.0.1:0");
+        waits_in_vain(&pair.caller(&service), name, is_reset).await;
+    }
+    let mesh = Mesh::default();
+    let _silent = mesh.scripted(A, |peer: Peer, _| async move {
+        std::future::pending::<()>().await;
+        drop(peer);
+    });
+    waits_in_vain(&mesh.caller(&service), "idle for an hour", true).await;
+    waits_in_vain(&mesh.application(&format!("app: {A}")), "idle for an hour", true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn b7_plaintext_that_is_no_http_is_reset_at_a_strict_port_and_so_is_silence() {
+    let pair = Pair::new();
+    let application = pair.application("10.1.0.1:15006", A);
+    for said in ["", "\x00\x01 no request"] {
+        let mut client = application.client().await;
+        client.send(said).await;
+        assert_eq!(client.ends().await, (Vec::new(), true), "{said:?}");
+    }
+}

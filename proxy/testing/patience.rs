@@ -23,10 +23,12 @@ async fn a_head_that_is_not_whole_after_ten_seconds_ends_the_connection() {
             pass(1).await;
             client.send("x").await; // a byte now and then buys no time
         }
-        client.rest().await;
+        assert_eq!(client.answer().await.told(), (408, Some("request_stalled")), "after {before:?}");
+        assert_eq!(client.rest().await, b"");
         assert_eq!(watch.seconds(), 10, "after {before:?}");
     }
     assert_eq!(a.hits(), 1);
+    assert_eq!(sidecar.sum("pillion_requests_total status=408 reason=request_stalled"), 2);
 }
 
 #[tokio::test(start_paused = true)]

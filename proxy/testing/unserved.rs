@@ -120,3 +120,72 @@ fn c19_a_head_that_is_refused_is_logged_and_its_request_id_is_kept() {
     };
     assert_eq!(sorted(refused), sorted(expected));
 }
+
+/// A client that waits for its server's first words says nothing itself, and has its line all the same.
+#[test]
+fn c19_a_silent_client_whose_server_is_not_there_or_hangs_up_is_logged_on_both_sides() {
+    let lines = logged::lines(|log| async move {
+        for hangs_up in [false, true] {
+            let mesh = Mesh::default();
+            let _app = hangs_up.then(|| mesh.scripted(A, |peer, _| async move { drop(peer) }));
+            let service = format!("endpoints: [{A}], listen: 127.0.0.1:0, retry: off");
+            let outbound = mesh.sidecar(&(caller(&service) + &log), None);
+            let inbound = mesh.sidecar(&(application(&format!("app: {A}")) + &log), None);
+            for sidecar in [&outbound, &inbound] {
+                assert_eq!(sidecar.direct_client().await.ends().await, (Vec::new(), !hangs_up));
+                assert_eq!(sidecar.sum("pillion_connections_total outcome=failed protocol=unknown"), 1);
+                settle().await;
+            }
+        }
+    });
+    let mut told: Vec<_> = lines
+        .iter()
+        .map(|line| json!([line["direction"], line["protocol"], line["upstream"], line["reason"]]))
+        .collect();
+    told.sort_by_key(Value::to_string); // each sidecar writes when it comes to it
+    let of = |direction, reason| json!([direction, "tcp", A, reason]);
+    let expected = [
+        of("inbound", "connect_refused"),
+        of("inbound", "upstream_closed"),
+        of("outbound", "connect_refused"),
+        of("outbound", "upstream_closed"),
+    ];
+    assert_eq!(told, expected);
+}
+
+/// Declared or not, and whichever version it begins like.
+#[test]
+fn c19_a_head_that_is_not_whole_in_time_is_logged_and_answered_where_that_can_be() {
+    const HEAD: &str = "GET /slow HTTP/1.1\r\nhost: orders\r\nx-request-id: late\r\nx-";
+    const HTTP2: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x09\x01\x04\0\0\0\x01";
+    let lines = logged::lines(|log| async move {
+        let mesh = Mesh::default();
+        let _app = mesh.answering(A, OK);
+        let service = format!("endpoints: [{A}], listen: 127.0.0.1:0");
+        let outbound = mesh.sidecar(&(caller(&service) + &log), None);
+        let inbound = mesh.sidecar(&(application(&format!("app: {A}")) + &log), None);
+        for sidecar in [&outbound, &inbound] {
+            for head in [HEAD, "GET /first-line"] {
+                let answer = sidecar.direct_client().await.ask(head).await;
+                assert_eq!(answer.told(), (408, Some("request_stalled")), "{head:?}");
+                settle().await;
+            }
+            let mut client = sidecar.direct_client().await;
+            client.send(HTTP2).await;
+            drop(client.rest().await);
+            settle().await;
+        }
+    });
+    let mut told: Vec<_> = lines.iter().map(told).collect();
+    let of = |direction| {
+        [
+            json!([direction, "GET", "/slow", "orders", 408, "request_stalled", "late"]),
+            json!([direction, null, null, null, 408, "request_stalled", "made"]),
+            json!([direction, null, null, null, 408, "request_stalled", "made"]),
+        ]
+    };
+    let mut expected = [of("outbound"), of("inbound")].concat();
+    told.sort_by_key(Value::to_string);
+    expected.sort_by_key(Value::to_string);
+    assert_eq!(told, expected);
+}

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use ::bytes::{Bytes, BytesMut};
 use pillion_model::listener::DownstreamLimits;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::exchange::DialFailure;
@@ -31,8 +31,8 @@ use pillion_base::drain::Work;
 use pillion_base::error::Error;
 use pillion_base::net::Io;
 use pillion_base::unfinished::{Share, Side};
-use pillion_model::Direction;
-use pillion_telemetry::DetectionVerdict;
+use pillion_model::{Direction, Reason};
+use pillion_telemetry::{ConnectionOutcome, DetectionVerdict};
 pub use watch::Watched;
 
 /// A server that hangs up within this time after it was dialled early meant it; one that does so later was waiting
@@ -147,16 +147,33 @@ pub enum Undecided {
     /// By the client, or by time.
     #[error("the client ended it, or time did: {0}")]
     Ended(io::Error),
-    #[error("its first line may become a request of HTTP, and did not within limits.header_timeout")]
-    Unfinished,
     #[error("it takes nothing new any more, and the client has said nothing")]
     Drained,
     #[error("the client was silent, and there is no server that might speak first: {0}")]
     NoServer(DialFailure),
-    #[error("the client was silent, and the server hung up as soon as it was dialled")]
-    HungUp,
+    #[error("the client was silent, and the server hung up as soon as it was dialled: {0}")]
+    HungUp(DialFailure),
     #[error("beginnings that are not whole hold all the memory that they may, and this one is the oldest")]
     GivenUp,
+}
+
+impl Undecided {
+    /// What it counts as among connections.
+    pub fn outcome(&self) -> ConnectionOutcome {
+        match self {
+            Self::Ended(error) if error.kind() == io::ErrorKind::TimedOut => ConnectionOutcome::Timeout,
+            Self::Drained | Self::GivenUp => ConnectionOutcome::Refused,
+            Self::Ended(_) | Self::NoServer(_) | Self::HungUp(_) => ConnectionOutcome::Failed,
+        }
+    }
+
+    /// What is recorded of it, where a server was dialled for it in vain.
+    pub fn failure(self) -> Option<DialFailure> {
+        match self {
+            Self::NoServer(failure) | Self::HungUp(failure) => Some(failure),
+            Self::Ended(_) | Self::Drained | Self::GivenUp => None,
+        }
+    }
 }
 
 /// A destination that is dialled before the client has said what it speaks.
@@ -273,8 +290,10 @@ where
     let since = Instant::now();
     let first = tokio::select! { // what either reader has read is kept with its stream
         found = client.listen(work, Patience::Whole) => return client.settled(found?, Some(Ok(server))),
-        first = first_bytes(server.io()) => first.unwrap_or_default(),
+        first = first_bytes(server.io()) => first,
     };
+    let was_reset = first.is_err();
+    let first = first.unwrap_or_default();
     // In TLS 1.3 a server refuses us when the handshake has ended for us: as if it could not be dialled.
     if let Some(error) = server.tls_failure().filter(|_| !early.expects_http && client.said_nothing()) {
         return unserved(client, work, server.failed(error)).await;
@@ -284,7 +303,7 @@ where
             server.io().put_back(first);
             Ok(Detected { is_silent: false, ..client.decided(Found::Opaque, Some(Ok(server))) })
         }
-        SpeaksFirst::Refuses => Err(Undecided::HungUp),
+        SpeaksFirst::Refuses => Err(hung_up_on(client, server, was_reset).await),
         SpeaksFirst::Waited => {
             drop(server);
             client.alone(work, None).await
@@ -301,13 +320,22 @@ async fn unserved<D: Server>(
 ) -> Result<Detected<D>, Undecided> {
     let found = client.listen(work, Patience::Silence(SPEAKS_WITHIN)).await?;
     match found {
-        _ if client.said_nothing() => {
-            client.io.get_ref().reset_on_drop();
-            Err(Undecided::NoServer(why))
-        }
+        _ if client.said_nothing() => Err(Undecided::NoServer(why)),
         Some(found) => Ok(client.decided(found, Some(Err(why)))),
         None => client.alone(work, Some(why)).await,
     }
+}
+
+/// The server hung up before anybody had said anything. Its client sees what one without a sidecar would see.
+async fn hung_up_on<D: Server>(mut client: PeekedClient<'_>, server: D, was_reset: bool) -> Undecided {
+    let (reason, detail) = match was_reset {
+        true => (Reason::UpstreamReset, "the server reset the connection before anybody had said anything"),
+        false => (Reason::UpstreamClosed, "the server ended the connection before anybody had said anything"),
+    };
+    if !was_reset && matches!(timeout(SPEAKS_WITHIN, client.io.shutdown()).await, Ok(Ok(()))) {
+        client.io.get_ref().end_on_drop();
+    }
+    Undecided::HungUp(server.failed(Error::new(reason, detail)))
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -348,6 +376,9 @@ pub struct PeekedClient<'a> {
     side: Side,
     /// Some of its bytes came, and they do not decide.
     unfinished: Option<Share>,
+    /// It is waited for, and whatever ends it meanwhile is a reset: nobody knows whether its bytes have framing that
+    /// would show a cut.
+    resets: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -379,6 +410,7 @@ impl<'a> PeekedClient<'a> {
             began,
             side,
             unfinished: None,
+            resets: false,
         }
     }
 
@@ -447,11 +479,19 @@ impl<'a> PeekedClient<'a> {
     async fn read(&mut self, work: &Work, until: Instant) -> Result<Option<Heard>, Undecided> {
         let (silent, is_first) = (self.said_nothing(), self.seen.is_empty());
         self.account();
+        let Self { io, seen, unfinished, since, resets, .. } = self;
+        let some = poll_fn(|cx| {
+            let read = poll_some(io, seen, cx);
+            if read.is_pending() && !std::mem::replace(resets, true) {
+                io.get_ref().reset_on_drop(); // not before: a client whose bytes are there costs no call to the kernel
+            }
+            read
+        });
         let read = tokio::select! { // what a drained client had sent is not read: it hears that we are gone
             biased;
-            () = given_up(&mut self.unfinished) => return Err(Undecided::GivenUp),
-            read = timeout_at(until, poll_fn(|cx| poll_some(&mut self.io, &mut self.seen, cx))) => read,
-            () = work.dismissed(self.since), if silent => return Err(Undecided::Drained),
+            () = given_up(unfinished) => return Err(Undecided::GivenUp),
+            read = timeout_at(until, some) => read,
+            () = work.dismissed(*since), if silent => return Err(Undecided::Drained),
         };
         if read.is_ok() {
             work.wake();
@@ -509,8 +549,8 @@ impl<'a> PeekedClient<'a> {
         }
     }
 
-    /// Out of patience with bytes that could still become TLS or HTTP. What begins like a request is closed, and the
-    /// rest is opaque: watched, where it is a piece of a line, so that nobody gets around the rules of HTTP by being
+    /// Out of patience with bytes that could still become TLS or HTTP. What begins like a request is HTTP's to refuse, and
+    /// the rest is opaque: watched, where it is a piece of a line, so that nobody gets around the rules of HTTP by being
     /// slow. TLS needs no watching: no server reads HTTP in what begins with its first byte.
     fn settled<D: Server>(
         mut self,
@@ -518,11 +558,13 @@ impl<'a> PeekedClient<'a> {
         early: Option<Result<D, DialFailure>>,
     ) -> Result<Detected<D>, Undecided> {
         match found {
-            None if self.said_nothing() => Err(Undecided::Ended(io::ErrorKind::TimedOut.into())),
+            None if self.seen.iter().all(u8::is_ascii_whitespace) => {
+                Err(Undecided::Ended(io::ErrorKind::TimedOut.into()))
+            }
             Some(found) if found.is_http() => Ok(self.decided(found, None)),
             Some(found) => Ok(self.decided(found, early)),
             None if bytes::begins_like_tls(&self.seen) => Ok(self.decided(Found::Opaque, early)),
-            None if self.reader.begins_like_a_request() => Err(Undecided::Unfinished),
+            None if self.reader.begins_like_a_request() => Ok(self.decided(Found::Http1, None)),
             None => {
                 self.is_undecided = true;
                 Ok(self.decided(Found::Opaque, early))
@@ -532,6 +574,9 @@ impl<'a> PeekedClient<'a> {
 
     fn decided<D: Server>(mut self, found: Found, early: Option<Result<D, DialFailure>>) -> Detected<D> {
         let (is_silent, is_undecided) = (self.said_nothing(), self.is_undecided);
+        if self.resets {
+            self.io.get_ref().end_on_drop(); // what is opaque is a reset again where it goes on
+        }
         self.io.put_back(self.seen.freeze());
         Detected { found, io: self.io, early, is_silent, is_undecided, began: self.began }
     }

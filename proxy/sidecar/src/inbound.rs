@@ -136,6 +136,9 @@ impl Rules {
     }
 }
 
+/// What a client says, or why it ended without saying it.
+type Looked = Result<Detected<Dialled>, Undecided>;
+
 /// What becomes of a connection whose client was looked at.
 enum Step {
     Next(Next),
@@ -183,10 +186,20 @@ impl Inbound {
         }
         let mut rules = self.rules(&arrived)?;
         loop {
-            let detected = self.look(io, &rules, &mut arrived).await?;
+            let detected = match self.look(io, &rules, &mut arrived).await? {
+                Ok(detected) => detected,
+                Err(why) => {
+                    self.undecided(why, &rules, arrived);
+                    return None;
+                }
+            };
             arrived.began = detected.began;
             if self.worker.state.load().generation != rules.generation {
-                let before = std::mem::replace(&mut rules, self.rules(&arrived)?);
+                let Some(now) = self.rules(&arrived) else {
+                    detected.io.get_ref().reset_on_drop(); // what it speaks might show no cut
+                    return None;
+                };
+                let before = std::mem::replace(&mut rules, now);
                 if !before.look_like(&rules) {
                     arrived.since = arrived.began.unwrap_or_else(Instant::now);
                     io = detected.io;
@@ -231,8 +244,8 @@ impl Inbound {
         self.count(Protocol::Unknown, tls_label(arrived.peer()), ConnectionOutcome::Refused);
     }
 
-    /// Waits for what the client says, as far as it has to be known. `None`: it has ended.
-    async fn look(&self, io: Io, rules: &Rules, arrived: &mut Arrived) -> Option<Detected<Dialled>> {
+    /// Waits for what the client says, as far as it has to be known. `None`: it has ended, and is counted.
+    async fn look(&self, io: Io, rules: &Rules, arrived: &mut Arrived) -> Option<Looked> {
         let alpn = match (&arrived.proven, rules.mtls) {
             (Some(proven), _) => proven.alpn,
             (None, Mtls::Strict) => return self.look_strictly(io, arrived).await,
@@ -247,9 +260,9 @@ impl Inbound {
             (Some(ClusterProtocol::Tcp), Some(route), _) if may_be_tls => {
                 detect(client.declared_opaque(), work, Some(early(route))).await
             }
-            (Some(ClusterProtocol::Tcp), ..) => return Some(Detected::declared(client.into_io(), None)),
+            (Some(ClusterProtocol::Tcp), ..) => Ok(Detected::declared(client.into_io(), None)),
             (_, _, Some(alpn)) if alpn != Alpn::PillionTcp => {
-                return Some(Detected::agreed(client.into_io(), alpn.is_http2()));
+                Ok(Detected::agreed(client.into_io(), alpn.is_http2()))
             }
             // Its sender says that its bytes are opaque; that is for this side to say.
             (Some(ClusterProtocol::AppAuto), Some(route), Some(_)) => {
@@ -260,23 +273,24 @@ impl Inbound {
             }
             _ => detect(client, work, NEVER).await.map(Detected::alone),
         };
-        detected.inspect_err(|why| self.undecided(why, tls_label(arrived.peer()))).ok()
+        Some(detected)
     }
 
     /// TLS or nothing, within `header_timeout` from accept: silence does not buy more time, since the peers of the mesh
     /// shake hands at once. Nobody is dialled before the peer has proven who it is.
-    async fn look_strictly(&self, io: Io, arrived: &Arrived) -> Option<Detected<Dialled>> {
+    async fn look_strictly(&self, io: Io, arrived: &Arrived) -> Option<Looked> {
         let until = self.handshake_until(arrived);
         let Ok(io) = timeout_at(until, first_byte(io, &self.worker, &arrived.place.work)).await else {
             tracing::debug!(from = %arrived.from, "inbound connection closed: its client has not begun a handshake");
             self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Timeout);
             return None;
         };
-        let io = io.inspect_err(|why| self.undecided(why, Tls::None)).ok()?;
-        let is_tls = io.peek().is_some_and(|first| begins_like_tls(&[first]));
-        let found = if is_tls { Found::Tls(None) } else { Found::Opaque };
-        let began = arrived.began.or_else(|| Some(Instant::now()));
-        Some(Detected { found, began, ..Detected::declared(io, None) })
+        Some(io.map(|io| {
+            let is_tls = io.peek().is_some_and(|first| begins_like_tls(&[first]));
+            let found = if is_tls { Found::Tls(None) } else { Found::Opaque };
+            let began = arrived.began.or_else(|| Some(Instant::now()));
+            Detected { found, began, ..Detected::declared(io, None) }
+        }))
     }
 
     /// When a handshake must be complete, by the limits of now: on a strict port counted from accept, elsewhere from
@@ -370,12 +384,13 @@ impl Inbound {
             (Detected { found: Found::Http2, .. }, _) => {
                 refusal::note_http2_plaintext(&connection, &self.worker);
             }
-            (_, Some(route)) => {
+            (Detected { io, .. }, Some(route)) => {
+                io.get_ref().reset_on_drop(); // opaque bytes have no framing that would show the cut
                 let error = Error::new(Reason::MtlsRequired, refusal::PLAINTEXT);
                 let failure = DialFailure::new(error, Facts::of(route));
                 tcp::record_failure(failure, &connection, &self.worker);
             }
-            (_, None) => {}
+            (Detected { io, .. }, None) => io.get_ref().reset_on_drop(),
         }
     }
 
@@ -447,9 +462,12 @@ impl Inbound {
         }
     }
 
-    fn undecided(&self, why: &Undecided, tls: Tls) {
-        tracing::debug!(%why, "inbound connection ended before it showed what it speaks");
-        self.count(Protocol::Unknown, tls, ConnectionOutcome::Failed);
+    fn undecided(&self, why: Undecided, rules: &Rules, arrived: Arrived) {
+        tracing::debug!(from = %arrived.from, %why, "inbound connection ended before it showed what it speaks");
+        self.count(Protocol::Unknown, tls_label(arrived.peer()), why.outcome());
+        if let Some(failure) = why.failure() {
+            tcp::record_failure(failure, &self.connection(rules, arrived), &self.worker);
+        }
     }
 
     fn handshake_ended(&self, handshake: HandshakeOutcome, connection: ConnectionOutcome) {

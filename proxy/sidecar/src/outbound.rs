@@ -313,8 +313,8 @@ impl Outbound {
             Err(why) => why,
         };
         tracing::debug!(%why, "outbound connection ended before it showed what it speaks");
-        self.count(connection.service(), Protocol::Unknown, ConnectionOutcome::Failed);
-        if let (Undecided::NoServer(failure), Some(_)) = (why, route) {
+        self.count(connection.service(), Protocol::Unknown, why.outcome());
+        if let (Some(failure), Some(_)) = (why.failure(), route) {
             tcp::record_failure(failure, connection, &self.worker);
         }
         None

@@ -46,6 +46,8 @@ pub trait Downstream: Send {
     fn most_head_bytes(&self) -> usize;
     /// That head has to make room for others, and its connection ends.
     fn head_given_up(&self);
+    /// That head was not whole within [`Downstream::header_timeout`], and its connection ends.
+    fn head_late(&self);
 }
 
 /// A peer that may leave when it has been idle for long.
@@ -123,7 +125,9 @@ impl GuardedClient {
             if self.poll_given_up(cx).is_ready() {
                 return Poll::Ready(Err(io::ErrorKind::OutOfMemory.into()));
             }
-            return self.poll_until(since + self.downstream.header_timeout(), cx);
+            let late = ready!(self.poll_until(since + self.downstream.header_timeout(), cx));
+            self.downstream.head_late();
+            return Poll::Ready(late);
         }
         if self.downstream.is_busy() {
             self.was_busy = true;
@@ -315,6 +319,8 @@ mod tests {
         }
 
         fn head_given_up(&self) {}
+
+        fn head_late(&self) {}
     }
 
     #[tokio::test]

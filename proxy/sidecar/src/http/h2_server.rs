@@ -398,6 +398,10 @@ impl Downstream for GuardedClient {
     fn head_given_up(&self) {
         refusal::note_given_up(b"", Version::HTTP_2, &self.connection, &self.worker);
     }
+
+    fn head_late(&self) {
+        refusal::note_late_http2(&self.connection, &self.worker);
+    }
 }
 
 /// An answer to a head that no stack shall see.

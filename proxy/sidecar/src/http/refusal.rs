@@ -97,6 +97,22 @@ pub(super) fn refuse_fault(fault: Fault, head: &[u8], connection: &Connection, w
     refuse(&Refusal { reason, detail }, head, connection, worker)
 }
 
+/// A request's head was not whole in time. Its answer, where something had come that is to be answered.
+pub(super) fn refuse_late(head: &[u8], connection: &Connection, worker: &Worker) -> Option<Vec<u8>> {
+    let has_begun = head.iter().any(|byte| !byte.is_ascii_whitespace());
+    has_begun.then(|| refuse(&late(), head, connection, worker))
+}
+
+/// The same of HTTP/2, whose heads cannot be read before they are whole: the connection ends.
+pub fn note_late_http2(connection: &Connection, worker: &Worker) {
+    note(&late(), &Shown { version: Version::HTTP_2, ..Shown::default() }, connection, worker);
+}
+
+fn late() -> Refusal {
+    let detail = "the request's head was not whole within limits.header_timeout".to_owned();
+    Refusal { reason: Reason::RequestStalled, detail }
+}
+
 /// Plaintext HTTP/1 where mTLS is required. Reads the head for what it says of itself, answers, and closes: each within
 /// [`PATIENCE`], whatever the client does.
 pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Worker) {

@@ -5,7 +5,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Buf as _;
+use bytes::{Buf as _, BytesMut};
 use http::Version;
 use pillion_http1::{Error, FromClient, RequestHead};
 use tokio::time::Instant;
@@ -84,7 +84,9 @@ impl Downstream {
                 }
                 let Poll::Ready(read) = poll_fill(io, bytes, cx) else {
                     let patience = ready!(watch.poll(bytes.len(), (connection, worker), cx));
-                    return Poll::Ready(impatient(patience, bytes, (connection, worker)));
+                    let heard = impatient(patience, bytes, outbox.end(), (connection, worker));
+                    watch.share = None;
+                    return Poll::Ready(heard);
                 };
                 if !matches!(read, Ok(1..)) {
                     return Poll::Ready(Heard::Over);
@@ -124,16 +126,29 @@ fn refuse(error: Error, head: &[u8], out: &mut Vec<u8>, (connection, worker): (&
     out.extend_from_slice(&refusal::refuse_fault(fault, head, connection, worker));
 }
 
-fn impatient(patience: Patience, head: &[u8], (connection, worker): (&Connection, &Worker)) -> Heard {
-    match patience {
+fn impatient(
+    patience: Patience,
+    head: &mut BytesMut,
+    out: &mut Vec<u8>,
+    (connection, worker): (&Connection, &Worker),
+) -> Heard {
+    let shown = head.get(..refusal::KEPT).unwrap_or(head);
+    let heard = match patience {
         Patience::Silent => return Heard::Nothing,
-        Patience::Late => {}
+        Patience::Late => match refusal::refuse_late(shown, connection, worker) {
+            Some(answer) => {
+                out.extend_from_slice(&answer);
+                Heard::Refused
+            }
+            None => Heard::Over,
+        },
         Patience::GivenUp => {
-            let head = head.get(..refusal::KEPT).unwrap_or(head);
-            refusal::note_given_up(head, Version::HTTP_11, connection, worker);
+            refusal::note_given_up(shown, Version::HTTP_11, connection, worker);
+            Heard::Over
         }
-    }
-    Heard::Over
+    };
+    head.clear();
+    heard
 }
 
 impl Watch {
