@@ -31,6 +31,26 @@ async fn the_endpoint_sees_an_origin_form_the_host_and_a_request_id() {
     }
 }
 
+/// Neither version lets a target begin with a question mark.
+#[tokio::test(start_paused = true)]
+async fn b13_an_absolute_form_without_a_path_gets_a_slash_before_its_query() {
+    let pair = mesh::Pair::new();
+    let (alone, a) = (Mesh::default(), pair.mesh.answering(A, OK));
+    let b = alone.answering(A, OK);
+    let _application = pair.application("10.1.0.1:15006", A);
+    let sidecars = [
+        pair.caller(&format!("endpoints: [10.1.0.1:15006], {}", mesh::ORDERS)),
+        alone.caller(&format!("{ORDERS}, protocol: http1")),
+    ];
+    for (sidecar, app) in sidecars.iter().zip([a, b]) {
+        let mut client = sidecar.client().await;
+        let answer = client.ask("GET http://orders?a=b HTTP/1.1\r\nhost: orders\r\n\r\n").await;
+        assert_eq!(answer.told(), (200, None));
+        let head = &app.requests()[0].head;
+        assert!(head.starts_with("GET /?a=b HTTP/1.1\r\n"), "{head}");
+    }
+}
+
 /// Towards HTTP/2 there is no way to write it, and the endpoint must not answer for that.
 #[tokio::test(start_paused = true)]
 async fn an_empty_host_or_one_that_is_no_authority_is_refused_before_an_endpoint_is_asked() {

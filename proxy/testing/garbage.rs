@@ -108,18 +108,20 @@ async fn an_answer_before_the_end_of_the_request_arrives_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn interim_answers_are_not_the_answer() {
+async fn b6_interim_answers_are_passed_on_and_are_not_the_answer() {
     let mesh = Mesh::default();
     let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.message().await;
-        peer.send("HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await;
+        peer.send("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n").await;
         peer.send(OK).await;
         pass(1).await;
     });
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;
     client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
-    let interim = client.head().await.expect("an answer before the answer");
+    let unasked = client.head().await.expect("an answer before the answer");
+    assert_eq!(unasked, "HTTP/1.1 100 Continue\r\n\r\n");
+    let interim = client.head().await.expect("another");
     assert_eq!(interim, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", "it is passed on");
     assert_eq!(client.answer().await.told(), (200, None));
 }

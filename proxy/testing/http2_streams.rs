@@ -236,7 +236,7 @@ async fn b18_an_upstream_that_does_not_know_the_expectation_gets_the_body_all_th
 async fn b6_interim_answers_pass_over_http2() {
     let mesh = Mesh::default();
     drop(mesh.http2(A, 10, |_, _, mut respond| async move {
-        for status in [102, 103] {
+        for status in [100, 102, 103] {
             let hint = Response::builder().status(status).header("link", "</style.css>").body(());
             respond.send_informational(hint.expect("a head")).expect("open");
         }
@@ -252,7 +252,7 @@ async fn b6_interim_answers_pass_over_http2() {
         heard.push((interim.status().as_u16(), interim.headers()["link"].clone()));
     }
     let link = http::HeaderValue::from_static("</style.css>");
-    assert_eq!(heard, [(102, link.clone()), (103, link)]);
+    assert_eq!(heard, [(100, link.clone()), (102, link.clone()), (103, link)]);
     assert_eq!(answer.await.expect("an answer").status(), 200);
 }
 

@@ -228,10 +228,10 @@ impl http_body::Body for Body {
 }
 
 impl OutgoingBody for Body {
-    fn ask(&self) {
-        if let BodyKind::Gated(gated) = &self.kind {
-            gated.ask();
-        }
+    fn ask(&self) -> bool {
+        let BodyKind::Gated(gated) = &self.kind else { return false };
+        gated.ask();
+        true
     }
 
     fn bounds(&self) -> (Option<Duration>, Option<Instant>) {

@@ -10,7 +10,7 @@
 
 use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
 
 use crate::message::{Headers, RequestHead};
 use crate::seen::Seen;
@@ -26,6 +26,8 @@ pub enum Fault {
     MalformedLength,
     #[error("its target does not begin with a slash")]
     Target,
+    #[error("its authority names a user, which HTTP has given up (RFC 9113, 8.3.1)")]
+    Userinfo,
 }
 
 impl Fault {
@@ -39,7 +41,7 @@ impl Fault {
 /// Checks what frames a request, and leaves one canonical length at most.
 pub fn check_request(head: &mut RequestHead, seen: &Seen) -> Result<(), Fault> {
     let Headers::Map(headers) = &mut head.headers else { return Ok(()) };
-    check_target(&head.uri, head.version)?;
+    check_target(&head.method, &head.uri, head.version)?;
     check_lengths(headers, seen)
 }
 
@@ -54,14 +56,19 @@ pub fn check_answer(status: StatusCode, headers: &mut Headers, seen: &Seen) -> R
 }
 
 /// The URI parser takes `:path: #x` for an empty path with a fragment, and `:path: ?x` for one with a query. HTTP/1's
-/// absolute-form may leave out the path before a query (RFC 9110, 4.2.1); HTTP/2 may not (RFC 9113, 8.3.1).
-fn check_target(uri: &Uri, version: Version) -> Result<(), Fault> {
+/// absolute-form may leave out the path before a query (RFC 9110, 4.2.1); HTTP/2 may not (RFC 9113, 8.3.1). A star is
+/// the whole server, and only OPTIONS asks for that (RFC 9110, 7.1).
+fn check_target(method: &Method, uri: &Uri, version: Version) -> Result<(), Fault> {
     const ROOT: PathAndQuery = PathAndQuery::from_static("/");
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(Fault::Userinfo);
+    }
     let Some(target) = uri.path_and_query() else { return Ok(()) };
     match target.as_str() {
         // An empty one calls itself "/", but is not equal to it.
         "/" if *target != ROOT => Err(Fault::Target),
-        text if version == Version::HTTP_2 && !text.starts_with(['/', '*']) => Err(Fault::Target),
+        "*" if method == Method::OPTIONS => Ok(()),
+        text if version == Version::HTTP_2 && !text.starts_with('/') => Err(Fault::Target),
         _ => Ok(()),
     }
 }
@@ -181,18 +188,26 @@ mod tests {
     }
 
     #[test]
-    fn b13_a_target_begins_with_a_slash_or_is_a_star() {
-        let http2 = |path: &str| {
+    fn b13_a_target_begins_with_a_slash_or_is_the_star_of_options_and_names_no_user() {
+        let http2 = |method: Method, authority: &str, path: &str| {
             let mut parts = http::uri::Parts::default();
             parts.scheme = Some(http::uri::Scheme::HTTP);
-            parts.authority = Some(http::uri::Authority::from_static("orders"));
+            parts.authority = Some(authority.parse().unwrap());
             parts.path_and_query = Some(path.parse().unwrap());
-            check_target(&Uri::from_parts(parts).unwrap(), Version::HTTP_2).is_ok()
+            check_target(&method, &Uri::from_parts(parts).unwrap(), Version::HTTP_2).is_ok()
         };
         for (path, expected) in
-            [("/", true), ("/#x", true), ("*", true), ("/a?b", true), ("#x", false), ("?a", false)]
+            [("/", true), ("/#x", true), ("*", false), ("/a?b", true), ("#x", false), ("?a", false)]
         {
-            assert_eq!(http2(path), expected, "{path}");
+            assert_eq!(http2(Method::GET, "orders", path), expected, "{path}");
+        }
+        assert!(http2(Method::OPTIONS, "orders:80", "*"));
+        assert!(
+            !http2(Method::from_bytes(b"PRI").unwrap(), "orders", "*"),
+            "the next hop takes it for a preface"
+        );
+        for authority in ["user@orders", "orders@other", "user:secret@orders:80"] {
+            assert!(!http2(Method::GET, authority, "/"), "{authority}");
         }
         for (target, expected) in [
             ("http://orders", true),
@@ -200,10 +215,9 @@ mod tests {
             ("http://orders#x", false),
             ("orders:80", true),
             ("/", true),
-            ("*", true),
         ] {
             let uri = target.parse().unwrap();
-            assert_eq!(check_target(&uri, Version::HTTP_11).is_ok(), expected, "{target}");
+            assert_eq!(check_target(&Method::GET, &uri, Version::HTTP_11).is_ok(), expected, "{target}");
         }
     }
 }

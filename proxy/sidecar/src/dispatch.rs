@@ -276,8 +276,14 @@ fn keeps_form(head: &RequestHead, common: &RequestContext, cluster: &Cluster) ->
     is_theirs && !is_named && head.version != Version::HTTP_2 && head.uri.scheme().is_some()
 }
 
+/// Absolute-form may leave out the slash before a query; no other form may.
 fn path(uri: &Uri) -> PathAndQuery {
-    uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"))
+    const ROOT: PathAndQuery = PathAndQuery::from_static("/");
+    match uri.path_and_query() {
+        Some(path) if path.as_str().starts_with('?') => format!("/{}", path.as_str()).parse().unwrap_or(ROOT),
+        Some(path) => path.clone(),
+        None => ROOT,
+    }
 }
 
 /// Scheme and authority for HTTP/2's pseudo-headers. A host that is no authority is left out.

@@ -201,9 +201,8 @@ impl<B: OutgoingBody> Asking<'_, B> {
     }
 
     fn hear(&self, mut interim: ResponseHead, observer: &dyn Observer) -> Result<(), ClientFailure> {
-        if interim.status == StatusCode::CONTINUE {
-            self.body.ask();
-            return Ok(());
+        if interim.status == StatusCode::CONTINUE && self.body.ask() {
+            return Ok(()); // it answers the expectation, of which the client hears when its body is read
         }
         remove_hop_by_hop(&mut interim.fields)?;
         let mut told = http::Response::new(());

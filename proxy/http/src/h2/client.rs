@@ -278,10 +278,12 @@ impl<B: OutgoingBody> Asking<B> {
         if self.interim > INTERIM_ANSWERS {
             return Err(ClientFailure::TooManyInterim.into());
         }
-        match (interim.status(), &mut self.outgoing) {
+        let is_for_us = match (interim.status(), &mut self.outgoing) {
             (StatusCode::CONTINUE, Remainder::Body(outgoing)) => outgoing.body_mut().ask(),
-            (StatusCode::CONTINUE, _) => {} // nobody waits for it
-            _ => observer.interim().tell(interim),
+            _ => false,
+        };
+        if !is_for_us {
+            observer.interim().tell(interim);
         }
         Ok(())
     }

@@ -35,8 +35,8 @@ pub enum Unsent {
 
 /// What is asked of a body that is sent, besides its pieces.
 pub trait OutgoingBody: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static {
-    /// The upstream asks for the body, where it waits for that.
-    fn ask(&self);
+    /// The upstream asks for the body. `false`: it did not wait for that.
+    fn ask(&self) -> bool;
     /// How long a client may leave of an answer what waits for it, and when all must be over.
     fn bounds(&self) -> (Option<Duration>, Option<Instant>);
     /// Takes it away, and leaves an empty one.

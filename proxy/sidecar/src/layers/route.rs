@@ -118,7 +118,7 @@ fn host(head: &RequestHead) -> Result<(Option<HeaderValue>, bool), Error> {
         Some(_) if head.uri.scheme().is_none() && head.method != Method::CONNECT => {
             refused("the request's target is an authority, which only CONNECT may have")
         }
-        Some(authority) => Ok((HeaderValue::from_str(without_userinfo(authority.as_str())).ok(), false)),
+        Some(authority) => Ok((HeaderValue::from_str(authority.as_str()).ok(), false)),
         None => match first {
             Some(host) if !is_authority(host) => refused(NO_HOST),
             None if head.version == Version::HTTP_11 => refused("the request has no host"),
@@ -141,10 +141,6 @@ fn is_plain_name(host: &[u8]) -> bool {
         [_colon, digits @ ..] => matches!(digits.len(), 1..=4) && digits.iter().all(u8::is_ascii_digit),
     };
     !name.is_empty() && name.iter().all(is_of_name) && is_port
-}
-
-fn without_userinfo(authority: &str) -> &str {
-    authority.rsplit_once('@').map_or(authority, |(_, host)| host)
 }
 
 /// A request that names no host (HTTP/1.0) is for where it came to.
