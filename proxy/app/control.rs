@@ -126,6 +126,7 @@ impl Controller {
             refuse_restart(&self.config, config)?;
         }
         let weaker = weakened(&self.config, config);
+        self.free_former(); // what new services need
         self.put_read(config)?;
         warn_of_weaker(&weaker);
         Ok(Applied::Changed)
@@ -142,6 +143,9 @@ impl Controller {
         };
         if let (Identity::Awaited(why), true) = (&identity, self.generation > 0) {
             anyhow::bail!("identity: {why}"); // what is served goes on being served
+        }
+        if let Identity::Awaited(why) = &identity {
+            tracing::warn!("waiting for certificates: {why}");
         }
         self.put(config, identity)?;
         self.rotating = rotating;
@@ -187,6 +191,7 @@ impl Controller {
     /// Frees what nobody reads any more.
     pub(crate) fn free_former(&mut self) {
         self.former.free();
+        self.around.metrics.forget_removed_services();
     }
 
     /// Whether the identity's files hold something that was refused.

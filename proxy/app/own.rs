@@ -43,7 +43,6 @@ pub(super) fn at_start(source: &Source) -> Result<(Identity, Rotating), Credenti
     match rotating.look(SystemTime::now()) {
         Outcome::Swapped(credentials) => Ok((Identity::Known(Arc::new(*credentials)), rotating)),
         Outcome::Refused(why) if why.is_awaited() => {
-            tracing::warn!("waiting for certificates: {why}");
             Ok((Identity::Awaited(why.to_string().into()), rotating))
         }
         Outcome::Refused(why) => Err(why),

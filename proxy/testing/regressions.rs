@@ -365,3 +365,25 @@ async fn c4_services_that_nobody_uses_have_no_series() {
     assert_eq!(sidecar.sum("pillion_circuit_breaker_limit service=orders limit=pending"), 1024);
     assert_eq!(sidecar.sum("pillion_endpoints service=orders"), 1);
 }
+
+/// Services come and go, and the last one still counts under its own name.
+#[tokio::test(start_paused = true)]
+async fn c4_services_that_were_removed_leave_room_for_new_ones() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let few = "metrics: { listen: 127.0.0.1:0, max_series: 1000 }";
+    let yaml = |name: &str| {
+        let caller = mesh::caller("endpoints: [10.0.0.1:80], hosts: [orders]");
+        caller.replace("metrics: off", few).replace("  orders:", &format!("  {name}:"))
+    };
+    let mut sidecar = mesh.sidecar(&yaml("service-0"), None);
+    for round in 1..60 {
+        sidecar.reload(&yaml(&format!("service-{round}"))).expect("a good file");
+        assert_eq!(sidecar.client().await.get("/").await.body, "ok");
+        settle().await;
+        let counted = format!("pillion_requests_total service=service-{round} status=200");
+        assert_eq!(sidecar.sum(&counted), 1, "{round}");
+    }
+    let text = sidecar.metrics.encode();
+    assert!(!text.contains("\"other\"") && !text.contains("service-9\""), "{text}");
+}

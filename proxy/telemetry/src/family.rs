@@ -70,6 +70,10 @@ impl SeriesBudget {
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
+    fn give_back(&self, series: usize) {
+        self.used.fetch_sub(series, Ordering::Relaxed);
+    }
+
     /// Counts series that exist whatever the bound says.
     fn take_anyway(&self, series: usize) {
         self.used.fetch_add(series, Ordering::Relaxed);
@@ -199,10 +203,18 @@ impl<K, M> Clone for Family<K, M> {
 impl<K: Labels, M: Metric> Family<K, M> {
     /// The handle of the series `labels`, or of the one it counts under when series run short.
     ///
-    /// Takes a lock that all threads share. Keep the handle: series are never removed.
+    /// Takes a lock that all threads share. Keep the handle while nobody takes its series away.
     pub fn of(&self, labels: K) -> M {
         let known = self.0.series.read().get(&labels).cloned();
         known.unwrap_or_else(|| self.0.add(labels))
+    }
+
+    /// Takes away the series that `goes` names, and makes room for others. Who still holds a handle counts for nobody.
+    pub fn remove(&self, goes: impl Fn(&K) -> bool) {
+        let mut series = self.0.series.write();
+        let before = series.len();
+        series.retain(|labels, _| !goes(labels));
+        self.0.budget.give_back((before - series.len()) * self.0.kind.series());
     }
 }
 

@@ -3,8 +3,9 @@
 //! The data path resolves handles once and keeps them: [`ServiceMetrics`] per service, [`super::Recorder`] per
 //! worker. What is asked for by label set takes a shared lock and is meant for connections, not for requests.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -39,6 +40,7 @@ pub struct Metrics {
     families: Arc<Families>,
     services: RwLock<HashMap<(Direction, Symbol), Arc<ServiceMetrics>>>,
     hooks: Mutex<Vec<Arc<dyn Fn() + Send + Sync>>>,
+    forgettings: AtomicU64,
 }
 
 /// The families; their series come with use.
@@ -95,6 +97,24 @@ impl Families {
     }
 }
 
+impl Families {
+    fn forget(&self, gone: &HashSet<Symbol>) {
+        let is_gone = |service: Service| gone.contains(&service.0);
+        self.requests.remove(|labels| gone.contains(&labels.service));
+        self.duration.remove(|(_, service)| is_gone(*service));
+        self.active.remove(|(_, service)| is_gone(*service));
+        self.retries.remove(|(service, _)| is_gone(*service));
+        self.connections.remove(|(_, service, ..)| is_gone(*service));
+        self.bytes.remove(|(_, service, _)| is_gone(*service));
+        self.host_mismatches.remove(|(service,)| is_gone(*service));
+        self.breaker_used.remove(|(service, _)| is_gone(*service));
+        self.breaker_limit.remove(|(service, _)| is_gone(*service));
+        self.breaker_rejections.remove(|(service, _)| is_gone(*service));
+        self.endpoints.remove(|(service, _)| is_gone(*service));
+        self.ejections.remove(|(service, _)| is_gone(*service));
+    }
+}
+
 impl Metrics {
     /// `max_series` bounds the whole exposition; a histogram counts with its buckets.
     pub fn new(max_series: usize) -> Arc<Self> {
@@ -106,7 +126,8 @@ impl Metrics {
         process::tell(&exposition);
         families.access_log_dropped.of(());
         ReloadOutcome::ALL.iter().for_each(|outcome| drop(families.config_reloads.of((*outcome,))));
-        Arc::new(Self { exposition, symbols, families, services: RwLock::default(), hooks: Mutex::default() })
+        let (services, hooks) = (RwLock::default(), Mutex::default());
+        Arc::new(Self { exposition, symbols, families, services, hooks, forgettings: AtomicU64::new(0) })
     }
 
     /// The symbol of a name that the configuration gives. Once per configuration.
@@ -137,6 +158,29 @@ impl Metrics {
     fn add_service(&self, direction: Direction, service: Symbol) -> Arc<ServiceMetrics> {
         let fresh = || Arc::new(ServiceMetrics::new(self.families.clone(), direction, service));
         self.services.write().entry((direction, service)).or_insert_with(fresh).clone()
+    }
+
+    /// Takes away the series of services that are not configured any more and that nothing uses any more: what is in
+    /// use never loses to them.
+    pub fn forget_removed_services(&self) {
+        let is_gone = |service: Symbol, metrics: &Arc<ServiceMetrics>| {
+            !service.is_known() && Arc::strong_count(metrics) == 1
+        };
+        if !self.services.read().iter().any(|((_, service), metrics)| is_gone(*service, metrics)) {
+            return;
+        }
+        let mut services = self.services.write(); // kept: one that comes back begins when its old series have gone
+        let gone = services.extract_if(|(_, service), metrics| is_gone(*service, metrics));
+        let gone: HashSet<Symbol> = gone.map(|((_, service), _)| service).collect();
+        if !gone.is_empty() {
+            self.families.forget(&gone);
+            self.forgettings.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often series were taken away: handles from before may count for nobody.
+    pub(super) fn forgettings(&self) -> u64 {
+        self.forgettings.load(Ordering::Relaxed)
     }
 
     /// Seconds of a request that were spent in the sidecar itself. Keep the handle.
@@ -423,6 +467,37 @@ mod tests {
     }
 
     /// More names than series: the names come from the operator's file, which is bounded by itself.
+    #[test]
+    fn c4_a_service_that_was_removed_gives_its_series_to_others_and_may_come_back() {
+        let metrics = Metrics::new(1_000);
+        let mut worker = crate::Recorder::new(metrics.clone());
+        let labels = |service| RequestLabels {
+            direction: Direction::Outbound,
+            service,
+            route: Symbol::EMPTY,
+            method: MethodLabel::Get,
+            status: 200,
+            grpc_status: None,
+            reason: None,
+            peer: Symbol::EMPTY,
+        };
+        for round in 0..100 {
+            let name = format!("service-{}", round % 50);
+            let held = metrics.service(Direction::Outbound, metrics.intern(&name));
+            held.note_use();
+            held.breaker_used(Limit::Retries).set(1);
+            worker.count(labels(metrics.intern(&name)));
+            let text = metrics.encode();
+            let counted = format!("pillion_requests_total{{direction=\"outbound\",service=\"{name}\"");
+            let line =
+                text.lines().find(|line| line.starts_with(&counted)).unwrap_or_else(|| panic!("{name}"));
+            assert!(line.ends_with(" 1"), "{line}");
+            drop(held);
+            metrics.forget_removed_services();
+            assert!(!metrics.encode().contains(&name), "{name} is gone");
+        }
+    }
+
     #[test]
     fn c4_what_is_in_use_never_loses_to_what_is_not() {
         let metrics = Metrics::new(200);

@@ -17,15 +17,23 @@ pub struct Recorder {
     /// Runs of equal requests are the rule.
     last: Option<(RequestLabels, IntCounter)>,
     known: HashMap<RequestLabels, IntCounter, BuildHasherDefault<QuickHasher>>,
+    /// [`Metrics::forgettings`] of when they were asked for.
+    as_of: u64,
 }
 
 impl Recorder {
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, last: None, known: HashMap::default() }
+        let as_of = metrics.forgettings();
+        Self { metrics, last: None, known: HashMap::default(), as_of }
     }
 
     /// Adds one to the request counter of `labels`.
     pub fn count(&mut self, labels: RequestLabels) {
+        let now = self.metrics.forgettings();
+        if now != self.as_of {
+            (self.as_of, self.last) = (now, None);
+            self.known.clear();
+        }
         match &self.last {
             Some((last, counter)) if *last == labels => counter.inc(),
             _ => self.count_other(labels),

@@ -20,6 +20,11 @@ impl Symbol {
     pub const PASSTHROUGH: Self = Self(3);
 
     const KNOWN: [&'static str; 4] = ["", "other", "app", "passthrough"];
+
+    /// Whether it stands for something whatever is configured.
+    pub(super) fn is_known(self) -> bool {
+        usize::try_from(self.0).is_ok_and(|number| number < Self::KNOWN.len())
+    }
 }
 
 /// Every label value seen so far; never forgets. What others choose, the identities of peers, is therefore bounded; the
