@@ -60,7 +60,7 @@ const B15_ANSWERS: &[Answered<'_>] = &[
         "200 [content-length: 2] ab",
         "reused",
     ),
-    ("HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nab", "200 [content-length: 2] ab", "reused"),
+    ("HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\n\r\nab", "502 protocol_error", "closed"),
     ("HTTP/1.1 200 OK\r\ncontent-length: 02\r\n\r\nab", "200 [content-length: 2] ab", "reused"),
     ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nabc", "502 protocol_error", "closed"),
     ("HTTP/1.1 200 OK\r\ncontent-length: 2, 3\r\n\r\nabc", "502 protocol_error", "closed"),

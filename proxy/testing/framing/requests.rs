@@ -162,11 +162,7 @@ const B15_REQUESTS: &[Asked<'_>] = &[
         "200 open",
         "POST /a [content-length: 10] abcdefghij",
     ),
-    (
-        "POST /a HTTP/1.1\r\nhost: orders\r\ncontent-length: 2, 2\r\n\r\nab",
-        "200 open",
-        "POST /a [content-length: 2] ab",
-    ),
+    ("POST /a HTTP/1.1\r\nhost: orders\r\ncontent-length: 2, 2\r\n\r\nab", "400 bad_request closed", ""),
     ("POST /a HTTP/1.1\r\nhost: orders\r\ncontent-length: 2, 3\r\n\r\nab", "400 bad_request closed", ""),
     (
         "POST /a HTTP/1.1\r\nhost: orders\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nab",
