@@ -257,6 +257,22 @@ async fn b6_interim_answers_pass_over_http2() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn b6_a_101_over_http2_is_a_protocol_error() {
+    let mesh = Mesh::default();
+    drop(mesh.http2(A, 10, |_, _, mut respond| async move {
+        let switched = Response::builder().status(101).body(()).expect("a head");
+        respond.send_informational(switched).expect("open");
+        pass(1).await;
+        http2::answer(respond, 200, "done");
+    }));
+    let sidecar = mesh.caller(&format!("{HTTP2}, retry: off"));
+    let mut send = client(&sidecar).await;
+    let (answer, _) = send.send_request(request("GET", "/"), true).expect("a stream");
+    assert_eq!(answer.await.expect("an answer").status(), 502);
+    assert_eq!(sidecar.sum("pillion_requests_total reason=protocol_error"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn b6_a_flood_of_interim_answers_is_no_answer() {
     let mesh = Mesh::default();
     drop(mesh.http2(A, 10, |_, _, mut respond| async move {

@@ -85,6 +85,8 @@ pub enum ClientFailure {
     Body,
     #[error("it sent more than {INTERIM_ANSWERS} interim answers")]
     TooManyInterim,
+    #[error("it answered 101, which HTTP/2 does not have (RFC 9113, 8.6)")]
+    Switched,
 }
 
 impl<B, E: Into<ClientFailure>> From<E> for Box<FailedRequest<B>> {
@@ -279,6 +281,7 @@ impl<B: OutgoingBody> Asking<B> {
             return Err(ClientFailure::TooManyInterim.into());
         }
         let is_for_us = match (interim.status(), &mut self.outgoing) {
+            (StatusCode::SWITCHING_PROTOCOLS, _) => return Err(ClientFailure::Switched.into()),
             (StatusCode::CONTINUE, Remainder::Body(outgoing)) => outgoing.body_mut().ask(),
             _ => false,
         };

@@ -75,7 +75,7 @@ pub(crate) fn reason_http2(failure: &ClientFailure) -> Reason {
         },
         ClientFailure::Left => Reason::UpstreamClosed,
         ClientFailure::Body => Reason::UpstreamReset,
-        ClientFailure::TooManyInterim => Reason::ProtocolError,
+        ClientFailure::TooManyInterim | ClientFailure::Switched => Reason::ProtocolError,
     }
 }
 
