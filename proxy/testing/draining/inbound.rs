@@ -219,3 +219,27 @@ async fn an_opaque_connection_that_ends_ends_the_drain() {
     drop(client);
     assert_eq!(end.told().await, (DrainOutcome::Finished, 15));
 }
+
+/// A caller that stood still for longer than a deserted connection is kept: what it has sent meanwhile it may send
+/// elsewhere, whatever the method, since it hears which of its streams were taken up.
+#[tokio::test(start_paused = true)]
+async fn a_client_of_http2_that_comes_back_too_late_hears_which_streams_were_taken_up() {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let head =
+        |stream: u8| [b"\0\0\x0b\x01\x05\0\0\0", &[stream][..], b"\x82\x86\x84\x41\x06orders"].concat();
+    let mesh = Mesh::default();
+    let app = mesh.answering(A, OK);
+    let sidecar = mesh.application(APP);
+    let mut client = sidecar.client().await;
+    client.send([PREFACE, &head(1)].concat()).await;
+    settle().await;
+    let end = End::planned(&sidecar, Plan { delay: secs(0), timeout: secs(25) }).await;
+    pass(2).await;
+    drop(client.try_send(head(3)).await); // it has read nothing yet, and nobody has heard this
+    let heard = client.rest().await;
+    let last_words = b"\0\0\x08\x07\0\0\0\0\0\0\0\0\x01\0\0\0\0"; // GOAWAY: nothing after stream 1, and no error
+    assert!(heard.windows(last_words.len()).any(|frame| frame == last_words), "{heard:?}");
+    assert_eq!(app.hits(), 1);
+    drop(client);
+    assert_eq!(end.told().await.0, DrainOutcome::Finished);
+}

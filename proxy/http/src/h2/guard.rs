@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -14,9 +15,15 @@ use pillion_base::deadline::{Deadline, Timers};
 use pillion_base::net::{Io, forward};
 use pillion_base::unfinished::{READER, Share};
 
+/// A client that was told goodbye ends its connection within this time. One that is closed with bytes unread is reset,
+/// and a reset takes from the client what it has not read: which of its requests were never taken up.
+const LEAVES_WITHIN: Duration = Duration::from_secs(1);
+
 /// Bytes that are read before those who wait for them have their turn; see [`super::DATA_FRAME_BUDGET`].
 pub const READ_AT_ONCE: usize = 64 * 1024;
 
+/// Of what is read and forgotten, at a time.
+const FORGOTTEN: usize = 4096;
 const PREFACE: usize = 24;
 const FRAME_HEADER: usize = 9;
 const HEADERS: u8 = 1;
@@ -63,6 +70,8 @@ struct GuardedClient {
     head_since: Option<Instant>,
     head_bytes: usize,
     unfinished: Option<Share>,
+    /// Nothing more is said to it: until when it may leave.
+    leaves: Option<Deadline>,
 }
 
 /// As much of HTTP/2's framing as it takes to see whether a head is under way (RFC 9113, 4.1 and 6.2).
@@ -101,6 +110,7 @@ impl GuardedIo {
             head_since: None,
             head_bytes: 0,
             unfinished: None,
+            leaves: None,
         });
         guarded
     }
@@ -168,6 +178,25 @@ impl GuardedClient {
             self.head_bytes += since_end;
         }
     }
+}
+
+/// Reads and forgets what comes from a client to which nothing more is said, until it leaves or has had its time.
+fn poll_left(io: &mut Io, client: &mut GuardedClient, cx: &mut Context<'_>) -> Poll<()> {
+    let timers = &client.timers;
+    let leaves = client.leaves.get_or_insert_with(|| timers.deadline(Instant::now() + LEAVES_WITHIN));
+    if Pin::new(leaves).poll(cx).is_ready() {
+        return Poll::Ready(());
+    }
+    for _ in 0..READ_AT_ONCE / FORGOTTEN {
+        let mut room = [MaybeUninit::uninit(); FORGOTTEN];
+        let mut read = ReadBuf::uninit(&mut room);
+        match ready!(Pin::new(&mut *io).poll_read(cx, &mut read)) {
+            Ok(()) if !read.filled().is_empty() => {}
+            _ended => return Poll::Ready(()),
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 impl Frames {
@@ -253,7 +282,19 @@ impl AsyncRead for GuardedIo {
 }
 
 impl AsyncWrite for GuardedIo {
-    forward!(io: write, shutdown then unless_stalled);
+    forward!(io: write then unless_stalled);
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.client.as_ref().is_none_or(|client| client.leaves.is_none()) {
+            let polled = Pin::new(&mut this.io).poll_shutdown(cx);
+            ready!(this.unless_stalled(polled, cx))?;
+        }
+        match &mut this.client {
+            Some(client) => poll_left(&mut this.io, client, cx).map(Ok),
+            None => Poll::Ready(Ok(())),
+        }
+    }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.io).poll_flush(cx);

@@ -17,7 +17,7 @@ use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, StatusCode, Version};
 use http_body::Body as _;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::connection::Connection;
 use crate::http::call::AnsweringService;
@@ -47,6 +47,8 @@ const STREAMS: u32 = 1024;
 /// Heads of all requests that are open on one connection: 1,024 of 4 KiB. Beyond it a stream is refused, which its
 /// client may send again at once.
 const HEADS: usize = 4 * 1024 * 1024;
+/// For a client to take in what is said last, and to leave.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// A client is judged by so many streams at a time: when it has reset more than half of them it is told goodbye, and
 /// the second time that is no longer a request.
 const JUDGED_STREAMS: u32 = 100;
@@ -121,10 +123,11 @@ pub async fn serve<S: AnsweringService>(
         () = poll_fn(|cx| driver.poll(cx)) => return,
         () = connection.place.work.goodbye() => driver.say_goodbye(),
     }
-    tokio::select! { // a connection that is deserted has nothing to lose
-        () = poll_fn(|cx| driver.poll(cx)) => {}
-        () = deserted(&connection) => {}
+    tokio::select! { // only the wait for silence can be dropped here
+        () = poll_fn(|cx| driver.poll(cx)) => return,
+        () = deserted(&connection) => driver.end(),
     }
+    drop(timeout(LAST_WORDS, poll_fn(|cx| driver.poll(cx))).await);
 }
 
 /// What a client is told that it may have open. Its identity may not have more than that on all its connections, where
@@ -227,6 +230,13 @@ impl<S: AnsweringService> Driver<S> {
         {
             let from = self.client.connection.downstream;
             tracing::warn!(%from, left_out, "HTTP/2 connection cut: its client resets or sends more than it may: {error}");
+        }
+    }
+
+    /// Says which streams were taken up, so that what its client has sent meanwhile may go elsewhere, and ends.
+    fn end(&mut self) {
+        if let Some(conn) = &mut self.conn {
+            conn.abrupt_shutdown(Reason::NO_ERROR);
         }
     }
 
