@@ -144,9 +144,6 @@ impl Controller {
         if let (Identity::Awaited(why), true) = (&identity, self.generation > 0) {
             anyhow::bail!("identity: {why}"); // what is served goes on being served
         }
-        if let Identity::Awaited(why) = &identity {
-            tracing::warn!("waiting for certificates: {why}");
-        }
         self.put(config, identity)?;
         self.rotating = rotating;
         Ok(())

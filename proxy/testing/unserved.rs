@@ -189,3 +189,26 @@ fn c19_a_head_that_is_not_whole_in_time_is_logged_and_answered_where_that_can_be
     expected.sort_by_key(Value::to_string);
     assert_eq!(told, expected);
 }
+
+/// Opaque bytes that belong to nobody are refused like requests that do.
+#[test]
+fn c15_opaque_bytes_that_go_nowhere_are_logged_with_their_reason() {
+    let lines = logged::lines(|log| async move {
+        let mesh = Mesh::default();
+        let yaml = caller(&format!("endpoints: [{A}]"));
+        let denies =
+            yaml.replace("listen: 127.0.0.1:0 }\nservices", "listen: 127.0.0.1:0, unknown: deny }\nservices");
+        let outbound = mesh.sidecar(&(denies + &log), None);
+        for to in ["10.8.0.1:80", "240.240.7.7:80"] {
+            let mut client = outbound.redirected(to).await;
+            client.send("\0\x01 not HTTP").await;
+            assert_eq!(client.ends().await, (Vec::new(), true));
+            settle().await;
+        }
+    });
+    let mut told: Vec<_> =
+        lines.iter().map(|line| json!([line["direction"], line["protocol"], line["reason"]])).collect();
+    told.sort_by_key(Value::to_string);
+    let expected = [json!(["outbound", "tcp", "egress_denied"]), json!(["outbound", "tcp", "no_route"])];
+    assert_eq!(told, expected);
+}

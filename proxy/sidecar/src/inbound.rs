@@ -436,7 +436,10 @@ impl Inbound {
         let tls = tls_label(arrived.peer());
         let Some(route) = rules.route().cloned() else {
             self.count(Protocol::Tcp, tls, ConnectionOutcome::Refused);
-            detected.io.get_ref().reset_on_drop(); // `inbound.app` says nobody
+            detected.io.get_ref().reset_on_drop();
+            let error = Error::new(Reason::NoRoute, "`inbound.app` says no application to send bytes to");
+            let failure = DialFailure::new(error, Facts::default());
+            tcp::record_failure(failure, &self.connection(rules, arrived), &self.worker);
             return None;
         };
         self.count(Protocol::Tcp, tls, ConnectionOutcome::Ok);

@@ -22,9 +22,10 @@ use crate::serve::Next;
 use crate::state::{Key, Route};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
+use pillion_base::error::Error;
 use pillion_base::net::own::{is_from_this_host, is_virtual};
 use pillion_base::net::{Io, Stream};
-use pillion_model::Direction;
+use pillion_model::{Direction, Reason};
 use pillion_telemetry::{ConnectionOutcome, Protocol, Symbol, Tls};
 use pillion_upstream::cluster::ClusterProtocol;
 
@@ -203,7 +204,7 @@ impl Outbound {
             }
             _ => detect(client, work, NEVER).await.map(Detected::alone),
         };
-        self.or_log(detected, direct.map(|route| &**route), connection)
+        self.or_log(detected, connection)
     }
 
     /// What follows from what the client has said, by the configuration of this moment.
@@ -293,9 +294,10 @@ impl Outbound {
         connection: Connection,
     ) -> Option<Next> {
         let Some(route) = route else {
-            tracing::debug!(from = %connection.downstream, "connection closed: no service has its address or server name");
             self.count(Symbol::EMPTY, Protocol::Tcp, ConnectionOutcome::Refused);
             detected.io.get_ref().reset_on_drop();
+            let failure = DialFailure::new(nobodys(&connection.destination), Facts::default());
+            tcp::record_failure(failure, &connection, &self.worker);
             return None;
         };
         self.count(route.cluster.symbol, Protocol::Tcp, ConnectionOutcome::Ok);
@@ -305,7 +307,6 @@ impl Outbound {
     fn or_log<D>(
         &self,
         detected: Result<Detected<D>, Undecided>,
-        route: Option<&Route>,
         connection: &Connection,
     ) -> Option<Detected<D>> {
         let why = match detected {
@@ -314,7 +315,7 @@ impl Outbound {
         };
         tracing::debug!(%why, "outbound connection ended before it showed what it speaks");
         self.count(connection.service(), Protocol::Unknown, why.outcome());
-        if let (Some(failure), Some(_)) = (why.failure(), route) {
+        if let Some(failure) = why.failure() {
             tcp::record_failure(failure, connection, &self.worker);
         }
         None
@@ -326,6 +327,18 @@ impl Outbound {
             .metrics
             .connections(Direction::Outbound, service, protocol, Tls::None, outcome)
             .inc();
+    }
+}
+
+/// Why opaque bytes go nowhere.
+fn nobodys(destination: &Destination) -> Error {
+    match destination {
+        Destination::Unknown(to) if is_virtual(to.ip()) => route::no_service_at(to.ip()),
+        Destination::Unknown(to) => route::denied(&to.to_string()),
+        Destination::Named | Destination::Route(_) => Error::new(
+            Reason::NoRoute,
+            "no service has the server name, and the connection was not redirected",
+        ),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::connection::Destination;
 use crate::http::exchange::Exchange;
 use crate::http::{Call, FailedCall, Response};
 use crate::state::{Fixed, Key, Route, Rule};
-pub use egress::{EnterInside, no_service_at};
+pub use egress::{EnterInside, denied, no_service_at};
 use pillion_base::error::Error;
 use pillion_http::framing::{self, Fault};
 use pillion_http::message::{Headers, RequestHead};

@@ -133,7 +133,7 @@ pub fn no_service_at(ip: IpAddr) -> Error {
     Error::new(Reason::NoRoute, detail)
 }
 
-pub(super) fn denied(host: &str) -> Error {
+pub fn denied(host: &str) -> Error {
     let detail = format!("no service has the host \"{host}\", and `outbound.unknown` is deny");
     Error::new(Reason::EgressDenied, detail)
 }
