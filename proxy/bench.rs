@@ -182,7 +182,7 @@ fn verdict(status: http::StatusCode) -> Decision {
 }
 
 fn access_line() -> Decision {
-    let (mut line, workload) = (String::new(), Workload::default());
+    let (mut line, workload) = (Vec::new(), Workload::default());
     named("write an access line", move || {
         let request = RequestRecord {
             method: "GET",

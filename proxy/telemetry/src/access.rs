@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use pillion_model::Workload;
 
 use super::family::IntCounter;
-use super::json::Object;
+use super::json::{Object, key};
 use super::shipper::{Shipper, Sink};
 use pillion_model::Direction;
 use pillion_model::Reason;
@@ -89,62 +89,62 @@ pub fn protocol_name(version: http::Version) -> &'static str {
 
 impl Record<'_> {
     /// Appends the line, its line feed included.
-    pub fn write_to(&self, line: &mut String, by: &Workload) {
+    pub fn write_to(&self, line: &mut Vec<u8>, by: &Workload) {
         let mut object = Object::begin(line);
         self.write_request(&mut object);
         self.write_ending(&mut object);
         self.write_cost(&mut object);
         write_workload(by, &mut object);
         object.end();
-        line.push('\n');
+        line.push(b'\n');
     }
 
     fn write_request(&self, object: &mut Object<'_>) {
-        object.time("time", self.time);
-        object.plain("direction", self.direction.as_str());
-        object.text("service", self.service.as_bytes(), NAME_BYTES);
-        object.text("route", self.route.as_bytes(), NAME_BYTES);
-        object.text("method", self.request.method.as_bytes(), REQUEST_ID_BYTES);
-        object.text("path", self.request.path, PATH_BYTES);
-        object.text("host", self.request.host, HOST_BYTES);
-        object.plain("protocol", self.protocol);
-        object.text("request_id", self.request.request_id, REQUEST_ID_BYTES);
-        object.text("peer", self.peer.as_bytes(), NAME_BYTES);
-        self.downstream.into_iter().for_each(|address| object.plain("downstream", address));
+        object.time(key!("time"), self.time);
+        object.word(key!("direction"), self.direction.as_str());
+        object.text(key!("service"), self.service.as_bytes(), NAME_BYTES);
+        object.text(key!("route"), self.route.as_bytes(), NAME_BYTES);
+        object.text(key!("method"), self.request.method.as_bytes(), REQUEST_ID_BYTES);
+        object.text(key!("path"), self.request.path, PATH_BYTES);
+        object.text(key!("host"), self.request.host, HOST_BYTES);
+        object.word(key!("protocol"), self.protocol);
+        object.text(key!("request_id"), self.request.request_id, REQUEST_ID_BYTES);
+        object.text(key!("peer"), self.peer.as_bytes(), NAME_BYTES);
+        self.downstream.into_iter().for_each(|address| object.address(key!("downstream"), address));
     }
 
     fn write_ending(&self, object: &mut Object<'_>) {
         let RequestRecord { status, grpc_status, peer_reason, .. } = self.request;
-        object.number("status", status.into());
-        grpc_status.into_iter().for_each(|code| object.number("grpc_status", code.into()));
+        object.number(key!("status"), status.into());
+        grpc_status.into_iter().for_each(|code| object.number(key!("grpc_status"), code.into()));
         match self.reason {
-            Some(reason) => object.plain("reason", reason.code()),
+            Some(reason) => object.word(key!("reason"), reason.code()),
             None if peer_reason.is_empty() => {}
             None => {
-                object.text("reason", peer_reason.as_bytes(), NAME_BYTES);
-                object.plain("reason_of", "peer");
+                object.text(key!("reason"), peer_reason.as_bytes(), NAME_BYTES);
+                object.word(key!("reason_of"), "peer");
             }
         }
-        object.text("detail", self.detail.as_bytes(), DETAIL_BYTES);
-        self.upstream.into_iter().for_each(|address| object.plain("upstream", address));
-        object.number("attempts", self.attempts.into());
+        object.text(key!("detail"), self.detail.as_bytes(), DETAIL_BYTES);
+        self.upstream.into_iter().for_each(|address| object.address(key!("upstream"), address));
+        object.number(key!("attempts"), self.attempts.into());
     }
 
     fn write_cost(&self, object: &mut Object<'_>) {
-        object.number("bytes_in", self.bytes_in);
-        object.number("bytes_out", self.bytes_out);
-        object.number("duration_us", micros(self.duration));
+        object.number(key!("bytes_in"), self.bytes_in);
+        object.number(key!("bytes_out"), self.bytes_out);
+        object.number(key!("duration_us"), micros(self.duration));
         self.upstream_duration
             .into_iter()
-            .for_each(|took| object.number("upstream_duration_us", micros(took)));
+            .for_each(|took| object.number(key!("upstream_duration_us"), micros(took)));
     }
 }
 
 /// Whose sidecar this is, as far as that is known.
 fn write_workload(by: &Workload, object: &mut Object<'_>) {
-    let parts = [("workload", &by.name), ("namespace", &by.namespace), ("zone", &by.zone)];
-    for (name, text) in parts {
-        object.text(name, text.as_deref().unwrap_or_default().as_bytes(), NAME_BYTES);
+    let parts = [(key!("workload"), &by.name), (key!("namespace"), &by.namespace), (key!("zone"), &by.zone)];
+    for (key, text) in parts {
+        object.text(key, text.as_deref().unwrap_or_default().as_bytes(), NAME_BYTES);
     }
 }
 
@@ -186,12 +186,12 @@ impl AccessLog {
     /// Hands a line over. Never waits for the sink.
     pub fn write(&self, record: &Record<'_>) {
         thread_local! {
-            static LINE: RefCell<String> = const { RefCell::new(String::new()) };
+            static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
         LINE.with_borrow_mut(|line| {
             line.clear();
             record.write_to(line, &self.workload);
-            self.shipper.send(line.as_bytes());
+            self.shipper.send(line);
         });
     }
 
@@ -279,10 +279,10 @@ mod tests {
 
     #[test]
     fn a_line_says_why_a_request_ended() {
-        let mut line = String::new();
+        let mut line = Vec::new();
         record().write_to(&mut line, &Workload::default());
         assert_eq!(
-            line,
+            String::from_utf8(line).expect("UTF-8"),
             concat!(
                 r#"{"time":"1970-01-01T00:00:00.000000Z","direction":"outbound","service":"billing","#,
                 r#""method":"GET","path":"/a?b=\"c\"","host":"billing.local:80","protocol":"HTTP/2","#,
@@ -354,8 +354,9 @@ mod tests {
             let request =
                 RequestRecord { path: &path, host: &host, request_id: &request_id, method, status, ..request() };
             let record = Record { service, route, request, peer, detail, ..record() };
-            let mut line = String::new();
+            let mut line = Vec::new();
             record.write_to(&mut line, &Workload::default());
+            let line = String::from_utf8(line).expect("UTF-8");
             prop_assert_eq!(line.chars().filter(|char| char.is_control()).count(), 1);
             let read: Value = serde_json::from_str(&line).expect("valid JSON");
             prop_assert_eq!(read.get("path").and_then(Value::as_str).unwrap_or_default(), String::from_utf8_lossy(&path));
