@@ -7,13 +7,23 @@
 //! times as many instructions.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The name of a field as it stands before its value. A plain word of ours needs no escaping.
+#[derive(Clone, Copy)]
+pub struct Key {
+    pub before_number: &'static str,
+    /// With the quote that begins the text.
+    pub before_text: &'static str,
+}
+
 macro_rules! key {
     ($name:literal) => {
-        concat!("\"", $name, "\":")
+        $crate::json::Key {
+            before_number: concat!("\"", $name, "\":"),
+            before_text: concat!("\"", $name, "\":\""),
+        }
     };
 }
 pub(crate) use key;
@@ -37,52 +47,53 @@ impl<'a> Object<'a> {
 
     /// At most `most` bytes of `value`, then `…`; nothing at all when it is empty. What is not UTF-8 becomes
     /// U+FFFD.
-    #[inline]
-    pub fn text(&mut self, key: &'static str, value: &[u8], most: usize) {
-        if value.is_empty() {
-            return;
+    #[inline(always)]
+    pub fn text(&mut self, key: Key, value: &[u8], most: usize) {
+        if !value.is_empty() {
+            self.out.extend_from_slice(key.before_text.as_bytes());
+            push_text(self.out, value, most);
         }
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.push(b'"');
-        if value.len() <= most && is_harmless(value) {
-            self.out.extend_from_slice(value);
-        } else {
-            escape_cut(self.out, value, most);
-        }
-        self.out.extend_from_slice(b"\",");
     }
 
-    #[inline]
-    pub fn number(&mut self, key: &'static str, value: u64) {
-        self.out.extend_from_slice(key.as_bytes());
+    #[inline(always)]
+    pub fn number(&mut self, key: Key, value: u64) {
+        self.out.extend_from_slice(key.before_number.as_bytes());
         push_number(self.out, value);
-        self.out.push(b',');
     }
 
     /// For words of ours, which need no escaping.
-    #[inline]
-    pub fn word(&mut self, key: &'static str, value: &'static str) {
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.push(b'"');
+    #[inline(always)]
+    pub fn word(&mut self, key: Key, value: &'static str) {
+        self.out.extend_from_slice(key.before_text.as_bytes());
         self.out.extend_from_slice(value.as_bytes());
-        self.out.extend_from_slice(b"\",");
+        self.out.extend_from_slice(AFTER_TEXT);
     }
 
-    pub fn address(&mut self, key: &'static str, value: SocketAddr) {
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.push(b'"');
+    #[inline(always)]
+    pub fn address(&mut self, key: Key, value: SocketAddr) {
+        self.out.extend_from_slice(key.before_text.as_bytes());
         push_address(self.out, value);
-        self.out.extend_from_slice(b"\",");
     }
 
     /// RFC 3339 in UTC with microseconds; a clock before 1970 reads as 1970.
-    pub fn time(&mut self, key: &'static str, value: SystemTime) {
+    pub fn time(&mut self, key: Key, value: SystemTime) {
         let since = value.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.push(b'"');
+        self.out.extend_from_slice(key.before_text.as_bytes());
         self.out.extend_from_slice(&time_text(since.as_secs(), since.subsec_micros()));
-        self.out.extend_from_slice(b"\",");
+        self.out.extend_from_slice(AFTER_TEXT);
     }
+}
+
+const AFTER_TEXT: &[u8] = b"\",";
+
+#[inline(always)]
+fn push_text(out: &mut Vec<u8>, value: &[u8], most: usize) {
+    if value.len() <= most && is_harmless(value) {
+        out.extend_from_slice(value);
+    } else {
+        escape_cut(out, value, most);
+    }
+    out.extend_from_slice(AFTER_TEXT);
 }
 
 /// Nearly every value is: printable ASCII without what JSON escapes. Looks at all bytes, so that it may look at many at
@@ -147,54 +158,85 @@ fn push_unicode(out: &mut Vec<u8>, control: char) {
     }
 }
 
-fn push_number(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [b'0'; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+/// With its comma.
+fn push_number(out: &mut Vec<u8>, value: u64) {
+    let mut text = [b','; 21];
+    let at = write_number(&mut text, 20, value);
+    out.extend_from_slice(&text[at..]);
 }
+
+/// Writes the digits before `end`, two at once, and says where they begin.
+#[inline(always)]
+fn write_number(text: &mut [u8; 21], end: usize, mut value: u64) -> usize {
+    let mut at = end;
+    while value >= 100 {
+        at -= 2;
+        text[at..at + 2].copy_from_slice(&PAIRS[(value % 100) as usize]);
+        value /= 100;
+    }
+    if value >= 10 {
+        at -= 2;
+        text[at..at + 2].copy_from_slice(&PAIRS[value as usize]);
+    } else {
+        at -= 1;
+        text[at] = b'0' + value as u8;
+    }
+    at
+}
+
+/// The numbers below 100.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        pairs[number] = [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8];
+        number += 1;
+    }
+    pairs
+};
 
 fn push_address(out: &mut Vec<u8>, address: SocketAddr) {
-    let SocketAddr::V4(v4) = address else {
+    match address {
+        SocketAddr::V4(v4) => push_v4(out, v4),
         // Writing into a vector cannot fail.
-        return write!(out, "{address}").unwrap_or_default();
-    };
-    let [a, b, c, d] = v4.ip().octets();
-    for (number, then) in [(a, b'.'), (b, b'.'), (c, b'.'), (d, b':')] {
-        push_number(out, number.into());
-        out.push(then);
+        SocketAddr::V6(v6) => write!(out, "{v6}").unwrap_or_default(),
     }
-    push_number(out, v4.port().into());
+    out.extend_from_slice(AFTER_TEXT);
 }
 
-/// The last `N` digits of `value`.
-fn digits<const N: usize>(mut value: u64) -> [u8; N] {
-    let mut text = [b'0'; N];
-    for digit in text.iter_mut().rev() {
-        *digit += (value % 10) as u8;
-        value /= 10;
+/// From its end to its start. `255.255.255.255:65535` is the longest.
+fn push_v4(out: &mut Vec<u8>, address: SocketAddrV4) {
+    let mut text = [b'.'; 21];
+    let [a, b, c, d] = address.ip().octets();
+    let mut at = write_number(&mut text, 21, address.port().into());
+    for (octet, then) in [(d, b':'), (c, b'.'), (b, b'.'), (a, b'.')] {
+        at -= 1;
+        text[at] = then;
+        at = write_number(&mut text, at, octet.into());
     }
-    text
+    out.extend_from_slice(&text[at..]);
 }
 
 /// Years have four digits.
 fn time_text(seconds: u64, micros: u32) -> [u8; 27] {
     let (year, month, day) = civil(seconds / 86_400);
+    let micros = u64::from(micros);
     let mut text = *b"0000-00-00T00:00:00.000000Z";
-    text[..4].copy_from_slice(&digits::<4>(year));
-    text[5..7].copy_from_slice(&digits::<2>(month));
-    text[8..10].copy_from_slice(&digits::<2>(day));
-    text[11..13].copy_from_slice(&digits::<2>(seconds / 3600 % 24));
-    text[14..16].copy_from_slice(&digits::<2>(seconds / 60 % 60));
-    text[17..19].copy_from_slice(&digits::<2>(seconds % 60));
-    text[20..26].copy_from_slice(&digits::<6>(micros.into()));
+    let parts = [
+        (0, year / 100),
+        (2, year),
+        (5, month),
+        (8, day),
+        (11, seconds / 3600 % 24),
+        (14, seconds / 60 % 60),
+        (17, seconds % 60),
+        (20, micros / 10_000),
+        (22, micros / 100),
+        (24, micros),
+    ];
+    for (at, value) in parts {
+        text[at..at + 2].copy_from_slice(&PAIRS[(value % 100) as usize]);
+    }
     text
 }
 
