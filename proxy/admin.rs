@@ -28,7 +28,7 @@ use pillion_model::Config;
 use tokio::sync::Semaphore;
 
 use crate::listening::bound;
-pub(crate) use console::{Console, Published, Refusal};
+pub(crate) use console::{Console, Order, Published, Refusal};
 use pages::{OwnPort, Pages};
 use pillion_base::accept::{Acceptor, accept};
 use pillion_base::net::descriptors::Reserve;

@@ -27,14 +27,14 @@ use pillion_model::telemetry::LogPath;
 use tokio::sync::mpsc;
 
 use self::dns::DnsListeners;
-use crate::admin::{Admin, Console, Published, Readiness};
+use crate::admin::{Admin, Console, Order, Published, Readiness};
 use crate::dns::Dns;
 pub(crate) use causes::with_causes;
 use control::Around;
 pub use control::{Applied, Controller};
 #[cfg(test)]
 pub(crate) use following::DnsSource;
-pub use keeper::{End, Keeper, Order, Source};
+pub use keeper::{ConfigSource, End, Keeper};
 pub use listeners::Addresses;
 use listeners::{Listeners, Workers};
 use own::Identity;
@@ -43,7 +43,9 @@ use pillion_base::ground::Ground;
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::Network;
 use pillion_base::net::descriptors::{raise_limit, why_too_few};
-use pillion_sidecar::state::{Before, Budgets, Clusters, Destinations, Services, Sides, Store, compile};
+use pillion_sidecar::state::{
+    Budgets, Clusters, Destinations, PreviousSnapshot, Services, Sides, Store, compile,
+};
 use pillion_sidecar::worker::Worker;
 use pillion_telemetry::{AccessLog, Metrics};
 use pillion_tls::identity::credentials::Credentials;
@@ -259,7 +261,7 @@ fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
         applications: Arc::new(control::applications(None, &requests, &common)),
     };
     let (services, budgets) = (Services::new(), Budgets::new());
-    let before = Before { services: &services, budgets: &budgets };
+    let before = PreviousSnapshot { services: &services, budgets: &budgets };
     let nothing =
         compile(0, &Config::default(), &Clusters::new(), sides, before, &mut Policies::default(), metrics);
     let of = common.clone();
@@ -319,7 +321,7 @@ async fn sweep(store: Arc<Store>) {
 #[cfg(test)]
 pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
     let around = around(metrics, 1);
-    let network = Network::Memory(pillion_base::net::memory::Memory::default());
+    let network = Network::Memory(pillion_base::net::memory::MemoryNetwork::default());
     let dns = Arc::new(Dns::new(network.clone(), around.store.clone(), metrics.clone()));
     let (dns, _commands) = DnsListeners::new(network.clone(), dns);
     let listeners = Listeners::new(Workers(network), vec![bindings::channel().0]);

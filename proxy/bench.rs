@@ -17,7 +17,7 @@ use pillion_http::message::Headers;
 use pillion_http::seen::Seen;
 use pillion_model::{Direction, Workload};
 use pillion_sidecar::detect::bytes::Reader;
-use pillion_sidecar::layers::verdict::{RetryState, Subject, TryOutcome};
+use pillion_sidecar::layers::verdict::{RetryState, RetrySubject, TryOutcome};
 use pillion_sidecar::state::{HostTable, Route};
 use pillion_telemetry::access::{Record, RequestRecord, protocol_name};
 use pillion_telemetry::{MethodLabel, Metrics, Recorder, RequestLabels, Symbol};
@@ -174,7 +174,7 @@ fn verdict(status: http::StatusCode) -> Decision {
     let retry = Retry::default();
     named(format!("judge an answer with status {}", status.as_u16()), move || {
         let subject =
-            Subject { retry: Some(&retry), method: &http::Method::GET, keyed: false, marked: false };
+            RetrySubject { retry: Some(&retry), method: &http::Method::GET, keyed: false, marked: false };
         let progress = RetryState { tries: 1, replaced: 0, stale_replaced: false, whole: true };
         let outcome = TryOutcome::Answered { status: std::hint::black_box(status), grpc: None };
         std::hint::black_box(subject.judge(progress, outcome));

@@ -2,8 +2,8 @@
 //! name servers beyond and remembered for as long as their records live.
 //!
 //! It runs on a thread of its own, so that a flood of questions takes nothing from the workers, and a scrape of the
-//! metrics port delays no answer. It goes on to the end of a drain. [`query`] reads what came, [`answer`] writes what goes back,
-//! [`cache`] remembers, [`upstream`] knows whom to ask and [`forward`] asks; [`server`] has the sockets.
+//! metrics port delays no answer. It goes on to the end of a drain. [`query`] reads what came, [`answer`] writes what goes
+//! back, [`cache`] remembers, [`upstream`] knows whom to ask and [`forward`] asks; [`server`] has the sockets.
 //! Deliberately absent: a parser (messages are hickory's to read and write), recursion, and search domains, which are
 //! the client's.
 
@@ -30,7 +30,7 @@ use pillion_base::net::Network;
 use pillion_sidecar::state::Store;
 use pillion_telemetry::{DnsOutcome, Metrics};
 pub(crate) use query::survive;
-use query::{Asked, Over};
+use query::{Over, ReceivedQuery};
 pub(crate) use server::{Command, DnsPort, run};
 pub(crate) use upstream::{Upstream, refuse_loop, system_servers};
 
@@ -59,7 +59,7 @@ enum Look {
     Answer(Vec<u8>),
     /// Nobody's question: nothing goes back.
     Nothing,
-    Ask(Box<Asked>, OwnedSemaphorePermit),
+    Ask(Box<ReceivedQuery>, OwnedSemaphorePermit),
 }
 
 impl Dns {
@@ -98,7 +98,7 @@ impl Dns {
     }
 
     fn look(&self, message: &[u8], over: Over) -> Look {
-        let asked = match Asked::read(message, over) {
+        let asked = match ReceivedQuery::read(message, over) {
             Ok(asked) => asked,
             Err(None) => return Look::Nothing,
             Err(Some(refusal)) => return self.tell(DnsOutcome::Failed, refusal),
@@ -121,13 +121,13 @@ impl Dns {
         Look::Answer(answer)
     }
 
-    fn kept(&self, asked: &Asked) -> Option<Vec<u8>> {
+    fn kept(&self, asked: &ReceivedQuery) -> Option<Vec<u8>> {
         let key = asked.key()?;
         let (raw, age) = self.cache.lock().find(&key, Instant::now())?;
         answer::again(asked, &raw, age)
     }
 
-    async fn ask(&self, asked: &Asked, message: &[u8]) -> Vec<u8> {
+    async fn ask(&self, asked: &ReceivedQuery, message: &[u8]) -> Vec<u8> {
         let (answered, is_first) = match asked.key() {
             Some(key) => Box::pin(self.ask_together(key, asked, message)).await,
             None => (self.ask_alone(asked, message).await, true),
@@ -146,7 +146,7 @@ impl Dns {
     }
 
     /// And whether it was this question that was sent.
-    async fn ask_together(&self, key: Key, asked: &Asked, message: &[u8]) -> (Answered, bool) {
+    async fn ask_together(&self, key: Key, asked: &ReceivedQuery, message: &[u8]) -> (Answered, bool) {
         let of = (key, asked.over);
         let cell = self.asking.lock().entry(of.clone()).or_default().clone();
         let mut is_first = false;
@@ -162,7 +162,7 @@ impl Dns {
         (answered, is_first)
     }
 
-    async fn ask_alone(&self, asked: &Asked, message: &[u8]) -> Answered {
+    async fn ask_alone(&self, asked: &ReceivedQuery, message: &[u8]) -> Answered {
         let Some(servers) = self.servers() else { return Err("there is no DNS proxy any more".into()) };
         let answered = forward::ask(&self.network, &servers, asked, message).await;
         answered.map(Into::into).map_err(|why| {

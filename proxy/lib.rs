@@ -10,8 +10,9 @@
 //!    own; the kernel spreads connections over workers (SO_REUSEPORT, and no other sidecar can join).
 //! 2. A worker's listeners come and go with the configuration (`app::worker`, [`listening`]). One accept loop
 //!    ([`pillion_base::accept`]) hands each connection to [`serve`](pillion_sidecar::serve), which counts it against its limit
-//!    and spawns a task that owns it. A [`Place`](pillion_sidecar::connection::Place) is what it takes up meanwhile: its
-//!    permit, and its count in the drain. What is known of where it goes without its bytes is a
+//!    and spawns a task that owns it: [`Outbound::serve`](pillion_sidecar::outbound::Outbound::serve) or
+//!    [`Inbound::serve`](pillion_sidecar::inbound::Inbound::serve). A [`Place`](pillion_sidecar::connection::Place) is what
+//!    it takes up meanwhile: its permit, and its count in the drain. What is known of where it goes without its bytes is a
 //!    [`Destination`](pillion_sidecar::connection::Destination): a service's own port, or the original destination of a
 //!    redirected connection ([`state`](pillion_sidecar::state)), or nothing.
 //! 3. Outbound: [`outbound`](pillion_sidecar::outbound) turns away other hosts. Inbound:
@@ -19,7 +20,9 @@
 //!    plaintext on a strict port is told why it is refused, and is closed. It is judged by the rules of the moment: they are
 //!    read again after each wait on the client, with each request, and before opaque bytes pass.
 //! 4. Unless it was declared, [`detect`](pillion_sidecar::detect) tells what is spoken: by first bytes, or because the
-//!    server speaks first. What any HTTP server might read as a request is HTTP, to be served or refused.
+//!    server speaks first. What any HTTP server might read as a request is HTTP, to be served or refused. Each side does
+//!    this in its `decide`: it looks at the connection, and acts by the configuration of that moment, until it is a
+//!    [`Next`](pillion_sidecar::serve::Next), which is HTTP or opaque bytes.
 //! 5. What is opaque goes to [`tcp`](pillion_sidecar::tcp): an endpoint is dialled, and others as
 //!    [`retry`](pillion_upstream::cluster::retry) allows; [`relay`](pillion_base::relay) carries bytes both ways. What is
 //!    known of it stands in the [`Facts`](pillion_sidecar::exchange::Facts) that a request has, too, with an attempt for
@@ -41,7 +44,8 @@
 //! Outbound, from the application to a service ([`outbound::stack`](pillion_sidecar::outbound::stack)); inbound is the
 //! same with [`closing`](pillion_sidecar::layers::closing) before the route, without the bound of a single attempt, and
 //! with a retry only where the application had just closed the connection that was taken from its pool:
-//! 1. `http::h1_server::carrying`, or `http::h2_server::carry` for a stream of HTTP/2, makes a [`Call`](pillion_sidecar::http::Call) (the request and what travels with it) and an
+//! 1. `http::h1_server::carrying`, or `http::h2_server::carry` for a stream of HTTP/2, makes a
+//!    [`Call`](pillion_sidecar::http::Call) (the request and what travels with it) and an
 //!    [`Exchange`](pillion_sidecar::http::Exchange) (what is known of it, with its
 //!    [`attempts`](pillion_sidecar::exchange::attempts), until the last byte of its answer).
 //! 2. [`record`](pillion_sidecar::layers::record) sees every ending: metrics and access line come from here.
@@ -73,7 +77,8 @@
 //! [`pillion_telemetry`] → [`pillion_model`]. Beside them stand [`pillion_config`], which reads the file into the model, and
 //! `pillion_init`, which installs the rules of the kernel that bring connections here before this runs. Below
 //! [`pillion_http`] stands `pillion_http1`, the HTTP/1 engine without sockets. hyper serves the admin and metrics ports
-//! and asks probes; no request of the data path passes through it.
+//! and asks probes; no request of the data path passes through it. Within a crate, `lib.rs` lists the modules from top to
+//! bottom, and `tests/e2e/house.rs` fails on an import that looks up (`pillion_config` alone has no such order).
 //!
 //! What runs inside a CONNECT enters the outbound side again, through a function that the side gives to its route layer.
 //!
@@ -86,13 +91,12 @@
 //! - Layers hold no state and name no direction's stack; decisions (`verdict`, `cluster::*`) take `now` and data.
 //! - Queues, buffers and label sets have bounds, and so has every wait on a peer.
 //! - `unsafe` is nowhere in these crates.
-pub mod app;
-pub mod cli;
-
-pub(crate) mod admin;
-#[doc(hidden)]
-pub mod bench;
-pub(crate) mod dns;
-pub(crate) mod listening;
 #[cfg(test)]
 mod testing;
+#[doc(hidden)]
+pub mod bench;
+pub mod cli;
+pub mod app;
+pub(crate) mod admin;
+pub(crate) mod dns;
+pub(crate) mod listening;

@@ -17,7 +17,7 @@ const MOST: usize = 10_000;
 
 /// What of the configuration somebody wants to see.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum Selection {
     /// Pages count from 1.
     Page {
         page: usize,
@@ -30,7 +30,7 @@ pub(super) enum Asked {
 #[error("there is no service called \"{0}\"")]
 pub(super) struct NoSuchService(String);
 
-impl Asked {
+impl Selection {
     /// `query`: `page=2&limit=500`, or `service=NAME`. The names of services need no decoding.
     ///
     /// # Errors
@@ -78,11 +78,15 @@ impl Asked {
 }
 
 /// `generation`: of the snapshot that is read by the data path.
-pub(super) fn page(published: &Published, generation: u64, asked: &Asked) -> Result<Value, NoSuchService> {
+pub(super) fn page(
+    published: &Published,
+    generation: u64,
+    asked: &Selection,
+) -> Result<Value, NoSuchService> {
     let file = published.file.as_ref().map(|file| file.display().to_string());
     let written = file.as_deref().zip(published.text.as_deref()).map(|(name, text)| Written { name, text });
     let (settings, all) = effective_part(&published.config, written, &published.flags, asked.part());
-    if let (Asked::Service(name), 0) = (asked, all) {
+    if let (Selection::Service(name), 0) = (asked, all) {
         return Err(NoSuchService(name.clone()));
     }
     Ok(json!({
@@ -142,7 +146,7 @@ mod tests {
     #[test]
     fn it_names_generation_file_refusal_and_every_value_with_its_origin() {
         let published = published("inbound: off\nservices:\n  orders: { endpoints: [\"10.0.0.1:80\"] }\n");
-        let page = page(&published, 3, &Asked::Page { page: 1, limit: USUAL }).expect("a page");
+        let page = page(&published, 3, &Selection::Page { page: 1, limit: USUAL }).expect("a page");
         assert_eq!((&page["generation"], &page["file"]), (&json!(3), &json!("p.yaml")));
         assert_eq!(page["loaded_at"], "2026-11-21T11:00:00Z");
         assert_eq!(
@@ -158,10 +162,10 @@ mod tests {
     #[test]
     fn c18_the_pages_together_are_the_whole_and_each_links_to_the_next() {
         let published = many();
-        let whole = keys(&page(&published, 1, &Asked::Page { page: 1, limit: MOST }).expect("a page"));
+        let whole = keys(&page(&published, 1, &Selection::Page { page: 1, limit: MOST }).expect("a page"));
         let (mut together, mut query) = (Vec::new(), "limit=700".to_owned());
         loop {
-            let page = page(&published, 1, &Asked::parse(&query).expect("a good query")).expect("a page");
+            let page = page(&published, 1, &Selection::parse(&query).expect("a good query")).expect("a page");
             assert!(keys(&page).len() <= 700);
             together.extend(keys(&page));
             match page["next"].as_str() {
@@ -171,20 +175,20 @@ mod tests {
         }
         assert_eq!(together, whole);
         assert!(whole.len() > 3000, "{}", whole.len());
-        let beyond = page(&published, 1, &Asked::Page { page: 99, limit: MOST }).expect("an empty page");
+        let beyond = page(&published, 1, &Selection::Page { page: 99, limit: MOST }).expect("an empty page");
         assert_eq!((keys(&beyond).len(), &beyond["next"]), (0, &Value::Null));
     }
 
     #[test]
     fn c18_one_service_is_shown_alone_and_whole() {
         let published = many();
-        let asked = Asked::parse("service=s7").expect("a good query");
+        let asked = Selection::parse("service=s7").expect("a good query");
         let page = page(&published, 1, &asked).expect("a service of this name");
         assert!(keys(&page).iter().all(|key| key.starts_with("services.s7.")));
         let own = json!({ "key": "services.s7.endpoints[0]", "value": "10.0.0.1:8", "from": "p.yaml:10:21" });
         assert!(page["values"].as_array().expect("a list").contains(&own), "{page:#}");
         let unknown =
-            super::page(&published, 1, &Asked::Service("s100".into())).expect_err("no such service");
+            super::page(&published, 1, &Selection::Service("s100".into())).expect_err("no such service");
         assert_eq!(unknown.to_string(), "there is no service called \"s100\"");
     }
 
@@ -199,8 +203,8 @@ mod tests {
             ("services=a", "the parameters are page, limit and service"),
             ("service=a&page=2", "a service is shown whole"),
         ] {
-            assert!(Asked::parse(query).expect_err(query).starts_with(words), "{query}");
+            assert!(Selection::parse(query).expect_err(query).starts_with(words), "{query}");
         }
-        assert_eq!(Asked::parse("&page=3&"), Ok(Asked::Page { page: 3, limit: USUAL }));
+        assert_eq!(Selection::parse("&page=3&"), Ok(Selection::Page { page: 3, limit: USUAL }));
     }
 }

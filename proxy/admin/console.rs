@@ -10,13 +10,23 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 use super::config;
-use crate::app::Order;
 use pillion_sidecar::state::Store;
 
 /// Orders that wait: a person gives one at a time.
 const ORDERS: usize = 16;
 /// From `POST /reload` to its answer, at the latest.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What somebody wants of a running sidecar.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Answered with what came of it.
+    Reload(oneshot::Sender<Result<String, String>>),
+    /// As SIGTERM.
+    Drain,
+    /// Drain and end without `drain.delay`.
+    Quit,
+}
 
 pub(crate) struct Console {
     /// Read by the pages, one after the other.
@@ -97,7 +107,7 @@ impl Console {
     ///
     /// # Errors
     /// There is no such service.
-    pub(super) fn config(&self, asked: &config::Asked) -> Result<Value, config::NoSuchService> {
+    pub(super) fn config(&self, asked: &config::Selection) -> Result<Value, config::NoSuchService> {
         config::page(&self.published(), self.store.load().generation, asked)
     }
 

@@ -10,13 +10,12 @@ use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::answer::{Answer, answer, json, text};
-use super::config::Asked as Part;
-use super::console::{Console, NotTaken};
+use super::config::Selection;
+use super::console::{Console, NotTaken, Order};
 use super::exposition::Expositions;
 use super::probe::Prober;
 use super::ready::Readiness;
 use super::{clusters, guard, logging};
-use crate::app::Order;
 use pillion_telemetry::family;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +44,7 @@ enum Page {
 
 /// What a page is asked with; who may be asked with GET may be asked with HEAD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum Methods {
     Get,
     Post,
     GetOrPut,
@@ -55,27 +54,27 @@ enum Asked {
 const PROBE: &str = "/probe/";
 
 /// In the order of the index.
-const PAGES: [(&str, Page, Asked, &str); 12] = [
-    ("/", Page::Index, Asked::Get, "this list"),
+const PAGES: [(&str, Page, Methods, &str); 12] = [
+    ("/", Page::Index, Methods::Get, "this list"),
     (
         "/config",
         Page::Config,
-        Asked::Get,
+        Methods::Get,
         "the configuration at work, where each value came from, what was refused; ?page=2&limit=500, or ?service=NAME",
     ),
-    ("/clusters", Page::Clusters, Asked::Get, "each service with its endpoints, connections and limits"),
-    ("/certs", Page::Certs, Asked::Get, "the certificates in use"),
-    ("/logging", Page::Logging, Asked::GetOrPut, "the log's level; PUT /logging?level=debug changes it"),
-    ("/drain", Page::Drain, Asked::Post, "finish what is in flight and end, as SIGTERM"),
-    ("/reload", Page::Reload, Asked::Post, "read the configuration file again"),
-    ("/quitquitquit", Page::Quit, Asked::Post, "the same without drain.delay"),
-    ("/metrics", Page::Metrics, Asked::Get, "Prometheus metrics"),
-    ("/ready", Page::Ready, Asked::Get, "200, or 503 with the reason"),
-    ("/live", Page::Live, Asked::Get, "200"),
-    ("/probe/NAME", Page::Probe, Asked::Get, "asks the application what inbound.probes says"),
+    ("/clusters", Page::Clusters, Methods::Get, "each service with its endpoints, connections and limits"),
+    ("/certs", Page::Certs, Methods::Get, "the certificates in use"),
+    ("/logging", Page::Logging, Methods::GetOrPut, "the log's level; PUT /logging?level=debug changes it"),
+    ("/drain", Page::Drain, Methods::Post, "finish what is in flight and end, as SIGTERM"),
+    ("/reload", Page::Reload, Methods::Post, "read the configuration file again"),
+    ("/quitquitquit", Page::Quit, Methods::Post, "the same without drain.delay"),
+    ("/metrics", Page::Metrics, Methods::Get, "Prometheus metrics"),
+    ("/ready", Page::Ready, Methods::Get, "200, or 503 with the reason"),
+    ("/live", Page::Live, Methods::Get, "200"),
+    ("/probe/NAME", Page::Probe, Methods::Get, "asks the application what inbound.probes says"),
 ];
 
-impl Asked {
+impl Methods {
     fn takes(self, method: &Method) -> bool {
         match *method {
             Method::GET | Method::HEAD => self != Self::Post,
@@ -148,7 +147,7 @@ impl Pages {
     }
 
     async fn config(&self, query: &str) -> Answer {
-        let asked = match Part::parse(query) {
+        let asked = match Selection::parse(query) {
             Ok(asked) => asked,
             Err(why) => return text(StatusCode::BAD_REQUEST, format!("{why}\n")),
         };
@@ -235,7 +234,7 @@ fn ordered(done: Result<String, NotTaken>) -> Answer {
 /// A line for each page.
 fn index() -> String {
     let lines = PAGES.iter().map(|(path, _, asked, about)| {
-        let post = if *asked == Asked::Post { "POST " } else { "" };
+        let post = if *asked == Methods::Post { "POST " } else { "" };
         format!("{:<20} {about}\n", format!("{post}{path}"))
     });
     std::iter::once("pillion admin\n\n".to_owned()).chain(lines).collect()

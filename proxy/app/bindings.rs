@@ -30,7 +30,7 @@ pub(super) trait Serves {
     fn may_become(from: &Self::Use, to: &Self::Use) -> bool;
 
     /// Returns the address, with a real port where it asks for any, and a port for each thread.
-    fn bind(&self, request: &Request<Self::Use>) -> io::Result<(SocketAddr, Vec<Self::Port>)>;
+    fn bind(&self, request: &BindRequest<Self::Use>) -> io::Result<(SocketAddr, Vec<Self::Port>)>;
 }
 
 /// A line of the configuration.
@@ -42,7 +42,7 @@ pub(super) struct Wanted<U> {
 }
 
 /// An address to be bound.
-pub(super) struct Request<U> {
+pub(super) struct BindRequest<U> {
     pub(super) id: u64,
     pub(super) address: SocketAddr,
     /// How the first thread shares the address; the others join it.
@@ -200,7 +200,7 @@ impl<S: Serves> Change<S> {
         let (id, threads) = (self.last_id, self.opened.len());
         let use_ = Arc::new(ArcSwap::from_pointee(wanted.use_.clone()));
         let sharing = sharing(wanted.address, threads, own);
-        let request = Request { id, address: wanted.address, sharing, threads, use_: use_.clone() };
+        let request = BindRequest { id, address: wanted.address, sharing, threads, use_: use_.clone() };
         let bound = bound(&wanted.key, wanted.address, of.bind(&request))?;
         let bound = bound.map(|(address, ports)| {
             self.opened.iter_mut().zip(ports).for_each(|(opened, port)| opened.push(port));

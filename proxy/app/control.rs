@@ -20,7 +20,7 @@ use super::worker::Connections;
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::own::OwnListeners;
 use pillion_sidecar::state::{
-    Application, Before as BeforeSnapshot, Clusters, Destinations, Former, InboundSide, Names, Sides, Store,
+    Application, Clusters, Destinations, DnsNames, Former, InboundSide, PreviousSnapshot, Sides, Store,
     VirtualAddresses, compile,
 };
 use pillion_telemetry::{CertificateUse, Metrics};
@@ -31,7 +31,7 @@ use pillion_tls::identity::{Validity, date, expires_soon};
 use pillion_tls::server::Server;
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::update::written;
-use pillion_upstream::cluster::{Before, Cluster, ClusterContext};
+use pillion_upstream::cluster::{Cluster, ClusterContext, PreviousCluster};
 
 /// What a reload came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,7 @@ pub struct Controller {
     clusters: Clusters,
     policies: Policies,
     former: Former,
-    names: Arc<Names>,
+    names: Arc<DnsNames>,
     /// Given to services that are gone, too.
     virtual_addresses: VirtualAddresses,
     inbound: Option<Arc<InboundSide>>,
@@ -247,7 +247,7 @@ impl Controller {
             let next = Arc::new(self.applications(config.inbound.as_ref()));
             left.push(std::mem::replace(&mut self.applications, next));
         }
-        self.names = Arc::new(Names::of(config, &mut self.virtual_addresses));
+        self.names = Arc::new(DnsNames::of(config, &mut self.virtual_addresses));
         (self.config, self.identity) = (config.clone(), identity);
         self.publish_expiry();
         self.dns.commit(dns);
@@ -287,7 +287,7 @@ impl Controller {
                 continue;
             }
             let before = known.get(of.name.as_str()).zip(self.clusters.get(&of.name));
-            let before = before.map(|(of, cluster)| Before { of, cluster });
+            let before = before.map(|(of, cluster)| PreviousCluster { of, cluster });
             let (said, tls) = (written(of), tls.remove(&of.name).flatten());
             let cluster = Cluster::service(of, said, tls, before, policies, common);
             kept.insert(of.name.clone(), cluster);
@@ -347,7 +347,7 @@ impl Controller {
         };
         let Around { store, metrics, .. } = &self.around;
         let now = store.load_full();
-        let before = BeforeSnapshot { services: &now.services, budgets: &now.budgets };
+        let before = PreviousSnapshot { services: &now.services, budgets: &now.budgets };
         let next = compile(
             self.generation,
             &self.config,

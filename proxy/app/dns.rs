@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use pillion_model::{Config, Dns as DnsConfig};
 use tokio::sync::mpsc;
 
-use super::bindings::{self, Bindings, Request, Serves, Wanted};
+use super::bindings::{self, BindRequest, Bindings, Serves, Wanted};
 use crate::dns::{Command, Dns, DnsPort, Upstream, refuse_loop, system_servers};
 use pillion_base::net::own::OwnListeners;
 use pillion_base::net::{Network, Sharing};
@@ -28,7 +28,7 @@ impl Serves for Proxy {
         false
     }
 
-    fn bind(&self, request: &Request<()>) -> io::Result<(SocketAddr, Vec<DnsPort>)> {
+    fn bind(&self, request: &BindRequest<()>) -> io::Result<(SocketAddr, Vec<DnsPort>)> {
         let port = bind(&self.0, request.address, request.id)?;
         Ok((port.tcp.address()?, vec![port]))
     }

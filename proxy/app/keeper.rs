@@ -7,7 +7,6 @@ use std::time::SystemTime;
 
 use pillion_model::Config;
 use tokio::signal::unix::Signal;
-use tokio::sync::oneshot;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::Running;
@@ -15,30 +14,19 @@ use super::causes::with_causes;
 use super::control::Applied;
 use super::following::DnsSource;
 use super::watch::{EVERY, Watch};
-use crate::admin::Refusal;
+use crate::admin::{Order, Refusal};
 use pillion_telemetry::{Metrics, ReloadOutcome};
 use pillion_tls::identity::credentials::{Credentials, CredentialsError};
 use pillion_upstream::cluster::update::EndpointSource as _;
 
 /// Where a configuration comes from, as often as it is asked for.
-pub struct Source {
+pub struct ConfigSource {
     /// What is watched; `None`: there is nothing but flags.
     pub file: Option<PathBuf>,
     /// Keys that flags of the command line set over it, with the flag (`inbound.app`, `--app`).
     pub flags: Vec<(&'static str, &'static str)>,
     /// Reads it anew. The error is the whole text that `check` prints.
     pub load: Box<dyn Fn() -> Result<Config, String> + Send>,
-}
-
-/// What somebody wants of a running sidecar.
-#[derive(Debug)]
-pub enum Order {
-    /// Answered with what came of it.
-    Reload(oneshot::Sender<Result<String, String>>),
-    /// As SIGTERM.
-    Drain,
-    /// Drain and end without `drain.delay`.
-    Quit,
 }
 
 /// Why [`Keeper::keep`] has ended.
@@ -51,7 +39,7 @@ pub enum End {
 }
 
 pub struct Keeper {
-    source: Source,
+    source: ConfigSource,
     watch: Option<Watch>,
     names: DnsSource,
     looks: Interval,
@@ -59,7 +47,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// Must be called on the runtime that keeps.
-    pub fn new(source: Source) -> Self {
+    pub fn new(source: ConfigSource) -> Self {
         let watch = source.file.as_deref().map(Watch::new);
         let mut looks = interval(EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

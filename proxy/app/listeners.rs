@@ -8,7 +8,7 @@ use std::sync::{Arc, Once};
 use arc_swap::ArcSwap;
 use pillion_model::Config;
 
-use super::bindings::{Bindings, Request, Serves, Wanted};
+use super::bindings::{BindRequest, Bindings, Serves, Wanted};
 use pillion_base::net::{Bound, Network, Sharing};
 use pillion_model::Direction;
 
@@ -66,7 +66,7 @@ impl Serves for Workers {
         from.direction() == to.direction()
     }
 
-    fn bind(&self, request: &Request<Use>) -> io::Result<(SocketAddr, Vec<WorkerPort>)> {
+    fn bind(&self, request: &BindRequest<Use>) -> io::Result<(SocketAddr, Vec<WorkerPort>)> {
         let (mut address, mut sharing) = (request.address, request.sharing);
         let mut ports = Vec::new();
         for _ in 0..request.threads {

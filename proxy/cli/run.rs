@@ -11,7 +11,7 @@ use pillion_telemetry::log;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::output::warn;
-use crate::app::{App, End, Keeper, Running, Source, with_causes};
+use crate::app::{App, ConfigSource, End, Keeper, Running, with_causes};
 
 /// Where the configuration is when nobody says.
 const USUAL_FILE: &str = "/etc/pillion/pillion.yaml";
@@ -72,13 +72,13 @@ impl Run {
 
     /// The same file as at the start, flags and all. One that is gone is refused: it says nothing, and least of all
     /// that the defaults are meant.
-    fn source(self, file: Option<PathBuf>) -> Source {
+    fn source(self, file: Option<PathBuf>) -> ConfigSource {
         let (flags, again) = (self.flags(), file.clone());
         let load = move || match &again {
             Some(file) => self.config(Some(file)).map_err(|error| with_causes(&error)),
             None => Err("there is no configuration file to read again".to_owned()),
         };
-        Source { file, flags, load: Box::new(load) }
+        ConfigSource { file, flags, load: Box::new(load) }
     }
 
     /// The keys that flags rule, whatever the file says.

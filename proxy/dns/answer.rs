@@ -8,7 +8,7 @@ use hickory_resolver::proto::rr::rdata::{A, AAAA, SOA};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::proto::serialize::binary::{BinDecodable, BinDecoder};
 
-use super::query::Asked;
+use super::query::ReceivedQuery;
 use pillion_sidecar::state::ServiceAddresses;
 
 /// Seconds that a client may believe what is said of a service: a reload is heard of soon.
@@ -22,7 +22,7 @@ const UNREACHABLE: u16 = 22;
 const EXTENDED_ERROR: u16 = 15;
 
 /// For a name of a service. Records of other types than addresses there are none.
-pub(super) fn own(asked: &Asked, known: &ServiceAddresses) -> Vec<u8> {
+pub(super) fn own(asked: &ReceivedQuery, known: &ServiceAddresses) -> Vec<u8> {
     let mut message = base(asked);
     message.metadata.authoritative = true;
     let name = asked.question.name();
@@ -46,7 +46,7 @@ fn authority(name: &Name) -> SOA {
 }
 
 /// Nobody could be asked.
-pub(super) fn failed(asked: &Asked, why: &str) -> Vec<u8> {
+pub(super) fn failed(asked: &ReceivedQuery, why: &str) -> Vec<u8> {
     let mut message = base(asked);
     message.metadata.response_code = ResponseCode::ServFail;
     if let Some(edns) = &mut message.edns {
@@ -57,7 +57,7 @@ pub(super) fn failed(asked: &Asked, why: &str) -> Vec<u8> {
     written(asked, &message)
 }
 
-pub(super) fn coded(asked: &Asked, code: ResponseCode) -> Vec<u8> {
+pub(super) fn coded(asked: &ReceivedQuery, code: ResponseCode) -> Vec<u8> {
     let mut message = base(asked);
     message.metadata.response_code = code;
     written(asked, &message)
@@ -69,7 +69,7 @@ pub(super) fn refusal(of: &Metadata, code: ResponseCode) -> Vec<u8> {
 }
 
 /// What an upstream said to another question that is the same, `age` ago. `None`: it cannot be told again.
-pub(super) fn again(asked: &Asked, raw: &[u8], age: Duration) -> Option<Vec<u8>> {
+pub(super) fn again(asked: &ReceivedQuery, raw: &[u8], age: Duration) -> Option<Vec<u8>> {
     let mut message = Message::from_vec(raw).ok()?;
     let said = message.metadata;
     let fresh = base(asked);
@@ -87,7 +87,7 @@ pub(super) fn again(asked: &Asked, raw: &[u8], age: Duration) -> Option<Vec<u8>>
 }
 
 /// What an upstream said to this very question, byte for byte but for the client's id.
-pub(super) fn passed_on(asked: &Asked, raw: &[u8]) -> Vec<u8> {
+pub(super) fn passed_on(asked: &ReceivedQuery, raw: &[u8]) -> Vec<u8> {
     if raw.len() > asked.room() {
         let code = Header::read(&mut BinDecoder::new(raw)).map(|header| header.metadata.response_code);
         let mut message = base(asked);
@@ -104,7 +104,7 @@ pub(super) fn with_id(message: &[u8], id: u16) -> Vec<u8> {
 }
 
 /// An answer that says nothing yet.
-fn base(asked: &Asked) -> Message {
+fn base(asked: &ReceivedQuery) -> Message {
     let mut message = Message::response(asked.id, OpCode::Query);
     message.metadata.recursion_desired = asked.recursion_desired;
     message.metadata.recursion_available = true;
@@ -119,7 +119,7 @@ fn base(asked: &Asked) -> Message {
 }
 
 /// Cut where the client has no room: it comes back by TCP.
-fn written(asked: &Asked, message: &Message) -> Vec<u8> {
+fn written(asked: &ReceivedQuery, message: &Message) -> Vec<u8> {
     match message.to_vec() {
         Ok(bytes) if bytes.len() <= asked.room() => bytes,
         _ => message.truncate().to_vec().unwrap_or_default(),
@@ -134,7 +134,7 @@ mod tests {
     use super::super::query::Over;
     use super::*;
 
-    fn asked(name: &str, kind: RecordType, payload: Option<u16>) -> Asked {
+    fn asked(name: &str, kind: RecordType, payload: Option<u16>) -> ReceivedQuery {
         let mut message = Message::query();
         message.metadata.recursion_desired = true;
         message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
@@ -143,7 +143,7 @@ mod tests {
             edns.set_max_payload(payload);
             edns
         });
-        Asked::read(&message.to_vec().unwrap(), Over::Udp).unwrap()
+        ReceivedQuery::read(&message.to_vec().unwrap(), Over::Udp).unwrap()
     }
 
     fn known(v4: usize, v6: usize) -> ServiceAddresses {

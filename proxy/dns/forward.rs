@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use super::answer::with_id;
-use super::query::{Asked, MOST_OVER_UDP, Over};
+use super::query::{MOST_OVER_UDP, Over, ReceivedQuery};
 use super::upstream::Servers;
 use pillion_base::net::{Leg, Network};
 
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) async fn ask(
     network: &Network,
     servers: &Servers,
-    asked: &Asked,
+    asked: &ReceivedQuery,
     message: &[u8],
 ) -> Result<Vec<u8>, String> {
     let asking = timeout(PATIENCE, Box::pin(ask_all(network, servers, asked, message)));
@@ -37,7 +37,7 @@ pub(super) async fn ask(
 async fn ask_all(
     network: &Network,
     servers: &Servers,
-    asked: &Asked,
+    asked: &ReceivedQuery,
     message: &[u8],
 ) -> Result<Vec<u8>, String> {
     let mut why = "no server to ask".to_owned();
@@ -64,7 +64,7 @@ async fn ask_all(
 async fn one(
     network: &Network,
     server: SocketAddr,
-    asked: &Asked,
+    asked: &ReceivedQuery,
     query: &[u8],
     id: u16,
 ) -> io::Result<(Vec<u8>, bool)> {
@@ -77,7 +77,7 @@ async fn one(
 async fn over_udp(
     network: &Network,
     server: SocketAddr,
-    asked: &Asked,
+    asked: &ReceivedQuery,
     query: &[u8],
     id: u16,
 ) -> io::Result<(Vec<u8>, bool)> {
@@ -102,7 +102,7 @@ async fn over_udp(
 async fn over_tcp(
     network: &Network,
     server: SocketAddr,
-    asked: &Asked,
+    asked: &ReceivedQuery,
     query: &[u8],
     id: u16,
 ) -> io::Result<(Vec<u8>, bool)> {
@@ -116,7 +116,7 @@ async fn over_tcp(
 }
 
 /// Whether a message answers this question, and if so, whether with knowledge. A refusal may leave the question out.
-fn is_answer(message: &[u8], asked: &Asked, id: u16) -> Option<bool> {
+fn is_answer(message: &[u8], asked: &ReceivedQuery, id: u16) -> Option<bool> {
     let mut decoder = BinDecoder::new(message);
     let Header { metadata, counts } = Header::read(&mut decoder).ok()?;
     if metadata.id != id || metadata.message_type != MessageType::Response {

@@ -21,8 +21,9 @@ pub(super) enum Over {
     Tcp,
 }
 
+/// A query of the application, as far as its answer depends on it.
 #[derive(Debug)]
-pub(super) struct Asked {
+pub(super) struct ReceivedQuery {
     pub(super) id: u16,
     pub(super) over: Over,
     pub(super) question: Query,
@@ -32,7 +33,7 @@ pub(super) struct Asked {
     pub(super) authentic_data: bool,
 }
 
-impl Asked {
+impl ReceivedQuery {
     /// # Errors
     /// What cannot be answered, with the refusal to send; without one where nobody asked.
     pub(super) fn read(bytes: &[u8], over: Over) -> Result<Self, Option<Vec<u8>>> {
@@ -121,7 +122,7 @@ impl Asked {
 pub(crate) fn survive(message: &[u8]) {
     let known = ServiceAddresses { v4: vec![[10, 96, 0, 10].into()], v6: Vec::new(), is_virtual: true };
     for over in [Over::Udp, Over::Tcp] {
-        let Ok(asked) = Asked::read(message, over) else { continue };
+        let Ok(asked) = ReceivedQuery::read(message, over) else { continue };
         drop((asked.name(), asked.key()));
         drop((
             answer::own(&asked, &known),
@@ -151,12 +152,12 @@ mod tests {
         message
     }
 
-    fn read(message: &Message) -> Asked {
-        Asked::read(&message.to_vec().unwrap(), Over::Udp).unwrap()
+    fn read(message: &Message) -> ReceivedQuery {
+        ReceivedQuery::read(&message.to_vec().unwrap(), Over::Udp).unwrap()
     }
 
     fn refused(bytes: &[u8]) -> Option<ResponseCode> {
-        let refusal = Asked::read(bytes, Over::Udp).unwrap_err()?;
+        let refusal = ReceivedQuery::read(bytes, Over::Udp).unwrap_err()?;
         let refusal = Message::from_vec(&refusal).unwrap();
         assert_eq!(refusal.metadata.message_type, MessageType::Response);
         assert_eq!(refusal.metadata.id.to_be_bytes(), bytes[..2], "the client's id");
@@ -251,7 +252,7 @@ mod tests {
                 edns.set_max_payload(payload);
                 edns
             });
-            let asked = Asked::read(&message.to_vec().unwrap(), over).unwrap();
+            let asked = ReceivedQuery::read(&message.to_vec().unwrap(), over).unwrap();
             assert_eq!(asked.room(), expected, "{payload:?} {over:?}");
         }
     }
@@ -284,13 +285,13 @@ mod tests {
             }
             bytes.truncate(length.max(1));
             for over in [Over::Udp, Over::Tcp] {
-                if let Ok(asked) = Asked::read(&bytes, over) {
+                if let Ok(asked) = ReceivedQuery::read(&bytes, over) {
                     let known = ServiceAddresses { v4: vec![[10, 96, 0, 10].into()], v6: Vec::new(), is_virtual: true };
                     drop((asked.name(), asked.key()));
                     prop_assert!(Message::from_vec(&answer::own(&asked, &known)).is_ok());
                     prop_assert!(Message::from_vec(&answer::failed(&asked, "why")).is_ok());
                 }
-                let asked = Asked::read(&seeds()[0], over).unwrap();
+                let asked = ReceivedQuery::read(&seeds()[0], over).unwrap();
                 drop(answer::again(&asked, &bytes, std::time::Duration::from_secs(7)));
                 drop(answer::passed_on(&asked, &bytes));
                 if let Ok(message) = Message::from_vec(&bytes) {

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use super::backend::OK;
 use super::mesh::{A, B, Mesh};
 use super::peer::{Message, Peer};
+use crate::admin::Order;
 use crate::admin::{Admin, Console, Published, Readiness, Refusal};
-use crate::app::Order;
 use pillion_base::net::Network;
 use pillion_telemetry::{Metrics, ReloadOutcome};
 

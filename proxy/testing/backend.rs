@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::mesh::{Mesh, at};
 use super::peer::{Log, Message, Peer};
-use pillion_base::net::memory::Arrival;
+use pillion_base::net::memory::MemoryConnection;
 
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 pub(super) const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
@@ -36,7 +36,7 @@ impl Mesh {
         let (counts, log) = (Arc::<Counts>::default(), Log::default());
         let told = (counts.clone(), log.clone());
         tokio::spawn(async move {
-            while let Ok(Arrival { io, .. }) = listener.accept().await {
+            while let Ok(MemoryConnection { io, .. }) = listener.accept().await {
                 let nth = told.0.connections.fetch_add(1, Relaxed);
                 let open = Open::count(&told.0);
                 let playing = script(Peer::logging(io, told.1.clone()), nth);

@@ -12,7 +12,7 @@ use pillion_sidecar::connection::{Connection, Destination, Place};
 use pillion_sidecar::detect::Version;
 use pillion_sidecar::http::{h1_server, server};
 use pillion_sidecar::layers::Name;
-use pillion_sidecar::state::{Arrival, Key};
+use pillion_sidecar::state::{Arrival, DestinationKey};
 use pillion_sidecar::worker::Worker;
 use pillion_sidecar::{inbound, outbound};
 use pillion_telemetry::{Held, Metrics, Protocol};
@@ -90,7 +90,7 @@ impl Bench {
         let place = Place::unlimited(self.worker.work(self.direction));
         let mut connection = Connection::new(at("192.0.2.7:4711"), place);
         let snapshot = self.worker.state.load();
-        if let Some(fixed) = snapshot.fixed(Key::Application(Arrival::default())) {
+        if let Some(fixed) = snapshot.fixed(DestinationKey::Application(Arrival::default())) {
             connection.destination = Destination::Route(fixed);
         }
         (Arc::new(connection), io, near)

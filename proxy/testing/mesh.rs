@@ -18,11 +18,11 @@ use super::peer::Peer;
 use crate::app::{Addresses, App, Applied, Controller};
 use pillion_base::drain::Drain;
 use pillion_base::net::Network;
-use pillion_base::net::memory::{Memory, Pipe};
+use pillion_base::net::memory::{MemoryNetwork, Pipe};
 use pillion_telemetry::Metrics;
 use pillion_tls::client::{AlpnOffer, ClientTls, Purpose};
 use pillion_tls::identity::credentials::Credentials;
-use pillion_tls::identity::issue::{Ca, IssuedPem, Request};
+use pillion_tls::identity::issue::{Ca, CertificateRequest, IssuedPem};
 use pillion_tls::provider;
 
 /// Where tests put their back-ends.
@@ -32,11 +32,11 @@ pub(super) const C: &str = "10.0.0.3:80";
 
 #[derive(Clone, Default)]
 pub(super) struct Mesh {
-    pub(super) memory: Memory,
+    pub(super) memory: MemoryNetwork,
 }
 
 pub(super) struct Sidecar {
-    memory: Memory,
+    memory: MemoryNetwork,
     pub(super) controller: Controller,
     /// As it started.
     pub(super) addresses: Addresses,
@@ -246,7 +246,7 @@ pub(super) fn identity(ca: &Ca, account: &str) -> Credentials {
 pub(super) fn expired_files(ca: &Ca, account: &str) -> IssuedPem {
     let [not_before, not_after] = LONG_AGO.map(|at| OffsetDateTime::from_unix_timestamp(at).expect("a time"));
     let uris = vec![format!("spiffe://cluster.local/ns/default/sa/{account}")];
-    ca.sign(&Request { uris, hosts: Vec::new(), not_before, not_after }).expect("signed")
+    ca.sign(&CertificateRequest { uris, hosts: Vec::new(), not_before, not_after }).expect("signed")
 }
 
 /// The same, put to use when it still held.

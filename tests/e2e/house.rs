@@ -5,7 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates whose `lib.rs` lists its modules from top to bottom.
-const ORDERED: [&str; 4] = ["proxy/base/src", "proxy/http/src", "proxy/sidecar/src", "proxy/upstream/src"];
+const ORDERED: [&str; 10] = [
+    "proxy",
+    "proxy/sidecar/src",
+    "proxy/upstream/src",
+    "proxy/http/src",
+    "proxy/http1/src",
+    "proxy/tls/src",
+    "proxy/base/src",
+    "proxy/telemetry/src",
+    "proxy/init/src",
+    "config/model/src",
+];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
@@ -51,15 +62,20 @@ fn from_crate(code: &str, depth: usize) -> String {
 
 /// The modules that a `lib.rs` lists, in their order.
 fn listed(lib: &str) -> Vec<&str> {
-    let modules = lib.lines().filter_map(|line| line.trim().trim_start_matches("pub ").strip_prefix("mod "));
+    let modules = lib.lines().filter_map(|line| {
+        line.trim_start_matches("pub(crate) ").trim_start_matches("pub ").strip_prefix("mod ")
+    });
     modules.filter_map(|module| module.strip_suffix(';')).collect()
 }
 
 /// The module of what `lib.rs` passes on: who names that, names the module.
 fn passed_on<'a>(lib: &'a str, name: &str) -> Option<&'a str> {
     let passed_on =
-        lib.lines().filter_map(|line| line.strip_prefix("pub use ")?.strip_suffix(';')?.split_once("::"));
-    passed_on.filter(|(_, item)| *item == name).map(|(module, _)| module).next()
+        lib.split("\npub use ").skip(1).filter_map(|text| text.split(';').next()?.split_once("::"));
+    let holds = |items: &str| {
+        items.split(['{', '}', ',']).any(|item| item.trim() == name) // one, or a list
+    };
+    passed_on.filter(|(_, items)| holds(items)).map(|(module, _)| module).next()
 }
 
 /// The modules of its own crate that a text names, in a list too.
@@ -82,9 +98,14 @@ fn what_a_text_names_is_found_in_every_spelling() {
 
 #[test]
 fn paths_that_lead_up_and_names_that_are_passed_on_are_seen_through() {
-    let lib = "pub mod body;\nmod breaking;\npub use body::Body;\n";
+    let lib =
+        "pub mod body;\npub(crate) mod breaking;\npub use body::{Body, Whole};\npub use breaking::Broken;\n";
     assert_eq!(listed(lib), ["body", "breaking"]);
-    assert_eq!(passed_on(lib, "Body"), Some("body"));
+    let of = |name| passed_on(lib, name);
+    assert_eq!(
+        [of("Body"), of("Whole"), of("Broken"), of("Other")],
+        [Some("body"), Some("body"), Some("breaking"), None]
+    );
     assert!(is_of_tests(Path::new("h1/client/tests.rs")) && is_of_tests(Path::new("tests/golden.rs")));
     assert!(!is_of_tests(Path::new("h1/client.rs")));
     assert_eq!(from_crate("use super::body::Body;", 0), "use crate::body::Body;");

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use pillion_model::{Path, Step};
+use pillion_model::{Path, PathStep};
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 /// No key of a configuration is deeper than ten levels; 64 leaves room and bounds the recursion.
@@ -119,7 +119,7 @@ impl Tree {
             let content = at.and_then(|id| self.node(id)).map(|node| &node.content);
             match (content, &step) {
                 (Some(Content::Scalar { .. }), _) if !at.is_some_and(|id| self.is_null(id)) => break,
-                (Some(Content::Map(_)), Step::Index(_)) => continue,
+                (Some(Content::Map(_)), PathStep::Index(_)) => continue,
                 _ => {}
             }
             let next = at.and_then(|id| self.step(id, &mut step));
@@ -181,10 +181,10 @@ impl Tree {
     }
 
     /// The key and the value after one step. An item of a list is its own key.
-    fn step(&self, from: NodeId, step: &mut Step) -> Option<(NodeId, NodeId)> {
+    fn step(&self, from: NodeId, step: &mut PathStep) -> Option<(NodeId, NodeId)> {
         match step {
-            Step::Key(name) => self.entry(from, name),
-            Step::Index(index) => {
+            PathStep::Key(name) => self.entry(from, name),
+            PathStep::Index(index) => {
                 let Content::List(items) = &self.node(from)?.content else { return None };
                 let (nth, item) = items.iter().enumerate().filter(|(_, item)| !item.dropped).nth(*index)?;
                 *index = nth;
@@ -337,7 +337,7 @@ mod tests {
     use super::*;
 
     fn path(steps: &[&str]) -> Path {
-        let step = |s: &&str| s.parse().map_or_else(|_| Step::Key((*s).to_owned()), Step::Index);
+        let step = |s: &&str| s.parse().map_or_else(|_| PathStep::Key((*s).to_owned()), PathStep::Index);
         Path(steps.iter().map(step).collect())
     }
 

@@ -7,7 +7,7 @@
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
-use pillion_model::{Cluster, Config, Fault, Path, Severity, Step, validate, validate_cluster};
+use pillion_model::{Cluster, Config, Fault, Path, PathStep, Severity, validate, validate_cluster};
 
 use crate::place::{NodeId, Tree};
 use crate::remark::Remarks;
@@ -77,7 +77,7 @@ impl<'a> Translator<'a> {
 
     fn know_services(&mut self, faults: &[Fault]) {
         for fault in faults {
-            if let [Step::Key(section), Step::Key(service), rest @ ..] = fault.path.0.as_slice()
+            if let [PathStep::Key(section), PathStep::Key(service), rest @ ..] = fault.path.0.as_slice()
                 && section == "services"
             {
                 self.of_services.insert((service.clone(), Path(rest.to_vec()), fault.what.clone()));
@@ -88,17 +88,22 @@ impl<'a> Translator<'a> {
     fn add(&mut self, fault: Fault, remarks: &mut Remarks) {
         let path = fault.path.clone();
         match path.0.as_slice() {
-            [Step::Key(section), Step::Key(name), rest @ ..] if section == "services" => {
+            [PathStep::Key(section), PathStep::Key(name), rest @ ..] if section == "services" => {
                 let own = self.services.get(name.as_str()).copied();
                 match self.inherits(own, self.defaults, rest) {
                     true => self.add_inherited(fault, name, rest, remarks),
                     false => remarks.add_fault(fault),
                 }
             }
-            [Step::Key(section), Step::Index(nth), Step::Key(to), Step::Index(target), rest @ ..]
-                if section == "routes"
-                    && to == "to"
-                    && rest.first() != Some(&Step::Key("service".into())) =>
+            [
+                PathStep::Key(section),
+                PathStep::Index(nth),
+                PathStep::Key(to),
+                PathStep::Index(target),
+                rest @ ..,
+            ] if section == "routes"
+                && to == "to"
+                && rest.first() != Some(&PathStep::Key("service".into())) =>
             {
                 self.add_of_route(fault, *nth, *target, rest, remarks);
             }
@@ -108,7 +113,7 @@ impl<'a> Translator<'a> {
 
     /// Adds a fault in a key that a service inherits from `defaults`. If the defaults alone do not have this fault, it
     /// comes from their combination with the service, and the message names the service.
-    fn add_inherited(&mut self, fault: Fault, service: &str, rest: &[Step], remarks: &mut Remarks) {
+    fn add_inherited(&mut self, fault: Fault, service: &str, rest: &[PathStep], remarks: &mut Remarks) {
         let moved = Fault { path: at_defaults(rest), ..fault };
         match self.of_defaults.entry((Path(rest.to_vec()), moved.what.clone())) {
             Entry::Vacant(_) => {
@@ -129,15 +134,15 @@ impl<'a> Translator<'a> {
         fault: Fault,
         nth: usize,
         target: usize,
-        rest: &[Step],
+        rest: &[PathStep],
         remarks: &mut Remarks,
     ) {
         let route = self.routes.and_then(|routes| self.tree.item(routes, nth));
         let name = self.config.routes.get(nth).and_then(|route| route.to.get(target)).map(|to| &to.service);
         let service = name.and_then(|name| self.services.get(name.as_str()).copied());
         let key = Path(rest.to_vec());
-        let own = |key: &[Step]| {
-            let route = [Step::Key("routes".into()), Step::Index(nth)];
+        let own = |key: &[PathStep]| {
+            let route = [PathStep::Key("routes".into()), PathStep::Index(nth)];
             Path(route.into_iter().chain(key.iter().cloned()).collect())
         };
         let inherits = self.inherits(route, service, rest) || self.inherits(route, self.defaults, rest);
@@ -157,20 +162,20 @@ impl<'a> Translator<'a> {
     }
 
     /// The key of the route that conflicts with a key of its service.
-    fn meeting(&self, route: Option<NodeId>, key: &[Step]) -> [Step; 1] {
+    fn meeting(&self, route: Option<NodeId>, key: &[PathStep]) -> [PathStep; 1] {
         let has_timeout = route.and_then(|route| self.tree.child(route, "timeout")).is_some();
         let key = match key.last() {
-            Some(Step::Key(key)) if key == "per_try_timeout" && has_timeout => "timeout",
+            Some(PathStep::Key(key)) if key == "per_try_timeout" && has_timeout => "timeout",
             _ => "retry",
         };
-        [Step::Key(key.to_owned())]
+        [PathStep::Key(key.to_owned())]
     }
 
     /// Whether `key` is not set in `own`, but is set in `below`.
-    fn inherits(&self, own: Option<NodeId>, below: Option<NodeId>, key: &[Step]) -> bool {
+    fn inherits(&self, own: Option<NodeId>, below: Option<NodeId>, key: &[PathStep]) -> bool {
         let (mut own, mut below) = (own, below);
         for step in key {
-            let Step::Key(name) = step else { return false };
+            let PathStep::Key(name) = step else { return false };
             let child = |of: Option<NodeId>| of.and_then(|of| self.tree.child(of, name));
             (own, below) = (child(own), child(below));
             if own.is_none() {
@@ -181,7 +186,7 @@ impl<'a> Translator<'a> {
     }
 }
 
-fn at_defaults(rest: &[Step]) -> Path {
-    let root = Step::Key("defaults".to_owned());
+fn at_defaults(rest: &[PathStep]) -> Path {
+    let root = PathStep::Key("defaults".to_owned());
     Path([root].into_iter().chain(rest.iter().cloned()).collect())
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::direction::Direction;
 use crate::endpoint::Endpoint;
 use crate::identity::SpiffeId;
-use crate::policy::{ConnectionPolicy, Limits, OutlierDetection, Retry, Timeouts};
+use crate::policy::{CircuitBreaker, ConnectionPolicy, OutlierDetection, Retry, Timeouts};
 
 /// A service that the application calls, with every rule for the traffic to it.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +43,7 @@ pub struct Cluster {
     /// When a request is sent again. `None`: only when no byte of it had been sent.
     pub retry: Option<Retry>,
     /// How many connections and requests may be open or in flight at once.
-    pub limits: Limits,
+    pub limits: CircuitBreaker,
     /// When an endpoint that fails gets no requests for a while. `None`: never.
     pub outlier_detection: Option<OutlierDetection>,
 }
@@ -64,7 +64,7 @@ impl Cluster {
             timeouts: Timeouts::default(),
             connection: ConnectionPolicy::default(),
             retry: Some(Retry::default()),
-            limits: Limits::default(),
+            limits: CircuitBreaker::default(),
             outlier_detection: Some(OutlierDetection::default()),
             name,
         }
@@ -73,7 +73,7 @@ impl Cluster {
 
 /// What a cluster stands for. Code must ask this and not compare the name or a metric label, which are only for people.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum ClusterKind {
     /// A service that the application calls. It has a configuration of its own.
     Service,
     /// Destinations that no service matches. The sidecar connects to them, and leaves the rest to the application.
@@ -82,7 +82,7 @@ pub enum Kind {
     Application,
 }
 
-impl Kind {
+impl ClusterKind {
     /// The direction of the traffic to this cluster.
     pub const fn direction(self) -> Direction {
         match self {

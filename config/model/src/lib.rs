@@ -5,21 +5,23 @@
 //! can be translated to the same model later.
 //!
 //! Deliberately absent: IO, clocks, tokio, serde, and any question of how something was written.
+//!
+//! Modules are listed from top to bottom: each may use those below it.
 
-pub mod cluster;
-mod direction;
-pub mod dns;
-pub mod endpoint;
-pub mod fault;
-pub mod identity;
-pub mod listener;
-pub mod path;
-pub mod policy;
-mod reason;
-pub mod route;
-pub mod telemetry;
-pub mod text;
 mod validate;
+mod reason;
+pub mod dns;
+pub mod telemetry;
+pub mod listener;
+pub mod route;
+pub mod cluster;
+pub mod policy;
+pub mod endpoint;
+pub mod identity;
+mod direction;
+pub mod fault;
+pub mod path;
+pub mod text;
 
 use std::num::NonZeroUsize;
 
@@ -30,7 +32,7 @@ pub use endpoint::{Endpoint, EndpointUpdate};
 pub use fault::{Fault, Faults, Severity};
 pub use identity::SpiffeId;
 pub use listener::{Inbound, Outbound};
-pub use path::{Path, Step, Trail};
+pub use path::{Path, PathStep, Trail};
 pub use reason::Reason;
 pub use route::Route;
 pub use validate::{validate, validate_cluster};

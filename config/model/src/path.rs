@@ -7,7 +7,7 @@ use std::fmt;
 
 /// One step from a block to a key or an item in it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Step {
+pub enum PathStep {
     /// The name of a key, of a service or of a header.
     Key(String),
     /// The number of an item in a list, from 0.
@@ -16,15 +16,15 @@ pub enum Step {
 
 /// The path of a key from the root of the configuration. An empty path is the configuration as a whole.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-pub struct Path(pub Vec<Step>);
+pub struct Path(pub Vec<PathStep>);
 
 impl fmt::Display for Path {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (nth, step) in self.0.iter().enumerate() {
             match step {
-                Step::Key(key) if nth == 0 => f.write_str(key)?,
-                Step::Key(key) => write!(f, ".{key}")?,
-                Step::Index(index) => write!(f, "[{index}]")?,
+                PathStep::Key(key) if nth == 0 => f.write_str(key)?,
+                PathStep::Key(key) => write!(f, ".{key}")?,
+                PathStep::Index(index) => write!(f, "[{index}]")?,
             }
         }
         Ok(())
@@ -79,8 +79,8 @@ impl<'a> Trail<'a> {
         let mut path = self.before.map(Trail::path).unwrap_or_default();
         path.0.extend(match self.last {
             Last::Root => None,
-            Last::Key(key) => Some(Step::Key(key.to_owned())),
-            Last::Index(index) => Some(Step::Index(index)),
+            Last::Key(key) => Some(PathStep::Key(key.to_owned())),
+            Last::Index(index) => Some(PathStep::Index(index)),
         });
         path
     }

@@ -247,7 +247,7 @@ pub enum RetryMethods {
 /// The circuit breaker's limits for one cluster, over all workers. All defaults but that of the retries are Envoy's
 /// 1024.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct CircuitBreaker {
     /// Open connections, at least 1. Beyond this limit an HTTP request waits as pending, and a TCP connection is reset.
     pub max_connections: u32,
     /// Open connections to one endpoint, at least 1. Beyond this limit an HTTP request waits as pending, and an opaque
@@ -261,7 +261,7 @@ pub struct Limits {
     pub max_retries: u32,
 }
 
-impl Default for Limits {
+impl Default for CircuitBreaker {
     fn default() -> Self {
         Self {
             max_connections: 1024,

@@ -99,7 +99,7 @@ async fn relieve(error: &io::Error, acceptor: &mut impl Acceptor) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::net::memory::Memory;
+    use crate::net::memory::MemoryNetwork;
     use crate::net::{Bound, Network, Sharing};
     use tokio::sync::{mpsc, oneshot};
 
@@ -133,7 +133,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_is_taken_when_there_is_a_place_and_what_waits_at_the_end_is_given_back() {
-        let memory = Memory::default();
+        let memory = MemoryNetwork::default();
         let bound = Network::Memory(memory.clone()).bind("10.0.0.1:80".parse().unwrap(), Sharing::Alone);
         let (mut acceptor, give, mut seen) = places(false);
         let (end, ended) = oneshot::channel::<()>();

@@ -39,7 +39,7 @@ pub enum Network {
     Os,
     /// Built by tests only, but always compiled: the seam has two sides from the first day.
     #[cfg_attr(not(test), allow(dead_code))]
-    Memory(memory::Memory),
+    Memory(memory::MemoryNetwork),
 }
 
 /// Who else may listen on an address.

@@ -130,8 +130,8 @@ const fn overdue(received: Step, sent: Step, bound: RelayEnd) -> RelayEnd {
 /// The two directions, named as the downstream sees them.
 #[derive(Debug, Default)]
 struct Both {
-    received: Direction,
-    sent: Direction,
+    received: OneWay,
+    sent: OneWay,
 }
 
 /// Bytes read and written so far: of `received`, then of `sent`.
@@ -185,7 +185,7 @@ impl Both {
 
 /// Bytes on their way from one side, the reader, to the other, the writer.
 #[derive(Debug)]
-struct Direction {
+struct OneWay {
     read: u64,
     written: u64,
     /// Read and not written: less than a scratch full. Nothing is read before it is gone.
@@ -198,14 +198,14 @@ struct Direction {
     step: Step,
 }
 
-impl Default for Direction {
+impl Default for OneWay {
     fn default() -> Self {
         let (read, written, left) = (0, 0, Bytes::new());
         Self { read, written, left, is_flushed: true, is_closing: false, last_words: false, step: Step::Open }
     }
 }
 
-impl Direction {
+impl OneWay {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -845,7 +845,7 @@ mod tests {
         }
     }
 
-    fn turn(direction: &mut Direction, reader: &mut (impl AsyncRead + Unpin), writer: &mut Scripted) {
+    fn turn(direction: &mut OneWay, reader: &mut (impl AsyncRead + Unpin), writer: &mut Scripted) {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         with_scratch(|scratch| direction.poll(&mut cx, reader, writer, scratch));
     }
@@ -854,7 +854,7 @@ mod tests {
     fn a_slow_reader_costs_at_most_one_scratch_and_stops_the_other_side() {
         let takes = [Write::Takes(1000), Write::Later, Write::Later, Write::Takes(9), Write::Later];
         let (mut flood, mut slow) = (Flood(0), Scripted::default().writes(takes));
-        let mut direction = Direction::default();
+        let mut direction = OneWay::default();
         for left in [SCRATCH - 1000, SCRATCH - 1000, SCRATCH - 1009] {
             turn(&mut direction, &mut flood, &mut slow);
             assert_eq!((direction.left.len(), flood.0), (left, SCRATCH as u64));
@@ -863,7 +863,7 @@ mod tests {
 
     #[test]
     fn what_was_kept_is_freed_once_written() {
-        let mut direction = Direction::default();
+        let mut direction = OneWay::default();
         let mut reader = Scripted::reads([Read::Bytes(b"kept")]);
         let mut writer = Scripted::default().writes([Write::Later]);
         turn(&mut direction, &mut reader, &mut writer);
@@ -874,7 +874,7 @@ mod tests {
 
     #[test]
     fn a_flood_yields_after_its_share() {
-        let (mut direction, mut flood, mut sink) = (Direction::default(), Flood(0), Scripted::default());
+        let (mut direction, mut flood, mut sink) = (OneWay::default(), Flood(0), Scripted::default());
         for share in [1, 2, 3].map(|turns| turns * SHARE) {
             turn(&mut direction, &mut flood, &mut sink);
             assert_eq!((flood.0, direction.written), (share as u64, share as u64));

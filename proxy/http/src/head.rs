@@ -10,8 +10,9 @@ use pillion_model::listener::DownstreamLimits;
 use pillion_base::error::Error;
 use pillion_model::Reason;
 
-/// What a sidecar adds to a request, which is more than it adds to an answer: `x-request-id`, `x-forwarded-proto`, `x-forwarded-host`, `x-pillion-via`,
-/// `x-pillion-attempt`, and what the other version of HTTP wants: `host`, a length, `te`, `connection`, `expect`.
+/// What a sidecar adds to a request, which is more than it adds to an answer: `x-request-id`, `x-forwarded-proto`,
+/// `x-forwarded-host`, `x-pillion-via`, `x-pillion-attempt`, and what the other version of HTTP wants: `host`, a length,
+/// `te`, `connection`, `expect`.
 const SIDECAR_FIELDS: u32 = 10;
 /// Their text. The longest are two names of hosts (255 each), a request id (128) and the list of passes.
 const SIDECAR_BYTES: u32 = 2 * 1024;

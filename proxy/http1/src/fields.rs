@@ -8,7 +8,7 @@ use http::HeaderValue;
 
 use crate::error::Misuse;
 use crate::known::{Known, LONGEST, Names};
-use crate::lines::is_token;
+use crate::token::is_token;
 
 #[derive(Debug, Clone, Default)]
 pub struct Fields {
@@ -66,8 +66,8 @@ impl Fields {
     }
 
     /// A line of the text: where its name begins, how long that is, where its value begins, and the rest of the line.
-    /// `is_tight`: between colon and value stands a single space. The reader of lines sees to it that the text has fewer bytes than 32
-    /// bits count, and a name fewer than 16.
+    /// `is_tight`: between colon and value stands a single space. The reader of lines sees to it that the text has fewer
+    /// bytes than 32 bits count, and a name fewer than 16.
     #[inline]
     pub(crate) fn push_line(
         &mut self,

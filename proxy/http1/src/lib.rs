@@ -44,7 +44,7 @@
 //! Deliberately absent: tasks, timers, sockets, policy. Who may be named as a field, which target is forwarded and when a
 //! request is sent again, others decide.
 //!
-//! Modules are listed from top to bottom.
+//! Modules are listed from top to bottom: each may use those below it.
 
 #![deny(clippy::indexing_slicing, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -58,9 +58,10 @@ mod decode;
 mod hop;
 mod framing;
 mod target;
-mod fields;
 mod lines;
+mod fields;
 mod known;
+mod token;
 mod search;
 mod limits;
 mod error;

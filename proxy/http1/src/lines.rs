@@ -9,6 +9,7 @@ use http::Version;
 use crate::error::Fault;
 use crate::fields::Fields;
 use crate::known::Known;
+use crate::token::is_token;
 
 /// `None`: further bytes are needed.
 pub(crate) type Read<T> = Result<Option<T>, Fault>;
@@ -208,28 +209,6 @@ fn find_colon(bytes: &[u8]) -> usize {
     }
     at + rest.iter().position(|byte| *byte == b':').unwrap_or(rest.len())
 }
-
-/// RFC 9110, 5.6.2.
-pub(crate) fn is_token(byte: u8) -> bool {
-    IS_TOKEN.get(usize::from(byte)).copied().unwrap_or_default()
-}
-
-static IS_TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        #[allow(clippy::indexing_slicing)] // runs in the compiler alone
-        {
-            table[byte] = (byte as u8).is_ascii_alphanumeric()
-                || matches!(
-                    byte as u8,
-                    b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'
-                );
-        }
-        byte += 1;
-    }
-    table
-};
 
 #[cfg(test)]
 mod tests {

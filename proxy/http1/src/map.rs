@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, request, response};
 use crate::error::Misuse;
 use crate::fields::Fields;
 use crate::head::{RequestHead, ResponseHead};
-use crate::lines::is_token;
+use crate::token::is_token;
 
 /// More names than a head has by the default limit: those behind them are written as HTTP/2 spells them.
 const SPELLED: usize = 256;

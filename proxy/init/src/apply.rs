@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::error::{Attempt, Error};
+use crate::error::{Error, FailedRuleSet};
 use crate::found::{has_foreign_legacy, state, unseen};
 use crate::lock;
 use crate::machine::{Machine, Variant};
@@ -28,9 +28,9 @@ pub fn install(options: &Options) -> Result<Report, Error> {
         needs_ip(&steps, &machine)?;
         match run_all(&steps) {
             Ok(()) => return Ok(installed(options, target, &why, &machine, steps.is_empty())),
-            Err((failed, back)) => attempts.push(Attempt { target, failed, back }),
+            Err((failed, back)) => attempts.push(FailedRuleSet { target, failed, back }),
         }
-        if attempts.last().is_some_and(Attempt::is_final) {
+        if attempts.last().is_some_and(FailedRuleSet::is_final) {
             break;
         }
     }

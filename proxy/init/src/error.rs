@@ -15,7 +15,7 @@ pub enum Error {
     NoProgram(Backend),
     NoIp,
     /// By every rule set that came into question.
-    Refused(Vec<Attempt>),
+    Refused(Vec<FailedRuleSet>),
     /// While removing.
     Stuck {
         failed: FailedStep,
@@ -25,7 +25,7 @@ pub enum Error {
 
 /// One rule set, and the command that failed there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
+pub struct FailedRuleSet {
     pub(crate) target: Target,
     pub(crate) failed: FailedStep,
     /// What failed while taking back what had been done.
@@ -95,7 +95,7 @@ impl fmt::Display for FailedStep {
     }
 }
 
-impl Attempt {
+impl FailedRuleSet {
     /// Whether no other rule set would do: something is left behind, on which another attempt would stand; or it was
     /// not about rules.
     pub(crate) fn is_final(&self) -> bool {
@@ -103,7 +103,7 @@ impl Attempt {
     }
 }
 
-impl fmt::Display for Attempt {
+impl fmt::Display for FailedRuleSet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}. {}", self.target, self.failed, left_behind(&self.back))?;
         hint(f, &self.failed.said)

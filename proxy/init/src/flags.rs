@@ -2,8 +2,8 @@
 
 use clap::builder::RangedI64ValueParser;
 
-use crate::options::{Backend, Mode, Networks, Options, Ports, Wrong, port};
-use crate::words::{Interface, Network};
+use crate::options::{Backend, Mode, Networks, Options, Ports, port};
+use crate::words::{Cidr, Interface, Wrong};
 
 #[derive(Debug, clap::Args)]
 pub struct Flags {
@@ -46,7 +46,7 @@ pub struct Flags {
     exclude_outbound_ports: Vec<u16>,
     /// Networks of others to leave alone
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
-    exclude_outbound_cidrs: Vec<Network>,
+    exclude_outbound_cidrs: Vec<Cidr>,
     /// Networks of others to capture: *, none, or a list
     #[arg(long, value_name = "CIDRS", default_value = "*", value_delimiter = ',')]
     include_outbound_cidrs: Vec<String>,

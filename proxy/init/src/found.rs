@@ -1,13 +1,14 @@
 //! Reads what of ours is in this network namespace, from every rule set, whoever installed it there.
 
 use crate::ROUTING_TABLE;
-use crate::iptables::{Ours, TABLES, table_name};
+use crate::iptables::{Ours, TABLES};
 use crate::machine::{Machine, Variant, has_own_address, legacy_tables};
 use crate::made::Made;
 use crate::nft;
-use crate::rules::{Family, Table};
+use crate::rules::{Table, table_name};
 use crate::state::{Piece, Slot, State, Target, flag, is_lookup, is_route};
 use crate::step::Step;
+use crate::words::Family;
 
 /// Both, whatever the namespace has now: it may have had IPv6 when rules were installed.
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
@@ -64,7 +65,7 @@ fn made(state: &mut State, tables: &[String]) {
         let listing = has(tables, &name).then(|| listing(&name).unwrap_or_default());
         let slots = |list: Vec<Made>| list.into_iter().map(move |made| (family, table, made));
         state.absent.extend(slots(Made::absent(listing.as_deref())));
-        let noted = state.iptables.get(&(Variant::Nft, family, table)).into_iter().flat_map(Made::recorded);
+        let noted = state.iptables.get(&(Variant::Nft, family, table)).into_iter().flat_map(Ours::made);
         let free = noted.filter(|made| listing.as_ref().is_some_and(|listing| made.is_free(listing)));
         let free: Vec<_> = free.collect();
         state.free.extend(slots(free));

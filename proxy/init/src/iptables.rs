@@ -5,18 +5,12 @@
 
 use crate::MARK;
 use crate::made::Made;
-use crate::rules::{CHAINS, Chain, Family, Hook, Match, Protocol, Rule, RuleAction, RuleSet, Table};
-use crate::words::{Interface, Network};
+use crate::rules::{
+    CHAINS, Chain, Hook, Match, Protocol, Rule, RuleAction, RuleSet, Table, hook_name, own_name, table_name,
+};
+use crate::words::{Cidr, Family, Interface};
 
 pub(crate) const TABLES: [Table; 3] = [Table::Raw, Table::Mangle, Table::Nat];
-
-pub(crate) const fn table_name(table: Table) -> &'static str {
-    match table {
-        Table::Raw => "raw",
-        Table::Mangle => "mangle",
-        Table::Nat => "nat",
-    }
-}
 
 /// What is, or shall be, ours in one table.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,6 +44,11 @@ impl Ours {
             ours.rules.extend(lines(chain, family));
         }
         ours
+    }
+
+    /// What was made for the rules, as they record it.
+    pub(crate) fn made(&self) -> impl Iterator<Item = Made> {
+        self.chains.iter().filter_map(|chain| Made::of(chain))
     }
 
     /// What of it is in the text that `iptables-save -t TABLE` printed.
@@ -111,18 +110,6 @@ pub(crate) fn change(table: Table, before: &Ours, after: &Ours) -> String {
     lines.join("\n")
 }
 
-/// `PILLION_OUTPUT`: at most 28 bytes, the kernel's bound.
-pub(crate) fn own_name(chain: &str) -> String {
-    format!("PILLION_{}", chain.to_ascii_uppercase())
-}
-
-pub(crate) const fn hook_name(hook: Hook) -> &'static str {
-    match hook {
-        Hook::Prerouting => "PREROUTING",
-        Hook::Output => "OUTPUT",
-    }
-}
-
 fn jump(hook: Hook, chain: &str) -> String {
     format!("{} -j {}", hook_name(hook), own_name(chain))
 }
@@ -174,7 +161,7 @@ fn matching(one: &Match) -> Vec<(Order, String)> {
 }
 
 /// A network of everything is what the family says already.
-fn address(place: Order, flag: &str, network: &Network) -> Vec<(Order, String)> {
+fn address(place: Order, flag: &str, network: &Cidr) -> Vec<(Order, String)> {
     if network.is_everything() { Vec::new() } else { vec![(place, format!("{flag} {network}"))] }
 }
 

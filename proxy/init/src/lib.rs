@@ -3,29 +3,31 @@
 //! The sidecar's half of the agreement is the constants below. What the rules are is a pure function ([`rules()`]);
 //! how `nft` and iptables say them is `nft` and `iptables`; what is in the namespace and what shall be is a `State`
 //! each, and what runs is the difference of both. Deliberately absent: sockets, and the sidecar itself.
+//!
+//! Modules are listed from top to bottom: each may use those below it.
 
 mod apply;
-mod error;
-mod flags;
 mod found;
-mod iptables;
 mod lock;
-mod machine;
+mod error;
+mod state;
+mod iptables;
 mod made;
 mod nft;
-mod options;
 mod rules;
-mod state;
+mod flags;
+mod options;
 mod step;
+mod machine;
 mod words;
 
 pub use apply::{Report, install, plan, plan_undo, undo};
-pub use error::{Attempt, Error};
+pub use error::{Error, FailedRuleSet};
 pub use flags::Flags;
-pub use options::{Backend, Mode, Networks, Options, Ports, Wrong, port};
+pub use options::{Backend, Mode, Networks, Options, Ports, port};
 pub use rules::{RuleSet, rules};
 pub use step::FailedStep;
-pub use words::{Interface, Network};
+pub use words::{Cidr, Interface, Wrong};
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 

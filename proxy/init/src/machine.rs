@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::rules::Family;
+use crate::words::Family;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Machine {

@@ -3,10 +3,10 @@
 //! What was not there before is remembered by the name of an empty chain beside the rules, and removed with them by
 //! `nft`, where nobody else has moved in. Without `nft` it stays, empty.
 
-use crate::iptables::{Ours, hook_name, own_name, table_name};
 use crate::nft::family_name;
-use crate::rules::{CHAINS, Family, Hook, Table};
+use crate::rules::{CHAINS, Hook, Table, hook_name, own_name, table_name};
 use crate::step::Step;
+use crate::words::Family;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Made {
@@ -29,10 +29,6 @@ impl Made {
 
     pub(crate) fn of(note: &str) -> Option<Self> {
         ALL.into_iter().find(|made| made.note() == note)
-    }
-
-    pub(crate) fn recorded(ours: &Ours) -> impl Iterator<Item = Self> {
-        ours.chains.iter().filter_map(|chain| Self::of(chain))
     }
 
     /// What would have to be made for anything of ours, given the table as `nft list` prints it.

@@ -5,8 +5,8 @@
 use std::fmt::Write as _;
 
 use crate::MARK;
-use crate::rules::{Chain, Family, Hook, Match, Rule, RuleAction, RuleSet, Table};
-use crate::words::{Interface, Network};
+use crate::rules::{Chain, Hook, Match, Rule, RuleAction, RuleSet, Table};
+use crate::words::{Cidr, Family, Interface};
 
 /// Ours, and nobody else's.
 pub(crate) const TABLE: &str = "inet pillion";
@@ -117,7 +117,7 @@ fn quoted(interface: &Interface) -> String {
     format!("\"{}{}\"", interface.name(), if interface.is_prefix() { "*" } else { "" })
 }
 
-fn address(network: &Network, field: &str, unless: &str) -> String {
+fn address(network: &Cidr, field: &str, unless: &str) -> String {
     let family = family_name(network.family());
     let version = match network.family() {
         Family::V4 => "ipv4",

@@ -1,10 +1,9 @@
 //! What `pillion init` was asked for: small checked words, and what may not be said together.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::str::FromStr;
 
-use crate::words::{Interface, Network};
+use crate::words::{Cidr, Interface, Wrong, wrong};
 
 /// Everything the rules depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +28,7 @@ pub struct Options {
     pub exclude_inbound_ports: BTreeSet<u16>,
     pub exclude_outbound_ports: BTreeSet<u16>,
     pub include_outbound: Networks,
-    pub exclude_outbound: BTreeSet<Network>,
+    pub exclude_outbound: BTreeSet<Cidr>,
     pub exclude_interfaces: BTreeSet<Interface>,
     /// Whether port 53, over UDP and TCP, goes to `dns_port`.
     pub dns: bool,
@@ -90,23 +89,7 @@ pub enum Ports {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Networks {
     All,
-    Only(BTreeSet<Network>),
-}
-
-/// What may not be said, and what to say instead.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wrong(pub(crate) String);
-
-impl fmt::Display for Wrong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Wrong {}
-
-pub(crate) fn wrong<T>(what: impl Into<String>) -> Result<T, Wrong> {
-    Err(Wrong(what.into()))
+    Only(BTreeSet<Cidr>),
 }
 
 impl FromStr for Mode {

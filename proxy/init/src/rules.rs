@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::options::{Mode, Networks, Options, Ports};
-use crate::words::{Interface, Network};
+use crate::words::{Cidr, Family, Interface};
 use crate::{SELF_V4, SELF_V6, VIRTUAL_V4, VIRTUAL_V6};
 
 /// All chains, those that others jump to before those that jump.
@@ -34,15 +34,29 @@ pub(crate) enum Table {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Family {
-    V4,
-    V6,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Hook {
     Prerouting,
     Output,
+}
+
+pub(crate) const fn table_name(table: Table) -> &'static str {
+    match table {
+        Table::Raw => "raw",
+        Table::Mangle => "mangle",
+        Table::Nat => "nat",
+    }
+}
+
+pub(crate) const fn hook_name(hook: Hook) -> &'static str {
+    match hook {
+        Hook::Prerouting => "PREROUTING",
+        Hook::Output => "OUTPUT",
+    }
+}
+
+/// `PILLION_OUTPUT`: at most 28 bytes, the kernel's bound.
+pub(crate) fn own_name(chain: &str) -> String {
+    format!("PILLION_{}", chain.to_ascii_uppercase())
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +68,9 @@ pub(crate) struct Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Match {
     Protocol(Protocol),
-    From(Network),
-    To(Network),
-    NotTo(Network),
+    From(Cidr),
+    To(Cidr),
+    NotTo(Cidr),
     /// The destination is an address of this host.
     ToThisHost,
     Port(Protocol, u16),
@@ -162,13 +176,11 @@ const DNS: u16 = 53;
 /// Any number but 0, where everything else is.
 const ZONE: RuleAction = RuleAction::Zone(1);
 
-const LOOPBACK_V4: Network = Network::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);
-const LOOPBACK_V6: Network = Network::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128);
-const SELVES: [Network; 2] = [Network::new(IpAddr::V4(SELF_V4), 32), Network::new(IpAddr::V6(SELF_V6), 128)];
-const VIRTUAL: [Network; 2] = [
-    Network::new(IpAddr::V4(VIRTUAL_V4.0), VIRTUAL_V4.1),
-    Network::new(IpAddr::V6(VIRTUAL_V6.0), VIRTUAL_V6.1),
-];
+const LOOPBACK_V4: Cidr = Cidr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);
+const LOOPBACK_V6: Cidr = Cidr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128);
+const SELVES: [Cidr; 2] = [Cidr::new(IpAddr::V4(SELF_V4), 32), Cidr::new(IpAddr::V6(SELF_V6), 128)];
+const VIRTUAL: [Cidr; 2] =
+    [Cidr::new(IpAddr::V4(VIRTUAL_V4.0), VIRTUAL_V4.1), Cidr::new(IpAddr::V6(VIRTUAL_V6.0), VIRTUAL_V6.1)];
 const TCP: Match = Match::Protocol(Protocol::Tcp);
 
 /// The rules these options mean.

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use crate::iptables::{self, Ours, TABLES, table_name};
+use crate::iptables::{self, Ours, TABLES};
 use crate::machine::{Machine, Variant};
 use crate::made::Made;
 use crate::nft;
-use crate::rules::{Family, RuleSet, Table};
+use crate::rules::{RuleSet, Table, table_name};
 use crate::step::Step;
+use crate::words::Family;
 use crate::{MARK, ROUTING_TABLE, SELF_V6};
 
 /// Where one transaction of iptables goes.
@@ -135,7 +136,7 @@ fn changes(from: &State, to: &State, machine: &Machine) -> Vec<(bool, Step)> {
 /// With notes of what was made for it, or will be.
 fn remembering(ours: &Ours, slot: Slot, from: &State) -> Ours {
     let (variant, family, table) = slot;
-    let mut made: BTreeSet<Made> = from.iptables.get(&slot).into_iter().flat_map(Made::recorded).collect();
+    let mut made: BTreeSet<Made> = from.iptables.get(&slot).into_iter().flat_map(Ours::made).collect();
     if variant == Variant::Nft {
         made.extend([Made::Table].into_iter().filter(|made| from.absent.contains(&(family, table, *made))));
         let entered = ours.hooks(table).map(Made::Entry);
@@ -148,8 +149,8 @@ fn remembering(ours: &Ours, slot: Slot, from: &State) -> Ours {
 
 /// What taking back has to remove too.
 fn newly_made((_, family, table): Slot, before: &Ours, after: &Ours) -> Vec<Step> {
-    let is_new = |made: &Made| !Made::recorded(before).any(|noted| noted == *made);
-    Made::recorded(after).filter(is_new).map(|made| made.removal(family, table)).collect()
+    let is_new = |made: &Made| !before.made().any(|noted| noted == *made);
+    after.made().filter(is_new).map(|made| made.removal(family, table)).collect()
 }
 
 /// What was made for us goes with us, where nobody else has moved in.

@@ -5,7 +5,8 @@ mod golden;
 mod table;
 
 use crate::options::Options;
-use crate::rules::{Family, RuleSet, Table, rules};
+use crate::rules::{RuleSet, Table, rules, table_name};
+use crate::words::Family;
 use crate::{iptables, nft};
 
 const BOTH: [Family; 2] = [Family::V4, Family::V6];
@@ -46,7 +47,7 @@ impl IntoIterator for iptables::Ours {
 }
 
 fn saved(ours: &iptables::Ours, table: Table) -> String {
-    let mut text = format!("# a comment\n*{}\n:OUTPUT ACCEPT [0:0]\n", iptables::table_name(table));
+    let mut text = format!("# a comment\n*{}\n:OUTPUT ACCEPT [0:0]\n", table_name(table));
     text.extend(ours.chains.iter().map(|name| format!(":{name} - [0:0]\n")));
     text.extend(ours.clone().into_iter().map(|rule| format!("-A {rule}\n")));
     text + "COMMIT\n"

@@ -4,12 +4,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use crate::options::{Wrong, wrong};
-use crate::rules::Family;
-
 /// A network in CIDR notation, without host bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Network {
+pub struct Cidr {
     address: IpAddr,
     bits: u8,
 }
@@ -21,7 +18,30 @@ pub struct Interface {
     is_prefix: bool,
 }
 
-impl Network {
+/// The version of IP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// What may not be said, and what to say instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wrong(pub(crate) String);
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Wrong {}
+
+pub(crate) fn wrong<T>(what: impl Into<String>) -> Result<T, Wrong> {
+    Err(Wrong(what.into()))
+}
+
+impl Cidr {
     pub(crate) const fn new(address: IpAddr, bits: u8) -> Self {
         Self { address, bits }
     }
@@ -62,7 +82,7 @@ fn masked(address: IpAddr, bits: u8) -> IpAddr {
     }
 }
 
-impl FromStr for Network {
+impl FromStr for Cidr {
     type Err = Wrong;
 
     fn from_str(text: &str) -> Result<Self, Wrong> {
@@ -89,7 +109,7 @@ impl FromStr for Network {
     }
 }
 
-impl fmt::Display for Network {
+impl fmt::Display for Cidr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.address, self.bits)
     }
@@ -149,10 +169,10 @@ mod tests {
             ("fd00:1::/32", "fd00:1::/32"),
             ("fd00::1", "fd00::1/128"),
         ] {
-            assert_eq!(text.parse::<Network>().expect(text).to_string(), network);
+            assert_eq!(text.parse::<Cidr>().expect(text).to_string(), network);
         }
-        assert!(said("10.1.2.3/8".parse::<Network>()).ends_with("the network is 10.0.0.0/8"));
-        assert!(said("fd00::1/64".parse::<Network>()).ends_with("the network is fd00::/64"));
+        assert!(said("10.1.2.3/8".parse::<Cidr>()).ends_with("the network is 10.0.0.0/8"));
+        assert!(said("fd00::1/64".parse::<Cidr>()).ends_with("the network is fd00::/64"));
         for text in [
             "",
             "10.0.0.0/33",
@@ -164,9 +184,9 @@ mod tests {
             "10.0.0.0/+8",
             "*",
         ] {
-            assert!(said(text.parse::<Network>()).contains("write one as"), "{text}");
+            assert!(said(text.parse::<Cidr>()).contains("write one as"), "{text}");
         }
-        assert!(said("::ffff:10.0.0.0/104".parse::<Network>()).contains("are IPv4"));
+        assert!(said("::ffff:10.0.0.0/104".parse::<Cidr>()).contains("are IPv4"));
     }
 
     #[test]

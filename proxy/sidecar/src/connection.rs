@@ -10,7 +10,7 @@ use http::HeaderValue;
 use pillion_model::listener::DownstreamLimits;
 use tokio::time::Instant;
 
-use crate::state::{Admitted, Arrival, Fixed, Key, Snapshot};
+use crate::state::{Admitted, Arrival, DestinationKey, Fixed, Snapshot};
 use pillion_base::drain::Work;
 use pillion_base::error::Error;
 use pillion_base::exchanges::{ExchangePlace, Holder};
@@ -208,7 +208,7 @@ impl Connection {
     /// one goes on to the application.
     pub fn admitted(&self, snapshot: &Snapshot) -> Result<(), Error> {
         let Judged { generation, server } = &self.judged;
-        let Destination::Route(Fixed { key: Key::Application(of), .. }) = &self.destination else {
+        let Destination::Route(Fixed { key: DestinationKey::Application(of), .. }) = &self.destination else {
             return Ok(()); // outbound, or nobody says where the application is: it goes nowhere
         };
         if generation.load(Relaxed) == snapshot.generation {
@@ -235,8 +235,8 @@ impl Connection {
         loop_detected(self.downstream, self.original)
     }
 
-    /// A place for one more exchange, whose head has so many bytes. Inbound: identities of the mesh share what there is, and all who have none count as
-    /// one. What the application asks for, the circuit breakers of its services bound.
+    /// A place for one more exchange, whose head has so many bytes. Inbound: identities of the mesh share what there is,
+    /// and all who have none count as one. What the application asks for, the circuit breakers of its services bound.
     ///
     /// # Errors
     /// `overloaded`: its client has all the exchanges that it may have now.

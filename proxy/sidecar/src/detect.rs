@@ -189,7 +189,7 @@ pub struct Early<F> {
 }
 
 /// What an early dial brings.
-pub trait Server: Unpin {
+pub trait EarlyServer: Unpin {
     fn io(&mut self) -> &mut Io;
 
     /// Why TLS with it failed after it was dialled.
@@ -207,7 +207,7 @@ type NoDial = fn() -> Ready<Result<Nobody, DialFailure>>;
 /// The server of [`NEVER`].
 pub enum Nobody {}
 
-impl Server for Nobody {
+impl EarlyServer for Nobody {
     fn io(&mut self) -> &mut Io {
         match *self {}
     }
@@ -228,7 +228,7 @@ pub async fn detect<D, M, F>(
     early: Option<Early<M>>,
 ) -> Result<Detected<D>, Undecided>
 where
-    D: Server,
+    D: EarlyServer,
     M: FnOnce() -> F,
     F: Future<Output = Result<D, DialFailure>>,
 {
@@ -261,7 +261,7 @@ async fn race<D, M, F>(
     early: Early<M>,
 ) -> Result<Detected<D>, Undecided>
 where
-    D: Server,
+    D: EarlyServer,
     M: FnOnce() -> F,
     F: Future<Output = Result<D, DialFailure>>,
 {
@@ -313,7 +313,7 @@ where
 
 /// There is no server. A client of HTTP that is only slow hears why from the HTTP side; another sees what a client
 /// sees whose server refuses it.
-async fn unserved<D: Server>(
+async fn unserved<D: EarlyServer>(
     mut client: PeekedClient<'_>,
     work: &Work,
     why: DialFailure,
@@ -327,7 +327,7 @@ async fn unserved<D: Server>(
 }
 
 /// The server hung up before anybody had said anything. Its client sees what one without a sidecar would see.
-async fn hung_up_on<D: Server>(mut client: PeekedClient<'_>, server: D, was_reset: bool) -> Undecided {
+async fn hung_up_on<D: EarlyServer>(mut client: PeekedClient<'_>, server: D, was_reset: bool) -> Undecided {
     let (reason, detail) = match was_reset {
         true => (Reason::UpstreamReset, "the server reset the connection before anybody had said anything"),
         false => (Reason::UpstreamClosed, "the server ended the connection before anybody had said anything"),
@@ -512,7 +512,7 @@ impl<'a> PeekedClient<'a> {
 
     /// Nobody was dialled, or nobody who would speak first. Where the dial has failed for a client that has begun to
     /// speak, it is not made once more for the rest of its first bytes; one who speaks later is dialled for anew.
-    async fn alone<D: Server>(
+    async fn alone<D: EarlyServer>(
         mut self,
         work: &Work,
         failed: Option<DialFailure>,
@@ -552,7 +552,7 @@ impl<'a> PeekedClient<'a> {
     /// Out of patience with bytes that could still become TLS or HTTP. What begins like a request is HTTP's to refuse, and
     /// the rest is opaque: watched, where it is a piece of a line, so that nobody gets around the rules of HTTP by being
     /// slow. TLS needs no watching: no server reads HTTP in what begins with its first byte.
-    fn settled<D: Server>(
+    fn settled<D: EarlyServer>(
         mut self,
         found: Option<Found>,
         early: Option<Result<D, DialFailure>>,
@@ -572,7 +572,7 @@ impl<'a> PeekedClient<'a> {
         }
     }
 
-    fn decided<D: Server>(mut self, found: Found, early: Option<Result<D, DialFailure>>) -> Detected<D> {
+    fn decided<D: EarlyServer>(mut self, found: Found, early: Option<Result<D, DialFailure>>) -> Detected<D> {
         let (is_silent, is_undecided) = (self.said_nothing(), self.is_undecided);
         if self.resets {
             self.io.get_ref().end_on_drop(); // what is opaque is a reset again where it goes on

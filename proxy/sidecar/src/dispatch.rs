@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Uri, Version};
-use pillion_model::cluster::Kind;
+use pillion_model::cluster::ClusterKind;
 use tokio::time::Instant;
 use tower::service_fn;
 
@@ -209,14 +209,14 @@ fn not_forwarded(why: &str, cluster: &Cluster, endpoint: &Endpoint) -> Error {
 }
 
 /// What of a head is not as it was, once it is as the connection's version has it.
-struct Before {
+struct OriginalHead {
     method: Method,
     uri: Option<Uri>,
 }
 
 /// Makes the request what the connection's version has. Can be undone ([`restore`]): the host is kept beside it.
-fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Before {
-    let mut before = Before { method: call.head.method.clone(), uri: None };
+fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> OriginalHead {
+    let mut before = OriginalHead { method: call.head.method.clone(), uri: None };
     let Call { head, body, common, seen, .. } = call;
     if lease.is_sidecar() && common.passes > 0 {
         let own = common.exchange.worker.passes(common.exchange.connection.direction);
@@ -257,7 +257,7 @@ fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> Before {
 }
 
 /// Makes a request of which nothing was sent what it was: the next endpoint may be no sidecar, or speak HTTP/2.
-fn restore(call: &mut Call, before: Before) {
+fn restore(call: &mut Call, before: OriginalHead) {
     call.head.method = before.method;
     if let Some(uri) = before.uri {
         call.head.uri = uri;
@@ -272,7 +272,7 @@ fn restore(call: &mut Call, before: Before) {
 /// Absolute-form that was not meant for this proxy is its destination's to answer.
 fn keeps_form(head: &RequestHead, common: &RequestContext, cluster: &Cluster) -> bool {
     let is_named = matches!(common.exchange.connection.destination, Destination::Named);
-    let is_theirs = cluster.kind != Kind::Service;
+    let is_theirs = cluster.kind != ClusterKind::Service;
     is_theirs && !is_named && head.version != Version::HTTP_2 && head.uri.scheme().is_some()
 }
 
@@ -316,7 +316,7 @@ impl Carrier for Carried {
 fn explain(
     failure: SendFailure,
     mut call: Box<Call>,
-    before: Before,
+    before: OriginalHead,
     cluster: &Cluster,
     endpoint: &Endpoint,
 ) -> FailedCall {

@@ -23,7 +23,7 @@ use crate::layers::{
     AnsweringService, Name, closing, headers, limit, record, rescue, retry, route, timeout as time, unless,
 };
 use crate::serve::Next;
-use crate::state::{Admitted, Arrival, Fixed, InboundSide, Key, Route, Snapshot};
+use crate::state::{Admitted, Arrival, DestinationKey, Fixed, InboundSide, Route, Snapshot};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
 use pillion_base::error::Error;
@@ -92,7 +92,7 @@ impl Arrived {
 }
 
 /// What a connection is judged by, read anew whenever its client may have been waited for.
-struct Rules {
+struct InboundRules {
     generation: u64,
     side: Arc<InboundSide>,
     mtls: Mtls,
@@ -101,11 +101,11 @@ struct Rules {
     route: Option<Fixed>,
 }
 
-impl Rules {
+impl InboundRules {
     /// `None`: there is no inbound side.
     fn now(of: Arrival, snapshot: &Snapshot) -> Option<Self> {
         let (side, to) = (snapshot.inbound.clone()?, snapshot.target(of));
-        let route = snapshot.fixed(Key::Application(of));
+        let route = snapshot.fixed(DestinationKey::Application(of));
         Some(Self { generation: snapshot.generation, mtls: side.mtls(to), side, to, route })
     }
 
@@ -216,9 +216,9 @@ impl Inbound {
     }
 
     /// `None`: by the rules of now it has ended.
-    fn rules(&self, arrived: &Arrived) -> Option<Rules> {
+    fn rules(&self, arrived: &Arrived) -> Option<InboundRules> {
         let snapshot = self.worker.state.load();
-        let Some(rules) = Rules::now(arrived.of, &snapshot) else {
+        let Some(rules) = InboundRules::now(arrived.of, &snapshot) else {
             self.refuse(arrived, "there is no inbound side any more");
             return None;
         };
@@ -245,7 +245,7 @@ impl Inbound {
     }
 
     /// Waits for what the client says, as far as it has to be known. `None`: it has ended, and is counted.
-    async fn look(&self, io: Io, rules: &Rules, arrived: &mut Arrived) -> Option<Looked> {
+    async fn look(&self, io: Io, rules: &InboundRules, arrived: &mut Arrived) -> Option<Looked> {
         let alpn = match (&arrived.proven, rules.mtls) {
             (Some(proven), _) => proven.alpn,
             (None, Mtls::Strict) => return self.look_strictly(io, arrived).await,
@@ -300,7 +300,7 @@ impl Inbound {
     }
 
     /// What follows from what the client has said, by the rules of this moment.
-    async fn act(&self, detected: Detected<Dialled>, rules: &Rules, mut arrived: Arrived) -> Step {
+    async fn act(&self, detected: Detected<Dialled>, rules: &InboundRules, mut arrived: Arrived) -> Step {
         let tls = rules.side.tls.clone().filter(|_| arrived.proven.is_none());
         match (rules.mtls, tls) {
             (Mtls::Strict, Some(tls)) => match detected.found {
@@ -367,7 +367,7 @@ impl Inbound {
     }
 
     /// A plaintext HTTP/1 client hears why; what else it may be is closed without a byte.
-    async fn refuse_plaintext(&self, io: Io, rules: &Rules, arrived: Arrived) {
+    async fn refuse_plaintext(&self, io: Io, rules: &InboundRules, arrived: Arrived) {
         self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
         if is_loop(Direction::Inbound, arrived.from, arrived.of.original) {
             drop(loop_detected(arrived.from, arrived.of.original)); // told in the log
@@ -395,7 +395,7 @@ impl Inbound {
     }
 
     /// `None`: it has ended.
-    fn detected(&self, detected: Detected<Dialled>, rules: &Rules, arrived: Arrived) -> Option<Next> {
+    fn detected(&self, detected: Detected<Dialled>, rules: &InboundRules, arrived: Arrived) -> Option<Next> {
         match rules.protocol() {
             Some(ClusterProtocol::Tcp) => self.opaque(detected, rules, arrived),
             Some(ClusterProtocol::AppAuto) if !detected.found.is_http() => {
@@ -414,7 +414,7 @@ impl Inbound {
     }
 
     /// Counts and remembers what bytes have told, where nobody declared it.
-    fn told(&self, detected: &Detected<Dialled>, rules: &Rules, arrived: &Arrived) {
+    fn told(&self, detected: &Detected<Dialled>, rules: &InboundRules, arrived: &Arrived) {
         let Some(route) = rules.route().filter(|route| route.cluster.protocol == ClusterProtocol::AppAuto)
         else {
             return;
@@ -425,14 +425,14 @@ impl Inbound {
         }
     }
 
-    fn http(&self, io: Io, version: Version, rules: &Rules, arrived: Arrived) -> Next {
+    fn http(&self, io: Io, version: Version, rules: &InboundRules, arrived: Arrived) -> Next {
         let mut connection = self.connection(rules, arrived);
         server::count_begun(version, &connection, &self.worker);
         connection.comes_back = connection.is_loop();
         Next::Http { io, version, connection }
     }
 
-    fn opaque(&self, detected: Detected<Dialled>, rules: &Rules, arrived: Arrived) -> Option<Next> {
+    fn opaque(&self, detected: Detected<Dialled>, rules: &InboundRules, arrived: Arrived) -> Option<Next> {
         let tls = tls_label(arrived.peer());
         let Some(route) = rules.route().cloned() else {
             self.count(Protocol::Tcp, tls, ConnectionOutcome::Refused);
@@ -447,7 +447,7 @@ impl Inbound {
         Some(Next::Opaque { detected: Box::new(detected), route, connection })
     }
 
-    fn connection(&self, rules: &Rules, arrived: Arrived) -> Connection {
+    fn connection(&self, rules: &InboundRules, arrived: Arrived) -> Connection {
         let by = arrived.proven.as_ref().map_or(0, |proven| proven.by);
         let peer = arrived.proven.map(|proven| proven.peer);
         let label = |peer: &Arc<Peer>| self.worker.ground.metrics.intern_peer(peer.id.as_str());
@@ -465,7 +465,7 @@ impl Inbound {
         }
     }
 
-    fn undecided(&self, why: Undecided, rules: &Rules, arrived: Arrived) {
+    fn undecided(&self, why: Undecided, rules: &InboundRules, arrived: Arrived) {
         tracing::debug!(from = %arrived.from, %why, "inbound connection ended before it showed what it speaks");
         self.count(Protocol::Unknown, tls_label(arrived.peer()), why.outcome());
         if let Some(failure) = why.failure() {

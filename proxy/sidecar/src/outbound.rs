@@ -19,7 +19,7 @@ use crate::exchange::{DialFailure, Facts};
 use crate::http::server;
 use crate::layers::{AnsweringService, Name, headers, limit, record, rescue, retry, route, timeout, unless};
 use crate::serve::Next;
-use crate::state::{Key, Route};
+use crate::state::{DestinationKey, Route};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
 use pillion_base::error::Error;
@@ -82,7 +82,9 @@ impl Outbound {
     /// taken away while its last connections came.
     fn destination(&self, original: Option<SocketAddr>) -> Option<Destination> {
         match &self.service {
-            Some(name) => self.worker.state.load().fixed(Key::Service(name.clone())).map(Destination::Route),
+            Some(name) => {
+                self.worker.state.load().fixed(DestinationKey::Service(name.clone())).map(Destination::Route)
+            }
             None => Some(original.map_or(Destination::Named, |to| self.towards(to))),
         }
     }
@@ -90,7 +92,7 @@ impl Outbound {
     /// An address that is a service's, or nobody's. The sidecar's own ports mean: not redirected.
     pub fn towards(&self, to: SocketAddr) -> Destination {
         let snapshot = self.worker.state.load();
-        match snapshot.fixed(Key::Address(to)) {
+        match snapshot.fixed(DestinationKey::Address(to)) {
             Some(fixed) => Destination::Route(fixed),
             None if snapshot.own.contains(to) => Destination::Named,
             None => Destination::Unknown(to),
@@ -149,7 +151,7 @@ impl Outbound {
             Destination::Named => Some(Destination::Named),
             Destination::Unknown(to) => Some(self.towards(to)),
             Destination::Route(fixed) => match fixed.key {
-                Key::Address(to) => Some(self.towards(to)),
+                DestinationKey::Address(to) => Some(self.towards(to)),
                 key => {
                     let now = self.worker.state.load().fixed(key).map(Destination::Route);
                     if now.is_none() {

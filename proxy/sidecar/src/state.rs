@@ -23,10 +23,10 @@ use pillion_model::listener::{self, DownstreamLimits, Mtls, RedirectTo, Unknown}
 use pillion_model::policy::{Retry, Timeouts};
 
 pub use addresses::AddressTable;
-pub use compile::{Before, Budgets, Clusters, Sides, compile};
+pub use compile::{Budgets, Clusters, PreviousSnapshot, Sides, compile};
 pub use destinations::Destinations;
 pub use former::Former;
-pub use names::{Names, ServiceAddresses};
+pub use names::{DnsNames, ServiceAddresses};
 use pillion_base::error::Error;
 use pillion_base::net::Leg;
 use pillion_base::net::own::OwnListeners;
@@ -53,7 +53,7 @@ pub struct Snapshot {
     pub hosts: HostTable,
     pub addresses: AddressTable,
     /// What DNS is answered with.
-    pub names: Arc<Names>,
+    pub names: Arc<DnsNames>,
     /// By name: what a service's own port means.
     pub services: Services,
     /// What becomes of a destination that neither knows.
@@ -155,7 +155,7 @@ pub struct Route {
 
 /// What a connection's destination was found by, to find it again after a reload.
 #[derive(Debug, Clone)]
-pub enum Key {
+pub enum DestinationKey {
     /// A service's own port, or a name.
     Service(Arc<str>),
     /// An original destination.
@@ -193,7 +193,7 @@ impl Application {
 pub struct Fixed {
     pub route: Arc<Route>,
     generation: u64,
-    pub key: Key,
+    pub key: DestinationKey,
 }
 
 impl Fixed {
@@ -229,18 +229,18 @@ impl Store {
 }
 
 impl Snapshot {
-    fn find(&self, key: &Key) -> Option<Arc<Route>> {
+    fn find(&self, key: &DestinationKey) -> Option<Arc<Route>> {
         match key {
-            Key::Service(name) => self.services.get(name).cloned(),
-            Key::Address(to) => self.addresses.find(*to).cloned(),
-            Key::Application(of) => {
+            DestinationKey::Service(name) => self.services.get(name).cloned(),
+            DestinationKey::Address(to) => self.addresses.find(*to).cloned(),
+            DestinationKey::Application(of) => {
                 let to = self.target(*of)?;
                 Some(self.application(Application { address: to, leg: Leg::inbound(of.client, to.ip()) }))
             }
         }
     }
 
-    pub fn fixed(&self, key: Key) -> Option<Fixed> {
+    pub fn fixed(&self, key: DestinationKey) -> Option<Fixed> {
         Some(Fixed { route: self.find(&key)?, generation: self.generation, key })
     }
 

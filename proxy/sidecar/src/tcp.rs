@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
 use crate::connection::Connection;
-use crate::detect::{Detected, Server as _, Watched};
+use crate::detect::{Detected, EarlyServer as _, Watched};
 use crate::exchange::attempts::{AttemptOutcome, Attempts};
 use crate::exchange::{self, DialFailure, Facts};
 use crate::state::Route;

@@ -155,7 +155,7 @@ vocabulary! {
 
 vocabulary! {
     /// The limits of a service's circuit breaker.
-    Limit as "limit" {
+    LimitLabel as "limit" {
         Connections = "connections", ConnectionsPerEndpoint = "connections_per_endpoint", Pending = "pending", Requests = "requests", Retries = "retries",
     }
 }

@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, OnceLock};
 
+use super::families::Families;
 use super::family::{Histogram, IntCounter, IntGauge};
-use super::labels::{EjectionCause, EndpointState, Flow, Limit, RetryOutcome, Service};
-use super::metrics::Families;
+use super::labels::{EjectionCause, EndpointState, Flow, LimitLabel, RetryOutcome, Service};
 use super::symbols::Symbol;
 use pillion_model::Direction;
 
@@ -27,15 +27,15 @@ struct Series {
     active: IntGauge,
     bytes: ByWord<IntCounter, { Flow::ALL.len() }>,
     retries: ByWord<IntCounter, { RetryOutcome::ALL.len() }>,
-    breaker_rejections: ByWord<IntCounter, { Limit::ALL.len() }>,
+    breaker_rejections: ByWord<IntCounter, { LimitLabel::ALL.len() }>,
     ejections: ByWord<IntCounter, { EjectionCause::ALL.len() }>,
 }
 
 /// Gauges that mirror the state of a configured service, set before each exposition. The application and destinations
 /// that no service matches have none.
 struct Mirrors {
-    breaker_used: ByWord<IntGauge, { Limit::ALL.len() }>,
-    breaker_limit: ByWord<IntGauge, { Limit::ALL.len() }>,
+    breaker_used: ByWord<IntGauge, { LimitLabel::ALL.len() }>,
+    breaker_limit: ByWord<IntGauge, { LimitLabel::ALL.len() }>,
     endpoints: ByWord<IntGauge, { EndpointState::ALL.len() }>,
 }
 
@@ -81,7 +81,7 @@ impl ServiceMetrics {
         &self.series().retries[outcome as usize]
     }
 
-    pub fn breaker_rejections(&self, limit: Limit) -> &IntCounter {
+    pub fn breaker_rejections(&self, limit: LimitLabel) -> &IntCounter {
         &self.series().breaker_rejections[limit as usize]
     }
 
@@ -89,11 +89,11 @@ impl ServiceMetrics {
         &self.series().ejections[cause as usize]
     }
 
-    pub fn breaker_used(&self, limit: Limit) -> &IntGauge {
+    pub fn breaker_used(&self, limit: LimitLabel) -> &IntGauge {
         &self.mirrors().breaker_used[limit as usize]
     }
 
-    pub fn breaker_limit(&self, limit: Limit) -> &IntGauge {
+    pub fn breaker_limit(&self, limit: LimitLabel) -> &IntGauge {
         &self.mirrors().breaker_limit[limit as usize]
     }
 
@@ -117,7 +117,7 @@ impl Series {
             active: of.active.of((direction, service)),
             bytes: by_word(Flow::ALL, |flow| of.bytes.of((direction, service, flow))),
             retries: by_word(RetryOutcome::ALL, |outcome| of.retries.of((service, outcome))),
-            breaker_rejections: by_word(Limit::ALL, |limit| of.breaker_rejections.of((service, limit))),
+            breaker_rejections: by_word(LimitLabel::ALL, |limit| of.breaker_rejections.of((service, limit))),
             ejections: by_word(EjectionCause::ALL, |cause| of.ejections.of((service, cause))),
         }
     }
@@ -126,8 +126,8 @@ impl Series {
 impl Mirrors {
     fn new(of: &Families, service: Service) -> Self {
         Self {
-            breaker_used: by_word(Limit::ALL, |limit| of.breaker_used.of((service, limit))),
-            breaker_limit: by_word(Limit::ALL, |limit| of.breaker_limit.of((service, limit))),
+            breaker_used: by_word(LimitLabel::ALL, |limit| of.breaker_used.of((service, limit))),
+            breaker_limit: by_word(LimitLabel::ALL, |limit| of.breaker_limit.of((service, limit))),
             endpoints: by_word(EndpointState::ALL, |state| of.endpoints.of((service, state))),
         }
     }

@@ -8,7 +8,7 @@ use super::super::mesh::{A, Mesh, ORDERS_ID, Pair, Sidecar, Watch, at, identity,
 use super::super::peer::Peer;
 use super::upstream::{GET, told};
 use super::{Key, Row, key, only, shows};
-use pillion_base::net::memory::Memory;
+use pillion_base::net::memory::MemoryNetwork;
 use pillion_testkit::Scratch;
 use pillion_tls::server::{accept, server_config};
 
@@ -207,7 +207,7 @@ async fn told_the_second_time(key: Key) -> String {
 }
 
 /// Answers at A, as `orders`, with the `x-pillion-via` that it was sent.
-fn mirror(memory: &Memory, pair: &Pair) {
+fn mirror(memory: &MemoryNetwork, pair: &Pair) {
     let mut listener = memory.bind(at(A)).expect("a free address");
     let config = server_config(&identity(&pair.ca, "orders"), &pillion_model::Config::default().tls);
     let config = config.expect("a server's configuration");

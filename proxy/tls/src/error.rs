@@ -6,7 +6,7 @@ use pillion_model::SpiffeId;
 use rustls::{AlertDescription, CertificateError};
 
 use super::notes::Notes;
-use super::verify::Rejection;
+use super::rejection::Rejection;
 use crate::identity::date;
 
 /// What kind of failure a handshake met.

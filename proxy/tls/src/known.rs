@@ -1,6 +1,6 @@
 //! Clients whose certificates were verified before, so that who connects often is not judged from the start each time.
 //!
-//! A [`Known`] belongs to one verifier, whose roots, revocation lists and expected identities never change: new
+//! A [`KnownClients`] belongs to one verifier, whose roots, revocation lists and expected identities never change: new
 //! credentials bring a new one, which knows nobody. What does change is asked each time: whether the client shows the
 //! same certificates, byte for byte, and whether all of them hold now. Deliberately absent: whoever was refused, and
 //! whoever has shown a certificate without proving that its key is theirs.
@@ -57,7 +57,7 @@ impl Verified {
 
 /// The chains that were verified and whose clients have proven their key; what was not asked for longest goes first.
 #[derive(Debug, Default)]
-pub(super) struct Known(Mutex<Halves>);
+pub(super) struct KnownClients(Mutex<Halves>);
 
 /// By the hash of the client's own certificate: each has one place, whatever else is shown with it.
 type Chains = HashMap<[u8; SHA256_OUTPUT_LEN], Arc<Verified>>;
@@ -69,7 +69,7 @@ struct Halves {
     former: Chains,
 }
 
-impl Known {
+impl KnownClients {
     /// `now` in Unix seconds. `None`: the chain must be verified.
     pub(super) fn find(
         &self,
@@ -126,13 +126,13 @@ mod tests {
         Verified::new(subject, &number.to_be_bytes().to_vec().into(), &[])
     }
 
-    fn is_known(known: &Known, number: usize) -> bool {
+    fn is_known(known: &KnownClients, number: usize) -> bool {
         known.find(&number.to_be_bytes().to_vec().into(), &[], 50).is_some()
     }
 
     #[test]
     fn at_most_1024_chains_are_known_and_those_asked_for_stay() {
-        let known = Known::default();
+        let known = KnownClients::default();
         for number in 0..10 * HALF {
             known.keep(verified(number));
             assert!(is_known(&known, 0) && is_known(&known, number), "{number}");
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_verdict_is_for_the_same_bytes_and_the_time_in_which_all_of_them_hold() {
-        let known = Known::default();
+        let known = KnownClients::default();
         known.keep(verified(1));
         let own = verified(1).chain[0].clone();
         let found =

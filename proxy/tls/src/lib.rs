@@ -4,20 +4,23 @@
 //! it has judged, [`provider`] holds the cryptography. [`admission`] tells whether a server has taken us, which TLS 1.3
 //! settles after the handshake. Deliberately absent: time limits (the caller bounds a handshake) and sockets (any IO
 //! will do).
+//!
+//! Modules are listed from top to bottom: each may use those below it.
 
-pub mod admission;
-pub mod client;
-pub mod files;
-pub mod identity;
-mod error;
-mod known;
-mod notes;
-pub mod provider;
 pub mod refusals;
-mod revocation;
+pub mod client;
+pub mod admission;
 pub mod server;
 mod sessions;
 pub mod verify;
+mod revocation;
+mod error;
+mod notes;
+mod known;
+mod rejection;
+pub mod identity;
+pub mod files;
+pub mod provider;
 
 use std::sync::Arc;
 

@@ -12,7 +12,7 @@ use pillion_model::SpiffeId;
 use rustls::pki_types::CertificateDer;
 
 use super::known::Verified;
-use super::verify::Rejection;
+use super::rejection::Rejection;
 use crate::identity::Subject;
 
 #[derive(Debug, Default)]

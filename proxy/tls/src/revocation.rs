@@ -14,7 +14,7 @@ use webpki::{
     UnknownStatusPolicy,
 };
 
-use super::verify::Rejection;
+use super::rejection::Rejection;
 use crate::identity::credentials::Credentials;
 use crate::identity::parse;
 use crate::identity::revocation::RevocationList;

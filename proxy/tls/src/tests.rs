@@ -22,7 +22,7 @@ use super::client::{AlpnOffer, ClientTls, Purpose};
 use super::server::{Server, accept, server_config};
 use super::*;
 use crate::identity::credentials::Credentials;
-use crate::identity::issue::{Ca, IssuedPem, Request};
+use crate::identity::issue::{Ca, CertificateRequest, IssuedPem};
 
 const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
 const ORDERS: &str = "spiffe://cluster.local/ns/shop/sa/orders";
@@ -46,7 +46,7 @@ fn issue(ca: &Ca, workload: &str) -> Credentials {
 /// A certificate as no sidecar would load it, yet a hostile peer may present it.
 fn forge(ca: &Ca, uris: &[&str], not_after: OffsetDateTime) -> Credentials {
     let pem = ca
-        .sign(&Request {
+        .sign(&CertificateRequest {
             uris: uris.iter().map(ToString::to_string).collect(),
             hosts: Vec::new(),
             not_before: OffsetDateTime::UNIX_EPOCH,

@@ -14,15 +14,15 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme,
 };
 
-use super::known::{Known, Verified};
+use super::known::{KnownClients, Verified};
+use super::rejection::Rejection;
 use super::revocation::{Revocations, Shown};
 use super::{Peer, SetupError, TlsError, notes};
 use crate::identity::credentials::Credentials;
-use crate::identity::{NotAnIdentity, Subject, unix_seconds};
+use crate::identity::{Subject, unix_seconds};
 
 /// Whom we accept at the other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,69 +30,6 @@ pub enum Expected {
     AnyOf(Vec<SpiffeId>),
     /// Any workload of this trust domain.
     TrustDomain(String),
-}
-
-/// Why a certificate that is genuine is still the wrong one.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Rejection {
-    #[error("the {who} has a certificate, but not of a workload: {fault}")]
-    NotAnIdentity { who: &'static str, fault: NotAnIdentity },
-    #[error("the {who} is {id}, expected {}", list(expected))]
-    WrongIdentity { who: &'static str, id: SpiffeId, expected: Vec<SpiffeId> },
-    #[error("the {who} is {id}, expected any identity of the trust domain {expected:?}")]
-    WrongTrustDomain { who: &'static str, id: SpiffeId, expected: String },
-    #[error(
-        "the {who}'s certificate has been revoked: the list of {issuer} names serial {serial}; issue a new one"
-    )]
-    Revoked { who: &'static str, serial: String, issuer: String },
-    #[error(
-        "whether the {who}'s certificate is revoked cannot be told: the list of {issuer} fails ({fault})"
-    )]
-    UnusableList { who: &'static str, issuer: String, fault: webpki::Error },
-    #[error(
-        "the peer's certificate is of an unknown issuer: the trust bundle has a CA of the same name, but with \
-         another key"
-    )]
-    Namesake,
-}
-
-impl Rejection {
-    /// The peer is another one than expected, where the rest is about a certificate of the right one.
-    pub(super) fn is_mismatch(&self) -> bool {
-        !matches!(self, Self::Revoked { .. } | Self::UnusableList { .. } | Self::Namesake)
-    }
-
-    /// [`super::TlsError::cause`]
-    pub(super) const fn cause(&self) -> &'static str {
-        match self {
-            Self::NotAnIdentity { .. } => "no identity",
-            Self::WrongIdentity { .. } => "another identity",
-            Self::WrongTrustDomain { .. } => "another trust domain",
-            Self::Revoked { .. } => "revoked",
-            Self::UnusableList { .. } => "revocation unknown",
-            Self::Namesake => "unknown CA",
-        }
-    }
-
-    /// For rustls, which chooses the alert by it: the peer hears what is wrong with its certificate as well as TLS
-    /// can say it.
-    fn tls_error(&self) -> CertificateError {
-        match self {
-            Self::Revoked { .. } => CertificateError::Revoked,
-            Self::UnusableList { .. } => CertificateError::UnknownRevocationStatus,
-            Self::Namesake => CertificateError::UnknownIssuer,
-            Self::NotAnIdentity { .. } | Self::WrongIdentity { .. } | Self::WrongTrustDomain { .. } => {
-                CertificateError::Other(OtherError(Arc::new(self.clone())))
-            }
-        }
-    }
-}
-
-fn list(expected: &[SpiffeId]) -> String {
-    match expected {
-        [only] => only.to_string(),
-        several => format!("one of {}", several.iter().map(SpiffeId::as_str).collect::<Vec<_>>().join(", ")),
-    }
 }
 
 /// Why a verifier does not admit a certificate.
@@ -228,7 +165,7 @@ pub struct ClientVerifier {
     pub(super) chain: Arc<dyn ClientCertVerifier>,
     expected: Expected,
     revocations: Revocations,
-    pub(super) known: Known,
+    pub(super) known: KnownClients,
 }
 
 impl ClientVerifier {
@@ -240,7 +177,7 @@ impl ClientVerifier {
         let algorithms = provider.signature_verification_algorithms;
         let revocations = Revocations::new(Some(own), own.roots.clone(), algorithms);
         let chain = WebPkiClientVerifier::builder_with_provider(own.roots.clone(), provider).build()?;
-        Ok(Self { chain, expected, revocations, known: Known::default() })
+        Ok(Self { chain, expected, revocations, known: KnownClients::default() })
     }
 
     fn judge(

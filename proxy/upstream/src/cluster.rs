@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use pillion_model as config;
-use pillion_model::cluster::{Kind, LoadBalancer, UpstreamProtocol, UpstreamTls};
+use pillion_model::cluster::{ClusterKind, LoadBalancer, UpstreamProtocol, UpstreamTls};
 use pillion_model::listener::{AppProtocol, Inbound};
 use pillion_model::policy::{
     Backoff, ConnectionPolicy, IdleTimeout, OutlierDetection, Retry, RetryBudget, RetryMethods, Timeout,
@@ -38,7 +38,7 @@ use crate::pool::Terms;
 use crate::slots::{Slot, Slots, Waiting};
 use alike::Policies;
 use balance::Tried;
-pub use before::Before;
+pub use before::PreviousCluster;
 use budget::Budget;
 use endpoint::Endpoint;
 use outlier::Ejections;
@@ -49,7 +49,7 @@ use pillion_base::net::Leg;
 use pillion_model::Direction;
 use pillion_model::Reason;
 use pillion_telemetry::{ConnectionOutcome, EndpointState, Metrics, Protocol, ServiceMetrics, Symbol};
-use pillion_telemetry::{Limit as LimitLabel, Tls};
+use pillion_telemetry::{LimitLabel, Tls};
 use pillion_tls::client::ClientTls;
 use pools::Pools;
 use set::{EndpointSet, Make};
@@ -57,7 +57,7 @@ use set::{EndpointSet, Make};
 pub struct Cluster {
     pub name: Arc<str>,
     /// Whether it is a service, the application, or a destination that nobody configured.
-    pub kind: Kind,
+    pub kind: ClusterKind,
     /// What its connections are made as.
     pub leg: Leg,
     pub symbol: Symbol,
@@ -74,7 +74,7 @@ pub struct Cluster {
     pub connection: Arc<ConnectionPolicy>,
     pub retry: Option<Arc<Retry>>,
     pub budget: Option<Arc<Budget>>,
-    pub limits: Limits,
+    pub limits: ClusterLimits,
     /// Bytes of one request body.
     pub max_body: Option<u64>,
     ejections: Arc<Ejections>,
@@ -120,7 +120,7 @@ pub enum ClusterProtocol {
 
 /// The circuit breaker; connections are bounded by the slots.
 #[derive(Clone)]
-pub struct Limits {
+pub struct ClusterLimits {
     pub pending: Arc<Limit>,
     pub requests: Arc<Limit>,
     pub retries: Arc<Limit>,
@@ -133,7 +133,7 @@ impl Cluster {
         of: &config::Cluster,
         said: Option<EndpointUpdate>,
         tls: Option<ClientTls>,
-        before: Option<Before<'_>>,
+        before: Option<PreviousCluster<'_>>,
         policies: &mut Policies,
         common: &ClusterContext,
     ) -> Arc<Self> {
@@ -145,7 +145,7 @@ impl Cluster {
         ejections.allow_of(endpoints.all.len());
         Arc::new(Self {
             name: of.name.as_str().into(),
-            kind: Kind::Service,
+            kind: ClusterKind::Service,
             leg: Leg::Outbound,
             symbol,
             endpoints: ArcSwap::from_pointee(endpoints),
@@ -193,7 +193,7 @@ impl Cluster {
         };
         let single = Single {
             name: "app",
-            kind: Kind::Application,
+            kind: ClusterKind::Application,
             leg,
             symbol: Symbol::APP,
             address,
@@ -222,7 +222,7 @@ impl Cluster {
         };
         let single = Single {
             name: "passthrough",
-            kind: Kind::Passthrough,
+            kind: ClusterKind::Passthrough,
             leg: Leg::Outbound,
             symbol: Symbol::PASSTHROUGH,
             address,
@@ -238,7 +238,7 @@ impl Cluster {
 
     /// Whether this stands for a destination that no service matches.
     pub fn is_passthrough(&self) -> bool {
-        self.kind == Kind::Passthrough
+        self.kind == ClusterKind::Passthrough
     }
 
     /// Which way its traffic goes.
@@ -508,7 +508,7 @@ impl Cluster {
 /// A cluster of one endpoint, without limits of its own.
 struct Single {
     name: &'static str,
-    kind: Kind,
+    kind: ClusterKind,
     leg: Leg,
     symbol: Symbol,
     address: SocketAddr,
@@ -546,7 +546,7 @@ impl Single {
             }),
             budget: None,
             retry: self.retry.map(Arc::new),
-            limits: Limits {
+            limits: ClusterLimits {
                 pending: Limit::new("max_pending_requests", NO_LIMIT),
                 requests: self.requests,
                 retries: Limit::new("max_retries", 0),

@@ -36,7 +36,7 @@ pub async fn connect(
     ground: &Ground,
     purpose: Purpose,
 ) -> Result<Connected, Error> {
-    let attempt = Attempt { cluster, address, ground };
+    let attempt = ConnectAttempt { cluster, address, ground };
     let connected = timeout(cluster.connect_timeout, attempt.run(purpose)).await;
     let connected = connected.unwrap_or_else(|_elapsed| Err(attempt.timed_out()));
     let service = &*cluster.name;
@@ -71,13 +71,13 @@ pub fn tls_failed(address: SocketAddr, service: &str, failed: &TlsError) -> Erro
     error.of_our_fault(failed.is_of_our_certificate)
 }
 
-struct Attempt<'a> {
+struct ConnectAttempt<'a> {
     cluster: &'a Cluster,
     address: SocketAddr,
     ground: &'a Ground,
 }
 
-impl Attempt<'_> {
+impl ConnectAttempt<'_> {
     async fn run(&self, purpose: Purpose) -> Result<Connected, Error> {
         let stream = match self.dial().await {
             Err(error) if is_short_of_descriptors(&error) => {

@@ -16,7 +16,7 @@ use crate::pool::Terms;
 use pillion_base::error::Error;
 use pillion_base::ground::Ground;
 use pillion_model::Reason;
-use pillion_telemetry::Limit;
+use pillion_telemetry::LimitLabel;
 
 pub use crate::pool::{Lease, SendFailure};
 
@@ -86,7 +86,7 @@ fn first_use(cluster: &Cluster, endpoint: &Arc<Endpoint>) -> Terms {
 
 fn too_many_pending(cluster: &Cluster) -> Error {
     let limit = &cluster.limits.pending;
-    cluster.rejected(Limit::Pending);
+    cluster.rejected(LimitLabel::Pending);
     Error::new(
         Reason::LimitPending,
         format!(

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use pillion_model::cluster::{AddressPattern, Discovery, HostPattern, LoadBalancer, UpstreamProtocol};
 use pillion_model::policy::{
-    Backoff, ConnectionPolicy, IdleTimeout, Limits, OutlierDetection, Retry, RetryBudget, RetryCondition,
-    RetryMethods, Timeout,
+    Backoff, CircuitBreaker, ConnectionPolicy, IdleTimeout, OutlierDetection, Retry, RetryBudget,
+    RetryCondition, RetryMethods, Timeout,
 };
 use pillion_model::{Cluster, Endpoint};
 use serde_json::Value;
@@ -175,8 +175,8 @@ static BUDGET: Static<RetryBudget> = Static::new(|| {
         )
 });
 
-static CIRCUIT_BREAKER: Static<Limits> = Static::new(|| {
-    Block::new(Limits::default)
+static CIRCUIT_BREAKER: Static<CircuitBreaker> = Static::new(|| {
+    Block::new(CircuitBreaker::default)
         .word::<Positive>(
             "max_connections",
             field!(max_connections),

@@ -22,15 +22,16 @@ const BACKLOG: usize = 1024;
 
 /// A connection that was made, as its listener gets it.
 #[derive(Debug)]
-pub struct Arrival {
+pub struct MemoryConnection {
     pub io: Pipe,
     pub from: SocketAddr,
     /// Its original destination; `None`: it was not redirected.
     pub original: Option<SocketAddr>,
 }
 
+/// The network; clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct Memory {
+pub struct MemoryNetwork {
     hosts: Arc<Mutex<Hosts>>,
 }
 
@@ -51,18 +52,18 @@ struct Hosts {
 #[derive(Debug)]
 enum Host {
     /// Several, who share the address, take turns.
-    Listening(VecDeque<mpsc::Sender<Arrival>>),
+    Listening(VecDeque<mpsc::Sender<MemoryConnection>>),
     BlackHole,
 }
 
 #[derive(Debug)]
 pub struct Listener {
     address: SocketAddr,
-    arrivals: mpsc::Receiver<Arrival>,
+    arrivals: mpsc::Receiver<MemoryConnection>,
 }
 
 #[cfg_attr(not(test), allow(dead_code))] // built by tests only
-impl Memory {
+impl MemoryNetwork {
     /// A small host: `bytes` of memory for each process that starts from now on.
     pub fn set_host_memory(&self, bytes: u64) {
         self.hosts.lock().host_memory = Some(bytes);
@@ -151,7 +152,7 @@ impl Memory {
         let Some(target) = target else { return std::future::pending().await };
         let (near, io) = Pipe::pair(BUFFER);
         let refused = |_gone| io::Error::from(io::ErrorKind::ConnectionRefused);
-        target.send(Arrival { io, from, original }).await.map_err(refused)?;
+        target.send(MemoryConnection { io, from, original }).await.map_err(refused)?;
         if is_late {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -172,12 +173,12 @@ impl Listener {
         self.address
     }
 
-    pub async fn accept(&mut self) -> io::Result<Arrival> {
+    pub async fn accept(&mut self) -> io::Result<MemoryConnection> {
         self.arrivals.recv().await.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
     /// Stops listening. Returns who had connected.
-    pub fn close(mut self) -> Vec<Arrival> {
+    pub fn close(mut self) -> Vec<MemoryConnection> {
         self.arrivals.close();
         std::iter::from_fn(|| self.arrivals.try_recv().ok()).collect()
     }

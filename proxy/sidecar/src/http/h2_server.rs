@@ -282,7 +282,7 @@ impl Drop for Head {
 }
 
 /// A tunnel that was asked for, and whom its stream is given to when it is open.
-type AskedTunnel = (tunnel::Asked, oneshot::Sender<Io>);
+type AskedTunnel = (tunnel::RequestedTunnel, oneshot::Sender<Io>);
 
 /// One stream, from its request to the last byte of its answer.
 async fn carry<S: AnsweringService>(

@@ -35,7 +35,7 @@ pub enum TunnelKind {
 }
 
 /// The downstream's half of a tunnel that was asked for.
-pub struct Asked {
+pub struct RequestedTunnel {
     pub kind: TunnelKind,
     on: On,
     version: Version,
@@ -93,18 +93,18 @@ pub fn may_be_asked(head: &RequestHead, seen: &Seen) -> bool {
 
 /// What a request of HTTP/1 asks to become, where whoever has its connection hands that over when the client has its
 /// answer.
-pub fn asked_http1(head: &mut RequestHead, body: &Body) -> Option<(Asked, oneshot::Sender<Io>)> {
+pub fn asked_http1(head: &mut RequestHead, body: &Body) -> Option<(RequestedTunnel, oneshot::Sender<Io>)> {
     let kind = match head.method == Method::CONNECT {
         true => TunnelKind::Connect,
         false => TunnelKind::Upgrade(upgrade(head, body)?),
     };
     let (opens, opened) = oneshot::channel();
-    Some((Asked::new(kind, On::Given(opened), head), opens))
+    Some((RequestedTunnel::new(kind, On::Given(opened), head), opens))
 }
 
-/// What a request of HTTP/2 asks to become. An extended CONNECT is an upgrade request from here on. Whoever has the stream hands it over
-/// when the client has its answer.
-pub fn asked_http2(head: &mut RequestHead) -> Option<(Asked, oneshot::Sender<Io>)> {
+/// What a request of HTTP/2 asks to become. An extended CONNECT is an upgrade request from here on. Whoever has the stream
+/// hands it over when the client has its answer.
+pub fn asked_http2(head: &mut RequestHead) -> Option<(RequestedTunnel, oneshot::Sender<Io>)> {
     if head.method != Method::CONNECT {
         return None;
     }
@@ -113,10 +113,10 @@ pub fn asked_http2(head: &mut RequestHead) -> Option<(Asked, oneshot::Sender<Io>
         Some(protocol) => TunnelKind::Upgrade(HeaderValue::from_str(protocol.as_str()).ok()?),
     };
     let (opens, opened) = oneshot::channel();
-    Some((Asked::new(kind, On::Given(opened), head), opens))
+    Some((RequestedTunnel::new(kind, On::Given(opened), head), opens))
 }
 
-impl Asked {
+impl RequestedTunnel {
     fn new(kind: TunnelKind, on: On, head: &mut RequestHead) -> Self {
         if let TunnelKind::Upgrade(_) = kind {
             head.method = Method::GET;
@@ -182,7 +182,7 @@ pub fn accept(response: &mut Response) {
 }
 
 /// Joins the two halves, once the downstream has its answer, on a task of its own.
-pub fn open(asked: Asked, mut response: Response, exchange: &Exchange) -> Response {
+pub fn open(asked: RequestedTunnel, mut response: Response, exchange: &Exchange) -> Response {
     let Exchange { worker, connection, .. } = exchange;
     let Some(opened) = response.head_mut().opened.take() else { return response };
     // The drain waits for the connection for as long as somebody has it.
@@ -213,7 +213,7 @@ pub fn open(asked: Asked, mut response: Response, exchange: &Exchange) -> Respon
 }
 
 /// The answer as the downstream's version wants it.
-fn log_opened(asked: &Asked, switched_to: Option<HeaderValue>, head: &mut ResponseHead) {
+fn log_opened(asked: &RequestedTunnel, switched_to: Option<HeaderValue>, head: &mut ResponseHead) {
     let headers = &mut head.headers;
     headers.remove(Known::ContentLength); // RFC 9110, 9.3.6: a tunnel has no content
     headers.remove(Known::TransferEncoding);
@@ -231,7 +231,7 @@ fn log_opened(asked: &Asked, switched_to: Option<HeaderValue>, head: &mut Respon
 }
 
 /// An upstream that was asked over HTTP/2 has seen no key: RFC 6455, 4.2.2, is answered here.
-fn accept_key(asked: &Asked, headers: &mut Headers) {
+fn accept_key(asked: &RequestedTunnel, headers: &mut Headers) {
     let Some(key) = asked.key.as_ref().filter(|_| asked.kind.is_websocket()) else { return };
     if !headers.has(Known::SecWebsocketAccept) {
         headers.set(Known::SecWebsocketAccept, &websocket_accept(key.as_bytes()));

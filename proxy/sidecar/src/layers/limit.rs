@@ -8,7 +8,7 @@ use super::HttpService;
 use crate::http::{Call, FailedCall, Response};
 use pillion_base::error::Error;
 use pillion_model::Reason;
-use pillion_telemetry::Limit;
+use pillion_telemetry::LimitLabel;
 use pillion_upstream::cluster::Cluster;
 
 pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
@@ -29,7 +29,7 @@ fn admit(call: &mut Call, cluster: &Cluster) -> Result<(), Error> {
     }
     let requests = &cluster.limits.requests;
     call.permit = Some(requests.try_acquire().ok_or_else(|| {
-        cluster.rejected(Limit::Requests);
+        cluster.rejected(LimitLabel::Requests);
         Error::new(
             Reason::LimitRequests,
             format!("\"{}\" has {} requests in flight ({})", cluster.name, requests.max(), requests.name()),

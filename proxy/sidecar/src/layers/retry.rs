@@ -12,7 +12,7 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
-use super::verdict::{RetryState, Subject, TryOutcome, Verdict};
+use super::verdict::{RetryState, RetrySubject, TryOutcome, Verdict};
 use crate::http::call::RequestContext;
 use crate::http::{Body, Call, FailedCall, Response, replay};
 use crate::state::Route;
@@ -151,9 +151,9 @@ impl Spare {
         &self.route.cluster
     }
 
-    fn subject(&self) -> Subject<'_> {
+    fn subject(&self) -> RetrySubject<'_> {
         let retry = self.route.retry.as_deref();
-        Subject { retry, method: &self.method, keyed: self.keyed, marked: self.common.marked }
+        RetrySubject { retry, method: &self.method, keyed: self.keyed, marked: self.common.marked }
     }
 
     /// Whether the request can be sent from its first byte, even when the failed try left nothing of it.

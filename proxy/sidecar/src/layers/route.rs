@@ -13,7 +13,7 @@ use super::HttpService;
 use crate::connection::Destination;
 use crate::http::exchange::Exchange;
 use crate::http::{Call, FailedCall, Response};
-use crate::state::{Fixed, Key, Route, Rule};
+use crate::state::{DestinationKey, Fixed, Route, Rule};
 pub use egress::{EnterInside, denied, no_service_at};
 use pillion_base::error::Error;
 use pillion_http::framing::{self, Fault};
@@ -178,8 +178,8 @@ fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
 /// The configuration has changed since the connection came.
 fn gone(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
     match fixed.key {
-        Key::Address(to) => egress::redirected(call, to),
-        Key::Service(_) | Key::Application(_) => {
+        DestinationKey::Address(to) => egress::redirected(call, to),
+        DestinationKey::Service(_) | DestinationKey::Application(_) => {
             let name = &fixed.route.cluster.name;
             Err(Error::new(Reason::NoRoute, format!("\"{name}\" is no longer configured")))
         }

@@ -27,7 +27,7 @@ pub enum Verdict {
 
 /// What is known of a request before its first try.
 #[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
+pub struct RetrySubject<'a> {
     /// `None`: `retry: off`.
     pub retry: Option<&'a Retry>,
     pub method: &'a Method,
@@ -65,7 +65,7 @@ pub enum TryOutcome<'a> {
     Failed(&'a Error),
 }
 
-impl<'a> Subject<'a> {
+impl<'a> RetrySubject<'a> {
     /// May it be sent again after it may have been acted on? Then its body is worth keeping.
     pub fn may_repeat(&self) -> bool {
         self.policy().is_some_and(|retry| self.method_allowed(retry))
@@ -227,9 +227,9 @@ mod tests {
     }
 
     impl Request {
-        fn subject(&self) -> Subject<'_> {
+        fn subject(&self) -> RetrySubject<'_> {
             let Self { retry, method, keyed, marked, .. } = self;
-            Subject { retry: retry.as_ref(), method, keyed: *keyed, marked: *marked }
+            RetrySubject { retry: retry.as_ref(), method, keyed: *keyed, marked: *marked }
         }
 
         fn off(mut self) -> Self {

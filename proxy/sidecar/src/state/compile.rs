@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::rules::Split;
 use super::{
-    AddressTable, Application, Destinations, HostTable, InboundSide, Names, Route, Rule, Rules, Services,
+    AddressTable, Application, Destinations, DnsNames, HostTable, InboundSide, Route, Rule, Rules, Services,
     Snapshot,
 };
 use pillion_base::net::own::OwnListeners;
@@ -31,7 +31,7 @@ pub type Budgets = HashMap<(String, String), (RetryBudget, Arc<Budget>)>;
 
 /// What of the snapshot until now lives on in the next one.
 #[derive(Clone, Copy)]
-pub struct Before<'a> {
+pub struct PreviousSnapshot<'a> {
     pub services: &'a Services,
     pub budgets: &'a Budgets,
 }
@@ -39,7 +39,7 @@ pub struct Before<'a> {
 /// What surrounds the outbound tables in a snapshot.
 pub struct Sides {
     pub own: OwnListeners,
-    pub names: Arc<Names>,
+    pub names: Arc<DnsNames>,
     pub inbound: Option<Arc<InboundSide>>,
     pub applications: Arc<Destinations<Application>>,
 }
@@ -49,7 +49,7 @@ pub fn compile(
     config: &Config,
     clusters: &Clusters,
     sides: Sides,
-    before: Before<'_>,
+    before: PreviousSnapshot<'_>,
     policies: &mut Policies,
     metrics: &Metrics,
 ) -> Snapshot {

@@ -31,13 +31,13 @@ pub struct Claim {
 
 /// All of a configuration. Empty without a DNS proxy.
 #[derive(Debug, Default)]
-pub struct Names {
+pub struct DnsNames {
     /// By name in lower case, without a dot at its end.
     known: HashMap<Box<str>, Arc<ServiceAddresses>>,
     pub claims: Vec<Claim>,
 }
 
-impl Names {
+impl DnsNames {
     /// Services that have no virtual address yet get one of `given`.
     pub fn of(config: &Config, given: &mut VirtualAddresses) -> Self {
         let Some(dns) = &config.dns else { return Self::default() };
@@ -161,17 +161,17 @@ mod tests {
 
     use super::*;
 
-    fn names(yaml: &str) -> (Names, VirtualAddresses) {
+    fn names(yaml: &str) -> (DnsNames, VirtualAddresses) {
         let config = pillion_config::parse(yaml, Path::new("")).expect("a good file").0;
         let mut given = VirtualAddresses::default();
-        (Names::of(&config, &mut given), given)
+        (DnsNames::of(&config, &mut given), given)
     }
 
     fn service(name: &str, keys: &str) -> String {
         format!("  {name}: {{ endpoints: [10.0.0.1:80]{}{keys} }}\n", if keys.is_empty() { "" } else { ", " })
     }
 
-    fn told(names: &Names, name: &str) -> Option<String> {
+    fn told(names: &DnsNames, name: &str) -> Option<String> {
         let ServiceAddresses { v4, v6, is_virtual } = &**names.find(name)?;
         if *is_virtual {
             return Some("virtual".into());
@@ -217,7 +217,7 @@ mod tests {
         }
     }
 
-    fn claimed(names: &Names, owner: &str, given: &VirtualAddresses) -> Vec<(Option<u16>, String)> {
+    fn claimed(names: &DnsNames, owner: &str, given: &VirtualAddresses) -> Vec<(Option<u16>, String)> {
         let own = given.of(owner).expect("an address");
         let of_it = names.claims.iter().filter(|claim| claim.address.network == IpAddr::V4(own.v4));
         of_it.map(|claim| (claim.address.port, claim.service.clone())).collect()

@@ -10,7 +10,7 @@ use pillion_model::policy::Retry;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::detect::{Early, Server};
+use crate::detect::{Early, EarlyServer};
 use crate::exchange::attempts::{AttemptId, AttemptOutcome, Attempts};
 use crate::exchange::{DialFailure, Facts};
 use crate::state::Route;
@@ -49,7 +49,7 @@ pub struct Dialled {
     in_flight: InFlight,
 }
 
-impl Server for Dialled {
+impl EarlyServer for Dialled {
     fn io(&mut self) -> &mut Io {
         &mut self.io
     }
@@ -123,7 +123,8 @@ enum TakesPlace {
 /// elsewhere.
 ///
 /// # Errors
-/// `overloaded` at `max_connections` or where every endpoint is at its own limit, and whatever kept the last endpoint from being connected to.
+/// `overloaded` at `max_connections` or where every endpoint is at its own limit, and whatever kept the last endpoint
+/// from being connected to.
 pub async fn dial(route: &Arc<Route>, before: Attempts, worker: &Worker) -> Result<Dialled, DialFailure> {
     dial_counted(TakesPlace::WhileDialled, route, before, worker).await
 }

@@ -345,7 +345,7 @@ mod tests {
     use time::OffsetDateTime;
 
     use super::*;
-    use crate::identity::issue::{Ca, IssuedPem, Request};
+    use crate::identity::issue::{Ca, CertificateRequest, IssuedPem};
 
     const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
     const DAY: Duration = Duration::from_secs(86_400);
@@ -356,7 +356,8 @@ mod tests {
 
     fn signed(ca: &Ca, uris: &[&str], from: OffsetDateTime, to: OffsetDateTime) -> IssuedPem {
         let uris = uris.iter().map(ToString::to_string).collect();
-        ca.sign(&Request { uris, hosts: Vec::new(), not_before: from, not_after: to }).expect("signed")
+        ca.sign(&CertificateRequest { uris, hosts: Vec::new(), not_before: from, not_after: to })
+            .expect("signed")
     }
 
     fn web(ca: &Ca) -> IssuedPem {

@@ -47,7 +47,7 @@ pub struct IssuedPem {
 
 /// What goes into one certificate, unchecked: tests ask for what no workload should have.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct CertificateRequest {
     pub uris: Vec<String>,
     /// Host names, or IP addresses.
     pub hosts: Vec<String>,
@@ -135,7 +135,7 @@ impl Ca {
         self.check_id(id)?;
         let now = OffsetDateTime::now_utc();
         let not_after = end(now, ttl).map_or(self.not_after, |end| end.min(self.not_after));
-        self.sign(&Request {
+        self.sign(&CertificateRequest {
             uris: vec![id.to_string()],
             hosts: hosts.to_vec(),
             not_before: now - CLOCK_SLACK,
@@ -147,7 +147,7 @@ impl Ca {
     ///
     /// # Errors
     /// A name cannot be put into a certificate.
-    pub fn sign(&self, request: &Request) -> Result<IssuedPem, CaError> {
+    pub fn sign(&self, request: &CertificateRequest) -> Result<IssuedPem, CaError> {
         let key = KeyPair::generate()?;
         let certificate = leaf_params(request)?.signed_by(&key, &self.issuer)?;
         Ok(IssuedPem {
@@ -235,7 +235,7 @@ fn ca_params(trust_domain: &str) -> Result<CertificateParams, CaError> {
     Ok(params)
 }
 
-fn leaf_params(request: &Request) -> Result<CertificateParams, CaError> {
+fn leaf_params(request: &CertificateRequest) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
     // names stand in the alternative names alone; two CAs of one name are told apart by the key identifier
     params.distinguished_name = DistinguishedName::new();
@@ -250,7 +250,7 @@ fn leaf_params(request: &Request) -> Result<CertificateParams, CaError> {
     Ok(params)
 }
 
-fn alt_names(request: &Request) -> Result<Vec<SanType>, CaError> {
+fn alt_names(request: &CertificateRequest) -> Result<Vec<SanType>, CaError> {
     let uris = request.uris.iter().map(|uri| Ok(SanType::URI(uri.as_str().try_into()?)));
     uris.chain(request.hosts.iter().map(|host| alt_name(host))).collect()
 }

@@ -14,14 +14,14 @@ use crate::{hex, sha256};
 
 /// What a certificate is to us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
+pub enum CertificateRole {
     Own,
     /// Sent along, so that peers find the way to a root.
     Intermediate,
     TrustBundle,
 }
 
-impl Use {
+impl CertificateRole {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Own => "own",
@@ -34,7 +34,7 @@ impl Use {
 /// One certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateView {
-    pub used_as: Use,
+    pub used_as: CertificateRole,
     /// The distinguished name; often empty for a workload.
     pub subject: String,
     pub spiffe_id: Option<String>,
@@ -67,10 +67,10 @@ impl Credentials {
     /// Own certificate first, then intermediates, then the trust bundle.
     pub fn describe(&self) -> Vec<CertificateView> {
         let chain = self.chain().iter().enumerate().map(|(index, der)| match index {
-            0 => (Use::Own, der),
-            _ => (Use::Intermediate, der),
+            0 => (CertificateRole::Own, der),
+            _ => (CertificateRole::Intermediate, der),
         });
-        let bundle = self.bundle.iter().map(|der| (Use::TrustBundle, der));
+        let bundle = self.bundle.iter().map(|der| (CertificateRole::TrustBundle, der));
         // an intermediate that cannot be read is of no use to a peer either, and is left out
         chain.chain(bundle).filter_map(|(used_as, der)| CertificateView::read(used_as, der).ok()).collect()
     }
@@ -88,7 +88,7 @@ impl Credentials {
 }
 
 impl CertificateView {
-    fn read(used_as: Use, der: &CertificateDer<'_>) -> Result<Self, NotAnIdentity> {
+    fn read(used_as: CertificateRole, der: &CertificateDer<'_>) -> Result<Self, NotAnIdentity> {
         let certificate = parse(der)?;
         Ok(Self {
             used_as,
@@ -172,9 +172,9 @@ mod tests {
         let own =
             pem.credentials().expect("usable").with_crl("crl".as_ref(), crl.as_bytes(), 0).expect("a list");
         let [leaf, root] = &*own.describe() else { unreachable!("two certificates") };
-        assert_eq!((leaf.used_as, leaf.spiffe_id.as_deref()), (Use::Own, Some(WEB)));
+        assert_eq!((leaf.used_as, leaf.spiffe_id.as_deref()), (CertificateRole::Own, Some(WEB)));
         assert_eq!((leaf.key_algorithm.as_str(), leaf.sha256.len()), ("ecdsa-256", 64));
-        assert_eq!((root.used_as, &root.subject), (Use::TrustBundle, &leaf.issuer));
+        assert_eq!((root.used_as, &root.subject), (CertificateRole::TrustBundle, &leaf.issuer));
         assert_eq!(root.subject, "CN=Pillion CA of cluster.local");
         let shown = own.to_json();
         assert_eq!(shown["certificates"][0]["not_after"], date(own.not_after));

@@ -11,19 +11,19 @@ use tokio::time::Instant;
 use super::budget::Budget;
 use super::outlier::Ejections;
 use super::set::{EndpointSet, Make};
-use super::{Cluster, Limits};
+use super::{Cluster, ClusterLimits};
 use crate::slots::Slots;
 use pillion_base::limits::Limit;
 
 /// The cluster of the same name until now.
 #[derive(Clone, Copy)]
-pub struct Before<'a> {
+pub struct PreviousCluster<'a> {
     /// What it was made of.
     pub of: &'a config::Cluster,
     pub cluster: &'a Cluster,
 }
 
-impl Before<'_> {
+impl PreviousCluster<'_> {
     /// Whether its connections are what `now` would open.
     fn connects_like(&self, now: &config::Cluster) -> bool {
         self.of.protocol == now.protocol && self.of.tls == now.tls && self.of.connection == now.connection
@@ -38,7 +38,7 @@ impl Before<'_> {
     }
 }
 
-pub(super) fn ejections(policy: &OutlierDetection, before: Option<Before<'_>>) -> Arc<Ejections> {
+pub(super) fn ejections(policy: &OutlierDetection, before: Option<PreviousCluster<'_>>) -> Arc<Ejections> {
     let Some(before) = before else { return Ejections::new(policy) };
     before.cluster.ejections.change(policy);
     before.cluster.ejections.clone()
@@ -50,7 +50,7 @@ pub(super) fn endpoints(
     of: &config::Cluster,
     said: Option<EndpointUpdate>,
     ejections: &Arc<Ejections>,
-    before: Option<Before<'_>>,
+    before: Option<PreviousCluster<'_>>,
     workers: usize,
 ) -> EndpointSet {
     let make = Make {
@@ -79,16 +79,19 @@ pub(super) fn endpoints(
     next
 }
 
-pub(super) fn budget(retry: Option<&Retry>, before: Option<Before<'_>>) -> Option<Arc<Budget>> {
+pub(super) fn budget(retry: Option<&Retry>, before: Option<PreviousCluster<'_>>) -> Option<Arc<Budget>> {
     let rule = retry?.budget;
     let kept = before.filter(|before| before.of.retry.as_ref().is_some_and(|retry| retry.budget == rule));
     let kept = kept.and_then(|before| before.cluster.budget.clone());
     Some(kept.unwrap_or_else(|| Arc::new(Budget::new(&rule, Instant::now().into_std()))))
 }
 
-pub(super) fn limits(of: &config::policy::Limits, before: Option<Before<'_>>) -> Limits {
+pub(super) fn limits(
+    of: &config::policy::CircuitBreaker,
+    before: Option<PreviousCluster<'_>>,
+) -> ClusterLimits {
     let Some(before) = before else {
-        return Limits {
+        return ClusterLimits {
             pending: Limit::new("max_pending_requests", of.max_pending_requests),
             requests: Limit::new("max_requests", of.max_requests),
             retries: Limit::new("max_retries", of.max_retries),
@@ -102,7 +105,7 @@ pub(super) fn limits(of: &config::policy::Limits, before: Option<Before<'_>>) ->
 }
 
 /// A changed `max_connections` counts the connections that are opened from then on.
-pub(super) fn slots(max: u32, before: Option<Before<'_>>) -> Arc<Slots> {
+pub(super) fn slots(max: u32, before: Option<PreviousCluster<'_>>) -> Arc<Slots> {
     match before.map(|before| &before.cluster.slots) {
         Some(slots) if slots.max() == max => slots.clone(),
         _ => Slots::new(max),

@@ -8,7 +8,7 @@ use pillion_base::error::{Error, Sent};
 use pillion_base::limits::Permit;
 use pillion_model::Reason;
 use pillion_model::policy::RetryCondition;
-use pillion_telemetry::{Limit, RetryOutcome};
+use pillion_telemetry::{LimitLabel, RetryOutcome};
 use tokio::time::Instant;
 
 use super::Cluster;
@@ -38,7 +38,7 @@ impl Cluster {
     /// Which of them refused.
     pub fn begin_retry(self: &Arc<Self>, budget: Option<&Budget>, now: Instant) -> Result<Retried, Withheld> {
         let Some(permit) = self.limits.retries.try_acquire() else {
-            self.rejected(Limit::Retries);
+            self.rejected(LimitLabel::Retries);
             self.metrics().retries(RetryOutcome::Limit).inc();
             return Err(Withheld::Limit);
         };

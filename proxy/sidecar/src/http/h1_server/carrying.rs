@@ -59,7 +59,7 @@ fn takes_trailers(fields: &Fields) -> bool {
 }
 
 /// A tunnel that a request asks for, and who is given the connection when it is opened.
-type Tunnel = (tunnel::Asked, oneshot::Sender<Io>);
+type Tunnel = (tunnel::RequestedTunnel, oneshot::Sender<Io>);
 
 /// What the stack is called with, and the tunnel that the request asks for.
 fn begun(

@@ -14,7 +14,7 @@ use pillion_model::listener::Unknown;
 use crate::connection::{Connection, Destination, Place};
 use crate::exchange::attempts::Attempts;
 use crate::http::{Body, Call, Response};
-use crate::state::{Fixed, Key, Route, split_port};
+use crate::state::{DestinationKey, Fixed, Route, split_port};
 use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
 use pillion_base::error::Error;
@@ -97,7 +97,7 @@ fn known(worker: &Worker, host: &str, port: u16) -> Option<Fixed> {
     let by_address = || host.parse().ok().and_then(|ip: IpAddr| snapshot.addresses.find((ip, port).into()));
     let named = snapshot.hosts.find_at(host.trim_end_matches('.'), Some(port));
     let route = named.filter(|route| !route.is_only_rules).or_else(by_address)?;
-    snapshot.fixed(Key::Service(route.cluster.name.clone()))
+    snapshot.fixed(DestinationKey::Service(route.cluster.name.clone()))
 }
 
 /// Where the host is, as far as it may be dialled.

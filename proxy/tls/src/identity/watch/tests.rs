@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use time::OffsetDateTime;
 
 use super::*;
-use crate::identity::issue::{Ca, IssuedPem, Request};
+use crate::identity::issue::{Ca, CertificateRequest, IssuedPem};
 use pillion_testkit::Scratch;
 
 const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
@@ -24,7 +24,7 @@ fn web(ca: &Ca) -> IssuedPem {
 
 fn between(ca: &Ca, not_before: OffsetDateTime, not_after: OffsetDateTime) -> IssuedPem {
     let uris = vec![WEB.to_owned()];
-    ca.sign(&Request { uris, hosts: Vec::new(), not_before, not_after }).expect("signed")
+    ca.sign(&CertificateRequest { uris, hosts: Vec::new(), not_before, not_after }).expect("signed")
 }
 
 fn source(scratch: &Scratch, crl: Crl) -> Source {

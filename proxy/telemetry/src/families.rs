@@ -1,0 +1,91 @@
+//! Every metric family of the sidecar, by name, with its labels: the list that the public interface prints.
+
+use std::collections::HashSet;
+
+use super::family::{Exposition, Family, Histogram, IntCounter, IntGauge};
+use super::labels::{
+    CertificateUse, ConnectionOutcome, DetectionVerdict, DnsOutcome, EjectionCause, EndpointState, Flow,
+    HandshakeOutcome, LimitLabel, Protocol, ReloadOutcome, RequestLabels, RetryOutcome, Service, Tls,
+};
+use super::symbols::Symbol;
+use pillion_model::Direction;
+
+/// Seconds of a whole request: half a millisecond (a quick answer next door) to the longest usual deadline.
+const DURATION_BUCKETS: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// Seconds spent in the sidecar itself, usually tens of microseconds; the upper ones show a starved machine.
+const OVERHEAD_BUCKETS: &[f64] =
+    &[0.000_01, 0.000_02, 0.000_03, 0.000_05, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.025, 0.1];
+
+/// The families; their series come with use.
+pub(super) struct Families {
+    pub(super) requests: Family<RequestLabels, IntCounter>,
+    pub(super) duration: Family<(Direction, Service), Histogram>,
+    pub(super) overhead: Family<(Direction,), Histogram>,
+    pub(super) active: Family<(Direction, Service), IntGauge>,
+    pub(super) retries: Family<(Service, RetryOutcome), IntCounter>,
+    pub(super) connections: Family<(Direction, Service, Protocol, Tls, ConnectionOutcome), IntCounter>,
+    pub(super) connections_active: Family<(Direction, Protocol), IntGauge>,
+    pub(super) bytes: Family<(Direction, Service, Flow), IntCounter>,
+    pub(super) detections: Family<(Direction, DetectionVerdict), IntCounter>,
+    pub(super) dns_queries: Family<(DnsOutcome,), IntCounter>,
+    pub(super) host_mismatches: Family<(Service,), IntCounter>,
+    pub(super) breaker_used: Family<(Service, LimitLabel), IntGauge>,
+    pub(super) breaker_limit: Family<(Service, LimitLabel), IntGauge>,
+    pub(super) breaker_rejections: Family<(Service, LimitLabel), IntCounter>,
+    pub(super) endpoints: Family<(Service, EndpointState), IntGauge>,
+    pub(super) ejections: Family<(Service, EjectionCause), IntCounter>,
+    pub(super) handshakes: Family<(Direction, HandshakeOutcome), IntCounter>,
+    pub(super) not_after: Family<(CertificateUse,), IntGauge>,
+    pub(super) config_reloads: Family<(ReloadOutcome,), IntCounter>,
+    pub(super) config_generation: Family<(), IntGauge>,
+    pub(super) access_log_dropped: Family<(), IntCounter>,
+}
+
+impl Families {
+    #[rustfmt::skip] // one table, read by columns
+    pub(super) fn register(to: &Exposition) -> Self {
+        Self {
+            requests: to.counters("pillion_requests_total", "Finished requests."),
+            duration: to.histograms("pillion_request_duration_seconds", "Time from a request's headers to the end of its response.", DURATION_BUCKETS),
+            overhead: to.histograms("pillion_overhead_seconds", "Time that requests spent in the sidecar itself.", OVERHEAD_BUCKETS),
+            active: to.gauges("pillion_requests_active", "Requests in flight."),
+            retries: to.counters("pillion_retries_total", "Requests sent again or refused to be, by how that ended."),
+            connections: to.counters("pillion_connections_total", "Connections accepted (inbound, from the application) or opened (to a service)."),
+            connections_active: to.gauges("pillion_connections_active", "Open connections."),
+            bytes: to.counters("pillion_bytes_total", "Body and stream bytes, received from and sent to the downstream."),
+            detections: to.counters("pillion_detections_total", "Connections whose protocol was told by their first bytes."),
+            dns_queries: to.counters("pillion_dns_queries_total", "Questions to the DNS proxy, by how they were answered."),
+            host_mismatches: to.counters("pillion_host_mismatches_total", "Requests to a service's address whose host names another service; the address wins."),
+            breaker_used: to.gauges("pillion_circuit_breaker_used", "What of a circuit breaker's limit is in use."),
+            breaker_limit: to.gauges("pillion_circuit_breaker_limit", "The limits of a circuit breaker."),
+            breaker_rejections: to.counters("pillion_circuit_breaker_rejections_total", "What a circuit breaker's limit refused."),
+            endpoints: to.gauges("pillion_endpoints", "Known endpoints of a service by state."),
+            ejections: to.counters("pillion_endpoint_ejections_total", "Times an endpoint was taken out of the rotation."),
+            handshakes: to.counters("pillion_tls_handshakes_total", "TLS handshakes."),
+            not_after: to.gauges("pillion_certificate_not_after_timestamp_seconds", "When the first certificate in use ends, as seconds since 1970."),
+            config_reloads: to.counters("pillion_config_reloads_total", "Times the configuration was read again, by what became of it; certificates that were refused count as well."),
+            config_generation: to.gauges("pillion_config_generation", "Counts what was put to work: configurations and certificates."),
+            access_log_dropped: to.counters("pillion_access_log_dropped_total", "Access log lines lost because the sink was too slow or failed."),
+        }
+    }
+}
+
+impl Families {
+    pub(super) fn forget(&self, gone: &HashSet<Symbol>) {
+        let is_gone = |service: Service| gone.contains(&service.0);
+        self.requests.remove(|labels| gone.contains(&labels.service));
+        self.duration.remove(|(_, service)| is_gone(*service));
+        self.active.remove(|(_, service)| is_gone(*service));
+        self.retries.remove(|(service, _)| is_gone(*service));
+        self.connections.remove(|(_, service, ..)| is_gone(*service));
+        self.bytes.remove(|(_, service, _)| is_gone(*service));
+        self.host_mismatches.remove(|(service,)| is_gone(*service));
+        self.breaker_used.remove(|(service, _)| is_gone(*service));
+        self.breaker_limit.remove(|(service, _)| is_gone(*service));
+        self.breaker_rejections.remove(|(service, _)| is_gone(*service));
+        self.endpoints.remove(|(service, _)| is_gone(*service));
+        self.ejections.remove(|(service, _)| is_gone(*service));
+    }
+}

@@ -1,0 +1,71 @@
+//! Why a certificate is refused that TLS itself has nothing against: for people, for the metric, and for the alert.
+
+use std::sync::Arc;
+
+use pillion_model::SpiffeId;
+use rustls::{CertificateError, OtherError};
+
+use crate::identity::NotAnIdentity;
+
+/// Why a certificate that is genuine is still the wrong one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Rejection {
+    #[error("the {who} has a certificate, but not of a workload: {fault}")]
+    NotAnIdentity { who: &'static str, fault: NotAnIdentity },
+    #[error("the {who} is {id}, expected {}", list(expected))]
+    WrongIdentity { who: &'static str, id: SpiffeId, expected: Vec<SpiffeId> },
+    #[error("the {who} is {id}, expected any identity of the trust domain {expected:?}")]
+    WrongTrustDomain { who: &'static str, id: SpiffeId, expected: String },
+    #[error(
+        "the {who}'s certificate has been revoked: the list of {issuer} names serial {serial}; issue a new one"
+    )]
+    Revoked { who: &'static str, serial: String, issuer: String },
+    #[error(
+        "whether the {who}'s certificate is revoked cannot be told: the list of {issuer} fails ({fault})"
+    )]
+    UnusableList { who: &'static str, issuer: String, fault: webpki::Error },
+    #[error(
+        "the peer's certificate is of an unknown issuer: the trust bundle has a CA of the same name, but with \
+         another key"
+    )]
+    Namesake,
+}
+
+impl Rejection {
+    /// The peer is another one than expected, where the rest is about a certificate of the right one.
+    pub(super) fn is_mismatch(&self) -> bool {
+        !matches!(self, Self::Revoked { .. } | Self::UnusableList { .. } | Self::Namesake)
+    }
+
+    /// As [`TlsError::cause`](super::TlsError::cause).
+    pub(super) const fn cause(&self) -> &'static str {
+        match self {
+            Self::NotAnIdentity { .. } => "no identity",
+            Self::WrongIdentity { .. } => "another identity",
+            Self::WrongTrustDomain { .. } => "another trust domain",
+            Self::Revoked { .. } => "revoked",
+            Self::UnusableList { .. } => "revocation unknown",
+            Self::Namesake => "unknown CA",
+        }
+    }
+
+    /// For rustls, which chooses the alert by it: the peer hears what is wrong with its certificate as well as TLS
+    /// can say it.
+    pub(super) fn tls_error(&self) -> CertificateError {
+        match self {
+            Self::Revoked { .. } => CertificateError::Revoked,
+            Self::UnusableList { .. } => CertificateError::UnknownRevocationStatus,
+            Self::Namesake => CertificateError::UnknownIssuer,
+            Self::NotAnIdentity { .. } | Self::WrongIdentity { .. } | Self::WrongTrustDomain { .. } => {
+                CertificateError::Other(OtherError(Arc::new(self.clone())))
+            }
+        }
+    }
+}
+
+fn list(expected: &[SpiffeId]) -> String {
+    match expected {
+        [only] => only.to_string(),
+        several => format!("one of {}", several.iter().map(SpiffeId::as_str).collect::<Vec<_>>().join(", ")),
+    }
+}
