@@ -20,7 +20,11 @@ use output::{ReaderGone, complain, print};
 const FAILED: u8 = 1;
 
 #[derive(Debug, Parser)]
-#[command(name = "pillion", version, about = "A service-mesh sidecar: one binary beside one application.")]
+#[command(
+    name = "pillion",
+    version,
+    about = "Pillion is a service-mesh sidecar proxy: one binary that runs beside one application."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -28,21 +32,21 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// See a whole mesh at work, nothing to install or configure
+    /// Run a whole mesh on this machine, without any configuration
     Demo(demo::Demo),
     /// Run the sidecar
     Run(run::Run),
-    /// Say what is wrong with a configuration file, all of it at once
+    /// Check a configuration file and print all of its faults
     Check {
-        /// The file
+        /// The configuration file to check
         #[arg(short, long, value_name = "FILE")]
         config: PathBuf,
     },
     /// Print the JSON Schema of the configuration file, for editors
     Schema,
-    /// Install the rules that bring this network namespace's connections to the sidecar
+    /// Install the firewall rules that redirect this network namespace's connections to the sidecar
     Init(init::Init),
-    /// A small CA for development and tests
+    /// Create and inspect certificates, with a small CA for development and tests
     #[command(subcommand)]
     Certs(certs::Certs),
     /// Words of the interface that are not built yet are known, and refused.
@@ -52,17 +56,30 @@ enum Command {
 
 /// What is said when nothing was asked.
 const HELP: &str = "\
-pillion: a service-mesh sidecar, one binary beside one application
+pillion: a service-mesh sidecar proxy, one binary beside one application
 
-  pillion demo            see a whole mesh at work, nothing to install or configure
+  pillion demo            run a whole mesh on this machine, without any configuration
   pillion run -c FILE     run the sidecar
-  pillion check -c FILE   say what is wrong with a configuration file
+  pillion check -c FILE   check a configuration file and print all of its faults
 
 `pillion --help` lists every command.
 ";
 
 /// Commands that later versions will have.
-const PLANNED: [&str; 8] = ["explain", "inject", "top", "wait", "exec", "bench", "completions", "import"];
+const PLANNED: [&str; 12] = [
+    "explain",
+    "inject",
+    "webhook",
+    "top",
+    "tap",
+    "policy",
+    "drain",
+    "wait",
+    "exec",
+    "bench",
+    "completions",
+    "import",
+];
 
 /// Runs what the command line says.
 pub fn main() -> ExitCode {

@@ -29,39 +29,39 @@ const PUBLIC: u32 = 0o644;
 
 #[derive(Debug, clap::Subcommand)]
 pub enum Certs {
-    /// Make a CA for one trust domain: writes ca.crt and ca.key
+    /// Create a CA for one trust domain: writes ca.crt and ca.key
     Ca {
-        /// Folder to write to; made if absent
+        /// The folder to write to; it is created where it does not exist
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// What all of its SPIFFE IDs begin with
+        /// The trust domain of all certificates that this CA issues
         #[arg(long, value_name = "NAME", default_value = "cluster.local")]
         trust_domain: String,
-        /// Replace a CA that is already there; what it has issued is then no longer trusted
+        /// Replace a CA that is already there; certificates that the old one issued are no longer trusted
         #[arg(long)]
         force: bool,
     },
     /// Issue a workload's certificate: writes tls.crt, tls.key and ca.crt
     Issue {
-        /// Folder with ca.crt and ca.key
+        /// The folder with ca.crt and ca.key
         #[arg(long, value_name = "DIR")]
         ca: PathBuf,
-        /// The workload, as spiffe://cluster.local/ns/default/sa/web
+        /// The identity of the workload, for example spiffe://cluster.local/ns/default/sa/web
         #[arg(long, value_name = "ID")]
         spiffe_id: SpiffeId,
-        /// Folder to write to; made if absent, files in it are replaced
+        /// The folder to write to; it is created where it does not exist, and files in it are replaced
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
-        /// A host name or IP address for clients that verify by name; may be repeated
+        /// A host name or IP address, for clients that verify names; may be given several times
         #[arg(long, value_name = "NAME")]
         dns: Vec<String>,
-        /// How long it holds, as 90s, 30m, 24h or 7d; never beyond the CA
+        /// How long the certificate is valid, for example 90s, 30m, 24h or 7d; never longer than the CA's own
         #[arg(long, value_name = "TIME", default_value = "24h", value_parser = ttl)]
         ttl: Duration,
     },
-    /// Show what certificates say: identity, names, issuer, validity
+    /// Print the identity, names, issuer and validity of certificates
     Inspect {
-        /// PEM files
+        /// The PEM files to read
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
     },

@@ -38,13 +38,13 @@ const LINE_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// End after this long, as 10s or 2m [default: at Ctrl-C]
+    /// End after this time, for example 10s or 2m [default: run until Ctrl-C]
     #[arg(long = "for", value_name = "DURATION", value_parser = lasting)]
     lasts: Option<Duration>,
-    /// Show the configuration files that the sidecars run on
+    /// Print the configuration files of the sidecars
     #[arg(long)]
     show_config: bool,
-    /// Seed of the flaky replica's schedule: the same seed, the same illnesses
+    /// The seed of the failing replica's schedule: the same seed gives the same failures
     #[arg(long, value_name = "NUMBER", default_value_t = 7)]
     seed: u64,
 }

@@ -10,10 +10,10 @@ use super::output::{complain, print};
 pub struct Init {
     #[command(flatten)]
     flags: Flags,
-    /// Print what would run as a shell script, and change nothing
+    /// Print the commands as a shell script, and change nothing
     #[arg(long)]
     plan: bool,
-    /// Remove what `pillion init` installed, with whichever options, and nothing else; with --plan, print how
+    /// Remove what `pillion init` installed, whatever its options were, and nothing else; with --plan, print the commands
     #[arg(long)]
     undo: bool,
 }

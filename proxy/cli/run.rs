@@ -18,19 +18,19 @@ const USUAL_FILE: &str = "/etc/pillion/pillion.yaml";
 
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Configuration file [default: /etc/pillion/pillion.yaml where it exists, else built-in defaults]
+    /// The configuration file [default: /etc/pillion/pillion.yaml where it exists, else the built-in defaults]
     #[arg(short, long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Port of the application on 127.0.0.1, or its address
+    /// The port of the application on 127.0.0.1, or its address
     #[arg(long, value_name = "PORT|ADDR", value_parser = app)]
     app: Option<SocketAddr>,
-    /// Where inbound listens
+    /// The address that the inbound side listens on
     #[arg(long, value_name = "ADDR")]
     inbound: Option<SocketAddr>,
-    /// Where outbound listens
+    /// The address that the outbound side listens on
     #[arg(long, value_name = "ADDR")]
     outbound: Option<SocketAddr>,
-    /// Where admin listens
+    /// The address that the admin port listens on
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
 }

@@ -9,6 +9,7 @@ mod admin;
 mod clients;
 mod cuts;
 mod dns;
+mod documents;
 mod drain;
 mod early;
 mod grpc;

@@ -19,7 +19,7 @@ mod tls;
 use std::sync::LazyLock;
 
 use pillion_model::text::{nearest, shortened};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::effective::{Page, Scopes};
 use crate::reading::{Entry, Node, Reading, Shape};
@@ -28,6 +28,9 @@ use crate::value::{BadWord, Leaf, Word, on_off};
 
 pub(crate) use root::FILE;
 pub(crate) use service::SERVICE;
+
+/// The release that has every key which does not name another one.
+const FIRST_RELEASE: &str = "0.1.0";
 
 /// Where in the model the value of a key is.
 pub(crate) struct Field<B, V> {
@@ -77,6 +80,12 @@ pub(crate) struct Key<B> {
     about: &'static str,
     /// Gives the default as the file would spell it.
     default: Option<Box<Spell<B>>>,
+    /// The values that are taken, where the form of the value does not say it.
+    range: Option<&'static str>,
+    /// The first release that has the key.
+    since: &'static str,
+    /// Whether a reload that changes the key, or a key inside it, is refused.
+    takes_restart: bool,
     /// `None`: the feature does not exist yet, and editors do not offer the key.
     schema: Box<dyn Fn() -> Option<Value> + Send + Sync>,
     read: Box<Read<B>>,
@@ -249,6 +258,9 @@ impl<B: 'static> Block<B> {
             other_name: None,
             about,
             default: None,
+            range: None,
+            since: FIRST_RELEASE,
+            takes_restart: false,
             schema: Box::new(schema),
             read: Box::new(read),
             tell: Box::new(tell),
@@ -260,6 +272,31 @@ impl<B: 'static> Block<B> {
     pub(crate) fn also_called(mut self, name: &'static str) -> Self {
         if let Some(key) = self.keys.last_mut() {
             key.other_name = Some(name);
+        }
+        self
+    }
+
+    /// The values that the last key takes, in words: bounds that the model checks.
+    pub(crate) fn takes(mut self, range: &'static str) -> Self {
+        if let Some(key) = self.keys.last_mut() {
+            key.range = Some(range);
+        }
+        self
+    }
+
+    /// The release that brought the last key, where that is not the first one.
+    #[allow(dead_code, reason = "the first release is not made yet; the first key after it needs this")]
+    pub(crate) fn since(mut self, release: &'static str) -> Self {
+        if let Some(key) = self.keys.last_mut() {
+            key.since = release;
+        }
+        self
+    }
+
+    /// A reload that changes the last key is refused: it needs a restart.
+    pub(crate) fn takes_restart(mut self) -> Self {
+        if let Some(key) = self.keys.last_mut() {
+            key.takes_restart = true;
         }
         self
     }
@@ -368,10 +405,12 @@ impl<B: 'static> Block<B> {
         let mut properties = Vec::new();
         for key in self.keys.iter().filter(|key| !left_out.contains(&key.name)) {
             let Some(schema) = (key.schema)() else { continue };
+            let facts = key.facts(properties.len(), &default);
             if let Some(other) = key.other_name {
-                properties.push((other, schema.clone(), format!("Another name of `{}`.", key.name)));
+                let about = format!("Another name of `{}`.", key.name);
+                properties.push((other, schema.clone(), about, facts.clone()));
             }
-            properties.push((key.name, schema, key.sentence(&default)));
+            properties.push((key.name, schema, key.sentence(&default), facts));
         }
         schema::block(properties)
     }
@@ -399,17 +438,32 @@ impl<B: 'static> Block<B> {
 impl<B> Key<B> {
     /// The description for the operator, with the default.
     fn sentence(&self, default: &B) -> String {
-        let default = self.default.as_ref().map(|spell| spell(default));
-        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let default = match &default {
-            None | Some(Value::Null) => String::new(),
-            Some(Value::Array(list)) => list.iter().map(text).collect::<Vec<_>>().join(", "),
-            Some(word) => text(word),
-        };
-        match default.is_empty() {
-            true => self.about.to_owned(),
-            false => format!("{} Default {default}.", self.about),
+        match self.spelled_default(default) {
+            None => self.about.to_owned(),
+            Some(default) => format!("{} Default {default}.", self.about),
         }
+    }
+
+    fn spelled_default(&self, default: &B) -> Option<String> {
+        let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let spelled = match self.default.as_ref().map(|spell| spell(default))? {
+            Value::Null => String::new(),
+            Value::Array(list) => list.iter().map(text).collect::<Vec<_>>().join(", "),
+            word => text(&word),
+        };
+        (!spelled.is_empty()).then_some(spelled)
+    }
+
+    /// For the reference: what the sentence and the form of the value do not say.
+    fn facts(&self, place: usize, default: &B) -> Value {
+        json!({
+            "place": place,
+            "about": self.about,
+            "default": self.spelled_default(default),
+            "range": self.range,
+            "since": self.since,
+            "change": if self.takes_restart { "restart" } else { "reload" },
+        })
     }
 }
 

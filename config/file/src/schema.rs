@@ -52,17 +52,21 @@ pub(crate) fn entries<K: Described>(value: Option<Value>) -> Option<Value> {
 }
 
 /// The schema of a block of keys, each with its description. `None`: no key of it has a feature that exists.
-pub(crate) fn block(keys: Vec<(&str, Value, String)>) -> Option<Value> {
-    let each = |(key, value, about): (&str, Value, String)| (key.to_owned(), explained(value, about));
+pub(crate) fn block(keys: Vec<(&str, Value, String, Value)>) -> Option<Value> {
+    let each = |(key, value, about, facts): (&str, Value, String, Value)| {
+        (key.to_owned(), explained(value, about, facts))
+    };
     let properties: Map<String, Value> = keys.into_iter().map(each).collect();
     (!properties.is_empty()).then(
         || json!({ "type": ["object", "null"], "additionalProperties": false, "properties": properties }),
     )
 }
 
-fn explained(mut value: Value, about: String) -> Value {
+/// `x-pillion` is a keyword of our own, which editors ignore: `docs/configuration.md` is made of it.
+fn explained(mut value: Value, about: String, facts: Value) -> Value {
     if let Value::Object(schema) = &mut value {
         schema.insert("description".into(), about.into());
+        schema.insert("x-pillion".into(), facts);
     }
     value
 }

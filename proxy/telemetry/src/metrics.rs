@@ -304,6 +304,33 @@ mod tests {
         metrics
     }
 
+    /// The names of the labels of a family's samples, `le` aside.
+    fn labels(text: &str, family: &str) -> Vec<String> {
+        let sample = |line: &&str| {
+            let rest = line.strip_prefix(family).map(|rest| rest.strip_prefix("_count").unwrap_or(rest));
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        };
+        let line = text.lines().find(sample).unwrap_or_else(|| unreachable!("{family} has no sample"));
+        let names = line.split('{').nth(1).unwrap_or_default().split("=\"");
+        let names = names.map(|part| part.rsplit(',').next().unwrap_or_default().to_owned());
+        let mut names: Vec<String> = names.collect();
+        names.pop(); // what follows the last value
+        names
+    }
+
+    #[test]
+    fn the_page_of_metrics_has_the_labels_of_each_family() {
+        const PAGE: &str = include_str!("../../../docs/metrics.md");
+        let text = used().encode();
+        for family in FAMILIES {
+            let row = PAGE.lines().find_map(|line| line.strip_prefix(&format!("| `{family}` | ")));
+            let row = row.unwrap_or_else(|| unreachable!("docs/metrics.md has no row for {family}"));
+            let labels = labels(&text, family).join(", ");
+            let written = row.split(" |").next().unwrap_or_default();
+            assert_eq!(written, if labels.is_empty() { "–" } else { &labels }, "{family}");
+        }
+    }
+
     #[test]
     fn every_family_of_the_interface_is_told_with_type_and_help() {
         let text = used().encode();

@@ -184,6 +184,7 @@ pub(super) static LIMITS: Static<DownstreamLimits> = Static::new(|| {
             field!(header_bytes),
             "The size of a request's head, from 8KiB to 1MiB.",
         )
+        .takes("8KiB to 1MiB")
         .word::<Count<1, 1000>>("header_count", field!(header_count), "The most fields of a request's head.")
         .word::<Count<1, 1000>>(
             "response_header_count",

@@ -24,12 +24,14 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
             },
             |_, at, page| page.tell(&at.key("version"), 1),
         )
+        .takes("1")
         .block(
             "workload",
             field!(workload),
             &identity::WORKLOAD,
             "The workload as the access log names it. Absent keys come from the certificate's SPIFFE ID at start.",
         )
+        .takes_restart()
         .key(
             "identity",
             "The certificates of this workload. Absent: plaintext on both sides.",
@@ -86,12 +88,14 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
         )
         .block_or_off("dns", field!(dns), &observe::DNS, "A DNS proxy for the application. Absent: none.")
         .block("admin", field!(admin), &observe::ADMIN, "The port that shows and changes the state of the sidecar.")
+        .takes_restart()
         .block_or_off(
             "metrics",
             field!(metrics),
             &observe::METRICS,
             "The port for scrapers and for probes. `off` turns it off.",
         )
+        .takes_restart()
         .later_or_off("tracing")
         .block_or_off(
             "access_log",
@@ -99,6 +103,7 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
             &observe::ACCESS_LOG,
             "One line for each request. Absent: none.",
         )
+        .takes_restart()
         .key(
             "drain",
             "The times of the shutdown after SIGTERM.",
@@ -112,4 +117,5 @@ pub(crate) static FILE: Static<Config> = Static::new(|| {
             field!(workers),
             "The threads of the data path; auto: by the CPU quota of the cgroup.",
         )
+        .takes_restart()
 });

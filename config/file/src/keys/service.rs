@@ -122,6 +122,7 @@ static CONNECTION: Static<ConnectionPolicy> = Static::new(|| {
 pub(super) static RETRY: Static<Retry> = Static::new(|| {
     Block::new(Retry::default)
         .word::<Count<0, 100>>("attempts", field!(attempts), "Further attempts after the first.")
+        .takes("1 to 100")
         .list::<RetryCondition>(
             "conditions",
             field!(conditions),
@@ -152,6 +153,7 @@ pub(super) static RETRY: Static<Retry> = Static::new(|| {
             field!(max_body),
             "Requests with larger bodies are streamed and not retried. At most 64MiB.",
         )
+        .takes("up to 64MiB")
         .later_or_off("hedge_after")
 });
 
@@ -271,6 +273,7 @@ static LEARNT: Static<LearntEndpoints> = Static::new(|| {
         )
         .later("srv", |learnt| learnt.is_later = true)
         .word::<Duration>("refresh", field!(refresh), "The time between two queries, at least 1s.")
+        .takes("1s or more")
 });
 
 const ENDPOINTS: &str = "a list of endpoints, or { dns: … }";

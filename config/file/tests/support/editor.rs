@@ -45,7 +45,7 @@ fn look(schema: &Value, value: &Value, place: &str, told: &mut Told) {
     };
     for (keyword, argument) in schema {
         let holds = match keyword.as_str() {
-            "$schema" | "$defs" | "title" | "description" | "properties" => true,
+            "$schema" | "$defs" | "title" | "description" | "properties" | "x-pillion" => true,
             "$ref" => {
                 look(definition(argument), value, place, told);
                 true

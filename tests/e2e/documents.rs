@@ -1,0 +1,395 @@
+//! What the documents say is so: their commands run and print what stands there, their links lead somewhere, and their
+//! tables have a row for everything that the code has.
+//!
+//! The convention, for writers: CONTRIBUTING.md, "Documents".
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::Scratch;
+use crate::support::tools::{available, printed, run};
+
+const MOST_LINES: usize = 400;
+const MOST_LINES_OF_README: usize = 150;
+/// Pages that a test writes may be longer.
+const GENERATED: [&str; 1] = ["configuration.md"];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| unreachable!("{}: {error}", path.display()))
+}
+
+fn page(name: &str) -> String {
+    read(&root().join("docs").join(name))
+}
+
+/// README and its neighbours, and all pages of `docs`.
+fn pages() -> Vec<PathBuf> {
+    let folders = [root(), root().join("docs")];
+    let files = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder"));
+    let files = files.map(|file| file.expect("an entry").path());
+    let mut pages: Vec<_> = files.filter(|file| file.extension().is_some_and(|it| it == "md")).collect();
+    pages.sort();
+    pages
+}
+
+fn name(page: &Path) -> &str {
+    page.file_name().and_then(|name| name.to_str()).expect("a name")
+}
+
+/// A fenced block: its language, the line after the fence, and its lines.
+struct Fenced<'t> {
+    language: &'t str,
+    line: usize,
+    lines: Vec<&'t str>,
+}
+
+fn fenced(text: &str) -> Vec<Fenced<'_>> {
+    let mut blocks: Vec<Fenced<'_>> = Vec::new();
+    let mut is_inside = false;
+    for (index, line) in text.lines().enumerate() {
+        match line.trim_start().strip_prefix("```") {
+            Some(_) if is_inside => is_inside = false,
+            Some(language) => {
+                is_inside = true;
+                blocks.push(Fenced { language, line: index + 2, lines: Vec::new() });
+            }
+            None if is_inside => blocks.last_mut().expect("a block").lines.push(line),
+            None => {}
+        }
+    }
+    blocks
+}
+
+#[test]
+fn no_page_is_longer_than_a_reader_takes() {
+    for page in pages() {
+        let lines = read(&page).lines().count();
+        let most = if name(&page) == "README.md" { MOST_LINES_OF_README } else { MOST_LINES };
+        assert!(lines <= most || GENERATED.contains(&name(&page)), "{} has {lines} lines", page.display());
+    }
+}
+
+// --- links
+
+/// The targets of `[text](target)`, outside of fenced blocks and code.
+fn links(text: &str) -> Vec<String> {
+    let mut is_inside = false;
+    let mut found = Vec::new();
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            is_inside = !is_inside;
+        }
+        if is_inside {
+            continue;
+        }
+        let targets = line.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
+        found.extend(targets.map(|(target, _)| target.to_owned()));
+    }
+    found
+}
+
+/// Anchors as GitHub makes them of headings.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let mut is_inside = false;
+    let mut found = BTreeSet::new();
+    for line in text.lines() {
+        if line.starts_with("```") {
+            is_inside = !is_inside;
+        }
+        let heading = line.trim_start_matches('#');
+        if is_inside || heading == line {
+            continue;
+        }
+        let kept = heading.trim().chars().filter_map(|char| match char {
+            ' ' => Some('-'),
+            '-' | '_' => Some(char),
+            _ if char.is_alphanumeric() => Some(char.to_ascii_lowercase()),
+            _ => None,
+        });
+        found.insert(kept.collect());
+    }
+    found
+}
+
+#[test]
+fn every_link_leads_to_a_file_and_to_a_heading() {
+    let mut broken = Vec::new();
+    for page in pages() {
+        let folder = page.parent().expect("a folder");
+        for link in links(&read(&page)).into_iter().filter(|link| !link.contains("://")) {
+            let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
+            let target = if file.is_empty() { page.clone() } else { folder.join(file) };
+            let leads = target.exists() && (anchor.is_empty() || anchors(&read(&target)).contains(anchor));
+            if !leads {
+                broken.push(format!("{}: {link}", name(&page)));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
+
+// --- tables
+
+/// The words that stand in backquotes at the start of a row of a table, in its first cell.
+fn first_cells(text: &str) -> BTreeSet<String> {
+    let rows = text.lines().filter_map(|line| line.strip_prefix("| "));
+    let cells = rows.filter_map(|row| row.split('|').next());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+/// The rows of the code's table: `code TYPE HTTP`.
+fn reasons() -> Vec<(String, String, String)> {
+    let source = read(&root().join("config/model/src/reason.rs"));
+    let rows = source.lines().filter_map(|line| line.split_once("=> row(\"")?.1.strip_suffix("),"));
+    rows.map(|row| {
+        let mut parts = row.split(',').map(|part| part.trim().trim_matches('"').to_owned());
+        let mut part = || parts.next().expect("four parts");
+        (part(), part(), part())
+    })
+    .collect()
+}
+
+#[test]
+fn every_code_has_its_row_of_errors_with_type_and_status() {
+    let page = page("errors.md");
+    let reasons = reasons();
+    assert!(reasons.len() >= 28, "{reasons:?}");
+    for (code, error_type, status) in &reasons {
+        let row = page.lines().find(|line| line.starts_with(&format!("| `{code}`")));
+        let row = row.unwrap_or_else(|| unreachable!("errors.md has no row for {code}"));
+        assert!(
+            row.contains(error_type.as_str()) && row.contains(status.as_str()),
+            "{row}\n{error_type} {status}"
+        );
+    }
+    let codes: BTreeSet<&String> = reasons.iter().map(|(code, ..)| code).collect();
+    for known in first_cells(&page) {
+        assert!(codes.contains(&known), "errors.md has a row for {known}, which the code has not");
+    }
+}
+
+/// An operator has one CODE and needs the next command.
+#[test]
+fn every_code_has_its_causes_and_its_next_command() {
+    let page = page("operations.md");
+    for (code, ..) in reasons() {
+        assert!(page.contains(&format!("| `{code}`")), "operations.md does not say what to do about {code}");
+    }
+}
+
+/// The families as the binary tells them: those of the code's list that every exposition begins with.
+#[test]
+fn every_metric_of_the_code_has_its_row() {
+    let source = read(&root().join("proxy/telemetry/src/metrics.rs"));
+    let list = source.split_once("const FAMILIES").expect("the list of families").1;
+    let list = list.split_once("];").expect("its end").0;
+    let families: BTreeSet<String> = list
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix('"')?.split('"').next())
+        .map(str::to_owned)
+        .collect();
+    assert!(families.len() > 25, "{families:?}");
+    assert_eq!(first_cells(&page("metrics.md")), families);
+}
+
+// --- commands
+
+/// A command, where it stands, and the lines that it prints.
+struct Step<'t> {
+    line: usize,
+    command: &'t str,
+    prints: Vec<&'t str>,
+}
+
+/// What a page does, in order.
+enum Act<'t> {
+    Write(&'t str, String),
+    Run(Step<'t>),
+}
+
+fn acts(text: &str) -> Vec<Act<'_>> {
+    let mut acts = Vec::new();
+    for block in fenced(text) {
+        match (block.language, block.lines.first().and_then(|line| line.strip_prefix("# "))) {
+            ("console", _) => {
+                for (offset, line) in block.lines.iter().enumerate() {
+                    match (line.strip_prefix("$ "), acts.last_mut()) {
+                        (Some(command), _) => {
+                            acts.push(Act::Run(Step {
+                                line: block.line + offset,
+                                command,
+                                prints: Vec::new(),
+                            }));
+                        }
+                        (None, Some(Act::Run(step))) => step.prints.push(line),
+                        (None, _) => unreachable!("line {}: output without a command", block.line + offset),
+                    }
+                }
+            }
+            ("yaml", Some(file)) if file.ends_with(".yaml") && !file.contains(' ') => {
+                acts.push(Act::Write(file, block.lines.join("\n") + "\n"));
+            }
+            _ => {}
+        }
+    }
+    acts
+}
+
+const MARK: &str = "@@ step ";
+
+/// The script of a page. What goes to the background is waited for until it has said what it says.
+fn script(acts: &[Act<'_>]) -> String {
+    let mut script = "ip link set lo up\nexec 2>&1\n".to_owned();
+    for (nth, act) in acts.iter().enumerate() {
+        script.push_str(&format!("echo '{MARK}{nth}'\n"));
+        match act {
+            Act::Write(file, text) => {
+                script.push_str(&format!("cat > {file} <<'END OF FILE'\n{text}END OF FILE\n"))
+            }
+            Act::Run(Step { command, prints, .. }) => match command.strip_suffix('&') {
+                None => script.push_str(&format!("{command}\n")),
+                Some(command) if prints.is_empty() => {
+                    script.push_str(&format!("{command} > out.{nth} 2>&1 &\n"));
+                }
+                Some(command) => script.push_str(&format!(
+                    "{command} > out.{nth} 2> err.{nth} &\n\
+                     for _ in $(seq 300); do [ -s out.{nth} ] && break; sleep 0.1; done; cat out.{nth}\n"
+                )),
+            },
+        }
+    }
+    script.push_str(&format!("echo '{MARK}end'\njobs -p | xargs -r kill 2>/dev/null; wait\n"));
+    script
+}
+
+/// Whether a line is as it is written: `…` stands for whatever is there.
+fn fits(line: &str, written: &str) -> bool {
+    let mut parts = written.split('…');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = line.strip_prefix(first) else { return false };
+    let parts: Vec<&str> = parts.collect();
+    let Some((last, middle)) = parts.split_last() else { return rest.is_empty() };
+    for part in middle {
+        match rest.split_once(part) {
+            Some((_, after)) => rest = after,
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+/// A line that is `…` alone stands for any number of lines.
+fn all_fit(lines: &[&str], written: &[&str]) -> bool {
+    match (lines, written.split_first()) {
+        ([], None) => true,
+        (_, None) => false,
+        (_, Some((&"…", rest))) => (0..=lines.len()).any(|skipped| all_fit(&lines[skipped..], rest)),
+        ([], Some(_)) => false,
+        ([line, lines @ ..], Some((written, rest))) => fits(line, written) && all_fit(lines, rest),
+    }
+}
+
+#[test]
+fn what_is_written_with_dots_fits_what_is_printed() {
+    assert!(
+        fits("ready admin=127.0.0.1:4021 x", "ready admin=127.0.0.1:… x")
+            && fits("a", "a")
+            && fits("ab", "a…")
+    );
+    assert!(!fits("ab", "a") && !fits("b", "a…") && !fits("a c", "a…b"));
+    assert!(all_fit(&["a", "b", "c"], &["…", "c"]) && all_fit(&[], &["…"]) && !all_fit(&["a"], &[]));
+}
+
+/// A network of its own, in which every port is free: the pages name fixed ones.
+fn in_own_network() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--map-root-user", "--net", "bash"]);
+    command
+}
+
+async fn has_own_networks() -> bool {
+    let mut command = in_own_network();
+    command.args(["-c", "ip link set lo up && command -v curl && command -v python3"]);
+    let works = tokio::task::spawn_blocking(move || command.output()).await.expect("no panic");
+    available(
+        "network of its own with ip, curl and python3",
+        works.is_ok_and(|output| output.status.success()),
+    )
+}
+
+async fn follow(page: &Path) {
+    let text = read(page);
+    let acts = acts(&text);
+    if !acts.iter().any(|act| matches!(act, Act::Run(_))) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let binary = Path::new(env!("CARGO_BIN_EXE_pillion")).parent().expect("a folder");
+    let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap_or_default());
+    let mut command = in_own_network();
+    command
+        .arg("-c")
+        .arg(script(&acts))
+        .current_dir(scratch.path())
+        .env("PATH", path)
+        .env_remove("PILLION_LOG");
+    let output = run(command).await;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    for (nth, act) in acts.iter().enumerate() {
+        let Act::Run(step) = act else { continue };
+        let said = printed.split(&format!("{MARK}{nth}\n")).nth(1).unwrap_or_default();
+        let said = said.split(MARK).next().unwrap_or_default();
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(
+            all_fit(&lines, &step.prints),
+            "{}, line {}: $ {}\n{said}\nis not what stands there:\n{}\n{printed}",
+            name(page),
+            step.line,
+            step.command,
+            step.prints.join("\n")
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_commands_of_the_documents_print_what_stands_there() {
+    if has_own_networks().await {
+        for page in pages() {
+            follow(&page).await;
+        }
+    }
+}
+
+/// Commands that are not run here (they need root, a cluster or minutes) have at least commands and flags that exist.
+#[tokio::test]
+async fn every_command_and_flag_of_the_documents_exists() {
+    for page in pages().into_iter().filter(|page| name(page) != "CHANGELOG.md") {
+        let text = read(&page);
+        for block in fenced(&text).into_iter().filter(|it| ["sh", "console"].contains(&it.language)) {
+            for line in block.lines.iter().map(|line| line.trim_start_matches("$ ")) {
+                exists(line, &format!("{}, block at line {}: {line}", name(&page), block.line)).await;
+            }
+        }
+    }
+}
+
+async fn exists(line: &str, place: &str) {
+    let line = line.split(" #").next().unwrap_or_default();
+    let Some(words) = line.strip_prefix("pillion ") else { return };
+    let words: Vec<&str> = words.split_whitespace().collect();
+    let path: Vec<&str> =
+        words.iter().copied().take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
+    let depth = if path.first() == Some(&"certs") { 2 } else { 1 };
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
+    command.args(path.iter().take(depth)).arg("--help");
+    let help = printed(command).await;
+    for flag in words.iter().filter_map(|word| word.split('=').next().filter(|word| word.starts_with("--"))) {
+        assert!(help.contains(flag), "{place}: there is no {flag}\n{help}");
+    }
+}
