@@ -1,6 +1,7 @@
-//! An accepted connection, as data: who is at its other end, where it goes, and how many exchanges are on it.
+//! An accepted connection, as data: its client, its destination, and the number of its exchanges.
 //!
-//! Deliberately absent: sockets and tasks. [`crate::serve`] accepts, and the two sides carry.
+//! Deliberately absent: sockets and tasks. [`crate::serve`] accepts connections; [`crate::inbound`] and
+//! [`crate::outbound`] carry them.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -24,60 +25,63 @@ use pillion_model::{Direction, Reason};
 use pillion_telemetry::{ConnectionOutcome, Metrics, Protocol, Symbol, Tls};
 use pillion_tls::Peer;
 
-/// Whom exchanges of clients without an identity count for. No identity is spelt like that.
+/// The holder to which exchanges of clients without an identity are counted. No SPIFFE ID has this form.
 const STRANGERS: &str = "without identity";
 
-/// An accepted connection, as its requests see it.
+/// What the requests of an accepted connection need to know of it.
 pub struct Connection {
     pub direction: Direction,
     pub downstream: SocketAddr,
-    /// The verified other end; `None` without mTLS.
+    /// The verified client; `None` without mTLS.
     pub peer: Option<Arc<Peer>>,
     /// `peer` as a metric label.
     pub peer_label: Symbol,
-    /// `x-forwarded-client-cert` of every request on it.
+    /// The `x-forwarded-client-cert` of every request on this connection.
     pub client_cert: Option<HeaderValue>,
     pub destination: Destination,
-    /// Its destination is its original destination, before the kernel redirected it, or an address that a CONNECT named.
+    /// The destination is the original destination of a redirected connection, or an address that a CONNECT named.
     pub is_redirected: bool,
-    /// Where its client was going when the kernel brought it here; `None`: to a listener of ours.
+    /// The original destination, before the kernel redirected the connection; `None`: the client connected to a
+    /// listener of the sidecar.
     pub original: Option<SocketAddr>,
     pub place: Place,
-    /// Exchanges begun, and not ended.
+    /// Exchanges that have begun.
     pub requests: AtomicU64,
+    /// Exchanges that have begun and not ended.
     pub in_flight: AtomicU32,
     /// The client is the sidecar itself: its requests are refused.
     pub comes_back: bool,
-    /// When its first byte came, as far as that was waited for: the first head has one end with what came before it.
+    /// When its first byte came, where detection waited for it: one deadline covers the detection and the first head.
     pub began: Option<Instant>,
     pub judged: Judged,
-    /// The rules of now do not admit it: it is told goodbye.
+    /// The current rules do not admit it any more: it is closed after the answers under way.
     pub is_dismissed: AtomicBool,
-    /// Whom its exchanges count for, once there was one.
+    /// The holder to which its exchanges are counted; set by the first exchange.
     pub holder: OnceLock<Arc<Holder>>,
 }
 
-/// By what an inbound connection was admitted last. Zero: by nothing yet.
+/// The rules by which an inbound connection was last admitted. Zero: none yet.
 #[derive(Default)]
 pub struct Judged {
     /// The generation of the snapshot.
     pub generation: AtomicU64,
-    /// The serial of the TLS server that has judged its peer.
+    /// The serial of the TLS server that verified its peer.
     pub server: AtomicU64,
 }
 
-/// What a connection has from accept until nothing uses it any more.
+/// What a connection holds from accept until nothing uses it any more.
 pub struct Place {
     pub work: Work,
     among: Among,
 }
 
-/// Which of the side's `max_connections` a connection is.
+/// How a connection counts against `max_connections` of its side.
 enum Among {
-    /// It does not count against them, or no longer.
+    /// It does not count, or not any more.
     Uncounted,
+    /// It counts, and stays.
     Kept(#[allow(dead_code, reason = "kept for its drop")] Permit),
-    /// It may have to leave for a new one.
+    /// It counts, and may be closed to make room for a new connection.
     Strangers(Stranger),
 }
 
@@ -87,7 +91,7 @@ impl Place {
         Self { work, among: Among::Kept(permit) }
     }
 
-    /// A place that counts so, of a client that has not proven who it is.
+    /// A place that counts against `max_connections`, of a client that has not proven an identity.
     pub const fn stranger(work: Work, stranger: Stranger) -> Self {
         Self { work, among: Among::Strangers(stranger) }
     }
@@ -97,7 +101,8 @@ impl Place {
         Self { work, among: Among::Uncounted }
     }
 
-    /// Its client has proven who it is, or needs not: it stays. `false`: it has lost its place already.
+    /// Makes the place permanent, because the client has proven its identity or does not need one. `false`: the
+    /// connection has lost its place already.
     pub fn keep(&mut self) -> bool {
         match std::mem::replace(&mut self.among, Among::Uncounted) {
             Among::Strangers(stranger) => match stranger.proven() {
@@ -109,7 +114,7 @@ impl Place {
         true
     }
 
-    /// What returns when the connection loses its place to a new one.
+    /// A future that returns when the connection has to be closed to make room for a new one.
     pub fn must_leave(&mut self) -> impl Future<Output = ()> + Send + use<> {
         let leave = match &mut self.among {
             Among::Strangers(stranger) => Some(stranger.must_leave()),
@@ -124,12 +129,12 @@ impl Place {
     }
 }
 
-/// Where a connection goes, as far as that is known without its bytes.
+/// Where a connection goes, as far as this is known before its bytes are read.
 #[derive(Clone)]
 pub enum Destination {
-    /// Outbound: each request names it. Inbound: `app` is not set, so there is nowhere to go.
+    /// Outbound: each request names its destination. Inbound: `inbound.app` is not set, so there is no destination.
     Named,
-    /// A service's own port or address; inbound, the application.
+    /// Outbound: a service's own port or address. Inbound: the application.
     Route(Fixed),
     /// An address that belongs to no service.
     Unknown(SocketAddr),
@@ -157,12 +162,12 @@ impl Connection {
         }
     }
 
-    /// Its client is a workload of the mesh, and has proven that.
+    /// Whether the client is a workload of the mesh with a verified identity.
     pub fn is_from_mesh(&self) -> bool {
         self.direction == Direction::Inbound && self.peer.is_some()
     }
 
-    /// The service that it is for, as far as its bytes are not needed to say.
+    /// The service to which it goes, as far as this is known before its bytes are read.
     pub fn service(&self) -> Symbol {
         match &self.destination {
             Destination::Route(fixed) => fixed.route.cluster.symbol,
@@ -170,7 +175,7 @@ impl Connection {
         }
     }
 
-    /// That it has begun to speak, or has not.
+    /// Counts the connection, with its protocol and how it began.
     pub fn count(&self, protocol: Protocol, outcome: ConnectionOutcome, metrics: &Metrics) {
         let service = match self.direction {
             Direction::Inbound => Symbol::APP,
@@ -180,7 +185,7 @@ impl Connection {
         metrics.connections(self.direction, service, protocol, tls, outcome).inc();
     }
 
-    /// Whose bound its heads count against while they are not whole.
+    /// The side against whose memory limit its heads count while they are incomplete.
     pub const fn side(&self) -> Side {
         match (self.direction, &self.peer) {
             (Direction::Outbound, _) => Side::Application,
@@ -189,27 +194,28 @@ impl Connection {
         }
     }
 
-    /// How large the heads of its requests may be. A client that has proven an identity may be a sidecar, which adds to
-    /// what its own client sent.
+    /// How large the heads of its requests may be. A client with an identity may be a sidecar, which adds headers to
+    /// those of its own client.
     pub const fn head_limits(&self, limits: &DownstreamLimits) -> HeadLimits {
         HeadLimits::of_requests(limits, self.peer.is_some())
     }
 
-    /// Whether the client is the sidecar itself, on a way that has no end. Only what was redirected can be: both ends
-    /// are the connection's own then, and no other has the same.
+    /// Whether the client is the sidecar itself, so that forwarding would form an endless loop. Only a redirected
+    /// connection can be one: its client address and its original destination are then those of a connection that the
+    /// sidecar made.
     pub fn is_loop(&self) -> bool {
         is_loop(self.direction, self.downstream, self.original)
     }
 
-    /// Whether an inbound connection may go on under the rules of now: they may have changed since it came.
+    /// Checks that an inbound connection may go on under the current rules, which may have changed since it came.
     ///
     /// # Errors
-    /// `mtls_required`, or `draining` where a new connection with another certificate may be admitted. Nothing of this
-    /// one goes on to the application.
+    /// `mtls_required`, or `draining` where a new connection with another certificate may be admitted. Then nothing
+    /// more of this connection may be forwarded to the application.
     pub fn admitted(&self, snapshot: &Snapshot) -> Result<(), Error> {
         let Judged { generation, server } = &self.judged;
         let Destination::Route(Fixed { key: DestinationKey::Application(of), .. }) = &self.destination else {
-            return Ok(()); // outbound, or nobody says where the application is: it goes nowhere
+            return Ok(()); // outbound, or inbound without a known application, where nothing is forwarded
         };
         if generation.load(Relaxed) == snapshot.generation {
             return Ok(());
@@ -218,12 +224,12 @@ impl Connection {
         let admitted = snapshot.admits(*of, peer.as_ref());
         match &admitted {
             Ok(()) => self.note_judged(*of, snapshot),
-            Err(_) => self.is_dismissed.store(self.peer.is_some(), Relaxed), // it may come again, and prove it anew
+            Err(_) => self.is_dismissed.store(self.peer.is_some(), Relaxed), // the peer may connect again
         }
         admitted
     }
 
-    /// These rules have admitted it. Its peer is only judged by a judge who has looked at it.
+    /// Remembers that the rules of `snapshot` have admitted the connection, and which TLS server has verified its peer.
     fn note_judged(&self, of: Arrival, snapshot: &Snapshot) {
         self.judged.generation.store(snapshot.generation, Relaxed);
         if let Some(server) = snapshot.judge(of) {
@@ -235,11 +241,12 @@ impl Connection {
         loop_detected(self.downstream, self.original)
     }
 
-    /// A place for one more exchange, whose head has so many bytes. Inbound: identities of the mesh share what there is,
-    /// and all who have none count as one. What the application asks for, the circuit breakers of its services bound.
+    /// Takes a place for one more exchange whose head has `head_bytes`. Inbound, the identities of the mesh share a
+    /// common limit, and all clients without an identity count as one. Outbound there is no such limit (`None`): the
+    /// circuit breakers of the services bound the application's requests.
     ///
     /// # Errors
-    /// `overloaded`: its client has all the exchanges that it may have now.
+    /// `overloaded`: the client has as many exchanges under way as it may have now.
     pub fn place_for_exchange(
         &self,
         head_bytes: usize,

@@ -1,8 +1,8 @@
-//! What an undeclared connection speaks: by its first bytes, or because its server speaks first.
+//! Detects the protocol of an undeclared connection: by the client's first bytes, or because the server speaks first.
 //!
-//! Silence never decides. The destination is dialled early, where that is allowed, once the client has been silent
-//! for [`Early::after`]: a server that speaks first settles it as opaque, and a client that turns out to speak HTTP
-//! leaves the early connection unused. [`bytes`] and [`hello`] judge bytes and do nothing else.
+//! A client's silence alone never decides. Once the client has been silent for [`Early::after`], its destination is
+//! dialled early, where that is allowed. If the server then speaks first, the connection is opaque; if the client then
+//! speaks HTTP, the early connection is not used. [`bytes`] and [`hello`] judge bytes and do nothing else.
 
 pub mod bytes;
 pub mod hello;
@@ -35,13 +35,13 @@ use pillion_model::{Direction, Reason};
 use pillion_telemetry::{ConnectionOutcome, DetectionVerdict};
 pub use watch::Watched;
 
-/// A server that hangs up within this time after it was dialled early meant it; one that does so later was waiting
-/// for a request, as HTTP servers do.
+/// 10 s: a server that closes an early connection within this time refuses clients. One that closes it later probably
+/// waited for a request until its own timeout, as HTTP servers do.
 const REFUSES_WITHIN: Duration = Duration::from_secs(10);
-/// A client that speaks first does so within this time: long for a busy machine, short for who waits for a server
-/// that is not there.
+/// 1 s: a client that speaks first is expected to do so within this time. That is enough on a busy machine, and not
+/// long for a client that waits for a server that is not there.
 const SPEAKS_WITHIN: Duration = Duration::from_secs(1);
-/// Read at once; a first request or ClientHello seldom has more.
+/// Bytes per read, 4 KiB: a first request or ClientHello is seldom longer.
 const CHUNK: usize = 4096;
 
 /// A version of HTTP.
@@ -51,12 +51,12 @@ pub enum Version {
     Http2,
 }
 
-/// What it speaks, with what was learned on the way.
+/// The detected protocol, with what its first bytes have shown.
 #[derive(Debug)]
 pub enum Found {
     Http1,
     Http2,
-    /// Names it offers, where its ClientHello could be read.
+    /// TLS, with the contents of its ClientHello where that could be read.
     Tls(Option<Hello>),
     Opaque,
 }
@@ -66,7 +66,8 @@ impl Found {
         matches!(self, Self::Http1 | Self::Http2)
     }
 
-    /// How it is read where it must be HTTP: what is none is told so by HTTP/1.
+    /// The version of HTTP by which the connection is served where it must be HTTP. Bytes that are not HTTP are served
+    /// as HTTP/1, which answers 400.
     pub const fn version(&self) -> Version {
         match self {
             Self::Http2 => Version::Http2,
@@ -74,7 +75,7 @@ impl Found {
         }
     }
 
-    /// Counts what the bytes of an undeclared connection were found to be, and tells whoever asked for it.
+    /// Counts and logs the detected protocol of an undeclared connection.
     pub fn note(&self, direction: Direction, from: SocketAddr, worker: &Worker) {
         let verdict = self.verdict();
         tracing::debug!(direction = direction.as_str(), %from, protocol = verdict.as_str(), "protocol detected");
@@ -94,32 +95,32 @@ impl Found {
 /// A connection whose protocol is known.
 pub struct Detected<D> {
     pub found: Found,
-    /// With the bytes that were looked at.
+    /// The connection, which yields the examined bytes once more.
     pub io: Io,
-    /// The early connection, or why there is none: nobody dials once more at once.
+    /// The early connection, or why its dial failed: the failed dial is not repeated at once.
     pub early: Option<Result<D, DialFailure>>,
-    /// Neither end has said anything: that tells nothing of the destination.
+    /// Neither end has sent a byte, so the connection shows nothing about the protocol of its destination.
     pub is_silent: bool,
-    /// It is opaque for now, and its first line may still become HTTP: see [`Watched`].
+    /// The connection is carried as opaque, but its first line may still become HTTP: see [`Watched`].
     pub is_undecided: bool,
-    /// When its first byte came, as far as it has.
+    /// When the client's first byte came; `None` if it has not.
     pub began: Option<Instant>,
 }
 
 impl<D> Detected<D> {
-    /// Opaque by declaration: its bytes are not looked at.
+    /// An opaque connection by declaration: its bytes are not examined.
     pub fn declared(io: Io, early: Option<D>) -> Self {
         let early = early.map(Ok);
         Self { found: Found::Opaque, io, early, is_silent: false, is_undecided: false, began: None }
     }
 
-    /// HTTP as both sidecars have agreed before anything was said.
+    /// An HTTP connection whose version both sidecars have agreed on by ALPN, before any byte was sent.
     pub fn agreed(io: Io, is_http2: bool) -> Self {
         let found = if is_http2 { Found::Http2 } else { Found::Http1 };
         Self { found, is_silent: true, ..Self::declared(io, None) }
     }
 
-    /// Which server the client's TLS asks for.
+    /// The server name in the client's ClientHello.
     pub fn server_name(&self) -> Option<&str> {
         match &self.found {
             Found::Tls(Some(hello)) => hello.server_name.as_deref(),
@@ -127,14 +128,14 @@ impl<D> Detected<D> {
         }
     }
 
-    /// Whether the destination speaks HTTP, if this connection tells.
+    /// Whether the destination speaks HTTP; `None` if this connection does not show it.
     pub fn tells_http(&self) -> Option<bool> {
         (!self.is_silent).then_some(self.found.is_http())
     }
 }
 
 impl Detected<Nobody> {
-    /// What was detected without an early connection, for who might have had one.
+    /// Turns a result that was detected without an early dial into the type of results that may have one.
     pub fn alone<D>(self) -> Detected<D> {
         let Self { found, io, is_silent, is_undecided, began, .. } = self;
         Detected { found, io, early: None, is_silent, is_undecided, began }
@@ -144,21 +145,23 @@ impl Detected<Nobody> {
 /// Why a connection ended undecided.
 #[derive(Debug, thiserror::Error)]
 pub enum Undecided {
-    /// By the client, or by time.
-    #[error("the client ended it, or time did: {0}")]
+    /// The client closed the connection, or a timeout ended it.
+    #[error("the client closed the connection, or a timeout ended it: {0}")]
     Ended(io::Error),
-    #[error("it takes nothing new any more, and the client has said nothing")]
+    #[error("the sidecar is draining, and the client has sent nothing")]
     Drained,
     #[error("the client was silent, and there is no server that might speak first: {0}")]
     NoServer(DialFailure),
-    #[error("the client was silent, and the server hung up as soon as it was dialled: {0}")]
+    #[error("the client was silent, and the server closed the connection soon after it was dialled: {0}")]
     HungUp(DialFailure),
-    #[error("beginnings that are not whole hold all the memory that they may, and this one is the oldest")]
+    #[error(
+        "the limit of memory for incomplete first bytes is reached, and this connection is the oldest of them"
+    )]
     GivenUp,
 }
 
 impl Undecided {
-    /// What it counts as among connections.
+    /// The outcome by which the connection is counted.
     pub fn outcome(&self) -> ConnectionOutcome {
         match self {
             Self::Ended(error) if error.kind() == io::ErrorKind::TimedOut => ConnectionOutcome::Timeout,
@@ -167,7 +170,7 @@ impl Undecided {
         }
     }
 
-    /// What is recorded of it, where a server was dialled for it in vain.
+    /// The failed dial to record, where a server was dialled for the connection without success.
     pub fn failure(self) -> Option<DialFailure> {
         match self {
             Self::NoServer(failure) | Self::HungUp(failure) => Some(failure),
@@ -178,24 +181,26 @@ impl Undecided {
 
 /// A destination that is dialled before the client has said what it speaks.
 pub struct Early<F> {
-    /// How long the client has to be silent first.
+    /// How long the client has to be silent before the dial.
     pub after: Duration,
-    /// Makes the dial when its time has come: it is the largest thing that an undecided connection might hold.
+    /// Makes the future of the dial when it is needed, because that future is the largest thing that an undecided
+    /// connection would hold.
     pub dial: F,
-    /// The last connection to this destination spoke HTTP: a server that hangs up only tired of waiting.
+    /// The last connection to this destination spoke HTTP, so a server that closes the connection is assumed to have
+    /// timed out while it waited for a request.
     pub expects_http: bool,
-    /// The dial is done already, and is kept for a client that speaks no HTTP.
+    /// The dial is done already, and is kept for a client that does not speak HTTP.
     pub is_at_hand: bool,
 }
 
-/// What an early dial brings.
+/// A server that was dialled early.
 pub trait EarlyServer: Unpin {
     fn io(&mut self) -> &mut Io;
 
-    /// Why TLS with it failed after it was dialled.
+    /// Why TLS with the server failed after the dial.
     fn tls_failure(&self) -> Option<Error>;
 
-    /// It could not be used, for this reason.
+    /// Turns a connection that could not be used, for this reason, into a failed dial.
     fn failed(self, error: Error) -> DialFailure;
 }
 
@@ -204,7 +209,7 @@ pub const NEVER: Option<Early<NoDial>> = None;
 
 type NoDial = fn() -> Ready<Result<Nobody, DialFailure>>;
 
-/// The server of [`NEVER`].
+/// The server type of [`NEVER`], which has no values.
 pub enum Nobody {}
 
 impl EarlyServer for Nobody {
@@ -221,7 +226,7 @@ impl EarlyServer for Nobody {
     }
 }
 
-/// Waits until it shows what `client` speaks.
+/// Waits until the protocol that `client` speaks is known.
 pub async fn detect<D, M, F>(
     mut client: PeekedClient<'_>,
     work: &Work,
@@ -233,7 +238,7 @@ where
     F: Future<Output = Result<D, DialFailure>>,
 {
     let Some(early) = early else { return client.alone(work, None).await };
-    // Most clients have sent their first bytes by now, or will before anybody is dialled.
+    // Most clients send their first bytes before the early dial would begin, so the race is needed seldom.
     match client.listen(work, Patience::Silence(early.after)).await? {
         Some(found) if early.is_at_hand && !found.is_http() => {
             let dialled = (early.dial)().await;
@@ -244,7 +249,7 @@ where
     }
 }
 
-/// Waits for a first byte, holding no buffer meanwhile.
+/// Waits for a first byte without holding a buffer.
 pub async fn first_byte(io: Io, worker: &Worker, work: &Work) -> Result<Io, Undecided> {
     let mut client = PeekedClient::new(io, worker, Side::Strangers, None);
     match client.read(work, client.until(Patience::Whole)).await? {
@@ -254,7 +259,7 @@ pub async fn first_byte(io: Io, worker: &Worker, work: &Work) -> Result<Io, Unde
     }
 }
 
-/// The client is silent, or slow: whoever speaks first, client or server, decides.
+/// Dials the server of a client that is silent or slow: the side that speaks first, client or server, decides.
 async fn race<D, M, F>(
     mut client: PeekedClient<'_>,
     work: &Work,
@@ -266,11 +271,11 @@ where
     F: Future<Output = Result<D, DialFailure>>,
 {
     let mut dial = pin!((early.dial)());
-    let dialled = tokio::select! { // a dial that is dropped was for a server that speaks first, and HTTP is spoken
+    let dialled = tokio::select! { // the dial is dropped where the client speaks HTTP: it was for a server that speaks first
         found = client.listen(work, Patience::Whole) => match found? {
             Some(found) if found.is_http() => return Ok(client.decided(found, None)),
             found => {
-                let dialled = tokio::select! { // a client that is given up needs no server
+                let dialled = tokio::select! { // the dial is dropped with its client, which needs no server any more
                     biased;
                     () = given_up(&mut client.unfinished) => return Err(Undecided::GivenUp),
                     dialled = &mut dial => dialled,
@@ -294,7 +299,8 @@ where
     };
     let was_reset = first.is_err();
     let first = first.unwrap_or_default();
-    // In TLS 1.3 a server refuses us when the handshake has ended for us: as if it could not be dialled.
+    // With TLS 1.3 a server may refuse our certificate after the handshake has ended on our side: that counts as a
+    // failed dial.
     if let Some(error) = server.tls_failure().filter(|_| !early.expects_http && client.said_nothing()) {
         return unserved(client, work, server.failed(error)).await;
     }
@@ -311,8 +317,8 @@ where
     }
 }
 
-/// There is no server. A client of HTTP that is only slow hears why from the HTTP side; another sees what a client
-/// sees whose server refuses it.
+/// Handles a client whose server could not be dialled. A slow client that speaks HTTP is decided as HTTP, so that it
+/// gets an answer with the reason. For a silent client the connection ends, as when a server refuses it.
 async fn unserved<D: EarlyServer>(
     mut client: PeekedClient<'_>,
     work: &Work,
@@ -326,11 +332,14 @@ async fn unserved<D: EarlyServer>(
     }
 }
 
-/// The server hung up before anybody had said anything. Its client sees what one without a sidecar would see.
+/// Handles a server that closed or reset the connection before either side had sent a byte. The client sees the same
+/// kind of end as it would without a sidecar.
 async fn hung_up_on<D: EarlyServer>(mut client: PeekedClient<'_>, server: D, was_reset: bool) -> Undecided {
     let (reason, detail) = match was_reset {
-        true => (Reason::UpstreamReset, "the server reset the connection before anybody had said anything"),
-        false => (Reason::UpstreamClosed, "the server ended the connection before anybody had said anything"),
+        true => (Reason::UpstreamReset, "the server reset the connection before either side had sent a byte"),
+        false => {
+            (Reason::UpstreamClosed, "the server closed the connection before either side had sent a byte")
+        }
     };
     if !was_reset && matches!(timeout(SPEAKS_WITHIN, client.io.shutdown()).await, Ok(Ok(()))) {
         client.io.get_ref().end_on_drop();
@@ -340,15 +349,15 @@ async fn hung_up_on<D: EarlyServer>(mut client: PeekedClient<'_>, server: D, was
 
 #[derive(Debug, PartialEq, Eq)]
 enum SpeaksFirst {
-    /// The first byte settles it.
+    /// The server sent bytes that are not HTTP.
     Opaque,
-    /// It hung up as soon as it was dialled.
+    /// The server closed the connection soon after it was dialled.
     Refuses,
-    /// An HTTP server that said so, or tired of waiting for a request.
+    /// The server sent bytes of HTTP, or its timeout ended while it waited for a request.
     Waited,
 }
 
-/// What the server's first bytes say; none: it hung up.
+/// What the server's first bytes mean. An empty `first` means that the server closed the connection.
 fn judge(first: &[u8], after: Duration, expects_http: bool) -> SpeaksFirst {
     match first {
         [] if expects_http || after > REFUSES_WITHIN => SpeaksFirst::Waited,
@@ -358,32 +367,32 @@ fn judge(first: &[u8], after: Duration, expects_http: bool) -> SpeaksFirst {
     }
 }
 
-/// A client as far as it has spoken.
+/// A client with the bytes that it has sent so far.
 pub struct PeekedClient<'a> {
     io: Io,
     worker: &'a Worker,
-    /// Since when it is looked at.
+    /// When the detection began.
     since: Instant,
     seen: BytesMut,
-    /// By the limits of when its first bytes came.
+    /// Made with the limits that held when the first bytes came.
     reader: Reader,
     is_said_to_be_opaque: bool,
     is_undecided: bool,
-    /// All but TLS is opaque at its first byte.
+    /// The first byte decides: everything but TLS is opaque.
     is_declared_opaque: bool,
-    /// Its first byte came.
+    /// When the client's first byte came.
     began: Option<Instant>,
     side: Side,
-    /// Some of its bytes came, and they do not decide.
+    /// The share of the memory for incomplete first bytes, while bytes have come that do not decide.
     unfinished: Option<Share>,
-    /// It is waited for, and whatever ends it meanwhile is a reset: nobody knows whether its bytes have framing that
-    /// would show a cut.
+    /// The connection is set to end with a reset while the sidecar waits for it: its protocol is not known yet, and may
+    /// have no framing that shows a cut.
     resets: bool,
 }
 
 #[derive(Clone, Copy)]
 enum Patience {
-    /// Until nothing has come for so long.
+    /// Until no byte has come for this time.
     Silence(Duration),
     /// As long as an undecided connection may last.
     Whole,
@@ -391,12 +400,12 @@ enum Patience {
 
 enum Heard {
     Bytes,
-    /// The client has ended its direction; it may still want to hear.
+    /// The client has ended its direction; it may still read.
     End,
 }
 
 impl<'a> PeekedClient<'a> {
-    /// `began`: when its first byte came, if that was before.
+    /// `began`: when the client's first byte came, if it came before this call.
     pub fn new(io: Io, worker: &'a Worker, side: Side, began: Option<Instant>) -> Self {
         Self {
             io,
@@ -414,18 +423,18 @@ impl<'a> PeekedClient<'a> {
         }
     }
 
-    /// The peer says that its bytes are opaque. That is not for a peer to decide, but what is hardly HTTP is not made
-    /// to wait until it cannot be: it is watched instead.
+    /// For a peer that claims that its bytes are opaque. The claim is not trusted, but an undecided line that is
+    /// unlikely to be HTTP is carried without further delay, and is watched by [`Watched`].
     pub fn said_to_be_opaque(self) -> Self {
         Self { is_said_to_be_opaque: true, ..self }
     }
 
-    /// The application's bytes are declared opaque, so that only TLS of our own would be something else.
+    /// For an application whose bytes are declared opaque: only TLS of a sidecar would be something else.
     pub fn declared_opaque(self) -> Self {
         Self { is_declared_opaque: true, ..self }
     }
 
-    /// Not looked at.
+    /// The connection without detection.
     pub fn into_io(self) -> Io {
         self.io
     }
@@ -434,7 +443,7 @@ impl<'a> PeekedClient<'a> {
         self.began.is_none()
     }
 
-    /// Reads until the client's bytes decide. `None`: out of patience.
+    /// Reads until the client's bytes decide. `None`: they have not decided within `patience`.
     async fn listen(&mut self, work: &Work, patience: Patience) -> Result<Option<Found>, Undecided> {
         loop {
             if let Some(found) = self.look() {
@@ -452,7 +461,8 @@ impl<'a> PeekedClient<'a> {
         }
     }
 
-    /// By the limits of now. Whatever comes in between, from the first byte on there is one end.
+    /// When the wait ends, by the current limits. From the first byte on there is one deadline for the whole detection:
+    /// further bytes do not extend it.
     fn until(&self, patience: Patience) -> Instant {
         let DownstreamLimits { header_timeout, idle_timeout, .. } = self.worker.limits();
         let whole = self.began.map(|began| began + header_timeout);
@@ -465,7 +475,7 @@ impl<'a> PeekedClient<'a> {
         }
     }
 
-    /// What it holds while it is waited for once more.
+    /// Counts the memory of the bytes that are held during the next wait.
     fn account(&mut self) {
         if self.seen.is_empty() {
             return;
@@ -475,7 +485,7 @@ impl<'a> PeekedClient<'a> {
         share.hold(self.seen.capacity().max(CHUNK));
     }
 
-    /// `None`: nothing came `until` then.
+    /// Reads once. `None`: no byte came before `until`.
     async fn read(&mut self, work: &Work, until: Instant) -> Result<Option<Heard>, Undecided> {
         let (silent, is_first) = (self.said_nothing(), self.seen.is_empty());
         self.account();
@@ -483,11 +493,11 @@ impl<'a> PeekedClient<'a> {
         let some = poll_fn(|cx| {
             let read = poll_some(io, seen, cx);
             if read.is_pending() && !std::mem::replace(resets, true) {
-                io.get_ref().reset_on_drop(); // not before: a client whose bytes are there costs no call to the kernel
+                io.get_ref().reset_on_drop(); // only here, so that a client whose bytes are there costs no system call
             }
             read
         });
-        let read = tokio::select! { // what a drained client had sent is not read: it hears that we are gone
+        let read = tokio::select! { // bytes that a drained client has just sent are not read: its connection is closed
             biased;
             () = given_up(unfinished) => return Err(Undecided::GivenUp),
             read = timeout_at(until, some) => read,
@@ -510,8 +520,9 @@ impl<'a> PeekedClient<'a> {
         }
     }
 
-    /// Nobody was dialled, or nobody who would speak first. Where the dial has failed for a client that has begun to
-    /// speak, it is not made once more for the rest of its first bytes; one who speaks later is dialled for anew.
+    /// Waits for the client alone: no server was dialled, or the one that was dialled does not speak first. Where the
+    /// dial failed after the client had begun to speak, the failure is kept and the dial is not repeated. A client that
+    /// speaks later gets a new dial.
     async fn alone<D: EarlyServer>(
         mut self,
         work: &Work,
@@ -541,7 +552,7 @@ impl<'a> PeekedClient<'a> {
         }
     }
 
-    /// The client has ended its direction.
+    /// Judges the bytes of a client that has ended its direction.
     fn look_at_all(&mut self) -> Found {
         match self.reader.look_at_all(&self.seen) {
             LooksLike::Http1 => Found::Http1,
@@ -549,9 +560,10 @@ impl<'a> PeekedClient<'a> {
         }
     }
 
-    /// Out of patience with bytes that could still become TLS or HTTP. What begins like a request is HTTP's to refuse, and
-    /// the rest is opaque: watched, where it is a piece of a line, so that nobody gets around the rules of HTTP by being
-    /// slow. TLS needs no watching: no server reads HTTP in what begins with its first byte.
+    /// Decides at the deadline (`found` is `None`), when the bytes could still become TLS or HTTP. A line that begins
+    /// like a request is HTTP, and the HTTP side refuses it. Other bytes are opaque; a piece of a line is watched, so
+    /// that a client cannot avoid the rules for HTTP by sending slowly. The first byte of TLS needs no watching: no
+    /// HTTP server reads a request that begins with it.
     fn settled<D: EarlyServer>(
         mut self,
         found: Option<Found>,
@@ -575,14 +587,14 @@ impl<'a> PeekedClient<'a> {
     fn decided<D: EarlyServer>(mut self, found: Found, early: Option<Result<D, DialFailure>>) -> Detected<D> {
         let (is_silent, is_undecided) = (self.said_nothing(), self.is_undecided);
         if self.resets {
-            self.io.get_ref().end_on_drop(); // what is opaque is a reset again where it goes on
+            self.io.get_ref().end_on_drop(); // `tcp` sets opaque connections to end with a reset again
         }
         self.io.put_back(self.seen.freeze());
         Detected { found, io: self.io, early, is_silent, is_undecided, began: self.began }
     }
 }
 
-/// Returns when a client has to make room for others.
+/// Returns when the client's connection has to be closed to free memory for others.
 async fn given_up(unfinished: &mut Option<Share>) {
     match unfinished {
         Some(share) => share.given_up().await,
@@ -594,7 +606,7 @@ fn hung_up() -> Undecided {
     Undecided::Ended(io::ErrorKind::UnexpectedEof.into())
 }
 
-/// What comes first, until it tells whether a server of HTTP said it; empty: the other end hung up.
+/// Reads the server's first bytes until they show whether they are HTTP. Empty: the server closed the connection.
 async fn first_bytes(io: &mut Io) -> io::Result<Bytes> {
     let mut first = BytesMut::new();
     poll_fn(|cx| poll_some(io, &mut first, cx)).await?;
@@ -607,7 +619,7 @@ async fn first_bytes(io: &mut Io) -> io::Result<Bytes> {
     Ok(first.freeze())
 }
 
-/// Reads into a buffer on the stack: a connection that waits holds none.
+/// Reads into a buffer on the stack, so that a connection that waits holds no buffer.
 fn poll_some(io: &mut Io, into: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     let mut room = [MaybeUninit::uninit(); CHUNK];
     let mut read = ReadBuf::uninit(&mut room);

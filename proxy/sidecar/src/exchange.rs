@@ -1,8 +1,8 @@
-//! What is known of one exchange, which is a request with its answer or an opaque connection: where it goes, its attempts,
-//! and why it ended.
+//! What is known of one exchange: its route, its attempts, and why it ended. An exchange is a request with its answer,
+//! or an opaque connection.
 //!
-//! [`crate::http::Exchange`] and [`crate::tcp`] both stand on [`Facts`]. Whoever wants to know (the access log; later
-//! timelines, traces and authorization) reads one thing.
+//! [`crate::http::Exchange`] and [`crate::tcp`] both use [`Facts`], so that the access log (later also timelines,
+//! traces and authorization) reads one type.
 
 pub mod attempts;
 
@@ -28,20 +28,20 @@ use pillion_upstream::cluster::endpoint::Endpoint;
 pub struct Facts {
     pub route: Option<Arc<Route>>,
     pub attempts: Attempts,
-    /// The endpoints that had their chance.
+    /// The endpoints that were tried.
     pub tried: Tried,
-    /// Why the sidecar ended it; `None` where it did not.
+    /// Why the sidecar ended the exchange; `None` where it did not.
     pub reason: Option<Reason>,
-    /// The sentence that goes with `reason`.
+    /// The detail text for `reason`.
     pub detail: Option<Box<str>>,
 }
 
-/// How an exchange ended, as far as only its own protocol knows.
+/// How an exchange ended: the part of the access record that depends on the protocol.
 pub struct ExchangeEnd<'a> {
     pub protocol: &'static str,
     /// Empty for opaque bytes.
     pub request: RequestRecord<'a>,
-    /// From the downstream, and to it.
+    /// Bytes received from the downstream, and bytes sent to it.
     pub bytes: (u64, u64),
     pub took: Duration,
 }
@@ -52,25 +52,25 @@ impl Facts {
         Self { route: Some(route.clone()), ..Self::default() }
     }
 
-    /// An endpoint was picked for an attempt, which now waits for a connection to it.
+    /// Notes the endpoint that was picked for an attempt. The attempt now waits for a connection to it.
     pub fn picked(&mut self, attempt: AttemptId, endpoint: &Endpoint, now: Instant) {
         self.tried.insert(endpoint.id);
         self.attempts.pick(attempt, endpoint.address, now);
     }
 
-    /// The sidecar ends it.
+    /// Notes the error with which the sidecar ends the exchange.
     pub fn failed(&mut self, error: &Error) {
         self.reason = Some(error.reason);
         self.detail = Some((&*error.detail).into());
     }
 
-    /// The metric's `service`.
+    /// The value of the metric label `service`.
     pub fn service(&self, direction: Direction) -> Symbol {
         let route = self.route.as_deref();
         route.map_or_else(|| unmatched_service(direction), |route| route.cluster.symbol)
     }
 
-    /// Writes the access record. Whether `log` wants one has been asked before.
+    /// Writes the access record. The caller has already checked that `log` wants one.
     pub fn record(&self, ended: &ExchangeEnd<'_>, connection: &Connection, worker: &Worker, log: &AccessLog) {
         let (metrics, route) = (&worker.ground.metrics, self.route.as_deref());
         let unmatched = route.is_none().then(|| metrics.name(unmatched_service(connection.direction)));
@@ -98,12 +98,13 @@ impl Facts {
     }
 }
 
-/// Why an opaque connection has no server, and what was tried. Boxed: seldom, and large.
+/// Why an opaque connection has no server, and what was tried. The facts are boxed because they are large and failures
+/// are rare.
 #[derive(Debug)]
 pub struct DialFailure {
     pub error: Error,
     pub facts: Box<Facts>,
-    /// The connection's first try, where one was made.
+    /// The deposit of the connection's first try in the retry budget, where a try was made.
     pub deposit: Option<Deposit>,
 }
 
@@ -112,14 +113,14 @@ impl DialFailure {
         Self { error, facts: Box::new(facts), deposit: None }
     }
 
-    /// The attempt that had a connection failed all the same.
+    /// The failure of an attempt that had already connected.
     pub fn of_attempt(error: Error, attempt: AttemptId, mut facts: Facts) -> Self {
         facts.attempts.end(attempt, AttemptOutcome::Failed(error.reason), Instant::now());
         Self::new(error, facts)
     }
 }
 
-/// The service that is recorded for what matched none: inbound there is only the application.
+/// The service that is recorded for an exchange without a route: inbound the application, outbound the empty name.
 pub const fn unmatched_service(direction: Direction) -> Symbol {
     match direction {
         Direction::Inbound => Symbol::APP,

@@ -1,7 +1,7 @@
 //! One inbound connection, from accept to the application.
 //!
-//! Strict mTLS: TLS or nothing. A plaintext HTTP client is told so, anything else is closed. Where a request goes
-//! is never taken from the request.
+//! With strict mTLS only TLS is accepted: a plaintext HTTP/1 client gets an answer that says so, any other connection
+//! is closed. A request cannot choose where it goes: inbound, it always goes to the application.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,39 +45,40 @@ pub struct Inbound {
     pub port: Option<u16>,
 }
 
-/// Reads in the order a request meets it.
+/// The layers stand in the order in which a request passes them.
 pub fn stack(without: Option<Name>) -> impl AnsweringService {
     ServiceBuilder::new()
         .layer(unless(without, Name::Record, record::layer())) // first in, last out: sees every ending
         .layer(rescue::layer()) // errors become answers below the record
-        .layer(closing::layer()) // what comes too late is refused, and may go elsewhere
-        .layer(unless(without, Name::Route, route::layer(None))) // the application, whatever the request says
-        .layer(unless(without, Name::Headers, headers::layer())) // the caller's proven identity, and no other
-        .layer(unless(without, Name::Timeout, time::whole())) // off by default: the caller's deadline rules
-        .layer(unless(without, Name::Retry, retry::layer())) // only connections that the application had closed
+        .layer(closing::layer()) // refuses requests near the end of a drain; callers retry them elsewhere
+        .layer(unless(without, Name::Route, route::layer(None))) // always the application
+        .layer(unless(without, Name::Headers, headers::layer())) // tells the application only a proven identity
+        .layer(unless(without, Name::Timeout, time::whole())) // off by default: the caller has its own deadline
+        .layer(unless(without, Name::Retry, retry::layer())) // only where the pooled connection was closed
         .layer(unless(without, Name::Limit, limit::layer())) // max_requests, max_body
         .service(dispatch::service())
 }
 
-/// A connection on its way to the application: what it brought, and what is known of its client. No rules are in it.
+/// A connection on its way to the application: its data, and what is known of its client. It holds no rules, since the
+/// rules may change while the sidecar waits for the client.
 struct Arrived {
     from: SocketAddr,
-    /// Its client is waited for since then.
+    /// When the sidecar began to wait for the client.
     since: Instant,
-    /// When the first byte of what is looked at now came.
+    /// When the first byte came of the bytes that are examined now: before the handshake or inside TLS.
     began: Option<Instant>,
     place: Place,
     of: Arrival,
-    /// The address that it was meant for is another host's: the redirect caught what only passes by.
+    /// The original destination is another host: the redirect rules caught traffic that this host only forwards.
     is_strangers: bool,
     proven: Option<Proven>,
 }
 
-/// What a client's handshake has shown.
+/// What a client has proven by its handshake.
 struct Proven {
     peer: Arc<Peer>,
     alpn: Option<Alpn>,
-    /// [`Server::serial`] of who has judged it.
+    /// [`Server::serial`] of the TLS server that verified the client.
     by: u64,
 }
 
@@ -91,25 +92,25 @@ impl Arrived {
     }
 }
 
-/// What a connection is judged by, read anew whenever its client may have been waited for.
+/// The rules by which a connection is judged. They are read again after each wait on the client.
 struct InboundRules {
     generation: u64,
     side: Arc<InboundSide>,
     mtls: Mtls,
-    /// Where the application is; `None`: nobody said.
+    /// The address of the application; `None`: neither the configuration nor the connection names one.
     to: Option<SocketAddr>,
     route: Option<Fixed>,
 }
 
 impl InboundRules {
-    /// `None`: there is no inbound side.
+    /// Reads the rules from `snapshot`. `None`: the configuration has no inbound side.
     fn now(of: Arrival, snapshot: &Snapshot) -> Option<Self> {
         let (side, to) = (snapshot.inbound.clone()?, snapshot.target(of));
         let route = snapshot.fixed(DestinationKey::Application(of));
         Some(Self { generation: snapshot.generation, mtls: side.mtls(to), side, to, route })
     }
 
-    /// Whether a client that was looked at by these would be looked at by `now` in the same way.
+    /// Whether the bytes of a client are examined in the same way under `self` and under `now`.
     fn look_like(&self, now: &Self) -> bool {
         let cluster = |rules: &Self| rules.route().map(|route| Arc::as_ptr(&route.cluster));
         self.mtls == now.mtls && cluster(self) == cluster(now)
@@ -119,14 +120,14 @@ impl InboundRules {
         self.route.as_ref().map(|fixed| &fixed.route)
     }
 
-    /// What the application was declared to speak; `None`: nobody said where it is.
+    /// The protocol that is declared for the application; `None`: the address of the application is not known.
     fn protocol(&self) -> Option<ClusterProtocol> {
         self.route().map(|route| route.cluster.protocol)
     }
 
-    /// Whether the sidecar is the server of a client's TLS where plaintext is let in too. It is that of another sidecar's
-    /// TLS. Other TLS is left to the application where that is the original destination, or was declared to speak TLS; on
-    /// the sidecar's own port it can only be meant for the sidecar.
+    /// Whether the sidecar terminates a client's TLS on a permissive port. It terminates the TLS of other sidecars.
+    /// Other TLS goes to the application where the application is the original destination, or is declared to speak TLS
+    /// or opaque bytes; on the sidecar's own port, other TLS can only be meant for the sidecar.
     fn terminates(&self, found: &Found, of: Arrival) -> bool {
         let Found::Tls(hello) = found else { return false };
         let single = self.to.and_then(|to| self.side.policy.ports.get(&to.port()));
@@ -136,25 +137,26 @@ impl InboundRules {
     }
 }
 
-/// What a client says, or why it ended without saying it.
+/// What a client speaks, or why its connection ended before that was known.
 type Looked = Result<Detected<Dialled>, Undecided>;
 
-/// What becomes of a connection whose client was looked at.
+/// What happens next with a connection after its bytes were examined.
 enum Step {
     Next(Next),
     Ended,
-    /// It has shaken hands: what it says inside is looked at next.
+    /// The handshake is complete: the bytes inside TLS are examined next.
     Proven(Io, Arrived),
 }
 
 impl Inbound {
-    /// Serves one connection. How it ends is told in metrics and log; a bad peer costs only itself.
+    /// Serves one connection. Metrics and the log show how it ended; an error of one peer affects no other connection.
     pub async fn serve(self, stream: Stream, from: SocketAddr, mut place: Place) {
         let must_leave = place.must_leave();
         let arrived = self.arrived(&stream, from, place);
         let io = Io::plain(stream);
-        let decided = tokio::select! { // a stranger that leaves loses all that it has said
-            decided = Box::pin(self.decide(io, arrived)) => decided, // boxed: it is gone afterwards
+        let decided = tokio::select! { // when a stranger has to leave, the bytes that it has sent are lost
+            // Boxed, so that its memory is freed before the connection is served.
+            decided = Box::pin(self.decide(io, arrived)) => decided,
             () = must_leave => {
                 tracing::debug!(%from, "inbound connection closed before it was admitted: a new one takes its place");
                 self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
@@ -176,8 +178,8 @@ impl Inbound {
         Arrived { from, since: Instant::now(), began: None, place, of, is_strangers, proven: None }
     }
 
-    /// `None`: it has ended. Whoever was waited for is judged by the rules of now; what other rules had it looked at
-    /// for is looked at once more.
+    /// Decides how the connection goes on. `None`: it has ended. After a wait on the client, the connection is judged
+    /// by the current rules; its bytes are examined again where the former rules examined them in another way.
     async fn decide(&self, mut io: Io, mut arrived: Arrived) -> Option<Next> {
         if arrived.is_strangers {
             tracing::debug!(from = %arrived.from, "inbound connection closed: it was meant for another host");
@@ -196,7 +198,7 @@ impl Inbound {
             arrived.began = detected.began;
             if self.worker.state.load().generation != rules.generation {
                 let Some(now) = self.rules(&arrived) else {
-                    detected.io.get_ref().reset_on_drop(); // what it speaks might show no cut
+                    detected.io.get_ref().reset_on_drop(); // its protocol may have no framing that shows a cut
                     return None;
                 };
                 let before = std::mem::replace(&mut rules, now);
@@ -215,11 +217,11 @@ impl Inbound {
         }
     }
 
-    /// `None`: by the rules of now it has ended.
+    /// Reads the current rules. `None`: they do not admit this connection any more, and it has been refused.
     fn rules(&self, arrived: &Arrived) -> Option<InboundRules> {
         let snapshot = self.worker.state.load();
         let Some(rules) = InboundRules::now(arrived.of, &snapshot) else {
-            self.refuse(arrived, "there is no inbound side any more");
+            self.refuse(arrived, "the configuration has no `inbound` any more");
             return None;
         };
         if let Some(Proven { peer, by, .. }) = &arrived.proven {
@@ -233,7 +235,7 @@ impl Inbound {
             };
         }
         if rules.mtls != Mtls::Off && rules.side.tls.is_none() {
-            self.refuse(arrived, "mTLS is wanted, and there are no certificates yet");
+            self.refuse(arrived, "mTLS is configured, and the sidecar has no certificates yet");
             return None;
         }
         Some(rules)
@@ -244,13 +246,14 @@ impl Inbound {
         self.count(Protocol::Unknown, tls_label(arrived.peer()), ConnectionOutcome::Refused);
     }
 
-    /// Waits for what the client says, as far as it has to be known. `None`: it has ended, and is counted.
+    /// Reads as much from the client as is needed to tell its protocol. `None`: the connection has ended, and is
+    /// counted.
     async fn look(&self, io: Io, rules: &InboundRules, arrived: &mut Arrived) -> Option<Looked> {
         let alpn = match (&arrived.proven, rules.mtls) {
             (Some(proven), _) => proven.alpn,
             (None, Mtls::Strict) => return self.look_strictly(io, arrived).await,
             (None, Mtls::Permissive) => None,
-            (None, Mtls::Off) if arrived.place.keep() => None, // nobody has to prove anything
+            (None, Mtls::Off) if arrived.place.keep() => None, // no client needs an identity
             (None, Mtls::Off) => return None,
         };
         let (work, may_be_tls) = (&arrived.place.work, arrived.proven.is_none() && rules.mtls != Mtls::Off);
@@ -264,7 +267,7 @@ impl Inbound {
             (_, _, Some(alpn)) if alpn != Alpn::PillionTcp => {
                 Ok(Detected::agreed(client.into_io(), alpn.is_http2()))
             }
-            // Its sender says that its bytes are opaque; that is for this side to say.
+            // A peer's claim to be opaque is not trusted where the application may speak HTTP.
             (Some(ClusterProtocol::AppAuto), Some(route), Some(_)) => {
                 detect(client.said_to_be_opaque(), work, Some(early(route))).await
             }
@@ -276,12 +279,13 @@ impl Inbound {
         Some(detected)
     }
 
-    /// TLS or nothing, within `header_timeout` from accept: silence does not buy more time, since the peers of the mesh
-    /// shake hands at once. Nobody is dialled before the peer has proven who it is.
+    /// Reads the first byte on a strict port, where only TLS is accepted. It must come within `header_timeout` from
+    /// accept, because the peers of the mesh begin the handshake at once. The application is not dialled before the
+    /// peer has proven its identity.
     async fn look_strictly(&self, io: Io, arrived: &Arrived) -> Option<Looked> {
         let until = self.handshake_until(arrived);
         let Ok(io) = timeout_at(until, first_byte(io, &self.worker, &arrived.place.work)).await else {
-            tracing::debug!(from = %arrived.from, "inbound connection closed: its client has not begun a handshake");
+            tracing::debug!(from = %arrived.from, "inbound connection closed: its client began no handshake in time");
             self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Timeout);
             return None;
         };
@@ -293,13 +297,13 @@ impl Inbound {
         }))
     }
 
-    /// When a handshake must be complete, by the limits of now: on a strict port counted from accept, elsewhere from
-    /// its first byte.
+    /// When a handshake must be complete, by the current limits: on a strict port counted from accept, on other ports
+    /// from its first byte.
     fn handshake_until(&self, arrived: &Arrived) -> Instant {
         arrived.since + self.worker.limits().header_timeout
     }
 
-    /// What follows from what the client has said, by the rules of this moment.
+    /// Acts on what was detected, by the given rules.
     async fn act(&self, detected: Detected<Dialled>, rules: &InboundRules, mut arrived: Arrived) -> Step {
         let tls = rules.side.tls.clone().filter(|_| arrived.proven.is_none());
         match (rules.mtls, tls) {
@@ -327,7 +331,7 @@ impl Inbound {
         let mut share = self.worker.ground.unfinished.begin(Side::Strangers);
         share.hold(HANDSHAKE);
         let until = self.handshake_until(&arrived);
-        let shaken = tokio::select! { // a handshake that is given up, or late, has nothing to lose
+        let shaken = tokio::select! { // a handshake that is dropped loses no data: no request came through it yet
             biased;
             () = share.given_up() => {
                 self.handshake_ended(HandshakeOutcome::Failed, ConnectionOutcome::Refused);
@@ -345,7 +349,7 @@ impl Inbound {
         Step::Proven(io, arrived)
     }
 
-    /// `None`: TLS that failed; the peer was told where it can be.
+    /// Shakes hands with the client. `None`: TLS failed, and the peer got a TLS alert where that was possible.
     async fn handshake(&self, tls: &Server, io: Io, from: SocketAddr) -> Option<(Io, Proven)> {
         let mut io = io.into_plain()?;
         io.read_at_most(HANDSHAKE_BYTES);
@@ -366,11 +370,12 @@ impl Inbound {
         }
     }
 
-    /// A plaintext HTTP/1 client hears why; what else it may be is closed without a byte.
+    /// Refuses plaintext on a strict port: an HTTP/1 client gets an answer that says why, any other connection is
+    /// closed without a byte.
     async fn refuse_plaintext(&self, io: Io, rules: &InboundRules, arrived: Arrived) {
         self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
         if is_loop(Direction::Inbound, arrived.from, arrived.of.original) {
-            drop(loop_detected(arrived.from, arrived.of.original)); // told in the log
+            drop(loop_detected(arrived.from, arrived.of.original)); // called because it logs the loop
             io.get_ref().reset_on_drop();
             return;
         }
@@ -394,7 +399,7 @@ impl Inbound {
         }
     }
 
-    /// `None`: it has ended.
+    /// Chooses HTTP or opaque bytes for what was detected. `None`: the connection has ended.
     fn detected(&self, detected: Detected<Dialled>, rules: &InboundRules, arrived: Arrived) -> Option<Next> {
         match rules.protocol() {
             Some(ClusterProtocol::Tcp) => self.opaque(detected, rules, arrived),
@@ -405,7 +410,8 @@ impl Inbound {
             _ if rules.mtls == Mtls::Permissive && is_others_tls(&detected, &arrived) => {
                 self.opaque(detected, rules, arrived)
             }
-            // What is no HTTP hears so from the HTTP side. An early connection was for a server that speaks first.
+            // The HTTP side also refuses bytes that are not HTTP, with an answer. The early connection is dropped: it
+            // was made for a server that speaks first.
             _ => {
                 self.told(&detected, rules, &arrived);
                 Some(self.http(detected.io, detected.found.version(), rules, arrived))
@@ -413,7 +419,7 @@ impl Inbound {
         }
     }
 
-    /// Counts and remembers what bytes have told, where nobody declared it.
+    /// Counts the detected protocol, and remembers it for the application, where its protocol is not declared.
     fn told(&self, detected: &Detected<Dialled>, rules: &InboundRules, arrived: &Arrived) {
         let Some(route) = rules.route().filter(|route| route.cluster.protocol == ClusterProtocol::AppAuto)
         else {
@@ -437,7 +443,7 @@ impl Inbound {
         let Some(route) = rules.route().cloned() else {
             self.count(Protocol::Tcp, tls, ConnectionOutcome::Refused);
             detected.io.get_ref().reset_on_drop();
-            let error = Error::new(Reason::NoRoute, "`inbound.app` says no application to send bytes to");
+            let error = Error::new(Reason::NoRoute, "no application to send bytes to: set `inbound.app`");
             let failure = DialFailure::new(error, Facts::default());
             tcp::record_failure(failure, &self.connection(rules, arrived), &self.worker);
             return None;
@@ -483,12 +489,12 @@ impl Inbound {
     }
 }
 
-/// TLS that the sidecar has not terminated.
+/// Whether the client speaks TLS that the sidecar does not terminate.
 fn is_others_tls(detected: &Detected<Dialled>, arrived: &Arrived) -> bool {
     arrived.proven.is_none() && matches!(detected.found, Found::Tls(_))
 }
 
-/// Whom it was that failed, as far as that is known, and why.
+/// Logs a failed handshake with the identity that the peer claimed, where it is known, and the cause.
 fn log_failed(from: SocketAddr, error: &TlsError) {
     let claimed = error.claimed.as_ref().map_or("unknown", SpiffeId::as_str);
     match refusals::untold_before(Direction::Inbound, error) {

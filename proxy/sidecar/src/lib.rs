@@ -1,8 +1,8 @@
-//! The two sides of a sidecar, and the way of a request and of a connection through them.
+//! The two sides of a sidecar, and the path of a request and of a connection through them.
 //!
-//! [`inbound`] and [`outbound`] take an accepted connection; [`detect`] tells what it speaks; HTTP goes through the layers
-//! of [`layers`] to [`dispatch`], and opaque bytes to [`tcp`]. Where they go is read from [`state`]; what is known of a
-//! request or of an opaque connection stands in its [`exchange`].
+//! [`inbound`] and [`outbound`] take an accepted connection; [`detect`] finds its protocol. HTTP goes through
+//! [`layers`] to [`dispatch`], opaque bytes go to [`tcp`]. [`state`] has the routes; [`exchange`] has what is known of
+//! a request or of an opaque connection.
 //!
 //! Deliberately absent: files, YAML, and everything that changes the state. The crate `pillion` does that.
 //!

@@ -1,7 +1,7 @@
 //! One outbound connection, from the application to the services it calls.
 //!
-//! It comes to the proxy port, to a service's own port, or redirected by the kernel. What is known of its
-//! destination without its bytes is [`Destination`]; what its bytes add is decided in [`Outbound::enter`].
+//! The connection comes to the proxy port, to a service's own port, or is redirected by the kernel. [`Destination`] is
+//! what is known of its destination before its bytes are read; [`Outbound::enter`] decides by its bytes.
 
 use std::future::{Ready, ready};
 use std::net::SocketAddr;
@@ -29,20 +29,20 @@ use pillion_model::{Direction, Reason};
 use pillion_telemetry::{ConnectionOutcome, Protocol, Symbol, Tls};
 use pillion_upstream::cluster::ClusterProtocol;
 
-/// The outbound side of a worker: the proxy port, or a service's own.
+/// The outbound side of a worker: the proxy port, or a service's own port.
 #[derive(Clone)]
 pub struct Outbound {
     pub worker: Arc<Worker>,
     pub service: Option<Arc<str>>,
 }
 
-/// Reads in the order a request meets it.
+/// The layers stand in the order in which a request passes them.
 pub fn stack(without: Option<Name>) -> impl AnsweringService {
     ServiceBuilder::new()
         .layer(unless(without, Name::Record, record::layer())) // first in, last out: sees every ending
         .layer(rescue::layer()) // errors become answers below the record
-        .layer(unless(without, Name::Route, route::layer(Some(enter_inside)))) // policy travels with the call from here
-        .layer(unless(without, Name::Headers, headers::layer())) // what the next hop must know, and not believe
+        .layer(unless(without, Name::Route, route::layer(Some(enter_inside)))) // from here on the call has its policy
+        .layer(unless(without, Name::Headers, headers::layer())) // adds headers for the next hop, removes forged ones
         .layer(unless(without, Name::Timeout, timeout::whole())) // covers all tries and their pauses
         .layer(unless(without, Name::Retry, retry::layer())) // another endpoint, a pause, a budget
         .layer(unless(without, Name::PerTry, timeout::per_try())) // one try, where another may follow
@@ -50,7 +50,7 @@ pub fn stack(without: Option<Name>) -> impl AnsweringService {
         .service(dispatch::service())
 }
 
-/// What runs inside a CONNECT is like a redirected connection to where that leads.
+/// Serves what runs inside a CONNECT, like a redirected connection to the address that the CONNECT names.
 fn enter_inside(
     worker: Arc<Worker>,
     io: Io,
@@ -78,8 +78,8 @@ impl Outbound {
         self.enter(io, connection, None).await;
     }
 
-    /// A service's own port says it all; a redirected connection tells where it was going. `None`: the service was
-    /// taken away while its last connections came.
+    /// Finds the destination: a service's own port means that service, a redirected connection has its original
+    /// destination. `None`: a reload removed the service while its last connections came.
     fn destination(&self, original: Option<SocketAddr>) -> Option<Destination> {
         match &self.service {
             Some(name) => {
@@ -89,7 +89,8 @@ impl Outbound {
         }
     }
 
-    /// An address that is a service's, or nobody's. The sidecar's own ports mean: not redirected.
+    /// The destination that an address means: a service, or an unknown address. An address of the sidecar's own
+    /// listeners means that the connection was not redirected.
     pub fn towards(&self, to: SocketAddr) -> Destination {
         let snapshot = self.worker.state.load();
         match snapshot.fixed(DestinationKey::Address(to)) {
@@ -99,7 +100,7 @@ impl Outbound {
         }
     }
 
-    /// What comes in, or runs inside a CONNECT. Boxed: it may hold another one.
+    /// Serves an accepted connection, or what runs inside a CONNECT. Boxed, because a CONNECT may hold another CONNECT.
     pub fn enter(
         self,
         io: Io,
@@ -107,7 +108,8 @@ impl Outbound {
         early: Option<Dialled>,
     ) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         let worker = self.worker.clone();
-        let deciding = Box::pin(async move { self.decide(io, connection, early).await }); // it is gone afterwards
+        // Boxed, so that its memory is freed before the connection is served.
+        let deciding = Box::pin(async move { self.decide(io, connection, early).await });
         Box::pin(async move {
             let running = deciding.await.map(|next| next.run(&worker, stack(None)));
             if let Some(running) = running {
@@ -116,7 +118,8 @@ impl Outbound {
         })
     }
 
-    /// `None`: it has ended. Who was waited for goes where the configuration of now says.
+    /// Decides how the connection goes on. `None`: it has ended. After a wait on the client, the current configuration
+    /// decides where the connection goes.
     async fn decide(
         &self,
         mut io: Io,
@@ -145,7 +148,8 @@ impl Outbound {
         self.worker.state.load().generation
     }
 
-    /// `None`: it was a service's own, which has gone.
+    /// The destination under the current configuration. `None`: the connection came to a service's own port, and a
+    /// reload removed that service.
     fn destination_now(&self, destination: Destination) -> Option<Destination> {
         match destination {
             Destination::Named => Some(Destination::Named),
@@ -164,7 +168,7 @@ impl Outbound {
         }
     }
 
-    /// Where it goes if its bytes name nobody else.
+    /// The route that the connection takes unless its bytes name another service.
     fn direct(&self, destination: &Destination) -> Option<Arc<Route>> {
         match destination {
             Destination::Route(fixed) => Some(fixed.route.clone()),
@@ -179,7 +183,7 @@ impl Outbound {
         self.worker.state.load().policy == Unknown::Passthrough
     }
 
-    /// Waits for what the client says, as far as it has to be known. `None`: it has ended.
+    /// Reads as much from the client as is needed to tell its protocol. `None`: the connection has ended.
     async fn look(
         &self,
         io: Io,
@@ -200,7 +204,7 @@ impl Outbound {
                     detect(client, work, Some(early)).await
                 }
             },
-            // Nobody is dialled before a request, or a TLS server name, says whom.
+            // Which server to dial is known only from a request or from a TLS server name.
             (None, Destination::Unknown(to)) if is_virtual(to.ip()) => {
                 detect(client, work, Some(no_service_at(*to))).await.map(Detected::alone)
             }
@@ -209,7 +213,7 @@ impl Outbound {
         self.or_log(detected, connection)
     }
 
-    /// What follows from what the client has said, by the configuration of this moment.
+    /// Acts on what was detected. `direct` is the route by the current configuration.
     fn act(
         &self,
         detected: Detected<Dialled>,
@@ -238,7 +242,7 @@ impl Outbound {
             (Found::Tls(None) | Found::Opaque, Destination::Unknown(_)) => {
                 self.opaque(detected, None, connection)
             }
-            // What is no HTTP hears so from the HTTP side.
+            // The HTTP side also refuses bytes that are not HTTP, with an answer.
             _ => Some(self.http(detected, connection)),
         }
     }
@@ -254,7 +258,7 @@ impl Outbound {
             detected.found.note(Direction::Outbound, connection.downstream, &self.worker);
         }
         match &detected.found {
-            // An early connection was for a server that speaks first.
+            // The early connection is dropped: it was made for a server that speaks first.
             Found::Http1 | Found::Http2 => Some(self.http(detected, connection)),
             Found::Tls(Some(_)) => self.tls(detected, Some(route), connection),
             Found::Tls(None) | Found::Opaque => self.opaque(detected, Some(route), connection),
@@ -268,7 +272,8 @@ impl Outbound {
         Next::Http { io: detected.io, version, connection }
     }
 
-    /// The application's own TLS goes through untouched; where no address decided, its server name may.
+    /// The application's own TLS is carried unchanged. Where the address belongs to no service, the server name in the
+    /// ClientHello may choose a service.
     fn tls(
         &self,
         detected: Detected<Dialled>,
@@ -283,7 +288,7 @@ impl Outbound {
         let snapshot = self.worker.state.load();
         let named = detected.server_name().and_then(|name| snapshot.hosts.find_at(name, port));
         match named.filter(|route| !route.is_only_rules).cloned() {
-            // The early connection went to the address.
+            // The early connection is dropped: it was made to the address, not to this service.
             Some(route) => self.opaque(Detected { early: None, ..detected }, Some(route), connection),
             None => self.opaque(detected, direct, connection),
         }
@@ -332,7 +337,7 @@ impl Outbound {
     }
 }
 
-/// Why opaque bytes go nowhere.
+/// The error for opaque bytes that have no destination.
 fn nobodys(destination: &Destination) -> Error {
     match destination {
         Destination::Unknown(to) if is_virtual(to.ip()) => route::no_service_at(to.ip()),
@@ -344,8 +349,8 @@ fn nobodys(destination: &Destination) -> Error {
     }
 }
 
-/// Who says nothing at a virtual address that is nobody's waits for a server that will never speak: it is told so as
-/// if one had refused it.
+/// A dial that fails at once, for a virtual address that belongs to no service. A silent client would wait there for a
+/// server that never speaks; with the failed dial it sees the same as when a server refuses it.
 fn no_service_at(to: SocketAddr) -> Early<impl FnOnce() -> Ready<Result<Nobody, DialFailure>>> {
     Early {
         after: Duration::ZERO,

@@ -1,4 +1,4 @@
-//! Which connections of the two sides are admitted by the accept loop, and what becomes of them.
+//! Admits the connections that the accept loop brings to the two sides, and runs each to its end.
 
 use std::future::Future;
 use std::io;
@@ -25,14 +25,15 @@ use pillion_base::strangers::Strangers;
 use pillion_model::Direction;
 use pillion_telemetry::{ConnectionOutcome, Protocol, Seldom, Tls};
 
-/// What becomes of a connection, once that is known.
+/// How a connection is served, once this is decided.
 pub enum Next {
     Http { io: Io, version: Version, connection: Connection },
     Opaque { detected: Box<Detected<Dialled>>, route: Arc<Route>, connection: Connection },
 }
 
 impl Next {
-    /// To the connection's end. Boxed here: who decided what becomes of it has no room for what follows.
+    /// Serves the connection to its end. Boxed here, so that the future that decides does not have room for this one,
+    /// too.
     pub fn run<S: AnsweringService>(
         self,
         worker: &Arc<Worker>,
@@ -52,11 +53,11 @@ impl Next {
     }
 }
 
-/// A listener with what happens to its connections.
+/// Accepts the connections of a listener and starts a task for each.
 pub struct Accepting<F> {
     pub worker: Arc<Worker>,
     pub direction: Direction,
-    /// Open connections at most, over all listeners of the side.
+    /// The limit of open connections over all listeners of the side (`max_connections`).
     pub connections: Arc<Limit>,
     pub serve: F,
 }
@@ -66,7 +67,8 @@ where
     F: Fn(Stream, SocketAddr, Place) -> Fut + Send,
     Fut: Future<Output = ()> + Send + 'static,
 {
-    /// Accepts until inbound takes nothing new, or the listener is `closed`: then what waits in its queue is served.
+    /// Accepts until the inbound side closes in a drain, or until the listener is `closed`. Then connections that wait
+    /// in the listener's queue are served.
     pub async fn run(mut self, listener: Listener, closed: oneshot::Receiver<()>) {
         let _queue = (self.direction == Direction::Inbound).then(|| self.worker.work(self.direction));
         let ended = ended(self.worker.clone(), self.direction, closed);
@@ -74,7 +76,8 @@ where
         listener.close().into_iter().for_each(|(stream, from)| self.admit(stream, from));
     }
 
-    /// Closes the oldest stranger, which is inbound always. Returns its place among the connections.
+    /// Closes the oldest stranger (a client without a proven identity; only the inbound side has these). Returns its
+    /// permit.
     fn make_way(&self) -> Option<Permit> {
         (self.direction == Direction::Inbound).then(|| self.strangers().close_oldest())?
     }
@@ -104,7 +107,7 @@ where
     }
 }
 
-/// The listener is `closed`, or its side takes nothing new.
+/// Returns when the listener is `closed`, or its side does not accept new connections any more.
 async fn ended(worker: Arc<Worker>, direction: Direction, closed: oneshot::Receiver<()>) {
     let closing = async {
         match direction {
@@ -112,7 +115,7 @@ async fn ended(worker: Arc<Worker>, direction: Direction, closed: oneshot::Recei
             Direction::Outbound => std::future::pending().await,
         }
     };
-    tokio::select! { // both only tell
+    tokio::select! { // a dropped branch loses nothing: both futures only wait for an event
         () = closing => {}
         _ = closed => {}
     }
@@ -137,7 +140,7 @@ where
             Direction::Inbound => Place::stranger(work, self.strangers().admit(permit)),
             Direction::Outbound => Place::limited(work, permit),
         };
-        tokio::spawn(Box::pin((self.serve)(stream, from, place))); // or the task would hold it twice
+        tokio::spawn(Box::pin((self.serve)(stream, from, place))); // boxed: the task would hold the future twice
     }
 
     async fn make_room(&mut self, _shortage: &io::Error) -> bool {

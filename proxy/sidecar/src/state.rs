@@ -1,8 +1,8 @@
-//! The compiled picture of the world: which host or address means which route. Immutable, swapped whole, read
-//! without locks.
+//! The compiled configuration: which host or address means which route. A [`Snapshot`] is immutable, is swapped as a
+//! whole, and is read without locks.
 //!
-//! What lives (pools, budgets, counters) belongs to the clusters a snapshot points to, which live on by name. Beside
-//! it stand the [`Destinations`] that connections brought with them.
+//! What changes with the traffic (pools, budgets, counters) belongs to the clusters to which a snapshot points.
+//! Clusters are kept by name over reloads. [`Destinations`] has the routes to addresses that only connections name.
 
 mod addresses;
 mod compile;
@@ -39,7 +39,7 @@ use pillion_upstream::cluster::pools::Pools;
 pub use rules::Rule;
 pub use virtual_addresses::VirtualAddresses;
 
-/// What the data path reads.
+/// The state that the data path reads.
 pub struct Store {
     snapshot: ArcSwap<Snapshot>,
     /// Outbound destinations that no service matches.
@@ -52,11 +52,11 @@ pub struct Snapshot {
     pub generation: u64,
     pub hosts: HostTable,
     pub addresses: AddressTable,
-    /// What DNS is answered with.
+    /// The DNS proxy's answers for the names of services.
     pub names: Arc<DnsNames>,
-    /// By name: what a service's own port means.
+    /// The services' own routes, by name: a service's own port uses its route.
     pub services: Services,
-    /// What becomes of a destination that neither knows.
+    /// What happens to a destination that is neither in `hosts` nor in `addresses`.
     pub policy: Unknown,
     pub own: OwnListeners,
     /// `None`: `inbound: off`.
@@ -66,33 +66,33 @@ pub struct Snapshot {
     /// Addresses of the application that were original destinations, or that have listeners of their own.
     pub applications: Arc<Destinations<Application>>,
     pub limits: DownstreamLimits,
-    /// Those of routes, for the next snapshot.
+    /// The retry budgets of routes, kept for the next snapshot.
     pub budgets: Budgets,
 }
 
 /// Services' own routes, by name.
 pub type Services = HashMap<Arc<str>, Arc<Route>>;
 
-/// In the order in which they are looked at. Many routes share them.
+/// Rules in the order in which they are tried. Many routes share one list.
 pub type Rules = Arc<[Arc<Rule>]>;
 
-/// What inbound connections are admitted and served by.
+/// The policy and TLS server by which inbound connections are admitted and served.
 pub struct InboundSide {
     pub policy: listener::Inbound,
-    /// `None`: there is no identity, or not yet.
+    /// `None`: the sidecar has no identity, or not yet.
     pub tls: Option<Arc<Server>>,
     /// `By=` of `x-forwarded-client-cert`.
     pub own_id: Option<Arc<str>>,
 }
 
 impl InboundSide {
-    /// What a connection to this address of the application must prove.
+    /// The mTLS mode for connections to this address of the application.
     pub fn mtls(&self, to: Option<SocketAddr>) -> Mtls {
         let single = to.and_then(|to| self.policy.ports.get(&to.port()));
         single.and_then(|port| port.mtls).unwrap_or(self.policy.mtls)
     }
 
-    /// Where a connection that came in this way finds the application.
+    /// The application's address for a connection that arrived in this way.
     fn target(&self, of: Arrival) -> Option<SocketAddr> {
         match (of.original, of.port) {
             (Some(original), _) if self.policy.redirect_to == RedirectTo::Loopback => {
@@ -111,70 +111,77 @@ impl InboundSide {
         }
     }
 
-    /// Whether a connection to `to` may go on, whatever it was admitted by before.
+    /// Checks that a connection to `to` may go on by these rules, which may be newer than those that admitted it.
     ///
     /// # Errors
-    /// Why not, in words.
+    /// `mtls_required` or `draining`, with the reason in words.
     fn admits(&self, to: Option<SocketAddr>, peer: Option<&Admitted<'_>>) -> Result<(), Error> {
         let required = |detail: &'static str| Err(Error::new(Reason::MtlsRequired, detail));
         match (self.mtls(to), peer, &self.tls) {
-            (Mtls::Strict, None, _) => required("mTLS is required here since the connection came"),
+            (Mtls::Strict, None, _) => {
+                required("mTLS became required on this port after the connection came")
+            }
             (Mtls::Off, ..) | (Mtls::Permissive, None, _) => Ok(()),
-            (_, Some(_), None) => required("mTLS is required here, and there are no certificates"),
+            (_, Some(_), None) => {
+                required("mTLS is configured for this port, and the sidecar has no certificates")
+            }
             (_, Some(admitted), Some(server)) if admitted.by == server.serial => Ok(()),
             (_, Some(admitted), Some(server)) => server.admits_still(admitted.peer).map_err(|why| {
-                // Its sidecar sends the request again on a new connection, where a certificate of today counts. So an
-                // authority that is replaced costs nobody a request, and who is revoked hears why from the handshake.
-                let detail = format!("the certificate that the connection began with is refused now: {why}");
+                // `draining` makes the client's sidecar send the request again on a new connection, with its current
+                // certificate. So no request is lost when an authority is replaced, and a revoked client gets the
+                // reason from the new handshake.
+                let detail =
+                    format!("the certificate that opened this connection is not accepted any more: {why}");
                 Error::new(Reason::Draining, detail)
             }),
         }
     }
 }
 
-/// Who has proven what it is, and to which [`Server`].
+/// A peer with a verified identity.
 pub struct Admitted<'a> {
     pub peer: &'a Peer,
+    /// [`Server::serial`] of the TLS server that verified it.
     pub by: u64,
 }
 
-/// Where a request goes and under which policy; travels with it as one pointer.
+/// Where a request goes and under which policy. A request carries it as one pointer.
 pub struct Route {
-    /// Empty for a service's own, which no route of the file diverts.
+    /// Empty for a service's own route: no entry of `routes` applies.
     pub name: Symbol,
     pub cluster: Arc<Cluster>,
     pub timeouts: Arc<Timeouts>,
     pub retry: Option<Arc<Retry>>,
-    /// What `retry` takes from; `None` without.
+    /// The budget of `retry`; `None` without `retry`.
     pub budget: Option<Arc<Budget>>,
-    /// Which requests go elsewhere: looked at in this order, the first match wins.
+    /// Rules that send some requests to other routes. The first rule that matches wins.
     pub rules: Rules,
-    /// The rules are all there is: the host is no service's.
+    /// The host belongs to no service, so a request that matches no rule gets `no_route`.
     pub is_only_rules: bool,
 }
 
-/// What a connection's destination was found by, to find it again after a reload.
+/// The key by which a connection's destination was found, to find it again after a reload.
 #[derive(Debug, Clone)]
 pub enum DestinationKey {
-    /// A service's own port, or a name.
+    /// The name of a service.
     Service(Arc<str>),
     /// An original destination.
     Address(SocketAddr),
     Application(Arrival),
 }
 
-/// What an inbound connection has brought with it that says where the application is.
+/// The data of an inbound connection that tell the application's address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Arrival {
-    /// The address that it was meant for; `None`: the listener's own.
+    /// The original destination; `None`: the connection came to the listener's own address.
     pub original: Option<SocketAddr>,
-    /// The application's port whose own listener it came to.
+    /// The application's port, if the connection came to a listener for that port alone.
     pub port: Option<u16>,
-    /// Who came by TPROXY, and is shown to the application.
+    /// The client's address, if the connection came by TPROXY: the application sees it as its peer.
     pub client: Option<IpAddr>,
 }
 
-/// The application, as some of its connections find it: with who they are for, as far as it sees that.
+/// The application as a destination: its address, and the source address that it sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Application {
     pub address: SocketAddr,
@@ -187,8 +194,7 @@ impl Application {
     }
 }
 
-/// A route that is a connection's for as long as it lasts: what it was when the connection came, and how to find
-/// what it is now.
+/// The route of a whole connection: as it was when the connection came, with the key that finds its current version.
 #[derive(Clone)]
 pub struct Fixed {
     pub route: Arc<Route>,
@@ -197,7 +203,7 @@ pub struct Fixed {
 }
 
 impl Fixed {
-    /// What its requests go by now; `None`: a reload took it away.
+    /// The current route for its requests; `None`: a reload removed it.
     pub fn now(&self, store: &Store) -> Option<Arc<Route>> {
         let snapshot = store.load();
         match snapshot.generation == self.generation {
@@ -216,12 +222,12 @@ impl Store {
         self.snapshot.load()
     }
 
-    /// For work that takes longer than a request's look.
+    /// Like [`Self::load`], for work that holds the snapshot longer than a request does.
     pub fn load_full(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
     }
 
-    /// Returns the snapshot that was read until now; see [`Former`] for where it goes.
+    /// Returns the replaced snapshot, which [`Former`] keeps until it is not read any more.
     #[must_use]
     pub fn swap(&self, next: Snapshot) -> Arc<Snapshot> {
         self.snapshot.swap(Arc::new(next))
@@ -244,23 +250,23 @@ impl Snapshot {
         Some(Fixed { route: self.find(&key)?, generation: self.generation, key })
     }
 
-    /// Where the application is for such a connection; `None`: nobody says, or it would be the sidecar itself.
+    /// The application's address for such a connection; `None`: it is not known, or it would be the sidecar itself.
     pub fn target(&self, of: Arrival) -> Option<SocketAddr> {
         let of = Arrival { original: of.original.filter(|to| !self.own.contains(*to)), ..of };
-        // What was elsewhere may be the sidecar on loopback.
+        // `redirect_to: loopback` may turn an address of the application into one of the sidecar's own.
         self.inbound.as_ref()?.target(of).filter(|to| !self.own.contains(*to))
     }
 
-    /// Whether an inbound connection may go on under the rules of now.
+    /// Checks that an inbound connection may go on under the rules of this snapshot.
     ///
     /// # Errors
-    /// Why not.
+    /// `mtls_required` or `draining`, with the reason in words.
     pub fn admits(&self, of: Arrival, peer: Option<&Admitted<'_>>) -> Result<(), Error> {
-        let Some(side) = &self.inbound else { return Ok(()) }; // its requests find that the side has gone
+        let Some(side) = &self.inbound else { return Ok(()) }; // its requests are refused later, since the side is gone
         side.admits(self.target(of), peer)
     }
 
-    /// Who looks at the certificate of such a connection's peer; `None`: nobody does.
+    /// The TLS server that verifies the peers of such a connection; `None`: mTLS is off, or there are no certificates.
     pub fn judge(&self, of: Arrival) -> Option<&Server> {
         let side = self.inbound.as_ref().filter(|side| side.mtls(self.target(of)) != Mtls::Off)?;
         side.tls.as_deref()
@@ -272,14 +278,14 @@ impl Snapshot {
         usual.cloned().unwrap_or_else(|| self.applications.route(of))
     }
 
-    /// Every cluster that somebody configured.
+    /// The clusters of all configured services.
     pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         self.services.values().map(|route| &route.cluster)
     }
 }
 
 impl Route {
-    /// The cluster's own policy.
+    /// A route with the cluster's own policy and no rules.
     pub fn to(cluster: Arc<Cluster>) -> Arc<Self> {
         Arc::new(Self::with(cluster, Rules::default()))
     }
@@ -297,11 +303,12 @@ impl Route {
     }
 }
 
-/// Hosts to routes: with the port first, then without, then wildcards, the longest first.
+/// Maps hosts to routes. An exact name goes before a wildcard, a longer wildcard before a shorter one; for each name,
+/// an entry with the port goes before one without.
 #[derive(Default)]
 pub struct HostTable {
     exact: HashMap<Box<str>, Ports>,
-    /// Keyed by what stands behind `*.`.
+    /// Keyed by the name after `*.`.
     wildcard: HashMap<Box<str>, Ports>,
 }
 
@@ -319,7 +326,7 @@ impl Ports {
 }
 
 impl HostTable {
-    /// The first claim to a host stands: the configuration has refused a second one.
+    /// Adds a host. The first route of a host is kept; validation has already refused a second one.
     pub fn add(&mut self, pattern: &HostPattern, route: &Arc<Route>) {
         let table = if pattern.wildcard { &mut self.wildcard } else { &mut self.exact };
         let ports = table.entry(pattern.name.as_str().into()).or_default();
@@ -329,13 +336,13 @@ impl HostTable {
         }
     }
 
-    /// `host` as a request names it: any case, a trailing dot, perhaps a port.
+    /// Finds `host` as a request spells it: in any case, perhaps with a trailing dot and a port.
     pub fn find(&self, host: &str) -> Option<&Arc<Route>> {
         let (name, port) = split_port(host);
         self.find_at(name, port)
     }
 
-    /// A name without a port, such as a TLS server name, and the port it was asked for on.
+    /// Finds a name without a port, such as a TLS server name. `port`: the port to which the client connected.
     pub fn find_at(&self, name: &str, port: Option<u16>) -> Option<&Arc<Route>> {
         let name = name.strip_suffix('.').unwrap_or(name);
         if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
@@ -359,7 +366,7 @@ impl HostTable {
     }
 }
 
-/// `name:port`, `name`, `[::1]:port`, `[::1]`.
+/// Splits `name:port`, `name`, `[::1]:port` or `[::1]` into name and port.
 pub fn split_port(host: &str) -> (&str, Option<u16>) {
     match host.rsplit_once(':') {
         Some((name, port)) if !port.contains(']') => match port.parse() {

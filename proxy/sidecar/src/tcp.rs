@@ -1,7 +1,7 @@
-//! One opaque connection: a server is dialled, bytes are carried both ways, and how it ended is recorded.
+//! Carries one opaque connection: dials a server, carries bytes both ways, and records how the connection ended.
 //!
-//! The L4 counterpart of [`crate::dispatch`]: picks among the same endpoints and counts against the same limits,
-//! once per connection. What is known of it stands in [`Facts`], like what is known of a request.
+//! This is the layer-4 counterpart of [`crate::dispatch`]: it picks among the same endpoints and counts against the
+//! same limits, once per connection. [`Facts`] has what is known of the connection, as for a request.
 
 mod dial;
 
@@ -32,9 +32,9 @@ pub async fn forward(
 ) {
     let _open = Held::of(&worker.ground.connections_active(connection.direction, Protocol::Tcp));
     let Detected { io: mut downstream, early, is_silent, is_undecided, .. } = downstream;
-    downstream.get_ref().reset_on_drop(); // what a client sees whose server refuses it, or is not reached in time
+    downstream.get_ref().reset_on_drop(); // without a server, the client sees a reset, as from a server that refuses it
     let server = server(early, route, connection, worker).await;
-    let admitted = connection.admitted(&worker.state.load()); // who was waited for, here or before, may be refused now
+    let admitted = connection.admitted(&worker.state.load()); // the rules may have changed during the dial or before it
     let admit = |dialled: Dialled| match admitted {
         Ok(()) => dialled.used(is_silent),
         Err(error) => Err(dialled.failed(error)),
@@ -58,7 +58,7 @@ pub async fn forward(
     record(server.facts, failure.as_ref(), (ended.received, ended.sent), connection, worker);
 }
 
-/// What came of the early dial, or of one that is made now.
+/// The server of the early dial, or of a dial that is made now.
 async fn server(
     early: Option<Result<Dialled, DialFailure>>,
     route: &Arc<Route>,
@@ -72,7 +72,7 @@ async fn server(
     }
 }
 
-/// Records an opaque connection that got no server.
+/// Records an opaque connection for which no server was reached.
 pub fn record_failure(failure: DialFailure, connection: &Connection, worker: &Worker) {
     let DialFailure { error, facts, deposit } = failure;
     if let Some(deposit) = deposit {
@@ -98,17 +98,17 @@ async fn relayed(
     relay(downstream, upstream, bounds, &worker.ground.timers, count).await
 }
 
-/// Relays what runs inside a tunnel. Opaque bytes have no framing that would show that a part is missing: whatever cuts
-/// them short, the death of this process too, is a reset on both sides.
+/// Relays what runs inside a tunnel. Opaque bytes have no framing that would show that a part is missing, so every end
+/// that cuts them short is a reset on both sides, also when this process dies.
 pub async fn carry(downstream: &mut Io, upstream: &mut Io, route: &Route, worker: &Worker) -> Relayed {
     downstream.get_ref().reset_on_drop();
     upstream.get_ref().reset_on_drop();
-    let ended = relayed(downstream, upstream, route, worker, |_| {}).await; // the request has its attempts
+    let ended = relayed(downstream, upstream, route, worker, |_| {}).await; // the attempts belong to the request
     end_if_closed(&ended, downstream, upstream);
     ended
 }
 
-/// Both directions have ended as their senders wished: an ordinary end is what both sides shall see.
+/// Lets both connections end with an ordinary end (FIN) where both directions were ended by their senders.
 fn end_if_closed(ended: &Relayed, downstream: &Io, upstream: &Io) {
     if matches!(ended.how, RelayEnd::Closed) {
         downstream.get_ref().end_on_drop();
@@ -116,7 +116,7 @@ fn end_if_closed(ended: &Relayed, downstream: &Io, upstream: &Io) {
     }
 }
 
-/// Why bytes stopped, where that was not the end of both directions.
+/// The reason why the relay ended; `None` where both directions were ended by their senders.
 pub const fn reason(how: &RelayEnd) -> Option<Reason> {
     match how {
         RelayEnd::Closed => None,
@@ -127,7 +127,7 @@ pub const fn reason(how: &RelayEnd) -> Option<Reason> {
     }
 }
 
-/// Why the sidecar or a reset ended it. `tls`: what TLS towards the server broke with.
+/// The error with which the connection ended, if it did not end in order. `tls`: the error of TLS towards the server.
 fn failure(how: &RelayEnd, is_refused: bool, tls: Option<Error>) -> Option<Error> {
     const BECAME_HTTP: &str = "HTTP on a connection that had been found opaque";
     match tls.filter(|_| *how == RelayEnd::UpstreamReset) {
@@ -137,7 +137,7 @@ fn failure(how: &RelayEnd, is_refused: bool, tls: Option<Error>) -> Option<Error
     }
 }
 
-/// What that makes of the attempt that had the connection.
+/// The outcome of the attempt that had the connection.
 fn outcome(failure: Option<&Error>) -> AttemptOutcome {
     match failure.map(|error| error.reason) {
         None => AttemptOutcome::Closed,
@@ -146,7 +146,7 @@ fn outcome(failure: Option<&Error>) -> AttemptOutcome {
     }
 }
 
-/// Writes the access record. The connection counts from when a server was first dialled for it.
+/// Writes the access record. The duration begins when a server was first dialled for the connection.
 fn record(
     mut facts: Facts,
     failure: Option<&Error>,
@@ -172,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_attempt_ends_as_its_bytes_did() {
+    fn the_outcome_of_an_attempt_follows_from_the_end_of_its_relay() {
         let tls = || Some(Error::new(Reason::TlsError, "expired"));
         let table = [
             (RelayEnd::Closed, false, None, None, AttemptOutcome::Closed),

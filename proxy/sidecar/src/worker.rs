@@ -1,4 +1,4 @@
-//! One thread of the data path, and what its connections share.
+//! What the connections of one worker, a thread of the data path, share.
 
 use std::sync::Arc;
 
@@ -45,12 +45,12 @@ impl Worker {
         })
     }
 
-    /// What a connection from downstream may take, for one that comes now.
+    /// The current limits for connections from downstream.
     pub fn limits(&self) -> DownstreamLimits {
         self.state.load().limits
     }
 
-    /// Time spent in the sidecar itself.
+    /// The metric of the time that requests spend in the sidecar itself.
     pub fn overhead(&self, direction: Direction) -> &Histogram {
         let [inbound, outbound] = &self.overhead;
         match direction {
@@ -59,12 +59,12 @@ impl Worker {
         }
     }
 
-    /// The work of a connection that is there from now on.
+    /// Registers a new connection with the drain, which waits for it.
     pub fn work(&self, direction: Direction) -> Work {
         Work::begin(&self.roll, direction)
     }
 
-    /// What this sidecar adds to `x-pillion-via`.
+    /// The entry that this sidecar adds to `x-pillion-via`.
     pub const fn passes(&self, direction: Direction) -> &HeaderValue {
         let [inbound, outbound] = &self.passes;
         match direction {

@@ -1,16 +1,16 @@
-//! TLS, HTTP/1, HTTP/2 or none of them, told by the first bytes of a connection.
+//! Tells TLS, HTTP/1, HTTP/2 and other protocols apart by the first bytes of a connection.
 //!
-//! What a peer sends decides whether its bytes are judged as HTTP or carried as they are, so a peer must not be able to
-//! choose the second where the application speaks HTTP. Bytes are opaque here only if no HTTP server reads a request in
-//! them, however lenient it is: nginx, Node, Python's `http.server` and Go's `net/http` are the measure, and the tests
-//! have a reader for each. What such a server may read, and RFC 9112 does not allow, is [`LooksLike::Http1`] too: the HTTP
-//! side refuses it with a reason.
+//! The first bytes decide whether a connection is judged as HTTP or carried as it is. A peer must not be able to choose
+//! the second where the application speaks HTTP. So bytes are opaque only if no HTTP server, however lenient, reads a
+//! request in them. The measure is nginx, Node, Python's `http.server` and Go's `net/http`; the tests have a reader for
+//! each. Bytes that such a server may read as a request, but that RFC 9112 does not allow, are [`LooksLike::Http1`]
+//! too: the HTTP side refuses them with a reason.
 //!
-//! Pure, and monotone: what a prefix has decided, more bytes do not change.
+//! The functions are pure, and monotone: more bytes do not change a decision.
 
 use bytes::BytesMut;
 
-/// What the first bytes are the beginning of.
+/// The protocol that the first bytes begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LooksLike {
     Tls,
@@ -25,36 +25,37 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// a part of a method.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Reads the first bytes of a connection, each of them once: a client that sends them one by one makes nobody read the
-/// others again.
+/// Reads each of the first bytes of a connection once, so that a client that sends single bytes does not cause
+/// quadratic work.
 #[derive(Debug)]
 pub struct Reader {
-    /// A first line that is still undecided after so many bytes is a request that is too long.
+    /// The longest head, in bytes. A first line that is undecided after so many bytes is judged as a request that is
+    /// too long.
     most: usize,
-    /// Bytes that were read, and the last of them.
+    /// The number of bytes that were read, and the last five of them.
     read: usize,
     last: [u8; 5],
     place: LinePart,
     decided: Option<LooksLike>,
 }
 
-/// Where in the first line the next byte stands.
+/// The part of the first line in which the next byte stands.
 #[derive(Debug, Clone, Copy)]
 enum LinePart {
-    /// In the white space or the empty lines before it.
+    /// The white space or the empty lines before the first word.
     Before,
-    /// In its first word.
+    /// The first word.
     Word(Word),
-    /// In the white space behind its first word. Whether some of it is more than the `\r` before a line's end: Node
-    /// reads a CONNECT so, without a target. STOMP's has none.
+    /// The white space after the first word. The flag says whether the white space is more than the `\r` of the line's
+    /// end: Node reads a CONNECT with such white space and without a target. STOMP's CONNECT has no such white space.
     Gap(Method, bool),
     Rest(Method),
 }
 
-/// As much of the first word as tells what it may be.
+/// What is remembered of the first word: enough to tell which [`Method`] it may be.
 #[derive(Debug, Clone, Copy)]
 struct Word {
-    /// Its beginning. No method that is known by its name is longer.
+    /// The first bytes of the word. No method in [`MAIN`] or [`KNOWN`] is longer than 20 bytes.
     first: [u8; 20],
     len: usize,
     is_identifier: bool,
@@ -64,27 +65,32 @@ struct Word {
 /// What the first word of a line may be to an HTTP server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Method {
-    /// One of RFC 9110, or PATCH. Other protocols have no such commands, or only as a person types them.
+    /// A method of RFC 9110 other than CONNECT, or PATCH. Other protocols have no such commands, except where a person
+    /// types them.
     Main,
-    /// CONNECT, which is a command of NATS too.
+    /// CONNECT, which is also a command of NATS.
     Connect,
-    /// Known to Node. A few are commands of other protocols.
+    /// A method that Node knows. A few of these are commands of other protocols.
     Known,
-    /// A server may know it, but reads HTTP only where the line says so. Python lets any target follow.
+    /// A word that a server may accept as a method, but only in a line that names HTTP. Python accepts any target after
+    /// it.
     Unknown { in_capitals: bool },
-    /// In capitals and hyphens, but too short for a method or no name to Python. nginx takes it, before a path.
+    /// A word of capitals and hyphens that is too short for a method, or not an identifier for Python. nginx accepts it
+    /// before a path.
     Capitals,
-    /// Only Go takes it, and not with a control character in the line. git, LDAP and others begin with such words.
+    /// A word that only Go accepts, and only in a line without control characters. git, LDAP and others begin with such
+    /// words.
     Other,
 }
 
 impl Reader {
-    /// `most`: how long a request's head may be.
+    /// `most`: the longest head of a request, in bytes.
     pub const fn new(most: usize) -> Self {
         Self { most, read: 0, last: [0; 5], place: LinePart::Before, decided: None }
     }
 
-    /// `first`: all bytes that have come, those of the last call included. `None`: they may still become TLS or HTTP.
+    /// Judges `first`, all bytes that have come, including those of earlier calls. `None`: they may still become TLS or
+    /// HTTP.
     pub fn look(&mut self, first: &[u8]) -> Option<LooksLike> {
         match first.first()? {
             &TLS_HANDSHAKE => tls(first),
@@ -93,14 +99,15 @@ impl Reader {
         }
     }
 
-    /// What undecided bytes are when no more will come.
+    /// Judges undecided bytes when no more will come.
     pub fn look_at_all(&mut self, all: &[u8]) -> LooksLike {
         let line = if begins_like_tls(all) { None } else { self.line(all) };
         line.unwrap_or(LooksLike::Opaque)
     }
 
     fn line(&mut self, first: &[u8]) -> Option<LooksLike> {
-        // What stands behind `most` is not looked at, whether it is here already or not: else more could contradict.
+        // Bytes after `most` are never examined, even if they are here already: otherwise the decision would depend on
+        // how many bytes came at once.
         let looked_at = first.get(..self.most).unwrap_or(first);
         while let (None, Some(byte)) = (self.decided, looked_at.get(self.read)) {
             self.read += 1;
@@ -112,8 +119,8 @@ impl Reader {
         self.decided.or_else(|| (first.len() >= self.most).then_some(LooksLike::Http1))
     }
 
-    /// Takes out of undecided bytes what need not be there when more come: all that was read, but for the beginning,
-    /// which shows that they are not HTTP/2.
+    /// Drops undecided bytes that were read and are not needed for the next look. The beginning stays, because it shows
+    /// that the bytes are not the preface of HTTP/2.
     pub fn forget(&mut self, first: &mut BytesMut) {
         if self.read > PREFACE.len() && self.read == first.len() {
             let left_out = self.read - PREFACE.len();
@@ -122,8 +129,8 @@ impl Reader {
         }
     }
 
-    /// Whether an undecided line begins with a word that is not written as methods are (the registry of RFC 9110,
-    /// 16.1.1): who says that it does not speak HTTP is believed for now.
+    /// Whether an undecided line begins with a word that is not written as the registered methods are (RFC 9110,
+    /// 16.1.1). If the peer claims that its bytes are opaque, such a line is carried as opaque for now.
     pub const fn is_hardly_http(&self) -> bool {
         match self.place {
             LinePart::Before => false,
@@ -134,7 +141,7 @@ impl Reader {
         }
     }
 
-    /// Whether an undecided line may be nothing but a request that is slow to come.
+    /// Whether an undecided line is most likely the beginning of a slow request.
     pub fn begins_like_a_request(&self) -> bool {
         match self.place {
             LinePart::Before => true,
@@ -164,7 +171,7 @@ impl Word {
         self
     }
 
-    /// `None`: it is longer than any method that is known by its name.
+    /// The whole word. `None`: it is longer than every method in [`MAIN`] and [`KNOWN`].
     fn whole(&self) -> Option<&[u8]> {
         self.first.get(..self.len)
     }
@@ -175,18 +182,18 @@ const fn is_methods(byte: &u8) -> bool {
     matches!(byte, b'A'..=b'Z' | b'-' | b'_')
 }
 
-/// Whether a byte may stand in what Python could have as a method: part of a name, where all of Latin-1 may stand.
+/// Whether a byte may stand in a method that Python accepts: part of an identifier, or any Latin-1 byte above ASCII.
 const fn is_identifiers(byte: &u8) -> bool {
     byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii()
 }
 
-/// Whether undecided bytes are the beginning of TLS; else they are that of a line of text.
+/// Whether undecided bytes are the beginning of TLS. If not, they are the beginning of a line of text.
 pub fn begins_like_tls(first: &[u8]) -> bool {
     first.first() == Some(&TLS_HANDSHAKE)
 }
 
 impl LinePart {
-    /// Reads `byte`, the last one of `last`.
+    /// Reads `byte`, which is also the last byte of `last`.
     fn step(&mut self, byte: u8, last: [u8; 5]) -> Option<LooksLike> {
         match *self {
             Self::Before => {
@@ -240,13 +247,13 @@ impl Method {
         }
     }
 
-    /// Whether a line with this method is a request because of how its target begins, without any version: HTTP/0.9
-    /// had none. Python reads such a GET for any target, and nginx for a path. Node reads any method it knows, for a
-    /// path, `*`, or an address with a scheme, and goes on to read header fields.
+    /// Whether the first byte of the target makes a line with this method a request, even without a version: a request
+    /// of HTTP/0.9 has none. Python reads such a GET with any target, nginx with a path. Node reads every method that
+    /// it knows with a path, `*`, or an address with a scheme, and goes on to read header fields.
     const fn is_request_for(self, target: u8) -> bool {
         match self {
             Self::Main => true,
-            // NATS has JSON there, which is no host.
+            // In NATS a JSON object stands here, which is not a host.
             Self::Connect => target != b'{',
             Self::Known => matches!(target, b'/' | b'*'),
             Self::Unknown { .. } | Self::Capitals | Self::Other => false,
@@ -254,7 +261,7 @@ impl Method {
     }
 
     /// Whether `byte` of the target decides against HTTP. Binary protocols may begin with bytes that look like a word
-    /// and white space; a control character gives them away, where no server lets it pass.
+    /// and white space. A control character shows that they are not HTTP, where no HTTP server accepts it.
     fn stops_at(self, byte: u8, is_first: bool) -> Option<LooksLike> {
         let stops = match self {
             Self::Other => true,
@@ -265,13 +272,13 @@ impl Method {
     }
 }
 
-/// The shortest methods, such as GET and ACL, have so many bytes.
+/// 3 bytes: the length of the shortest methods, such as GET and ACL.
 const METHOD_LEAST: usize = 3;
 
 const MAIN: [&[u8]; 9] =
     [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH"];
 
-/// Methods besides those: the registry of RFC 9110, 16.1.1, and what Node knows, RTSP's among it.
+/// Further methods: those of the registry of RFC 9110, 16.1.1, and those that Node knows, which include RTSP's.
 #[rustfmt::skip]
 const KNOWN: [&[u8]; 49] = [
     b"ACL", b"BASELINE-CONTROL", b"BIND", b"CHECKIN", b"CHECKOUT", b"COPY", b"LABEL", b"LINK", b"LOCK", b"MERGE",
@@ -283,24 +290,24 @@ const KNOWN: [&[u8]; 49] = [
     b"SETUP", b"SET_PARAMETER", b"TEARDOWN", b"MKADDRESSBOOK",
 ];
 
-/// Whether the last byte ends a protocol's name that a server takes for HTTP's, in any case and wherever it stands: a
-/// line of a lenient server's own making is for the HTTP side to judge. Node reads RTSP's and ICE's (icecast's) as well,
-/// but only behind methods and targets that are decided by then.
+/// Whether the last byte completes "HTTP/", in upper or lower case, at any place in the line: lenient servers differ in
+/// where they accept it, so the HTTP side judges the line. Node also accepts "RTSP/" and "ICE/" (icecast), but only
+/// after methods and targets that have already decided the line.
 const fn ends_with_protocol(last: [u8; 5]) -> bool {
     last.eq_ignore_ascii_case(b"HTTP/")
 }
 
-/// What Python splits a line at, in the Latin-1 that it reads: more than the others take for white space.
+/// White space at which Python splits a line, read as Latin-1. The other servers accept a subset of it.
 const fn is_space(byte: u8) -> bool {
     matches!(byte, b'\t'..=b'\r' | 0x1c..=b' ' | 0x85 | 0xa0)
 }
 
-/// Whether one is the beginning of the other.
+/// Whether one of the two slices is the beginning of the other.
 fn is_prefix(one: &[u8], other: &[u8]) -> bool {
     one.iter().zip(other).all(|(a, b)| a == b)
 }
 
-/// A handshake record (RFC 8446, 5.1) that begins with a ClientHello.
+/// Whether the bytes are a handshake record (RFC 8446, 5.1) that begins with a ClientHello. `None`: too few bytes.
 fn tls(first: &[u8]) -> Option<LooksLike> {
     let fits = match *first {
         [_] => return None,
@@ -318,15 +325,16 @@ fn is_length(high: u8, low: u8) -> bool {
     (1..=(1 << 14) + 256).contains(&u16::from_be_bytes([high, low]))
 }
 
-/// What may stand in a method: a token (RFC 9110, 5.6.2), or what is a letter to Python, which reads Latin-1.
+/// Whether a byte may stand in a method: a byte of a token (RFC 9110, 5.6.2), or a byte above ASCII, which Python reads
+/// as a Latin-1 letter.
 const fn is_word(byte: u8) -> bool {
     matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'z' | b'|' | b'~')
         || byte.is_ascii_alphanumeric()
         || !(byte.is_ascii() || is_space(byte))
 }
 
-/// Whether the first bytes that a server sent unasked are those of an HTTP server: an answer to a request that
-/// never came, or HTTP/2's SETTINGS (RFC 9113, 3.4). `None`: too few have come to say.
+/// Whether bytes that a server sent before any request are those of an HTTP server: an answer of HTTP/1, or the
+/// SETTINGS frame of HTTP/2 (RFC 9113, 3.4). `None`: too few bytes have come to decide.
 pub fn server_speaks_http(first: &[u8]) -> Option<bool> {
     const ANSWER: &[u8] = b"HTTP/";
     let is_answer = is_prefix(first, ANSWER).then_some(first.len() >= ANSWER.len());
@@ -337,7 +345,9 @@ pub fn server_speaks_http(first: &[u8]) -> Option<bool> {
     }
 }
 
-/// The head of a frame of six bytes for each setting (RFC 9113, 4.1 and 6.5), on stream 0.
+/// Whether the bytes are the header of a SETTINGS frame: on stream 0, with six bytes for each setting (RFC 9113, 4.1
+/// and
+/// 6.5).
 fn is_settings(first: &[u8]) -> Option<bool> {
     const HEAD: usize = 9;
     let fits = |(at, byte): (usize, &u8)| match at {
@@ -371,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_beginnings_are_told() {
+    fn first_bytes_of_each_protocol_are_told_apart() {
         let table: [(&[u8], LooksLike); 16] = [
             (b"GET / HTTP/1.1\r\n", Http1),
             (b"GET / HTTP/1.0\n", Http1),
@@ -395,7 +405,7 @@ mod tests {
         }
     }
 
-    /// None of it is HTTP as RFC 9112 has it, and some server reads a request in each.
+    /// RFC 9112 allows none of these lines, but each is a request for at least one of the four servers.
     #[test]
     fn a1_what_a_lenient_server_reads_as_http_is_for_the_http_side_to_refuse() {
         let long_method = [&[b'A'; 33][..], b" /a HTTP/1.1\r\n"].concat();
@@ -467,7 +477,8 @@ mod tests {
         }
     }
 
-    /// The first byte that no TLS and no HTTP has decides, so that nobody waits longer than needed.
+    /// The first byte that neither TLS nor HTTP could have decides, so that the client does not wait longer than
+    /// needed.
     #[test]
     fn other_protocols_are_opaque_at_the_first_byte_that_tells() {
         let table: [(&str, &[u8], usize); 27] = [
@@ -507,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ended_undecided_is_judged_as_it_stands() {
+    fn undecided_bytes_of_an_ended_connection_are_judged_as_they_are() {
         for (all, expected) in [
             (&b""[..], Opaque),
             (b"GET", Opaque),
@@ -522,7 +533,7 @@ mod tests {
         }
     }
 
-    /// What a slow client's line is when nobody waits for it any longer.
+    /// At the deadline, the incomplete line of a slow client is judged by these two predicates.
     #[test]
     fn a_line_without_end_tells_whether_it_is_likely_to_become_a_request() {
         for (first, begins_like_one, is_hardly_one) in [
@@ -547,7 +558,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_of_http_are_known_by_what_they_say_unasked() {
+    fn an_http_server_that_speaks_first_is_recognised() {
         for (first, expected) in [
             (&b"HTTP/1.1 408 Request Timeout\r\n"[..], Some(true)),
             (b"\0\0\x12\x04\0\0\0\0\0\0\x03", Some(true)),
@@ -588,9 +599,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whether the bytes come one by one, or are there at once, and however few of them are looked at.
+        /// Holds for bytes that come one by one or all at once, and for any limit of examined bytes.
         #[test]
-        fn what_a_prefix_decided_stays(
+        fn a_decision_by_a_prefix_is_not_changed_by_more_bytes(
             first in beginning(),
             more in proptest::collection::vec(any::<u8>(), 0..32),
             most in 1_usize..80,

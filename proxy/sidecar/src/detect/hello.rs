@@ -1,20 +1,20 @@
-//! Reads a TLS ClientHello without taking part in the handshake: which server it names, and whether one of our own
-//! sidecars sent it.
+//! Reads a TLS ClientHello without taking part in the handshake: which server it names, and whether a Pillion sidecar
+//! sent it.
 //!
-//! RFC 8446 4.1.2 and 5.1, RFC 6066 3 (server name), RFC 7301 (ALPN). Pure; what cannot be read is no reason to
-//! refuse a connection, so there is no error but [`Read::Malformed`].
+//! RFC 8446 4.1.2 and 5.1, RFC 6066 3 (server name), RFC 7301 (ALPN). The functions are pure. A connection is not
+//! refused because its ClientHello cannot be read, so the only error is [`Read::Malformed`].
 
 use std::net::Ipv4Addr;
 
-/// Raw bytes at most; what comes after them is never looked at. Hellos with post-quantum key shares have under 3 KiB.
+/// 16 KiB of raw bytes; later bytes are never examined. A ClientHello with post-quantum key shares has less than 3 KiB.
 pub const MOST: usize = 16 * 1024;
 
-/// What `tls::Alpn` calls a sidecar's.
+/// The ALPN protocols of sidecars, as in `pillion_tls::Alpn`.
 const OURS: [&[u8]; 3] = [b"pillion-h2", b"pillion-http/1.1", b"pillion-tcp"];
 
 #[derive(Debug, PartialEq, Eq)]
 pub struct Hello {
-    /// Lower case, without a trailing dot; only what is a DNS name.
+    /// In lower case, without a trailing dot. `None` also where the name is not a DNS name.
     pub server_name: Option<Box<str>>,
     /// Its ALPN offers a protocol that only our sidecars speak.
     pub is_ours: bool,
@@ -37,18 +37,18 @@ pub fn read(records: &[u8]) -> Read {
 }
 
 enum Fault {
-    /// Nothing that is there contradicts a ClientHello.
+    /// The bytes that are there may still become a ClientHello.
     Short,
     Broken,
 }
 
 const HANDSHAKE: u8 = 22;
 const CLIENT_HELLO: u8 = 1;
-/// RFC 8446, 5.1: 2^14 bytes of content; some stacks pad.
+/// RFC 8446, 5.1, allows 2^14 bytes of content; 256 more are accepted because some TLS stacks pad.
 const RECORD_MOST: usize = (1 << 14) + 256;
 
-/// Puts records together until the message is whole. Those behind it are not judged: a client that resumes a session
-/// sends early data after its hello, before any answer.
+/// Joins the contents of records until the message is complete. Later records are not examined: a client that resumes a
+/// session may send early data after its ClientHello, before any answer.
 fn assembled(records: &[u8]) -> Result<Hello, Fault> {
     let (mut rest, mut content) = (Cursor(records), Vec::with_capacity(records.len()));
     loop {
@@ -59,7 +59,7 @@ fn assembled(records: &[u8]) -> Result<Hello, Fault> {
     }
 }
 
-/// What is there of the next record's content.
+/// The part of the next record's content that has come.
 fn fragment<'a>(rest: &mut Cursor<'a>) -> Result<&'a [u8], Fault> {
     let (kind, [major, _minor], length) = rest.record_header().ok_or(Fault::Short)?;
     if kind != HANDSHAKE || major != 3 || length == 0 || length > RECORD_MOST {
@@ -106,7 +106,8 @@ fn hello(body: &[u8]) -> Option<Hello> {
     Some(hello)
 }
 
-/// The first name of type `host_name`. `None` outside: the list is broken; inside: no name that is one.
+/// The first name of type `host_name`. The outer `None` means that the list is malformed, the inner one that it has no
+/// valid DNS name.
 #[allow(clippy::option_option)]
 fn server_name(mut list: Cursor<'_>) -> Option<Option<Box<str>>> {
     while !list.0.is_empty() {
@@ -118,14 +119,14 @@ fn server_name(mut list: Cursor<'_>) -> Option<Option<Box<str>>> {
     Some(None)
 }
 
-/// Addresses are none (RFC 6066, 3).
+/// Checks a DNS name. IP addresses are not allowed as server names (RFC 6066, 3).
 fn dns_name(name: &[u8]) -> Option<Box<str>> {
     let name = str::from_utf8(name.strip_suffix(b".").unwrap_or(name)).ok()?;
     let is_name = name.len() <= 253 && name.split('.').all(is_label) && name.parse::<Ipv4Addr>().is_err();
     is_name.then(|| name.to_ascii_lowercase().into_boxed_str())
 }
 
-/// RFC 1123, 2.1, and underscores, which names in use have.
+/// Whether a label is valid by RFC 1123, 2.1. Underscores are allowed too, because real names have them.
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
         && !label.starts_with('-')
@@ -142,7 +143,7 @@ fn offers_ours(mut list: Cursor<'_>) -> Option<bool> {
     Some(ours)
 }
 
-/// What is left to read; every step may find too little.
+/// The bytes that are left to read. Every method returns `None` where too few are left.
 struct Cursor<'a>(&'a [u8]);
 
 impl<'a> Cursor<'a> {
@@ -178,7 +179,7 @@ impl<'a> Cursor<'a> {
         self.take(length).map(Self)
     }
 
-    /// Content type, version and length of a record.
+    /// The content type, version and length of a record.
     fn record_header(&mut self) -> Option<(u8, [u8; 2], usize)> {
         let header: [u8; 5] = self.array()?;
         let [kind, major, minor, high, low] = header;
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
     use pillion_tls::{Alpn, provider};
 
-    /// What rustls itself would send.
+    /// The ClientHello that rustls sends.
     fn real(name: &'static str, alpn: &[&str]) -> Vec<u8> {
         let mut config = rustls::ClientConfig::builder_with_provider(provider::any().into())
             .with_safe_default_protocol_versions()
@@ -216,7 +217,7 @@ mod tests {
         Read::Whole(Hello { server_name: name.map(Into::into), is_ours })
     }
 
-    /// The same message in records of `size` bytes.
+    /// The message of `hello` in records of `size` bytes.
     fn in_records(hello: &[u8], size: usize) -> Vec<u8> {
         let record = |part: &[u8]| {
             let length = u16::try_from(part.len()).unwrap().to_be_bytes();
@@ -245,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_of_old_without_extensions_is_one() {
+    fn a_hello_without_extensions_of_an_old_client_is_read() {
         let body = [&[3, 0][..], &[7; 32], &[0], &[0, 2, 0, 5], &[1, 0]].concat();
         let message = [&[1, 0, 0, u8::try_from(body.len()).unwrap()][..], &body].concat();
         let record = [&[22, 3, 0, 0, u8::try_from(message.len()).unwrap()][..], &message].concat();
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_dns_name_is_no_name() {
+    fn a_server_name_that_is_not_a_dns_name_is_left_out() {
         let long = [b'a'; 64];
         for name in [
             &b""[..],
@@ -292,9 +293,9 @@ mod tests {
         }
     }
 
-    /// Early data come with the hello, and must not hide the name in it.
+    /// Early data may come with the ClientHello, and must not hide the server name.
     #[test]
-    fn what_follows_a_whole_hello_is_not_judged() {
+    fn bytes_after_a_complete_hello_are_not_judged() {
         let hello = real("orders.shop", &["pillion-tcp"]);
         let early = [20, 3, 3, 0, 1, 1, 23, 3, 3, 0, 9, 1, 2];
         let sent = [&hello[..], &early].concat();
@@ -306,7 +307,7 @@ mod tests {
         assert_eq!(read(&much), whole(Some("orders.shop"), true));
     }
 
-    /// In whatever pieces it comes.
+    /// The result does not depend on the pieces in which the bytes come.
     #[test]
     fn a_hello_beyond_the_bound_is_malformed_even_when_whole() {
         let padding = |length: u16| [&[0, 21][..], &length.to_be_bytes(), &vec![0; length.into()]].concat();
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_a_hello_is_malformed_at_once() {
+    fn bytes_that_cannot_become_a_hello_are_malformed_at_once() {
         for bytes in [
             &b"\x17\x03\x03\x00\x05"[..],
             b"\x16\x02\x00\x00\x05",
@@ -353,13 +354,13 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_are_too_strange(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fn no_bytes_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
             let _: Read = read(&bytes);
             let _: Read = read(&[&[22, 3, 1, 2, 0, 1, 0, 1, 0xfc][..], &bytes].concat());
         }
 
         #[test]
-        fn a_damaged_hello_is_survived_and_judged_once(
+        fn a_damaged_hello_causes_no_panic_and_more_bytes_do_not_change_the_verdict(
             places in proptest::collection::vec((0_usize..2000, any::<u8>()), 1..8),
             size in 1_usize..600,
         ) {

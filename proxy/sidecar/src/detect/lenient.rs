@@ -1,4 +1,4 @@
-//! Nothing that one of four HTTP servers would take for a request is opaque.
+//! Tests that bytes which one of four HTTP servers would read as a request are never detected as opaque.
 
 use pillion_testkit::lenient::SERVERS;
 use proptest::prelude::*;
@@ -8,7 +8,7 @@ use super::bytes::{LooksLike, Reader};
 /// `limits.header_bytes` of the tests.
 const MOST: usize = 64 * 1024;
 
-/// A line that is nearly one of HTTP, put together from what servers stumble at.
+/// Lines that are nearly HTTP, made of parts that servers are known to read differently.
 fn nearly_http() -> impl Strategy<Value = Vec<u8>> {
     let leads: [&[u8]; 8] = [b"", b"", b"", b"\r\n", b"\r\r\n", b" ", b"\x0b", b"\xa0"];
     let methods: [&[u8]; 18] = [
@@ -81,7 +81,7 @@ fn nearly_http() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4096))]
 
-    /// Neither when all bytes are there, nor after any of them, nor when the connection ends with them.
+    /// Checked with all bytes, after each byte, and where the connection ends after a part of them.
     #[test]
     fn a1_what_one_of_four_servers_reads_as_http_is_never_opaque(all in nearly_http(), cut in any::<prop::sample::Index>()) {
         let cut = &all[..=cut.index(all.len())];

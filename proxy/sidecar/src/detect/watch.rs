@@ -1,6 +1,6 @@
-//! Looks on at a client whose bytes are carried as opaque although its first line was not whole: some protocols send
-//! a word without an end and wait. Should the line become one that an HTTP server might read, it is cut there: the
-//! bytes that would make it so are not carried.
+//! Watches a client whose bytes are carried as opaque although its first line was not complete: in some protocols the
+//! client sends a word without a line end and waits. If the line becomes one that an HTTP server might read as a
+//! request, the connection is cut, and the bytes that made it a request are not carried.
 
 use std::io;
 use std::pin::Pin;
@@ -14,25 +14,27 @@ use pillion_base::net::{Io, forward};
 
 pub struct Watched<'a> {
     io: &'a mut Io,
-    /// `None`: its first line has shown that it is no HTTP.
+    /// `None`: the first line has shown that the client does not speak HTTP.
     line: Option<Line>,
     is_refused: bool,
 }
 
-/// A first line as far as it has come. Nothing else bounds what such lines hold in sum, so it holds a few bytes.
+/// The part of the first line that has come. It holds only a few bytes, because no other limit bounds the memory of all
+/// such lines together.
 struct Line {
     seen: BytesMut,
     reader: Reader,
 }
 
 impl<'a> Watched<'a> {
-    /// `most`: how long a first line may be; `None`: there is nothing to look for. `io` still has all that it said.
+    /// `most`: the longest first line, in bytes; `None`: nothing is watched. `io` must still yield all bytes from the
+    /// first one.
     pub fn new(io: &'a mut Io, most: Option<usize>) -> Self {
         let line = most.map(|most| Line { seen: BytesMut::new(), reader: Reader::new(most) });
         Self { io, line, is_refused: false }
     }
 
-    /// It was cut, since it began to speak HTTP.
+    /// Whether the connection was cut because the client began to speak HTTP.
     pub const fn is_refused(&self) -> bool {
         self.is_refused
     }

@@ -1,11 +1,12 @@
 //! The attempts of one exchange: where each went, how far it came and when, and how it ended.
 //!
-//! An attempt is each time that it is sent. A try is an attempt that counts: a replacement of one that no endpoint has
-//! processed belongs to the same try. A retry is a try after the first; `retry.attempts` counts those.
+//! A request has an attempt for every time that it is sent: the first time, retries, and replacements. An opaque
+//! connection has an attempt for every time that a server is dialled for it. A try is an attempt that counts: a
+//! replacement of an attempt that no endpoint has processed belongs to the same try. A retry is a try after the first;
+//! `retry.attempts` limits the retries.
 //!
-//! Metrics, the access log, and later timelines and traces all read this one list. A request has an attempt for every
-//! time that it is sent: the first, retries, replacements. An opaque connection has one for every time that a server is
-//! dialled for it. Several attempts may be under way at once, so each is spoken of by its [`AttemptId`].
+//! Metrics and the access log (later also timelines and traces) read this one list. Several attempts may be under way
+//! at once, so each has an [`AttemptId`].
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -14,8 +15,8 @@ use pillion_model::Reason;
 use pillion_telemetry::Flow;
 use tokio::time::Instant;
 
-/// Attempts of one exchange that are remembered. `retry.attempts` and the replacements together stay far below; of
-/// more than these the last ones share the last place, so that the list cannot grow without bound.
+/// 16: how many attempts of one exchange are remembered, so that the list cannot grow without bound. `retry.attempts`
+/// and the replacements together stay far below it. Beyond it, each new attempt replaces the last one in the list.
 const MOST: usize = 16;
 
 /// Names one attempt of an exchange.
@@ -27,20 +28,21 @@ impl AttemptId {
     pub const FIRST: Self = Self(0);
 }
 
-/// Each moment is `None` until it has come, and stays so when it never comes.
+/// One attempt. Each time is `None` until the event has happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     /// The endpoint that was picked.
     pub endpoint: Option<SocketAddr>,
-    /// It began to wait for a connection.
+    /// When it began to wait for a connection.
     pub queued: Option<Instant>,
-    /// It had a connection: a pooled one, or one that was made for it.
+    /// When it had a connection: a pooled one, or one that was made for it.
     pub connected: Option<Instant>,
-    /// Its head, or the client's first bytes, were handed to the connection.
+    /// When its head, or the client's first bytes, were handed to the connection.
     pub sent: Option<Instant>,
-    /// The head of its answer, or the server's first byte, was here.
+    /// When the head of its answer, or the server's first byte, had come.
     pub first_byte: Option<Instant>,
-    /// Its outcome was known: for an answer, with the answer's head; for opaque bytes, with the last of them.
+    /// When its outcome was known: for a request, when the answer's head had come; for opaque bytes, after the last
+    /// byte.
     pub ended: Option<Instant>,
     /// `None` while it is under way.
     pub outcome: Option<AttemptOutcome>,
@@ -56,11 +58,11 @@ pub enum AttemptOutcome {
     /// A sidecar at the endpoint refused the request before it forwarded it.
     Refused(u16),
     Failed(Reason),
-    /// One of our own timeouts ended it. The endpoint is to blame, unless the client stalled.
+    /// A timeout of the sidecar ended it. The endpoint caused it, unless the client stalled.
     Expired(Reason),
 }
 
-/// All attempts of an exchange, the first one first. The first needs no memory of its own.
+/// All attempts of an exchange, in the order in which they began. The first one is stored without a heap allocation.
 #[derive(Debug, Default)]
 pub struct Attempts {
     first: Option<Attempt>,
@@ -80,15 +82,15 @@ impl Attempt {
         outcome: None,
     };
 
-    /// How long the endpoint took to its first byte: from the first that it was sent, or from when it was connected to
-    /// where it spoke first.
+    /// How long the endpoint took to its first byte: counted from the first byte that was sent to it or, where the
+    /// endpoint spoke first, from the connect.
     pub fn took(&self) -> Option<Duration> {
         let first_byte = self.first_byte?;
         let since = self.sent.filter(|sent| *sent <= first_byte).or(self.connected)?;
         Some(first_byte.saturating_duration_since(since))
     }
 
-    /// Opaque bytes move in this direction.
+    /// Notes that opaque bytes move in this direction.
     pub fn carries(&mut self, flow: Flow, now: impl FnOnce() -> Instant) {
         let first = match flow {
             Flow::Received => &mut self.sent,
@@ -99,7 +101,7 @@ impl Attempt {
 }
 
 impl Attempts {
-    /// With the first attempt, [`AttemptId::FIRST`], begun.
+    /// A list in which the first attempt, [`AttemptId::FIRST`], has begun.
     pub const fn begun() -> Self {
         Self { first: Some(Attempt::NEW), more: Vec::new(), total: 1, picked: 0 }
     }
@@ -118,7 +120,7 @@ impl Attempts {
         id
     }
 
-    /// The attempt of this name; `None` when it has given its place to a later one.
+    /// The attempt with this id; `None` when a later one has replaced it.
     pub fn find(&self, id: AttemptId) -> Option<&Attempt> {
         match self.place(id)? {
             0 => self.first.as_ref(),
@@ -126,13 +128,13 @@ impl Attempts {
         }
     }
 
-    /// An endpoint was picked for an attempt, which now waits for a connection to it.
+    /// Notes the endpoint that was picked for an attempt. The attempt now waits for a connection to it.
     pub fn pick(&mut self, id: AttemptId, endpoint: SocketAddr, now: Instant) {
         self.picked = self.picked.saturating_add(1);
         self.note(id, |attempt| (attempt.endpoint, attempt.queued) = (Some(endpoint), Some(now)));
     }
 
-    /// Changes the attempt of this name, where it still has its place.
+    /// Changes the attempt with this id, if it is still in the list.
     pub fn note(&mut self, id: AttemptId, what: impl FnOnce(&mut Attempt)) {
         let attempt = match self.place(id) {
             None => None,
@@ -144,7 +146,7 @@ impl Attempts {
         }
     }
 
-    /// Ends an attempt; one that has ended already stays as it is.
+    /// Ends an attempt. An attempt that has already ended is not changed.
     pub fn end(&mut self, id: AttemptId, outcome: AttemptOutcome, now: Instant) {
         self.note(id, |attempt| {
             if attempt.outcome.is_none() {
@@ -153,7 +155,7 @@ impl Attempts {
         });
     }
 
-    /// Ends every attempt that is under way: the time of the whole request is over.
+    /// Ends every attempt that is under way, because the timeout of the whole request has expired.
     pub fn expire_all(&mut self, reason: Reason, now: Instant) {
         for attempt in self.first.iter_mut().chain(&mut self.more).filter(|attempt| attempt.outcome.is_none())
         {
@@ -161,22 +163,23 @@ impl Attempts {
         }
     }
 
-    /// The latest one that an endpoint was picked for: what an access line speaks of.
+    /// The latest attempt for which an endpoint was picked: the one that the access line shows.
     pub fn last_picked(&self) -> Option<&Attempt> {
         self.more.iter().rev().chain(&self.first).find(|attempt| attempt.endpoint.is_some())
     }
 
-    /// When the first of all began to wait for a connection.
+    /// When the first attempt began to wait for a connection.
     pub fn began(&self) -> Option<Instant> {
         self.first.as_ref()?.queued
     }
 
-    /// How many there were, also those that are no longer remembered. One that found no endpoint is none.
+    /// How many attempts there were, including those that are no longer remembered. An attempt that found no endpoint
+    /// is not counted.
     pub const fn made(&self) -> u32 {
         self.picked
     }
 
-    /// The last place is that of the latest attempt alone.
+    /// The place of an attempt in the list. The last place belongs to the latest attempt alone.
     fn place(&self, id: AttemptId) -> Option<usize> {
         let (place, last) = (id.0 as usize, MOST - 1);
         match place < last {
@@ -243,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempt_that_found_no_endpoint_is_none() {
+    fn an_attempt_that_found_no_endpoint_is_not_counted() {
         let mut attempts = Attempts::begun();
         assert_eq!((attempts.made(), attempts.began()), (0, None));
         let now = Instant::now();
@@ -253,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_does_not_end_again() {
+    fn an_attempt_that_has_ended_does_not_end_again() {
         let (mut attempts, now) = (Attempts::default(), Instant::now());
         let id = attempts.begin();
         attempts.end(id, AttemptOutcome::Answered(200), now);
@@ -272,7 +275,7 @@ mod tests {
             assert!(attempts.find(last).is_some_and(|attempt| attempt.endpoint.is_some()), "{begun}");
             assert_eq!(attempts.find(before).is_some(), begun as usize <= MOST, "{begun}");
             assert_eq!(1 + attempts.more.len(), MOST.min(begun as usize));
-            assert_eq!(attempts.made(), begun - 1, "nobody was picked for the first");
+            assert_eq!(attempts.made(), begun - 1, "no endpoint was picked for the first");
         }
     }
 }

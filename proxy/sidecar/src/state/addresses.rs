@@ -1,5 +1,5 @@
-//! Original destinations to routes: a port goes before none, then the longer prefix wins. A virtual address is its
-//! service's on any port: who dials it was told it for that service's name.
+//! Maps original destinations to routes. A pattern with the port goes before one without, then the longer prefix wins.
+//! A virtual address means its service on any port, because clients got it from DNS for that service's name.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -14,12 +14,13 @@ use pillion_base::net::own::is_virtual;
 pub struct AddressTable {
     /// Single addresses, with and without a port.
     exact: HashMap<(IpAddr, Option<u16>), Arc<Route>>,
-    /// Networks, in the order in which they are asked.
+    /// Networks, in the order in which they are searched.
     networks: Vec<(AddressPattern, Arc<Route>)>,
 }
 
 impl AddressTable {
-    /// The first claim to an address stands: the configuration has refused a second one.
+    /// Adds an address or a network. The first route of an address is kept; validation has already refused a second
+    /// one.
     pub fn add(&mut self, pattern: AddressPattern, route: &Arc<Route>) {
         let bits = if pattern.network.is_ipv4() { 32 } else { 128 };
         if pattern.prefix == bits {
@@ -29,7 +30,7 @@ impl AddressTable {
         self.networks.push((pattern, route.clone()));
     }
 
-    /// Once all are there, before anybody is looked for.
+    /// Must be called after the last [`Self::add`] and before the first [`Self::find`].
     pub fn sort(&mut self) {
         self.networks.sort_by_key(|(of, _)| (of.port.is_none(), u8::MAX - of.prefix));
     }
@@ -44,7 +45,7 @@ impl AddressTable {
             .or_else(|| self.network(ip, None))
     }
 
-    /// Among the patterns with this port, or among those without one.
+    /// Searches the networks with this port, or those without a port where `port` is `None`.
     fn network(&self, ip: IpAddr, port: Option<u16>) -> Option<&Arc<Route>> {
         let fits = |pattern: &AddressPattern| pattern.port == port && pattern.contains(ip);
         self.networks.iter().find(|(pattern, _)| fits(pattern)).map(|(_, route)| route)

@@ -1,6 +1,6 @@
-//! From a checked configuration and the clusters that live, to a [`Snapshot`].
+//! Compiles a checked configuration and the existing clusters to a [`Snapshot`].
 //!
-//! Pure but for the clusters' creation: what can fail (credentials, addresses) has been done before.
+//! Nothing here can fail: credentials and listeners have been prepared before.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,17 +26,17 @@ use pillion_upstream::cluster::budget::Budget;
 /// The services' clusters, by name.
 pub type Clusters = HashMap<String, Arc<Cluster>>;
 
-/// Retry budgets that routes have for themselves, by the route (its name, else its place) and the service.
+/// Retry budgets of single routes, by the route (its name, or its place where it has none) and the service.
 pub type Budgets = HashMap<(String, String), (RetryBudget, Arc<Budget>)>;
 
-/// What of the snapshot until now lives on in the next one.
+/// The parts of the previous snapshot that the next one takes over.
 #[derive(Clone, Copy)]
 pub struct PreviousSnapshot<'a> {
     pub services: &'a Services,
     pub budgets: &'a Budgets,
 }
 
-/// What surrounds the outbound tables in a snapshot.
+/// The parts of a snapshot that are compiled elsewhere.
 pub struct Sides {
     pub own: OwnListeners,
     pub names: Arc<DnsNames>,
@@ -64,7 +64,7 @@ pub fn compile(
         let whole = table.service(cluster, &of.hosts);
         of.addresses.iter().for_each(|address| addresses.add(*address, &whole));
         for host in &of.hosts {
-            // No host has rules that the whole has not.
+            // The rules of one host are a part of those of the whole service.
             match of.hosts.len() == 1 || whole.rules.is_empty() {
                 true => hosts.add(host, &whole),
                 false => hosts.add(host, &table.service(cluster, std::slice::from_ref(host))),
@@ -95,12 +95,12 @@ pub fn compile(
     }
 }
 
-/// Routes of the file, each compiled once however many hosts it has.
+/// Compiles the entries of `routes`, each once, even if it has many hosts.
 struct Compiled<'a> {
     clusters: &'a Clusters,
     metrics: &'a Metrics,
     policies: &'a mut Policies,
-    /// What budgets live on.
+    /// The budgets of the previous snapshot.
     before: &'a Budgets,
     budgets: Budgets,
 }
@@ -125,8 +125,9 @@ impl Compiled<'_> {
         }))
     }
 
-    /// The service's own, where the rule is the same: what a route does counts for its service. Else the route's,
-    /// which lives on while its rule does.
+    /// The retry budget of a route: the service's own where the route has the same `budget` settings, so that its
+    /// retries count for the service. Otherwise the route has a budget of its own, which is kept until its settings
+    /// change.
     fn budget(&mut self, route: String, to: &Weighted, cluster: &Cluster) -> Option<Arc<Budget>> {
         let rule = to.retry.as_ref()?.budget;
         let same = cluster.retry.as_ref().is_some_and(|retry| retry.budget == rule);
@@ -149,9 +150,9 @@ struct Table<'a> {
     rules: Vec<Arc<Rule>>,
     /// The routes of the file that name a host, by their number.
     named: Patterns<'a, usize>,
-    /// Those that look at the hosts of all services.
+    /// The routes of the file that apply to the hosts of all services, by their number.
     any: Vec<usize>,
-    /// Their rules, for the many services that no other route names.
+    /// The rules of `any`, shared by all services that no other route names.
     any_rules: Rules,
     services: Patterns<'a, &'a Cluster>,
     before: &'a Services,
@@ -168,7 +169,7 @@ impl<'a> Table<'a> {
                 }
             }
         }
-        any.dedup(); // a route may say so twice
+        any.dedup(); // a route may list "*" twice
         for of in &config.clusters {
             let cluster = clusters.get(&of.name).map(Arc::as_ref);
             cluster
@@ -179,8 +180,8 @@ impl<'a> Table<'a> {
         Self { config, clusters, rules, named, any, any_rules, services, before }
     }
 
-    /// A service's own route to its cluster, with the rules that divert some of the requests for these hosts of it.
-    /// Where there are no rules and the cluster is the one of before, the route is too.
+    /// A service's own route to its cluster, with the rules that divert some requests for these hosts of the service.
+    /// Without rules and with an unchanged cluster, the previous route is used again.
     fn service(&self, cluster: &Arc<Cluster>, hosts: &[HostPattern]) -> Arc<Route> {
         let rules = self.rules(hosts.iter().flat_map(|host| self.named.of(host)), true);
         let before = self.before.get(&cluster.name);
@@ -190,7 +191,8 @@ impl<'a> Table<'a> {
         before.filter(same).cloned().unwrap_or_else(|| Arc::new(Route::with(cluster.clone(), rules)))
     }
 
-    /// The rules of the routes with these numbers, in the order of the file; `with_any`: and of those for all services.
+    /// The rules of the routes with these numbers, in the order of the file. `with_any` adds the routes that apply to
+    /// all services.
     fn rules(&self, named: impl Iterator<Item = usize>, with_any: bool) -> Rules {
         let mut all: Vec<usize> = named.collect();
         if all.is_empty() && with_any {
@@ -202,7 +204,8 @@ impl<'a> Table<'a> {
         all.into_iter().filter_map(|nth| self.rules.get(nth).cloned()).collect()
     }
 
-    /// Hosts that only routes name. One that a wider pattern of a service covers goes there by default.
+    /// Adds the hosts that only routes name. A host that a wider pattern of a service covers goes to that service by
+    /// default.
     fn hosts_of_routes(&self, hosts: &mut HostTable) {
         let mut done: HashSet<&HostPattern> =
             self.config.clusters.iter().flat_map(|cluster| &cluster.hosts).collect();
@@ -212,7 +215,7 @@ impl<'a> Table<'a> {
                 continue;
             }
             let wider = self.wider(host);
-            // "*" means the hosts of services.
+            // A route for "*" applies only to hosts of services.
             let rules = self.rules(self.named.of(host), wider.is_some());
             let first = || self.config.routes.get(self.named.of(host).min()?)?.to.first();
             let fallback = || first().and_then(|to| self.clusters.get(&to.service).cloned());
@@ -222,7 +225,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The service whose narrowest pattern covers this one.
+    /// The service with the narrowest pattern that covers this one.
     fn wider(&self, host: &HostPattern) -> Option<Arc<Cluster>> {
         let wider = self.services.covering(host);
         let (_, of) = wider.max_by_key(|(pattern, _)| (pattern.name.len(), pattern.port.is_some()))?;
@@ -230,7 +233,7 @@ impl<'a> Table<'a> {
     }
 }
 
-/// Host patterns with what they belong to, so that those which cover a host are found without looking at all others.
+/// An index of host patterns with their values. It finds the patterns that cover a host without a search through all.
 struct Patterns<'a, T>(HashMap<&'a str, Vec<(&'a HostPattern, T)>>);
 
 impl<T> Default for Patterns<'_, T> {
@@ -244,7 +247,7 @@ impl<'a, T: Copy> Patterns<'a, T> {
         self.0.entry(&pattern.name).or_default().push((pattern, of));
     }
 
-    /// Those that cover `host`: they have its name, or one that its name ends with, after a dot.
+    /// The patterns that cover `host`: their name is that of `host`, or a suffix of it that begins after a dot.
     fn covering(&self, host: &HostPattern) -> impl Iterator<Item = (&'a HostPattern, T)> {
         let above = host.name.match_indices('.').filter_map(|(dot, _)| host.name.get(dot + 1..));
         let names = std::iter::once(host.name.as_str()).chain(above);
@@ -252,13 +255,13 @@ impl<'a, T: Copy> Patterns<'a, T> {
         patterns.filter(|(pattern, _)| covers(pattern, host))
     }
 
-    /// What those belong to that are `host` or cover it.
+    /// The values of the patterns that cover `host`.
     fn of(&self, host: &HostPattern) -> impl Iterator<Item = T> {
         self.covering(host).map(|(_, of)| of)
     }
 }
 
-/// Whether every request for `host` is one for `pattern`.
+/// Whether every request that matches `host` also matches `pattern`.
 fn covers(pattern: &HostPattern, host: &HostPattern) -> bool {
     let below = |name: &str| name.strip_suffix(&pattern.name).is_some_and(|rest| rest.ends_with('.'));
     let names = match pattern.wildcard {

@@ -1,7 +1,7 @@
-//! Routes to addresses that connections bring with them: kept while they are used, forgotten after.
+//! Routes to addresses that only connections name. They are kept while they are used, and for a while after.
 //!
-//! An address is a stranger's choice, so their number is bounded: past [`MOST`] an unused one makes room, and when
-//! all are in use a route lives with its connection alone and shares nothing.
+//! Clients choose these addresses, so their number is bounded by [`MOST`]. At the limit, unused ones are dropped; when
+//! all are in use, a further route belongs to one connection alone and shares no pool with others.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,14 +14,14 @@ use tokio::time::Instant;
 use super::Route;
 use pillion_upstream::cluster::Cluster;
 
-/// About 2 KiB each; more destinations than most applications have in use at once.
+/// 1024 destinations of about 2 KiB each: more than most applications use at once.
 const MOST: usize = 1024;
-/// What was learned of a destination is kept for this long after its last connection.
+/// 60 s: how long a destination, with what was learned of it, is kept after its last connection.
 const KEPT: Duration = Duration::from_secs(60);
 
 type Make<K> = dyn Fn(K) -> Arc<Cluster> + Send + Sync;
 
-/// Told apart by `K`: an address, and what else keeps their connections apart.
+/// Destinations by the key `K`: an address, with what else separates connections to it.
 pub struct Destinations<K> {
     known: Mutex<HashMap<K, UsedRoute>>,
     make: Box<Make<K>>,
@@ -54,12 +54,12 @@ impl<K: Copy + Eq + Hash> Destinations<K> {
         route
     }
 
-    /// Other destinations take the place of these.
+    /// Closes the pools of these destinations, because others replace them.
     pub fn leave(&self) {
         self.known.lock().values().for_each(|known| known.route.cluster.leave_for(None));
     }
 
-    /// Forgets what nobody used for a while.
+    /// Drops destinations that were not used for [`KEPT`].
     pub fn sweep(&self) {
         let now = Instant::now();
         let mut known = self.known.lock();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn strangers_addresses_are_bounded_in_use_or_not() {
+    async fn the_number_of_remembered_destinations_is_bounded_whether_they_are_used_or_not() {
         let destinations = destinations();
         let used: Vec<_> = (0..MOST + 10).map(|port| destinations.route(nth(port))).collect();
         assert_eq!(destinations.known.lock().len(), MOST);

@@ -1,14 +1,14 @@
-//! Snapshots that were replaced, while somebody may still read them.
+//! Keeps snapshots that were replaced until they are not read any more.
 //!
-//! Whoever lets go of a snapshot last frees all its tables, which takes milliseconds where there are thousands of
-//! services. No thread of the data path may have to do that: the thread that swaps snapshots keeps the old ones until
-//! nobody else has them.
+//! The thread that drops the last reference to a snapshot frees all its tables, which takes milliseconds with thousands
+//! of services. No thread of the data path may do this, so the thread that swaps snapshots keeps each old one until it
+//! has the only reference.
 
 use std::sync::Arc;
 
 use super::Snapshot;
 
-/// A reader holds a snapshot for the time of one look, so there are hardly ever more than one or two.
+/// Readers hold a snapshot only for one lookup, so there are seldom more than two former ones.
 #[derive(Default)]
 pub struct Former(Vec<Arc<Snapshot>>);
 
@@ -18,7 +18,8 @@ impl Former {
         self.free();
     }
 
-    /// Nobody gets a former snapshot anew, so one that is ours alone stays so.
+    /// Frees the snapshots that have no other reference. A former snapshot cannot get a new reader, so the check is
+    /// safe.
     pub fn free(&mut self) {
         self.0.retain(|snapshot| Arc::strong_count(snapshot) > 1);
     }

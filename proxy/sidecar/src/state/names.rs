@@ -1,5 +1,4 @@
-//! The names of services, as DNS asks for them: what each is answered with, and what its virtual address means to a
-//! connection. Pure.
+//! The names of services in DNS: the answer for each name, and the service to which each virtual address leads. Pure.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,10 +9,10 @@ use pillion_model::{Cluster, Config};
 
 use super::virtual_addresses::VirtualAddresses;
 
-/// Addresses of one family in an answer: they fit into a message, and nobody tries more.
+/// 1000 addresses of one family in an answer: so many fit into a DNS message, and clients do not try more.
 const MOST_ADDRESSES: usize = 1000;
 
-/// What is answered for a name of a service.
+/// The answer for a name of a service.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ServiceAddresses {
     pub v4: Vec<Ipv4Addr>,
@@ -21,24 +20,24 @@ pub struct ServiceAddresses {
     pub is_virtual: bool,
 }
 
-/// A virtual address that may be a connection's original destination.
+/// A virtual address that may be a connection's original destination, with its service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim {
     pub address: AddressPattern,
-    /// Whose it is.
+    /// The name of the service to which the address leads.
     pub service: String,
 }
 
-/// All of a configuration. Empty without a DNS proxy.
+/// The names of all services of a configuration. Empty without a DNS proxy.
 #[derive(Debug, Default)]
 pub struct DnsNames {
-    /// By name in lower case, without a dot at its end.
+    /// Keyed by the name in lower case, without a trailing dot.
     known: HashMap<Box<str>, Arc<ServiceAddresses>>,
     pub claims: Vec<Claim>,
 }
 
 impl DnsNames {
-    /// Services that have no virtual address yet get one of `given`.
+    /// Collects the names. Services that have no virtual address yet get one from `given`.
     pub fn of(config: &Config, given: &mut VirtualAddresses) -> Self {
         let Some(dns) = &config.dns else { return Self::default() };
         if dns.virtual_addresses {
@@ -64,7 +63,7 @@ impl DnsNames {
         names
     }
 
-    /// `name`: in lower case, without a dot at its end.
+    /// `name`: in lower case, without a trailing dot.
     pub fn find(&self, name: &str) -> Option<&Arc<ServiceAddresses>> {
         self.known.get(name)
     }
@@ -74,7 +73,7 @@ fn give(clusters: &[Cluster], given: &mut VirtualAddresses) {
     let elsewhere: HashSet<IpAddr> = clusters.iter().flat_map(single_addresses).collect();
     let without = given.give(clusters.iter().map(|of| of.name.as_str()), &elsewhere);
     if without > 0 {
-        tracing::warn!(services = without, "no virtual address is left for so many services");
+        tracing::warn!(services = without, "no virtual address is left for some services");
     }
 }
 
@@ -82,14 +81,14 @@ fn single_addresses(of: &Cluster) -> impl Iterator<Item = IpAddr> {
     of.addresses.iter().filter(|pattern| pattern.is_single()).map(|pattern| pattern.network)
 }
 
-/// By the addresses that the file gives it; `None`: it gives none.
+/// The answer from the addresses that the file lists for the service; `None`: the file lists no single address.
 fn known(of: &Cluster) -> Option<ServiceAddresses> {
     let mut known = ServiceAddresses::default();
     for ip in single_addresses(of) {
         match ip {
             IpAddr::V4(ip) if !known.v4.contains(&ip) && known.v4.len() < MOST_ADDRESSES => known.v4.push(ip),
             IpAddr::V6(ip) if !known.v6.contains(&ip) && known.v6.len() < MOST_ADDRESSES => known.v6.push(ip),
-            IpAddr::V4(_) | IpAddr::V6(_) => {} // another port of the same address, or more than anybody tries
+            IpAddr::V4(_) | IpAddr::V6(_) => {} // another port of the same address, or an address beyond the limit
         }
     }
     (!known.v4.is_empty() || !known.v6.is_empty()).then_some(known)
@@ -100,7 +99,8 @@ fn by_virtual_address(of: &Cluster, given: &VirtualAddresses) -> Option<ServiceA
     Some(ServiceAddresses { v4: vec![own.v4], v6: vec![own.v6], is_virtual: true })
 }
 
-/// Its hosts without their ports, which DNS does not know. Addresses are no names.
+/// The service's hosts without their ports, since DNS has no ports. IP addresses are left out, because they are not
+/// names.
 fn names_of(of: &Cluster) -> impl Iterator<Item = &str> {
     let is_name = |host: &&HostPattern| {
         !host.wildcard && !host.name.starts_with('[') && host.name.parse::<Ipv4Addr>().is_err()
@@ -108,7 +108,8 @@ fn names_of(of: &Cluster) -> impl Iterator<Item = &str> {
     of.hosts.iter().filter(is_name).map(|host| host.name.as_str())
 }
 
-/// Who answers to a name: the service that has it without a port, else the first.
+/// The service whose addresses answer each name: the one that has the name without a port, or else the first one that
+/// has it.
 fn owners(clusters: &[Cluster]) -> HashMap<&str, &Cluster> {
     let mut owners = HashMap::new();
     for has_port in [false, true] {
@@ -128,8 +129,9 @@ fn ports_of(of: &Cluster) -> impl Iterator<Item = (&str, u16)> {
     hosts.filter_map(|host| Some((host.name.as_str(), host.port?)))
 }
 
-/// Any port of a service's virtual address means that service, but where another one has that port of all its names:
-/// of `shop:80` and `shop:8080` one alone answers to the name.
+/// A service's virtual address leads to that service on every port, unless another service has the same name with that
+/// port. Of `shop:80` and `shop:8080`, one service answers the name `shop`, and the other one gets its port of the
+/// address.
 fn claims(clusters: &[Cluster], owners: &HashMap<&str, &Cluster>, given: &VirtualAddresses) -> Vec<Claim> {
     let mut claims = Vec::new();
     let mut claim = |owner: &str, service: &Cluster, port: Option<u16>| {

@@ -1,6 +1,6 @@
-//! Which of a host's requests go elsewhere: `routes` of the file, compiled.
+//! Rules that send some requests of a host to other routes: the compiled form of `routes` in the file.
 //!
-//! Pure: a request's head and the dice are arguments.
+//! Pure: a request's head and the random number are arguments.
 
 use std::sync::Arc;
 
@@ -17,12 +17,12 @@ pub struct Rule {
 
 /// Routes by weight.
 pub struct Split {
-    /// Each with the sum of the weights up to it.
+    /// Each route with the sum of the weights up to and including its own.
     ends: Box<[(u64, Arc<Route>)]>,
 }
 
 impl Split {
-    /// What has no weight gets nothing.
+    /// A route with weight 0 gets no requests.
     pub fn new(routes: impl IntoIterator<Item = (u32, Arc<Route>)>) -> Self {
         let mut sum = 0;
         let mut end = |(weight, route)| {
@@ -32,7 +32,7 @@ impl Split {
         Self { ends: routes.into_iter().filter(|(weight, _)| *weight > 0).map(&mut end).collect() }
     }
 
-    /// `dice`: any number for each request.
+    /// Picks a route. `dice` gives a random number.
     fn pick(&self, dice: impl FnOnce() -> u64) -> Option<&Arc<Route>> {
         let (sum, last) = self.ends.last()?;
         if self.ends.len() == 1 {
@@ -44,7 +44,7 @@ impl Split {
 }
 
 impl Rule {
-    /// The route of the first rule that fits.
+    /// A route of the first rule that matches, picked by weight.
     pub fn choose<'a>(
         rules: &'a [Arc<Self>],
         head: &RequestHead,
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_that_is_written_must_fit() {
+    fn a_rule_matches_only_if_all_its_conditions_match() {
         let wanted = RouteMatch {
             path: Some(PathMatch::Exact("/v2".to_owned())),
             methods: vec!["GET".to_owned(), "HEAD".to_owned()],

@@ -1,27 +1,27 @@
-//! Virtual addresses: one of each family for every service, derived from its name, so that all sidecars and all starts
-//! give the same one to it; kept for as long as the process lives. Pure.
+//! Virtual addresses: one IPv4 and one IPv6 address for every service. They are derived from the service's name, so
+//! that all sidecars and all starts give the same ones. They are kept as long as the process lives. Pure.
 //!
-//! Nobody answers at them: they stand for a service from the application's question for its name to its connection.
+//! No host has such an address: it stands for a service between the application's DNS query and its connection.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use pillion_init::{VIRTUAL_V4, VIRTUAL_V6};
 
-/// All addresses of 240.240.0.0/16 but .0.0 and .255.255, which look like a network and its broadcast.
+/// 65,534: all addresses of 240.240.0.0/16 except .0.0 and .255.255, which look like network and broadcast addresses.
 const V4_HOSTS: u16 = u16::MAX - 1;
 
-/// What stands for one service.
+/// The two addresses of one service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Virtual {
     pub v4: Ipv4Addr,
     pub v6: Ipv6Addr,
 }
 
-/// Those that were given, by the service's name.
+/// The addresses that were given, by the service's name.
 #[derive(Debug, Default)]
 pub struct VirtualAddresses {
-    /// To services that are gone, too: an application may still remember what it was told.
+    /// Includes services that were removed: an application may still have a former DNS answer.
     given: HashMap<String, Virtual>,
     taken: HashSet<IpAddr>,
 }
@@ -31,11 +31,11 @@ impl VirtualAddresses {
         self.given.get(name).copied()
     }
 
-    /// Gives one to each of these services that has none, in the order of their names. Those of services that are gone
-    /// are given to others only when nothing else is free. `elsewhere`: what means something else already, and is taken
-    /// from whoever had it.
+    /// Gives addresses to each of these services that has none, in the order of their names. Addresses of removed
+    /// services are given to others only when no other is free. `elsewhere`: addresses that the configuration uses
+    /// otherwise; a service that has one of them gets new addresses.
     ///
-    /// Returns for how many none is left, past 65,534.
+    /// Returns the number of services for which no address is left: there are 65,534.
     pub fn give<'a>(
         &mut self,
         names: impl IntoIterator<Item = &'a str>,
@@ -76,22 +76,23 @@ impl VirtualAddresses {
     }
 }
 
-/// Every address there is, from the one that the hash means.
+/// All IPv4 addresses in turn, beginning with the one that the hash selects.
 fn hosts_v4(hash: u64) -> impl Iterator<Item = Ipv4Addr> {
-    let folded = (hash ^ (hash >> 16) ^ (hash >> 32) ^ (hash >> 48)) as u16 % V4_HOSTS; // all bits have a say
+    let folded = (hash ^ (hash >> 16) ^ (hash >> 32) ^ (hash >> 48)) as u16 % V4_HOSTS; // all bits of the hash count
     (0..V4_HOSTS).map(move |step| {
         let host = (u32::from(folded) + u32::from(step)) % u32::from(V4_HOSTS) + 1;
         Ipv4Addr::from_bits(VIRTUAL_V4.0.to_bits() | host)
     })
 }
 
-/// As many as there can be names: all hashes may be the same.
+/// As many IPv6 addresses as there can be services, beginning with the one that the hash selects: all hashes may be
+/// equal.
 fn hosts_v6(hash: u64) -> impl Iterator<Item = Ipv6Addr> {
     let hosts = (0..=u64::from(V4_HOSTS) + 1).map(move |step| hash.wrapping_add(step));
     hosts.filter(|host| *host != 0).map(|host| Ipv6Addr::from_bits(VIRTUAL_V6.0.to_bits() | u128::from(host)))
 }
 
-/// FNV-1a of 64 bits: never to be changed, since sidecars of different versions must agree.
+/// FNV-1a with 64 bits. It must never change, since sidecars of different versions must give the same addresses.
 fn fnv1a(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -124,7 +125,7 @@ mod tests {
         }
     }
 
-    /// These values are what other sidecars and the next version give, too.
+    /// Other sidecars and later versions must give these values, too.
     #[test]
     fn a_name_always_has_the_same_addresses() {
         let all = given(["orders", "web"]);
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn of_names_that_collide_the_first_has_the_address_and_the_others_the_next_ones() {
+    fn when_names_collide_the_first_gets_the_address_and_the_others_get_the_next_ones() {
         let others = colliding(2);
         let [one, two] = [&*others[0], &*others[1]];
         let all = given([two, "orders", one]);
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_moves_nobody_and_gives_nobody_the_address_of_another() {
+    fn a_reload_keeps_the_addresses_of_services_and_gives_none_to_another_service() {
         let others = colliding(1);
         let mut all = given([&*others[0]]); // alone at first: it has what it wants
         let before = all.of(&others[0]).unwrap();
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_means_something_else_is_given_to_nobody() {
+    fn an_address_that_is_used_otherwise_is_given_to_no_service() {
         let free = given(["orders"]).of("orders").unwrap();
         let mut all = VirtualAddresses::default();
         all.give(["orders"], &HashSet::from([IpAddr::V4(free.v4), IpAddr::V6(free.v6)]));
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn when_all_are_given_those_of_services_that_are_gone_are_free_again() {
+    fn when_all_addresses_are_given_those_of_removed_services_are_given_again() {
         let most = usize::from(V4_HOSTS);
         let names: Vec<String> = (0..=most).map(|nth| format!("service-{nth}")).collect();
         let all = || names.iter().map(String::as_str);

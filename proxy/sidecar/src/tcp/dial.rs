@@ -1,4 +1,5 @@
-//! Finds a server for one opaque connection: picks an endpoint, dials it, and dials others as `retry` says.
+//! Finds a server for one opaque connection: picks an endpoint, dials it, and dials further ones where `retry` allows
+//! it.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -30,21 +31,22 @@ use pillion_upstream::cluster::{Cluster, backoff};
 use pillion_upstream::connect::{Connected, connect, opened, tls_failed};
 use pillion_upstream::slots::Slot;
 
-/// A connection to an endpoint that nothing else shares, and what lasts as long as it does.
+/// A connection to an endpoint for one opaque connection alone, and what is held as long as it is open.
 pub struct Dialled {
     pub io: Io,
-    /// What is known of the connection that it is for, with all attempts until now.
+    /// The facts of the opaque connection, with all attempts until now.
     pub(super) facts: Facts,
-    /// The one that made it.
+    /// The attempt that made this connection.
     pub(super) attempt: AttemptId,
     cluster: Arc<Cluster>,
     /// `None`: plaintext.
     admission: Option<Arc<Admission>>,
-    /// Time that connecting took.
+    /// How long the connect took.
     took: Duration,
-    /// `None` while nobody knows whether it will be used.
+    /// `None` while it is not known whether the connection will be used.
     slot: Option<Slot>,
-    /// The first try, until the connection is used: requests have first tries of their own.
+    /// The deposit of the first try in the retry budget, until the connection is used. It is not kept for a connection
+    /// that turns out to be HTTP, because requests make deposits of their own.
     deposit: Option<Deposit>,
     in_flight: InFlight,
 }
@@ -65,10 +67,10 @@ impl EarlyServer for Dialled {
     }
 }
 
-/// Boxed: a TLS handshake is kilobytes, and few connections make one of their own.
+/// Boxed, because the future of a TLS handshake takes kilobytes, and few connections need one.
 pub type BoxedDial<'a> = Pin<Box<dyn Future<Output = Result<Dialled, DialFailure>> + Send + 'a>>;
 
-/// Dials `route` once its client has been silent for a while, to hear whether the server speaks first.
+/// Dials `route` once its client has been silent for a while, to learn whether the server speaks first.
 pub fn early<'a>(
     route: &'a Arc<Route>,
     from: SocketAddr,
@@ -84,7 +86,7 @@ pub fn early<'a>(
     }
 }
 
-/// Dials for a client, unless that is the sidecar itself.
+/// Dials for a client, unless the client is the sidecar itself.
 async fn dial_for(
     (from, to): (SocketAddr, Option<SocketAddr>),
     route: &Arc<Route>,
@@ -96,7 +98,7 @@ async fn dial_for(
     dial_counted(TakesPlace::WhenUsed, route, Attempts::default(), worker).await
 }
 
-/// A server that was dialled already, to answer a CONNECT.
+/// An early dial that is done already: the server was dialled to answer a CONNECT.
 pub fn at_hand(
     dialled: Dialled,
     route: &Route,
@@ -113,18 +115,18 @@ pub fn at_hand(
 /// When a connection takes its place among `max_connections`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TakesPlace {
-    /// Before it is dialled. Between two dials it has none.
+    /// Before each dial. Between two dials the connection has no place.
     WhileDialled,
-    /// When it is used: silent clients must not take the places of others.
+    /// When it is used, so that silent clients do not take the places of others.
     WhenUsed,
 }
 
-/// Connects to an endpoint, and to others as `retry` says. `before`: attempts that were made for the same connection
-/// elsewhere.
+/// Connects to an endpoint, and to further ones where `retry` allows it. `before`: attempts that were already made for
+/// this connection.
 ///
 /// # Errors
-/// `overloaded` at `max_connections` or where every endpoint is at its own limit, and whatever kept the last endpoint
-/// from being connected to.
+/// `overloaded` where `max_connections` is reached or every endpoint is at its own limit; otherwise the error of the
+/// last attempt to connect.
 pub async fn dial(route: &Arc<Route>, before: Attempts, worker: &Worker) -> Result<Dialled, DialFailure> {
     dial_counted(TakesPlace::WhileDialled, route, before, worker).await
 }
@@ -144,8 +146,8 @@ async fn dial_counted(
     }
 }
 
-/// Nothing was sent to an endpoint that could not be connected to, so another may be dialled: where a condition of
-/// `retry` is met, after its pause, and within its budget and `max_retries`.
+/// Dials, and dials another endpoint after a failure, since no byte was sent to the failed one: where a condition of
+/// `retry` is met, after the pause of its `backoff`, and within its budget and `max_retries`.
 async fn dial_and_redial(
     counted: TakesPlace,
     facts: &mut Facts,
@@ -170,12 +172,13 @@ async fn dial_and_redial(
     dialled
 }
 
-/// `tries`: those made, the failed one included. Methods do not matter: no byte was sent.
+/// Whether another endpoint may be dialled. `tries`: the tries that were made, including the failed one.
+/// `retry.methods` does not matter, because no byte was sent.
 fn may_redial(retry: &Retry, tries: u32, error: &Error) -> bool {
     tries <= retry.attempts && retry.conditions.iter().any(|&condition| failure_meets(condition, error))
 }
 
-/// The failure stays what it was; whoever reads of it learns why it was the last.
+/// Adds to the failure's text why no further endpoint was dialled. Its reason stays.
 fn explained(error: &Error, why: Withheld) -> Error {
     let why = match why {
         Withheld::Budget => "the retries of the last 10 s have used up retry.budget",
@@ -184,7 +187,7 @@ fn explained(error: &Error, why: Withheld) -> Error {
     Error::new(error.reason, format!("{error}; no other endpoint was dialled: {why}"))
 }
 
-/// One attempt, at an endpoint that had no chance yet.
+/// Makes one attempt, at an endpoint that was not tried yet.
 async fn dial_next(
     counted: TakesPlace,
     facts: &mut Facts,
@@ -209,7 +212,7 @@ async fn dial_next(
     dialled
 }
 
-/// An endpoint that takes one more connection: those that are at their own limit are passed by.
+/// Picks an endpoint that may have one more connection, and skips those that are at their own limit.
 fn with_room(cluster: &Cluster, tried: &mut Tried, worker: &Worker) -> Result<Arc<Endpoint>, Error> {
     let mut rng = worker.ground.rng.lock();
     let mut pick = || cluster.pick(tried, Instant::now(), &mut rng).ok_or_else(|| cluster.no_endpoint());
@@ -228,7 +231,7 @@ fn with_room(cluster: &Cluster, tried: &mut Tried, worker: &Worker) -> Result<Ar
     Ok(endpoint)
 }
 
-/// Nothing is sent to an endpoint that was picked: if it was to be probed, somebody else may probe it.
+/// Gives back a picked endpoint to which nothing is sent: if it was to be probed, another connection may probe it.
 fn pass_by(endpoint: &Endpoint) {
     endpoint.outlier.on_neither(Instant::now().into_std());
 }
@@ -277,15 +280,15 @@ impl Dialled {
         self.in_flight.endpoint().address
     }
 
-    /// It has this place in the cluster from here on, and one at its endpoint.
+    /// Gives the connection this place in the cluster, and one at its endpoint.
     fn take_place(&mut self, in_cluster: OwnedSemaphorePermit) -> Result<(), Error> {
         let at_endpoint = self.cluster.slot_now_at(self.in_flight.endpoint())?;
         self.slot = Some(Slot::new(in_cluster, at_endpoint));
         Ok(())
     }
 
-    /// From here on it counts: among the connections of its service, and as its endpoint's good answer. One that is
-    /// left unused, or on which nobody said anything, says nothing of how its endpoint answers requests.
+    /// Counts the connection from here on: among those of its service, and as a success of its endpoint. A connection
+    /// that is not used, or on which neither side sent a byte, does not show how its endpoint answers requests.
     pub(super) fn used(mut self, is_silent: bool) -> Result<Self, DialFailure> {
         if self.slot.is_none()
             && let Err(error) = self.cluster.slot_now().and_then(|in_cluster| self.take_place(in_cluster))
@@ -305,7 +308,7 @@ impl Dialled {
             None => answered(),
             Some(admission) => admission.when_known(move |refused| {
                 if refused.is_none() {
-                    answered(); // a refusal is counted by who dialled
+                    answered(); // `dial_endpoint` counts a refusal
                 }
             }),
         }
