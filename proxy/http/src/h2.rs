@@ -5,12 +5,13 @@
 //!   only as the bytes go on. So frames that wait because we hold them back count against nobody.
 //! - [`send`]: what goes to a peer is read from the other side only as far as the peer takes it, or nearly.
 //! - [`memory`]: what both hold, bounded per connection and for all connections of a worker together.
-//! - [`guard`]: how long a peer may dawdle.
+//! - [`guard`]: how long a peer may dawdle, and what `h2` writes on its way out, which the private `gather` joins.
 //!
 //! Deliberately absent: framing, windows and stream states, which are `h2`'s; and PINGs, of which gRPC servers allow
 //! next to none.
 
 pub mod client;
+mod gather;
 pub mod guard;
 pub mod memory;
 mod receive;
@@ -23,6 +24,7 @@ use std::task::Context;
 use pillion_base::deadline::Timers;
 use pillion_base::ground::Ground;
 
+use self::guard::GuardedIo;
 use self::memory::Account;
 use self::receive::Arrivals;
 pub use self::receive::Incoming;
@@ -54,11 +56,19 @@ impl Room {
         })
     }
 
-    /// Runs `poll`, which moves the connection, and takes what came out of `h2` before anybody else runs.
-    pub fn drive<T>(&self, cx: &mut Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    /// Runs `poll`, which moves the connection over `io`. Before anybody else runs, what came out of `h2` is taken, and
+    /// what went into it is sent.
+    pub fn drive<T>(
+        &self,
+        io: &GuardedIo,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Context<'_>) -> T,
+    ) -> T {
         self.arrivals.begin(cx);
+        io.begin_move();
         let polled = poll(cx);
         self.arrivals.take();
+        io.end_move(cx);
         polled
     }
 }

@@ -54,6 +54,7 @@ pub struct Sender {
 pub struct Driver {
     /// `None` only while being dropped.
     conn: Option<h2::client::Connection<GuardedIo, Piece>>,
+    io: GuardedIo,
     room: Arc<Room>,
     max_streams: Arc<AtomicUsize>,
     /// `None` once the sender is gone.
@@ -100,6 +101,7 @@ impl<B, E: Into<ClientFailure>> From<E> for Box<FailedRequest<B>> {
 /// # Errors
 /// What the peer did instead of speaking HTTP/2.
 pub async fn open(io: Io, limits: HeadLimits, ground: &Ground) -> Result<(Sender, Driver), ClientFailure> {
+    let io = GuardedIo::upstream(io, &ground.timers);
     let (send, conn) = Builder::new()
         .initial_max_send_streams(UNKNOWN)
         .initial_window_size(STREAM_WINDOW)
@@ -107,12 +109,17 @@ pub async fn open(io: Io, limits: HeadLimits, ground: &Ground) -> Result<(Sender
         .max_send_buffer_size(SEND_BUFFER)
         .data_frame_budget(DATA_FRAME_BUDGET)
         .enable_push(false)
-        .handshake(GuardedIo::upstream(io, &ground.timers))
+        .handshake(io.clone())
         .await?;
     let (room, max_streams) = (Room::new(ground), Arc::new(AtomicUsize::new(STREAMS_AT_FIRST)));
     let (still_alive, alive) = oneshot::channel();
-    let mut driver =
-        Driver { conn: Some(conn), room: room.clone(), max_streams: max_streams.clone(), alive: Some(alive) };
+    let mut driver = Driver {
+        conn: Some(conn),
+        io,
+        room: room.clone(),
+        max_streams: max_streams.clone(),
+        alive: Some(alive),
+    };
     if let Ok(Err(error)) = tokio::time::timeout(SETTINGS_PATIENCE, driver.settings()).await {
         return Err(error);
     }
@@ -137,7 +144,7 @@ impl Driver {
 
     fn poll_conn(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
         let Some(conn) = &mut self.conn else { return Poll::Ready(Ok(())) };
-        let polled = self.room.drive(cx, |cx| Pin::new(&mut *conn).poll(cx));
+        let polled = self.room.drive(&self.io, cx, |cx| Pin::new(&mut *conn).poll(cx));
         match conn.max_concurrent_send_streams() {
             UNKNOWN => {}
             known => self.max_streams.store(known, Relaxed),

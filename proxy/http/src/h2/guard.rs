@@ -1,18 +1,26 @@
-//! An HTTP/2 connection's watch over its peer: how much it may say at a time, and how long it may dawdle.
+//! The byte stream below an HTTP/2 connection, and the watch over its peer: how much it may say at a time, and how long
+//! it may dawdle.
+//!
+//! `h2` writes and flushes after each DATA frame. While its driver moves the connection, all that is kept
+//! ([`super::gather`]), and leaves at the end of the move: so the answers of many streams are one record of TLS and one
+//! call of the kernel.
 
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::gather::Gathered;
 use crate::stall::Stall;
 use pillion_base::deadline::{Deadline, Timers};
-use pillion_base::net::{Io, forward};
+use pillion_base::net::Io;
 use pillion_base::unfinished::{READER, Share};
 
 /// A client that was told goodbye ends its connection within this time. One that is closed with bytes unread is reset,
@@ -30,13 +38,26 @@ const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
-pub struct GuardedIo {
+/// What `h2` reads and writes. Its driver has it, too, to send what was gathered.
+#[derive(Clone)]
+pub struct GuardedIo(Arc<Mutex<Guarded>>);
+
+struct Guarded {
     io: Io,
     timers: Timers,
     /// May be read before the others' turn.
     turn: usize,
     stall: Stall,
     client: Option<GuardedClient>,
+    gathered: Gathered,
+    /// Some was handed on, and may wait below.
+    is_unflushed: bool,
+    /// What is written is gathered, and leaves when the move ends.
+    is_moving: bool,
+    /// In this move nothing more can be read.
+    is_drained: bool,
+    /// Why sending has failed, which `h2` has not heard yet.
+    failed: Option<io::Error>,
 }
 
 /// What the watch over a client must know of it.
@@ -95,26 +116,49 @@ struct Frames {
 impl GuardedIo {
     /// The peer is an upstream, whose idle connections its pool closes.
     pub fn upstream(io: Io, timers: &Timers) -> Self {
-        Self { io, timers: timers.clone(), turn: READ_AT_ONCE, stall: Stall::default(), client: None }
+        Self::new(io, None, timers)
     }
 
     pub fn downstream(io: Io, downstream: Box<dyn Downstream>, timers: &Timers) -> Self {
-        let mut guarded = Self::upstream(io, timers);
-        guarded.client = Some(GuardedClient {
-            downstream,
-            timers: timers.clone(),
-            last_read: Instant::now(),
-            was_busy: false,
-            idle: None,
-            frames: Frames::default(),
-            head_since: None,
-            head_bytes: 0,
-            unfinished: None,
-            leaves: None,
-        });
-        guarded
+        Self::new(io, Some(GuardedClient::new(downstream, timers)), timers)
     }
 
+    fn new(io: Io, client: Option<GuardedClient>, timers: &Timers) -> Self {
+        Self(Arc::new(Mutex::new(Guarded {
+            io,
+            timers: timers.clone(),
+            turn: READ_AT_ONCE,
+            stall: Stall::default(),
+            client,
+            gathered: Gathered::default(),
+            is_unflushed: false,
+            is_moving: false,
+            is_drained: false,
+            failed: None,
+        })))
+    }
+
+    /// The driver is about to move the connection: what is written waits for [`Self::end_move`].
+    pub fn begin_move(&self) {
+        let mut guarded = self.0.lock();
+        (guarded.is_moving, guarded.is_drained) = (true, false);
+    }
+
+    /// Sends what was gathered. That this failed, or that the peer has taken too little for too long, `h2` hears at its
+    /// next look.
+    pub fn end_move(&self, cx: &mut Context<'_>) {
+        let mut guarded = self.0.lock();
+        guarded.is_moving = false;
+        if guarded.has_unsent()
+            && let Poll::Ready(Err(error)) = guarded.poll_flush(cx)
+        {
+            guarded.failed = Some(error);
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+impl Guarded {
     /// Something waits for the peer: is that still all right?
     fn unless_stalled<T>(
         &mut self,
@@ -126,9 +170,110 @@ impl GuardedIo {
             done => done,
         }
     }
+
+    const fn has_unsent(&self) -> bool {
+        !self.gathered.is_empty() || self.is_unflushed
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        if self.is_moving && self.is_drained {
+            return Poll::Pending;
+        }
+        if self.turn == 0 {
+            (self.turn, self.is_drained) = (READ_AT_ONCE, true);
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        match Pin::new(&mut self.io).poll_read(cx, buf) {
+            Poll::Pending => {
+                (self.turn, self.is_drained) = (READ_AT_ONCE, true);
+                self.client.as_mut().map_or(Poll::Pending, |client| client.poll_patience(cx))
+            }
+            Poll::Ready(Ok(())) => {
+                self.turn = self.turn.saturating_sub(buf.filled().len() - before);
+                if let Some(client) = &mut self.client {
+                    client.note_read(buf.filled().get(before..).unwrap_or_default());
+                }
+                Poll::Ready(Ok(()))
+            }
+            failed => failed,
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if let Some(error) = self.failed.take() {
+            return Poll::Ready(Err(error));
+        }
+        if let Some(count) = self.gathered.take(bufs) {
+            return Poll::Ready(Ok(count));
+        }
+        ready!(self.poll_send(cx))?;
+        match self.gathered.take(bufs) {
+            Some(count) => Poll::Ready(Ok(count)),
+            None => {
+                self.is_unflushed = true;
+                let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+                self.unless_stalled(polled, cx)
+            }
+        }
+    }
+
+    /// Hands on what was gathered.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.is_unflushed |= !self.gathered.is_empty();
+        let polled = self.gathered.poll_send(&mut self.io, cx);
+        self.unless_stalled(polled, cx)
+    }
+
+    /// In a move only what was too large to be gathered is waited for: `h2` writes no more of it than the peer takes.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.is_moving {
+            ready!(self.poll_send(cx))?;
+        }
+        if !self.is_unflushed {
+            return Poll::Ready(Ok(()));
+        }
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        if polled.is_ready() {
+            self.is_unflushed = false;
+            self.stall.all_is_taken();
+        }
+        self.unless_stalled(polled, cx)
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.client.as_ref().is_none_or(|client| client.leaves.is_none()) {
+            ready!(self.poll_send(cx))?;
+            let polled = Pin::new(&mut self.io).poll_shutdown(cx);
+            ready!(self.unless_stalled(polled, cx))?;
+        }
+        match &mut self.client {
+            Some(client) => poll_left(&mut self.io, client, cx).map(Ok),
+            None => Poll::Ready(Ok(())),
+        }
+    }
 }
 
 impl GuardedClient {
+    fn new(downstream: Box<dyn Downstream>, timers: &Timers) -> Self {
+        Self {
+            downstream,
+            timers: timers.clone(),
+            last_read: Instant::now(),
+            was_busy: false,
+            idle: None,
+            frames: Frames::default(),
+            head_since: None,
+            head_bytes: 0,
+            unfinished: None,
+            leaves: None,
+        }
+    }
+
     /// Nothing to read: is that still all right?
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(since) = self.head_since {
@@ -252,66 +397,46 @@ impl Frames {
 }
 
 impl AsyncRead for GuardedIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.turn == 0 {
-            this.turn = READ_AT_ONCE;
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        let before = buf.filled().len();
-        match Pin::new(&mut this.io).poll_read(cx, buf) {
-            Poll::Pending => {
-                this.turn = READ_AT_ONCE;
-                this.client.as_mut().map_or(Poll::Pending, |client| client.poll_patience(cx))
-            }
-            Poll::Ready(Ok(())) => {
-                this.turn = this.turn.saturating_sub(buf.filled().len() - before);
-                if let Some(client) = &mut this.client {
-                    client.note_read(buf.filled().get(before..).unwrap_or_default());
-                }
-                Poll::Ready(Ok(()))
-            }
-            failed => failed,
-        }
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.0.lock().poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for GuardedIo {
-    forward!(io: write then unless_stalled);
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.client.as_ref().is_none_or(|client| client.leaves.is_none()) {
-            let polled = Pin::new(&mut this.io).poll_shutdown(cx);
-            ready!(this.unless_stalled(polled, cx))?;
-        }
-        match &mut this.client {
-            Some(client) => poll_left(&mut this.io, client, cx).map(Ok),
-            None => Poll::Ready(Ok(())),
-        }
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.0.lock().poll_write(cx, &[IoSlice::new(buf)])
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let polled = Pin::new(&mut self.io).poll_flush(cx);
-        if polled.is_ready() {
-            self.stall.all_is_taken();
-        }
-        self.unless_stalled(polled, cx)
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.0.lock().poll_write(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true // else `h2` copies what is gathered anyway
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.lock().poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.lock().poll_shutdown(cx)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::task::Waker;
 
     use pillion_base::net::Stream;
     use pillion_base::net::memory::Pipe;
     use pillion_base::unfinished::{Side, Unfinished};
+    use tokio::io::AsyncWriteExt as _;
 
     use super::*;
 
@@ -366,10 +491,7 @@ mod tests {
 
     #[tokio::test]
     async fn a8_heads_that_were_whole_do_not_count_against_the_one_that_is_not() {
-        let (near, _far) = Pipe::pair(64);
-        let io = Io::plain(Stream::Memory(near, None));
-        let mut client =
-            GuardedIo::downstream(io, Box::new(Silent), &Timers::default()).client.expect("a client");
+        let mut client = GuardedClient::new(Box::new(Silent), &Timers::default());
         client.note_read(&[b'p'; PREFACE]);
         let head = frame(HEADERS, END_HEADERS, &[b'a'; 200]);
         let (first, rest) = head.split_at(20);
@@ -380,6 +502,63 @@ mod tests {
         }
         client.note_read(&rest[..5]);
         assert_eq!(client.head_bytes, first.len() + 5, "the same head goes on");
+    }
+
+    /// What a peer finds when it looks.
+    async fn arrived(far: &mut Pipe) -> Vec<u8> {
+        let mut bytes = vec![0; 256 * 1024];
+        let mut buf = ReadBuf::new(&mut bytes);
+        std::future::poll_fn(|cx| {
+            while Pin::new(&mut *far).poll_read(cx, &mut buf).is_ready() {}
+            Poll::Ready(())
+        })
+        .await;
+        let count = buf.filled().len();
+        bytes.truncate(count);
+        bytes
+    }
+
+    #[tokio::test]
+    async fn what_is_written_in_one_move_leaves_at_its_end_and_in_its_order() {
+        let (near, mut far) = Pipe::pair(256 * 1024);
+        let io = Io::plain(Stream::Memory(near, None));
+        let mut guarded = GuardedIo::upstream(io, &Timers::default());
+        guarded.begin_move();
+        for letter in [b'a', b'b'] {
+            guarded.write_all(&[letter; 1000]).await.unwrap();
+            guarded.flush().await.unwrap();
+        }
+        assert!(arrived(&mut far).await.is_empty(), "the move has not ended");
+        guarded.end_move(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(arrived(&mut far).await, [[b'a'; 1000], [b'b'; 1000]].concat());
+
+        guarded.begin_move();
+        guarded.write_all(b"small").await.unwrap();
+        guarded.write_all(&[b'c'; 40_000]).await.unwrap();
+        guarded.write_all(b"last").await.unwrap();
+        guarded.end_move(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(arrived(&mut far).await, [&b"small"[..], &[b'c'; 40_000], b"last"].concat());
+        assert_eq!(guarded.0.lock().gathered.held(), 0, "nothing is held when all has left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a4_a_peer_that_takes_nothing_of_what_was_gathered_is_given_up() {
+        let (near, _far) = Pipe::pair(64);
+        let io = Io::plain(Stream::Memory(near, None));
+        let mut guarded = GuardedIo::upstream(io, &Timers::default());
+        let began = Instant::now();
+        guarded.begin_move();
+        guarded.write_all(&[b'a'; 1000]).await.unwrap();
+        let mut byte = [0];
+        let ended = std::future::poll_fn(|cx| {
+            guarded.begin_move();
+            let read = Pin::new(&mut guarded).poll_read(cx, &mut ReadBuf::new(&mut byte));
+            guarded.end_move(cx);
+            read
+        })
+        .await;
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed(), crate::stall::STALL_TIMEOUT);
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub async fn serve<S: AnsweringService>(
         Box::new(GuardedClient { connection: connection.clone(), worker: worker.clone() }),
         &worker.ground.timers,
     );
-    let handshake = builder(of_heads, streams(&connection, &worker)).handshake::<_, Piece>(guarded);
+    let handshake = builder(of_heads, streams(&connection, &worker)).handshake::<_, Piece>(guarded.clone());
     let until = connection.began.unwrap_or_else(Instant::now) + limits.header_timeout;
     let begun = timeout_at(until, handshake).await;
     let outcome = match &begun {
@@ -117,8 +117,15 @@ pub async fn serve<S: AnsweringService>(
         resets: AtomicU32::new(0),
         heads: AtomicUsize::new(0),
     });
-    let mut driver =
-        Driver { conn: Some(conn), client, stack, judged: 0, was_warned: false, was_dismissed: false };
+    let mut driver = Driver {
+        conn: Some(conn),
+        io: guarded,
+        client,
+        stack,
+        judged: 0,
+        was_warned: false,
+        was_dismissed: false,
+    };
     tokio::select! { // only the wait for the drain can be dropped here
         () = poll_fn(|cx| driver.poll(cx)) => return,
         () = connection.place.work.goodbye() => driver.say_goodbye(),
@@ -156,6 +163,7 @@ fn builder(limits: HeadLimits, streams: u32) -> Builder {
 struct Driver<S> {
     /// `None` only while being dropped.
     conn: Option<h2::server::Connection<GuardedIo, Piece>>,
+    io: GuardedIo,
     client: Arc<Http2Client>,
     stack: S,
     /// Streams since the client was judged.
@@ -167,35 +175,42 @@ struct Driver<S> {
 impl<S: AnsweringService> Driver<S> {
     /// Ready when the connection has ended. How, has been told request by request.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (client, io) = (self.client.clone(), self.io.clone());
+        let polled = client.room.drive(&io, cx, |cx| self.poll_streams(cx));
+        if let (Poll::Pending, Some(conn), Some(window)) =
+            (polled, &mut self.conn, client.room.account.new_window())
+        {
+            conn.set_target_window_size(window);
+        }
+        polled
+    }
+
+    fn poll_streams(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let Some(conn) = &mut self.conn else { return Poll::Ready(()) };
-            match self.client.room.drive(cx, |cx| conn.poll_accept(cx)) {
+            match conn.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
                 Poll::Ready(Some(Err(error))) => {
                     self.tell_cut(&error);
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending => {
-                    if self.client.connection.is_dismissed.load(Relaxed) && !self.was_dismissed {
-                        self.was_dismissed = true;
-                        conn.graceful_shutdown();
-                        continue;
-                    }
-                    if let Some(window) = self.client.room.account.new_window() {
-                        conn.set_target_window_size(window);
-                    }
-                    return Poll::Pending;
-                }
+                Poll::Pending if self.is_just_dismissed() => self.say_goodbye(),
+                Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    fn is_just_dismissed(&mut self) -> bool {
+        self.client.connection.is_dismissed.load(Relaxed) && !std::mem::replace(&mut self.was_dismissed, true)
     }
 
     fn accept(&mut self, request: Request<RecvStream>, mut respond: SendResponse<Piece>) {
         match Head::hold(&self.client, list_bytes(&request)) {
             Ok(head) => {
                 self.judge();
-                tokio::spawn(carry(request, respond, head, self.stack.clone()));
+                // Boxed: the runtime would move it about six times.
+                tokio::spawn(Box::pin(carry(request, respond, head, self.stack.clone())));
             }
             Err(why) => {
                 self.client.note_refused(request, &why);
