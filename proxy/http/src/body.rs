@@ -265,6 +265,7 @@ impl From<Answer> for Body {
     fn from(answer: Answer) -> Self {
         match answer {
             Answer::Empty => Self::empty(),
+            Answer::Full(data) => Self::full(data),
             Answer::Incoming(incoming) => Self::http2(incoming),
             Answer::Tunnel(tunnel) => {
                 let io = Prefixed::new(Transport::Inside(Box::new(tunnel)));

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use h2::client::{Builder, ResponseFuture, SendRequest};
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{Method, Request, StatusCode};
@@ -19,7 +20,7 @@ use tokio::time::timeout;
 
 use super::guard::GuardedIo;
 use super::memory::Piece;
-use super::receive::Upload;
+use super::receive::{Arrived, Upload};
 use super::send::{Outgoing, OutgoingBody};
 use super::tunnel::Tunnel;
 use super::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
@@ -71,6 +72,8 @@ pub struct FailedRequest<B> {
 /// The body of an answer.
 pub enum Answer {
     Empty,
+    /// It came with its head.
+    Full(Bytes),
     Incoming(Incoming),
     /// It opened the tunnel that was asked for.
     Tunnel(Tunnel),
@@ -303,26 +306,24 @@ impl<B: OutgoingBody> Asking<B> {
         answer: http::Response<h2::RecvStream>,
         room: &Arc<Room>,
     ) -> http::Response<Answer> {
-        let (head, stream) = answer.into_parts();
-        let body = match std::mem::replace(&mut self.outgoing, Remainder::Nothing) {
-            Remainder::Tunnel(outgoing) if head.status.is_success() => {
+        let outgoing = std::mem::replace(&mut self.outgoing, Remainder::Nothing);
+        let (status, length) = (answer.status(), content_length(answer.headers()));
+        answer.map(|stream| match outgoing {
+            Remainder::Tunnel(outgoing) if status.is_success() => {
                 Answer::Tunnel(Tunnel::new(stream, outgoing, room))
             }
-            rest => {
-                let length = content_length(&head.headers);
-                match rest {
-                    Remainder::Body(outgoing) => {
-                        let (is_answered, answered) = oneshot::channel();
-                        let task = tokio::spawn(send_rest(outgoing, answered)).abort_handle();
-                        let upload = Upload { task, is_answered };
-                        Answer::Incoming(Incoming::new(stream, length, room).answering(upload))
-                    }
-                    _ if stream.is_end_stream() => Answer::Empty,
-                    _ => Answer::Incoming(Incoming::new(stream, length, room)),
-                }
+            Remainder::Body(outgoing) => {
+                let (is_answered, answered) = oneshot::channel();
+                let task = tokio::spawn(send_rest(outgoing, answered)).abort_handle();
+                let upload = Upload { task, is_answered };
+                Answer::Incoming(Incoming::new(stream, length, room).answering(upload))
             }
-        };
-        http::Response::from_parts(head, body)
+            _ if stream.is_end_stream() => Answer::Empty,
+            _ => match Incoming::arrived(stream, length, room) {
+                Arrived::Whole(data) => Answer::Full(data),
+                Arrived::Begun(incoming) => Answer::Incoming(incoming),
+            },
+        })
     }
 }
 

@@ -123,6 +123,11 @@ impl Account {
     pub fn drop_unread(&self, bytes: usize) {
         self.memory.release(bytes);
         self.unread.fetch_sub(bytes, Relaxed);
+        self.pass(bytes);
+    }
+
+    /// Bytes of the peer have gone on.
+    pub fn pass(&self, bytes: usize) {
         if self.window.load(Relaxed) == 0 {
             self.proven.fetch_add(bytes, Relaxed);
         }

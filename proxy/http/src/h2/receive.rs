@@ -33,6 +33,13 @@ pub struct Incoming {
     upload: Option<Upload>,
 }
 
+/// What there is of a body when its head has been read.
+pub enum Arrived {
+    /// All of it, as long as was announced.
+    Whole(Bytes),
+    Begun(Incoming),
+}
+
 /// A task that sends the rest of a request.
 pub struct Upload {
     pub task: AbortHandle,
@@ -72,14 +79,28 @@ struct Kept {
 impl Incoming {
     /// `length`: what was announced.
     pub fn new(stream: RecvStream, length: Option<u64>, room: &Arc<Room>) -> Self {
-        let state = State {
-            stream: Some(stream),
-            kept: Kept::default(),
-            trailers: None,
-            end: None,
-            left: length,
-            reader: None,
-        };
+        Self::after(Kept::default(), stream, length, room)
+    }
+
+    /// A small body mostly comes with its head, and in one piece. Then nobody has to be told of further ones.
+    pub fn arrived(mut stream: RecvStream, length: Option<u64>, room: &Arc<Room>) -> Arrived {
+        let mut kept = Kept::default();
+        if length.is_some()
+            && let Poll::Ready(Some(Ok(data))) = stream.poll_data(&mut Context::from_waker(Waker::noop()))
+        {
+            if stream.is_end_stream() {
+                room.account.pass(data.len());
+                return Arrived::Whole(data); // dropped, the stream opens the connection's window again
+            }
+            room.account.hold_unread(data.len());
+            kept.push(data);
+        }
+        Arrived::Begun(Self::after(kept, stream, length, room))
+    }
+
+    fn after(kept: Kept, stream: RecvStream, length: Option<u64>, room: &Arc<Room>) -> Self {
+        let state =
+            State { stream: Some(stream), kept, trailers: None, end: None, left: length, reader: None };
         let inbox = Inbox { state: Mutex::new(state), room: room.clone(), is_listed: AtomicBool::new(false) };
         let inbox = Arc::new(inbox);
         inbox.take();
