@@ -80,14 +80,17 @@ pub fn reason_of_sidecar(headers: &Headers) -> Option<&str> {
 
 /// What came in `x-request-id` when it is well formed, else a new one.
 pub fn request_id(headers: &Headers, seen: &Seen, rng: &mut fastrand::Rng) -> HeaderValue {
-    match seen.has(Seen::REQUEST_ID).then(|| headers.value(Known::XRequestId)).flatten() {
+    let mut id = match seen.has(Seen::REQUEST_ID).then(|| headers.value(Known::XRequestId)).flatten() {
         Some(id) if is_well_formed(id.as_bytes()) => id,
         _ => fresh_request_id(rng),
-    }
+    };
+    id.set_sensitive(true); // no table of HPACK gains by it; see `pillion_http1::Fields::to_map`
+    id
 }
 
 pub fn is_well_formed(id: &[u8]) -> bool {
-    !id.is_empty() && id.len() <= REQUEST_ID_BYTES && id.iter().all(u8::is_ascii_graphic)
+    let is_sound = || id.iter().fold(true, |all, byte| all & byte.is_ascii_graphic()); // many bytes at a time
+    !id.is_empty() && id.len() <= REQUEST_ID_BYTES && is_sound()
 }
 
 /// A random UUID (RFC 9562, version 4): what other proxies make, and log tools look for.

@@ -71,7 +71,7 @@ impl Seen {
     pub(crate) fn in_map(map: &HeaderMap) -> Self {
         let mut seen = Self::default();
         for name in map.keys().map(|name| name.as_str().as_bytes()) {
-            match Known::find(name) {
+            match Known::find_lower(name) {
                 Some(known) => seen.names = seen.names.with(Names::of(&[known])),
                 None => seen.others |= other(name),
             }

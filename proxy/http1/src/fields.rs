@@ -3,6 +3,8 @@
 //! Nothing is copied for a field. One that nobody touches is written as it was read, together with its neighbours, so
 //! names keep their case and their order. What is set is written once, as the line that it will be.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use http::HeaderValue;
 
@@ -31,6 +33,12 @@ struct Field {
     name_length: u16,
     known: Option<Known>,
     place: FieldPlace,
+}
+
+/// Where a value stands: in the text, or in what was added.
+pub(crate) struct Piece {
+    pub(crate) range: Range<usize>,
+    pub(crate) is_added: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,12 +173,18 @@ impl Fields {
         self.present().next().is_none()
     }
 
-    /// Every field, and whether its value is a piece of the text.
-    pub(crate) fn parts(&self) -> impl Iterator<Item = (Option<Known>, &[u8], &[u8], bool)> {
+    /// Every field: its name, and where its value stands.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (Option<Known>, &[u8], Piece)> {
         self.present().map(|field| {
-            let is_text = field.place != FieldPlace::Added && field.value_length > 0;
-            (field.known, self.name(field), self.value(field), is_text)
+            let start = field.value_at as usize;
+            let range = start..start + field.value_length as usize;
+            (field.known, self.name(field), Piece { range, is_added: field.place == FieldPlace::Added })
         })
+    }
+
+    /// The lines that were set.
+    pub(crate) fn added(&self) -> &[u8] {
+        &self.added
     }
 
     /// Where the names stand in the text.

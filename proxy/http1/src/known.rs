@@ -91,9 +91,29 @@ const fn slots() -> [u8; 256] {
 }
 
 impl Known {
+    /// Its value is another one with each message.
+    pub(crate) const fn differs_each_time(self) -> bool {
+        matches!(
+            self,
+            Self::XRequestId
+                | Self::Traceparent
+                | Self::Tracestate
+                | Self::GrpcTimeout
+                | Self::IdempotencyKey
+                | Self::SecWebsocketKey
+        )
+    }
+
     /// In any case.
     pub fn find(name: &[u8]) -> Option<Self> {
         Self::find_at_start(name, name.len())
+    }
+
+    /// Of a name in lower case, as maps of headers have them: for less than half of the cost.
+    pub fn find_lower(name: &[u8]) -> Option<Self> {
+        let (first, last) = (name.first()?, name.last()?);
+        let place = *SLOTS.get(slot(name.len(), *first, *last, *name.get(name.len() / 2)?))?;
+        Self::ALL.get(usize::from(place)).copied().filter(|known| known.as_str().as_bytes() == name)
     }
 
     /// Of the name that `bytes` begin with. What stands behind it spares a look at single bytes.
@@ -217,17 +237,20 @@ mod tests {
             let name = known.as_str();
             assert_eq!(Known::find(name.as_bytes()), Some(known));
             assert_eq!(Known::find(name.to_ascii_uppercase().as_bytes()), Some(known));
+            assert_eq!(Known::find_lower(name.as_bytes()), Some(known));
             assert_eq!(known.header_name().as_str(), name);
             for place in 0..name.len() {
                 let mut other = name.as_bytes().to_vec();
                 for byte in [b'_', b'~', b'0', 0xff, b'\r', 0, name.as_bytes()[place] ^ 0x80] {
                     other[place] = byte;
                     assert_eq!(Known::find(&other), None, "{}", other.escape_ascii());
+                    assert_eq!(Known::find_lower(&other), None, "{}", other.escape_ascii());
                 }
             }
         }
         for other in ["", "x", "x-forwarded-foo", "proxy-authentication-info-more"] {
             assert_eq!(Known::find(other.as_bytes()), None);
+            assert_eq!(Known::find_lower(other.as_bytes()), None);
         }
     }
 }

@@ -9,25 +9,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, request, response};
 use crate::error::Misuse;
 use crate::fields::Fields;
 use crate::head::{RequestHead, ResponseHead};
+use crate::known::Known;
 use crate::token::is_token;
 
 /// More names than a head has by the default limit: those behind them are written as HTTP/2 spells them.
 const SPELLED: usize = 256;
 
 impl Fields {
-    /// Values are pieces of the head, without a copy; what was set is copied.
+    /// Values are pieces of the head, without a copy; what was set is copied, all in one piece.
     pub fn to_map(&self) -> Result<HeaderMap, Misuse> {
+        let added = Bytes::copy_from_slice(self.added());
         let mut map = HeaderMap::with_capacity(self.len());
-        for (known, name, value, is_text) in self.parts() {
+        for (known, name, value) in self.pieces() {
             let name = match known {
                 Some(known) => known.header_name(),
                 None => HeaderName::from_bytes(name).or(Err(Misuse::IllegalField))?,
             };
-            let value = match is_text {
-                true => HeaderValue::from_maybe_shared(self.text().slice_ref(value)),
-                false => HeaderValue::from_bytes(value),
-            };
-            let value = value.or(Err(Misuse::IllegalField))?;
+            let source = if value.is_added { &added } else { self.text() };
+            let value = HeaderValue::from_maybe_shared(source.slice(value.range));
+            let mut value = value.or(Err(Misuse::IllegalField))?;
+            // Kept by HPACK's table, it would push out what comes again, and be compared with each that follows.
+            value.set_sensitive(known.is_some_and(Known::differs_each_time));
             map.try_append(name, value).or(Err(Misuse::IllegalField))?;
         }
         Ok(map)
@@ -181,6 +183,15 @@ mod tests {
         for text in ["", "a,", ",a", "a b", "a,\r\n", "a:b"] {
             assert_eq!(Spelling::of_text(text.as_bytes()), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_differs_each_time_is_kept_from_the_tables_of_hpack() {
+        let mut fields = head(HEAD).fields;
+        fields.set(Known::XRequestId, b"1").unwrap();
+        let map = fields.to_map().unwrap();
+        let kept_out = map.iter().filter(|(_, value)| value.is_sensitive()).map(|(name, _)| name.as_str());
+        assert_eq!(kept_out.collect::<Vec<_>>(), ["x-request-id"]);
     }
 
     #[test]

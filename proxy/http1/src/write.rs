@@ -93,7 +93,7 @@ impl Lines<'_> {
         let (mut seen, mut has_hosts) = (Names::default(), false);
         for (name, value) in map {
             let name = name.as_str().as_bytes();
-            if let Some(known) = Known::find(name) {
+            if let Some(known) = Known::find_lower(name) {
                 has_hosts |= known == Known::Host && seen.has(known);
                 seen.insert(known);
                 if skip.has(known) {

@@ -115,9 +115,14 @@ impl Headers {
 
     /// Removes it and gives its first value.
     pub fn take(&mut self, name: Known) -> Option<HeaderValue> {
-        let value = self.value(name)?;
-        self.remove(name);
-        Some(value)
+        match self {
+            Self::Text(_) => {
+                let value = self.value(name)?;
+                self.remove(name);
+                Some(value)
+            }
+            Self::Map(map) => map.remove(name.header_name()),
+        }
     }
 
     /// Each name is asked for; a text's as it was written.
