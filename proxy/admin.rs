@@ -1,11 +1,12 @@
-//! The side that people and Prometheus talk to, on a thread of its own: a scrape never hurts traffic.
+//! The admin and metrics ports, on a thread of their own, so that a scrape never delays traffic.
 //!
-//! Two kinds of ports: metrics and probes, reachable and unable to change anything; admin, on loopback. This file
-//! binds them and accepts; [`places`] bounds how many connections there are, [`connection`] what each of them may
-//! hold. [`pages`] says what there is, [`guard`] who may ask, [`console`] joins them to the rest.
+//! There are two kinds of ports: the metrics port is reachable from other hosts and cannot change anything; the admin
+//! port listens on loopback. This file binds them and accepts connections. [`places`] bounds the number of connections,
+//! [`connection`] bounds what each of them may use. [`pages`] has the list of pages, [`guard`] decides who may ask,
+//! [`console`] connects the pages to the rest of the process.
 //!
-//! The kubelet kills the pod when `/live` does not answer. So nothing on this thread takes long, and no stranger can
-//! keep another one waiting: a page that is long to write is written on another thread.
+//! The kubelet kills the pod if `/live` does not answer. So nothing on this thread may take long, and no client may
+//! delay another: a page that takes long to write is written on another thread.
 
 mod answer;
 mod clusters;
@@ -38,14 +39,14 @@ use places::Places;
 use probe::Prober;
 pub(crate) use ready::Readiness;
 
-/// Connections to all metrics ports at once: Prometheus, a kubelet and a few people need less. With 16 KiB of head
-/// and [`SEND_BUFFER`] each they hold 9 MiB at most.
+/// Connections to all metrics ports together: Prometheus, a kubelet and a few people need fewer. With 16 KiB of head
+/// and [`SEND_BUFFER`] each they take 9 MiB at most.
 const METRICS_CONNECTIONS: usize = 64;
-/// Connections to the admin port at once: dashboards, `pillion top`, scripts. Apart from the metrics ports, so that
-/// strangers, who can reach those, take nothing from the operator.
+/// Connections to the admin port: dashboards, `pillion top`, scripts. They are counted apart from those of the metrics
+/// ports, which any host can reach, so that no other host can use up the operator's connections.
 const ADMIN_CONNECTIONS: usize = 32;
-/// What the kernel may hold of an answer that its client does not read; it doubles the number. Left to itself it would
-/// take up to 4 MiB for each connection, which counts as memory of the pod.
+/// The send buffer for a response that its client does not read; the kernel doubles this number. Without the limit the
+/// kernel would buffer up to 4 MiB for each connection, which counts as memory of the pod.
 const SEND_BUFFER: usize = 64 * 1024;
 
 pub(crate) struct Admin {
@@ -83,13 +84,13 @@ impl Admin {
         self.pages.readiness.clone()
     }
 
-    /// The addresses of the admin port, and those of the metrics port.
+    /// The addresses of the admin port and those of the metrics port.
     pub(crate) fn addresses(&self) -> io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)> {
         let all = |bound: &[Bound]| bound.iter().map(Bound::address).collect::<Result<Vec<_>, _>>();
         Ok((all(&self.admin)?, all(&self.metrics)?))
     }
 
-    /// Serves until the process ends: probes are answered to the last.
+    /// Serves until the process ends, so that probes are answered to the end.
     pub(crate) async fn run(self) {
         let ports = [
             (OwnPort::Admin, self.admin, ADMIN_CONNECTIONS),
@@ -103,7 +104,7 @@ impl Admin {
                         let visitors = Visitors::new(port, self.pages.clone(), places.clone());
                         drop(tokio::spawn(visitors.accept(listener)));
                     }
-                    Err(error) => tracing::error!(%error, "the admin side cannot listen"),
+                    Err(error) => tracing::error!(%error, "the admin and metrics ports cannot be opened"),
                 }
             }
         }
@@ -112,7 +113,7 @@ impl Admin {
     }
 }
 
-/// A reload cannot change them.
+/// Binds addresses. They are fixed, as a reload cannot change them.
 fn bind_all(network: &Network, key: &str, wanted: &[SocketAddr]) -> anyhow::Result<Vec<Bound>> {
     let bind = |address: &SocketAddr| {
         let bound = network.bind(*address, Sharing::Alone);
@@ -122,13 +123,13 @@ fn bind_all(network: &Network, key: &str, wanted: &[SocketAddr]) -> anyhow::Resu
     all.filter_map(Result::transpose).collect()
 }
 
-/// What takes the connections of a port.
+/// Accepts the connections of a port.
 struct Visitors {
     port: OwnPort,
     pages: Pages,
     places: Arc<Places>,
     reserve: Reserve,
-    /// Part of the reserve was let go for the connection that comes next.
+    /// Whether one of the reserved descriptors was released for the next connection.
     has_made_room: bool,
 }
 
@@ -143,7 +144,7 @@ impl Visitors {
 }
 
 impl Acceptor for Visitors {
-    /// Each new connection is looked at before the next one could take its place.
+    /// Lets each new connection start before a next one could take its place.
     async fn ready(&mut self) {
         tokio::task::yield_now().await;
         if !std::mem::take(&mut self.has_made_room) {

@@ -1,7 +1,7 @@
-//! The composition root: a checked configuration becomes listeners, workers and clusters.
+//! The composition root: it makes listeners, workers and clusters from a checked configuration.
 //!
-//! What a configuration needs is built by [`control`], which is also who changes it later: the first one differs from
-//! the next ones in nothing. Whatever fails, fails before the first connection is accepted.
+//! [`control`] builds what a configuration needs, and also applies later configurations, so that the first one is
+//! treated like all others. Anything that can fail, fails before the first connection is accepted.
 
 mod bindings;
 mod control;
@@ -55,7 +55,7 @@ use pillion_upstream::cluster::{Cluster, ClusterContext};
 use pillion_upstream::pool::SWEEP_EVERY;
 use worker::{Command, Connections};
 
-/// A sidecar that is bound and not yet started.
+/// A sidecar whose addresses are bound, and which has not started.
 pub struct App {
     controller: Controller,
     shared: Shared,
@@ -66,7 +66,7 @@ pub struct App {
     dns: (Arc<Dns>, mpsc::Receiver<crate::dns::Command>),
 }
 
-/// A sidecar at work.
+/// A running sidecar.
 pub struct Running {
     controller: Controller,
     orders: mpsc::Receiver<Order>,
@@ -77,7 +77,7 @@ pub struct Running {
     threads: Vec<JoinHandle<()>>,
 }
 
-/// What every worker is made with.
+/// The parts of every worker.
 #[derive(Clone)]
 struct Shared {
     network: Network,
@@ -91,12 +91,12 @@ impl App {
     /// Builds and binds everything that `config` asks for, on the real network.
     ///
     /// # Errors
-    /// Credentials that cannot be used, an address that cannot be bound, a log that cannot be opened.
+    /// Credentials cannot be used, an address cannot be bound, or a log cannot be opened.
     pub fn build(config: impl Into<Arc<Config>>) -> anyhow::Result<Self> {
         Self::build_on(Network::Os, config, None)
     }
 
-    /// Builds and binds everything, with credentials that are in memory.
+    /// Builds and binds everything, with credentials from memory.
     pub fn build_with(config: impl Into<Arc<Config>>, credentials: Credentials) -> anyhow::Result<Self> {
         Self::build_on(Network::Os, config, Some(credentials))
     }
@@ -148,7 +148,7 @@ impl App {
         self.controller.addresses()
     }
 
-    /// The one who changes a sidecar that is never started. For benches.
+    /// The controller of a sidecar that never starts. For benchmarks.
     pub(crate) fn into_controller(self) -> Controller {
         self.controller
     }
@@ -156,7 +156,7 @@ impl App {
     /// Starts a thread for each worker, one for admin and metrics, and one for DNS.
     ///
     /// # Errors
-    /// A thread or runtime that cannot be made.
+    /// A thread or a runtime cannot be created.
     pub fn start(self) -> io::Result<Running> {
         let readiness = self.admin.readiness();
         let mut threads = Vec::new();
@@ -170,7 +170,7 @@ impl App {
         }
         let runtime = single_threaded()?;
         std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(admin.run()))?;
-        // DNS has a thread of its own: an exposition of metrics takes milliseconds, and no lookup may wait for one.
+        // DNS has its own thread, because an exposition of metrics takes milliseconds and no query may wait for one
         let runtime = single_threaded()?;
         let dns_thread = std::thread::Builder::new().name("dns".into());
         dns_thread.spawn(move || runtime.block_on(crate::dns::run(dns, names)))?;
@@ -179,7 +179,7 @@ impl App {
         Ok(Running { controller, orders, console, drain, readiness, access_log, threads })
     }
 
-    /// Starts everything on the runtime of the caller, with one worker. For tests.
+    /// Starts everything on the caller's runtime, with one worker. For tests.
     #[cfg(test)]
     pub(crate) fn start_here(self) -> (Controller, Arc<Metrics>, Drain) {
         let (metrics, drain) = (self.shared.around.metrics.clone(), self.shared.drain.clone());
@@ -199,12 +199,13 @@ impl Running {
         self.controller.addresses()
     }
 
-    /// When the sidecar's own certificate ends, as the log tells dates. `None`: it has none.
+    /// When the sidecar's own certificate expires, in the format of the log. `None`: there is no certificate.
     pub fn certificate_ends(&self) -> Option<String> {
         self.controller.credentials().map(|credentials| date(credentials.not_after))
     }
 
-    /// Says goodbye, takes nothing new, finishes what is in flight, and ends, as `drain` of the configuration says.
+    /// Drains the sidecar as `drain` of the configuration says: it announces that connections will close, accepts no
+    /// new ones, completes what is in flight, and ends.
     pub async fn drain(self) {
         let plan = self.controller.config().drain;
         self.readiness.set_draining();
@@ -212,7 +213,7 @@ impl Running {
         match self.drain.finished(plan).await {
             DrainOutcome::Finished => tracing::info!("drained"),
             DrainOutcome::Cut { inbound, outbound } => {
-                tracing::warn!(timeout = ?plan.timeout, inbound, outbound, "drained: what was still open is cut");
+                tracing::warn!(timeout = ?plan.timeout, inbound, outbound, "drain timeout reached: the connections that are still open are closed");
             }
         }
         if let Some(log) = &self.access_log {
@@ -220,7 +221,7 @@ impl Running {
         }
     }
 
-    /// Everything that it waited for is there.
+    /// Reports that the sidecar is ready, because everything for which it waited is there.
     pub fn set_ready(&self) {
         self.readiness.set_ready();
     }
@@ -231,7 +232,7 @@ impl Running {
         self.drain().await;
     }
 
-    /// Whether a worker's thread has ended, which none does before the drain.
+    /// Whether the thread of a worker has ended. No such thread ends before the drain.
     pub fn is_broken(&self) -> bool {
         self.threads.iter().any(JoinHandle::is_finished)
     }
@@ -250,7 +251,7 @@ impl Shared {
     }
 }
 
-/// A sidecar that serves nothing yet.
+/// The shared state of a sidecar that serves nothing yet.
 fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
     let common = ClusterContext::new(metrics, workers);
     let requests = Limit::new("inbound.max_requests", NO_LIMIT);
@@ -285,7 +286,7 @@ fn prepare_process(network: &Network, has_identity: bool) -> anyhow::Result<()> 
         std::thread::Builder::new().name("entropy".into()).spawn(pillion_tls::gather_entropy)?;
     } else {
         tracing::warn!(
-            "no `identity`, or nothing under it: traffic between sidecars is plaintext and nobody proves who they are"
+            "no `identity` is configured: traffic between sidecars is plaintext and peers are not authenticated"
         );
     }
     match (network, raise_limit().map(why_too_few)) {
@@ -296,7 +297,7 @@ fn prepare_process(network: &Network, has_identity: bool) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Gauges that mirror live state are read when somebody looks.
+/// Sets gauges that mirror live state before each exposition.
 fn publish_on_scrape(around: &Around) {
     let store: Weak<Store> = Arc::downgrade(&around.store);
     around.metrics.on_collect(move || {
@@ -306,7 +307,7 @@ fn publish_on_scrape(around: &Around) {
     });
 }
 
-/// To the end of the process: outbound is at work until then.
+/// Runs to the end of the process, because outbound works until then.
 async fn sweep(store: Arc<Store>) {
     loop {
         tokio::time::sleep(SWEEP_EVERY).await;
@@ -317,7 +318,7 @@ async fn sweep(store: Arc<Store>) {
     }
 }
 
-/// What the data path of one worker reads, without listeners. For tests.
+/// The state that the data path of one worker reads, without listeners. For tests.
 #[cfg(test)]
 pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
     let around = around(metrics, 1);
@@ -336,7 +337,7 @@ fn single_threaded() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// From the CPU quota of the cgroup (both versions) or the affinity of the process, unless the file says.
+/// The configured number, else that of the cgroup's CPU quota (both versions) or of the process's CPU affinity.
 fn workers(config: &Config) -> usize {
     let auto = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     config.workers.map_or_else(auto, std::num::NonZero::get)

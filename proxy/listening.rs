@@ -1,5 +1,5 @@
-//! What all who listen share: an address is bound or left out, and a thread opens and closes listeners as the
-//! controller says.
+//! Code that every kind of listener shares: an address is bound or left out, and a thread opens and closes listeners on
+//! commands of the controller.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,29 +9,30 @@ use anyhow::Context as _;
 use pillion_base::net::has_no_ipv6;
 use tokio::sync::{mpsc, oneshot};
 
-/// What became of binding an address that `key` of the configuration asks for. `None`: it is left out, as this kernel
-/// has no IPv6.
+/// The result of binding an address that `key` of the configuration names. `None`: the address is left out, because
+/// this kernel has no IPv6.
 ///
 /// # Errors
-/// It could not be bound.
+/// The address could not be bound.
 pub(crate) fn bound<T>(key: &str, address: SocketAddr, result: io::Result<T>) -> anyhow::Result<Option<T>> {
     match result {
         Err(error) if address.is_ipv6() && has_no_ipv6(&error) => {
-            tracing::info!(%address, "{key}: left out, this kernel has no IPv6");
+            tracing::info!(%address, "{key}: address left out, because this kernel has no IPv6");
             Ok(None)
         }
         result => result.map(Some).with_context(|| format!("{key}: cannot listen on {address}")),
     }
 }
 
-/// What the controller tells; `P` is a bound address with its id.
+/// A command of the controller. `P` is a bound address with its id.
 pub(crate) enum Command<P> {
     Open(Vec<P>),
-    /// By their ids. Connections that were accepted live on.
+    /// Closes listeners by their ids. Accepted connections stay open.
     Close(Vec<u64>),
 }
 
-/// Obeys until the process ends. What `open` starts ends with the other half of its receiver.
+/// Executes commands until the process ends. A task that `open` starts ends when the other half of its receiver is
+/// dropped.
 pub(crate) async fn obey<P>(
     mut commands: mpsc::Receiver<Command<P>>,
     id: impl Fn(&P) -> u64,

@@ -1,4 +1,4 @@
-//! What the admin side answers with: a text, or JSON that people can read.
+//! Responses of the admin and metrics ports: a text, or JSON in a readable layout.
 
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{Response, StatusCode};
@@ -7,7 +7,7 @@ use hyper::body::Bytes;
 
 pub(super) type Answer = Response<Full<Bytes>>;
 
-/// A sentence, or several lines.
+/// A text of one or more lines.
 pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
     answer(status, "text/plain; charset=utf-8", text.into())
 }
@@ -16,7 +16,7 @@ pub(super) fn json(value: &serde_json::Value) -> Answer {
     answer(StatusCode::OK, "application/json", format!("{value:#}\n").into())
 }
 
-/// Everything here is of the moment, and never a script.
+/// A response that must not be cached, because it shows the current state, and that a browser must not run as a script.
 pub(super) fn answer(status: StatusCode, kind: &'static str, body: Bytes) -> Answer {
     let mut answer = Response::new(Full::from(body));
     *answer.status_mut() = status;

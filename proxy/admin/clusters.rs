@@ -1,4 +1,4 @@
-//! `/clusters`: each service as it is at this moment, endpoint by endpoint.
+//! `/clusters`: the current state of each service and of its endpoints.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -22,7 +22,7 @@ pub(super) fn page(console: &Console, now: Instant) -> Value {
     json!({ "generation": snapshot.generation, "clusters": snapshot.clusters().map(cluster).collect::<Vec<_>>() })
 }
 
-/// Which services learn their endpoints, and by which name.
+/// The services that discover their endpoints by DNS, each with the name that is looked up.
 fn asked_of_dns(config: &Config) -> HashMap<&str, String> {
     let asked = config.clusters.iter().filter_map(|of| Some((of, of.discovery.as_ref()?)));
     asked.map(|(of, by)| (of.name.as_str(), format!("{}:{}", by.name, by.port))).collect()

@@ -1,5 +1,5 @@
-//! `/config`: what this sidecar was told in the end, and where each value came from. Flat, so that it can be searched;
-//! in pages, or for one service, since ten thousand services have half a million values.
+//! `/config`: the effective configuration, with the origin of each value. It is a flat list, which is easy to search.
+//! It is shown in pages or for one service, because ten thousand services have half a million values.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,12 +10,12 @@ use time::format_description::well_known::Rfc3339;
 
 use super::console::{Published, Refusal};
 
-/// Values on a page where nobody says how many: a usual file is on one page, and a page is some 100 KB.
+/// Values on a page if the request does not say how many: a usual file fits on one page, which has some 100 KB.
 const USUAL: usize = 1000;
-/// Values on a page at most: a page is made in memory.
+/// The most values on a page: a page is built in memory.
 const MOST: usize = 10_000;
 
-/// What of the configuration somebody wants to see.
+/// The part of the configuration that a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Selection {
     /// Pages count from 1.
@@ -31,10 +31,10 @@ pub(super) enum Selection {
 pub(super) struct NoSuchService(String);
 
 impl Selection {
-    /// `query`: `page=2&limit=500`, or `service=NAME`. The names of services need no decoding.
+    /// Parses a query: `page=2&limit=500`, or `service=NAME`. The names of services need no decoding.
     ///
     /// # Errors
-    /// A sentence about what to ask for instead.
+    /// Returns a sentence that says what to ask for instead.
     pub(super) fn parse(query: &str) -> Result<Self, String> {
         let (mut page, mut limit, mut service) = (None, None, None);
         for word in query.split('&').filter(|word| !word.is_empty()) {
@@ -52,7 +52,7 @@ impl Selection {
         }
         match (service, page.or(limit)) {
             (Some(_), Some(_)) => {
-                Err("a service is shown whole: ask for it without page and limit".to_owned())
+                Err("all values of a service are on one page: leave out page and limit".to_owned())
             }
             (Some(service), None) => Ok(Self::Service(service)),
             (None, _) => Ok(Self::Page { page: page.unwrap_or(1), limit: limit.unwrap_or(USUAL) }),
@@ -66,7 +66,7 @@ impl Selection {
         }
     }
 
-    /// Where the values go on after these; `all`: how many there are.
+    /// The link to the values after this page; `all` is the number of values.
     fn next(&self, all: usize) -> Option<String> {
         match self {
             Self::Page { page, limit } if page * limit < all => {
@@ -77,7 +77,7 @@ impl Selection {
     }
 }
 
-/// `generation`: of the snapshot that is read by the data path.
+/// `generation` is that of the snapshot that the data path uses.
 pub(super) fn page(
     published: &Published,
     generation: u64,
@@ -108,7 +108,7 @@ pub(super) fn refusal(refusal: &Refusal) -> Value {
     json!({ "at": moment(refusal.at), "why": refusal.why })
 }
 
-/// `2026-11-21T11:00:00Z`, to the second; null for what no calendar knows.
+/// A time such as `2026-11-21T11:00:00Z`, to the second. Null if it has no date in the calendar.
 fn moment(at: SystemTime) -> Option<String> {
     let seconds = i64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_secs()).ok()?;
     OffsetDateTime::from_unix_timestamp(seconds).ok()?.format(&Rfc3339).ok()
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn it_names_generation_file_refusal_and_every_value_with_its_origin() {
+    fn the_page_has_generation_file_refusal_and_every_value_with_its_origin() {
         let published = published("inbound: off\nservices:\n  orders: { endpoints: [\"10.0.0.1:80\"] }\n");
         let page = page(&published, 3, &Selection::Page { page: 1, limit: USUAL }).expect("a page");
         assert_eq!((&page["generation"], &page["file"]), (&json!(3), &json!("p.yaml")));
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn c18_the_pages_together_are_the_whole_and_each_links_to_the_next() {
+    fn c18_the_pages_together_have_every_value_and_each_links_to_the_next() {
         let published = many();
         let whole = keys(&page(&published, 1, &Selection::Page { page: 1, limit: MOST }).expect("a page"));
         let (mut together, mut query) = (Vec::new(), "limit=700".to_owned());
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn c18_one_service_is_shown_alone_and_whole() {
+    fn c18_one_service_is_shown_alone_with_all_its_values() {
         let published = many();
         let asked = Selection::parse("service=s7").expect("a good query");
         let page = page(&published, 1, &asked).expect("a service of this name");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_page_is_told_what_to_ask_for() {
+    fn a_query_that_is_not_valid_gets_a_sentence_with_the_valid_form() {
         for (query, words) in [
             ("page=0", "page is a number from 1"),
             ("page=x", "page is a number from 1"),
@@ -201,7 +201,7 @@ mod tests {
             ("limit", "limit is a number"),
             ("page=99999999999999999999", "page is a number"),
             ("services=a", "the parameters are page, limit and service"),
-            ("service=a&page=2", "a service is shown whole"),
+            ("service=a&page=2", "all values of a service are on one page"),
         ] {
             assert!(Selection::parse(query).expect_err(query).starts_with(words), "{query}");
         }

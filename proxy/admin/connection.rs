@@ -1,7 +1,7 @@
-//! One connection of the admin or metrics port, and the bounds of what its client may hold.
+//! One connection of the admin or metrics port, and the limits of what its client may use.
 //!
-//! Whoever can reach the port can open connections, ask for pages and read nothing. So every wait on the client ends,
-//! and the connection itself does, too.
+//! Any client that reaches the port can open connections, ask for pages and read nothing. So every wait for the client
+//! has a deadline, and so has the connection itself.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -22,19 +22,20 @@ use super::pages::{OwnPort, Pages};
 use super::places::AdminPlace;
 use pillion_base::net::{Stream, forward};
 
-/// From the last answer, or from the beginning, until the whole head of a request is there.
+/// From the last response, or from the start of the connection, until the complete head of a request has arrived.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Without a byte taken by a client that has an answer to read. A scraper reads at once.
+/// How long a client that has a response to read may take no byte of it. A scraper reads at once.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
-/// A connection that is older takes no further request. Scrapers that keep theirs open for longer just open another.
+/// After this time a connection takes no further request. A scraper that keeps connections for longer opens another
+/// one.
 const LIFETIME: Duration = Duration::from_secs(60);
-/// What [`LIFETIME`] leaves for the answer that is under way: the slowest page, a reload, has 30 s, and its text has
-/// to be written.
+/// The time beyond [`LIFETIME`] for the response in progress: the slowest page, a reload, may take 30 s, and its text
+/// must be written.
 const LAST_ANSWER: Duration = Duration::from_secs(35);
-/// Bytes of a request's head, which names a page and little else. hyper reads as much ahead.
+/// Bytes of a request's head, which has a path and little else. hyper reads this much ahead.
 const HEAD_BYTES: usize = 16 * 1024;
 
-/// Serves the connection until its client leaves, has been waited for long enough, or has to make room.
+/// Serves the connection until its client leaves, its time is over, or it must make room for another one.
 pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place: AdminPlace) {
     let asked_at = stream.own_ip();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -51,7 +52,7 @@ pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place
         .serve_connection(TokioIo::new(WriteTimeout::new(stream)), service);
     let whole_life = async {
         if timeout(LIFETIME, &mut serving).await.is_ok() {
-            return true; // who breaks off here hurts nobody
+            return true; // a client that breaks off here does no harm
         }
         Pin::new(&mut serving).graceful_shutdown();
         timeout(LAST_ANSWER, &mut serving).await.is_ok()
@@ -65,10 +66,10 @@ pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place
     }
 }
 
-/// A stream whose writes fail when the other end takes nothing for [`WRITE_TIMEOUT`].
+/// A stream whose writes fail if the other end takes no byte for [`WRITE_TIMEOUT`].
 struct WriteTimeout {
     io: Stream,
-    /// Set while a write waits.
+    /// Set while a write is waiting.
     waiting: Option<Pin<Box<Sleep>>>,
 }
 
@@ -84,7 +85,7 @@ impl WriteTimeout {
         }
         let waiting = self.waiting.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
         ready!(waiting.as_mut().poll(cx));
-        self.io.reset_on_drop(); // or the kernel would go on keeping what is unread
+        self.io.reset_on_drop(); // otherwise the kernel would keep the unread bytes
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

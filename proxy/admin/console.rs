@@ -1,4 +1,4 @@
-//! Between the admin port and who runs the sidecar: what is told on one side, and orders from the other.
+//! Connects the admin port to the task that runs the sidecar: that task publishes the state, and the port sends orders.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 use super::config;
 use pillion_sidecar::state::Store;
 
-/// Orders that wait: a person gives one at a time.
+/// The most orders that may wait; people give one at a time.
 const ORDERS: usize = 16;
-/// From `POST /reload` to its answer, at the latest.
+/// The longest time from `POST /reload` to its response.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What somebody wants of a running sidecar.
@@ -29,55 +29,55 @@ pub(crate) enum Order {
 }
 
 pub(crate) struct Console {
-    /// Read by the pages, one after the other.
+    /// The state that the pages show.
     published: ArcSwap<Published>,
     orders: mpsc::Sender<Order>,
-    /// The clusters as they are.
+    /// The clusters with their current state.
     pub(super) store: Arc<Store>,
 }
 
-/// What the pages show of the configuration at work; published whole.
+/// What the pages show about the current configuration. It is replaced as a whole.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Published {
-    /// When it was put to work.
+    /// When the configuration was applied.
     pub(crate) loaded_at: Option<SystemTime>,
     /// `None`: built-in defaults and flags.
     pub(crate) file: Option<PathBuf>,
     pub(crate) config: Arc<Config>,
-    /// What stands in the file, for the places of its keys.
+    /// The text of the file, in which the origins of values are found.
     pub(crate) text: Option<Arc<str>>,
     /// Keys that the command line set over the file, with their flags.
     pub(crate) flags: Vec<(&'static str, &'static str)>,
-    /// Why a later configuration than the one at work was refused; `None` once one was taken.
+    /// Why a later configuration was refused. `None` once a configuration was accepted.
     pub(crate) last_refusal: Option<Refusal>,
-    /// Why later certificates than the ones in use were refused; `None` once some were taken.
+    /// Why later certificates were refused. `None` once certificates were accepted.
     pub(crate) certificates_refused: Option<Refusal>,
-    /// As the credentials describe themselves; never a key.
+    /// The credentials as they describe themselves, without keys.
     pub(crate) credentials: Vec<Value>,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
     pub(crate) at: SystemTime,
-    /// All of it, as `pillion check` prints it.
+    /// The whole message, as `pillion check` prints it.
     pub(crate) why: String,
 }
 
-/// Why an order was not taken.
+/// Why an order was not accepted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotTaken {
-    #[error("{ORDERS} orders wait already")]
+    #[error("{ORDERS} orders are waiting already")]
     Full,
     #[error("this sidecar takes no orders (it is not run by `pillion run`, or it is ending)")]
     Nobody,
-    #[error("no answer within {} s; /config and the log tell what becomes of it", RELOAD_TIMEOUT.as_secs())]
+    #[error("no answer within {} s; /config and the log show its result", RELOAD_TIMEOUT.as_secs())]
     TooLate,
     #[error("{0}")]
     Refused(String),
 }
 
 impl Published {
-    /// The refusal of a configuration or of certificates, whichever was later.
+    /// The last refusal of a configuration or of certificates.
     pub(super) fn latest_refusal(&self) -> Option<&Refusal> {
         let all = self.last_refusal.iter().chain(&self.certificates_refused);
         all.max_by_key(|refusal| refusal.at)
@@ -85,33 +85,34 @@ impl Published {
 }
 
 impl Console {
-    /// Orders arrive at the receiver; while there is none they are refused.
+    /// The receiver gets the orders. After it is dropped, orders are refused.
     pub(crate) fn new(store: Arc<Store>) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, receiver) = mpsc::channel(ORDERS);
         (Arc::new(Self { published: ArcSwap::default(), orders, store }), receiver)
     }
 
-    /// From now on the pages show this.
+    /// Replaces what the pages show.
     pub(crate) fn publish(&self, published: Published) {
         self.published.store(Arc::new(published));
     }
 
-    /// Changes some of what is shown; for one caller at a time.
+    /// Changes a part of what the pages show. Only one caller may do this at a time.
     pub(crate) fn amend(&self, change: impl FnOnce(&mut Published)) {
         let mut published = Published::clone(&self.published.load());
         change(&mut published);
         self.publish(published);
     }
 
-    /// A part of the configuration. Reads the text of the file for it: one caller at a time, on a thread that has time.
+    /// A part of the configuration. It parses the text of the file, so only one caller may do this at a time, on a
+    /// thread that may block.
     ///
     /// # Errors
-    /// There is no such service.
+    /// The service does not exist.
     pub(super) fn config(&self, asked: &config::Selection) -> Result<Value, config::NoSuchService> {
         config::page(&self.published(), self.store.load().generation, asked)
     }
 
-    /// Asked with every look at the files: changes nothing where none are told as refused.
+    /// Called after every check of the files; does nothing if no refusal is shown.
     pub(crate) fn forget_refused_certificates(&self) {
         if self.published.load().certificates_refused.is_some() {
             self.amend(|published| published.certificates_refused = None);
@@ -135,7 +136,7 @@ impl Console {
         })
     }
 
-    /// A sentence about what became of it.
+    /// A sentence with the result of the reload.
     pub(super) async fn reload(&self) -> Result<String, NotTaken> {
         let (answer, answered) = oneshot::channel();
         self.order(Order::Reload(answer))?;

@@ -1,7 +1,8 @@
-//! `/metrics`: written on a thread of its own, one exposition after the other, each for everybody who waits for it.
+//! `/metrics`: expositions are written one after the other on a separate thread, and each is the response to all
+//! requests that were waiting for it.
 //!
-//! Writing 20,000 series takes tens of milliseconds. On the thread of the admin side a few dozen scrapers would keep
-//! `/live` waiting for seconds, and each exposition that nobody reads would be held in memory by itself.
+//! Writing 20,000 series takes tens of milliseconds. On the admin thread a few dozen scrapers would delay `/live` for
+//! seconds, and each unread exposition would take memory of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,28 +13,28 @@ use tokio::time::{Instant, sleep};
 
 use pillion_telemetry::Metrics;
 
-/// A pause after each exposition, in terms of how long it took: strangers who ask again and again get a quarter of
-/// a core, and the data path keeps the rest.
+/// The pause after each exposition, as a multiple of the time that it took: clients that ask all the time get a quarter
+/// of a core, and the data path keeps the rest.
 const PAUSE: u32 = 3;
 
-/// Asks for expositions.
+/// Requests expositions.
 #[derive(Clone)]
 pub(super) struct Expositions(mpsc::Sender<oneshot::Sender<Bytes>>);
 
-/// Writes them.
+/// Writes expositions.
 pub(super) struct Writer {
     registry: Arc<Metrics>,
     asked: mpsc::Receiver<oneshot::Sender<Bytes>>,
 }
 
-/// `most`: who may wait at once.
+/// `most` is how many requests may wait at once.
 pub(super) fn expositions(registry: Arc<Metrics>, most: usize) -> (Expositions, Writer) {
     let (ask, asked) = mpsc::channel(most);
     (Expositions(ask), Writer { registry, asked })
 }
 
 impl Expositions {
-    /// An exposition that was begun after this was called. `None`: it could not be written.
+    /// An exposition whose writing began after this call. `None`: it could not be written.
     pub(super) async fn next(&self) -> Option<Bytes> {
         let (asker, written) = oneshot::channel();
         self.0.send(asker).await.ok()?;
@@ -53,13 +54,13 @@ impl Writer {
         }
     }
 
-    /// Returns how long it took.
+    /// Returns how long the writing took.
     async fn write_for(&self, askers: Vec<oneshot::Sender<Bytes>>) -> Duration {
         let (registry, began) = (self.registry.clone(), Instant::now());
         match tokio::task::spawn_blocking(move || registry.encode()).await {
             Ok(text) => {
                 let text = Bytes::from(text);
-                askers.into_iter().for_each(|asker| drop(asker.send(text.clone()))); // who left needs it no more
+                askers.into_iter().for_each(|asker| drop(asker.send(text.clone()))); // a client that left does not need it
             }
             Err(error) => tracing::error!(%error, "the metrics could not be written"),
         }
@@ -73,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// How many expositions were written so far: each counts itself.
+    /// Counts the expositions that were written: the hook adds one for each.
     fn counting(registry: &Arc<Metrics>) -> Arc<AtomicUsize> {
         let written = Arc::new(AtomicUsize::new(0));
         let count = written.clone();
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a2_seventy_who_ask_at_once_share_one_exposition() {
+    async fn a2_seventy_requests_at_once_share_one_exposition() {
         let registry = Metrics::new(1_000);
         let written = counting(&registry);
         let (expositions, writer) = expositions(registry, 96);
@@ -101,11 +102,11 @@ mod tests {
         }
         assert_eq!(written.load(Relaxed), 1);
         expositions.next().await.expect("an exposition");
-        assert_eq!(written.load(Relaxed), 2, "a later asker gets a later one");
+        assert_eq!(written.load(Relaxed), 2, "a later request gets a later exposition");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a2_nothing_is_written_for_those_who_left() {
+    async fn a2_no_exposition_is_written_for_clients_that_left() {
         let registry = Metrics::new(1_000);
         let written = counting(&registry);
         let (expositions, writer) = expositions(registry, 96);

@@ -1,9 +1,10 @@
-//! Keeps pages of other origins, which a person beside the sidecar has open in a browser, from the admin port.
+//! Protects the admin port from web pages that a person on this host has open in a browser.
 //!
-//! Two ways lead there. A page may send a request across origins: it cannot read the answer, but what changes things
-//! would be done; browsers say where such a request comes from (`Origin`, `Sec-Fetch-Site`). Or its name is made to
-//! point at this host (DNS rebinding), and the browser takes both for one origin: then `Host` is that name. So the
-//! host has to be an address or `localhost`, which no stranger can have. Programs send none of the three but `Host`.
+//! There are two attacks. A page may send a request across origins: it cannot read the response, but the request would
+//! take effect. Browsers say where such a request comes from (`Origin`, `Sec-Fetch-Site`). Or the page's host name is
+//! made to resolve to this host (DNS rebinding), and the browser treats both as one origin: then `Host` is that name.
+//! So the host must be an address or `localhost`, which no other site can have. Of these headers, programs send only
+//! `Host`.
 
 use http::header::{HOST, HeaderMap, HeaderName, ORIGIN};
 use http::request::Parts;
@@ -11,9 +12,9 @@ use http::uri::Authority;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Whether the request may be answered; else why not.
+/// Whether the request may be answered; if not, why.
 pub(super) fn admit(request: &Parts) -> Result<(), &'static str> {
-    let hosts = hosts(request).ok_or("the Host header is not understood")?;
+    let hosts = hosts(request).ok_or("the Host header is not valid")?;
     if !hosts.iter().all(is_own) {
         return Err(
             "the admin port answers to IP addresses and to localhost, not to other names (DNS rebinding)",
@@ -28,15 +29,15 @@ pub(super) fn admit(request: &Parts) -> Result<(), &'static str> {
         .iter()
         .all(|origin| hosts.iter().any(|host| is_of(origin.as_bytes(), host)))
     {
-        return Err("a page of another origin changes nothing here");
+        return Err("web pages of other origins may not change anything here");
     }
     if !is_fetched_from_here(&request.headers) {
-        return Err("a page of another site changes nothing here");
+        return Err("web pages of other sites may not change anything here");
     }
     Ok(())
 }
 
-/// As the request line and the header name them, which is none for HTTP/1.0. `None`: nothing that is a host.
+/// The hosts in the request line and in the header; none in HTTP/1.0. `None`: a value is not a host.
 fn hosts(request: &Parts) -> Option<Vec<Authority>> {
     let named = request.headers.get_all(HOST).iter();
     let named = named.map(|host| Authority::try_from(host.as_bytes()).ok()).collect::<Option<Vec<_>>>()?;
@@ -44,14 +45,14 @@ fn hosts(request: &Parts) -> Option<Vec<Authority>> {
     all.iter().all(|host| !host.as_str().contains('@')).then_some(all)
 }
 
-/// No name that anybody could register.
+/// Whether the host is an address or `localhost`, and not a name that can be registered.
 fn is_own(host: &Authority) -> bool {
     let name = host.host();
     let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
     bare.parse::<std::net::IpAddr>().is_ok() || name.eq_ignore_ascii_case("localhost")
 }
 
-/// The admin port speaks no TLS: its own origin begins with `http://`.
+/// Whether the origin is that of `host`. The admin port speaks no TLS, so its origin begins with `http://`.
 fn is_of(origin: &[u8], host: &Authority) -> bool {
     let Some(origin) = origin.strip_prefix(b"http://") else { return false };
     let Ok(origin) = Authority::try_from(origin) else { return false };
@@ -70,7 +71,7 @@ fn is_fetched_from_here(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
 
-    /// `METHOD TARGET`, then headers.
+    /// `line` is `METHOD TARGET`.
     fn admitted(line: &str, headers: &[(&str, &str)]) -> bool {
         let (method, target) = line.split_once(' ').expect("two words");
         let mut request = http::Request::builder().method(method).uri(target);
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn only_addresses_and_localhost_are_answered_to() {
+    fn only_requests_to_addresses_and_localhost_are_answered() {
         let table = [
             ("127.0.0.1:15000", true),
             ("127.0.0.1", true),
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_things_comes_from_no_other_origin() {
+    fn a_request_that_changes_state_is_refused_from_another_origin() {
         let table = [
             ("127.0.0.1:15000", "http://127.0.0.1:15000", true),
             ("localhost:15000", "http://LOCALHOST:15000", true),
@@ -133,7 +134,10 @@ mod tests {
         for (host, origin, expected) in table {
             let headers = [("host", host), ("origin", origin)];
             assert_eq!(admitted("POST /quitquitquit", &headers), expected, "{host} {origin}");
-            assert!(admitted("GET /config", &headers), "reading across origins is the browser's to refuse");
+            assert!(
+                admitted("GET /config", &headers),
+                "the browser refuses to show responses across origins"
+            );
         }
         let own = "http://127.0.0.1:15000";
         let two = [("host", "127.0.0.1:15000"), ("origin", own), ("origin", "http://evil.example")];
@@ -141,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_things_comes_from_no_other_site() {
+    fn a_request_that_changes_state_is_refused_from_another_site() {
         for (site, expected) in
             [("same-origin", true), ("none", true), ("same-site", false), ("cross-site", false), ("", false)]
         {

@@ -1,19 +1,19 @@
-//! `/logging`: what the sidecar's own log says, changed while it runs.
+//! `/logging`: shows the level of the diagnostics, and changes it while the sidecar runs.
 
 use http::StatusCode;
 
 use super::answer::{Answer, text};
 use pillion_telemetry::log;
 
-/// The filter that is in force.
+/// Shows the current filter.
 pub(super) fn show() -> Answer {
     match log::level() {
         Some(level) => text(StatusCode::OK, format!("{level}\n")),
-        None => text(StatusCode::SERVICE_UNAVAILABLE, "this process has no log of its own\n"),
+        None => text(StatusCode::SERVICE_UNAVAILABLE, "this process has not started its log\n"),
     }
 }
 
-/// `query`: `level=debug`.
+/// `query` is like `level=debug`.
 pub(super) fn set(query: &str) -> Answer {
     let asked = match asked(query) {
         Ok(asked) => asked,
@@ -32,18 +32,18 @@ pub(super) fn set(query: &str) -> Answer {
 const HELP: &str = "write ?level=debug (trace, debug, info, warn, error, off) or filters like \
                     ?level=info,pillion::tls=debug";
 
-/// The one parameter, decoded.
+/// The decoded value of the only parameter.
 fn asked(query: &str) -> Result<String, String> {
     let (name, value) = query.split_once('=').unwrap_or((query, ""));
     match name {
         "" => Err("the level is missing".into()),
-        "level" if value.contains('&') => Err("there is one parameter, level".into()),
-        "level" => decoded(value).ok_or_else(|| "the level is not readable".into()),
-        _ => Err("there is one parameter, level".into()),
+        "level" if value.contains('&') => Err("the only parameter is level".into()),
+        "level" => decoded(value).ok_or_else(|| "the level is not valid UTF-8".into()),
+        _ => Err("the only parameter is level".into()),
     }
 }
 
-/// `%3D` is `=` (RFC 3986, 2.1). `None`: no text.
+/// Decodes percent-encoding: `%3D` is `=` (RFC 3986, section 2.1). `None`: the result is not a text.
 fn decoded(text: &str) -> Option<String> {
     let (mut bytes, mut rest) = (Vec::with_capacity(text.len()), text.as_bytes());
     while let [first, tail @ ..] = rest {

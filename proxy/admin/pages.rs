@@ -1,4 +1,4 @@
-//! The pages of both ports: which there are, and who answers.
+//! The pages of both ports: which pages there are, and how each is answered.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use pillion_telemetry::family;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OwnPort {
-    /// Shows and changes things; on loopback.
+    /// Shows and changes the state; on loopback.
     Admin,
-    /// Reachable, and tells only.
+    /// Reachable from other hosts; shows state only.
     Metrics,
 }
 
@@ -42,7 +42,7 @@ enum Page {
     Probe,
 }
 
-/// What a page is asked with; who may be asked with GET may be asked with HEAD.
+/// The methods that a page accepts. A page that accepts GET accepts HEAD.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Methods {
     Get,
@@ -50,10 +50,10 @@ enum Methods {
     GetOrPut,
 }
 
-/// What the name of a probe follows.
+/// The prefix of the path to a probe.
 const PROBE: &str = "/probe/";
 
-/// In the order of the index.
+/// In the order of the index page.
 const PAGES: [(&str, Page, Methods, &str); 12] = [
     ("/", Page::Index, Methods::Get, "this list"),
     (
@@ -93,20 +93,21 @@ impl Methods {
     }
 }
 
-/// All that pages show.
+/// Everything that the pages need.
 #[derive(Clone)]
 pub(super) struct Pages {
     pub(super) expositions: Expositions,
     pub(super) readiness: Arc<Readiness>,
     pub(super) console: Arc<Console>,
     pub(super) prober: Prober,
-    /// Held while a page is written that can take long.
+    /// Held while a page that may take long is written.
     pub(super) long_page: Arc<Semaphore>,
 }
 
 impl Pages {
-    /// Bodies are not looked at: hyper closes the connection of one that is not there yet.
-    /// `asked_at`: the sidecar's end of the connection.
+    /// Answers a request. Bodies are not read: hyper closes a connection whose body has not arrived.
+    ///
+    /// `asked_at` is the sidecar's address of the connection.
     pub(super) async fn answer(&self, port: OwnPort, request: &Parts, asked_at: Option<IpAddr>) -> Answer {
         if port == OwnPort::Admin
             && let Err(why) = guard::admit(request)
@@ -141,7 +142,7 @@ impl Pages {
             },
             Page::Ready => self.ready(),
             Page::Live => text(StatusCode::OK, "live\n"),
-            // boxed: it is larger than all the rest, and rare
+            // boxed, because this future is larger than all others and rarely needed
             Page::Probe => Box::pin(self.probe(request.uri.path(), asked_at)).await,
         }
     }
@@ -158,13 +159,13 @@ impl Pages {
         .await
     }
 
-    /// A page that takes long where there are thousands of services: written on a thread of its own, one at a time,
-    /// so that `/live` does not wait for it.
+    /// A page that takes long if there are thousands of services. It is written on a separate thread, one at a time, so
+    /// that `/live` does not wait.
     async fn long(&self, page: impl FnOnce(&Console) -> Answer + Send + 'static) -> Answer {
         let turn = self.long_page.clone().acquire_owned().await;
         let console = self.console.clone();
         let written = tokio::task::spawn_blocking(move || {
-            let _turn = turn; // kept to the end, also when the client is gone before
+            let _turn = turn; // kept to the end, even if the client leaves earlier
             page(&console)
         });
         written.await.unwrap_or_else(|error| {
@@ -186,7 +187,7 @@ impl Pages {
     }
 }
 
-/// Or what the request hears instead.
+/// The page for a request, or the response that refuses it.
 fn find(port: OwnPort, request: &Parts) -> Result<Page, Box<Answer>> {
     let known = PAGES.iter().filter(|(_, page, ..)| port == OwnPort::Admin || is_told_to_all(*page));
     let path = request.uri.path();
@@ -218,7 +219,7 @@ const fn is_told_to_all(page: Page) -> bool {
     matches!(page, Page::Metrics | Page::Ready | Page::Live | Page::Probe)
 }
 
-/// Scrapers and probes put what they like behind their paths.
+/// Whether the page accepts any query: scrapers and probes add queries of their own.
 fn takes_query(page: Page, method: &Method) -> bool {
     is_told_to_all(page) || page == Page::Config || page == Page::Logging && *method == Method::PUT
 }
@@ -231,7 +232,7 @@ fn ordered(done: Result<String, NotTaken>) -> Answer {
     }
 }
 
-/// A line for each page.
+/// The index: a line for each page.
 fn index() -> String {
     let lines = PAGES.iter().map(|(path, _, asked, about)| {
         let post = if *asked == Methods::Post { "POST " } else { "" };

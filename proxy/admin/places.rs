@@ -1,6 +1,6 @@
-//! The connections of one kind of port: how many there may be, and which one has to leave for a new one.
+//! The connections of one kind of port: how many there may be, and which one must close for a new one.
 //!
-//! A new connection is never refused: it may be the kubelet's, and what holds the places may be a stranger's.
+//! A new connection is never refused, because it may be the kubelet's while other clients use up the places.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ pub(super) struct Places {
 struct Taken {
     id: u64,
     from: IpAddr,
-    /// Dropped, it tells the connection to leave.
+    /// When it is dropped, the connection closes.
     _stay: oneshot::Sender<()>,
 }
 
-/// One connection's place, free again when this is dropped.
+/// The place of one connection. It is free again when this is dropped.
 pub(super) struct AdminPlace {
     id: u64,
     of: Arc<Places>,
@@ -35,7 +35,7 @@ impl Places {
         Arc::new(Self { most, last_id: AtomicU64::new(0), taken: Mutex::default() })
     }
 
-    /// Gives a place to a new connection. When none is free, an older connection loses its place.
+    /// Gives a place to a new connection. If none is free, an older connection loses its place.
     pub(super) fn take(self: &Arc<Self>, from: IpAddr) -> AdminPlace {
         let id = self.last_id.fetch_add(1, Relaxed);
         let (stay, must_leave) = oneshot::channel();
@@ -54,7 +54,7 @@ impl Places {
 impl AdminPlace {
     /// Returns when a newer connection has taken the place.
     pub(super) async fn must_leave(&mut self) {
-        // The sender never sends; it is dropped when the place is given away.
+        // the sender sends nothing; it is dropped when the place is given away
         drop((&mut self.must_leave).await);
     }
 }
@@ -65,11 +65,12 @@ impl Drop for AdminPlace {
     }
 }
 
-/// Which of the connections, the oldest first, has to leave: the oldest one of the address that has the most. So a
-/// crowd from one address pushes out its own, and not the only connection of the kubelet or of Prometheus.
+/// The connection that must close, as an index into `open`, which has the oldest first: the oldest connection of the
+/// address with the most connections. So many connections from one address replace each other, and not the only
+/// connection of the kubelet or of Prometheus.
 fn who_leaves(open: impl Iterator<Item = IpAddr> + Clone) -> Option<usize> {
     let count = |of: IpAddr| open.clone().filter(|from| *from == of).count();
-    // `max_by_key` takes the last of equals, and the oldest is wanted.
+    // `max_by_key` returns the last of equal items, but the oldest is wanted
     open.clone().enumerate().max_by_key(|(at, from)| (count(*from), usize::MAX - at)).map(|(at, _)| at)
 }
 
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a2_a_new_connection_gets_a_place_and_an_old_one_is_told_to_leave() {
+    async fn a2_a_new_connection_gets_a_place_and_an_old_one_must_close() {
         let (places, from) = (Places::new(2), IpAddr::from([10, 0, 0, 1]));
         let (mut first, second) = (places.take(from), places.take(from));
         let _third = places.take(from);
@@ -101,6 +102,6 @@ mod tests {
         assert_eq!(fourth.must_leave.try_recv(), Err(oneshot::error::TryRecvError::Empty));
         assert_eq!(places.taken.lock().len(), 2);
         drop(first);
-        assert_eq!(places.taken.lock().len(), 2, "who was told to leave frees no place of others");
+        assert_eq!(places.taken.lock().len(), 2, "a connection that must close frees no place of others");
     }
 }

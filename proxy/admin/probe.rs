@@ -1,8 +1,8 @@
-//! `/probe/NAME`: asks the application what the file says, and tells how it answered.
+//! `/probe/NAME`: sends the configured health check to the application and returns its result.
 //!
-//! For kubelets, who have no certificate to show where mTLS is strict: the question does not pass the inbound port.
-//! Nothing of the request but the name is passed on: who can reach the metrics port chooses among the operator's
-//! questions. Equal ones that run at once are asked once ([`shared`]), so nobody can crowd out the kubelet.
+//! This serves kubelets, which have no certificate for a strict mTLS port: the check does not go through the inbound
+//! port. Only the name comes from the request, so a client of the metrics port can only choose among the operator's
+//! probes. Equal checks at the same moment are sent once ([`shared`]), so no client can displace the kubelet.
 
 mod bounded;
 mod grpc;
@@ -28,25 +28,26 @@ use pillion_base::net::{Leg, Network};
 use pillion_sidecar::state::Snapshot;
 use shared::Questions;
 
-/// From the first packet to the last byte of the answer. kubelet waits as long as its `timeoutSeconds` says (1 s
-/// unless written), hangs up, and ends the question with that; this ends those whose askers have more patience.
+/// The longest time from the first packet to the last byte of the response. The kubelet waits as long as its
+/// `timeoutSeconds` says (1 s by default) and then closes, which ends the check. This limit ends checks whose clients
+/// wait longer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of the application's answer that are passed on: a reason fits, a page does not.
+/// Bytes of the application's response that are passed on: enough for a reason, not for a page.
 const ANSWER_BYTES: usize = 1024;
-/// Bytes of an answer's head.
+/// Bytes of a response's head.
 const HEAD_BYTES: usize = 64 * 1024;
-/// Where the application is, when nobody says.
+/// The address of the application if none is configured.
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("pillion-probe/", env!("CARGO_PKG_VERSION")));
 
-/// Asks; for all connections of the admin side together.
+/// Sends health checks, for all connections of the admin and metrics ports.
 #[derive(Clone)]
 pub(super) struct Prober {
     network: Network,
     questions: Questions,
 }
 
-/// What is asked of the application, and where. Equal ones have equal answers.
+/// A check of the application at an address. Equal inquiries have equal results.
 #[derive(Debug, Clone, PartialEq)]
 struct Inquiry {
     probe: Probe,
@@ -54,7 +55,7 @@ struct Inquiry {
     over_http2: bool,
 }
 
-/// Why the application is not known to be well. One sentence for the event that kubelet writes.
+/// Why the application does not count as healthy. It is one sentence, because kubelet writes it into an event.
 #[derive(Debug, thiserror::Error)]
 enum Unwell {
     #[error("{0} is the sidecar's own port, not the application's")]
@@ -67,9 +68,9 @@ enum Unwell {
     BrokeOff(SocketAddr, #[source] hyper::Error),
     #[error("{0} answers with more than {kib} KiB", kib = bounded::MOST / 1024)]
     TooLong(SocketAddr),
-    #[error("{0} answered {1}, which ends no request")]
+    #[error("{0} answered {1}, which is not a final response")]
     Unfinished(SocketAddr, StatusCode),
-    #[error("the question cannot be written: {0}")]
+    #[error("the request cannot be written: {0}")]
     Unaskable(#[from] http::Error),
     #[error("{0} says: {1}")]
     Grpc(SocketAddr, grpc::NotServing),
@@ -80,7 +81,7 @@ impl Prober {
         Self { network, questions: Questions::default() }
     }
 
-    /// `asked_at`: the sidecar's end of the asker's connection.
+    /// `asked_at` is the sidecar's address of the connection that asks for the probe.
     pub(super) async fn answer(&self, name: &str, now: &Snapshot, asked_at: Option<IpAddr>) -> Answer {
         let inbound = now.inbound.as_ref().map(|side| &side.policy);
         let probes = inbound.map_or(&[][..], |inbound| &inbound.probes);
@@ -130,13 +131,13 @@ impl Unwell {
 fn unknown(probes: &[Probe]) -> String {
     let names: Vec<&str> = probes.iter().map(|probe| &*probe.name).collect();
     match names.is_empty() {
-        true => "inbound.probes names no probe\n".to_owned(),
-        false => format!("there are the probes {}\n", names.join(", ")),
+        true => "inbound.probes has no probe\n".to_owned(),
+        false => format!("the known probes are {}\n", names.join(", ")),
     }
 }
 
-/// Where the application has this port: at the address that the file gives it, else at the one that the asker means
-/// it at, which in a pod is the pod's.
+/// The address of this port of the application: the configured one, else the address to which the client connected,
+/// which in a pod is the pod's.
 fn target(inbound: &Inbound, port: u16, asked_at: Option<IpAddr>) -> SocketAddr {
     if let Some(app) = inbound.app.filter(|app| app.port() == port) {
         return app;
@@ -151,7 +152,8 @@ fn target(inbound: &Inbound, port: u16, asked_at: Option<IpAddr>) -> SocketAddr 
     (ip, port).into()
 }
 
-/// Declared, as towards the application otherwise; nothing else tells it before the first byte.
+/// Whether HTTP/2 is declared for the port, as for the application's other traffic. Before the first byte there is no
+/// other way to know it.
 fn speaks_http2(inbound: &Inbound, port: u16) -> bool {
     let single = inbound.ports.get(&port).and_then(|policy| policy.protocol);
     single.unwrap_or(inbound.protocol) == AppProtocol::Http2
@@ -174,7 +176,7 @@ async fn http2(io: Io, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
     over_http2(io, to, question, answered).await
 }
 
-/// `then` reads the answer while the connection is open.
+/// `then` reads the response while the connection is open.
 async fn over_http2<T>(
     io: Io,
     to: SocketAddr,
@@ -191,16 +193,16 @@ async fn over_http2<T>(
     driven(conn, answer).await
 }
 
-/// The connection lives no longer than the question.
+/// Drives the connection; it lives no longer than the check.
 async fn driven<T>(conn: impl Future, asking: impl Future<Output = T>) -> T {
     let (mut conn, mut asking) = (pin!(conn), pin!(asking));
     tokio::select! {
         answer = &mut asking => answer, // the connection is dropped, and closed with that
-        _ = &mut conn => asking.await, // what it had read is with the answer
+        _ = &mut conn => asking.await, // the response has what the connection had read
     }
 }
 
-/// Its status, and as much of its body as anybody reads.
+/// The status, and the beginning of the body.
 async fn read_answer(answer: Response<Incoming>, to: SocketAddr) -> Result<Answer, Unwell> {
     let status = answer.status();
     match status.is_informational() {
@@ -209,7 +211,7 @@ async fn read_answer(answer: Response<Incoming>, to: SocketAddr) -> Result<Answe
     }
 }
 
-/// At most [`ANSWER_BYTES`]; less where the body breaks off, for the status is known.
+/// At most [`ANSWER_BYTES`]; fewer if the body breaks off, because the status is known anyway.
 async fn beginning(body: &mut Incoming) -> Bytes {
     let mut read = Vec::new();
     while read.len() < ANSWER_BYTES
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_application_is_asked_where_the_file_says_or_where_the_asker_means_it() {
+    fn a_probe_goes_to_the_configured_address_or_to_that_of_the_client() {
         let table = [
             ("", "10.0.0.1", "10.0.0.1:8080"),
             ("", "fd00::1", "[fd00::1]:8080"),

@@ -1,35 +1,36 @@
-//! Whether the sidecar wants traffic, and what it waits for if it does not.
+//! Whether the sidecar is ready for traffic, and if not, what it waits for.
 
 use parking_lot::Mutex;
 
 use pillion_tls::identity::{Validity, unix_now};
 
-/// Asked by probes alone: a lock will do.
+/// A lock is enough, because only probes read it.
 #[derive(Debug, Default)]
 pub(crate) struct Readiness(Mutex<State>);
 
-/// All that holds at once; the gravest is told.
+/// Everything that applies at the moment. The most serious reason is reported.
 #[derive(Debug, Default)]
 struct State {
     is_started: bool,
     is_draining: bool,
     waiting_for: Option<String>,
-    /// How long the certificate in use holds.
+    /// The validity of the certificate in use.
     certificate: Option<Validity>,
 }
 
 impl Readiness {
-    /// Everything that is bound is served.
+    /// Records that every bound address is served.
     pub(crate) fn set_ready(&self) {
         self.0.lock().is_started = true;
     }
 
-    /// From now on, whatever else happens.
+    /// Records that the drain has begun, which is final.
     pub(crate) fn set_draining(&self) {
         self.0.lock().is_draining = true;
     }
 
-    /// Not ready until [`Self::stop_waiting`]: `certificates: certs/tls.crt does not exist`.
+    /// Makes the sidecar not ready until [`Self::stop_waiting`], with a reason such as `certificates: certs/tls.crt
+    /// does not exist`.
     pub(crate) fn set_waiting(&self, what: impl Into<String>) {
         self.0.lock().waiting_for = Some(what.into());
     }
@@ -38,17 +39,18 @@ impl Readiness {
         self.0.lock().waiting_for = None;
     }
 
-    /// The certificate in use; `None`: there is none, or none is needed. Outside its time no peer takes it.
+    /// The validity of the certificate in use. `None`: there is none, or none is needed. Outside its validity no peer
+    /// accepts it.
     pub(crate) fn set_certificate(&self, validity: Option<Validity>) {
         self.0.lock().certificate = validity;
     }
 
-    /// `None`: ready.
+    /// `None`: the sidecar is ready.
     pub(crate) fn why_not(&self) -> Option<String> {
         self.why_not_at(unix_now())
     }
 
-    /// `now` in Unix seconds: a certificate expires while nobody does anything.
+    /// `now` is in Unix seconds. It is compared at every call, because a certificate expires without any event.
     fn why_not_at(&self, now: i64) -> Option<String> {
         let state = self.0.lock();
         let certificate = || state.certificate.and_then(|validity| validity.why_not(now));
@@ -87,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gravest_reason_is_told_and_none_is_forgotten() {
+    fn the_most_serious_reason_is_reported_and_the_others_are_kept() {
         let readiness = Readiness::default();
         assert_eq!(readiness.why_not().as_deref(), Some("starting"));
         readiness.set_waiting("certificates: certs/tls.crt");

@@ -1,7 +1,7 @@
-//! The addresses that one kind of thread listens on, from one configuration to the next: what is kept, bound and closed.
+//! The addresses on which one kind of thread listens: which of them a new configuration keeps, binds and closes.
 //!
-//! Addresses are bound before anything else of a new configuration takes effect, so one that cannot be bound changes
-//! nothing.
+//! Addresses are bound before anything else of a new configuration takes effect, so that an address that cannot be
+//! bound changes nothing.
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,39 +13,39 @@ use tokio::sync::mpsc;
 use crate::listening::{Command, bound};
 use pillion_base::net::Sharing;
 
-/// Commands on their way to a thread; two are sent a reload at most.
+/// The capacity of a thread's command queue. A reload sends two commands at most.
 const COMMANDS: usize = 64;
 
-/// What an address is for, as a reload may change it.
+/// What an address is used for. A reload may change it.
 type InUse<U> = Arc<ArcSwap<U>>;
 
-/// Whose addresses they are.
+/// The kind of thread whose addresses these are.
 pub(super) trait Serves {
-    /// What an address is for.
+    /// What an address is used for.
     type Use: Clone + PartialEq;
-    /// A bound address on its way to a thread.
+    /// A bound address that is sent to a thread.
     type Port;
 
-    /// Whether an open address can be used for something else without being bound again.
+    /// Whether an open address can change its use without being bound again.
     fn may_become(from: &Self::Use, to: &Self::Use) -> bool;
 
-    /// Returns the address, with a real port where it asks for any, and a port for each thread.
+    /// Returns the address, with the real port if port 0 was requested, and a port for each thread.
     fn bind(&self, request: &BindRequest<Self::Use>) -> io::Result<(SocketAddr, Vec<Self::Port>)>;
 }
 
-/// A line of the configuration.
+/// An address that the configuration asks for.
 pub(super) struct Wanted<U> {
-    /// The key that asks for it.
+    /// The key of the configuration that asks for it.
     pub(super) key: String,
     pub(super) use_: U,
     pub(super) address: SocketAddr,
 }
 
-/// An address to be bound.
+/// An address that must be bound.
 pub(super) struct BindRequest<U> {
     pub(super) id: u64,
     pub(super) address: SocketAddr,
-    /// How the first thread shares the address; the others join it.
+    /// How the first thread shares the address. The other threads join it.
     pub(super) sharing: Sharing,
     pub(super) threads: usize,
     pub(super) use_: InUse<U>,
@@ -53,10 +53,10 @@ pub(super) struct BindRequest<U> {
 
 struct Open<U> {
     id: u64,
-    /// A reload may change it where the address [may become](Serves::may_become) another's.
+    /// A reload may change the use, if the old one [may become](Serves::may_become) the new one.
     use_: InUse<U>,
     wanted: SocketAddr,
-    /// `None`: left out, as this kernel has no IPv6.
+    /// `None`: the address is left out, because this kernel has no IPv6.
     bound: Option<SocketAddr>,
 }
 
@@ -64,18 +64,18 @@ pub(super) struct Bindings<S: Serves> {
     of: S,
     threads: Vec<mpsc::Sender<Command<S::Port>>>,
     open: Vec<Open<S::Use>>,
-    /// No longer wanted, and perhaps not closed by every thread yet.
+    /// Addresses that are no longer wanted, and that some thread may not have closed yet.
     closing: Vec<(SocketAddr, Weak<ArcSwap<S::Use>>)>,
     last_id: u64,
 }
 
-/// From one configuration's addresses to the next one's: bound, and not yet in use.
+/// The step from one configuration's addresses to those of the next: bound, and not used yet.
 pub(super) struct Change<S: Serves> {
     open: Vec<Open<S::Use>>,
-    /// What open ones will be used for.
+    /// The new uses of open addresses.
     uses: Vec<(InUse<S::Use>, S::Use)>,
     last_id: u64,
-    /// For each thread.
+    /// The new ports of each thread.
     opened: Vec<Vec<S::Port>>,
     closed: Vec<u64>,
 }
@@ -87,7 +87,7 @@ impl<U: Clone> Clone for Open<U> {
 }
 
 impl<U> Open<U> {
-    /// The same line, or the same address for something else.
+    /// Whether this address serves `wanted`: exactly the same line, or the same address for another use.
     fn serves<S: Serves<Use = U>>(&self, wanted: &Wanted<U>, exactly: bool) -> bool
     where
         U: PartialEq,
@@ -102,15 +102,15 @@ impl<U> Open<U> {
 }
 
 impl<S: Serves> Bindings<S> {
-    /// Nothing is bound yet.
+    /// No address is bound yet.
     pub(super) const fn new(of: S, threads: Vec<mpsc::Sender<Command<S::Port>>>) -> Self {
         Self { of, threads, open: Vec::new(), closing: Vec::new(), last_id: 0 }
     }
 
-    /// Binds what is wanted and not bound yet.
+    /// Binds the wanted addresses that are not bound yet.
     ///
     /// # Errors
-    /// An address that cannot be bound. Nothing has changed then.
+    /// An address cannot be bound. In that case nothing has changed.
     pub(super) fn plan(&self, wanted: &[Wanted<S::Use>]) -> anyhow::Result<Change<S>> {
         let mut left = self.open.clone();
         let mut take = |wanted: &Wanted<S::Use>, exactly| {
@@ -139,7 +139,8 @@ impl<S: Serves> Bindings<S> {
         Ok(change)
     }
 
-    /// What they are used for changes with [`Change::use_now`], and the threads learn of it with [`Self::send`].
+    /// Makes the change permanent. [`Change::use_now`] changes the uses, and [`Self::send`] sends the change to the
+    /// threads.
     pub(super) fn commit(&mut self, change: &mut Change<S>) {
         let before = std::mem::replace(&mut self.open, std::mem::take(&mut change.open));
         let closed = before.iter().filter(|open| change.closed.contains(&open.id));
@@ -148,26 +149,26 @@ impl<S: Serves> Bindings<S> {
         self.last_id = change.last_id;
     }
 
-    /// A thread that does not take a command has ended, and with it the sidecar, or it stands still, and is
-    /// [`COMMANDS`] behind. What it was told cannot be taken back.
+    /// Sends the change to the threads. A thread that does not take a command has ended, which ends the sidecar too, or
+    /// is blocked and [`COMMANDS`] behind. Commands that were sent cannot be taken back.
     pub(super) fn send(&self, change: Change<S>) {
         for (thread, ports) in self.threads.iter().zip(change.opened) {
             let opened = (!ports.is_empty()).then_some(Command::Open(ports));
             let closed = (!change.closed.is_empty()).then(|| Command::Close(change.closed.clone()));
             for command in opened.into_iter().chain(closed) {
                 if thread.try_send(command).is_err() {
-                    tracing::error!("a thread does not take its listeners from the controller");
+                    tracing::error!("a thread does not take the commands for its listeners");
                 }
             }
         }
     }
 
-    /// Open addresses, each with what it is for.
+    /// Open addresses, each with its use.
     pub(super) fn addresses(&self) -> impl Iterator<Item = (Arc<S::Use>, SocketAddr)> {
         self.open.iter().filter_map(|open| Some((open.use_.load_full(), open.bound?)))
     }
 
-    /// Where the threads listen now, or still do.
+    /// The addresses on which the threads listen now, with those that are about to close.
     fn own(&self) -> Vec<SocketAddr> {
         let closing = self.closing.iter().filter(|(_, use_)| use_.strong_count() > 0);
         let open = self.open.iter().filter_map(|open| open.bound);
@@ -182,7 +183,7 @@ impl<S: Serves> Change<S> {
         }
     }
 
-    /// What will be open.
+    /// The addresses that will be open.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.open.iter().filter_map(|open| open.bound).collect()
     }
@@ -194,7 +195,7 @@ impl<S: Serves> Change<S> {
         self.open.push(open);
     }
 
-    /// `own`: where the threads listen now.
+    /// `own` are the addresses on which the threads listen now.
     fn bind(&mut self, of: &S, wanted: &Wanted<S::Use>, own: &[SocketAddr]) -> anyhow::Result<()> {
         self.last_id += 1;
         let (id, threads) = (self.last_id, self.opened.len());
@@ -211,12 +212,12 @@ impl<S: Serves> Change<S> {
     }
 }
 
-/// On which a thread gets its listeners.
+/// The channel by which a thread gets its listeners.
 pub(super) fn channel<P>() -> (mpsc::Sender<Command<P>>, mpsc::Receiver<Command<P>>) {
     mpsc::channel(COMMANDS)
 }
 
-/// What is only for somebody else now was bound by nobody but this sidecar.
+/// An address that only this sidecar has bound may be shared even for another use.
 fn sharing(wanted: SocketAddr, threads: usize, own: &[SocketAddr]) -> Sharing {
     match threads {
         0 | 1 => Sharing::Alone,
@@ -225,13 +226,13 @@ fn sharing(wanted: SocketAddr, threads: usize, own: &[SocketAddr]) -> Sharing {
     }
 }
 
-/// Whether who listens on `own` hears what comes to `wanted`.
+/// Whether a listener on `own` receives connections to `wanted`.
 fn covers(own: SocketAddr, wanted: SocketAddr) -> bool {
     let is_same = own.port() == wanted.port() && own.is_ipv4() == wanted.is_ipv4();
     is_same && wanted.port() != 0 && (own.ip() == wanted.ip() || own.ip().is_unspecified())
 }
 
-/// A key whose addresses are all left out is no listener.
+/// Refuses a key all of whose addresses are left out, because no listener would serve it.
 fn refuse_deaf<U>(wanted: &[Wanted<U>], open: &[Open<U>]) -> anyhow::Result<()> {
     let hears =
         |key: &str| wanted.iter().zip(open).any(|(wanted, open)| wanted.key == key && open.bound.is_some());

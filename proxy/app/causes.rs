@@ -1,7 +1,7 @@
-//! An error in words, with its causes: each is told once.
+//! The text of an error with its causes, each once.
 //!
-//! Some errors name their cause in their own sentence, so that it stands where it belongs, and have it as a source,
-//! too. One after the other would then tell the same twice.
+//! Some errors include their cause in their own sentence and also return it as a source. Listing all sources would then
+//! repeat the cause.
 
 pub(crate) fn with_causes(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
@@ -24,7 +24,7 @@ mod tests {
     struct Unreadable(#[source] io::Error);
 
     #[test]
-    fn c11_a_cause_that_the_sentence_names_already_is_not_told_again() {
+    fn c11_a_cause_that_the_sentence_already_names_is_not_repeated() {
         let error =
             anyhow::Error::new(Unreadable(io::Error::other("no such file"))).context("services.a.tls");
         assert_eq!(with_causes(&error), "services.a.tls: cannot read ca.pem: no such file; it must exist");

@@ -1,7 +1,7 @@
-//! From one configuration to the next, while traffic goes on.
+//! Applies one configuration after another while traffic continues.
 //!
-//! Everything that can fail (certificates, addresses) is done first and changes nothing; then the new snapshot is
-//! swapped in whole, listeners that nobody wants any more are closed, and what they accepted lives on.
+//! Everything that can fail (certificates, addresses) is done first and changes nothing. Then the new snapshot replaces
+//! the old one as a whole, and listeners that are no longer wanted are closed. Their accepted connections stay open.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,52 +33,52 @@ use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::update::written;
 use pillion_upstream::cluster::{Cluster, ClusterContext, PreviousCluster};
 
-/// What a reload came to.
+/// The result of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Applied {
     Changed,
-    /// It says what is in use already.
+    /// The configuration is the one in use already.
     Unchanged,
 }
 
-/// The one who changes what the data path reads.
+/// Changes the state that the data path reads.
 pub struct Controller {
     config: Arc<Config>,
     identity: Identity,
     bundles: Bundles,
-    /// The identity's files; `None`: there are none.
+    /// Reads the files of the identity again. `None`: there is no identity with files.
     rotating: Option<Rotating>,
-    /// What was said last of the own certificate's end.
+    /// The last warning about the expiry of the sidecar's own certificate.
     warned_of: Option<Expiry>,
     generation: u64,
     listeners: Listeners,
     dns: DnsListeners,
-    /// The addresses of admin and metrics, which stay as they are.
+    /// The addresses of admin and metrics, which a reload cannot change.
     fixed: Addresses,
     clusters: Clusters,
     policies: Policies,
     former: Former,
     names: Arc<DnsNames>,
-    /// Given to services that are gone, too.
+    /// Virtual addresses stay reserved for services that were removed.
     virtual_addresses: VirtualAddresses,
     inbound: Option<Arc<InboundSide>>,
     applications: Arc<Destinations<Application>>,
     pub(super) around: Around,
 }
 
-/// What lives on through every reload.
+/// The state that every reload keeps.
 #[derive(Clone)]
 pub(super) struct Around {
     pub(super) store: Arc<Store>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) common: ClusterContext,
     pub(super) connections: Connections,
-    /// `inbound.max_requests`.
+    /// The limit `inbound.max_requests`.
     pub(super) requests: Arc<Limit>,
 }
 
 impl Controller {
-    /// Nothing is served yet.
+    /// A controller that serves nothing yet.
     pub(super) fn new((listeners, dns): (Listeners, DnsListeners), fixed: Addresses, around: Around) -> Self {
         Self {
             config: Arc::new(nothing()),
@@ -109,15 +109,15 @@ impl Controller {
         &self.config
     }
 
-    /// Counts what was put to work, from 1.
+    /// The number of configurations and credentials that were applied, from 1.
     pub const fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Puts a configuration to work.
+    /// Applies a configuration.
     ///
     /// # Errors
-    /// Whatever keeps it from being served. Everything is as it was then.
+    /// The configuration cannot be served. In that case nothing has changed.
     pub fn apply(&mut self, config: &Arc<Config>) -> anyhow::Result<Applied> {
         if self.generation > 0 {
             if **config == *self.config && credentialed::bundles(config) == self.bundles {
@@ -132,7 +132,7 @@ impl Controller {
         Ok(Applied::Changed)
     }
 
-    /// With the identity that it names.
+    /// Applies a configuration with the identity that it names.
     fn put_read(&mut self, config: &Arc<Config>) -> anyhow::Result<()> {
         if self.generation > 0 && config.identity == self.config.identity {
             return self.put(config, self.identity.clone());
@@ -142,26 +142,26 @@ impl Controller {
             None => (Identity::None, None),
         };
         if let (Identity::Awaited(why), true) = (&identity, self.generation > 0) {
-            anyhow::bail!("identity: {why}"); // what is served goes on being served
+            anyhow::bail!("identity: {why}"); // the current state stays in use
         }
         self.put(config, identity)?;
         self.rotating = rotating;
         Ok(())
     }
 
-    /// The same configuration under other credentials.
+    /// Applies the same configuration with other credentials.
     ///
     /// # Errors
-    /// Credentials that cannot be used. Everything is as it was then.
+    /// The credentials cannot be used. In that case nothing has changed.
     pub fn rotate(&mut self, credentials: Credentials) -> anyhow::Result<()> {
         let config = self.config.clone();
         self.put(&config, Identity::Known(Arc::new(credentials)))
     }
 
-    /// Looks at the identity's files and puts to work what has changed there. Returns whether anything has.
+    /// Checks the files of the identity and applies changes. Returns whether there were any.
     ///
     /// # Errors
-    /// What is there cannot be used, told once for each content. Everything is as it was then.
+    /// The files cannot be used; this is reported once for each content. In that case nothing has changed.
     pub fn look_at_identity(&mut self, now: SystemTime) -> anyhow::Result<bool> {
         match self.rotating.as_mut().map(|rotating| rotating.look(now)) {
             None | Some(Outcome::Same) => Ok(false),
@@ -169,11 +169,13 @@ impl Controller {
             Some(Outcome::Swapped(credentials)) => {
                 let had_lists = self.credentials().is_some_and(|own| !own.revocations.is_empty());
                 if had_lists && credentials.revocations.is_empty() {
-                    tracing::warn!("the revocation list is gone: whom it kept out is let in again");
+                    tracing::warn!(
+                        "the revocation list was removed: peers with revoked certificates are accepted again"
+                    );
                 }
                 let put = self.rotate(*credentials);
                 if let (Err(_), Some(rotating)) = (&put, &mut self.rotating) {
-                    rotating.put_back(now); // the fault is not theirs: a service's bundle, say, may be half written
+                    rotating.put_back(now); // the cause may be another file, for example a service's bundle that is half written
                 }
                 put.map(|()| true)
             }
@@ -185,18 +187,19 @@ impl Controller {
         &self.around.store
     }
 
-    /// Frees what nobody reads any more.
+    /// Frees former state that is no longer read.
     pub(crate) fn free_former(&mut self) {
         self.former.free();
         self.around.metrics.forget_removed_services();
     }
 
-    /// Whether the identity's files hold something that was refused.
+    /// Whether the files of the identity hold content that was refused.
     pub(super) fn refuses_identity(&self) -> bool {
         self.rotating.as_ref().is_some_and(Rotating::is_refused)
     }
 
-    /// Once for each certificate that should have been followed by a newer one, and once more when it does not hold.
+    /// Warns once for each certificate that should have been replaced by a newer one, and again when it is no longer
+    /// valid.
     pub(super) fn warn_of_expiry(&mut self, now: SystemTime) {
         let Identity::Known(credentials) = &self.identity else { return };
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
@@ -207,7 +210,10 @@ impl Controller {
             None => return,
             Some(Expiry::Near(not_after)) => {
                 let ends = date(*not_after);
-                tracing::warn!(ends, "the own certificate ends soon, and no newer one has come");
+                tracing::warn!(
+                    ends,
+                    "the sidecar's own certificate expires soon, and no newer one has been found"
+                );
             }
             Some(Expiry::Invalid(_, why)) => tracing::warn!("not ready: {why}; peers refuse it"),
         }
@@ -226,9 +232,9 @@ impl Controller {
         self.identity.credentials()
     }
 
-    /// Both at once.
+    /// Applies configuration and identity together.
     pub(super) fn put(&mut self, config: &Arc<Config>, identity: Identity) -> anyhow::Result<()> {
-        let bundles = credentialed::bundles(config); // before they are used: what is written in between is a change later
+        let bundles = credentialed::bundles(config); // read before they are used, so that a later write counts as a change
         let same_identity = identity.is(&self.identity);
         let kept = self.kept(config, &bundles, same_identity);
         let credentials = Credentialed::by(config, &identity, &kept)?;
@@ -252,13 +258,13 @@ impl Controller {
         self.publish_expiry();
         self.dns.commit(dns);
         self.swap(&mut change);
-        self.leave(&former); // now that nobody finds them any more
+        self.leave(&former); // after the swap, when no new request finds them
         left.iter().for_each(|applications| applications.leave());
-        self.listeners.send(change); // the new snapshot is read already
+        self.listeners.send(change); // the new snapshot is in use already
         Ok(())
     }
 
-    /// The clusters that nothing concerns: they stay the very same.
+    /// Clusters that no change concerns. They stay the same objects.
     fn kept(&self, config: &Config, bundles: &Bundles, same_identity: bool) -> Clusters {
         if !same_identity || self.config.tls != config.tls {
             return Clusters::new();
@@ -273,7 +279,7 @@ impl Controller {
         same.filter_map(|of| Some((of.name.clone(), self.clusters.get(&of.name)?.clone()))).collect()
     }
 
-    /// Those that are kept, and new ones for all others, with what they take over from those of before.
+    /// The kept clusters, and new ones for all others, which take over state from their predecessors.
     fn clusters(
         &mut self,
         config: &Config,
@@ -295,7 +301,7 @@ impl Controller {
         kept
     }
 
-    /// What these clusters had goes on with those that took their place, as far as these have it.
+    /// Passes the state of these clusters to the clusters that replace them.
     fn leave(&self, former: &Clusters) {
         for (name, cluster) in former {
             match self.clusters.get(name) {
@@ -309,7 +315,7 @@ impl Controller {
         }
     }
 
-    /// The source of a service's endpoints has news. Nothing else is looked at, let alone changed.
+    /// Applies news of a service's endpoints. Only that cluster is changed.
     pub(crate) fn learn(&self, update: EndpointUpdate) {
         if let Some(cluster) = self.clusters.get(&*update.cluster) {
             cluster.update(update);
@@ -358,7 +364,7 @@ impl Controller {
             metrics,
         );
         drop(now);
-        change.use_now(); // what listeners are for, and what that means, as close together as can be
+        change.use_now(); // the uses of listeners change right after the snapshot that they refer to
         let former = store.swap(next);
         self.former.keep(former);
         metrics.config_generation().set(i64::try_from(self.generation).unwrap_or(i64::MAX));
@@ -376,13 +382,13 @@ impl Controller {
 }
 
 fn warn_of_weaker(weaker: &[String]) {
-    /// A file that lost all its services says the same of each.
+    /// Bounds the lines of a file that lost all its services.
     const TOLD: usize = 20;
     for what in weaker.iter().take(TOLD) {
         tracing::warn!("the new configuration protects less: {what}");
     }
     if let more @ 1.. = weaker.len().saturating_sub(TOLD) {
-        tracing::warn!(more, "the new configuration protects less in further places");
+        tracing::warn!(more, "the new configuration protects less for further keys");
     }
 }
 
@@ -390,12 +396,12 @@ fn by_name(config: &Config) -> HashMap<&str, &ClusterConfig> {
     config.clusters.iter().map(|of| (of.name.as_str(), of)).collect()
 }
 
-/// What is worth a warning of a certificate, with its last second.
+/// What a warning about a certificate says, with the certificate's last second.
 #[derive(Debug, PartialEq, Eq)]
 enum Expiry {
-    /// It ends soon.
+    /// It expires soon.
     Near(i64),
-    /// It does not hold, and why.
+    /// It is not valid, for the given reason.
     Invalid(i64, String),
 }
 
@@ -409,7 +415,7 @@ impl Expiry {
     }
 }
 
-/// A configuration of which nothing is served.
+/// A configuration that serves nothing.
 fn nothing() -> Config {
     Config { identity: None, inbound: None, outbound: None, clusters: Vec::new(), ..Config::default() }
 }
@@ -420,7 +426,7 @@ fn with(mut addresses: Addresses, fixed: &Addresses) -> Addresses {
     addresses
 }
 
-/// The application's addresses share one `max_requests`.
+/// The application's clusters for all its addresses, with one common `max_requests`.
 pub(super) fn applications(
     inbound: Option<&Inbound>,
     requests: &Arc<Limit>,
@@ -429,11 +435,11 @@ pub(super) fn applications(
     let (inbound, requests, common) = (inbound.cloned(), requests.clone(), common.clone());
     Destinations::new(move |of: Application| match &inbound {
         Some(inbound) => Cluster::application(inbound, of.address, of.leg, &requests, &common),
-        None => Cluster::passthrough(of.address, &common), // nobody asks: there is no inbound side
+        None => Cluster::passthrough(of.address, &common), // not used, because there is no inbound side
     })
 }
 
-/// The descriptor limit, less what the sidecar itself keeps open.
+/// The limit of open files, less those that the sidecar itself uses.
 pub(super) fn descriptors() -> u32 {
     const OWN: u32 = 64;
     const USUAL: u32 = 1024;
@@ -445,7 +451,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn c3_an_own_certificate_is_warned_of_when_its_end_is_near_and_again_when_it_has_come() {
+    fn c3_there_is_a_warning_when_the_own_certificate_expires_soon_and_when_it_has_expired() {
         let of = |now| Expiry::of(Validity { not_before: 0, not_after: 1000 }, now);
         assert_eq!(of(700), None);
         assert_eq!(of(800), Some(Expiry::Near(1000)));

@@ -1,4 +1,4 @@
-//! What of a configuration can fail, but for its addresses: done before anything changes.
+//! The parts of a configuration that can fail, apart from its addresses. They are built before anything changes.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -16,17 +16,17 @@ use pillion_tls::files::Content;
 use pillion_tls::identity::credentials::MAX_FILE;
 use pillion_tls::server::Server;
 
-/// What a configuration makes of an identity.
+/// The TLS settings that a configuration makes from an identity.
 pub(super) struct Credentialed {
-    /// By service, of those that are not kept; `None`: plaintext.
+    /// The settings for each service that is not kept. `None`: plaintext.
     pub(super) clients: HashMap<String, Option<ClientTls>>,
     pub(super) server: Option<Arc<Server>>,
 }
 
-/// What services' own trust bundles hold: the same path may lead to another one.
+/// The content of services' own trust bundles. The content is compared, because a path may lead to another file later.
 pub(super) type Bundles = HashMap<PathBuf, Content>;
 
-/// Blocks on file IO where a service has one.
+/// Reads the bundles. This blocks on file IO.
 pub(super) fn bundles(config: &Config) -> Bundles {
     let paths = config.clusters.iter().filter_map(bundle);
     paths.map(|path| (path.clone(), Content::read(path, MAX_FILE + 1))).collect()
@@ -42,10 +42,10 @@ pub(super) const fn bundle(cluster: &Cluster) -> Option<&PathBuf> {
 }
 
 impl Credentialed {
-    /// `kept`: services that go on with the TLS that they have.
+    /// `kept` are services that keep their current TLS settings.
     ///
     /// # Errors
-    /// Certificates that cannot be used, or that are wanted where there is no identity.
+    /// Certificates cannot be used, or are needed although there is no identity.
     pub(super) fn by(config: &Config, identity: &Identity, kept: &Clusters) -> anyhow::Result<Self> {
         let mut setup = Setup::new(identity.credentials(), &config.tls)?;
         let mut clients = HashMap::new();
@@ -60,12 +60,12 @@ impl Credentialed {
     }
 }
 
-/// What is set up once, before the first connection.
+/// Refuses changes to settings that are set up only once, before the first connection.
 ///
-/// An identity that is gone is among it: a file that was cut short must not turn mTLS off for everybody.
+/// A removed identity is refused too: a truncated file must not turn mTLS off.
 pub(super) fn refuse_restart(now: &Config, next: &Config) -> anyhow::Result<()> {
     if now.identity.is_some() && next.identity.is_none() {
-        anyhow::bail!("`identity` is gone, and without it everything is plaintext; that takes a restart");
+        anyhow::bail!("`identity` was removed, and without it everything is plaintext; that takes a restart");
     }
     let changed = [
         ("workers", now.workers != next.workers),
@@ -97,7 +97,7 @@ fn client_tls(
     setup.client(&cluster.tls, host, offer).with_context(|| format!("services.{}.tls", cluster.name))
 }
 
-/// To prove who we are, or to know whom to trust.
+/// Whether the identity is needed: for our own certificate, or for its trust bundle.
 const fn needs_identity(tls: &UpstreamTls) -> bool {
     match tls {
         UpstreamTls::Off => false,
@@ -114,7 +114,7 @@ fn server_tls(
     let server = |credentials| Server::new(credentials, &config.tls);
     let tls = identity.credentials().map(server).transpose()?;
     if matches!(identity, Identity::None) && inbound.mtls != Mtls::Off {
-        anyhow::bail!("inbound.mtls is not off, and there is no identity");
+        anyhow::bail!("inbound.mtls is not off, but there is no identity");
     }
     Ok(tls)
 }

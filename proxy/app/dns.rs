@@ -1,4 +1,4 @@
-//! Where the DNS proxy listens and whom it asks, from one configuration to the next.
+//! The addresses and name servers of the DNS proxy, from one configuration to the next.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::dns::{Command, Dns, DnsPort, Upstream, refuse_loop, system_servers};
 use pillion_base::net::own::OwnListeners;
 use pillion_base::net::{Network, Sharing};
 
-/// Ports that are tried until one is free for UDP and TCP, where the configuration says 0.
+/// How many ports are tried until one is free for both UDP and TCP, if the configuration says port 0.
 const TRIES: usize = 16;
 
 struct Proxy(Network);
@@ -23,7 +23,7 @@ impl Serves for Proxy {
     type Use = ();
     type Port = DnsPort;
 
-    /// There is nothing else.
+    /// An address of the DNS proxy has only one use.
     fn may_become((): &(), (): &()) -> bool {
         false
     }
@@ -39,23 +39,23 @@ pub(super) struct DnsListeners {
     dns: Arc<Dns>,
 }
 
-/// From one configuration's to the next one's: bound and read, and not yet in use.
+/// The step from one configuration to the next: addresses bound and name servers read, and not used yet.
 pub(super) struct Change {
     bindings: bindings::Change<Proxy>,
     upstream: Option<Upstream>,
 }
 
 impl DnsListeners {
-    /// The receiver is for [`crate::dns::run`].
+    /// The receiver is the argument of [`crate::dns::run`].
     pub(super) fn new(network: Network, dns: Arc<Dns>) -> (Self, mpsc::Receiver<Command>) {
         let (commands, receiver) = bindings::channel();
         (Self { bindings: Bindings::new(Proxy(network), vec![commands]), dns }, receiver)
     }
 
-    /// Binds what `config` wants and is not bound yet, and reads whom to ask.
+    /// Binds the addresses of `config` that are not bound yet, and reads the name servers.
     ///
     /// # Errors
-    /// An address that cannot be bound, nobody to ask, a loop. Nothing has changed then.
+    /// An address cannot be bound, there is no name server, or queries would loop. In that case nothing has changed.
     pub(super) fn plan(&self, config: &Config) -> anyhow::Result<Change> {
         let listen = config.dns.iter().flat_map(|dns| &dns.listen);
         let key = || "dns.listen".to_owned();
@@ -79,7 +79,7 @@ impl DnsListeners {
 }
 
 fn upstream(dns: &DnsConfig, config: &Config, own: OwnListeners) -> anyhow::Result<Upstream> {
-    // What the sidecar's own resolver asks must not come back as an answer of the sidecar's own.
+    // queries of the sidecar's own resolver must not come back to the DNS proxy
     if let Some(of) = config.clusters.iter().find(|of| of.discovery.is_some()) {
         refuse_loop("/etc/resolv.conf", &system_servers(), &own)
             .with_context(|| format!("services.{}.endpoints", of.name))?;
@@ -87,7 +87,7 @@ fn upstream(dns: &DnsConfig, config: &Config, own: OwnListeners) -> anyhow::Resu
     Upstream::new(&dns.upstream, own, SystemTime::now()).context("dns.upstream")
 }
 
-/// The same port over UDP and TCP.
+/// Binds the same port for UDP and for TCP.
 fn bind(network: &Network, wanted: SocketAddr, id: u64) -> io::Result<DnsPort> {
     let mut tries = 0;
     loop {

@@ -1,4 +1,4 @@
-//! The names that a configuration follows, and what they come to.
+//! The names that a configuration looks up by DNS, and their endpoints.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use super::control::Controller;
 use pillion_upstream::cluster::update::EndpointSource;
 use pillion_upstream::discovery::{Following, Membership, Resolver};
 
-/// Start waits this long for a name's first answer.
+/// How long the start waits for the first answer for a name.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// News on its way; whoever has more waits.
+/// The capacity of the queue of news. A source that has more waits.
 const NEWS: usize = 64;
 
-/// What was heard of a name.
+/// News of a name.
 struct Heard {
     service: Arc<str>,
     of: Discovery,
     membership: Membership,
 }
 
-/// The source of endpoints that are learnt by DNS.
+/// The source of endpoints from DNS.
 pub(crate) struct DnsSource {
     resolver: Arc<Resolver>,
     followed: HashMap<String, Followed>,
@@ -75,13 +75,13 @@ impl DnsSource {
         Followed { of: of.clone(), following, forward }
     }
 
-    /// Waits for the first answers, but not for long: a name server that is away must not keep a sidecar from
-    /// starting.
+    /// Waits for the first answers for a bounded time, because a name server that does not answer must not keep a
+    /// sidecar from starting.
     pub(crate) async fn first(&self, controller: &Controller) {
         let deadline = Instant::now() + PATIENCE;
         for (service, followed) in &self.followed {
             let left = deadline.saturating_duration_since(Instant::now());
-            let first = followed.following.first(left).await; // all are asked at once
+            let first = followed.following.first(left).await; // all names are looked up at the same time
             controller.learn(update(service.as_str(), &first));
         }
     }
@@ -109,7 +109,7 @@ impl EndpointSource for DnsSource {
     async fn next(&mut self) -> Option<EndpointUpdate> {
         loop {
             let Heard { service, of, membership } = self.heard.recv().await?;
-            // The service may follow another name by now.
+            // the service may have another name by now
             if self.followed.get(&*service).is_some_and(|followed| followed.of == of) {
                 tracing::debug!(
                     service = &*service,
@@ -122,7 +122,7 @@ impl EndpointSource for DnsSource {
     }
 }
 
-/// DNS knows addresses, and nothing else of an endpoint.
+/// DNS knows only the addresses of endpoints.
 fn update(service: impl Into<Arc<str>>, membership: &Membership) -> EndpointUpdate {
     if membership.endpoints.is_empty() {
         let why = membership.last_error.as_deref().unwrap_or("its name has no addresses");
@@ -139,7 +139,7 @@ mod tests {
     use pillion_upstream::discovery::Files;
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_heard_of_a_name_that_is_no_longer_followed_is_no_news() {
+    async fn news_of_a_name_that_is_no_longer_followed_is_ignored() {
         let none = Path::new("/nowhere/none").to_owned();
         let mut names =
             DnsSource::of(Resolver::of(Files { resolv_conf: none.clone(), hosts: none, port: 53 }));
@@ -153,7 +153,7 @@ mod tests {
             let heard = Heard { service: "orders".into(), of, membership };
             names.tell.send(heard).await.expect("a receiver");
         }
-        // What the resolver itself finds has no endpoints.
+        // the resolver itself finds no endpoints
         let update = loop {
             let update = names.next().await.expect("news");
             assert_eq!(&*update.cluster, "orders");

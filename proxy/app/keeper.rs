@@ -1,5 +1,5 @@
-//! Keeps a running sidecar by what its file, its operators and others outside say: one thing after the other, each
-//! taken whole or refused.
+//! Keeps a running sidecar up to date with its file, its operators and other sources. Changes are handled one after the
+//! other, and each is applied as a whole or refused.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,22 +19,23 @@ use pillion_telemetry::{Metrics, ReloadOutcome};
 use pillion_tls::identity::credentials::{Credentials, CredentialsError};
 use pillion_upstream::cluster::update::EndpointSource as _;
 
-/// Where a configuration comes from, as often as it is asked for.
+/// The source of the configuration, which can be read any number of times.
 pub struct ConfigSource {
-    /// What is watched; `None`: there is nothing but flags.
+    /// The file that is watched. `None`: there are only flags.
     pub file: Option<PathBuf>,
-    /// Keys that flags of the command line set over it, with the flag (`inbound.app`, `--app`).
+    /// Keys that flags of the command line set over the file, each with its flag (`inbound.app`, `--app`).
     pub flags: Vec<(&'static str, &'static str)>,
-    /// Reads it anew. The error is the whole text that `check` prints.
+    /// Reads the configuration anew. The error is the whole text that `check` prints.
     pub load: Box<dyn Fn() -> Result<Config, String> + Send>,
 }
 
-/// Why [`Keeper::keep`] has ended.
+/// Why [`Keeper::keep`] has returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Drain,
     Quit,
-    /// A thread of the data path is gone: better no sidecar than half of one that says it is ready.
+    /// A thread of the data path has ended. The process ends, because otherwise it would report that it is ready and
+    /// serve only a part.
     Broken,
 }
 
@@ -46,7 +47,7 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// Must be called on the runtime that keeps.
+    /// Must be called on the runtime that will keep the sidecar.
     pub fn new(source: ConfigSource) -> Self {
         let watch = source.file.as_deref().map(Watch::new);
         let mut looks = interval(EVERY);
@@ -54,8 +55,8 @@ impl Keeper {
         Self { source, watch, names: DnsSource::new(), looks }
     }
 
-    /// Until the sidecar is ready: the first answers of DNS were patiently waited for, and its certificates are there.
-    /// `Some`: it ends before. `hangup`: SIGHUP, which wants a reload.
+    /// Waits until the sidecar is ready: the first DNS answers have arrived or their time is over, and its certificates
+    /// exist. `Some`: the sidecar must end before that. `hangup` is SIGHUP, which asks for a reload.
     pub async fn settle(&mut self, running: &mut Running, hangup: &mut Signal) -> Option<End> {
         self.names.follow(running.controller.config());
         self.names.first(&running.controller).await;
@@ -73,7 +74,7 @@ impl Keeper {
         None
     }
 
-    /// Until the sidecar ends by itself, or somebody wants it to.
+    /// Runs until the sidecar ends by itself or by an order.
     pub async fn keep(&mut self, running: &mut Running, hangup: &mut Signal) -> End {
         loop {
             if let Some(end) = self.step(running, hangup).await {
@@ -82,9 +83,9 @@ impl Keeper {
         }
     }
 
-    /// The next thing that somebody says, or a look at the files.
+    /// Handles the next event, or checks the files.
     async fn step(&mut self, running: &mut Running, hangup: &mut Signal) -> Option<End> {
-        tokio::select! { // none of them loses anything when another one comes first
+        tokio::select! { // no branch loses anything if another one completes first
             _ = self.looks.tick() => {
                 if running.is_broken() {
                     return Some(End::Broken);
@@ -107,8 +108,8 @@ impl Keeper {
         None
     }
 
-    /// Gives the admin port the configuration at work and the text in which its keys stand now. `changed`: when it was put
-    /// to work, unless that has been told.
+    /// Gives the admin port the current configuration and the current text of its file. `changed` is when the
+    /// configuration was applied, unless that was published before.
     fn tell(&self, running: &Running, changed: Option<SystemTime>) {
         let text = self.source.file.as_deref().map(pillion_config::text_of);
         running.console.amend(|published| {
@@ -121,12 +122,12 @@ impl Keeper {
         });
     }
 
-    /// Tells what came of it, here and in log and metric.
+    /// Reloads the file, and reports the result as return value, in the log and in the metric.
     fn reload(&mut self, running: &mut Running, because: &str) -> Result<String, String> {
         look_at_identity(running);
         let controller = &mut running.controller;
         if let Some(watch) = &mut self.watch {
-            watch.known(); // before it is read: a change while we read it is seen afterwards
+            watch.known(); // before the file is read, so that a change during the reading is noticed
         }
         let applied = (self.source.load)()
             .and_then(|config| controller.apply(&Arc::new(config)).map_err(|error| with_causes(&error)));
@@ -142,12 +143,16 @@ impl Keeper {
                 Ok(format!("reloaded; this is generation {generation}"))
             }
             Ok(Applied::Unchanged) => {
-                tracing::info!(because, generation, "configuration reloaded: nothing has changed");
+                tracing::info!(because, generation, "configuration reloaded without changes");
                 self.tell(running, None);
                 Ok(format!("nothing has changed; this is generation {generation}"))
             }
             Err(why) => {
-                tracing::error!(because, generation, "configuration refused, the old one stays: {why}");
+                tracing::error!(
+                    because,
+                    generation,
+                    "configuration refused, the old one stays in use: {why}"
+                );
                 let refusal = Refusal { at: SystemTime::now(), why: why.clone() };
                 running.console.amend(|published| published.last_refusal = Some(refusal));
                 Err(why)
@@ -156,10 +161,10 @@ impl Keeper {
     }
 }
 
-/// Certificates that are newer, or there at last.
+/// Applies certificates that are newer, or that now exist.
 fn look_at_identity(running: &mut Running) {
     match running.controller.look_at_identity(SystemTime::now()) {
-        // Those in use may be back in the place of those that were refused.
+        // the certificates in use may have been written over refused ones
         Ok(false) if running.controller.refuses_identity() => return,
         Ok(false) => return running.console.forget_refused_certificates(),
         Ok(true) => {
@@ -172,12 +177,13 @@ fn look_at_identity(running: &mut Running) {
     publish_identity(running);
 }
 
-/// In the log, the metric, and on the admin port. What is only not there yet is waited for, and not refused.
+/// Reports refused certificates in the log, in the metric and on the admin port. Files that do not exist yet are waited
+/// for and do not count as refused.
 fn refuse_certificates(running: &Running, why: &anyhow::Error) {
     let (awaits, said) = (running.controller.awaits().is_some(), with_causes(why));
     match awaits {
         true => tracing::warn!("still waiting for certificates: {said}"),
-        false => tracing::error!("certificates refused, the old ones stay: {said}"),
+        false => tracing::error!("certificates refused, the old ones stay in use: {said}"),
     }
     if awaits && why.downcast_ref::<CredentialsError>().is_some_and(CredentialsError::is_missing) {
         return;
@@ -187,7 +193,7 @@ fn refuse_certificates(running: &Running, why: &anyhow::Error) {
     running.console.amend(|published| published.certificates_refused = Some(refusal));
 }
 
-/// To probes, and on the admin port.
+/// Publishes the state of the identity for probes and on the admin port.
 fn publish_identity(running: &Running) {
     match running.controller.awaits() {
         Some(why) => running.readiness.set_waiting(format!("certificates: {why}")),

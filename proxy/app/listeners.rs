@@ -1,4 +1,4 @@
-//! Which addresses the sidecar's two sides listen on, and for what: each is bound once for each worker.
+//! The addresses on which the sidecar's two sides listen, and their uses. Each address is bound once for each worker.
 
 use std::fmt;
 use std::io;
@@ -12,7 +12,7 @@ use super::bindings::{BindRequest, Bindings, Serves, Wanted};
 use pillion_base::net::{Bound, Network, Sharing};
 use pillion_model::Direction;
 
-/// Where the sidecar listens. Port 0 in the configuration is a real port here.
+/// The addresses on which the sidecar listens. Port 0 of the configuration is a real port here.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
     pub inbound: Vec<SocketAddr>,
@@ -20,19 +20,19 @@ pub struct Addresses {
     pub admin: Vec<SocketAddr>,
     pub metrics: Vec<SocketAddr>,
     pub dns: Vec<SocketAddr>,
-    /// Services' own ports, by name.
+    /// The ports of single services, by name.
     pub services: Vec<(String, SocketAddr)>,
-    /// Listeners of single ports of the application, by port.
+    /// The listeners of single ports of the application, by port.
     pub ports: Vec<(u16, SocketAddr)>,
 }
 
-/// What is served at an address.
+/// What an address serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Use {
-    /// With the application's port whose own listener it is.
+    /// Inbound; with a port if this is the listener of a single port of the application.
     Inbound(Option<u16>),
     Outbound,
-    /// A service's own port.
+    /// The port of a single service.
     Service(Arc<str>),
 }
 
@@ -45,15 +45,15 @@ impl Use {
     }
 }
 
-/// A bound address on its way to a worker.
+/// A bound address that is sent to a worker.
 pub(super) struct WorkerPort {
     pub(super) id: u64,
     pub(super) bound: Bound,
-    /// A reload may change it, but for its direction.
+    /// The use. A reload may change it, but not its direction.
     pub(super) use_: Arc<ArcSwap<Use>>,
 }
 
-/// The sidecar's own listeners, which every worker has: everything but admin, metrics and DNS.
+/// The listeners that every worker has: all but those of admin, metrics and DNS.
 pub(super) struct Workers(pub(super) Network);
 
 pub(super) type Listeners = Bindings<Workers>;
@@ -74,7 +74,7 @@ impl Serves for Workers {
             if request.use_.load().direction() == Direction::Inbound {
                 take_tproxy(&bound);
             }
-            address = bound.address()?; // the first worker settles what port 0 means
+            address = bound.address()?; // the first worker gets a real port for port 0
             sharing = Sharing::Joining;
             ports.push(WorkerPort { id: request.id, bound, use_: request.use_.clone() });
         }
@@ -82,17 +82,17 @@ impl Serves for Workers {
     }
 }
 
-/// Where the process may; told once.
+/// Allows TPROXY if the process has the capability. The result is logged once.
 fn take_tproxy(bound: &Bound) {
     static TOLD: Once = Once::new();
     let taken = bound.take_tproxy();
     TOLD.call_once(|| match taken {
-        Ok(()) => tracing::debug!("inbound connections may come by TPROXY, too: the application sees their clients' addresses"),
-        Err(why) => tracing::debug!(%why, "inbound connections may come redirected, but not by TPROXY, which needs CAP_NET_ADMIN"),
+        Ok(()) => tracing::debug!("inbound connections may also come by TPROXY: the application then sees the client's address"),
+        Err(why) => tracing::debug!(%why, "inbound connections may be redirected but may not come by TPROXY, which needs CAP_NET_ADMIN"),
     });
 }
 
-/// In the order of the configuration.
+/// The wanted addresses, in the order of the configuration.
 pub(super) fn wanted(config: &Config) -> Vec<Wanted<Use>> {
     let mut all = Vec::new();
     let mut want = |key: String, use_: &Use, listen: &[SocketAddr]| {
@@ -115,7 +115,7 @@ pub(super) fn wanted(config: &Config) -> Vec<Wanted<Use>> {
     all
 }
 
-/// But for admin, metrics and DNS.
+/// The open addresses, without those of admin, metrics and DNS.
 pub(super) fn addresses(listeners: &Listeners) -> Addresses {
     let mut addresses = Addresses::default();
     for (use_, bound) in listeners.addresses() {
@@ -130,7 +130,7 @@ pub(super) fn addresses(listeners: &Listeners) -> Addresses {
 }
 
 impl Addresses {
-    /// All of them, whatever they are for.
+    /// All addresses of every kind.
     pub(super) fn all(&self) -> Vec<SocketAddr> {
         let kinds = [&self.inbound, &self.outbound, &self.admin, &self.metrics, &self.dns];
         let own = kinds.into_iter().flatten().copied();
@@ -139,7 +139,8 @@ impl Addresses {
     }
 }
 
-/// `inbound=127.0.0.1:15006 outbound=…`: kinds that are there, several addresses of one kind joined by commas.
+/// Displays as `inbound=127.0.0.1:15006 outbound=…`: the kinds that have addresses, with several addresses separated by
+/// commas.
 impl fmt::Display for Addresses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds = [

@@ -1,4 +1,4 @@
-//! Who this sidecar is, as far as that is known yet.
+//! The identity of this sidecar, if it is known yet.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,9 +10,9 @@ use pillion_tls::identity::watch::{Outcome, Rotating};
 
 #[derive(Clone)]
 pub(super) enum Identity {
-    /// Nobody said: plaintext.
+    /// No identity is configured: everything is plaintext.
     None,
-    /// Its certificates are not there yet, and why.
+    /// The certificates do not exist yet; the text says why.
     Awaited(Arc<str>),
     Known(Arc<Credentials>),
 }
@@ -34,10 +34,10 @@ impl Identity {
     }
 }
 
-/// Reads the files for the first time. What is missing, or out of its time, is awaited.
+/// Reads the files for the first time. A file that is missing, or not valid at this time, is awaited.
 ///
 /// # Errors
-/// What is there and wrong.
+/// A file exists but cannot be used.
 pub(super) fn at_start(source: &Source) -> Result<(Identity, Rotating), CredentialsError> {
     let mut rotating = Rotating::new(source.clone());
     match rotating.look(SystemTime::now()) {
@@ -46,6 +46,6 @@ pub(super) fn at_start(source: &Source) -> Result<(Identity, Rotating), Credenti
             Ok((Identity::Awaited(why.to_string().into()), rotating))
         }
         Outcome::Refused(why) => Err(why),
-        Outcome::Same => Ok((Identity::Awaited("they have not been read yet".into()), rotating)), // the first look is none
+        Outcome::Same => Ok((Identity::Awaited("they have not been read yet".into()), rotating)), // the first look never returns this
     }
 }

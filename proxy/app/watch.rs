@@ -1,15 +1,16 @@
-//! Whether the configuration's file says something new.
+//! Notices new content of the configuration file.
 //!
-//! Asked twice a second. What is new must have stood still from one look to the next: an editor may still be writing.
+//! The file is read twice a second. New content must be the same in two successive looks, because an editor may still
+//! be writing.
 
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use pillion_tls::files::{Content, Looked};
 
-/// Between two looks.
+/// The time between two looks.
 pub(super) const EVERY: Duration = Duration::from_millis(500);
-/// More than a configuration may have: what is longer is refused when it is read.
+/// One byte more than a configuration may have. Longer content is refused when the configuration is read.
 const MOST: u64 = 4 * 1024 * 1024 + 1;
 pub(super) struct Watch {
     file: Looked,
@@ -17,27 +18,27 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// What it holds now is not new.
+    /// The current content counts as known.
     pub(super) fn new(path: &Path) -> Self {
         let mut file = Looked::new(path, MOST);
         let content = file.look(SystemTime::now());
         Self { file, settling: Settling { known: content, seen: content } }
     }
 
-    /// Whether it holds something new that has stood still since the last look.
+    /// Whether the file has new content that has not changed since the last look.
     pub(super) fn look(&mut self) -> bool {
         let content = self.file.look(SystemTime::now());
         self.settling.look(content)
     }
 
-    /// What it holds now is known by other means.
+    /// Marks the current content as known.
     pub(super) fn known(&mut self) {
         let content = self.file.read(SystemTime::now());
         self.settling = Settling { known: content, seen: content };
     }
 }
 
-/// Two looks that agree on something new.
+/// Detects new content on which two successive looks agree.
 struct Settling {
     known: Content,
     seen: Content,
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_changes_neither_size_nor_time_is_seen() {
+    fn a_write_that_changes_neither_size_nor_time_is_noticed() {
         let scratch = Scratch::new();
         let path = scratch.path("file");
         let write = |text: &str, time| {
@@ -95,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_gone_and_one_that_comes_are_new_too() {
+    fn a_removed_file_and_a_created_file_are_new_content() {
         let scratch = Scratch::new();
         let path = scratch.path("file");
         let mut watch = Watch::new(&path);
@@ -106,9 +107,10 @@ mod tests {
     }
 
     proptest! {
-        /// However it changes: the last thing that it holds is told, once, and nothing is told that it never held.
+        /// Whatever the changes are, the last content is reported once, and no content is reported that the file never
+        /// had.
         #[test]
-        fn what_stands_still_is_told_once(contents in prop::collection::vec(0..4_u8, 1..20)) {
+        fn content_that_stays_the_same_is_reported_once(contents in prop::collection::vec(0..4_u8, 1..20)) {
             let of = |content: u8| Content::Bytes([content; 32]);
             let mut settling = Settling { known: of(0), seen: of(0) };
             let mut known = 0;

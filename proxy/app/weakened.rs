@@ -1,7 +1,8 @@
-//! What of a new configuration protects less than the one at work: applied as it is written, and never in silence.
+//! Finds where a new configuration protects less than the current one. Such a configuration is applied as it is
+//! written, but with warnings.
 //!
-//! Compared is what the two files say. Deliberately absent: what certificates and bundles hold (a new CA in a bundle is how
-//! CAs are changed), and where the rules of `routes` send single requests.
+//! The texts of the two configurations are compared. Deliberately absent: the content of certificates and bundles (a
+//! new CA in a bundle is the normal way to change CAs), and the destinations to which `routes` send single requests.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
@@ -11,7 +12,7 @@ use pillion_model::identity::{Crl, TlsVersion};
 use pillion_model::listener::{AppProtocol, Inbound, Mtls, Unknown};
 use pillion_model::{Cluster, Config};
 
-/// A sentence for each key that asks for less than before.
+/// A sentence for each key that protects less than before.
 pub(super) fn weakened(now: &Config, next: &Config) -> Vec<String> {
     let inbound = match (&now.inbound, &next.inbound) {
         (Some(now), Some(next)) => weakened_inbound(now, next),
@@ -30,7 +31,7 @@ fn weakened_whole(now: &Config, next: &Config) -> Vec<&'static str> {
         ),
         (
             reads_list(now) && next.identity.is_some() && !reads_list(next),
-            "identity.crl: no revocation list any more, so whom it kept out is let in again",
+            "identity.crl: there is no revocation list any more, so revoked certificates are accepted again",
         ),
         (
             now.tls.min_version == TlsVersion::Tls13 && next.tls.min_version == TlsVersion::Tls12,
@@ -56,7 +57,8 @@ fn weakened_inbound(now: &Inbound, next: &Inbound) -> Vec<String> {
     all
 }
 
-/// What is weaker of a key that all ports have and single ones may have too. `of` reads the key, and `weaker` compares.
+/// How a key is weaker that all ports have and single ports may override. `of` reads the key, and `weaker` compares its
+/// values.
 fn weakened_ports<T: Copy + PartialEq>(
     now: &Inbound,
     next: &Inbound,
@@ -67,7 +69,7 @@ fn weakened_ports<T: Copy + PartialEq>(
     let mut all = Vec::from_iter(weaker("inbound", was_usual, is_usual));
     for port in now.ports.keys().chain(next.ports.keys()).collect::<BTreeSet<_>>() {
         let (was, is) = (of(now, Some(*port)), of(next, Some(*port)));
-        let is_told = (was, is) == (was_usual, is_usual); // with all ports, above
+        let is_told = (was, is) == (was_usual, is_usual); // reported above, for all ports
         if !is_told {
             all.extend(weaker(&format!("inbound.ports.{port}"), was, is));
         }
@@ -92,7 +94,7 @@ fn weakened_service(was: &Cluster, is: &Cluster) -> Option<String> {
     Some(format!("services.{}.tls: {what}", is.name))
 }
 
-/// What `is` asks less of a server than `was`.
+/// How `is` verifies a server less strictly than `was`.
 fn weakened_tls(was: &UpstreamTls, is: &UpstreamTls) -> Option<String> {
     let ((before, word_before), (after, word)) = (upstream(was), upstream(is));
     if after < before {
@@ -128,17 +130,18 @@ fn bundle(tls: &UpstreamTls) -> Option<&Path> {
     }
 }
 
-/// Which service of a configuration a destination belongs to. A look-up costs the same however many services there are.
+/// Finds the service to which a destination belongs. A look-up takes the same time however many services there are.
 struct Owners<'a> {
     by_name: HashMap<&'a str, &'a Cluster>,
     hosts: HashMap<HostKey<'a>, &'a Cluster>,
     addresses: HashMap<AddressPattern, &'a Cluster>,
-    /// How long the prefixes of `addresses` are, the longest first.
+    /// The lengths of the prefixes in `addresses`, the longest first.
     prefixes: Vec<u8>,
     passes_unknown: bool,
 }
 
-/// A [`HostPattern`] whose name is a part of another one's: the name, whether it is a wildcard, and the port.
+/// The key of a [`HostPattern`]: its name, which is a suffix of the host that is looked up; whether it is a wildcard;
+/// the port.
 type HostKey<'a> = (&'a str, bool, Option<u16>);
 
 impl<'a> Owners<'a> {
@@ -156,7 +159,7 @@ impl<'a> Owners<'a> {
         }
     }
 
-    /// What was protected as `was` and belongs to nobody now, or to somebody who protects it less: the first of it.
+    /// The first destination of `was` that now belongs to no service, or to one that protects it less.
     fn lost(&self, was: &Cluster) -> Option<String> {
         let hosts = was.hosts.iter().map(|host| (host.to_string(), self.host(host)));
         let addresses = was.addresses.iter().map(|address| (address.to_string(), self.address(address)));
@@ -166,20 +169,21 @@ impl<'a> Owners<'a> {
     fn lost_to(&self, what: &str, owner: Option<&Cluster>, was: &Cluster) -> Option<String> {
         let name = &was.name;
         match owner {
-            Some(owner) if owner.name == *name => None, // compared already
+            Some(owner) if owner.name == *name => None, // this service was compared before
             Some(owner) => {
                 let weaker = weakened_tls(&was.tls, &owner.tls)?;
                 Some(format!("services.{name}: {what} belongs to {} now: tls: {weaker}", owner.name))
             }
             None if self.passes_unknown => Some(format!(
-                "services.{name}: {what} is no service's any more, and outbound.unknown is passthrough: what goes there \
-                 goes without this sidecar's TLS"
+                "services.{name}: {what} belongs to no service any more, and outbound.unknown is passthrough: traffic to it \
+                 is sent without this sidecar's TLS"
             )),
             None => None,
         }
     }
 
-    /// What belongs to `is` now, is a part of what another service had, and was protected more there: the first of it.
+    /// The first destination that now belongs to `is`, and that another service, which protected it more, had as a part
+    /// of its own.
     fn taken(&self, is: &Cluster) -> Option<String> {
         let hosts = is.hosts.iter().filter_map(|host| {
             let was = self.host(host).filter(|was| !was.hosts.contains(host))?;
@@ -210,8 +214,8 @@ impl<'a> Owners<'a> {
     }
 }
 
-/// The patterns that `host` falls under, itself the first: the longer name goes before the shorter one, then the one with
-/// a port.
+/// The patterns that match `host`, from the most specific: a longer name precedes a shorter one, and a pattern with a
+/// port precedes one without.
 fn host_patterns(host: &HostPattern) -> impl Iterator<Item = HostKey<'_>> {
     let parents = host.name.match_indices('.').filter_map(|(dot, _)| host.name.get(dot + 1..));
     let wildcards = parents.map(|parent| (parent, true));
@@ -219,7 +223,7 @@ fn host_patterns(host: &HostPattern) -> impl Iterator<Item = HostKey<'_>> {
     names.flat_map(|(name, is_wild)| ports(host.port).map(move |port| (name, is_wild, port)))
 }
 
-/// A port and every port, or every port alone.
+/// This port and then "every port", or only "every port".
 fn ports(port: Option<u16>) -> impl Iterator<Item = Option<u16>> {
     port.map(Some).into_iter().chain([None])
 }
@@ -235,7 +239,7 @@ fn weaker_protocol(of: &str, was: AppProtocol, is: AppProtocol) -> Option<String
     is_weaker.then(|| {
         let (was, is) = (protocol_word(was), protocol_word(is));
         format!(
-            "{of}.protocol: {is} instead of {was}: HTTP is not read there any more, so no header is removed, and \
+            "{of}.protocol: {is} instead of {was}: HTTP is no longer parsed there, so no header is removed, and \
              max_body and max_requests do not hold"
         )
     })
@@ -267,7 +271,7 @@ const fn word(mtls: Mtls) -> &'static str {
     }
 }
 
-/// How much it protects, and the file's word for it.
+/// The strength of the protection, and the file's word for it.
 const fn upstream(tls: &UpstreamTls) -> (u8, &'static str) {
     match tls {
         UpstreamTls::Off => (0, "off"),
@@ -293,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn c1_less_mtls_is_told_for_all_ports_for_single_ones_and_for_services() {
+    fn c1_weaker_mtls_gives_a_warning_for_all_ports_for_single_ports_and_for_services() {
         let table: [(&str, &str, &[&str]); 8] = [
             ("mtls: strict", "mtls: permissive", &["inbound.mtls: permissive instead of strict"]),
             ("", "mtls: off", &["inbound.mtls: off instead of strict"]),
@@ -330,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn c1_http_that_is_not_read_any_more_is_told_for_all_ports_and_for_single_ones() {
+    fn c1_a_change_from_http_to_opaque_gives_a_warning_for_all_ports_and_for_single_ports() {
         let table: [(&str, &str, &[&str]); 6] = [
             ("protocol: http1", "protocol: tcp", &["inbound.protocol: tcp instead of http1"]),
             ("", "ports: { 80: { protocol: tls } }", &["inbound.ports.80.protocol: tls instead of auto"]),
@@ -364,14 +368,17 @@ mod tests {
     }
 
     #[test]
-    fn c1_a_destination_that_no_service_protects_any_more_is_told() {
+    fn c1_a_destination_that_no_service_protects_any_more_gives_a_warning() {
         let whole = "hosts: [orders, orders.shop], addresses: [10.96.0.10:80]";
         let now = service("orders", whole);
         let told = |unknown: &str, next: &str| weakened(&outbound(unknown, &now), &outbound(unknown, next));
         for (next, words) in [
-            (String::new(), "orders is no service's any more"),
-            (service("orders", "hosts: [orders], addresses: [10.96.0.10:80]"), "orders.shop is no service's"),
-            (service("orders", "hosts: [orders, orders.shop]"), "10.96.0.10:80 is no service's"),
+            (String::new(), "orders belongs to no service any more"),
+            (
+                service("orders", "hosts: [orders], addresses: [10.96.0.10:80]"),
+                "orders.shop belongs to no service",
+            ),
+            (service("orders", "hosts: [orders, orders.shop]"), "10.96.0.10:80 belongs to no service"),
             (
                 service("other", &format!("{whole}, tls: off")),
                 "orders belongs to other now: tls: off instead of mutual",
@@ -391,7 +398,7 @@ mod tests {
         ] {
             assert_eq!(told("passthrough", &next), [""; 0], "{next}");
         }
-        assert_eq!(told("deny", ""), [""; 0], "it goes nowhere");
+        assert_eq!(told("deny", ""), [""; 0], "it is denied");
         assert_eq!(
             weakened(&outbound("passthrough", &service("a", "tls: off")), &outbound("passthrough", "")),
             [""; 0]
@@ -399,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn c1_a_part_of_what_was_protected_that_goes_to_another_service_is_told() {
+    fn c1_a_part_of_a_destination_that_moves_to_a_less_protected_service_gives_a_warning() {
         let shop = service("shop", "hosts: [\"*.shop\"], addresses: [10.0.0.0/8]");
         let told = |more: &str| {
             let next = format!("{shop}, {}", service("pay", more));
@@ -420,7 +427,7 @@ mod tests {
         }
     }
 
-    /// Who is to own a destination, by comparing it with all that there is.
+    /// The owner of a destination, found by comparing it with every pattern.
     fn compared<'a, P: PartialEq>(
         all: &[(P, &'a Cluster)],
         one: &P,
@@ -472,7 +479,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn c1_a_destination_belongs_to_whom_comparing_it_with_all_others_finds(
+        fn c1_the_owner_of_a_destination_is_the_one_that_a_comparison_with_all_finds(
             hosts in prop::collection::vec(host_pattern(), 0..12),
             addresses in prop::collection::vec(address_pattern(), 0..12),
             host in host_pattern(),
@@ -500,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn c1_who_owns_a_host_is_known_after_a_few_questions_among_ten_thousand_wide_ones() {
+    fn c1_the_owner_of_a_host_is_found_in_few_steps_among_ten_thousand_wildcards() {
         let mut config = outbound("deny", &service("orders", ""));
         config.clusters[0].hosts = (0..10_000)
             .map(|nth| HostPattern { name: format!("n{nth}.shop"), wildcard: true, port: None })
@@ -517,14 +524,14 @@ mod tests {
     }
 
     #[test]
-    fn c1_unknown_destinations_that_are_let_through_are_told() {
+    fn c1_passing_unknown_destinations_through_gives_a_warning() {
         let (deny, pass) = (outbound("deny", ""), outbound("passthrough", ""));
         assert_eq!(weakened(&deny, &pass), ["outbound.unknown: passthrough instead of deny"]);
         assert_eq!(weakened(&pass, &deny), [""; 0]);
     }
 
     #[test]
-    fn c1_a_service_that_may_be_more_than_before_is_told() {
+    fn c1_accepting_more_servers_for_a_service_gives_a_warning() {
         let (one, two) = ("spiffe://a/ns/x/sa/one", "spiffe://a/ns/x/sa/two");
         let mutual = |more: &str| format!("{{ mode: mutual, {more} }}");
         let both = format!("identities: [{one}, {two}]");
@@ -548,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn c1_less_of_tls_for_the_whole_sidecar_is_told() {
+    fn c1_weaker_tls_settings_of_the_whole_sidecar_give_a_warning() {
         let config =
             |more: &str| pillion_config::parse(&format!("{more}\n"), Path::new("")).expect("a good file").0;
         let files = "certificate: a, key: b, trust_bundle: c";

@@ -1,4 +1,4 @@
-//! One worker's thread: its listeners, which reloads open and close.
+//! The thread of one worker, with its listeners, which reloads open and close.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,16 +19,16 @@ use pillion_sidecar::outbound::Outbound;
 use pillion_sidecar::serve::Accepting;
 use pillion_sidecar::worker::Worker;
 
-/// What the controller tells every worker. What waits in the backlog of a listener that closes is served first.
+/// A command of the controller to every worker. Connections in the backlog of a closing listener are accepted first.
 pub(super) type Command = listening::Command<WorkerPort>;
 
-/// What accept loops of either side count against.
+/// The limits against which the accept loops count connections.
 #[derive(Clone)]
 pub(super) struct Connections {
     pub(super) inbound: Arc<Limit>,
-    /// Those of inbound that were not admitted yet.
+    /// Inbound connections that have not been admitted yet.
     pub(super) strangers: Arc<Strangers>,
-    /// Heads and handshakes that are not whole, of both sides.
+    /// Heads and handshakes that are not complete, on both sides.
     pub(super) unfinished: Arc<Unfinished>,
     pub(super) outbound: Arc<Limit>,
 }

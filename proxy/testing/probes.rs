@@ -91,12 +91,12 @@ async fn an_unknown_name_is_told_which_there_are() {
     for name in ["lives", "", "live/", "live/x", "%6cive"] {
         assert_eq!(
             told(&mesh, &sidecar, name).await,
-            (404, "there are the probes live, open, serves\n".into())
+            (404, "the known probes are live, open, serves\n".into())
         );
     }
     assert_eq!(asked(&mesh, &sidecar, "GET /probe").await.told().0, 404);
     let none = mesh.sidecar(&file(""), None);
-    assert_eq!(told(&mesh, &none, "live").await, (404, "inbound.probes names no probe\n".into()));
+    assert_eq!(told(&mesh, &none, "live").await, (404, "inbound.probes has no probe\n".into()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -231,7 +231,7 @@ async fn a_grpc_service_is_well_when_it_is_serving() {
         (b"\0\0\0\0\0", (503, "127.0.0.1:9090 says: UNKNOWN\n")),
         (
             &[0; 2000],
-            (503, "127.0.0.1:9090 says: more than 1024 bytes, which is no answer of a health service\n"),
+            (503, "127.0.0.1:9090 says: more than 1024 bytes, which is not a response of a health service\n"),
         ),
     ] {
         let mesh = Mesh::default();
@@ -241,7 +241,8 @@ async fn a_grpc_service_is_well_when_it_is_serving() {
     let mesh = Mesh::default();
     health(&mesh, LOCAL, SERVING);
     let other = mesh.sidecar(&file("probes: [{ name: serves, port: 9090, grpc: shop.Other }]"), None);
-    let unknown = (503, "127.0.0.1:9090 says: grpc-status 5, it knows no such service\n".to_owned());
+    let unknown =
+        (503, "127.0.0.1:9090 says: grpc-status 5, the server does not know this service\n".to_owned());
     assert_eq!(told(&mesh, &other, "serves").await, unknown);
     let mesh = Mesh::default();
     let _http1 = mesh.answering(LOCAL, OK);

@@ -60,7 +60,7 @@ async fn grpc_s_own_library_says_whether_it_serves() {
         ("all", (200, "serving\n".to_owned())),
         ("zoo", (200, "serving\n".to_owned())),
         ("asleep", (503, format!("{app} says: NOT_SERVING\n"))),
-        ("none", (503, format!("{app} says: grpc-status 5, it knows no such service\n"))),
+        ("none", (503, format!("{app} says: grpc-status 5, the server does not know this service\n"))),
     ] {
         assert_eq!(asked(sidecar.metrics(), &format!("/probe/{name}"), &[]).await, expected, "{name}");
     }

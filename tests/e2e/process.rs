@@ -419,7 +419,7 @@ async fn c7_debug_tells_what_was_decided_about_a_request() {
 }
 
 #[tokio::test]
-async fn promtool_finds_nothing_to_say() {
+async fn promtool_finds_no_fault() {
     if !require("promtool") {
         return;
     }

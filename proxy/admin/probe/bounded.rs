@@ -1,5 +1,5 @@
-//! A connection to the application that reads only so much: an answer of status and a sentence is small, and an
-//! application that sends interim answers or empty frames without end must not keep the admin side busy.
+//! A connection to the application with a limit of the bytes that are read: a status and a sentence are small, and an
+//! application that sends interim responses or empty frames without end must not keep the admin thread busy.
 
 use std::error::Error as _;
 use std::io;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, Join, ReadBuf, ReadHalf, WriteHalf, join, split};
 
 use pillion_base::net::Stream;
 
-/// Read for one question, with everything: interim answers, heads, framing. Twice what the largest head may have.
+/// Bytes that are read for one check, with interim responses, heads and framing. Twice the largest head.
 pub(super) const MOST: usize = 128 * 1024;
 
 pub(super) type Io = Join<Bounded, WriteHalf<Stream>>;
@@ -29,7 +29,7 @@ pub(super) fn bounded(stream: Stream) -> Io {
     join(Bounded { io, left: MOST }, write)
 }
 
-/// Whether what hyper says has this cause.
+/// Whether an error of hyper has this cause.
 pub(super) fn is_too_long(error: &hyper::Error) -> bool {
     let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     cause.and_then(io::Error::get_ref).is_some_and(|cause| cause.is::<TooLong>())

@@ -1,4 +1,4 @@
-//! gRPC's health checking protocol (grpc.health.v1.Health/Check): one question, one number.
+//! gRPC's health checking protocol (grpc.health.v1.Health/Check): one request, one number in the response.
 
 use std::net::SocketAddr;
 
@@ -14,20 +14,20 @@ use crate::admin::answer::{Answer, text};
 const CHECK: &str = "/grpc.health.v1.Health/Check";
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// What a server said instead of SERVING.
+/// The result of a check that is not SERVING.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotServing {
-    #[error("HTTP {0}, which is no answer of gRPC")]
+    #[error("HTTP {0}, which is not a response of gRPC")]
     Http(u16),
-    #[error("grpc-status 12, it has no health service")]
+    #[error("grpc-status 12, the server has no health service")]
     Unimplemented,
-    #[error("grpc-status 5, it knows no such service")]
+    #[error("grpc-status 5, the server does not know this service")]
     NotFound,
     #[error("grpc-status {0}")]
     Status(u32),
     #[error("no grpc-status")]
     NoStatus,
-    #[error("more than {ANSWER_BYTES} bytes, which is no answer of a health service")]
+    #[error("more than {ANSWER_BYTES} bytes, which is not a response of a health service")]
     TooLong,
     #[error("{0}")]
     Health(&'static str),
@@ -45,7 +45,7 @@ pub(super) async fn ask(io: Io, to: SocketAddr, service: &str) -> Result<Answer,
     Ok(text(StatusCode::OK, "serving\n"))
 }
 
-/// `HealthCheckRequest { string service = 1; }` behind the five bytes that every message of gRPC has before it.
+/// `HealthCheckRequest { string service = 1; }` after the five bytes that precede every gRPC message.
 fn message(service: &str) -> Bytes {
     let mut field = Vec::new();
     if !service.is_empty() {
@@ -65,8 +65,8 @@ fn message(service: &str) -> Bytes {
     message.into()
 }
 
-/// Status, trailers and message; in an answer of trailers alone these are its headers. What is no answer is not read
-/// to its end, which may be none.
+/// Reads status, trailers and message. In a trailers-only response the headers are the trailers. A response that is not
+/// valid is not read to its end, because it may have none.
 async fn read(
     answer: Response<Incoming>,
     to: SocketAddr,
@@ -100,7 +100,7 @@ fn verdict(status: StatusCode, trailers: &HeaderMap, message: &[u8]) -> Result<(
     }
 }
 
-/// `HealthCheckResponse { ServingStatus status = 1; }`; what is left out is 0.
+/// Reads `HealthCheckResponse { ServingStatus status = 1; }`. An absent status is 0.
 fn serving(message: &[u8]) -> Result<(), NotServing> {
     match message {
         [0, _, _, _, _, 0x08, 1, ..] => Ok(()),
@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_question_is_the_message_that_grpc_s_own_library_writes() {
+    fn a_request_has_the_bytes_that_grpc_s_own_library_writes() {
         assert_eq!(message(""), &b"\0\0\0\0\0"[..]);
         assert_eq!(message("shop.Orders"), &b"\0\0\0\0\x0d\x0a\x0bshop.Orders"[..]);
         let long = "x".repeat(200);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn serving_with_status_0_is_well_and_nothing_else() {
+    fn only_serving_with_status_0_is_healthy() {
         let trailers = |status: &'static str| {
             HeaderMap::from_iter([(GRPC_STATUS, http::HeaderValue::from_static(status))])
         };

@@ -1,7 +1,7 @@
-//! Equal questions that run at once are one: the application is asked once, and all who wait get its answer.
+//! Sends equal checks that are asked for at the same moment only once: all clients that wait get the same response.
 //!
-//! A question lives as long as somebody waits for it. So there are never more of them than the admin side has
-//! connections, and a stranger who asks what the kubelet asks takes nothing from it.
+//! A check lives as long as a client waits for it. So there are never more checks than connections to the admin and
+//! metrics ports, and a client that asks for the kubelet's probe takes nothing from the kubelet.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use super::Inquiry;
 use crate::admin::answer::{Answer, text};
 
-/// Who comes later asks anew: an application that hangs may be well again a moment later, and the kubelet, which
-/// waits for one second unless told otherwise, must not inherit the wait of somebody who asked long before.
+/// After this time a client starts a new check: an application that hangs may recover a moment later, and the kubelet,
+/// which waits for one second by default, must not share a check that another client began long before.
 const MOMENT: Duration = Duration::from_millis(250);
 
 #[derive(Clone, Default)]
@@ -29,14 +29,14 @@ struct Running {
 }
 
 impl Running {
-    /// A question that nobody waits for any more is about to end.
+    /// Whether a further client may join. A check without a waiting client will end soon.
     fn takes_more(&self, now: Instant) -> bool {
         now - self.since < MOMENT && self.answer.receiver_count() > 0 && self.answer.borrow().is_none()
     }
 }
 
 impl Questions {
-    /// The answer to `inquiry`: of an equal one that has just begun, or of `asking` it now.
+    /// The response to `inquiry`: that of an equal check that has just begun, or of a new one, `asking`.
     pub(super) async fn ask<F: Future<Output = Answer> + Send + 'static>(
         &self,
         inquiry: Inquiry,
@@ -45,7 +45,7 @@ impl Questions {
         let mut answer = self.join(&inquiry).unwrap_or_else(|| self.begin(inquiry, asking));
         match answer.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(answer)) => answer.clone(),
-            Ok(None) | Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the question was broken off\n"),
+            Ok(None) | Err(_) => text(StatusCode::INTERNAL_SERVER_ERROR, "the check was cancelled\n"),
         }
     }
 
@@ -65,7 +65,7 @@ impl Questions {
         let asking = asking(inquiry.clone());
         self.0.lock().push(Running { inquiry, since: Instant::now(), answer: tell.clone() });
         tokio::spawn(async move {
-            tokio::select! { // a question that nobody waits for is not worth an answer
+            tokio::select! { // a check for which no client waits may end
                 answer = asking => drop(tell.send_replace(Some(answer))),
                 () = tell.closed() => {}
             }

@@ -1,4 +1,4 @@
-//! Installs, removes, plans: looks at the machine, chooses, runs.
+//! Installs, removes and plans rules: looks at the machine, chooses a rule set, runs the commands.
 
 use std::fmt::Write as _;
 
@@ -12,10 +12,10 @@ use crate::rules::{RuleSet, rules};
 use crate::state::{State, Target, steps};
 use crate::step::{Step, run_all};
 
-/// What was done, in lines for whoever started it.
+/// What was done, in lines for the operator.
 pub type Report = Vec<String>;
 
-/// Installs what the options mean, all of it or nothing; replaces what an earlier run installed.
+/// Installs the rules of the options, all of them or none. Rules that an earlier run installed are replaced.
 pub fn install(options: &Options) -> Result<Report, Error> {
     let machine = capable()?;
     let _alone = lock::namespace()?;
@@ -37,14 +37,14 @@ pub fn install(options: &Options) -> Result<Report, Error> {
     Err(Error::Refused(attempts))
 }
 
-/// Removes what any earlier run installed, from every rule set, and nothing else.
+/// Removes the rules that any earlier run installed, from every rule set. Other rules stay.
 pub fn undo() -> Result<Report, Error> {
     let machine = capable()?;
     let _alone = lock::namespace()?;
     let found = state(&machine);
     let mut told = unseen(&machine);
     if found.is_empty() {
-        told.push("nothing of pillion's is in this network namespace; nothing changed".to_owned());
+        told.push("this network namespace has no rules of pillion; nothing changed".to_owned());
         return Ok(told);
     }
     let steps = steps(&found, &State::default(), &machine);
@@ -54,8 +54,8 @@ pub fn undo() -> Result<Report, Error> {
     Ok(told)
 }
 
-/// A shell script of what `install` would run, and what to know about it. Without the capability the namespace is
-/// taken for one without rules.
+/// A shell script with the commands that `install` would run, and remarks on it. Without CAP_NET_ADMIN the rules of the
+/// namespace cannot be read, and the script assumes that there are none.
 pub fn plan(options: &Options) -> Result<(String, Report), Error> {
     let machine = Machine::look();
     let rules = rules(options);
@@ -70,24 +70,25 @@ pub fn plan(options: &Options) -> Result<(String, Report), Error> {
     told.extend(left_out(&machine));
     if !machine.has_net_admin {
         told.push(
-            "without CAP_NET_ADMIN the rules that are here cannot be read; this is for none".to_owned(),
+            "without CAP_NET_ADMIN existing rules cannot be read; this script assumes that there are none"
+                .to_owned(),
         );
     }
     if planned.is_empty() {
         told.push(
-            "all of it is in place: a run would change nothing, and the script is a comment".to_owned(),
+            "all rules are in place: a run would change nothing, so the script is a comment".to_owned(),
         );
         return Ok((comment(&script(&steps(&State::default(), &wanted, &machine))), told));
     }
     Ok((script(&planned), told))
 }
 
-/// What `undo` would do.
+/// A shell script with the commands that `undo` would run.
 pub fn plan_undo() -> Result<(String, Report), Error> {
     let machine = capable()?;
     let found = state(&machine);
     let planned = steps(&found, &State::default(), &machine);
-    let told = found.is_empty().then(|| "nothing of pillion's is in this network namespace".to_owned());
+    let told = found.is_empty().then(|| "this network namespace has no rules of pillion".to_owned());
     Ok((script(&planned), told.into_iter().collect()))
 }
 
@@ -98,7 +99,7 @@ fn script(steps: &[Step]) -> String {
     })
 }
 
-/// For a shell nothing.
+/// Turns the script into comments, which a shell ignores.
 fn comment(script: &str) -> String {
     script.lines().fold(String::new(), |mut text, line| {
         _ = writeln!(text, "# {line}");
@@ -115,7 +116,8 @@ fn needs_ip(steps: &[Step], machine: &Machine) -> Result<(), Error> {
     if !machine.has_ip && steps.iter().any(|step| step.program == "ip") { Err(Error::NoIp) } else { Ok(()) }
 }
 
-/// Where to install, best first, each with the reason. More than one only where the choice is ours.
+/// The rule sets to install in, best first, each with the reason. There is more than one only if the operator leaves
+/// the choice to us.
 fn targets(asked: Backend, machine: &Machine, rules: &RuleSet) -> Result<Vec<(Target, String)>, Error> {
     let is_there = |target: &Target| match target {
         Target::Nft => machine.has_nft,
@@ -140,7 +142,7 @@ const IPTABLES_LEGACY: Target = Target::Iptables(Variant::Legacy);
 
 fn either_iptables(machine: &Machine) -> Vec<(Target, String)> {
     if machine.has_net_admin && has_foreign_legacy(machine) {
-        let why = "this namespace has rules of its kind already";
+        let why = "this namespace has rules of this kind already";
         return vec![
             (IPTABLES_LEGACY, why.to_owned()),
             (IPTABLES_NFT, "iptables-legacy does not work here".to_owned()),
@@ -152,7 +154,8 @@ fn either_iptables(machine: &Machine) -> Vec<(Target, String)> {
     ]
 }
 
-/// nft, but where the namespace's rules are of iptables' older kind: then they stay in one place.
+/// Prefers nft. If the namespace has rules in iptables-legacy, that is preferred, so that all rules stay in one rule
+/// set.
 fn preferred(machine: &Machine, rules: &RuleSet) -> Vec<(Target, String)> {
     let iptables = either_iptables(machine);
     let has_legacy = iptables.first().is_some_and(|(target, _)| *target == IPTABLES_LEGACY);
@@ -167,7 +170,7 @@ fn preferred(machine: &Machine, rules: &RuleSet) -> Vec<(Target, String)> {
     }
 }
 
-/// Whether the kernel would take them: it is asked, where that is allowed.
+/// Whether the kernel accepts the rules. The kernel is asked, if this process is allowed to.
 fn nft_works(machine: &Machine, rules: &RuleSet) -> Result<(), String> {
     if !machine.has_nft {
         return Err("nft is not installed".to_owned());
@@ -184,7 +187,7 @@ fn chosen(target: Target, why: &str) -> String {
 }
 
 fn left_out(machine: &Machine) -> Option<String> {
-    (!machine.has_v6()).then(|| "IPv6 is left out: this network namespace has none".to_owned())
+    (!machine.has_v6()).then(|| "there are no rules for IPv6: this network namespace has no IPv6".to_owned())
 }
 
 fn installed(options: &Options, target: Target, why: &str, machine: &Machine, unchanged: bool) -> Report {

@@ -6,29 +6,29 @@ use crate::options::Backend;
 use crate::state::Target;
 use crate::step::FailedStep;
 
-/// Nothing was changed, unless it says so.
+/// Unless the message says otherwise, nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
     NotCapable,
-    /// Another run is at work here.
+    /// Another run is at work in this network namespace.
     Busy,
     NoProgram(Backend),
     NoIp,
-    /// By every rule set that came into question.
+    /// Every rule set that could be used refused the rules.
     Refused(Vec<FailedRuleSet>),
-    /// While removing.
+    /// A command failed while rules were being removed.
     Stuck {
         failed: FailedStep,
         back: Vec<FailedStep>,
     },
 }
 
-/// One rule set, and the command that failed there.
+/// An attempt in one rule set, with the command that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedRuleSet {
     pub(crate) target: Target,
     pub(crate) failed: FailedStep,
-    /// What failed while taking back what had been done.
+    /// Commands that failed while the finished steps were being undone.
     pub(crate) back: Vec<FailedStep>,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for Error {
                  `pillion init --plan` needs none",
             ),
             Self::Busy => f.write_str(
-                "another `pillion init` has been at work in this network namespace for 30 s; run this again when \
+                "another `pillion init` has been running in this network namespace for 30 s; run this again when \
                  it has ended",
             ),
             Self::NoProgram(backend) => f.write_str(missing(*backend)),
@@ -61,7 +61,7 @@ impl fmt::Display for Error {
             }
             Self::Stuck { failed, back } => {
                 let state = if back.is_empty() { "Nothing was removed.".to_owned() } else { left_behind(back) };
-                write!(f, "{failed}. {state} Help: where a rule of others leads to a chain of ")?;
+                write!(f, "{failed}. {state} Help: if a rule that pillion did not install jumps to a chain of ~")?;
                 f.write_str("pillion's (PILLION_…), remove that rule first")
             }
         }
@@ -96,8 +96,8 @@ impl fmt::Display for FailedStep {
 }
 
 impl FailedRuleSet {
-    /// Whether no other rule set would do: something is left behind, on which another attempt would stand; or it was
-    /// not about rules.
+    /// Whether no other rule set needs to be tried: either something was left behind that would disturb another
+    /// attempt, or the failed command was not about rules.
     pub(crate) fn is_final(&self) -> bool {
         !self.back.is_empty() || self.failed.command.starts_with("ip ")
     }
@@ -122,10 +122,13 @@ impl fmt::Display for Target {
 
 fn left_behind(back: &[FailedStep]) -> String {
     if back.is_empty() {
-        return "Nothing is left behind.".to_owned();
+        return "No change is left behind.".to_owned();
     }
     let failed: Vec<_> = back.iter().map(ToString::to_string).collect();
-    format!("Taking back what was done failed too ({}); `pillion init --undo` removes it.", failed.join("; "))
+    format!(
+        "Undoing the finished steps failed too ({}); `pillion init --undo` removes it.",
+        failed.join("; ")
+    )
 }
 
 const PRIVILEGES: &str = "run as root with NET_ADMIN and NET_RAW in the namespace's own user namespace";
@@ -135,20 +138,29 @@ const FEATURES: &str = "the kernel lacks a feature that the rules use: load its 
 
 const LOCK_FILE: &str = "iptables-legacy keeps a lock in /run: mount an emptyDir there";
 
-/// What programs say, and what it usually means. The first that fits.
+/// Texts in the output of programs, and their usual cause. The first that matches is used.
 const HINTS: [(&str, &str); 12] = [
     ("Operation not permitted", PRIVILEGES),
     ("you must be root", PRIVILEGES),
     ("Read-only file system", LOCK_FILE),
     ("can't open lock file", LOCK_FILE),
-    ("xtables lock", "another program holds iptables' lock; run this again when it has ended"),
+    (
+        "xtables lock",
+        "another program holds the lock of iptables; run this again when that program has ended",
+    ),
     ("No such file or directory", FEATURES),
     ("not supported", FEATURES),
-    ("unable to initialize table", "add NET_RAW, which iptables-legacy needs too, or try another --backend"),
-    ("IPv6 is disabled on this device", "turn it on for loopback: sysctl -w net.ipv6.conf.lo.disable_ipv6=0"),
+    (
+        "unable to initialize table",
+        "add the capability NET_RAW, which iptables-legacy needs too, or try another --backend",
+    ),
+    (
+        "IPv6 is disabled on this device",
+        "turn IPv6 on for loopback: sysctl -w net.ipv6.conf.lo.disable_ipv6=0",
+    ),
     ("device is not up", "ip link set lo up"),
-    ("File exists", "the routing table 133 is in use by others: see `ip route show table 133`"),
-    // All that the older iptables says.
+    ("File exists", "another program uses the routing table 133: see `ip route show table 133`"),
+    // iptables-legacy says no more than this.
     ("restore: line", FEATURES),
 ];
 

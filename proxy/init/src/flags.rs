@@ -60,7 +60,7 @@ pub struct Flags {
 
 impl Flags {
     /// # Errors
-    /// What a list says cannot be, or options contradict each other.
+    /// A value in a list is invalid, or options contradict each other.
     pub fn options(self) -> Result<Options, Wrong> {
         let options = Options {
             mode: self.mode,
@@ -85,7 +85,7 @@ impl Flags {
     }
 }
 
-/// The largest number means nobody (setuid(2)).
+/// The largest number is not an ID: for setuid(2) it means "no change".
 fn id() -> RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(..i64::from(u32::MAX))
 }

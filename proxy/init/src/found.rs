@@ -1,4 +1,4 @@
-//! Reads what of ours is in this network namespace, from every rule set, whoever installed it there.
+//! Finds our rules in this network namespace, in every rule set, whichever run installed them.
 
 use crate::ROUTING_TABLE;
 use crate::iptables::{Ours, TABLES};
@@ -10,12 +10,13 @@ use crate::state::{Piece, Slot, State, Target, flag, is_lookup, is_route};
 use crate::step::Step;
 use crate::words::Family;
 
-/// Both, whatever the namespace has now: it may have had IPv6 when rules were installed.
+/// Both IP versions, even if the namespace has no IPv6 now: it may have had IPv6 when rules were installed.
 const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
-/// Needs the capability; without it nothing is found.
+/// Reads our rules. This needs CAP_NET_ADMIN; without it nothing is found.
 ///
-/// A program that fails has nothing of ours: the kernel does not know its rule set, or another owns it.
+/// If a program fails, its rule set holds no rules of ours: either the kernel does not know the rule set, or another
+/// program owns it.
 pub(crate) fn state(machine: &Machine) -> State {
     let tables = nft_tables(machine);
     let mut state = State { nft: tables.as_deref().and_then(nft_table), ..State::default() };
@@ -38,11 +39,11 @@ pub(crate) fn state(machine: &Machine) -> State {
 }
 
 fn nft_table(tables: &[String]) -> Option<String> {
-    // Whatever cannot be read is there all the same, and differs from everything.
+    // a table that cannot be read exists nevertheless; an empty text differs from every table that we write
     has(tables, nft::TABLE).then(|| listing(nft::TABLE).unwrap_or_default())
 }
 
-/// `None`: nobody to ask, or a kernel without nftables.
+/// `None`: `nft` is not installed, or the kernel has no nftables.
 fn nft_tables(machine: &Machine) -> Option<Vec<String>> {
     let tables = Step::new("nft", &["list", "tables"]);
     let listed = machine.has_nft.then(|| tables.run().ok()).flatten()?;
@@ -58,7 +59,8 @@ fn listing(table: &str) -> Option<String> {
     Step::new("nft", &words).run().ok()
 }
 
-/// What `iptables-nft` would have to make, and what it made for us and nobody else uses.
+/// Records which tables and chains `iptables-nft` would have to create, and which ones it created for us and no other
+/// program uses.
 fn made(state: &mut State, tables: &[String]) {
     for (family, table) in FAMILIES.into_iter().flat_map(|family| TABLES.map(|table| (family, table))) {
         let name = nft_name(family, table);
@@ -72,7 +74,7 @@ fn made(state: &mut State, tables: &[String]) {
     }
 }
 
-/// What each table holds, with the rules of others.
+/// The content of each table, including rules of other programs.
 fn saved(machine: &Machine, variant: Variant) -> Vec<(Slot, String)> {
     let Some(xtables) = machine.xtables(variant) else { return Vec::new() };
     let mut found = Vec::new();
@@ -98,28 +100,30 @@ fn present(variant: Variant, family: Family) -> Vec<Table> {
     }
 }
 
-/// Rule sets that may hold something of ours, and whose program is not here to say, or cannot.
+/// Rule sets that may hold rules of ours, but whose program is not installed or cannot read them.
 pub(crate) fn unseen(machine: &Machine) -> Vec<String> {
     let is_unseen = |variant| machine.xtables(variant).is_none() && is_used(machine, variant);
     let mut unseen: Vec<_> = (!machine.has_nft).then_some(Target::Nft).into_iter().collect();
     unseen.extend(
         [Variant::Nft, Variant::Legacy].into_iter().filter(|of| is_unseen(*of)).map(Target::Iptables),
     );
-    let told =
-        |target| format!("{target} is not installed here: what was installed with it is not seen, and stays");
+    let told = |target| {
+        format!("{target} is not installed here: rules that were installed with it cannot be found, and stay")
+    };
     unseen.into_iter().map(told).chain(unreadable(machine)).collect()
 }
 
-/// Tables of `iptables-nft` in which others have put what only `nft` knows: instead of rules, its program says so.
+/// Tables of `iptables-nft` in which other programs have put rules that only `nft` can read. For these, `iptables-nft`
+/// prints a message instead of rules.
 fn unreadable(machine: &Machine) -> impl Iterator<Item = String> {
     let saved = saved(machine, Variant::Nft).into_iter();
     saved.filter(|(_, text)| text.contains("is incompatible, use 'nft' tool")).map(|((_, family, table), _)| {
         let table = table_name(table);
-        format!("iptables-nft cannot read the table {table} ({family}): what it holds of pillion's is not seen, and stays")
+        format!("iptables-nft cannot read the table {table} ({family}): pillion's rules in it cannot be found, and stay")
     })
 }
 
-/// Whether the kernel has a table of that kind.
+/// Whether the kernel has a table of this rule set.
 fn is_used(machine: &Machine, variant: Variant) -> bool {
     FAMILIES.into_iter().any(|family| match variant {
         Variant::Nft => {
@@ -134,7 +138,7 @@ fn nft_name(family: Family, table: Table) -> String {
     format!("{} {}", nft::family_name(family), table_name(table))
 }
 
-/// Whether the older rule set holds rules of others here.
+/// Whether iptables-legacy holds rules of other programs here.
 pub(crate) fn has_foreign_legacy(machine: &Machine) -> bool {
     saved(machine, Variant::Legacy).iter().any(|(slot, text)| {
         let ours = Ours::found(text, slot.2);

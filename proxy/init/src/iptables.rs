@@ -1,7 +1,7 @@
-//! The rules as iptables knows them: one table's lines for one version of IP, as `iptables-save` prints them.
+//! The rules for iptables: the lines of one table for one IP version, as `iptables-save` prints them.
 //!
-//! What is there is read from such text too, and only lines that are exactly ours are taken for ours. A change is
-//! text for `iptables-restore --noflush`, one transaction per table.
+//! Existing rules are read from the same kind of text. Only lines that are exactly like ours count as ours. A change is
+//! input for `iptables-restore --noflush`, with one transaction for each table.
 
 use crate::MARK;
 use crate::made::Made;
@@ -12,14 +12,14 @@ use crate::words::{Cidr, Family, Interface};
 
 pub(crate) const TABLES: [Table; 3] = [Table::Raw, Table::Mangle, Table::Nat];
 
-/// What is, or shall be, ours in one table.
+/// Our part of one table, as it is or as it shall be.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Ours {
     /// Names of chains.
     pub(crate) chains: Vec<String>,
-    /// From the kernel's chains into ours, as `OUTPUT -j PILLION_OUTPUT`.
+    /// Jumps from the kernel's chains to ours, such as `OUTPUT -j PILLION_OUTPUT`.
     pub(crate) jumps: Vec<String>,
-    /// In our chains, as `PILLION_OUTPUT -p tcp -j RETURN`.
+    /// Rules in our chains, such as `PILLION_OUTPUT -p tcp -j RETURN`.
     pub(crate) rules: Vec<String>,
 }
 
@@ -28,14 +28,14 @@ impl Ours {
         self.chains.is_empty() && self.jumps.is_empty()
     }
 
-    /// Where packets come in.
+    /// The kernel's chains that must jump to our chains.
     pub(crate) fn hooks(&self, table: Table) -> impl Iterator<Item = Hook> {
         let entries = CHAINS.into_iter().filter(move |(of, ..)| *of == table);
         let jumped = entries.filter_map(|(_, name, hook)| hook.map(|hook| (hook, jump(hook, name))));
         jumped.filter(|(_, jump)| self.jumps.contains(jump)).map(|(hook, _)| hook)
     }
 
-    /// What the rules mean for this table.
+    /// Our part of this table, according to the rules.
     pub(crate) fn of(rules: &RuleSet, table: Table, family: Family) -> Self {
         let mut ours = Self::default();
         for chain in rules.chains.iter().filter(|chain| chain.table == table) {
@@ -46,12 +46,12 @@ impl Ours {
         ours
     }
 
-    /// What was made for the rules, as they record it.
+    /// What `iptables-nft` created for the rules, as their chains record it.
     pub(crate) fn made(&self) -> impl Iterator<Item = Made> {
         self.chains.iter().filter_map(|chain| Made::of(chain))
     }
 
-    /// What of it is in the text that `iptables-save -t TABLE` printed.
+    /// Our part of the text that `iptables-save -t TABLE` printed.
     pub(crate) fn found(saved: &str, table: Table) -> Self {
         let names = || CHAINS.into_iter().filter(move |(of, ..)| *of == table);
         let is_own =
@@ -74,7 +74,7 @@ impl Ours {
         ours
     }
 
-    /// Whether the same rules stand there. The order of chains is the tool's.
+    /// Whether both hold the same rules. The order of chains is not compared, because the tool chooses it.
     pub(crate) fn equals(&self, other: &Self) -> bool {
         let sorted = |list: &[String]| {
             let mut list = list.to_vec();
@@ -83,7 +83,7 @@ impl Ours {
         };
         let of_chain = |ours: &Self| {
             let mut rules: Vec<_> = ours.rules.clone();
-            // Stable: within a chain the order is the meaning.
+            // the sort is stable, because within a chain the order of rules matters
             rules.sort_by(|a, b| a.split(' ').next().cmp(&b.split(' ').next()));
             rules
         };
@@ -93,10 +93,10 @@ impl Ours {
     }
 }
 
-/// From `before` to `after` in one transaction.
+/// The transaction that changes `before` to `after`.
 ///
-/// Jumps go first: before those of others that may stand there, the first rule to decide about an address wins.
-/// A chain that is named is emptied by that alone.
+/// Our jumps are inserted at the start of a chain: the first rule that decides on an address wins, so they must precede
+/// the jumps of other programs. Naming a chain in the input empties it.
 pub(crate) fn change(table: Table, before: &Ours, after: &Ours) -> String {
     let gone: Vec<_> = before.chains.iter().filter(|name| !after.chains.contains(name)).collect();
     let mut lines = vec![format!("*{}", table_name(table))];
@@ -119,7 +119,7 @@ fn lines(chain: &Chain, family: Family) -> Vec<String> {
     rules.map(|rule| format!("{} {}", own_name(chain.name), line(rule, family))).collect()
 }
 
-/// The tool prints addresses, interfaces and the protocol before everything else.
+/// The words of one rule, in the tool's order: addresses, interfaces and the protocol come before everything else.
 fn line(rule: &Rule, family: Family) -> String {
     let mut words: Vec<_> = rule.matches.iter().flat_map(matching).collect();
     words.sort_by_key(|(place, _)| *place);
@@ -160,7 +160,7 @@ fn matching(one: &Match) -> Vec<(Order, String)> {
     }
 }
 
-/// A network of everything is what the family says already.
+/// A network that contains every address needs no match, because the IP version says it already.
 fn address(place: Order, flag: &str, network: &Cidr) -> Vec<(Order, String)> {
     if network.is_everything() { Vec::new() } else { vec![(place, format!("{flag} {network}"))] }
 }
@@ -187,7 +187,7 @@ fn verdict(verdict: RuleAction, family: Family) -> String {
         RuleAction::Leave => "-j RETURN".to_owned(),
         RuleAction::Jump(chain) => format!("-j {}", own_name(chain)),
         RuleAction::Redirect(port) => format!("-j REDIRECT --to-ports {port}"),
-        // Drops where nobody listens.
+        // if no socket listens on the port, iptables drops the packet
         RuleAction::Tproxy(port) => format!("-j TPROXY --on-port {port} --on-ip {any} --tproxy-mark 0x0/0x0"),
         RuleAction::Mark => format!("-j MARK --set-xmark {MARK:#x}/0xffffffff"),
         RuleAction::MarkConnection => format!("-j CONNMARK --set-xmark {MARK:#x}/0xffffffff"),

@@ -1,4 +1,4 @@
-//! One run at a time in a network namespace: two that found the same state would both add to it.
+//! Allows one run at a time in a network namespace: two runs that found the same state would both add to it.
 
 use std::fs::{File, TryLockError};
 use std::thread::sleep;
@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::Error;
 
-/// How long another run may take: as long as iptables is told to wait for its own lock.
+/// How long another run may take: the time that iptables is told to wait for its own lock.
 const PATIENCE: Duration = Duration::from_secs(30);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// The namespace itself is what is locked, as long as the file is open. `None`: without `/proc` nobody waits.
+/// Locks the namespace itself, as long as the returned file is open. `None`: there is no `/proc`, and runs are not
+/// serialised.
 pub(crate) fn namespace() -> Result<Option<File>, Error> {
     let Ok(namespace) = File::open("/proc/self/ns/net") else { return Ok(None) };
     let began = Instant::now();

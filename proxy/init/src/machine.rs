@@ -1,6 +1,6 @@
-//! What this machine and this network namespace have: programs, the capability, versions of IP.
+//! The properties of this machine and this network namespace: programs, the capability, IP versions.
 //!
-//! Read from the file system alone, so that a plan needs no privilege.
+//! They are read from the file system alone, so that a plan needs no privilege.
 
 use std::env;
 use std::fs;
@@ -14,21 +14,21 @@ use crate::words::Family;
 pub(crate) struct Machine {
     pub(crate) has_nft: bool,
     pub(crate) has_ip: bool,
-    /// Either variant of iptables, where it is installed.
+    /// The two variants of iptables, each if it is installed.
     pub(crate) iptables_nft: Option<Xtables>,
     pub(crate) iptables_legacy: Option<Xtables>,
     pub(crate) has_net_admin: bool,
     pub(crate) families: Vec<Family>,
 }
 
-/// The kernel's two worlds that programs called iptables speak to.
+/// The two rule sets of the kernel to which programs called iptables give access.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Variant {
     Nft,
     Legacy,
 }
 
-/// One variant's programs, by what stands behind `iptables` in their names.
+/// The programs of one variant, by the suffix after `iptables` in their names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Xtables {
     suffix: &'static str,
@@ -44,8 +44,8 @@ impl Xtables {
         format!("{name}{}-{what}", self.suffix)
     }
 
-    /// Under its own name, or under the plain one where that is this variant. Without its IPv6 half it does not
-    /// count: half of the rules would be a hole.
+    /// Finds the variant under its own name, or under the plain name if that is this variant. Without its programs for
+    /// IPv6 a variant does not count, because rules for IPv4 alone would let IPv6 pass uncaptured.
     fn installed(variant: Variant, families: &[Family]) -> Option<Self> {
         let suffix = match variant {
             Variant::Nft => "-nft",
@@ -61,7 +61,8 @@ impl Xtables {
     }
 }
 
-/// Which variant `iptables` is: it says so, but for versions older than the choice.
+/// The variant of the program `iptables`, as its version tells. Old releases, from before there were two variants, do
+/// not tell it.
 fn plain_is() -> Option<Variant> {
     let output = Command::new(find("iptables-restore")?).arg("--version").output().ok()?;
     let is_nft = String::from_utf8_lossy(&output.stdout).contains("nf_tables");
@@ -93,7 +94,7 @@ impl Machine {
     }
 }
 
-/// Where the program is: in PATH, or, where that is not set, in the usual places.
+/// The path of a program: in PATH, or in the usual folders if PATH is not set.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_else(|| "/usr/sbin:/usr/bin:/sbin:/bin".into());
     env::split_paths(&path).map(|folder| folder.join(program)).find(|file| is_program(file))
@@ -103,7 +104,7 @@ fn is_program(file: &Path) -> bool {
     file.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
-/// capabilities(7): the bit of `CAP_NET_ADMIN`.
+/// The bit of `CAP_NET_ADMIN` (capabilities(7)).
 const NET_ADMIN: u32 = 12;
 
 fn has_net_admin(status: &str) -> bool {
@@ -112,12 +113,12 @@ fn has_net_admin(status: &str) -> bool {
     bits.is_some_and(|bits| bits >> NET_ADMIN & 1 == 1)
 }
 
-/// IPv6 counts as absent only where no interface has it or will: an interface that has an address is reachable,
-/// whatever the others say.
+/// The IP versions of the namespace. IPv6 counts as absent only if no interface has it now or will have it: one
+/// interface with an address can be reached, whatever the others have.
 fn families() -> Vec<Family> {
     let is_on = |of: &Path| fs::read_to_string(of.join("disable_ipv6")).is_ok_and(|text| text.trim() == "0");
     let all = Path::new("/proc/sys/net/ipv6/conf/all");
-    // And `default`: what comes later.
+    // `default` holds for interfaces that are added later
     let interfaces = fs::read_dir("/proc/sys/net/ipv6/conf").into_iter().flatten().flatten();
     let mut interfaces = interfaces.map(|entry| entry.path()).filter(|path| path != all);
     let has_address = fs::read_to_string("/proc/net/if_inet6").is_ok_and(|text| !text.trim().is_empty());
@@ -125,7 +126,7 @@ fn families() -> Vec<Family> {
     [Family::V4].into_iter().chain(has_v6.then_some(Family::V6)).collect()
 }
 
-/// Whether `lo` has the address of the sidecar's own legs.
+/// Whether `lo` has the IPv6 address from which the sidecar connects to the application.
 pub(crate) fn has_own_address() -> bool {
     is_there(&fs::read_to_string("/proc/net/if_inet6").unwrap_or_default())
 }
@@ -135,7 +136,7 @@ fn is_there(addresses: &str) -> bool {
     addresses.lines().any(|line| line.starts_with(&own) && line.ends_with(" lo"))
 }
 
-/// Tables that the older of the kernel's two worlds has here. Asking for another one would make it.
+/// The tables that iptables-legacy has in this namespace. Asking the program for another table would create it.
 pub(crate) fn legacy_tables(family: Family) -> Vec<String> {
     let file = match family {
         Family::V4 => "/proc/net/ip_tables_names",

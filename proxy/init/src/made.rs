@@ -1,7 +1,7 @@
-//! What `iptables-nft` makes and does not remove: tables, and the kernel's entries into them.
+//! The tables and chains that `iptables-nft` creates and does not remove.
 //!
-//! What was not there before is remembered by the name of an empty chain beside the rules, and removed with them by
-//! `nft`, where nobody else has moved in. Without `nft` it stays, empty.
+//! For each table or chain that did not exist before, the rules contain an empty chain whose name records it. It is
+//! removed together with the rules by `nft`, unless another program uses it by then. Without `nft` it stays, empty.
 
 use crate::nft::family_name;
 use crate::rules::{CHAINS, Hook, Table, hook_name, own_name, table_name};
@@ -10,7 +10,7 @@ use crate::words::Family;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Made {
-    /// With all that is in it.
+    /// A table, with everything in it.
     Table,
     Entry(Hook),
 }
@@ -18,7 +18,7 @@ pub(crate) enum Made {
 const ALL: [Made; 3] = [Made::Table, Made::Entry(Hook::Prerouting), Made::Entry(Hook::Output)];
 
 impl Made {
-    /// The chain that remembers it.
+    /// The name of the chain that records the creation.
     pub(crate) const fn note(self) -> &'static str {
         match self {
             Self::Table => "PILLION_MADE_TABLE",
@@ -31,7 +31,7 @@ impl Made {
         ALL.into_iter().find(|made| made.note() == note)
     }
 
-    /// What would have to be made for anything of ours, given the table as `nft list` prints it.
+    /// What would have to be created for our rules, given the table as `nft list` prints it.
     pub(crate) fn absent(listing: Option<&str>) -> Vec<Self> {
         let Some(listing) = listing else { return vec![Self::Table] };
         let is_absent = |made: &Self| match made {
@@ -41,7 +41,7 @@ impl Made {
         ALL.into_iter().filter(is_absent).collect()
     }
 
-    /// Whether it holds nothing of others.
+    /// Whether it holds only parts of ours.
     pub(crate) fn is_free(self, listing: &str) -> bool {
         let mut chains = chains(listing);
         match self {
@@ -81,7 +81,7 @@ struct Listed<'a> {
 }
 
 impl Listed<'_> {
-    /// Ours altogether, or an entry that only leads to ours.
+    /// Whether the chain is ours, or is a chain of the kernel that only jumps to ours.
     fn is_free(&self) -> bool {
         let leads_to_ours = |line: &str| line.rsplit_once("jump ").is_some_and(|(_, chain)| is_own(chain));
         let is_base = |line: &str| line.starts_with("type ") && line.ends_with("policy accept;");
@@ -97,7 +97,7 @@ fn chains(listing: &str) -> impl Iterator<Item = Listed<'_>> {
     })
 }
 
-/// Sets, maps and the like stand where chains do.
+/// Whether the table also holds sets, maps and the like, which a listing shows beside the chains.
 fn has_more_than_chains(listing: &str) -> bool {
     let inner = listing.lines().filter(|line| line.starts_with('\t') && !line.starts_with("\t\t"));
     inner.into_iter().any(|line| !line.starts_with("\tchain ") && line != "\t}")

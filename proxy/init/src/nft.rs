@@ -1,6 +1,6 @@
-//! The rules as a script for `nft -f -`: one table of our own, for both versions of IP, replaced in one transaction.
+//! The rules as a script for `nft -f -`: one table of our own for both IP versions, replaced in one transaction.
 //!
-//! Written as `nft -y list` prints them, so that comparing texts tells whether anything would change.
+//! The script has the format of `nft -y list`, so that a comparison of texts shows whether anything would change.
 
 use std::fmt::Write as _;
 
@@ -8,15 +8,15 @@ use crate::MARK;
 use crate::rules::{Chain, Hook, Match, Rule, RuleAction, RuleSet, Table};
 use crate::words::{Cidr, Family, Interface};
 
-/// Ours, and nobody else's.
+/// The name of our table. No other program uses it.
 pub(crate) const TABLE: &str = "inet pillion";
 
-/// Replaces whatever stood in the table. A table is added first, since one that is absent cannot be deleted.
+/// The script that replaces the table. It adds the table first, because deleting an absent table would fail.
 pub(crate) fn script(rules: &RuleSet, families: &[Family]) -> String {
     replacing(&table(rules, families))
 }
 
-/// Replaces whatever stands in the table by a table as `nft list` printed it.
+/// The script that replaces the table by one that `nft list` printed.
 pub(crate) fn replacing(table: &str) -> String {
     format!("add table {TABLE}\ndelete table {TABLE}\n{table}")
 }
@@ -32,7 +32,7 @@ pub(crate) const fn family_name(family: Family) -> &'static str {
     }
 }
 
-/// The table alone.
+/// The table without the commands around it.
 pub(crate) fn table(rules: &RuleSet, families: &[Family]) -> String {
     let chains: Vec<_> = rules.chains.iter().map(|one| chain(one, families)).collect();
     format!("table {TABLE} {{\n{}}}\n", chains.join("\n"))
@@ -50,15 +50,15 @@ fn chain(chain: &Chain, families: &[Family]) -> String {
     text + "\t}\n"
 }
 
-/// One before iptables' own place for addresses: where a pod's network has rules of its own for them (Docker's
-/// resolver), the first to decide wins.
+/// One before the priority of iptables' NAT chains: the first rule that decides on an address wins, and a pod's network
+/// may have NAT rules of its own (Docker's resolver).
 const NAT_PRIORITY: i16 = -101;
 
 fn base(table: Table, hook: Hook) -> String {
     let (kind, priority) = match (table, hook) {
         (Table::Raw, _) => ("filter", -300),
         (Table::Mangle, Hook::Prerouting) => ("filter", -150),
-        // Routes again where a mark has changed.
+        // this type of chain routes a packet again if its mark has changed
         (Table::Mangle, Hook::Output) => ("route", -150),
         (Table::Nat, _) => ("nat", NAT_PRIORITY),
     };
@@ -76,8 +76,9 @@ fn lines(rule: &Rule) -> Vec<String> {
         RuleAction::Leave => vec![line("return".to_owned())],
         RuleAction::Jump(chain) => vec![line(format!("jump {chain}"))],
         RuleAction::Redirect(port) => vec![line(format!("redirect to :{port}"))],
-        // Where nobody listens nft goes on with the next rule, and the packet would reach the application. Refused and
-        // not dropped (Linux 5.9): callers of a sidecar that has ended go elsewhere at once, not after their timeout.
+        // If no socket listens on the port, nft continues with the next rule, and the packet would reach the
+        // application. It is refused and not dropped (Linux 5.9): clients of a sidecar that has ended then go elsewhere
+        // at once and do not wait for a timeout.
         RuleAction::Tproxy(port) => {
             vec![line(format!("tproxy to :{port} accept")), line("reject with tcp reset".to_owned())]
         }

@@ -1,28 +1,28 @@
-//! What `pillion init` was asked for: small checked words, and what may not be said together.
+//! The options of `pillion init`: small checked words, and which of them contradict each other.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use crate::words::{Cidr, Interface, Wrong, wrong};
 
-/// Everything the rules depend on.
+/// Everything on which the rules depend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     pub mode: Mode,
     pub backend: Backend,
-    /// Where the sidecar takes what the application calls. 15001, as in the meshes people know.
+    /// The sidecar's port for connections of the application. 15001, as in other meshes.
     pub outbound_port: u16,
-    /// Where the sidecar takes what others call. 15006.
+    /// The sidecar's port for connections to the application. 15006.
     pub inbound_port: u16,
-    /// The sidecar's own, never captured. 15000.
+    /// The sidecar's admin port, which is never captured. 15000.
     pub admin_port: u16,
-    /// Likewise. 15020.
+    /// The sidecar's metrics port, which is never captured. 15020.
     pub metrics_port: u16,
-    /// Likewise; and where `dns` sends questions. 15053.
+    /// The sidecar's port for DNS, which is never captured, and to which `dns` redirects queries. 15053.
     pub dns_port: u16,
-    /// Whose connections are left alone: the sidecar's. 1337.
+    /// The sidecar's user. Its connections are not captured. 1337.
     pub proxy_uid: u32,
-    /// A group whose connections are left alone too.
+    /// A group whose connections are not captured either.
     pub proxy_gid: Option<u32>,
     pub inbound_ports: Ports,
     pub exclude_inbound_ports: BTreeSet<u16>,
@@ -30,7 +30,7 @@ pub struct Options {
     pub include_outbound: Networks,
     pub exclude_outbound: BTreeSet<Cidr>,
     pub exclude_interfaces: BTreeSet<Interface>,
-    /// Whether port 53, over UDP and TCP, goes to `dns_port`.
+    /// Whether queries to port 53, over UDP and TCP, are redirected to `dns_port`.
     pub dns: bool,
 }
 
@@ -57,35 +57,35 @@ impl Default for Options {
     }
 }
 
-/// How connections from others come to the sidecar. What the application calls is redirected in both.
+/// How connections from other hosts reach the sidecar. Connections of the application are redirected in both modes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// By rewriting the destination; the application sees the sidecar as its client.
+    /// The destination is rewritten; the application sees the sidecar as its client.
     Redirect,
-    /// Without rewriting; the application sees the client's address. The sidecar needs `CAP_NET_ADMIN`.
+    /// The destination stays; the application sees the client's address. The sidecar needs `CAP_NET_ADMIN`.
     Tproxy,
 }
 
-/// Which of the kernel's rule sets the rules go into.
+/// The rule set of the kernel in which the rules are installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
-    /// What kernel and machine have, nftables first.
+    /// The best that the kernel and the machine have; nftables is preferred.
     Auto,
     Nft,
-    /// Whichever variant of iptables works.
+    /// The variant of iptables that works.
     Iptables,
     IptablesNft,
     IptablesLegacy,
 }
 
-/// Ports of the application that are captured.
+/// The ports of the application that are captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ports {
     All,
     Only(BTreeSet<u16>),
 }
 
-/// Networks whose connections are captured.
+/// The networks to which connections are captured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Networks {
     All,
@@ -99,7 +99,7 @@ impl FromStr for Mode {
         match text {
             "redirect" => Ok(Self::Redirect),
             "tproxy" => Ok(Self::Tproxy),
-            _ => wrong(format!("{text:?} is no mode; write redirect or tproxy")),
+            _ => wrong(format!("{text:?} is not a mode; write redirect or tproxy")),
         }
     }
 }
@@ -115,23 +115,23 @@ impl FromStr for Backend {
             "iptables-nft" => Ok(Self::IptablesNft),
             "iptables-legacy" => Ok(Self::IptablesLegacy),
             _ => wrong(format!(
-                "{text:?} is no backend; write auto, nft, iptables, iptables-nft or iptables-legacy"
+                "{text:?} is not a backend; write auto, nft, iptables, iptables-nft or iptables-legacy"
             )),
         }
     }
 }
 
-/// One port from 1 to 65535.
+/// A port from 1 to 65535.
 pub fn port(text: &str) -> Result<u16, Wrong> {
     match text.parse::<u16>() {
-        Ok(0) => wrong("port 0 names no port; write one from 1 to 65535"),
+        Ok(0) => wrong("port 0 is not a valid port; write one from 1 to 65535"),
         Ok(port) => Ok(port),
-        Err(_no_number) => wrong(format!("{text:?} is no port; write a number from 1 to 65535")),
+        Err(_no_number) => wrong(format!("{text:?} is not a port; write a number from 1 to 65535")),
     }
 }
 
 impl Ports {
-    /// Words of one or several comma lists: ports, or `*`, or `none`.
+    /// Reads one or several comma-separated lists of ports, or `*`, or `none`.
     pub fn of<T: AsRef<str>>(words: &[T]) -> Result<Self, Wrong> {
         match listed(words, "inbound-ports", port)? {
             Listed::All => Ok(Self::All),
@@ -141,7 +141,7 @@ impl Ports {
 }
 
 impl Networks {
-    /// Words of one or several comma lists: networks, or `*`, or `none`.
+    /// Reads one or several comma-separated lists of networks, or `*`, or `none`.
     pub fn of<T: AsRef<str>>(words: &[T]) -> Result<Self, Wrong> {
         match listed(words, "include-outbound-cidrs", str::parse)? {
             Listed::All => Ok(Self::All),
@@ -164,8 +164,8 @@ fn listed<T: Ord, W: AsRef<str>>(
     match words.as_slice() {
         ["*"] => Ok(Listed::All),
         ["none"] => Ok(Listed::Only(BTreeSet::new())),
-        _ if words.contains(&"*") => wrong(format!("--{flag}: * means all, and stands alone")),
-        _ if words.contains(&"none") => wrong(format!("--{flag}: none stands alone")),
+        _ if words.contains(&"*") => wrong(format!("--{flag}: * means all, so it must be the only value")),
+        _ if words.contains(&"none") => wrong(format!("--{flag}: none must be the only value")),
         _ => {
             let named = |Wrong(what)| Wrong(format!("--{flag}: {what}"));
             let all: Result<_, _> = words.into_iter().map(one).collect();
@@ -175,7 +175,7 @@ fn listed<T: Ord, W: AsRef<str>>(
 }
 
 impl Options {
-    /// The ports of the sidecar itself, with the flag that says each.
+    /// The ports of the sidecar itself, each with its flag.
     const fn own(&self) -> [(&'static str, u16); 5] {
         [
             ("outbound-port", self.outbound_port),
@@ -186,12 +186,12 @@ impl Options {
         ]
     }
 
-    /// The ports of the sidecar itself in order, as the rules want them.
+    /// The ports of the sidecar itself, sorted, as the rules need them.
     pub(crate) fn own_ports(&self) -> BTreeSet<u16> {
         self.own().map(|(_, port)| port).into()
     }
 
-    /// What each word could not know: whether they contradict each other.
+    /// Checks whether the options contradict each other; single values have been checked before.
     pub fn check(&self) -> Result<(), Wrong> {
         self.own_ports_differ()?;
         self.inbound_agrees()?;
@@ -215,7 +215,7 @@ impl Options {
         for (flag, port) in self.own() {
             if captured.contains(&port) {
                 return wrong(format!(
-                    "--inbound-ports contains {port}, which is the sidecar's own (--{flag}) and never captured; leave it out"
+                    "--inbound-ports contains {port}, which is a port of the sidecar (--{flag}) and is never captured; leave it out"
                 ));
             }
         }
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn all_and_none_stand_alone() {
+    fn all_and_none_must_be_the_only_value() {
         assert_eq!(Ports::of(&["*"]), Ok(Ports::All));
         assert_eq!(Ports::of(&["none"]), Ok(Ports::Only(BTreeSet::new())));
         assert_eq!(Ports::of(&["80", "443", "80"]), Ok(Ports::Only([80, 443].into())));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn what_contradicts_is_refused_and_says_where() {
+    fn contradicting_options_are_refused_with_their_names() {
         let with = |change: fn(&mut Options)| {
             let mut options = Options::default();
             change(&mut options);
@@ -281,7 +281,10 @@ mod tests {
         type Change = fn(&mut Options);
         let cases: [(Change, &str); 5] = [
             (|o| o.admin_port = 15006, "--inbound-port and --admin-port are both 15006"),
-            (|o| o.inbound_ports = Ports::Only([8080, 15020].into()), "sidecar's own (--metrics-port)"),
+            (
+                |o| o.inbound_ports = Ports::Only([8080, 15020].into()),
+                "a port of the sidecar (--metrics-port)",
+            ),
             (
                 |o| {
                     o.inbound_ports = Ports::Only([8080].into());

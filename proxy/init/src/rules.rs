@@ -1,7 +1,7 @@
-//! Which connections go where: the whole rule set as a pure function of the options.
+//! The whole rule set as a pure function of the options: which connections go where.
 //!
-//! One model for every backend. A rule without an address holds for IPv4 and IPv6 alike; renderers know how each
-//! backend says it, and nothing else. First match wins; the end of a chain leaves the connection alone.
+//! One model for every backend. A rule without an address applies to IPv4 and IPv6; the renderers write it for their
+//! backend and decide nothing else. The first match wins. A connection that reaches the end of a chain is not captured.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +10,7 @@ use crate::options::{Mode, Networks, Options, Ports};
 use crate::words::{Cidr, Family, Interface};
 use crate::{SELF_V4, SELF_V6, VIRTUAL_V4, VIRTUAL_V6};
 
-/// All chains, those that others jump to before those that jump.
+/// All chains. A chain comes before the chains that jump to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleSet {
     pub(crate) chains: Vec<Chain>,
@@ -20,12 +20,12 @@ pub struct RuleSet {
 pub(crate) struct Chain {
     pub(crate) table: Table,
     pub(crate) name: &'static str,
-    /// Where packets enter it by themselves; `None`: only by a jump.
+    /// The hook at which packets enter the chain. `None`: packets enter only by a jump.
     pub(crate) hook: Option<Hook>,
     pub(crate) rules: Vec<Rule>,
 }
 
-/// The kernel's stages, as iptables calls them.
+/// The tables of the kernel, as iptables calls them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Table {
     Raw,
@@ -83,9 +83,9 @@ pub(crate) enum Match {
     Gid(u32),
     /// The packet's mark is `MARK`.
     Marked,
-    /// The connection's is.
+    /// The connection's mark is `MARK`.
     ConnectionMarked,
-    /// From who began the connection, or towards it.
+    /// The packet goes in the direction in which the connection began.
     Original,
     Reply,
 }
@@ -97,7 +97,7 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    /// As both backends write it.
+    /// The name that both backends use.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -108,18 +108,18 @@ impl Protocol {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RuleAction {
-    /// Back to whence the chain was entered: not ours.
+    /// Returns to the chain from which this one was entered: the connection is not captured.
     Leave,
     Jump(&'static str),
     Redirect(u16),
-    /// Hand to the listener at this port as it is; where nobody listens, refuse it, or drop it where the backend
-    /// knows no better.
+    /// Hands the packet to the listener on this port with its addresses unchanged. If no socket listens there, the
+    /// connection is refused, or its packets are dropped where the backend cannot refuse.
     Tproxy(u16),
-    /// The packet's mark becomes `MARK`.
+    /// Sets the packet's mark to `MARK`.
     Mark,
-    /// The connection's does.
+    /// Sets the connection's mark to `MARK`.
     MarkConnection,
-    /// Keep the connection apart from others with the same addresses and ports.
+    /// Tracks the connection apart from others with the same addresses and ports.
     Zone(u16),
 }
 
@@ -131,7 +131,7 @@ const MANGLE_PREROUTING: &str = "mangle_prerouting";
 const RAW_OUTPUT: &str = "raw_output";
 const RAW_PREROUTING: &str = "raw_prerouting";
 
-/// Every name a chain of ours may have; removal looks for these and no others.
+/// Every name that our chains may have. Removal looks for these names only.
 pub(crate) const CHAINS: [(Table, &str, Option<Hook>); 7] = [
     (Table::Raw, RAW_PREROUTING, Some(Hook::Prerouting)),
     (Table::Raw, RAW_OUTPUT, Some(Hook::Output)),
@@ -152,14 +152,14 @@ impl fmt::Display for Family {
 }
 
 impl RuleSet {
-    /// Whether packets are routed by their mark.
+    /// Whether any rule marks packets, so that they are routed by their mark.
     pub(crate) fn marks(&self) -> bool {
         self.chains.iter().flat_map(|chain| &chain.rules).any(|rule| rule.verdict == RuleAction::Mark)
     }
 }
 
 impl Rule {
-    /// The only version of IP that its addresses leave, if they do.
+    /// The only IP version to which the addresses of this rule belong, if it has any.
     fn family(&self) -> Option<Family> {
         self.matches.iter().find_map(|one| match one {
             Match::From(network) | Match::To(network) | Match::NotTo(network) => Some(network.family()),
@@ -173,7 +173,7 @@ impl Rule {
 }
 
 const DNS: u16 = 53;
-/// Any number but 0, where everything else is.
+/// Any number but 0, which is the zone of all other connections.
 const ZONE: RuleAction = RuleAction::Zone(1);
 
 const LOOPBACK_V4: Cidr = Cidr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);
@@ -183,7 +183,7 @@ const VIRTUAL: [Cidr; 2] =
     [Cidr::new(IpAddr::V4(VIRTUAL_V4.0), VIRTUAL_V4.1), Cidr::new(IpAddr::V6(VIRTUAL_V6.0), VIRTUAL_V6.1)];
 const TCP: Match = Match::Protocol(Protocol::Tcp);
 
-/// The rules these options mean.
+/// The rules of these options.
 pub fn rules(options: &Options) -> RuleSet {
     let content = |name: &str| match name {
         INBOUND => inbound(options, RuleAction::Redirect(options.inbound_port)),
@@ -207,14 +207,14 @@ fn leave<const N: usize>(matches: [Match; N]) -> Rule {
     rule(matches, RuleAction::Leave)
 }
 
-/// What programs of this host begin.
+/// The rules for connections that programs of this host begin.
 fn output(options: &Options) -> Vec<Rule> {
     let capture = RuleAction::Redirect(options.outbound_port);
     let mut rules = own_legs(options);
     rules.extend(dns(options));
-    // Before anything can leave them out: only the sidecar knows who is meant.
+    // first, so that no exclusion applies: only the sidecar knows the service behind a virtual address
     rules.extend(VIRTUAL.map(|network| rule([Match::To(network), TCP], capture)));
-    // Loopback, and this host's own addresses: what an application says to itself by address.
+    // connections within this host, over loopback or by this host's own addresses, are not captured
     rules.push(leave([Match::OutOfLoopback(true)]));
     rules.extend(options.exclude_interfaces.iter().map(|name| leave([Match::OutOf(name.clone())])));
     rules
@@ -229,20 +229,21 @@ fn output(options: &Options) -> Vec<Rule> {
     rules
 }
 
-/// Who the sidecar is, one match each.
+/// One match for each way to recognise the sidecar.
 fn owners(options: &Options) -> impl Iterator<Item = Match> {
     [Some(Match::Uid(options.proxy_uid)), options.proxy_gid.map(Match::Gid)].into_iter().flatten()
 }
 
-/// What the sidecar itself begins: towards the application, towards this host as any other, or elsewhere.
+/// The rules for connections that the sidecar begins: to the application, to this host's address as a client, or to
+/// other hosts.
 fn own_legs(options: &Options) -> Vec<Rule> {
-    // On loopback alone: from ::6 an application could else reach the world past the sidecar.
+    // only on loopback: otherwise an application could send from ::6 to other hosts without passing through the sidecar
     let mut rules = Vec::from(SELVES.map(|own| leave([Match::From(own), Match::OutOfLoopback(true)])));
     if options.mode == Mode::Tproxy {
         rules.push(leave([Match::Marked]));
     }
     for owner in owners(options) {
-        // The application called a service whose endpoint is this very host: it comes in like any other call.
+        // the application called a service whose endpoint is this very host: the connection is inbound like any other
         rules.extend([LOOPBACK_V4, LOOPBACK_V6].map(|loopback| {
             let to_itself = [Match::NotTo(loopback), Match::OutOfLoopback(true), TCP, owner.clone()];
             rule(to_itself, RuleAction::Jump(INBOUND))
@@ -252,13 +253,13 @@ fn own_legs(options: &Options) -> Vec<Rule> {
     rules
 }
 
-/// Also where the resolver is on loopback, as Docker's is.
+/// The rules for DNS queries. They also apply to a resolver on loopback, such as Docker's.
 fn dns(options: &Options) -> Vec<Rule> {
     let ask = |protocol| rule([Match::Port(protocol, DNS)], RuleAction::Redirect(options.dns_port));
     if options.dns { vec![ask(Protocol::Udp), ask(Protocol::Tcp)] } else { Vec::new() }
 }
 
-/// What others begin, and what this host's sidecar began towards this host.
+/// The rules for connections that other hosts begin, and that the sidecar begins towards this host.
 fn inbound(options: &Options, capture: RuleAction) -> Vec<Rule> {
     let left = options.own_ports().into_iter().chain(options.exclude_inbound_ports.iter().copied());
     let mut rules: Vec<_> = left.map(|port| leave([Match::Port(Protocol::Tcp, port)])).collect();
@@ -286,15 +287,16 @@ fn excluded_sources(options: &Options) -> Vec<Rule> {
     options.exclude_interfaces.iter().map(|name| leave([Match::Into(name.clone())])).collect()
 }
 
-/// The packets keep their addresses, so connections that are established come by here too: the kernel finds their
-/// socket by those addresses before it looks for a listener. They need no mark, since they are for this host
-/// anyway; with one, a kernel that lets sockets inherit marks would send the sidecar's answers back to itself.
+/// The rules of mode tproxy for incoming packets. The packets keep their addresses, so packets of established
+/// connections pass here too: the kernel finds their socket by those addresses before it looks for a listener. They
+/// need no mark, because they are addressed to this host anyway. With a mark, a kernel whose sockets inherit marks
+/// would send the sidecar's answers back to the sidecar.
 fn mangle_prerouting(options: &Options) -> Vec<Rule> {
     match options.mode {
         Mode::Redirect => Vec::new(),
         Mode::Tproxy => {
-            // Between the sidecar and the application; and answers to what this host began, whose sockets are not
-            // transparent: the kernel would drop them.
+            // packets between the sidecar and the application are left alone, and so are answers to connections that
+            // this host began: the sockets of those are not transparent, so the kernel would drop the packets
             let mut rules = vec![leave([Match::IntoLoopback(true)]), leave([TCP, Match::Reply])];
             rules.extend(excluded_sources(options));
             rules.extend(inbound(options, RuleAction::Tproxy(options.inbound_port)).into_iter().map(
@@ -310,8 +312,8 @@ fn mangle_prerouting(options: &Options) -> Vec<Rule> {
     }
 }
 
-/// The sidecar speaks to the application from the client's address, marked. The connection remembers the mark, and
-/// gives it to the application's answers alone: they go to the sidecar, not to the client.
+/// The sidecar connects to the application from the client's address, with a mark. Connection tracking stores the mark
+/// and sets it on the application's answers only, so that they go to the sidecar and not to the client.
 fn mangle_output(options: &Options) -> Vec<Rule> {
     match options.mode {
         Mode::Redirect => Vec::new(),
@@ -322,14 +324,15 @@ fn mangle_output(options: &Options) -> Vec<Rule> {
     }
 }
 
-/// The sidecar's own questions to a resolver. UDP has no end that the kernel sees: were a source port used again
-/// soon, the question would be taken for the application's earlier one, and redirected as that was.
+/// The rules for the sidecar's own queries to a resolver. The kernel does not see where a UDP exchange ends: if a
+/// source port were used again soon, the query would count as part of an earlier exchange of the application, and would
+/// be redirected like that one.
 fn raw_output(options: &Options) -> Vec<Rule> {
     let ask = |owner| rule([Match::OutOfLoopback(false), owner, Match::Port(Protocol::Udp, DNS)], ZONE);
     if options.dns { owners(options).map(ask).collect() } else { Vec::new() }
 }
 
-/// The answers to them; nobody else's questions leave this host.
+/// The rules for the answers to these queries. Only the sidecar's queries leave this host.
 fn raw_prerouting(options: &Options) -> Vec<Rule> {
     let answer = [Match::IntoLoopback(false), Match::SourcePort(Protocol::Udp, DNS)];
     if options.dns { vec![rule(answer, ZONE)] } else { Vec::new() }

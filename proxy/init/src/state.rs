@@ -1,6 +1,6 @@
-//! What of ours is in a network namespace, or shall be; and the steps from one to the other.
+//! Our rules in a network namespace, as they are or as they shall be, and the steps from one state to the other.
 //!
-//! Pure. `found` reads the state there is.
+//! Pure. `found` reads the existing state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -14,33 +14,34 @@ use crate::step::Step;
 use crate::words::Family;
 use crate::{MARK, ROUTING_TABLE, SELF_V6};
 
-/// Where one transaction of iptables goes.
+/// The place that one transaction of iptables changes.
 pub(crate) type Slot = (Variant, Family, Table);
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct State {
     /// Our table, as `nft -y list` prints it.
     pub(crate) nft: Option<String>,
-    /// Only slots that hold something.
+    /// Holds only slots with rules.
     pub(crate) iptables: BTreeMap<Slot, Ours>,
     pub(crate) pieces: BTreeSet<Piece>,
-    /// What `iptables-nft` would make here, and what it made for us alone. Known where `nft` is there to ask.
+    /// What `iptables-nft` would have to create here, and what it created for us alone. Known only if `nft` is
+    /// installed.
     pub(crate) absent: BTreeSet<(Family, Table, Made)>,
     pub(crate) free: BTreeSet<(Family, Table, Made)>,
 }
 
-/// What the rules stand on, outside of any rule set.
+/// What the rules need outside of any rule set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Piece {
-    /// `SELF_V6` on `lo`; IPv4 has all of 127.0.0.0/8 there.
+    /// `SELF_V6` on `lo`. For IPv4, `lo` has all of 127.0.0.0/8 anyway.
     OwnAddress,
-    /// In our routing table, everything is this host.
+    /// In our routing table, every address is local.
     Route(Family),
-    /// What is marked is routed by that table.
+    /// Marked packets are routed by that table.
     Lookup(Family),
 }
 
-/// Where rules are installed.
+/// The rule set in which rules are installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
     Nft,
@@ -52,7 +53,7 @@ impl State {
         self.nft.is_none() && self.iptables.is_empty() && self.pieces.is_empty()
     }
 
-    /// What there is, in words.
+    /// The parts of this state, in words.
     pub(crate) fn describe(&self) -> Vec<String> {
         let mut told: Vec<_> = self.nft.iter().map(|_| format!("the table {} (nft)", nft::TABLE)).collect();
         told.extend(self.iptables.iter().map(|((variant, family, table), ours)| {
@@ -67,7 +68,7 @@ impl State {
         told
     }
 
-    /// What the rules mean on this backend.
+    /// The state of these rules on this backend.
     pub(crate) fn of(rules: &RuleSet, target: Target, families: &[Family]) -> Self {
         let mut state = Self { pieces: pieces(rules, families), ..Self::default() };
         match target {
@@ -95,8 +96,8 @@ fn pieces(rules: &RuleSet, families: &[Family]) -> BTreeSet<Piece> {
     pieces
 }
 
-/// From one state to another. What rules stand on comes before them, and goes after them; new rules come before
-/// those they replace go, so that no connection slips through between them.
+/// The steps from one state to another. Pieces that the rules need are added before the rules and removed after them.
+/// New rules are added before old ones are removed, so that no connection passes uncaptured in between.
 pub(crate) fn steps(from: &State, to: &State, machine: &Machine) -> Vec<Step> {
     let mut steps: Vec<_> = to.pieces.difference(&from.pieces).map(|piece| piece.add()).collect();
     let (added, gone): (Vec<_>, Vec<_>) =
@@ -108,7 +109,7 @@ pub(crate) fn steps(from: &State, to: &State, machine: &Machine) -> Vec<Step> {
     steps
 }
 
-/// Each rule set's change, and whether it only removes.
+/// The change of each rule set, and whether it only removes.
 fn changes(from: &State, to: &State, machine: &Machine) -> Vec<(bool, Step)> {
     let mut changes = Vec::new();
     if from.nft != to.nft {
@@ -133,7 +134,7 @@ fn changes(from: &State, to: &State, machine: &Machine) -> Vec<(bool, Step)> {
     changes
 }
 
-/// With notes of what was made for it, or will be.
+/// Our rules, with chains that record what `iptables-nft` created or will create for them.
 fn remembering(ours: &Ours, slot: Slot, from: &State) -> Ours {
     let (variant, family, table) = slot;
     let mut made: BTreeSet<Made> = from.iptables.get(&slot).into_iter().flat_map(Ours::made).collect();
@@ -147,13 +148,13 @@ fn remembering(ours: &Ours, slot: Slot, from: &State) -> Ours {
     ours
 }
 
-/// What taking back has to remove too.
+/// Steps that remove what this change creates, to be run if it must be undone.
 fn newly_made((_, family, table): Slot, before: &Ours, after: &Ours) -> Vec<Step> {
     let is_new = |made: &Made| !before.made().any(|noted| noted == *made);
     after.made().filter(is_new).map(|made| made.removal(family, table)).collect()
 }
 
-/// What was made for us goes with us, where nobody else has moved in.
+/// Steps that remove what was created for us, where no other program uses it.
 fn unmade((variant, family, table): Slot, from: &State) -> Vec<Step> {
     let free = from.free.iter().filter(|(f, t, _)| variant == Variant::Nft && (*f, *t) == (family, table));
     free.map(|(.., made)| made.removal(family, table)).collect()
@@ -163,7 +164,7 @@ fn nft_step(table: Option<&str>) -> Step {
     Step::new("nft", &["-f", "-"]).reading(table.map_or_else(nft::removal, nft::replacing))
 }
 
-/// Seconds that another program may hold iptables' lock.
+/// The seconds for which iptables waits if another program holds its lock.
 const LOCK_WAIT: &str = "30";
 
 fn iptables_step((variant, family, table): Slot, before: &Ours, after: &Ours, machine: &Machine) -> Step {
@@ -174,7 +175,8 @@ fn iptables_step((variant, family, table): Slot, before: &Ours, after: &Ours, ma
     Step::new(restore, &["-w", LOCK_WAIT, "--noflush"]).reading(iptables::change(table, before, after))
 }
 
-/// Before the main table (32766), after the local one (0), and a number to know ours by.
+/// The preference of our routing rule: before the main table (32766) and after the local one (0). We recognise our rule
+/// by this number.
 const PREFERENCE: u32 = 133;
 
 impl Piece {
@@ -218,7 +220,7 @@ pub(crate) const fn flag(family: Family) -> &'static str {
     }
 }
 
-/// Ours, as `ip rule list` prints it.
+/// Whether the line is our routing rule, as `ip rule list` prints it.
 pub(crate) fn is_lookup(line: &str) -> bool {
     let mut words = line.split_whitespace();
     let ours = [
@@ -233,7 +235,7 @@ pub(crate) fn is_lookup(line: &str) -> bool {
     ours.iter().all(|word| words.next() == Some(word)) && words.next().is_none()
 }
 
-/// Likewise, as `ip route list table 133` prints it.
+/// Whether the line is our route, as `ip route list table 133` prints it.
 pub(crate) fn is_route(line: &str) -> bool {
     line.split_whitespace().take(4).eq(["local", "default", "dev", "lo"])
 }

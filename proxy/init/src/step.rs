@@ -1,4 +1,4 @@
-//! One command of a plan: what runs, what it reads, and what undoes it.
+//! One command of a plan: what runs, its input, and the commands that undo it.
 
 use std::fmt;
 use std::io::Write as _;
@@ -12,11 +12,11 @@ pub(crate) struct Step {
     pub(crate) words: Vec<String>,
     /// Standard input.
     pub(crate) script: Option<String>,
-    /// Run when a later step fails.
+    /// Commands that run when a later step fails.
     pub(crate) back: Vec<Self>,
 }
 
-/// A command that failed, in its own words.
+/// A command that failed, with its error output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedStep {
     pub(crate) command: String,
@@ -42,7 +42,7 @@ impl Step {
         [std::slice::from_ref(&self.program), &self.words].concat().join(" ")
     }
 
-    /// What it printed.
+    /// Runs the command and returns its output.
     pub(crate) fn run(&self) -> Result<String, FailedStep> {
         let failed = |said: String| FailedStep { command: self.describe(), said };
         let program =
@@ -52,7 +52,7 @@ impl Step {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
         if let (Some(mut input), Some(script)) = (child.stdin.take(), &self.script) {
-            // One that ends before it has read everything says why by itself.
+            // a program that ends before it has read all input reports the reason itself
             _ = input.write_all(script.as_bytes());
         }
         let output = child.wait_with_output().map_err(|error| failed(error.to_string()))?;
@@ -64,7 +64,7 @@ impl Step {
     }
 }
 
-/// The first lines of what a program complained about, or how it ended.
+/// The first lines of a program's error output, or its exit status.
 fn complaint(stderr: &str, status: &str) -> String {
     const MAX_LINES: usize = 4;
     let lines: Vec<_> =
@@ -72,7 +72,7 @@ fn complaint(stderr: &str, status: &str) -> String {
     if lines.is_empty() { status.to_owned() } else { lines.join("; ") }
 }
 
-/// As a line of a shell script that does the same.
+/// A line of a shell script that does the same.
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.script {
@@ -82,7 +82,7 @@ impl fmt::Display for Step {
     }
 }
 
-/// All of them, or none: what was done is undone in reverse.
+/// Runs all steps. If one fails, the finished steps are undone in reverse order.
 pub(crate) fn run_all(steps: &[Step]) -> Result<(), (FailedStep, Vec<FailedStep>)> {
     for (index, step) in steps.iter().enumerate() {
         if let Err(failed) = step.run() {
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_takes_back_what_was_done_in_reverse() {
+    fn a_failure_undoes_the_finished_steps_in_reverse() {
         let file = std::env::temp_dir().join(format!("pillion-init-steps-{}", std::process::id()));
         let append = |word: &str| shell(&format!("printf %s\\  {word} >>{}", file.display()));
         let steps = [

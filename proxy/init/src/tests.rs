@@ -1,4 +1,4 @@
-//! The rules of every option, as nft and iptables say them; and the steps from one state to another.
+//! The rules of every option in the languages of nft and iptables, and the steps from one state to another.
 
 mod change;
 mod golden;
@@ -36,7 +36,7 @@ fn in_iptables(rules: &RuleSet, family: Family) -> Vec<String> {
     tables.flat_map(|table| iptables::Ours::of(rules, table, family)).collect()
 }
 
-/// Rules and jumps, as `iptables-save` prints them but for `-A`.
+/// Rules and jumps, as `iptables-save` prints them but without `-A`.
 impl IntoIterator for iptables::Ours {
     type Item = String;
     type IntoIter = std::iter::Chain<std::vec::IntoIter<String>, std::vec::IntoIter<String>>;

@@ -11,7 +11,7 @@ pub struct Cidr {
     bits: u8,
 }
 
-/// An interface's name, or the beginning of several: `cali*`.
+/// The name of an interface, or the common beginning of several names: `cali*`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Interface {
     name: String,
@@ -50,7 +50,7 @@ impl Cidr {
         if self.address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
-    /// Whether every address of its family is in it.
+    /// Whether it contains every address of its IP version.
     pub(crate) const fn is_everything(&self) -> bool {
         self.bits == 0
     }
@@ -68,7 +68,7 @@ const fn width(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-/// The address with everything behind its first `bits` cleared.
+/// The address with all bits after the first `bits` cleared.
 fn masked(address: IpAddr, bits: u8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
@@ -86,7 +86,7 @@ impl FromStr for Cidr {
     type Err = Wrong;
 
     fn from_str(text: &str) -> Result<Self, Wrong> {
-        let not_one = || Wrong(format!("{text:?} is no network; write one as 10.0.0.0/8 or fd00::/8"));
+        let not_one = || Wrong(format!("{text:?} is not a network; write one as 10.0.0.0/8 or fd00::/8"));
         let (address, bits) = match text.split_once('/') {
             Some((address, bits)) => (address, Some(bits)),
             None => (text, None),
@@ -99,12 +99,12 @@ impl FromStr for Cidr {
         };
         if matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
             return wrong(format!(
-                "{text} is never seen on a wire: connections to it are IPv4; write that network"
+                "{text} never occurs in packets, because connections to it use IPv4; write the IPv4 network"
             ));
         }
         match masked(address, bits) {
             network if network == address => Ok(Self { address, bits }),
-            network => wrong(format!("{text} has bits behind its prefix; the network is {network}/{bits}")),
+            network => wrong(format!("{text} has bits after its prefix; the network is {network}/{bits}")),
         }
     }
 }
@@ -115,7 +115,7 @@ impl fmt::Display for Cidr {
     }
 }
 
-/// The kernel's bound on an interface's name, in bytes.
+/// The most bytes of an interface's name (the kernel's limit).
 const MAX_INTERFACE: usize = 15;
 
 impl Interface {
@@ -138,14 +138,16 @@ impl FromStr for Interface {
         };
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-@:".contains(&byte);
         match name {
-            "" => wrong(format!("{text:?} is no interface; write its name, or its beginning as cali*")),
-            "lo" if !is_prefix => wrong("lo need not be excluded: loopback is left alone"),
-            // The * counts too: a name of the whole length has nothing behind it.
+            "" => {
+                wrong(format!("{text:?} is not an interface; write its name, or a beginning such as cali*"))
+            }
+            "lo" if !is_prefix => wrong("lo need not be excluded: loopback is never captured"),
+            // the * counts too, because a name of the full length cannot be continued
             _ if name.len() + usize::from(is_prefix) <= MAX_INTERFACE && name.bytes().all(is_plain) => {
                 Ok(Self { name: name.to_owned(), is_prefix })
             }
             _ => wrong(format!(
-                "{text:?} is no interface: at most {MAX_INTERFACE} letters, digits and . _ - @ :, or a beginning and *"
+                "{text:?} is not an interface: at most {MAX_INTERFACE} letters, digits and . _ - @ :, or a beginning and *"
             )),
         }
     }
@@ -160,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_read_and_host_bits_are_answered_with_the_network() {
+    fn networks_are_parsed_and_host_bits_are_refused_with_the_network_as_help() {
         for (text, network) in [
             ("10.0.0.0/8", "10.0.0.0/8"),
             ("10.1.2.3", "10.1.2.3/32"),
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn interfaces_are_names_or_beginnings() {
+    fn interfaces_are_names_or_beginnings_of_names() {
         for (text, name, is_prefix) in [("eth0", "eth0", false), ("cali*", "cali", true)] {
             let interface: Interface = text.parse().expect(text);
             assert_eq!((interface.name(), interface.is_prefix()), (name, is_prefix));

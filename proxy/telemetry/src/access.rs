@@ -1,7 +1,7 @@
-//! The access log: one JSON line per request or opaque connection, never at the expense of either.
+//! The access log: one JSON line for each request or opaque connection. It never delays them.
 //!
-//! A line is formatted on the thread that served the request and copied into a bounded buffer; a thread of its
-//! own carries it out ([`super::shipper`]). A full buffer loses lines and counts them.
+//! A line is formatted on the thread that served the request and copied into a bounded buffer; a separate thread writes
+//! the buffer to the sink ([`super::shipper`]). If the buffer is full, lines are lost and counted.
 
 use std::cell::RefCell;
 use std::io;
@@ -16,67 +16,67 @@ use super::shipper::{Shipper, Sink};
 use pillion_model::Direction;
 use pillion_model::Reason;
 
-/// A path is cut here, its query included: enough to recognise the call, short enough for a scanner's worst.
+/// A path with its query is cut after this many bytes: enough to recognise the call, and a bound on what scanners send.
 const PATH_BYTES: usize = 1024;
-/// A DNS name is at most 253 bytes long, and a port follows.
+/// A DNS name has at most 253 bytes, and a port may follow.
 const HOST_BYTES: usize = 260;
-/// What the sidecar accepts as a request id is no longer.
+/// The sidecar accepts no longer request id.
 const REQUEST_ID_BYTES: usize = 128;
 const DETAIL_BYTES: usize = 512;
-/// The longest SPIFFE ID that the standard allows; names of the configuration are shorter.
+/// The longest SPIFFE ID that the standard allows. Names of the configuration are shorter.
 const NAME_BYTES: usize = 2048;
 
-/// How long a closing log waits for its sink: a stuck sink must not hold the process.
+/// How long closing waits for the sink: a sink that takes nothing must not keep the process from ending.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(1);
 
-/// What is recorded of one request or opaque connection that has ended. Empty texts and `None` are left out of the line.
+/// The record of one request or opaque connection that has ended. Empty texts and `None` are left out of the line.
 #[derive(Debug, Clone, Copy)]
 pub struct Record<'a> {
-    /// When the request's headers had arrived; of an opaque connection, when a server was wanted for it.
+    /// When the request's headers had arrived; for an opaque connection, when the sidecar began to connect to a server.
     pub time: SystemTime,
     pub direction: Direction,
     pub service: &'a str,
     pub route: &'a str,
-    /// As [`protocol_name`] says, or `tcp`.
+    /// A name from [`protocol_name`], or `tcp`.
     pub protocol: &'static str,
     pub request: RequestRecord<'a>,
     pub reason: Option<Reason>,
-    /// The sentence that goes with `reason`.
+    /// The sentence that explains `reason`.
     pub detail: &'a str,
     /// The verified SPIFFE ID of the peer.
     pub peer: &'a str,
     pub downstream: Option<SocketAddr>,
     /// The endpoint of the last attempt.
     pub upstream: Option<SocketAddr>,
-    /// Body bytes, or opaque ones, from the downstream.
+    /// Bytes of the request body, or of the opaque stream, from the downstream.
     pub bytes_in: u64,
-    /// Body bytes, or opaque ones, to the downstream.
+    /// Bytes of the response body, or of the opaque stream, to the downstream.
     pub bytes_out: u64,
-    /// To the end of the response or of the connection.
+    /// The time until the end of the response or of the connection.
     pub duration: Duration,
-    /// From the last attempt's first byte out to its response's headers; of an opaque connection, to its server's first
-    /// byte, counted from the connect where the server spoke first.
+    /// The time from the first byte that the last attempt sent to its response's headers. For an opaque connection, the
+    /// time to the first byte of the server; it starts at the connect if the server spoke first.
     pub upstream_duration: Option<Duration>,
-    /// 0 when no endpoint was picked.
+    /// 0 if no endpoint was chosen.
     pub attempts: u32,
 }
 
-/// The part of a [`Record`] that requests alone have; empty for opaque connections.
+/// The part of a [`Record`] that only requests have; empty for opaque connections.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RequestRecord<'a> {
     pub method: &'a str,
-    /// With its query; cut at 1 KiB.
+    /// The path with its query, cut at 1 KiB.
     pub path: &'a [u8],
     pub host: &'a [u8],
     pub request_id: &'a [u8],
-    /// As sent downstream; 0 when nothing was.
+    /// The status sent downstream; 0 if none was sent.
     pub status: u16,
     pub grpc_status: Option<u8>,
-    /// The reason of a verified sidecar that made the answer; written where we have none of our own.
+    /// The reason that a verified sidecar gave in its response; written if this sidecar has no reason of its own.
     pub peer_reason: &'a str,
 }
 
-/// The protocol of a request as [`Record`] tells it.
+/// The name of a request's protocol in a [`Record`].
 pub fn protocol_name(version: http::Version) -> &'static str {
     match version {
         http::Version::HTTP_09 => "HTTP/0.9",
@@ -88,7 +88,7 @@ pub fn protocol_name(version: http::Version) -> &'static str {
 }
 
 impl Record<'_> {
-    /// Appends the line, its line feed included.
+    /// Appends the line with its line feed.
     pub fn write_to(&self, line: &mut Vec<u8>, by: &Workload) {
         let mut object = Object::begin(line);
         self.write_request(&mut object);
@@ -140,7 +140,7 @@ impl Record<'_> {
     }
 }
 
-/// Whose sidecar this is, as far as that is known.
+/// Writes which workload this sidecar serves, if that is known.
 fn write_workload(by: &Workload, object: &mut Object<'_>) {
     let parts = [(key!("workload"), &by.name), (key!("namespace"), &by.namespace), (key!("zone"), &by.zone)];
     for (key, text) in parts {
@@ -152,9 +152,9 @@ fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Where access lines are given; share it between threads in an `Arc`.
+/// The access log. Threads share it in an `Arc`.
 ///
-/// Dropping it writes what it has accepted, waiting a second at most.
+/// Dropping it writes the accepted lines, which may take a second at most.
 pub struct AccessLog {
     sample: f64,
     always_errors: bool,
@@ -163,11 +163,11 @@ pub struct AccessLog {
 }
 
 impl AccessLog {
-    /// Opens the sink and starts the thread that writes to it. Every line names `workload`; `dropped` counts the
-    /// lines that get lost.
+    /// Opens the sink and starts the thread that writes to it. Every line names `workload`; `dropped` counts lost
+    /// lines.
     ///
     /// # Errors
-    /// When the file cannot be opened for appending, or a thread cannot be started.
+    /// The file cannot be opened for appending, or the thread cannot be started.
     pub fn start(
         config: &pillion_model::telemetry::AccessLog,
         workload: Workload,
@@ -177,13 +177,13 @@ impl AccessLog {
         Ok(Self { sample: config.sample, always_errors: config.always_errors, workload, shipper })
     }
 
-    /// Whether this request gets a line. Ask once per request: the sample is a throw of dice.
+    /// Whether this request gets a line. Call it once for each request, because the sample is random.
     pub fn wants(&self, failed: bool) -> bool {
         let always = self.sample >= 1.0 || (failed && self.always_errors);
         always || (self.sample > 0.0 && fastrand::f64() < self.sample)
     }
 
-    /// Hands a line over. Never waits for the sink.
+    /// Accepts a line. Never waits for the sink.
     pub fn write(&self, record: &Record<'_>) {
         thread_local! {
             static LINE: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -195,9 +195,9 @@ impl AccessLog {
         });
     }
 
-    /// Writes what was accepted and accepts no more; false when the sink did not take it within a second.
+    /// Writes the accepted lines and accepts no more. Returns false if the sink did not take them within a second.
     ///
-    /// Blocks: not for a thread of the data path.
+    /// This function blocks, so no thread of the data path may call it.
     pub fn close(&self) -> bool {
         self.shipper.close(FLUSH_PATIENCE)
     }
@@ -206,7 +206,7 @@ impl AccessLog {
 impl Drop for AccessLog {
     fn drop(&mut self) {
         if !self.close() {
-            tracing::warn!("the access log's sink is stuck; its last lines are lost");
+            tracing::warn!("the sink of the access log does not accept lines; the last lines are lost");
         }
     }
 }
@@ -225,7 +225,7 @@ mod tests {
     use super::*;
     use crate::Metrics;
 
-    /// A path of this test's own, removed with it.
+    /// A path for this test, removed when the test ends.
     struct Scratch(PathBuf);
 
     impl Scratch {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_says_why_a_request_ended() {
+    fn a_line_has_the_reason_for_the_end_of_a_request() {
         let mut line = Vec::new();
         record().write_to(&mut line, &Workload::default());
         assert_eq!(
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn the_sample_decides_unless_an_error_always_counts() {
+    fn the_sample_decides_unless_errors_are_always_logged() {
         let path = Scratch::new("sample");
         let cases = [
             (0.0, true, true, true),
@@ -315,13 +315,13 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_cannot_be_opened_is_refused_at_the_start() {
+    fn a_log_that_cannot_be_opened_is_an_error_at_start() {
         let nowhere = Scratch(PathBuf::from("/proc/no/such/place"));
         assert!(AccessLog::start(&config(&nowhere, 1.0, true), Workload::default(), dropped()).is_err());
     }
 
     #[test]
-    fn every_accepted_line_of_many_threads_is_in_the_file_when_the_log_is_gone() {
+    fn dropping_the_log_writes_every_accepted_line_of_many_threads() {
         let path = Scratch::new("threads");
         fs::write(&path.0, "kept\n").expect("writes");
         let log = Arc::new(
@@ -347,7 +347,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_peers_send_a_record_is_one_line_of_json(
+        fn a_record_is_one_line_of_json_whatever_bytes_peers_send(
             path: Vec<u8>, host: Vec<u8>, request_id: Vec<u8>, names in any::<[String; 5]>(), status: u16
         ) {
             let [service, route, method, peer, detail] = &names;

@@ -1,8 +1,8 @@
-//! Metric families with typed label sets; the one file that names the `prometheus` crate.
+//! Metric families with typed label sets. This is the only file that names the `prometheus` crate.
 //!
-//! The crate's own `*Vec` types find a series by a hash of its label values written one after the other, without
-//! a separator and without comparing: `("ab", "c")` and `("a", "bc")` count together. [`Family`] keys its series
-//! by the label set itself and hands the crate finished samples.
+//! The crate's own `*Vec` types identify a series by a hash of its concatenated label values, without a separator and
+//! without a comparison: `("ab", "c")` and `("a", "bc")` would count in one series. [`Family`] uses the label set as
+//! the key of a series, and passes finished samples to the crate.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,14 +20,14 @@ pub use prometheus::{Histogram, IntCounter, IntGauge};
 /// The `content-type` of [`Exposition::encode`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// What a family is called and what it tells.
+/// The name and the help text of a family.
 #[derive(Debug, Clone, Copy)]
 pub struct About {
     pub name: &'static str,
     pub help: &'static str,
 }
 
-/// A gauge that stands one higher for as long as this lives.
+/// Raises a gauge by one for as long as this value lives.
 #[must_use]
 pub struct Held(IntGauge);
 
@@ -44,15 +44,16 @@ impl Drop for Held {
     }
 }
 
-/// Series that the whole exposition may hold.
+/// The number of series that the whole exposition may hold.
 ///
-/// The last tenth is kept for label sets without free-form values, so that what is new still counts somewhere.
+/// The last tenth is reserved for label sets without free-form values, so that a new label set is always counted
+/// somewhere.
 pub struct SeriesBudget {
     most: usize,
     used: AtomicUsize,
 }
 
-/// Who asks for series.
+/// The kind of label set that needs a series.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Claim {
     Named,
@@ -74,13 +75,13 @@ impl SeriesBudget {
         self.used.fetch_sub(series, Ordering::Relaxed);
     }
 
-    /// Counts series that exist whatever the bound says.
+    /// Counts series that exist even beyond the bound.
     fn take_anyway(&self, series: usize) {
         self.used.fetch_add(series, Ordering::Relaxed);
     }
 }
 
-/// Where families are registered and encoded: a registry of its own, never the global one.
+/// Registers and encodes families, in its own registry and not in the global one.
 pub struct Exposition {
     registry: Registry,
     symbols: Arc<Symbols>,
@@ -88,7 +89,7 @@ pub struct Exposition {
 }
 
 impl Exposition {
-    /// At most about `most_series` series; a handful more when all of them are taken.
+    /// At most about `most_series` series; a few more may exist when the bound is reached.
     pub fn new(symbols: Arc<Symbols>, most_series: usize) -> Self {
         Self { registry: Registry::new(), symbols, budget: Arc::new(SeriesBudget::new(most_series)) }
     }
@@ -101,7 +102,7 @@ impl Exposition {
         self.family(About { name, help }, MetricKind::Gauge, new_gauge)
     }
 
-    /// `buckets`: upper bounds in ascending order.
+    /// `buckets` are upper bounds in ascending order.
     pub fn histograms<K: Labels>(
         &self,
         name: &'static str,
@@ -130,7 +131,7 @@ impl Exposition {
         family
     }
 
-    /// Families of one series each, whose values `read` fetches for every exposition; `None` leaves one out.
+    /// Families with one series each, whose values `read` returns for every exposition. `None` leaves a family out.
     pub fn sampled<const N: usize>(
         &self,
         families: [(About, MetricKind); N],
@@ -145,7 +146,7 @@ impl Exposition {
         self.registry.register(Box::new(collector)).expect("every family has a name of its own");
     }
 
-    /// The text format, families by name and series by label values.
+    /// The text format, with families sorted by name and series by label values.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         if let Err(error) = TextEncoder::new().encode_utf8(&self.registry.gather(), &mut text) {
@@ -164,7 +165,7 @@ pub enum MetricKind {
 }
 
 impl MetricKind {
-    /// What one label set adds to the exposition: a histogram tells its buckets, `+Inf`, sum and count.
+    /// How many series one label set adds to the exposition: a histogram has its buckets, `+Inf`, sum and count.
     const fn series(self) -> usize {
         match self {
             Self::Counter | Self::Gauge => 1,
@@ -181,7 +182,7 @@ impl MetricKind {
     }
 }
 
-/// All series of one name; cheap to clone.
+/// All series of one name. Cloning is cheap.
 pub struct Family<K, M>(Arc<Inner<K, M>>);
 
 struct Inner<K, M> {
@@ -201,15 +202,15 @@ impl<K, M> Clone for Family<K, M> {
 }
 
 impl<K: Labels, M: Metric> Family<K, M> {
-    /// The handle of the series `labels`, or of the one it counts under when series run short.
+    /// The handle of the series `labels`, or of the series in which it is counted beyond the bound.
     ///
-    /// Takes a lock that all threads share. Keep the handle while nobody takes its series away.
+    /// This takes a lock that all threads share. The handle may be kept as long as its series is not removed.
     pub fn of(&self, labels: K) -> M {
         let known = self.0.series.read().get(&labels).cloned();
         known.unwrap_or_else(|| self.0.add(labels))
     }
 
-    /// Takes away the series that `goes` names, and makes room for others. Who still holds a handle counts for nobody.
+    /// Removes the series that `goes` selects, and makes room for others. What a handle of such a series counts is lost.
     pub fn remove(&self, goes: impl Fn(&K) -> bool) {
         let mut series = self.0.series.write();
         let before = series.len();
@@ -225,7 +226,7 @@ impl<K: Labels, M: Metric> Inner<K, M> {
         series.entry(key).or_insert_with(|| (self.fresh)()).clone()
     }
 
-    /// Where `labels` count: as they are, under `other`, or in the one set that is always there.
+    /// The series in which `labels` are counted: their own, that of `other`, or the one that always exists.
     fn key(&self, labels: K, series: &HashMap<K, M>) -> K {
         let (other, rest) = (labels.other(), labels.rest());
         let claims = [(labels, Claim::Named), (other, Claim::Other)];
@@ -260,7 +261,7 @@ impl<K: Labels, M: Metric> Collector for Family<K, M> {
     }
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
-        // Copied out first: telling 20,000 series takes milliseconds, and a new one must not wait for that.
+        // copied first: encoding 20,000 series takes milliseconds, and a new series must not wait for that
         let series: Vec<_> =
             self.0.series.read().iter().map(|(key, handle)| (*key, handle.clone())).collect();
         let samples = series.iter().map(|(key, handle)| self.0.sample(*key, handle)).collect();
@@ -325,7 +326,7 @@ fn describe(about: About, labels: &[&str]) -> Desc {
         .expect("names of families and labels are valid words of this crate")
 }
 
-/// The crate wants every handle named; the names told are the family's, these stay short to save memory.
+/// The crate requires a name for every handle. Only the family's name is exported; this one is short to save memory.
 const UNTOLD: &str = "x";
 
 fn new_counter() -> IntCounter {
@@ -375,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn label_values_ab_c_and_a_bc_stay_two_series() {
+    fn label_values_ab_c_and_a_bc_are_two_series() {
         let (exposition, symbols) = exposition(100);
         let family = exposition.counters::<(Service, Route)>("calls_total", "Calls.");
         let set = |service, route| (Service(symbols.intern(service)), Route(symbols.intern(route)));
@@ -389,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn values_with_quotes_and_line_feeds_stay_one_sample() {
+    fn values_with_quotes_and_line_feeds_are_escaped_into_one_sample() {
         let (exposition, symbols) = exposition(100);
         exposition
             .counters::<(Service,)>("calls_total", "Calls.")
@@ -399,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn past_the_bound_new_sets_count_under_other_and_nothing_is_lost() {
+    fn beyond_the_bound_new_label_sets_count_under_other_and_no_count_is_lost() {
         let (exposition, symbols) = exposition(100);
         let family = exposition.counters::<(Service, Route)>("calls_total", "Calls.");
         for number in 0..1_000 {
@@ -424,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bound_of_nothing_still_counts() {
+    fn a_bound_of_zero_series_still_counts() {
         let (exposition, symbols) = exposition(0);
         let family = exposition.counters::<(Direction, Service)>("calls_total", "Calls.");
         family.of((Direction::Inbound, Service(symbols.intern("a")))).inc();
@@ -433,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_that_meet_on_new_series_count_every_call_while_a_scrape_goes_on() {
+    fn every_call_is_counted_when_threads_add_the_same_series_during_a_scrape() {
         let (exposition, symbols) = exposition(10_000);
         let family = exposition.counters::<(Service,)>("calls_total", "Calls.");
         let services: Vec<_> = (0..50).map(|number| Service(symbols.intern(&number.to_string()))).collect();
@@ -451,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn a_held_gauge_falls_when_the_holder_goes() {
+    fn a_held_gauge_falls_when_its_holder_is_dropped() {
         let (exposition, _) = exposition(10);
         let gauge = exposition.gauges::<()>("open", "Open.").of(());
         let (first, second) = (Held::of(&gauge), Held::of(&gauge));

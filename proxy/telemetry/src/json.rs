@@ -1,20 +1,20 @@
 //! Writes one flat JSON object into bytes, without an allocation per field.
 //!
-//! Values come from peers: control characters, quotes and bytes that are not UTF-8 never leave their string, and
-//! nothing a terminal would obey is passed on. What is written is UTF-8.
+//! Values come from peers. Control characters, quotes and bytes that are not UTF-8 are escaped, so that they cannot end
+//! the string or control a terminal. The output is UTF-8.
 //!
-//! An access line has some twenty fields, so each is a few copies of known length: the formatting machinery took three
-//! times as many instructions.
+//! An access line has some twenty fields. Each is written by a few copies of known length, because the standard
+//! formatting took three times as many instructions.
 
 use std::io::Write;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The name of a field as it stands before its value. A plain word of ours needs no escaping.
+/// The name of a field in the form that precedes its value. It is a plain word of this program and needs no escaping.
 #[derive(Clone, Copy)]
 pub struct Key {
     pub before_number: &'static str,
-    /// With the quote that begins the text.
+    /// The name with the quote that begins the text.
     pub before_text: &'static str,
 }
 
@@ -28,7 +28,7 @@ macro_rules! key {
 }
 pub(crate) use key;
 
-/// An object being written; [`Object::end`] closes it. Names of fields are made by [`key`].
+/// An object that is being written. [`Object::end`] closes it. [`key`] makes the names of fields.
 pub struct Object<'a> {
     out: &'a mut Vec<u8>,
 }
@@ -39,13 +39,13 @@ impl<'a> Object<'a> {
         Self { out }
     }
 
-    /// Each field ends with a comma, the last one with the object.
+    /// Closes the object. Each field ends with a comma, so the last comma is removed.
     pub fn end(self) {
         self.out.pop_if(|last| *last == b',');
         self.out.push(b'}');
     }
 
-    /// At most `most` bytes of `value`, then `…`; nothing at all when it is empty. What is not UTF-8 becomes
+    /// Writes at most `most` bytes of `value`, then `…`; an empty value is left out. Bytes that are not UTF-8 become
     /// U+FFFD.
     #[inline(always)]
     pub fn text(&mut self, key: Key, value: &[u8], most: usize) {
@@ -61,7 +61,7 @@ impl<'a> Object<'a> {
         push_number(self.out, value);
     }
 
-    /// For words of ours, which need no escaping.
+    /// Writes a word of this program, which needs no escaping.
     #[inline(always)]
     pub fn word(&mut self, key: Key, value: &'static str) {
         self.out.extend_from_slice(key.before_text.as_bytes());
@@ -75,7 +75,7 @@ impl<'a> Object<'a> {
         push_address(self.out, value);
     }
 
-    /// RFC 3339 in UTC with microseconds; a clock before 1970 reads as 1970.
+    /// Writes RFC 3339 in UTC with microseconds. A time before 1970 becomes 1970.
     pub fn time(&mut self, key: Key, value: SystemTime) {
         let since = value.duration_since(UNIX_EPOCH).unwrap_or_default();
         self.out.extend_from_slice(key.before_text.as_bytes());
@@ -96,8 +96,8 @@ fn push_text(out: &mut Vec<u8>, value: &[u8], most: usize) {
     out.extend_from_slice(AFTER_TEXT);
 }
 
-/// Nearly every value is: printable ASCII without what JSON escapes. Looks at all bytes, so that it may look at many at
-/// once.
+/// Whether the value is printable ASCII without characters that JSON escapes, as nearly every value is. It checks all
+/// bytes and does not stop at the first match, so that the compiler can check many bytes at once.
 fn is_harmless(value: &[u8]) -> bool {
     value.iter().fold(true, |harmless, &byte| {
         harmless & (byte.wrapping_sub(b' ') <= b'~' - b' ') & (byte != b'"') & (byte != b'\\')
@@ -119,7 +119,7 @@ fn cut(value: &[u8], most: usize) -> &[u8] {
         return value;
     }
     let is_start = |at: &usize| value.get(*at).is_none_or(|byte| byte & 0xc0 != 0x80);
-    // A character has at most four bytes; garbage that goes on like one is split anyway.
+    // a character has at most four bytes; longer runs of continuation bytes are not UTF-8 and may be split
     let end = (most.saturating_sub(3)..=most).rev().find(is_start).unwrap_or(most);
     value.get(..end).unwrap_or(value)
 }
@@ -149,7 +149,7 @@ fn push_char(out: &mut Vec<u8>, char: char) {
     out.extend_from_slice(char.encode_utf8(&mut [0; 4]).as_bytes());
 }
 
-/// Controls are below U+00A0: two digits say them.
+/// Control characters are below U+00A0, so two hexadecimal digits are enough.
 fn push_unicode(out: &mut Vec<u8>, control: char) {
     let code = u32::from(control);
     out.extend_from_slice(b"\\u00");
@@ -158,14 +158,14 @@ fn push_unicode(out: &mut Vec<u8>, control: char) {
     }
 }
 
-/// With its comma.
+/// Writes the number with the comma that ends the field.
 fn push_number(out: &mut Vec<u8>, value: u64) {
     let mut text = [b','; 21];
     let at = write_number(&mut text, 20, value);
     out.extend_from_slice(&text[at..]);
 }
 
-/// Writes the digits before `end`, two at once, and says where they begin.
+/// Writes the digits before `end`, two at a time, and returns where they begin.
 #[inline(always)]
 fn write_number(text: &mut [u8; 21], end: usize, mut value: u64) -> usize {
     let mut at = end;
@@ -184,7 +184,7 @@ fn write_number(text: &mut [u8; 21], end: usize, mut value: u64) -> usize {
     at
 }
 
-/// The numbers below 100.
+/// The numbers below 100 as pairs of digits.
 const PAIRS: [[u8; 2]; 100] = {
     let mut pairs = [[b'0'; 2]; 100];
     let mut number = 0;
@@ -198,13 +198,13 @@ const PAIRS: [[u8; 2]; 100] = {
 fn push_address(out: &mut Vec<u8>, address: SocketAddr) {
     match address {
         SocketAddr::V4(v4) => push_v4(out, v4),
-        // Writing into a vector cannot fail.
+        // writing into a vector cannot fail
         SocketAddr::V6(v6) => write!(out, "{v6}").unwrap_or_default(),
     }
     out.extend_from_slice(AFTER_TEXT);
 }
 
-/// From its end to its start. `255.255.255.255:65535` is the longest.
+/// Writes the address from its end to its start. `255.255.255.255:65535` is the longest.
 fn push_v4(out: &mut Vec<u8>, address: SocketAddrV4) {
     let mut text = [b'.'; 21];
     let [a, b, c, d] = address.ip().octets();
@@ -217,7 +217,7 @@ fn push_v4(out: &mut Vec<u8>, address: SocketAddrV4) {
     out.extend_from_slice(&text[at..]);
 }
 
-/// Years have four digits.
+/// The time as a text. Years have four digits.
 fn time_text(seconds: u64, micros: u32) -> [u8; 27] {
     let (year, month, day) = civil(seconds / 86_400);
     let micros = u64::from(micros);
@@ -240,14 +240,14 @@ fn time_text(seconds: u64, micros: u32) -> [u8; 27] {
     text
 }
 
-/// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar.
+/// The year, month and day of a day that is counted from 1970-01-01, in the Gregorian calendar.
 ///
-/// Years begin in March here, so that the leap day is a year's last and months follow one formula: 153 days in
-/// every five of them. The calendar repeats every 400 years, which are 146,097 days.
+/// A year begins in March here, so that the leap day is its last day and one formula gives the months: five months have
+/// 153 days. The calendar repeats every 400 years, which are 146,097 days.
 const fn civil(day: u64) -> (u64, u64, u64) {
     let from_march_0000 = day + 719_468;
     let (cycle, day) = (from_march_0000 / 146_097, from_march_0000 % 146_097);
-    // Days of a 4-year, a 100-year and a 400-year span, less one: where leap days pile up or fail to.
+    // the divisors are the days of 4, 100 and 400 years, less one: these are the corrections for leap days
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
     let day = day - (365 * year + year / 4 - year / 100);
     let month = (5 * day + 2) / 153;
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_a_terminal_obeys_gets_through() {
+    fn characters_that_control_a_terminal_are_escaped() {
         let line = object(|object| {
             object.text(key!("path"), "a\u{1b}[2J\u{7f}\u{9b}2J\r\nend é\u{a0}".as_bytes(), 100)
         });
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_cut_between_characters_and_says_so() {
+    fn a_long_value_is_cut_between_characters_and_ends_with_an_ellipsis() {
         let cases: [(&[u8], usize, &str); 6] = [
             (b"abc", 3, "abc"),
             (b"abcd", 3, "abc…"),
@@ -299,13 +299,13 @@ mod tests {
     }
 
     #[test]
-    fn an_object_without_fields_is_one() {
+    fn an_object_without_fields_is_written_as_an_empty_object() {
         assert_eq!(object(|_| ()), "{}");
         assert_eq!(object(|object| object.text(key!("v"), b"", 9)), "{}");
     }
 
     #[test]
-    fn days_are_the_calendars() {
+    fn days_are_converted_to_calendar_dates() {
         let cases = [
             (0, 0, "1970-01-01T00:00:00.000000Z"),
             (951_782_399, 999_999, "2000-02-28T23:59:59.999999Z"),
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn every_day_of_a_thousand_years_follows_the_one_before() {
+    fn every_day_of_a_thousand_years_is_the_day_after_the_one_before() {
         let leap =
             |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
         let length = |year, month| match month {
@@ -349,7 +349,7 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read_back_as_it_was(text in any::<String>(), number in any::<u64>()) {
+        fn any_text_is_read_back_unchanged(text in any::<String>(), number in any::<u64>()) {
             let line = object(|object| {
                 object.text(key!("text"), text.as_bytes(), usize::MAX);
                 object.number(key!("number"), number);
@@ -360,7 +360,7 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_cut_anywhere_stay_one_line_of_json(bytes: Vec<u8>, most in 0_usize..40) {
+        fn any_bytes_cut_anywhere_are_one_line_of_json(bytes: Vec<u8>, most in 0_usize..40) {
             let line = object(|object| object.text(key!("text"), &bytes, most));
             prop_assert!(!line.contains(char::is_control));
             let read: Value = serde_json::from_str(&line).expect("valid JSON");

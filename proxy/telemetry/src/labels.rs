@@ -1,7 +1,7 @@
-//! The words a label may say, and the label sets made of them.
+//! The values of labels, and the label sets made of them.
 //!
-//! A closed vocabulary is an enum; anything else is a [`Symbol`]. Both are a few bytes, so that a label set is
-//! hashed and compared without touching a string. Never a label: paths, user agents, names a stranger chose.
+//! A fixed set of values is an enum; any other value is a [`Symbol`]. Both take a few bytes, so that a label set is
+//! hashed and compared without reading a string. Paths, user agents and names that a peer chooses are never labels.
 
 use std::hash::Hash;
 
@@ -10,31 +10,31 @@ use pillion_model::Direction;
 use super::symbols::{Symbol, Symbols};
 use pillion_model::Reason;
 
-/// One label: its name and what it says.
+/// One label: its name and its value.
 pub trait Label: Copy + Eq + Hash + Send + Sync + 'static {
     const NAME: &'static str;
 
     fn value(self, symbols: &Symbols) -> String;
 
-    /// The same label without what is free-form.
+    /// This label with its free-form value replaced.
     #[must_use]
     fn other(self) -> Self {
         self
     }
 }
 
-/// All labels of one series. Two sets that say the same must be equal.
+/// All labels of one series. Two sets with the same exported values must be equal.
 pub trait Labels: Copy + Eq + Hash + Send + Sync + 'static {
     fn names() -> Vec<&'static str>;
 
-    /// In the order of [`Self::names`].
+    /// The values in the order of [`Self::names`].
     fn values(self, symbols: &Symbols) -> Vec<String>;
 
-    /// Every free-form value replaced by `other`: where a new set counts once series run short.
+    /// This set with every free-form value replaced by `other`. New sets are counted here beyond the bound.
     #[must_use]
     fn other(self) -> Self;
 
-    /// What is left when even the sets of [`Self::other`] are too many: only a handful may exist.
+    /// A coarser set, for when even the sets of [`Self::other`] are too many. Only a few of these may exist.
     #[must_use]
     fn rest(self) -> Self {
         self.other()
@@ -62,7 +62,7 @@ label_sets!(A: 0, B: 1, C: 2);
 label_sets!(A: 0, B: 1, C: 2, D: 3);
 label_sets!(A: 0, B: 1, C: 2, D: 3, E: 4);
 
-/// A family of one series.
+/// The label set of a family with only one series.
 impl Labels for () {
     fn names() -> Vec<&'static str> {
         Vec::new()
@@ -73,7 +73,7 @@ impl Labels for () {
     fn other(self) -> Self {}
 }
 
-/// A closed vocabulary: the enum, its words, and its place as a label.
+/// Declares a fixed set of values: the enum, its words, and the label.
 macro_rules! vocabulary {
     ($(#[$doc:meta])* $name:ident as $label:literal { $($(#[$word_doc:meta])* $word:ident = $text:literal),+ $(,)? }) => {
         $(#[$doc])*
@@ -109,27 +109,27 @@ impl Label for Direction {
 }
 
 vocabulary! {
-    /// What became of a configuration that was read again.
+    /// What happened to a configuration that was read again.
     ReloadOutcome as "outcome" { Applied = "applied", Unchanged = "unchanged", Refused = "refused" }
 }
 
 vocabulary! {
-    /// How a question to the DNS proxy was answered.
+    /// How the DNS proxy answered a query.
     DnsOutcome as "outcome" {
-        /// By the addresses that the configuration gives to a service.
+        /// With the addresses that the configuration gives to a service.
         Own = "own",
-        /// By a service's virtual addresses.
+        /// With a service's virtual addresses.
         Virtual = "virtual",
-        /// By a name server, whatever it said.
+        /// With the answer of a name server, whatever that was.
         Forwarded = "forwarded",
         Cached = "cached",
-        /// Not at all: no name server answered, too many wait for one, or it was no question.
+        /// No answer: no name server replied, too many queries are waiting for one, or the message was not a query.
         Failed = "failed",
     }
 }
 
 vocabulary! {
-    /// The methods of RFC 9110 and PATCH; what else a peer invents is `other`.
+    /// The methods of RFC 9110 and PATCH. Any other method is `other`.
     MethodLabel as "method" {
         Get = "GET", Head = "HEAD", Post = "POST", Put = "PUT", Delete = "DELETE", Connect = "CONNECT",
         Options = "OPTIONS", Trace = "TRACE", Patch = "PATCH", Other = "other",
@@ -137,18 +137,19 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// How sending a request again ended, or why it did not happen.
+    /// How a retry ended, or why it was not made.
     RetryOutcome as "outcome" {
-        /// Never written, or refused before processing: sent again without asking the policy.
+        /// The request had not been written, or was refused before processing, and was sent again without asking the
+        /// policy.
         Replaced = "replaced",
         Succeeded = "succeeded",
-        /// The retry was made and ended badly too.
+        /// The retry was made and failed too.
         Failed = "failed",
         /// Refused by the retry budget.
         Budget = "budget",
         /// Refused by the breaker's `max_retries`.
         Limit = "limit",
-        /// The body was larger than what is kept for replay.
+        /// The body was larger than the part that is kept for a retry.
         NotReplayable = "not_replayable",
     }
 }
@@ -169,29 +170,29 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// Which way bytes went, seen from the sidecar's downstream: a request's body is received.
+    /// The direction of bytes, seen from the sidecar's downstream: a request's body is received.
     Flow as "flow" { Received = "received", Sent = "sent" }
 }
 
 vocabulary! {
-    /// What a connection speaks; `Unknown` when it ended before that showed.
+    /// The protocol of a connection. `Unknown` if the connection ended before the protocol was known.
     Protocol as "protocol" { Http1 = "http1", Http2 = "http2", Tcp = "tcp", Unknown = "unknown" }
 }
 
 vocabulary! {
-    /// What the first bytes of an undeclared connection were found to be.
+    /// The protocol that the first bytes of an undeclared connection showed.
     DetectionVerdict as "verdict" {
         Http1 = "http1",
         Http2 = "http2",
-        /// TLS that is not ours to terminate.
+        /// TLS that the sidecar does not terminate.
         Tls = "tls",
-        /// Anything else, and whatever the server speaks first.
+        /// Any other bytes, and every connection on which the server speaks first.
         Opaque = "opaque",
     }
 }
 
 vocabulary! {
-    /// Whether a connection is encrypted, and who showed an identity.
+    /// Whether a connection is encrypted, and which sides presented a certificate.
     Tls as "tls" {
         None = "none",
         ServerOnly = "tls",
@@ -200,14 +201,14 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// How the setting-up of a connection ended.
+    /// How opening or accepting a connection ended.
     ConnectionOutcome as "outcome" {
         Ok = "ok",
-        /// By the peer on connecting, or by a limit of ours on accepting.
+        /// Refused by the peer when connecting, or by a limit of the sidecar when accepting.
         Refused = "refused",
         Timeout = "timeout",
         TlsError = "tls_error",
-        /// Anything else: unreachable, reset, garbage instead of a first request.
+        /// Any other failure: unreachable, reset, or a first request that is not valid.
         Failed = "failed",
     }
 }
@@ -223,11 +224,11 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// Whose expiry a timestamp tells.
+    /// Whose expiry the timestamp shows.
     CertificateUse as "use" {
-        /// The sidecar's own chain: the earliest end in it.
+        /// The sidecar's own certificate chain: the earliest expiry in it.
         Own = "own",
-        /// The bundle that peers are checked against: the earliest end in it.
+        /// The bundle against which peers are verified: the earliest expiry in it.
         Ca = "ca",
     }
 }
@@ -265,31 +266,31 @@ impl Label for Service {
     }
 }
 
-/// What `pillion_requests_total` tells of one finished request.
+/// The labels of `pillion_requests_total` for one finished request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestLabels {
     pub direction: Direction,
     pub service: Symbol,
-    /// [`Symbol::EMPTY`] when no configured route was taken.
+    /// [`Symbol::EMPTY`] if no configured route matched.
     pub route: Symbol,
     pub method: MethodLabel,
-    /// As sent downstream. Outside 100 to 599 it counts as `other`.
+    /// The status sent downstream. A number outside 100 to 599 counts as `other`.
     pub status: u16,
-    /// `None` when not gRPC. Above 16, the last one gRPC defines, it counts as `other`.
+    /// `None` if the request is not gRPC. A number above 16, the last status of gRPC, counts as `other`.
     pub grpc_status: Option<u8>,
-    /// `None` when the answer was not ours.
+    /// `None` if the sidecar did not make the response.
     pub reason: Option<Reason>,
-    /// The verified SPIFFE ID, [`Symbol::EMPTY`] without one.
+    /// The verified SPIFFE ID; [`Symbol::EMPTY`] without one.
     pub peer: Symbol,
 }
 
-/// Stands for every status outside 100 to 599, and for a status that is no longer told.
+/// Stands for every status outside 100 to 599, and for a status that is no longer exported.
 const OTHER_STATUS: u16 = 0;
 /// Stands for every gRPC status above 16.
 const OTHER_GRPC_STATUS: u8 = u8::MAX;
 
 impl RequestLabels {
-    /// Numbers that a peer made up become `other`, so that equal series have equal keys.
+    /// Replaces numbers that a peer made up, so that series with equal labels have equal keys.
     #[must_use]
     pub fn tidy(mut self) -> Self {
         if !(100..=599).contains(&self.status) {
@@ -335,7 +336,7 @@ impl Labels for RequestLabels {
         Self { service: Symbol::OTHER, route: Symbol::OTHER, peer: Symbol::OTHER, ..self }
     }
 
-    /// Method, status and reason are partly the peers' choice: together they could make thousands of sets.
+    /// Peers influence method, status and reason, and together these could make thousands of label sets.
     fn rest(self) -> Self {
         let unsaid = Self { method: MethodLabel::Other, status: OTHER_STATUS, ..self.other() };
         Self { grpc_status: None, reason: None, ..unsaid }
@@ -360,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn invented_methods_are_other() {
+    fn unknown_methods_are_other() {
         let cases =
             [("GET", "GET"), ("PATCH", "PATCH"), ("get", "other"), ("PURGE", "other"), ("TRACE", "TRACE")];
         for (sent, label) in cases {
@@ -370,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn invented_numbers_share_one_series() {
+    fn unknown_status_numbers_share_one_series() {
         let cases = [
             (99, None, "other", ""),
             (100, Some(0), "100", "0"),
@@ -388,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn the_values_stand_in_the_order_of_the_names() {
+    fn the_values_are_in_the_order_of_the_names() {
         let said =
             RequestLabels { reason: Some(Reason::NoRoute), status: 404, ..ok() }.values(&Symbols::new(0));
         let told: Vec<_> =
@@ -400,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn past_the_bound_only_the_vocabulary_remains_then_only_the_direction() {
+    fn beyond_the_bound_label_sets_keep_fixed_values_and_then_only_the_direction() {
         let symbols = Symbols::new(0);
         assert_eq!(
             ok().other().values(&symbols),

@@ -1,14 +1,12 @@
-//! What the sidecar tells about itself: metrics, the access log, and its own log.
+//! What the sidecar reports about itself: metrics, the access log, and its diagnostics.
 //!
-//! `families` lists every family by name, and [`metrics`] hands out their series; [`family`] keeps these and is the only
-//! file that names the `prometheus` crate; [`labels`] holds the words a label may say and [`symbols`] the free-form ones;
-//! [`recorder`] and [`service`] are the data path's shortcuts to its series; [`process`] reads `/proc/self`. [`access`]
-//! writes one JSON line per request, shaped by [`json`] and carried by [`shipper`]. [`log`] sets up the diagnostics on
-//! standard error, and [`seldom`] keeps what happens often from filling them.
+//! [`metrics`] declares every family; [`family`] keeps their series and is the only file that names the `prometheus`
+//! crate; [`labels`] has the fixed values of labels and [`symbols`] the free-form ones; [`recorder`] and [`service`]
+//! give the data path quick access to its series; [`process`] reads `/proc/self`. [`access`] writes one JSON line for
+//! each request, formatted by [`json`] and written to the sink by [`shipper`]. [`log`] sets up the diagnostics on
+//! standard error, and [`seldom`] bounds how often a frequent event is logged there.
 //!
-//! Deliberately not here: sockets. The admin side serves what [`metrics::Metrics::encode`] returns.
-//!
-//! Modules are listed from top to bottom: each may use those below it.
+//! Deliberately not here: sockets. The admin port serves what [`metrics::Metrics::encode`] returns.
 
 pub mod access;
 pub mod json;

@@ -1,4 +1,4 @@
-//! The sidecar's own log: diagnostics on standard error, one line each, as text or as JSON.
+//! The sidecar's diagnostics on standard error, one record on each line, as text or as JSON.
 
 use std::env;
 use std::sync::OnceLock;
@@ -12,48 +12,49 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{fmt, reload};
 
-/// Level or filter directives, such as `debug`, `pillion::tls=debug,info` or `debug,h2=debug`.
+/// The variable with a level or filter directives, such as `debug`, `pillion::tls=debug,info` or `debug,h2=debug`.
 const VARIABLE: &str = "PILLION_LOG";
-/// `text` or `json`.
+/// The variable with the format: `text` or `json`.
 const FORMAT: &str = "PILLION_LOG_FORMAT";
-/// What changed and what will need a human; single requests stand in the access log.
+/// Shows changes, and what needs an operator. Single requests are in the access log.
 const DEFAULT: &str = "info";
-/// Bytes of a filter; longer ones are no filter that a person wrote.
+/// The most bytes of a filter. No operator writes a longer one.
 const LONGEST: usize = 1024;
 
 const LEVELS: [&str; 6] = ["trace", "debug", "info", "warn", "error", "off"];
 
-/// The filter of the log that this process writes, as long as it has one.
+/// The filter of this process's log. It is empty as long as the log has not been started.
 ///
-/// A changed filter costs nothing where nothing is logged: tracing asks it about each call site once, keeps the
-/// answer, and asks again when the filter was changed.
+/// A filter costs nothing where nothing is logged: tracing asks the filter once for each call site, stores the answer,
+/// and asks again after the filter changes.
 static FILTER: OnceLock<Filter> = OnceLock::new();
 
 struct Filter {
     set: Box<dyn Fn(Targets) -> Result<(), reload::Error> + Send + Sync>,
-    /// As somebody wrote it.
+    /// The filter as the operator wrote it.
     asked: Mutex<String>,
 }
 
-/// How a record is written.
+/// The format of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Format {
     Text,
-    /// One object a line, also where a message has several lines. The fields of an event stand beside `message`.
+    /// One object on each line, even if the message has several lines. The fields of an event are beside `message`.
     Json,
 }
 
-/// Why the log goes on as it did.
+/// Why the filter was not changed.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotSet {
     #[error("{0}")]
     Bad(String),
-    #[error("this process has no log of its own")]
+    #[error("this process has not started its log")]
     NoLog,
 }
 
-/// Starts the log: at `level`, else as `PILLION_LOG` says, else at `info`; in the format that `PILLION_LOG_FORMAT` names,
-/// else as text. A level or a format that cannot be understood is the default with a warning. Later calls change nothing.
+/// Starts the log. The level is `level`, else that of `PILLION_LOG`, else `info`; the format is that of
+/// `PILLION_LOG_FORMAT`, else text. A level or format that is not valid gives a warning, and the default is used. Later
+/// calls change nothing.
 pub fn init(level: Option<&str>) {
     let asked =
         level.map(str::to_owned).or_else(|| env::var(VARIABLE).ok()).filter(|asked| !asked.is_empty());
@@ -70,16 +71,16 @@ pub fn init(level: Option<&str>) {
     let filters = Filter { set: Box::new(move |filter| handle.reload(filter)), asked: Mutex::new(in_force) };
     let quiet = FilterFn::new(|of: &Metadata<'_>| !is_chatter(*of.level(), of.target()));
     if tracing_subscriber::registry().with(filter).with(quiet).with(lines).try_init().is_err() {
-        tracing::debug!("the log was started before");
+        tracing::debug!("the log had been started before");
     } else if FILTER.set(filters).is_err() {
-        tracing::debug!("the log's filter was known before");
+        tracing::debug!("the filter of the log had been set before");
     }
     if format == Some(Format::Json) {
-        // The usual hook writes text of several lines.
+        // the default hook writes text of several lines, which is not a JSON record
         std::panic::set_hook(Box::new(|panic| tracing::error!("{panic}")));
     }
     if let (Some(fault), Some(asked)) = (fault, asked) {
-        tracing::warn!(asked, fault, "log level not understood; logging at info");
+        tracing::warn!(asked, fault, "log level is not valid; logging at info");
     }
     if format.is_none() {
         tracing::warn!(asked = named, "{FORMAT} is neither `text` nor `json`; logging as text");
@@ -95,17 +96,18 @@ fn format(named: &str) -> Option<Format> {
     }
 }
 
-/// Whether what goes to standard error beside the log must be a record of it: who reads JSON reads nothing else.
+/// Whether the log is JSON. Then everything else on standard error must be a record too, because its reader expects
+/// JSON only.
 pub fn is_json() -> bool {
     FILTER.get().is_some() && env::var(FORMAT).is_ok_and(|named| format(&named) == Some(Format::Json))
 }
 
-/// The filter in force; `None` where somebody else logs.
+/// The current filter. `None` if this process has not started the log.
 pub fn level() -> Option<String> {
     Some(FILTER.get()?.asked.lock().clone())
 }
 
-/// From now on the log is filtered so.
+/// Replaces the filter of the log.
 pub fn set_level(asked: &str) -> Result<(), NotSet> {
     let filter = parse(asked).map_err(NotSet::Bad)?;
     let set = FILTER.get().ok_or(NotSet::NoLog)?;
@@ -114,15 +116,15 @@ pub fn set_level(asked: &str) -> Result<(), NotSet> {
     Ok(())
 }
 
-/// Libraries warn of what a peer does, once for each time: whoever does it a million times would write a million lines.
-/// It is an error to whoever called them, and told there at a bounded rate.
+/// Whether the record is a warning of a library about a peer. Libraries log each such event, so a peer could cause a
+/// million lines. The caller of the library gets the event as an error and logs it at a bounded rate.
 fn is_chatter(level: Level, target: &str) -> bool {
     const LIBRARIES: [&str; 6] = ["hickory_proto", "hickory_net", "h2", "hyper", "hyper_util", "rustls"];
     level == Level::WARN && LIBRARIES.contains(&target.split("::").next().unwrap_or_default())
 }
 
-/// Stricter than the filter's own reader, which takes a misspelt level for the name of a module, and would log
-/// that alone.
+/// Parses a filter more strictly than tracing's own parser, which would read a misspelt level as the name of a module
+/// and log that module only.
 fn parse(asked: &str) -> Result<Targets, String> {
     if asked.len() > LONGEST {
         return Err(format!("the level is longer than {LONGEST} bytes"));
@@ -130,18 +132,18 @@ fn parse(asked: &str) -> Result<Targets, String> {
     for directive in asked.split(',') {
         let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
         if !LEVELS.iter().any(|known| known.eq_ignore_ascii_case(level)) {
-            return Err(format!("`{}` is no level", level.escape_debug()));
+            return Err(format!("`{}` is not a level", level.escape_debug()));
         }
         if level.eq_ignore_ascii_case("trace") && STATIC_MAX_LEVEL < LevelFilter::TRACE {
-            return Err("`trace` is not in this build: it logs `debug` at most".to_owned());
+            return Err("`trace` is not in this build, whose most detailed level is `debug`".to_owned());
         }
     }
     let directives: Vec<String> = asked.split(',').map(own_only).collect();
     directives.join(",").parse().map_err(|error: tracing_subscriber::filter::ParseError| error.to_string())
 }
 
-/// `debug` and `trace` alone are about the sidecar. What its libraries say of every frame would bury that; it is
-/// written where they are named: `debug,h2=debug`.
+/// Makes `debug` and `trace` without a target apply to the sidecar only. Records of its libraries about every frame
+/// would hide the others; they are written if a directive names the library: `debug,h2=debug`.
 fn own_only(directive: &str) -> String {
     match directive.to_ascii_lowercase().as_str() {
         "debug" | "trace" => format!("pillion={directive},info"),
@@ -149,7 +151,7 @@ fn own_only(directive: &str) -> String {
     }
 }
 
-/// The filter, and what was wrong with what was asked for.
+/// The filter, and the fault of the requested one if it is not valid.
 fn filter(asked: Option<&str>) -> (Targets, Option<String>) {
     match parse(asked.unwrap_or(DEFAULT)) {
         Ok(filter) => (filter, None),
@@ -162,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_not_understood_logs_at_info_and_says_so() {
+    fn an_invalid_level_gives_a_fault_and_the_default_info() {
         let cases =
             [(None, "info", false), (Some("pillion=wat"), "info", true), (Some("warn"), "warn", false)];
         for (asked, expected, faulty) in cases {
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_set_later_is_a_level_or_a_list_of_filters() {
+    fn a_later_level_may_be_a_level_or_a_list_of_filters() {
         for asked in ["debug", "OFF", "info,pillion::tls=debug", "pillion=trace,off"] {
             assert!(parse(asked).is_ok(), "{asked}");
         }
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_peers_write_to_the_dns_library_is_no_warning() {
+    fn warnings_of_the_dns_library_about_peers_are_not_logged() {
         for (level, target, expected) in [
             (Level::WARN, "hickory_proto::rr::rdata::opt", true),
             (Level::WARN, "hickory_net::udp::udp_client_stream", true),
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn it_may_be_started_twice() {
+    fn the_log_may_be_started_twice() {
         init(Some("warn"));
         init(Some("nonsense=x"));
     }

@@ -1,7 +1,7 @@
-//! What the sidecar counts: hands out the series of its [`families`](super::families), and writes the exposition.
+//! Every metric family of the sidecar by name, with its labels. The list is part of the public interface.
 //!
-//! The data path resolves handles once and keeps them: [`ServiceMetrics`] per service, [`super::Recorder`] per
-//! worker. What is asked for by label set takes a shared lock and is meant for connections, not for requests.
+//! The data path resolves handles once and keeps them: one [`ServiceMetrics`] for each service, one [`super::Recorder`]
+//! for each worker. Functions that take labels use a shared lock and are meant for connections, not for requests.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -20,13 +20,13 @@ use super::service::ServiceMetrics;
 use super::symbols::{Symbol, Symbols};
 use pillion_model::Direction;
 
-/// The commit the binary was built from, told to the build by the environment variable.
+/// The commit from which the binary was built. The build takes it from this environment variable.
 const REVISION: &str = match option_env!("PILLION_REVISION") {
     Some(revision) => revision,
     None => "unknown",
 };
 
-/// All that the sidecar counts.
+/// All metrics of the sidecar.
 pub struct Metrics {
     exposition: Exposition,
     symbols: Arc<Symbols>,
@@ -37,9 +37,9 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// `max_series` bounds the whole exposition; a histogram counts with its buckets.
+    /// `max_series` bounds the whole exposition. A histogram counts with all its buckets.
     pub fn new(max_series: usize) -> Arc<Self> {
-        // A peer without a series would be no use: one bound serves both.
+        // one bound serves both, because a peer's symbol without a series has no use
         let symbols = Arc::new(Symbols::new(max_series));
         let exposition = Exposition::new(symbols.clone(), max_series);
         let families = Arc::new(Families::register(&exposition));
@@ -51,12 +51,12 @@ impl Metrics {
         Arc::new(Self { exposition, symbols, families, services, hooks, forgettings: AtomicU64::new(0) })
     }
 
-    /// The symbol of a name that the configuration gives. Once per configuration.
+    /// The symbol of a name from the configuration. Call it once for each configuration.
     pub fn intern(&self, name: &str) -> Symbol {
         self.symbols.intern(name)
     }
 
-    /// The symbol of a peer's SPIFFE ID, [`Symbol::OTHER`] past the bound. Once per connection.
+    /// The symbol of a peer's SPIFFE ID; [`Symbol::OTHER`] beyond the bound. Call it once for each connection.
     pub fn intern_peer(&self, id: &str) -> Symbol {
         self.symbols.intern_bounded(id)
     }
@@ -65,12 +65,12 @@ impl Metrics {
         self.symbols.name(symbol)
     }
 
-    /// The counter of finished requests with these labels; the data path asks its [`super::Recorder`].
+    /// The counter of finished requests with these labels. The data path uses its [`super::Recorder`] instead.
     pub fn requests(&self, labels: RequestLabels) -> IntCounter {
         self.families.requests.of(labels.tidy())
     }
 
-    /// The handles of one service. Asking shows nothing yet; its series appear when one of them is first used.
+    /// The handles of one service. Its series appear only when one of the handles is first used.
     pub fn service(&self, direction: Direction, service: Symbol) -> Arc<ServiceMetrics> {
         let known = self.services.read().get(&(direction, service)).cloned();
         known.unwrap_or_else(|| self.add_service(direction, service))
@@ -81,8 +81,8 @@ impl Metrics {
         self.services.write().entry((direction, service)).or_insert_with(fresh).clone()
     }
 
-    /// Takes away the series of services that are not configured any more and that nothing uses any more: what is in
-    /// use never loses to them.
+    /// Removes the series of services that are no longer configured and no longer in use, so that services in use can
+    /// have their series.
     pub fn forget_removed_services(&self) {
         let is_gone = |service: Symbol, metrics: &Arc<ServiceMetrics>| {
             !service.is_known() && Arc::strong_count(metrics) == 1
@@ -90,7 +90,7 @@ impl Metrics {
         if !self.services.read().iter().any(|((_, service), metrics)| is_gone(*service, metrics)) {
             return;
         }
-        let mut services = self.services.write(); // kept: one that comes back begins when its old series have gone
+        let mut services = self.services.write(); // held until the old series are gone
         let gone = services.extract_if(|(_, service), metrics| is_gone(*service, metrics));
         let gone: HashSet<Symbol> = gone.map(|((_, service), _)| service).collect();
         if !gone.is_empty() {
@@ -99,22 +99,22 @@ impl Metrics {
         }
     }
 
-    /// How often series were taken away: handles from before may count for nobody.
+    /// How often series were removed. A handle from before may belong to a removed series, whose counts are lost.
     pub(super) fn forgettings(&self) -> u64 {
         self.forgettings.load(Ordering::Relaxed)
     }
 
-    /// Seconds of a request that were spent in the sidecar itself. Keep the handle.
+    /// The histogram of seconds that requests spent in the sidecar itself. Keep the handle.
     pub fn overhead(&self, direction: Direction) -> Histogram {
         self.families.overhead.of((direction,))
     }
 
-    /// Open connections. Keep the handle and hold it with [`super::Held`].
+    /// The gauge of open connections. Keep the handle and hold it with [`super::Held`].
     pub fn connections_active(&self, direction: Direction, protocol: Protocol) -> IntGauge {
         self.families.connections_active.of((direction, protocol))
     }
 
-    /// Connections accepted or opened, counted when it shows what became of them.
+    /// The counter of accepted or opened connections. A connection is counted when its outcome is known.
     pub fn connections(
         &self,
         direction: Direction,
@@ -129,37 +129,37 @@ impl Metrics {
         self.families.connections.of((direction, Service(service), protocol, tls, outcome))
     }
 
-    /// Undeclared connections by what they were found to speak.
+    /// The counter of undeclared connections by detected protocol.
     pub fn detections(&self, direction: Direction, verdict: DetectionVerdict) -> IntCounter {
         self.families.detections.of((direction, verdict))
     }
 
-    /// Questions to the DNS proxy by how they were answered.
+    /// The counter of queries to the DNS proxy by outcome.
     pub fn dns_queries(&self, outcome: DnsOutcome) -> IntCounter {
         self.families.dns_queries.of((outcome,))
     }
 
-    /// Requests that came to the address of `service` with the host of another.
+    /// The counter of requests to the address of `service` whose host names another service.
     pub fn host_mismatches(&self, service: Symbol) -> IntCounter {
         self.families.host_mismatches.of((Service(service),))
     }
 
-    /// Handshakes by how they ended.
+    /// The counter of TLS handshakes by outcome.
     pub fn handshakes(&self, direction: Direction, outcome: HandshakeOutcome) -> IntCounter {
         self.families.handshakes.of((direction, outcome))
     }
 
-    /// When the first certificate of this use ends, as seconds since 1970.
+    /// The gauge of the expiry of the first certificate of this use, in seconds since 1970.
     pub fn certificate_not_after(&self, of: CertificateUse) -> IntGauge {
         self.families.not_after.of((of,))
     }
 
-    /// Configurations that were read again, by what became of them.
+    /// The counter of reloads of the configuration by outcome.
     pub fn config_reloads(&self, outcome: ReloadOutcome) -> IntCounter {
         self.families.config_reloads.of((outcome,))
     }
 
-    /// Which snapshot is read by the data path.
+    /// The gauge of the snapshot that the data path uses.
     pub fn config_generation(&self) -> IntGauge {
         self.families.config_generation.of(())
     }
@@ -170,14 +170,14 @@ impl Metrics {
 
     /// Runs `hook` before every exposition, to set gauges that mirror live state.
     ///
-    /// Hooks live as long as the metrics: let them hold weak references.
+    /// Hooks live as long as the metrics, so they must hold weak references only.
     pub fn on_collect(&self, hook: impl Fn() + Send + Sync + 'static) {
         self.hooks.lock().push(Arc::new(hook));
     }
 
     /// The exposition in Prometheus' text format ([`super::family::CONTENT_TYPE`]).
     ///
-    /// Takes milliseconds with thousands of series: not for a thread of the data path.
+    /// With thousands of series this takes milliseconds, so no thread of the data path may call it.
     pub fn encode(&self) -> String {
         let hooks = self.hooks.lock().clone();
         hooks.iter().for_each(|hook| hook());
@@ -185,9 +185,11 @@ impl Metrics {
     }
 }
 
-/// `pillion_build_info`, always 1.
+/// Registers `pillion_build_info`, which is always 1.
 fn publish_build(to: &Exposition) {
-    to.gauges("pillion_build_info", "What is running.").of((Version, Revision)).set(1);
+    to.gauges("pillion_build_info", "The version and the revision of this process.")
+        .of((Version, Revision))
+        .set(1);
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -223,7 +225,7 @@ mod tests {
     use crate::labels::{EjectionCause, EndpointState, Flow, LimitLabel, RetryOutcome};
     use pillion_model::Reason;
 
-    /// The families of the public interface that exist by now.
+    /// The families of the public interface that exist so far.
     const FAMILIES: [&str; 29] = [
         "pillion_requests_total",
         "pillion_request_duration_seconds",
@@ -283,7 +285,7 @@ mod tests {
         EjectionCause::ALL.iter().for_each(|cause| service.ejections(*cause).inc());
     }
 
-    /// Samples in every family.
+    /// Metrics with a sample in every family.
     fn used() -> Arc<Metrics> {
         let metrics = Metrics::new(20_000);
         let billing = metrics.intern("billing");
@@ -332,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn every_family_of_the_interface_is_told_with_type_and_help() {
+    fn every_family_of_the_interface_is_exported_with_type_and_help() {
         let text = used().encode();
         for family in FAMILIES {
             for start in [format!("# HELP {family} "), format!("# TYPE {family} ")] {
@@ -346,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn promtool_finds_nothing_to_say() {
+    fn promtool_finds_no_fault() {
         let text = used().encode();
         let Some((ok, said)) = promtool(&text) else {
             assert_ne!(std::env::var("PILLION_TEST_REQUIRE").as_deref(), Ok("all"), "promtool is required");
@@ -356,7 +358,7 @@ mod tests {
         assert!(ok && said.is_empty(), "{said}\n{text}");
     }
 
-    /// Whether `promtool check metrics` is content, and what it said; `None` where it is not installed.
+    /// Whether `promtool check metrics` accepts the text, and its output. `None` if promtool is not installed.
     fn promtool(text: &str) -> Option<(bool, String)> {
         let piped = Stdio::piped;
         let mut command = Command::new("promtool");
@@ -369,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_told_by_all_its_labels() {
+    fn a_request_is_exported_with_all_its_labels() {
         let text = used().encode();
         let expected = concat!(
             r#"pillion_requests_total{direction="outbound",service="billing",route="",method="POST",status="503","#,
@@ -378,14 +380,14 @@ mod tests {
         assert!(text.lines().any(|line| line == expected), "{text}");
     }
 
-    /// Lines of the exposition with this text.
+    /// Lines of the exposition that contain this text.
     fn told(metrics: &Metrics, text: &str) -> Vec<String> {
         let all = metrics.encode();
         all.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
 
     #[test]
-    fn c4_a_service_shows_with_its_first_use_all_at_once_and_its_handles_are_shared() {
+    fn c4_all_series_of_a_service_appear_at_its_first_use_and_its_handles_are_shared() {
         let metrics = Metrics::new(1_000);
         let billing = metrics.intern("billing");
         let [one, two] = [(); 2].map(|()| metrics.service(Direction::Outbound, billing));
@@ -407,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn c4_a_connection_is_a_use_of_its_service() {
+    fn c4_a_connection_counts_as_a_use_of_its_service() {
         let metrics = Metrics::new(1_000);
         let billing = metrics.intern("billing");
         let outcome = ConnectionOutcome::Refused;
@@ -415,7 +417,6 @@ mod tests {
         assert_eq!(told(&metrics, "pillion_bytes_total{direction=\"outbound\",service=\"billing\"").len(), 2);
     }
 
-    /// More names than series: the names come from the operator's file, which is bounded by itself.
     #[test]
     fn c4_a_service_that_was_removed_gives_its_series_to_others_and_may_come_back() {
         let metrics = Metrics::new(1_000);
@@ -447,8 +448,9 @@ mod tests {
         }
     }
 
+    /// There may be more names than series: they come from the operator's file, whose size is bounded.
     #[test]
-    fn c4_what_is_in_use_never_loses_to_what_is_not() {
+    fn c4_unused_services_take_no_series_from_used_ones() {
         let metrics = Metrics::new(200);
         let unused = (0..1_800).map(|number| metrics.intern(&format!("unused-{number}")));
         let _handles: Vec<_> = unused.map(|name| metrics.service(Direction::Outbound, name)).collect();
@@ -466,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn c4_certificates_build_and_process_are_told_however_few_series_there_may_be() {
+    fn c4_certificates_build_and_process_are_exported_even_with_a_small_bound() {
         let metrics = Metrics::new(0);
         (0..100).for_each(|number| metrics.requests(request(&metrics, &number.to_string())).inc());
         CertificateUse::ALL.iter().for_each(|of| metrics.certificate_not_after(*of).set(1_800_000_000));
@@ -481,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn hooks_set_what_mirrors_live_state_before_each_exposition() {
+    fn hooks_set_gauges_of_live_state_before_each_exposition() {
         let metrics = Metrics::new(1_000);
         let app = metrics.service(Direction::Inbound, Symbol::APP);
         let pool: Arc<Mutex<i64>> = Arc::new(Mutex::new(7));
@@ -499,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_of_peers_and_services_stay_within_the_bound() {
+    fn thousands_of_peers_and_services_stay_within_the_bound_of_series() {
         let metrics = Metrics::new(2_000);
         for number in 0..3_000 {
             metrics.requests(request(&metrics, &format!("spiffe://example.org/{number}"))).inc();

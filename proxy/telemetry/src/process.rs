@@ -1,16 +1,17 @@
-//! The `process_*` families that every Prometheus client tells, read from `/proc/self`.
+//! The `process_*` families that every Prometheus client exports, read from `/proc/self`.
 
 use std::fs;
 
 use super::family::{About, Exposition, MetricKind};
 
-/// Ticks a second in `/proc`: the kernel's USER_HZ, 100 on every architecture Rust has a Linux target for.
+/// Clock ticks in a second for `/proc`: the kernel's USER_HZ, which is 100 on every Linux architecture that Rust
+/// supports.
 const TICKS: f64 = 100.0;
 const KIB: f64 = 1024.0;
 
-/// Adds the families; every exposition reads them anew.
+/// Adds the families. Their values are read for every exposition.
 pub(super) fn tell(to: &Exposition) {
-    // The start does not move, and `/proc/stat` is slow to make on machines with many cores.
+    // read once: the start time does not change, and reading `/proc/stat` is slow on machines with many cores
     let start = start_time();
     to.sampled(FAMILIES, move || read(start));
 }
@@ -21,12 +22,12 @@ const FAMILIES: [(About, MetricKind); 7] = [
     (About { name: "process_resident_memory_bytes", help: "Memory in RAM." }, MetricKind::Gauge),
     (About { name: "process_virtual_memory_bytes", help: "Address space in use." }, MetricKind::Gauge),
     (About { name: "process_open_fds", help: "Open file descriptors." }, MetricKind::Gauge),
-    (About { name: "process_max_fds", help: "The most file descriptors that may be open." }, MetricKind::Gauge),
-    (About { name: "process_start_time_seconds", help: "When the process started, as seconds since 1970." }, MetricKind::Gauge),
+    (About { name: "process_max_fds", help: "The maximum number of open file descriptors." }, MetricKind::Gauge),
+    (About { name: "process_start_time_seconds", help: "When the process started, in seconds since 1970." }, MetricKind::Gauge),
     (About { name: "process_threads", help: "Threads of the process." }, MetricKind::Gauge),
 ];
 
-/// In the order of [`FAMILIES`]; `None` where the kernel does not say.
+/// The values in the order of [`FAMILIES`]; `None` for values that the kernel does not report.
 fn read(start: Option<f64>) -> [Option<f64>; 7] {
     let [stat, status, limits] = ["stat", "status", "limits"]
         .map(|name| fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default());
@@ -41,13 +42,14 @@ fn read(start: Option<f64>) -> [Option<f64>; 7] {
     ]
 }
 
-/// The number that follows `label` on its line; `unlimited` is infinity.
+/// The number after `label` on its line. `unlimited` is infinity.
 fn after(text: &str, label: &str) -> Option<f64> {
     let value = text.lines().find_map(|line| line.strip_prefix(label))?.split_whitespace().next()?;
     if value == "unlimited" { Some(f64::INFINITY) } else { value.parse().ok() }
 }
 
-/// Field `number` of `/proc/self/stat` as proc(5) counts them, from 3: after the name, which may hold anything.
+/// Field `number` of `/proc/self/stat`, as proc(5) counts them, from 3 on: the fields after the name, which may contain
+/// any character.
 fn field(stat: &str, number: usize) -> Option<f64> {
     let (_, fields) = stat.rsplit_once(')')?;
     fields.split_whitespace().nth(number.checked_sub(3)?)?.parse().ok()
@@ -58,12 +60,12 @@ fn cpu_seconds(stat: &str) -> Option<f64> {
 }
 
 fn open_descriptors() -> Option<f64> {
-    // Counting opens one more.
+    // counting opens one descriptor itself
     let open = fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1);
     u32::try_from(open).ok().map(f64::from)
 }
 
-/// The soft limit of open file descriptors, as far as it fits a `u32`.
+/// The soft limit of open file descriptors, at most the largest `u32`.
 pub fn max_descriptors() -> Option<u32> {
     let limits = fs::read_to_string("/proc/self/limits").ok()?;
     Some(after(&limits, "Max open files")? as u32) // a float beyond it becomes the largest there is
@@ -80,14 +82,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_name_with_blanks_and_brackets_does_not_shift_the_fields() {
+    fn a_process_name_with_spaces_and_brackets_does_not_shift_the_fields() {
         let stat = "7 (a) b (c) S 1 7 7 0 -1 4194304 90 0 0 0 250 150 0 0 20 0 3 0 4200 1 2";
         assert_eq!(cpu_seconds(stat), Some(4.0));
         assert_eq!(field(stat, 22), Some(4200.0));
     }
 
     #[test]
-    fn what_the_kernel_does_not_say_is_left_out() {
+    fn values_that_the_kernel_does_not_report_are_left_out() {
         for stat in ["", "7 (name", "7 (name) S", "7 (name) S x y"] {
             assert_eq!(cpu_seconds(stat), None, "{stat:?}");
         }

@@ -1,4 +1,4 @@
-//! The data path's shortcut to the request counter: a cache per worker, so that workers share no lock.
+//! The data path's quick access to the request counter: each worker has a cache, so that workers share no lock.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -8,13 +8,14 @@ use super::family::IntCounter;
 use super::labels::RequestLabels;
 use super::metrics::Metrics;
 
-/// Label sets one worker remembers. Past it the cache starts over, which costs one shared lock per set in use.
+/// The most label sets that one worker caches. When the cache is full it is emptied, which costs one shared lock for
+/// each label set in use.
 const REMEMBERED: usize = 4096;
 
-/// Counts finished requests; one per data-path thread.
+/// Counts finished requests. Each data-path thread has one.
 pub struct Recorder {
     metrics: Arc<Metrics>,
-    /// Runs of equal requests are the rule.
+    /// The last label set, because equal requests often follow each other.
     last: Option<(RequestLabels, IntCounter)>,
     known: HashMap<RequestLabels, IntCounter, BuildHasherDefault<QuickHasher>>,
     /// [`Metrics::forgettings`] of when they were asked for.
@@ -59,12 +60,13 @@ impl Recorder {
     }
 }
 
-/// A hasher for small keys: one multiplication a word. Peers could make keys collide, so what uses it is bounded.
+/// A hasher for small keys, with one multiplication for each word. Peers could make keys collide, so tables that use it
+/// must be bounded.
 #[derive(Default)]
 pub struct QuickHasher(u64);
 
 impl QuickHasher {
-    /// An odd number with well mixed bits: the fraction of the golden ratio.
+    /// An odd number with well mixed bits: the fractional part of the golden ratio.
     const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
 
     fn mix(&mut self, word: u64) {
@@ -95,7 +97,7 @@ impl Hasher for QuickHasher {
         self.mix(word.cast_unsigned() as u64);
     }
 
-    /// The table takes its bucket from the low bits, where a product is mixed least.
+    /// The table chooses a bucket by the low bits, which a product mixes least, so the high bits are folded in.
     fn finish(&self) -> u64 {
         self.0 ^ (self.0 >> 32)
     }
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_label_sets_is_counted_whole_with_a_bounded_memory() {
+    fn a_flood_of_label_sets_is_counted_completely_with_bounded_memory() {
         let metrics = Metrics::new(500);
         let mut worker = Recorder::new(metrics.clone());
         let calls = 3 * REMEMBERED as u64;
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_spreads_what_differs_in_little() {
+    fn the_hash_spreads_keys_that_differ_in_few_bits() {
         let build = BuildHasherDefault::<QuickHasher>::default();
         let metrics = Metrics::new(10_000);
         let services: Vec<_> = (0..32).map(|number| metrics.intern(&number.to_string())).collect();

@@ -1,14 +1,14 @@
-//! Log lines about what can happen any number of times a second: one at once, then one in a while with the number of
-//! those that were left out. Whoever makes it happen, a peer for example, cannot fill the log.
+//! Bounds how often a frequent event is logged: the first one at once, then one every ten seconds with the number of
+//! events that were left out. So a peer that causes the event cannot fill the log.
 
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Often enough to see that it goes on, seldom enough for any log.
+/// Often enough to show that the event continues, and seldom enough for any log.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// One kind of line.
+/// One kind of log line.
 pub struct Seldom(Mutex<Last>);
 
 struct Last {
@@ -27,7 +27,7 @@ impl Seldom {
         Self(Mutex::new(Last { written: None, left_out: 0 }))
     }
 
-    /// Whether to write a line now, with how many were left out since the last one.
+    /// Whether to write a line now; and then, how many events were left out since the last line.
     pub fn due(&self, now: Instant) -> Option<u64> {
         let mut last = self.0.lock();
         if last.written.is_some_and(|written| now.saturating_duration_since(written) < EVERY) {

@@ -1,4 +1,4 @@
-//! The handles of one service, resolved once and kept: what a request costs here is an atomic addition each.
+//! The metric handles of one service, resolved once and kept: each update costs one atomic addition.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,11 +8,11 @@ use super::labels::{EjectionCause, EndpointState, Flow, LimitLabel, RetryOutcome
 use super::symbols::Symbol;
 use pillion_model::Direction;
 
-/// The series of one service in one direction. They appear in the exposition with its first use, all at once: a rate
-/// then starts at zero, and thousands of services that nobody calls take no series from those that are called.
+/// The series of one service in one direction. They appear in the exposition together, when the service is first used:
+/// a rate then starts at zero, and thousands of unused services take no series from used ones.
 ///
-/// Past `max_series` the handles are those of the service `other`: counts stay true in sum there, but a gauge
-/// that is *set* shows the last service that did.
+/// Beyond `max_series` the handles are those of the service `other`. Counters stay correct in sum there, but a gauge
+/// that is *set* shows the last service that set it.
 pub struct ServiceMetrics {
     families: Arc<Families>,
     direction: Direction,
@@ -21,7 +21,7 @@ pub struct ServiceMetrics {
     mirrors: OnceLock<Mirrors>,
 }
 
-/// What traffic moves.
+/// The series that traffic changes.
 struct Series {
     duration: Histogram,
     active: IntGauge,
@@ -31,15 +31,15 @@ struct Series {
     ejections: ByWord<IntCounter, { EjectionCause::ALL.len() }>,
 }
 
-/// Gauges that mirror the state of a configured service, set before each exposition. The application and destinations
-/// that no service matches have none.
+/// Gauges that mirror the state of a configured service, set before each exposition. The application, and destinations
+/// that no service matches, have none.
 struct Mirrors {
     breaker_used: ByWord<IntGauge, { LimitLabel::ALL.len() }>,
     breaker_limit: ByWord<IntGauge, { LimitLabel::ALL.len() }>,
     endpoints: ByWord<IntGauge, { EndpointState::ALL.len() }>,
 }
 
-/// One handle for each word of a vocabulary, in its order.
+/// One handle for each word of a fixed set, in its order.
 type ByWord<H, const WORDS: usize> = [H; WORDS];
 
 impl ServiceMetrics {
@@ -53,7 +53,7 @@ impl ServiceMetrics {
         }
     }
 
-    /// From now on it is shown.
+    /// Makes the series appear in the exposition.
     pub fn note_use(&self) {
         self.series();
     }
@@ -62,17 +62,17 @@ impl ServiceMetrics {
         self.series.get().is_some()
     }
 
-    /// Seconds from a request's headers to the end of its response.
+    /// The histogram of seconds from a request's headers to the end of its response.
     pub fn duration(&self) -> &Histogram {
         &self.series().duration
     }
 
-    /// Requests in flight; hold it with [`super::Held`].
+    /// The gauge of requests in flight. Hold it with [`super::Held`].
     pub fn active(&self) -> &IntGauge {
         &self.series().active
     }
 
-    /// Body and stream bytes between the sidecar and its downstream.
+    /// The counter of body and stream bytes between the sidecar and its downstream.
     pub fn bytes(&self, flow: Flow) -> &IntCounter {
         &self.series().bytes[flow as usize]
     }
@@ -133,7 +133,7 @@ impl Mirrors {
     }
 }
 
-/// `words`: the whole vocabulary.
+/// `words` are all words of the set.
 fn by_word<W: Copy, H, const WORDS: usize>(words: &[W], handle: impl Fn(W) -> H) -> ByWord<H, WORDS> {
     std::array::from_fn(|nth| handle(words[nth]))
 }

@@ -1,8 +1,8 @@
-//! Carries finished lines to a sink that may be slow, stuck or full, without the giver ever waiting for it.
+//! Writes finished lines to a sink that may be slow, blocked or full. The caller never waits for the sink.
 //!
-//! Lines are copied into one buffer; a thread swaps it for an empty one and writes it out whole. Waking that
-//! thread costs more than a line does, so under load it looks by itself every [`LINGER`] and is woken only when
-//! it sleeps for want of lines or when the buffer fills up.
+//! Lines are copied into a buffer; a thread swaps it for an empty one and writes it. Waking the thread costs more than
+//! a line, so under load the thread checks the buffer every [`LINGER`] by itself. It is woken only if it sleeps because
+//! there were no lines, or if the buffer fills up.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -19,27 +19,27 @@ use pillion_model::telemetry::LogPath;
 
 use super::family::IntCounter;
 
-/// Bytes of lines that wait: a tenth of a second at 80,000 requests a second, and the sidecar stays small.
+/// The most bytes of waiting lines: a tenth of a second at 80,000 requests a second. The bound keeps the sidecar small.
 const MOST_WAITING: usize = 4 << 20;
-/// From here on the thread is woken early.
+/// With this many bytes the thread is woken early.
 const MANY_WAITING: usize = MOST_WAITING / 2;
-/// What each of the two buffers keeps of its memory after a burst: most batches fit without growing again.
+/// The capacity that each of the two buffers keeps after a burst: most batches fit without growing it again.
 const KEPT: usize = 256 << 10;
-/// Longest a line waits under load before it is written.
+/// The longest time that a line waits under load before it is written.
 const LINGER: Duration = Duration::from_millis(20);
-/// Between tries to open a file again, and between looks whether it was moved away.
+/// The time between attempts to open a file again, and between checks whether the file was moved away.
 const REOPEN_PAUSE: Duration = Duration::from_secs(1);
-/// Between tries on a sink that somebody else made non-blocking.
+/// The time between attempts to write to a full sink that another program made non-blocking.
 const FULL_PAUSE: Duration = Duration::from_millis(5);
 
-/// The giving end. Closing is up to its owner.
+/// The handle of the callers. Its owner must close it.
 pub struct Shipper(Arc<Shared>);
 
 struct Shared {
     waiting: Mutex<Waiting>,
-    /// For the thread: lines, or closing.
+    /// Wakes the thread for lines or for closing.
     wake: Condvar,
-    /// For who closes: the thread has ended.
+    /// Wakes the caller of `close` when the thread has ended.
     ended: Condvar,
     dropped: IntCounter,
 }
@@ -48,7 +48,7 @@ struct Shared {
 struct Waiting {
     bytes: Vec<u8>,
     lines: u64,
-    /// The thread sleeps until it is woken.
+    /// Whether the thread sleeps until it is woken.
     asleep: bool,
     closing: bool,
     ended: bool,
@@ -56,7 +56,7 @@ struct Waiting {
 
 impl Shipper {
     /// # Errors
-    /// When no thread can be started.
+    /// The thread cannot be started.
     pub fn start(sink: Sink, dropped: IntCounter) -> io::Result<Self> {
         let (waiting, wake, ended) = Default::default();
         let shared = Arc::new(Shared { waiting, wake, ended, dropped });
@@ -65,7 +65,7 @@ impl Shipper {
         Ok(Self(shared))
     }
 
-    /// Takes a copy of `line`, which ends in a line feed; a full buffer drops and counts it.
+    /// Copies `line`, which ends in a line feed. If the buffer is full, the line is dropped and counted.
     pub fn send(&self, line: &[u8]) {
         match self.0.waiting.lock().push(line) {
             Pushed::Quietly => {}
@@ -74,13 +74,13 @@ impl Shipper {
         }
     }
 
-    /// Accepts no more; true once everything accepted was handed to the sink, false when `patience` ran out.
+    /// Accepts no more lines. Returns true once every accepted line was written, and false if `patience` ran out.
     pub fn close(&self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         let mut waiting = self.0.waiting.lock();
         let first = !mem::replace(&mut waiting.closing, true);
         self.0.wake.notify_one();
-        // Who closes again has seen the patience run out already.
+        // a second caller does not wait, because the first one has waited already
         while first && !waiting.ended && !self.0.ended.wait_until(&mut waiting, deadline).timed_out() {}
         waiting.ended
     }
@@ -122,7 +122,8 @@ impl Shared {
         self.ended.notify_all();
     }
 
-    /// Swaps what waits for the empty `batch` and tells its lines; sleeps while nothing waits. `None`: closed.
+    /// Swaps the waiting lines for the empty `batch` and returns how many there are. Sleeps while there are none.
+    /// `None`: the shipper is closed.
     fn next(&self, batch: &mut Vec<u8>) -> Option<u64> {
         let mut waiting = self.waiting.lock();
         while waiting.bytes.is_empty() {
@@ -145,7 +146,7 @@ impl Shared {
     }
 }
 
-/// A sink that stays broken is told of once; the counter goes on.
+/// Logs only the first failure of a broken sink; the counter shows the rest.
 fn say_once(failed_before: bool, path: Option<&Path>, error: &io::Error) {
     if !failed_before {
         let path = path.map(|path| path.display().to_string());
@@ -153,22 +154,22 @@ fn say_once(failed_before: bool, path: Option<&Path>, error: &io::Error) {
     }
 }
 
-/// The receiving end: a file, or what standard output or error is.
+/// The sink: a file, standard output or standard error.
 pub struct Sink {
     file: File,
-    /// What to open again; `None` for the standard streams.
+    /// The file to open again. `None` for standard output and standard error.
     path: Option<PathBuf>,
     look_at: Instant,
     failed: bool,
-    /// The last line was written in part: the next one must not be glued to it.
+    /// Whether the last line was written in part. Then the next line must not continue it.
     torn: bool,
 }
 
 impl Sink {
-    /// A file is appended to and created when absent, readable by its owner and group.
+    /// Opens a file for appending. A file that does not exist is created, readable by its owner and its group.
     ///
     /// # Errors
-    /// When it cannot be opened.
+    /// The file cannot be opened.
     pub fn open(path: &LogPath) -> io::Result<Self> {
         match path {
             LogPath::Stdout => Ok(Self::stream(io::stdout().as_fd().try_clone_to_owned()?.into())),
@@ -188,7 +189,8 @@ impl Sink {
         written
     }
 
-    /// After a failure, or when the path leads to another file by now (rotation moved ours away).
+    /// Opens the file again after a failure, or if the path leads to another file because rotation moved the old one
+    /// away.
     fn reopen(&mut self, now: Instant) -> io::Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         if now < self.look_at {
@@ -200,7 +202,7 @@ impl Sink {
         }
         match open_file(path) {
             Ok(file) => self.file = file,
-            // What was moved away can still be written to.
+            // a file that was moved away can still be written to
             Err(error) if self.failed => return Err(error),
             Err(_) => {}
         }
@@ -229,7 +231,7 @@ fn is_other(path: &Path, file: &File) -> bool {
     path.metadata().map(identity).ok() != file.metadata().map(identity).ok()
 }
 
-/// Like the standard one, but tells how far it came and waits on a full sink that does not block by itself.
+/// Writes like the standard function, but reports how many bytes were written, and waits if a full sink does not block.
 fn write_all(sink: &mut impl Write, bytes: &[u8], done: &mut usize) -> io::Result<()> {
     while let Some(rest) = bytes.get(*done..).filter(|rest| !rest.is_empty()) {
         match sink.write(rest) {
@@ -261,7 +263,7 @@ mod tests {
         (reader, Sink::stream(File::from(OwnedFd::from(writer))))
     }
 
-    /// A path of this test's own, removed with it.
+    /// A path for this test, removed when the test ends.
     struct Scratch(PathBuf);
 
     impl Scratch {
@@ -277,23 +279,23 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_that_nobody_reads_stops_no_giver_and_what_was_accepted_arrives_later() {
+    fn a_sink_that_is_not_read_delays_no_caller_and_accepted_lines_arrive_later() {
         let (reader, sink) = pipe();
         let dropped = dropped();
         let shipper = Shipper::start(sink, dropped.clone()).expect("starts");
         let line = [&[b'x'; 999][..], b"\n"].concat();
-        // More than may wait, be on its way and fit in a pipe together.
+        // more bytes than the buffer, the batch and the pipe can hold together
         let sent = 3 * MOST_WAITING / line.len();
         (0..sent).for_each(|_| shipper.send(&line));
         assert!(dropped.get() > 0);
-        assert!(!shipper.close(Duration::ZERO), "nobody has read yet");
+        assert!(!shipper.close(Duration::ZERO), "the pipe has not been read yet");
         let arrived =
             BufReader::new(reader).lines().map_while(Result::ok).filter(|line| line.len() == 999).count();
         assert_eq!(arrived as u64, sent as u64 - dropped.get());
     }
 
     #[test]
-    fn a_closed_shipper_has_written_all_and_counts_what_comes_after() {
+    fn a_closed_shipper_has_written_every_line_and_counts_later_lines() {
         let (mut reader, sink) = pipe();
         let dropped = dropped();
         let shipper = Shipper::start(sink, dropped.clone()).expect("starts");
@@ -308,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_given_to_an_idle_shipper_arrives_without_another_push() {
+    fn a_line_sent_to_an_idle_shipper_arrives_without_a_further_line() {
         let (reader, sink) = pipe();
         let shipper = Shipper::start(sink, dropped()).expect("starts");
         let mut lines = BufReader::new(reader).lines();
@@ -357,8 +359,8 @@ mod tests {
     }
 
     #[test]
-    fn a_half_written_line_is_ended_before_the_next_one() {
-        /// Takes five bytes, then fails.
+    fn a_partly_written_line_is_ended_before_the_next_one() {
+        /// Accepts five bytes, then fails.
         struct Short(usize);
         impl Write for Short {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

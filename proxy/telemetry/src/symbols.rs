@@ -1,36 +1,36 @@
-//! Free-form label values as small numbers: [`Symbol`], interned once, compared and hashed as a `u32`.
+//! Free-form label values as small numbers: each is interned once as a [`Symbol`], and compared and hashed as a `u32`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 
-/// A label value that is not from a fixed vocabulary: the name of a service or route, a peer's SPIFFE ID.
+/// A label value that is not from a fixed set: the name of a service or route, a peer's SPIFFE ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Symbol(u32);
 
 impl Symbol {
     /// The empty value: no route, no authenticated peer.
     pub const EMPTY: Self = Self(0);
-    /// What stands for every value past a bound.
+    /// Stands for every value beyond a bound.
     pub const OTHER: Self = Self(1);
-    /// The `service` of everything inbound.
+    /// The `service` label of all inbound traffic.
     pub const APP: Self = Self(2);
-    /// The `service` of destinations that no service matches.
+    /// The `service` label of destinations that no service matches.
     pub const PASSTHROUGH: Self = Self(3);
 
     const KNOWN: [&'static str; 4] = ["", "other", "app", "passthrough"];
 
-    /// Whether it stands for something whatever is configured.
+    /// Whether the symbol is one of the constants, which no configuration changes.
     pub(super) fn is_known(self) -> bool {
         usize::try_from(self.0).is_ok_and(|number| number < Self::KNOWN.len())
     }
 }
 
-/// Every label value seen so far; never forgets. What others choose, the identities of peers, is therefore bounded; the
-/// names of the configuration are bounded by the size of its file.
+/// Every label value seen so far; none is removed. Values that peers choose, which are their identities, are bounded
+/// here; names of the configuration are bounded by the size of the file.
 pub struct Symbols {
-    /// Bounded values.
+    /// The most values that count against the bound.
     most: usize,
     names: RwLock<Interner>,
 }
@@ -39,7 +39,7 @@ pub struct Symbols {
 struct Interner {
     by_name: HashMap<Arc<str>, Symbol>,
     by_symbol: Vec<Arc<str>>,
-    /// Values that count against the bound.
+    /// How many values count against the bound.
     bounded: usize,
 }
 
@@ -73,7 +73,7 @@ impl Symbols {
         })
     }
 
-    /// The symbol of a value that strangers choose: [`Symbol::OTHER`] for a new one when there are too many.
+    /// The symbol of a value that a peer chooses. A new value is [`Symbol::OTHER`] if there are too many.
     pub fn intern_bounded(&self, name: &str) -> Symbol {
         self.known(name).unwrap_or_else(|| self.intern_new(name))
     }
@@ -94,7 +94,7 @@ impl Symbols {
         }
     }
 
-    /// What was interned as `symbol`.
+    /// The value of `symbol`.
     pub fn name(&self, symbol: Symbol) -> Arc<str> {
         let names = self.names.read();
         let name = usize::try_from(symbol.0).ok().and_then(|number| names.by_symbol.get(number).cloned());
@@ -107,20 +107,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_table_answers_other_and_keeps_what_it_knew() {
+    fn a_full_table_returns_other_and_keeps_its_symbols() {
         let symbols = Symbols::new(2);
         let web = symbols.intern_bounded("web");
         let search = symbols.intern_bounded("search");
         assert_eq!(symbols.intern_bounded("one-too-many"), Symbol::OTHER);
         assert_eq!((symbols.intern_bounded("web"), symbols.intern_bounded("search")), (web, search));
         let billing = symbols.intern("billing");
-        assert_ne!(billing, Symbol::OTHER, "what the operator names is not bounded by what peers are called");
+        assert_ne!(
+            billing,
+            Symbol::OTHER,
+            "names of the configuration do not count against the bound of peers"
+        );
         assert_eq!(symbols.intern_bounded("billing"), billing);
         assert_eq!(&*symbols.name(billing), "billing");
     }
 
     #[test]
-    fn the_named_symbols_are_what_their_words_intern_to() {
+    fn the_constant_symbols_are_those_of_their_words() {
         let symbols = Symbols::new(0);
         for (symbol, name) in [Symbol::EMPTY, Symbol::OTHER, Symbol::APP].into_iter().zip(Symbol::KNOWN) {
             assert_eq!(symbols.intern(name), symbol, "{name:?}");

@@ -1,22 +1,22 @@
-//! HTTP/1 as it comes off a byte stream, read as little strictly as a test can bear.
+//! An HTTP/1 reader for tests, as lenient as a test can allow.
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// Reads what the other end says, message by message or byte by byte.
+/// Reads from the other end, message by message or byte by byte.
 pub struct Reader<T> {
     pub io: T,
-    /// What has come and was not asked for yet.
+    /// Bytes that have arrived and have not been returned yet.
     read: BytesMut,
 }
 
-/// A request or an answer, as it came.
+/// A request or a response as it arrived.
 #[derive(Debug, Clone)]
 pub struct Message {
     /// Start line and headers.
     pub head: String,
     pub body: Vec<u8>,
-    /// The body came to its announced end.
+    /// Whether the body reached its announced end.
     pub is_whole: bool,
 }
 
@@ -25,7 +25,7 @@ impl<T> Reader<T> {
         Self { io, read: BytesMut::new() }
     }
 
-    /// For somebody who speaks more than HTTP/1.
+    /// Returns the stream, for a caller that continues with another protocol.
     pub fn into_io(self) -> T {
         assert!(self.read.is_empty(), "bytes were read already");
         self.io
@@ -33,7 +33,7 @@ impl<T> Reader<T> {
 }
 
 impl<T: AsyncRead + Unpin> Reader<T> {
-    /// The next message. `None`: the other end hung up before it began one.
+    /// The next message. `None`: the other end closed before a message began.
     pub async fn message(&mut self) -> Option<Message> {
         let head = self.head().await?;
         let mut message = Message { head, body: Vec::new(), is_whole: true };
@@ -48,25 +48,25 @@ impl<T: AsyncRead + Unpin> Reader<T> {
         Some(message)
     }
 
-    /// Start line and headers, without what follows.
+    /// Start line and headers, without the bytes after them.
     pub async fn head(&mut self) -> Option<String> {
         let head = self.until(b"\r\n\r\n").await?;
         Some(String::from_utf8_lossy(&head).into_owned())
     }
 
-    /// The next line, without its end.
+    /// The next line, without its line end.
     pub async fn line(&mut self) -> Option<String> {
         let line = self.until(b"\r\n").await?;
         Some(String::from_utf8_lossy(&line).trim_end_matches("\r\n").to_owned())
     }
 
-    /// Whatever comes until the other end hangs up.
+    /// Everything until the other end closes.
     pub async fn rest(&mut self) -> Vec<u8> {
         while self.more().await {}
         self.read.split().to_vec()
     }
 
-    /// Whatever comes until the other end hangs up, and whether that reset the connection instead of ending it.
+    /// Everything until the other end closes, and whether that was a reset and not an orderly end.
     pub async fn ends(&mut self) -> (Vec<u8>, bool) {
         let ended = loop {
             match self.io.read_buf(&mut self.read).await {
@@ -78,7 +78,7 @@ impl<T: AsyncRead + Unpin> Reader<T> {
         (self.read.split().to_vec(), ended.is_err())
     }
 
-    /// As many bytes as asked for, or as there were, and whether that is all.
+    /// `count` bytes, or fewer if the stream ends; and whether all of them arrived.
     pub async fn exactly(&mut self, count: usize) -> (Vec<u8>, bool) {
         while self.read.len() < count {
             if !self.more().await {
@@ -88,7 +88,7 @@ impl<T: AsyncRead + Unpin> Reader<T> {
         (self.read.split_to(count).to_vec(), true)
     }
 
-    /// The next piece, at most as large; empty at the end.
+    /// The next piece, of at most `most` bytes. Empty at the end of the stream.
     pub async fn piece(&mut self, most: usize) -> BytesMut {
         if self.read.is_empty() {
             self.more().await;
@@ -124,7 +124,7 @@ impl<T: AsyncRead + Unpin> Reader<T> {
         }
     }
 
-    /// `false`: the other end hung up.
+    /// Whether more bytes arrived. `false`: the other end closed.
     async fn more(&mut self) -> bool {
         self.read.reserve(64 * 1024);
         self.io.read_buf(&mut self.read).await.is_ok_and(|read| read > 0)

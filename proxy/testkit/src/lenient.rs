@@ -1,30 +1,32 @@
-//! What four HTTP servers take for a request, read from their sources and tried on them.
+//! Which bytes four HTTP servers read as the beginning of a request: taken from their sources and tried on them.
 //!
-//! Each reader is told all bytes of a connection and says whether its server begins a request with them. Where versions
-//! of a server differ, the reader is as lenient as the most lenient one. Only the first line is read: a server that
-//! refuses the rest closes the connection.
+//! Each reader gets all bytes of a connection and returns whether its server begins a request with them. Where versions
+//! of a server differ, the reader is as lenient as the most lenient version. Only the first line is read, because a
+//! server that refuses the rest closes the connection.
 
-/// Whether a server begins a request with these bytes, which are all that its connection brings.
+/// Whether a server begins a request with these bytes, which are all bytes of its connection.
 pub type Server = fn(&[u8]) -> bool;
 
 /// The readers, by the names of their servers.
 pub const SERVERS: [(&str, Server); 4] = [("nginx", nginx), ("Node", node), ("Python", python), ("Go", go)];
 
-/// `ngx_http_parse_request_line`.
+/// As `ngx_http_parse_request_line` does.
 fn nginx(all: &[u8]) -> bool {
-    let rest = without(all, b"\r\n"); // any number of them, in any order
+    let rest = without(all, b"\r\n"); // any number of these bytes, in any order
     let (method, rest) = split(rest, |byte| matches!(byte, b'A'..=b'Z' | b'_' | b'-'));
     if method.is_empty() || !rest.starts_with(b" ") {
         return false;
     }
-    let target = without(rest, b" "); // as many blanks as one likes
+    let target = without(rest, b" "); // any number of spaces
     let is_target = target.starts_with(b"/") || after_scheme(target).is_some();
     let Some(line) = line(target).filter(|_| is_target) else { return false };
-    // Before 1.21.1 a target could have blanks and control characters. Without a version it is HTTP/0.9, for GET alone.
+    // Before 1.21.1 a target could contain spaces and control characters. A line without a version is HTTP/0.9, which
+    // allows only GET.
     !line.contains(&0) && (method == b"GET" || contains(line, b" HTTP/"))
 }
 
-/// llhttp: methods by name, HTTP/0.9 for any of them, and the versions of RTSP and ICE too.
+/// As llhttp does: it knows methods by name, allows HTTP/0.9 for all of them, and knows the versions of RTSP and ICE
+/// too.
 fn node(all: &[u8]) -> bool {
     let rest = without(all, b"\r\n");
     let Some(method) = NODES_METHODS.into_iter().find(|method| begins_with_word(rest, method)) else {
@@ -32,7 +34,7 @@ fn node(all: &[u8]) -> bool {
     };
     let target = without(rest.get(method.len()..).unwrap_or_default(), b" ");
     let is_target = match method {
-        "CONNECT" => true, // judged below, byte by byte
+        "CONNECT" => true, // checked below, byte by byte
         _ => matches!(target.first(), Some(b'/' | b'*')) || after_scheme(target).is_some(),
     };
     let (target, rest) = split(target, |byte| byte > b' ' && byte != 0x7f);
@@ -46,9 +48,9 @@ fn node(all: &[u8]) -> bool {
     is_ended || (line(rest).is_some() && protocols.iter().any(|one| version.starts_with(one)))
 }
 
-/// `BaseHTTPRequestHandler.parse_request`: Latin-1, split at what is white space there, a line that the connection's end
-/// ends is whole. The application has `do_GET` and the like, so a method is a piece of an identifier. Python would take
-/// one of two letters as well; none is in use.
+/// As `BaseHTTPRequestHandler.parse_request` does: the line is Latin-1, is split at white space, and counts as whole if
+/// the connection ends it. The application has functions like `do_GET`, so a method is part of an identifier. Python
+/// would also accept methods of one or two letters, but none of those is in use.
 fn python(all: &[u8]) -> bool {
     let line = line(all).unwrap_or(all);
     let is_space = |byte: &u8| matches!(byte, 9..=13 | 28..=32 | 0x85 | 0xa0);
@@ -56,7 +58,7 @@ fn python(all: &[u8]) -> bool {
     let is_letter =
         |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | 0xc0..=0xd6 | 0xd8..=0xf6 | 0xf8..);
     match words[..] {
-        [b"GET", _target] => true, // HTTP/0.9, with header fields all the same
+        [b"GET", _target] => true, // HTTP/0.9, though header fields may follow
         [method, _target, version] => {
             method.len() > 2 && method.iter().all(is_letter) && version.starts_with(b"HTTP/")
         }
@@ -64,7 +66,7 @@ fn python(all: &[u8]) -> bool {
     }
 }
 
-/// `net/http.readRequest`: three words with one blank each, the method any token, the version HTTP's.
+/// As `net/http.readRequest` does: three words separated by single spaces; any token as the method; a version of HTTP.
 fn go(all: &[u8]) -> bool {
     let Some(line) = line(all) else { return false };
     let mut words = line.strip_suffix(b"\r").unwrap_or(line).splitn(3, |byte| *byte == b' ');
@@ -78,7 +80,7 @@ fn go(all: &[u8]) -> bool {
         && version.starts_with(b"HTTP/")
 }
 
-/// The methods of llhttp 9 and of the versions before it, RTSP's among them.
+/// The methods of llhttp 9 and of earlier versions, with those of RTSP.
 #[rustfmt::skip]
 const NODES_METHODS: [&str; 46] = [
     "DELETE", "GET", "HEAD", "POST", "PUT", "CONNECT", "OPTIONS", "TRACE", "COPY", "LOCK", "MKCOL", "MOVE", "PROPFIND",
@@ -92,12 +94,12 @@ fn without<'a>(bytes: &'a [u8], leading: &[u8]) -> &'a [u8] {
     split(bytes, |byte| leading.contains(&byte)).1
 }
 
-/// What is so at the beginning, and the rest.
+/// Splits at the first byte for which `is_so` is false.
 fn split(bytes: &[u8], is_so: impl Fn(u8) -> bool) -> (&[u8], &[u8]) {
     bytes.split_at(bytes.iter().position(|byte| !is_so(*byte)).unwrap_or(bytes.len()))
 }
 
-/// The first line without its end. `None`: it has none.
+/// The first line without its end. `None`: no line is complete.
 fn line(bytes: &[u8]) -> Option<&[u8]> {
     bytes.iter().position(|byte| *byte == b'\n').map(|end| &bytes[..end])
 }
@@ -119,7 +121,7 @@ fn contains(bytes: &[u8], part: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    /// The readers are worth something: each takes what its server is known to take, and is not the others.
+    /// Checks the readers: each accepts what its server is known to accept, and the readers differ.
     #[test]
     fn the_readers_know_their_servers() {
         for (line, expected) in [

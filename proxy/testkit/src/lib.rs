@@ -1,6 +1,6 @@
-//! What the tests of every floor, and the fuzz targets, share.
+//! Code that the tests of every crate and the fuzz targets share.
 //!
-//! A dev-dependency alone: nothing of it is in the binary. It may panic, as a test does when its own ground gives way.
+//! Only a dev-dependency: none of it is in the binary. It may panic, as a test does when its environment fails.
 #![allow(clippy::expect_used, clippy::panic, clippy::missing_panics_doc)]
 
 pub mod http1;

@@ -62,7 +62,7 @@ async fn a_second_run_changes_nothing_and_undo_leaves_nothing() {
         assert!(said.contains("removed ") && said.contains("the address ::6 from lo"), "{said}");
         assert_eq!(everything(&pod).await, before, "{backend}");
         let said = init(&pod, &["--undo"]).await;
-        assert!(said.contains("nothing of pillion's is in this network namespace"), "{said}");
+        assert!(said.contains("this network namespace has no rules of pillion"), "{said}");
     }
 }
 
@@ -152,7 +152,7 @@ async fn the_choice_is_made_by_what_is_there_and_said() {
     shell(&world, LEGACY).await;
     let said = init(&world, &[]).await;
     assert!(
-        said.contains("backend iptables-legacy: this namespace has rules of its kind already\n"),
+        said.contains("backend iptables-legacy: this namespace has rules of this kind already\n"),
         "{said}"
     );
     assert!(init(&world, &[]).await.contains("nothing changed"), "its own rules are no reason to move");
@@ -207,7 +207,7 @@ async fn ipv6_that_no_interface_has_is_none() {
     let Some(Hosts { pod, .. }) = hosts() else { return };
     let off = "for of in /proc/sys/net/ipv6/conf/*; do case $of in */all) ;; *) echo 1 >$of/disable_ipv6;; esac; done";
     shell(&pod, off).await;
-    assert!(init(&pod, &[]).await.contains("IPv6 is left out"));
+    assert!(init(&pod, &[]).await.contains("there are no rules for IPv6"));
 }
 
 #[tokio::test]
@@ -219,7 +219,10 @@ async fn without_ipv6_it_is_left_out_and_said() {
         let before = everything(pod).await;
         for words in all(backend) {
             let said = init(pod, &words).await;
-            assert!(said.contains("IPv6 is left out: this network namespace has none\n"), "{said}");
+            assert!(
+                said.contains("there are no rules for IPv6: this network namespace has no IPv6\n"),
+                "{said}"
+            );
             assert!(said.contains("for IPv4 are installed\n"), "{said}");
             let installed = everything(pod).await;
             assert!(!installed.contains("ip6") && !installed.contains("::6"), "{installed}");

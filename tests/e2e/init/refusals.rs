@@ -112,7 +112,7 @@ async fn without_a_feature_of_the_kernel() {
     let complaint = "Error: Could not process rule: Operation not supported";
     let broken = Programs::of(&[IP]).broken("nft", complaint);
     let said = refused(broken.enter(&pod), &["--backend", "nft"]).await;
-    says(&said, &[complaint, "Nothing is left behind", "nft_redir"]);
+    says(&said, &[complaint, "No change is left behind", "nft_redir"]);
     assert_eq!(everything(&pod).await, before);
 
     let open = Programs::of(&[IP, IPTABLES_NFT]).broken("nft", complaint);
@@ -145,7 +145,7 @@ async fn a_failure_half_way_leaves_nothing() {
                 let program = format!("{family}-{variant}-restore");
                 let broken = programs().broken(&program, "no such luck");
                 let said = refused(broken.enter(host), &words).await;
-                says(&said, &[&program, "no such luck", "Nothing is left behind"]);
+                says(&said, &[&program, "no such luck", "No change is left behind"]);
                 assert_eq!(rules(host).await, before, "{program}");
             }
         }
@@ -166,7 +166,7 @@ async fn what_rules_stand_on_may_not_be_there() {
         shell(&pod, there).await;
         let before = everything(&pod).await;
         let said = refused(pod.enter(), words).await;
-        says(&said, &["`ip ", "Nothing is left behind", expected]);
+        says(&said, &["`ip ", "No change is left behind", expected]);
         assert_eq!(said.lines().count(), 1, "{said}");
         assert_eq!(everything(&pod).await, before, "{there}");
     }
@@ -199,18 +199,18 @@ async fn wrong_words_are_wrong_usage() {
     let cases: [(&[&str], &str); 15] = [
         (&["--mode", "nat"], "redirect or tproxy"),
         (&["--backend", "ebtables"], "auto, nft, iptables"),
-        (&["--outbound-port", "0"], "port 0 names no port"),
-        (&["--inbound-ports", "*,80"], "* means all, and stands alone"),
+        (&["--outbound-port", "0"], "port 0 is not a valid port"),
+        (&["--inbound-ports", "*,80"], "* means all, so it must be the only value"),
         (&["--inbound-ports", "8080,15020"], "the sidecar's own (--metrics-port)"),
         (&["--inbound-ports", "80", "--exclude-inbound-ports", "80"], "write it in one"),
         (&["--exclude-outbound-cidrs", "10.0.0.1/8"], "the network is 10.0.0.0/8"),
         (&["--exclude-interfaces", "lo"], "loopback is left alone"),
         (&["--dns", "--exclude-outbound-ports", "53"], "write one of both"),
         (&["--redirect-everything"], "unexpected argument"),
-        (&["--inbound-ports", "80-90"], "--inbound-ports: \"80-90\" is no port"),
+        (&["--inbound-ports", "80-90"], "--inbound-ports: \"80-90\" is not a port"),
         (&["--include-outbound-cidrs", ""], "init [OPTIONS]"),
         (&["--exclude-outbound-cidrs", "::ffff:10.0.0.0/104"], "are IPv4"),
-        (&["--exclude-interfaces", "fifteen-letters*"], "is no interface"),
+        (&["--exclude-interfaces", "fifteen-letters*"], "is not an interface"),
         (&["--proxy-uid", "4294967295"], "4294967295"),
     ];
     for (words, expected) in cases {

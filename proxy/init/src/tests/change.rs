@@ -1,4 +1,4 @@
-//! From what is there to what shall be.
+//! The steps from an existing state to a new one.
 
 use super::*;
 use crate::iptables::Ours;
@@ -42,7 +42,7 @@ fn nothing_runs_where_nothing_changes() {
 }
 
 #[test]
-fn what_rules_stand_on_comes_before_them_and_goes_after_them() {
+fn pieces_that_rules_need_are_added_before_and_removed_after_them() {
     let tproxy = state(NFT, &with(|o| o.mode = Mode::Tproxy));
     let pieces = [
         "ip -6 address add ::6/128 dev lo",
@@ -59,7 +59,7 @@ fn what_rules_stand_on_comes_before_them_and_goes_after_them() {
 }
 
 #[test]
-fn new_rules_come_before_those_of_another_backend_go() {
+fn new_rules_are_added_before_rules_of_another_backend_are_removed() {
     let from = state(LEGACY, &Options::default());
     let found = told(&steps(&from, &state(NFT, &Options::default()), &machine()));
     assert_eq!(
@@ -73,7 +73,7 @@ fn new_rules_come_before_those_of_another_backend_go() {
 }
 
 #[test]
-fn every_step_can_be_taken_back() {
+fn every_step_can_be_undone() {
     let (redirect, tproxy) = (Options::default(), with(|o| (o.mode, o.dns) = (Mode::Tproxy, true)));
     for (from, to) in [(&redirect, &tproxy), (&tproxy, &redirect)] {
         for target in [NFT, IPTABLES, LEGACY] {
@@ -87,7 +87,7 @@ fn every_step_can_be_taken_back() {
 }
 
 #[test]
-fn what_iptables_prints_is_read_back_as_what_was_written() {
+fn the_output_of_iptables_is_read_back_as_the_rules_that_were_written() {
     let options = with(|o| (o.mode, o.dns) = (Mode::Tproxy, true));
     for (family, table) in BOTH.into_iter().flat_map(|family| iptables::TABLES.map(|table| (family, table))) {
         let ours = Ours::of(&rules(&options), table, family);
@@ -95,9 +95,9 @@ fn what_iptables_prints_is_read_back_as_what_was_written() {
     }
 }
 
-/// Names that contain ours, jumps to ours from elsewhere, comments that quote us.
+/// Names that contain our names, jumps to our chains from elsewhere, and comments that quote our rules.
 #[test]
-fn rules_of_others_are_not_taken_for_ours() {
+fn rules_of_other_programs_do_not_count_as_ours() {
     let foreign = "*nat\n:OUTPUT ACCEPT [0:0]\n:PILLION_OUTPUT_OLD - [0:0]\n:MY_PILLION_OUTPUT - [0:0]\n\
                    :PILLION_RAW_OUTPUT - [0:0]\n\
                    -A OUTPUT -p tcp -j PILLION_OUTPUT\n-A OUTPUT -j PILLION_OUTPUT_OLD\n\
@@ -127,7 +127,7 @@ fn a_change_replaces_jumps_and_drops_chains_that_are_gone() {
 }
 
 #[test]
-fn what_was_made_for_us_is_remembered_and_goes_with_us() {
+fn tables_and_chains_created_for_us_are_recorded_and_removed_with_our_rules() {
     let (family, table) = (Family::V4, Table::Nat);
     let plain = state(IPTABLES, &Options::default());
     let cases: [(&[Made], &str); 2] = [
@@ -144,12 +144,12 @@ fn what_was_made_for_us_is_remembered_and_goes_with_us() {
         let mut there = plain.clone();
         let nat = there.iptables.get_mut(&(Variant::Nft, family, table)).expect("rules");
         nat.chains.extend(made.iter().map(|made| made.note().to_owned()));
-        assert_eq!(steps(&there, &plain, &machine()), [], "it is still remembered");
+        assert_eq!(steps(&there, &plain, &machine()), [], "the record is still there");
         let deletes = |from: &State| {
             let steps = steps(from, &State::default(), &machine());
             steps.iter().any(|step| step.script.as_deref() == Some(deletion))
         };
-        assert!(!deletes(&there), "others have moved in");
+        assert!(!deletes(&there), "another program uses it");
         there.free.extend(slots);
         assert!(deletes(&there));
     }
@@ -171,7 +171,7 @@ const LISTING: &str = "table ip nat {
 ";
 
 #[test]
-fn what_holds_anything_of_others_stays() {
+fn tables_and_chains_that_other_programs_use_stay() {
     let output = Made::Entry(Hook::Output);
     assert!(Made::Table.is_free(LISTING) && output.is_free(LISTING));
     for (place, theirs, is_output_free) in [

@@ -1,4 +1,4 @@
-//! The rules of no option at all, whole, as each backend gets them.
+//! The complete rules without any option, for each backend.
 
 use super::*;
 
@@ -34,7 +34,7 @@ table inet pillion {
 }
 "#;
 
-/// `4` and `6` at the beginning: only in that version.
+/// A line that begins with `4` or `6` is in that IP version only.
 const IPTABLES: &str = r"  *nat
   :PILLION_INBOUND - [0:0]
   :PILLION_PREROUTING - [0:0]
@@ -66,7 +66,7 @@ fn nft_gets_one_script_for_both_versions() {
 }
 
 #[test]
-fn without_ipv6_nothing_names_it() {
+fn without_ipv6_no_rule_names_ipv6() {
     let text = nft::script(&rules(&Options::default()), &[Family::V4]);
     let v4: String = NFT.split_inclusive('\n').filter(|line| !line.contains("ip6")).collect();
     assert_eq!(text, v4);

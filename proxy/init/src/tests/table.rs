@@ -1,16 +1,16 @@
-//! What each option adds to the rules of none, and takes from them.
+//! What each option adds to the rules without options, and what it removes.
 
 use super::*;
 use crate::options::{Mode, Networks, Ports};
 
-/// `+` is added, `-` is taken away; all else stays, in its order.
+/// Lines with `+` are added and lines with `-` are removed. All other lines stay, in their order.
 fn difference(before: &[String], after: &[String]) -> Vec<String> {
     let taken = before.iter().filter(|line| !after.contains(line)).map(|line| format!("-{line}"));
     let added = after.iter().filter(|line| !before.contains(line)).map(|line| format!("+{line}"));
     let kept = |lines: &[String], other: &[String]| -> Vec<String> {
         lines.iter().filter(|line| other.contains(line)).cloned().collect()
     };
-    assert_eq!(kept(before, after), kept(after, before), "the order of what stays");
+    assert_eq!(kept(before, after), kept(after, before), "the order of the lines that stay");
     taken.chain(added).collect()
 }
 
@@ -131,7 +131,7 @@ fn ports_of_the_application() {
 }
 
 #[test]
-fn what_others_are_called_for() {
+fn options_for_the_destinations_of_the_application() {
     const PORT: &[&str] = &["+PILLION_OUTPUT -p tcp -m tcp --dport 3306 -j RETURN"];
     check(&Case {
         change: |o| o.exclude_outbound_ports = [3306].into(),
@@ -208,7 +208,7 @@ fn interfaces_and_dns() {
 }
 
 #[test]
-fn tproxy_is_for_what_others_begin() {
+fn tproxy_applies_to_connections_that_other_hosts_begin() {
     const MARKS: [&str; 2] = [
         "+PILLION_MANGLE_OUTPUT -p tcp -m conntrack --ctdir ORIGINAL -m mark --mark 0x539 \
          -j CONNMARK --set-xmark 0x539/0xffffffff",
