@@ -1,11 +1,11 @@
-//! What the control plane costs with many services: `cargo bench --bench control [-- SERVICES [ROUTES]]`, by default
-//! 10,000 services of three endpoints and 2,000 routes.
+//! Measures the cost of the control plane with many services: `cargo bench --bench control [-- SERVICES [ROUTES]]`, by
+//! default 10,000 services of three endpoints and 2,000 routes.
 //!
-//! The sidecar is the built binary, once in plaintext and once with an identity, so that every service has mutual TLS.
-//! Printed are the start, the memory at rest, a reload that changes one service, the longest answer during each reload
-//! (the median over all reloads and the highest, beside the same for times of equal length without a reload: the
-//! difference is what a reload costs a request, the rest is the noise of the machine), the memory after the reloads, the
-//! size of `/config`, and the CPU time of one update of endpoints, which is measured inside this process.
+//! The sidecar is the built binary. It runs once in plaintext and once with an identity, so that every service has
+//! mutual TLS. The output has: the start; the memory at rest; a reload that changes one service; the longest response
+//! during each reload (the median over all reloads and the highest value, beside those of equal times without a reload:
+//! the difference is the cost of a reload for a request, the rest is noise of the machine); the memory after the
+//! reloads; the size of `/config`; and the CPU time of one update of endpoints, which is measured inside this process.
 
 use std::fmt;
 use std::fs;
@@ -20,15 +20,16 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use pillion_tls::identity::issue::Ca;
 
-/// Until the allocator has given back what a start or a reload needed for a moment.
+/// The time in which the allocator returns memory that a start or a reload needed only briefly.
 const CALM: Duration = Duration::from_secs(5);
 const RELOADS: usize = 20;
-/// No request that is under way may wait longer because of a reload.
+/// A reload must not delay any request in flight for longer.
 const BOUND: Duration = Duration::from_millis(5);
-/// Between two requests of a client: the machine has two cores, and the clients must not be what is measured.
+/// The pause between two requests of a client: the machine has two cores, and the clients must not dominate the
+/// measurement.
 const PAUSE: Duration = Duration::from_millis(1);
 const CLIENTS: usize = 2;
-/// The kernel counts the time of a thread in steps of milliseconds.
+/// The number of updates is large, because the kernel counts the CPU time of a thread in milliseconds.
 const UPDATES: u32 = 200_000;
 
 fn main() -> anyhow::Result<()> {
@@ -44,7 +45,7 @@ fn main() -> anyhow::Result<()> {
     update_endpoints(services)
 }
 
-/// A folder with the two configurations that take turns.
+/// A folder with the two configurations that alternate.
 struct Scene {
     folder: PathBuf,
     texts: [String; 2],
@@ -107,7 +108,8 @@ impl Drop for Scene {
     }
 }
 
-/// `service-0` is the one that answers; the one in the middle has another timeout from reload to reload.
+/// The configuration. `service-0` has the real endpoint; the timeout of the service in the middle changes with each
+/// reload.
 fn text(services: usize, routes: usize, origin: SocketAddr, timeout: &str) -> String {
     let mut text = format!(
         "services:\n  service-0: {{ tls: off, endpoints: [\"{origin}\"] }}\n  changing: {{ endpoints: [10.0.0.1:80], \
@@ -150,13 +152,13 @@ impl Sidecar {
         Ok(Self { child, outbound, admin })
     }
 
-    /// Of the thread that keeps the sidecar, which is the first one.
+    /// The CPU time of the process's first thread, which applies configurations.
     fn cpu_ms(&self) -> f64 {
         let id = self.child.id();
         on_cpu_ms(&format!("/proc/{id}/task/{id}/schedstat"))
     }
 
-    /// A line of `/proc/PID/status` in megabytes.
+    /// A value of `/proc/PID/status` in megabytes.
     fn memory(&self, what: &str) -> anyhow::Result<f64> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix(what)).context("a line of this name")?;
@@ -173,7 +175,7 @@ impl Sidecar {
         Ok(answer)
     }
 
-    /// Milliseconds of CPU.
+    /// Reloads, and returns the CPU time in milliseconds.
     fn reload(&self) -> anyhow::Result<f64> {
         let before = self.cpu_ms();
         let answer = self.ask("POST", "/reload")?;
@@ -181,8 +183,8 @@ impl Sidecar {
         Ok(self.cpu_ms() - before)
     }
 
-    /// The longest answer during each of the reloads, and during times of equal length without one. `reload` is told
-    /// the number of the reload.
+    /// The longest response during each reload, and during times of equal length without a reload. `reload` gets the
+    /// number of the reload.
     fn longest_answers(
         &self,
         mut reload: impl FnMut(usize) -> anyhow::Result<()>,
@@ -214,10 +216,10 @@ impl Sidecar {
     }
 }
 
-/// How long the slowest answer took in each of some times.
+/// The longest response in each of some times.
 struct Longest {
     sorted: Vec<Duration>,
-    /// Answers that took longer than [`BOUND`], of how many.
+    /// Responses that took longer than [`BOUND`].
     above: usize,
     answers: usize,
 }
@@ -259,7 +261,7 @@ impl Drop for Sidecar {
     }
 }
 
-/// When one client asked and was answered, until it is over.
+/// The times of all requests and responses of one client, until `over` is set.
 fn ask_until(outbound: SocketAddr, over: &AtomicBool) -> anyhow::Result<Vec<Range<Instant>>> {
     let mut stream = TcpStream::connect(outbound)?;
     stream.set_nodelay(true)?;
@@ -281,7 +283,7 @@ fn ask_until(outbound: SocketAddr, over: &AtomicBool) -> anyhow::Result<Vec<Rang
     Ok(answers)
 }
 
-/// Answers `ok` to everything, a thread for each connection.
+/// A server that answers `ok` to everything, with a thread for each connection.
 fn origin() -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -309,7 +311,7 @@ fn serve(mut stream: TcpStream) -> std::io::Result<()> {
     }
 }
 
-/// The endpoints of one service, again and again, beside all others.
+/// Replaces the endpoints of one service again and again, beside all other services.
 fn update_endpoints(services: usize) -> anyhow::Result<()> {
     let mut update = pillion::bench::endpoint_updates(services).context("a sidecar of many services")?;
     let own = "/proc/thread-self/schedstat";

@@ -1,4 +1,5 @@
-//! What a hot decision costs: `cargo bench --bench decisions`. Median of 21 rounds, nanoseconds a call.
+//! Measures the cost of frequent decisions: `cargo bench --bench decisions`. It prints the median of 21 rounds, in
+//! nanoseconds per call.
 
 use std::hint::black_box;
 use std::time::Instant;

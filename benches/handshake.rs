@@ -1,8 +1,9 @@
-//! What a full handshake costs the inbound side: `cargo bench --bench handshake [-- ROUNDS]`.
+//! Measures the cost of a full handshake for the inbound side: `cargo bench --bench handshake [-- ROUNDS]`.
 //!
-//! Rows: the floor, which is rustls alone with its own verification of the client's chain; the inbound side for a client
-//! that comes again; and for one that it has never seen. Mutual TLS 1.3 with X25519 and P-256, no resumption, in memory:
-//! no socket is in it, and only the server's part is timed. Rounds are interleaved.
+//! Rows: the floor, which is rustls alone with its own verification of the client's chain; the inbound side for a
+//! client that connects again; and for a client that it has never seen. The handshakes are mutual TLS 1.3 with X25519
+//! and P-256, without resumption, in memory. There are no sockets, and only the server's part is timed. Rounds are
+//! interleaved.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -40,7 +41,7 @@ fn main() -> anyhow::Result<()> {
         let [floor, known, new] = &mut rows;
         floor.1.push(round(&client, |io| Ok(by_rustls(bare.clone(), io)))?);
         known.1.push(round(&client, |io| Ok(by_inbound(inbound.clone(), io)))?);
-        // A new configuration knows nobody.
+        // a new configuration has not seen any client
         new.1.push(round(&client, |io| Ok(by_inbound(server_config(&credentials, &POLICY)?, io)))?);
     }
     for (name, mut times) in rows {
@@ -59,7 +60,7 @@ fn by_inbound(config: Arc<ServerConfig>, io: DuplexStream) -> Accepting {
     Box::pin(async move { Ok(accept(config, io).await.map(drop)?) })
 }
 
-/// Microseconds of the server's part of a handshake.
+/// The microseconds of the server's part of a handshake.
 fn round(
     client: &Arc<ClientConfig>,
     server: impl Fn(DuplexStream) -> anyhow::Result<Accepting>,

@@ -1,8 +1,8 @@
-//! The pair through loopback beside the floor: `cargo bench --bench pair [-- SECONDS [ROUNDS]]`.
+//! Measures a pair of sidecars over loopback beside the floor: `cargo bench --bench pair [-- SECONDS [ROUNDS]]`.
 //!
-//! Rows: direct; the floor (a bare relay pair with rustls and no HTTP); two sidecars with HTTP/1.1 between; two with
-//! HTTP/2. Each part is a process of its own, so that CPU time is read from `/proc`. Rounds are interleaved; what
-//! counts is the ratio to the floor within one run, not the microseconds of a noisy machine.
+//! Rows: direct; the floor (a pair of plain relays with rustls and without HTTP); two sidecars with HTTP/1.1 between
+//! them; two with HTTP/2. Each part is a process of its own, so that its CPU time can be read from `/proc`. Rounds are
+//! interleaved. The result is the ratio to the floor within one run, because absolute times depend on the machine.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -43,7 +43,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// CPU microseconds per request of the two in the middle.
+/// The CPU microseconds that the two relays or sidecars need for a request.
 fn measure(row: &str, origin: SocketAddr, identities: &Identities, seconds: u64) -> anyhow::Result<f64> {
     let relay = match row {
         "direct" => None,

@@ -213,7 +213,7 @@ impl Running {
         match self.drain.finished(plan).await {
             DrainOutcome::Finished => tracing::info!("drained"),
             DrainOutcome::Cut { inbound, outbound } => {
-                tracing::warn!(timeout = ?plan.timeout, inbound, outbound, "drain timeout reached: the connections that are still open are closed");
+                tracing::warn!(timeout = ?plan.timeout, inbound, outbound, "drain timeout reached: closing the open connections");
             }
         }
         if let Some(log) = &self.access_log {

@@ -1,5 +1,5 @@
-//! Doors for `benches/decisions.rs`, `benches/control.rs` and the fuzz targets: hot decisions, updates of endpoints and
-//! the parser of DNS messages as functions, so that the rooms themselves stay private.
+//! Functions for `benches/decisions.rs`, `benches/control.rs` and the fuzz targets: frequent decisions, updates of
+//! endpoints and the parser of DNS messages. With them the modules themselves stay private.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -27,7 +27,7 @@ use pillion_upstream::cluster::budget::Budget;
 use pillion_upstream::cluster::update::written;
 use pillion_upstream::cluster::{Cluster, ClusterContext};
 
-/// A decision by name, to be called as often as one likes.
+/// A decision with its name, which may be called any number of times.
 pub type Decision = (String, Box<dyn FnMut()>);
 
 struct Endpoint(usize);
@@ -55,7 +55,7 @@ pub fn dns_message(bytes: &[u8]) {
     crate::dns::survive(bytes);
 }
 
-/// All of them.
+/// All decisions that are measured.
 pub fn decisions() -> Vec<Decision> {
     let mut all: Vec<Decision> = [1, 10_000].map(find_host).into();
     let rules =
@@ -66,10 +66,10 @@ pub fn decisions() -> Vec<Decision> {
     all
 }
 
-/// Each call is one update: the three endpoints of one service among many move, and one of them is new.
+/// Each call is one update: the three endpoints of one service among many are replaced in part, and one of them is new.
 ///
 /// # Errors
-/// A sidecar that cannot be made.
+/// The sidecar cannot be built.
 pub fn endpoint_updates(services: usize) -> anyhow::Result<impl FnMut()> {
     let mut text =
         "inbound: off\nadmin: { listen: 127.0.0.1:0 }\nmetrics: off\noutbound: { listen: 127.0.0.1:0 }\n\

@@ -1,4 +1,4 @@
-//! The command line: what was typed, and what is done about it.
+//! The command line: its commands and what they run.
 
 pub mod certs;
 mod check;
@@ -16,7 +16,7 @@ use clap::{Parser, Subcommand};
 use crate::app::with_causes;
 use output::{ReaderGone, complain, print};
 
-/// Exit code of work that failed or a configuration that is invalid; clap's own for wrong usage is 2.
+/// The exit code of work that failed and of an invalid configuration. clap exits with 2 for wrong usage.
 const FAILED: u8 = 1;
 
 #[derive(Debug, Parser)]
@@ -54,7 +54,7 @@ enum Command {
     Other(Vec<String>),
 }
 
-/// What is said when nothing was asked.
+/// The text for a command line without arguments.
 const HELP: &str = "\
 pillion: a service-mesh sidecar proxy, one binary beside one application
 
@@ -65,7 +65,7 @@ pillion: a service-mesh sidecar proxy, one binary beside one application
 `pillion --help` lists every command.
 ";
 
-/// Commands that later versions will have.
+/// Names of commands that are planned and do not exist yet.
 const PLANNED: [&str; 12] = [
     "explain",
     "inject",
@@ -81,7 +81,7 @@ const PLANNED: [&str; 12] = [
     "import",
 ];
 
-/// Runs what the command line says.
+/// Runs the command of the command line.
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         None => print(HELP),

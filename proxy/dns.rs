@@ -1,11 +1,11 @@
-//! The DNS proxy: what the application asks for. Names of services are answered here, everything else is asked of the
-//! name servers beyond and remembered for as long as their records live.
+//! The DNS proxy for the application. It answers queries for the names of services itself. All other queries go to the
+//! configured name servers, whose answers are cached for as long as their records live.
 //!
-//! It runs on a thread of its own, so that a flood of questions takes nothing from the workers, and a scrape of the
-//! metrics port delays no answer. It goes on to the end of a drain. [`query`] reads what came, [`answer`] writes what goes
-//! back, [`cache`] remembers, [`upstream`] knows whom to ask and [`forward`] asks; [`server`] has the sockets.
-//! Deliberately absent: a parser (messages are hickory's to read and write), recursion, and search domains, which are
-//! the client's.
+//! It runs on its own thread, so that many queries do not slow down the workers, and a scrape of the metrics port
+//! delays no answer. It runs until the drain has ended. [`query`] reads messages, [`answer`] writes responses,
+//! [`cache`] stores answers, [`upstream`] knows the name servers and [`forward`] asks them; [`server`] has the sockets.
+//! Deliberately absent: a parser (hickory reads and writes messages), recursion, and search domains, which the client
+//! applies.
 
 mod answer;
 mod cache;
@@ -34,10 +34,11 @@ use query::{Over, ReceivedQuery};
 pub(crate) use server::{Command, DnsPort, run};
 pub(crate) use upstream::{Upstream, refuse_loop, system_servers};
 
-/// Questions that wait for name servers at once; each holds a socket. Past it SERVFAIL, which clients ask again.
+/// Queries that wait for name servers at the same time; each holds a socket. Beyond this number the answer is SERVFAIL,
+/// and clients try again.
 const IN_FLIGHT: usize = 256;
 
-/// What an upstream said, or why none did.
+/// The answer of a name server, or why there is none.
 type Answered = Result<Arc<[u8]>, Arc<str>>;
 
 type Asking = HashMap<(Key, Over), Arc<OnceCell<Answered>>>;
@@ -49,15 +50,15 @@ pub(crate) struct Dns {
     /// `None`: there is no DNS proxy.
     upstream: Mutex<Option<Upstream>>,
     cache: Mutex<Cache>,
-    /// Questions under way: whoever asks the same waits for the same answer.
+    /// Queries in progress. An equal query waits for the same answer.
     asking: Mutex<Asking>,
     room: Arc<Semaphore>,
 }
 
-/// What becomes of a message before anybody has to wait.
+/// The result of looking at a message, without waiting.
 enum Look {
     Answer(Vec<u8>),
-    /// Nobody's question: nothing goes back.
+    /// The message is not a query and gets no answer.
     Nothing,
     Ask(Box<ReceivedQuery>, OwnedSemaphorePermit),
 }
@@ -75,7 +76,7 @@ impl Dns {
         }
     }
 
-    /// Whom to ask from now on. What others have said is forgotten.
+    /// Replaces the name servers. Cached answers of the former servers are dropped.
     pub(crate) fn use_upstream(&self, next: Option<Upstream>) {
         let mut upstream = self.upstream.lock();
         if upstream.as_ref().map(Upstream::servers) != next.as_ref().map(Upstream::servers) {
@@ -84,7 +85,7 @@ impl Dns {
         *upstream = next;
     }
 
-    /// The answer to a message, once it is there; `None`: it deserves none.
+    /// The answer to a message, once it is known. `None`: the message gets no answer.
     async fn answer(&self, message: &[u8], over: Over) -> Option<Vec<u8>> {
         match self.look(message, over) {
             Look::Answer(answer) => Some(answer),
@@ -112,7 +113,7 @@ impl Dns {
         }
         match self.room.clone().try_acquire_owned() {
             Ok(permit) => Look::Ask(Box::new(asked), permit),
-            Err(_) => self.tell(DnsOutcome::Failed, answer::failed(&asked, "too many questions at once")),
+            Err(_) => self.tell(DnsOutcome::Failed, answer::failed(&asked, "too many queries at once")),
         }
     }
 
@@ -145,7 +146,7 @@ impl Dns {
         answer
     }
 
-    /// And whether it was this question that was sent.
+    /// The answer, and whether this query was the one that was sent.
     async fn ask_together(&self, key: Key, asked: &ReceivedQuery, message: &[u8]) -> (Answered, bool) {
         let of = (key, asked.over);
         let cell = self.asking.lock().entry(of.clone()).or_default().clone();
@@ -157,7 +158,7 @@ impl Dns {
         let answered = answered.await.clone();
         if is_first {
             self.asking.lock().remove(&of);
-            self.keep(of.0, &answered); // nothing comes between the two: no await, and one thread
+            self.keep(of.0, &answered); // atomic: there is no await in between, and only one thread
         }
         (answered, is_first)
     }
@@ -171,7 +172,8 @@ impl Dns {
         })
     }
 
-    /// By the file as it is now: laptops roam, containers get other name servers.
+    /// The name servers. A file is read again if it has changed: laptops change networks, and containers get other name
+    /// servers.
     fn servers(&self) -> Option<Arc<upstream::Servers>> {
         let mut upstream = self.upstream.lock();
         let upstream = upstream.as_mut()?;

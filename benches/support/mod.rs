@@ -1,4 +1,5 @@
-//! The parts of the pair bench, each a process: origin, load, the two relays of the floor, the two sidecars.
+//! The parts of the pair benchmark, each a process: the origin, the load, the two relays of the floor, the two
+//! sidecars.
 
 use std::convert::Infallible;
 use std::io::{BufRead as _, BufReader};
@@ -24,18 +25,18 @@ use pillion_tls::server::{accept, server_config};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A tick of `/proc/PID/stat` in microseconds.
+/// One tick of `/proc/PID/stat` in microseconds.
 const TICK_US: f64 = 10_000.0;
 const POLICY: TlsPolicy = TlsPolicy { min_version: TlsVersion::Tls13, post_quantum: false };
 
-/// A child process that told where it listens; ends with its owner.
+/// A child process that has printed its address. It ends with its owner.
 pub(crate) struct Part {
     child: Child,
     pub(crate) address: SocketAddr,
 }
 
 impl Part {
-    /// This very program in another role.
+    /// Starts this program in another role.
     pub(crate) fn role(role: &str, arguments: &[&str]) -> anyhow::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(role).args(arguments);
@@ -66,7 +67,7 @@ impl Drop for Part {
     }
 }
 
-/// The two in the middle.
+/// The two processes between load and origin.
 pub(crate) struct Relay {
     outbound: Part,
     inbound: Part,
@@ -109,7 +110,7 @@ impl Relay {
     }
 }
 
-/// A folder with an identity for each side; removed at the end.
+/// A folder with an identity for each side, removed when this is dropped.
 pub(crate) struct Identities(PathBuf);
 
 impl Identities {
@@ -147,14 +148,15 @@ impl Drop for Identities {
     }
 }
 
-/// Requests answered over `connections` kept connections, each with one request under way at a time.
+/// The number of requests that were answered over `connections` keep-alive connections, with one request in flight on
+/// each.
 pub(crate) fn load(target: SocketAddr, connections: usize, seconds: u64) -> anyhow::Result<u64> {
     let arguments = [target.to_string(), connections.to_string(), seconds.to_string()];
     let output = Command::new(std::env::current_exe()?).arg("load").args(arguments).output()?;
-    String::from_utf8(output.stdout)?.trim().parse().context("the load said no number")
+    String::from_utf8(output.stdout)?.trim().parse().context("the load printed no number")
 }
 
-/// What this program does as a part.
+/// Runs this program in the role of a part.
 pub(crate) fn play(role: &str, arguments: &[String]) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let text = |index: usize| arguments.get(index).map_or("", String::as_str);
@@ -179,7 +181,7 @@ async fn listen() -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Answers 1 KiB to everything.
+/// Answers every request with 1 KiB.
 async fn origin() -> anyhow::Result<()> {
     let listener = listen().await?;
     loop {
@@ -207,7 +209,7 @@ async fn drive(target: SocketAddr, connections: usize, seconds: u64) -> anyhow::
     Ok(())
 }
 
-/// One request after the other. The answers are all alike, so their size is that of the first.
+/// Sends one request after another. All responses have the size of the first one.
 async fn ask(target: SocketAddr, end: Instant) -> anyhow::Result<u64> {
     let mut stream = TcpStream::connect(target).await?;
     stream.set_nodelay(true)?;
@@ -233,7 +235,7 @@ fn is_whole(answer: &[u8]) -> bool {
         .is_some_and(|head| answer.len() >= head + 4 + 1024)
 }
 
-/// Terminates TLS and relays bytes: what the inbound sidecar does at the least.
+/// Terminates TLS and relays bytes: the minimum of what the inbound sidecar does.
 async fn floor_in(credentials: &Credentials, origin: SocketAddr) -> anyhow::Result<()> {
     let (config, listener) = (server_config(credentials, &POLICY)?, listen().await?);
     loop {
@@ -250,7 +252,7 @@ async fn floor_in(credentials: &Credentials, origin: SocketAddr) -> anyhow::Resu
     }
 }
 
-/// Originates TLS and relays bytes: what the outbound sidecar does at the least.
+/// Originates TLS and relays bytes: the minimum of what the outbound sidecar does.
 async fn floor_out(credentials: &Credentials, inbound: SocketAddr) -> anyhow::Result<()> {
     let mutual = UpstreamTls::Mutual { identities: Vec::new(), sni: None, trust_bundle: None };
     let tls = ClientTls::new(Some(credentials), &mutual, &POLICY, None, AlpnOffer::Http1)?;

@@ -60,7 +60,8 @@ impl Writer {
         match tokio::task::spawn_blocking(move || registry.encode()).await {
             Ok(text) => {
                 let text = Bytes::from(text);
-                askers.into_iter().for_each(|asker| drop(asker.send(text.clone()))); // a client that left does not need it
+                // a client that left does not need it
+                askers.into_iter().for_each(|asker| drop(asker.send(text.clone())));
             }
             Err(error) => tracing::error!(%error, "the metrics could not be written"),
         }

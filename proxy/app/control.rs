@@ -175,7 +175,8 @@ impl Controller {
                 }
                 let put = self.rotate(*credentials);
                 if let (Err(_), Some(rotating)) = (&put, &mut self.rotating) {
-                    rotating.put_back(now); // the cause may be another file, for example a service's bundle that is half written
+                    // the cause may be another file, for example a service's bundle that is half written
+                    rotating.put_back(now);
                 }
                 put.map(|()| true)
             }
@@ -234,7 +235,8 @@ impl Controller {
 
     /// Applies configuration and identity together.
     pub(super) fn put(&mut self, config: &Arc<Config>, identity: Identity) -> anyhow::Result<()> {
-        let bundles = credentialed::bundles(config); // read before they are used, so that a later write counts as a change
+        // read before they are used, so that a later write counts as a change
+        let bundles = credentialed::bundles(config);
         let same_identity = identity.is(&self.identity);
         let kept = self.kept(config, &bundles, same_identity);
         let credentials = Credentialed::by(config, &identity, &kept)?;

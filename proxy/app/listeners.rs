@@ -87,8 +87,8 @@ fn take_tproxy(bound: &Bound) {
     static TOLD: Once = Once::new();
     let taken = bound.take_tproxy();
     TOLD.call_once(|| match taken {
-        Ok(()) => tracing::debug!("inbound connections may also come by TPROXY: the application then sees the client's address"),
-        Err(why) => tracing::debug!(%why, "inbound connections may be redirected but may not come by TPROXY, which needs CAP_NET_ADMIN"),
+        Ok(()) => tracing::debug!("inbound also accepts TPROXY: the application then sees the client's address"),
+        Err(why) => tracing::debug!(%why, "inbound accepts redirected connections, but not TPROXY, which needs CAP_NET_ADMIN"),
     });
 }
 

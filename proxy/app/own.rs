@@ -46,6 +46,7 @@ pub(super) fn at_start(source: &Source) -> Result<(Identity, Rotating), Credenti
             Ok((Identity::Awaited(why.to_string().into()), rotating))
         }
         Outcome::Refused(why) => Err(why),
-        Outcome::Same => Ok((Identity::Awaited("they have not been read yet".into()), rotating)), // the first look never returns this
+        // the first look never returns this
+        Outcome::Same => Ok((Identity::Awaited("they have not been read yet".into()), rotating)),
     }
 }

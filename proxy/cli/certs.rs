@@ -1,4 +1,4 @@
-//! `pillion certs`: a small CA on the command line, and a look into certificates.
+//! `pillion certs`: a small CA on the command line, and a display of certificates.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
@@ -23,7 +23,7 @@ use pillion_tls::{hex, sha256};
 const CA_CERTIFICATE: &str = "ca.crt";
 const CA_KEY: &str = "ca.key";
 
-/// Keys are their owner's alone; certificates are for everyone.
+/// The modes of files: only the owner may read keys; everyone may read certificates.
 const SECRET: u32 = 0o600;
 const PUBLIC: u32 = 0o644;
 
@@ -69,12 +69,12 @@ pub enum Certs {
 
 impl Certs {
     /// # Errors
-    /// What could not be done, with the file it was about.
+    /// The work could not be done. The text names the file.
     pub fn run(self) -> anyhow::Result<()> {
         print(&self.perform()?)
     }
 
-    /// Does it, and returns what to tell.
+    /// Does the work, and returns the text to print.
     fn perform(self) -> anyhow::Result<String> {
         match self {
             Self::Ca { out, trust_domain, force } => make_ca(&out, &trust_domain, force),
@@ -88,7 +88,7 @@ fn make_ca(out: &Path, trust_domain: &str, force: bool) -> anyhow::Result<String
     let key = out.join(CA_KEY);
     if !force && key.symlink_metadata().is_ok() {
         bail!(
-            "{} already exists and was left alone. Choose another --out, or pass --force to replace it: \
+            "{} already exists and was not changed. Choose another --out, or pass --force to replace it: \
              every certificate it has issued is then no longer trusted",
             key.display()
         );
@@ -119,7 +119,7 @@ fn load_ca(folder: &Path) -> anyhow::Result<Ca> {
         .with_context(|| format!("{} does not hold a usable CA", folder.display()))
 }
 
-/// Each file is whole at any time; a reader in between finds a pair that does not match, and knows it.
+/// Replaces each file as a whole. A reader in between finds a certificate and a key that do not match, and notices it.
 fn write_issued(out: &Path, issued: &IssuedPem) -> anyhow::Result<()> {
     write(&out.join("tls.key"), &issued.key, SECRET)?;
     write(&out.join("tls.crt"), &issued.certificate, PUBLIC)?;
@@ -151,7 +151,7 @@ fn inspect_file(text: &mut String, file: &Path, now: i64) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// One certificate as lines of `name  value`.
+/// One certificate as lines of `name value`.
 fn describe(der: &[u8], now: i64) -> anyhow::Result<String> {
     let certificate = parse(der)?;
     let names = HostNames::of(names(&certificate)?);
@@ -178,7 +178,7 @@ fn validity(certificate: &X509Certificate<'_>, now: i64) -> String {
     format!("{} to {} ({state})", date(from), date(to))
 }
 
-/// The two largest units: nobody plans a rotation by the second of next year.
+/// A time in its two largest units, which is precise enough for planning a rotation.
 fn rough(seconds: i64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours) {
@@ -188,7 +188,7 @@ fn rough(seconds: i64) -> String {
     }
 }
 
-/// Alternative names as people want them: who, and where.
+/// The alternative names, sorted by their kind: identities and host names.
 struct HostNames {
     uris: Vec<String>,
     hosts: Vec<String>,
@@ -219,7 +219,7 @@ fn address(bytes: &[u8]) -> String {
     }
 }
 
-/// A certificate is a stranger's text on its way to a terminal: no escape sequences.
+/// Removes control characters: the text of a certificate comes from a stranger and must not control the terminal.
 fn printable(text: &str) -> String {
     match text {
         "" => "none".to_owned(),
@@ -231,13 +231,13 @@ fn or_none(names: &[String]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// `90s`, `30m`, `24h`, `7d`.
+/// Parses `90s`, `30m`, `24h`, `7d`.
 fn ttl(text: &str) -> Result<Duration, String> {
     duration(text, &[SECOND, MINUTE, HOUR, DAY])
-        .ok_or_else(|| format!("{text:?} is no time; write it as 90s, 30m, 24h or 7d"))
+        .ok_or_else(|| format!("{text:?} is not a duration; write it as 90s, 30m, 24h or 7d"))
 }
 
-/// 1 MiB, as where credentials are loaded.
+/// 1 MiB, which is also the limit for loading credentials.
 const MAX_FILE: u64 = 1024 * 1024;
 
 fn read(path: &Path) -> anyhow::Result<String> {
@@ -247,17 +247,17 @@ fn read(path: &Path) -> anyhow::Result<String> {
         .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read {}", path.display()))?;
     if bytes.len() as u64 > MAX_FILE {
-        bail!("{} is larger than 1 MiB; no certificate is", path.display());
+        bail!("{} is larger than 1 MiB, the limit for certificate files", path.display());
     }
     String::from_utf8(bytes).with_context(|| format!("{} is not PEM text", path.display()))
 }
 
 fn make_folder(folder: &Path) -> anyhow::Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))
+    fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))
 }
 
-/// Beside it, then renamed over it: a running sidecar that watches never reads half a file, and a key is
-/// never open to others, not even for a moment.
+/// Writes a new file beside the path and renames it: a running sidecar that watches the path never reads half a file,
+/// and other users can never read the key.
 fn write(path: &Path, text: &str, mode: u32) -> anyhow::Result<()> {
     let unfinished = path.with_added_extension("new");
     let written = write_new(&unfinished, text, mode).and_then(|()| fs::rename(&unfinished, path));
@@ -294,7 +294,7 @@ mod tests {
         Line::try_parse_from(["certs"].into_iter().chain(line.split(' ')))?.certs.perform()
     }
 
-    /// A folder of one test's own, gone with it.
+    /// A folder for one test, removed when the test ends.
     struct Folder(PathBuf);
 
     impl Folder {
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_that_is_there_is_replaced_only_by_force() {
+    fn an_existing_ca_is_replaced_only_with_force() {
         let folder = Folder::new("force");
         issued(&folder);
         let (at, before) = (folder.0.display(), folder.text("ca/ca.key"));
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_words_are_refused_before_anything_is_written() {
+    fn invalid_arguments_are_refused_before_anything_is_written() {
         let folder = Folder::new("words");
         let at = folder.0.display();
         for line in [
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_issued_can_be_served_with_and_keys_are_private() {
+    fn an_issued_certificate_can_be_loaded_and_keys_are_private() {
         let folder = Folder::new("issue");
         issued(&folder);
         let [certificate, key, trust_bundle] =
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn inspect_says_who_where_and_until_when() {
+    fn inspect_shows_identity_names_and_validity() {
         let folder = Folder::new("inspect");
         issued(&folder);
         let file = |name: &str| folder.0.join(name);
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_names_cannot_drive_the_terminal() {
+    fn names_in_a_certificate_cannot_control_the_terminal() {
         assert_eq!(printable("web\u{1b}[2J"), "web\u{fffd}[2J");
     }
 

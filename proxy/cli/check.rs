@@ -1,4 +1,4 @@
-//! `pillion check`: what is wrong with a configuration file, and what of the files that it names is missing.
+//! `pillion check`: reports the faults of a configuration file, and files that it names but that do not exist.
 
 use std::fs;
 use std::path::Path;
@@ -8,7 +8,7 @@ use pillion_config::{Errors, Fault, Origin, Provenance, Setting, Severity};
 use super::output::print;
 
 /// # Errors
-/// The file is invalid; the text says all of it.
+/// The file is invalid. The text has all faults.
 pub(super) fn check(file: &Path) -> anyhow::Result<()> {
     let (config, mut warnings) = pillion_config::load(file)?;
     warnings.extend(missing(&pillion_config::effective_in(&config, file, &[])));
@@ -21,14 +21,15 @@ pub(super) fn check(file: &Path) -> anyhow::Result<()> {
     print(&format!("{name}: valid\n"))
 }
 
-/// A warning for each file or folder that is named and not there. Legal: it may come before the sidecar starts.
+/// A warning for each file or folder that is named and does not exist. This is no error, because it may be created
+/// before the sidecar starts.
 fn missing(settings: &[Setting]) -> Vec<Fault> {
     let mut all: Vec<Fault> = Vec::new();
     for setting in settings {
         let Some((what, then)) = absence(setting, Path::exists) else { continue };
         let message = format!("{}: {what}", setting.key);
         let (line, column) = place(&setting.from);
-        // The certificate, key and bundle of one folder that is missing are one fault.
+        // a missing folder with certificate, key and bundle is reported once
         if !all.iter().any(|told| (told.line, told.column) == (line, column) && told.message.ends_with(&what))
         {
             let (severity, path, help) = (Severity::Warning, setting.key.clone(), Some(then.to_owned()));
@@ -38,20 +39,20 @@ fn missing(settings: &[Setting]) -> Vec<Fault> {
     all
 }
 
-const WAITS: &str = "the sidecar is not ready until it is there";
+const WAITS: &str = "the sidecar is not ready until it exists";
 const REFUSES: &str = "the sidecar does not start without it";
 
-/// What is missing of what a setting names, and what follows from that.
+/// The file or folder of a setting that is missing, and the consequence.
 fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String, &'static str)> {
     let path = Path::new(setting.value.as_str()?);
     let (is_file, then) = match &*setting.key {
         "identity.certificate" | "identity.key" | "identity.trust_bundle" | "identity.crl" => (true, WAITS),
-        "access_log.path" => (false, REFUSES), // the file is made
+        "access_log.path" => (false, REFUSES), // the file is created
         "dns.upstream" => (true, REFUSES),
         key if key.ends_with(".tls.trust_bundle") => (true, REFUSES),
         _ => return None,
     };
-    // `stdout`, and `certs/ca.crl (where it exists)`, are no paths that must be there.
+    // `stdout`, and `certs/ca.crl (where it exists)`, are not paths that must exist
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty())?;
     if !exists(folder) {
         return Some((format!("the folder {} does not exist", folder.display()), then));
@@ -83,8 +84,8 @@ mod tests {
     }
 
     #[test]
-    fn c11_missing_folders_and_files_are_warned_of_at_their_keys() {
-        let waits = "help: the sidecar is not ready until it is there";
+    fn c11_missing_folders_and_files_give_warnings_at_their_keys() {
+        let waits = "help: the sidecar is not ready until it exists";
         let refuses = "help: the sidecar does not start without it";
         assert_eq!(
             told("identity: { directory: certs }\naccess_log: { path: logs/access.log }\n"),

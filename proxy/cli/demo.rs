@@ -1,7 +1,7 @@
-//! `pillion demo`: a whole mesh in one process, and a caller who never notices that a replica fails.
+//! `pillion demo`: a whole mesh in one process, and a caller that gets only good answers although a replica fails.
 //!
-//! Caller and replicas know nothing of the sidecars between them, and the flaky replica falls ill on a schedule
-//! of its own. What the summary says of retries and ejections is read from `/metrics`, as anybody else would.
+//! Caller and replicas know nothing of the sidecars between them, and the flaky replica fails on a fixed schedule. The
+//! retries and ejections in the summary are read from `/metrics`, as any scraper would read them.
 
 mod caller;
 mod client;
@@ -27,13 +27,13 @@ use mesh::Mesh;
 use report::Reported;
 use schedule::Schedule;
 
-/// Requests per second: enough for a steady p99, little enough for a laptop on battery.
+/// Requests per second: enough for a stable p99, and little load for a laptop on battery.
 const RATE: u32 = 200;
 /// The caller's keep-alive connections.
 const CONNECTIONS: usize = 8;
-/// About one illness of the flaky replica every two of these.
+/// The flaky replica fails for a longer time about once in two of these.
 const PACE: Duration = Duration::from_secs(1);
-/// Between two live lines.
+/// The time between two live lines.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
@@ -49,17 +49,17 @@ pub struct Demo {
     seed: u64,
 }
 
-/// `500ms`, `10s`, `2m`, `1h`; not zero.
+/// Parses `500ms`, `10s`, `2m`, `1h`; not zero.
 fn lasting(text: &str) -> Result<Duration, String> {
     duration(text, &[MILLISECOND, SECOND, MINUTE, HOUR])
-        .ok_or_else(|| format!("{text:?} is no duration; write it as 500ms, 10s, 2m or 1h"))
+        .ok_or_else(|| format!("{text:?} is not a duration; write it as 500ms, 10s, 2m or 1h"))
 }
 
 impl Demo {
-    /// Runs until a signal, or as long as was asked.
+    /// Runs until a signal, or for the requested time.
     ///
     /// # Errors
-    /// The mesh could not be started, or not every request was answered well.
+    /// The mesh could not be started, or some requests failed.
     pub fn run(self) -> anyhow::Result<()> {
         quieten();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -73,7 +73,7 @@ impl Demo {
         let began = Instant::now();
         let caller = Caller::start(mesh.outbound, RATE, CONNECTIONS);
         let mut whole = Tally::default();
-        tokio::select! { // the live lines end between two of them; what was counted is kept
+        tokio::select! { // the live lines end between two lines; the counts are kept
             () = asked_to_end => {}
             () = self.time_is_up() => {}
             broken = watch(&mesh, &caller, &mut whole) => return broken,
@@ -98,24 +98,24 @@ impl Demo {
     }
 }
 
-/// Ejections are news in a log and noise between live lines, unless somebody asked for the log.
+/// Hides log lines about ejections, which would disturb the live lines, unless PILLION_LOG is set.
 fn quieten() {
     let is_asked_for = std::env::var_os("PILLION_LOG").is_some();
     pillion_telemetry::log::init((!is_asked_for).then_some("warn"));
 }
 
-/// Ctrl-C, or what ends a container. Listening begins with the call, not with the first poll.
+/// Waits for Ctrl-C or SIGTERM. Signals are caught from this call on, not from the first poll.
 fn asked_to_end() -> std::io::Result<impl Future<Output = ()>> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     Ok(async move {
-        tokio::select! { // a signal that came to the branch not taken asks for the same
+        tokio::select! { // a signal of the other branch asks for the same
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
         }
     })
 }
 
-/// A live line every second. Ends only when something is broken.
+/// Prints a live line every second. Returns only if the mesh is broken.
 async fn watch(mesh: &Mesh, caller: &Caller, whole: &mut Tally) -> anyhow::Result<()> {
     let mut ticks = interval_at(Instant::now() + LINE_EVERY, LINE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -123,7 +123,7 @@ async fn watch(mesh: &Mesh, caller: &Caller, whole: &mut Tally) -> anyhow::Resul
     loop {
         ticks.tick().await;
         if mesh.is_broken() {
-            bail!("a sidecar's thread has ended; its last words stand above");
+            bail!("a thread of a sidecar has ended; see the log above");
         }
         let latest = caller.take();
         whole.add(&latest);
@@ -134,7 +134,7 @@ async fn watch(mesh: &Mesh, caller: &Caller, whole: &mut Tally) -> anyhow::Resul
     }
 }
 
-/// On a terminal the line takes the place of the one before.
+/// On a terminal the line replaces the line before.
 fn rewrite(line: &str) -> anyhow::Result<()> {
     match std::io::stdout().is_terminal() {
         true => print(&format!("\r{line}\x1b[K")),
@@ -175,10 +175,10 @@ mod tests {
         }
     }
 
-    /// The real thing: real sockets and threads, so it takes real time, about a second. On a machine without any
-    /// to spare it waits for the illness to be noticed.
+    /// This test uses real sockets and threads, so it takes real time, about a second. On a busy machine it waits until
+    /// the failure is noticed.
     #[tokio::test]
-    async fn a_replica_falls_ill_and_the_caller_never_notices() {
+    async fn a_replica_fails_and_the_caller_gets_only_good_answers() {
         let mesh = Mesh::start(Schedule::new(1, PACE * 3 / 10)).expect("loopback has free ports");
         let caller = Caller::start(mesh.outbound, RATE, CONNECTIONS);
         let noticed = tokio::time::timeout(Duration::from_secs(60), until_noticed(&mesh)).await;
@@ -188,7 +188,7 @@ mod tests {
         assert!(whole.answered > told.retries, "{told:?}");
     }
 
-    /// Until a retry and an ejection are told.
+    /// Waits until a retry and an ejection are reported.
     async fn until_noticed(mesh: &Mesh) -> Reported {
         loop {
             sleep(Duration::from_millis(50)).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// A unit, and how long it is.
+/// A unit with its length.
 pub(super) type Unit = (&'static str, Duration);
 
 pub(super) const MILLISECOND: Unit = ("ms", Duration::from_millis(1));
@@ -11,7 +11,7 @@ pub(super) const MINUTE: Unit = ("m", Duration::from_secs(60));
 pub(super) const HOUR: Unit = ("h", Duration::from_secs(3600));
 pub(super) const DAY: Unit = ("d", Duration::from_secs(86_400));
 
-/// `None`: it is no whole number of one of these units, or it is zero or beyond all bounds.
+/// `None`: the text is not a whole number with one of these units, or it is zero or too large.
 pub(super) fn duration(text: &str, units: &[Unit]) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;

@@ -32,10 +32,10 @@ impl Init {
     }
 }
 
-/// Wrong usage, told and ended as clap does it: exit code 2.
+/// Reports wrong usage and exits as clap does, with exit code 2.
 fn misused(wrong: &Wrong) -> ! {
     let mut pillion = super::Cli::command();
-    pillion.build(); // or its commands do not know their whole names
+    pillion.build(); // without this its commands do not know their full names
     let mut init = pillion.find_subcommand("init").cloned().unwrap_or(pillion);
     init.error(ErrorKind::ArgumentConflict, wrong).exit()
 }

@@ -1,16 +1,16 @@
-//! What commands print. A reader that has seen enough (`pillion schema | head`) ends the command, and not as a fault.
+//! The output of commands. If its reader closes early (`pillion schema | head`), the command ends without an error.
 
 use std::io::{ErrorKind, Write as _, stderr, stdout};
 
 use anyhow::Context as _;
 use pillion_telemetry::log;
 
-/// Nobody reads standard output any more.
+/// The reader of standard output has closed it.
 #[derive(Debug, thiserror::Error)]
-#[error("nobody reads standard output any more")]
+#[error("standard output has been closed by its reader")]
 pub(super) struct ReaderGone;
 
-/// Prints the text as it is.
+/// Prints the text unchanged.
 pub(super) fn print(text: &str) -> anyhow::Result<()> {
     let mut out = stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
@@ -19,8 +19,8 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
-/// What ends a command, on standard error; where nobody reads that, there is nobody to tell. Where the log is JSON, it is
-/// one record of the log.
+/// Prints the reason why a command ends to standard error; a failure to print is ignored. If the log is JSON, the text
+/// is one record of the log.
 pub(super) fn complain(text: &str) {
     match log::is_json() {
         true => tracing::error!("{text}"),
@@ -28,7 +28,7 @@ pub(super) fn complain(text: &str) {
     }
 }
 
-/// The same for what is suspicious and goes on.
+/// Prints a warning to standard error. If the log is JSON, the text is one record of the log.
 pub(super) fn warn(text: &str) {
     match log::is_json() {
         true => tracing::warn!("{text}"),

@@ -1,4 +1,4 @@
-//! `pillion run`: the sidecar, from the file or the flags to the drain.
+//! `pillion run`: runs the sidecar, from reading file and flags to the drain.
 
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::output::warn;
 use crate::app::{App, ConfigSource, End, Keeper, Running, with_causes};
 
-/// Where the configuration is when nobody says.
+/// The configuration file if the command line names none.
 const USUAL_FILE: &str = "/etc/pillion/pillion.yaml";
 
 #[derive(Debug, Args)]
@@ -43,35 +43,35 @@ fn app(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl Run {
-    /// Runs until a signal ends it.
+    /// Runs until a signal ends the sidecar.
     ///
     /// # Errors
-    /// The configuration is invalid or cannot be put to work; the text says all of it.
+    /// The configuration is invalid or cannot be applied. The text has all faults.
     pub fn run(self) -> anyhow::Result<()> {
         log::init(None);
         let file = self.file();
         let config = self.config(file.as_deref())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let mut signals = Signals::new()?; // before anything listens: no signal finds nobody home
+            let mut signals = Signals::new()?; // before anything listens, so that no signal is missed
             let mut running = App::build(config)?.start()?;
             log_start(&running, file.as_deref());
             let mut keeper = Keeper::new(self.source(file));
             let Signals { end, hangup } = &mut signals;
-            let ended = tokio::select! { // nothing is lost: either way the sidecar is about to end
+            let ended = tokio::select! { // nothing is lost: the sidecar ends in both cases
                 () = end.wait() => End::Drain,
                 ended = keep(&mut keeper, &mut running, hangup) => ended?,
             };
             if ended == End::Broken {
-                anyhow::bail!("a worker has ended by itself; see the log above");
+                anyhow::bail!("a worker thread has ended unexpectedly; see the log above");
             }
             drain(running, signals, ended).await;
             Ok(())
         })
     }
 
-    /// The same file as at the start, flags and all. One that is gone is refused: it says nothing, and least of all
-    /// that the defaults are meant.
+    /// The source for reloads: the file and the flags of the start. A missing file is refused, because it does not mean
+    /// that the operator wants the defaults.
     fn source(self, file: Option<PathBuf>) -> ConfigSource {
         let (flags, again) = (self.flags(), file.clone());
         let load = move || match &again {
@@ -81,7 +81,7 @@ impl Run {
         ConfigSource { file, flags, load: Box::new(load) }
     }
 
-    /// The keys that flags rule, whatever the file says.
+    /// The keys that flags set over the file.
     fn flags(&self) -> Vec<(&'static str, &'static str)> {
         let all = [
             ("inbound.app", "--app", self.app),
@@ -128,7 +128,7 @@ fn load(file: &Path) -> anyhow::Result<Config> {
     Ok(config)
 }
 
-/// What the log says of every start, and when certificates end.
+/// Logs the start, with the time at which the certificates expire.
 fn log_start(running: &Running, file: Option<&Path>) {
     let file = file
         .map_or_else(|| "none, built-in defaults and flags".to_owned(), |file| file.display().to_string());
@@ -138,7 +138,7 @@ fn log_start(running: &Running, file: Option<&Path>) {
     }
 }
 
-/// Says that the sidecar is ready when it is, and keeps it until it ends.
+/// Reports the sidecar as ready when it is, and keeps it until it ends.
 async fn keep(keeper: &mut Keeper, running: &mut Running, hangup: &mut Signal) -> anyhow::Result<End> {
     if let Some(end) = keeper.settle(running, hangup).await {
         return Ok(end);
@@ -156,7 +156,7 @@ struct Signals {
     hangup: Signal,
 }
 
-/// SIGTERM and SIGINT.
+/// The signals SIGTERM and SIGINT.
 struct Ends {
     terminate: Signal,
     interrupt: Signal,
@@ -172,14 +172,14 @@ impl Signals {
 
 impl Ends {
     async fn wait(&mut self) {
-        tokio::select! { // a signal that came to the branch not taken is no longer of interest
+        tokio::select! { // a signal of the other branch is not needed any more
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
     }
 }
 
-/// A second signal ends at once.
+/// Drains. A second signal ends the process at once.
 async fn drain(running: Running, mut signals: Signals, why: End) {
     tracing::info!("draining; a second signal ends at once");
     let drained = async {
@@ -188,8 +188,8 @@ async fn drain(running: Running, mut signals: Signals, why: End) {
             End::Drain | End::Broken => running.drain().await,
         }
     };
-    tokio::select! { // what is still open then is cut, as asked
+    tokio::select! { // open connections are then closed, as the operator asked
         () = drained => {}
-        () = signals.end.wait() => tracing::warn!("second signal: leaving what is still open"),
+        () = signals.end.wait() => tracing::warn!("second signal: ending without waiting for open connections"),
     }
 }

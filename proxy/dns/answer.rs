@@ -1,4 +1,4 @@
-//! What goes back to a client. Pure.
+//! Writes the responses to clients. Pure.
 
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use hickory_resolver::proto::serialize::binary::{BinDecodable, BinDecoder};
 use super::query::ReceivedQuery;
 use pillion_sidecar::state::ServiceAddresses;
 
-/// Seconds that a client may believe what is said of a service: a reload is heard of soon.
+/// Seconds for which a client may cache the addresses of a service. It is short, so that clients soon notice a reload.
 const TTL: u32 = 30;
 
-/// What we take over UDP, as resolvers agreed on in 2020: never cut into fragments.
+/// The largest UDP payload that we accept: the size on which resolvers agreed in 2020, which is never fragmented.
 const OWN_PAYLOAD: u16 = 1232;
 
-/// RFC 8914, 4.23: no reachable authority.
+/// The extended error "no reachable authority" (RFC 8914, section 4.23).
 const UNREACHABLE: u16 = 22;
 const EXTENDED_ERROR: u16 = 15;
 
-/// For a name of a service. Records of other types than addresses there are none.
+/// The answer for the name of a service. A service has addresses and no records of other types.
 pub(super) fn own(asked: &ReceivedQuery, known: &ServiceAddresses) -> Vec<u8> {
     let mut message = base(asked);
     message.metadata.authoritative = true;
@@ -33,19 +33,20 @@ pub(super) fn own(asked: &ReceivedQuery, known: &ServiceAddresses) -> Vec<u8> {
         _ => &mut message,
     };
     if message.answers.is_empty() {
-        message.add_authority(record(RData::SOA(authority(name)))); // how long there is nothing: RFC 2308, 2.2
+        // says how long the absence may be cached (RFC 2308, section 2.2)
+        message.add_authority(record(RData::SOA(authority(name))));
     }
     written(asked, &message)
 }
 
-/// The SOA record of a zone that is the name alone.
+/// The SOA record of a zone that consists of this name only.
 fn authority(name: &Name) -> SOA {
     const WEEK: i32 = 604_800;
     let seconds = TTL as i32;
     SOA::new(name.clone(), Name::root(), 1, seconds, seconds, WEEK, TTL)
 }
 
-/// Nobody could be asked.
+/// The answer if no name server has answered.
 pub(super) fn failed(asked: &ReceivedQuery, why: &str) -> Vec<u8> {
     let mut message = base(asked);
     message.metadata.response_code = ResponseCode::ServFail;
@@ -63,12 +64,12 @@ pub(super) fn coded(asked: &ReceivedQuery, code: ResponseCode) -> Vec<u8> {
     written(asked, &message)
 }
 
-/// To what could not be read as a question: its head is all that is known of it.
+/// The answer to a message that is not a valid query: only its header is known.
 pub(super) fn refusal(of: &Metadata, code: ResponseCode) -> Vec<u8> {
     Message::error_msg(of.id, of.op_code, code).to_vec().unwrap_or_default()
 }
 
-/// What an upstream said to another question that is the same, `age` ago. `None`: it cannot be told again.
+/// A name server's answer to an equal query, received `age` ago. `None`: it cannot be used again.
 pub(super) fn again(asked: &ReceivedQuery, raw: &[u8], age: Duration) -> Option<Vec<u8>> {
     let mut message = Message::from_vec(raw).ok()?;
     let said = message.metadata;
@@ -86,7 +87,7 @@ pub(super) fn again(asked: &ReceivedQuery, raw: &[u8], age: Duration) -> Option<
     Some(written(asked, &message))
 }
 
-/// What an upstream said to this very question, byte for byte but for the client's id.
+/// A name server's answer to exactly this query, unchanged but for the client's id.
 pub(super) fn passed_on(asked: &ReceivedQuery, raw: &[u8]) -> Vec<u8> {
     if raw.len() > asked.room() {
         let code = Header::read(&mut BinDecoder::new(raw)).map(|header| header.metadata.response_code);
@@ -103,7 +104,7 @@ pub(super) fn with_id(message: &[u8], id: u16) -> Vec<u8> {
     [&id.to_be_bytes()[..], rest].concat()
 }
 
-/// An answer that says nothing yet.
+/// A response without records.
 fn base(asked: &ReceivedQuery) -> Message {
     let mut message = Message::response(asked.id, OpCode::Query);
     message.metadata.recursion_desired = asked.recursion_desired;
@@ -118,7 +119,7 @@ fn base(asked: &ReceivedQuery) -> Message {
     message
 }
 
-/// Cut where the client has no room: it comes back by TCP.
+/// The bytes of a message. It is truncated if the client cannot take its size; the client then asks over TCP.
 fn written(asked: &ReceivedQuery, message: &Message) -> Vec<u8> {
     match message.to_vec() {
         Ok(bytes) if bytes.len() <= asked.room() => bytes,
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_has_addresses_and_of_everything_else_nothing() {
+    fn a_service_has_addresses_and_no_records_of_other_types() {
         let nothing = "Orders. 30 IN SOA Orders. . 1 30 30 604800 30";
         for (kind, of, expected) in [
             (RecordType::A, known(1, 1), "Orders. 30 IN A 10.96.0.10"),
@@ -185,12 +186,12 @@ mod tests {
                 (expected, &[asked.question][..]),
                 "{kind}"
             );
-            assert_eq!(message.edns, None, "nobody asked for it");
+            assert_eq!(message.edns, None, "the query has no EDNS");
         }
     }
 
     #[test]
-    fn what_does_not_fit_is_cut_and_says_so() {
+    fn an_answer_that_does_not_fit_is_marked_as_truncated() {
         for (payload, addresses, is_cut) in
             [(None, 20, false), (None, 40, true), (Some(1232), 40, false), (Some(1232), 100, true)]
         {
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_says_why_to_those_who_can_read_it() {
+    fn a_failure_has_an_extended_error_for_clients_with_edns() {
         let (message, _) =
             told(&failed(&asked("orders.", RecordType::A, Some(1232)), "10.96.0.10:53: silent"));
         assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
@@ -223,12 +224,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_before_is_said_again_with_less_time_left_and_to_another_client() {
+    fn a_cached_answer_goes_to_another_client_with_less_time_to_live() {
         let raw = own(&asked("ORDERS.shop.", RecordType::A, Some(1232)), &known(2, 0));
         let other = asked("orders.SHOP.", RecordType::A, None);
         let (message, records) = told(&again(&other, &raw, Duration::from_secs(10)).unwrap());
         assert_eq!((message.metadata.id, message.edns), (other.id, None));
-        assert_eq!(message.queries[0].name().to_string(), "orders.SHOP.", "as this client spelt it");
+        assert_eq!(message.queries[0].name().to_string(), "orders.SHOP.", "in the spelling of this client");
         assert!(!message.metadata.authoritative);
         assert!(records.lines().all(|line| line.contains(" 20 IN A 10.96.0.10")), "{records}");
         let (message, _) = told(
@@ -241,13 +242,13 @@ mod tests {
         );
         assert!(
             message.metadata.truncation && message.answers.is_empty(),
-            "it has less room than the first one"
+            "this client accepts less than the first one"
         );
         assert_eq!(again(&other, b"no message", Duration::ZERO), None);
     }
 
     #[test]
-    fn what_an_upstream_said_is_passed_on_byte_for_byte_or_cut() {
+    fn an_answer_of_a_name_server_is_passed_on_unchanged_or_truncated() {
         let asked = asked("orders.", RecordType::A, None);
         let mut raw = own(&asked, &known(2, 0));
         raw[..2].copy_from_slice(&[0xab, 0xcd]);

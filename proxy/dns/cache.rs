@@ -1,6 +1,7 @@
-//! Remembers what name servers said, for as long as they let. Pure: callers bring `now`.
+//! Caches answers of name servers, for as long as these allow. Pure: callers pass `now`.
 //!
-//! Answers are kept as they came, so that their bytes are known; an answer over one transport is one over the other.
+//! Answers are stored as they came, so that their size in bytes is known. An answer that came over one transport is
+//! also used for the other.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,24 +11,24 @@ use hickory_resolver::proto::op::{Message, ResponseCode};
 use hickory_resolver::proto::rr::{DNSClass, Name, RData, RecordType};
 use tokio::time::Instant;
 
-/// Answers at once; more names than most applications call.
+/// The most answers. Most applications call fewer names.
 const MOST: usize = 4096;
-/// Together; a usual answer has 200 bytes.
+/// The bytes of all answers together. A usual answer has 200 bytes.
 const MOST_BYTES: usize = 2 * 1024 * 1024;
-/// What an answer takes beside its bytes, roughly: key and bookkeeping.
+/// What an entry takes beside the bytes of its answer, roughly: key and bookkeeping.
 const BESIDE: usize = 200;
 
-/// No answer is believed for longer, whatever it says of itself: a record that was wrong for a day is not wrong here
-/// for a day.
+/// No answer is cached for longer, whatever its records say: a wrong record with a time to live of a day must not stay
+/// here for a day.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// Without regard to case: hickory's names compare so.
+/// Case is ignored, because hickory compares names so.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) name: Name,
     pub(super) kind: RecordType,
     pub(super) class: DNSClass,
-    /// The bits DO, CD and AD of the question: other answers.
+    /// The bits DO, CD and AD of the query, which lead to different answers.
     pub(super) dnssec: [bool; 3],
 }
 
@@ -51,7 +52,7 @@ impl Kept {
 }
 
 impl Cache {
-    /// What was said, and how long ago.
+    /// The cached answer and its age.
     pub(super) fn find(&self, key: &Key, now: Instant) -> Option<(Arc<[u8]>, Duration)> {
         let kept = self.kept.get(key).filter(|kept| now < kept.until)?;
         Some((kept.raw.clone(), now.duration_since(kept.since)))
@@ -70,7 +71,8 @@ impl Cache {
         *self = Self::default();
     }
 
-    /// What is over goes first, then the half that is over next: rarely, and all at once.
+    /// Removes expired answers and then, if that is not enough, the half that expires next. This is rare, and frees
+    /// much at once.
     fn make_room(&mut self, bytes: usize, now: Instant) {
         let has_room = |cache: &Self| cache.kept.len() < MOST && cache.bytes + bytes <= MOST_BYTES;
         if has_room(self) {
@@ -91,8 +93,8 @@ impl Cache {
     }
 }
 
-/// How long an answer may be told again; `None`: not at all. By its shortest record; where there is none of the kind
-/// that was asked for, by what the zone says of such answers (RFC 2308).
+/// How long an answer may be cached. `None`: not at all. It is the time of its shortest record. If there is no record
+/// of the requested type, it is what the zone's SOA record says about such answers (RFC 2308).
 pub(super) fn lifetime(message: &Message) -> Option<Duration> {
     let is_said = matches!(message.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain);
     if !is_said || message.metadata.truncation {
@@ -111,7 +113,7 @@ pub(super) fn lifetime(message: &Message) -> Option<Duration> {
     (shortest > 0).then(|| Duration::from_secs(shortest.into()))
 }
 
-/// RFC 2181, 8: a larger one is none.
+/// A larger time to live counts as zero (RFC 2181, section 8).
 const LONGEST_TTL: u32 = i32::MAX as u32;
 
 const fn seconds(ttl: u32) -> u32 {
@@ -142,8 +144,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// An answer to a question for A records with these sections: `A 60`, `CNAME 30`, `SOA 900 60` (the TTL, and what
-    /// it says of negative answers).
+    /// An answer to a query for A records with these sections: `A 60`, `CNAME 30`, `SOA 900 60` (the time to live of
+    /// the record, and its time for negative answers).
     fn message(code: ResponseCode, answers: &[&str], authorities: &[&str]) -> Message {
         let record = |text: &&str| {
             let words: Vec<&str> = text.split(' ').collect();
@@ -193,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_is_told_until_its_time_is_over_but_no_longer_than_five_minutes() {
+    async fn an_answer_is_cached_until_it_expires_but_not_longer_than_five_minutes() {
         let mut cache = Cache::default();
         cache.keep(key("short."), raw(10), secs(30), Instant::now());
         cache.keep(key("long."), raw(10), secs(86400), Instant::now());
@@ -222,12 +224,12 @@ mod tests {
             }
             let bytes: usize = cache.kept.values().map(Kept::bytes).sum();
             assert_eq!(cache.bytes, bytes);
-            assert!(cache.kept.len() > 15, "and not emptied each time: {}", cache.kept.len());
+            assert!(cache.kept.len() > 15, "the cache is not emptied every time: {}", cache.kept.len());
         }
     }
 
     #[test]
-    fn what_is_over_makes_room_before_what_is_not() {
+    fn expired_answers_are_removed_before_others() {
         let now = Instant::now();
         let mut cache = Cache::default();
         for nth in 0..MOST {
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_question_again_takes_no_second_place() {
+    fn a_new_answer_to_an_equal_query_replaces_the_old_one() {
         let mut cache = Cache::default();
         for _ in 0..10 {
             cache.keep(key("a."), raw(10), secs(10), Instant::now());

@@ -1,7 +1,7 @@
-//! Asks name servers: the question as it came, under an id of our own, over the transport that it came by.
+//! Sends queries to name servers: the query as it came, with a new id, over the transport on which it came.
 //!
-//! Each goes out from a socket of its own, so that neither id nor port can be guessed. Deliberately absent: a second
-//! transport. What is cut over UDP is passed on cut, and the client comes back by TCP.
+//! Each query has its own socket, so that neither id nor port can be guessed. Deliberately absent: a change of
+//! transport. An answer that is truncated over UDP is passed on truncated, and the client asks again over TCP.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,13 +17,13 @@ use super::query::{MOST_OVER_UDP, Over, ReceivedQuery};
 use super::upstream::Servers;
 use pillion_base::net::{Leg, Network};
 
-/// All servers and rounds together: clients have given up by then.
+/// The time for all servers and rounds together. Clients have given up by then.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a server says: of the first one that knows, else of the first one that does not.
+/// The answer of the first server that knows one; if no server does, that of the first server that responded.
 ///
 /// # Errors
-/// Nobody said anything in time.
+/// No server has responded in time.
 pub(super) async fn ask(
     network: &Network,
     servers: &Servers,
@@ -40,7 +40,7 @@ async fn ask_all(
     asked: &ReceivedQuery,
     message: &[u8],
 ) -> Result<Vec<u8>, String> {
-    let mut why = "no server to ask".to_owned();
+    let mut why = "no name server is known".to_owned();
     for _ in 0..servers.attempts {
         let mut unknowing = None;
         for server in &servers.all {
@@ -60,7 +60,7 @@ async fn ask_all(
     Err(why)
 }
 
-/// The answer, and whether the server knows.
+/// The answer, and whether the server knows one.
 async fn one(
     network: &Network,
     server: SocketAddr,
@@ -87,9 +87,10 @@ async fn over_udp(
         return Err(io::ErrorKind::Unsupported.into());
     };
     let socket = tokio::net::UdpSocket::from_std(socket)?;
-    socket.connect(server).await?; // the kernel drops what comes from elsewhere
+    socket.connect(server).await?; // the kernel drops datagrams from other addresses
     socket.send(query).await?;
-    let mut answer = Vec::with_capacity(usize::from(MOST_OVER_UDP) + 1); // a longer one is seen to be longer
+    // one byte more shows that an answer is too long
+    let mut answer = Vec::with_capacity(usize::from(MOST_OVER_UDP) + 1);
     loop {
         answer.clear();
         socket.recv_buf(&mut answer).await?;
@@ -111,11 +112,12 @@ async fn over_tcp(
     let answer = read_message(&mut stream).await?;
     let knows = is_answer(&answer, asked, id);
     let knows =
-        knows.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an answer to another question"))?;
+        knows.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an answer to another query"))?;
     Ok((answer, knows))
 }
 
-/// Whether a message answers this question, and if so, whether with knowledge. A refusal may leave the question out.
+/// Whether a message answers this query, and if so, whether the server knows an answer. A refusal may lack the question
+/// section.
 fn is_answer(message: &[u8], asked: &ReceivedQuery, id: u16) -> Option<bool> {
     let mut decoder = BinDecoder::new(message);
     let Header { metadata, counts } = Header::read(&mut decoder).ok()?;
@@ -131,7 +133,7 @@ fn is_answer(message: &[u8], asked: &ReceivedQuery, id: u16) -> Option<bool> {
     repeats.then_some(knows)
 }
 
-/// RFC 1035, 4.2.2: behind its length.
+/// Reads a message after its length (RFC 1035, section 4.2.2).
 pub(super) async fn read_message(stream: &mut pillion_base::net::Stream) -> io::Result<Vec<u8>> {
     let length = stream.read_u16().await?;
     let mut message = vec![0; length.into()];
@@ -139,7 +141,7 @@ pub(super) async fn read_message(stream: &mut pillion_base::net::Stream) -> io::
     Ok(message)
 }
 
-/// In one piece: some servers read the length alone and wait.
+/// Writes length and message in one piece: some servers read only the length and wait.
 pub(super) async fn write_message(stream: &mut pillion_base::net::Stream, message: &[u8]) -> io::Result<()> {
     let length =
         u16::try_from(message.len()).map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;

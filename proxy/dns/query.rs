@@ -1,4 +1,4 @@
-//! A question as it came, or the refusal that it gets. Pure.
+//! Reads a query, or gives the refusal to send. Pure.
 
 use hickory_resolver::proto::op::{Edns, Header, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::rdata::opt::EdnsCode;
@@ -9,10 +9,10 @@ use super::answer;
 use super::cache::Key;
 use pillion_sidecar::state::ServiceAddresses;
 
-/// Largest answer over UDP, whatever the client would take: as BIND; larger ones come by TCP.
+/// The largest answer over UDP, even if the client accepts more (BIND's limit). Larger answers go over TCP.
 pub(super) const MOST_OVER_UDP: u16 = 4096;
 
-/// Records behind a question: EDNS and a signature are two.
+/// Records after the question section; EDNS and a signature are two.
 const MOST_ADDITIONALS: u16 = 8;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,7 +35,7 @@ pub(super) struct ReceivedQuery {
 
 impl ReceivedQuery {
     /// # Errors
-    /// What cannot be answered, with the refusal to send; without one where nobody asked.
+    /// The message cannot be answered. The error is the refusal to send, or `None` if the message gets no answer.
     pub(super) fn read(bytes: &[u8], over: Over) -> Result<Self, Option<Vec<u8>>> {
         let Ok(Header { metadata, counts }) = Header::read(&mut BinDecoder::new(bytes)) else {
             return Err(None);
@@ -54,7 +54,8 @@ impl ReceivedQuery {
         let Ok(mut message) = Message::from_vec(bytes) else { return refuse(ResponseCode::FormErr) };
         let Some(question) = message.queries.pop() else { return refuse(ResponseCode::FormErr) };
         if matches!(question.query_type(), RecordType::AXFR | RecordType::IXFR) {
-            return refuse(ResponseCode::Refused); // answered with many messages, by a zone's own servers
+            // zone transfers need several messages, and only a zone's own servers answer them
+            return refuse(ResponseCode::Refused);
         }
         let asked = Self {
             id: metadata.id,
@@ -71,7 +72,8 @@ impl ReceivedQuery {
         }
     }
 
-    /// As names of services are known: in lower case, without a dot at its end. `None`: no service can have it.
+    /// The name in the form of service names: lower case, without a trailing dot. `None`: no service can have this
+    /// name.
     pub(super) fn name(&self) -> Option<String> {
         if self.question.query_class() != DNSClass::IN {
             return None;
@@ -90,7 +92,7 @@ impl ReceivedQuery {
         Some(name)
     }
 
-    /// What answers are remembered by; `None`: the answer is for this client alone.
+    /// The key under which the answer is cached. `None`: the answer is for this client only.
     pub(super) fn key(&self) -> Option<Key> {
         let is_personal = self.edns.as_ref().is_some_and(|edns| edns.option(EdnsCode::Subnet).is_some());
         (self.recursion_desired && !is_personal).then(|| Key {
@@ -105,7 +107,7 @@ impl ReceivedQuery {
         self.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok)
     }
 
-    /// Bytes that an answer may have.
+    /// The most bytes that the answer may have.
     pub(super) fn room(&self) -> usize {
         const PLAIN: u16 = 512;
         match self.over {
@@ -117,8 +119,8 @@ impl ReceivedQuery {
     }
 }
 
-/// Reads a message as a client's question and as a name server's answer, and writes every kind of answer to it. For the
-/// fuzz target: whatever the bytes are, this returns.
+/// Reads a message as a client's query and as a name server's answer, and writes every kind of answer to it. For the
+/// fuzz target: it returns for any bytes.
 pub(crate) fn survive(message: &[u8]) {
     let known = ServiceAddresses { v4: vec![[10, 96, 0, 10].into()], v6: Vec::new(), is_virtual: true };
     for over in [Over::Udp, Over::Tcp] {
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_question_is_refused_by_its_code_or_not_answered() {
+    fn a_message_that_is_not_a_query_is_refused_with_a_code_or_not_answered() {
         let with = |change: fn(&mut Message)| {
             let mut message = query("orders.", RecordType::A);
             change(&mut message);
@@ -203,20 +205,20 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_that_of_a_service_in_any_case_and_in_the_internet_alone() {
+    fn service_names_ignore_case_and_exist_only_in_class_in() {
         assert_eq!(read(&query("Orders.SHOP.", RecordType::A)).name().as_deref(), Some("orders.shop"));
         assert_eq!(read(&query(".", RecordType::A)).name().as_deref(), Some(""));
         let dotted = Name::from_labels([&b"orders.shop"[..]]).unwrap();
         let mut message = query(".", RecordType::A);
         message.queries[0].set_name(dotted);
-        assert_eq!(read(&message).name(), None, "one label is not two");
+        assert_eq!(read(&message).name(), None, "a dot within a label does not separate labels");
         let mut message = query("orders.", RecordType::A);
         message.queries[0].set_query_class(DNSClass::CH);
         assert_eq!(read(&message).name(), None);
     }
 
     #[test]
-    fn an_answer_is_for_others_unless_it_is_for_a_subnet_or_not_recursive() {
+    fn an_answer_is_shared_unless_it_is_for_a_subnet_or_not_recursive() {
         let plain = query("a.", RecordType::A);
         let same = read(&query("A.", RecordType::A)).key();
         assert!(read(&plain).key().is_some());
@@ -238,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_has_the_room_that_the_client_gives_it() {
+    fn an_answer_has_at_most_the_size_that_the_client_accepts() {
         for (payload, over, expected) in [
             (None, Over::Udp, 512),
             (Some(100), Over::Udp, 512),
@@ -257,7 +259,7 @@ mod tests {
         }
     }
 
-    /// A query and an answer with everything in them that is read.
+    /// A query and an answer that contain everything that is read.
     fn seeds() -> [Vec<u8>; 2] {
         let mut message = query("orders.shop.svc.cluster.local.", RecordType::A);
         let mut edns = Edns::new();

@@ -1,4 +1,4 @@
-//! The sockets of the DNS proxy: UDP, and TCP with several questions to a connection (RFC 7766).
+//! The sockets of the DNS proxy: UDP, and TCP with several queries on a connection (RFC 7766).
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,16 +16,17 @@ use pillion_base::accept::{Acceptor, accept};
 use pillion_base::net::own::is_from_this_host;
 use pillion_base::net::{Bound, Stream};
 
-/// Open at once; a client needs one, and none for what fits into a datagram. Beyond it a connection waits.
+/// Open connections at once. A client needs one, and none for answers that fit into a datagram. A connection beyond
+/// this number waits.
 const CONNECTIONS: usize = 64;
 
-/// Without a question: RFC 7766, 6.2.3 asks for a few seconds.
+/// How long a connection may be idle. RFC 7766, section 6.2.3, recommends a few seconds.
 const IDLE: Duration = Duration::from_secs(10);
 
-/// After an error of the socket, which is not a client's.
+/// The pause after an error of the socket, which no client causes.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A bound address on its way to the thread that serves it.
+/// A bound address that is sent to the DNS thread.
 pub(crate) struct DnsPort {
     pub(crate) id: u64,
     /// `None`: the network has no datagrams.
@@ -53,9 +54,10 @@ fn serve(port: DnsPort, dns: &Arc<Dns>, connections: &Arc<Semaphore>, closed: on
     let dns = dns.clone();
     tokio::spawn(async move {
         let ended = async { drop(closed.await) };
-        tokio::select! { // questions that wait for an answer have tasks of their own; what nobody took yet is asked again
+        // queries in progress have their own tasks; a query that was not read yet is sent again by its client
+        tokio::select! {
             listener = accept(tcp, ended, &mut clients) => drop(listener),
-            () = datagrams(udp, &dns) => {} // it does not wait for what TCP may be short of
+            () = datagrams(udp, &dns) => {} // UDP does not wait if TCP is short of descriptors
         }
     });
 }
@@ -69,7 +71,7 @@ async fn datagrams(socket: Option<UdpSocket>, dns: &Arc<Dns>) {
             Ok((_, from)) if is_from_this_host(from.ip(), None) => {
                 datagram(&socket, dns, &message, from).await
             }
-            Ok((_, from)) => tracing::debug!(%from, "a question from another host is not answered"),
+            Ok((_, from)) => tracing::debug!(%from, "a query from another host is not answered"),
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
@@ -78,7 +80,7 @@ async fn datagrams(socket: Option<UdpSocket>, dns: &Arc<Dns>) {
 async fn datagram(socket: &Arc<UdpSocket>, dns: &Arc<Dns>, message: &[u8], from: SocketAddr) {
     match dns.look(message, Over::Udp) {
         Look::Nothing => {}
-        Look::Answer(answer) => drop(socket.send_to(&answer, from).await), // who does not hear it asks again
+        Look::Answer(answer) => drop(socket.send_to(&answer, from).await), // a client without an answer asks again
         Look::Ask(asked, permit) => {
             let (socket, dns, message) = (socket.clone(), dns.clone(), message.to_vec());
             tokio::spawn(async move {
@@ -90,11 +92,11 @@ async fn datagram(socket: &Arc<UdpSocket>, dns: &Arc<Dns>, message: &[u8], from:
     }
 }
 
-/// What takes the connections of a port.
+/// Accepts the connections of a port.
 struct Clients {
     dns: Arc<Dns>,
     connections: Arc<Semaphore>,
-    /// The permit of the connection that comes next.
+    /// The permit of the next connection.
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -117,7 +119,7 @@ impl Acceptor for Clients {
     }
 }
 
-/// One question after the other, until there is none for a while or what comes is none.
+/// Answers one query after another, until the connection is idle for too long or a message is not a query.
 async fn connection(mut stream: Stream, dns: &Dns) {
     while let Ok(Ok(message)) = timeout(IDLE, read_message(&mut stream)).await {
         let Some(answer) = Box::pin(dns.answer(&message, Over::Tcp)).await else { return };

@@ -1,4 +1,4 @@
-//! The DNS proxy before a real name server, on real sockets.
+//! The DNS proxy with a real name server, on real sockets.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::*;
 use pillion_base::net::own::OwnListeners;
 use pillion_upstream::discovery::testing::{DnsServer, Folder, Script};
 
-/// One that asks `servers`, and knows `orders` and `web`.
+/// A DNS proxy that asks `servers`, and knows the services `orders` and `web`.
 fn proxy(servers: NameServers) -> Arc<Dns> {
     let yaml = "admin: { listen: 127.0.0.1:0 }\ninbound: off\ndns: { upstream: 192.0.2.1 }\nservices:\n  \
                 orders: { endpoints: [10.0.0.1:80], addresses: [10.96.0.10] }\n  web: { endpoints: [10.0.0.1:80] }\n";
@@ -44,7 +44,7 @@ async fn tell(dns: &Dns, question: &Message, over: Over) -> Message {
     answer
 }
 
-/// Its code and its addresses.
+/// The response code and the addresses.
 async fn ask(dns: &Dns, name: &str, over: Over) -> (ResponseCode, Vec<String>) {
     let answer = tell(dns, &query(name, RecordType::A), over).await;
     let addresses = answer.answers.iter().filter_map(|record| record.data.ip_addr());
@@ -63,13 +63,13 @@ fn counted(dns: &Dns, outcome: DnsOutcome) -> u64 {
     dns.metrics.dns_queries(outcome).get()
 }
 
-/// Where nobody is.
+/// An address at which no server listens.
 async fn nobody() -> SocketAddr {
     tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
 #[tokio::test]
-async fn names_of_services_are_answered_without_asking_anybody() {
+async fn names_of_services_are_answered_without_a_name_server() {
     let server = DnsServer::start().await;
     server.say("orders.", &records("192.0.2.1"));
     let dns = proxy(list(&[server.address]));
@@ -82,7 +82,7 @@ async fn names_of_services_are_answered_without_asking_anybody() {
 }
 
 #[tokio::test]
-async fn other_names_are_asked_for_once_while_their_answers_live() {
+async fn other_names_are_asked_for_once_while_their_answers_are_cached() {
     let server = DnsServer::start().await;
     server.say("a.test.", &records("192.0.2.1"));
     let dns = proxy(list(&[server.address]));
@@ -94,7 +94,7 @@ async fn other_names_are_asked_for_once_while_their_answers_live() {
 }
 
 #[tokio::test]
-async fn equal_questions_at_once_are_asked_once() {
+async fn equal_queries_at_once_are_sent_once() {
     let server = DnsServer::start().await;
     server.say("a.test.", &records("192.0.2.1"));
     let dns = proxy(list(&[server.address]));
@@ -106,11 +106,11 @@ async fn equal_questions_at_once_are_asked_once() {
         assert_eq!(question.await.unwrap(), found("192.0.2.1"));
     }
     assert_eq!(server.asked(), ["A a.test."]);
-    assert!(dns.asking.lock().is_empty(), "and nobody is waited for any more");
+    assert!(dns.asking.lock().is_empty(), "no query is in progress any more");
 }
 
 #[tokio::test]
-async fn failures_are_passed_on_and_not_remembered() {
+async fn failures_are_passed_on_and_not_cached() {
     let server = DnsServer::start().await;
     server.say("broken.test.", &Script::Code(ResponseCode::ServFail));
     let dns = proxy(list(&[server.address]));
@@ -119,14 +119,14 @@ async fn failures_are_passed_on_and_not_remembered() {
         assert_eq!(
             ask(&dns, "gone.test.", Over::Udp).await.0,
             ResponseCode::NXDomain,
-            "no SOA says for how long"
+            "without an SOA record the answer is not cached"
         );
     }
     assert_eq!(server.asked().len(), 4);
 }
 
 #[tokio::test]
-async fn the_next_server_is_asked_when_one_is_not_there_or_does_not_know() {
+async fn the_next_server_is_asked_if_one_is_down_or_knows_no_answer() {
     let [first, second] = [DnsServer::start().await, DnsServer::start().await];
     first.say("a.test.", &Script::Code(ResponseCode::Refused));
     second.say("a.test.", &records("192.0.2.2"));
@@ -139,13 +139,13 @@ async fn the_next_server_is_asked_when_one_is_not_there_or_does_not_know() {
         assert_eq!(
             ask(&dns, "b.test.", over).await.0,
             ResponseCode::Refused,
-            "the first that said something"
+            "the first server that responded"
         );
     }
 }
 
 #[tokio::test]
-async fn nobody_to_answer_is_a_failure_that_says_so() {
+async fn without_a_server_that_responds_the_answer_is_a_failure_with_the_reason() {
     let nobody = nobody().await;
     let dns = proxy(list(&[nobody]));
     let mut question = query("a.test.", RecordType::A);
@@ -161,7 +161,7 @@ async fn nobody_to_answer_is_a_failure_that_says_so() {
 }
 
 #[tokio::test]
-async fn what_is_cut_over_udp_is_whole_over_tcp() {
+async fn an_answer_that_is_truncated_over_udp_is_complete_over_tcp() {
     let server = DnsServer::start().await;
     server.say("large.test.", &Script::Truncated(vec!["192.0.2.1".parse().unwrap()]));
     let dns = proxy(list(&[server.address]));
@@ -171,24 +171,28 @@ async fn what_is_cut_over_udp_is_whole_over_tcp() {
     assert_eq!(
         ask(&dns, "large.test.", Over::Udp).await,
         found("192.0.2.1"),
-        "small enough: told from memory"
+        "small enough for UDP: answered from the cache"
     );
 }
 
 #[tokio::test]
-async fn past_the_bound_of_questions_in_flight_the_answer_is_a_failure_at_once() {
+async fn beyond_the_limit_of_queries_in_flight_the_answer_is_a_failure_at_once() {
     let server = DnsServer::start().await;
     server.say("a.test.", &records("192.0.2.1"));
     let dns = proxy(list(&[server.address]));
     let all = dns.room.clone().acquire_many_owned(IN_FLIGHT.try_into().unwrap()).await.unwrap();
     assert_eq!(ask(&dns, "a.test.", Over::Udp).await.0, ResponseCode::ServFail);
-    assert_eq!(ask(&dns, "web.", Over::Udp).await, found("240.240.233.59"), "which takes no room");
+    assert_eq!(
+        ask(&dns, "web.", Over::Udp).await,
+        found("240.240.233.59"),
+        "the name of a service needs no name server"
+    );
     drop(all);
     assert_eq!(ask(&dns, "a.test.", Over::Udp).await, found("192.0.2.1"));
 }
 
 #[tokio::test]
-async fn other_servers_mean_other_answers() {
+async fn new_name_servers_empty_the_cache() {
     let [first, second] = [DnsServer::start().await, DnsServer::start().await];
     first.say("a.test.", &records("192.0.2.1"));
     second.say("a.test.", &records("192.0.2.2"));
@@ -196,13 +200,13 @@ async fn other_servers_mean_other_answers() {
     assert_eq!(ask(&dns, "a.test.", Over::Udp).await, found("192.0.2.1"));
     dns.use_upstream(Some(upstream(list(&[first.address]))));
     assert_eq!(ask(&dns, "a.test.", Over::Udp).await, found("192.0.2.1"));
-    assert_eq!(first.asked().len(), 1, "the same servers: what they said is still true");
+    assert_eq!(first.asked().len(), 1, "the servers are the same, so the cache is kept");
     dns.use_upstream(Some(upstream(list(&[second.address]))));
     assert_eq!(ask(&dns, "a.test.", Over::Udp).await, found("192.0.2.2"));
 }
 
 #[test]
-fn a_file_of_name_servers_is_followed_and_never_into_a_loop() {
+fn a_file_of_name_servers_is_read_again_after_changes_and_loops_are_refused() {
     let folder = Folder::new();
     let path = folder.0.join("resolv.conf");
     let write = |text: &str| std::fs::write(&path, text).unwrap();
@@ -233,7 +237,7 @@ fn a_file_of_name_servers_is_followed_and_never_into_a_loop() {
     for bad in ["", "nameserver 127.0.0.1\n"] {
         write(bad);
         assert!(!look(&mut upstream));
-        assert_eq!(**upstream.servers(), all, "those known before are kept");
+        assert_eq!(**upstream.servers(), all, "the former servers are kept");
     }
     write("nameserver 10.96.0.10\nnameserver 10.96.0.11\n");
     assert!(look(&mut upstream));

@@ -1,4 +1,4 @@
-//! Whom to ask: name servers as the configuration lists them, or as a file does that may change at any time.
+//! The name servers: those that the configuration lists, or those of a file that may change at any time.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -14,31 +14,31 @@ use tokio::time::Instant;
 use pillion_base::net::own::OwnListeners;
 use pillion_tls::files::{Content, Looked};
 
-/// Bytes that are read of the file: 64 KiB is a thousand search domains.
+/// The most bytes that are read of the file: 64 KiB hold a thousand search domains.
 const LONGEST: u64 = 64 * 1024;
 
-/// Servers of the file that are asked, as glibc.
+/// The most servers of the file that are asked; glibc has the same limit.
 const MOST_SERVERS: usize = 3;
 
-/// What one server has for an answer, within what a client waits (glibc's 5 s): there must be time for the next one.
+/// How long one server may take. Clients wait 5 s (glibc's default), and the next server needs some of that time.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Rounds through the servers.
+/// The most rounds through all servers.
 const MOST_ATTEMPTS: usize = 3;
 
-/// The file is looked at when there is something to ask, and no more often than this.
+/// The file is checked when there is a query to forward, and not more often than this.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// This system's own.
+/// The file of this system.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DNS_PORT: u16 = 53;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Servers {
-    /// In the order in which they are asked; never empty.
+    /// The servers in the order in which they are asked. Never empty.
     pub(crate) all: Vec<SocketAddr>,
-    /// For one of them.
+    /// How long one server may take.
     pub(crate) timeout: Duration,
     pub(crate) attempts: usize,
 }
@@ -56,7 +56,7 @@ pub(crate) enum UpstreamError {
 #[derive(Debug)]
 pub(crate) struct Upstream {
     servers: Arc<Servers>,
-    /// `None`: the configuration lists them.
+    /// `None`: the configuration lists the servers.
     file: Option<Followed>,
 }
 
@@ -70,10 +70,10 @@ struct Followed {
 }
 
 impl Upstream {
-    /// `own`: where the DNS proxy listens.
+    /// `own` are the addresses on which the DNS proxy listens.
     ///
     /// # Errors
-    /// A file that names nobody to ask, or a server that is the DNS proxy itself.
+    /// The file names no server, or a server is the DNS proxy itself.
     pub(crate) fn new(of: &NameServers, own: OwnListeners, now: SystemTime) -> Result<Self, UpstreamError> {
         match of {
             NameServers::List(all) => {
@@ -83,7 +83,7 @@ impl Upstream {
             }
             NameServers::File(path) => {
                 let mut looked = Looked::new(path, LONGEST);
-                let content = looked.look(now); // before it is read: what is written in between is read again
+                let content = looked.look(now); // looked at before it is read, so that a later write is noticed
                 let servers = Arc::new(of_file(path, &own)?);
                 let file = Followed { path: path.clone(), looked, content, looked_at: None, own };
                 Ok(Self { servers, file: Some(file) })
@@ -95,7 +95,7 @@ impl Upstream {
         &self.servers
     }
 
-    /// Whether the file says something else now. What cannot be used is told once, and those known before are kept.
+    /// Whether the file has new servers. A file that cannot be used is logged once, and the former servers are kept.
     pub(crate) fn look(&mut self, at: Instant, now: SystemTime) -> bool {
         let Some(file) = &mut self.file else { return false };
         if file.looked_at.is_some_and(|last| at.duration_since(last) < LOOK_EVERY) {
@@ -109,14 +109,14 @@ impl Upstream {
         match of_file(&file.path, &file.own) {
             Ok(servers) if servers == *self.servers => false,
             Ok(servers) => {
-                tracing::info!(file = %file.path.display(), servers = ?servers.all, "other name servers");
+                tracing::info!(file = %file.path.display(), servers = ?servers.all, "name servers have changed");
                 self.servers = Arc::new(servers);
                 true
             }
             Err(why) => {
                 tracing::warn!(
                     error = &why as &dyn std::error::Error,
-                    "keeping the name servers known before"
+                    "the file cannot be used; the former name servers stay in use"
                 );
                 false
             }
@@ -132,7 +132,7 @@ fn of_file(path: &Path, own: &OwnListeners) -> Result<Servers, UpstreamError> {
 }
 
 /// # Errors
-/// One of the servers is an own listener.
+/// One of the servers is a listener of the DNS proxy.
 pub(crate) fn refuse_loop(
     from: &str,
     servers: &[SocketAddr],
@@ -144,7 +144,7 @@ pub(crate) fn refuse_loop(
     }
 }
 
-/// Whom the sidecar's own resolver asks. Nobody, where the file cannot be used.
+/// The servers of the sidecar's own resolver; empty if the file cannot be used.
 pub(crate) fn system_servers() -> Vec<SocketAddr> {
     let servers = read(Path::new(RESOLV_CONF)).ok().and_then(|text| parse(&text).ok());
     servers.map_or_else(Vec::new, |servers| servers.all)

@@ -1,7 +1,7 @@
-//! Somebody who needs orders, so many times a second, and counts how that goes.
+//! The demo's client: it requests orders at a fixed rate and counts the results.
 //!
-//! Open loop: requests fall due by the clock, not by the answer before. One that has to wait for a free
-//! connection is late, and its latency says so.
+//! The load is open loop: requests are due at fixed times and do not wait for the previous response. If a request must
+//! wait for a free connection, the waiting time is part of its latency.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use super::client::Client;
 use super::latencies::Latencies;
 
-/// All that the caller knows of the service: its name.
+/// The name of the service, which is all that the caller knows of it.
 const SERVICE: &str = "orders";
 
 pub(crate) struct Caller {
@@ -25,18 +25,18 @@ pub(crate) struct Caller {
     connections: JoinSet<()>,
 }
 
-/// What came of some time of calling.
+/// The results of some time.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tally {
-    /// With 200.
+    /// Requests answered with 200.
     pub(crate) answered: u64,
     pub(crate) failed: u64,
     pub(crate) first_failure: Option<String>,
-    /// The latencies of all requests, failed ones too.
+    /// The latencies of all requests, with those of failed ones.
     pub(crate) latencies: Latencies,
 }
 
-/// What the connections share.
+/// The state that the connections share.
 struct Round {
     to: SocketAddr,
     began: Instant,
@@ -47,8 +47,8 @@ struct Round {
 }
 
 impl Caller {
-    /// Calls `rate` times a second over so many keep-alive connections, until it is stopped. As many requests
-    /// are in flight at most.
+    /// Sends `rate` requests a second over this number of keep-alive connections, until it is stopped. The number of
+    /// connections is also the most requests in flight.
     pub(crate) fn start(to: SocketAddr, rate: u32, connections: usize) -> Self {
         let round = Arc::new(Round {
             to,
@@ -63,12 +63,12 @@ impl Caller {
         Self { round, connections: tasks }
     }
 
-    /// What was counted since the last time.
+    /// The counts since the last call.
     pub(crate) fn take(&self) -> Tally {
         std::mem::take(&mut *self.round.tally.lock())
     }
 
-    /// Ends the calling once what is in flight is answered, and gives the rest of the count.
+    /// Stops once the requests in flight are answered, and returns the remaining counts.
     pub(crate) async fn stop(mut self) -> Tally {
         self.round.is_over.store(true, Relaxed);
         while self.connections.join_next().await.is_some() {}
@@ -77,7 +77,7 @@ impl Caller {
 }
 
 impl Round {
-    /// One connection's work: the next request that is due, again and again.
+    /// The work of one connection: it sends the next due request, again and again.
     async fn call(self: Arc<Self>) {
         let mut client = None;
         loop {
@@ -90,8 +90,8 @@ impl Round {
         }
     }
 
-    /// When the request began: when it was due, had there been a free connection. One that was waited for
-    /// begins when the timer fires, whose lateness (up to 1 ms) is not the mesh's.
+    /// The start of the request: the time at which it was due, if it had to wait for a free connection. If it did not,
+    /// it starts when the timer fires, because the timer's delay (up to 1 ms) is not caused by the mesh.
     async fn next_is_due(&self) -> Instant {
         let nth = self.next.fetch_add(1, Relaxed);
         let due = self.began + Duration::from_nanos(nth.saturating_mul(self.interval_nanos));
@@ -103,7 +103,7 @@ impl Round {
     }
 }
 
-/// One order, on the connection there is; a broken one is left for the next to replace.
+/// Sends one request on the existing connection. A broken connection is replaced by the next request.
 async fn order(client: &mut Option<Client>, to: SocketAddr) -> anyhow::Result<()> {
     let mut connected = match client.take() {
         Some(connected) => connected,
@@ -134,7 +134,7 @@ impl Tally {
         }
     }
 
-    /// `later` comes after what is counted here.
+    /// `later` has the results after those counted here.
     pub(crate) fn add(&mut self, later: &Self) {
         self.answered += later.answered;
         self.failed += later.failed;
@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_failure_is_the_one_remembered() {
+    fn the_first_failure_is_kept() {
         let (mut whole, mut second) = (Tally::default(), Tally::default());
         second.count(Duration::from_millis(1), Err(anyhow!("first")));
         second.count(Duration::from_millis(1), Err(anyhow!("second")));
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_not_200_tells_what_the_sidecar_said_of_it() {
+    fn a_failure_has_the_reason_that_the_sidecar_gave() {
         let mut answer = Response::new(());
         assert!(judge(&answer).is_ok());
         *answer.status_mut() = http::StatusCode::BAD_GATEWAY;
@@ -172,9 +172,9 @@ mod tests {
         assert_eq!(told, "502 Bad Gateway pillion; error=x");
     }
 
-    /// Nobody listens: every request fails, none is forgotten, and the pace is kept.
+    /// No server listens: every request fails, all are counted, and the rate is kept.
     #[tokio::test]
-    async fn who_reaches_nobody_counts_failures_at_the_same_rate() {
+    async fn a_caller_without_a_server_counts_failures_at_the_same_rate() {
         let nobody = SocketAddr::from(([127, 0, 0, 1], 1)); // tcpmux; where it is in use the answer is no HTTP
         let caller = Caller::start(nobody, 1000, 2);
         while caller.round.tally.lock().failed < 5 {

@@ -1,4 +1,4 @@
-//! A plain HTTP/1.1 client on one keep-alive connection; it has never heard of sidecars.
+//! A plain HTTP/1.1 client on one keep-alive connection. It knows nothing of sidecars.
 
 use std::net::SocketAddr;
 
@@ -13,26 +13,26 @@ use tokio::task::JoinSet;
 
 pub(crate) struct Client {
     send: SendRequest<Empty<Bytes>>,
-    /// Moves the connection's bytes; ends with it.
+    /// The task that moves the connection's bytes. It ends with the client.
     _driver: JoinSet<()>,
 }
 
 impl Client {
     /// # Errors
-    /// Nobody listens at `to`.
+    /// No server listens at `to`.
     pub(crate) async fn connect(to: SocketAddr) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(to).await?;
         stream.set_nodelay(true)?;
         let (send, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let mut driver = JoinSet::new();
-        driver.spawn(async move { drop(connection.await) }); // a failure is told to the request it fails
+        driver.spawn(async move { drop(connection.await) }); // the request that fails gets the error
         Ok(Self { send, _driver: driver })
     }
 
-    /// The whole answer.
+    /// Sends a request and returns the complete response.
     ///
     /// # Errors
-    /// The connection broke; it is of no further use.
+    /// The connection broke and cannot be used again.
     pub(crate) async fn get(&mut self, host: &str, path: &str) -> anyhow::Result<Response<Bytes>> {
         self.send.ready().await?;
         let request = Request::get(path).header(HOST, host).body(Empty::new())?;

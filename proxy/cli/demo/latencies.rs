@@ -1,13 +1,14 @@
-//! How long answers took: counts in buckets that are never more than a thirty-second wide of the truth.
+//! Latencies as counts in buckets, each at most 1/32 wider than its lower bound.
 //!
-//! Fixed in size whatever the demo's length: exact below 32 µs, then 32 buckets for each power of two.
+//! The size is fixed, however long the demo runs: buckets are exact below 32 µs, and there are 32 for each power of
+//! two.
 
 use std::time::Duration;
 
-/// As a power of two: 32 buckets each.
+/// The number of buckets for each power of two, as a power of two: 32.
 const STEP_BITS: u32 = 5;
 const STEPS: usize = 1 << STEP_BITS;
-/// 2^27 µs, two minutes and more: far beyond every timeout of the demo. What is slower counts as this slow.
+/// 2^27 µs are more than two minutes, far more than every timeout of the demo. Longer latencies count as this long.
 const TOP_BITS: u32 = 27;
 const BUCKETS: usize = (TOP_BITS - STEP_BITS + 1) as usize * STEPS;
 
@@ -37,7 +38,8 @@ impl Latencies {
         self.total += other.total;
     }
 
-    /// What `share` (0 to 1) of the answers did not exceed; zero where there are none. At most 1/32 too long.
+    /// The latency that `share` (0 to 1) of the responses did not exceed, at most 1/32 too long. Zero if there are no
+    /// responses.
     pub(crate) fn percentile(&self, share: f64) -> Duration {
         let rank = ((self.total as f64 * share).ceil() as u64).max(1);
         let mut seen = 0;
@@ -54,7 +56,7 @@ fn bucket(micros: u64) -> usize {
     shift as usize * STEPS + (micros >> shift) as usize
 }
 
-/// The inverse: what of `bucket` lasted longest.
+/// The longest latency that counts in `bucket`.
 const fn longest_in(bucket: usize) -> u64 {
     let shift = (bucket / STEPS).saturating_sub(1);
     (((bucket - shift * STEPS + 1) as u64) << shift) - 1
@@ -67,12 +69,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_took_no_time() {
+    fn without_responses_every_percentile_is_zero() {
         assert_eq!(Latencies::default().percentile(0.99), Duration::ZERO);
     }
 
     #[test]
-    fn one_slow_answer_in_a_hundred_is_beyond_the_99th() {
+    fn one_slow_response_in_a_hundred_is_beyond_the_99th_percentile() {
         let mut latencies = Latencies::default();
         (0..99).for_each(|_| latencies.record(Duration::from_micros(20)));
         latencies.record(Duration::from_secs(3600));
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn two_seconds_make_one_whole() {
+    fn two_tallies_are_added() {
         let (mut one, mut two) = (Latencies::default(), Latencies::default());
         one.record(Duration::from_micros(5));
         two.record(Duration::from_micros(25));
@@ -92,7 +94,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_answer_is_told_faster_or_more_than_a_thirty_second_slower(micros in 0..1u64 << TOP_BITS) {
+        fn a_latency_is_reported_at_most_one_thirty_second_too_long(micros in 0..1u64 << TOP_BITS) {
             let told = longest_in(bucket(micros));
             prop_assert!(told >= micros && told - micros <= micros / 32, "{micros} told as {told}");
         }

@@ -1,6 +1,6 @@
 //! The demo's mesh: a CA, three replicas, a sidecar for each and one for the caller, all on loopback.
 //!
-//! The sidecars run on configuration text like a user's own; only their certificates stay in memory.
+//! The sidecars run on configuration texts like those of a user; only their certificates stay in memory.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,21 +16,21 @@ use super::schedule::{Mood, Schedule, Spell};
 use crate::app::{App, Running};
 use pillion_tls::identity::issue::Ca;
 
-/// The last one is the flaky one.
+/// The last replica is the flaky one.
 pub(crate) const REPLICAS: [&str; 3] = ["orders-1", "orders-2", "orders-3"];
 
-/// A year: no demo outlives its certificates.
+/// A year, so that the certificates outlive every demo.
 const TTL: Duration = Duration::from_secs(365 * 24 * 3600);
 
 const TRUST_DOMAIN: &str = "cluster.local";
 
-/// Lives until it is dropped; its sidecars until the process ends.
+/// The replicas end when this is dropped; the sidecars run until the process ends.
 pub(crate) struct Mesh {
-    /// This and the two below are addresses of the caller's sidecar.
+    /// The addresses of the caller's sidecar: this one and the next two.
     pub(crate) outbound: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) metrics: SocketAddr,
-    /// What the sidecars run on: a title, and the text of the file.
+    /// The configurations of the sidecars: a title and the text of the file.
     pub(crate) configurations: Vec<(String, String)>,
     sidecars: Vec<Running>,
     mood: watch::Receiver<Mood>,
@@ -38,10 +38,10 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    /// Starts everything; the last replica lives by `schedule`. Must be called on a runtime.
+    /// Starts everything. The last replica follows `schedule`. Must be called on a runtime.
     ///
     /// # Errors
-    /// No free port, thread or descriptor.
+    /// There is no free port, thread or descriptor.
     pub(crate) fn start(schedule: Schedule) -> anyhow::Result<Self> {
         let mut building = Building::new()?;
         let [steady, too, flaky] = REPLICAS;
@@ -51,7 +51,7 @@ impl Mesh {
         building.caller(mood)
     }
 
-    /// The flaky replica's mood.
+    /// The current state of the flaky replica.
     pub(crate) fn mood(&self) -> Mood {
         *self.mood.borrow()
     }
@@ -61,7 +61,7 @@ impl Mesh {
     }
 }
 
-/// What there is of a mesh while it grows, from the replicas towards the caller.
+/// The parts of a mesh while it is built, from the replicas to the caller.
 struct Building {
     ca: Ca,
     endpoints: Vec<SocketAddr>,
@@ -81,7 +81,7 @@ impl Building {
         })
     }
 
-    /// A replica and the sidecar beside it; gives the replica's mood.
+    /// Starts a replica and its sidecar. Returns the state of the replica.
     fn replica(
         &mut self,
         name: &'static str,
@@ -90,7 +90,7 @@ impl Building {
         let replica = Replica::open(name).with_context(|| format!("{name} cannot listen"))?;
         let (address, mood) = (replica.address(), replica.mood());
         self.replicas.spawn(async move {
-            let Err(error) = replica.live(spells).await; // it ends no other way
+            let Err(error) = replica.live(spells).await; // it never ends without an error
             tracing::warn!(%error, name, "a replica of the demo could not open its port again");
         });
         let sidecar = self.sidecar(&format!("{name}'s sidecar"), "orders", inbound(address))?;
@@ -109,7 +109,7 @@ impl Building {
         Ok(Mesh { outbound, admin, metrics, configurations, sidecars, mood, _replicas: replicas })
     }
 
-    /// As `pillion run -c FILE` would start it, with credentials of the service account `account`.
+    /// Starts a sidecar like `pillion run -c FILE`, with credentials of the service account `account`.
     fn sidecar(&mut self, title: &str, account: &str, text: String) -> anyhow::Result<Running> {
         let id: SpiffeId = format!("spiffe://{TRUST_DOMAIN}/ns/default/sa/{account}").parse()?;
         let credentials = self.ca.issue(&id, &[], TTL)?.credentials()?;
@@ -140,8 +140,8 @@ workers: 1
     )
 }
 
-/// Balanced by requests in flight, where the default goes by latency: that would avoid the flaky replica for
-/// half a minute after its first failure, and there would be little to see.
+/// Endpoints are chosen by requests in flight. The default, by latency, would avoid the flaky replica for half a minute
+/// after its first failure, and the demo would show little.
 fn outbound(endpoints: &[SocketAddr]) -> String {
     let endpoints: Vec<String> = endpoints.iter().map(|endpoint| format!("\"{endpoint}\"")).collect();
     format!(
@@ -153,7 +153,7 @@ services:
   orders:
     endpoints: [{}]
     tls: spiffe://{TRUST_DOMAIN}/ns/default/sa/orders
-    load_balancer: least_request         # the default soon learns to avoid a flaky replica: too dull for a demo
+    load_balancer: least_request         # the default would soon avoid the flaky replica
     outlier_detection: {{ base_ejection: 500ms }}      # for the same reason; the default is 30s
 admin: {{ listen: 127.0.0.1:0 }}
 metrics: {{ listen: 127.0.0.1:0 }}

@@ -1,6 +1,6 @@
-//! One replica of the app: answers in plain HTTP/1.1, or is in a mood.
+//! One replica of the application: it answers in plain HTTP/1.1, or fails.
 //!
-//! It stays ill as long as its schedule says, whatever is asked of it.
+//! It fails for as long as its schedule says, whatever requests it gets.
 
 use std::convert::Infallible;
 use std::io;
@@ -21,18 +21,18 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::schedule::{Mood, Spell};
 
-/// Connections that wait to be accepted; its sidecar makes only a few.
+/// Connections that wait to be accepted. The sidecar opens only a few.
 const BACKLOG: u32 = 128;
 
 pub(crate) struct Replica {
     name: Arc<str>,
     address: SocketAddr,
-    /// Keeps the port while the listener is closed: bound, never listening, so that connections are refused and
-    /// nobody else on the machine can take it.
+    /// Keeps the port while the listener is closed. This socket is bound and never listens, so that connections are
+    /// refused and no other program can take the port.
     _reserved: TcpSocket,
     mood: watch::Sender<Mood>,
     listener: Option<TcpListener>,
-    /// Open connections; all are cut when the door is closed.
+    /// The open connections. They are closed when the port is closed.
     connections: JoinSet<()>,
 }
 
@@ -55,21 +55,21 @@ impl Replica {
         self.address
     }
 
-    /// How it is, for those who want to tell.
+    /// Reports the replica's state.
     pub(crate) fn mood(&self) -> watch::Receiver<Mood> {
         self.mood.subscribe()
     }
 
-    /// Lives through `spells`, then stays well.
+    /// Goes through `spells`, then stays well.
     ///
     /// # Errors
-    /// Its port could not be opened again.
+    /// The port could not be opened again.
     pub(crate) async fn live(mut self, spells: impl Iterator<Item = Spell>) -> io::Result<Infallible> {
         let mut ends = Instant::now();
         for spell in spells {
             ends += spell.lasts;
             self.enter(spell.mood)?;
-            drop(timeout_at(ends, self.serve()).await); // serving ends only with the spell
+            drop(timeout_at(ends, self.serve()).await); // serving ends when the spell does
         }
         self.enter(Mood::Well)?;
         Ok(self.serve().await)
@@ -93,14 +93,15 @@ impl Replica {
                 Ok((stream, _)) => {
                     drop(self.connections.spawn(answer(stream, self.name.clone(), self.mood.subscribe())));
                 }
-                Err(_) => sleep(Duration::from_millis(100)).await, // out of descriptors: trying at once would spin
+                // there are no descriptors left; an immediate attempt would use all CPU time
+                Err(_) => sleep(Duration::from_millis(100)).await,
             }
-            while self.connections.try_join_next().is_some() {} // those that have ended
+            while self.connections.try_join_next().is_some() {} // removes connections that have ended
         }
     }
 }
 
-/// Both the reservation and the listener have SO_REUSEADDR: only so may they share the port.
+/// Reservation and listener both set SO_REUSEADDR, because otherwise they could not share the port.
 fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
@@ -117,16 +118,15 @@ async fn answer(stream: TcpStream, name: Arc<str>, mood: watch::Receiver<Mood>) 
         let answer = words(&name, *mood.borrow());
         async move { Ok::<_, Infallible>(answer) }
     });
-    drop(stream.set_nodelay(true)); // slower without, not wrong
-    drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await); // its peer's loss
+    drop(stream.set_nodelay(true)); // without it responses are slower, but correct
+    // an error concerns only this connection
+    drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
 }
 
 fn words(name: &str, mood: Mood) -> Response<Full<Bytes>> {
     let (status, words) = match mood {
-        Mood::Well => (StatusCode::OK, format!("your order is in good hands with {name}\n")),
-        Mood::Failing | Mood::Refusing => {
-            (StatusCode::SERVICE_UNAVAILABLE, format!("{name} is not feeling well\n"))
-        }
+        Mood::Well => (StatusCode::OK, format!("{name} has accepted your order\n")),
+        Mood::Failing | Mood::Refusing => (StatusCode::SERVICE_UNAVAILABLE, format!("{name} is failing\n")),
     };
     let mut answer = Response::new(Full::from(words));
     *answer.status_mut() = status;
@@ -146,19 +146,19 @@ mod tests {
         client?.get("orders", "/").await.ok().map(|answer| answer.status().as_u16())
     }
 
-    /// What a client gets on a new connection while the replica is in `mood`.
+    /// The status that a client gets on a new connection while the replica is in `mood`.
     async fn asked_when(replica: &mut Replica, mood: Mood) -> Option<u16> {
         replica.enter(mood).expect("the port is reserved");
         let address = replica.address();
         let asking = async { status(Client::connect(address).await.ok().as_mut()).await };
-        tokio::select! { // serving is taken up again with the next question
+        tokio::select! { // serving continues with the next request
             never = replica.serve() => match never {},
             status = asking => status,
         }
     }
 
     #[tokio::test]
-    async fn it_fails_refuses_and_is_well_again_at_the_same_address() {
+    async fn a_replica_fails_refuses_and_recovers_at_the_same_address() {
         let mut replica = replica();
         let story = [
             (Mood::Well, Some(200)),
@@ -173,19 +173,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_it_had_does_not_outlive_the_door() {
+    async fn open_connections_are_closed_together_with_the_port() {
         let mut replica = replica();
         let mut client = Client::connect(replica.address()).await.expect("it listens");
         let first = tokio::select! {
             never = replica.serve() => match never {},
             status = status(Some(&mut client)) => status,
         };
-        replica.enter(Mood::Refusing).expect("closing needs nothing");
+        replica.enter(Mood::Refusing).expect("closing cannot fail");
         assert_eq!((first, status(Some(&mut client)).await), (Some(200), None));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn its_moods_keep_to_the_schedule() {
+    async fn the_states_of_a_replica_follow_the_schedule() {
         let replica = replica();
         let (mut seen, began) = (replica.mood(), Instant::now());
         let spells = [(Mood::Failing, 3), (Mood::Refusing, 2), (Mood::Well, 5), (Mood::Failing, 1)]

@@ -1,24 +1,24 @@
-//! What the caller's sidecar tells of its own doings, read from `/metrics` as anybody else would.
+//! The retries and ejections of the caller's sidecar, read from `/metrics` as any scraper would read them.
 
 use std::net::SocketAddr;
 
 use super::client::Client;
 
-/// Since the start.
+/// Counts since the start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Reported {
-    /// Requests sent again.
+    /// Requests that were retried.
     pub(crate) retries: u64,
-    /// Times that an endpoint was taken out of the rotation.
+    /// Ejections of endpoints.
     pub(crate) ejections: u64,
 }
 
-/// Outcomes of requests that were sent again; the others tell why one was not.
+/// Outcomes of retries that were made. The other outcomes say why a retry was not made.
 const SENT_AGAIN: [&str; 3] = [r#"outcome="replaced""#, r#"outcome="succeeded""#, r#"outcome="failed""#];
 
 impl Reported {
     /// # Errors
-    /// Nobody answers at `metrics`.
+    /// No server answers at `metrics`.
     pub(crate) async fn by(metrics: SocketAddr) -> anyhow::Result<Self> {
         let answer = Client::connect(metrics).await?.get("sidecar", "/metrics").await?;
         Ok(Self::parse(&String::from_utf8_lossy(answer.body())))
@@ -33,13 +33,13 @@ impl Reported {
     }
 }
 
-/// Over the series of a counter whose labels fit.
+/// The sum over the series of a counter whose labels match.
 fn sum(exposition: &str, name: &str, fits: impl Fn(&str) -> bool) -> u64 {
     let series = exposition.lines().filter_map(|line| series(line, name));
     series.filter(|(labels, _)| fits(labels)).map(|(_, value)| value).sum()
 }
 
-/// `NAME{LABELS} VALUE`
+/// Parses `NAME{LABELS} VALUE`.
 fn series<'a>(line: &'a str, name: &str) -> Option<(&'a str, u64)> {
     let (labels, value) = line.strip_prefix(name)?.strip_prefix('{')?.rsplit_once("} ")?;
     Some((labels, value.parse().ok()?))
@@ -67,7 +67,7 @@ pillion_endpoint_ejections_total{cause=\"consecutive_errors\",service=\"billing\
     }
 
     #[test]
-    fn what_is_not_told_did_not_happen() {
+    fn absent_series_count_as_zero() {
         for exposition in ["", "pillion_retries_total", "pillion_retries_total{outcome=\"failed\"} many"] {
             assert_eq!(Reported::parse(exposition), Reported::default(), "{exposition:?}");
         }

@@ -1,6 +1,6 @@
-//! When the flaky replica is well, answers 503 or refuses connections: settled before the first request.
+//! When the flaky replica is well, answers 503 or refuses connections. The schedule is known before the first request.
 //!
-//! Pure: a seed is a story without end, and nothing that the proxy does changes it.
+//! Pure: a seed determines an endless schedule, and the behaviour of the proxy does not change it.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,13 +8,13 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mood {
     Well,
-    /// Answers everything with 503.
+    /// Answers every request with 503.
     Failing,
-    /// Its port is closed, and so are the connections it had.
+    /// Its port is closed, and its connections have been closed.
     Refusing,
 }
 
-/// A time of one mood.
+/// A period in one state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Spell {
     pub(crate) mood: Mood,
@@ -22,12 +22,13 @@ pub(crate) struct Spell {
 }
 
 const PAUSE: RangeInclusive<u32> = 30..=60;
-/// Over before anybody is ejected: what retries alone must bear.
+/// Too short for an ejection: retries alone must handle it.
 const HICCUP: RangeInclusive<u32> = 2..=5;
-/// Five errors in a row eject: at the demo's rate a replica's share of the requests is enough several times.
+/// Five errors in a row eject an endpoint. At the demo's rate, a replica gets several times as many requests in this
+/// time.
 const ILLNESS: RangeInclusive<u32> = 50..=90;
 
-/// What follows on what, over and over; each lasts so many hundredths of the pace.
+/// The states in their order, repeated forever. Each lasts this many hundredths of the pace.
 const ROUND: [(Mood, RangeInclusive<u32>); 8] = [
     (Mood::Well, PAUSE),
     (Mood::Failing, HICCUP),
@@ -39,7 +40,7 @@ const ROUND: [(Mood, RangeInclusive<u32>); 8] = [
     (Mood::Refusing, ILLNESS),
 ];
 
-/// One spell after another, for ever.
+/// Endless spells.
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
     dice: fastrand::Rng,
@@ -70,7 +71,7 @@ mod tests {
 
     const PACE: Duration = Duration::from_secs(1);
 
-    /// Spells, and when each begins.
+    /// The spells of the first seconds, and when each begins.
     fn first_seconds(seed: u64, seconds: u64) -> Vec<(Duration, Spell)> {
         let mut clock = Duration::ZERO;
         let dated = Schedule::new(seed, PACE).map(|spell| {
@@ -82,14 +83,14 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_is_a_story() {
+    fn a_seed_determines_the_schedule() {
         assert_eq!(first_seconds(7, 60), first_seconds(7, 60));
         assert_ne!(first_seconds(7, 60), first_seconds(8, 60));
     }
 
     proptest! {
         #[test]
-        fn ten_seconds_hold_every_kind_of_trouble_early_enough(seed: u64) {
+        fn ten_seconds_contain_every_kind_of_failure_early_enough(seed: u64) {
             let story = first_seconds(seed, 10);
             let illness = |mood| {
                 story.iter().find(|(_, spell)| spell.mood == mood && spell.lasts >= PACE / 2).map(|(at, _)| *at)
@@ -99,7 +100,7 @@ mod tests {
         }
 
         #[test]
-        fn it_is_well_between_two_troubles(seed: u64) {
+        fn a_replica_is_well_between_two_failures(seed: u64) {
             let moods: Vec<Mood> = first_seconds(seed, 30).iter().map(|(_, spell)| spell.mood).collect();
             prop_assert!(moods.windows(2).all(|two| (two[0] == Mood::Well) != (two[1] == Mood::Well)));
         }

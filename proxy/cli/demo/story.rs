@@ -1,4 +1,4 @@
-//! The demo in words: what is there, how it goes, how it went.
+//! The texts of the demo: the mesh, the live lines, the summary.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::mesh::{Mesh, REPLICAS};
 use super::report::Reported;
 use super::schedule::Mood;
 
-/// A drawing of the mesh, and what to try.
+/// A drawing of the mesh, and what the user can try.
 pub(crate) fn opening(mesh: &Mesh, rate: u32) -> String {
     let Mesh { outbound, admin, metrics, .. } = mesh;
     let ([one, two, flaky], pace) = (REPLICAS, format!("{rate}/s"));
@@ -29,13 +29,13 @@ A whole mesh on loopback, with a CA in memory:
     )
 }
 
-/// The files of the sidecars, but only one of those that are alike.
+/// The files of the sidecars; of those that are alike only one.
 pub(crate) fn configuration(mesh: &Mesh) -> String {
     let [first, .., last] = &*mesh.configurations else { return String::new() };
     [last, first].map(|(title, text)| format!("# {title}\n{text}\n")).concat()
 }
 
-/// One second: what came of it, and of all so far.
+/// A live line: the results of one second, and of all seconds so far.
 pub(crate) fn line(took: Duration, second: &Tally, whole: &Tally, told: Reported, mood: Mood) -> String {
     let rate = (second.answered + second.failed) as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
     let at = |share| milliseconds(second.latencies.percentile(share));
@@ -83,7 +83,7 @@ its sidecar's /metrics: {} retries, {} ejections
     summary
 }
 
-/// `100 %` means all: a share just below is not rounded up to it.
+/// `100 %` means all: a share just below is rounded down.
 fn share(of: &Tally) -> String {
     match (of.answered, of.answered + of.failed) {
         (_, 0) => "-".to_owned(),
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn only_all_is_100_percent() {
+    fn only_a_complete_success_is_100_percent() {
         let cases = [
             ((0, 0), "-"),
             ((2000, 0), "100 %"),
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_tells_a_second() {
+    fn a_live_line_has_the_results_of_a_second() {
         let mut second = tally(100, 0);
         second.latencies.record(Duration::from_micros(1500));
         let told = Reported { retries: 4, ejections: 1 };
