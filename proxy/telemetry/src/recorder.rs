@@ -18,7 +18,7 @@ pub struct Recorder {
     /// The last label set, because equal requests often follow each other.
     last: Option<(RequestLabels, IntCounter)>,
     known: HashMap<RequestLabels, IntCounter, BuildHasherDefault<QuickHasher>>,
-    /// [`Metrics::forgettings`] of when they were asked for.
+    /// The value of [`Metrics::forgettings`] when the cached handles were resolved.
     as_of: u64,
 }
 
