@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_level_is_the_one_parameter() {
+    fn the_level_is_the_only_parameter() {
         for (query, level) in [
             ("level=debug", "debug"),
             ("level=info,pillion::tls=debug", "info,pillion::tls=debug"),

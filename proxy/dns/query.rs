@@ -275,7 +275,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn no_bytes_make_it_panic(
+        fn no_bytes_make_the_dns_proxy_panic(
             which in 0..2_usize,
             changes in proptest::collection::vec((0..200_usize, any::<u8>()), 0..8),
             length in 0..200_usize,

@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn two_tallies_are_added() {
+    fn two_histograms_of_latencies_are_added() {
         let (mut one, mut two) = (Latencies::default(), Latencies::default());
         one.record(Duration::from_micros(5));
         two.record(Duration::from_micros(25));

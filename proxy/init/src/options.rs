@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn ports_are_numbers_of_ports() {
+    fn a_port_is_a_number_from_1_to_65535() {
         assert_eq!(port("8080"), Ok(8080));
         for text in ["0", "65536", "-1", "http", "", "80-90"] {
             assert!(said(port(text)).contains("from 1 to 65535"), "{text}");

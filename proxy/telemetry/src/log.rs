@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn a13_what_a_library_warns_of_each_connection_is_not_written() {
+    fn a13_warnings_of_libraries_about_single_connections_are_not_logged() {
         for (level, target, expected) in [
             (Level::WARN, "h2::proto::streams::streams", true),
             (Level::WARN, "hyper::proto::h2", true),

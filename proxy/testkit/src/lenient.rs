@@ -123,7 +123,7 @@ mod tests {
 
     /// Checks the readers: each accepts what its server is known to accept, and the readers differ.
     #[test]
-    fn the_readers_know_their_servers() {
+    fn each_reader_accepts_what_its_server_accepts() {
         for (line, expected) in [
             ("GET / HTTP/1.1\r\n", "nginx Node Python Go"),
             ("\r\nGET / HTTP/1.1\r\n", "nginx Node"),

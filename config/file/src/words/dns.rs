@@ -159,7 +159,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn no_text_makes_it_panic_and_every_refusal_helps(text in ".{0,40}|[a-z0-9.:*\\[\\]]{0,20}") {
+        fn no_text_makes_the_parser_panic_and_every_refusal_has_help(text in ".{0,40}|[a-z0-9.:*\\[\\]]{0,20}") {
             if let Err(bad) = DnsName::parse(&text) {
                 prop_assert!(bad.help.is_some());
             }

@@ -183,7 +183,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn no_text_makes_them_panic(text in ".{0,40}|(http://)?[a-z/?#: ]{0,20}") {
+        fn no_text_makes_the_parsers_panic(text in ".{0,40}|(http://)?[a-z/?#: ]{0,20}") {
             drop(RouteName::parse(&text));
             drop(RouteHost::parse(&text));
             drop(MatchPath::parse(&text));

@@ -165,7 +165,7 @@ services:
 }
 
 #[test]
-fn blocks_are_merged_key_by_key_and_blocks_in_them_too() {
+fn blocks_and_blocks_inside_them_are_merged_key_by_key() {
     let config = good(
         "\
 defaults:

@@ -135,7 +135,7 @@ fn a_retry_without_keys_has_the_defaults_of_the_public_interface() {
 
 /// The `#=` lines of the full sample are true: a service with every key written out is like a service without keys.
 #[test]
-fn the_full_sample_writes_the_defaults_out() {
+fn the_full_sample_contains_the_defaults() {
     let mut clusters = sample("pillion.yaml").clusters;
     let plain = good("services: { orders: { endpoints: [10.0.0.1:80] } }").clusters.remove(0);
     let mut full = clusters.remove(0);
