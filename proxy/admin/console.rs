@@ -17,12 +17,12 @@ const ORDERS: usize = 16;
 /// The longest time from `POST /reload` to its response.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What somebody wants of a running sidecar.
+/// An order to a running sidecar.
 #[derive(Debug)]
 pub(crate) enum Order {
-    /// Answered with what came of it.
+    /// The answer is the result of the reload.
     Reload(oneshot::Sender<Result<String, String>>),
-    /// As SIGTERM.
+    /// Drain and end, as on SIGTERM.
     Drain,
     /// Drain and end without `drain.delay`.
     Quit,

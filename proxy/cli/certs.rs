@@ -333,8 +333,8 @@ mod tests {
         let folder = Folder::new("force");
         issued(&folder);
         let (at, before) = (folder.0.display(), folder.text("ca/ca.key"));
-        let told = run(&format!("ca --out {at}/ca")).expect_err("left alone").to_string();
-        assert!(told.contains("left alone") && told.contains("--force"), "{told}");
+        let told = run(&format!("ca --out {at}/ca")).expect_err("not changed").to_string();
+        assert!(told.contains("was not changed") && told.contains("--force"), "{told}");
         assert_eq!(folder.text("ca/ca.key"), before);
         run(&format!("ca --out {at}/ca --force")).expect("replaced");
         assert_ne!(folder.text("ca/ca.key"), before);

@@ -426,7 +426,7 @@ async fn c1_a_file_without_the_identity_that_was_there_is_refused() {
     let mut sidecar = pair.mesh.sidecar(&with_identity, Some(identity(&pair.ca, "orders")));
     for left in ["", "identity:\n"] {
         let refused = sidecar.reload(&with_identity.replace(mesh::IDENTITY, left)).expect_err("no identity");
-        assert!(refused.to_string().contains("`identity` is gone"), "{refused:#}");
+        assert!(refused.to_string().contains("`identity` was removed"), "{refused:#}");
         assert!(refused.to_string().contains("takes a restart"), "{refused:#}");
     }
     assert_eq!(sidecar.client().await.get("/").await.told(), (403, Some("mtls_required")));

@@ -202,7 +202,7 @@ impl fmt::Display for HostPattern {
 /// The protocol that is spoken to the endpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UpstreamProtocol {
-    /// Over TLS the version that ALPN chooses; without TLS the version of the client's request.
+    /// The HTTP version that ALPN chooses over TLS, and that of the client's request without TLS.
     Auto,
     Http1,
     Http2,

@@ -4,14 +4,14 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Direction {
-    /// From others to the application.
+    /// Traffic from other workloads to the application.
     Inbound,
-    /// From the application to others.
+    /// Traffic from the application to other workloads.
     Outbound,
 }
 
 impl Direction {
-    /// Both.
+    /// Both directions.
     pub const ALL: &[Self] = &[Self::Inbound, Self::Outbound];
 
     /// The word of metrics and logs.

@@ -193,7 +193,7 @@ impl Default for DownstreamLimits {
 /// `drain`: both times count from SIGTERM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Drain {
-    /// Until then both sides still accept, and announce that connections will close. Default 5 s: the time that load
+    /// How long both sides still accept, and announce that connections will close. Default 5 s: the time that load
     /// balancers need to learn that this instance is not ready.
     pub delay: Duration,
     /// The process ends at the latest after this time. Default 25 s: below the 30 s that Kubernetes waits.

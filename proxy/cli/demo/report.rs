@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn retries_are_those_that_were_made() {
         let exposition = "\
-# HELP pillion_retries_total Requests sent again or refused to be, by how that ended.
+# HELP pillion_retries_total Retries by outcome, with those that were not made.
 # TYPE pillion_retries_total counter
 pillion_retries_total{outcome=\"succeeded\",service=\"orders\"} 7
 pillion_retries_total{outcome=\"replaced\",service=\"orders\"} 30

@@ -54,7 +54,7 @@ pub(crate) const fn hook_name(hook: Hook) -> &'static str {
     }
 }
 
-/// `PILLION_OUTPUT`: at most 28 bytes, the kernel's bound.
+/// The name of our chain, such as `PILLION_OUTPUT`. The kernel allows at most 28 bytes.
 pub(crate) fn own_name(chain: &str) -> String {
     format!("PILLION_{}", chain.to_ascii_uppercase())
 }

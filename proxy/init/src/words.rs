@@ -25,7 +25,7 @@ pub(crate) enum Family {
     V6,
 }
 
-/// What may not be said, and what to say instead.
+/// What is wrong with an option, and what to write instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong(pub(crate) String);
 

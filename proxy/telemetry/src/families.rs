@@ -1,4 +1,4 @@
-//! Every metric family of the sidecar, by name, with its labels: the list that the public interface prints.
+//! Every metric family of the sidecar by name, with its labels. The list is part of the public interface.
 
 use std::collections::HashSet;
 
@@ -10,15 +10,17 @@ use super::labels::{
 use super::symbols::Symbol;
 use pillion_model::Direction;
 
-/// Seconds of a whole request: half a millisecond (a quick answer next door) to the longest usual deadline.
+/// The buckets of request durations, in seconds: from half a millisecond (a quick response of a near service) to the
+/// longest usual deadline.
 const DURATION_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// Seconds spent in the sidecar itself, usually tens of microseconds; the upper ones show a starved machine.
+/// The buckets of the time in the sidecar itself, in seconds, usually tens of microseconds. The upper buckets show a
+/// machine without free CPU time.
 const OVERHEAD_BUCKETS: &[f64] =
     &[0.000_01, 0.000_02, 0.000_03, 0.000_05, 0.0001, 0.0002, 0.0005, 0.001, 0.005, 0.025, 0.1];
 
-/// The families; their series come with use.
+/// The families. Their series appear when they are used.
 pub(super) struct Families {
     pub(super) requests: Family<RequestLabels, IntCounter>,
     pub(super) duration: Family<(Direction, Service), Histogram>,
@@ -51,22 +53,22 @@ impl Families {
             duration: to.histograms("pillion_request_duration_seconds", "Time from a request's headers to the end of its response.", DURATION_BUCKETS),
             overhead: to.histograms("pillion_overhead_seconds", "Time that requests spent in the sidecar itself.", OVERHEAD_BUCKETS),
             active: to.gauges("pillion_requests_active", "Requests in flight."),
-            retries: to.counters("pillion_retries_total", "Requests sent again or refused to be, by how that ended."),
+            retries: to.counters("pillion_retries_total", "Retries by outcome, with those that were not made."),
             connections: to.counters("pillion_connections_total", "Connections accepted (inbound, from the application) or opened (to a service)."),
             connections_active: to.gauges("pillion_connections_active", "Open connections."),
             bytes: to.counters("pillion_bytes_total", "Body and stream bytes, received from and sent to the downstream."),
-            detections: to.counters("pillion_detections_total", "Connections whose protocol was told by their first bytes."),
-            dns_queries: to.counters("pillion_dns_queries_total", "Questions to the DNS proxy, by how they were answered."),
-            host_mismatches: to.counters("pillion_host_mismatches_total", "Requests to a service's address whose host names another service; the address wins."),
-            breaker_used: to.gauges("pillion_circuit_breaker_used", "What of a circuit breaker's limit is in use."),
+            detections: to.counters("pillion_detections_total", "Connections whose protocol was detected by their first bytes."),
+            dns_queries: to.counters("pillion_dns_queries_total", "Queries to the DNS proxy by outcome."),
+            host_mismatches: to.counters("pillion_host_mismatches_total", "Requests to a service's address whose host names another service; the address decides."),
+            breaker_used: to.gauges("pillion_circuit_breaker_used", "How much of a circuit breaker's limit is in use."),
             breaker_limit: to.gauges("pillion_circuit_breaker_limit", "The limits of a circuit breaker."),
-            breaker_rejections: to.counters("pillion_circuit_breaker_rejections_total", "What a circuit breaker's limit refused."),
+            breaker_rejections: to.counters("pillion_circuit_breaker_rejections_total", "Connections, requests and retries that a circuit breaker's limit refused."),
             endpoints: to.gauges("pillion_endpoints", "Known endpoints of a service by state."),
-            ejections: to.counters("pillion_endpoint_ejections_total", "Times an endpoint was taken out of the rotation."),
+            ejections: to.counters("pillion_endpoint_ejections_total", "Ejections of endpoints."),
             handshakes: to.counters("pillion_tls_handshakes_total", "TLS handshakes."),
-            not_after: to.gauges("pillion_certificate_not_after_timestamp_seconds", "When the first certificate in use ends, as seconds since 1970."),
-            config_reloads: to.counters("pillion_config_reloads_total", "Times the configuration was read again, by what became of it; certificates that were refused count as well."),
-            config_generation: to.gauges("pillion_config_generation", "Counts what was put to work: configurations and certificates."),
+            not_after: to.gauges("pillion_certificate_not_after_timestamp_seconds", "When the first certificate in use expires, in seconds since 1970."),
+            config_reloads: to.counters("pillion_config_reloads_total", "Reloads of the configuration by outcome; refused certificates count as refused."),
+            config_generation: to.gauges("pillion_config_generation", "Number of configurations and certificates that have been applied."),
             access_log_dropped: to.counters("pillion_access_log_dropped_total", "Access log lines lost because the sink was too slow or failed."),
         }
     }

@@ -10,7 +10,7 @@ pub type Server = fn(&[u8]) -> bool;
 /// The readers, by the names of their servers.
 pub const SERVERS: [(&str, Server); 4] = [("nginx", nginx), ("Node", node), ("Python", python), ("Go", go)];
 
-/// As `ngx_http_parse_request_line` does.
+/// Reads like `ngx_http_parse_request_line`.
 fn nginx(all: &[u8]) -> bool {
     let rest = without(all, b"\r\n"); // any number of these bytes, in any order
     let (method, rest) = split(rest, |byte| matches!(byte, b'A'..=b'Z' | b'_' | b'-'));
@@ -25,7 +25,7 @@ fn nginx(all: &[u8]) -> bool {
     !line.contains(&0) && (method == b"GET" || contains(line, b" HTTP/"))
 }
 
-/// As llhttp does: it knows methods by name, allows HTTP/0.9 for all of them, and knows the versions of RTSP and ICE
+/// Reads like llhttp: it knows methods by name, allows HTTP/0.9 for all of them, and knows the versions of RTSP and ICE
 /// too.
 fn node(all: &[u8]) -> bool {
     let rest = without(all, b"\r\n");
@@ -48,7 +48,7 @@ fn node(all: &[u8]) -> bool {
     is_ended || (line(rest).is_some() && protocols.iter().any(|one| version.starts_with(one)))
 }
 
-/// As `BaseHTTPRequestHandler.parse_request` does: the line is Latin-1, is split at white space, and counts as whole if
+/// Reads like `BaseHTTPRequestHandler.parse_request`: the line is Latin-1, is split at white space, and counts as whole if
 /// the connection ends it. The application has functions like `do_GET`, so a method is part of an identifier. Python
 /// would also accept methods of one or two letters, but none of those is in use.
 fn python(all: &[u8]) -> bool {
@@ -66,7 +66,7 @@ fn python(all: &[u8]) -> bool {
     }
 }
 
-/// As `net/http.readRequest` does: three words separated by single spaces; any token as the method; a version of HTTP.
+/// Reads like `net/http.readRequest`: three words separated by single spaces; any token as the method; a version of HTTP.
 fn go(all: &[u8]) -> bool {
     let Some(line) = line(all) else { return false };
     let mut words = line.strip_suffix(b"\r").unwrap_or(line).splitn(3, |byte| *byte == b' ');

@@ -204,7 +204,7 @@ async fn wrong_words_are_wrong_usage() {
         (&["--inbound-ports", "8080,15020"], "the sidecar's own (--metrics-port)"),
         (&["--inbound-ports", "80", "--exclude-inbound-ports", "80"], "write it in one"),
         (&["--exclude-outbound-cidrs", "10.0.0.1/8"], "the network is 10.0.0.0/8"),
-        (&["--exclude-interfaces", "lo"], "loopback is left alone"),
+        (&["--exclude-interfaces", "lo"], "loopback is never captured"),
         (&["--dns", "--exclude-outbound-ports", "53"], "write one of both"),
         (&["--redirect-everything"], "unexpected argument"),
         (&["--inbound-ports", "80-90"], "--inbound-ports: \"80-90\" is not a port"),
