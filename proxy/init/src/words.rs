@@ -188,7 +188,7 @@ mod tests {
         ] {
             assert!(said(text.parse::<Cidr>()).contains("write one as"), "{text}");
         }
-        assert!(said("::ffff:10.0.0.0/104".parse::<Cidr>()).contains("are IPv4"));
+        assert!(said("::ffff:10.0.0.0/104".parse::<Cidr>()).contains("write the IPv4 network"));
     }
 
     #[test]

@@ -316,7 +316,7 @@ mod tests {
         let names = line.split('{').nth(1).unwrap_or_default().split("=\"");
         let names = names.map(|part| part.rsplit(',').next().unwrap_or_default().to_owned());
         let mut names: Vec<String> = names.collect();
-        names.pop(); // what follows the last value
+        names.pop(); // the text after the last value
         names
     }
 
