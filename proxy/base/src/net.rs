@@ -9,6 +9,7 @@ mod leg;
 pub mod memory;
 pub mod own;
 mod prefixed;
+mod records;
 mod resolve;
 pub mod returning;
 pub mod special;
@@ -26,6 +27,7 @@ use crate::memory::host;
 pub use forward::forward;
 pub use leg::Leg;
 pub use prefixed::Prefixed;
+pub use records::Records;
 pub use stream::{Made, Overlay, Stream, Transport};
 
 /// What a downstream or upstream connection reads and writes: bytes already looked at, then the transport.

@@ -7,11 +7,12 @@ mod headers;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use h2::ext::Protocol;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version};
-use pillion_http1::{Misuse, ResponseHead as Read};
+use pillion_http1::{Misuse, RequestHead as Asked, ResponseHead as Read};
 
 pub use self::headers::{Headers, remove_if};
 use pillion_base::net::Io;
@@ -72,6 +73,18 @@ impl std::fmt::Debug for Opened {
 }
 
 impl RequestHead {
+    /// What came over HTTP/1.
+    ///
+    /// # Errors
+    /// The text of a head whose target is one for the engine, and none for who carries it.
+    pub fn read(head: Asked) -> Result<Arc<Self>, Bytes> {
+        let Ok(uri) = Uri::from_maybe_shared(head.target_bytes()) else {
+            return Err(head.fields.text().clone());
+        };
+        let Asked { method, version, fields, .. } = head;
+        Ok(Arc::new(Self { method, uri, version, headers: Headers::Text(fields), protocol: None }))
+    }
+
     /// The head as HTTP/2 sends it. Its fields go with it.
     ///
     /// # Errors

@@ -219,6 +219,15 @@ impl Client {
         Ok((used, event))
     }
 
+    /// Whether the content needs no further byte. Then the answer is whole, and no `End` is told.
+    pub const fn ends(&mut self) -> bool {
+        let ends = matches!(self.reading, Reading::Content) && self.decoder.is_done();
+        if ends {
+            self.reading = Reading::Whole;
+        }
+        ends
+    }
+
     /// The upstream sends nothing any more, and all that it sent has been read: what that ends. To be asked at a clean
     /// end alone: one that TLS did not announce, or a reset, is a cut.
     pub fn read_end(&mut self) -> EndOfInput {

@@ -22,6 +22,8 @@ pub struct Fields {
     seen: Names,
     /// Names that stand on more than one line.
     several: Names,
+    /// The lines are not those of the text, with those that were added behind them.
+    is_edited: bool,
 }
 
 /// Where a field stands, in 16 bytes.
@@ -85,6 +87,7 @@ impl Fields {
     ) {
         let is_plain = is_tight && !matches!(value.last(), None | Some(b' ' | b'\t'));
         let value_length = if is_plain { value.len() } else { value.trim_ascii_end().len() };
+        self.is_edited |= !is_plain;
         self.push(Field {
             at: at as u32,
             value_at: value_at as u32,
@@ -219,6 +222,7 @@ impl Fields {
                 }
             }
             (self.seen, self.several) = (self.seen.without(names), self.several.without(names));
+            self.is_edited = true;
         }
     }
 
@@ -235,6 +239,7 @@ impl Fields {
         }
         if found {
             self.recount();
+            self.is_edited = true;
         }
         found
     }
@@ -261,7 +266,11 @@ impl Fields {
     }
 
     fn set_sound(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
-        if self.has(name) { self.replace(name, value) } else { self.append_known(name, value) }
+        match self.get(name) {
+            None => self.append_known(name, value),
+            Some(there) if there == value && !self.has_several(name) => Ok(()),
+            Some(_) => self.replace(name, value),
+        }
     }
 
     /// What a sidecar adds to nearly every head: in one go.
@@ -303,6 +312,7 @@ impl Fields {
             }
         }
         self.several.remove(name);
+        self.is_edited = true;
         Ok(())
     }
 
@@ -378,6 +388,11 @@ impl Fields {
 
     /// Writes every line but those of `skip`. Neighbours in the text are copied in one piece.
     pub(crate) fn write(&self, out: &mut Vec<u8>, skip: Names) {
+        if !self.is_edited && !self.seen.has_any(skip) {
+            out.extend_from_slice(self.lines_of_text());
+            out.extend_from_slice(&self.added);
+            return;
+        }
         let mut run = (false, 0, 0);
         for field in &self.fields {
             let is_skipped = field.known.is_some_and(|known| skip.has(known));
@@ -399,6 +414,17 @@ impl Fields {
             run.2 = field.value_at + field.value_length + 2;
         }
         self.write_run(&mut run, out);
+    }
+
+    /// As they came, without the first line and the empty one.
+    fn lines_of_text(&self) -> &[u8] {
+        match self.fields.first() {
+            Some(Field { at, place: FieldPlace::Text, .. }) => {
+                let lines = self.text.get(*at as usize..).unwrap_or_default();
+                lines.strip_suffix(LINE_END).unwrap_or(lines)
+            }
+            _ => b"",
+        }
     }
 
     fn write_run(&self, (is_added, start, end): &mut (bool, u32, u32), out: &mut Vec<u8>) {

@@ -117,7 +117,7 @@ impl Known {
     }
 
     /// Of the name that `bytes` begin with. What stands behind it spares a look at single bytes.
-    #[inline]
+    #[inline(always)] // 20 of 200 instructions for a field
     pub(crate) fn find_at_start(bytes: &[u8], length: usize) -> Option<Self> {
         let (first, last) = (bytes.first()?, bytes.get(length.checked_sub(1)?)?);
         let place = *SLOTS.get(slot(length, *first, *last, *bytes.get(length / 2)?))?;

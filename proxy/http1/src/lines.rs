@@ -167,9 +167,16 @@ fn pass_blanks(bytes: &[u8]) -> &[u8] {
 const EACH: u64 = 0x0101_0101_0101_0101;
 const TOP: u64 = EACH << 7;
 
-/// The top bit of each byte below `least`. Exact for the first of them, which is the one that counts.
-const fn below(word: u64, least: u8) -> u64 {
-    word.wrapping_sub(EACH * least as u64) & !word & TOP
+/// The top bit of each byte that is zero. Exact for the first of them, which is the one that counts.
+const fn zeros(word: u64) -> u64 {
+    word.wrapping_sub(EACH) & !word & TOP
+}
+
+/// The top bit of each byte that is below `least` or DEL. One more than it, DEL alone has the top bit; and with what
+/// `least` lacks of that on top, all have it but those below.
+const fn ends(word: u64, least: u8) -> u64 {
+    let more = (word & !TOP) + EACH;
+    (more | !(more + EACH * (0x7f - least) as u64)) & !word & TOP
 }
 
 /// The place of the first byte that is below `least` and no tab, or DEL; else the length.
@@ -179,8 +186,7 @@ fn end_of(bytes: &[u8], least: u8) -> usize {
     let (words, _) = bytes.as_chunks::<8>();
     let mut at = 0;
     for word in words {
-        let word = u64::from_le_bytes(*word);
-        let found = below(word, least) | below(word ^ (EACH * 0x7f), 1);
+        let found = ends(u64::from_le_bytes(*word), least);
         if found != 0 {
             at += found.trailing_zeros() as usize / 8;
             break;
@@ -201,7 +207,7 @@ fn find_colon(bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
     let mut at = 0;
     for word in words {
-        let found = below(u64::from_le_bytes(*word) ^ (EACH * b':' as u64), 1);
+        let found = zeros(u64::from_le_bytes(*word) ^ (EACH * b':' as u64));
         if found != 0 {
             return at + found.trailing_zeros() as usize / 8;
         }

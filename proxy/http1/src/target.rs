@@ -1,5 +1,7 @@
 //! The four forms of a request's target (RFC 9112, 3.2), and what a host may look like.
 
+use std::net::Ipv6Addr;
+
 use http::Method;
 
 use crate::error::Fault;
@@ -115,9 +117,8 @@ fn is_port(port: &[u8]) -> bool {
 /// A registered name or an address (RFC 3986, 3.2.2), without percent-encoding, which `http::Uri` does not take there.
 fn is_host(host: &[u8]) -> bool {
     if let Some(address) = host.strip_prefix(b"[") {
-        let address = address.strip_suffix(b"]").unwrap_or_default();
-        return !address.is_empty()
-            && address.iter().all(|byte| byte.is_ascii_hexdigit() || b":.".contains(byte));
+        let address = address.strip_suffix(b"]").and_then(|address| std::str::from_utf8(address).ok());
+        return address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok());
     }
     !host.is_empty() && kinds(host) & NO_HOST == 0
 }
@@ -125,6 +126,7 @@ fn is_host(host: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::uri::Authority;
 
     #[test]
     fn a_host_is_a_name_or_an_address_and_perhaps_a_port() {
@@ -148,6 +150,9 @@ mod tests {
             ("::1", false),
             ("[::1", false),
             ("[]", false),
+            ("[1:2:3:4:5:6:7:8:9]", false),
+            ("[::ffff:10.0.0.1]:80", true),
+            ("[a.b]", false),
             ("[::1]80", false),
             ("a b", false),
             ("a/b", false),
@@ -156,6 +161,15 @@ mod tests {
             ("\u{e4}", false),
         ] {
             assert_eq!(is_authority(text.as_bytes()), expected, "{text:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Who reads a head need not ask again whether HTTP/2 can write its host.
+        #[test]
+        fn an_authority_is_one_for_http_2(text in r"[\[\]a-f0-9.:_~!$&'()*+,;=-]{1,24}|\[[0-9a-f:.]{1,40}\](:[0-9]{0,6})?") {
+            let is_taken = is_authority(text.as_bytes());
+            proptest::prop_assert!(!is_taken || Authority::try_from(text.as_str()).is_ok());
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::http::call::RequestContext;
 use crate::http::tunnel;
 use crate::http::{Body, Call, Exchange, FailedCall, Response};
 use crate::layers::HttpService;
-use crate::layers::headers::via;
+use crate::layers::headers::tell_passes;
 use crate::layers::limit::too_large;
 use crate::state::Route;
 use pillion_base::error::{Error, Sent};
@@ -218,15 +218,17 @@ struct OriginalHead {
 fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> OriginalHead {
     let mut before = OriginalHead { method: call.head.method.clone(), uri: None };
     let Call { head, body, common, seen, .. } = call;
-    if lease.is_sidecar() && common.passes > 0 {
-        let own = common.exchange.worker.passes(common.exchange.connection.direction);
-        head.headers.set(Known::XPillionVia, &via(common.via.as_ref(), own, common.passes));
+    match (lease.is_sidecar(), head.headers.has(Known::XPillionVia)) {
+        (true, false) => tell_passes(&mut Arc::make_mut(head).headers, common),
+        (false, true) => drop(Arc::make_mut(head).headers.remove(Known::XPillionVia)),
+        _ => {}
     }
     if let (Some(deadline), true) = (common.deadline, common.is_grpc) {
         let left = deadline.saturating_duration_since(Instant::now());
-        head.headers.set(Known::GrpcTimeout, &grpc_timeout_value(left));
+        Arc::make_mut(head).headers.set(Known::GrpcTimeout, &grpc_timeout_value(left));
     }
     if lease.is_http2() {
+        let head = Arc::make_mut(head);
         head.headers.remove(Known::Host);
         common.names_host = false;
         let scheme = if cluster.tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
@@ -235,36 +237,37 @@ fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> OriginalHead {
     } else {
         if head.uri.authority().is_some() && !keeps_form(head, common, cluster) {
             let origin_form = Uri::from(path(&head.uri));
-            before.uri = Some(std::mem::replace(&mut head.uri, origin_form));
+            before.uri = Some(std::mem::replace(&mut Arc::make_mut(head).uri, origin_form));
         }
-        if seen.has(Seen::COOKIE) {
-            join_cookies(&mut head.headers);
+        if seen.has(Seen::COOKIE) && head.version == Version::HTTP_2 {
+            join_cookies(&mut Arc::make_mut(head).headers);
         }
         if let (Some(host), false) = (&common.host, common.names_host) {
-            head.headers.set(Known::Host, host);
+            Arc::make_mut(head).headers.set(Known::Host, host);
         }
     }
     if let Some(kind) = &common.tunnel {
         common.names_host = false; // a CONNECT has its host in the target
         before.uri.get_or_insert_with(|| head.uri.clone());
-        tunnel::ask(head, kind, lease.is_http2());
+        tunnel::ask(Arc::make_mut(head), kind, lease.is_http2());
     }
     if common.waits_to_send {
         let timers = &common.exchange.worker.ground.timers;
-        *body = Body::gated(expect::ask_first(&mut head.headers, body.take(), timers));
+        *body = Body::gated(expect::ask_first(&mut Arc::make_mut(head).headers, body.take(), timers));
     }
     before
 }
 
 /// Makes a request of which nothing was sent what it was: the next endpoint may be no sidecar, or speak HTTP/2.
 fn restore(call: &mut Call, before: OriginalHead) {
-    call.head.method = before.method;
+    let head = call.head_mut();
+    head.method = before.method;
     if let Some(uri) = before.uri {
-        call.head.uri = uri;
+        head.uri = uri;
     }
-    call.head.protocol = None;
-    for ours in [Known::XPillionVia, Known::Connection, Known::Upgrade, Known::Expect] {
-        call.head.headers.remove(ours);
+    head.protocol = None;
+    for ours in [Known::Connection, Known::Upgrade, Known::Expect] {
+        head.headers.remove(ours);
     }
     call.body = call.body.take().ungated();
 }
@@ -408,8 +411,8 @@ impl<'a> Trial<'a> {
         };
         self.exchange.note_attempt(self.attempt, |attempt| {
             attempt.first_byte = Some(now);
+            attempt.end(outcome, now);
         });
-        self.exchange.end_attempt(self.attempt, outcome, now);
         self.is_judged = true;
         let (took, endpoint) = (now - self.began, self.endpoint.address);
         tracing::debug!(request = self.exchange.id(), %endpoint, status = status.as_u16(), ?took, "try answered");

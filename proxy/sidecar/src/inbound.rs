@@ -28,7 +28,7 @@ use crate::tcp::{self, Dialled};
 use crate::worker::Worker;
 use pillion_base::error::Error;
 use pillion_base::net::returning::{is_loop, loop_detected};
-use pillion_base::net::{Io, Prefixed, Stream, Transport};
+use pillion_base::net::{Io, Prefixed, Records, Stream, Transport};
 use pillion_base::unfinished::{HANDSHAKE, HANDSHAKE_BYTES, Side};
 use pillion_model::Direction;
 use pillion_model::Reason;
@@ -357,7 +357,7 @@ impl Inbound {
             Ok((mut stream, peer, alpn)) => {
                 stream.get_mut().0.read_at_most(usize::MAX);
                 self.worker.ground.metrics.handshakes(Direction::Inbound, HandshakeOutcome::Ok).inc();
-                let io = Prefixed::new(Transport::Accepted(Box::new(stream)));
+                let io = Prefixed::new(Transport::Accepted(Box::new(Records::new(stream))));
                 Some((io, Proven { peer, alpn, by: tls.serial }))
             }
             Err(error) => {

@@ -204,8 +204,7 @@ pub struct Fixed {
 
 impl Fixed {
     /// The current route for its requests; `None`: a reload removed it.
-    pub fn now(&self, store: &Store) -> Option<Arc<Route>> {
-        let snapshot = store.load();
+    pub fn now(&self, snapshot: &Snapshot) -> Option<Arc<Route>> {
         match snapshot.generation == self.generation {
             true => Some(self.route.clone()),
             false => snapshot.find(&self.key),

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use parking_lot::Mutex;
-use pillion_base::net::{Overlay, Stream};
+use pillion_base::net::{Overlay, Records, Stream};
 use rustls::ClientConnection;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::client::TlsStream;
@@ -97,7 +97,7 @@ impl fmt::Debug for Admission {
 /// A client's end of a TLS connection.
 #[derive(Debug)]
 pub struct ClientStream<IO> {
-    tls: TlsStream<IO>,
+    tls: Records<TlsStream<IO>>,
     admission: Arc<Admission>,
     /// Nothing has come from the server since the handshake.
     is_awaited: bool,
@@ -109,6 +109,7 @@ impl<IO> ClientStream<IO> {
     /// In TLS 1.2 the server judges first and ends the handshake afterwards: there is nothing to wait for.
     pub(super) fn new(tls: TlsStream<IO>) -> Self {
         let is_awaited = tls.get_ref().1.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
+        let tls = Records::new(tls);
         Self { tls, admission: Admission::new(is_awaited), is_awaited, broken: None }
     }
 
@@ -117,7 +118,7 @@ impl<IO> ClientStream<IO> {
     }
 
     pub fn get_ref(&self) -> (&IO, &ClientConnection) {
-        self.tls.get_ref()
+        self.tls.get_ref().get_ref()
     }
 
     fn admitted(&mut self) {
@@ -137,7 +138,7 @@ impl<IO> ClientStream<IO> {
 impl<IO: AsyncRead + AsyncWrite + Unpin> ClientStream<IO> {
     /// Whether the server has sent what only a client gets that it has taken: a ticket for the next session.
     fn has_ticket(&self) -> bool {
-        self.tls.get_ref().1.tls13_tickets_received() > 0
+        self.get_ref().1.tls13_tickets_received() > 0
     }
 
     /// Sends by `poll`. Where that fails before the server has said anything, its alert may be here already, and is
@@ -145,7 +146,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> ClientStream<IO> {
     fn poll_sending<T>(
         &mut self,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(Pin<&mut TlsStream<IO>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+        poll: impl FnOnce(Pin<&mut Records<TlsStream<IO>>>, &mut Context<'_>) -> Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if self.broken.is_none() {
             match poll(Pin::new(&mut self.tls), cx) {
@@ -159,7 +160,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> ClientStream<IO> {
     /// Reads what the server had said before the connection broke: the kernel keeps it, and then reports the end, so
     /// this wait is a short one. Data stays in rustls' own buffer, which is bounded, for the next read.
     fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let (io, session) = self.tls.get_mut();
+        let (io, session) = self.tls.get_mut().get_mut();
         let fault = loop {
             match session.read_tls(&mut Reading { io, cx }) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
@@ -209,10 +210,10 @@ impl Overlay for ClientStream<Stream> {
     }
 
     /// A session with data in hand, or at its end, wants to read nothing.
-    fn poll_comes(&self, cx: &mut Context<'_>) -> Poll<()> {
+    fn at_rest(&self) -> Option<&Stream> {
         let (io, session) = self.get_ref();
         let rests = session.wants_read() && !session.is_handshaking() && self.broken.is_none();
-        if rests { io.poll_comes(cx) } else { Poll::Ready(()) }
+        rests.then_some(io)
     }
 }
 
@@ -248,7 +249,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ClientStream<IO> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().poll_sending(cx, TlsStream::poll_flush)
+        self.get_mut().poll_sending(cx, Records::poll_flush)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

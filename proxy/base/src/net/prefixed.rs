@@ -95,14 +95,28 @@ impl Prefixed<Transport> {
     /// Ready when there may be something to read; a read tells what. Pending: there is nothing, and `cx` hears when that
     /// changes. That is known without a way through TLS.
     pub fn poll_comes(&self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.holds_nothing() { self.inner.poll_comes(cx) } else { Poll::Ready(()) }
+        self.at_rest().map_or(Poll::Ready(()), |stream| stream.poll_comes(cx))
+    }
+
+    /// Whether there may be something to read, for who does not wait for it.
+    pub fn may_have_come(&self) -> bool {
+        self.at_rest().is_none_or(Stream::may_have_come)
+    }
+
+    fn at_rest(&self) -> Option<&Stream> {
+        if self.holds_nothing() { self.inner.at_rest() } else { None }
+    }
+
+    /// Whether a read goes through TLS, or a stream of HTTP/2, before it comes to the socket.
+    pub const fn is_layered(&self) -> bool {
+        !matches!(self.inner, Transport::Plain(_))
     }
 
     /// Bytes that the peer, or the kernel for it, has taken: below TLS where that is ours to see.
     pub fn taken(&self) -> u64 {
         match &self.inner {
             Transport::Plain(io) => io.written,
-            Transport::Accepted(tls) => tls.get_ref().0.written,
+            Transport::Accepted(tls) => tls.get_ref().get_ref().0.written,
             Transport::Connected(_) | Transport::Inside(_) => self.written,
         }
     }

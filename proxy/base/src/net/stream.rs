@@ -8,14 +8,15 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
 
-use super::Prefixed;
 use super::leg::Leg;
 use super::memory::Pipe;
 use super::own::is_own;
 use super::returning::Noted;
+use super::{Prefixed, Records};
 
 /// Bytes on the wire.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl Made {
 #[derive(Debug)]
 pub enum Transport {
     Plain(Prefixed<Stream>),
-    Accepted(Box<tokio_rustls::server::TlsStream<Prefixed<Stream>>>),
+    Accepted(Box<Records<TlsStream<Prefixed<Stream>>>>),
     /// TLS towards a server.
     Connected(Box<dyn Overlay>),
     /// A stream of HTTP/2: what runs inside a CONNECT.
@@ -56,10 +57,9 @@ pub trait Overlay: AsyncRead + AsyncWrite + Debug + Send + Sync + Unpin {
     /// Whether the next drop, or the death of the process, resets the connection instead of ending it.
     fn reset_when_dropped(&self, resets: bool);
 
-    /// Ready when there may be something to read; a read tells what. Pending: there is nothing, and `cx` hears when that
-    /// changes. Whoever cannot know says that there may be.
-    fn poll_comes(&self, _cx: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
+    /// The socket, where nothing can be read but what comes there next. Whoever cannot know says `None`.
+    fn at_rest(&self) -> Option<&Stream> {
+        None
     }
 }
 
@@ -161,11 +161,20 @@ impl Stream {
         }
     }
 
-    /// See [`Overlay::poll_comes`]. tokio knows of the socket without asking the kernel.
+    /// Ready when there may be something to read; a read tells what. Pending: there is nothing, and `cx` hears when that
+    /// changes. tokio knows of the socket without asking the kernel.
     pub fn poll_comes(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Tcp(stream, _) => stream.poll_read_ready(cx).map(drop),
             Self::Memory(..) => Poll::Ready(()),
+        }
+    }
+
+    /// Whether there may be something to read, for who does not wait for it.
+    pub fn may_have_come(&self) -> bool {
+        match self {
+            Self::Tcp(stream, _) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),
+            Self::Memory(..) => true,
         }
     }
 
@@ -189,18 +198,17 @@ impl Transport {
         Self::Plain(Prefixed::new(stream))
     }
 
-    /// See [`Overlay::poll_comes`].
-    pub(super) fn poll_comes(&self, cx: &mut Context<'_>) -> Poll<()> {
+    /// See [`Overlay::at_rest`].
+    pub(super) fn at_rest(&self) -> Option<&Stream> {
         match self {
-            Self::Plain(io) if io.holds_nothing() => io.get_ref().poll_comes(cx),
+            Self::Plain(io) => io.holds_nothing().then(|| io.get_ref()),
             Self::Accepted(tls) => {
-                let (io, session) = tls.get_ref();
+                let (io, session) = tls.get_ref().get_ref();
                 // A session with data in hand, or at its end, wants to read nothing.
                 let rests = io.holds_nothing() && session.wants_read() && !session.is_handshaking();
-                if rests { io.get_ref().poll_comes(cx) } else { Poll::Ready(()) }
+                rests.then(|| io.get_ref())
             }
-            Self::Plain(_) => Poll::Ready(()),
-            Self::Connected(over) | Self::Inside(over) => over.poll_comes(cx),
+            Self::Connected(over) | Self::Inside(over) => over.at_rest(),
         }
     }
 
@@ -218,7 +226,7 @@ impl Transport {
     fn reset_when_dropped(&self, resets: bool) {
         match self {
             Self::Plain(io) => io.get_ref().reset_when_dropped(resets),
-            Self::Accepted(tls) => tls.get_ref().0.get_ref().reset_when_dropped(resets),
+            Self::Accepted(tls) => tls.get_ref().get_ref().0.get_ref().reset_when_dropped(resets),
             Self::Connected(over) | Self::Inside(over) => over.reset_when_dropped(resets),
         }
     }

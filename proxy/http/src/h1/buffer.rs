@@ -32,7 +32,7 @@ const ENOUGH: usize = 16 * 1024;
 const KEPT: usize = 64 * 1024;
 
 thread_local! {
-    static READING: Cell<BytesMut> = Cell::new(BytesMut::new());
+    static READING: Cell<Option<BytesMut>> = const { Cell::new(None) };
     static WRITING: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -59,7 +59,7 @@ impl Inbox {
             }
             return done;
         }
-        let mut bytes = READING.take();
+        let mut bytes = READING.take().unwrap_or_default();
         if !bytes.try_reclaim(READ_BYTES) && bytes.capacity() < LEAST_ROOM {
             bytes.reserve(READ_BYTES);
         }
@@ -72,7 +72,7 @@ impl Inbox {
             }
             _ => self.0 = bytes.split(),
         }
-        READING.set(bytes);
+        READING.set(Some(bytes));
         done
     }
 
@@ -103,7 +103,9 @@ impl Inbox {
 
 /// Reads once, behind what is there. Nothing more: the peer has ended.
 pub fn poll_fill(io: &mut Io, bytes: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    ready!(io.poll_comes(cx)); // mostly nothing has come, and that is known without a read
+    if io.is_layered() {
+        ready!(io.poll_comes(cx)); // mostly nothing has come, and that is known without a way through TLS
+    }
     poll_read(io, bytes, cx)
 }
 

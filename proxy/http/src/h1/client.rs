@@ -21,7 +21,7 @@ use pillion_http1::{Error, Length, ResponseHead, remove_hop_by_hop};
 pub use pillion_http1::{Fault, Misuse};
 
 pub use self::answer::Incoming;
-use self::wire::{Said, Wire};
+use self::wire::{Content, Said, Wire};
 use super::request::Then;
 use crate::h2::send::OutgoingBody;
 use crate::head::HeadLimits;
@@ -128,7 +128,7 @@ impl Connection {
     /// Whether the peer has ended it, or said something that nobody had asked for. For a connection that rests: tokio
     /// asks the kernel only where something has happened to the socket.
     pub fn is_closed(&self) -> bool {
-        self.0.lock().poll_unasked(&mut Context::from_waker(Waker::noop())).is_ready()
+        self.0.lock().has_come_unasked()
     }
 
     /// The exchange is over, as far as its answer goes. Where [`Rest::Ready`] is said another one may begin.
@@ -177,10 +177,10 @@ impl<B: OutgoingBody> Asking<'_, B> {
         loop {
             self.poll_request(&mut wire, cx)?;
             match ready!(wire.poll_head(cx))? {
-                Said::Interim(head) => self.hear(head, observer)?, // the body may be asked for
-                Said::Answer(head, data, then) => {
+                Said::Interim(head) => self.hear(*head, observer)?, // the body may be asked for
+                Said::Answer(answer) => {
                     wire.keep_upload(self.body);
-                    return Poll::Ready(Ok(answered(head, (data, then), shared)));
+                    return Poll::Ready(Ok(answer.map(|content| answered(content, shared))));
                 }
                 Said::Switched(head) => return Poll::Ready(switched(head, &mut wire)),
             }
@@ -212,19 +212,18 @@ impl<B: OutgoingBody> Asking<'_, B> {
     }
 }
 
-fn answered(head: ResponseHead, (data, then): (Bytes, Then), shared: &Arc<Mutex<Wire>>) -> Response<Answer> {
-    let answer = match (head.length, &then) {
+fn answered(Content { length, data, then }: Content, shared: &Arc<Mutex<Wire>>) -> Answer {
+    match (length, &then) {
         (length, _) if length.is_empty() => Answer::Empty,
         (Length::Known(_), Then::End) => Answer::Full(data),
         (length, _) => Answer::Incoming(Incoming::new(shared.clone(), length, data, then)),
-    };
-    Response::read(head, answer)
+    }
 }
 
-fn switched(head: ResponseHead, wire: &mut Wire) -> Result<Response<Answer>, ClientFailure> {
+fn switched(head: Response<()>, wire: &mut Wire) -> Result<Response<Answer>, ClientFailure> {
     let Some((mut io, read)) = wire.take_io() else { return Err(ClientFailure::Left) };
     if !read.is_empty() {
         io.put_back(read);
     }
-    Ok(Response::read(head, Answer::Tunnel(Box::new(io))))
+    Ok(head.map(|()| Answer::Tunnel(Box::new(io))))
 }

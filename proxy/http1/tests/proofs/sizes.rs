@@ -11,7 +11,7 @@ fn a_connection_is_a_few_words() {
 
 #[test]
 fn a_head_is_moved_in_a_few_words() {
-    assert!(size_of::<RequestHead>() <= 152, "{}", size_of::<RequestHead>());
-    assert!(size_of::<ResponseHead>() <= 128, "{}", size_of::<ResponseHead>());
-    assert!(size_of::<FromClient>() <= 160 && size_of::<FromUpstream>() <= 160);
+    assert!(size_of::<RequestHead>() <= 160, "{}", size_of::<RequestHead>());
+    assert!(size_of::<ResponseHead>() <= 136, "{}", size_of::<ResponseHead>());
+    assert!(size_of::<FromClient>() <= 168 && size_of::<FromUpstream>() <= 168);
 }

@@ -90,6 +90,13 @@ impl Attempt {
         Some(first_byte.saturating_duration_since(since))
     }
 
+    /// One that has ended already stays as it is.
+    pub const fn end(&mut self, outcome: AttemptOutcome, now: Instant) {
+        if self.outcome.is_none() {
+            (self.ended, self.outcome) = (Some(now), Some(outcome));
+        }
+    }
+
     /// Notes that opaque bytes move in this direction.
     pub fn carries(&mut self, flow: Flow, now: impl FnOnce() -> Instant) {
         let first = match flow {
@@ -148,11 +155,7 @@ impl Attempts {
 
     /// Ends an attempt. An attempt that has already ended is not changed.
     pub fn end(&mut self, id: AttemptId, outcome: AttemptOutcome, now: Instant) {
-        self.note(id, |attempt| {
-            if attempt.outcome.is_none() {
-                (attempt.ended, attempt.outcome) = (Some(now), Some(outcome));
-            }
-        });
+        self.note(id, |attempt| attempt.end(outcome, now));
     }
 
     /// Ends every attempt that is under way, because the timeout of the whole request has expired.

@@ -20,7 +20,8 @@ use pillion_http1::Known;
 
 /// Boxed once and passed by pointer: eight layers would otherwise move half a kilobyte each.
 pub struct Call {
-    pub head: RequestHead,
+    /// Shared with what a further try is made of: who changes it then gets a copy ([`Call::head_mut`]).
+    pub head: Arc<RequestHead>,
     pub body: Body,
     /// What `head` held when it came.
     pub seen: Seen,
@@ -63,7 +64,13 @@ pub struct RequestContext {
 impl Call {
     /// The first call of an exchange.
     #[inline] // the head is large, and would be moved once more
-    pub fn new(head: RequestHead, body: Body, seen: Seen, exchange: Arc<Exchange>) -> Box<Self> {
+    pub fn new(
+        head: impl Into<Arc<RequestHead>>,
+        body: Body,
+        seen: Seen,
+        exchange: Arc<Exchange>,
+    ) -> Box<Self> {
+        let head = head.into();
         let is_grpc = super::headers::is_grpc(&head.headers, &seen);
         let common = RequestContext {
             exchange,
@@ -84,6 +91,10 @@ impl Call {
 }
 
 impl Call {
+    pub fn head_mut(&mut self) -> &mut RequestHead {
+        Arc::make_mut(&mut self.head)
+    }
+
     /// Tells the exchange what metrics and access log say of the request.
     pub fn note_request(&self) {
         let exchange = &self.common.exchange;
@@ -104,7 +115,7 @@ impl Call {
 
 impl RequestContext {
     /// A further call of the same exchange.
-    pub fn call(&self, head: RequestHead, seen: Seen, body: Body) -> Box<Call> {
+    pub fn call(&self, head: Arc<RequestHead>, seen: Seen, body: Body) -> Box<Call> {
         let attempt = self.exchange.begin_attempt();
         Box::new(Call {
             head,

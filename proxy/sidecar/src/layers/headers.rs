@@ -1,6 +1,7 @@
 //! Adds what the next hop must know, removes what it must not believe.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{HeaderValue, Version};
 use pillion_http1::{Known, Misuse};
@@ -9,6 +10,7 @@ use tower::{Layer, service_fn};
 
 use super::HttpService;
 use crate::connection::Connection;
+use crate::http::call::RequestContext;
 use crate::http::{Call, FailedCall, Response};
 use pillion_base::error::Error;
 use pillion_http::headers::{remove_hop_by_hop, remove_untrusted};
@@ -45,7 +47,8 @@ fn request(call: &mut Call) -> Result<(), Error> {
     let connection = &exchange.connection;
     let seen = call.seen;
     distrust(call, connection);
-    let headers = &mut call.head.headers;
+    let version = call.head.version;
+    let headers = &mut Arc::make_mut(&mut call.head).headers;
     if seen.has(Seen::HOP_BY_HOP) {
         let named = remove_hop_by_hop(headers, &seen).map_err(not_rewritten)?;
         if !named.is_empty() {
@@ -57,8 +60,8 @@ fn request(call: &mut Call) -> Result<(), Error> {
         let expects = headers
             .take(Known::Expect)
             .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        call.common.waits_to_send = expects && call.head.version != Version::HTTP_10 && !call.body.is_empty();
-        if call.common.waits_to_send && call.head.version == Version::HTTP_2 {
+        call.common.waits_to_send = expects && version != Version::HTTP_10 && !call.body.is_empty();
+        if call.common.waits_to_send && version == Version::HTTP_2 {
             exchange.interim.expect_continue();
         }
     }
@@ -88,12 +91,19 @@ fn request(call: &mut Call) -> Result<(), Error> {
         None => 1,
         Some(via) => passes(via, own, exchange.worker.limits().via_passes)?,
     };
+    if call.common.route.as_ref().is_some_and(|route| route.cluster.tls().is_some()) {
+        tell_passes(headers, &call.common); // a sidecar may be there
+    }
     Ok(())
 }
 
 /// Removes what only sidecars may say, and reads it where a sidecar said it.
 fn distrust(call: &mut Call, connection: &Connection) {
-    let (headers, seen) = (&mut call.head.headers, &call.seen);
+    let seen = call.seen;
+    if !seen.has(Seen::VIA) && !seen.has(Seen::OURS) && !seen.has(Seen::FORGED) {
+        return; // nearly always
+    }
+    let headers = &mut Arc::make_mut(&mut call.head).headers;
     let believed = connection.peer.is_some() || connection.direction == Direction::Outbound;
     if seen.has(Seen::VIA) {
         call.common.via = headers.take(Known::XPillionVia).filter(|_| believed);
@@ -157,9 +167,17 @@ fn passes(via: &HeaderValue, own: &HeaderValue, most: u32) -> Result<u32, Error>
     Ok(count)
 }
 
+/// Says `x-pillion-via` to the next sidecar.
+pub fn tell_passes(headers: &mut Headers, common: &RequestContext) {
+    if common.passes > 0 {
+        let own = common.exchange.worker.passes(common.exchange.connection.direction);
+        headers.set(Known::XPillionVia, &via(common.via.as_ref(), own, common.passes));
+    }
+}
+
 /// `x-pillion-via` for the next sidecar: as it came, with this pass, which is the `count`th here. Ours comes first:
 /// however long the list is, it is among those that are read.
-pub fn via(came: Option<&HeaderValue>, own: &HeaderValue, count: u32) -> HeaderValue {
+fn via(came: Option<&HeaderValue>, own: &HeaderValue, count: u32) -> HeaderValue {
     let Some(came) = came else { return own.clone() };
     let name = own_name(own);
     let mut text = [name, b"=", count.to_string().as_bytes()].concat();

@@ -1,7 +1,7 @@
 //! Sends again what may be sent again: another endpoint, a pause, a budget, and the body from its first byte.
 //!
-//! The first try costs next to nothing: a copy of the head where a second may follow, and nothing else. What
-//! comes after a bad first try is a story of its own, told in [`again`].
+//! The first try costs next to nothing: it shares its head with those that may follow. What comes after a bad first try
+//! is a story of its own, told in [`again`].
 
 use std::sync::Arc;
 
@@ -95,7 +95,7 @@ struct Story {
 struct Spare {
     common: RequestContext,
     route: Arc<Route>,
-    head: Option<Box<RequestHead>>,
+    head: Option<Arc<RequestHead>>,
     seen: Seen,
     /// `None`: the request has no body.
     body: Option<Arc<replay::Shared<Body>>>,
@@ -106,7 +106,7 @@ struct Spare {
 }
 
 impl Spare {
-    /// Copies the head, and begins to keep the body, where a request that was written may be sent again, by policy
+    /// Keeps the head, and begins to keep the body, where a request that was written may be sent again, by policy
     /// or because it was refused.
     fn of(call: &mut Call, route: &Arc<Route>) -> Self {
         let mut spare = Self {
@@ -120,7 +120,7 @@ impl Spare {
             seen: call.seen,
         };
         if spare.subject().may_repeat() || spare.may_be_refused(call) {
-            spare.head = Some(Box::new(call.head.clone()));
+            spare.head = Some(call.head.clone());
             spare.keep_body(call);
         }
         spare
@@ -163,7 +163,7 @@ impl Spare {
 
     /// A request like the first, with what is kept of it.
     fn call(&self) -> Option<Box<Call>> {
-        let head = RequestHead::clone(self.head.as_ref()?);
+        let head = self.head.clone()?;
         let body = self.body.as_ref().map_or_else(Body::empty, |kept| Body::replay(kept.start()));
         Some(self.common.call(head, self.seen, body))
     }
@@ -228,7 +228,7 @@ impl Story {
         call.number = tries;
         call.per_try = self.spare.subject().per_try_timeout(tries);
         if tries > 1 {
-            call.head.headers.set(Known::XPillionAttempt, &HeaderValue::from(tries));
+            call.head_mut().headers.set(Known::XPillionAttempt, &HeaderValue::from(tries));
         }
         call
     }

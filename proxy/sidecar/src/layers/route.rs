@@ -35,7 +35,7 @@ async fn route<S: HttpService>(
     inside: Option<EnterInside>,
 ) -> Result<Response, FailedCall> {
     refuse_loop(&call)?;
-    framing::check_request(&mut call.head, &call.seen).map_err(Fault::refusal)?;
+    framing::check_request(Arc::make_mut(&mut call.head), &call.seen).map_err(Fault::refusal)?;
     (call.common.host, call.common.names_host) = host(&call.head)?;
     refuse_tunnel(&call)?;
     let found = match &call.common.exchange.connection.destination {
@@ -99,9 +99,9 @@ const NO_HOST: &str = "the request's host is none";
 fn host(head: &RequestHead) -> Result<(Option<HeaderValue>, bool), Error> {
     let refused = |detail| Err(Error::new(Reason::BadRequest, detail));
     if let (Headers::Text(fields), None) = (&head.headers, head.uri.authority()) {
-        // It was judged when it was read, but for the empty one, and what HTTP/2 could not write as an authority.
+        // It was judged when it was read, but for the empty one.
         return match fields.value_of(Known::Host) {
-            Some(host) if !is_authority(host.as_bytes()) => refused(NO_HOST),
+            Some(host) if host.is_empty() => refused(NO_HOST),
             host => Ok((host, fields.has(Known::Host))),
         };
     }
@@ -163,10 +163,10 @@ enum Found {
 /// Where the connection goes, its requests go, whatever host they name.
 fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
     let Exchange { worker, connection, .. } = &*call.common.exchange;
-    let Some(route) = fixed.now(&worker.state) else { return gone(call, fixed) };
-    connection.admitted(&worker.state.load())?;
+    let snapshot = worker.state.load();
+    let Some(route) = fixed.now(&snapshot) else { return gone(call, fixed) };
+    connection.admitted(&snapshot)?;
     if connection.is_redirected {
-        let snapshot = worker.state.load();
         let is_of_another = |named: &Arc<Route>| !Arc::ptr_eq(&named.cluster, &route.cluster);
         if snapshot.hosts.find(host_text(call)).is_some_and(is_of_another) {
             worker.ground.metrics.host_mismatches(route.cluster.symbol).inc();

@@ -113,7 +113,7 @@ impl Dial<'_> {
         if self.want != Want::OnlyHttp1 {
             self.endpoint.learn(Speaks::Http1);
         }
-        self.shard.offer_http1(Http1::new(io, limits, about, admission, guards));
+        self.shard.offer_http1(Box::new(Http1::new(io, limits, about, admission, guards)));
         if self.want.is_shared() {
             self.shard.wake_stream_waiters();
         }

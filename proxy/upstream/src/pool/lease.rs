@@ -29,12 +29,12 @@ pub struct Lease {
 }
 
 enum LeaseKind {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(Arc<Http2>),
 }
 
 impl Lease {
-    pub(super) fn http1(conn: Http1, shard: &Arc<Shard>) -> Self {
+    pub(super) fn http1(conn: Box<Http1>, shard: &Arc<Shard>) -> Self {
         let about = conn.about;
         Self::new(LeaseKind::Http1(conn), about, shard)
     }
@@ -83,10 +83,10 @@ impl Lease {
     }
 
     /// Sends a request and waits for the headers of the answer. Where not a byte of it was sent, both its parts are as they
-    /// were; else nothing is left of them.
+    /// were; else nothing is left of them, but for a head that is somebody else's, too.
     pub async fn send<O: Observer + 'static>(
         &mut self,
-        head: &mut RequestHead,
+        head: &mut Arc<RequestHead>,
         body: &mut Body,
         observer: &Arc<O>,
     ) -> Result<Response, SendFailure> {
@@ -94,7 +94,9 @@ impl Lease {
         self.carries = (!body.is_empty()).then(|| observer.clone() as Arc<dyn Observer>);
         let sent = match &mut self.kind {
             Some(LeaseKind::Http1(conn)) => conn.send(head, body, &**observer).await,
-            Some(LeaseKind::Http2(_)) => Box::pin(self.send_http2(head, body, &**observer)).await,
+            Some(LeaseKind::Http2(_)) => {
+                Box::pin(self.send_http2(Arc::make_mut(head), body, &**observer)).await
+            }
             None => unreachable!("a lease has its connection until it is dropped"),
         };
         sent.map_err(|failure| match self.tls_failure() {

@@ -39,7 +39,8 @@ pub(crate) struct Shard {
 #[derive(Default)]
 struct State {
     /// Last used last: it is taken first, so that the others grow old and are closed.
-    idle: Vec<Http1>,
+    #[allow(clippy::vec_box, reason = "they move from here to a lease and back with each request")]
+    idle: Vec<Box<Http1>>,
     shared: Vec<Arc<Http2>>,
     wants_http1: VecDeque<Waiter>,
     /// Those who wait for a stream, or for the first connection to tell what is spoken.
@@ -104,7 +105,7 @@ impl Shard {
     }
 
     /// The exchange of a connection has ended whole.
-    pub(super) fn take_back(self: &Arc<Self>, conn: Http1) {
+    pub(super) fn take_back(self: &Arc<Self>, conn: Box<Http1>) {
         match conn.after() {
             Rest::Ready => return self.offer_http1(conn),
             Rest::Over => {}
@@ -119,7 +120,7 @@ impl Shard {
     }
 
     /// Its upstream has answered, and is yet to take the last bytes of the request.
-    async fn take_back_written(self: Arc<Self>, conn: Http1) {
+    async fn take_back_written(self: Arc<Self>, conn: Box<Http1>) {
         if timeout(REST_OF_REQUEST, conn.written()).await == Ok(true) {
             self.offer_http1(conn);
         } else {
@@ -129,7 +130,7 @@ impl Shard {
     }
 
     /// A connection is free: for the longest waiting, else for later.
-    pub(crate) fn offer_http1(self: &Arc<Self>, mut conn: Http1) {
+    pub(crate) fn offer_http1(self: &Arc<Self>, mut conn: Box<Http1>) {
         if conn.is_worn(&self.terms.policy) {
             return self.wake_one_http1();
         }
@@ -291,7 +292,7 @@ impl Shard {
 }
 
 impl State {
-    fn take_idle(&mut self, policy: &ConnectionPolicy) -> Option<Http1> {
+    fn take_idle(&mut self, policy: &ConnectionPolicy) -> Option<Box<Http1>> {
         // From the end: the most recently used. One that grew too old, or ended, while it waited is not used once more.
         while let Some(conn) = self.idle.pop() {
             if !conn.is_worn(policy) && !conn.is_closed() {

@@ -7,7 +7,7 @@
 use std::future::Future as _;
 use std::io::{self, ErrorKind};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -26,7 +26,7 @@ use crate::h1::buffer::{Inbox, Outbox, poll_fill, take};
 use crate::h1::request::Then;
 use crate::h2::send::OutgoingBody;
 use crate::head::HeadLimits;
-use crate::message::RequestHead;
+use crate::message::{RequestHead, Response};
 use pillion_base::net::{Io, Transport};
 
 /// How long is waited for something to read once nothing can be written. What came before the write failed is in the
@@ -54,10 +54,18 @@ pub(super) struct Wire {
 
 /// What the upstream says before the content of its answer.
 pub(super) enum Said {
-    Interim(ResponseHead),
+    Interim(Box<ResponseHead>),
     /// With as much of the content as came with it.
-    Answer(ResponseHead, Bytes, Then),
-    Switched(ResponseHead),
+    Answer(Response<Content>),
+    Switched(Response<()>),
+}
+
+/// What is known of the content of an answer.
+pub(super) struct Content {
+    pub(super) length: Length,
+    /// So much of it came with its head.
+    pub(super) data: Bytes,
+    pub(super) then: Then,
 }
 
 struct FailedWrite {
@@ -248,21 +256,26 @@ impl Wire {
         let Self { io, engine, inbox, limits, failed, .. } = self;
         inbox.with(|bytes| {
             loop {
-                let (used, event) = engine.read(bytes, limits)?;
-                bytes.advance(used);
-                let said = match event {
-                    FromUpstream::Interim(head) => Said::Interim(head),
-                    FromUpstream::Switched(head) => Said::Switched(head),
-                    FromUpstream::Head(head) => {
-                        let (data, then) = content(engine, bytes, limits);
-                        Said::Answer(head, data, then)
+                if !bytes.is_empty() {
+                    let (used, event) = engine.read(bytes, limits)?;
+                    bytes.advance(used);
+                    match event {
+                        FromUpstream::Interim(head) => return Poll::Ready(Ok(Said::Interim(Box::new(head)))),
+                        FromUpstream::Switched(head) => {
+                            return Poll::Ready(Ok(Said::Switched(Response::read(head, ()))));
+                        }
+                        FromUpstream::Head(head) => {
+                            let length = head.length;
+                            let (data, then) = content(engine, bytes, limits);
+                            let answer = Response::read(head, Content { length, data, then });
+                            return Poll::Ready(Ok(Said::Answer(answer)));
+                        }
+                        _ => {}
                     }
-                    _ => match ready!(fill(io, failed, bytes, cx))? {
-                        0 => return Poll::Ready(Err(ClientFailure::Left)),
-                        _ => continue,
-                    },
-                };
-                return Poll::Ready(Ok(said));
+                }
+                if ready!(fill(io, failed, bytes, cx))? == 0 {
+                    return Poll::Ready(Err(ClientFailure::Left));
+                }
             }
         })
     }
@@ -290,11 +303,11 @@ impl Wire {
         })
     }
 
-    /// Ready when something comes on a connection that rests, its end included.
-    pub(super) fn poll_unasked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Self { io: Some(io), inbox, .. } = self else { return Poll::Ready(()) };
-        ready!(io.poll_comes(cx));
-        inbox.with(|bytes| poll_fill(io, bytes, cx).map(drop))
+    /// Whether something has come on a connection that rests, its end included.
+    pub(super) fn has_come_unasked(&mut self) -> bool {
+        let Self { io: Some(io), inbox, .. } = self else { return true };
+        let cx = &mut Context::from_waker(Waker::noop());
+        io.may_have_come() && inbox.with(|bytes| poll_fill(io, bytes, cx).is_ready())
     }
 
     /// How the connection goes on, now that its answer is whole or will not be read any further.
@@ -385,21 +398,19 @@ fn content(engine: &mut Client, bytes: &mut BytesMut, limits: &Limits) -> (Bytes
             FromUpstream::Data(length) => join(&first, &mut joined, bytes, length),
             FromUpstream::End => break Then::End,
             FromUpstream::Trailers(trailers) => {
-                has_ended(engine, limits);
+                engine.ends();
                 break trailing(&trailers);
             }
             _ => break Then::More,
         }
+        if engine.ends() {
+            break Then::End;
+        }
         if first.len() >= SMALL || joined.len() >= JOINED {
-            break if has_ended(engine, limits) { Then::End } else { Then::More };
+            break Then::More;
         }
     };
     (if joined.is_empty() { first } else { joined.into() }, then)
-}
-
-/// Whether the content needs no further byte. Of nothing the engine takes nothing, but it tells an end.
-fn has_ended(engine: &mut Client, limits: &Limits) -> bool {
-    matches!(engine.read(&[], limits), Ok((_, FromUpstream::End)))
 }
 
 fn join(first: &Bytes, joined: &mut Vec<u8>, bytes: &mut BytesMut, length: usize) {

@@ -6,34 +6,30 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Method, StatusCode, Uri};
-use pillion_http1::{self as http1, Fault, Fields, Known};
+use http::{Method, StatusCode};
+use pillion_http1::Fields;
 use tokio::sync::oneshot;
 
 use super::content::{ClientMove, Content};
 use super::{Downstream, Left, answering};
 use crate::http::call::AnsweringService;
-use crate::http::{Body, Call, Exchange, Response, headers, refusal, tunnel};
+use crate::http::{Body, Call, Exchange, Response, headers, tunnel};
 use pillion_base::net::Io;
 use pillion_http::h1::request::Incoming;
-use pillion_http::message::{Headers, RequestHead};
+use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_http::transfer::INTERIM_WAITING;
 
 /// From a head to the last byte of its answer.
 pub(super) async fn carry<S: AnsweringService>(
     client: &mut Downstream,
-    head: http1::RequestHead,
+    head: Arc<RequestHead>,
     (body, mut content): (Option<Incoming>, Content),
     stack: &mut S,
 ) -> Left {
-    client.takes_trailers = takes_trailers(&head.fields);
     let body = body.map_or_else(Body::empty, Body::request);
-    let Ok(uri) = Uri::from_maybe_shared(head.target_bytes()) else {
-        return client.refuse(Fault::Target, head.fields.text()).await;
-    };
     let is_connect = head.method == Method::CONNECT;
-    let (call, exchange, asked) = begun(client, head, uri, body);
+    let (call, exchange, asked) = begun(client, head, body);
     let answered = {
         let mut carried = pin!(stack.call(call));
         poll_fn(|cx| poll_answered(carried.as_mut(), client, &mut content, &exchange, cx)).await
@@ -53,26 +49,20 @@ pub(super) async fn carry<S: AnsweringService>(
     }
 }
 
-/// Trailers go to those who say that they look at them (RFC 9110, 6.5.1).
-fn takes_trailers(fields: &Fields) -> bool {
-    fields.has(Known::Te) && fields.elements(Known::Te).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
-}
-
 /// A tunnel that a request asks for, and who is given the connection when it is opened.
 type Tunnel = (tunnel::RequestedTunnel, oneshot::Sender<Io>);
 
 /// What the stack is called with, and the tunnel that the request asks for.
 fn begun(
     client: &mut Downstream,
-    head: http1::RequestHead,
-    uri: Uri,
+    mut head: Arc<RequestHead>,
     body: Body,
 ) -> (Box<Call>, Arc<Exchange>, Option<Tunnel>) {
-    let http1::RequestHead { method, version, fields, .. } = head;
-    let mut head = RequestHead { method, uri, version, headers: Headers::Text(fields), protocol: None };
     let mut seen = Seen::of(&head.headers);
     let request_id = headers::request_id(&head.headers, &seen, &mut client.worker.ground.rng.lock());
-    let asked = tunnel::may_be_asked(&head, &seen).then(|| tunnel::asked_http1(&mut head, &body)).flatten();
+    let asked = tunnel::may_be_asked(&head, &seen)
+        .then(|| tunnel::asked_http1(Arc::make_mut(&mut head), &body))
+        .flatten();
     if asked.is_some() {
         seen = Seen::of(&head.headers); // what was asked for may have changed them
     }
@@ -121,13 +111,5 @@ impl Downstream {
             // Not written where the client's version has none, and what cannot be one is left out.
             let _written = self.server.write_interim(interim.status(), &fields, self.outbox.end());
         }
-    }
-
-    /// What the engine takes for a request and the stack cannot.
-    async fn refuse(&mut self, fault: Fault, head: &[u8]) -> Left {
-        let head = head.get(..refusal::KEPT).unwrap_or(head);
-        let answer = refusal::refuse_fault(fault, head, &self.connection, &self.worker);
-        self.outbox.end().extend_from_slice(&answer);
-        self.refused().await
     }
 }

@@ -2,12 +2,13 @@
 
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use http::Version;
-use pillion_http1::{Error, FromClient, RequestHead};
+use pillion_http1::{Error, Fault, Fields, FromClient, Known};
 use tokio::time::Instant;
 
 use super::content::{self, Content};
@@ -17,17 +18,17 @@ use crate::http::refusal;
 use crate::worker::Worker;
 use pillion_base::deadline::Deadline;
 use pillion_base::unfinished::{READER, Share};
-use pillion_http::h1::buffer::poll_fill;
+use pillion_http::h1::buffer::{Outbox, poll_fill};
 use pillion_http::h1::request::Incoming;
+use pillion_http::message::RequestHead;
 
 /// A connection that was idle for so long rests: the drain does not wait for it.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// What a client says after an answer, or at first.
-#[allow(clippy::large_enum_variant, reason = "it is taken apart where it was made")]
 pub(super) enum Heard {
     /// A request, and its content with what has come of that.
-    Head(RequestHead, (Option<Incoming>, Content)),
+    Head(Arc<RequestHead>, (Option<Incoming>, Content)),
     /// What is no request. The answer to it waits in the outbox.
     Refused,
     /// It is silent.
@@ -61,7 +62,7 @@ enum Patience {
 
 impl Downstream {
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
-        let Self { io, inbox, judged, outbox, server, watch, connection, worker, .. } = self;
+        let Self { io, inbox, judged, outbox, server, watch, takes_trailers, connection, worker, .. } = self;
         inbox.with(|bytes| {
             loop {
                 if !bytes.is_empty() {
@@ -70,16 +71,21 @@ impl Downstream {
                         Ok((used, event)) => {
                             bytes.advance(used);
                             if let FromClient::Head(head) = event {
+                                *takes_trailers = wants_trailers(&head.fields);
                                 let opened = content::open(head.length, (server, judged), bytes, &limits);
-                                return Poll::Ready(Heard::Head(head, opened));
+                                return Poll::Ready(match RequestHead::read(head) {
+                                    Ok(head) => Heard::Head(head, opened),
+                                    Err(text) => refused(Fault::Target, &text, outbox, (connection, worker)),
+                                });
                             }
                         }
-                        Err(error) => {
-                            refuse(error, bytes, outbox.end(), (connection, worker));
+                        Err(Error::Request(fault)) => {
+                            let heard = refused(fault, bytes, outbox, (connection, worker));
                             bytes.clear();
                             watch.share = None; // nothing of it is held, however long its client is listened to
-                            return Poll::Ready(Heard::Refused);
+                            return Poll::Ready(heard);
                         }
+                        Err(_) => {} // nothing else comes of a client's bytes
                     }
                 }
                 let Poll::Ready(read) = poll_fill(io, bytes, cx) else {
@@ -120,10 +126,20 @@ impl Downstream {
     }
 }
 
-fn refuse(error: Error, head: &[u8], out: &mut Vec<u8>, (connection, worker): (&Connection, &Worker)) {
-    let Error::Request(fault) = error else { return };
+fn refused(
+    fault: Fault,
+    head: &[u8],
+    outbox: &mut Outbox,
+    (connection, worker): (&Connection, &Worker),
+) -> Heard {
     let head = head.get(..refusal::KEPT).unwrap_or(head);
-    out.extend_from_slice(&refusal::refuse_fault(fault, head, connection, worker));
+    outbox.end().extend_from_slice(&refusal::refuse_fault(fault, head, connection, worker));
+    Heard::Refused
+}
+
+/// Trailers go to those who say that they look at them (RFC 9110, 6.5.1).
+fn wants_trailers(fields: &Fields) -> bool {
+    fields.has(Known::Te) && fields.elements(Known::Te).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
 fn impatient(
