@@ -1,4 +1,5 @@
-//! The leaf of both stacks: pick an endpoint, take a connection, send, and judge how the endpoint did.
+//! The innermost service of both stacks: picks an endpoint, takes a connection, sends the request, and tells outlier
+//! detection how the endpoint did.
 
 use std::sync::Arc;
 
@@ -33,7 +34,7 @@ use pillion_upstream::cluster::outlier::Cause;
 use pillion_upstream::cluster::{Cluster, ClusterProtocol};
 use pillion_upstream::lease::{self, Lease, SendFailure};
 
-/// The last service of a stack. Boxed: its state is by far the largest, and the layers above move theirs.
+/// The innermost service. Its future is boxed because it is by far the largest, and the layers above would move it.
 pub fn service() -> impl HttpService {
     service_fn(|call: Box<Call>| Box::pin(dispatch(call)))
 }
@@ -44,7 +45,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, FailedCall> {
         Err(error) => return Err(FailedCall::untouched(error, call)),
     };
     let cluster = &route.cluster;
-    let is_first = call.attempt == AttemptId::FIRST; // it began just now, and the clock need not be read again
+    let is_first = call.attempt == AttemptId::FIRST; // the exchange has just begun: its time saves a read of the clock
     let now = if is_first { call.common.exchange.started } else { Instant::now() };
     let Some(endpoint) = pick(cluster, &call, now) else {
         return Err(FailedCall::untouched(cluster.no_endpoint(), call));
@@ -82,19 +83,19 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, FailedCall> {
     }
 }
 
-/// The route of the request, which its cluster can carry.
+/// The route of the request, if its cluster can carry the request.
 fn routed(call: &Call) -> Result<Arc<Route>, Error> {
     let refused = |detail: &'static str| Err(Error::new(Reason::NoRoute, detail));
     match &call.common.route {
-        None => refused("the request came here without a route"),
+        None => refused("the request reached dispatch without a route, which is a bug in the sidecar"),
         Some(route) if call.common.is_grpc && route.cluster.protocol == ClusterProtocol::Http1 => {
-            refused("gRPC needs HTTP/2, and `protocol` says http1")
+            refused("gRPC needs HTTP/2, and the service's `protocol` is http1")
         }
         Some(route) => Ok(route.clone()),
     }
 }
 
-/// An answer has come: it is judged, and made ready to go on.
+/// Judges an answer, and prepares it to be forwarded.
 fn receive(
     response: &mut Response,
     call: &Call,
@@ -117,24 +118,24 @@ fn receive(
     let (is_sidecar, is_ours) = (lease.is_sidecar(), seen.has(Seen::OURS));
     let refused = is_ours && is_sidecar && response.headers().has(Known::XPillionRefused);
     trial.answered(response.status(), refused);
-    // A good answer needs no reason, so nobody looks for one; gRPC's bad ones say 200, too.
+    // Only bad answers have a reason. For gRPC these have status 200, too.
     if is_sidecar && (response.status().as_u16() >= 400 || call.common.is_grpc) {
         trial.exchange.answered_by_sidecar(reason_of_sidecar(response.headers()));
     }
     if is_ours && !is_sidecar {
-        response.headers_mut().remove(Known::XPillionRefused); // only a verified sidecar's word is taken
+        response.headers_mut().remove(Known::XPillionRefused); // only a verified sidecar may refuse
     }
     response.body_mut().response_tail().seen = Some(seen);
     Ok(())
 }
 
-/// What must last until the response's last byte rides on it.
+/// Attaches the connection to the response, so that it is held until the response's last byte.
 fn carry(response: &mut Response, mut carried: Box<Carried>, mut trial: Trial<'_>) {
     carried.in_flight = Some(trial.end());
     response.body_mut().response_tail().carrier = Some(carried);
 }
 
-/// An endpoint that was not tried yet for this request, where there is one.
+/// Picks an endpoint that was not tried yet for this request, if there is one.
 fn pick(cluster: &Cluster, call: &Call, now: Instant) -> Option<Arc<Endpoint>> {
     let exchange = &call.common.exchange;
     let mut tried = exchange.tried();
@@ -143,7 +144,8 @@ fn pick(cluster: &Cluster, call: &Call, now: Instant) -> Option<Arc<Endpoint>> {
     Some(endpoint)
 }
 
-/// A tunnel has an HTTP/1.1 connection of its own, unless the endpoint is to be spoken to in HTTP/2 without a choice.
+/// Which version of HTTP the request prefers. A tunnel needs an HTTP/1.1 connection of its own, unless the endpoint
+/// only accepts HTTP/2.
 fn preference(call: &Call, cluster: &Cluster) -> Preference {
     let is_http2 = match cluster.protocol {
         ClusterProtocol::AppAuto => call.common.is_grpc,
@@ -161,7 +163,7 @@ fn preference(call: &Call, cluster: &Cluster) -> Preference {
     }
 }
 
-/// Takes the upstream's half of a tunnel, where its answer opens one that was asked for.
+/// Takes the upstream's half of a tunnel, if the answer opens the tunnel that the request asked for.
 fn accept(call: &Call, response: &mut Response, is_http2: bool) -> Result<(), Error> {
     match &call.common.tunnel {
         Some(kind) if kind.is_opened_by(response.status(), response.headers(), is_http2) => {
@@ -170,14 +172,14 @@ fn accept(call: &Call, response: &mut Response, is_http2: bool) -> Result<(), Er
             Ok(())
         }
         _ if response.status() == http::StatusCode::SWITCHING_PROTOCOLS => {
-            let detail = "the upstream switched to a protocol that nobody had asked for";
+            let detail = "the upstream switched to a protocol that the request did not ask for";
             Err(Error::new(Reason::UpgradeFailed, detail).sent(Sent::Perhaps))
         }
         _ => Ok(()),
     }
 }
 
-/// Checks the head of an answer before it goes on. `Err`: why it cannot be forwarded.
+/// Checks the head of an answer before it is forwarded. `Err`: why it cannot be forwarded.
 fn checked(response: &mut Response, seen: &Seen, lease: &mut Lease, most_fields: u32) -> Result<(), String> {
     let (fields, most) =
         (response.headers().len(), HeadLimits::of_answers(most_fields, lease.is_sidecar()).fields);
@@ -187,13 +189,13 @@ fn checked(response: &mut Response, seen: &Seen, lease: &mut Lease, most_fields:
         ));
     }
     if response.opens_tunnel() {
-        return Ok(()); // nothing frames a tunnel (RFC 9110, 9.3.6)
+        return Ok(()); // a tunnel has no framing (RFC 9110, 9.3.6)
     }
     let status = response.status();
     framing::check_answer(status, response.headers_mut(), seen).map_err(|fault| fault.to_string())
 }
 
-/// An answer's head has more fields or bytes than may be read.
+/// The error for an answer whose head exceeds the limits.
 fn large_head(most_fields: u32, lease: &Lease, cluster: &Cluster, endpoint: &Endpoint) -> Error {
     let HeadLimits { fields, bytes, .. } = HeadLimits::of_answers(most_fields, lease.is_sidecar());
     let why = format!(
@@ -208,13 +210,13 @@ fn not_forwarded(why: &str, cluster: &Cluster, endpoint: &Endpoint) -> Error {
     Error::new(Reason::ProtocolError, detail).sent(Sent::Perhaps)
 }
 
-/// What of a head is not as it was, once it is as the connection's version has it.
+/// The parts of a head that [`prepare`] changes, as they were before.
 struct OriginalHead {
     method: Method,
     uri: Option<Uri>,
 }
 
-/// Makes the request what the connection's version has. Can be undone ([`restore`]): the host is kept beside it.
+/// Puts the request into the form of the connection's version. [`restore`] undoes it; the host is kept in `common`.
 fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> OriginalHead {
     let mut before = OriginalHead { method: call.head.method.clone(), uri: None };
     let Call { head, body, common, seen, .. } = call;
@@ -247,7 +249,7 @@ fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> OriginalHead {
         }
     }
     if let Some(kind) = &common.tunnel {
-        common.names_host = false; // a CONNECT has its host in the target
+        common.names_host = false; // a CONNECT names its host in the target
         before.uri.get_or_insert_with(|| head.uri.clone());
         tunnel::ask(Arc::make_mut(head), kind, lease.is_http2());
     }
@@ -258,7 +260,8 @@ fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> OriginalHead {
     before
 }
 
-/// Makes a request of which nothing was sent what it was: the next endpoint may be no sidecar, or speak HTTP/2.
+/// Undoes [`prepare`] for a request of which nothing was sent: the next endpoint may speak another version, or may not
+/// be a sidecar.
 fn restore(call: &mut Call, before: OriginalHead) {
     let head = call.head_mut();
     head.method = before.method;
@@ -272,14 +275,15 @@ fn restore(call: &mut Call, before: OriginalHead) {
     call.body = call.body.take().ungated();
 }
 
-/// Absolute-form that was not meant for this proxy is its destination's to answer.
+/// Whether the target stays in absolute-form: the client meant it for the destination, not for this proxy.
 fn keeps_form(head: &RequestHead, common: &RequestContext, cluster: &Cluster) -> bool {
     let is_named = matches!(common.exchange.connection.destination, Destination::Named);
     let is_theirs = cluster.kind != ClusterKind::Service;
     is_theirs && !is_named && head.version != Version::HTTP_2 && head.uri.scheme().is_some()
 }
 
-/// Absolute-form may leave out the slash before a query; no other form may.
+/// The path and query of a target. Absolute-form may leave out the slash before a query, so it is added for the other
+/// forms.
 fn path(uri: &Uri) -> PathAndQuery {
     const ROOT: PathAndQuery = PathAndQuery::from_static("/");
     match uri.path_and_query() {
@@ -289,7 +293,7 @@ fn path(uri: &Uri) -> PathAndQuery {
     }
 }
 
-/// Scheme and authority for HTTP/2's pseudo-headers. A host that is no authority is left out.
+/// Adds scheme and authority for HTTP/2's pseudo-headers. A host that is not a valid authority is left out.
 fn absolute(path: PathAndQuery, host: Option<&HeaderValue>, scheme: Scheme) -> Uri {
     let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
     let mut parts = http::uri::Parts::default();
@@ -301,7 +305,7 @@ fn absolute(path: PathAndQuery, host: Option<&HeaderValue>, scheme: Scheme) -> U
     Uri::from_parts(parts).unwrap_or_else(|_invalid| Uri::from(path))
 }
 
-/// An answer's connection. The request counts at its endpoint for as long.
+/// The connection of an answer. The request counts as under way at its endpoint while this exists.
 struct Carried {
     lease: Lease,
     in_flight: Option<InFlight>,
@@ -315,7 +319,7 @@ impl Carrier for Carried {
     }
 }
 
-/// Why there is no answer; with the call, where nothing of it was sent.
+/// The failure of a call without an answer. It has the call, if nothing of the call was sent.
 fn explain(
     failure: SendFailure,
     mut call: Box<Call>,
@@ -343,13 +347,13 @@ fn explain(
         _ => {}
     }
     if exchange.progress.client_broke() {
-        return Error::new(Reason::ClientGone, "the client broke its request off").sent(Sent::Perhaps).into();
+        return Error::new(Reason::ClientGone, "the client aborted its request").sent(Sent::Perhaps).into();
     }
     let (address, name, detail) = (endpoint.address, &cluster.name, failure.detail);
     let what = match failure.reason {
-        Reason::ProtocolError => "answered what is not HTTP",
+        Reason::ProtocolError => "sent an answer that is not valid HTTP",
         Reason::UpstreamReset => "reset the request",
-        Reason::UpgradeFailed => "switched to a protocol that nobody had asked for",
+        Reason::UpgradeFailed => "switched to a protocol that the request did not ask for",
         _ => "closed the connection before it answered",
     };
     let detail = match failure.reason {
@@ -364,7 +368,7 @@ fn explain(
     FailedCall::untouched(error, call)
 }
 
-/// One try at one endpoint, which ends with a judgement whatever happens.
+/// One attempt at one endpoint. However it ends, outlier detection is told once.
 struct Trial<'a> {
     endpoint: &'a Arc<Endpoint>,
     cluster: &'a Cluster,
@@ -391,7 +395,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// The request is about to leave: what follows is the endpoint's time.
+    /// Notes that the request is about to be sent. The endpoint's time begins here.
     fn sent(&mut self, lease: &Lease, number: u32) {
         self.began = Instant::now();
         self.is_sent = true;
@@ -417,7 +421,7 @@ impl<'a> Trial<'a> {
         let (took, endpoint) = (now - self.began, self.endpoint.address);
         tracing::debug!(request = self.exchange.id(), %endpoint, status = status.as_u16(), ?took, "try answered");
         match Cause::of_status(status) {
-            // Busy is a sidecar's right (503); that its application is gone (502, 504) is not.
+            // A sidecar may be busy (503) without fault; a failure of its application (502, 504) counts.
             Some(_) if refused && status == http::StatusCode::SERVICE_UNAVAILABLE => {
                 self.endpoint.outlier.on_neither(now.into_std());
             }
@@ -442,19 +446,20 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// The answer's body goes on with it.
+    /// Hands the count of the request at its endpoint to the answer's body.
     fn end(&mut self) -> InFlight {
         self.in_flight.take().unwrap_or_else(|| InFlight::at(self.endpoint))
     }
 }
 
-/// Dropped unjudged: a timeout was the endpoint's doing, a client that went away was not.
+/// Judges an attempt that is dropped without an outcome: a timeout counts against the endpoint, a client that went away
+/// does not.
 impl Drop for Trial<'_> {
     fn drop(&mut self) {
         if !self.is_judged {
             let gone = AttemptOutcome::Failed(Reason::ClientGone);
             let ended = self.exchange.end_attempt(self.attempt, gone, Instant::now());
-            // Waiting in our own queue is not the endpoint's time, and a client that stalls is not its fault.
+            // Time in the sidecar's own queue and a client that stalls are not the endpoint's fault.
             let is_its_fault = match ended {
                 Some(AttemptOutcome::Expired(reason)) => self.is_sent && reason != Reason::RequestStalled,
                 _ => false,

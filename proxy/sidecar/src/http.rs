@@ -1,9 +1,8 @@
-//! Requests and answers on their way through the proxy: calls, exchanges, the servers of both versions, and answers of our
-//! own. Bodies and HTTP/2 are in `pillion_http`, pools in `pillion_upstream`. Framing itself is `pillion_http1`'s for HTTP/1,
-//! and the `h2` crate's for HTTP/2.
+//! Requests and answers inside the proxy: calls, exchanges, the servers of both HTTP versions, and the sidecar's own
+//! answers. Bodies and HTTP/2 are in `pillion_http`, pools in `pillion_upstream`. `pillion_http1` does the framing of
+//! HTTP/1, the crate `h2` that of HTTP/2.
 //!
-//! Deliberately absent: policy. What may be retried, how long to wait and where to go is decided in `layers`
-//! and `cluster`.
+//! Deliberately absent: policy. `layers` and `cluster` decide what may be retried, how long to wait, and where to go.
 
 pub mod answer;
 pub mod call;

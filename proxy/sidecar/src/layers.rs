@@ -1,20 +1,21 @@
-//! tower layers, one room each: what happens to a request on its way to the upstream and back.
+//! The layers (of tower) through which a request passes to the upstream, and its answer back. Each has its own file.
 //!
 //! # How a layer is written
-//! The story is a plain `async fn` over the rest of the stack; what it decides is a pure function beside it; the
-//! tower shell is one line, [`tower::layer::layer_fn`] around [`tower::service_fn`]. Its future is the `async
-//! fn`'s own, so nothing is boxed but the call itself (passed by pointer, once) and the leaf.
+//! A layer is an `async fn` over the rest of the stack. Its decisions are pure functions in the same file. One line
+//! makes it a tower layer: [`tower::layer::layer_fn`] around [`tower::service_fn`]. The layer's future is that of the
+//! `async fn`, so only the call itself (passed by pointer) and the innermost service are boxed.
 //!
-//! Layers hold no state: policy, worker and clocks ride on the [`Call`](crate::http::Call). A stack holds at most a
-//! function pointer, and cloning one for each request is free.
+//! Layers hold no state: the [`Call`](crate::http::Call) carries policy, worker and clocks. A stack holds at most one
+//! function pointer, so a clone for each request costs nothing.
 //!
-//! # tower's traps, and how they are met
-//! - Never call a clone that was not polled: every service here is always ready, nothing is reserved in
-//!   `poll_ready`. Limits shed inside `call`.
-//! - A permit must live until the *body* ends: it rides on the response's tail ([`pillion_http::body`]).
-//! - A timeout must drop what is under way: it does, and says so first ([`crate::exchange::attempts`]).
-//! - No retry once response headers went downstream: the retry layer sees responses before anybody below it.
-//! - The retry budget is fed once per request, with its first try, and spent once per retry: in [`retry`].
+//! # Known mistakes with tower, and how they are avoided
+//! - A clone that was not polled must not be called. Here every service is always ready, and nothing is reserved in
+//!   `poll_ready`; limits refuse inside `call`.
+//! - A permit must live until the *body* ends, so it is kept in the response's tail ([`pillion_http::body`]).
+//! - A timeout must drop what is under way. It notes the end of the attempts first ([`crate::exchange::attempts`]).
+//! - A request must not be retried once response headers went downstream. The retry layer sees each response before its
+//!   headers are sent.
+//! - [`retry`] makes one deposit in the retry budget per request, with the first try, and one withdrawal per retry.
 
 pub mod closing;
 pub mod headers;
@@ -28,7 +29,7 @@ pub mod verdict;
 
 pub use crate::http::call::{AnsweringService, HttpService};
 
-/// A layer by name: what a test may leave out of a stack, to show what it is there for.
+/// The name of a layer that a test may leave out of a stack, to show why the layer is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name {
     Record,
@@ -40,13 +41,13 @@ pub enum Name {
     Limit,
 }
 
-/// `layer`, which only a test leaves out.
+/// Returns `layer`. Only tests leave layers out.
 #[cfg(not(any(test, feature = "testing")))]
 pub fn unless<L>(_omitted: Option<Name>, _name: Name, layer: L) -> L {
     layer
 }
 
-/// `layer`, unless it is the one left out.
+/// Returns `layer`, unless it is the one that a test leaves out.
 #[cfg(any(test, feature = "testing"))]
 pub fn unless<L>(
     omitted: Option<Name>,
@@ -67,14 +68,13 @@ mod tests {
     use crate::inbound::Inbound;
     use crate::outbound::Outbound;
 
-    /// The one layer that holds something: the route layer knows how to enter its side once more, for a CONNECT.
+    /// The only layer that holds data: the route layer has the function that serves what runs inside a CONNECT.
     const ROUTE_LAYER: usize = size_of::<fn()>();
-    /// What [`super::unless`] adds in tests: whether each of these layers is left out, a byte each, rounded up to whole
-    /// pointers.
+    /// What [`super::unless`] adds in tests: a byte for each layer that may be left out, rounded up to whole pointers.
     const OMITTED: usize = 2 * size_of::<usize>();
 
-    /// What a connection costs while it waits: its task holds the largest of its phases. With the task's own header
-    /// that stays in the allocator's class of 2,560 bytes.
+    /// Bounds the memory of a connection that waits: its task is as large as the largest of its phases. With the task's
+    /// own header it stays in the allocator's size class of 2,560 bytes.
     #[test]
     fn a_connection_stays_small() {
         fn future<A, B, C, D, F>(_: impl Fn(A, B, C, D) -> F) -> usize {
@@ -84,8 +84,8 @@ mod tests {
         assert!(outbound <= 2304 && inbound <= 2304, "{outbound} {inbound}");
     }
 
-    /// What a request costs in memory and moves. A future that grows here was probably handed over by value
-    /// somewhere and is kept twice.
+    /// Bounds the memory of a request, and the bytes that are moved for it. If a future grows here, it was probably
+    /// passed by value somewhere and is kept twice.
     #[test]
     fn a_request_stays_small() {
         fn future<S: Service<Box<Call>>>(_: &S) -> usize {

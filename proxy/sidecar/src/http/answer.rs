@@ -1,4 +1,5 @@
-//! The answers that the sidecar makes itself: status, `Proxy-Status`, a sentence; for gRPC callers a status.
+//! The answers that the sidecar makes itself: a status, `Proxy-Status` and a sentence, or a gRPC status for gRPC
+//! callers.
 
 use std::fmt::Write as _;
 
@@ -15,11 +16,11 @@ use pillion_model::{Direction, Reason};
 pub fn answer(error: &Error, exchange: &Exchange, is_grpc: bool) -> Response<Body> {
     let Exchange { connection, request_id, .. } = exchange;
     let answer = render((error.reason, &error.detail), connection, request_id, is_grpc);
-    // over HTTP/2 a body is sent whatever the method
+    // The server of HTTP/2 does not leave out the body of an answer to HEAD, so it is left out here.
     answer.map(|body| if body.is_empty() || exchange.is_head() { Body::empty() } else { Body::full(body) })
 }
 
-/// The answer as HTTP/1.1 has it on the wire, for a request that no stack sees. The connection ends with it.
+/// The bytes of an HTTP/1.1 answer, for a request that does not pass through a stack. The connection closes after it.
 pub fn written(why: (Reason, &str), connection: &Connection, request_id: &HeaderValue) -> Vec<u8> {
     let (head, body) = render(why, connection, request_id, false).into_parts();
     let phrase = head.status.canonical_reason().unwrap_or_default();
@@ -34,7 +35,8 @@ pub fn written(why: (Reason, &str), connection: &Connection, request_id: &Header
     answer
 }
 
-/// A remote peer is told the code alone. One of the mesh, which has proven that, has it in a field of its own, too.
+/// Makes an answer. Only the sidecar's own application gets the detail; a remote peer gets the code alone. A verified
+/// peer of the mesh also gets the code in `x-pillion-reason`.
 fn render(
     (reason, detail): (Reason, &str),
     connection: &Connection,
@@ -62,7 +64,7 @@ fn plain(reason: Reason, told: Option<&str>) -> Response<String> {
     response
 }
 
-/// Trailers-only, as the gRPC protocol calls an answer that is all headers.
+/// An answer of gRPC without body and trailers, which its specification calls "Trailers-Only".
 fn grpc(reason: Reason, told: Option<&str>) -> Response<String> {
     let mut response = Response::new(StatusCode::OK, String::new());
     let headers = response.headers_mut();
@@ -75,7 +77,7 @@ fn grpc(reason: Reason, told: Option<&str>) -> Response<String> {
     response
 }
 
-/// One sentence for the caller.
+/// The text of the answer.
 fn sentence(reason: Reason, told: Option<&str>) -> String {
     match told {
         Some(detail) => format!("pillion: {}: {detail}\n", reason.code()),
@@ -83,7 +85,7 @@ fn sentence(reason: Reason, told: Option<&str>) -> String {
     }
 }
 
-/// RFC 9209, with `details` as a structured-field string (RFC 8941, 3.3.3).
+/// The value of `Proxy-Status` (RFC 9209), with `details` as a structured-field string (RFC 8941, 3.3.3).
 fn proxy_status(reason: Reason, told: Option<&str>) -> HeaderValue {
     let error = match reason.error_type() {
         "" => String::new(), // the registry of RFC 9209 has no type for it
@@ -104,7 +106,7 @@ fn proxy_status(reason: Reason, told: Option<&str>) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("pillion"))
 }
 
-/// `grpc-message`: percent-encoded, all but printable ASCII and the percent sign itself.
+/// Encodes `grpc-message`: every byte except printable ASCII is percent-encoded, and so is the percent sign.
 fn percent_encode(text: &str) -> String {
     text.trim_end().bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
         match byte {
@@ -122,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn details_are_one_line_of_printable_ascii_whatever_the_sentence_says() {
+    fn the_details_of_proxy_status_are_one_line_of_printable_ascii_for_any_detail() {
         let value = proxy_status(Reason::TlsError, Some("a \"b\" \\ c\r\nd é"));
         assert_eq!(
             value,

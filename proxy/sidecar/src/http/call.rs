@@ -1,4 +1,4 @@
-//! A request on its way through the stack, with the policy that travels with it, and the seam between two layers.
+//! A request inside the stack, with its policy, and the traits of the services between two layers.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,46 +18,48 @@ use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_http1::Known;
 
-/// Boxed once and passed by pointer: eight layers would otherwise move half a kilobyte each.
+/// One attempt of a request. It is boxed once and passed by pointer; otherwise each of eight layers would move half a
+/// kilobyte.
 pub struct Call {
-    /// Shared with what a further try is made of: who changes it then gets a copy ([`Call::head_mut`]).
+    /// Shared with what is kept for a further try. [`Call::head_mut`] copies a shared head before a change.
     pub head: Arc<RequestHead>,
     pub body: Body,
-    /// What `head` held when it came.
+    /// Which headers `head` had when the request came.
     pub seen: Seen,
     pub common: RequestContext,
-    /// Which attempt of its exchange this is.
+    /// The attempt of the exchange that this call is.
     pub attempt: AttemptId,
-    /// Counts the first try and the retries, from 1. A replacement has the number of what it replaces.
+    /// The number of the try: 1 is the first, retries follow. A replacement has the number of the try that it replaces.
     pub number: u32,
-    /// Bound of this try; `None` for the last one.
+    /// The timeout of this try; `None` for the last one.
     pub per_try: Option<Duration>,
-    /// One of `max_requests`, given back with the last byte of the answer.
+    /// A permit of `max_requests`, held until the last byte of the answer.
     pub permit: Option<Permit>,
 }
 
-/// What every attempt of a request has in common: a retry, a hedge or a mirror is made of this, a head and a body.
+/// What all attempts of a request have in common. A retry (later also a hedge or a mirror) is made of this, a head and
+/// a body.
 #[derive(Clone)]
 pub struct RequestContext {
     pub exchange: Arc<Exchange>,
     /// Set by `layers::route`; the layers below read their policy here.
     pub route: Option<Arc<Route>>,
-    /// The host the request is for: `Host` towards HTTP/1, `:authority` towards HTTP/2.
+    /// The host of the request, sent as `Host` over HTTP/1 and as `:authority` over HTTP/2.
     pub host: Option<HeaderValue>,
-    /// The head has `host` as its only `Host` already.
+    /// The head has `host` already, as its only `Host`.
     pub names_host: bool,
     pub is_grpc: bool,
-    /// The client waits to be asked for its body (`Expect: 100-continue`).
+    /// The client sends the body only after a 100 (`Expect: 100-continue`).
     pub waits_to_send: bool,
-    /// It shall become a tunnel.
+    /// The tunnel that the request asks for.
     pub tunnel: Option<Box<tunnel::TunnelKind>>,
-    /// It came as a retry of somebody before us (`x-pillion-attempt` above 1): not retried once more.
+    /// The request is a retry of an earlier sidecar (`x-pillion-attempt` above 1), so it is not retried here.
     pub marked: bool,
-    /// `x-pillion-via` as it came, from a sidecar that is believed.
+    /// `x-pillion-via` as it came from a trusted sidecar.
     pub via: Option<HeaderValue>,
-    /// How many times it has come through here, this time included.
+    /// How many times the request has passed through this sidecar, including this time.
     pub passes: u32,
-    /// When the whole must have its headers; sent on as `grpc-timeout`.
+    /// When the answer's headers must have come, over all attempts; sent on as `grpc-timeout`.
     pub deadline: Option<Instant>,
 }
 
@@ -91,11 +93,12 @@ impl Call {
 }
 
 impl Call {
+    /// The head, to be changed. A head that a further try shares is copied first.
     pub fn head_mut(&mut self) -> &mut RequestHead {
         Arc::make_mut(&mut self.head)
     }
 
-    /// Tells the exchange what metrics and access log say of the request.
+    /// Notes in the exchange what metrics and access log need of the request.
     pub fn note_request(&self) {
         let exchange = &self.common.exchange;
         exchange.note(|facts| {
@@ -133,7 +136,7 @@ impl RequestContext {
 /// Why a call has no answer, and the call itself where nothing of it was sent.
 pub struct FailedCall {
     pub error: Error,
-    /// As good as new: the retry layer may send it elsewhere, whatever its method and body.
+    /// The unchanged call: the retry layer may send it elsewhere, with any method and body.
     pub unsent: Option<Box<Call>>,
 }
 
@@ -156,7 +159,7 @@ impl std::fmt::Debug for FailedCall {
     }
 }
 
-/// A stack, or the rest of one, below the rescue.
+/// A part of a stack below the rescue layer: a call may fail.
 pub trait HttpService:
     Service<Box<Call>, Response = Response, Error = FailedCall, Future: Send> + Clone + Send + 'static
 {
@@ -167,7 +170,7 @@ impl<S> HttpService for S where
 {
 }
 
-/// A whole stack: every call is answered.
+/// A whole stack: every call gets an answer.
 pub trait AnsweringService:
     Service<Box<Call>, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static
 {

@@ -1,7 +1,7 @@
 //! What is known of one exchange (a request and its answer), from its first byte to its last.
 //!
-//! Shared by the layers, the two bodies and the timers; ends as a metric and an access line in
-//! [`Exchange::finish`], exactly once.
+//! The layers, the two bodies and the timers share it. [`Exchange::finish`] counts it and writes its access line,
+//! exactly once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,34 +31,35 @@ pub struct Exchange {
     pub started: Instant,
     pub request_id: HeaderValue,
     pub progress: Progress,
-    /// What the client hears before its answer.
+    /// Interim answers (1xx) for the client.
     pub interim: Interim,
-    /// Why it has no place among all exchanges, where it has none.
+    /// The error where the exchange got no place (see [`Self::has_place`]).
     refused: Option<Error>,
     facts: Mutex<RequestFacts>,
 }
 
-/// Collected on the way down and up.
+/// What is collected while the request and its answer pass through the stack.
 #[derive(Default)]
 pub struct RequestFacts {
-    /// What opaque connections have, too.
+    /// The facts that opaque connections have, too.
     pub common: Facts,
     pub request: Option<Box<RequestLine>>,
     pub is_grpc: bool,
     pub method: Option<MethodLabel>,
     status: u16,
-    /// Why the other sidecar made the answer of the last try, where it did.
+    /// The reason of the other sidecar, if that sidecar made the answer of the last try itself.
     pub peer_reason: Option<Box<str>>,
     grpc_status: Option<u8>,
     cut: Option<Reason>,
-    /// Its place among all exchanges, until it has ended: the rest of a request may be on its way for longer.
+    /// Its place among all exchanges. It is given back when the exchange ends, although the rest of the request's body
+    /// may still be read after that.
     place: Option<ExchangePlace>,
-    /// Its bytes are counted already.
+    /// The exchange became a tunnel, whose bytes are counted already.
     tunnelled: bool,
     finished: bool,
 }
 
-/// What the access log says of the request; kept only where there is a log.
+/// What the access log needs of the request; kept only with an access log.
 pub struct RequestLine {
     pub method: http::Method,
     pub uri: http::Uri,
@@ -67,7 +68,7 @@ pub struct RequestLine {
 }
 
 impl Exchange {
-    /// Takes a place among the exchanges of its client, where there is one: see [`Self::has_place`].
+    /// Begins an exchange, and takes a place among those of its client if there is one: see [`Self::has_place`].
     pub fn new(
         worker: Arc<Worker>,
         connection: Arc<Connection>,
@@ -78,7 +79,7 @@ impl Exchange {
         Self::in_place(worker, connection, request_id, place)
     }
 
-    /// Begins an exchange in a place that was taken before.
+    /// Begins an exchange with a place that was taken before.
     pub fn in_place(
         worker: Arc<Worker>,
         connection: Arc<Connection>,
@@ -102,7 +103,7 @@ impl Exchange {
         }
     }
 
-    /// Whether there is room for it.
+    /// Checks that the exchange got a place.
     ///
     /// # Errors
     /// See [`Connection::place_for_exchange`].
@@ -118,12 +119,12 @@ impl Exchange {
         self.facts.lock().cut
     }
 
-    /// The endpoints that had their chance.
+    /// The endpoints that were tried.
     pub fn tried(&self) -> Tried {
         self.facts.lock().common.tried
     }
 
-    /// An endpoint was picked for an attempt, which now waits for a connection to it.
+    /// Notes the endpoint that was picked for an attempt. The attempt now waits for a connection to it.
     pub fn picked(&self, attempt: AttemptId, endpoint: &Endpoint, now: Instant) {
         self.facts.lock().common.picked(attempt, endpoint, now);
     }
@@ -132,12 +133,12 @@ impl Exchange {
         self.facts.lock().common.attempts.begin()
     }
 
-    /// How far an attempt has come.
+    /// Notes the progress of an attempt.
     pub fn note_attempt(&self, id: AttemptId, what: impl FnOnce(&mut Attempt)) {
         self.facts.lock().common.attempts.note(id, what);
     }
 
-    /// Ends an attempt. Returns how it ended: one that has ended before stays as it was.
+    /// Ends an attempt, if it has not ended before. Returns its outcome.
     pub fn end_attempt(
         &self,
         id: AttemptId,
@@ -149,23 +150,23 @@ impl Exchange {
         attempts.find(id)?.outcome
     }
 
-    /// The time of the whole request is over: no attempt goes on.
+    /// Ends all attempts, because a timeout of the whole request has expired.
     pub fn expire(&self, reason: Reason) {
         self.facts.lock().common.attempts.expire_all(reason, Instant::now());
     }
 
-    /// The request's id, as the log tells it.
+    /// The request's ID, as text for the log.
     pub fn id(&self) -> &str {
         self.request_id.to_str().unwrap_or_default()
     }
 
-    /// A route is known: from here on the exchange counts as active for its cluster.
+    /// Notes the route. From here on the exchange counts as active for its cluster.
     pub fn routed(&self, route: &Arc<Route>) {
         route.cluster.metrics().active().inc();
         self.facts.lock().common.route = Some(route.clone());
     }
 
-    /// Where it goes, once that is known.
+    /// The route, once it is known.
     pub fn route(&self) -> Option<Arc<Route>> {
         self.facts.lock().common.route.clone()
     }
@@ -174,12 +175,12 @@ impl Exchange {
         self.facts.lock().method == Some(MethodLabel::Head)
     }
 
-    /// The sidecar answers itself.
+    /// Notes the error that the sidecar answers itself.
     pub fn failed(&self, error: &Error) {
         self.facts.lock().common.failed(error);
     }
 
-    /// The last try was answered by a verified sidecar; with its reason where that made the answer itself.
+    /// Notes the reason of a verified sidecar that made the answer of the last try itself.
     pub fn answered_by_sidecar(&self, reason: Option<&str>) {
         if let Some(reason) = reason {
             self.facts.lock().peer_reason = Some(reason.into());
@@ -192,7 +193,7 @@ impl Exchange {
         facts.status = Reason::ClientGone.status();
     }
 
-    /// The answer's headers are on their way.
+    /// Notes that the answer's headers are sent.
     pub fn headers_sent(&self, status: StatusCode, grpc_status: Option<u8>) {
         let now = Instant::now();
         let mut facts = self.facts.lock();
@@ -217,7 +218,7 @@ impl Exchange {
         }
     }
 
-    /// Writes the access record, where there is a log that wants it.
+    /// Writes the access record, if there is an access log that wants it.
     fn record(&self, facts: &RequestFacts, ending: ResponseEnd, took: Duration) {
         let (Some(log), Some(line)) = (self.worker.access_log.as_deref(), &facts.request) else { return };
         let is_error = facts.common.reason.is_some() || facts.peer_reason.is_some() || facts.status >= 500;
@@ -272,7 +273,7 @@ impl Observer for Exchange {
         self.facts.lock().tunnelled = true;
     }
 
-    /// The one end of every exchange: counts it and writes its line.
+    /// Ends the exchange: counts it and writes its access line. Further calls do nothing.
     fn finish(&self, ending: ResponseEnd) {
         let mut facts = self.facts.lock();
         if std::mem::replace(&mut facts.finished, true) {

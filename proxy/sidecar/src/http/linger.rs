@@ -1,7 +1,7 @@
 //! The end of an HTTP/1 connection whose client may still be sending (RFC 9112, 9.6).
 //!
-//! A connection that is closed with bytes unread is reset, and a reset can take the last answer away from a client that
-//! has not read it yet. So only the writing half is closed at first, and what comes is read and forgotten.
+//! The kernel resets a connection that is closed with unread bytes, and a reset can destroy the last answer before the
+//! client has read it. So only the writing half is closed at first, and further bytes are read and discarded.
 
 use std::future::poll_fn;
 use std::mem::MaybeUninit;
@@ -16,18 +16,19 @@ use pillion_base::drain::Work;
 use pillion_base::net::Io;
 use pillion_model::Direction;
 
-/// What the end of the process waits for: a client notices in that time that its connection has ended.
+/// 1 s: how long a drain waits for a lingering connection. In that time a client notices that its connection has ended.
 const IN_DRAIN: Duration = Duration::from_secs(1);
-/// For a client that sends all of a large request before it reads. nginx has the same (`lingering_time`).
+/// 30 s, for a client that sends all of a large request before it reads. nginx has the same limit (`lingering_time`).
 const AT_MOST: Duration = Duration::from_secs(30);
-/// Between two pieces of what it sends (nginx: `lingering_timeout`).
+/// 5 s: the longest pause of the client between two pieces (nginx: `lingering_timeout`).
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Closes `io` for writing, and reads on until its client ends too, pauses, or has had its time.
+/// Closes `io` for writing, and reads on until the client ends its direction, pauses for [`PAUSE`], or the time is
+/// over.
 pub(super) async fn linger(mut io: Io, work: &Work) {
     let in_drain = work.says_goodbye();
     if in_drain && work.direction() == Direction::Outbound {
-        work.rest(); // the quiet second that outbound needs is long enough for this
+        work.rest(); // the drain leaves outbound connections a quiet second, which is enough
     }
     let mut ending = pin!(async {
         if io.shutdown().await.is_err() {
@@ -36,12 +37,13 @@ pub(super) async fn linger(mut io: Io, work: &Work) {
         while timeout(PAUSE, forget(&mut io)).await == Ok(true) {}
     });
     if timeout(IN_DRAIN, &mut ending).await.is_err() && !in_drain {
-        work.rest(); // a drain that begins now has nothing to wait for here
+        work.rest(); // a drain that begins from here on does not wait for this connection
         drop(timeout(AT_MOST - IN_DRAIN, ending).await);
     }
 }
 
-/// Reads what has come, once something has. `false`: the client has ended.
+/// Waits for bytes, and discards all that have come. `false`: the client has ended its direction, or the connection
+/// broke.
 async fn forget(io: &mut Io) -> bool {
     let mut has_read = false;
     poll_fn(|cx| {

@@ -1,7 +1,7 @@
-//! Requests that no stack sees: their answer, their place in the metrics, and their access line.
+//! Refuses requests that do not pass through a stack: answers, counts and logs them.
 //!
-//! A head that is no HTTP/1, and plaintext where only mTLS is let in. What can be read of such a head is read here,
-//! leniently: it is shown to people, and nothing is decided by it.
+//! These are requests with a head that is not HTTP/1, and plaintext requests where only mTLS is accepted. The head of
+//! such a request is read leniently, for the access log alone: nothing is decided by it.
 
 use std::time::Duration;
 
@@ -20,14 +20,15 @@ use pillion_http1::Fault;
 use pillion_model::Reason;
 use pillion_telemetry::{MethodLabel, RequestLabels, RequestRecord, Symbol};
 
-/// As much of a head is kept to be shown: nearly every head is smaller as a whole.
+/// 4 KiB: how much of a head is kept for the access log. Nearly every head is smaller.
 pub(super) const KEPT: usize = 4096;
-/// For the rest of a head that is refused whatever it says, then for the client to take its answer, and once more for
-/// it to leave. Clients send a head in one piece.
+/// 1 s for each of three steps: to read the rest of a head that is refused anyway, to write the answer, and to close.
+/// That is enough, since clients send a head in one piece.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Why plaintext is not served where mTLS is required.
-pub const PLAINTEXT: &str = "the port takes mTLS alone (inbound.mtls is strict), and plaintext came";
-/// The longest method that is shown as one.
+/// The error text for plaintext where mTLS is required.
+pub const PLAINTEXT: &str =
+    "the port accepts only mTLS (inbound.mtls is strict), and the client sent plaintext";
+/// 32 bytes: a longer word is not shown as a method.
 const METHOD_BYTES: usize = 32;
 
 /// What can be read of a head that may be malformed.
@@ -41,7 +42,7 @@ struct Shown<'a> {
 }
 
 impl<'a> Shown<'a> {
-    /// Whole lines only: the last one may be cut.
+    /// Reads complete lines only, because the last line may be cut.
     fn read(head: &'a [u8]) -> Self {
         let mut lines = head.split_inclusive(|byte| *byte == b'\n').filter_map(|line| {
             let line = line.strip_suffix(b"\n")?;
@@ -79,14 +80,14 @@ fn split_at(line: &[u8], sign: u8) -> Option<(&[u8], &[u8])> {
     Some((line.get(..at)?, line.get(at + 1..)?))
 }
 
-/// Why nobody serves a request.
+/// Why a request is refused.
 struct Refusal {
     reason: Reason,
-    /// The sentence for the log; the caller hears it where it is this host's own application.
+    /// The detail for the log. The caller gets it only if it is the sidecar's own application.
     detail: String,
 }
 
-/// A request's head is no HTTP/1 or is too large: counts and logs it, and gives its answer.
+/// Refuses a request whose head is not HTTP/1, or is too large: counts and logs it, and returns its answer.
 pub(super) fn refuse_fault(fault: Fault, head: &[u8], connection: &Connection, worker: &Worker) -> Vec<u8> {
     let reason = match fault {
         Fault::LargeHead | Fault::ManyFields => Reason::HeadersTooLarge,
@@ -97,24 +98,25 @@ pub(super) fn refuse_fault(fault: Fault, head: &[u8], connection: &Connection, w
     refuse(&Refusal { reason, detail }, head, connection, worker)
 }
 
-/// A request's head was not whole in time. Its answer, where something had come that is to be answered.
+/// Refuses a request whose head was not complete in time. Returns its answer; `None` if only white space had come.
 pub(super) fn refuse_late(head: &[u8], connection: &Connection, worker: &Worker) -> Option<Vec<u8>> {
     let has_begun = head.iter().any(|byte| !byte.is_ascii_whitespace());
     has_begun.then(|| refuse(&late(), head, connection, worker))
 }
 
-/// The same of HTTP/2, whose heads cannot be read before they are whole: the connection ends.
+/// Counts and logs an HTTP/2 request whose head was not complete in time. An incomplete head of HTTP/2 cannot be read,
+/// so there is no answer, and the connection ends.
 pub fn note_late_http2(connection: &Connection, worker: &Worker) {
     note(&late(), &Shown { version: Version::HTTP_2, ..Shown::default() }, connection, worker);
 }
 
 fn late() -> Refusal {
-    let detail = "the request's head was not whole within limits.header_timeout".to_owned();
+    let detail = "the request's head was not complete within limits.header_timeout".to_owned();
     Refusal { reason: Reason::RequestStalled, detail }
 }
 
-/// Plaintext HTTP/1 where mTLS is required. Reads the head for what it says of itself, answers, and closes: each within
-/// [`PATIENCE`], whatever the client does.
+/// Refuses plaintext HTTP/1 where mTLS is required: reads the head for the access log, answers, and closes. Each step
+/// takes at most [`PATIENCE`].
 pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Worker) {
     let head = read_head(&mut io).await;
     let answer = refuse(&plaintext(), &head, connection, worker);
@@ -123,17 +125,17 @@ pub async fn refuse_plaintext(mut io: Io, connection: &Connection, worker: &Work
     }
 }
 
-/// Plaintext HTTP/2 where mTLS is required. It is closed without an answer: its client takes none before its settings
-/// are answered.
+/// Counts and logs plaintext HTTP/2 where mTLS is required. The connection is closed without an answer, since a client
+/// of HTTP/2 reads none before its SETTINGS frame is answered.
 pub fn note_http2_plaintext(connection: &Connection, worker: &Worker) {
     note(&plaintext(), &Shown { version: Version::HTTP_2, ..Shown::default() }, connection, worker);
     tracing::debug!(from = %connection.downstream, "inbound connection closed: {PLAINTEXT}");
 }
 
-/// Heads that are not whole hold all the memory that they may, and this one began first. Its connection ends without an
-/// answer: its client is still to say what it asks for. `head`: what is known of it.
+/// Counts and logs a request whose connection is closed because incomplete heads have reached their memory limit and
+/// this one is the oldest. There is no answer, because the request is not complete. `head`: the bytes that have come.
 pub fn note_given_up(head: &[u8], version: Version, connection: &Connection, worker: &Worker) {
-    let detail = "heads that are not whole hold all the memory that they may, and this one is the oldest";
+    let detail = "the limit of memory for incomplete heads is reached, and this one is the oldest";
     let (reason, detail) = (Reason::Overloaded, detail.to_owned());
     let refusal = Refusal { reason, detail };
     note(&refusal, &Shown { version, ..Shown::read(head) }, connection, worker);
@@ -143,7 +145,7 @@ fn plaintext() -> Refusal {
     Refusal { reason: Reason::MtlsRequired, detail: PLAINTEXT.to_owned() }
 }
 
-/// As much as has come of a head when it is whole, too long to be kept, or late.
+/// Reads a head until it is complete, has [`KEPT`] bytes, or is late. Returns what has come.
 async fn read_head(io: &mut Io) -> Vec<u8> {
     let mut head = Vec::with_capacity(KEPT);
     let whole = async {
@@ -162,14 +164,15 @@ fn is_whole(head: &[u8]) -> bool {
     head.windows(4).any(|end| end == b"\r\n\r\n") || head.windows(2).any(|end| end == b"\n\n")
 }
 
-/// Counts a request that no stack will see, and writes its line. Returns its answer as HTTP/1 writes it; the connection
-/// ends with it.
+/// Counts a request that does not pass through a stack, and writes its access line. Returns the bytes of its HTTP/1
+/// answer, after which the connection closes.
 fn refuse(refusal: &Refusal, head: &[u8], connection: &Connection, worker: &Worker) -> Vec<u8> {
     let request_id = note(refusal, &Shown::read(head), connection, worker);
     answer::written((refusal.reason, &refusal.detail), connection, &request_id)
 }
 
-/// Counts a request that no stack will see, and writes its line. Returns the request's own ID, or a new one.
+/// Counts a request that does not pass through a stack, and writes its access line. Returns the request's own ID, or a
+/// new one.
 fn note(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: &Worker) -> HeaderValue {
     let request_id = shown.request_id.and_then(|id| HeaderValue::from_bytes(id).ok());
     let request_id = request_id.unwrap_or_else(|| fresh_request_id(&mut worker.ground.rng.lock()));
@@ -225,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn c19_of_a_head_that_is_refused_is_shown_what_can_be_read() {
+    fn c19_the_log_shows_what_can_be_read_of_a_refused_head() {
         let shown = |method, target, host, request_id: &'static str| Shown {
             method,
             target,

@@ -1,9 +1,10 @@
 //! Exchanges that become tunnels: HTTP/1.1 `Upgrade` (WebSocket and others), CONNECT, and extended CONNECT
-//! (RFC 8441), which is HTTP/2's way of saying `Upgrade`.
+//! (RFC 8441), which is the `Upgrade` of HTTP/2.
 //!
-//! On the way through the stack an extended CONNECT is an upgrade request like HTTP/1.1's; what each side's version
-//! wants is written at its edge. Nothing that a client sends before the answer goes further than its connection's buffer.
-//! An upgrade to `h2c` is no tunnel but another way to speak HTTP/2, long deprecated (RFC 9113, 3.1): ignored.
+//! Inside the stack, an extended CONNECT is an upgrade request like that of HTTP/1.1; the form for the version of each
+//! side is written where the request or answer leaves. Bytes that a client sends before the answer are not forwarded:
+//! they stay in its connection's buffer. An upgrade to `h2c` is ignored: it is not a tunnel but a deprecated way to
+//! begin HTTP/2 (RFC 9113, 3.1).
 
 use std::future::ready;
 
@@ -26,15 +27,15 @@ use pillion_telemetry::{Held, Protocol as Carried};
 
 const WEBSOCKET: &[u8] = b"websocket";
 
-/// What a request wants to become.
+/// The kind of tunnel that a request asks for.
 #[derive(Debug, Clone)]
 pub enum TunnelKind {
     Connect,
-    /// To what `Upgrade` or `:protocol` names.
+    /// An upgrade to the protocol that `Upgrade` or `:protocol` names.
     Upgrade(HeaderValue),
 }
 
-/// The downstream's half of a tunnel that was asked for.
+/// The downstream's half of a tunnel that the client asked for.
 pub struct RequestedTunnel {
     pub kind: TunnelKind,
     on: On,
@@ -42,11 +43,11 @@ pub struct RequestedTunnel {
     key: Option<HeaderValue>,
 }
 
-/// A connection or stream that will be bytes alone, once that is settled on both sides.
+/// A connection or stream that carries opaque bytes once the tunnel is open.
 enum On {
-    /// Whoever has it hands it over.
+    /// The downstream's: the server of its connection sends it here after the answer.
     Given(oneshot::Receiver<Io>),
-    /// The upstream's.
+    /// The upstream's: it comes with the answer.
     Answered(Opening),
 }
 
@@ -55,7 +56,7 @@ impl TunnelKind {
         matches!(self, Self::Upgrade(to) if to.as_bytes().eq_ignore_ascii_case(WEBSOCKET))
     }
 
-    /// The status that tells a client of this version so.
+    /// The status that tells a client of this version that the tunnel is open.
     pub fn opened(&self, version: Version) -> StatusCode {
         match self {
             Self::Upgrade(_) if version != Version::HTTP_2 => StatusCode::SWITCHING_PROTOCOLS,
@@ -63,7 +64,7 @@ impl TunnelKind {
         }
     }
 
-    /// Whether this answer opens the tunnel: with what was asked for, and nothing else.
+    /// Whether this answer opens the tunnel, to a protocol that the client asked for.
     pub fn is_opened_by(&self, status: StatusCode, headers: &Headers, is_http2: bool) -> bool {
         match self {
             Self::Upgrade(to) if !is_http2 => {
@@ -75,24 +76,25 @@ impl TunnelKind {
         }
     }
 
-    /// Another way to speak HTTP/2, around everything that is judged request by request.
+    /// Whether the request asks for an upgrade to HTTP/2. Its requests would pass inside the tunnel without being
+    /// judged.
     pub fn is_h2c(&self) -> bool {
         matches!(self, Self::Upgrade(to) if is_h2c(to.as_bytes()))
     }
 }
 
-/// Whether `one` is among the comma-separated `many`, in any case.
+/// Whether `one` is among the comma-separated `many`, without regard to case.
 fn lists(many: &[u8], one: &[u8]) -> bool {
     many.split(|byte| *byte == b',').any(|listed| listed.trim_ascii().eq_ignore_ascii_case(one.trim_ascii()))
 }
 
-/// A quick look that nearly every request fails.
+/// A cheap first check: `false` for nearly every request.
 pub fn may_be_asked(head: &RequestHead, seen: &Seen) -> bool {
     seen.has(Seen::UPGRADE) || head.method == Method::CONNECT
 }
 
-/// What a request of HTTP/1 asks to become, where whoever has its connection hands that over when the client has its
-/// answer.
+/// The tunnel that a request of HTTP/1 asks for, if any. The server of the connection sends the connection through the
+/// returned sender when the client has its answer.
 pub fn asked_http1(head: &mut RequestHead, body: &Body) -> Option<(RequestedTunnel, oneshot::Sender<Io>)> {
     let kind = match head.method == Method::CONNECT {
         true => TunnelKind::Connect,
@@ -102,8 +104,8 @@ pub fn asked_http1(head: &mut RequestHead, body: &Body) -> Option<(RequestedTunn
     Some((RequestedTunnel::new(kind, On::Given(opened), head), opens))
 }
 
-/// What a request of HTTP/2 asks to become. An extended CONNECT is an upgrade request from here on. Whoever has the stream
-/// hands it over when the client has its answer.
+/// The tunnel that a request of HTTP/2 asks for, if any. An extended CONNECT is turned into an upgrade request. The
+/// server of the stream sends the stream through the returned sender when the client has its answer.
 pub fn asked_http2(head: &mut RequestHead) -> Option<(RequestedTunnel, oneshot::Sender<Io>)> {
     if head.method != Method::CONNECT {
         return None;
@@ -126,12 +128,12 @@ impl RequestedTunnel {
     }
 }
 
-/// HTTP/2 without TLS is one of the protocols listed.
+/// Whether `h2c` (HTTP/2 without TLS) is one of the listed protocols.
 fn is_h2c(to: &[u8]) -> bool {
     to.to_ascii_lowercase().split(|byte| *byte == b',').any(|one| one.trim_ascii().starts_with(b"h2c"))
 }
 
-/// RFC 9110, 7.8: `Upgrade` counts where `Connection` names it, and not in HTTP/1.0.
+/// The value of `Upgrade`. It counts only where `Connection` names it, and not in HTTP/1.0 (RFC 9110, 7.8).
 fn upgrade(head: &RequestHead, body: &Body) -> Option<HeaderValue> {
     let to = head.headers.value(Known::Upgrade)?;
     let named = head.headers.all(Known::Connection).any(|value| {
@@ -142,7 +144,7 @@ fn upgrade(head: &RequestHead, body: &Body) -> Option<HeaderValue> {
     (named && !is_h2c && is_plain_get && head.version == Version::HTTP_11).then_some(to)
 }
 
-/// Writes what the upstream's version wants of a request that shall become a tunnel.
+/// Writes a request for a tunnel in the form of the upstream's version.
 pub fn ask(head: &mut RequestHead, kind: &TunnelKind, is_http2: bool) {
     match kind {
         TunnelKind::Connect => ask_to_connect(head, is_http2),
@@ -181,11 +183,11 @@ pub fn accept(response: &mut Response) {
     response.head_mut().opened = Some(Box::new(Opened::Switched { half, to }));
 }
 
-/// Joins the two halves, once the downstream has its answer, on a task of its own.
+/// Starts a task that joins the two halves once the downstream has its answer.
 pub fn open(asked: RequestedTunnel, mut response: Response, exchange: &Exchange) -> Response {
     let Exchange { worker, connection, .. } = exchange;
     let Some(opened) = response.head_mut().opened.take() else { return response };
-    // The drain waits for the connection for as long as somebody has it.
+    // The drain waits for the connection while the task below holds it.
     let (worker, connection) = (worker.clone(), connection.clone());
     match (*opened, exchange.route()) {
         (Opened::Switched { half, to }, Some(route)) => {
@@ -198,7 +200,7 @@ pub fn open(asked: RequestedTunnel, mut response: Response, exchange: &Exchange)
                 drop(connection); // its place in `max_connections` ends here
             });
         }
-        (Opened::Switched { .. }, None) => {} // it came over a route
+        (Opened::Switched { .. }, None) => {} // not possible: the answer came over a route
         (Opened::Inside(enter), _) => {
             log_opened(&asked, None, response.head_mut());
             tokio::spawn(async move {
@@ -212,7 +214,7 @@ pub fn open(asked: RequestedTunnel, mut response: Response, exchange: &Exchange)
     response
 }
 
-/// The answer as the downstream's version wants it.
+/// Writes the answer in the form of the downstream's version.
 fn log_opened(asked: &RequestedTunnel, switched_to: Option<HeaderValue>, head: &mut ResponseHead) {
     let headers = &mut head.headers;
     headers.remove(Known::ContentLength); // RFC 9110, 9.3.6: a tunnel has no content
@@ -230,7 +232,7 @@ fn log_opened(asked: &RequestedTunnel, switched_to: Option<HeaderValue>, head: &
     }
 }
 
-/// An upstream that was asked over HTTP/2 has seen no key: RFC 6455, 4.2.2, is answered here.
+/// Adds `Sec-WebSocket-Accept` (RFC 6455, 4.2.2) where the upstream was asked over HTTP/2, which has no key.
 fn accept_key(asked: &RequestedTunnel, headers: &mut Headers) {
     let Some(key) = asked.key.as_ref().filter(|_| asked.kind.is_websocket()) else { return };
     if !headers.has(Known::SecWebsocketAccept) {
@@ -245,7 +247,7 @@ fn websocket_accept(key: &[u8]) -> HeaderValue {
     HeaderValue::try_from(BASE64.encode(hash)).unwrap_or(HeaderValue::from_static(""))
 }
 
-/// The key of a client that had none to bring.
+/// A key for a client that sent none, since HTTP/2 has no key.
 fn nonce() -> HeaderValue {
     let random = fastrand::u128(..).to_be_bytes();
     HeaderValue::try_from(BASE64.encode(random)).unwrap_or(HeaderValue::from_static(""))
@@ -253,16 +255,16 @@ fn nonce() -> HeaderValue {
 
 /// Carries bytes until the tunnel ends, which ends the exchange too.
 async fn join(ours: On, theirs: On, mut tail: Box<ResponseTail>, route: &Route, worker: &Worker) {
-    // Dropped without an end, the tail tells that the client went away.
+    // A tail that is dropped without an end records that the client went away.
     let Some(mut downstream) = ours.io().await else { return };
-    downstream.get_ref().reset_on_drop(); // it was told that the tunnel is open
+    downstream.get_ref().reset_on_drop(); // the client knows the tunnel as open, so a failure must be a reset
     let Some(mut upstream) = theirs.io().await else { return };
     let ended = tcp::carry(&mut downstream, &mut upstream, route, worker).await;
     tail.tunnel_ended(ended.received, ended.sent, tcp::reason(&ended.how));
 }
 
 impl On {
-    /// `None`: it came to nothing.
+    /// The connection or stream. `None`: the tunnel was not opened.
     async fn io(self) -> Option<Io> {
         match self {
             Self::Given(opened) => opened.await.ok(),

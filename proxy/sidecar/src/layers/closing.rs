@@ -1,5 +1,5 @@
-//! Refuses what comes once inbound takes nothing new, and what there is no room for. Nothing of it was forwarded, so its
-//! sender may go elsewhere: a caller's sidecar does so at once, whatever the method.
+//! Refuses requests that come near the end of a drain, and requests for which there is no room. Nothing of such a
+//! request was forwarded, so a caller's sidecar sends it to another endpoint at once, with any method.
 
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
@@ -15,7 +15,7 @@ pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Cl
 
 async fn closing<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, FailedCall> {
     if call.common.exchange.connection.place.work.refuses() {
-        let detail = "the sidecar is about to end, and takes no new request";
+        let detail = "the sidecar will stop soon, and accepts no new requests";
         return Err(Error::new(Reason::Draining, detail).into());
     }
     call.common.exchange.has_place()?;

@@ -1,4 +1,4 @@
-//! Adds what the next hop must know, removes what it must not believe.
+//! Adds the headers that the next hop needs, and removes those that it must not trust.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ async fn rewrite<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Res
     if seen.has(Seen::HOP_BY_HOP) {
         let named = remove_hop_by_hop(headers, &seen).map_err(not_rewritten)?;
         if seen.has(Seen::TE) {
-            headers.remove(Known::Te); // a request's alone
+            headers.remove(Known::Te); // `TE` has a meaning in requests only
         }
         response.body_mut().remove_trailers(named);
     }
@@ -52,7 +52,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
     if seen.has(Seen::HOP_BY_HOP) {
         let named = remove_hop_by_hop(headers, &seen).map_err(not_rewritten)?;
         if !named.is_empty() {
-            call.seen = Seen::of(headers); // those may be gone, and what was removed decides nothing
+            call.seen = Seen::of(headers); // removed headers must not decide anything below
         }
         call.body.remove_trailers(named);
     }
@@ -66,7 +66,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
         }
     }
     if call.common.route.as_ref().is_some_and(|route| route.cluster.is_passthrough()) {
-        remove_untrusted(headers); // a stranger learns nothing of the mesh
+        remove_untrusted(headers); // destinations outside the mesh do not get its headers
         return Ok(());
     }
     if seen.has(Seen::DISGUISED) {
@@ -97,7 +97,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes what only sidecars may say, and reads it where a sidecar said it.
+/// Removes headers that only sidecars may send, and reads them where a trusted sidecar sent them.
 fn distrust(call: &mut Call, connection: &Connection) {
     let seen = call.seen;
     if !seen.has(Seen::VIA) && !seen.has(Seen::OURS) && !seen.has(Seen::FORGED) {
@@ -121,12 +121,12 @@ fn distrust(call: &mut Call, connection: &Connection) {
     }
 }
 
-/// Only a head of 4 GiB cannot be rewritten, and heads are bounded.
+/// An error that cannot happen: only a head of 4 GiB cannot be rewritten, and heads have a limit.
 fn not_rewritten(misuse: Misuse) -> Error {
     Error::new(Reason::InternalError, misuse.to_string())
 }
 
-/// Who calls, as far as it is proven.
+/// Tells the application who calls: the verified identity or, without one, the client's address.
 fn inform_application(headers: &mut Headers, connection: &Connection) {
     match &connection.client_cert {
         Some(client_cert) => headers.set(Known::XForwardedClientCert, client_cert),
@@ -151,8 +151,8 @@ fn number(value: &HeaderValue) -> u32 {
     value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
-/// How many times a request has passed through here that says so in `via`, a list of `INSTANCE-DIRECTION=COUNT`; this
-/// time included. One more than `most` is a loop.
+/// How many times a request has passed through this sidecar, including this time. `via` is a list of
+/// `INSTANCE-DIRECTION=COUNT`. More than `most` passes are a loop.
 fn passes(via: &HeaderValue, own: &HeaderValue, most: u32) -> Result<u32, Error> {
     let own = own_name(own);
     let earlier = list(via).filter_map(|pass| count_of(own, pass));
@@ -161,13 +161,15 @@ fn passes(via: &HeaderValue, own: &HeaderValue, most: u32) -> Result<u32, Error>
     if count > most {
         return Err(Error::new(
             Reason::LoopDetected,
-            format!("the request came through this sidecar {count} times: two services point at each other"),
+            format!(
+                "the request came through this sidecar {count} times: services route it to each other in a loop"
+            ),
         ));
     }
     Ok(count)
 }
 
-/// Says `x-pillion-via` to the next sidecar.
+/// Adds `x-pillion-via` for the next sidecar.
 pub fn tell_passes(headers: &mut Headers, common: &RequestContext) {
     if common.passes > 0 {
         let own = common.exchange.worker.passes(common.exchange.connection.direction);
@@ -175,8 +177,8 @@ pub fn tell_passes(headers: &mut Headers, common: &RequestContext) {
     }
 }
 
-/// `x-pillion-via` for the next sidecar: as it came, with this pass, which is the `count`th here. Ours comes first:
-/// however long the list is, it is among those that are read.
+/// `x-pillion-via` for the next sidecar: the list that came, with this sidecar's `count`. The own entry comes first, so
+/// that it is read even if the list is long.
 fn via(came: Option<&HeaderValue>, own: &HeaderValue, count: u32) -> HeaderValue {
     let Some(came) = came else { return own.clone() };
     let name = own_name(own);
@@ -186,17 +188,17 @@ fn via(came: Option<&HeaderValue>, own: &HeaderValue, count: u32) -> HeaderValue
     HeaderValue::from_bytes(&text).unwrap_or_else(|_invalid| own.clone())
 }
 
-/// The name under which this sidecar stands in the list.
+/// The name of this sidecar's entry in the list.
 fn own_name(own: &HeaderValue) -> &[u8] {
     own.as_bytes().strip_suffix(b"=1").unwrap_or(own.as_bytes())
 }
 
-/// What stands behind `name=` where `pass` is one of that name.
+/// The count of `pass`, if it is the entry of `name`.
 fn count_of<'a>(name: &[u8], pass: &'a [u8]) -> Option<&'a [u8]> {
     pass.strip_prefix(name)?.strip_prefix(b"=")
 }
 
-/// The passes in a `via`. Of a list that is longer than 64 nobody reads the rest.
+/// The entries of a `via`. At most 64 are read.
 fn list(via: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     let passes = via.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     passes.filter(|pass| !pass.is_empty()).take(64)
@@ -207,7 +209,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_fifth_pass_is_a_loop_and_others_passes_are_kept() {
+    fn the_fifth_pass_through_a_sidecar_is_a_loop_and_entries_of_others_are_kept() {
         let own = HeaderValue::from_static("a-o=1");
         let next = |came: &HeaderValue| via(Some(came), &own, passes(came, &own, 4).unwrap());
         let mut came = via(None, &own, 1);

@@ -1,4 +1,5 @@
-//! At most so many requests at once, and bodies at most so large. Inside retry: each try takes its own permit.
+//! Bounds the requests that are under way at once (`max_requests`) and the size of their bodies (`max_body`). The layer
+//! is inside the retry layer, so each try takes its own permit.
 
 use http_body::Body as _;
 use tower::layer::layer_fn;

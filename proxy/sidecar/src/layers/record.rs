@@ -1,4 +1,4 @@
-//! Outermost: sees every ending, and makes sure that each exchange has one.
+//! The outermost layer: makes sure that every exchange ends, and is recorded, exactly once.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ async fn record<S: AnsweringService>(mut next: S, call: Box<Call>) -> Result<Res
     Ok(response)
 }
 
-/// An exchange without an answer yet. Dropped like that, its client went away.
+/// An exchange without an answer yet. If it is dropped in this state, its client went away.
 struct Open(Option<Arc<Exchange>>);
 
 impl Open {

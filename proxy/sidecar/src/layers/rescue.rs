@@ -1,4 +1,4 @@
-//! Errors become answers, below the record that counts them.
+//! Turns errors into answers. The layer is below the record layer, which counts them.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -41,7 +41,8 @@ async fn rescue<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response
     }
 }
 
-/// A panic below costs its own request: it is a bug of ours, and the connection's other requests go on.
+/// Turns a panic below into an error of its request. A panic is a bug in the sidecar, but the connection's other
+/// requests go on.
 async fn contained(
     mut inner: Pin<&mut impl Future<Output = Result<Response, FailedCall>>>,
 ) -> Result<Response, FailedCall> {
@@ -55,11 +56,12 @@ async fn contained(
     .await
 }
 
-/// Told to a caller's sidecar alone, which may send the request elsewhere: the application has seen none of it.
+/// Whether the answer is marked as a refusal. The mark tells a caller's sidecar that the application has seen nothing
+/// of the request, so that it may be sent elsewhere.
 fn is_refusal(error: &Error, exchange: &Exchange) -> bool {
     exchange.connection.is_from_mesh()
         && error.sent == Sent::Never
-        && error.reason != Reason::LoopDetected // it would come back the same way
+        && error.reason != Reason::LoopDetected // the request would take the same loop again
         && error.reason.status() >= 500
 }
 
@@ -68,7 +70,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_below_is_an_internal_error_of_one_request() {
+    async fn a_panic_in_a_layer_below_is_an_internal_error_of_one_request() {
         let panics = async { panic!("a bug") };
         let error = contained(pin!(panics)).await.err().expect("no answer").error;
         assert_eq!((error.reason, error.sent), (Reason::InternalError, Sent::Perhaps));

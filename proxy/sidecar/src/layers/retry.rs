@@ -1,7 +1,8 @@
-//! Sends again what may be sent again: another endpoint, a pause, a budget, and the body from its first byte.
+//! Sends a request again where that is allowed: after a pause, within a budget, to another endpoint, with its body from
+//! the first byte.
 //!
-//! The first try costs next to nothing: it shares its head with those that may follow. What comes after a bad first try
-//! is a story of its own, told in [`again`].
+//! The first try costs little, because it shares its head with those that may follow. [`again`] makes all further
+//! tries.
 
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ use pillion_upstream::cluster::Cluster;
 use pillion_upstream::cluster::backoff;
 use pillion_upstream::cluster::retry::Retried;
 
-/// With `retry: off` a refused request is still sent elsewhere; its body is kept up to the default of `max_body`.
+/// 64 KiB, the default of `retry.max_body`: with `retry: off`, a refused request is still sent elsewhere, and its body
+/// is kept up to this size.
 const KEPT_WITHOUT_RETRY: usize = 64 * 1024;
 
 pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
@@ -47,7 +49,7 @@ async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<R
     }
 }
 
-/// From the second try on.
+/// Makes the second try and all further ones.
 async fn again<S: HttpService>(
     mut next: S,
     mut story: Story,
@@ -57,7 +59,7 @@ async fn again<S: HttpService>(
     let mut arrived = false;
     while verdict != Verdict::Keep {
         arrived |= may_have_arrived(&result);
-        // Refused by budget or limit: the last answer stays as it is.
+        // Without a permit of budget and limit, the caller gets the last answer.
         let Some(retried) = story.prepare(verdict, &result).await else { break };
         let call = story.next_call(result.err());
         result = next.call(call).await;
@@ -85,13 +87,13 @@ fn is_good(result: &Result<Response, FailedCall>) -> bool {
     })
 }
 
-/// A request and how far it has come.
+/// A request with what is kept for further tries, and its progress.
 struct Story {
     spare: Spare,
     progress: RetryState,
 }
 
-/// What another try is made of.
+/// The data of which another try is made.
 struct Spare {
     common: RequestContext,
     route: Arc<Route>,
@@ -99,14 +101,14 @@ struct Spare {
     seen: Seen,
     /// `None`: the request has no body.
     body: Option<Arc<replay::Shared<Body>>>,
-    /// It has a body that is not kept: only an untouched call can be sent again.
+    /// The request has a body that is not kept, so only an untouched call can be sent again.
     is_streaming: bool,
     method: http::Method,
     keyed: bool,
 }
 
 impl Spare {
-    /// Keeps the head, and begins to keep the body, where a request that was written may be sent again, by policy
+    /// Keeps the head, and begins to keep the body, where the request may be sent again after it was written: by policy,
     /// or because it was refused.
     fn of(call: &mut Call, route: &Arc<Route>) -> Self {
         let mut spare = Self {
@@ -142,7 +144,8 @@ impl Spare {
         }
     }
 
-    /// A refusal is replaced for any method: by HTTP/2's own means, or said by a sidecar.
+    /// Whether the upstream may refuse the request without processing it: by the means of HTTP/2, or because it is a
+    /// sidecar. A refused request is sent again with any method.
     fn may_be_refused(&self, call: &Call) -> bool {
         self.cluster().may_refuse(call.common.is_grpc || call.head.version == http::Version::HTTP_2)
     }
@@ -161,7 +164,7 @@ impl Spare {
         self.head.is_some() && !self.is_streaming && self.body.as_ref().is_none_or(|body| body.can_replay())
     }
 
-    /// A request like the first, with what is kept of it.
+    /// A new call with the kept head and body.
     fn call(&self) -> Option<Box<Call>> {
         let head = self.head.clone()?;
         let body = self.body.as_ref().map_or_else(Body::empty, |kept| Body::replay(kept.start()));
@@ -181,7 +184,7 @@ impl Story {
         verdict
     }
 
-    /// It would have been retried, had its body been kept.
+    /// Counts a request that would have been retried if its body had been kept.
     fn count_not_replayable(&self, result: &Result<Response, FailedCall>) {
         let progress = RetryState { whole: true, ..self.progress };
         if self.spare.subject().judge(progress, outcome(result)) != Verdict::Keep {
@@ -189,7 +192,8 @@ impl Story {
         }
     }
 
-    /// Asks budget and limit, and pauses. `None`: there will be no further try.
+    /// Asks the budget and the limit for a retry, and pauses. The outer `None` means that there is no further try, the
+    /// inner one that the further try is a replacement, which needs neither.
     async fn prepare(
         &mut self,
         verdict: Verdict,
@@ -214,7 +218,7 @@ impl Story {
         Some(Some(retried))
     }
 
-    /// The call that came back untouched, or a new one made of what was kept.
+    /// The next call: the one that came back untouched, or a new one of the kept head and body.
     fn next_call(&self, failed: Option<FailedCall>) -> Box<Call> {
         let exchange = &self.spare.common.exchange;
         let untouched = failed.and_then(|failure| failure.unsent).map(|mut call| {

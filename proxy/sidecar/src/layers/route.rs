@@ -1,4 +1,4 @@
-//! Finds where a request goes. From here on its policy travels with it.
+//! Finds the route of a request, and adds it to the call, so that the layers below have their policy.
 
 mod egress;
 
@@ -22,7 +22,8 @@ use pillion_http1::Known;
 use pillion_model::Direction;
 use pillion_model::Reason;
 
-/// `inside`: what becomes of a CONNECT that the sidecar itself answers; `None` on a side that answers none.
+/// `inside`: serves what runs inside a CONNECT that the sidecar itself answers; `None` on a side that does not answer
+/// CONNECT.
 pub fn layer<S: HttpService>(
     inside: Option<EnterInside>,
 ) -> impl Layer<S, Service = impl HttpService> + Clone {
@@ -47,7 +48,9 @@ async fn route<S: HttpService>(
         Found::Route(route) => route,
         Found::Connect => match inside {
             Some(enter) => return Ok(Box::pin(egress::connect(&call, enter)).await?),
-            None => return Err(Error::new(Reason::NoRoute, "no CONNECT is answered on this side").into()),
+            None => {
+                return Err(Error::new(Reason::NoRoute, "the inbound side does not answer CONNECT").into());
+            }
         },
         Found::Absolute => Box::pin(egress::absolute(&call)).await?,
     };
@@ -59,7 +62,7 @@ async fn route<S: HttpService>(
     next.call(call).await
 }
 
-/// For whoever asked for it; a query may hold secrets.
+/// Logs the chosen route. The query is left out, because it may hold secrets.
 fn tell(call: &Call, route: &Route) {
     tracing::debug!(
         request = call.common.exchange.id(),
@@ -73,7 +76,7 @@ fn tell(call: &Call, route: &Route) {
     );
 }
 
-/// The client is the sidecar itself, on a way that has no end.
+/// Refuses a request whose client is the sidecar itself: it would be forwarded in an endless loop.
 fn refuse_loop(call: &Call) -> Result<(), Error> {
     match call.common.exchange.connection.comes_back {
         true => Err(call.common.exchange.connection.loop_detected()),
@@ -83,7 +86,10 @@ fn refuse_loop(call: &Call) -> Result<(), Error> {
 
 fn refuse_tunnel(call: &Call) -> Result<(), Error> {
     if call.common.tunnel.as_ref().is_some_and(|kind| kind.is_h2c()) {
-        return Err(Error::new(Reason::BadRequest, "HTTP/2 is spoken here without an upgrade to it"));
+        return Err(Error::new(
+            Reason::BadRequest,
+            "an upgrade to h2c is not supported: a client may begin with HTTP/2 at once",
+        ));
     }
     if call.head.method == Method::CONNECT && !call.body.is_empty() {
         return Err(Error::new(Reason::BadRequest, "a CONNECT has no content (RFC 9110, 9.3.6)"));
@@ -91,15 +97,15 @@ fn refuse_tunnel(call: &Call) -> Result<(), Error> {
     Ok(())
 }
 
-const NO_HOST: &str = "the request's host is none";
+const NO_HOST: &str = "the request's host is not a valid host (RFC 9112, 3.2)";
 
-/// The URI's authority (absolute-form and HTTP/2) goes before `Host` (RFC 9112, 3.2.2). One that is no authority,
-/// and several that differ, are refused: the next hop might read them otherwise (3.2).
-/// Besides: whether the head names it in its only `Host`.
+/// The host of the request, and whether the head names it in its only `Host`. The URI's authority (absolute-form and
+/// HTTP/2) goes before `Host` (RFC 9112, 3.2.2). A host that is not an authority is refused, and so are several hosts
+/// that differ, because the next hop might read them in another way (3.2).
 fn host(head: &RequestHead) -> Result<(Option<HeaderValue>, bool), Error> {
     let refused = |detail| Err(Error::new(Reason::BadRequest, detail));
     if let (Headers::Text(fields), None) = (&head.headers, head.uri.authority()) {
-        // It was judged when it was read, but for the empty one.
+        // The reader of the head has checked `Host`, except for an empty one.
         return match fields.value_of(Known::Host) {
             Some(host) if host.is_empty() => refused(NO_HOST),
             host => Ok((host, fields.has(Known::Host))),
@@ -110,7 +116,7 @@ fn host(head: &RequestHead) -> Result<(Option<HeaderValue>, bool), Error> {
     let mut is_only = first.is_some();
     for other in hosts {
         if Some(other) != first {
-            return refused("the request has several hosts");
+            return refused("the request has several hosts that differ");
         }
         is_only = false;
     }
@@ -131,7 +137,8 @@ fn is_authority(host: &[u8]) -> bool {
     is_plain_name(host) || (!host.contains(&b'@') && Authority::try_from(host).is_ok())
 }
 
-/// Letters, digits, dots and hyphens, and perhaps a port: nearly every host. The parser would copy it.
+/// Whether the host has only letters, digits, dots and hyphens, and perhaps a port, as nearly every host. This check
+/// saves the copy that the parser makes.
 fn is_plain_name(host: &[u8]) -> bool {
     let is_of_name = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
     let colon = host.iter().rposition(|byte| *byte == b':').unwrap_or(host.len());
@@ -143,7 +150,7 @@ fn is_plain_name(host: &[u8]) -> bool {
     !name.is_empty() && name.iter().all(is_of_name) && is_port
 }
 
-/// A request that names no host (HTTP/1.0) is for where it came to.
+/// The host for a request that names none (HTTP/1.0): the service's name, or the address of its destination.
 fn default_host(route: &Route) -> Option<HeaderValue> {
     let cluster = &route.cluster;
     match cluster.direction() {
@@ -154,13 +161,13 @@ fn default_host(route: &Route) -> Option<HeaderValue> {
 
 enum Found {
     Route(Arc<Route>),
-    /// A CONNECT, which this proxy answers itself.
+    /// A CONNECT, which the sidecar answers itself.
     Connect,
-    /// A destination that is nobody's, and must be resolved.
+    /// An absolute-form target that belongs to no service, and must be resolved.
     Absolute,
 }
 
-/// Where the connection goes, its requests go, whatever host they name.
+/// The route of a connection with a fixed destination: its requests go there, even if they name another host.
 fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
     let Exchange { worker, connection, .. } = &*call.common.exchange;
     let snapshot = worker.state.load();
@@ -175,7 +182,7 @@ fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
     Ok(route)
 }
 
-/// The configuration has changed since the connection came.
+/// Handles a request on a connection whose fixed route was removed by a reload.
 fn gone(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
     match fixed.key {
         DestinationKey::Address(to) => egress::redirected(call, to),
@@ -186,7 +193,7 @@ fn gone(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
     }
 }
 
-/// Where the routes of the file send this request, if they do.
+/// The route that an entry of `routes` chooses for this request, or else `route` itself.
 fn diverted(call: &Call, route: Arc<Route>) -> Result<Arc<Route>, Error> {
     if route.rules.is_empty() {
         return Ok(route);
@@ -196,17 +203,18 @@ fn diverted(call: &Call, route: Arc<Route>) -> Result<Arc<Route>, Error> {
         Some(to) => Ok(to.clone()),
         None if route.is_only_rules => {
             let detail =
-                format!("no route of the host \"{}\" matches, and it is no service's", host_text(call));
+                format!("no route of the host \"{}\" matches, and no service has this host", host_text(call));
             Err(Error::new(Reason::NoRoute, detail))
         }
         None => Ok(route),
     }
 }
 
-/// On the proxy port the request says where it goes. Inbound never takes its destination from one.
+/// The destination that the request names, on the proxy port. The inbound side never takes a destination from a
+/// request.
 fn named(call: &Call) -> Result<Found, Error> {
     if call.common.exchange.connection.direction == Direction::Inbound {
-        let detail = "`inbound.app` says no application to send requests to";
+        let detail = "no application to send requests to: set `inbound.app`";
         return Err(Error::new(Reason::NoRoute, detail));
     }
     if call.head.method == Method::CONNECT {

@@ -1,7 +1,7 @@
-//! The whole request's time, and that of a single try: both end at the response's headers.
+//! Bounds the time of a whole request, and that of a single try. Both end when the response's headers have come.
 //!
-//! Time spent queued or connecting counts. While the request's body flows it does not: then the pause between two
-//! pieces is what is bounded (`stream_idle_timeout`). It counts again from the body's last byte.
+//! Time in a queue and time to connect count. The time in which the request's body flows does not count: there,
+//! `stream_idle_timeout` bounds the pauses between two pieces. From the body's last byte on, time counts again.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -22,12 +22,12 @@ use pillion_http::transfer::BodyView;
 use pillion_model::Reason;
 use pillion_upstream::cluster::Cluster;
 
-/// All tries and their pauses together.
+/// Bounds all tries together with their pauses.
 pub fn whole<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
     layer_fn(|next: S| service_fn(move |call| bound_whole(next.clone(), call)))
 }
 
-/// One try, where another may follow.
+/// Bounds one try, if another may follow.
 pub fn per_try<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
     layer_fn(|next: S| service_fn(move |call| bound_try(next.clone(), call)))
 }
@@ -66,15 +66,15 @@ async fn bound_try<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Respo
     }
 }
 
-/// Moments are times after the exchange's start.
+/// The bounds. Points in time are durations since the start of the exchange.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Bounds {
     from: Duration,
-    /// Counted time until the headers.
+    /// The longest counted time until the response's headers.
     allowed: Option<Duration>,
-    /// Between two pieces of the request's body.
+    /// The longest pause between two pieces of the request's body.
     idle: Option<Duration>,
-    /// The caller's own deadline (gRPC), body or not.
+    /// The caller's own deadline (gRPC), which does not stop while the body flows.
     deadline: Option<Duration>,
     max_duration: Option<Duration>,
 }
@@ -106,7 +106,7 @@ impl Bounds {
         waits.into_iter().flatten().min().map(|wait| self.from + wait)
     }
 
-    /// What of the time since `from` counts.
+    /// The part of the time since `from` that counts.
     fn counted(&self, body: BodyView, now: Duration) -> Duration {
         let since = |start: Duration| now.saturating_sub(start);
         match (body.first.map(|first| first.max(self.from)), body.complete.map(|end| end.max(self.from))) {
@@ -119,8 +119,8 @@ impl Bounds {
     fn check(&self, body: BodyView, now: Duration) -> Check {
         let flows = body.first.is_some() && body.complete.is_none();
         let idle_at = self.idle.zip(body.last).filter(|_| flows).map(|(idle, last)| last + idle);
-        // While the body flows this moves on with `now`: not an end, but when to look again. The body may end
-        // at any time, which wakes nobody here.
+        // While the body flows, this moves on with `now`: it is the time of the next check, not an end. The check is
+        // needed because the end of the body does not wake this future.
         let allowed_at = self.allowed.map(|allowed| now + allowed.saturating_sub(self.counted(body, now)));
         let stalled = if body.waits_for_client { Reason::RequestStalled } else { Reason::StreamIdleTimeout };
         let ends = [
@@ -134,14 +134,14 @@ impl Bounds {
         match first {
             Some((at, reason)) if at <= now => Check::Expired(reason),
             Some((at, _)) => Check::At(at),
-            // The body flows without a bound of its own: look again when it may have ended.
+            // The body flows without an idle timeout: check again after the time that may be left when it ends.
             None => Check::At(now + self.allowed.unwrap_or(Duration::from_secs(3600))),
         }
     }
 }
 
-/// Runs `inner` within `bounds`; on expiry it is dropped, which resets what it had under way. What ends before that in
-/// the exchange's list is `attempt`, or all attempts.
+/// Runs `inner` within `bounds`. When a bound expires, `attempt` (or, without one, every attempt) ends in the
+/// exchange's list, and then `inner` is dropped, which resets its connection or stream.
 async fn within<F>(
     bounds: Bounds,
     first: Duration,
@@ -182,17 +182,17 @@ fn told(reason: Reason, bounds: Bounds, cluster: &Cluster) -> Error {
     let (name, allowed) = (&cluster.name, bounds.allowed.unwrap_or_default());
     let detail = match reason {
         Reason::RequestStalled => {
-            format!("the client sent nothing of its body for {:?}", bounds.idle.unwrap_or_default())
+            format!("the client sent no byte of its body for {:?}", bounds.idle.unwrap_or_default())
         }
         Reason::StreamIdleTimeout => {
             format!(
-                "\"{name}\" took nothing of the body for {:?} (stream_idle_timeout)",
+                "\"{name}\" accepted no byte of the body for {:?} (stream_idle_timeout)",
                 bounds.idle.unwrap_or_default()
             )
         }
         Reason::MaxDuration => {
             format!(
-                "\"{name}\" was not done within {:?} (max_duration)",
+                "\"{name}\" did not finish within {:?} (max_duration)",
                 bounds.max_duration.unwrap_or_default()
             )
         }
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grpc_deadline_holds_whatever_the_body_does() {
+    fn a_grpc_deadline_also_counts_while_the_body_flows() {
         let bounds = Bounds { deadline: Some(s(20)), allowed: None, ..bounds() };
         assert_eq!(
             bounds.check(body(Some(0), Some(19), None), s(20)),
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_without_bounds_is_looked_after_now_and_then() {
+    fn a_body_without_an_idle_timeout_is_checked_from_time_to_time() {
         let bounds = Bounds { idle: None, ..bounds() };
         assert_eq!(bounds.check(body(Some(0), Some(19), None), s(20)), Check::At(s(35)));
     }

@@ -1,7 +1,7 @@
-//! May a try that failed, or was answered badly, be sent again?
+//! Decides whether a request may be sent again after a try that failed or had a bad answer.
 //!
-//! Pure, and without side effects: a [`Verdict::Retry`] is still subject to the budget and to `max_retries`.
-//! Never asked once response headers went downstream.
+//! Pure: a [`Verdict::Retry`] still needs the consent of the budget and of `max_retries`. The functions are not called
+//! once response headers went downstream.
 
 use std::time::Duration;
 
@@ -11,17 +11,18 @@ use pillion_model::policy::{Retry, RetryCondition, RetryMethods};
 use pillion_base::error::{Error, Sent};
 use pillion_upstream::cluster::retry::{failure_meets, is_lost_connection};
 
-/// Replacements per request. Each is sent on another connection; an upstream that refuses three in a row
-/// means it, and the fourth refusal is judged as any failure.
+/// 3 replacements per request, each on another connection. An upstream that refuses so many in a row is not expected to
+/// accept the next one, so the fourth refusal is judged like any other failure.
 pub const MAX_REPLACEMENTS: u32 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// What there is, is what the caller gets.
+    /// Return this answer or error to the caller.
     Keep,
-    /// Send it on another connection at once: outside attempts, budget and backoff. Counted as `replaced`.
+    /// Send the request on another connection at once. `retry.attempts`, budget and backoff do not apply; it is counted
+    /// as `replaced`.
     Replace,
-    /// Send it after a pause to another endpoint, if the budget agrees.
+    /// Send the request to another endpoint after a pause, if the budget allows it.
     Retry,
 }
 
@@ -31,29 +32,29 @@ pub struct RetrySubject<'a> {
     /// `None`: `retry: off`.
     pub retry: Option<&'a Retry>,
     pub method: &'a Method,
-    /// It has an `Idempotency-Key`.
+    /// The request has an `Idempotency-Key`.
     pub keyed: bool,
-    /// It came with an `x-pillion-attempt` above 1: it is a retry already, of somebody before us.
+    /// The request came with an `x-pillion-attempt` above 1: an earlier sidecar has sent it as a retry.
     pub marked: bool,
 }
 
-/// How far a request has come.
+/// The progress of a request.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryState {
-    /// Tries made, the judged one included, replaced ones not: 1 is the first.
+    /// The number of tries, including the judged one, without replacements: 1 after the first try.
     pub tries: u32,
-    /// Replacements made, of either kind.
+    /// The number of replacements of both kinds: for refusals and for stale connections.
     pub replaced: u32,
-    /// One of them was for a stale connection.
+    /// One of the replacements was for a stale connection.
     pub stale_replaced: bool,
     /// The body can be sent from its first byte: empty, kept for replay, or not touched yet.
     pub whole: bool,
 }
 
-/// What came of a try.
+/// The outcome of a try.
 #[derive(Debug, Clone, Copy)]
 pub enum TryOutcome<'a> {
-    /// `grpc`: `grpc-status` where the answer's headers have one (trailers-only).
+    /// The upstream answered. `grpc`: the `grpc-status` of the answer's headers (a "Trailers-Only" answer).
     Answered {
         status: StatusCode,
         grpc: Option<u8>,
@@ -66,13 +67,14 @@ pub enum TryOutcome<'a> {
 }
 
 impl<'a> RetrySubject<'a> {
-    /// May it be sent again after it may have been acted on? Then its body is worth keeping.
+    /// Whether the request may be sent again although the upstream may have acted on it. Then its body is worth
+    /// keeping.
     pub fn may_repeat(&self) -> bool {
         self.policy().is_some_and(|retry| self.method_allowed(retry))
     }
 
-    /// The bound of try number `try_number` (1 is the first): none for the last one, and none for a request
-    /// that may not be tried again.
+    /// The timeout of try number `try_number` (1 is the first). The last try has none, and neither has a request that
+    /// may not be sent again.
     pub fn per_try_timeout(&self, try_number: u32) -> Option<Duration> {
         let retry = self.policy().filter(|retry| self.method_allowed(retry))?;
         (try_number <= retry.attempts).then_some(retry.per_try_timeout).flatten()
@@ -116,12 +118,13 @@ impl<'a> RetrySubject<'a> {
     }
 }
 
-/// Nearly every answer: no condition is about one like it.
+/// Whether the answer is one that no condition can meet, as nearly every answer.
 fn is_plainly_good(outcome: TryOutcome<'_>) -> bool {
     matches!(outcome, TryOutcome::Answered { status, grpc: None } if status.is_success())
 }
 
-/// RFC 9110, section 9.2.2. Spelt out: the `http` crate may learn of further methods.
+/// The idempotent methods of RFC 9110, section 9.2.2. They are listed here because later versions of the crate `http`
+/// may add methods.
 fn is_idempotent(method: &Method) -> bool {
     matches!(
         *method,
@@ -129,11 +132,11 @@ fn is_idempotent(method: &Method) -> bool {
     )
 }
 
-/// The upstream had a connection and did not process the request: never written to a pooled one,
-/// REFUSED_STREAM, beyond a GOAWAY, or a sidecar's refusal.
+/// Whether there was a connection, and the upstream did not process the request: a pooled connection ended before the
+/// request was written, REFUSED_STREAM, a stream beyond a GOAWAY, or a sidecar's refusal.
 ///
-/// A failed connect is none, though nothing was sent: it says something about the endpoint, so it is a retry,
-/// with its pause, its budget and another endpoint.
+/// A failed connect is not a refusal, although nothing was sent: it is a fault of the endpoint, so the request is
+/// retried at another endpoint, with a pause and the budget.
 fn was_refused(outcome: TryOutcome<'_>) -> bool {
     match outcome {
         TryOutcome::Refused { .. } => true,
@@ -142,7 +145,7 @@ fn was_refused(outcome: TryOutcome<'_>) -> bool {
     }
 }
 
-/// A reused connection died before any byte of the answer.
+/// Whether a reused connection ended before any byte of the answer.
 fn was_stale(outcome: TryOutcome<'_>) -> bool {
     matches!(outcome, TryOutcome::Failed(error)
         if error.sent == Sent::OnStaleConnection && is_lost_connection(error.reason))
@@ -195,7 +198,7 @@ mod tests {
     use Sent::{Never, OnStaleConnection, Perhaps};
     use Verdict::{Keep, Replace, Retry as Again};
 
-    /// A request of a story: what differs from an ordinary GET after its first try.
+    /// A request in a test: the parts that differ from an ordinary GET after its first try.
     #[derive(Clone)]
     struct Request {
         retry: Option<Retry>,
@@ -301,7 +304,7 @@ mod tests {
 
     #[test]
     #[rustfmt::skip] // one table, a row per rule
-    fn every_rule_of_sending_again() {
+    fn each_row_of_the_retry_table_gets_its_verdict() {
         let rows: Vec<(&str, Verdict, Verdict)> = vec![
             // Refused before processing: replaced always.
             ("never written to a pooled connection", get().failed(UpstreamClosed, Never), Replace),
@@ -312,7 +315,7 @@ mod tests {
             ("a sidecar refused before forwarding", post().off().refused(503), Replace),
             ("refused, but the body has gone", post().streamed_on().failed(UpstreamReset, Never), Keep),
             ("a sidecar refused, but the body has gone", post().streamed_on().refused(503), Keep),
-            // A bound, so that an upstream that refuses everything can not keep us busy.
+            // Replacements have a limit, so that an upstream that refuses everything does not cause endless tries.
             ("refused for the third time", get().replaced(2).failed(UpstreamReset, Never), Replace),
             ("for the fourth time: an ordinary retry", post().replaced(3).failed(UpstreamReset, Never), Again),
             ("… by its condition", post().on(On::RefusedStream).replaced(3).failed(UpstreamReset, Never), Again),
@@ -331,7 +334,7 @@ mod tests {
             ("stale, body gone", get().streamed_on().failed(UpstreamClosed, OnStaleConnection), Keep),
             ("stale once more: an ordinary retry", get().stale_replaced().failed(UpstreamClosed, OnStaleConnection), Again),
             ("stale once more on the last try", get().stale_replaced().tries(3).failed(UpstreamClosed, OnStaleConnection), Keep),
-            // connect_failure: nothing was sent, so any method; but it counts as a try.
+            // connect_failure: nothing was sent, so any method may be retried; the retry counts as a try.
             ("connection refused", get().failed(ConnectRefused, Never), Again),
             ("connection refused, any method", post().failed(ConnectRefused, Never), Again),
             ("connect timeout, any method", post().failed(ConnectTimeout, Never), Again),
@@ -360,12 +363,12 @@ mod tests {
             ("too slow before it was sent", post().on(On::PerTryTimeout).failed(PerTryTimeout, Never), Again),
             ("too slow is no 5xx answer", get().on(On::FiveXx).failed(PerTryTimeout, Perhaps), Keep),
             ("the whole time is up", get().on(On::PerTryTimeout).failed(RequestTimeout, Perhaps), Keep),
-            // What is our own doing or the caller's.
+            // Failures that the sidecar or the caller caused.
             ("pending limit", get().on(On::FiveXx).failed(LimitPending, Never), Keep),
             ("request limit", get().on(On::FiveXx).failed(LimitRequests, Never), Keep),
             ("no route", get().on(On::FiveXx).failed(NoRoute, Never), Keep),
             ("no endpoints", get().on(On::FiveXx).failed(NoEndpoints, Never), Keep),
-            ("nobody waits any more", get().on(On::FiveXx).failed(ClientGone, Perhaps), Keep),
+            ("the client has gone", get().on(On::FiveXx).failed(ClientGone, Perhaps), Keep),
             // Answers.
             ("a good answer", get().answered(200), Keep),
             ("bad gateway", get().answered(502), Again),
@@ -428,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn the_per_try_timeout_spares_the_last_try_and_what_may_not_be_repeated() {
+    fn the_last_try_and_requests_that_may_not_be_repeated_have_no_per_try_timeout() {
         let second = Some(Duration::from_secs(1));
         let bounded = |request: Request, number: u32| {
             request.set(|retry| retry.per_try_timeout = second).subject().per_try_timeout(number)
@@ -441,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_be_repeated_is_worth_keeping() {
+    fn the_body_is_kept_only_for_requests_that_may_be_repeated() {
         assert!(get().subject().may_repeat());
         assert!(!post().subject().may_repeat());
         assert!(!get().off().subject().may_repeat());

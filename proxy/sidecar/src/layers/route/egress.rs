@@ -1,7 +1,7 @@
 //! Requests to the proxy port that name a destination of their own: CONNECT and absolute-form.
 //!
-//! What a service matches is a service's. Anything else is resolved and dialled, unless `outbound.unknown` says
-//! deny, or it would lead to the sidecar itself or to an address that is special to this link.
+//! A destination that matches a service goes to that service. Any other destination is resolved and dialled, unless
+//! `outbound.unknown` is `deny`, or the address is the sidecar's own or is special to this link.
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -25,11 +25,12 @@ use pillion_http::message::Opened;
 use pillion_model::Direction;
 use pillion_model::Reason;
 
-/// How a side takes what runs inside a CONNECT that it has answered; `early`: its server is dialled already.
+/// A function of the side that serves what runs inside a CONNECT. `early`: the connection, where the server is dialled
+/// already.
 pub type EnterInside =
     fn(Arc<Worker>, Io, Connection, early: Option<Dialled>) -> Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Answers a CONNECT: from here on it is like a redirected connection to where it leads.
+/// Answers a CONNECT. What runs inside is then served like a redirected connection to the address that it names.
 pub(super) async fn connect(call: &Call, enter: EnterInside) -> Result<Response, Error> {
     let worker = &call.common.exchange.worker;
     let (host, port) = target(call, None)?;
@@ -54,7 +55,7 @@ pub(super) async fn connect(call: &Call, enter: EnterInside) -> Result<Response,
     Ok(response)
 }
 
-/// The route of an absolute-form request whose host is no service's.
+/// The route of an absolute-form request whose host belongs to no service.
 pub(super) async fn absolute(call: &Call) -> Result<Arc<Route>, Error> {
     let worker = &call.common.exchange.worker;
     let (host, port) = target(call, Some(80))?;
@@ -67,7 +68,8 @@ pub(super) async fn absolute(call: &Call) -> Result<Arc<Route>, Error> {
     }
 }
 
-/// The first address that takes a connection. Where none does, the request has the attempts.
+/// Dials the addresses in turn, and returns the first that accepts a connection. If none does, the attempts are noted
+/// in the request's exchange.
 async fn dial_any(call: &Call, addresses: &[SocketAddr]) -> Result<(SocketAddr, Arc<Route>, Dialled), Error> {
     let exchange = &call.common.exchange;
     let (mut failed, mut attempts) =
@@ -91,7 +93,7 @@ fn target(call: &Call, default_port: Option<u16>) -> Result<(String, u16), Error
     if host.is_empty() { Err(refused()) } else { Ok((host, port)) }
 }
 
-/// The service with this host and port, or this address.
+/// The service with this host and port, or with this address.
 fn known(worker: &Worker, host: &str, port: u16) -> Option<Fixed> {
     let snapshot = worker.state.load();
     let by_address = || host.parse().ok().and_then(|ip: IpAddr| snapshot.addresses.find((ip, port).into()));
@@ -100,7 +102,7 @@ fn known(worker: &Worker, host: &str, port: u16) -> Option<Fixed> {
     snapshot.fixed(DestinationKey::Service(route.cluster.name.clone()))
 }
 
-/// Where the host is, as far as it may be dialled.
+/// The addresses of a host that belongs to no service, if they may be dialled.
 async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
     if worker.state.load().policy == Unknown::Deny {
         return Err(denied(host));
@@ -118,17 +120,17 @@ async fn unknown(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAdd
         None => Ok(addresses),
         Some(to) => {
             let detail = format!(
-                "{to} is this sidecar's own, or special to this link or cloud: only a service may name it"
+                "{to} is this sidecar's own address, or a special one of this link or cloud: only a service may have it"
             );
             Err(Error::new(Reason::EgressDenied, detail))
         }
     }
 }
 
-/// A virtual address: only a service could have it.
+/// The error for a virtual address that belongs to no service.
 pub fn no_service_at(ip: IpAddr) -> Error {
     let detail = format!(
-        "{ip} is a virtual address that no service has: its service has gone, or another DNS server gave it"
+        "{ip} is a virtual address that no service has: its service was removed, or another DNS server gave it"
     );
     Error::new(Reason::NoRoute, detail)
 }
@@ -147,7 +149,7 @@ async fn resolve(worker: &Worker, host: &str, port: u16) -> Result<Vec<SocketAdd
         .map_err(|error| Error::new(Reason::DnsError, format!("\"{host}\" could not be resolved: {error}")))
 }
 
-/// A request on a redirected connection whose original destination is no service's address.
+/// The route of a request on a redirected connection whose original destination belongs to no service.
 pub(super) fn redirected(call: &Call, to: SocketAddr) -> Result<Arc<Route>, Error> {
     let (worker, host) = (&call.common.exchange.worker, super::host_text(call));
     let (name, port) = split_port(host);
