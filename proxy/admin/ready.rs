@@ -76,11 +76,11 @@ mod tests {
         assert_eq!((told(100), told(200)), (String::new(), String::new()));
         assert_eq!(
             told(99),
-            "the certificate in use holds only from 1970-01-01T00:01:40Z; compare the clocks"
+            "the certificate in use is valid only from 1970-01-01T00:01:40Z; check this machine's clock"
         );
         assert_eq!(
             told(201),
-            "the certificate in use expired at 1970-01-01T00:03:20Z; no newer one has come"
+            "the certificate in use expired at 1970-01-01T00:03:20Z; no newer certificate was found"
         );
         readiness.set_certificate(Some(Validity { not_before: 100, not_after: 300 }));
         assert_eq!(told(201), "");

@@ -458,6 +458,6 @@ mod tests {
         assert_eq!(of(700), None);
         assert_eq!(of(800), Some(Expiry::Near(1000)));
         assert!(matches!(of(1001), Some(Expiry::Invalid(1000, why)) if why.contains("expired at")));
-        assert!(matches!(of(-1), Some(Expiry::Invalid(1000, why)) if why.contains("holds only from")));
+        assert!(matches!(of(-1), Some(Expiry::Invalid(1000, why)) if why.contains("is valid only from")));
     }
 }

@@ -1,6 +1,6 @@
-//! The accept loop of every listener: takes a connection, hands it over, and ends when it is told to.
+//! The accept loop of every listener: it accepts a connection, hands it over, and stops when it is asked to.
 //!
-//! Deliberately absent: bounds. Who serves the connections admits them and decides which of them have to leave.
+//! Deliberately absent: limits. The [`Acceptor`] admits the connections and decides which of them must be closed.
 
 use std::future::Future;
 use std::io;
@@ -14,25 +14,27 @@ use crate::net::descriptors::{is_short_of_descriptors, is_short_of_memory};
 use crate::net::{Listener, Stream};
 use pillion_telemetry::Seldom;
 
-/// Long enough to cost nothing, and short enough that a client does not notice it.
+/// The pause after an error that does not go away: so long that the loop costs nearly nothing, and so short that a
+/// waiting client hardly notices it.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Who takes the connections of a listener.
+/// The code that takes over the connections of a listener.
 pub trait Acceptor {
-    /// Returns when one more connection may be taken; until then clients wait in the kernel's queue.
+    /// Returns when the loop may accept one more connection. Until then clients wait in the kernel's queue.
     fn ready(&mut self) -> impl Future<Output = ()> + Send {
         std::future::ready(())
     }
 
     fn admit(&mut self, stream: Stream, from: SocketAddr);
 
-    /// Frees what this error says is missing. `false`: there is nothing to free, and the loop pauses.
+    /// Frees the resource that this error reports as missing. Returns `false` when nothing can be freed: the loop then
+    /// pauses.
     fn make_room(&mut self, _shortage: &io::Error) -> impl Future<Output = bool> + Send {
         std::future::ready(false)
     }
 }
 
-/// Accepts until `ended` returns. Gives the listener back: its queue may hold connections that nobody has taken.
+/// Accepts connections until `ended` returns. Returns the listener, because its queue may still hold connections.
 pub async fn accept(
     mut listener: Listener,
     ended: impl Future<Output = ()>,
@@ -40,17 +42,19 @@ pub async fn accept(
 ) -> Listener {
     let mut ended = std::pin::pin!(ended);
     loop {
-        let accepted = tokio::select! { // an accept that is dropped leaves its connection in the kernel's queue
+        let accepted = tokio::select! { // dropping `next` loses nothing: the connection stays in the kernel's queue
             () = &mut ended => return listener,
             accepted = next(&mut listener, acceptor) => accepted,
         };
         match accepted {
             Ok((stream, from)) => acceptor.admit(stream, from),
-            Err(error) if is_of_one_connection(&error) => {} // the next one may be whole
-            Err(error) => tokio::select! { // what is freed in vain is missed by nobody
-                () = &mut ended => return listener,
-                () = relieve(&error, acceptor) => {}
-            },
+            Err(error) if is_of_one_connection(&error) => {} // the next connection may be intact
+            Err(error) => {
+                tokio::select! { // dropping `relieve` loses nothing: resources that it freed stay free
+                    () = &mut ended => return listener,
+                    () = relieve(&error, acceptor) => {}
+                }
+            }
         }
     }
 }
@@ -64,7 +68,7 @@ fn is_shortage(error: &io::Error) -> bool {
     is_short_of_descriptors(error) || is_short_of_memory(error)
 }
 
-/// Whether it is an error of a connection that was broken before it was accepted, as accept(2) lists them.
+/// Whether the error belongs to one connection that broke before it was accepted. accept(2) lists these errors.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use Errno::*;
     let Some(code) = error.raw_os_error() else { return false };
@@ -85,7 +89,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// The next attempt would meet the same error: accepting again at once would spin, unless something was freed.
+/// Waits until accepting again makes sense. Without a pause or freed resources the loop would meet this error at once
+/// again, and spin.
 async fn relieve(error: &io::Error, acceptor: &mut impl Acceptor) {
     static LINE: Seldom = Seldom::new();
     if let Some(left_out) = LINE.due(Instant::now().into_std()) {
@@ -103,7 +108,7 @@ mod tests {
     use crate::net::{Bound, Network, Sharing};
     use tokio::sync::{mpsc, oneshot};
 
-    /// Takes a connection for each place that it is given.
+    /// An acceptor that takes one connection for each place that the test gives it.
     struct Places {
         given: mpsc::Receiver<()>,
         admitted: mpsc::UnboundedSender<SocketAddr>,
@@ -132,7 +137,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_is_taken_when_there_is_a_place_and_what_waits_at_the_end_is_given_back() {
+    async fn a_connection_is_accepted_when_there_is_a_place_and_connections_left_in_the_queue_are_given_back()
+    {
         let memory = MemoryNetwork::default();
         let bound = Network::Memory(memory.clone()).bind("10.0.0.1:80".parse().unwrap(), Sharing::Alone);
         let (mut acceptor, give, mut seen) = places(false);
@@ -155,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_that_stays_pauses_the_loop_unless_room_can_be_made() {
+    async fn a_lasting_error_pauses_the_accept_loop_unless_a_resource_can_be_freed() {
         const EMFILE: i32 = 24;
         const EPERM: i32 = 1;
         for (code, can_free, pause) in
@@ -169,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_and_memory_run_short_and_a_broken_connection_is_no_shortage() {
+    fn missing_descriptors_or_memory_are_a_shortage_and_a_broken_connection_is_not() {
         let (enfile, emfile, enobufs, enomem, econnaborted) = (23, 24, 105, 12, 103);
         for (code, expected) in
             [(enfile, true), (emfile, true), (enobufs, true), (enomem, true), (econnaborted, false)]
@@ -179,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_error_of_one_connection_is_passed_over_at_once() {
+    fn only_an_error_of_one_connection_is_skipped_without_a_pause() {
         let (econnaborted, enetunreach, eperm, einval, emfile) = (103, 101, 1, 22, 24);
         for (code, expected) in
             [(econnaborted, true), (enetunreach, true), (eperm, false), (einval, false), (emfile, false)]

@@ -1,8 +1,9 @@
 //! Timers that cost nearly nothing when they do not fire.
 //!
-//! Nearly every request ends long before its timeout, so registering a timer for each is waste (measured: 1 to
-//! 3 µs of a pair's 31). A worker keeps used timers instead. One that is already set to fire before the moment
-//! wanted is taken as it is, and set anew only if it fires too early.
+//! Nearly every request ends long before its timeout, so registering a new timer for each request is waste: it was
+//! measured to cost 1 to 3 µs of the 31 µs that a pair of sidecars adds. Each worker therefore keeps used timers. A
+//! used timer that is already set to fire before the wanted moment is taken unchanged, and is set again only when it
+//! fires too early.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,18 +13,18 @@ use std::task::{Context, Poll, ready};
 use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Timers kept per worker; more are simply made and dropped.
+/// Timers that a worker keeps for reuse. Further timers are created and dropped as needed.
 const KEPT: usize = 1024;
 
-/// The used timers of one worker.
+/// The used timers that one worker keeps.
 #[derive(Debug, Clone, Default)]
 pub struct Timers(Arc<Mutex<Vec<Pin<Box<Sleep>>>>>);
 
-/// Ready at a moment, not before.
+/// A future that becomes ready at a given moment, and not earlier.
 #[derive(Debug)]
 pub struct Deadline {
     at: Instant,
-    /// Set to fire at `at` or earlier; `None` only while being dropped.
+    /// Fires at `at` or earlier. `None` only while the deadline is being dropped.
     sleep: Option<Pin<Box<Sleep>>>,
     home: Timers,
 }
@@ -52,7 +53,7 @@ impl Deadline {
             .is_some_and(|sleep| !sleep.is_elapsed() && sleep.deadline() > now && sleep.deadline() <= at)
     }
 
-    /// Moves the moment; a later one costs nothing now.
+    /// Moves the deadline. Moving it to a later moment costs nothing until the timer fires.
     pub fn move_to(&mut self, at: Instant) {
         self.at = at;
         if let Some(sleep) = self.sleep.as_mut().filter(|sleep| sleep.deadline() > at) {
@@ -94,7 +95,7 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
-    async fn a_reused_timer_fires_at_the_new_moment_whichever_side_of_the_old_it_lies() {
+    async fn a_reused_timer_fires_at_the_new_moment_whether_earlier_or_later_than_the_old_one() {
         let (timers, start) = (Timers::default(), Instant::now());
         drop(timers.deadline(start + Duration::from_secs(5)));
         timers.deadline(start + Duration::from_secs(9)).await;
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_moved_deadline_keeps_its_word() {
+    async fn a_deadline_that_was_moved_fires_at_the_new_moment() {
         let (timers, start) = (Timers::default(), Instant::now());
         let mut deadline = timers.deadline(start + Duration::from_secs(1));
         deadline.move_to(start + Duration::from_secs(3));

@@ -1,10 +1,13 @@
-//! The end of a sidecar, in two steps: it says goodbye while it goes on, then inbound takes nothing new.
+//! The drain of a sidecar, in two steps: first it asks its clients to go elsewhere while it serves on, then inbound
+//! refuses new requests.
 //!
-//! [`Drain`] is the phase that everybody sees, and looking at it costs an atomic load. Who must not be cut off holds
-//! a [`Work`]; each worker counts its own, and whoever ends the process looks from time to time whether there is any
-//! left ([`Drain::finished`]). What follows from what it sees is decided in [`next`], which is pure.
+//! [`Drain`] holds the current phase. Every task may read it, at the cost of one atomic load. A connection that must
+//! not be cut off holds a [`Work`]. Each worker counts its own, and the code that ends the process checks at short
+//! intervals whether any is left ([`Drain::finished`]). The decision about the next step is made in [`next`], which is
+//! pure.
 //!
-//! Deliberately absent: what saying goodbye means. Each protocol does that in its own room, when it sees the phase.
+//! Deliberately absent: how a client is asked to go elsewhere. Each protocol does so in its own module when it sees the
+//! phase.
 
 mod work;
 
@@ -23,53 +26,53 @@ use tokio::time::{Instant, sleep};
 use work::Count;
 pub use work::{QUIET, Roll, Work};
 
-/// How often is looked whether it is over. A process that ends 20 ms later is noticed by nobody.
+/// The interval between checks whether the drain is over. 20 ms more do not matter at the end of a process.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// How far the end has come.
+/// How far the drain has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     Serving,
-    /// Both sides accept and serve; their clients hear that they had better go elsewhere.
+    /// Both sides accept and serve. They announce to their clients that the connection will close.
     Goodbye,
-    /// Inbound takes nothing new. Outbound goes on: the application may need it to come to its own end.
+    /// Inbound accepts nothing new. Outbound goes on, because the application may need it in order to finish.
     Closing,
 }
 
-/// How it ended.
+/// How the drain ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DrainOutcome {
-    /// Nobody was cut off.
+    /// No connection was cut off.
     Finished,
-    /// At `timeout`: so many connections were at work still.
+    /// `timeout` was reached while this many connections were still at work.
     Cut { inbound: usize, outbound: usize },
 }
 
-/// The one who stops; clones are the same.
+/// The handle of a sidecar's drain. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Drain(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     phase: AtomicU8,
-    /// `delay` is left out.
+    /// Whether `delay` is skipped.
     in_haste: AtomicBool,
     began: Mutex<Option<Instant>>,
-    /// Rung when a phase begins: goodbye, closing.
+    /// Notified when a phase begins: first [`Phase::Goodbye`], then [`Phase::Closing`].
     bells: [Notify; 2],
-    /// One for each worker that is there.
+    /// The roll of each worker that still exists.
     rolls: Mutex<Vec<Weak<Roll>>>,
 }
 
 impl Drain {
-    /// The process is about to end: both sides say goodbye from here on. Nothing happens the second time.
-    /// Whoever runs the process then awaits [`Drain::finished`].
+    /// Begins the drain, because the process is about to end: from now on both sides announce that connections will
+    /// close. A second call does nothing. The code that runs the process then awaits [`Drain::finished`].
     pub fn begin(&self) {
         self.0.began.lock().get_or_insert_with(Instant::now);
         self.enter(Phase::Goodbye);
     }
 
-    /// Begins without `delay`: for a process that nobody sends requests to any more.
+    /// Begins the drain without `delay`, for a process to which no client sends requests any more.
     pub fn begin_in_haste(&self) {
         self.0.in_haste.store(true, Ordering::SeqCst);
         self.begin();
@@ -79,7 +82,7 @@ impl Drain {
         self.phase() >= Phase::Goodbye
     }
 
-    /// From [`Drain::begin`] to the end of all that is waited for, at the latest to `plan.timeout`.
+    /// Waits from [`Drain::begin`] until no connection is at work any more, but not beyond `plan.timeout`.
     pub async fn finished(&self, plan: Plan) -> DrainOutcome {
         let began = *self.0.began.lock().get_or_insert_with(Instant::now);
         let mut watch = Watch::begin(began, &self.count());
@@ -97,17 +100,17 @@ impl Drain {
         }
     }
 
-    /// Inbound takes nothing new.
+    /// Whether inbound refuses new requests.
     pub fn is_closing(&self) -> bool {
         self.phase() == Phase::Closing
     }
 
-    /// Ready when it has come that far.
+    /// A future that becomes ready when the drain has reached `phase`.
     pub fn reached(&self, phase: Phase) -> Reached {
         Reached { shared: self.0.clone(), phase, notified: None }
     }
 
-    /// The roll of one worker's connections.
+    /// A new roll, on which one worker counts its connections.
     pub fn roll(&self) -> Arc<Roll> {
         let roll = Arc::new(Roll::new(self.clone()));
         self.0.rolls.lock().push(Arc::downgrade(&roll));
@@ -124,8 +127,12 @@ impl Drain {
         }
         let Count { inbound, outbound, .. } = self.count();
         match phase {
-            Phase::Closing => tracing::info!(inbound, outbound, "inbound takes nothing new"),
-            _ => tracing::info!(inbound, outbound, "draining: saying goodbye, and serving on"),
+            Phase::Closing => tracing::info!(inbound, outbound, "inbound accepts nothing new"),
+            _ => tracing::info!(
+                inbound,
+                outbound,
+                "draining: clients are asked to go elsewhere, requests are still served"
+            ),
         }
         self.0.bell(phase).notify_waiters();
     }
@@ -153,16 +160,16 @@ impl Shared {
     }
 }
 
-/// What a decision rests on.
+/// The facts on which [`next`] decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Facts {
-    /// Since the signal.
+    /// Time since the drain began.
     elapsed: Duration,
     is_closing: bool,
-    /// Connections, and listeners whose queues are not empty yet.
+    /// Inbound connections at work, and listeners whose queues are not empty yet.
     inbound: usize,
     outbound: usize,
-    /// Outbound has had no connection at work for a second.
+    /// Whether outbound has had no connection at work for one second.
     is_outbound_quiet: bool,
 }
 
@@ -173,7 +180,8 @@ enum Step {
     End(DrainOutcome),
 }
 
-/// What is to be done now. Never before `delay` is over: load balancers must have time to hear of it.
+/// The next step. Never [`Step::Close`] or [`Step::End`] before `delay` is over, unless `timeout` is shorter: load
+/// balancers need that time to learn that this endpoint ends.
 fn next(plan: &Plan, facts: &Facts) -> Step {
     let &Facts { elapsed, is_closing, inbound, outbound, is_outbound_quiet } = facts;
     if elapsed >= plan.timeout && inbound + outbound > 0 {
@@ -191,16 +199,17 @@ fn next(plan: &Plan, facts: &Facts) -> Step {
     }
 }
 
-/// Remembers when outbound was last at work, however short that was.
+/// Remembers when outbound was last at work, even if only for a moment.
 struct Watch {
     began: Instant,
     outbound_begun: u64,
-    /// `None`: it never was.
+    /// `None` when outbound was never at work.
     outbound_busy: Option<Instant>,
 }
 
 impl Watch {
-    /// What was before the beginning is not known: a side that was ever at work may have been a moment ago.
+    /// Activity before the drain began has no known time. If outbound was ever at work, `began` is taken as the last
+    /// time.
     fn begin(began: Instant, count: &Count) -> Self {
         let outbound_begun = count.outbound_begun;
         Self { began, outbound_begun, outbound_busy: (outbound_begun > 0).then_some(began) }
@@ -224,7 +233,7 @@ impl Watch {
     }
 }
 
-/// Looks at the phase; the shared list of waiters is entered once, not with every poll of a busy connection.
+/// Reads the phase. It joins the shared list of waiters only once, and not at every poll of a busy connection.
 pub struct Reached {
     shared: Arc<Shared>,
     phase: Phase,
@@ -238,8 +247,8 @@ impl Future for Reached {
         if self.notified.is_none() {
             let (shared, phase) = (self.shared.clone(), self.phase);
             let mut notified = Box::pin(async move { shared.bell(phase).notified().await });
-            // Entered before the phase is read: a beginning in between is seen either way. The task's waker does not
-            // change, so once is enough.
+            // Joins the waiters before it reads the phase: a phase that begins in between is seen in one of the two
+            // ways. The task's waker does not change, so joining once is enough.
             let entered = notified.as_mut().poll(cx).is_ready();
             self.notified = Some(notified);
             if entered {
@@ -261,7 +270,7 @@ mod tests {
     const PLAN: Plan = Plan { delay: Duration::from_secs(5), timeout: Duration::from_secs(25) };
 
     #[tokio::test]
-    async fn a_phase_is_seen_by_those_who_waited_and_by_those_who_come_later() {
+    async fn a_phase_is_seen_by_tasks_that_waited_for_it_and_by_tasks_that_ask_later() {
         let drain = Drain::default();
         let (goodbye, closing) =
             (tokio::spawn(drain.reached(Phase::Goodbye)), tokio::spawn(drain.reached(Phase::Closing)));
@@ -274,11 +283,11 @@ mod tests {
         drain.enter(Phase::Closing);
         closing.await.unwrap();
         drain.begin();
-        assert!(drain.is_closing(), "there is no way back");
+        assert!(drain.is_closing(), "the phase never goes back");
     }
 
     #[test]
-    fn it_ends_when_nobody_is_at_work_and_neither_before_delay_nor_after_timeout() {
+    fn the_drain_ends_when_nothing_is_at_work_and_neither_before_delay_nor_after_timeout() {
         let quiet =
             Facts { elapsed: PLAN.delay, is_closing: true, inbound: 0, outbound: 0, is_outbound_quiet: true };
         let early = Duration::from_millis(4_999);
@@ -306,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_anything_at_work_it_takes_the_delay_and_in_haste_no_time() {
+    async fn a_drain_with_nothing_at_work_lasts_as_long_as_delay_and_in_haste_no_time() {
         let (drain, start) = (Drain::default(), Instant::now());
         drain.begin();
         assert_eq!(drain.finished(PLAN).await, DrainOutcome::Finished);
@@ -318,7 +327,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn outbound_is_waited_for_until_it_was_quiet_for_a_second_and_inbound_until_it_is_done() {
+    async fn the_drain_waits_until_outbound_was_quiet_for_a_second_and_until_inbound_is_done() {
         for (direction, expected) in [(Direction::Outbound, 8), (Direction::Inbound, 7)] {
             let (drain, start) = (Drain::default(), Instant::now());
             let work = Work::begin(&drain.roll(), direction);
@@ -333,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn work_that_came_and_went_between_two_looks_counts_as_well() {
+    async fn outbound_work_that_begins_and_ends_between_two_checks_is_counted() {
         let drain = Drain::default();
         let (roll, start) = (drain.roll(), Instant::now());
         drain.begin();
@@ -343,12 +352,12 @@ mod tests {
             drop(Work::begin(&of, Direction::Outbound));
         });
         drain.finished(PLAN).await;
-        assert_eq!(start.elapsed().as_secs(), 6, "five, and the quiet second");
+        assert_eq!(start.elapsed().as_secs(), 6, "five seconds of delay and one quiet second");
         drop(roll);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_does_not_end_is_cut_and_counted() {
+    async fn connections_that_do_not_end_are_cut_at_the_timeout_and_counted() {
         let (drain, start) = (Drain::default(), Instant::now());
         let rolls = [drain.roll(), drain.roll()];
         let stays: Vec<_> = rolls.iter().map(|roll| Work::begin(roll, Direction::Inbound)).collect();

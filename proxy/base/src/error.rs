@@ -1,37 +1,39 @@
-//! Why a request was not answered by the upstream: an [`Error`] with its [`Reason`], and whether it may be sent again.
+//! The reason why an upstream did not answer a request: an [`Error`] with its [`Reason`], and whether the request may
+//! be sent again.
 
 use std::borrow::Cow;
 
 use pillion_model::Reason;
 
-/// Whether what failed may be sent again.
+/// Whether a request that failed may be sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
-    /// No byte of it was written, or the upstream refused it before processing: safe for any method.
+    /// No byte of the request was written, or the upstream refused it before processing it. It may be sent again with
+    /// any method.
     Never,
-    /// Written to a pooled connection that died before any byte of an answer: most likely the upstream had
-    /// already hung up.
+    /// The request was written to a pooled connection that broke before any byte of an answer came. Most likely the
+    /// upstream had already closed the connection.
     OnStaleConnection,
-    /// Written; the upstream may have acted on it.
+    /// The request was written. The upstream may have acted on it.
     Perhaps,
 }
 
-/// A request that ended without an answer of the upstream's.
+/// A request that ended without an answer from the upstream.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{detail}")]
 pub struct Error {
     pub reason: Reason,
-    /// One sentence for the caller and the log: what happened and where to look.
+    /// One sentence for the caller and the log: what happened, and where to look.
     pub detail: Cow<'static, str>,
     pub sent: Sent,
-    /// Where the request ends is not certain: no other may follow it on its HTTP/1 connection.
+    /// The end of the request's bytes is not certain, so no other request may follow on this HTTP/1 connection.
     pub ends_connection: bool,
-    /// The upstream would have none of our certificate: that says nothing of how it serves others.
+    /// The upstream refused our certificate. This says nothing about how the upstream serves other clients.
     pub is_our_fault: bool,
 }
 
 impl Error {
-    /// Nothing was sent upstream.
+    /// An error of a request of which nothing was sent upstream.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { reason, detail: detail.into(), sent: Sent::Never, ends_connection: false, is_our_fault: false }
     }
@@ -54,7 +56,7 @@ impl Error {
         self
     }
 
-    /// Marks the error of the last of several attempts, when an earlier attempt may have reached an upstream: the
+    /// Marks the error of the last of several attempts when an earlier attempt may have reached an upstream: the
     /// request as a whole must not count as unsent.
     #[must_use]
     pub fn sent_before(mut self) -> Self {

@@ -1,10 +1,11 @@
-//! How much memory the exchanges (requests with their answers) of one worker hold together.
+//! Bounds the memory that all exchanges (requests with their answers) of one worker hold together.
 //!
-//! An exchange holds what no other bound counts: its head, its policy, its connection to the upstream. So there is a bound
-//! of all of them together, a share of the memory that the process may take; and nobody can take all of it: one holder (an
-//! identity of the mesh, or everybody who has none) may hold as much as is still free. One who asks for as much as he can
-//! gets one half; of several such each gets an equal part, and a part of that size stays free for others (A. K. Choudhury and
-//! E. L. Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998, with alpha = 1).
+//! An exchange holds memory that no other bound counts: its head, its policy, its connection to the upstream. Therefore
+//! all exchanges together have a bound, which is a share of the memory that the process may take. No single holder can
+//! take all of it. A holder is one identity of the mesh, or all clients without an identity together. Each may hold at
+//! most as much as is still free. So one greedy holder gets one half; several greedy holders get equal parts, and a
+//! part of the same size stays free for others (A. K. Choudhury and E. L. Hahne, "Dynamic queue length thresholds for
+//! shared-memory packet switches", 1998, with alpha = 1).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -12,15 +13,16 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-/// What an exchange is taken to hold beside its head and its bodies: 13.9 KB were measured of one that waits for an HTTP/1
-/// application, with both of its connections.
+/// Bytes counted for an exchange beside its head and its bodies. An exchange that waits for an HTTP/1 application was
+/// measured to hold 13.9 KB, with both of its connections.
 const EXCHANGE: usize = 16 * 1024;
-/// The part of the process's memory that is for exchanges: the rest is for connections, bodies and the sidecar itself.
+/// Exchanges may take one part in four of the process's memory. The rest is for connections, bodies and the sidecar
+/// itself.
 const PART: u64 = 4;
-/// Of exchanges with small heads, however little memory there is.
+/// The number of exchanges with small heads that always fit, however little memory there is.
 const AT_LEAST: usize = 64;
 
-/// Those of one worker.
+/// The exchanges of one worker.
 #[derive(Debug)]
 pub struct Exchanges {
     held: AtomicUsize,
@@ -28,7 +30,7 @@ pub struct Exchanges {
     holders: Mutex<HashMap<Box<str>, Weak<Holder>>>,
 }
 
-/// Whoever is bounded as one, with the connections that are open.
+/// One identity, or all clients without one. It lives while it has connections or exchanges.
 #[derive(Debug)]
 pub struct Holder {
     name: Box<str>,
@@ -36,7 +38,7 @@ pub struct Holder {
     held: AtomicUsize,
 }
 
-/// The right to one exchange, until it is dropped.
+/// The right to run one exchange. Dropping it gives the memory back.
 #[derive(Debug)]
 pub struct ExchangePlace {
     holder: Arc<Holder>,
@@ -44,19 +46,19 @@ pub struct ExchangePlace {
 }
 
 impl Exchanges {
-    /// The share of one of `workers` in a process that may take `memory` bytes.
+    /// The exchanges of one worker out of `workers`, in a process that may take `memory` bytes.
     pub fn of_one_in(workers: usize, memory: u64) -> Arc<Self> {
         let all = usize::try_from(memory / PART).unwrap_or(usize::MAX);
         let most = (all / workers.max(1)).max(AT_LEAST * EXCHANGE);
         Arc::new(Self { held: AtomicUsize::new(0), most, holders: Mutex::default() })
     }
 
-    /// As many exchanges with small heads as one holder may have while nobody else has any.
+    /// The number of exchanges with small heads that one holder may have while no other holder has any.
     pub const fn most_of_one(&self) -> usize {
         self.most / 2 / EXCHANGE
     }
 
-    /// The holder of this name. There are at most as many as there are connections.
+    /// The holder with this name. There are at most as many holders as connections.
     pub fn holder(self: &Arc<Self>, name: &str) -> Arc<Holder> {
         let mut holders = self.holders.lock();
         if let Some(holder) = holders.get(name).and_then(Weak::upgrade) {
@@ -69,9 +71,9 @@ impl Exchanges {
 }
 
 impl Holder {
-    /// A place for an exchange with a head of so many bytes. `None`: there is no room for another one of this holder.
+    /// A place for an exchange whose head has `head` bytes. `None` when this holder may not hold more.
     pub fn begin(self: &Arc<Self>, head: usize) -> Option<ExchangePlace> {
-        // As it came, and as it is written for the other side.
+        // The head is held twice: as it came, and as it is written for the other side.
         let bytes = EXCHANGE.saturating_add(head.saturating_mul(2));
         let (own, all) = (self.held.load(Relaxed), self.of.held.load(Relaxed));
         if !has_room(bytes, own, all, self.of.most) {
@@ -83,8 +85,8 @@ impl Holder {
     }
 }
 
-/// Whether somebody who holds `own` of `all` may hold so many `bytes` more. (All threads but the worker's own only give
-/// back: nothing is lost between looking and adding.)
+/// Whether a holder that has `own` bytes, while all holders have `all`, may take `bytes` more. Other threads only give
+/// bytes back, so nothing can go wrong between this check and the addition.
 const fn has_room(bytes: usize, own: usize, all: usize, most: usize) -> bool {
     own.saturating_add(bytes) <= most.saturating_sub(all)
 }
@@ -109,7 +111,7 @@ impl Drop for Holder {
 mod tests {
     use super::*;
 
-    /// Takes all that this holder can get, with heads of so many bytes.
+    /// All places that this holder can get, each for a head of `head` bytes.
     fn all_of(holder: &Arc<Holder>, head: usize) -> Vec<ExchangePlace> {
         std::iter::from_fn(|| holder.begin(head)).collect()
     }
@@ -119,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a3_who_asks_for_all_gets_half_and_leaves_the_rest_to_others() {
+    fn a3_a_holder_that_asks_for_everything_gets_half_and_leaves_the_rest_to_others() {
         let exchanges = of(1024);
         assert_eq!(exchanges.most_of_one(), 512);
         let (mallory, web) = (exchanges.holder("mallory"), exchanges.holder("web"));
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a3_a_holder_is_one_whatever_its_connections_and_is_forgotten_with_the_last() {
+    fn a3_all_connections_of_a_name_share_one_holder_and_it_is_forgotten_with_the_last() {
         let exchanges = Exchanges::of_one_in(1, u64::MAX);
         let (one, same) = (exchanges.holder("web"), exchanges.holder("web"));
         assert!(Arc::ptr_eq(&one, &same));
@@ -153,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn however_little_memory_there_is_some_exchanges_have_room() {
+    fn some_exchanges_have_room_however_little_memory_there_is() {
         assert_eq!(Exchanges::of_one_in(4, 0).most_of_one(), AT_LEAST / 2);
     }
 }

@@ -1,7 +1,7 @@
-//! What every thread of the data path stands on: its network, timers, metrics and randomness.
+//! What each worker thread of the data path uses: its network, timers, metrics, random numbers and memory bounds.
 //!
-//! Whatever is not a pure function of its arguments comes through here, so that a whole sidecar can run on an
-//! in-memory network, a paused clock and a seed.
+//! Everything that is not a pure function of its arguments comes through here, so that a test can run a whole sidecar
+//! on an in-memory network, a paused clock and a seed.
 
 use std::sync::Arc;
 
@@ -17,25 +17,25 @@ use pillion_model::Direction;
 use pillion_telemetry::{IntGauge, Metrics, Protocol};
 
 pub struct Ground {
-    /// Which of the process's workers this is, from 0: pools keep a shard for each.
+    /// The index of this worker, from 0. Pools keep one shard for each worker.
     pub index: usize,
     pub network: Network,
     pub timers: Timers,
     pub metrics: Arc<Metrics>,
-    /// For balancing, jitter and request ids. Nothing secret comes from it.
+    /// Random numbers for balancing, jitter and request ids. Nothing secret is made of them.
     pub rng: Mutex<fastrand::Rng>,
-    /// What the worker's HTTP/2 connections may hold together.
+    /// The bound of the memory that this worker's HTTP/2 connections hold together.
     pub http2_memory: Arc<Memory>,
-    /// Exchanges of the worker that are under way.
+    /// The bound of the exchanges of this worker.
     pub exchanges: Arc<Exchanges>,
-    /// Inbound connections of all workers that were not admitted yet.
+    /// The inbound connections of all workers whose client has not proven an identity.
     pub strangers: Arc<Strangers>,
-    /// Handshakes and heads of all workers that are not whole.
+    /// The unfinished handshakes and heads of all workers.
     pub unfinished: Arc<Unfinished>,
 }
 
 impl Ground {
-    /// The ground of worker `index` of `workers`.
+    /// The ground of worker number `index` out of `workers`.
     pub fn new(
         (index, workers): (usize, usize),
         network: Network,

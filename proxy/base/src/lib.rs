@@ -1,8 +1,9 @@
-//! What a sidecar stands on: the network, time, limits, the end of the process, and the relay of opaque bytes.
+//! The foundation of a sidecar: network, timers, limits, memory bounds, drain, and the relay of opaque bytes.
 //!
-//! Everything here is told what to do by its arguments. Sockets come from [`net::Network`], which has a twin in memory;
-//! waiting goes through [`deadline`]; [`drain`] is how a sidecar ends; [`relay`] carries bytes both ways; [`error`] says
-//! why an exchange failed and whether it may be sent again; [`ground::Ground`] is what each worker has of all that.
+//! Code in this crate gets its policy through arguments. Sockets come from [`net::Network`], which has an in-memory
+//! variant for tests. Waits go through [`deadline`]. [`drain`] ends a sidecar. [`relay`] carries bytes in both
+//! directions. [`error`] says why an exchange failed and whether the request may be sent again. [`ground::Ground`] is
+//! what each worker has of all this.
 //!
 //! Deliberately absent: HTTP, certificates, and every decision about where bytes go.
 //!

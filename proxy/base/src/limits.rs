@@ -1,12 +1,12 @@
-//! How much of something may be going on at once: connections, requests, retries.
+//! Limits how many things of a kind may be going on at once: connections, requests, retries.
 //!
-//! A [`Permit`] is held for as long as the thing lasts (a request's until its response body has ended) and
-//! gives its place back when dropped. Nobody waits here: past the limit the answer is no, at once.
+//! A [`Permit`] is held for as long as the thing lasts (a request's permit until its response body has ended). Dropping
+//! it gives the place back. No caller waits here: when all places are taken, the refusal is immediate.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-/// As many as the runtime's own counters can count.
+/// The value that means "no limit": as many as the counters of the async runtime can count.
 pub const NO_LIMIT: u32 = (u32::MAX) >> 3;
 
 #[derive(Debug)]
@@ -16,13 +16,13 @@ pub struct Limit {
     used: AtomicU32,
 }
 
-/// One place taken.
+/// One place that is taken.
 #[derive(Debug)]
 #[must_use = "dropping a permit gives the place back at once"]
 pub struct Permit(Arc<Limit>);
 
 impl Limit {
-    /// `name`: as the configuration spells it (`max_requests`); told to callers and in metrics.
+    /// `name` is the configuration's name of the limit (`max_requests`). Error texts and metrics show it.
     pub fn new(name: &'static str, max: u32) -> Arc<Self> {
         Arc::new(Self { name, max: AtomicU32::new(max), used: AtomicU32::new(0) })
     }
@@ -35,19 +35,20 @@ impl Limit {
         self.max.load(Relaxed)
     }
 
-    /// From now on. What was let in beyond it stays, and keeps others out until enough of it has ended.
+    /// Sets the limit from now on. Permits beyond a lowered limit stay valid, and no new ones are given until enough of
+    /// them were dropped.
     pub fn set_max(&self, max: u32) {
         self.max.store(max, Relaxed);
     }
 
-    /// Places taken.
+    /// The number of places that are taken.
     pub fn used(&self) -> u32 {
         self.used.load(Relaxed)
     }
 
-    /// `None`: all places are taken.
+    /// `None` when all places are taken.
     pub fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
-        // Not "add, then look": a refused one would for a moment take the place of one that fits.
+        // Not "add, then check": a refused caller would for a moment take the place of another caller that fits.
         let max = self.max();
         let taken = self.used.fetch_update(Relaxed, Relaxed, |used| (used < max).then(|| used + 1));
         taken.is_ok().then(|| Permit(Arc::clone(self)))
@@ -55,7 +56,7 @@ impl Limit {
 }
 
 impl Permit {
-    /// Whether there are only so many.
+    /// Whether the limit is a real one, and not [`NO_LIMIT`].
     pub fn is_scarce(&self) -> bool {
         self.0.max() < NO_LIMIT
     }
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn past_the_limit_the_answer_is_no_until_a_permit_is_dropped() {
+    fn permits_beyond_the_limit_are_refused_until_one_is_dropped() {
         let limit = Limit::new("max_requests", 2);
         let first = limit.try_acquire().expect("a free place");
         let _second = limit.try_acquire().expect("a free place");
@@ -83,12 +84,12 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_of_nothing_lets_nothing_through() {
+    fn a_limit_of_zero_gives_no_permit() {
         assert!(Limit::new("max_retries", 0).try_acquire().is_none());
     }
 
     #[test]
-    fn a_lowered_limit_waits_for_what_was_let_in_before() {
+    fn a_lowered_limit_gives_no_permit_until_enough_older_ones_are_dropped() {
         let limit = Limit::new("max_requests", 2);
         let (first, second) = (limit.try_acquire(), limit.try_acquire());
         limit.set_max(1);

@@ -1,6 +1,6 @@
-//! What the connections of one worker may hold together, counted in bytes.
+//! Bounds the bytes that the connections of one worker hold together.
 //!
-//! Each connection accounts for what it holds (today those of HTTP/2); whoever finds little left takes less.
+//! Each connection counts what it holds (today the HTTP/2 connections). A connection that finds little left takes less.
 
 pub mod host;
 
@@ -10,22 +10,22 @@ use std::task::Waker;
 
 use parking_lot::Mutex;
 
-/// Bytes that all HTTP/2 connections of the process may hold: a quarter of the smallest container that people give a
-/// sidecar (128 MiB).
+/// Bytes that all HTTP/2 connections of the process may hold: a quarter of 128 MiB, the smallest container that is
+/// usual for a sidecar.
 const PROCESS: usize = 32 * 1024 * 1024;
 
-/// One worker's share.
+/// The share of one worker.
 #[derive(Debug)]
 pub struct Memory {
     held: AtomicUsize,
     most: usize,
-    /// Those who were refused while memory was scarce.
+    /// The tasks of connections that were refused memory while it was scarce.
     refused: Mutex<Vec<Waker>>,
     has_refused: AtomicBool,
 }
 
 impl Memory {
-    /// The share of one of `workers`.
+    /// The share of one worker out of `workers`.
     pub fn of_one_in(workers: usize) -> Arc<Self> {
         Arc::new(Self {
             held: AtomicUsize::new(0),
@@ -35,7 +35,7 @@ impl Memory {
         })
     }
 
-    /// Counts further `bytes`. Returns all that are held now, which may be more than [`Self::most`].
+    /// Counts further `bytes`. Returns the sum that is held now, which may exceed [`Self::most`].
     pub fn hold(&self, bytes: usize) -> usize {
         self.held.fetch_add(bytes, Relaxed) + bytes
     }
@@ -49,13 +49,13 @@ impl Memory {
         }
     }
 
-    /// Whether a connection may be refused because of what others hold.
+    /// Whether a connection may be refused memory because of what other connections hold.
     fn is_scarce(&self) -> bool {
         self.free() < self.most / 2
     }
 
-    /// Wakes `waker` when memory is no longer scarce, whoever gives it back. Does nothing while it is not scarce: then a
-    /// connection waits for its own bytes to leave.
+    /// Wakes `waker` when memory is no longer scarce, whichever connection gives memory back. Does nothing when memory
+    /// is not scarce: the connection then waits for its own bytes to be sent.
     pub fn wait_while_scarce(&self, waker: &Waker) {
         if !self.is_scarce() {
             return;
@@ -67,12 +67,12 @@ impl Memory {
         self.has_refused.store(true, Relaxed);
     }
 
-    /// Bytes that may be held further.
+    /// Bytes that may still be held.
     pub fn free(&self) -> usize {
         self.most.saturating_sub(self.held.load(Relaxed))
     }
 
-    /// Bytes that may be held together.
+    /// Bytes that may be held in total.
     pub const fn most(&self) -> usize {
         self.most
     }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a3_who_was_refused_because_of_others_is_woken_when_they_give_memory_back() {
+    fn a3_a_connection_refused_because_of_others_is_woken_when_they_give_memory_back() {
         let (memory, woken) = (Memory::of_one_in(1), Arc::<Woken>::default());
         let waker = Waker::from(woken.clone());
         memory.wait_while_scarce(&waker);
@@ -107,6 +107,6 @@ mod tests {
         memory.release(memory.most() / 2);
         assert_eq!(woken.0.load(Relaxed), 1);
         memory.release(1);
-        assert_eq!(woken.0.load(Relaxed), 1, "nobody waits any more");
+        assert_eq!(woken.0.load(Relaxed), 1, "no task waits any more");
     }
 }

@@ -1,6 +1,6 @@
-//! The one seam to the network: all dialling and accepting goes through [`Network`].
+//! All dialling and accepting goes through [`Network`].
 //!
-//! Its in-memory twin ([`memory`]) behaves like loopback without the kernel, so that tests may pause the clock.
+//! Its in-memory variant ([`memory`]) behaves like loopback without the kernel, so that tests can pause the clock.
 //! Deliberately absent: policy. Timeouts, limits and retries belong to the callers.
 
 pub mod descriptors;
@@ -30,42 +30,43 @@ pub use prefixed::Prefixed;
 pub use records::Records;
 pub use stream::{Made, Overlay, Stream, Transport};
 
-/// What a downstream or upstream connection reads and writes: bytes already looked at, then the transport.
+/// What a downstream or upstream connection reads and writes: first the bytes that were read ahead, then the transport.
 pub type Io = Prefixed<Transport>;
 
-/// Connections the kernel may hold for us before we accept them; it cuts this to `net.core.somaxconn`.
+/// The number of connections that the kernel may queue before we accept them. The kernel lowers it to
+/// `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
 #[derive(Debug, Clone)]
 pub enum Network {
     Os,
-    /// Built by tests only, but always compiled: the seam has two sides from the first day.
+    /// Created by tests only, but compiled always, so that both variants keep compiling.
     #[cfg_attr(not(test), allow(dead_code))]
     Memory(memory::MemoryNetwork),
 }
 
-/// Who else may listen on an address.
+/// Which other sockets may listen on an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sharing {
-    /// Nobody.
+    /// No other socket.
     Alone,
-    /// Nobody yet; further workers may [`Sharing::Joining`] it.
+    /// No other socket yet. Further workers may join it with [`Sharing::Joining`].
     First,
-    /// Workers of this process who listen there already: the kernel spreads connections over all of them.
+    /// Other workers of this process that listen there already. The kernel spreads connections over all of them.
     Joining,
 }
 
-/// A bound address that no runtime owns yet, so that binding fails early, on the main thread.
+/// A bound address that belongs to no async runtime yet, so that binding fails early, on the main thread.
 #[derive(Debug)]
 pub enum Bound {
     Tcp(std::net::TcpListener),
     Memory(memory::Listener),
 }
 
-/// A bound address on the runtime that accepts from it.
+/// A listener on the async runtime that accepts from it.
 #[derive(Debug)]
 pub enum Listener {
-    /// With its port.
+    /// A kernel listener with its port.
     Tcp(TcpListener, u16),
     Memory(memory::Listener),
 }
@@ -79,7 +80,7 @@ impl Network {
         }
     }
 
-    /// Binds `address` and listens.
+    /// Binds `address` and starts to listen.
     pub fn bind(&self, address: SocketAddr, sharing: Sharing) -> io::Result<Bound> {
         match self {
             Self::Os => bind_tcp(address, sharing).map(Bound::Tcp),
@@ -87,7 +88,7 @@ impl Network {
         }
     }
 
-    /// Dials `address`. Waits as long as the kernel does: the caller brings the timeout.
+    /// Dials `address`. Waits as long as the kernel does; the caller applies its own timeout.
     pub async fn connect(
         &self,
         address: SocketAddr,
@@ -109,7 +110,7 @@ impl Network {
 }
 
 impl Network {
-    /// Binds `address` for datagrams; `None` in memory, which has none.
+    /// Binds `address` for datagrams. `None` on the in-memory network, which has no datagrams.
     pub fn bind_udp(&self, address: SocketAddr) -> io::Result<Option<std::net::UdpSocket>> {
         match self {
             Self::Os => bind_datagrams(address).map(Some),
@@ -117,10 +118,10 @@ impl Network {
         }
     }
 
-    /// The addresses of a name, at least one, in the order in which they should be tried.
+    /// The addresses of a host name, at least one, in the order in which they should be tried.
     ///
     /// # Errors
-    /// No address, none within five seconds, or too many names being asked for at once.
+    /// The name has no address, or none was found within five seconds. A wait for other look-ups counts.
     pub async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         match self {
             Self::Os => resolve::addresses(host, port).await,
@@ -137,7 +138,7 @@ impl Bound {
         }
     }
 
-    /// Must be called on the runtime that will accept.
+    /// Registers the listener with the current runtime, which must be the one that will accept.
     pub fn listen(self) -> io::Result<Listener> {
         match self {
             Self::Tcp(listener) => {
@@ -148,21 +149,22 @@ impl Bound {
         }
     }
 
-    /// The kernel holds about `bytes` of what the other end of an accepted connection has not read.
+    /// Limits the kernel's send buffer of accepted connections to about `bytes`: data that the peer has not read yet.
     ///
     /// # Errors
-    /// The kernel refuses.
+    /// The kernel refuses the option.
     pub fn hold_little(&self, bytes: usize) -> io::Result<()> {
         match self {
-            Self::Tcp(listener) => SockRef::from(listener).set_send_buffer_size(bytes), // accepted ones inherit it
-            Self::Memory(_) => Ok(()),                                                  // holds as much
+            Self::Tcp(listener) => SockRef::from(listener).set_send_buffer_size(bytes), // accepted sockets inherit it
+            Self::Memory(_) => Ok(()), // a pipe holds a fixed number of bytes
         }
     }
 
-    /// From now on it takes connections that the kernel's TPROXY brings to it, whatever address they are for.
+    /// From now on this listener accepts connections that the kernel's TPROXY redirects, whatever their destination
+    /// address is.
     ///
     /// # Errors
-    /// The process has not the capability.
+    /// The process has neither CAP_NET_ADMIN nor CAP_NET_RAW.
     pub fn take_tproxy(&self) -> io::Result<()> {
         match self {
             Self::Tcp(listener) => SockRef::from(listener).set_ip_transparent_v4(true), // IPv6 has the same flag
@@ -180,7 +182,7 @@ impl Listener {
                 Ok((Stream::Tcp(stream, Made::Accepted { port: *port }), peer))
             }
             Self::Memory(listener) => {
-                // Where the network is gone nobody can arrive any more.
+                // The in-memory network was dropped: no connection can arrive any more.
                 let Ok(arrival) = listener.accept().await else { return std::future::pending().await };
                 Ok((Stream::Memory(arrival.io, arrival.original), arrival.from))
             }
@@ -189,12 +191,13 @@ impl Listener {
 }
 
 impl Listener {
-    /// Stops listening. Returns the connections that were made, and that nobody has accepted yet: the kernel would
-    /// reset them. At most as many as there is room for in the queue, so that a flood cannot hold up the end.
+    /// Stops listening. Returns the connections that the kernel has completed and that were not accepted yet; otherwise
+    /// the kernel would reset them. Returns at most as many as fit into the queue, so that a flood of connections
+    /// cannot delay the end.
     pub fn close(self) -> Vec<(Stream, SocketAddr)> {
         let most = usize::try_from(BACKLOG).unwrap_or(usize::MAX);
         match self {
-            // Not through the runtime, which may not have heard yet that there is something to accept.
+            // Accepts without the runtime, which may not know yet that a connection is waiting.
             Self::Tcp(listener, port) => {
                 let Ok(listener) = listener.into_std() else { return Vec::new() };
                 let accepted = std::iter::from_fn(|| listener.accept().ok()).take(most);
@@ -217,23 +220,23 @@ fn accepted_late(stream: std::net::TcpStream, port: u16) -> io::Result<Stream> {
     Ok(Stream::Tcp(stream, Made::Accepted { port }))
 }
 
-/// SO_REUSEPORT lets every process of the same user join, another sidecar too, and the kernel would then give half of
-/// the connections to the other one's rules. So the first socket binds and listens without it, which the kernel
-/// refuses where anybody listens already, whether on this address or on one that a wildcard makes overlap. Only then
-/// it gets the option, for the other workers of this process. Two sidecars that start at once cannot both succeed:
-/// `listen` checks again, and refuses the one that comes second.
+/// SO_REUSEPORT would let every process of this user join, also another sidecar, and the kernel would then give half of
+/// the connections to a sidecar with other rules. So the first socket binds and listens without the option, which the
+/// kernel refuses when any socket listens already on this address or on a wildcard that overlaps it. Only then the
+/// socket gets the option, for the other workers of this process. Two sidecars that start at once cannot both succeed,
+/// because `listen` checks again and refuses the second one.
 ///
-/// The kernel does the checking, so it holds for each network namespace, also where containers share one and have
-/// different files. What it cannot keep out is a program of the same user that asks for SO_REUSEPORT from the start.
+/// The kernel does the check, so it holds for each network namespace, also where containers share one and have
+/// different files. It cannot keep out a program of the same user that asks for SO_REUSEPORT from the start.
 fn bind_tcp(address: SocketAddr, sharing: Sharing) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?; // past connections that the kernel still remembers; never a listener
+    socket.set_reuse_address(true)?; // allows binding beside closed connections in TIME_WAIT, never beside a listener
     if sharing == Sharing::Joining {
         socket.set_reuse_port(true)?;
     }
     if address.is_ipv6() {
-        socket.set_only_v6(true)?; // [::] beside 0.0.0.0 is two listeners, whatever the host's default
+        socket.set_only_v6(true)?; // [::] beside 0.0.0.0 are two listeners, whatever the host's default is
     }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -253,7 +256,7 @@ fn bind_datagrams(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
     Ok(socket.into())
 }
 
-/// Small writes leave at once; a silent peer is found by keep-alive probes.
+/// Small writes are sent at once (TCP_NODELAY). Keep-alive probes find a peer that is gone.
 fn prepare(stream: &TcpStream, keepalive: Option<Duration>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     match keepalive {
@@ -263,10 +266,12 @@ fn prepare(stream: &TcpStream, keepalive: Option<Duration>) -> io::Result<()> {
     }
 }
 
-/// A client that vanished is found within minutes, not with the idle timeout of an hour. One probe a minute.
+/// Idle time before the first keep-alive probe to a client: a client that vanished is found within minutes, and not
+/// only after the idle timeout of one hour.
 const DOWNSTREAM_KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Between probes once the first went unanswered; with the kernel's 9 probes a dead peer is found in under 3 min.
+/// The interval between probes after the first one. With the kernel's 9 probes, a dead peer is found
+/// at most 135 s after the first one.
 const KEEPALIVE_STEP: Duration = Duration::from_secs(15);
 
 /// Whether an address could not be bound because this kernel has no IPv6.
@@ -283,9 +288,9 @@ mod tests {
         Network::Os.bind(address, sharing)?.address()
     }
 
-    /// Of one process or of another: the kernel does not tell them apart, only by what they ask for.
+    /// The kernel treats sockets of one process and of another alike: only the options that they ask for matter.
     #[test]
-    fn c2_a_port_that_a_sidecar_s_workers_share_is_refused_to_another_sidecar() {
+    fn c2_a_port_that_the_workers_of_one_sidecar_share_is_refused_to_another_sidecar() {
         for (own, others) in [
             ("127.0.0.1:0", &["127.0.0.1", "0.0.0.0"][..]),
             ("0.0.0.0:0", &["0.0.0.0", "127.0.0.1"]),
@@ -315,7 +320,7 @@ mod tests {
             bind_tcp("127.0.0.1:0".parse().expect("an address"), Sharing::First).expect("a free port");
         let address = first.local_addr().expect("a bound address");
         let second = bind_tcp(address, Sharing::Joining).expect("a worker of the same sidecar");
-        // The kernel chooses by a hash of both ends: that all of them meet the same worker is as good as impossible.
+        // The kernel chooses by a hash of both addresses: all 128 practically never meet one worker.
         let _clients: Vec<_> =
             (0..128).map(|_| std::net::TcpStream::connect(address).expect("it listens")).collect();
         let mut accepted = [0; 2];
@@ -328,11 +333,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn b3_a_dialled_connection_is_kept_alive_by_the_kernel_where_that_is_wanted() {
+    async fn b3_a_dialled_connection_has_kernel_keepalive_when_it_is_asked_for() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let to = listener.local_addr().expect("bound");
         for keepalive in [Some(Duration::from_secs(7)), None] {
-            let stream = Network::Os.connect(to, Leg::Outbound, keepalive).await.expect("somebody listens");
+            let stream =
+                Network::Os.connect(to, Leg::Outbound, keepalive).await.expect("the address listens");
             let Stream::Tcp(stream, _) = &stream else { unreachable!("a real connection") };
             let socket = SockRef::from(stream);
             let kept = socket.keepalive().expect("an option").then(|| socket.tcp_keepalive_time());

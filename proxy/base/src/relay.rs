@@ -1,7 +1,8 @@
-//! Carries bytes both ways between two connections without looking at them.
+//! Carries bytes in both directions between two connections, without looking at them.
 //!
-//! A waiting connection holds no buffer: bytes pass through a scratch of the thread, and only what a slow reader
-//! did not take is kept, at most one scratch full for each direction. Errors are never passed on as an end.
+//! A waiting connection holds no buffer. Bytes pass through a scratch buffer of the thread. Only what a slow reader did
+//! not take is kept, which is at most one scratch buffer for each direction. An error of one side is never passed on as
+//! an ordinary end.
 
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
@@ -17,28 +18,29 @@ use tokio::time::Instant;
 use crate::deadline::{Deadline, Timers};
 use pillion_telemetry::Flow;
 
-/// 64 KiB: large enough that system calls are not what bulk costs, small enough to stay in a core's own cache.
+/// 64 KiB: large enough that system calls do not dominate the cost of bulk data, and small enough to stay in the cache
+/// of a core.
 const SCRATCH: usize = 64 * 1024;
-/// What one direction carries before others get their turn: four full reads, well below a millisecond.
+/// Bytes that one direction carries in one poll: four full reads, which take well below a millisecond.
 const SHARE: usize = 4 * SCRATCH;
-/// A read counts as this much of the share, so that tiny pieces do not make a turn long either.
+/// Each read counts as at least this many bytes of the share, so that many tiny reads do not make a poll long.
 const SMALLEST_PART: usize = 4 * 1024;
-/// How long a peer that takes nothing any more may still be listened to. What it said before it broke is here
-/// already or at once; a second is for a slow reader on the other side.
+/// How long a peer is still read after it stopped taking bytes. What it sent before it broke has arrived already, or
+/// arrives at once. One second is for a slow reader on the other side.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// When carrying stops although neither side ended it.
+/// The bounds at which carrying stops although neither side has ended.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// No byte either way for this long.
+    /// The longest time without a byte in either direction.
     pub idle: Option<Duration>,
-    /// Since the relay began, however busy it is.
+    /// The longest time since the relay began, however busy it is.
     pub max_duration: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayEnd {
-    /// Both directions came to their end, and all bytes with them.
+    /// Both directions ended, and all bytes were carried.
     Closed,
     DownstreamReset,
     UpstreamReset,
@@ -50,19 +52,20 @@ pub enum RelayEnd {
 pub struct Relayed {
     /// Bytes read from the downstream.
     pub received: u64,
-    /// Bytes written to it.
+    /// Bytes written to the downstream.
     pub sent: u64,
     pub how: RelayEnd,
 }
 
-/// Carries bytes until both sides have ended, one broke, or a bound is reached.
+/// Carries bytes until both sides have ended, one side broke, or a bound is reached.
 ///
-/// The end of one side closes the other's write half, and the opposite direction lives on. Any error of a side,
-/// TLS that ends without `close_notify` included, is its reset. Of a side that can no longer be written to, what
-/// it had said is still delivered, for a second at most; its end is not, since after a failed write the kernel
-/// reports an ordinary end. After anything but [`RelayEnd::Closed`] the caller resets both.
+/// When one side ends, the other side's write half is closed, and the opposite direction goes on. Any error of a side
+/// counts as its reset, also TLS that ends without `close_notify`. When a side can no longer be written to, the bytes
+/// that it had sent are still delivered, for one second at most. Its end is not passed on: after a failed write the
+/// kernel reports an ordinary end, even if the peer reset the connection. After any result but [`RelayEnd::Closed`] the
+/// caller resets both connections.
 ///
-/// `count` hears of bytes as they move, at most once for each flow and poll.
+/// `count` is called with the bytes as they move, at most once for each flow and poll.
 pub async fn relay<D, U>(
     downstream: &mut D,
     upstream: &mut U,
@@ -88,13 +91,13 @@ where
     Relayed { received: both.received.read, sent: both.sent.written, how }
 }
 
-/// Where one direction stands.
+/// The state of one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Open,
-    /// All was carried, and the end passed on.
+    /// All bytes were carried, and the end was passed on.
     Ended,
-    /// All was carried, but the end could not be passed on: the writer is gone.
+    /// All bytes were carried, but the end could not be passed on, because the writer is gone.
     Unheard,
     ReaderGone,
     WriterGone,
@@ -106,7 +109,7 @@ impl Step {
     }
 }
 
-/// Whether it is over, by where the two directions stand.
+/// How the relay ends, by the state of its two directions. `None` while it goes on.
 const fn verdict(received: Step, sent: Step) -> Option<RelayEnd> {
     match (received, sent) {
         (Step::ReaderGone, _) => Some(RelayEnd::DownstreamReset),
@@ -118,7 +121,7 @@ const fn verdict(received: Step, sent: Step) -> Option<RelayEnd> {
     }
 }
 
-/// What it means that time is up: last words of a broken side take no longer, else `bound` was reached.
+/// How the relay ends when its time is up: as a reset if one side could not be written to, otherwise at `bound`.
 const fn overdue(received: Step, sent: Step, bound: RelayEnd) -> RelayEnd {
     match (received.is_writer_gone(), sent.is_writer_gone()) {
         (true, _) => RelayEnd::UpstreamReset,
@@ -127,14 +130,14 @@ const fn overdue(received: Step, sent: Step, bound: RelayEnd) -> RelayEnd {
     }
 }
 
-/// The two directions, named as the downstream sees them.
+/// The two directions, named from the downstream's point of view.
 #[derive(Debug, Default)]
 struct Both {
     received: OneWay,
     sent: OneWay,
 }
 
-/// Bytes read and written so far: of `received`, then of `sent`.
+/// Bytes read and written so far, of `received` and then of `sent`.
 type Totals = [(u64, u64); 2];
 
 impl Both {
@@ -146,7 +149,7 @@ impl Both {
         scratch: &mut [u8],
     ) -> Option<RelayEnd> {
         self.received.poll(cx, downstream, upstream, scratch);
-        self.sent.last_words = self.received.step.is_writer_gone(); // before it could take a false end for true
+        self.sent.last_words = self.received.step.is_writer_gone(); // set before `sent` could pass on a false end
         self.sent.poll(cx, upstream, downstream, scratch);
         self.received.last_words = self.sent.step.is_writer_gone();
         verdict(self.received.step, self.sent.step)
@@ -156,7 +159,7 @@ impl Both {
         [(self.received.read, self.received.written), (self.sent.read, self.sent.written)]
     }
 
-    /// Counts what came and went since `before`; says whether anything did.
+    /// Reports the bytes that moved since `before` to `count`. Returns whether any did.
     fn tell(&self, before: Totals, count: &mut impl FnMut(Flow, u64)) -> bool {
         let [(received, _), (_, sent)] = before;
         for (flow, bytes) in
@@ -183,17 +186,18 @@ impl Both {
     }
 }
 
-/// Bytes on their way from one side, the reader, to the other, the writer.
+/// Bytes on their way from one side, the reader, to the other side, the writer.
 #[derive(Debug)]
 struct OneWay {
     read: u64,
     written: u64,
-    /// Read and not written: less than a scratch full. Nothing is read before it is gone.
+    /// Bytes that were read and not written yet, at most one scratch buffer. Nothing more is read before they are
+    /// written.
     left: Bytes,
     is_flushed: bool,
-    /// The reader has ended; the writer has yet to be told.
+    /// Whether the reader has ended, and the writer must still be shut down.
     is_closing: bool,
-    /// The reader can no longer be written to: what it has said counts, its end does not.
+    /// Whether the reader can no longer be written to. Its bytes are still carried, but its end is not passed on.
     last_words: bool,
     step: Step,
 }
@@ -236,7 +240,7 @@ impl OneWay {
         self.poll_close(cx, writer)
     }
 
-    /// Ready at the reader's end, with everything written, or at the first error.
+    /// Ready when the reader has ended and everything is written, or at the first error.
     fn poll_carry(
         &mut self,
         cx: &mut Context<'_>,
@@ -266,7 +270,7 @@ impl OneWay {
         Poll::Pending
     }
 
-    /// Writes what was just read; keeps what the writer does not take now.
+    /// Writes the bytes that were just read. Keeps what the writer does not take now.
     fn poll_fresh(
         &mut self,
         cx: &mut Context<'_>,
@@ -293,7 +297,7 @@ impl OneWay {
         polled
     }
 
-    /// Ready when all of `bytes` is written.
+    /// Ready when all of `bytes` are written.
     fn poll_write(
         &mut self,
         cx: &mut Context<'_>,
@@ -332,7 +336,7 @@ impl OneWay {
         Poll::Ready(if told.is_ok() { Step::Ended } else { Step::Unheard })
     }
 
-    /// The reader broke. What it said before is pushed on once, as far as that goes without waiting.
+    /// The reader broke. What it had sent before is flushed once, as far as possible without waiting.
     fn give_up(&mut self, cx: &mut Context<'_>, writer: &mut (impl AsyncWrite + Unpin)) -> Step {
         drop(self.poll_flush(cx, writer));
         Step::ReaderGone
@@ -343,7 +347,7 @@ fn writer_gone(_: io::Error) -> Step {
     Step::WriterGone
 }
 
-/// Empty at the reader's end.
+/// The bytes that were read. Empty at the reader's end.
 fn poll_fill<'a>(
     cx: &mut Context<'_>,
     reader: &mut (impl AsyncRead + Unpin),
@@ -355,10 +359,10 @@ fn poll_fill<'a>(
     Poll::Ready(Ok(scratch.get(..count).unwrap_or_default()))
 }
 
-/// Lends the thread's scratch for the time of one poll.
+/// Lends the thread's scratch buffer for the time of one poll.
 ///
-/// It is taken out, not borrowed: a stream that itself polls a relay finds none and makes another, and the last
-/// one to be put back stays.
+/// The buffer is taken out of the thread, not borrowed. A stream that polls another relay inside this poll finds none
+/// and creates another buffer; the one that is put back last is kept.
 fn with_scratch<T>(poll: impl FnOnce(&mut [u8]) -> T) -> T {
     thread_local! {
         static IDLE: Cell<Box<[u8]>> = Cell::default();
@@ -372,11 +376,11 @@ fn with_scratch<T>(poll: impl FnOnce(&mut [u8]) -> T) -> T {
     polled
 }
 
-/// Both bounds on one timer, which is set anew only when it fires too early.
+/// Both bounds on one timer, which is set again only when it fires too early.
 #[derive(Debug)]
 struct Patience<'a> {
     idle: Option<Duration>,
-    /// Whatever moves, not longer than this.
+    /// The moment at which the relay ends even if bytes move.
     until: Option<Instant>,
     is_hurried: bool,
     last_moved: Instant,
@@ -391,7 +395,7 @@ impl<'a> Patience<'a> {
         Self { idle: bounds.idle, until, is_hurried: false, last_moved: now, timers, timer: None }
     }
 
-    /// Leaves [`LAST_WORDS`] from the first call on.
+    /// Limits the remaining time to [`LAST_WORDS`]. Only the first call has an effect.
     fn hurry(&mut self) {
         if !self.is_hurried {
             let soon = Instant::now() + LAST_WORDS;
@@ -400,7 +404,7 @@ impl<'a> Patience<'a> {
         }
     }
 
-    /// The next moment at which it is over, and why.
+    /// The moment at which the next bound is reached, and which bound that is.
     fn next(&self) -> Option<(Instant, RelayEnd)> {
         let idle =
             self.idle.and_then(|idle| self.last_moved.checked_add(idle)).map(|at| (at, RelayEnd::Idle));
@@ -413,7 +417,7 @@ impl<'a> Patience<'a> {
             self.last_moved = Instant::now();
         }
         let Some((at, ending)) = self.next() else { return Poll::Pending };
-        // A timer of ours that will fire in time needs no touch for every piece that moves.
+        // A timer that fires early enough needs no change for every piece that moves.
         let is_set = |timer: &Deadline| timer.is_set_between(self.last_moved, at);
         if has_moved && self.timer.as_ref().is_some_and(is_set) {
             return Poll::Pending;
@@ -440,17 +444,17 @@ mod tests {
     const UNBOUNDED: Bounds = Bounds { idle: None, max_duration: None };
     const IDLE: Bounds = Bounds { idle: Some(Duration::from_secs(60)), max_duration: None };
 
-    /// What a scripted stream does when it is next read.
+    /// What a scripted stream does at its next read.
     #[derive(Debug, Clone)]
     enum Read {
         Bytes(&'static [u8]),
-        /// Nothing now; wakes at once.
+        /// Has nothing now, and wakes the task at once.
         Later,
         End,
         Fails(ErrorKind),
     }
 
-    /// What a scripted stream does with the next write, flush or shutdown, in whatever order they come.
+    /// What a scripted stream does at its next write, flush or shutdown.
     #[derive(Debug, Clone, Copy)]
     enum Write {
         Takes(usize),
@@ -458,7 +462,7 @@ mod tests {
         Fails(ErrorKind),
     }
 
-    /// Does what its script says; then never has anything to read, and takes everything.
+    /// Follows its script. After that it never has anything to read, and takes every write.
     #[derive(Debug, Default, Clone)]
     struct Scripted {
         reads: VecDeque<Read>,
@@ -471,10 +475,10 @@ mod tests {
     #[derive(Debug, Default)]
     struct Seen {
         written: Vec<u8>,
-        /// How much was written at each completed flush.
+        /// The number of bytes written at each completed flush.
         flushed: Vec<usize>,
         is_shut: bool,
-        /// Reads that were answered, with bytes or the end.
+        /// The number of reads that returned bytes, the end or an error.
         reads: usize,
     }
 
@@ -590,7 +594,7 @@ mod tests {
         ended
     }
 
-    /// A relay between two ends in memory: the client's, the server's, and how it ends.
+    /// A relay between two in-memory streams: the client's end, the server's end, and the task of the relay.
     fn between(bounds: Bounds, capacity: usize) -> (DuplexStream, DuplexStream, JoinHandle<Relayed>) {
         let (client, mut downstream) = duplex(capacity);
         let (server, mut upstream) = duplex(capacity);
@@ -605,7 +609,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_error_of_a_side_is_its_reset_and_never_an_end() {
+    async fn an_error_of_one_side_counts_as_its_reset_and_never_as_an_end() {
         use RelayEnd::{DownstreamReset, UpstreamReset};
         let quiet = Scripted::default;
         let fails = |kind| Scripted::reads([Read::Bytes(b"half"), Read::Fails(kind)]);
@@ -623,13 +627,13 @@ mod tests {
             assert!(!downstream.is_shut() && !upstream.is_shut(), "{name}: a cut must not look like an end");
             assert!(
                 downstream.is_flushed() && upstream.is_flushed(),
-                "{name}: what was said is not held back"
+                "{name}: bytes that were read are flushed"
             );
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_side_that_takes_nothing_more_is_heard_out_but_its_end_is_not_believed() {
+    async fn the_bytes_of_a_side_that_cannot_be_written_to_are_delivered_but_its_end_is_not_passed_on() {
         let endings = [Read::End, Read::Fails(ConnectionReset)];
         for ending in endings {
             let speaker = || Scripted::reads([Read::Bytes(b"body")]);
@@ -649,15 +653,16 @@ mod tests {
         }
     }
 
-    /// After a write has failed the kernel hands out what came before the reset, and then an end that is none.
+    /// After a write has failed, the kernel returns the bytes that came before the reset, and then an ordinary end
+    /// although the connection was reset.
     #[tokio::test]
-    async fn the_answer_of_a_server_that_reset_its_connection_is_delivered_and_stays_a_reset() {
+    async fn the_answer_of_a_server_that_reset_its_connection_is_delivered_and_the_relay_ends_as_a_reset() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let upstream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (mut server, _) = listener.accept().unwrap();
         io::Write::write_all(&mut &upstream, b"never read").unwrap();
         io::Write::write_all(&mut server, b"too large").unwrap();
-        drop(server); // resets, since something is unread
+        drop(server); // resets the connection, because bytes are unread
         upstream.set_nonblocking(true).unwrap();
         let mut upstream = tokio::net::TcpStream::from_std(upstream).unwrap();
         let mut client = Scripted::reads([Read::Bytes(b"body")]);
@@ -667,7 +672,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_side_that_takes_nothing_more_and_stays_silent_is_left_after_a_second() {
+    async fn a_silent_side_that_cannot_be_written_to_is_given_up_after_one_second() {
         let start = Instant::now();
         let mut client = Scripted::reads([Read::Bytes(b"body")]);
         let mut server = Scripted::default().writes([Write::Fails(BrokenPipe)]);
@@ -676,7 +681,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_writer_that_breaks_is_noticed_wherever_it_does() {
+    async fn a_writer_that_fails_is_noticed_at_a_write_a_flush_or_a_shutdown() {
         use RelayEnd::{Closed, UpstreamReset};
         let full = [Write::Takes(0)];
         let broken = [Write::Fails(BrokenPipe)];
@@ -686,9 +691,9 @@ mod tests {
             ("takes nothing", whole().writes(full), UpstreamReset),
             ("second write", whole().writes([Write::Takes(1), Write::Later, broken[0]]), UpstreamReset),
             ("flush", whole().flushes(broken), UpstreamReset),
-            ("goodbye, having said all", whole().shutdowns(broken), Closed),
+            ("shutdown, after all bytes", whole().shutdowns(broken), Closed),
             (
-                "goodbye, amid an answer",
+                "shutdown, amid an answer",
                 Scripted::reads([Read::Bytes(b"a"), Read::Later, Read::End]).shutdowns(broken),
                 UpstreamReset,
             ),
@@ -725,7 +730,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_end_waits_for_everything_before_it() {
+    async fn the_end_is_passed_on_after_every_byte_before_it() {
         let mut client = Scripted::reads([Read::Bytes(b"slowly"), Read::End]);
         let mut server = Scripted::reads([Read::End])
             .writes([Write::Later, Write::Takes(1), Write::Later, Write::Takes(2)])
@@ -734,11 +739,11 @@ mod tests {
         let ended = relayed(&mut client, &mut server, UNBOUNDED).await;
         assert_eq!(ended, Relayed { received: 6, sent: 0, how: RelayEnd::Closed });
         assert_eq!((server.written(), server.is_shut()), ("slowly".to_owned(), true));
-        assert_eq!(server.seen.lock().flushed, [6], "once, with everything written");
+        assert_eq!(server.seen.lock().flushed, [6], "flushed once, when everything was written");
     }
 
     #[tokio::test]
-    async fn what_was_written_is_flushed_when_nothing_follows_and_not_after_every_piece() {
+    async fn bytes_are_flushed_when_nothing_follows_and_not_after_every_piece() {
         let [a, b, c] = [b"a", b"b", b"c"].map(|piece| Read::Bytes(piece));
         let mut client = Scripted::reads([a, b, Read::Later, Read::Later, c, Read::End]);
         let mut server = Scripted::reads([Read::Later, Read::Later, Read::Later, Read::Later, Read::End]);
@@ -747,7 +752,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silence_on_both_sides_ends_it() {
+    async fn silence_on_both_sides_ends_the_relay() {
         let (_client, _server, ended) = between(IDLE, 64);
         let start = Instant::now();
         assert_eq!(ended.await.unwrap(), Relayed { received: 0, sent: 0, how: RelayEnd::Idle });
@@ -755,7 +760,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_trickle_one_way_keeps_it_alive_and_silence_counts_from_its_last_byte() {
+    async fn a_few_bytes_in_one_direction_keep_the_relay_alive_and_idle_time_counts_from_the_last_byte() {
         let (mut client, mut server, ended) = between(IDLE, 64);
         let start = Instant::now();
         for _ in 0..10 {
@@ -768,7 +773,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_reader_that_takes_nothing_is_idle_too() {
+    async fn a_relay_whose_reader_takes_nothing_is_idle() {
         let (mut client, _server, ended) = between(IDLE, 8);
         let endless = tokio::spawn(async move { while client.write_all(b"more").await.is_ok() {} });
         assert_eq!(ended.await.unwrap().how, RelayEnd::Idle);
@@ -776,7 +781,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_used_timer_of_another_connection_is_no_trap() {
+    async fn a_reused_timer_of_another_connection_does_not_end_the_relay_early() {
         let timers = Timers::default();
         drop(timers.deadline(Instant::now() + Duration::from_secs(10)));
         let (mut client, mut server) = (Scripted::reads([Read::Bytes(b"a")]), Scripted::default());
@@ -786,7 +791,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_longest_duration_rules_however_busy_it_is() {
+    async fn a_busy_relay_ends_at_max_duration() {
         let bounds = Bounds { max_duration: Some(Duration::from_secs(100)), ..IDLE };
         let (mut client, server, ended) = between(bounds, 64);
         let start = Instant::now();
@@ -806,7 +811,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn bounds_beyond_all_time_are_none() {
+    async fn bounds_too_large_for_the_clock_count_as_no_bounds() {
         let bounds = Bounds { idle: Some(Duration::MAX), max_duration: Some(Duration::MAX) };
         let (client, server, ended) = between(bounds, 64);
         advance(Duration::from_secs(1 << 30)).await;
@@ -815,7 +820,7 @@ mod tests {
     }
 
     #[test]
-    fn last_words_leave_their_second_once_and_never_more_than_a_bound_does() {
+    fn the_second_for_last_bytes_is_given_once_and_never_extends_a_bound() {
         let timers = Timers::default();
         let bounds = |secs| Bounds { idle: None, max_duration: Some(Duration::from_secs(secs)) };
         for (secs, until) in [(0, Duration::ZERO), (9, LAST_WORDS)] {
@@ -830,7 +835,7 @@ mod tests {
         }
     }
 
-    /// Endless, and always ready.
+    /// A reader that never ends and is always ready.
     struct Flood(u64);
 
     impl AsyncRead for Flood {
@@ -851,7 +856,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_reader_costs_at_most_one_scratch_and_stops_the_other_side() {
+    fn a_slow_reader_costs_at_most_one_scratch_buffer_and_stops_reading_from_the_other_side() {
         let takes = [Write::Takes(1000), Write::Later, Write::Later, Write::Takes(9), Write::Later];
         let (mut flood, mut slow) = (Flood(0), Scripted::default().writes(takes));
         let mut direction = OneWay::default();
@@ -862,7 +867,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_kept_is_freed_once_written() {
+    fn the_kept_bytes_are_freed_when_they_are_written() {
         let mut direction = OneWay::default();
         let mut reader = Scripted::reads([Read::Bytes(b"kept")]);
         let mut writer = Scripted::default().writes([Write::Later]);
@@ -873,17 +878,17 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_yields_after_its_share() {
+    fn a_direction_that_is_always_ready_yields_after_its_share() {
         let (mut direction, mut flood, mut sink) = (OneWay::default(), Flood(0), Scripted::default());
         for share in [1, 2, 3].map(|turns| turns * SHARE) {
             turn(&mut direction, &mut flood, &mut sink);
             assert_eq!((flood.0, direction.written), (share as u64, share as u64));
-            assert_eq!(sink.seen.lock().flushed.last(), Some(&share), "flushed on yielding");
+            assert_eq!(sink.seen.lock().flushed.last(), Some(&share), "flushed when it yields");
         }
     }
 
     #[tokio::test]
-    async fn tiny_pieces_yield_too_and_go_on_by_themselves() {
+    async fn a_direction_with_tiny_pieces_yields_and_continues_without_an_outside_wake() {
         let pieces = || std::iter::repeat_n(Read::Bytes(b"."), 1000);
         let mut client = Scripted::reads(pieces().chain([Read::End]));
         let mut server = Scripted::reads([Read::End]);
@@ -893,7 +898,7 @@ mod tests {
         assert_eq!(server.seen.lock().flushed.first(), Some(&turn));
     }
 
-    /// Polls a whole relay of its own each time it is read.
+    /// Polls another whole relay each time it is read.
     struct Nested(Scripted);
 
     impl AsyncRead for Nested {
@@ -913,7 +918,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_may_itself_poll_a_relay() {
+    async fn a_stream_inside_a_relay_may_poll_another_relay() {
         let io = Scripted::reads([Read::Bytes(b"out"), Read::Bytes(b"er"), Read::End]);
         let (seen, mut server) = (io.seen.clone(), Scripted::reads([Read::End]));
         let (reader, writer) = (Nested(io), Scripted::default());
@@ -924,14 +929,14 @@ mod tests {
     }
 
     #[test]
-    fn a_waiting_connection_is_small() {
+    fn a_waiting_relay_takes_at_most_512_bytes() {
         let (mut downstream, mut upstream) = (Scripted::default(), Scripted::default());
         let timers = Timers::default();
         let relaying = relay(&mut downstream, &mut upstream, IDLE, &timers, |_, _| ());
         assert!(size_of_val(&relaying) <= 512, "{} bytes", size_of_val(&relaying));
     }
 
-    /// Writes `pieces` with a pause before each, then ends; reads to the end, in pieces of at most `sip`.
+    /// Writes `pieces` with a pause before each, then ends. Reads until the end, in pieces of at most `sip` bytes.
     async fn talk(io: DuplexStream, pieces: Vec<(Vec<u8>, u8)>, sip: usize) -> Vec<u8> {
         let (mut reader, mut writer) = split(io);
         let speaking = async {
@@ -967,7 +972,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn bytes_in_are_bytes_out_in_any_interleaving(
+        fn every_byte_is_carried_in_order_in_any_interleaving(
             said in pieces(),
             answered in pieces(),
             capacities in (1..200_usize, 1..200_usize),

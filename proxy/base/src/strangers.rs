@@ -1,6 +1,6 @@
-//! Inbound connections whose client has not proven who it is. When no more connections fit, they are the first to go:
-//! the one that has waited longest is closed to let a new one in, so that a crowd of strangers cannot keep the peers of
-//! the mesh out.
+//! Inbound connections whose client has not proven its identity. When there is no place for another connection, they
+//! are closed first: the one that has waited longest is closed to admit a new one. So many unauthenticated clients
+//! cannot keep the peers of the mesh out.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -12,20 +12,20 @@ use tokio::sync::oneshot;
 
 use crate::limits::Permit;
 
-/// Strangers that are closed when no descriptor is left: a new connection takes one, and one more towards the
-/// application.
+/// Connections that are closed when no descriptor is left: a new connection takes one descriptor, and one more towards
+/// the application.
 const CLOSED_AT_ONCE: usize = 2;
-/// Until what was closed has let go of its descriptor, on whichever worker it was.
+/// The wait until a closed connection has freed its descriptor, on whichever worker it was.
 const ROOM_AFTER: Duration = Duration::from_millis(1);
 
-/// The strangers of all workers: they count against one limit, which also bounds how many there are here.
+/// The unproven connections of all workers. They count against one limit, which also bounds their number here.
 #[derive(Default)]
 pub struct Strangers(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
     last_id: u64,
-    /// The oldest first.
+    /// The oldest come first.
     held: BTreeMap<u64, Held>,
 }
 
@@ -34,11 +34,11 @@ struct Held {
     closes: oneshot::Sender<()>,
 }
 
-/// One connection's place among them, free again when this is dropped.
+/// The place of one unproven connection. Dropping it frees the place.
 pub struct Stranger {
     id: u64,
     of: Arc<Strangers>,
-    /// Taken by who serves the connection.
+    /// Taken by the code that serves the connection.
     closed: Option<oneshot::Receiver<()>>,
 }
 
@@ -52,15 +52,16 @@ impl Strangers {
         Stranger { id, of: self.clone(), closed: Some(closed) }
     }
 
-    /// Closes the one that has waited longest, and hands over its place among the connections. `None`: there is none.
+    /// Closes the connection that has waited longest, and returns its permit. `None` when there is none.
     pub fn close_oldest(&self) -> Option<Permit> {
         let (_, Held { permit, closes }) = self.0.lock().held.pop_first()?;
-        // Who does not listen any more is about to end anyway.
+        // A connection whose receiver is dropped is about to end anyway.
         let _told: Result<(), ()> = closes.send(());
         Some(permit)
     }
 
-    /// Makes room for what found no descriptor, and waits until it is there. `false`: there is nobody to close.
+    /// Frees descriptors for a connection that found none, and waits until they are free. `false` when there is no
+    /// connection to close.
     pub async fn free_descriptors(&self) -> bool {
         let closed = (0..CLOSED_AT_ONCE).filter_map(|_| self.close_oldest()).count();
         if closed > 0 {
@@ -75,12 +76,12 @@ impl Strangers {
 }
 
 impl Stranger {
-    /// No stranger any more. `None`: its place was given away in this very moment.
+    /// The client has proven its identity: returns the permit. `None` when the place was given away a moment before.
     pub fn proven(self) -> Option<Permit> {
         self.of.leave(self.id)
     }
 
-    /// What returns when its place is given away, and never otherwise.
+    /// A future that returns when the place is given away, and never otherwise.
     pub fn must_leave(&mut self) -> impl Future<Output = ()> + use<> {
         let closed = self.closed.take();
         async move {
@@ -107,7 +108,7 @@ mod tests {
     use crate::limits::Limit;
 
     #[tokio::test]
-    async fn a5_the_one_that_has_waited_longest_goes_first_and_hands_over_its_place() {
+    async fn a5_the_unproven_connection_that_waited_longest_is_closed_first_and_gives_its_permit_away() {
         let (limit, strangers) = (Limit::new("max_connections", 3), Arc::<Strangers>::default());
         let admit = || strangers.admit(limit.try_acquire().expect("a free place"));
         let (mut first, mut second, third) = (admit(), admit(), admit());
@@ -115,9 +116,9 @@ mod tests {
         drop(third);
         let permit = strangers.close_oldest().expect("a stranger");
         leaves.0.await;
-        assert!(first.proven().is_none(), "too late");
-        let kept = second.proven().expect("it is there");
-        assert!(strangers.close_oldest().is_none(), "who has proven it stays");
+        assert!(first.proven().is_none(), "its place was given away");
+        let kept = second.proven().expect("its place was kept");
+        assert!(strangers.close_oldest().is_none(), "a proven connection stays");
         assert_eq!(limit.used(), 2);
         drop((permit, kept));
         assert_eq!(limit.used(), 0);

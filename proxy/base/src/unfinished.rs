@@ -1,7 +1,8 @@
-//! Handshakes and heads that have begun and are not whole: what all of them hold has a bound.
+//! Bounds the memory of all unfinished handshakes and heads.
 //!
-//! Past it the one that began first is given up. An honest one is whole within milliseconds, so the oldest belong to those
-//! who let them lie. Each [`Side`] has a bound of its own: a crowd of strangers never costs a peer of the mesh its request.
+//! Above the bound the unfinished one that began first is given up. An honest one is complete within milliseconds, so
+//! the oldest ones most likely belong to clients that stall. Each [`Side`] has a bound of its own, so that many
+//! unauthenticated clients never cost a peer of the mesh its request.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -14,30 +15,30 @@ use pillion_telemetry::Seldom;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// What the reader of a connection holds before the bytes of its head are counted: h2's first buffers.
-/// HTTP/1 holds the bytes alone.
+/// What the reader of an HTTP/2 connection holds before the bytes of its head are counted: the first buffers of the
+/// crate `h2`. An HTTP/1 reader holds only the bytes themselves.
 pub const READER: usize = 8 * 1024;
-/// What a handshake holds at most: rustls reads [`HANDSHAKE_BYTES`], and makes room for 4 KiB more.
+/// What a handshake holds at most: rustls reads [`HANDSHAKE_BYTES`], and allocates room for 4 KiB more.
 pub const HANDSHAKE: usize = 16 * 1024;
-/// What a client may send until its handshake is complete. Most send 3 KiB; four RSA certificates of 4096 bits and a
-/// post-quantum key share are 10.
+/// What a client may send until its handshake is complete. Most clients send 3 KiB. Four RSA certificates of 4096 bits
+/// and a post-quantum key share are 10 KiB.
 pub const HANDSHAKE_BYTES: usize = 12 * 1024;
 
-/// Who has begun.
+/// The kind of client that has begun a handshake or a head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// Who came in and has not proven who it is.
+    /// An inbound client that has not proven its identity.
     Strangers,
-    /// Who came in and has.
+    /// An inbound client that has proven its identity.
     Peers,
-    /// The application beside us.
+    /// The application of this sidecar.
     Application,
 }
 
 impl Side {
-    /// Bytes that all unfinished handshakes and heads of this side may hold at once. The three bounds together are 32 MiB,
-    /// a quarter of the smallest container that people give a sidecar (128 MiB). 12 MiB are 768 handshakes, or 170 heads
-    /// of 64 KiB with their readers; 8 MiB are 113 such heads.
+    /// Bytes that all unfinished handshakes and heads of this side may hold at once. The three bounds together are 32
+    /// MiB, a quarter of 128 MiB, the smallest container that is usual for a sidecar. 12 MiB are 768 handshakes, or 170
+    /// heads of 64 KiB with their readers; 8 MiB are 113 such heads.
     pub const fn most(self) -> usize {
         const MIB: usize = 1024 * 1024;
         match self {
@@ -55,7 +56,7 @@ impl Side {
     }
 }
 
-/// Those of all workers.
+/// The unfinished handshakes and heads of all workers.
 #[derive(Default)]
 pub struct Unfinished([Mutex<Pile>; 3]);
 
@@ -63,7 +64,7 @@ pub struct Unfinished([Mutex<Pile>; 3]);
 struct Pile {
     last_id: u64,
     bytes: usize,
-    /// The oldest first.
+    /// The oldest come first.
     held: BTreeMap<u64, Held>,
 }
 
@@ -72,7 +73,7 @@ struct Held {
     gives_up: oneshot::Sender<()>,
 }
 
-/// What one of them holds, until this is dropped.
+/// What one unfinished handshake or head holds. Dropping it gives the memory back.
 pub struct Share {
     id: u64,
     side: Side,
@@ -101,7 +102,8 @@ impl Unfinished {
 }
 
 impl Pile {
-    /// Those that have to go until the rest fits into `most`.
+    /// Notes the bytes of one entry, and removes the oldest entries until the rest fits into `most`. Returns what was
+    /// removed.
     fn hold(&mut self, id: u64, bytes: usize, most: usize) -> Vec<Held> {
         if let Some(held) = self.held.get_mut(&id) {
             self.bytes = self.bytes - held.bytes + bytes;
@@ -125,18 +127,19 @@ impl Pile {
 }
 
 impl Share {
-    /// So many bytes by now. Past the bound the oldest of its side are given up, this one perhaps among them.
+    /// Notes that this one now holds `bytes`. Above the bound the oldest of its side are given up, perhaps this one
+    /// among them.
     pub fn hold(&self, bytes: usize) {
         let gone = self.of.pile(self.side).lock().hold(self.id, bytes, self.side.most());
         if !gone.is_empty() {
             tell(self.side);
         }
         for held in gone {
-            let _told: Result<(), ()> = held.gives_up.send(()); // who does not listen any more is about to end
+            let _told: Result<(), ()> = held.gives_up.send(()); // an entry whose receiver is dropped is about to end
         }
     }
 
-    /// Ready when it has to go.
+    /// Ready when this one was given up.
     pub fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match Pin::new(&mut self.given_up).poll(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(()),
@@ -169,7 +172,7 @@ fn tell(side: Side) {
             of,
             limit,
             left_out,
-            "handshakes and heads under way hold too much: the oldest is closed"
+            "unfinished handshakes and heads exceed their memory limit: the oldest is closed"
         );
     }
 }
@@ -183,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a8_past_the_bound_the_oldest_of_the_same_side_goes_first() {
+    fn a8_above_the_bound_the_oldest_of_the_same_side_is_given_up_first() {
         let all = Arc::<Unfinished>::default();
         let third = Side::Strangers.most() / 3;
         let [mut first, mut second, mut third_one, mut fourth] = [(); 4].map(|()| all.begin(Side::Strangers));
@@ -197,8 +200,8 @@ mod tests {
         fourth.hold(2 * third);
         assert!(![&mut third_one, &mut fourth, &mut peer].into_iter().any(is_given_up));
         fourth.hold(Side::Strangers.most() + 1);
-        assert!(is_given_up(&mut third_one) && is_given_up(&mut fourth), "one alone may be too much");
-        assert!(!is_given_up(&mut peer), "strangers never cost a peer anything");
+        assert!(is_given_up(&mut third_one) && is_given_up(&mut fourth), "a single one may exceed the bound");
+        assert!(!is_given_up(&mut peer), "unproven clients never cost a peer anything");
         drop((first, third_one, fourth));
         assert_eq!(all.pile(Side::Strangers).lock().bytes, 0);
     }

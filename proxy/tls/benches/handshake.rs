@@ -1,10 +1,10 @@
-//! What a handshake costs the server: `cargo bench -p pillion-tls --bench handshake [-- ROW [BATCHES]]`.
+//! Measures what a handshake costs the server: `cargo bench -p pillion-tls --bench handshake [-- ROW [BATCHES]]`.
 //!
-//! Client and server are in memory, and the server has a thread of its own, whose CPU time is read from `/proc`: neither
-//! the client's half nor a busy machine counts. All rows have the same cryptography (TLS 1.3, X25519, ECDSA P-256,
-//! AES-128) and 32 clients, each with a certificate of its own, which verify the server as a sidecar does.
+//! Client and server are in memory. The server has a thread of its own, whose CPU time is read from `/proc`, so that
+//! neither the client's work nor a busy machine counts. All rows use the same cryptography (TLS 1.3, X25519, ECDSA
+//! P-256, AES-128) and 32 clients, each with its own certificate, which verify the server as a sidecar does.
 //!
-//! Instructions, where valgrind is: build with `CARGO_PROFILE_BENCH_STRIP=none`, and run a row of the binary under
+//! To count instructions with valgrind, build with `CARGO_PROFILE_BENCH_STRIP=none`, and run a row of the binary under
 //! `valgrind --tool=callgrind --toggle-collect='*server_turn*'`.
 
 use std::future::Future;
@@ -33,8 +33,8 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 const POLICY: TlsPolicy = TlsPolicy { min_version: TlsVersion::Tls13, post_quantum: false };
 const CLIENTS: usize = 32;
 
-/// Name, whether clients resume sessions, whether the server has seen a client's certificate before. Clients of the row
-/// `openssl` offer AES-256 first, as that library does.
+/// The name, whether clients resume sessions, and whether the server has seen a client's certificate before. Clients of
+/// the row `openssl` offer AES-256 first, as that library does.
 const ROWS: [(&str, bool, bool); 6] = [
     ("bare", false, true),
     ("bare-resumed", true, true),
@@ -57,7 +57,7 @@ fn main() {
         let clients = mesh.clients(resumes, row == "openssl");
         let mut accepting = mesh.accepting(row);
         let mut per_handshake = Vec::with_capacity(batches);
-        thread.batch(&accepting, &clients, false); // the first of all is no measure
+        thread.batch(&accepting, &clients, false); // a warm-up that is not counted
         for _ in 0..batches {
             if !known {
                 accepting = mesh.accepting(row);
@@ -70,7 +70,7 @@ fn main() {
     }
 }
 
-/// A CA, a server below it and its clients.
+/// A CA, a server's credentials and its clients' credentials.
 struct Mesh {
     server: Credentials,
     clients: Vec<Credentials>,
@@ -129,7 +129,7 @@ impl Mesh {
         })
     }
 
-    /// rustls as it comes, with one root.
+    /// A server of plain rustls, with one root.
     fn bare(&self) -> Arc<ServerConfig> {
         let provider = provider::provider(&POLICY);
         let roots = self.server.roots.clone();
@@ -144,10 +144,10 @@ impl Mesh {
     }
 }
 
-/// The server's ends of a batch of handshakes; those that have ended are gone.
+/// The server's ends of a batch of handshakes. `None` for a handshake that has ended.
 type Batch = Vec<Option<Serving>>;
 
-/// Moves the server's ends of a batch on, and gives them back.
+/// Polls the server's ends of a batch on a thread of its own, and gives them back.
 struct ServerThread {
     turns: SyncSender<Batch>,
     done: Receiver<Batch>,
@@ -170,8 +170,8 @@ impl ServerThread {
         Self { turns, done, schedstat: name.recv().expect("a thread") }
     }
 
-    /// Microseconds of the server's CPU per handshake. The thread waits whenever its time is read, so that the kernel has
-    /// added up all of it.
+    /// Microseconds of the server's CPU for each handshake. The thread waits whenever its time is read, so that the
+    /// kernel has counted all of it.
     fn batch(&self, accepting: &Accepting, clients: &[TlsConnector], resumes: bool) -> f64 {
         let before = self.cpu_us();
         let (mut connecting, mut serving) = (Vec::new(), Batch::new());
@@ -193,7 +193,7 @@ impl ServerThread {
     }
 
     fn cpu_us(&self) -> f64 {
-        std::thread::sleep(Duration::from_millis(1)); // it has sent its batch, and is about to wait for the next
+        std::thread::sleep(Duration::from_millis(1)); // the thread is about to wait for the next batch
         let text = std::fs::read_to_string(&self.schedstat).expect("/proc");
         let nanoseconds: f64 = text.split(' ').next().and_then(|first| first.parse().ok()).expect("a number");
         nanoseconds / 1000.0
@@ -221,7 +221,7 @@ impl Client {
         }
     }
 
-    /// Reads what came after the handshake: the tickets.
+    /// Reads the tickets, which come after the handshake.
     fn end(self, resumes: bool) {
         let Self::Connected(mut stream) = self else { unreachable!("the server has ended its handshake") };
         let kind = stream.get_ref().1.handshake_kind();

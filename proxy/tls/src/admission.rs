@@ -1,8 +1,8 @@
-//! Whether the server has taken us, which a client of TLS 1.3 learns only after its handshake.
+//! Tells whether the server has accepted our certificate, which a TLS 1.3 client learns only after its handshake.
 //!
-//! The server judges our certificate when the handshake has ended for us already. Its refusal is an alert in the place
-//! of its first bytes, and whoever reads or writes then (an HTTP library, a relay) has no words for it. So the stream
-//! itself watches for it, and [`Admission`] is where others ask.
+//! The server judges our certificate when the handshake has already ended for us. A refusal arrives as an alert in
+//! place of the server's first bytes. The code that reads or writes then (an HTTP library, a relay) cannot report it
+//! well. So the stream itself watches for the alert, and [`Admission`] answers the questions of other code.
 
 use std::fmt;
 use std::io::{self, IoSlice, Read};
@@ -23,11 +23,11 @@ use super::error::{is_refusal, rustls_error};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AdmissionFailure {
     pub error: TlsError,
-    /// The server refused us: it has read nothing of what was sent on the connection.
+    /// The server refused us. It has read nothing of what was sent on the connection.
     pub is_refusal: bool,
 }
 
-/// What a server makes of one connection of ours.
+/// Whether the server has accepted us on one connection.
 pub struct Admission(Mutex<State>);
 
 enum State {
@@ -36,7 +36,7 @@ enum State {
     Failed(AdmissionFailure),
 }
 
-/// Is told how it came out. `None`: the server has taken us, or the connection ended and nobody had refused us.
+/// A callback for the result. `None` means that the server accepted us, or that the connection ended without a refusal.
 type Heir = Box<dyn FnOnce(Option<&TlsError>) + Send>;
 
 impl Admission {
@@ -45,7 +45,7 @@ impl Admission {
         Arc::new(Self(Mutex::new(state)))
     }
 
-    /// How the connection failed, where it was TLS that failed.
+    /// The TLS failure of the connection, if there was one.
     pub fn failure(&self) -> Option<AdmissionFailure> {
         match &*self.0.lock() {
             State::Failed(failure) => Some(failure.clone()),
@@ -53,7 +53,7 @@ impl Admission {
         }
     }
 
-    /// Calls `heir` once it is known whether the server takes us; at once where it is known.
+    /// Calls `heir` when the result is known, or at once if it is known already.
     pub fn when_known(&self, heir: impl FnOnce(Option<&TlsError>) + Send + 'static) {
         let failed = match &mut *self.0.lock() {
             State::Awaited(heirs) => return heirs.push(Box::new(heir)),
@@ -72,7 +72,7 @@ impl Admission {
         self.settle(State::Failed(failure), Some(&error));
     }
 
-    /// Heirs are called without the lock: they may ask.
+    /// Calls the callbacks without the lock, because they may ask this `Admission`.
     fn settle(&self, state: State, failed: Option<&TlsError>) {
         let before = std::mem::replace(&mut *self.0.lock(), state);
         if let State::Awaited(heirs) = before {
@@ -81,7 +81,7 @@ impl Admission {
     }
 }
 
-/// The connection is gone, and nobody had refused us.
+/// The connection is gone and the server has not refused us: the callbacks get `None`.
 impl Drop for Admission {
     fn drop(&mut self) {
         self.admitted();
@@ -94,19 +94,19 @@ impl fmt::Debug for Admission {
     }
 }
 
-/// A client's end of a TLS connection.
+/// The client's end of a TLS connection.
 #[derive(Debug)]
 pub struct ClientStream<IO> {
     tls: Records<TlsStream<IO>>,
     admission: Arc<Admission>,
-    /// Nothing has come from the server since the handshake.
+    /// Whether nothing has come from the server since the handshake.
     is_awaited: bool,
-    /// Writing failed before the server had said anything.
+    /// The error of a write that failed before the server had sent anything.
     broken: Option<io::Error>,
 }
 
 impl<IO> ClientStream<IO> {
-    /// In TLS 1.2 the server judges first and ends the handshake afterwards: there is nothing to wait for.
+    /// With TLS 1.2 the server judges our certificate before the handshake ends, so there is nothing to wait for.
     pub(super) fn new(tls: TlsStream<IO>) -> Self {
         let is_awaited = tls.get_ref().1.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
         let tls = Records::new(tls);
@@ -127,7 +127,7 @@ impl<IO> ClientStream<IO> {
         }
     }
 
-    /// An error of the transport below leaves open what the server would have said.
+    /// Records a TLS failure. An error of the transport below says nothing about the server's decision.
     fn failed(&mut self, error: &io::Error) {
         let Some(fault) = rustls_error(error) else { return };
         let is_refusal = std::mem::take(&mut self.is_awaited) && is_refusal(fault);
@@ -136,13 +136,13 @@ impl<IO> ClientStream<IO> {
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> ClientStream<IO> {
-    /// Whether the server has sent what only a client gets that it has taken: a ticket for the next session.
+    /// Whether the server has sent a session ticket, which only an accepted client gets.
     fn has_ticket(&self) -> bool {
         self.get_ref().1.tls13_tickets_received() > 0
     }
 
-    /// Sends by `poll`. Where that fails before the server has said anything, its alert may be here already, and is
-    /// then the reason.
+    /// Sends with `poll`. If that fails before the server has sent anything, the server's alert may have arrived
+    /// already, and is then the reason that is reported.
     fn poll_sending<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -157,8 +157,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> ClientStream<IO> {
         self.poll_last_words(cx).map(Err)
     }
 
-    /// Reads what the server had said before the connection broke: the kernel keeps it, and then reports the end, so
-    /// this wait is a short one. Data stays in rustls' own buffer, which is bounded, for the next read.
+    /// Reads what the server had sent before the connection broke. The kernel keeps those bytes and then reports the
+    /// end, so this wait is short. Data stays in rustls' own buffer, which is bounded, for the next read.
     fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let (io, session) = self.tls.get_mut().get_mut();
         let fault = loop {
@@ -182,13 +182,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> ClientStream<IO> {
     }
 }
 
-/// The peer takes nothing any more, and what it has said can be read to its end.
+/// Whether the error means that the peer takes no more bytes, while the bytes that it sent can still be read.
 fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind as E;
     matches!(error.kind(), E::BrokenPipe | E::ConnectionReset | E::ConnectionAborted)
 }
 
-/// Lets rustls read without waiting.
+/// Lets rustls read without blocking.
 struct Reading<'a, 'b, IO> {
     io: &'a mut IO,
     cx: &'a mut Context<'b>,
@@ -209,7 +209,7 @@ impl Overlay for ClientStream<Stream> {
         self.get_ref().0.reset_when_dropped(resets);
     }
 
-    /// A session with data in hand, or at its end, wants to read nothing.
+    /// A session that holds decrypted data, or that has ended, does not want to read.
     fn at_rest(&self) -> Option<&Stream> {
         let (io, session) = self.get_ref();
         let rests = session.wants_read() && !session.is_handshaking() && self.broken.is_none();

@@ -26,7 +26,7 @@ use super::{Alpn, SetupError, TlsError, provider, recheck_resumed, wire_names};
 use crate::identity::credentials::{Bundle, Credentials};
 use crate::identity::unix_now;
 
-/// Which protocols a cluster's connections offer.
+/// The protocols that a cluster's connections offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum AlpnOffer {
     Auto,
@@ -35,7 +35,8 @@ pub enum AlpnOffer {
 }
 
 impl AlpnOffer {
-    /// Preferred first. A sidecar's own names only where a sidecar may be: behind mutual TLS.
+    /// The protocols to offer, the preferred ones first. The sidecar protocols are offered only with mutual TLS,
+    /// because only then the server may be a sidecar.
     fn protocols(self, mutual: bool) -> Vec<Alpn> {
         let offered = |alpn: &Alpn| match self {
             _ if *alpn == Alpn::PillionTcp => false,
@@ -47,7 +48,7 @@ impl AlpnOffer {
     }
 }
 
-/// What one connection is for.
+/// The purpose of one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// Requests, in a version that the cluster allows.
@@ -58,8 +59,8 @@ pub enum Purpose {
     Tcp,
 }
 
-/// How the connections of one cluster are secured. Made once per cluster and set of credentials, by a [`Setup`]; cheap to
-/// clone.
+/// How the connections of one cluster are secured. A [`Setup`] makes it once for each cluster and set of credentials.
+/// It is cheap to clone.
 #[derive(Clone)]
 pub struct ClientTls(State);
 
@@ -69,22 +70,23 @@ enum State {
         connectors: Arc<Connectors>,
         server_name: ServerName<'static>,
     },
-    /// Why there is no certificate yet.
+    /// We have no certificate yet, for this reason.
     Waiting(Arc<str>),
 }
 
-/// Sessions kept for resumption: rustls keeps eight for each server, and clusters that are secured alike share them.
+/// Sessions kept for resumption. rustls keeps eight for each server, and clusters with the same security share them.
 const SESSIONS: usize = 2048;
 
-/// What the clusters that trust the same peers and offer the same protocols connect with. Most of a large configuration
-/// is never called: rustls' part is made with the first connection. Sessions resume within it, never across a rotation.
+/// The connectors of all clusters that trust the same peers and offer the same protocols. Most clusters of a large
+/// configuration are never called, so the rustls configs are made with the first connection. Sessions resume within one
+/// `Connectors`, and never across a certificate rotation.
 struct Connectors {
-    /// By [`Purpose`]; they differ in the ALPN that they offer.
+    /// One for each [`Purpose`]. They differ in the ALPN protocols that they offer.
     made: OnceLock<[TlsConnector; 3]>,
     provider: Arc<CryptoProvider>,
     versions: &'static [&'static SupportedProtocolVersion],
     verifier: Arc<dyn ServerCertVerifier>,
-    /// Our own certificate, where we show one.
+    /// Our own certificate, if it is shown to the server.
     own: Option<Arc<CertifiedKey>>,
     alpn: AlpnOffer,
 }
@@ -102,8 +104,8 @@ impl Connectors {
     fn make(&self) -> [TlsConnector; 3] {
         let builder = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(self.versions)
-            .expect("the provider has these versions: the setup looked")
-            // "dangerous" is any verifier that is not the library's; ours is `verify`
+            .expect("the setup checked that the provider has these versions")
+            // rustls calls every verifier "dangerous" that is not its own; ours is `verify`
             .dangerous()
             .with_custom_certificate_verifier(self.verifier.clone());
         let mut config = match &self.own {
@@ -116,17 +118,17 @@ impl Connectors {
         let offers = [self.alpn.protocols(mutual), AlpnOffer::Http1.protocols(mutual), tcp.to_vec()];
         offers.map(|offer| {
             config.alpn_protocols = wire_names(&offer);
-            TlsConnector::from(Arc::new(config.clone())) // sessions are shared: they do not depend on ALPN
+            TlsConnector::from(Arc::new(config.clone())) // the three share sessions, which do not depend on ALPN
         })
     }
 }
 
 impl ClientTls {
-    /// `None`: the cluster is plaintext. `host` is the first host of the cluster; it becomes the SNI, unless
-    /// the cluster has its own or the host is no DNS name.
+    /// `None` when the cluster is plaintext. `host` is the first host of the cluster. It becomes the SNI, unless the
+    /// cluster configures its own or the host is no DNS name.
     ///
     /// # Errors
-    /// [`SetupError`], also when `tls.trust_bundle` cannot be read. Blocks on file IO where there is one.
+    /// [`SetupError`], also when `tls.trust_bundle` cannot be read. Blocks on file IO when there is a trust bundle.
     pub fn new(
         credentials: Option<&Credentials>,
         tls: &UpstreamTls,
@@ -137,13 +139,13 @@ impl ClientTls {
         Setup::new(credentials, policy)?.client(tls, host, alpn)
     }
 
-    /// For a cluster that must be mutual while our own certificate is awaited: nobody is called, and whoever asks
-    /// hears `why`.
+    /// For a cluster that must use mutual TLS while our own certificate is missing. No server is called, and each
+    /// caller gets `why`.
     pub fn waiting(why: &dyn fmt::Display) -> Self {
         Self(State::Waiting(why.to_string().into()))
     }
 
-    /// Why our own certificate is not there yet.
+    /// Why our own certificate is missing.
     pub fn waits_for(&self) -> Option<&str> {
         match &self.0 {
             State::Waiting(why) => Some(why),
@@ -151,14 +153,15 @@ impl ClientTls {
         }
     }
 
-    /// Shakes hands as the client. Unbounded in time: the caller sets the limit.
+    /// Does the handshake as the client. It has no time limit; the caller sets one.
     ///
-    /// In TLS 1.3 a server judges our certificate after this returns: [`ClientStream::admission`] tells what came of
-    /// that.
+    /// A TLS 1.3 server judges our certificate after this function returns. [`ClientStream::admission`] tells the
+    /// result.
     ///
     /// # Errors
-    /// [`TlsError`]; of kind `PeerIdentityMismatch` when the server is genuine but not who it must be. At once, and of
-    /// kind `NotReady`, while our certificate is awaited.
+    /// [`TlsError`]. Its kind is `PeerIdentityMismatch` when the server's certificate is genuine but names another
+    /// identity than expected. While our own certificate is missing, the error comes at once and has the kind
+    /// `NotReady`.
     pub async fn connect<IO>(
         &self,
         io: IO,
@@ -192,19 +195,19 @@ impl fmt::Debug for ClientTls {
 }
 
 /// Makes the TLS of many clusters from one set of credentials. Clusters that trust the same peers and offer the same
-/// protocols share all but the name that they ask for.
+/// protocols share everything except the server name.
 pub struct Setup<'a> {
     credentials: Option<&'a Credentials>,
     versions: &'static [&'static SupportedProtocolVersion],
     provider: Arc<CryptoProvider>,
-    /// By what they trust (without the name that is asked for) and what they offer.
+    /// Keyed by what the cluster trusts (without the server name) and the protocols that it offers.
     known: HashMap<(UpstreamTls, AlpnOffer), Arc<Connectors>>,
     bundles: HashMap<PathBuf, Arc<RootCertStore>>,
 }
 
 impl<'a> Setup<'a> {
     /// # Errors
-    /// The policy is not possible with the cryptography that was built in.
+    /// The cryptography that was built in cannot do what the policy asks for.
     pub fn new(credentials: Option<&'a Credentials>, policy: &TlsPolicy) -> Result<Self, SetupError> {
         let (provider, versions) = (provider::provider(policy), provider::versions(policy));
         ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions)?;
@@ -212,10 +215,10 @@ impl<'a> Setup<'a> {
         Ok(Self { credentials, versions, provider, known, bundles })
     }
 
-    /// As [`ClientTls::new`], without its policy and credentials.
+    /// Like [`ClientTls::new`], with the policy and credentials of this setup.
     ///
     /// # Errors
-    /// The same.
+    /// Like [`ClientTls::new`].
     pub fn client(
         &mut self,
         tls: &UpstreamTls,
@@ -295,7 +298,7 @@ impl<'a> Setup<'a> {
     }
 }
 
-/// The one that the configuration gives.
+/// The server name that the configuration gives.
 fn name(tls: &UpstreamTls) -> Option<&str> {
     match tls {
         UpstreamTls::Off => None,
@@ -319,7 +322,8 @@ fn dns_name(name: &str) -> Option<ServerName<'static>> {
     }
 }
 
-/// An address stands where rustls wants a name: no SNI is sent, and [`ServerVerifier`] does not look.
+/// The value for a server without a name. rustls needs one; for an IP address no SNI is sent, and [`ServerVerifier`]
+/// ignores it.
 fn nameless() -> ServerName<'static> {
     ServerName::IpAddress(Ipv4Addr::UNSPECIFIED.into())
 }
@@ -339,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn c18_clusters_that_are_secured_alike_share_all_but_their_name_and_the_unused_cost_nothing() {
+    fn c18_clusters_with_the_same_security_share_all_but_the_server_name_and_unused_ones_cost_nothing() {
         let ca = Ca::generate("cluster.local").expect("a CA");
         let id = "spiffe://cluster.local/ns/default/sa/web".parse().expect("an identity");
         let own = ca.issue(&id, &[], Duration::from_secs(3600)).expect("a certificate").credentials();
@@ -363,6 +367,6 @@ mod tests {
         {
             assert!(!Arc::ptr_eq(&first, &client(&tls, alpn).0), "another peer, or another offer");
         }
-        assert!(first.made.get().is_none(), "nobody has connected yet");
+        assert!(first.made.get().is_none(), "no connection was made yet");
     }
 }

@@ -1,4 +1,4 @@
-//! Why a handshake failed, in an operator's words.
+//! Why a handshake failed, in words for an operator.
 
 use std::io;
 
@@ -9,20 +9,20 @@ use super::notes::Notes;
 use super::rejection::Rejection;
 use crate::identity::date;
 
-/// What kind of failure a handshake met.
+/// The kind of a handshake's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TlsErrorKind {
     /// The peer's certificate is expired, unknown to us, or otherwise not acceptable.
     Certificate,
-    /// The peer proved who it is, and it is not who it must be.
+    /// The peer proved its identity, and it is not the expected one.
     PeerIdentityMismatch,
-    /// The peer refused us and said so.
+    /// The peer refused us by an alert.
     RefusedByPeer,
     /// The connection ended before the handshake did.
     Closed,
-    /// No TLS in common, or no TLS at all.
+    /// The peers have no TLS version or cipher in common, or the peer does not speak TLS.
     Handshake,
-    /// Our own certificate is not there yet; the peer was not asked.
+    /// Our own certificate is missing. The peer was not contacted.
     NotReady,
 }
 
@@ -31,13 +31,13 @@ pub enum TlsErrorKind {
 #[error("{detail}")]
 pub struct TlsError {
     pub kind: TlsErrorKind,
-    /// One of a few words: failures of the same cause are told together in the log.
+    /// One of a fixed set of short causes. Failures of one cause are counted together in the log.
     pub cause: &'static str,
-    /// In an operator's words: what, and where to look.
+    /// What happened and where to look, in words for an operator.
     pub detail: String,
-    /// Whom the certificate names that we refused. It is a claim, and nothing is proven by it.
+    /// The identity that the refused certificate names. It is only a claim and proves nothing.
     pub claimed: Option<SpiffeId>,
-    /// The peer refused the certificate that we showed, or that we showed none.
+    /// Whether the peer refused our certificate, or refused us because we showed none.
     pub is_of_our_certificate: bool,
 }
 
@@ -50,17 +50,17 @@ impl TlsError {
         Self { kind, cause, detail: detail.into(), claimed: None, is_of_our_certificate: false }
     }
 
-    /// Reads what tokio-rustls packs into an IO error.
+    /// Reads the TLS error inside an IO error of tokio-rustls.
     ///
-    /// Serves after the handshake too: in TLS 1.3 a client is done before the server has judged its
-    /// certificate, so the refusal arrives with the first read.
+    /// Also used after the handshake: a TLS 1.3 client ends its handshake before the server has judged its certificate,
+    /// so the refusal arrives with the first read.
     pub fn from_io(error: &io::Error) -> Self {
         match rustls_error(error) {
             Some(fault) => Self::from_rustls(fault),
             None if error.kind() == io::ErrorKind::QuotaExceeded => Self::new(
                 TlsErrorKind::Handshake,
                 "too long",
-                "the peer sends more in its handshake than anybody needs; count the certificates that it shows",
+                "the peer sends more than 12 KiB in its handshake; check how many certificates it shows",
             ),
             None => Self::new(
                 TlsErrorKind::Closed,
@@ -70,7 +70,7 @@ impl TlsError {
         }
     }
 
-    /// The error of a handshake whose judges left notes: they know more than rustls can pass on.
+    /// The error of a handshake, with the notes of its verifiers: they know more than rustls can pass on.
     pub(super) fn of_handshake(error: &io::Error, notes: Notes) -> Self {
         let told = match &notes.rejection {
             Some(rejection) => Self::from_rejection(rejection),
@@ -112,15 +112,15 @@ impl TlsError {
                 Self::expired(i64::try_from(not_after.as_secs()).unwrap_or(i64::MAX))
             }
             E::Expired => {
-                certificate("expired", "the peer's certificate, or one that vouches for it, has expired")
+                certificate("expired", "the peer's certificate, or the certificate of its CA, has expired")
             }
             E::NotValidYet | E::NotValidYetContext { .. } => certificate(
                 "not valid yet",
-                "the peer's certificate holds only in the future; compare the clocks",
+                "the peer's certificate is not valid yet; compare the clocks of both sides",
             ),
             E::UnknownIssuer => certificate(
                 "unknown CA",
-                "the peer's certificate is of an unknown issuer: no CA of the trust bundle vouches for it",
+                "the peer's certificate is of an unknown issuer: no CA of the trust bundle signed it",
             ),
             E::BadSignature => certificate(
                 "bad signature",
@@ -135,7 +135,7 @@ impl TlsError {
             E::NotValidForName | E::NotValidForNameContext { .. } => Self::new(
                 TlsErrorKind::PeerIdentityMismatch,
                 "wrong name",
-                format!("the server is not who it must be: {fault}; check tls.sni"),
+                format!("the server's certificate is for another name: {fault}; check tls.sni"),
             ),
             E::Other(other) => Self::from_other(&*other.0),
             fault => {
@@ -172,7 +172,7 @@ impl TlsError {
         Self::new(kind, rejection.cause(), rejection.to_string())
     }
 
-    /// What the peer's alert (RFC 8446, 6.2) means to an operator.
+    /// The meaning of the peer's alert (RFC 8446, 6.2) for an operator.
     fn refused(alert: AlertDescription) -> Self {
         let told = |cause, detail| Self::new(TlsErrorKind::RefusedByPeer, cause, detail);
         match (refused_certificate(alert), refused_handshake(alert)) {
@@ -215,12 +215,12 @@ impl TlsError {
     }
 }
 
-/// What tokio-rustls wraps into an IO error; `None` for errors of the transport below TLS.
+/// The rustls error inside an IO error of tokio-rustls. `None` for errors of the transport below TLS.
 pub(super) fn rustls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// Whether a server says by this that it has not taken us. It has read nothing of what was sent to it then.
+/// Whether the server refused us by this error. It has then read nothing of what was sent to it.
 pub(super) fn is_refusal(fault: &rustls::Error) -> bool {
     matches!(fault, rustls::Error::AlertReceived(alert)
         if refused_certificate(*alert).is_some() || refused_handshake(*alert).is_some())
@@ -228,7 +228,7 @@ pub(super) fn is_refusal(fault: &rustls::Error) -> bool {
 
 type Words = (&'static str, &'static str);
 
-/// Alerts about our certificate: the cause in words, and where to look.
+/// Alerts about our certificate: the cause, and where to look.
 const fn refused_certificate(alert: AlertDescription) -> Option<Words> {
     use AlertDescription as A;
     Some(match alert {
@@ -246,7 +246,7 @@ const fn refused_certificate(alert: AlertDescription) -> Option<Words> {
     })
 }
 
-/// Alerts about the rest of a handshake.
+/// Alerts about the rest of the handshake: the cause, and where to look.
 const fn refused_handshake(alert: AlertDescription) -> Option<Words> {
     use AlertDescription as A;
     Some(match alert {

@@ -1,7 +1,8 @@
-//! Whether a file holds something new, asked again and again for the price of a `stat`.
+//! Tells whether a file has changed. A check of an unchanged file costs one `stat`.
 //!
-//! Looking sees what events miss: the symlinks that Kubernetes swaps under mounted ConfigMaps and Secrets, or another
-//! host's write to a shared volume. Deliberately absent: a clock, tasks, and what is made of something new.
+//! Checking at intervals notices changes that file events miss: the symlinks that Kubernetes swaps under mounted
+//! ConfigMaps and Secrets, and writes by another host to a shared volume. Deliberately absent: a clock, tasks, and the
+//! use of the new content.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -11,20 +12,20 @@ use std::time::{Duration, SystemTime};
 
 use crate::sha256;
 
-/// A file written so lately may be written again without a change of its times, which are as coarse as the kernel's
-/// clock tick and, on some volumes, two whole seconds.
+/// A file that was written within this time is read again at each check. It may be written again without a change of
+/// its times, which are as coarse as the kernel's clock tick, and on some volumes as coarse as two seconds.
 const YOUNG: Duration = Duration::from_secs(3);
 
-/// What a file holds, or why it cannot be read.
+/// The content of a file, or why it cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
-    /// The SHA-256; of a file that is too large, of as much as is read.
+    /// The SHA-256 of the content. For a file that is too large, of the part that is read.
     Bytes([u8; 32]),
     Unreadable(io::ErrorKind),
 }
 
 impl Content {
-    /// Reads a file of at most `most` bytes. Blocks on file IO.
+    /// Reads at most `most` bytes of the file. Blocks on file IO.
     pub fn read(path: &Path, most: u64) -> Self {
         let bytes = || {
             let mut bytes = Vec::new();
@@ -38,7 +39,7 @@ impl Content {
     }
 }
 
-/// A file that is looked at from time to time, and read if it may hold something new.
+/// A file that is checked from time to time, and read when it may have changed.
 #[derive(Debug)]
 pub struct Looked {
     path: PathBuf,
@@ -47,14 +48,14 @@ pub struct Looked {
 }
 
 impl Looked {
-    /// Nothing is read yet. `most`: as for [`Content::read`].
+    /// Reads nothing yet. `most` is the limit of [`Content::read`].
     pub fn new(path: &Path, most: u64) -> Self {
         Self { path: path.to_owned(), most, last: None }
     }
 
-    /// As [`Content::read`]. Blocks on file IO.
+    /// The content of the file, read again if it may have changed. Blocks on file IO.
     pub fn look(&mut self, now: SystemTime) -> Content {
-        let stamp = Stamp::of(&self.path, now); // before it is read: what is written in between is read again
+        let stamp = Stamp::of(&self.path, now); // taken before the read, so that a later write is noticed
         let is_old = |last: &Stamp| stamp.as_ref().is_some_and(|(stamp, age)| stamp == last && *age > YOUNG);
         match &self.last {
             Some((Some(last), content)) if is_old(last) => *content,
@@ -62,7 +63,7 @@ impl Looked {
         }
     }
 
-    /// Reads the file, whatever its times say.
+    /// Reads the file, even if its times have not changed.
     pub fn read(&mut self, now: SystemTime) -> Content {
         let stamp = Stamp::of(&self.path, now);
         self.read_anew(stamp.map(|(stamp, _)| stamp))
@@ -75,17 +76,19 @@ impl Looked {
     }
 }
 
-/// What tells that a file is another one, or was written to, without reading it. Of what symlinks lead to.
+/// The metadata that shows, without a read, whether a path leads to another file or the file was written. Symlinks are
+/// followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
     file: (u64, u64),
     size: u64,
-    /// The status too: a copy that keeps the time of writing cannot keep that of the inode.
+    /// The times of the last write and of the last change of the inode: a copy that keeps the first cannot keep the
+    /// second.
     times: [(i64, i64); 2],
 }
 
 impl Stamp {
-    /// With the time since it was written or changed.
+    /// The stamp, and the time since the file was last written or changed.
     fn of(path: &Path, now: SystemTime) -> Option<(Self, Duration)> {
         let metadata = path.metadata().ok()?;
         let times = [(metadata.mtime(), metadata.mtime_nsec()), (metadata.ctime(), metadata.ctime_nsec())];
@@ -104,7 +107,7 @@ mod tests {
     use pillion_testkit::Scratch;
 
     #[test]
-    fn a_write_that_keeps_size_and_time_is_seen_however_late() {
+    fn a_write_that_keeps_size_and_modification_time_is_noticed() {
         const DAY: Duration = Duration::from_secs(86_400);
         let scratch = Scratch::new();
         let path = scratch.path("file");

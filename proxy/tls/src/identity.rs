@@ -1,8 +1,8 @@
-//! Who a certificate speaks for, and how long.
+//! Reads which workload a certificate names, and how long it is valid.
 //!
-//! [`credentials`] is our own identity, [`revocation`] who has lost theirs, [`watch`] notices
-//! newer files, [`view`] shows it all, [`issue`] is a small CA. Deliberately absent: trust. A [`Subject`] is
-//! only what a certificate says of itself; `tls::verify` decides whether to believe it.
+//! [`credentials`] is our own identity, [`revocation`] the revoked certificates, [`watch`] notices newer files,
+//! [`view`] shows everything, and [`issue`] is a small CA. Deliberately absent: trust. A [`Subject`] is only what a
+//! certificate claims; `tls::verify` decides whether to trust it.
 
 pub mod credentials;
 pub mod issue;
@@ -19,18 +19,18 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::{GeneralName, SubjectAlternativeName};
 use x509_parser::prelude::FromDer;
 
-/// What a workload's certificate (an X.509-SVID) says of its holder.
+/// What a workload's certificate (an X.509-SVID) claims about its holder.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Subject {
-    /// Always with a path: an ID without one names the trust domain, not a workload.
+    /// Always has a path. A SPIFFE ID without a path names the trust domain, not a workload.
     pub id: SpiffeId,
-    /// Unix seconds; the first at which it holds.
+    /// The first second at which the certificate is valid, in Unix seconds.
     pub not_before: i64,
-    /// Unix seconds; the last at which it holds.
+    /// The last second at which the certificate is valid, in Unix seconds.
     pub not_after: i64,
 }
 
-/// The time in which a certificate holds: from its first second to its last, both in Unix seconds.
+/// The time in which a certificate is valid, from the first second to the last, in Unix seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     pub not_before: i64,
@@ -43,7 +43,7 @@ impl Validity {
         Self { not_before: validity.not_before.timestamp(), not_after: validity.not_after.timestamp() }
     }
 
-    /// When both hold.
+    /// The time in which both are valid.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -56,20 +56,26 @@ impl Validity {
         self.not_before <= now && now <= self.not_after
     }
 
-    /// Why the certificate in use does not hold at `now`; `None`: it does.
+    /// Why the certificate in use is not valid at `now`. `None` when it is valid.
     pub fn why_not(self, now: i64) -> Option<String> {
         let Self { not_before, not_after } = self;
         if now > not_after {
-            Some(format!("the certificate in use expired at {}; no newer one has come", date(not_after)))
+            Some(format!(
+                "the certificate in use expired at {}; no newer certificate was found",
+                date(not_after)
+            ))
         } else if now < not_before {
-            Some(format!("the certificate in use holds only from {}; compare the clocks", date(not_before)))
+            Some(format!(
+                "the certificate in use is valid only from {}; check this machine's clock",
+                date(not_before)
+            ))
         } else {
             None
         }
     }
 }
 
-/// Why a certificate is nobody's SPIFFE identity (X509-SVID standard, section 2).
+/// Why a certificate is not a SPIFFE identity (X509-SVID standard, section 2).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotAnIdentity {
     #[error("it is not a readable X.509 certificate ({0})")]
@@ -93,8 +99,8 @@ impl Subject {
     /// Reads one DER certificate.
     ///
     /// # Errors
-    /// [`NotAnIdentity`] unless it has exactly one URI name and that is a SPIFFE ID with a path, and it is for a
-    /// workload's own use alone.
+    /// [`NotAnIdentity`] unless the certificate has exactly one URI name, this is a SPIFFE ID with a path, and the
+    /// certificate may not sign others.
     pub fn read(der: &[u8]) -> Result<Self, NotAnIdentity> {
         let certificate = parse(der)?;
         if may_sign(&certificate)? {
@@ -105,12 +111,12 @@ impl Subject {
     }
 }
 
-/// The last second at which any certificate holds, a host's too.
+/// The last second at which a certificate is valid, in Unix seconds. Works for a host's certificate as well.
 pub fn not_after(der: &[u8]) -> Result<i64, NotAnIdentity> {
     Ok(Validity::of(&parse(der)?).not_after)
 }
 
-/// One whole certificate: bytes after its end are a fault too.
+/// Parses one certificate. Bytes after its end are an error.
 pub fn parse(der: &[u8]) -> Result<X509Certificate<'_>, NotAnIdentity> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
@@ -119,7 +125,7 @@ pub fn parse(der: &[u8]) -> Result<X509Certificate<'_>, NotAnIdentity> {
     }
 }
 
-/// The names a certificate is for; none without the extension.
+/// The subject alternative names of a certificate. Empty when it lacks the extension.
 pub fn names<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a [GeneralName<'a>], NotAnIdentity> {
     let names = certificate.subject_alternative_name();
     let names = names.map_err(|fault| NotAnIdentity::Unreadable(fault.to_string()))?;
@@ -129,7 +135,8 @@ pub fn names<'a>(certificate: &'a X509Certificate<'_>) -> Result<&'a [GeneralNam
     }))
 }
 
-/// Whoever holds such a certificate could make others' identities with it, whatever its basic constraints say.
+/// Whether the certificate may sign others. Its holder could make other identities with it, whatever its basic
+/// constraints are.
 fn may_sign(certificate: &X509Certificate<'_>) -> Result<bool, NotAnIdentity> {
     let usage = certificate.key_usage();
     let usage = usage.map_err(|fault| NotAnIdentity::Unreadable(fault.to_string()))?;
@@ -144,7 +151,8 @@ fn workload_id(certificate: &X509Certificate<'_>) -> Result<SpiffeId, NotAnIdent
     Ok(id)
 }
 
-/// The one URI of these names. A URI that is not text counts too: it must not hide a second identity.
+/// The one URI of these names, as a SPIFFE ID. A URI that is not text is counted, so that it cannot hide a second
+/// identity.
 pub fn only_spiffe_id(names: &[GeneralName<'_>]) -> Result<SpiffeId, NotAnIdentity> {
     let mut uris = names.iter().filter_map(uri);
     let first = uris.next().ok_or(NotAnIdentity::NoUri)?;
@@ -165,18 +173,18 @@ fn uri<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
     }
 }
 
-/// An hour: what a human needs at least to put a rotation right.
+/// One hour, in seconds: the least time that a person needs to repair a rotation.
 const ALARM: i64 = 3600;
 
-/// Whether a certificate should have been followed by a newer one: a tenth of its life is left, or an hour where that
-/// is more. Of a short life at most a quarter: an agent that issues for an hour is late with fifteen minutes left, not
-/// all the time.
+/// Whether a newer certificate should have come already: when a tenth of the lifetime is left, or one hour if that is
+/// longer. For a short lifetime the limit is a quarter of it, so that a certificate issued for one hour is late with 15
+/// minutes left, and not all the time.
 pub fn expires_soon(not_before: i64, not_after: i64, now: i64) -> bool {
     let life = not_after.saturating_sub(not_before).max(0);
     not_after.saturating_sub(now) < (life / 10).max(ALARM.min(life / 4))
 }
 
-/// Seconds since 1970, the clock certificates are judged by.
+/// Seconds since 1970, the clock by which certificates are judged.
 pub fn unix_now() -> i64 {
     unix_seconds(UnixTime::now())
 }
@@ -185,7 +193,7 @@ pub fn unix_seconds(time: UnixTime) -> i64 {
     i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
 }
 
-/// `2026-11-21T03:45:00Z`, as people read it.
+/// A time as text, such as `2026-11-21T03:45:00Z`.
 pub fn date(unix: i64) -> String {
     let date = OffsetDateTime::from_unix_timestamp(unix).ok().and_then(|date| date.format(&Rfc3339).ok());
     date.unwrap_or_else(|| format!("{unix} s since 1970"))
@@ -201,7 +209,7 @@ mod tests {
     const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
 
     #[test]
-    fn only_one_uri_makes_an_identity_and_none_can_hide() {
+    fn a_certificate_has_exactly_one_uri_and_an_unreadable_uri_counts() {
         let web = GeneralName::URI(WEB);
         let garbage = GeneralName::Invalid(Tag(URI_TAG), b"\xff");
         let host = GeneralName::DNSName("web.shop");
@@ -230,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a10_a_certificate_that_may_sign_others_is_nobodys_identity() {
+    fn a10_a_certificate_that_may_sign_others_is_not_an_identity() {
         use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
         use rcgen::{CertificateParams, KeyPair, KeyUsagePurpose, SanType};
         let key = KeyPair::generate().expect("a key");
@@ -251,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_after_a_certificate_are_no_part_of_it() {
+    fn bytes_after_the_end_of_a_certificate_are_refused() {
         let mut der = certificate();
         assert_eq!(Subject::read(&der).map(|subject| subject.id.to_string()), Ok(WEB.to_owned()));
         der.push(0);
@@ -259,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_late_with_a_tenth_of_its_life_left_or_an_hour() {
+    fn a_certificate_is_due_for_renewal_with_a_tenth_of_its_lifetime_left_or_an_hour() {
         const HOUR: i64 = 3600;
         for (life, late) in
             [(90 * 24 * HOUR, 9 * 24 * HOUR), (24 * HOUR, 8640), (5 * HOUR, HOUR), (HOUR, 900)]
@@ -268,7 +276,7 @@ mod tests {
             assert!(expires_soon(0, life, life - late + 1), "{life}");
             assert!(expires_soon(0, life, life + 1), "{life}: expired");
         }
-        assert!(!expires_soon(10, 0, -10) && expires_soon(10, 0, 5), "nonsense is no panic");
+        assert!(!expires_soon(10, 0, -10) && expires_soon(10, 0, 5), "dates in the wrong order do not panic");
     }
 
     proptest! {

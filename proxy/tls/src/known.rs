@@ -1,9 +1,10 @@
-//! Clients whose certificates were verified before, so that who connects often is not judged from the start each time.
+//! Remembers clients whose certificates were verified, so that a client that connects often is not verified from the
+//! start each time.
 //!
-//! A [`KnownClients`] belongs to one verifier, whose roots, revocation lists and expected identities never change: new
-//! credentials bring a new one, which knows nobody. What does change is asked each time: whether the client shows the
-//! same certificates, byte for byte, and whether all of them hold now. Deliberately absent: whoever was refused, and
-//! whoever has shown a certificate without proving that its key is theirs.
+//! A [`KnownClients`] belongs to one verifier, whose roots, revocation lists and expected identities never change. New
+//! credentials bring a new verifier, which knows no client. Each use checks what may change: whether the client shows
+//! the same certificates, byte for byte, and whether all of them are valid now. Deliberately absent: clients that were
+//! refused, and clients that have shown a certificate without proving that they have its key.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,20 +17,21 @@ use rustls::pki_types::CertificateDer;
 use super::sha256;
 use crate::identity::{Subject, Validity, parse};
 
-/// Half of the 1,024 chains that are known at most: one of a workload is about 1 KiB, and nobody can show more than a
-/// handshake may hold, 12 KiB.
+/// Half of the 1,024 chains that are remembered at most. The chain of a workload has about 1 KiB, and no client can
+/// show more than fits into a handshake, 12 KiB.
 const HALF: usize = 512;
 
-/// A client's certificates that were found good, and what they say.
+/// The verified certificates of a client, and what they claim.
 #[derive(Debug)]
 pub(super) struct Verified {
     pub(super) id: SpiffeId,
-    /// Unix seconds; the last at which the client's own certificate holds.
+    /// The last second at which the client's own certificate is valid, in Unix seconds.
     pub(super) not_after: i64,
     pub(super) certificate_sha256: [u8; SHA256_OUTPUT_LEN],
-    /// The client's own certificate first.
+    /// The client's certificates, its own first.
     pub(super) chain: Arc<[CertificateDer<'static>]>,
-    /// When all of these hold. `None`: one that the verdict did not need cannot be read.
+    /// The time in which all certificates of the chain are valid. `None` when a certificate that the verdict did not
+    /// need cannot be read.
     hold: Option<Validity>,
 }
 
@@ -48,21 +50,23 @@ impl Verified {
         Arc::new(Self { id, not_after, certificate_sha256: sha256(end_entity), chain, hold })
     }
 
-    /// Whether the verdict would be the same for these certificates at `now`, in Unix seconds.
+    /// Whether the verdict would be the same for these certificates at the Unix second `now`.
     fn is_of(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: i64) -> bool {
         self.hold.is_some_and(|hold| hold.includes(now))
             && self.chain.split_first() == Some((end_entity, intermediates))
     }
 }
 
-/// The chains that were verified and whose clients have proven their key; what was not asked for longest goes first.
+/// The chains that were verified and whose clients have proven their key. The least recently used half is dropped
+/// first.
 #[derive(Debug, Default)]
 pub(super) struct KnownClients(Mutex<Halves>);
 
-/// By the hash of the client's own certificate: each has one place, whatever else is shown with it.
+/// Keyed by the hash of the client's own certificate: each certificate has one place, whatever is shown with it.
 type Chains = HashMap<[u8; SHA256_OUTPUT_LEN], Arc<Verified>>;
 
-/// Whoever is asked for is among the recent. When these are [`HALF`], they become the former, and the former go.
+/// A chain that is looked up moves into `recent`. When `recent` has [`HALF`] chains, it becomes `former`, and the old
+/// `former` is dropped.
 #[derive(Debug, Default)]
 struct Halves {
     recent: Chains,
@@ -70,7 +74,7 @@ struct Halves {
 }
 
 impl KnownClients {
-    /// `now` in Unix seconds. `None`: the chain must be verified.
+    /// `now` is in Unix seconds. `None` means that the chain must be verified.
     pub(super) fn find(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -82,7 +86,7 @@ impl KnownClients {
         found.is_of(end_entity, intermediates, now).then_some(found)
     }
 
-    /// The client has proven that it holds the key of these.
+    /// Remembers a client that has proven to have the key of these certificates.
     pub(super) fn keep(&self, verified: Arc<Verified>) {
         if verified.hold.is_some() {
             self.0.lock().keep(verified);
@@ -131,18 +135,18 @@ mod tests {
     }
 
     #[test]
-    fn at_most_1024_chains_are_known_and_those_asked_for_stay() {
+    fn at_most_1024_chains_are_remembered_and_those_in_use_stay() {
         let known = KnownClients::default();
         for number in 0..10 * HALF {
             known.keep(verified(number));
             assert!(is_known(&known, 0) && is_known(&known, number), "{number}");
             assert!(known.len() <= 2 * HALF, "{}", known.len());
         }
-        assert!(known.len() > HALF && !is_known(&known, 1), "never asked for");
+        assert!(known.len() > HALF && !is_known(&known, 1), "never looked up");
     }
 
     #[test]
-    fn a_verdict_is_for_the_same_bytes_and_the_time_in_which_all_of_them_hold() {
+    fn a_verdict_is_reused_for_the_same_bytes_while_every_certificate_is_valid() {
         let known = KnownClients::default();
         known.keep(verified(1));
         let own = verified(1).chain[0].clone();
@@ -153,6 +157,6 @@ mod tests {
 
         let unread = Verified { hold: None, ..Arc::into_inner(verified(2)).expect("the only one") };
         known.keep(Arc::new(unread));
-        assert!(!is_known(&known, 2), "nobody knows how long it holds");
+        assert!(!is_known(&known, 2), "its time of validity is not known");
     }
 }

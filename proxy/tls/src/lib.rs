@@ -1,9 +1,10 @@
-//! TLS between workloads: who is at the other end ([`Peer`]), what is spoken ([`Alpn`]), and why it failed.
+//! TLS between workloads: the identity of the peer ([`Peer`]), the protocol agreed on ([`Alpn`]), and why a handshake
+//! failed.
 //!
-//! [`server`] terminates, [`client`] originates, [`verify`] judges certificates on both sides, [`known`] remembers whom
-//! it has judged, [`provider`] holds the cryptography. [`admission`] tells whether a server has taken us, which TLS 1.3
-//! settles after the handshake. Deliberately absent: time limits (the caller bounds a handshake) and sockets (any IO
-//! will do).
+//! [`server`] accepts TLS, [`client`] originates TLS, [`verify`] judges certificates on both sides, [`known`] remembers
+//! verified clients, and [`provider`] chooses the cryptography. [`admission`] tells whether a server has accepted our
+//! certificate, which a TLS 1.3 client learns only after the handshake. Deliberately absent: time limits (the caller
+//! limits a handshake) and sockets (any byte stream will do).
 //!
 //! Modules are listed from top to bottom: each may use those below it.
 
@@ -38,9 +39,9 @@ pub use error::{TlsError, TlsErrorKind};
 /// The protocol agreed on in the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Alpn {
-    /// HTTP/2 from sidecar to sidecar: a declaration, nothing is left to detect.
+    /// HTTP/2 from sidecar to sidecar. The name declares the protocol, so the server does not detect it.
     PillionH2,
-    /// HTTP/1.1 from sidecar to sidecar, likewise.
+    /// HTTP/1.1 from sidecar to sidecar, declared in the same way.
     PillionHttp1,
     /// Opaque bytes from sidecar to sidecar.
     PillionTcp,
@@ -49,7 +50,7 @@ pub enum Alpn {
 }
 
 impl Alpn {
-    /// All, preferred first.
+    /// All protocols, the preferred ones first.
     pub const ALL: [Self; 5] = [Self::PillionH2, Self::PillionHttp1, Self::PillionTcp, Self::H2, Self::Http1];
 
     /// The name on the wire (RFC 7301).
@@ -67,7 +68,7 @@ impl Alpn {
         matches!(self, Self::PillionH2 | Self::H2)
     }
 
-    /// The other end is a sidecar of ours.
+    /// Whether the peer is a Pillion sidecar.
     pub const fn is_sidecar(self) -> bool {
         matches!(self, Self::PillionH2 | Self::PillionHttp1 | Self::PillionTcp)
     }
@@ -81,23 +82,23 @@ fn wire_names(offer: &[Alpn]) -> Vec<Vec<u8>> {
     offer.iter().map(|alpn| alpn.name().as_bytes().to_vec()).collect()
 }
 
-/// The verified other end of a connection.
+/// The verified peer of a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
     pub id: SpiffeId,
-    /// The hash of the DER certificate; the `Hash` of `x-forwarded-client-cert`.
+    /// The SHA-256 of the DER certificate, used as `Hash` in `x-forwarded-client-cert`.
     pub certificate_sha256: [u8; SHA256_OUTPUT_LEN],
-    /// What it has shown, its own certificate first: rules that come later judge it anew.
+    /// The certificates that the peer showed, its own first. New rules judge them again.
     chain: Arc<[CertificateDer<'static>]>,
     admitted: UnixTime,
 }
 
 impl Peer {
-    /// Who a resumed session is with.
+    /// The peer of a resumed session.
     ///
-    /// A resumed session skips the verifier, so the one thing that time can change is asked again here: has
-    /// the certificate expired since? (Roots and revocation lists cannot have changed: a new set is a new config with
-    /// no old sessions.)
+    /// A resumed session skips the verifier, so this function checks again the one thing that time can change: whether
+    /// the certificate has expired since. (Roots and revocation lists cannot have changed, because a new set makes a
+    /// new config without old sessions.)
     fn of(certificates: Option<&[CertificateDer<'static>]>, now: UnixTime) -> Result<Self, TlsError> {
         let chain = certificates.unwrap_or_default();
         let certificate = chain.first().ok_or_else(TlsError::no_certificate)?;
@@ -109,7 +110,7 @@ impl Peer {
         Ok(Self { id: subject.id, certificate_sha256, chain: chain.into(), admitted: now })
     }
 
-    /// Whom the verifier of this very handshake has found good.
+    /// The peer that the verifier accepted in this handshake.
     fn verified(verified: &Verified, now: UnixTime) -> Self {
         let Verified { id, certificate_sha256, chain, .. } = verified;
         let (id, chain) = (id.clone(), chain.clone());
@@ -117,8 +118,8 @@ impl Peer {
     }
 }
 
-/// aws-lc gathers entropy from the jitter of the clock when it is first asked for a random number: some 25 ms of
-/// CPU, once per process. Asked for at the start, on a thread of its own, no handshake waits for it.
+/// Asks for a first random number. aws-lc then gathers entropy from the jitter of the clock, which takes about 25 ms of
+/// CPU once per process. Call it at the start on a thread of its own, so that no handshake waits for it.
 pub fn gather_entropy() {
     let mut random = [0; 32];
     if provider::any().secure_random.fill(&mut random).is_err() {
@@ -133,7 +134,8 @@ pub fn sha256(der: &[u8]) -> [u8; SHA256_OUTPUT_LEN] {
     hash
 }
 
-/// In lower case, as fingerprints are written. One text, since each connection of a peer needs it.
+/// The bytes in lower-case hexadecimal, as fingerprints are written. Uses one allocation, because each connection of a
+/// peer needs it.
 pub fn hex(bytes: &[u8]) -> String {
     let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
     let mut text = String::with_capacity(2 * bytes.len());
@@ -141,7 +143,7 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// Why TLS cannot be set up as configured; found when a config is built, not per connection.
+/// Why TLS cannot be set up as configured. Found when a configuration is built, and not for each connection.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     #[error("tls: mutual needs an identity of our own; set identity, or tls: simple")]
@@ -160,7 +162,7 @@ pub enum SetupError {
     Rustls(#[from] rustls::Error),
 }
 
-/// The second look of [`Peer::of`] for a client, which needs no more of its server than that it still holds.
+/// The check of [`Peer::of`] for a client, which only needs to know that the server's certificate has not expired.
 fn recheck_resumed(
     kind: Option<HandshakeKind>,
     certificates: Option<&[CertificateDer<'_>]>,

@@ -1,8 +1,8 @@
-//! What the judges of one handshake leave for the one who shakes hands.
+//! Notes that the verifiers of one handshake leave for the code that runs the handshake.
 //!
-//! rustls calls verifiers and session stores deep inside the handshake and tells them nothing of the connection, and
-//! the error that a verifier returns also chooses the alert for the peer. So what else is known of a refused
-//! certificate, and for how long an accepted one holds, is noted beside it, in the handshake's own task.
+//! rustls calls verifiers and session stores deep inside the handshake and passes nothing about the connection to them,
+//! and the error that a verifier returns also chooses the alert for the peer. So further facts about a refused
+//! certificate, and the end of an accepted one, are noted in a task-local value of the handshake's task.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -17,13 +17,13 @@ use crate::identity::Subject;
 
 #[derive(Debug, Default)]
 pub(super) struct Notes {
-    /// Whom the refused certificate names, where that can be read.
+    /// The identity that the refused certificate names, if it can be read.
     pub(super) claimed: Option<SpiffeId>,
-    /// Why it was refused, where rustls has fewer words for that.
+    /// Why the certificate was refused, when rustls' own error says less.
     pub(super) rejection: Option<Rejection>,
-    /// What the client has shown, where that was verified in this handshake.
+    /// The client's certificates, if they were verified in this handshake.
     pub(super) verified: Option<Arc<Verified>>,
-    /// Unix seconds; the last at which the peer's certificate holds.
+    /// The last second at which the peer's certificate is valid, in Unix seconds.
     holds_until: Option<i64>,
 }
 
@@ -31,7 +31,7 @@ tokio::task_local! {
     static NOTES: RefCell<Notes>;
 }
 
-/// Runs a handshake, and returns what its judges noted.
+/// Runs a handshake, and returns its result with the notes of its verifiers.
 pub(super) async fn noting<F: Future>(handshake: F) -> (F::Output, Notes) {
     let noted = async {
         let output = handshake.await;
@@ -40,18 +40,18 @@ pub(super) async fn noting<F: Future>(handshake: F) -> (F::Output, Notes) {
     NOTES.scope(RefCell::default(), noted).await
 }
 
-/// A certificate was refused.
+/// Notes that a certificate was refused.
 pub(super) fn refused(certificate: &CertificateDer<'_>) {
     let claimed = Subject::read(certificate).ok().map(|subject| subject.id);
     note(|notes| notes.claimed = claimed);
 }
 
-/// A certificate was refused, and more is known than its error will say.
+/// Notes that a certificate was refused for a reason that its error will not fully state.
 pub(super) fn rejected(rejection: Rejection) {
     note(|notes| notes.rejection = Some(rejection));
 }
 
-/// A client's certificates are good, and those of a server that has admitted it so far.
+/// Notes that a client's certificates were verified.
 pub(super) fn set_verified(verified: Arc<Verified>) {
     set_holds_until(verified.not_after);
     note(|notes| notes.verified = Some(verified));
@@ -61,7 +61,8 @@ pub(super) fn verified() -> Option<Arc<Verified>> {
     NOTES.try_with(|notes| notes.borrow().verified.clone()).ok().flatten()
 }
 
-/// The peer has proven who it is, with a certificate or with a session that one began.
+/// Notes how long the peer's certificate is valid. The peer has proven its identity by that certificate, or by a
+/// session that began with it.
 pub(super) fn set_holds_until(not_after: i64) {
     note(|notes| notes.holds_until = Some(not_after));
 }
@@ -70,7 +71,7 @@ pub(super) fn holds_until() -> Option<i64> {
     NOTES.try_with(|notes| notes.borrow().holds_until).ok().flatten()
 }
 
-/// Outside a handshake that takes notes nobody would read them.
+/// Changes the notes. Does nothing outside [`noting`], where no code would read them.
 fn note(change: impl FnOnce(&mut Notes)) {
     NOTES.try_with(|notes| change(&mut notes.borrow_mut())).unwrap_or_default();
 }

@@ -1,7 +1,8 @@
-//! Tells failed handshakes to people: the first of each cause at once, and then each cause once a minute at most.
+//! Limits the log lines about failed handshakes: the first failure of each cause is logged at once, further ones at
+//! most once a minute.
 //!
-//! Who connects can make handshakes fail as often as it likes, so what is told must not grow with what happens. The
-//! causes are few fixed words ([`TlsError::cause`]), and so are the places where they are remembered.
+//! A client can make handshakes fail as often as it likes, so the log must not grow with the number of failures. The
+//! causes are a fixed set ([`TlsError::cause`]), so the memory for them is bounded.
 
 use std::time::{Duration, Instant};
 
@@ -10,14 +11,14 @@ use parking_lot::Mutex;
 use super::{TlsError, TlsErrorKind};
 use pillion_model::Direction;
 
-/// Often enough to see that it goes on, seldom enough for any log.
+/// Often enough to show that the failures go on, and seldom enough for every log.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
-/// For the whole process, so that workers do not tell the same each.
+/// One for the whole process, so that workers do not repeat each other's lines.
 static TOLD: Mutex<Reported> = Mutex::new(Reported(Vec::new()));
 
-/// Whether this one is to be told, and how many of the same cause and direction were not told since the last time.
-/// A peer that merely hung up has refused nobody, and neither have we.
+/// Whether this failure is to be logged, and how many failures of the same cause and direction were left out since the
+/// last line. `None` for a failure that is not logged, and for a connection that was merely closed.
 pub fn untold_before(direction: Direction, error: &TlsError) -> Option<u64> {
     if error.kind == TlsErrorKind::Closed {
         return None;
@@ -27,7 +28,7 @@ pub fn untold_before(direction: Direction, error: &TlsError) -> Option<u64> {
 
 type Key = (Direction, &'static str);
 
-/// What was told last. Grows up to the number of causes.
+/// The last line of each cause. At most as many entries as causes and directions.
 struct Reported(Vec<(Key, Last)>);
 
 struct Last {
@@ -36,7 +37,7 @@ struct Last {
 }
 
 impl Reported {
-    /// How many were not told before this one; `None`: neither is this one.
+    /// The number of failures left out before this one. `None` when this one is left out as well.
     fn ask(&mut self, key: Key, now: Instant) -> Option<u64> {
         let Some((_, last)) = self.0.iter_mut().find(|(known, _)| *known == key) else {
             self.0.push((key, Last { told: now, untold: 0 }));
@@ -57,7 +58,7 @@ mod tests {
     use Direction::{Inbound, Outbound};
 
     #[test]
-    fn c3_each_cause_of_a_failed_handshake_is_told_once_a_minute_with_the_number_of_the_others() {
+    fn c3_each_cause_of_a_failed_handshake_is_logged_once_a_minute_with_the_number_left_out() {
         let (mut told, start) = (Reported(Vec::new()), Instant::now());
         let mut ask = |key, seconds| told.ask(key, start + Duration::from_secs(seconds));
         assert_eq!(ask((Inbound, "expired"), 0), Some(0));

@@ -7,10 +7,10 @@ use rustls::{CertificateError, OtherError};
 
 use crate::identity::NotAnIdentity;
 
-/// Why a certificate that is genuine is still the wrong one.
+/// Why a genuine certificate is still refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Rejection {
-    #[error("the {who} has a certificate, but not of a workload: {fault}")]
+    #[error("the {who}'s certificate is not a workload's: {fault}")]
     NotAnIdentity { who: &'static str, fault: NotAnIdentity },
     #[error("the {who} is {id}, expected {}", list(expected))]
     WrongIdentity { who: &'static str, id: SpiffeId, expected: Vec<SpiffeId> },
@@ -20,9 +20,7 @@ pub(crate) enum Rejection {
         "the {who}'s certificate has been revoked: the list of {issuer} names serial {serial}; issue a new one"
     )]
     Revoked { who: &'static str, serial: String, issuer: String },
-    #[error(
-        "whether the {who}'s certificate is revoked cannot be told: the list of {issuer} fails ({fault})"
-    )]
+    #[error("cannot check whether the {who}'s certificate is revoked: the list of {issuer} fails ({fault})")]
     UnusableList { who: &'static str, issuer: String, fault: webpki::Error },
     #[error(
         "the peer's certificate is of an unknown issuer: the trust bundle has a CA of the same name, but with \
@@ -32,7 +30,7 @@ pub(crate) enum Rejection {
 }
 
 impl Rejection {
-    /// The peer is another one than expected, where the rest is about a certificate of the right one.
+    /// Whether the peer is another one than expected. All other reasons are about a certificate of the right peer.
     pub(super) fn is_mismatch(&self) -> bool {
         !matches!(self, Self::Revoked { .. } | Self::UnusableList { .. } | Self::Namesake)
     }
@@ -49,8 +47,8 @@ impl Rejection {
         }
     }
 
-    /// For rustls, which chooses the alert by it: the peer hears what is wrong with its certificate as well as TLS
-    /// can say it.
+    /// The error for rustls, which chooses the alert by it: the peer learns what is wrong with its certificate as far as
+    /// TLS can state it.
     pub(super) fn tls_error(&self) -> CertificateError {
         match self {
             Self::Revoked { .. } => CertificateError::Revoked,

@@ -1,8 +1,9 @@
-//! Is one of a peer's certificates revoked? Asked after its chain has been verified.
+//! Checks whether one of a peer's certificates is revoked, after its chain was verified.
 //!
-//! List by list, each of a CA that signed one of the certificates shown: webpki looks only at the first list of a
-//! name, and CAs that changed their key, or old lists before new ones, share it. With a list a chain is verified once
-//! more in a full handshake; without any nothing is done. A certificate whose CA has no list passes.
+//! Each list is checked alone, if its CA signed one of the certificates shown. webpki looks only at the first list with
+//! a given name, and several lists may share a name: those of a CA that changed its key, or an old list before a new
+//! one. With a list, a full handshake verifies the chain once more; without lists nothing is done. A certificate whose
+//! CA has no list passes.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::identity::credentials::Credentials;
 use crate::identity::parse;
 use crate::identity::revocation::RevocationList;
 
-/// The lists that a set of credentials brought.
+/// The revocation lists of a set of credentials.
 #[derive(Debug, Clone)]
 pub(super) struct Revocations {
     lists: Arc<[RevocationList]>,
@@ -27,7 +28,7 @@ pub(super) struct Revocations {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-/// What a peer showed, and as what.
+/// The certificates that a peer showed, and the peer's role.
 pub(super) struct Shown<'a> {
     pub(super) who: &'static str,
     pub(super) end_entity: &'a CertificateDer<'a>,
@@ -44,7 +45,7 @@ impl Revocations {
         Self { lists, roots, algorithms }
     }
 
-    /// `usage` and `now` as for the verification that went before.
+    /// `usage` and `now` must be those of the verification before.
     pub(super) fn check(&self, shown: &Shown<'_>, usage: KeyUsage, now: UnixTime) -> Result<(), Rejection> {
         for list in self.lists.iter().filter(|list| shown.is_under(list)) {
             match self.ask(list, shown, usage, now) {
@@ -72,7 +73,7 @@ impl Revocations {
             .map_err(|_none| webpki::Error::UnknownRevocationStatus)?
             .with_depth(RevocationCheckDepth::Chain)
             .with_status_policy(UnknownStatusPolicy::Allow)
-            .with_expiration_policy(ExpirationPolicy::Ignore) // `identity::revocation` says why
+            .with_expiration_policy(ExpirationPolicy::Ignore) // the reason is in `identity::revocation`
             .build();
         let (algorithms, roots) = (self.algorithms.all, &self.roots.roots);
         EndEntityCert::try_from(shown.end_entity)?
@@ -81,9 +82,10 @@ impl Revocations {
     }
 }
 
-/// The list is signed with another key: that of another CA of the same name. The chain itself was verified before, so
-/// its own signatures fail only on the way to such a namesake. Of several faults webpki returns the gravest, and
-/// `CertRevoked` is graver than these; a search that a peer makes too long is none of them, and refused.
+/// Whether the list was signed with another key, which is the key of another CA with the same name. The chain itself
+/// was verified before, so its own signatures can fail only on the way to such a CA. webpki returns the gravest of
+/// several faults, and `CertRevoked` is graver than these. A search that a peer makes too long is not among these
+/// faults, and leads to a refusal.
 fn is_of_a_namesake(fault: &webpki::Error) -> bool {
     use webpki::Error as E;
     matches!(
@@ -100,7 +102,8 @@ impl Shown<'_> {
         std::iter::once(self.end_entity).chain(self.intermediates)
     }
 
-    /// Whether the list's CA signed one of these. What cannot be read counts: webpki then decides.
+    /// Whether the list's CA signed one of these certificates. A certificate that cannot be read counts, so that webpki
+    /// decides.
     fn is_under(&self, list: &RevocationList) -> bool {
         self.certificates().any(|der| parse(der).map_or(true, |read| read.issuer().as_raw() == list.issuer))
     }

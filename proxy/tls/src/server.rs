@@ -1,4 +1,4 @@
-//! Terminates mTLS: every client proves by certificate that it is a workload of our trust domain.
+//! Accepts mutual TLS: every client proves by its certificate that it is a workload of our trust domain.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -17,20 +17,20 @@ use super::verify::{ClientVerifier, Expected};
 use super::{Alpn, Peer, SetupError, TlsError, provider, wire_names};
 use crate::identity::credentials::Credentials;
 
-/// One for each connection, where rustls sends two: a client that comes again spends one and gets one. Each takes the
-/// server 2 us, and one of the sessions that it keeps.
+/// Tickets for each connection. rustls sends two by default; a client that connects again uses one and gets one. Each
+/// ticket costs the server 2 us and one of the sessions that it keeps.
 const TICKETS: usize = 1;
 
-/// What inbound serves with: our certificate, TLS versions and key exchanges by `policy`, ALPN as
-/// [`Alpn::ALL`] (a client that offers none is served too), and a client certificate required.
+/// The TLS config of inbound: our certificate, TLS versions and key exchanges by `policy`, the protocols of
+/// [`Alpn::ALL`] (a client without ALPN is served as well), and a required client certificate.
 ///
-/// Sessions resume from memory (256 per config, no tickets that outlive it): that saves about two thirds of a
-/// handshake's CPU. They are bound to this config, so new credentials start with none, and none is resumed when the
-/// certificate that began it has expired ([`Sessions`]). A full handshake of a client that comes again need not verify
-/// its certificates once more ([`known`](super::known)): that saves a third of the CPU.
+/// Sessions resume from memory: at most 256 for each config, which saves about two thirds of a handshake's CPU. They
+/// belong to this config, so new credentials start without sessions, and no session is resumed after the certificate
+/// that began it has expired ([`Sessions`]). When a known client does a full handshake, its certificates are not
+/// verified once more ([`known`](super::known)): this saves a third of the CPU.
 ///
 /// # Errors
-/// The bundle cannot verify anyone; not with [`Credentials`] that were checked.
+/// The bundle cannot verify any client. This does not happen with [`Credentials`] that were checked.
 pub fn server_config(credentials: &Credentials, policy: &TlsPolicy) -> Result<Arc<ServerConfig>, SetupError> {
     config_with(client_verifier(credentials, policy)?, credentials, policy)
 }
@@ -47,28 +47,28 @@ pub(super) fn config_with(
     config.alpn_protocols = wire_names(&Alpn::ALL);
     config.session_storage = Sessions::new();
     config.send_tls13_tickets = TICKETS;
-    config.ignore_client_order = true; // OpenSSL offers AES-256 first: `provider` says what that costs
+    config.ignore_client_order = true; // OpenSSL offers AES-256 first, whose cost is stated in `provider`
     Ok(Arc::new(config))
 }
 
-/// Whom inbound lets in: any workload of our trust domain.
+/// The verifier of inbound's clients, which accepts any workload of our trust domain.
 fn client_verifier(credentials: &Credentials, policy: &TlsPolicy) -> Result<Arc<ClientVerifier>, SetupError> {
     let expected = Expected::TrustDomain(credentials.trust_domain().to_owned());
     ClientVerifier::new(credentials, expected, provider::provider(policy)).map(Arc::new)
 }
 
-/// What inbound shakes hands by, and judges those by who have shaken hands before it was there.
+/// The TLS config of inbound, and the verifier that judges clients again that were admitted under an older one.
 #[derive(Debug)]
 pub struct Server {
     pub config: Arc<ServerConfig>,
-    /// No other has the same: tells whether a peer was judged by this one.
+    /// A number that no other `Server` has. It tells whether this one admitted a peer.
     pub serial: u64,
     peers: Arc<ClientVerifier>,
 }
 
 impl Server {
     /// # Errors
-    /// As of [`server_config`].
+    /// Like [`server_config`].
     pub fn new(credentials: &Credentials, policy: &TlsPolicy) -> Result<Arc<Self>, SetupError> {
         static SERIAL: AtomicU64 = AtomicU64::new(1);
         let peers = client_verifier(credentials, policy)?;
@@ -76,19 +76,19 @@ impl Server {
         Ok(Arc::new(Self { config, serial: SERIAL.fetch_add(1, Relaxed), peers }))
     }
 
-    /// Whether a peer that another one has admitted would be admitted by this one.
+    /// Whether a peer that an older `Server` has admitted would be admitted by this one.
     ///
     /// # Errors
-    /// It would not, and why.
+    /// The reason why the peer would not be admitted.
     pub fn admits_still(&self, peer: &Peer) -> Result<(), TlsError> {
         self.peers.admits_still(peer)
     }
 }
 
-/// Shakes hands as the server. Unbounded in time: the caller sets the limit.
+/// Does the handshake as the server. It has no time limit; the caller sets one.
 ///
 /// # Errors
-/// [`TlsError`]; the client has been told by alert where TLS allows it.
+/// [`TlsError`]. The client has received an alert if TLS allows it.
 pub async fn accept<IO>(
     config: Arc<ServerConfig>,
     io: IO,

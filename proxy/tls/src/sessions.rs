@@ -1,8 +1,8 @@
-//! Sessions that clients may resume, none of them longer than the certificate holds that began it.
+//! Sessions that clients may resume, none of them after the certificate that began it has expired.
 //!
-//! A resumed handshake skips the verifier, so the server would admit a client whose certificate has expired since,
-//! and could not tell it so by an alert any more. Without a session the handshake is a full one: the verifier refuses
-//! the certificate, and the client hears why.
+//! A resumed handshake skips the verifier. So the server would admit a client whose certificate has expired since, or
+//! refuse it too late for an alert. Without a session the handshake is a full one: the verifier refuses the
+//! certificate, and the client learns the reason.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use rustls::server::{ServerSessionMemoryCache, StoresServerSessions};
 use super::notes;
 use crate::identity::unix_now;
 
-/// As many as rustls keeps by default.
+/// The number of sessions that rustls keeps by default.
 const MOST: usize = 256;
 
-/// rustls' own memory. Before each session stands the last second at which its certificate holds.
+/// rustls' own session memory. The last second at which the certificate is valid is stored before each session.
 #[derive(Debug)]
 pub(super) struct Sessions {
     kept: Arc<ServerSessionMemoryCache>,
@@ -26,12 +26,13 @@ impl Sessions {
         Self::by_clock(unix_now)
     }
 
-    /// `now` in Unix seconds.
+    /// `now` returns Unix seconds.
     fn by_clock(now: fn() -> i64) -> Arc<Self> {
         Arc::new(Self { kept: ServerSessionMemoryCache::new(MOST), now })
     }
 
-    /// The session without its mark, while it may be resumed. Its next ticket will hold no longer than it does.
+    /// The session without the time before it, or `None` when it may not be resumed any more. The next ticket has the
+    /// same end.
     fn usable(&self, marked: &[u8]) -> Option<Vec<u8>> {
         let (mark, session) = marked.split_first_chunk()?;
         let not_after = i64::from_be_bytes(*mark);
@@ -70,11 +71,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn c3_a_session_is_resumed_as_long_as_its_certificate_holds_and_no_longer() {
+    async fn c3_a_session_is_resumed_only_while_its_certificate_is_valid() {
         let (in_time, late) = (Sessions::by_clock(|| 100), Sessions::by_clock(|| 101));
         let ((), _) = notes::noting(async {
             for sessions in [&in_time, &late] {
-                assert!(!sessions.put(b"none".to_vec(), b"unknown".to_vec()), "nobody has proven anything");
+                assert!(
+                    !sessions.put(b"none".to_vec(), b"unknown".to_vec()),
+                    "no client has proven an identity"
+                );
             }
             notes::set_holds_until(100);
             for sessions in [&in_time, &late] {
@@ -85,7 +89,7 @@ mod tests {
         let resumed = async { (in_time.get(b"key"), in_time.take(b"key"), notes::holds_until()) };
         let (resumed, _) = notes::noting(resumed).await;
         let session = Some(b"session".to_vec());
-        assert_eq!(resumed, (session.clone(), session, Some(100)), "and the next ticket ends when it does");
+        assert_eq!(resumed, (session.clone(), session, Some(100)), "the next ticket has the same end");
         assert_eq!((in_time.take(b"key"), late.take(b"key")), (None, None));
     }
 }

@@ -1,4 +1,4 @@
-//! Handshakes over memory: who is admitted, who is refused, and what either hears of it.
+//! Handshakes over in-memory streams: which peers are admitted or refused, and what each side learns.
 
 mod known;
 mod rotation;
@@ -43,7 +43,7 @@ fn issue(ca: &Ca, workload: &str) -> Credentials {
     ca.issue(&id(workload), &hosts, HOUR).expect("issued").credentials().expect("usable")
 }
 
-/// A certificate as no sidecar would load it, yet a hostile peer may present it.
+/// A certificate that no sidecar would load, but a hostile peer may present.
 fn forge(ca: &Ca, uris: &[&str], not_after: OffsetDateTime) -> Credentials {
     let pem = ca
         .sign(&CertificateRequest {
@@ -86,7 +86,7 @@ fn client(credentials: &Credentials, tls: &UpstreamTls, alpn: AlpnOffer) -> Clie
 type Served = Result<(Arc<Peer>, Option<Alpn>), TlsError>;
 type Called = Result<(ClientStream<DuplexStream>, Option<Alpn>), TlsError>;
 
-/// One handshake, and a byte from the server: in TLS 1.3 only that tells the client it was admitted.
+/// One handshake, and one byte from the server: with TLS 1.3 only that byte tells the client that it was admitted.
 async fn shake(server: Arc<ServerConfig>, client: &ClientTls) -> (Served, Called) {
     let (near, far) = duplex(64 * 1024);
     let serving = async {
@@ -109,7 +109,7 @@ fn refused<T>(result: Result<T, TlsError>, kind: TlsErrorKind, words: &str) {
 }
 
 #[tokio::test]
-async fn another_identity_than_expected_is_named_with_those_expected() {
+async fn the_error_for_a_wrong_identity_names_it_and_the_expected_ones() {
     let ca = ca();
     let caller = client(&issue(&ca, WEB), &mutual(&[ORDERS, OTHER]), AlpnOffer::Auto);
     let (_, called) = shake(serve(&issue(&ca, WEB)), &caller).await;
@@ -118,7 +118,7 @@ async fn another_identity_than_expected_is_named_with_those_expected() {
 }
 
 #[tokio::test]
-async fn both_sides_refuse_the_certificate_of_an_unknown_ca_and_the_other_is_told() {
+async fn each_side_refuses_a_certificate_of_an_unknown_ca_and_the_other_side_gets_an_alert() {
     let (ours, theirs) = (ca(), ca());
     let caller = client(&issue(&theirs, WEB), &mutual(&[]), AlpnOffer::Auto);
     let (served, called) = shake(serve(&issue(&ours, ORDERS)), &caller).await;
@@ -147,7 +147,7 @@ fn issue_of(ca: &Ca, workload: &str) -> Credentials {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_certificate_is_said_on_either_side() {
+async fn each_side_names_what_is_wrong_with_a_certificate() {
     use TlsErrorKind::{Certificate, PeerIdentityMismatch};
     let ca = ca();
     let foreign = "spiffe://elsewhere.test/web";
@@ -185,7 +185,7 @@ async fn a_client_without_a_certificate_is_refused_and_told_why() {
 }
 
 #[tokio::test]
-async fn a_server_of_another_name_is_refused_where_names_count() {
+async fn simple_tls_refuses_a_server_with_another_host_name() {
     let ca = ca();
     let simple = UpstreamTls::Simple { sni: Some("billing.shop".to_owned()), trust_bundle: None };
     let caller = client(&issue(&ca, WEB), &simple, AlpnOffer::Auto);
@@ -194,7 +194,7 @@ async fn a_server_of_another_name_is_refused_where_names_count() {
 }
 
 #[tokio::test]
-async fn what_is_not_tls_is_said_to_be_none() {
+async fn a_client_that_does_not_speak_tls_is_named_as_such() {
     let (mut near, far) = duplex(1024);
     near.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("room");
     let served = accept(serve(&issue(&ca(), ORDERS)), far).await;
@@ -202,14 +202,14 @@ async fn what_is_not_tls_is_said_to_be_none() {
 }
 
 #[tokio::test]
-async fn a_peer_that_hangs_up_has_closed() {
+async fn a_peer_that_closes_during_the_handshake_is_reported_as_closed() {
     let (near, far) = duplex(1024);
     drop(near);
     let served = accept(serve(&issue(&ca(), ORDERS)), far).await;
     refused(served, TlsErrorKind::Closed, "ended in the TLS handshake");
 }
 
-/// A client of TLS 1.2 alone, without ALPN; ours always speak 1.3 too.
+/// A client that speaks TLS 1.2 only, without ALPN. Our own clients always speak TLS 1.3 as well.
 fn old_client(own: &Credentials) -> TlsConnector {
     foreign_client(own, provider::provider(&POLICY), &rustls::version::TLS12)
 }
@@ -254,7 +254,7 @@ async fn tls_1_2_is_served_by_default_and_refused_where_1_3_is_the_minimum() {
 }
 
 #[tokio::test]
-async fn a_client_that_would_rather_have_aes_256_is_served_with_aes_128() {
+async fn a_client_that_prefers_aes_256_is_served_with_aes_128() {
     use rustls::CipherSuite as C;
     let (ca, name) = (ca(), rustls::pki_types::ServerName::try_from("orders.shop").expect("a name"));
     let server = serve(&issue(&ca, ORDERS));
@@ -273,7 +273,7 @@ async fn a_client_that_would_rather_have_aes_256_is_served_with_aes_128() {
 }
 
 #[tokio::test]
-async fn the_right_identities_pass_and_each_offer_agrees_on_its_protocol() {
+async fn expected_identities_are_admitted_and_each_offer_agrees_on_its_protocol() {
     let ca = ca();
     let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
     let server = serve(&orders);
@@ -292,7 +292,7 @@ async fn the_right_identities_pass_and_each_offer_agrees_on_its_protocol() {
 }
 
 #[tokio::test]
-async fn simple_tls_verifies_by_host_name_and_offers_no_name_of_ours() {
+async fn simple_tls_verifies_the_host_name_and_offers_no_sidecar_protocol() {
     let ca = ca();
     let orders = issue(&ca, ORDERS);
     let mut config = ServerConfig::builder_with_provider(provider::provider(&POLICY))
@@ -312,7 +312,7 @@ async fn simple_tls_verifies_by_host_name_and_offers_no_name_of_ours() {
 }
 
 #[tokio::test]
-async fn key_exchange_is_post_quantum_exactly_where_wanted() {
+async fn key_exchange_is_post_quantum_only_when_the_policy_wants_it() {
     let ca = ca();
     for (post_quantum, group) in [(true, NamedGroup::X25519MLKEM768), (false, NamedGroup::X25519)] {
         let policy = TlsPolicy { post_quantum, ..POLICY };
@@ -327,7 +327,7 @@ async fn key_exchange_is_post_quantum_exactly_where_wanted() {
 }
 
 #[tokio::test]
-async fn sessions_resume_with_the_peer_known_and_end_with_their_config() {
+async fn resumed_sessions_know_the_peer_and_end_with_their_config() {
     use HandshakeKind::{Full, Resumed};
     let ca = ca();
     let orders = issue(&ca, ORDERS);
@@ -341,7 +341,7 @@ async fn sessions_resume_with_the_peer_known_and_end_with_their_config() {
 }
 
 #[tokio::test]
-async fn each_connection_leaves_one_ticket_which_the_next_one_spends() {
+async fn each_connection_leaves_one_ticket_which_the_next_connection_uses() {
     let (ca, mut kinds) = (ca(), Vec::new());
     let (server, caller) =
         (serve(&issue(&ca, ORDERS)), client(&issue(&ca, WEB), &mutual(&[ORDERS]), AlpnOffer::Auto));
@@ -369,7 +369,7 @@ fn a_resumed_peer_whose_certificate_has_expired_since_is_refused() {
     refused(resumed(web.not_after + 1), TlsErrorKind::Certificate, "expired at");
 }
 
-/// What a client's stream was told of its server: nothing yet, that it is taken, or why not.
+/// What a client's stream was told about its server: nothing yet, that the server accepted us, or why it did not.
 fn watched(stream: &ClientStream<DuplexStream>) -> Arc<std::sync::OnceLock<Option<TlsError>>> {
     let told = Arc::new(std::sync::OnceLock::new());
     let heir = told.clone();
@@ -378,7 +378,7 @@ fn watched(stream: &ClientStream<DuplexStream>) -> Arc<std::sync::OnceLock<Optio
 }
 
 #[tokio::test]
-async fn c3_an_alert_that_has_arrived_is_the_reason_though_writing_fails_first() {
+async fn c3_an_alert_that_has_arrived_is_the_reported_reason_even_if_a_write_fails_first() {
     let ca = ca();
     let past = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(86_400);
     let caller = client(&forge(&ca, &[WEB], past), &mutual(&[]), AlpnOffer::Auto);
@@ -399,7 +399,7 @@ async fn c3_an_alert_that_has_arrived_is_the_reason_though_writing_fails_first()
 }
 
 #[tokio::test]
-async fn c3_a_server_has_taken_us_when_it_says_anything_or_never_refused() {
+async fn c3_a_server_has_accepted_us_when_it_sends_anything_or_ends_without_a_refusal() {
     let ca = ca();
     let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
     let caller = client(&web, &mutual(&[]), AlpnOffer::Auto);
@@ -418,11 +418,11 @@ async fn c3_a_server_has_taken_us_when_it_says_anything_or_never_refused() {
 
     let (server, stream, told) = connected().await;
     drop((server, stream));
-    assert_eq!(told.get(), Some(&None), "nobody has refused us");
+    assert_eq!(told.get(), Some(&None), "the server has not refused us");
 }
 
 #[test]
-fn c3_what_an_alert_says_of_our_certificate_is_put_into_words() {
+fn c3_an_alert_about_our_certificate_is_explained_in_the_error() {
     use rustls::AlertDescription as A;
     for (alert, cause) in [
         (A::CertificateExpired, "expired"),
@@ -440,19 +440,19 @@ fn c3_what_an_alert_says_of_our_certificate_is_put_into_words() {
 }
 
 #[test]
-fn fingerprints_are_written_in_lower_case_and_keep_their_zeros() {
+fn fingerprints_are_lower_case_hexadecimal_with_leading_zeros() {
     assert_eq!((hex(&[0x00, 0x0a, 0xf0, 0xff]), hex(&[])), ("000af0ff".to_owned(), String::new()));
 }
 
 #[test]
-fn a_name_constraint_is_explained_though_rustls_has_no_word_for_it() {
+fn a_violated_name_constraint_is_explained_although_rustls_has_no_error_for_it() {
     let hidden = OtherError(Arc::new(webpki::Error::NameConstraintViolation));
     let error = TlsError::from_certificate(&CertificateError::Other(hidden));
     assert!(error.detail.contains("CAs with URI constraints do not work"), "{error}");
 }
 
 #[test]
-fn what_cannot_be_set_up_says_what_is_missing() {
+fn a_client_that_cannot_be_set_up_names_what_is_missing() {
     let own = issue(&ca(), WEB);
     let simple = |sni: Option<&str>| UpstreamTls::Simple { sni: sni.map(str::to_owned), trust_bundle: None };
     let new = |own: Option<&Credentials>, tls: &UpstreamTls| {

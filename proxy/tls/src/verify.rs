@@ -1,6 +1,7 @@
-//! Judges a peer's certificate: the chain by webpki, then the name by SPIFFE ID.
+//! Judges a peer's certificate: webpki verifies the chain, then the SPIFFE ID is compared.
 //!
-//! Host names are never compared here but by [`Revoking`]'s inner judge; an identity does not move with an address.
+//! Host names are compared only by the inner verifier of [`Revoking`]: a workload keeps its identity when its address
+//! changes.
 
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ use super::{Peer, SetupError, TlsError, notes};
 use crate::identity::credentials::Credentials;
 use crate::identity::{Subject, unix_seconds};
 
-/// Whom we accept at the other end.
+/// The identities that are accepted at the other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expected {
     AnyOf(Vec<SpiffeId>),
@@ -34,14 +35,14 @@ pub enum Expected {
 
 /// Why a verifier does not admit a certificate.
 enum NotAdmitted {
-    /// rustls says it all.
+    /// rustls' own error says everything.
     Tls(Error),
     Rejected(Rejection),
 }
 
 impl From<Error> for NotAdmitted {
-    /// A chain fails by its signature when two CAs have one name, as two test CAs of one trust domain do. For rustls
-    /// that is an attack on the handshake; for the peer and for people it is an unknown CA.
+    /// When two CAs have one name, as two test CAs of one trust domain do, a chain fails by its signature. rustls
+    /// reports this as an attack on the handshake; for the peer and the operator it is an unknown CA.
     fn from(error: Error) -> Self {
         match error {
             Error::InvalidCertificate(CertificateError::BadSignature) => Self::Rejected(Rejection::Namesake),
@@ -56,7 +57,7 @@ impl From<Rejection> for NotAdmitted {
     }
 }
 
-/// Passes a verdict on to rustls, and notes what it has no words for.
+/// Passes a verdict on to rustls, and notes what rustls' error cannot state.
 fn keep_verdict<T>(end_entity: &CertificateDer<'_>, verdict: Result<T, NotAdmitted>) -> Result<T, Error> {
     verdict.map_err(|verdict| {
         notes::refused(end_entity);
@@ -85,7 +86,7 @@ impl Expected {
     }
 }
 
-/// Judges servers that we call.
+/// Judges the servers that we call.
 #[derive(Debug)]
 pub struct ServerVerifier {
     roots: Arc<RootCertStore>,
@@ -123,8 +124,8 @@ impl ServerVerifier {
 }
 
 impl ServerCertVerifier for ServerVerifier {
-    /// The name asked for and stapled OCSP answers are not looked at: identity is the SPIFFE ID, and workload
-    /// certificates live too short to be worth a responder. Lists that the operator brings are.
+    /// Ignores the server name and stapled OCSP answers: the identity is the SPIFFE ID, and workload certificates have
+    /// too short a life to make an OCSP responder worthwhile. The operator's revocation lists are checked.
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -159,7 +160,7 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// Judges clients that call us; one without a certificate is refused. Nothing by which it judges ever changes.
+/// Judges the clients that call us. A client without a certificate is refused. The rules of one verifier never change.
 #[derive(Debug)]
 pub struct ClientVerifier {
     pub(super) chain: Arc<dyn ClientCertVerifier>,
@@ -196,8 +197,8 @@ impl ClientVerifier {
         Ok(Verified::new(subject, end_entity, intermediates))
     }
 
-    /// A client signs the handshake with the key of the certificate that was verified just before: with that it has
-    /// proven who it is, and is known from then on.
+    /// Remembers a client that has signed the handshake with the key of the certificate that was verified just before,
+    /// and so has proven its identity.
     fn keep_proven(
         &self,
         signed: Result<HandshakeSignatureValid, Error>,
@@ -209,16 +210,16 @@ impl ClientVerifier {
         Ok(proven)
     }
 
-    /// Whether whom other rules have admitted would be admitted by these. Its certificate is judged as of then: a
-    /// connection outlives the certificate that it began with.
+    /// Whether a peer that other rules have admitted would be admitted by these rules. Its certificate is judged as of
+    /// the time of its admission, because a connection may outlive the certificate that it began with.
     ///
     /// # Errors
-    /// It would not, and why.
+    /// The reason why the peer would not be admitted.
     pub(super) fn admits_still(&self, peer: &Peer) -> Result<(), TlsError> {
         let (end_entity, intermediates) = peer.chain.split_first().ok_or_else(TlsError::no_certificate)?;
         match self.judge(end_entity, intermediates, peer.admitted) {
             Ok(verified) => {
-                self.known.keep(verified); // its handshake has ended: the key is its own
+                self.known.keep(verified); // its handshake has ended, so it has proven its key
                 Ok(())
             }
             Err(NotAdmitted::Rejected(rejection)) => Err(TlsError::from_rejection(&rejection)),
@@ -228,7 +229,8 @@ impl ClientVerifier {
 }
 
 impl ClientCertVerifier for ClientVerifier {
-    /// None: saves their bytes in every handshake, and some clients answer only to a hint they know.
+    /// No hints: this saves their bytes in every handshake, and some clients send a certificate only if they know a
+    /// hint.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -266,7 +268,7 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// Judges servers as `inner` does, and by our revocation lists.
+/// Judges servers as `inner` does, and checks our revocation lists as well.
 #[derive(Debug)]
 pub struct Revoking {
     pub(super) inner: Arc<dyn ServerCertVerifier>,

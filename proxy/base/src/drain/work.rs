@@ -1,4 +1,4 @@
-//! What the end waits for: connections at work, counted by each worker for itself.
+//! The connections at work, for which the drain waits. Each worker counts its own.
 
 use std::iter::Sum;
 use std::sync::Arc;
@@ -10,10 +10,11 @@ use tokio::time::{Instant, sleep_until};
 use super::{Drain, Phase};
 use pillion_model::Direction;
 
-/// Silence that means rest: a client that has just connected, or was just answered, may be about to speak.
+/// A connection counts as at rest after this silence. A client that has just connected, or was just answered, may be
+/// about to send a request.
 pub const QUIET: Duration = Duration::from_secs(1);
 
-/// A connection, as the drain sees it: at work, or at rest. Nobody waits for one that rests.
+/// A connection as the drain sees it: at work or at rest. The drain does not wait for a connection at rest.
 #[derive(Debug)]
 pub struct Work {
     roll: Arc<Roll>,
@@ -21,7 +22,7 @@ pub struct Work {
     at_work: AtomicBool,
 }
 
-/// Who is at work for one worker.
+/// The connections at work of one worker.
 #[derive(Debug)]
 pub struct Roll {
     drain: Drain,
@@ -32,22 +33,22 @@ pub struct Roll {
 #[derive(Debug, Default)]
 struct Tally {
     at_work: AtomicUsize,
-    /// How often somebody began.
+    /// How often a connection has begun to work.
     begun: AtomicU64,
 }
 
-/// A look at the rolls of all workers.
+/// The sum over the rolls of all workers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Count {
-    /// At work, of each side.
+    /// Connections at work, for each side.
     pub(super) inbound: usize,
     pub(super) outbound: usize,
-    /// How often somebody began.
+    /// How often an outbound connection has begun to work.
     pub(super) outbound_begun: u64,
 }
 
 impl Work {
-    /// At work from the first moment.
+    /// Registers a connection. It counts as at work from the start.
     pub fn begin(roll: &Arc<Roll>, direction: Direction) -> Self {
         let work = Self { roll: roll.clone(), direction, at_work: AtomicBool::new(false) };
         work.wake();
@@ -58,7 +59,7 @@ impl Work {
         self.direction
     }
 
-    /// Something is asked of it.
+    /// Marks the connection as at work: a client asks something of it.
     pub fn wake(&self) {
         if !self.at_work.swap(true, Relaxed) {
             let tally = self.tally();
@@ -67,15 +68,16 @@ impl Work {
         }
     }
 
-    /// Nothing is asked of it, and everything answered.
+    /// Marks the connection as at rest: all requests are answered.
     pub fn rest(&self) {
         if self.at_work.swap(false, Relaxed) {
             self.tally().at_work.fetch_sub(1, Relaxed);
         }
     }
 
-    /// For a connection whose client has been silent since then: it rests after a second of that. Ready when the
-    /// connection is not to be waited for any longer, which an outbound one always is.
+    /// For a connection whose client has been silent since `silent_since`: marks it as at rest after one second of
+    /// silence. Returns when the drain closes such connections, which happens for inbound connections alone. An
+    /// outbound one is never closed so, and the future never returns.
     pub async fn dismissed(&self, silent_since: Instant) {
         if self.at_work.load(Relaxed) {
             sleep_until(silent_since + QUIET).await;
@@ -87,8 +89,8 @@ impl Work {
         }
     }
 
-    /// Ready when an HTTP/2 client must hear that it had better go elsewhere: when the drain begins; for one that
-    /// comes later, which has perhaps nowhere else to go, after a second.
+    /// Returns when an HTTP/2 client must be asked to go elsewhere (GOAWAY): when the drain begins. A client that
+    /// connects during the drain may have no other place to go, and is asked one second later.
     pub async fn goodbye(&self) {
         if !self.roll.drain.has_begun() {
             return self.roll.drain.reached(Phase::Goodbye).await;
@@ -96,19 +98,19 @@ impl Work {
         let second = tokio::time::sleep(QUIET);
         match self.direction {
             Direction::Outbound => second.await,
-            Direction::Inbound => tokio::select! { // nothing is lost with either
+            Direction::Inbound => tokio::select! { // dropping either branch loses nothing
                 () = second => {}
                 () = self.roll.drain.reached(Phase::Closing) => {}
             },
         }
     }
 
-    /// New requests are refused.
+    /// Whether the connection refuses new requests.
     pub fn refuses(&self) -> bool {
         self.direction == Direction::Inbound && self.roll.drain.is_closing()
     }
 
-    /// Answers say that the connection had better not be used again.
+    /// Whether answers announce that the connection will close.
     pub fn says_goodbye(&self) -> bool {
         self.roll.drain.has_begun()
     }
@@ -136,7 +138,7 @@ impl Roll {
         let Self { inbound, outbound, .. } = self;
         Count {
             inbound: inbound.at_work.load(Relaxed),
-            // Before `begun`: who begins in between is seen in one of the two.
+            // Read before `begun`: a connection that begins in between is seen in one of the two.
             outbound: outbound.at_work.load(Relaxed),
             outbound_begun: outbound.begun.load(Relaxed),
         }

@@ -1,11 +1,11 @@
-//! How much memory the process may take: what the host has, or what its cgroup leaves.
+//! How much memory the process may take: the memory of the host, or the limit of its cgroup if that is lower.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const CGROUPS: &str = "/sys/fs/cgroup";
 
-/// In bytes. `u64::MAX` where nothing says a number.
+/// Bytes of memory that the process may take. `u64::MAX` when neither the host nor a cgroup states a number.
 pub fn available() -> u64 {
     let read = |path: &Path| fs::read_to_string(path).ok();
     let membership = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
@@ -15,9 +15,9 @@ pub fn available() -> u64 {
     of_cgroups.chain(of_host).min().unwrap_or(u64::MAX)
 }
 
-/// The files that limit a process whose `/proc/self/cgroup` says `membership`, of cgroup's both versions. Inside a
-/// container the path may be the host's, and the limit stands at the root of what is mounted: so each group is looked for, and
-/// all that are around it, up to the root.
+/// The files that limit the memory of a process whose `/proc/self/cgroup` reads `membership`, for both versions of
+/// cgroups. Inside a container that path may be the host's, while the limit stands at the root of the mounted file
+/// system. So the list has the group itself and every group around it, up to the root.
 fn limit_files(membership: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
     for line in membership.lines() {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_limit_is_looked_for_in_the_group_of_the_process_and_around_it() {
+    fn the_memory_limit_is_looked_for_in_the_cgroup_of_the_process_and_in_every_group_around_it() {
         let paths = |membership| {
             let files = limit_files(membership);
             files.iter().map(|path| path.display().to_string()).collect::<Vec<_>>()

@@ -1,12 +1,12 @@
-//! What a byte stream over another one leaves to that one.
+//! Implements the parts of a wrapping byte stream that pass every call on to the stream inside.
 
-/// Writes methods of `AsyncRead` or `AsyncWrite` that hand a poll to the stream in a field, inside the `impl` block of
-/// whoever has that field. A stream that looks at one kind of poll writes only that one itself.
+/// Writes methods of `AsyncRead` or `AsyncWrite` that pass a poll on to the stream in a field. Use it inside the `impl`
+/// block of the type that has the field. A type that handles one kind of poll itself writes only that method by hand.
 ///
-/// `forward!(io: read, write, flush, shutdown)`, and with `then passed` the outcome goes through a method of the owner:
-/// `fn passed<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>>`.
-/// `write` is both kinds of writes: without the vectored one bodies are copied. `is_vectored` is for an owner that
-/// has both itself.
+/// The form is `forward!(io: read, write, flush, shutdown)`. With `then passed` each result goes through a method of
+/// the type: `fn passed<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>>`.
+/// `write` covers plain and vectored writes: without vectored writes bodies are copied. `is_vectored` is for a type
+/// that writes both methods itself.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __forward {

@@ -1,7 +1,8 @@
-//! The near end of the connections that the sidecar itself makes: which address they come from.
+//! The local address of the connections that the sidecar itself makes.
 //!
-//! Rules of a pod tell connections apart by it. What the sidecar sends to an address of its own pod is the pod
-//! calling itself, and belongs to the inbound port, unless it comes from [`SELF_V4`] or [`SELF_V6`].
+//! The redirect rules of a pod tell connections apart by this address. What the sidecar sends to an address of its own
+//! pod looks like the pod calling itself, and is redirected to the inbound port, unless it comes from [`SELF_V4`] or
+//! [`SELF_V6`].
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -16,25 +17,26 @@ use tokio::net::{TcpSocket, TcpStream};
 use super::own::{is_link_local, is_own};
 use pillion_model::Direction;
 
-/// Whose connection it is.
+/// The side to which a connection of the sidecar belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Leg {
-    /// To a service, or wherever the application was going.
+    /// To a service, or to the address that the application dialled.
     Outbound,
-    /// To the application beside us.
+    /// To the application of this sidecar.
     Inbound,
-    /// To the application beside us, for a client that came by TPROXY: the application sees the client's address.
+    /// To the application of this sidecar, for a client that came by TPROXY: the application sees the client's address.
     InboundFor(IpAddr),
 }
 
-/// The address that it comes from.
+/// The local address from which a connection is dialled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Near {
-    /// The kernel's choice.
+    /// An address that the kernel chooses.
     Any,
-    /// The one that the rules leave alone.
+    /// The sidecar's own address, which the redirect rules leave alone.
     Own(IpAddr),
-    /// One that is not this host's. Packets are marked, so that the rules know them, and bring back the answers.
+    /// The client's address, which is not an address of this host. The packets carry a mark, by which the rules know
+    /// them and bring back the answers.
     Clients(IpAddr),
 }
 
@@ -46,10 +48,10 @@ impl Leg {
         }
     }
 
-    /// To the application at `to`. `client`: who came by TPROXY.
+    /// The leg to the application at `to`. `client` is the address of a client that came by TPROXY.
     ///
-    /// On loopback nothing brings back an answer to somebody elsewhere, and an address that is special to a link is
-    /// none without the link: there the client is not shown.
+    /// The client's address is not used on loopback, where no route brings back the answers, and not when it is
+    /// link-local, because such an address has no meaning without its link.
     pub fn inbound(client: Option<IpAddr>, to: IpAddr) -> Self {
         let is_shown = |client: &IpAddr| client.is_ipv4() == to.is_ipv4() && !is_link_local(*client);
         match client.filter(is_shown) {
@@ -78,12 +80,13 @@ impl Leg {
     }
 }
 
-/// Where the address cannot be spoken from, without it: no rules of ours were installed then, or not all.
+/// Dials from the address `ip`. When that address cannot be used, dials without it: the sidecar's redirect rules were
+/// then not installed, or not all of them.
 async fn dial_from_own(ip: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     static TOLD: Once = Once::new();
     let why = match bound(socket(to)?, ip) {
         Ok(socket) => match socket.connect(to).await {
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => error, // it does not lead there
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => error, // `ip` has no route to `to`
             dialled => return dialled,
         },
         Err(error) => error,
@@ -91,18 +94,19 @@ async fn dial_from_own(ip: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     TOLD.call_once(|| {
         tracing::warn!(
             from = %ip, %to, %why,
-            "the application is not dialled from the sidecar's own address: redirect rules may take it for the pod \
+            "cannot dial the application from the sidecar's own address: redirect rules may take it for the pod \
              calling itself (`pillion init` puts ::6 on lo)"
         );
     });
     TcpStream::connect(to).await
 }
 
-/// Where systems do not look for a port by themselves (Linux: from 32768, others higher still). Its own connection to
-/// the application is in the same address space: with the same port, the kernel would take the two for one.
+/// Ports that no system hands out by itself (Linux begins at 32768, others higher). The client's own connection has the
+/// same local address: with the same port as well, the kernel could not tell the two connections apart.
 const CLIENTS_PORTS: Range<u16> = 1024..32768;
 
-/// A port may be in use, or have been a minute ago. Where nine of ten are, one in five dials finds none.
+/// A port may be in use, or have been in use a minute ago. If nine of ten ports are, one dial in five finds no free
+/// port.
 const PORTS_TRIED: usize = 16;
 
 async fn dial_from_clients(ip: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
@@ -113,12 +117,12 @@ async fn dial_from_clients(ip: IpAddr, to: SocketAddr) -> io::Result<TcpStream> 
             dialled => return dialled,
         }
     }
-    bound(clients(to)?, ip)?.connect(to).await // whichever the kernel finds: better than none
+    bound(clients(to)?, ip)?.connect(to).await // last try: any port that the kernel finds
 }
 
 async fn dial_from_clients_port(near: SocketAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = clients(to)?;
-    socket.set_reuse_address(true)?; // towards another place the port may be in use
+    socket.set_reuse_address(true)?; // the same port may be in use towards another address
     socket.bind(&near.into())?;
     TcpSocket::from_std_stream(socket.into()).connect(to).await
 }
@@ -127,7 +131,7 @@ fn is_taken(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable)
 }
 
-/// One that may speak from an address that is not this host's.
+/// A socket that may send from an address that is not this host's.
 fn clients(to: SocketAddr) -> io::Result<Socket> {
     let socket = socket(to)?;
     socket.set_ip_transparent_v4(true)?; // IPv6 has the same flag
@@ -141,8 +145,8 @@ fn socket(to: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// The port is chosen when it connects: then many connections to different places may have the same one, and one
-/// that has just been closed does not block it for a minute.
+/// The kernel chooses the port when the socket connects. So many connections to different addresses may have the same
+/// port, and a port whose connection was just closed is not blocked for a minute.
 fn bound(socket: Socket, ip: IpAddr) -> io::Result<TcpSocket> {
     setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(&SocketAddr::new(ip, 0).into())?;
@@ -154,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_near_end_is_chosen_by_where_a_leg_leads() {
+    fn the_local_address_is_chosen_by_the_side_and_the_destination() {
         let (v4, v6) = (Near::Own(SELF_V4.into()), Near::Own(SELF_V6.into()));
         let is_own = |ip: IpAddr| ["10.0.0.1", "fd00::1"].contains(&ip.to_string().as_str());
         for (leg, to, expected) in [
@@ -174,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_shown_where_answers_to_it_come_back() {
+    fn the_client_s_address_is_used_where_the_answers_come_back() {
         for (client, to, is_shown) in [
             (Some("192.0.2.1"), "10.0.0.1", true),
             (Some("2001:db8::1"), "fd00::1", true),

@@ -1,7 +1,7 @@
-//! The network's twin in memory: addresses, listeners and connections without a kernel.
+//! The in-memory network: addresses, listeners and connections without a kernel.
 //!
-//! Connecting to an address that nobody bound is refused; connecting to a black hole waits for ever. That is
-//! what tests with a paused clock need.
+//! A connection to an address that is not bound is refused. A connection to a black hole waits for ever. Tests with a
+//! paused clock need both.
 
 mod pipe;
 
@@ -16,16 +16,16 @@ use tokio::sync::mpsc;
 
 pub use pipe::Pipe;
 
-/// Bytes in flight each way, about what a loopback socket holds.
+/// Bytes in flight in each direction, about as many as a loopback socket holds.
 const BUFFER: usize = 64 * 1024;
 const BACKLOG: usize = 1024;
 
-/// A connection that was made, as its listener gets it.
+/// A new connection, as its listener receives it.
 #[derive(Debug)]
 pub struct MemoryConnection {
     pub io: Pipe,
     pub from: SocketAddr,
-    /// Its original destination; `None`: it was not redirected.
+    /// Its original destination. `None` when the connection was not redirected.
     pub original: Option<SocketAddr>,
 }
 
@@ -39,19 +39,19 @@ pub struct MemoryNetwork {
 struct Hosts {
     bound: HashMap<SocketAddr, Host>,
     names: HashMap<String, IpAddr>,
-    /// What a kernel would have been told of the last connection to an address.
+    /// The keep-alive time that the last connection to each address asked for.
     keepalives: HashMap<SocketAddr, Option<Duration>>,
-    /// Who connects there hears of it late.
+    /// Addresses where the client learns of a new connection later than the listener.
     late: HashSet<SocketAddr>,
-    /// `None`: more than any test needs.
+    /// The memory of the host. `None` means more than any test needs.
     host_memory: Option<u64>,
-    /// Hands out ports for port 0 and for the near end of connections.
+    /// The last port that was given out, for port 0 and for the local end of connections.
     last_port: u16,
 }
 
 #[derive(Debug)]
 enum Host {
-    /// Several, who share the address, take turns.
+    /// Listeners that share the address and take turns.
     Listening(VecDeque<mpsc::Sender<MemoryConnection>>),
     BlackHole,
 }
@@ -64,7 +64,7 @@ pub struct Listener {
 
 #[cfg_attr(not(test), allow(dead_code))] // built by tests only
 impl MemoryNetwork {
-    /// A small host: `bytes` of memory for each process that starts from now on.
+    /// Sets the memory, in bytes, that the host shows to each process that starts from now on.
     pub fn set_host_memory(&self, bytes: u64) {
         self.hosts.lock().host_memory = Some(bytes);
     }
@@ -77,7 +77,7 @@ impl MemoryNetwork {
         self.bind_as(address, false)
     }
 
-    /// `joins`: beside others who listen there already.
+    /// `joins`: whether other listeners may listen on the address already.
     pub fn bind_as(&self, mut address: SocketAddr, joins: bool) -> io::Result<Listener> {
         let mut hosts = self.hosts.lock();
         if address.port() == 0 {
@@ -98,12 +98,12 @@ impl MemoryNetwork {
         Ok(Listener { address, arrivals })
     }
 
-    /// From now on connecting to `address` gets no answer at all.
+    /// From now on connections to `address` get no answer at all.
     pub fn black_hole(&self, address: SocketAddr) {
         self.hosts.lock().bound.insert(address, Host::BlackHole);
     }
 
-    /// From now on who accepts a connection to `address` has a millisecond before who connects hears of it.
+    /// From now on a connection to `address` is accepted one millisecond before its client learns of it.
     pub fn tell_late(&self, address: SocketAddr) {
         self.hosts.lock().late.insert(address);
     }
@@ -121,7 +121,7 @@ impl MemoryNetwork {
         self.hosts.lock().keepalives.insert(address, keepalive);
     }
 
-    /// The keepalive of the last connection that was dialled to `address` through [`super::Network`].
+    /// The keep-alive time of the last connection that was dialled to `address` through [`super::Network`].
     pub fn keepalive(&self, address: SocketAddr) -> Option<Duration> {
         self.hosts.lock().keepalives.get(&address).copied().flatten()
     }
@@ -130,7 +130,7 @@ impl MemoryNetwork {
         self.connect_as(address, None).await
     }
 
-    /// What the kernel's REDIRECT does: whoever connects to `original` lands at `listener`.
+    /// Does what the kernel's REDIRECT does: a connection to `original` arrives at `listener`.
     pub async fn redirect(&self, original: SocketAddr, listener: SocketAddr) -> io::Result<Pipe> {
         self.connect_as(listener, Some(original)).await
     }
@@ -177,7 +177,7 @@ impl Listener {
         self.arrivals.recv().await.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
-    /// Stops listening. Returns who had connected.
+    /// Stops listening. Returns the connections that were not accepted yet.
     pub fn close(mut self) -> Vec<MemoryConnection> {
         self.arrivals.close();
         std::iter::from_fn(|| self.arrivals.try_recv().ok()).collect()

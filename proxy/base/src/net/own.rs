@@ -1,13 +1,13 @@
-//! Which addresses are this host's own, and which are nobody's.
+//! Which addresses belong to this host, and which belong to no host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use pillion_init::{VIRTUAL_V4, VIRTUAL_V6};
 
-/// Whether `ip` is an address of this host, as far as its network namespace goes.
+/// Whether `ip` is an address of this host, within its network namespace.
 ///
-/// Asks the routing table: towards an address of its own a host would speak from that very address. Nothing is
-/// sent. Costs four system calls, so ask once per connection at most.
+/// Asks the routing table: towards one of its own addresses, a host sends from that very address. No packet is sent.
+/// The check costs four system calls, so ask at most once for each connection.
 pub fn is_own(ip: IpAddr) -> bool {
     let ip = ip.to_canonical();
     ip.is_loopback() || ip.is_unspecified() || speaks_from(ip).is_some_and(|from| from == ip)
@@ -24,12 +24,12 @@ fn speaks_from(ip: IpAddr) -> Option<IpAddr> {
 /// Whether a connection from `from` that arrived at `at` comes from this host.
 pub fn is_from_this_host(from: IpAddr, at: Option<IpAddr>) -> bool {
     let from = from.to_canonical();
-    // Every host may reach itself over any of its addresses, and then both ends have the same one. A redirected
-    // connection arrives at loopback from whichever address its route had chosen.
+    // A host may reach itself over any of its addresses, and both ends then have the same one. A redirected connection
+    // arrives at loopback, from whichever address its route had chosen.
     from.is_loopback() || at.is_some_and(|at| at.to_canonical() == from) || is_own(from)
 }
 
-/// Addresses that hold on one link alone.
+/// Whether the address is valid on one link alone (link-local).
 pub const fn is_link_local(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_link_local(),
@@ -40,7 +40,7 @@ pub const fn is_link_local(ip: IpAddr) -> bool {
     }
 }
 
-/// Addresses that the DNS proxy gives to services without one: no host has them.
+/// Whether the DNS proxy gives this address to a service that has none. No host has such an address.
 pub fn is_virtual(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
@@ -54,7 +54,7 @@ pub fn is_virtual(ip: IpAddr) -> bool {
     }
 }
 
-/// The sidecar's own listeners.
+/// The addresses on which the sidecar itself listens.
 #[derive(Debug, Clone, Default)]
 pub struct OwnListeners(Vec<SocketAddr>);
 
@@ -63,7 +63,7 @@ impl OwnListeners {
         Self(listeners)
     }
 
-    /// Whether dialling `to` would reach one of them.
+    /// Whether dialling `to` would reach one of these listeners.
     pub fn contains(&self, to: SocketAddr) -> bool {
         let mut same_port = self.0.iter().filter(|own| own.port() == to.port()).peekable();
         if same_port.peek().is_none() {
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn an_own_listener_is_known_by_port_and_by_any_of_the_hosts_addresses() {
+    fn an_own_listener_is_recognised_by_its_port_and_by_any_address_of_the_host() {
         let own =
             OwnListeners::new(vec!["0.0.0.0:15006".parse().unwrap(), "127.0.0.1:15001".parse().unwrap()]);
         for (address, expected) in [

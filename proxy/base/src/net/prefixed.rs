@@ -1,4 +1,4 @@
-//! A stream whose first bytes were already read, to see what they are, and are given back.
+//! A stream whose first bytes were read ahead, to detect the protocol, and are then read once more.
 
 use std::io;
 use std::pin::Pin;
@@ -14,9 +14,9 @@ pub struct Prefixed<T> {
     prefix: Bytes,
     inner: T,
     written: u64,
-    /// Bytes that may be read; see [`Self::read_at_most`].
+    /// Bytes that may still be read. See [`Self::read_at_most`].
     readable: usize,
-    /// A read has waited because of that.
+    /// Whether a read has already waited because `readable` was zero.
     has_paused: bool,
 }
 
@@ -36,7 +36,7 @@ impl<T> Prefixed<T> {
         written
     }
 
-    /// Bytes that were read from it will be read once more, first.
+    /// Puts back bytes that were read from this stream: the next reads return them first.
     pub fn put_back(&mut self, bytes: Bytes) {
         self.prefix = match self.prefix.is_empty() {
             true => bytes,
@@ -44,10 +44,11 @@ impl<T> Prefixed<T> {
         };
     }
 
-    /// No read begins once so many bytes came. `usize::MAX`: it has no end.
+    /// Limits the bytes that may be read from now on. `usize::MAX` removes the limit.
     ///
-    /// The first read beyond them waits, and the second fails. A handshake that is complete by then ends with the wait:
-    /// TLS reads on while it has no data to hand out, and a client may send data right behind its handshake.
+    /// The first read beyond the limit is pending once, and the second fails. A handshake that is complete by then ends
+    /// with the pending read. TLS tries to read on while it has no data to hand out, and a client may send data right
+    /// behind its handshake, so an immediate error would break correct clients.
     pub const fn read_at_most(&mut self, bytes: usize) {
         self.readable = bytes;
         self.has_paused = false;
@@ -67,17 +68,17 @@ impl<T> Prefixed<T> {
         }
     }
 
-    /// It hands every read on to the stream below it.
+    /// Whether every read goes directly to the stream below.
     pub(super) const fn holds_nothing(&self) -> bool {
         self.prefix.is_empty() && self.readable == usize::MAX
     }
 
-    /// The first of the bytes that were read ahead.
+    /// The first byte that was read ahead.
     pub fn peek(&self) -> Option<u8> {
         self.prefix.first().copied()
     }
 
-    /// What was read ahead and not taken yet, and the rest.
+    /// The bytes that were read ahead and not consumed yet, and the stream.
     pub fn into_parts(self) -> (Bytes, T) {
         (self.prefix, self.inner)
     }
@@ -86,14 +87,14 @@ impl<T> Prefixed<T> {
 impl Prefixed<Transport> {
     /// A connection on which nothing was negotiated yet.
     ///
-    /// Bytes can be read ahead and given back on two levels: here, whatever the transport is, and below it, where a
-    /// handshake of TLS reads first what was read ahead of it ([`Self::into_plain`]).
+    /// Bytes can be read ahead and put back on two levels: here, for every transport, and below TLS, where a handshake
+    /// first reads the bytes that were read ahead of it ([`Self::into_plain`]).
     pub const fn plain(stream: Stream) -> Self {
         Self::new(Transport::plain(stream))
     }
 
-    /// Ready when there may be something to read; a read tells what. Pending: there is nothing, and `cx` hears when that
-    /// changes. That is known without a way through TLS.
+    /// Ready when there may be something to read, which a read then shows. Pending when there is nothing; `cx` is woken
+    /// when that changes. Where the sidecar accepted TLS this needs no read through the TLS session.
     pub fn poll_comes(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.at_rest().map_or(Poll::Ready(()), |stream| stream.poll_comes(cx))
     }
@@ -112,7 +113,8 @@ impl Prefixed<Transport> {
         !matches!(self.inner, Transport::Plain(_))
     }
 
-    /// Bytes that the peer, or the kernel for it, has taken: below TLS where that is ours to see.
+    /// The bytes that the peer, or the kernel for the peer, has accepted from us. They are counted below TLS where the
+    /// sidecar can see that level.
     pub fn taken(&self) -> u64 {
         match &self.inner {
             Transport::Plain(io) => io.written,
@@ -121,7 +123,8 @@ impl Prefixed<Transport> {
         }
     }
 
-    /// The bare stream of a connection that nothing was negotiated on yet, with what was read ahead of it.
+    /// The bare stream of a connection on which nothing was negotiated yet, with the bytes that were read ahead. `None`
+    /// for any other transport.
     pub fn into_plain(self) -> Option<Prefixed<Stream>> {
         match self.into_parts() {
             (read, Transport::Plain(mut io)) => {
@@ -153,7 +156,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Prefixed<T> {
         buf.put_slice(self.prefix.get(..now).unwrap_or_default());
         self.prefix.advance(now);
         if self.prefix.is_empty() {
-            self.prefix = Bytes::new(); // lets go of the buffer
+            self.prefix = Bytes::new(); // frees the buffer
         }
         Poll::Ready(Ok(()))
     }
@@ -170,7 +173,7 @@ mod tests {
     use tokio::io::AsyncReadExt;
 
     #[tokio::test]
-    async fn a8_no_read_begins_past_the_bound() {
+    async fn a8_a_read_beyond_the_limit_waits_once_and_then_fails() {
         let mut io = Prefixed::new(&b"cdefgh"[..]);
         io.put_back(Bytes::from_static(b"ab"));
         io.read_at_most(3);
@@ -185,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_prefix_comes_first_in_whatever_pieces_the_reader_asks_for() {
+    async fn bytes_that_were_put_back_are_read_first_in_pieces_of_any_size() {
         let mut io = Prefixed::new(&b"def"[..]);
         io.put_back(Bytes::from_static(b"bc"));
         io.put_back(Bytes::from_static(b"a"));
@@ -196,9 +199,9 @@ mod tests {
         assert_eq!((&first[..], &rest[..]), (&b"ab"[..], &b"cdef"[..]));
     }
 
-    /// A connection through the kernel, of which tokio knows when something has come.
+    /// Uses a kernel connection, because tokio knows without a read whether something has arrived there.
     #[tokio::test]
-    async fn what_has_come_is_known_without_a_read() {
+    async fn a_stream_knows_without_a_read_whether_something_has_arrived() {
         use std::future::poll_fn;
         use tokio::io::AsyncWriteExt as _;
 
@@ -220,6 +223,6 @@ mod tests {
         assert_eq!(&byte, b"b");
         drop(far);
         poll_fn(|cx| io.poll_comes(cx)).await;
-        assert_eq!(io.read(&mut byte).await.unwrap(), 0, "an end comes, too");
+        assert_eq!(io.read(&mut byte).await.unwrap(), 0, "the end of the stream counts as well");
     }
 }

@@ -1,4 +1,5 @@
-//! Names to addresses by the host's own resolver, which blocks: on threads beside the data path, a few at a time.
+//! Looks up addresses by the host's own resolver. It blocks, so it runs on threads beside the data path, and few at a
+//! time.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,17 +9,17 @@ use tokio::net::lookup_host;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// Names asked for at once, over all workers: each holds a thread while its DNS server thinks.
+/// Look-ups that run at once, over all workers. Each one holds a thread until its DNS server answers.
 const AT_ONCE: usize = 32;
-/// glibc asks each server for 5 s, twice; a caller has better things to do.
+/// The time limit of a look-up. glibc waits 5 s for each server, twice; a caller cannot wait so long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Addresses of one name that are tried.
+/// The number of addresses of one name that are tried.
 const MOST: usize = 4;
 
 static ASKING: Semaphore = Semaphore::const_new(AT_ONCE);
 
-/// As the resolver orders them (RFC 6724), a few of them.
+/// The first addresses in the resolver's order (RFC 6724).
 pub(super) async fn addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let asked = timeout(PATIENCE, async {
         let _turn = ASKING.acquire().await.map_err(io::Error::other)?;

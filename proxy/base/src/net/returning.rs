@@ -1,7 +1,8 @@
-//! Knows a connection of the sidecar's own that comes back to it as a client's.
+//! Recognises a connection of the sidecar that comes back to the sidecar as if it came from a client.
 //!
-//! Redirect rules that catch what they should leave alone bring it back, and each one that came back would make the
-//! next. Both ends together say which it is: the near end alone may have its port in common with others.
+//! Wrong redirect rules bring back connections that they should leave alone, and each connection that came back would
+//! cause the next one. A connection is recognised by both of its addresses, because several connections may have the
+//! same local address and port.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -16,10 +17,10 @@ use super::leg::Leg;
 use crate::error::Error;
 use pillion_model::{Direction, Reason};
 
-/// What is open now, as hashes with a random key: a few bytes each, however many there are.
+/// The open connections, as hashes with a random key: a few bytes for each connection.
 static OPEN: LazyLock<Open> = LazyLock::new(Open::default);
 
-/// Rules that are wrong are wrong for every connection.
+/// The interval between log lines. Wrong rules affect every connection, and one line for each would flood the log.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -29,7 +30,7 @@ struct Open {
 }
 
 impl Open {
-    /// Addresses without what only one side of a connection knows of them (scope, flow).
+    /// Hashes the addresses without the parts that only one end of a connection knows (scope id, flow label).
     fn hash(&self, direction: Direction, near: SocketAddr, far: SocketAddr) -> u64 {
         let is_inbound = matches!(direction, Direction::Inbound);
         self.key.hash_one((is_inbound, near.ip(), near.port(), far.ip(), far.port()))
@@ -41,7 +42,7 @@ impl Open {
     }
 }
 
-/// A connection of our own, known while it is open.
+/// A connection of the sidecar that is registered while it is open.
 #[derive(Debug)]
 pub struct Noted(u64);
 
@@ -59,9 +60,10 @@ impl Drop for Noted {
     }
 }
 
-/// Whether a client of this side is the sidecar itself, on a way that has no end. `to`: where it was going.
+/// Whether a client of this side is the sidecar itself, in a loop. `to` is the original destination.
 ///
-/// What goes out may come in: an application calls itself. Nothing of ours may go out once more.
+/// A connection that leaves on the outbound side may arrive on the inbound side: an application may call itself. A
+/// connection of the sidecar must never arrive on the outbound side.
 pub fn is_loop(side: Direction, from: SocketAddr, to: Option<SocketAddr>) -> bool {
     let Some(to) = to else { return false };
     match side {
@@ -72,7 +74,7 @@ pub fn is_loop(side: Direction, from: SocketAddr, to: Option<SocketAddr>) -> boo
     }
 }
 
-/// How it is refused; told in the log once in a while.
+/// The error of a connection that is a loop. Logs a warning, at a limited rate.
 pub fn loop_detected(from: SocketAddr, to: Option<SocketAddr>) -> Error {
     const WHY: &str = "the sidecar's own connection was redirected to it: the rules do not leave out its user, \
                        or what it sends from 127.0.0.6 and ::6";
@@ -94,14 +96,14 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_of_our_own_is_known_by_both_ends_while_it_is_open() {
+    fn an_own_connection_is_recognised_by_both_addresses_while_it_is_open() {
         let (near, far) = (at("192.0.2.1:40000"), at("192.0.2.2:80"));
         let open = Noted::new(Leg::Outbound, near, far);
         assert!(is_loop(Direction::Outbound, near, Some(far)));
         assert!(!is_loop(Direction::Inbound, near, Some(far)), "an application calls itself");
         assert!(
             !is_loop(Direction::Outbound, near, Some(at("192.0.2.2:81"))),
-            "another's, from the same port"
+            "another connection, from the same port"
         );
         assert!(!is_loop(Direction::Outbound, near, None));
         drop(open);
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_to_the_application_comes_back_to_neither_side() {
+    fn a_connection_to_the_application_may_come_back_on_neither_side() {
         let (near, far) = (at("[fd00::1]:40001"), at("[fd00::1]:80"));
         let _open = Noted::new(Leg::InboundFor(near.ip()), near, far);
         assert!(is_loop(Direction::Inbound, near, Some(far)));

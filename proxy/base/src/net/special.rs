@@ -1,12 +1,13 @@
-//! Addresses that mean something else on every link and in every cloud: no proxy may be asked to dial them.
+//! Addresses whose meaning depends on the link or the cloud: the sidecar refuses to dial them for a client.
 //!
-//! Metadata services live there and hand out credentials to whoever connects from the right host. A proxy is on that
-//! host, so a caller that can choose an address must not reach them through it, in whatever form the address is
-//! written. Pure: a table of networks, and the ways in which IPv6 carries an IPv4 address.
+//! Cloud metadata services have such addresses and give credentials to every client that connects from the right host.
+//! The sidecar runs on that host, so a client that can choose an address must not reach them through the sidecar,
+//! whichever form of the address it uses. Pure: a table of networks, and of the ways in which IPv6 carries an IPv4
+//! address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Network and length of its prefix.
+/// A network and the length of its prefix in bits.
 const V4: [(Ipv4Addr, u32); 4] = [
     (Ipv4Addr::new(169, 254, 0, 0), 16), // link-local (RFC 3927), where most clouds have theirs
     (Ipv4Addr::new(168, 63, 129, 16), 32), // Azure's WireServer
@@ -21,13 +22,13 @@ const V6: [(Ipv6Addr, u32); 4] = [
     (Ipv6Addr::new(0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x42), 128), // Scaleway
 ];
 
-/// How IPv6 carries an IPv4 address: below which prefix, and how many bits of the address stand before it.
+/// The ways in which IPv6 carries an IPv4 address: the prefix, its length in bits, and the places of the IPv4 address.
 const CARRIERS: [(Ipv6Addr, u32, &[Embedding]); 7] = [
     (Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, &[Embedding::After(96)]), // mapped (RFC 4291)
     (Ipv6Addr::UNSPECIFIED, 96, &[Embedding::After(96)]), // compatible, deprecated (RFC 4291)
     (Ipv6Addr::new(0, 0, 0, 0, 0xffff, 0, 0, 0), 96, &[Embedding::After(96)]), // translated (RFC 2765)
     (Ipv6Addr::new(0x64, 0xff9b, 0, 0, 0, 0, 0, 0), 96, &[Embedding::After(96)]), // NAT64 (RFC 6052)
-    // NAT64 of a network's own (RFC 8215), with a prefix of any length that RFC 6052 allows
+    // local NAT64 prefixes (RFC 8215), with every prefix length that RFC 6052 allows
     (
         Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0),
         48,
@@ -39,15 +40,16 @@ const CARRIERS: [(Ipv6Addr, u32, &[Embedding]); 7] = [
 
 #[derive(Clone, Copy)]
 enum Embedding {
-    /// After so many bits.
+    /// The IPv4 address stands after this number of bits.
     After(u32),
-    /// The same, but bits 64 to 71 are none of it (RFC 6052, 2.2).
+    /// The IPv4 address stands after this number of bits, and continues behind bits 64 to 71, which are not part of it
+    /// (RFC 6052, 2.2).
     Around(u32),
-    /// The last 32 bits, each of them inverted.
+    /// The IPv4 address is the last 32 bits, each of them inverted.
     Inverted,
 }
 
-/// Whether `ip` is one of them, or carries one.
+/// Whether `ip` is a special address, or carries one.
 pub fn is_special(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_special_v4(ip),
@@ -90,7 +92,7 @@ impl Embedding {
     }
 }
 
-/// A host part that is made of an IPv4 address, below any prefix (RFC 5214).
+/// The IPv4 address in an ISATAP interface identifier, which may follow any prefix (RFC 5214).
 fn isatap(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let [.., high, low, _, _] = ip.segments();
     (matches!(high, 0 | 0x200) && low == 0x5efe).then(|| Embedding::After(96).of(ip))
@@ -101,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a12_metadata_services_are_special_in_every_form_of_their_address() {
+    fn a12_addresses_of_metadata_services_are_special_in_every_form() {
         for special in [
             "169.254.169.254",
             "169.254.170.2",
@@ -135,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a12_neighbours_of_special_addresses_are_dialled() {
+    fn a12_addresses_next_to_special_ones_are_ordinary() {
         for ordinary in [
             "169.253.255.255",
             "169.255.0.0",

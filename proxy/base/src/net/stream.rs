@@ -1,4 +1,4 @@
-//! The kinds of byte streams a connection can be, as one type: no generics above this seam.
+//! The kinds of byte streams that a connection can be, as one type, so that code above this module needs no generics.
 
 use std::fmt::Debug;
 use std::io::{self, IoSlice};
@@ -18,20 +18,20 @@ use super::own::is_own;
 use super::returning::Noted;
 use super::{Prefixed, Records};
 
-/// Bytes on the wire.
+/// A byte stream without TLS.
 #[derive(Debug)]
 pub enum Stream {
     Tcp(TcpStream, Made),
-    /// With what the kernel would say of a redirected connection.
+    /// An in-memory stream with the original destination that the kernel would report for a redirected connection.
     Memory(Pipe, Option<SocketAddr>),
 }
 
-/// How a connection came about.
+/// How a connection was made.
 #[derive(Debug)]
 pub enum Made {
-    /// By a client, at a listener with this port.
+    /// A client connected to a listener with this port.
     Accepted { port: u16 },
-    /// By the sidecar; noted, to be known should it come back.
+    /// The sidecar dialled it. It is registered, so that it is recognised if it comes back.
     Dialled(#[allow(dead_code, reason = "kept for its drop")] Option<Noted>),
 }
 
@@ -41,29 +41,30 @@ impl Made {
     }
 }
 
-/// Bytes as the HTTP side sees them. TLS sessions are boxed: about a kilobyte that would be moved with every move.
+/// The bytes as the HTTP code sees them. TLS sessions are boxed: they have about a kilobyte, which would be copied with
+/// every move of the value.
 #[derive(Debug)]
 pub enum Transport {
     Plain(Prefixed<Stream>),
     Accepted(Box<Records<TlsStream<Prefixed<Stream>>>>),
     /// TLS towards a server.
     Connected(Box<dyn Overlay>),
-    /// A stream of HTTP/2: what runs inside a CONNECT.
+    /// An HTTP/2 stream: the bytes inside a CONNECT.
     Inside(Box<dyn Overlay>),
 }
 
-/// A byte stream over a connection, made by a floor above this one.
+/// A byte stream over another connection, which a crate above this one implements.
 pub trait Overlay: AsyncRead + AsyncWrite + Debug + Send + Sync + Unpin {
-    /// Whether the next drop, or the death of the process, resets the connection instead of ending it.
+    /// Sets whether the next drop, or the death of the process, resets the connection instead of ending it.
     fn reset_when_dropped(&self, resets: bool);
 
-    /// The socket, where nothing can be read but what comes there next. Whoever cannot know says `None`.
+    /// The socket, if the next bytes to be read must come from it. An implementation that cannot know returns `None`.
     fn at_rest(&self) -> Option<&Stream> {
         None
     }
 }
 
-/// Hands every poll to the variant's own stream, vectored writes included: without them bodies are copied.
+/// Passes every poll on to the stream in the variant, vectored writes included: without them bodies are copied.
 macro_rules! delegate {
     ($kind:ident: $($variant:ident),+) => {
         impl AsyncRead for $kind {
@@ -116,7 +117,7 @@ impl Stream {
         Self::Tcp(stream, Made::Dialled(near.map(|near| Noted::new(leg, near, to))))
     }
 
-    /// The near end's address; connections in memory have none.
+    /// The local address. In-memory connections have none.
     pub fn own_ip(&self) -> Option<IpAddr> {
         match self {
             Self::Memory(..) => None,
@@ -124,16 +125,18 @@ impl Stream {
         }
     }
 
-    /// Whether an original destination is an address of this host, and not of somebody whose packets only pass by.
+    /// Whether the original destination is an address of this host. It may be another host's whose packets this host
+    /// forwards.
     pub fn is_for_this_host(&self, original: IpAddr) -> bool {
         match self {
             Self::Memory(..) => true,
-            // By TPROXY the near end is the original destination, whosever it is.
+            // With TPROXY the local address is the original destination, even if that is another host's address.
             Self::Tcp(..) => (self.own_ip() == Some(original) && !self.came_by_tproxy()) || is_own(original),
         }
     }
 
-    /// Whether the kernel's TPROXY brought it. Then its near end is where it was going, and not the listener.
+    /// Whether the kernel's TPROXY brought the connection. Its local address is then the original destination, and not
+    /// the listener's address.
     pub fn came_by_tproxy(&self) -> bool {
         match self {
             Self::Tcp(stream, made) => stream.local_addr().is_ok_and(|near| made.by_tproxy(near)),
@@ -141,8 +144,8 @@ impl Stream {
         }
     }
 
-    /// Where a redirected connection was meant to go (SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST, TPROXY's near end).
-    /// `None`: it was not redirected, as far as the kernel knows.
+    /// The original destination of a redirected connection (SO_ORIGINAL_DST, IP6T_SO_ORIGINAL_DST, or the local address
+    /// with TPROXY). `None` when the kernel does not report a redirect.
     pub fn original_destination(&self) -> Option<SocketAddr> {
         match self {
             Self::Memory(_, original) => *original,
@@ -155,14 +158,14 @@ impl Stream {
                     SocketAddr::V4(_) => socket.original_dst_v4(),
                     SocketAddr::V6(_) => socket.original_dst_v6(),
                 };
-                // Connection tracking remembers destinations that nobody changed, too.
+                // Connection tracking also reports a destination that was not changed.
                 original.ok()?.as_socket().filter(|original| *original != own)
             }
         }
     }
 
-    /// Ready when there may be something to read; a read tells what. Pending: there is nothing, and `cx` hears when that
-    /// changes. tokio knows of the socket without asking the kernel.
+    /// Ready when there may be something to read, which a read then shows. Pending when there is nothing; `cx` is woken
+    /// when that changes. tokio knows the state of the socket without a system call.
     pub fn poll_comes(&self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Tcp(stream, _) => stream.poll_read_ready(cx).map(drop),
@@ -183,7 +186,7 @@ impl Stream {
         self.reset_when_dropped(true);
     }
 
-    /// Whether the next drop, or the death of the process, resets the connection instead of ending it.
+    /// Sets whether the next drop, or the death of the process, resets the connection instead of ending it.
     pub fn reset_when_dropped(&self, resets: bool) {
         match self {
             Self::Tcp(stream, _) => drop(SockRef::from(stream).set_linger(resets.then_some(Duration::ZERO))),
@@ -193,7 +196,7 @@ impl Stream {
 }
 
 impl Transport {
-    /// The stream itself.
+    /// A transport without TLS.
     pub const fn plain(stream: Stream) -> Self {
         Self::Plain(Prefixed::new(stream))
     }
@@ -204,7 +207,7 @@ impl Transport {
             Self::Plain(io) => io.holds_nothing().then(|| io.get_ref()),
             Self::Accepted(tls) => {
                 let (io, session) = tls.get_ref().get_ref();
-                // A session with data in hand, or at its end, wants to read nothing.
+                // A session that holds decrypted data, or that has ended, does not want to read.
                 let rests = io.holds_nothing() && session.wants_read() && !session.is_handshaking();
                 rests.then(|| io.get_ref())
             }
@@ -212,13 +215,13 @@ impl Transport {
         }
     }
 
-    /// From now on a drop, or the death of the process, resets the connection: what is cut short must not look whole.
-    /// In TLS no `close_notify` is sent then either.
+    /// From now on a drop, or the death of the process, resets the connection: data that is cut short must not look
+    /// complete. With TLS no `close_notify` is sent then either.
     pub fn reset_on_drop(&self) {
         self.reset_when_dropped(true);
     }
 
-    /// All that was to be said has been said: a drop is an end again.
+    /// All data was sent: from now on a drop ends the connection in the ordinary way.
     pub fn end_on_drop(&self) {
         self.reset_when_dropped(false);
     }

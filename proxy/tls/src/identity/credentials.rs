@@ -1,7 +1,7 @@
-//! Our own identity: certificate chain, private key and trust bundle, loaded and checked as one.
+//! Our own identity: certificate chain, private key and trust bundle, loaded and checked together.
 //!
-//! Immutable; rotation loads a new [`Credentials`] and swaps it whole. Deliberately absent: watching files,
-//! and the checks of peers (`tls::verify`).
+//! A [`Credentials`] never changes. A rotation loads a new one and replaces the old one as a whole. Deliberately
+//! absent: watching files, and the checks of peers (`tls::verify`).
 
 use std::fmt;
 use std::fs::File;
@@ -20,35 +20,36 @@ use super::revocation::{self, BadList, RevocationList};
 use super::{NotAnIdentity, Subject, Validity, date, parse, unix_now};
 use crate::provider;
 
-/// 1 MiB: several times the certificates of every public CA together; no more is read of a file.
+/// 1 MiB: several times the size of all public CA certificates together. No more than this is read of a file.
 pub const MAX_FILE: u64 = 1024 * 1024;
 
-/// Who we are, how we prove it, and whom we believe.
+/// Our identity, its proof, and the CAs that we trust.
 #[derive(Clone)]
 pub struct Credentials {
     pub id: SpiffeId,
-    /// Unix seconds; the first at which our certificate holds.
+    /// The first second at which our certificate is valid, in Unix seconds.
     pub not_before: i64,
-    /// Unix seconds; the last at which our certificate holds.
+    /// The last second at which our certificate is valid, in Unix seconds.
     pub not_after: i64,
-    /// The chain, own certificate first, with its key; they are known to belong together.
+    /// The certificate chain, our own first, with its key. They were checked to belong together.
     pub key: Arc<CertifiedKey>,
-    /// The certificates of the trust bundle as the file has them; never empty.
+    /// The certificates of the trust bundle, in the order of the file. Never empty.
     pub bundle: Vec<CertificateDer<'static>>,
-    /// Those certificates, ready to verify with.
+    /// The same certificates in the form that the verifier needs.
     pub roots: Arc<RootCertStore>,
-    /// Which certificates no longer hold; swapped with the bundle. Empty: none is known to be revoked.
+    /// The revocation lists, which are replaced together with the bundle. Empty when no certificate is known to be
+    /// revoked.
     pub revocations: Arc<[RevocationList]>,
 }
 
-/// Why a set of files is no identity. Each names its file and what to do.
+/// Why a set of files cannot be used as an identity. Each text names its file and what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     #[error("cannot read {}: {source}; it must exist and be readable by the sidecar's user", path.display())]
     Unreadable { path: PathBuf, source: io::Error },
-    #[error("{} is empty; whoever writes the certificates has yet to fill it", path.display())]
+    #[error("{} is empty; the program that issues certificates has not filled it yet", path.display())]
     Blank { path: PathBuf },
-    #[error("the revocation list {} is refused: {source}; write a list anew, or remove it", path.display())]
+    #[error("the revocation list {} is refused: {source}; replace the list, or remove it", path.display())]
     BadCrl { path: PathBuf, source: BadList },
     #[error("{} is larger than 1 MiB; give the PEM file of this workload alone", path.display())]
     TooLarge { path: PathBuf },
@@ -69,14 +70,14 @@ pub enum CredentialsError {
         key.display(), certificate.display()
     )]
     KeyMismatch { certificate: PathBuf, key: PathBuf },
-    #[error("the first certificate in {} is no workload's: {source}; issue one that is", path.display())]
+    #[error("the first certificate in {} is not a workload's certificate: {source}; issue one for this workload", path.display())]
     NotAnIdentity { path: PathBuf, source: NotAnIdentity },
     #[error("the first certificate in {} is a CA's; put the workload's own first", path.display())]
     IsCa { path: PathBuf },
     #[error("the certificate in {} expired at {}; issue a new one", path.display(), date(*not_after))]
     Expired { path: PathBuf, not_after: i64 },
     #[error(
-        "the certificate in {} holds only from {}; wait, or check this machine's clock",
+        "the certificate in {} is valid only from {}; wait, or check this machine's clock",
         path.display(), date(*not_before)
     )]
     NotYetValid { path: PathBuf, not_before: i64 },
@@ -96,8 +97,8 @@ pub enum CredentialsError {
 }
 
 impl CredentialsError {
-    /// A file is not there (yet): worth waiting for, where anything else wants a correction. An empty one counts:
-    /// a `kubernetes.io/tls` Secret must have its keys before there is anything to put there.
+    /// Whether a file is missing, so that waiting makes sense; every other fault needs a correction. An empty file
+    /// counts as missing, because a `kubernetes.io/tls` Secret must have its keys before there is any content for them.
     pub fn is_missing(&self) -> bool {
         match self {
             Self::Unreadable { source, .. } => source.kind() == io::ErrorKind::NotFound,
@@ -106,13 +107,13 @@ impl CredentialsError {
         }
     }
 
-    /// Worth waiting for at the start: nothing is there yet, or what is there does not hold at this time. Whoever
-    /// writes certificates brings others in both cases.
+    /// Whether waiting makes sense at the start: a file is missing, or the certificate is not valid at this time. In
+    /// both cases the program that issues certificates will write new files.
     pub fn is_awaited(&self) -> bool {
         self.is_missing() || matches!(self, Self::Expired { .. } | Self::NotYetValid { .. })
     }
 
-    /// Unix seconds from which the same files may be usable, where time is all that they lack.
+    /// The Unix second from which the same files can be used. `None` when something else than time is wrong.
     pub fn usable_from(&self) -> Option<i64> {
         match self {
             Self::NotYetValid { not_before, .. } => Some(*not_before),
@@ -125,8 +126,8 @@ impl Credentials {
     /// Reads and checks the files.
     ///
     /// # Errors
-    /// The first fault, in the order certificate, key, bundle, revocation lists; one that is missing before any that
-    /// is wrong. Blocks on file IO.
+    /// The first fault, in the order certificate, key, bundle, revocation lists. A missing file is reported before any
+    /// wrong content. Blocks on file IO.
     pub fn load(source: &Source) -> Result<Self, CredentialsError> {
         let certificate = read(&source.certificate)?;
         let key = read(&source.key)?;
@@ -140,7 +141,7 @@ impl Credentials {
         }
     }
 
-    /// These credentials with these revocation lists, PEM or DER. `path` is for messages.
+    /// These credentials with these revocation lists, in PEM or DER. `path` is used in messages.
     ///
     /// # Errors
     /// [`CredentialsError::BadCrl`]
@@ -150,11 +151,10 @@ impl Credentials {
         Ok(Self { revocations: lists.into(), ..self })
     }
 
-    /// The same out of memory; faults name "certificate", "key" and "trust bundle" where a file's name would
-    /// be.
+    /// Credentials from memory. Faults name "certificate", "key" and "trust bundle" in place of a file name.
     ///
     /// # Errors
-    /// As [`Credentials::load`], but for reading.
+    /// Like [`Credentials::load`], except for errors of reading.
     pub fn from_pem(certificate: &[u8], key: &[u8], bundle: &[u8]) -> Result<Self, CredentialsError> {
         Self::check(&Parts { certificate, key, bundle }, &in_memory(), unix_now())
     }
@@ -167,7 +167,7 @@ impl Credentials {
         Validity { not_before: self.not_before, not_after: self.not_after }
     }
 
-    /// Our certificate first, then those that lead to a root.
+    /// Our certificate first, then the ones that lead to a root.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.key.cert
     }
@@ -185,7 +185,7 @@ impl Credentials {
     }
 }
 
-/// Keys stay out of logs.
+/// Leaves out the keys, which must not appear in logs.
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, not_after, .. } = self;
@@ -193,7 +193,7 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Those whom we believe when they vouch for a peer.
+/// The CAs that we trust to sign a peer's certificate.
 pub struct Bundle {
     pub certificates: Vec<CertificateDer<'static>>,
     pub roots: Arc<RootCertStore>,
@@ -203,12 +203,13 @@ impl Bundle {
     /// Reads a PEM file of CA certificates.
     ///
     /// # Errors
-    /// Unreadable, empty, or with a certificate that cannot be used. Blocks on file IO.
+    /// The file is unreadable or empty, or a certificate cannot be used. Blocks on file IO.
     pub fn load(path: &Path) -> Result<Self, CredentialsError> {
         Self::check(path, &read(path)?)
     }
 
-    /// A certificate that cannot be used is a fault, not skipped: half a bundle fails later and elsewhere.
+    /// A certificate that cannot be used is a fault. If it were skipped, handshakes would fail later and in another
+    /// place.
     fn check(path: &Path, pem: &[u8]) -> Result<Self, CredentialsError> {
         let certificates = all_certificates(path, pem)?;
         if certificates.is_empty() {
@@ -242,7 +243,7 @@ fn in_memory() -> Source {
     }
 }
 
-/// Absent where it may be.
+/// Reads the revocation lists. `None` when there are none and none are required.
 fn read_crl(crl: &Crl) -> Result<Option<(&Path, Vec<u8>)>, CredentialsError> {
     let (path, may_be_absent) = match crl {
         Crl::None => return Ok(None),
@@ -290,7 +291,7 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 fn own_subject(path: &Path, chain: &[CertificateDer<'_>]) -> Result<Subject, CredentialsError> {
     let not_an_identity = |source| CredentialsError::NotAnIdentity { path: path.to_owned(), source };
     let own = chain.first().ok_or_else(|| CredentialsError::NoCertificate { path: path.to_owned() })?;
-    // asked first: the usual mistake is a chain the wrong way round, and that is then what is said
+    // checked first: the usual mistake is a chain in the wrong order, and the error should say so
     if parse(own).map_err(not_an_identity)?.is_ca() {
         return Err(CredentialsError::IsCa { path: path.to_owned() });
     }
@@ -384,12 +385,12 @@ mod tests {
         for (told, words) in [
             (fault("", key, bundle), "certificate holds no certificate"),
             (fault(cut, key, bundle), "certificate is not valid PEM"),
-            (fault(junk, key, bundle), "is no workload's: it is not a readable"),
+            (fault(junk, key, bundle), "is not a workload's certificate: it is not a readable"),
             (fault(ca.certificate_pem(), &ca.key_pem(), bundle), "put the workload's own first"),
             (fault(&two.certificate, &two.key, bundle), "2 URIs"),
             (fault(&none.certificate, &none.key, bundle), "no SPIFFE ID"),
             (fault(&past.certificate, &past.key, bundle), "issue a new one"),
-            (fault(&future.certificate, &future.key, bundle), "holds only from"),
+            (fault(&future.certificate, &future.key, bundle), "is valid only from"),
             (fault(certificate, "", bundle), "key holds no private key"),
             (fault(certificate, junk_key, bundle), "the key in key cannot be used"),
             (
@@ -404,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_trust_domain_must_be_the_certificates() {
+    fn a_configured_trust_domain_must_match_the_certificate() {
         let pem = web(&ca());
         let parts = Parts {
             certificate: pem.certificate.as_bytes(),
@@ -424,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_holds_through_its_last_second() {
+    fn a_certificate_is_valid_through_its_last_second() {
         let pem = web(&ca());
         let parts = Parts {
             certificate: pem.certificate.as_bytes(),
@@ -438,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_loaded_and_a_missing_one_is_worth_waiting_for() {
+    fn files_are_loaded_and_a_missing_one_is_reported_as_missing() {
         let folder = std::env::temp_dir().join(format!("pillion-credentials-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         let [certificate, key, trust_bundle] = ["tls.crt", "tls.key", "ca.crt"].map(|name| folder.join(name));

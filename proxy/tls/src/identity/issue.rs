@@ -1,4 +1,4 @@
-//! A small CA for development, the demo and tests: ECDSA P-256, one level.
+//! A small CA for development, the demo and tests. It uses ECDSA P-256 and one level of certificates.
 //!
 //! Deliberately absent: anything a production CA needs (approval, rotation of itself, an audit log).
 
@@ -19,22 +19,23 @@ use time::OffsetDateTime;
 use super::credentials::{Credentials, CredentialsError};
 use super::{NotAnIdentity, names, only_spiffe_id, parse};
 
-/// A minute back: the clocks of two machines differ, and a certificate is used the second it is made.
+/// Certificates are valid from one minute ago: the clocks of two machines differ, and a certificate may be used in the
+/// second in which it is made.
 const CLOCK_SLACK: Duration = Duration::from_secs(60);
 
-/// Ten years: a development CA that expires teaches nothing but annoyance.
+/// Ten years, so that a development CA does not expire while it is in use.
 const CA_TTL: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Signs certificates for workloads of one trust domain.
 pub struct Ca {
     issuer: Issuer<'static, KeyPair>,
     certificate: String,
-    /// `None`: a CA made elsewhere that names no trust domain; it may sign for any.
+    /// `None` when the CA was made elsewhere and names no trust domain. It may then sign for any trust domain.
     trust_domain: Option<String>,
     not_after: OffsetDateTime,
 }
 
-/// One workload's files, as PEM text.
+/// The files of one workload, as PEM text.
 #[derive(Clone)]
 pub struct IssuedPem {
     /// `tls.crt`
@@ -45,17 +46,17 @@ pub struct IssuedPem {
     pub bundle: String,
 }
 
-/// What goes into one certificate, unchecked: tests ask for what no workload should have.
+/// The content of one certificate, unchecked: tests ask for certificates that no workload should have.
 #[derive(Debug, Clone)]
 pub struct CertificateRequest {
     pub uris: Vec<String>,
-    /// Host names, or IP addresses.
+    /// Host names or IP addresses.
     pub hosts: Vec<String>,
     pub not_before: OffsetDateTime,
     pub not_after: OffsetDateTime,
 }
 
-/// Why the CA did not do it.
+/// Why the CA refused or failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
     #[error("{domain:?} cannot be a trust domain: {source}; an example: cluster.local")]
@@ -81,10 +82,10 @@ pub enum CaError {
 }
 
 impl Ca {
-    /// Makes a CA with a fresh key, good for ten years.
+    /// Makes a CA with a new key, valid for ten years.
     ///
     /// # Errors
-    /// The name is no trust domain.
+    /// The name is not a valid trust domain.
     pub fn generate(trust_domain: &str) -> Result<Self, CaError> {
         check_trust_domain(trust_domain)
             .map_err(|source| CaError::TrustDomain { domain: trust_domain.to_owned(), source })?;
@@ -96,10 +97,10 @@ impl Ca {
         Ok(Self { issuer: Issuer::new(params, key), certificate, trust_domain, not_after })
     }
 
-    /// Takes up a CA from its PEM files.
+    /// Loads a CA from its PEM files.
     ///
     /// # Errors
-    /// Either is unreadable, they do not belong together, or it is no CA.
+    /// A file is unreadable, the two do not belong together, or the certificate is not a CA's.
     pub fn from_pem(certificate: &str, key: &str) -> Result<Self, CaError> {
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(CaError::BadPem)?;
         let key = KeyPair::from_pem(key).map_err(CaError::BadKey)?;
@@ -121,16 +122,16 @@ impl Ca {
         &self.certificate
     }
 
-    /// `ca.key`; whoever has it can be anyone in the trust domain.
+    /// The content of `ca.key`. A holder of this key can issue every identity of the trust domain.
     pub fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
 
-    /// A certificate for one workload, from a minute ago until `ttl` from now or the CA's own end, whichever
-    /// is sooner.
+    /// Issues a certificate for one workload, valid from one minute ago until `ttl` from now, or until the CA's own
+    /// certificate ends if that is sooner.
     ///
     /// # Errors
-    /// The ID has no path or is of another trust domain; a host is neither name nor address.
+    /// The ID has no path or belongs to another trust domain, or a host is neither a name nor an address.
     pub fn issue(&self, id: &SpiffeId, hosts: &[String], ttl: Duration) -> Result<IssuedPem, CaError> {
         self.check_id(id)?;
         let now = OffsetDateTime::now_utc();
@@ -143,10 +144,10 @@ impl Ca {
         })
     }
 
-    /// Signs whatever is asked: foreign, expired or doubled names too, which is what tests need.
+    /// Signs every request, also with foreign, expired or doubled names, which tests need.
     ///
     /// # Errors
-    /// A name cannot be put into a certificate.
+    /// A name cannot be written into a certificate.
     pub fn sign(&self, request: &CertificateRequest) -> Result<IssuedPem, CaError> {
         let key = KeyPair::generate()?;
         let certificate = leaf_params(request)?.signed_by(&key, &self.issuer)?;
@@ -157,10 +158,11 @@ impl Ca {
         })
     }
 
-    /// `ca.crl`, PEM: names these serial numbers as revoked, and holds until `next_update`, in the past too.
+    /// The content of `ca.crl` in PEM: it revokes these serial numbers and is valid until `next_update`, which may be
+    /// in the past.
     ///
     /// # Errors
-    /// The CA's certificate does not allow it to sign lists.
+    /// The CA's certificate does not allow it to sign revocation lists.
     pub fn revoke(&self, serials: &[Vec<u8>], next_update: OffsetDateTime) -> Result<String, CaError> {
         let this_update = OffsetDateTime::now_utc().min(next_update) - CLOCK_SLACK;
         let revoked = |serial: &Vec<u8>| RevokedCertParams {
@@ -194,23 +196,23 @@ impl Ca {
 }
 
 impl IssuedPem {
-    /// Ready to serve with, without files.
+    /// Credentials that can be used without files.
     ///
     /// # Errors
-    /// As `Credentials::from_pem`: signed on request, it may be nobody's identity.
+    /// Like `Credentials::from_pem`. A certificate from [`Ca::sign`] may be no identity.
     pub fn credentials(&self) -> Result<Credentials, CredentialsError> {
         Credentials::from_pem(self.certificate.as_bytes(), self.key.as_bytes(), self.bundle.as_bytes())
     }
 }
 
-/// Keys stay out of logs.
+/// Leaves out the key, which must not appear in logs.
 impl fmt::Debug for Ca {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Ca").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
     }
 }
 
-/// Keys stay out of logs.
+/// Leaves out the key, which must not appear in logs.
 impl fmt::Debug for IssuedPem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IssuedPem").field("certificate", &self.certificate).finish_non_exhaustive()
@@ -226,7 +228,7 @@ fn ca_params(trust_domain: &str) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, format!("Pillion CA of {trust_domain}"));
-    // X509-SVID, 2: a signing certificate is named by its trust domain, without a path
+    // X509-SVID, 2: the SPIFFE ID of a signing certificate is its trust domain, without a path
     params.subject_alt_names = vec![SanType::URI(format!("spiffe://{trust_domain}").try_into()?)];
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -237,7 +239,7 @@ fn ca_params(trust_domain: &str) -> Result<CertificateParams, CaError> {
 
 fn leaf_params(request: &CertificateRequest) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
-    // names stand in the alternative names alone; two CAs of one name are told apart by the key identifier
+    // names are only in the alternative names; the key identifier tells two CAs with one name apart
     params.distinguished_name = DistinguishedName::new();
     params.use_authority_key_identifier_extension = true;
     params.subject_alt_names = alt_names(request)?;
@@ -266,7 +268,7 @@ fn alt_name(host: &str) -> Result<SanType, CaError> {
     Ok(SanType::DnsName(host.try_into()?))
 }
 
-/// The trust domain a CA names, if it names one.
+/// The trust domain that a CA's certificate names, if it names one.
 fn trust_domain(
     certificate: &x509_parser::certificate::X509Certificate<'_>,
 ) -> Result<Option<String>, NotAnIdentity> {
@@ -293,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_may_not_sign_is_refused_with_a_hint() {
+    fn the_ca_refuses_foreign_ids_and_bad_names_with_a_hint() {
         let ca = ca();
         let told = |workload: &str, host: &str| {
             let hosts = [host.to_owned()];
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ca_comes_back_from_its_files_and_signs_as_before() {
+    fn a_ca_that_was_loaded_from_its_files_signs_as_before() {
         let made = ca();
         let loaded = Ca::from_pem(made.certificate_pem(), &made.key_pem()).expect("a CA");
         let hosts = ["web.shop", "*.web.shop", "10.0.0.1", "::1"].map(str::to_owned);
@@ -323,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn files_that_are_no_ca_are_not_taken_for_one() {
+    fn files_that_are_not_a_ca_are_refused() {
         let (ca, other) = (ca(), ca());
         let leaf = ca.issue(&id(WEB), &[], DAY).expect("issued");
         let from = |certificate: &str, key: &str| Ca::from_pem(certificate, key).map(drop);
@@ -334,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn no_certificate_outlives_its_ca_however_long_one_asks() {
+    fn no_certificate_outlives_its_ca_however_long_the_requested_lifetime() {
         let ca = ca();
         for ttl in [Duration::MAX, 100 * CA_TTL] {
             let own = ca.issue(&id(WEB), &[], ttl).expect("issued").credentials().expect("usable");

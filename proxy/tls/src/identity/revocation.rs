@@ -1,8 +1,9 @@
-//! Certificate revocation lists (RFC 5280, 5): which certificates of a CA no longer hold.
+//! Certificate revocation lists (RFC 5280, 5): which certificates of a CA are no longer valid.
 //!
-//! Read with the trust bundle and swapped with it. A list whose `nextUpdate` has passed stays in force and is told
-//! of loudly at load: with it the revoked stay out, while refusing everybody would turn a publisher's outage into one
-//! of the whole mesh. Deliberately absent: fetching lists, and the verdict on a peer (`tls::verify`).
+//! Lists are read and replaced together with the trust bundle. A list whose `nextUpdate` has passed stays in force,
+//! with a warning at load. So revoked certificates stay refused; refusing every peer would turn an outage of the list's
+//! publisher into an outage of the whole mesh. Deliberately absent: fetching lists, and the verdict about a peer
+//! (`tls::verify`).
 
 use std::path::Path;
 
@@ -17,23 +18,23 @@ use super::credentials::CredentialsError;
 use super::{date, parse};
 use crate::provider;
 
-/// One CA's list, known to be well formed.
+/// The list of one CA, checked to be well formed.
 #[derive(Debug)]
 pub struct RevocationList {
-    /// The DER name of the CA, to find the list by.
+    /// The DER name of the CA, by which the list is found.
     pub issuer: Vec<u8>,
-    /// The CA's name as people read it.
+    /// The CA's name as text.
     pub issuer_name: String,
     /// Unix seconds.
     pub this_update: i64,
-    /// Unix seconds; the last at which the CA stands by it. Few lists have none.
+    /// The last second for which the CA promises that the list is current, in Unix seconds. A few lists have none.
     pub next_update: Option<i64>,
-    /// How many certificates it names.
+    /// The number of certificates that the list revokes.
     pub revoked: usize,
     pub list: CertRevocationList<'static>,
 }
 
-/// Why a list cannot be relied on.
+/// Why a list cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BadList {
     #[error("it holds no list; expected a PEM block `BEGIN X509 CRL`, or one list in DER")]
@@ -44,19 +45,17 @@ pub enum BadList {
     Unreadable { number: usize, fault: String },
     #[error("list {number} cannot be used: {fault}")]
     Unusable { number: usize, fault: webpki::Error },
-    #[error(
-        "list {number} says that it is of {issuer}, but no CA of that name in the trust bundle signed it"
-    )]
+    #[error("list {number} names {issuer} as its CA, but no CA of that name in the trust bundle signed it")]
     Forged { number: usize, issuer: String },
 }
 
-/// Reads the lists of one file, PEM with one or several or a single DER.
+/// Reads the lists of one file: PEM with one or several lists, or one list in DER.
 ///
-/// A list of a CA in `bundle` must bear its signature. Others are of intermediate CAs: their signature is verified
-/// when a peer brings the CA's certificate.
+/// If a CA in `bundle` has the list's name, the list must have its signature. Other lists belong to intermediate CAs:
+/// their signature is verified when a peer shows the CA's certificate.
 ///
 /// # Errors
-/// [`CredentialsError::BadCrl`]: half a list would let in whom it was to keep out.
+/// [`CredentialsError::BadCrl`]. A list that was read only in part would admit certificates that it revokes.
 pub(super) fn read(
     path: &Path,
     bytes: &[u8],
@@ -73,8 +72,8 @@ fn lists(bytes: &[u8], bundle: &[CertificateDer<'_>]) -> Result<Vec<RevocationLi
     ders.iter().enumerate().map(|(index, der)| RevocationList::read(index + 1, der, bundle)).collect()
 }
 
-/// The first byte of any DER list: a SEQUENCE. No PEM text begins with a zero (0x30): it begins with a dash or
-/// with a comment, which OpenSSL writes as `Certificate Revocation List`.
+/// The first byte of every DER list, a SEQUENCE (0x30). PEM text never begins with this byte, which is the digit zero:
+/// it begins with a dash or with a comment, which OpenSSL writes as `Certificate Revocation List`.
 const SEQUENCE: u8 = 0x30;
 
 fn ders(bytes: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, BadList> {
@@ -112,22 +111,23 @@ impl RevocationList {
         self.next_update.is_some_and(|next| now > next)
     }
 
-    /// Tells, once per load, of a list that should have been followed by a newer one.
+    /// Warns, once per load, about a list that should have been replaced by a newer one.
     pub(super) fn warn_if_outdated(&self, path: &Path, now: i64) {
         if let (true, Some(next)) = (self.is_outdated(now), self.next_update) {
             tracing::warn!(
                 file = %path.display(), issuer = %self.issuer_name, next_update = %date(next),
-                "a revocation list is out of date: it stays in force, but certificates revoked since are let in"
+                "a revocation list is out of date: it stays in force, but certificates that were revoked since are accepted"
             );
         }
     }
 }
 
-/// By one of the CAs of that name, where the bundle has any: after a change of its key a CA may stand there twice.
+/// Whether one of the bundle's CAs with the list's name signed the list, or the bundle has no CA with that name. After
+/// a change of its key a CA may be in the bundle twice.
 fn is_vouched_for(list: &CertificateRevocationList<'_>, bundle: &[CertificateDer<'_>]) -> bool {
     let mut named = false;
     for der in bundle {
-        // what webpki could take up as a root, yet x509-parser cannot read, vouches for nothing
+        // a root that webpki accepted but x509-parser cannot read signs no list
         let Ok(ca) = parse(der) else { continue };
         if ca.subject().as_raw() != list.issuer().as_raw() {
             continue;
@@ -140,7 +140,7 @@ fn is_vouched_for(list: &CertificateRevocationList<'_>, bundle: &[CertificateDer
     !named
 }
 
-/// By whatever algorithm: the key decides, and it is a CA's that we trust.
+/// Tries every algorithm: only the key matters, and it is the key of a CA that we trust.
 fn is_signed_by(list: &CertificateRevocationList<'_>, key: &[u8]) -> bool {
     let (message, signature) = (list.tbs_cert_list.as_ref(), &list.signature_value.data);
     let algorithms = provider::any().signature_verification_algorithms.all;

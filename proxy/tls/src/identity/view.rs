@@ -1,6 +1,6 @@
-//! Certificates and revocation lists as people look at them (`/certs`).
+//! Certificates and revocation lists as text for the page `/certs`.
 //!
-//! Deliberately absent: keys. What is shown, anybody who shakes hands with us can see as well.
+//! Deliberately absent: keys. Every peer that does a handshake with us can see what is shown here.
 
 use rustls::pki_types::CertificateDer;
 use serde_json::{Value, json};
@@ -12,11 +12,11 @@ use super::revocation::RevocationList;
 use super::{NotAnIdentity, date, names, only_spiffe_id, parse};
 use crate::{hex, sha256};
 
-/// What a certificate is to us.
+/// The role of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CertificateRole {
     Own,
-    /// Sent along, so that peers find the way to a root.
+    /// Sent along with our own certificate, so that peers find the path to a root.
     Intermediate,
     TrustBundle,
 }
@@ -35,17 +35,17 @@ impl CertificateRole {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateView {
     pub used_as: CertificateRole,
-    /// The distinguished name; often empty for a workload.
+    /// The distinguished name. A workload's is often empty.
     pub subject: String,
     pub spiffe_id: Option<String>,
     pub issuer: String,
-    /// Hexadecimal, bytes parted by colons.
+    /// Hexadecimal, with colons between the bytes.
     pub serial: String,
     /// Unix seconds.
     pub not_before: i64,
     /// Unix seconds.
     pub not_after: i64,
-    /// The hash of the DER, hexadecimal.
+    /// The SHA-256 of the DER certificate, in hexadecimal.
     pub sha256: String,
     /// `ecdsa-256`, `rsa-2048`, `ed25519`, or the algorithm's object identifier.
     pub key_algorithm: String,
@@ -59,19 +59,19 @@ pub struct RevocationListView {
     pub this_update: i64,
     /// Unix seconds.
     pub next_update: Option<i64>,
-    /// How many certificates it names.
+    /// The number of certificates that the list revokes.
     pub revoked: usize,
 }
 
 impl Credentials {
-    /// Own certificate first, then intermediates, then the trust bundle.
+    /// Our own certificate first, then the intermediates, then the trust bundle.
     pub fn describe(&self) -> Vec<CertificateView> {
         let chain = self.chain().iter().enumerate().map(|(index, der)| match index {
             0 => (CertificateRole::Own, der),
             _ => (CertificateRole::Intermediate, der),
         });
         let bundle = self.bundle.iter().map(|der| (CertificateRole::TrustBundle, der));
-        // an intermediate that cannot be read is of no use to a peer either, and is left out
+        // an intermediate that cannot be read is left out: a peer cannot use it either
         chain.chain(bundle).filter_map(|(used_as, der)| CertificateView::read(used_as, der).ok()).collect()
     }
 
@@ -79,7 +79,7 @@ impl Credentials {
         self.revocations.iter().map(RevocationListView::of).collect()
     }
 
-    /// Both, as `/certs` answers.
+    /// The certificates and the revocation lists, as the page `/certs` shows them.
     pub fn to_json(&self) -> Value {
         let certificates: Vec<Value> = self.describe().iter().map(CertificateView::to_json).collect();
         let lists: Vec<Value> = self.describe_revocations().iter().map(RevocationListView::to_json).collect();
@@ -164,7 +164,7 @@ mod tests {
     const WEB: &str = "spiffe://cluster.local/ns/default/sa/web";
 
     #[test]
-    fn what_we_are_and_whom_we_trust_is_shown_and_no_key() {
+    fn the_page_shows_our_certificate_the_trust_bundle_and_the_lists_and_no_key() {
         let ca = Ca::generate("cluster.local").expect("a CA");
         let pem = ca.issue(&WEB.parse().expect("an ID"), &[], Duration::from_secs(3600)).expect("issued");
         let next_update = OffsetDateTime::now_utc() + Duration::from_secs(60);

@@ -1,9 +1,9 @@
-//! Notices that the files of our identity have changed, and decides what to do about it.
+//! Notices that the files of our identity have changed, and decides whether to load them.
 //!
-//! A set is written file by file, or swapped whole by a symlink as Kubernetes does: half a set is refused, the one in
-//! use stays, and whatever comes next is tried again. Half a bundle, or half of the revocation lists, may well be
-//! readable: where a set is in use, the next one must have stood still from one look to the next. [`Rotation`] decides
-//! and is pure. Deliberately absent: a clock, tasks, and what a new set is put to use in.
+//! A set of files is written one by one, or replaced as a whole by a symlink as Kubernetes does. Half a set is refused,
+//! the set in use stays, and the next content is tried again. Half a bundle, or half of the revocation lists, may be
+//! readable as such: while a set is in use, the next set is loaded only if two checks in a row found the same content.
+//! [`Rotation`] decides and is pure. Deliberately absent: a clock, tasks, and the use of a new set.
 
 use std::time::SystemTime;
 
@@ -12,12 +12,12 @@ use pillion_model::identity::{Crl, Source};
 use super::credentials::{Credentials, CredentialsError, MAX_FILE};
 use crate::files::{Content, Looked};
 
-/// Seconds until what could not be put to use is tried again: often enough for a certificate that is about to end, and
-/// seldom enough for the log.
+/// Seconds until a set that could not be put to use is tried again: soon enough for a certificate that is about to
+/// expire, and seldom enough for the log.
 const AGAIN: i64 = 10;
 
-/// What the files of a set hold, or why they cannot be read: certificate, key, bundle, revocation lists; `None` for
-/// what is not configured.
+/// The content of each file, or why it cannot be read: certificate, key, bundle, revocation lists. `None` for a file
+/// that is not configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fingerprint([Option<Content>; 4]);
 
@@ -30,15 +30,15 @@ fn files(source: &Source) -> [Option<Looked>; 4] {
     all.map(|path| path.map(|path| Looked::new(path, MAX_FILE + 1)))
 }
 
-/// What to do about what is there.
+/// Whether the content must be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum KnownOrNew {
-    /// Known: in use, or refused before.
+    /// The content is in use, or was refused before.
     Same,
     Load,
 }
 
-/// What is in use, and what has been refused since.
+/// The content that is in use, and the content that was refused since.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Rotation {
     good: Option<Fingerprint>,
@@ -48,12 +48,12 @@ pub struct Rotation {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Refused {
     seen: Fingerprint,
-    /// Unix seconds; when time alone makes it usable.
+    /// The Unix second from which the same content can be used, if only time is wrong.
     again: Option<i64>,
 }
 
 impl Rotation {
-    /// `now` in Unix seconds. A return to what is in use forgets what was refused meanwhile.
+    /// `now` is in Unix seconds. When the files return to the content in use, an earlier refusal is forgotten.
     pub fn look(&mut self, seen: Fingerprint, now: i64) -> KnownOrNew {
         if self.good == Some(seen) {
             self.refused = None;
@@ -67,19 +67,20 @@ impl Rotation {
         }
     }
 
-    /// `seen` was looked at before it was loaded: what is written in between differs at the next look.
+    /// Notes that `seen` is in use. It was read before the set was loaded, so a write in between differs at the next
+    /// check.
     pub fn loaded(&mut self, seen: Fingerprint) {
         *self = Self { good: Some(seen), refused: None };
     }
 
-    /// What was loaded last is not in use after all, and is worth another look from `again` on, in Unix seconds.
+    /// Notes that the set that was loaded last is not in use after all. It is tried again from the Unix second `again`.
     pub fn put_back(&mut self, again: i64) {
         if let Some(seen) = self.good.take() {
             self.refused(seen, Some(again));
         }
     }
 
-    /// `again` as [`CredentialsError::usable_from`] has it.
+    /// Notes that `seen` was refused. `again` is the value of [`CredentialsError::usable_from`].
     pub fn refused(&mut self, seen: Fingerprint, again: Option<i64>) {
         self.refused = Some(Refused { seen, again });
     }
@@ -90,22 +91,23 @@ fn unix(now: SystemTime) -> i64 {
     i64::try_from(seconds).unwrap_or(i64::MAX)
 }
 
-/// What a look came to.
+/// The result of a check.
 #[derive(Debug)]
 pub enum Outcome {
     Same,
-    /// All of it is to be put to use in one swap.
+    /// A new set was loaded, to be put to use in one swap.
     Swapped(Box<Credentials>),
-    /// The set in use stays; told once for each content. `is_missing` where there is nothing there yet.
+    /// The new content was refused and the set in use stays. Reported once for each content. `is_missing` tells whether
+    /// a file is missing.
     Refused(CredentialsError),
 }
 
-/// The files of one identity over time. The first look swaps or refuses.
+/// The files of one identity over time. The first check swaps or refuses.
 #[derive(Debug)]
 pub struct Rotating {
     source: Source,
     files: [Option<Looked>; 4],
-    /// By the last look.
+    /// The content at the last check.
     seen: Option<Fingerprint>,
     rotation: Rotation,
 }
@@ -115,18 +117,19 @@ impl Rotating {
         Self { files: files(&source), source, seen: None, rotation: Rotation::default() }
     }
 
-    /// Whether what is there was refused, and the set in use is an older one.
+    /// Whether the present content was refused, so that the set in use is an older one.
     pub const fn is_refused(&self) -> bool {
         self.rotation.refused.is_some()
     }
 
-    /// What the last look brought could not be put to use, for a reason that lies elsewhere: it is brought again at
-    /// the first look after [`AGAIN`].
+    /// Notes that the set of the last check could not be put to use, for a reason outside the files. It is loaded again
+    /// at the first check after [`AGAIN`].
     pub fn put_back(&mut self, now: SystemTime) {
         self.rotation.put_back(unix(now) + AGAIN);
     }
 
-    /// For every second or two: four `stat`s, no more, while nothing changes. Blocks on file IO.
+    /// Checks the files. Meant to be called every second or two: it costs at most four `stat` calls while nothing
+    /// changes. Blocks on file IO.
     pub fn look(&mut self, now: SystemTime) -> Outcome {
         let look = |file: &mut Option<Looked>| file.as_mut().map(|file| file.look(now));
         let seen = Fingerprint(self.files.each_mut().map(look));

@@ -1,4 +1,4 @@
-//! Clients that come again: verified once, and judged anew by all that may have changed.
+//! Clients that connect again: verified once, and judged again by everything that may have changed.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -13,7 +13,7 @@ use super::*;
 use crate::server::config_with;
 use crate::verify::{ClientVerifier, Expected};
 
-/// rustls' verifier of chains, and how often it was asked.
+/// rustls' verifier of chains, with a count of its calls.
 #[derive(Debug)]
 struct Counting {
     inner: Arc<dyn ClientCertVerifier>,
@@ -78,18 +78,18 @@ impl Watched {
         Self { verifier, counting, config }
     }
 
-    /// A client that has no session to resume.
+    /// Serves a client that has no session to resume.
     async fn serve(&self, caller: &Credentials) -> Served {
         let caller = client(caller, &mutual(&[]), AlpnOffer::Auto);
         shake(self.config.clone(), &caller).await.0
     }
 
-    /// How many chains were verified, and how many are known.
+    /// How many chains were verified, and how many are remembered.
     fn counts(&self) -> (usize, usize) {
         (self.counting.verified.load(Relaxed), self.verifier.known.len())
     }
 
-    /// The verdict on a client's certificates at `now`, in Unix seconds.
+    /// The verdict about a client's certificates at the Unix second `now`.
     fn judge(&self, caller: &Credentials, now: i64) -> Result<(), Error> {
         let now = UnixTime::since_unix_epoch(Duration::from_secs(now.try_into().expect("a time")));
         let (own, intermediates) = caller.chain().split_first().expect("a certificate");
@@ -98,7 +98,7 @@ impl Watched {
 }
 
 #[tokio::test]
-async fn a_client_that_comes_again_is_verified_once_and_stays_who_it_is() {
+async fn a_client_that_connects_again_is_verified_once_and_keeps_its_identity() {
     let ca = ca();
     let (web, other, server) = (issue(&ca, WEB), issue(&ca, OTHER), Watched::new(&issue(&ca, ORDERS)));
     for _ in 0..3 {
@@ -111,7 +111,7 @@ async fn a_client_that_comes_again_is_verified_once_and_stays_who_it_is() {
 }
 
 #[tokio::test]
-async fn a_client_of_tls_1_2_is_known_when_it_comes_again() {
+async fn a_tls_1_2_client_is_known_when_it_connects_again() {
     let ca = ca();
     let (web, server) = (issue(&ca, WEB), Watched::new(&issue(&ca, ORDERS)));
     let name = rustls::pki_types::ServerName::try_from("orders.shop").expect("a name");
@@ -126,7 +126,7 @@ async fn a_client_of_tls_1_2_is_known_when_it_comes_again() {
 }
 
 #[tokio::test]
-async fn a_client_that_was_refused_is_refused_again_and_takes_nobodys_place() {
+async fn a_client_that_was_refused_is_refused_again_and_is_not_remembered() {
     let ca = ca();
     let past = OffsetDateTime::UNIX_EPOCH + Duration::from_secs(86_400);
     let (orders, revoked) = (issue(&ca, ORDERS), issue(&ca, WEB));
@@ -147,7 +147,7 @@ async fn a_client_that_was_refused_is_refused_again_and_takes_nobodys_place() {
 }
 
 #[tokio::test]
-async fn a_client_that_shows_anothers_certificate_is_not_known_by_it() {
+async fn a_client_without_the_key_of_a_known_certificate_is_refused() {
     let ca = ca();
     let (web, other, server) = (issue(&ca, WEB), issue(&ca, OTHER), Watched::new(&issue(&ca, ORDERS)));
     let stolen = rustls::sign::CertifiedKey::new(web.chain().to_vec(), other.key.key.clone());
@@ -155,21 +155,21 @@ async fn a_client_that_shows_anothers_certificate_is_not_known_by_it() {
     for _ in 0..2 {
         assert!(server.serve(&thief).await.is_err());
     }
-    assert_eq!(server.counts(), (2, 0), "its chain is good, and the key is not its own");
+    assert_eq!(server.counts(), (2, 0), "the chain is good, but the key belongs to another certificate");
 
     server.serve(&web).await.expect("admitted");
-    assert!(server.serve(&thief).await.is_err(), "however well known the certificate is");
+    assert!(server.serve(&thief).await.is_err(), "although the certificate is known");
     server.serve(&web).await.expect("admitted");
     assert_eq!(server.counts(), (3, 1));
 }
 
 #[tokio::test]
-async fn a_known_client_is_refused_before_and_after_the_time_in_which_its_certificate_holds() {
+async fn a_known_client_is_refused_before_and_after_its_certificate_is_valid() {
     let ca = ca();
     let (web, server) = (issue(&ca, WEB), Watched::new(&issue(&ca, ORDERS)));
     server.serve(&web).await.expect("admitted");
     assert_eq!((server.judge(&web, web.not_before), server.judge(&web, web.not_after)), (Ok(()), Ok(())));
-    assert_eq!(server.counts(), (1, 1), "known all that time");
+    assert_eq!(server.counts(), (1, 1), "remembered all that time");
     for (now, word) in [(web.not_after + 1, "expired"), (web.not_before - 1, "not valid yet")] {
         let refused = server.judge(&web, now).expect_err("must be refused").to_string();
         assert!(refused.contains(word), "{refused}");
@@ -177,7 +177,7 @@ async fn a_known_client_is_refused_before_and_after_the_time_in_which_its_certif
 }
 
 #[tokio::test]
-async fn connections_of_one_client_are_judged_once_by_new_rules() {
+async fn several_connections_of_one_client_are_judged_once_by_new_rules() {
     let ca = ca();
     let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
     let (old, new) = (Watched::new(&orders), Watched::new(&orders));
@@ -188,7 +188,7 @@ async fn connections_of_one_client_are_judged_once_by_new_rules() {
     assert_eq!((old.counts(), new.counts()), ((1, 1), (1, 1)));
 }
 
-/// A workload below an intermediate that holds for a shorter time, until the second `not_after`.
+/// A workload below an intermediate that is valid for a shorter time, until the second `not_after`.
 fn below_an_intermediate(not_after: OffsetDateTime) -> Credentials {
     let key = || KeyPair::generate().expect("a key");
     let (root_key, middle_key, leaf_key) = (key(), key(), key());
@@ -217,7 +217,7 @@ async fn a_known_client_is_refused_once_an_intermediate_has_expired() {
 }
 
 #[tokio::test]
-async fn what_is_shown_besides_a_known_certificate_is_verified_and_takes_no_further_place() {
+async fn a_known_certificate_with_another_chain_is_verified_and_takes_no_further_place() {
     let web = below_an_intermediate(tomorrow());
     let server = Watched::new(&web);
     server.serve(&web).await.expect("admitted");
@@ -234,7 +234,7 @@ async fn what_is_shown_besides_a_known_certificate_is_verified_and_takes_no_furt
 }
 
 #[tokio::test]
-async fn new_roots_and_new_lists_judge_those_anew_whom_the_old_ones_knew() {
+async fn new_roots_and_new_lists_judge_again_the_clients_that_the_old_ones_knew() {
     let ca = ca();
     let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
     let foreign = super::ca();

@@ -1,4 +1,4 @@
-//! Certificates that are revoked, outdated lists, and sessions that must not outlive the set they began with.
+//! Revoked certificates, outdated lists, and sessions that must not outlive the credentials they began with.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
@@ -29,7 +29,7 @@ fn simple() -> UpstreamTls {
     UpstreamTls::Simple { sni: Some("orders.shop".to_owned()), trust_bundle: None }
 }
 
-/// Any client is served, as by a server outside the mesh.
+/// A server that accepts any client, like a server outside the mesh.
 fn open_server(own: &Credentials) -> Arc<ServerConfig> {
     let config = ServerConfig::builder_with_provider(provider::provider(&POLICY))
         .with_protocol_versions(provider::versions(&POLICY))
@@ -47,7 +47,7 @@ async fn call_open(server: Arc<ServerConfig>, caller: &ClientTls) -> Result<(), 
 }
 
 #[tokio::test]
-async fn a_revoked_certificate_is_refused_on_either_side_and_its_serial_is_said() {
+async fn a_revoked_certificate_is_refused_on_both_sides_and_its_serial_is_named() {
     let ca = ca();
     let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
     let words = |of| {
@@ -67,7 +67,7 @@ async fn a_revoked_certificate_is_refused_on_either_side_and_its_serial_is_said(
 }
 
 #[tokio::test]
-async fn those_not_on_a_list_and_those_of_a_ca_without_one_are_admitted() {
+async fn certificates_not_on_a_list_and_those_of_a_ca_without_a_list_are_admitted() {
     let (ours, theirs) = (ca(), Ca::generate("cluster.local").expect("a CA of the same name"));
     let (web, orders, foreign) = (issue(&ours, WEB), issue(&ours, ORDERS), issue(&theirs, WEB));
     let bundle = [ours.certificate_pem(), theirs.certificate_pem()].concat();
@@ -82,7 +82,7 @@ async fn those_not_on_a_list_and_those_of_a_ca_without_one_are_admitted() {
 }
 
 #[tokio::test]
-async fn every_list_of_a_name_counts_whatever_their_order_and_their_cas_keys() {
+async fn every_list_with_a_ca_s_name_counts_in_any_order_and_with_any_of_its_keys() {
     let (ours, theirs) = (ca(), Ca::generate("cluster.local").expect("a CA of the same name"));
     let (web, orders, foreign) = (issue(&ours, WEB), issue(&ours, ORDERS), issue(&theirs, WEB));
     let bundle = [ours.certificate_pem(), theirs.certificate_pem()].concat();
@@ -98,7 +98,7 @@ async fn every_list_of_a_name_counts_whatever_their_order_and_their_cas_keys() {
 }
 
 #[tokio::test]
-async fn an_outdated_list_keeps_the_revoked_out_and_everyone_else_in() {
+async fn an_outdated_list_refuses_the_revoked_certificates_and_no_others() {
     let ca = ca();
     let (web, other, orders) = (issue(&ca, WEB), issue(&ca, OTHER), issue(&ca, ORDERS));
     let yesterday = OffsetDateTime::now_utc() - Duration::from_secs(24 * 3600);
@@ -125,14 +125,14 @@ async fn a_session_does_not_resume_past_a_swap_that_revokes_its_certificate() {
     let (served, _) = shake(after, &caller).await;
     refused(served, TlsErrorKind::Certificate, "revoked");
 
-    // the other way round: the caller learns that the server is revoked, whose sessions it could resume
+    // the other direction: the caller gets a list that revokes the server, with which it has sessions
     let swapped = client(&with(&web, &revoking(&ca, &orders)), &mutual(&[]), AlpnOffer::Auto);
     let (_, called) = shake(before, &swapped).await;
     refused(called, TlsErrorKind::Certificate, "revoked");
 }
 
 #[tokio::test]
-async fn no_crowd_of_other_cas_hides_a_revoked_certificate() {
+async fn many_other_cas_in_the_chain_do_not_hide_a_revoked_certificate() {
     let ca = ca();
     let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
     let server = serve(&with(&orders, &revoking(&ca, &web)));
@@ -180,7 +180,7 @@ fn chain() -> Chain {
 }
 
 #[tokio::test]
-async fn a_revoked_intermediate_takes_its_workloads_with_it() {
+async fn a_revoked_intermediate_makes_its_workloads_certificates_refused() {
     let Chain { root, intermediate_serial, own } = chain();
     let now = OffsetDateTime::now_utc();
     let revoked = RevokedCertParams {
@@ -237,7 +237,7 @@ async fn a10_a_certificate_that_may_sign_others_is_admitted_on_neither_side_and_
 }
 
 #[tokio::test]
-async fn while_our_certificate_is_awaited_nobody_is_called() {
+async fn no_server_is_called_while_our_certificate_is_missing() {
     let (near, mut far) = duplex(1024);
     let waiting = ClientTls::waiting(&"certs/tls.crt is not there");
     assert!(waiting.waits_for().is_some());

@@ -1,4 +1,4 @@
-//! One end of a connection in memory, which breaks as a TCP socket of Linux does.
+//! One end of an in-memory connection, which breaks as a Linux TCP socket does.
 
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -13,8 +13,8 @@ use tokio::task::unconstrained;
 
 use crate::net::forward;
 
-/// Dropped with bytes unread, or after [`Pipe::set_abort`], it resets the connection: the other end reads what was
-/// sent before, and then an error in the place of an end.
+/// When it is dropped with unread bytes, or after [`Pipe::set_abort`], it resets the connection. The other end then
+/// reads what was sent before, and after that an error instead of an end.
 #[derive(Debug)]
 pub struct Pipe {
     io: DuplexStream,
@@ -24,7 +24,7 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// Both ends of a connection; `capacity` is in bytes and for each way.
+    /// Both ends of a connection. `capacity` is in bytes, for each direction.
     pub fn pair(capacity: usize) -> (Self, Self) {
         let (near, far) = duplex(capacity);
         let (by_near, by_far) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
@@ -40,7 +40,7 @@ impl Pipe {
         }
     }
 
-    /// What SO_LINGER does at a time of zero: dropping it resets the connection.
+    /// Does what SO_LINGER with a time of zero does: dropping this end resets the connection.
     pub fn set_abort(&self, aborts: bool) {
         self.aborts.store(aborts, Relaxed);
     }
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_was_read_whole_ends_cleanly() {
+    async fn a_pipe_ends_cleanly_only_when_every_byte_was_read() {
         for (aborts, is_read, reset) in [
             (false, true, None),
             (false, false, Some(ErrorKind::ConnectionReset)),

@@ -1,4 +1,4 @@
-//! Files that change in every way files do, and what is made of it.
+//! Tests of files that change in every usual way.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -43,7 +43,7 @@ fn write(scratch: &Scratch, pem: &IssuedPem) {
     scratch.write("ca.crt", &pem.bundle);
 }
 
-/// In one word, with what was refused.
+/// The outcome as one word, with the reason of a refusal.
 fn told(outcome: Outcome) -> String {
     match outcome {
         Outcome::Same => "same".to_owned(),
@@ -53,7 +53,7 @@ fn told(outcome: Outcome) -> String {
     }
 }
 
-/// What two looks come to: the second sees that the files stand still.
+/// The result of two checks: the second one sees that the files did not change in between.
 fn looked(rotating: &mut Rotating, now: SystemTime) -> String {
     let [first, second] = [(); 2].map(|()| told(rotating.look(now)));
     assert!(first == "same" || second == "same", "{first}, then {second}");
@@ -61,7 +61,7 @@ fn looked(rotating: &mut Rotating, now: SystemTime) -> String {
 }
 
 #[test]
-fn a_set_that_comes_file_by_file_is_awaited_and_swapped_once() {
+fn a_set_that_is_written_file_by_file_is_missing_until_complete_and_swapped_once() {
     let (scratch, pem) = (Scratch::new(), web(&ca()));
     let mut rotating = Rotating::new(source(&scratch, Crl::None));
     let mut look = || looked(&mut rotating, SystemTime::now());
@@ -81,7 +81,7 @@ fn a_set_that_comes_file_by_file_is_awaited_and_swapped_once() {
 }
 
 #[test]
-fn half_a_set_is_refused_once_and_the_whole_is_swapped() {
+fn half_a_new_set_is_refused_once_and_the_complete_set_is_swapped() {
     let (scratch, ca) = (Scratch::new(), ca());
     let (old, new) = (web(&ca), web(&ca));
     let mut rotating = Rotating::new(source(&scratch, Crl::None));
@@ -97,7 +97,7 @@ fn half_a_set_is_refused_once_and_the_whole_is_swapped() {
 }
 
 #[test]
-fn an_expired_set_is_refused_and_a_return_to_the_one_in_use_is_nothing_new() {
+fn an_expired_set_is_refused_and_a_return_to_the_set_in_use_is_no_change() {
     let (scratch, ca, now) = (Scratch::new(), ca(), OffsetDateTime::now_utc());
     let good = web(&ca);
     let mut rotating = Rotating::new(source(&scratch, Crl::None));
@@ -111,7 +111,7 @@ fn an_expired_set_is_refused_and_a_return_to_the_one_in_use_is_nothing_new() {
 }
 
 #[test]
-fn a_list_that_comes_goes_or_breaks_is_noticed_and_a_required_one_is_awaited() {
+fn a_revocation_list_that_appears_disappears_or_breaks_is_noticed_and_a_required_one_is_awaited() {
     let (scratch, ca) = (Scratch::new(), ca());
     let list = ca.revoke(&[vec![1]], OffsetDateTime::now_utc() + DAY).expect("a list");
     let other = self::ca().revoke(&[vec![1]], OffsetDateTime::now_utc() + DAY).expect("a list");
@@ -139,7 +139,7 @@ fn a_list_that_comes_goes_or_breaks_is_noticed_and_a_required_one_is_awaited() {
 }
 
 #[test]
-fn a_secret_swapped_by_its_symlink_is_seen() {
+fn a_secret_that_is_replaced_by_its_symlink_is_noticed() {
     let (scratch, ca) = (Scratch::new(), ca());
     for name in ["one", "two"] {
         let folder = scratch.path(name);
@@ -164,7 +164,7 @@ fn a_secret_swapped_by_its_symlink_is_seen() {
 }
 
 #[test]
-fn half_a_bundle_that_can_be_read_takes_nobodys_trust_away() {
+fn half_a_bundle_that_can_be_read_is_not_put_to_use_while_it_is_being_written() {
     let (scratch, ca, other) = (Scratch::new(), ca(), self::ca());
     let mut pem = web(&ca);
     pem.bundle = format!("{}{}", pem.bundle, other.certificate_pem());
@@ -174,13 +174,21 @@ fn half_a_bundle_that_can_be_read_takes_nobodys_trust_away() {
     scratch.write("ca.crt", ca.certificate_pem());
     assert_eq!(told(rotating.look(now)), "same");
     scratch.write("ca.crt", &pem.bundle);
-    assert_eq!([(); 2].map(|()| told(rotating.look(now))), ["same", "same"], "it was being written");
+    assert_eq!(
+        [(); 2].map(|()| told(rotating.look(now))),
+        ["same", "same"],
+        "the file was still being written"
+    );
     scratch.write("ca.crt", ca.certificate_pem());
-    assert_eq!([(); 2].map(|()| told(rotating.look(now))), ["same", "swapped"], "it is meant");
+    assert_eq!(
+        [(); 2].map(|()| told(rotating.look(now))),
+        ["same", "swapped"],
+        "the file did not change any more"
+    );
 }
 
 #[test]
-fn a_set_that_lacks_only_time_is_tried_again_when_it_has_come() {
+fn a_set_that_is_not_valid_yet_is_tried_again_when_its_time_has_come() {
     let seen = fingerprint(1);
     let mut rotation = Rotation::default();
     assert_eq!(rotation.look(seen, 0), KnownOrNew::Load);
@@ -193,10 +201,10 @@ fn fingerprint(content: u8) -> Fingerprint {
 }
 
 proptest! {
-    /// Sets by number, odd ones bad: whatever the order, the one in use is the last good one seen, each change is told
-    /// once, and nothing that stands still is told twice.
+    /// Sets have numbers, and odd ones are bad. In every order the set in use is the last good one seen, each change is
+    /// reported once, and content that does not change is not reported again.
     #[test]
-    fn the_last_good_set_is_in_use_and_each_change_is_told_once(sets in prop::collection::vec(0..6_u8, 1..40)) {
+    fn the_last_good_set_is_in_use_and_each_change_is_reported_once(sets in prop::collection::vec(0..6_u8, 1..40)) {
         let mut rotation = Rotation::default();
         let (mut in_use, mut before) = (None, None);
         for set in sets {
