@@ -1,4 +1,5 @@
-//! Why a certificate is refused that TLS itself has nothing against: for people, for the metric, and for the alert.
+//! The reasons for which we refuse a certificate that rustls would accept: texts for the operator, the cause for the metric,
+//! and the error that chooses the alert.
 
 use std::sync::Arc;
 
