@@ -1,10 +1,11 @@
 //! A downstream connection of HTTP/1 on the engine of `pillion_http1`.
 //!
-//! One task reads a head ([`waiting`]), carries the request through the stack in place and hands its content over as it
-//! comes ([`carrying`], [`content`]), and writes the answer ([`answering`]). What a request needs is boxed for as long
-//! as it lasts: a connection that waits holds its socket, a timer and a few words.
+//! One task reads a head ([`waiting`]), carries the request through the stack and passes its content on as it comes
+//! ([`carrying`], [`content`]), and writes the answer ([`answering`]). The memory for a request is boxed and freed
+//! after it: a connection that waits holds its socket, a timer and a few words.
 //!
-//! Deliberately absent: what is HTTP and what is not. The engine knows that, and the stack what becomes of a request.
+//! Deliberately absent: the rules of HTTP/1, which the engine checks, and what happens to a request, which the stack
+//! decides.
 
 mod answering;
 mod carrying;
@@ -33,39 +34,40 @@ use pillion_telemetry::Held;
 /// A client's connection.
 struct Downstream {
     io: Io,
-    /// What came and was not taken yet.
+    /// Bytes that came and were not taken yet.
     inbox: Inbox,
-    /// How many bytes at the front of `inbox` are known to be content: the engine has said so, and does not say it again,
-    /// but the piece that was being taken had no room for them.
+    /// How many bytes at the front of `inbox` are known to be content. The engine has said so, and does not say it
+    /// again, but the piece that was taken had no room for them.
     judged: usize,
-    /// What is on its way to the client.
+    /// Bytes that wait to be sent to the client.
     outbox: Outbox,
     server: Server,
     watch: Watch,
     stall: Stall,
-    /// The client of the request that is answered looks at trailers.
+    /// The client has said that it accepts trailers (`TE: trailers`) in the answer to the current request.
     takes_trailers: bool,
-    /// The answer ends with the connection: dropped before that, it is reset.
+    /// The answer ends with the connection, so a connection that is dropped before the end is reset.
     resets: bool,
     connection: Arc<Connection>,
     worker: Arc<Worker>,
 }
 
-/// How an exchange leaves its connection.
+/// What happens to the connection after an exchange.
 enum Left {
-    /// For the next request.
+    /// It is ready for the next request.
     GoesOn,
-    /// Nothing was asked, and its client is silent.
+    /// There was no request, and the client is silent.
     Rests,
-    /// To be closed, in a way that takes nothing from a client that still reads.
+    /// It is to be closed so that a client that still reads loses no bytes.
     Ends,
-    /// The client is gone, or must see that an answer is not whole.
+    /// It is reset: the client is gone, or must see that an answer is not complete.
     Lost,
-    /// It is a tunnel's from here on.
+    /// It is a tunnel from here on.
     Opaque(oneshot::Sender<Io>),
 }
 
-/// Until the client leaves, `open` meanwhile. No `async fn`, whose arguments have room of their own beside what is made of them.
+/// Serves a connection until the client leaves, and holds `open` meanwhile. This is not an `async fn`, because the
+/// future of one would keep its arguments beside the values that are made of them.
 pub fn serve<S: AnsweringService>(
     io: Io,
     connection: Arc<Connection>,
@@ -94,7 +96,7 @@ pub fn serve<S: AnsweringService>(
     }
 }
 
-/// What follows from what a client says. Boxed: a connection that waits has no room for it.
+/// Acts on what a client sends. Boxed, so that a connection that waits does not have room for this future.
 fn act<'a, S: AnsweringService>(
     heard: Heard,
     downstream: &'a mut Downstream,
@@ -108,7 +110,7 @@ fn act<'a, S: AnsweringService>(
     }
 }
 
-/// Of the heads and trailers that come now.
+/// The current limits for heads and trailers.
 fn limits(connection: &Connection, worker: &Worker) -> Limits {
     let limits = connection.head_limits(&worker.limits());
     Limits { head_bytes: limits.bytes, fields: limits.fields, ..Limits::default() }
@@ -131,8 +133,8 @@ impl Downstream {
         }
     }
 
-    /// Ready when the client, or the kernel for it, has all that was written. A client that takes next to nothing is
-    /// given up.
+    /// Ready when all that was written is sent, or is in the kernel's buffer. A client that accepts next to nothing is
+    /// closed.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.outbox.is_empty() {
             return Poll::Ready(Ok(()));
@@ -146,7 +148,7 @@ impl Downstream {
         }
     }
 
-    /// A refusal stands in the outbox.
+    /// Sends the refusal in the outbox, and ends the connection.
     async fn refused(&mut self) -> Left {
         match poll_fn(|cx| self.poll_send(cx)).await {
             Ok(()) => Left::Ends,

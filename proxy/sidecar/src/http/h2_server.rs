@@ -1,7 +1,7 @@
-//! One downstream HTTP/2 connection.
+//! Serves one downstream HTTP/2 connection.
 //!
-//! Its task accepts streams and moves bytes; each stream has a task of its own, which carries one request through the
-//! stack and its answer back. A stream that its client resets drops what it had under way.
+//! The connection's task accepts streams and moves bytes. Each stream has a task of its own, which carries one request
+//! through the stack and its answer back. When a client resets a stream, the request in the stack is dropped.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -41,16 +41,16 @@ use pillion_http::transfer::{Observer as _, ResponseEnd};
 use pillion_model::Direction;
 use pillion_telemetry::{ConnectionOutcome, Held, Protocol, Seldom};
 
-/// Streams one client may have open at once: applications keep a thousand gRPC streams open on one connection, and would
-/// wait for ever for one more than this. Envoy allows as many.
+/// 1,024 streams at once on one connection: some applications keep a thousand gRPC streams open on one connection, and
+/// would wait for ever for a further one. Envoy allows as many.
 const STREAMS: u32 = 1024;
-/// Heads of all requests that are open on one connection: 1,024 of 4 KiB. Beyond it a stream is refused, which its
-/// client may send again at once.
+/// 4 MiB for the heads of all open requests of one connection: 1,024 heads of 4 KiB. Beyond it a stream is refused, and
+/// its client may send the request again at once.
 const HEADS: usize = 4 * 1024 * 1024;
-/// For a client to take in what is said last, and to leave.
+/// 2 s: how long the sidecar waits for a client to read the last frames and to close the connection.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-/// A client is judged by so many streams at a time: when it has reset more than half of them it is told goodbye, and
-/// the second time that is no longer a request.
+/// A client is judged after each 100 streams. If it has reset more than half of them, it gets a GOAWAY; the second time
+/// the connection is closed at once.
 const JUDGED_STREAMS: u32 = 100;
 
 /// What the streams of one client share.
@@ -58,14 +58,14 @@ struct Http2Client {
     connection: Arc<Connection>,
     worker: Arc<Worker>,
     room: Arc<Room>,
-    /// Streams that it has reset, of those that it is judged by now.
+    /// Streams that the client has reset since it was last judged.
     resets: AtomicU32,
     /// Bytes of heads of open streams.
     heads: AtomicUsize,
 }
 
 impl Http2Client {
-    /// A stream that its client may send again: counted and logged like any request that is refused.
+    /// Counts and logs a refused stream, like any refused request. The client may send it again.
     fn note_refused(&self, request: Request<RecvStream>, why: &Error) {
         let (head, _unread) = request.into_parts();
         let head = RequestHead::from(head);
@@ -81,8 +81,8 @@ impl Http2Client {
     }
 }
 
-/// Serves `io` until its client leaves, `_open` meanwhile. In the drain: until what is in flight has ended, and inbound
-/// until the connection has been silent for a second.
+/// Serves `io` until its client leaves, and holds `_open` meanwhile. In the drain it serves until the requests under
+/// way have ended; inbound also until the connection has been silent for a second.
 pub async fn serve<S: AnsweringService>(
     io: Io,
     connection: Arc<Connection>,
@@ -108,7 +108,7 @@ pub async fn serve<S: AnsweringService>(
     connection.count(Protocol::Http2, outcome, &worker.ground.metrics);
     let Ok(Ok(conn)) = begun else {
         let (from, outcome) = (connection.downstream, outcome.as_str());
-        return tracing::debug!(%from, outcome, "connection closed: it has not begun HTTP/2 as it must");
+        return tracing::debug!(%from, outcome, "connection closed: its client sent no valid HTTP/2 preface in time");
     };
     let client = Arc::new(Http2Client {
         room: Room::new(&worker.ground),
@@ -137,8 +137,8 @@ pub async fn serve<S: AnsweringService>(
     drop(timeout(LAST_WORDS, poll_fn(|cx| driver.poll(cx))).await);
 }
 
-/// What a client is told that it may have open. Its identity may not have more than that on all its connections, where
-/// memory is short: a client that knows of the limit waits, and is not refused.
+/// The limit of open streams that is announced to a client. Where memory is short, it is as many as the client's
+/// identity may have on all connections: a client that knows the limit waits, instead of being refused.
 fn streams(connection: &Connection, worker: &Worker) -> u32 {
     match connection.direction {
         Direction::Inbound => {
@@ -161,19 +161,19 @@ fn builder(limits: HeadLimits, streams: u32) -> Builder {
 }
 
 struct Driver<S> {
-    /// `None` only while being dropped.
+    /// `None` only while the driver is dropped.
     conn: Option<h2::server::Connection<GuardedIo, Piece>>,
     io: GuardedIo,
     client: Arc<Http2Client>,
     stack: S,
-    /// Streams since the client was judged.
+    /// Streams since the client was last judged.
     judged: u32,
     was_warned: bool,
     was_dismissed: bool,
 }
 
 impl<S: AnsweringService> Driver<S> {
-    /// Ready when the connection has ended. How, has been told request by request.
+    /// Ready when the connection has ended. Each request has recorded how it ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (client, io) = (self.client.clone(), self.io.clone());
         let polled = client.room.drive(&io, cx, |cx| self.poll_streams(cx));
@@ -219,7 +219,8 @@ impl<S: AnsweringService> Driver<S> {
         }
     }
 
-    /// A client that resets most of what it asks for costs the application work that nobody wants.
+    /// Judges a client after each [`JUDGED_STREAMS`]: one that resets most of its requests causes useless work in the
+    /// application.
     fn judge(&mut self) {
         self.judged += 1;
         if self.judged < JUDGED_STREAMS {
@@ -236,7 +237,7 @@ impl<S: AnsweringService> Driver<S> {
         }
     }
 
-    /// One that asks for too much is cut off by `h2`, which would warn of each.
+    /// Logs, at most now and then, that `h2` has cut a client that sends more than it may.
     fn tell_cut(&self, error: &h2::Error) {
         static LINE: Seldom = Seldom::new();
         if error.is_library()
@@ -248,7 +249,8 @@ impl<S: AnsweringService> Driver<S> {
         }
     }
 
-    /// Says which streams were taken up, so that what its client has sent meanwhile may go elsewhere, and ends.
+    /// Ends the connection with a GOAWAY that names the last accepted stream, so that the client may send later
+    /// requests elsewhere.
     fn end(&mut self) {
         if let Some(conn) = &mut self.conn {
             conn.abrupt_shutdown(Reason::NO_ERROR);
@@ -262,7 +264,7 @@ impl<S: AnsweringService> Driver<S> {
     }
 }
 
-/// Who still reads learns that nothing more comes.
+/// Tells the readers of open streams that no more bytes come.
 impl<S> Drop for Driver<S> {
     fn drop(&mut self) {
         self.conn = None;
@@ -278,7 +280,7 @@ struct Head {
 }
 
 impl Head {
-    /// `Err`: why there is no room for it.
+    /// Counts a head. `Err`: why there is no room for it.
     fn hold(client: &Arc<Http2Client>, bytes: usize) -> Result<Self, Error> {
         if client.heads.load(Relaxed) + bytes > HEADS {
             let detail = format!("the heads of the connection's open streams are over {HEADS} bytes");
@@ -296,10 +298,10 @@ impl Drop for Head {
     }
 }
 
-/// A tunnel that was asked for, and whom its stream is given to when it is open.
+/// A tunnel that a request asks for, and the sender that passes the stream on when the tunnel is open.
 type AskedTunnel = (tunnel::RequestedTunnel, oneshot::Sender<Io>);
 
-/// One stream, from its request to the last byte of its answer.
+/// Carries one stream, from its request to the last byte of its answer.
 async fn carry<S: AnsweringService>(
     request: Request<RecvStream>,
     mut respond: SendResponse<Piece>,
@@ -314,7 +316,7 @@ async fn carry<S: AnsweringService>(
         client.resets.fetch_add(1, Relaxed);
         call.note_request();
         exchange.client_gone();
-        return exchange.finish(ResponseEnd::default()); // the stack never heard of it
+        return exchange.finish(ResponseEnd::default()); // the request was not given to the stack
     }
     let limits = client.connection.head_limits(&client.worker.limits());
     let response = if let Err(error) = limits.check_http2(call.head.headers.len(), head.bytes) {
@@ -339,7 +341,7 @@ async fn carry<S: AnsweringService>(
     }
 }
 
-/// What the stack is called with, and the tunnel that the request asks for.
+/// Makes the call for the stack, with its exchange and the tunnel that the request asks for.
 fn begun(
     mut head: RequestHead,
     body: Body,
@@ -352,14 +354,14 @@ fn begun(
     let exchange = Arc::new(Exchange::in_place(worker, connection, request_id, Ok(place)));
     let asked = tunnel::may_be_asked(&head, &seen).then(|| tunnel::asked_http2(&mut head)).flatten();
     if asked.is_some() {
-        seen = Seen::of(&head.headers); // what was asked for may have changed them
+        seen = Seen::of(&head.headers); // `asked_http2` may have changed the headers
     }
     let mut call = Call::new(head, body, seen, exchange.clone());
     call.common.tunnel = asked.as_ref().map(|(asked, _)| Box::new(asked.kind.clone()));
     (call, exchange, asked)
 }
 
-/// The body as the stack reads it. A CONNECT has none: what comes is for the tunnel.
+/// Splits a request into its head and its body. A CONNECT has no body: its stream is kept for the tunnel.
 fn opened(request: Request<RecvStream>, client: &Http2Client) -> (RequestHead, Body, Option<RecvStream>) {
     let (head, stream) = request.into_parts();
     if head.method == Method::CONNECT {
@@ -372,7 +374,7 @@ fn opened(request: Request<RecvStream>, client: &Http2Client) -> (RequestHead, B
     (head.into(), body, None)
 }
 
-/// The stack's answer; interim ones go to the client as they come. `None`: the client wants none any more.
+/// The stack's answer. Interim answers go to the client as they come. `None`: the client has reset the stream.
 async fn answered<S: AnsweringService>(
     mut stack: S,
     call: Box<Call>,
@@ -393,7 +395,7 @@ async fn answered<S: AnsweringService>(
     .await
 }
 
-/// A client, as the watch over its connection sees it.
+/// What the watch over a connection needs to know of its client.
 struct GuardedClient {
     connection: Arc<Connection>,
     worker: Arc<Worker>,
@@ -429,7 +431,7 @@ impl Downstream for GuardedClient {
     }
 }
 
-/// An answer to a head that no stack shall see.
+/// The answer to a head that is refused before the stack.
 fn refused(error: &Error, call: &Call, exchange: &Arc<Exchange>) -> Response {
     call.note_request();
     exchange.failed(error);
@@ -461,7 +463,7 @@ async fn send(response: Response, mut respond: SendResponse<Piece>, room: &Arc<R
     }
 }
 
-/// From here on the stream is a tunnel's.
+/// Sends the answer that opens a tunnel, and sends the stream through `opens`.
 fn open(
     response: Response,
     mut respond: SendResponse<Piece>,

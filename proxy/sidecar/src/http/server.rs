@@ -1,4 +1,4 @@
-//! One downstream HTTP connection of either version.
+//! Serves one downstream HTTP connection of either version.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,15 +23,17 @@ pub const fn protocol(version: Version) -> Protocol {
     }
 }
 
-/// HTTP/1 has begun with its first byte; HTTP/2 is counted when its preface is whole, or is not.
+/// Counts an HTTP/1 connection, which begins with its first byte. `h2_server` counts HTTP/2 once its preface has come,
+/// or has failed to come.
 pub fn count_begun(version: Version, connection: &Connection, worker: &Worker) {
     if version == Version::Http1 {
         connection.count(Protocol::Http1, ConnectionOutcome::Ok, &worker.ground.metrics);
     }
 }
 
-/// Serves `io` until its client leaves. In the drain: until what is in flight has ended, and inbound until the
-/// connection has been silent for a second. Boxed: it is all that a connection has from here on.
+/// Serves `io` until its client leaves. In the drain it serves until the requests under way have ended; inbound also
+/// until the connection has been silent for a second. Boxed, because from here on the connection needs only this
+/// future.
 pub fn serve<S: AnsweringService>(
     io: Io,
     version: Version,
@@ -46,8 +48,8 @@ pub fn serve<S: AnsweringService>(
     }
 }
 
-/// The client was told goodbye, and should leave when its streams have ended; not all do. Where nothing happens for
-/// a second the drain does not wait for it any longer. Ready when it is to be closed.
+/// Waits until the connection is to be closed after a GOAWAY. A client should leave when its streams have ended, but
+/// not every client does: after a second without activity, the drain does not wait for it any longer.
 pub(super) async fn deserted(connection: &Connection) {
     let (work, requests) = (&connection.place.work, || connection.requests.load(Relaxed));
     let (mut seen, mut since) = (requests(), Instant::now());

@@ -1,4 +1,4 @@
-//! The answer on its way to the client: its head and what is there of its content leave in one write.
+//! Writes the answer to the client. Its head and the content that is already there leave in one write.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -19,20 +19,20 @@ use pillion_http::h2::send::OutgoingBody as _;
 use pillion_http::message::{Headers, ResponseHead};
 use pillion_http::stall::AFTER_ANSWER;
 
-/// No more of an answer is taken in while so much of it waits for the client.
+/// While so many bytes of an answer wait for the client, no more of it is read.
 const ENOUGH: usize = 16 * 1024;
 
 /// How the writing of an answer went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Writing {
     Whole,
-    /// It has broken off, and the client has what came before.
+    /// The answer broke off, and the client has the part before that.
     Part,
     /// The client is gone.
     Lost,
 }
 
-/// Writes an answer to its end, and takes what is left of the request.
+/// Writes an answer to its end, and reads the rest of the request.
 pub(super) async fn answer(client: &mut Downstream, mut content: Content, response: Response) -> Left {
     let (head, body) = response.into_parts();
     if client.write_head(&head, length_of(&body)).is_err() {
@@ -56,7 +56,7 @@ pub(super) async fn answer(client: &mut Downstream, mut content: Content, respon
     client.after()
 }
 
-/// Tells the client that its tunnel is open, and gives its connection away.
+/// Tells the client that its tunnel is open, and sends the connection through `opens`.
 pub(super) async fn open(client: &mut Downstream, response: Response, opens: oneshot::Sender<Io>) -> Left {
     let (head, _no_body) = response.into_parts();
     if client.write_head(&head, Length::Empty).is_err() || poll_fn(|cx| client.poll_send(cx)).await.is_err() {
@@ -85,13 +85,13 @@ impl Downstream {
         let lines = head.headers.lines();
         self.server.write_head(head.status, head.reason.as_deref(), lines, length, self.outbox.end())?;
         if self.server.is_until_close() {
-            self.resets = true; // only that shows that a part of it is missing
+            self.resets = true; // only a reset shows that a part of the answer is missing
             self.io.get_ref().reset_on_drop();
         }
         Ok(())
     }
 
-    /// How the connection goes on, whose answer is whole.
+    /// What happens to the connection after a complete answer.
     fn after(&mut self) -> Left {
         match self.server.after() {
             Some(After::Next) => {
@@ -109,12 +109,12 @@ impl Downstream {
     }
 }
 
-/// The stack wants this answer to be the last one.
+/// Whether the stack wants the connection to close after this answer (`Connection: close`).
 fn closes(headers: &Headers) -> bool {
     headers.get(Known::Connection).is_some_and(|value| value.eq_ignore_ascii_case(b"close"))
 }
 
-/// Takes pieces of the content and writes them, to the end. `body`: none, when there is nothing more to come.
+/// Reads pieces of the content and writes them, to the end. `body` is `None` when no more comes.
 fn poll_written(
     client: &mut Downstream,
     content: &mut Content,
@@ -133,35 +133,35 @@ fn poll_written(
         }
         match content.poll(client, cx) {
             ClientMove::Left => return Poll::Ready(Writing::Lost),
-            ClientMove::Sent => {} // the answer may wait for who takes that
+            ClientMove::Sent => {} // poll again: the answer may depend on the piece of the request that has come
             ClientMove::Waits => return Poll::Pending,
         }
     }
 }
 
-/// What is known of an answer's content.
+/// How much of an answer's content was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Taken {
     All,
-    /// A part; the rest is yet to come.
+    /// A part; the rest has not come yet.
     Waits,
-    /// A part; the rest can be had when this is written.
+    /// A part; the rest can be read when this is written.
     Enough,
     Broken,
 }
 
-/// Takes in what is there of the content.
+/// Reads the content that is there.
 fn take_in(client: &mut Downstream, body: &mut Option<Body>, cx: &mut Context<'_>) -> Taken {
     while let Some(open) = body {
         if client.outbox.len() >= ENOUGH {
-            open.move_upload(cx); // the client may read once all of its request is taken
+            open.move_upload(cx); // some clients read only after all of their request is accepted
             return Taken::Enough;
         }
         let is_full = client.server.is_answer_written();
         let frame = match Pin::new(&mut *open).poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => Some(frame),
             Poll::Ready(None) => None,
-            // It is as long as it was to be: nobody waits for what may follow.
+            // The content has its announced length, so nothing after it is waited for.
             Poll::Pending | Poll::Ready(Some(Err(_))) if is_full => None,
             Poll::Pending => return Taken::Waits,
             Poll::Ready(Some(Err(_told_by_the_exchange))) => {
@@ -203,7 +203,7 @@ impl Downstream {
     }
 }
 
-/// What is left of the request once its answer is whole: who reads it may still want it.
+/// Passes on the rest of a request whose answer is complete: the upstream may still want it.
 fn poll_rest(client: &mut Downstream, content: &mut Content, cx: &mut Context<'_>) -> Poll<ClientMove> {
     loop {
         match content {

@@ -1,4 +1,4 @@
-//! One request through the stack, in the task of its connection.
+//! Carries one request through the stack, in the task of its connection.
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
@@ -20,7 +20,7 @@ use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_http::transfer::INTERIM_WAITING;
 
-/// From a head to the last byte of its answer.
+/// Carries a request from its head to the last byte of its answer.
 pub(super) async fn carry<S: AnsweringService>(
     client: &mut Downstream,
     head: Arc<RequestHead>,
@@ -42,17 +42,17 @@ pub(super) async fn carry<S: AnsweringService>(
         }
         _ => {
             if is_connect {
-                client.server.close_after(); // what comes behind it was meant for the tunnel, and is no request
+                client.server.close_after(); // later bytes were meant for the tunnel, and are not a request
             }
             answering::answer(client, content, response).await
         }
     }
 }
 
-/// A tunnel that a request asks for, and who is given the connection when it is opened.
+/// A tunnel that a request asks for, and the sender that passes the connection on when the tunnel is open.
 type Tunnel = (tunnel::RequestedTunnel, oneshot::Sender<Io>);
 
-/// What the stack is called with, and the tunnel that the request asks for.
+/// Makes the call for the stack, with its exchange and the tunnel that the request asks for.
 fn begun(
     client: &mut Downstream,
     mut head: Arc<RequestHead>,
@@ -64,7 +64,7 @@ fn begun(
         .then(|| tunnel::asked_http1(Arc::make_mut(&mut head), &body))
         .flatten();
     if asked.is_some() {
-        seen = Seen::of(&head.headers); // what was asked for may have changed them
+        seen = Seen::of(&head.headers); // `asked_http1` may have changed the headers
     }
     let (worker, connection, bytes) =
         (client.worker.clone(), client.connection.clone(), head.headers.text_bytes());
@@ -75,7 +75,7 @@ fn begun(
     (call, exchange, asked)
 }
 
-/// The stack's answer. `None`: the client left before it came, and the stack is to forget the request.
+/// The stack's answer. `None`: the client left before it came, and the request in the stack is to be dropped.
 fn poll_answered(
     mut carried: Pin<&mut impl Future<Output = Result<Response, Infallible>>>,
     client: &mut Downstream,
@@ -102,13 +102,13 @@ fn poll_answered(
 }
 
 impl Downstream {
-    /// An answer before the answer, to a client whose version has them.
+    /// Writes an interim answer (1xx), if the client's version has these.
     fn tell(&mut self, interim: &http::Response<()>) {
         if self.outbox.len() >= INTERIM_WAITING && interim.status() != StatusCode::CONTINUE {
             return;
         }
         if let Ok(fields) = Fields::of_map(interim.headers()) {
-            // Not written where the client's version has none, and what cannot be one is left out.
+            // The engine writes none to a version without interim answers; one that is invalid is left out.
             let _written = self.server.write_interim(interim.status(), &fields, self.outbox.end());
         }
     }

@@ -1,4 +1,4 @@
-//! The content of a request, from the client's bytes to who reads it; and a client that leaves meanwhile.
+//! The content of a request, from the client's bytes to its reader; also notices a client that leaves meanwhile.
 
 use std::task::{Context, Poll, ready};
 
@@ -11,35 +11,37 @@ use pillion_http::error::Broken;
 use pillion_http::h1::buffer::{Outbox, poll_fill, take};
 use pillion_http::h1::request::{self, Demand, Feed, Incoming, Then};
 
-/// Pieces that are smaller than this together go on as one.
+/// Pieces that together are smaller than this are joined.
 const JOINED: usize = 4 * 1024;
-/// What is read and dropped of a content that nobody wants, where it has come already: then the connection can go on.
+/// How many bytes are read and dropped of content that is not wanted, if they have come already, so that the connection
+/// can serve the next request.
 const DROPPED: usize = 64 * 1024;
 
-/// How far the request is read.
+/// How far the content of the request is read.
 pub(super) enum Content {
-    /// Wholly.
+    /// To its end.
     Whole,
-    /// Its reader takes piece by piece.
+    /// Its reader takes it piece by piece.
     Feeding(Feed),
-    /// Nobody wants the rest.
+    /// The rest is not wanted, since the reader was dropped.
     Unwanted,
-    /// It has broken off.
+    /// It broke off.
     Broken,
 }
 
-/// What the client has done.
+/// What the client did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClientMove {
-    /// Sent a piece, which its reader is to be asked to take.
+    /// The client sent a piece: the reader of the content is to be polled.
     Sent,
-    /// Nothing that matters now.
+    /// The client did nothing that matters now.
     Waits,
     Left,
 }
 
 impl Content {
-    /// Looks after the client while its request is carried and answered.
+    /// Reads the content from the client, and notices that the client leaves, while its request is carried and
+    /// answered.
     pub(super) fn poll(&mut self, client: &mut Downstream, cx: &mut Context<'_>) -> ClientMove {
         let feed = match self {
             Self::Whole => return client.poll_left(cx),
@@ -63,7 +65,7 @@ impl Content {
         ClientMove::Sent
     }
 
-    /// `None`: it goes on.
+    /// The state after a piece. `None`: the content goes on.
     const fn after(then: &Then) -> Option<Self> {
         match then {
             Then::More => None,
@@ -73,7 +75,8 @@ impl Content {
     }
 }
 
-/// The content of a request whose head has come, with what came behind that: `None`, where it has none.
+/// The content of a request whose head has come, with the part of it that has come. The first value is `None` where the
+/// request has no content.
 pub(super) fn open(
     length: Length,
     (server, judged): (&mut Server, &mut usize),
@@ -91,7 +94,7 @@ pub(super) fn open(
 }
 
 impl Downstream {
-    /// The next piece of content, and what follows it as far as that is known.
+    /// The next piece of content, and what is known of what follows it.
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<(Bytes, Then)> {
         let Self { io, inbox, outbox, server, judged, connection, worker, .. } = self;
         let limits = limits(connection, worker);
@@ -112,8 +115,8 @@ impl Downstream {
         })
     }
 
-    /// Whether the client has left while its request is answered. What it says meanwhile is its next request: a little
-    /// of that is kept, and no more is read.
+    /// Whether the client has left while its request is answered. Bytes that it sends meanwhile are its next request: a
+    /// few of them are kept, and then no more is read.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> ClientMove {
         if !self.inbox.is_empty() {
             return ClientMove::Waits;
@@ -127,7 +130,7 @@ impl Downstream {
         }
     }
 
-    /// Drops what has come of a content that nobody wants.
+    /// Drops the part that has come of content that is not wanted.
     pub(super) fn drop_rest(&mut self, cx: &mut Context<'_>) {
         let mut dropped = 0;
         while !self.server.is_request_read() && dropped < DROPPED {
@@ -139,9 +142,9 @@ impl Downstream {
     }
 }
 
-/// The client waits to be asked for its content.
+/// Writes a 100 to a client that waits for one before it sends its content.
 fn ask(server: &mut Server, outbox: &mut Outbox) {
-    // Once the answer has begun nobody is asked any more.
+    // Once the answer has begun, no 100 may be written.
     let _written = server.write_interim(StatusCode::CONTINUE, &Fields::default(), outbox.end());
 }
 
@@ -149,7 +152,7 @@ fn ended(server: &mut Server) -> Then {
     if server.read_end() == EndOfInput::Whole { Then::End } else { Then::Broken(Broken::Ended) }
 }
 
-/// A piece of what has come. `judged`: see [`Downstream`].
+/// The next piece of the content that has come. `judged`: see [`Downstream`].
 fn next_piece(
     server: &mut Server,
     judged: &mut usize,
@@ -187,7 +190,7 @@ fn next_piece(
     }
 }
 
-/// So many bytes of content are next, or something else is.
+/// The number of bytes of content that are next; `Err`: something else is next.
 fn next_event(server: &mut Server, bytes: &mut BytesMut, limits: &Limits) -> Result<usize, Then> {
     match server.read(bytes, limits) {
         Err(Error::Request(fault)) => Err(Then::Broken(fault.into())),

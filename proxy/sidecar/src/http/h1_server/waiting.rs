@@ -1,4 +1,4 @@
-//! Between two requests: a head that comes, and a client that does not send one.
+//! The time between two requests: reads the next head, and watches a client that does not send one.
 
 use std::future::{Future as _, poll_fn};
 use std::pin::{Pin, pin};
@@ -22,41 +22,41 @@ use pillion_http::h1::buffer::{Outbox, poll_fill};
 use pillion_http::h1::request::Incoming;
 use pillion_http::message::RequestHead;
 
-/// A connection that was idle for so long rests: the drain does not wait for it.
+/// 1 s: a connection that is idle for so long is at rest, and the drain does not wait for it.
 const REST_AFTER: Duration = Duration::from_secs(1);
 
-/// What a client says after an answer, or at first.
+/// What a client sends at first, or after an answer.
 pub(super) enum Heard {
-    /// A request, and its content with what has come of that.
+    /// A request, and its content with the part of it that has come.
     Head(Arc<RequestHead>, (Option<Incoming>, Content)),
-    /// What is no request. The answer to it waits in the outbox.
+    /// Bytes that are not a request. The answer to them waits in the outbox.
     Refused,
-    /// It is silent.
+    /// Nothing: the client is silent.
     Nothing,
-    /// It has left, or has had its time.
+    /// The client has left, or its time is over.
     Over,
 }
 
-/// How long a client may take.
+/// The timers of a client that waits or sends a head.
 pub(super) struct Watch {
-    /// Something came that is not a whole head.
+    /// A part of a head has come.
     has_begun: bool,
-    /// When it came.
+    /// When the first byte of it came.
     since: Option<Instant>,
-    /// When the last request came; when its answer had left, where that took longer than [`REST_AFTER`].
+    /// When the last request came, or when its answer had left if that took longer than [`REST_AFTER`].
     last: Instant,
-    /// Bytes have come, or an answer has left, since the timer was looked at.
+    /// Bytes have come, or an answer has left, since the timer was last polled.
     has_moved: bool,
     timer: Option<Deadline>,
-    /// Of what all heads hold that are not whole.
+    /// The share of the memory for incomplete heads.
     share: Option<Box<Share>>,
 }
 
-/// What a client has made of its time.
+/// Why the wait for a head ended.
 enum Patience {
     Silent,
     Late,
-    /// Its head was the oldest of all that are not whole, and they hold too much.
+    /// The memory for incomplete heads is used up, and this head was the oldest.
     GivenUp,
 }
 
@@ -82,10 +82,10 @@ impl Downstream {
                         Err(Error::Request(fault)) => {
                             let heard = refused(fault, bytes, outbox, (connection, worker));
                             bytes.clear();
-                            watch.share = None; // nothing of it is held, however long its client is listened to
+                            watch.share = None; // no byte of the head is held while the connection lingers
                             return Poll::Ready(heard);
                         }
-                        Err(_) => {} // nothing else comes of a client's bytes
+                        Err(_) => {} // not possible: a client's bytes only cause faults of a request
                     }
                 }
                 let Poll::Ready(read) = poll_fill(io, bytes, cx) else {
@@ -104,8 +104,8 @@ impl Downstream {
 }
 
 impl Downstream {
-    /// Waits for a first byte for as long as a connection may be idle. Nothing waits for it meanwhile, and the end of the
-    /// process may end it. `false`: it is over.
+    /// Waits for a first byte for as long as a connection may be idle. The drain does not wait for the connection
+    /// meanwhile, and the end of the process may close it. `false`: the connection is over.
     pub(super) async fn rests(&mut self) -> bool {
         let Self { io, inbox, watch, connection, worker, .. } = self;
         let (work, now) = (&connection.place.work, Instant::now());
@@ -113,7 +113,7 @@ impl Downstream {
         watch.rest(now + worker.limits().idle_timeout, worker);
         let mut dismissed = pin!(work.dismissed(now));
         poll_fn(|cx| {
-            // What comes first counts: a client that speaks is heard, as long as nobody was told to go.
+            // Bytes go before the end of the wait: a client that has sent a request gets an answer.
             if let Poll::Ready(read) = inbox.with(|bytes| poll_fill(io, bytes, cx)) {
                 work.wake();
                 watch.note_read();
@@ -137,7 +137,7 @@ fn refused(
     Heard::Refused
 }
 
-/// Trailers go to those who say that they look at them (RFC 9110, 6.5.1).
+/// Whether the client accepts trailers: it gets none unless it says so (RFC 9110, 6.5.1).
 fn wants_trailers(fields: &Fields) -> bool {
     fields.has(Known::Te) && fields.elements(Known::Te).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
@@ -168,19 +168,19 @@ fn impatient(
 }
 
 impl Watch {
-    /// `since`: when the first byte came, where it has.
+    /// `since`: when the first byte came, if it has.
     pub(super) fn new(since: Option<Instant>) -> Self {
         let last = since.unwrap_or_else(Instant::now);
         Self { has_begun: false, since, last, has_moved: false, timer: None, share: None }
     }
 
-    /// A request has come whole: who carries it watches over the client from here on.
+    /// Stops the watch, because a complete head has come: [`Content::poll`] watches the client from here on.
     pub(super) fn pause(&mut self, now: Instant) {
         (self.has_begun, self.since, self.last, self.has_moved) = (false, None, now, true);
         self.share = None;
     }
 
-    /// Whatever comes, from now on nothing is waited for until then.
+    /// Begins the wait for a first byte, which ends at `until`.
     fn rest(&mut self, until: Instant, worker: &Worker) {
         match &mut self.timer {
             Some(timer) => timer.move_to(until),
@@ -196,7 +196,8 @@ impl Watch {
         (self.has_begun, self.has_moved) = (true, true);
     }
 
-    /// Nothing to read, and `held` bytes of a head: is that still all right?
+    /// Checks the time and the memory of a client from which no byte has come, with `held` bytes of a head. Ready when
+    /// the wait has to end.
     fn poll(
         &mut self,
         held: usize,
@@ -222,15 +223,15 @@ impl Watch {
     fn poll_silence(&mut self, worker: &Worker, cx: &mut Context<'_>) -> Poll<Patience> {
         let at_once = ready!(self.poll_timer(self.last + REST_AFTER, worker, cx));
         if at_once {
-            // The answer took longer than that.
+            // The answer took longer than `REST_AFTER`.
             self.last = Instant::now();
             ready!(self.poll_timer(self.last + REST_AFTER, worker, cx));
         }
         Poll::Ready(Patience::Silent)
     }
 
-    /// Ready at that moment; says whether it had come already when bytes came or an answer left. A timer that is set,
-    /// and had not fired a moment ago, will wake us when it does: that spares a look at it for each request.
+    /// Ready at `at`. The value says whether that time had come already when bytes came or an answer left. A timer that
+    /// is set, and had not expired when it was last polled, will wake this task, so it is not polled for each request.
     fn poll_timer(&mut self, at: Instant, worker: &Worker, cx: &mut Context<'_>) -> Poll<bool> {
         let has_moved = std::mem::take(&mut self.has_moved);
         match &mut self.timer {
