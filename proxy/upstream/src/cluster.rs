@@ -1,7 +1,7 @@
-//! A cluster alive: its endpoints with their connections, its balancer, budget and limits.
+//! The running state of a cluster: its endpoints with their connections, its balancer, retry budget and limits.
 //!
-//! What the operator said of it is `pillion_model::Cluster`; this is what lives on while it is used. The
-//! application behind the inbound side is a cluster too, of one endpoint.
+//! `pillion_model::Cluster` is the configuration of a cluster. This [`Cluster`] is what lives on while it is used. The
+//! application behind the inbound side is a cluster as well, with one endpoint.
 
 pub mod alike;
 pub mod backoff;
@@ -56,32 +56,33 @@ use set::{EndpointSet, Make};
 
 pub struct Cluster {
     pub name: Arc<str>,
-    /// Whether it is a service, the application, or a destination that nobody configured.
+    /// Whether it is a service, the application, or a destination that is not configured.
     pub kind: ClusterKind,
-    /// What its connections are made as.
+    /// The leg that its connections are dialled as.
     pub leg: Leg,
     pub symbol: Symbol,
-    /// Replaced as a whole when a source has news; whoever looks at it twice may see two sets.
+    /// Replaced as a whole when the source of endpoints reports a change. Two loads in a row may see two different
+    /// sets.
     endpoints: ArcSwap<EndpointSet>,
     load_balancer: LoadBalancer,
-    /// For the pools of endpoints that come later.
+    /// The number of workers, for the pools of endpoints that are added later.
     workers: usize,
     pub pools: Arc<Pools>,
     pub protocol: ClusterProtocol,
     pub connect_timeout: Duration,
-    /// These three are shared by all clusters whose policies are equal.
+    /// This and the next two are shared by all clusters with equal policies.
     pub timeouts: Arc<Timeouts>,
     pub connection: Arc<ConnectionPolicy>,
     pub retry: Option<Arc<Retry>>,
     pub budget: Option<Arc<Budget>>,
     pub limits: ClusterLimits,
-    /// Bytes of one request body.
+    /// The largest request body, in bytes.
     pub max_body: Option<u64>,
     ejections: Arc<Ejections>,
     slots: Arc<Slots>,
-    /// Who waits for one of these.
+    /// The requests that wait for a place in `slots`.
     waiting: Arc<Waiting>,
-    /// For endpoints that come later, too.
+    /// Also applied to endpoints that are added later.
     max_connections_per_endpoint: Option<u32>,
     /// See [`Cluster::remember`].
     remembered: AtomicU8,
@@ -90,12 +91,12 @@ pub struct Cluster {
     metrics: Arc<ServiceMetrics>,
 }
 
-/// What all clusters of a sidecar are made with.
+/// The values that all clusters of a sidecar are made with.
 #[derive(Clone)]
 pub struct ClusterContext {
     pub metrics: Arc<Metrics>,
     pub pools: Arc<Pools>,
-    /// How many threads keep connections of their own.
+    /// The number of threads that keep connections of their own.
     pub workers: usize,
 }
 
@@ -105,20 +106,20 @@ impl ClusterContext {
     }
 }
 
-/// Which protocol the endpoints of a cluster are spoken to with, as far as that is settled before a connection comes.
+/// The protocol to the endpoints of a cluster, as far as it is known before a connection comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClusterProtocol {
-    /// A service's: by ALPN over TLS, else the caller's own version.
+    /// For a service: by ALPN if it uses TLS, otherwise the client's own version.
     Auto,
     Http1,
     Http2,
-    /// Opaque bytes; nothing is detected.
+    /// Opaque bytes. Nothing is detected.
     Tcp,
-    /// The application's: gRPC as HTTP/2, all other HTTP as HTTP/1.1.
+    /// For the application: HTTP/2 for gRPC, HTTP/1.1 for all other HTTP.
     AppAuto,
 }
 
-/// The circuit breaker; connections are bounded by the slots.
+/// The limits of the circuit breaker. The slots limit connections.
 #[derive(Clone)]
 pub struct ClusterLimits {
     pub pending: Arc<Limit>,
@@ -127,8 +128,8 @@ pub struct ClusterLimits {
 }
 
 impl Cluster {
-    /// A service that the application calls. `said`: what the source of its endpoints can say at once; without that
-    /// those go on who served the service before.
+    /// A service that the application calls. `said` is what the source of its endpoints can report at once. Without it
+    /// the endpoints of the previous cluster stay in use.
     pub fn service(
         of: &config::Cluster,
         said: Option<EndpointUpdate>,
@@ -176,7 +177,7 @@ impl Cluster {
         })
     }
 
-    /// The application at `address`, beside the sidecar. All addresses of an application share `requests`.
+    /// The application of this sidecar, at `address`. All addresses of an application share `requests`.
     pub fn application(
         of: &Inbound,
         address: SocketAddr,
@@ -212,7 +213,7 @@ impl Cluster {
         single.cluster(common)
     }
 
-    /// A destination that no service matches: connected to, and otherwise left to the application.
+    /// A destination that matches no service. It is connected to, and everything else is left to the application.
     pub fn passthrough(address: SocketAddr, common: &ClusterContext) -> Arc<Self> {
         let timeouts = Timeouts {
             connect: PASSTHROUGH_CONNECT_TIMEOUT,
@@ -236,27 +237,27 @@ impl Cluster {
         single.cluster(common)
     }
 
-    /// Whether this stands for a destination that no service matches.
+    /// Whether this is a destination that matches no service.
     pub fn is_passthrough(&self) -> bool {
         self.kind == ClusterKind::Passthrough
     }
 
-    /// Which way its traffic goes.
+    /// The direction of its traffic.
     pub const fn direction(&self) -> Direction {
         self.kind.direction()
     }
 
-    /// The endpoints as they are now. Not to be held across an await.
+    /// The present endpoints. Do not hold the guard across an await.
     pub fn endpoints(&self) -> Guard<Arc<EndpointSet>> {
         self.endpoints.load()
     }
 
-    /// What the source of the endpoints says takes the place of what it said before, in one step; nothing else of the
-    /// cluster changes. Endpoints that are in both keep their connections, load and standing; those that leave finish
-    /// what they have begun. For one caller at a time. Returns whether that was news.
+    /// Replaces what the source of the endpoints reported before by `said`, in one step. Nothing else of the cluster
+    /// changes. Endpoints in both sets keep their connections, load and standing; endpoints that are removed finish the
+    /// requests they have begun. Only one caller at a time may call this. Returns whether the endpoints changed.
     pub fn update(&self, said: EndpointUpdate) -> bool {
         let before = self.endpoints.load_full();
-        // A new source that knows of nobody yet does not take away whom the former one knew.
+        // A new source that knows no endpoint yet does not remove the endpoints of the former source.
         let keeps_others = before.is_of_former_source && said.endpoints.is_empty() && !before.all.is_empty();
         if keeps_others || (before.said == said && !before.is_of_former_source) {
             return false;
@@ -275,20 +276,20 @@ impl Cluster {
         true
     }
 
-    /// Another cluster of this name takes over, or none does.
+    /// Tells the endpoints that another cluster of this name takes over, or that none does.
     pub fn leave_for(&self, next: Option<&Self>) {
         let next = next.map(|next| next.endpoints.load_full());
         self.endpoints.load().leave_for(next.as_deref());
     }
 
-    /// An endpoint that was not tried yet, where there is one; from now on it was.
+    /// Picks an endpoint that was not tried yet, if there is one, and adds it to `tried`.
     pub fn pick(&self, tried: &mut Tried, now: Instant, rng: &mut fastrand::Rng) -> Option<Arc<Endpoint>> {
         if self.waits_for().is_some() {
-            return None; // no endpoint's fault
+            return None; // not the fault of an endpoint
         }
         let (now, endpoints) = (now.into_std(), self.endpoints.load());
         let mut avoid = *tried;
-        // A resting endpoint lets one probe through at a time: whoever comes too late picks again.
+        // An endpoint whose ejection is over admits one probe at a time. A request that is not the probe picks again.
         let picked = std::iter::repeat_with(|| {
             let endpoint = endpoints.balancer.pick(&endpoints.all, &avoid, now, rng)?;
             avoid.insert(endpoint.id);
@@ -307,19 +308,19 @@ impl Cluster {
         Some(endpoint.clone())
     }
 
-    /// Why our own certificate, without which nobody is called, is not there yet.
+    /// Why our own certificate is missing, without which no endpoint is called.
     fn waits_for(&self) -> Option<&str> {
         self.tls.as_ref().and_then(ClientTls::waits_for)
     }
 
-    /// Why [`Self::pick`] found nobody.
+    /// The error that says why [`Self::pick`] found no endpoint.
     pub fn no_endpoint(&self) -> Error {
         let (name, endpoints) = (&self.name, self.endpoints.load());
         let known = endpoints.all.len();
         if let Some(why) = self.waits_for() {
             return Error::new(
                 Reason::TlsError,
-                format!("\"{name}\" wants a certificate, and there is none yet: {why}"),
+                format!("\"{name}\" needs our certificate, which is missing: {why}"),
             );
         }
         match (known, &endpoints.said.problem) {
@@ -331,7 +332,7 @@ impl Cluster {
         }
     }
 
-    /// Room in the cluster for a connection that nothing else can share, now or not at all.
+    /// A place in the cluster for a connection that cannot be shared. Does not wait.
     pub fn slot_now(&self) -> Result<OwnedSemaphorePermit, Error> {
         self.slots.try_take().ok_or_else(|| {
             self.rejected(LimitLabel::Connections);
@@ -345,13 +346,13 @@ impl Cluster {
         })
     }
 
-    /// Room at one endpoint for such a connection, now or not at all; `None` where it has no limit of its own.
+    /// A place at one endpoint for such a connection. Does not wait. `None` when the endpoint has no limit of its own.
     pub fn slot_now_at(&self, endpoint: &Endpoint) -> Result<Option<OwnedSemaphorePermit>, Error> {
         let Some(slots) = endpoint.slots() else { return Ok(None) };
         slots.try_take().map(Some).ok_or_else(|| self.endpoint_is_full(endpoint))
     }
 
-    /// Why an endpoint that is at its limit takes no connection.
+    /// The error of an endpoint that is at its limit of connections.
     pub fn endpoint_is_full(&self, endpoint: &Endpoint) -> Error {
         self.rejected(LimitLabel::ConnectionsPerEndpoint);
         let (name, address) = (&self.name, endpoint.address);
@@ -365,7 +366,7 @@ impl Cluster {
         )
     }
 
-    /// What the last undeclared connection was found to speak.
+    /// Remembers the protocol of the last connection whose protocol was not declared.
     pub fn remember(&self, is_http: bool) {
         self.remembered.store(if is_http { REMEMBERS_HTTP } else { REMEMBERS_OPAQUE }, Relaxed);
     }
@@ -374,11 +375,11 @@ impl Cluster {
         self.remembered.load(Relaxed) == REMEMBERS_HTTP
     }
 
-    /// How long a client may be silent before its destination is dialled to hear whether that speaks first.
+    /// How long a client may be silent before its destination is dialled, to find out whether the server speaks first.
     pub fn patience(&self) -> Duration {
         match self.remembered.load(Relaxed) {
             REMEMBERS_OPAQUE => Duration::ZERO,
-            REMEMBERS_HTTP => Duration::from_secs(1), // it may have changed, which happens seldom
+            REMEMBERS_HTTP => Duration::from_secs(1), // long, because a service rarely changes its protocol
             _ => Duration::from_millis(1),
         }
     }
@@ -387,13 +388,13 @@ impl Cluster {
         self.tls.as_ref()
     }
 
-    /// Whether an endpoint's identity is checked: only then is a sidecar's word trusted.
+    /// Whether the endpoints' identity is verified. Only then are the headers of a sidecar trusted.
     pub const fn verifies_peers(&self) -> bool {
         self.verifies_peers
     }
 
-    /// Whether an endpoint can say that it did not process a request it was sent: HTTP/2 can (REFUSED_STREAM,
-    /// GOAWAY), a verified sidecar can. `is_http2`: the caller spoke it, or its request needs it (gRPC).
+    /// Whether an endpoint can report that it did not process a request: HTTP/2 can (REFUSED_STREAM, GOAWAY), and a
+    /// verified sidecar can. `is_http2` says that the client used HTTP/2, or that its request needs it (gRPC).
     pub const fn may_refuse(&self, is_http2: bool) -> bool {
         let may_be_http2 = match self.protocol {
             ClusterProtocol::Http1 | ClusterProtocol::Tcp => false,
@@ -408,7 +409,8 @@ impl Cluster {
         &self.metrics
     }
 
-    /// Room for one more connection; at a limit an idle one is closed, so that there is room soon.
+    /// A place for one more connection. When a limit is reached, an idle connection is closed, so that there is a place
+    /// soon.
     pub fn try_slot(&self, to: &Endpoint) -> Option<Slot> {
         let at_endpoint = match to.slots().map(|slots| slots.try_take()) {
             None => None,
@@ -429,7 +431,7 @@ impl Cluster {
         Some(Slot::new(slot, at_endpoint))
     }
 
-    /// Waits for room, at the endpoint first: who waits there must not hold a place of the others.
+    /// Waits for a place, first at the endpoint: a request that waits there must not hold a place of the cluster.
     pub async fn slot(&self, to: &Endpoint) -> Result<Slot, Error> {
         let gone = |_closed: AcquireError| Error::new(Reason::InternalError, "the cluster's slots are gone");
         let at_endpoint = match to.slots().zip(to.pool.waiting()) {
@@ -439,7 +441,7 @@ impl Cluster {
         Ok(Slot::new(self.slots.take(&self.waiting).await.map_err(gone)?, at_endpoint))
     }
 
-    /// What a pool of its endpoints is told of it.
+    /// What a pool of its endpoints needs to know about the cluster.
     pub(crate) fn terms(&self) -> Terms {
         Terms { policy: self.connection.clone(), waiting: self.waiting.clone() }
     }
@@ -448,7 +450,7 @@ impl Cluster {
         self.metrics.breaker_rejections(limit).inc();
     }
 
-    /// Counts a connection that was dialled, whatever came of it.
+    /// Counts a connection that was dialled, with its outcome.
     pub fn connection_opened(&self, ground: &Ground, protocol: Protocol, outcome: ConnectionOutcome) {
         ground.metrics.connections(self.direction(), self.symbol, protocol, self.tls_label(), outcome).inc();
     }
@@ -461,7 +463,7 @@ impl Cluster {
         }
     }
 
-    /// Gauges that mirror live state, for when somebody looks.
+    /// Sets the gauges that mirror the present state. Called when metrics are read.
     pub fn tell(&self) {
         if !self.metrics.is_used() {
             return;
@@ -484,7 +486,7 @@ impl Cluster {
         self.metrics.endpoints(EndpointState::Healthy).set(known - ejected);
     }
 
-    /// Places taken at the endpoint where most are, and the limit of each endpoint.
+    /// The places that are taken at the fullest endpoint, and the limit of each endpoint.
     fn fullest_endpoint(&self) -> (u32, u32) {
         let Some(limit) = self.max_connections_per_endpoint else { return (0, NO_LIMIT) };
         let endpoints = self.endpoints.load();
@@ -492,7 +494,7 @@ impl Cluster {
         (used.max().unwrap_or(0), limit)
     }
 
-    /// It is no longer configured: what is still under way ends untold.
+    /// Sets the gauges to zero because the cluster is no longer configured. Work that is still under way is not shown.
     pub fn note_removed(&self) {
         if !self.metrics.is_used() {
             return;
@@ -505,7 +507,7 @@ impl Cluster {
     }
 }
 
-/// A cluster of one endpoint, without limits of its own.
+/// A cluster with one endpoint and without limits of its own.
 struct Single {
     name: &'static str,
     kind: ClusterKind,
@@ -564,7 +566,7 @@ impl Single {
     }
 }
 
-/// Outlier detection that is off.
+/// The policy of outlier detection that is switched off.
 const NEVER_EJECTED: OutlierDetection =
     OutlierDetection { consecutive_errors: None, base_ejection: Duration::ZERO, max_ejected: 0.0 };
 
@@ -573,19 +575,20 @@ const REMEMBERS_OPAQUE: u8 = 2;
 
 /// The default of services.
 const PASSTHROUGH_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The one timeout that a destination nobody configured keeps: `idle_timeout`.
+/// The idle timeout, which is the only timeout of a destination that is not configured.
 const PASSTHROUGH_IDLE: Duration = Duration::from_secs(3600);
 /// The default of services.
 const PASSTHROUGH_KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// To the application on the same host: it answers at once or not at all. Envoy's default for a local cluster.
+/// For the application on the same host, which accepts at once or not at all. Envoy uses the same default for a local
+/// cluster.
 const APP_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// Below Node's 5 s, the shortest keep-alive in wide use: a connection that the application is about to close is
-/// not used for one more request.
+/// 4 s is below Node's 5 s, the shortest keep-alive in wide use: a connection that the application is about to close is
+/// not used for another request.
 const APP_IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// Towards the application nothing is retried, but an idempotent request that met a connection which the
-/// application had just closed is sent once more.
+/// Requests to the application are not retried, with one exception: an idempotent request is sent once more if the
+/// application had just closed its pooled connection.
 fn stale_only() -> Retry {
     Retry {
         attempts: 0,

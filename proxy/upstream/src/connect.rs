@@ -1,4 +1,4 @@
-//! Opens one transport to an endpoint: TCP and TLS, together within the cluster's `connect_timeout`.
+//! Opens one transport to an endpoint. TCP and TLS together must finish within the cluster's `connect_timeout`.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,15 +18,16 @@ use pillion_tls::admission::Admission;
 use pillion_tls::client::Purpose;
 use pillion_tls::{Alpn, TlsError, refusals};
 
-/// An open transport, and what was agreed on in its handshake.
+/// An open transport, and the results of its handshake.
 pub struct Connected {
     pub transport: Transport,
     pub alpn: Option<Alpn>,
-    /// `None`: plaintext, where nobody is judged.
+    /// `None` for plaintext, where no certificate is judged.
     pub admission: Option<Arc<Admission>>,
 }
 
-/// A failure is counted here, a success by [`opened`] of whoever learns what is spoken.
+/// Opens a transport. A failure is counted here. A success is counted by [`opened`], which the caller calls when it
+/// knows the protocol.
 ///
 /// # Errors
 /// `connect_refused`, `connect_timeout`, `tls_error`, `peer_identity_mismatch`.
@@ -50,7 +51,7 @@ pub async fn connect(
     connected
 }
 
-/// Counts a connection that speaks `protocol`, when it is known whether the server takes us.
+/// Counts a connection that speaks `protocol`, as soon as it is known whether the server has accepted us.
 pub fn opened(cluster: &Cluster, ground: &Ground, protocol: Protocol, admission: Option<&Arc<Admission>>) {
     let Some(admission) = admission else {
         return cluster.connection_opened(ground, protocol, ConnectionOutcome::Ok);
@@ -63,7 +64,7 @@ pub fn opened(cluster: &Cluster, ground: &Ground, protocol: Protocol, admission:
     });
 }
 
-/// What a request or a connection ends with whose server has refused us in TLS, or broke TLS.
+/// The error of a request or a connection whose server refused us in TLS, or broke the TLS connection.
 pub fn tls_failed(address: SocketAddr, service: &str, failed: &TlsError) -> Error {
     let mismatch = failed.is_identity_mismatch();
     let reason = if mismatch { Reason::PeerIdentityMismatch } else { Reason::TlsError };
@@ -151,7 +152,7 @@ impl ConnectAttempt<'_> {
     }
 }
 
-/// Where handshakes with an endpoint are counted, and those that failed told.
+/// Counts the handshakes with an endpoint, and logs those that failed.
 struct Handshakes {
     metrics: Arc<Metrics>,
     direction: Direction,
@@ -160,7 +161,7 @@ struct Handshakes {
 }
 
 impl Handshakes {
-    /// `None`: it went well.
+    /// Counts a handshake. `None` means that it succeeded.
     fn ended(&self, failed: Option<&TlsError>) {
         let outcome = match failed {
             None => HandshakeOutcome::Ok,
@@ -177,7 +178,7 @@ impl Handshakes {
     }
 }
 
-/// How the setting-up of a connection ended, in the metric's words.
+/// How the opening of a connection ended, as a label of the metric.
 pub const fn outcome(error: &Error) -> ConnectionOutcome {
     match error.reason {
         Reason::ConnectRefused => ConnectionOutcome::Refused,

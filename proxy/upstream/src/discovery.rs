@@ -1,8 +1,8 @@
-//! Endpoints by DNS: a name is asked for again and again, and the cluster hears when its addresses change.
+//! Endpoints by DNS: each name is looked up at intervals, and its cluster is notified when the addresses change.
 //!
-//! One [`Following`] for each name, on a runtime beside the workers: a DNS server that is silent for seconds holds up
-//! nobody. What an answer means is decided in [`membership`], without clock or socket.
-//! Deliberately absent: SRV records, records' times to live, and what becomes of requests to endpoints that left.
+//! There is one [`Following`] for each name, on a runtime beside the workers, so that a slow DNS server delays no
+//! request. [`membership`] decides what an answer means, without clock or socket.
+//! Deliberately absent: SRV records, the records' times to live, and requests to endpoints that were removed.
 
 mod answer;
 mod membership;
@@ -29,10 +29,10 @@ pub use system::Files;
 
 use membership::{Heard, NameState, News};
 
-/// Addresses that a line of the log names. A rollout of a large service changes hundreds at once.
+/// The number of addresses that a log line names. A rollout of a large service changes hundreds at once.
 const MOST_NAMED: usize = 10;
 
-/// A name that is asked for until this is dropped.
+/// A name that is looked up at intervals until this is dropped.
 #[derive(Debug)]
 pub struct Following {
     membership: watch::Receiver<Membership>,
@@ -40,8 +40,8 @@ pub struct Following {
 }
 
 impl Following {
-    /// Asks for the first time at once, in a task on `runtime`. What was known `before` of the same name and port,
-    /// with another `refresh`, is kept until an answer says otherwise.
+    /// Starts the look-ups, the first one at once, in a task on `runtime`. `before` is what was known of this name and
+    /// port, perhaps with another `refresh`. It is kept until an answer replaces it.
     pub fn start(
         resolver: Arc<Resolver>,
         discovery: &Discovery,
@@ -55,7 +55,7 @@ impl Following {
         })
     }
 
-    /// Follows a name whose answers `ask` gives.
+    /// Follows a name whose answers `ask` returns.
     pub fn by<A>(
         discovery: &Discovery,
         before: Option<Membership>,
@@ -71,18 +71,18 @@ impl Following {
         Self { membership, task }
     }
 
-    /// Marked changed when the endpoints changed, when the first question came to something, and when there are no
-    /// endpoints for another reason than before. What it holds is the newest of everything, `last_error` too.
+    /// The endpoints. The receiver is notified when the endpoints changed, when the first look-up ended, and when there
+    /// are no endpoints for another reason than before. Its value is always the newest, `last_error` included.
     pub fn membership(&self) -> watch::Receiver<Membership> {
         self.membership.clone()
     }
 
-    /// Waits until the first question came to something, good or bad, but no longer than `patience`; then what is
-    /// known.
+    /// Waits until the first look-up ended, with or without an answer, but at most for `patience`. Returns what is
+    /// known then.
     pub async fn first(&self, patience: Duration) -> Membership {
         let mut membership = self.membership();
         let asked = timeout(patience, membership.wait_for(Membership::was_asked)).await;
-        drop(asked); // late or not, what is known is told
+        drop(asked); // on a timeout the present state is returned as well
         membership.borrow().clone()
     }
 }
@@ -111,7 +111,8 @@ async fn follow<A>(
     }
 }
 
-/// Those who wait are woken by what requests would notice: other endpoints, or another reason why there are none.
+/// Stores the new state. Receivers are woken for changes that requests notice: other endpoints, or another reason why
+/// there are none.
 fn publish(tell: &watch::Sender<Membership>, now: &Membership, changed: bool) {
     tell.send_if_modified(|before| {
         let first = !before.was_asked();
@@ -131,14 +132,14 @@ fn log(name: &str, before: &[SocketAddr], now: &Membership, heard: &Heard) {
             tracing::warn!(name, why, endpoints, "the name cannot be resolved; its endpoints are kept");
         }
         Some(News::Emptied) => tracing::warn!(name, why, removed, "the name has no endpoints any more"),
-        Some(News::TooMany) => tracing::warn!(name, endpoints, "more addresses than are taken"),
+        Some(News::TooMany) => tracing::warn!(name, endpoints, "the name has more addresses than are used"),
         Some(News::Back) => tracing::info!(name, endpoints, added, removed, "the name is resolved again"),
         None if heard.changed => tracing::info!(name, endpoints, added, removed, "endpoints changed"),
         None => tracing::debug!(name, endpoints, why, "asked; nothing changed"),
     }
 }
 
-/// Those of `of` that `among` lacks, as the log names them. Both are in order.
+/// The addresses in `of` that `among` lacks, as text for the log. Both lists are sorted.
 fn missing_in(among: &[SocketAddr], of: &[SocketAddr]) -> String {
     let mut missing = of.iter().filter(|address| among.binary_search(address).is_err());
     let named: Vec<_> = missing.by_ref().take(MOST_NAMED).map(SocketAddr::to_string).collect();
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_endpoint_is_told_by_its_address_up_to_ten_of_them() {
+    fn a_log_line_names_up_to_ten_changed_endpoints() {
         let port = |port: u16| SocketAddr::from(([192, 0, 2, 1], port));
         let some: Vec<_> = (1..=3).map(port).collect();
         assert_eq!(missing_in(&some[..1], &some), "192.0.2.1:2 192.0.2.1:3");
@@ -177,7 +178,7 @@ mod tests {
         assert!(told.starts_with("192.0.2.1:1 ") && told.ends_with("192.0.2.1:10 and 3 more"), "{told}");
     }
 
-    /// Follows a name whose answers are these, in order; the last one for ever.
+    /// Follows a name with these answers in order. The last one is repeated for ever.
     fn following(refresh: u64, answers: Vec<Answer>) -> Following {
         let answers = Arc::new(Mutex::new(VecDeque::from(answers)));
         Following::by(&discovery(Duration::from_secs(refresh)), None, &Handle::current(), move || {
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_cluster_is_told_when_the_endpoints_change_and_only_then() {
+    async fn a_cluster_is_notified_only_when_the_endpoints_change() {
         let same = found("192.0.2.1");
         let answers = vec![same.clone(), same.clone(), same, found("192.0.2.2")];
         let name = following(5, answers);
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_outage_keeps_what_is_known_and_shows_why() {
+    async fn a_dns_outage_keeps_the_known_endpoints_and_shows_the_error() {
         let failed = Answer::Failed("10.96.0.10: request timed out".into());
         let name = following(5, vec![found("192.0.2.1"), failed]);
         let known = name.first(Duration::from_secs(5)).await;
@@ -221,7 +222,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_known_before_outlives_a_first_failure() {
+    async fn endpoints_known_before_are_kept_when_the_first_look_up_fails() {
         let before = following(5, vec![found("192.0.2.1")]).first(Duration::from_secs(5)).await;
         let failed = || async { Answer::Failed("refused".into()) };
         let discovery = discovery(Duration::from_secs(60));
@@ -233,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn another_reason_why_there_are_no_endpoints_is_told() {
+    async fn another_reason_for_having_no_endpoints_is_reported() {
         let answers = vec![Answer::Failed("timed out".into()), Answer::Nothing("no such name".into())];
         let name = following(5, answers);
         let mut membership = name.membership();
@@ -242,7 +243,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_start_waits_for_the_first_answer_or_its_patience() {
+    async fn a_start_waits_for_the_first_answer_or_until_its_patience_ends() {
         let failed = following(5, vec![Answer::Failed("refused".into())]);
         assert_eq!(failed.first(Duration::from_secs(5)).await.last_error.as_deref(), Some("refused"));
 
@@ -254,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_real_server_is_asked_again_and_outlived() {
+    async fn a_real_server_is_asked_again_and_its_outage_is_survived() {
         let server = DnsServer::start().await;
         let records = |ip: &str| Script::Records(vec![ip.parse().unwrap()]);
         server.say("orders.", &records("192.0.2.1"));
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_name_nobody_follows_is_not_asked_for() {
+    async fn a_name_that_is_not_followed_any_more_is_not_looked_up() {
         let asked = Arc::new(());
         let held = Arc::downgrade(&asked);
         let name = Following::by(&discovery(Duration::from_secs(5)), None, &Handle::current(), move || {

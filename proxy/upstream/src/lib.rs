@@ -1,13 +1,13 @@
-//! What a sidecar calls: clusters, their endpoints, the pick among them, and pooled connections.
+//! The upstream side: clusters, their endpoints, the choice among them, and pooled connections.
 //!
-//! A [`cluster::Cluster`] is what lives on while a service is used, from one configuration to the next. Each of its
-//! endpoints owns a [`pool`] of open connections. [`lease`] takes one of them for a request, or opens one by [`connect`];
-//! [`discovery`] learns by DNS where the endpoints are.
+//! A [`cluster::Cluster`] holds what lives on while a service is used, from one configuration to the next. Each
+//! endpoint owns a [`pool`] of open connections. [`lease`] takes a connection from it for a request, or opens one with
+//! [`connect`]. [`discovery`] learns the addresses of the endpoints by DNS.
 //!
-//! Deliberately absent: which request goes to which cluster, and whether it is sent again.
+//! Deliberately absent: which request goes to which cluster, and whether a request is sent again.
 //!
-//! Modules are listed from top to bottom; each uses those below it alone. A pool knows no cluster: what it must know of
-//! its own it is told ([`pool::Pool`]), and who opens connections stands above both.
+//! Modules are listed from top to bottom, and each uses only modules below it. A pool knows no cluster: it gets what it
+//! needs as arguments ([`pool::Pool`]). The code that opens connections stands above both.
 
 pub mod lease;
 pub mod connect;

@@ -1,15 +1,15 @@
-//! Places for open connections: of a cluster (`max_connections`), and of each of its endpoints
+//! Places for open connections of a cluster (`max_connections`), and of each of its endpoints
 //! (`max_connections_per_endpoint`).
 //!
-//! A place is taken before a connection is dialled and given back when it has ended. HTTP waits for one, in turn; an
-//! opaque connection is refused at once.
+//! A place is taken before a connection is dialled, and given back when the connection has ended. HTTP requests wait
+//! for a place in order of arrival; an opaque connection is refused at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
-/// So many places.
+/// A fixed number of places.
 pub struct Slots {
     free: Arc<Semaphore>,
     max: u32,
@@ -24,7 +24,7 @@ impl Slots {
         self.max
     }
 
-    /// Places taken.
+    /// The number of places that are taken.
     pub fn used(&self) -> u32 {
         let free = u32::try_from(self.free.available_permits()).unwrap_or(u32::MAX);
         self.max.saturating_sub(free)
@@ -34,19 +34,20 @@ impl Slots {
         self.free.available_permits() == 0
     }
 
-    /// `None`: all are taken.
+    /// `None` when all places are taken.
     pub fn try_take(&self) -> Option<OwnedSemaphorePermit> {
         self.free.clone().try_acquire_owned().ok()
     }
 
-    /// Waits for one; meanwhile it counts among `waiting`.
+    /// Waits for a place. Meanwhile the caller counts in `waiting`.
     pub async fn take(&self, waiting: &Waiting) -> Result<OwnedSemaphorePermit, AcquireError> {
         let _counted = waiting.count();
         self.free.clone().acquire_owned().await
     }
 }
 
-/// How many wait for a place: whoever gives a connection back then closes it instead of keeping it.
+/// The number of tasks that wait for a place. While there are any, a connection that is given back is closed instead of
+/// kept.
 #[derive(Debug, Default)]
 pub struct Waiting(AtomicU32);
 
@@ -61,7 +62,7 @@ impl Waiting {
     }
 }
 
-/// One who waits; it counts until it is dropped, also where it gives up.
+/// One waiting task. It counts until this is dropped, also when the task gives up.
 struct InLine<'a>(&'a Waiting);
 
 impl Drop for InLine<'_> {
@@ -70,7 +71,7 @@ impl Drop for InLine<'_> {
     }
 }
 
-/// A place for one connection: among those of its cluster, and of its endpoint where that has a limit of its own.
+/// The place of one connection: one of its cluster's, and one of its endpoint's if the endpoint has a limit of its own.
 #[derive(Debug)]
 pub struct Slot {
     _of_cluster: OwnedSemaphorePermit,

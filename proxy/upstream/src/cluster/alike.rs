@@ -1,12 +1,12 @@
-//! Policies that many clusters and routes have alike, kept once. Most services of a large configuration differ from
-//! each other in their names and endpoints alone.
+//! Shares equal policies of clusters and routes. Most services of a large configuration differ only in their names and
+//! endpoints.
 
 use std::sync::Arc;
 
 use pillion_model::policy::{ConnectionPolicy, Retry, Timeouts};
 
-/// Different values that are remembered. A configuration rarely has more of one kind, and a value that was forgotten is
-/// only kept once more.
+/// The number of different values that are remembered. A configuration rarely has more of one kind, and a value that
+/// was forgotten is merely stored a second time.
 const REMEMBERED: usize = 16;
 
 #[derive(Default)]
@@ -16,10 +16,10 @@ pub struct Policies {
     pub retries: Alike<Retry>,
 }
 
-/// The values that came last.
+/// The values that were shared last.
 pub struct Alike<T> {
     known: Vec<Arc<T>>,
-    /// Which one makes room for a new one.
+    /// The index of the value that the next new value replaces.
     oldest: usize,
 }
 
@@ -59,6 +59,6 @@ mod tests {
             assert!(Arc::ptr_eq(&alike.share(&value), &alike.share(&value)));
             assert!(alike.known.len() <= REMEMBERED);
         }
-        assert!(!Arc::ptr_eq(&first, &alike.share(&"a".to_owned())), "it was forgotten, and is equal still");
+        assert!(!Arc::ptr_eq(&first, &alike.share(&"a".to_owned())), "the first one was forgotten");
     }
 }

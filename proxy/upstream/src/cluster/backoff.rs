@@ -1,7 +1,7 @@
-//! How long to wait before another try: full jitter.
+//! How long to wait before a retry: exponential backoff with full jitter.
 //!
-//! A pause is drawn evenly from nothing to min(cap, base · 2^n). Of the jitters this one spreads callers that
-//! failed together most evenly and costs the upstream the fewest tries.
+//! The pause is drawn evenly between zero and min(cap, base · 2^n). Full jitter spreads clients that failed together
+//! more evenly than other kinds of jitter, and costs the upstream the fewest tries.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub fn pause(backoff: &Backoff, retry: u32, rng: &mut fastrand::Rng) -> Duration
 }
 
 fn ceiling(backoff: &Backoff, retry: u32) -> Duration {
-    // 2^31 times anything worth configuring is above any max.
+    // 2^31 times any useful base is above every max.
     backoff.base.saturating_mul(1 << retry.min(31)).min(backoff.cap())
 }
 
@@ -34,7 +34,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_overflows() {
+    fn extreme_backoff_values_do_not_overflow() {
         let huge = Backoff { base: Duration::MAX, max: Some(Duration::MAX) };
         assert_eq!(ceiling(&huge, u32::MAX), Duration::MAX);
         assert!(pause(&huge, u32::MAX, &mut fastrand::Rng::with_seed(1)) <= Duration::MAX);
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_are_spread_evenly_from_nothing_to_the_ceiling() {
+    fn pauses_are_spread_evenly_from_zero_to_the_ceiling() {
         let mut rng = fastrand::Rng::with_seed(1);
         let mut tenths = [0; 10];
         for _ in 0..10_000 {
@@ -55,7 +55,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn never_above_the_ceiling(base in 0..10_000_u32, max in 0..10_000_u32, retry: u32, seed: u64) {
+        fn a_pause_is_never_above_the_ceiling(base in 0..10_000_u32, max in 0..10_000_u32, retry: u32, seed: u64) {
             let backoff = Backoff { base: MILLI * base, max: Some(MILLI * max) };
             let pause = pause(&backoff, retry, &mut fastrand::Rng::with_seed(seed));
             prop_assert!(pause <= backoff.cap());

@@ -1,7 +1,7 @@
-//! Which endpoint takes the next try.
+//! Chooses the endpoint for the next try.
 //!
-//! Pure: the endpoints, what was tried already, `now` and the dice are arguments. Nothing here allocates on
-//! the way of a request; only `round_robin` takes a (short) lock.
+//! Pure: the endpoints, what was tried already, `now` and the random generator are arguments. A pick does not allocate.
+//! Only `round_robin` takes a lock, for a short time.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -12,24 +12,24 @@ use pillion_model::cluster::LoadBalancer;
 
 use super::ewma;
 
-/// Draws at random before looking through the list: a cluster with half of its endpoints resting fails all
-/// eight once in 256 picks.
+/// Random draws before the whole list is searched. In a cluster with half of its endpoints ejected, all eight draws
+/// fail once in 256 picks.
 const DRAWS: usize = 8;
 
-/// What balancing wants to know of an endpoint.
+/// What the balancer needs to know about an endpoint.
 pub trait Candidate {
-    /// Unique in its cluster; what [`Tried`] remembers.
+    /// Unique in its cluster. [`Tried`] remembers it.
     fn id(&self) -> usize;
     fn weight(&self) -> NonZeroU32;
-    /// Requests sent and not ended. Read by peak_ewma and least_request.
+    /// Requests that were sent and have not ended. Used by peak_ewma and least_request.
     fn in_flight(&self) -> u32;
-    /// [`ewma::Ewma::latency`]; read by peak_ewma only.
+    /// See [`ewma::Ewma::latency`]. Used by peak_ewma only.
     fn latency(&self, now: Instant) -> Option<f64>;
-    /// Neither ejected nor known to be ill.
+    /// Whether the endpoint may be used: neither ejected nor waiting for its probe.
     fn is_usable(&self, now: Instant) -> bool;
 }
 
-/// The endpoints that were already tried for a request. Beyond [`Tried::ROOM`] the oldest is forgotten.
+/// The endpoints that were already tried for a request. Beyond [`Tried::ROOM`] the oldest one is forgotten.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Tried {
     ids: [usize; Self::ROOM],
@@ -37,7 +37,7 @@ pub struct Tried {
 }
 
 impl Tried {
-    /// Three tries and three replacements are the defaults; more tries than endpoints to spare are rare.
+    /// 8, because the defaults need at most three tries and three replacements. More tries are rare.
     pub const ROOM: usize = 8;
 
     pub fn insert(&mut self, id: usize) {
@@ -56,7 +56,7 @@ impl Tried {
     }
 }
 
-/// The balancer of one cluster, for one list of endpoints; a new list gets a new balancer.
+/// The balancer of one cluster for one list of endpoints. A new list gets a new balancer.
 #[derive(Debug)]
 pub struct Balancer {
     rule: Rule,
@@ -65,21 +65,21 @@ pub struct Balancer {
 
 #[derive(Debug)]
 enum Rule {
-    /// The better of two drawn by weight: shortest expected wait.
+    /// Draws two by weight and takes the one with the shorter expected wait.
     PeakEwma,
-    /// The better of two drawn by weight: shortest queue for its weight.
+    /// Draws two by weight and takes the one with the shorter queue for its weight.
     LeastRequest,
-    /// Round robin where all weigh the same: who comes next. The rule below would pick in this order, too, but it looks
-    /// at every endpoint for each pick.
+    /// Round robin among endpoints of equal weight: the index of the next one. `RoundRobin` would pick in the same
+    /// order, but it looks at every endpoint for each pick.
     Equals(Mutex<usize>),
-    /// Smooth weighted round robin, nginx's: everybody gains its weight, the richest is picked and pays the
-    /// sum. Spreads a heavy endpoint's turns instead of bunching them.
+    /// nginx's smooth weighted round robin: each endpoint gains its weight, the one with the highest balance is picked,
+    /// and pays the sum of the weights. This spreads the turns of a heavy endpoint instead of bunching them.
     RoundRobin(Mutex<Box<[i64]>>),
     Random,
 }
 
 impl Balancer {
-    /// `weights`: of the endpoints that [`pick`](Self::pick) will get, in their order.
+    /// `weights` are those of the endpoints that [`pick`](Self::pick) will get, in the same order.
     pub fn new(rule: LoadBalancer, weights: impl IntoIterator<Item = NonZeroU32>) -> Self {
         let weights = Weights::new(weights);
         let rule = match rule {
@@ -92,7 +92,7 @@ impl Balancer {
         Self { rule, weights }
     }
 
-    /// A usable endpoint that was not tried yet, else a usable one, else `None`.
+    /// A usable endpoint that was not tried yet, otherwise a usable one that was, otherwise `None`.
     pub fn pick<'a, E: Candidate>(
         &self,
         endpoints: &'a [Arc<E>],
@@ -126,11 +126,11 @@ impl Balancer {
         };
         let (index, first) = self.draw(endpoints, None, rng, &fits)?;
         let Some((_, second)) = self.draw(endpoints, Some(index), rng, &fits) else { return Some(first) };
-        // On a tie the first stays: it was drawn by weight alone, so idle endpoints are used by weight.
+        // On a tie the first one wins: it was drawn by weight alone, so idle endpoints are used by weight.
         Some(if load(second, now) < load(first, now) { second } else { first })
     }
 
-    /// A fitting endpoint and its index, drawn by weight, never `except`.
+    /// A usable endpoint and its index, drawn by weight, never `except`.
     fn draw<'a, E: Candidate>(
         &self,
         endpoints: &'a [Arc<E>],
@@ -148,7 +148,8 @@ impl Balancer {
     }
 }
 
-/// Looks at all: each fitting one takes the place of the one before with the chance of its weight in the sum.
+/// Looks at all endpoints: each one that fits replaces the one before it with a probability of its weight in the sum so
+/// far.
 fn search<'a, E: Candidate>(
     endpoints: &'a [Arc<E>],
     except: Option<usize>,
@@ -201,11 +202,11 @@ fn in_turn<'a, E: Candidate>(
     })
 }
 
-/// The endpoints as stretches of one line, each as long as its weight; `ends` are their right ends.
+/// The endpoints as consecutive intervals, each as long as its weight. `ends` are the right ends of the intervals.
 #[derive(Debug)]
 struct Weights {
     ends: Box<[u64]>,
-    /// Then nobody need look for the stretch of a point.
+    /// Whether all weights are equal. A draw then needs no search for the interval of a point.
     are_equal: bool,
 }
 
@@ -222,7 +223,7 @@ impl Weights {
         Self { ends, are_equal }
     }
 
-    /// An index by weight, never `except`: its stretch is cut out of the line. `None` when nothing is left.
+    /// An index drawn by weight, never `except`, whose interval is left out. `None` when no endpoint is left.
     fn draw(&self, except: Option<usize>, rng: &mut fastrand::Rng) -> Option<usize> {
         if self.are_equal {
             let left = self.ends.len().saturating_sub(usize::from(except.is_some()));
@@ -324,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_usable_gives_nothing() {
+    fn without_a_usable_endpoint_there_is_no_pick() {
         for rule in RULES {
             assert_eq!(Cluster::new(rule, []).pick(&[]), None);
             let resting = Fake { usable: false, ..fake(0, 1) };
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_balancer_of_another_list_still_finds_what_is_usable() {
+    fn a_balancer_of_a_longer_list_still_finds_a_usable_endpoint() {
         for rule in [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest, LoadBalancer::Random] {
             let mut cluster = Cluster::new(rule, [fake(0, 1), fake(1, 1), fake(2, 1)]);
             cluster.endpoints.truncate(2);
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn the_only_one_is_used_again_though_it_was_tried() {
+    fn a_single_endpoint_is_picked_again_after_it_was_tried() {
         for rule in RULES {
             assert_eq!(Cluster::new(rule, [fake(4, 1)]).pick(&[4]), Some(4));
         }
@@ -357,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_take_turns_and_one_that_rests_is_passed_by() {
+    fn endpoints_of_equal_weight_take_turns_and_an_ejected_one_is_skipped() {
         let resting = Fake { usable: false, ..fake(1, 3) };
         let mut cluster = Cluster::new(LoadBalancer::RoundRobin, [fake(0, 3), resting, fake(2, 3)]);
         assert_eq!(cluster.picks(4), [0, 2, 0, 2]);
@@ -365,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_among_equals_looks_at_one_endpoint_not_at_all() {
+    fn a_turn_among_equal_weights_looks_at_one_endpoint_and_not_at_every_one() {
         let endpoints: Vec<_> = (0..1000).map(|id| Arc::new(fake(id, 1))).collect();
         let (mut next, looks) = (0, std::cell::Cell::new(0));
         let fits = |_: &Fake| {
@@ -378,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_the_one_expected_to_answer_sooner_is_asked() {
+    fn the_endpoint_with_the_shorter_expected_wait_is_picked() {
         let slow = Fake { latency: Some(9e6), ..fake(0, 1) };
         let busy = Fake { in_flight: 3, ..fake(1, 1) };
         let mut cluster = Cluster::new(LoadBalancer::PeakEwma, [slow.clone(), busy.clone()]);
@@ -388,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_try_is_forgotten_when_the_room_is_full() {
+    fn the_oldest_tried_endpoint_is_forgotten_when_the_list_is_full() {
         let tried = tried_already(&[0, 1, 2, 3, 4, 5, 6, 7, 8]);
         assert!(!tried.contains(0));
         assert!((1..=8).all(|id| tried.contains(id)));
@@ -408,7 +409,7 @@ mod tests {
         })
     }
 
-    /// Different ones, and equal ones, which are picked in another way.
+    /// Lists of different weights, and of equal weights, which take another code path.
     fn weights() -> impl Strategy<Value = Vec<u32>> {
         let equal = (1..20_u32, 2..7_usize).prop_map(|(weight, count)| vec![weight; count]);
         prop_oneof![prop::collection::vec(1..20_u32, 2..7), equal]
@@ -420,7 +421,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn picks_a_usable_one_whenever_there_is_one_and_a_fresh_one_if_possible(
+        fn a_usable_endpoint_is_picked_if_there_is_one_and_an_untried_one_if_possible(
             all in fakes(), rule in rules(), tried in prop::collection::vec(0..12_usize, 0..6), seed: u64,
         ) {
             let mut cluster = Cluster::new(rule, all.clone());
@@ -456,7 +457,7 @@ mod tests {
         }
 
         #[test]
-        fn under_load_queues_stand_in_proportion_to_weights(
+        fn under_load_the_queues_are_proportional_to_the_weights(
             weights in prop::collection::vec(1..6_u32, 2..5),
             rule in prop::sample::select(vec![LoadBalancer::PeakEwma, LoadBalancer::LeastRequest]),
         ) {

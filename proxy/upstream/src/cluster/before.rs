@@ -1,5 +1,5 @@
-//! What a cluster keeps of the one that it replaces: endpoints with their connections, standing and load, limits
-//! with what they let in, the retry budget. Only what a change concerns begins anew.
+//! What a cluster keeps of the cluster that it replaces: endpoints with their connections, standing and load, limits
+//! with their permits, and the retry budget. Only what the new configuration changes starts from zero.
 
 use std::sync::Arc;
 
@@ -15,21 +15,22 @@ use super::{Cluster, ClusterLimits};
 use crate::slots::Slots;
 use pillion_base::limits::Limit;
 
-/// The cluster of the same name until now.
+/// The cluster that had the same name until now.
 #[derive(Clone, Copy)]
 pub struct PreviousCluster<'a> {
-    /// What it was made of.
+    /// The configuration that the cluster was made of.
     pub of: &'a config::Cluster,
     pub cluster: &'a Cluster,
 }
 
 impl PreviousCluster<'_> {
-    /// Whether its connections are what `now` would open.
+    /// Whether its connections are like those that `now` would open.
     fn connects_like(&self, now: &config::Cluster) -> bool {
         self.of.protocol == now.protocol && self.of.tls == now.tls && self.of.connection == now.connection
     }
 
-    /// Whether its endpoints are learnt where those of `now` are: another name, or another port, is another source.
+    /// Whether its endpoints come from the same source as those of `now`. Another name or another port is another
+    /// source.
     fn learns_like(&self, now: &config::Cluster) -> bool {
         let (was, is) = (&self.of.discovery, &now.discovery);
         let same =
@@ -44,8 +45,9 @@ pub(super) fn ejections(policy: &OutlierDetection, before: Option<PreviousCluste
     before.cluster.ejections.clone()
 }
 
-/// `said`: what the source can say at once. Without that the endpoints of before go on: of the same source they are what
-/// it said last, and those of a former source serve until the new one has answered.
+/// The endpoints of the new cluster. `said` is what their source can report at once. Without it the previous endpoints
+/// stay: those of the same source are its last report, and those of a former source serve until the new source has
+/// answered.
 pub(super) fn endpoints(
     of: &config::Cluster,
     said: Option<EndpointUpdate>,
@@ -104,7 +106,7 @@ pub(super) fn limits(
     limits
 }
 
-/// A changed `max_connections` counts the connections that are opened from then on.
+/// With a changed `max_connections` only the connections that are opened from then on are counted.
 pub(super) fn slots(max: u32, before: Option<PreviousCluster<'_>>) -> Arc<Slots> {
     match before.map(|before| &before.cluster.slots) {
         Some(slots) if slots.max() == max => slots.clone(),

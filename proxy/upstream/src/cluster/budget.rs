@@ -1,15 +1,15 @@
-//! How many retries a cluster may make, measured by the first tries of the last ten seconds.
+//! Limits the retries of a cluster by the number of first tries of the last ten seconds.
 //!
-//! A retry is allowed while, within the window,
+//! Within the window a retry is allowed while
 //!
 //! ```text
 //! retries + 1 <= max(ratio × first tries, min_per_second × 10)
 //! ```
 //!
-//! The larger of the two and not, as in linkerd and Finagle, their sum: a busy service then multiplies its
-//! load by no more than the ratio that was written, and `min_per_second` is what its name says, a floor
-//! for services too quiet for the ratio to mean anything. The window is the current second and the nine
-//! before it. A refused retry takes nothing from the budget.
+//! The limit is the larger of the two, and not their sum as in linkerd and Finagle. So a busy service multiplies its
+//! load by no more than the configured ratio, and `min_per_second` is a floor for services with too few requests for
+//! the ratio to matter. The window is the current second and the nine seconds before it. A refused retry takes nothing
+//! from the budget.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,14 +18,13 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use pillion_model::policy::RetryBudget;
 
-/// Seconds. Long enough that one slow second does not empty it, as linkerd and Finagle have it.
+/// The window in seconds, as in linkerd and Finagle: long enough that one slow second does not empty the budget.
 const WINDOW: usize = 10;
 
-/// Shares are counted in millionths, as integers: 29 % of 100 tries are 29 retries, and not the 28 that
-/// floating point makes of them.
+/// Shares are integers in millionths: 29 % of 100 tries are exactly 29 retries, where floating point would give 28.
 const MILLION: u64 = 1_000_000;
 
-/// The budget of one cluster, shared by all workers.
+/// The retry budget of one cluster, shared by all workers.
 #[derive(Debug)]
 pub struct Budget {
     epoch: Instant,
@@ -36,7 +35,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// `epoch`: any moment not after the first use; times before it count as it.
+    /// `epoch` is any moment before the first use. Earlier times count as `epoch`.
     pub fn new(rule: &RetryBudget, epoch: Instant) -> Self {
         Self {
             epoch,
@@ -47,18 +46,18 @@ impl Budget {
         }
     }
 
-    /// Once per request that may be retried, with its first try. No lock.
+    /// Counts a first try. Called once for each request that may be retried. Takes no lock.
     pub fn deposit(&self, now: Instant) {
         self.first_tries.add(self.second(now));
     }
 
-    /// What was deposited then does not count any more.
+    /// Removes the first try that was counted at `deposited`.
     fn take_back(&self, deposited: Instant) {
         self.first_tries.remove(self.second(deposited));
     }
 
-    /// Once per retry, before it. Withdrawals take turns, so that two can not both take the last one; a first
-    /// try counted meanwhile only adds to the allowance.
+    /// Asks for one retry. Called once before each retry. Withdrawals take a lock, so that two cannot both take the
+    /// last retry. A first try that is counted meanwhile only raises the allowance.
     pub fn try_withdraw(&self, now: Instant) -> bool {
         let mut retries = self.retries.lock();
         let second = retries.advance(self.second(now));
@@ -67,7 +66,7 @@ impl Budget {
         allowed
     }
 
-    /// Retries that would be allowed now; for people who ask.
+    /// The retries that would be allowed now, for the admin pages.
     pub fn left(&self, now: Instant) -> u64 {
         let mut retries = self.retries.lock();
         let second = retries.advance(self.second(now));
@@ -84,13 +83,12 @@ impl Budget {
     }
 }
 
-/// A deposit for a first try that may turn out to be none: of a connection that was dialled before it was known whether
-/// its client sends requests, which have first tries of their own. It counts while it is held, and for good once it is
-/// kept.
+/// The first try of a connection that was dialled before it was known whether its client sends requests, which count
+/// first tries of their own. It counts while the deposit is held, and for good once the deposit is kept.
 #[derive(Debug)]
 #[must_use = "a deposit that is dropped is taken back"]
 pub struct Deposit {
-    /// `None`: it is kept.
+    /// `None` once the deposit is kept.
     budget: Option<Arc<Budget>>,
     at: Instant,
 }
@@ -114,8 +112,8 @@ impl Drop for Deposit {
     }
 }
 
-/// A count per second. Each slot is one word (upper half: the second, lower half: the count), so that a count
-/// and its second can not be torn apart.
+/// A count for each second. Each slot is one word (upper half: the second; lower half: the count), so that the count
+/// and its second always change together.
 #[derive(Debug, Default)]
 struct FirstTries([AtomicU64; WINDOW]);
 
@@ -131,17 +129,17 @@ impl FirstTries {
         }
     }
 
-    /// One that was added in `second`, unless that has left the window.
+    /// Removes one try that was added in `second`, unless that second has left the window.
     fn remove(&self, second: u32) {
         let Some(slot) = self.0.get(second as usize % WINDOW) else { return };
         let less = |word| {
             let (held, count) = Self::unpack(word);
             (held == second && count > 0).then(|| word - 1)
         };
-        let _taken: Result<u64, u64> = slot.fetch_update(Relaxed, Relaxed, less); // fails where it counts no more
+        let _taken: Result<u64, u64> = slot.fetch_update(Relaxed, Relaxed, less); // fails when the second has left the window
     }
 
-    /// `None`: the slot has gone on to a later second, or is full.
+    /// The next value of the word. `None` when the slot already belongs to a later second, or is full.
     fn counted(word: u64, second: u32) -> Option<u64> {
         let (held, count) = Self::unpack(word);
         match held.cmp(&second) {
@@ -151,8 +149,8 @@ impl FirstTries {
         }
     }
 
-    /// In the window that ends with `second`. Later ones count too: another worker's clock read, a moment
-    /// ahead.
+    /// The count in the window that ends with `second`. Later seconds count as well: another worker may have read the
+    /// clock a moment later.
     fn sum(&self, second: u32) -> u64 {
         let words = self.0.iter().map(|slot| Self::unpack(slot.load(Relaxed)));
         words
@@ -166,7 +164,7 @@ impl FirstTries {
     }
 }
 
-/// A count per second up to `latest`.
+/// A count for each second up to `latest`.
 #[derive(Debug, Default)]
 struct Retries {
     counts: [u32; WINDOW],
@@ -174,8 +172,8 @@ struct Retries {
 }
 
 impl Retries {
-    /// Forgets what has left the window. A clock read that was overtaken on its way to the lock counts as
-    /// now.
+    /// Forgets the seconds that have left the window. A `second` before `latest`, read before another worker took the
+    /// lock, counts as `latest`.
     fn advance(&mut self, second: u32) -> u32 {
         let passed = second.saturating_sub(self.latest);
         self.latest = self.latest.max(second);
@@ -194,7 +192,7 @@ impl Retries {
     }
 
     fn slot(&mut self, second: u32) -> &mut u32 {
-        &mut self.counts[second as usize % WINDOW] // below WINDOW, the array's length
+        &mut self.counts[second as usize % WINDOW] // the index is below WINDOW, the array's length
     }
 }
 
@@ -227,14 +225,14 @@ mod tests {
             self
         }
 
-        /// How many of the wanted retries are allowed.
+        /// The number of the `wanted` retries that are allowed.
         fn retries(&self, wanted: usize, at: u64) -> usize {
             (0..wanted).filter(|_| self.budget.try_withdraw(self.start + Duration::from_millis(at))).count()
         }
     }
 
     #[test]
-    fn without_first_tries_and_floor_nothing_is_retried() {
+    fn without_first_tries_and_without_a_floor_no_retry_is_allowed() {
         assert_eq!(Story::begin(0.2, 0).retries(10, 0), 0);
         assert_eq!(Story::begin(0.0, 0).first_tries(1_000, 0).retries(10, 0), 0);
     }
@@ -249,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn twenty_percent_is_one_in_five_and_not_sooner() {
+    fn a_ratio_of_twenty_percent_allows_one_retry_after_five_first_tries() {
         let story = Story::begin(0.2, 0);
         assert_eq!(story.first_tries(4, 0).retries(1, 0), 0);
         assert_eq!(story.first_tries(1, 0).retries(2, 0), 1);
@@ -268,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn retries_burden_the_budget_for_ten_seconds() {
+    fn retries_count_against_the_budget_for_ten_seconds() {
         let story = Story::begin(0.0, 1);
         assert_eq!(story.retries(99, 500), 10);
         assert_eq!(story.retries(99, 9_999), 0);
@@ -284,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_overtaken_clock_read_does_not_reopen_a_past_second() {
+    fn a_clock_read_that_arrives_late_does_not_reopen_a_past_second() {
         let story = Story::begin(0.0, 1);
         assert_eq!(story.retries(99, 20_000), 10);
         assert_eq!(story.retries(99, 3_000), 0);
@@ -302,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_left_the_window_is_not_taken_back_from_what_came_later() {
+    fn a_deposit_that_left_the_window_is_not_taken_back_from_later_first_tries() {
         let start = Instant::now();
         let later = start + Duration::from_secs(WINDOW as u64);
         let budget = Arc::new(Budget::new(&rule(1.0, 0), start));
@@ -313,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_together_never_take_more_than_is_there() {
+    fn several_threads_together_never_exceed_the_budget() {
         let story = Story::begin(0.2, 0);
         let (tries, retries) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
@@ -333,7 +331,7 @@ mod tests {
             }
         });
         story.retries(1, 0);
-        assert_eq!(retries.load(Relaxed), tries.load(Relaxed) / 5, "and all that is there");
+        assert_eq!(retries.load(Relaxed), tries.load(Relaxed) / 5, "the whole budget was used");
     }
 
     #[derive(Debug, Clone, Copy)]
@@ -343,7 +341,7 @@ mod tests {
         Pass { millis: u64 },
     }
 
-    /// Two lists of moments and the formula.
+    /// A reference model: two lists of moments and the formula.
     struct Model {
         percent: u64,
         floor: u64,
@@ -377,7 +375,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decides_as_the_formula_does(percent in 0..150_u32, floor in 0..3_u32, events in events()) {
+        fn the_budget_decides_as_the_formula_does(percent in 0..150_u32, floor in 0..3_u32, events in events()) {
             let story = Story::begin(f64::from(percent) / 100.0, floor);
             let mut model = Model {
                 percent: percent.into(), floor: floor.into(), first_tries: Vec::new(), retries: Vec::new(),

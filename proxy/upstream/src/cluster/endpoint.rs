@@ -20,31 +20,32 @@ pub struct Endpoint {
     pub id: usize,
     pub address: SocketAddr,
     weight: AtomicU32,
-    /// Dropping the endpoint closes what is idle in it.
+    /// Dropping the endpoint closes its idle connections.
     pub pool: Pool,
-    /// `max_connections_per_endpoint`; `None`: off. Looked at for each dial, and for no request.
+    /// The places of `max_connections_per_endpoint`. `None` when it is off. Locked for each dial, and never for a
+    /// request that finds a connection.
     slots: Mutex<Option<Arc<Slots>>>,
     in_flight: AtomicU32,
     latency: Ewma,
     pub outlier: Outlier,
-    /// What it chose by ALPN the last time.
+    /// The version that the endpoint chose by ALPN the last time.
     learnt: AtomicU8,
-    /// Nobody new comes here.
+    /// Whether the endpoint was removed: no new request comes here.
     has_left: AtomicBool,
 }
 
-/// Which version a request would like its connection to speak. What the endpoint speaks decides.
+/// The version that a request prefers for its connection. The endpoint decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Preference {
-    /// The caller spoke HTTP/1.
+    /// The client used HTTP/1.
     Http1,
-    /// The caller spoke HTTP/2, or the request needs it (gRPC).
+    /// The client used HTTP/2, or the request needs it (gRPC).
     Http2,
-    /// It shall become a tunnel, for which HTTP/1.1 needs no consent of the endpoint's.
+    /// The request becomes a tunnel. With HTTP/1.1 the endpoint needs no extension for this.
     OnlyHttp1,
 }
 
-/// What an endpoint was found to speak.
+/// The HTTP version that an endpoint was found to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Speaks {
@@ -52,7 +53,7 @@ pub enum Speaks {
     Http2 = 2,
 }
 
-/// A failed try counts as at least this slow, so that an endpoint which fails fast does not look fast.
+/// A failed try counts as at least this slow, so that an endpoint that fails fast does not look fast.
 const FAILURE_COSTS: Duration = Duration::from_millis(50);
 
 impl Endpoint {
@@ -77,22 +78,23 @@ impl Endpoint {
         }
     }
 
-    /// It is in no set of endpoints any more: what it has begun it finishes, and nobody new comes.
+    /// Marks the endpoint as removed from its cluster: it finishes what it has begun, and gets no new request.
     pub(super) fn leave(&self) {
         self.has_left.store(true, Relaxed);
     }
 
-    /// Closes connections that were idle for too long, which for an endpoint that has left is no time at all.
+    /// Closes connections that were idle for too long. A removed endpoint closes every idle connection.
     pub fn sweep(&self) {
         self.pool.sweep(self.has_left.load(Relaxed));
     }
 
-    /// A reload may change it.
+    /// Sets the weight, which a reload may change.
     pub fn set_weight(&self, weight: NonZeroU32) {
         self.weight.store(weight.get(), Relaxed);
     }
 
-    /// A reload may change it. A changed limit counts the connections that are opened from then on.
+    /// Sets the limit, which a reload may change. A changed limit counts only the connections that are opened from then
+    /// on.
     pub(super) fn limit_connections(&self, most: Option<u32>) {
         let mut slots = self.slots.lock();
         if slots.as_ref().map(|slots| slots.max()) != most {
@@ -100,17 +102,17 @@ impl Endpoint {
         }
     }
 
-    /// Places for its connections; `None`: it has no limit of its own.
+    /// The places for its connections. `None` when it has no limit of its own.
     pub fn slots(&self) -> Option<Arc<Slots>> {
         self.slots.lock().clone()
     }
 
-    /// Whether it is at its own limit.
+    /// Whether all places of its own limit are taken.
     pub fn is_full(&self) -> bool {
         self.slots.lock().as_ref().is_some_and(|slots| slots.is_full())
     }
 
-    /// What the preference of a request comes to here.
+    /// The kind of connection that a request with this preference gets at this endpoint.
     pub fn want(&self, cluster: &Cluster, preference: Preference) -> Want {
         let is_http2 = match preference {
             Preference::OnlyHttp1 => return Want::OnlyHttp1,
@@ -137,7 +139,7 @@ impl Endpoint {
         self.latency.observe(took, now);
         if self.outlier.on_success(now) {
             let (service, endpoint) = (&*cluster.name, self.address);
-            tracing::info!(service, %endpoint, "endpoint is back: the probe after its ejection was answered");
+            tracing::info!(service, %endpoint, "endpoint is back: it answered the probe after its ejection");
         }
     }
 

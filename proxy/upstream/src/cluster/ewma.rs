@@ -1,31 +1,30 @@
-//! How fast an endpoint has been answering of late: the peak-sensitive average that peak EWMA balances by.
+//! The recent latency of an endpoint: the average, sensitive to peaks, that peak EWMA balances by.
 //!
-//! Pure: callers bring `now` and the time an answer took. A sample above the average replaces it at once, one
-//! below pulls it down over ten seconds; with no samples the average fades, so that an endpoint nobody
-//! dared to use is tried again. What is in flight is the endpoint's own count; [`load`] joins the two.
+//! Pure: the caller passes `now` and how long an answer took. A sample above the average replaces it at once; a sample
+//! below lowers it over ten seconds. Without samples the average fades, so that an endpoint that was avoided is tried
+//! again. The endpoint itself counts its requests in flight; [`load`] combines both.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Time in which a sample's weight falls to 1/e: 10 s, as Finagle and linkerd have it.
+/// The time in which the weight of a sample falls to 1/e: 10 s, as in Finagle and linkerd.
 const DECAY: Duration = Duration::from_secs(10);
 
-/// What one request in flight costs on an endpoint that has not answered yet, in nanoseconds. 1 ms: with
-/// nothing in flight such an endpoint costs nothing and is asked at once, but a silent one does not attract
-/// a crowd.
+/// The cost, in nanoseconds, of one request in flight on an endpoint that has not answered yet: 1 ms. With nothing in
+/// flight such an endpoint costs nothing and is asked at once, but a silent one does not attract many requests.
 const UNMEASURED: f64 = 1e6;
 
-/// Nanoseconds in a tick, as a power of two: about a millisecond. Samples within one tick of the last change
-/// count only if they are peaks; over ten seconds of decay the rest would not be noticed, and the word
-/// shared by all workers is left alone.
+/// Nanoseconds in a tick, as a power of two: about one millisecond. Samples within one tick of the last change count
+/// only if they are peaks. Over ten seconds of decay the others make no difference, and skipping them saves writes to a
+/// word that all workers share.
 const TICK_BITS: u32 = 20;
 
-/// Latency of one endpoint, shared by all workers without a lock.
+/// The latency of one endpoint, shared by all workers without a lock.
 #[derive(Debug)]
 pub struct Ewma {
-    /// Upper half: the average in nanoseconds as `f32`. Lower half: the tick of its last change. One word,
-    /// so that nobody ever pairs an average with another's time. Zero: not measured yet.
+    /// Upper half: the average in nanoseconds as `f32`. Lower half: the tick of its last change. Both are in one word,
+    /// so that no reader combines an average with another average's tick. Zero means not measured yet.
     word: AtomicU64,
     epoch: Instant,
 }
@@ -37,13 +36,13 @@ struct Average {
 }
 
 impl Ewma {
-    /// `epoch`: any moment not after the first use; times before it count as it.
+    /// `epoch` is any moment before the first use. Earlier times count as `epoch`.
     pub fn new(epoch: Instant) -> Self {
         Self { word: AtomicU64::new(0), epoch }
     }
 
-    /// Call for every try that ended, failed ones too, lest an endpoint that refuses everything looks
-    /// fresh for ever.
+    /// Adds a sample. Call it for every try that ended, also for failed ones: otherwise an endpoint that refuses
+    /// everything would look unused for ever.
     pub fn observe(&self, took: Duration, now: Instant) {
         // At least one nanosecond: zero bits mean "not measured".
         let sample = (took.as_nanos() as f32).max(1.0);
@@ -63,13 +62,13 @@ impl Ewma {
         }
     }
 
-    /// Nanoseconds, faded since the last answer. `None`: not measured yet.
+    /// The latency in nanoseconds, faded since the last answer. `None` when it is not measured yet.
     pub fn latency(&self, now: Instant) -> Option<f64> {
         let average = Average::unpack(self.word.load(Relaxed))?;
         Some(f64::from(average.nanos) * average.kept(self.tick(now)))
     }
 
-    /// Wraps after 52 days; only an endpoint silent for weeks could tell.
+    /// Wraps after 52 days, which matters only for an endpoint that was silent for weeks.
     fn tick(&self, now: Instant) -> u32 {
         (now.saturating_duration_since(self.epoch).as_nanos() >> TICK_BITS) as u32
     }
@@ -84,7 +83,7 @@ impl Average {
         u64::from(self.nanos.to_bits()) << 32 | u64::from(self.tick)
     }
 
-    /// The average with one more sample, or `None` if that changes nothing.
+    /// The average with one more sample. `None` when the sample changes nothing.
     fn with(self, sample: f32, tick: u32) -> Option<f32> {
         if sample >= self.nanos {
             return (sample > self.nanos || self.age(tick) > 0).then_some(sample);
@@ -101,16 +100,16 @@ impl Average {
         }
     }
 
-    /// Ticks since the last change. Workers' clock reads may overtake each other: never below zero.
+    /// Ticks since the last change, never below zero: the clock reads of two workers may arrive in another order.
     fn age(self, tick: u32) -> u32 {
         u32::try_from(tick.wrapping_sub(self.tick).cast_signed()).unwrap_or(0)
     }
 }
 
-/// What one more request would cost on an endpoint: latency × (in flight / weight + 1).
+/// The cost of one more request on an endpoint: latency × (in flight / weight + 1).
 ///
-/// The weight divides the queue and not the latency: of idle, equally fast endpoints none is cheaper than the
-/// other, so the draw by weights decides; under load the queues come to stand in proportion to the weights.
+/// The weight divides the queue and not the latency. So idle endpoints of equal latency cost the same, and the draw by
+/// weight decides; under load the queues become proportional to the weights.
 pub fn load(latency: Option<f64>, in_flight: u32, weight: NonZeroU32) -> f64 {
     let queue = f64::from(in_flight) / f64::from(weight.get());
     latency.map_or(queue * UNMEASURED, |latency| latency * (queue + 1.0))
@@ -163,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn many_small_steps_come_to_where_few_large_ones_do() {
+    fn many_small_steps_give_the_same_average_as_a_few_large_ones() {
         let story = Story::begin();
         story.at(0, 100);
         for after in 1..=10_000 {
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_nobody_asks_fades_and_is_asked_again() {
+    fn the_latency_of_an_unused_endpoint_fades_so_that_it_is_tried_again() {
         let story = Story::begin();
         story.at(0, 5_000);
         assert!(story.latency_ms(60_000) < 15.0);
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_read_that_was_overtaken_changes_nothing() {
+    fn a_sample_with_an_older_time_changes_nothing() {
         let story = Story::begin();
         story.at(5_000, 100);
         assert!((story.latency_ms(1_000) - 100.0).abs() < 0.01);
@@ -191,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn an_instant_answer_is_still_a_measurement() {
+    fn an_answer_within_zero_time_counts_as_a_measurement() {
         let story = Story::begin();
         story.at(0, 0);
         assert!(story.ewma.latency(story.start).is_some());
     }
 
     #[test]
-    fn an_unmeasured_endpoint_is_asked_first_but_draws_no_crowd() {
+    fn an_unmeasured_endpoint_is_asked_first_but_does_not_attract_many_requests() {
         let measured = load(Some(5e6), 0, ONE);
         assert!(load(None, 0, ONE) < measured, "asked before one that takes 5 ms");
         assert!(load(None, 6, ONE) > measured, "six unanswered requests are enough");

@@ -1,7 +1,7 @@
-//! Notices endpoints that keep failing and rests them for a while.
+//! Notices endpoints that keep failing and ejects them for a while.
 //!
-//! Pure: callers bring `now` and what came of each try. One [`Outlier`] per endpoint, one [`Ejections`] per
-//! cluster, which knows how many may rest at once.
+//! Pure: the caller passes `now` and the result of each try. There is one [`Outlier`] for each endpoint and one
+//! [`Ejections`] for each cluster, which limits how many endpoints may be ejected at once.
 //!
 //! ```text
 //! Closed ── errors in a row, and Ejections agree ──▶ Ejected(until)
@@ -10,9 +10,9 @@
 //!   └───────────────── it succeeds ──────────────────  Probing ── it fails ──▶ Ejected(until), longer
 //! ```
 //!
-//! A rest lasts `base_ejection` times the number of ejections in a row, at most [`LONGEST_REST`]. Every full
-//! `base_ejection` that an endpoint then stays closed takes one from that number. What ends while its
-//! endpoint rests was sent before the ejection and changes nothing.
+//! An ejection lasts `base_ejection` times the number of ejections in a row, at most [`LONGEST_REST`]. Each full
+//! `base_ejection` that an endpoint then stays closed lowers that number by one. A request that ends while its endpoint
+//! is ejected was sent before the ejection, and changes nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -24,20 +24,20 @@ use pillion_model::policy::OutlierDetection;
 use pillion_base::error::{Error, Sent};
 use pillion_model::Reason;
 
-/// As Envoy's `max_ejection_time`; a longer `base_ejection` is kept as written.
+/// Envoy's default of `max_ejection_time`. A longer `base_ejection` is used as configured.
 const LONGEST_REST: Duration = Duration::from_secs(300);
 
-/// How long nobody else probes while a probe is out. A probe that never reports, in any way, would else
-/// keep its endpoint away for ever. 5 s: longer than most answers take, shorter than any rest matters.
+/// How long no other request may probe while a probe is under way. Without this limit a probe that never reports would
+/// keep its endpoint ejected for ever. 5 s: longer than most answers take, and short compared with an ejection.
 const PROBE_LEASE: Duration = Duration::from_secs(5);
 
-/// An endpoint in this state is used without restriction.
+/// The state of an endpoint that is used without restriction.
 const CLOSED: u64 = 0;
 
-/// What an endpoint did wrong; the `cause` label of `pillion_endpoint_ejections_total`.
+/// The kind of error that ejected an endpoint: the `cause` label of `pillion_endpoint_ejections_total`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// A 5xx of the endpoint's own making.
+    /// A 5xx that the endpoint itself answered.
     Status,
     Reset,
     Connect,
@@ -54,8 +54,8 @@ impl Cause {
         }
     }
 
-    /// `None`: not the endpoint's fault. A refused stream, a GOAWAY or a pooled connection that had gone
-    /// stale is an endpoint's right; a full limit and a certificate that nobody takes are our own doing.
+    /// The kind of an error. `None` when it is not the endpoint's fault: an endpoint may refuse a stream, send GOAWAY
+    /// and close a pooled connection, and a full limit or a refused certificate of ours is our own fault.
     pub fn of(error: &Error) -> Option<Self> {
         match error.reason {
             _ if error.is_our_fault => None,
@@ -77,31 +77,31 @@ impl Cause {
     }
 }
 
-/// An endpoint was sent to rest.
+/// An endpoint was ejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejected {
     pub rest: Duration,
     pub cause: Cause,
 }
 
-/// A cluster's policy, which a reload may change, and how many of its endpoints are ejected and may be:
-/// `max_ejected` of them, rounded down, never the last.
+/// The policy of a cluster, which a reload may change, and how many of its endpoints are ejected and may be: the share
+/// `max_ejected`, rounded down, and never the last one.
 #[derive(Debug)]
 pub struct Ejections {
     /// `max_ejected`, as the bits of an `f64`.
     share: AtomicU64,
     allowed: AtomicU32,
     ejected: AtomicU32,
-    /// Errors in a row that eject; [`NEVER`] none do.
+    /// The number of errors in a row that ejects. [`NEVER`] means that none does.
     threshold: AtomicU32,
-    /// Nanoseconds of the first rest, never zero.
+    /// The length of the first ejection in nanoseconds, never zero.
     base: AtomicU64,
 }
 
 const NEVER: u32 = u32::MAX;
 
 impl Ejections {
-    /// Allows none until it is told of how many endpoints.
+    /// Allows no ejection until [`Self::allow_of`] says how many endpoints there are.
     pub fn new(policy: &OutlierDetection) -> Arc<Self> {
         let zero = || AtomicU32::new(0);
         let (share, base) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -110,12 +110,13 @@ impl Ejections {
         Arc::new(new)
     }
 
-    /// How many of the cluster's endpoints may be ejected at once.
+    /// Sets how many of the cluster's endpoints may be ejected at once.
     pub fn allow_of(&self, endpoints: usize) {
         self.allowed.store(allowed(f64::from_bits(self.share.load(Relaxed)), endpoints), Relaxed);
     }
 
-    /// From now on; for how many endpoints, [`Self::allow_of`] says next. What rests already goes on resting.
+    /// Changes the policy from now on. The next call of [`Self::allow_of`] applies the new share. Ejections that have
+    /// begun last as long as before.
     pub fn change(&self, policy: &OutlierDetection) {
         self.share.store(policy.max_ejected.to_bits(), Relaxed);
         self.threshold.store(policy.consecutive_errors.unwrap_or(NEVER), Relaxed);
@@ -130,7 +131,7 @@ impl Ejections {
         Duration::from_nanos(self.base.load(Relaxed))
     }
 
-    /// Including those whose rest is over and whose probe is still out.
+    /// The number of ejected endpoints, including those that wait for their probe or its result.
     pub fn ejected(&self) -> u32 {
         self.ejected.load(Relaxed)
     }
@@ -150,44 +151,45 @@ impl Ejections {
 
 fn allowed(share: f64, endpoints: usize) -> u32 {
     let endpoints = u32::try_from(endpoints).unwrap_or(u32::MAX);
-    // The millionth is for 29 % of 100, which floating point puts just below 29.
+    // A millionth is added because floating point makes 29 % of 100 slightly less than 29.
     let by_share = (share * f64::from(endpoints) + 1e-6) as u32;
     by_share.min(endpoints.saturating_sub(1))
 }
 
-/// What is to be said of an endpoint.
+/// The state of an endpoint, for the admin pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     Available,
-    /// Not used for so long.
+    /// Not used for this time from now.
     Ejected(Duration),
-    /// Its rest is over: one request at a time may try it.
+    /// The ejection is over: one request at a time may try the endpoint.
     Probing,
 }
 
-/// One endpoint's standing, shared by all workers.
+/// The state of one endpoint, shared by all workers.
 #[derive(Debug)]
 pub struct Outlier {
-    /// [`CLOSED`], or the [`Resting`]. Changed under the lock of `history`, but for a probe's claim.
+    /// [`CLOSED`], or a packed [`Resting`]. Changed under the lock of `history`, except when a request claims the
+    /// probe.
     rest: AtomicU64,
-    /// In a row, while closed.
+    /// Errors in a row while closed.
     errors: AtomicU32,
     history: Mutex<History>,
     cluster: Arc<Ejections>,
     epoch: Instant,
 }
 
-/// What an [`Outlier`] is when it is not closed: not used before a moment, then by one request at a time.
+/// The state of an [`Outlier`] that is not closed: not used before a moment, and then by one request at a time.
 #[derive(Debug, Clone, Copy)]
 struct Resting {
-    /// Nanoseconds since the epoch, below 2^62 (146 years). Ejected: when the rest is over; probing: when the
-    /// lease is.
+    /// Nanoseconds since the epoch, below 2^62 (146 years): the end of the ejection, or, while probing, the end of the
+    /// probe's lease.
     until: u64,
     probing: bool,
 }
 
 impl Resting {
-    /// Never zero, which means closed: the highest bit is always set, the lowest is `probing`.
+    /// Never zero, which means closed: the highest bit is always set. The lowest bit is `probing`.
     fn pack(self) -> u64 {
         1 << 63 | self.until << 1 | u64::from(self.probing)
     }
@@ -199,13 +201,13 @@ impl Resting {
 
 #[derive(Debug)]
 struct History {
-    /// Ejections in a row.
+    /// The number of ejections in a row.
     row: u32,
     closed_since: Instant,
 }
 
 impl Outlier {
-    /// `epoch`: any moment not after the first use; times before it count as it.
+    /// `epoch` is any moment before the first use. Earlier times count as `epoch`.
     pub fn new(cluster: Arc<Ejections>, epoch: Instant) -> Self {
         Self {
             rest: AtomicU64::new(CLOSED),
@@ -216,18 +218,18 @@ impl Outlier {
         }
     }
 
-    /// May a request be sent there? Past its rest an endpoint is usable for one probe; [`admit`](Self::admit)
-    /// says for whose. One load where all is well.
+    /// Whether a request may be sent to the endpoint. After its ejection it is usable for one probe;
+    /// [`admit`](Self::admit) decides which request that is. Costs one atomic load for a closed endpoint.
     pub fn is_usable(&self, now: Instant) -> bool {
         self.resting().is_none_or(|rest| self.is_due(rest, now))
     }
 
-    /// Closed, that is neither ejected nor waiting for its probe.
+    /// Whether the endpoint is neither ejected nor waiting for its probe.
     pub fn is_closed(&self) -> bool {
         self.resting().is_none()
     }
 
-    /// For people who ask.
+    /// The state, for the admin pages.
     pub fn standing(&self, now: Instant) -> Standing {
         match self.resting() {
             None => Standing::Available,
@@ -239,17 +241,18 @@ impl Outlier {
         }
     }
 
-    /// Once per try, after the pick: claims the probe where one is due. `false`: somebody else probes or the
-    /// rest is not over; pick another.
+    /// Called once for each try after the pick: claims the probe if one is due. `false` when another request probes or
+    /// the ejection is not over; the caller then picks again.
     pub fn admit(&self, now: Instant) -> bool {
         let word = self.rest.load(Relaxed);
         let Some(rest) = Resting::unpack(word) else { return true };
         let claim = Resting { until: self.after(PROBE_LEASE, now), probing: true };
-        // Strong: a claim refused for no reason would leave the endpoint out of this request.
+        // Not the weak exchange: it may fail without cause, and this request would then skip the endpoint.
         self.is_due(rest, now) && self.rest.compare_exchange(word, claim.pack(), Relaxed, Relaxed).is_ok()
     }
 
-    /// Two loads where all is well. `true`: this was the probe, and the endpoint is back.
+    /// Notes a success. Costs two atomic loads for a closed endpoint without errors. Returns `true` if this was the
+    /// probe, so that the endpoint is back.
     pub fn on_success(&self, now: Instant) -> bool {
         match self.resting() {
             None if self.errors.load(Relaxed) == 0 => false,
@@ -261,8 +264,8 @@ impl Outlier {
         }
     }
 
-    /// A try ended and says nothing of the endpoint: its caller went away, or its connection had been closed
-    /// in the meantime. If it was the probe, the next request may be.
+    /// Notes a try whose end says nothing about the endpoint: its client went away, or its connection had been closed
+    /// in the meantime. If the try was the probe, the next request may probe.
     pub fn on_neither(&self, now: Instant) {
         if self.is_closed() {
             return;
@@ -274,7 +277,7 @@ impl Outlier {
         }
     }
 
-    /// `Some`: that was one too many.
+    /// Notes an error. `Some` when it ejected the endpoint.
     pub fn on_error(&self, now: Instant, cause: Cause) -> Option<Ejected> {
         let threshold = self.cluster.threshold()?;
         let rest = match self.resting() {
@@ -286,14 +289,15 @@ impl Outlier {
         rest.map(|rest| Ejected { rest, cause })
     }
 
-    /// Wraps after four billion errors that were not allowed to eject, and is as far as before soon after.
+    /// Wraps after four billion errors that were not allowed to eject, which delays the next ejection by a few errors
+    /// only.
     fn count_error(&self) -> u32 {
         self.errors.fetch_add(1, Relaxed).saturating_add(1)
     }
 
     fn eject(&self, now: Instant) -> Option<Duration> {
         let mut history = self.history.lock();
-        // Another worker may have been here between our look and the lock.
+        // Another worker may have ejected the endpoint between the check and the lock.
         if !self.is_closed() || !self.cluster.try_eject() {
             return None;
         }
@@ -316,7 +320,7 @@ impl Outlier {
         lasts
     }
 
-    /// `false`: another worker was faster.
+    /// Closes after a successful probe. `false` when another worker was faster.
     fn close(&self, now: Instant) -> bool {
         let mut history = self.history.lock();
         let is_probing = self.resting().is_some_and(|rest| rest.probing);
@@ -337,19 +341,20 @@ impl Outlier {
         self.after(Duration::ZERO, now) >= rest.until
     }
 
-    /// In [`Resting`]'s terms. Not `now + pause`: an operator's pause may be longer than an `Instant` can tell.
+    /// A moment in the unit of [`Resting`]. Not `now + pause`, because a configured pause may be longer than an
+    /// `Instant` can represent.
     fn after(&self, pause: Duration, now: Instant) -> u64 {
         nanos(now.saturating_duration_since(self.epoch).saturating_add(pause))
     }
 }
 
-/// At most what 62 bits hold.
+/// At most what fits into 62 bits.
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 2)
 }
 
 impl Drop for Outlier {
-    /// An endpoint that leaves its cluster gives its place among the ejected back.
+    /// Gives the place among the ejected endpoints back when the endpoint leaves its cluster.
     fn drop(&mut self) {
         if !self.is_closed() {
             self.cluster.release();
@@ -389,7 +394,7 @@ mod tests {
             Self { start, endpoints: (0..endpoints).map(outlier).collect(), ejections }
         }
 
-        /// Endpoint 0 of two that eject after three errors.
+        /// A cluster of two endpoints that ejects after three errors.
         fn pair() -> Self {
             Self::of(2, &policy(3, 0.5))
         }
@@ -417,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_in_a_row_eject_and_a_success_between_forgives() {
+    fn errors_in_a_row_eject_and_a_success_in_between_resets_the_count() {
         let cluster = Cluster::pair();
         assert_eq!(cluster.fails(0, 2, 0), None);
         cluster.succeeds(0, 0);
@@ -429,30 +434,30 @@ mod tests {
     }
 
     #[test]
-    fn the_ejection_tells_its_cause() {
+    fn an_ejection_names_the_cause_of_the_last_error() {
         let cluster = Cluster::of(2, &policy(1, 0.5));
         let ejected = cluster.endpoints[0].on_error(cluster.start, Cause::Connect);
         assert_eq!(ejected, Some(Ejected { rest: secs(30), cause: Cause::Connect }));
     }
 
     #[test]
-    fn a_rested_endpoint_is_probed_once_and_comes_back() {
+    fn an_endpoint_is_probed_once_after_its_ejection_and_is_used_again() {
         let cluster = Cluster::pair();
         cluster.fails(0, 3, 0);
         assert!(cluster.is_usable(0, 30));
         assert!(cluster.admits(0, 30), "the probe");
-        assert!(!cluster.is_usable(0, 30), "somebody probes");
+        assert!(!cluster.is_usable(0, 30), "another request probes");
         assert!(!cluster.admits(0, 30));
         assert_eq!(cluster.ejections.ejected(), 1);
-        assert!(cluster.endpoints[0].on_success(cluster.at(31)), "it is back, and that is told once");
+        assert!(cluster.endpoints[0].on_success(cluster.at(31)), "it is back, and this is reported once");
         assert!(!cluster.endpoints[0].on_success(cluster.at(31)));
         assert!(cluster.endpoints[0].is_closed());
         assert_eq!(cluster.ejections.ejected(), 0);
-        assert_eq!(cluster.fails(0, 2, 31), None, "errors count anew");
+        assert_eq!(cluster.fails(0, 2, 31), None, "errors count from zero");
     }
 
     #[test]
-    fn a_failed_probe_rests_the_endpoint_longer_up_to_five_minutes() {
+    fn a_failed_probe_ejects_the_endpoint_longer_up_to_five_minutes() {
         let cluster = Cluster::pair();
         assert_eq!(cluster.fails(0, 3, 0), Some(secs(30)));
         let mut now = 30;
@@ -466,7 +471,7 @@ mod tests {
     }
 
     #[test]
-    fn every_clean_stay_of_the_base_takes_one_from_the_row() {
+    fn each_base_ejection_time_without_ejection_lowers_the_count_by_one() {
         let cluster = Cluster::pair();
         cluster.fails(0, 3, 0);
         cluster.admits(0, 30);
@@ -478,14 +483,18 @@ mod tests {
         assert_eq!(cluster.fails(0, 3, 209), Some(secs(120)), "the fourth in a row, 29 s later");
         cluster.admits(0, 329);
         cluster.succeeds(0, 329);
-        assert_eq!(cluster.fails(0, 3, 329 + 65), Some(secs(90)), "two stays: four less two, and this one");
+        assert_eq!(
+            cluster.fails(0, 3, 329 + 65),
+            Some(secs(90)),
+            "two clean periods: four minus two, plus this one"
+        );
         cluster.admits(0, 484);
         cluster.succeeds(0, 484);
-        assert_eq!(cluster.fails(0, 3, 10_000), Some(secs(30)), "forgotten");
+        assert_eq!(cluster.fails(0, 3, 10_000), Some(secs(30)), "all earlier ejections are forgotten");
     }
 
     #[test]
-    fn a_probe_that_never_reports_is_taken_over() {
+    fn a_probe_that_never_reports_is_replaced_after_its_lease() {
         let cluster = Cluster::pair();
         cluster.fails(0, 3, 0);
         assert!(cluster.admits(0, 30));
@@ -496,11 +505,11 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_proves_nothing_lets_the_next_one_go() {
+    fn a_probe_without_a_result_lets_the_next_request_probe() {
         let cluster = Cluster::pair();
         cluster.fails(0, 3, 0);
         cluster.endpoints[0].on_neither(cluster.at(1));
-        assert!(!cluster.is_usable(0, 1), "nobody probed");
+        assert!(!cluster.is_usable(0, 1), "no request probed");
         assert!(cluster.admits(0, 30));
         cluster.endpoints[0].on_neither(cluster.at(31));
         assert_eq!(cluster.ejections.ejected(), 1);
@@ -509,12 +518,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_before_the_ejection_changes_nothing() {
+    fn requests_sent_before_the_ejection_change_nothing() {
         let cluster = Cluster::pair();
         cluster.fails(0, 3, 0);
         cluster.succeeds(0, 1);
         assert!(!cluster.is_usable(0, 1));
-        assert_eq!(cluster.fails(0, 20, 31), None, "the rest is over, but nobody probes yet");
+        assert_eq!(cluster.fails(0, 20, 31), None, "the ejection is over, but no request probes yet");
         assert!(cluster.admits(0, 31));
     }
 
@@ -530,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_is_rounded_down() {
+    fn the_share_of_ejected_endpoints_is_rounded_down() {
         let rows: [(f64, usize, u32); 9] = [
             (0.5, 1, 0),
             (0.5, 2, 1),
@@ -548,7 +557,7 @@ mod tests {
     }
 
     #[test]
-    fn who_may_not_be_ejected_yet_is_with_its_next_error_when_there_is_room() {
+    fn an_endpoint_above_the_share_is_ejected_by_its_next_error_when_there_is_room() {
         let cluster = Cluster::pair();
         cluster.fails(0, 3, 0);
         assert_eq!(cluster.fails(1, 7, 1), None);
@@ -565,7 +574,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_base_rests_for_good_and_does_not_panic() {
+    fn an_endless_base_ejection_ejects_for_ever_and_does_not_panic() {
         let cluster = Cluster::of(2, &OutlierDetection { base_ejection: Duration::MAX, ..policy(1, 0.5) });
         let rest = cluster.fails(0, 1, 5);
         assert!(rest.is_some_and(|rest| rest > secs(100 * 365 * 86_400)), "{rest:?}");
@@ -573,7 +582,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ejected_endpoint_that_leaves_gives_its_place_back() {
+    fn an_ejected_endpoint_that_is_removed_gives_its_place_back() {
         let mut cluster = Cluster::pair();
         cluster.fails(0, 3, 0);
         cluster.endpoints.remove(0);
@@ -581,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_endpoint_did_counts_against_it() {
+    fn only_the_endpoint_s_own_faults_count_against_it() {
         #[rustfmt::skip]
         let rows = [
             (Reason::ConnectRefused, Sent::Never, Some(Cause::Connect)),
@@ -616,7 +625,7 @@ mod tests {
         Pass { seconds: u64 },
     }
 
-    /// The same in plain words, one thread and no clever words.
+    /// A reference model on one thread, without packed words.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum State {
         Closed { errors: u32, since: u64 },
@@ -627,7 +636,7 @@ mod tests {
     struct Model {
         threshold: u32,
         allowed: usize,
-        /// Each with its ejections in a row.
+        /// The state of each endpoint, with its ejections in a row.
         endpoints: Vec<(State, u64)>,
     }
 
@@ -694,7 +703,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn behaves_as_the_reference_does_and_leaves_one_standing(
+        fn outliers_behave_as_the_reference_model_and_never_eject_the_last_endpoint(
             members in 1..=8_usize, threshold in 1..4_u32, percent in 0..=100_usize, events in events(),
         ) {
             let cluster = Cluster::of(members, &policy(threshold, percent as f64 / 100.0));
@@ -727,7 +736,7 @@ mod tests {
     }
 
     #[test]
-    fn threads_together_never_eject_too_many_nor_lose_count() {
+    fn several_threads_never_eject_too_many_endpoints_nor_lose_count() {
         let cluster = Cluster::of(5, &policy(1, 0.5));
         std::thread::scope(|scope| {
             for thread in 0..4_u64 {

@@ -1,4 +1,4 @@
-//! A cluster as it is at this moment, for people who ask. Reads what the data path counts anyway.
+//! The present state of a cluster for the admin pages. It reads values that the data path counts anyway.
 
 use std::time::Instant;
 
@@ -52,7 +52,7 @@ fn endpoint_picture(endpoint: &Endpoint, now: Instant) -> Value {
             Standing::Available | Standing::Probing => Value::Null,
         },
         "in_flight": endpoint.in_flight(),
-        // to the microsecond; more would be noise
+        // rounded to the microsecond, because more digits would be noise
         "latency_ms": endpoint.latency(now).map(|nanos| (nanos / 1e3).round() / 1e3),
         "connections": { "idle": connections.idle, "open": connections.open },
     })

@@ -1,8 +1,8 @@
-//! The endpoints that have, or once had, connections: the only ones whose pools are worth looking through for idle
-//! connections, however many endpoints are known.
+//! The endpoints that have or had connections. Only their pools are searched for idle connections, however many
+//! endpoints are known.
 //!
-//! An endpoint that no cluster has any more stays here while a stream or a kept connection still holds it. Nobody new
-//! comes to it: what lies idle in its pool is closed, and whoever waits there is woken as elsewhere.
+//! A removed endpoint stays in this list while a stream or a kept connection still uses it. It gets no new request.
+//! Idle connections in its pool are closed, and tasks that wait there are woken as in other pools.
 
 use std::sync::{Arc, Weak};
 
@@ -10,12 +10,12 @@ use parking_lot::Mutex;
 
 use super::endpoint::Endpoint;
 
-/// As many as there are endpoints alive that were used, and those that ended since the last sweep.
+/// At most the used endpoints that still exist, and those that were dropped since the last sweep.
 #[derive(Default)]
 pub struct Pools(Mutex<Vec<Weak<Endpoint>>>);
 
 impl Pools {
-    /// Once for each endpoint, before its first connection.
+    /// Adds an endpoint. Called once for each endpoint, before its first connection.
     pub fn add(&self, endpoint: &Arc<Endpoint>) {
         self.0.lock().push(Arc::downgrade(endpoint));
     }
@@ -25,9 +25,9 @@ impl Pools {
         self.0.lock().len()
     }
 
-    /// Closes what was idle for too long, and forgets endpoints that nobody holds any more.
+    /// Closes connections that were idle for too long, and forgets endpoints that were dropped.
     pub fn sweep(&self) {
-        // Taken out meanwhile: who needs a first connection does not wait for the sweep.
+        // The list is taken out, so that an endpoint's first connection does not wait for the sweep.
         let mut known = std::mem::take(&mut *self.0.lock());
         known.retain(|endpoint| match endpoint.upgrade() {
             None => false,

@@ -1,5 +1,5 @@
-//! A further try, of a request or of an opaque connection: which failures allow one, what must agree to it, and how it
-//! is counted.
+//! Retries of a request or of an opaque connection: which failures allow one, which limits must agree, and how it is
+//! counted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,28 +14,28 @@ use tokio::time::Instant;
 use super::Cluster;
 use super::budget::Budget;
 
-/// Why a further try is not made.
+/// Why a retry is not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Withheld {
-    /// So many are under way already.
+    /// `max_retries` retries are under way already.
     Limit,
     Budget,
 }
 
-/// A further try that was agreed to. It is counted once, also when its client goes away in the middle of it.
+/// A retry that was agreed to. It is counted once, also when its client goes away during it.
 #[must_use = "a try that is dropped counts as failed"]
 pub struct Retried {
     cluster: Arc<Cluster>,
     _permit: Permit,
-    /// `None` until it is made.
+    /// `None` until the retry is made.
     outcome: Option<RetryOutcome>,
 }
 
 impl Cluster {
-    /// Asks `max_retries` and `budget` for one further try. What they refuse is counted, and takes nothing.
+    /// Asks `max_retries` and `budget` for one retry. A refusal is counted, and takes nothing from either.
     ///
     /// # Errors
-    /// Which of them refused.
+    /// The limit that refused.
     pub fn begin_retry(self: &Arc<Self>, budget: Option<&Budget>, now: Instant) -> Result<Retried, Withheld> {
         let Some(permit) = self.limits.retries.try_acquire() else {
             self.rejected(LimitLabel::Retries);
@@ -51,7 +51,7 @@ impl Cluster {
 }
 
 impl Retried {
-    /// Waits before the try. From then on it is made.
+    /// Waits before the retry. After the wait the retry counts as made.
     pub async fn pause(&mut self, pause: Duration) {
         tokio::time::sleep(pause).await;
         self.outcome = Some(RetryOutcome::Failed);
@@ -72,7 +72,7 @@ impl Drop for Retried {
     }
 }
 
-/// Whether a try that failed like this is what `condition` means.
+/// Whether `condition` includes a try that failed with this error.
 pub fn failure_meets(condition: RetryCondition, error: &Error) -> bool {
     let (connect, lost) = (is_connect_failure(error.reason), is_lost_connection(error.reason));
     match condition {
@@ -88,7 +88,8 @@ pub fn failure_meets(condition: RetryCondition, error: &Error) -> bool {
     }
 }
 
-/// Not `PeerIdentityMismatch`: somebody else's certificate does not become right by asking again.
+/// Whether the connection could not be made. `PeerIdentityMismatch` is not included: a wrong certificate does not
+/// become right by a retry.
 fn is_connect_failure(reason: Reason) -> bool {
     matches!(reason, Reason::ConnectRefused | Reason::ConnectTimeout | Reason::TlsError)
 }

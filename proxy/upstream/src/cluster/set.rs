@@ -1,5 +1,5 @@
-//! The endpoints of a cluster at one moment, with the balancer that was built for them. A set never changes: an update
-//! makes the next set, which takes the place of this one while everything else of the cluster stays as it is.
+//! The endpoints of a cluster at one moment, with the balancer that was built for them. A set never changes. An update
+//! makes the next set, which replaces this one while the rest of the cluster stays as it is.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,27 +17,27 @@ use super::outlier::{Ejections, Outlier};
 pub struct EndpointSet {
     pub all: Box<[Arc<Endpoint>]>,
     pub(super) balancer: Balancer,
-    /// What the source said, in the order of `all`.
+    /// The update that the source reported. Its endpoints are in the order of `all`.
     pub said: EndpointUpdate,
-    /// The source of these endpoints was replaced, and the new one has not answered yet.
+    /// Whether the source of these endpoints was replaced and the new source has not answered yet.
     pub(super) is_of_former_source: bool,
-    /// An identifier that no endpoint of this set has, nor any that was in a set before it.
+    /// An identifier that no endpoint of this set or of an earlier set has.
     next_id: usize,
 }
 
-/// What all endpoints of a cluster are made with.
+/// The values that all endpoints of a cluster are made with.
 pub(super) struct Make<'a> {
     pub(super) balancer: LoadBalancer,
     pub(super) ejections: &'a Arc<Ejections>,
-    /// Each endpoint's own limit.
+    /// The limit of connections for each endpoint.
     pub(super) max_connections: Option<u32>,
     pub(super) workers: usize,
 }
 
 impl EndpointSet {
-    /// The set that `said` describes. An address that `before` has too keeps its endpoint, with its connections, load
-    /// and standing; an address that is there twice has two endpoints. `keeps`: the cluster still opens connections as
-    /// it did when `before` was made.
+    /// The set that `said` describes. An address that is also in `before` keeps its endpoint, with its connections,
+    /// load and standing. An address that is listed twice has two endpoints. `keeps` says whether the cluster still
+    /// opens connections as it did when `before` was made.
     pub(super) fn new(said: EndpointUpdate, before: Option<&Self>, keeps: bool, make: &Make<'_>) -> Self {
         let mut known: HashMap<SocketAddr, Vec<&Arc<Endpoint>>> = HashMap::new();
         for endpoint in before.filter(|_| keeps).iter().flat_map(|before| before.all.iter().rev()) {
@@ -62,14 +62,14 @@ impl EndpointSet {
         Self { all, balancer, said, is_of_former_source: false, next_id }
     }
 
-    /// The one endpoint of a cluster that has no source.
+    /// The set of a cluster that has one endpoint and no source.
     pub(super) fn single(endpoint: Endpoint) -> Self {
         let said = EndpointUpdate::known("", [Spec::at(endpoint.address)]);
         let balancer = Balancer::new(LoadBalancer::Random, [NonZeroU32::MIN]);
         Self { all: [Arc::new(endpoint)].into(), balancer, said, is_of_former_source: false, next_id: 1 }
     }
 
-    /// Tells the endpoints that `next` does not have that nobody new comes to them.
+    /// Marks the endpoints that are not in `next` as removed, so that they get no new request.
     pub(super) fn leave_for(&self, next: Option<&Self>) {
         let stays: std::collections::HashSet<usize> = next
             .iter()

@@ -1,21 +1,23 @@
-//! Who says where services run, and how the rest of the proxy hears it.
+//! The sources that report where services run, and the form of their reports.
 //!
-//! A source speaks in [`EndpointUpdate`]s, which are whole: an update lists every endpoint that the service has from now
-//! on. What a source hears in pieces, it joins before it speaks. Zones, priorities, health and metadata are carried to
-//! the cluster, and nothing there decides by them yet.
+//! A source reports whole [`EndpointUpdate`]s: each lists every endpoint that the service has from now on. A source
+//! that learns endpoints one by one joins them first. Zones, priorities, health and metadata are carried to the
+//! cluster, but no decision uses them yet.
 
 use pillion_model::{Cluster, Config, EndpointUpdate};
 
-/// Who tells while a sidecar runs where services are: DNS today. What stands in the configuration is [`written`] there.
+/// A source that reports at run time where services are: DNS today. Endpoints in the configuration file need no source;
+/// see [`written`].
 pub trait EndpointSource {
-    /// From now on this source follows the services of `config` that are its own, and forgets all others.
+    /// Follows the services of `config` that belong to this source from now on, and forgets all others.
     fn follow(&mut self, config: &Config);
 
-    /// The next update of any of them; `None`: there is none to come. Nothing is lost when the future is dropped.
+    /// The next update of any service. `None` when no more will come. Dropping the future loses nothing.
     fn next(&mut self) -> impl Future<Output = Option<EndpointUpdate>>;
 }
 
-/// The endpoints that stand in the configuration itself, and change with it. `None`: they come from elsewhere.
+/// The endpoints that are listed in the configuration itself, and change with it. `None` when the endpoints have
+/// another source.
 pub fn written(of: &Cluster) -> Option<EndpointUpdate> {
     let is_written = of.discovery.is_none();
     is_written.then(|| EndpointUpdate::known(of.name.as_str(), of.endpoints.iter().cloned()))

@@ -1,4 +1,4 @@
-//! What asking for a name came to: both families judged together.
+//! The result of a look-up, made of the A and the AAAA records.
 
 use std::net::IpAddr;
 
@@ -21,34 +21,34 @@ impl Family {
     }
 }
 
-/// What one question came to: the A records, or the AAAA records.
+/// The result of one question, for A or for AAAA records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Said {
     /// Never empty.
     Addresses(Vec<IpAddr>),
-    /// The server knows that there are none: NXDOMAIN, or an answer without such records.
+    /// The server says that there are none: NXDOMAIN, or an answer without such records.
     Nothing(String),
-    /// Nobody knows: SERVFAIL, refused, silence, no route.
+    /// The server could not tell: SERVFAIL, refused, no answer, no route.
     Failed(String),
 }
 
-/// What a name came to. The words are for operators.
+/// The result of a look-up of a name. The texts are for operators.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Found {
-        /// In the server's order; IPv4 in the clothes of IPv6 is IPv4.
+        /// In the server's order. IPv4-mapped IPv6 addresses are converted to IPv4.
         addresses: Vec<IpAddr>,
-        /// The family that nobody could tell, and why.
+        /// The family whose question failed, and why.
         unheard: Option<(Family, String)>,
     },
     /// The server says that the name has no addresses.
     Nothing(String),
-    /// The server could not be asked, or could not tell.
+    /// The server could not be asked, or could not answer.
     Failed(String),
 }
 
 impl Said {
-    /// Addresses that nothing can be sent to are left out: filters answer 0.0.0.0 for what they forbid.
+    /// Leaves out addresses to which nothing can be sent: filtering servers answer 0.0.0.0 for blocked names.
     pub(super) fn from_addresses(found: impl Iterator<Item = IpAddr>) -> Self {
         let usable: Vec<IpAddr> = found
             .map(|ip| ip.to_canonical())
@@ -62,8 +62,8 @@ impl Said {
 }
 
 impl Answer {
-    /// One family is enough. A family that could not be asked makes nothing of the other's "none": the name may
-    /// well have addresses.
+    /// Joins the two families. Addresses of one family are enough. When one question failed, the other's "none" is not
+    /// used: the name may have addresses.
     pub(super) fn join(v4: Said, v6: Said) -> Self {
         match (v4, v6) {
             (Said::Addresses(mut addresses), Said::Addresses(more)) => {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_nothing_can_be_sent_to_are_no_addresses() {
+    fn unspecified_and_multicast_addresses_are_left_out() {
         assert!(matches!(said("0.0.0.0"), Said::Nothing(_)));
         assert!(matches!(said("ff02::1"), Said::Nothing(_)));
         assert_eq!(said("::ffff:192.0.2.1"), said("192.0.2.1"));

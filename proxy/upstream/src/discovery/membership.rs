@@ -1,4 +1,4 @@
-//! What is known of a name, and what each answer makes of it. Pure: callers bring `now` and chance.
+//! What is known of a name, and how each answer changes it. Pure: the caller passes `now` and a random number.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,40 +8,41 @@ use tokio::time::Instant;
 
 use super::answer::{Answer, Family};
 
-/// Endpoints of one name; the first ones in order are taken, so that every sidecar takes the same. Ten times what
-/// Kubernetes puts into one EndpointSlice.
+/// The most endpoints of one name: ten times the size of a Kubernetes EndpointSlice. The first ones in sorted order are
+/// used, so that every sidecar uses the same.
 pub(super) const MOST: usize = 1000;
 
-/// "No such name" in a row, until it is believed. A headless service scaled to zero says so for good; a DNS server
-/// that restarts, or has not yet heard from the API server, says so for a moment, and an emptied cluster fails every
-/// request. Requests to endpoints that really left fail by themselves until then.
+/// The number of "no such name" answers in a row after which the endpoints are removed. For a headless service that was
+/// scaled to zero the answer is true. But a DNS server that restarts, or does not yet have the data of the API server,
+/// gives it for a moment, and a cluster without endpoints fails every request. Until then requests to endpoints that
+/// really ended simply fail.
 pub(super) const BELIEVED: u32 = 3;
 
-/// While "no such name" is in doubt, a long `refresh` does not prolong the doubt.
+/// The longest pause after a first "no such name", so that a long `refresh` does not delay the decision.
 const DOUBT: Duration = Duration::from_secs(5);
 
-/// First pause after a failure; each further one is twice as long.
+/// The pause after the first failure. Each further failure doubles it.
 const BACKOFF: Duration = Duration::from_secs(1);
 
-/// Longest pause between failures, unless `refresh` is longer.
+/// The longest pause between failures, unless `refresh` is longer.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(30);
 
-/// No refresh is shorter (a DNS server is shared by many) or longer.
+/// The shortest and the longest `refresh`. Many clients share a DNS server, so it must not be asked too often.
 const SHORTEST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Pauses differ by up to this part, either way: sidecars that started together must not ask together.
+/// Pauses vary by this share in both directions, so that sidecars that started together do not ask together.
 const JITTER: f64 = 0.1;
 
 /// The endpoints of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
-    /// In order, none twice, at most 1000. Outlives every failure; empty if the name never resolved, or has no
-    /// addresses any more.
+    /// Sorted, without duplicates, at most 1000. Kept through every failure. Empty if the name never resolved, or has
+    /// no addresses any more.
     pub endpoints: Arc<[SocketAddr]>,
-    /// When a server last told them.
+    /// When a server last reported them.
     pub learnt_at: Option<Instant>,
-    /// Why the last question brought no answer, or half of one.
+    /// Why the last look-up had no answer, or only one family.
     pub last_error: Option<String>,
 }
 
@@ -50,41 +51,41 @@ impl Membership {
         Self { endpoints: Arc::default(), learnt_at: None, last_error: None }
     }
 
-    /// Whether a first question has come to anything, good or bad.
+    /// Whether the first look-up has ended, with or without an answer.
     pub fn was_asked(&self) -> bool {
         self.learnt_at.is_some() || self.last_error.is_some()
     }
 }
 
-/// What is worth a line in the log.
+/// A change that is worth a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum News {
-    /// Answers stopped. Told once.
+    /// Look-ups began to fail. Reported once.
     Lost,
-    /// Answers are back.
+    /// Look-ups work again.
     Back,
-    /// "No such name" is believed now: the endpoints are gone.
+    /// "No such name" was answered often enough: the endpoints are removed.
     Emptied,
-    /// More addresses than are taken.
+    /// The name has more addresses than are used.
     TooMany,
 }
 
-/// What an answer changed.
+/// The effect of an answer.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Heard {
     pub(super) changed: bool,
     pub(super) news: Option<News>,
 }
 
-/// The state of one name between questions.
+/// The state of one name between look-ups.
 #[derive(Debug)]
 pub(super) struct NameState {
     port: u16,
     refresh: Duration,
     pub(super) membership: Membership,
-    /// In a row.
+    /// Failures in a row.
     failures: u32,
-    /// "No such name" in a row.
+    /// "No such name" answers in a row.
     denials: u32,
     too_many: bool,
 }
@@ -104,7 +105,7 @@ impl NameState {
         }
     }
 
-    /// Until the next question. `luck` is between 0 and 1.
+    /// The pause until the next look-up. `luck` is a random number between 0 and 1.
     pub(super) fn pause(&self, luck: f64) -> Duration {
         self.exact_pause().mul_f64(1.0 - JITTER + 2.0 * JITTER * luck.clamp(0.0, 1.0))
     }
@@ -118,7 +119,7 @@ impl NameState {
         if in_doubt { self.refresh.min(DOUBT) } else { self.refresh }
     }
 
-    /// What could not be asked is as it was: the endpoints of that family stay.
+    /// Takes over an answer. If the question of one family failed, the endpoints of that family stay.
     fn found(&mut self, mut found: Vec<IpAddr>, unheard: Option<(Family, String)>, now: Instant) -> Heard {
         let was_lost = self.is_lost();
         if let Some((family, _)) = &unheard {
@@ -147,7 +148,7 @@ impl NameState {
         Heard { changed: false, news: first.then_some(News::Lost) }
     }
 
-    /// A server that fails between denials is not one to believe: they count from one again.
+    /// Notes a failure. "No such name" answers then count from zero, because the server is not reliable.
     fn failed(&mut self, why: String) -> Heard {
         let first = !self.is_lost();
         self.denials = 0;
@@ -160,7 +161,7 @@ impl NameState {
         self.failures > 0 || self.denials > 0
     }
 
-    /// Orders and bounds; whether it is newly too many.
+    /// Sorts the addresses and applies the limit. Returns whether the limit was exceeded for the first time.
     fn count(&mut self, found: &mut Vec<IpAddr>) -> bool {
         found.sort_unstable();
         found.dedup();
@@ -206,7 +207,7 @@ mod tests {
         Heard { changed, news: news.into() }
     }
 
-    /// Hears all of it; what the last one changed.
+    /// Applies all answers, and returns the effect of the last one.
     fn after(known: &mut NameState, answers: impl IntoIterator<Item = Answer>) -> Heard {
         let mut last = Heard::default();
         for answer in answers {
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_are_in_order_and_a_new_order_is_no_change() {
+    fn endpoints_are_sorted_and_another_order_is_no_change() {
         let mut known = NameState::new(80, REFRESH, None);
         let first = after(&mut known, [found(&["192.0.2.2", "2001:db8::1", "192.0.2.1", "192.0.2.2"])]);
         assert_eq!(first, heard(true, None));
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_keeps_the_endpoints_for_ever_and_is_told_once() {
+    fn failures_keep_the_endpoints_for_ever_and_are_reported_once() {
         let mut known = NameState::new(80, REFRESH, None);
         let asked_at = Instant::now();
         known.hear(found(&["192.0.2.1"]), asked_at);
@@ -248,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_asked_again_after_a_second_then_ever_later() {
+    fn failed_look_ups_are_repeated_after_one_second_and_then_less_and_less_often() {
         for (refresh, longest) in [(1, 30), (5, 30), (60, 60)] {
             let mut known = NameState::new(80, Duration::from_secs(refresh), None);
             let mut pauses = Vec::new();
@@ -262,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_denied_is_believed_the_third_time() {
+    fn the_third_no_such_name_in_a_row_removes_the_endpoints() {
         let mut known = NameState::new(80, REFRESH, None);
         after(&mut known, [found(&["192.0.2.1"])]);
         assert_eq!(after(&mut known, [nothing()]), heard(false, News::Lost));
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_or_an_answer_between_denials_counts_them_anew() {
+    fn a_failure_or_an_answer_restarts_the_count_of_no_such_name() {
         for between in [failed(), found(&["192.0.2.1"])] {
             let mut known = NameState::new(80, REFRESH, None);
             after(&mut known, [found(&["192.0.2.1"]), nothing(), nothing(), between, nothing(), nothing()]);
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn doubt_is_settled_within_seconds_whatever_the_refresh() {
+    fn no_such_name_is_asked_again_within_seconds_even_if_refresh_is_long() {
         let mut known = NameState::new(80, Duration::from_secs(600), None);
         after(&mut known, [found(&["192.0.2.1"])]);
         assert_eq!(known.pause(0.5).as_secs(), 600);
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_family_that_could_not_be_asked_keeps_its_endpoints() {
+    fn a_family_whose_question_failed_keeps_its_endpoints() {
         let mut known = NameState::new(80, REFRESH, None);
         after(&mut known, [found(&["192.0.2.1", "2001:db8::1"])]);
         assert_eq!(after(&mut known, [half(&["192.0.2.2"], Family::V6)]), heard(true, None));
@@ -308,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_addresses_are_taken_and_the_rest_told_once() {
+    fn a_thousand_addresses_are_used_and_the_excess_is_reported_once() {
         let many: Vec<String> = (0..MOST + 1).map(|i| format!("10.0.{}.{}", i / 256, i % 256)).collect();
         let many: Vec<&str> = many.iter().rev().map(String::as_str).collect();
         let mut known = NameState::new(80, REFRESH, None);
@@ -319,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_differ_by_a_tenth_and_have_bounds() {
+    fn pauses_vary_by_a_tenth_and_have_bounds() {
         let known = NameState::new(80, Duration::from_secs(10), None);
         assert_eq!(known.pause(0.0), Duration::from_secs(9));
         assert_eq!(known.pause(1.0), Duration::from_secs(11));

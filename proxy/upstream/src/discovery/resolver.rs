@@ -1,8 +1,8 @@
 //! Asks the servers of resolv.conf for the addresses of a name.
 //!
-//! As glibc does: the hosts file before the servers, the servers in their order. Unlike it, a search never goes past
-//! a domain that could not be asked: an outage must not make another domain's name of this one.
-//! Deliberately absent: a cache. Names are asked for when it is time, whatever their records' time to live.
+//! Works like glibc: first the hosts file, then the servers in their order. Unlike glibc, a search stops at a domain
+//! that could not be asked: otherwise an outage would resolve the name in another domain.
+//! Deliberately absent: a cache. Names are looked up at each refresh, whatever their records' time to live is.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,13 +19,14 @@ use super::answer::{Answer, Said};
 use super::search::{absolute, candidates};
 use super::system::{Files, Stamp, System};
 
-/// Names asked for at once, over all services: each has two questions under way.
+/// The number of look-ups at once, over all services. Each sends two questions.
 const AT_ONCE: usize = 64;
 
-/// All servers and search domains together; less than most pauses after a failure.
+/// The time limit over all servers and search domains, which is shorter than most pauses after a failure.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The system's resolver. Changed files are noticed at the next question: laptops roam, containers get hosts.
+/// The system's resolver. Changes of its files are noticed at the next look-up, because laptops change networks and
+/// containers get new hosts.
 #[derive(Debug)]
 pub struct Resolver {
     files: Files,
@@ -34,7 +35,7 @@ pub struct Resolver {
 }
 
 impl Resolver {
-    /// By /etc/resolv.conf and /etc/hosts.
+    /// Uses /etc/resolv.conf and /etc/hosts.
     pub fn system() -> Self {
         Self::of(Files::system())
     }
@@ -43,7 +44,7 @@ impl Resolver {
         Self { files, current: Mutex::new(None), turns: Semaphore::new(AT_ONCE) }
     }
 
-    /// Its A and AAAA records. Answers within 10 s, after a wait for its turn.
+    /// Looks up the A and AAAA records of a name. Returns within 10 s, after a wait for one of the places for look-ups.
     pub async fn ask(&self, name: &str) -> Answer {
         let Ok(_turn) = self.turns.acquire().await else {
             return Answer::Failed("the resolver is closed".into());
@@ -99,7 +100,7 @@ fn in_hosts(system: &System, name: &Name) -> Answer {
     Answer::join(said(RecordType::A), said(RecordType::AAAA))
 }
 
-/// The first name that has addresses. Stops at one that could not be asked for.
+/// The addresses of the first name that has some. Stops at a name that could not be asked for.
 async fn search(server: &TokioResolver, names: &[Name]) -> Answer {
     let mut denied = None;
     for name in names {
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_question_goes_to_the_server_whatever_the_time_to_live() {
+    async fn every_look_up_asks_the_server_whatever_the_time_to_live() {
         let server = DnsServer::start().await;
         server.say("orders.test.", &records(&["192.0.2.1"]));
         let (resolver, _folder) = server.resolver("", "");
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_such_name_and_no_records_are_told_from_failures() {
+    async fn no_such_name_and_no_records_are_distinguished_from_failures() {
         let server = DnsServer::start().await;
         server.say("empty.test.", &records(&[]));
         server.say("broken.test.", &Script::Code(ResponseCode::ServFail));
@@ -192,12 +193,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_cut_answer_is_asked_for_over_tcp() {
+    async fn a_truncated_answer_is_asked_for_again_over_tcp() {
         let server = DnsServer::start().await;
         server.say("large.test.", &Script::Truncated(ips(&["192.0.2.1", "2001:db8::1"])));
         let (resolver, _folder) = server.resolver("", "");
         assert_eq!(resolver.ask("large.test").await, found(&["192.0.2.1", "2001:db8::1"]));
-        let _server = server.restart().await; // its connection is gone
+        let _server = server.restart().await; // its TCP connection is closed
         assert_eq!(resolver.ask("large.test.").await, found(&["192.0.2.1", "2001:db8::1"]));
     }
 
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn search_domains_are_tried_in_order_but_not_past_one_that_fails() {
+    async fn search_domains_are_tried_in_order_and_the_search_stops_at_one_that_fails() {
         let server = DnsServer::start().await;
         server.say("orders.b.test.", &records(&["192.0.2.2"]));
         let (resolver, _folder) = server.resolver("search a.test b.test\noptions ndots:5", "");
@@ -230,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hosts_come_first_and_a_changed_file_is_noticed() {
+    async fn the_hosts_file_is_used_first_and_changed_files_are_noticed() {
         let server = DnsServer::start().await;
         server.say("orders.test.", &records(&["192.0.2.1"]));
         let (resolver, folder) = server.resolver("", "203.0.113.1 orders.test\n2001:db8::7 orders.test\n");
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn hosts_are_honoured_where_there_is_no_server() {
+    async fn the_hosts_file_is_used_when_there_is_no_server() {
         let folder = Folder::new();
         std::fs::write(folder.0.join("hosts"), "203.0.113.1 orders").unwrap();
         let resolver = Resolver::of(folder.files(53));
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn silence_is_a_failure_that_names_the_server() {
+    async fn a_server_without_an_answer_is_a_failure_that_names_it() {
         let server = DnsServer::start().await;
         server.say("silent.test.", &Script::Silent);
         let (resolver, _folder) = server.resolver("options timeout:1", "");
@@ -272,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_dns_cannot_hold_is_a_failure_that_says_so() {
+    async fn a_name_that_dns_cannot_hold_has_no_addresses() {
         let server = DnsServer::start().await;
         let (resolver, _folder) = server.resolver("", "");
         for name in ["a..b", &"a".repeat(64), ""] {

@@ -1,12 +1,12 @@
-//! Which names stand for a name as written: resolv.conf's `search` and `ndots`. Pure.
+//! The absolute names that a name may stand for, by the `search` and `ndots` of resolv.conf. Pure.
 
 use hickory_resolver::proto::rr::Name;
 
-/// Search domains that are tried; Kubernetes allows 32.
+/// The number of search domains that are tried. Kubernetes allows 32.
 const MOST_DOMAINS: usize = 32;
 
-/// Absolute names in the order to ask for them. A name that ends with a dot stands for itself alone; one with at
-/// least `ndots` dots is asked for as it is before the domains are searched, any other after them.
+/// The absolute names in the order of the look-ups. A name that ends with a dot stands only for itself. A name with at
+/// least `ndots` dots is tried as it is before the search domains, and any other name after them.
 pub(super) fn candidates(name: &Name, ndots: usize, search: &[Name]) -> Vec<Name> {
     let itself = absolute(name);
     if name.is_fqdn() || name.is_localhost() {
@@ -32,7 +32,7 @@ pub(super) fn absolute(name: &Name) -> Name {
     name
 }
 
-/// None: too long for a name.
+/// `None` when the result is too long for a name.
 fn within(name: &Name, domain: &Name) -> Option<Name> {
     name.clone().append_domain(domain).ok().map(|name| absolute(&name))
 }
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_searched_as_resolv_conf_says() {
+    fn names_are_searched_by_search_and_ndots_of_resolv_conf() {
         let search = ["shop.svc.cluster.local", "svc.cluster.local", "shop.svc.cluster.local."];
         let search = search.map(|domain| Name::from_str_relaxed(domain).unwrap());
         let cases: [(&str, usize, &[&str]); 5] = [
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_too_long_for_a_domain_is_asked_for_without_it() {
+    fn a_name_too_long_for_a_search_domain_is_tried_only_as_it_is() {
         let long =
             Name::from_str_relaxed(["a".repeat(60), "b".repeat(60), "c".repeat(60)].join(".")).unwrap();
         let domain = Name::from_str_relaxed(["d".repeat(60), "e".repeat(60)].join(".")).unwrap();

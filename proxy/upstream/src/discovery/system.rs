@@ -1,4 +1,4 @@
-//! How this host resolves names, read from its files.
+//! The resolver configuration of this host, read from its files.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,14 +11,14 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::Name;
 use hickory_resolver::{Hosts, TokioResolver, system_conf};
 
-/// Bytes that are read of each file: 1 MiB is some ten thousand hosts.
+/// Bytes that are read of each file. 1 MiB has room for about ten thousand hosts.
 const LONGEST: u64 = 1024 * 1024;
 
-/// Servers that are asked, as glibc.
+/// The number of servers that are asked, as in glibc.
 const MOST_SERVERS: usize = 3;
 
-/// What one server has for a question, its repeats included, whatever resolv.conf's `timeout` says: glibc's 5 s
-/// would leave no time for the next server.
+/// The bounds of the time that one server has for a question with its repetitions. resolv.conf's `timeout` is limited
+/// to them, because glibc's 5 s would leave no time for the next server.
 const SHORTEST_TIMEOUT: Duration = Duration::from_secs(1);
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -26,16 +26,16 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Files {
     pub resolv_conf: PathBuf,
     pub hosts: PathBuf,
-    /// The servers' port: 53, but for tests.
+    /// The port of the servers: 53, except in tests.
     pub port: u16,
 }
 
-/// Tells a changed file from the same; a missing one from both.
+/// The change time and size of each file. They show whether a file has changed or is missing.
 pub(super) type Stamp = [Option<(SystemTime, u64)>; 2];
 
 pub(super) struct System {
     pub(super) hosts: Hosts,
-    /// Or why there are none.
+    /// The servers, or why there are none.
     pub(super) servers: Result<Servers, String>,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct System {
 pub(super) struct Servers {
     pub(super) ndots: usize,
     pub(super) search: Vec<Name>,
-    /// In the file's order.
+    /// In the order of the file.
     pub(super) all: Vec<Server>,
 }
 
@@ -62,8 +62,8 @@ impl Files {
         [stamp(&self.resolv_conf), stamp(&self.hosts)]
     }
 
-    /// Never fails as a whole: hosts are honoured without servers, and servers known `before` are kept when
-    /// resolv.conf cannot be read or names none, as while it is being written.
+    /// Reads both files. It never fails as a whole: the hosts file is used without servers, and the servers in `before`
+    /// are kept when resolv.conf cannot be read or lists none, as it may while it is being written.
     pub(super) fn read(&self, before: Option<&System>) -> System {
         let servers = self.servers();
         let servers = match (servers, before.and_then(|before| before.servers.as_ref().ok())) {
@@ -109,7 +109,7 @@ impl Files {
     }
 }
 
-/// Without `search` or `domain`, the domain of the host's own name.
+/// The search domains. Without `search` or `domain` this is the domain of the host's own name.
 fn search(config: &ResolverConfig) -> Vec<Name> {
     if config.search.is_empty() { config.domain.iter().cloned().collect() } else { config.search.clone() }
 }
@@ -119,9 +119,9 @@ fn resolver(config: ResolverConfig, said: ResolverOpts) -> Result<TokioResolver,
     let options = builder.options_mut();
     options.timeout = said.timeout.clamp(SHORTEST_TIMEOUT, LONGEST_TIMEOUT);
     options.edns0 = said.edns0;
-    options.attempts = 0; // within its time a question is repeated anyhow; a failure is asked again later
+    options.attempts = 0; // no further attempts: a question is repeated within its time, and a failed look-up is repeated later
     options.cache_size = 0;
-    options.use_hosts_file = ResolveHosts::Never; // by us, before any server
+    options.use_hosts_file = ResolveHosts::Never; // `Resolver` reads it before it asks a server
     builder.build()
 }
 

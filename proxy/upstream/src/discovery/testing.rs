@@ -1,5 +1,5 @@
-//! A DNS server on loopback, UDP and TCP on one port, that answers as a test says.
-#![allow(clippy::unwrap_used, reason = "a test whose own ground gives way may panic")]
+//! A DNS server on loopback, with UDP and TCP on one port, whose answers a test chooses.
+#![allow(clippy::unwrap_used, reason = "a test may panic when its environment fails")]
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -24,11 +24,11 @@ pub enum Script {
     Records(Vec<IpAddr>),
     Code(ResponseCode),
     Silent,
-    /// Cut short over UDP, whole over TCP.
+    /// Truncated over UDP, complete over TCP.
     Truncated(Vec<IpAddr>),
 }
 
-/// By lower-case absolute name and record type; others do not exist.
+/// Keyed by lower-case absolute name and record type. Other names do not exist.
 type Zone = HashMap<(String, RecordType), Script>;
 
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl DnsServer {
         Self::on(udp, tcp, Arc::default())
     }
 
-    /// Goes away with all connections, and comes back where it was, saying the same.
+    /// Closes all connections, and starts again on the same port with the same answers.
     pub async fn restart(self) -> Self {
         let Self { address, heard, mut tasks } = self;
         tasks.shutdown().await;
@@ -73,7 +73,8 @@ impl DnsServer {
         Self { address, heard, tasks }
     }
 
-    /// The same for A and AAAA: each takes the addresses of its family, or does not exist if it has none.
+    /// Sets the script for A and AAAA. Each takes the addresses of its family; a family without addresses gets an empty
+    /// answer.
     pub fn say(&self, name: &str, script: &Script) {
         self.say_of(name, RecordType::A, script.clone());
         self.say_of(name, RecordType::AAAA, script.clone());
@@ -83,7 +84,7 @@ impl DnsServer {
         self.heard.zone.lock().insert((name.into(), family), script);
     }
 
-    /// Questions so far, as `A name.`, by their order of arrival.
+    /// The questions so far, as `A name.`, in order of arrival.
     pub fn asked(&self) -> Vec<String> {
         self.heard.asked.lock().clone()
     }
@@ -98,7 +99,7 @@ impl DnsServer {
         }
     }
 
-    /// Resolves by this server, with these further lines in resolv.conf and in hosts.
+    /// A resolver that uses this server, with these further lines in resolv.conf and in hosts.
     pub fn resolver(&self, resolv_conf: &str, hosts: &str) -> (Resolver, Folder) {
         let folder = Folder::new();
         std::fs::write(folder.0.join("hosts"), hosts).unwrap();
@@ -108,7 +109,7 @@ impl DnsServer {
     }
 }
 
-/// Gone with the test.
+/// A folder that is removed at the end of the test.
 #[derive(Debug)]
 pub struct Folder(pub PathBuf);
 
@@ -139,7 +140,7 @@ impl Drop for Folder {
 }
 
 impl Heard {
-    /// None: silence.
+    /// `None` when the server stays silent.
     fn answer(&self, question: &[u8], udp: bool) -> Option<Vec<u8>> {
         let question = Message::from_vec(question).unwrap();
         let query = question.queries.first().unwrap().clone();
