@@ -1,10 +1,11 @@
-//! How a request comes to its connection.
+//! Gives a request its connection.
 //!
-//! It asks for a [`Lease`]. An idle HTTP/1 connection or a stream of a shared HTTP/2 connection is given at once; else the
-//! request waits, while a dial runs on a task of its own. Whatever comes first serves the longest waiting: a connection
-//! given back, or one just dialled. A dial outlives the request that caused it.
+//! A request asks for a [`Lease`]. It gets an idle HTTP/1 connection or a stream of a shared HTTP/2 connection at once.
+//! If none is free it waits, while a dial runs on a task of its own. The request that has waited longest gets the first
+//! connection that becomes available, either given back or newly dialled. A dial goes on when the request that started
+//! it is given up.
 //!
-//! What is open, and who waits for it, is the endpoint's [`Pool`](crate::pool::Pool).
+//! The endpoint's [`Pool`](crate::pool::Pool) holds the open connections and the waiting requests.
 
 mod dial;
 
@@ -20,11 +21,11 @@ use pillion_telemetry::LimitLabel;
 
 pub use crate::pool::{Lease, SendFailure};
 
-/// A connection to `endpoint`: at once where one is free, else as soon as one is. `most_fields`: what an answer may have;
-/// over HTTP/2, on one that is opened for this.
+/// A connection to `endpoint`: at once if one is free, otherwise as soon as one is. `most_fields` limits the fields of
+/// an answer; for HTTP/2 it applies to a connection that is opened for this request.
 ///
 /// # Errors
-/// `limit_pending` when too many wait already, and whatever kept the endpoint from being connected to.
+/// `limit_pending` when too many requests wait already, or the error of the failed connection attempt.
 pub async fn acquire(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
@@ -41,7 +42,7 @@ pub async fn acquire(
     Ok(lease)
 }
 
-/// The slow way, taken by the first requests and under pressure.
+/// The slow path, which the first requests take, and requests under pressure.
 async fn wait(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
@@ -52,7 +53,7 @@ async fn wait(
     let _pending = cluster.limits.pending.try_acquire().ok_or_else(|| too_many_pending(cluster))?;
     let shard = endpoint.pool.shard_or_make(ground.index, || first_use(cluster, endpoint));
     loop {
-        // What to want may change while waiting: the first connection tells what the endpoint speaks.
+        // The wanted kind may change while waiting: the first connection shows the endpoint's HTTP version.
         let want = endpoint.want(cluster, preference);
         if let Some(lease) = shard.take(want) {
             return Ok(lease);
@@ -62,8 +63,8 @@ async fn wait(
             let dial = |slot| dial::start(cluster, endpoint, ground, shard, ticket, slot, most_fields);
             match cluster.try_slot(endpoint) {
                 Some(slot) => dial(slot),
-                // At a limit of connections: a connection given back, or room for another, whichever comes first.
-                None => tokio::select! { // the branch not taken loses its place in one queue, nothing else
+                // At a limit of connections: waits for a connection that is given back or for a free place, whichever comes first.
+                None => tokio::select! { // the dropped branch loses only its place in one queue
                     served = turn.served() => match served? {
                         Some(lease) => return Ok(lease),
                         None => continue,
@@ -78,7 +79,7 @@ async fn wait(
     }
 }
 
-/// An endpoint is connected to for the first time: its pool is worth sweeping from now on.
+/// Called when an endpoint is connected to for the first time. From now on its pool is swept.
 fn first_use(cluster: &Cluster, endpoint: &Arc<Endpoint>) -> Terms {
     cluster.pools.add(endpoint);
     cluster.terms()

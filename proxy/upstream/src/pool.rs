@@ -1,10 +1,10 @@
-//! The open connections of one endpoint: who has one, which are free, and who waits for one.
+//! The open connections of one endpoint: those in use, those that are free, and the requests that wait for one.
 //!
-//! Each endpoint has one [`shard::Shard`] per worker, so that workers share nothing while connections last. Only at
-//! `max_connections` does a worker close idle connections of the others.
+//! Each endpoint has one [`shard::Shard`] for each worker, so that workers share nothing while connections last. Only
+//! at `max_connections` a worker closes idle connections of the other workers.
 //!
-//! A pool opens no connection and knows no cluster: [`crate::lease`] does both. What it must know of its cluster it holds
-//! as [`Terms`].
+//! A pool opens no connection and knows no cluster: [`crate::lease`] does both. [`Terms`] hold what a pool must know of
+//! its cluster.
 
 mod aftermath;
 pub(crate) mod http1;
@@ -26,58 +26,58 @@ pub use lease::Lease;
 pub use send_failure::SendFailure;
 pub(crate) use send_failure::reason_http2;
 
-/// How often pools are looked through for connections that were idle too long.
+/// The interval at which pools are searched for connections that were idle for too long.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
-/// What a connection must speak that a request can be given.
+/// The kind of connection that a request can use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
     Http1,
     Http2,
-    /// HTTP/1.1 whatever else the endpoint speaks.
+    /// HTTP/1.1, also when the endpoint speaks other versions.
     OnlyHttp1,
-    /// Whatever the endpoint chooses by ALPN, which is not known yet.
+    /// The version that the endpoint will choose by ALPN, which is not known yet.
     Negotiated,
 }
 
 impl Want {
-    /// Whether others may use the connection at the same time.
+    /// Whether other requests may use the connection at the same time.
     pub(crate) const fn is_shared(self) -> bool {
         matches!(self, Self::Http2 | Self::Negotiated)
     }
 }
 
-/// All connections of one endpoint. Most endpoints of a large configuration are never used: what a pool needs is made
-/// with its first connection.
+/// All connections of one endpoint. Most endpoints of a large configuration are never used, so the content of a pool is
+/// made with its first connection.
 pub struct Pool {
     used: OnceLock<Box<Used>>,
     workers: usize,
 }
 
 struct Used {
-    /// One for each worker, never empty.
+    /// One shard for each worker, never empty.
     shards: Box<[Arc<Shard>]>,
     open: Counted,
-    /// Who waits for a place at this endpoint, whichever worker asked.
+    /// The requests that wait for a place at this endpoint, from all workers.
     waiting: Arc<Waiting>,
 }
 
-/// What a pool is told of its cluster. It stays for as long as the pool does: an endpoint whose `connection` policy
-/// changes is another endpoint from then on, and who waits for a cluster is counted by the clusters of one name together.
+/// What a pool must know of its cluster. It never changes: an endpoint whose `connection` policy changes is replaced by
+/// a new endpoint, and all clusters of one name share the count of waiting requests.
 #[derive(Clone)]
 pub(crate) struct Terms {
     pub(crate) policy: Arc<ConnectionPolicy>,
-    /// Who waits for a place in the cluster.
+    /// The requests that wait for a place in the cluster.
     pub(crate) waiting: Arc<Waiting>,
 }
 
-/// Held by every open connection of a pool, and by the pool: how many hold it is how many there are.
+/// Held by the pool and by each of its open connections: the number of references counts the connections.
 pub(crate) type Counted = Arc<()>;
 
-/// HTTP connections of a pool at one moment.
+/// The HTTP connections of a pool at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connections {
-    /// Those of the open ones that no request uses.
+    /// The number of open connections that no request uses.
     pub idle: usize,
     pub open: usize,
 }
@@ -87,7 +87,7 @@ impl Pool {
         Self { used: OnceLock::new(), workers }
     }
 
-    /// `None`: nobody has been here yet.
+    /// `None` when no connection was needed yet.
     pub(crate) fn shard(&self, worker: usize) -> Option<&Arc<Shard>> {
         self.used.get().map(|used| used.shard(worker))
     }
@@ -104,27 +104,28 @@ impl Pool {
         used.shard(worker)
     }
 
-    /// Closes one idle connection, of whichever worker, to make room for another.
+    /// Closes one idle connection of any worker, to make room for another connection.
     pub fn evict_idle(&self) -> bool {
         self.shards().any(|shard| shard.evict_idle())
     }
 
-    /// Closes what was idle for too long; `has_left`: all that is idle, as nobody new comes here.
+    /// Closes connections that were idle for too long. With `has_left` it closes every idle connection, because the
+    /// endpoint gets no new request.
     pub fn sweep(&self, has_left: bool) {
         self.shards().for_each(|shard| shard.sweep(has_left));
     }
 
-    /// Who waits for a place at this endpoint. `None`: nobody has been here yet.
+    /// The requests that wait for a place at this endpoint. `None` when no connection was needed yet.
     pub fn waiting(&self) -> Option<&Waiting> {
         self.used.get().map(|used| &*used.waiting)
     }
 
-    /// One more, for as long as it is held.
+    /// Counts one more connection for as long as the returned value is held.
     pub(crate) fn count(&self) -> Counted {
         self.used.get().map(|used| used.open.clone()).unwrap_or_default()
     }
 
-    /// For people who ask.
+    /// The number of connections, for the admin pages.
     pub fn connections(&self) -> Connections {
         let idle = self.shards().map(|shard| shard.idle()).sum();
         let open = self.used.get().map_or(0, |used| Arc::strong_count(&used.open) - 1);
@@ -143,25 +144,25 @@ impl Used {
     }
 }
 
-/// How long a connection has been idle, without reading the clock per request: the sweep notices when it finds it
-/// idle for the first time, at most [`SWEEP_EVERY`] late.
+/// How long a connection has been idle, without a read of the clock for each request: the sweep notes the time when it
+/// finds the connection idle for the first time, at most [`SWEEP_EVERY`] late.
 #[derive(Debug, Clone, Copy, Default)]
 struct Idle(Option<Instant>);
 
 impl Idle {
-    /// Whether it is to be closed at `now`, before it was idle for `most`.
+    /// Whether the connection must be closed at `now`, so that it is closed before it was idle for `most`.
     fn is_over(&mut self, most: Option<Duration>, now: Instant) -> bool {
         let noticed = *self.0.get_or_insert(now);
         most.is_some_and(|most| now.duration_since(noticed) + 2 * SWEEP_EVERY >= most)
     }
 }
 
-/// What a pool must know of a connection besides how to use it.
+/// The age and the peer of a connection.
 #[derive(Clone, Copy)]
 pub(crate) struct About {
     opened: Instant,
     uses: u64,
-    /// A sidecar of ours whose identity was verified: its word is trusted.
+    /// Whether the peer is a sidecar whose identity was verified. Its headers are trusted.
     pub(crate) is_sidecar: bool,
 }
 

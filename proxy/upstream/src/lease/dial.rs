@@ -1,4 +1,4 @@
-//! Opens one HTTP connection over a transport, and puts it where those who wait find it.
+//! Opens one HTTP connection over a transport, and offers it to the waiting requests.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use pillion_tls::Alpn;
 use pillion_tls::admission::Admission;
 use pillion_tls::client::Purpose;
 
-/// Dials on a task of its own, which serves whoever waits longest when it is done.
+/// Dials on a task of its own, and serves the request that waits longest.
 pub(super) fn start(
     cluster: &Arc<Cluster>,
     endpoint: &Arc<Endpoint>,
@@ -53,7 +53,8 @@ pub(super) fn start(
     });
 }
 
-/// How an endpoint has ended a connection that it has just accepted. What it says unasked is left for who reads next.
+/// How an endpoint has ended a connection that it has just accepted. Bytes that it sent unasked are kept for the next
+/// read.
 fn has_ended(io: &mut Io) -> Option<ClientFailure> {
     let mut room = [0];
     let mut read = ReadBuf::new(&mut room);
@@ -72,7 +73,7 @@ struct Dial<'a> {
     cluster: &'a Arc<Cluster>,
     endpoint: &'a Arc<Endpoint>,
     ground: &'a Arc<Ground>,
-    /// Where those who wait stand.
+    /// The shard with the waiting requests.
     shard: &'a Arc<Shard>,
     want: Want,
     /// `limits.response_header_count`.
@@ -92,7 +93,8 @@ impl Dial<'_> {
         }
     }
 
-    /// ALPN settles it; a peer without is taken at what was declared, else speaks HTTP/1.
+    /// The HTTP version of the connection. ALPN decides it; a peer without ALPN gets the declared version, otherwise
+    /// HTTP/1.
     fn speaks(&self, alpn: Option<Alpn>) -> Speaks {
         let is_http2 = alpn.map_or(self.want == Want::Http2, Alpn::is_http2);
         if is_http2 { Speaks::Http2 } else { Speaks::Http1 }
@@ -171,9 +173,9 @@ impl Dial<'_> {
     }
 }
 
-/// Whether a request may go elsewhere, whatever its method, when its connection of HTTP/2 ended before the peer's SETTINGS.
-/// A sidecar that hangs up then is about to end, and was told nothing. Who is no sidecar may not speak HTTP/2 at all, and
-/// other endpoints of its cluster would not either.
+/// Whether the request may be sent elsewhere, with any method, when its HTTP/2 connection ended before the peer's
+/// SETTINGS. A sidecar that closes then is about to end, and has received nothing. Another peer may not speak HTTP/2 at
+/// all, and the other endpoints of its cluster may not either.
 const fn sent_before_settings(reason: Reason, is_sidecar: bool) -> Sent {
     match reason {
         Reason::UpstreamClosed | Reason::UpstreamReset if is_sidecar => Sent::Never,
@@ -186,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_sidecar_that_hangs_up_before_its_settings_has_surely_been_told_nothing() {
+    fn only_a_sidecar_that_closes_before_its_settings_has_surely_received_no_request() {
         for (reason, is_sidecar, expected) in [
             (Reason::UpstreamClosed, true, Sent::Never),
             (Reason::UpstreamReset, true, Sent::Never),

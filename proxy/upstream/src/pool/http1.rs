@@ -1,7 +1,7 @@
-//! A connection of HTTP/1, which serves one request at a time.
+//! An HTTP/1 connection, which serves one request at a time.
 //!
-//! Who has an exchange on it reads and writes it in place ([`pillion_http::h1::client`]). While it rests nobody looks at
-//! it: that it has ended is found when it is taken, and by the sweep.
+//! The code that runs an exchange reads and writes the connection directly ([`pillion_http::h1::client`]). No task
+//! watches an idle connection: its end is noticed when it is taken for a request, and by the sweep.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,12 +31,12 @@ pub(crate) struct Http1 {
     pub(super) about: About,
     admission: Option<Arc<Admission>>,
     idle: Idle,
-    /// What it holds while it is open, also as a tunnel: who carries that has this, too.
+    /// What the connection holds while it is open, also when it has become a tunnel.
     _guards: (Slot, Held, Counted),
 }
 
 impl Http1 {
-    /// On a connection on which nothing was said yet. `guards`: what it holds until it ends.
+    /// Takes a connection on which nothing was sent yet. `guards` are held until the connection ends.
     pub(crate) fn new(
         io: Io,
         limits: HeadLimits,
@@ -48,7 +48,7 @@ impl Http1 {
         Self { conn, about, admission, idle: Idle::default(), _guards: guards }
     }
 
-    /// What the head of the next answer may have.
+    /// Limits the head of the next answer.
     pub(super) fn limit_answer(&self, most_fields: u32) {
         self.conn.limit(HeadLimits::of_answers(most_fields, self.about.is_sidecar));
     }
@@ -60,7 +60,7 @@ impl Http1 {
         body: &mut Body,
         observer: &dyn Observer,
     ) -> Result<Response, SendFailure> {
-        // It served a request before, so the peer may have hung up since.
+        // The connection served a request before, so the peer may have closed it since.
         let was_used = self.about.uses > 0;
         self.about.uses += 1;
         match self.conn.send(head, body, observer).await {
@@ -69,58 +69,59 @@ impl Http1 {
         }
     }
 
-    /// How it failed, where it was TLS that failed.
+    /// The TLS failure of the connection, if there was one.
     pub(super) fn tls_failure(&self) -> Option<admission::AdmissionFailure> {
         self.admission.as_ref()?.failure()
     }
 
-    /// Closes it in the middle of an exchange. `permit`: the request's place among `max_requests`, which it keeps until
-    /// the upstream is done with it.
+    /// Closes the connection in the middle of an exchange. `permit` is the request's place among `max_requests`, which
+    /// it keeps until the upstream has finished.
     pub(super) fn cut(self, permit: Option<Permit>) {
         if let (Some(io), Some(permit), Ok(runtime)) = (self.conn.take_io(), permit, Handle::try_current()) {
             runtime.spawn(see_off(io, permit));
         }
     }
 
-    /// Whether its peer has ended it. Asked of one that rests, when it is about to be used.
+    /// Whether the peer has closed the connection. Checked when an idle connection is about to be used.
     pub(super) fn is_closed(&self) -> bool {
         self.conn.is_closed()
     }
 
-    /// Whether it is to carry no request any more.
+    /// Whether the connection must carry no further request.
     pub(super) fn is_worn(&self, policy: &ConnectionPolicy) -> bool {
         self.about.is_worn(policy)
     }
 
-    /// How it goes on when its exchange has ended whole.
+    /// What can be done with the connection after its exchange ended completely.
     pub(super) fn after(&self) -> Rest {
         self.conn.rest()
     }
 
-    /// Writes the last bytes of a request that was answered whole. Whether another one may follow.
+    /// Writes the last bytes of a request that was already answered completely. Returns whether another request may
+    /// follow.
     pub(super) async fn written(&self) -> bool {
         self.conn.written().await
     }
 
-    /// It is not in use from here on.
+    /// Notes that the connection is not in use from now on.
     pub(super) fn rest(&mut self) {
         self.idle = Idle::default();
     }
 
-    /// Whether the sweep is to close it.
+    /// Whether the sweep must close the connection.
     pub(super) fn is_done(&mut self, idle_timeout: Option<Duration>, now: Instant) -> bool {
         self.is_closed() || self.idle.is_over(idle_timeout, now)
     }
 }
 
-/// Nobody uses it any more: the peer is told, unless the stream is somebody else's, or was cut.
+/// Ends the connection towards the peer, unless its stream was taken over or cut.
 impl Drop for Http1 {
     fn drop(&mut self) {
         self.conn.close();
     }
 }
 
-/// Why there is no answer, in the words of the interface, and whether the request may have had an effect.
+/// Why there is no answer, as a [`Reason`], and whether the request may have had an effect.
 fn explain(failed: &FailedRequest, was_used: bool) -> SendFailure {
     let FailedRequest { error, has_answer_begun, is_unsent } = failed;
     if let ClientFailure::Unwritable(misuse) = error {
@@ -135,7 +136,7 @@ fn explain(failed: &FailedRequest, was_used: bool) -> SendFailure {
     };
     let sent = match error {
         _ if *has_answer_begun => Sent::Perhaps,
-        ClientFailure::Body => Sent::Perhaps, // the connection was sound, however often it was used
+        ClientFailure::Body => Sent::Perhaps, // the connection itself did not fail, so it was not stale
         _ => sent(reason, *is_unsent, was_used),
     };
     SendFailure {
@@ -156,7 +157,7 @@ mod tests {
     use pillion_http::h1::client::Misuse;
 
     #[test]
-    fn a_failure_says_whose_fault_it_is_and_whether_the_request_may_have_had_an_effect() {
+    fn a_failure_names_its_reason_and_whether_the_request_may_have_had_an_effect() {
         use Sent::{Never, OnStaleConnection, Perhaps};
         let io = |kind: ErrorKind| ClientFailure::Io(Error::from(kind));
         for (error, has_answer_begun, was_used, is_unsent, expected) in [
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_cannot_be_written_is_sent_to_nobody_else() {
+    fn a_request_whose_head_cannot_be_written_is_not_sent_to_another_endpoint() {
         let failed = FailedRequest { error: Misuse::Hosts.into(), has_answer_begun: false, is_unsent: true };
         let failure = explain(&failed, true);
         assert_eq!((failure.sent, failure.is_unsent, failure.is_our_fault), (Sent::Perhaps, false, true));

@@ -1,4 +1,4 @@
-//! A connection of HTTP/2, which serves many requests at once.
+//! An HTTP/2 connection, which serves many requests at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
@@ -16,9 +16,9 @@ pub(crate) struct Http2 {
     pub(super) send: Sender,
     about: Mutex<About>,
     admission: Option<Arc<Admission>>,
-    /// Requests that it carries now.
+    /// The number of requests that it carries now.
     streams: AtomicU32,
-    /// Takes no new request: it is old, said goodbye or broke.
+    /// Whether the connection takes no new request, because it is old, received GOAWAY or broke.
     retired: AtomicBool,
     idle: Mutex<Idle>,
 }
@@ -35,12 +35,12 @@ impl Http2 {
         })
     }
 
-    /// Whether it may carry one more request, as far as its age and its other end are concerned.
+    /// Whether the connection may carry one more request, by its age and its peer.
     pub(super) fn is_open(&self, policy: &ConnectionPolicy) -> bool {
         !self.retired.load(Relaxed) && !self.send.is_closed() && !self.about.lock().is_worn(policy)
     }
 
-    /// Whether it has room for a stream, where the endpoint takes `most`.
+    /// Whether there is room for another stream if the endpoint accepts `most`.
     pub(super) fn has_room(&self, most: u32) -> bool {
         self.streams() < self.send.max_streams().min(most) && !self.send.is_clogged()
     }
@@ -53,7 +53,7 @@ impl Http2 {
         self.streams.fetch_add(1, Relaxed);
     }
 
-    /// A stream has ended. Returns whether it was the last.
+    /// Notes that a stream has ended. Returns whether it was the last one.
     pub(super) fn end_stream(&self) -> bool {
         let is_idle = self.streams.fetch_sub(1, Relaxed) == 1;
         if is_idle {
@@ -62,22 +62,22 @@ impl Http2 {
         is_idle
     }
 
-    /// It takes no new request from here on.
+    /// The connection takes no new request from now on.
     pub(super) fn retire(&self) {
         self.retired.store(true, Relaxed);
     }
 
-    /// Whether the sweep is to close it.
+    /// Whether the sweep must close the connection.
     pub(super) fn is_done(&self, idle_timeout: Option<Duration>, now: Instant) -> bool {
         self.send.is_closed() || (self.streams() == 0 && self.idle.lock().is_over(idle_timeout, now))
     }
 
-    /// How it failed, where it was TLS that failed.
+    /// The TLS failure of the connection, if there was one.
     pub(super) fn tls_failure(&self) -> Option<AdmissionFailure> {
         self.admission.as_ref()?.failure()
     }
 
-    /// How it was before this use.
+    /// Counts one use. Returns the values from before it.
     pub(super) fn count_use(&self) -> About {
         let mut about = self.about.lock();
         let before = *about;

@@ -18,13 +18,13 @@ pub struct Lease {
     kind: Option<LeaseKind>,
     shard: Arc<Shard>,
     about: About,
-    /// The request was handed to the connection, and its exchange has not ended whole.
+    /// Whether the request was handed to the connection, and its exchange has not ended completely.
     is_busy: bool,
-    /// The connection is closed even when its exchange ended whole.
+    /// Whether the connection is closed even if its exchange ends completely.
     is_last: bool,
-    /// Who watches the request's body that it carries, where there is one.
+    /// The observer of the request's body, if the request has a body.
     carries: Option<Arc<dyn Observer>>,
-    /// One of `max_requests`, for as long as the upstream may be at work on the request.
+    /// The place among `max_requests`, held for as long as the upstream may work on the request.
     permit: Option<Permit>,
 }
 
@@ -65,25 +65,25 @@ impl Lease {
         self.about.uses > 0
     }
 
-    /// Whether a sidecar of ours, its identity verified, is at the other end.
+    /// Whether the peer is a sidecar whose identity was verified.
     pub const fn is_sidecar(&self) -> bool {
         self.about.is_sidecar
     }
 
-    /// The limits of the moment are those of the exchange, where the connection's version lets them change.
+    /// Applies the present limits to this exchange. An HTTP/2 connection keeps the limits that it was opened with.
     pub(crate) fn limit_answer(&self, most_fields: u32) {
         if let Some(LeaseKind::Http1(conn)) = &self.kind {
             conn.limit_answer(most_fields);
         }
     }
 
-    /// The request's place among `max_requests` goes with it from here on.
+    /// From now on the lease holds the request's place among `max_requests`.
     pub fn hold(&mut self, permit: Option<Permit>) {
         self.permit = permit;
     }
 
-    /// Sends a request and waits for the headers of the answer. Where not a byte of it was sent, both its parts are as they
-    /// were; else nothing is left of them, but for a head that is somebody else's, too.
+    /// Sends a request and waits for the headers of the answer. If no byte of the request was sent, head and body are
+    /// unchanged afterwards. Otherwise both are consumed, except a head that other code shares.
     pub async fn send<O: Observer + 'static>(
         &mut self,
         head: &mut Arc<RequestHead>,
@@ -105,8 +105,9 @@ impl Lease {
         })
     }
 
-    /// In TLS 1.3 a server judges our certificate after the handshake has ended for us, and its alert comes instead of
-    /// an answer. HTTP libraries have no word for it, and some hide it: the stream below them has kept it.
+    /// The TLS failure behind an error. A TLS 1.3 server judges our certificate after the handshake has ended for us,
+    /// and its alert comes in place of an answer. HTTP libraries report it badly or not at all, so the stream below
+    /// them has kept it.
     fn tls_failure(&self) -> Option<admission::AdmissionFailure> {
         match &self.kind {
             Some(LeaseKind::Http1(conn)) => conn.tls_failure(),
@@ -139,13 +140,13 @@ impl Lease {
         Err(explain_failed(&failed, self.is_reused()))
     }
 
-    /// This exchange is the last one on its connection, if that is HTTP/1's.
+    /// Makes this exchange the last one on its connection, if the connection is HTTP/1.
     pub const fn close_after(&mut self) {
         self.is_last = true;
     }
 
-    /// The answer came whole: the connection may serve another request, unless it was to be the last, or a part of this
-    /// request was not sent. Nobody needs that part any more, and without it no other request can follow.
+    /// The answer came completely. The connection may serve another request, unless this was to be the last, or a part
+    /// of this request was not sent: that part is not needed any more, but without it no other request can follow.
     pub fn give_back(mut self) {
         self.permit = None;
         let is_unfinished = self.carries.as_ref().is_some_and(|observer| observer.progress().is_unfinished());
@@ -153,7 +154,7 @@ impl Lease {
     }
 }
 
-/// Back to the pool when unharmed; an HTTP/1 connection in the middle of an exchange is closed.
+/// Returns an intact connection to the pool. An HTTP/1 connection in the middle of an exchange is closed.
 impl Drop for Lease {
     fn drop(&mut self) {
         match self.kind.take() {

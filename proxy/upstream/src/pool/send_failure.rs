@@ -1,4 +1,4 @@
-//! Why a request got no answer from the connection that it was sent on.
+//! Why a request got no answer on its connection.
 
 use pillion_base::error::Sent;
 use pillion_http::Body;
@@ -11,16 +11,16 @@ pub struct SendFailure {
     pub reason: Reason,
     pub detail: String,
     pub sent: Sent,
-    /// The answer's head has more fields or bytes than may be read.
+    /// Whether the answer's head has more fields or bytes than are allowed.
     pub is_large_head: bool,
     /// See [`Error::is_our_fault`](pillion_base::error::Error::is_our_fault).
     pub is_our_fault: bool,
-    /// Not a byte of the request was written: it is as good as new.
+    /// Whether no byte of the request was written, so that it can be sent again unchanged.
     pub is_unsent: bool,
 }
 
 impl SendFailure {
-    /// A head that the connection's version cannot carry, which another endpoint would not be sent either.
+    /// A head that the HTTP version of the connection cannot carry. Another endpoint could not get it either.
     pub(super) fn unwritable(misuse: &dyn std::error::Error) -> Self {
         Self {
             reason: Reason::InternalError,
@@ -33,7 +33,8 @@ impl SendFailure {
     }
 }
 
-/// A connection that was used before and is hung up on had probably ended before the request was sent.
+/// Whether the request may be sent again. If a connection that was used before is closed by the peer, it had probably
+/// ended before the request was sent.
 pub(super) const fn sent(reason: Reason, is_unsent: bool, was_used: bool) -> Sent {
     match reason {
         _ if is_unsent => Sent::Never,
@@ -50,7 +51,7 @@ pub(super) fn by_tls(failure: SendFailure, tls: admission::AdmissionFailure) -> 
     SendFailure { reason: Reason::TlsError, detail: tls.error.detail, sent, is_our_fault, ..failure }
 }
 
-/// A failure of a connection of HTTP/2, and whether the request may have had an effect.
+/// Why a request failed on an HTTP/2 connection, and whether it may have had an effect.
 pub(super) fn explain_failed(failed: &FailedRequest<Body>, was_used: bool) -> SendFailure {
     let reason = reason_http2(&failed.error);
     let is_unsent = failed.unsent.is_some() || was_refused(&failed.error) || says_goodbye(&failed.error);
@@ -65,7 +66,7 @@ pub(super) fn explain_failed(failed: &FailedRequest<Body>, was_used: bool) -> Se
     }
 }
 
-/// What went wrong on a connection of HTTP/2, in the words of the interface.
+/// What went wrong on an HTTP/2 connection, as a [`Reason`].
 pub(crate) fn reason_http2(failure: &ClientFailure) -> Reason {
     match failure {
         ClientFailure::Http2(error) => match error.get_io() {
@@ -81,21 +82,21 @@ pub(crate) fn reason_http2(failure: &ClientFailure) -> Reason {
 
 pub(super) fn io_reason(error: &std::io::Error) -> Reason {
     match error.kind() {
-        // the second is what h2 makes of an end of file with streams open
+        // the crate h2 reports BrokenPipe for an end of the connection with open streams
         std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::BrokenPipe => Reason::UpstreamClosed,
         std::io::ErrorKind::InvalidData => Reason::ProtocolError,
         _ => Reason::UpstreamReset,
     }
 }
 
-/// RFC 9113, 8.7: a stream refused before it was processed.
+/// RFC 9113, 8.7: whether the stream was refused before it was processed.
 pub(super) fn was_refused(failure: &ClientFailure) -> bool {
     let ClientFailure::Http2(error) = failure else { return false };
     error.is_remote() && error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)
 }
 
-/// RFC 9113, 6.8: a stream hears of a GOAWAY when it is above the last one that this promises to handle, whatever the
-/// reason is.
+/// RFC 9113, 6.8: whether the stream failed by a GOAWAY. h2 reports it for streams above the last one that the peer
+/// will process, whatever the error code is.
 pub(super) fn says_goodbye(failure: &ClientFailure) -> bool {
     matches!(failure, ClientFailure::Http2(error) if error.is_remote() && error.is_go_away())
 }

@@ -1,4 +1,4 @@
-//! One worker's connections to one endpoint: idle ones, shared ones, and who waits for one.
+//! The connections of one worker to one endpoint: idle ones, shared ones, and the requests that wait for one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,38 +19,38 @@ use crate::slots::Waiting;
 use pillion_base::error::Error;
 use pillion_http::h1::client::Rest;
 
-/// For an upstream that has answered, to read what is left of the request in our buffer. A server that means to read
-/// it does so at once; one that does not must not keep the connection.
+/// How long an upstream that has answered may take to read the rest of the request from our buffer. A server that wants
+/// the rest reads it at once; one that does not must not hold the connection.
 pub(super) const REST_OF_REQUEST: Duration = Duration::from_secs(5);
 
-/// Sweeps after which twice the streams are tried that an endpoint has taken before.
+/// After this many sweeps the learnt number of streams is doubled.
 const HOPE_EVERY: u32 = 10;
 
 pub(crate) struct Shard {
     state: Mutex<State>,
     terms: Terms,
-    /// Who waits for a place at this endpoint.
+    /// The requests that wait for a place at this endpoint.
     waiting: Arc<Waiting>,
-    /// Streams that the endpoint takes on one connection, where it refused more without having said a limit.
-    /// Zero: it never did.
+    /// The number of streams that the endpoint accepts on one connection, learnt when it refused more without
+    /// announcing a limit. Zero when it never did.
     learnt_streams: AtomicU32,
 }
 
 #[derive(Default)]
 struct State {
-    /// Last used last: it is taken first, so that the others grow old and are closed.
+    /// The most recently used connection is the last. It is taken first, so that the others reach the idle timeout.
     #[allow(clippy::vec_box, reason = "they move from here to a lease and back with each request")]
     idle: Vec<Box<Http1>>,
     shared: Vec<Arc<Http2>>,
     wants_http1: VecDeque<Waiter>,
-    /// Those who wait for a stream, or for the first connection to tell what is spoken.
+    /// Requests that wait for a stream, or for the first connection to show the endpoint's HTTP version.
     wants_stream: VecDeque<Waiter>,
-    /// A connection that many may share is being dialled.
+    /// Whether a connection that many requests may share is being dialled.
     stream_dialled: bool,
     sweeps: u32,
 }
 
-/// `None`: look again, things have changed.
+/// `None` means that the state has changed and the waiting request must check again.
 type Served = Result<Option<Lease>, Error>;
 type Waiter = oneshot::Sender<Served>;
 
@@ -64,7 +64,7 @@ pub(crate) struct Ticket {
 }
 
 impl Shard {
-    /// `waiting`: who waits for a place at the endpoint.
+    /// `waiting` counts the requests that wait for a place at the endpoint.
     pub(super) fn new(terms: Terms, waiting: Arc<Waiting>) -> Self {
         Self { state: Mutex::default(), terms, waiting, learnt_streams: AtomicU32::new(0) }
     }
@@ -92,19 +92,19 @@ impl Shard {
             Want::Http2 | Want::Negotiated => &mut state.wants_stream,
         };
         if waiters.len() == waiters.capacity() {
-            waiters.retain(|waiter| !waiter.is_closed()); // before it grows: who left must not pile up
+            waiters.retain(|waiter| !waiter.is_closed()); // before the queue grows: remove requests that were given up
         }
         waiters.push_back(waiter);
         Turn(turn)
     }
 
-    /// Every HTTP/1 waiter has a dial of its own; those who can share wait for one.
+    /// The right to dial. Every waiting HTTP/1 request gets one; requests that can share a connection get one together.
     pub(crate) fn ticket(self: &Arc<Self>, want: Want) -> Option<Ticket> {
         let taken = want.is_shared() && std::mem::replace(&mut self.state.lock().stream_dialled, true);
         (!taken).then(|| Ticket { shard: self.clone(), want })
     }
 
-    /// The exchange of a connection has ended whole.
+    /// The exchange on the connection has ended completely.
     pub(super) fn take_back(self: &Arc<Self>, conn: Box<Http1>) {
         match conn.after() {
             Rest::Ready => return self.offer_http1(conn),
@@ -119,7 +119,7 @@ impl Shard {
         self.wake_one_http1();
     }
 
-    /// Its upstream has answered, and is yet to take the last bytes of the request.
+    /// The upstream has answered, but has not read the last bytes of the request yet.
     async fn take_back_written(self: Arc<Self>, conn: Box<Http1>) {
         if timeout(REST_OF_REQUEST, conn.written()).await == Ok(true) {
             self.offer_http1(conn);
@@ -129,12 +129,12 @@ impl Shard {
         }
     }
 
-    /// A connection is free: for the longest waiting, else for later.
+    /// Hands a free connection to the request that waits longest, or keeps it for later.
     pub(crate) fn offer_http1(self: &Arc<Self>, mut conn: Box<Http1>) {
         if conn.is_worn(&self.terms.policy) {
             return self.wake_one_http1();
         }
-        // One that has carried nothing yet was asked by who dialled it, and its end is that dial's failure.
+        // The code that dialled a new connection has checked it; its end counts as a failure of the dial.
         let may_have_ended = conn.about.uses > 0;
         let mut state = self.state.lock();
         if may_have_ended && !state.wants_http1.is_empty() && conn.is_closed() {
@@ -147,23 +147,23 @@ impl Shard {
                 continue;
             }
             let lease = Lease::http1(conn, self);
-            drop(state); // should the waiter have left meanwhile, the lease comes back to this function
+            drop(state); // if the request was given up meanwhile, the dropped lease calls this function again
             drop(waiter.send(Ok(Some(lease))));
             return;
         }
         if self.somebody_waits_for_a_slot() {
-            return; // dropping it makes room
+            return; // dropping the connection makes room
         }
         conn.rest();
         state.idle.push(conn);
     }
 
-    /// Whether a connection to this endpoint, or to any of the cluster, waits for one of these to end.
+    /// Whether a request to this endpoint, or to another one of the cluster, waits for the place of a connection.
     fn somebody_waits_for_a_slot(&self) -> bool {
         self.waiting.is_somebody() || self.terms.waiting.is_somebody()
     }
 
-    /// What was hoped for is gone: whoever waits for it looks again.
+    /// An expected connection did not come: the next waiting request checks again.
     fn wake_one_http1(&self) {
         let mut state = self.state.lock();
         while let Some(waiter) = state.wants_http1.pop_front() {
@@ -173,7 +173,7 @@ impl Shard {
         }
     }
 
-    /// A new shared connection: for all who wait, and for later.
+    /// Adds a new shared connection, for all waiting requests and for later ones.
     pub(crate) fn offer_http2(self: &Arc<Self>, conn: Arc<Http2>) {
         let mut state = self.state.lock();
         state.stream_dialled = false;
@@ -182,7 +182,8 @@ impl Shard {
         self.serve_streams();
     }
 
-    /// Gives free streams to those who wait. When none is left, one of the others looks again, and dials.
+    /// Gives free streams to waiting requests. When no stream is left, one of the other requests checks again, and
+    /// dials.
     fn serve_streams(self: &Arc<Self>) {
         loop {
             let mut state = self.state.lock();
@@ -192,7 +193,7 @@ impl Shard {
             let Some(conn) = state.take_stream(&self.terms.policy, self.most_streams()) else { break };
             let lease = Lease::http2(conn, self);
             let waiter = state.wants_stream.pop_front();
-            drop(state); // should the waiter have left meanwhile, the stream comes back to this function
+            drop(state); // if the request was given up meanwhile, the dropped lease calls this function again
             if let Some(waiter) = waiter {
                 drop(waiter.send(Ok(Some(lease))));
             }
@@ -200,7 +201,7 @@ impl Shard {
         self.wake_one_stream_waiter();
     }
 
-    /// One who is still there looks again, unless a dial is under way that will serve them.
+    /// One waiting request checks again, unless a dial is under way that will serve it.
     fn wake_one_stream_waiter(&self) {
         let mut state = self.state.lock();
         while !state.stream_dialled {
@@ -211,13 +212,13 @@ impl Shard {
         }
     }
 
-    /// The endpoint turned out to speak HTTP/2: all who wait for a connection of their own look again.
+    /// The endpoint turned out to speak HTTP/2: all requests that wait for a connection of their own check again.
     pub(crate) fn wake_http1_waiters(&self) {
         let waiters = std::mem::take(&mut self.state.lock().wants_http1);
         waiters.into_iter().for_each(|waiter| drop(waiter.send(Ok(None))));
     }
 
-    /// The endpoint turned out to speak HTTP/1: all who hoped for a stream look again.
+    /// The endpoint turned out to speak HTTP/1: all requests that wait for a stream check again.
     pub(crate) fn wake_stream_waiters(&self) {
         let waiters = std::mem::take(&mut self.state.lock().wants_stream);
         waiters.into_iter().for_each(|waiter| drop(waiter.send(Ok(None))));
@@ -230,11 +231,11 @@ impl Shard {
         if somebody_waits {
             self.serve_streams();
         } else if is_idle && self.somebody_waits_for_a_slot() {
-            self.retire(conn); // makes room for a connection elsewhere
+            self.retire(conn); // makes room for a connection to another endpoint
         }
     }
 
-    /// The endpoint refused a stream of this connection, the caller's own, which still counts.
+    /// The endpoint refused a stream of this connection. The refused stream is still counted.
     pub(super) fn was_refused(&self, conn: &Http2) {
         let accepted = conn.streams().saturating_sub(1).max(1);
         if accepted < self.most_streams() {
@@ -242,8 +243,9 @@ impl Shard {
         }
     }
 
-    /// Twice as many as it took before, now and then: what was short then may not be any more, and one refusal must not
-    /// hold a connection back for long. If it is still short, streams are refused again, and replaced.
+    /// Doubles the learnt number of streams from time to time: the endpoint may accept more by now, and one refusal
+    /// must not limit the connection for long. If it still accepts fewer, it refuses streams again, and they are
+    /// replaced.
     fn hope(&self, sweeps: u32) {
         let learnt = self.learnt_streams.load(Relaxed);
         if learnt > 0 && sweeps.is_multiple_of(HOPE_EVERY) {
@@ -272,7 +274,7 @@ impl Shard {
     pub(super) fn evict_idle(&self) -> bool {
         let mut state = self.state.lock();
         if !state.idle.is_empty() {
-            drop(state.idle.remove(0)); // the one unused for longest
+            drop(state.idle.remove(0)); // the connection that was unused for longest
             return true;
         }
         let unused = state.shared.iter().position(|conn| conn.streams() == 0);
@@ -281,7 +283,7 @@ impl Shard {
 
     pub(super) fn sweep(&self, has_left: bool) {
         let idle_timeout = if has_left { Some(Duration::ZERO) } else { self.terms.policy.idle_timeout };
-        // Who was woken to dial may have left before it could: nobody waits longer than until here.
+        // A request that was woken to dial may have been given up before it could. This bounds the wait of the others.
         self.wake_one_stream_waiter();
         let (now, mut state) = (Instant::now(), self.state.lock());
         state.sweeps = state.sweeps.wrapping_add(1);
@@ -293,7 +295,7 @@ impl Shard {
 
 impl State {
     fn take_idle(&mut self, policy: &ConnectionPolicy) -> Option<Box<Http1>> {
-        // From the end: the most recently used. One that grew too old, or ended, while it waited is not used once more.
+        // From the end: the most recently used first. A connection that became too old or ended while idle is dropped.
         while let Some(conn) = self.idle.pop() {
             if !conn.is_worn(policy) && !conn.is_closed() {
                 return Some(conn);
@@ -312,13 +314,13 @@ impl State {
 
 impl Turn {
     pub(crate) async fn served(&mut self) -> Served {
-        // A waiter dropped unanswered means that the shard went away: look again, and find out.
+        // A sender that was dropped without an answer means that the shard is gone: the caller checks again.
         (&mut self.0).await.unwrap_or(Ok(None))
     }
 }
 
 impl Ticket {
-    /// The dial failed: one HTTP/1 waiter, or all who shared it, learn why.
+    /// The dial failed: one waiting HTTP/1 request, or all that wanted to share the connection, get the error.
     pub(crate) fn fail(self, error: &Error) {
         let mut state = self.shard.state.lock();
         if !self.want.is_shared() {
@@ -335,11 +337,11 @@ impl Ticket {
     }
 }
 
-/// Done with, whether it was used or not: the next who wants to share a connection may dial again.
+/// The dial has ended, successful or not: the next request that wants to share a connection may dial again.
 impl Drop for Ticket {
     fn drop(&mut self) {
         if self.want.is_shared() {
-            // Who still waits had hoped for this dial.
+            // Requests that still wait were waiting for this dial.
             self.shard.state.lock().stream_dialled = false;
             self.shard.wake_one_stream_waiter();
         }
