@@ -88,7 +88,7 @@ pub fn main() -> ExitCode {
         Some(Command::Demo(demo)) => demo.run(),
         Some(Command::Run(run)) => run.run(),
         Some(Command::Check { config }) => check::check(&config),
-        Some(Command::Schema) => print(&pillion_config::schema()),
+        Some(Command::Schema) => print(&pillion_config::json_schema()),
         Some(Command::Init(init)) => init.run(),
         Some(Command::Certs(certs)) => certs.run(),
         Some(Command::Other(words)) => return unknown(&words),

@@ -75,7 +75,7 @@ fn table() -> Vec<Row> {
 
 /// Every place of the schema at which a value may stand.
 fn paths() -> BTreeSet<String> {
-    let schema: Value = serde_json::from_str(&pillion_config::schema()).expect("JSON");
+    let schema: Value = serde_json::from_str(&pillion_config::json_schema()).expect("JSON");
     let mut paths = BTreeSet::new();
     look(&schema, String::new(), &mut paths);
     paths

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates whose `lib.rs` lists its modules from top to bottom.
-const ORDERED: [&str; 10] = [
+const ORDERED: [&str; 11] = [
     "proxy",
     "proxy/sidecar/src",
     "proxy/upstream/src",
@@ -15,6 +15,7 @@ const ORDERED: [&str; 10] = [
     "proxy/base/src",
     "proxy/telemetry/src",
     "proxy/init/src",
+    "config/file/src",
     "config/model/src",
 ];
 

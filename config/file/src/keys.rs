@@ -21,7 +21,7 @@ use std::sync::LazyLock;
 use pillion_model::text::{nearest, shortened};
 use serde_json::{Value, json};
 
-use crate::effective::{Page, Scopes};
+use crate::page::{Page, Scopes};
 use crate::reading::{Entry, Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::value::{BadWord, Leaf, Word, on_off};

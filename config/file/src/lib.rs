@@ -8,27 +8,32 @@
 //! the model validates the whole configuration, and `translate` expresses the model's faults in the terms of the file ·
 //! `remark` collects all messages, each a [`Fault`] with its place.
 //!
-//! `schema` and [`effective()`] are made from the same declarations.
+//! `json_schema` and [`effective()`] are made from the same declarations.
+//!
+//! Modules are listed from top to bottom.
 //!
 //! Deliberately absent: network IO, clocks, tokio. Only [`load()`] opens a file, and only [`load()`] and [`parse()`]
 //! read the environment.
 
-mod effective;
-mod fault;
-mod gate;
-mod keys;
 mod load;
-mod place;
+mod effective;
+mod json_schema;
+mod keys;
+mod page;
 mod reading;
-mod remark;
-mod schema;
-mod spell;
 mod translate;
-mod value;
+mod gate;
+mod remark;
 mod variable;
 mod words;
+mod value;
+mod schema;
+mod spell;
+mod fault;
+mod place;
 
-pub use effective::{Origin, Part, Provenance, Setting, Written, effective, effective_part};
+pub use effective::{Part, Written, effective, effective_part};
 pub use fault::{Errors, Fault, Severity};
+pub use json_schema::json_schema;
 pub use load::{effective_in, load, parse, parse_with, text_of};
-pub use schema::schema;
+pub use page::{Origin, Provenance, Setting};

@@ -8,13 +8,10 @@ use crate::fault::{Errors, Fault, Severity, lines};
 use crate::gate;
 use crate::keys::FILE;
 use crate::place;
-use crate::reading::{Node, Reading};
+use crate::reading::{LARGEST, Node, Reading};
 use crate::translate::add_faults_of_model;
 use crate::variable::Environment;
 use pillion_model::Config;
-
-/// 4 MiB: ten thousand services fit. A larger file is probably not a configuration.
-pub(crate) const LARGEST: usize = 4 * 1024 * 1024;
 
 /// The most open brackets, counted before a parser runs: serde_yaml's scanner takes time proportional to their square.
 /// The count is rough (brackets in comments and texts count), hence the limit is far above what the parsers allow.

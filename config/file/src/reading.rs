@@ -8,11 +8,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
+/// 4 MiB: ten thousand services fit. A larger file is probably not a configuration.
+pub(crate) const LARGEST: usize = 4 * 1024 * 1024;
+
 use pillion_model::text::shortened;
 use pillion_model::{Cluster, Trail};
 
 use crate::fault::Fault;
-use crate::load::LARGEST;
 use crate::place::{Content, NodeId, Position, Tree, means_nothing, subject};
 use crate::remark::{MOST, Remark, Remarks};
 use crate::value::{BadWord, Word, on_off};

@@ -1,29 +1,6 @@
-//! The keys of the file as a JSON Schema, for editors that complete and check while a person types.
-//!
-//! The schema is made from the declarations that read the file, so it holds exactly the keys that have an effect. A key
-//! whose feature does not exist yet is absent, even where `off` may be written. The schema knows keys and the form of
-//! words; `check` refuses more.
-
-mod words;
+//! The pieces of which the declarations of the keys make their JSON Schema.
 
 use serde_json::{Map, Value, json};
-
-use crate::keys::FILE;
-use crate::value::{AutoOr, OffOr, Opt};
-
-/// The JSON Schema (2020-12) of the configuration file.
-///
-/// Plain YAML 1.2 is treated as JSON. Keys that are numbers (`3306:`) are texts.
-pub fn schema() -> String {
-    let mut schema = Map::new();
-    schema.insert("$schema".into(), "https://json-schema.org/draft/2020-12/schema".into());
-    schema.insert("title".into(), "Pillion's configuration".into());
-    if let Some(Value::Object(file)) = FILE.schema() {
-        schema.extend(file);
-    }
-    schema.insert("$defs".into(), words::definitions());
-    format!("{:#}\n", Value::Object(schema))
-}
 
 /// The schema of a word.
 pub(crate) trait Described {
@@ -74,7 +51,7 @@ fn explained(mut value: Value, about: String, facts: Value) -> Value {
 /// One of a few words. Without quotes, some of them look like numbers or booleans to YAML.
 pub(crate) fn one_of<'w>(words: impl Iterator<Item = &'w str>) -> Value {
     let spelt = |word: &str| match word {
-        "off" => words::off(),
+        "off" => off(),
         _ => {
             let bare = serde_json::from_str(word).ok().filter(Value::is_number);
             [Value::from(word)].into_iter().chain(bare).collect()
@@ -114,68 +91,20 @@ pub(crate) fn left_open() -> Option<Value> {
     defined("left_open")
 }
 
-impl<T: Described> Described for OffOr<T> {
-    fn described() -> Option<Value> {
-        any_of([defined("off"), T::described()])
-    }
-}
-
-impl<T: Described> Described for AutoOr<T> {
-    fn described() -> Option<Value> {
-        any_of([Some(json!({ "enum": ["auto"] })), T::described()])
-    }
-}
-
-impl<T: Described> Described for Opt<T> {
-    fn described() -> Option<Value> {
-        T::described()
-    }
+/// Every spelling of `off`.
+pub(crate) fn off() -> Vec<Value> {
+    let spelt = ["off", "Off", "OFF", "false", "False", "FALSE"].map(Value::from);
+    spelt.into_iter().chain([Value::Bool(false)]).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::Block;
-
-    #[test]
-    fn a_key_whose_feature_does_not_exist_yet_is_absent() {
-        let nothing = Block::new(|| ()).later("later", |()| {}).later_or_off("off");
-        assert_eq!(nothing.schema(), None);
-    }
 
     #[test]
     fn a_choice_of_choices_is_one_choice_without_repetition() {
         let duration = any_of([defined("off"), defined("duration"), left_open()]);
         let flat = json!({ "anyOf": [defined("off"), defined("duration"), left_open()] });
         assert_eq!(any_of([duration, left_open()]), Some(flat));
-    }
-
-    #[test]
-    fn every_definition_is_used_and_every_use_is_defined() {
-        let schema = schema();
-        let read: Value = serde_json::from_str(&schema).unwrap();
-        let defined = read["$defs"].as_object().unwrap();
-        for name in defined.keys() {
-            assert!(schema.contains(&format!("\"#/$defs/{name}\"")), "{name}");
-        }
-        for used in schema.split("\"#/$defs/").skip(1) {
-            let name = used.split('"').next().unwrap();
-            assert!(defined.contains_key(name), "{name}");
-        }
-    }
-
-    #[test]
-    fn every_key_has_a_description() {
-        fn look(schema: &Value) {
-            for (key, value) in schema["properties"].as_object().into_iter().flatten() {
-                assert!(value["description"].as_str().is_some_and(|about| about.len() > 8), "{key}");
-            }
-            match schema {
-                Value::Object(parts) => parts.values().for_each(look),
-                Value::Array(parts) => parts.iter().for_each(look),
-                _ => {}
-            }
-        }
-        look(&serde_json::from_str(&schema()).unwrap());
     }
 }

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::words::{CONDITIONS, Choice, GRPC};
-use pillion_model::policy::{IdleTimeout, RetryCondition};
+use pillion_model::policy::IdleTimeout;
 
 /// Spells a time in the largest unit that divides it: `1h`, `90s` for `1m30s`, `250ms`.
 pub(crate) fn duration(time: Duration) -> Value {
@@ -50,23 +49,4 @@ pub(crate) fn share(share: f64) -> Value {
 
 pub(crate) fn path(path: &Path) -> Value {
     path.display().to_string().into()
-}
-
-/// The word of a choice.
-pub(crate) fn word<T: Choice + PartialEq>(chosen: &T) -> Value {
-    T::WORDS.iter().find(|(_, meant)| meant == chosen).map_or(Value::Null, |(word, _)| (*word).into())
-}
-
-pub(crate) fn condition(condition: RetryCondition) -> Value {
-    match condition {
-        RetryCondition::Status(status) => status.into(),
-        RetryCondition::Grpc(number) => GRPC
-            .iter()
-            .find(|(_, grpc)| *grpc == number)
-            .map_or_else(|| number.into(), |(name, _)| (*name).into()),
-        named => CONDITIONS
-            .iter()
-            .find(|(_, meant)| *meant == named)
-            .map_or(Value::Null, |(name, _)| (*name).into()),
-    }
 }

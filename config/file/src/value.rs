@@ -9,7 +9,7 @@ use std::time::Duration;
 use pillion_model::policy::{IdleTimeout, Timeout};
 use serde_json::Value;
 
-use crate::schema::Described;
+use crate::schema::{Described, any_of, defined};
 use crate::spell;
 
 use pillion_model::text::shortened;
@@ -485,6 +485,24 @@ impl Word for Text {
 
     fn parse(text: &str) -> Result<Self, BadWord> {
         if text.is_empty() { Err(BadWord::new("is empty")) } else { Ok(Self(text.to_owned())) }
+    }
+}
+
+impl<T: Described> Described for OffOr<T> {
+    fn described() -> Option<Value> {
+        any_of([defined("off"), T::described()])
+    }
+}
+
+impl<T: Described> Described for AutoOr<T> {
+    fn described() -> Option<Value> {
+        any_of([Some(serde_json::json!({ "enum": ["auto"] })), T::described()])
+    }
+}
+
+impl<T: Described> Described for Opt<T> {
+    fn described() -> Option<Value> {
+        T::described()
     }
 }
 

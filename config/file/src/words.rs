@@ -16,7 +16,6 @@ pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
 pub(crate) use route::{HeaderName, HeaderText, MatchPath, RouteName};
 
 use crate::schema::{self, Described};
-use crate::spell;
 use crate::value::{BadWord, Count, Text, Word, leaves, on_off, whole, wrapped_leaves};
 use pillion_model::cluster::{AddressPattern, HostPattern, LoadBalancer, UpstreamProtocol};
 use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
@@ -88,21 +87,21 @@ choices!(
 );
 
 leaves!(
-    AppProtocol: spell::word,
-    UpstreamProtocol: spell::word,
-    Mtls: spell::word,
-    RedirectTo: spell::word,
-    Unknown: spell::word,
-    TlsVersion: spell::word,
-    TlsMode: spell::word,
+    AppProtocol: chosen,
+    UpstreamProtocol: chosen,
+    Mtls: chosen,
+    RedirectTo: chosen,
+    Unknown: chosen,
+    TlsVersion: chosen,
+    TlsMode: chosen,
     SocketAddr: |address| address.to_string().into(),
     HostPattern: |host| host.to_string().into(),
     AddressPattern: |address| address.to_string().into(),
-    RetryCondition: |condition| spell::condition(*condition),
+    RetryCondition: |named| condition(*named),
 );
 wrapped_leaves!(
-    PostQuantum: bool, |prefer| spell::word(&PostQuantum(*prefer));
-    AlwaysErrors: bool, |always| spell::word(&AlwaysErrors(*always));
+    PostQuantum: bool, |prefer| chosen(&PostQuantum(*prefer));
+    AlwaysErrors: bool, |always| chosen(&AlwaysErrors(*always));
     TrustDomain: String, |name| name.as_str().into();
     Target: SocketAddr, |address| address.to_string().into();
     Weight: NonZeroU32, |weight| weight.get().into();
@@ -474,6 +473,25 @@ impl Word for Method {
             return Err(BadWord::not(text, "a method").help(format!("methods are upper case: {upper}")));
         }
         Ok(Self(text.to_owned()))
+    }
+}
+
+/// The word of a choice.
+pub(crate) fn chosen<T: Choice + PartialEq>(choice: &T) -> Value {
+    T::WORDS.iter().find(|(_, meant)| meant == choice).map_or(Value::Null, |(word, _)| (*word).into())
+}
+
+fn condition(condition: RetryCondition) -> Value {
+    match condition {
+        RetryCondition::Status(status) => status.into(),
+        RetryCondition::Grpc(number) => GRPC
+            .iter()
+            .find(|(_, grpc)| *grpc == number)
+            .map_or_else(|| number.into(), |(name, _)| (*name).into()),
+        named => CONDITIONS
+            .iter()
+            .find(|(_, meant)| *meant == named)
+            .map_or(Value::Null, |(name, _)| (*name).into()),
     }
 }
 

@@ -1,7 +1,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::*;
+use crate::page::Provenance;
 
 fn told(text: &str) -> BTreeMap<String, (Value, String)> {
     let (config, _) = crate::parse_with(text, Path::new("/etc/pillion"), &|name| {

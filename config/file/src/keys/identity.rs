@@ -7,7 +7,7 @@ use pillion_model::identity::{Crl, Source, TlsPolicy, TlsVersion};
 use serde_json::Value;
 
 use super::{Block, Static, field};
-use crate::effective::{Page, Scopes};
+use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading};
 use crate::spell;
 use crate::value::{Opt, Text};

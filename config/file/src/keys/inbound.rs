@@ -10,12 +10,11 @@ use pillion_model::listener::{
 use pillion_model::policy::IdleTimeout;
 
 use super::{Block, Static, field};
-use crate::effective::{Page, Scopes};
+use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema;
-use crate::spell;
 use crate::value::{AutoOr, BadWord, OffOr, Opt, Port, Positive, Size, on_off};
-use crate::words::{GrpcService, ProbeName, ProbePath, Target};
+use crate::words::{GrpcService, ProbeName, ProbePath, Target, chosen};
 
 pub(super) static INBOUND: Static<Inbound> = Static::new(|| {
     Block::new(Inbound::default)
@@ -126,10 +125,10 @@ fn tell_ports(ports: &BTreeMap<u16, PortPolicy>, at: &Scopes<'_>, page: &mut Pag
     for (port, PortPolicy { protocol, mtls, listen }) in ports {
         let at = at.key(&port.to_string());
         if let Some(protocol) = protocol {
-            page.tell(&at.key("protocol"), spell::word(protocol));
+            page.tell(&at.key("protocol"), chosen(protocol));
         }
         if let Some(mtls) = mtls {
-            page.tell(&at.key("mtls"), spell::word(mtls));
+            page.tell(&at.key("mtls"), chosen(mtls));
         }
         page.tell_list(listen.iter().map(|address| address.to_string().into()), &at.whole("listen"));
     }

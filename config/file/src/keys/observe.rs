@@ -10,7 +10,7 @@ use pillion_model::telemetry::{AccessLog, Admin, LogPath, Metrics};
 use serde_json::Value;
 
 use super::{Block, Static, field};
-use crate::effective::{Page, Scopes};
+use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::spell;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::service::RETRY;
 use super::{Block, Static, field};
-use crate::effective::{Page, Scopes};
+use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::value::{BadWord, Count, Leaf, Opt, Word, on_off};

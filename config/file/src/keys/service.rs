@@ -13,12 +13,12 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Block, Static, field, tls};
-use crate::effective::{Page, Scopes};
+use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::spell;
 use crate::value::{BadWord, Bytes, Count, OffOr, Opt, Positive, Share, Word};
-use crate::words::{DnsName, Method, Target, Weight};
+use crate::words::{DnsName, Method, Target, Weight, chosen};
 
 /// Keys that each service has for itself, so that `defaults` cannot have them.
 pub(super) const ONE_SERVICE_S_OWN: [&str; 4] = ["hosts", "addresses", "listen", "endpoints"];
@@ -67,7 +67,7 @@ pub(crate) static SERVICE: Static<Cluster> = Static::new(|| {
             "How an endpoint is chosen. Default peak_ewma: by latency and load.",
             balancer_schema,
             read_balancer,
-            |cluster, at, page| page.tell(&at.key("load_balancer"), spell::word(&cluster.load_balancer)),
+            |cluster, at, page| page.tell(&at.key("load_balancer"), chosen(&cluster.load_balancer)),
         )
         .word::<Duration>("connect_timeout", field!(timeouts.connect), "TCP and TLS together.")
         .word::<Timeout>(

@@ -7,12 +7,12 @@ use pillion_model::identity::SpiffeId;
 use serde_json::Value;
 
 use super::{Block, Static, field};
-use crate::effective::{Page, Scopes};
+use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::spell;
 use crate::value::{Opt, Text, Word};
-use crate::words::{Sni, TlsMode};
+use crate::words::{Sni, TlsMode, chosen};
 
 const EXPECTED: &str = "mutual, simple, off, a SPIFFE ID, or { mode: … }";
 
@@ -111,7 +111,7 @@ pub(super) fn tell(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
             (TlsMode::Mutual, &identities[..], sni, trust_bundle)
         }
     };
-    page.tell_or(&at.key("mode"), at, spell::word(&mode));
+    page.tell_or(&at.key("mode"), at, chosen(&mode));
     let list = at.key("identities");
     for (nth, id) in identities.iter().enumerate() {
         page.tell_or(&list.index(nth), at, id.as_str());

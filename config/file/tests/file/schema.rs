@@ -97,14 +97,14 @@ fn the_schema_refuses_a_value_of_the_wrong_form() {
 
 #[test]
 fn the_description_of_a_key_without_effect_says_so() {
-    let schema: Value = serde_json::from_str(&pillion_config::schema()).unwrap();
+    let schema: Value = serde_json::from_str(&pillion_config::json_schema()).unwrap();
     let about = schema["properties"]["limits"]["properties"]["max_memory"]["description"].as_str().unwrap();
     assert!(about.contains("does nothing yet"), "{about}");
 }
 
 #[test]
 fn a_key_whose_feature_does_not_exist_yet_is_absent() {
-    let schema = pillion_config::schema();
+    let schema = pillion_config::json_schema();
     for key in [
         "query",
         "regex",
@@ -153,7 +153,7 @@ fn keys(schema: &Value, found: &mut Vec<String>) {
 fn the_sample_has_every_key_of_the_schema_and_no_other() {
     good(SAMPLE);
     let mut found = Vec::new();
-    keys(&serde_json::from_str(&pillion_config::schema()).unwrap(), &mut found);
+    keys(&serde_json::from_str(&pillion_config::json_schema()).unwrap(), &mut found);
     assert!(found.len() > 70, "{found:?}");
     for key in found.iter().filter(|key| *key != "on") {
         assert!(SAMPLE.contains(&format!("{key}:")), "{key}");

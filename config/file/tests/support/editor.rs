@@ -7,7 +7,7 @@ use regex_lite::Regex;
 use serde_json::{Map, Value};
 
 static SCHEMA: LazyLock<Value> =
-    LazyLock::new(|| serde_json::from_str(&pillion_config::schema()).expect("a schema is JSON"));
+    LazyLock::new(|| serde_json::from_str(&pillion_config::json_schema()).expect("a schema is JSON"));
 
 /// `/PATH: what is wrong` of each place.
 pub(crate) fn complaints(yaml: &str) -> Vec<String> {

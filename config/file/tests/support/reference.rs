@@ -40,7 +40,7 @@ pub(crate) fn restarted() -> Vec<String> {
 }
 
 fn schema() -> Value {
-    serde_json::from_str(&pillion_config::schema()).expect("a schema is JSON")
+    serde_json::from_str(&pillion_config::json_schema()).expect("a schema is JSON")
 }
 
 fn types(schema: &Value) -> Vec<(String, String)> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Described, any_of, defined, one_of};
+use crate::schema::{Described, any_of, defined, off, one_of};
 use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads};
 use crate::words::{
     CONDITIONS, DnsName, GRPC, GrpcService, HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName,
@@ -70,12 +70,6 @@ pub(super) fn definitions() -> Value {
         "on_off": { "enum": on_off() },
         "condition": condition(),
     })
-}
-
-/// Every spelling of `off`.
-pub(super) fn off() -> Vec<Value> {
-    let spelt = ["off", "Off", "OFF", "false", "False", "FALSE"].map(Value::from);
-    spelt.into_iter().chain([Value::Bool(false)]).collect()
 }
 
 fn on_off() -> Vec<Value> {
