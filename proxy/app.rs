@@ -44,7 +44,7 @@ use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::Network;
 use pillion_base::net::descriptors::{raise_limit, why_too_few};
 use pillion_sidecar::state::{
-    Budgets, Clusters, Destinations, PreviousSnapshot, Services, Sides, Store, compile,
+    Budgets, Clusters, Destinations, PreviousSnapshot, RateLimits, Services, Sides, Store, compile,
 };
 use pillion_sidecar::worker::Worker;
 use pillion_telemetry::{AccessLog, Metrics};
@@ -261,8 +261,8 @@ fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
         inbound: None,
         applications: Arc::new(control::applications(None, &requests, &common)),
     };
-    let (services, budgets) = (Services::new(), Budgets::new());
-    let before = PreviousSnapshot { services: &services, budgets: &budgets };
+    let (services, budgets, rate_limits) = (Services::new(), Budgets::new(), RateLimits::new());
+    let before = PreviousSnapshot { services: &services, budgets: &budgets, rate_limits: &rate_limits };
     let nothing =
         compile(0, &Config::default(), &Clusters::new(), sides, before, &mut Policies::default(), metrics);
     let of = common.clone();

@@ -49,6 +49,7 @@ mod reload;
 mod replaced;
 mod replay;
 mod retries;
+mod route_actions;
 mod routes;
 mod rules;
 mod scale;

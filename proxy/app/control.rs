@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use pillion_model::listener::Inbound;
+use pillion_model::route::RateLimit;
 use pillion_model::{Cluster as ClusterConfig, Config, EndpointUpdate};
+use tokio::time::Instant;
 
 use super::bindings::Change;
 use super::credentialed::{self, Bundles, Credentialed, refuse_restart};
@@ -19,6 +21,7 @@ use super::weakened::weakened;
 use super::worker::Connections;
 use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::own::OwnListeners;
+use pillion_sidecar::state::actions::PeersRateLimit;
 use pillion_sidecar::state::{
     Application, Clusters, Destinations, DnsNames, Former, InboundSide, PreviousSnapshot, Sides, Store,
     VirtualAddresses, compile,
@@ -338,7 +341,15 @@ impl Controller {
             policy: inbound.clone(),
             tls,
             own_id: credentials.map(|credentials| credentials.id.as_str().into()),
+            rate_limit: inbound.rate_limit.map(|of| self.rate_limit(of)),
         }))
+    }
+
+    /// The one of before, while its rule is the same: a reload gives nobody a full bucket.
+    fn rate_limit(&self, of: RateLimit) -> Arc<PeersRateLimit> {
+        let before = self.inbound.as_ref().filter(|side| side.policy.rate_limit == Some(of));
+        let known = before.and_then(|side| side.rate_limit.clone());
+        known.unwrap_or_else(|| Arc::new(PeersRateLimit::new(of, Instant::now().into_std())))
     }
 
     fn applications(&self, inbound: Option<&Inbound>) -> Destinations<Application> {
@@ -355,7 +366,11 @@ impl Controller {
         };
         let Around { store, metrics, .. } = &self.around;
         let now = store.load_full();
-        let before = PreviousSnapshot { services: &now.services, budgets: &now.budgets };
+        let before = PreviousSnapshot {
+            services: &now.services,
+            budgets: &now.budgets,
+            rate_limits: &now.rate_limits,
+        };
         let next = compile(
             self.generation,
             &self.config,

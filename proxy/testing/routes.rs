@@ -60,6 +60,34 @@ async fn the_first_route_that_matches_decides_and_what_none_matches_goes_to_the_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_query_and_expressions_over_whole_values_decide_too() {
+    let mesh = Mesh::default();
+    let _all = backends(&mesh);
+    let sidecar = mesh.sidecar(
+        &file(
+            "  - { hosts: [orders], match: { query: { beta: \"1\" } }, to: orders-v2 }\n  \
+             - { hosts: [orders], match: { path: { regex: \"/v[0-9]+/.*\" }, headers: { x-user: { regex: \"jo|ann\" } } }, \
+             to: orders-v2 }",
+        ),
+        None,
+    );
+    let mut client = sidecar.client().await;
+    for (rest, expected) in [
+        ("/?beta=1", "canary"),
+        ("/?a=b&beta=1&beta=2", "canary"),
+        ("/?beta=11", "ok"),
+        ("/?beta", "ok"),
+        ("/beta=1", "ok"),
+        ("/v12/x?y x-user: ann", "canary"),
+        ("/v12/x x-user: anna", "ok"),
+        ("/v12 x-user: jo", "ok"),
+        ("/x/v12/ x-user: jo", "ok"),
+    ] {
+        assert_eq!(get(&mut client, "orders", rest).await, (200, expected.to_owned()), "{rest}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn routes_count_however_the_service_was_reached() {
     let mesh = Mesh::default();
     let _all = backends(&mesh);

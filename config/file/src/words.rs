@@ -13,7 +13,10 @@ use serde_json::Value;
 
 pub(crate) use dns::{DnsName, NameServer};
 pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
-pub(crate) use route::{HeaderName, HeaderText, MatchPath, RouteName};
+pub(crate) use route::{
+    Authority, ChangedHeader, Grpc, HeaderName, HeaderText, MatchPath, QueryName, QueryText, RedirectPath,
+    RespondBody, RouteName,
+};
 
 use crate::schema::{self, Described};
 use crate::value::{BadWord, Count, Text, Word, leaves, on_off, whole, wrapped_leaves};
@@ -21,6 +24,7 @@ use pillion_model::cluster::{AddressPattern, HostPattern, LoadBalancer, Upstream
 use pillion_model::identity::{SpiffeId, TlsVersion, check_trust_domain};
 use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 use pillion_model::policy::RetryCondition;
+use pillion_model::route::{RateLimitBy, Scheme};
 use pillion_model::telemetry::LogPath;
 use pillion_model::text::{nearest, shortened};
 
@@ -83,7 +87,9 @@ choices!(
     LoadBalancer,
     TlsMode,
     AlwaysErrors,
-    Json
+    Json,
+    RateLimitBy,
+    Scheme
 );
 
 leaves!(
@@ -92,6 +98,8 @@ leaves!(
     Mtls: chosen,
     RedirectTo: chosen,
     Unknown: chosen,
+    RateLimitBy: chosen,
+    Scheme: chosen,
     TlsVersion: chosen,
     TlsMode: chosen,
     SocketAddr: |address| address.to_string().into(),
@@ -158,6 +166,16 @@ impl Choice for Unknown {
     const EXPECTED: &'static str = "passthrough or deny";
     const WORDS: &'static [(&'static str, Self)] =
         &[("passthrough", Self::Passthrough), ("deny", Self::Deny)];
+}
+
+impl Choice for RateLimitBy {
+    const EXPECTED: &'static str = "peer or all";
+    const WORDS: &'static [(&'static str, Self)] = &[("all", Self::All), ("peer", Self::Peer)];
+}
+
+impl Choice for Scheme {
+    const EXPECTED: &'static str = "http or https";
+    const WORDS: &'static [(&'static str, Self)] = &[("http", Self::Http), ("https", Self::Https)];
 }
 
 impl Choice for TlsVersion {

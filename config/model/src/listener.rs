@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::policy::IdleTimeout;
+use crate::route::RateLimit;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inbound {
@@ -28,6 +29,8 @@ pub struct Inbound {
     pub max_requests: Option<u32>,
     /// Bytes of one request body; a larger one gets 413.
     pub max_body: Option<u64>,
+    /// Requests in a time; a request beyond this limit gets 429.
+    pub rate_limit: Option<RateLimit>,
     /// Questions about its health that the application is asked on behalf of others, by name. Names are unique.
     pub probes: Vec<Probe>,
     /// Settings that differ for single ports of the application.
@@ -48,6 +51,7 @@ impl Default for Inbound {
             max_connections: None,
             max_requests: None,
             max_body: None,
+            rate_limit: None,
             probes: Vec::new(),
             ports: BTreeMap::new(),
         }

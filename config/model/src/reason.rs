@@ -43,6 +43,10 @@ pub enum Reason {
     LimitRequests,
     /// The sidecar or the service has as many connections as it may have.
     Overloaded,
+    /// More requests came than `rate_limit` allows.
+    RateLimited,
+    /// The `fault` of a route answered the request.
+    FaultInjected,
     /// A plaintext request came to a port whose mTLS is strict.
     MtlsRequired,
     /// The request is malformed.
@@ -101,6 +105,8 @@ impl Reason {
             Self::LimitPending => row("limit_pending", "connection_limit_reached", 503, 14),
             Self::LimitRequests => row("limit_requests", "connection_limit_reached", 503, 14),
             Self::Overloaded => row("overloaded", "connection_limit_reached", 503, 14),
+            Self::RateLimited => row("rate_limited", "http_request_denied", 429, 8),
+            Self::FaultInjected => row("fault_injected", "proxy_internal_response", 500, 14),
             Self::MtlsRequired => row("mtls_required", "http_request_denied", 403, 7),
             Self::BadRequest => row("bad_request", "http_request_error", 400, 13),
             Self::UnsupportedCoding => row("bad_request", "http_request_error", 501, 13),
@@ -153,6 +159,8 @@ mod tests {
             (Reason::PeerIdentityMismatch, "peer_identity_mismatch tls_certificate_error 502 14"),
             (Reason::RequestTimeout, "request_timeout http_response_timeout 504 4"),
             (Reason::LimitPending, "limit_pending connection_limit_reached 503 14"),
+            (Reason::RateLimited, "rate_limited http_request_denied 429 8"),
+            (Reason::FaultInjected, "fault_injected proxy_internal_response 500 14"),
             (Reason::MtlsRequired, "mtls_required http_request_denied 403 7"),
             (Reason::BadRequest, "bad_request http_request_error 400 13"),
             (Reason::UnsupportedCoding, "bad_request http_request_error 501 13"),

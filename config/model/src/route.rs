@@ -1,7 +1,10 @@
 //! `routes`: requests to a host that go to another service, or under other policies. The first match wins. A request
 //! that no route matches goes to the service of its host.
 
+use std::time::Duration;
+
 use crate::cluster::HostPattern;
+use crate::pattern::Pattern;
 use crate::policy::{Retry, Timeouts};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -11,8 +14,139 @@ pub struct Route {
     /// The hosts whose requests this route matches. Never empty.
     pub hosts: Vec<RouteHost>,
     pub matches: RouteMatch,
-    /// The services that get the requests. Never empty; the sum of the weights is more than zero.
+    /// The services that get the requests. The sum of the weights is more than zero. Empty where `actions` have an
+    /// answer, and only there.
     pub to: Vec<Weighted>,
+    pub actions: Actions,
+}
+
+/// What a route does with its requests besides sending them to a service.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Actions {
+    /// The sidecar answers itself.
+    pub answer: Option<Answer>,
+    pub rewrite: Rewrite,
+    pub request_headers: HeaderChanges,
+    /// Of answers that came from an endpoint, and of `answer`.
+    pub response_headers: HeaderChanges,
+    pub fault: FaultInjection,
+    pub mirror: Option<Mirror>,
+    /// Of all its requests together.
+    pub rate_limit: Option<RateLimit>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    Redirect(Redirect),
+    Respond(Respond),
+}
+
+/// Says where the request should go instead. What is left out is as the request has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redirect {
+    /// The request's query follows it, unless it has one.
+    pub path: Option<String>,
+    /// A host, and perhaps a port.
+    pub host: Option<String>,
+    pub scheme: Option<Scheme>,
+    pub status: u16,
+}
+
+impl Redirect {
+    /// As Envoy's.
+    pub const STATUS: u16 = 301;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    Http,
+    Https,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Respond {
+    pub status: u16,
+    pub body: String,
+}
+
+impl Respond {
+    /// Bytes of a body: it is an answer, not a document.
+    pub const LONGEST: usize = 64 * 1024;
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Rewrite {
+    /// Takes the place of the prefix that matched; of the whole path where that had to match as a whole.
+    pub prefix: Option<String>,
+    /// A host, and perhaps a port.
+    pub host: Option<String>,
+}
+
+/// First what is removed, then what is set, then what is added.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeaderChanges {
+    /// Names in lower case, with the only value that they have from then on.
+    pub set: Vec<(String, String)>,
+    /// A further value each.
+    pub add: Vec<(String, String)>,
+    pub remove: Vec<String>,
+}
+
+/// Shares are of the requests, and independent of each other.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FaultInjection {
+    pub delay: Option<FaultDelay>,
+    pub abort: Option<FaultAbort>,
+}
+
+/// Counts into the request's timeouts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FaultDelay {
+    pub time: Duration,
+    pub share: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FaultAbort {
+    pub with: AbortStatus,
+    pub share: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbortStatus {
+    Http(u16),
+    Grpc(u8),
+}
+
+/// A copy of some requests goes there too; its answer is thrown away.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mirror {
+    /// One of [`crate::Config::clusters`].
+    pub service: String,
+    pub share: f64,
+}
+
+/// A token bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// So many in each `per`.
+    pub requests: u32,
+    pub per: Duration,
+    /// What the bucket holds at most. `None`: as many as `requests`.
+    pub burst: Option<u32>,
+    pub by: RateLimitBy,
+}
+
+impl RateLimit {
+    pub const PER: Duration = Duration::from_secs(1);
+}
+
+/// Whose requests share a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RateLimitBy {
+    All,
+    /// A bucket for each identity; for each address where there is none.
+    Peer,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -29,6 +163,7 @@ pub struct RouteMatch {
     /// Methods in upper case, of which one must match. An empty list matches every method.
     pub methods: Vec<String>,
     pub headers: Vec<HeaderMatch>,
+    pub query: Vec<QueryMatch>,
 }
 
 /// The pattern is compared with the path as it is sent, without the query; case matters (RFC 3986, 6.2.2.1).
@@ -38,6 +173,8 @@ pub enum PathMatch {
     /// A prefix of whole segments: `/v2` matches `/v2` and `/v2/x`, not `/v2x`. A trailing slash of the pattern is
     /// ignored.
     Prefix(String),
+    /// The whole path.
+    Regex(Pattern),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,11 +184,22 @@ pub struct HeaderMatch {
     pub value: ValueMatch,
 }
 
-/// The required value of a header. Where the header occurs several times, one of its values must match.
+/// A parameter of the query. Parameters are separated by `&`; the name ends at the first `=`. Both are compared as they
+/// are sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryMatch {
+    pub name: String,
+    /// A parameter without `=` has the empty value.
+    pub value: ValueMatch,
+}
+
+/// The required value of a header or a parameter. Where it occurs several times, one of its values must match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ValueMatch {
     Exact(String),
     Prefix(String),
+    /// The whole value.
+    Regex(Pattern),
     Present(bool),
 }
 

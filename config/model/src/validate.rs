@@ -3,6 +3,7 @@
 //! Every source of configuration calls [`validate`]. A value that is wrong by itself does not arrive here: the types of
 //! the model cannot hold it, or the source has refused it.
 
+mod actions;
 mod claims;
 mod cluster;
 mod covered;

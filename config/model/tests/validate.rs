@@ -5,7 +5,7 @@ use std::time::Duration;
 use pillion_model::cluster::{Discovery, UpstreamProtocol, UpstreamTls};
 use pillion_model::listener::{Mtls, PortPolicy, Probe, Question};
 use pillion_model::policy::{RetryMethods, Timeout};
-use pillion_model::route::{Route, RouteHost, RouteMatch, Weighted};
+use pillion_model::route::{Actions, Route, RouteHost, RouteMatch, Weighted};
 use pillion_model::{Cluster, Config, Endpoint, Severity, validate, validate_cluster};
 
 fn cluster(name: &str) -> Cluster {
@@ -24,6 +24,7 @@ fn route(to: &[(&str, u32)]) -> Route {
         hosts: vec![RouteHost::Any],
         matches: RouteMatch { methods: vec!["GET".to_owned()], ..RouteMatch::default() },
         to: to.iter().map(weighted).collect(),
+        actions: Actions::default(),
     }
 }
 

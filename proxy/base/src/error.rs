@@ -30,12 +30,40 @@ pub struct Error {
     pub ends_connection: bool,
     /// The upstream refused our certificate. This says nothing about how the upstream serves other clients.
     pub is_our_fault: bool,
+    /// What of the answer is not the reason's own.
+    pub answer: ErrorAnswer,
+}
+
+/// What an answer to an [`Error`] says that its [`Reason`] alone does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ErrorAnswer {
+    #[default]
+    Usual,
+    /// With this status, where the caller does not speak gRPC.
+    Status(u16),
+    /// With this gRPC status, or the status that goes with it.
+    Grpc(u8),
+    /// The caller may come again after so many seconds.
+    RetryAfter(u32),
 }
 
 impl Error {
     /// An error of a request of which nothing was sent upstream.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { reason, detail: detail.into(), sent: Sent::Never, ends_connection: false, is_our_fault: false }
+        Self {
+            reason,
+            detail: detail.into(),
+            sent: Sent::Never,
+            ends_connection: false,
+            is_our_fault: false,
+            answer: ErrorAnswer::Usual,
+        }
+    }
+
+    #[must_use]
+    pub const fn answered(mut self, answer: ErrorAnswer) -> Self {
+        self.answer = answer;
+        self
     }
 
     #[must_use]

@@ -20,4 +20,5 @@ pub mod drain;
 pub mod deadline;
 pub mod memory;
 pub mod limits;
+pub mod rate;
 pub mod error;

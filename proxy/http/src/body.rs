@@ -25,6 +25,7 @@ use crate::headers::{remove_untrusted_of_answer, remove_untrusted_trailers};
 use crate::message::{Opening, remove_if};
 use crate::replay::Replay;
 use crate::seen::Seen;
+use crate::tee::{Copied, Tee, tee};
 use crate::transfer::{Carrier, Observer, ResponseEnd};
 use pillion_base::deadline::Deadline;
 use pillion_base::net::{Prefixed, Transport};
@@ -48,6 +49,10 @@ enum BodyKind {
     Tunnel(Opening),
     /// A request body that may be sent again.
     Replay(Box<Replay<Body>>),
+    /// A request body of which somebody else is sent a copy.
+    Tee(Box<Tee<Body>>),
+    /// That copy.
+    Copied(Box<Copied>),
     /// A request body that the upstream asks for.
     Gated(Box<Gated<Body>>),
 }
@@ -91,6 +96,16 @@ impl Body {
 
     pub fn replay(replay: Replay<Self>) -> Self {
         Self { kind: BodyKind::Replay(Box::new(replay)), tail: None }
+    }
+
+    /// This request body, and a copy for somebody else, who may be `bound` bytes behind.
+    pub fn copied(self, bound: usize) -> (Self, Self) {
+        if self.is_empty() {
+            return (self, Self::empty());
+        }
+        let (first, copied) = tee(self, bound);
+        let of = |kind| Self { kind, tail: None };
+        (of(BodyKind::Tee(Box::new(first))), of(BodyKind::Copied(Box::new(copied))))
     }
 
     pub fn gated(gated: Gated<Self>) -> Self {
@@ -180,6 +195,8 @@ impl Body {
                 .map_ok(|frame| only_trailers(frame, incoming.named(), is_answer))
                 .map_err(BodyError::Http1),
             BodyKind::Replay(replay) => http_body::Body::poll_frame(Pin::new(&mut **replay), cx),
+            BodyKind::Tee(tee) => http_body::Body::poll_frame(Pin::new(&mut **tee), cx),
+            BodyKind::Copied(copied) => http_body::Body::poll_frame(Pin::new(&mut **copied), cx),
             BodyKind::Gated(gated) => http_body::Body::poll_frame(Pin::new(&mut **gated), cx),
         }
     }
@@ -210,6 +227,8 @@ impl http_body::Body for Body {
             BodyKind::Request(incoming) => incoming.is_end_stream(),
             BodyKind::Answer(incoming) => incoming.is_end_stream(),
             BodyKind::Replay(replay) => replay.is_end_stream(),
+            BodyKind::Tee(tee) => tee.is_end_stream(),
+            BodyKind::Copied(copied) => copied.is_end_stream(),
             BodyKind::Gated(gated) => gated.is_end_stream(),
         }
     }
@@ -222,6 +241,8 @@ impl http_body::Body for Body {
             BodyKind::Request(incoming) => incoming.size_hint(),
             BodyKind::Answer(incoming) => incoming.size_hint(),
             BodyKind::Replay(replay) => replay.size_hint(),
+            BodyKind::Tee(tee) => tee.size_hint(),
+            BodyKind::Copied(copied) => copied.size_hint(),
             BodyKind::Gated(gated) => gated.size_hint(),
         }
     }

@@ -16,6 +16,7 @@ pub mod h1;
 pub mod h2;
 pub mod expect;
 pub mod replay;
+pub mod tee;
 pub mod transfer;
 pub mod stall;
 pub mod head;

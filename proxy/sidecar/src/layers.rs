@@ -17,6 +17,7 @@
 //!   headers are sent.
 //! - [`retry`] makes one deposit in the retry budget per request, with the first try, and one withdrawal per retry.
 
+pub mod amend;
 pub mod closing;
 pub mod headers;
 pub mod limit;

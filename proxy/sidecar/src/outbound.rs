@@ -3,21 +3,25 @@
 //! The connection comes to the proxy port, to a service's own port, or is redirected by the kernel. [`Destination`] is
 //! what is known of its destination before its bytes are read; [`Outbound::enter`] decides by its bytes.
 
-use std::future::{Ready, ready};
+use std::future::{Ready, poll_fn, ready};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
+use http_body::Body as _;
 use pillion_model::listener::Unknown;
-use tower::ServiceBuilder;
+use tower::{Service as _, ServiceBuilder};
 
 use crate::connection::{Connection, Destination, Place};
 use crate::detect::{Detected, Early, Found, NEVER, Nobody, PeekedClient, Undecided, detect};
 use crate::dispatch;
 use crate::exchange::{DialFailure, Facts};
-use crate::http::server;
-use crate::layers::{AnsweringService, Name, headers, limit, record, rescue, retry, route, timeout, unless};
+use crate::http::{Call, server};
+use crate::layers::{
+    AnsweringService, Name, amend, headers, limit, record, rescue, retry, route, timeout, unless,
+};
 use crate::serve::Next;
 use crate::state::{DestinationKey, Route};
 use crate::tcp::{self, Dialled};
@@ -44,10 +48,27 @@ pub fn stack(without: Option<Name>) -> impl AnsweringService {
         .layer(unless(without, Name::Route, route::layer(Some(enter_inside)))) // from here on the call has its policy
         .layer(unless(without, Name::Headers, headers::layer())) // adds headers for the next hop, removes forged ones
         .layer(unless(without, Name::Timeout, timeout::whole())) // covers all tries and their pauses
+        .layer(amend::layer(carry_mirrored)) // what a route does to a request, once for all tries
         .layer(unless(without, Name::Retry, retry::layer())) // another endpoint, a pause, a budget
         .layer(unless(without, Name::PerTry, timeout::per_try())) // one try, where another may follow
         .layer(unless(without, Name::Limit, limit::layer())) // inside retry: each try takes its own permit
         .service(dispatch::service())
+}
+
+/// Sends the copy of a request to a mirror: once, counted like any request, and its answer is discarded.
+fn carry_mirrored(call: Box<Call>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+    let mut stack = ServiceBuilder::new()
+        .layer(record::layer())
+        .layer(rescue::layer())
+        .layer(timeout::whole())
+        .layer(limit::layer()) // the mirror's own: a slow one is soon sent nothing more
+        .service(dispatch::service());
+    Box::pin(async move {
+        let Ok(mut answer) = stack.call(call).await;
+        // It is read, not reset: its connection serves again.
+        let mut next = |cx: &mut Context<'_>| Pin::new(answer.body_mut()).poll_frame(cx);
+        while let Some(Ok(_thrown_away)) = poll_fn(&mut next).await {}
+    })
 }
 
 /// Serves what runs inside a CONNECT, like a redirected connection to the address that the CONNECT names.

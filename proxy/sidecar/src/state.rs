@@ -4,6 +4,7 @@
 //! What changes with the traffic (pools, budgets, counters) belongs to the clusters to which a snapshot points.
 //! Clusters are kept by name over reloads. [`Destinations`] has the routes to addresses that only connections name.
 
+pub mod actions;
 mod addresses;
 mod compile;
 mod destinations;
@@ -22,8 +23,9 @@ use pillion_model::cluster::HostPattern;
 use pillion_model::listener::{self, DownstreamLimits, Mtls, RedirectTo, Unknown};
 use pillion_model::policy::{Retry, Timeouts};
 
+use actions::{Actions, PeersRateLimit};
 pub use addresses::AddressTable;
-pub use compile::{Budgets, Clusters, PreviousSnapshot, Sides, compile};
+pub use compile::{Budgets, Clusters, PreviousSnapshot, RateLimits, Sides, compile};
 pub use destinations::Destinations;
 pub use former::Former;
 pub use names::{DnsNames, ServiceAddresses};
@@ -36,7 +38,7 @@ use pillion_tls::server::Server;
 use pillion_upstream::cluster::Cluster;
 use pillion_upstream::cluster::budget::Budget;
 use pillion_upstream::cluster::pools::Pools;
-pub use rules::Rule;
+pub use rules::{Rule, RuleTable, Then};
 pub use virtual_addresses::VirtualAddresses;
 
 /// The state that the data path reads.
@@ -68,13 +70,15 @@ pub struct Snapshot {
     pub limits: DownstreamLimits,
     /// The retry budgets of routes, kept for the next snapshot.
     pub budgets: Budgets,
+    /// The rate limits of routes, kept for the next snapshot.
+    pub rate_limits: RateLimits,
 }
 
 /// Services' own routes, by name.
 pub type Services = HashMap<Arc<str>, Arc<Route>>;
 
-/// Rules in the order in which they are tried. Many routes share one list.
-pub type Rules = Arc<[Arc<Rule>]>;
+/// Rules in the order in which they are tried. Many routes share one table.
+pub type Rules = Arc<RuleTable>;
 
 /// The policy and TLS server by which inbound connections are admitted and served.
 pub struct InboundSide {
@@ -83,6 +87,8 @@ pub struct InboundSide {
     pub tls: Option<Arc<Server>>,
     /// `By=` of `x-forwarded-client-cert`.
     pub own_id: Option<Arc<str>>,
+    /// Kept over a reload that does not change its settings.
+    pub rate_limit: Option<Arc<PeersRateLimit>>,
 }
 
 impl InboundSide {
@@ -158,6 +164,8 @@ pub struct Route {
     pub rules: Rules,
     /// The host belongs to no service, so a request that matches no rule gets `no_route`.
     pub is_only_rules: bool,
+    /// What the route does with its requests besides sending them to the cluster. Most routes do nothing.
+    pub actions: Option<Arc<Actions>>,
 }
 
 /// The key by which a connection's destination was found, to find it again after a reload.
@@ -289,6 +297,12 @@ impl Route {
         Arc::new(Self::with(cluster, Rules::default()))
     }
 
+    /// The route of a request that the sidecar answers itself: it has the cluster of its host, which gets no request.
+    pub fn answered(&self, name: Symbol, actions: Arc<Actions>) -> Arc<Self> {
+        let route = Self::with(self.cluster.clone(), Rules::default());
+        Arc::new(Self { name, actions: Some(actions), ..route })
+    }
+
     fn with(cluster: Arc<Cluster>, rules: Rules) -> Self {
         Self {
             name: Symbol::EMPTY,
@@ -298,6 +312,7 @@ impl Route {
             cluster,
             rules,
             is_only_rules: false,
+            actions: None,
         }
     }
 }

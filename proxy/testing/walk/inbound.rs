@@ -9,9 +9,11 @@ use super::super::backend::OK;
 use super::super::mesh::{A, B, IDENTITY, Mesh, Pair, Sidecar, identity, secs, settle};
 use super::super::peer::Peer;
 use super::super::probes::{SERVING, asked, health};
+use super::routes::three_at_once;
 use super::sides::listens;
 use super::upstream::{BY_A, BY_B, GET, HALF_A_BODY, told};
 use super::{Key, Row, key, shows};
+use pillion_tls::client::Purpose;
 
 pub(super) fn rows() -> Vec<Row> {
     let path = |key: &str| format!("inbound.{key}");
@@ -27,6 +29,11 @@ pub(super) fn rows() -> Vec<Row> {
         shows(path("max_connections"), ["1", "2"], one_of_two),
         shows(path("max_requests"), ["1", "2"], one_of_two),
         shows(path("max_body"), ["4B", "8B"], told_with_a_body),
+        shows(path("rate_limit"), ["off", "{ \"requests\": 1 }"], three_at_once),
+        shows(path("rate_limit.requests"), ["1", "2"], three_at_once),
+        shows(path("rate_limit.per"), ["10s", "20s"], three_at_once),
+        shows(path("rate_limit.burst"), ["1", "2"], three_at_once),
+        shows(path("rate_limit.by"), ["peer", "all"], told_to_a_second_peer),
         shows(
             path("probes"),
             ["off", "[{ \"name\": \"live\", \"port\": 80, \"path\": \"/\" }]"],
@@ -144,6 +151,17 @@ async fn one_of_two(key: Key) -> String {
     let told = tokio::time::timeout(secs(1), second.message()).await;
     let reason = |answer: &super::super::peer::Message| answer.reason().map(str::to_owned);
     format!("{:?} {}", told.map(|answer| answer.as_ref().map(reason)).ok(), app.hits())
+}
+
+async fn told_to_a_second_peer(key: Key) -> String {
+    const AT: &str = "10.0.9.1:15006";
+    let pair = Pair::new();
+    let _app = pair.mesh.answering(A, OK);
+    let mut file = key::application(json!({ "listen": AT, "app": A, "rate_limit": { "requests": 1 } }));
+    file["identity"] = json!({ "directory": IDENTITY.trim_end() });
+    let _sidecar = key.start(&pair.mesh, file, Some(identity(&pair.ca, "orders")));
+    pair.peer_as("web", AT, Purpose::Http1).await.get("/").await;
+    format!("{:?}", pair.peer_as("batch", AT, Purpose::Http1).await.get("/").await.status())
 }
 
 async fn told_with_a_body(key: Key) -> String {

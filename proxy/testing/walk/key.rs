@@ -57,7 +57,9 @@ impl Key {
             to_defaults(&mut file); // where nothing of the service's own goes before it
         }
         let path = self.path.replace("services.*", "services.orders").replace("headers.*", "headers.x-test");
+        let path = path.replace("query.*", "query.x-test");
         let path = path.replace("ports.*", "ports.9090");
+        let path = path.replace("set.*", "set.x-test").replace("add.*", "add.x-test");
         let steps: Vec<&str> = path.split('.').collect();
         set(&mut file, &steps, self.value.clone());
         pillion_config::parse(&file.to_string(), folder).map(|(config, _warnings)| config)

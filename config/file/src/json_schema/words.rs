@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 use crate::schema::{Described, any_of, defined, off, one_of};
 use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads};
 use crate::words::{
-    CONDITIONS, DnsName, GRPC, GrpcService, HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName,
-    ProbePath, RouteName, ServiceName, Sni, Target, TrustDomain,
+    Authority, CONDITIONS, ChangedHeader, DnsName, GRPC, Grpc, GrpcService, HeaderName, HeaderText,
+    MatchPath, Method, NameServer, ProbeName, ProbePath, QueryName, QueryText, RedirectPath, RespondBody,
+    RouteName, ServiceName, Sni, Target, TrustDomain,
 };
+use pillion_model::Pattern;
 use pillion_model::cluster::{AddressPattern, HostPattern};
 use pillion_model::identity::SpiffeId;
 use pillion_model::policy::{IdleTimeout, RetryCondition, Timeout};
@@ -65,6 +67,21 @@ pub(super) fn definitions() -> Value {
             "pattern": "^([^ \\t]([^\\r\\n]*[^ \\t])?)?$",
             "description": "A header's value"
         },
+        "authority": pattern("^([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:.]+\\])(:[0-9]+)?$", "A host, and perhaps a port"),
+        "redirect_path": pattern("^/([!-\"$-.0->@-~][!-\"$-~]*|\\?[!-\"$-~]*)?$", "A path, perhaps with a query: /v2"),
+        "any_text": { "type": ["string", "number", "boolean"], "description": "Any text" },
+        "grpc_status": grpc_status(),
+        "query_name": pattern("^[!\"$%'-<>-~]+$", "A parameter's name as it is sent: beta"),
+        "query_text": {
+            "type": ["string", "number", "boolean"],
+            "pattern": "^[!\"$%'-~]*$",
+            "description": "A parameter's value as it is sent"
+        },
+        "regex": {
+            "type": ["string", "number", "boolean"],
+            "maxLength": Pattern::LONGEST,
+            "description": "A regular expression for a whole value: /v[0-9]+"
+        },
         "probe_path": pattern("^/[!$-;=?-\\[\\]_a-z~]*$", "A path as it is sent: /healthz"),
         "grpc_service": pattern("^[!-~]*$", "A service as in gRPC health checking; \"\" is the server as a whole"),
         "on_off": { "enum": on_off() },
@@ -75,6 +92,13 @@ pub(super) fn definitions() -> Value {
 fn on_off() -> Vec<Value> {
     let on = ["on", "On", "ON", "true", "True", "TRUE"].map(Value::from);
     on.into_iter().chain([Value::Bool(true)]).chain(off()).collect()
+}
+
+/// In lower case and, as in gRPC's documents, in upper case.
+fn grpc_status() -> Value {
+    let lower = GRPC.iter().map(|(name, _)| (*name).to_owned());
+    let both: Vec<String> = lower.flat_map(|name| [name.to_uppercase(), name]).collect();
+    json!({ "enum": both, "description": "A gRPC status that is a failure: NOT_FOUND" })
 }
 
 /// The file accepts gRPC statuses in any case; the schema has only lower case.
@@ -117,6 +141,14 @@ described!(
     MatchPath: "path",
     HeaderName: "header_name",
     HeaderText: "header_text",
+    QueryName: "query_name",
+    ChangedHeader: "header_name",
+    Authority: "authority",
+    RedirectPath: "redirect_path",
+    RespondBody: "any_text",
+    Grpc: "grpc_status",
+    QueryText: "query_text",
+    Pattern: "regex",
     ProbeName: "name",
     ProbePath: "probe_path",
     GrpcService: "grpc_service",

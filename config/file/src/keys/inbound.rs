@@ -9,6 +9,7 @@ use pillion_model::listener::{
 };
 use pillion_model::policy::IdleTimeout;
 
+use super::routes::actions::{peers_limit, peers_limit_schema, tell_peers_limit};
 use super::{Block, Static, field};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
@@ -61,7 +62,13 @@ pub(super) static INBOUND: Static<Inbound> = Static::new(|| {
             "Requests at once; a request beyond this number gets 503.",
         )
         .word::<OffOr<Size>>("max_body", field!(max_body), "The size of one request's body; a larger one gets 413.")
-        .later_or_off("rate_limit")
+        .key(
+            "rate_limit",
+            "Requests in a time; a request beyond this number gets 429.",
+            peers_limit_schema,
+            |inbound: &mut Inbound, node, reading| inbound.rate_limit = peers_limit(node, reading),
+            |inbound, at, page| tell_peers_limit(inbound.rate_limit, &at.key("rate_limit"), page),
+        )
         .key(
             "probes",
             "Health checks of the application by GET /probe/NAME on the metrics port, for kubelets, which have no \

@@ -1,8 +1,12 @@
 //! Words of routes: names, hosts, paths, headers.
 
-use super::{is_host_name, is_token};
+use serde_json::Value;
+
+use super::{GRPC, choose, is_host_name, is_token};
 use crate::value::{BadWord, Word, leaves, wrapped_leaves};
+use pillion_model::Pattern;
 use pillion_model::cluster::HostPattern;
+use pillion_model::pattern::PatternError;
 use pillion_model::route::RouteHost;
 use pillion_model::text::shortened;
 
@@ -106,14 +110,157 @@ impl Word for HeaderText {
     }
 }
 
-leaves!(RouteHost: |host| match host {
-    RouteHost::Any => "*".into(),
-    RouteHost::One(host) => host.to_string().into(),
-});
+/// A header that a route changes, in lower case. Which of them it may change is the model's to say.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct ChangedHeader(pub(crate) String);
+
+impl Word for ChangedHeader {
+    const EXPECTED: &'static str = "a header's name";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match is_token(text) {
+            true => Ok(Self(text.to_ascii_lowercase())),
+            false => Err(BadWord::not(text, Self::EXPECTED)
+                .help("names have letters, digits and dashes, no spaces and no colon: x-canary")),
+        }
+    }
+}
+
+/// A host, and perhaps a port, as a request names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Authority(pub(crate) String);
+
+impl Word for Authority {
+    const EXPECTED: &'static str = "a host (orders-v2.shop, \"orders:8080\")";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match HostPattern::parse(text)? {
+            HostPattern { wildcard: true, .. } => {
+                Err(BadWord::not(text, "a single host").help("write the host that is to be asked"))
+            }
+            _ => Ok(Self(text.to_owned())),
+        }
+    }
+}
+
+/// Where a caller is sent: a path, perhaps with a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RedirectPath(pub(crate) String);
+
+impl Word for RedirectPath {
+    const EXPECTED: &'static str = MatchPath::EXPECTED;
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        let (path, query) = text.split_once('?').unwrap_or((text, ""));
+        if text.starts_with("//") {
+            return Err(BadWord::not(text, "a path").help("what stands behind // is a host: write `host`"));
+        }
+        match query.chars().all(|c| c.is_ascii_graphic() && c != '#') {
+            true => MatchPath::parse(path).map(|_| Self(text.to_owned())),
+            false => Err(BadWord::not(text, "a path with a query")
+                .help("write it as it is sent: other characters are percent-encoded (%20)")),
+        }
+    }
+}
+
+/// What a route answers with: any text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RespondBody(pub(crate) String);
+
+impl Word for RespondBody {
+    const EXPECTED: &'static str = "a text";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A gRPC status that is a failure, by its name in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Grpc(pub(crate) u8);
+
+impl Word for Grpc {
+    const EXPECTED: &'static str = "a gRPC status (NOT_FOUND)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        choose(&text.to_ascii_lowercase(), &GRPC, &[]).map(Self)
+    }
+}
+
+impl Word for Pattern {
+    const EXPECTED: &'static str = "a regular expression (/v[0-9]+)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        Self::new(text).map_err(|error| {
+            let help = match error {
+                PatternError::Malformed(_) => {
+                    "the syntax is that of the Rust crate regex, without look-around"
+                }
+                PatternError::Long | PatternError::Large => "write several routes, each with a part of it",
+            };
+            BadWord::new(error.to_string()).help(help)
+        })
+    }
+}
+
+/// The name of a parameter, as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct QueryName(pub(crate) String);
+
+impl Word for QueryName {
+    const EXPECTED: &'static str = "a parameter's name";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match of_query(text, &['=']) {
+            Ok(()) if !text.is_empty() => Ok(Self(text.to_owned())),
+            Ok(()) => Err(BadWord::new("is empty where a parameter's name must stand")),
+            Err(help) => Err(BadWord::not(text, Self::EXPECTED).help(help)),
+        }
+    }
+}
+
+/// What a parameter's value can be, or how it can begin, as it is sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct QueryText(pub(crate) String);
+
+impl Word for QueryText {
+    const EXPECTED: &'static str = "a parameter's value";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        of_query(text, &[])
+            .map(|()| Self(text.to_owned()))
+            .map_err(|help| BadWord::not(text, Self::EXPECTED).help(help))
+    }
+}
+
+/// # Errors
+/// What to write instead.
+fn of_query(text: &str, besides: &[char]) -> Result<(), &'static str> {
+    match text.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '&' | '#') || besides.contains(c)) {
+        None => Ok(()),
+        Some('&') => Err("a & ends a parameter: write each by its own name"),
+        Some('=') => Err("what stands before the = is the name, and what stands behind it the value"),
+        Some(_) => Err("write it as it is sent: other characters are percent-encoded (%20)"),
+    }
+}
+
+leaves!(
+    RouteHost: |host| match host {
+        RouteHost::Any => "*".into(),
+        RouteHost::One(host) => host.to_string().into(),
+    },
+    Pattern: |pattern| pattern.text().into(),
+);
 wrapped_leaves!(
     RouteName: String, |name| name.as_str().into();
     MatchPath: String, |path| path.as_str().into();
     HeaderText: String, |text| text.as_str().into();
+    QueryText: String, |text| text.as_str().into();
+    ChangedHeader: String, |name| name.as_str().into();
+    Authority: String, |host| host.as_str().into();
+    RedirectPath: String, |path| path.as_str().into();
+    RespondBody: String, |text| text.as_str().into();
+    Grpc: u8, |number| GRPC.iter().find(|(_, known)| known == number).map_or(Value::Null, |(name, _)| (*name).into());
 );
 
 #[cfg(test)]
@@ -171,6 +318,26 @@ mod tests {
     }
 
     #[test]
+    fn each_slip_in_a_parameter_or_a_pattern_is_told_what_to_write() {
+        for (text, expected) in
+            [("a=1", "before the ="), ("a&b", "ends a parameter"), ("a b", "%20"), ("ä", "%20")]
+        {
+            let help = help::<QueryName>(text);
+            assert!(help.as_deref().is_some_and(|help| help.contains(expected)), "{text:?} {help:?}");
+        }
+        assert!(QueryName::parse("").is_err());
+        assert!(
+            QueryText::parse("").is_ok()
+                && QueryText::parse("1=2").is_ok()
+                && QueryText::parse("1&2").is_err()
+        );
+        for (text, expected) in [("(", "syntax"), ("[a-z]{1,999}{1,999}", "several routes")] {
+            let help = help::<Pattern>(text);
+            assert!(help.as_deref().is_some_and(|help| help.contains(expected)), "{text:?} {help:?}");
+        }
+    }
+
+    #[test]
     fn a_single_star_matches_every_host() {
         assert_eq!(RouteHost::parse("*"), Ok(RouteHost::Any));
         assert!(matches!(RouteHost::parse("*.shop:80"), Ok(RouteHost::One(host)) if host.wildcard));
@@ -189,6 +356,12 @@ mod tests {
             drop(MatchPath::parse(&text));
             drop(HeaderName::parse(&text));
             drop(HeaderText::parse(&text));
+            drop(QueryName::parse(&text));
+            drop(Authority::parse(&text));
+            drop(RedirectPath::parse(&text));
+            drop(ChangedHeader::parse(&text));
+            drop(QueryText::parse(&text));
+            drop(Pattern::parse(&text));
         }
     }
 }

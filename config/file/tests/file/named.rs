@@ -55,10 +55,11 @@ fn a_probe_or_a_header_that_occurs_twice_is_a_fault() {
         ),
         (
             route("request_headers: { set: { x-a: 1, x-a: 2 } }"),
-            vec![
-                "5:5 routes[0].request_headers is not supported yet",
-                "5:39 routes[0].request_headers.set has the key `x-a` twice",
-            ],
+            vec!["5:39 routes[0].request_headers.set has the key `x-a` twice"],
+        ),
+        (
+            route("response_headers: { add: { x-a: 1, X-A: 2 } }"),
+            vec!["5:40 routes[0].response_headers.add.X-A repeats `x-a`"],
         ),
     ];
     for (source, expected) in cases {

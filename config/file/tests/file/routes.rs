@@ -59,7 +59,7 @@ fn a_missing_or_wrong_key_of_a_route_is_a_fault_at_its_place() {
         ("hosts: [a], to: a, retry: { atempts: 1 }", "7:35 routes[0].retry has no key `atempts`"),
         (
             "hosts: [a], to: a, match: { path: /v2 }",
-            "7:41 routes[0].match.path must be { prefix: … } or { exact: … }",
+            "7:41 routes[0].match.path must be { prefix: … }, { exact: … } or { regex: … }",
         ),
         (
             "hosts: [a], to: a, match: { path: { prefix: v2 } }",
@@ -68,7 +68,7 @@ fn a_missing_or_wrong_key_of_a_route_is_a_fault_at_its_place() {
         ("hosts: [a], to: a, match: { path: {} }", "7:35 routes[0].match.path is an empty block"),
         (
             "hosts: [a], to: a, match: { path: { prefix: /a, exact: /a } }",
-            "7:35 routes[0].match.path has `exact` and `prefix`",
+            "7:35 routes[0].match.path has more than one of `exact`, `prefix` and `regex`",
         ),
         ("hosts: [a], to: a, match: { methods: [] }", "7:44 routes[0].match.methods is empty"),
         (
@@ -87,7 +87,7 @@ fn a_missing_or_wrong_key_of_a_route_is_a_fault_at_its_place() {
         ("hosts: [a], to: a, match: { headers: { x-a: } }", "7:49 routes[0].match.headers.x-a is empty"),
         (
             "hosts: [a], to: a, match: { headers: { x-a: { exact: a, present: true } } }",
-            "7:46 routes[0].match.headers.x-a has more than one of `exact`, `prefix` and `present`",
+            "7:46 routes[0].match.headers.x-a has more than one of `exact`, `prefix`, `regex` and `present`",
         ),
         (
             "hosts: [a], to: a, match: { headers: { x-a: { present: yes } } }",
@@ -95,7 +95,97 @@ fn a_missing_or_wrong_key_of_a_route_is_a_fault_at_its_place() {
         ),
         (
             "hosts: [a], to: a, match: { headers: { x-a: [a] } }",
-            "7:51 routes[0].match.headers.x-a must be a value, or { exact, prefix or present: … }, not a list",
+            "7:51 routes[0].match.headers.x-a must be a value, or { exact, prefix, regex or present: … }, not a list",
+        ),
+        (
+            "hosts: [a], to: a, match: { path: { regex: \"(\" } }",
+            "7:50 routes[0].match.path.regex is no regular expression: unclosed group",
+        ),
+        (
+            "hosts: [a], to: a, match: { path: { regex: \"[a-z]{1,999}{1,999}\" } }",
+            "7:50 routes[0].match.path.regex is a regular expression that compiles to more than 64 KiB",
+        ),
+        (
+            "hosts: [a], to: a, match: { query: { \"a=1\": 1 } }",
+            "7:44 routes[0].match.query has a key that is `a=1`, which is not a parameter's name",
+        ),
+        (
+            "hosts: [a], to: a, match: { query: { a: b&c } }",
+            "7:47 routes[0].match.query.a is `b&c`, which is not a parameter's value",
+        ),
+        ("hosts: [a], to: a, match: { query: { a: {} } }", "7:44 routes[0].match.query.a is empty"),
+        (
+            "hosts: [a], to: a, match: { query: { a: { regex: a, exact: a } } }",
+            "7:44 routes[0].match.query.a has more than one of `exact`, `prefix`, `regex` and `present`",
+        ),
+        (
+            "hosts: [a], redirect: { path: /b }, to: a",
+            "7:43 routes[0].to makes no sense in a route that answers by itself",
+        ),
+        (
+            "hosts: [a], respond: { status: 200 }, rewrite: { host: b }",
+            "7:45 routes[0].rewrite makes no sense in a route that answers by itself",
+        ),
+        (
+            "hosts: [a], respond: { status: 200 }, redirect: { path: /b }",
+            "7:5 routes[0] has `redirect` and `respond`",
+        ),
+        ("hosts: [a], redirect: {}", "7:19 routes[0].redirect leads to where the request was"),
+        (
+            "hosts: [a], redirect: { path: /b, status: 304 }",
+            "7:49 routes[0].redirect.status is 304, which redirects nobody",
+        ),
+        ("hosts: [a], redirect: { path: //b }", "7:37 routes[0].redirect.path is `//b`, which is not a path"),
+        ("hosts: [a], respond: {}", "7:19 routes[0].respond needs `status`"),
+        (
+            "hosts: [a], respond: { status: 204, body: x }",
+            "7:49 routes[0].respond.body stands there, and an answer of 204 has none",
+        ),
+        ("hosts: [a], respond: { status: 199 }", "7:38 routes[0].respond.status is 199, out of range"),
+        (
+            "hosts: [a], to: a, rewrite: { host: \"*.b\" }",
+            "7:43 routes[0].rewrite.host is `*.b`, which is not a single host",
+        ),
+        (
+            "hosts: [a], to: a, request_headers: { set: { Host: b } }",
+            "7:45 routes[0].request_headers.set.host is host, which says where the request goes",
+        ),
+        (
+            "hosts: [a], to: a, request_headers: { remove: [x_pillion_attempt] }",
+            "7:54 routes[0].request_headers.remove[0] is x_pillion_attempt, which sidecars alone say",
+        ),
+        (
+            "hosts: [a], to: a, response_headers: { add: { transfer-encoding: chunked } }",
+            "7:72 routes[0].response_headers.add.transfer-encoding is transfer-encoding, which is about one connection alone",
+        ),
+        (
+            "hosts: [a], to: a, response_headers: { set: { content-length: 1 } }",
+            "7:69 routes[0].response_headers.set.content-length is content-length, which frames the body",
+        ),
+        ("hosts: [a], to: a, fault: { delay: { share: 1% } }", "7:35 routes[0].fault.delay needs `time`"),
+        (
+            "hosts: [a], to: a, fault: { abort: { share: 1% } }",
+            "7:35 routes[0].fault.abort needs `status` or `grpc`",
+        ),
+        (
+            "hosts: [a], to: a, fault: { abort: { grpc: OK } }",
+            "7:50 routes[0].fault.abort.grpc is `ok`, which is not one of cancelled, unknown, invalid_argument, \
+             deadline_exceeded, not_found, already_exists, permission_denied, resource_exhausted, failed_precondition, \
+             aborted, out_of_range, unimplemented, internal, unavailable, data_loss, unauthenticated",
+        ),
+        ("hosts: [a], to: a, mirror: { share: 1% }", "7:26 routes[0].mirror needs `service`"),
+        (
+            "hosts: [a], to: a, mirror: { service: bb }",
+            "7:45 routes[0].mirror.service is bb, which is not in `services`",
+        ),
+        ("hosts: [a], to: a, rate_limit: { per: 1s }", "7:26 routes[0].rate_limit needs `requests`"),
+        (
+            "hosts: [a], to: a, rate_limit: { requests: 0 }",
+            "7:50 routes[0].rate_limit.requests is 0, out of range",
+        ),
+        (
+            "hosts: [a], to: a, rate_limit: { requests: 1, by: peer }",
+            "7:53 routes[0].rate_limit has no key `by`",
         ),
     ] {
         assert_eq!(told(&with(&[route])), [expected], "{route}");

@@ -106,18 +106,8 @@ fn the_description_of_a_key_without_effect_says_so() {
 fn a_key_whose_feature_does_not_exist_yet_is_absent() {
     let schema = pillion_config::json_schema();
     for key in [
-        "query",
-        "regex",
-        "mirror",
-        "fault",
-        "rewrite",
-        "redirect",
-        "respond",
-        "request_headers",
-        "response_headers",
         "tracing",
         "workload_api",
-        "rate_limit",
         "authorization",
         "srv",
         "zone_aware",

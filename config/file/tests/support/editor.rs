@@ -75,6 +75,7 @@ fn look(schema: &Value, value: &Value, place: &str, told: &mut Told) {
                 value.as_str().is_none_or(|text| pattern.is_match(text))
             }
             "minLength" => value.as_str().is_none_or(|text| text.chars().count() as u64 >= number(argument)),
+            "maxLength" => value.as_str().is_none_or(|text| text.chars().count() as u64 <= number(argument)),
             "minimum" => value.as_u64().is_none_or(|n| n >= number(argument)),
             "maximum" => value.as_u64().is_none_or(|n| n <= number(argument)),
             other => unreachable!("a keyword that editors may know and this does not: {other}"),

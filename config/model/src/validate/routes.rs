@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::covered::Covered;
-use super::policy;
+use super::{actions, policy};
 use crate::cluster::UpstreamProtocol;
 use crate::fault::Faults;
 use crate::path::Trail;
@@ -39,12 +39,18 @@ fn route(route: &Route, at: &Trail<'_>, directory: &mut Directory<'_>, faults: &
             .help("hosts: [orders], or hosts: [\"*\"] for every host of every service");
     }
     let to = at.key("to");
-    if route.to.is_empty() {
-        faults.error(&to, "is empty").help("to: orders");
+    match (&route.actions.answer, route.to.is_empty()) {
+        (None, true) => drop(faults.error(&to, "is empty").help("to: orders")),
+        (Some(_), false) => {
+            let what = "says where requests go, and the route answers them itself";
+            faults.error(&to, what).help("keep one of `to`, `redirect` and `respond`");
+        }
+        _ => {}
     }
+    actions::validate(&route.actions, at, directory, faults);
     for (nth, one) in route.to.iter().enumerate() {
         let at = to.index(nth);
-        directory.look_up(one, &at.key("service"), faults);
+        directory.look_up(&one.service, &at.key("service"), faults);
         policy::retry(one.retry.as_ref(), &one.timeouts, &at.key("retry"), faults);
     }
     weights(&route.to, &to, faults);
@@ -63,7 +69,7 @@ fn weights(to: &[Weighted], at: &Trail<'_>, faults: &mut Faults) {
 }
 
 /// The services that routes can lead to.
-struct Directory<'a> {
+pub(super) struct Directory<'a> {
     by_name: HashMap<&'a str, &'a Cluster>,
     /// How many unknown services the routes have named so far.
     strangers: usize,
@@ -78,9 +84,8 @@ impl<'a> Directory<'a> {
         Self { by_name, strangers: 0 }
     }
 
-    fn look_up(&mut self, to: &Weighted, at: &Trail<'_>, faults: &mut Faults) {
-        let name = &to.service;
-        match self.by_name.get(name.as_str()) {
+    pub(super) fn look_up(&mut self, name: &str, at: &Trail<'_>, faults: &mut Faults) {
+        match self.by_name.get(name) {
             None => self.refuse_stranger(name, at, faults),
             Some(cluster) if cluster.protocol == UpstreamProtocol::Tcp => {
                 faults

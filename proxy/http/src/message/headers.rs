@@ -1,6 +1,6 @@
 //! The fields of a head in the form of the connection that they came on, and one way to look at both forms.
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use pillion_http1::{Fields, Known, Lines, Misuse};
 
 #[derive(Debug, Clone)]
@@ -125,6 +125,25 @@ impl Headers {
         }
     }
 
+    /// Of any name.
+    pub fn remove_named(&mut self, name: &HeaderName) {
+        match self {
+            Self::Text(fields) => {
+                fields.remove_where(|_, other| other.eq_ignore_ascii_case(name.as_str().as_bytes()));
+            }
+            Self::Map(map) => drop(map.remove(name)),
+        }
+    }
+
+    /// A further value of any name.
+    pub fn append_named(&mut self, name: &HeaderName, value: &HeaderValue) {
+        match self {
+            // It fails for a head of 4 GiB alone, and heads are bounded.
+            Self::Text(fields) => drop(fields.append_named(name.as_str().as_bytes(), value.as_bytes())),
+            Self::Map(map) => drop(map.append(name.clone(), value.clone())),
+        }
+    }
+
     /// Each name is asked for; a text's as it was written.
     pub fn remove_where(&mut self, unwanted: impl Fn(&[u8]) -> bool) {
         match self {
@@ -175,8 +194,6 @@ pub fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderName;
-
     use super::*;
 
     fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {

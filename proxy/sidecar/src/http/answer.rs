@@ -8,16 +8,92 @@ use pillion_http1::Known;
 
 use super::{Body, Exchange};
 use crate::connection::Connection;
-use pillion_base::error::Error;
+use pillion_base::error::{Error, ErrorAnswer};
 use pillion_http::message::Response;
 use pillion_model::{Direction, Reason};
 
 /// Answers `error` to the caller of `exchange`.
 pub fn answer(error: &Error, exchange: &Exchange, is_grpc: bool) -> Response<Body> {
     let Exchange { connection, request_id, .. } = exchange;
-    let answer = render((error.reason, &error.detail), connection, request_id, is_grpc);
+    let mut answer = render((error.reason, &error.detail), connection, request_id, is_grpc);
+    amend(&mut answer, error.answer, is_grpc);
     // The server of HTTP/2 does not leave out the body of an answer to HEAD, so it is left out here.
     answer.map(|body| if body.is_empty() || exchange.is_head() { Body::empty() } else { Body::full(body) })
+}
+
+/// Adds to an answer what the reason alone does not say.
+fn amend<B>(answer: &mut Response<B>, by: ErrorAnswer, is_grpc: bool) {
+    match by {
+        ErrorAnswer::Usual => {}
+        ErrorAnswer::Status(_) if is_grpc => {}
+        ErrorAnswer::Status(status) => set_status(answer, status),
+        ErrorAnswer::Grpc(status) if is_grpc => {
+            answer.headers_mut().set(Known::GrpcStatus, &HeaderValue::from(u16::from(status)));
+        }
+        ErrorAnswer::Grpc(status) => set_status(answer, status_of_grpc(status)),
+        ErrorAnswer::RetryAfter(seconds) => {
+            answer.headers_mut().set(Known::RetryAfter, &HeaderValue::from(seconds));
+        }
+    }
+}
+
+fn set_status<B>(answer: &mut Response<B>, status: u16) {
+    *answer.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+/// As `google.rpc.Code` maps its codes.
+const fn status_of_grpc(status: u8) -> u16 {
+    match status {
+        0 => 200,
+        1 => 499,
+        3 | 9 | 11 => 400,
+        4 => 504,
+        5 => 404,
+        6 | 10 => 409,
+        7 => 403,
+        8 => 429,
+        12 => 501,
+        14 => 503,
+        16 => 401,
+        _ => 500,
+    }
+}
+
+/// As gRPC's document on HTTP statuses maps them; a good one says nothing.
+const fn grpc_of_status(status: u16) -> u8 {
+    match status {
+        400 => 13,
+        401 => 16,
+        403 => 7,
+        404 => 12,
+        429 | 502..=504 => 14,
+        _ => 2,
+    }
+}
+
+/// The answer of a route itself. It is no error, so it has no `Proxy-Status`. gRPC callers get the matching gRPC status, and
+/// the text as its message.
+pub fn of_route(status: u16, text: &str, exchange: &Exchange, is_grpc: bool) -> Response<Body> {
+    let mut response = Response::new(StatusCode::OK, Body::empty());
+    if is_grpc {
+        let headers = response.headers_mut();
+        headers.set(Known::ContentType, &HeaderValue::from_static("application/grpc"));
+        headers.set(Known::GrpcStatus, &HeaderValue::from(u16::from(grpc_of_status(status))));
+        if let Ok(message) = HeaderValue::try_from(percent_encode(text)) {
+            headers.set(Known::GrpcMessage, &message);
+        }
+    } else {
+        set_status(&mut response, status);
+        if !text.is_empty() {
+            let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+            response.headers_mut().set(Known::ContentType, &plain);
+        }
+        if !text.is_empty() && !exchange.is_head() {
+            *response.body_mut() = Body::full(text.to_owned());
+        }
+    }
+    response.headers_mut().set(Known::XRequestId, &exchange.request_id);
+    response
 }
 
 /// The bytes of an HTTP/1.1 answer, for a request that does not pass through a stack. The connection closes after it.

@@ -120,12 +120,17 @@ impl RequestContext {
     /// A further call of the same exchange.
     pub fn call(&self, head: Arc<RequestHead>, seen: Seen, body: Body) -> Box<Call> {
         let attempt = self.exchange.begin_attempt();
+        Box::new(Call { attempt, ..*self.clone().first_call(head, seen, body) })
+    }
+
+    /// The first call of an exchange that came from nobody's connection.
+    pub fn first_call(self, head: Arc<RequestHead>, seen: Seen, body: Body) -> Box<Call> {
         Box::new(Call {
             head,
             body,
             seen,
-            common: self.clone(),
-            attempt,
+            common: self,
+            attempt: AttemptId::FIRST,
             number: 1,
             per_try: None,
             permit: None,

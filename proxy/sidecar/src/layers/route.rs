@@ -1,7 +1,9 @@
 //! Finds the route of a request, and adds it to the call, so that the layers below have their policy.
 
+mod answering;
 mod egress;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::uri::{Authority, Scheme};
@@ -13,7 +15,8 @@ use super::HttpService;
 use crate::connection::Destination;
 use crate::http::exchange::Exchange;
 use crate::http::{Call, FailedCall, Response};
-use crate::state::{DestinationKey, Fixed, Route, Rule};
+use crate::state::actions::{PeersRateLimit, rate_limited};
+use crate::state::{DestinationKey, Fixed, Route, Snapshot, Then};
 pub use egress::{EnterInside, denied, no_service_at};
 use pillion_base::error::Error;
 use pillion_http::framing::{self, Fault};
@@ -58,8 +61,12 @@ async fn route<S: HttpService>(
     call.common.host = call.common.host.take().or_else(|| default_host(&route));
     tell(&call, &route);
     call.common.exchange.routed(&route);
+    let actions = route.actions.clone(); // nearly always none
     call.common.route = Some(route);
-    next.call(call).await
+    match actions {
+        None => next.call(call).await,
+        Some(actions) => Box::pin(answering::answer(next, call, actions)).await,
+    }
 }
 
 /// Logs the chosen route. The query is left out, because it may hold secrets.
@@ -173,6 +180,9 @@ fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
     let snapshot = worker.state.load();
     let Some(route) = fixed.now(&snapshot) else { return gone(call, fixed) };
     connection.admitted(&snapshot)?;
+    if connection.direction == Direction::Inbound {
+        limit_rate(call, &snapshot)?;
+    }
     if connection.is_redirected {
         let is_of_another = |named: &Arc<Route>| !Arc::ptr_eq(&named.cluster, &route.cluster);
         if snapshot.hosts.find(host_text(call)).is_some_and(is_of_another) {
@@ -180,6 +190,34 @@ fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
         }
     }
     Ok(route)
+}
+
+/// Applies `inbound.rate_limit`. A client without an identity is told by its address; in IPv6 by its network, because one
+/// host has many addresses.
+fn limit_rate(call: &Call, snapshot: &Snapshot) -> Result<(), Error> {
+    let limit = snapshot.inbound.as_ref().and_then(|side| side.rate_limit.as_deref());
+    let Some(limit) = limit else { return Ok(()) };
+    let (connection, now) = (&call.common.exchange.connection, call.common.exchange.started.into_std());
+    match limit {
+        PeersRateLimit::All(limit) => {
+            limit.take(now).map_err(|wait| rate_limited(limit.rate(), "the application", wait))
+        }
+        PeersRateLimit::Each(limits) => {
+            let taken = match &connection.peer {
+                Some(peer) => limits.take(&peer.id.as_str(), now),
+                None => limits.take(&network(connection.downstream.ip()), now),
+            };
+            taken.map_err(|wait| rate_limited(limits.rate(), "the client", wait))
+        }
+    }
+}
+
+fn network(of: IpAddr) -> IpAddr {
+    const HOST: u128 = u64::MAX as u128;
+    match of.to_canonical() {
+        IpAddr::V4(ip) => IpAddr::V4(ip),
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) & !HOST).into()),
+    }
 }
 
 /// Handles a request on a connection whose fixed route was removed by a reload.
@@ -198,9 +236,12 @@ fn diverted(call: &Call, route: Arc<Route>) -> Result<Arc<Route>, Error> {
     if route.rules.is_empty() {
         return Ok(route);
     }
-    let dice = || call.common.exchange.worker.ground.rng.lock().u64(..);
-    match Rule::choose(&route.rules, &call.head, dice) {
-        Some(to) => Ok(to.clone()),
+    match route.rules.find(&call.head).map(|rule| &rule.then) {
+        Some(Then::To(split)) => {
+            let dice = || call.common.exchange.worker.ground.rng.lock().u64(..);
+            Ok(split.pick(dice).cloned().unwrap_or(route))
+        }
+        Some(Then::Answer(name, actions)) => Ok(route.answered(*name, actions.clone())),
         None if route.is_only_rules => {
             let detail =
                 format!("no route of the host \"{}\" matches, and no service has this host", host_text(call));

@@ -9,19 +9,24 @@ use pillion_model::Config;
 use pillion_model::cluster::HostPattern;
 use pillion_model::listener::Unknown;
 use pillion_model::policy::RetryBudget;
-use pillion_model::route::{Route as RouteConfig, RouteHost, Weighted};
+use pillion_model::route::{
+    Actions as ActionsConfig, Mirror as MirrorConfig, Route as RouteConfig, RouteHost, Weighted,
+};
 use tokio::time::Instant;
 
-use super::rules::Split;
+use super::actions::{Actions, HeaderChanges, MIRRORED, Mirror, Rewrite, rate};
+use super::rules::{Split, Then};
 use super::{
     AddressTable, Application, Destinations, DnsNames, HostTable, InboundSide, Route, Rule, Rules, Services,
     Snapshot,
 };
+use pillion_base::limits::Limit;
 use pillion_base::net::own::OwnListeners;
-use pillion_telemetry::Metrics;
-use pillion_upstream::cluster::Cluster;
+use pillion_base::rate::{Rate, RateLimit};
+use pillion_telemetry::{Metrics, Symbol};
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::budget::Budget;
+use pillion_upstream::cluster::{Cluster, ClusterContext};
 
 /// The services' clusters, by name.
 pub type Clusters = HashMap<String, Arc<Cluster>>;
@@ -29,11 +34,15 @@ pub type Clusters = HashMap<String, Arc<Cluster>>;
 /// Retry budgets of single routes, by the route (its name, or its place where it has none) and the service.
 pub type Budgets = HashMap<(String, String), (RetryBudget, Arc<Budget>)>;
 
+/// Rate limits of routes, by the route (its name, or its place where it has none).
+pub type RateLimits = HashMap<String, Arc<RateLimit>>;
+
 /// The parts of the previous snapshot that the next one takes over.
 #[derive(Clone, Copy)]
 pub struct PreviousSnapshot<'a> {
     pub services: &'a Services,
     pub budgets: &'a Budgets,
+    pub rate_limits: &'a RateLimits,
 }
 
 /// The parts of a snapshot that are compiled elsewhere.
@@ -51,12 +60,12 @@ pub fn compile(
     sides: Sides,
     before: PreviousSnapshot<'_>,
     policies: &mut Policies,
-    metrics: &Metrics,
+    metrics: &Arc<Metrics>,
 ) -> Snapshot {
-    let mut compiled =
-        Compiled { clusters, metrics, policies, before: before.budgets, budgets: Budgets::new() };
+    let (budgets, rate_limits) = (Budgets::new(), RateLimits::new());
+    let mut compiled = Compiled { clusters, metrics, policies, before, budgets, rate_limits };
     let rules = config.routes.iter().enumerate().map(|(nth, route)| Arc::new(compiled.rule(nth, route)));
-    let table = Table::new(config, clusters, rules.collect(), before.services);
+    let table = Table::new(config, clusters, rules.collect(), before.services, metrics);
     let (mut hosts, mut addresses, mut services) =
         (HostTable::default(), AddressTable::default(), HashMap::with_capacity(config.clusters.len()));
     for of in &config.clusters {
@@ -92,51 +101,110 @@ pub fn compile(
         applications: sides.applications,
         limits: config.limits,
         budgets: compiled.budgets,
+        rate_limits: compiled.rate_limits,
     }
 }
 
 /// Compiles the entries of `routes`, each once, even if it has many hosts.
 struct Compiled<'a> {
     clusters: &'a Clusters,
-    metrics: &'a Metrics,
+    metrics: &'a Arc<Metrics>,
     policies: &'a mut Policies,
-    /// The budgets of the previous snapshot.
-    before: &'a Budgets,
+    /// The budgets and rate limits of the previous snapshot.
+    before: PreviousSnapshot<'a>,
     budgets: Budgets,
+    rate_limits: RateLimits,
 }
 
 impl Compiled<'_> {
     fn rule(&mut self, nth: usize, of: &RouteConfig) -> Rule {
-        let mut all = Vec::new();
-        for to in &of.to {
-            all.extend(self.diverted(nth, of.name.as_deref(), to).map(|route| (to.weight, route)));
-        }
-        Rule { matches: of.matches.clone(), to: Split::new(all) }
+        let name = of.name.as_deref();
+        let symbol = name.map_or(Symbol::EMPTY, |name| self.metrics.intern(name));
+        let key = name.map_or_else(|| format!("routes[{nth}]"), str::to_owned);
+        let actions = self.actions(&key, of);
+        let then = match actions {
+            Some(actions) if actions.answer.is_some() => Then::Answer(symbol, actions),
+            actions => {
+                let mut all = Vec::new();
+                for to in &of.to {
+                    let route = self.diverted(&key, symbol, to, actions.clone());
+                    all.extend(route.map(|route| (to.weight, route)));
+                }
+                Then::To(Split::new(all))
+            }
+        };
+        Rule { matches: of.matches.clone(), then }
     }
 
-    fn diverted(&mut self, nth: usize, name: Option<&str>, to: &Weighted) -> Option<Arc<Route>> {
+    fn diverted(
+        &mut self,
+        key: &str,
+        name: Symbol,
+        to: &Weighted,
+        actions: Option<Arc<Actions>>,
+    ) -> Option<Arc<Route>> {
         let cluster = self.clusters.get(&to.service)?.clone();
         Some(Arc::new(Route {
-            name: name.map_or(pillion_telemetry::Symbol::EMPTY, |name| self.metrics.intern(name)),
+            name,
             timeouts: self.policies.timeouts.share(&to.timeouts),
-            budget: self.budget(name.map_or_else(|| format!("routes[{nth}]"), str::to_owned), to, &cluster),
+            budget: self.budget(key, to, &cluster),
             retry: to.retry.as_ref().map(|retry| self.policies.retries.share(retry)),
+            actions,
             ..Route::with(cluster, Rules::default())
         }))
+    }
+
+    /// `None`: the route does nothing but send requests to services.
+    fn actions(&mut self, key: &str, of: &RouteConfig) -> Option<Arc<Actions>> {
+        let ActionsConfig { answer, rewrite, request_headers, response_headers, fault, mirror, rate_limit } =
+            &of.actions;
+        if of.actions == ActionsConfig::default() {
+            return None;
+        }
+        let (prefix, host) = (rewrite.prefix.as_deref(), rewrite.host.as_deref());
+        Some(Arc::new(Actions {
+            answer: answer.clone(),
+            rewrite: Rewrite::new(prefix, host, of.matches.path.as_ref()),
+            request_headers: HeaderChanges::new(request_headers),
+            response_headers: HeaderChanges::new(response_headers),
+            fault: fault.clone(),
+            mirror: mirror.as_ref().and_then(|mirror| self.mirror(of.name.as_deref(), mirror)),
+            rate_limit: rate_limit.map(|of| self.rate_limit(key, rate(of))),
+        }))
+    }
+
+    fn mirror(&self, name: Option<&str>, of: &MirrorConfig) -> Option<Mirror> {
+        let cluster = self.clusters.get(&of.service)?.clone();
+        let name = self.metrics.intern(&format!("{}{MIRRORED}", name.unwrap_or_default()));
+        let route = Route { name, retry: None, budget: None, ..Route::with(cluster, Rules::default()) };
+        let limit = Limit::new("mirrored requests", Mirror::MOST_AT_ONCE);
+        Some(Mirror { route: Arc::new(route), share: of.share, limit })
+    }
+
+    /// The rate limit of a route. It is kept until its settings change.
+    fn rate_limit(&mut self, key: &str, rate: Rate) -> Arc<RateLimit> {
+        let known = self.before.rate_limits.get(key).filter(|known| known.rate() == rate).cloned();
+        let limit = known.unwrap_or_else(|| Arc::new(RateLimit::new(rate, Instant::now().into_std())));
+        self.rate_limits.insert(key.to_owned(), limit.clone());
+        limit
     }
 
     /// The retry budget of a route: the service's own where the route has the same `budget` settings, so that its
     /// retries count for the service. Otherwise the route has a budget of its own, which is kept until its settings
     /// change.
-    fn budget(&mut self, route: String, to: &Weighted, cluster: &Cluster) -> Option<Arc<Budget>> {
+    fn budget(&mut self, route: &str, to: &Weighted, cluster: &Cluster) -> Option<Arc<Budget>> {
         let rule = to.retry.as_ref()?.budget;
         let same = cluster.retry.as_ref().is_some_and(|retry| retry.budget == rule);
         if let Some(own) = cluster.budget.clone().filter(|_| same) {
             return Some(own);
         }
-        let key = (route, to.service.clone());
-        let known =
-            self.before.get(&key).filter(|(known, _)| *known == rule).map(|(_, budget)| budget.clone());
+        let key = (route.to_owned(), to.service.clone());
+        let known = self
+            .before
+            .budgets
+            .get(&key)
+            .filter(|(known, _)| *known == rule)
+            .map(|(_, budget)| budget.clone());
         let budget = known.unwrap_or_else(|| Arc::new(Budget::new(&rule, Instant::now().into_std())));
         self.budgets.insert(key, (rule, budget.clone()));
         Some(budget)
@@ -156,10 +224,17 @@ struct Table<'a> {
     any_rules: Rules,
     services: Patterns<'a, &'a Cluster>,
     before: &'a Services,
+    metrics: &'a Arc<Metrics>,
 }
 
 impl<'a> Table<'a> {
-    fn new(config: &'a Config, clusters: &'a Clusters, rules: Vec<Arc<Rule>>, before: &'a Services) -> Self {
+    fn new(
+        config: &'a Config,
+        clusters: &'a Clusters,
+        rules: Vec<Arc<Rule>>,
+        before: &'a Services,
+        metrics: &'a Arc<Metrics>,
+    ) -> Self {
         let (mut named, mut any, mut services) = (Patterns::default(), Vec::new(), Patterns::default());
         for (nth, route) in config.routes.iter().enumerate() {
             for host in &route.hosts {
@@ -177,7 +252,17 @@ impl<'a> Table<'a> {
                 .for_each(|cluster| of.hosts.iter().for_each(|host| services.add(host, cluster)));
         }
         let any_rules = any.iter().filter_map(|nth| rules.get(*nth).cloned()).collect();
-        Self { config, clusters, rules, named, any, any_rules, services, before }
+        Self {
+            config,
+            clusters,
+            rules,
+            named,
+            any,
+            any_rules: Arc::new(any_rules),
+            services,
+            before,
+            metrics,
+        }
     }
 
     /// A service's own route to its cluster, with the rules that divert some requests for these hosts of the service.
@@ -201,7 +286,7 @@ impl<'a> Table<'a> {
         all.extend(self.any.iter().filter(|_| with_any));
         all.sort_unstable();
         all.dedup();
-        all.into_iter().filter_map(|nth| self.rules.get(nth).cloned()).collect()
+        Arc::new(all.into_iter().filter_map(|nth| self.rules.get(nth).cloned()).collect())
     }
 
     /// Adds the hosts that only routes name. A host that a wider pattern of a service covers goes to that service by
@@ -209,6 +294,8 @@ impl<'a> Table<'a> {
     fn hosts_of_routes(&self, hosts: &mut HostTable) {
         let mut done: HashSet<&HostPattern> =
             self.config.clusters.iter().flat_map(|cluster| &cluster.hosts).collect();
+        // Where routes answer and lead nowhere, no cluster is ever asked.
+        let nobody = || Cluster::passthrough(([0, 0, 0, 0], 0).into(), &ClusterContext::new(self.metrics, 1));
         for host in self.config.routes.iter().flat_map(|route| &route.hosts) {
             let RouteHost::One(host) = host else { continue };
             if !done.insert(host) {
@@ -217,12 +304,18 @@ impl<'a> Table<'a> {
             let wider = self.wider(host);
             // A route for "*" applies only to hosts of services.
             let rules = self.rules(self.named.of(host), wider.is_some());
-            let first = || self.config.routes.get(self.named.of(host).min()?)?.to.first();
-            let fallback = || first().and_then(|to| self.clusters.get(&to.service).cloned());
-            let Some(cluster) = wider.clone().or_else(fallback) else { continue };
+            let cluster = wider.clone().or_else(|| self.first_named(host)).unwrap_or_else(nobody);
             let route = Route { is_only_rules: wider.is_none(), ..Route::with(cluster, rules) };
             hosts.add(host, &Arc::new(route));
         }
+    }
+
+    /// The service that the first route of a host leads to.
+    fn first_named(&self, host: &HostPattern) -> Option<Arc<Cluster>> {
+        let mut routes: Vec<usize> = self.named.of(host).collect();
+        routes.sort_unstable();
+        let mut targets = routes.into_iter().filter_map(|nth| self.config.routes.get(nth)?.to.first());
+        targets.find_map(|to| self.clusters.get(&to.service).cloned())
     }
 
     /// The service with the narrowest pattern that covers this one.

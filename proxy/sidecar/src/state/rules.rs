@@ -2,17 +2,27 @@
 //!
 //! Pure: a request's head and the random number are arguments.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use http::Method;
-use pillion_http::message::{Headers, RequestHead};
-use pillion_model::route::{HeaderMatch, PathMatch, RouteMatch, ValueMatch};
+use pillion_http::message::RequestHead;
+use pillion_model::route::{PathMatch, QueryMatch, RouteMatch, ValueMatch};
+use pillion_telemetry::Symbol;
 
 use super::Route;
+use super::actions::Actions;
 
 pub struct Rule {
     pub matches: RouteMatch,
-    pub to: Split,
+    pub then: Then,
+}
+
+/// What becomes of a request that fits.
+pub enum Then {
+    To(Split),
+    /// The sidecar answers it; the name is the route's.
+    Answer(Symbol, Arc<Actions>),
 }
 
 /// Routes by weight.
@@ -33,7 +43,7 @@ impl Split {
     }
 
     /// Picks a route. `dice` gives a random number.
-    fn pick(&self, dice: impl FnOnce() -> u64) -> Option<&Arc<Route>> {
+    pub fn pick(&self, dice: impl FnOnce() -> u64) -> Option<&Arc<Route>> {
         let (sum, last) = self.ends.last()?;
         if self.ends.len() == 1 {
             return Some(last);
@@ -43,21 +53,113 @@ impl Split {
     }
 }
 
-impl Rule {
-    /// A route of the first rule that matches, picked by weight.
-    pub fn choose<'a>(
-        rules: &'a [Arc<Self>],
-        head: &RequestHead,
-        dice: impl FnOnce() -> u64,
-    ) -> Option<&'a Arc<Route>> {
-        rules.iter().find(|rule| fits(&rule.matches, head)).and_then(|rule| rule.to.pick(dice))
+/// Rules in the order in which they are tried. The first rule that matches wins.
+///
+/// A table with many rules has an index: rules with a prefix or an exact path are found by the segments of the request's
+/// path. Rules without a path, or with a regular expression for it, are tried one by one.
+#[derive(Default)]
+pub struct RuleTable {
+    rules: Box<[Arc<Rule>]>,
+    index: Option<Box<PathIndex>>,
+}
+
+/// A table with fewer rules has no index: looking up one segment of a path costs as much as trying four rules.
+const FEW: usize = 16;
+
+/// The numbers of the rules. They ascend in each list.
+#[derive(Default)]
+struct PathIndex {
+    root: Segment,
+    /// Rules without a path, or with a regular expression for it.
+    others: Vec<u32>,
+}
+
+#[derive(Default)]
+struct Segment {
+    below: HashMap<Box<str>, Self>,
+    exact: Vec<u32>,
+    prefix: Vec<u32>,
+}
+
+impl FromIterator<Arc<Rule>> for RuleTable {
+    fn from_iter<I: IntoIterator<Item = Arc<Rule>>>(rules: I) -> Self {
+        let rules: Box<[Arc<Rule>]> = rules.into_iter().collect();
+        let index = (rules.len() >= FEW).then(|| Box::new(PathIndex::of(&rules)));
+        Self { rules, index }
+    }
+}
+
+impl RuleTable {
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// In their order.
+    pub fn all(&self) -> &[Arc<Rule>] {
+        &self.rules
+    }
+
+    /// The first rule that fits.
+    pub fn find(&self, head: &RequestHead) -> Option<&Arc<Rule>> {
+        match &self.index {
+            None => self.rules.iter().find(|rule| fits(&rule.matches, head)),
+            Some(index) => {
+                let first = index.first(head.uri.path(), |nth| {
+                    self.nth(nth).is_some_and(|rule| fits(&rule.matches, head))
+                });
+                self.nth(first?)
+            }
+        }
+    }
+
+    fn nth(&self, nth: u32) -> Option<&Arc<Rule>> {
+        self.rules.get(nth as usize)
+    }
+}
+
+impl PathIndex {
+    fn of(rules: &[Arc<Rule>]) -> Self {
+        let mut index = Self::default();
+        for (nth, rule) in (0_u32..).zip(rules) {
+            match &rule.matches.path {
+                Some(PathMatch::Exact(path)) => index.segment(path).exact.push(nth),
+                Some(PathMatch::Prefix(path)) => index.segment(path.trim_end_matches('/')).prefix.push(nth),
+                Some(PathMatch::Regex(_)) | None => index.others.push(nth),
+            }
+        }
+        index
+    }
+
+    fn segment(&mut self, path: &str) -> &mut Segment {
+        path.split('/').fold(&mut self.root, |segment, name| segment.below.entry(name.into()).or_default())
+    }
+
+    /// The least number that `fits`, of those whose path may. Goes no deeper than the rules' own paths.
+    fn first(&self, path: &str, fits: impl Fn(u32) -> bool) -> Option<u32> {
+        let mut best = None;
+        let mut look = |rules: &[u32]| {
+            let before = |nth: &u32| best.is_none_or(|best| *nth < best);
+            let found = rules.iter().copied().take_while(before).find(|nth| fits(*nth));
+            best = found.or(best);
+        };
+        let (mut segment, mut names) = (&self.root, path.split('/').peekable());
+        while let Some(below) = names.next().and_then(|name| segment.below.get(name)) {
+            segment = below;
+            look(&segment.prefix);
+            if names.peek().is_none() {
+                look(&segment.exact);
+            }
+        }
+        look(&self.others);
+        best
     }
 }
 
 fn fits(wanted: &RouteMatch, head: &RequestHead) -> bool {
     wanted.path.as_ref().is_none_or(|path| path_fits(path, head.uri.path()))
         && method_fits(&wanted.methods, &head.method)
-        && wanted.headers.iter().all(|header| header_fits(header, &head.headers))
+        && wanted.headers.iter().all(|header| value_fits(&header.value, head.headers.named(&header.name)))
+        && wanted.query.iter().all(|parameter| query_fits(parameter, head.uri.query().unwrap_or_default()))
 }
 
 fn path_fits(wanted: &PathMatch, path: &str) -> bool {
@@ -67,6 +169,7 @@ fn path_fits(wanted: &PathMatch, path: &str) -> bool {
             let rest = path.strip_prefix(prefix.trim_end_matches('/'));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         }
+        PathMatch::Regex(pattern) => pattern.fits(path.as_bytes()),
     }
 }
 
@@ -74,17 +177,27 @@ fn method_fits(wanted: &[String], method: &Method) -> bool {
     wanted.is_empty() || wanted.iter().any(|wanted| wanted == method.as_str())
 }
 
-fn header_fits(wanted: &HeaderMatch, headers: &Headers) -> bool {
-    let mut values = headers.named(&wanted.name);
-    match &wanted.value {
+fn query_fits(wanted: &QueryMatch, query: &str) -> bool {
+    let parameters = query.split('&').map(|parameter| parameter.split_once('=').unwrap_or((parameter, "")));
+    let named = parameters.filter(|(name, _)| *name == wanted.name);
+    value_fits(&wanted.value, named.map(|(_, value)| value.as_bytes()))
+}
+
+fn value_fits<'v>(wanted: &ValueMatch, mut values: impl Iterator<Item = &'v [u8]>) -> bool {
+    match wanted {
         ValueMatch::Exact(exact) => values.any(|value| value == exact.as_bytes()),
         ValueMatch::Prefix(prefix) => values.any(|value| value.starts_with(prefix.as_bytes())),
+        ValueMatch::Regex(pattern) => values.any(|value| pattern.fits(value)),
         ValueMatch::Present(present) => values.next().is_some() == *present,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use pillion_model::Pattern;
+    use pillion_model::route::HeaderMatch;
+    use proptest::prelude::*;
+
     use super::*;
 
     fn head(method: &str, uri: &str, headers: &[(&str, &str)]) -> RequestHead {
@@ -123,6 +236,7 @@ mod tests {
                 header("x-user", ValueMatch::Prefix("jo".to_owned())),
                 header("x-debug", ValueMatch::Present(false)),
             ],
+            query: Vec::new(),
         };
         let all = [("x-canary", "0"), ("X-Canary", "1"), ("x-user", "jo")];
         assert!(fits(&wanted, &head("GET", "/v2?query=is-not-looked-at", &all)));
@@ -136,5 +250,66 @@ mod tests {
             assert!(!fits(&wanted, &head(method, path, headers)), "{method} {path} {headers:?}");
         }
         assert!(fits(&RouteMatch::default(), &head("DELETE", "/any", &[])));
+    }
+
+    #[test]
+    fn a_parameter_is_compared_as_it_is_sent_and_any_of_its_values_may_fit() {
+        let query = |name: &str, value| QueryMatch { name: name.to_owned(), value };
+        let regex = |text| ValueMatch::Regex(Pattern::new(text).expect("a pattern"));
+        for (wanted, sent, expected) in [
+            (query("a", ValueMatch::Exact("1".into())), "a=1", true),
+            (query("a", ValueMatch::Exact("1".into())), "b=2&a=0&a=1", true),
+            (query("a", ValueMatch::Exact("1".into())), "a=12", false),
+            (query("a", ValueMatch::Exact("1".into())), "A=1", false),
+            (query("a", ValueMatch::Exact("1".into())), "aa=1", false),
+            (query("a", ValueMatch::Exact("1=2".into())), "a=1=2", true),
+            (query("a", ValueMatch::Exact("b c".into())), "a=b%20c", false),
+            (query("a", ValueMatch::Exact("b%20c".into())), "a=b%20c", true),
+            (query("a", ValueMatch::Exact(String::new())), "a", true),
+            (query("a", ValueMatch::Prefix("1".into())), "a=12", true),
+            (query("a", regex("[0-9]+")), "a=x&a=12", true),
+            (query("a", regex("[0-9]+")), "a=12x", false),
+            (query("a", ValueMatch::Present(true)), "b&a", true),
+            (query("a", ValueMatch::Present(true)), "", false),
+            (query("a", ValueMatch::Present(false)), "b=a", true),
+            (query("a", ValueMatch::Present(false)), "a=", false),
+        ] {
+            assert_eq!(query_fits(&wanted, sent), expected, "{wanted:?} {sent}");
+        }
+        let wanted =
+            RouteMatch { query: vec![query("a", ValueMatch::Present(true))], ..RouteMatch::default() };
+        assert!(fits(&wanted, &head("GET", "/?a=1", &[])));
+        assert!(!fits(&wanted, &head("GET", "/", &[])));
+    }
+
+    fn path_match() -> impl Strategy<Value = Option<PathMatch>> {
+        let path = || "(/[ab]{0,2}){1,3}";
+        prop_oneof![
+            Just(None),
+            path().prop_map(|path| Some(PathMatch::Exact(path))),
+            path().prop_map(|path| Some(PathMatch::Prefix(path))),
+            Just(Some(PathMatch::Regex(Pattern::new("/a.*").expect("a pattern")))),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_finds_the_rule_that_comes_first(
+            paths in prop::collection::vec((path_match(), any::<bool>()), FEW..60),
+            asked in "(/[ab]{0,2}){1,4}|\\*",
+        ) {
+            let rule = |(path, only_put): (Option<PathMatch>, bool)| {
+                let methods = if only_put { vec!["PUT".to_owned()] } else { Vec::new() };
+                let matches = RouteMatch { path, methods, ..RouteMatch::default() };
+                Arc::new(Rule { matches, then: Then::To(Split::new([])) })
+            };
+            let table: RuleTable = paths.into_iter().map(rule).collect();
+            prop_assert!(table.index.is_some());
+            for method in ["GET", "PUT"] {
+                let head = head(method, &asked, &[]);
+                let first = table.rules.iter().find(|rule| fits(&rule.matches, &head)).map(Arc::as_ptr);
+                prop_assert_eq!(table.find(&head).map(Arc::as_ptr), first);
+            }
+        }
     }
 }

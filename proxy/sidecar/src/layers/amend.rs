@@ -1,0 +1,131 @@
+//! What a route does to its requests on their way: injected faults, other headers, another path or host, a mirror.
+//!
+//! Within the whole request's time, and before it is tried: every try is the same.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::StatusCode;
+use pillion_base::error::Error;
+use pillion_base::limits::Permit;
+use pillion_http::seen::Seen;
+use tokio::time::Instant;
+use tower::layer::layer_fn;
+use tower::{Layer, service_fn};
+
+use super::HttpService;
+use crate::connection::{Connection, Place};
+use crate::http::call::RequestContext;
+use crate::http::exchange::Exchange;
+use crate::http::{Body, Call, FailedCall, Response};
+use crate::state::actions::{Actions, Mirror, injected, is_among};
+use pillion_http::transfer::{Observer as _, ResponseEnd};
+use pillion_model::Reason;
+use pillion_model::route::FaultInjection;
+
+/// A mirror may be so far behind with a request's body; then it loses it.
+const MIRRORED_BYTES: usize = 64 * 1024;
+/// A mirror that takes longer for a request is not waited for: nothing that nobody waits for may stay for ever.
+const LONGEST_MIRRORED: Duration = Duration::from_secs(60);
+
+/// `carry`: sends a copy, through a stack of its own.
+pub fn layer<S: HttpService>(
+    carry: impl Fn(Box<Call>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Copy + Send + 'static,
+) -> impl Layer<S, Service = impl HttpService> + Clone {
+    layer_fn(move |next: S| service_fn(move |call| amend(next.clone(), call, carry)))
+}
+
+async fn amend<S: HttpService>(
+    mut next: S,
+    call: Box<Call>,
+    carry: impl Fn(Box<Call>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send,
+) -> Result<Response, FailedCall> {
+    match call.common.route.as_ref().and_then(|route| route.actions.clone()) {
+        None => next.call(call).await, // nearly always
+        Some(actions) => {
+            let call = Box::pin(amended(call, &actions)).await?;
+            let (call, copy) = mirrored(call, actions.mirror.as_ref());
+            if let Some((copy, permit)) = copy {
+                let carried = tokio::time::timeout(LONGEST_MIRRORED, carry(copy));
+                // Nobody waits for it: it ends by itself, in time.
+                drop(tokio::spawn(async move {
+                    let _one_of_the_mirrors = permit;
+                    drop(carried.await);
+                }));
+            }
+            next.call(call).await
+        }
+    }
+}
+
+async fn amended(mut call: Box<Call>, actions: &Actions) -> Result<Box<Call>, Error> {
+    inject(&call, &actions.fault).await?;
+    if !actions.request_headers.is_empty() {
+        actions.request_headers.apply(&mut call.head_mut().headers);
+        call.seen = Seen::of(&call.head.headers);
+    }
+    if let Some(target) = actions.rewrite.target(&call.head.uri) {
+        call.head_mut().uri = target;
+    }
+    if let Some(host) = &actions.rewrite.host {
+        call.common.host = Some(host.clone());
+        call.common.names_host = false;
+    }
+    Ok(call)
+}
+
+async fn inject(call: &Call, fault: &FaultInjection) -> Result<(), Error> {
+    let ground = &call.common.exchange.worker.ground;
+    let dice = || ground.rng.lock().f64();
+    if let Some(delay) = fault.delay.filter(|delay| is_among(delay.share, dice)) {
+        ground.timers.deadline(Instant::now() + delay.time).await;
+    }
+    match fault.abort.filter(|abort| is_among(abort.share, dice)) {
+        Some(abort) => Err(injected(abort.with)),
+        None => Ok(()),
+    }
+}
+
+/// The call, and its copy for the mirror, where there is one. A tunnel has none: its bytes would go both ways.
+fn mirrored(mut call: Box<Call>, mirror: Option<&Mirror>) -> (Box<Call>, Option<(Box<Call>, Permit)>) {
+    let exchange = call.common.exchange.clone();
+    let dice = || exchange.worker.ground.rng.lock().f64();
+    let is_wanted = |mirror: &&Mirror| call.common.tunnel.is_none() && is_among(mirror.share, dice);
+    let Some(mirror) = mirror.filter(is_wanted) else { return (call, None) };
+    let exchange = Arc::new(exchange_of_mirror(&exchange));
+    exchange.routed(&mirror.route);
+    let Some(permit) = mirror.limit.try_acquire() else {
+        refuse(&exchange, mirror);
+        return (call, None);
+    };
+    let (own, copy) = std::mem::replace(&mut call.body, Body::empty()).copied(MIRRORED_BYTES);
+    call.body = own;
+    let common = RequestContext {
+        exchange,
+        route: Some(mirror.route.clone()),
+        waits_to_send: false,
+        marked: true,
+        ..call.common.clone()
+    };
+    let copied = common.first_call(call.head.clone(), call.seen, copy);
+    (call, Some((copied, permit)))
+}
+
+/// The mirror is too slow: the copy is counted, and goes nowhere.
+fn refuse(exchange: &Exchange, mirror: &Mirror) {
+    let (name, most) = (&mirror.route.cluster.name, mirror.limit.max());
+    let detail = format!("\"{name}\" has {most} mirrored requests in flight, and gets no further one");
+    let error = Error::new(Reason::LimitRequests, detail);
+    exchange.failed(&error);
+    exchange.headers_sent(StatusCode::SERVICE_UNAVAILABLE, None);
+    exchange.finish(ResponseEnd::default());
+}
+
+/// An exchange of its own, on no connection of a client: that one may go while the mirror is still asked.
+fn exchange_of_mirror(of: &Exchange) -> Exchange {
+    let work = of.worker.work(of.connection.direction);
+    let connection = Connection::new(of.connection.downstream, Place::unlimited(work));
+    Exchange::new(of.worker.clone(), Arc::new(connection), of.request_id.clone(), 0)
+}

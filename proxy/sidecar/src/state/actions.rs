@@ -1,0 +1,286 @@
+//! What a route does with its requests besides sending them to a service: `rewrite`, `redirect`, `fault` and others of
+//! the file, compiled.
+//!
+//! Pure: a request's head, its path and the dice are arguments.
+
+use std::sync::Arc;
+
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Uri};
+use pillion_base::error::{Error, ErrorAnswer};
+use pillion_base::limits::Limit;
+use pillion_base::rate::{PeerRateLimits, Rate, RateLimit};
+use pillion_http::message::Headers;
+use pillion_model::Reason;
+use pillion_model::route::{
+    AbortStatus, Answer, FaultInjection, HeaderChanges as Changes, PathMatch, RateLimit as RateLimitConfig,
+    RateLimitBy, Redirect, Scheme,
+};
+
+use super::Route;
+
+pub struct Actions {
+    pub answer: Option<Answer>,
+    pub rewrite: Rewrite,
+    pub request_headers: HeaderChanges,
+    pub response_headers: HeaderChanges,
+    pub fault: FaultInjection,
+    pub mirror: Option<Mirror>,
+    pub rate_limit: Option<Arc<RateLimit>>,
+}
+
+/// Where copies of some requests go.
+pub struct Mirror {
+    /// The cluster by its own policy, without retries, under the route's name with [`MIRRORED`] behind it.
+    pub route: Arc<Route>,
+    pub share: f64,
+    /// How many there are at once, each with bytes that wait for it: 16 MiB in all.
+    pub limit: Arc<Limit>,
+}
+
+impl Mirror {
+    /// A mirror that has so many requests is not asked once more.
+    pub const MOST_AT_ONCE: u32 = 256;
+}
+
+/// How a mirrored request's `route` ends, in metrics and log.
+pub const MIRRORED: &str = "#mirror";
+
+#[derive(Default)]
+pub struct Rewrite {
+    /// What takes the place of what of a path.
+    pub path: Option<(Replaced, String)>,
+    pub host: Option<HeaderValue>,
+}
+
+pub enum Replaced {
+    /// Without a slash at its end.
+    Prefix(String),
+    Whole,
+}
+
+impl Rewrite {
+    pub fn new(prefix: Option<&str>, host: Option<&str>, matched: Option<&PathMatch>) -> Self {
+        let replaced = match matched {
+            None => Replaced::Prefix(String::new()),
+            Some(PathMatch::Prefix(prefix)) => Replaced::Prefix(prefix.trim_end_matches('/').to_owned()),
+            Some(PathMatch::Exact(_) | PathMatch::Regex(_)) => Replaced::Whole,
+        };
+        Self {
+            path: prefix.map(|prefix| (replaced, prefix.to_owned())),
+            host: host.and_then(|host| HeaderValue::from_str(host).ok()),
+        }
+    }
+
+    /// The request's target with another path; `None`: it stays as it is. Its query stays in any case.
+    pub fn target(&self, uri: &Uri) -> Option<Uri> {
+        let (replaced, by) = self.path.as_ref()?;
+        let path = match replaced {
+            Replaced::Whole => by.clone(),
+            Replaced::Prefix(prefix) => {
+                let rest = uri.path().strip_prefix(prefix.as_str())?;
+                match rest.is_empty() {
+                    true => by.clone(),
+                    false => {
+                        format!("{}{}", by.trim_end_matches('/'), rest.starts_with('/').then_some(rest)?)
+                    }
+                }
+            }
+        };
+        let text = with_query(&path, uri.query());
+        let mut parts = uri.clone().into_parts();
+        parts.path_and_query = Some(PathAndQuery::try_from(text).ok()?);
+        Uri::from_parts(parts).ok()
+    }
+}
+
+fn with_query(path: &str, query: Option<&str>) -> String {
+    query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
+}
+
+/// `location` of an answer to a request for this host and target. Without another host or scheme it is a path alone:
+/// only the client knows what brought it here.
+pub fn location(redirect: &Redirect, host: &str, uri: &Uri) -> Option<HeaderValue> {
+    let Redirect { path, host: other, scheme, .. } = redirect;
+    let path = match path {
+        Some(path) if path.contains('?') => path.clone(),
+        path => with_query(path.as_deref().unwrap_or_else(|| uri.path()), uri.query()),
+    };
+    let text = match (scheme, other) {
+        (None, None) => path,
+        (scheme, other) => {
+            let scheme = match scheme {
+                Some(Scheme::Https) => "https",
+                Some(Scheme::Http) | None => "http",
+            };
+            let path = if path.starts_with('/') { path.as_str() } else { "/" };
+            format!("{scheme}://{}{path}", other.as_deref().unwrap_or(host))
+        }
+    };
+    HeaderValue::try_from(text).ok()
+}
+
+/// Headers that are removed, then set, then added.
+#[derive(Default)]
+pub struct HeaderChanges {
+    remove: Box<[HeaderName]>,
+    set: Box<[(HeaderName, HeaderValue)]>,
+    add: Box<[(HeaderName, HeaderValue)]>,
+}
+
+impl HeaderChanges {
+    pub fn new(of: &Changes) -> Self {
+        let field = |(name, value): &(String, String)| {
+            let name = HeaderName::from_bytes(name.as_bytes()).ok()?;
+            Some((name, HeaderValue::from_bytes(value.as_bytes()).ok()?))
+        };
+        Self {
+            remove: of
+                .remove
+                .iter()
+                .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+                .collect(),
+            set: of.set.iter().filter_map(field).collect(),
+            add: of.add.iter().filter_map(field).collect(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+
+    pub fn apply(&self, headers: &mut Headers) {
+        self.remove.iter().for_each(|name| headers.remove_named(name));
+        for (name, value) in &self.set {
+            headers.remove_named(name);
+            headers.append_named(name, value);
+        }
+        self.add.iter().for_each(|(name, value)| headers.append_named(name, value));
+    }
+}
+
+/// Whether a share of all requests has this one. `dice`: any number from 0 to below 1.
+pub fn is_among(share: f64, dice: impl FnOnce() -> f64) -> bool {
+    share >= 1.0 || (share > 0.0 && dice() < share)
+}
+
+/// What an injected error is answered with.
+pub fn injected(with: AbortStatus) -> Error {
+    let answer = match with {
+        AbortStatus::Http(status) => ErrorAnswer::Status(status),
+        AbortStatus::Grpc(status) => ErrorAnswer::Grpc(status),
+    };
+    Error::new(Reason::FaultInjected, "the route's `fault.abort` says so").answered(answer)
+}
+
+/// The limit of inbound requests.
+pub enum PeersRateLimit {
+    All(RateLimit),
+    Each(PeerRateLimits),
+}
+
+pub fn rate(of: RateLimitConfig) -> Rate {
+    Rate { requests: of.requests, per: of.per, burst: of.burst.unwrap_or(of.requests) }
+}
+
+impl PeersRateLimit {
+    pub fn new(of: RateLimitConfig, now: std::time::Instant) -> Self {
+        match of.by {
+            RateLimitBy::All => Self::All(RateLimit::new(rate(of), now)),
+            RateLimitBy::Peer => Self::Each(PeerRateLimits::new(rate(of), now)),
+        }
+    }
+}
+
+/// Why a request is one too many. `wait`: after that there may be room.
+pub fn rate_limited(rate: Rate, whose: &str, wait: std::time::Duration) -> Error {
+    let seconds = u32::try_from(wait.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
+    let Rate { requests, per, burst } = rate;
+    let detail = format!("{whose} has had {requests} requests in {per:?}, or {burst} at once (rate_limit)");
+    Error::new(Reason::RateLimited, detail).answered(ErrorAnswer::RetryAfter(seconds.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rewritten(matched: Option<PathMatch>, prefix: &str, target: &'static str) -> String {
+        let uri = Uri::from_static(target);
+        let rewrite = Rewrite::new(Some(prefix), None, matched.as_ref());
+        rewrite.target(&uri).unwrap_or(uri).to_string()
+    }
+
+    #[test]
+    fn a_prefix_is_replaced_on_the_borders_of_segments_and_a_whole_path_as_a_whole() {
+        let prefix = |text: &str| Some(PathMatch::Prefix(text.to_owned()));
+        for (matched, by, target, expected) in [
+            (prefix("/v2"), "/", "/v2/x", "/x"),
+            (prefix("/v2"), "/", "/v2", "/"),
+            (prefix("/v2/"), "/", "/v2", "/"),
+            (prefix("/v2"), "/", "/v2/", "/"),
+            (prefix("/v2"), "/", "/v2?a=/v2", "/?a=/v2"),
+            (prefix("/v2"), "/new", "/v2/x?y", "/new/x?y"),
+            (prefix("/v2"), "/new/", "/v2/x", "/new/x"),
+            (prefix("/v2/"), "/new", "/v2//x", "/new//x"),
+            (prefix("/"), "/new", "/x", "/new/x"),
+            (None, "/new", "/", "/new/"),
+            (None, "/new", "/x", "/new/x"),
+            (None, "/new", "*", "*"),
+            (None, "/new", "http://orders/x", "http://orders/new/x"),
+            (Some(PathMatch::Exact("/a/b".into())), "/c", "/a/b?q", "/c?q"),
+        ] {
+            assert_eq!(rewritten(matched.clone(), by, target), expected, "{matched:?} {by} {target}");
+        }
+    }
+
+    #[test]
+    fn a_location_keeps_what_it_does_not_change() {
+        let redirect = |path: Option<&str>, host: Option<&str>, scheme| Redirect {
+            path: path.map(str::to_owned),
+            host: host.map(str::to_owned),
+            scheme,
+            status: 301,
+        };
+        for (redirect, target, expected) in [
+            (redirect(Some("/v2"), None, None), "/old", "/v2"),
+            (redirect(Some("/v2"), None, None), "/old?a=1", "/v2?a=1"),
+            (redirect(Some("/v2?b=2"), None, None), "/old?a=1", "/v2?b=2"),
+            (redirect(None, Some("new.shop"), None), "/old?a=1", "http://new.shop/old?a=1"),
+            (redirect(None, None, Some(Scheme::Https)), "//evil/x", "https://orders//evil/x"),
+            (redirect(Some("/v2"), Some("b:8443"), Some(Scheme::Https)), "/", "https://b:8443/v2"),
+            (redirect(None, Some("b"), None), "*", "http://b/"),
+        ] {
+            let uri = Uri::from_static(target);
+            assert_eq!(
+                location(&redirect, "orders", &uri).expect("a value"),
+                expected,
+                "{redirect:?} {target}"
+            );
+        }
+    }
+
+    #[test]
+    fn shares_are_met_in_the_long_run_and_nothing_and_everything_need_no_dice() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        for share in [0.01, 0.2, 0.5, 0.999] {
+            let hits = (0..100_000).filter(|_| is_among(share, || rng.f64())).count() as f64;
+            let deviation = (100_000.0 * share * (1.0 - share)).sqrt();
+            assert!((hits - 100_000.0 * share).abs() < 6.0 * deviation, "{hits} of {share}");
+        }
+        assert!(!is_among(0.0, || unreachable!()) && is_among(1.0, || unreachable!()));
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_makes_a_rewrite_panic(path in "/[a-z/?%]{0,20}", prefix in "/[a-z/]{0,6}", by in "/[a-z/]{0,6}") {
+            let rewrite = Rewrite::new(Some(&by), None, Some(&PathMatch::Prefix(prefix)));
+            let uri: Uri = path.parse().expect("a path");
+            if let Some(target) = rewrite.target(&uri) {
+                prop_assert_eq!(target.query(), uri.query());
+                prop_assert!(target.path().starts_with('/'));
+            }
+        }
+    }
+}
