@@ -1,5 +1,5 @@
-//! What a head costs: `cargo bench -p pillion-http1 --bench head -- NAME CALLS`, counted by callgrind as the difference of
-//! two numbers of calls. Without a name it prints nanoseconds for each.
+//! Measures the cost of a head: run `cargo bench -p pillion-http1 --bench head -- NAME CALLS` in callgrind with two
+//! numbers of calls, and take the difference. Without a name it prints the nanoseconds of each case.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -15,9 +15,9 @@ const REQUEST: &str = "GET /api/v1/orders?page=2&size=50 HTTP/1.1\r\nHost: order
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nDate: Fri, 27 Nov 2026 10:00:00 GMT\r\nServer: origin\r\nContent-Type: application/json\r\n\
     Content-Length: 1024\r\nCache-Control: no-store\r\nETag: \"5e1f-58\"\r\nVary: accept-encoding\r\nX-Took: 3\r\n\r\n";
 
-/// As a load generator sends it: four fields.
+/// A request as a load generator sends it: four fields.
 const SHORT: &str = "GET /small HTTP/1.1\r\nHost: 127.0.0.1:8080\r\nUser-Agent: load/1.0\r\nAccept: */*\r\nConnection: keep-alive\r\n\r\n";
-/// Eight fields of 25 bytes.
+/// A request with eight fields of 25 bytes.
 const EIGHT: &str = "GET /api/orders HTTP/1.1\r\nHost: orders:8080\r\nUser-Agent: curl/8.1\r\nAccept: application/json\r\n\
     Content-Type: text/x\r\nX-Request-Id: 7f3c1f2e8a51\r\nAccept-Encoding: gzip\r\nX-Tenant: blue\r\nPriority: u=1, i\r\n\r\n";
 
@@ -40,7 +40,7 @@ fn answer() -> pillion_http1::ResponseHead {
     }
 }
 
-/// Where a part of the request stands in it.
+/// The position of a part in the request.
 fn place(part: &[u8]) -> std::ops::Range<usize> {
     let start = part.as_ptr() as usize - REQUEST.as_ptr() as usize;
     start..start + part.len()

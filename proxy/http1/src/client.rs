@@ -1,4 +1,4 @@
-//! The client's side of a connection: writes requests, reads answers.
+//! The client's side of a connection: it writes requests and reads answers.
 
 use http::{Method, StatusCode};
 
@@ -14,20 +14,20 @@ use crate::search::Search;
 use crate::write::{self, LengthLine, Lines, Own};
 use crate::{After, EndOfInput};
 
-/// What an upstream's bytes are. Those of framing before it are counted apart, and are dropped first.
+/// What the next bytes of an upstream are. Bytes of framing before them are counted separately, and are dropped first.
 #[derive(Debug)]
 pub enum FromUpstream {
     More,
-    /// An answer before the answer: `100`, `103` and the like.
+    /// An interim answer (1xx), such as 100 or 103.
     Interim(ResponseHead),
-    /// The answer. Where its `length` is empty it is whole, and no `End` follows.
+    /// The head of the answer. If its `length` is empty, the answer is complete, and no `End` follows.
     Head(ResponseHead),
-    /// The answer makes a tunnel of the connection: what follows is opaque.
+    /// The head of an answer that turns the connection into a tunnel: later bytes are opaque.
     Switched(ResponseHead),
-    /// So many bytes of content are next.
+    /// This number of bytes of content is next.
     Data(usize),
     Trailers(Fields),
-    /// The answer is whole.
+    /// The answer is complete.
     End,
 }
 
@@ -43,13 +43,13 @@ pub struct Client {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// Nothing was asked.
+    /// No request was sent.
     Nothing,
     Head,
     Content,
     Whole,
     Opaque,
-    /// What follows cannot be told.
+    /// The meaning of later bytes is unknown.
     Broken,
 }
 
@@ -58,7 +58,7 @@ struct Asked {
     is_head: bool,
     is_connect: bool,
     upgrade: bool,
-    /// The connection ends after this exchange.
+    /// The connection is to close after this exchange.
     is_last: bool,
 }
 
@@ -80,13 +80,13 @@ impl Client {
         }
     }
 
-    /// This exchange is the last one: its request says so, if it has not begun.
+    /// Makes this exchange the last one. Its request says so, if it has not begun.
     pub const fn close_after(&mut self) {
         self.asked.is_last = true;
     }
 
-    /// The head of a request. What concerns another connection must be gone from the fields; an `Upgrade` that is there is
-    /// meant. Where no `Host` is there, an empty one is written.
+    /// Writes the head of a request. The caller has removed the fields that concern another connection; an `Upgrade` in
+    /// the fields is sent. If the fields have no `Host`, an empty one is written.
     pub fn write_head<'a>(
         &mut self,
         method: &Method,
@@ -100,7 +100,7 @@ impl Client {
         }
         let is_connect = *method == Method::CONNECT;
         let length = match length {
-            Length::UntilClose => Length::Chunked, // a request has no end but its own
+            Length::UntilClose => Length::Chunked, // a request cannot end with its connection
             length if is_connect && length.is_empty() => Length::Empty,
             _ if is_connect => return Err(Misuse::NoContent),
             length => length,
@@ -118,12 +118,12 @@ impl Client {
         Ok(())
     }
 
-    /// What the caller writes around the next piece of content, without a copy of it.
+    /// The bytes to write before and after the next piece of content, for a caller that does not copy the piece.
     pub fn frame(&mut self, length: usize) -> Result<Frame, Misuse> {
         self.encoder.frame(length)
     }
 
-    /// Writes a small piece of content with what stands around it.
+    /// Writes a small piece of content with its framing.
     pub fn put(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), Misuse> {
         self.encoder.put(data, out)
     }
@@ -132,13 +132,13 @@ impl Client {
         self.encoder.finish(trailers, out)
     }
 
-    /// The request is whole.
+    /// Whether the request is complete.
     pub const fn is_request_written(&self) -> bool {
         self.encoder.is_done()
     }
 
-    /// Says what `input`, all that has come and has not been taken, begins with: so many bytes to drop, and what comes
-    /// behind them. Bytes that nobody asked for are an error.
+    /// Reads the beginning of `input`, which is all bytes that have come and were not taken. Returns the number of
+    /// bytes to drop, and what comes after them. Bytes without a request are an error.
     pub fn read(&mut self, input: &[u8], limits: &Limits) -> Result<(usize, FromUpstream), Error> {
         let read = match self.reading {
             Reading::Head => self.read_head(input, limits),
@@ -159,7 +159,7 @@ impl Client {
         match bytes.first() {
             None => return Ok((0, FromUpstream::More)),
             Some(b'H') => {}
-            Some(_) => return Err(Fault::FirstLine), // the parser would pass over empty lines
+            Some(_) => return Err(Fault::FirstLine), // for example an empty line, which is not allowed before an answer
         }
         let is_due = self.search.is_due(bytes);
         let read = if is_due { ResponseHead::read(bytes, self.asked.is_head, limits)? } else { None };
@@ -193,7 +193,7 @@ impl Client {
             };
         }
         if self.asked.is_connect && head.status.is_success() {
-            head.length = Length::Empty; // a length means nothing here (RFC 9110, 9.3.6)
+            head.length = Length::Empty; // a length has no meaning here (RFC 9110, 9.3.6)
             head.fields.remove_all(crate::framing::LENGTHS);
             self.reading = Reading::Opaque;
             return Ok(FromUpstream::Switched(head));
@@ -228,8 +228,8 @@ impl Client {
         ends
     }
 
-    /// The upstream sends nothing any more, and all that it sent has been read: what that ends. To be asked at a clean
-    /// end alone: one that TLS did not announce, or a reset, is a cut.
+    /// What the end of the upstream's bytes ends. To be called when all its bytes have been read, and only after a
+    /// clean end: a reset, or an end that TLS did not announce, is a cut.
     pub fn read_end(&mut self) -> EndOfInput {
         self.asked.is_last = true;
         match self.reading {
@@ -245,13 +245,13 @@ impl Client {
         }
     }
 
-    /// The answer is whole.
+    /// Whether the answer is complete.
     pub const fn is_answer_read(&self) -> bool {
         matches!(self.reading, Reading::Whole)
     }
 
-    /// How the connection goes on once the answer is whole. `None`: it is not. An answer that came before its request was
-    /// whole ends the connection, unless the rest of the request is written first.
+    /// How the connection goes on after the answer. `None`: the answer is not complete. If the answer came before its
+    /// request was complete, the connection ends, unless the rest of the request is written first.
     pub fn after(&self) -> Option<After> {
         match self.reading {
             Reading::Nothing | Reading::Head | Reading::Content => None,
@@ -262,7 +262,7 @@ impl Client {
         }
     }
 
-    /// Begins the next exchange, where [`After::Next`] says so.
+    /// Begins the next exchange. To be called after [`After::Next`].
     pub fn next(&mut self) {
         if self.after() == Some(After::Next) {
             *self = Self::new();

@@ -1,7 +1,7 @@
-//! The content of a message on its way in: which of the bytes are content, and where it ends.
+//! Reads the content of a message: which bytes are content, and where the content ends.
 //!
-//! Framing is taken in byte by byte, so nothing of it is read twice and nothing is kept but a number or two. Trailers
-//! alone wait in the caller's buffer until they are whole.
+//! Framing is read byte by byte, so that no byte is read twice and only one or two numbers are kept. Only trailers wait
+//! in the caller's buffer until they are complete.
 
 use crate::error::Fault;
 use crate::fields::Fields;
@@ -16,17 +16,18 @@ use crate::search::Search;
 pub(crate) enum Piece {
     /// Further bytes are needed.
     More,
-    /// So many bytes of content are next.
+    /// This number of bytes of content is next.
     Data(usize),
-    /// Those that may go on: what frames, routes, authorises or concerns one connection is removed.
+    /// The trailers that may be forwarded: fields that frame, route or authorise, or that concern one connection, are
+    /// removed.
     Trailers(Fields),
-    /// The message is whole.
+    /// The message is complete.
     End,
 }
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Decoder {
-    /// Of the content, or of the chunk.
+    /// The bytes that are left of the content, or of the chunk.
     left: u64,
     search: Search,
     extension_bytes: u16,
@@ -36,11 +37,11 @@ pub(crate) struct Decoder {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// So many bytes are left, and that is all.
+    /// The content has a known length.
     Counted,
     UntilClose,
     Size,
-    /// Blanks after a size. Only an extension may follow, or the line's end.
+    /// Blanks after a size. Only an extension or the line's end may follow.
     Blanks,
     Extension,
     SizeEnd,
@@ -73,7 +74,8 @@ impl Decoder {
         matches!(self.phase, Phase::UntilClose)
     }
 
-    /// Takes framing from the front of `input`, says how much, and what comes behind it. Content counts as taken.
+    /// Reads framing at the beginning of `input`. Returns its number of bytes, and what comes after it. Content that is
+    /// returned counts as taken.
     pub(crate) fn decode(&mut self, input: &[u8], limits: &Limits) -> Result<(usize, Piece), Fault> {
         let mut rest = input;
         loop {
@@ -105,7 +107,7 @@ impl Decoder {
         taken
     }
 
-    /// What is expected after a byte of framing.
+    /// The next phase, after a byte of framing.
     fn next(&mut self, byte: u8) -> Result<Phase, Fault> {
         match (self.phase, byte) {
             (Phase::Size, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => self.digit(byte),
@@ -144,7 +146,7 @@ impl Decoder {
         if self.left == 0 { Phase::Trailers } else { Phase::Chunk }
     }
 
-    /// The lines behind the last chunk, the empty one included.
+    /// Reads the lines after the last chunk, including the empty line.
     fn trailers(&mut self, rest: &[u8], limits: &Limits) -> Result<(usize, Piece), Fault> {
         match rest {
             [b'\r', b'\n', ..] => {

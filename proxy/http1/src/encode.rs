@@ -1,7 +1,7 @@
-//! The content of a message on its way out: what stands around each piece of it.
+//! Writes the framing of a message's content.
 //!
-//! Small pieces are copied behind the head, so that both leave in one write; large ones are not copied: the caller
-//! writes what stands before and behind them.
+//! Small pieces are copied after the head, so that both leave in one write. Large pieces are not copied: the caller
+//! writes the framing before and after them.
 
 use crate::error::Misuse;
 use crate::fields::Fields;
@@ -16,17 +16,17 @@ pub(crate) struct Encoder {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// No content may come, or all of it has.
+    /// The message has no content, or all of it has been written.
     Done,
     Counted,
     Chunked,
     UntilClose,
 }
 
-/// What stands around a piece of content.
+/// The framing before and after a piece of content.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame {
-    /// Sixteen digits and the line's end at most.
+    /// At most sixteen digits and the line's end.
     line: [u8; 18],
     start: u8,
 }
@@ -77,8 +77,8 @@ impl Encoder {
         matches!(self.kind, Kind::UntilClose)
     }
 
-    /// What stands around the next piece of so many bytes, which counts as written. An empty one has nothing around it:
-    /// in chunks it would be the end.
+    /// The framing of the next piece, of `length` bytes, which counts as written. An empty piece has no framing: an
+    /// empty chunk would end the content.
     pub(crate) fn frame(&mut self, length: usize) -> Result<Frame, Misuse> {
         if length == 0 {
             return Ok(Frame::BARE);
@@ -106,7 +106,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Ends the content. Only chunks carry trailers; elsewhere they are dropped (RFC 9110, 6.5.1).
+    /// Ends the content. Only chunked content can carry trailers; otherwise they are dropped (RFC 9110, 6.5.1).
     pub(crate) fn finish(&mut self, trailers: Option<&Fields>, out: &mut Vec<u8>) -> Result<(), Misuse> {
         match self.kind {
             Kind::Counted => return Err(Misuse::TooShort),
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chunk_says_its_size_in_as_few_digits_as_it_has() {
+    fn the_size_of_a_chunk_is_written_without_leading_zeros() {
         for (length, before) in [(1, "1\r\n"), (10, "a\r\n"), (255, "ff\r\n"), (0x1000, "1000\r\n")] {
             let frame = Frame::of_chunk(length);
             assert_eq!((frame.before(), frame.after()), (before.as_bytes(), &b"\r\n"[..]));
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_piece_is_no_last_chunk() {
+    fn an_empty_piece_is_not_written_as_the_last_chunk() {
         let (mut encoder, mut out) = (Encoder::new(Length::Chunked), Vec::new());
         encoder.put(b"", &mut out).unwrap();
         encoder.put(b"abc", &mut out).unwrap();
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_keeps_the_length_that_it_announced() {
+    fn a_body_that_differs_from_its_announced_length_is_refused() {
         let (mut encoder, mut out) = (Encoder::new(Length::Known(3)), Vec::new());
         encoder.put(b"ab", &mut out).unwrap();
         assert_eq!(encoder.put(b"cd", &mut out), Err(Misuse::TooLong));

@@ -1,17 +1,18 @@
-//! What can be wrong with a message: who is to blame, the status that says so, and a sentence for the access log.
+//! What can be wrong with a message: which side caused it, the status for the client, and a sentence for the access
+//! log.
 
-/// Why a connection cannot go on as it was.
+/// Why a message cannot be read or written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error("the request cannot be read: {0}")]
     Request(Fault),
     #[error("the answer cannot be read: {0}")]
     Answer(Fault),
-    #[error("the sidecar cannot write this: {0}")]
+    #[error("the sidecar cannot write the message: {0}")]
     Own(Misuse),
 }
 
-/// Whose bytes were wrong.
+/// The side that caused an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
     Client,
@@ -28,7 +29,7 @@ impl Error {
         }
     }
 
-    /// What the client is told, where it has not been told anything yet.
+    /// The status for the client, if it has no answer yet.
     pub const fn status(&self) -> u16 {
         match self {
             Self::Request(fault) => fault.status(),
@@ -44,22 +45,22 @@ impl From<Misuse> for Error {
     }
 }
 
-/// What is wrong with bytes that came. The sections are those of RFC 9112 unless another one is named.
+/// What is wrong with received bytes. Sections are those of RFC 9112, unless another RFC is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    #[error("more empty lines stand before it than are passed over (2.2)")]
+    #[error("more empty lines come before it than are ignored (2.2)")]
     EmptyLines,
-    #[error("a line ends with LF alone, or holds CR alone (2.2)")]
+    #[error("a line ends with LF alone, or has a CR without an LF (2.2)")]
     BareLineEnd,
-    #[error("its first line is none of HTTP (3, 4)")]
+    #[error("its first line is not valid HTTP (3, 4)")]
     FirstLine,
     #[error("its version of HTTP is neither 1.0 nor 1.1 (2.3)")]
     Version,
     #[error("its method is not a token (3.1)")]
     Method,
-    #[error("its target has none of the four forms, or not the one of its method (3.2)")]
+    #[error("its target has none of the four forms, or a form that its method may not have (3.2)")]
     Target,
-    #[error("it has not exactly one Host that is well formed (3.2)")]
+    #[error("it does not have exactly one valid Host (3.2)")]
     Host,
     #[error("a field line is malformed: no token before the colon, a folded line or a forbidden byte (5)")]
     Field,
@@ -67,21 +68,21 @@ pub enum Fault {
     LargeHead,
     #[error("it has more fields than the limit (limits.header_count)")]
     ManyFields,
-    #[error("its Transfer-Encoding names a coding besides chunked, and no other is undone here (6.1)")]
+    #[error("its Transfer-Encoding names a coding other than chunked, which is not supported (6.1)")]
     UnknownCoding,
-    #[error("its Transfer-Encoding does not end with its only chunked (6.1)")]
+    #[error("its Transfer-Encoding does not have chunked exactly once, as the last coding (6.1)")]
     MisplacedChunked,
     #[error("only HTTP/1.1 has Transfer-Encoding (6.1)")]
     CodingNotAllowed,
     #[error("it has both a Transfer-Encoding and a Content-Length (6.3)")]
     TwoLengths,
-    #[error("its Content-Length is not one number (RFC 9110, 8.6)")]
+    #[error("its Content-Length is not a single number (RFC 9110, 8.6)")]
     MalformedLength,
-    #[error("a CONNECT has no content, and this one announces some (RFC 9110, 9.3.6)")]
+    #[error("a CONNECT cannot have content, but this one announces some (RFC 9110, 9.3.6)")]
     ContentOfConnect,
-    #[error("a chunk has no size, one that is too large, or does not end where its size says (7.1)")]
+    #[error("a chunk has no valid size, or does not end where its size says (7.1)")]
     Chunk,
-    #[error("its chunks carry more extensions than the limit (7.1.1)")]
+    #[error("the extensions of its chunks are larger than the limit (7.1.1)")]
     ChunkExtensions,
     #[error("its trailers are malformed or larger than the limit (7.1.2)")]
     Trailers,
@@ -94,7 +95,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Of the answer to a request with this fault.
+    /// The status of the answer to a request with this fault.
     const fn status(self) -> u16 {
         match self {
             Self::Version => 505,
@@ -105,12 +106,13 @@ impl Fault {
     }
 }
 
-/// A call that does not fit what the connection is at: a defect of the sidecar, or a body that broke its promise.
+/// A call that does not fit the state of the connection: a bug in the sidecar, or a body that differs from its
+/// announced length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Misuse {
-    #[error("no message may begin here")]
+    #[error("a message cannot begin in this state of the connection")]
     NotNow,
-    #[error("the message has no content")]
+    #[error("the message cannot have content")]
     NoContent,
     #[error("the body is longer than its announced length")]
     TooLong,
@@ -118,9 +120,9 @@ pub enum Misuse {
     TooShort,
     #[error("a field's name or value has a byte that no field may have")]
     IllegalField,
-    #[error("a target has a byte that none may have")]
+    #[error("the target has a byte that no target may have")]
     IllegalTarget,
-    #[error("a request has more than one Host")]
+    #[error("the request has more than one Host")]
     Hosts,
 }
 
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_says_who_is_to_blame_and_the_status_of_it() {
+    fn an_error_names_the_side_that_caused_it_and_the_status_for_the_client() {
         for (error, blame, status) in [
             (Error::Request(Fault::Host), Blame::Client, 400),
             (Error::Request(Fault::Version), Blame::Client, 505),

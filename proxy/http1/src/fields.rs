@@ -1,7 +1,7 @@
-//! The fields of a head: one piece of text as it came, where each field stands in it, and a list of edits.
+//! The fields of a head: the text as it came, the positions of the fields in it, and a list of edits.
 //!
-//! Nothing is copied for a field. One that nobody touches is written as it was read, together with its neighbours, so
-//! names keep their case and their order. What is set is written once, as the line that it will be.
+//! No field is copied on its own. Fields without edits are written as they were read, together with their neighbours,
+//! so names keep their case and their order. A field that is set is stored as the line that will be written.
 
 use std::ops::Range;
 
@@ -16,17 +16,17 @@ use crate::token::is_token;
 pub struct Fields {
     /// The head, with its first line.
     text: Bytes,
-    /// Lines that were set, each `name: value` with its end.
+    /// Lines that were set or appended, each as `name: value` with its line end.
     added: Vec<u8>,
     fields: Vec<Field>,
     seen: Names,
-    /// Names that stand on more than one line.
+    /// Names with more than one line.
     several: Names,
-    /// The lines are not those of the text, with those that were added behind them.
+    /// The fields are not simply the lines of the text followed by the added lines.
     is_edited: bool,
 }
 
-/// Where a field stands, in 16 bytes.
+/// The position of a field, in 16 bytes.
 #[derive(Debug, Clone, Copy)]
 struct Field {
     at: u32,
@@ -37,7 +37,7 @@ struct Field {
     place: FieldPlace,
 }
 
-/// Where a value stands: in the text, or in what was added.
+/// The position of a value: in the text, or in the added lines.
 pub(crate) struct Piece {
     pub(crate) range: Range<usize>,
     pub(crate) is_added: bool,
@@ -45,39 +45,39 @@ pub(crate) struct Piece {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum FieldPlace {
-    /// In the text, as `name: value` and the line's end.
+    /// In the text, exactly as `name: value` with the line end.
     Text,
-    /// In the text, with blanks that some reader might take for a part of the value.
+    /// In the text, with other blanks around the value, which some readers might take for a part of it.
     Loose,
-    /// In what was added.
+    /// In the added lines.
     Added,
     Removed,
 }
 
-/// And their text.
+/// 256 bytes: room for the text of the [`OWN_FIELDS`].
 const OWN_BYTES: usize = 256;
 
 const COLON: &[u8] = b": ";
 const LINE_END: &[u8] = b"\r\n";
-/// Most heads have no more.
+/// 12 fields: most heads have no more.
 const USUAL_FIELDS: usize = 12;
-/// Room for what a sidecar adds: nearly no head needs more.
+/// 6 fields: room for those that a sidecar adds. Very few heads need more.
 const OWN_FIELDS: usize = 6;
 
 impl Fields {
-    /// For the lines of a head, of which nothing is known yet.
+    /// An empty list, for the lines of a head that is about to be read.
     pub(crate) fn unread() -> Self {
         Self { fields: Vec::with_capacity(USUAL_FIELDS + OWN_FIELDS), ..Self::default() }
     }
 
-    /// `text` holds all lines that were pushed.
+    /// Keeps a copy of `text`, in which all pushed lines stand.
     pub(crate) fn keep(&mut self, text: &[u8]) {
         self.text = Bytes::copy_from_slice(text);
     }
 
-    /// A line of the text: where its name begins, how long that is, where its value begins, and the rest of the line.
-    /// `is_tight`: between colon and value stands a single space. The reader of lines sees to it that the text has fewer
-    /// bytes than 32 bits count, and a name fewer than 16.
+    /// Adds a line of the text: the position and the length of its name, the position of its value, and the rest of the
+    /// line. `is_tight`: a single space stands between colon and value. The reader of lines has checked that positions
+    /// fit into 32 bits, and the length of a name into 16.
     #[inline]
     pub(crate) fn push_line(
         &mut self,
@@ -163,7 +163,7 @@ impl Fields {
         self.present().map(|field| (self.name(field), self.value(field)))
     }
 
-    /// Of the fields that are not known: as they were written.
+    /// The names of the fields that are not [`Known`], as they were written.
     pub fn unknown_names(&self) -> impl Iterator<Item = &[u8]> {
         self.present().filter(|field| field.known.is_none()).map(|field| self.name(field))
     }
@@ -176,7 +176,7 @@ impl Fields {
         self.present().next().is_none()
     }
 
-    /// Every field: its name, and where its value stands.
+    /// Every field: its name, and the position of its value.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (Option<Known>, &[u8], Piece)> {
         self.present().map(|field| {
             let start = field.value_at as usize;
@@ -185,25 +185,25 @@ impl Fields {
         })
     }
 
-    /// The lines that were set.
+    /// The lines that were set or appended.
     pub(crate) fn added(&self) -> &[u8] {
         &self.added
     }
 
-    /// Where the names stand in the text.
+    /// The positions of the names in the text.
     pub(crate) fn names_in_text(&self) -> impl Iterator<Item = (u32, u32)> {
         let in_text =
             self.fields.iter().filter(|field| matches!(field.place, FieldPlace::Text | FieldPlace::Loose));
         in_text.map(|field| (field.at, field.at + u32::from(field.name_length)))
     }
 
-    /// For fields that come one by one.
+    /// An empty list with room for this number of fields and bytes, for fields that are appended one by one.
     pub(crate) fn with_room(fields: usize, bytes: usize) -> Self {
         let (fields, added) = (Vec::with_capacity(fields + OWN_FIELDS), Vec::with_capacity(bytes));
         Self { fields, added, ..Self::default() }
     }
 
-    /// The head as it came, with its first line; empty where the fields came otherwise.
+    /// The head as it came, with its first line; empty if the fields were not read from text.
     pub const fn text(&self) -> &Bytes {
         &self.text
     }
@@ -226,7 +226,8 @@ impl Fields {
         }
     }
 
-    /// Each name is asked for as it was written. Returns whether one was removed.
+    /// Removes the fields for which `unwanted` is true. It gets each name as it was written. Returns whether a field
+    /// was removed.
     pub fn remove_where(&mut self, mut unwanted: impl FnMut(Option<Known>, &[u8]) -> bool) -> bool {
         let mut found = false;
         for field in &mut self.fields {
@@ -255,12 +256,13 @@ impl Fields {
         (self.seen, self.several) = (seen, several);
     }
 
-    /// One line with this value, where the first one stood and spelled like it, else as the last line.
+    /// Sets the field to one line with this value. The line takes the place and the spelling of the first line with
+    /// this name; without one, it is the last line.
     pub fn set(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
         self.set_sound(name, judged(value)?)
     }
 
-    /// Sets a value that was judged before.
+    /// Sets a value that was checked before.
     pub fn set_value(&mut self, name: Known, value: &HeaderValue) -> Result<(), Misuse> {
         self.set_sound(name, value.as_bytes().trim_ascii())
     }
@@ -273,13 +275,13 @@ impl Fields {
         }
     }
 
-    /// What a sidecar adds to nearly every head: in one go.
+    /// Appends a known field, as a sidecar does to nearly every head. Faster than [`Self::append`].
     fn append_known(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
         let (at, start) = (self.added.len(), name.line_start());
         let value_at = at + start.len();
         let end = value_at + value.len() + LINE_END.len();
         if u32::try_from(end).is_err() {
-            return Err(Misuse::IllegalField); // then all that is narrowed below fits
+            return Err(Misuse::IllegalField); // so the conversions below lose nothing
         }
         if self.added.capacity() < end {
             self.added.reserve(OWN_BYTES.max(end - at));
@@ -316,14 +318,14 @@ impl Fields {
         Ok(())
     }
 
-    /// A further line.
+    /// Appends a line.
     pub fn append(&mut self, name: Known, value: &[u8]) -> Result<(), Misuse> {
         let line = self.line(name.as_str().as_bytes(), Some(name), value)?;
         self.push(line);
         Ok(())
     }
 
-    /// A further line of any name.
+    /// Appends a line with any name.
     pub fn append_named(&mut self, name: &[u8], value: &[u8]) -> Result<(), Misuse> {
         if name.is_empty() || !name.iter().copied().all(is_token) {
             return Err(Misuse::IllegalField);
@@ -337,7 +339,7 @@ impl Fields {
         self.sound_line(name, known, judged(value)?)
     }
 
-    /// The same of what a map of headers holds, which has been judged.
+    /// Appends a line whose name and value a map of headers has already checked.
     pub(crate) fn append_sound(&mut self, name: &[u8], value: &[u8]) -> Result<(), Misuse> {
         let line = self.sound_line(name, Known::find(name), value.trim_ascii())?;
         self.push(line);
@@ -380,13 +382,13 @@ impl Fields {
         part(self.source(field), field.value_at, field.value_length)
     }
 
-    /// No line is longer than this, all taken together.
+    /// An upper bound for the bytes of all lines together.
     pub(crate) fn most_bytes(&self) -> usize {
-        // A loose field of one byte after its colon grows by one.
+        // A loose field grows by one byte if it has no blank after its colon.
         self.text.len() + self.added.len() + self.fields.len()
     }
 
-    /// Writes every line but those of `skip`. Neighbours in the text are copied in one piece.
+    /// Writes every line except those of `skip`. Lines that are neighbours in the text are copied in one piece.
     pub(crate) fn write(&self, out: &mut Vec<u8>, skip: Names) {
         if !self.is_edited && !self.seen.has_any(skip) {
             out.extend_from_slice(self.lines_of_text());
@@ -416,7 +418,7 @@ impl Fields {
         self.write_run(&mut run, out);
     }
 
-    /// As they came, without the first line and the empty one.
+    /// The field lines as they came, without the first line and the empty line.
     fn lines_of_text(&self) -> &[u8] {
         match self.fields.first() {
             Some(Field { at, place: FieldPlace::Text, .. }) => {
@@ -438,7 +440,7 @@ fn part(source: &[u8], at: u32, length: u32) -> &[u8] {
     source.get(at as usize..at as usize + length as usize).unwrap_or_default()
 }
 
-/// A value without the blanks around it, where it can be one.
+/// Checks a value, and returns it without the blanks around it.
 fn judged(value: &[u8]) -> Result<&[u8], Misuse> {
     let value = value.trim_ascii();
     if value.iter().fold(true, |all, byte| all & is_of_value(*byte)) {
@@ -448,7 +450,7 @@ fn judged(value: &[u8]) -> Result<&[u8], Misuse> {
     }
 }
 
-/// RFC 9110, 5.5.
+/// Whether a byte may stand in a value (RFC 9110, 5.5).
 const fn is_of_value(byte: u8) -> bool {
     matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }

@@ -1,6 +1,7 @@
-//! Where a message ends: decided from its fields, once, and in one way alone.
+//! Decides once, from its fields, where a message ends.
 //!
-//! What two readers could frame in two ways is refused, or rewritten so that one way is left (RFC 9112, 11.2).
+//! A head that two readers could frame in two ways is refused, or rewritten so that only one way is left (RFC 9112,
+//! 11.2).
 
 use http::{Method, StatusCode, Version};
 
@@ -13,7 +14,7 @@ use crate::known::{Known, Names};
 pub enum Length {
     /// The message ends with its head.
     Empty,
-    /// So many bytes. A zero was said, and is passed on.
+    /// This number of bytes. A zero was announced by the sender, and is written again.
     Known(u64),
     Chunked,
     /// An answer that ends with its connection.
@@ -28,7 +29,7 @@ impl Length {
 
 pub(crate) const LENGTHS: Names = Names::of(&[Known::TransferEncoding, Known::ContentLength]);
 
-/// RFC 9112, 6.3, for a request. One canonical length is left at most.
+/// The length of a request (RFC 9112, 6.3). At most one canonical `Content-Length` is left in its fields.
 pub(crate) fn of_request(method: &Method, version: Version, fields: &mut Fields) -> Result<Length, Fault> {
     if !fields.seen().has_any(LENGTHS) {
         return Ok(Length::Empty);
@@ -48,8 +49,8 @@ pub(crate) fn of_request(method: &Method, version: Version, fields: &mut Fields)
     }
 }
 
-/// The same for an answer. `is_head`: its request was HEAD. Also says whether its connection must end after it, because
-/// it had both lengths.
+/// The length of an answer (RFC 9112, 6.3). `is_head`: its request was HEAD. The second value says whether the
+/// connection must end after the answer, because the answer had both `Transfer-Encoding` and `Content-Length`.
 pub(crate) fn of_answer(
     is_head: bool,
     status: StatusCode,
@@ -64,7 +65,7 @@ pub(crate) fn of_answer(
         fields.remove_all(LENGTHS); // must not be there (RFC 9110, 8.6 and RFC 9112, 6.1)
     }
     if is_head || has_no_content(status) {
-        announced(fields)?; // goes on as what the content would have
+        announced(fields)?; // stays as the length that the content would have
         return Ok((Length::Empty, has_both));
     }
     if fields.has(Known::TransferEncoding) {
@@ -77,7 +78,7 @@ pub(crate) fn of_answer(
     })
 }
 
-/// Interim answers and 204.
+/// Whether the status is one of interim answers, or 204.
 pub(crate) fn has_no_length(status: StatusCode) -> bool {
     status.is_informational() || status == StatusCode::NO_CONTENT
 }
@@ -86,8 +87,8 @@ pub(crate) fn has_no_content(status: StatusCode) -> bool {
     has_no_length(status) || status == StatusCode::NOT_MODIFIED
 }
 
-/// `chunked` once, last and alone. RFC 9110, 5.6.1 would let empty elements of the list count for nothing; hyper and
-/// others read `chunked,` as a coding that is not known, so it is refused.
+/// Checks that the only coding is a single `chunked`. RFC 9110, 5.6.1, allows empty elements in the list, but hyper and
+/// others read `chunked,` as an unknown coding, so it is refused.
 fn check_codings(version: Version, fields: &Fields) -> Result<(), Fault> {
     if version != Version::HTTP_11 {
         return Err(Fault::CodingNotAllowed);
@@ -107,13 +108,13 @@ fn check_codings(version: Version, fields: &Fields) -> Result<(), Fault> {
     }
 }
 
-/// What `Content-Length` says. Several equal lines become one, and `02` becomes `2`: some reader might take it for octal.
+/// The announced length. Several equal lines become one, and `02` becomes `2`, which some readers might take for octal.
 fn announced(fields: &mut Fields) -> Result<Length, Fault> {
     if !fields.has(Known::ContentLength) {
         return Ok(Length::Empty);
     }
     let is_only = !fields.has_several(Known::ContentLength);
-    // Nearly always: one, and as it is to be.
+    // Nearly always there is one line, which is canonical.
     if let Some(text @ [b'1'..=b'9', ..]) = fields.get(Known::ContentLength).filter(|_| is_only)
         && let Some(length) = digits(text)
     {
@@ -127,9 +128,9 @@ fn announced(fields: &mut Fields) -> Result<Length, Fault> {
     Ok(Length::Known(length))
 }
 
-/// The one number that all lines of a `Content-Length` say, and whether it stands there once and without a leading zero.
-/// `None`: a line is no number, or they differ. RFC 9110, 8.6 would allow a list of equal numbers in one line (`2, 2`);
-/// hyper, Node and nginx refuse it, so it is refused here too.
+/// The number on which all lines of a `Content-Length` agree, and whether it is canonical: one line, without a leading
+/// zero. `None`: a line is not a number, or the lines differ. RFC 9110, 8.6, allows a list of equal numbers in one line
+/// (`2, 2`); hyper, Node and nginx refuse it, so it is refused here too.
 pub fn length_of<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<(u64, bool)> {
     let mut found: Option<(u64, bool)> = None;
     for text in lines {

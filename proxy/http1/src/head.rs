@@ -1,4 +1,4 @@
-//! Heads of requests and answers: read from bytes into what is known of them, in one pass.
+//! Heads of requests and answers, read from bytes in one pass.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::limits::Limits;
 use crate::lines::{self, REASON_AT, Read};
 use crate::target::{self, Form};
 
-/// The head of a request that may be served: its framing, target and Host have been judged.
+/// The head of a request whose framing, target and Host have been checked.
 #[derive(Debug, Clone)]
 pub struct RequestHead {
     pub method: Method,
@@ -34,12 +34,12 @@ pub struct ResponseHead {
     pub length: Length,
     pub options: Options,
     pub fields: Fields,
-    /// It said its length in two ways: the connection must end after it.
+    /// The answer had two lengths, so the connection must end after it.
     pub(crate) is_ambiguous: bool,
     reason: (u32, u32),
 }
 
-/// What a head says of its connection.
+/// What a head says about its connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
     pub close: bool,
@@ -66,7 +66,7 @@ impl Options {
     fn read_connection(&mut self, fields: &Fields) {
         match fields.get(Known::Connection) {
             None => {}
-            // Nearly all that there are.
+            // Nearly all values are one of these.
             Some(b"keep-alive" | b"Keep-Alive") if !fields.has_several(Known::Connection) => {
                 self.keep_alive = true
             }
@@ -99,7 +99,8 @@ impl RequestHead {
         self.fields.text().slice(start as usize..end as usize)
     }
 
-    /// Whom the request is for. The target's word counts before the Host's (RFC 9112, 3.2.2). Empty where nobody is named.
+    /// The authority of the request. That of the target goes before Host (RFC 9112, 3.2.2). Empty if the request has
+    /// none.
     pub fn authority(&self) -> &str {
         let target = self.target();
         let text = match self.form {
@@ -112,7 +113,7 @@ impl RequestHead {
         std::str::from_utf8(text).unwrap_or_default()
     }
 
-    /// What an origin server is asked for (RFC 9112, 3.2.1 and 3.2.4).
+    /// The target in the form for an origin server (RFC 9112, 3.2.1 and 3.2.4).
     pub fn origin_target(&self) -> Cow<'_, str> {
         let target = self.target();
         if self.form != Form::Absolute {
@@ -127,7 +128,7 @@ impl RequestHead {
         }
     }
 
-    /// `bytes` begin with the first line. `None`: not all of the head is there.
+    /// Reads a head. `bytes` begin with the first line. `None`: the head is not complete.
     pub(crate) fn read(bytes: &[u8], limits: &Limits) -> Read<(usize, Self)> {
         let Some(line) = lines::request_line(bytes)? else { return Ok(None) };
         let method =
@@ -147,13 +148,13 @@ impl RequestHead {
 }
 
 impl ResponseHead {
-    /// As it came; it may be empty.
+    /// The reason phrase as it came; it may be empty.
     pub fn reason(&self) -> &[u8] {
         let (start, end) = self.reason;
         self.fields.text().get(start as usize..end as usize).unwrap_or_default()
     }
 
-    /// The reason, where it is another one than the usual one of its status.
+    /// The reason phrase, if it differs from the usual one of the status.
     pub fn own_reason(&self) -> Option<Bytes> {
         let reason = self.reason();
         let is_usual = self.status.canonical_reason().is_some_and(|usual| usual.as_bytes() == reason);
@@ -182,7 +183,7 @@ fn narrow(place: usize) -> Result<u32, Fault> {
     u32::try_from(place).or(Err(Fault::LargeHead))
 }
 
-/// RFC 9112, 3.2: exactly one; HTTP/1.0 may do without.
+/// Checks that there is exactly one valid Host; HTTP/1.0 may have none (RFC 9112, 3.2).
 fn check_host(version: Version, fields: &Fields) -> Result<(), Fault> {
     let is_sound = match fields.get(Known::Host) {
         Some(host) => !fields.has_several(Known::Host) && target::is_authority(host),

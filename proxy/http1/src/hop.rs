@@ -1,4 +1,5 @@
-//! What concerns one connection alone and goes no further (RFC 9110, 7.6.1), and what may not stand in trailers (6.5.1).
+//! Fields that concern one connection and are not forwarded (RFC 9110, 7.6.1), and fields that may not be trailers
+//! (6.5.1).
 
 use crate::error::Misuse;
 use crate::fields::Fields;
@@ -13,10 +14,11 @@ const FOR_ONE_CONNECTION: Names = Names::of(&[
     Known::Upgrade,
 ]);
 
-/// `Connection: host` must not take away what frames and routes a message.
+/// Fields that `Connection` may not name: `Connection: host` must not remove a field that frames or routes the message.
 const MAY_NOT_BE_NAMED: Names = Names::of(&[Known::Host, Known::ContentLength]);
 
-/// What frames, routes, modifies, authorises or describes the content is read before the content comes, or never.
+/// Fields that may not be trailers. A field that frames, routes, modifies, authorises or describes the content has to
+/// come before the content.
 const NO_TRAILERS: Names = FOR_ONE_CONNECTION.with(MAY_NOT_BE_NAMED).with(Names::of(&[
     Known::Trailer,
     Known::CacheControl,
@@ -46,7 +48,8 @@ pub(crate) fn remove_forbidden_trailers(trailers: &mut Fields) {
     trailers.remove_all(NO_TRAILERS);
 }
 
-/// The fields that `Connection` named, besides those that always go: trailers of these names go too.
+/// The fields that `Connection` named, without those that are always removed. Trailers with these names are removed
+/// too.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Named {
     /// In lower case, sorted. Nearly always empty.
@@ -54,7 +57,8 @@ pub struct Named {
 }
 
 impl Named {
-    /// What the lists of `Connection` name. Sorted, so that a long list costs a field few comparisons.
+    /// Reads the lists of `Connection`. The names are sorted, so that a field needs few comparisons even with a long
+    /// list.
     fn of(fields: &Fields) -> Self {
         let mut names: Vec<Box<[u8]>> = fields
             .elements(Known::Connection)
@@ -70,12 +74,12 @@ impl Named {
         self.names.is_empty()
     }
 
-    /// In lower case.
+    /// The names, in lower case.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
         self.names.iter().map(|name| &**name)
     }
 
-    /// Removes them from a head or from trailers.
+    /// Removes the named fields from a head or from trailers.
     pub fn remove_from(&self, fields: &mut Fields) {
         if !self.is_empty() {
             fields.remove_where(|_, name| self.has(name));
@@ -94,7 +98,8 @@ fn stays_or_goes_anyway(name: &[u8]) -> bool {
         || name.eq_ignore_ascii_case(b"close")
 }
 
-/// Removes what is meant for this connection alone. `te: trailers` stays, for gRPC; `trailer` announces and stays.
+/// Removes the fields that concern this connection only. `te: trailers` stays, because gRPC needs it; `trailer` stays,
+/// because it announces trailers that are forwarded.
 pub fn remove_hop_by_hop(fields: &mut Fields) -> Result<Named, Misuse> {
     if !fields.seen().has_any(FOR_ONE_CONNECTION) {
         return Ok(Named::default());

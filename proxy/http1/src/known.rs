@@ -1,12 +1,12 @@
-//! The names of fields that a proxy looks at, found once while a head is read.
+//! The names of fields that the proxy needs, recognised once while a head is read.
 //!
-//! A layer that asks for one of them compares a byte, not text, and what is not in a head is known without a search.
+//! To find one of them, a layer compares a byte instead of text. Whether a head has one is known without a search.
 
 use http::HeaderName;
 
 macro_rules! known {
     ($($variant:ident $text:literal,)*) => {
-        /// A field that somebody in the proxy asks for by name.
+        /// A field that the proxy needs by name.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[repr(u8)]
         pub enum Known { $($variant,)* }
@@ -14,17 +14,17 @@ macro_rules! known {
         impl Known {
             pub const ALL: [Self; [$($text),*].len()] = [$(Self::$variant),*];
 
-            /// In lower case.
+            /// The name in lower case.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text),* }
             }
 
-            /// How its line begins.
+            /// The beginning of a line with this name.
             pub(crate) const fn line_start(self) -> &'static [u8] {
                 match self { $(Self::$variant => concat!($text, ": ").as_bytes()),* }
             }
 
-            /// For a map of headers; costs nothing to make.
+            /// The name for a map of headers. It is a constant.
             pub const fn header_name(self) -> HeaderName {
                 match self { $(Self::$variant => const { HeaderName::from_static($text) }),* }
             }
@@ -33,44 +33,44 @@ macro_rules! known {
 }
 
 known! {
-    // for one connection
+    // fields for one connection
     Connection "connection", KeepAlive "keep-alive", ProxyConnection "proxy-connection", Te "te", Upgrade "upgrade",
-    // frame
+    // fields that frame
     TransferEncoding "transfer-encoding", ContentLength "content-length", Trailer "trailer",
-    // routes
+    // the field that routes
     Host "host",
-    // modify the request
+    // fields that modify the request
     CacheControl "cache-control", Expect "expect", MaxForwards "max-forwards", Pragma "pragma", Range "range",
     IfMatch "if-match", IfNoneMatch "if-none-match", IfModifiedSince "if-modified-since",
     IfUnmodifiedSince "if-unmodified-since", IfRange "if-range",
-    // authorise
+    // fields that authorise
     Authorization "authorization", ProxyAuthorization "proxy-authorization",
     AuthenticationInfo "authentication-info", ProxyAuthenticationInfo "proxy-authentication-info",
     WwwAuthenticate "www-authenticate", ProxyAuthenticate "proxy-authenticate",
     Cookie "cookie", SetCookie "set-cookie",
-    // describe the content
+    // fields that describe the content
     ContentEncoding "content-encoding", ContentType "content-type", ContentRange "content-range",
-    // what sidecars read and write
+    // fields that sidecars read and write
     XRequestId "x-request-id", XForwardedFor "x-forwarded-for", XForwardedProto "x-forwarded-proto",
     XForwardedHost "x-forwarded-host", XForwardedClientCert "x-forwarded-client-cert",
     XPillionAttempt "x-pillion-attempt", XPillionVia "x-pillion-via", XPillionRefused "x-pillion-refused",
     XPillionReason "x-pillion-reason", ProxyStatus "proxy-status", GrpcStatus "grpc-status",
     GrpcMessage "grpc-message", GrpcTimeout "grpc-timeout", IdempotencyKey "idempotency-key",
     SecWebsocketKey "sec-websocket-key", SecWebsocketAccept "sec-websocket-accept",
-    // common ones, which a map of headers need not read anew
+    // common fields, whose names a map of headers need not parse again
     Via "via", Date "date", Server "server", Location "location", RetryAfter "retry-after", UserAgent "user-agent",
     Accept "accept", AcceptEncoding "accept-encoding", Vary "vary", Etag "etag", LastModified "last-modified",
     Traceparent "traceparent", Tracestate "tracestate", Priority "priority",
 }
 
-/// No known name is longer.
+/// 25 bytes: no known name is longer.
 pub(crate) const LONGEST: usize = 25;
 const NONE: u8 = u8::MAX;
-/// Where each name stands in [`Known::ALL`], by [`slot`].
+/// The index of each name in [`Known::ALL`], by its [`slot`].
 static SLOTS: [u8; 256] = slots();
 
-/// One place for each known name: length, first, last and middle letter tell them apart. The factors were found by
-/// trying; [`slots`] does not compile with factors that put two names in one place.
+/// A slot of its own for each known name, computed from its length and its first, last and middle letter. The factors
+/// were found by trial; [`slots`] does not compile with factors that give two names the same slot.
 const fn slot(length: usize, first: u8, last: u8, middle: u8) -> usize {
     (length * 10 + (first | 0x20) as usize * 41 + (last | 0x20) as usize * 37 + (middle | 0x20) as usize * 37)
         & 0xff
@@ -91,7 +91,7 @@ const fn slots() -> [u8; 256] {
 }
 
 impl Known {
-    /// Its value is another one with each message.
+    /// Whether the value usually differs from message to message.
     pub(crate) const fn differs_each_time(self) -> bool {
         matches!(
             self,
@@ -104,19 +104,20 @@ impl Known {
         )
     }
 
-    /// In any case.
+    /// Finds a name without regard to case.
     pub fn find(name: &[u8]) -> Option<Self> {
         Self::find_at_start(name, name.len())
     }
 
-    /// Of a name in lower case, as maps of headers have them: for less than half of the cost.
+    /// Finds a name that is in lower case, as in maps of headers. It costs less than half of [`Self::find`].
     pub fn find_lower(name: &[u8]) -> Option<Self> {
         let (first, last) = (name.first()?, name.last()?);
         let place = *SLOTS.get(slot(name.len(), *first, *last, *name.get(name.len() / 2)?))?;
         Self::ALL.get(usize::from(place)).copied().filter(|known| known.as_str().as_bytes() == name)
     }
 
-    /// Of the name that `bytes` begin with. What stands behind it spares a look at single bytes.
+    /// Finds the name of `length` bytes with which `bytes` begin. If more bytes follow, whole words are compared
+    /// instead of single bytes.
     #[inline(always)] // 20 of 200 instructions for a field
     pub(crate) fn find_at_start(bytes: &[u8], length: usize) -> Option<Self> {
         let (first, last) = (bytes.first()?, bytes.get(length.checked_sub(1)?)?);
@@ -130,7 +131,7 @@ impl Known {
     }
 }
 
-/// A name, eight bytes to a word, and which bits of it count: the case of a letter does not.
+/// A name in words of eight bytes, and masks of the bits that count: the bit for the case of a letter does not.
 struct Pattern {
     words: [u64; 4],
     masks: [u64; 4],
@@ -187,7 +188,7 @@ impl Pattern {
     }
 }
 
-/// A set of known names: one word.
+/// A set of known names, in one word.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Names(u64);
 
@@ -231,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_known_name_is_found_in_any_case_and_nothing_else_is() {
+    fn each_known_name_is_found_in_any_case_and_other_names_are_not() {
         assert!(Known::ALL.len() <= 64, "a set is one word");
         for known in Known::ALL {
             let name = known.as_str();

@@ -1,11 +1,12 @@
-//! How much of a message is held before it is acted on. Brought with each call: they may change while connections live.
+//! Limits of the parts of a message that are held before they are acted on. Each call gets them, because they may
+//! change while a connection is open.
 
 /// The bounds of heads and trailers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Of a head, its first line and its empty line included.
+    /// The most bytes of a head, including its first line and its empty line.
     pub head_bytes: u32,
-    /// Of a head or of trailers.
+    /// The most fields of a head or of trailers.
     pub fields: u32,
     pub trailer_bytes: u32,
 }
@@ -16,13 +17,14 @@ impl Default for Limits {
     }
 }
 
-/// As much as hyper takes.
+/// 16 KiB of trailers: as many bytes as hyper allows.
 const TRAILER_BYTES: u32 = 16 * 1024;
-/// Empty lines before a request (RFC 9112, 2.2: at least one is passed over). Old clients send one after a body.
+/// How many empty lines before a request are ignored. RFC 9112, 2.2, wants at least one: old clients send one after a
+/// body.
 pub(crate) const EMPTY_LINES: u8 = 8;
-/// Of all chunks of one body, as hyper counts them. Extensions carry nothing that a proxy passes on.
+/// The most bytes of extensions in all chunks of one body, counted as hyper counts them. Extensions are not forwarded.
 pub(crate) const EXTENSION_BYTES: u16 = 16 * 1024;
-/// Digits of a chunk's size: as many as 64 bits have.
+/// The most digits of a chunk's size: as many as a number of 64 bits has.
 pub(crate) const SIZE_DIGITS: u8 = 16;
-/// As many as over HTTP/2.
+/// 32 interim answers to one request: as many as are accepted over HTTP/2.
 pub(crate) const INTERIM_ANSWERS: u8 = 32;

@@ -1,8 +1,8 @@
 //! The lines of a head, read byte by byte: first lines, and field lines into [`Fields`].
 //!
-//! One pass, eight bytes at a time where it pays: a head of eight fields costs half of what a general parser and a second
-//! look at its fields cost. As strict as RFC 9112 is: a line ends with CR LF, nothing stands before a colon but a token,
-//! no line is folded. httparse is the oracle of the tests.
+//! It reads in one pass, eight bytes at a time where that is faster: a head of eight fields costs half as much as with
+//! a general parser and a second pass over its fields. It is as strict as RFC 9112: a line ends with CR LF, only a
+//! token may stand before a colon, and no line is folded. The tests compare it with httparse.
 
 use http::Version;
 
@@ -11,10 +11,10 @@ use crate::fields::Fields;
 use crate::known::Known;
 use crate::token::is_token;
 
-/// `None`: further bytes are needed.
+/// The result of a reader. `None`: further bytes are needed.
 pub(crate) type Read<T> = Result<Option<T>, Fault>;
 
-/// Where the parts of a request's first line end.
+/// The ends of the parts of a request's first line.
 #[derive(Debug)]
 pub(crate) struct RequestLine {
     pub(crate) method_end: usize,
@@ -23,7 +23,7 @@ pub(crate) struct RequestLine {
     pub(crate) end: usize,
 }
 
-/// An answer's first line, whose reason stands from [`REASON_AT`] on.
+/// The parts of an answer's first line. Its reason begins at [`REASON_AT`].
 #[derive(Debug)]
 pub(crate) struct StatusLine {
     pub(crate) version: Version,
@@ -71,7 +71,7 @@ pub(crate) fn status_line(bytes: &[u8]) -> Read<StatusLine> {
     let reason_end = match behind {
         [] => return Ok(None),
         [b' ', reason @ ..] => REASON_AT + end_of(reason, b' '),
-        _ => REASON_AT - 1, // without a reason many leave out the blank before it
+        _ => REASON_AT - 1, // many servers leave out the blank if there is no reason
     };
     let Some(end) = line_end(bytes, reason_end, Fault::FirstLine)? else { return Ok(None) };
     Ok(Some(StatusLine { version, code, reason_end, end }))
@@ -96,7 +96,7 @@ fn version(bytes: &[u8]) -> Read<Version> {
     }
 }
 
-/// The place behind the CR LF that must be at `at`. Any other byte there is `otherwise`.
+/// The position after the CR LF that must be at `at`. Any other byte there is the fault `otherwise`.
 fn line_end(bytes: &[u8], at: usize, otherwise: Fault) -> Read<usize> {
     match bytes.get(at..).unwrap_or_default() {
         [b'\r', b'\n', ..] => Ok(Some(at + 2)),
@@ -106,7 +106,7 @@ fn line_end(bytes: &[u8], at: usize, otherwise: Fault) -> Read<usize> {
     }
 }
 
-/// Reads field lines from `at` on, up to the empty line, into `fields`. Returns the place behind that.
+/// Reads field lines from `at` on, up to the empty line, into `fields`. Returns the position after the empty line.
 pub(crate) fn field_lines(bytes: &[u8], at: usize, most: u32, fields: &mut Fields) -> Read<usize> {
     if u32::try_from(bytes.len()).is_err() {
         return Err(Fault::LargeHead);
@@ -124,7 +124,7 @@ pub(crate) fn field_lines(bytes: &[u8], at: usize, most: u32, fields: &mut Field
             let is_name = rest.iter().all(|byte| is_token(*byte));
             return if is_name { Ok(None) } else { Err(Fault::Field) };
         };
-        // The name is judged before more is waited for: what is none will be none.
+        // The name is checked before more bytes are waited for, since they could not make an invalid name valid.
         let known = judge_name(rest, name)?;
         let (value, is_tight) = match behind.split_first() {
             Some((b' ', value)) if value.first().is_some_and(|next| *next > b' ') => (value, true), // nearly always
@@ -145,7 +145,7 @@ pub(crate) fn field_lines(bytes: &[u8], at: usize, most: u32, fields: &mut Field
     }
 }
 
-/// A name, at the start of `bytes`, that is known is well formed.
+/// Checks the name with which `bytes` begin. A known name is always valid.
 #[inline]
 fn judge_name(bytes: &[u8], name: &[u8]) -> Result<Option<Known>, Fault> {
     let known = Known::find_at_start(bytes, name.len());
@@ -156,7 +156,7 @@ fn judge_name(bytes: &[u8], name: &[u8]) -> Result<Option<Known>, Fault> {
     if is_sound { Ok(None) } else { Err(Fault::Field) }
 }
 
-/// As many as `http::HeaderName` takes.
+/// As many bytes as `http::HeaderName` allows.
 const NAME_BYTES: usize = u16::MAX as usize;
 
 fn pass_blanks(bytes: &[u8]) -> &[u8] {
@@ -179,7 +179,7 @@ const fn ends(word: u64, least: u8) -> u64 {
     (more | !(more + EACH * (0x7f - least) as u64)) & !word & TOP
 }
 
-/// The place of the first byte that is below `least` and no tab, or DEL; else the length.
+/// The position of the first byte that is below `least` and not a tab, or that is DEL; without one, the length.
 #[inline(always)] // 200 of 4,000 instructions for a head
 fn end_of(bytes: &[u8], least: u8) -> usize {
     let is_end = |byte: &u8| (*byte < least && (*byte != b'\t' || least > b' ')) || *byte == 0x7f;
@@ -193,7 +193,7 @@ fn end_of(bytes: &[u8], least: u8) -> usize {
         }
         at += 8;
     }
-    // At the end, or at a tab, or where less than a word is left.
+    // Reached at the end, at a tab, or where less than a word is left.
     let rest = bytes.get(at..).unwrap_or_default();
     match rest.first() {
         Some(byte) if is_end(byte) => at,
@@ -201,7 +201,7 @@ fn end_of(bytes: &[u8], least: u8) -> usize {
     }
 }
 
-/// The place of the first colon; else the length.
+/// The position of the first colon; without one, the length.
 #[inline]
 fn find_colon(bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_value_is_found_at_every_place() {
+    fn the_end_of_a_value_is_found_at_every_position() {
         for length in 0..40 {
             for end in 0_u8..=255 {
                 let mut bytes = vec![0xc3; length];

@@ -1,7 +1,7 @@
-//! Between fields as they are written and `http::HeaderMap`, which HTTP/2 and layers that want a map use.
+//! Converts between [`Fields`] and `http::HeaderMap`, which HTTP/2 and some layers use.
 //!
-//! A map knows neither case nor order. [`Spelling`] keeps both beside it, so that a head which came over HTTP/1 leaves
-//! over HTTP/1 as it came, also when HTTP/2 lies between and the other side is told the names.
+//! A map keeps neither case nor order. [`Spelling`] keeps both beside it, so that a head that came over HTTP/1 can
+//! leave over HTTP/1 as it came, even if HTTP/2 is between the two and the names are sent along.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, request, response};
@@ -12,11 +12,11 @@ use crate::head::{RequestHead, ResponseHead};
 use crate::known::Known;
 use crate::token::is_token;
 
-/// More names than a head has by the default limit: those behind them are written as HTTP/2 spells them.
+/// More names than the default limit of a head. Further names are written as HTTP/2 spells them.
 const SPELLED: usize = 256;
 
 impl Fields {
-    /// Values are pieces of the head, without a copy; what was set is copied, all in one piece.
+    /// Makes a map. Values share the bytes of the head; values that were set are copied, all in one piece.
     pub fn to_map(&self) -> Result<HeaderMap, Misuse> {
         let added = Bytes::copy_from_slice(self.added());
         let mut map = HeaderMap::with_capacity(self.len());
@@ -28,7 +28,8 @@ impl Fields {
             let source = if value.is_added { &added } else { self.text() };
             let value = HeaderValue::from_maybe_shared(source.slice(value.range));
             let mut value = value.or(Err(Misuse::IllegalField))?;
-            // Kept by HPACK's table, it would push out what comes again, and be compared with each that follows.
+            // In HPACK's table, such a value would displace values that are used again, and later values would be
+            // compared with it.
             value.set_sensitive(known.is_some_and(Known::differs_each_time));
             map.try_append(name, value).or(Err(Misuse::IllegalField))?;
         }
@@ -48,21 +49,21 @@ fn bytes_of(map: &HeaderMap) -> usize {
     map.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
 }
 
-/// How the names of a head were spelled, and in which order they came. Rides on a message as an extension.
+/// The spelling of the names of a head, and their order. It is attached to a message as an extension.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spelling {
     text: Bytes,
-    /// Where each name begins and ends in the text.
+    /// The beginning and the end of each name in the text.
     names: Box<[(u32, u32)]>,
 }
 
 impl Spelling {
-    /// Of the fields that came; what a sidecar has set has no spelling of its own.
+    /// The spelling of the fields that came. Fields that a sidecar has set have no spelling of their own.
     pub fn of(fields: &Fields) -> Self {
         Self { text: fields.text().clone(), names: fields.names_in_text().take(SPELLED).collect() }
     }
 
-    /// What [`to_text`](Self::to_text) wrote. `None`: it is no list of names.
+    /// Reads what [`to_text`](Self::to_text) wrote. `None`: the text is not a list of names.
     pub fn of_text(text: &[u8]) -> Option<Self> {
         let (mut names, mut start) = (Vec::new(), 0_u32);
         for name in text.split(|byte| *byte == b',').take(SPELLED) {
@@ -92,7 +93,7 @@ impl Spelling {
             .map(|(start, end)| self.text.get(*start as usize..*end as usize).unwrap_or_default())
     }
 
-    /// The fields of `map`: what was spelled first, spelled and in the order as it came; then what has come to it.
+    /// Makes fields of `map`: first those with a kept spelling, in their spelling and order; then the others.
     pub fn restore(&self, map: &HeaderMap) -> Result<Fields, Misuse> {
         let mut fields = Fields::with_room(map.len(), bytes_of(map));
         let mut left: Vec<Option<(&HeaderName, &HeaderValue)>> = map.iter().map(Some).collect();
@@ -101,7 +102,7 @@ impl Spelling {
             let is_it = |field: &Option<(&HeaderName, &HeaderValue)>| {
                 field.is_some_and(|(other, _)| name.eq_ignore_ascii_case(other.as_str().as_bytes()))
             };
-            // Mostly the order is the same, and the next one is it.
+            // Usually the order is unchanged, so the next one is tried first.
             let (before, behind) = left.split_at(next);
             let place = behind.iter().position(is_it).map(|place| next + place);
             let Some(place) = place.or_else(|| before.iter().position(is_it)) else { continue };
@@ -118,7 +119,7 @@ impl Spelling {
 }
 
 impl RequestHead {
-    /// For layers that take a request as the crate `http` has it. The spelling goes along.
+    /// Converts the head for layers that use the types of the crate `http`. The spelling is attached as an extension.
     pub fn to_parts(&self) -> Result<request::Parts, Misuse> {
         let (mut parts, ()) = http::Request::new(()).into_parts();
         parts.method = self.method.clone();
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_no_list_of_names_is_none() {
+    fn a_text_that_is_not_a_list_of_names_gives_no_spelling() {
         for text in ["", "a,", ",a", "a b", "a,\r\n", "a:b"] {
             assert_eq!(Spelling::of_text(text.as_bytes()), None, "{text:?}");
         }
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_becomes_lines_and_they_become_the_map() {
+    fn a_map_that_is_turned_into_lines_and_back_is_unchanged() {
         let map = head(HEAD).fields.to_map().unwrap();
         let fields = Fields::of_map(&map).unwrap();
         assert_eq!(fields.to_map().unwrap(), map);

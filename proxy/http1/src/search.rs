@@ -1,8 +1,9 @@
-//! Looks for the end of a head or of trailers, so that bytes which come one by one are not read from the start each time.
+//! Looks for the end of a head or of trailers, so that bytes that come one by one are not parsed from the start each
+//! time.
 //!
-//! A head that is whole at the first look costs no search: the parser finds its end. Later looks search in the new bytes
-//! alone, and the parser is asked again when there is an end, or twice as much as it saw (so that nonsense without an
-//! end is found out too). Each byte is parsed a few times at most.
+//! A head that is complete at the first look needs no search: the parser finds its end. Later looks search only the new
+//! bytes. The parser runs again when there is an end, or twice as many bytes as it saw (so that invalid bytes without
+//! an end are found, too). Each byte is parsed only a few times.
 
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Search {
@@ -13,7 +14,7 @@ pub(crate) struct Search {
 impl Search {
     pub(crate) const NEW: Self = Self { looked: 0, tried: 0 };
 
-    /// Whether the parser should see these bytes, which are all that came of the head.
+    /// Whether the parser should run on these bytes, which are all that have come of the head.
     pub(crate) fn is_due(&mut self, bytes: &[u8]) -> bool {
         let from = (self.looked as usize).saturating_sub(3);
         self.looked = narrow(bytes.len());
@@ -22,12 +23,12 @@ impl Search {
             || has_end(bytes.get(from..).unwrap_or_default())
     }
 
-    /// The parser wants more than these bytes.
+    /// Notes that the parser needs more than these bytes.
     pub(crate) fn missed(&mut self, bytes: &[u8]) {
         self.tried = narrow(bytes.len());
     }
 
-    /// Something of a head has come.
+    /// Whether a part of a head has come.
     pub(crate) const fn has_begun(self) -> bool {
         self.looked > 0
     }
@@ -37,7 +38,7 @@ fn narrow(length: usize) -> u32 {
     u32::try_from(length).unwrap_or(u32::MAX)
 }
 
-/// An empty line, its ends in whatever spelling.
+/// Whether there is an empty line, with any of the possible line ends.
 fn has_end(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     while let Some(place) = rest.iter().position(|byte| *byte == b'\n') {
@@ -54,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_one_by_one_are_parsed_few_times_and_the_end_is_never_missed() {
+    fn bytes_that_come_one_by_one_are_parsed_few_times_and_the_end_is_never_missed() {
         for end in ["\r\n\r\n", "\n\n", "\n\r\n"] {
             let head = format!("GET / HTTP/1.1\r\nx: {}{end}", "a".repeat(10_000));
             let (mut search, mut parsed) = (Search::default(), 0);

@@ -1,4 +1,4 @@
-//! The server's side of a connection: reads requests, writes answers.
+//! The server's side of a connection: it reads requests and writes answers.
 
 use http::{Method, StatusCode, Version};
 
@@ -13,17 +13,17 @@ use crate::search::Search;
 use crate::write::{self, LengthLine, Lines, Own};
 use crate::{After, EndOfInput};
 
-/// What a client's bytes are. Those of framing before it are counted apart, and are dropped first.
+/// What the next bytes of a client are. Bytes of framing before them are counted separately, and are dropped first.
 #[derive(Debug)]
 pub enum FromClient {
-    /// Further bytes are needed; or, after a whole request, none are read before the next exchange.
+    /// Further bytes are needed. After a complete request: no byte is read before the next exchange.
     More,
-    /// A request. Where its `length` is empty it is whole, and no `End` follows.
+    /// The head of a request. If its `length` is empty, the request is complete, and no `End` follows.
     Head(RequestHead),
-    /// So many bytes of content are next.
+    /// This number of bytes of content is next.
     Data(usize),
     Trailers(Fields),
-    /// The request is whole.
+    /// The request is complete.
     End,
 }
 
@@ -43,7 +43,7 @@ enum Reading {
     Head,
     Content,
     Whole,
-    /// What follows cannot be told: it is dropped.
+    /// The meaning of later bytes is unknown: they are dropped.
     Refused,
 }
 
@@ -57,24 +57,24 @@ enum Writing {
     Whole,
     /// The connection is a tunnel.
     Opaque,
-    /// An answer has broken off.
+    /// An answer broke off.
     Broken,
 }
 
-/// What of the request its answer depends on, and how the connection goes on.
+/// The parts of the request on which its answer depends, and how the connection goes on.
 #[derive(Debug, Clone, Copy, Default)]
 struct Asked {
     is_http10: bool,
     is_head: bool,
     is_connect: bool,
     upgrade: bool,
-    /// The client waits to be asked for its content.
+    /// The client waits for a 100 before it sends its content.
     expects: bool,
     /// The client keeps the connection open after this exchange.
     persists: bool,
-    /// We do not.
+    /// The server closes the connection after this exchange.
     is_last: bool,
-    /// The client sends nothing any more.
+    /// The client has ended its direction.
     has_ended: bool,
 }
 
@@ -106,8 +106,9 @@ impl Server {
         }
     }
 
-    /// Says what `input`, all that has come and has not been taken, begins with: so many bytes to drop, and what comes
-    /// behind them. After an error the refusal may be answered, where [`is_owed`](Self::is_owed), and nothing more is read.
+    /// Reads the beginning of `input`, which is all bytes that have come and were not taken. Returns the number of
+    /// bytes to drop, and what comes after them. After an error no more is read; if [`is_owed`](Self::is_owed), an
+    /// answer may still be written.
     pub fn read(&mut self, input: &[u8], limits: &Limits) -> Result<(usize, FromClient), Error> {
         let read = match self.reading {
             Reading::Head => self.read_head(input, limits),
@@ -142,7 +143,7 @@ impl Server {
         Ok((dropped + length, FromClient::Head(head)))
     }
 
-    /// RFC 9112, 2.2. A bare CR or LF is none of these.
+    /// Skips empty lines before a request (RFC 9112, 2.2). A CR or LF alone is not an empty line.
     fn pass_empty_lines<'a>(&mut self, input: &'a [u8]) -> Result<(usize, &'a [u8]), Fault> {
         let mut rest = input;
         while let Some(others) = rest.strip_prefix(b"\r\n") {
@@ -175,7 +176,7 @@ impl Server {
 
     fn read_content(&mut self, input: &[u8], limits: &Limits) -> Result<(usize, FromClient), Fault> {
         if !input.is_empty() {
-            self.asked.expects = false; // it does not wait (RFC 9110, 10.1.1)
+            self.asked.expects = false; // the client has not waited (RFC 9110, 10.1.1)
         }
         let (used, piece) = self.decoder.decode(input, limits)?;
         let event = match piece {
@@ -198,7 +199,7 @@ impl Server {
         }
     }
 
-    /// The client sends nothing any more, and all that it sent has been read: what that ends.
+    /// What the end of the client's bytes ends. To be called when all its bytes have been read.
     pub fn read_end(&mut self) -> EndOfInput {
         self.asked.has_ended = true;
         self.asked.is_last = true;
@@ -211,27 +212,28 @@ impl Server {
         }
     }
 
-    /// The request is whole.
+    /// Whether the request is complete.
     pub const fn is_request_read(&self) -> bool {
         matches!(self.reading, Reading::Whole)
     }
 
-    /// An answer may begin.
+    /// Whether an answer may begin.
     pub const fn is_owed(&self) -> bool {
         matches!(self.writing, Writing::Owed)
     }
 
-    /// The client waits for `100 Continue`.
+    /// Whether the client waits for `100 Continue`.
     pub const fn is_expecting(&self) -> bool {
         self.asked.expects
     }
 
-    /// This exchange is the last one: its answer says so, if it has not begun.
+    /// Makes this exchange the last one. Its answer says so, if it has not begun.
     pub const fn close_after(&mut self) {
         self.asked.is_last = true;
     }
 
-    /// An answer before the answer. `false`: the client's version has none, and nothing was written (RFC 9110, 15.2).
+    /// Writes an interim answer (1xx). `false`: the client's version has none, and nothing was written (RFC 9110,
+    /// 15.2).
     pub fn write_interim(
         &mut self,
         status: StatusCode,
@@ -251,8 +253,8 @@ impl Server {
         Ok(true)
     }
 
-    /// The head of the answer. What delimits its content, and whether the connection goes on, is decided here; a 101, or
-    /// a 2xx to CONNECT, makes a tunnel of the connection.
+    /// Writes the head of the answer. This decides how its content is delimited, and whether the connection goes on. A
+    /// 101, or a 2xx to CONNECT, turns the connection into a tunnel.
     pub fn write_head<'a>(
         &mut self,
         status: StatusCode,
@@ -271,7 +273,7 @@ impl Server {
             return Ok(());
         }
         let (length, line) = self.framing(status, length);
-        // A client that was not asked for its content may send it or not: what comes next cannot be told.
+        // A client that got no 100 may send its content or not, so the meaning of the next bytes is unknown.
         self.asked.is_last |= self.asked.expects || length == Length::UntilClose;
         let close = self.closes();
         let own = Own { length: line, close, keep_alive: self.asked.is_http10 };
@@ -281,13 +283,13 @@ impl Server {
         Ok(())
     }
 
-    /// RFC 9112, 6.3, from the writer's side.
+    /// How the content of an answer is delimited (RFC 9112, 6.3), and what its head says of the length.
     fn framing(&self, status: StatusCode, length: Length) -> (Length, LengthLine) {
         if has_no_length(status) {
             return (Length::Empty, LengthLine::Absent);
         }
         match length {
-            // An answer that has its content would say so.
+            // The head says the length that the content would have.
             Length::Known(length) if self.asked.is_head => return (Length::Empty, LengthLine::Known(length)),
             _ if self.asked.is_head || has_no_content(status) => {
                 return (Length::Empty, LengthLine::AsItCame);
@@ -307,21 +309,21 @@ impl Server {
         self.asked.is_last || !self.asked.persists
     }
 
-    /// What the caller writes around the next piece of content, without a copy of it.
+    /// The bytes to write before and after the next piece of content, for a caller that does not copy the piece.
     pub fn frame(&mut self, length: usize) -> Result<Frame, Misuse> {
         let frame = self.encoder.frame(length);
         self.note_written();
         frame
     }
 
-    /// Writes a small piece of content with what stands around it.
+    /// Writes a small piece of content with its framing.
     pub fn put(&mut self, data: &[u8], out: &mut Vec<u8>) -> Result<(), Misuse> {
         let put = self.encoder.put(data, out);
         self.note_written();
         put
     }
 
-    /// Ends the content. Trailers reach a client only in chunks.
+    /// Ends the content. Trailers are written only after chunked content.
     pub fn finish(&mut self, trailers: Option<&Fields>, out: &mut Vec<u8>) -> Result<(), Misuse> {
         let finished = self.encoder.finish(trailers, out);
         self.note_written();
@@ -334,22 +336,22 @@ impl Server {
         }
     }
 
-    /// The answer is whole. One that has no content is so from its head on.
+    /// Whether the answer is complete. An answer without content is complete with its head.
     pub const fn is_answer_written(&self) -> bool {
         matches!(self.writing, Writing::Whole)
     }
 
-    /// The answer cannot be finished: the connection must be reset, so that a part does not look whole.
+    /// Notes that the answer cannot be finished. The connection must be reset, so that a part does not look complete.
     pub const fn cut(&mut self) {
         self.writing = Writing::Broken;
     }
 
-    /// The answer has no end but the connection's: a cut must be a reset.
+    /// Whether the answer ends with its connection. Then an answer that is cut must end with a reset.
     pub const fn is_until_close(&self) -> bool {
         self.encoder.is_until_close()
     }
 
-    /// How the connection goes on once the answer is whole. `None`: it is not.
+    /// How the connection goes on after the answer. `None`: the answer is not complete.
     pub fn after(&self) -> Option<After> {
         match self.writing {
             Writing::Nothing | Writing::Owed | Writing::Content => None,
@@ -361,7 +363,7 @@ impl Server {
         }
     }
 
-    /// Begins the next exchange, where [`After::Next`] says so.
+    /// Begins the next exchange. To be called after [`After::Next`].
     pub fn next(&mut self) {
         if self.after() == Some(After::Next) {
             *self = Self::new();

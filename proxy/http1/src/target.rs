@@ -1,4 +1,4 @@
-//! The four forms of a request's target (RFC 9112, 3.2), and what a host may look like.
+//! The four forms of a request's target (RFC 9112, 3.2), and the syntax of a host.
 
 use std::net::Ipv6Addr;
 
@@ -12,13 +12,13 @@ pub enum Form {
     Origin,
     /// `http://host/path?query`
     Absolute,
-    /// `host:port`, of CONNECT alone.
+    /// `host:port`, for CONNECT only.
     Authority,
-    /// `*`, of OPTIONS alone.
+    /// `*`, for OPTIONS only.
     Asterisk,
 }
 
-/// The form of a target, when it is well formed and its method may have it.
+/// The form of a target. `Err`: the target is invalid, or its method may not have this form.
 pub(crate) fn form(method: &Method, target: &[u8]) -> Result<Form, Fault> {
     if *method == Method::CONNECT {
         let is_sound = split_port(target).is_some_and(|(host, port)| is_host(host) && is_port(port));
@@ -34,8 +34,8 @@ pub(crate) fn form(method: &Method, target: &[u8]) -> Result<Form, Fault> {
     }
 }
 
-/// The bytes of a path and a query as RFC 3986 has them, and those that clients send without being allowed to and that
-/// every server takes for what they are. A fragment is no part of a target.
+/// Whether the bytes may stand in a path and a query: those that RFC 3986 allows, and some others that clients send and
+/// that all servers read in the same way. A target has no fragment.
 fn is_text(target: &[u8]) -> bool {
     match kinds(target) {
         kinds if kinds & NO_TARGET != 0 => false,
@@ -48,7 +48,7 @@ const NO_TARGET: u8 = 1;
 const NO_ASCII: u8 = 2;
 const NO_HOST: u8 = 4;
 
-/// What is true of at least one byte.
+/// The kinds of bytes that occur in the text.
 fn kinds(text: &[u8]) -> u8 {
     text.iter()
         .fold(0, |kinds, byte| kinds | KINDS.get(usize::from(*byte)).copied().unwrap_or(NO_TARGET | NO_HOST))
@@ -73,7 +73,8 @@ static KINDS: [u8; 256] = {
     kinds
 };
 
-/// The authority and what follows it. A name of a user or a password there is how people are deceived (RFC 9110, 4.2.4).
+/// Splits an absolute target into its authority and the rest. User names and passwords are refused, because they are
+/// used to deceive people about the host (RFC 9110, 4.2.4).
 pub(crate) fn split_absolute(target: &[u8]) -> Option<(&[u8], &[u8])> {
     let colon = target.iter().position(|byte| *byte == b':')?;
     let (scheme, rest) = target.split_at_checked(colon)?;
@@ -87,16 +88,16 @@ pub(crate) fn split_absolute(target: &[u8]) -> Option<(&[u8], &[u8])> {
     (!authority.is_empty() && is_authority(authority)).then_some((authority, rest))
 }
 
-/// As many as `http::Uri` takes.
+/// As many bytes as `http::Uri` allows.
 const SCHEME_BYTES: usize = 64;
 
-/// `host` or `host:port`; nothing at all is well formed too (RFC 9110, 7.2).
+/// Whether the text is `host` or `host:port`. An empty text is valid, too (RFC 9110, 7.2).
 pub(crate) fn is_authority(text: &[u8]) -> bool {
     let (host, port) = split_port(text).unwrap_or((text, b""));
     text.is_empty() || (is_host(host) && (port.is_empty() || is_port(port)))
 }
 
-/// At a colon that so many digits may follow at most; none of an address in brackets.
+/// Splits the text at the colon before a port. A colon inside an address in brackets does not count.
 fn split_port(text: &[u8]) -> Option<(&[u8], &[u8])> {
     let from = text.len().saturating_sub(PORT_DIGITS + 1);
     let colon = text.get(from..)?.iter().rposition(|byte| matches!(byte, b':' | b']'))?;
@@ -114,7 +115,8 @@ fn is_port(port: &[u8]) -> bool {
         && port.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')) <= u32::from(u16::MAX)
 }
 
-/// A registered name or an address (RFC 3986, 3.2.2), without percent-encoding, which `http::Uri` does not take there.
+/// Whether the text is a registered name or an address (RFC 3986, 3.2.2). Percent-encoding is refused, because
+/// `http::Uri` does not accept it in a host.
 fn is_host(host: &[u8]) -> bool {
     if let Some(address) = host.strip_prefix(b"[") {
         let address = address.strip_suffix(b"]").and_then(|address| std::str::from_utf8(address).ok());
@@ -165,7 +167,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Who reads a head need not ask again whether HTTP/2 can write its host.
+        /// A host that was accepted can always be written as an authority of HTTP/2.
         #[test]
         fn an_authority_is_one_for_http_2(text in r"[\[\]a-f0-9.:_~!$&'()*+,;=-]{1,24}|\[[0-9a-f:.]{1,40}\](:[0-9]{0,6})?") {
             let is_taken = is_authority(text.as_bytes());

@@ -1,6 +1,6 @@
-//! The bytes that methods and the names of fields are made of.
+//! The bytes that may stand in methods and in the names of fields.
 
-/// RFC 9110, 5.6.2.
+/// The bytes of a token (RFC 9110, 5.6.2).
 pub(crate) fn is_token(byte: u8) -> bool {
     IS_TOKEN.get(usize::from(byte)).copied().unwrap_or_default()
 }

@@ -1,5 +1,4 @@
-//! Heads as bytes: the first line, the fields as they came and as they were edited, and the lines that this connection
-//! adds of its own.
+//! Writes heads: the first line, the fields with their edits, and the lines that this connection adds.
 
 use http::{HeaderMap, Method, StatusCode};
 
@@ -8,7 +7,7 @@ use crate::fields::Fields;
 use crate::framing::{Decimal, Length};
 use crate::known::{Known, Names};
 
-/// What this connection says of its own in a head.
+/// The fields that this connection adds to a head.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Own {
     pub(crate) length: LengthLine,
@@ -16,12 +15,12 @@ pub(crate) struct Own {
     pub(crate) keep_alive: bool,
 }
 
-/// The line that says how long the content is.
+/// The line that announces the length of the content.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum LengthLine {
     #[default]
     Absent,
-    /// What the content would have: an answer to HEAD, or 304.
+    /// The `Content-Length` that came, which is the length that the content would have: in an answer to HEAD, or a 304.
     AsItCame,
     Known(u64),
     Chunked,
@@ -37,7 +36,7 @@ impl LengthLine {
     }
 }
 
-/// The fields of a head, however they are held. What a map holds was judged when it came in.
+/// The fields of a head, in either form. The fields of a map were checked when they came.
 #[derive(Debug, Clone, Copy)]
 pub enum Lines<'a> {
     Fields(&'a Fields),
@@ -56,7 +55,7 @@ impl<'a> From<&'a HeaderMap> for Lines<'a> {
     }
 }
 
-/// What a line has mostly, where nobody has counted.
+/// The usual bytes of a line, for a map, whose bytes are not counted.
 const USUAL_LINE: usize = 48;
 
 impl Lines<'_> {
@@ -74,14 +73,15 @@ impl Lines<'_> {
         }
     }
 
-    /// The line that is there already says this length, and no other does. Of a map nobody looks: another line says it.
+    /// Whether the fields already have exactly one line with this length. For a map this is not checked: its line is
+    /// replaced.
     fn says(self, length: u64) -> bool {
         let Self::Fields(fields) = self else { return false };
         let said = fields.get(Known::ContentLength).filter(|_| !fields.has_several(Known::ContentLength));
         said.is_some_and(|said| said == Decimal::of(length).as_bytes())
     }
 
-    /// Writes every line but those of `skip`. Returns the names that are there.
+    /// Writes every line except those of `skip`. Returns the names that were found.
     fn write(self, out: &mut Vec<u8>, skip: Names) -> WrittenFields {
         let map = match self {
             Self::Fields(fields) => {
@@ -108,21 +108,21 @@ impl Lines<'_> {
     }
 }
 
-/// What was found in fields while they were written.
+/// What was found in the fields while they were written.
 struct WrittenFields {
-    /// The names that are there.
+    /// The names of the fields.
     seen: Names,
-    /// More than one `Host`.
+    /// There is more than one `Host`.
     has_hosts: bool,
 }
 
-/// Never taken from the fields: a connection writes its own.
+/// Names that are never written from the fields: the connection writes its own lines.
 const OWN_LINES: Names =
     Names::of(&[Known::Connection, Known::KeepAlive, Known::ProxyConnection, Known::TransferEncoding]);
-/// Room for the first line without its target, and for what a connection adds.
+/// Room, in bytes, for the first line without its target, and for the lines that a connection adds.
 const ROOM: usize = 192;
 
-/// Returns the names that are there.
+/// Writes the head of a request. Returns the names of its fields.
 pub(crate) fn request(
     method: &Method,
     target: &str,
@@ -139,7 +139,7 @@ pub(crate) fn request(
         out.extend_from_slice(part);
     }
     if !fields.has_host() {
-        out.extend_from_slice(b"host: \r\n"); // a target of nobody's has an empty one (RFC 9112, 3.2)
+        out.extend_from_slice(b"host: \r\n"); // a target without an authority has an empty Host (RFC 9112, 3.2)
     }
     let WrittenFields { seen, has_hosts } = write_fields(fields, own, out);
     if has_hosts {
@@ -150,7 +150,8 @@ pub(crate) fn request(
     Ok(seen)
 }
 
-/// `reason`: what the answer came with; else the usual one.
+/// Writes the head of an answer. `reason`: the phrase that came with the answer; without one, the usual phrase is
+/// written.
 pub(crate) fn answer(
     status: StatusCode,
     reason: Option<&[u8]>,
@@ -172,7 +173,7 @@ pub(crate) fn answer(
     Ok(())
 }
 
-/// All but the empty line at the end.
+/// Writes all field lines, without the empty line at the end.
 fn write_fields(fields: Lines<'_>, own: Own, out: &mut Vec<u8>) -> WrittenFields {
     let keeps_length = match own.length {
         LengthLine::AsItCame => true,
@@ -194,7 +195,7 @@ fn write_fields(fields: Lines<'_>, own: Own, out: &mut Vec<u8>) -> WrittenFields
     written
 }
 
-/// `Connection`, with what must be named there (RFC 9110, 7.8 and 10.1.4).
+/// Writes `Connection` with the options that must be named there (RFC 9110, 7.8 and 10.1.4).
 fn write_options(seen: Names, own: Own, out: &mut Vec<u8>) {
     const NAMED: Names = Names::of(&[Known::Upgrade, Known::Te]);
     if !own.close && !own.keep_alive && !seen.has_any(NAMED) {
@@ -239,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_of_a_map_is_that_of_its_fields() {
+    fn an_answer_head_from_a_map_is_written_like_one_from_fields() {
         let all = [
             ("content-length", "3"),
             ("connection", "close"),
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_of_a_map_is_that_of_its_fields_and_has_one_host() {
+    fn a_request_head_from_a_map_is_written_like_one_from_fields_and_has_one_host() {
         let asked = |map: &HeaderMap, length| {
             let (mut one, mut other) = (b"before ".to_vec(), b"before ".to_vec());
             let mut client = Client::new();

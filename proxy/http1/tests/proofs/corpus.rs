@@ -1,9 +1,9 @@
-//! Messages of every framing, and what is done to them.
+//! Messages of every framing, and random changes of them.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-/// Each is one or more whole requests.
+/// Texts of one or more complete requests.
 #[rustfmt::skip]
 pub const REQUESTS: [&str; 16] = [
     "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -24,7 +24,7 @@ pub const REQUESTS: [&str; 16] = [
     "GET /w HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
 ];
 
-/// Each is one answer to GET, with what may come before it.
+/// Texts of one answer to GET, some with interim answers before it.
 #[rustfmt::skip]
 pub const ANSWERS: [&str; 12] = [
     "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
@@ -41,7 +41,7 @@ pub const ANSWERS: [&str; 12] = [
     "HTTP/1.1 500 Ouch\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nContent-Length: 2\r\nContent-Length: 02\r\n\r\nno",
 ];
 
-/// What readers stumble at, put anywhere.
+/// Bytes that readers handle differently, to be inserted anywhere.
 #[rustfmt::skip]
 const PIECES: [&[u8]; 34] = [
     b"\r\n", b"\n", b"\r", b"\0", b" ", b"\t", b":", b",", b";", b"\x0b", b"\x7f", b"\xff", b"0", b"1", b"f", b"-", b"+", b"_",

@@ -1,4 +1,4 @@
-//! Drives both roles over bytes in memory, as the shells do over sockets, and notes what they saw.
+//! Drives both roles with bytes in memory, as the shells do with sockets, and notes the messages that they read.
 
 use http::{Method, StatusCode};
 use pillion_http1::{
@@ -9,7 +9,7 @@ use pillion_http1::{
 /// A message as it was read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Message {
-    /// Method and target, or status and reason.
+    /// The method and the target, or the status and the reason.
     pub first: String,
     pub host: String,
     pub fields: Vec<(String, String)>,
@@ -45,7 +45,7 @@ impl Message {
     }
 }
 
-/// A server that answers each request with an empty 200, once the request is whole.
+/// A server that answers each complete request with an empty 200.
 #[derive(Debug, Default)]
 pub struct Served {
     pub server: Server,
@@ -58,7 +58,7 @@ pub struct Served {
     /// Why no further request is read.
     pub after: Option<After>,
     pub written: Vec<u8>,
-    /// Which calls of `read` there were.
+    /// The number of calls of `read`.
     pub reads: usize,
 }
 
@@ -113,13 +113,13 @@ impl Served {
         }
     }
 
-    /// What the client's end means here.
+    /// What the end of the client's bytes means in the current state.
     pub fn end(&mut self) -> EndOfInput {
         self.server.read_end()
     }
 }
 
-/// The only request of these bytes, which must be whole.
+/// The only request of these bytes, which must be complete.
 pub fn request(bytes: impl AsRef<[u8]>) -> Result<Message, Fault> {
     let mut served = Served::of(bytes.as_ref());
     match served.fault {
@@ -214,7 +214,7 @@ impl Asking {
     }
 }
 
-/// The answer to a request of this method, which must be whole when the upstream has ended.
+/// The answer to a request with this method, which must be complete when the upstream has ended.
 pub fn answer(method: &str, bytes: impl AsRef<[u8]>) -> Result<Message, Fault> {
     let mut asking = Asking::told(method, &bytes);
     if let Some(fault) = asking.fault {

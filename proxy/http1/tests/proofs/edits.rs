@@ -1,4 +1,4 @@
-//! Edits of fields against a plain list of lines that is edited in the same way.
+//! Compares edited fields with a plain list of lines that is edited in the same way.
 
 use pillion_http1::{Client, Fields, FromClient, Known, Length, Limits, Names, Server};
 use proptest::prelude::*;
@@ -95,7 +95,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn fields_are_the_list_of_lines_that_they_stand_for(
+    fn edited_fields_are_equal_to_an_edited_list_of_lines(
         came in proptest::collection::vec((proptest::sample::select(NAMES.to_vec()), proptest::sample::select(VALUES.to_vec()), any::<bool>()), 0..6),
         edits in proptest::collection::vec(edit(), 0..8),
     ) {

@@ -1,4 +1,5 @@
-//! hyper as the oracle of whole connections: what we take of them hyper takes too, and reads the same bytes.
+//! Compares whole connections with hyper: a message that the engine accepts is accepted by hyper too, with the same
+//! bytes.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -16,10 +17,11 @@ use tokio::runtime::Runtime;
 use crate::corpus::{ANSWERS, REQUESTS, changed_answers, changed_requests};
 use crate::drive::{Asking, Message, Served, text};
 
-/// Method, target or status, fields by name, content, trailers.
+/// A message: method and target or status, fields by name, content, trailers.
 type Seen = (String, Vec<(String, String)>, String, Vec<(String, String)>);
 
-/// Names in lower case and in order: a map knows neither. Lengths besides: we make them canonical.
+/// The fields with names in lower case and sorted, because a map keeps neither case nor order. Lengths are left out,
+/// because the engine makes them canonical.
 fn sorted(fields: &[(String, String)]) -> Vec<(String, String)> {
     let mut fields: Vec<_> =
         fields.iter().map(|(name, value)| (name.to_ascii_lowercase(), value.clone())).collect();
@@ -40,7 +42,7 @@ fn ours(message: &Message) -> Seen {
     (message.first.clone(), sorted(&message.fields), message.content(), sorted(&message.trailers))
 }
 
-/// We remove trailers that may not be ones; hyper leaves them.
+/// Whether a field may be a trailer. The engine removes others; hyper keeps them.
 fn is_trailer(name: &str) -> bool {
     let removed =
         ["connection", "host", "content-length", "transfer-encoding", "trailer", "expect", "upgrade"];
@@ -54,7 +56,7 @@ async fn collected(body: Incoming) -> Option<(String, Vec<(String, String)>)> {
     Some((text(&collected.to_bytes()), trailers))
 }
 
-/// The whole requests that hyper reads of these bytes, each answered with an empty 200.
+/// The complete requests that hyper reads from these bytes, each answered with an empty 200.
 fn hyper_served(runtime: &Runtime, bytes: &[u8]) -> Vec<Seen> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let notes = seen.clone();
@@ -82,7 +84,7 @@ fn hyper_served(runtime: &Runtime, bytes: &[u8]) -> Vec<Seen> {
     Arc::try_unwrap(seen).map(|seen| seen.into_inner().unwrap()).unwrap_or_default()
 }
 
-/// The answer to GET that hyper reads of these bytes, which end with the connection.
+/// The answer to GET that hyper reads from these bytes, after which the connection ends.
 fn hyper_asked(runtime: &Runtime, bytes: &[u8]) -> Option<Seen> {
     runtime.block_on(async {
         let (mut near, far) = tokio::io::duplex(1 << 20);
@@ -92,7 +94,7 @@ fn hyper_asked(runtime: &Runtime, bytes: &[u8]) -> Option<Seen> {
             Request::get("/").header("host", "a").body(http_body_util::Empty::<bytes::Bytes>::new()).unwrap();
         let asked = send.send_request(request);
         let feed = async {
-            tokio::task::yield_now().await; // hyper takes bytes before a request for unasked ones
+            tokio::task::yield_now().await; // hyper refuses bytes that come before the request
             let mut room = [0; 1024];
             drop(tokio::io::AsyncReadExt::read(&mut near, &mut room).await);
             drop(near.write_all(bytes).await);
@@ -110,7 +112,7 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().build().unwrap()
 }
 
-/// An absolute form without a path is written by `http::Uri` with one.
+/// Adds the path to an absolute form without one, as `http::Uri` does when it writes it.
 fn normalised(mut seen: Seen) -> Seen {
     if let Ok(uri) = seen.0.split(' ').nth(1).unwrap_or_default().parse::<http::Uri>()
         && uri.path() != "*"
@@ -134,7 +136,7 @@ fn ours_asked(bytes: &[u8]) -> Option<Seen> {
 }
 
 #[test]
-fn hyper_reads_every_sound_message_as_we_do() {
+fn hyper_reads_every_valid_message_as_the_engine_does() {
     let runtime = runtime();
     for request in REQUESTS {
         assert_eq!(
@@ -150,7 +152,7 @@ fn hyper_reads_every_sound_message_as_we_do() {
     }
 }
 
-/// Both lengths in an answer: RFC 9112, 6.3 lets the coding win, and hyper takes the length.
+/// Whether an answer has both lengths. RFC 9112, 6.3, gives the coding precedence, but hyper uses the length.
 fn has_both_lengths(bytes: &[u8]) -> bool {
     let text = bytes.to_ascii_lowercase();
     let has = |name: &[u8]| text.windows(name.len()).any(|window| window == name);
@@ -161,14 +163,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_we_serve_of_a_changed_connection_hyper_serves_too(bytes in changed_requests(3)) {
+    fn hyper_serves_every_request_that_the_engine_serves_from_changed_bytes(bytes in changed_requests(3)) {
         let (ours, theirs) = (ours_served(&bytes), hyper_served(&runtime(), &bytes));
         prop_assert!(ours.len() <= theirs.len(), "{ours:?}\n{theirs:?}\n{}", bytes.escape_ascii());
         prop_assert_eq!(&ours[..], &theirs[..ours.len()], "{}", bytes.escape_ascii());
     }
 
     #[test]
-    fn the_answer_that_we_read_of_changed_bytes_hyper_reads_too(bytes in changed_answers(3)) {
+    fn hyper_reads_every_answer_that_the_engine_reads_from_changed_bytes(bytes in changed_answers(3)) {
         if let Some(ours) = ours_asked(&bytes).filter(|_| !has_both_lengths(&bytes)) {
             prop_assert_eq!(Some(ours), hyper_asked(&runtime(), &bytes), "{}", bytes.escape_ascii());
         }

@@ -1,4 +1,5 @@
-//! httparse, which hyper reads heads with, as the oracle of our lines: what we take it takes, and reads alike.
+//! Compares the reader of lines with httparse, which hyper uses: a head that the engine accepts is accepted by httparse
+//! too, with the same lines.
 
 use pillion_http1::{Fields, FromClient, FromUpstream, Limits, Server};
 use proptest::prelude::*;
@@ -9,7 +10,7 @@ use crate::drive::Asking;
 type Lines = Vec<(Vec<u8>, Vec<u8>)>;
 
 fn ours(fields: &Fields) -> Lines {
-    // Lengths are made canonical, and some fields removed: what is compared is what the lines said.
+    // The engine makes lengths canonical and removes some fields, so the text of the lines is compared.
     let length = |name: &[u8]| {
         name.eq_ignore_ascii_case(b"content-length") || name.eq_ignore_ascii_case(b"transfer-encoding")
     };
@@ -29,7 +30,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 6000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_request_head_that_is_taken_is_read_alike(bytes in changed_requests(3)) {
+    fn a_request_head_that_is_accepted_is_read_as_httparse_reads_it(bytes in changed_requests(3)) {
         let mut server = Server::new();
         let read = server.read(&bytes, &Limits::default());
         let mut room = [httparse::EMPTY_HEADER; 100];
@@ -52,7 +53,7 @@ proptest! {
     }
 
     #[test]
-    fn an_answer_head_that_is_taken_is_read_alike(bytes in changed_answers(3)) {
+    fn an_answer_head_that_is_accepted_is_read_as_httparse_reads_it(bytes in changed_answers(3)) {
         let mut asking = Asking::new("GET");
         let read = asking.client.read(&bytes, &Limits::default());
         let mut room = [httparse::EMPTY_HEADER; 100];

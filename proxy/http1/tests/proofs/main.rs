@@ -1,7 +1,7 @@
-//! The engine against RFC 9112, clause by clause, and against other readers.
+//! Tests the engine by the clauses of RFC 9112, and compares it with other readers.
 
-#![allow(unreachable_pub)] // a binary of tests has no outside
-#![allow(clippy::unwrap_used, clippy::panic)] // what fails here is a test
+#![allow(unreachable_pub)] // no other crate uses a test binary
+#![allow(clippy::unwrap_used, clippy::panic)] // a panic only fails a test
 
 mod drive;
 mod corpus;

@@ -1,4 +1,4 @@
-//! Bytes of any kind: no panic, no endless reading, nothing read behind a refusal.
+//! Tests with arbitrary bytes: they cause no panic and no endless loop, and no byte after a refusal is read.
 
 use pillion_http1::{After, Limits};
 use proptest::prelude::*;
@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use crate::corpus::{changed_answers, changed_requests};
 use crate::drive::{Asking, Served};
 
-/// Every look takes bytes, tells of a message, or waits.
+/// Checks that every call of `read` takes bytes, returns an event, or needs more bytes.
 fn check(bytes: &[u8], limits: Limits) {
     let mut served = Served { limits, ..Served::default() };
     served.feed(bytes);
@@ -39,13 +39,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn changed_messages_do_no_harm(requests in changed_requests(8), answers in changed_answers(8), limits in limits()) {
+    fn changed_messages_cause_no_panic_and_no_endless_loop(requests in changed_requests(8), answers in changed_answers(8), limits in limits()) {
         check(&requests, limits);
         check(&answers, limits);
     }
 
     #[test]
-    fn any_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200), limits in limits()) {
+    fn arbitrary_bytes_cause_no_panic_and_no_endless_loop(bytes in proptest::collection::vec(any::<u8>(), 0..200), limits in limits()) {
         check(&bytes, limits);
         check(&[b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", &bytes[..]].concat(), limits);
         check(&[b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", &bytes[..]].concat(), limits);

@@ -1,4 +1,4 @@
-//! What is read, written and read again is the same message, for every framing.
+//! Tests for every framing that a message which is read, written and read again is unchanged.
 
 use http::StatusCode;
 use pillion_http1::{Fields, FromClient, FromUpstream, Length, Limits, RequestHead, ResponseHead, Server};
@@ -7,13 +7,13 @@ use proptest::prelude::*;
 use crate::corpus::{ANSWERS, REQUESTS, changed_answers, changed_requests};
 use crate::drive::{Asking, Message, Served};
 
-/// Names that a connection writes of its own, and those of framing.
+/// Names that a connection writes itself, and names of framing.
 const OF_ONE_CONNECTION: [&str; 3] = ["connection", "transfer-encoding", "content-length"];
 
 fn without_framing(mut message: Message) -> Message {
     message.fields.retain(|(name, value)| {
         let name = name.to_ascii_lowercase();
-        let is_empty_host = name == "host" && value.is_empty(); // written where HTTP/1.0 had none
+        let is_empty_host = name == "host" && value.is_empty(); // added to a request of HTTP/1.0 without a Host
         !is_empty_host && !OF_ONE_CONNECTION.contains(&&*name)
     });
     message
@@ -28,7 +28,7 @@ fn fields(pairs: &[(String, String)]) -> Fields {
     fields
 }
 
-/// What `escape_ascii` made of bytes.
+/// The bytes of which `escape_ascii` made this text.
 fn unescaped(text: &str) -> Vec<u8> {
     let (mut bytes, mut rest) = (Vec::new(), text.bytes());
     while let Some(byte) = rest.next() {
@@ -59,7 +59,7 @@ fn first_head(bytes: &[u8]) -> RequestHead {
     }
 }
 
-/// Sends on the first request of these bytes, its content in pieces of `piece` bytes.
+/// Forwards the first request of these bytes, with its content in pieces of `piece` bytes.
 fn forwarded(bytes: &[u8], piece: usize) -> (Message, Message) {
     let read = Served::of(bytes).requests.remove(0);
     let head = first_head(bytes);
@@ -81,7 +81,7 @@ fn forwarded(bytes: &[u8], piece: usize) -> (Message, Message) {
 }
 
 #[test]
-fn a_request_arrives_as_it_came() {
+fn a_forwarded_request_arrives_as_it_came() {
     for request in REQUESTS {
         for piece in [1, 3, 1000] {
             let (came, arrived) = forwarded(request.as_bytes(), piece);
@@ -101,7 +101,7 @@ fn answer_head(bytes: &[u8]) -> ResponseHead {
     }
 }
 
-/// Sends an answer on to a client of this version.
+/// Forwards an answer to a client of this version.
 fn passed_on(bytes: &[u8], version: &str, piece: usize) -> (Message, Message) {
     let mut first = Asking::told("GET", bytes);
     first.end();
@@ -121,7 +121,7 @@ fn passed_on(bytes: &[u8], version: &str, piece: usize) -> (Message, Message) {
 }
 
 #[test]
-fn an_answer_arrives_as_it_came_and_without_trailers_over_http_1_0() {
+fn a_forwarded_answer_arrives_as_it_came_but_without_trailers_over_http_1_0() {
     for answer in ANSWERS {
         for piece in [1, 3, 1000] {
             let (came, arrived) = passed_on(answer.as_bytes(), "1.1", piece);
@@ -149,9 +149,8 @@ fn head_and_small_content_are_one_piece_of_bytes() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever was let in.
     #[test]
-    fn a_changed_request_that_is_let_in_arrives_as_it_came(bytes in changed_requests(3)) {
+    fn a_changed_request_that_is_accepted_arrives_as_it_came(bytes in changed_requests(3)) {
         if !Served::of(&bytes).requests.is_empty() {
             let (came, arrived) = forwarded(&bytes, 7);
             prop_assert_eq!(came, arrived);
@@ -159,7 +158,7 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_answer_that_is_let_in_arrives_as_it_came(bytes in changed_answers(3)) {
+    fn a_changed_answer_that_is_accepted_arrives_as_it_came(bytes in changed_answers(3)) {
         let mut asking = Asking::told("GET", &bytes);
         if asking.fault.is_none() && asking.end() == pillion_http1::EndOfInput::Whole && asking.answer.is_some() {
             let (came, arrived) = passed_on(&bytes, "1.1", 7);

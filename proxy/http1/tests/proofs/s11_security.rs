@@ -1,4 +1,5 @@
-//! RFC 9112, 11: splitting and smuggling. What four lenient servers would read in two ways is refused, or leaves in one.
+//! RFC 9112, 11: splitting and smuggling. A message that four lenient servers would read in two ways is refused, or is
+//! written so that all read it in one way.
 
 use http::Method;
 use pillion_http1::{Client, Fields, Form, FromClient, Known, Length, Limits, Misuse, Server};
@@ -8,7 +9,7 @@ use proptest::prelude::*;
 use crate::drive::{Asking, Served};
 
 #[test]
-fn s11_1_what_is_written_holds_no_line_end_of_others() {
+fn s11_1_a_name_or_value_with_a_line_end_is_not_written() {
     let mut fields = Fields::default();
     for value in ["a\r\nX: y", "a\nb", "a\rb", "a\0b", "a\x7f"] {
         assert_eq!(
@@ -27,8 +28,8 @@ fn s11_1_what_is_written_holds_no_line_end_of_others() {
     assert_eq!(fields.get(Known::XRequestId), Some(&b"a"[..]));
 }
 
-/// How the content of a request is framed by a server that is as lenient as one of them has been: it finds the second
-/// request, or content, where the others do not.
+/// How a lenient server frames the content of a request. Each of the four was lenient in its own way, so that they find
+/// the next request in different places.
 type Reader = fn(&[(String, String)]) -> Option<Framing>;
 
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
@@ -41,7 +42,7 @@ fn values<'a>(fields: &'a [(String, String)], wanted: &'a str) -> impl Iterator<
     fields.iter().filter(move |(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| &**value)
 }
 
-/// nginx before 1.21: the last of two lengths, chunked when its value is just that.
+/// nginx before 1.21: uses the last of two lengths; chunked if the value is exactly `chunked`.
 fn nginx(fields: &[(String, String)]) -> Option<Framing> {
     match values(fields, "transfer-encoding").last() {
         Some(coding) if coding.eq_ignore_ascii_case("chunked") => Some(Framing::Chunked),
@@ -49,7 +50,7 @@ fn nginx(fields: &[(String, String)]) -> Option<Framing> {
     }
 }
 
-/// Node before llhttp 6: chunked when the list ends with it, blanks of any kind around it.
+/// Node before llhttp 6: chunked if the list ends with it, with any blanks around it.
 fn node(fields: &[(String, String)]) -> Option<Framing> {
     let codings = values(fields, "transfer-encoding").collect::<Vec<_>>().join(",");
     if codings.to_ascii_lowercase().trim().ends_with("chunked") {
@@ -58,7 +59,7 @@ fn node(fields: &[(String, String)]) -> Option<Framing> {
     values(fields, "content-length").next()?.trim().parse().ok().map(Framing::Length)
 }
 
-/// Python's servers: chunked when it is named anywhere; underscores in names count as hyphens to WSGI.
+/// Python's servers: chunked if it is named anywhere; WSGI reads underscores in names as hyphens.
 fn python(fields: &[(String, String)]) -> Option<Framing> {
     if values(fields, "transfer-encoding").any(|coding| coding.to_ascii_lowercase().contains("chunked")) {
         return Some(Framing::Chunked);
@@ -67,7 +68,7 @@ fn python(fields: &[(String, String)]) -> Option<Framing> {
     length.trim().trim_start_matches('+').replace('_', "").parse().ok().map(Framing::Length)
 }
 
-/// Go before 1.15: chunked when the first line names it, and the first length.
+/// Go before 1.15: chunked if the first line names it; uses the first length.
 fn go(fields: &[(String, String)]) -> Option<Framing> {
     match values(fields, "transfer-encoding").next() {
         Some(coding) if coding.trim().eq_ignore_ascii_case("chunked") => Some(Framing::Chunked),
@@ -77,7 +78,8 @@ fn go(fields: &[(String, String)]) -> Option<Framing> {
 
 const READERS: [(&str, Reader); 4] = [("nginx", nginx), ("Node", node), ("Python", python), ("Go", go)];
 
-/// What a lenient server makes of field lines: ends with LF alone, blanks before a colon, controls in values.
+/// Reads field lines as a lenient server does: it accepts LF alone, blanks before a colon, and control characters in
+/// values.
 fn leniently(lines: &str) -> Vec<(String, String)> {
     let lines = lines.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
     let fields = lines.filter_map(|line| line.split_once(':'));
@@ -88,7 +90,7 @@ fn leniently(lines: &str) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Lines that have been used to smuggle requests, each with the lenient view of it above.
+/// Lines that have been used to smuggle requests.
 const TRICKS: [&str; 26] = [
     "Content-Length: 6\r\nTransfer-Encoding: chunked\r\n",
     "Transfer-Encoding: chunked\r\nContent-Length: 6\r\n",
@@ -119,7 +121,7 @@ const TRICKS: [&str; 26] = [
 ];
 
 #[test]
-fn s11_2_each_trick_is_refused_and_nothing_behind_it_is_read() {
+fn s11_2_each_smuggling_trick_is_refused_and_no_byte_after_it_is_read() {
     for trick in TRICKS {
         let bytes = format!(
             "POST / HTTP/1.1\r\nHost: a\r\n{trick}\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -129,9 +131,9 @@ fn s11_2_each_trick_is_refused_and_nothing_behind_it_is_read() {
     }
 }
 
-/// The table is worth something: the four do not agree on most of the tricks.
+/// Checks the table itself: the four servers disagree about most of the tricks.
 #[test]
-fn s11_2_the_tricks_are_ones() {
+fn s11_2_lenient_servers_disagree_about_most_of_the_tricks() {
     let disagreed = TRICKS.iter().filter(|trick| {
         let seen: Vec<_> = READERS.iter().map(|(_, read)| read(&leniently(trick))).collect();
         seen.windows(2).any(|two| two[0] != two[1])
@@ -139,9 +141,9 @@ fn s11_2_the_tricks_are_ones() {
     assert!(disagreed.count() >= 10);
 }
 
-/// What is let in leaves in a form that all four read alike, whatever blanks and cases it came with.
+/// Accepted requests came with various blanks and cases, but are written in a form that all four servers read alike.
 #[test]
-fn s11_2_what_leaves_is_read_alike_by_all() {
+fn s11_2_every_lenient_server_reads_a_forwarded_request_alike() {
     for lines in [
         "Content-Length: 03\r\n",
         "Content-Length: 3\r\nContent-Length: 3\r\n",
@@ -168,7 +170,7 @@ fn s11_2_what_leaves_is_read_alike_by_all() {
     }
 }
 
-/// A head whose first line is nearly one of HTTP, put together from what servers stumble at.
+/// Heads with a first line that is nearly HTTP, made of parts that servers are known to read differently.
 fn nearly_http() -> impl Strategy<Value = Vec<u8>> {
     let one = |of: &[&'static [u8]]| proptest::sample::select(of.to_vec());
     let lead = one(&[b"", b"", b"", b"\r\n", b"\r\r\n", b"\n", b" ", b"\x0b"]);
@@ -212,10 +214,10 @@ fn nearly_http() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 8000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// A first line that a lenient server reads is taken or refused, and never waits for more; one that is taken leaves as
-    /// one that all of them read.
+    /// A first line that a lenient server reads is accepted or refused, and never waits for more bytes. An accepted one
+    /// is written so that all servers read it.
     #[test]
-    fn s11_2_a_first_line_that_is_taken_is_one_for_every_server(bytes in nearly_http()) {
+    fn s11_2_a_first_line_that_is_accepted_is_written_so_that_every_server_reads_it(bytes in nearly_http()) {
         let reads = SERVERS.iter().filter(|(_, reads)| reads(&bytes)).count();
         match Server::new().read(&bytes, &Limits::default()) {
             Ok((used, FromClient::Head(head))) => {

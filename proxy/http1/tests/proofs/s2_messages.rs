@@ -13,31 +13,31 @@ fn s2_1_a_message_is_a_first_line_fields_an_empty_line_and_content() {
 }
 
 #[test]
-fn s2_2_bytes_are_read_as_bytes_and_other_alphabets_pass_in_values() {
+fn s2_2_values_may_have_bytes_of_any_encoding() {
     let read = request(b"GET / HTTP/1.1\r\nHost: a\r\nX: \xe4\xff\xc3\xa4\r\n\r\n").unwrap();
     assert_eq!(read.field("x"), Some("\\xe4\\xff\\xc3\\xa4"));
 }
 
 #[test]
-fn s2_2_a_few_empty_lines_before_a_request_are_passed_over() {
+fn s2_2_a_few_empty_lines_before_a_request_are_ignored() {
     for count in [1, 2, 8] {
         let read = request(format!("{}GET / HTTP/1.1\r\nHost: a\r\n\r\n", "\r\n".repeat(count)));
         assert_eq!(read.unwrap().first, "GET /");
     }
     let many = format!("{}GET / HTTP/1.1\r\nHost: a\r\n\r\n", "\r\n".repeat(9));
     assert_eq!(request(many), Err(Fault::EmptyLines));
-    // They are counted anew for each request.
+    // Empty lines are counted anew for each request.
     let each = format!("{}GET / HTTP/1.1\r\nHost: a\r\n\r\n", "\r\n".repeat(8)).repeat(3);
     assert_eq!(Served::of(each.as_bytes()).requests.len(), 3);
 }
 
 #[test]
-fn s2_2_no_empty_line_stands_before_an_answer() {
+fn s2_2_an_empty_line_before_an_answer_is_refused() {
     assert_eq!(answer("GET", "\r\nHTTP/1.1 200 OK\r\n\r\n"), Err(Fault::FirstLine));
 }
 
 #[test]
-fn s2_2_a_line_ends_with_cr_lf_and_holds_neither_alone() {
+fn s2_2_a_line_that_has_cr_or_lf_alone_is_refused() {
     for (bytes, fault) in [
         ("\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", Fault::BareLineEnd),
         ("\rGET / HTTP/1.1\r\nHost: a\r\n\r\n", Fault::BareLineEnd),
@@ -61,14 +61,14 @@ fn s2_2_a_line_ends_with_cr_lf_and_holds_neither_alone() {
 }
 
 #[test]
-fn s2_2_nothing_blank_stands_between_the_first_line_and_the_fields() {
+fn s2_2_white_space_between_the_first_line_and_the_fields_is_refused() {
     for bytes in ["GET / HTTP/1.1\r\n Host: a\r\n\r\n", "GET / HTTP/1.1\r\n\tX: b\r\nHost: a\r\n\r\n"] {
         assert_eq!(request(bytes), Err(Fault::Field), "{bytes:?}");
     }
 }
 
 #[test]
-fn s2_2_what_is_no_http_is_refused_at_once_where_that_shows() {
+fn s2_2_bytes_that_are_not_http_are_refused_at_the_first_byte_that_shows_it() {
     for bytes in ["\x16\x03\x01\x02\0\x01", "<html>", "GET\t/", "GET / http/1.1", "GET / HTTP/3.0", "GET  /"]
     {
         assert!(Served::of(bytes.as_bytes()).fault.is_some(), "{bytes:?}");
@@ -79,7 +79,7 @@ fn s2_2_what_is_no_http_is_refused_at_once_where_that_shows() {
 }
 
 #[test]
-fn s2_3_only_1_0_and_1_1_are_read_and_the_name_has_one_case() {
+fn s2_3_only_versions_1_0_and_1_1_are_read_and_only_in_upper_case() {
     for (version, fault) in [
         ("HTTP/2.0", Fault::Version),
         ("HTTP/3.0", Fault::Version),
@@ -102,7 +102,7 @@ fn s2_3_only_1_0_and_1_1_are_read_and_the_name_has_one_case() {
 }
 
 #[test]
-fn a_head_has_a_bound_and_its_fields_are_counted() {
+fn the_bytes_and_the_fields_of_a_head_have_limits() {
     let limits = Limits { head_bytes: 100, fields: 3, ..Limits::default() };
     let served = |text: &str| {
         let mut served = Served { limits, ..Served::default() };

@@ -1,4 +1,4 @@
-//! RFC 9112, 3: the first line of a request, its target, and whom it is for.
+//! RFC 9112, 3: the first line of a request, its target, and its host.
 
 use pillion_http1::{Client, Fault, Fields, Form, FromClient, Length, Limits, Misuse, RequestHead, Server};
 
@@ -51,11 +51,11 @@ fn s3_2_a_target_holds_no_blank_no_control_and_no_fragment() {
         assert!(head.to_parts().is_ok(), "{target:?} is a target for the crate http too");
     }
     let bytes = b"GET /\xe4 HTTP/1.1\r\nHost: a\r\n\r\n";
-    assert_eq!(request(bytes), Err(Fault::Target), "what is no UTF-8 has no place in a URI");
+    assert_eq!(request(bytes), Err(Fault::Target), "a URI is UTF-8");
 }
 
 #[test]
-fn s3_2_exactly_one_host_that_is_well_formed() {
+fn s3_2_a_request_has_exactly_one_valid_host() {
     for (version, hosts, expected) in [
         ("1.1", &["a"][..], Ok("a")),
         ("1.1", &[""], Ok("")),
@@ -81,13 +81,13 @@ fn s3_2_exactly_one_host_that_is_well_formed() {
 }
 
 #[test]
-fn s3_2_1_origin_form_goes_on_as_it_is() {
+fn s3_2_1_origin_form_is_forwarded_unchanged() {
     let head = head("GET /a?b HTTP/1.1", "c").unwrap();
     assert_eq!((head.form, &*head.origin_target(), head.authority()), (Form::Origin, "/a?b", "c"));
 }
 
 #[test]
-fn s3_2_2_the_host_of_an_absolute_form_wins() {
+fn s3_2_2_the_host_of_an_absolute_form_goes_before_the_host_field() {
     for (target, authority, origin) in [
         ("http://a/b", "a", "/b"),
         ("HTTP://a:80/b?c", "a:80", "/b?c"),
@@ -119,7 +119,7 @@ fn s3_2_2_the_host_of_an_absolute_form_wins() {
     ] {
         assert_eq!(head(&format!("GET {target} HTTP/1.1"), "a").unwrap_err(), Fault::Target, "{target}");
     }
-    // It must have a Host all the same (3.2), and that one must be well formed.
+    // It must still have a Host (3.2), and that one must be valid.
     assert_eq!(request("GET http://a/ HTTP/1.1\r\n\r\n"), Err(Fault::Host));
 }
 
@@ -149,13 +149,13 @@ fn s3_2_4_an_asterisk_is_for_options_alone() {
     assert_eq!((star.form, &*star.origin_target(), star.authority()), (Form::Asterisk, "*", "a"));
     assert_eq!(head("GET * HTTP/1.1", "a").unwrap_err(), Fault::Target);
     assert_eq!(head("OPTIONS ** HTTP/1.1", "a").unwrap_err(), Fault::Target);
-    // The last proxy makes one of an absolute form without a path.
+    // The last proxy turns an absolute form without a path into an asterisk.
     assert_eq!(head("OPTIONS http://a:8001 HTTP/1.1", "b").unwrap().origin_target(), "*");
     assert_eq!(head("OPTIONS http://a/ HTTP/1.1", "b").unwrap().origin_target(), "/");
 }
 
 #[test]
-fn s3_a_request_is_written_with_what_a_target_may_have() {
+fn s3_a_target_with_a_byte_that_no_target_may_have_is_not_written() {
     let mut out = Vec::new();
     for target in ["", "/a b", "/\r\nX: y", "/\0", "/\x7f"] {
         let written =
@@ -165,7 +165,7 @@ fn s3_a_request_is_written_with_what_a_target_may_have() {
 }
 
 #[test]
-fn s3_2_a_request_is_written_with_one_host_empty_where_nobody_is_named() {
+fn s3_2_a_request_is_written_with_one_host_which_is_empty_if_the_fields_have_none() {
     let written = |hosts: usize| {
         let (mut fields, mut out) = (Fields::default(), Vec::new());
         (0..hosts).for_each(|_| fields.append_named(b"Host", b"a").unwrap());

@@ -10,7 +10,7 @@ fn s4_a_status_line_is_version_code_and_reason() {
         ("HTTP/1.1 200 OK", Ok("200 OK")),
         ("HTTP/1.0 404 Not Found", Ok("404 Not Found")),
         ("HTTP/1.1 200 ", Ok("200 ")),
-        ("HTTP/1.1 200", Ok("200 ")), // many leave out the blank with the reason
+        ("HTTP/1.1 200", Ok("200 ")), // many servers leave out the blank if there is no reason
         ("HTTP/1.1 599 a\tb  c", Ok("599 a\\tb  c")),
         ("HTTP/1.1 999 x", Ok("999 x")),
         ("HTTP/1.1 099 x", Err(Fault::FirstLine)),
@@ -29,7 +29,7 @@ fn s4_a_status_line_is_version_code_and_reason() {
 }
 
 #[test]
-fn s4_a_reason_is_passed_on_or_is_the_usual_one() {
+fn s4_the_reason_of_an_answer_is_forwarded_and_without_one_the_usual_one_is_written() {
     for (reason, expected) in [
         (None, "HTTP/1.1 404 Not Found\r\n"),
         (Some(&b"Gone fishing"[..]), "HTTP/1.1 404 Gone fishing\r\n"),

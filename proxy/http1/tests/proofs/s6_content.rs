@@ -5,7 +5,7 @@ use pillion_http1::{After, EndOfInput, Fault, Fields, Length, Limits, Server};
 use crate::drive::{Asking, Served, answer, request, status_of};
 
 #[test]
-fn s6_1_chunked_is_once_last_and_alone() {
+fn s6_1_the_only_coding_that_is_accepted_is_a_single_chunked() {
     for (lines, fault, status) in [
         (&["gzip, chunked"][..], Fault::UnknownCoding, 501),
         (&["gzip", "chunked"], Fault::UnknownCoding, 501),
@@ -56,7 +56,7 @@ fn s6_1_http_1_0_has_no_transfer_coding() {
 }
 
 #[test]
-fn s6_1_no_coding_is_written_to_http_1_0_nor_with_204_and_interim_answers() {
+fn s6_1_no_coding_is_written_to_http_1_0_nor_in_a_204_or_an_interim_answer() {
     let written = |version: &str, status: u16| {
         let (mut server, mut out, mut fields) = (Server::new(), Vec::new(), Fields::default());
         fields.append_named(b"Transfer-Encoding", b"chunked").unwrap();
@@ -81,7 +81,7 @@ fn s6_1_no_coding_is_written_to_http_1_0_nor_with_204_and_interim_answers() {
 }
 
 #[test]
-fn s6_2_a_length_is_one_number_or_refused() {
+fn s6_2_a_length_that_is_not_a_single_number_is_refused() {
     for (lines, expected) in [
         (&["3"][..], Some("3")),
         (&["03"], Some("3")),
@@ -118,7 +118,7 @@ fn s6_2_a_length_is_one_number_or_refused() {
 }
 
 #[test]
-fn s6_3_rule_1_some_answers_end_with_their_head_whatever_they_say() {
+fn s6_3_rule_1_some_answers_end_with_their_head_even_if_they_announce_content() {
     for (method, head) in [
         ("HEAD", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"),
         ("HEAD", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"),
@@ -135,7 +135,7 @@ fn s6_3_rule_1_some_answers_end_with_their_head_whatever_they_say() {
         let is_kept = head.contains("Content-Length") && !head.contains("204");
         assert_eq!(length, is_kept.then(|| "5".to_owned()), "{head:?}");
     }
-    // 205 is framed like any other (RFC 9110, 15.3.6).
+    // A 205 is framed like any other answer (RFC 9110, 15.3.6).
     assert_eq!(
         Asking::told("GET", "HTTP/1.1 205 x\r\nContent-Length: 0\r\n\r\n").length,
         Some(Length::Known(0))
@@ -181,7 +181,7 @@ fn b15_s6_3_rule_3_in_an_answer_chunked_wins_the_length_goes_and_the_connection_
 }
 
 #[test]
-fn s6_3_rule_4_a_coding_that_is_not_known_is_no_content_until_close() {
+fn s6_3_rule_4_an_unknown_coding_is_refused_and_not_read_until_close() {
     assert_eq!(
         answer("GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nabc"),
         Err(Fault::MisplacedChunked)
@@ -214,7 +214,7 @@ fn s6_3_rule_8_an_answer_without_a_length_lasts_until_its_connection_ends() {
 }
 
 #[test]
-fn a_connect_has_no_content() {
+fn a_connect_that_announces_content_is_refused() {
     for lines in ["Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"] {
         assert_eq!(
             request(format!("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n{lines}\r\n")),

@@ -53,14 +53,14 @@ fn b12_s7_1_a_size_is_hexadecimal_digits_and_nothing_else() {
     ] {
         assert_eq!(chunked(chunks), Err(fault), "{chunks:?}");
     }
-    // The largest size is one; nobody sends so much.
+    // The largest size of 64 bits is valid, although no peer sends so much.
     let served =
         Served::of(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffff\r\nab");
     assert_eq!((served.fault, served.current.unwrap().content()), (None, "ab".to_owned()));
 }
 
 #[test]
-fn s7_1_1_extensions_are_passed_over_up_to_a_bound() {
+fn s7_1_1_extensions_are_ignored_up_to_a_limit() {
     for line in ["3;a", "3;a=b", "3 ; a = \"b;c\"", "3\t;a", "3;", "3  ", "3;\u{e4}"] {
         assert_eq!(chunked(&format!("{line}\r\nabc\r\n0;z\r\n\r\n")).unwrap().content(), "abc", "{line:?}");
     }
@@ -73,11 +73,11 @@ fn s7_1_1_extensions_are_passed_over_up_to_a_bound() {
     assert_eq!(chunked(&long(16 * 1024 + 1)), Err(Fault::ChunkExtensions));
     let many = |chunks: usize| format!("{}0\r\n\r\n", "1;234567\r\na\r\n".repeat(chunks));
     assert!(chunked(&many(2340)).is_ok());
-    assert_eq!(chunked(&many(2341)), Err(Fault::ChunkExtensions), "of the whole content");
+    assert_eq!(chunked(&many(2341)), Err(Fault::ChunkExtensions), "the limit is for the whole content");
 }
 
 #[test]
-fn s7_1_2_trailers_are_read_and_those_that_may_not_be_ones_are_removed() {
+fn s7_1_2_trailers_are_read_and_fields_that_may_not_be_trailers_are_removed() {
     let read = chunked("0\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\n").unwrap();
     assert_eq!(read.trailers, [("X-Sum".to_owned(), "1".to_owned()), ("x-sum".to_owned(), "2".to_owned())]);
     for name in [
@@ -112,7 +112,7 @@ fn s7_1_2_trailers_are_read_and_those_that_may_not_be_ones_are_removed() {
 }
 
 #[test]
-fn s7_1_2_trailers_have_a_bound() {
+fn s7_1_2_trailers_have_a_limit() {
     let limits = Limits { trailer_bytes: 100, fields: 3, ..Limits::default() };
     let fault = |trailers: &str| {
         let mut served = Served { limits, ..Served::default() };
@@ -128,7 +128,7 @@ fn s7_1_2_trailers_have_a_bound() {
 }
 
 #[test]
-fn s7_1_2_trailers_are_written_in_chunks_alone() {
+fn s7_1_2_trailers_are_written_only_after_chunked_content() {
     let written = |version: &str, length| {
         let (mut server, mut out, mut trailers) = (Server::new(), Vec::new(), Fields::default());
         trailers.append_named(b"X-Sum", b"1").unwrap();
@@ -147,7 +147,7 @@ fn s7_1_2_trailers_are_written_in_chunks_alone() {
 }
 
 #[test]
-fn s7_4_te_goes_no_further_but_for_trailers_and_connection_names_it() {
+fn s7_4_te_is_forwarded_only_as_trailers_and_connection_names_it() {
     let mut asking = Fields::default();
     for (name, value) in [
         ("Host", "a"),
@@ -179,7 +179,7 @@ fn s7_4_te_goes_no_further_but_for_trailers_and_connection_names_it() {
 }
 
 #[test]
-fn connection_takes_nothing_away_that_frames_or_routes() {
+fn connection_cannot_remove_a_field_that_frames_or_routes() {
     let mut fields = Fields::default();
     for (name, value) in
         [("Host", "a"), ("Content-Length", "3"), ("Connection", "host, content-length, , close")]

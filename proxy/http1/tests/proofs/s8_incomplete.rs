@@ -5,7 +5,7 @@ use pillion_http1::{After, EndOfInput};
 use crate::drive::{Asking, Served};
 
 #[test]
-fn s8_a_client_that_ends_has_sent_a_whole_request_a_part_or_none() {
+fn s8_the_end_of_a_clients_bytes_comes_after_a_whole_request_a_part_of_one_or_none() {
     let chunked = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
     for (bytes, expected) in [
         ("", EndOfInput::Idle),
@@ -42,7 +42,7 @@ fn s8_a_client_that_ends_after_its_request_is_still_answered_and_then_the_connec
 }
 
 #[test]
-fn s8_an_upstream_that_ends_has_answered_wholly_in_part_or_not_at_all() {
+fn s8_the_end_of_an_upstreams_bytes_comes_after_a_whole_answer_a_part_of_one_or_none() {
     for (method, bytes, expected) in [
         ("GET", "", EndOfInput::Unanswered),
         ("GET", "H", EndOfInput::InHead),

@@ -1,4 +1,4 @@
-//! RFC 9112, 9: how connections go on and end; with it `Expect`, interim answers and tunnels of RFC 9110.
+//! RFC 9112, 9: how connections persist and end; also `Expect`, interim answers and tunnels of RFC 9110.
 
 use http::StatusCode;
 use pillion_http1::{
@@ -9,7 +9,7 @@ use crate::drive::{Asking, Served, text};
 
 const LIMITS: Limits = Limits { head_bytes: 64 * 1024, fields: 100, trailer_bytes: 16 * 1024 };
 
-/// A server that has read this much.
+/// A server that has read these bytes.
 fn reading(bytes: &str) -> Server {
     let (mut server, mut rest) = (Server::new(), bytes.as_bytes());
     loop {
@@ -32,7 +32,7 @@ fn answered(server: &mut Server, status: u16, length: Length) -> String {
 }
 
 #[test]
-fn s9_2_bytes_that_nobody_asked_for_end_the_connection() {
+fn s9_2_bytes_of_an_upstream_without_a_request_end_the_connection() {
     let unasked = |client: &mut Client| match client.read(b"HTTP/1.1 408 x\r\n\r\n", &LIMITS) {
         Err(Error::Answer(fault)) => fault,
         other => panic!("{other:?}"),
@@ -41,7 +41,7 @@ fn s9_2_bytes_that_nobody_asked_for_end_the_connection() {
     let mut asking = Asking::told("GET", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 200 OK\r\n");
     assert!(asking.is_whole);
     assert_eq!(unasked(&mut asking.client), Fault::Unasked);
-    assert_eq!(asking.client.after(), Some(After::Close), "the answer before is whole all the same");
+    assert_eq!(asking.client.after(), Some(After::Close), "the answer before them is complete");
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn s9_3_2_pipelined_requests_wait_until_the_one_before_is_answered() {
 }
 
 #[test]
-fn s9_6_we_say_close_where_we_close_and_linger_where_the_client_may_still_send() {
+fn s9_6_a_server_announces_that_it_closes_and_lingers_if_the_client_may_still_send() {
     let mut server = reading("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     server.close_after();
     assert!(answered(&mut server, 200, Length::Empty).contains("connection: close"));
@@ -129,7 +129,7 @@ fn s9_6_a_refusal_ends_the_connection_and_what_follows_is_not_read() {
 }
 
 #[test]
-fn a_fault_in_the_content_is_answered_where_no_answer_has_begun() {
+fn a_fault_in_the_content_is_answered_if_no_answer_has_begun() {
     let bad = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n";
     let served = Served::of(bad.as_bytes());
     assert_eq!((served.fault, served.server.is_owed()), (Some(Fault::Chunk), true));
@@ -151,7 +151,7 @@ fn an_early_answer_ends_the_connection_unless_the_rest_is_read_first() {
     server.read(b"abc", &LIMITS).unwrap();
     server.read(b"", &LIMITS).unwrap();
     assert_eq!(server.after(), Some(After::Next));
-    // The same from the other side.
+    // The client's side of an early answer.
     let mut fields = Fields::default();
     fields.append_named(b"Host", b"a").unwrap();
     let mut asking = Asking::with("POST", &fields, Length::Known(3));
@@ -162,7 +162,7 @@ fn an_early_answer_ends_the_connection_unless_the_rest_is_read_first() {
 }
 
 #[test]
-fn expect_is_met_before_the_content_and_not_for_http_1_0() {
+fn a_100_is_written_before_the_content_and_never_to_http_1_0() {
     let head = |version: &str| {
         format!(
             "POST / HTTP/{version}\r\nHost: a\r\nExpect: 100-Continue\r\nContent-Length: 3\r\nConnection: keep-alive\r\n\r\n"
@@ -176,10 +176,10 @@ fn expect_is_met_before_the_content_and_not_for_http_1_0() {
     assert!(!server.is_expecting());
     server.read(b"abc", &LIMITS).unwrap();
     assert!(!answered(&mut server, 200, Length::Empty).contains("close"));
-    // Refused without having asked: what comes next cannot be told.
+    // A refusal without a 100: the meaning of the next bytes is unknown.
     let mut server = reading(&head("1.1"));
     assert!(answered(&mut server, 417, Length::Empty).contains("connection: close"));
-    // A client that does not wait.
+    // A client that sends content without waiting for the 100.
     assert!(!reading(&format!("{}a", head("1.1"))).is_expecting());
     let mut server = reading(&head("1.0"));
     assert!(!server.is_expecting());
@@ -205,7 +205,7 @@ fn b6_interim_answers_are_passed_on_up_to_a_bound() {
 }
 
 #[test]
-fn a_switch_must_be_asked_for_and_makes_a_tunnel() {
+fn a_switch_that_the_request_asked_for_makes_a_tunnel_and_any_other_is_refused() {
     assert_eq!(
         Asking::told("GET", "HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n").fault,
         Some(Fault::UnaskedSwitch)
@@ -245,7 +245,7 @@ fn a_switch_must_be_asked_for_and_makes_a_tunnel() {
 }
 
 #[test]
-fn connect_opens_a_tunnel_with_success_alone() {
+fn a_connect_opens_a_tunnel_only_with_a_2xx() {
     let connect = "CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n";
     let mut server = reading(connect);
     assert_eq!(answered(&mut server, 200, Length::Known(5)), "HTTP/1.1 200 OK\r\n\r\n");
@@ -265,7 +265,7 @@ fn connect_opens_a_tunnel_with_success_alone() {
 }
 
 #[test]
-fn a_broken_answer_is_no_answer_and_nothing_is_read_behind_it() {
+fn after_a_broken_answer_no_further_byte_is_read() {
     let mut asking =
         Asking::told("GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\nnonsense");
     assert_eq!((asking.fault, asking.client.after()), (Some(Fault::Chunk), Some(After::Reset)));
@@ -277,7 +277,7 @@ fn a_broken_answer_is_no_answer_and_nothing_is_read_behind_it() {
 }
 
 #[test]
-fn each_call_has_its_time() {
+fn a_call_that_does_not_fit_the_state_of_the_connection_is_refused() {
     let mut out = Vec::new();
     let mut server = Server::new();
     let early = server.write_head(StatusCode::OK, None, &Fields::default(), Length::Empty, &mut out);

@@ -1,9 +1,9 @@
-//! What a connection costs while nothing of it is held in buffers.
+//! The memory of a connection that holds no buffer.
 
 use pillion_http1::{Client, Error, FromClient, FromUpstream, RequestHead, ResponseHead, Server};
 
 #[test]
-fn a_connection_is_a_few_words() {
+fn the_state_of_a_connection_is_a_few_words() {
     assert!(size_of::<Server>() <= 64, "{}", size_of::<Server>());
     assert!(size_of::<Client>() <= 64, "{}", size_of::<Client>());
     assert!(size_of::<Error>() <= 2, "{}", size_of::<Error>());

@@ -1,4 +1,4 @@
-//! How bytes are cut into pieces changes nothing of what is read.
+//! Tests that the result does not depend on the pieces in which bytes come.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use crate::corpus::{ANSWERS, REQUESTS, changed_answers, changed_requests};
 use crate::drive::{Asking, Message, Served};
 use pillion_http1::{After, EndOfInput, Fault};
 
-/// All that was seen, for comparison.
+/// All that was read, for comparison.
 type Seen = (Vec<Message>, Option<Message>, Option<Fault>, Option<After>, Option<EndOfInput>);
 
 fn served(pieces: &[&[u8]]) -> Seen {
@@ -23,8 +23,8 @@ fn asked(pieces: &[&[u8]]) -> Seen {
     (asking.interim, asking.answer, asking.fault, asking.client.after(), ended)
 }
 
-/// A fault may be seen in another light, or later, when bytes come one by one: the head or the content is not let in
-/// either way, and what came before it is the same.
+/// Removes the differences that are allowed when bytes come one by one: another fault may be found, or it may be found
+/// later. The message is refused in both cases, and the messages before it are the same.
 fn alike(mut one: Seen, mut other: Seen) -> (Seen, Seen) {
     let is_not_in =
         |seen: &Seen| seen.2.is_some() || matches!(seen.4, Some(EndOfInput::InHead | EndOfInput::InContent));
@@ -40,7 +40,7 @@ fn by_ones(bytes: &[u8]) -> Vec<&[u8]> {
 }
 
 #[test]
-fn a_message_that_is_cut_at_any_byte_is_the_same() {
+fn a_message_in_two_pieces_is_read_like_one_piece() {
     for request in REQUESTS.map(str::as_bytes) {
         let whole = served(&[request]);
         assert!(whole.2.is_none() && whole.1.is_none(), "{}", request.escape_ascii());
@@ -65,7 +65,7 @@ fn a_message_that_is_cut_at_any_byte_is_the_same() {
 }
 
 #[test]
-fn a_message_that_is_cut_off_at_any_byte_is_never_whole() {
+fn a_message_that_ends_too_early_is_never_complete() {
     for request in REQUESTS.map(str::as_bytes) {
         let whole = served(&[request]).0.len();
         for cut in 0..request.len() {
