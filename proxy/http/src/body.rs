@@ -1,7 +1,7 @@
-//! The one body type of all seams, and what rides on it until its end.
+//! The body type that all layers use, and what is attached to it until its end.
 //!
-//! A request or response is not over with its headers: permits, connections, counters and the access line wait
-//! for the last byte. They ride on the body as one boxed [`Tail`], so that nothing needs a wrapper of its own.
+//! A request or response does not end with its headers: permits, connections, counters and the access line wait for the
+//! last byte. They are attached to the body as one boxed [`Tail`], so that no wrapper types are needed.
 
 use std::future::{Future as _, ready};
 use std::pin::Pin;
@@ -45,15 +45,15 @@ enum BodyKind {
     Request(Box<request::Incoming>),
     /// The body of an answer that came over HTTP/1.
     Answer(Box<h1_client::Incoming>),
-    /// The upstream's half of a tunnel, until somebody takes it; as a body it is empty.
+    /// The upstream's half of a tunnel, until it is taken; as a body it is empty.
     Tunnel(Opening),
     /// A request body that may be sent again.
     Replay(Box<Replay<Body>>),
-    /// A request body of which somebody else is sent a copy.
+    /// A request body of which a copy is sent elsewhere.
     Tee(Box<Tee<Body>>),
-    /// That copy.
+    /// The copy of a request body.
     Copied(Box<Copied>),
-    /// A request body that the upstream asks for.
+    /// A request body that waits until the upstream asks for it.
     Gated(Box<Gated<Body>>),
 }
 
@@ -112,7 +112,7 @@ impl Body {
         Self { kind: BodyKind::Gated(Box::new(gated)), tail: None }
     }
 
-    /// What stood behind the gate, where there is one.
+    /// The body without its gate, if it has one.
     pub fn ungated(mut self) -> Self {
         match &mut self.kind {
             BodyKind::Gated(gated) => std::mem::replace(gated.inner_mut(), Self::empty()),
@@ -124,7 +124,7 @@ impl Body {
         matches!(self.kind, BodyKind::Empty | BodyKind::Full(None) | BodyKind::Tunnel(_))
     }
 
-    /// Removes these from the trailers, too: `Connection` speaks of headers and trailers alike (RFC 9110, 7.6.1).
+    /// Removes these names from the trailers, because `Connection` names headers and trailers alike (RFC 9110, 7.6.1).
     pub fn remove_trailers(&mut self, names: Vec<HeaderName>) {
         if names.is_empty() {
             return; // nearly always
@@ -136,7 +136,7 @@ impl Body {
         }
     }
 
-    /// Watches a request body on its way upstream. An empty one is complete as it stands.
+    /// Watches a request body on its way to the upstream. An empty body needs no watch.
     pub fn watch_request(&mut self, observer: Arc<dyn Observer>, max_body: Option<u64>) {
         if !self.is_empty() {
             observer.progress().announced();
@@ -152,7 +152,7 @@ impl Body {
         }
     }
 
-    /// What rides on a response until its end; made with the first thing that does.
+    /// The tail of a response, which is made at the first call.
     pub fn response_tail(&mut self) -> &mut ResponseTail {
         if !matches!(self.tail, Some(Tail::Response(_))) {
             self.tail = Some(Tail::Response(Box::default()));
@@ -163,7 +163,7 @@ impl Body {
         }
     }
 
-    /// What the answer's head held when it came, where somebody has looked.
+    /// The kinds of fields that the answer's head had when it came, if they were noted.
     pub fn seen(&self) -> Option<&Seen> {
         match &self.tail {
             Some(Tail::Response(tail)) => tail.seen.as_ref(),
@@ -171,7 +171,7 @@ impl Body {
         }
     }
 
-    /// What rides on the response, to ride on something else.
+    /// Takes the tail off the response, to be held elsewhere.
     pub fn take_response_tail(&mut self) -> Box<ResponseTail> {
         match self.tail.take() {
             Some(Tail::Response(tail)) => tail,
@@ -281,7 +281,7 @@ impl OutgoingBody for Body {
     }
 }
 
-/// What answers a request that was sent over HTTP/2.
+/// The body of an answer that came over HTTP/2.
 impl From<Answer> for Body {
     fn from(answer: Answer) -> Self {
         match answer {
@@ -296,7 +296,7 @@ impl From<Answer> for Body {
     }
 }
 
-/// What answers a request that was sent over HTTP/1.
+/// The body of an answer that came over HTTP/1.
 impl From<h1_client::Answer> for Body {
     fn from(answer: h1_client::Answer) -> Self {
         match answer {
@@ -321,8 +321,8 @@ impl Drop for Body {
     }
 }
 
-/// What may not be claimed in headers may not be claimed in trailers, and some headers are never trailers. The reader
-/// of an answer is no application that is told by headers who calls: there only what is between sidecars goes.
+/// Removes trailers that may not be headers from this peer, or that may not be trailers at all. Fewer names are removed
+/// from an answer than from a request: the names that tell an application who calls have no meaning in an answer.
 fn only_trailers(mut frame: Frame<Bytes>, named: &[HeaderName], is_answer: bool) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         match is_answer {
@@ -334,10 +334,10 @@ fn only_trailers(mut frame: Frame<Bytes>, named: &[HeaderName], is_answer: bool)
     frame
 }
 
-/// Tells the observer how far the request's body is, and bounds its size.
+/// Reports the progress of the request's body to the observer, and bounds the body's size.
 pub struct RequestTail {
     observer: Arc<dyn Observer>,
-    /// Bytes that may still come.
+    /// How many bytes may still come.
     left: u64,
 }
 
@@ -362,7 +362,7 @@ impl RequestTail {
                 }
                 self.left -= size;
                 if frame.is_trailers() {
-                    progress.completed(); // nothing follows trailers, and nobody asks whether something does
+                    progress.completed(); // nothing follows trailers, so the body is not polled again
                 }
             }
             Poll::Ready(Some(Err(error))) if error.is_malformed() => self.observer.cut(Reason::BadRequest),
@@ -373,21 +373,21 @@ impl RequestTail {
     }
 }
 
-/// Everything that waits for the last byte of a response.
+/// What is held or done until the last byte of a response.
 #[derive(Default)]
 pub struct ResponseTail {
-    /// What its head was found to hold when it came, for the layer that rewrites it.
+    /// The kinds of fields that its head had when it came, for the layer that rewrites the head.
     pub seen: Option<Seen>,
-    /// Told how it ended.
+    /// Gets the report of how the response ended.
     pub observer: Option<Arc<dyn Observer>>,
-    /// The connection goes back to its pool when the response is whole, and is closed when it is not.
+    /// The connection. It goes back to its pool if the response is complete, and is closed otherwise.
     pub carrier: Option<Box<dyn Carrier>>,
-    /// Longest pause between two pieces.
+    /// The longest pause between two pieces.
     pub idle: Option<Duration>,
-    /// The moment by which all must be over.
+    /// The time at which the exchange is cut (`max_duration`).
     pub hard_stop: Option<Instant>,
     deadline: Option<Deadline>,
-    /// Bytes came since the deadline was last moved.
+    /// Bytes have come since the deadline was last moved.
     moved: bool,
     ending: ResponseEnd,
 }
@@ -418,12 +418,12 @@ impl ResponseTail {
             }
         } else if let Some(trailers) = frame.trailers_ref() {
             self.ending.grpc_status = crate::headers::grpc_status_of_trailers(trailers);
-            self.end(true); // nothing follows trailers, and nobody asks whether something does
+            self.end(true); // nothing follows trailers, so the body is not polled again
         }
         Poll::Ready(Some(Ok(frame)))
     }
 
-    /// Nothing to send: waits, but not for ever.
+    /// Waits for the next piece, at most until the deadline.
     fn pause(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(observer) = self.observer.as_ref() else { return Poll::Pending };
         if self.deadline.is_none() || self.moved {
@@ -442,7 +442,7 @@ impl ResponseTail {
             if self.hard_stop.is_some_and(|stop| now >= stop) {
                 return self.cut(Reason::MaxDuration);
             }
-            // A stream on which the client still talks is not idle.
+            // A stream on which the client still sends bytes is not idle.
             let heard = observer.progress().view().last.map(|last| observer.started() + last);
             match heard.zip(self.idle).map(|(heard, idle)| heard + idle).filter(|at| *at > now) {
                 Some(at) => deadline.move_to(self.hard_stop.map_or(at, |stop| at.min(stop))),
@@ -456,7 +456,7 @@ impl ResponseTail {
         self.break_off(reason, BodyError::Cut(reason))
     }
 
-    /// The exchange ends here. Who writes the answer sees to it that the client has what came before.
+    /// Ends the exchange with an error. The writer of the answer still sends the bytes that came before the error.
     fn break_off(
         &mut self,
         reason: Reason,
@@ -467,10 +467,10 @@ impl ResponseTail {
         Poll::Ready(Some(Err(error)))
     }
 
-    /// The exchange became a tunnel, and that has ended. Its bytes were counted as they went.
+    /// Ends an exchange that became a tunnel. The tunnel's bytes were already counted.
     pub fn tunnel_ended(&mut self, received: u64, sent: u64, reason: Option<Reason>) {
         self.ending = ResponseEnd { bytes: sent, reason, ..self.ending };
-        self.carrier = None; // it cannot be used again
+        self.carrier = None; // the connection cannot be used again
         if let Some(observer) = &self.observer {
             observer.was_tunnel(received);
         }
@@ -490,7 +490,7 @@ impl ResponseTail {
     }
 }
 
-/// Dropped without an end: the client went away.
+/// A tail that is dropped without an end means that the client went away.
 impl Drop for ResponseTail {
     fn drop(&mut self) {
         self.end(false);

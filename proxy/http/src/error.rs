@@ -11,7 +11,7 @@ pub enum BodyError {
     Http2(#[from] Interrupted),
     #[error(transparent)]
     Http1(#[from] Broken),
-    /// The sidecar cut it.
+    /// The sidecar cut the body.
     #[error("{}", .0.code())]
     Cut(Reason),
 }
@@ -21,31 +21,31 @@ pub enum BodyError {
 pub enum Interrupted {
     #[error(transparent)]
     Http2(#[from] h2::Error),
-    /// No memory was left for it.
-    #[error("no memory was left for what the peer sent faster than it was read")]
+    /// No memory was left for the body.
+    #[error("no memory was left for bytes that the peer sent faster than they were read")]
     TooMuch,
 }
 
 /// Why a body that comes over HTTP/1 broke off.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
-    #[error("what the peer sent is no HTTP/1: {0}")]
+    #[error("the peer sent bytes that are not valid HTTP/1: {0}")]
     Malformed(#[from] Fault),
-    #[error("the peer ended in the middle of it")]
+    #[error("the peer ended the connection inside the body")]
     Ended,
-    #[error("the request that it answers broke off")]
+    #[error("the request of this answer broke off")]
     Request,
-    #[error("the connection failed in the middle of it: {0}")]
+    #[error("the connection failed inside the body: {0}")]
     Failed(#[from] io::Error),
 }
 
 impl BodyError {
-    /// Whether the sidecar had no memory left for what the peer sent: neither side is to blame.
+    /// Whether the sidecar had no memory left for the peer's bytes. Then neither side caused the error.
     pub(crate) const fn is_our_shortage(&self) -> bool {
         matches!(self, Self::Http2(Interrupted::TooMuch))
     }
 
-    /// Whether the peer sent what is no HTTP/1 (a chunk's size that is none, for example), and did not just stop.
+    /// Whether the peer sent invalid bytes (for example an invalid size of a chunk), and did not just stop.
     pub(crate) const fn is_malformed(&self) -> bool {
         matches!(self, Self::Http1(Broken::Malformed(_)))
     }

@@ -1,8 +1,8 @@
-//! `Expect: 100-continue` from end to end: the client's body is asked for when the upstream asks for it, so that
-//! what is refused is not sent (RFC 9110, 10.1.1).
+//! `Expect: 100-continue` from end to end: the client gets the 100 when the upstream sends one, so that the body of a
+//! refused request is not sent (RFC 9110, 10.1.1).
 //!
-//! The client hears `100 Continue` when its body is first polled: over HTTP/1 from who reads its connection, over HTTP/2
-//! from [`crate::transfer::Interim`].
+//! The client gets `100 Continue` when its body is first polled: over HTTP/1 the reader of its connection writes it,
+//! over HTTP/2 it comes from [`crate::transfer::Interim`].
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,24 +18,25 @@ use tokio::time::Instant;
 use crate::message::Headers;
 use pillion_base::deadline::{Deadline, Timers};
 
-/// For an upstream that does not know the header and waits for the body. curl waits as long.
+/// 1 s: after this time the body is sent without a 100, for an upstream that does not know the header and waits for the
+/// body. curl waits as long.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Opened by the upstream's `100 Continue`.
+/// The state that the upstream's `100 Continue` opens.
 #[derive(Default)]
 struct Gate {
     is_open: bool,
     waiter: Option<Waker>,
 }
 
-/// A body that waits to be asked for.
+/// A body that waits until the upstream asks for it.
 pub struct Gated<B> {
     gate: Mutex<Gate>,
     deadline: Option<Deadline>,
     inner: B,
 }
 
-/// Makes a request ask before its body is sent.
+/// Adds `Expect` to a request, and returns its body as one that waits.
 pub fn ask_first<B>(headers: &mut Headers, body: B, timers: &Timers) -> Gated<B> {
     headers.set(Known::Expect, &HeaderValue::from_static("100-continue"));
     Gated { gate: Mutex::default(), deadline: Some(timers.deadline(Instant::now() + PATIENCE)), inner: body }
@@ -51,12 +52,12 @@ impl Gate {
 }
 
 impl<B> Gated<B> {
-    /// The upstream asks for it.
+    /// Opens the gate, because the upstream asks for the body.
     pub fn ask(&self) {
         self.gate.lock().open();
     }
 
-    /// What stands behind the gate.
+    /// The body behind the gate.
     pub const fn inner_mut(&mut self) -> &mut B {
         &mut self.inner
     }

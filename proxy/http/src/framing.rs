@@ -1,12 +1,12 @@
-//! What frames a message that came as a map of fields, which is to say over HTTP/2: its `content-length` and its target;
-//! and which fields may be trailers, whatever they came over.
+//! Checks the framing of messages that came over HTTP/2 (as a map of fields): `content-length` and the target. Also
+//! says which fields may be trailers, for both versions.
 //!
-//! Pure functions over heads. They run after a head was read and before anything of it goes on, for `pillion_http1` may
-//! write it. A head that two readers could frame in two ways is refused, or is rewritten so that only one way is left:
-//! the difference between two readers is how requests are smuggled (RFC 9112, 11.2).
+//! The functions are pure. They run after a head was read and before it is forwarded, because it may leave over HTTP/1.
+//! A head that two readers could frame in two ways is refused, or is rewritten so that only one way is left: requests
+//! are smuggled by the difference between two readers (RFC 9112, 11.2).
 //!
-//! Deliberately absent: what frames HTTP/1, which `pillion_http1` judges as it reads, and counting the bytes of a body.
-//! `pillion_http1` and `h2` do that, and report a body that disagrees with its length as broken off.
+//! Deliberately absent: the framing of HTTP/1, which `pillion_http1` checks as it reads, and the count of a body's
+//! bytes: `pillion_http1` and `h2` report a body that differs from its length as broken off.
 
 use http::header::{self, HeaderName};
 use http::uri::PathAndQuery;
@@ -22,30 +22,30 @@ use pillion_model::Reason;
 pub enum Fault {
     #[error("only HTTP/1.1 has Transfer-Encoding (RFC 9112, 6.1)")]
     CodingNotAllowed,
-    #[error("its Content-Length is not one number (RFC 9110, 8.6)")]
+    #[error("its Content-Length is not a single number (RFC 9110, 8.6)")]
     MalformedLength,
     #[error("its target does not begin with a slash")]
     Target,
-    #[error("its authority names a user, which HTTP has given up (RFC 9113, 8.3.1)")]
+    #[error("its authority names a user, which is not allowed (RFC 9113, 8.3.1)")]
     Userinfo,
 }
 
 impl Fault {
-    /// The refusal of a request. Where its body ends is not known for certain, so its HTTP/1 connection ends too.
+    /// The error for a request with this fault. The end of its body is not certain, so its HTTP/1 connection ends too.
     pub fn refusal(self) -> Error {
         let detail = format!("the request cannot be forwarded: {self}");
         Error::new(Reason::BadRequest, detail).ending_connection()
     }
 }
 
-/// Checks what frames a request, and leaves one canonical length at most.
+/// Checks the framing of a request, and leaves at most one canonical length.
 pub fn check_request(head: &mut RequestHead, seen: &Seen) -> Result<(), Fault> {
     let Headers::Map(headers) = &mut head.headers else { return Ok(()) };
     check_target(&head.method, &head.uri, head.version)?;
     check_lengths(headers, seen)
 }
 
-/// Checks what frames an answer, and leaves one canonical length at most.
+/// Checks the framing of an answer, and leaves at most one canonical length.
 pub fn check_answer(status: StatusCode, headers: &mut Headers, seen: &Seen) -> Result<(), Fault> {
     let Headers::Map(headers) = headers else { return Ok(()) };
     if status == StatusCode::NO_CONTENT && seen.has(Seen::CONTENT_LENGTH) {
@@ -55,9 +55,9 @@ pub fn check_answer(status: StatusCode, headers: &mut Headers, seen: &Seen) -> R
     check_lengths(headers, seen)
 }
 
-/// The URI parser takes `:path: #x` for an empty path with a fragment, and `:path: ?x` for one with a query. HTTP/1's
-/// absolute-form may leave out the path before a query (RFC 9110, 4.2.1); HTTP/2 may not (RFC 9113, 8.3.1). A star is
-/// the whole server, and only OPTIONS asks for that (RFC 9110, 7.1).
+/// Checks the target. The URI parser reads `:path: #x` as an empty path with a fragment, and `:path: ?x` as one with a
+/// query. The absolute-form of HTTP/1 may leave out the path before a query (RFC 9110, 4.2.1); HTTP/2 may not (RFC
+/// 9113, 8.3.1). An asterisk means the whole server, and is allowed only for OPTIONS (RFC 9110, 7.1).
 fn check_target(method: &Method, uri: &Uri, version: Version) -> Result<(), Fault> {
     const ROOT: PathAndQuery = PathAndQuery::from_static("/");
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
@@ -65,7 +65,7 @@ fn check_target(method: &Method, uri: &Uri, version: Version) -> Result<(), Faul
     }
     let Some(target) = uri.path_and_query() else { return Ok(()) };
     match target.as_str() {
-        // An empty one calls itself "/", but is not equal to it.
+        // An empty target is shown as "/", but is not equal to it.
         "/" if *target != ROOT => Err(Fault::Target),
         "*" if method == Method::OPTIONS => Ok(()),
         text if version == Version::HTTP_2 && !text.starts_with('/') => Err(Fault::Target),
@@ -85,7 +85,8 @@ fn check_codings(seen: &Seen) -> Result<(), Fault> {
     if seen.has(Seen::TRANSFER_ENCODING) { Err(Fault::CodingNotAllowed) } else { Ok(()) }
 }
 
-/// Several equal lengths become one, and `02` becomes `2`: another reader might take it for octal.
+/// Makes the length canonical: several equal ones become one, and `02` becomes `2`, which another reader might take for
+/// octal.
 fn canonicalise_length(headers: &mut HeaderMap) -> Result<(), Fault> {
     let lines = headers.get_all(header::CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
     let (length, is_canonical) = pillion_http1::length_of(lines).ok_or(Fault::MalformedLength)?;
@@ -95,8 +96,8 @@ fn canonicalise_length(headers: &mut HeaderMap) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether a field may stand behind a body. What frames, routes, modifies, authorises or describes the content is read
-/// before the content comes, or never (RFC 9110, 6.5.1); what concerns one connection goes no further (7.6.1), and HTTP/2
+/// Whether a field may be a trailer. A field that frames, routes, modifies, authorises or describes the content has to
+/// come before the content (RFC 9110, 6.5.1). A field that concerns one connection is not forwarded (7.6.1), and HTTP/2
 /// refuses to write it.
 pub fn may_be_trailer(name: &str) -> bool {
     !matches!(
@@ -118,7 +119,7 @@ pub(super) fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl It
     lines.flat_map(|line| line.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii)
 }
 
-/// The length that a message announces, where its `content-length` has been found to be one.
+/// The length that a message announces, after its `content-length` has been checked.
 pub fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
@@ -173,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn b5_http_2_has_no_transfer_coding() {
+    fn b5_a_transfer_coding_over_http_2_is_refused() {
         for coding in ["chunked", "gzip", "identity", ""] {
             let lines = [("transfer-encoding", coding), ("content-length", "2")];
             assert_eq!(checked(StatusCode::OK, &lines), Err(Fault::CodingNotAllowed), "{coding:?}");
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_never_has_content_says_no_length() {
+    fn the_length_of_an_answer_that_cannot_have_content_is_removed() {
         let lines = [("content-length", "5"), ("x", "y")];
         assert_eq!(checked(StatusCode::NO_CONTENT, &lines), Ok(headers(&lines[1..])));
         assert_eq!(checked(StatusCode::NOT_MODIFIED, &lines), Ok(headers(&lines)));

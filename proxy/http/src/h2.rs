@@ -1,14 +1,14 @@
-//! HTTP/2 on the `h2` crate itself, for both roles: what a proxy must bound, a general layer over it hides.
+//! HTTP/2 with the crate `h2` itself, for both roles: a general layer over it would hide what a proxy must bound.
 //!
-//! - One task drives a connection ([`client`], and the server of the crate above); one task carries each request.
-//! - [`receive`]: what a peer sends is taken out of `h2` at once, small pieces joined, and its window is given back
-//!   only as the bytes go on. So frames that wait because we hold them back count against nobody.
-//! - [`send`]: what goes to a peer is read from the other side only as far as the peer takes it, or nearly.
-//! - [`memory`]: what both hold, bounded per connection and for all connections of a worker together.
-//! - [`guard`]: how long a peer may dawdle, and what `h2` writes on its way out, which the private `gather` joins.
+//! - One task drives a connection ([`client`], and `h2_server` of pillion-sidecar); one task carries each request.
+//! - [`receive`] takes a peer's bytes out of `h2` at once and joins small pieces. The window is given back only when
+//!   the bytes are passed on. So frames that wait because the sidecar holds them back do not count against the peer.
+//! - [`send`] reads bytes for a peer from the other side only (or nearly) as far as the peer accepts them.
+//! - [`memory`] bounds what both hold: for each connection, and for all connections of a worker together.
+//! - [`guard`] bounds how long a peer may take, and sends the bytes that `h2` writes; the private `gather` joins them.
 //!
-//! Deliberately absent: framing, windows and stream states, which are `h2`'s; and PINGs, of which gRPC servers allow
-//! next to none.
+//! Deliberately absent: framing, windows and stream states, which `h2` handles; and PINGs, of which gRPC servers allow
+//! very few.
 
 pub mod client;
 mod gather;
@@ -30,14 +30,14 @@ use self::receive::Arrivals;
 pub use self::receive::Incoming;
 pub use self::tunnel::Tunnel;
 
-/// What one stream's peer may send before any of it has gone on: Envoy's advice for peers that are not trusted. 200
-/// streams whose readers stand still hold 12 MiB, over as many connections as they like.
+/// 64 KiB: what the peer of one stream may send before any of it is passed on. Envoy recommends it for untrusted peers.
+/// 200 streams without progress hold 12 MiB, over any number of connections.
 pub const STREAM_WINDOW: u32 = 64 * 1024;
-/// `h2`'s count of small DATA frames that nobody has taken out of it. They are taken out after each look at the
-/// socket, which yields at most [`guard::READ_AT_ONCE`]; its smallest frames (ten bytes, counted as 255) are a bit
-/// less than half of this. So it is never reached, whatever is sent.
+/// 4 MiB: the budget of `h2` for small DATA frames that were not taken out of it. They are taken out after each read of
+/// the socket, which yields at most [`guard::READ_AT_ONCE`]. The smallest frames (10 bytes, counted as 255) in one read
+/// count a little less than half of this, so the budget is never exhausted.
 pub const DATA_FRAME_BUDGET: usize = 4 * 1024 * 1024;
-/// What one stream may have waiting for the socket inside `h2`.
+/// 128 KiB: how many bytes of one stream may wait for the socket inside `h2`.
 pub const SEND_BUFFER: usize = 128 * 1024;
 
 /// What the streams of one connection share.
@@ -56,8 +56,8 @@ impl Room {
         })
     }
 
-    /// Runs `poll`, which moves the connection over `io`. Before anybody else runs, what came out of `h2` is taken, and
-    /// what went into it is sent.
+    /// Runs `poll`, which moves the connection over `io`. Before another task runs, received bytes are taken out of
+    /// `h2`, and written bytes are sent.
     pub fn drive<T>(
         &self,
         io: &GuardedIo,

@@ -1,8 +1,8 @@
-//! How large a head may be, and how much of it is a sidecar's own.
+//! The limits of heads, and the room for headers that sidecars add.
 //!
-//! The limits of the file count what a client or an application sent. Between two sidecars a head also carries what the
-//! first of them added, and HTTP/2 counts it otherwise than HTTP/1: a connection of an authenticated sidecar has room for
-//! that, so that what one sidecar let in the other does not refuse.
+//! The limits in the configuration are for heads of clients and applications. Between two sidecars a head also has the
+//! headers that the first one added, and HTTP/2 counts its size in another way than HTTP/1. Connections of an
+//! authenticated sidecar have room for both, so that one sidecar does not refuse a head that the other has accepted.
 
 use http::Request;
 use pillion_model::listener::DownstreamLimits;
@@ -10,39 +10,42 @@ use pillion_model::listener::DownstreamLimits;
 use pillion_base::error::Error;
 use pillion_model::Reason;
 
-/// What a sidecar adds to a request, which is more than it adds to an answer: `x-request-id`, `x-forwarded-proto`,
-/// `x-forwarded-host`, `x-pillion-via`, `x-pillion-attempt`, and what the other version of HTTP wants: `host`, a length,
+/// 10 fields that a sidecar adds to a request (to an answer it adds fewer): `x-request-id`, `x-forwarded-proto`,
+/// `x-forwarded-host`, `x-pillion-via`, `x-pillion-attempt`, and those for the other version of HTTP: `host`, a length,
 /// `te`, `connection`, `expect`.
 const SIDECAR_FIELDS: u32 = 10;
-/// Their text. The longest are two names of hosts (255 each), a request id (128) and the list of passes.
+/// 2 KiB for the text of these fields. The longest are two host names (255 bytes each), a request ID (128 bytes) and
+/// `x-pillion-via`.
 const SIDECAR_BYTES: u32 = 2 * 1024;
-/// HTTP/2 counts so many bytes for each field beside its text (RFC 9113, 6.5.2), HTTP/1 has four.
+/// 32 bytes: what HTTP/2 counts for each field in addition to its text (RFC 9113, 6.5.2). HTTP/1 has 4 (colon, blank,
+/// CR LF).
 const FIELD_OVERHEAD: u32 = 32;
-/// `:method`, `:scheme`, `:authority` and `:path`.
+/// 4 pseudo-fields: `:method`, `:scheme`, `:authority` and `:path`.
 const PSEUDO_FIELDS: u32 = 4;
-/// Bytes of an answer's head; twice Envoy's limit.
+/// 128 KiB for an answer's head: twice Envoy's limit.
 const ANSWER_BYTES: u32 = 128 * 1024;
-/// How many times its limit an HTTP/2 head may have, so that we can say ourselves that it is too large. What is larger
-/// yet h2 answers by itself, without a reason, a request id or a count.
+/// HTTP/2 heads are read up to twice their limit, so that the sidecar itself refuses one that is too large. An even
+/// larger one is answered by h2, without a reason, a request ID or a count.
 const READABLE: u32 = 2;
 
 /// Limits of the heads on one connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadLimits {
     pub fields: u32,
-    /// As HTTP/1 has them, the first line included.
+    /// The bytes of an HTTP/1 head, including the first line.
     pub bytes: u32,
-    /// As HTTP/2 counts them.
+    /// The size of an HTTP/2 head as HTTP/2 counts it.
     pub list_bytes: u32,
 }
 
 impl HeadLimits {
-    /// `from_sidecar`: the peer has proven who it is, and may have added to what its client sent.
+    /// The limits for requests. `from_sidecar`: the peer has a verified identity, so it may be a sidecar that has added
+    /// headers.
     pub const fn of_requests(limits: &DownstreamLimits, from_sidecar: bool) -> Self {
         Self::of(limits.header_count, limits.header_bytes, from_sidecar)
     }
 
-    /// `from_sidecar`: the other end is the application's sidecar, and may have added to what its application sent.
+    /// The limits for answers. `from_sidecar`: the peer is the sidecar of the application, and may have added headers.
     pub const fn of_answers(most_fields: u32, from_sidecar: bool) -> Self {
         Self::of(most_fields, ANSWER_BYTES, from_sidecar)
     }
@@ -55,12 +58,12 @@ impl HeadLimits {
         Self { fields, bytes, list_bytes: bytes + (fields + PSEUDO_FIELDS) * FIELD_OVERHEAD }
     }
 
-    /// What HTTP/2 reads at all, to say why it goes no further.
+    /// The size up to which HTTP/2 heads are read, to be refused with a reason.
     pub const fn readable_list_bytes(&self) -> u32 {
         self.list_bytes * READABLE
     }
 
-    /// HTTP/1's heads are measured while they are read, HTTP/2's here.
+    /// Checks the size of an HTTP/2 head. HTTP/1 heads are checked while they are read.
     pub fn check_http2(&self, fields: usize, list_bytes: usize) -> Result<(), Error> {
         let refused = |detail| Err(Error::new(Reason::HeadersTooLarge, detail));
         if fields > self.fields as usize {
@@ -109,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn b8_a_head_is_measured_as_http2_measures_it() {
+    fn b8_the_size_of_a_head_is_counted_as_http2_counts_it() {
         let request =
             http::Request::builder().method("GET").uri("http://orders/a").header("x-a", "bc").body(());
         let expected = 7 + 3 + 32 + 7 + 4 + 32 + 10 + 6 + 32 + 5 + 2 + 32 + 3 + 2 + 32;

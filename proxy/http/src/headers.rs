@@ -1,4 +1,4 @@
-//! Headers that a proxy adds, removes and reads.
+//! Headers that the sidecar adds, removes and reads.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// Longest request id that is kept.
+/// 128 bytes: a longer request ID is replaced by a new one.
 const REQUEST_ID_BYTES: usize = 128;
 
 pub fn is_grpc(headers: &Headers, seen: &Seen) -> bool {
@@ -38,7 +38,7 @@ pub fn grpc_status_of_trailers(trailers: &HeaderMap) -> Option<u8> {
     trailers.get(GRPC_STATUS)?.to_str().ok()?.parse().ok()
 }
 
-/// `grpc-timeout` of the gRPC specification: at most eight digits and a unit.
+/// Reads `grpc-timeout` as in the gRPC specification: at most eight digits and a unit.
 pub fn grpc_timeout(headers: &Headers) -> Option<Duration> {
     let text = headers.text(Known::GrpcTimeout)?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
@@ -57,7 +57,7 @@ pub fn grpc_timeout(headers: &Headers) -> Option<Duration> {
     }
 }
 
-/// In the finest unit whose eight digits suffice.
+/// The value of `grpc-timeout`, in the finest unit for which eight digits are enough.
 pub fn grpc_timeout_value(left: Duration) -> HeaderValue {
     const MOST: u128 = 99_999_999;
     let text = match () {
@@ -68,17 +68,17 @@ pub fn grpc_timeout_value(left: Duration) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0u"))
 }
 
-/// The longest CODE that is taken from another sidecar.
+/// 64 bytes: the longest reason CODE that is accepted from another sidecar.
 const REASON_BYTES: usize = 64;
 
-/// Why the other sidecar answered itself, in its own word. Only to be asked of a verified sidecar's answer.
+/// The reason CODE of a sidecar that made its answer itself. To be called only for the answer of a verified sidecar.
 pub fn reason_of_sidecar(headers: &Headers) -> Option<&str> {
     let code = headers.text(Known::XPillionReason)?;
     let is_code = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     (code.len() <= REASON_BYTES && code.bytes().all(is_code)).then_some(code)
 }
 
-/// What came in `x-request-id` when it is well formed, else a new one.
+/// The `x-request-id` of the request if it is well formed, or a new one.
 pub fn request_id(headers: &Headers, seen: &Seen, rng: &mut fastrand::Rng) -> HeaderValue {
     let mut id = match seen.has(Seen::REQUEST_ID).then(|| headers.value(Known::XRequestId)).flatten() {
         Some(id) if is_well_formed(id.as_bytes()) => id,
@@ -93,7 +93,7 @@ pub fn is_well_formed(id: &[u8]) -> bool {
     !id.is_empty() && id.len() <= REQUEST_ID_BYTES && is_sound()
 }
 
-/// A random UUID (RFC 9562, version 4): what other proxies make, and log tools look for.
+/// A random UUID (RFC 9562, version 4), the form that other proxies use and that log tools recognise.
 pub fn fresh_request_id(rng: &mut fastrand::Rng) -> HeaderValue {
     let [a, b, c, d] =
         [rng.u32(..), rng.u32(..) & !0xf000 | 0x4000, rng.u32(..) & !(0b11 << 30) | 0b10 << 30, rng.u32(..)];
@@ -107,7 +107,8 @@ pub fn fresh_request_id(rng: &mut fastrand::Rng) -> HeaderValue {
     HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static("-"))
 }
 
-/// All eight digits at once: each half byte moves to a byte of its own, and those above nine move on to the letters.
+/// Makes all eight hexadecimal digits at once: each half byte moves to a byte of its own, and values above nine become
+/// letters.
 const fn hex(number: u32) -> [u8; 8] {
     const EACH: u64 = 0x0101_0101_0101_0101;
     let mut digits = number as u64;
@@ -118,7 +119,7 @@ const fn hex(number: u32) -> [u8; 8] {
     (digits + EACH * b'0' as u64 + letters * (b'a' - b'0' - 10) as u64).to_be_bytes()
 }
 
-/// Removes what would claim to be a sidecar's word, or an identity.
+/// Removes headers that only sidecars may send, or that claim an identity.
 pub fn remove_untrusted(headers: &mut Headers) {
     headers.remove_where(is_untrusted);
 }
@@ -127,13 +128,13 @@ fn is_untrusted(name: &[u8]) -> bool {
     is_ours(name) || claims_identity(name)
 }
 
-/// Removes from an answer's trailers what would claim to be a sidecar's word, or an identity.
+/// Removes fields from an answer's trailers that only sidecars may send, or that claim an identity.
 pub fn remove_untrusted_of_answer(trailers: &mut HeaderMap) {
     remove_if(trailers, |name| is_untrusted(name.as_bytes()));
 }
 
-/// Removes from a request's trailers what would claim so, and what we set in headers: some applications put both into one
-/// map.
+/// Removes fields from a request's trailers that only sidecars may send, that claim an identity, or that the sidecar
+/// sets as headers: some applications put headers and trailers into one map.
 pub fn remove_untrusted_trailers(trailers: &mut HeaderMap) {
     remove_if(trailers, |name| {
         is_untrusted(name.as_bytes())
@@ -142,12 +143,12 @@ pub fn remove_untrusted_trailers(trailers: &mut HeaderMap) {
     });
 }
 
-/// Removes what is meant for this connection alone: RFC 9110 §7.6.1, and the fields that `Connection` names.
-/// `te: trailers` stays, for gRPC; `trailer` announces and stays. Returns those of the named fields that may still come
-/// as trailers, and must be removed there too. `seen`: what there is in `headers`.
+/// Removes the fields that concern this connection only: those of RFC 9110, 7.6.1, and those that `Connection` names.
+/// `te: trailers` stays, because gRPC needs it; `trailer` stays, because it announces trailers. Returns the named
+/// fields that may still come as trailers, and must be removed there too. `seen`: the fields that `headers` has.
 ///
 /// # Errors
-/// A head of 4 GiB, which cannot be.
+/// Only for a head of 4 GiB, which the limits of heads exclude.
 pub fn remove_hop_by_hop(headers: &mut Headers, seen: &Seen) -> Result<Vec<HeaderName>, Misuse> {
     let fields = match headers {
         Headers::Text(fields) => fields,
@@ -184,7 +185,8 @@ fn remove_hop_by_hop_of_map(headers: &mut HeaderMap, seen: &Seen) -> Vec<HeaderN
     named
 }
 
-/// `keep-alive` is left out: as a field it is removed in any case, and as an option it is what `Connection` says most.
+/// The fields that `Connection` names. `keep-alive` is left out: the field is removed in any case, and as an option it
+/// is the most frequent one.
 fn named_in_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     elements(headers, &header::CONNECTION)
         .filter(|element| !element.eq_ignore_ascii_case(b"keep-alive"))
@@ -192,12 +194,14 @@ fn named_in_connection(headers: &HeaderMap) -> Vec<HeaderName> {
         .collect()
 }
 
-/// `Connection: host` or `content-length` must not take away what frames and routes the message.
+/// Whether `Connection` may name the field: `Connection: host` or `content-length` must not remove what frames or
+/// routes the message.
 fn may_be_named(name: &HeaderName) -> bool {
     *name != header::HOST && *name != header::CONTENT_LENGTH && *name != header::TE
 }
 
-/// HTTP/2 may split `cookie` into crumbs; HTTP/1 wants one (RFC 9113, 8.2.3). What came over HTTP/1 stays as it is.
+/// Joins the lines of `cookie` for HTTP/1, because HTTP/2 may split them (RFC 9113, 8.2.3). A head that came over
+/// HTTP/1 is not changed.
 pub fn join_cookies(headers: &mut Headers) {
     if let Headers::Map(map) = headers {
         join_cookies_of_map(map);
@@ -227,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn hop_by_hop_headers_go_and_the_message_stays() {
+    fn hop_by_hop_headers_are_removed_and_the_others_stay() {
         let mut map = headers(&[
             ("connection", "close, X-Mine, host, content-length"),
             ("x-mine", "1"),
@@ -250,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn grpc_is_told_by_its_content_type() {
+    fn grpc_is_recognised_by_its_content_type() {
         for (value, expected) in [
             ("application/grpc", true),
             ("application/grpc+proto", true),
@@ -299,14 +303,14 @@ mod tests {
     }
 
     #[test]
-    fn a_number_has_its_hexadecimal_digits() {
+    fn a_number_is_written_with_its_eight_hexadecimal_digits() {
         for number in [0, 1, 0x0123_4567, 0x89ab_cdef, u32::MAX, 0x9a9a_a9a9] {
             assert_eq!(hex(number), format!("{number:08x}").as_bytes());
         }
     }
 
     #[test]
-    fn cookie_crumbs_become_one() {
+    fn several_cookie_lines_are_joined_to_one() {
         let mut map = HeaderMap::new();
         map.append("cookie", HeaderValue::from_static("a=1"));
         map.append("cookie", HeaderValue::from_static("b=2"));

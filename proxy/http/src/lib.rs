@@ -1,15 +1,15 @@
 //! HTTP as a sidecar carries it: bodies, framing, replay, and connections of HTTP/1 and HTTP/2.
 //!
-//! Both sides of an exchange use this floor: the server that a client talks to, and the pool of connections to
-//! upstreams. What bodies tell while they flow, they tell an [`transfer::Observer`]; they know nothing of routes, clusters
-//! or logs. Framing of HTTP/1 is `pillion_http1`'s, that of HTTP/2 the `h2` crate's; what a proxy must refuse beyond them
-//! is in [`framing`] and [`head`].
+//! Both sides of an exchange use this crate: the server for clients, and the pools of connections to upstreams. Bodies
+//! report their progress to a [`transfer::Observer`]; they do not depend on routes, clusters or logs. `pillion_http1`
+//! does the framing of HTTP/1, the crate `h2` that of HTTP/2; [`framing`] and [`head`] refuse what a proxy must refuse
+//! beyond them.
 //!
 //! Deliberately absent: policy, and everything that accepts or dials.
 //!
-//! Modules are listed from top to bottom; each uses those below it alone. [`Body`] stands at the top: it may be a stream
-//! of HTTP/2, wait for an expectation or be a replay, and what these three hold or send is any body, whose type they do
-//! not know.
+//! Modules are listed from top to bottom; each uses only those below it. [`Body`] is at the top: it may be a stream of
+//! HTTP/2, may wait for an expectation, or may be a replay. These three modules are generic over the body that they
+//! hold or send.
 
 pub mod body;
 pub mod h1;
@@ -28,5 +28,5 @@ pub mod error;
 
 pub use body::Body;
 
-/// An answer on its way through a sidecar.
+/// An answer inside a sidecar.
 pub type Response = message::Response<Body>;

@@ -1,7 +1,7 @@
-//! A request and an answer on their way through a sidecar: a head as it came, and a body.
+//! A request and an answer inside a sidecar: a head as it came, and a body.
 //!
-//! What HTTP/1 brought leaves over HTTP/1 as it came, and what HTTP/2 brought over HTTP/2: [`Headers`] are held in the form
-//! of the connection that they came on, and take the other form where they leave over the other version.
+//! [`Headers`] are held in the form of the connection on which they came, and are converted only where they leave over
+//! the other version of HTTP. So a message that comes and leaves over the same version is not converted.
 
 mod headers;
 
@@ -22,10 +22,10 @@ use pillion_base::net::Io;
 pub struct RequestHead {
     pub method: Method,
     pub uri: Uri,
-    /// Of the connection that it came on.
+    /// The HTTP version of the connection on which the request came.
     pub version: Version,
     pub headers: Headers,
-    /// What an extended CONNECT asks for (RFC 8441).
+    /// The protocol that an extended CONNECT asks for (RFC 8441).
     pub protocol: Option<Box<Protocol>>,
 }
 
@@ -33,33 +33,33 @@ pub struct RequestHead {
 #[derive(Debug)]
 pub struct ResponseHead {
     pub status: StatusCode,
-    /// Of the connection that it came on.
+    /// The HTTP version of the connection on which the answer came.
     pub version: Version,
-    /// How an upstream put its status into words, where that are other words than the usual ones.
+    /// The upstream's reason phrase, if it differs from the usual one of the status.
     pub reason: Option<Bytes>,
     pub headers: Headers,
-    /// The tunnel that was asked for is open.
+    /// The tunnel that the request asked for, if the answer opens it.
     pub opened: Option<Box<Opened>>,
 }
 
-/// An answer. Its head is boxed: the answer passes through all layers, and each would move it.
+/// An answer. Its head is boxed, because the answer passes through all layers, and each would move the head.
 #[derive(Debug)]
 pub struct Response<B> {
     head: Box<ResponseHead>,
     body: B,
 }
 
-/// The upstream's half of a tunnel, once its answer has been read. `None`: it came to nothing.
+/// The upstream's half of a tunnel, once its answer has been read. `None`: the tunnel was not opened.
 pub type Opening = Pin<Box<dyn Future<Output = Option<Io>> + Send + Sync>>;
 
-/// Carries what runs inside a CONNECT, to its end. Given by the side that answered it.
+/// Carries what runs inside a CONNECT to its end. The side that answers the CONNECT provides it.
 pub type Enter = Box<dyn FnOnce(Io) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
-/// What is behind an answer that opens a tunnel.
+/// The other end of a tunnel that an answer opens.
 pub enum Opened {
-    /// The endpoint has switched, to what it says.
+    /// The endpoint opened the tunnel. `to`: its `Upgrade` header.
     Switched { half: Opening, to: Option<HeaderValue> },
-    /// The sidecar itself is the proxy that was asked; what runs inside goes on from here.
+    /// The sidecar itself answers the CONNECT, and carries what runs inside.
     Inside(Enter),
 }
 
@@ -73,10 +73,10 @@ impl std::fmt::Debug for Opened {
 }
 
 impl RequestHead {
-    /// What came over HTTP/1.
+    /// Makes the head of a request that came over HTTP/1.
     ///
     /// # Errors
-    /// The text of a head whose target is one for the engine, and none for who carries it.
+    /// The text of a head whose target the engine accepts, but `http::Uri` does not.
     pub fn read(head: Asked) -> Result<Arc<Self>, Bytes> {
         let Ok(uri) = Uri::from_maybe_shared(head.target_bytes()) else {
             return Err(head.fields.text().clone());
@@ -85,7 +85,7 @@ impl RequestHead {
         Ok(Arc::new(Self { method, uri, version, headers: Headers::Text(fields), protocol: None }))
     }
 
-    /// The head as HTTP/2 sends it. Its fields go with it.
+    /// The head in the form of HTTP/2. Takes the fields out of `self`.
     ///
     /// # Errors
     /// A field that HTTP/2 cannot carry.
@@ -100,7 +100,7 @@ impl RequestHead {
     }
 }
 
-/// What came over HTTP/2.
+/// Makes the head of a request that came over HTTP/2.
 impl From<http::request::Parts> for RequestHead {
     fn from(mut parts: http::request::Parts) -> Self {
         Self {
@@ -114,14 +114,14 @@ impl From<http::request::Parts> for RequestHead {
 }
 
 impl<B> Response<B> {
-    /// An answer of our own.
+    /// An answer that the sidecar makes itself.
     pub fn new(status: StatusCode, body: B) -> Self {
         let (version, headers) = (Version::HTTP_11, Headers::default());
         let head = ResponseHead { status, version, reason: None, headers, opened: None };
         Self { head: Box::new(head), body }
     }
 
-    /// What came over HTTP/1.
+    /// An answer that came over HTTP/1.
     pub fn read(head: Read, body: B) -> Self {
         let reason = head.own_reason();
         let (status, version, headers) = (head.status, head.version, Headers::Text(head.fields));
@@ -160,7 +160,7 @@ impl<B> Response<B> {
         &mut self.body
     }
 
-    /// Whether it opens the tunnel that was asked for.
+    /// Whether it opens the tunnel that the request asked for.
     pub fn opens_tunnel(&self) -> bool {
         self.head.opened.is_some()
     }
@@ -174,7 +174,7 @@ impl<B> Response<B> {
     }
 }
 
-/// What came over HTTP/2.
+/// Makes an answer of one that came over HTTP/2.
 impl<B> From<http::Response<B>> for Response<B> {
     fn from(response: http::Response<B>) -> Self {
         let (head, body) = response.into_parts();
@@ -184,7 +184,7 @@ impl<B> From<http::Response<B>> for Response<B> {
 }
 
 impl ResponseHead {
-    /// The head as HTTP/2 sends it.
+    /// The head in the form of HTTP/2.
     ///
     /// # Errors
     /// A field that HTTP/2 cannot carry.

@@ -1,8 +1,8 @@
 //! A request body that can be sent again, up to a bound.
 //!
-//! The first try streams while its pieces are kept. A later try is given the kept pieces and then whatever the
-//! first has not yet read. Over the bound the kept pieces are dropped and the try under way goes on alone:
-//! nothing can be sent again, and nothing is held up.
+//! The first try streams the body while its pieces are kept. A later try gets the kept pieces, and then the part that
+//! the first has not read. Beyond the bound, the kept pieces are dropped and the current try goes on alone: the body
+//! cannot be sent again, and the current try is not delayed.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,22 +16,22 @@ use http_body::{Body, Frame, SizeHint};
 /// One try's view of the body.
 pub struct Replay<B: Body<Data = Bytes>> {
     shared: Arc<Shared<B>>,
-    /// Which kept pieces this try was already given.
+    /// The number of kept pieces that this try already has.
     given: usize,
     trailers_given: bool,
-    /// The rest of the body, once this try holds it.
+    /// The rest of the body, while this try holds it.
     rest: Option<B>,
 }
 
-/// What the tries of one request share; kept by the retry layer.
+/// What the tries of one request share. The retry layer keeps it.
 pub struct Shared<B> {
     state: parking_lot::Mutex<State<B>>,
-    /// For `content-length` of every try.
+    /// The size of the body, for the `content-length` of every try.
     size: SizeHint,
 }
 
 struct State<B> {
-    /// The part that nobody has read, while no try holds it.
+    /// The part that is not read yet, while no try holds it.
     rest: Option<B>,
     kept: VecDeque<Bytes>,
     kept_bytes: usize,
@@ -39,14 +39,14 @@ struct State<B> {
     trailers: Option<HeaderMap>,
     /// All of the body was read.
     complete: bool,
-    /// Over the bound, or the client broke off: no further try.
+    /// The body is beyond the bound, or the client broke it off: no further try is possible.
     spoilt: bool,
-    /// A try waits for another to let go of the rest.
+    /// The waker of a try that waits until another one gives back the rest.
     waiter: Option<Waker>,
 }
 
 impl<B: Body<Data = Bytes>> Shared<B> {
-    /// Keeps at most `bound` bytes. `None` (and the body back) when it announces more than that.
+    /// Keeps at most `bound` bytes. `Err`: the body, which announces more than that.
     pub fn keep(body: B, bound: usize) -> Result<Arc<Self>, B> {
         let size = body.size_hint();
         if size.lower() > bound as u64 {
@@ -75,7 +75,7 @@ impl<B: Body<Data = Bytes>> Shared<B> {
 }
 
 impl<B: Body<Data = Bytes>> Replay<B> {
-    /// Gives what is kept, then takes the rest over. `None`: the rest is held.
+    /// Gives the kept pieces, and then takes over the rest. `None`: this try now holds the rest.
     #[allow(clippy::type_complexity)] // the frame type of `http_body`, with one more "not yet"
     fn catch_up(&mut self, cx: &Context<'_>) -> Poll<Option<Option<Result<Frame<Bytes>, B::Error>>>> {
         let mut state = self.shared.state.lock();
@@ -101,7 +101,7 @@ impl<B: Body<Data = Bytes>> Replay<B> {
     fn keep(&mut self, polled: &Option<Result<Frame<Bytes>, B::Error>>) {
         let mut state = self.shared.state.lock();
         if Arc::strong_count(&self.shared) == 1 {
-            state.spoil(); // the retry layer has its answer: what comes now nobody will want again
+            state.spoil(); // the retry layer has its answer, so later pieces are not needed again
         }
         match polled {
             Some(Ok(frame)) => {
@@ -131,7 +131,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Replay<B> {
         let this = &mut *self;
         if this.rest.is_none() {
             match this.catch_up(cx) {
-                Poll::Ready(None) => {} // holds the rest now
+                Poll::Ready(None) => {} // this try now holds the rest
                 Poll::Ready(Some(done)) => return Poll::Ready(done),
                 Poll::Pending => return Poll::Pending,
             }
@@ -168,7 +168,7 @@ impl<B: Body<Data = Bytes>> Drop for Replay<B> {
         let Some(rest) = self.rest.take() else { return };
         let mut state = self.shared.state.lock();
         if rest.is_end_stream() {
-            state.complete = true; // and `rest` tells its watcher so, by being dropped
+            state.complete = true; // dropping `rest` tells its observer the same
         } else {
             state.rest = Some(rest);
         }

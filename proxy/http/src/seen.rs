@@ -1,21 +1,21 @@
-//! What the fields of a head are to a proxy, told by their names.
+//! Which kinds of fields a head has, by their names.
 
 use http::HeaderMap;
 use pillion_http1::{Fields, Known, Names};
 
 use crate::message::Headers;
 
-/// What a message's headers hold that concerns a proxy, found in one pass: nothing is looked up by name that is not
-/// there. Small, for it travels with every call.
+/// The fields of a message that concern the proxy, found in one pass, so that no field that is absent is searched. It
+/// is small, because every call carries it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// Names that the reader of heads knows, in this spelling.
+    /// The known names that are there, in exactly this spelling.
     names: Names,
-    /// What other names are.
+    /// The kinds of the other names.
     others: u8,
 }
 
-/// `x-pillion-…`, in any spelling.
+/// A name `x-pillion-…`, in any spelling.
 const OURS: u8 = 1;
 const FORGED: u8 = 1 << 1;
 const DISGUISED: u8 = 1 << 2;
@@ -27,7 +27,7 @@ impl Seen {
     pub const UPGRADE: Self = Self::of_names(&[Known::Upgrade]);
     pub const KEEP_ALIVE: Self = Self::of_names(&[Known::KeepAlive]);
     pub const PROXY_CONNECTION: Self = Self::of_names(&[Known::ProxyConnection]);
-    /// Any of the fields that concern this connection alone: all of the above.
+    /// Any of the fields above, which concern this connection only.
     pub const HOP_BY_HOP: Self = Self::of_names(&[
         Known::Connection,
         Known::Te,
@@ -47,14 +47,14 @@ impl Seen {
     pub const FORWARDED_HOST: Self = Self::of_names(&[Known::XForwardedHost]);
     /// `x-pillion-via`, in this spelling.
     pub const VIA: Self = Self::of_names(&[Known::XPillionVia]);
-    /// `x-pillion-…` besides, in any spelling.
+    /// Another name `x-pillion-…`, in any spelling.
     pub const OURS: Self = Self {
         names: Names::of(&[Known::XPillionAttempt, Known::XPillionRefused, Known::XPillionReason]),
         others: OURS,
     };
-    /// Would claim an identity, in any spelling.
+    /// A name that claims an identity, in any spelling.
     pub const FORGED: Self = Self { names: Names::of(&[Known::XForwardedClientCert]), others: FORGED };
-    /// Another spelling of a name that we set or remove.
+    /// Another spelling of a name that the sidecar sets or removes.
     pub const DISGUISED: Self = Self { names: Names::of(&[]), others: DISGUISED };
 
     const fn of_names(names: &[Known]) -> Self {
@@ -79,7 +79,7 @@ impl Seen {
         seen
     }
 
-    /// Of fields as they were read the known names are known, and only others are compared.
+    /// The reader of a text has already found the known names, so only other names are compared.
     fn in_fields(fields: &Fields) -> Self {
         Self { names: fields.seen(), others: fields.unknown_names().fold(0, |all, name| all | other(name)) }
     }
@@ -90,7 +90,7 @@ impl Seen {
     }
 }
 
-/// What a name is that the reader of heads does not know.
+/// The kind of a name that is not known.
 fn other(name: &[u8]) -> u8 {
     match name {
         name if claims_identity(name) => FORGED,
@@ -100,20 +100,20 @@ fn other(name: &[u8]) -> u8 {
     }
 }
 
-/// Only our own sidecars may say these, and only to each other.
+/// Whether only sidecars may send a field with this name, and only to each other.
 pub fn is_ours(name: &[u8]) -> bool {
     const PREFIX: &str = "x-pillion-";
     name.get(..PREFIX.len()).is_some_and(|start| reads_as(start, PREFIX))
 }
 
-/// Would claim who calls.
+/// Whether a field with this name claims the identity of the caller.
 pub fn claims_identity(name: &[u8]) -> bool {
     const NAMES: [&str; 3] = ["x-forwarded-client-cert", "client-cert", "client-cert-chain"];
     NAMES.into_iter().any(|known| reads_as(name, known))
 }
 
-/// Whether an application might take `name` for another one that we set or remove, and so read what a caller chose
-/// where it expects what we say.
+/// Whether an application might read `name` as one that the sidecar sets or removes, and so trust a value that the
+/// caller chose.
 pub fn is_disguised(name: &[u8]) -> bool {
     let known: &[&str] = match name.len() {
         10 => &["keep-alive"],
@@ -127,8 +127,8 @@ pub fn is_disguised(name: &[u8]) -> bool {
     known.iter().any(|known| !name.eq_ignore_ascii_case(known.as_bytes()) && reads_as(name, known))
 }
 
-/// Whether some application would read `name` as `known`. CGI, WSGI, PHP and their like make one underscore of `-`
-/// and `_`, some of them also of `.` and every other sign, and no case.
+/// Whether some application would read `name` as `known`. CGI, WSGI, PHP and others ignore case and turn `-` and `_`
+/// into an underscore, and some also turn `.` and every other sign into one.
 fn reads_as(name: &[u8], known: &str) -> bool {
     let is_sign = |byte: u8| !byte.is_ascii_alphanumeric();
     let same =
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a11_every_spelling_of_a_name_that_is_ours_to_say_is_known() {
+    fn a11_every_spelling_of_a_name_that_only_the_sidecar_may_send_is_recognised() {
         for name in
             ["x_pillion_attempt", "x-pillion_via", "x_pillion-refused", "x.pillion.via", "x-pillion-anything"]
         {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_as_they_were_read_hold_what_their_map_holds() {
+    fn the_same_fields_are_found_in_a_text_and_in_a_map() {
         let others = [
             "x_pillion_attempt",
             "x.pillion.anything-that-is-longer-than-any",
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exact_name_of_the_passes_is_told_from_its_other_spellings() {
+    fn x_pillion_via_is_told_apart_from_its_other_spellings() {
         assert!(seen("x-pillion-via").has(Seen::VIA) && !seen("x-pillion-via").has(Seen::OURS));
         assert!(seen("x_pillion-via").has(Seen::OURS) && !seen("x_pillion-via").has(Seen::VIA));
     }

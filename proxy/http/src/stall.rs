@@ -1,4 +1,4 @@
-//! How long a peer may leave what is written to it.
+//! How long bytes for a peer may wait because the peer does not accept them.
 
 use std::future::Future as _;
 use std::io;
@@ -10,19 +10,19 @@ use tokio::time::Instant;
 
 use pillion_base::deadline::{Deadline, Timers};
 
-/// A peer that takes less than [`LEAST_TAKEN`] in it is given up.
+/// 300 s: the connection of a peer that accepts less than [`LEAST_TAKEN`] in this time is closed.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(300);
-/// What is left of a request whose answer is whole is sent on for so long, whoever is waited for: the peer, or a client
-/// that pauses. As long as a client of HTTP/1 is listened to after its last answer (nginx: `lingering_time`).
+/// 30 s: how long the rest of a request is sent on after its complete answer, whether the upstream or the client is
+/// slow. A client of HTTP/1 lingers for the same time after its last answer (nginx: `lingering_time`).
 pub const AFTER_ANSWER: Duration = Duration::from_secs(30);
-/// What a peer must take of what waits for it in each [`STALL_TIMEOUT`], and in each `stream_idle_timeout`: a byte now
-/// and then must not keep a connection for ever.
+/// 1 KiB: how much a peer must accept of the waiting bytes in each [`STALL_TIMEOUT`], and in each
+/// `stream_idle_timeout`. A peer that accepts single bytes cannot keep a connection open for ever.
 pub const LEAST_TAKEN: usize = 1024;
 
 /// The watch over one connection's writing, flushing and shutting down.
 #[derive(Debug, Default)]
 pub struct Stall {
-    /// Something waits: until when, and how much had been taken when that was set.
+    /// While bytes wait: the deadline, and how much the peer had accepted when the deadline was set.
     waits: Option<(Deadline, u64)>,
 }
 
@@ -31,12 +31,13 @@ impl Stall {
         self.waits.is_some()
     }
 
-    /// The peer has taken all that there was.
+    /// Notes that the peer has accepted all bytes.
     pub fn all_is_taken(&mut self) {
         self.waits = None;
     }
 
-    /// Something waits for a peer that has taken `taken` bytes so far. What TLS has taken in is not the peer's yet.
+    /// Checks a peer for which bytes wait, and which has accepted `taken` bytes so far. Bytes in the buffer of TLS do
+    /// not count as accepted.
     pub fn poll<T>(&mut self, taken: u64, timers: &Timers, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let (deadline, before) =
             self.waits.get_or_insert_with(|| (timers.deadline(Instant::now() + STALL_TIMEOUT), taken));
@@ -57,7 +58,7 @@ mod tests {
 
     use super::*;
 
-    /// After how many seconds a peer is given up that takes so much every minute, an hour at most.
+    /// After how many seconds (at most an hour) a peer is closed that accepts `each_minute` bytes every minute.
     async fn given_up(each_minute: u64) -> u64 {
         let (timers, mut stall, start) = (Timers::default(), Stall::default(), Instant::now());
         for minute in 0..60 {
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a4_a_peer_that_takes_next_to_nothing_is_given_up_and_a_slow_one_is_not() {
+    async fn a4_a_peer_that_accepts_next_to_nothing_is_closed_and_a_slow_one_is_not() {
         assert_eq!(given_up(0).await, 300);
         assert_eq!(given_up(100).await, 300);
         assert_eq!(given_up(1000).await, 3600);

@@ -1,7 +1,7 @@
-//! A request body that is sent twice at once: what the first reader is given, the second is given too.
+//! A request body with two readers at the same time: the second reader gets the pieces that the first has read.
 //!
-//! Pieces are shared and never copied. The first reader sets the pace and never waits for the second: that one may be
-//! behind by so many bytes, and loses the body where it falls back further. A copy that was cut never looks whole.
+//! Pieces are shared and never copied. The first reader never waits for the second. The second may be a limited number
+//! of bytes behind; if it falls back further, its body is cut. A copy that was cut never looks complete.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -16,17 +16,17 @@ use pillion_model::Reason;
 
 use crate::error::BodyError;
 
-/// The first reader's view.
+/// The body for the first reader.
 pub struct Tee<B: Body<Data = Bytes>> {
     inner: B,
-    /// `None`: the copy is whole, was cut, or nobody wants it any more.
+    /// `None`: the copy is complete, was cut, or has no reader any more.
     copy: Option<Arc<Mutex<State>>>,
 }
 
-/// The second reader's.
+/// The body for the second reader.
 pub struct Copied {
     state: Arc<Mutex<State>>,
-    /// For its `content-length`.
+    /// The size of the body, for the `content-length` of the copy.
     size: SizeHint,
 }
 
@@ -47,7 +47,7 @@ enum End {
     Cut,
 }
 
-/// `body` for two readers, of whom the second may be `bound` bytes behind.
+/// Splits `body` for two readers. The second may be `bound` bytes behind the first.
 pub fn tee<B: Body<Data = Bytes>>(body: B, bound: usize) -> (Tee<B>, Copied) {
     let state = Arc::new(Mutex::new(State { bound, ..State::default() }));
     let copied = Copied { state: state.clone(), size: body.size_hint() };
@@ -128,7 +128,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tee<B> {
     }
 }
 
-/// What the first reader leaves unread nobody reads.
+/// Cuts the copy when the first reader leaves before the end, because nothing reads the rest of the body.
 impl<B: Body<Data = Bytes>> Drop for Tee<B> {
     fn drop(&mut self) {
         if let Some(copy) = self.copy.take() {
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_are_given_the_same_bytes_which_are_not_copied() {
+    async fn both_readers_get_the_same_bytes_which_are_not_copied() {
         let (mut first, copied) = tee(pieces(&["one", "two"]), 100);
         let one = next(&mut first).await.unwrap().unwrap().into_data().unwrap();
         assert!(next(&mut first).await.is_some() && next(&mut first).await.is_none());
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_is_too_far_behind_loses_the_body_and_holds_nothing() {
+    async fn a_second_reader_that_is_too_far_behind_is_cut_and_holds_no_bytes() {
         let (mut first, mut copied) = tee(pieces(&["12345", "67890", "x"]), 9);
         while next(&mut first).await.is_some() {}
         assert!(copied.state.lock().pieces.is_empty());
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_first_leaves_unread_never_looks_whole() {
+    async fn a_copy_whose_first_reader_left_early_never_looks_complete() {
         let (mut first, mut copied) = tee(pieces(&["12345", "67890"]), 100);
         next(&mut first).await;
         drop(first);

@@ -1,6 +1,6 @@
-//! How the two bodies of an exchange move: what they tell while they flow, and who is told.
+//! The progress of the two bodies of an exchange, and the trait to which the bodies report it.
 //!
-//! The bodies know nothing of routes, layers or logs. Whoever carries an exchange is an [`Observer`] to them.
+//! The bodies do not depend on routes, layers or logs. The exchange implements [`Observer`].
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Waker};
@@ -13,26 +13,26 @@ use tokio::time::Instant;
 use pillion_base::deadline::Timers;
 use pillion_model::Reason;
 
-/// Whoever is told how the bodies of an exchange move, and how the exchange ends.
+/// Receives reports of the progress of an exchange's bodies, and of the end of the exchange.
 pub trait Observer: Send + Sync {
     /// When the request came.
     fn started(&self) -> Instant;
-    /// How far the request's body is.
+    /// The progress of the request's body.
     fn progress(&self) -> &Progress;
-    /// What the client hears before its answer.
+    /// The interim answers for the client.
     fn interim(&self) -> &Interim;
     fn timers(&self) -> &Timers;
-    /// The sidecar cut the request's body; whoever answers next says why.
+    /// The sidecar cut the request's body, for this reason, which the answer will state.
     fn cut(&self, reason: Reason);
-    /// The exchange became a tunnel, which took so many bytes from the client.
+    /// The exchange became a tunnel, which received this number of bytes from the client.
     fn was_tunnel(&self, received: u64);
-    /// The answer has ended, whole or not. Only the first call counts.
+    /// The answer has ended, completely or not. Only the first call counts.
     fn finish(&self, ending: ResponseEnd);
 }
 
-/// The connection that an answer comes from, for as long as the answer lasts. Dropped, it is closed.
+/// The connection of an answer, held until the answer ends. It is closed when this is dropped.
 pub trait Carrier: Send + Sync {
-    /// The answer came whole: the connection may serve another request.
+    /// The answer is complete: the connection may serve another request.
     fn give_back(self: Box<Self>);
 }
 
@@ -44,26 +44,26 @@ pub struct ResponseEnd {
     pub reason: Option<Reason>,
 }
 
-/// No further interim answer is kept for a client while so many bytes of them, or of what comes before them, wait for
-/// it. Nobody depends on one but on `100 Continue`, and an upstream may send 32 of 128 KiB at once.
+/// 16 KiB: while so many bytes of interim answers, or of what is sent before them, wait for a client, further interim
+/// answers are dropped. Clients depend only on `100 Continue`, and an upstream may send 32 of 128 KiB each at once.
 pub const INTERIM_WAITING: usize = 16 * 1024;
 
 /// Interim answers (1xx) on their way to the client.
 #[derive(Default)]
 pub struct Interim {
-    /// The client waits to be asked for its body.
+    /// The client waits for a 100 before it sends its body.
     expects: AtomicBool,
     is_told: AtomicBool,
     state: Mutex<(Vec<http::Response<()>>, Option<Waker>)>,
 }
 
 impl Interim {
-    /// The client waits for `100 Continue`, and hears it when its body is read for the first time.
+    /// Notes that the client waits for `100 Continue`. It gets one when its body is read for the first time.
     pub fn expect_continue(&self) {
         self.expects.store(true, Relaxed);
     }
 
-    /// The body is wanted now.
+    /// Adds a `100 Continue`, if the client waits for one, because its body is wanted now.
     pub fn ask(&self) {
         if self.expects.load(Relaxed) && self.expects.swap(false, Relaxed) {
             let mut ask = http::Response::new(());
@@ -72,7 +72,7 @@ impl Interim {
         }
     }
 
-    /// Dropped where too much waits already; see [`INTERIM_WAITING`].
+    /// Adds an interim answer. It is dropped if too much waits already; see [`INTERIM_WAITING`].
     pub fn tell(&self, interim: http::Response<()>) {
         let mut state = self.state.lock();
         let waiting: usize = state.0.iter().map(size).sum();
@@ -86,7 +86,8 @@ impl Interim {
         }
     }
 
-    /// Gives away what there is. Who comes from another task than the body's reader is woken when there is more.
+    /// Gives the waiting interim answers to `give`. Keeps the waker while the client waits for a 100, because the body
+    /// may be read in another task.
     pub fn take(&self, cx: &Context<'_>, mut give: impl FnMut(http::Response<()>)) {
         if self.expects.load(Relaxed) {
             self.state.lock().1 = Some(cx.waker().clone());
@@ -98,15 +99,15 @@ impl Interim {
     }
 }
 
-/// What its fields take up.
+/// The bytes of its fields.
 fn size(interim: &http::Response<()>) -> usize {
     interim.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
 
-/// How far the request's body is. Written by the body, read by the timeout that watches over it.
+/// The progress of the request's body. The body writes it, and the timeout layer reads it.
 pub struct Progress {
     started: Instant,
-    /// Nanoseconds after `started`, plus one; zero: not yet.
+    /// When the first byte moved, in nanoseconds after `started`, plus one; zero: not yet.
     first: AtomicU64,
     last: AtomicU64,
     complete: AtomicU64,
@@ -168,12 +169,12 @@ impl Progress {
         self.has_body.store(true, Relaxed);
     }
 
-    /// A part of the request's body has not come yet, or nobody has asked for it.
+    /// Whether a part of the request's body has not come yet, or has not been read.
     pub fn is_unfinished(&self) -> bool {
         self.has_body.load(Relaxed) && self.complete.load(Relaxed) == 0
     }
 
-    /// The client broke its own request off.
+    /// Notes that the client broke its request off.
     pub fn broke(&self) {
         self.broke.store(true, Relaxed);
     }
@@ -197,7 +198,7 @@ impl Progress {
     }
 }
 
-/// A request body's way so far, each moment as time after the request's start.
+/// A copy of the progress. Each time is counted from the start of the request.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BodyView {
     pub first: Option<Duration>,
@@ -215,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn interim_answers_that_wait_have_a_bound_and_the_client_is_asked_for_its_body_whatever_waits() {
+    fn waiting_interim_answers_have_a_bound_and_a_100_is_never_dropped() {
         let interim = Interim::default();
         interim.expect_continue();
         for _ in 0..32 {

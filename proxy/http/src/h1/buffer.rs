@@ -1,5 +1,5 @@
-//! What a thread reads HTTP/1 into and writes it from. A connection holds bytes of its own only while something is left
-//! over: a head that has come in part, or what the peer does not take yet.
+//! The buffers of a thread for reading and writing HTTP/1. A connection holds bytes of its own only while some are left
+//! over: a part of a head, or bytes that the peer does not accept yet.
 
 use std::cell::Cell;
 use std::future::Future as _;
@@ -12,23 +12,23 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use pillion_base::net::Io;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 
-/// What is read at once. Two records of TLS, and the largest that the allocator keeps at hand for each thread.
+/// 32 KiB per read: two records of TLS, and the largest size that the allocator keeps in its cache for each thread.
 const READ_BYTES: usize = 32 * 1024;
-/// A new buffer is made when less is left of one whose first part has gone on: a record of TLS.
+/// 16 KiB, one record of TLS: a new buffer is made when less room is left in one whose first part is still in use.
 const LEAST_ROOM: usize = 16 * 1024;
-/// What is read behind bytes that a connection has kept: they are the beginning of a head, and its end is near.
+/// 4 KiB per read after bytes that a connection has kept: they are a part of a head, whose end is near.
 const FURTHER: usize = 4 * 1024;
-/// What is read at once of a peer whose bytes nobody wants yet.
+/// 512 bytes per read from a peer whose bytes are not wanted yet.
 const LITTLE: usize = 512;
-/// A piece below this size is copied: it would keep the whole buffer alive that it was read into, or cost a further
-/// part of a vectored write.
+/// 4 KiB: a smaller piece is copied, because it would otherwise keep the whole buffer in which it was read, or need one
+/// more part in a vectored write.
 const SMALL: usize = 4 * 1024;
-/// Fewer bytes than this that are left over are copied into a buffer of the connection's own. Where they came they would
-/// keep alive all of the thread's buffer ([`READ_BYTES`]), but the bounds on what is left over count these bytes alone.
+/// 16 KiB: fewer bytes that are left over are copied into a buffer of the connection. Without the copy they would keep
+/// all of the thread's buffer ([`READ_BYTES`]), but the limits of memory count only the bytes that are left over.
 const LEFT_COPIED: usize = 16 * 1024;
-/// So much waits at most before more is taken in, a large piece apart.
+/// 16 KiB: when so many bytes wait to be written, no more are taken; a large piece does not count.
 const ENOUGH: usize = 16 * 1024;
-/// Buffers that had to grow beyond this for one message are not kept.
+/// 64 KiB: a buffer that had to grow beyond this for one message is not kept.
 const KEPT: usize = 64 * 1024;
 
 thread_local! {
@@ -36,7 +36,7 @@ thread_local! {
     static WRITING: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// Bytes that came and were not taken yet.
+/// The bytes that came and were not taken yet.
 #[derive(Debug, Default)]
 pub struct Inbox(BytesMut);
 
@@ -49,13 +49,14 @@ impl Inbox {
         self.0.len()
     }
 
-    /// Lends `work` what came, with room behind it: the thread's buffer, or the connection's own where something was
-    /// left over. It takes from the front what it has done with, and may [`poll_fill`]. What it leaves is kept.
+    /// Lends `work` the bytes that came, with room after them: in the thread's buffer, or in the connection's own if
+    /// bytes were left over. `work` removes the bytes that it has used from the front, and may call [`poll_fill`]. The
+    /// rest is kept.
     pub fn with<T>(&mut self, work: impl FnOnce(&mut BytesMut) -> T) -> T {
         if !self.0.is_empty() {
             let done = work(&mut self.0);
             if self.0.is_empty() {
-                self.0 = BytesMut::new(); // lets go of the buffer
+                self.0 = BytesMut::new(); // frees the buffer
             }
             return done;
         }
@@ -76,8 +77,8 @@ impl Inbox {
         done
     }
 
-    /// Reads a little behind nothing that was left over, and keeps it. For who waits for the end of the peer: what the
-    /// peer says meanwhile is held for as long as that takes. Nothing more: the peer has ended.
+    /// Reads a few bytes where none were left over, and keeps them. For a caller that waits for the end of the peer:
+    /// bytes that come meanwhile are held. 0 bytes: the peer has ended.
     pub fn poll_little(
         &mut self,
         io: &mut (impl AsyncRead + Unpin),
@@ -95,16 +96,16 @@ impl Inbox {
         self.0.capacity()
     }
 
-    /// What is left, for whoever reads on.
+    /// The bytes that are left, for the next reader of the connection.
     pub fn into_bytes(self) -> Bytes {
         self.0.freeze()
     }
 }
 
-/// Reads once, behind what is there. Nothing more: the peer has ended.
+/// Reads once, after the bytes that are there. 0 bytes: the peer has ended.
 pub fn poll_fill(io: &mut Io, bytes: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
     if io.is_layered() {
-        ready!(io.poll_comes(cx)); // mostly nothing has come, and that is known without a way through TLS
+        ready!(io.poll_comes(cx)); // usually no byte has come, which is known without a call of TLS
     }
     poll_read(io, bytes, cx)
 }
@@ -120,7 +121,7 @@ fn poll_read(
     pin!(io.read_buf(bytes)).poll(cx)
 }
 
-/// Takes the first `length` bytes, to go on alone. A large piece is not copied.
+/// Takes the first `length` bytes out of the buffer. A large piece is not copied.
 pub fn take(bytes: &mut BytesMut, length: usize) -> Bytes {
     let length = length.min(bytes.len());
     if length >= SMALL {
@@ -131,35 +132,35 @@ pub fn take(bytes: &mut BytesMut, length: usize) -> Bytes {
     piece
 }
 
-/// Bytes on their way to a peer: what is there at once leaves in one write.
+/// Bytes that wait to be sent to a peer. Bytes that are there at the same time leave in one write.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Heads, framing and small content; the thread's buffer while it is in use.
+    /// Heads, framing and small content. This is the thread's buffer while it is in use.
     front: Vec<u8>,
-    /// How much of all that waits has been written.
+    /// How many of the waiting bytes have been written.
     written: usize,
-    /// One large piece that stands behind `front`.
+    /// One large piece, which comes after `front`.
     large: Bytes,
-    /// What stands behind that.
+    /// The bytes after the large piece.
     back: Vec<u8>,
-    /// Something was written, and what stands below has not passed all of it on.
+    /// Bytes were written to the stream, and the stream has not flushed all of them.
     unflushed: bool,
-    /// The stream has taken a byte since this was made or [`Self::begin`] was called.
+    /// The stream has accepted a byte since this was made or [`Self::begin`] was called.
     has_begun: bool,
 }
 
 impl Outbox {
-    /// All that was put into it has left.
+    /// Whether all bytes have been sent.
     pub const fn is_empty(&self) -> bool {
         !self.has_bytes() && !self.unflushed
     }
 
-    /// Bytes that wait to be written.
+    /// The number of bytes that wait to be written.
     pub const fn len(&self) -> usize {
         self.front.len() + self.large.len() + self.back.len() - self.written
     }
 
-    /// No more is to be taken in now. Behind a large piece another one would be copied.
+    /// Whether no more bytes should be added now. After a large piece, another large one would be copied.
     pub const fn is_full(&self) -> bool {
         !self.large.is_empty() || self.front.len() - self.written >= ENOUGH
     }
@@ -168,17 +169,17 @@ impl Outbox {
         !self.front.is_empty() || !self.large.is_empty()
     }
 
-    /// Forgets that something has left.
+    /// Resets [`Self::has_begun`].
     pub const fn begin(&mut self) {
         self.has_begun = false;
     }
 
-    /// Whether the stream has taken a byte.
+    /// Whether the stream has accepted a byte.
     pub const fn has_begun(&self) -> bool {
         self.has_begun
     }
 
-    /// The end of what waits, to write behind it.
+    /// The buffer at the end of the waiting bytes, to append to it.
     pub fn end(&mut self) -> &mut Vec<u8> {
         if !self.large.is_empty() {
             return &mut self.back;
@@ -189,7 +190,7 @@ impl Outbox {
         &mut self.front
     }
 
-    /// A piece of content behind what waits. A large one is not copied, unless another one waits already.
+    /// Adds a piece of content after the waiting bytes. A large piece is not copied, unless another one waits already.
     pub fn attach(&mut self, piece: Bytes) {
         if piece.len() < SMALL || !self.large.is_empty() {
             self.end().extend_from_slice(&piece);
@@ -203,7 +204,7 @@ impl Outbox {
         self.front.capacity() + self.large.len() + self.back.capacity()
     }
 
-    /// Ready when the peer, or the kernel for it, has all that waited.
+    /// Ready when all waiting bytes are sent, or are in the kernel's buffer.
     pub fn poll_send(
         &mut self,
         io: &mut (impl AsyncWrite + Unpin),
@@ -238,7 +239,7 @@ impl Outbox {
         Pin::new(io).poll_write_vectored(cx, parts)
     }
 
-    /// What has been written is not kept.
+    /// Frees the buffers whose bytes have been written.
     fn let_go(&mut self) {
         loop {
             let before_back = self.front.len() + self.large.len();
@@ -275,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_keeps_what_is_left_over_and_nothing_else() {
+    async fn a_connection_keeps_only_the_bytes_that_are_left_over() {
         let (mut near, mut far) = Pipe::pair(64 * 1024);
         let mut inbox = Inbox::default();
         far.write_all(b"abcdef").await.unwrap();
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_taken_stays_as_it_was_while_others_read() {
+    async fn bytes_that_were_taken_do_not_change_while_other_connections_read() {
         let (mut near, mut far) = Pipe::pair(64 * 1024);
         let (mut inbox, mut pieces) = (Inbox::default(), Vec::new());
         for round in 0..20 {
@@ -328,7 +329,7 @@ mod tests {
         }
     }
 
-    /// Everything that a peer reads of what `outbox` sends through a pipe of so many bytes.
+    /// All bytes that a peer reads when `outbox` sends through a pipe with this capacity.
     async fn sent(mut outbox: Outbox, capacity: usize) -> Vec<u8> {
         let (mut near, mut far) = Pipe::pair(capacity);
         let mut all = Vec::new();
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pieces_leave_in_their_order_whatever_the_peer_takes_at_once() {
+    async fn pieces_leave_in_order_for_any_number_of_bytes_that_the_peer_accepts_at_once() {
         let large = Bytes::from(vec![b'x'; SMALL]);
         for capacity in [1, 2, 3, SMALL - 1, SMALL + 4, 64 * 1024] {
             let mut outbox = Outbox::default();
@@ -359,7 +360,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_takes_nothing_is_waited_for_and_one_that_is_gone_is_an_error() {
+    async fn a_peer_that_accepts_no_bytes_is_waited_for_and_one_that_is_gone_is_an_error() {
         let (mut near, far) = Pipe::pair(2);
         let mut outbox = Outbox::default();
         outbox.end().extend_from_slice(b"head");

@@ -1,8 +1,9 @@
 //! One upstream HTTP/1 connection.
 //!
-//! It has no task. Who sends a request writes it and reads the head of its answer, both in place; who reads the answer's
-//! body reads the connection, and writes what is left of a request that was answered before its end. In between the
-//! connection is a few words and a socket: that its peer has closed it is found by who takes it next.
+//! The connection has no task. The task that sends a request writes it and reads the head of its answer. The task that
+//! reads the answer's body reads the connection, and writes the rest of a request that was answered before its end.
+//! Between two exchanges the connection is a few words and a socket: the next user finds out whether the peer has
+//! closed it.
 
 mod answer;
 #[cfg(test)]
@@ -29,15 +30,15 @@ use crate::message::{RequestHead, Response};
 use crate::transfer::Observer;
 use pillion_base::net::Io;
 
-/// Carries one exchange after another. What an exchange holds of it, and who keeps it for the next one, share it.
+/// Carries one exchange after another. The current exchange and the pool share it.
 pub struct Connection(Arc<Mutex<Wire>>);
 
 /// Why a request got no answer.
 pub struct FailedRequest {
     pub error: ClientFailure,
-    /// A part of an answer had come.
+    /// Whether a part of an answer had come.
     pub has_answer_begun: bool,
-    /// Not a byte of it was written, and nothing of its body was read: it is as good as new.
+    /// The request, if no byte of it was written and no part of its body was read: it can be sent elsewhere unchanged.
     pub is_unsent: bool,
 }
 
@@ -45,7 +46,7 @@ pub struct FailedRequest {
 pub enum ClientFailure {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("it ended the connection")]
+    #[error("it closed the connection")]
     Left,
     #[error("{0}")]
     Malformed(Fault),
@@ -65,7 +66,7 @@ impl From<Error> for ClientFailure {
 }
 
 impl ClientFailure {
-    /// The answer's head is larger than it was allowed to be.
+    /// Whether the answer's head was larger than the limit.
     pub const fn is_large_head(&self) -> bool {
         matches!(self, Self::Malformed(Fault::LargeHead | Fault::ManyFields))
     }
@@ -74,19 +75,19 @@ impl ClientFailure {
 /// The body of an answer.
 pub enum Answer {
     Empty,
-    /// It came with its head, and its length was announced.
+    /// The whole body came with the head, and its length was announced.
     Full(Bytes),
     Incoming(Incoming),
-    /// It opened the tunnel that was asked for: the connection is bytes alone from here on.
+    /// The answer opened the tunnel that the request asked for: the connection carries opaque bytes from here on.
     Tunnel(Box<Io>),
 }
 
 /// How a connection goes on after an exchange.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// It may carry another one.
+    /// It may carry another exchange.
     Ready,
-    /// Once the last bytes of its request are written; see [`Connection::written`].
+    /// It may carry another exchange when the last bytes of the request are written; see [`Connection::written`].
     Writing,
     Over,
 }
@@ -96,13 +97,13 @@ impl Connection {
         Self(Arc::new(Mutex::new(Wire::new(io, limits))))
     }
 
-    /// What the heads of the next answers may have.
+    /// Sets the limits for the heads of the next answers.
     pub fn limit(&self, limits: HeadLimits) {
         self.0.lock().limit(limits);
     }
 
-    /// Sends `request` and waits for the head of its answer. Dropped, the connection is good for nothing any more.
-    /// Where nothing of the body was read and not a byte written, both are left as they were.
+    /// Sends `request` and waits for the head of its answer. If the future is dropped, the connection cannot be used
+    /// any more. If no part of the body was read and no byte was written, both are unchanged.
     ///
     /// # Errors
     /// Why there is no answer.
@@ -125,18 +126,18 @@ impl Connection {
         })
     }
 
-    /// Whether the peer has ended it, or said something that nobody had asked for. For a connection that rests: tokio
-    /// asks the kernel only where something has happened to the socket.
+    /// Whether the peer has closed a pooled connection, or has sent bytes without a request. The check is cheap: tokio
+    /// calls the kernel only after an event of the socket.
     pub fn is_closed(&self) -> bool {
         self.0.lock().has_come_unasked()
     }
 
-    /// The exchange is over, as far as its answer goes. Where [`Rest::Ready`] is said another one may begin.
+    /// Ends the exchange after its answer. After [`Rest::Ready`], another exchange may begin.
     pub fn rest(&self) -> Rest {
         self.0.lock().rest(&mut Context::from_waker(Waker::noop()))
     }
 
-    /// Writes the last bytes of a request that was answered whole. Whether another exchange may begin.
+    /// Writes the last bytes of a request whose answer is complete. Returns whether another exchange may begin.
     pub async fn written(&self) -> bool {
         poll_fn(|cx| match self.0.lock().rest(cx) {
             Rest::Writing => Poll::Pending,
@@ -145,12 +146,12 @@ impl Connection {
         .await
     }
 
-    /// Takes the stream away: the exchange on it is given up, or it is somebody else's from here on.
+    /// Takes the stream away, because the exchange is given up, or because the stream becomes a tunnel.
     pub fn take_io(&self) -> Option<Io> {
         self.0.lock().take_io().map(|(io, _)| io)
     }
 
-    /// Says goodbye, where that takes no time, and ends it. In TLS the peer is told; the kernel has room for that unless
+    /// Closes the connection without waiting. With TLS, a close_notify is sent first; the kernel has room for it unless
     /// the peer has stopped reading.
     pub fn close(&self) {
         self.0.lock().close(&mut Context::from_waker(Waker::noop()));
@@ -162,7 +163,7 @@ struct Asking<'a, B> {
     body: &'a mut B,
     /// All of the body has been written.
     is_whole: bool,
-    /// Something of the body has been read.
+    /// A part of the body has been read.
     is_read: bool,
 }
 
@@ -195,14 +196,14 @@ impl<B: OutgoingBody> Asking<'_, B> {
         let is_written = wire.poll_request(self.body, &mut self.is_read, cx)?;
         if is_written && wire.has_begun() {
             self.is_whole = true;
-            drop(self.body.take()); // who watches it learns that it is whole
+            drop(self.body.take()); // the body's observer notes that it is complete
         }
         Ok(())
     }
 
     fn hear(&self, mut interim: ResponseHead, observer: &dyn Observer) -> Result<(), ClientFailure> {
         if interim.status == StatusCode::CONTINUE && self.body.ask() {
-            return Ok(()); // it answers the expectation, of which the client hears when its body is read
+            return Ok(()); // it opens the gate; the client gets a 100 when its body is read
         }
         remove_hop_by_hop(&mut interim.fields)?;
         let mut told = http::Response::new(());

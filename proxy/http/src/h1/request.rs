@@ -1,8 +1,9 @@
-//! The content of a client's request, between who reads the connection and who sends the request on.
+//! The content of a client's request, between the server that reads the connection and the task that forwards the
+//! request.
 //!
-//! A mailbox for one piece: the [`Incoming`] says that it wants one, and the [`Feed`] reads no further before. Mostly
-//! one task polls both, and then neither wakes the other: the task looks at its feed after everything that may have
-//! polled the body. A body may also be read by a task of its own (an upstream of HTTP/2, a replay).
+//! It is a mailbox for one piece: the [`Incoming`] asks for a piece, and the [`Feed`] reads no further before that.
+//! Usually one task polls both, and then neither wakes the other: the task polls its feed after everything that may
+//! have polled the body. A body may also be read by another task (for an upstream of HTTP/2, or in a replay).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,15 +19,15 @@ use crate::error::Broken;
 /// The reader's end.
 pub struct Incoming {
     slot: Arc<Mutex<Slot>>,
-    /// Of the announced length: what was not read yet.
+    /// The part of the announced length that was not read yet.
     left: Option<u64>,
-    /// Somebody has begun to read it.
+    /// The reader has begun.
     has_begun: bool,
-    /// Trailers that are for the client's connection alone.
+    /// Names of trailers that concern only the client's connection.
     names: Vec<HeaderName>,
 }
 
-/// The end of who reads the connection. Dropped early, it breaks the body off.
+/// The server's end, which reads the connection. If it is dropped early, the body breaks off.
 pub struct Feed(Arc<Mutex<Slot>>);
 
 struct Slot {
@@ -39,28 +40,28 @@ struct Slot {
     feeder: Option<Waker>,
 }
 
-/// What follows a piece of content.
+/// What comes after a piece of content.
 #[derive(Debug)]
 pub enum Then {
-    /// More of it, or its end: that is not known yet.
+    /// More content, or its end: this is not known yet.
     More,
     Trailers(HeaderMap),
     End,
     Broken(Broken),
 }
 
-/// What the reader asks of the feed.
+/// What the reader wants from the feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Demand {
-    /// It waits for the next piece.
+    /// The reader waits for the next piece.
     Wanted,
-    /// It has one that it has not taken. The feed is woken when that changes.
+    /// The reader wants no piece now, or has not taken the last one. The feed is woken when this changes.
     NotNow,
-    /// Nobody reads any more.
+    /// The reader is gone.
     Abandoned,
 }
 
-/// A body and its feed. `length`: what the request announces. `first`: what came of it together with its head.
+/// Makes a body and its feed. `length`: the announced length. `first`: the piece that came together with the head.
 pub fn channel(length: Option<u64>, first: Option<(Bytes, Then)>) -> (Feed, Incoming) {
     let (data, then) = first.unwrap_or((Bytes::new(), Then::More));
     let slot = Arc::new(Mutex::new(Slot {
@@ -84,7 +85,7 @@ impl Feed {
         if slot.is_wanted { Demand::Wanted } else { Demand::NotNow }
     }
 
-    /// The piece that was wanted; it may be empty where something else than more follows.
+    /// Gives the reader the piece that it wanted. The piece may be empty if `then` is not [`Then::More`].
     pub fn put(&self, data: Bytes, then: Then, cx: &Context<'_>) {
         let mut slot = self.0.lock();
         (slot.data, slot.then, slot.is_wanted) = (data, then, false);
@@ -105,12 +106,12 @@ impl Drop for Feed {
 }
 
 impl Incoming {
-    /// Removes these from the trailers.
+    /// Removes these names from the trailers.
     pub fn remove_trailers(&mut self, names: Vec<HeaderName>) {
         self.names = names;
     }
 
-    /// What `Connection` named, and is no trailer either.
+    /// The names that `Connection` listed, which may not be trailers either.
     pub fn named(&self) -> &[HeaderName] {
         &self.names
     }
@@ -137,7 +138,8 @@ impl http_body::Body for Incoming {
         next
     }
 
-    /// One of unknown length that is empty is found to be so by its reader: it goes on as it came.
+    /// Never true before the first read for a body of unknown length, even if it is empty, so that it is forwarded in
+    /// the form in which it came.
     fn is_end_stream(&self) -> bool {
         if self.left.is_none() && !self.has_begun {
             return false;
@@ -161,8 +163,8 @@ impl Drop for Incoming {
     }
 }
 
-/// The next frame of a body: the data that came, and then what follows it. Pending where that is more data. `left`: what
-/// is left of the announced length.
+/// The next frame of a body: the data that came, and then what follows it. Pending if more data follow. `left`: the
+/// rest of the announced length.
 pub(super) fn next_frame(
     data: &mut Bytes,
     then: &mut Then,
@@ -183,7 +185,7 @@ pub(super) fn next_frame(
     })
 }
 
-/// Keeps the waker of `cx`, without a copy where it is there already.
+/// Keeps the waker of `cx`. It is not cloned if it is kept already.
 fn keep(kept: &mut Option<Waker>, cx: &Context<'_>) {
     match kept {
         Some(kept) => kept.clone_from(cx.waker()),
@@ -191,7 +193,7 @@ fn keep(kept: &mut Option<Waker>, cx: &Context<'_>) {
     }
 }
 
-/// Wakes another task; the one that runs now looks by itself.
+/// Wakes another task. The current task is not woken, because it polls the other end itself.
 fn wake(other: Option<&Waker>, cx: &Context<'_>) {
     if let Some(other) = other.filter(|other| !other.will_wake(cx.waker())) {
         other.wake_by_ref();
@@ -221,9 +223,9 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_is_read_when_it_is_wanted_and_the_end_is_known_with_the_last_one() {
+    fn a_piece_is_read_when_the_reader_wants_it_and_the_last_one_shows_the_end() {
         let (feed, mut body) = channel(Some(5), None);
-        assert_eq!(feed.demand(&here()), Demand::NotNow, "nobody has asked");
+        assert_eq!(feed.demand(&here()), Demand::NotNow, "the reader has not asked for a piece");
         assert!(poll(&mut body).is_pending());
         assert_eq!(feed.demand(&here()), Demand::Wanted);
         feed.put(Bytes::from_static(b"abc"), Then::More, &here());
@@ -236,11 +238,11 @@ mod tests {
         assert_eq!(data(poll(&mut body)), "de");
         assert_eq!((body.is_end_stream(), body.size_hint().exact()), (true, Some(0)));
         drop(feed);
-        assert!(matches!(poll(&mut body), Poll::Ready(None)), "an end is no cut");
+        assert!(matches!(poll(&mut body), Poll::Ready(None)), "an end is not a cut");
     }
 
     #[test]
-    fn trailers_come_behind_the_content_and_end_it() {
+    fn trailers_come_after_the_content_and_end_it() {
         let (feed, mut body) = channel(None, None);
         let trailers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("x"))]);
         feed.put(Bytes::from_static(b"abc"), Then::Trailers(trailers.clone()), &here());
@@ -251,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_with_the_head_is_there_at_once() {
+    fn content_that_came_with_the_head_is_there_at_once() {
         let (feed, mut body) = channel(Some(3), Some((Bytes::from_static(b"abc"), Then::End)));
         drop(feed);
         assert_eq!(data(poll(&mut body)), "abc");
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feed_that_is_gone_is_a_cut_and_what_came_before_is_read_first() {
+    fn a_dropped_feed_cuts_the_body_after_the_content_that_came_before() {
         let (feed, mut body) = channel(None, None);
         feed.put(Bytes::from_static(b"abc"), Then::More, &here());
         drop(feed);
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_gone_wants_nothing() {
+    fn a_dropped_reader_wants_no_piece() {
         let (feed, body) = channel(Some(5), None);
         drop(body);
         assert_eq!(feed.demand(&here()), Demand::Abandoned);

@@ -1,7 +1,7 @@
 //! One upstream HTTP/2 connection.
 //!
-//! Its task moves bytes. A request is carried by whoever sends it: its body goes out, interim answers come in, until
-//! the answer's head is there. What of the body is left then goes on by itself.
+//! The connection's task moves bytes. The task that sends a request also sends its body and receives interim answers,
+//! until the answer's head has come. After that, a task of its own sends the rest of the body.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -31,51 +31,51 @@ use crate::transfer::Observer;
 use pillion_base::ground::Ground;
 use pillion_base::net::Io;
 
-/// No peer allows so many streams: while this stands, its SETTINGS have not come.
+/// A value that no peer sets as its limit of streams: it means that the peer's SETTINGS have not come.
 const UNKNOWN: usize = usize::MAX - 1;
-/// Streams of a peer that keeps its SETTINGS to itself for longer than [`SETTINGS_PATIENCE`].
+/// 100 streams: the assumed limit of a peer that sends no SETTINGS within [`SETTINGS_PATIENCE`].
 const STREAMS_AT_FIRST: usize = 100;
-/// SETTINGS are the first that a peer sends (RFC 9113, 3.4), a round trip after the connection. Requests wait for them:
-/// what is sent before them may be over a limit that nobody knows.
+/// 250 ms: how long requests wait for the peer's SETTINGS. These are the first frame of a peer (RFC 9113, 3.4), and
+/// come a round trip after the connect. A request that is sent before them may exceed a limit that is not known yet.
 const SETTINGS_PATIENCE: Duration = Duration::from_millis(250);
-/// Interim answers to one request; nobody has use for more, and a flood of them has to end.
+/// 32 interim answers to one request: more are of no use, and a flood of them has to end.
 const INTERIM_ANSWERS: u32 = 32;
 
 /// Sends requests. The connection ends when this is dropped and its last request has ended.
 pub struct Sender {
-    /// Never sends itself; see [`Self::begin`].
+    /// It is cloned for each request, and never sends itself; see [`Self::begin`].
     send: Mutex<SendRequest<Piece>>,
     room: Arc<Room>,
     max_streams: Arc<AtomicUsize>,
-    /// Dropped with this, wakes the connection's task: `h2` does not.
+    /// Wakes the connection's task when this is dropped, which `h2` does not do.
     _alive: oneshot::Sender<()>,
 }
 
 /// Moves the connection's bytes; runs until it ends.
 pub struct Driver {
-    /// `None` only while being dropped.
+    /// `None` only while the driver is dropped.
     conn: Option<h2::client::Connection<GuardedIo, Piece>>,
     io: GuardedIo,
     room: Arc<Room>,
     max_streams: Arc<AtomicUsize>,
-    /// `None` once the sender is gone.
+    /// `None` after the sender was dropped.
     alive: Option<oneshot::Receiver<()>>,
 }
 
 /// A request that got no answer.
 pub struct FailedRequest<B> {
     pub error: ClientFailure,
-    /// The request itself, where not a byte of it was written.
+    /// The request itself, if no byte of it was written.
     pub unsent: Option<Request<B>>,
 }
 
 /// The body of an answer.
 pub enum Answer {
     Empty,
-    /// It came with its head.
+    /// The whole body came with the head.
     Full(Bytes),
     Incoming(Incoming),
-    /// It opened the tunnel that was asked for.
+    /// The answer opened the tunnel that the request asked for.
     Tunnel(Tunnel),
 }
 
@@ -167,11 +167,11 @@ impl Future for Driver {
         if this.alive.as_mut().is_some_and(|alive| pin!(alive).poll(cx).is_ready()) {
             this.alive = None;
         }
-        this.poll_conn(cx).map(drop) // how it ended, the requests on it learn
+        this.poll_conn(cx).map(drop) // the requests on the connection get its error
     }
 }
 
-/// Who still reads learns that nothing more comes.
+/// Tells the readers of open streams that no more bytes come.
 impl Drop for Driver {
     fn drop(&mut self) {
         self.conn = None;
@@ -180,23 +180,23 @@ impl Drop for Driver {
 }
 
 impl Sender {
-    /// Streams that the peer allows at once.
+    /// How many streams the peer allows at once.
     pub fn max_streams(&self) -> u32 {
         u32::try_from(self.max_streams.load(Relaxed)).unwrap_or(u32::MAX)
     }
 
-    /// Answers that their callers do not read take up most of it.
+    /// Whether answers that are not read take up most of the connection's window.
     pub fn is_clogged(&self) -> bool {
         self.room.account.is_clogged()
     }
 
-    /// Broken, ended, or said goodbye.
+    /// Whether the connection is broken or has ended, or the peer has sent a GOAWAY.
     pub fn is_closed(&self) -> bool {
         let ready = self.send.lock().poll_ready(&mut Context::from_waker(Waker::noop()));
         matches!(ready, Poll::Ready(Err(_)))
     }
 
-    /// Sends `request` and waits for the head of its answer. Dropped, the stream is reset.
+    /// Sends `request` and waits for the head of its answer. If the future is dropped, the stream is reset.
     pub async fn send<B: OutgoingBody>(
         &self,
         request: Request<B>,
@@ -207,8 +207,8 @@ impl Sender {
     }
 
     fn begin<B: OutgoingBody>(&self, request: Request<B>) -> Result<Asking<B>, Box<FailedRequest<B>>> {
-        // A clone for each: one that has sent remembers its request until a stream is free for it, and to be asked
-        // meanwhile takes that request's waker away.
+        // Each request needs a clone: a `SendRequest` that has sent remembers its request until a stream is free, and a
+        // poll of it by another request would replace the waker.
         let mut send = self.send.lock().clone();
         if let Poll::Ready(Err(error)) = send.poll_ready(&mut Context::from_waker(Waker::noop())) {
             return Err(Box::new(FailedRequest { error: error.into(), unsent: Some(request) }));
@@ -229,7 +229,7 @@ impl Sender {
     }
 }
 
-/// The length, where it is known and says something (RFC 9110, 8.6).
+/// Adds `content-length`, if the length is known and is meaningful (RFC 9110, 8.6).
 fn announce(head: &mut Request<()>, body: &impl OutgoingBody) {
     let Some(length) = body.size_hint().exact() else { return };
     let has_meaning =
@@ -246,7 +246,7 @@ struct Asking<B> {
     interim: u32,
 }
 
-/// What is still to be sent.
+/// The part of a request that is still to be sent.
 enum Remainder<B> {
     Nothing,
     Body(Box<Outgoing<B>>),
@@ -263,7 +263,7 @@ impl<B: OutgoingBody> Asking<B> {
         self.poll_upload(cx)?;
         while let Some(interim) = ready!(self.answer.poll_informational(cx)) {
             self.hear(interim?, observer)?;
-            self.poll_upload(cx)?; // it may have been asked for
+            self.poll_upload(cx)?; // an interim answer may have asked for the body
         }
         let answer = ready!(Pin::new(&mut self.answer).poll(cx))?;
         Poll::Ready(Ok(self.answered(answer, room)))
@@ -275,7 +275,7 @@ impl<B: OutgoingBody> Asking<B> {
         let Poll::Ready(ended) = Pin::new(&mut **outgoing).poll(cx) else { return Ok(()) };
         self.outgoing = Remainder::Nothing;
         match ended {
-            // The upstream wants no more of it: what it answers tells why.
+            // The upstream wants no more of the body: its answer says why.
             Ok(()) | Err(Unsent::Refused) => Ok(()),
             Err(Unsent::Broken | Unsent::Stalled) => Err(ClientFailure::Body.into()),
         }
@@ -327,10 +327,11 @@ impl<B: OutgoingBody> Asking<B> {
     }
 }
 
-/// Sends the rest of a request whose answer has begun; how that ends, the answer tells. `answered`: the answer is whole.
+/// Sends the rest of a request whose answer has begun. The answer reports errors. `answered`: fires when the answer is
+/// complete.
 async fn send_rest<B: OutgoingBody>(outgoing: Box<Outgoing<B>>, answered: oneshot::Receiver<()>) {
     let mut sending = pin!(outgoing.within(STALL_TIMEOUT));
-    tokio::select! { // nothing is lost: what goes on being sent is polled on below
+    tokio::select! { // nothing is lost: the rest is polled again below
         _ended = &mut sending => return,
         _dropped = answered => {}
     }

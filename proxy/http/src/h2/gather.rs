@@ -1,4 +1,4 @@
-//! What `h2` has written and what has not left yet.
+//! A buffer for the bytes that `h2` has written and that were not sent yet.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,14 +6,14 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-/// One record of TLS holds no more.
+/// 16 KiB: the most that one record of TLS holds.
 const MOST: usize = 16 * 1024;
 
-/// Holds no memory while it is empty.
+/// The buffer. It holds no memory while it is empty.
 #[derive(Default)]
 pub(super) struct Gathered {
     bytes: Vec<u8>,
-    /// Of these so many have left.
+    /// How many of the bytes have been sent.
     sent: usize,
 }
 
@@ -27,7 +27,7 @@ impl Gathered {
         self.bytes.capacity()
     }
 
-    /// Returns how much it took: all, or nothing where that would be too much.
+    /// Takes the bytes of `pieces`, and returns their number. `None`: they do not fit, and none was taken.
     pub(super) fn take(&mut self, pieces: &[IoSlice<'_>]) -> Option<usize> {
         let count = pieces.iter().map(|piece| piece.len()).sum();
         if count > MOST - self.bytes.len() {
@@ -40,7 +40,7 @@ impl Gathered {
         Some(count)
     }
 
-    /// Ready when all of it has been handed to `io`.
+    /// Ready when all bytes were written to `io`.
     pub(super) fn poll_send(
         &mut self,
         io: &mut (impl AsyncWrite + Unpin),

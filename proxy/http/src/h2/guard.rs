@@ -1,9 +1,9 @@
-//! The byte stream below an HTTP/2 connection, and the watch over its peer: how much it may say at a time, and how long
-//! it may dawdle.
+//! The byte stream below an HTTP/2 connection, with limits for its peer: how much is read from it at once, and how long
+//! it may take.
 //!
-//! `h2` writes and flushes after each DATA frame. While its driver moves the connection, all that is kept
-//! ([`super::gather`]), and leaves at the end of the move: so the answers of many streams are one record of TLS and one
-//! call of the kernel.
+//! `h2` writes and flushes after each DATA frame. While its driver moves the connection, these bytes are gathered
+//! ([`super::gather`]), and they are sent at the end of the move. So the answers of many streams leave in one record of
+//! TLS and one system call.
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -23,14 +23,14 @@ use pillion_base::deadline::{Deadline, Timers};
 use pillion_base::net::Io;
 use pillion_base::unfinished::{READER, Share};
 
-/// A client that was told goodbye ends its connection within this time. One that is closed with bytes unread is reset,
-/// and a reset takes from the client what it has not read: which of its requests were never taken up.
+/// 1 s: how long the sidecar waits for a client to close its connection after the last GOAWAY. The kernel resets a
+/// connection that is closed with unread bytes, and the reset could destroy the GOAWAY before the client has read it.
 const LEAVES_WITHIN: Duration = Duration::from_secs(1);
 
-/// Bytes that are read before those who wait for them have their turn; see [`super::DATA_FRAME_BUDGET`].
+/// 64 KiB: how many bytes are read before the readers of the streams get their turn; see [`super::DATA_FRAME_BUDGET`].
 pub const READ_AT_ONCE: usize = 64 * 1024;
 
-/// Of what is read and forgotten, at a time.
+/// 4 KiB: how many bytes are read and discarded at once.
 const FORGOTTEN: usize = 4096;
 const PREFACE: usize = 24;
 const FRAME_HEADER: usize = 9;
@@ -38,83 +38,83 @@ const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
-/// What `h2` reads and writes. Its driver has it, too, to send what was gathered.
+/// The stream on which `h2` reads and writes. The connection's driver shares it, to send the gathered bytes.
 #[derive(Clone)]
 pub struct GuardedIo(Arc<Mutex<Guarded>>);
 
 struct Guarded {
     io: Io,
     timers: Timers,
-    /// May be read before the others' turn.
+    /// How many bytes may still be read in this turn; see [`READ_AT_ONCE`].
     turn: usize,
     stall: Stall,
     client: Option<GuardedClient>,
     gathered: Gathered,
-    /// Some was handed on, and may wait below.
+    /// Bytes were written to `io`, and may wait there for a flush.
     is_unflushed: bool,
-    /// What is written is gathered, and leaves when the move ends.
+    /// The driver moves the connection: written bytes are gathered until the move ends.
     is_moving: bool,
-    /// In this move nothing more can be read.
+    /// No more can be read in this move.
     is_drained: bool,
-    /// Why sending has failed, which `h2` has not heard yet.
+    /// The error of a failed send, until `h2` gets it.
     failed: Option<io::Error>,
 }
 
-/// What the watch over a client must know of it.
+/// What the watch over a client needs to know of the client.
 pub trait Downstream: Send {
-    /// Requests of the client are being answered.
+    /// Whether requests of the client are under way.
     fn is_busy(&self) -> bool;
-    /// From the first byte of a head to its last.
+    /// The longest time from the first byte of a head to its last.
     fn header_timeout(&self) -> Duration;
     /// How long a client that has no request under way may be silent.
     fn idle_timeout(&self) -> Duration;
-    /// A head has begun and is not whole: what bounds it in sum.
+    /// Begins the share of an incomplete head in the memory for all of them.
     fn begin_head(&self) -> Share;
-    /// Bytes of a head that count: what comes beyond is not kept.
+    /// The most bytes of a head that count as held, since later ones are not kept.
     fn most_head_bytes(&self) -> usize;
-    /// That head has to make room for others, and its connection ends.
+    /// Records that the connection ends because its incomplete head has to make room for others.
     fn head_given_up(&self);
-    /// That head was not whole within [`Downstream::header_timeout`], and its connection ends.
+    /// Records that the connection ends because a head was not complete within [`Downstream::header_timeout`].
     fn head_late(&self);
 }
 
-/// A peer that may leave when it has been idle for long.
+/// The watch over a client: its connection ends when it is idle, or when a head takes too long or too much memory.
 struct GuardedClient {
     downstream: Box<dyn Downstream>,
     timers: Timers,
     last_read: Instant,
-    /// Its streams were at work when it was looked at.
+    /// The client had requests under way at the last check.
     was_busy: bool,
     idle: Option<Deadline>,
     frames: Frames,
-    /// A head has begun, and has not ended.
+    /// When a head began that is not complete yet.
     head_since: Option<Instant>,
     head_bytes: usize,
     unfinished: Option<Share>,
-    /// Nothing more is said to it: until when it may leave.
+    /// Set once no more is sent to the client: the deadline for the client to close the connection.
     leaves: Option<Deadline>,
 }
 
-/// As much of HTTP/2's framing as it takes to see whether a head is under way (RFC 9113, 4.1 and 6.2).
+/// A reader of frame headers, to know whether a head is under way (RFC 9113, 4.1 and 6.2).
 #[derive(Debug, Default)]
 struct Frames {
-    /// How much has come of the client's preface, which stands before all frames.
+    /// How many bytes of the client's preface have come, which comes before all frames.
     preface: usize,
-    /// The beginning of a frame, as far as it came.
+    /// The header of the current frame, of which `filled` bytes have come.
     header: [u8; FRAME_HEADER],
     filled: usize,
-    /// What has not come of the frame.
+    /// How many bytes of the frame have not come yet.
     left: usize,
-    /// It is the last of a head.
+    /// The frame is the last one of a head.
     ends_head: bool,
-    /// A head has begun in this frame or one before.
+    /// A head has begun in this frame or in an earlier one.
     is_open: bool,
-    /// Frames that ended no head or were no part of one, and heads: how often what was under way has ended.
+    /// Counts complete heads, and complete frames that are not a part of a head.
     heads: u64,
 }
 
 impl GuardedIo {
-    /// The peer is an upstream, whose idle connections its pool closes.
+    /// A stream to an upstream. It has no watch, because the pool closes idle connections.
     pub fn upstream(io: Io, timers: &Timers) -> Self {
         Self::new(io, None, timers)
     }
@@ -138,14 +138,14 @@ impl GuardedIo {
         })))
     }
 
-    /// The driver is about to move the connection: what is written waits for [`Self::end_move`].
+    /// Begins a move of the connection by its driver: written bytes wait for [`Self::end_move`].
     pub fn begin_move(&self) {
         let mut guarded = self.0.lock();
         (guarded.is_moving, guarded.is_drained) = (true, false);
     }
 
-    /// Sends what was gathered. That this failed, or that the peer has taken too little for too long, `h2` hears at its
-    /// next look.
+    /// Sends the gathered bytes. If this fails, or if the peer accepts too little for too long, `h2` gets the error at
+    /// its next call.
     pub fn end_move(&self, cx: &mut Context<'_>) {
         let mut guarded = self.0.lock();
         guarded.is_moving = false;
@@ -159,7 +159,7 @@ impl GuardedIo {
 }
 
 impl Guarded {
-    /// Something waits for the peer: is that still all right?
+    /// Adds the timeout of a peer that does not accept the waiting bytes to a pending result.
     fn unless_stalled<T>(
         &mut self,
         polled: Poll<io::Result<T>>,
@@ -222,14 +222,15 @@ impl Guarded {
         }
     }
 
-    /// Hands on what was gathered.
+    /// Writes the gathered bytes to `io`.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.is_unflushed |= !self.gathered.is_empty();
         let polled = self.gathered.poll_send(&mut self.io, cx);
         self.unless_stalled(polled, cx)
     }
 
-    /// In a move only what was too large to be gathered is waited for: `h2` writes no more of it than the peer takes.
+    /// Flushes. During a move it waits only for bytes that were too large to be gathered, so that `h2` writes no more
+    /// of these than the peer accepts.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.is_moving {
             ready!(self.poll_send(cx))?;
@@ -274,7 +275,7 @@ impl GuardedClient {
         }
     }
 
-    /// Nothing to read: is that still all right?
+    /// Checks the timeouts of a client from which nothing can be read.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(since) = self.head_since {
             if self.poll_given_up(cx).is_ready() {
@@ -286,15 +287,15 @@ impl GuardedClient {
         }
         if self.downstream.is_busy() {
             self.was_busy = true;
-            return Poll::Pending; // timeouts of the requests rule
+            return Poll::Pending; // the timeouts of the requests apply
         }
         if std::mem::take(&mut self.was_busy) {
-            self.last_read = Instant::now(); // it may have waited for an answer, and said nothing, for very long
+            self.last_read = Instant::now(); // the client may have been silent for long while it waited for an answer
         }
         self.poll_until(self.last_read + self.downstream.idle_timeout(), cx)
     }
 
-    /// Ready when a head that is not whole has to make room for others.
+    /// Ready when an incomplete head has to make room for others.
     fn poll_given_up(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let downstream = &self.downstream;
         let share = self.unfinished.get_or_insert_with(|| downstream.begin_head());
@@ -315,7 +316,7 @@ impl GuardedClient {
         let before = self.frames.heads;
         let since_end = self.frames.note(bytes);
         if self.frames.heads != before || !self.frames.is_in_head() {
-            // What was under way before has ended in this piece: another head's time and bytes begin.
+            // The previous head or frame ended in this piece, so time and bytes are counted anew.
             (self.head_since, self.head_bytes, self.unfinished) = (None, 0, None);
         }
         if self.frames.is_in_head() {
@@ -325,7 +326,8 @@ impl GuardedClient {
     }
 }
 
-/// Reads and forgets what comes from a client to which nothing more is said, until it leaves or has had its time.
+/// Reads and discards bytes of a client to which no more is sent, until it closes the connection or [`LEAVES_WITHIN`]
+/// is over.
 fn poll_left(io: &mut Io, client: &mut GuardedClient, cx: &mut Context<'_>) -> Poll<()> {
     let timers = &client.timers;
     let leaves = client.leaves.get_or_insert_with(|| timers.deadline(Instant::now() + LEAVES_WITHIN));
@@ -345,7 +347,7 @@ fn poll_left(io: &mut Io, client: &mut GuardedClient, cx: &mut Context<'_>) -> P
 }
 
 impl Frames {
-    /// Returns how many of these bytes came after the last end of what was under way.
+    /// Reads bytes. Returns how many of them came after the last end of a head or frame.
     fn note(&mut self, bytes: &[u8]) -> usize {
         let preface = bytes.len().min(PREFACE - self.preface);
         self.preface += preface;
@@ -373,7 +375,7 @@ impl Frames {
         since_end
     }
 
-    /// Returns how many bytes belong to the frame's own header.
+    /// Reads the header of a frame. Returns how many of the bytes belong to it.
     fn note_header(&mut self, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(FRAME_HEADER - self.filled);
         let places = self.header.iter_mut().skip(self.filled);
@@ -390,7 +392,7 @@ impl Frames {
         taken
     }
 
-    /// The beginning of a frame may be that of a head.
+    /// Whether a head may be under way: an incomplete frame header counts, since it may be that of a head.
     const fn is_in_head(&self) -> bool {
         self.is_open || self.filled > 0
     }
@@ -416,7 +418,7 @@ impl AsyncWrite for GuardedIo {
     }
 
     fn is_write_vectored(&self) -> bool {
-        true // else `h2` copies what is gathered anyway
+        true // otherwise `h2` makes a copy, in addition to the copy by `Gathered`
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -1,8 +1,8 @@
-//! How much HTTP/2 connections may hold: each for itself, and all of a worker's together.
+//! The memory that HTTP/2 connections may hold: each connection, and all connections of a worker together.
 //!
-//! A connection's bound is a share of what is still free, as in the shared buffers of network switches: however
-//! many hostile connections there are, the sum stays below the whole, and one more connection finds room. A
-//! connection that was refused more is never told so: its streams wait until it has taken some of what it has.
+//! The bound of a connection is a share of the memory that is still free, as in the shared buffers of network switches:
+//! for any number of hostile connections, the sum stays below the total, and one more connection finds room. A
+//! connection at its bound gets no error: its streams wait until its peer has accepted some of the bytes.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
@@ -14,39 +14,39 @@ use parking_lot::Mutex;
 use super::Room;
 use pillion_base::memory::Memory;
 
-/// A connection may hold this part of what is free.
+/// A connection may hold an eighth of the free memory.
 const PART: usize = 8;
-/// Bytes that wait for a connection's socket: enough to fill it however fast it is.
+/// 1 MiB may wait for a connection's socket: enough even for a fast one.
 const MOST_QUEUED: usize = 1024 * 1024;
-/// One frame, for a connection in the worst of times.
+/// 16 KiB, one frame: what a connection may queue even if no memory is free.
 const LEAST_QUEUED: usize = 16 * 1024;
-/// Bytes that were read for streams whose peer has closed their window: one piece for each stream.
+/// 4 MiB may be read for streams whose peer has closed their window: one piece for each stream.
 const MOST_WAITING: usize = 4 * 1024 * 1024;
 const LEAST_WAITING: usize = 64 * 1024;
-/// Bytes of a peer that nobody has read yet, which no connection is asked to give up while memory can be found.
+/// 64 KiB of a peer's unread bytes, which a connection may hold as long as there is any memory.
 const LEAST_UNREAD: usize = 64 * 1024;
-/// What a connection's peer may send before any of it has gone on, once it has shown that it goes on.
+/// 1 MiB: the connection's window once its bytes have been passed on for a while.
 const LARGE_WINDOW: u32 = 1024 * 1024;
-/// The same with what waits for slow readers: sixty-four streams of a whole window each.
+/// 4 MiB: the largest window, including the bytes that wait for slow readers: 64 streams with a full window each.
 const LARGEST_WINDOW: u32 = 4 * 1024 * 1024;
 const WINDOW_STEP: u32 = 256 * 1024;
-/// How much must have gone on before a connection's window grows from the 64 KiB that RFC 9113 begins with.
+/// 32 KiB must have been passed on before a connection's window grows from the initial 64 KiB of RFC 9113.
 const PROVEN: usize = 32 * 1024;
 
-/// What one connection holds.
+/// The memory that one connection holds.
 pub struct Account {
     memory: Arc<Memory>,
-    /// Given to `h2`, with a window to go; waits for the socket.
+    /// Bytes that were given to `h2`, have a window, and wait for the socket.
     queued: AtomicUsize,
-    /// Read from the other side; waits for a window.
+    /// Bytes that were read from the other side and wait for a window.
     waiting: AtomicUsize,
-    /// Came from the peer; waits for whoever reads it.
+    /// Bytes that came from the peer and wait for their reader.
     unread: AtomicUsize,
-    /// Came from the peer and has gone on, until that is enough for a larger window.
+    /// Bytes that came from the peer and were passed on, counted until they allow a larger window.
     proven: AtomicUsize,
-    /// The connection's window; zero while it is what RFC 9113 begins with.
+    /// The connection's window; zero while it is the initial one of RFC 9113.
     window: AtomicU32,
-    /// Streams that wait until they may read on.
+    /// Wakers of streams that wait until they may read again.
     senders: Mutex<Vec<Waker>>,
     has_senders: AtomicBool,
 }
@@ -65,13 +65,13 @@ impl Account {
         }
     }
 
-    /// Whether a stream that has nothing in hand may read its next piece.
+    /// Whether a stream that holds no piece may read its next one.
     pub fn may_read(&self) -> bool {
         let (queued, waiting) = allowances(self.memory.free());
         self.queued.load(Relaxed) < queued && self.waiting.load(Relaxed) < waiting
     }
 
-    /// Wakes `waker` when reading on may be allowed.
+    /// Wakes `waker` when reading may be allowed again.
     pub fn wait(&self, waker: &Waker) {
         let mut senders = self.senders.lock();
         if !senders.iter().any(|sender| sender.will_wake(waker)) {
@@ -100,7 +100,7 @@ impl Account {
         self.wake_senders();
     }
 
-    /// All of them, and not for each frame that leaves: when half of what may be queued has left.
+    /// Wakes all waiting streams when half of the allowed bytes has been sent, and not after each frame.
     fn wake_senders(&self) {
         if !self.has_senders.load(Relaxed) {
             return;
@@ -113,7 +113,7 @@ impl Account {
         }
     }
 
-    /// Bytes of the peer that wait to be read. `false`: they are too many, and their stream must end.
+    /// Counts bytes of the peer that wait to be read. `false`: they are too many, and their stream must end.
     pub fn hold_unread(&self, bytes: usize) -> bool {
         let held = self.memory.hold(bytes);
         let unread = self.unread.fetch_add(bytes, Relaxed) + bytes;
@@ -126,15 +126,15 @@ impl Account {
         self.pass(bytes);
     }
 
-    /// Bytes of the peer have gone on.
+    /// Counts bytes of the peer that were passed on.
     pub fn pass(&self, bytes: usize) {
         if self.window.load(Relaxed) == 0 {
             self.proven.fetch_add(bytes, Relaxed);
         }
     }
 
-    /// Another window for the connection, where one is due: larger once what the peer sends has shown to go on, and
-    /// larger by what waits for slow readers, who would otherwise hold up the connection's other streams.
+    /// A new window for the connection, if it should change. It is larger once the peer's bytes are passed on, and
+    /// larger by the bytes that wait for slow readers, which would otherwise block the connection's other streams.
     pub fn new_window(&self) -> Option<u32> {
         let now = self.window.load(Relaxed);
         if now == 0 && self.proven.load(Relaxed) < PROVEN {
@@ -147,7 +147,7 @@ impl Account {
         })
     }
 
-    /// What waits for slow readers has taken so much of the connection that it should not be given further ones.
+    /// Whether bytes for slow readers take up so much of the connection's window that it should get no further streams.
     pub fn is_clogged(&self) -> bool {
         self.unread.load(Relaxed) > LARGEST_WINDOW as usize / 2
     }
@@ -160,19 +160,20 @@ fn window(now: u32, unread: usize, has_memory: bool) -> u32 {
     if wanted > now && has_memory || is_much_less { wanted } else { now }
 }
 
-/// How much of a connection may be queued and waiting, while so much is free.
+/// How many bytes of a connection may be queued and may wait, with this much free memory.
 fn allowances(free: usize) -> (usize, usize) {
     let queued = (free / PART).clamp(LEAST_QUEUED, MOST_QUEUED);
     let waiting = (free / PART).clamp(LEAST_WAITING, MOST_WAITING);
     (queued, waiting)
 }
 
-/// With no memory left a connection that holds more than its least must give up some; far beyond, any must.
+/// Whether a connection must give up unread bytes: if no memory is left and it holds more than its minimum, or if the
+/// limit is far exceeded.
 fn is_too_much(held: usize, unread: usize, most: usize) -> bool {
     held > most && (unread > LEAST_UNREAD || held > most + most / 2)
 }
 
-/// Bytes on their way through `h2`. What they held is free again when they are written, or given up.
+/// Bytes inside `h2`. Their memory is free again when they are written or dropped.
 pub struct Piece {
     bytes: Bytes,
     charged: usize,
@@ -180,7 +181,7 @@ pub struct Piece {
 }
 
 impl Piece {
-    /// `bytes` were waiting; they are queued from here on.
+    /// Moves `bytes` from the waiting ones to the queued ones.
     pub fn queue(bytes: Bytes, room: &Arc<Room>) -> Self {
         let (account, charged) = (&room.account, bytes.len());
         account.queued.fetch_add(charged, Relaxed);
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a3_with_no_memory_left_those_give_up_who_hold_most() {
+    fn a3_with_no_memory_left_the_connections_that_hold_most_give_up() {
         let most = 1000 * LEAST_UNREAD;
         assert!(!is_too_much(most, most, most), "there is still memory");
         assert!(is_too_much(most + 1, LEAST_UNREAD + 1, most));

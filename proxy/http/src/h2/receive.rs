@@ -1,9 +1,9 @@
 //! A body that comes over HTTP/2.
 //!
-//! The connection's task takes what came out of `h2` each time that it has looked at the socket, whether or not
-//! anybody reads the body just then: `h2` counts small frames that lie in it, and would end the connection with all
-//! its streams for them. Here they are joined. What was taken is bounded by the windows, which open again only as it
-//! is read on.
+//! The connection's task takes received bytes out of `h2` after each read of the socket, even if no task reads the body
+//! at that time: `h2` counts the small frames that it holds, and would end the connection with all its streams for too
+//! many of them. Here they are joined. The windows bound the bytes that are held, because they open again only when
+//! bytes are read.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ use tokio::task::AbortHandle;
 use super::Room;
 use crate::error::Interrupted;
 
-/// A piece below this size is copied when it has to wait: it would keep alive the whole buffer that it was read into.
+/// A smaller piece is copied when it has to wait, because it would keep the whole buffer in which it was read.
 const SMALL: usize = 4 * 1024;
 /// Joined pieces are passed on when they are as large as a frame.
 const JOINED: usize = 16 * 1024;
@@ -29,13 +29,13 @@ const JOINED: usize = 16 * 1024;
 /// The reader's end.
 pub struct Incoming {
     inbox: Arc<Inbox>,
-    /// The request that this answers is still being sent.
+    /// The task that still sends the request of this answer.
     upload: Option<Upload>,
 }
 
-/// What there is of a body when its head has been read.
+/// The part of a body that is there when its head has been read.
 pub enum Arrived {
-    /// All of it, as long as was announced.
+    /// All of the body, with its announced length.
     Whole(Bytes),
     Begun(Incoming),
 }
@@ -43,15 +43,15 @@ pub enum Arrived {
 /// A task that sends the rest of a request.
 pub struct Upload {
     pub task: AbortHandle,
-    /// Dropped when the answer is whole, it tells the task so.
+    /// Tells the task, when it is dropped, that the answer is complete.
     pub is_answered: oneshot::Sender<()>,
 }
 
-/// Where what came waits. `h2` holds it too, to tell that something came.
+/// The bytes of a stream that came and wait for the reader. `h2` shares it as a waker, to signal that bytes came.
 struct Inbox {
     state: Mutex<State>,
     room: Arc<Room>,
-    /// Among those that something came for.
+    /// Whether this is in the list of those for which bytes came.
     is_listed: AtomicBool,
 }
 
@@ -60,14 +60,14 @@ struct State {
     stream: Option<RecvStream>,
     kept: Kept,
     trailers: Option<HeaderMap>,
-    /// Nothing more will come.
+    /// No more bytes will come.
     end: Option<Result<(), Interrupted>>,
-    /// What is left of the announced length.
+    /// The rest of the announced length.
     left: Option<u64>,
     reader: Option<Waker>,
 }
 
-/// Pieces in their order.
+/// The kept pieces, in order.
 #[derive(Default)]
 struct Kept {
     first: Bytes,
@@ -77,12 +77,13 @@ struct Kept {
 }
 
 impl Incoming {
-    /// `length`: what was announced.
+    /// `length`: the announced length.
     pub fn new(stream: RecvStream, length: Option<u64>, room: &Arc<Room>) -> Self {
         Self::after(Kept::default(), stream, length, room)
     }
 
-    /// A small body mostly comes with its head, and in one piece. Then nobody has to be told of further ones.
+    /// Takes the part of a body that came with its head. A small body usually comes whole in one piece, and then no
+    /// waker and no list are needed.
     pub fn arrived(mut stream: RecvStream, length: Option<u64>, room: &Arc<Room>) -> Arrived {
         let mut kept = Kept::default();
         if length.is_some()
@@ -90,7 +91,7 @@ impl Incoming {
         {
             if stream.is_end_stream() {
                 room.account.pass(data.len());
-                return Arrived::Whole(data); // dropped, the stream opens the connection's window again
+                return Arrived::Whole(data); // the drop of the stream opens the connection's window again
             }
             room.account.hold_unread(data.len());
             kept.push(data);
@@ -107,7 +108,8 @@ impl Incoming {
         Self { inbox, upload: None }
     }
 
-    /// Ends `upload` when this ends before its own end, and tells it when this was whole.
+    /// Ties the body to the task that sends its request: the task is stopped if this body is dropped early, and is told
+    /// when this body is complete.
     pub fn answering(mut self, upload: Upload) -> Self {
         self.upload = Some(upload);
         self
@@ -142,7 +144,7 @@ impl Incoming {
     }
 }
 
-/// The peer hears that nobody reads any more, unless all was there.
+/// Resets the stream, unless the body is complete, because it has no reader any more.
 impl Drop for Incoming {
     fn drop(&mut self) {
         let is_whole = self.is_end_stream();
@@ -158,7 +160,7 @@ impl Drop for Incoming {
 }
 
 impl Inbox {
-    /// Takes out of `h2` what is there, and asks to be told of more.
+    /// Takes the bytes that are there out of `h2`, and asks to be woken for more.
     fn take(self: &Arc<Self>) {
         let waker = Waker::from(self.clone());
         let mut state = self.state.lock();
@@ -183,7 +185,7 @@ impl Wake for Inbox {
 }
 
 impl State {
-    /// Returns the stream, when it has to be given up.
+    /// Returns the stream if it has to be given up.
     fn take(&mut self, cx: &mut Context<'_>, room: &Room) -> Option<RecvStream> {
         let stream = self.stream.as_mut().filter(|_| self.end.is_none())?;
         loop {
@@ -217,12 +219,12 @@ impl State {
         }
     }
 
-    /// So much goes on: the peer may send as much again.
+    /// Notes that bytes are passed on, so that the peer may send as many again.
     fn read_on(&mut self, bytes: usize, room: &Room) {
         room.account.drop_unread(bytes);
         self.left = self.left.map(|left| left.saturating_sub(bytes as u64));
         if let Some(stream) = &mut self.stream {
-            drop(stream.flow_control().release_capacity(bytes)); // fails for more than came, and it came
+            drop(stream.flow_control().release_capacity(bytes)); // cannot fail: so many bytes came
         }
     }
 }
@@ -258,19 +260,19 @@ impl Kept {
         Some(piece)
     }
 
-    /// Returns how much it was.
+    /// Drops all pieces. Returns the number of bytes.
     fn clear(&mut self) -> usize {
         std::mem::take(self).bytes
     }
 }
 
-/// The bodies of one connection that something came for.
+/// The bodies of one connection for which bytes came.
 #[derive(Default)]
 pub struct Arrivals {
     list: Mutex<Vec<Arc<Inbox>>>,
     /// The connection's task.
     driver: Mutex<Option<Waker>>,
-    /// It is at work, and will look at the list.
+    /// The task is running, and will read the list.
     is_driven: AtomicBool,
 }
 
@@ -283,7 +285,7 @@ impl Arrivals {
         }
     }
 
-    /// Takes all that came.
+    /// Takes the bytes of all listed bodies out of `h2`.
     pub fn take(&self) {
         self.is_driven.store(false, Relaxed);
         loop {
@@ -297,13 +299,13 @@ impl Arrivals {
             }
             let mut list = self.list.lock();
             if list.is_empty() {
-                *list = listed; // its memory is used again
+                *list = listed; // reuses its memory
                 return;
             }
         }
     }
 
-    /// The connection has ended, and what is listed later finds nobody else.
+    /// Forgets the connection's task, because the connection has ended, and takes the bytes that have come.
     pub fn end(&self) {
         *self.driver.lock() = None;
         self.take();

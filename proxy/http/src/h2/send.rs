@@ -1,8 +1,8 @@
-//! A body on its way to an HTTP/2 peer.
+//! Sends a body to an HTTP/2 peer.
 //!
-//! Its next piece is read only when the last has been given to `h2`, and given only as far as the peer's window
-//! reaches: `h2` holds nothing that only waits for a window. A window is asked for when there is a piece for it and
-//! not before: some peers open a connection's window again only when it was used to the last byte.
+//! The next piece is read only after the last one was given to `h2`, and is given only as far as the peer's window
+//! allows, so `h2` holds no bytes that wait for a window. A window is requested only when there is a piece for it,
+//! because some peers open a connection's window again only after its last byte was used.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -22,31 +22,31 @@ use crate::stall::LEAST_TAKEN;
 use pillion_base::deadline::Deadline;
 use pillion_model::Reason as Why;
 
-/// How the sending ended before the body did.
+/// Why the sending ended before the end of the body.
 #[derive(Debug)]
 pub enum Unsent {
     /// The peer wants no more, or the connection is gone.
     Refused,
-    /// The body broke off. The peer was told.
+    /// The body broke off. The stream was reset.
     Broken,
-    /// The peer took next to nothing. It was told.
+    /// The peer accepted next to nothing. The stream was reset.
     Stalled,
 }
 
-/// What is asked of a body that is sent, besides its pieces.
+/// What the sender of a body needs from it, in addition to its pieces.
 pub trait OutgoingBody: Body<Data = Bytes, Error = BodyError> + Unpin + Send + 'static {
-    /// The upstream asks for the body. `false`: it did not wait for that.
+    /// Tells the body that the upstream asks for it. `false`: the body did not wait for that.
     fn ask(&self) -> bool;
-    /// How long a client may leave of an answer what waits for it, and when all must be over.
+    /// How long bytes of an answer may wait for the client, and when the answer has to end.
     fn bounds(&self) -> (Option<Duration>, Option<Instant>);
-    /// Takes it away, and leaves an empty one.
+    /// Takes the body, and leaves an empty one.
     fn take(&mut self) -> Self
     where
         Self: Sized;
-    /// Ends an answer before its end: what is left of it will not be read.
+    /// Ends an answer early: its rest will not be read.
     fn cut(&mut self, reason: Why);
-    /// Sends on what is left of the request that this answers, while no piece of the answer is wanted. Who polls the
-    /// body for a piece does so by that.
+    /// Sends the rest of the request of this answer, while no piece of the answer is wanted. Polling the body for a
+    /// piece does this, too.
     fn move_upload(&mut self, cx: &mut Context<'_>);
 }
 
@@ -54,24 +54,24 @@ pub struct Outgoing<B> {
     stream: SendStream<Piece>,
     body: B,
     room: Arc<Room>,
-    /// Was read, and waits for a window.
+    /// The piece that was read and waits for a window.
     hand: Bytes,
-    /// Nothing comes after what is in hand.
+    /// No piece comes after the current one.
     is_last: bool,
     patience: Patience,
 }
 
-/// For how long a peer may leave what waits for it.
+/// How long bytes may wait for a peer.
 struct Patience {
-    /// In the words of its service; `None` for a request's body, whose timeouts are `layers::timeout`'s.
+    /// The bounds of the service; `None` for a request's body, whose timeouts are in `layers::timeout`.
     bounds: Option<(Option<Duration>, Option<Instant>)>,
     deadline: Option<Deadline>,
-    /// Since the deadline was set.
+    /// The bytes that the peer has accepted since the deadline was set.
     taken: usize,
 }
 
 impl<B: OutgoingBody> Outgoing<B> {
-    /// An answer's body: as long as something waits for the peer, it must take some of it now and then.
+    /// Sends an answer's body. While bytes wait for the peer, it must accept some of them from time to time.
     pub fn answer(stream: SendStream<Piece>, body: B, room: &Arc<Room>) -> Self {
         let patience = Patience::new(Some(body.bounds()));
         Self::new(stream, body, room, patience)
@@ -85,7 +85,7 @@ impl<B: OutgoingBody> Outgoing<B> {
         Self { stream, body, room: room.clone(), hand: Bytes::new(), is_last: false, patience }
     }
 
-    /// From here on nobody else bounds how long the peer may take: it has answered.
+    /// Adds an idle timeout, because the peer has answered, and no other timeout bounds the rest of its request.
     pub fn within(mut self, idle: Duration) -> Self {
         self.patience = Patience::new(Some((Some(idle), None)));
         self
@@ -95,7 +95,7 @@ impl<B: OutgoingBody> Outgoing<B> {
         &mut self.body
     }
 
-    /// Gives `h2` what is in hand, as far as the window reaches. Ready when that is all of it.
+    /// Gives the current piece to `h2`, as far as the window allows. Ready when all of it was given.
     fn poll_give(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
         while !self.hand.is_empty() {
             self.stream.reserve_capacity(self.hand.len().min(SEND_BUFFER));
@@ -121,7 +121,7 @@ impl<B: OutgoingBody> Outgoing<B> {
         self.stream.send_data(Piece::empty(), true).map_err(|_closed| Unsent::Refused)
     }
 
-    /// Nothing can be done now: is that still all right? `waits`: something waits for the peer.
+    /// Checks the timeouts while no progress is possible. `waits`: bytes wait for the peer.
     fn poll_stuck(&mut self, cx: &mut Context<'_>, waits: bool) -> Poll<Result<(), Unsent>> {
         if self.stream.poll_reset(cx).is_ready() {
             return Poll::Ready(Err(Unsent::Refused));
@@ -136,14 +136,14 @@ impl<B: OutgoingBody> Outgoing<B> {
         Poll::Ready(Err(Unsent::Stalled))
     }
 
-    /// What a peer is told of an answer or a request that broke off.
+    /// Resets the stream of a body that broke off.
     fn broken(&mut self, error: &BodyError) -> Unsent {
         self.stream.send_reset(reset_reason(error));
         Unsent::Broken
     }
 }
 
-/// The reset of the other side goes on to this one; all else is ours.
+/// The code for the reset: that of the other side, if it has reset its stream, or else an error of the sidecar.
 fn reset_reason(error: &BodyError) -> Reason {
     match error {
         BodyError::Http2(Interrupted::Http2(error)) if error.is_reset() => {
@@ -161,7 +161,7 @@ impl<B: OutgoingBody> Future for Outgoing<B> {
         loop {
             match this.poll_give(cx)? {
                 Poll::Pending => {
-                    this.body.move_upload(cx); // the peer may read once all of its request is taken
+                    this.body.move_upload(cx); // some peers read only after all of their request is accepted
                     return this.poll_stuck(cx, true);
                 }
                 Poll::Ready(()) if this.is_last => return Poll::Ready(Ok(())),
@@ -170,7 +170,7 @@ impl<B: OutgoingBody> Future for Outgoing<B> {
             if !this.room.account.may_read() {
                 this.room.account.wait(cx.waker());
                 this.body.move_upload(cx);
-                return this.poll_stuck(cx, false); // this stream's peer has taken all that it was given
+                return this.poll_stuck(cx, false); // the peer has accepted all bytes of this stream
             }
             let frame = match Pin::new(&mut this.body).poll_frame(cx) {
                 Poll::Pending => return this.poll_stuck(cx, false),
@@ -184,7 +184,7 @@ impl<B: OutgoingBody> Future for Outgoing<B> {
                     if data.is_empty() && this.is_last {
                         return Poll::Ready(this.end());
                     }
-                    // An empty one is not passed on: peers count those, and end the connection for a few of them.
+                    // An empty piece is not sent: peers count empty frames, and close the connection after a few.
                     this.room.account.hold_waiting(data.len());
                     this.hand = data;
                 }
@@ -199,7 +199,7 @@ impl<B: OutgoingBody> Future for Outgoing<B> {
     }
 }
 
-/// Dropped before its end, `h2` resets the stream.
+/// When this is dropped before the end of the body, `h2` resets the stream.
 impl<B> Drop for Outgoing<B> {
     fn drop(&mut self) {
         self.room.account.drop_waiting(self.hand.len());
@@ -222,7 +222,7 @@ impl Patience {
         self.deadline = None;
     }
 
-    /// Ready when it has an end.
+    /// Ready, with the reason, when a timeout has expired.
     fn poll_over(&mut self, cx: &mut Context<'_>, room: &Room) -> Poll<Why> {
         let Some((idle, hard_stop)) = self.bounds else { return Poll::Pending };
         if self.deadline.is_none() {

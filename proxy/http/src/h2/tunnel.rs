@@ -1,4 +1,4 @@
-//! A stream of HTTP/2 as a stream of bytes: what runs inside a CONNECT, plain or extended (RFC 8441).
+//! An HTTP/2 stream as a byte stream, for what runs inside a CONNECT, plain or extended (RFC 8441).
 
 use std::io;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ pub struct Tunnel {
     incoming: Incoming,
     outgoing: SendStream<Piece>,
     room: Arc<Room>,
-    /// Came, and did not fit into what asked for it.
+    /// Bytes that came and did not fit into the reader's buffer.
     rest: Bytes,
     has_ended: bool,
     is_cut: AtomicBool,
@@ -39,7 +39,7 @@ impl Tunnel {
 
     fn broken(&mut self, cx: &mut Context<'_>) -> io::Error {
         match self.outgoing.poll_reset(cx) {
-            // The other end is done with all of it, as if both directions had been shut down.
+            // The peer has ended the stream without an error, as if both directions had been shut down.
             Poll::Ready(Ok(Reason::NO_ERROR | Reason::CANCEL)) => io::ErrorKind::BrokenPipe.into(),
             Poll::Ready(Ok(reason)) => io::Error::other(h2::Error::from(reason)),
             Poll::Ready(Err(error)) => io::Error::other(error),
@@ -101,7 +101,7 @@ impl AsyncWrite for Tunnel {
                 Poll::Ready(Some(Ok(capacity))) => capacity,
                 Poll::Ready(_) => return Poll::Ready(Err(this.broken(cx))),
                 Poll::Pending => {
-                    // Also wakes for a reset, while the window stays closed.
+                    // This also wakes for a reset while the window stays closed.
                     return match this.outgoing.poll_reset(cx) {
                         Poll::Ready(_) => Poll::Ready(Err(this.broken(cx))),
                         Poll::Pending => Poll::Pending,
@@ -125,13 +125,13 @@ impl AsyncWrite for Tunnel {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !std::mem::replace(&mut self.has_ended, true) {
-            drop(self.outgoing.send_data(Piece::empty(), true)); // fails where nobody listens any more
+            drop(self.outgoing.send_data(Piece::empty(), true)); // fails only if the stream is already closed
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// As a connection of TCP is closed: ended, or reset where that would look like an end and is none.
+/// Closes the stream like a TCP connection: with an end, or with a reset if an end would hide that bytes are missing.
 impl Drop for Tunnel {
     fn drop(&mut self) {
         if self.is_cut.load(Relaxed) {

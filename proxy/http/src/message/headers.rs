@@ -1,13 +1,13 @@
-//! The fields of a head in the form of the connection that they came on, and one way to look at both forms.
+//! The fields of a head in the form of the connection on which they came, with one interface for both forms.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use pillion_http1::{Fields, Known, Lines, Misuse};
 
 #[derive(Debug, Clone)]
 pub enum Headers {
-    /// HTTP/1's: names keep their case and their order, and what nobody touches is not copied.
+    /// The fields of HTTP/1: names keep their case and their order, and unchanged fields are not copied.
     Text(Fields),
-    /// HTTP/2's.
+    /// The fields of HTTP/2.
     Map(HeaderMap),
 }
 
@@ -27,14 +27,14 @@ impl Headers {
         }
     }
 
-    /// The first value, where it is readable text.
+    /// The first value, if it is printable ASCII text.
     pub fn text(&self, name: Known) -> Option<&str> {
         let value = self.get(name)?;
         let is_text = value.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'));
         std::str::from_utf8(value).ok().filter(|_| is_text)
     }
 
-    /// The first value, to be kept or set elsewhere. It shares the bytes of the head.
+    /// The first value, to be kept or to be set in another head. It shares the bytes of the head.
     pub fn value(&self, name: Known) -> Option<HeaderValue> {
         match self {
             Self::Text(fields) => fields.value_of(name),
@@ -50,7 +50,7 @@ impl Headers {
         text.into_iter().flatten().chain(map.into_iter().flatten())
     }
 
-    /// The values of any name, which is in lower case.
+    /// All values of any name; `name` is in lower case.
     pub fn named(&self, name: &str) -> impl Iterator<Item = &[u8]> {
         let (text, map) = match self {
             Self::Text(fields) => {
@@ -62,7 +62,7 @@ impl Headers {
         text.into_iter().flatten().chain(map.into_iter().flatten())
     }
 
-    /// Names as they came, and values.
+    /// All fields: names as they came, and values.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         let (text, map) = match self {
             Self::Text(fields) => (Some(fields.iter()), None),
@@ -80,7 +80,7 @@ impl Headers {
         }
     }
 
-    /// Bytes of the text that a head of HTTP/1 came as, its first line included. A map does not say.
+    /// The bytes of the text of an HTTP/1 head, including its first line; 0 for a map.
     pub fn text_bytes(&self) -> usize {
         match self {
             Self::Text(fields) => fields.text().len(),
@@ -95,17 +95,17 @@ impl Headers {
         }
     }
 
-    /// One field of this name and value. A text that spelled it in its own way keeps the spelling and the place.
+    /// Sets the field to this single value. In a text, the field keeps its spelling and its place.
     #[inline]
     pub fn set(&mut self, name: Known, value: &HeaderValue) {
         match self {
-            // It fails for a head of 4 GiB alone, and heads are bounded.
+            // This fails only for a head of 4 GiB, and heads have a limit.
             Self::Text(fields) => drop(fields.set_value(name, value)),
             Self::Map(map) => drop(map.insert(name.header_name(), value.clone())),
         }
     }
 
-    /// Says whether one was there.
+    /// Removes a field. Returns whether it was there.
     pub fn remove(&mut self, name: Known) -> bool {
         match self {
             Self::Text(fields) => fields.remove(name),
@@ -113,7 +113,7 @@ impl Headers {
         }
     }
 
-    /// Removes it and gives its first value.
+    /// Removes a field and returns its first value.
     pub fn take(&mut self, name: Known) -> Option<HeaderValue> {
         match self {
             Self::Text(_) => {
@@ -125,7 +125,7 @@ impl Headers {
         }
     }
 
-    /// Of any name.
+    /// Removes all fields with this name.
     pub fn remove_named(&mut self, name: &HeaderName) {
         match self {
             Self::Text(fields) => {
@@ -135,16 +135,16 @@ impl Headers {
         }
     }
 
-    /// A further value of any name.
+    /// Appends a field with any name.
     pub fn append_named(&mut self, name: &HeaderName, value: &HeaderValue) {
         match self {
-            // It fails for a head of 4 GiB alone, and heads are bounded.
+            // This fails only for a head of 4 GiB, and heads have a limit.
             Self::Text(fields) => drop(fields.append_named(name.as_str().as_bytes(), value.as_bytes())),
             Self::Map(map) => drop(map.append(name.clone(), value.clone())),
         }
     }
 
-    /// Each name is asked for; a text's as it was written.
+    /// Removes the fields for which `unwanted` is true. It gets the names of a text as they were written.
     pub fn remove_where(&mut self, unwanted: impl Fn(&[u8]) -> bool) {
         match self {
             Self::Text(fields) => drop(fields.remove_where(|_, name| unwanted(name))),
@@ -152,7 +152,7 @@ impl Headers {
         }
     }
 
-    /// For HTTP/2.
+    /// The fields in the form of HTTP/2.
     ///
     /// # Errors
     /// A field that HTTP/2 cannot carry.
@@ -163,7 +163,7 @@ impl Headers {
         }
     }
 
-    /// For HTTP/1.
+    /// The fields in the form in which HTTP/1 is written.
     pub const fn lines(&self) -> Lines<'_> {
         match self {
             Self::Text(fields) => Lines::Fields(fields),
@@ -172,8 +172,8 @@ impl Headers {
     }
 }
 
-/// So many unwanted fields are looked for and removed one by one, which allocates nothing. A peer that sends more of
-/// them would make that a search for each: then all that is wanted moves into another map, at one look for each field.
+/// Up to 8 unwanted fields are searched and removed one by one, which allocates nothing. If a peer sends more of them,
+/// the other fields move into a new map instead, so that the work stays linear.
 const FEW: usize = 8;
 
 pub fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
@@ -184,7 +184,7 @@ pub fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     let mut last = None;
     for (name, value) in std::mem::take(headers) {
         if let Some(name) = name {
-            last = (!unwanted(name.as_str())).then_some(name); // further values of it come without a name
+            last = (!unwanted(name.as_str())).then_some(name); // further values come without the name
         }
         if let Some(name) = &last {
             headers.append(name.clone(), value);
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_unwanted_fields_there_are_the_others_stay() {
+    fn all_unwanted_fields_are_removed_and_the_others_stay_with_few_and_with_many() {
         for many in [0, 1, FEW, FEW + 1, 1000] {
             let mut map = headers(&[("a", "1"), ("b", "2"), ("a", "3")]);
             for nth in 0..many {

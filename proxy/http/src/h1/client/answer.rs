@@ -1,4 +1,4 @@
-//! The body of an answer, which reads the connection as it is read.
+//! The body of an answer. Reading the body reads the connection.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,13 +16,13 @@ use crate::h1::request::{Then, next_frame};
 
 pub struct Incoming {
     wire: Arc<Mutex<Wire>>,
-    /// Came and was not handed on.
+    /// Content that came and was not passed on yet.
     data: Bytes,
-    /// What follows that.
+    /// What follows this content.
     then: Then,
-    /// Of the announced length: what was not handed on.
+    /// The part of the announced length that was not passed on yet.
     left: Option<u64>,
-    /// Trailers that are for the upstream's connection alone.
+    /// Names of trailers that concern only the upstream's connection.
     names: Vec<HeaderName>,
 }
 
@@ -36,20 +36,20 @@ impl Incoming {
         Self { wire, data, then, left, names: Vec::new() }
     }
 
-    /// Removes these from the trailers.
+    /// Removes these names from the trailers.
     pub fn remove_trailers(&mut self, names: Vec<HeaderName>) {
         self.names = names;
     }
 
-    /// Sends on what is left of the request, while nobody wants a piece of the answer. A request that breaks off is told
-    /// behind what has come of the answer.
+    /// Sends the rest of the request while no piece of the answer is wanted. If the request breaks off, the answer's
+    /// reader gets the error after the content that has come.
     pub fn move_upload(&mut self, cx: &mut Context<'_>) {
         if matches!(self.then, Then::More) && self.wire.lock().poll_upload(cx).is_err() {
             self.then = Then::Broken(Broken::Request);
         }
     }
 
-    /// What `Connection` named, and is no trailer either.
+    /// The names that `Connection` listed, which may not be trailers either.
     pub fn named(&self) -> &[HeaderName] {
         &self.names
     }
@@ -79,7 +79,7 @@ impl http_body::Body for Incoming {
     }
 }
 
-/// Nobody reads on, so nobody sends the rest of the request.
+/// Without a reader of the answer, the rest of the request is not sent any more.
 impl Drop for Incoming {
     fn drop(&mut self) {
         self.wire.lock().drop_upload();

@@ -1,4 +1,4 @@
-//! An upstream that is written by hand, at the other end of a pipe.
+//! Tests with a scripted upstream at the other end of a pipe.
 
 use std::future::Future as _;
 use std::io::ErrorKind;
@@ -76,7 +76,7 @@ async fn answered(conn: &Connection, request: Request<Body>) -> Response<Body> {
     send(conn, request).await.unwrap_or_else(|failed| panic!("{}", failed.error))
 }
 
-/// All of a body, its trailers, and whether it came to its end.
+/// Reads a body: its content, its trailers, and whether it was complete.
 async fn read(body: &mut Body) -> (Vec<u8>, Option<http::HeaderMap>, bool) {
     let (mut all, mut trailers) = (Vec::new(), None);
     loop {
@@ -91,7 +91,7 @@ async fn read(body: &mut Body) -> (Vec<u8>, Option<http::HeaderMap>, bool) {
     }
 }
 
-/// What one exchange comes to: the status, the content, whether that is whole, and how the connection goes on.
+/// Runs one exchange: the status, the content, whether it was complete, and how the connection goes on.
 async fn exchange(conn: &Connection, request: Request<Body>) -> (u16, String, bool, Rest) {
     let mut answer = answered(conn, request).await;
     let (content, _, is_whole) = read(answer.body_mut()).await;
@@ -99,7 +99,7 @@ async fn exchange(conn: &Connection, request: Request<Body>) -> (u16, String, bo
     (status, String::from_utf8(content).unwrap(), is_whole, conn.rest())
 }
 
-/// Says `said` to every request, in pieces of `size` bytes, and ends.
+/// An upstream that answers with `said`, in pieces of `size` bytes, and then ends.
 async fn says(mut far: Pipe, said: Vec<u8>, size: usize) {
     let mut request = [0; 1024];
     while far.read(&mut request).await.is_ok_and(|count| count > 0) {
@@ -113,7 +113,7 @@ async fn says(mut far: Pipe, said: Vec<u8>, size: usize) {
 }
 
 #[tokio::test]
-async fn answers_of_every_framing_come_whole_in_whatever_pieces() {
+async fn answers_of_every_framing_come_whole_in_pieces_of_any_size() {
     let long = "x".repeat(40_000);
     let chunks: String =
         (0..3000).map(|nth| format!("{:x}\r\n{}\r\n", nth % 9 + 1, "y".repeat(nth % 9 + 1))).collect();
@@ -168,7 +168,7 @@ async fn the_length_is_known_where_it_was_announced_and_trailers_follow_chunks()
 }
 
 #[tokio::test]
-async fn head_and_small_content_leave_in_one_write_and_are_framed_by_what_is_known() {
+async fn head_and_small_content_leave_in_one_write_and_a_known_length_is_announced() {
     for (body, expected) in
         [(Body::full("hello"), "content-length: 5\r\n\r\nhello"), (Body::empty(), "host: orders\r\n\r\n")]
     {
@@ -182,7 +182,7 @@ async fn head_and_small_content_leave_in_one_write_and_are_framed_by_what_is_kno
     }
 }
 
-/// A body that is fed by hand.
+/// A body with its feed, for tests that feed it step by step.
 fn fed(length: Option<u64>) -> (crate::h1::request::Feed, Body) {
     let (feed, incoming) = crate::h1::request::channel(length, None);
     (feed, Body::request(incoming))
@@ -215,7 +215,7 @@ async fn a_body_of_unknown_length_goes_out_in_chunks_with_its_trailers() {
 }
 
 #[tokio::test]
-async fn an_answer_before_the_end_of_its_request_carries_the_rest_on() {
+async fn reading_an_answer_that_came_early_sends_the_rest_of_its_request() {
     let (conn, mut far) = pair(1024);
     let (feeder, body) = fed(Some(8));
     far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await.unwrap();
@@ -232,7 +232,7 @@ async fn an_answer_before_the_end_of_its_request_carries_the_rest_on() {
 }
 
 #[tokio::test]
-async fn the_rest_of_a_request_goes_on_where_its_answer_is_not_read() {
+async fn the_rest_of_a_request_is_sent_even_if_its_answer_is_not_read() {
     let (conn, mut far) = pair(1024);
     let (feeder, body) = fed(Some(8));
     far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await.unwrap();
@@ -250,7 +250,7 @@ async fn the_rest_of_a_request_goes_on_where_its_answer_is_not_read() {
 }
 
 #[tokio::test]
-async fn a_request_that_breaks_off_while_its_answer_is_not_read_is_told_behind_what_came() {
+async fn when_a_request_breaks_off_the_answers_reader_gets_the_error_after_the_content_that_came() {
     let (conn, mut far) = pair(1024);
     let (feeder, body) = fed(Some(8));
     far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npart").await.unwrap();
@@ -282,7 +282,7 @@ async fn b2_the_last_bytes_of_a_request_are_written_after_its_answer() {
 }
 
 #[tokio::test]
-async fn interim_answers_are_told_and_a_hundred_asks_for_the_body() {
+async fn interim_answers_are_forwarded_and_a_100_asks_for_the_body() {
     let (conn, mut far) = pair(1024);
     let watcher = Watcher::new();
     let (head, body) = post(Body::full("body")).into_parts();
@@ -303,13 +303,13 @@ async fn interim_answers_are_told_and_a_hundred_asks_for_the_body() {
     let mut told = Vec::new();
     watcher.interim.take(&Context::from_waker(Waker::noop()), |interim| told.push(interim));
     assert_eq!(told.iter().map(|interim| interim.status().as_u16()).collect::<Vec<_>>(), [103]);
-    assert_eq!(told[0].headers().len(), 1, "what is for the connection goes no further");
+    assert_eq!(told[0].headers().len(), 1, "fields of the connection are not forwarded");
     far.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
     assert!(sending.await.is_ok());
 }
 
 #[tokio::test]
-async fn a_tunnel_begins_with_what_came_behind_its_answer() {
+async fn a_tunnel_begins_with_the_bytes_that_came_after_its_answer() {
     for (method, said) in [
         ("GET", "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n"),
         ("CONNECT", "HTTP/1.1 200 OK\r\n\r\n"),
@@ -334,7 +334,7 @@ async fn a_tunnel_begins_with_what_came_behind_its_answer() {
     }
 }
 
-/// How a request fails: the reason, whether something of an answer had come, and whether the request is given back.
+/// How a request fails: the reason, whether a part of an answer had come, and whether the request is given back.
 async fn fails(conn: &Connection, request: Request<Body>) -> (ClientFailure, bool, bool) {
     match send(conn, request).await {
         Ok(answer) => panic!("{}", answer.status()),
@@ -343,7 +343,7 @@ async fn fails(conn: &Connection, request: Request<Body>) -> (ClientFailure, boo
 }
 
 #[tokio::test]
-async fn a_connection_that_ends_without_an_answer_says_how() {
+async fn the_error_of_a_connection_that_ends_without_an_answer_says_how_it_ended() {
     for (said, resets, expected) in [
         ("", false, (true, false)),
         ("", true, (false, false)),
@@ -365,7 +365,7 @@ async fn a_connection_that_ends_without_an_answer_says_how() {
 }
 
 #[tokio::test]
-async fn what_is_no_answer_is_refused() {
+async fn bytes_that_are_not_an_answer_are_refused() {
     for (said, is_large) in [
         ("SSH-2.0\r\n", false),
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: gzip, chunked\r\n\r\n", false),
@@ -405,7 +405,7 @@ async fn b7_a_cut_never_looks_like_an_end() {
 }
 
 #[tokio::test]
-async fn a_connection_that_rests_is_closed_by_its_end_and_by_bytes_that_nobody_asked_for() {
+async fn a_pooled_connection_is_closed_by_its_end_and_by_bytes_without_a_request() {
     for said in ["", "HTTP/1.1 200 OK\r\n\r\n"] {
         let (conn, mut far) = pair(1024);
         far.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
@@ -423,7 +423,7 @@ async fn a_connection_that_rests_is_closed_by_its_end_and_by_bytes_that_nobody_a
 }
 
 #[tokio::test]
-async fn a_connection_that_rests_is_a_socket_and_a_few_words() {
+async fn a_pooled_connection_is_a_socket_and_a_few_words() {
     let (conn, mut far) = pair(64 * 1024);
     let long = "x".repeat(10_000);
     far.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n{long}").as_bytes())
@@ -436,7 +436,7 @@ async fn a_connection_that_rests_is_a_socket_and_a_few_words() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b4_an_answer_that_has_come_wins_over_a_write_that_fails() {
+async fn b4_an_answer_that_has_come_is_returned_although_a_write_failed() {
     let (conn, mut far) = pair(64);
     let mut sending = Box::pin(exchange(&conn, post(Body::full(vec![b'x'; 4000]))));
     assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await.is_pending());
@@ -446,7 +446,7 @@ async fn b4_an_answer_that_has_come_wins_over_a_write_that_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b4_a_write_that_fails_is_the_reason_where_no_answer_comes() {
+async fn b4_a_failed_write_is_the_error_if_no_answer_comes() {
     let (conn, far) = pair(1024);
     far.set_abort(true);
     drop(far);
@@ -455,11 +455,11 @@ async fn b4_a_write_that_fails_is_the_reason_where_no_answer_comes() {
         matches!(&failure, ClientFailure::Io(error) if error.kind() == ErrorKind::ConnectionReset),
         "{failure}"
     );
-    assert!(!has_begun && is_unsent, "not a byte of it was written");
+    assert!(!has_begun && is_unsent, "no byte of it was written");
 }
 
 #[tokio::test]
-async fn a_request_whose_body_breaks_off_is_not_answered_for() {
+async fn a_request_whose_body_breaks_off_gets_no_answer() {
     let (conn, mut far) = pair(1024);
     let (feeder, body) = fed(Some(8));
     let mut sending = Box::pin(fails(&conn, post(body)));

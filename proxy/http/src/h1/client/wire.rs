@@ -1,8 +1,8 @@
-//! Both directions of one connection, while an exchange is on it.
+//! Both directions of one connection during an exchange.
 //!
-//! An answer that has come wins over an error in sending. An upstream may answer early and close with bytes of the
-//! request unread: our next write then fails, while its answer still waits in the kernel. On Linux what was received
-//! before a reset can be read after it. So a failed write is kept, and the reader decides.
+//! An answer that has come goes before an error in sending. An upstream may answer early and close with bytes of the
+//! request unread: the next write then fails, while the answer still waits in the kernel. On Linux, bytes that were
+//! received before a reset can be read after it. So the error of a failed write is kept, and the reader decides.
 
 use std::future::Future as _;
 use std::io::{self, ErrorKind};
@@ -29,48 +29,48 @@ use crate::head::HeadLimits;
 use crate::message::{RequestHead, Response};
 use pillion_base::net::{Io, Transport};
 
-/// How long is waited for something to read once nothing can be written. What came before the write failed is in the
-/// kernel already; the runtime may hear of that a moment later.
+/// How long a reader waits for bytes after a write has failed. Bytes that came before the failure are already in the
+/// kernel, but the runtime may get the event a little later.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Small pieces of an answer that came together are joined up to here.
+/// Small pieces of an answer that came together are joined up to this size.
 const JOINED: usize = 16 * 1024;
-/// A piece below this size is joined with its neighbours.
+/// A smaller piece is joined with its neighbours.
 const SMALL: usize = 4 * 1024;
 
 pub(super) struct Wire {
-    /// `None` once it is somebody else's.
+    /// `None` once it was taken away.
     io: Option<Io>,
     engine: Client,
     inbox: Inbox,
     outbox: Outbox,
     limits: Limits,
-    /// The first write that failed. None follows it.
+    /// The error of the first failed write. No further write is tried after it.
     failed: Option<Box<FailedWrite>>,
-    /// What is left of a request whose answer has begun.
+    /// The rest of a request whose answer has begun.
     upload: Option<Box<dyn OutgoingBody>>,
-    /// An exchange has begun that was not followed by rest.
+    /// An exchange has begun, and [`Wire::rest`] was not called yet.
     is_used: bool,
 }
 
-/// What the upstream says before the content of its answer.
+/// What the upstream sends before the content of its answer.
 pub(super) enum Said {
     Interim(Box<ResponseHead>),
-    /// With as much of the content as came with it.
+    /// The answer's head, with the content that came with it.
     Answer(Response<Content>),
     Switched(Response<()>),
 }
 
-/// What is known of the content of an answer.
+/// The content of an answer, as far as it is known with the head.
 pub(super) struct Content {
     pub(super) length: Length,
-    /// So much of it came with its head.
+    /// The part that came with the head.
     pub(super) data: Bytes,
     pub(super) then: Then,
 }
 
 struct FailedWrite {
     kind: ErrorKind,
-    /// Until the reader was told.
+    /// The error, until the reader gets it.
     error: Option<io::Error>,
     patience: Pin<Box<Sleep>>,
 }
@@ -80,9 +80,9 @@ impl FailedWrite {
         self.error.take().unwrap_or_else(|| self.kind.into())
     }
 
-    /// Whether an end that is read after a failed write is the upstream's own. After a reset Linux reports an ordinary
-    /// end, once a write was told of the reset (`ECONNRESET`); only where the end had come before the reset is the
-    /// write told `EPIPE`. In TLS an end is always the peer's word.
+    /// Whether an end that is read after a failed write was sent by the upstream. After a reset, Linux reports an
+    /// ordinary end to readers once a write has failed with `ECONNRESET`. A write fails with `EPIPE` only if the end
+    /// had come before the reset. With TLS, an end always comes from the peer.
     fn is_end_believed(&self, io: &Io) -> bool {
         self.kind == ErrorKind::BrokenPipe || matches!(io.get_ref(), Transport::Connected(_))
     }
@@ -108,13 +108,14 @@ impl Wire {
         (self.limits.head_bytes, self.limits.fields) = (limits.bytes, limits.fields);
     }
 
-    /// What its buffers take up.
+    /// The memory of its buffers.
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         self.inbox.held() + self.outbox.held()
     }
 
-    /// Begins an exchange: its head is put where it leaves with what follows it. `length`: what the body knows of it.
+    /// Begins an exchange: its head is put into the outbox, so that it leaves together with the first content.
+    /// `length`: the length of the body, if it is known.
     pub(super) fn begin(
         &mut self,
         head: &RequestHead,
@@ -125,7 +126,7 @@ impl Wire {
         self.is_used = true;
         let length = match length {
             _ if head.method == Method::CONNECT => Length::Empty,
-            // A zero that was said is passed on, and none is said for anybody.
+            // A zero that the sender announced is forwarded, but none is added.
             _ if is_empty && !head.headers.has(Known::ContentLength) => Length::Empty,
             _ if is_empty => Length::Known(0),
             Some(length) => Length::Known(length),
@@ -146,8 +147,8 @@ impl Wire {
         !self.inbox.is_empty() || matches!(self.engine.read_end(), EndOfInput::InHead)
     }
 
-    /// Writes what there is of a request. Says whether that was all of it. `is_read`: something of the body has been
-    /// taken out of it.
+    /// Writes the part of a request that is there. Returns whether that was all of it. `is_read` is set when a part of
+    /// the body was read.
     pub(super) fn poll_request(
         &mut self,
         body: &mut dyn OutgoingBody,
@@ -164,7 +165,8 @@ impl Wire {
         Ok(self.engine.is_request_written())
     }
 
-    /// Takes pieces out of the body until it has none, or enough wait to be written. Says whether it is the latter.
+    /// Takes pieces out of the body until it has no more now, or enough bytes wait to be written. Returns whether
+    /// enough wait.
     fn poll_body(
         &mut self,
         body: &mut dyn OutgoingBody,
@@ -207,7 +209,7 @@ impl Wire {
         }
     }
 
-    /// Writes what waits. A failure is kept for the reader.
+    /// Writes the waiting bytes. A failure is kept for the reader.
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some(io) = &mut self.io else { return Poll::Pending };
         match ready!(self.outbox.poll_send(io, cx)) {
@@ -220,19 +222,19 @@ impl Wire {
         }
     }
 
-    /// The answer has begun: who reads it sends the rest of its request.
+    /// Keeps the rest of the request, because the answer has begun: the reader of the answer sends it.
     pub(super) fn keep_upload<B: OutgoingBody>(&mut self, body: &mut B) {
         if !self.engine.is_request_written() {
             self.upload = Some(Box::new(body.take()));
         }
     }
 
-    /// Nobody needs the rest of the request any more.
+    /// Drops the rest of the request, which is not needed any more.
     pub(super) fn drop_upload(&mut self) {
         self.upload = None;
     }
 
-    /// Sends what there is of the rest of the request.
+    /// Sends the part of the rest of the request that is there.
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), ClientFailure> {
         let Some(mut body) = self.upload.take() else {
             self.poll_rest(cx);
@@ -244,14 +246,14 @@ impl Wire {
         Ok(())
     }
 
-    /// Writes what waits of a request whose body has ended.
+    /// Writes the waiting bytes of a request whose body has ended.
     pub(super) fn poll_rest(&mut self, cx: &mut Context<'_>) {
         if !self.outbox.is_empty() && self.failed.is_none() {
             let _kept_for_the_reader = self.poll_send(cx);
         }
     }
 
-    /// What the upstream says next, up to the head of its answer.
+    /// Reads what the upstream sends next, up to the head of its answer.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Said, ClientFailure>> {
         let Self { io, engine, inbox, limits, failed, .. } = self;
         inbox.with(|bytes| {
@@ -280,7 +282,7 @@ impl Wire {
         })
     }
 
-    /// The next piece of the answer's content, and what follows it. What is left of the request is written on.
+    /// The next piece of the answer's content, and what follows it. Also writes the rest of the request.
     pub(super) fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<(Bytes, Then)> {
         if let Err(_broken) = self.poll_upload(cx) {
             return Poll::Ready((Bytes::new(), Then::Broken(Broken::Request)));
@@ -303,14 +305,14 @@ impl Wire {
         })
     }
 
-    /// Whether something has come on a connection that rests, its end included.
+    /// Whether bytes, or the end, have come on a pooled connection.
     pub(super) fn has_come_unasked(&mut self) -> bool {
         let Self { io: Some(io), inbox, .. } = self else { return true };
         let cx = &mut Context::from_waker(Waker::noop());
         io.may_have_come() && inbox.with(|bytes| poll_fill(io, bytes, cx).is_ready())
     }
 
-    /// How the connection goes on, now that its answer is whole or will not be read any further.
+    /// How the connection goes on after its answer was read completely, or will not be read any further.
     pub(super) fn rest(&mut self, cx: &mut Context<'_>) -> Rest {
         self.upload = None;
         let may_rest = !self.is_used || self.engine.after() == Some(After::Next);
@@ -329,7 +331,7 @@ impl Wire {
         Rest::Ready
     }
 
-    /// With what came and belongs to nobody here.
+    /// Takes the stream, with the bytes that came and were not read.
     pub(super) fn take_io(&mut self) -> Option<(Io, Bytes)> {
         self.upload = None;
         Some((self.io.take()?, std::mem::take(&mut self.inbox).into_bytes()))
@@ -339,13 +341,14 @@ impl Wire {
         if let Some(mut io) = self.io.take()
             && let Transport::Connected(_) = io.get_ref()
         {
-            // In plain text the kernel says it when the stream is dropped. Whatever comes of it here, that was all.
+            // In plaintext, the kernel sends the end when the stream is dropped. The result does not matter here.
             let _said = Pin::new(&mut io).poll_shutdown(cx).map(|said| said.is_ok());
         }
     }
 }
 
-/// Absolute-form where there is a scheme, authority-form of a CONNECT, else the path. `whole` is room for the first.
+/// The target: absolute-form if there is a scheme, authority-form for a CONNECT, otherwise the path. `whole` is a
+/// buffer for the absolute-form.
 fn target<'a>(method: &Method, uri: &'a Uri, whole: &'a mut String) -> &'a str {
     if *method == Method::CONNECT {
         return uri.authority().map_or("", |authority| authority.as_str());
@@ -357,7 +360,7 @@ fn target<'a>(method: &Method, uri: &'a Uri, whole: &'a mut String) -> &'a str {
     uri.path_and_query().map_or("/", |path| path.as_str())
 }
 
-/// Reads once. After a failed write only what had come before it is worth reading.
+/// Reads once. After a failed write, it waits only a short time for bytes that came before the failure.
 fn fill(
     io: &mut Option<Io>,
     failed: &mut Option<Box<FailedWrite>>,
@@ -370,7 +373,7 @@ fn fill(
     match polled {
         Poll::Ready(Ok(0)) if !failed.is_end_believed(io) => Poll::Ready(Err(failed.tell())),
         Poll::Ready(Ok(count)) => Poll::Ready(Ok(count)),
-        // The peer's TLS alert says why it hung up, which is more than that it did.
+        // The peer's TLS alert says why it closed the connection, which the failed write does not.
         Poll::Ready(Err(error)) if is_of_tls(&error) => Poll::Ready(Err(error)),
         Poll::Ready(Err(_)) => Poll::Ready(Err(failed.tell())),
         Poll::Pending => failed.patience.as_mut().poll(cx).map(|()| Err(failed.tell())),
@@ -381,8 +384,8 @@ fn is_of_tls(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
 
-/// The content that is there: one large piece, or small ones joined. Nothing is there where the piece is empty and more
-/// follows.
+/// Takes the content that is there: one large piece, or joined small ones. An empty piece with [`Then::More`] means
+/// that no content is there.
 fn content(engine: &mut Client, bytes: &mut BytesMut, limits: &Limits) -> (Bytes, Then) {
     let (mut first, mut joined) = (Bytes::new(), Vec::new());
     let then = loop {
