@@ -1,4 +1,4 @@
-//! The admin port and the metrics port, asked as their clients do.
+//! Tests of the admin port and the metrics port, asked as their clients ask.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use pillion_telemetry::{Metrics, ReloadOutcome};
 const QUIET: &str = "inbound: off\noutbound: { listen: 127.0.0.1:0 }\nadmin: { listen: 127.0.0.1:0 }\n\
                      metrics: { listen: 127.0.0.1:0 }\n";
 
-/// The admin side alone, with the far end of its console.
+/// The admin side alone, with the other end of its console.
 struct Side {
     mesh: Mesh,
     console: Arc<Console>,
@@ -95,7 +95,7 @@ async fn head_is_get_without_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_method_is_told_which_ones_there_are() {
+async fn the_refusal_of_another_method_lists_the_allowed_ones() {
     let side = Side::start();
     let cases = [
         ("POST /config", "GET, HEAD"),
@@ -161,7 +161,7 @@ async fn the_metrics_port_shows_and_changes_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_is_answered_with_what_became_of_it() {
+async fn the_answer_to_a_reload_says_how_it_ended() {
     let mut side = Side::start();
     let faults = "p.yaml:1:1: error: inbund is unknown. help: did you mean inbound?\np.yaml:2:1: error: x";
     for (done, status, said) in [
@@ -186,7 +186,7 @@ async fn a_reload_that_hangs_is_given_up_after_half_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn orders_are_bounded_and_refused_where_nobody_takes_them() {
+async fn orders_are_bounded_and_refused_when_no_task_takes_them() {
     let mut side = Side::start();
     for _ in 0..16 {
         assert_eq!(side.status("POST /drain", "").await, 200);
@@ -200,7 +200,7 @@ async fn orders_are_bounded_and_refused_where_nobody_takes_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_is_not_read() {
+async fn the_admin_port_does_not_read_a_request_body() {
     let side = Side::start();
     let mut client = side.client().await;
     let head = format!("POST /drain HTTP/1.1\r\nhost: {}\r\ncontent-length: 1000000000\r\n\r\n", side.admin);
@@ -229,13 +229,13 @@ impl Side {
     }
 }
 
-/// Answers that do not fit the connection's buffer.
+/// Requests whose answers do not fit into the connection's buffer.
 fn many(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").repeat(500)
 }
 
 #[tokio::test(start_paused = true)]
-async fn a2_live_answers_at_once_whatever_strangers_do() {
+async fn a2_live_answers_at_once_whatever_other_clients_do() {
     let side = Side::start();
     let mut strangers = Vec::new();
     for path in ["/metrics", "/probe/x", "/live", "/nothing"] {
@@ -292,7 +292,7 @@ async fn a2_a_connection_ends_with_its_lifetime_however_busy_it_is() {
     assert!((60..=61).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
 }
 
-/// The stranger takes a little every four seconds, so that no single write waits for long.
+/// The client reads a little every four seconds, so that no single write waits for long.
 #[tokio::test(start_paused = true)]
 async fn a2_a_client_that_reads_slowly_is_cut_in_the_end() {
     let side = Side::start();
@@ -307,7 +307,7 @@ async fn a2_a_client_that_reads_slowly_is_cut_in_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_level_that_is_none_is_told_what_to_write_instead() {
+async fn an_unknown_log_level_is_answered_with_the_known_ones() {
     let side = Side::start();
     for query in ["", "?level=", "?level=wat", "?level=debug&x=y", "?lvl=debug", "?level=pillion"] {
         let answer = side.ask(&format!("PUT /logging{query}"), "").await;
@@ -343,7 +343,7 @@ async fn c5_the_later_refusal_is_shown_of_configuration_and_certificates() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_configuration_shown_is_the_one_told_last() {
+async fn the_configuration_page_shows_the_latest_configuration() {
     let side = Side::start();
     let (config, _) = pillion_config::parse(QUIET, Path::new("")).expect("a good file");
     let (file, text) = (Some("p.yaml".into()), Some(QUIET.into()));
@@ -362,7 +362,7 @@ async fn the_configuration_shown_is_the_one_told_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn readiness_is_told_with_its_reason_on_both_ports() {
+async fn both_ports_answer_readiness_with_its_reason() {
     let side = Side::start();
     let starting = (503, "not ready: starting\n".to_owned());
     assert_eq!(side.told_on_metrics_port("GET /ready", "x").await, starting);
@@ -375,7 +375,7 @@ async fn readiness_is_told_with_its_reason_on_both_ports() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clusters_are_shown_as_they_are() {
+async fn the_clusters_page_shows_the_present_state() {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let service = format!(
@@ -407,7 +407,7 @@ async fn clusters_are_shown_as_they_are() {
 }
 
 #[test]
-fn reloads_are_counted_from_nought() {
+fn reloads_are_counted_from_zero() {
     let metrics = Metrics::new(1_000);
     metrics.config_reloads(ReloadOutcome::Refused).inc();
     metrics.config_generation().set(4);

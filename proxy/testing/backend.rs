@@ -1,4 +1,4 @@
-//! Back-ends that do exactly what a script says, HTTP or not.
+//! Back-ends that do exactly what a script says, with or without HTTP.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use pillion_base::net::memory::MemoryConnection;
 
 pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 pub(super) const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
-/// For [`Mesh::http1`]: hangs up instead of answering.
+/// For [`Mesh::http1`]: closes the connection instead of answering.
 pub(super) const HANG_UP: &str = "";
 
 #[derive(Default)]
@@ -26,7 +26,7 @@ pub(super) struct Backend {
 }
 
 impl Mesh {
-    /// Every connection plays `script`, which is told how many came before it.
+    /// Each connection runs `script`, which gets the number of connections before it.
     pub(super) fn scripted<F, Fut>(&self, address: &str, script: F) -> Backend
     where
         F: Fn(Peer, usize) -> Fut + Send + 'static,
@@ -49,7 +49,7 @@ impl Mesh {
         Backend { counts, log }
     }
 
-    /// HTTP/1 with keep-alive: `answer` is told the number of the request, counted over all connections.
+    /// HTTP/1 with keep-alive. `answer` gets the number of the request, counted over all connections.
     pub(super) fn http1<F>(&self, address: &str, answer: F) -> Backend
     where
         F: Fn(usize, &Message) -> &'static str + Send + Sync + 'static,
@@ -72,19 +72,19 @@ impl Mesh {
         self.http1(address, move |_, _| answer)
     }
 
-    /// Takes requests and never answers one.
+    /// Reads requests and never answers one.
     pub(super) fn silent(&self, address: &str) -> Backend {
         self.scripted(address, |mut peer, _| async move { while peer.message().await.is_some() {} })
     }
 }
 
 impl Backend {
-    /// Connections so far.
+    /// The number of connections so far.
     pub(super) fn connections(&self) -> usize {
         self.counts.connections.load(Relaxed)
     }
 
-    /// Connections that still play.
+    /// The number of connections whose script still runs.
     pub(super) fn open(&self) -> usize {
         self.counts.open.load(Relaxed)
     }

@@ -1,4 +1,4 @@
-//! A real stack with one layer left out, serving a connection.
+//! A real stack with one layer left out, which serves one connection.
 
 use std::sync::Arc;
 
@@ -26,12 +26,12 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    /// As [`Mesh::caller`].
+    /// Like [`Mesh::caller`].
     pub(super) fn caller(mesh: &Mesh, orders: &str) -> Self {
         Self::new(mesh, Direction::Outbound, &mesh::caller(orders))
     }
 
-    /// As [`Mesh::application`].
+    /// Like [`Mesh::application`].
     pub(super) fn application(mesh: &Mesh, inbound: &str) -> Self {
         Self::new(mesh, Direction::Inbound, &mesh::application(inbound))
     }
@@ -60,7 +60,7 @@ impl Bench {
         self.client_without(Some(layer))
     }
 
-    /// What serves an HTTP/1 connection of a caller's application.
+    /// The size of the task that serves an HTTP/1 connection of a caller's application.
     pub(super) fn size_of_a_task(&self) -> usize {
         let (connection, io, _near) = self.connection();
         let (worker, stack) = (self.worker.clone(), outbound::stack(None));

@@ -1,4 +1,5 @@
-//! Who is to blame: regressions of a review, each a way to fault an endpoint or a client for what it did not do.
+//! Regressions of a review: each test shows an endpoint or a client that was once faulted for something it had not
+//! done.
 
 use super::backend::OK;
 use super::mesh::{A, B, Mesh, pass, settle};
@@ -9,7 +10,7 @@ const WITH_TRAILERS: &str = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntr
                              2\r\nok\r\n0\r\nx-sum: 1\r\n\r\n";
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_stalls_its_upload_is_not_its_endpoints_fault() {
+async fn a_client_that_stalls_its_upload_does_not_count_against_the_endpoint() {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.silent(A), mesh.silent(B));
     let sidecar = mesh.caller(&format!("{STRICT}, stream_idle_timeout: 10s"));
@@ -21,7 +22,7 @@ async fn a_client_that_stalls_its_upload_is_not_its_endpoints_fault() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn time_in_our_own_queue_is_not_the_endpoints_time() {
+async fn time_in_the_sidecar_s_own_queue_does_not_count_against_the_endpoint() {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.silent(A), mesh.silent(B));
     let one = "timeout: 5s, circuit_breaker: { max_connections: 1 }";
@@ -42,7 +43,7 @@ async fn time_in_our_own_queue_is_not_the_endpoints_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_ends_in_trailers_is_whole_and_its_connection_is_kept() {
+async fn an_answer_that_ends_with_trailers_is_complete_and_its_connection_is_kept() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, WITH_TRAILERS);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
@@ -74,7 +75,7 @@ async fn an_identity_claimed_with_underscores_or_in_trailers_does_not_reach_the_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a11_no_spelling_of_what_a_sidecar_says_reaches_the_application_from_a_caller() {
+async fn a11_no_spelling_of_a_sidecar_header_reaches_the_application_from_a_client() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let inbound = mesh.application(&format!("app: {A}"));

@@ -1,4 +1,4 @@
-//! A client that goes away: its request upstream ends with it.
+//! A client that goes away: its request to the upstream ends with it.
 
 use super::backend::Backend;
 use super::http2;
@@ -39,7 +39,7 @@ async fn a_half_closed_http1_client_counts_as_gone() {
     assert_eq!((a.open(), gone(&sidecar, 499)), (0, 1));
 }
 
-/// Sends a piece a second, for as long as somebody takes it.
+/// Sends one piece each second, for as long as the client reads.
 fn endless(mesh: &Mesh) -> Backend {
     mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.message().await;
@@ -51,7 +51,7 @@ fn endless(mesh: &Mesh) -> Backend {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_the_middle_of_the_answer_the_status_stays_and_the_reason_says_it() {
+async fn when_a_client_leaves_amid_an_answer_the_status_stays_and_the_reason_names_it() {
     let mesh = Mesh::default();
     let a = endless(&mesh);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], circuit_breaker: { max_requests: 1 }");
@@ -65,7 +65,7 @@ async fn in_the_middle_of_the_answer_the_status_stays_and_the_reason_says_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_stream_cancels_the_one_upstream_and_leaves_the_others_alone() {
+async fn a_cancelled_stream_cancels_its_upstream_stream_and_no_other() {
     let mesh = Mesh::default();
     let (told, mut resets) = tokio::sync::mpsc::unbounded_channel();
     let a = mesh.http2(A, 100, move |_, request, mut respond| {
@@ -99,7 +99,7 @@ async fn a_cancelled_stream_cancels_the_one_upstream_and_leaves_the_others_alone
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_breaks_its_upload_off_is_no_fault_of_the_endpoint() {
+async fn a_client_that_breaks_off_its_upload_does_not_count_against_the_endpoint() {
     let mesh = Mesh::default();
     let a = mesh.silent(A);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");

@@ -1,4 +1,4 @@
-//! More requests than the memory of a small host has room for: whose they are decides who is refused.
+//! More requests than the memory of a small host has room for: the identity of their clients decides which are refused.
 
 use bytes::Bytes;
 use h2::Reason;
@@ -9,10 +9,10 @@ use super::http2::{self, request};
 use super::mesh::{A, Mesh, Pair, settle};
 
 const AT: &str = "10.1.0.1:15006";
-/// So little that only the least number of exchanges has room: 64 for the one worker.
+/// So little memory that only the minimum of exchanges has room: 64 for the one worker.
 const SMALL: u64 = 1;
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
-/// What one client gets of 64.
+/// The number of exchanges that one client gets of 64.
 const HALF: usize = 32;
 
 async fn http2(pair: &Pair, account: &str) -> SendRequest<Bytes> {
@@ -79,7 +79,7 @@ async fn a3_clients_without_identity_share_their_places() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_application_asks_for_is_left_to_circuit_breakers() {
+async fn outbound_requests_of_the_application_are_limited_by_circuit_breakers_alone() {
     let mesh = Mesh::default();
     mesh.memory.set_host_memory(SMALL);
     let (app, sidecar) = (mesh.silent(A), mesh.caller("endpoints: [10.0.0.1:80]"));
@@ -94,7 +94,7 @@ async fn what_the_application_asks_for_is_left_to_circuit_breakers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a3_a_request_that_goes_on_after_its_whole_answer_holds_no_place() {
+async fn a3_a_request_that_goes_on_after_its_complete_answer_holds_no_place() {
     let mesh = Mesh::default();
     mesh.memory.set_host_memory(SMALL);
     let _app = mesh.http2(A, 1000, |_, request, respond| async move {

@@ -1,9 +1,10 @@
-//! Answers and requests that break off: what came before the break is passed on, and the break is never an end.
+//! Answers and requests that break off: the bytes before the break are passed on, and the break never looks like an
+//! end.
 
 use super::mesh::{A, Mesh, ORDERS, Pair, Sidecar, pass, settle};
 use super::peer::Peer;
 
-/// Says `said` to every request, and closes.
+/// A back-end that answers `said` to every request, and closes.
 fn breaking(mesh: &Mesh, said: String) -> super::backend::Backend {
     mesh.scripted(A, move |mut peer: Peer, _| {
         let said = said.clone();
@@ -14,7 +15,8 @@ fn breaking(mesh: &Mesh, said: String) -> super::backend::Backend {
     })
 }
 
-/// One sidecar, or two that speak HTTP/1: where the client connects, and what must live as long.
+/// One sidecar, or two that speak HTTP/1: the name, the sidecar that the client connects to, the sidecars that must
+/// stay alive, and the back-end.
 async fn ways(said: &str) -> Vec<(&'static str, Sidecar, Vec<Sidecar>, super::backend::Backend)> {
     let (alone, pair) = (Mesh::default(), Pair::new());
     let backends = [breaking(&alone, said.to_owned()), breaking(&pair.mesh, said.to_owned())];
@@ -32,7 +34,7 @@ async fn ways(said: &str) -> Vec<(&'static str, Sidecar, Vec<Sidecar>, super::ba
 }
 
 #[tokio::test(start_paused = true)]
-async fn b16_what_came_of_an_answer_is_passed_on_before_the_cut() {
+async fn b16_the_received_part_of_an_answer_is_passed_on_before_the_cut() {
     for size in [0, 1, 3000, 300_000] {
         let part = "x".repeat(size);
         let chunk = if size == 0 { String::new() } else { format!("{size:x}\r\n{part}\r\n") };
@@ -56,7 +58,8 @@ async fn b16_what_came_of_an_answer_is_passed_on_before_the_cut() {
     }
 }
 
-/// Between the two sidecars a stream of HTTP/2 is reset, and what stood before the reset may go with it: a 502 then.
+/// Between the two sidecars an HTTP/2 stream is reset, and the bytes before the reset may be lost with it. The client
+/// then gets a 502.
 #[tokio::test(start_paused = true)]
 async fn b16_over_http2_between_the_sidecars_a_caller_never_sees_a_connection_that_did_not_answer() {
     let pair = Pair::new();
@@ -74,7 +77,7 @@ async fn b16_over_http2_between_the_sidecars_a_caller_never_sees_a_connection_th
 }
 
 #[tokio::test(start_paused = true)]
-async fn b16_what_came_of_a_request_is_passed_on_before_the_cut() {
+async fn b16_the_received_part_of_a_request_is_passed_on_before_the_cut() {
     for (head, part) in [
         ("content-length: 400000", "part".to_owned()),
         ("content-length: 400000", "x".repeat(200_000)),
@@ -94,7 +97,7 @@ async fn b16_what_came_of_a_request_is_passed_on_before_the_cut() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b16_a_slow_reader_gets_all_that_came_before_the_cut() {
+async fn b16_a_slow_reader_gets_every_byte_before_the_cut() {
     let said = format!("HTTP/1.1 200 OK\r\ncontent-length: 400000\r\n\r\n{}", "x".repeat(300_000));
     for (way, sidecar, _others, _backend) in ways(&said).await {
         let mut client = sidecar.client().await;
@@ -105,7 +108,7 @@ async fn b16_a_slow_reader_gets_all_that_came_before_the_cut() {
     }
 }
 
-/// One end of an opaque connection through one sidecar or two, each of which may cut.
+/// One end of an opaque connection through one sidecar or two.
 async fn opaque(mesh_of: &str, service: &str) -> (Peer, Vec<Sidecar>, super::backend::Backend) {
     let says_half = |mesh: &Mesh| {
         mesh.scripted(A, |mut peer: Peer, nth| async move {
@@ -197,14 +200,14 @@ async fn b7_a_tunnel_that_is_cut_ends_with_a_reset() {
     }
 }
 
-/// A client that waits for its server to speak first hears this end.
+/// A client that waits for its server to speak first gets this end.
 async fn waits_in_vain(sidecar: &Sidecar, name: &str, is_reset: bool) {
     let mut client = sidecar.direct_client().await;
     assert_eq!(client.ends().await, (Vec::new(), is_reset), "{name}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn b7_what_is_cut_before_anybody_has_spoken_is_reset_and_an_end_is_an_end() {
+async fn b7_a_connection_cut_before_any_byte_is_reset_and_an_ordinary_end_stays_one() {
     let service = format!("endpoints: [{A}], listen: 127.0.0.1:0");
     for (name, is_reset) in [("the server ends", false), ("the server resets", true)] {
         let (mesh, pair) = (Mesh::default(), Pair::new());
@@ -233,7 +236,7 @@ async fn b7_what_is_cut_before_anybody_has_spoken_is_reset_and_an_end_is_an_end(
 }
 
 #[tokio::test(start_paused = true)]
-async fn b7_plaintext_that_is_no_http_is_reset_at_a_strict_port_and_so_is_silence() {
+async fn b7_a_strict_port_resets_plaintext_that_is_not_http_and_silent_connections() {
     let pair = Pair::new();
     let application = pair.application("10.1.0.1:15006", A);
     for said in ["", "\x00\x01 no request"] {

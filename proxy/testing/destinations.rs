@@ -6,7 +6,7 @@ use super::peer::Peer;
 
 const GET_EXAMPLE: &str = "GET / HTTP/1.1\r\nhost: example.org\r\n\r\n";
 
-/// Says who it is at once, as few protocols do, and hangs up when its client does.
+/// Sends `greeting` at once, as few protocols do, and closes when its client does.
 fn greeter(mesh: &Mesh, address: &str, greeting: &'static str) -> Backend {
     mesh.scripted(address, move |mut peer: Peer, _| async move {
         if peer.try_send(greeting).await.is_ok() {
@@ -15,13 +15,13 @@ fn greeter(mesh: &Mesh, address: &str, greeting: &'static str) -> Backend {
     })
 }
 
-/// What comes first, or what there is.
+/// The first `bytes` bytes, or fewer if the connection ends.
 async fn hears(client: &mut Peer, bytes: usize) -> String {
     String::from_utf8(client.exactly(bytes).await.0).expect("text")
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_of_a_service_decides_whatever_a_host_says() {
+async fn the_address_of_a_service_decides_whatever_the_host_header_says() {
     let mesh = Mesh::default();
     let orders = mesh.answering(A, OK);
     let billing = mesh.answering(B, OK);
@@ -68,7 +68,7 @@ async fn unknown_destinations_are_denied_where_the_file_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_virtual_address_that_no_service_has_is_no_way_through() {
+async fn a_virtual_address_without_a_service_leads_nowhere() {
     let mesh = Mesh::default();
     let stranger = mesh.answering("240.240.0.9:80", OK);
     let orders = mesh.answering(A, OK);
@@ -100,7 +100,7 @@ async fn a_virtual_address_that_no_service_has_is_no_way_through() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn declared_tcp_is_balanced_per_connection_and_looked_at_by_nobody() {
+async fn declared_tcp_is_balanced_per_connection_and_never_inspected() {
     let mesh = Mesh::default();
     let (a, b) = (greeter(&mesh, A, "a"), greeter(&mesh, B, "b"));
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80], listen: 127.0.0.1:0, protocol: tcp, load_balancer: round_robin");
@@ -117,7 +117,7 @@ async fn declared_tcp_is_balanced_per_connection_and_looked_at_by_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_refuses_is_passed_over() {
+async fn an_endpoint_that_refuses_a_connection_is_skipped() {
     let mesh = Mesh::default();
     let b = greeter(&mesh, B, "b");
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80], listen: 127.0.0.1:0, protocol: tcp, load_balancer: round_robin");
@@ -130,7 +130,7 @@ async fn an_endpoint_that_refuses_is_passed_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn past_max_connections_a_client_is_turned_away() {
+async fn a_client_beyond_max_connections_is_refused() {
     let mesh = Mesh::default();
     let a = greeter(&mesh, A, "a");
     let sidecar = mesh.caller(
@@ -147,7 +147,7 @@ async fn past_max_connections_a_client_is_turned_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mtls_between_sidecars_carries_whatever_speaks_first() {
+async fn mtls_between_sidecars_carries_a_server_that_speaks_first() {
     let pair = Pair::new();
     let app = greeter(&pair.mesh, A, "welcome");
     let inbound = pair.application("10.1.0.1:15006", A);
@@ -171,7 +171,7 @@ fn permissive(pair: &Pair, inbound: &str) -> Sidecar {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_permissive_port_takes_both_and_believes_only_what_is_proven() {
+async fn a_permissive_port_takes_plaintext_and_mtls_and_trusts_only_proven_identities() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let inbound = permissive(&pair, "app: 10.0.0.1:80, mtls: permissive");
@@ -218,7 +218,7 @@ async fn redirected_inbound_goes_to_its_original_address_or_to_loopback() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_post_half_sent_when_the_upstream_dies_is_told_so() {
+async fn the_client_of_a_half_sent_post_learns_that_the_upstream_died() {
     let mesh = Mesh::default();
     let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.head().await;

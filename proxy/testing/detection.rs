@@ -1,4 +1,4 @@
-//! What an undeclared connection speaks: clients and servers that are slow, silent, or speak first.
+//! The protocol of undeclared connections: clients and servers that are slow, silent, or speak first.
 
 use super::backend::OK;
 use super::mesh::{A, Mesh, Sidecar, Watch, at, identity, pass, secs, settle};
@@ -8,10 +8,10 @@ use pillion_tls::identity::issue::Ca;
 const BANNER: &str = "220 mail.example ESMTP\r\n";
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 
-/// `orders` with a port of its own: a destination that is known without bytes.
+/// `orders` with a port of its own, so that the destination is known without any bytes.
 const OWN_PORT: &str = "endpoints: [10.0.0.1:80], listen: 127.0.0.1:0";
 
-/// Greets, then says back what it hears in capitals.
+/// Greets, then answers each piece in capitals.
 fn mail_server(mesh: &Mesh) -> super::backend::Backend {
     mesh.scripted(A, |mut peer: Peer, _| async move {
         if peer.try_send(BANNER).await.is_ok() {
@@ -27,13 +27,13 @@ async fn talks_to_mail_server(client: &mut Peer, what: &str) {
     assert_eq!(client.rest().await, b"EHLO", "{what}");
 }
 
-/// Both directions, where the destination is known: a service's own port, and the application.
+/// Both directions with a known destination: a service's own port, and the application.
 fn both(mesh: &Mesh) -> [(Sidecar, &'static str); 2] {
     [(mesh.caller(OWN_PORT), "outbound"), (mesh.application("app: 10.0.0.1:80"), "inbound")]
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_speaks_first_is_heard_undeclared() {
+async fn a_server_that_speaks_first_works_without_a_declaration() {
     let mesh = Mesh::default();
     let server = mail_server(&mesh);
     for (sidecar, what) in both(&mesh) {
@@ -84,9 +84,9 @@ async fn a_spare_connection_speaks_http_a_minute_later() {
     }
 }
 
-/// Node answers 408 after a minute, Apache hangs up after 20 s, and both of a connection that asked for nothing.
+/// Node answers 408 after a minute and Apache closes after 20 s, both on a connection without a request.
 #[tokio::test(start_paused = true)]
-async fn an_http_server_that_tires_of_waiting_does_not_decide() {
+async fn an_http_server_that_gives_up_waiting_does_not_decide_the_protocol() {
     for last_words in ["", "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\n\r\n"] {
         let mesh = Mesh::default();
         let a = mesh.scripted(A, move |mut peer: Peer, nth| async move {
@@ -108,7 +108,7 @@ async fn an_http_server_that_tires_of_waiting_does_not_decide() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_refuses_a_silent_client_is_believed() {
+async fn a_silent_client_is_closed_when_its_server_refuses_the_connection() {
     let mesh = Mesh::default();
     for (sidecar, what) in both(&mesh) {
         let mut silent = sidecar.direct_client().await;
@@ -123,7 +123,7 @@ async fn a_server_that_refuses_a_silent_client_is_believed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_client_hears_that_there_is_no_server() {
+async fn a_slow_client_learns_that_there_is_no_server() {
     let mesh = Mesh::default();
     for (sidecar, what) in both(&mesh) {
         let mut slow = sidecar.direct_client().await;
@@ -133,7 +133,7 @@ async fn a_slow_client_hears_that_there_is_no_server() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_hangs_up_at_once_is_believed() {
+async fn a_silent_client_is_closed_when_its_server_closes_at_once() {
     let mesh = Mesh::default();
     let a = mesh.scripted(A, |_peer, _| async {});
     let sidecar = mesh.caller(OWN_PORT);
@@ -143,7 +143,7 @@ async fn a_server_that_hangs_up_at_once_is_believed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bytes_that_are_no_http_go_to_the_server_untouched() {
+async fn bytes_that_are_not_http_reach_the_server_unchanged() {
     let mesh = Mesh::default();
     let _echo = mesh.scripted(A, |mut peer: Peer, _| async move {
         let heard = peer.rest().await;
@@ -167,7 +167,7 @@ async fn bytes_that_are_no_http_go_to_the_server_untouched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn on_a_strict_port_nobody_is_dialled_for_a_client_without_tls() {
+async fn a_strict_port_dials_no_application_for_a_client_without_tls() {
     let ca = Ca::generate("cluster.local").expect("a CA");
     let mesh = Mesh::default();
     let server = mail_server(&mesh);
@@ -188,7 +188,7 @@ async fn on_a_strict_port_nobody_is_dialled_for_a_client_without_tls() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_cut_is_not_passed_on_as_an_end() {
+async fn a_cut_connection_is_not_passed_on_as_an_ordinary_end() {
     let mesh = Mesh::default();
     let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.send(BANNER).await;
@@ -202,7 +202,7 @@ async fn what_was_cut_is_not_passed_on_as_an_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_redirected_connection_goes_where_it_was_going() {
+async fn a_redirected_connection_reaches_its_original_destination() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let elsewhere = mesh.answering("192.0.2.9:8080", "HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nelsewhere");
@@ -229,7 +229,7 @@ async fn a_redirected_connection_goes_where_it_was_going() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_redirected_server_that_speaks_first_is_heard() {
+async fn a_redirected_connection_to_a_server_that_speaks_first_works() {
     let mesh = Mesh::default();
     let _server = mail_server(&mesh);
     let sidecar = mesh.caller("endpoints: [10.0.0.7:80]");
@@ -239,7 +239,7 @@ async fn a_redirected_server_that_speaks_first_is_heard() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connect_is_like_a_redirected_connection() {
+async fn connect_is_treated_like_a_redirected_connection() {
     let mesh = Mesh::default();
     let _orders = mesh.answering(A, OK);
     let _mail = mesh.scripted("192.0.2.9:25", |mut peer: Peer, _| async move {
@@ -276,7 +276,7 @@ async fn connect_is_like_a_redirected_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a12_nobody_is_led_to_a_metadata_service_by_its_address_or_by_a_name_for_it() {
+async fn a12_no_client_reaches_a_metadata_service_by_its_address_or_by_a_name_for_it() {
     let mesh = Mesh::default();
     mesh.memory.name("metadata.example", at("[64:ff9b::a9fe:a9fe]:80").ip());
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");

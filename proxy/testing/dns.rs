@@ -1,5 +1,5 @@
-//! The DNS proxy of a whole sidecar: its listeners and names from one configuration to the next, and connections that
-//! come from what it answers.
+//! The DNS proxy of a whole sidecar: its listeners and names across reloads, and connections to the addresses that it
+//! answers.
 
 use hickory_resolver::proto::op::{Message, OpCode, Query, ResponseCode};
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
@@ -10,7 +10,7 @@ use super::mesh::{A, B, Mesh, Sidecar, Watch, at, caller};
 use pillion_base::drain::DrainOutcome;
 use pillion_base::net::memory::Pipe;
 
-/// Answers at `place` for every name with this address.
+/// A name server at `place` that answers every name with this address.
 pub(super) fn name_server(mesh: &Mesh, place: &str, address: &'static str) {
     let mut listener = mesh.memory.bind(at(place)).expect("a free address");
     tokio::spawn(async move {
@@ -27,7 +27,7 @@ pub(super) fn name_server(mesh: &Mesh, place: &str, address: &'static str) {
     });
 }
 
-/// Its first address, or the code of an answer without one.
+/// The first address, or the response code of an answer without one.
 pub(super) async fn ask(mesh: &Mesh, place: &str, name: &str) -> String {
     let mut stream = mesh.memory.connect(at(place)).await.expect("a DNS proxy");
     write(&mut stream, &question(name)).await;
@@ -127,7 +127,7 @@ async fn a_connection_carries_several_questions_and_is_closed_when_none_comes() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_answers_while_the_sidecar_drains() {
+async fn the_dns_proxy_answers_while_the_sidecar_drains() {
     let mesh = Mesh::default();
     let sidecar = started(&mesh, &with_dns(&format!("endpoints: [\"{A}\"]"), "listen: 127.0.0.1:0"));
     sidecar.drain.begin();
@@ -136,7 +136,7 @@ async fn it_answers_while_the_sidecar_drains() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn listeners_come_and_go_and_what_cannot_be_had_changes_nothing() {
+async fn dns_listeners_come_and_go_with_reloads_and_a_refused_reload_changes_nothing() {
     let mesh = Mesh::default();
     let services = format!("endpoints: [\"{A}\"]");
     let mut sidecar = started(&mesh, &caller(&services));

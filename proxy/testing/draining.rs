@@ -1,4 +1,5 @@
-//! The end of a sidecar, as a client sees it in every state of its connection: at the signal, at `delay`, at the end.
+//! The drain of a sidecar, as a client sees it in every state of its connection: when it begins, at `delay`, and at the
+//! end.
 
 mod inbound;
 mod outbound;
@@ -43,7 +44,7 @@ impl End {
         tokio::time::sleep_until(self.began + secs(5) - secs(1) / 10).await;
     }
 
-    /// Just after.
+    /// Just after `delay` is over.
     async fn after_delay(&self) {
         tokio::time::sleep_until(self.began + secs(5) + secs(1) / 10).await;
         settle().await;
@@ -53,14 +54,14 @@ impl End {
         self.ended.is_finished()
     }
 
-    /// How it ended, and after how many whole seconds, rounded to the nearest.
+    /// How the drain ended, and after how many seconds, rounded to the nearest.
     async fn told(self) -> (DrainOutcome, u64) {
         let (ended, at) = self.ended.await.expect("nobody aborts it");
         (ended, (at - self.began + secs(1) / 2).as_secs())
     }
 }
 
-/// Answers each request after so many seconds.
+/// Answers each request after this many seconds.
 fn slow(mesh: &Mesh, address: &str, seconds: u64) -> Backend {
     mesh.scripted(address, move |mut peer: Peer, _| async move {
         while peer.message().await.is_some() {
@@ -72,7 +73,7 @@ fn slow(mesh: &Mesh, address: &str, seconds: u64) -> Backend {
     })
 }
 
-/// Switches protocols, then says back what it hears.
+/// Switches protocols, then echoes.
 fn chat(mesh: &Mesh, address: &str) -> Backend {
     mesh.scripted(address, |mut peer: Peer, _| async move {
         if peer.message().await.is_some() {
@@ -82,7 +83,7 @@ fn chat(mesh: &Mesh, address: &str) -> Backend {
     })
 }
 
-/// Greets, then says back what it hears.
+/// Greets, then echoes.
 fn greeter(mesh: &Mesh, address: &str) -> Backend {
     mesh.scripted(address, |mut peer: Peer, _| async move {
         peer.send("welcome").await;
@@ -104,7 +105,7 @@ async fn echoes(client: &mut Peer, what: &str) {
     assert_eq!(client.exactly(what.len()).await, (what.into(), true));
 }
 
-/// Whether its other end hangs up before time passes.
+/// Whether the other end closes the connection before time passes.
 async fn is_closed(client: &mut Peer) -> bool {
     tokio::time::timeout(secs(1) / 100, client.rest()).await.is_ok()
 }

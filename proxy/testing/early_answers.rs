@@ -14,8 +14,8 @@ const ONE_CONNECTION: &str = "endpoints: [10.0.0.1:80], circuit_breaker: { max_c
 /// The head of an upload of 8 MiB.
 const UPLOAD: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 8388608\r\n\r\n";
 
-/// Answers the first request whole as soon as its head is there, and then neither reads nor closes. Later connections
-/// are served as usual.
+/// Answers the first request completely as soon as its head has arrived, and then neither reads nor closes. Later
+/// connections are served as usual.
 fn answers_and_freezes(mesh: &Mesh) -> super::backend::Backend {
     mesh.scripted(A, |mut peer: Peer, nth| async move {
         if nth > 0 {
@@ -30,7 +30,7 @@ fn answers_and_freezes(mesh: &Mesh) -> super::backend::Backend {
     })
 }
 
-/// Sends as much of an upload as somebody takes, and then waits.
+/// Sends as much of an upload as the sidecar reads, and then waits.
 async fn uploads(sidecar: &Sidecar) -> Peer {
     let mut client = sidecar.client().await;
     client.send(UPLOAD).await;
@@ -43,13 +43,13 @@ async fn uploads(sidecar: &Sidecar) -> Peer {
     client
 }
 
-/// Open connections on both sides of it, and places taken in the limits of its services.
+/// Open connections on both sides of the sidecar, and places taken in the limits of its services.
 fn held(sidecar: &Sidecar) -> (u64, u64) {
     (sidecar.sum("pillion_connections_active"), sidecar.sum("pillion_circuit_breaker_used"))
 }
 
 #[tokio::test(start_paused = true)]
-async fn b2_a_whole_answer_to_an_unfinished_upload_lets_go_of_the_connection() {
+async fn b2_a_complete_answer_to_an_unfinished_upload_frees_the_connection() {
     let mesh = Mesh::default();
     let a = answers_and_freezes(&mesh);
     let sidecar = mesh.caller(ONE_CONNECTION);
@@ -65,7 +65,7 @@ async fn b2_a_whole_answer_to_an_unfinished_upload_lets_go_of_the_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b2_an_answer_to_a_chunked_upload_that_pauses_lets_go_too() {
+async fn b2_an_answer_to_a_paused_chunked_upload_frees_the_connection() {
     let mesh = Mesh::default();
     let _a = answers_and_freezes(&mesh);
     let sidecar = mesh.caller(ONE_CONNECTION);
@@ -97,7 +97,7 @@ async fn b2_a_request_in_the_sidecars_own_buffer_holds_a_connection_for_seconds_
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=connections"), 0);
 }
 
-/// What was not written of a request does not follow its answer: the next request must not be read as the rest of it.
+/// The rest of a request does not follow its answer: the next request must not be read as that rest.
 #[tokio::test(start_paused = true)]
 async fn b2_an_answer_with_many_fields_to_a_request_sent_in_part_ends_its_connection() {
     let mesh = Mesh::default();
@@ -129,10 +129,10 @@ async fn b2_an_answer_with_many_fields_to_a_request_sent_in_part_ends_its_connec
 }
 
 #[tokio::test(start_paused = true)]
-async fn b2_an_exchange_that_timed_out_lets_go_of_a_frozen_upstream() {
+async fn b2_an_exchange_that_timed_out_frees_the_connection_to_a_frozen_upstream() {
     let mesh = Mesh::default();
-    // One answers a part, the other nothing. That the client left is not seen before the time is up: its end stands
-    // behind bytes that nobody takes.
+    // One upstream answers a part, the other nothing. The sidecar does not see that the client left before the time is
+    // up, because the client's end is behind bytes that it does not read.
     for said in ["HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart", ""] {
         let address = if said.is_empty() { "10.0.0.2:80" } else { "10.0.0.3:80" };
         let _frozen = mesh.scripted(address, move |mut peer: Peer, _| async move {
@@ -168,7 +168,7 @@ async fn b2_neither_sidecar_of_a_pair_keeps_a_connection() {
     }
 }
 
-/// Streams an answer of 8 MiB from the first byte of its request on, and reads that meanwhile.
+/// Streams an answer of 8 MiB from the first byte of its request on, and reads the request meanwhile.
 fn answers_while_it_reads(mesh: &Mesh) -> super::backend::Backend {
     mesh.scripted(A, |peer: Peer, _| async move {
         let (mut reading, mut writing) = tokio::io::split(peer.into_io());
@@ -209,7 +209,7 @@ async fn b2_a_client_that_sends_all_before_it_reads_is_answered_meanwhile() {
     }
 }
 
-/// Answers whole as soon as a request's head is there, and does not say that it wants no more of that.
+/// Answers completely as soon as the request's head has arrived, without announcing that it will not read the rest.
 fn answers_and_waits(mesh: &Mesh) -> super::backend::Backend {
     mesh.http2(A, 100, |_, request, respond| async move {
         http2::answer(respond, 413, "no\n");
@@ -218,7 +218,7 @@ fn answers_and_waits(mesh: &Mesh) -> super::backend::Backend {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b2_a_client_that_stops_in_mid_upload_is_waited_for_half_a_minute_after_its_whole_answer() {
+async fn b2_a_client_that_stops_amid_its_upload_is_given_half_a_minute_after_the_complete_answer() {
     let mesh = Mesh::default();
     let _a = answers_and_waits(&mesh);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], protocol: http2");
@@ -231,7 +231,7 @@ async fn b2_a_client_that_stops_in_mid_upload_is_waited_for_half_a_minute_after_
 }
 
 #[tokio::test(start_paused = true)]
-async fn b2_nor_does_a_stream_that_stops_wait_for_longer() {
+async fn b2_a_stream_whose_upload_stops_is_given_half_a_minute_as_well() {
     let mesh = Mesh::default();
     let _a = answers_and_waits(&mesh);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], protocol: http2");
@@ -288,7 +288,7 @@ async fn b4_a_client_that_sends_all_before_it_reads_gets_the_early_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b4_a_client_that_never_ends_is_listened_to_for_half_a_minute_at_most() {
+async fn b4_an_endless_upload_is_read_for_half_a_minute_at_most() {
     let mesh = Mesh::default();
     let _a = refuses_and_closes(&mesh);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");

@@ -1,4 +1,4 @@
-//! Requests in all the forms they come in, and what the endpoint sees of them.
+//! Requests in all forms in which they come, and what the endpoint sees of them.
 
 use http::HeaderValue;
 
@@ -31,7 +31,7 @@ async fn the_endpoint_sees_an_origin_form_the_host_and_a_request_id() {
     }
 }
 
-/// Neither version lets a target begin with a question mark.
+/// In both versions a target must not begin with a question mark.
 #[tokio::test(start_paused = true)]
 async fn b13_an_absolute_form_without_a_path_gets_a_slash_before_its_query() {
     let pair = mesh::Pair::new();
@@ -51,7 +51,7 @@ async fn b13_an_absolute_form_without_a_path_gets_a_slash_before_its_query() {
     }
 }
 
-/// Towards HTTP/2 there is no way to write it, and the endpoint must not answer for that.
+/// HTTP/2 cannot represent such a host, and the endpoint must not be blamed for that.
 #[tokio::test(start_paused = true)]
 async fn an_empty_host_or_one_that_is_no_authority_is_refused_before_an_endpoint_is_asked() {
     for protocol in ["http1", "http2"] {
@@ -192,7 +192,7 @@ async fn a_body_is_asked_for_by_the_application_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_application_that_never_asks_gets_the_body_after_a_second() {
+async fn an_application_that_never_sends_100_continue_gets_the_body_after_a_second() {
     let mesh = Mesh::default();
     let _app = mesh.answering(A, OK);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");

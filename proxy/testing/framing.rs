@@ -1,7 +1,7 @@
 //! Where messages end, in bytes: what one side sends, what the sidecar makes of it, and what the other side sees.
 //!
-//! The rows say nothing of how HTTP/1 is read and written, so that another implementation can be held against them.
-//! A request is read by an application that keeps to RFC 9112, an answer by a client that does.
+//! The rows do not depend on how HTTP/1 is implemented, so that another implementation can be tested with them. An
+//! application that follows RFC 9112 reads the requests, and such a client reads the answers.
 
 mod answers;
 mod http2;
@@ -16,13 +16,15 @@ use super::mesh::{A, Mesh, ORDERS, Pair, Sidecar, secs, settle};
 use super::peer::{Message, Peer};
 use pillion_tls::identity::issue::Ca;
 
-/// What a client sends; the statuses it hears, and whether its connection stays open; what the application sees whole.
+/// The bytes that a client sends; the statuses it gets and whether its connection stays open; the requests that the
+/// application reads completely.
 type Asked<'a> = (&'a str, &'a str, &'a str);
 
-/// What an upstream sends; what the client sees; whether the upstream's connection is used for the next request.
+/// The bytes that an upstream sends; what the client sees; whether the upstream's connection is used for the next
+/// request.
 type Answered<'a> = (&'a str, &'a str, &'a str);
 
-/// A message without what does not frame it: `POST /a [content-length: 2] ab`, trailers in braces.
+/// A message with only the fields that frame it: `POST /a [content-length: 2] ab`, trailers in braces.
 async fn read(peer: &mut Peer, is_bodiless: bool) -> Option<String> {
     let mut message = Message { head: peer.head().await?, body: String::new(), is_whole: true };
     let first = message.head.lines().next().unwrap_or_default();
@@ -84,7 +86,7 @@ async fn chunks(peer: &mut Peer, body: &mut String, trailers: &mut Vec<String>) 
     }
 }
 
-/// An application that says `ok` to every request, and what it has seen.
+/// An application that answers `ok` to every request, and the requests it has read.
 fn application(mesh: &Mesh) -> Arc<Mutex<Vec<String>>> {
     let seen = Arc::<Mutex<Vec<String>>>::default();
     let told = seen.clone();
@@ -100,7 +102,7 @@ fn application(mesh: &Mesh) -> Arc<Mutex<Vec<String>>> {
     seen
 }
 
-/// Every answer's status, and the CODE where the sidecar answered; then whether the connection is still open.
+/// The status of each answer, with the CODE if the sidecar made it, and whether the connection is still open.
 async fn heard(client: &mut Peer) -> String {
     let mut heard = Vec::new();
     loop {
@@ -118,7 +120,7 @@ async fn heard(client: &mut Peer) -> String {
     }
 }
 
-/// The sidecar that a client talks to, and the one behind it where there are two.
+/// The sidecar that a client connects to, and the one behind it if there are two.
 type Chain = (Sidecar, Option<Sidecar>);
 
 async fn ask(rows: &[Asked<'_>], name: &str, start: impl Fn(&Mesh) -> Chain) {
@@ -132,7 +134,7 @@ async fn ask(rows: &[Asked<'_>], name: &str, start: impl Fn(&Mesh) -> Chain) {
     assert!(wrong.is_empty(), "{name}:\n{wrong}");
 }
 
-/// What a client hears that sends these bytes, and what the application sees whole.
+/// What a client gets that sends these bytes, and which requests the application reads completely.
 async fn asked(sent: &str, start: impl Fn(&Mesh) -> Chain) -> (String, String) {
     let mesh = Mesh::default();
     let seen = application(&mesh);
@@ -170,7 +172,7 @@ async fn ask_everywhere(rows: &[Asked<'_>]) {
     ask(rows, "pair of HTTP/2", |mesh| pair(mesh, "http2")).await;
 }
 
-/// The client asks twice, on connections of its own. `hangs_up`: the upstream closes its connection after what it sends.
+/// The client asks twice, on two connections. `hangs_up`: the upstream closes its connection after its bytes.
 async fn answer(
     (method, hangs_up): (&str, bool),
     rows: &[Answered<'_>],

@@ -1,10 +1,10 @@
-//! Endpoints and clients that talk nonsense: it ends their own connection only.
+//! Endpoints and clients that send garbage: only their own connection ends.
 
 use super::backend::OK;
 use super::mesh::{A, Mesh, ORDERS, Pair, pass, settle};
 use super::peer::Peer;
 
-/// What an endpoint may say, and what its caller is told.
+/// What an endpoint sends, and the reason that its client gets.
 const NONSENSE: [(&str, &[u8], &str); 9] = [
     ("no HTTP at all", b"\x16\x03\x01\x00\xff what is this\r\n\r\n", "protocol_error"),
     ("another protocol's banner", b"220 mail.example.com ESMTP\r\n", "protocol_error"),
@@ -179,7 +179,7 @@ async fn b12_a_client_that_ends_in_the_middle_of_its_body_reads_no_empty_error_t
 }
 
 #[tokio::test(start_paused = true)]
-async fn b12_a_malformed_chunk_before_a_pair_never_reaches_the_application_as_a_whole_request() {
+async fn b12_a_malformed_chunk_never_reaches_the_application_behind_two_sidecars_as_a_complete_request() {
     for protocol in ["auto", "http1"] {
         let pair = Pair::new();
         let a = pair.mesh.silent(A);

@@ -1,11 +1,11 @@
-//! gRPC: deadlines, and errors as gRPC callers read them.
+//! gRPC: deadlines, and errors as gRPC clients read them.
 
 use http::Request;
 
 use super::http2;
 use super::mesh::{A, Mesh, Watch, pass};
 
-/// A gRPC server that takes `seconds` to answer; tells the deadlines that it was given.
+/// A gRPC server that takes `seconds` to answer. Returns the deadlines that it was given.
 fn server(mesh: &Mesh, seconds: u64, streams: u32) -> tokio::sync::mpsc::UnboundedReceiver<u64> {
     let (told, deadlines) = tokio::sync::mpsc::unbounded_channel();
     drop(mesh.http2(A, streams, move |_, request: Request<h2::RecvStream>, respond| {
@@ -72,7 +72,7 @@ async fn the_default_timeout_does_not_bound_a_call_and_a_written_one_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_learns_in_its_own_words_that_nobody_is_there() {
+async fn a_grpc_caller_gets_a_grpc_status_when_there_is_no_endpoint() {
     let mesh = Mesh::default();
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let answer = sidecar.http2_client().await.grpc(None).await;

@@ -1,4 +1,5 @@
-//! How large a head may be. The limits count what a client or an application sent, not what sidecars add.
+//! How large a head may be. The limits count what a client or an application sent, without the fields that sidecars
+//! add.
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -22,7 +23,7 @@ fn pair(protocol: &str) -> (Sidecar, Sidecar, Backend) {
     (pair.caller(&orders), second, app)
 }
 
-/// A request with so many fields, one of them `host`, and as many bytes.
+/// A request with this many fields, `host` among them, and this many bytes.
 fn request(fields: usize, bytes: usize) -> String {
     let mut head = "GET / HTTP/1.1\r\nhost: orders\r\n".to_owned();
     for field in 2..fields {
@@ -33,7 +34,7 @@ fn request(fields: usize, bytes: usize) -> String {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b8_what_the_first_sidecar_lets_in_the_second_does_not_refuse() {
+async fn b8_a_head_that_the_first_sidecar_accepts_is_not_refused_by_the_second() {
     for protocol in ["http1", "http2"] {
         for (fields, bytes) in [(FIELDS, 0), (FIELDS, BYTES), (3, BYTES), (98, 0), (20, 65_150)] {
             let (first, _second, app) = pair(protocol);
@@ -85,7 +86,7 @@ async fn b8_a_client_has_no_room_beyond_the_limits() {
     }
 }
 
-/// A sidecar's room is for what sidecars add; it does not make the limits any larger than that.
+/// The extra room between sidecars is for the fields that they add; it does not raise the limits for clients.
 #[tokio::test(start_paused = true)]
 async fn b8_a_sidecar_has_no_room_beyond_what_it_adds() {
     let pair = Pair::new();
@@ -123,7 +124,7 @@ async fn b8_a_client_of_http2_hears_why_its_head_is_refused() {
     assert_eq!(sidecar.sum("pillion_requests_total status=431 reason=headers_too_large"), 2);
 }
 
-/// An answer with so many fields, one of them `content-length`.
+/// An answer with this many fields, `content-length` among them.
 fn answer(fields: usize) -> String {
     let others: String = (1..fields).map(|field| format!("x-{field}: 1\r\n")).collect();
     format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n{others}\r\nok")

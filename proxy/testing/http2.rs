@@ -1,4 +1,4 @@
-//! HTTP/2 and gRPC as back-end and as client, through the `h2` crate: every frame is ours to choose.
+//! HTTP/2 and gRPC as back-end and as client, through the crate `h2`, so that tests choose every frame.
 
 use std::future::Future;
 
@@ -35,7 +35,7 @@ impl Answer {
 }
 
 impl Mesh {
-    /// Every request runs `handle`, which is told on the how-manieth connection it came. `streams`: how many may be open.
+    /// Each request runs `handle`, which gets the number of its connection. `streams` is the limit of open streams.
     pub(super) fn http2<F, Fut>(&self, address: &str, streams: u32, handle: F) -> Backend
     where
         F: Fn(usize, Request<RecvStream>, SendResponse<Bytes>) -> Fut + Clone + Send + 'static,
@@ -91,7 +91,7 @@ impl Client {
         self.ask(request("GET", path), "").await.expect("an answer")
     }
 
-    /// A unary gRPC call; `deadline` as `grpc-timeout` says it.
+    /// A unary gRPC call. `deadline` is the value of `grpc-timeout`.
     pub(super) async fn grpc(&self, deadline: Option<&str>) -> Answer {
         let mut request = request("POST", "/orders.Orders/List");
         request.headers_mut().insert("content-type", "application/grpc".parse().expect("a value"));

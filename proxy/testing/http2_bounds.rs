@@ -1,4 +1,4 @@
-//! What a hostile or slow HTTP/2 peer can make a sidecar hold, and for how long.
+//! How much memory a hostile or slow HTTP/2 peer can make a sidecar hold, and for how long.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -17,7 +17,7 @@ use super::peer::Peer;
 const MIB: usize = 1024 * 1024;
 const HTTP2: &str = "endpoints: [10.0.0.1:80]";
 
-/// Answers every request with `MIB` bytes, and counts what the sidecar took of them.
+/// Answers every request with `MIB` bytes, and counts the bytes that the sidecar read.
 fn endless(mesh: &Mesh) -> (Backend, Arc<AtomicUsize>) {
     let taken = Arc::<AtomicUsize>::default();
     let counted = taken.clone();
@@ -31,7 +31,7 @@ fn endless(mesh: &Mesh) -> (Backend, Arc<AtomicUsize>) {
     (backend, taken)
 }
 
-/// As much as the peer takes, at most `bytes`.
+/// Sends as much as the peer accepts, at most `bytes`.
 async fn give(stream: &mut SendStream<Bytes>, bytes: usize, taken: &AtomicUsize) {
     let mut left = bytes;
     while left > 0 {
@@ -116,7 +116,7 @@ async fn a3_many_hostile_connections_hold_no_more_than_all_may_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a3_uploads_that_nobody_reads_hold_little() {
+async fn a3_uploads_that_the_application_does_not_read_hold_little() {
     let mesh = Mesh::default();
     let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.head().await;
@@ -139,7 +139,7 @@ async fn a3_uploads_that_nobody_reads_hold_little() {
     assert!(held > 0 && held < 5 * MIB + 200 * 64 * 1024, "{held} bytes");
 }
 
-/// A client of `service` whose stream has no window, and how long it takes until the stream is reset.
+/// The result for a client of `service` whose stream has no window, and how long it takes until the stream is reset.
 async fn stalled(orders: &str) -> (u64, Option<Reason>, Sidecar) {
     let mesh = Mesh::default();
     let (_a, _taken) = endless(&mesh);
@@ -154,7 +154,7 @@ async fn stalled(orders: &str) -> (u64, Option<Reason>, Sidecar) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a4_a_stream_that_takes_nothing_of_what_waits_for_it_is_reset() {
+async fn a4_a_stream_whose_client_opens_no_window_for_waiting_data_is_reset() {
     let (seconds, reason, sidecar) = stalled(&format!("{HTTP2}, stream_idle_timeout: 20s")).await;
     assert_eq!((seconds, reason), (20, Some(Reason::CANCEL)));
     assert_eq!(sidecar.sum("pillion_requests_total reason=stream_idle_timeout"), 1);
@@ -168,7 +168,7 @@ async fn a4_max_duration_ends_a_stream_that_takes_nothing() {
     assert_eq!(sidecar.sum("pillion_requests_total reason=max_duration"), 1);
 }
 
-/// Takes `bytes` every five seconds; tells after how many seconds the stream ended, ten minutes at most.
+/// Opens the window by `bytes` every five seconds. Returns the seconds until the stream ended, at most ten minutes.
 async fn takes_now_and_then(bytes: usize) -> u64 {
     let mesh = Mesh::default();
     let (_a, _taken) = endless(&mesh);
@@ -196,7 +196,7 @@ async fn a4_a_byte_now_and_then_does_not_keep_a_stream_and_a_kibibyte_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a4_a_stream_on_which_nothing_waits_is_left_alone() {
+async fn a4_a_stream_without_waiting_data_is_not_reset() {
     let mesh = Mesh::default();
     let more = Arc::new(Notify::new());
     let wanted = more.clone();
@@ -221,7 +221,7 @@ async fn a4_a_stream_on_which_nothing_waits_is_left_alone() {
     assert_eq!(body.data().await.expect("data").expect("data"), "late");
 }
 
-/// Between two sidecars: passes bytes on until it is told to pass nothing more.
+/// A link between two sidecars that passes bytes on until it is told to stop.
 fn wire(pair: &Pair, at: &str, to: &'static str) -> Arc<Notify> {
     let (memory, stops) = (pair.mesh.memory.clone(), Arc::new(Notify::new()));
     let stop = stops.clone();
@@ -278,7 +278,7 @@ async fn a4_a_client_that_never_reads_over_mtls_is_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a7_a_client_that_resets_most_of_its_streams_is_told_goodbye() {
+async fn a7_a_client_that_resets_most_of_its_streams_gets_goaway() {
     let mesh = Mesh::default();
     let _a = mesh.silent(A);
     let sidecar = mesh.caller(&format!("{HTTP2}, protocol: http1"));
@@ -342,7 +342,7 @@ async fn a7_what_clients_reset_counts_against_max_requests_until_the_application
 }
 
 #[tokio::test(start_paused = true)]
-async fn a9_a_head_in_drops_has_one_deadline() {
+async fn a9_a_head_sent_in_tiny_pieces_has_one_deadline() {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let yaml =

@@ -1,4 +1,5 @@
-//! Streams of HTTP/2 as gRPC and others use them: many small messages, interim answers, limits that nobody said.
+//! HTTP/2 streams as gRPC and others use them: many small messages, interim answers, and limits that were not
+//! announced.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -189,7 +190,7 @@ async fn b18_an_expectation_is_met_when_the_upstream_asks_for_the_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b18_what_the_upstream_refuses_is_not_sent() {
+async fn b18_a_body_that_the_upstream_refuses_is_not_sent() {
     let mesh = Mesh::default();
     let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.head().await.expect("a request");
@@ -273,7 +274,7 @@ async fn b6_a_101_over_http2_is_a_protocol_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b6_a_flood_of_interim_answers_is_no_answer() {
+async fn b6_a_flood_of_interim_answers_is_a_protocol_error() {
     let mesh = Mesh::default();
     drop(mesh.http2(A, 10, |_, _, mut respond| async move {
         for _ in 0..1000 {
@@ -292,7 +293,7 @@ async fn b6_a_flood_of_interim_answers_is_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b10_what_waits_behind_a_goodbye_is_sent_elsewhere() {
+async fn b10_requests_that_wait_behind_a_goaway_are_sent_elsewhere() {
     let mesh = Mesh::default();
     let served = Arc::new(AtomicUsize::new(0));
     let counted = served.clone();
@@ -332,7 +333,7 @@ async fn b10_what_waits_behind_a_goodbye_is_sent_elsewhere() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b14_a_limit_that_the_upstream_never_said_is_learnt() {
+async fn b14_a_stream_limit_that_the_upstream_never_announced_is_learnt() {
     let mesh = Mesh::default();
     let (open, refused) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let counted = (open.clone(), refused.clone());

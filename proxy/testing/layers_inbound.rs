@@ -1,4 +1,4 @@
-//! What each layer of the inbound stack is there for: the stack with it, and the same without.
+//! What each layer of the inbound stack does: the stack with it, compared with the stack without it.
 
 use super::backend::{HANG_UP, OK};
 use super::bench::Bench;
@@ -32,7 +32,7 @@ async fn without_route_no_request_reaches_the_application() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_headers_the_application_believes_whatever_it_is_told() {
+async fn without_headers_the_application_gets_forged_headers() {
     const FORGED: &str = "GET / HTTP/1.1\r\nhost: orders\r\nclient-cert: :AAAA:\r\nx-pillion-attempt: 3\r\n\
                           x-forwarded-client-cert: URI=spiffe://evil\r\nx-forwarded-for: 198.51.100.1\r\n\r\n";
     let mesh = Mesh::default();
@@ -61,7 +61,7 @@ async fn without_timeout_a_silent_application_is_waited_for_for_ever() {
     assert_eq!(watch.seconds(), 7);
 }
 
-/// Answers a first request, and hangs up on the next one of the same connection.
+/// Answers the first request of a connection, and closes on the next one.
 fn hangs_up_on_the_second(mesh: &Mesh) -> super::backend::Backend {
     mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.message().await;

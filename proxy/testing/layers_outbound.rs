@@ -1,4 +1,4 @@
-//! What each layer of the outbound stack is there for: the stack with it, and the same without.
+//! What each layer of the outbound stack does: the stack with it, compared with the stack without it.
 
 use super::backend::{OK, UNAVAILABLE};
 use super::bench::Bench;
@@ -58,7 +58,7 @@ async fn without_timeout_a_silent_endpoint_is_waited_for_for_ever() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_retry_the_first_endpoints_word_is_the_last() {
+async fn without_retry_the_first_endpoint_s_answer_is_final() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let bench = Bench::caller(&mesh, TWO);

@@ -99,7 +99,7 @@ async fn an_active_request_is_seen_as_such() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_an_answer_that_nobody_reads_less_than_a_mebibyte_is_taken() {
+async fn less_than_a_mebibyte_is_read_of_an_answer_that_its_client_does_not_read() {
     let mesh = Mesh::default();
     let taken = Arc::new(AtomicUsize::new(0));
     let told = taken.clone();
@@ -146,7 +146,7 @@ async fn at_max_connections_per_endpoint_requests_wait_for_that_endpoint_alone()
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=pending"), 0);
 }
 
-/// The two protocols share no connection: the one that is given back is closed, so that the other can be opened.
+/// The two protocols share no connection: the connection that is given back is closed, so that the other can be opened.
 #[tokio::test(start_paused = true)]
 async fn a_connection_given_back_makes_room_for_another_at_its_endpoint() {
     let mesh = Mesh::default();

@@ -1,4 +1,4 @@
-//! The access lines of a story.
+//! The access lines that a test scenario writes.
 
 use std::future::Future;
 
@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use pillion_testkit::Scratch;
 
-/// Plays `story`, which is told the block of configuration that logs here. The lines are there when its sidecars
-/// have gone.
+/// Runs `story`, which gets the configuration block that logs into a file. The lines are complete when its sidecars
+/// have ended.
 pub(super) fn lines<F: Future<Output = ()>>(story: impl FnOnce(String) -> F + Send + 'static) -> Vec<Value> {
     let scratch = Scratch::new();
     let path = scratch.path("access.log");

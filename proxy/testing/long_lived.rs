@@ -1,4 +1,4 @@
-//! What lasts: long polls, silent streams, connections that rest, and opaque ones whose every byte counts.
+//! Long-lived traffic: long polls, silent streams, idle connections, and opaque connections whose every byte counts.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -21,7 +21,7 @@ async fn a_long_poll_lives_under_a_longer_timeout() {
     assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
 }
 
-/// A stream of HTTP/2 on which both may talk: headers at once, then pauses as the test likes.
+/// An HTTP/2 stream on which both sides may send: headers at once, then pauses as the test likes.
 #[tokio::test(start_paused = true)]
 async fn a_stream_is_idle_only_when_both_directions_are() {
     let mesh = Mesh::default();
@@ -78,7 +78,7 @@ async fn a_stream_that_is_silent_both_ways_ends() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_rests_wakes_with_its_next_request_however_that_comes() {
+async fn an_idle_connection_serves_its_next_request_in_whatever_pieces_it_comes() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");

@@ -1,4 +1,4 @@
-//! Sidecars on a network in memory, on the runtime of the test.
+//! Sidecars on an in-memory network, on the runtime of the test.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -50,7 +50,7 @@ impl Mesh {
         self.sidecar(&caller(orders), None)
     }
 
-    /// The application's sidecar. `inbound`: what its block says besides where it listens.
+    /// The application's sidecar. `inbound` is the content of its block, without the listening address.
     pub(super) fn application(&self, inbound: &str) -> Sidecar {
         self.sidecar(&application(inbound), None)
     }
@@ -72,14 +72,14 @@ impl Mesh {
 }
 
 impl Sidecar {
-    /// Another configuration for it.
+    /// Applies another configuration to the sidecar.
     pub(super) fn reload(&mut self, yaml: &str) -> anyhow::Result<Applied> {
         let applied = self.controller.apply(&Arc::new(parse(yaml)));
         self.addresses = self.controller.addresses();
         applied
     }
 
-    /// Whether the files of its identity, which stand still, had something new.
+    /// Checks the identity files, which do not change between two checks. Returns whether they held something new.
     pub(super) fn look_at_identity(&mut self) -> anyhow::Result<bool> {
         self.look_at_identity_at(SystemTime::now())
     }
@@ -89,18 +89,18 @@ impl Sidecar {
         Ok(looks.contains(&true))
     }
 
-    /// Other credentials for it.
+    /// Gives the sidecar other credentials.
     pub(super) fn rotate(&mut self, credentials: Credentials) -> anyhow::Result<()> {
         self.controller.rotate(credentials)
     }
 
-    /// A connection to its first port.
+    /// A connection to the sidecar's first port.
     pub(super) async fn client(&self) -> Peer {
         Peer::new(self.memory.connect(self.address()).await.expect("the sidecar listens"))
     }
 
-    /// A connection whose destination is known without bytes: to the first service's own port, else to its first
-    /// port.
+    /// A connection whose destination is known without any bytes: to the first service's own port, otherwise to the
+    /// first port.
     pub(super) async fn direct_client(&self) -> Peer {
         let own = self.addresses.services.first().map_or_else(|| self.address(), |(_, own)| *own);
         Peer::new(self.memory.connect(own).await.expect("the sidecar listens"))
@@ -153,7 +153,7 @@ pub(super) fn application_at(listen: &str, inbound: &str) -> String {
 
 const COMMON: &str = "workers: 1\nadmin: { listen: 127.0.0.1:0 }\nmetrics: off\n";
 
-/// The files of it are never read: the credentials come with the call.
+/// These files are never read: the credentials come with the call.
 pub(super) const IDENTITY: &str = "identity: { directory: in-memory }\n";
 
 /// One CA, a caller called `web`, and sidecars of `orders`.
@@ -190,12 +190,12 @@ impl Pair {
         self.shaken(io, purpose).await
     }
 
-    /// The same over a connection that is there already.
+    /// Like [`Self::peer`], over a connection that exists already.
     pub(super) async fn shaken(&self, io: Pipe, purpose: Purpose) -> Peer {
         self.shaken_as("web", io, purpose).await
     }
 
-    /// The same of another account.
+    /// Like [`Self::peer`], as another account.
     pub(super) async fn peer_as(&self, account: &str, address: &str, purpose: Purpose) -> Peer {
         let io = self.mesh.memory.connect(at(address)).await.expect("the sidecar listens");
         self.shaken_as(account, io, purpose).await
@@ -220,7 +220,7 @@ pub(super) fn client_tls(own: &Credentials) -> ClientTls {
 }
 
 pub(super) const ORDERS_ID: &str = "spiffe://cluster.local/ns/default/sa/orders";
-/// Who the sidecar of `orders` must be.
+/// The identity that the sidecar of `orders` must have.
 pub(super) const ORDERS: &str = "tls: \"spiffe://cluster.local/ns/default/sa/orders\"";
 
 #[allow(clippy::panic)] // a test whose own text is wrong
@@ -235,21 +235,21 @@ pub(super) fn at(address: &str) -> SocketAddr {
     address.parse().expect("an address")
 }
 
-/// Who a sidecar is, by the name of its service account.
+/// The credentials of a sidecar, by the name of its service account.
 pub(super) fn identity(ca: &Ca, account: &str) -> Credentials {
     let id = format!("spiffe://cluster.local/ns/default/sa/{account}").parse().expect("an identity");
     let issued = ca.issue(&id, &[], Duration::from_secs(86_400)).expect("a certificate");
     issued.credentials().expect("credentials")
 }
 
-/// The files of somebody whose certificate expired long ago.
+/// The files of an account whose certificate expired long ago.
 pub(super) fn expired_files(ca: &Ca, account: &str) -> IssuedPem {
     let [not_before, not_after] = LONG_AGO.map(|at| OffsetDateTime::from_unix_timestamp(at).expect("a time"));
     let uris = vec![format!("spiffe://cluster.local/ns/default/sa/{account}")];
     ca.sign(&CertificateRequest { uris, hosts: Vec::new(), not_before, not_after }).expect("signed")
 }
 
-/// The same, put to use when it still held.
+/// Expired credentials, as if they had been loaded while they were valid.
 pub(super) fn expired(ca: &Ca, account: &str) -> Credentials {
     let pem = expired_files(ca, account);
     let chain = vec![CertificateDer::from_pem_slice(pem.certificate.as_bytes()).expect("PEM")];
@@ -270,7 +270,7 @@ pub(super) async fn pass(seconds: u64) {
     tokio::time::sleep(secs(seconds)).await;
 }
 
-/// Lets everybody do what they can do without time passing for long.
+/// Lets every task do what it can do without a long passage of time.
 pub(super) async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
 }

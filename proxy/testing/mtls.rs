@@ -1,4 +1,4 @@
-//! Two sidecars that prove to each other who they are.
+//! Two sidecars that prove their identities to each other.
 
 use super::backend::OK;
 use super::mesh::{A, ORDERS, Pair, Watch, settle};
@@ -7,7 +7,7 @@ use super::peer::Peer;
 const POST: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.";
 
 #[tokio::test(start_paused = true)]
-async fn the_application_is_told_who_calls_and_believes_nobody_else() {
+async fn the_application_gets_the_verified_identity_of_its_caller_and_no_forged_one() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let inbound = pair.application("10.1.0.1:15006", A);
@@ -26,7 +26,7 @@ async fn the_application_is_told_who_calls_and_believes_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_with_another_identity_is_not_talked_to() {
+async fn no_request_is_sent_to_a_server_with_another_identity() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let _inbound = pair.application("10.1.0.1:15006", A);
@@ -37,7 +37,7 @@ async fn a_server_with_another_identity_is_not_talked_to() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_plaintext_client_hears_that_mtls_is_required_and_the_application_hears_nothing() {
+async fn a_plaintext_client_is_told_that_mtls_is_required_and_the_application_gets_nothing() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let inbound = pair.application("10.1.0.1:15006", A);
@@ -49,10 +49,10 @@ async fn a_plaintext_client_hears_that_mtls_is_required_and_the_application_hear
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_sidecar_refused_before_forwarding_is_sent_elsewhere_for_any_method() {
+async fn a_request_refused_by_a_sidecar_before_forwarding_is_sent_elsewhere_for_any_method() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
-    // Nobody is behind the first one: its application is down.
+    // The application behind the first sidecar is down.
     let down = pair.application("10.1.0.1:15006", "10.0.0.9:80");
     let _up = pair.application("10.1.0.2:15006", A);
     let orders = "endpoints: [10.1.0.1:15006, 10.1.0.2:15006], load_balancer: round_robin";
@@ -66,7 +66,7 @@ async fn what_a_sidecar_refused_before_forwarding_is_sent_elsewhere_for_any_meth
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_application_may_have_acted_on_is_no_refusal() {
+async fn a_request_that_the_application_may_have_acted_on_is_not_marked_as_refused() {
     let pair = Pair::new();
     let app = pair.mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.message().await;

@@ -1,5 +1,5 @@
-//! No peer chooses that an application which speaks HTTP hears bytes that were not judged as HTTP; and no peer can keep
-//! an application that speaks something else from hearing its own clients.
+//! No peer can choose that an application which speaks HTTP gets bytes that were not checked as HTTP. And no peer can
+//! keep an application that speaks another protocol from its own clients.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ const AT: &str = "10.1.0.1:15006";
 const EVIL: &str = "host: a\r\nx-forwarded-client-cert: URI=evil\r\n\r\n";
 const BANNER: &str = "220 mail.example ESMTP\r\n";
 
-/// Lines that RFC 9112 does not allow, and that some server reads all the same.
+/// Lines that RFC 9112 does not allow, but that some servers accept.
 const MALFORMED: [&str; 11] = [
     "GET /a HTTP/1.1 \r\n",
     "GET  /a HTTP/1.1\r\n",
@@ -29,11 +29,11 @@ const MALFORMED: [&str; 11] = [
     "OPTIONS / RTSP/1.0\r\n",
 ];
 
-/// Lines that it does allow, and that are served as HTTP.
+/// Lines that RFC 9112 allows, and that are served as HTTP.
 const UNUSUAL: [&str; 3] =
     ["get /a HTTP/1.1\r\n", "FETCH /a HTTP/1.1\r\n", "\r\n\r\nPURGE http://a/ HTTP/1.1\r\n"];
 
-/// All that an application has heard.
+/// Everything that an application has received.
 #[derive(Clone, Default)]
 struct Heard(Arc<Mutex<Vec<u8>>>);
 
@@ -58,17 +58,17 @@ impl Heard {
     }
 }
 
-/// The application's sidecar, with an identity. `policy`: what the inbound block says besides.
+/// The application's sidecar, with an identity. `policy` is further content of the inbound block.
 fn sidecar(pair: &Pair, policy: &str) -> Sidecar {
     let yaml = application_at(AT, &format!("app: {A}, {policy}")) + IDENTITY;
     pair.mesh.sidecar(&yaml, Some(identity(&pair.ca, "orders")))
 }
 
-/// How the attacker reaches the application.
+/// The way in which the attacker reaches the application.
 #[derive(Debug, Clone, Copy)]
 enum Way {
     Plaintext,
-    /// As a peer of the mesh that says its bytes are opaque.
+    /// As a peer of the mesh that declares its bytes as opaque.
     PillionTcp,
 }
 
@@ -104,7 +104,8 @@ async fn a1_lines_that_a_lenient_server_reads_are_answered_400() {
     }
 }
 
-/// In two pieces, cut everywhere, with no time and with more than `limits.header_timeout` between them.
+/// Each line is sent in two pieces, cut at every place, without a pause and with a pause longer than
+/// `limits.header_timeout`.
 #[tokio::test(start_paused = true)]
 async fn a1_no_pause_makes_a_line_of_http_opaque() {
     for (policy, way) in WAYS {
@@ -149,7 +150,7 @@ async fn a1_a_first_line_without_end_is_refused_and_empty_lines_are_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a1_a_port_declared_http_is_never_opaque_to_who_speaks_first() {
+async fn a1_a_port_declared_http_is_never_opaque_to_a_client_that_speaks_first() {
     for (policy, way) in WAYS {
         for protocol in ["http1", "http2"] {
             let pair = Pair::new();
@@ -166,9 +167,9 @@ async fn a1_a_port_declared_http_is_never_opaque_to_who_speaks_first() {
     }
 }
 
-/// What was declared wins: nothing of it is looked at, but for TLS that permissive terminates.
+/// A declaration decides: nothing is inspected, except TLS that a permissive port terminates.
 #[tokio::test(start_paused = true)]
-async fn a_port_declared_tcp_hears_whatever_it_is_sent() {
+async fn a_port_declared_tcp_gets_every_byte_unchanged() {
     for (policy, way) in WAYS {
         let pair = Pair::new();
         let heard = Heard::by(&pair.mesh);
@@ -183,8 +184,8 @@ async fn a_port_declared_tcp_hears_whatever_it_is_sent() {
     }
 }
 
-/// A word that waits for its answer, as a debugger's handshake does. It goes on as the application's protocol does, and
-/// is cut before it becomes a request.
+/// A word that waits for its answer, as in a debugger's handshake. It is carried as the application's protocol, and cut
+/// before it becomes a request.
 #[tokio::test(start_paused = true)]
 async fn a_word_without_an_end_is_carried_and_a1_cut_before_it_is_a_request() {
     let pair = Pair::new();
@@ -205,7 +206,7 @@ async fn a_word_without_an_end_is_carried_and_a1_cut_before_it_is_a_request() {
     assert!(heard.contains("FETCH") && !heard.contains("FETCH /a"));
 }
 
-/// First bytes of real clients, and what they are. A scan has told the sidecar before that the port speaks HTTP.
+/// First bytes of real clients, and their protocols. Before, a scan has shown the sidecar HTTP on this port.
 #[tokio::test(start_paused = true)]
 async fn a1_a_scan_does_not_block_a_database() {
     const CLIENTS: [&str; 10] = [
@@ -263,7 +264,7 @@ async fn a1_a_scan_does_not_block_a_server_that_speaks_first() {
     }
 }
 
-/// A server of HTTP that tires of waiting says so in two pieces.
+/// An HTTP server that gives up waiting sends its answer in two pieces.
 #[tokio::test(start_paused = true)]
 async fn a1_a_server_of_http_is_known_by_pieces_of_its_last_words() {
     let mesh = Mesh::default();

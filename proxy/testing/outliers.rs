@@ -1,4 +1,4 @@
-//! Endpoints that keep failing are rested, and come back by one probe.
+//! Endpoints that keep failing are ejected, and return after one probe.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -8,7 +8,7 @@ use super::mesh::{A, B, Mesh, Sidecar, pass, settle};
 
 const TWO: &str = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin, retry: off";
 
-/// Fails in the given way while it is ill.
+/// Fails in the given way while it is switched to failing.
 fn patient(mesh: &Mesh, failure: &'static str) -> (Backend, Arc<AtomicBool>) {
     let ill = Arc::new(AtomicBool::new(true));
     let told = ill.clone();
@@ -24,7 +24,7 @@ async fn send(sidecar: &Sidecar, requests: usize) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_five_errors_an_endpoint_rests_for_30_seconds_and_comes_back_by_one_probe() {
+async fn after_five_errors_an_endpoint_is_ejected_for_30_seconds_and_returns_after_one_probe() {
     for failure in [UNAVAILABLE, HANG_UP] {
         let mesh = Mesh::default();
         let ((a, ill), b) = (patient(&mesh, failure), mesh.answering(B, OK));
@@ -45,7 +45,7 @@ async fn after_five_errors_an_endpoint_rests_for_30_seconds_and_comes_back_by_on
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_fails_its_probe_rests_again_and_longer() {
+async fn an_endpoint_that_fails_its_probe_is_ejected_longer() {
     let mesh = Mesh::default();
     let ((a, _ill), _b) = (patient(&mesh, UNAVAILABLE), mesh.answering(B, OK));
     let sidecar = mesh.caller(TWO);
@@ -62,7 +62,7 @@ async fn an_endpoint_that_fails_its_probe_rests_again_and_longer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_cannot_be_connected_to_is_rested_and_the_caller_notices_nothing() {
+async fn an_endpoint_that_cannot_be_connected_to_is_ejected_and_the_caller_notices_nothing() {
     let mesh = Mesh::default();
     let b = mesh.answering(B, OK);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin");
@@ -74,7 +74,7 @@ async fn an_endpoint_that_cannot_be_connected_to_is_rested_and_the_caller_notice
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_last_endpoint_is_never_rested() {
+async fn the_last_endpoint_is_never_ejected() {
     let mesh = Mesh::default();
     let all = [A, B].map(|address| mesh.answering(address, UNAVAILABLE));
     let sidecar = mesh.caller(&format!("{TWO}, outlier_detection: {{ max_ejected: 100% }}"));
@@ -86,7 +86,7 @@ async fn the_last_endpoint_is_never_rested() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_only_endpoint_is_never_rested() {
+async fn a_single_endpoint_is_never_ejected() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, UNAVAILABLE);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
@@ -95,7 +95,7 @@ async fn an_only_endpoint_is_never_rested() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_never_answers_in_time_is_rested() {
+async fn an_endpoint_that_never_answers_in_time_is_ejected() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.silent(A), mesh.answering(B, OK));
     let sidecar = mesh.caller(&format!("{TWO}, timeout: 1s"));
@@ -104,7 +104,7 @@ async fn an_endpoint_that_never_answers_in_time_is_rested() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_goes_away_says_nothing_about_the_endpoint() {
+async fn a_client_that_goes_away_does_not_count_against_the_endpoint() {
     let mesh = Mesh::default();
     let (a, _b) = (mesh.silent(A), mesh.silent(B));
     let sidecar = mesh.caller(TWO);

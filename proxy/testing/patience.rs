@@ -1,4 +1,4 @@
-//! Clients that dawdle or talk nonsense, and what they hear.
+//! Clients that are slow or send garbage, and the answers they get.
 
 use super::backend::OK;
 use super::mesh::{A, Mesh, Watch, pass, secs, settle};
@@ -65,7 +65,7 @@ async fn a_connection_may_be_idle_for_an_hour_before_and_between_requests() {
     assert_eq!(sidecar.sum("pillion_connections_active direction=outbound"), 0);
 }
 
-/// What a client may send, and what it hears.
+/// What a client may send, and the answer it gets.
 const NONSENSE: [(&str, &str, u16, &str); 5] = [
     ("no request line", "\r\n\r\nhello world\r\n\r\n", 400, "bad_request"),
     ("a header without a colon", "GET / HTTP/1.1\r\nhost: orders\r\nnonsense\r\n\r\n", 400, "bad_request"),
@@ -85,7 +85,7 @@ const NONSENSE: [(&str, &str, u16, &str); 5] = [
 ];
 
 #[tokio::test(start_paused = true)]
-async fn nonsense_is_answered_in_our_words_and_counted_once() {
+async fn malformed_requests_are_answered_by_the_sidecar_and_counted_once() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -102,7 +102,7 @@ async fn nonsense_is_answered_in_our_words_and_counted_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn headers_too_many_or_too_large_are_answered_in_our_words_and_counted_once() {
+async fn too_many_or_too_large_headers_are_answered_by_the_sidecar_and_counted_once() {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -119,7 +119,7 @@ async fn headers_too_many_or_too_large_are_answered_in_our_words_and_counted_onc
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_remote_peer_is_told_the_code_alone() {
+async fn a_remote_peer_gets_the_reason_code_without_details() {
     let mesh = Mesh::default();
     let sidecar = mesh.application("app: 10.0.0.1:80");
     let answer = sidecar.client().await.ask("GET / HTTP/1.1\r\nnonsense\r\n\r\n").await;
@@ -158,7 +158,7 @@ async fn nonsense_pipelined_behind_a_good_request_follows_its_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoints_own_400_is_its_own() {
+async fn an_endpoint_s_own_400_is_passed_on_unchanged() {
     const NO: &str = "HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\nno";
     let mesh = Mesh::default();
     let _a = mesh.answering(A, NO);
@@ -195,7 +195,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_for_nobody_in_particular_finds_no_route() {
+async fn a_request_without_a_known_host_finds_no_route() {
     let mesh = Mesh::default();
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;

@@ -37,10 +37,10 @@ impl DerefMut for Peer {
 /// A request or an answer of HTTP/1, as it came.
 #[derive(Debug, Clone)]
 pub(super) struct Message {
-    /// Start line and headers.
+    /// The start line and the headers.
     pub(super) head: String,
     pub(super) body: String,
-    /// The body came to its announced end.
+    /// Whether the body came to its announced end.
     pub(super) is_whole: bool,
 }
 
@@ -74,7 +74,7 @@ impl Peer {
         }
     }
 
-    /// Nothing more will be sent; reading goes on.
+    /// Ends the sending direction. Reading goes on.
     pub(super) async fn half_close(&mut self) {
         self.io.shutdown().await.expect("a stream in memory can be shut down");
     }
@@ -93,7 +93,7 @@ impl Peer {
         self.message().await.expect("an answer")
     }
 
-    /// The next message. `None`: the other end hung up before it began one.
+    /// The next message. `None` when the other end closed before it began one.
     pub(super) async fn message(&mut self) -> Option<Message> {
         let http1::Message { head, body, is_whole } = self.reader.message().await?;
         let message = Message { head, body: String::from_utf8_lossy(&body).into_owned(), is_whole };
@@ -103,7 +103,7 @@ impl Peer {
         Some(message)
     }
 
-    /// Hangs up with a reset.
+    /// Closes the connection with a reset.
     pub(super) fn reset(self) {
         self.io.set_abort(true);
     }
@@ -118,13 +118,13 @@ impl Message {
         http1::headers(&self.head, name).next()
     }
 
-    /// CODE of the interface's table, where the sidecar made this answer itself.
+    /// The reason code, if the sidecar made this answer itself.
     pub(super) fn reason(&self) -> Option<&str> {
         let details = self.header("proxy-status")?.split_once("details=\"")?.1;
         details.split([':', '"']).next()
     }
 
-    /// Status, and the CODE where the sidecar answered.
+    /// The status, and the reason code if the sidecar answered.
     pub(super) fn told(&self) -> (u16, Option<&str>) {
         (self.status().expect("an answer's start line"), self.reason())
     }

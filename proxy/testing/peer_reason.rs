@@ -1,4 +1,4 @@
-//! What the caller's access log says of an answer that the other sidecar made itself.
+//! How the caller's access log describes an answer that the other sidecar made itself.
 
 use serde_json::Value;
 
@@ -7,11 +7,11 @@ use super::logged;
 use super::mesh::{A, IDENTITY, ORDERS, Pair, Sidecar, application_at, caller, identity, settle};
 
 const INBOUND: &str = "10.1.0.1:15006";
-/// An application that says what only its sidecar may say, and what proxies behind it may have said.
+/// An application that sends headers which only its sidecar may send, and headers of proxies behind it.
 const CLAIMS: &str = "HTTP/1.1 502 Bad Gateway\r\nx-pillion-reason: no_route\r\n\
                       proxy-status: pillion; error=dns_error; details=\"dns_error\"\r\ncontent-length: 0\r\n\r\n";
 
-/// Reason, and whose it is.
+/// The reason, and the side to which it belongs.
 fn told(line: &Value) -> [&str; 2] {
     ["reason", "reason_of"].map(|key| line[key].as_str().unwrap_or_default())
 }
@@ -74,7 +74,7 @@ fn c14_a_head_that_is_too_large_for_the_other_sidecar_is_refused_with_the_peers_
 }
 
 #[test]
-fn c14_nobody_but_a_verified_sidecar_gives_a_reason() {
+fn c14_only_a_verified_sidecar_can_give_a_reason() {
     let lines = logged::lines(|log| async move {
         let both = Pair::new();
         let _app = both.mesh.answering(A, CLAIMS);

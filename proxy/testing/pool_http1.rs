@@ -1,10 +1,10 @@
-//! Connections of HTTP/1 to an endpoint: kept, bounded, waited for.
+//! HTTP/1 connections to an endpoint: how they are kept, limited and waited for.
 
 use super::backend::{Backend, OK};
 use super::mesh::{A, B, Mesh, Sidecar, Watch, pass, secs, settle};
 use super::peer::Peer;
 
-/// Takes `seconds` for each answer, which tells the number of the connection.
+/// Takes `seconds` for each answer, which contains the number of the connection.
 fn tells_its_connection(mesh: &Mesh, seconds: u64) -> Backend {
     mesh.scripted(A, move |mut peer: Peer, nth| async move {
         while peer.message().await.is_some() {
@@ -33,7 +33,7 @@ async fn send_all(clients: &mut [Peer]) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_connection_serves_request_after_request_whoever_asks() {
+async fn one_connection_serves_the_requests_of_several_clients() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -154,7 +154,7 @@ async fn too_many_waiting_requests_are_answered_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_gave_up_waiting_leave_nothing_behind() {
+async fn requests_that_gave_up_waiting_leave_nothing_behind() {
     let mesh = Mesh::default();
     let a = tells_its_connection(&mesh, 5);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], circuit_breaker: { max_connections: 1 }");
@@ -202,7 +202,7 @@ async fn two_requests_in_flight_on_one_client_get_their_own_answers_in_order() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_says_more_than_it_was_asked_poisons_nobody() {
+async fn extra_bytes_after_an_answer_never_become_another_request_s_answer() {
     const TWO_ANSWERS: &str =
         "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nmineHTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nstolen";
     let mesh = Mesh::default();

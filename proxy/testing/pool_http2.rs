@@ -1,4 +1,4 @@
-//! Connections of HTTP/2 to an endpoint: dialled once, shared within what the peer allows.
+//! HTTP/2 connections to an endpoint: dialled once, and shared within the peer's limits.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::peer::Peer;
 
 const ORDERS: &str = "endpoints: [10.0.0.1:80]";
 
-/// Answers when it is allowed to; `streams` at once.
+/// Answers when the test permits it. `streams` may be open at once.
 fn on_permit(mesh: &Mesh, streams: u32) -> (Backend, Arc<Semaphore>) {
     let permits = Arc::new(Semaphore::new(0));
     let gate = permits.clone();
@@ -48,7 +48,7 @@ async fn requests_at_the_same_time_share_one_connection_and_one_dial() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_over_the_peers_stream_limit_gets_a_second_connection() {
+async fn requests_above_the_peer_s_stream_limit_get_a_second_connection() {
     let mesh = Mesh::default();
     let (a, permits) = on_permit(&mesh, 2);
     let sidecar = mesh.caller(ORDERS);
@@ -66,7 +66,7 @@ async fn what_is_over_the_peers_stream_limit_gets_a_second_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_wait_for_the_only_dial_learn_why_it_failed() {
+async fn all_requests_that_wait_for_one_dial_get_its_error() {
     let mesh = Mesh::default();
     mesh.black_hole(A);
     let sidecar = mesh.caller(&format!("{ORDERS}, protocol: http2, connect_timeout: 2s, retry: off"));

@@ -1,4 +1,5 @@
-//! `/probe/NAME` on the metrics port: the operator's questions, and nothing of the asker's.
+//! `/probe/NAME` on the metrics port: it asks what the configuration says, and passes on nothing of the client's
+//! request.
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -9,7 +10,7 @@ use super::mesh::{IDENTITY, Mesh, Pair, Sidecar, Watch, application, at, identit
 use super::peer::{Message, Peer};
 
 const A: &str = "10.0.0.1:80";
-/// Where connections in memory are taken to be asked at.
+/// The address on which the in-memory network answers.
 const LOCAL: &str = "127.0.0.1:9090";
 
 const PROBES: &str = "probes: [{ name: live, port: 80, path: \"/live?from=kubelet\" }, \
@@ -74,7 +75,7 @@ async fn nothing_of_the_asker_s_request_is_passed_on() {
     }
 }
 
-/// Of an answer whose body does not come.
+/// The status of an answer to HEAD, which has no body.
 async fn asked_for_head(mesh: &Mesh, sidecar: &Sidecar, request: &str) -> u16 {
     let io = mesh.memory.connect(sidecar.addresses.metrics[0]).await.expect("the metrics port listens");
     let mut client = Peer::new(io);
@@ -100,7 +101,7 @@ async fn an_unknown_name_is_told_which_there_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_application_that_is_not_there_hangs_up_or_says_nothing_is_unwell() {
+async fn an_application_that_is_down_closes_or_stays_silent_fails_its_probe() {
     let mesh = Mesh::default();
     let side = sidecar(&mesh);
     let refused = told(&mesh, &side, "live").await;
@@ -139,7 +140,7 @@ async fn asking(mesh: &Mesh, sidecar: &Sidecar, name: &str) -> Peer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a2_equal_probes_at_once_are_one_question_with_one_answer() {
+async fn a2_equal_probes_at_the_same_time_share_one_request_to_the_application() {
     let mesh = Mesh::default();
     let app = mesh.silent(A);
     let sidecar = sidecar(&mesh);
@@ -157,7 +158,7 @@ async fn a2_equal_probes_at_once_are_one_question_with_one_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a2_a_question_ends_when_nobody_waits_for_it_any_more() {
+async fn a2_a_probe_request_ends_when_no_client_waits_for_it() {
     let mesh = Mesh::default();
     let app = mesh.silent(A);
     let sidecar = sidecar(&mesh);
@@ -170,9 +171,9 @@ async fn a2_a_question_ends_when_nobody_waits_for_it_any_more() {
     drop(asker);
 }
 
-/// An application that hung and is well again answers the next question, whoever still waits for the one before.
+/// An application that hung and works again answers the next probe, although clients still wait for the previous one.
 #[tokio::test(start_paused = true)]
-async fn a2_a_question_is_shared_by_those_who_ask_within_a_quarter_of_a_second() {
+async fn a2_clients_that_ask_within_a_quarter_of_a_second_share_a_probe_request() {
     let mesh = Mesh::default();
     let app = mesh.http1(A, |nth, _| if nth == 0 { "HTTP/1.1 " } else { OK });
     let sidecar = sidecar(&mesh);
@@ -198,7 +199,7 @@ async fn a2_an_answer_of_the_application_is_bounded_in_bytes_as_a_whole() {
     }
 }
 
-/// `x` of `shop.Orders` is its state; nobody else is known.
+/// A health server for which `shop.Orders` has the given state, and every other service is unknown.
 pub(super) fn health(mesh: &Mesh, address: &str, state: &'static [u8]) {
     drop(mesh.http2(address, 100, move |_, request, respond: SendResponse<Bytes>| async move {
         let (head, mut body) = request.into_parts();
@@ -224,7 +225,7 @@ fn answer(mut respond: SendResponse<Bytes>, message: &'static [u8], status: &'st
 pub(super) const SERVING: &[u8] = b"\0\0\0\0\x02\x08\x01";
 
 #[tokio::test(start_paused = true)]
-async fn a_grpc_service_is_well_when_it_is_serving() {
+async fn a_grpc_probe_succeeds_when_the_service_is_serving() {
     for (state, expected) in [
         (SERVING, (200, "serving\n")),
         (b"\0\0\0\0\x02\x08\x02", (503, "127.0.0.1:9090 says: NOT_SERVING\n")),
@@ -262,7 +263,7 @@ async fn an_application_of_http2_is_asked_in_http2() {
     assert_eq!(told(&mesh, &sidecar, "live").await, (200, "two".into()));
 }
 
-/// Whoever has no certificate is refused by the inbound port, and answered by the metrics port.
+/// A client without a certificate is refused by the inbound port, and answered by the metrics port.
 #[tokio::test(start_paused = true)]
 async fn a_probe_is_answered_in_strict_mtls() {
     let pair = Pair::new();
@@ -282,7 +283,7 @@ async fn a_reload_brings_other_probes() {
     assert_eq!(told(&mesh, &sidecar, "other").await.0, 200);
 }
 
-/// No probe of the file can ask the sidecar itself, also where its port was free to be chosen.
+/// No configured probe can ask the sidecar itself, also if the kernel chose the sidecar's port.
 #[tokio::test(start_paused = true)]
 async fn a_sidecar_does_not_ask_itself() {
     let mesh = Mesh::default();

@@ -1,4 +1,5 @@
-//! Opaque connections whose first endpoint takes none: another is dialled as `retry` says, counted, and recorded.
+//! Opaque connections whose first endpoint accepts none: another endpoint is dialled as `retry` allows, counted and
+//! logged.
 
 use std::time::Duration;
 
@@ -8,10 +9,10 @@ use super::backend::{Backend, UNAVAILABLE};
 use super::logged;
 use super::mesh::{A, B, C, Mesh, Sidecar, Watch, caller, pass, settle};
 
-/// The first of them is asked first, and nobody listens there.
+/// The first endpoint is asked first, and nothing listens there.
 const TWO: &str =
     "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin, listen: 127.0.0.1:0, protocol: tcp";
-/// The same, found opaque by its bytes.
+/// The same endpoints for a service whose protocol is detected.
 const UNDECLARED: &str =
     "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin, listen: 127.0.0.1:0";
 
@@ -28,7 +29,7 @@ fn answering(mesh: &Mesh, address: &str) -> Backend {
     })
 }
 
-/// What a client hears that sends three bytes.
+/// The answer to a client that sends three bytes.
 async fn ask(sidecar: &Sidecar) -> Vec<u8> {
     let mut client = sidecar.direct_client().await;
     client.send("\0hi").await;
@@ -60,7 +61,7 @@ fn c6_a_connection_that_is_made_elsewhere_is_a_retry_and_its_line_says_so() {
 }
 
 #[test]
-fn a_connection_that_nobody_takes_is_dialled_as_often_as_retry_allows() {
+fn a_connection_that_every_endpoint_refuses_is_dialled_as_often_as_retry_allows() {
     let lines = logged::lines(|log| async move {
         let mesh = Mesh::default();
         let sidecar = mesh.sidecar(&(caller(TWO) + &log), None);
@@ -141,7 +142,7 @@ async fn there_is_a_pause_before_another_endpoint_is_dialled() {
     let mut client = sidecar.direct_client().await;
     client.send("\0hi").await;
     pass(1).await;
-    assert_eq!((b.connections(), retries(&sidecar)), (0, [0; 4]), "the pause is no try yet");
+    assert_eq!((b.connections(), retries(&sidecar)), (0, [0; 4]), "the pause does not count as a try");
     pass(100 * 3600).await;
     assert_eq!((b.connections(), retries(&sidecar)), (1, [1, 0, 0, 0]));
 }
@@ -162,7 +163,7 @@ async fn a_connection_that_waits_for_its_next_dial_takes_no_place_among_max_conn
     assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=connections"), 0);
 }
 
-/// The early dial was a first try of nobody: what came then was HTTP.
+/// The early dial counted no first try, because the client then spoke HTTP.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_was_dialled_for_early_and_speaks_http_then_counts_once_in_the_budget() {
     let mesh = Mesh::default();
@@ -194,7 +195,7 @@ fn an_early_dial_that_is_used_keeps_its_attempts() {
 }
 
 #[test]
-fn an_early_dial_that_found_nobody_tells_its_attempts() {
+fn an_early_dial_that_reached_no_endpoint_logs_its_attempts() {
     let lines = logged::lines(|log| async move {
         let mesh = Mesh::default();
         let sidecar = mesh.sidecar(&(caller(UNDECLARED) + &log), None);
@@ -249,7 +250,7 @@ fn a_line_tells_how_long_the_server_took_to_its_first_byte() {
 }
 
 #[test]
-fn a_connect_that_reaches_nobody_tells_whom_it_tried_and_a_request_without_a_route_tried_nobody() {
+fn a_connect_that_reaches_no_endpoint_logs_what_it_tried_and_a_request_without_a_route_logs_no_attempt() {
     let lines = logged::lines(|log| async move {
         let mesh = Mesh::default();
         let sidecar = mesh.sidecar(&(caller("endpoints: [10.0.0.3:80]") + &log), None);
@@ -283,7 +284,7 @@ fn a_dial_that_answered_a_connect_is_the_attempt_of_what_runs_inside() {
 }
 
 #[test]
-fn an_early_dial_that_has_just_failed_is_not_made_once_more_for_a_client_that_speaks() {
+fn an_early_dial_that_has_just_failed_is_not_repeated_when_the_client_speaks() {
     for is_refused in [true, false] {
         let lines = logged::lines(move |log| async move {
             let mesh = Mesh::default();
@@ -314,7 +315,7 @@ fn an_early_dial_that_has_just_failed_is_not_made_once_more_for_a_client_that_sp
 }
 
 #[test]
-fn an_early_dial_that_failed_between_two_bytes_is_not_made_once_more() {
+fn an_early_dial_that_failed_between_two_bytes_is_not_repeated() {
     let lines = logged::lines(|log| async move {
         let mesh = Mesh::default();
         mesh.black_hole(C);
@@ -327,7 +328,7 @@ fn an_early_dial_that_failed_between_two_bytes_is_not_made_once_more() {
         client.send([0; 64]).await;
         let watch = Watch::start();
         assert_eq!(client.rest().await, b"");
-        assert_eq!(watch.seconds(), 0, "the dial has failed, and that was its say");
+        assert_eq!(watch.seconds(), 0, "the dial has failed already and is not repeated");
         settle().await;
         assert_eq!(sidecar.sum("pillion_connections_total service=orders outcome=timeout"), 1);
     });

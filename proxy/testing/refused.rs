@@ -1,4 +1,4 @@
-//! The other sidecar does not take our certificate, and in TLS 1.3 says so when our handshake has ended already.
+//! The other sidecar refuses our certificate. With TLS 1.3 its alert arrives when our handshake has already ended.
 
 use super::backend::OK;
 use super::logged;
@@ -13,7 +13,7 @@ fn orders(more: &str) -> String {
     format!("endpoints: [{INBOUND}], {ORDERS}, {more}")
 }
 
-/// What a caller hears, and how many handshakes it took.
+/// What a caller gets, and how many handshakes it took.
 async fn told(caller: &Sidecar, inbound: &Sidecar, method: &str) -> (u16, Option<String>, String, u64) {
     let before = inbound.sum("pillion_tls_handshakes_total direction=inbound");
     let request = format!("{method} / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.");
@@ -70,7 +70,7 @@ async fn c3_with_retry_off_a_refused_certificate_is_tried_once() {
     }
 }
 
-/// Our own certificate, as it is where the peer sees what is wrong with it.
+/// Our own certificate, in a state that the peer refuses.
 fn unknown_to(pair: &Pair) -> Credentials {
     let stranger = identity(&Ca::generate("cluster.local").expect("a CA"), "web");
     Credentials { roots: identity(&pair.ca, "web").roots, ..stranger }

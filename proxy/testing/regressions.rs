@@ -1,4 +1,4 @@
-//! What reviews have found, each told once and kept from coming back.
+//! Faults that reviews have found, each with a test that keeps it from coming back.
 
 use bytes::Bytes;
 use h2::ext::Protocol;
@@ -101,7 +101,7 @@ async fn an_extended_connect_to_h2c_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_gone_before_its_101_is_counted() {
+async fn a_client_that_leaves_before_its_101_is_counted() {
     let m = Mesh::default();
     let _app = m.scripted(A, |mut peer: Peer, _| async move {
         peer.message().await;
@@ -119,7 +119,7 @@ async fn a_client_gone_before_its_101_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nonsense_after_a_rest_hears_our_answer() {
+async fn a_malformed_request_after_an_idle_time_is_answered_by_the_sidecar() {
     let m = Mesh::default();
     let _a = m.answering(A, OK);
     let sidecar = m.caller("endpoints: [10.0.0.1:80]");
@@ -132,7 +132,7 @@ async fn nonsense_after_a_rest_hears_our_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn absolute_form_is_kept_where_it_is_not_ours() {
+async fn absolute_form_is_kept_for_hosts_without_a_service() {
     let m = Mesh::default();
     let squid = m.answering("192.0.2.9:3128", OK);
     let sidecar = m.caller("endpoints: [10.0.0.1:80]");
@@ -207,9 +207,9 @@ async fn pillion_tcp_on_a_port_declared_http1_is_http() {
     assert!(!app.requests()[0].head.contains("sa/admin"));
 }
 
-/// A caller that declares its service as TCP, before an application's sidecar that was told nothing.
+/// A caller that declares its service as TCP, in front of an application's sidecar without a declaration.
 #[tokio::test(start_paused = true)]
-async fn words_of_a_declared_protocol_are_not_held_back_as_a_request_to_be() {
+async fn bytes_of_a_declared_protocol_are_not_held_back_as_a_possible_request() {
     let pair = Pair::new();
     let _echo = pair.mesh.scripted(A, |mut peer: Peer, _| async move {
         let (heard, _) = peer.exactly(5).await;
@@ -228,7 +228,7 @@ async fn words_of_a_declared_protocol_are_not_held_back_as_a_request_to_be() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_head_that_stalls_is_not_passed_raw() {
+async fn a_head_that_stalls_is_not_passed_on_as_opaque_bytes() {
     let m = Mesh::default();
     let app = m.answering(A, OK);
     let sidecar = m.application("app: 10.0.0.1:80");
@@ -247,7 +247,7 @@ async fn a_head_that_stalls_is_not_passed_raw() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn early_dials_do_not_heal_an_http_endpoint() {
+async fn early_dials_do_not_reset_the_error_count_of_an_http_endpoint() {
     let m = Mesh::default();
     let _a = m.http1(A, |_, _| super::backend::UNAVAILABLE);
     let _b = m.answering("10.0.0.2:80", OK);
@@ -299,7 +299,7 @@ async fn a_connect_dials_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stranger_hears_nothing_of_the_mesh() {
+async fn a_client_without_identity_learns_nothing_about_the_mesh() {
     let m = Mesh::default();
     let x = m.answering("192.0.2.9:80", OK);
     let sidecar = m.caller("endpoints: [10.0.0.1:80]");
@@ -332,10 +332,10 @@ async fn a_tunnel_is_an_active_connection() {
     assert_eq!(sidecar.sum("pillion_connections_active"), 2);
 }
 
-/// Two connections to different places may have the same near end: that of the sidecar to its application, and that of
-/// a client beside it to the sidecar.
+/// Two connections to different addresses may have the same local address and port: one of the sidecar to its
+/// application, and one of a client on the same host to the sidecar.
 #[tokio::test(start_paused = true)]
-async fn a_client_that_was_not_redirected_is_no_loop_whatever_its_port() {
+async fn a_client_that_was_not_redirected_is_never_taken_for_a_loop() {
     const APP: &str = "10.9.9.9:4242";
     let mesh = Mesh::default();
     let _app = mesh.answering(APP, OK);
@@ -347,9 +347,9 @@ async fn a_client_that_was_not_redirected_is_no_loop_whatever_its_port() {
     assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
 }
 
-/// 1,800 services are configured and one is called: its numbers stand under its own name, and nothing under others'.
+/// 1,800 services are configured and one is called: its counters have its own name, and no other service has any.
 #[tokio::test(start_paused = true)]
-async fn c4_services_that_nobody_uses_have_no_series() {
+async fn c4_services_without_traffic_have_no_series() {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let unused: String =
@@ -366,7 +366,7 @@ async fn c4_services_that_nobody_uses_have_no_series() {
     assert_eq!(sidecar.sum("pillion_endpoints service=orders"), 1);
 }
 
-/// Services come and go, and the last one still counts under its own name.
+/// Services are added and removed, and the last one still has counters with its own name.
 #[tokio::test(start_paused = true)]
 async fn c4_services_that_were_removed_leave_room_for_new_ones() {
     let mesh = Mesh::default();

@@ -1,4 +1,4 @@
-//! Another configuration while traffic goes on: what it concerns changes, and nothing else does.
+//! Reloads while traffic goes on: what the new configuration changes is changed, and nothing else.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const ONE: &str = "endpoints: [10.0.0.1:80]";
 const ELSEWHERE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nelse";
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
 
-/// Answers after so many seconds.
+/// Answers after this many seconds.
 fn slow(mesh: &Mesh, address: &str, seconds: u64) -> super::backend::Backend {
     mesh.scripted(address, move |mut peer: Peer, _| async move {
         while peer.message().await.is_some() {
@@ -26,7 +26,7 @@ fn slow(mesh: &Mesh, address: &str, seconds: u64) -> super::backend::Backend {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kept_connection_goes_by_the_new_file_with_its_next_request() {
+async fn the_next_request_on_a_kept_connection_follows_the_new_file() {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.answering(A, OK), mesh.answering(B, ELSEWHERE));
     let mut sidecar = mesh.caller(&format!("{ONE}, listen: 127.0.0.1:0"));
@@ -52,7 +52,7 @@ async fn a_request_in_flight_ends_as_it_began() {
     assert_eq!(client.answer().await.body, "ok");
     assert_eq!((a.hits(), b.hits()), (1, 0));
     settle().await;
-    assert_eq!(a.open(), 0, "nobody keeps connections to an endpoint that has left");
+    assert_eq!(a.open(), 0, "no connection to a removed endpoint is kept");
 }
 
 #[tokio::test(start_paused = true)]
@@ -71,7 +71,7 @@ async fn an_equal_or_unrelated_file_touches_no_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn tcp_lives_on_whatever_changes() {
+async fn opaque_connections_live_on_through_every_reload() {
     let mesh = Mesh::default();
     let _echo = mesh.scripted(A, |mut peer: Peer, _| async move {
         loop {
@@ -117,12 +117,12 @@ async fn listeners_come_and_go_and_keep_their_ports_when_their_service_is_rename
     let own = mesh::at("127.0.0.1:9001");
     sidecar.reload(&mesh::caller(ONE)).expect("a good file");
     settle().await;
-    assert!(mesh.memory.connect(own).await.is_err(), "nobody listens any more");
+    assert!(mesh.memory.connect(own).await.is_err(), "the listener is closed");
     assert_eq!(late.get("/").await.told(), (404, Some("no_route")));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_that_cannot_be_put_to_work_changes_nothing() {
+async fn a_file_that_cannot_be_applied_changes_nothing() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, OK), mesh.answering(B, ELSEWHERE));
     let mut sidecar = mesh.caller(ONE);
@@ -149,7 +149,7 @@ async fn a_file_that_cannot_be_put_to_work_changes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_hold_over_a_reload_for_what_they_let_in_before() {
+async fn limits_count_over_a_reload_what_they_admitted_before() {
     let mesh = Mesh::default();
     let _a = slow(&mesh, A, 5);
     let limited = |most: u32| mesh::caller(&format!("{ONE}, circuit_breaker: {{ max_requests: {most} }}"));
@@ -165,7 +165,7 @@ async fn limits_hold_over_a_reload_for_what_they_let_in_before() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_an_endpoint_was_ejected_for_is_not_forgotten() {
+async fn an_ejection_lasts_over_a_reload() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, super::backend::UNAVAILABLE), mesh.answering(B, OK));
     let two = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin, retry: off";
@@ -230,7 +230,7 @@ async fn new_credentials_are_used_from_the_next_handshake_and_cut_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_came_in_as_plaintext_is_refused_once_mtls_is_strict() {
+async fn a_plaintext_connection_is_refused_once_mtls_is_strict() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let file = |mtls: &str| {
@@ -247,7 +247,7 @@ async fn what_came_in_as_plaintext_is_refused_once_mtls_is_strict() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_gets_another_name_keeps_its_endpoints_until_that_is_answered() {
+async fn a_service_with_a_new_dns_name_keeps_its_endpoints_until_that_name_is_resolved() {
     let mesh = Mesh::default();
     let (a, _b) = (mesh.answering(A, OK), mesh.answering(B, ELSEWHERE));
     let mut sidecar = mesh.caller(ONE);
@@ -297,7 +297,7 @@ async fn a_hundred_reloads_under_way_fail_no_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn certificates_that_are_missing_at_start_are_waited_for_and_blame_no_endpoint() {
+async fn certificates_missing_at_start_are_waited_for_and_no_endpoint_is_blamed() {
     let (pair, scratch) = (Pair::new(), Scratch::new());
     let app = pair.mesh.answering(A, OK);
     let _inbound = pair.application("10.1.0.1:15006", "10.0.0.1:80");
@@ -434,7 +434,7 @@ async fn c1_a_file_without_the_identity_that_was_there_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_kept_connection_to_an_endpoint_goes_by_the_new_limits_too() {
+async fn a_kept_connection_to_an_endpoint_follows_the_new_limits() {
     let mesh = Mesh::default();
     let a = mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.message().await;

@@ -1,4 +1,4 @@
-//! Requests that an upstream never took: sent again for any method, outside attempts and budget.
+//! Requests that an upstream did not process: they are sent again with any method, outside of attempts and budget.
 
 use bytes::Bytes;
 use h2::Reason;
@@ -8,7 +8,7 @@ use super::http2::{self, Client};
 use super::mesh::{A, B, Mesh, Sidecar, pass, settle};
 use super::peer::Peer;
 
-/// Hangs up on the second request of its first connection; all others are answered.
+/// Closes on the second request of its first connection, and answers all others.
 fn goes_stale(mesh: &Mesh) -> Backend {
     mesh.scripted(A, |mut peer: Peer, nth| async move {
         while peer.message().await.is_some() {
@@ -37,7 +37,7 @@ async fn a_request_on_a_stale_connection_is_sent_on_a_fresh_one_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fresh_connection_that_dies_as_well_is_no_stale_one() {
+async fn a_new_connection_that_breaks_does_not_count_as_stale() {
     let mesh = Mesh::default();
     let a = mesh.scripted(A, |mut peer: Peer, nth| async move {
         peer.message().await;
@@ -115,9 +115,9 @@ async fn a_stream_that_was_reset_for_another_reason_may_have_been_acted_on() {
     assert_eq!(sidecar.sum("pillion_requests_total reason=upstream_reset"), 1);
 }
 
-/// SETTINGS, empty.
+/// An empty SETTINGS frame.
 const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
-/// GOAWAY without error: no stream was taken.
+/// A GOAWAY without error: no stream was processed.
 const GOAWAY: &[u8] = b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0";
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Request bodies that are sent a second time, and those that are too large for it.
+//! Request bodies that are sent a second time, and bodies that are too large for that.
 
 use super::backend::{OK, UNAVAILABLE};
 use super::mesh::{A, B, Mesh, Sidecar, settle};

@@ -1,4 +1,4 @@
-//! What is tried again, where, how often, and what is not.
+//! Which requests are retried, at which endpoint and how often, and which are not.
 
 use super::backend::{Backend, HANG_UP, OK, UNAVAILABLE};
 use super::mesh::{A, B, C, Mesh, Sidecar, pass, settle};
@@ -11,7 +11,7 @@ fn retry(sidecar: &Sidecar, outcome: &str) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_is_busy_is_answered_for_by_another() {
+async fn a_request_to_a_busy_endpoint_is_answered_by_another() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let sidecar = mesh.caller(TWO);
@@ -58,7 +58,7 @@ async fn c6_each_try_counts_as_it_ended_and_not_as_the_request_did() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c6_a_try_that_its_client_did_not_wait_for_is_counted() {
+async fn c6_a_retry_is_counted_although_its_client_left_during_it() {
     let mesh = Mesh::default();
     let (_a, b) = (mesh.answering(A, UNAVAILABLE), mesh.silent(B));
     let sidecar = mesh.caller(TWO);
@@ -112,7 +112,7 @@ async fn a_connection_that_is_refused_is_made_elsewhere_for_any_method() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_endpoint_that_hangs_up_before_its_answer_is_answered_for_by_another() {
+async fn a_request_whose_endpoint_closes_before_its_answer_is_answered_by_another() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, HANG_UP), mesh.answering(B, OK));
     let sidecar = mesh.caller(TWO);
@@ -179,7 +179,7 @@ async fn retry_off_means_off() {
     assert_eq!((a.hits(), b.hits()), (1, 0));
 }
 
-/// Never ejected, and with no pause between two tries.
+/// An endpoint that is never ejected, without a pause between tries.
 const FAILING: &str = "endpoints: [10.0.0.1:80], outlier_detection: { consecutive_errors: off }";
 
 #[tokio::test(start_paused = true)]
@@ -198,7 +198,7 @@ async fn the_budget_allows_exactly_its_share() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_quiet_service_may_retry_so_often_a_second() {
+async fn a_service_with_few_requests_may_retry_min_per_second_times() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, UNAVAILABLE);
     let budget = "budget: { ratio: 0%, min_per_second: 1 }";

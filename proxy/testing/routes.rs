@@ -1,4 +1,4 @@
-//! Which of a host's requests go elsewhere, and under other rules.
+//! Which requests of a host go to another service, and with which rules.
 
 use super::backend::{Backend, OK, UNAVAILABLE};
 use super::mesh;
@@ -33,7 +33,7 @@ async fn get(client: &mut Peer, host: &str, rest: &str) -> (u16, String) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_route_that_matches_decides_and_what_none_matches_goes_to_the_hosts_service() {
+async fn the_first_matching_route_decides_and_other_requests_go_to_the_host_s_service() {
     let mesh = Mesh::default();
     let _all = backends(&mesh);
     let sidecar = mesh.sidecar(
@@ -111,12 +111,12 @@ async fn weights_split_the_requests() {
         get(&mut client, "orders", "/").await;
     }
     assert_eq!((a.hits() + b.hits(), c.hits()), (1000, 0));
-    // Six standard deviations of a fair split: one run in a thousand million is outside.
+    // Six standard deviations of a fair split: a result outside has a probability of 2 in a thousand million.
     assert!((124..=276).contains(&b.hits()), "{} of 1000", b.hits());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_host_that_only_routes_name_is_reached_by_them_alone() {
+async fn a_host_that_appears_only_in_routes_is_reached_only_by_them() {
     let mesh = Mesh::default();
     let _all = backends(&mesh);
     let sidecar = mesh.sidecar(
@@ -131,7 +131,7 @@ async fn a_host_that_only_routes_name_is_reached_by_them_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_host_means_those_of_services_and_no_stranger() {
+async fn a_route_for_every_host_covers_the_hosts_of_services_alone() {
     let mesh = Mesh::default();
     let _all = backends(&mesh);
     let _stranger = mesh.answering("192.0.2.1:80", OK);
@@ -147,7 +147,7 @@ async fn every_host_means_those_of_services_and_no_stranger() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn timeout_and_retry_of_a_route_go_before_the_services_own() {
+async fn timeout_and_retry_of_a_route_take_precedence_over_the_service_s() {
     let mesh = Mesh::default();
     let (_silent, a) = (mesh.silent(B), mesh.answering(A, UNAVAILABLE));
     let sidecar = mesh.sidecar(

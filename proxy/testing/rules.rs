@@ -1,4 +1,4 @@
-//! Rules that change while a client is waited for: who is judged meets those of now.
+//! Rules that change while the sidecar waits for a client: the client is judged by the present rules.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ fn sidecar(pair: &Pair, inbound: &str) -> Sidecar {
     pair.mesh.sidecar(&file(&format!("app: {A}, {inbound}")), Some(identity(&pair.ca, "orders")))
 }
 
-/// Who `orders` still is, for somebody who trusts another authority alone.
+/// The credentials of `orders`, with trust in another authority alone.
 fn trusting_others(pair: &Pair) -> Credentials {
     trusting(&Ca::generate("cluster.local").expect("a CA"), identity(&pair.ca, "orders"))
 }
@@ -37,7 +37,7 @@ fn trusting(authority: &Ca, own: Credentials) -> Credentials {
     Credentials { bundle: theirs.bundle, roots: theirs.roots, ..own }
 }
 
-/// Who `orders` still is, for somebody who knows that this one has lost its identity.
+/// The credentials of `orders`, with a list that revokes `whom`.
 fn revoking(pair: &Pair, whom: &Credentials) -> Credentials {
     let serial = parse(&whom.chain()[0]).expect("a certificate").raw_serial().to_vec();
     let tomorrow = time::OffsetDateTime::now_utc() + secs(86_400);
@@ -45,7 +45,7 @@ fn revoking(pair: &Pair, whom: &Credentials) -> Credentials {
     identity(&pair.ca, "orders").with_crl("ca.crl".as_ref(), lists.as_bytes(), unix_now()).expect("lists")
 }
 
-/// A client's way to the sidecar, which keeps back what comes after its first bytes until it is let go.
+/// A client's connection to the sidecar. The bytes after the first ones are held back until the test releases them.
 struct Held {
     pipe: Pipe,
     go: Arc<Notify>,
@@ -66,7 +66,7 @@ async fn held(pair: &Pair, first: usize) -> Held {
     Held { pipe: near, go }
 }
 
-/// What a client of the mesh says first.
+/// The first bytes of a client of the mesh.
 pub(super) async fn client_hello(own: &Credentials) -> Vec<u8> {
     let (near, mut far) = Pipe::pair(64 * 1024);
     let tls = mesh::client_tls(own);
@@ -78,7 +78,7 @@ pub(super) async fn client_hello(own: &Credentials) -> Vec<u8> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a6_who_was_silent_when_mtls_became_strict_is_judged_strictly() {
+async fn a6_a_client_that_was_silent_when_mtls_became_strict_is_judged_strictly() {
     for before in ["mtls: off", "mtls: permissive"] {
         let pair = Pair::new();
         let app = pair.mesh.answering(A, OK);
@@ -99,7 +99,7 @@ async fn a6_who_was_silent_when_mtls_became_strict_is_judged_strictly() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a6_who_was_silent_before_certificates_mattered_may_still_show_one() {
+async fn a6_a_client_that_was_silent_before_mtls_was_configured_may_still_use_it() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let mut sidecar = sidecar(&pair, "mtls: off");
@@ -112,7 +112,7 @@ async fn a6_who_was_silent_before_certificates_mattered_may_still_show_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a6_a_handshake_meets_the_authorities_and_the_revocations_of_now() {
+async fn a6_a_handshake_is_judged_by_the_present_authorities_and_revocations() {
     for (heard, first) in [("nothing", 0), ("one byte", 1)] {
         for change in ["another authority", "a revocation"] {
             let pair = Pair::new();
@@ -140,7 +140,7 @@ async fn a6_a_handshake_meets_the_authorities_and_the_revocations_of_now() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a6_who_has_shaken_hands_is_judged_again_before_opaque_bytes_pass() {
+async fn a6_a_client_is_judged_again_after_its_handshake_before_opaque_bytes_pass() {
     let pair = Pair::new();
     let app = pair.mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.rest().await;
@@ -157,7 +157,7 @@ async fn a6_who_has_shaken_hands_is_judged_again_before_opaque_bytes_pass() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a6_a_request_on_a_kept_connection_meets_the_rules_of_now() {
+async fn a6_a_request_on_a_kept_connection_is_judged_by_the_present_rules() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let mut sidecar = sidecar(&pair, "mtls: strict");
@@ -173,7 +173,7 @@ async fn a6_a_request_on_a_kept_connection_meets_the_rules_of_now() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a6_who_lost_its_authority_while_nobody_looked_is_refused_when_mtls_is_strict_again() {
+async fn a6_a_client_whose_authority_was_removed_is_refused_when_mtls_is_strict_again() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let mut sidecar = sidecar(&pair, "mtls: strict");
@@ -188,7 +188,7 @@ async fn a6_who_lost_its_authority_while_nobody_looked_is_refused_when_mtls_is_s
 }
 
 #[tokio::test(start_paused = true)]
-async fn a6_a_caller_whose_kept_connection_is_refused_comes_again_and_hears_why() {
+async fn a6_a_caller_whose_kept_connection_is_refused_connects_again_and_gets_the_reason() {
     let pair = Pair::new();
     let _app = pair.mesh.answering(A, OK);
     let mut inbound = pair.application(AT, A);
@@ -205,9 +205,9 @@ async fn a6_a_caller_whose_kept_connection_is_refused_comes_again_and_hears_why(
     assert_eq!(inbound.sum("pillion_tls_handshakes_total outcome=ok"), 2, "HTTP/2 was told goodbye");
 }
 
-/// The last step of replacing an authority: all certificates are new, and the old bundle goes.
+/// The last step of replacing an authority: all certificates are new, and the old authority is removed from the bundle.
 #[tokio::test(start_paused = true)]
-async fn a6_an_authority_that_is_replaced_costs_nobody_a_request() {
+async fn a6_replacing_an_authority_costs_no_request() {
     for protocol in ["http1", "http2"] {
         let (pair, new) = (Pair::new(), Ca::generate("cluster.local").expect("a CA"));
         let app = pair.mesh.answering(A, OK);
@@ -228,7 +228,7 @@ async fn a6_an_authority_that_is_replaced_costs_nobody_a_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a6_who_was_silent_goes_to_the_application_of_now() {
+async fn a6_a_client_that_was_silent_reaches_the_present_application() {
     let pair = Pair::new();
     let (a, b) = (pair.mesh.answering(A, OK), pair.mesh.answering(B, OK));
     let mut sidecar = sidecar(&pair, "mtls: off");
@@ -241,7 +241,7 @@ async fn a6_who_was_silent_goes_to_the_application_of_now() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a6_opaque_bytes_go_nowhere_that_the_configuration_of_now_denies() {
+async fn a6_opaque_bytes_never_go_where_the_present_configuration_forbids() {
     let pair = Pair::new();
     let app = pair.mesh.scripted("10.0.0.9:5432", |mut peer: Peer, _| async move {
         peer.rest().await;
@@ -264,7 +264,7 @@ async fn a6_opaque_bytes_go_nowhere_that_the_configuration_of_now_denies() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a6_limits_are_those_of_the_first_byte() {
+async fn a6_the_limits_at_the_first_byte_apply() {
     let pair = Pair::new();
     let _app = pair.mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.rest().await;
@@ -300,7 +300,7 @@ async fn a9_detection_and_head_of_an_undeclared_request_have_one_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a9_drops_to_a_destination_that_speaks_http_have_one_deadline() {
+async fn a9_tiny_pieces_to_a_destination_that_speaks_http_have_one_deadline() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let inbound =
@@ -321,7 +321,7 @@ async fn a9_drops_to_a_destination_that_speaks_http_have_one_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a9_a_clienthello_in_drops_and_its_handshake_have_one_deadline() {
+async fn a9_a_clienthello_in_tiny_pieces_and_its_handshake_have_one_deadline() {
     let pair = Pair::new();
     let sidecar = sidecar(&pair, "mtls: permissive");
     let hello = client_hello(&identity(&pair.ca, "web")).await;

@@ -1,4 +1,4 @@
-//! What a change costs where there are many services: it touches what it is about, and nothing else.
+//! What a change costs with many services: it touches only what it concerns.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use pillion_sidecar::state::{Route, Snapshot};
 use pillion_upstream::cluster::endpoint::Endpoint as Served;
 use pillion_upstream::cluster::set::EndpointSet;
 
-/// `orders` beside a hundred other services.
+/// `orders` and a hundred other services.
 fn many(orders: &str) -> String {
     let others =
         (0..100).map(|nth| format!("  other-{nth}: {{ endpoints: [10.9.{nth}.1:80, 10.9.{nth}.2:80] }}\n"));
@@ -39,7 +39,7 @@ fn update(addresses: &[&str]) -> EndpointUpdate {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_an_endpoint_update_swaps_one_set_and_nothing_else() {
+async fn c18_an_endpoint_update_replaces_one_set_and_nothing_else() {
     let mesh = Mesh::default();
     let sidecar = mesh.sidecar(&many("endpoints: { dns: \"orders:80\" }"), None);
     sidecar.controller.learn(update(&[A, B]));
@@ -59,7 +59,7 @@ async fn c18_an_endpoint_update_swaps_one_set_and_nothing_else() {
     }
 
     sidecar.controller.learn(update(&[B, C]));
-    assert!(Arc::ptr_eq(&next, &endpoints(&sidecar, "orders")), "the same again is no news");
+    assert!(Arc::ptr_eq(&next, &endpoints(&sidecar, "orders")), "an equal update changes nothing");
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,14 +79,14 @@ async fn c18_an_endpoint_that_leaves_by_an_update_finishes_what_it_has_begun() {
     settle().await;
     sidecar.controller.learn(update(&[B]));
     assert_eq!(late.get("/").await.body, "ok");
-    assert_eq!((a.hits(), b.hits()), (1, 1), "nobody new comes to it");
+    assert_eq!((a.hits(), b.hits()), (1, 1), "it gets no new request");
     assert_eq!(early.answer().await.body, "ok");
     pass(2).await;
     assert_eq!((a.open(), b.open()), (0, 1), "and its connections are closed when they are idle");
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_an_update_carries_what_its_source_says_of_each_endpoint() {
+async fn c18_an_update_carries_the_properties_of_each_endpoint() {
     use pillion_model::endpoint::Health;
     use pillion_upstream::cluster::balance::Candidate as _;
 
@@ -121,7 +121,7 @@ async fn c18_a_reload_that_changes_one_service_leaves_the_clusters_of_all_others
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_only_endpoints_that_were_used_have_a_pool_that_is_looked_through() {
+async fn c18_only_used_endpoints_have_a_pool_that_is_swept() {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let sidecar = mesh.sidecar(&many("endpoints: [10.0.0.1:80]"), None);
@@ -135,7 +135,7 @@ async fn c18_only_endpoints_that_were_used_have_a_pool_that_is_looked_through() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn c18_a_snapshot_that_somebody_still_reads_is_freed_by_who_replaced_it() {
+async fn c18_a_snapshot_that_is_still_read_is_freed_by_the_task_that_replaced_it() {
     let mesh = Mesh::default();
     let mut sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let read = snapshot(&sidecar);
@@ -148,7 +148,7 @@ async fn c18_a_snapshot_that_somebody_still_reads_is_freed_by_who_replaced_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_address_that_is_there_twice_has_two_endpoints() {
+async fn an_address_that_is_listed_twice_has_two_endpoints() {
     let one = at(A);
     let mesh = Mesh::default();
     let sidecar = mesh.sidecar(&many("endpoints: { dns: \"orders:80\" }"), None);

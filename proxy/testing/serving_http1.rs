@@ -1,10 +1,11 @@
-//! Clients of HTTP/1, and what their connections hold.
+//! HTTP/1 clients, and what their connections hold.
 
 use super::backend::OK;
 use super::bench::Bench;
 use super::mesh::{A, Mesh, settle};
 
-/// Of the engine. Beside it stand the socket, the connection as its requests see it, and its place in the limits.
+/// The size of the engine's task. The socket, the connection as its requests see it, and its place in the limits are
+/// separate.
 #[tokio::test(start_paused = true)]
 async fn a_connection_that_waits_is_a_small_task() {
     let bench = Bench::caller(&Mesh::default(), "endpoints: [10.0.0.1:80]");
@@ -55,7 +56,7 @@ async fn however_small_the_chunks_are_the_content_is_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_nobody_wants_of_a_request_is_dropped_when_it_is_there_already() {
+async fn the_unneeded_rest_of_a_request_is_dropped_if_it_has_arrived_already() {
     let mesh = Mesh::default();
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     for (announced, sent, is_open) in [(10, 10, true), (10, 9, false), (5000, 5000, true)] {
@@ -94,7 +95,7 @@ async fn an_interim_answer_reaches_a_client_whose_version_has_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_words_beside_a_status_are_the_applications() {
+async fn the_reason_phrase_of_a_status_is_passed_on_unchanged() {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, "HTTP/1.1 299 As you like it\r\ncontent-length: 2\r\n\r\nok");
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");

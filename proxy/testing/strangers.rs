@@ -1,4 +1,4 @@
-//! Clients who have not proven who they are: how long they may stay, and whom they cannot keep out.
+//! Clients that have not proven an identity: how long they may stay, and which clients they cannot keep out.
 
 use super::backend::OK;
 use super::mesh::{A, IDENTITY, Pair, Sidecar, Watch, application_at, identity, pass, settle};
@@ -27,7 +27,7 @@ async fn crowd(sidecar: &Sidecar, count: usize, say: &[u8]) -> Vec<Peer> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a5_a_handshake_is_complete_within_the_header_timeout_of_accept() {
+async fn a5_a_handshake_must_be_complete_within_the_header_timeout_after_accept() {
     let pair = Pair::new();
     let sidecar = sidecar(&pair, "mtls: strict", 100);
     for (what, before, say) in
@@ -45,7 +45,7 @@ async fn a5_a_handshake_is_complete_within_the_header_timeout_of_accept() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a5_who_has_shaken_hands_may_be_silent_for_long() {
+async fn a5_a_client_that_has_completed_its_handshake_may_be_silent_for_long() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let _sidecar = sidecar(&pair, "mtls: strict", 100);
@@ -56,7 +56,7 @@ async fn a5_who_has_shaken_hands_may_be_silent_for_long() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a5_peers_of_the_mesh_get_through_while_700_silent_strangers_hold_on() {
+async fn a5_peers_of_the_mesh_are_served_while_700_silent_unproven_clients_connect() {
     for say in [&b""[..], HELLO] {
         let pair = Pair::new();
         let app = pair.mesh.answering(A, OK);
@@ -75,7 +75,7 @@ async fn a5_peers_of_the_mesh_get_through_while_700_silent_strangers_hold_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a5_the_oldest_stranger_goes_first_and_nobody_who_was_admitted() {
+async fn a5_the_oldest_unproven_client_is_closed_first_and_no_admitted_one() {
     for (policy, purpose) in [("mtls: strict", Purpose::Http1), ("mtls: permissive", Purpose::Tcp)] {
         let pair = Pair::new();
         let _app = pair.mesh.answering(A, OK);
@@ -94,7 +94,7 @@ async fn a5_the_oldest_stranger_goes_first_and_nobody_who_was_admitted() {
             assert_eq!(peers.last_mut().expect("a peer").get("/").await.told(), (200, None), "{policy}");
         }
         let mut late = sidecar.client().await;
-        assert_eq!(late.rest().await, b"", "{policy}: nobody has to leave for a stranger");
+        assert_eq!(late.rest().await, b"", "{policy}: no admitted client is closed for an unproven one");
         for peer in &mut peers {
             assert_eq!(peer.get("/").await.told(), (200, None), "{policy}");
         }

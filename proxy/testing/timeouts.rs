@@ -1,4 +1,4 @@
-//! How long a request may take, and which of that time counts.
+//! How long a request may take, and which parts of that time count.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::backend::{OK, UNAVAILABLE};
 use super::mesh::{A, B, C, Mesh, Watch, pass, secs, settle};
 use super::peer::Peer;
 
-/// Answers everything with `answer`, after so many seconds.
+/// Answers everything with `answer`, after this many seconds.
 fn slow(mesh: &Mesh, address: &str, seconds: u64, answer: &'static str) -> super::backend::Backend {
     mesh.scripted(address, move |mut peer: Peer, _| async move {
         while peer.message().await.is_some() {
@@ -40,7 +40,7 @@ async fn time_spent_connecting_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_trickled_upload_of_a_minute_lives_under_a_timeout_of_15_seconds() {
+async fn a_slow_upload_of_a_minute_survives_a_timeout_of_15_seconds() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], timeout: 15s");
@@ -66,7 +66,7 @@ async fn after_the_last_byte_of_an_upload_the_timeout_runs_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_stops_in_the_middle_of_its_body_hears_so() {
+async fn a_client_that_stops_amid_its_body_gets_a_timeout_answer() {
     let mesh = Mesh::default();
     let a = mesh.silent(A);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], stream_idle_timeout: 20s");
@@ -146,7 +146,7 @@ async fn a_long_answer_outlives_the_timeout_which_ends_at_its_headers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_try_that_takes_too_long_is_given_up_and_another_endpoint_answers() {
+async fn a_try_above_the_per_try_timeout_is_given_up_and_another_endpoint_answers() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.silent(A), mesh.answering(B, OK));
     let sidecar = mesh.caller(

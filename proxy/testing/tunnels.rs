@@ -9,13 +9,13 @@ use super::http2::read_body;
 use super::mesh::{A, Mesh, ORDERS, Pair, Sidecar, Watch, pass, secs, settle};
 use super::peer::Peer;
 
-/// With the key of RFC 6455's own example.
+/// Uses the key of RFC 6455's example.
 const UPGRADE: &str = "GET /chat HTTP/1.1\r\nhost: orders\r\nconnection: keep-alive, Upgrade\r\nupgrade: websocket\r\n\
                        sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
                         sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
 
-/// Switches protocols, then says back what it hears until its client has said all.
+/// Switches protocols, then echoes until its client has ended.
 fn echo(mesh: &Mesh, address: &str) -> Backend {
     mesh.scripted(address, |mut peer: Peer, _| async move {
         let Some(_request) = peer.message().await else { return };
@@ -95,7 +95,7 @@ async fn a_websocket_is_carried_through_both_sidecars() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_said_before_the_answer_is_not_passed_on_as_if_it_had_been_accepted() {
+async fn bytes_sent_before_the_answer_are_not_passed_on_when_the_upgrade_is_refused() {
     let mesh = Mesh::default();
     let app = mesh.answering(A, "HTTP/1.1 403 Forbidden\r\ncontent-length: 2\r\n\r\nno");
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -107,7 +107,7 @@ async fn what_is_said_before_the_answer_is_not_passed_on_as_if_it_had_been_accep
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_said_before_the_answer_is_not_lost_when_it_is_accepted() {
+async fn bytes_sent_before_the_answer_are_not_lost_when_the_upgrade_is_accepted() {
     let mesh = Mesh::default();
     let _app = echo(&mesh, A);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -127,11 +127,11 @@ async fn a_refused_upgrade_is_an_answer_like_any_other() {
         assert_eq!(client.ask(UPGRADE).await.told(), (200, None));
     }
     assert_eq!(client.get("/").await.told(), (200, None));
-    assert_eq!((app.hits(), app.connections()), (3, 1), "the connection is none the worse");
+    assert_eq!((app.hits(), app.connections()), (3, 1), "the connection is still usable");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_switch_that_nobody_asked_for_is_an_error_of_the_upstream() {
+async fn a_101_without_an_upgrade_request_is_an_error_of_the_upstream() {
     let mesh = Mesh::default();
     let app = mesh.answering(A, SWITCHED);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -148,7 +148,7 @@ async fn a_switch_that_nobody_asked_for_is_an_error_of_the_upstream() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tunnel_that_breaks_is_no_end() {
+async fn a_broken_tunnel_is_not_passed_on_as_an_ordinary_end() {
     let mesh = Mesh::default();
     let _app = mesh.scripted(A, |mut peer: Peer, _| async move {
         peer.message().await;
@@ -166,7 +166,7 @@ async fn a_tunnel_that_breaks_is_no_end() {
     assert_eq!(sidecar.sum("pillion_requests_total status=101 reason=stream_idle_timeout"), 1);
 }
 
-/// The tunnel's two halves of an HTTP/2 client.
+/// The two halves of an HTTP/2 client's tunnel.
 async fn extended_connect(sidecar: &Sidecar) -> (http::Response<h2::RecvStream>, h2::SendStream<Bytes>) {
     let io = sidecar.client().await.into_io();
     let (send, conn) = h2::client::handshake(io).await.expect("the sidecar speaks HTTP/2");
@@ -233,7 +233,7 @@ async fn an_http1_client_reaches_a_websocket_server_of_http2() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn inbound_a_connect_is_the_applications_to_answer() {
+async fn an_inbound_connect_is_answered_by_the_application() {
     let mesh = Mesh::default();
     let app = mesh.scripted(A, |mut peer: Peer, nth| async move {
         peer.message().await;
@@ -258,9 +258,9 @@ async fn inbound_a_connect_is_the_applications_to_answer() {
     );
 }
 
-/// Its bytes may be anybody's: a request among them is not its client's.
+/// The bytes behind a CONNECT may come from another party: a request among them is not a request of this client.
 #[tokio::test(start_paused = true)]
-async fn what_comes_behind_a_connect_that_is_refused_is_no_request() {
+async fn bytes_behind_a_refused_connect_are_not_read_as_a_request() {
     let mesh = Mesh::default();
     let app = mesh.answering(A, "HTTP/1.1 405 Method Not Allowed\r\ncontent-length: 0\r\n\r\n");
     let sidecar = mesh.application("app: 10.0.0.1:80");

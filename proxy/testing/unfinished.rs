@@ -1,4 +1,4 @@
-//! Handshakes and heads that begin and do not end: what one of them may hold, and all together.
+//! Handshakes and heads that begin and do not end: how much one of them may hold, and all together.
 
 use std::sync::Arc;
 
@@ -37,13 +37,13 @@ async fn crowd(sidecar: &Sidecar, count: usize, say: &[u8]) -> Vec<Peer> {
     all
 }
 
-/// A head without its end, of so many bytes.
+/// A head of this many bytes without its end.
 fn beginning(bytes: usize) -> String {
     format!("{HEAD}x: {}", "a".repeat(bytes - HEAD.len()))
 }
 
 #[tokio::test(start_paused = true)]
-async fn a8_a_handshake_that_takes_more_than_anybody_needs_is_refused() {
+async fn a8_a_handshake_larger_than_the_limit_is_refused() {
     let pair = Pair::new();
     let sidecar = sidecar(&pair, "mtls: strict");
     // A record of 16 KiB, with the beginning of a message of 64 KiB.
@@ -63,8 +63,8 @@ async fn a8_a_handshake_that_takes_more_than_anybody_needs_is_refused() {
     assert_eq!(sidecar.sum("pillion_tls_handshakes_total direction=inbound outcome=failed"), 1);
 }
 
-/// The sidecar reads the end of the handshake and the first data in one go: the network between keeps back all but the
-/// hello until both are there.
+/// The sidecar reads the end of the handshake and the first data at once: the network in between holds back everything
+/// after the hello until both have arrived.
 #[tokio::test(start_paused = true)]
 async fn a8_data_right_behind_a_handshake_does_not_count_as_its_own() {
     let pair = Pair::new();
@@ -94,7 +94,7 @@ async fn a8_data_right_behind_a_handshake_does_not_count_as_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a8_handshakes_that_do_not_end_give_way_to_new_ones() {
+async fn a8_the_oldest_unfinished_handshakes_are_closed_for_new_ones() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let sidecar = sidecar(&pair, "mtls: strict");
@@ -112,7 +112,7 @@ async fn a8_handshakes_that_do_not_end_give_way_to_new_ones() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a8_heads_of_strangers_that_do_not_end_cost_no_peer_anything() {
+async fn a8_unfinished_heads_of_unproven_clients_cost_no_peer_anything() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let sidecar = sidecar(&pair, "mtls: permissive");
@@ -133,7 +133,7 @@ async fn a8_heads_of_strangers_that_do_not_end_cost_no_peer_anything() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a8_heads_of_peers_and_of_the_application_have_a_bound_in_sum_too() {
+async fn a8_unfinished_heads_of_peers_and_of_the_application_have_a_bound_in_total() {
     let pair = Pair::new();
     let _app = pair.mesh.answering(A, OK);
     let bytes = 56 * 1024;
@@ -157,9 +157,9 @@ async fn a8_heads_of_peers_and_of_the_application_have_a_bound_in_sum_too() {
     assert!((5..=15).contains(&gone), "{gone} of {}", most + 10);
 }
 
-/// A refused head that had come in pieces is not unfinished, though its client is listened to for a while.
+/// A refused head that came in pieces does not count as unfinished, although its client is read for some time after it.
 #[tokio::test(start_paused = true)]
-async fn a8_heads_that_were_refused_cost_no_other_its_place() {
+async fn a8_refused_heads_take_no_place_of_others() {
     let mesh = Mesh::default();
     let _app = mesh.answering(A, OK);
     let outbound = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -178,9 +178,9 @@ async fn a8_heads_that_were_refused_cost_no_other_its_place() {
     assert_eq!(slow.ask("\r\n").await.told(), (200, None));
 }
 
-/// An empty line before a head belongs to it.
+/// An empty line before a head belongs to the head.
 #[tokio::test(start_paused = true)]
-async fn a8_a_head_of_many_fields_behind_an_empty_line_has_no_more_time() {
+async fn a8_a_head_of_many_fields_after_an_empty_line_has_the_same_deadline() {
     let pair = Pair::new();
     let _app = pair.mesh.answering(A, OK);
     let _sidecar = sidecar(&pair, "mtls: strict");
@@ -196,7 +196,7 @@ async fn a8_a_head_of_many_fields_behind_an_empty_line_has_no_more_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a8_heads_over_http2_have_a_bound_in_sum_too() {
+async fn a8_unfinished_http2_heads_have_a_bound_in_total() {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -210,7 +210,7 @@ async fn a8_heads_over_http2_have_a_bound_in_sum_too() {
 }
 
 #[test]
-fn c15_plaintext_of_http2_at_strict_is_logged_too() {
+fn c15_http2_plaintext_at_a_strict_port_is_logged() {
     let lines = logged::lines(|log| async move {
         let pair = Pair::new();
         let yaml = application_at(AT, &format!("app: {A}")) + IDENTITY + &log;

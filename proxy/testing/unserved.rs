@@ -1,4 +1,4 @@
-//! Requests that no stack sees have their access line like any, with what their heads say of themselves.
+//! Requests that reach no stack have an access line like all others, with the request id of their heads.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use super::mesh::{A, IDENTITY, Mesh, Pair, application, application_at, caller, 
 
 const INBOUND: &str = "10.1.0.1:15006";
 
-/// What of a line tells which request it was, and how it ended.
+/// The parts of a line that show which request it was and how it ended.
 fn told(line: &Value) -> Value {
     let id = line["request_id"].as_str().unwrap_or_default();
     let is_made = id.len() == 36 && id.contains('-');
@@ -121,9 +121,9 @@ fn c19_a_head_that_is_refused_is_logged_and_its_request_id_is_kept() {
     assert_eq!(sorted(refused), sorted(expected));
 }
 
-/// A client that waits for its server's first words says nothing itself, and has its line all the same.
+/// A client that waits for its server to speak first sends nothing, and has an access line nevertheless.
 #[test]
-fn c19_a_silent_client_whose_server_is_not_there_or_hangs_up_is_logged_on_both_sides() {
+fn c19_a_silent_client_whose_server_is_down_or_closes_is_logged_on_both_sides() {
     let lines = logged::lines(|log| async move {
         for hangs_up in [false, true] {
             let mesh = Mesh::default();
@@ -142,7 +142,7 @@ fn c19_a_silent_client_whose_server_is_not_there_or_hangs_up_is_logged_on_both_s
         .iter()
         .map(|line| json!([line["direction"], line["protocol"], line["upstream"], line["reason"]]))
         .collect();
-    told.sort_by_key(Value::to_string); // each sidecar writes when it comes to it
+    told.sort_by_key(Value::to_string); // the two sidecars write in no fixed order
     let of = |direction, reason| json!([direction, "tcp", A, reason]);
     let expected = [
         of("inbound", "connect_refused"),
@@ -153,9 +153,9 @@ fn c19_a_silent_client_whose_server_is_not_there_or_hangs_up_is_logged_on_both_s
     assert_eq!(told, expected);
 }
 
-/// Declared or not, and whichever version it begins like.
+/// With and without a declaration, and for both HTTP versions.
 #[test]
-fn c19_a_head_that_is_not_whole_in_time_is_logged_and_answered_where_that_can_be() {
+fn c19_a_head_that_is_incomplete_at_its_deadline_is_logged_and_answered_if_possible() {
     const HEAD: &str = "GET /slow HTTP/1.1\r\nhost: orders\r\nx-request-id: late\r\nx-";
     const HTTP2: &str = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x09\x01\x04\0\0\0\x01";
     let lines = logged::lines(|log| async move {
@@ -190,7 +190,7 @@ fn c19_a_head_that_is_not_whole_in_time_is_logged_and_answered_where_that_can_be
     assert_eq!(told, expected);
 }
 
-/// Opaque bytes that belong to nobody are refused like requests that do.
+/// Opaque bytes without a destination are refused like such requests.
 #[test]
 fn c15_opaque_bytes_that_go_nowhere_are_logged_with_their_reason() {
     let lines = logged::lines(|log| async move {

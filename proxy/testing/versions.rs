@@ -1,4 +1,4 @@
-//! Every version of HTTP against every other: what the application sees, whatever its callers speak.
+//! Every HTTP version of a caller with every version of the application: what the application sees.
 
 use super::backend::{Backend, OK};
 use super::http2;
@@ -12,10 +12,10 @@ enum Caller {
 }
 
 const CALLERS: [Caller; 3] = [Caller::Http1, Caller::Http2, Caller::Grpc];
-/// As the file spells them.
+/// The protocols as the configuration spells them.
 const DECLARED: [&str; 3] = ["auto", "http1", "http2"];
 
-/// What the application must be spoken to in; `None`: gRPC is answered UNIMPLEMENTED.
+/// The HTTP version that the application must be called in. `None` when gRPC is answered UNIMPLEMENTED.
 fn expected(caller: Caller, inbound: &str) -> Option<&'static str> {
     match (caller, inbound) {
         (Caller::Grpc, "http1") => None,
@@ -24,7 +24,7 @@ fn expected(caller: Caller, inbound: &str) -> Option<&'static str> {
     }
 }
 
-/// An application of both versions, told apart by its address.
+/// An application of each version, at its own address.
 fn applications(mesh: &Mesh) -> (Backend, Backend) {
     let http1 = mesh.answering(A, OK);
     let http2 = mesh.http2("10.0.0.2:80", 100, |_, request, respond| async move {
@@ -36,7 +36,7 @@ fn applications(mesh: &Mesh) -> (Backend, Backend) {
     (http1, http2)
 }
 
-/// Status, or gRPC's.
+/// The status, or the gRPC status.
 async fn call(caller: Caller, sidecar: &Sidecar) -> String {
     match caller {
         Caller::Http1 => sidecar.client().await.get("/").await.status().expect("a status").to_string(),
@@ -58,13 +58,13 @@ async fn check(caller: Caller, inbound: &str, entry: &Sidecar, cell: &str) {
     assert_eq!(told, good, "{cell}");
 }
 
-/// The application listens where its version is spoken: an answer at all says that it was spoken to rightly.
+/// The address where the application speaks the expected version: any answer shows that the right version was used.
 fn address(caller: Caller, inbound: &str) -> &'static str {
     if expected(caller, inbound) == Some("HTTP/2") { "10.0.0.2:80" } else { A }
 }
 
 #[tokio::test(start_paused = true)]
-async fn towards_the_application_its_own_declaration_decides() {
+async fn the_application_s_declaration_decides_its_version() {
     for (inbound, service) in DECLARED.iter().flat_map(|inbound| DECLARED.map(|service| (*inbound, service)))
     {
         for (caller, mtls) in CALLERS.iter().flat_map(|caller| [(*caller, false), (*caller, true)]) {
@@ -91,7 +91,7 @@ async fn towards_the_application_its_own_declaration_decides() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn callers_without_a_sidecar_are_served_alike() {
+async fn callers_without_a_sidecar_are_served_in_the_same_way() {
     for (inbound, caller) in DECLARED.iter().flat_map(|inbound| CALLERS.map(|caller| (*inbound, caller))) {
         let mesh = Mesh::default();
         let _apps = applications(&mesh);
@@ -101,7 +101,7 @@ async fn callers_without_a_sidecar_are_served_alike() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn towards_a_server_without_a_sidecar_the_service_decides() {
+async fn the_service_s_protocol_decides_for_a_server_without_a_sidecar() {
     for (service, caller) in DECLARED.iter().flat_map(|service| CALLERS.map(|caller| (*service, caller))) {
         let mesh = Mesh::default();
         let _apps = applications(&mesh);

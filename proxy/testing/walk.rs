@@ -1,9 +1,10 @@
-//! A walk over the schema of the configuration: every key of it does something.
+//! A walk over the configuration's schema: every key must have an effect.
 //!
-//! Each key stands in a table with two values and a probe. A sidecar runs under either, the probe says what it saw of
-//! it, and the two must differ. A key that takes one value alone stands there with another one, which is refused. A key
-//! without an entry fails the walk, and so does an entry without a key: nothing is ever silently ignored.
-//! What of a key is the kernel's to show is in `tests/e2e/walk.rs`.
+//! Each key is in a table with two values and a probe. A sidecar runs with each value, the probe reports what it
+//! observed, and the two reports must differ. A key that accepts one value only is listed with another value, which
+//! must be refused. A key without an entry fails the walk, and so does an entry without a key: no key is ever silently
+//! ignored.
+//! Keys whose effect only the kernel shows are tested in `tests/e2e/walk.rs`.
 
 mod dns;
 mod identity;
@@ -24,24 +25,24 @@ use serde_json::Value;
 
 use key::Key;
 
-/// Runs a sidecar under the key's value; says what was seen.
+/// Runs a sidecar with the key's value, and returns what it observed.
 type Probe = Box<dyn Fn(Key) -> Pin<Box<dyn Future<Output = String>>>>;
 
 struct Row {
-    /// As in the schema, `[]` for each of a list and `*` for a name of one's own. A list at its end is not told from
-    /// a single value.
+    /// The path as in the schema, with `[]` for each item of a list and `*` for a free name. A list at the end of a
+    /// path looks like a single value.
     path: String,
     shown_by: ShownBy,
 }
 
 enum ShownBy {
-    /// What is seen differs between the two.
+    /// The probe's reports for the two values must differ.
     Probe([&'static str; 2], Probe),
-    /// There is one value, or none of which anything could be seen; another one is refused.
+    /// The key accepts one value, or its values have no visible effect. Another value is refused.
     Refusal { taken: &'static str, refused: &'static str },
 }
 
-/// `path` shows its two values by `probe`.
+/// A key at `path` whose two values differ in the report of `probe`.
 fn shows<F>(path: impl Into<String>, values: [&'static str; 2], probe: fn(Key) -> F) -> Row
 where
     F: Future<Output = String> + 'static,
@@ -73,7 +74,7 @@ fn table() -> Vec<Row> {
     rooms.into_iter().flatten().collect()
 }
 
-/// Every place of the schema at which a value may stand.
+/// Every place of the schema where a value may be.
 fn paths() -> BTreeSet<String> {
     let schema: Value = serde_json::from_str(&pillion_config::json_schema()).expect("JSON");
     let mut paths = BTreeSet::new();
@@ -115,7 +116,8 @@ fn every_key_of_the_schema_has_an_entry_and_every_entry_a_key() {
     assert!(without_entry.is_empty() && without_key.is_empty(), "{without_entry:?} {without_key:?}");
 }
 
-/// What is seen of a key under one of its values, on a runtime of its own. `None`: the probe has failed, and said so.
+/// What the probe reports for a key with one value, on a runtime of its own. `None` when the probe has failed, and
+/// printed why.
 fn seen(path: &str, value: &'static str, probe: &Probe) -> Option<String> {
     let run = || {
         let mut runtime = tokio::runtime::Builder::new_current_thread();

@@ -1,4 +1,5 @@
-//! What others ask of the application: served until `delay`, finished after it, and refused when it comes later.
+//! Inbound during a drain: requests are served until `delay`, those under way finish after it, and later ones are
+//! refused.
 
 use super::super::backend::OK;
 use super::super::http2::{self, request};
@@ -10,7 +11,7 @@ use pillion_base::drain::DrainOutcome;
 const APP: &str = "app: 10.0.0.1:80";
 
 #[tokio::test(start_paused = true)]
-async fn until_delay_everybody_is_served_and_told_goodbye() {
+async fn until_delay_every_client_is_served_and_told_that_the_connection_will_close() {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let sidecar = mesh.application(APP);
@@ -27,7 +28,7 @@ async fn until_delay_everybody_is_served_and_told_goodbye() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn after_delay_nobody_listens_and_idle_connections_are_closed() {
+async fn after_delay_the_listener_is_closed_and_idle_connections_are_closed() {
     let mesh = Mesh::default();
     let _a = slow(&mesh, A, 10);
     let sidecar = mesh.application(APP);
@@ -35,7 +36,7 @@ async fn after_delay_nobody_listens_and_idle_connections_are_closed() {
     busy.send(GET).await;
     let end = End::begin(&sidecar).await;
     end.before_delay().await;
-    assert!(!is_closed(&mut silent).await, "who knows what it is about to say");
+    assert!(!is_closed(&mut silent).await, "it has been silent for less than a second");
     end.after_delay().await;
     assert!(is_closed(&mut silent).await);
     assert!(mesh.memory.connect(sidecar.address()).await.is_err(), "refused, which may be sent elsewhere");
@@ -46,7 +47,7 @@ async fn after_delay_nobody_listens_and_idle_connections_are_closed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_on_which_something_happened_within_a_second_is_told_rather_than_closed() {
+async fn a_connection_that_was_active_within_a_second_is_answered_rather_than_closed() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let sidecar = mesh.application(APP);
@@ -64,7 +65,7 @@ async fn a_connection_on_which_something_happened_within_a_second_is_told_rather
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_had_connected_when_the_listener_closes_is_told_so() {
+async fn a_client_in_the_queue_of_the_closing_listener_gets_an_answer() {
     let mesh = Mesh::default();
     let sidecar = mesh.application(APP);
     let plan = Plan { delay: secs(0), timeout: secs(5) };
@@ -78,7 +79,7 @@ async fn who_had_connected_when_the_listener_closes_is_told_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_half_said_at_delay_is_refused_when_it_is_whole() {
+async fn a_request_that_is_half_sent_at_delay_is_refused_when_it_is_complete() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let sidecar = mesh.application(APP);
@@ -101,7 +102,7 @@ async fn a_request_half_said_at_delay_is_refused_when_it_is_whole() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_still_sends_a_body_hears_the_refusal_before_the_end() {
+async fn a_client_that_still_sends_its_body_gets_the_refusal_before_the_end() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let sidecar = mesh.application(APP);
@@ -159,11 +160,11 @@ async fn http2_streams_finish_and_their_client_opens_no_further_ones() {
     assert_eq!(end.told().await, (DrainOutcome::Finished, 12));
 }
 
-/// A request of HTTP/2, all of whose fields stand in the static table but the authority.
+/// An HTTP/2 request whose fields are all in the static table, except the authority.
 const STREAM: &[u8] = b"\0\0\x06\x01\x05\0\0\0\x01\x82\x86\x84\x41\x01a";
 
 #[tokio::test(start_paused = true)]
-async fn an_http2_client_that_hears_nothing_is_refused_and_then_closed() {
+async fn an_http2_client_that_ignores_goaway_is_refused_and_then_closed() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let sidecar = mesh.application(APP);
@@ -220,10 +221,10 @@ async fn an_opaque_connection_that_ends_ends_the_drain() {
     assert_eq!(end.told().await, (DrainOutcome::Finished, 15));
 }
 
-/// A caller that stood still for longer than a deserted connection is kept: what it has sent meanwhile it may send
-/// elsewhere, whatever the method, since it hears which of its streams were taken up.
+/// A client that was stalled for longer than a deserted connection is kept. It may send elsewhere whatever it has sent
+/// meanwhile, with any method, because GOAWAY tells which of its streams were processed.
 #[tokio::test(start_paused = true)]
-async fn a_client_of_http2_that_comes_back_too_late_hears_which_streams_were_taken_up() {
+async fn an_http2_client_that_returns_too_late_learns_which_streams_were_processed() {
     const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let head =
         |stream: u8| [b"\0\0\x0b\x01\x05\0\0\0", &[stream][..], b"\x82\x86\x84\x41\x06orders"].concat();

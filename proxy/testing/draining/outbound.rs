@@ -1,5 +1,5 @@
-//! The application's own calls: they go on being served until it has been quiet for a second, and each answer says
-//! goodbye.
+//! The application's own calls during a drain: they are served until outbound has been quiet for a second, and each
+//! answer announces that the connection will close.
 
 use bytes::Bytes;
 
@@ -10,7 +10,7 @@ use super::super::peer::Peer;
 use super::{End, GET, UPGRADE, chat, echoes, greeter, is_closed, slow};
 use pillion_base::drain::DrainOutcome;
 
-/// For nobody that has a name here.
+/// A request for a host that no service has.
 const INSIDE: &str = "GET / HTTP/1.1\r\nhost: 192.0.2.9\r\n\r\n";
 const OWN_PORT: &str = "endpoints: [10.0.0.1:80], listen: 127.0.0.1:0";
 
@@ -34,7 +34,7 @@ async fn an_idle_connection_stays_and_its_next_answer_is_its_last() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn connections_that_are_idle_or_say_nothing_hold_nobody_up_and_are_left_alone() {
+async fn idle_and_silent_connections_do_not_delay_the_drain_and_stay_open() {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let sidecar = mesh.caller(OWN_PORT);
@@ -49,7 +49,7 @@ async fn connections_that_are_idle_or_say_nothing_hold_nobody_up_and_are_left_al
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_request_in_flight_is_answered_and_says_goodbye() {
+async fn a_request_in_flight_is_answered_with_connection_close() {
     let mesh = Mesh::default();
     let _a = slow(&mesh, A, 12);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -107,7 +107,7 @@ async fn new_connections_are_served_to_the_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_sidecar_answers_itself_says_goodbye_too() {
+async fn the_sidecar_s_own_answers_announce_the_close_as_well() {
     let mesh = Mesh::default();
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let _end = End::begin(&sidecar).await;
@@ -129,7 +129,7 @@ async fn what_the_sidecar_answers_itself_says_goodbye_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pipelined_requests_are_answered_up_to_the_goodbye() {
+async fn pipelined_requests_are_answered_up_to_the_one_with_connection_close() {
     let mesh = Mesh::default();
     let a = slow(&mesh, A, 1);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -142,7 +142,7 @@ async fn pipelined_requests_are_answered_up_to_the_goodbye() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_http2_client_hears_goodbye_at_once_and_its_streams_finish() {
+async fn an_http2_client_gets_goaway_at_once_and_its_streams_finish() {
     let mesh = Mesh::default();
     let _a = mesh.http2(A, 100, |_, _, respond| async move {
         pass(12).await;
@@ -162,7 +162,7 @@ async fn an_http2_client_hears_goodbye_at_once_and_its_streams_finish() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_http2_client_that_comes_late_is_served_for_a_second() {
+async fn an_http2_client_that_connects_during_the_drain_is_served_for_a_second() {
     let mesh = Mesh::default();
     let _a = mesh.http2(A, 100, |_, _, respond| async move { http2::answer(respond, 200, "ok") });
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -180,9 +180,9 @@ async fn an_http2_client_that_comes_late_is_served_for_a_second() {
     assert_eq!(end.told().await.0, DrainOutcome::Finished);
 }
 
-/// The preface, SETTINGS, and no answer to whatever comes: RFC 9113 lets nobody close a stream for that.
+/// Sends the preface and SETTINGS, and reacts to nothing. RFC 9113 allows no stream to be closed for that.
 #[tokio::test(start_paused = true)]
-async fn an_http2_client_that_hears_nothing_holds_nobody_up() {
+async fn an_http2_client_that_ignores_goaway_does_not_delay_the_drain() {
     let mesh = Mesh::default();
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut deaf = sidecar.client().await;
@@ -263,7 +263,7 @@ async fn an_upgraded_exchange_and_a_connect_live_until_they_end() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn requests_inside_a_connect_hear_goodbye_and_the_tunnel_ends_with_them() {
+async fn requests_inside_a_connect_get_connection_close_and_the_tunnel_ends_with_them() {
     let mesh = Mesh::default();
     let _x = mesh.answering("192.0.2.9:80", OK);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
@@ -282,7 +282,7 @@ async fn requests_inside_a_connect_hear_goodbye_and_the_tunnel_ends_with_them() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_a_connection_or_for_the_next_try_is_waited_for() {
+async fn the_drain_waits_for_requests_that_wait_for_a_connection_or_a_retry() {
     let mesh = Mesh::default();
     let _a = slow(&mesh, A, 4);
     let one = "circuit_breaker: { max_connections: 1 }, timeout: 60s";

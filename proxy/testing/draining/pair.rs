@@ -1,4 +1,4 @@
-//! A caller's sidecar, whose other end drains: no request is lost that could have gone elsewhere.
+//! A caller's sidecar while the other sidecar drains: no request is lost that could have gone elsewhere.
 
 use super::super::backend::OK;
 use super::super::mesh::{A, ORDERS, Pair, Sidecar, secs};
@@ -24,7 +24,7 @@ async fn all_is_well(caller: &Sidecar, rounds: usize) {
     }
 }
 
-/// POSTs: none is sent again that may have been acted on.
+/// Uses POST, which is not sent again if it may have been acted on.
 #[tokio::test(start_paused = true)]
 async fn one_of_two_endpoints_ends_and_no_post_is_lost_in_either_version() {
     for protocol in ["http1", "http2"] {
@@ -40,7 +40,7 @@ async fn one_of_two_endpoints_ends_and_no_post_is_lost_in_either_version() {
     }
 }
 
-/// The caller had a connection that was in use a moment ago: it is told, and goes elsewhere.
+/// The caller has a connection that was in use a moment ago. It is told to close, and the request goes elsewhere.
 #[tokio::test(start_paused = true)]
 async fn a_request_that_comes_too_late_is_refused_and_replaced_for_any_method() {
     for (protocol, refused) in [("http1", 1), ("http2", 0)] {

@@ -1,4 +1,4 @@
-//! Answers of HTTP/1 and where they end.
+//! HTTP/1 answers and where they end.
 
 use super::{Answered, answer_everywhere};
 
@@ -127,7 +127,7 @@ async fn b17_trailers_that_must_not_be_any_are_removed_from_an_answer_and_the_re
     answer_everywhere("GET", false, B17_ANSWERS).await;
 }
 
-/// First lines.
+/// First lines of answers.
 const LINES: &[Answered<'_>] = &[
     ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", "200 [content-length: 2] ab", "reused"),
     ("HTTP/1.1 200\r\ncontent-length: 2\r\n\r\nab", "200 [content-length: 2] ab", "reused"),
@@ -157,7 +157,7 @@ const LINES: &[Answered<'_>] = &[
     ("hello\r\n\r\n", "502 protocol_error", "closed"),
 ];
 
-/// Fields.
+/// Fields of answers.
 const FIELDS: &[Answered<'_>] = &[
     ("HTTP/1.1 200 OK\r\ncontent-length : 2\r\n\r\nab", "502 protocol_error", "closed"),
     ("HTTP/1.1 200 OK\r\n content-length: 2\r\n\r\nab", "502 protocol_error", "closed"),
@@ -168,7 +168,7 @@ const FIELDS: &[Answered<'_>] = &[
     ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx(a: 1\r\n\r\nab", "502 protocol_error", "closed"),
 ];
 
-/// Bodies, and what comes after them. More than the announced length is nobody's answer.
+/// Bodies of answers, and the bytes after them. Bytes beyond the announced length belong to no answer.
 const BODIES: &[Answered<'_>] = &[
     (
         "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nabHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nevil",

@@ -1,4 +1,4 @@
-//! Where messages of HTTP/2 end. A client of frames sends what no library would.
+//! Where HTTP/2 messages end. The client writes raw frames, because libraries refuse to send some of these.
 
 use bytes::Bytes;
 use h2::RecvStream;
@@ -11,7 +11,7 @@ use crate::testing::http2;
 use crate::testing::mesh::{A, Mesh, secs, settle};
 use crate::testing::peer::Peer;
 
-/// Types of frames (RFC 9113, 6).
+/// Frame types (RFC 9113, 6).
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
@@ -32,7 +32,7 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     fields.iter().flat_map(field).collect()
 }
 
-/// Sends one request; `None` as its body: the stream ends with its headers.
+/// Sends one request. With `None` as its body the stream ends with its headers.
 async fn send(
     client: &mut Peer,
     path: &str,
@@ -57,7 +57,7 @@ async fn send(
     client.send(sent).await;
 }
 
-/// What the stream's first answer was: a status, or the code that it was reset with.
+/// The result of the first stream: a status, or the error code of its reset.
 async fn outcome(client: &mut Peer) -> String {
     loop {
         let (head, is_whole) = client.exactly(9).await;
@@ -80,11 +80,11 @@ async fn outcome(client: &mut Peer) -> String {
     }
 }
 
-/// Path, fields, body, trailers; the outcome; what the application saw.
+/// Path, fields, body, trailers; the result; what the application read.
 type Row<'a> =
     (&'a str, &'a [(&'a str, &'a str)], Option<&'a str>, &'a [(&'a str, &'a str)], &'a str, &'a str);
 
-/// `reset 1` is PROTOCOL_ERROR, h2's own verdict on what RFC 9113, 8.1.1, calls malformed.
+/// `reset 1` is PROTOCOL_ERROR, h2's own answer to messages that RFC 9113, 8.1.1, calls malformed.
 const ROWS: &[Row<'_>] = &[
     ("/a", &[("content-length", "2")], Some("ab"), &[], "200", "POST /a [content-length: 2] ab"),
     ("/a", &[("content-length", "02")], Some("ab"), &[], "200", "POST /a [content-length: 2] ab"),
@@ -151,7 +151,7 @@ async fn b13_a_request_of_http2_is_framed_in_one_way_or_refused() {
     }
 }
 
-/// RFC 9113, 8.1.1: the application must not take for whole what disagrees with its length.
+/// RFC 9113, 8.1.1: the application must not take a body for complete that disagrees with its length.
 #[tokio::test(start_paused = true)]
 async fn b13_a_body_of_http2_that_disagrees_with_its_length_is_a_cut() {
     for (length, trailers) in [("3", &[][..]), ("1", &[]), ("3", &[("x-end", "1")])] {
@@ -167,7 +167,7 @@ async fn b13_a_body_of_http2_that_disagrees_with_its_length_is_a_cut() {
     }
 }
 
-/// Fields of an answer; its body, or none; what a client of HTTP/1 sees.
+/// The fields of an answer; its body, if any; what an HTTP/1 client sees.
 type Answered<'a> = (&'a [(&'a str, &'a str)], Option<&'static str>, &'a str);
 
 const ANSWERS: &[Answered<'_>] = &[
@@ -239,7 +239,7 @@ async fn b11_a_body_of_unknown_length_goes_on_through_two_sidecars_of_http2() {
     }
 }
 
-/// h2 itself refuses to send, and to receive, those trailers that concern one connection.
+/// h2 itself refuses to send or receive trailers that concern one connection.
 fn mixed_trailers() -> HeaderMap {
     let fields =
         [("host", "evil"), ("content-length", "9"), ("x-forwarded-client-cert", "evil"), ("x-end", "1")];

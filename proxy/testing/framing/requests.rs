@@ -1,4 +1,4 @@
-//! Requests of HTTP/1 and where they end.
+//! HTTP/1 requests and where they end.
 
 use super::{Asked, ask_everywhere, asked, caller, inbound, pair};
 use crate::testing::backend::{OK, UNAVAILABLE};
@@ -73,7 +73,7 @@ const B5_REQUESTS: &[Asked<'_>] = &[
     ),
 ];
 
-/// What follows a refused request on its connection is never read as a request of its own.
+/// The bytes after a refused request are never read as another request.
 const B5_FOLLOWED: &[Asked<'_>] = &[(
     "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\nGET /b HTTP/1.1\r\nhost: orders\r\n\r\n",
     "501 bad_request closed",
@@ -131,7 +131,8 @@ async fn b11_a_body_of_unknown_length_is_whole_in_every_try() {
     assert_eq!((&*a.requests()[0].body, &*b.requests()[0].body), ("abc", "abc"));
 }
 
-/// The first endpoint closes every connection at once. A request that comes back unsent is framed anew for the next.
+/// The first endpoint closes every connection at once. A request that was not sent is framed again for the next
+/// endpoint.
 #[tokio::test(start_paused = true)]
 async fn b11_a_body_of_unknown_length_that_was_not_sent_goes_to_another_endpoint() {
     let mesh = Mesh::default();
@@ -201,7 +202,7 @@ async fn b15_a_request_has_one_canonical_length_or_is_refused() {
     ask_everywhere(B15_REQUESTS_OF_TWO_LENGTHS).await;
 }
 
-/// What is announced and may be a trailer goes on. HTTP/1 forwards what `trailer` names, and nothing else.
+/// Announced fields that may be trailers are passed on. HTTP/1 forwards only what `trailer` names.
 const B17_REQUESTS: &[Asked<'_>] = &[
     (
         "POST /a HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\ntrailer: x-end\r\n\r\n3\r\nabc\r\n0\r\nx-end: 1\r\n\r\n",
@@ -235,7 +236,7 @@ async fn b17_trailers_that_must_not_be_any_are_removed_from_a_request_and_the_re
     ask_everywhere(B17_REQUESTS).await;
 }
 
-/// First lines. HTTP/1.0 has no keep-alive unless asked for.
+/// First lines of requests. HTTP/1.0 has no keep-alive unless the client asks for it.
 const LINES: &[Asked<'_>] = &[
     ("GET /a HTTP/1.1\r\nhost: orders\r\n\r\n", "200 open", "GET /a"),
     ("\r\n\r\nGET /a HTTP/1.1\r\nhost: orders\r\n\r\n", "200 open", "GET /a"),
@@ -269,7 +270,7 @@ const LINES: &[Asked<'_>] = &[
     ("GET /a HTTP/1.1\nhost: orders\n\n", REFUSED, ""),
 ];
 
-/// Fields.
+/// Fields of requests.
 const FIELDS: &[Asked<'_>] = &[
     ("GET /a HTTP/1.1\r\n\r\n", REFUSED, ""),
     ("GET /a HTTP/1.1\r\nhost: orders\r\nhost: other\r\n\r\n", REFUSED, ""),
@@ -403,7 +404,7 @@ async fn corpus_of_chunks() {
     ask_everywhere(CHUNKS).await;
 }
 
-/// Chunks that are not. Each follows the head of a POST.
+/// Malformed chunks. Each follows the head of a POST.
 const MALFORMED_CHUNKS: &[&str] = &[
     "\r\nabc\r\n0\r\n\r\n",
     " 3\r\nabc\r\n0\r\n\r\n",
@@ -424,8 +425,8 @@ const MALFORMED_CHUNKS: &[&str] = &[
     "FFFFFFFFFFFFFFFFF\r\nabc\r\n0\r\n\r\n",
 ];
 
-/// Which status is told of them is tested elsewhere (B12). Here: that none is ever whole, and none goes before another
-/// request.
+/// Other tests (B12) check the status. This one checks that no such request is ever complete, and that none is read as
+/// the beginning of another request.
 #[tokio::test(start_paused = true)]
 async fn corpus_of_malformed_chunks() {
     for chunks in MALFORMED_CHUNKS {

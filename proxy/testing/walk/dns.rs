@@ -1,4 +1,4 @@
-//! Keys of the DNS proxy. In memory there are no datagrams: questions come and go by TCP.
+//! Keys of the DNS proxy. The in-memory network has no datagrams, so the questions use TCP.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ pub(super) fn rows() -> Vec<Row> {
     ]
 }
 
-/// What each place answers for a service's name, and for another one.
+/// The answers of each listener for a service's name and for another name.
 async fn answers(key: Key) -> String {
     let mesh = Mesh::default();
     name_server(&mesh, "10.0.0.8:53", "192.0.2.8");

@@ -23,7 +23,7 @@ pub(super) fn rows() -> Vec<Row> {
     ]
 }
 
-/// Whom the sidecar of `orders` has served, and what its caller hears.
+/// The identity that the sidecar of `orders` has served, and what its caller gets.
 async fn who_is_seen(key: Key) -> String {
     let pair = Pair::new();
     let _app = pair.mesh.answering(A, OK);
@@ -46,7 +46,7 @@ async fn who_is_seen(key: Key) -> String {
     }
 }
 
-/// What the block says besides the key.
+/// The content of the block besides the key.
 fn files(path: &str) -> Value {
     match path {
         "identity.certificate" | "identity.key" | "identity.trust_bundle" => {
@@ -56,7 +56,7 @@ fn files(path: &str) -> Value {
     }
 }
 
-/// Certificates of two workloads, another CA's, and two lists of revoked ones.
+/// Certificates of two workloads and of another CA, and two revocation lists.
 fn folder(ca: &Ca, revoked: &Credentials) -> Scratch {
     let scratch = Scratch::new();
     for who in ["web", "shop"] {

@@ -50,7 +50,7 @@ pub(super) fn rows() -> Vec<Row> {
     ]
 }
 
-/// The port that rules of a single port are about.
+/// The port that the rules for single ports use.
 const PORT: &str = "10.0.0.1:9090";
 
 async fn who_answers(key: Key) -> String {
@@ -91,7 +91,7 @@ async fn first_bytes(key: Key) -> String {
     String::from_utf8_lossy(&heard).into_owned()
 }
 
-/// The sidecar of an application that has a probe, `live`, and the application's ports.
+/// The sidecar of an application with the probe `live`, and the application's ports.
 fn probed(key: &Key, mesh: &Mesh, probe: Value) -> Sidecar {
     let mut file = key::application(json!({ "app": A, "probes": [probe] }));
     file["metrics"] = json!({ "listen": "127.0.0.1:0" });

@@ -1,4 +1,4 @@
-//! A key with a value, and the files in which it says so.
+//! A key with a value, and configuration files that contain it.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::super::mesh::{Mesh, Sidecar, identity};
 use pillion_tls::identity::credentials::Credentials;
 use pillion_tls::identity::issue::Ca;
 
-/// A key under test, and what it says this time.
+/// A key under test, and its value.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
     pub(super) path: String,
@@ -16,25 +16,25 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// `value`: JSON, or else a word.
+    /// `value` is JSON, or else a plain string.
     pub(super) fn new(path: &str, value: &str) -> Self {
         let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
         Self { path: path.to_owned(), value }
     }
 
-    /// A caller's sidecar; `orders`: what its service says besides the key.
+    /// A caller's sidecar. `orders` is the content of its service besides the key.
     pub(super) fn caller(&self, mesh: &Mesh, orders: Value) -> Sidecar {
         self.start(mesh, caller(orders), None)
     }
 
-    /// The same, as `web`.
+    /// A caller's sidecar with the identity `web`.
     pub(super) fn known_caller(&self, mesh: &Mesh, ca: &Ca, orders: Value) -> Sidecar {
         let mut file = caller(orders);
         file["identity"] = json!({ "directory": "in-memory" });
         self.start(mesh, file, Some(identity(ca, "web")))
     }
 
-    /// An application's sidecar; `inbound`: what the block says besides the key, and besides where it listens.
+    /// An application's sidecar. `inbound` is the content of the block besides the key and the listening address.
     pub(super) fn application(&self, mesh: &Mesh, inbound: Value) -> Sidecar {
         self.start(mesh, application(inbound), None)
     }
@@ -44,7 +44,7 @@ impl Key {
         mesh.start(&config, credentials).expect("a sidecar that can start")
     }
 
-    /// `file` with the key in it, read as one of `folder`.
+    /// Reads `file` with the key in it, as if it were in `folder`.
     pub(super) fn load(
         &self,
         mut file: Value,
@@ -65,14 +65,14 @@ impl Key {
         pillion_config::parse(&file.to_string(), folder).map(|(config, _warnings)| config)
     }
 
-    /// Why no file may say so.
+    /// The text with which a file with this value is refused.
     pub(super) fn refusal(&self) -> Option<String> {
         let orders = json!({ "endpoints": ["10.0.0.1:80"] });
         self.load(caller(orders), Path::new("")).err().map(|faults| faults.to_string())
     }
 }
 
-/// What the service says of itself, said of all.
+/// Moves the service's own settings to `defaults`.
 fn to_defaults(file: &mut Value) {
     let Some(orders) = file["services"]["orders"].as_object_mut() else { return };
     let all = std::mem::take(orders);
@@ -81,7 +81,7 @@ fn to_defaults(file: &mut Value) {
     file["defaults"] = Value::Object(rest);
 }
 
-/// At `name[]` of a list, its first one.
+/// Sets a value. For `name[]` it sets the first item of the list.
 fn set(at: &mut Value, steps: &[&str], to: Value) {
     let Some((step, rest)) = steps.split_first() else {
         *at = to;
@@ -117,7 +117,7 @@ pub(super) fn application(mut inbound: Value) -> Value {
     file
 }
 
-/// Neither side.
+/// A file with neither side.
 fn quiet() -> Value {
     json!({
         "workers": 1,

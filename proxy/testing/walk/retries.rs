@@ -1,4 +1,4 @@
-//! Keys of `retry`, of a service, of all of them and of a route.
+//! Keys of `retry`, for a service, for `defaults` and for a route.
 
 use serde_json::json;
 
@@ -55,7 +55,8 @@ async fn tries_of_silence(key: Key) -> String {
     format!("{} tries", a.hits())
 }
 
-/// Pauses are drawn from nothing to what is written: ten of 1000 s are never within a minute.
+/// Pauses are drawn between zero and the configured value: ten pauses of up to 1000 s practically never fit into one
+/// minute.
 async fn time_for_twenty_tries(key: Key) -> String {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, UNAVAILABLE);

@@ -1,4 +1,4 @@
-//! Keys of `routes`, but for `retry`, which a service has too.
+//! Keys of `routes`, except `retry`, which a service has as well.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Keys of the sidecar as a whole: where it listens, what it tells, what a connection may take, how it ends.
+//! Keys of the whole sidecar: where it listens, what it reports, what a connection may take, and how it ends.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -43,7 +43,7 @@ pub(super) fn rows() -> Vec<Row> {
     ]
 }
 
-/// Everywhere that a sidecar may listen here.
+/// Every address at which a sidecar listens in these tests.
 const PLACES: [&str; 7] = [
     "10.9.0.1:1",
     "10.9.0.2:1",
@@ -54,7 +54,7 @@ const PLACES: [&str; 7] = [
     "[::]:15020",
 ];
 
-/// Where it takes connections.
+/// The address at which the sidecar accepts connections.
 pub(super) async fn listens(key: Key) -> String {
     let mesh = Mesh::default();
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
@@ -79,7 +79,7 @@ async fn told_by_a_stranger(key: Key) -> String {
     told(&mut client, "GET / HTTP/1.1\r\nhost: example.org\r\n\r\n").await
 }
 
-/// Of answers with two hundred statuses.
+/// The series after answers with two hundred different statuses.
 async fn series(key: Key) -> String {
     let mesh = Mesh::default();
     let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
@@ -100,7 +100,7 @@ async fn series(key: Key) -> String {
     format!("more than 200: {}", all > 200)
 }
 
-/// What is in the files `a` and `b` after an answer and an error: the log is written when its sidecar is gone.
+/// The content of the files `a` and `b` after an answer and an error. The log is complete when its sidecar has ended.
 async fn lines(key: Key) -> String {
     let scratch = Scratch::new();
     let mut file = key::caller(json!({ "endpoints": [A], "retry": "off" }));
@@ -130,7 +130,7 @@ async fn lines(key: Key) -> String {
     format!("{:?} {told:?}", all.map(|log| log.lines().count()))
 }
 
-/// What of a line is the same each time.
+/// The parts of a line that are the same in each run.
 fn line(line: &str) -> Value {
     let line: Value = serde_json::from_str(line).expect("JSON");
     json!([line["status"], line["workload"], line["namespace"], line["zone"]])
@@ -151,7 +151,7 @@ async fn the_end_while_busy(key: Key) -> String {
     the_end(&sidecar).await
 }
 
-/// As [`crate::app::Running::drain`] brings it about.
+/// Ends the sidecar as [`crate::app::Running::drain`] does.
 async fn the_end(sidecar: &Sidecar) -> String {
     let watch = Watch::start();
     sidecar.drain.begin();
@@ -193,7 +193,7 @@ async fn time_for_nothing(key: Key) -> String {
     told(&mut sidecar.client().await, "").await
 }
 
-/// The sidecar at the other end, played by the test, gives back what the caller's sidecar writes on its way.
+/// The test plays the sidecar at the other end, and returns what the caller's sidecar writes into its request.
 async fn told_the_second_time(key: Key) -> String {
     let pair = Pair::new();
     mirror(&pair.mesh.memory, &pair);
@@ -206,7 +206,7 @@ async fn told_the_second_time(key: Key) -> String {
         .replace(&via[..12], "INSTANCE")
 }
 
-/// Answers at A, as `orders`, with the `x-pillion-via` that it was sent.
+/// Answers at A as `orders`, with the `x-pillion-via` of the request.
 fn mirror(memory: &MemoryNetwork, pair: &Pair) {
     let mut listener = memory.bind(at(A)).expect("a free address");
     let config = server_config(&identity(&pair.ca, "orders"), &pillion_model::Config::default().tls);
@@ -231,7 +231,7 @@ fn mirror(memory: &MemoryNetwork, pair: &Pair) {
     });
 }
 
-/// Connections wait for further requests with the worker that made them.
+/// Connections are kept by the worker that made them.
 async fn connections_of_two_clients(key: Key) -> String {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);

@@ -1,4 +1,4 @@
-//! Keys of a service's `tls`, and of `tls` for both sides: who is believed, and what is offered.
+//! Keys of a service's `tls`, and of `tls` for both sides: which peers are trusted, and what is offered.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use pillion_tls::identity::issue::Ca;
 
 const BILLING: &str = "[\"spiffe://cluster.local/ns/default/sa/billing\"]";
 
-/// Of a service, or of all; `tls` itself stands with the former.
+/// The rows for a service, or for `defaults`. `tls` itself is among the first.
 pub(super) fn rows(of: &str) -> Vec<Row> {
     let path = |key: &str| format!("{of}.tls{key}");
     let mut rows = vec![
@@ -32,7 +32,7 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
     rows
 }
 
-/// The sidecar of `orders` takes mTLS alone.
+/// The answer of the sidecar of `orders`, which accepts mTLS alone.
 async fn told_by_orders(key: Key) -> String {
     let pair = Pair::new();
     let _app = pair.mesh.answering(A, OK);
@@ -48,7 +48,7 @@ async fn told_by_orders(key: Key) -> String {
     told(&mut sidecar.client().await, GET).await
 }
 
-/// What a ClientHello says.
+/// The content of a ClientHello.
 async fn offered(key: Key) -> String {
     let (pair, heard) = (Pair::new(), Arc::new(Mutex::new(Vec::new())));
     let hears = heard.clone();

@@ -1,4 +1,4 @@
-//! Keys of a service: where it is, and how it is asked.
+//! Keys of a service: where it is, and how it is called.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use pillion_testkit::Scratch;
 use pillion_upstream::cluster::update::EndpointSource as _;
 use pillion_upstream::discovery::{Files, Resolver};
 
-/// What `defaults` cannot say.
+/// Keys that `defaults` cannot have.
 pub(super) fn of_services_alone() -> Vec<Row> {
     let key = |key: &str| format!("services.*.{key}");
     vec![
@@ -62,7 +62,7 @@ pub(super) const HALF_A_BODY: &str =
 pub(super) const BY_A: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na";
 pub(super) const BY_B: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nb";
 
-/// Status, reason and body, and the time that it took, an hour at most.
+/// Status, reason and body, and the time that it took, at most one hour.
 pub(super) async fn told(client: &mut Peer, request: &str) -> String {
     let watch = Watch::start();
     client.send(request).await;
@@ -107,8 +107,8 @@ async fn how_often_the_first(key: Key) -> String {
     format!("{} of 20", a.hits())
 }
 
-/// A sidecar beside a hosts file. Returns who answers, and after how many steps of ten seconds the file's next text
-/// is followed.
+/// A sidecar with a hosts file. Returns which server answers, and after how many steps of ten seconds the file's next
+/// content is used.
 async fn by_hosts_file(key: Key, hosts: [&str; 2]) -> (String, u64) {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
@@ -153,7 +153,7 @@ async fn first_bytes(key: Key) -> String {
     String::from_utf8_lossy(&heard[..3]).into_owned()
 }
 
-/// Listens at A, and says no more than HTTP/2's first word.
+/// Listens at A, and sends only the first frame of HTTP/2.
 fn listening(mesh: &Mesh, heard: Arc<Mutex<Vec<u8>>>) -> Backend {
     mesh.scripted(A, move |mut peer: Peer, _| {
         let heard = heard.clone();
@@ -228,7 +228,7 @@ async fn time_of_a_long_answer(key: Key) -> String {
     format!("whole: {} after {} s", answer.is_whole, watch.seconds())
 }
 
-/// Of four requests, twenty seconds apart.
+/// The connections of four requests, twenty seconds apart.
 async fn connections_now_and_then(key: Key) -> String {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
@@ -241,7 +241,7 @@ async fn connections_now_and_then(key: Key) -> String {
     format!("{} connections", a.connections())
 }
 
-/// Two requests at once for an endpoint that is silent, and has one connection.
+/// Two requests at once for an endpoint that does not answer and may have one connection.
 async fn one_of_two(key: Key) -> String {
     let mesh = Mesh::default();
     let a = mesh.silent(A);
@@ -255,7 +255,7 @@ async fn one_of_two(key: Key) -> String {
     format!("{:?} {}", told.map(|answer| answer.reason().map(str::to_owned)).ok(), a.hits())
 }
 
-/// Two requests at once for an endpoint that is silent.
+/// Two requests at once for an endpoint that does not answer.
 async fn two_at_one_endpoint(key: Key) -> String {
     let mesh = Mesh::default();
     let a = mesh.silent(A);
@@ -287,7 +287,7 @@ fn patiently(endpoints: &[&str]) -> Value {
     json!({ "endpoints": endpoints, "load_balancer": "round_robin", "retry": "off" })
 }
 
-/// By forty requests at once, and by ten some time later.
+/// The endpoints asked by forty requests at once, and by ten some time later.
 async fn asked_while_ill(key: Key) -> String {
     let mesh = Mesh::default();
     let (a, _b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
