@@ -1,4 +1,4 @@
-//! An application that has everything on one port: quick answers, WebSockets and gRPC streams, all of them echoes.
+//! An application with everything on one port: quick answers, WebSockets and gRPC streams, all of them echoes.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -21,9 +21,9 @@ use tokio::net::{TcpListener, TcpStream};
 use super::backend::Task;
 use super::http2::Piped;
 
-/// A text frame of four bytes as a client sends it: head, length, mask, text.
+/// The size of a text frame of four bytes from a client: head, length, mask, text.
 pub(crate) const MASKED: usize = 10;
-/// The same as a server sends it.
+/// The size of such a frame from a server.
 pub(crate) const UNMASKED: usize = 6;
 /// RFC 6455 §1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -100,7 +100,7 @@ fn websocket(mut request: Request<Incoming>, key: &HeaderValue) -> Response<Pipe
         .expect("a well-formed answer")
 }
 
-/// Takes the mask off, which is zero, and says the rest.
+/// Echoes frames without their mask, which is zero.
 async fn echo_frames(mut io: impl AsyncRead + AsyncWrite + Unpin) {
     let mut frame = [0; MASKED];
     while io.read_exact(&mut frame).await.is_ok() {

@@ -1,4 +1,4 @@
-//! The zoo: back-ends that answer, dawdle, lie, break off, or do not speak HTTP at all.
+//! Back-ends of many kinds: some answer, some are slow, send wrong data, break off, or do not speak HTTP at all.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::eventually;
 use super::wire::{Message, Wire};
 
-/// Ends with its owner.
+/// A task that ends with its owner.
 pub(crate) struct Task(pub(crate) JoinHandle<()>);
 
 impl Drop for Task {
@@ -28,12 +28,12 @@ pub(crate) struct Backend {
     _task: Task,
 }
 
-/// What the scripts note.
+/// What the scripts record.
 #[derive(Default)]
 pub(crate) struct Seen {
     requests: Mutex<Vec<Message>>,
     connections: AtomicUsize,
-    /// Connections whose other end hung up.
+    /// Connections that the other end closed.
     ended: AtomicUsize,
     released: AtomicBool,
 }
@@ -43,7 +43,7 @@ impl Seen {
         self.requests.lock().push(message);
     }
 
-    /// Until the test lets go.
+    /// Waits until the test calls [`Backend::release`].
     pub(crate) async fn hold(self: &Arc<Self>) {
         let seen = self.clone();
         eventually("the test lets go", async move || seen.released.load(Relaxed).then_some(())).await;
@@ -70,7 +70,7 @@ impl Backend {
         Self { address, seen, _task: Task(task) }
     }
 
-    /// The body of a request comes back, on a connection that is kept.
+    /// Answers each request with its body, on a connection that is kept.
     pub(crate) async fn echo() -> Self {
         Self::serving(|wire, _, seen| echo(wire, seen)).await
     }
@@ -86,7 +86,7 @@ impl Backend {
         .await
     }
 
-    /// Accepts and reads nothing; tells of no end either.
+    /// Accepts connections, and neither reads nor notices their end.
     pub(crate) async fn deaf() -> Self {
         Self::serving(async |wire, _, _| {
             std::future::pending::<()>().await;
@@ -106,7 +106,7 @@ impl Backend {
         .await
     }
 
-    /// Says these bytes to every request, and hangs up.
+    /// Answers every request with these bytes, and closes.
     pub(crate) async fn saying(bytes: impl AsRef<[u8]> + Clone + Send + Sync + 'static) -> Self {
         Self::serving(move |mut wire, _, seen| {
             let bytes = bytes.clone();
@@ -120,7 +120,7 @@ impl Backend {
         .await
     }
 
-    /// Every other connection is reset; the others echo.
+    /// Resets every other connection, and echoes on the others.
     pub(crate) async fn flaky() -> Self {
         Self::serving(async |wire, number, seen| match number % 2 {
             1 => wire.reset(),
@@ -139,7 +139,7 @@ impl Backend {
         self.requests().pop().expect("a request")
     }
 
-    /// Lets go what the script holds back.
+    /// Ends the waits of the script.
     pub(crate) fn release(&self) {
         self.seen.released.store(true, Relaxed);
     }
@@ -153,7 +153,7 @@ impl Backend {
         eventually(&format!("{count} requests at the back-end"), probe).await;
     }
 
-    /// Waits until so many connections were ended by the other side.
+    /// Waits until the other side has closed this many connections.
     pub(crate) async fn has_ended(&self, count: usize) {
         let probe = async || (self.seen.ended.load(Relaxed) >= count).then_some(());
         eventually(&format!("{count} connections hung up"), probe).await;
@@ -172,8 +172,8 @@ async fn echo(mut wire: Wire, seen: Arc<Seen>) {
     seen.ended.fetch_add(1, Relaxed);
 }
 
-/// An address where nobody listens, nor ever will while the tests run: the socket stays bound, so that neither
-/// another test's listener nor somebody's outgoing connection is given its port.
+/// An address where nothing listens while the tests run: the socket stays bound, so that no other listener or outgoing
+/// connection gets its port.
 pub(crate) fn nobody() -> SocketAddr {
     let bound = socket();
     bound.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
@@ -182,18 +182,18 @@ pub(crate) fn nobody() -> SocketAddr {
     address
 }
 
-/// For a program that cannot choose a free port itself. Below the ports that the kernel gives out by itself, so that
-/// nobody else's listener or connection comes first.
+/// A port for a program that cannot choose a free one itself. It is below the ports that the kernel gives out, so that
+/// no other listener or connection takes it first.
 pub(crate) fn free() -> SocketAddr {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    let first = std::process::id() as usize * 64; // another run's ports are others, most likely
+    let first = std::process::id() as usize * 64; // another run most likely has other ports
     let ports = std::iter::repeat_with(|| 20_000 + (first + NEXT.fetch_add(1, Relaxed)) % 12_000);
     let addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port as u16)));
     let free = |address: &SocketAddr| std::net::TcpListener::bind(address).is_ok();
     addresses.take(12_000).find(free).expect("a free port")
 }
 
-/// A listener whose queue is full: whoever connects waits.
+/// A listener whose queue is full, so that every connecting client waits.
 pub(crate) struct FullBacklog {
     pub(crate) address: SocketAddr,
     _sockets: Vec<Socket>,
@@ -210,7 +210,7 @@ impl FullBacklog {
         for _ in 0..4 {
             let filler = socket();
             filler.set_nonblocking(true).expect("a socket");
-            drop(filler.connect(&local)); // in progress, which is told as an error
+            drop(filler.connect(&local)); // "in progress" is reported as an error
             sockets.push(filler);
         }
         Self { address: local.as_socket().expect("an IPv4 address"), _sockets: sockets }

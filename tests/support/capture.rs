@@ -1,4 +1,4 @@
-//! What went over a cable: tcpdump's record of it, put together again, and looked at as TLS.
+//! What was sent over a link: tcpdump's record, reassembled into streams and checked as TLS.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,9 +10,9 @@ use super::program::Program;
 use super::tools::printed;
 use super::{Scratch, eventually};
 
-/// Of the kernel, for tcpdump: mebibytes on loopback come faster than they are written.
+/// The kernel buffer for tcpdump: on loopback, mebibytes come faster than tcpdump writes them.
 const BUFFER_KIB: &str = "32768";
-/// Sent by the test to the discard port, when all that matters has been sent before.
+/// Sent by the test to the discard port after all other traffic, as the mark of the end.
 const END: &str = "the end of the record";
 
 pub(crate) struct Capture {
@@ -22,7 +22,7 @@ pub(crate) struct Capture {
 }
 
 impl Capture {
-    /// Of a device of this host.
+    /// Records a device of this host.
     pub(crate) async fn start(host: &Namespace, device: &str) -> Self {
         let scratch = Scratch::new();
         let file = scratch.path().join("packets");
@@ -36,7 +36,7 @@ impl Capture {
         Self { _tcpdump: tcpdump, file, _scratch: scratch }
     }
 
-    /// All packets so far; `to` is somebody behind the cable.
+    /// All packets so far. `to` is an address behind the link, to which the end mark is sent.
     pub(crate) async fn end(self, mut host: Command, to: IpAddr) -> Vec<u8> {
         host.args(["bash", "-c", &format!("echo '{END}' >/dev/udp/{to}/9")]);
         printed(host).await;
@@ -52,17 +52,17 @@ pub(crate) fn contains(bytes: &[u8], text: &str) -> bool {
     bytes.windows(text.len()).any(|window| window == text.as_bytes())
 }
 
-/// What one end of a TCP connection said to the other.
+/// The bytes that one end of a TCP connection sent.
 #[derive(Debug)]
 pub(crate) struct Flow {
     pub(crate) from: SocketAddr,
     pub(crate) to: SocketAddr,
-    /// The number of its first byte.
+    /// The sequence number of the first byte.
     begin: u32,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Of a record of whole connections.
+/// The flows of a record that has whole connections only.
 pub(crate) fn flows(packets: &[u8]) -> Vec<Flow> {
     let (mut open, mut all): (BTreeMap<(SocketAddr, SocketAddr), Flow>, Vec<Flow>) = Default::default();
     for packet in frames(packets) {
@@ -85,7 +85,7 @@ pub(crate) fn flows(packets: &[u8]) -> Vec<Flow> {
 }
 
 impl Flow {
-    /// Segments come in order on a cable, some of them more than once.
+    /// Adds a segment. On a link segments come in order, some of them more than once.
     fn add(&mut self, segment: &Segment<'_>) {
         let at = segment.number.wrapping_sub(self.begin) as usize;
         assert!(at <= self.bytes.len(), "a gap in {} to {}", self.from, self.to);
@@ -93,7 +93,7 @@ impl Flow {
         self.bytes.extend_from_slice(new);
     }
 
-    /// TLS 1.3 from the first byte to the last, as far as an observer can tell (RFC 8446, 4.2.1 and 5.1).
+    /// Asserts TLS 1.3 from the first byte to the last, as far as an observer can see (RFC 8446, 4.2.1 and 5.1).
     pub(crate) fn must_be_tls13(&self) {
         let told = format!("{} to {}", self.from, self.to);
         let mut rest = &self.bytes[..];
@@ -105,13 +105,13 @@ impl Flow {
                 (20..=23).contains(kind) && length <= 16_640,
                 "{told}: a record of kind {kind}, {length} long"
             );
-            rest = after.get(length..).unwrap_or_default(); // the last one may have been cut short
+            rest = after.get(length..).unwrap_or_default(); // the last record may be incomplete
         }
         assert!(rest.len() < 5, "{told}: what is no TLS follows: {:?}", &rest[..rest.len().min(16)]);
     }
 }
 
-/// A ClientHello that offers it, or a ServerHello that takes it.
+/// Whether it is a ClientHello that offers TLS 1.3, or a ServerHello that accepts it.
 fn speaks_tls13(hello: &[u8]) -> bool {
     const SUPPORTED_VERSIONS: usize = 43;
     let mut rest = Reader(hello);
@@ -161,7 +161,7 @@ struct Segment<'a> {
 }
 
 impl<'a> Segment<'a> {
-    /// Of a frame of Ethernet. `None`: no TCP.
+    /// Reads an Ethernet frame. `None` when it is not TCP.
     fn read(frame: &'a [u8]) -> Option<Self> {
         const TCP: u8 = 6;
         let packet = frame.get(14..)?;
@@ -190,7 +190,7 @@ impl<'a> Segment<'a> {
     }
 }
 
-/// The frames in a file of tcpdump's own format, as written on this machine.
+/// The frames in a file of tcpdump's format, written on this machine.
 fn frames(file: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = file.get(24..).unwrap_or_default();
     assert!(file.starts_with(&0xa1b2_c3d4_u32.to_ne_bytes()), "a record of packets");

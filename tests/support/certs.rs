@@ -1,4 +1,4 @@
-//! Who everybody is: certificates from the product's own CA.
+//! Certificates for the tests, from the product's own CA.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -27,7 +27,7 @@ impl Authority {
         self.0.issue(&id, &[], ttl).expect("a certificate")
     }
 
-    /// The same as a directory that `identity.directory` takes.
+    /// Issues a certificate into a directory for `identity.directory`.
     pub(crate) fn issue_into(&self, directory: &Path, account: &str) {
         fs::create_dir_all(directory).expect("a directory for certificates");
         for (name, content) in files(&self.issue(account)) {
@@ -40,14 +40,14 @@ fn files(issued: &IssuedPem) -> [(&'static str, &str); 3] {
     [("tls.crt", &issued.certificate), ("tls.key", &issued.key), ("ca.crt", &issued.bundle)]
 }
 
-/// A directory of certificates as kubelet mounts a Secret: links into `..data`, a link to the set in use.
+/// A directory of certificates as the kubelet mounts a Secret: links into `..data`, which is a link to the set in use.
 pub(crate) struct Secret {
     directory: PathBuf,
     sets: usize,
 }
 
 impl Secret {
-    /// Of a directory that holds the files themselves.
+    /// Makes it from a directory that holds the files themselves.
     pub(crate) fn of(directory: PathBuf, issued: &IssuedPem) -> Self {
         let mut secret = Self { directory, sets: 0 };
         secret.swap(issued);
@@ -59,7 +59,7 @@ impl Secret {
         secret
     }
 
-    /// All files at once, as kubelet does it.
+    /// Replaces all files at once, as the kubelet does.
     pub(crate) fn swap(&mut self, issued: &IssuedPem) {
         let before = self.directory.join(format!("..set-{}", self.sets));
         self.sets += 1;
@@ -70,16 +70,16 @@ impl Secret {
         }
         symlink(set, self.directory.join("..data_tmp")).expect("a link");
         fs::rename(self.directory.join("..data_tmp"), self.directory.join("..data")).expect("a swap");
-        drop(fs::remove_dir_all(before)); // the first time there is none
+        drop(fs::remove_dir_all(before)); // at the first swap there is none
     }
 
-    /// The first half of the certificate, over the old one.
+    /// Overwrites the certificate with the first half of a new one.
     pub(crate) fn write_half(&self, issued: &IssuedPem) {
         let half = &issued.certificate[..issued.certificate.len() / 2];
         fs::write(self.directory.join("tls.crt"), half).expect("a certificate file");
     }
 
-    /// One file after the other, in place.
+    /// Writes the files one by one, in place.
     pub(crate) fn write(&self, issued: &IssuedPem) {
         for (name, content) in files(issued) {
             fs::write(self.directory.join(name), content).expect("a certificate file");

@@ -1,4 +1,4 @@
-//! curl without habits of its own: no proxy but the one it is told, and an end in time.
+//! curl without a user's configuration: no proxy except the given one, and a time limit.
 
 use std::process::Command;
 

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use super::backend::Task;
 use super::soon;
 
-/// A body made of whatever is pushed into the other end.
+/// A body of the frames that are pushed into its sender.
 pub(crate) struct Piped(mpsc::Receiver<Frame<Bytes>>);
 
 impl Piped {
@@ -28,7 +28,7 @@ impl Piped {
         (sender, Self(receiver))
     }
 
-    /// These frames and no more.
+    /// A body of these frames.
     pub(crate) fn of(frames: impl IntoIterator<Item = Frame<Bytes>>) -> Self {
         let frames: Vec<_> = frames.into_iter().collect();
         let (sender, receiver) = mpsc::channel(frames.len().max(1));
@@ -95,7 +95,7 @@ pub(crate) fn grpc(host: &str, body: Piped) -> Request<Piped> {
         .expect("a well-formed request")
 }
 
-/// A body read to its end, and its trailers.
+/// Reads a body to its end, with its trailers.
 pub(crate) async fn collect(body: Incoming) -> (Bytes, HeaderMap) {
     let collected = soon("the end of a body", body.collect()).await.expect("a whole body");
     let trailers = collected.trailers().cloned().unwrap_or_default();

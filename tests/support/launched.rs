@@ -1,4 +1,4 @@
-//! The built binary behind another program: in a namespace under a user of its own, or with fewer descriptors.
+//! The built binary, started through another program: in a namespace as another user, or with fewer descriptors.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,17 +9,18 @@ use super::program::Program;
 use super::tools::printed;
 use super::{Scratch, eventually};
 
-/// A sidecar at work; killed with the test.
+/// A running sidecar, which is killed at the end of the test.
 pub(crate) struct Launched {
     program: Program,
-    /// The line that said so.
+    /// The ready line.
     ready: String,
     #[allow(dead_code, reason = "the files stay as long as the process")]
     scratch: Scratch,
 }
 
 impl Launched {
-    /// Exactly this configuration; an empty one is the defaults. `prefix` is a command that ends by running the words behind its own.
+    /// Starts it with exactly this configuration; an empty one means the defaults. `prefix` is a command that runs the
+    /// command in its arguments.
     pub(crate) async fn start(mut prefix: Command, yaml: &str, identity: Option<(&Authority, &str)>) -> Self {
         let scratch = Scratch::new();
         let mut yaml = yaml.to_owned();
@@ -43,17 +44,17 @@ impl Launched {
         found.parse().expect("an address")
     }
 
-    /// Waits until its log has this.
+    /// Waits until the log contains this text.
     pub(crate) async fn has_told(&self, text: &str) {
         eventually(text, async || self.program.errors().contains(text).then_some(())).await;
     }
 
-    /// Its log so far.
+    /// The log so far.
     pub(crate) fn errors(&self) -> String {
         self.program.errors()
     }
 
-    /// SIGTERM, and its end.
+    /// Sends SIGTERM, and waits for the end.
     pub(crate) async fn terminated(&self) {
         let mut kill = Command::new("sh");
         kill.args(["-c", &format!("kill -TERM {}", self.pid())]);
@@ -61,7 +62,7 @@ impl Launched {
         eventually("the end of the sidecar", async || self.has_ended().then_some(())).await;
     }
 
-    /// Gone, or waiting to be reaped.
+    /// Whether the process has ended, reaped or not.
     fn has_ended(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid()));
         stat.map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" Z")))
@@ -72,7 +73,7 @@ impl Launched {
     }
 }
 
-/// `PILLION_TEST_BINARY` names another build, so that figures can be those of a release.
+/// The binary to test. `PILLION_TEST_BINARY` names another build, for measurements with a release build.
 pub(crate) fn binary() -> PathBuf {
     std::env::var_os("PILLION_TEST_BINARY")
         .map_or_else(|| env!("CARGO_BIN_EXE_pillion").into(), PathBuf::from)

@@ -1,5 +1,5 @@
-//! Load that keeps to its schedule whatever the answers do, with streams that live as long as it: everything that
-//! goes wrong is told.
+//! Load on a fixed schedule, independent of the answers, with streams that live as long as the load. Every failure is
+//! recorded.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,32 +17,32 @@ use super::http2::{Client, Piped, collect, grpc};
 use super::wire::Wire;
 use super::{PATIENCE, eventually, soon};
 
-/// A request that is sent so much after its time is late: the machine was busy, or the answer before it slow.
+/// A request that is sent this long after its time counts as late: the machine was busy, or the previous answer slow.
 const LATE: Duration = Duration::from_millis(50);
-/// Clients come anew after so many requests: a reload concerns new connections too.
+/// Clients connect again after this many requests, because a reload concerns new connections as well.
 const REQUESTS: usize = 50;
 const STREAMS_PER_CONNECTION: usize = 10;
 
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
-    /// Requests in a second, of all clients together.
+    /// Requests per second, of all clients together.
     pub(crate) rate: u32,
-    /// Each with a connection of its own.
+    /// The number of clients, each with a connection of its own.
     pub(crate) clients: u32,
-    /// So many WebSockets, and as many gRPC streams.
+    /// The number of WebSockets, and of gRPC streams.
     pub(crate) streams: usize,
 }
 
-/// What came of it.
+/// The results of the load.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) answers: AtomicUsize,
     pub(crate) late: AtomicUsize,
     pub(crate) echoes: AtomicUsize,
     pub(crate) streams: AtomicUsize,
-    /// From the time when a request should have been sent.
+    /// The longest time from the scheduled time of a request to its answer.
     pub(crate) slowest: Mutex<Duration>,
-    /// Requests without their answer, and streams that were cut.
+    /// Requests without an answer, and streams that were cut.
     pub(crate) failures: Mutex<Vec<String>>,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// `ports` are the caller's sidecar's; all of them lead to `orders`.
+    /// `ports` are two ports of the caller's sidecar that lead to `orders`.
     pub(crate) async fn start(ports: [SocketAddr; 2], size: Size) -> Self {
         let mut load = Self { stops: Arc::default(), tally: Arc::default(), tasks: JoinSet::new() };
         let pause = Duration::from_secs(1) * size.clients / size.rate;
@@ -85,7 +85,7 @@ impl Load {
         load
     }
 
-    /// Waits until so many further answers have come, and each stream has said something.
+    /// Waits until this many further answers have come, and each stream has received something.
     pub(crate) async fn goes_on(&self, further: usize) {
         let before = self.tally.answers.load(Relaxed);
         eventually("further answers", async || {
@@ -96,7 +96,7 @@ impl Load {
         .await;
     }
 
-    /// Streams end as they should, which is looked at too.
+    /// Ends the load. The orderly end of the streams is checked as well.
     pub(crate) async fn stop(mut self) -> Arc<Tally> {
         self.stops.store(true, Relaxed);
         while let Some(ended) = soon("the end of a client", self.tasks.join_next()).await {
@@ -114,14 +114,14 @@ impl Tally {
     }
 }
 
-/// What is late comes at once, so that the rate holds.
+/// Late ticks come at once, so that the rate is kept.
 fn ticks(first: Instant, pause: Duration) -> Interval {
     let mut ticks = interval_at(first, pause);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     ticks
 }
 
-/// Requests on one connection after the other.
+/// Sends requests, on one connection after the other.
 async fn ask(port: SocketAddr, mut ticks: Interval, stops: &AtomicBool, tally: &Tally) {
     let mut wire = None;
     for number in 0_usize.. {
@@ -151,7 +151,7 @@ async fn ask(port: SocketAddr, mut ticks: Interval, stops: &AtomicBool, tally: &
     }
 }
 
-/// GET and POST in turn: nobody sends a POST again. Returns whether the connection stays.
+/// Sends GET and POST alternately, because a POST is never sent again. Returns whether the connection stays open.
 async fn ask_once(wire: &mut Wire, number: usize) -> Result<bool, String> {
     let (method, body) = match number % 2 {
         0 => ("GET", String::new()),
@@ -169,7 +169,7 @@ async fn ask_once(wire: &mut Wire, number: usize) -> Result<bool, String> {
     Ok(answer.header("connection") != Some("close"))
 }
 
-/// Between two tokens of one stream.
+/// The pause between two tokens of a stream.
 const TOKENS: Duration = Duration::from_secs(1);
 
 async fn websocket(port: SocketAddr, stops: &AtomicBool, tally: &Tally) -> Result<(), String> {

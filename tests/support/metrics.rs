@@ -1,10 +1,10 @@
-//! What a sidecar tells Prometheus, read as Prometheus reads it.
+//! The metrics of a sidecar, read as Prometheus reads them.
 
 use std::net::SocketAddr;
 
 use super::wire::Wire;
 
-/// One scrape.
+/// The result of one scrape.
 pub(crate) struct Scrape {
     pub(crate) text: String,
     samples: Vec<Sample>,
@@ -59,7 +59,7 @@ fn pairs(mut rest: &str) -> Vec<(String, String)> {
     pairs
 }
 
-/// Up to the closing quote, unescaped, and how many bytes that took with the quote.
+/// The text up to the closing quote, unescaped, and the number of bytes including the quote.
 fn quoted(text: &str) -> (String, usize) {
     let mut value = String::new();
     let mut chars = text.char_indices();
@@ -78,7 +78,7 @@ fn quoted(text: &str) -> (String, usize) {
 }
 
 #[test]
-fn a_line_of_the_exposition_is_taken_apart() {
+fn a_line_of_the_exposition_is_parsed() {
     let sample = sample(r#"x_total{a="1,\"}",b="\\"} 3"#);
     assert_eq!((sample.name.as_str(), sample.value), ("x_total", 3.0));
     let labels = [("a", "1,\"}"), ("b", "\\")].map(|(key, value)| (key.to_owned(), value.to_owned()));

@@ -1,6 +1,6 @@
-//! What the end-to-end tests stand on: real sidecars as processes, hostile back-ends, clients, and real tools.
+//! Tools of the end-to-end tests: real sidecars as processes, hostile back-ends, clients, and real programs.
 //!
-//! Deliberately absent: a fake of anything. Who listens here listens on a socket.
+//! Deliberately absent: fakes. Every server here listens on a real socket.
 
 pub(crate) mod application;
 pub(crate) mod backend;
@@ -30,10 +30,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long anything may take that must happen. Long: a busy machine is not a fault of the proxy.
+/// The time limit of every wait. It is long, because a busy machine is not a fault of the proxy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Asks again and again until the answer is there.
+/// Repeats `probe` until it returns a value.
 pub(crate) async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -45,7 +45,7 @@ pub(crate) async fn eventually<T>(what: &str, mut probe: impl AsyncFnMut() -> Op
     }
 }
 
-/// Waits for what must come.
+/// Waits for an event that must come.
 pub(crate) async fn soon<F: Future>(what: &str, event: F) -> F::Output {
     match tokio::time::timeout(PATIENCE, event).await {
         Ok(output) => output,
@@ -53,7 +53,7 @@ pub(crate) async fn soon<F: Future>(what: &str, event: F) -> F::Output {
     }
 }
 
-/// A directory of one test's own, removed with it.
+/// The directory of one test, removed with it.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {

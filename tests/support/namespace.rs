@@ -1,6 +1,7 @@
-//! Network namespaces of a test's own, with the kernel's redirection as an init container leaves it in a pod.
+//! Network namespaces of one test, with the kernel's redirection as an init container leaves it in a pod.
 //!
-//! Deliberately absent: `pillion init`, whose rules have their own tests. These are the plainest that redirect.
+//! Deliberately absent: `pillion init`, whose rules have their own tests. The rules here are the simplest that
+//! redirect.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,12 +13,12 @@ use super::eventually;
 use super::launched::Launched;
 use super::tools::printed;
 
-/// The sidecar's own user, whose connections the rules leave alone.
+/// The user of the sidecar, whose connections the rules leave alone.
 pub(crate) const SIDECAR: &str = "1337";
 pub(crate) const OUTBOUND_PORT: &str = "15001";
 pub(crate) const INBOUND_PORT: &str = "15006";
 
-/// The same addresses in one version of IP. Nobody answers at `service` or `nobody`: they are only routed.
+/// The test's addresses in one version of IP. Nothing answers at `service` and `nobody`: they are only routed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Family {
     pub(crate) pod: IpAddr,
@@ -25,7 +26,7 @@ pub(crate) struct Family {
     pub(crate) loopback: IpAddr,
     /// A virtual address, as a cluster gives to a service.
     pub(crate) service: IpAddr,
-    /// Another one, that no configuration knows.
+    /// Another virtual address, which no configuration has.
     pub(crate) nobody: IpAddr,
 }
 
@@ -46,19 +47,19 @@ pub(crate) fn families() -> [Family; 2] {
     ]
 }
 
-/// These ports of one address in both versions of IP, as elements of a YAML list.
+/// These ports of one address in both versions of IP, as items of a YAML list.
 pub(crate) fn in_both(address: impl Fn(Family) -> IpAddr, port: u16) -> String {
     families().map(|family| format!("\"{}\"", SocketAddr::new(address(family), port))).join(", ")
 }
 
-/// A pod, and the world beside it: two hosts with a cable between them. The pod's default route is the world.
+/// Two hosts with a link between them: a pod, and the "world". The pod's default route leads to the world.
 pub(crate) struct Hosts {
     pub(crate) pod: Namespace,
     pub(crate) world: Namespace,
 }
 
 impl Hosts {
-    /// `None`, with the reason printed: this machine cannot (no root, no iptables).
+    /// `None`, with the reason printed, when this machine cannot make them (no root, no iptables).
     pub(crate) fn new() -> Option<Self> {
         sweep();
         match Namespace::new("pod").and_then(|pod| Ok(Self { pod, world: Namespace::new("world")? })) {
@@ -85,7 +86,7 @@ impl Hosts {
         }
     }
 
-    /// A second cable, called `bypass`, for who wants to leave the sidecars out. Returns the world's address on it.
+    /// Adds a second link, called `bypass`, that goes past the sidecars. Returns the world's address on it.
     pub(crate) fn lay_bypass(&self) -> IpAddr {
         self.lay("bypass", [["10.98.0.1/24", "fd00:98::1/64"], ["10.98.0.2/24", "fd00:98::2/64"]]);
         "10.98.0.2".parse().expect("an address")
@@ -97,7 +98,7 @@ impl Hosts {
         ip(&[&cable[..], &["netns", &world.name]].concat());
         for (host, addresses) in [(pod, pods), (world, worlds)] {
             for address in addresses {
-                // Without a second of doubt about its uniqueness.
+                // `nodad`: the address is usable at once, without duplicate address detection.
                 host.ip(&["address", "add", address, "dev", name, "nodad"]);
             }
             host.ip(&["link", "set", name, "up"]);
@@ -105,10 +106,10 @@ impl Hosts {
     }
 }
 
-/// One host's network; its processes must have ended before it goes.
+/// The network of one host. Its processes must have ended before it is dropped.
 pub(crate) struct Namespace {
     pub(crate) name: String,
-    /// The pair of programs, for IPv4 and IPv6, that this kernel understands.
+    /// The pair of programs for IPv4 and IPv6 that work with this kernel.
     tables: [&'static str; 2],
 }
 
@@ -122,7 +123,8 @@ impl Namespace {
         Ok(made)
     }
 
-    /// Distributions choose between two kernels' worlds; a kernel may have only the other.
+    /// Finds the iptables programs that work: distributions choose between two variants, and a kernel may have only one
+    /// of them.
     fn working_tables(&self) -> Result<[&'static str; 2], String> {
         let pairs = [
             ["iptables", "ip6tables"],
@@ -136,25 +138,25 @@ impl Namespace {
         pairs.into_iter().find(|pair| works(pair).is_ok()).ok_or(why)
     }
 
-    /// What the host's programs send goes to the sidecar's outbound port, except what the sidecar sends.
+    /// Redirects what the host's programs send to the sidecar's outbound port, except what the sidecar sends.
     pub(crate) fn redirect_outgoing(&self) {
         let owner = ["-m", "owner", "!", "--uid-owner", SIDECAR];
         self.redirect("OUTPUT", &owner, OUTBOUND_PORT);
     }
 
-    /// What other hosts send goes to the sidecar's inbound port.
+    /// Redirects what other hosts send to the sidecar's inbound port.
     pub(crate) fn redirect_incoming(&self) {
         self.redirect("PREROUTING", &[], INBOUND_PORT);
     }
 
-    /// The resolv.conf of programs that are started in it from now on.
+    /// Sets the resolv.conf of programs that are started in it from now on.
     pub(crate) fn resolve_by(&self, resolv_conf: &str) {
         let folder = self.own_files();
         std::fs::create_dir_all(&folder).expect("root may");
         std::fs::write(folder.join("resolv.conf"), resolv_conf).expect("root may");
     }
 
-    /// What `ip netns exec` puts over /etc.
+    /// The folder whose files `ip netns exec` puts over /etc.
     fn own_files(&self) -> PathBuf {
         Path::new("/etc/netns").join(&self.name)
     }
@@ -167,28 +169,29 @@ impl Namespace {
         }
     }
 
-    /// One command of iptables or ip6tables.
+    /// Runs one command of iptables or ip6tables.
     pub(crate) fn table(&self, family: Family, words: &[&str]) {
         let [v4, v6] = self.tables;
         let tool = if family.pod.is_ipv4() { v4 } else { v6 };
         self.run(&[&[tool], words].concat()).unwrap_or_else(|error| unreachable!("{error}"));
     }
 
-    /// What comes behind it runs in this namespace as root, like an application; it dies when the test does.
+    /// A prefix that runs a command in this namespace as root, like an application. The command is killed when the test
+    /// ends.
     pub(crate) fn enter(&self) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name, "setpriv", "--pdeathsig", "KILL"]);
         command
     }
 
-    /// The same under the sidecar's user, whom the rules let pass.
+    /// Like [`Self::enter`], as the sidecar's user, which the rules leave alone.
     pub(crate) fn enter_as_sidecar(&self) -> Command {
         let mut command = self.enter();
         command.args(["--reuid", SIDECAR, "--regid", SIDECAR, "--clear-groups"]);
         command
     }
 
-    /// The same with the one capability that TPROXY needs.
+    /// Like [`Self::enter_as_sidecar`], with the one capability that TPROXY needs.
     pub(crate) fn enter_as_sidecar_for_tproxy(&self) -> Command {
         let mut command = self.enter_as_sidecar();
         command.args(["--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"]);
@@ -221,7 +224,7 @@ impl Namespace {
         Launched::start(self.enter_as_sidecar_for_tproxy(), yaml, Some((authority, account))).await
     }
 
-    /// Waits until this host's sidecar has counted so many.
+    /// Waits until this host's sidecar has counted this many.
     pub(crate) async fn counted(&self, count: u32, name: &str, labels: &[(&str, &str)]) {
         let (what, wanted) = (format!("{count} of {name}{labels:?}"), f64::from(count));
         eventually(&what, async || {
@@ -260,7 +263,7 @@ impl Drop for Namespace {
     }
 }
 
-/// Removes what a killed run left: namespaces named after a process that is gone.
+/// Removes namespaces that a killed run left: those named after a process that has ended.
 pub(crate) fn sweep() {
     let names = ran("ip", &["netns", "list"]).unwrap_or_default();
     for name in names.lines().filter_map(|line| line.split(' ').next()) {
@@ -276,7 +279,7 @@ pub(crate) fn ip(words: &[&str]) {
     ran("ip", words).unwrap_or_else(|error| unreachable!("{error}"));
 }
 
-/// What it printed, or why it failed.
+/// Runs a command. Returns what it printed, or why it failed.
 fn ran(program: &str, words: &[&str]) -> Result<String, String> {
     let told = format!("{program} {}", words.join(" "));
     let Output { status, stdout, stderr } =

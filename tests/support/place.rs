@@ -1,4 +1,4 @@
-//! Where a server runs: here, on loopback; or in a pod, on every address that it has, as somebody who may do nothing.
+//! Where a server runs: on this host on loopback, or in a pod on every address, as a user without privileges.
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,19 +10,19 @@ use super::backend::free;
 use super::namespace::Namespace;
 use super::tools::run;
 
-/// The application's user in a pod.
+/// The user of applications in a pod.
 pub(crate) const APPLICATION: &str = "nobody";
 
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
-    /// Where it answers: on loopback, as seen from where it runs.
+    /// The address where the server answers: on loopback, as seen from the place.
     pub(crate) address: SocketAddr,
-    /// A command that ends by running the words behind its own; nothing here.
+    /// A prefix that runs the command in its arguments. Empty on this host.
     prefix: Vec<OsString>,
 }
 
 impl Place {
-    /// A free port.
+    /// This host, with a free port.
     pub(crate) fn here() -> Self {
         Self { address: free(), prefix: Vec::new() }
     }
@@ -37,7 +37,7 @@ impl Place {
         !self.prefix.is_empty()
     }
 
-    /// The same command where it is to run.
+    /// The command as it must be run in this place.
     pub(crate) fn entered(&self, command: &Command) -> Command {
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let mut all = self.prefix.iter().map(OsString::as_os_str).chain(words);

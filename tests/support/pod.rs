@@ -1,8 +1,8 @@
-//! Pods on a node: hosts of a network of their own, each with the rules of `pillion init`, and a sidecar that may do
-//! no more than it needs.
+//! Pods on a node: each is a host with its own network, the rules of `pillion init`, and a sidecar with no more
+//! privileges than it needs.
 //!
-//! The node joins them by a bridge, has an address there, no sidecar, and no certificate: it is also whoever calls
-//! from outside the mesh, and the kubelet.
+//! A bridge on the node joins them. The node has an address on it, but no sidecar and no certificate: it plays the
+//! clients outside the mesh and the kubelet.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::Command;
@@ -30,7 +30,7 @@ impl Version {
         }
     }
 
-    /// A service's: nobody has it, it is only routed.
+    /// The address of a service. No host has it; it is only routed.
     pub(crate) fn service(self, port: u16) -> SocketAddr {
         let ip: IpAddr = match self {
             Self::V4 => Ipv4Addr::new(10, 96, 0, 10).into(),
@@ -54,11 +54,11 @@ impl Version {
     }
 }
 
-/// How connections are brought to the sidecars.
+/// How connections are redirected to the sidecars.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Variant {
     pub(crate) mode: Mode,
-    /// As `pillion init --backend` calls it.
+    /// The value of `pillion init --backend`.
     pub(crate) backend: &'static str,
 }
 
@@ -85,7 +85,7 @@ impl Variant {
         }
     }
 
-    /// Whether machine and kernel have it.
+    /// Whether the machine and its kernel support the variant.
     fn is_there(self, host: &Namespace) -> bool {
         let works = |program: &&str| {
             let words: &[&str] = if *program == "nft" { &["list", "ruleset"] } else { &["-t", "nat", "-S"] };
@@ -98,7 +98,7 @@ impl Variant {
     }
 }
 
-/// Of pods that can reach each other.
+/// The network of pods that can reach each other.
 pub(crate) struct Node {
     pub(crate) host: Namespace,
     variant: Variant,
@@ -108,7 +108,7 @@ pub(crate) struct Node {
 const GATEWAY: u16 = 254;
 
 impl Node {
-    /// `None`, with the reason printed: this machine cannot.
+    /// `None`, with the reason printed, when this machine cannot make it.
     pub(crate) fn new(variant: Variant) -> Option<Self> {
         if !["ip", "setpriv", "curl", "python3", "bash"].into_iter().all(require) {
             return None;
@@ -127,7 +127,7 @@ impl Node {
         Some(Self { host, variant })
     }
 
-    /// With its rules. `number`: of its addresses, from 1.
+    /// Adds a pod with its rules. `number` chooses its addresses, from 1.
     pub(crate) async fn pod(&self, number: u16) -> Pod {
         let host = Namespace::new(&format!("pod{number}")).expect("another namespace");
         let port = format!("pod{number}");
@@ -153,7 +153,7 @@ fn addresses(host: &Namespace, device: &str, number: u16) {
     host.ip(&["address", "add", &format!("{v6}/64"), "dev", device, "nodad"]);
 }
 
-/// One host of the mesh; its processes must have ended before it goes.
+/// One host of the mesh. Its processes must have ended before it is dropped.
 pub(crate) struct Pod {
     pub(crate) host: Namespace,
     number: u16,
@@ -165,7 +165,7 @@ impl Pod {
         (version.pod(self.number), port).into()
     }
 
-    /// The address from which `caller` comes to its application.
+    /// The address that the application sees for connections of `caller`.
     pub(crate) fn sees(&self, caller: &Self, version: Version) -> IpAddr {
         match (self.variant.mode, version) {
             (Mode::Tproxy, _) => version.pod(caller.number),
@@ -174,12 +174,12 @@ impl Pod {
         }
     }
 
-    /// The node's port that leads to it.
+    /// The node's port on the bridge that leads to the pod.
     pub(crate) fn port(&self) -> String {
         format!("pod{}", self.number)
     }
 
-    /// As root, once, before anything else runs.
+    /// Runs `pillion init` as root, once, before anything else runs.
     async fn init(&self) {
         let mode = match self.variant.mode {
             Mode::Redirect => "redirect",
@@ -191,8 +191,8 @@ impl Pod {
         assert!(output.status.success(), "{:?}: {}", self.variant, String::from_utf8_lossy(&output.stderr));
     }
 
-    /// What comes behind it runs in this pod as an application does. It may look into folders that are not its own:
-    /// Python and the tests' scripts may lie in one of root's.
+    /// A prefix that runs a command in this pod like an application. The command may read folders of other users,
+    /// because Python and the tests' scripts may be in one of root's.
     pub(crate) fn enter(&self) -> Command {
         let mut command = self.host.enter();
         command.args(["--reuid", APPLICATION, "--regid", "nogroup", "--clear-groups"]);
@@ -207,7 +207,7 @@ impl Pod {
         Place::in_pod(&self.host, port)
     }
 
-    /// Under a user of its own without any capability; for TPROXY with the one that it needs.
+    /// Starts a sidecar as its own user without any capability. For TPROXY it has the one capability that this needs.
     pub(crate) async fn sidecar(&self, yaml: &str, authority: &Authority, account: &str) -> Launched {
         let mut prefix = self.host.enter_as_sidecar();
         let (words, effective): (&[&str], _) = match self.variant.mode {
@@ -233,8 +233,8 @@ impl Pod {
     }
 }
 
-/// A service of the caller's sidecar for each version of IP: a port of the service's address, led to a port of one
-/// or more pods, who are `account`.
+/// A service of the caller's sidecar for each version of IP: a port of the service's address, which leads to a port of
+/// one or more pods with the identity `account`.
 pub(crate) fn service(name: &str, port: u16, pods: &[&Pod], at: u16, account: &str) -> String {
     let one = |version: Version| {
         let endpoints: Vec<String> = pods.iter().map(|pod| format!("\"{}\"", pod.at(version, at))).collect();

@@ -1,4 +1,4 @@
-//! A program at work beside a test: heard line by line, and ended with its owner.
+//! A program that runs beside a test. Its output is read line by line, and it ends with its owner.
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::process::{Child, Command, Stdio};
@@ -29,7 +29,7 @@ impl Program {
         Self { child, lines, errors, told }
     }
 
-    /// A script of this directory, run by Python behind `prefix`.
+    /// A script of this directory, run by Python through `prefix`.
     pub(crate) fn script(mut prefix: Command, name: &str, arguments: &[&str]) -> Command {
         let path = format!("{}/tests/support/{name}", env!("CARGO_MANIFEST_DIR"));
         prefix.args(["python3", "-u"]).arg(path).args(arguments);
@@ -42,7 +42,7 @@ impl Program {
         line.unwrap_or_else(|| unreachable!("{} ended; {}", self.told, self.errors.lock()))
     }
 
-    /// Whether it has printed nothing that was not read.
+    /// Whether it has printed nothing that is still unread.
     pub(crate) fn is_silent(&self) -> bool {
         self.lines.is_empty()
     }
@@ -53,7 +53,7 @@ impl Program {
         serde_json::from_str(&line).unwrap_or_else(|error| unreachable!("{error}: {line}"))
     }
 
-    /// What it has said on standard error so far.
+    /// What it has written to standard error so far.
     pub(crate) fn errors(&self) -> String {
         self.errors.lock().clone()
     }
@@ -62,7 +62,7 @@ impl Program {
         self.child.id()
     }
 
-    /// The next line of standard output, or `None`: it has ended.
+    /// The next line of standard output. `None` when the program has ended.
     pub(crate) async fn next_line(&mut self) -> Option<String> {
         soon(&self.told, self.lines.recv()).await
     }
@@ -78,7 +78,7 @@ impl Drop for Program {
     }
 }
 
-/// Read on a thread of its own, to the end: a pipe that nobody empties would stop the program.
+/// Reads a pipe to its end on a thread of its own: a full pipe would stop the program.
 fn each_line(pipe: impl Read + Send + 'static, mut hears: impl FnMut(String) + Send + 'static) {
     std::thread::spawn(move || BufReader::new(pipe).lines().map_while(Result::ok).for_each(&mut hears));
 }

@@ -1,4 +1,4 @@
-//! A wire tap in front of a real server: it passes bytes on unchanged, and notes them.
+//! A recorder in front of a real server: it passes bytes on unchanged, and records them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,14 +11,14 @@ use tokio::net::{TcpListener, TcpStream};
 use super::backend::Task;
 use super::eventually;
 
-/// Stands at [`Self::address`] for the server behind it.
+/// Listens at [`Self::address`] for the server behind it.
 pub(crate) struct Recorder {
     pub(crate) address: SocketAddr,
     tape: Arc<Tape>,
     _task: Task,
 }
 
-/// What passed on all connections so far.
+/// The bytes of all connections so far.
 #[derive(Default)]
 struct Tape {
     requests: Mutex<Vec<u8>>,
@@ -45,7 +45,7 @@ impl Recorder {
         Self { address, tape, _task: Task(task) }
     }
 
-    /// What came for the server and what it said since the last call, once every connection has ended.
+    /// The bytes for the server and the bytes from it since the last call, once every connection has ended.
     pub(crate) async fn taken(&self) -> (Vec<u8>, Vec<u8>) {
         let ended = async || (self.tape.open.load(Relaxed) == 0).then_some(());
         eventually("the server's connections have ended", ended).await;
@@ -58,7 +58,7 @@ async fn pass_on(client: TcpStream, server: SocketAddr, tape: &Tape) {
     let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
     tokio::join!(
         copy(from_client, to_server, &tape.requests),
-        copy(from_server, to_client, &tape.answers), // ends when the server does
+        copy(from_server, to_client, &tape.answers), // ends when the server closes
     );
 }
 

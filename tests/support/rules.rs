@@ -1,11 +1,11 @@
-//! The rules of a pod both of whose directions are intercepted: as `pillion init` installs them, and as they are when
-//! somebody wrote them by hand and got them wrong.
+//! The rules of a pod with both directions redirected: as `pillion init` installs them, and as wrong rules that were
+//! written by hand.
 
 use super::launched::binary;
 use super::namespace::{INBOUND_PORT, Namespace, OUTBOUND_PORT, SIDECAR, families};
 
 impl Namespace {
-    /// What the init container does, as root, before anything else runs.
+    /// Runs `pillion init` as the init container does, as root, before anything else runs.
     pub(crate) fn init(&self, words: &[&str]) {
         let mut init = self.enter();
         init.arg(binary()).arg("init").args(words);
@@ -14,7 +14,7 @@ impl Namespace {
         assert!(output.status.success(), "pillion init {words:?}: {told}");
     }
 
-    /// Everything but loopback goes to the outbound port, whoever sends it.
+    /// Redirects everything but loopback to the outbound port, whichever user sends it.
     pub(crate) fn redirect_everything(&self) {
         for family in families() {
             let all =
@@ -23,7 +23,7 @@ impl Namespace {
         }
     }
 
-    /// All that the sidecar sends to its own pod goes to the inbound port, from wherever it comes.
+    /// Redirects everything that the sidecar sends to its own pod to the inbound port, from every address.
     pub(crate) fn redirect_own_legs(&self) {
         for family in families() {
             let loopback = family.loopback.to_string();

@@ -1,6 +1,6 @@
-//! The servers people run, each on a free port and in a folder of its own, ended with its process group.
+//! Widely used servers, each on a free port and in a folder of its own, ended with its process group.
 //!
-//! Where one is missing the constructors say so as [`require`] does, and return `None`.
+//! When a server is missing, its constructor reports this as [`require`] does, and returns `None`.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -19,18 +19,18 @@ use super::{Scratch, eventually};
 use pillion_tls::identity::issue::Ca;
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// After this a server that does not want to end is killed.
+/// The time after which a server that does not end is killed.
 const FAREWELL: Duration = Duration::from_secs(5);
 
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     child: Child,
-    /// The signal after which it leaves nothing behind.
+    /// The signal after which the server ends cleanly.
     ends_by: &'static str,
     scratch: Scratch,
 }
 
-/// Who may use the databases, and with which password.
+/// The user of the databases.
 pub(crate) const USER: &str = "caller";
 pub(crate) const PASSWORD: &str = "open sesame";
 
@@ -68,7 +68,7 @@ impl Server {
         let users = format!(
             "CREATE USER '{USER}'@'%' IDENTIFIED BY '{PASSWORD}';\nGRANT ALL ON *.* TO '{USER}'@'%';\n"
         );
-        // By the name `localhost`, the anonymous user of a fresh installation would come first.
+        // The host `localhost` would match the anonymous user of a fresh installation first.
         mariadb.args([
             "--no-defaults",
             "--skip-name-resolve",
@@ -85,7 +85,7 @@ impl Server {
         Some(Self::start(humbled(mariadb, &place, &scratch).await, place, scratch, "KILL").await)
     }
 
-    /// With a certificate, so that clients may ask for TLS after they have connected.
+    /// Has a certificate, so that clients may ask for TLS after they have connected.
     pub(crate) async fn postgres() -> Option<Self> {
         Self::postgres_at(Place::here()).await
     }
@@ -131,9 +131,9 @@ impl Server {
         Some(Self::start(as_user("nobody", &alone), place, scratch, "KILL").await)
     }
 
-    /// A web server with TLS of its own, for [`SHOP`]; [`Self::authority`] is who signed that.
+    /// A web server with its own TLS for the name [`SHOP`]. [`Self::authority`] is the CA of its certificate.
     ///
-    /// `/` tells the version of HTTP and the host; `/file` is `file`.
+    /// `/` answers with the version of HTTP and the host; `/file` answers with `file`.
     pub(crate) async fn nginx(file: &[u8]) -> Option<Self> {
         Self::nginx_at(Place::here(), file).await
     }
@@ -163,8 +163,9 @@ impl Server {
         Some(Self::start(humbled(nginx, &place, &scratch).await, place, scratch, "KILL").await)
     }
 
-    /// The four HTTP servers that are the measure of leniency. Each answers any request with a line that says what it
-    /// read: method, target, the header `x-forwarded-client-cert`, and for all but nginx the length of the body.
+    /// The four HTTP servers that show how leniently requests may be read. Each answers every request with a line that
+    /// says what it read: method, target, the header `x-forwarded-client-cert`, and, except for nginx, the length of
+    /// the body.
     pub(crate) async fn lenient() -> Option<[(&'static str, Self); 4]> {
         Some([
             ("nginx", Self::lenient_nginx().await?),
@@ -212,7 +213,7 @@ impl Server {
         Some(Self::start(server, place, scratch, "KILL").await)
     }
 
-    /// Who signed the server's certificate, as a file of PEM.
+    /// The CA of the server's certificate, as a PEM file.
     pub(crate) fn authority(&self) -> PathBuf {
         self.scratch.path().join("ca.crt")
     }
@@ -255,7 +256,7 @@ impl Drop for Server {
     }
 }
 
-/// Servers are often not on the path of ordinary users, and those of PostgreSQL never.
+/// Finds a program. Servers are often not in the PATH of ordinary users, and those of PostgreSQL never are.
 fn find(program: &str) -> Option<Command> {
     let look = r#"PATH="$PATH:/usr/sbin:/usr/local/sbin"
         for bin in /usr/lib/postgresql/*/bin; do PATH="$PATH:$bin"; done
@@ -270,7 +271,7 @@ fn find(program: &str) -> Option<Command> {
     }
 }
 
-/// Where nginx keeps what does not fit its memory.
+/// The paths where nginx keeps data that does not fit its memory.
 fn temporary_paths(scratch: &Scratch) -> String {
     let path = |kind| format!("{kind}_temp_path {}/{kind};", scratch.path().display());
     ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"].map(path).concat()
@@ -288,14 +289,14 @@ fn port(place: &Place) -> String {
     place.address.port().to_string()
 }
 
-/// A sidecar speaks from an address of its own, which PostgreSQL knows nothing of.
+/// Lets every address log in: a sidecar connects from an address of its own, which PostgreSQL does not know.
 fn allow_everybody(data: &Path) {
     let mut rules =
         fs::OpenOptions::new().append(true).open(data.join("pg_hba.conf")).expect("rules to add to");
     rules.write_all(b"host all all all scram-sha-256\n").expect("rules to add to");
 }
 
-/// In a pod as a user who may do nothing, to whom its files then belong.
+/// The command as it runs in the place: in a pod, as a user without privileges, to which its files then belong.
 async fn humbled(command: Command, place: &Place, scratch: &Scratch) -> Command {
     if !place.is_pod() {
         return command;
@@ -312,7 +313,8 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }
 
-/// The same command of root's under another account: PostgreSQL refuses root, and sshd would use more of the machine.
+/// The command under another account, if the tests run as root: PostgreSQL refuses root, and sshd would use more of the
+/// machine.
 fn as_user(user: &str, command: &Command) -> Command {
     let words = || std::iter::once(command.get_program()).chain(command.get_args());
     if !is_root() {
@@ -340,7 +342,7 @@ struct Certificate {
     key: PathBuf,
 }
 
-/// A certificate for [`SHOP`] from a CA that nobody else knows, the CA's own as `ca.crt`.
+/// Makes a certificate for [`SHOP`] from a CA that no other test uses. The CA's certificate is `ca.crt`.
 fn certify(scratch: &Scratch) -> Certificate {
     use std::os::unix::fs::PermissionsExt as _;
     let ca = Ca::generate("shop.test").expect("a CA");

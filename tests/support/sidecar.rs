@@ -1,4 +1,4 @@
-//! The built binary with a configuration of the test's own, started, watched and ended.
+//! The built binary with a configuration of the test, started, watched and ended.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
@@ -38,7 +38,7 @@ impl Plan {
         ))
     }
 
-    /// A caller's sidecar with one service, `orders`, and a port of its own for that.
+    /// A caller's sidecar with one service, `orders`, which has a port of its own.
     pub(crate) fn caller(orders: &str) -> Self {
         Self::new(&format!(
             "inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\n\
@@ -46,7 +46,7 @@ impl Plan {
         ))
     }
 
-    /// The same with one endpoint.
+    /// A caller's sidecar whose service has one endpoint.
     pub(crate) fn calling(endpoint: SocketAddr, orders: &str) -> Self {
         let comma = if orders.is_empty() { "" } else { ", " };
         Self::caller(&format!("endpoints: [\"{endpoint}\"]{comma}{orders}"))
@@ -67,7 +67,7 @@ impl Plan {
         self
     }
 
-    /// The certificate it was given, as PEM.
+    /// The sidecar's certificate, as PEM.
     pub(crate) fn certificate(&self) -> Vec<u8> {
         std::fs::read(self.scratch.path().join("certs/tls.crt")).expect("a certificate of its own")
     }
@@ -99,10 +99,10 @@ impl Plan {
     }
 }
 
-/// A process at work; killed with the test.
+/// A running process, which is killed at the end of the test.
 pub(crate) struct Sidecar {
     child: Child,
-    /// The line that said so.
+    /// The ready line.
     pub(crate) ready: String,
     addresses: HashMap<String, Vec<SocketAddr>>,
     lines: mpsc::UnboundedReceiver<String>,
@@ -121,7 +121,7 @@ impl Sidecar {
         self.address("inbound")
     }
 
-    /// Of `inbound.listen`, all of them.
+    /// The addresses of `inbound.listen`.
     pub(crate) fn inbounds(&self) -> Vec<SocketAddr> {
         self.addresses.get("inbound").cloned().unwrap_or_default()
     }
@@ -134,7 +134,7 @@ impl Sidecar {
         self.address("dns")
     }
 
-    /// The own port of `orders`.
+    /// The service's own port of `orders`.
     pub(crate) fn orders(&self) -> SocketAddr {
         self.address("service.orders")
     }
@@ -151,13 +151,13 @@ impl Sidecar {
         Scrape::of(self.metrics()).await
     }
 
-    /// Status and text of a page of the metrics port.
+    /// The status and the text of a page of the metrics port.
     pub(crate) async fn page(&self, path: &str) -> (u16, String) {
         let answer = Wire::connect(self.metrics()).await.get("pillion", path).await;
         (answer.status(), answer.text())
     }
 
-    /// Waits until so many requests with these labels have been counted.
+    /// Waits until this many requests with these labels have been counted.
     pub(crate) async fn counted(&self, requests: u32, labels: &[(&str, &str)]) {
         let what = format!("{requests} requests with {labels:?}");
         let wanted = f64::from(requests);
@@ -169,29 +169,29 @@ impl Sidecar {
         .await;
     }
 
-    /// Where its files are.
+    /// The directory of its files.
     pub(crate) fn directory(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// What its file says.
+    /// The content of its configuration file.
     pub(crate) fn configuration(&self) -> String {
         std::fs::read_to_string(self.directory().join(FILE)).expect("a file of its own")
     }
 
-    /// Puts another file in the place of its own.
+    /// Replaces its configuration file.
     pub(crate) fn configure(&self, yaml: &str) {
         let next = self.scratch.write("next.yaml", yaml);
         std::fs::rename(next, self.directory().join(FILE)).expect("the test's directory can be written");
     }
 
-    /// Reloads of one outcome.
+    /// The number of reloads with this outcome.
     pub(crate) async fn reloads(&self, outcome: &str) -> u32 {
         let count = self.scrape().await.sum("pillion_config_reloads_total", &[("outcome", outcome)]);
         format!("{count}").parse().expect("a whole number")
     }
 
-    /// Waits until more than `before` reloads have ended so.
+    /// Waits until more than `before` reloads have had this outcome.
     pub(crate) async fn reloaded(&self, outcome: &str, before: u32) {
         let what = format!("a reload that is {outcome}");
         eventually(&what, async || (self.reloads(outcome).await > before).then_some(())).await;
@@ -201,13 +201,13 @@ impl Sidecar {
         std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a running process").count()
     }
 
-    /// The next line of standard output, which is the access log's.
+    /// The next line of standard output, which is a line of the access log.
     pub(crate) async fn log_line(&mut self) -> serde_json::Value {
         let line = soon("a line of the access log", self.lines.recv()).await.expect("a running sidecar");
         serde_json::from_str(&line).unwrap_or_else(|error| unreachable!("{error}: {line}"))
     }
 
-    /// KiB in RAM, as the kernel counts.
+    /// The resident memory in KiB, as the kernel counts it.
     pub(crate) fn rss_kib(&self) -> u64 {
         rss_kib(self.child.id())
     }
@@ -268,12 +268,12 @@ fn addresses(ready: &str) -> HashMap<String, Vec<SocketAddr>> {
     words.split(' ').map(kind).collect()
 }
 
-/// Read on a thread of its own: a pipe that nobody empties would stop the sidecar's log.
+/// Reads a pipe on a thread of its own: a full pipe would stop the sidecar's log.
 fn lines(pipe: impl Read + Send + 'static) -> mpsc::UnboundedReceiver<String> {
     let (sender, receiver) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
         for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            drop(sender.send(line)); // read on even when nobody listens any more
+            drop(sender.send(line)); // keep reading even when the receiver is gone
         }
     });
     receiver
@@ -299,7 +299,7 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    /// The same with this `drain` on both sides.
+    /// A pair with this `drain` on both sides.
     pub(crate) async fn ending(app: SocketAddr, orders: &str, drain: &str) -> Self {
         let authority = Authority::new();
         let application =
@@ -310,7 +310,7 @@ impl Pair {
         Self { caller: caller.start().await, application }
     }
 
-    /// `orders` are keys of the service, `inbound` of the application's side.
+    /// `orders` is the content of the service, `inbound` of the application's side.
     pub(crate) async fn start(app: SocketAddr, orders: &str, inbound: &str) -> Self {
         let authority = Authority::new();
         let application = Plan::application(app, inbound).identified(&authority, "orders").start().await;

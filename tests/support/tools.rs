@@ -1,16 +1,16 @@
-//! Programs of others: asked for by name, run to their end, their output compared.
+//! Programs of others: found by name, run to their end, their output compared.
 
 use std::process::{Command, Output};
 
 use super::soon;
 
-/// Whether `tool` is there. Where all must be (`PILLION_TEST_REQUIRE=all`, as in CI), a missing one is a failure.
+/// Whether `tool` exists. With `PILLION_TEST_REQUIRE=all`, as in CI, a missing one is a failure.
 pub(crate) fn require(tool: &str) -> bool {
     let found = Command::new("sh").args(["-c", "command -v \"$0\" >/dev/null", tool]).status();
     available(tool, found.is_ok_and(|status| status.success()))
 }
 
-/// The same for a module of Python's.
+/// Like [`require`], for a Python module.
 pub(crate) fn require_python(module: &str) -> bool {
     let found = Command::new("python3").args(["-c", &format!("import {module}")]).output();
     available(&format!("python3 with {module}"), found.is_ok_and(|output| output.status.success()))
@@ -25,14 +25,14 @@ pub(crate) fn available(what: &str, is_there: bool) -> bool {
     is_there
 }
 
-/// Runs a program to its end, which must come.
+/// Runs a program to its end, within the time limit.
 pub(crate) async fn run(mut command: Command) -> Output {
     let what = format!("{command:?}");
     let output = tokio::task::spawn_blocking(move || command.output());
     soon(&what, output).await.expect("no panic").expect("a program that starts")
 }
 
-/// What it printed, when it succeeded.
+/// What a program printed. It must succeed.
 pub(crate) async fn printed(command: Command) -> String {
     let what = format!("{command:?}");
     let output = run(command).await;

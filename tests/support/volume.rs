@@ -1,4 +1,4 @@
-//! A great many bytes through somebody, and what that costs in memory.
+//! Sends many bytes through a sidecar, and measures the memory that this costs.
 
 use std::fs;
 
@@ -39,7 +39,7 @@ fn hex(hash: Context) -> String {
     hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The most memory that a process had since, as the kernel keeps it: no sample is missed.
+/// The peak memory of a process since a moment, as the kernel records it, so that no sample is missed.
 pub(crate) struct Peak {
     pid: u32,
     before: u64,

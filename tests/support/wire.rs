@@ -50,17 +50,17 @@ impl Wire {
         self.io.write_all(bytes.as_ref()).await
     }
 
-    /// Nothing more will be sent; reading goes on.
+    /// Ends the sending direction. Reading goes on.
     pub(crate) async fn half_close(&mut self) {
         self.io.shutdown().await.expect("an open socket");
     }
 
-    /// The same towards somebody who may have hung up already.
+    /// Like [`Self::half_close`], when the other end may have closed already.
     pub(crate) async fn half_close_if_open(&mut self) -> io::Result<()> {
         self.io.shutdown().await
     }
 
-    /// A reset instead of a goodbye.
+    /// Closes the connection with a reset.
     pub(crate) fn reset(self) {
         let zero = Some(std::time::Duration::ZERO);
         socket2::SockRef::from(&self.io).set_linger(zero).expect("SO_LINGER on a TCP socket");

@@ -1,4 +1,4 @@
-//! The configuration file: every text is a configuration or a list of faults, and each fault can be shown.
+//! The configuration file: every text is a configuration or a list of faults, and each fault can be displayed.
 #![no_main]
 
 use std::path::Path;

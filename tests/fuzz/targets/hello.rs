@@ -1,4 +1,4 @@
-//! A ClientHello, whole, in pieces and damaged: read without a panic, and a verdict once given stays.
+//! A ClientHello: complete, in pieces and damaged. Reading it never panics, and a verdict never changes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

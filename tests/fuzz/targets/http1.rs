@@ -1,4 +1,5 @@
-//! Bytes of a client or of an upstream, whole and in pieces: the engine reads the same of both, and never panics.
+//! Bytes of a client or of an upstream, in one piece and in several: the engine reads the same messages, and never
+//! panics.
 #![no_main]
 
 #[path = "../../../proxy/http1/tests/proofs/drive.rs"]
@@ -9,7 +10,7 @@ use drive::{Asking, Message, Served};
 use libfuzzer_sys::fuzz_target;
 use pillion_http1::{Ended, Fault};
 
-/// What was seen: the whole messages, the one that has begun, and how it ended.
+/// The result: the complete messages, the one that has begun, and how it ended.
 type Seen = (Vec<Message>, Option<Message>, Option<Fault>, Option<Ended>);
 
 fn served<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Seen {
@@ -26,8 +27,8 @@ fn asked<'a>(method: &str, pieces: impl Iterator<Item = &'a [u8]>) -> Seen {
     (asking.interim, asking.answer, asking.fault, ended)
 }
 
-/// A fault may be seen earlier or later, or as another one, when bytes come in pieces: then neither lets the message in,
-/// and what came before it is the same.
+/// With bytes in pieces a fault may be found earlier or later, or be another one. Then both readings must refuse the
+/// message, and the messages before it must be the same.
 fn assert_alike(mut one: Seen, mut other: Seen) {
     let is_kept_out =
         |seen: &Seen| seen.2.is_some() || matches!(seen.3, Some(Ended::InHead | Ended::InContent));
