@@ -45,9 +45,10 @@
 //!
 //! # The life of a request
 //! These are the steps of the outbound side, from the application to a service
-//! ([`outbound::stack`](pillion_sidecar::outbound::stack)). The inbound side differs in three points:
-//! [`closing`](pillion_sidecar::layers::closing) comes before the route, a single attempt has no timeout, and a request
-//! is sent again only where the application had just closed the connection that was taken from its pool.
+//! ([`outbound::stack`](pillion_sidecar::outbound::stack)). The inbound side differs in four points:
+//! [`closing`](pillion_sidecar::layers::closing) comes before the route, no route changes a request, a single attempt
+//! has no timeout, and a request is sent again only where the application had just closed the connection that was taken
+//! from its pool.
 //! 1. `http::h1_server::carrying`, or `http::h2_server::carry` for a stream of HTTP/2, makes a
 //!    [`Call`](pillion_sidecar::http::Call) (the request with its context) and an
 //!    [`Exchange`](pillion_sidecar::http::Exchange) (what is known of it, with its
@@ -56,19 +57,21 @@
 //!    line.
 //! 3. [`rescue`](pillion_sidecar::layers::rescue) turns errors into answers that say why
 //!    ([`answer`](pillion_sidecar::http::answer), [`error`](pillion_base::error)).
-//! 4. [`route`](pillion_sidecar::layers::route) finds the [`Route`](pillion_sidecar::state::Route); from here on the
-//!    call has its policy.
+//! 4. [`route`](pillion_sidecar::layers::route) finds the [`Route`](pillion_sidecar::state::Route), and applies rate
+//!    limits; from here on the call has its policy. A route may also answer itself, or change headers of the answer.
 //! 5. [`headers`](pillion_sidecar::layers::headers) adds the headers that the next hop needs, and removes those that it
 //!    must not trust.
 //! 6. [`timeout`](pillion_sidecar::layers::timeout) bounds all attempts together.
-//! 7. [`retry`](pillion_sidecar::layers::retry) sends the request again where
+//! 7. [`amend`](pillion_sidecar::layers::amend) applies what a route does to a request: injected faults, a rewrite,
+//!    changed headers, a copy to a mirror.
+//! 8. [`retry`](pillion_sidecar::layers::retry) sends the request again where
 //!    [`verdict`](pillion_sidecar::layers::verdict) allows it.
-//! 8. [`timeout`](pillion_sidecar::layers::timeout) bounds a single attempt.
-//! 9. [`limit`](pillion_sidecar::layers::limit) bounds the requests that are under way at once.
-//! 10. [`dispatch`](pillion_sidecar::dispatch) picks an endpoint ([`balance`](pillion_upstream::cluster::balance)),
+//! 9. [`timeout`](pillion_sidecar::layers::timeout) bounds a single attempt.
+//! 10. [`limit`](pillion_sidecar::layers::limit) bounds the requests that are under way at once.
+//! 11. [`dispatch`](pillion_sidecar::dispatch) picks an endpoint ([`balance`](pillion_upstream::cluster::balance)),
 //!     takes a connection to it ([`lease`](pillion_upstream::lease): from its [`pool`](pillion_upstream::pool), or a
 //!     new one), sends, and tells the endpoint's outlier detection how it went.
-//! 11. The answer passes back through the layers. Its body has a tail ([`pillion_http::body`]), which holds the
+//! 12. The answer passes back through the layers. Its body has a tail ([`pillion_http::body`]), which holds the
 //!     connection, permits and counters until the answer's last byte, and then ends the exchange.
 //!
 //! # What changes while it runs

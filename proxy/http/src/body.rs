@@ -98,7 +98,7 @@ impl Body {
         Self { kind: BodyKind::Replay(Box::new(replay)), tail: None }
     }
 
-    /// This request body, and a copy for somebody else, who may be `bound` bytes behind.
+    /// Splits this request body into itself and a copy, whose reader may be `bound` bytes behind.
     pub fn copied(self, bound: usize) -> (Self, Self) {
         if self.is_empty() {
             return (self, Self::empty());

@@ -61,11 +61,11 @@ fn carry_mirrored(call: Box<Call>) -> Pin<Box<dyn Future<Output = ()> + Send>> {
         .layer(record::layer())
         .layer(rescue::layer())
         .layer(timeout::whole())
-        .layer(limit::layer()) // the mirror's own: a slow one is soon sent nothing more
+        .layer(limit::layer()) // the mirror's own limit: a slow mirror gets no more requests
         .service(dispatch::service());
     Box::pin(async move {
         let Ok(mut answer) = stack.call(call).await;
-        // It is read, not reset: its connection serves again.
+        // The answer is read and not reset, so that its connection can be used again.
         let mut next = |cx: &mut Context<'_>| Pin::new(answer.body_mut()).poll_frame(cx);
         while let Some(Ok(_thrown_away)) = poll_fn(&mut next).await {}
     })

@@ -123,7 +123,7 @@ impl RequestContext {
         Box::new(Call { attempt, ..*self.clone().first_call(head, seen, body) })
     }
 
-    /// The first call of an exchange that came from nobody's connection.
+    /// The first call of an exchange without a client's connection, such as that of a mirror.
     pub fn first_call(self, head: Arc<RequestHead>, seen: Seen, body: Body) -> Box<Call> {
         Box::new(Call {
             head,

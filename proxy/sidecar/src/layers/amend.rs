@@ -1,6 +1,6 @@
-//! What a route does to its requests on their way: injected faults, other headers, another path or host, a mirror.
+//! Applies what a route does to its requests: injected faults, changed headers, a rewritten path or host, a mirror.
 //!
-//! Within the whole request's time, and before it is tried: every try is the same.
+//! The layer is inside the timeout of the whole request and outside the retry layer, so all tries are equal.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,12 +25,12 @@ use pillion_http::transfer::{Observer as _, ResponseEnd};
 use pillion_model::Reason;
 use pillion_model::route::FaultInjection;
 
-/// A mirror may be so far behind with a request's body; then it loses it.
+/// 64 KiB: how far a mirror may be behind with a request's body. Beyond it, the copy is cut.
 const MIRRORED_BYTES: usize = 64 * 1024;
-/// A mirror that takes longer for a request is not waited for: nothing that nobody waits for may stay for ever.
+/// 60 s: the longest time for a mirrored request. No client waits for it, so it needs a limit of its own.
 const LONGEST_MIRRORED: Duration = Duration::from_secs(60);
 
-/// `carry`: sends a copy, through a stack of its own.
+/// `carry` sends a copy through a stack of its own.
 pub fn layer<S: HttpService>(
     carry: impl Fn(Box<Call>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Copy + Send + 'static,
 ) -> impl Layer<S, Service = impl HttpService> + Clone {
@@ -49,7 +49,7 @@ async fn amend<S: HttpService>(
             let (call, copy) = mirrored(call, actions.mirror.as_ref());
             if let Some((copy, permit)) = copy {
                 let carried = tokio::time::timeout(LONGEST_MIRRORED, carry(copy));
-                // Nobody waits for it: it ends by itself, in time.
+                // No task waits for the copy; it ends at the latest after `LONGEST_MIRRORED`.
                 drop(tokio::spawn(async move {
                     let _one_of_the_mirrors = permit;
                     drop(carried.await);
@@ -88,7 +88,7 @@ async fn inject(call: &Call, fault: &FaultInjection) -> Result<(), Error> {
     }
 }
 
-/// The call, and its copy for the mirror, where there is one. A tunnel has none: its bytes would go both ways.
+/// The call, and its copy for the mirror, if there is one. A tunnel is not mirrored, because its bytes go both ways.
 fn mirrored(mut call: Box<Call>, mirror: Option<&Mirror>) -> (Box<Call>, Option<(Box<Call>, Permit)>) {
     let exchange = call.common.exchange.clone();
     let dice = || exchange.worker.ground.rng.lock().f64();
@@ -113,7 +113,7 @@ fn mirrored(mut call: Box<Call>, mirror: Option<&Mirror>) -> (Box<Call>, Option<
     (call, Some((copied, permit)))
 }
 
-/// The mirror is too slow: the copy is counted, and goes nowhere.
+/// Counts a copy that is not sent, because the mirror is too slow.
 fn refuse(exchange: &Exchange, mirror: &Mirror) {
     let (name, most) = (&mirror.route.cluster.name, mirror.limit.max());
     let detail = format!("\"{name}\" has {most} mirrored requests in flight, and gets no further one");
@@ -123,7 +123,7 @@ fn refuse(exchange: &Exchange, mirror: &Mirror) {
     exchange.finish(ResponseEnd::default());
 }
 
-/// An exchange of its own, on no connection of a client: that one may go while the mirror is still asked.
+/// An exchange for the copy, without the client's connection, which may close before the mirror has answered.
 fn exchange_of_mirror(of: &Exchange) -> Exchange {
     let work = of.worker.work(of.connection.direction);
     let connection = Connection::new(of.connection.downstream, Place::unlimited(work));

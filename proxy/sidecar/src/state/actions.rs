@@ -1,7 +1,7 @@
-//! What a route does with its requests besides sending them to a service: `rewrite`, `redirect`, `fault` and others of
-//! the file, compiled.
+//! What a route does with its requests in addition to sending them to a service: the compiled form of `rewrite`,
+//! `redirect`, `fault` and other keys of the file.
 //!
-//! Pure: a request's head, its path and the dice are arguments.
+//! Pure: a request's head, its path and random numbers are arguments.
 
 use std::sync::Arc;
 
@@ -29,32 +29,32 @@ pub struct Actions {
     pub rate_limit: Option<Arc<RateLimit>>,
 }
 
-/// Where copies of some requests go.
+/// The mirror to which copies of some requests go.
 pub struct Mirror {
-    /// The cluster by its own policy, without retries, under the route's name with [`MIRRORED`] behind it.
+    /// The mirror's cluster with its own policy but without retries. Its name is the route's, followed by [`MIRRORED`].
     pub route: Arc<Route>,
     pub share: f64,
-    /// How many there are at once, each with bytes that wait for it: 16 MiB in all.
+    /// The limit of copies under way at once, which bounds the bytes that wait for the mirror to 16 MiB.
     pub limit: Arc<Limit>,
 }
 
 impl Mirror {
-    /// A mirror that has so many requests is not asked once more.
+    /// 256: while a mirror has so many requests under way, it gets no further one.
     pub const MOST_AT_ONCE: u32 = 256;
 }
 
-/// How a mirrored request's `route` ends, in metrics and log.
+/// The end of the route's name for mirrored requests, in metrics and log.
 pub const MIRRORED: &str = "#mirror";
 
 #[derive(Default)]
 pub struct Rewrite {
-    /// What takes the place of what of a path.
+    /// The part of the path that is replaced, and its replacement.
     pub path: Option<(Replaced, String)>,
     pub host: Option<HeaderValue>,
 }
 
 pub enum Replaced {
-    /// Without a slash at its end.
+    /// The prefix, without a trailing slash.
     Prefix(String),
     Whole,
 }
@@ -72,7 +72,7 @@ impl Rewrite {
         }
     }
 
-    /// The request's target with another path; `None`: it stays as it is. Its query stays in any case.
+    /// The request's target with the new path; `None`: the target does not change. The query is always kept.
     pub fn target(&self, uri: &Uri) -> Option<Uri> {
         let (replaced, by) = self.path.as_ref()?;
         let path = match replaced {
@@ -98,8 +98,8 @@ fn with_query(path: &str, query: Option<&str>) -> String {
     query.map_or_else(|| path.to_owned(), |query| format!("{path}?{query}"))
 }
 
-/// `location` of an answer to a request for this host and target. Without another host or scheme it is a path alone:
-/// only the client knows what brought it here.
+/// The `location` of a redirect for a request with this host and target. Without another host or scheme it is only a
+/// path, because only the client knows the scheme and host that it used.
 pub fn location(redirect: &Redirect, host: &str, uri: &Uri) -> Option<HeaderValue> {
     let Redirect { path, host: other, scheme, .. } = redirect;
     let path = match path {
@@ -120,7 +120,7 @@ pub fn location(redirect: &Redirect, host: &str, uri: &Uri) -> Option<HeaderValu
     HeaderValue::try_from(text).ok()
 }
 
-/// Headers that are removed, then set, then added.
+/// Changes of headers: names are removed first, then values are set, then values are added.
 #[derive(Default)]
 pub struct HeaderChanges {
     remove: Box<[HeaderName]>,
@@ -159,12 +159,12 @@ impl HeaderChanges {
     }
 }
 
-/// Whether a share of all requests has this one. `dice`: any number from 0 to below 1.
+/// Whether this request belongs to a share of all requests. `dice` gives a random number from 0 to below 1.
 pub fn is_among(share: f64, dice: impl FnOnce() -> f64) -> bool {
     share >= 1.0 || (share > 0.0 && dice() < share)
 }
 
-/// What an injected error is answered with.
+/// The error for an injected fault.
 pub fn injected(with: AbortStatus) -> Error {
     let answer = match with {
         AbortStatus::Http(status) => ErrorAnswer::Status(status),
@@ -192,7 +192,7 @@ impl PeersRateLimit {
     }
 }
 
-/// Why a request is one too many. `wait`: after that there may be room.
+/// The error for a request beyond a rate limit. `wait`: after this time a further request may be accepted.
 pub fn rate_limited(rate: Rate, whose: &str, wait: std::time::Duration) -> Error {
     let seconds = u32::try_from(wait.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
     let Rate { requests, per, burst } = rate;
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_location_keeps_what_it_does_not_change() {
+    fn a_location_keeps_the_parts_that_the_redirect_does_not_change() {
         let redirect = |path: Option<&str>, host: Option<&str>, scheme| Redirect {
             path: path.map(str::to_owned),
             host: host.map(str::to_owned),
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_met_in_the_long_run_and_nothing_and_everything_need_no_dice() {
+    fn shares_are_met_in_the_long_run_and_0_and_1_need_no_random_number() {
         let mut rng = fastrand::Rng::with_seed(7);
         for share in [0.01, 0.2, 0.5, 0.999] {
             let hits = (0..100_000).filter(|_| is_among(share, || rng.f64())).count() as f64;

@@ -18,10 +18,10 @@ pub struct Rule {
     pub then: Then,
 }
 
-/// What becomes of a request that fits.
+/// What happens to a request that matches.
 pub enum Then {
     To(Split),
-    /// The sidecar answers it; the name is the route's.
+    /// The sidecar answers the request itself, under this route's name.
     Answer(Symbol, Arc<Actions>),
 }
 
@@ -55,8 +55,8 @@ impl Split {
 
 /// Rules in the order in which they are tried. The first rule that matches wins.
 ///
-/// A table with many rules has an index: rules with a prefix or an exact path are found by the segments of the request's
-/// path. Rules without a path, or with a regular expression for it, are tried one by one.
+/// A table with many rules has an index: rules with a prefix or an exact path are found by the segments of the
+/// request's path. Rules without a path, or with a regular expression for it, are tried one by one.
 #[derive(Default)]
 pub struct RuleTable {
     rules: Box<[Arc<Rule>]>,
@@ -99,7 +99,7 @@ impl RuleTable {
         &self.rules
     }
 
-    /// The first rule that fits.
+    /// The first rule that matches.
     pub fn find(&self, head: &RequestHead) -> Option<&Arc<Rule>> {
         match &self.index {
             None => self.rules.iter().find(|rule| fits(&rule.matches, head)),

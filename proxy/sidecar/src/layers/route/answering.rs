@@ -1,4 +1,4 @@
-//! What a route says of the answer: that there are too many requests, that it answers itself, other headers.
+//! Applies what a route does to its answers: a rate limit, an answer of its own, changed headers.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::layers::HttpService;
 use crate::state::actions::{Actions, location, rate_limited};
 use pillion_base::error::Error;
 
-/// The rest of the stack, or the route itself. Errors of the sidecar's own keep their headers.
+/// Calls the rest of the stack, or lets the route answer itself. Headers of the sidecar's own errors are not changed.
 pub(super) async fn answer<S: HttpService>(
     mut next: S,
     call: Box<Call>,
