@@ -159,7 +159,11 @@ async fn what_rules_stand_on_may_not_be_there() {
     let cases: [(&str, &[&str], &str); 3] = [
         ("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1", &[], "net.ipv6.conf.lo.disable_ipv6=0"),
         ("ip link set lo down", &["--mode", "tproxy"], "ip link set lo up"),
-        ("ip route add default dev lo table 133", &["--mode", "tproxy"], "table 133 is in use by others"),
+        (
+            "ip route add default dev lo table 133",
+            &["--mode", "tproxy"],
+            "another program uses the routing table 133",
+        ),
     ];
     for (there, words, expected) in cases {
         let Some(Hosts { pod, .. }) = hosts() else { return };
@@ -180,7 +184,7 @@ async fn without_raw_sockets() {
         weak.args(["--bounding-set=-net_raw", "--inh-caps=-net_raw"]);
         let output = init_behind(weak, &["--backend", backend]).await;
         assert_eq!(output.status.success(), works, "{backend}: {}", text(&output.stderr));
-        says(&text(&output.stderr), &[if works { "are installed" } else { "add NET_RAW" }]);
+        says(&text(&output.stderr), &[if works { "are installed" } else { "add the capability NET_RAW" }]);
     }
 }
 
@@ -189,7 +193,10 @@ async fn a_program_that_is_gone_cannot_say_what_is_left() {
     let Some(Hosts { pod, .. }) = hosts() else { return };
     assert!(init_behind(pod.enter(), &[]).await.status.success());
     let output = init_behind(Programs::of(&[IP, IPTABLES_NFT]).enter(&pod), &["--undo"]).await;
-    says(&text(&output.stderr), &["nft is not installed here: what was installed with it is not seen"]);
+    says(
+        &text(&output.stderr),
+        &["nft is not installed here: rules that were installed with it cannot be found, and stay"],
+    );
 }
 
 #[tokio::test]
@@ -201,7 +208,7 @@ async fn wrong_words_are_wrong_usage() {
         (&["--backend", "ebtables"], "auto, nft, iptables"),
         (&["--outbound-port", "0"], "port 0 is not a valid port"),
         (&["--inbound-ports", "*,80"], "* means all, so it must be the only value"),
-        (&["--inbound-ports", "8080,15020"], "the sidecar's own (--metrics-port)"),
+        (&["--inbound-ports", "8080,15020"], "a port of the sidecar (--metrics-port)"),
         (&["--inbound-ports", "80", "--exclude-inbound-ports", "80"], "write it in one"),
         (&["--exclude-outbound-cidrs", "10.0.0.1/8"], "the network is 10.0.0.0/8"),
         (&["--exclude-interfaces", "lo"], "loopback is never captured"),
@@ -209,7 +216,7 @@ async fn wrong_words_are_wrong_usage() {
         (&["--redirect-everything"], "unexpected argument"),
         (&["--inbound-ports", "80-90"], "--inbound-ports: \"80-90\" is not a port"),
         (&["--include-outbound-cidrs", ""], "init [OPTIONS]"),
-        (&["--exclude-outbound-cidrs", "::ffff:10.0.0.0/104"], "are IPv4"),
+        (&["--exclude-outbound-cidrs", "::ffff:10.0.0.0/104"], "use IPv4"),
         (&["--exclude-interfaces", "fifteen-letters*"], "is not an interface"),
         (&["--proxy-uid", "4294967295"], "4294967295"),
     ];

@@ -71,7 +71,8 @@ async fn garbage_is_a_protocol_error() {
     })
     .await;
     let caller = Plan::calling(backend.address, "retry: off").start().await;
-    assert!(asked_in_vain(&caller, "protocol_error").await.contains("not HTTP"));
+    let said = asked_in_vain(&caller, "protocol_error").await;
+    assert!(said.contains("its first line is not valid HTTP"), "{said}");
 }
 
 #[tokio::test]

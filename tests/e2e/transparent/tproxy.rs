@@ -122,7 +122,7 @@ async fn the_capability_is_needed_for_nothing_else() {
         enter.env("PILLION_LOG", "info,pillion::app=debug");
         let sidecar = Launched::start(enter, "", None).await;
         sidecar
-            .has_told(if has_it { "may come by TPROXY" } else { "not by TPROXY, which needs CAP_NET_ADMIN" })
+            .has_told(if has_it { "also accepts TPROXY" } else { "not TPROXY, which needs CAP_NET_ADMIN" })
             .await;
         for (family, own) in families().into_iter().zip(["127.0.0.6", "::6"]) {
             assert_eq!(get(world.enter(), at(family.pod, 8080), "x").await, (200, "web\n".to_owned()));
