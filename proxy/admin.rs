@@ -37,6 +37,7 @@ use pillion_base::net::{Bound, Listener, Network, Sharing, Stream};
 use pillion_telemetry::Metrics;
 use places::Places;
 use probe::Prober;
+pub(crate) use probe::{Unwell, put};
 pub(crate) use ready::Readiness;
 
 /// Connections to all metrics ports together: Prometheus, a kubelet and a few people need fewer. With 16 KiB of head

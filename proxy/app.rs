@@ -4,6 +4,7 @@
 //! treated like all others. Anything that can fail, fails before the first connection is accepted.
 
 mod bindings;
+mod checks;
 mod control;
 mod credentialed;
 mod dns;
@@ -30,6 +31,7 @@ use self::dns::DnsListeners;
 use crate::admin::{Admin, Console, Order, Published, Readiness};
 use crate::dns::Dns;
 pub(crate) use causes::with_causes;
+use checks::Checker;
 use control::Around;
 pub use control::{Applied, Controller};
 #[cfg(test)]
@@ -168,8 +170,11 @@ impl App {
             threads
                 .push(worker.spawn(move || runtime.block_on(shared.run_worker(index, workers, commands)))?);
         }
-        let runtime = single_threaded()?;
-        std::thread::Builder::new().name("admin".into()).spawn(move || runtime.block_on(admin.run()))?;
+        let (runtime, checker) = (single_threaded()?, shared.checker());
+        std::thread::Builder::new().name("admin".into()).spawn(move || {
+            runtime.spawn(checker.run());
+            runtime.block_on(admin.run());
+        })?;
         // DNS has its own thread, because an exposition of metrics takes milliseconds and no query may wait for one
         let runtime = single_threaded()?;
         let dns_thread = std::thread::Builder::new().name("dns".into());
@@ -187,6 +192,7 @@ impl App {
         for (index, commands) in self.workers.into_iter().enumerate() {
             tokio::spawn(self.shared.clone().run_worker(index, workers, commands));
         }
+        tokio::spawn(self.shared.checker().run());
         tokio::spawn(self.admin.run());
         let (dns, commands) = self.dns;
         tokio::spawn(crate::dns::run(dns, commands));
@@ -239,6 +245,14 @@ impl Running {
 }
 
 impl Shared {
+    /// Who checks endpoints: one for all workers.
+    fn checker(&self) -> Checker {
+        let Around { store, metrics, connections, .. } = &self.around;
+        let shared = (connections.strangers.clone(), connections.unfinished.clone());
+        let ground = Ground::new((0, 1), self.network.clone(), metrics.clone(), shared);
+        Checker::new(store.clone(), ground)
+    }
+
     async fn run_worker(self, index: usize, workers: usize, commands: mpsc::Receiver<Command>) {
         let Around { store, metrics, connections, .. } = self.around;
         let shared = (connections.strangers.clone(), connections.unfinished.clone());

@@ -28,6 +28,7 @@ mod framing;
 mod garbage;
 mod grpc;
 mod heads;
+mod health_checks;
 mod http2_bounds;
 mod http2_streams;
 mod layers_inbound;

@@ -24,7 +24,7 @@ use pillion_model::listener::{AppProtocol, Inbound, Probe, Question, RedirectTo}
 
 use super::answer::{Answer, text};
 use bounded::{Io, bounded};
-use pillion_base::net::{Leg, Network};
+use pillion_base::net::{Leg, Network, Transport};
 use pillion_sidecar::state::Snapshot;
 use shared::Questions;
 
@@ -57,7 +57,7 @@ struct Inquiry {
 
 /// Why the application does not count as healthy. It is one sentence, because kubelet writes it into an event.
 #[derive(Debug, thiserror::Error)]
-enum Unwell {
+pub(crate) enum Unwell {
     #[error("{0} is the sidecar's own port, not the application's")]
     Own(SocketAddr),
     #[error("cannot connect to {0}: {1}")]
@@ -103,16 +103,38 @@ async fn ask(network: Network, inquiry: Inquiry) -> Answer {
     let Inquiry { probe, to, over_http2 } = inquiry;
     let asked = async {
         let connected = network.connect(to, Leg::Inbound, None).await;
-        let io = bounded(connected.map_err(|error| Unwell::Unreachable(to, error))?);
-        match &probe.asks {
-            Question::Tcp => Ok(text(StatusCode::OK, "open\n")),
-            Question::Http { path } if over_http2 => http2(io, to, path).await,
-            Question::Http { path } => http1(io, to, path).await,
-            Question::Grpc { service } => grpc::ask(io, to, service).await,
-        }
+        let io = Transport::plain(connected.map_err(|error| Unwell::Unreachable(to, error))?);
+        answered(io, &probe.asks, to, &to.to_string(), over_http2).await
     };
     let asked = tokio::time::timeout(TIMEOUT, asked).await.unwrap_or(Err(Unwell::Silent(to)));
     asked.unwrap_or_else(|why| unwell(&why))
+}
+
+/// Puts a question to the server `to` over an open connection. Returns the status of its answer.
+pub(crate) async fn put(
+    io: Transport,
+    asks: &Question,
+    to: SocketAddr,
+    host: &str,
+    over_http2: bool,
+) -> Result<StatusCode, Unwell> {
+    answered(io, asks, to, host, over_http2).await.map(|answer| answer.status())
+}
+
+async fn answered(
+    io: Transport,
+    asks: &Question,
+    to: SocketAddr,
+    host: &str,
+    over_http2: bool,
+) -> Result<Answer, Unwell> {
+    let io = bounded(io);
+    match asks {
+        Question::Tcp => Ok(text(StatusCode::OK, "open\n")),
+        Question::Http { path } if over_http2 => http2(io, to, host, path).await,
+        Question::Http { path } => http1(io, to, host, path).await,
+        Question::Grpc { service } => grpc::ask(io, to, host, service).await,
+    }
 }
 
 fn unwell(why: &Unwell) -> Answer {
@@ -159,8 +181,8 @@ fn speaks_http2(inbound: &Inbound, port: u16) -> bool {
     single.unwrap_or(inbound.protocol) == AppProtocol::Http2
 }
 
-async fn http1(io: Io, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
-    let question = Request::get(path).header(HOST, to.to_string()).header(USER_AGENT, AGENT);
+async fn http1(io: Io, to: SocketAddr, host: &str, path: &str) -> Result<Answer, Unwell> {
+    let question = Request::get(path).header(HOST, host).header(USER_AGENT, AGENT);
     let question = question.header(CONNECTION, "close").body(Full::<Bytes>::default())?;
     let broke_off = |error| Unwell::broke_off(to, error);
     let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(io)).await;
@@ -169,8 +191,8 @@ async fn http1(io: Io, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
     driven(conn, answer).await
 }
 
-async fn http2(io: Io, to: SocketAddr, path: &str) -> Result<Answer, Unwell> {
-    let question = Request::get(format!("http://{to}{path}")).header(USER_AGENT, AGENT);
+async fn http2(io: Io, to: SocketAddr, host: &str, path: &str) -> Result<Answer, Unwell> {
+    let question = Request::get(format!("http://{host}{path}")).header(USER_AGENT, AGENT);
     let question = question.body(Full::<Bytes>::default())?;
     let answered = async |answer| read_answer(answer, to).await;
     over_http2(io, to, question, answered).await

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::direction::Direction;
 use crate::endpoint::Endpoint;
 use crate::identity::SpiffeId;
-use crate::policy::{CircuitBreaker, ConnectionPolicy, OutlierDetection, Retry, Timeouts};
+use crate::policy::{CircuitBreaker, ConnectionPolicy, HealthCheck, OutlierDetection, Retry, Timeouts};
 
 /// A service that the application calls, with every rule for the traffic to it.
 #[derive(Debug, Clone, PartialEq)]
@@ -46,6 +46,8 @@ pub struct Cluster {
     pub limits: CircuitBreaker,
     /// When an endpoint that fails gets no requests for a while. `None`: never.
     pub outlier_detection: Option<OutlierDetection>,
+    /// How each endpoint is asked whether it is well. `None`, the default: it is not asked.
+    pub health_check: Option<HealthCheck>,
 }
 
 impl Cluster {
@@ -66,6 +68,7 @@ impl Cluster {
             retry: Some(Retry::default()),
             limits: CircuitBreaker::default(),
             outlier_detection: Some(OutlierDetection::default()),
+            health_check: None,
             name,
         }
     }

@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::policy::IdleTimeout;
+pub use crate::policy::Question;
 use crate::route::RateLimit;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,16 +82,6 @@ pub struct Probe {
     pub name: String,
     pub port: u16,
     pub asks: Question,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Question {
-    /// A GET request for this path and query.
-    Http { path: String },
-    /// An attempt to connect.
-    Tcp,
-    /// A call of grpc.health.v1.Health/Check. An empty name asks about the server as a whole.
-    Grpc { service: String },
 }
 
 /// Where a redirected connection goes.

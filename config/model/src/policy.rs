@@ -1,4 +1,4 @@
-//! Policies for requests: timeouts, retries, limits, outlier detection.
+//! Policies for requests: timeouts, retries, limits, outlier detection, health checks.
 //!
 //! Every default is in the `Default` of its struct here and nowhere else; its reason is written at the field.
 
@@ -289,5 +289,40 @@ pub struct OutlierDetection {
 impl Default for OutlierDetection {
     fn default() -> Self {
         Self { consecutive_errors: Some(5), base_ejection: Duration::from_secs(30), max_ejected: 0.5 }
+    }
+}
+
+/// What a health check asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// A GET request for this path and query.
+    Http { path: String },
+    /// An attempt to connect.
+    Tcp,
+    /// A call of grpc.health.v1.Health/Check. An empty name asks about the server as a whole.
+    Grpc { service: String },
+}
+
+/// How each endpoint of a cluster is asked whether it is well. An endpoint is taken as healthy until its first check, which
+/// decides alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthCheck {
+    pub asks: Question,
+    /// The time between two checks of one endpoint, from 100 ms; it varies by a tenth, so that sidecars do not check at
+    /// the same moment. Default 5 s.
+    pub interval: Duration,
+    /// The time of one check, TCP and TLS included. Default 1 s, which is that of Kubernetes' probes.
+    pub timeout: Duration,
+    /// Passed checks in a row after which an unhealthy endpoint is used again, at least 1. Default 2.
+    pub healthy: u32,
+    /// Failed checks in a row after which an endpoint is not used, at least 1. Default 3, as in Kubernetes.
+    pub unhealthy: u32,
+}
+
+impl HealthCheck {
+    /// A check with the default times and thresholds.
+    pub const fn of(asks: Question) -> Self {
+        let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(1));
+        Self { asks, interval, timeout, healthy: 2, unhealthy: 3 }
     }
 }

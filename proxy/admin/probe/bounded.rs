@@ -8,15 +8,15 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, Join, ReadBuf, ReadHalf, WriteHalf, join, split};
 
-use pillion_base::net::Stream;
+use pillion_base::net::Transport;
 
 /// Bytes that are read for one check, with interim responses, heads and framing. Twice the largest head.
 pub(super) const MOST: usize = 128 * 1024;
 
-pub(super) type Io = Join<Bounded, WriteHalf<Stream>>;
+pub(super) type Io = Join<Bounded, WriteHalf<Transport>>;
 
 pub(super) struct Bounded {
-    io: ReadHalf<Stream>,
+    io: ReadHalf<Transport>,
     left: usize,
 }
 
@@ -24,7 +24,7 @@ pub(super) struct Bounded {
 #[error("more than {MOST} bytes")]
 struct TooLong;
 
-pub(super) fn bounded(stream: Stream) -> Io {
+pub(super) fn bounded(stream: Transport) -> Io {
     let (io, write) = split(stream);
     join(Bounded { io, left: MOST }, write)
 }

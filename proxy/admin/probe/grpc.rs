@@ -16,7 +16,7 @@ const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The result of a check that is not SERVING.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum NotServing {
+pub(crate) enum NotServing {
     #[error("HTTP {0}, which is not a response of gRPC")]
     Http(u16),
     #[error("grpc-status 12, the server has no health service")]
@@ -33,8 +33,8 @@ pub(super) enum NotServing {
     Health(&'static str),
 }
 
-pub(super) async fn ask(io: Io, to: SocketAddr, service: &str) -> Result<Answer, Unwell> {
-    let question = Request::post(format!("http://{to}{CHECK}"))
+pub(super) async fn ask(io: Io, to: SocketAddr, host: &str, service: &str) -> Result<Answer, Unwell> {
+    let question = Request::post(format!("http://{host}{CHECK}"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
         .header(USER_AGENT, AGENT)

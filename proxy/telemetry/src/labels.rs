@@ -162,7 +162,7 @@ vocabulary! {
 }
 
 vocabulary! {
-    EndpointState as "state" { Healthy = "healthy", Ejected = "ejected" }
+    EndpointState as "state" { Healthy = "healthy", Unhealthy = "unhealthy", Ejected = "ejected" }
 }
 
 vocabulary! {

@@ -1,6 +1,7 @@
 //! Keys of a service: where it is, and how it is called.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -8,9 +9,9 @@ use serde_json::{Value, json};
 
 use super::super::backend::{Backend, OK, UNAVAILABLE};
 use super::super::mesh::{A, B, C, Mesh, Sidecar, Watch, at, pass, secs, settle};
-use super::super::peer::Peer;
+use super::super::peer::{Message, Peer};
 use super::sides::listens;
-use super::{Key, Row, shows};
+use super::{Key, Row, only, shows};
 use crate::app::DnsSource;
 use pillion_testkit::Scratch;
 use pillion_upstream::cluster::update::EndpointSource as _;
@@ -53,6 +54,14 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
         shows(key("outlier_detection.consecutive_errors"), ["5", "9"], asked_while_ill),
         shows(key("outlier_detection.base_ejection"), ["30s", "300s"], asked_while_ill),
         shows(key("outlier_detection.max_ejected"), ["34%", "100%"], ejected_of_three),
+        shows(key("health_check"), ["off", "{\"tcp\": true}"], told_where_nobody_listens),
+        shows(key("health_check.http"), ["/a", "/b"], what_a_check_asks),
+        only(key("health_check.tcp"), "true", "false"),
+        shows(key("health_check.grpc"), ["shop.Orders", "shop.Carts"], whose_health_is_asked),
+        shows(key("health_check.interval"), ["2s", "20s"], checks_in_a_minute),
+        shows(key("health_check.timeout"), ["1s", "4s"], when_a_silent_one_is_out),
+        shows(key("health_check.healthy"), ["1", "5"], when_it_is_back),
+        shows(key("health_check.unhealthy"), ["1", "5"], when_it_is_out),
     ]
 }
 
@@ -307,4 +316,84 @@ async fn ejected_of_three(key: Key) -> String {
     send(&sidecar, 60).await;
     drop(ill);
     format!("{} ejected", sidecar.sum("pillion_endpoints state=ejected"))
+}
+
+async fn told_where_nobody_listens(key: Key) -> String {
+    let mesh = Mesh::default();
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A], "retry": "off" }));
+    pass(5).await;
+    told(&mut sidecar.client().await, GET).await
+}
+
+async fn what_a_check_asks(key: Key) -> String {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let _sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    pass(5).await;
+    a.requests()
+        .first()
+        .map(|check| check.head.lines().next().unwrap_or_default().to_owned())
+        .unwrap_or_default()
+}
+
+async fn whose_health_is_asked(key: Key) -> String {
+    let (mesh, heard) = (Mesh::default(), Arc::new(Mutex::new(Vec::new())));
+    let _a = listening(&mesh, heard.clone());
+    let _sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    pass(5).await;
+    let heard = String::from_utf8_lossy(&heard.lock()).into_owned();
+    format!("{}", heard.contains("shop.Orders"))
+}
+
+async fn checks_in_a_minute(key: Key) -> String {
+    let mesh = Mesh::default();
+    let a = mesh.answering(A, OK);
+    let _sidecar = key.caller(&mesh, json!({ "endpoints": [A], "health_check": { "http": "/" } }));
+    pass(60).await;
+    format!("{} tens", a.hits() / 10)
+}
+
+/// How many seconds later the answer to a request has this reason.
+async fn seconds_until(sidecar: &Sidecar, reason: Option<&str>) -> u64 {
+    let watch = Watch::start();
+    while sidecar.client().await.get("/").await.reason() != reason && watch.seconds() < 100 {
+        pass(1).await;
+    }
+    watch.seconds()
+}
+
+async fn when_a_silent_one_is_out(key: Key) -> String {
+    let mesh = Mesh::default();
+    mesh.black_hole(A);
+    let check = json!({ "tcp": true, "interval": "100s" });
+    let orders = json!({ "endpoints": [A], "retry": "off", "connect_timeout": "10s", "health_check": check });
+    let sidecar = key.caller(&mesh, orders);
+    pass(3).await;
+    told(&mut sidecar.client().await, GET).await
+}
+
+/// Its checks fail from the fifth second to the seventieth.
+async fn out_and_back(key: Key) -> (u64, u64) {
+    let mesh = Mesh::default();
+    let ill = Arc::new(AtomicBool::new(false));
+    let told = ill.clone();
+    let _a = mesh.http1(A, move |_, request: &Message| match request.head.contains("/healthz") {
+        true if told.load(Relaxed) => UNAVAILABLE,
+        _ => OK,
+    });
+    let check = json!({ "http": "/healthz", "interval": "4s" });
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A], "health_check": check }));
+    pass(5).await;
+    ill.store(true, Relaxed);
+    let out = seconds_until(&sidecar, Some("all_unhealthy")).await;
+    ill.store(false, Relaxed);
+    (out / 10, seconds_until(&sidecar, None).await / 10)
+}
+
+async fn when_it_is_out(key: Key) -> String {
+    format!("after {} times ten seconds", out_and_back(key).await.0)
+}
+
+async fn when_it_is_back(key: Key) -> String {
+    format!("after {} times ten seconds", out_and_back(key).await.1)
 }

@@ -10,6 +10,7 @@ mod before;
 pub mod budget;
 pub mod endpoint;
 pub mod ewma;
+pub mod health;
 pub mod outlier;
 mod picture;
 pub mod pools;
@@ -27,8 +28,8 @@ use pillion_model as config;
 use pillion_model::cluster::{ClusterKind, LoadBalancer, UpstreamProtocol, UpstreamTls};
 use pillion_model::listener::{AppProtocol, Inbound};
 use pillion_model::policy::{
-    Backoff, ConnectionPolicy, IdleTimeout, OutlierDetection, Retry, RetryBudget, RetryMethods, Timeout,
-    Timeouts,
+    Backoff, ConnectionPolicy, HealthCheck, IdleTimeout, OutlierDetection, Retry, RetryBudget, RetryMethods,
+    Timeout, Timeouts,
 };
 use pillion_model::{Endpoint as Spec, EndpointUpdate};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit};
@@ -79,6 +80,7 @@ pub struct Cluster {
     /// The largest request body, in bytes.
     pub max_body: Option<u64>,
     ejections: Arc<Ejections>,
+    health_check: Option<Arc<HealthCheck>>,
     slots: Arc<Slots>,
     /// The requests that wait for a place in `slots`.
     waiting: Arc<Waiting>,
@@ -167,6 +169,7 @@ impl Cluster {
             limits: before::limits(&of.limits, before),
             max_body: None,
             ejections,
+            health_check: of.health_check.clone().map(Arc::new),
             slots: before::slots(of.limits.max_connections, before),
             waiting: before.map(|before| before.cluster.waiting.clone()).unwrap_or_default(),
             max_connections_per_endpoint: of.limits.max_connections_per_endpoint,
@@ -266,6 +269,7 @@ impl Cluster {
             balancer: self.load_balancer,
             ejections: &self.ejections,
             max_connections: self.max_connections_per_endpoint,
+            is_checked: self.health_check.is_some(),
             workers: self.workers,
         };
         let next = EndpointSet::new(said, Some(&before), true, &make);
@@ -328,8 +332,27 @@ impl Cluster {
                 Error::new(Reason::DnsError, format!("no endpoint of \"{name}\" is known: {why}"))
             }
             (0, None) => Error::new(Reason::NoEndpoints, format!("\"{name}\" has no endpoints")),
-            _ => Error::new(Reason::AllUnhealthy, format!("all {known} endpoints of \"{name}\" are ejected")),
+            _ => Error::new(
+                Reason::AllUnhealthy,
+                format!("all {known} endpoints of \"{name}\" {}", self.why_unusable()),
+            ),
         }
+    }
+
+    fn why_unusable(&self) -> String {
+        let endpoints = self.endpoints.load();
+        match endpoints.all.iter().filter(|endpoint| endpoint.is_unhealthy()).count() {
+            0 => "are ejected".to_owned(),
+            all if all == endpoints.all.len() => "failed their health check (see /clusters)".to_owned(),
+            some => {
+                format!("are out: {some} failed their health check, the others are ejected (see /clusters)")
+            }
+        }
+    }
+
+    /// How its endpoints are checked; `None`: they are not.
+    pub const fn health_check(&self) -> Option<&Arc<HealthCheck>> {
+        self.health_check.as_ref()
     }
 
     /// A place in the cluster for a connection that cannot be shared. Does not wait.
@@ -480,10 +503,25 @@ impl Cluster {
             self.metrics.breaker_used(limit).set(i64::from(used));
             self.metrics.breaker_limit(limit).set(i64::from(max));
         }
-        let ejected = i64::from(self.ejections.ejected());
-        let known = i64::try_from(self.endpoints.load().all.len()).unwrap_or(i64::MAX);
+        let (healthy, ejected, unhealthy) = self.endpoints_by_state();
+        self.metrics.endpoints(EndpointState::Healthy).set(healthy);
         self.metrics.endpoints(EndpointState::Ejected).set(ejected);
-        self.metrics.endpoints(EndpointState::Healthy).set(known - ejected);
+        self.metrics.endpoints(EndpointState::Unhealthy).set(unhealthy);
+    }
+
+    /// How many are healthy, ejected, unhealthy. One that is both ejected and unhealthy counts as unhealthy.
+    fn endpoints_by_state(&self) -> (i64, i64, i64) {
+        let endpoints = self.endpoints.load();
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let known = count(endpoints.all.len());
+        if self.health_check.is_none() {
+            let ejected = i64::from(self.ejections.ejected());
+            return (known - ejected, ejected, 0);
+        }
+        let (unhealthy, others): (Vec<_>, Vec<_>) =
+            endpoints.all.iter().partition(|endpoint| endpoint.is_unhealthy());
+        let ejected = count(others.iter().filter(|endpoint| !endpoint.outlier.is_closed()).count());
+        (known - ejected - count(unhealthy.len()), ejected, count(unhealthy.len()))
     }
 
     /// The places that are taken at the fullest endpoint, and the limit of each endpoint.
@@ -555,6 +593,7 @@ impl Single {
             },
             max_body: self.max_body,
             ejections,
+            health_check: None,
             slots: Slots::new(NO_LIMIT),
             waiting: Arc::default(),
             max_connections_per_endpoint: None,

@@ -37,9 +37,7 @@ pub async fn connect(
     ground: &Ground,
     purpose: Purpose,
 ) -> Result<Connected, Error> {
-    let attempt = ConnectAttempt { cluster, address, ground };
-    let connected = timeout(cluster.connect_timeout, attempt.run(purpose)).await;
-    let connected = connected.unwrap_or_else(|_elapsed| Err(attempt.timed_out()));
+    let connected = connect_uncounted(cluster, address, ground, purpose).await;
     let service = &*cluster.name;
     match &connected {
         Ok(_) => tracing::debug!(service, endpoint = %address, "connection opened"),
@@ -49,6 +47,21 @@ pub async fn connect(
         }
     }
     connected
+}
+
+/// The same for a health check, which is no traffic of the service: only its handshake is counted.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_uncounted(
+    cluster: &Cluster,
+    address: SocketAddr,
+    ground: &Ground,
+    purpose: Purpose,
+) -> Result<Connected, Error> {
+    let attempt = ConnectAttempt { cluster, address, ground };
+    let connected = timeout(cluster.connect_timeout, attempt.run(purpose)).await;
+    connected.unwrap_or_else(|_elapsed| Err(attempt.timed_out()))
 }
 
 /// Counts a connection that speaks `protocol`, as soon as it is known whether the server has accepted us.

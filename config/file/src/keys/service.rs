@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Block, Static, field, tls};
+use super::{Block, Static, field, health, tls};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
@@ -99,7 +99,13 @@ pub(crate) static SERVICE: Static<Cluster> = Static::new(|| {
             &OUTLIER_DETECTION,
             "When an endpoint that fails gets no requests for a while. `off` turns it off.",
         )
-        .later_or_off("health_check")
+        .key(
+            "health_check",
+            "How each endpoint is asked whether it is well. Default off; or a block with one of `http`, `tcp` and `grpc`.",
+            health::schema,
+            health::read,
+            health::tell,
+        )
         .later_or_off("slow_start")
 });
 

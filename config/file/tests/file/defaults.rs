@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use pillion_model::cluster::{LoadBalancer, UpstreamProtocol, UpstreamTls};
-use pillion_model::policy::{IdleTimeout, OutlierDetection, RetryCondition, RetryMethods, Timeout};
+use pillion_model::listener::Question;
+use pillion_model::policy::{
+    HealthCheck, IdleTimeout, OutlierDetection, RetryCondition, RetryMethods, Timeout,
+};
 
 use crate::{bad, good, told, warnings};
 
@@ -56,8 +59,8 @@ fn a_fault_in_defaults_is_reported_once_at_its_place() {
             vec!["1:36 defaults.tls.sni is not possible with mode: off"],
         ),
         (
-            "defaults: { health_check: { tcp: true } }\n",
-            vec!["1:13 defaults.health_check is not supported yet"],
+            "defaults: { health_check: { tcp: true, interval: 1ms } }\n",
+            vec!["1:50 defaults.health_check.interval is 1ms, too often"],
         ),
         (
             "defaults: { slow_start: 1s, outlier_detection: { interval: 1s } }\n",
@@ -244,5 +247,38 @@ fn empty_defaults_change_nothing() {
     let services = "services: { a: { endpoints: [10.0.0.1:80] } }";
     for defaults in ["defaults: {}", "defaults:", "defaults: { retry: {}, connection: {} }"] {
         assert_eq!(good(&format!("{defaults}\n{services}")), good(services), "{defaults}");
+    }
+}
+
+#[test]
+fn a_health_check_takes_the_place_of_that_of_defaults_key_by_key() {
+    let config = good(
+        "defaults: { health_check: { http: /healthz, interval: 1s } }\n\
+         services:\n  a: { endpoints: [10.0.0.1:80], health_check: { timeout: 2s } }\n  \
+         b: { endpoints: [10.0.0.1:80], health_check: { tcp: true } }\n  \
+         c: { endpoints: [10.0.0.1:80], health_check: off }\n",
+    );
+    let checks: Vec<_> = config.clusters.iter().map(|cluster| cluster.health_check.clone()).collect();
+    let http = Question::Http { path: "/healthz".into() };
+    let second = Duration::from_secs(1);
+    assert_eq!(
+        checks[0],
+        Some(HealthCheck { interval: second, timeout: 2 * second, ..HealthCheck::of(http) })
+    );
+    assert_eq!(checks[1], Some(HealthCheck { interval: second, ..HealthCheck::of(Question::Tcp) }));
+    assert_eq!(checks[2], None);
+}
+
+#[test]
+fn a_health_check_asks_one_question() {
+    let services = "services: { a: { endpoints: [10.0.0.1:80], health_check: ";
+    for (check, expected) in [
+        ("{ interval: 5s }", "services.a.health_check asks nothing"),
+        ("{ tcp: true, http: / }", "services.a.health_check has more than one of `http`, `tcp` and `grpc`"),
+        ("on", "services.a.health_check"),
+        ("{ http: healthz }", "services.a.health_check.http"),
+    ] {
+        let text = format!("{services}{check} }} }}");
+        assert!(told(&text).iter().any(|line| line.contains(expected)), "{check}: {:?}", told(&text));
     }
 }

@@ -29,7 +29,7 @@ fn c13_no_key_is_suggested_that_would_be_refused_next() {
     for (source, unbuilt) in [
         ("inbound: { autorization: { rules: [] } }", "authorization"),
         ("tracin: { otlp: x }", "tracing"),
-        ("services: { a: { endpoints: [10.0.0.1:80], health_checks: { http: / } } }", "health_check"),
+        ("services: { a: { endpoints: [10.0.0.1:80], slow_starts: 3s } }", "slow_start"),
     ] {
         let help = help(source);
         assert!(!help.is_empty() && !help.contains(unbuilt), "{source}: {help}");

@@ -8,12 +8,11 @@ use crate::bad;
 const FULL: &str = include_str!("interface.yaml");
 
 /// The keys that are refused today. When this list is empty, the full example loads.
-const REFUSED: [&str; 7] = [
+const REFUSED: [&str; 6] = [
     "inbound.authorization",
     "services.orders.endpoints[1].zone",
     "services.orders.endpoints[1].priority",
     "services.orders.outlier_detection.interval",
-    "services.orders.health_check",
     "services.orders.slow_start",
     "tracing",
 ];

@@ -20,6 +20,9 @@ pub(super) fn validate(cluster: &Cluster, has_identity: bool, at: &Trail<'_>, fa
         self::discovery(discovery, &at.key("endpoints"), faults);
     }
     tls(&cluster.tls, has_identity, &at.key("tls"), faults);
+    if let Some(check) = &cluster.health_check {
+        policy::health_check(check, &at.key("health_check"), faults);
+    }
     policy::retry(cluster.retry.as_ref(), &cluster.timeouts, &at.key("retry"), faults);
 }
 

@@ -1,8 +1,10 @@
-//! `retry`, and whether it fits the timeouts.
+//! `retry`, and whether it fits the timeouts; the interval of `health_check`.
+
+use std::time::Duration;
 
 use crate::fault::Faults;
 use crate::path::Trail;
-use crate::policy::{Backoff, Retry, RetryCondition, RetryMethods, Timeouts};
+use crate::policy::{Backoff, HealthCheck, Retry, RetryCondition, RetryMethods, Timeouts};
 
 pub(super) fn retry(retry: Option<&Retry>, timeouts: &Timeouts, at: &Trail<'_>, faults: &mut Faults) {
     let Some(retry) = retry else { return };
@@ -21,6 +23,16 @@ pub(super) fn retry(retry: Option<&Retry>, timeouts: &Timeouts, at: &Trail<'_>, 
             .help("it is kept in memory for each request in flight");
     }
     warn_of_idle_settings(retry, timeouts, at, faults);
+}
+
+/// More checks would be a load of their own.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+
+pub(super) fn health_check(check: &HealthCheck, at: &Trail<'_>, faults: &mut Faults) {
+    let interval = check.interval;
+    if interval < LEAST_INTERVAL {
+        faults.error(&at.key("interval"), format!("is {interval:?}, too often")).help("write 100ms or more");
+    }
 }
 
 fn backoff(backoff: &Backoff, at: &Trail<'_>, faults: &mut Faults) {

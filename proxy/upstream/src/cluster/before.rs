@@ -59,6 +59,7 @@ pub(super) fn endpoints(
         balancer: of.load_balancer,
         ejections,
         max_connections: of.limits.max_connections_per_endpoint,
+        is_checked: of.health_check.is_some(),
         workers,
     };
     let set = before.map(|before| before.cluster.endpoints.load_full());

@@ -10,10 +10,12 @@ use parking_lot::Mutex;
 
 use super::balance::Candidate;
 use super::ewma::Ewma;
+use super::health::Health;
 use super::outlier::{Cause, Outlier};
 use super::{Cluster, ClusterProtocol};
 use crate::pool::{Pool, Want};
 use crate::slots::Slots;
+use pillion_model::policy::HealthCheck;
 use pillion_telemetry::EjectionCause;
 
 pub struct Endpoint {
@@ -28,6 +30,9 @@ pub struct Endpoint {
     in_flight: AtomicU32,
     latency: Ewma,
     pub outlier: Outlier,
+    /// A copy of what `health` says, for the way of a request.
+    is_unhealthy: AtomicBool,
+    health: Mutex<Health>,
     /// The version that the endpoint chose by ALPN the last time.
     learnt: AtomicU8,
     /// Whether the endpoint was removed: no new request comes here.
@@ -73,9 +78,51 @@ impl Endpoint {
             in_flight: AtomicU32::new(0),
             latency: Ewma::new(epoch),
             outlier,
+            is_unhealthy: AtomicBool::new(false),
+            health: Mutex::default(),
             learnt: AtomicU8::new(0),
             has_left: AtomicBool::new(false),
         }
+    }
+
+    /// Whether its health check has failed.
+    pub fn is_unhealthy(&self) -> bool {
+        self.is_unhealthy.load(Relaxed)
+    }
+
+    /// What checks have found of it.
+    pub fn health(&self) -> Health {
+        self.health.lock().clone()
+    }
+
+    /// A check has ended; `failure`: why it failed. Tells a change in the log.
+    pub fn checked(&self, failure: Option<Arc<str>>, rule: &HealthCheck, cluster: &Cluster, now: Instant) {
+        let mut health = self.health.lock();
+        let has_changed = health.hear(failure.clone(), rule, now);
+        self.is_unhealthy.store(health.is_unhealthy, Relaxed);
+        drop(health);
+        let (service, endpoint) = (&*cluster.name, self.address);
+        match failure {
+            Some(why) if has_changed => {
+                tracing::info!(service, %endpoint, why = &*why, "endpoint is unhealthy: its health check failed");
+            }
+            None if has_changed => {
+                tracing::info!(service, %endpoint, "endpoint is healthy: its health check passed")
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn forget_health(&self) {
+        *self.health.lock() = Health::default();
+        self.is_unhealthy.store(false, Relaxed);
+    }
+
+    /// It takes the place of another endpoint at its address.
+    pub(super) fn inherit_health(&self, of: &Self) {
+        let health = of.health();
+        self.is_unhealthy.store(health.is_unhealthy, Relaxed);
+        *self.health.lock() = health;
     }
 
     /// Marks the endpoint as removed from its cluster: it finishes what it has begun, and gets no new request.
@@ -180,7 +227,7 @@ impl Candidate for Endpoint {
     }
 
     fn is_usable(&self, now: Instant) -> bool {
-        self.outlier.is_usable(now)
+        self.outlier.is_usable(now) && !self.is_unhealthy()
     }
 }
 

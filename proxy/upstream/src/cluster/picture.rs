@@ -39,10 +39,12 @@ fn used_of(used: u32, max: u32) -> Value {
 
 fn endpoint_picture(endpoint: &Endpoint, now: Instant) -> Value {
     let connections = endpoint.pool.connections();
+    let health = endpoint.health();
     json!({
         "address": endpoint.address.to_string(),
         "weight": endpoint.weight().get(),
         "state": match endpoint.outlier.standing(now) {
+            _ if endpoint.is_unhealthy() => "unhealthy",
             Standing::Available => "available",
             Standing::Ejected(_) => "ejected",
             Standing::Probing => "probing",
@@ -51,6 +53,11 @@ fn endpoint_picture(endpoint: &Endpoint, now: Instant) -> Value {
             Standing::Ejected(rest) => json!(rest.as_millis() as u64),
             Standing::Available | Standing::Probing => Value::Null,
         },
+        "health_check": health.last.map(|last| json!({
+            "passed": last.failure.is_none(),
+            "failure": last.failure.as_deref(),
+            "ago_ms": now.saturating_duration_since(last.at).as_millis() as u64,
+        })),
         "in_flight": endpoint.in_flight(),
         // rounded to the microsecond, because more digits would be noise
         "latency_ms": endpoint.latency(now).map(|nanos| (nanos / 1e3).round() / 1e3),

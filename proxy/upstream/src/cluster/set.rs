@@ -31,22 +31,29 @@ pub(super) struct Make<'a> {
     pub(super) ejections: &'a Arc<Ejections>,
     /// The limit of connections for each endpoint.
     pub(super) max_connections: Option<u32>,
+    /// Whether the cluster's endpoints are checked; else what a check had found is forgotten.
+    pub(super) is_checked: bool,
     pub(super) workers: usize,
 }
 
 impl EndpointSet {
     /// The set that `said` describes. An address that is also in `before` keeps its endpoint, with its connections,
     /// load and standing. An address that is listed twice has two endpoints. `keeps` says whether the cluster still
-    /// opens connections as it did when `before` was made.
+    /// opens connections as it did when `before` was made; otherwise the address gets a new endpoint,
+    /// which keeps what health checks have found.
     pub(super) fn new(said: EndpointUpdate, before: Option<&Self>, keeps: bool, make: &Make<'_>) -> Self {
         let mut known: HashMap<SocketAddr, Vec<&Arc<Endpoint>>> = HashMap::new();
-        for endpoint in before.filter(|_| keeps).iter().flat_map(|before| before.all.iter().rev()) {
+        for endpoint in before.iter().flat_map(|before| before.all.iter().rev()) {
             known.entry(endpoint.address).or_default().push(endpoint);
         }
         let mut next_id = before.map_or(0, |before| before.next_id);
         let epoch = Instant::now().into_std();
         let endpoint = |spec: &Spec| {
-            if let Some(endpoint) = known.get_mut(&spec.address).and_then(Vec::pop) {
+            let same = known.get_mut(&spec.address).and_then(Vec::pop);
+            if let Some(endpoint) = same.filter(|_| !make.is_checked) {
+                endpoint.forget_health();
+            }
+            if let Some(endpoint) = same.filter(|_| keeps) {
                 endpoint.set_weight(spec.weight);
                 endpoint.limit_connections(make.max_connections);
                 return endpoint.clone();
@@ -55,6 +62,9 @@ impl EndpointSet {
             next_id += 1;
             let endpoint = Endpoint::new(next_id - 1, spec, outlier, make.workers, epoch);
             endpoint.limit_connections(make.max_connections);
+            if let Some(same) = same {
+                endpoint.inherit_health(same);
+            }
             Arc::new(endpoint)
         };
         let all = said.endpoints.iter().map(endpoint).collect();
