@@ -8,17 +8,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use pillion_model::cluster::LoadBalancer;
 use pillion_model::policy::{Retry, RetryBudget};
+use pillion_model::route::{PathMatch, RouteMatch};
 use pillion_model::{Endpoint as Spec, EndpointUpdate};
 
 use crate::app::App;
 use pillion_base::limits::Limit;
 use pillion_http::headers;
-use pillion_http::message::Headers;
+use pillion_http::message::{Headers, RequestHead};
 use pillion_http::seen::Seen;
 use pillion_model::{Direction, Workload};
 use pillion_sidecar::detect::bytes::Reader;
 use pillion_sidecar::layers::verdict::{RetryState, RetrySubject, TryOutcome};
-use pillion_sidecar::state::{HostTable, Route};
+use pillion_sidecar::state::{HostTable, Route, Rule, RuleTable, Split, Then};
 use pillion_telemetry::access::{Record, RequestRecord, protocol_name};
 use pillion_telemetry::{MethodLabel, Metrics, Recorder, RequestLabels, Symbol};
 use pillion_upstream::cluster::alike::Policies;
@@ -58,6 +59,7 @@ pub fn dns_message(bytes: &[u8]) {
 /// All decisions that are measured.
 pub fn decisions() -> Vec<Decision> {
     let mut all: Vec<Decision> = [1, 10_000].map(find_host).into();
+    all.extend([10, 10_000].map(find_route));
     let rules =
         [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random];
     all.extend(rules.into_iter().flat_map(|rule| [1, 3, 100, 1000].map(|endpoints| pick(rule, endpoints))));
@@ -109,6 +111,22 @@ fn find_host(hosts: usize) -> Decision {
     }
     named(format!("find a host among {hosts}"), move || {
         std::hint::black_box(table.find(std::hint::black_box("s0:8080")));
+    })
+}
+
+/// The last of so many routes of one host, all with a prefix.
+fn find_route(routes: usize) -> Decision {
+    let rule = |nth| {
+        let path = Some(PathMatch::Prefix(format!("/api/v{nth}")));
+        let matches = RouteMatch { path, ..RouteMatch::default() };
+        Arc::new(Rule { matches, then: Then::To(Split::new([])) })
+    };
+    let table: RuleTable = (0..routes).map(rule).collect();
+    let (mut parts, ()) = http::Request::new(()).into_parts();
+    parts.uri = format!("/api/v{}/orders/17?page=2", routes - 1).parse().unwrap_or_default();
+    let head = RequestHead::from(parts);
+    named(format!("find a route among {routes} of a host"), move || {
+        std::hint::black_box(table.find(std::hint::black_box(&head)));
     })
 }
 
