@@ -79,6 +79,8 @@
 //!   Clusters and routes that did not change are the same objects in both.
 //! - An update of one service's endpoints ([`update`](pillion_upstream::cluster::update), from any source) replaces
 //!   that cluster's set of endpoints ([`set`](pillion_upstream::cluster::set)) in place, and touches nothing else.
+//! - A health check of one endpoint ([`health`](pillion_upstream::cluster::health)) changes that endpoint alone. One
+//!   checker for the whole process (`app::checks`) runs beside the data path.
 //!
 //! # Crates
 //! Each crate may use those to its right, and an import in the other direction does not compile: `pillion` ([`cli`] →
