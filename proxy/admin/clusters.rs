@@ -19,7 +19,10 @@ pub(super) fn page(console: &Console, now: Instant) -> Value {
         );
         picture
     };
-    json!({ "generation": snapshot.generation, "clusters": snapshot.clusters().map(cluster).collect::<Vec<_>>() })
+    let mut clusters: Vec<_> = snapshot.clusters().collect();
+    clusters.sort_by(|one, other| one.name.cmp(&other.name));
+    let pictures: Vec<Value> = clusters.into_iter().map(cluster).collect();
+    json!({ "generation": snapshot.generation, "clusters": pictures })
 }
 
 /// The services that discover their endpoints by DNS, each with the name that is looked up.

@@ -393,11 +393,7 @@ async fn the_clusters_page_shows_the_present_state() {
     let orders = &shown["clusters"][0];
     assert_eq!((&orders["name"], &orders["endpoints_from"]), (&json!("orders"), &json!("static")));
     let [a, b] = [&orders["endpoints"][0], &orders["endpoints"][1]];
-    assert_eq!(
-        (&a["address"], &a["weight"], &a["state"]),
-        (&json!(A), &json!(3), &json!("available")),
-        "{a}"
-    );
+    assert_eq!((&a["address"], &a["weight"], &a["state"]), (&json!(A), &json!(3), &json!("healthy")), "{a}");
     assert_eq!((&a["connections"], &a["in_flight"]), (&json!({ "idle": 1, "open": 1 }), &json!(0)), "{a}");
     assert!(a["latency_ms"].is_number(), "{a}");
     assert_eq!(b["state"], json!("ejected"));

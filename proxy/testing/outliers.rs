@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::backend::{Backend, HANG_UP, OK, UNAVAILABLE};
-use super::mesh::{A, B, Mesh, Sidecar, pass, settle};
+use super::mesh::{A, B, Mesh, Sidecar, caller, pass, settle};
 
 const TWO: &str = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin, retry: off";
 
@@ -42,6 +42,19 @@ async fn after_five_errors_an_endpoint_is_ejected_for_30_seconds_and_returns_aft
         assert_eq!(sidecar.sum("pillion_endpoints state=ejected"), 0);
         assert!(a.hits() >= 9, "half of the requests again: {}", a.hits());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_only_ejected_endpoints_are_left_the_answer_says_where_to_look() {
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
+    let mut sidecar = mesh.caller(TWO);
+    send(&sidecar, 20).await;
+    sidecar.reload(&caller("endpoints: [10.0.0.1:80], retry: off")).expect("a good file");
+    let refused = sidecar.client().await.get("/").await;
+    assert_eq!(refused.told(), (503, Some("all_unhealthy")));
+    let sentence = "all 1 endpoints of \"orders\" are ejected: see /clusters on the admin port";
+    assert!(refused.body.contains(sentence), "{}", refused.body);
 }
 
 #[tokio::test(start_paused = true)]

@@ -41,7 +41,7 @@ async fn the_pages_tell_what_the_sidecar_is_doing() {
     let endpoint = &clusters["clusters"][0]["endpoints"][0];
     assert_eq!(
         (&endpoint["address"], &endpoint["state"]),
-        (&json!(app.address.to_string()), &json!("available"))
+        (&json!(app.address.to_string()), &json!("healthy"))
     );
     assert_eq!(endpoint["connections"]["open"], 1);
 

@@ -331,10 +331,16 @@ impl Cluster {
             (0, Some(why)) => {
                 Error::new(Reason::DnsError, format!("no endpoint of \"{name}\" is known: {why}"))
             }
-            (0, None) => Error::new(Reason::NoEndpoints, format!("\"{name}\" has no endpoints")),
+            (0, None) => Error::new(
+                Reason::NoEndpoints,
+                format!("\"{name}\" has no endpoints: see /clusters on the admin port"),
+            ),
             _ => Error::new(
                 Reason::AllUnhealthy,
-                format!("all {known} endpoints of \"{name}\" {}", self.why_unusable()),
+                format!(
+                    "all {known} endpoints of \"{name}\" {}: see /clusters on the admin port",
+                    self.why_unusable()
+                ),
             ),
         }
     }
@@ -343,9 +349,9 @@ impl Cluster {
         let endpoints = self.endpoints.load();
         match endpoints.all.iter().filter(|endpoint| endpoint.is_unhealthy()).count() {
             0 => "are ejected".to_owned(),
-            all if all == endpoints.all.len() => "failed their health check (see /clusters)".to_owned(),
+            all if all == endpoints.all.len() => "failed their health check".to_owned(),
             some => {
-                format!("are out: {some} failed their health check, the others are ejected (see /clusters)")
+                format!("are out: {some} failed their health check, the others are ejected")
             }
         }
     }

@@ -31,9 +31,10 @@ fn admit(call: &mut Call, cluster: &Cluster) -> Result<(), Error> {
     let requests = &cluster.limits.requests;
     call.permit = Some(requests.try_acquire().ok_or_else(|| {
         cluster.rejected(LimitLabel::Requests);
+        let most = requests.max();
         Error::new(
             Reason::LimitRequests,
-            format!("\"{}\" has {} requests in flight ({})", cluster.name, requests.max(), requests.name()),
+            format!("\"{}\" has {most} requests in flight ({} is {most})", cluster.name, requests.name()),
         )
     })?);
     Ok(())

@@ -170,7 +170,8 @@ pub fn injected(with: AbortStatus) -> Error {
         AbortStatus::Http(status) => ErrorAnswer::Status(status),
         AbortStatus::Grpc(status) => ErrorAnswer::Grpc(status),
     };
-    Error::new(Reason::FaultInjected, "the route's `fault.abort` says so").answered(answer)
+    Error::new(Reason::FaultInjected, "this answer was injected: the route has `fault.abort`")
+        .answered(answer)
 }
 
 /// The limit of inbound requests.
@@ -196,7 +197,8 @@ impl PeersRateLimit {
 pub fn rate_limited(rate: Rate, whose: &str, wait: std::time::Duration) -> Error {
     let seconds = u32::try_from(wait.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u32::MAX);
     let Rate { requests, per, burst } = rate;
-    let detail = format!("{whose} has had {requests} requests in {per:?}, or {burst} at once (rate_limit)");
+    let detail =
+        format!("{whose} is at its limit: {requests} requests in {per:?}, {burst} at once (rate_limit)");
     Error::new(Reason::RateLimited, detail).answered(ErrorAnswer::RetryAfter(seconds.max(1)))
 }
 

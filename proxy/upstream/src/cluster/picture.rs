@@ -45,7 +45,7 @@ fn endpoint_picture(endpoint: &Endpoint, now: Instant) -> Value {
         "weight": endpoint.weight().get(),
         "state": match endpoint.outlier.standing(now) {
             _ if endpoint.is_unhealthy() => "unhealthy",
-            Standing::Available => "available",
+            Standing::Available => "healthy",
             Standing::Ejected(_) => "ejected",
             Standing::Probing => "probing",
         },
