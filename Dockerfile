@@ -11,7 +11,7 @@
 # What pulls nothing stands first: a builder without BuildKit makes every stage above its target.
 
 FROM scratch AS image
-# Nobody's uid, and the one whose traffic `pillion init` leaves alone.
+# No other program should run as this uid: `pillion init` does not redirect its traffic.
 USER 1337:1337
 # Inbound and metrics. Outbound (15001) and admin (15000) listen on loopback, for the application beside it.
 EXPOSE 15006 15020

@@ -93,7 +93,7 @@ async fn names_and_addresses_change_with_the_configuration_and_virtual_ones_stay
     let mut sidecar = started(&mesh, &with_dns(&services, "listen: 127.0.0.1:0"));
     let place = dns(&sidecar);
     assert_eq!(ask(&mesh, &place, "orders.").await, "240.240.134.115");
-    assert_eq!(ask(&mesh, &place, "web.").await, "192.0.2.8", "nobody's yet");
+    assert_eq!(ask(&mesh, &place, "web.").await, "192.0.2.8", "no service has this host yet");
 
     let more = with_dns(&services, "listen: 127.0.0.1:0")
         .replace("services:\n", &format!("services:\n  web: {{ endpoints: [\"{B}\"] }}\n"));

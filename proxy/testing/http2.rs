@@ -27,7 +27,7 @@ impl Answer {
         self.head.headers().get(name).and_then(|value| value.to_str().ok())
     }
 
-    /// Of the headers (trailers-only) or the trailers.
+    /// `grpc-status`, from the headers of an answer of trailers alone, or from the trailers.
     pub(super) fn grpc_status(&self) -> Option<&str> {
         let trailing = self.trailers.as_ref().and_then(|trailers| trailers.get("grpc-status"));
         self.header("grpc-status").or_else(|| trailing.and_then(|value| value.to_str().ok()))

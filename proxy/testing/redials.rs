@@ -12,7 +12,7 @@ use super::mesh::{A, B, C, Mesh, Sidecar, Watch, caller, pass, settle};
 /// The first endpoint is asked first, and nothing listens there.
 const TWO: &str =
     "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin, listen: 127.0.0.1:0, protocol: tcp";
-/// The same endpoints for a service whose protocol is detected.
+/// A service with these two endpoints, whose protocol is detected.
 const UNDECLARED: &str =
     "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin, listen: 127.0.0.1:0";
 

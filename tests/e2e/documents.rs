@@ -198,6 +198,26 @@ fn every_metric_of_the_code_has_its_row() {
     assert_eq!(first_cells(&page("metrics.md")), families);
 }
 
+/// README shows the first figures of performance.md again, which are measured anew now and then.
+#[test]
+fn the_figures_of_the_readme_are_those_of_performance() {
+    let readme = read(&root().join("README.md"));
+    let table = readme.split_once("| proxy | CPU µs per request |").expect("the table of README").1;
+    let rows: Vec<(&str, &str)> = table
+        .lines()
+        .skip(2)
+        .map_while(|row| row.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "))
+        .collect();
+    assert_eq!(rows.len(), 4, "{rows:?}");
+    let performance = page("performance.md");
+    let pair = performance.split_once("### HTTP/1.1 pair").expect("the table of performance.md").1;
+    for (proxy, figure) in rows {
+        let name = proxy.split(' ').next().expect("a name");
+        let measured = pair.lines().find(|row| row.starts_with(&format!("| {name} |"))).expect("its row");
+        assert!(measured.starts_with(&format!("| {name} | {figure} (")), "README: {figure}\n{measured}");
+    }
+}
+
 // --- commands
 
 /// A command, where it stands, and the lines that it prints.

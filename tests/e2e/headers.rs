@@ -98,7 +98,7 @@ async fn a_request_id_is_kept_through_the_pair_or_made_once() {
     }
     let longest = format!("{:x<128}", "");
     assert_eq!(ask(&pair, &format!("x-request-id: {longest}\r\n")).await, longest);
-    // The same in both access logs: this is how one finds a request again.
+    // Both access logs have the request id, so that a request can be found in each.
     let (caller, application) = (pair.caller.log_line().await, pair.application.log_line().await);
     assert_eq!((&caller["request_id"], &application["request_id"]), (&"my-own.1".into(), &"my-own.1".into()));
 }

@@ -101,7 +101,7 @@ async fn reach(prefix: Command, words: &[&str], targets: &[String]) -> Vec<Strin
     heard.lines().map(str::to_owned).collect()
 }
 
-/// The same for one address over TCP.
+/// What a caller hears at one address over TCP.
 async fn hear(prefix: Command, target: SocketAddr) -> String {
     reach(prefix, &[], &[target.to_string()]).await.concat()
 }

@@ -194,7 +194,7 @@ async fn a_file_that_is_missing_and_a_port_that_is_taken_are_exit_code_1() {
     assert!(text(&output.stderr).contains(&address), "{output:?}");
 }
 
-/// Of the same user, with several workers each: what the kernel would let share a port, if both asked for it.
+/// Both sidecars have one user and several workers. The kernel would let them share a port if both asked for that.
 #[tokio::test]
 async fn c2_a_second_sidecar_on_a_port_of_the_first_does_not_start() {
     let first = Plan::new(

@@ -62,7 +62,7 @@ fn told(answer: &Message, code: &str) -> String {
     sentence.unwrap_or_else(|| unreachable!("no sentence in {text:?}"))
 }
 
-/// The same of an answer made inbound: a remote peer hears the code and nothing else.
+/// Checks an answer made inbound: a remote peer gets the code, without the sentence.
 #[track_caller]
 fn told_remotely(answer: &Message, code: &str) {
     let Row(_, kind, status, _) = row(code);

@@ -27,11 +27,11 @@ pub struct Actions {
     pub answer: Option<Answer>,
     pub rewrite: Rewrite,
     pub request_headers: HeaderChanges,
-    /// Of answers that came from an endpoint, and of `answer`.
+    /// Changes of the headers of answers, from an endpoint or from `answer`.
     pub response_headers: HeaderChanges,
     pub fault: FaultInjection,
     pub mirror: Option<Mirror>,
-    /// Of all its requests together.
+    /// One limit for all requests of the route together.
     pub rate_limit: Option<RateLimit>,
 }
 

@@ -88,7 +88,7 @@ async fn sni_decides_for_tls_where_the_address_is_unknown() {
     let of = |service| [("direction", "outbound"), ("service", service)];
     pod.counted(4, "pillion_connections_total", &of("secure")).await; // two accepted, two opened
     eventually(
-        "as many to nobody's, or more where a client was so slow that its destination was dialled early",
+        "as many to destinations without a service, or more where a client was so slow that its destination was dialled early",
         async || (pod.metric("pillion_connections_total", &of("passthrough")).await >= 4.0).then_some(()),
     )
     .await;

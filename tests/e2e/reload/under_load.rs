@@ -51,7 +51,7 @@ impl Kind {
         }
     }
 
-    /// Of a file that has been read before.
+    /// The outcome when a file that has been read before is read again.
     const fn again(self) -> Self {
         match self {
             Self::Good | Self::Equal => Self::Equal,

@@ -10,7 +10,7 @@ use crate::support::wire::Wire;
 async fn a_reset_before_the_answer() {
     let backend = Backend::reset().await;
     let caller = Plan::calling(backend.address, "retry: off, protocol: http1").start().await;
-    // gRPC over HTTP/1 is nobody's: HTTP alone here.
+    // gRPC does not run over HTTP/1, so this test asks with plain HTTP alone.
     let answer = Wire::connect(caller.outbound()).await.get("orders", "/").await;
     assert!(told(&answer, "upstream_reset").contains(&backend.address.to_string()));
     caller.counted(1, &[("service", "orders"), ("reason", "upstream_reset"), ("status", "502")]).await;

@@ -47,7 +47,7 @@ async fn a_response_reaches_the_client_before_the_upstream_has_finished_it() {
     }
 }
 
-/// The same the other way: the application reads a request while its client still writes it.
+/// The application reads a request while its client still writes it.
 #[tokio::test]
 async fn a_request_reaches_the_application_before_the_client_has_finished_it() {
     let (app, _task) = http2::application(async |request| {

@@ -1,4 +1,4 @@
-//! Rules that are wrong end in a refusal that says so, and in no loop; so does an address that is nobody's.
+//! Rules that are wrong end in a refusal that says so, and in no loop. An address that belongs to no host is refused too.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -26,8 +26,8 @@ async fn made_few_connections(host: &Namespace) {
     assert!(made < FEW, "{made} connections");
 }
 
-/// To nobody's address, and to one that is a service's with itself as the endpoint, which no guard for what is
-/// unknown would see.
+/// Dials an address that belongs to no host, and one of a service whose endpoint is that address itself: the guard for
+/// unknown destinations does not see the second.
 #[tokio::test]
 async fn without_an_exception_for_the_sidecar_nothing_goes_out() {
     let Some(Hosts { pod, world }) = hosts() else { return };

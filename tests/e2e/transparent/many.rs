@@ -12,7 +12,7 @@ use crate::support::tools::printed;
 /// Multiples of what `short.py` has under way at once, over four kinds of connections.
 const WARM_UP: usize = 1024;
 const COUNT: usize = 10_240;
-/// Of either sidecar.
+/// The growth that each of the two sidecars may have.
 const MOST_GROWTH_KIB: u64 = 4 * 1024;
 
 /// Half of them HTTP, half opaque, all redirected on both sides, over both versions of IP.

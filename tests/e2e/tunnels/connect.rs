@@ -161,7 +161,7 @@ async fn a_tunnel_that_cannot_be_is_refused_with_the_reason() {
     refuses(&sidecar, &nobody().to_string(), "502", "connect_refused").await;
 }
 
-/// Of itself, of its admin port, and of what clouds tell their machines, whatever they are called.
+/// The sidecar opens no tunnel to its own ports or to the metadata services of clouds, however their address is written.
 #[tokio::test]
 async fn a_tunnel_into_the_sidecar_itself_is_denied() {
     let sidecar = alone("").start().await;

@@ -29,7 +29,7 @@ pub struct MemoryConnection {
     pub original: Option<SocketAddr>,
 }
 
-/// The network; clones are the same.
+/// A network in memory. Clones share its hosts.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryNetwork {
     hosts: Arc<Mutex<Hosts>>,

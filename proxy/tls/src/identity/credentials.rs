@@ -35,7 +35,7 @@ pub struct Credentials {
     pub key: Arc<CertifiedKey>,
     /// The certificates of the trust bundle, in the order of the file. Never empty.
     pub bundle: Vec<CertificateDer<'static>>,
-    /// The same certificates in the form that the verifier needs.
+    /// The certificates of `bundle`, in the form that the verifier needs.
     pub roots: Arc<RootCertStore>,
     /// The revocation lists, which are replaced together with the bundle. Empty when no certificate is known to be
     /// revoked.
