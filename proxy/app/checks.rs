@@ -30,6 +30,8 @@ use crate::admin::{Unwell, put};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Checks under way at once. Each holds a descriptor, and a handshake takes about a millisecond of the thread.
 const AT_ONCE: usize = 64;
+/// Checks of one service under way at once: endpoints that never answer must not hold up the checks of other services.
+const AT_ONCE_OF_A_SERVICE: usize = 8;
 
 pub(super) struct Checker {
     store: Arc<Store>,
@@ -41,6 +43,7 @@ pub(super) struct Checker {
 struct Followed {
     cluster: Arc<Cluster>,
     set: Arc<EndpointSet>,
+    places: Arc<Semaphore>,
     /// By the endpoint's identifier.
     tasks: HashMap<usize, Task>,
 }
@@ -65,7 +68,8 @@ impl Followed {
 
 impl Checker {
     pub(super) fn new(store: Arc<Store>, ground: Arc<Ground>) -> Self {
-        let asking = Asking { ground, places: Arc::new(Semaphore::new(AT_ONCE)) };
+        let places = |most| Arc::new(Semaphore::new(most));
+        let asking = Asking { ground, of_service: places(AT_ONCE_OF_A_SERVICE), places: places(AT_ONCE) };
         Self { store, asking, followed: HashMap::new() }
     }
 
@@ -96,17 +100,21 @@ impl Checker {
     fn follow(&self, cluster: &Arc<Cluster>, before: Option<Followed>) -> Followed {
         let set = cluster.endpoints().clone();
         let same = before.filter(|before| Arc::ptr_eq(&before.cluster, cluster));
-        let mut known = same.map(|same| same.tasks).unwrap_or_default();
+        let (places, mut known) = match same {
+            Some(same) => (same.places, same.tasks),
+            None => (Arc::new(Semaphore::new(AT_ONCE_OF_A_SERVICE)), HashMap::new()),
+        };
         let task = |endpoint: &Arc<Endpoint>| match known.remove(&endpoint.id) {
             Some(task) if Arc::ptr_eq(&task.endpoint, endpoint) => (endpoint.id, task),
-            _ => (endpoint.id, self.start(cluster, endpoint)),
+            _ => (endpoint.id, self.start(cluster, endpoint, &places)),
         };
         let tasks = set.all.iter().map(task).collect();
-        Followed { cluster: cluster.clone(), set, tasks }
+        Followed { cluster: cluster.clone(), set, places, tasks }
     }
 
-    fn start(&self, cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>) -> Task {
-        let (asking, cluster, checked) = (self.asking.clone(), cluster.clone(), endpoint.clone());
+    fn start(&self, cluster: &Arc<Cluster>, endpoint: &Arc<Endpoint>, of_service: &Arc<Semaphore>) -> Task {
+        let asking = Asking { of_service: of_service.clone(), ..self.asking.clone() };
+        let (cluster, checked) = (cluster.clone(), endpoint.clone());
         let handle = tokio::spawn(async move { asking.keep(&cluster, &checked).await }).abort_handle();
         Task { endpoint: endpoint.clone(), handle }
     }
@@ -125,6 +133,7 @@ enum Outcome {
 #[derive(Clone)]
 struct Asking {
     ground: Arc<Ground>,
+    of_service: Arc<Semaphore>,
     places: Arc<Semaphore>,
 }
 
@@ -152,6 +161,7 @@ impl Asking {
     }
 
     async fn check(&self, cluster: &Cluster, endpoint: &Endpoint, rule: &HealthCheck) -> Outcome {
+        let Ok(_place_of_service) = self.of_service.acquire().await else { return Outcome::NotAsked };
         let Ok(_place) = self.places.acquire().await else { return Outcome::NotAsked };
         match timeout(rule.timeout, self.ask(cluster, endpoint, &rule.asks)).await {
             Ok(outcome) => outcome,

@@ -125,6 +125,15 @@ async fn an_injected_error_has_its_status_and_reaches_nobody() {
     assert_eq!((a.hits(), sidecar.sum("pillion_requests_total status=418 reason=fault_injected")), (0, 1));
 }
 
+/// RFC 9110, 15.3.6: a 205 has no content.
+#[tokio::test(start_paused = true)]
+async fn an_injected_status_without_content_has_no_body() {
+    let mesh = Mesh::default();
+    let sidecar = sidecar(&mesh, "hosts: [orders], to: orders, fault: { abort: { status: 205 } }");
+    let answer = ask(&mut sidecar.client().await, "/", "").await;
+    assert_eq!((answer.told(), answer.body.as_str()), ((205, Some("fault_injected")), ""));
+}
+
 #[tokio::test(start_paused = true)]
 async fn grpc_callers_and_others_each_get_an_injected_error_in_their_own_words() {
     for (abort, grpc, http) in [("grpc: NOT_FOUND", "5", 404), ("status: 503", "14", 503)] {

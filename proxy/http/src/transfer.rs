@@ -75,8 +75,8 @@ impl Interim {
     /// Adds an interim answer. It is dropped if too much waits already; see [`INTERIM_WAITING`].
     pub fn tell(&self, interim: http::Response<()>) {
         let mut state = self.state.lock();
-        let waiting: usize = state.0.iter().map(size).sum();
-        if waiting >= INTERIM_WAITING && interim.status() != StatusCode::CONTINUE {
+        let waiting: usize = state.0.iter().map(interim_bytes).sum();
+        if waiting >= INTERIM_WAITING && !only_continues(&interim) {
             return;
         }
         state.0.push(interim);
@@ -99,9 +99,15 @@ impl Interim {
     }
 }
 
-/// The bytes of its fields.
-fn size(interim: &http::Response<()>) -> usize {
+/// The bytes of the fields of an interim answer.
+pub fn interim_bytes(interim: &http::Response<()>) -> usize {
     interim.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
+/// Whether it is a `100 Continue` without fields, which is never dropped: a client may wait for it, and it costs next to
+/// nothing. An upstream's own 100 may have fields, up to the size of a head.
+pub fn only_continues(interim: &http::Response<()>) -> bool {
+    interim.status() == StatusCode::CONTINUE && interim.headers().is_empty()
 }
 
 /// The progress of the request's body. The body writes it, and the timeout layer reads it.
@@ -214,6 +220,20 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn b6_a_100_with_fields_counts_as_any_interim_answer() {
+        let interim = Interim::default();
+        for _ in 0..32 {
+            let mut large = http::Response::new(());
+            *large.status_mut() = StatusCode::CONTINUE;
+            large.headers_mut().insert("x", HeaderValue::from_bytes(&[b'a'; 10 * 1024]).unwrap());
+            interim.tell(large);
+        }
+        let mut told = 0;
+        interim.take(&Context::from_waker(Waker::noop()), |_interim| told += 1);
+        assert_eq!(told, 2, "16 KiB, and one more");
+    }
 
     #[test]
     fn waiting_interim_answers_have_a_bound_and_a_100_is_never_dropped() {

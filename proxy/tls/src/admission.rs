@@ -212,7 +212,8 @@ impl Overlay for ClientStream<Stream> {
     /// A session that holds decrypted data, or that has ended, does not want to read.
     fn at_rest(&self) -> Option<&Stream> {
         let (io, session) = self.get_ref();
-        let rests = session.wants_read() && !session.is_handshaking() && self.broken.is_none();
+        let has_failed = self.broken.is_some() || self.tls.has_failed();
+        let rests = session.wants_read() && !session.is_handshaking() && !has_failed;
         rests.then_some(io)
     }
 }

@@ -11,6 +11,9 @@ use pillion_model::route::RouteHost;
 use pillion_model::text::shortened;
 
 /// The name of a route: a metric label.
+/// The index of a host's routes has a level for each segment of a path. No server takes longer paths by default.
+const LONGEST_PATH: usize = 4096;
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct RouteName(pub(crate) String);
 
@@ -52,6 +55,9 @@ impl Word for MatchPath {
                 Some(rest) => format!("hosts belong in `hosts`; write {}", shortened(path_of(rest))),
                 None => format!("a path begins with a slash: /{}", shortened(text)),
             });
+        }
+        if text.len() > LONGEST_PATH {
+            return bad(format!("a path has at most {LONGEST_PATH} bytes"));
         }
         match text.chars().find(|c| !c.is_ascii_graphic() || matches!(c, '?' | '#')) {
             None => Ok(Self(text.to_owned())),

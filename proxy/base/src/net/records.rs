@@ -48,6 +48,11 @@ impl<T> Records<T> {
         &self.tls
     }
 
+    /// The next read tells of an error that is known already.
+    pub const fn has_failed(&self) -> bool {
+        self.failed.is_some()
+    }
+
     pub const fn get_mut(&mut self) -> &mut T {
         &mut self.tls
     }

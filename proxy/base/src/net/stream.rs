@@ -208,7 +208,8 @@ impl Transport {
             Self::Accepted(tls) => {
                 let (io, session) = tls.get_ref().get_ref();
                 // A session that holds decrypted data, or that has ended, does not want to read.
-                let rests = io.holds_nothing() && session.wants_read() && !session.is_handshaking();
+                let has_more = tls.has_failed() || !session.wants_read();
+                let rests = io.holds_nothing() && !has_more && !session.is_handshaking();
                 rests.then(|| io.get_ref())
             }
             Self::Connected(over) | Self::Inside(over) => over.at_rest(),

@@ -241,7 +241,10 @@ impl Guarded {
         let polled = Pin::new(&mut self.io).poll_flush(cx);
         if polled.is_ready() {
             self.is_unflushed = false;
-            self.stall.all_is_taken();
+            // A TCP socket is always flushed. What was gathered still waits for the peer.
+            if self.gathered.is_empty() {
+                self.stall.all_is_taken();
+            }
         }
         self.unless_stalled(polled, cx)
     }

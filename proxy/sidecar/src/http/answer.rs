@@ -18,7 +18,13 @@ pub fn answer(error: &Error, exchange: &Exchange, is_grpc: bool) -> Response<Bod
     let mut answer = render((error.reason, &error.detail), connection, request_id, is_grpc);
     amend(&mut answer, error.answer, is_grpc);
     // The server of HTTP/2 does not leave out the body of an answer to HEAD, so it is left out here.
-    answer.map(|body| if body.is_empty() || exchange.is_head() { Body::empty() } else { Body::full(body) })
+    let is_bare = exchange.is_head() || has_no_content(answer.status());
+    answer.map(|body| if body.is_empty() || is_bare { Body::empty() } else { Body::full(body) })
+}
+
+/// An injected status may be one whose answer has no content (RFC 9110, 15.3.5, 15.3.6, 15.4.5).
+const fn has_no_content(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// Adds to an answer what the reason alone does not say.

@@ -37,7 +37,7 @@ use pillion_http::h2::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WI
 use pillion_http::head::{HeadLimits, list_bytes};
 use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
-use pillion_http::transfer::{Observer as _, ResponseEnd};
+use pillion_http::transfer::{INTERIM_WAITING, Observer as _, ResponseEnd, interim_bytes, only_continues};
 use pillion_model::Direction;
 use pillion_telemetry::{ConnectionOutcome, Held, Protocol, Seldom};
 
@@ -374,7 +374,8 @@ fn opened(request: Request<RecvStream>, client: &Http2Client) -> (RequestHead, B
     (head.into(), body, None)
 }
 
-/// The stack's answer. Interim answers go to the client as they come. `None`: the client has reset the stream.
+/// The stack's answer. Interim answers go to the client as they come, up to [`INTERIM_WAITING`] in all: `h2` queues heads
+/// without a bound and does not tell when it has written them. `None`: the client has reset the stream.
 async fn answered<S: AnsweringService>(
     mut stack: S,
     call: Box<Call>,
@@ -382,9 +383,15 @@ async fn answered<S: AnsweringService>(
     respond: &mut SendResponse<Piece>,
 ) -> Option<Response> {
     let mut answering = pin!(stack.call(call));
+    let mut passed_on = 0;
     poll_fn(|cx| {
         let answered = answering.as_mut().poll(cx);
-        exchange.interim.take(cx, |interim| drop(respond.send_informational(interim)));
+        exchange.interim.take(cx, |interim| {
+            passed_on += interim_bytes(&interim);
+            if passed_on <= INTERIM_WAITING || only_continues(&interim) {
+                drop(respond.send_informational(interim));
+            }
+        });
         match answered {
             Poll::Ready(response) => {
                 Poll::Ready(Some(response.unwrap_or_else(|never: Infallible| match never {})))

@@ -66,7 +66,9 @@ async fn amended(mut call: Box<Call>, actions: &Actions) -> Result<Box<Call>, Er
         actions.request_headers.apply(&mut call.head_mut().headers);
         call.seen = Seen::of(&call.head.headers);
     }
-    if let Some(target) = actions.rewrite.target(&call.head.uri) {
+    let rewritten = actions.rewrite.target(&call.head.uri);
+    let why = |error| Error::new(Reason::BadRequest, format!("the rewritten target cannot be sent: {error}"));
+    if let Some(target) = rewritten.map_err(why)? {
         call.head_mut().uri = target;
     }
     if let Some(host) = &actions.rewrite.host {

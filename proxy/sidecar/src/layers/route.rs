@@ -202,12 +202,12 @@ fn limit_rate(call: &Call, snapshot: &Snapshot) -> Result<(), Error> {
         PeersRateLimit::All(limit) => {
             limit.take(now).map_err(|wait| rate_limited(limit.rate(), "the application", wait))
         }
-        PeersRateLimit::Each(limits) => {
+        PeersRateLimit::Each { peers, strangers } => {
             let taken = match &connection.peer {
-                Some(peer) => limits.take(&peer.id.as_str(), now),
-                None => limits.take(&network(connection.downstream.ip()), now),
+                Some(peer) => peers.take(&peer.id.as_str(), now),
+                None => strangers.take(&network(connection.downstream.ip()), now),
             };
-            taken.map_err(|wait| rate_limited(limits.rate(), "the client", wait))
+            taken.map_err(|wait| rate_limited(peers.rate(), "the client", wait))
         }
     }
 }

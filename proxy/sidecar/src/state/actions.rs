@@ -73,24 +73,30 @@ impl Rewrite {
     }
 
     /// The request's target with the new path; `None`: the target does not change. The query is always kept.
-    pub fn target(&self, uri: &Uri) -> Option<Uri> {
-        let (replaced, by) = self.path.as_ref()?;
-        let path = match replaced {
-            Replaced::Whole => by.clone(),
-            Replaced::Prefix(prefix) => {
-                let rest = uri.path().strip_prefix(prefix.as_str())?;
-                match rest.is_empty() {
-                    true => by.clone(),
-                    false => {
-                        format!("{}{}", by.trim_end_matches('/'), rest.starts_with('/').then_some(rest)?)
-                    }
-                }
-            }
-        };
-        let text = with_query(&path, uri.query());
+    ///
+    /// # Errors
+    /// The new target cannot be written; most likely it is too long.
+    pub fn target(&self, uri: &Uri) -> Result<Option<Uri>, http::Error> {
+        let Some(path) = self.new_path(uri) else { return Ok(None) };
         let mut parts = uri.clone().into_parts();
-        parts.path_and_query = Some(PathAndQuery::try_from(text).ok()?);
-        Uri::from_parts(parts).ok()
+        parts.path_and_query = Some(PathAndQuery::try_from(with_query(&path, uri.query()))?);
+        Ok(Some(Uri::from_parts(parts)?))
+    }
+
+    /// `None`: the request has no path that begins with the prefix, such as `*`.
+    fn new_path(&self, uri: &Uri) -> Option<String> {
+        let (replaced, by) = self.path.as_ref()?;
+        let Replaced::Prefix(prefix) = replaced else { return Some(by.clone()) };
+        let rest = uri.path().strip_prefix(prefix.as_str())?;
+        if rest.is_empty() {
+            return Some(by.clone());
+        }
+        let rest = rest.strip_prefix('/')?;
+        Some(match by.trim_end_matches('/') {
+            // An application could take what follows `//` for a host.
+            "" => format!("/{}", rest.trim_start_matches('/')),
+            by => format!("{by}/{rest}"),
+        })
     }
 }
 
@@ -177,7 +183,11 @@ pub fn injected(with: AbortStatus) -> Error {
 /// The limit of inbound requests.
 pub enum PeersRateLimit {
     All(RateLimit),
-    Each(PeerRateLimits),
+    /// Clients without an identity have a table of their own, so that they cannot take the places of the mesh's peers.
+    Each {
+        peers: Box<PeerRateLimits>,
+        strangers: Box<PeerRateLimits>,
+    },
 }
 
 pub fn rate(of: RateLimitConfig) -> Rate {
@@ -188,7 +198,10 @@ impl PeersRateLimit {
     pub fn new(of: RateLimitConfig, now: std::time::Instant) -> Self {
         match of.by {
             RateLimitBy::All => Self::All(RateLimit::new(rate(of), now)),
-            RateLimitBy::Peer => Self::Each(PeerRateLimits::new(rate(of), now)),
+            RateLimitBy::Peer => {
+                let table = || Box::new(PeerRateLimits::new(rate(of), now));
+                Self::Each { peers: table(), strangers: table() }
+            }
         }
     }
 }
@@ -211,7 +224,7 @@ mod tests {
     fn rewritten(matched: Option<PathMatch>, prefix: &str, target: &'static str) -> String {
         let uri = Uri::from_static(target);
         let rewrite = Rewrite::new(Some(prefix), None, matched.as_ref());
-        rewrite.target(&uri).unwrap_or(uri).to_string()
+        rewrite.target(&uri).expect("it is short").unwrap_or(uri).to_string()
     }
 
     #[test]
@@ -226,6 +239,8 @@ mod tests {
             (prefix("/v2"), "/new", "/v2/x?y", "/new/x?y"),
             (prefix("/v2"), "/new/", "/v2/x", "/new/x"),
             (prefix("/v2/"), "/new", "/v2//x", "/new//x"),
+            (prefix("/v2"), "/", "/v2//evil.example/", "/evil.example/"),
+            (prefix("/v2"), "/", "/v2//", "/"),
             (prefix("/"), "/new", "/x", "/new/x"),
             (None, "/new", "/", "/new/"),
             (None, "/new", "/x", "/new/x"),
@@ -235,6 +250,15 @@ mod tests {
         ] {
             assert_eq!(rewritten(matched.clone(), by, target), expected, "{matched:?} {by} {target}");
         }
+    }
+
+    /// `http::Uri` holds 65,534 bytes.
+    #[test]
+    fn a_target_that_becomes_too_long_is_an_error_and_not_left_as_it_is() {
+        let uri: Uri = format!("/{}", "x".repeat(65_500)).parse().expect("a path");
+        let rewrite = Rewrite::new(Some(&format!("/{}", "t".repeat(100))), None, None);
+        assert!(rewrite.target(&uri).is_err());
+        assert!(Rewrite::new(Some("/t"), None, None).target(&uri).is_ok());
     }
 
     #[test]
@@ -279,7 +303,7 @@ mod tests {
         fn no_path_makes_a_rewrite_panic(path in "/[a-z/?%]{0,20}", prefix in "/[a-z/]{0,6}", by in "/[a-z/]{0,6}") {
             let rewrite = Rewrite::new(Some(&by), None, Some(&PathMatch::Prefix(prefix)));
             let uri: Uri = path.parse().expect("a path");
-            if let Some(target) = rewrite.target(&uri) {
+            if let Some(target) = rewrite.target(&uri).expect("it is short") {
                 prop_assert_eq!(target.query(), uri.query());
                 prop_assert!(target.path().starts_with('/'));
             }

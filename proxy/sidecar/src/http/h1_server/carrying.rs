@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Method, StatusCode};
+use http::Method;
 use pillion_http1::Fields;
 use tokio::sync::oneshot;
 
@@ -18,7 +18,7 @@ use pillion_base::net::Io;
 use pillion_http::h1::request::Incoming;
 use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
-use pillion_http::transfer::INTERIM_WAITING;
+use pillion_http::transfer::{INTERIM_WAITING, only_continues};
 
 /// Carries a request from its head to the last byte of its answer.
 pub(super) async fn carry<S: AnsweringService>(
@@ -104,7 +104,7 @@ fn poll_answered(
 impl Downstream {
     /// Writes an interim answer (1xx), if the client's version has these.
     fn tell(&mut self, interim: &http::Response<()>) {
-        if self.outbox.len() >= INTERIM_WAITING && interim.status() != StatusCode::CONTINUE {
+        if self.outbox.len() >= INTERIM_WAITING && !only_continues(interim) {
             return;
         }
         if let Ok(fields) = Fields::of_map(interim.headers()) {
