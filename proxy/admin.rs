@@ -37,7 +37,7 @@ use pillion_base::net::{Bound, Listener, Network, Sharing, Stream};
 use pillion_telemetry::Metrics;
 use places::Places;
 use probe::Prober;
-pub(crate) use probe::{Unwell, put};
+pub(crate) use probe::{ProbeFailure, put};
 pub(crate) use ready::Readiness;
 
 /// Connections to all metrics ports together: Prometheus, a kubelet and a few people need fewer. With 16 KiB of head
@@ -118,7 +118,7 @@ impl Admin {
 fn bind_all(network: &Network, key: &str, wanted: &[SocketAddr]) -> anyhow::Result<Vec<Bound>> {
     let bind = |address: &SocketAddr| {
         let bound = network.bind(*address, Sharing::Alone);
-        bound.and_then(|bound| bound.hold_little(SEND_BUFFER).map(|()| bound))
+        bound.and_then(|bound| bound.limit_send_buffer(SEND_BUFFER).map(|()| bound))
     };
     let all = wanted.iter().map(|address| bound(key, *address, bind(address)));
     all.filter_map(Result::transpose).collect()

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::with_causes;
-use output::{ReaderGone, complain, print};
+use output::{ReaderGone, print, print_failure};
 
 /// The exit code of work that failed and of an invalid configuration. clap exits with 2 for wrong usage.
 const FAILED: u8 = 1;
@@ -97,7 +97,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.is::<ReaderGone>() => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&with_causes(&error));
+            print_failure(&with_causes(&error));
             ExitCode::from(FAILED)
         }
     }
@@ -106,8 +106,10 @@ pub fn main() -> ExitCode {
 fn unknown(words: &[String]) -> ExitCode {
     let word = words.first().map_or("", String::as_str);
     match PLANNED.contains(&word) {
-        true => complain(&format!("pillion {word} is not supported yet")),
-        false => complain(&format!("pillion has no command `{word}`; `pillion --help` lists what there is")),
+        true => print_failure(&format!("pillion {word} is not supported yet")),
+        false => {
+            print_failure(&format!("pillion has no command `{word}`; `pillion --help` lists what there is"))
+        }
     }
     ExitCode::from(2)
 }

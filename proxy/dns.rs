@@ -29,7 +29,7 @@ use cache::{Cache, Key, lifetime};
 use pillion_base::net::Network;
 use pillion_sidecar::state::Store;
 use pillion_telemetry::{DnsOutcome, Metrics};
-pub(crate) use query::survive;
+pub(crate) use query::read_any_message;
 use query::{Over, ReceivedQuery};
 pub(crate) use server::{Command, DnsPort, run};
 pub(crate) use upstream::{Upstream, refuse_loop, system_servers};

@@ -11,9 +11,9 @@ use time::format_description::well_known::Rfc3339;
 use super::console::{Published, Refusal};
 
 /// Values on a page if the request does not say how many: a usual file fits on one page, which has some 100 KB.
-const USUAL: usize = 1000;
+const DEFAULT_VALUES_PER_PAGE: usize = 1000;
 /// The most values on a page: a page is built in memory.
-const MOST: usize = 10_000;
+const MAX_VALUES_PER_PAGE: usize = 10_000;
 
 /// The part of the configuration that a request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +44,8 @@ impl Selection {
                 _ => Err(format!("{name} is a number from 1 to {most}")),
             };
             match name {
-                "page" => page = number(usize::MAX / MOST)?,
-                "limit" => limit = number(MOST)?,
+                "page" => page = number(usize::MAX / MAX_VALUES_PER_PAGE)?,
+                "limit" => limit = number(MAX_VALUES_PER_PAGE)?,
                 "service" => service = Some(value.to_owned()),
                 _ => return Err("the parameters are page, limit and service".to_owned()),
             }
@@ -55,7 +55,9 @@ impl Selection {
                 Err("all values of a service are on one page: leave out page and limit".to_owned())
             }
             (Some(service), None) => Ok(Self::Service(service)),
-            (None, _) => Ok(Self::Page { page: page.unwrap_or(1), limit: limit.unwrap_or(USUAL) }),
+            (None, _) => {
+                Ok(Self::Page { page: page.unwrap_or(1), limit: limit.unwrap_or(DEFAULT_VALUES_PER_PAGE) })
+            }
         }
     }
 
@@ -146,7 +148,8 @@ mod tests {
     #[test]
     fn the_page_has_generation_file_refusal_and_every_value_with_its_origin() {
         let published = published("inbound: off\nservices:\n  orders: { endpoints: [\"10.0.0.1:80\"] }\n");
-        let page = page(&published, 3, &Selection::Page { page: 1, limit: USUAL }).expect("a page");
+        let page = page(&published, 3, &Selection::Page { page: 1, limit: DEFAULT_VALUES_PER_PAGE })
+            .expect("a page");
         assert_eq!((&page["generation"], &page["file"]), (&json!(3), &json!("p.yaml")));
         assert_eq!(page["loaded_at"], "2026-11-21T11:00:00Z");
         assert_eq!(
@@ -162,7 +165,9 @@ mod tests {
     #[test]
     fn c18_the_pages_together_have_every_value_and_each_links_to_the_next() {
         let published = many();
-        let whole = keys(&page(&published, 1, &Selection::Page { page: 1, limit: MOST }).expect("a page"));
+        let whole = keys(
+            &page(&published, 1, &Selection::Page { page: 1, limit: MAX_VALUES_PER_PAGE }).expect("a page"),
+        );
         let (mut together, mut query) = (Vec::new(), "limit=700".to_owned());
         loop {
             let page = page(&published, 1, &Selection::parse(&query).expect("a good query")).expect("a page");
@@ -175,7 +180,8 @@ mod tests {
         }
         assert_eq!(together, whole);
         assert!(whole.len() > 3000, "{}", whole.len());
-        let beyond = page(&published, 1, &Selection::Page { page: 99, limit: MOST }).expect("an empty page");
+        let beyond = page(&published, 1, &Selection::Page { page: 99, limit: MAX_VALUES_PER_PAGE })
+            .expect("an empty page");
         assert_eq!((keys(&beyond).len(), &beyond["next"]), (0, &Value::Null));
     }
 
@@ -205,6 +211,9 @@ mod tests {
         ] {
             assert!(Selection::parse(query).expect_err(query).starts_with(words), "{query}");
         }
-        assert_eq!(Selection::parse("&page=3&"), Ok(Selection::Page { page: 3, limit: USUAL }));
+        assert_eq!(
+            Selection::parse("&page=3&"),
+            Ok(Selection::Page { page: 3, limit: DEFAULT_VALUES_PER_PAGE })
+        );
     }
 }

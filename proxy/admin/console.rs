@@ -13,7 +13,7 @@ use super::config;
 use pillion_sidecar::state::Store;
 
 /// The most orders that may wait; people give one at a time.
-const ORDERS: usize = 16;
+const MAX_WAITING_ORDERS: usize = 16;
 /// The longest time from `POST /reload` to its response.
 const RELOAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -66,10 +66,10 @@ pub(crate) struct Refusal {
 /// Why an order was not accepted.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotTaken {
-    #[error("{ORDERS} orders are waiting already")]
+    #[error("{MAX_WAITING_ORDERS} orders are waiting already")]
     Full,
     #[error("this sidecar takes no orders (it is not run by `pillion run`, or it is ending)")]
-    Nobody,
+    NotRunning,
     #[error("no answer within {} s; /config and the log show its result", RELOAD_TIMEOUT.as_secs())]
     TooLate,
     #[error("{0}")]
@@ -87,7 +87,7 @@ impl Published {
 impl Console {
     /// The receiver gets the orders. After it is dropped, orders are refused.
     pub(crate) fn new(store: Arc<Store>) -> (Arc<Self>, mpsc::Receiver<Order>) {
-        let (orders, receiver) = mpsc::channel(ORDERS);
+        let (orders, receiver) = mpsc::channel(MAX_WAITING_ORDERS);
         (Arc::new(Self { published: ArcSwap::default(), orders, store }), receiver)
     }
 
@@ -132,7 +132,7 @@ impl Console {
     pub(super) fn order(&self, order: Order) -> Result<(), NotTaken> {
         self.orders.try_send(order).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => NotTaken::Full,
-            mpsc::error::TrySendError::Closed(_) => NotTaken::Nobody,
+            mpsc::error::TrySendError::Closed(_) => NotTaken::NotRunning,
         })
     }
 
@@ -142,7 +142,7 @@ impl Console {
         self.order(Order::Reload(answer))?;
         match tokio::time::timeout(RELOAD_TIMEOUT, answered).await {
             Ok(Ok(done)) => done.map_err(NotTaken::Refused),
-            Ok(Err(_gone)) => Err(NotTaken::Nobody),
+            Ok(Err(_gone)) => Err(NotTaken::NotRunning),
             Err(_elapsed) => Err(NotTaken::TooLate),
         }
     }

@@ -27,7 +27,7 @@ pub(super) fn admit(request: &Parts) -> Result<(), &'static str> {
         .headers
         .get_all(ORIGIN)
         .iter()
-        .all(|origin| hosts.iter().any(|host| is_of(origin.as_bytes(), host)))
+        .all(|origin| hosts.iter().any(|host| is_origin_of(origin.as_bytes(), host)))
     {
         return Err("web pages of other origins may not change anything here");
     }
@@ -53,7 +53,7 @@ fn is_own(host: &Authority) -> bool {
 }
 
 /// Whether the origin is that of `host`. The admin port speaks no TLS, so its origin begins with `http://`.
-fn is_of(origin: &[u8], host: &Authority) -> bool {
+fn is_origin_of(origin: &[u8], host: &Authority) -> bool {
     let Some(origin) = origin.strip_prefix(b"http://") else { return false };
     let Ok(origin) = Authority::try_from(origin) else { return false };
     if origin.as_str().contains('@') {

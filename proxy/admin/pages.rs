@@ -189,7 +189,7 @@ impl Pages {
 
 /// The page for a request, or the response that refuses it.
 fn find(port: OwnPort, request: &Parts) -> Result<Page, Box<Answer>> {
-    let known = PAGES.iter().filter(|(_, page, ..)| port == OwnPort::Admin || is_told_to_all(*page));
+    let known = PAGES.iter().filter(|(_, page, ..)| port == OwnPort::Admin || is_public(*page));
     let path = request.uri.path();
     let Some((_, page, asked, _)) = known.clone().find(|(known, page, ..)| is_at(known, *page, path)) else {
         let paths: Vec<_> = known.map(|(path, ..)| *path).collect();
@@ -215,13 +215,13 @@ fn is_at(known: &str, page: Page, path: &str) -> bool {
     }
 }
 
-const fn is_told_to_all(page: Page) -> bool {
+const fn is_public(page: Page) -> bool {
     matches!(page, Page::Metrics | Page::Ready | Page::Live | Page::Probe)
 }
 
 /// Whether the page accepts any query: scrapers and probes add queries of their own.
 fn takes_query(page: Page, method: &Method) -> bool {
-    is_told_to_all(page) || page == Page::Config || page == Page::Logging && *method == Method::PUT
+    is_public(page) || page == Page::Config || page == Page::Logging && *method == Method::PUT
 }
 
 fn ordered(done: Result<String, NotTaken>) -> Answer {

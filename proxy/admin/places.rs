@@ -41,7 +41,7 @@ impl Places {
         let (stay, must_leave) = oneshot::channel();
         let mut taken = self.taken.lock();
         if taken.len() >= self.most
-            && let Some(at) = who_leaves(taken.iter().map(|taken| taken.from))
+            && let Some(at) = connection_to_close(taken.iter().map(|taken| taken.from))
         {
             let leaving = taken.remove(at);
             tracing::debug!(from = %leaving.from, limit = self.most, "connection closed: a newer one takes its place");
@@ -68,7 +68,7 @@ impl Drop for AdminPlace {
 /// The connection that must close, as an index into `open`, which has the oldest first: the oldest connection of the
 /// address with the most connections. So many connections from one address replace each other, and not the only
 /// connection of the kubelet or of Prometheus.
-fn who_leaves(open: impl Iterator<Item = IpAddr> + Clone) -> Option<usize> {
+fn connection_to_close(open: impl Iterator<Item = IpAddr> + Clone) -> Option<usize> {
     let count = |of: IpAddr| open.clone().filter(|from| *from == of).count();
     // `max_by_key` returns the last of equal items, but the oldest is wanted
     open.clone().enumerate().max_by_key(|(at, from)| (count(*from), usize::MAX - at)).map(|(at, _)| at)
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     fn leaves(open: &[u8]) -> Option<usize> {
-        who_leaves(open.iter().map(|last| IpAddr::from([10, 0, 0, *last])))
+        connection_to_close(open.iter().map(|last| IpAddr::from([10, 0, 0, *last])))
     }
 
     #[test]

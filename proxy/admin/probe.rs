@@ -57,7 +57,7 @@ struct Inquiry {
 
 /// Why the application does not count as healthy. It is one sentence, because kubelet writes it into an event.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Unwell {
+pub(crate) enum ProbeFailure {
     #[error("{0} is the sidecar's own port, not the application's")]
     Own(SocketAddr),
     #[error("cannot connect to {0}: {1}")]
@@ -90,7 +90,7 @@ impl Prober {
         };
         let to = target(inbound, probe.port, asked_at);
         if now.own.contains(to) {
-            return unwell(&Unwell::Own(to));
+            return failure_answer(&ProbeFailure::Own(to));
         }
         let over_http2 = speaks_http2(inbound, probe.port);
         let inquiry = Inquiry { probe: probe.clone(), to, over_http2 };
@@ -103,11 +103,11 @@ async fn ask(network: Network, inquiry: Inquiry) -> Answer {
     let Inquiry { probe, to, over_http2 } = inquiry;
     let asked = async {
         let connected = network.connect(to, Leg::Inbound, None).await;
-        let io = Transport::plain(connected.map_err(|error| Unwell::Unreachable(to, error))?);
+        let io = Transport::plain(connected.map_err(|error| ProbeFailure::Unreachable(to, error))?);
         answered(io, &probe.asks, to, &to.to_string(), over_http2).await
     };
-    let asked = tokio::time::timeout(TIMEOUT, asked).await.unwrap_or(Err(Unwell::Silent(to)));
-    asked.unwrap_or_else(|why| unwell(&why))
+    let asked = tokio::time::timeout(TIMEOUT, asked).await.unwrap_or(Err(ProbeFailure::Silent(to)));
+    asked.unwrap_or_else(|why| failure_answer(&why))
 }
 
 /// Puts a question to the server `to` over an open connection. Returns the status of its answer.
@@ -117,7 +117,7 @@ pub(crate) async fn put(
     to: SocketAddr,
     host: &str,
     over_http2: bool,
-) -> Result<StatusCode, Unwell> {
+) -> Result<StatusCode, ProbeFailure> {
     answered(io, asks, to, host, over_http2).await.map(|answer| answer.status())
 }
 
@@ -127,7 +127,7 @@ async fn answered(
     to: SocketAddr,
     host: &str,
     over_http2: bool,
-) -> Result<Answer, Unwell> {
+) -> Result<Answer, ProbeFailure> {
     let io = bounded(io);
     match asks {
         Question::Tcp => Ok(text(StatusCode::OK, "open\n")),
@@ -137,11 +137,11 @@ async fn answered(
     }
 }
 
-fn unwell(why: &Unwell) -> Answer {
+fn failure_answer(why: &ProbeFailure) -> Answer {
     text(StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
 }
 
-impl Unwell {
+impl ProbeFailure {
     fn broke_off(to: SocketAddr, error: hyper::Error) -> Self {
         match bounded::is_too_long(&error) {
             true => Self::TooLong(to),
@@ -181,17 +181,17 @@ fn speaks_http2(inbound: &Inbound, port: u16) -> bool {
     single.unwrap_or(inbound.protocol) == AppProtocol::Http2
 }
 
-async fn http1(io: Io, to: SocketAddr, host: &str, path: &str) -> Result<Answer, Unwell> {
+async fn http1(io: Io, to: SocketAddr, host: &str, path: &str) -> Result<Answer, ProbeFailure> {
     let question = Request::get(path).header(HOST, host).header(USER_AGENT, AGENT);
     let question = question.header(CONNECTION, "close").body(Full::<Bytes>::default())?;
-    let broke_off = |error| Unwell::broke_off(to, error);
+    let broke_off = |error| ProbeFailure::broke_off(to, error);
     let handshake = http1::Builder::new().max_buf_size(HEAD_BYTES).handshake(TokioIo::new(io)).await;
     let (mut send, conn) = handshake.map_err(broke_off)?;
     let answer = async { read_answer(send.send_request(question).await.map_err(broke_off)?, to).await };
     driven(conn, answer).await
 }
 
-async fn http2(io: Io, to: SocketAddr, host: &str, path: &str) -> Result<Answer, Unwell> {
+async fn http2(io: Io, to: SocketAddr, host: &str, path: &str) -> Result<Answer, ProbeFailure> {
     let question = Request::get(format!("http://{host}{path}")).header(USER_AGENT, AGENT);
     let question = question.body(Full::<Bytes>::default())?;
     let answered = async |answer| read_answer(answer, to).await;
@@ -203,9 +203,9 @@ async fn over_http2<T>(
     io: Io,
     to: SocketAddr,
     question: Request<Full<Bytes>>,
-    then: impl AsyncFnOnce(Response<Incoming>) -> Result<T, Unwell>,
-) -> Result<T, Unwell> {
-    let broke_off = |error| Unwell::broke_off(to, error);
+    then: impl AsyncFnOnce(Response<Incoming>) -> Result<T, ProbeFailure>,
+) -> Result<T, ProbeFailure> {
+    let broke_off = |error| ProbeFailure::broke_off(to, error);
     let handshake = http2::Builder::new(TokioExecutor::new())
         .max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX))
         .handshake(TokioIo::new(io))
@@ -225,10 +225,10 @@ async fn driven<T>(conn: impl Future, asking: impl Future<Output = T>) -> T {
 }
 
 /// The status, and the beginning of the body.
-async fn read_answer(answer: Response<Incoming>, to: SocketAddr) -> Result<Answer, Unwell> {
+async fn read_answer(answer: Response<Incoming>, to: SocketAddr) -> Result<Answer, ProbeFailure> {
     let status = answer.status();
     match status.is_informational() {
-        true => Err(Unwell::Unfinished(to, status)),
+        true => Err(ProbeFailure::Unfinished(to, status)),
         false => Ok(text(status, beginning(&mut answer.into_body()).await)),
     }
 }

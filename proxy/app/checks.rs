@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
-use crate::admin::{Unwell, put};
+use crate::admin::{ProbeFailure, put};
 
 /// How often is looked for endpoints that came or left: a new endpoint is checked within this time.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -174,7 +174,7 @@ impl Asking {
         let connected = connect_uncounted(cluster, address, &self.ground, purpose(cluster, asks)).await;
         let Connected { transport, alpn, .. } = match connected {
             Ok(connected) => connected,
-            Err(error) if is_our_own(&error) => return Outcome::NotAsked,
+            Err(error) if is_shortage_of_ours(&error) => return Outcome::NotAsked,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
         match (asks, speaks_http2(cluster, asks, alpn)) {
@@ -203,12 +203,12 @@ fn speaks_http2(cluster: &Cluster, asks: &Question, alpn: Option<Alpn>) -> bool 
     alpn.map_or(is_grpc || cluster.protocol == ClusterProtocol::Http2, Alpn::is_http2)
 }
 
-fn is_our_own(error: &Error) -> bool {
+fn is_shortage_of_ours(error: &Error) -> bool {
     error.is_our_fault || error.reason == Reason::Overloaded
 }
 
 /// Of HTTP, 2xx and 3xx pass, as in Kubernetes' probes.
-fn judged(asks: &Question, answered: Result<http::StatusCode, Unwell>) -> Outcome {
+fn judged(asks: &Question, answered: Result<http::StatusCode, ProbeFailure>) -> Outcome {
     match (asks, answered) {
         (_, Err(why)) => Outcome::Failed(why.to_string()),
         (Question::Http { path }, Ok(status)) if !(status.is_success() || status.is_redirection()) => {

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const NEWS: usize = 64;
 
 /// News of a name.
-struct Heard {
+struct NameUpdate {
     service: Arc<str>,
     of: Discovery,
     membership: Membership,
@@ -31,8 +31,8 @@ struct Heard {
 pub(crate) struct DnsSource {
     resolver: Arc<Resolver>,
     followed: HashMap<String, Followed>,
-    tell: mpsc::Sender<Heard>,
-    heard: mpsc::Receiver<Heard>,
+    tell: mpsc::Sender<NameUpdate>,
+    heard: mpsc::Receiver<NameUpdate>,
 }
 
 struct Followed {
@@ -66,7 +66,7 @@ impl DnsSource {
         let forward = tokio::spawn(async move {
             while membership.changed().await.is_ok() {
                 let membership = membership.borrow_and_update().clone();
-                let heard = Heard { service: Arc::clone(&service), of: discovery.clone(), membership };
+                let heard = NameUpdate { service: Arc::clone(&service), of: discovery.clone(), membership };
                 if tell.send(heard).await.is_err() {
                     return;
                 }
@@ -108,7 +108,7 @@ impl EndpointSource for DnsSource {
 
     async fn next(&mut self) -> Option<EndpointUpdate> {
         loop {
-            let Heard { service, of, membership } = self.heard.recv().await?;
+            let NameUpdate { service, of, membership } = self.heard.recv().await?;
             // the service may have another name by now
             if self.followed.get(&*service).is_some_and(|followed| followed.of == of) {
                 tracing::debug!(
@@ -150,7 +150,7 @@ mod tests {
             let of = Discovery { name: name.into(), port: 80, refresh: Duration::from_secs(5) };
             let endpoints = [address.parse().expect("an address")].into();
             let membership = Membership { endpoints, learnt_at: None, last_error: None };
-            let heard = Heard { service: "orders".into(), of, membership };
+            let heard = NameUpdate { service: "orders".into(), of, membership };
             names.tell.send(heard).await.expect("a receiver");
         }
         // the resolver itself finds no endpoints

@@ -173,13 +173,13 @@ fn validity(certificate: &X509Certificate<'_>, now: i64) -> String {
     let state = match to.saturating_sub(now) {
         _ if now < from => "not yet valid".to_owned(),
         left if left < 0 => "EXPIRED".to_owned(),
-        left => format!("{} left", rough(left)),
+        left => format!("{} left", in_two_units(left)),
     };
     format!("{} to {} ({state})", date(from), date(to))
 }
 
 /// A time in its two largest units, which is precise enough for planning a rotation.
-fn rough(seconds: i64) -> String {
+fn in_two_units(seconds: i64) -> String {
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
     match (days, hours) {
         (0, 0) => format!("{minutes}m {}s", seconds % 60),
@@ -439,7 +439,7 @@ mod tests {
             ttl(text).expect_err(text);
         }
         for (seconds, text) in [(59, "0m 59s"), (5400, "1h 30m"), (90_000, "1d 1h")] {
-            assert_eq!(rough(seconds), text);
+            assert_eq!(in_two_units(seconds), text);
         }
     }
 }

@@ -128,7 +128,7 @@ async fn watch(mesh: &Mesh, caller: &Caller, whole: &mut Tally) -> anyhow::Resul
         let latest = caller.take();
         whole.add(&latest);
         let line =
-            story::line(since.elapsed(), &latest, whole, Reported::by(mesh.metrics).await?, mesh.mood());
+            story::line(since.elapsed(), &latest, whole, Reported::by(mesh.metrics).await?, mesh.state());
         since = Instant::now();
         rewrite(&line)?;
     }

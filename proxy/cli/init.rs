@@ -4,7 +4,7 @@ use clap::CommandFactory as _;
 use clap::error::ErrorKind;
 use pillion_init::{Flags, Report, Wrong};
 
-use super::output::{complain, print};
+use super::output::{print, print_failure};
 
 #[derive(Debug, clap::Args)]
 pub struct Init {
@@ -42,7 +42,7 @@ fn misused(wrong: &Wrong) -> ! {
 
 fn tell(told: &Report) {
     for line in told {
-        complain(&format!("pillion init: {line}"));
+        print_failure(&format!("pillion init: {line}"));
     }
 }
 

@@ -21,7 +21,7 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
 
 /// Prints the reason why a command ends to standard error; a failure to print is ignored. If the log is JSON, the text
 /// is one record of the log.
-pub(super) fn complain(text: &str) {
+pub(super) fn print_failure(text: &str) {
     match log::is_json() {
         true => tracing::error!("{text}"),
         false => drop(writeln!(stderr(), "{text}")),

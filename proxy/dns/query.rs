@@ -121,7 +121,7 @@ impl ReceivedQuery {
 
 /// Reads a message as a client's query and as a name server's answer, and writes every kind of answer to it. For the
 /// fuzz target: it returns for any bytes.
-pub(crate) fn survive(message: &[u8]) {
+pub(crate) fn read_any_message(message: &[u8]) {
     let known = ServiceAddresses { v4: vec![[10, 96, 0, 10].into()], v6: Vec::new(), is_virtual: true };
     for over in [Over::Udp, Over::Tcp] {
         let Ok(asked) = ReceivedQuery::read(message, over) else { continue };

@@ -45,7 +45,7 @@ pub(crate) struct Remarks {
     unread_again: Vec<String>,
     list: Vec<Remark>,
     /// The last remark of a muted reading, which is not reported.
-    untold: Option<Remark>,
+    muted: Option<Remark>,
     of_model: Vec<pillion_model::Fault>,
     /// Keys that are missing and have been reported. The model sees an empty value there and would report it too.
     lacking: Vec<String>,
@@ -58,7 +58,7 @@ impl Remarks {
         let fault = Fault { path: path.to_string(), ..Fault::error(place, message, None) };
         let remark = Remark { fault, is_of_key: false };
         if is_muted {
-            return self.untold.insert(remark);
+            return self.muted.insert(remark);
         }
         self.list.push(remark);
         let last = self.list.len() - 1;

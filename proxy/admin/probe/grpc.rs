@@ -8,7 +8,7 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 
-use super::{AGENT, ANSWER_BYTES, Io, Unwell, over_http2};
+use super::{AGENT, ANSWER_BYTES, Io, ProbeFailure, over_http2};
 use crate::admin::answer::{Answer, text};
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -33,7 +33,7 @@ pub(crate) enum NotServing {
     Health(&'static str),
 }
 
-pub(super) async fn ask(io: Io, to: SocketAddr, host: &str, service: &str) -> Result<Answer, Unwell> {
+pub(super) async fn ask(io: Io, to: SocketAddr, host: &str, service: &str) -> Result<Answer, ProbeFailure> {
     let question = Request::post(format!("http://{host}{CHECK}"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
@@ -41,7 +41,7 @@ pub(super) async fn ask(io: Io, to: SocketAddr, host: &str, service: &str) -> Re
         .body(Full::new(message(service)))?;
     let answered = async |answer| read(answer, to).await;
     let (status, trailers, message) = over_http2(io, to, question, answered).await?;
-    verdict(status, &trailers, &message).map_err(|why| Unwell::Grpc(to, why))?;
+    verdict(status, &trailers, &message).map_err(|why| ProbeFailure::Grpc(to, why))?;
     Ok(text(StatusCode::OK, "serving\n"))
 }
 
@@ -70,15 +70,15 @@ fn message(service: &str) -> Bytes {
 async fn read(
     answer: Response<Incoming>,
     to: SocketAddr,
-) -> Result<(StatusCode, HeaderMap, Vec<u8>), Unwell> {
+) -> Result<(StatusCode, HeaderMap, Vec<u8>), ProbeFailure> {
     let (head, mut body) = answer.into_parts();
     let (mut trailers, mut message) = (head.headers, Vec::new());
     while head.status == StatusCode::OK
         && let Some(frame) = body.frame().await
     {
-        match frame.map_err(|error| Unwell::broke_off(to, error))?.into_data() {
+        match frame.map_err(|error| ProbeFailure::broke_off(to, error))?.into_data() {
             Ok(data) if message.len() + data.len() > ANSWER_BYTES => {
-                return Err(Unwell::Grpc(to, NotServing::TooLong));
+                return Err(ProbeFailure::Grpc(to, NotServing::TooLong));
             }
             Ok(data) => message.extend_from_slice(&data),
             Err(frame) => trailers.extend(frame.into_trailers().unwrap_or_default()),

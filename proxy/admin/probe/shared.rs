@@ -17,7 +17,7 @@ use crate::admin::answer::{Answer, text};
 
 /// After this time a client starts a new check: an application that hangs may recover a moment later, and the kubelet,
 /// which waits for one second by default, must not share a check that another client began long before.
-const MOMENT: Duration = Duration::from_millis(250);
+const SHARED_WITHIN: Duration = Duration::from_millis(250);
 
 #[derive(Clone, Default)]
 pub(super) struct Questions(Arc<Mutex<Vec<Running>>>);
@@ -31,7 +31,7 @@ struct Running {
 impl Running {
     /// Whether a further client may join. A check without a waiting client will end soon.
     fn takes_more(&self, now: Instant) -> bool {
-        now - self.since < MOMENT && self.answer.receiver_count() > 0 && self.answer.borrow().is_none()
+        now - self.since < SHARED_WITHIN && self.answer.receiver_count() > 0 && self.answer.borrow().is_none()
     }
 }
 

@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 pub enum Phase {
     Serving,
     /// Both sides accept and serve. They announce to their clients that the connection will close.
-    Goodbye,
+    Announcing,
     /// Inbound accepts nothing new. Outbound goes on, because the application may need it in order to finish.
     Closing,
 }
@@ -58,7 +58,7 @@ struct Shared {
     /// Whether `delay` is skipped.
     in_haste: AtomicBool,
     began: Mutex<Option<Instant>>,
-    /// Notified when a phase begins: first [`Phase::Goodbye`], then [`Phase::Closing`].
+    /// Notified when a phase begins: first [`Phase::Announcing`], then [`Phase::Closing`].
     bells: [Notify; 2],
     /// The roll of each worker that still exists.
     rolls: Mutex<Vec<Weak<Roll>>>,
@@ -69,7 +69,7 @@ impl Drain {
     /// close. A second call does nothing. The code that runs the process then awaits [`Drain::finished`].
     pub fn begin(&self) {
         self.0.began.lock().get_or_insert_with(Instant::now);
-        self.enter(Phase::Goodbye);
+        self.enter(Phase::Announcing);
     }
 
     /// Begins the drain without `delay`, for a process to which no client sends requests any more.
@@ -79,7 +79,7 @@ impl Drain {
     }
 
     pub fn has_begun(&self) -> bool {
-        self.phase() >= Phase::Goodbye
+        self.phase() >= Phase::Announcing
     }
 
     /// Waits from [`Drain::begin`] until no connection is at work any more, but not beyond `plan.timeout`.
@@ -134,7 +134,7 @@ impl Drain {
                 "draining: clients are asked to go elsewhere, requests are still served"
             ),
         }
-        self.0.bell(phase).notify_waiters();
+        self.0.notifier(phase).notify_waiters();
     }
 
     fn count(&self) -> Count {
@@ -146,16 +146,16 @@ impl Shared {
     fn phase(&self, ordering: Ordering) -> Phase {
         match self.phase.load(ordering) {
             0 => Phase::Serving,
-            1 => Phase::Goodbye,
+            1 => Phase::Announcing,
             _ => Phase::Closing,
         }
     }
 
-    const fn bell(&self, phase: Phase) -> &Notify {
+    const fn notifier(&self, phase: Phase) -> &Notify {
         let [goodbye, closing] = &self.bells;
         match phase {
             Phase::Closing => closing,
-            Phase::Serving | Phase::Goodbye => goodbye,
+            Phase::Serving | Phase::Announcing => goodbye,
         }
     }
 }
@@ -246,7 +246,7 @@ impl Future for Reached {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if self.notified.is_none() {
             let (shared, phase) = (self.shared.clone(), self.phase);
-            let mut notified = Box::pin(async move { shared.bell(phase).notified().await });
+            let mut notified = Box::pin(async move { shared.notifier(phase).notified().await });
             // Joins the waiters before it reads the phase: a phase that begins in between is seen in one of the two
             // ways. The task's waker does not change, so joining once is enough.
             let entered = notified.as_mut().poll(cx).is_ready();
@@ -273,11 +273,11 @@ mod tests {
     async fn a_phase_is_seen_by_tasks_that_waited_for_it_and_by_tasks_that_ask_later() {
         let drain = Drain::default();
         let (goodbye, closing) =
-            (tokio::spawn(drain.reached(Phase::Goodbye)), tokio::spawn(drain.reached(Phase::Closing)));
+            (tokio::spawn(drain.reached(Phase::Announcing)), tokio::spawn(drain.reached(Phase::Closing)));
         tokio::task::yield_now().await;
         drain.begin();
         goodbye.await.unwrap();
-        drain.reached(Phase::Goodbye).await;
+        drain.reached(Phase::Announcing).await;
         tokio::task::yield_now().await;
         assert!(drain.has_begun() && !drain.is_closing() && !closing.is_finished());
         drain.enter(Phase::Closing);

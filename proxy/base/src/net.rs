@@ -153,7 +153,7 @@ impl Bound {
     ///
     /// # Errors
     /// The kernel refuses the option.
-    pub fn hold_little(&self, bytes: usize) -> io::Result<()> {
+    pub fn limit_send_buffer(&self, bytes: usize) -> io::Result<()> {
         match self {
             Self::Tcp(listener) => SockRef::from(listener).set_send_buffer_size(bytes), // accepted sockets inherit it
             Self::Memory(_) => Ok(()), // a pipe holds a fixed number of bytes

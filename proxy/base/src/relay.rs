@@ -180,7 +180,7 @@ impl Both {
     ) -> Poll<RelayEnd> {
         let (received, sent) = (self.received.step, self.sent.step);
         if received.is_writer_gone() || sent.is_writer_gone() {
-            patience.hurry();
+            patience.shorten();
         }
         patience.poll(cx, has_moved).map(|bound| overdue(received, sent, bound))
     }
@@ -396,7 +396,7 @@ impl<'a> Patience<'a> {
     }
 
     /// Limits the remaining time to [`LAST_WORDS`]. Only the first call has an effect.
-    fn hurry(&mut self) {
+    fn shorten(&mut self) {
         if !self.is_hurried {
             let soon = Instant::now() + LAST_WORDS;
             self.until = Some(self.until.map_or(soon, |until| until.min(soon)));
@@ -826,9 +826,9 @@ mod tests {
         for (secs, until) in [(0, Duration::ZERO), (9, LAST_WORDS)] {
             let mut patience = Patience::new(bounds(secs), &timers);
             let start = patience.last_moved;
-            patience.hurry();
+            patience.shorten();
             let first = patience.next().map(|(at, _)| at);
-            patience.hurry();
+            patience.shorten();
             assert_eq!(patience.next().map(|(at, _)| at), first, "the second call changes nothing");
             let left = first.unwrap().duration_since(start);
             assert!(left >= until && left < until + Duration::from_secs(1), "{left:?} for {secs} s");

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::replica::Replica;
-use super::schedule::{Mood, Schedule, Spell};
+use super::schedule::{Period, ReplicaState, Schedule};
 use crate::app::{App, Running};
 use pillion_tls::identity::issue::Ca;
 
@@ -33,7 +33,7 @@ pub(crate) struct Mesh {
     /// The configurations of the sidecars: a title and the text of the file.
     pub(crate) configurations: Vec<(String, String)>,
     sidecars: Vec<Running>,
-    mood: watch::Receiver<Mood>,
+    state: watch::Receiver<ReplicaState>,
     _replicas: JoinSet<()>,
 }
 
@@ -47,13 +47,13 @@ impl Mesh {
         let [steady, too, flaky] = REPLICAS;
         building.replica(steady, std::iter::empty())?;
         building.replica(too, std::iter::empty())?;
-        let mood = building.replica(flaky, schedule)?;
-        building.caller(mood)
+        let state = building.replica(flaky, schedule)?;
+        building.caller(state)
     }
 
     /// The current state of the flaky replica.
-    pub(crate) fn mood(&self) -> Mood {
-        *self.mood.borrow()
+    pub(crate) fn state(&self) -> ReplicaState {
+        *self.state.borrow()
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -85,28 +85,28 @@ impl Building {
     fn replica(
         &mut self,
         name: &'static str,
-        spells: impl Iterator<Item = Spell> + Send + 'static,
-    ) -> anyhow::Result<watch::Receiver<Mood>> {
+        periods: impl Iterator<Item = Period> + Send + 'static,
+    ) -> anyhow::Result<watch::Receiver<ReplicaState>> {
         let replica = Replica::open(name).with_context(|| format!("{name} cannot listen"))?;
-        let (address, mood) = (replica.address(), replica.mood());
+        let (address, state) = (replica.address(), replica.state());
         self.replicas.spawn(async move {
-            let Err(error) = replica.live(spells).await; // it never ends without an error
+            let Err(error) = replica.live(periods).await; // it never ends without an error
             tracing::warn!(%error, name, "a replica of the demo could not open its port again");
         });
         let sidecar = self.sidecar(&format!("{name}'s sidecar"), "orders", inbound(address))?;
         self.endpoints.push(first(&sidecar.addresses().inbound)?);
         self.sidecars.push(sidecar);
-        Ok(mood)
+        Ok(state)
     }
 
-    fn caller(mut self, mood: watch::Receiver<Mood>) -> anyhow::Result<Mesh> {
+    fn caller(mut self, state: watch::Receiver<ReplicaState>) -> anyhow::Result<Mesh> {
         let sidecar = self.sidecar("the caller's sidecar", "web", outbound(&self.endpoints))?;
         let addresses = sidecar.addresses();
         let (outbound, admin, metrics) =
             (first(&addresses.outbound)?, first(&addresses.admin)?, first(&addresses.metrics)?);
         self.sidecars.push(sidecar);
         let Self { configurations, sidecars, replicas, .. } = self;
-        Ok(Mesh { outbound, admin, metrics, configurations, sidecars, mood, _replicas: replicas })
+        Ok(Mesh { outbound, admin, metrics, configurations, sidecars, state, _replicas: replicas })
     }
 
     /// Starts a sidecar like `pillion run -c FILE`, with credentials of the service account `account`.

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::schedule::{Mood, Spell};
+use super::schedule::{Period, ReplicaState};
 
 /// Connections that wait to be accepted. The sidecar opens only a few.
 const BACKLOG: u32 = 128;
@@ -30,7 +30,7 @@ pub(crate) struct Replica {
     /// Keeps the port while the listener is closed. This socket is bound and never listens, so that connections are
     /// refused and no other program can take the port.
     _reserved: TcpSocket,
-    mood: watch::Sender<Mood>,
+    state: watch::Sender<ReplicaState>,
     listener: Option<TcpListener>,
     /// The open connections. They are closed when the port is closed.
     connections: JoinSet<()>,
@@ -45,7 +45,7 @@ impl Replica {
             name: name.into(),
             address,
             _reserved: reserved,
-            mood: watch::Sender::new(Mood::Well),
+            state: watch::Sender::new(ReplicaState::Well),
             listener: Some(listen(address)?),
             connections: JoinSet::new(),
         })
@@ -56,28 +56,28 @@ impl Replica {
     }
 
     /// Reports the replica's state.
-    pub(crate) fn mood(&self) -> watch::Receiver<Mood> {
-        self.mood.subscribe()
+    pub(crate) fn state(&self) -> watch::Receiver<ReplicaState> {
+        self.state.subscribe()
     }
 
-    /// Goes through `spells`, then stays well.
+    /// Goes through `periods`, then stays well.
     ///
     /// # Errors
     /// The port could not be opened again.
-    pub(crate) async fn live(mut self, spells: impl Iterator<Item = Spell>) -> io::Result<Infallible> {
+    pub(crate) async fn live(mut self, periods: impl Iterator<Item = Period>) -> io::Result<Infallible> {
         let mut ends = Instant::now();
-        for spell in spells {
-            ends += spell.lasts;
-            self.enter(spell.mood)?;
+        for period in periods {
+            ends += period.lasts;
+            self.enter(period.state)?;
             drop(timeout_at(ends, self.serve()).await); // serving ends when the spell does
         }
-        self.enter(Mood::Well)?;
+        self.enter(ReplicaState::Well)?;
         Ok(self.serve().await)
     }
 
-    fn enter(&mut self, mood: Mood) -> io::Result<()> {
-        self.mood.send_replace(mood);
-        if mood == Mood::Refusing {
+    fn enter(&mut self, state: ReplicaState) -> io::Result<()> {
+        self.state.send_replace(state);
+        if state == ReplicaState::Refusing {
             self.listener = None;
             self.connections.abort_all();
         } else if self.listener.is_none() {
@@ -91,7 +91,7 @@ impl Replica {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    drop(self.connections.spawn(answer(stream, self.name.clone(), self.mood.subscribe())));
+                    drop(self.connections.spawn(answer(stream, self.name.clone(), self.state.subscribe())));
                 }
                 // there are no descriptors left; an immediate attempt would use all CPU time
                 Err(_) => sleep(Duration::from_millis(100)).await,
@@ -113,9 +113,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     bind(address)?.listen(BACKLOG)
 }
 
-async fn answer(stream: TcpStream, name: Arc<str>, mood: watch::Receiver<Mood>) {
+async fn answer(stream: TcpStream, name: Arc<str>, state: watch::Receiver<ReplicaState>) {
     let service = service_fn(move |_request| {
-        let answer = words(&name, *mood.borrow());
+        let answer = words(&name, *state.borrow());
         async move { Ok::<_, Infallible>(answer) }
     });
     drop(stream.set_nodelay(true)); // without it responses are slower, but correct
@@ -123,10 +123,12 @@ async fn answer(stream: TcpStream, name: Arc<str>, mood: watch::Receiver<Mood>) 
     drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
 }
 
-fn words(name: &str, mood: Mood) -> Response<Full<Bytes>> {
-    let (status, words) = match mood {
-        Mood::Well => (StatusCode::OK, format!("{name} has accepted your order\n")),
-        Mood::Failing | Mood::Refusing => (StatusCode::SERVICE_UNAVAILABLE, format!("{name} is failing\n")),
+fn words(name: &str, state: ReplicaState) -> Response<Full<Bytes>> {
+    let (status, words) = match state {
+        ReplicaState::Well => (StatusCode::OK, format!("{name} has accepted your order\n")),
+        ReplicaState::Failing | ReplicaState::Refusing => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("{name} is failing\n"))
+        }
     };
     let mut answer = Response::new(Full::from(words));
     *answer.status_mut() = status;
@@ -146,9 +148,9 @@ mod tests {
         client?.get("orders", "/").await.ok().map(|answer| answer.status().as_u16())
     }
 
-    /// The status that a client gets on a new connection while the replica is in `mood`.
-    async fn asked_when(replica: &mut Replica, mood: Mood) -> Option<u16> {
-        replica.enter(mood).expect("the port is reserved");
+    /// The status that a client gets on a new connection while the replica is in `state`.
+    async fn asked_when(replica: &mut Replica, state: ReplicaState) -> Option<u16> {
+        replica.enter(state).expect("the port is reserved");
         let address = replica.address();
         let asking = async { status(Client::connect(address).await.ok().as_mut()).await };
         tokio::select! { // serving continues with the next request
@@ -161,14 +163,14 @@ mod tests {
     async fn a_replica_fails_refuses_and_recovers_at_the_same_address() {
         let mut replica = replica();
         let story = [
-            (Mood::Well, Some(200)),
-            (Mood::Failing, Some(503)),
-            (Mood::Refusing, None),
-            (Mood::Failing, Some(503)),
-            (Mood::Well, Some(200)),
+            (ReplicaState::Well, Some(200)),
+            (ReplicaState::Failing, Some(503)),
+            (ReplicaState::Refusing, None),
+            (ReplicaState::Failing, Some(503)),
+            (ReplicaState::Well, Some(200)),
         ];
-        for (mood, expected) in story {
-            assert_eq!(asked_when(&mut replica, mood).await, expected, "{mood:?}");
+        for (state, expected) in story {
+            assert_eq!(asked_when(&mut replica, state).await, expected, "{state:?}");
         }
     }
 
@@ -180,24 +182,34 @@ mod tests {
             never = replica.serve() => match never {},
             status = status(Some(&mut client)) => status,
         };
-        replica.enter(Mood::Refusing).expect("closing cannot fail");
+        replica.enter(ReplicaState::Refusing).expect("closing cannot fail");
         assert_eq!((first, status(Some(&mut client)).await), (Some(200), None));
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_states_of_a_replica_follow_the_schedule() {
         let replica = replica();
-        let (mut seen, began) = (replica.mood(), Instant::now());
-        let spells = [(Mood::Failing, 3), (Mood::Refusing, 2), (Mood::Well, 5), (Mood::Failing, 1)]
-            .map(|(mood, seconds)| Spell { mood, lasts: Duration::from_secs(seconds) });
-        let _life = JoinSet::from_iter([replica.live(spells.into_iter())]);
+        let (mut seen, began) = (replica.state(), Instant::now());
+        let periods = [
+            (ReplicaState::Failing, 3),
+            (ReplicaState::Refusing, 2),
+            (ReplicaState::Well, 5),
+            (ReplicaState::Failing, 1),
+        ]
+        .map(|(state, seconds)| Period { state, lasts: Duration::from_secs(seconds) });
+        let _life = JoinSet::from_iter([replica.live(periods.into_iter())]);
         let mut story = Vec::new();
         for _ in 0..5 {
             seen.changed().await.expect("the replica lives");
             story.push((began.elapsed().as_secs(), *seen.borrow_and_update()));
         }
-        let expected =
-            [(0, Mood::Failing), (3, Mood::Refusing), (5, Mood::Well), (10, Mood::Failing), (11, Mood::Well)];
+        let expected = [
+            (0, ReplicaState::Failing),
+            (3, ReplicaState::Refusing),
+            (5, ReplicaState::Well),
+            (10, ReplicaState::Failing),
+            (11, ReplicaState::Well),
+        ];
         assert_eq!(story, expected);
     }
 }

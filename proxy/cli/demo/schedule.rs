@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mood {
+pub(crate) enum ReplicaState {
     Well,
     /// Answers every request with 503.
     Failing,
@@ -16,28 +16,28 @@ pub(crate) enum Mood {
 
 /// A period in one state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Spell {
-    pub(crate) mood: Mood,
+pub(crate) struct Period {
+    pub(crate) state: ReplicaState,
     pub(crate) lasts: Duration,
 }
 
 const PAUSE: RangeInclusive<u32> = 30..=60;
 /// Too short for an ejection: retries alone must handle it.
-const HICCUP: RangeInclusive<u32> = 2..=5;
+const SHORT_FAILURE: RangeInclusive<u32> = 2..=5;
 /// Five errors in a row eject an endpoint. At the demo's rate, a replica gets several times as many requests in this
 /// time.
-const ILLNESS: RangeInclusive<u32> = 50..=90;
+const LONG_FAILURE: RangeInclusive<u32> = 50..=90;
 
 /// The states in their order, repeated forever. Each lasts this many hundredths of the pace.
-const ROUND: [(Mood, RangeInclusive<u32>); 8] = [
-    (Mood::Well, PAUSE),
-    (Mood::Failing, HICCUP),
-    (Mood::Well, PAUSE),
-    (Mood::Failing, ILLNESS),
-    (Mood::Well, PAUSE),
-    (Mood::Failing, HICCUP),
-    (Mood::Well, PAUSE),
-    (Mood::Refusing, ILLNESS),
+const ROUND: [(ReplicaState, RangeInclusive<u32>); 8] = [
+    (ReplicaState::Well, PAUSE),
+    (ReplicaState::Failing, SHORT_FAILURE),
+    (ReplicaState::Well, PAUSE),
+    (ReplicaState::Failing, LONG_FAILURE),
+    (ReplicaState::Well, PAUSE),
+    (ReplicaState::Failing, SHORT_FAILURE),
+    (ReplicaState::Well, PAUSE),
+    (ReplicaState::Refusing, LONG_FAILURE),
 ];
 
 /// Endless spells.
@@ -45,7 +45,7 @@ const ROUND: [(Mood, RangeInclusive<u32>); 8] = [
 pub(crate) struct Schedule {
     dice: fastrand::Rng,
     pace: Duration,
-    round: std::iter::Cycle<std::array::IntoIter<(Mood, RangeInclusive<u32>), 8>>,
+    round: std::iter::Cycle<std::array::IntoIter<(ReplicaState, RangeInclusive<u32>), 8>>,
 }
 
 impl Schedule {
@@ -55,11 +55,11 @@ impl Schedule {
 }
 
 impl Iterator for Schedule {
-    type Item = Spell;
+    type Item = Period;
 
-    fn next(&mut self) -> Option<Spell> {
-        let (mood, hundredths) = self.round.next()?;
-        Some(Spell { mood, lasts: self.pace * self.dice.u32(hundredths) / 100 })
+    fn next(&mut self) -> Option<Period> {
+        let (state, hundredths) = self.round.next()?;
+        Some(Period { state, lasts: self.pace * self.dice.u32(hundredths) / 100 })
     }
 }
 
@@ -72,12 +72,12 @@ mod tests {
     const PACE: Duration = Duration::from_secs(1);
 
     /// The spells of the first seconds, and when each begins.
-    fn first_seconds(seed: u64, seconds: u64) -> Vec<(Duration, Spell)> {
+    fn first_seconds(seed: u64, seconds: u64) -> Vec<(Duration, Period)> {
         let mut clock = Duration::ZERO;
-        let dated = Schedule::new(seed, PACE).map(|spell| {
+        let dated = Schedule::new(seed, PACE).map(|period| {
             let begins = clock;
-            clock += spell.lasts;
-            (begins, spell)
+            clock += period.lasts;
+            (begins, period)
         });
         dated.take_while(|(begins, _)| begins.as_secs() < seconds).collect()
     }
@@ -92,17 +92,17 @@ mod tests {
         #[test]
         fn ten_seconds_contain_every_kind_of_failure_early_enough(seed: u64) {
             let story = first_seconds(seed, 10);
-            let illness = |mood| {
-                story.iter().find(|(_, spell)| spell.mood == mood && spell.lasts >= PACE / 2).map(|(at, _)| *at)
+            let illness = |state| {
+                story.iter().find(|(_, period)| period.state == state && period.lasts >= PACE / 2).map(|(at, _)| *at)
             };
-            prop_assert!(illness(Mood::Failing).is_some_and(|at| at < Duration::from_secs(2)));
-            prop_assert!(illness(Mood::Refusing).is_some_and(|at| at < Duration::from_secs(5)));
+            prop_assert!(illness(ReplicaState::Failing).is_some_and(|at| at < Duration::from_secs(2)));
+            prop_assert!(illness(ReplicaState::Refusing).is_some_and(|at| at < Duration::from_secs(5)));
         }
 
         #[test]
         fn a_replica_is_well_between_two_failures(seed: u64) {
-            let moods: Vec<Mood> = first_seconds(seed, 30).iter().map(|(_, spell)| spell.mood).collect();
-            prop_assert!(moods.windows(2).all(|two| (two[0] == Mood::Well) != (two[1] == Mood::Well)));
+            let moods: Vec<ReplicaState> = first_seconds(seed, 30).iter().map(|(_, period)| period.state).collect();
+            prop_assert!(moods.windows(2).all(|two| (two[0] == ReplicaState::Well) != (two[1] == ReplicaState::Well)));
         }
     }
 }

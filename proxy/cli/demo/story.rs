@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::caller::Tally;
 use super::mesh::{Mesh, REPLICAS};
 use super::report::Reported;
-use super::schedule::Mood;
+use super::schedule::ReplicaState;
 
 /// A drawing of the mesh, and what the user can try.
 pub(crate) fn opening(mesh: &Mesh, rate: u32) -> String {
@@ -36,7 +36,13 @@ pub(crate) fn configuration(mesh: &Mesh) -> String {
 }
 
 /// A live line: the results of one second, and of all seconds so far.
-pub(crate) fn line(took: Duration, second: &Tally, whole: &Tally, told: Reported, mood: Mood) -> String {
+pub(crate) fn line(
+    took: Duration,
+    second: &Tally,
+    whole: &Tally,
+    told: Reported,
+    state: ReplicaState,
+) -> String {
     let rate = (second.answered + second.failed) as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
     let at = |share| milliseconds(second.latencies.percentile(share));
     format!(
@@ -47,15 +53,15 @@ pub(crate) fn line(took: Duration, second: &Tally, whole: &Tally, told: Reported
         told.retries,
         told.ejections,
         REPLICAS[REPLICAS.len() - 1],
-        now(mood),
+        now(state),
     )
 }
 
-const fn now(mood: Mood) -> &'static str {
-    match mood {
-        Mood::Well => "is well",
-        Mood::Failing => "answers 503",
-        Mood::Refusing => "refuses connections",
+const fn now(state: ReplicaState) -> &'static str {
+    match state {
+        ReplicaState::Well => "is well",
+        ReplicaState::Failing => "answers 503",
+        ReplicaState::Refusing => "refuses connections",
     }
 }
 
@@ -135,7 +141,7 @@ mod tests {
         let mut second = tally(100, 0);
         second.latencies.record(Duration::from_micros(1500));
         let told = Reported { retries: 4, ejections: 1 };
-        let line = line(Duration::from_millis(500), &second, &second, told, Mood::Refusing);
+        let line = line(Duration::from_millis(500), &second, &second, told, ReplicaState::Refusing);
         assert_eq!(
             line,
             " 200/s  success 100 %  p50 1.5 ms  p99 1.5 ms  retries 4  ejections 1  orders-3 refuses connections"

@@ -62,7 +62,7 @@ impl Named {
     fn of(fields: &Fields) -> Self {
         let mut names: Vec<Box<[u8]>> = fields
             .elements(Known::Connection)
-            .filter(|name| !name.is_empty() && !stays_or_goes_anyway(name))
+            .filter(|name| !name.is_empty() && !is_kept_or_removed_anyway(name))
             .map(|name| name.to_ascii_lowercase().into())
             .collect();
         names.sort_unstable();
@@ -92,7 +92,7 @@ impl Named {
     }
 }
 
-fn stays_or_goes_anyway(name: &[u8]) -> bool {
+fn is_kept_or_removed_anyway(name: &[u8]) -> bool {
     let known = Known::find(name);
     known.is_some_and(|known| FOR_ONE_CONNECTION.has(known) || MAY_NOT_BE_NAMED.has(known))
         || name.eq_ignore_ascii_case(b"close")

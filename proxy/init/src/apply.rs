@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::error::{Error, FailedRuleSet};
-use crate::found::{has_foreign_legacy, state, unseen};
+use crate::found::{has_foreign_legacy, state, unreadable_rule_sets};
 use crate::lock;
 use crate::machine::{Machine, Variant};
 use crate::nft;
@@ -42,7 +42,7 @@ pub fn undo() -> Result<Report, Error> {
     let machine = capable()?;
     let _alone = lock::namespace()?;
     let found = state(&machine);
-    let mut told = unseen(&machine);
+    let mut told = unreadable_rule_sets(&machine);
     if found.is_empty() {
         told.push("this network namespace has no rules of pillion; nothing changed".to_owned());
         return Ok(told);
@@ -202,7 +202,7 @@ fn installed(options: &Options, target: Target, why: &str, machine: &Machine, un
     };
     let mut told = vec![chosen(target, why)];
     told.extend(left_out(machine));
-    told.extend(unseen(machine));
+    told.extend(unreadable_rule_sets(machine));
     told.push(format!("the rules of mode {mode} for {versions} {what}"));
     told
 }

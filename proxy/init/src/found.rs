@@ -101,16 +101,16 @@ fn present(variant: Variant, family: Family) -> Vec<Table> {
 }
 
 /// Rule sets that may hold rules of ours, but whose program is not installed or cannot read them.
-pub(crate) fn unseen(machine: &Machine) -> Vec<String> {
+pub(crate) fn unreadable_rule_sets(machine: &Machine) -> Vec<String> {
     let is_unseen = |variant| machine.xtables(variant).is_none() && is_used(machine, variant);
-    let mut unseen: Vec<_> = (!machine.has_nft).then_some(Target::Nft).into_iter().collect();
-    unseen.extend(
+    let mut unreadable_rule_sets: Vec<_> = (!machine.has_nft).then_some(Target::Nft).into_iter().collect();
+    unreadable_rule_sets.extend(
         [Variant::Nft, Variant::Legacy].into_iter().filter(|of| is_unseen(*of)).map(Target::Iptables),
     );
     let told = |target| {
         format!("{target} is not installed here: rules that were installed with it cannot be found, and stay")
     };
-    unseen.into_iter().map(told).chain(unreadable(machine)).collect()
+    unreadable_rule_sets.into_iter().map(told).chain(unreadable(machine)).collect()
 }
 
 /// Tables of `iptables-nft` in which other programs have put rules that only `nft` can read. For these, `iptables-nft`

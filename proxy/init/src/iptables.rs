@@ -146,8 +146,8 @@ fn matching(one: &Match) -> Vec<(Order, String)> {
         Match::NotTo(network) => address(Order::Destination, "! -d", network),
         Match::Into(interface) => vec![(Order::Into, format!("-i {}", pattern(interface)))],
         Match::OutOf(interface) => vec![(Order::OutOf, format!("-o {}", pattern(interface)))],
-        Match::IntoLoopback(is) => vec![(Order::Into, format!("{}-i lo", unless(*is)))],
-        Match::OutOfLoopback(is) => vec![(Order::OutOf, format!("{}-o lo", unless(*is)))],
+        Match::IntoLoopback(is) => vec![(Order::Into, format!("{}-i lo", negation(*is)))],
+        Match::OutOfLoopback(is) => vec![(Order::OutOf, format!("{}-o lo", negation(*is)))],
         Match::Port(protocol, port) => ported(*protocol, "--dport", *port),
         Match::SourcePort(protocol, port) => ported(*protocol, "--sport", *port),
         Match::ToThisHost => extension("-m addrtype --dst-type LOCAL".to_owned()),
@@ -170,7 +170,7 @@ fn ported(protocol: Protocol, flag: &str, port: u16) -> Vec<(Order, String)> {
     vec![(Order::Protocol, format!("-p {name}")), (Order::Extension, format!("-m {name} {flag} {port}"))]
 }
 
-const fn unless(is: bool) -> &'static str {
+const fn negation(is: bool) -> &'static str {
     if is { "" } else { "! " }
 }
 

@@ -99,8 +99,8 @@ fn matching(one: &Match) -> String {
         Match::SourcePort(protocol, port) => format!("{} sport {port}", protocol.name()),
         Match::Into(interface) => format!("iifname {}", quoted(interface)),
         Match::OutOf(interface) => format!("oifname {}", quoted(interface)),
-        Match::IntoLoopback(is) => format!("iifname {}\"lo\"", unless(*is)),
-        Match::OutOfLoopback(is) => format!("oifname {}\"lo\"", unless(*is)),
+        Match::IntoLoopback(is) => format!("iifname {}\"lo\"", negation(*is)),
+        Match::OutOfLoopback(is) => format!("oifname {}\"lo\"", negation(*is)),
         Match::Uid(uid) => format!("meta skuid {uid}"),
         Match::Gid(gid) => format!("meta skgid {gid}"),
         Match::Marked => format!("meta mark {MARK:#010x}"),
@@ -110,7 +110,7 @@ fn matching(one: &Match) -> String {
     }
 }
 
-const fn unless(is: bool) -> &'static str {
+const fn negation(is: bool) -> &'static str {
     if is { "" } else { "!= " }
 }
 
@@ -118,15 +118,15 @@ fn quoted(interface: &Interface) -> String {
     format!("\"{}{}\"", interface.name(), if interface.is_prefix() { "*" } else { "" })
 }
 
-fn address(network: &Cidr, field: &str, unless: &str) -> String {
+fn address(network: &Cidr, field: &str, negation: &str) -> String {
     let family = family_name(network.family());
     let version = match network.family() {
         Family::V4 => "ipv4",
         Family::V6 => "ipv6",
     };
     match network {
-        all if all.is_everything() => format!("meta nfproto {unless}{version}"),
-        one if one.is_one_address() => format!("{family} {field} {unless}{}", one.address()),
-        network => format!("{family} {field} {unless}{network}"),
+        all if all.is_everything() => format!("meta nfproto {negation}{version}"),
+        one if one.is_one_address() => format!("{family} {field} {negation}{}", one.address()),
+        network => format!("{family} {field} {negation}{network}"),
     }
 }

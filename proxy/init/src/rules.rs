@@ -178,7 +178,7 @@ const ZONE: RuleAction = RuleAction::Zone(1);
 
 const LOOPBACK_V4: Cidr = Cidr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8);
 const LOOPBACK_V6: Cidr = Cidr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 128);
-const SELVES: [Cidr; 2] = [Cidr::new(IpAddr::V4(SELF_V4), 32), Cidr::new(IpAddr::V6(SELF_V6), 128)];
+const SELF_ADDRESSES: [Cidr; 2] = [Cidr::new(IpAddr::V4(SELF_V4), 32), Cidr::new(IpAddr::V6(SELF_V6), 128)];
 const VIRTUAL: [Cidr; 2] =
     [Cidr::new(IpAddr::V4(VIRTUAL_V4.0), VIRTUAL_V4.1), Cidr::new(IpAddr::V6(VIRTUAL_V6.0), VIRTUAL_V6.1)];
 const TCP: Match = Match::Protocol(Protocol::Tcp);
@@ -238,7 +238,8 @@ fn owners(options: &Options) -> impl Iterator<Item = Match> {
 /// other hosts.
 fn own_legs(options: &Options) -> Vec<Rule> {
     // only on loopback: otherwise an application could send from ::6 to other hosts without passing through the sidecar
-    let mut rules = Vec::from(SELVES.map(|own| leave([Match::From(own), Match::OutOfLoopback(true)])));
+    let mut rules =
+        Vec::from(SELF_ADDRESSES.map(|own| leave([Match::From(own), Match::OutOfLoopback(true)])));
     if options.mode == Mode::Tproxy {
         rules.push(leave([Match::Marked]));
     }

@@ -128,7 +128,7 @@ fn changes(from: &State, to: &State, machine: &Machine) -> Vec<(bool, Step)> {
             changes.push((after.is_empty(), step.or_back([back]).or_back(made)));
         }
         if after.is_empty() {
-            changes.extend(unmade(slot, from).into_iter().map(|step| (true, step)));
+            changes.extend(removals(slot, from).into_iter().map(|step| (true, step)));
         }
     }
     changes
@@ -155,7 +155,7 @@ fn newly_made((_, family, table): Slot, before: &Ours, after: &Ours) -> Vec<Step
 }
 
 /// Steps that remove what was created for us, where no other program uses it.
-fn unmade((variant, family, table): Slot, from: &State) -> Vec<Step> {
+fn removals((variant, family, table): Slot, from: &State) -> Vec<Step> {
     let free = from.free.iter().filter(|(f, t, _)| variant == Variant::Nft && (*f, *t) == (family, table));
     free.map(|(.., made)| made.removal(family, table)).collect()
 }

@@ -59,13 +59,13 @@ impl Step {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         match output.status.success() {
             true => Ok(text(&output.stdout)),
-            false => Err(failed(complaint(&text(&output.stderr), &output.status.to_string()))),
+            false => Err(failed(error_text(&text(&output.stderr), &output.status.to_string()))),
         }
     }
 }
 
 /// The first lines of a program's error output, or its exit status.
-fn complaint(stderr: &str, status: &str) -> String {
+fn error_text(stderr: &str, status: &str) -> String {
     const MAX_LINES: usize = 4;
     let lines: Vec<_> =
         stderr.lines().map(str::trim).filter(|line| !line.is_empty()).take(MAX_LINES).collect();

@@ -129,12 +129,12 @@ impl<D> Detected<D> {
     }
 
     /// Whether the destination speaks HTTP; `None` if this connection does not show it.
-    pub fn tells_http(&self) -> Option<bool> {
+    pub fn shows_http(&self) -> Option<bool> {
         (!self.is_silent).then_some(self.found.is_http())
     }
 }
 
-impl Detected<Nobody> {
+impl Detected<NoEarlyServer> {
     /// Turns a result that was detected without an early dial into the type of results that may have one.
     pub fn alone<D>(self) -> Detected<D> {
         let Self { found, io, is_silent, is_undecided, began, .. } = self;
@@ -205,14 +205,14 @@ pub trait EarlyServer: Unpin {
 }
 
 /// No early dial.
-pub const NEVER: Option<Early<NoDial>> = None;
+pub const NO_EARLY_DIAL: Option<Early<NoDial>> = None;
 
-type NoDial = fn() -> Ready<Result<Nobody, DialFailure>>;
+type NoDial = fn() -> Ready<Result<NoEarlyServer, DialFailure>>;
 
-/// The server type of [`NEVER`], which has no values.
-pub enum Nobody {}
+/// The server type of [`NO_EARLY_DIAL`], which has no values.
+pub enum NoEarlyServer {}
 
-impl EarlyServer for Nobody {
+impl EarlyServer for NoEarlyServer {
     fn io(&mut self) -> &mut Io {
         match *self {}
     }
@@ -253,8 +253,8 @@ where
 pub async fn first_byte(io: Io, worker: &Worker, work: &Work) -> Result<Io, Undecided> {
     let mut client = PeekedClient::new(io, worker, Side::Strangers, None);
     match client.read(work, client.until(Patience::Whole)).await? {
-        Some(Heard::Bytes) => Ok(client.decided::<Nobody>(Found::Opaque, None).io),
-        Some(Heard::End) => Err(Undecided::Ended(io::ErrorKind::UnexpectedEof.into())),
+        Some(ClientRead::Bytes) => Ok(client.decided::<NoEarlyServer>(Found::Opaque, None).io),
+        Some(ClientRead::End) => Err(Undecided::Ended(io::ErrorKind::UnexpectedEof.into())),
         None => Err(Undecided::Ended(io::ErrorKind::TimedOut.into())),
     }
 }
@@ -287,7 +287,7 @@ where
     };
     let mut server = match dialled {
         Ok(server) => server,
-        Err(error) if !early.expects_http && client.said_nothing() => {
+        Err(error) if !early.expects_http && client.has_sent_nothing() => {
             return unserved(client, work, error).await;
         }
         Err(error) => return client.alone(work, Some(error)).await,
@@ -301,7 +301,7 @@ where
     let first = first.unwrap_or_default();
     // With TLS 1.3 a server may refuse our certificate after the handshake has ended on our side: that counts as a
     // failed dial.
-    if let Some(error) = server.tls_failure().filter(|_| !early.expects_http && client.said_nothing()) {
+    if let Some(error) = server.tls_failure().filter(|_| !early.expects_http && client.has_sent_nothing()) {
         return unserved(client, work, server.failed(error)).await;
     }
     match judge(&first, since.elapsed(), early.expects_http) {
@@ -326,7 +326,7 @@ async fn unserved<D: EarlyServer>(
 ) -> Result<Detected<D>, Undecided> {
     let found = client.listen(work, Patience::Silence(SPEAKS_WITHIN)).await?;
     match found {
-        _ if client.said_nothing() => Err(Undecided::NoServer(why)),
+        _ if client.has_sent_nothing() => Err(Undecided::NoServer(why)),
         Some(found) => Ok(client.decided(found, Some(Err(why)))),
         None => client.alone(work, Some(why)).await,
     }
@@ -398,7 +398,7 @@ enum Patience {
     Whole,
 }
 
-enum Heard {
+enum ClientRead {
     Bytes,
     /// The client has ended its direction; it may still read.
     End,
@@ -439,7 +439,7 @@ impl<'a> PeekedClient<'a> {
         self.io
     }
 
-    const fn said_nothing(&self) -> bool {
+    const fn has_sent_nothing(&self) -> bool {
         self.began.is_none()
     }
 
@@ -454,8 +454,8 @@ impl<'a> PeekedClient<'a> {
                 return Ok(Some(Found::Opaque));
             }
             match self.read(work, self.until(patience)).await? {
-                Some(Heard::Bytes) => {}
-                Some(Heard::End) => return Ok(Some(self.look_at_all())),
+                Some(ClientRead::Bytes) => {}
+                Some(ClientRead::End) => return Ok(Some(self.look_at_all())),
                 None => return Ok(None),
             }
         }
@@ -486,8 +486,8 @@ impl<'a> PeekedClient<'a> {
     }
 
     /// Reads once. `None`: no byte came before `until`.
-    async fn read(&mut self, work: &Work, until: Instant) -> Result<Option<Heard>, Undecided> {
-        let (silent, is_first) = (self.said_nothing(), self.seen.is_empty());
+    async fn read(&mut self, work: &Work, until: Instant) -> Result<Option<ClientRead>, Undecided> {
+        let (silent, is_first) = (self.has_sent_nothing(), self.seen.is_empty());
         self.account();
         let Self { io, seen, unfinished, since, resets, .. } = self;
         let some = poll_fn(|cx| {
@@ -509,13 +509,13 @@ impl<'a> PeekedClient<'a> {
         match read {
             Err(_elapsed) => Ok(None),
             Ok(Err(error)) => Err(Undecided::Ended(error)),
-            Ok(Ok(0)) => Ok(Some(Heard::End)),
+            Ok(Ok(0)) => Ok(Some(ClientRead::End)),
             Ok(Ok(_)) => {
                 if is_first {
                     self.reader = Reader::new(self.worker.limits().header_bytes as usize);
                     self.began.get_or_insert_with(Instant::now);
                 }
-                Ok(Some(Heard::Bytes))
+                Ok(Some(ClientRead::Bytes))
             }
         }
     }
@@ -528,10 +528,10 @@ impl<'a> PeekedClient<'a> {
         work: &Work,
         failed: Option<DialFailure>,
     ) -> Result<Detected<D>, Undecided> {
-        let failed = failed.filter(|_| !self.said_nothing());
+        let failed = failed.filter(|_| !self.has_sent_nothing());
         let found = self.listen(work, Patience::Whole).await?;
         match found {
-            Some(_) if self.said_nothing() => Err(hung_up()),
+            Some(_) if self.has_sent_nothing() => Err(hung_up()),
             found => self.settled(found, failed.map(Err)),
         }
     }
@@ -585,7 +585,7 @@ impl<'a> PeekedClient<'a> {
     }
 
     fn decided<D: EarlyServer>(mut self, found: Found, early: Option<Result<D, DialFailure>>) -> Detected<D> {
-        let (is_silent, is_undecided) = (self.said_nothing(), self.is_undecided);
+        let (is_silent, is_undecided) = (self.has_sent_nothing(), self.is_undecided);
         if self.resets {
             self.io.get_ref().end_on_drop(); // `tcp` sets opaque connections to end with a reset again
         }

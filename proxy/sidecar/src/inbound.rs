@@ -14,7 +14,7 @@ use tower::ServiceBuilder;
 
 use crate::connection::{Connection, Destination, Judged, Place};
 use crate::detect::bytes::begins_like_tls;
-use crate::detect::{Detected, Found, NEVER, PeekedClient, Undecided, Version, detect, first_byte};
+use crate::detect::{Detected, Found, NO_EARLY_DIAL, PeekedClient, Undecided, Version, detect, first_byte};
 use crate::dispatch;
 use crate::exchange::{DialFailure, Facts};
 use crate::http::refusal;
@@ -274,7 +274,7 @@ impl Inbound {
             (Some(ClusterProtocol::AppAuto), Some(route), None) => {
                 detect(client, work, Some(early(route))).await
             }
-            _ => detect(client, work, NEVER).await.map(Detected::alone),
+            _ => detect(client, work, NO_EARLY_DIAL).await.map(Detected::alone),
         };
         Some(detected)
     }
@@ -380,7 +380,7 @@ impl Inbound {
             return;
         }
         let client = PeekedClient::new(io, &self.worker, Side::Strangers, arrived.began);
-        let Ok(detected) = detect(client, &arrived.place.work, NEVER).await else { return };
+        let Ok(detected) = detect(client, &arrived.place.work, NO_EARLY_DIAL).await else { return };
         let connection = Connection::new(arrived.from, arrived.place);
         match (detected, rules.route()) {
             (Detected { found: Found::Http1, io, .. }, _) => {
@@ -404,28 +404,28 @@ impl Inbound {
         match rules.protocol() {
             Some(ClusterProtocol::Tcp) => self.opaque(detected, rules, arrived),
             Some(ClusterProtocol::AppAuto) if !detected.found.is_http() => {
-                self.told(&detected, rules, &arrived);
+                self.record_protocol(&detected, rules, &arrived);
                 self.opaque(detected, rules, arrived)
             }
-            _ if rules.mtls == Mtls::Permissive && is_others_tls(&detected, &arrived) => {
+            _ if rules.mtls == Mtls::Permissive && is_foreign_tls(&detected, &arrived) => {
                 self.opaque(detected, rules, arrived)
             }
             // The HTTP side also refuses bytes that are not HTTP, with an answer. The early connection is dropped: it
             // was made for a server that speaks first.
             _ => {
-                self.told(&detected, rules, &arrived);
+                self.record_protocol(&detected, rules, &arrived);
                 Some(self.http(detected.io, detected.found.version(), rules, arrived))
             }
         }
     }
 
     /// Counts the detected protocol, and remembers it for the application, where its protocol is not declared.
-    fn told(&self, detected: &Detected<Dialled>, rules: &InboundRules, arrived: &Arrived) {
+    fn record_protocol(&self, detected: &Detected<Dialled>, rules: &InboundRules, arrived: &Arrived) {
         let Some(route) = rules.route().filter(|route| route.cluster.protocol == ClusterProtocol::AppAuto)
         else {
             return;
         };
-        if let Some(is_http) = detected.tells_http() {
+        if let Some(is_http) = detected.shows_http() {
             detected.found.note(Direction::Inbound, arrived.from, &self.worker);
             route.cluster.remember(is_http);
         }
@@ -490,14 +490,14 @@ impl Inbound {
 }
 
 /// Whether the client speaks TLS that the sidecar does not terminate.
-fn is_others_tls(detected: &Detected<Dialled>, arrived: &Arrived) -> bool {
+fn is_foreign_tls(detected: &Detected<Dialled>, arrived: &Arrived) -> bool {
     arrived.proven.is_none() && matches!(detected.found, Found::Tls(_))
 }
 
 /// Logs a failed handshake with the identity that the peer claimed, where it is known, and the cause.
 fn log_failed(from: SocketAddr, error: &TlsError) {
     let claimed = error.claimed.as_ref().map_or("unknown", SpiffeId::as_str);
-    match refusals::untold_before(Direction::Inbound, error) {
+    match refusals::left_out_before(Direction::Inbound, error) {
         Some(more) => {
             tracing::warn!(%from, claimed, cause = error.cause, more, "inbound TLS failed: {error}");
         }

@@ -15,7 +15,7 @@ use pillion_model::listener::Unknown;
 use tower::{Service as _, ServiceBuilder};
 
 use crate::connection::{Connection, Destination, Place};
-use crate::detect::{Detected, Early, Found, NEVER, Nobody, PeekedClient, Undecided, detect};
+use crate::detect::{Detected, Early, Found, NO_EARLY_DIAL, NoEarlyServer, PeekedClient, Undecided, detect};
 use crate::dispatch;
 use crate::exchange::{DialFailure, Facts};
 use crate::http::{Call, server};
@@ -229,7 +229,7 @@ impl Outbound {
             (None, Destination::Unknown(to)) if is_virtual(to.ip()) => {
                 detect(client, work, Some(no_service_at(*to))).await.map(Detected::alone)
             }
-            _ => detect(client, work, NEVER).await.map(Detected::alone),
+            _ => detect(client, work, NO_EARLY_DIAL).await.map(Detected::alone),
         };
         self.or_log(detected, connection)
     }
@@ -274,7 +274,7 @@ impl Outbound {
         route: Arc<Route>,
         connection: Connection,
     ) -> Option<Next> {
-        if let Some(is_http) = detected.tells_http() {
+        if let Some(is_http) = detected.shows_http() {
             route.cluster.remember(is_http);
             detected.found.note(Direction::Outbound, connection.downstream, &self.worker);
         }
@@ -324,7 +324,7 @@ impl Outbound {
         let Some(route) = route else {
             self.count(Symbol::EMPTY, Protocol::Tcp, ConnectionOutcome::Refused);
             detected.io.get_ref().reset_on_drop();
-            let failure = DialFailure::new(nobodys(&connection.destination), Facts::default());
+            let failure = DialFailure::new(no_destination(&connection.destination), Facts::default());
             tcp::record_failure(failure, &connection, &self.worker);
             return None;
         };
@@ -359,7 +359,7 @@ impl Outbound {
 }
 
 /// The error for opaque bytes that have no destination.
-fn nobodys(destination: &Destination) -> Error {
+fn no_destination(destination: &Destination) -> Error {
     match destination {
         Destination::Unknown(to) if is_virtual(to.ip()) => route::no_service_at(to.ip()),
         Destination::Unknown(to) => route::denied(&to.to_string()),
@@ -372,7 +372,7 @@ fn nobodys(destination: &Destination) -> Error {
 
 /// A dial that fails at once, for a virtual address that belongs to no service. A silent client would wait there for a
 /// server that never speaks; with the failed dial it sees the same as when a server refuses it.
-fn no_service_at(to: SocketAddr) -> Early<impl FnOnce() -> Ready<Result<Nobody, DialFailure>>> {
+fn no_service_at(to: SocketAddr) -> Early<impl FnOnce() -> Ready<Result<NoEarlyServer, DialFailure>>> {
     Early {
         after: Duration::ZERO,
         expects_http: false,

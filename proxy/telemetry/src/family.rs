@@ -76,7 +76,7 @@ impl SeriesBudget {
     }
 
     /// Counts series that exist even beyond the bound.
-    fn take_anyway(&self, series: usize) {
+    fn take_beyond_bound(&self, series: usize) {
         self.used.fetch_add(series, Ordering::Relaxed);
     }
 }
@@ -137,7 +137,7 @@ impl Exposition {
         families: [(About, MetricKind); N],
         read: impl Fn() -> [Option<f64>; N] + Send + Sync + 'static,
     ) {
-        self.budget.take_anyway(N);
+        self.budget.take_beyond_bound(N);
         let descs = families.iter().map(|(about, _)| describe(*about, &[])).collect();
         self.register(Sampled { families, descs, read });
     }
@@ -242,7 +242,7 @@ impl<K: Labels, M: Metric> Inner<K, M> {
 
     fn always(&self, rest: K, series: &HashMap<K, M>) -> K {
         if !series.contains_key(&rest) {
-            self.budget.take_anyway(self.kind.series());
+            self.budget.take_beyond_bound(self.kind.series());
         }
         rest
     }
@@ -327,18 +327,18 @@ fn describe(about: About, labels: &[&str]) -> Desc {
 }
 
 /// The crate requires a name for every handle. Only the family's name is exported; this one is short to save memory.
-const UNTOLD: &str = "x";
+const PLACEHOLDER: &str = "x";
 
 fn new_counter() -> IntCounter {
-    IntCounter::new(UNTOLD, UNTOLD).expect("the name is valid")
+    IntCounter::new(PLACEHOLDER, PLACEHOLDER).expect("the name is valid")
 }
 
 fn new_gauge() -> IntGauge {
-    IntGauge::new(UNTOLD, UNTOLD).expect("the name is valid")
+    IntGauge::new(PLACEHOLDER, PLACEHOLDER).expect("the name is valid")
 }
 
 fn new_histogram(buckets: &[f64]) -> Histogram {
-    let options = HistogramOpts::new(UNTOLD, UNTOLD).buckets(buckets.to_vec());
+    let options = HistogramOpts::new(PLACEHOLDER, PLACEHOLDER).buckets(buckets.to_vec());
     Histogram::with_opts(options).expect("buckets are constants in ascending order")
 }
 

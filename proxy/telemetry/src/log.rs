@@ -69,7 +69,7 @@ pub fn init(level: Option<&str>) {
     };
     let in_force = asked.clone().filter(|_| fault.is_none()).unwrap_or_else(|| DEFAULT.to_owned());
     let filters = Filter { set: Box::new(move |filter| handle.reload(filter)), asked: Mutex::new(in_force) };
-    let quiet = FilterFn::new(|of: &Metadata<'_>| !is_chatter(*of.level(), of.target()));
+    let quiet = FilterFn::new(|of: &Metadata<'_>| !is_library_warning(*of.level(), of.target()));
     if tracing_subscriber::registry().with(filter).with(quiet).with(lines).try_init().is_err() {
         tracing::debug!("the log had been started before");
     } else if FILTER.set(filters).is_err() {
@@ -118,7 +118,7 @@ pub fn set_level(asked: &str) -> Result<(), NotSet> {
 
 /// Whether the record is a warning of a library about a peer. Libraries log each such event, so a peer could cause a
 /// million lines. The caller of the library gets the event as an error and logs it at a bounded rate.
-fn is_chatter(level: Level, target: &str) -> bool {
+fn is_library_warning(level: Level, target: &str) -> bool {
     const LIBRARIES: [&str; 6] = ["hickory_proto", "hickory_net", "h2", "hyper", "hyper_util", "rustls"];
     level == Level::WARN && LIBRARIES.contains(&target.split("::").next().unwrap_or_default())
 }
@@ -221,7 +221,7 @@ mod tests {
             (Level::WARN, "hickory_resolver::system_conf::unix", false),
             (Level::WARN, "pillion::dns", false),
         ] {
-            assert_eq!(is_chatter(level, target), expected, "{level} {target}");
+            assert_eq!(is_library_warning(level, target), expected, "{level} {target}");
         }
     }
 
@@ -236,7 +236,7 @@ mod tests {
             (Level::WARN, "h2_like", false),
             (Level::WARN, "pillion_sidecar::http::h2_server", false),
         ] {
-            assert_eq!(is_chatter(level, target), expected, "{level} {target}");
+            assert_eq!(is_library_warning(level, target), expected, "{level} {target}");
         }
     }
 

@@ -33,7 +33,7 @@ pub struct Metrics {
     families: Arc<Families>,
     services: RwLock<HashMap<(Direction, Symbol), Arc<ServiceMetrics>>>,
     hooks: Mutex<Vec<Arc<dyn Fn() + Send + Sync>>>,
-    forgettings: AtomicU64,
+    removals: AtomicU64,
 }
 
 impl Metrics {
@@ -48,7 +48,7 @@ impl Metrics {
         families.access_log_dropped.of(());
         ReloadOutcome::ALL.iter().for_each(|outcome| drop(families.config_reloads.of((*outcome,))));
         let (services, hooks) = (RwLock::default(), Mutex::default());
-        Arc::new(Self { exposition, symbols, families, services, hooks, forgettings: AtomicU64::new(0) })
+        Arc::new(Self { exposition, symbols, families, services, hooks, removals: AtomicU64::new(0) })
     }
 
     /// The symbol of a name from the configuration. Call it once for each configuration.
@@ -95,13 +95,13 @@ impl Metrics {
         let gone: HashSet<Symbol> = gone.map(|((_, service), _)| service).collect();
         if !gone.is_empty() {
             self.families.forget(&gone);
-            self.forgettings.fetch_add(1, Ordering::Relaxed);
+            self.removals.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// How often series were removed. A handle from before may belong to a removed series, whose counts are lost.
-    pub(super) fn forgettings(&self) -> u64 {
-        self.forgettings.load(Ordering::Relaxed)
+    pub(super) fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Relaxed)
     }
 
     /// The histogram of seconds that requests spent in the sidecar itself. Keep the handle.

@@ -18,19 +18,19 @@ pub struct Recorder {
     /// The last label set, because equal requests often follow each other.
     last: Option<(RequestLabels, IntCounter)>,
     known: HashMap<RequestLabels, IntCounter, BuildHasherDefault<QuickHasher>>,
-    /// The value of [`Metrics::forgettings`] when the cached handles were resolved.
+    /// The value of [`Metrics::removals`] when the cached handles were resolved.
     as_of: u64,
 }
 
 impl Recorder {
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        let as_of = metrics.forgettings();
+        let as_of = metrics.removals();
         Self { metrics, last: None, known: HashMap::default(), as_of }
     }
 
     /// Adds one to the request counter of `labels`.
     pub fn count(&mut self, labels: RequestLabels) {
-        let now = self.metrics.forgettings();
+        let now = self.metrics.removals();
         if now != self.as_of {
             (self.as_of, self.last) = (now, None);
             self.known.clear();

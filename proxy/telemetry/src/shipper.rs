@@ -112,7 +112,7 @@ impl Shared {
             let failed_before = sink.failed;
             if let Err(error) = sink.write(&batch, Instant::now()) {
                 self.dropped.inc_by(lines);
-                say_once(failed_before, sink.path.as_deref(), &error);
+                log_first_failure(failed_before, sink.path.as_deref(), &error);
             }
             batch.clear();
             batch.shrink_to(KEPT);
@@ -147,7 +147,7 @@ impl Shared {
 }
 
 /// Logs only the first failure of a broken sink; the counter shows the rest.
-fn say_once(failed_before: bool, path: Option<&Path>, error: &io::Error) {
+fn log_first_failure(failed_before: bool, path: Option<&Path>, error: &io::Error) {
     if !failed_before {
         let path = path.map(|path| path.display().to_string());
         tracing::warn!(path, %error, "the access log cannot be written: its lines are lost and counted");

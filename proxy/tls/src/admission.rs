@@ -31,13 +31,13 @@ pub struct AdmissionFailure {
 pub struct Admission(Mutex<State>);
 
 enum State {
-    Awaited(Vec<Heir>),
+    Awaited(Vec<Callback>),
     Admitted,
     Failed(AdmissionFailure),
 }
 
 /// A callback for the result. `None` means that the server accepted us, or that the connection ended without a refusal.
-type Heir = Box<dyn FnOnce(Option<&TlsError>) + Send>;
+type Callback = Box<dyn FnOnce(Option<&TlsError>) + Send>;
 
 impl Admission {
     fn new(is_awaited: bool) -> Arc<Self> {
@@ -53,14 +53,14 @@ impl Admission {
         }
     }
 
-    /// Calls `heir` when the result is known, or at once if it is known already.
-    pub fn when_known(&self, heir: impl FnOnce(Option<&TlsError>) + Send + 'static) {
+    /// Calls `callback` when the result is known, or at once if it is known already.
+    pub fn when_known(&self, callback: impl FnOnce(Option<&TlsError>) + Send + 'static) {
         let failed = match &mut *self.0.lock() {
-            State::Awaited(heirs) => return heirs.push(Box::new(heir)),
+            State::Awaited(callbacks) => return callbacks.push(Box::new(callback)),
             State::Admitted => None,
             State::Failed(failure) => Some(failure.error.clone()),
         };
-        heir(failed.as_ref());
+        callback(failed.as_ref());
     }
 
     fn admitted(&self) {
@@ -75,8 +75,8 @@ impl Admission {
     /// Calls the callbacks without the lock, because they may ask this `Admission`.
     fn settle(&self, state: State, failed: Option<&TlsError>) {
         let before = std::mem::replace(&mut *self.0.lock(), state);
-        if let State::Awaited(heirs) = before {
-            heirs.into_iter().for_each(|heir| heir(failed));
+        if let State::Awaited(callbacks) = before {
+            callbacks.into_iter().for_each(|callback| callback(failed));
         }
     }
 }

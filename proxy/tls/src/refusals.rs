@@ -12,18 +12,18 @@ use super::{TlsError, TlsErrorKind};
 use pillion_model::Direction;
 
 /// Often enough to show that the failures go on, and seldom enough for every log.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+const LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// One for the whole process, so that workers do not repeat each other's lines.
-static TOLD: Mutex<Reported> = Mutex::new(Reported(Vec::new()));
+static REPORTED: Mutex<Reported> = Mutex::new(Reported(Vec::new()));
 
 /// Whether this failure is to be logged, and how many failures of the same cause and direction were left out since the
 /// last line. `None` for a failure that is not logged, and for a connection that was merely closed.
-pub fn untold_before(direction: Direction, error: &TlsError) -> Option<u64> {
+pub fn left_out_before(direction: Direction, error: &TlsError) -> Option<u64> {
     if error.kind == TlsErrorKind::Closed {
         return None;
     }
-    TOLD.lock().ask((direction, error.cause), Instant::now())
+    REPORTED.lock().ask((direction, error.cause), Instant::now())
 }
 
 type Key = (Direction, &'static str);
@@ -32,23 +32,23 @@ type Key = (Direction, &'static str);
 struct Reported(Vec<(Key, Last)>);
 
 struct Last {
-    told: Instant,
-    untold: u64,
+    logged: Instant,
+    left_out: u64,
 }
 
 impl Reported {
     /// The number of failures left out before this one. `None` when this one is left out as well.
     fn ask(&mut self, key: Key, now: Instant) -> Option<u64> {
         let Some((_, last)) = self.0.iter_mut().find(|(known, _)| *known == key) else {
-            self.0.push((key, Last { told: now, untold: 0 }));
+            self.0.push((key, Last { logged: now, left_out: 0 }));
             return Some(0);
         };
-        if now.saturating_duration_since(last.told) < TELL_EVERY {
-            last.untold += 1;
+        if now.saturating_duration_since(last.logged) < LOG_EVERY {
+            last.left_out += 1;
             return None;
         }
-        last.told = now;
-        Some(std::mem::take(&mut last.untold))
+        last.logged = now;
+        Some(std::mem::take(&mut last.left_out))
     }
 }
 
@@ -59,8 +59,8 @@ mod tests {
 
     #[test]
     fn c3_each_cause_of_a_failed_handshake_is_logged_once_a_minute_with_the_number_left_out() {
-        let (mut told, start) = (Reported(Vec::new()), Instant::now());
-        let mut ask = |key, seconds| told.ask(key, start + Duration::from_secs(seconds));
+        let (mut logged, start) = (Reported(Vec::new()), Instant::now());
+        let mut ask = |key, seconds| logged.ask(key, start + Duration::from_secs(seconds));
         assert_eq!(ask((Inbound, "expired"), 0), Some(0));
         assert_eq!(ask((Inbound, "expired"), 1), None);
         assert_eq!(ask((Inbound, "expired"), 59), None);

@@ -51,7 +51,7 @@ impl Revocations {
             match self.ask(list, shown, usage, now) {
                 Ok(()) => {}
                 Err(webpki::Error::CertRevoked) => return Err(shown.revoked(list)),
-                Err(fault) if is_of_a_namesake(&fault) => {}
+                Err(fault) if is_from_ca_of_same_name(&fault) => {}
                 Err(fault) => {
                     let issuer = list.issuer_name.clone();
                     return Err(Rejection::UnusableList { who: shown.who, issuer, fault });
@@ -86,7 +86,7 @@ impl Revocations {
 /// was verified before, so its own signatures can fail only on the way to such a CA. webpki returns the gravest of
 /// several faults, and `CertRevoked` is graver than these. A search that a peer makes too long is not among these
 /// faults, and leads to a refusal.
-fn is_of_a_namesake(fault: &webpki::Error) -> bool {
+fn is_from_ca_of_same_name(fault: &webpki::Error) -> bool {
     use webpki::Error as E;
     matches!(
         fault,

@@ -184,7 +184,7 @@ impl Handshakes {
         self.metrics.handshakes(self.direction, outcome).inc();
         let Some(error) = failed else { return };
         let (service, endpoint, cause) = (&*self.service, self.endpoint, error.cause);
-        match refusals::untold_before(self.direction, error) {
+        match refusals::left_out_before(self.direction, error) {
             Some(more) => tracing::warn!(service, %endpoint, cause, more, "outbound TLS failed: {error}"),
             None => tracing::debug!(service, %endpoint, cause, "outbound TLS failed: {error}"),
         }

@@ -27,7 +27,7 @@ pub use membership::Membership;
 pub use resolver::Resolver;
 pub use system::Files;
 
-use membership::{Heard, NameState, News};
+use membership::{Effect, NameState, News};
 
 /// The number of addresses that a log line names. A rollout of a large service changes hundreds at once.
 const MOST_NAMED: usize = 10;
@@ -104,9 +104,9 @@ async fn follow<A>(
     loop {
         let answer = ask().await;
         let before = known.membership.endpoints.clone();
-        let heard = known.hear(answer, Instant::now());
-        log(&name, &before, &known.membership, &heard);
-        publish(&tell, &known.membership, heard.changed);
+        let effect = known.apply(answer, Instant::now());
+        log(&name, &before, &known.membership, &effect);
+        publish(&tell, &known.membership, effect.changed);
         sleep(known.pause(fastrand::f64())).await;
     }
 }
@@ -122,11 +122,11 @@ fn publish(tell: &watch::Sender<Membership>, now: &Membership, changed: bool) {
     });
 }
 
-fn log(name: &str, before: &[SocketAddr], now: &Membership, heard: &Heard) {
+fn log(name: &str, before: &[SocketAddr], now: &Membership, effect: &Effect) {
     let endpoints = now.endpoints.len();
     let (added, removed) = (missing_in(before, &now.endpoints), missing_in(&now.endpoints, before));
     let why = now.last_error.as_deref().unwrap_or_default();
-    match heard.news {
+    match effect.news {
         Some(News::Lost) if endpoints == 0 => tracing::warn!(name, why, "the name cannot be resolved"),
         Some(News::Lost) => {
             tracing::warn!(name, why, endpoints, "the name cannot be resolved; its endpoints are kept");
@@ -134,7 +134,7 @@ fn log(name: &str, before: &[SocketAddr], now: &Membership, heard: &Heard) {
         Some(News::Emptied) => tracing::warn!(name, why, removed, "the name has no endpoints any more"),
         Some(News::TooMany) => tracing::warn!(name, endpoints, "the name has more addresses than are used"),
         Some(News::Back) => tracing::info!(name, endpoints, added, removed, "the name is resolved again"),
-        None if heard.changed => tracing::info!(name, endpoints, added, removed, "endpoints changed"),
+        None if effect.changed => tracing::info!(name, endpoints, added, removed, "endpoints changed"),
         None => tracing::debug!(name, endpoints, why, "asked; nothing changed"),
     }
 }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     fn found(ip: &str) -> Answer {
-        Answer::Found { addresses: vec![ip.parse().unwrap()], unheard: None }
+        Answer::Found { addresses: vec![ip.parse().unwrap()], unanswered: None }
     }
 
     #[test]

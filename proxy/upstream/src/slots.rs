@@ -52,7 +52,7 @@ impl Slots {
 pub struct Waiting(AtomicU32);
 
 impl Waiting {
-    pub fn is_somebody(&self) -> bool {
+    pub fn has_waiter(&self) -> bool {
         self.0.load(Relaxed) > 0
     }
 

@@ -91,9 +91,9 @@ impl Work {
 
     /// Returns when an HTTP/2 client must be asked to go elsewhere (GOAWAY): when the drain begins. A client that
     /// connects during the drain may have no other place to go, and is asked one second later.
-    pub async fn goodbye(&self) {
+    pub async fn goaway_due(&self) {
         if !self.roll.drain.has_begun() {
-            return self.roll.drain.reached(Phase::Goodbye).await;
+            return self.roll.drain.reached(Phase::Announcing).await;
         }
         let second = tokio::time::sleep(QUIET);
         match self.direction {
@@ -111,7 +111,7 @@ impl Work {
     }
 
     /// Whether answers announce that the connection will close.
-    pub fn says_goodbye(&self) -> bool {
+    pub fn announces_close(&self) -> bool {
         self.roll.drain.has_begun()
     }
 

@@ -21,7 +21,7 @@ use pillion_model::{Direction, Reason};
 static OPEN: LazyLock<Open> = LazyLock::new(Open::default);
 
 /// The interval between log lines. Wrong rules affect every connection, and one line for each would flood the log.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 struct Open {
@@ -80,7 +80,7 @@ pub fn loop_detected(from: SocketAddr, to: Option<SocketAddr>) -> Error {
                        or what it sends from 127.0.0.6 and ::6";
     static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
     let mut told = TOLD.lock();
-    if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+    if told.is_none_or(|told| told.elapsed() >= LOG_EVERY) {
         *told = Some(Instant::now());
         tracing::warn!(%from, ?to, "{WHY}");
     }

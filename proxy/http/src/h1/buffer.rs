@@ -216,7 +216,7 @@ impl Outbox {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             (self.written, self.has_begun, self.unflushed) = (self.written + count, true, true);
-            self.let_go();
+            self.free_written();
         }
         if self.unflushed {
             ready!(Pin::new(io).poll_flush(cx))?;
@@ -240,7 +240,7 @@ impl Outbox {
     }
 
     /// Frees the buffers whose bytes have been written.
-    fn let_go(&mut self) {
+    fn free_written(&mut self) {
         loop {
             let before_back = self.front.len() + self.large.len();
             if self.written < before_back || before_back == 0 {

@@ -178,7 +178,7 @@ impl<B: OutgoingBody> Asking<'_, B> {
         loop {
             self.poll_request(&mut wire, cx)?;
             match ready!(wire.poll_head(cx))? {
-                Said::Interim(head) => self.hear(*head, observer)?, // the body may be asked for
+                Said::Interim(head) => self.receive_interim(*head, observer)?, // the body may be asked for
                 Said::Answer(answer) => {
                     wire.keep_upload(self.body);
                     return Poll::Ready(Ok(answer.map(|content| answered(content, shared))));
@@ -201,7 +201,11 @@ impl<B: OutgoingBody> Asking<'_, B> {
         Ok(())
     }
 
-    fn hear(&self, mut interim: ResponseHead, observer: &dyn Observer) -> Result<(), ClientFailure> {
+    fn receive_interim(
+        &self,
+        mut interim: ResponseHead,
+        observer: &dyn Observer,
+    ) -> Result<(), ClientFailure> {
         if interim.status == StatusCode::CONTINUE && self.body.ask() {
             return Ok(()); // it opens the gate; the client gets a 100 when its body is read
         }

@@ -262,7 +262,7 @@ impl<B: OutgoingBody> Asking<B> {
     ) -> Poll<Result<http::Response<Answer>, Box<FailedRequest<B>>>> {
         self.poll_upload(cx)?;
         while let Some(interim) = ready!(self.answer.poll_informational(cx)) {
-            self.hear(interim?, observer)?;
+            self.receive_interim(interim?, observer)?;
             self.poll_upload(cx)?; // an interim answer may have asked for the body
         }
         let answer = ready!(Pin::new(&mut self.answer).poll(cx))?;
@@ -281,7 +281,7 @@ impl<B: OutgoingBody> Asking<B> {
         }
     }
 
-    fn hear(
+    fn receive_interim(
         &mut self,
         interim: http::Response<()>,
         observer: &dyn Observer,

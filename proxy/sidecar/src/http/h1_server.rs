@@ -21,7 +21,7 @@ use std::task::{Context, Poll};
 use pillion_http1::{Limits, Server};
 use tokio::sync::oneshot;
 
-use self::waiting::{Heard, Watch};
+use self::waiting::{Received, Watch};
 use super::linger::linger;
 use crate::connection::Connection;
 use crate::http::call::AnsweringService;
@@ -80,8 +80,8 @@ pub fn serve<S: AnsweringService>(
     async move {
         let _open = open;
         loop {
-            let heard = poll_fn(|cx| downstream.poll_head(cx)).await;
-            match act(heard, &mut downstream, &mut stack).await {
+            let received = poll_fn(|cx| downstream.poll_head(cx)).await;
+            match act(received, &mut downstream, &mut stack).await {
                 Left::GoesOn => {}
                 Left::Rests => {
                     if !Box::pin(downstream.rests()).await {
@@ -98,15 +98,15 @@ pub fn serve<S: AnsweringService>(
 
 /// Acts on what a client sends. Boxed, so that a connection that waits does not have room for this future.
 fn act<'a, S: AnsweringService>(
-    heard: Heard,
+    received: Received,
     downstream: &'a mut Downstream,
     stack: &'a mut S,
 ) -> Pin<Box<dyn Future<Output = Left> + Send + 'a>> {
-    match heard {
-        Heard::Head(head, content) => Box::pin(carrying::carry(downstream, head, content, stack)),
-        Heard::Refused => Box::pin(downstream.refused()),
-        Heard::Nothing => Box::pin(ready(Left::Rests)),
-        Heard::Over => Box::pin(ready(Left::Lost)),
+    match received {
+        Received::Head(head, content) => Box::pin(carrying::carry(downstream, head, content, stack)),
+        Received::Refused => Box::pin(downstream.refused()),
+        Received::Nothing => Box::pin(ready(Left::Rests)),
+        Received::Over => Box::pin(ready(Left::Lost)),
     }
 }
 

@@ -128,7 +128,7 @@ pub async fn serve<S: AnsweringService>(
     };
     tokio::select! { // only the wait for the drain can be dropped here
         () = poll_fn(|cx| driver.poll(cx)) => return,
-        () = connection.place.work.goodbye() => driver.say_goodbye(),
+        () = connection.place.work.goaway_due() => driver.send_goaway(),
     }
     tokio::select! { // only the wait for silence can be dropped here
         () = poll_fn(|cx| driver.poll(cx)) => return,
@@ -191,11 +191,11 @@ impl<S: AnsweringService> Driver<S> {
             match conn.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => self.accept(request, respond),
                 Poll::Ready(Some(Err(error))) => {
-                    self.tell_cut(&error);
+                    self.log_cut(&error);
                     return Poll::Ready(());
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
-                Poll::Pending if self.is_just_dismissed() => self.say_goodbye(),
+                Poll::Pending if self.is_just_dismissed() => self.send_goaway(),
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -238,7 +238,7 @@ impl<S: AnsweringService> Driver<S> {
     }
 
     /// Logs, at most now and then, that `h2` has cut a client that sends more than it may.
-    fn tell_cut(&self, error: &h2::Error) {
+    fn log_cut(&self, error: &h2::Error) {
         static LINE: Seldom = Seldom::new();
         if error.is_library()
             && error.reason() == Some(Reason::ENHANCE_YOUR_CALM)
@@ -257,7 +257,7 @@ impl<S: AnsweringService> Driver<S> {
         }
     }
 
-    fn say_goodbye(&mut self) {
+    fn send_goaway(&mut self) {
         if let Some(conn) = &mut self.conn {
             conn.graceful_shutdown();
         }

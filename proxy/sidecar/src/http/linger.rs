@@ -26,7 +26,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Closes `io` for writing, and reads on until the client ends its direction, pauses for [`PAUSE`], or the time is
 /// over.
 pub(super) async fn linger(mut io: Io, work: &Work) {
-    let in_drain = work.says_goodbye();
+    let in_drain = work.announces_close();
     if in_drain && work.direction() == Direction::Outbound {
         work.rest(); // the drain leaves outbound connections a quiet second, which is enough
     }

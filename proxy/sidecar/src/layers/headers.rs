@@ -46,7 +46,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
     let exchange = call.common.exchange.clone();
     let connection = &exchange.connection;
     let seen = call.seen;
-    distrust(call, connection);
+    remove_untrusted_of_request(call, connection);
     let version = call.head.version;
     let headers = &mut Arc::make_mut(&mut call.head).headers;
     if seen.has(Seen::HOP_BY_HOP) {
@@ -98,7 +98,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
 }
 
 /// Removes headers that only sidecars may send, and reads them where a trusted sidecar sent them.
-fn distrust(call: &mut Call, connection: &Connection) {
+fn remove_untrusted_of_request(call: &mut Call, connection: &Connection) {
     let seen = call.seen;
     if !seen.has(Seen::VIA) && !seen.has(Seen::OURS) && !seen.has(Seen::FORGED) {
         return; // nearly always

@@ -41,7 +41,7 @@ async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result
         None => next.call(call).await?,
         Some(first) => match within(bounds, first, &exchange, None, pin!(next.call(call))).await {
             Ok(answered) => answered?,
-            Err(expired) => return Err(told(expired, bounds, &route.cluster).into()),
+            Err(expired) => return Err(timeout_error(expired, bounds, &route.cluster).into()),
         },
     };
     let tail = response.body_mut().response_tail();
@@ -178,7 +178,7 @@ where
     .await
 }
 
-fn told(reason: Reason, bounds: Bounds, cluster: &Cluster) -> Error {
+fn timeout_error(reason: Reason, bounds: Bounds, cluster: &Cluster) -> Error {
     let (name, allowed) = (&cluster.name, bounds.allowed.unwrap_or_default());
     let detail = match reason {
         Reason::RequestStalled => {

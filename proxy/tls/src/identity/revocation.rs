@@ -94,7 +94,7 @@ impl RevocationList {
         let list =
             OwnedCertRevocationList::from_der(der).map_err(|fault| BadList::Unusable { number, fault })?;
         let issuer_name = parsed.issuer().to_string();
-        if !is_vouched_for(&parsed, bundle) {
+        if !is_signed_by_bundle(&parsed, bundle) {
             return Err(BadList::Forged { number, issuer: issuer_name });
         }
         Ok(Self {
@@ -124,7 +124,7 @@ impl RevocationList {
 
 /// Whether one of the bundle's CAs with the list's name signed the list, or the bundle has no CA with that name. After
 /// a change of its key a CA may be in the bundle twice.
-fn is_vouched_for(list: &CertificateRevocationList<'_>, bundle: &[CertificateDer<'_>]) -> bool {
+fn is_signed_by_bundle(list: &CertificateRevocationList<'_>, bundle: &[CertificateDer<'_>]) -> bool {
     let mut named = false;
     for der in bundle {
         // a root that webpki accepted but x509-parser cannot read signs no list

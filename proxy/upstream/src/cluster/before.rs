@@ -31,7 +31,7 @@ impl PreviousCluster<'_> {
 
     /// Whether its endpoints come from the same source as those of `now`. Another name or another port is another
     /// source.
-    fn learns_like(&self, now: &config::Cluster) -> bool {
+    fn has_same_source(&self, now: &config::Cluster) -> bool {
         let (was, is) = (&self.of.discovery, &now.discovery);
         let same =
             was.as_ref().zip(is.as_ref()).map(|(was, is)| (&was.name, was.port) == (&is.name, is.port));
@@ -64,7 +64,7 @@ pub(super) fn endpoints(
     };
     let set = before.map(|before| before.cluster.endpoints.load_full());
     let keeps = before.is_some_and(|before| before.connects_like(of));
-    let is_same_source = before.is_some_and(|before| before.learns_like(of));
+    let is_same_source = before.is_some_and(|before| before.has_same_source(of));
     let said = match (said, &set) {
         (Some(said), _) => return EndpointSet::new(said, set.as_deref(), keeps, &make),
         (None, Some(set)) if is_same_source => set.said.clone(),

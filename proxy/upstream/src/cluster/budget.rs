@@ -209,12 +209,12 @@ mod tests {
         RetryBudget { ratio, min_per_second }
     }
 
-    struct Story {
+    struct Scenario {
         start: Instant,
         budget: Budget,
     }
 
-    impl Story {
+    impl Scenario {
         fn begin(ratio: f64, min_per_second: u32) -> Self {
             let start = Instant::now();
             Self { start, budget: Budget::new(&rule(ratio, min_per_second), start) }
@@ -233,59 +233,59 @@ mod tests {
 
     #[test]
     fn without_first_tries_and_without_a_floor_no_retry_is_allowed() {
-        assert_eq!(Story::begin(0.2, 0).retries(10, 0), 0);
-        assert_eq!(Story::begin(0.0, 0).first_tries(1_000, 0).retries(10, 0), 0);
+        assert_eq!(Scenario::begin(0.2, 0).retries(10, 0), 0);
+        assert_eq!(Scenario::begin(0.0, 0).first_tries(1_000, 0).retries(10, 0), 0);
     }
 
     #[test]
     fn the_ratio_is_exact_for_every_percentage() {
         for percent in 0..=200_u32 {
-            let story = Story::begin(f64::from(percent) / 100.0, 0);
-            let retries = story.first_tries(100, 0).retries(300, 0);
+            let scenario = Scenario::begin(f64::from(percent) / 100.0, 0);
+            let retries = scenario.first_tries(100, 0).retries(300, 0);
             assert_eq!(retries, percent as usize, "{percent} % of 100");
         }
     }
 
     #[test]
     fn a_ratio_of_twenty_percent_allows_one_retry_after_five_first_tries() {
-        let story = Story::begin(0.2, 0);
-        assert_eq!(story.first_tries(4, 0).retries(1, 0), 0);
-        assert_eq!(story.first_tries(1, 0).retries(2, 0), 1);
+        let scenario = Scenario::begin(0.2, 0);
+        assert_eq!(scenario.first_tries(4, 0).retries(1, 0), 0);
+        assert_eq!(scenario.first_tries(1, 0).retries(2, 0), 1);
     }
 
     #[test]
     fn a_quiet_service_has_its_floor_and_a_busy_one_no_more_than_its_ratio() {
-        assert_eq!(Story::begin(0.2, 10).first_tries(1, 0).retries(500, 0), 100);
-        assert_eq!(Story::begin(0.2, 10).first_tries(1_000, 0).retries(500, 0), 200);
+        assert_eq!(Scenario::begin(0.2, 10).first_tries(1, 0).retries(500, 0), 100);
+        assert_eq!(Scenario::begin(0.2, 10).first_tries(1_000, 0).retries(500, 0), 200);
     }
 
     #[test]
     fn first_tries_count_for_ten_seconds() {
-        assert_eq!(Story::begin(0.2, 0).first_tries(10, 900).retries(9, 9_999), 2);
-        assert_eq!(Story::begin(0.2, 0).first_tries(10, 900).retries(9, 10_000), 0);
+        assert_eq!(Scenario::begin(0.2, 0).first_tries(10, 900).retries(9, 9_999), 2);
+        assert_eq!(Scenario::begin(0.2, 0).first_tries(10, 900).retries(9, 10_000), 0);
     }
 
     #[test]
     fn retries_count_against_the_budget_for_ten_seconds() {
-        let story = Story::begin(0.0, 1);
-        assert_eq!(story.retries(99, 500), 10);
-        assert_eq!(story.retries(99, 9_999), 0);
-        assert_eq!(story.retries(99, 10_000), 10);
-        assert_eq!(story.retries(99, 500_000), 10);
+        let scenario = Scenario::begin(0.0, 1);
+        assert_eq!(scenario.retries(99, 500), 10);
+        assert_eq!(scenario.retries(99, 9_999), 0);
+        assert_eq!(scenario.retries(99, 10_000), 10);
+        assert_eq!(scenario.retries(99, 500_000), 10);
     }
 
     #[test]
     fn a_refused_retry_takes_nothing() {
-        let story = Story::begin(0.2, 0);
-        assert_eq!(story.retries(50, 0), 0);
-        assert_eq!(story.first_tries(5, 0).retries(50, 0), 1);
+        let scenario = Scenario::begin(0.2, 0);
+        assert_eq!(scenario.retries(50, 0), 0);
+        assert_eq!(scenario.first_tries(5, 0).retries(50, 0), 1);
     }
 
     #[test]
     fn a_clock_read_that_arrives_late_does_not_reopen_a_past_second() {
-        let story = Story::begin(0.0, 1);
-        assert_eq!(story.retries(99, 20_000), 10);
-        assert_eq!(story.retries(99, 3_000), 0);
+        let scenario = Scenario::begin(0.0, 1);
+        assert_eq!(scenario.retries(99, 20_000), 10);
+        assert_eq!(scenario.retries(99, 3_000), 0);
     }
 
     #[test]
@@ -312,7 +312,7 @@ mod tests {
 
     #[test]
     fn several_threads_together_never_exceed_the_budget() {
-        let story = Story::begin(0.2, 0);
+        let scenario = Scenario::begin(0.2, 0);
         let (tries, retries) = (AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
@@ -321,16 +321,16 @@ mod tests {
                         if step % 3 == 0 {
                             // Counted before it is deposited, so `tries` is never behind the budget.
                             tries.fetch_add(1, Relaxed);
-                            story.first_tries(1, 0);
+                            scenario.first_tries(1, 0);
                         }
-                        retries.fetch_add(story.retries(1, 0), Relaxed);
+                        retries.fetch_add(scenario.retries(1, 0), Relaxed);
                         let taken = retries.load(Relaxed);
                         assert!(taken * 5 <= tries.load(Relaxed), "{taken} retries");
                     }
                 });
             }
         });
-        story.retries(1, 0);
+        scenario.retries(1, 0);
         assert_eq!(retries.load(Relaxed), tries.load(Relaxed) / 5, "the whole budget was used");
     }
 
@@ -376,7 +376,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_budget_decides_as_the_formula_does(percent in 0..150_u32, floor in 0..3_u32, events in events()) {
-            let story = Story::begin(f64::from(percent) / 100.0, floor);
+            let scenario = Scenario::begin(f64::from(percent) / 100.0, floor);
             let mut model = Model {
                 percent: percent.into(), floor: floor.into(), first_tries: Vec::new(), retries: Vec::new(),
             };
@@ -385,10 +385,10 @@ mod tests {
                 match event {
                     Event::Pass { millis } => now += millis,
                     Event::FirstTry => {
-                        story.first_tries(1, now);
+                        scenario.first_tries(1, now);
                         model.first_tries.push(now);
                     }
-                    Event::Retry => prop_assert_eq!(story.retries(1, now) == 1, model.may_retry(now)),
+                    Event::Retry => prop_assert_eq!(scenario.retries(1, now) == 1, model.may_retry(now)),
                 }
             }
         }

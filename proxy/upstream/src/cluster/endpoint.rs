@@ -98,7 +98,7 @@ impl Endpoint {
     /// A check has ended; `failure`: why it failed. Tells a change in the log.
     pub fn checked(&self, failure: Option<Arc<str>>, rule: &HealthCheck, cluster: &Cluster, now: Instant) {
         let mut health = self.health.lock();
-        let has_changed = health.hear(failure.clone(), rule, now);
+        let has_changed = health.record(failure.clone(), rule, now);
         self.is_unhealthy.store(health.is_unhealthy, Relaxed);
         drop(health);
         let (service, endpoint) = (&*cluster.name, self.address);

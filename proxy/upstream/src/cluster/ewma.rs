@@ -125,12 +125,12 @@ mod tests {
         Duration::from_millis(n)
     }
 
-    struct Story {
+    struct Scenario {
         start: Instant,
         ewma: Ewma,
     }
 
-    impl Story {
+    impl Scenario {
         fn begin() -> Self {
             let start = Instant::now();
             Self { start, ewma: Ewma::new(start) }
@@ -148,52 +148,52 @@ mod tests {
 
     #[test]
     fn a_peak_replaces_the_average_at_once_even_within_a_tick() {
-        let story = Story::begin();
-        story.at(0, 5).at(0, 900);
-        assert!((story.latency_ms(0) - 900.0).abs() < 0.01);
+        let scenario = Scenario::begin();
+        scenario.at(0, 5).at(0, 900);
+        assert!((scenario.latency_ms(0) - 900.0).abs() < 0.01);
     }
 
     #[test]
     fn faster_answers_pull_the_average_down_slowly() {
-        let story = Story::begin();
-        story.at(0, 100).at(10_000, 10);
+        let scenario = Scenario::begin();
+        scenario.at(0, 100).at(10_000, 10);
         let expected = 100.0 * (-1.0_f64).exp() + 10.0 * (1.0 - (-1.0_f64).exp());
-        assert!((story.latency_ms(10_000) - expected).abs() < 0.1, "{}", story.latency_ms(10_000));
+        assert!((scenario.latency_ms(10_000) - expected).abs() < 0.1, "{}", scenario.latency_ms(10_000));
     }
 
     #[test]
     fn many_small_steps_give_the_same_average_as_a_few_large_ones() {
-        let story = Story::begin();
-        story.at(0, 100);
+        let scenario = Scenario::begin();
+        scenario.at(0, 100);
         for after in 1..=10_000 {
-            story.at(after, 10);
+            scenario.at(after, 10);
         }
         let expected = 100.0 * (-1.0_f64).exp() + 10.0 * (1.0 - (-1.0_f64).exp());
-        assert!((story.latency_ms(10_000) - expected).abs() < 1.0, "{}", story.latency_ms(10_000));
+        assert!((scenario.latency_ms(10_000) - expected).abs() < 1.0, "{}", scenario.latency_ms(10_000));
     }
 
     #[test]
     fn the_latency_of_an_unused_endpoint_fades_so_that_it_is_tried_again() {
-        let story = Story::begin();
-        story.at(0, 5_000);
-        assert!(story.latency_ms(60_000) < 15.0);
-        assert!(story.latency_ms(60_000) > 10.0);
+        let scenario = Scenario::begin();
+        scenario.at(0, 5_000);
+        assert!(scenario.latency_ms(60_000) < 15.0);
+        assert!(scenario.latency_ms(60_000) > 10.0);
     }
 
     #[test]
     fn a_sample_with_an_older_time_changes_nothing() {
-        let story = Story::begin();
-        story.at(5_000, 100);
-        assert!((story.latency_ms(1_000) - 100.0).abs() < 0.01);
-        story.at(1_000, 1);
-        assert!((story.latency_ms(5_000) - 100.0).abs() < 0.01);
+        let scenario = Scenario::begin();
+        scenario.at(5_000, 100);
+        assert!((scenario.latency_ms(1_000) - 100.0).abs() < 0.01);
+        scenario.at(1_000, 1);
+        assert!((scenario.latency_ms(5_000) - 100.0).abs() < 0.01);
     }
 
     #[test]
     fn an_answer_within_zero_time_counts_as_a_measurement() {
-        let story = Story::begin();
-        story.at(0, 0);
-        assert!(story.ewma.latency(story.start).is_some());
+        let scenario = Scenario::begin();
+        scenario.at(0, 0);
+        assert!(scenario.ewma.latency(scenario.start).is_some());
     }
 
     #[test]

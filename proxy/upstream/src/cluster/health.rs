@@ -27,7 +27,7 @@ pub struct Check {
 
 impl Health {
     /// Takes the result of a check. Returns whether the state has changed.
-    pub fn hear(&mut self, failure: Option<Arc<str>>, rule: &HealthCheck, now: Instant) -> bool {
+    pub fn record(&mut self, failure: Option<Arc<str>>, rule: &HealthCheck, now: Instant) -> bool {
         let has_failed = failure.is_some();
         let is_first = self.last.replace(Check { at: now, failure }).is_none();
         if has_failed == self.is_unhealthy {
@@ -70,7 +70,7 @@ mod tests {
     fn states(rule: &HealthCheck, results: &str) -> String {
         let (mut health, now) = (Health::default(), Instant::now());
         let state = |result| {
-            health.hear((result == 'x').then(|| "refused".into()), rule, now);
+            health.record((result == 'x').then(|| "refused".into()), rule, now);
             if health.is_unhealthy { 'x' } else { '.' }
         };
         results.chars().map(state).collect()
@@ -95,8 +95,8 @@ mod tests {
     #[test]
     fn a_change_is_told_once_and_the_failure_is_remembered() {
         let (mut health, now) = (Health::default(), Instant::now());
-        assert!(health.hear(Some("refused".into()), &rule(2, 3), now));
-        assert!(!health.hear(Some("timed out".into()), &rule(2, 3), now));
+        assert!(health.record(Some("refused".into()), &rule(2, 3), now));
+        assert!(!health.record(Some("timed out".into()), &rule(2, 3), now));
         let last = health.last.and_then(|check| check.failure);
         assert_eq!(last.as_deref(), Some("timed out"));
     }

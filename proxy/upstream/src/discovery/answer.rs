@@ -23,7 +23,7 @@ impl Family {
 
 /// The result of one question, for A or for AAAA records.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Said {
+pub(super) enum FamilyAnswer {
     /// Never empty.
     Addresses(Vec<IpAddr>),
     /// The server says that there are none: NXDOMAIN, or an answer without such records.
@@ -39,7 +39,7 @@ pub enum Answer {
         /// In the server's order. IPv4-mapped IPv6 addresses are converted to IPv4.
         addresses: Vec<IpAddr>,
         /// The family whose question failed, and why.
-        unheard: Option<(Family, String)>,
+        unanswered: Option<(Family, String)>,
     },
     /// The server says that the name has no addresses.
     Nothing(String),
@@ -47,7 +47,7 @@ pub enum Answer {
     Failed(String),
 }
 
-impl Said {
+impl FamilyAnswer {
     /// Leaves out addresses to which nothing can be sent: filtering servers answer 0.0.0.0 for blocked names.
     pub(super) fn from_addresses(found: impl Iterator<Item = IpAddr>) -> Self {
         let usable: Vec<IpAddr> = found
@@ -64,25 +64,25 @@ impl Said {
 impl Answer {
     /// Joins the two families. Addresses of one family are enough. When one question failed, the other's "none" is not
     /// used: the name may have addresses.
-    pub(super) fn join(v4: Said, v6: Said) -> Self {
+    pub(super) fn join(v4: FamilyAnswer, v6: FamilyAnswer) -> Self {
         match (v4, v6) {
-            (Said::Addresses(mut addresses), Said::Addresses(more)) => {
+            (FamilyAnswer::Addresses(mut addresses), FamilyAnswer::Addresses(more)) => {
                 addresses.extend(more);
-                Self::Found { addresses, unheard: None }
+                Self::Found { addresses, unanswered: None }
             }
-            (Said::Addresses(addresses), other) => Self::of_one(addresses, other, Family::V6),
-            (other, Said::Addresses(addresses)) => Self::of_one(addresses, other, Family::V4),
-            (Said::Failed(why), _) | (_, Said::Failed(why)) => Self::Failed(why),
-            (Said::Nothing(why), Said::Nothing(_)) => Self::Nothing(why),
+            (FamilyAnswer::Addresses(addresses), other) => Self::of_one(addresses, other, Family::V6),
+            (other, FamilyAnswer::Addresses(addresses)) => Self::of_one(addresses, other, Family::V4),
+            (FamilyAnswer::Failed(why), _) | (_, FamilyAnswer::Failed(why)) => Self::Failed(why),
+            (FamilyAnswer::Nothing(why), FamilyAnswer::Nothing(_)) => Self::Nothing(why),
         }
     }
 
-    fn of_one(addresses: Vec<IpAddr>, other: Said, family: Family) -> Self {
-        let unheard = match other {
-            Said::Failed(why) => Some((family, format!("{} records: {why}", family.record()))),
-            Said::Addresses(_) | Said::Nothing(_) => None,
+    fn of_one(addresses: Vec<IpAddr>, other: FamilyAnswer, family: Family) -> Self {
+        let unanswered = match other {
+            FamilyAnswer::Failed(why) => Some((family, format!("{} records: {why}", family.record()))),
+            FamilyAnswer::Addresses(_) | FamilyAnswer::Nothing(_) => None,
         };
-        Self::Found { addresses, unheard }
+        Self::Found { addresses, unanswered }
     }
 }
 
@@ -90,31 +90,31 @@ impl Answer {
 mod tests {
     use super::*;
 
-    fn said(ip: &str) -> Said {
-        Said::from_addresses([ip.parse().unwrap()].into_iter())
+    fn one_address(ip: &str) -> FamilyAnswer {
+        FamilyAnswer::from_addresses([ip.parse().unwrap()].into_iter())
     }
 
-    fn failed() -> Said {
-        Said::Failed("timed out".into())
+    fn failed() -> FamilyAnswer {
+        FamilyAnswer::Failed("timed out".into())
     }
 
-    fn nothing() -> Said {
-        Said::Nothing("NXDOMAIN".into())
+    fn nothing() -> FamilyAnswer {
+        FamilyAnswer::Nothing("NXDOMAIN".into())
     }
 
     #[test]
     fn both_families_are_judged_together() {
         let (v4, v6) = ("192.0.2.1", "2001:db8::1");
-        let found = |ips: &[&str], unheard: Option<Family>| Answer::Found {
+        let found = |ips: &[&str], unanswered: Option<Family>| Answer::Found {
             addresses: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-            unheard: unheard.map(|family| (family, format!("{} records: timed out", family.record()))),
+            unanswered: unanswered.map(|family| (family, format!("{} records: timed out", family.record()))),
         };
         let cases = [
-            (said(v4), said(v6), found(&[v4, v6], None)),
-            (said(v4), nothing(), found(&[v4], None)),
-            (nothing(), said(v6), found(&[v6], None)),
-            (said(v4), failed(), found(&[v4], Some(Family::V6))),
-            (failed(), said(v6), found(&[v6], Some(Family::V4))),
+            (one_address(v4), one_address(v6), found(&[v4, v6], None)),
+            (one_address(v4), nothing(), found(&[v4], None)),
+            (nothing(), one_address(v6), found(&[v6], None)),
+            (one_address(v4), failed(), found(&[v4], Some(Family::V6))),
+            (failed(), one_address(v6), found(&[v6], Some(Family::V4))),
             (nothing(), nothing(), Answer::Nothing("NXDOMAIN".into())),
             (nothing(), failed(), Answer::Failed("timed out".into())),
             (failed(), nothing(), Answer::Failed("timed out".into())),
@@ -126,8 +126,8 @@ mod tests {
 
     #[test]
     fn unspecified_and_multicast_addresses_are_left_out() {
-        assert!(matches!(said("0.0.0.0"), Said::Nothing(_)));
-        assert!(matches!(said("ff02::1"), Said::Nothing(_)));
-        assert_eq!(said("::ffff:192.0.2.1"), said("192.0.2.1"));
+        assert!(matches!(one_address("0.0.0.0"), FamilyAnswer::Nothing(_)));
+        assert!(matches!(one_address("ff02::1"), FamilyAnswer::Nothing(_)));
+        assert_eq!(one_address("::ffff:192.0.2.1"), one_address("192.0.2.1"));
     }
 }

@@ -16,10 +16,10 @@ pub(super) const MOST: usize = 1000;
 /// scaled to zero the answer is true. But a DNS server that restarts, or does not yet have the data of the API server,
 /// gives it for a moment, and a cluster without endpoints fails every request. Until then requests to endpoints that
 /// really ended simply fail.
-pub(super) const BELIEVED: u32 = 3;
+pub(super) const DENIALS_BEFORE_REMOVAL: u32 = 3;
 
 /// The longest pause after a first "no such name", so that a long `refresh` does not delay the decision.
-const DOUBT: Duration = Duration::from_secs(5);
+const REFRESH_IN_DOUBT: Duration = Duration::from_secs(5);
 
 /// The pause after the first failure. Each further failure doubles it.
 const BACKOFF: Duration = Duration::from_secs(1);
@@ -72,7 +72,7 @@ pub(super) enum News {
 
 /// The effect of an answer.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Heard {
+pub(super) struct Effect {
     pub(super) changed: bool,
     pub(super) news: Option<News>,
 }
@@ -97,9 +97,9 @@ impl NameState {
         Self { port, refresh, membership, failures: 0, denials: 0, too_many: false }
     }
 
-    pub(super) fn hear(&mut self, answer: Answer, now: Instant) -> Heard {
+    pub(super) fn apply(&mut self, answer: Answer, now: Instant) -> Effect {
         match answer {
-            Answer::Found { addresses, unheard } => self.found(addresses, unheard, now),
+            Answer::Found { addresses, unanswered } => self.found(addresses, unanswered, now),
             Answer::Nothing(why) => self.denied(why, now),
             Answer::Failed(why) => self.failed(why),
         }
@@ -116,45 +116,50 @@ impl NameState {
             return doubled.min(self.refresh.max(LONGEST_BACKOFF));
         }
         let in_doubt = self.denials > 0 && !self.membership.endpoints.is_empty();
-        if in_doubt { self.refresh.min(DOUBT) } else { self.refresh }
+        if in_doubt { self.refresh.min(REFRESH_IN_DOUBT) } else { self.refresh }
     }
 
     /// Takes over an answer. If the question of one family failed, the endpoints of that family stay.
-    fn found(&mut self, mut found: Vec<IpAddr>, unheard: Option<(Family, String)>, now: Instant) -> Heard {
+    fn found(
+        &mut self,
+        mut found: Vec<IpAddr>,
+        unanswered: Option<(Family, String)>,
+        now: Instant,
+    ) -> Effect {
         let was_lost = self.is_lost();
-        if let Some((family, _)) = &unheard {
+        if let Some((family, _)) = &unanswered {
             let known = self.membership.endpoints.iter().map(SocketAddr::ip);
             found.extend(known.filter(|ip| Family::of(*ip) == *family));
         }
         self.failures = 0;
         self.denials = 0;
         self.membership.learnt_at = Some(now);
-        self.membership.last_error = unheard.map(|(_, why)| why);
+        self.membership.last_error = unanswered.map(|(_, why)| why);
         let back = was_lost.then_some(News::Back);
         let too_many = self.count(&mut found).then_some(News::TooMany);
         let endpoints = found.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect();
-        Heard { changed: self.replace(endpoints), news: back.or(too_many) }
+        Effect { changed: self.replace(endpoints), news: back.or(too_many) }
     }
 
-    fn denied(&mut self, why: String, now: Instant) -> Heard {
+    fn denied(&mut self, why: String, now: Instant) -> Effect {
         let first = !self.is_lost();
         self.failures = 0;
         self.denials = self.denials.saturating_add(1);
         self.membership.last_error = Some(why);
-        if self.denials >= BELIEVED && !self.membership.endpoints.is_empty() {
+        if self.denials >= DENIALS_BEFORE_REMOVAL && !self.membership.endpoints.is_empty() {
             self.membership.learnt_at = Some(now);
-            return Heard { changed: self.replace(Arc::default()), news: Some(News::Emptied) };
+            return Effect { changed: self.replace(Arc::default()), news: Some(News::Emptied) };
         }
-        Heard { changed: false, news: first.then_some(News::Lost) }
+        Effect { changed: false, news: first.then_some(News::Lost) }
     }
 
     /// Notes a failure. "No such name" answers then count from zero, because the server is not reliable.
-    fn failed(&mut self, why: String) -> Heard {
+    fn failed(&mut self, why: String) -> Effect {
         let first = !self.is_lost();
         self.denials = 0;
         self.failures = self.failures.saturating_add(1);
         self.membership.last_error = Some(why);
-        Heard { changed: false, news: first.then_some(News::Lost) }
+        Effect { changed: false, news: first.then_some(News::Lost) }
     }
 
     fn is_lost(&self) -> bool {
@@ -187,12 +192,12 @@ mod tests {
 
     fn found(ips: &[&str]) -> Answer {
         let addresses = ips.iter().map(|ip| ip.parse().unwrap()).collect();
-        Answer::Found { addresses, unheard: None }
+        Answer::Found { addresses, unanswered: None }
     }
 
     fn half(ips: &[&str], family: Family) -> Answer {
         let Answer::Found { addresses, .. } = found(ips) else { unreachable!() };
-        Answer::Found { addresses, unheard: Some((family, "timed out".into())) }
+        Answer::Found { addresses, unanswered: Some((family, "timed out".into())) }
     }
 
     fn failed() -> Answer {
@@ -203,15 +208,15 @@ mod tests {
         Answer::Nothing("no such name".into())
     }
 
-    fn heard(changed: bool, news: impl Into<Option<News>>) -> Heard {
-        Heard { changed, news: news.into() }
+    fn effect(changed: bool, news: impl Into<Option<News>>) -> Effect {
+        Effect { changed, news: news.into() }
     }
 
     /// Applies all answers, and returns the effect of the last one.
-    fn after(known: &mut NameState, answers: impl IntoIterator<Item = Answer>) -> Heard {
-        let mut last = Heard::default();
+    fn after(known: &mut NameState, answers: impl IntoIterator<Item = Answer>) -> Effect {
+        let mut last = Effect::default();
         for answer in answers {
-            last = known.hear(answer, Instant::now());
+            last = known.apply(answer, Instant::now());
         }
         last
     }
@@ -224,11 +229,11 @@ mod tests {
     fn endpoints_are_sorted_and_another_order_is_no_change() {
         let mut known = NameState::new(80, REFRESH, None);
         let first = after(&mut known, [found(&["192.0.2.2", "2001:db8::1", "192.0.2.1", "192.0.2.2"])]);
-        assert_eq!(first, heard(true, None));
+        assert_eq!(first, effect(true, None));
         assert_eq!(endpoints(&known), ["192.0.2.1:80", "192.0.2.2:80", "[2001:db8::1]:80"]);
         let again = after(&mut known, [found(&["192.0.2.1", "192.0.2.2", "2001:db8::1"])]);
-        assert_eq!(again, heard(false, None));
-        assert_eq!(after(&mut known, [found(&["192.0.2.2"])]), heard(true, None));
+        assert_eq!(again, effect(false, None));
+        assert_eq!(after(&mut known, [found(&["192.0.2.2"])]), effect(true, None));
         assert_eq!(endpoints(&known), ["192.0.2.2:80"]);
     }
 
@@ -236,15 +241,15 @@ mod tests {
     fn failures_keep_the_endpoints_for_ever_and_are_reported_once() {
         let mut known = NameState::new(80, REFRESH, None);
         let asked_at = Instant::now();
-        known.hear(found(&["192.0.2.1"]), asked_at);
-        assert_eq!(after(&mut known, [failed()]), heard(false, News::Lost));
+        known.apply(found(&["192.0.2.1"]), asked_at);
+        assert_eq!(after(&mut known, [failed()]), effect(false, News::Lost));
         for _ in 0..1000 {
-            assert_eq!(after(&mut known, [failed()]), heard(false, None));
+            assert_eq!(after(&mut known, [failed()]), effect(false, None));
         }
         assert_eq!(endpoints(&known), ["192.0.2.1:80"]);
         assert_eq!(known.membership.learnt_at, Some(asked_at));
         assert_eq!(known.membership.last_error.as_deref(), Some("timed out"));
-        assert_eq!(after(&mut known, [found(&["192.0.2.1"])]), heard(false, News::Back));
+        assert_eq!(after(&mut known, [found(&["192.0.2.1"])]), effect(false, News::Back));
         assert_eq!(known.membership.last_error, None);
     }
 
@@ -254,7 +259,7 @@ mod tests {
             let mut known = NameState::new(80, Duration::from_secs(refresh), None);
             let mut pauses = Vec::new();
             for _ in 0..40 {
-                known.hear(failed(), Instant::now());
+                known.apply(failed(), Instant::now());
                 pauses.push(known.pause(0.5).as_secs());
             }
             assert_eq!(pauses[..4], [1, 2, 4, 8], "refresh {refresh}");
@@ -266,14 +271,14 @@ mod tests {
     fn the_third_no_such_name_in_a_row_removes_the_endpoints() {
         let mut known = NameState::new(80, REFRESH, None);
         after(&mut known, [found(&["192.0.2.1"])]);
-        assert_eq!(after(&mut known, [nothing()]), heard(false, News::Lost));
-        assert_eq!(after(&mut known, [nothing()]), heard(false, None));
+        assert_eq!(after(&mut known, [nothing()]), effect(false, News::Lost));
+        assert_eq!(after(&mut known, [nothing()]), effect(false, None));
         assert_eq!(endpoints(&known), ["192.0.2.1:80"]);
-        assert_eq!(after(&mut known, [nothing()]), heard(true, News::Emptied));
+        assert_eq!(after(&mut known, [nothing()]), effect(true, News::Emptied));
         assert!(known.membership.endpoints.is_empty());
         assert_eq!(known.membership.last_error.as_deref(), Some("no such name"));
-        assert_eq!(after(&mut known, [nothing()]), heard(false, None));
-        assert_eq!(after(&mut known, [found(&["192.0.2.1"])]), heard(true, News::Back));
+        assert_eq!(after(&mut known, [nothing()]), effect(false, None));
+        assert_eq!(after(&mut known, [found(&["192.0.2.1"])]), effect(true, News::Back));
     }
 
     #[test]
@@ -300,7 +305,7 @@ mod tests {
     fn a_family_whose_question_failed_keeps_its_endpoints() {
         let mut known = NameState::new(80, REFRESH, None);
         after(&mut known, [found(&["192.0.2.1", "2001:db8::1"])]);
-        assert_eq!(after(&mut known, [half(&["192.0.2.2"], Family::V6)]), heard(true, None));
+        assert_eq!(after(&mut known, [half(&["192.0.2.2"], Family::V6)]), effect(true, None));
         assert_eq!(endpoints(&known), ["192.0.2.2:80", "[2001:db8::1]:80"]);
         assert_eq!(known.membership.last_error.as_deref(), Some("timed out"));
         assert_eq!(known.pause(0.5), REFRESH);
@@ -313,10 +318,10 @@ mod tests {
         let many: Vec<String> = (0..MOST + 1).map(|i| format!("10.0.{}.{}", i / 256, i % 256)).collect();
         let many: Vec<&str> = many.iter().rev().map(String::as_str).collect();
         let mut known = NameState::new(80, REFRESH, None);
-        assert_eq!(after(&mut known, [found(&many)]), heard(true, News::TooMany));
+        assert_eq!(after(&mut known, [found(&many)]), effect(true, News::TooMany));
         assert_eq!(known.membership.endpoints.len(), MOST);
         assert_eq!(known.membership.endpoints[0].to_string(), "10.0.0.0:80");
-        assert_eq!(after(&mut known, [found(&many)]), heard(false, None));
+        assert_eq!(after(&mut known, [found(&many)]), effect(false, None));
     }
 
     #[test]

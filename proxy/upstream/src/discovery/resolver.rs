@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::answer::{Answer, Said};
+use super::answer::{Answer, FamilyAnswer};
 use super::search::{absolute, candidates};
 use super::system::{Files, Stamp, System};
 
@@ -93,9 +93,9 @@ async fn find(system: &System, name: &Name) -> Answer {
 fn in_hosts(system: &System, name: &Name) -> Answer {
     let said = |family| match system.hosts.lookup_static_host(&Query::query(name.clone(), family)) {
         Some(found) => {
-            Said::from_addresses(found.answers().iter().filter_map(|record| record.data.ip_addr()))
+            FamilyAnswer::from_addresses(found.answers().iter().filter_map(|record| record.data.ip_addr()))
         }
-        None => Said::Nothing("not in the hosts file".into()),
+        None => FamilyAnswer::Nothing("not in the hosts file".into()),
     };
     Answer::join(said(RecordType::A), said(RecordType::AAAA))
 }
@@ -114,19 +114,21 @@ async fn search(server: &TokioResolver, names: &[Name]) -> Answer {
     Answer::Nothing(denied.unwrap_or_else(|| "no name to ask for".into()))
 }
 
-async fn question(server: &TokioResolver, name: &Name, family: RecordType) -> Said {
+async fn question(server: &TokioResolver, name: &Name, family: RecordType) -> FamilyAnswer {
     match server.lookup(name.clone(), family).await {
         Ok(found) => match found.message().metadata.response_code {
-            ResponseCode::NoError | ResponseCode::NXDomain => {
-                Said::from_addresses(found.answers().iter().filter_map(|record| record.data.ip_addr()))
-            }
-            code => Said::Failed(code.to_string()),
+            ResponseCode::NoError | ResponseCode::NXDomain => FamilyAnswer::from_addresses(
+                found.answers().iter().filter_map(|record| record.data.ip_addr()),
+            ),
+            code => FamilyAnswer::Failed(code.to_string()),
         },
-        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => Said::Nothing(match none.response_code {
-            ResponseCode::NXDomain => format!("no such name: {name} (NXDOMAIN)"),
-            _ => format!("{name} has no addresses"),
-        }),
-        Err(error) => Said::Failed(error.to_string()),
+        Err(NetError::Dns(DnsError::NoRecordsFound(none))) => {
+            FamilyAnswer::Nothing(match none.response_code {
+                ResponseCode::NXDomain => format!("no such name: {name} (NXDOMAIN)"),
+                _ => format!("{name} has no addresses"),
+            })
+        }
+        Err(error) => FamilyAnswer::Failed(error.to_string()),
     }
 }
 
@@ -147,7 +149,7 @@ mod tests {
     }
 
     fn found(addresses: &[&str]) -> Answer {
-        Answer::Found { addresses: ips(addresses), unheard: None }
+        Answer::Found { addresses: ips(addresses), unanswered: None }
     }
 
     #[tokio::test]
@@ -208,7 +210,7 @@ mod tests {
         server.say("half.test.", &records(&["192.0.2.1"]));
         server.say_of("half.test.", RecordType::AAAA, Script::Code(ResponseCode::ServFail));
         let (resolver, _folder) = server.resolver("", "");
-        let Answer::Found { addresses, unheard: Some((Family::V6, _)) } = resolver.ask("half.test").await
+        let Answer::Found { addresses, unanswered: Some((Family::V6, _)) } = resolver.ask("half.test").await
         else {
             panic!("half an answer")
         };

@@ -32,7 +32,7 @@ pub enum Script {
 type Zone = HashMap<(String, RecordType), Script>;
 
 #[derive(Debug, Default)]
-struct Heard {
+struct ServerState {
     zone: Mutex<Zone>,
     asked: Mutex<Vec<String>>,
     one_more: Notify,
@@ -41,7 +41,7 @@ struct Heard {
 #[derive(Debug)]
 pub struct DnsServer {
     pub address: SocketAddr,
-    heard: Arc<Heard>,
+    state: Arc<ServerState>,
     tasks: JoinSet<()>,
 }
 
@@ -58,19 +58,19 @@ impl DnsServer {
 
     /// Closes all connections, and starts again on the same port with the same answers.
     pub async fn restart(self) -> Self {
-        let Self { address, heard, mut tasks } = self;
+        let Self { address, state, mut tasks } = self;
         tasks.shutdown().await;
         let udp = UdpSocket::bind(address).await.unwrap();
         let tcp = TcpListener::bind(address).await.unwrap();
-        Self::on(udp, tcp, heard)
+        Self::on(udp, tcp, state)
     }
 
-    fn on(udp: UdpSocket, tcp: TcpListener, heard: Arc<Heard>) -> Self {
+    fn on(udp: UdpSocket, tcp: TcpListener, state: Arc<ServerState>) -> Self {
         let address = udp.local_addr().unwrap();
         let mut tasks = JoinSet::new();
-        tasks.spawn(over_udp(udp, Arc::clone(&heard)));
-        tasks.spawn(over_tcp(tcp, Arc::clone(&heard)));
-        Self { address, heard, tasks }
+        tasks.spawn(over_udp(udp, Arc::clone(&state)));
+        tasks.spawn(over_tcp(tcp, Arc::clone(&state)));
+        Self { address, state, tasks }
     }
 
     /// Sets the script for A and AAAA. Each takes the addresses of its family; a family without addresses gets an empty
@@ -81,18 +81,18 @@ impl DnsServer {
     }
 
     pub fn say_of(&self, name: &str, family: RecordType, script: Script) {
-        self.heard.zone.lock().insert((name.into(), family), script);
+        self.state.zone.lock().insert((name.into(), family), script);
     }
 
     /// The questions so far, as `A name.`, in order of arrival.
     pub fn asked(&self) -> Vec<String> {
-        self.heard.asked.lock().clone()
+        self.state.asked.lock().clone()
     }
 
     pub async fn heard_more_than(&self, questions: usize) {
         loop {
-            let one_more = self.heard.one_more.notified();
-            if self.heard.asked.lock().len() > questions {
+            let one_more = self.state.one_more.notified();
+            if self.state.asked.lock().len() > questions {
                 return;
             }
             one_more.await;
@@ -139,7 +139,7 @@ impl Drop for Folder {
     }
 }
 
-impl Heard {
+impl ServerState {
     /// `None` when the server stays silent.
     fn answer(&self, question: &[u8], udp: bool) -> Option<Vec<u8>> {
         let question = Message::from_vec(question).unwrap();
@@ -170,29 +170,29 @@ impl Heard {
     }
 }
 
-async fn over_udp(socket: UdpSocket, heard: Arc<Heard>) {
+async fn over_udp(socket: UdpSocket, state: Arc<ServerState>) {
     let mut question = [0; 1500];
     loop {
         let (length, from) = socket.recv_from(&mut question).await.unwrap();
-        if let Some(answer) = heard.answer(&question[..length], true) {
+        if let Some(answer) = state.answer(&question[..length], true) {
             socket.send_to(&answer, from).await.unwrap();
         }
     }
 }
 
-async fn over_tcp(listener: TcpListener, heard: Arc<Heard>) {
+async fn over_tcp(listener: TcpListener, state: Arc<ServerState>) {
     let mut connections = JoinSet::new();
     loop {
         let (connection, _) = listener.accept().await.unwrap();
-        connections.spawn(over_connection(connection, Arc::clone(&heard)));
+        connections.spawn(over_connection(connection, Arc::clone(&state)));
     }
 }
 
-async fn over_connection(mut connection: TcpStream, heard: Arc<Heard>) {
+async fn over_connection(mut connection: TcpStream, state: Arc<ServerState>) {
     while let Ok(length) = connection.read_u16().await {
         let mut question = vec![0; length.into()];
         connection.read_exact(&mut question).await.unwrap();
-        if let Some(answer) = heard.answer(&question, false) {
+        if let Some(answer) = state.answer(&question, false) {
             connection.write_u16(answer.len().try_into().unwrap()).await.unwrap();
             connection.write_all(&answer).await.unwrap();
         }

@@ -15,7 +15,7 @@ use pillion_base::limits::Permit;
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Shuts the connection down, and holds the permit until the upstream has finished.
-pub(super) async fn see_off<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, permit: Permit) {
+pub(super) async fn close_gracefully<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, permit: Permit) {
     let done = async {
         if io.shutdown().await.is_ok() {
             drop(io.read_u8().await); // an answer, an end or an error: each means that it has finished

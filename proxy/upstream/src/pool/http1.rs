@@ -10,7 +10,7 @@ use pillion_model::policy::ConnectionPolicy;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::aftermath::see_off;
+use super::aftermath::close_gracefully;
 use super::send_failure::{io_reason, sent};
 use super::{About, Counted, Idle, SendFailure};
 use crate::slots::Slot;
@@ -78,7 +78,7 @@ impl Http1 {
     /// it keeps until the upstream has finished.
     pub(super) fn cut(self, permit: Option<Permit>) {
         if let (Some(io), Some(permit), Ok(runtime)) = (self.conn.take_io(), permit, Handle::try_current()) {
-            runtime.spawn(see_off(io, permit));
+            runtime.spawn(close_gracefully(io, permit));
         }
     }
 

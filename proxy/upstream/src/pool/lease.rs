@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::About;
 use super::http1::Http1;
 use super::http2::Http2;
-use super::send_failure::{SendFailure, by_tls, explain_failed, says_goodbye, was_refused};
+use super::send_failure::{SendFailure, by_tls, explain_failed, is_goaway, was_refused};
 use super::shard::Shard;
 use pillion_base::limits::Permit;
 use pillion_http::h2::send::OutgoingBody as _;
@@ -128,7 +128,7 @@ impl Lease {
             Ok(response) => return Ok(Response::from(response.map(Body::from))),
             Err(failed) => failed,
         };
-        if failed.unsent.is_some() || says_goodbye(&failed.error) {
+        if failed.unsent.is_some() || is_goaway(&failed.error) {
             self.shard.retire(conn);
         } else if was_refused(&failed.error) {
             self.shard.was_refused(conn);

@@ -54,7 +54,7 @@ pub(super) fn by_tls(failure: SendFailure, tls: admission::AdmissionFailure) -> 
 /// Why a request failed on an HTTP/2 connection, and whether it may have had an effect.
 pub(super) fn explain_failed(failed: &FailedRequest<Body>, was_used: bool) -> SendFailure {
     let reason = reason_http2(&failed.error);
-    let is_unsent = failed.unsent.is_some() || was_refused(&failed.error) || says_goodbye(&failed.error);
+    let is_unsent = failed.unsent.is_some() || was_refused(&failed.error) || is_goaway(&failed.error);
     let sent = sent(reason, is_unsent, was_used);
     SendFailure {
         reason,
@@ -97,6 +97,6 @@ pub(super) fn was_refused(failure: &ClientFailure) -> bool {
 
 /// RFC 9113, 6.8: whether the stream failed by a GOAWAY. h2 reports it for streams above the last one that the peer
 /// will process, whatever the error code is.
-pub(super) fn says_goodbye(failure: &ClientFailure) -> bool {
+pub(super) fn is_goaway(failure: &ClientFailure) -> bool {
     matches!(failure, ClientFailure::Http2(error) if error.is_remote() && error.is_go_away())
 }

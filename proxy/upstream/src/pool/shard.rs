@@ -24,7 +24,7 @@ use pillion_http::h1::client::Rest;
 pub(super) const REST_OF_REQUEST: Duration = Duration::from_secs(5);
 
 /// After this many sweeps the learnt number of streams is doubled.
-const HOPE_EVERY: u32 = 10;
+const SWEEPS_BEFORE_RAISE: u32 = 10;
 
 pub(crate) struct Shard {
     state: Mutex<State>,
@@ -160,7 +160,7 @@ impl Shard {
 
     /// Whether a request to this endpoint, or to another one of the cluster, waits for the place of a connection.
     fn somebody_waits_for_a_slot(&self) -> bool {
-        self.waiting.is_somebody() || self.terms.waiting.is_somebody()
+        self.waiting.has_waiter() || self.terms.waiting.has_waiter()
     }
 
     /// An expected connection did not come: the next waiting request checks again.
@@ -246,9 +246,9 @@ impl Shard {
     /// Doubles the learnt number of streams from time to time: the endpoint may accept more by now, and one refusal
     /// must not limit the connection for long. If it still accepts fewer, it refuses streams again, and they are
     /// replaced.
-    fn hope(&self, sweeps: u32) {
+    fn raise_learnt_streams(&self, sweeps: u32) {
         let learnt = self.learnt_streams.load(Relaxed);
-        if learnt > 0 && sweeps.is_multiple_of(HOPE_EVERY) {
+        if learnt > 0 && sweeps.is_multiple_of(SWEEPS_BEFORE_RAISE) {
             self.learnt_streams.store(learnt.saturating_mul(2), Relaxed);
         }
     }
@@ -287,7 +287,7 @@ impl Shard {
         self.wake_one_stream_waiter();
         let (now, mut state) = (Instant::now(), self.state.lock());
         state.sweeps = state.sweeps.wrapping_add(1);
-        self.hope(state.sweeps);
+        self.raise_learnt_streams(state.sweeps);
         state.idle.retain_mut(|conn| !conn.is_done(idle_timeout, now));
         state.shared.retain(|conn| !conn.is_done(idle_timeout, now));
     }

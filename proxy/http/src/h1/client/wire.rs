@@ -83,7 +83,7 @@ impl FailedWrite {
     /// Whether an end that is read after a failed write was sent by the upstream. After a reset, Linux reports an
     /// ordinary end to readers once a write has failed with `ECONNRESET`. A write fails with `EPIPE` only if the end
     /// had come before the reset. With TLS, an end always comes from the peer.
-    fn is_end_believed(&self, io: &Io) -> bool {
+    fn is_end_from_peer(&self, io: &Io) -> bool {
         self.kind == ErrorKind::BrokenPipe || matches!(io.get_ref(), Transport::Connected(_))
     }
 }
@@ -371,7 +371,7 @@ fn fill(
     let polled = poll_fill(io, bytes, cx);
     let Some(failed) = failed else { return polled };
     match polled {
-        Poll::Ready(Ok(0)) if !failed.is_end_believed(io) => Poll::Ready(Err(failed.tell())),
+        Poll::Ready(Ok(0)) if !failed.is_end_from_peer(io) => Poll::Ready(Err(failed.tell())),
         Poll::Ready(Ok(count)) => Poll::Ready(Ok(count)),
         // The peer's TLS alert says why it closed the connection, which the failed write does not.
         Poll::Ready(Err(error)) if is_of_tls(&error) => Poll::Ready(Err(error)),

@@ -78,7 +78,8 @@ fn length_of(body: &Body) -> Length {
 
 impl Downstream {
     fn write_head(&mut self, head: &ResponseHead, length: Length) -> Result<(), Error> {
-        let is_last = self.connection.place.work.says_goodbye() || self.connection.is_dismissed.load(Relaxed);
+        let is_last =
+            self.connection.place.work.announces_close() || self.connection.is_dismissed.load(Relaxed);
         if is_last || closes(&head.headers) {
             self.server.close_after();
         }

@@ -26,7 +26,7 @@ use pillion_http::message::RequestHead;
 const REST_AFTER: Duration = Duration::from_secs(1);
 
 /// What a client sends at first, or after an answer.
-pub(super) enum Heard {
+pub(super) enum Received {
     /// A request, and its content with the part of it that has come.
     Head(Arc<RequestHead>, (Option<Incoming>, Content)),
     /// Bytes that are not a request. The answer to them waits in the outbox.
@@ -61,7 +61,7 @@ enum Patience {
 }
 
 impl Downstream {
-    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
+    pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         let Self { io, inbox, judged, outbox, server, watch, takes_trailers, connection, worker, .. } = self;
         inbox.with(|bytes| {
             loop {
@@ -74,28 +74,28 @@ impl Downstream {
                                 *takes_trailers = wants_trailers(&head.fields);
                                 let opened = content::open(head.length, (server, judged), bytes, &limits);
                                 return Poll::Ready(match RequestHead::read(head) {
-                                    Ok(head) => Heard::Head(head, opened),
+                                    Ok(head) => Received::Head(head, opened),
                                     Err(text) => refused(Fault::Target, &text, outbox, (connection, worker)),
                                 });
                             }
                         }
                         Err(Error::Request(fault)) => {
-                            let heard = refused(fault, bytes, outbox, (connection, worker));
+                            let received = refused(fault, bytes, outbox, (connection, worker));
                             bytes.clear();
                             watch.share = None; // no byte of the head is held while the connection lingers
-                            return Poll::Ready(heard);
+                            return Poll::Ready(received);
                         }
                         Err(_) => {} // not possible: a client's bytes only cause faults of a request
                     }
                 }
                 let Poll::Ready(read) = poll_fill(io, bytes, cx) else {
                     let patience = ready!(watch.poll(bytes.len(), (connection, worker), cx));
-                    let heard = impatient(patience, bytes, outbox.end(), (connection, worker));
+                    let received = timed_out(patience, bytes, outbox.end(), (connection, worker));
                     watch.share = None;
-                    return Poll::Ready(heard);
+                    return Poll::Ready(received);
                 };
                 if !matches!(read, Ok(1..)) {
-                    return Poll::Ready(Heard::Over);
+                    return Poll::Ready(Received::Over);
                 }
                 watch.note_read();
             }
@@ -131,10 +131,10 @@ fn refused(
     head: &[u8],
     outbox: &mut Outbox,
     (connection, worker): (&Connection, &Worker),
-) -> Heard {
+) -> Received {
     let head = head.get(..refusal::KEPT).unwrap_or(head);
     outbox.end().extend_from_slice(&refusal::refuse_fault(fault, head, connection, worker));
-    Heard::Refused
+    Received::Refused
 }
 
 /// Whether the client accepts trailers: it gets none unless it says so (RFC 9110, 6.5.1).
@@ -142,29 +142,29 @@ fn wants_trailers(fields: &Fields) -> bool {
     fields.has(Known::Te) && fields.elements(Known::Te).any(|coding| coding.eq_ignore_ascii_case(b"trailers"))
 }
 
-fn impatient(
+fn timed_out(
     patience: Patience,
     head: &mut BytesMut,
     out: &mut Vec<u8>,
     (connection, worker): (&Connection, &Worker),
-) -> Heard {
+) -> Received {
     let shown = head.get(..refusal::KEPT).unwrap_or(head);
-    let heard = match patience {
-        Patience::Silent => return Heard::Nothing,
+    let received = match patience {
+        Patience::Silent => return Received::Nothing,
         Patience::Late => match refusal::refuse_late(shown, connection, worker) {
             Some(answer) => {
                 out.extend_from_slice(&answer);
-                Heard::Refused
+                Received::Refused
             }
-            None => Heard::Over,
+            None => Received::Over,
         },
         Patience::GivenUp => {
             refusal::note_given_up(shown, Version::HTTP_11, connection, worker);
-            Heard::Over
+            Received::Over
         }
     };
     head.clear();
-    heard
+    received
 }
 
 impl Watch {
