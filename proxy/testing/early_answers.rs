@@ -162,7 +162,7 @@ async fn b2_neither_sidecar_of_a_pair_keeps_a_connection() {
             let mut client = uploads(&caller).await;
             assert_eq!(client.answer().await.told(), (status, None), "{protocol}");
         }
-        pass(3).await; // more than a goodbye takes, less than an idle connection is kept
+        pass(3).await; // longer than the connection needs to close, shorter than an idle one is kept
         assert_eq!(held(&caller), (1, 1), "{protocol}: the one that was used whole is kept");
         assert_eq!(held(&application).0, 2, "{protocol}: and its two ends here");
     }

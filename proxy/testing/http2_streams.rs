@@ -297,7 +297,7 @@ async fn b10_requests_that_wait_behind_a_goaway_are_sent_elsewhere() {
     let mesh = Mesh::default();
     let served = Arc::new(AtomicUsize::new(0));
     let counted = served.clone();
-    // One stream at a time; after six answers it says goodbye.
+    // One stream at a time; after six answers it sends GOAWAY.
     let _a = mesh.scripted(A, move |peer, _| {
         let served = counted.clone();
         async move {

@@ -202,7 +202,7 @@ async fn a6_a_caller_whose_kept_connection_is_refused_connects_again_and_gets_th
     inbound.rotate(identity(&pair.ca, "orders")).expect("good credentials");
     settle().await;
     assert_eq!(client.get("/").await.told(), (200, None));
-    assert_eq!(inbound.sum("pillion_tls_handshakes_total outcome=ok"), 2, "HTTP/2 was told goodbye");
+    assert_eq!(inbound.sum("pillion_tls_handshakes_total outcome=ok"), 2, "HTTP/2 got a GOAWAY");
 }
 
 /// The last step of replacing an authority: all certificates are new, and the old authority is removed from the bundle.

@@ -32,7 +32,7 @@ async fn requests_that_come_in_one_piece_are_answered_in_their_order() {
     for _ in 0..2 {
         assert_eq!(client.answer().await.body, "ok");
     }
-    assert_eq!(client.rest().await, b"", "nothing is answered after a goodbye");
+    assert_eq!(client.rest().await, b"", "no request is answered after an answer with `Connection: close`");
     let bodies: Vec<_> = a.requests().into_iter().map(|request| request.body).collect();
     assert_eq!(bodies, ["abc", "", "abc", ""]);
 }

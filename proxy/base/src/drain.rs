@@ -59,7 +59,7 @@ struct Shared {
     in_haste: AtomicBool,
     began: Mutex<Option<Instant>>,
     /// Notified when a phase begins: first [`Phase::Announcing`], then [`Phase::Closing`].
-    bells: [Notify; 2],
+    notifiers: [Notify; 2],
     /// The roll of each worker that still exists.
     rolls: Mutex<Vec<Weak<Roll>>>,
 }
@@ -152,10 +152,10 @@ impl Shared {
     }
 
     const fn notifier(&self, phase: Phase) -> &Notify {
-        let [goodbye, closing] = &self.bells;
+        let [announcing, closing] = &self.notifiers;
         match phase {
             Phase::Closing => closing,
-            Phase::Serving | Phase::Announcing => goodbye,
+            Phase::Serving | Phase::Announcing => announcing,
         }
     }
 }
@@ -272,11 +272,11 @@ mod tests {
     #[tokio::test]
     async fn a_phase_is_seen_by_tasks_that_waited_for_it_and_by_tasks_that_ask_later() {
         let drain = Drain::default();
-        let (goodbye, closing) =
+        let (announcing, closing) =
             (tokio::spawn(drain.reached(Phase::Announcing)), tokio::spawn(drain.reached(Phase::Closing)));
         tokio::task::yield_now().await;
         drain.begin();
-        goodbye.await.unwrap();
+        announcing.await.unwrap();
         drain.reached(Phase::Announcing).await;
         tokio::task::yield_now().await;
         assert!(drain.has_begun() && !drain.is_closing() && !closing.is_finished());

@@ -69,7 +69,7 @@ impl Replica {
         for period in periods {
             ends += period.lasts;
             self.enter(period.state)?;
-            drop(timeout_at(ends, self.serve()).await); // serving ends when the spell does
+            drop(timeout_at(ends, self.serve()).await); // serving ends with the period
         }
         self.enter(ReplicaState::Well)?;
         Ok(self.serve().await)

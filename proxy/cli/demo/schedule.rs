@@ -40,7 +40,7 @@ const ROUND: [(ReplicaState, RangeInclusive<u32>); 8] = [
     (ReplicaState::Refusing, LONG_FAILURE),
 ];
 
-/// Endless spells.
+/// Endless periods.
 #[derive(Debug, Clone)]
 pub(crate) struct Schedule {
     dice: fastrand::Rng,
@@ -71,7 +71,7 @@ mod tests {
 
     const PACE: Duration = Duration::from_secs(1);
 
-    /// The spells of the first seconds, and when each begins.
+    /// The periods of the first seconds, and when each begins.
     fn first_seconds(seed: u64, seconds: u64) -> Vec<(Duration, Period)> {
         let mut clock = Duration::ZERO;
         let dated = Schedule::new(seed, PACE).map(|period| {

@@ -155,7 +155,10 @@ async fn http2_streams_finish_and_their_client_opens_no_further_ones() {
     });
     settle().await;
     let end = End::begin(&sidecar).await;
-    assert!(client.ask(request("GET", "/late"), "").await.is_err(), "it was told goodbye");
+    assert!(
+        client.ask(request("GET", "/late"), "").await.is_err(),
+        "the client got a GOAWAY, and opens no stream"
+    );
     assert_eq!(asked.await.expect("asked"), b"ok");
     assert_eq!(end.told().await, (DrainOutcome::Finished, 12));
 }
