@@ -40,8 +40,10 @@ HERE = Path(__file__).parent
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pillion", nargs="?", default="target/release/pillion", help="the binary (%(default)s)")
-    parser.add_argument("--scenario", default="all", help="some of " + ",".join(one.name for one in scenarios.SCENARIOS))
-    parser.add_argument("--peers", default="nginx,haproxy,envoy", help="beside Pillion (%(default)s)")
+    parser.add_argument("--scenario", default="all", 
+                        help="all, some of " + ",".join(one.name for one in scenarios.SCENARIOS) + ", or `versions`: HTTP/1.1 "
+                             "and HTTP/2 between the sidecars, from 1 to 256 callers")
+    parser.add_argument("--peers", default="nginx,haproxy,envoy", help="beside Pillion (%(default)s); none: alone")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--seconds", type=int, default=3, help="of one measurement")
     parser.add_argument("--out", help="write every round to this file, as JSON")
@@ -51,8 +53,11 @@ def arguments():
 
 
 def chosen_scenarios(names):
+    sets = {"all": scenarios.SCENARIOS, "versions": scenarios.VERSIONS}
+    if names in sets:
+        return sets[names]
     known = {one.name: one for one in scenarios.SCENARIOS}
-    wanted = list(known) if names == "all" else names.split(",")
+    wanted = names.split(",")
     if unknown := [name for name in wanted if name not in known]:
         sys.exit(f"there is no scenario {unknown[0]}; there are {', '.join(known)}")
     return [known[name] for name in wanted]
