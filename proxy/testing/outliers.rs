@@ -45,6 +45,27 @@ async fn after_five_errors_an_endpoint_is_ejected_for_30_seconds_and_returns_aft
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_cause_ejects_by_its_own_threshold_and_is_counted_by_its_name() {
+    const INTERNAL: &str = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n";
+    let rows = [
+        ("gateway_errors: 2", Some(UNAVAILABLE), 2),
+        ("gateway_errors: 2, error_rate: { min_requests: 4 }", Some(INTERNAL), 4),
+        ("connect_failures: 3", None, 0),
+    ];
+    let causes = ["gateway_errors", "error_rate", "connect_failures"];
+    for ((keys, failure, hits), cause) in rows.into_iter().zip(causes) {
+        let mesh = Mesh::default();
+        let (a, _b) = (failure.map(|failure| mesh.answering(A, failure)), mesh.answering(B, OK));
+        let sidecar =
+            mesh.caller(&format!("{TWO}, outlier_detection: {{ consecutive_errors: off, {keys} }}"));
+        send(&sidecar, 40).await;
+        assert_eq!(a.map_or(0, |a| a.hits()), hits, "{keys}");
+        assert_eq!(sidecar.sum(&format!("pillion_endpoint_ejections_total cause={cause}")), 1, "{keys}");
+        assert_eq!(sidecar.sum("pillion_endpoint_ejections_total"), 1, "{keys}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_only_ejected_endpoints_are_left_the_answer_says_where_to_look() {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));

@@ -279,6 +279,14 @@ pub struct OutlierDetection {
     /// Errors in a row that eject the endpoint, at least 1: 5xx made by the endpoint, resets, connect failures,
     /// timeouts. `None`: these errors do not eject. Default 5, which is Envoy's.
     pub consecutive_errors: Option<u32>,
+    /// The time over which `error_rate` counts, from 100 ms. Default 10 s, which is Envoy's.
+    pub interval: Duration,
+    /// The share of errors that ejects the endpoint. Default `None`.
+    pub error_rate: Option<ErrorRate>,
+    /// Answers 502, 503 and 504 in a row that eject the endpoint, from 1 to 65535. Default `None`: they count as errors.
+    pub gateway_errors: Option<u32>,
+    /// Failed connections in a row that eject the endpoint, from 1 to 65535. Default `None`: they count as errors.
+    pub connect_failures: Option<u32>,
     /// The length of an ejection; it is multiplied by the number of ejections in a row. Default 30 s, which is Envoy's.
     pub base_ejection: Duration,
     /// The largest share of a cluster's endpoints that may be ejected, from 0 to 1; the last endpoint is never ejected.
@@ -288,7 +296,45 @@ pub struct OutlierDetection {
 
 impl Default for OutlierDetection {
     fn default() -> Self {
-        Self { consecutive_errors: Some(5), base_ejection: Duration::from_secs(30), max_ejected: 0.5 }
+        Self {
+            consecutive_errors: Some(5),
+            interval: Duration::from_secs(10),
+            error_rate: None,
+            gateway_errors: None,
+            connect_failures: None,
+            base_ejection: Duration::from_secs(30),
+            max_ejected: 0.5,
+        }
+    }
+}
+
+impl OutlierDetection {
+    /// A detection that never ejects.
+    pub fn never() -> Self {
+        Self { consecutive_errors: None, ..Self::default() }
+    }
+
+    /// Whether anything ejects an endpoint.
+    pub const fn ejects(&self) -> bool {
+        self.consecutive_errors.is_some()
+            || self.error_rate.is_some()
+            || self.gateway_errors.is_some()
+            || self.connect_failures.is_some()
+    }
+}
+
+/// The share of an endpoint's requests in one interval that may be errors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ErrorRate {
+    /// A larger share ejects the endpoint. From 0 to below 1. Default 0.5.
+    pub above: f64,
+    /// With fewer requests in the interval nothing is ejected. At least 1. Default 20: fewer say little.
+    pub min_requests: u32,
+}
+
+impl Default for ErrorRate {
+    fn default() -> Self {
+        Self { above: 0.5, min_requests: 20 }
     }
 }
 

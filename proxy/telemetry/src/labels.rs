@@ -166,7 +166,10 @@ vocabulary! {
 }
 
 vocabulary! {
-    EjectionCause as "cause" { ConsecutiveErrors = "consecutive_errors" }
+    /// The condition of `outlier_detection` that ejected an endpoint.
+    EjectionCause as "cause" {
+        ConsecutiveErrors = "consecutive_errors", ErrorRate = "error_rate", GatewayErrors = "gateway_errors", ConnectFailures = "connect_failures",
+    }
 }
 
 vocabulary! {

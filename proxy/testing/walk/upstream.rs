@@ -1,7 +1,7 @@
 //! Keys of a service: where it is, and how it is called.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -52,6 +52,12 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
         shows(key("circuit_breaker.max_retries"), ["0", "10"], tries),
         shows(key("outlier_detection"), ["off", "{}"], asked_while_ill),
         shows(key("outlier_detection.consecutive_errors"), ["5", "9"], asked_while_ill),
+        shows(key("outlier_detection.error_rate"), ["off", "{}"], ejected_by_rate),
+        shows(key("outlier_detection.error_rate.above"), ["30%", "90%"], ejected_by_rate),
+        shows(key("outlier_detection.error_rate.min_requests"), ["5", "50"], ejected_by_rate),
+        shows(key("outlier_detection.interval"), ["1s", "100s"], ejected_by_rate_within_the_interval),
+        shows(key("outlier_detection.gateway_errors"), ["2", "4"], asked_while_ill),
+        shows(key("outlier_detection.connect_failures"), ["2", "4"], dialled_in_vain),
         shows(key("outlier_detection.base_ejection"), ["30s", "300s"], asked_while_ill),
         shows(key("outlier_detection.max_ejected"), ["34%", "100%"], ejected_of_three),
         shows(key("health_check"), ["off", "{\"tcp\": true}"], told_where_nobody_listens),
@@ -306,6 +312,42 @@ async fn asked_while_ill(key: Key) -> String {
     pass(100).await;
     send(&sidecar, 10).await;
     format!("{at_once}, then {}", a.hits() - at_once)
+}
+
+/// The requests that reach an endpoint that answers one of four requests well.
+async fn answers_one_of_four(key: Key, detection: Value, pause: u64) -> String {
+    let mesh = Mesh::default();
+    let count = AtomicUsize::new(0);
+    let a = mesh.http1(A, move |_, _| match count.fetch_add(1, Relaxed) % 4 {
+        0 => OK,
+        _ => UNAVAILABLE,
+    });
+    let _b = mesh.answering(B, OK);
+    let mut orders = patiently(&[A, B]);
+    orders["outlier_detection"] = detection;
+    let sidecar = key.caller(&mesh, orders);
+    for _ in 0..20 {
+        send(&sidecar, 4).await;
+        pass(pause).await;
+    }
+    format!("{} requests", a.hits())
+}
+
+async fn ejected_by_rate(key: Key) -> String {
+    answers_one_of_four(key, json!({ "consecutive_errors": "off", "interval": "100s" }), 0).await
+}
+
+async fn ejected_by_rate_within_the_interval(key: Key) -> String {
+    let rate = json!({ "above": "50%", "min_requests": 20 });
+    answers_one_of_four(key, json!({ "consecutive_errors": "off", "error_rate": rate }), 2).await
+}
+
+async fn dialled_in_vain(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _b = mesh.answering(B, OK);
+    let sidecar = key.caller(&mesh, patiently(&[A, B]));
+    send(&sidecar, 40).await;
+    format!("{} refused", sidecar.sum("pillion_connections_total service=orders outcome=refused"))
 }
 
 async fn ejected_of_three(key: Key) -> String {

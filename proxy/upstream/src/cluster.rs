@@ -19,8 +19,8 @@ pub mod set;
 pub mod update;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -142,7 +142,8 @@ impl Cluster {
     ) -> Arc<Self> {
         let ClusterContext { metrics, .. } = common;
         let symbol = metrics.intern(&of.name);
-        let outliers = of.outlier_detection.as_ref().unwrap_or(&NEVER_EJECTED);
+        let never = OutlierDetection::never();
+        let outliers = policies.outliers.share(of.outlier_detection.as_ref().unwrap_or(&never));
         let ejections = before::ejections(outliers, before);
         let endpoints = before::endpoints(of, said, &ejections, before, common.workers);
         ejections.allow_of(endpoints.all.len());
@@ -569,7 +570,7 @@ struct Single {
 impl Single {
     fn cluster(self, common: &ClusterContext) -> Arc<Cluster> {
         let epoch = Instant::now().into_std();
-        let ejections = Ejections::new(&NEVER_EJECTED);
+        let ejections = Ejections::new(NEVER_EJECTED.clone());
         let outlier = outlier::Outlier::new(ejections.clone(), epoch);
         let endpoint = Endpoint::new(0, &Spec::at(self.address), outlier, common.workers, epoch);
         Arc::new(Cluster {
@@ -612,8 +613,7 @@ impl Single {
 }
 
 /// The policy of outlier detection that is switched off.
-const NEVER_EJECTED: OutlierDetection =
-    OutlierDetection { consecutive_errors: None, base_ejection: Duration::ZERO, max_ejected: 0.0 };
+static NEVER_EJECTED: LazyLock<Arc<OutlierDetection>> = LazyLock::new(|| Arc::new(OutlierDetection::never()));
 
 const REMEMBERS_HTTP: u8 = 1;
 const REMEMBERS_OPAQUE: u8 = 2;

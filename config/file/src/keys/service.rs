@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use pillion_model::cluster::{AddressPattern, Discovery, HostPattern, LoadBalancer, UpstreamProtocol};
 use pillion_model::policy::{
-    Backoff, CircuitBreaker, ConnectionPolicy, IdleTimeout, OutlierDetection, Retry, RetryBudget,
+    Backoff, CircuitBreaker, ConnectionPolicy, ErrorRate, IdleTimeout, OutlierDetection, Retry, RetryBudget,
     RetryCondition, RetryMethods, Timeout,
 };
 use pillion_model::{Cluster, Endpoint};
@@ -212,10 +212,28 @@ static OUTLIER_DETECTION: Static<OutlierDetection> = Static::new(|| {
             field!(consecutive_errors),
             "Errors in a row that eject the endpoint: 5xx made by the endpoint, resets, connect failures, timeouts.",
         )
-        .later_or_off("interval")
-        .later_or_off("error_rate")
-        .later_or_off("gateway_errors")
-        .later_or_off("connect_failures")
+        .word::<Duration>(
+            "interval",
+            field!(interval),
+            "The time over which `error_rate` counts.",
+        )
+        .takes("100ms or more")
+        .block_or_off(
+            "error_rate",
+            field!(error_rate),
+            &ERROR_RATE,
+            "The share of errors within `interval` that ejects the endpoint. Default off.",
+        )
+        .word::<OffOr<Count<1, 65_535>>>(
+            "gateway_errors",
+            field!(gateway_errors),
+            "Answers 502, 503 and 504 in a row that eject the endpoint.",
+        )
+        .word::<OffOr<Count<1, 65_535>>>(
+            "connect_failures",
+            field!(connect_failures),
+            "Failed connections in a row that eject the endpoint.",
+        )
         .word::<Duration>(
             "base_ejection",
             field!(base_ejection),
@@ -225,6 +243,17 @@ static OUTLIER_DETECTION: Static<OutlierDetection> = Static::new(|| {
             "max_ejected",
             field!(max_ejected),
             "The largest share of ejected endpoints; the last endpoint is never ejected.",
+        )
+});
+
+static ERROR_RATE: Static<ErrorRate> = Static::new(|| {
+    Block::new(ErrorRate::default)
+        .word::<Share>("above", field!(above), "A larger share of errors ejects the endpoint.")
+        .takes("less than 100%")
+        .word::<Count<1, { u32::MAX }>>(
+            "min_requests",
+            field!(min_requests),
+            "With fewer requests within `interval` nothing is ejected.",
         )
 });
 

@@ -63,11 +63,19 @@ fn a_fault_in_defaults_is_reported_once_at_its_place() {
             vec!["1:50 defaults.health_check.interval is 1ms, too often"],
         ),
         (
-            "defaults: { slow_start: 1s, outlier_detection: { interval: 1s } }\n",
+            "defaults: { slow_start: 1s, circuit_breaker: { adaptive: gradient } }\n",
             vec![
                 "1:13 defaults.slow_start is not supported yet",
-                "1:50 defaults.outlier_detection.interval is not supported yet",
+                "1:48 defaults.circuit_breaker.adaptive is not supported yet",
             ],
+        ),
+        (
+            "defaults: { outlier_detection: { interval: 1ms } }\n",
+            vec!["1:44 defaults.outlier_detection.interval is 1ms, too short"],
+        ),
+        (
+            "defaults: { outlier_detection: { error_rate: { above: 100% } } }\n",
+            vec!["1:55 defaults.outlier_detection.error_rate.above is 100%, and no rate is above it"],
         ),
         ("defaults: off\n", vec!["1:11 defaults must be a block of keys, not `off`"]),
         ("defaults: [a]\n", vec!["1:11 defaults must be a block of keys, not a list"]),

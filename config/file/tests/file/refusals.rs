@@ -8,11 +8,10 @@ use crate::bad;
 const FULL: &str = include_str!("interface.yaml");
 
 /// The keys that are refused today. When this list is empty, the full example loads.
-const REFUSED: [&str; 6] = [
+const REFUSED: [&str; 5] = [
     "inbound.authorization",
     "services.orders.endpoints[1].zone",
     "services.orders.endpoints[1].priority",
-    "services.orders.outlier_detection.interval",
     "services.orders.slow_start",
     "tracing",
 ];
@@ -58,15 +57,6 @@ fn the_alternatives_of_the_public_interface_are_refused_by_name() {
         (service("load_balancer: maglev"), "services.a.load_balancer"),
         (service("retry: { hedge_after: p95 }"), "services.a.retry.hedge_after"),
         (service("circuit_breaker: { adaptive: gradient }"), "services.a.circuit_breaker.adaptive"),
-        (
-            service("outlier_detection: { error_rate: { above: 50%, min_requests: 20 } }"),
-            "services.a.outlier_detection.error_rate",
-        ),
-        (service("outlier_detection: { gateway_errors: 5 }"), "services.a.outlier_detection.gateway_errors"),
-        (
-            service("outlier_detection: { connect_failures: 5 }"),
-            "services.a.outlier_detection.connect_failures",
-        ),
         (route("retry: { hedge_after: 1s }"), "routes[0].retry.hedge_after"),
         ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
@@ -96,6 +86,6 @@ fn keys_that_are_off_or_empty_are_not_refused() {
          metrics: { merge: [], compatibility: [] }\n\
          services:\n  a:\n    endpoints: [10.0.0.1:80]\n    addresses: []\n    health_check: off\n    slow_start: off\n    \
          retry: { hedge_after: off }\n    circuit_breaker: { adaptive: off, max_connections_per_endpoint: false }\n    \
-         outlier_detection: { interval: off, error_rate: off, gateway_errors: off, connect_failures: off }\n",
+         outlier_detection: { error_rate: off, gateway_errors: off, connect_failures: off }\n",
     );
 }

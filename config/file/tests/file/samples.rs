@@ -8,7 +8,7 @@ use pillion_model::Config;
 use pillion_model::cluster::{LoadBalancer, UpstreamProtocol, UpstreamTls};
 use pillion_model::identity::TlsVersion;
 use pillion_model::listener::{AppProtocol, Mtls};
-use pillion_model::policy::{Backoff, IdleTimeout, RetryCondition, RetryMethods, Timeout};
+use pillion_model::policy::{Backoff, ErrorRate, IdleTimeout, RetryCondition, RetryMethods, Timeout};
 
 use crate::{bad, good};
 
@@ -145,6 +145,8 @@ fn the_full_sample_contains_the_defaults() {
     let backoff = &mut full.retry.as_mut().unwrap().backoff;
     assert_eq!(backoff.max, Some(Backoff::MAX));
     backoff.max = None;
+    let error_rate = full.outlier_detection.as_mut().unwrap().error_rate.take();
+    assert_eq!(error_rate, Some(ErrorRate::default()), "it is written out, and off by default");
     full.timeouts.request = plain.timeouts.request;
     full.timeouts.stream_idle = plain.timeouts.stream_idle;
     assert_eq!((full.timeouts, full.connection, full.retry), (plain.timeouts, plain.connection, plain.retry));

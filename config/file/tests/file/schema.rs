@@ -115,7 +115,6 @@ fn a_key_whose_feature_does_not_exist_yet_is_absent() {
         "ring_hash",
         "hedge_after",
         "adaptive",
-        "error_rate",
         "slow_start",
         "merge",
         "compatibility",

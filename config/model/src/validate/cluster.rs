@@ -23,6 +23,9 @@ pub(super) fn validate(cluster: &Cluster, has_identity: bool, at: &Trail<'_>, fa
     if let Some(check) = &cluster.health_check {
         policy::health_check(check, &at.key("health_check"), faults);
     }
+    if let Some(detection) = &cluster.outlier_detection {
+        policy::outlier_detection(detection, &at.key("outlier_detection"), faults);
+    }
     policy::retry(cluster.retry.as_ref(), &cluster.timeouts, &at.key("retry"), faults);
 }
 

@@ -1,10 +1,10 @@
-//! `retry`, and whether it fits the timeouts; the interval of `health_check`.
+//! `retry`, and whether it fits the timeouts; the interval of `health_check`; `outlier_detection`.
 
 use std::time::Duration;
 
 use crate::fault::Faults;
 use crate::path::Trail;
-use crate::policy::{Backoff, HealthCheck, Retry, RetryCondition, RetryMethods, Timeouts};
+use crate::policy::{Backoff, HealthCheck, OutlierDetection, Retry, RetryCondition, RetryMethods, Timeouts};
 
 pub(super) fn retry(retry: Option<&Retry>, timeouts: &Timeouts, at: &Trail<'_>, faults: &mut Faults) {
     let Some(retry) = retry else { return };
@@ -32,6 +32,18 @@ pub(super) fn health_check(check: &HealthCheck, at: &Trail<'_>, faults: &mut Fau
     let interval = check.interval;
     if interval < LEAST_INTERVAL {
         faults.error(&at.key("interval"), format!("is {interval:?}, too often")).help("write 100ms or more");
+    }
+}
+
+pub(super) fn outlier_detection(detection: &OutlierDetection, at: &Trail<'_>, faults: &mut Faults) {
+    let interval = detection.interval;
+    if interval < LEAST_INTERVAL {
+        faults.error(&at.key("interval"), format!("is {interval:?}, too short")).help("write 100ms or more");
+    }
+    if detection.error_rate.is_some_and(|rate| rate.above >= 1.0) {
+        faults
+            .error(&at.key("error_rate").key("above"), "is 100%, and no rate is above it")
+            .help("write less, or leave `error_rate` out");
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use pillion_model::policy::{ConnectionPolicy, Retry, Timeouts};
+use pillion_model::policy::{ConnectionPolicy, OutlierDetection, Retry, Timeouts};
 
 /// The number of different values that are remembered. A configuration rarely has more of one kind, and a value that
 /// was forgotten is merely stored a second time.
@@ -14,6 +14,7 @@ pub struct Policies {
     pub timeouts: Alike<Timeouts>,
     pub connections: Alike<ConnectionPolicy>,
     pub retries: Alike<Retry>,
+    pub outliers: Alike<OutlierDetection>,
 }
 
 /// The values that were shared last.

@@ -39,7 +39,10 @@ impl PreviousCluster<'_> {
     }
 }
 
-pub(super) fn ejections(policy: &OutlierDetection, before: Option<PreviousCluster<'_>>) -> Arc<Ejections> {
+pub(super) fn ejections(
+    policy: Arc<OutlierDetection>,
+    before: Option<PreviousCluster<'_>>,
+) -> Arc<Ejections> {
     let Some(before) = before else { return Ejections::new(policy) };
     before.cluster.ejections.change(policy);
     before.cluster.ejections.clone()

@@ -16,7 +16,6 @@ use super::{Cluster, ClusterProtocol};
 use crate::pool::{Pool, Want};
 use crate::slots::Slots;
 use pillion_model::policy::HealthCheck;
-use pillion_telemetry::EjectionCause;
 
 pub struct Endpoint {
     pub id: usize,
@@ -193,13 +192,14 @@ impl Endpoint {
     pub fn failed(&self, took: Duration, cause: Cause, cluster: &Cluster, now: Instant) {
         self.latency.observe(took.max(FAILURE_COSTS), now);
         if let Some(ejected) = self.outlier.on_error(now, cause) {
-            cluster.metrics().ejections(EjectionCause::ConsecutiveErrors).inc();
+            cluster.metrics().ejections(ejected.cause).inc();
             tracing::info!(
                 service = &*cluster.name,
                 endpoint = %self.address,
-                last = ejected.cause.label(),
+                cause = ejected.cause.as_str(),
+                last = cause.label(),
                 rest_ms = ejected.rest.as_millis() as u64,
-                "endpoint ejected after errors in a row"
+                "endpoint ejected"
             );
         }
     }

@@ -4,25 +4,33 @@
 //! [`Ejections`] for each cluster, which limits how many endpoints may be ejected at once.
 //!
 //! ```text
-//! Closed ── errors in a row, and Ejections agree ──▶ Ejected(until)
-//!   ▲                                                     │ until has passed, one request is admitted
-//!   │                                                     ▼
-//!   └───────────────── it succeeds ──────────────────  Probing ── it fails ──▶ Ejected(until), longer
+//! Closed ── errors beyond the policy, and Ejections agree ──▶ Ejected(until)
+//!   ▲                                                             │ until has passed, one request is admitted
+//!   │                                                             ▼
+//!   └───────────────────── it succeeds ──────────────────────  Probing ── it fails ──▶ Ejected(until), longer
 //! ```
+//!
+//! The policy has four causes: errors in a row, 502 to 504 in a row, failed connections in a row ([`tally::Runs`]), and
+//! the share of errors in an interval ([`tally::Window`]).
 //!
 //! An ejection lasts `base_ejection` times the number of ejections in a row, at most [`LONGEST_REST`]. Each full
 //! `base_ejection` that an endpoint then stays closed lowers that number by one. A request that ends while its endpoint
 //! is ejected was sent before the ejection, and changes nothing.
 
+mod tally;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use pillion_model::policy::OutlierDetection;
 
 use pillion_base::error::{Error, Sent};
 use pillion_model::Reason;
+use pillion_telemetry::EjectionCause;
+use tally::{Runs, Window};
 
 /// Envoy's default of `max_ejection_time`. A longer `base_ejection` is used as configured.
 const LONGEST_REST: Duration = Duration::from_secs(300);
@@ -34,11 +42,13 @@ const PROBE_LEASE: Duration = Duration::from_secs(5);
 /// The state of an endpoint that is used without restriction.
 const CLOSED: u64 = 0;
 
-/// The kind of error that ejected an endpoint: the `cause` label of `pillion_endpoint_ejections_total`.
+/// The kind of an error, for the counts and for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
-    /// A 5xx that the endpoint itself answered.
+    /// A 5xx that the endpoint itself answered, other than those of `Gateway`.
     Status,
+    /// 502, 503 or 504.
+    Gateway,
     Reset,
     Connect,
     Timeout,
@@ -48,6 +58,7 @@ impl Cause {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Status => "5xx",
+            Self::Gateway => "gateway_error",
             Self::Reset => "reset",
             Self::Connect => "connect_failure",
             Self::Timeout => "timeout",
@@ -73,7 +84,10 @@ impl Cause {
     }
 
     pub fn of_status(status: http::StatusCode) -> Option<Self> {
-        status.is_server_error().then_some(Self::Status)
+        match status.as_u16() {
+            502..=504 => Some(Self::Gateway),
+            _ => status.is_server_error().then_some(Self::Status),
+        }
     }
 }
 
@@ -81,54 +95,44 @@ impl Cause {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejected {
     pub rest: Duration,
-    pub cause: Cause,
+    /// What ejected it. After a failed probe: what ejected it before.
+    pub cause: EjectionCause,
 }
 
 /// The policy of a cluster, which a reload may change, and how many of its endpoints are ejected and may be: the share
 /// `max_ejected`, rounded down, and never the last one.
 #[derive(Debug)]
 pub struct Ejections {
-    /// `max_ejected`, as the bits of an `f64`.
-    share: AtomicU64,
+    policy: ArcSwap<OutlierDetection>,
+    /// Whether `error_rate` is set, so that successes are counted.
+    counts_all: AtomicBool,
     allowed: AtomicU32,
     ejected: AtomicU32,
-    /// The number of errors in a row that ejects. [`NEVER`] means that none does.
-    threshold: AtomicU32,
-    /// The length of the first ejection in nanoseconds, never zero.
-    base: AtomicU64,
 }
-
-const NEVER: u32 = u32::MAX;
 
 impl Ejections {
     /// Allows no ejection until [`Self::allow_of`] says how many endpoints there are.
-    pub fn new(policy: &OutlierDetection) -> Arc<Self> {
+    pub fn new(policy: Arc<OutlierDetection>) -> Arc<Self> {
         let zero = || AtomicU32::new(0);
-        let (share, base) = (AtomicU64::new(0), AtomicU64::new(0));
-        let new = Self { share, allowed: zero(), ejected: zero(), threshold: zero(), base };
-        new.change(policy);
-        Arc::new(new)
+        let counts_all = AtomicBool::new(policy.error_rate.is_some());
+        Arc::new(Self { policy: ArcSwap::new(policy), counts_all, allowed: zero(), ejected: zero() })
     }
 
     /// Sets how many of the cluster's endpoints may be ejected at once.
     pub fn allow_of(&self, endpoints: usize) {
-        self.allowed.store(allowed(f64::from_bits(self.share.load(Relaxed)), endpoints), Relaxed);
+        self.allowed.store(allowed(self.policy.load().max_ejected, endpoints), Relaxed);
     }
 
     /// Changes the policy from now on. The next call of [`Self::allow_of`] applies the new share. Ejections that have
     /// begun last as long as before.
-    pub fn change(&self, policy: &OutlierDetection) {
-        self.share.store(policy.max_ejected.to_bits(), Relaxed);
-        self.threshold.store(policy.consecutive_errors.unwrap_or(NEVER), Relaxed);
-        self.base.store(nanos(policy.base_ejection.max(Duration::from_millis(1))), Relaxed);
+    pub fn change(&self, policy: Arc<OutlierDetection>) {
+        self.counts_all.store(policy.error_rate.is_some(), Relaxed);
+        self.policy.store(policy);
     }
 
-    fn threshold(&self) -> Option<u32> {
-        Some(self.threshold.load(Relaxed)).filter(|threshold| *threshold != NEVER)
-    }
-
+    /// The length of the first ejection, never zero.
     fn base(&self) -> Duration {
-        Duration::from_nanos(self.base.load(Relaxed))
+        self.policy.load().base_ejection.max(Duration::from_millis(1))
     }
 
     /// The number of ejected endpoints, including those that wait for their probe or its result.
@@ -173,7 +177,7 @@ pub struct Outlier {
     /// probe.
     rest: AtomicU64,
     /// Errors in a row while closed.
-    errors: AtomicU32,
+    runs: Runs,
     history: Mutex<History>,
     cluster: Arc<Ejections>,
     epoch: Instant,
@@ -204,6 +208,10 @@ struct History {
     /// The number of ejections in a row.
     row: u32,
     closed_since: Instant,
+    /// The cause of the last ejection.
+    cause: EjectionCause,
+    /// Counted while closed, where `error_rate` is set.
+    window: Window,
 }
 
 impl Outlier {
@@ -211,8 +219,13 @@ impl Outlier {
     pub fn new(cluster: Arc<Ejections>, epoch: Instant) -> Self {
         Self {
             rest: AtomicU64::new(CLOSED),
-            errors: AtomicU32::new(0),
-            history: Mutex::new(History { row: 0, closed_since: epoch }),
+            runs: Runs::default(),
+            history: Mutex::new(History {
+                row: 0,
+                closed_since: epoch,
+                cause: EjectionCause::ConsecutiveErrors,
+                window: Window::default(),
+            }),
             cluster,
             epoch,
         }
@@ -251,13 +264,16 @@ impl Outlier {
         self.is_due(rest, now) && self.rest.compare_exchange(word, claim.pack(), Relaxed, Relaxed).is_ok()
     }
 
-    /// Notes a success. Costs two atomic loads for a closed endpoint without errors. Returns `true` if this was the
-    /// probe, so that the endpoint is back.
+    /// Notes a success. Costs three atomic loads for a closed endpoint without errors, and a lock where `error_rate` is
+    /// set. Returns `true` if this was the probe, so that the endpoint is back.
     pub fn on_success(&self, now: Instant) -> bool {
         match self.resting() {
-            None if self.errors.load(Relaxed) == 0 => false,
             None => {
-                self.errors.store(0, Relaxed);
+                self.runs.end();
+                if self.cluster.counts_all.load(Relaxed) {
+                    let interval = self.cluster.policy.load().interval;
+                    self.history.lock().window.count(false, self.after(Duration::ZERO, now), nanos(interval));
+                }
                 false
             }
             Some(rest) => rest.probing && self.close(now),
@@ -279,23 +295,29 @@ impl Outlier {
 
     /// Notes an error. `Some` when it ejected the endpoint.
     pub fn on_error(&self, now: Instant, cause: Cause) -> Option<Ejected> {
-        let threshold = self.cluster.threshold()?;
-        let rest = match self.resting() {
+        let policy = self.cluster.policy.load();
+        if !policy.ejects() {
+            return None;
+        }
+        match self.resting() {
             Some(rest) if rest.probing => self.eject_again(now),
             Some(_) => None,
-            None if self.count_error() < threshold => None,
-            None => self.eject(now),
-        };
-        rest.map(|rest| Ejected { rest, cause })
+            None => self.eject(self.exceeded(&policy, cause, now)?, now),
+        }
     }
 
-    /// Wraps after four billion errors that were not allowed to eject, which delays the next ejection by a few errors
-    /// only.
-    fn count_error(&self) -> u32 {
-        self.errors.fetch_add(1, Relaxed).saturating_add(1)
+    /// Counts an error. `Some`: what the policy does not allow any more, beginning with the narrowest cause.
+    fn exceeded(&self, policy: &OutlierDetection, cause: Cause, now: Instant) -> Option<EjectionCause> {
+        let run = self.runs.count(cause);
+        let is_beyond_rate = policy.error_rate.is_some_and(|rate| {
+            let mut history = self.history.lock();
+            history.window.count(true, self.after(Duration::ZERO, now), nanos(policy.interval));
+            history.window.exceeds(&rate)
+        });
+        run.exceeded(policy).or_else(|| is_beyond_rate.then_some(EjectionCause::ErrorRate))
     }
 
-    fn eject(&self, now: Instant) -> Option<Duration> {
+    fn eject(&self, cause: EjectionCause, now: Instant) -> Option<Ejected> {
         let mut history = self.history.lock();
         // Another worker may have ejected the endpoint between the check and the lock.
         if !self.is_closed() || !self.cluster.try_eject() {
@@ -304,20 +326,21 @@ impl Outlier {
         let clean =
             now.saturating_duration_since(history.closed_since).as_nanos() / self.cluster.base().as_nanos();
         history.row = history.row.saturating_sub(u32::try_from(clean).unwrap_or(u32::MAX));
+        history.cause = cause;
         Some(self.rest_longer(&mut history, now))
     }
 
-    fn eject_again(&self, now: Instant) -> Option<Duration> {
+    fn eject_again(&self, now: Instant) -> Option<Ejected> {
         let mut history = self.history.lock();
         self.resting().filter(|rest| rest.probing).map(|_| self.rest_longer(&mut history, now))
     }
 
-    fn rest_longer(&self, history: &mut History, now: Instant) -> Duration {
+    fn rest_longer(&self, history: &mut History, now: Instant) -> Ejected {
         history.row = history.row.saturating_add(1);
         let base = self.cluster.base();
-        let lasts = base.saturating_mul(history.row).min(LONGEST_REST.max(base));
-        self.rest.store(Resting { until: self.after(lasts, now), probing: false }.pack(), Relaxed);
-        lasts
+        let rest = base.saturating_mul(history.row).min(LONGEST_REST.max(base));
+        self.rest.store(Resting { until: self.after(rest, now), probing: false }.pack(), Relaxed);
+        Ejected { rest, cause: history.cause }
     }
 
     /// Closes after a successful probe. `false` when another worker was faster.
@@ -326,7 +349,8 @@ impl Outlier {
         let is_probing = self.resting().is_some_and(|rest| rest.probing);
         if is_probing {
             history.closed_since = now;
-            self.errors.store(0, Relaxed);
+            history.window = Window::default();
+            self.runs.end();
             self.rest.store(CLOSED, Relaxed);
             self.cluster.release();
         }
@@ -364,6 +388,7 @@ impl Drop for Outlier {
 
 #[cfg(test)]
 mod tests {
+    use pillion_model::policy::ErrorRate;
     use proptest::prelude::*;
 
     use super::*;
@@ -372,7 +397,8 @@ mod tests {
 
     fn policy(consecutive_errors: u32, max_ejected: f64) -> OutlierDetection {
         let consecutive_errors = Some(consecutive_errors);
-        OutlierDetection { consecutive_errors, base_ejection: secs(BASE), max_ejected }
+        let base_ejection = secs(BASE);
+        OutlierDetection { consecutive_errors, base_ejection, max_ejected, ..OutlierDetection::default() }
     }
 
     fn secs(n: u64) -> Duration {
@@ -388,7 +414,7 @@ mod tests {
     impl Cluster {
         fn of(endpoints: usize, policy: &OutlierDetection) -> Self {
             let start = Instant::now();
-            let ejections = Ejections::new(policy);
+            let ejections = Ejections::new(Arc::new(policy.clone()));
             ejections.allow_of(endpoints);
             let outlier = |_| Outlier::new(Arc::clone(&ejections), start);
             Self { start, endpoints: (0..endpoints).map(outlier).collect(), ejections }
@@ -433,11 +459,100 @@ mod tests {
         assert!(!cluster.admits(0, 29));
     }
 
+    /// A policy with every cause; errors in a row would eject last.
+    fn all_causes() -> OutlierDetection {
+        OutlierDetection {
+            gateway_errors: Some(3),
+            connect_failures: Some(2),
+            error_rate: Some(ErrorRate { above: 0.5, min_requests: 8 }),
+            ..policy(5, 0.5)
+        }
+    }
+
+    /// The cause that ejects the first endpoint of two within one second, by letters: `g`ateway error, `s`tatus,
+    /// `c`onnect failure, `r`eset, and `.` for a success.
+    fn ejected_by(policy: &OutlierDetection, ends: &str) -> Option<EjectionCause> {
+        let cluster = Cluster::of(2, policy);
+        let outlier = &cluster.endpoints[0];
+        let end = |end| match end {
+            '.' => {
+                outlier.on_success(cluster.start);
+                None
+            }
+            'g' => outlier.on_error(cluster.start, Cause::Gateway),
+            's' => outlier.on_error(cluster.start, Cause::Status),
+            'c' => outlier.on_error(cluster.start, Cause::Connect),
+            _ => outlier.on_error(cluster.start, Cause::Reset),
+        };
+        ends.chars().filter_map(end).map(|ejected| ejected.cause).next()
+    }
+
     #[test]
-    fn an_ejection_names_the_cause_of_the_last_error() {
-        let cluster = Cluster::of(2, &policy(1, 0.5));
-        let ejected = cluster.endpoints[0].on_error(cluster.start, Cause::Connect);
-        assert_eq!(ejected, Some(Ejected { rest: secs(30), cause: Cause::Connect }));
+    fn each_cause_ejects_by_its_own_threshold_and_the_narrowest_is_named() {
+        use EjectionCause::{ConnectFailures, ConsecutiveErrors, ErrorRate, GatewayErrors};
+        let rows = [
+            ("gg", None),
+            ("ggg", Some(GatewayErrors)),
+            ("gg.g", None),
+            ("ggsg", None),
+            ("ggrg", Some(GatewayErrors)),
+            ("c", None),
+            ("cc", Some(ConnectFailures)),
+            ("crc", None),
+            ("c.c", None),
+            ("rrrr", None),
+            ("rrrrr", Some(ConsecutiveErrors)),
+            ("rrr.rrr", None),
+            ("rrr.rrrr", Some(ErrorRate)),
+            ("r.r.r.r.", None),
+            (".......r", None),
+        ];
+        for (ends, expected) in rows {
+            assert_eq!(ejected_by(&all_causes(), ends), expected, "{ends}");
+        }
+    }
+
+    #[test]
+    fn a_cause_works_with_errors_in_a_row_switched_off() {
+        let only = |policy: OutlierDetection| OutlierDetection { consecutive_errors: None, ..policy };
+        let gateway = only(OutlierDetection { connect_failures: None, error_rate: None, ..all_causes() });
+        assert_eq!(ejected_by(&gateway, "rrrrrrrrcccccssss"), None);
+        assert_eq!(ejected_by(&gateway, "ggg"), Some(EjectionCause::GatewayErrors));
+    }
+
+    #[test]
+    fn the_error_rate_counts_within_one_interval_and_begins_anew_after_an_ejection() {
+        let detection = OutlierDetection {
+            error_rate: Some(ErrorRate { above: 0.5, min_requests: 4 }),
+            consecutive_errors: None,
+            ..policy(1, 0.5)
+        };
+        let cluster = Cluster::of(2, &detection);
+        assert_eq!(cluster.fails(0, 3, 0), None);
+        assert_eq!(cluster.fails(0, 3, 10), None, "the first interval is over");
+        assert_eq!(cluster.fails(0, 1, 19), Some(secs(30)));
+        assert!(cluster.admits(0, 49));
+        cluster.succeeds(0, 49);
+        assert_eq!(cluster.fails(0, 3, 50), None);
+        assert_eq!(cluster.fails(0, 1, 50), Some(secs(60)));
+        assert!(cluster.admits(0, 110));
+        let again = cluster.endpoints[0].on_error(cluster.at(110), Cause::Connect);
+        assert_eq!(again, Some(Ejected { rest: secs(90), cause: EjectionCause::ErrorRate }));
+    }
+
+    #[test]
+    fn a_rate_is_exceeded_only_beyond_its_share() {
+        for percent in 0..100_u32 {
+            let detection = OutlierDetection {
+                error_rate: Some(ErrorRate { above: f64::from(percent) / 100.0, min_requests: 100 }),
+                consecutive_errors: None,
+                ..policy(1, 0.5)
+            };
+            let cluster = Cluster::of(2, &detection);
+            (0..99 - percent).for_each(|_| cluster.succeeds(0, 0));
+            assert_eq!(cluster.fails(0, percent as usize, 0), None, "99 requests");
+            assert_eq!(cluster.fails(0, 1, 0), Some(secs(30)), "{} of 100 is above {percent} %", percent + 1);
+        }
     }
 
     #[test]
@@ -613,13 +728,14 @@ mod tests {
         }
         let refused = Error::new(Reason::TlsError, "the peer refused our certificate");
         assert_eq!(Cause::of(&refused.of_our_fault(true)), None);
-        assert_eq!(Cause::of_status(http::StatusCode::SERVICE_UNAVAILABLE), Some(Cause::Status));
+        assert_eq!(Cause::of_status(http::StatusCode::SERVICE_UNAVAILABLE), Some(Cause::Gateway));
+        assert_eq!(Cause::of_status(http::StatusCode::NOT_IMPLEMENTED), Some(Cause::Status));
         assert_eq!(Cause::of_status(http::StatusCode::TOO_MANY_REQUESTS), None);
     }
 
     #[derive(Debug, Clone, Copy)]
     enum Event {
-        Error,
+        Error(Cause),
         Success,
         Admit,
         Pass { seconds: u64 },
@@ -628,25 +744,68 @@ mod tests {
     /// A reference model on one thread, without packed words.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum State {
-        Closed { errors: u32, since: u64 },
+        Closed { since: u64 },
         Ejected { until: u64 },
         Probing { lease: u64 },
     }
 
+    /// The state of one endpoint, with its ejections in a row, and how each request since it was closed ended and when.
+    #[derive(Clone)]
+    struct Member {
+        state: State,
+        row: u64,
+        ends: Vec<(u64, Option<Cause>)>,
+    }
+
+    impl Member {
+        /// How many of the last ends fit, passing over those that say nothing of it.
+        fn run(&self, fits: impl Fn(Cause) -> bool, passes: impl Fn(Cause) -> bool) -> usize {
+            let since = self.ends.iter().rev().map_while(|(_, cause)| *cause);
+            since.take_while(|&cause| fits(cause) || passes(cause)).filter(|&cause| fits(cause)).count()
+        }
+
+        /// Whether the errors are too many in the interval that holds the last end.
+        fn is_beyond(&self, rate: &ErrorRate, interval: u64) -> bool {
+            let mut began = 0;
+            for &(at, _) in &self.ends {
+                began = if at >= began + interval { at } else { began };
+            }
+            let within: Vec<_> = self.ends.iter().filter(|(at, _)| *at >= began).collect();
+            let errors = within.iter().filter(|(_, cause)| cause.is_some()).count();
+            within.len() >= rate.min_requests as usize
+                && errors as f64 > rate.above * within.len() as f64 + 1e-6
+        }
+
+        fn exceeded(&self, policy: &OutlierDetection) -> Option<EjectionCause> {
+            let at_least = |run: usize, least: Option<u32>| least.is_some_and(|least| run >= least as usize);
+            let gateway = |cause| cause == Cause::Gateway;
+            let unanswered = |cause| !matches!(cause, Cause::Gateway | Cause::Status);
+            if at_least(self.run(|cause| cause == Cause::Connect, |_| false), policy.connect_failures) {
+                Some(EjectionCause::ConnectFailures)
+            } else if at_least(self.run(gateway, unanswered), policy.gateway_errors) {
+                Some(EjectionCause::GatewayErrors)
+            } else if at_least(self.run(|_| true, |_| false), policy.consecutive_errors) {
+                Some(EjectionCause::ConsecutiveErrors)
+            } else {
+                let rate = policy.error_rate.filter(|rate| self.is_beyond(rate, policy.interval.as_secs()));
+                rate.map(|_| EjectionCause::ErrorRate)
+            }
+        }
+    }
+
     struct Model {
-        threshold: u32,
+        policy: OutlierDetection,
         allowed: usize,
-        /// The state of each endpoint, with its ejections in a row.
-        endpoints: Vec<(State, u64)>,
+        endpoints: Vec<Member>,
     }
 
     impl Model {
         fn out(&self) -> usize {
-            self.endpoints.iter().filter(|(state, _)| !matches!(state, State::Closed { .. })).count()
+            self.endpoints.iter().filter(|member| !matches!(member.state, State::Closed { .. })).count()
         }
 
         fn is_usable(&self, endpoint: usize, now: u64) -> bool {
-            match self.endpoints[endpoint].0 {
+            match self.endpoints[endpoint].state {
                 State::Closed { .. } => true,
                 State::Ejected { until } => now >= until,
                 State::Probing { lease } => now >= lease,
@@ -655,7 +814,7 @@ mod tests {
 
         fn admit(&mut self, endpoint: usize, now: u64) -> bool {
             let admitted = self.is_usable(endpoint, now);
-            let state = &mut self.endpoints[endpoint].0;
+            let state = &mut self.endpoints[endpoint].state;
             if admitted && !matches!(state, State::Closed { .. }) {
                 *state = State::Probing { lease: now + 5 };
             }
@@ -663,53 +822,77 @@ mod tests {
         }
 
         fn succeed(&mut self, endpoint: usize, now: u64) {
-            let state = &mut self.endpoints[endpoint].0;
-            match *state {
-                State::Closed { since, .. } => *state = State::Closed { errors: 0, since },
-                State::Probing { .. } => *state = State::Closed { errors: 0, since: now },
+            let member = &mut self.endpoints[endpoint];
+            match member.state {
+                State::Closed { .. } => member.ends.push((now, None)),
+                State::Probing { .. } => member.state = State::Closed { since: now },
                 State::Ejected { .. } => {}
             }
         }
 
-        fn fail(&mut self, endpoint: usize, now: u64) -> Option<u64> {
+        /// The length of the ejection, and its cause where it is not for a failed probe.
+        fn fail(&mut self, endpoint: usize, now: u64, cause: Cause) -> Option<(u64, Option<EjectionCause>)> {
             let room = self.out() < self.allowed;
-            let (state, row) = &mut self.endpoints[endpoint];
-            match *state {
+            let member = &mut self.endpoints[endpoint];
+            let mut why = None;
+            match member.state {
                 State::Ejected { .. } => return None,
-                State::Probing { .. } => *row += 1,
-                State::Closed { errors, since } => {
-                    if errors + 1 < self.threshold || !room {
-                        *state = State::Closed { errors: errors + 1, since };
+                State::Probing { .. } => member.row += 1,
+                State::Closed { since } => {
+                    member.ends.push((now, Some(cause)));
+                    why = Some(member.exceeded(&self.policy)?);
+                    if !room {
                         return None;
                     }
-                    *row = row.saturating_sub((now - since) / BASE) + 1;
+                    member.row = member.row.saturating_sub((now - since) / BASE) + 1;
                 }
             }
-            let rest = (BASE * *row).min(300);
-            *state = State::Ejected { until: now + rest };
-            Some(rest)
+            let rest = (BASE * member.row).min(300);
+            (member.state, member.ends) = (State::Ejected { until: now + rest }, Vec::new());
+            Some((rest, why))
         }
     }
 
     fn events() -> impl Strategy<Value = Vec<(usize, Event)>> {
         let event = prop_oneof![
-            6 => Just(Event::Error),
-            2 => Just(Event::Success),
+            6 => prop_oneof![
+                Just(Cause::Status), Just(Cause::Gateway), Just(Cause::Reset), Just(Cause::Connect), Just(Cause::Timeout),
+            ].prop_map(Event::Error),
+            3 => Just(Event::Success),
             3 => Just(Event::Admit),
             2 => (0..40_u64).prop_map(|seconds| Event::Pass { seconds }),
         ];
         prop::collection::vec((0..8_usize, event), 0..300)
     }
 
+    fn policies() -> impl Strategy<Value = OutlierDetection> {
+        let run = || prop::option::of(1..5_u32);
+        let rate = prop::option::of((0..100_u32, 1..8_u32));
+        let rate = rate.prop_map(|rate| {
+            rate.map(|(percent, min_requests)| ErrorRate { above: f64::from(percent) / 100.0, min_requests })
+        });
+        (run(), run(), run(), rate, 1..60_u64).prop_map(|(errors, gateway, connect, error_rate, interval)| {
+            OutlierDetection {
+                consecutive_errors: errors,
+                interval: secs(interval),
+                error_rate,
+                gateway_errors: gateway,
+                connect_failures: connect,
+                ..policy(1, 0.5)
+            }
+        })
+    }
+
     proptest! {
         #[test]
         fn outliers_behave_as_the_reference_model_and_never_eject_the_last_endpoint(
-            members in 1..=8_usize, threshold in 1..4_u32, percent in 0..=100_usize, events in events(),
+            members in 1..=8_usize, percent in 0..=100_usize, policy in policies(), events in events(),
         ) {
-            let cluster = Cluster::of(members, &policy(threshold, percent as f64 / 100.0));
+            let policy = OutlierDetection { max_ejected: percent as f64 / 100.0, ..policy };
+            let cluster = Cluster::of(members, &policy);
             let allowed = (percent * members / 100).min(members - 1);
-            let closed = (State::Closed { errors: 0, since: 0 }, 0);
-            let mut model = Model { threshold, allowed, endpoints: vec![closed; members] };
+            let closed = Member { state: State::Closed { since: 0 }, row: 0, ends: Vec::new() };
+            let mut model = Model { policy, allowed, endpoints: vec![closed; members] };
             let mut now = 0;
             for (endpoint, event) in events {
                 let endpoint = endpoint % members;
@@ -720,9 +903,13 @@ mod tests {
                         model.succeed(endpoint, now);
                     }
                     Event::Admit => prop_assert_eq!(cluster.admits(endpoint, now), model.admit(endpoint, now)),
-                    Event::Error => {
-                        let rest = cluster.fails(endpoint, 1, now).map(|rest| rest.as_secs());
-                        prop_assert_eq!(rest, model.fail(endpoint, now));
+                    Event::Error(cause) => {
+                        let ejected = cluster.endpoints[endpoint].on_error(cluster.at(now), cause);
+                        let expected = model.fail(endpoint, now, cause);
+                        prop_assert_eq!(ejected.map(|it| it.rest.as_secs()), expected.map(|(rest, _)| rest));
+                        if let Some(why) = expected.and_then(|(_, why)| why) {
+                            prop_assert_eq!(ejected.map(|it| it.cause), Some(why));
+                        }
                     }
                 }
                 let out = cluster.endpoints.iter().filter(|e| !e.is_closed()).count();
