@@ -1,14 +1,15 @@
-# The sidecar's image, two ways to its binary: `/pillion`, static, and nothing else: no shell, no libc, no root.
+# The image of the sidecar. It contains the static binary `/pillion` and nothing else: no shell, no libc, no root.
+# Two ways to build it:
 #
 #   docker build -t pillion .                     builds the binary in a container (pulls a base image)
 #   docker build -t pillion --target host DIR     packs DIR/pillion, a static binary built before (pulls nothing)
 #
-# And that of the init container before it, which has the programs that write rules; it runs as root with NET_ADMIN
-# and NET_RAW, and ends:
+# The image of the init container has the programs that write rules. It runs as root with NET_ADMIN and NET_RAW, and
+# ends before the sidecar starts:
 #
 #   docker build -t pillion-init --target init .
 #
-# What pulls nothing stands first: a builder without BuildKit makes every stage above its target.
+# The stages that pull nothing come first: a builder without BuildKit builds every stage above its target.
 
 FROM scratch AS image
 # No other program should run as this uid: `pillion init` does not redirect its traffic.
@@ -28,7 +29,7 @@ WORKDIR /src
 COPY . .
 ARG REVISION=unknown
 # Naming the target keeps the static flag away from build scripts and procedural macros, which cannot be static.
-# The linker packs relocations and folds equal functions, and C brings no tables for unwinding: 600 KB less.
+# The linker packs relocations and folds equal functions, and C code has no tables for unwinding: this saves 600 KB.
 ENV CFLAGS=-fno-asynchronous-unwind-tables
 ENV RUSTFLAGS="-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs,--icf=all"
 RUN target=$(rustc -vV | sed -n 's/^host: //p') \
@@ -36,7 +37,7 @@ RUN target=$(rustc -vV | sed -n 's/^host: //p') \
     cargo build --release --locked --bin pillion --target "$target" \
  && mv "target/$target/release/pillion" /pillion
 
-# nft first; iptables, of both kinds, for nodes whose kernel or whose rules are of that age.
+# nft is preferred; both variants of iptables are for nodes whose kernel or whose rules are older.
 FROM debian:12-slim AS init
 RUN apt-get update && apt-get install -y --no-install-recommends nftables iptables iproute2 && rm -rf /var/lib/apt/lists/*
 COPY --from=build /pillion /pillion

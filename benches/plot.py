@@ -80,7 +80,7 @@ def grid(axis, bottom, unit):
 
 
 def chart(title, unit, rows, peers, marks):
-    """`rows` are titles with a mark (a tuple of values) by peer; `marks` draws one of them."""
+    """Draws a plot. `rows` are titles with a mark (a tuple of values) for each peer; `marks` draws one mark."""
     axis = Axis([value for _, cells in rows for mark in cells.values() for value in mark])
     parts, y = legend(peers), TOP
     for name, cells in rows:
@@ -97,7 +97,7 @@ def chart(title, unit, rows, peers, marks):
 
 
 def rows_of(results, key, mark):
-    """Scenarios that have the measure, each with its mark by peer."""
+    """Returns the scenarios that have the measure, each with the marks of its peers."""
     measure = next(one for one in figures.MEASURES if one.key == key)
     rows = []
     for scenario, title in results.titles.items():

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Pillion beside nginx, HAProxy and Envoy: CPU per request, latency, requests per second and memory.
 
-    cargo build --release && benches/side-by-side.py                             everything, prints the table
-    benches/side-by-side.py --out results.json --page docs/performance.md        the same, kept, and written into the page
-    benches/side-by-side.py --from results.json --page docs/performance.md       the page and its plots from a kept run
+    cargo build --release && benches/side-by-side.py                             measures everything, prints the table
+    benches/side-by-side.py --out results.json --page docs/performance.md        keeps the results as well, and writes the page
+    benches/side-by-side.py --from results.json --page docs/performance.md       writes the page and its plots from kept results
 
 The way: client → caller's proxy → mutual TLS 1.3 → application's proxy → nginx with 1 KiB of answer, everything on this
 machine over loopback, one worker for each proxy, the same certificates and the same cipher for all. Load comes from
@@ -11,11 +11,11 @@ h2load (64 and 256 connections, HTTP/2), from a generator of this script (fixed 
 (handshakes). What is not installed is left out; name Envoy's binary in $ENVOY.
 
 How to read it. **CPU per request** is user and system time of the proxies over the requests answered; it is the figure
-to compare. Requests per second and latency under full load depend on what the load generator and the application leave of
-the machine. Latency at a fixed rate is for comparison, too: a part of it is the generator's and the application's.
-Each round measures every scenario with every peer, after an unmeasured warm-up, so a drift of the machine meets them all.
-A ratio is taken within a round; given are its median over the rounds and the bootstrap 95 % interval of that median. An
-interval that holds 1.00 decides nothing. Nothing else may run meanwhile. Seven rounds of 3 s take about half an hour.
+to compare. Requests per second and latency under full load depend on the CPU that the load generator and the application
+leave. Latency at a fixed rate contains the times of the generator and of the application.
+Each round measures every scenario with every peer, after an unmeasured warm-up, so a drift of the machine affects them all.
+A ratio is taken within a round. The table has its median over the rounds and the bootstrap 95 % interval of that median.
+An interval that contains 1.00 decides nothing. No other program may use the CPU meanwhile. Seven rounds of 3 s take about half an hour.
 
 Memory: RSS before any request, and what RSS grows by for each of 2,000 connections that idle after one request.
 """
@@ -75,7 +75,7 @@ def machine():
 
 
 def attempt(proxy, scenario, certs, seconds):
-    """The figures of one measurement, or None after a sentence on why there are none."""
+    """Returns the figures of one measurement; or prints why there are none, and returns None."""
     try:
         with scenarios.stage(proxy, scenario.way, certs) as stage:
             return scenario.measure(stage, seconds)
@@ -85,7 +85,7 @@ def attempt(proxy, scenario, certs, seconds):
 
 
 def measured(options):
-    """Runs every round; what has been measured is written after each cell."""
+    """Runs every round, and writes the results after each cell."""
     chosen = chosen_scenarios(options.scenario)
     found = proxies.installed(options.pillion, ["pillion", *options.peers.split(",")])
     run = {"made": time.strftime("%d %B %Y"), "machine": machine(), "rounds": options.rounds, "seconds": options.seconds,
@@ -109,7 +109,7 @@ def measured(options):
 
 
 def write_page(page, results):
-    """Puts the section between the markers, and draws the plots."""
+    """Writes the section between the markers of the page, and draws the plots."""
     text = page.read_text()
     if any(marker not in text for marker in MARKERS):
         sys.exit(f"{page} has no place for the table: it needs the lines {MARKERS[0]} and {MARKERS[1]}")

@@ -1,1 +1,1 @@
-"""The rooms of `benches/side-by-side.py`: processes, proxies, loads, scenarios, figures."""
+"""The modules of `benches/side-by-side.py`: processes, proxies, loads, scenarios, figures."""

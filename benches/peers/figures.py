@@ -1,4 +1,4 @@
-"""From the cells of a run to medians, ratios with their intervals, and tables in Markdown. Pure."""
+"""Computes medians, ratios with their intervals, and tables in Markdown from the cells of a run. It has no side effects."""
 import random
 from dataclasses import dataclass
 from statistics import median
@@ -48,18 +48,18 @@ class Results:
         self.titles = run["titles"]
 
     def values(self, peer, scenario, measure):
-        """By round."""
+        """Returns the values by round."""
         cells = [cell for cell in self.run["cells"] if (cell["peer"], cell["scenario"]) == (peer, scenario)]
         return {cell["round"]: cell["figures"][measure.key] for cell in cells if measure.key in cell["figures"]}
 
     def ratio(self, peer, scenario, measure):
-        """Ours to a peer's in each round: its median and interval, or None."""
+        """Returns the median and the interval of Pillion's value divided by the peer's in each round, or None."""
         ours, theirs = self.values(OURS, scenario, measure), self.values(peer, scenario, measure)
         ratios = [ours[one] / theirs[one] for one in ours if theirs.get(one)]
         return (median(ratios), *interval(ratios)) if ratios and peer != OURS else None
 
     def rows(self):
-        """Each measure with each scenario that has it."""
+        """Yields each measure with each scenario that has it."""
         return [(measure, scenario) for measure in MEASURES for scenario in self.titles
                 if any(self.values(peer, scenario, measure) for peer in self.peers)]
 
@@ -79,7 +79,7 @@ def cell(results, peer, scenario, measure):
 
 
 def table(results):
-    """Ours as median (least–most); a peer's as median · ours/theirs (95 % interval)."""
+    """Formats Pillion's value as median (least–most), a peer's as median · Pillion/peer (95 % interval)."""
     lines = ["| measure | where | " + " | ".join(results.peers) + " |", "|---" * (len(results.peers) + 2) + "|"]
     for measure, scenario in results.rows():
         cells = [cell(results, peer, scenario, measure) for peer in results.peers]
@@ -88,12 +88,12 @@ def table(results):
 
 
 def is_ahead(ratio, measure):
-    """Whether the whole interval says that the peer does better."""
+    """Whether the peer is better throughout the interval."""
     return ratio[1] > 1 if measure.is_better_low else ratio[2] < 1
 
 
 def ahead(results):
-    """For each peer and measure, where that peer is ahead with the whole interval."""
+    """Lists, for each peer and measure, the scenarios in which the peer is better throughout the interval."""
     lines = []
     for peer in results.peers:
         for measure in MEASURES:
@@ -117,7 +117,7 @@ PLOTS = """![CPU per request by scenario and peer](plots/cpu.svg)
 
 
 def section(results):
-    """What stands between the markers of docs/performance.md."""
+    """Returns the text between the markers of docs/performance.md."""
     return (f"{about(results)}\n\nPillion: median (least–most). A peer: its median · Pillion's figure over the peer's, "
             f"median over rounds (95 % interval).\n\n{table(results)}\n\n{PLOTS}\n\n### Where a peer is ahead\n\n"
             "With the whole interval of the ratio, Pillion's figure over the peer's:\n\n" + ahead(results))

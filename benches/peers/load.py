@@ -1,4 +1,4 @@
-"""The loads: as fast as answers come, at a fixed rate, handshakes, and connections that are held open."""
+"""The kinds of load: closed loop (as fast as answers come), fixed rate, handshakes, and idle connections."""
 import contextlib
 import re
 import select
@@ -17,7 +17,7 @@ PATIENCE = 60
 
 
 class LoadFailed(Exception):
-    """A load that was not answered as it must be."""
+    """A request of the load got no answer, or a wrong one."""
 
 
 def run(command, seconds):
@@ -34,7 +34,7 @@ def closed_loop(port, seconds, connections, streams=1, is_http1=True):
                    f"--log-file={log.name}", f"http://{HOST}:{port}/"]
         out = run(command + ["--h1"] * is_http1, seconds)
         rows = [line.split() for line in log]
-    # h2load knows no status of an HTTP/1.1 answer without a reason phrase, and writes 0: then its body speaks for it.
+    # h2load reports the status 0 for an HTTP/1.1 answer without a reason phrase: then the size of the body is checked.
     answered = [int(row[2]) / 1000 for row in rows if row[1] in ("200", "0")]
     bytes_of_bodies = int(re.search(r"\((\d+)\) data", out).group(1))
     if not answered or len(answered) < len(rows) or bytes_of_bodies < len(answered) * BODY_BYTES:
@@ -59,7 +59,7 @@ class Exchange:
         self.socket.sendall(REQUEST)
 
     def read(self):
-        """Reads what is there; whether the answer is complete."""
+        """Reads the available bytes. Returns whether the answer is complete."""
         piece = self.socket.recv(65536)
         if not self.length:
             # Head and body of 1 KiB may come apart, but no server here splits the head.
@@ -120,7 +120,7 @@ def handshakes(port, seconds, certs, processes=2):
 
 @contextlib.contextmanager
 def held(port, count):
-    """`count` connections, each after one answered request."""
+    """Opens `count` connections, each with one answered request."""
     exchanges = []
     try:
         for _ in range(count):

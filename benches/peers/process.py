@@ -1,4 +1,4 @@
-"""Starts and ends processes, and reads from /proc what CPU time and memory they took."""
+"""Starts and ends processes, and reads their CPU time and memory from /proc."""
 import contextlib
 import os
 import random
@@ -10,7 +10,7 @@ from pathlib import Path
 
 HOST = "127.0.0.1"
 START_SECONDS = 20
-# Below what the kernel gives to outgoing connections, so that none of these takes a port before its server does.
+# Below the ports that the kernel gives to outgoing connections, so that no connection takes a port before its server.
 PORTS = range(12_000, 32_000)
 
 
@@ -19,7 +19,7 @@ class NotStarted(Exception):
 
 
 def free_ports(count):
-    """Ports at which nobody listens."""
+    """Returns ports on which no process listens."""
     ports = []
     while len(ports) < count:
         port = random.choice(PORTS)
@@ -49,7 +49,7 @@ class Process:
         raise NotStarted(f"{self.command[0]} does not listen at port {port}; it said: {said.strip() or 'nothing'}")
 
     def pids(self):
-        """The process and all below it."""
+        """Returns the process and all its descendants."""
         pids = [self.child.pid]
         for pid in pids:
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -58,7 +58,7 @@ class Process:
         return pids
 
     def cpu_us(self):
-        """User and system time so far, in microseconds.
+        """Returns the user and system time so far, in microseconds.
 
         The kernel keeps it in nanoseconds for each thread; /proc/PID/stat would round it to hundredths of a second.
         """
@@ -70,7 +70,7 @@ class Process:
         return nanoseconds / 1000
 
     def rss(self):
-        """Resident bytes."""
+        """Returns the resident memory in bytes."""
         kilobytes = 0
         for pid in self.pids():
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The proxies that are compared: how each is found, what it is told, and how it is started.
+"""The proxies that are compared: how each is found, configured and started.
 
 All have one worker, TLS 1.3 with AES-128-GCM and no resumption, both sides verified, connections to the next hop kept, no
 access log, two further tries for a request that failed, and no limit that the loads reach.
@@ -20,7 +20,7 @@ SUITE = "TLS_AES_128_GCM_SHA256"
 
 @dataclass(frozen=True)
 class Way:
-    """What is spoken where: `http1`, `http2` or `tcp`. Without a second proxy `between` is None."""
+    """The protocols on the way: `http1`, `http2` or `tcp`. Without a second proxy `between` is None."""
     client: str
     between: str | None
     app: str
@@ -31,7 +31,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a way begins and passes: ports of the caller's proxy, of the application's and of the application."""
+    """The ports on the way: of the caller's proxy, of the application's proxy, and of the application."""
     client: int
     between: int
     app: int
@@ -318,7 +318,7 @@ class Envoy(Proxy):
 
 
 def installed(pillion, wanted):
-    """The proxies that are here, of those wanted; says of each other one why it is left out."""
+    """Returns the wanted proxies that are installed, and prints for each other one why it is left out."""
     places = {Pillion: pillion, Nginx: shutil.which("nginx"), Haproxy: shutil.which("haproxy"),
               Envoy: os.environ.get("ENVOY") or shutil.which("envoy")}
     found = []

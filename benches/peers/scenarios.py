@@ -1,4 +1,4 @@
-"""What is measured: a way through one or two proxies, and what is done on it."""
+"""The measurements: a way through one or two proxies, and the load on it."""
 import contextlib
 import ssl
 import socket
@@ -85,7 +85,7 @@ def stage(proxy, way, certs):
 
 
 def refuses_strangers(port):
-    """A proxy that serves a client without a certificate would have less to do than the others."""
+    """Checks that the proxy refuses a client without a certificate: one that does not would do less work than the others."""
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
     with contextlib.suppress(OSError), tls.wrap_socket(socket.create_connection((HOST, port), 5)) as stranger:
@@ -106,10 +106,10 @@ def certificates(pillion, folder):
         (own / "tls.pem").write_text((own / "tls.crt").read_text() + (own / "tls.key").read_text())
 
 
-# --- what is done
+# --- the loads
 
 def metered(one, roles, work):
-    """The work's own figures, and the CPU time that the proxies of these roles took for each of its requests."""
+    """Returns the figures of the load, and the CPU time of the proxies of these roles for each request."""
     before = one.cpu_us(roles)
     figures = work()
     figures["cpu_us"] = (one.cpu_us(roles) - before) / figures["requests"]
@@ -144,13 +144,13 @@ def handshakes(one, seconds):
 
 
 def at_rest(one, _):
-    """Before any request."""
+    """The memory before any request."""
     time.sleep(WARM_SECONDS)
     return {f"rss_mb_{role}": resident / 1e6 for role, resident in one.rss().items()}
 
 
 def idle(*roles):
-    """What a connection takes within its first second or two of idleness, in proxies that have served one before."""
+    """The memory of a connection in its first seconds of idleness, in proxies that have served a connection before."""
     def measure(one, _):
         with load.held(one.place.client, 1):
             time.sleep(WARM_SECONDS)

@@ -1,4 +1,4 @@
-//! The admin port of the built binary, as `curl` and a browser ask it.
+//! The admin port of the built binary, as `curl` and a browser use it.
 
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ async fn page(sidecar: &Sidecar, path: &str) -> Value {
 }
 
 #[tokio::test]
-async fn the_pages_tell_what_the_sidecar_is_doing() {
+async fn the_pages_show_what_the_sidecar_does() {
     let app = Backend::echo().await;
     let sidecar = Plan::calling(app.address, "timeout: 3s").start().await;
     let mut client = Wire::connect(sidecar.outbound()).await;
@@ -51,7 +51,7 @@ async fn the_pages_tell_what_the_sidecar_is_doing() {
 }
 
 #[tokio::test]
-async fn c5_certificates_that_are_refused_are_told_on_the_admin_port_and_counted() {
+async fn c5_refused_certificates_are_shown_on_the_admin_port_and_counted() {
     let (app, authority) = (Backend::echo().await, Authority::new());
     let sidecar = Plan::application(app.address, "").identified(&authority, "orders").start().await;
     let certificate = sidecar.directory().join("certs/tls.crt");
@@ -75,18 +75,18 @@ async fn c5_certificates_that_are_refused_are_told_on_the_admin_port_and_counted
 }
 
 #[tokio::test]
-async fn the_log_s_level_is_changed_at_once_and_back() {
+async fn the_log_level_changes_at_once_and_back() {
     let sidecar = Plan::new("inbound: off\noutbound: { listen: 127.0.0.1:0 }").start().await;
     assert_eq!(ask(&sidecar, "GET /logging", "").await.text(), "info\n");
-    for (level, told) in [("debug", true), ("error", false), ("warn,pillion::admin=info", true)] {
+    for (level, is_logged) in [("debug", true), ("error", false), ("warn,pillion::admin=info", true)] {
         let before = sidecar.errors().len();
         let answer = ask(&sidecar, &format!("PUT /logging?level={level}"), "").await;
         assert_eq!((answer.status(), answer.text()), (200, format!("{level}\n")));
         let says = || sidecar.errors()[before..].contains("log level set");
-        if told {
+        if is_logged {
             eventually("the log to say so", async || says().then_some(())).await;
         }
-        assert_eq!(says(), told, "{level}");
+        assert_eq!(says(), is_logged, "{level}");
     }
     let refused = ask(&sidecar, "PUT /logging?level=loud", "").await;
     assert!(refused.status() == 400 && refused.text().contains("debug"), "{}", refused.text());
@@ -94,7 +94,7 @@ async fn the_log_s_level_is_changed_at_once_and_back() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_changes_and_reads_nothing() {
+async fn a_request_from_another_origin_changes_and_reads_nothing() {
     let sidecar = Plan::new("inbound: off\noutbound: { listen: 127.0.0.1:0 }").start().await;
     for line in ["POST /quitquitquit", "POST /drain", "POST /reload", "PUT /logging?level=off"] {
         let answer = ask(&sidecar, line, "origin: http://evil.example\r\n").await;

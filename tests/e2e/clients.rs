@@ -1,4 +1,4 @@
-//! The clients and servers people use: curl in all its versions, and nginx as the application.
+//! Common clients and servers: curl with every version of HTTP, and nginx as the application.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ use crate::support::tools::{printed, require};
 use crate::support::wire::Wire;
 use crate::support::{Scratch, eventually};
 
-/// curl that says nothing of its own, and ends in time.
+/// A curl that prints no progress and has a time limit.
 fn curl() -> Command {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--max-time", "20", "--noproxy", ""]);
@@ -27,18 +27,18 @@ async fn curl_in_every_version_of_http() {
     let app = Backend::echo().await;
     let pair = Pair::start(app.address, "", "").await;
     let url = format!("http://{}/path?q=1", pair.caller.outbound());
-    for (version, told) in [("--http1.0", "1.1"), ("--http1.1", "1.1"), ("--http2-prior-knowledge", "2")] {
+    for (version, output) in [("--http1.0", "1.1"), ("--http1.1", "1.1"), ("--http2-prior-knowledge", "2")] {
         let mut get = curl();
         get.args([version, "-H", "Host: orders", "-d", "body", "-w", " %{http_code} %{http_version}", &url]);
         let printed = printed(get).await;
-        // To HTTP/1.0 both versions may be answered (RFC 9110, 2.5).
+        // A server may answer an HTTP/1.0 request with HTTP/1.0 or with HTTP/1.1 (RFC 9110, 2.5).
         let also = printed == "body 200 1" && version == "--http1.0";
-        assert!(printed == format!("body 200 {told}") || also, "{version}: {printed}");
+        assert!(printed == format!("body 200 {output}") || also, "{version}: {printed}");
         assert!(app.last().head.starts_with("POST /path?q=1 HTTP/1.1\r\n"), "{}", app.last().head);
     }
 }
 
-/// HTTP/1.0 knows no chunks: an answer without length ends with the connection.
+/// HTTP/1.0 has no chunks: an answer without a length ends with the connection.
 #[tokio::test]
 async fn curl_with_http_1_0_gets_a_body_of_unknown_length() {
     if !require("curl") {
@@ -69,8 +69,8 @@ async fn curl_through_http_proxy() {
     }
     let mut get = curl();
     get.env("http_proxy", &proxy).args(["-w", "%{http_code}", "http://nowhere.invalid/"]);
-    let told = printed(get).await;
-    assert!(told.starts_with("pillion: dns_error: ") && told.ends_with("502"), "{told}");
+    let output = printed(get).await;
+    assert!(output.starts_with("pillion: dns_error: ") && output.ends_with("502"), "{output}");
 }
 
 #[tokio::test]
@@ -106,7 +106,7 @@ async fn curl_posts_with_expect_100_continue() {
     );
 }
 
-/// A web server with one file and a page that tells its connection.
+/// A web server with one file, and a page with the number of the client's connection and of its requests.
 struct Nginx {
     child: Child,
     address: SocketAddr,
@@ -155,9 +155,9 @@ async fn nginx_as_the_application_is_reached_on_kept_connections() {
     let mut client = Wire::connect(pair.caller.outbound()).await;
     let mut connections = Vec::new();
     for count in 1..=20 {
-        let told = client.get("orders", "/connection").await.text();
-        let (connection, requests) = told.split_once(' ').expect("two numbers");
-        assert_eq!(requests, count.to_string(), "one connection to nginx serves them all: {told}");
+        let output = client.get("orders", "/connection").await.text();
+        let (connection, requests) = output.split_once(' ').expect("two numbers");
+        assert_eq!(requests, count.to_string(), "one connection to nginx serves them all: {output}");
         connections.push(connection.to_owned());
     }
     connections.dedup();

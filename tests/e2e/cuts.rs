@@ -1,4 +1,5 @@
-//! Connections that break off in the middle, on real sockets: what came before is passed on, and no cut looks whole.
+//! Connections that break off in the middle of a message, on real sockets. The part that came before is passed on, and
+//! the other side can tell that the rest is missing.
 
 use std::net::SocketAddr;
 
@@ -7,7 +8,7 @@ use crate::support::sidecar::{Pair, Plan, Sidecar};
 use crate::support::soon;
 use crate::support::wire::Wire;
 
-/// Says `said` to every request, and closes.
+/// A server that answers every request with `said` and closes the connection.
 async fn breaking(said: String) -> Backend {
     Backend::serving(move |mut wire: Wire, _, seen| {
         let said = said.clone();
@@ -20,14 +21,14 @@ async fn breaking(said: String) -> Backend {
     .await
 }
 
-/// The status of the answer, and whether its part came that must come.
+/// Sends a request. The answer must be cut after `part` bytes.
 async fn posts(to: SocketAddr, part: usize) -> Result<(), String> {
     let mut wire = Wire::connect(to).await;
     wire.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 2\r\n\r\nhi").await;
     let answer = soon("an answer", wire.message()).await.ok_or("no answer")?;
     match (answer.status(), answer.is_whole, answer.body.len()) {
         (200, false, length) if length == part => Ok(()),
-        told => Err(format!("{told:?}")),
+        result => Err(format!("{result:?}")),
     }
 }
 
@@ -52,7 +53,7 @@ async fn b16_a_part_of_an_answer_is_passed_on_and_then_cut() {
     }
 }
 
-/// What has no framing of its own: only a reset shows that a part of it is missing.
+/// Content without framing: only a reset shows that a part of it is missing.
 #[derive(Debug, Clone, Copy)]
 enum Unframed {
     Opaque,
@@ -60,7 +61,7 @@ enum Unframed {
     Tunnel,
 }
 
-/// How a sidecar ends while bytes pass.
+/// How a sidecar ends while bytes are being carried.
 #[derive(Debug, Clone, Copy)]
 enum End {
     DrainTimeout,
@@ -69,7 +70,7 @@ enum End {
 }
 
 impl Unframed {
-    /// Says half of something, and no more.
+    /// A server that sends the first half of its content and then nothing.
     async fn half(self) -> Backend {
         Backend::serving(move |mut wire: Wire, _, _| async move {
             if !matches!(self, Self::Opaque) {
@@ -88,7 +89,7 @@ impl Unframed {
         .await
     }
 
-    /// A client that has got the half.
+    /// A client that has received the first half.
     async fn client(self, to: SocketAddr) -> Wire {
         let mut wire = Wire::connect(to).await;
         match self {
@@ -113,7 +114,7 @@ impl End {
             Self::DrainTimeout => sidecar.signal("TERM"),
             Self::SecondSignal => {
                 sidecar.signal("TERM");
-                sidecar.signal("INT"); // two signals of one kind may become one
+                sidecar.signal("INT"); // two signals of one kind may be delivered as one
             }
             Self::Killed => sidecar.signal("KILL"),
         }
@@ -128,7 +129,7 @@ impl End {
 }
 
 #[tokio::test]
-async fn b7_what_the_end_of_the_process_cuts_is_reset() {
+async fn b7_connections_that_the_end_of_the_process_cuts_are_reset() {
     for unframed in [Unframed::Opaque, Unframed::Http10, Unframed::Tunnel] {
         for end in [End::DrainTimeout, End::SecondSignal, End::Killed] {
             let app = unframed.half().await;
@@ -137,8 +138,8 @@ async fn b7_what_the_end_of_the_process_cuts_is_reset() {
                 let pair = Pair::ending(app.address, orders, end.drain()).await;
                 let mut client = unframed.client(pair.caller.orders()).await;
                 end.befall(if nearer { &pair.caller } else { &pair.application });
-                let told = format!("{unframed:?}, {end:?}, nearer to the client: {nearer}");
-                assert_eq!(soon(&told, client.ends()).await, (Vec::new(), true), "{told}");
+                let result = format!("{unframed:?}, {end:?}, nearer to the client: {nearer}");
+                assert_eq!(soon(&result, client.ends()).await, (Vec::new(), true), "{result}");
             }
         }
     }

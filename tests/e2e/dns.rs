@@ -1,6 +1,6 @@
-//! The DNS proxy in a pod: the resolvers people have, questions redirected as connections are, and curl by name.
+//! The DNS proxy in a pod: common resolvers, redirected queries, and curl with a service's name.
 //!
-//! Needs root, `ip`, iptables and dig. The name server is in the world beside the pod.
+//! Needs root, `ip`, iptables and dig. The name server runs on the host `world`, outside the pod.
 
 mod refusals;
 mod sockets;
@@ -12,7 +12,7 @@ use crate::support::namespace::{Hosts, Namespace, families, in_both};
 use crate::support::program::Program;
 use crate::support::tools::{printed, require};
 
-/// What `orders` is given: by its name alone.
+/// The virtual addresses of `orders`, which follow from its name alone.
 const ORDERS: [&str; 2] = ["240.240.134.115", "fd9f:240::12:5d92:50be:8b4c"];
 
 fn hosts() -> Option<Hosts> {
@@ -23,7 +23,7 @@ fn hosts() -> Option<Hosts> {
     Hosts::new()
 }
 
-/// `orders` has a name alone, `database` an address of IPv4; the answers of the world would lead elsewhere.
+/// `orders` has only names, and `database` has an IPv4 address. The name server outside would give other addresses.
 fn yaml(dns: &str) -> String {
     format!(
         "inbound: off\ndns: {dns}\nservices:\n  orders:\n    hosts: [orders, orders.shop.test, \"*.orders.test\"]\n    \
@@ -38,7 +38,7 @@ fn large() -> String {
     format!("large.test.={}", all.join(","))
 }
 
-/// The world's name server, and the servers behind the services.
+/// Starts the name server on the host `world`, and the servers behind the services.
 async fn serve(world: &Namespace) -> [Program; 2] {
     let at = |port: u16| families().map(|family| std::net::SocketAddr::new(family.world, port).to_string());
     let [large, zone] = [large(), "news.test.=192.0.2.1,2001:db8::1".to_owned()];
@@ -55,7 +55,7 @@ async fn serve(world: &Namespace) -> [Program; 2] {
     [names, servers]
 }
 
-/// A pod as `pillion init --dns` leaves it, with its sidecar.
+/// A pod with the rules of `pillion init --dns`, and its sidecar.
 async fn sidecar(pod: &Namespace, dns: &str) -> Launched {
     pod.init(&["--dns"]);
     let [v4, v6] = families();
@@ -73,7 +73,7 @@ async fn dig_short(host: Command, words: &[&str]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn dig_hears_of_services_here_and_of_the_rest_from_the_world() {
+async fn dig_gets_services_from_the_sidecar_and_other_names_from_the_name_server() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     let [mut names, _servers] = serve(&world).await;
     let _sidecar = sidecar(&pod, "{}").await;
@@ -96,12 +96,12 @@ async fn dig_hears_of_services_here_and_of_the_rest_from_the_world() {
                 ("a.orders.test", "A", "NXDOMAIN"),
                 ("nowhere.test", "A", "NXDOMAIN"),
             ] {
-                let told = dig(pod.enter(), &[&server, transport, name, kind]).await;
+                let output = dig(pod.enter(), &[&server, transport, name, kind]).await;
                 assert!(
-                    told.contains(&format!("status: {status},")) && told.contains("ANSWER: 0,"),
-                    "{told}"
+                    output.contains(&format!("status: {status},")) && output.contains("ANSWER: 0,"),
+                    "{output}"
                 );
-                assert!(told.contains("\tSOA\t") && !told.contains("WARNING"), "{told}");
+                assert!(output.contains("\tSOA\t") && !output.contains("WARNING"), "{output}");
             }
         }
     }
@@ -111,7 +111,7 @@ async fn dig_hears_of_services_here_and_of_the_rest_from_the_world() {
     }
     let expected = ["udp A news.test.", "udp AAAA news.test.", "udp A large.test.", "tcp A large.test."];
     let expected = [&expected[..], &["udp A a.orders.test.", "udp A nowhere.test."]].concat();
-    assert_eq!(asked, expected, "once each: then they are remembered");
+    assert_eq!(asked, expected, "each question is forwarded once; later answers come from the cache");
     for outcome in ["own", "virtual", "forwarded", "cached"] {
         let counted = pod.metric("pillion_dns_queries_total", &[("outcome", outcome)]).await;
         assert!(counted > 0.0, "{outcome}");
@@ -120,7 +120,7 @@ async fn dig_hears_of_services_here_and_of_the_rest_from_the_world() {
 }
 
 #[tokio::test]
-async fn the_c_library_finds_services_and_the_world() {
+async fn the_c_library_resolves_services_and_other_names() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     let _servers = serve(&world).await;
     let _sidecar = sidecar(&pod, "{}").await;
@@ -143,19 +143,19 @@ async fn curl_by_name_reaches_a_service_that_has_no_address() {
         for url in ["http://orders/", "http://orders.shop.test:8080/"] {
             let mut curl = pod.enter();
             curl.args(["curl", "--silent", "--show-error", "--max-time", "20", "--noproxy", "*", family]);
-            let told = printed({
+            let output = printed({
                 curl.args(["-w", "%{http_code} %{remote_ip}", url]);
                 curl
             });
-            assert_eq!(told.await, format!("orders\n200 {address}"), "{url}");
+            assert_eq!(output.await, format!("orders\n200 {address}"), "{url}");
         }
     }
     pod.counted(4, "pillion_requests_total", &[("service", "orders"), ("status", "200")]).await;
 }
 
-/// Local ports in place of a redirect: whoever is told to ask there.
+/// The DNS proxy has local ports and no redirect: a client sends its query to one of these.
 #[tokio::test]
-async fn it_is_asked_directly_as_well() {
+async fn the_dns_proxy_answers_at_its_local_ports() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     let _servers = serve(&world).await;
     let [v4, _] = families();
@@ -167,6 +167,6 @@ async fn it_is_asked_directly_as_well() {
     for server in ["@127.0.0.1", "@::1"] {
         let ask = async |name: &str| dig_short(pod.enter(), &["-p", "5300", server, name, "A"]).await;
         assert_eq!(ask("database").await, ["10.96.0.10"]);
-        assert_eq!(ask("orders.shop.test").await, ["192.0.2.66"], "the world's");
+        assert_eq!(ask("orders.shop.test").await, ["192.0.2.66"], "the answer of the name server");
     }
 }

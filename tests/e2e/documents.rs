@@ -1,7 +1,7 @@
-//! What the documents say is so: their commands run and print what stands there, their links lead somewhere, and their
-//! tables have a row for everything that the code has.
+//! Checks the documents: their commands run and print what the page shows, their links lead to files and headings, and
+//! their tables have a row for every code and metric of the product.
 //!
-//! The convention, for writers: CONTRIBUTING.md, "Documents".
+//! CONTRIBUTING.md, "Documents", explains the convention to writers.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::support::tools::{available, printed, run};
 
 const MOST_LINES: usize = 400;
 const MOST_LINES_OF_README: usize = 150;
-/// Pages that a test writes may be longer.
+/// A page that a test generates may be longer.
 const GENERATED: [&str; 1] = ["configuration.md"];
 
 fn root() -> PathBuf {
@@ -28,7 +28,7 @@ fn page(name: &str) -> String {
     read(&root().join("docs").join(name))
 }
 
-/// README and its neighbours, and all pages of `docs`.
+/// The pages of the root folder, among them README, and all pages of `docs`.
 fn pages() -> Vec<PathBuf> {
     let folders = [root(), root().join("docs")];
     let files = folders.iter().flat_map(|folder| fs::read_dir(folder).expect("a folder"));
@@ -42,7 +42,7 @@ fn name(page: &Path) -> &str {
     page.file_name().and_then(|name| name.to_str()).expect("a name")
 }
 
-/// A fenced block: its language, the line after the fence, and its lines.
+/// A fenced block: its language, the number of its first line, and its lines.
 struct Fenced<'t> {
     language: &'t str,
     line: usize,
@@ -67,7 +67,7 @@ fn fenced(text: &str) -> Vec<Fenced<'_>> {
 }
 
 #[test]
-fn no_page_is_longer_than_a_reader_takes() {
+fn no_page_is_longer_than_its_limit() {
     for page in pages() {
         let lines = read(&page).lines().count();
         let most = if name(&page) == "README.md" { MOST_LINES_OF_README } else { MOST_LINES };
@@ -77,7 +77,7 @@ fn no_page_is_longer_than_a_reader_takes() {
 
 // --- links
 
-/// The targets of `[text](target)`, outside of fenced blocks and code.
+/// The targets of `[text](target)` outside of fenced blocks.
 fn links(text: &str) -> Vec<String> {
     let mut is_inside = false;
     let mut found = Vec::new();
@@ -94,7 +94,7 @@ fn links(text: &str) -> Vec<String> {
     found
 }
 
-/// Anchors as GitHub makes them of headings.
+/// The anchors that GitHub gives to the headings.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut is_inside = false;
     let mut found = BTreeSet::new();
@@ -136,14 +136,14 @@ fn every_link_leads_to_a_file_and_to_a_heading() {
 
 // --- tables
 
-/// The words that stand in backquotes at the start of a row of a table, in its first cell.
+/// The words in backquotes in the first cell of each row of a table.
 fn first_cells(text: &str) -> BTreeSet<String> {
     let rows = text.lines().filter_map(|line| line.strip_prefix("| "));
     let cells = rows.filter_map(|row| row.split('|').next());
     cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
 }
 
-/// The rows of the code's table: `code TYPE HTTP`.
+/// The rows of the table of reasons in the code, as code, type and HTTP status.
 fn reasons() -> Vec<(String, String, String)> {
     let source = read(&root().join("config/model/src/reason.rs"));
     let rows = source.lines().filter_map(|line| line.split_once("=> row(\"")?.1.strip_suffix("),"));
@@ -174,7 +174,7 @@ fn every_code_has_its_row_of_errors_with_type_and_status() {
     }
 }
 
-/// An operator has one CODE and needs the next command.
+/// An operator who has a CODE needs the next command.
 #[test]
 fn every_code_has_its_causes_and_its_next_command() {
     let page = page("operations.md");
@@ -183,7 +183,7 @@ fn every_code_has_its_causes_and_its_next_command() {
     }
 }
 
-/// The families as the binary tells them: those of the code's list that every exposition begins with.
+/// The metric families of the code's list, with which every exposition begins.
 #[test]
 fn every_metric_of_the_code_has_its_row() {
     let source = read(&root().join("proxy/telemetry/src/metrics.rs"));
@@ -198,7 +198,7 @@ fn every_metric_of_the_code_has_its_row() {
     assert_eq!(first_cells(&page("metrics.md")), families);
 }
 
-/// README shows the first figures of performance.md again, which are measured anew now and then.
+/// README repeats some figures of performance.md, which are measured again from time to time.
 #[test]
 fn the_figures_of_the_readme_are_those_of_performance() {
     let readme = read(&root().join("README.md"));
@@ -225,14 +225,14 @@ fn the_figures_of_the_readme_are_those_of_performance() {
 
 // --- commands
 
-/// A command, where it stands, and the lines that it prints.
+/// A command, its line number, and the lines that it prints.
 struct Step<'t> {
     line: usize,
     command: &'t str,
     prints: Vec<&'t str>,
 }
 
-/// What a page does, in order.
+/// A step of a page.
 enum Act<'t> {
     Write(&'t str, String),
     Run(Step<'t>),
@@ -268,7 +268,7 @@ fn acts(text: &str) -> Vec<Act<'_>> {
 
 const MARK: &str = "@@ step ";
 
-/// The script of a page. What goes to the background is waited for until it has said what it says.
+/// The shell script of a page. A command in the background that prints something is waited for until it has printed it.
 fn script(acts: &[Act<'_>]) -> String {
     let mut script = "ip link set lo up\nexec 2>&1\n".to_owned();
     for (nth, act) in acts.iter().enumerate() {
@@ -293,7 +293,7 @@ fn script(acts: &[Act<'_>]) -> String {
     script
 }
 
-/// Whether a line is as it is written: `…` stands for whatever is there.
+/// Whether a printed line agrees with a line of the page, in which `…` stands for any text.
 fn fits(line: &str, written: &str) -> bool {
     let mut parts = written.split('…');
     let first = parts.next().unwrap_or_default();
@@ -309,7 +309,7 @@ fn fits(line: &str, written: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// A line that is `…` alone stands for any number of lines.
+/// A line with nothing but `…` stands for any number of lines.
 fn all_fit(lines: &[&str], written: &[&str]) -> bool {
     match (lines, written.split_first()) {
         ([], None) => true,
@@ -321,7 +321,7 @@ fn all_fit(lines: &[&str], written: &[&str]) -> bool {
 }
 
 #[test]
-fn what_is_written_with_dots_fits_what_is_printed() {
+fn dots_stand_for_any_text() {
     assert!(
         fits("ready admin=127.0.0.1:4021 x", "ready admin=127.0.0.1:… x")
             && fits("a", "a")
@@ -331,7 +331,7 @@ fn what_is_written_with_dots_fits_what_is_printed() {
     assert!(all_fit(&["a", "b", "c"], &["…", "c"]) && all_fit(&[], &["…"]) && !all_fit(&["a"], &[]));
 }
 
-/// A network of its own, in which every port is free: the pages name fixed ones.
+/// A command in a network namespace of its own, where all ports are free: the pages use fixed ports.
 fn in_own_network() -> Command {
     let mut command = Command::new("unshare");
     command.args(["--map-root-user", "--net", "bash"]);
@@ -391,7 +391,7 @@ async fn the_commands_of_the_documents_print_what_stands_there() {
     }
 }
 
-/// Commands that are not run here (they need root, a cluster or minutes) have at least commands and flags that exist.
+/// Commands that need root, a cluster or minutes are not run; but their subcommands and flags must exist.
 #[tokio::test]
 async fn every_command_and_flag_of_the_documents_exists() {
     for page in pages().into_iter().filter(|page| name(page) != "CHANGELOG.md") {

@@ -1,4 +1,4 @@
-//! `kill -TERM` under load, with the built binary: nothing is lost that could have gone elsewhere.
+//! `kill -TERM` under load, with the built binary: no request is lost that another sidecar could have served.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
@@ -15,7 +15,7 @@ use crate::support::{eventually, soon};
 const DRAIN: &str = "drain: { delay: 200ms, timeout: 10s }";
 const POST: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 4\r\n\r\nbody";
 
-/// Clients that ask all the time, until they are stopped. Each answer must be a good one.
+/// Clients that send requests until they are stopped. Every answer must be 200.
 struct Load {
     stops: Arc<AtomicBool>,
     answers: Arc<AtomicUsize>,
@@ -36,7 +36,7 @@ impl Load {
                     assert_eq!((answer.status(), answer.text().as_str()), (200, "body"), "{}", answer.head);
                     answers.fetch_add(1, Relaxed);
                     if answer.header("connection") == Some("close") {
-                        wire = Wire::connect(to).await; // as every client does
+                        wire = Wire::connect(to).await; // as every HTTP client does
                     }
                 }
             }));
@@ -47,7 +47,7 @@ impl Load {
             while !stopping.load(Relaxed) {
                 let get = Request::get("http://orders/").body(Piped::empty()).expect("a request");
                 let Ok(answer) = client.try_send(get).await else {
-                    client = Client::connect(to).await; // GOAWAY: it was not sent, or will not be acted on
+                    client = Client::connect(to).await; // GOAWAY: the request was not sent, or will not be processed
                     continue;
                 };
                 assert_eq!(answer.status(), 200);
@@ -58,7 +58,7 @@ impl Load {
         Self { stops, answers, clients }
     }
 
-    /// Waits until so many further answers have come.
+    /// Waits until this many further answers have come.
     async fn goes_on(&self, further: usize) {
         let before = self.answers.load(Relaxed);
         eventually("further answers", async || {
@@ -105,9 +105,9 @@ async fn twenty_application_sidecars_end_under_load_and_no_request_fails() {
     }
 }
 
-/// The application's own sidecar, whose clients do as they are told.
+/// The sidecar of the caller, whose clients reconnect when they are asked to.
 #[tokio::test]
-async fn the_callers_sidecar_ends_when_its_clients_have_and_fails_none() {
+async fn the_callers_sidecar_ends_after_its_clients_and_fails_no_request() {
     let app = Backend::echo().await;
     let mut pair = Pair::ending(app.address, "", DRAIN).await;
     let caller = &mut pair.caller;

@@ -1,5 +1,5 @@
-//! Answers that come before the request was sent whole, on real sockets: a kernel that resets, and clients that read
-//! only when they have sent everything.
+//! Answers that come before the whole request was sent, on real sockets: the kernel sends resets, and clients read only
+//! after they have sent everything.
 
 use std::net::SocketAddr;
 
@@ -11,12 +11,12 @@ use crate::support::wire::Wire;
 const UNAUTHORIZED: &str = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 3\r\n\r\nwho";
 const SIZE: usize = 8 * 1024 * 1024;
 
-/// What an upstream does with the upload that it has refused.
+/// What an upstream does with the rest of an upload that it has refused.
 #[derive(Debug, Clone, Copy)]
 enum Then {
-    /// Closes at once, with bytes unread: the kernel sends a reset.
+    /// Closes at once, with unread bytes: the kernel sends a reset.
     Closes,
-    /// Ends its own direction, reads on for a while, and closes.
+    /// Ends its own direction, reads for a while, and closes.
     Drains,
 }
 
@@ -33,7 +33,7 @@ async fn refusing(then: Then) -> Backend {
     .await
 }
 
-/// Sends all of it, as Python's `http.client` does, and then reads.
+/// Sends the whole request, as Python's `http.client` does, and then reads.
 async fn uploads(to: SocketAddr, expect: &str) -> String {
     let mut wire = Wire::connect(to).await;
     let head = format!("POST / HTTP/1.1\r\nhost: orders\r\n{expect}content-length: {SIZE}\r\n\r\n");
@@ -63,8 +63,11 @@ async fn b4_an_early_answer_arrives_whatever_the_upstream_does_with_the_rest() {
         ] {
             for expect in ["", "expect: 100-continue\r\n"] {
                 for round in 0..20 {
-                    let told = uploads(to, expect).await;
-                    assert_eq!(told, "HTTP/1.1 401 Unauthorized who", "{then:?}, {way}, {expect:?}, {round}");
+                    let result = uploads(to, expect).await;
+                    assert_eq!(
+                        result, "HTTP/1.1 401 Unauthorized who",
+                        "{then:?}, {way}, {expect:?}, {round}"
+                    );
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! gRPC as grpcio speaks it, on both ends of the pair.
+//! gRPC with the library grpcio as client and as server.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
@@ -12,7 +12,7 @@ use crate::support::sidecar::{Pair, Plan};
 use crate::support::soon;
 use crate::support::tools::require_python;
 
-/// A Python script with pipes on both sides; its errors go where the test's go.
+/// A Python script with pipes for input and output; its errors go to the standard error of the test.
 pub(crate) struct Script {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -33,7 +33,7 @@ impl Script {
         Self { stdin: child.stdin.take(), child, lines }
     }
 
-    /// The next line, or the end.
+    /// The next line. `None` when the script has ended.
     async fn line(&mut self) -> Option<String> {
         soon("a line of the script", self.lines.recv()).await
     }
@@ -62,7 +62,7 @@ pub(crate) async fn server() -> (Script, SocketAddr) {
     (server, SocketAddr::from(([127, 0, 0, 1], port)))
 }
 
-/// Everything, in the order of the script.
+/// Every kind of call, in the order of the script.
 #[tokio::test]
 async fn grpcio_talks_to_grpcio_through_the_pair() {
     if !require_python("grpc") {
@@ -104,7 +104,7 @@ async fn grpcio_talks_to_grpcio_through_the_pair() {
     }
 }
 
-/// Each sidecar takes off what it spent; the application hears how much is left.
+/// Each sidecar subtracts the time that it has used, and the application gets the rest.
 #[tokio::test]
 async fn a_deadline_is_passed_on_reduced() {
     let (app, _task) = http2::application(async |request| {
@@ -123,7 +123,7 @@ async fn a_deadline_is_passed_on_reduced() {
     assert!((1..5_000_000).contains(&left), "{left}");
 }
 
-/// A sidecar keeps the caller's deadline even when nobody else does.
+/// A sidecar keeps the caller's deadline even when neither the caller nor the application does.
 #[tokio::test]
 async fn a_deadline_ends_a_call_that_the_caller_waits_for() {
     let stall = Backend::stall().await;
@@ -146,6 +146,6 @@ async fn an_unreachable_application_is_unavailable_for_grpcio() {
                   except grpc.RpcError as error:\n    print(error.code().name, error.details())\n";
     let mut python = Command::new("python3");
     python.args(["-c", script, &caller.orders().to_string()]);
-    let told = crate::support::tools::printed(python).await;
-    assert!(told.starts_with("UNAVAILABLE pillion: connect_refused: "), "{told}");
+    let output = crate::support::tools::printed(python).await;
+    assert!(output.starts_with("UNAVAILABLE pillion: connect_refused: "), "{output}");
 }

@@ -1,4 +1,4 @@
-//! What the application is told of its caller, and what nobody may make it believe.
+//! The headers that tell the application about its caller, and headers that clients must not be able to forge.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
@@ -17,7 +17,7 @@ fn get(headers: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_forged_identity_is_removed_and_the_true_one_told() {
+async fn a_forged_identity_is_removed_and_the_true_one_is_sent() {
     let (app, authority) = (Backend::echo().await, Authority::new());
     let application = Plan::application(app.address, "").identified(&authority, "orders").start().await;
     let caller = Plan::calling(application.inbound(), "").identified(&authority, "web");
@@ -26,14 +26,14 @@ async fn a_forged_identity_is_removed_and_the_true_one_told() {
     assert_eq!(Wire::connect(caller.outbound()).await.ask(get(FORGED)).await.status(), 200);
     let der = CertificateDer::from_pem_slice(&certificate).expect("a certificate");
     let hash: String = digest(&SHA256, &der).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-    let told = format!("By={};Hash={hash};URI={}", spiffe("orders"), spiffe("web"));
+    let expected = format!("By={};Hash={hash};URI={}", spiffe("orders"), spiffe("web"));
     let seen = app.last();
-    assert_eq!(seen.headers("x-forwarded-client-cert"), [&*told]);
+    assert_eq!(seen.headers("x-forwarded-client-cert"), [&*expected]);
     assert!(!seen.head.contains("\r\nclient-cert"), "{}", seen.head);
 }
 
 #[tokio::test]
-async fn without_mtls_nobody_has_an_identity() {
+async fn without_mtls_no_caller_has_an_identity() {
     let app = Backend::echo().await;
     let application = Plan::application(app.address, "").start().await;
     Wire::connect(application.inbound()).await.ask(get(FORGED)).await;
@@ -69,16 +69,16 @@ async fn forwarded_proto_and_host_are_set_when_absent() {
     let ask = async |port, headers: &str| {
         assert_eq!(Wire::connect(port).await.ask(get(headers)).await.status(), 200);
         let seen = app.last();
-        let told = |name: &str| seen.header(name).unwrap_or_default().to_owned();
-        (told("x-forwarded-proto"), told("x-forwarded-host"))
+        let value = |name: &str| seen.header(name).unwrap_or_default().to_owned();
+        (value("x-forwarded-proto"), value("x-forwarded-host"))
     };
-    let told = |proto: &str, host: &str| (proto.to_owned(), host.to_owned());
+    let proto_and_host = |proto: &str, host: &str| (proto.to_owned(), host.to_owned());
     let given = "x-forwarded-proto: https\r\nx-forwarded-host: shop.example\r\n";
-    assert_eq!(ask(plain.inbound(), "").await, told("http", "orders"));
-    assert_eq!(ask(plain.inbound(), given).await, told("https", "shop.example"));
-    // The application's own scheme was http, and its sidecar said so before the mTLS hop.
-    assert_eq!(ask(pair.caller.outbound(), "").await, told("http", "orders"));
-    assert_eq!(ask(pair.caller.outbound(), given).await, told("https", "shop.example"));
+    assert_eq!(ask(plain.inbound(), "").await, proto_and_host("http", "orders"));
+    assert_eq!(ask(plain.inbound(), given).await, proto_and_host("https", "shop.example"));
+    // The application's own scheme was http, and its sidecar recorded this before the mTLS hop.
+    assert_eq!(ask(pair.caller.outbound(), "").await, proto_and_host("http", "orders"));
+    assert_eq!(ask(pair.caller.outbound(), given).await, proto_and_host("https", "shop.example"));
 }
 
 #[tokio::test]
@@ -103,7 +103,7 @@ async fn a_request_id_is_kept_through_the_pair_or_made_once() {
     assert_eq!((&caller["request_id"], &application["request_id"]), (&"my-own.1".into(), &"my-own.1".into()));
 }
 
-/// Some applications read names in the case that they expect, and in the order in which they were written.
+/// Some applications need the names in one letter case, and the fields in the order in which they were sent.
 #[tokio::test]
 async fn names_keep_their_case_and_order_where_http1_is_spoken_all_the_way() {
     const ANSWER: &str = "HTTP/1.1 200 Fine\r\nX-Zeta: 1\r\nContent-Length: 2\r\nx-alpha: 2\r\nSet-Cookie: a=1\r\n\
@@ -129,7 +129,7 @@ async fn names_keep_their_case_and_order_where_http1_is_spoken_all_the_way() {
 }
 
 #[tokio::test]
-async fn hop_by_hop_headers_and_what_connection_names_stay_behind() {
+async fn hop_by_hop_headers_and_those_named_by_connection_are_removed() {
     let app = Backend::serving(async |mut wire, _, seen| {
         while let Some(request) = wire.message().await {
             seen.request(request);
@@ -147,7 +147,7 @@ async fn hop_by_hop_headers_and_what_connection_names_stay_behind() {
     for gone in ["x-mine", "keep-alive", "proxy-connection", "upgrade"] {
         assert_eq!(seen.header(gone), None, "{}", seen.head);
     }
-    // `TE` is for one connection, and `Connection` must say so (RFC 9110, 10.1.4).
+    // `TE` concerns one connection, so `Connection` must name it (RFC 9110, 10.1.4).
     assert_eq!(seen.header("connection"), Some("te"), "{}", seen.head);
     assert_eq!((seen.header("te"), seen.header("x-kept")), (Some("trailers"), Some("1")), "{}", seen.head);
     for gone in ["x-secret", "keep-alive", "proxy-connection", "x-pillion-refused"] {
@@ -157,7 +157,7 @@ async fn hop_by_hop_headers_and_what_connection_names_stay_behind() {
 }
 
 #[tokio::test]
-async fn what_only_sidecars_may_say_is_removed() {
+async fn headers_that_only_sidecars_may_send_are_removed() {
     let app = Backend::echo().await;
     let plain = Plan::application(app.address, "").start().await;
     let pair = Pair::start(app.address, "", "").await;
@@ -166,12 +166,12 @@ async fn what_only_sidecars_may_say_is_removed() {
         assert_eq!(Wire::connect(port).await.ask(get(ours)).await.status(), 200);
         assert!(!app.last().head.contains("x-pillion-"), "{}", app.last().head);
     }
-    // From an unauthenticated peer not even this is believed.
+    // `x-pillion-attempt` is removed as well where the peer is not authenticated.
     Wire::connect(plain.inbound()).await.ask(get("x-pillion-attempt: 2\r\n")).await;
     assert_eq!(app.last().header("x-pillion-attempt"), None);
 }
 
-/// An application that is itself called a second time tells its sidecar so by passing the header on.
+/// An application that gets a retried request passes the header on to its own sidecar, which then makes no retries.
 #[tokio::test]
 async fn a_retry_is_marked_towards_the_application_and_never_multiplied() {
     let app = Backend::serving(async |mut wire, _, seen| {
@@ -200,7 +200,8 @@ async fn a_retry_is_marked_towards_the_application_and_never_multiplied() {
     assert_eq!((answer.status(), failing.requests().len()), (503, 1), "retries were off for this request");
 }
 
-/// Host, absolute-form, ports and letter case: the same service, and the application sees the host it was asked.
+/// Host, absolute form, ports and letter case lead to the same service, and the application gets the host of the
+/// request.
 #[tokio::test]
 async fn the_host_is_found_in_every_form() {
     let app = Backend::echo().await;
@@ -220,7 +221,7 @@ async fn the_host_is_found_in_every_form() {
         assert!(got.head.starts_with("GET /p?q=1 HTTP/1.1\r\n"), "{}", got.head);
         assert_eq!(got.headers("host"), [seen], "{request}");
     }
-    // The service's own port takes any host, and leaves it as it is.
+    // The port of one service accepts any host, and leaves the host unchanged.
     assert_eq!(Wire::connect(caller.orders()).await.get("anything.at.all", "/").await.status(), 200);
     assert_eq!(app.last().header("host"), Some("anything.at.all"));
 }

@@ -1,4 +1,5 @@
-//! The house keeps its floors, and its promises have tests. Reads sources, runs nothing.
+//! Checks the sources: modules use only modules that are listed below them, and every promise of the documents has
+//! tests.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -40,7 +41,7 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// The code of a file: no comments, and no unit tests, which may look wherever they like.
+/// The code of a file without comments and without unit tests, which may use any module.
 fn code(path: &Path) -> String {
     if path.ends_with("tests.rs") {
         return String::new();
@@ -56,7 +57,8 @@ fn is_of_tests(file: &Path) -> bool {
     file.with_extension("").iter().any(|part| part == "tests")
 }
 
-/// The code with the paths that lead up to its crate written from the crate. `depth`: folders between crate and file.
+/// The code, with paths that begin with `super` written from the crate. `depth`: folders between the crate and the
+/// file.
 fn from_crate(code: &str, depth: usize) -> String {
     code.replace(&"super::".repeat(depth + 1), "crate::")
 }
@@ -69,17 +71,17 @@ fn listed(lib: &str) -> Vec<&str> {
     modules.filter_map(|module| module.strip_suffix(';')).collect()
 }
 
-/// The module of what `lib.rs` passes on: who names that, names the module.
+/// The module of an item that `lib.rs` exports again: code that uses the item uses this module.
 fn passed_on<'a>(lib: &'a str, name: &str) -> Option<&'a str> {
     let passed_on =
         lib.split("\npub use ").skip(1).filter_map(|text| text.split(';').next()?.split_once("::"));
     let holds = |items: &str| {
-        items.split(['{', '}', ',']).any(|item| item.trim() == name) // one, or a list
+        items.split(['{', '}', ',']).any(|item| item.trim() == name) // one item, or a list
     };
     passed_on.filter(|(_, items)| holds(items)).map(|(module, _)| module).next()
 }
 
-/// The modules of its own crate that a text names, in a list too.
+/// The modules of its own crate that a text uses, also in a list.
 fn named(code: &str) -> BTreeSet<String> {
     let name = |text: &str| {
         text.chars().take_while(|char| char.is_ascii_alphanumeric() || *char == '_').collect::<String>()
@@ -92,13 +94,13 @@ fn named(code: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn what_a_text_names_is_found_in_every_spelling() {
+fn modules_are_found_in_every_spelling() {
     let code = "use crate::tcp::{self, Dialled};\nuse crate::{state, http::server};\nlet x = crate::detect::first();";
     assert_eq!(named(code).into_iter().collect::<Vec<_>>(), ["detect", "http", "state", "tcp"]);
 }
 
 #[test]
-fn paths_that_lead_up_and_names_that_are_passed_on_are_seen_through() {
+fn paths_through_super_and_exports_are_resolved() {
     let lib =
         "pub mod body;\npub(crate) mod breaking;\npub use body::{Body, Whole};\npub use breaking::Broken;\n";
     assert_eq!(listed(lib), ["body", "breaking"]);
@@ -117,7 +119,7 @@ fn paths_that_lead_up_and_names_that_are_passed_on_are_seen_through() {
 }
 
 #[test]
-fn no_module_uses_one_that_stands_above_it() {
+fn no_module_uses_one_that_is_listed_above_it() {
     let mut upward = Vec::new();
     for folder in ORDERED {
         let folder = root().join(folder);
@@ -143,7 +145,7 @@ fn no_module_uses_one_that_stands_above_it() {
     assert!(upward.is_empty(), "imports that look up:\n{}", upward.join("\n"));
 }
 
-/// The rows of `docs/reliability.md`: a fault's number, and a test that it names.
+/// The rows of `docs/reliability.md`: the number of a fault, and a test that the row names.
 fn promises() -> Vec<(String, String)> {
     let table = read(&root().join("docs/reliability.md"));
     let row = |line: &str| {

@@ -1,7 +1,7 @@
-//! `pillion init` in namespaces: where connections go, what a run leaves, and what it says where it cannot.
+//! `pillion init` in namespaces: where connections arrive, what a run leaves behind, and its errors.
 //!
-//! Needs root, iproute2, nftables and both variants of iptables. No sidecar: servers in its place say where the
-//! kernel brought a caller.
+//! Needs root, iproute2, nftables and both variants of iptables. There is no sidecar: servers in its place report where
+//! a connection arrived.
 
 mod namespace;
 mod refusals;
@@ -17,7 +17,7 @@ use crate::support::tools::{printed, require, run};
 
 const BACKENDS: [&str; 3] = ["nft", "iptables-nft", "iptables-legacy"];
 
-/// Debian's own: a Python of root's alone would not start under the sidecar's user.
+/// The Python of Debian: one that only root may read would not start under the sidecar's user.
 const PYTHON: &str = "/usr/bin/python3";
 
 fn hosts() -> Option<Hosts> {
@@ -29,13 +29,13 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// `pillion init` behind a command that ends by running the words behind its own.
+/// `pillion init` behind a command that runs the command in its arguments.
 async fn init_behind(mut prefix: Command, words: &[&str]) -> Output {
     prefix.arg(binary()).arg("init").args(words);
     run(prefix).await
 }
 
-/// What it said, having succeeded.
+/// What `pillion init` prints. It must succeed.
 async fn init(host: &Namespace, words: &[&str]) -> String {
     let output = init_behind(host.enter(), words).await;
     let said = text(&output.stderr);
@@ -43,7 +43,7 @@ async fn init(host: &Namespace, words: &[&str]) -> String {
     said
 }
 
-/// What it said, having failed as work fails.
+/// What `pillion init` prints. It must fail with exit code 1.
 async fn refused(prefix: Command, words: &[&str]) -> String {
     let output = init_behind(prefix, words).await;
     let said = text(&output.stderr);
@@ -57,7 +57,7 @@ async fn shell(host: &Namespace, script: &str) -> String {
     printed(shell).await
 }
 
-/// Everything that `init` might touch, as the kernel tells it: rules of every kind, routing, loopback's addresses.
+/// Everything that `init` may change, as the kernel reports it: rules of every kind, routing, and loopback's addresses.
 async fn everything(host: &Namespace) -> String {
     let rules = "nft -s list ruleset 2>/dev/null";
     let older =
@@ -66,7 +66,7 @@ async fn everything(host: &Namespace) -> String {
     shell(host, &format!("{rules}; {older}; {routing}; ip address show dev lo")).await
 }
 
-/// In whichever rule set, but not which empty tables it has, nor in which order.
+/// The rules of every rule set, sorted, without empty tables.
 async fn rules(host: &Namespace) -> String {
     let ours = "nft list table inet pillion 2>/dev/null || :";
     let all = "for v in iptables-nft ip6tables-nft iptables-legacy ip6tables-legacy; do echo $v; \
@@ -82,26 +82,26 @@ fn python(mut prefix: Command, script: &str, words: &[String]) -> Command {
     prefix
 }
 
-/// Servers that say where they were reached, and where a caller was going.
+/// Servers that report where a connection arrived, and its original destination.
 async fn listen(prefix: Command, servers: &[String]) -> Program {
     let mut servers = Program::start(python(prefix, "interceptor.py", servers));
     assert_eq!(servers.line().await, "ready");
     servers
 }
 
-/// `NAME@…` on this port of every address.
+/// `NAME@…` at this port of every address.
 fn everywhere(name: &str, port: u16) -> [String; 2] {
     [format!("{name}@0.0.0.0:{port}"), format!("{name}@[::]:{port}")]
 }
 
-/// What a caller hears at each address.
+/// The reply of the server that a caller reaches at each address.
 async fn reach(prefix: Command, words: &[&str], targets: &[String]) -> Vec<String> {
     let words = words.iter().map(|word| (*word).to_owned()).chain(targets.iter().cloned());
     let heard = printed(python(prefix, "reach.py", &words.collect::<Vec<_>>())).await;
     heard.lines().map(str::to_owned).collect()
 }
 
-/// What a caller hears at one address over TCP.
+/// The reply of the server that a caller reaches at one address over TCP.
 async fn hear(prefix: Command, target: SocketAddr) -> String {
     reach(prefix, &[], &[target.to_string()]).await.concat()
 }

@@ -1,30 +1,30 @@
-//! A peer's garbage ends its own connection only: whoever behaves goes on beside it.
+//! Invalid bytes of a peer end that peer's connection alone; all other connections go on.
 
 use crate::support::backend::Backend;
 use crate::support::http2::{self, Client, Piped};
 use crate::support::sidecar::{Pair, Plan};
 use crate::support::wire::Wire;
 
-/// What strangers and broken clients send.
+/// Invalid bytes, as hostile and broken clients send them.
 fn garbage() -> Vec<Vec<u8>> {
     let mut rng = fastrand::Rng::with_seed(7);
     let random = (0..8).map(|_| (0..2000).map(|_| rng.u8(..)).collect());
     let after_preface = |frames: &[u8]| [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", frames].concat();
     let written = [
-        b"\x16\x03\x01\x02\x00\x01\x00".to_vec(), // a ClientHello that breaks off
+        b"\x16\x03\x01\x02\x00\x01\x00".to_vec(), // a ClientHello that is cut
         b"\x16\x03\x01\xff\xff".to_vec(),         // a record longer than TLS allows
         b"GET / HTTP/1.1\r\n: nameless\r\n\r\n".to_vec(),
         b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffffff\r\n".to_vec(),
         after_preface(&[0xff; 64]), // a frame of 16 MiB
-        after_preface(b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\0\0\0\0"), // WINDOW_UPDATE by nothing
-        after_preface(b"\x00\x00\x05\x01\x05\x00\x00\x00\x01\xff\xff\xff\xff\xff"), // HPACK that cannot be
+        after_preface(b"\x00\x00\x04\x08\x00\x00\x00\x00\x00\0\0\0\0"), // WINDOW_UPDATE by zero
+        after_preface(b"\x00\x00\x05\x01\x05\x00\x00\x00\x01\xff\xff\xff\xff\xff"), // an invalid HPACK index
         after_preface(b"\x00\x00\x00\x03\x00\x00\x00\x00\x01"), // RST_STREAM of the wrong length
     ];
     written.into_iter().chain(random).collect()
 }
 
 #[tokio::test]
-async fn garbage_from_clients_hurts_nobody_else() {
+async fn garbage_from_clients_affects_no_other_client() {
     let app = Backend::echo().await;
     let pair = Pair::start(app.address, "", "").await;
     let mut steady = Wire::connect(pair.caller.outbound()).await;
@@ -46,9 +46,9 @@ async fn garbage_from_clients_hurts_nobody_else() {
     assert_eq!(pair.application.page("/ready").await.0, 200);
 }
 
-/// One endpoint of two answers with garbage: its callers' streams fail or are tried elsewhere, the others live.
+/// One of two endpoints answers with invalid bytes: only requests to that endpoint fail.
 #[tokio::test]
-async fn garbage_from_an_upstream_hurts_its_own_requests_only() {
+async fn garbage_from_an_upstream_affects_its_own_requests_only() {
     let bad = Backend::serving(async |mut wire, _, _| {
         wire.piece(4096).await;
         drop(wire.try_send([0xff; 512]).await);
@@ -69,9 +69,9 @@ async fn garbage_from_an_upstream_hurts_its_own_requests_only() {
     assert!(bad.connections() > 0 && caller.page("/ready").await.0 == 200);
 }
 
-/// A stream that its client resets leaves the other streams of the connection alone.
+/// When a client resets a stream, the other streams of the connection go on.
 #[tokio::test]
-async fn a_stream_that_is_reset_leaves_its_neighbours_alone() {
+async fn the_reset_of_a_stream_leaves_the_other_streams_alone() {
     let (app, _task) = http2::application(async |request| {
         let stall = request.uri().path() == "/stall";
         let (sender, body) = Piped::new();

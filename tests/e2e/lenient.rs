@@ -1,7 +1,8 @@
-//! Requests that two readers could read in two ways, before the servers people run: nginx, Node, Python and Go.
+//! Requests that two programs may read in two ways, sent to common servers: nginx, Node, Python and Go.
 //!
-//! Each case tries to bring a header that only the sidecar may write before the application. Straight at a server, some
-//! do; through the sidecar none does, and the server reads no request that the sidecar did not answer for.
+//! Each case tries to bring a header that only the sidecar may write to the application. Sent directly to a server,
+//! some
+//! cases succeed. Through the sidecar none does, and the server reads no request that the sidecar did not admit.
 
 use crate::support::recorder::Recorder;
 use crate::support::servers::Server;
@@ -9,10 +10,10 @@ use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::soon;
 use crate::support::wire::Wire;
 
-/// What a client must not be able to say.
+/// A header that a client must not be able to send.
 const FORGED: &str = "x-forwarded-client-cert: forged\r\n";
 
-/// Bytes of one connection, in pieces that are sent one after the other. `#` stands for the number of the case.
+/// The bytes of one connection, in pieces that are sent one after the other. `#` stands for the number of the case.
 fn cases() -> Vec<Vec<String>> {
     let mut all: Vec<Vec<String>> = first_lines().into_iter().map(|line| vec![headed(&line)]).collect();
     all.extend([
@@ -49,7 +50,7 @@ fn cases() -> Vec<Vec<String>> {
     all.into_iter().enumerate().map(numbered).collect()
 }
 
-/// First lines that some server reads, and RFC 9112 does not know.
+/// First lines that some server accepts, and RFC 9112 does not allow.
 fn first_lines() -> Vec<String> {
     let mut lines: Vec<String> = [
         "GET /# HTTP/1.1 \r\n",
@@ -85,7 +86,7 @@ fn first_lines() -> Vec<String> {
     lines
 }
 
-/// Headers and a body whose end two readers could see at two places. What follows the shorter reading is a request.
+/// Headers and a body whose end may be read at two places. After the earlier one, a second request follows.
 fn framings() -> Vec<String> {
     let hidden = format!("GET /# HTTP/1.1\r\nhost: a\r\n{FORGED}\r\n");
     let (length, chunked) = (hidden.len(), format!("0\r\n\r\n{hidden}"));
@@ -153,46 +154,46 @@ fn headed(first_line: &str) -> String {
     format!("{first_line}host: a\r\n{FORGED}content-length: 0\r\nconnection: close\r\n\r\n")
 }
 
-/// Sends a case, says that nothing follows, and returns all that came back.
+/// Sends a case, ends the sending direction, and returns all bytes that came back.
 async fn sent(to: std::net::SocketAddr, pieces: &[String]) -> String {
     let mut wire = Wire::connect(to).await;
     for piece in pieces {
-        drop(wire.try_send(piece).await); // the other end may have heard enough
+        drop(wire.try_send(piece).await); // the server may have closed already
     }
     drop(wire.half_close_if_open().await);
     let (answers, _is_reset) = soon("the connection ends", wire.ends()).await;
     String::from_utf8_lossy(&answers).into_owned()
 }
 
-/// Method and target of what a server says it has read, and whether it believed the header.
+/// Method and target of the requests that a server reports, and whether it accepted the forged header.
 fn read_by_server(answers: &str) -> Vec<(String, bool)> {
     let lines = answers.lines().filter_map(|line| Some(&line[line.find("served ")? + "served ".len()..]));
     lines
         .map(|line| {
-            let (request, told) = line.split_once(" xfcc=[").unwrap_or((line, ""));
-            (shortened(&request.replace(" http://a/", " /")), told.contains("forged"))
+            let (request, header) = line.split_once(" xfcc=[").unwrap_or((line, ""));
+            (shortened(&request.replace(" http://a/", " /")), header.contains("forged"))
         })
         .collect()
 }
 
-/// Long targets are cut in the access log.
+/// The target as the access log shortens it.
 fn shortened(request: &str) -> String {
     request.chars().take(100).collect()
 }
 
-/// Method and target of what the sidecar has sent to its application, by its access log.
-async fn told_by_sidecar(sidecar: &mut Sidecar) -> Vec<String> {
+/// Method and target of the requests that the sidecar has sent to its application, from its access log.
+async fn sent_by_sidecar(sidecar: &mut Sidecar) -> Vec<String> {
     let mut last = Wire::connect(sidecar.inbound()).await;
     assert_eq!(last.get("a", "/last").await.status(), 200);
-    let mut told = Vec::new();
+    let mut passed = Vec::new();
     loop {
         let line = sidecar.log_line().await;
         if line["protocol"] != "tcp" && line["upstream"].is_string() {
             let (method, path) = (line["method"].as_str(), line["path"].as_str());
-            told.push(shortened(&format!("{} {}", method.unwrap_or(""), path.unwrap_or(""))));
+            passed.push(shortened(&format!("{} {}", method.unwrap_or(""), path.unwrap_or(""))));
         }
         if line["path"] == "/last" {
-            return told;
+            return passed;
         }
     }
 }
@@ -201,12 +202,12 @@ async fn told_by_sidecar(sidecar: &mut Sidecar) -> Vec<String> {
 async fn a1_no_case_brings_a_forged_header_before_a_lenient_server() {
     let Some(servers) = Server::lenient().await else { return };
     for (name, server) in servers {
-        let mut believed = 0;
+        let mut forged = 0;
         for case in cases() {
             let answers = sent(server.address, &case).await;
-            believed += read_by_server(&answers).iter().filter(|(_, is_forged)| *is_forged).count();
+            forged += read_by_server(&answers).iter().filter(|(_, is_forged)| *is_forged).count();
         }
-        assert!(believed > 0, "{name} is so strict that the cases prove nothing");
+        assert!(forged > 0, "{name} accepts no forged header without a sidecar, so the cases prove nothing");
         for protocol in ["auto", "http1"] {
             through_a_sidecar(name, &server, protocol).await;
         }
@@ -219,15 +220,18 @@ async fn through_a_sidecar(name: &str, server: &Server, protocol: &str) {
     for case in cases() {
         sent(sidecar.inbound(), &case).await;
     }
-    let told = told_by_sidecar(&mut sidecar).await;
+    let passed = sent_by_sidecar(&mut sidecar).await;
     drop(sidecar);
     let (requests, answers) = recorder.taken().await;
     let requests = String::from_utf8_lossy(&requests);
     for (request, is_forged) in read_by_server(&String::from_utf8_lossy(&answers)) {
-        assert!(!is_forged, "{name} behind {protocol} believed {request}; it was sent {requests}");
         assert!(
-            told.contains(&request),
-            "{name} behind {protocol} read {request}, which the sidecar knows nothing of"
+            !is_forged,
+            "{name} behind {protocol} accepted the forged header of {request}; it got {requests}"
+        );
+        assert!(
+            passed.contains(&request),
+            "{name} behind {protocol} read {request}, which is not in the access log of the sidecar"
         );
     }
 }

@@ -1,6 +1,6 @@
-//! The real proxy on real sockets: processes of the built binary, hostile peers, and the clients people use.
+//! End-to-end tests on real sockets: processes of the built binary, hostile peers, and common clients.
 //!
-//! What needs time passes on events and short configured limits; nothing here sleeps for its result.
+//! Tests wait for events and use short configured limits. No test sleeps for a fixed time to get its result.
 
 #[path = "../support/mod.rs"]
 mod support;

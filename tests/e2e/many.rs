@@ -1,6 +1,6 @@
-//! Many connections and many bytes: what each costs, and who still answers when descriptors run out.
+//! Many connections and many bytes: the memory that each needs, and what still works when descriptors run out.
 //!
-//! The small versions run everywhere. The figures are those of the ignored ones with a release's binary:
+//! The small versions run everywhere. The ignored ones give the figures, with a release build:
 //! `PILLION_TEST_BINARY=target/release/pillion cargo test --test e2e many -- --ignored --nocapture --test-threads 1`
 
 use std::fs;
@@ -23,20 +23,20 @@ use crate::support::wire::Wire;
 use crate::support::{eventually, soon};
 
 const MIB: u64 = 1024 * 1024;
-/// What ten thousand idle connections may cost either sidecar.
+/// 128 MiB: the resident memory that ten thousand idle connections may cost each sidecar.
 const MOST_RSS_KIB: u64 = 128 * 1024;
 const MOST_GROWTH_KIB: u64 = 16 * 1024;
-/// Silence this long from a sidecar that has nothing else to do is taken as a no.
+/// A connection that gets no byte for this long, from a sidecar without other work, counts as not served.
 const A_NO: Duration = Duration::from_secs(5);
 
-/// Caller and application with mTLS between, and limits that are not what ends the test.
+/// A caller and an application with mTLS between their sidecars, and limits that are too high to end the test.
 struct Pair {
     caller: Launched,
     application: Launched,
 }
 
 impl Pair {
-    /// `inbound` is a prefix for the application's sidecar.
+    /// `inbound` is a prefix for the command of the application's sidecar.
     async fn start(app: SocketAddr, orders: &str, inbound: Command) -> Self {
         let authority = Authority::new();
         let yaml = format!(
@@ -76,7 +76,7 @@ fn raise_own_descriptor_limit() {
     assert!(raised.is_ok_and(|status| status.success()), "prlimit");
 }
 
-/// The soft limit that a process has given itself.
+/// The soft limit of open files that a process has set for itself.
 fn descriptor_limit(pid: u32) -> usize {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("a running process");
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit of files");
@@ -85,17 +85,17 @@ fn descriptor_limit(pid: u32) -> usize {
 
 // --- HTTP clients that stay
 
-/// How fast clients come, and how they go on.
+/// How fast clients connect and send requests.
 struct Pace {
     clients: usize,
-    /// All of them come within this time; zero: as fast as they are served.
+    /// All clients connect within this time. Zero: as fast as they are served.
     ramp: Duration,
-    /// Between two requests of all clients together.
+    /// The pause between two requests, counted over all clients.
     pause: Duration,
     requests: usize,
 }
 
-/// Connections that had one request each; then requests on one after the other. Returns both sidecars' RSS.
+/// Opens connections with one request each, then sends a request on each in turn. Returns the RSS of both sidecars.
 async fn clients_that_stay(pace: &Pace) -> [u64; 2] {
     raise_own_descriptor_limit();
     let app = Backend::echo().await;
@@ -107,7 +107,7 @@ async fn clients_that_stay(pace: &Pace) -> [u64; 2] {
     let mut tick = ticks(pace.pause);
     for turn in 0..pace.requests {
         tick.tick().await;
-        let client = clients.swap_remove(turn * pace.clients / pace.requests); // spread over all
+        let client = clients.swap_remove(turn * pace.clients / pace.requests); // spread over all clients
         clients.push(asked_once(client).await);
     }
     let closed = clients.iter().filter(|client| client.try_read(&mut [0]).is_ok()).count();
@@ -134,7 +134,7 @@ async fn ramp_up(port: SocketAddr, pace: &Pace) -> Vec<TcpStream> {
             clients.extend(coming.join_next().await.transpose().expect("an answer"));
         }
         coming.spawn(async move {
-            let stream = TcpStream::connect(port).await.expect("somebody listens");
+            let stream = TcpStream::connect(port).await.expect("a listener");
             asked_once(stream).await
         });
     }
@@ -149,7 +149,7 @@ async fn asked_once(stream: TcpStream) -> TcpStream {
     wire.into_io()
 }
 
-/// Late ticks come at once, so that the rate holds.
+/// Late ticks come at once, so that the rate is kept.
 fn ticks(every: Duration) -> tokio::time::Interval {
     let mut tick = interval(every.max(Duration::from_nanos(1)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -157,7 +157,7 @@ fn ticks(every: Duration) -> tokio::time::Interval {
 }
 
 #[tokio::test]
-async fn five_hundred_http_clients_stay_and_are_all_answered() {
+async fn five_hundred_connected_http_clients_are_all_answered() {
     let (ramp, pause) = (Duration::ZERO, Duration::ZERO);
     let rss = clients_that_stay(&Pace { clients: 500, ramp, pause, requests: 100 }).await;
     assert!(rss.iter().all(|rss| *rss < MOST_RSS_KIB), "{rss:?} KiB");
@@ -165,7 +165,7 @@ async fn five_hundred_http_clients_stay_and_are_all_answered() {
 
 #[tokio::test]
 #[ignore = "40 s, 10,100 descriptors, and a figure that means something with a release's binary only"]
-async fn ten_thousand_http_clients_stay_and_are_all_answered() {
+async fn ten_thousand_connected_http_clients_are_all_answered() {
     let (ramp, pause) = (Duration::from_secs(10), Duration::from_secs(1));
     let rss = clients_that_stay(&Pace { clients: 10_000, ramp, pause, requests: 30 }).await;
     assert!(rss.iter().all(|rss| *rss <= MOST_RSS_KIB), "{rss:?} KiB");
@@ -173,7 +173,8 @@ async fn ten_thousand_http_clients_stay_and_are_all_answered() {
 
 // --- TCP connections until descriptors run out
 
-/// Opens connections until no more are served; the sidecar's own pages must not notice. Returns their number.
+/// Opens connections until no more are served. The sidecar's own pages must keep working. Returns the number of
+/// connections.
 async fn tcp_until_descriptors_run_out(inbound: Command) -> usize {
     raise_own_descriptor_limit();
     let words = ["--quiet", "echo:app@127.0.0.1:0"];
@@ -220,7 +221,7 @@ async fn tcp_until_descriptors_run_out(inbound: Command) -> usize {
     count
 }
 
-/// A connection that carried bytes both ways; `None` when it was closed or not served.
+/// A connection that carried bytes both ways; `None` when the sidecar closed or did not serve it.
 async fn greeted(port: SocketAddr) -> Option<TcpStream> {
     let mut stream = timeout(A_NO, TcpStream::connect(port)).await.ok()?.ok()?;
     stream.write_all(b"hello").await.ok()?;
@@ -236,7 +237,7 @@ async fn when_the_applications_sidecar_is_out_of_descriptors_its_own_pages_still
     let mut limited = Command::new("prlimit");
     limited.arg(format!("--nofile={LIMIT}:{LIMIT}"));
     let count = tcp_until_descriptors_run_out(limited).await;
-    // Each takes two, and some are the sidecar's own.
+    // Each connection takes two descriptors, and the sidecar needs some for itself.
     assert!((LIMIT / 4..LIMIT / 2).contains(&count), "{count} connections, {LIMIT} descriptors");
 }
 
@@ -248,24 +249,24 @@ async fn tcp_connections_up_to_the_limit_of_descriptors() {
 
 // --- many bytes
 
-/// The promise is about a GiB; an unoptimised proxy gets a sixteenth, unless `PILLION_TEST_FULL` is set.
+/// The test's name says one GiB. A debug build gets a sixteenth of it, unless `PILLION_TEST_FULL` is set.
 fn size() -> u64 {
     let is_full = !cfg!(debug_assertions)
         || ["PILLION_TEST_FULL", "PILLION_TEST_BINARY"].iter().any(|name| std::env::var_os(name).is_some());
     if is_full { 1024 * MIB } else { 64 * MIB }
 }
 
-/// Both directions, each ended by a half-close that the other direction outlives.
+/// Both directions; each ends with a half-close while the other direction goes on.
 #[tokio::test]
 async fn a_gibibyte_over_tcp_arrives_intact_both_ways() {
     let app = Backend::serving(async |wire, _, _| {
         let mut io = wire.into_io();
-        let told = match io.read_u8().await.expect("a wish") {
+        let reply = match io.read_u8().await.expect("the name of a task") {
             b'u' => read_hash(&mut io).await,
             b'd' => return drop(write_pattern(&mut io, size()).await),
             _ => "neither up nor down".to_owned(),
         };
-        io.write_all(told.as_bytes()).await.expect("a client that waits");
+        io.write_all(reply.as_bytes()).await.expect("a client that waits");
     })
     .await;
     let pair = Pair::start(app.address, "protocol: tcp", as_it_is()).await;
@@ -277,8 +278,8 @@ async fn a_gibibyte_over_tcp_arrives_intact_both_ways() {
     let (sent, received) = wished(port, b"u").await;
     assert_eq!(sent, received, "the upload");
     let up = began.elapsed();
-    let mut client = TcpStream::connect(port).await.expect("somebody listens");
-    client.write_all(b"d").await.expect("somebody reads");
+    let mut client = TcpStream::connect(port).await.expect("a listener");
+    client.write_all(b"d").await.expect("a reader");
     assert_eq!(read_hash(&mut client).await, sent, "the download");
     let down = began.elapsed() - up;
 
@@ -290,10 +291,11 @@ async fn a_gibibyte_over_tcp_arrives_intact_both_ways() {
     assert!(growth.iter().all(|growth| *growth < MOST_GROWTH_KIB), "{growth:?} KiB");
 }
 
-/// Says its wish, sends the pattern if that is to go up, closes its half: the hash of what went, and the answer.
+/// Sends the name of a task, then the pattern if the task is an upload, and closes its half. Returns the hash of the
+/// bytes that were sent, and the reply.
 async fn wished(port: SocketAddr, wish: &[u8]) -> (String, String) {
-    let mut client = TcpStream::connect(port).await.expect("somebody listens");
-    client.write_all(wish).await.expect("somebody reads");
+    let mut client = TcpStream::connect(port).await.expect("a listener");
+    client.write_all(wish).await.expect("a reader");
     let sent = if wish == b"u" { write_pattern(&mut client, size()).await } else { String::new() };
     client.shutdown().await.expect("an open socket");
     let mut answer = String::new();

@@ -1,8 +1,10 @@
-//! Every version to every version: what an application is spoken to in, and what its caller gets.
+//! Every version of HTTP to every other one: the version in which the application is addressed, and the caller's
+//! answer.
 //!
-//! A [`Cell`] is one exchange, [`expected`] is the table of how it must end. The cells of a row have the application
-//! and `inbound.protocol` in common; they share four sidecars: the caller's, and the application's without mTLS, with
-//! it, and permissive.
+//! A [`Cell`] is one exchange, and [`expected`] is the table of its results. The cells of a row have the application
+//! and `inbound.protocol` in common. They share four sidecars: the caller's, and three of the application: without
+//! mTLS,
+//! with mTLS, and permissive.
 
 mod alone;
 mod application;
@@ -16,7 +18,7 @@ mod row;
 use http::Version;
 
 use application::Heard;
-use caller::Told;
+use caller::CallerResult;
 use expected::{Answer, Expected};
 use row::Row;
 
@@ -24,7 +26,7 @@ use row::Row;
 struct Cell {
     /// The only version that the application understands.
     app: Version,
-    /// `None`: it has no sidecar.
+    /// `None`: the application has no sidecar.
     inbound: Option<Inbound>,
     way: Way,
     caller: Caller,
@@ -37,7 +39,7 @@ struct Inbound {
     mtls: Mtls,
 }
 
-/// What a `protocol` key says.
+/// The value of a `protocol` key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Protocol {
     Auto,
@@ -52,24 +54,24 @@ enum Mtls {
     Strict,
 }
 
-/// How the caller comes to the application's sidecar.
+/// How the caller connects to the application's sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// By a sidecar of its own.
+    /// Through a sidecar of its own.
     Sidecar(Hop, Door),
     Plain,
-    /// With a certificate of its own.
+    /// Directly, with a certificate of its own.
     Tls(Alpn),
 }
 
-/// What the caller's sidecar is told of the service.
+/// The settings of the service in the caller's sidecar.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Hop {
     is_mutual: bool,
     protocol: Protocol,
 }
 
-/// Where the caller enters its sidecar.
+/// The listener of its sidecar to which the caller connects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Door {
     /// The request names the service.
@@ -78,7 +80,7 @@ enum Door {
     OwnPort,
 }
 
-/// What a client offers in its handshake.
+/// The ALPN that a client offers in its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Alpn {
     H2,
@@ -107,7 +109,7 @@ impl Caller {
 impl Protocol {
     const ALL: [Self; 3] = [Self::Auto, Self::Http1, Self::Http2];
 
-    /// As the configuration has it.
+    /// The word in the configuration.
     const fn key(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -128,7 +130,7 @@ impl Mtls {
         }
     }
 
-    /// What it lets in, by whether it is mutual TLS.
+    /// The connections that are admitted, by whether they use mutual TLS.
     fn admitted(self) -> &'static [bool] {
         match self {
             Self::Off => &[false],
@@ -139,7 +141,7 @@ impl Mtls {
 }
 
 impl Way {
-    /// All that a sidecar with this `mtls` lets in.
+    /// All ways into a sidecar with this `mtls`.
     fn into(mtls: Mtls) -> Vec<Self> {
         let direct = |is_mutual: &bool| match is_mutual {
             true => [Alpn::H2, Alpn::Http1, Alpn::Nothing].map(Self::Tls).to_vec(),
@@ -153,7 +155,7 @@ impl Way {
         [Door::ProxyPort, Door::OwnPort].map(|door| Self::Sidecar(hop, door))
     }
 
-    /// Whether the caller could mean it: who agreed on a version speaks that version.
+    /// Whether the combination makes sense: a client that agreed on a version by ALPN speaks that version.
     fn suits(self, caller: Caller) -> bool {
         match self {
             Self::Tls(Alpn::H2) => caller.version() == Version::HTTP_2,
@@ -174,12 +176,12 @@ impl Hop {
 }
 
 impl Cell {
-    /// Caller, application and both sidecars keep to the table.
-    fn check(&self, id: &str, told: &Told, heard: &Heard) {
+    /// Caller, application and both sidecars must agree with the table.
+    fn check(&self, id: &str, result: &CallerResult, heard: &Heard) {
         let expected = expected::of(self);
         let Expected { spoken, answer, .. } = expected;
-        assert_eq!(told.version(), self.caller.version(), "{self:?}: the answer's version");
-        told.check(self, &expected);
+        assert_eq!(result.version(), self.caller.version(), "{self:?}: the answer's version");
+        result.check(self, &expected);
         let requests = match answer {
             Answer::Echo => vec![(id.to_owned(), self.app)],
             Answer::Failed | Answer::Unimplemented => vec![],
@@ -198,7 +200,7 @@ async fn row(app: Version, protocol: Protocol) {
 }
 
 #[tokio::test]
-async fn an_http1_application_of_which_nothing_is_said() {
+async fn an_http1_application_without_a_declared_protocol() {
     row(Version::HTTP_11, Protocol::Auto).await;
 }
 
@@ -213,7 +215,7 @@ async fn an_http1_application_that_is_wrongly_declared() {
 }
 
 #[tokio::test]
-async fn an_http2_application_of_which_nothing_is_said() {
+async fn an_http2_application_without_a_declared_protocol() {
     row(Version::HTTP_2, Protocol::Auto).await;
 }
 

@@ -1,6 +1,6 @@
-//! Protocols that are not ours: real servers and their own clients, whose output must be what it is without us.
+//! Protocols other than HTTP: real servers and their own clients, whose output must be the same as without sidecars.
 //!
-//! Nothing is declared unless a test says so. The caller connects to the own port of `orders`.
+//! No protocol is declared unless a test says so. The caller connects to the service's own port of `orders`.
 
 mod greeting;
 mod mariadb;
@@ -16,12 +16,12 @@ use crate::support::eventually;
 use crate::support::metrics::Scrape;
 use crate::support::sidecar::{Pair, Plan};
 
-/// What two sidecars are told of the connections between them.
+/// How the two sidecars are configured for the connection between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Undeclared,
     Declared,
-    /// Undeclared, and nobody has an identity.
+    /// No protocol is declared, and neither sidecar has an identity.
     Plaintext,
 }
 
@@ -40,7 +40,7 @@ impl Way {
         }
     }
 
-    /// The label of a connection between the sidecars.
+    /// The value of the label `tls` for a connection between the sidecars.
     const fn tls(self) -> &'static str {
         match self {
             Self::Undeclared | Self::Declared => "mtls",
@@ -48,8 +48,8 @@ impl Way {
         }
     }
 
-    /// Both sidecars counted the same connections as TCP, nothing else, and the same bytes each way.
-    async fn is_told_by(self, pair: &Pair) {
+    /// Both sidecars counted the same TCP connections, no others, and the same number of bytes in each direction.
+    async fn is_counted_by(self, pair: &Pair) {
         eventually("the same bytes on both sides", async || {
             let (caller, application) = (pair.caller.scrape().await, pair.application.scrape().await);
             let (ours, theirs) =
@@ -58,7 +58,7 @@ impl Way {
         })
         .await;
         let (caller, application) = (pair.caller.scrape().await, pair.application.scrape().await);
-        // Each connection counts as accepted and as opened; that between the sidecars has the way's label.
+        // Each connection is counted as accepted and as opened. The one between the sidecars has the label of this way.
         let of = |scrape, direction, service, tls| {
             let labels = [("direction", direction), ("service", service), ("tls", tls)];
             connections(scrape, &[&labels[..], &[("protocol", "tcp"), ("outcome", "ok")]].concat())
@@ -88,7 +88,7 @@ fn connections(scrape: &Scrape, labels: &[(&str, &str)]) -> f64 {
     scrape.sum("pillion_connections_total", labels)
 }
 
-/// Received and sent.
+/// The bytes that were received and sent.
 fn bytes(scrape: &Scrape, direction: &str, service: &str) -> [f64; 2] {
     let of = |flow| [("direction", direction), ("service", service), ("flow", flow)];
     ["received", "sent"].map(|flow| scrape.sum("pillion_bytes_total", &of(flow)))

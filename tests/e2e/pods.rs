@@ -1,7 +1,7 @@
-//! Pods as the product is used in them: `pillion init` once as root, a sidecar that may do nothing beside each
-//! application, and clients and servers that know of neither.
+//! Pods as in production: `pillion init` runs once as root, a sidecar without privileges runs beside each application,
+//! and clients and servers have no setting for the mesh.
 //!
-//! Needs root, `ip`, and the programs of each variant. What the rules do in detail is in `init` and `redirect`.
+//! Needs root, `ip`, and the programs of each variant. The tests in `init` and `redirect` check the rules in detail.
 
 mod clients;
 mod endpoints;
@@ -21,17 +21,17 @@ use crate::support::servers::Server;
 use crate::support::tools::{require, require_python};
 use clients::{Client, curl, grpc, mariadb, psql, redis};
 
-/// Part of everything that clients and servers say here, and that nobody between them may read.
+/// A word in everything that clients and servers send here. It must not be readable on the network.
 const PLAINLY: &str = "plainly";
 
-/// What the application's pod serves: the service's port, and its own.
+/// The ports of HTTP: the service's, and the application's own.
 const HTTP: [u16; 2] = [80, 8080];
 const REDIS: [u16; 2] = [6379, 6380];
 const MARIADB: [u16; 2] = [3306, 3307];
 const POSTGRES: [u16; 2] = [5432, 5433];
 const GRPC: [u16; 2] = [50051, 9090];
 
-/// A caller's pod and an application's, with mTLS between their sidecars.
+/// The pod of a caller and the pod of an application, with mTLS between their sidecars.
 struct Pair {
     node: Node,
     caller: Pod,
@@ -46,7 +46,7 @@ impl Pair {
         Some(Self { node, caller, application, authority: Authority::new() })
     }
 
-    /// Both sidecars; the application's may be told something about its inbound side.
+    /// Starts both sidecars. `inbound` is the configuration of the application's inbound side.
     async fn sidecars(&self, inbound: &str) -> [Launched; 2] {
         let services: String =
             [("http", HTTP), ("redis", REDIS), ("mariadb", MARIADB), ("postgres", POSTGRES), ("grpc", GRPC)]
@@ -59,7 +59,7 @@ impl Pair {
         ]
     }
 
-    /// A client prints through the mesh what it prints beside the server, whichever the version of IP.
+    /// A client prints the same through the mesh as beside the server, over both versions of IP.
     async fn same(&self, client: Client, [port, at]: [u16; 2]) {
         for version in Version::BOTH {
             let direct = client(&self.application, version.loopback(at)).await;
@@ -70,7 +70,7 @@ impl Pair {
     }
 }
 
-/// An application that tells who asks it, on every address of its pod.
+/// An application that reports its caller, on every address of its pod.
 async fn http_app(pod: &Pod, name: &str) -> Program {
     let [_, at] = HTTP;
     let words = [format!("http:{name}@0.0.0.0:{at}"), format!("http:{name}@[::]:{at}")];
@@ -80,7 +80,7 @@ async fn http_app(pod: &Pod, name: &str) -> Program {
     app
 }
 
-/// The head of the next request that the application saw, and from where connections came until then.
+/// The head of the next request that the application got, and the addresses of the connections before it.
 async fn next_head(app: &mut Program) -> (String, BTreeSet<IpAddr>) {
     let mut peers = BTreeSet::new();
     loop {
@@ -93,7 +93,7 @@ async fn next_head(app: &mut Program) -> (String, BTreeSet<IpAddr>) {
     }
 }
 
-/// HTTP and Redis: one protocol that the sidecars read, and one that they do not.
+/// HTTP, which the sidecars read, and Redis, which they carry as opaque bytes.
 async fn is_intercepted(variant: Variant) {
     let Some(pair) = Pair::new(variant).await else { return };
     if !(require("redis-cli") && require("tcpdump")) {
@@ -113,7 +113,7 @@ async fn is_intercepted(variant: Variant) {
 const PROBES: &str =
     "probes: [{ name: app, port: 8080, path: /healthz }, { name: redis, port: 6380, tcp: true }]";
 
-/// By the certificate that the peer has shown, and by nothing that it says; and the client's address where the mode
+/// The application learns the caller's identity from the certificate alone, and the caller's address where the mode
 /// keeps it.
 async fn sees_who_asks(pair: &Pair, app: &mut Program) {
     let forged = "x-forwarded-client-cert: By=forged;Hash=forged;URI=spiffe://cluster.local/forged";
@@ -141,7 +141,7 @@ async fn sees_who_asks(pair: &Pair, app: &mut Program) {
     assert_eq!(peers, BTreeSet::from_iter([direct, meshed].concat()));
 }
 
-/// On the cable of the caller's pod.
+/// Only TLS is visible on the link of the caller's pod.
 async fn is_tls_alone(pair: &Pair, capture: Capture, ports: &[u16]) {
     let to = pair.caller.at(Version::V4, 0).ip();
     let packets = capture.end(pair.node.host.enter(), to).await;
@@ -160,14 +160,14 @@ async fn is_tls_alone(pair: &Pair, capture: Capture, ports: &[u16]) {
     }
 }
 
-/// By somebody outside the mesh, who hears nothing of the application but this.
+/// A client outside the mesh can probe the application, and gets nothing else from it.
 async fn is_probed(pair: &Pair) {
     for version in Version::BOTH {
         let metrics = pair.application.at(version, 15020);
         for (name, expected) in [("app", "plainly-orders\n"), ("redis", "open\n")] {
             let path = format!("/probe/{name}");
-            let told = clients::get_path(pair.node.host.enter(), metrics, &path, &[]).await;
-            assert_eq!(told, (200, expected.to_owned()), "{version:?} {name}");
+            let answer = clients::get_path(pair.node.host.enter(), metrics, &path, &[]).await;
+            assert_eq!(answer, (200, expected.to_owned()), "{version:?} {name}");
         }
     }
 }
@@ -202,7 +202,7 @@ async fn tproxy_by_iptables_legacy() {
     is_intercepted(Variant::tproxy("iptables-legacy")).await;
 }
 
-/// Whoever speaks first, with nothing declared.
+/// The client or the server speaks first, and no protocol is declared.
 #[tokio::test]
 async fn databases_and_grpc_with_no_protocol_configured() {
     let Some(pair) = Pair::new(Variant::redirect("nft")).await else { return };

@@ -1,4 +1,4 @@
-//! `/probe/NAME` as kubelet asks it: over plaintext, of a sidecar in strict mTLS.
+//! `/probe/NAME` as the kubelet requests it: in plaintext, from a sidecar with strict mTLS.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ async fn strict(app: SocketAddr, probes: &str) -> Sidecar {
     sidecar.identified(&Authority::new(), "orders").start().await
 }
 
-/// Status, and what curl prints.
+/// The status, and the body that curl prints.
 async fn asked(at: SocketAddr, path: &str, words: &[&str]) -> (u16, String) {
     let mut curl = curl();
     curl.args(words).args(["--write-out", "\n%{http_code}"]).arg(format!("http://{at}{path}"));
@@ -46,7 +46,7 @@ async fn curl_is_refused_by_the_inbound_port_and_answered_by_the_probe() {
 }
 
 #[tokio::test]
-async fn grpc_s_own_library_says_whether_it_serves() {
+async fn a_grpc_probe_asks_the_health_service_of_grpcio() {
     if !(require("curl") && require_python("grpc")) {
         return;
     }

@@ -1,4 +1,4 @@
-//! The executable itself: exit codes, signals, what it prints, and how it starts and ends.
+//! The executable: exit codes, signals, output, start and end.
 
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::support::tools::{require, run};
 use crate::support::wire::Wire;
 use crate::support::{Scratch, eventually, soon};
 
-/// A drain whose end is not waited for.
+/// A drain with a long timeout, for tests that do not wait for its end.
 const SOON: &str = "drain: { delay: off, timeout: 20s }";
 
 async fn pillion(words: &[&str]) -> Output {
@@ -53,19 +53,19 @@ async fn the_version_is_one_line() {
 }
 
 #[tokio::test]
-async fn faults_of_a_file_are_told_with_their_places_by_check_and_run_alike() {
+async fn check_and_run_report_faults_of_a_file_with_their_places_alike() {
     let scratch = Scratch::new();
     let file =
         scratch.write("bad.yaml", "outbound: off\ninbund: off\nservices:\n  a: { endpoints: [1.2.3.4] }\n");
     let file = file.to_str().expect("a path that is text");
     let (check, refused) = (pillion(&["check", "-c", file]).await, pillion(&["run", "-c", file]).await);
     assert_eq!((check.status.code(), refused.status.code()), (Some(1), Some(1)));
-    let told = text(&check.stderr);
+    let output = text(&check.stderr);
     for place in [":2:1: error: ", ":4:"] {
-        assert!(told.contains(&format!("{file}{place}")), "{told}");
+        assert!(output.contains(&format!("{file}{place}")), "{output}");
     }
-    assert!(told.contains("help: ") && told.contains("inbound"), "{told}");
-    assert_eq!(text(&refused.stderr), told, "the same text from both");
+    assert!(output.contains("help: ") && output.contains("inbound"), "{output}");
+    assert_eq!(text(&refused.stderr), output, "the same text from both");
     assert!(refused.stdout.is_empty(), "not ready: {refused:?}");
 }
 
@@ -79,22 +79,22 @@ async fn c11_a_log_that_cannot_be_written_is_named_once_with_its_cause_and_warne
     );
     let (log, file) = (scratch.path().join("logs/access.log"), file.to_str().expect("text"));
     let refused = pillion(&["run", "-c", file]).await;
-    let told = text(&refused.stderr);
+    let output = text(&refused.stderr);
     assert_eq!(refused.status.code(), Some(1));
     let line = format!(
         "access_log.path: cannot write to {}: No such file or directory (os error 2)\n",
         log.display()
     );
-    assert!(told.ends_with(&line), "{told}");
+    assert!(output.ends_with(&line), "{output}");
 
     let warned = pillion(&["check", "-c", file]).await;
-    let told = text(&warned.stdout);
+    let output = text(&warned.stdout);
     assert_eq!(warned.status.code(), Some(0), "{warned:?}");
-    assert!(told.contains(&format!("{file}:5:21: warning: access_log.path: the folder ")), "{told}");
-    assert!(told.ends_with(": valid\n"), "{told}");
+    assert!(output.contains(&format!("{file}:5:21: warning: access_log.path: the folder ")), "{output}");
+    assert!(output.ends_with(": valid\n"), "{output}");
 }
 
-/// Every line of a log that is JSON.
+/// The lines of a JSON log, each parsed.
 fn records(log: &str) -> Vec<serde_json::Value> {
     let record = |line| serde_json::from_str(line).unwrap_or_else(|error| unreachable!("{error}: {line}"));
     log.lines().map(record).collect()
@@ -122,16 +122,16 @@ async fn as_json_every_line_is_a_record_and_ready_is_one_of_them() {
     let yaml =
         "inbound: off\noutbound: { listen: 127.0.0.1:0 }\nadmin: { listen: 127.0.0.1:0 }\nmetrics: off\n";
     let sidecar = Launched::start(prefix, yaml, None).await;
-    sidecar.has_told("\"ready\"").await;
+    sidecar.has_logged("\"ready\"").await;
     let records = records(&sidecar.errors());
-    let ready = records.iter().find(|record| record["message"] == "ready").expect("it was told");
+    let ready = records.iter().find(|record| record["message"] == "ready").expect("the ready record");
     let outbound = sidecar.address("outbound").to_string();
     assert!(ready["addresses"].as_str().expect("text").contains(&format!("outbound={outbound}")), "{ready}");
     assert!(records.iter().all(|record| record["timestamp"].is_string() && record["level"].is_string()));
 }
 
 #[tokio::test]
-async fn c11_a_cause_is_told_once() {
+async fn c11_a_cause_is_printed_once() {
     let scratch = Scratch::new();
     let file = scratch.write(
         "pillion.yaml",
@@ -139,14 +139,14 @@ async fn c11_a_cause_is_told_once() {
          \u{20} a: { endpoints: [10.0.0.1:80], tls: { mode: simple, sni: a, trust_bundle: absent.pem } }\n",
     );
     let refused = pillion(&["run", "-c", file.to_str().expect("text")]).await;
-    let told = text(&refused.stderr);
-    assert_eq!(told.matches("No such file").count(), 1, "{told}");
-    assert!(told.contains("services.a.tls") && told.contains("absent.pem"), "{told}");
+    let output = text(&refused.stderr);
+    assert_eq!(output.matches("No such file").count(), 1, "{output}");
+    assert!(output.contains("services.a.tls") && output.contains("absent.pem"), "{output}");
 }
 
-/// `pillion schema | head -2`, and whatever else prints.
+/// `pillion schema | head -2`, and other commands with much output.
 #[tokio::test]
-async fn c12_a_reader_that_has_seen_enough_is_no_fault() {
+async fn c12_a_reader_that_closes_the_pipe_early_causes_no_error() {
     let scratch = Scratch::new();
     let file = scratch.write("good.yaml", "inbound: off\nservices:\n  a: { endpoints: [\"10.0.0.1:80\"] }\n");
     let file = file.to_str().expect("text");
@@ -156,8 +156,8 @@ async fn c12_a_reader_that_has_seen_enough_is_no_fault() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pillion"));
         command.args(words).stdout(writer);
         let output = run(command).await;
-        let is_told = text(&output.stderr).to_lowercase().contains("pipe");
-        assert!(output.status.code() == Some(0) && !is_told, "{words:?}: {output:?}");
+        let is_logged = text(&output.stderr).to_lowercase().contains("pipe");
+        assert!(output.status.code() == Some(0) && !is_logged, "{words:?}: {output:?}");
     }
 }
 
@@ -194,7 +194,7 @@ async fn a_file_that_is_missing_and_a_port_that_is_taken_are_exit_code_1() {
     assert!(text(&output.stderr).contains(&address), "{output:?}");
 }
 
-/// Both sidecars have one user and several workers. The kernel would let them share a port if both asked for that.
+/// Both sidecars have one user and several workers. The kernel would let them share a port if both set SO_REUSEPORT.
 #[tokio::test]
 async fn c2_a_second_sidecar_on_a_port_of_the_first_does_not_start() {
     let first = Plan::new(
@@ -226,9 +226,12 @@ async fn c2_a_second_sidecar_on_a_port_of_the_first_does_not_start() {
             free.iter().filter(|(key, _)| !taken.contains(key)).map(|(_, line)| *line).collect();
         let file = scratch.write("pillion.yaml", format!("workers: 2\n{taken}\n{rest}"));
         let output = pillion(&["run", "-c", file.to_str().expect("text")]).await;
-        let told = text(&output.stderr);
-        assert!(output.status.code() == Some(1) && told.contains("cannot listen on"), "{taken}: {output:?}");
-        assert!(told.contains("Address already in use"), "{told}");
+        let errors = text(&output.stderr);
+        assert!(
+            output.status.code() == Some(1) && errors.contains("cannot listen on"),
+            "{taken}: {output:?}"
+        );
+        assert!(errors.contains("Address already in use"), "{errors}");
     }
 }
 
@@ -263,8 +266,8 @@ async fn c17_a_start_is_one_line_with_version_file_and_listeners() {
     let line = eventually("the first line of the log", line).await;
     let file = sidecar.directory().join("pillion.yaml");
     let listening = sidecar.ready.strip_prefix("ready ").expect("a ready line");
-    for told in [env!("CARGO_PKG_VERSION"), file.to_str().expect("text"), listening, "started"] {
-        assert!(line.contains(told), "{told}: {line}");
+    for output in [env!("CARGO_PKG_VERSION"), file.to_str().expect("text"), listening, "started"] {
+        assert!(line.contains(output), "{output}: {line}");
     }
     eventually("the end of the certificate", async || {
         sidecar.errors().contains("certificates are in use ends=").then_some(())
@@ -272,7 +275,7 @@ async fn c17_a_start_is_one_line_with_version_file_and_listeners() {
     .await;
 }
 
-/// Started after accept has begun: whoever reads the line may connect at once.
+/// The ready line is printed after the sockets accept: a program that reads the line may connect at once.
 #[tokio::test]
 async fn idle_memory_and_time_to_readiness_are_small() {
     let app = Backend::echo().await;
@@ -287,9 +290,9 @@ async fn idle_memory_and_time_to_readiness_are_small() {
     println!("RSS: caller {} KiB, application {} KiB", pair.caller.rss_kib(), pair.application.rss_kib());
 }
 
-/// The first signal lets a request finish; nothing new is taken; the exit code is 0.
+/// The first signal lets a request finish, new connections are refused, and the exit code is 0.
 #[tokio::test]
-async fn sigterm_ends_after_what_is_in_flight() {
+async fn sigterm_ends_after_the_requests_in_flight() {
     let app = Backend::serving(async |mut wire, _, seen| {
         while let Some(request) = wire.message().await {
             let waits = request.head.starts_with("POST");
@@ -325,7 +328,7 @@ async fn sigterm_ends_after_what_is_in_flight() {
     }
 }
 
-/// A keep-alive connection on which nothing is in flight holds nobody up.
+/// A keep-alive connection without a request does not delay the end.
 #[tokio::test]
 async fn an_idle_connection_does_not_hold_up_the_end() {
     let app = Backend::echo().await;
@@ -375,9 +378,9 @@ async fn the_access_log_is_json_on_standard_output() {
     assert_eq!(caller["reason"], serde_json::Value::Null);
 }
 
-/// Two requests on one connection: what Pillion decided about each, and nothing of its libraries.
+/// Two requests on one connection: the log has Pillion's decisions for each, and no records of its libraries.
 #[tokio::test]
-async fn c7_debug_tells_what_was_decided_about_a_request() {
+async fn c7_debug_logs_the_decisions_about_a_request() {
     let app = Backend::echo().await;
     let mut debug = Command::new("env");
     debug.arg("PILLION_LOG=debug");
@@ -392,7 +395,7 @@ async fn c7_debug_tells_what_was_decided_about_a_request() {
         let request = format!("GET /a?secret=1 HTTP/1.1\r\nhost: orders\r\nx-request-id: {id}\r\n\r\n");
         assert_eq!(client.ask(&request).await.status(), 200);
     }
-    sidecar.has_told("request ended request=\"two\"").await;
+    sidecar.has_logged("request ended request=\"two\"").await;
     let log = sidecar.errors();
     let endpoint = app.address;
     for line in [
@@ -439,9 +442,9 @@ async fn promtool_finds_no_fault() {
     }
 }
 
-/// Everything that the metrics port tells, without anything that changes state.
+/// The metrics port offers no page that changes state.
 #[tokio::test]
-async fn the_metrics_port_only_tells() {
+async fn the_metrics_port_changes_nothing() {
     let sidecar = Plan::new("inbound: off\noutbound: { listen: 127.0.0.1:0 }").start().await;
     assert_eq!(sidecar.page("/live").await.0, 200);
     assert_eq!(sidecar.page("/ready").await.0, 200);
@@ -452,9 +455,9 @@ async fn the_metrics_port_only_tells() {
     assert_eq!(answer.status(), 405);
 }
 
-/// (256 - 64) / 2 inbound connections fit; the hundredth is closed.
+/// (256 - 64) / 2 inbound connections are allowed; the hundredth is closed.
 #[tokio::test]
-async fn c8_few_descriptors_are_told_at_start_and_a_connection_that_is_closed_for_it() {
+async fn c8_too_few_descriptors_are_logged_at_start_and_when_a_connection_is_closed() {
     let (scratch, inbound) = (Scratch::new(), free());
     let file = scratch.write(
         "pillion.yaml",
@@ -480,7 +483,7 @@ async fn c8_few_descriptors_are_told_at_start_and_a_connection_that_is_closed_fo
     says("so many are open already").await;
 }
 
-/// The command makes what the configuration takes.
+/// `pillion certs` makes files that the configuration accepts.
 #[tokio::test]
 async fn a_sidecar_without_its_certificates_says_that_it_is_ready_when_they_come() {
     let (scratch, metrics) = (Scratch::new(), free());

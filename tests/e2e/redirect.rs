@@ -1,7 +1,8 @@
-//! Destinations as the kernel redirects them: real rules, real original destinations, over IPv4 and IPv6.
+//! Original destinations of redirected connections: real rules of the kernel, over IPv4 and IPv6.
 //!
-//! Needs root, `ip` and iptables. Every test has two hosts of its own: a pod, whose rules bring its connections to
-//! the sidecar in it, and the world, where servers and strangers are.
+//! Needs root, `ip` and iptables. Every test has two hosts of its own: a pod, whose rules redirect its connections to
+//! the
+//! sidecar in it, and `world`, which has the servers and the callers outside.
 
 mod inbound;
 mod outbound;
@@ -17,7 +18,7 @@ use crate::support::namespace::{Hosts, Namespace, families, in_both};
 use crate::support::program::Program;
 use crate::support::tools::{printed, require};
 
-/// The two hosts, where this machine can have them and has the clients.
+/// The two hosts; `None` if this machine cannot have them or lacks the clients.
 pub(crate) fn hosts() -> Option<Hosts> {
     if !(require("ip") && require("iptables") && require("setpriv") && require("curl") && require("python3"))
     {
@@ -26,7 +27,7 @@ pub(crate) fn hosts() -> Option<Hosts> {
     Hosts::new()
 }
 
-/// Servers at work on a host; what they see comes as events.
+/// Servers on a host. They report what they see as events.
 pub(crate) async fn serve(host: &Namespace, servers: &[String]) -> Program {
     let words: Vec<&str> = servers.iter().map(String::as_str).collect();
     let mut servers = Program::start(Program::script(host.enter(), "servers.py", &words));
@@ -34,44 +35,44 @@ pub(crate) async fn serve(host: &Namespace, servers: &[String]) -> Program {
     servers
 }
 
-/// What a client saw of one connection.
+/// The result of one connection, as the client saw it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct Dialled {
     pub(crate) received: String,
     pub(crate) end: String,
 }
 
-impl Told {
-    /// By the other side; `unreachable`: so early that connect(2) told it.
+impl Dialled {
+    /// Whether the other side closed the connection. `unreachable`: connect(2) itself reported the end.
     pub(crate) fn is_closed(&self) -> bool {
         ["eof", "reset", "unreachable"].contains(&&*self.end)
     }
 }
 
-/// One connection to its end; or to its first line's, when `words` say `--line`.
-pub(crate) async fn dial(host: Command, to: SocketAddr, words: &[&str]) -> Told {
+/// One connection until its end, or until its first line if `words` contain `--line`.
+pub(crate) async fn dial(host: Command, to: SocketAddr, words: &[&str]) -> Dialled {
     let (ip, port) = (to.ip().to_string(), to.port().to_string());
     let printed = printed(Program::script(host, "dial.py", &[&[&*ip, &*port], words].concat())).await;
-    let told: Value = serde_json::from_str(&printed).expect("JSON");
-    let text = |key: &str| told[key].as_str().expect("text").to_owned();
-    Told { received: text("received"), end: text("end") }
+    let result: Value = serde_json::from_str(&printed).expect("JSON");
+    let text = |key: &str| result[key].as_str().expect("text").to_owned();
+    Dialled { received: text("received"), end: text("end") }
 }
 
-/// A connection on which nothing is sent, up to the server's first line.
+/// Opens a connection, sends nothing, and returns the first line of the server.
 pub(crate) async fn hear(host: Command, to: SocketAddr) -> String {
-    let told = dial(host, to, &["--line"]).await;
-    assert_eq!(told.end, "line", "{told:?} from {to}");
-    told.received
+    let result = dial(host, to, &["--line"]).await;
+    assert_eq!(result.end, "line", "{result:?} from {to}");
+    result.received
 }
 
-/// Bytes that are no protocol's, and the line that comes back.
+/// Sends bytes of no known protocol, and returns the line of the reply.
 pub(crate) async fn say(host: Command, to: SocketAddr) -> String {
-    let told = dial(host, to, &["--line", "--send", "\\x00ping\\n"]).await;
-    assert_eq!(told.end, "line", "{told:?} from {to}");
-    told.received
+    let result = dial(host, to, &["--line", "--send", "\\x00ping\\n"]).await;
+    assert_eq!(result.end, "line", "{result:?} from {to}");
+    result.received
 }
 
-/// A GET with a Host: status and body.
+/// A GET with this Host: status and body.
 pub(crate) async fn get(mut host: Command, to: SocketAddr, name: &str) -> (u16, String) {
     host.args(["curl", "--silent", "--show-error", "--max-time", "20", "--noproxy", "*"]);
     host.args(["-w", "\n%{http_code}", "-H", &format!("Host: {name}"), &format!("http://{to}/path")]);
@@ -80,7 +81,7 @@ pub(crate) async fn get(mut host: Command, to: SocketAddr, name: &str) -> (u16, 
     (status.parse().expect("a status"), body.to_owned())
 }
 
-/// The next event of this kind. Others before it are passed over.
+/// The next event of this kind. Other events before it are skipped.
 pub(crate) async fn next(servers: &mut Program, kind: &str) -> Value {
     loop {
         let event = servers.event().await;
@@ -94,7 +95,8 @@ pub(crate) fn at(ip: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(ip, port)
 }
 
-/// Both sidecars, nothing declared: an address on the way out, the application's own port on the way in.
+/// Both sidecars, without declared protocols: an address of a service on the way out, the application's own port on the
+/// way in.
 #[tokio::test]
 async fn redirected_on_both_sides_with_mtls_between() {
     let Some(Hosts { pod, world }) = hosts() else { return };

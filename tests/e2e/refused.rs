@@ -1,4 +1,4 @@
-//! A certificate that the other sidecar refuses, over real sockets, where the refusal races with what we send.
+//! A certificate that the other sidecar refuses, over real sockets, where the refusal and the sent bytes race.
 
 use pillion_tls::identity::issue::IssuedPem;
 
@@ -10,10 +10,10 @@ use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::wire::Wire;
 
 const REFUSED: &str = "the peer refused our certificate: unknown CA";
-/// Enough that a refusal which loses a race now and then is seen.
+/// Enough tries to see a refusal that sometimes loses the race.
 const TRIES: usize = 20;
 
-/// A caller whose CA the application's sidecar does not know, though it knows that of the application.
+/// A caller whose CA the application's sidecar does not trust. The caller trusts the CA of the application.
 async fn stranger(application: &Sidecar, own: &IssuedPem, orders: &str) -> (Sidecar, Scratch) {
     let scratch = Scratch::new();
     let trusted = scratch.write("trusted.pem", &own.bundle);
@@ -27,7 +27,7 @@ async fn stranger(application: &Sidecar, own: &IssuedPem, orders: &str) -> (Side
 }
 
 #[tokio::test]
-async fn c3_a_refusal_wins_over_whatever_else_breaks_because_of_it() {
+async fn c3_the_refusal_is_reported_and_not_the_errors_that_follow_it() {
     let app = Backend::echo().await;
     let authority = Authority::new();
     let application = Plan::application(app.address, "").identified(&authority, "orders").start().await;
@@ -43,7 +43,7 @@ async fn c3_a_refusal_wins_over_whatever_else_breaks_because_of_it() {
                 }
             };
             let mut client = Wire::connect(caller.outbound()).await;
-            drop(client.try_send(&request).await); // the rest of a body may find nobody any more
+            drop(client.try_send(&request).await); // the connection may be closed before the rest of a body
             let answer = client.answer().await;
             assert_eq!(answer.status(), 502, "{protocol} {nth}: {}", answer.text());
             assert!(answer.text().contains("tls_error"), "{protocol} {nth}: {}", answer.text());
@@ -54,16 +54,16 @@ async fn c3_a_refusal_wins_over_whatever_else_breaks_because_of_it() {
         assert_eq!((handshakes("failed"), handshakes("ok")), (20.0, 0.0), "{protocol}");
     }
     assert_eq!(application.page("/ready").await.0, 200);
-    let told = application.errors();
-    let lines: Vec<&str> = told.lines().filter(|line| line.contains("inbound TLS failed")).collect();
-    assert_eq!(lines.len(), 1, "one cause, one line: {told}");
+    let log = application.errors();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("inbound TLS failed")).collect();
+    assert_eq!(lines.len(), 1, "one cause, one line: {log}");
     for words in ["WARN", "127.0.0.1:", &spiffe("web"), "unknown CA"] {
         assert!(lines[0].contains(words), "{words}: {}", lines[0]);
     }
 }
 
 #[tokio::test]
-async fn c3_a_refusal_is_told_for_opaque_bytes_too() {
+async fn c3_a_refusal_is_reported_for_opaque_bytes_too() {
     let app = Backend::echo().await;
     let authority = Authority::new();
     let application =

@@ -1,4 +1,4 @@
-//! Every row of the status table, provoked for real: what the caller is told, and what the metric says.
+//! Every row of the table of status codes, provoked by real events: the caller's answer, and the metric.
 
 mod answering;
 mod asking;
@@ -12,13 +12,13 @@ use crate::support::http2::{Client, collect};
 use crate::support::sidecar::Sidecar;
 use crate::support::wire::{Message, Wire};
 
-/// One row: CODE, TYPE, HTTP status, gRPC status.
+/// One row: CODE, type of RFC 9209, HTTP status, gRPC status.
 #[derive(Debug, Clone, Copy)]
 struct Row(&'static str, &'static str, u16, u16);
 
-/// The public interface, as far as it is built and can be reached: a service without endpoints is refused with
-/// its file, the last endpoint is never ejected, and nothing is known that panics.
-#[rustfmt::skip] // one table, read by columns
+/// The public interface, as far as a test can provoke it. A service without endpoints is refused with its file, the
+/// last endpoint is never ejected, and no way to cause a panic is known.
+#[rustfmt::skip] // one table, which is read by columns
 const ROWS: [Row; 20] = [
     Row("no_route", "destination_not_found", 404, 12),
     Row("connect_refused", "connection_refused", 502, 14),
@@ -46,9 +46,9 @@ fn row(code: &str) -> Row {
     *ROWS.iter().find(|row| row.0 == code).unwrap_or_else(|| unreachable!("no row {code}"))
 }
 
-/// Checks all that the interface promises of an answer made outbound, and returns its sentence.
+/// Checks everything that the interface promises for an answer of the outbound side, and returns its sentence.
 #[track_caller]
-fn told(answer: &Message, code: &str) -> String {
+fn check_outbound(answer: &Message, code: &str) -> String {
     let Row(_, kind, status, _) = row(code);
     assert_eq!(answer.status(), status, "{answer:?}");
     let proxy_status = answer.header("proxy-status").unwrap_or_else(|| unreachable!("{answer:?}"));
@@ -62,9 +62,9 @@ fn told(answer: &Message, code: &str) -> String {
     sentence.unwrap_or_else(|| unreachable!("no sentence in {text:?}"))
 }
 
-/// Checks an answer made inbound: a remote peer gets the code, without the sentence.
+/// Checks an answer of the inbound side: a remote peer gets the code without the sentence.
 #[track_caller]
-fn told_remotely(answer: &Message, code: &str) {
+fn check_inbound(answer: &Message, code: &str) {
     let Row(_, kind, status, _) = row(code);
     assert_eq!(answer.status(), status, "{answer:?}");
     let proxy_status = format!("pillion; error={kind}; details=\"{code}\"");
@@ -73,9 +73,9 @@ fn told_remotely(answer: &Message, code: &str) {
     assert!(answer.header("x-request-id").is_some_and(|id| !id.is_empty()), "{answer:?}");
 }
 
-/// Trailers-only: one header block that says it all.
+/// A trailers-only answer of gRPC: a single header block.
 #[track_caller]
-fn told_grpc(head: &http::response::Parts, body: &Bytes, trailers: &HeaderMap, code: &str) {
+fn check_grpc(head: &http::response::Parts, body: &Bytes, trailers: &HeaderMap, code: &str) {
     let Row(_, kind, _, grpc_status) = row(code);
     let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     assert_eq!(head.status, 200, "{head:?}");
@@ -90,12 +90,13 @@ fn told_grpc(head: &http::response::Parts, body: &Bytes, trailers: &HeaderMap, c
     assert!(body.is_empty() && trailers.is_empty(), "{head:?} {body:?} {trailers:?}");
 }
 
-/// Asks `orders` in vain, in HTTP and in gRPC: both callers are told in their own way, and the metric says the
-/// same. Returns the sentence.
-async fn asked_in_vain(caller: &Sidecar, code: &str) -> String {
+/// Sends requests to `orders` over HTTP and gRPC, which both fail with `code`. Each caller gets an answer in its
+/// protocol,
+/// and the metric has the same code. Returns the sentence.
+async fn fails_with(caller: &Sidecar, code: &str) -> String {
     let answer = Wire::connect(caller.outbound()).await.get("orders", "/").await;
-    let sentence = told(&answer, code);
-    called_in_vain(caller, "orders", code).await;
+    let sentence = check_outbound(&answer, code);
+    grpc_fails_with(caller, "orders", code).await;
     let Row(_, _, status, grpc_status) = row(code);
     let (status, grpc_status) = (status.to_string(), grpc_status.to_string());
     let reason = [("direction", "outbound"), ("service", "orders"), ("reason", code)];
@@ -104,9 +105,9 @@ async fn asked_in_vain(caller: &Sidecar, code: &str) -> String {
     sentence
 }
 
-/// The gRPC half of it.
-async fn called_in_vain(caller: &Sidecar, host: &str, code: &str) {
+/// The gRPC part of [`fails_with`].
+async fn grpc_fails_with(caller: &Sidecar, host: &str, code: &str) {
     let (head, body) = Client::connect(caller.outbound()).await.call(host).await.into_parts();
     let (body, trailers) = collect(body).await;
-    told_grpc(&head, &body, &trailers, code);
+    check_grpc(&head, &body, &trailers, code);
 }

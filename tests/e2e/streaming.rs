@@ -1,4 +1,4 @@
-//! Bodies flow: whole, at once, bounded in memory, and only as long as somebody wants them.
+//! Bodies are passed on unchanged and at once, with bounded memory, and only while the other side wants them.
 
 mod flow;
 mod large;
@@ -17,21 +17,21 @@ use crate::support::sidecar::Pair;
 use crate::support::soon;
 use crate::support::wire::Wire;
 
-/// What a client that went away may cost its upstream. The measured time is printed; this is the bound for a
-/// machine that does other things too.
+/// The time within which the upstream must learn that the client went away. The test prints the measured time; the
+/// bound allows for a busy machine.
 const CANCELLED_WITHIN: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn a_client_that_goes_away_cancels_the_upstream() {
     for orders in ["protocol: http1", "protocol: http2"] {
-        let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+        let (cancelled, mut hears) = tokio::sync::mpsc::unbounded_channel();
         let app = Backend::serving(move |mut wire, _, _| {
-            let told = told.clone();
+            let cancelled = cancelled.clone();
             async move {
                 while wire.message().await.is_some() {
-                    told.send(None).expect("a test that listens");
+                    cancelled.send(None).expect("a test that listens");
                 }
-                told.send(Some(Instant::now())).expect("a test that listens");
+                cancelled.send(Some(Instant::now())).expect("a test that listens");
             }
         })
         .await;
@@ -76,7 +76,7 @@ async fn trailers_travel_both_ways_over_http2() {
     pair.caller.counted(1, &[("direction", "outbound"), ("grpc_status", "0"), ("status", "200")]).await;
 }
 
-/// HTTP/1 gets trailers when it said that it wants them, and announces them itself on the way up.
+/// An HTTP/1 client gets trailers if it accepts them, and announces its own before its body.
 #[tokio::test]
 async fn a_chunked_answer_of_http1_keeps_its_announced_trailers() {
     let app = Backend::serving(async |mut wire, _, seen| {
@@ -96,7 +96,7 @@ async fn a_chunked_answer_of_http1_keeps_its_announced_trailers() {
     assert!(heard.contains("hello") && heard.ends_with("0\r\nx-sum: 42\r\n\r\n"), "{heard}");
 }
 
-/// Pipelined, as HTTP/1.1 allows: each request gets its own answer, in order.
+/// Pipelined requests of HTTP/1.1: each gets its own answer, in order.
 #[tokio::test]
 async fn two_requests_in_flight_on_one_http1_client_get_their_own_answers() {
     let app = Backend::echo().await;
@@ -114,7 +114,7 @@ async fn two_requests_in_flight_on_one_http1_client_get_their_own_answers() {
     }
 }
 
-/// One client with two connections: the later answer overtakes the earlier, and neither is mixed up.
+/// One client with two connections: the later request is answered first, and the answers are not mixed up.
 #[tokio::test]
 async fn a_fast_answer_overtakes_a_slow_one() {
     let (release, released) = oneshot::channel::<()>();
@@ -144,7 +144,7 @@ async fn a_fast_answer_overtakes_a_slow_one() {
     assert_eq!(slow.answer().await.text(), "/slow");
 }
 
-/// A hundred streams of one connection, answered in whatever order.
+/// A hundred streams on one connection, answered in any order.
 #[tokio::test]
 async fn every_stream_of_one_http2_client_gets_its_own_answer() {
     let (app, _task) = http2::application(async |request| {

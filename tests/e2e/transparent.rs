@@ -1,5 +1,5 @@
-//! Applications that know nothing of a sidecar: `pillion init` and a sidecar without privileges, and what becomes of
-//! the connections of a pod.
+//! Applications without any setting for a sidecar: `pillion init`, a sidecar without privileges, and the connections of
+//! a pod.
 //!
 //! Needs root, `ip` and iptables. Every test has two hosts of its own, as in `redirect`.
 
@@ -16,7 +16,7 @@ use crate::redirect::{at, dial, get, hear, hosts, next, say, serve};
 use crate::support::namespace::{Family, families};
 use crate::support::program::Program;
 
-/// One server of each kind at these ports of every address that `of` names in both versions of IP.
+/// One server of each kind, at these ports of every address that `of` gives, in both versions of IP.
 fn everywhere(servers: &[(&str, u16)], of: impl Fn(Family) -> std::net::IpAddr) -> Vec<String> {
     let in_family = |family: Family| {
         let ip = of(family);
@@ -25,8 +25,9 @@ fn everywhere(servers: &[(&str, u16)], of: impl Fn(Family) -> std::net::IpAddr) 
     families().into_iter().flat_map(in_family).collect()
 }
 
-/// Whom a server at this address saw. One of HTTP may see the same client twice: a connection that was made in case
-/// the server speaks first is left unused.
+/// The address of the client that a server at this address saw. An HTTP server may see the same client twice: a
+/// connection
+/// that was opened in case the server speaks first stays unused.
 async fn peer_at(servers: &mut Program, to: SocketAddr) -> String {
     loop {
         let accepted = next(servers, "accepted").await;

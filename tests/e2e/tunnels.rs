@@ -1,4 +1,4 @@
-//! HTTP that turns into something else: WebSockets and other upgrades, CONNECT; and bodies that wait to be asked for.
+//! HTTP connections that become tunnels (WebSockets, other upgrades, CONNECT), and `Expect: 100-continue`.
 
 mod connect;
 mod expect;

@@ -1,6 +1,6 @@
-//! What of the walk over the schema the network in memory cannot show: keys whose effect is the kernel's.
+//! The keys of the schema whose effect only the kernel shows, so that the network in memory cannot test them.
 //!
-//! The rest is in `proxy/testing/walk.rs`, which has an entry for every key.
+//! The other keys are in `proxy/testing/walk.rs`, which has an entry for every key.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use crate::support::sidecar::Plan;
 use crate::support::wire::Wire;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
-/// A timer of the kernel's on a connection.
+/// The kernel's number for a keepalive timer (proc(5)).
 const KEEPALIVE: &str = "02";
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn workers_are_threads() {
     }
 }
 
-/// Threads of the data path.
+/// The number of threads of the data path.
 fn workers(pid: u32) -> usize {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("a process at work");
     let name = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("comm")).ok();
@@ -37,7 +37,7 @@ async fn keepalive_is_the_kernels_timer_on_connections_to_endpoints() {
         let sidecar = Plan::calling(backend.address, &format!("connection: {{ keepalive: {keepalive} }}"));
         let sidecar = sidecar.start().await;
         assert_eq!(Wire::connect(sidecar.outbound()).await.ask(GET).await.status(), 200);
-        // While bytes are being acknowledged the timer is another one.
+        // While bytes wait for their acknowledgement, the kernel shows another timer.
         eventually("the timer of an idle connection", async || {
             let timer = timer_towards(backend.address)?;
             ((timer == KEEPALIVE) == expected && timer != "01").then_some(())
@@ -46,7 +46,7 @@ async fn keepalive_is_the_kernels_timer_on_connections_to_endpoints() {
     }
 }
 
-/// Which timer runs on the one connection to `address`, as proc(5) numbers them.
+/// The number of the timer that runs on the connection to `address` (proc(5)).
 fn timer_towards(address: SocketAddr) -> Option<String> {
     const ESTABLISHED: &str = "01";
     let table = std::fs::read_to_string("/proc/net/tcp").expect("a table of connections");

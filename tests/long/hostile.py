@@ -3,7 +3,7 @@
 
     tests/long/hostile.py target/release/pillion [SECONDS]
 
-200 hostile HTTP/2 connections of a peer of the mesh (ten kinds, twenty of each), 2,000 silent strangers, a flood of
+200 hostile HTTP/2 connections of a peer of the mesh (ten kinds, twenty of each), 2,000 silent connections without a certificate, a flood of
 probes and a flood of handshakes. Meanwhile another peer of the mesh asks 500 times a second through a sidecar of its own,
 and /live is asked twenty times a second. The sidecar must live, no request of the good peer may fail, and the 99th
 percentile of /live must stay below 100 ms. Needs root (for a cgroup), nginx, and a release binary; exits 1 on a failure.
@@ -31,7 +31,7 @@ CALLER, CALLER_ADMIN, CALLER_METRICS = 15201, 15200, 15290
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HOST = "127.0.0.1"
 
-# --- HTTP/2, as little of it as a hostile client needs
+# --- the part of HTTP/2 that a hostile client needs
 
 
 def frame(kind, flags, stream, payload=b""):
@@ -186,7 +186,7 @@ def identity(folder, name):
 async def hostile_connection(kind, context):
     reader, writer = await asyncio.open_connection(HOST, INBOUND, ssl=context)
     try:
-        # Whoever is told goodbye comes again; a cut is seen by writing.
+        # A client that gets a GOAWAY connects again. A connection that was cut is noticed at the next write.
         await asyncio.wait_for(kind(reader, writer), 60)
     except asyncio.TimeoutError:
         pass
@@ -232,7 +232,7 @@ async def probes(_folder):
     await asyncio.gather(*[again_and_again(probe) for _ in range(50)])
 
 
-# --- those who must be served
+# --- the clients that must be served
 
 
 async def ask(reader, writer, path):
@@ -281,7 +281,7 @@ async def measured(seconds):
     return good, live
 
 
-# --- the stage
+# --- processes and their environment
 
 
 def in_cgroup():
@@ -339,7 +339,7 @@ def until_live(port):
         except OSError:
             pass
         time.sleep(0.05)
-    sys.exit(f"nobody is ready at port {port}")
+    sys.exit(f"nothing listens at port {port}")
 
 
 def attack(what, folder):

@@ -1,6 +1,7 @@
 #!/bin/sh
 # 200 reloads and 100 rotations of both sidecars at 1,000 requests a second, with 100 WebSockets and 100 gRPC streams:
-# no request may fail, no stream be cut, no memory or descriptor stay behind. Some minutes; the last lines tell.
+# no request may fail, no stream may be cut, and no memory or descriptor may stay allocated. It runs some minutes and
+# prints the results at the end.
 set -eu
 cd "$(dirname "$0")/../.."
 

@@ -42,7 +42,7 @@ def message(size, nth):
     return (seed * (size // 32 + 1))[:size]
 
 
-# --- the server: what it does is the name of the method
+# --- the server: the name of the method says what it does
 
 
 class Service(grpc.GenericRpcHandler):
@@ -171,7 +171,7 @@ async def grpcio(run, port, seconds):
     return outcomes
 
 
-# --- the same with Node's http2
+# --- the same scenarios with Node's http2
 
 
 NODE = r"""
@@ -242,7 +242,7 @@ async def node(run, port, seconds):
         return {"all": repr(error)}
 
 
-# --- the stage
+# --- processes and their environment
 
 
 def write_files(folder):

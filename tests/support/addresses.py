@@ -1,4 +1,4 @@
-"""What the C library finds for a name: `addresses.py NAME`, sorted, on one line; or the error."""
+"""Resolves a name with the C library: `addresses.py NAME`. Prints the addresses, sorted, on one line, or the error."""
 
 import socket
 import sys

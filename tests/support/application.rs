@@ -57,10 +57,10 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Piped>, Infallibl
     if let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY).cloned() {
         return Ok(websocket(request, &key));
     }
-    let told = format!("{} {} ", request.method(), request.uri().path());
+    let reply = format!("{} {} ", request.method(), request.uri().path());
     let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
-    let told = [told.as_bytes(), &body].concat();
-    Ok(Response::new(Piped::of([Frame::data(told.into())])))
+    let reply = [reply.as_bytes(), &body].concat();
+    Ok(Response::new(Piped::of([Frame::data(reply.into())])))
 }
 
 fn grpc(mut body: Incoming) -> Response<Piped> {

@@ -95,19 +95,19 @@ impl Flow {
 
     /// Asserts TLS 1.3 from the first byte to the last, as far as an observer can see (RFC 8446, 4.2.1 and 5.1).
     pub(crate) fn must_be_tls13(&self) {
-        let told = format!("{} to {}", self.from, self.to);
+        let flow = format!("{} to {}", self.from, self.to);
         let mut rest = &self.bytes[..];
-        assert!(rest[0] == 22, "{told} begins with no handshake: {:?}", &rest[..rest.len().min(16)]);
-        assert!(speaks_tls13(&rest[5..]), "{told}: no TLS 1.3 in its first words");
+        assert!(rest[0] == 22, "{flow} does not begin with a handshake: {:?}", &rest[..rest.len().min(16)]);
+        assert!(speaks_tls13(&rest[5..]), "{flow}: its hello has no TLS 1.3");
         while let [kind, 3, 1..=3, high, low, after @ ..] = rest {
             let length = usize::from(u16::from_be_bytes([*high, *low]));
             assert!(
                 (20..=23).contains(kind) && length <= 16_640,
-                "{told}: a record of kind {kind}, {length} long"
+                "{flow}: a record of kind {kind}, {length} long"
             );
             rest = after.get(length..).unwrap_or_default(); // the last record may be incomplete
         }
-        assert!(rest.len() < 5, "{told}: what is no TLS follows: {:?}", &rest[..rest.len().min(16)]);
+        assert!(rest.len() < 5, "{flow}: bytes that are not TLS follow: {:?}", &rest[..rest.len().min(16)]);
     }
 }
 

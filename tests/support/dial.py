@@ -1,7 +1,7 @@
-"""One TCP connection: `dial.py HOST PORT [--send TEXT] [--line] [--greet]`, told as one JSON line.
+"""One TCP connection: `dial.py HOST PORT [--send TEXT] [--line] [--greet]`. Prints its result as one JSON line.
 
 TEXT may have escapes. Reads to the end, or with `--line` to the end of the first line. With `--greet` a line
-`connected` comes first, and it has all the time of the world.
+`connected` is printed first, and there is no time limit.
 `end`: line, eof, reset, refused, unreachable, or timeout.
 """
 
@@ -21,7 +21,7 @@ words = words.parse_args()
 
 
 def talk():
-    """What came, and how it ended."""
+    """Returns the bytes that came, and how the connection ended."""
     received = b""
     try:
         with socket.create_connection((words.host, words.port), PATIENCE) as io:

@@ -1,8 +1,8 @@
-"""How long servers that speak first take to: `first_byte.py COUNT KIND HOST PORT BYPASS`.
+"""Measures the time to the greeting of servers that speak first: `first_byte.py COUNT KIND HOST PORT BYPASS`.
 
-COUNT connections to HOST, one after the other, and after each one to the same server at BYPASS. KIND says when a
-greeting is whole, and what of it is always the same: `line`, or `mysql`. Nothing is sent. One JSON line: the medians
-in milliseconds, and what was said.
+Makes COUNT connections to HOST, one after the other, and after each one a connection to the same server at BYPASS.
+KIND (`line` or `mysql`) says when a greeting is complete, and which part of it is always the same. Sends nothing.
+Prints one JSON line: the medians in milliseconds, and the greetings.
 """
 
 import json
@@ -19,13 +19,13 @@ def line(greeting):
 
 
 def mysql(greeting):
-    """Its version; the rest is a connection's own. A packet begins with three bytes of length and a number."""
+    """The server's version; the rest differs for each connection. A packet begins with its length (three bytes) and number."""
     whole = len(greeting) >= 4 and len(greeting) == 4 + int.from_bytes(greeting[:3], "little")
     return greeting[4 : greeting.index(0, 4)] if whole else None
 
 
 def greeted(kind, address):
-    """Milliseconds to the first byte, and what the greeting says."""
+    """Returns the milliseconds to the first byte, and the greeting."""
     began, first, greeting = time.perf_counter(), None, b""
     with socket.create_connection(address, PATIENCE) as io:
         while (said := kind(greeting)) is None:

@@ -1,4 +1,4 @@
-"""A gRPC caller of many: for each `ID ADDRESS AUTHORITY` prints the ID, the status, and what came back in turns."""
+"""A gRPC client. For each argument `ID ADDRESS AUTHORITY` it prints the ID, the status, and the messages that came back."""
 
 import queue
 import sys

@@ -1,6 +1,6 @@
-"""A gRPC caller: does everything a caller can do with the zoo, and prints one line for each.
+"""A gRPC client: makes every kind of call to the service `zoo`, and prints one line for each.
 
-`grpc_client.py ADDRESS briefly` is content with the four kinds of calls.
+`grpc_client.py ADDRESS briefly` makes only the four basic kinds of calls.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
-"""A gRPC application: bytes in, bytes out. Prints its port, then what it sees, one line each.
+"""A gRPC application that echoes bytes. Prints its port, then one line for each event.
 
-`grpc_server.py ADDRESS` listens there until it is killed; without one on a free port until its input ends.
-It is healthy, and so is zoo.Zoo; zoo.Asleep is not.
+`grpc_server.py ADDRESS` listens there until it is killed. Without ADDRESS it listens on a free port until its input ends.
+The health of the server and of zoo.Zoo is SERVING, that of zoo.Asleep is NOT_SERVING.
 """
 
 import sys
@@ -38,13 +38,13 @@ def join(requests, context):
 
 
 def chat(requests, context):
-    """Both ways, one answer for each message."""
+    """Bidirectional streaming, with one answer for each message."""
     for request in requests:
         yield request.upper()
 
 
 def remaining(request, context):
-    """How many milliseconds the caller still gives."""
+    """Returns the milliseconds until the deadline of the caller."""
     return str(int(context.time_remaining() * 1000)).encode()
 
 
@@ -63,7 +63,7 @@ def fail(request, context):
 
 
 def partly(request, context):
-    """Some messages, and then an error in the trailers."""
+    """Sends some messages, and then an error in the trailers."""
     yield b"one"
     yield b"two"
     context.abort(grpc.StatusCode.DATA_LOSS, "the rest is lost")
@@ -81,7 +81,7 @@ def progress(request, context):
 
 
 def drink(requests, context):
-    """Reads nothing until it may."""
+    """Reads nothing until the test allows it."""
     may_read.wait(30)
     return str(sum(len(request) for request in requests)).encode()
 
@@ -114,7 +114,7 @@ HEALTH = {"": 1, "zoo.Zoo": 1, "zoo.Asleep": 2}
 
 
 def check(request, context):
-    """The one field of the request is the service's name; that of the answer is its state."""
+    """The only field of the request is the name of the service; the only field of the answer is its state."""
     state = HEALTH.get(request[2:].decode())
     if state is None:
         context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")

@@ -65,7 +65,7 @@ pub(crate) struct Client(SendRequest<Piped>);
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        let stream = soon("connecting", TcpStream::connect(address)).await.expect("somebody listens");
+        let stream = soon("connecting", TcpStream::connect(address)).await.expect("a listener");
         let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
         let (send, connection) = builder.handshake(TokioIo::new(stream)).await.expect("HTTP/2");
         tokio::spawn(connection);

@@ -1,8 +1,8 @@
-"""Servers that say where the kernel brought a caller: `interceptor.py [udp:]NAME@HOST:PORT … [--transparent PORT]`.
+"""Servers that report where a connection arrived: `interceptor.py [udp:]NAME@HOST:PORT … [--transparent PORT]`.
 
-One line `ready`. Each caller gets one line: NAME, where it was going, `from`, its own address. With --transparent
-listeners take what is not for them by address, and the one named `inbound` goes on to PORT of that address from the
-caller's own: its callers get that server's line behind its own.
+Prints one line `ready`. Each client gets one line: NAME, the original destination, `from`, the client's address. With
+--transparent the listeners accept connections to other addresses, and the one named `inbound` connects to PORT of the
+original destination from the client's address: its clients get the line of that server after its own line.
 """
 
 import socket
@@ -38,7 +38,7 @@ def transparent(io):
 
 
 def next_line(io, port):
-    """What the application says to a caller at the caller's own address."""
+    """The line of the application, for a connection from the client's own address."""
     with socket.socket(io.family, socket.SOCK_STREAM) as leg:
         leg.settimeout(PATIENCE)
         transparent(leg)

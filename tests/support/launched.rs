@@ -45,7 +45,7 @@ impl Launched {
     }
 
     /// Waits until the log contains this text.
-    pub(crate) async fn has_told(&self, text: &str) {
+    pub(crate) async fn has_logged(&self, text: &str) {
         eventually(text, async || self.program.errors().contains(text).then_some(())).await;
     }
 

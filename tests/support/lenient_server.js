@@ -1,4 +1,4 @@
-// Node's HTTP server with its lenient parser, which old applications ask for. Arguments: address and port.
+// Node's HTTP server with its lenient parser, which some old applications enable. Arguments: address and port.
 const http = require('http');
 
 const server = http.createServer({ insecureHTTPParser: true }, (request, response) => {

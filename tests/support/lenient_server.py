@@ -1,4 +1,4 @@
-"""Python's http.server, which reads requests that others refuse. Arguments: address and port."""
+"""Python's http.server, which accepts requests that strict servers refuse. Arguments: address and port."""
 
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer

@@ -218,7 +218,9 @@ async fn stream(mut client: Client, stops: &AtomicBool, tally: &Tally) -> Result
             break;
         }
         let (message, mut echo) = (message(token.to_be_bytes()), Vec::new());
-        to.send(Frame::data(message.clone())).await.map_err(|_gone| "nobody takes the request's body")?;
+        to.send(Frame::data(message.clone()))
+            .await
+            .map_err(|_gone| "the connection takes no more of the request's body")?;
         while echo.len() < message.len() {
             let frame = timeout(PATIENCE, body.frame()).await.map_err(|_late| "no echo")?;
             let frame = frame.ok_or("ended")?.map_err(|error| format!("{error:?}"))?;

@@ -1,7 +1,7 @@
-"""A name server over UDP and TCP: `name_server.py HOST:PORT … -- NAME=ADDRESS,ADDRESS …`. One line `ready`, then each
-question as a line `udp A name.`.
+"""A name server over UDP and TCP: `name_server.py HOST:PORT … -- NAME=ADDRESS,ADDRESS …`. Prints one line
+`ready`, then a line such as `udp A name.` for each question.
 
-Other names do not exist. What does not fit into 512 bytes, or what a client's EDNS says, is cut.
+Other names do not exist. An answer above 512 bytes, or above the size in the client's EDNS, is cut.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ def name_at(message, at):
 
 
 def room(message, end):
-    """What an answer may have: an OPT record is the only one that comes with a question here."""
+    """Returns the size that an answer may have. The only additional record of a question is OPT here."""
     if message[11] and struct.unpack_from("!H", message, end + 5)[0] == OPT:
         return max(512, struct.unpack_from("!H", message, end + 7)[0])
     return 512

@@ -281,9 +281,9 @@ pub(crate) fn ip(words: &[&str]) {
 
 /// Runs a command. Returns what it printed, or why it failed.
 fn ran(program: &str, words: &[&str]) -> Result<String, String> {
-    let told = format!("{program} {}", words.join(" "));
+    let command = format!("{program} {}", words.join(" "));
     let Output { status, stdout, stderr } =
-        Command::new(program).args(words).output().map_err(|error| format!("{told}: {error}"))?;
+        Command::new(program).args(words).output().map_err(|error| format!("{command}: {error}"))?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
-    if status.success() { Ok(text(&stdout)) } else { Err(format!("{told}: {}", text(&stderr))) }
+    if status.success() { Ok(text(&stdout)) } else { Err(format!("{command}: {}", text(&stderr))) }
 }

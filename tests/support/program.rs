@@ -13,20 +13,20 @@ pub(crate) struct Program {
     child: Child,
     lines: mpsc::UnboundedReceiver<String>,
     errors: Arc<Mutex<String>>,
-    told: String,
+    description: String,
 }
 
 impl Program {
     pub(crate) fn start(mut command: Command) -> Self {
-        let told = format!("{command:?}");
+        let description = format!("{command:?}");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| unreachable!("{told}: {error}"));
+        let mut child = command.spawn().unwrap_or_else(|error| unreachable!("{description}: {error}"));
         let (sender, lines) = mpsc::unbounded_channel();
         each_line(child.stdout.take().expect("a pipe"), move |line| drop(sender.send(line)));
         let errors = Arc::new(Mutex::new(String::new()));
         let to = errors.clone();
         each_line(child.stderr.take().expect("a pipe"), move |line| *to.lock() += &(line + "\n"));
-        Self { child, lines, errors, told }
+        Self { child, lines, errors, description }
     }
 
     /// A script of this directory, run by Python through `prefix`.
@@ -38,8 +38,8 @@ impl Program {
 
     /// The next line of standard output; there must be one.
     pub(crate) async fn line(&mut self) -> String {
-        let line = soon(&self.told, self.lines.recv()).await;
-        line.unwrap_or_else(|| unreachable!("{} ended; {}", self.told, self.errors.lock()))
+        let line = soon(&self.description, self.lines.recv()).await;
+        line.unwrap_or_else(|| unreachable!("{} ended; {}", self.description, self.errors.lock()))
     }
 
     /// Whether it has printed nothing that is still unread.
@@ -64,7 +64,7 @@ impl Program {
 
     /// The next line of standard output. `None` when the program has ended.
     pub(crate) async fn next_line(&mut self) -> Option<String> {
-        soon(&self.told, self.lines.recv()).await
+        soon(&self.description, self.lines.recv()).await
     }
 }
 
@@ -73,7 +73,7 @@ impl Drop for Program {
         drop(self.child.kill());
         drop(self.child.wait());
         if std::thread::panicking() {
-            eprintln!("{}\n{}", self.told, self.errors.lock());
+            eprintln!("{}\n{}", self.description, self.errors.lock());
         }
     }
 }

@@ -1,6 +1,6 @@
-"""What is heard at each address: `reach.py [--from IP] [--from-port PORT] [udp:]HOST:PORT …`, one line for each.
+"""Asks the server at each address: `reach.py [--from IP] [--from-port PORT] [udp:]HOST:PORT …`.
 
-The first line that comes from there; or refused, reset, timeout, unreachable.
+Prints one line for each address: the first line of the server; or refused, reset, timeout, unreachable.
 """
 
 import argparse

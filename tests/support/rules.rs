@@ -10,8 +10,8 @@ impl Namespace {
         let mut init = self.enter();
         init.arg(binary()).arg("init").args(words);
         let output = init.output().expect("a program that starts");
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "pillion init {words:?}: {told}");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "pillion init {words:?}: {errors}");
     }
 
     /// Redirects everything but loopback to the outbound port, whichever user sends it.

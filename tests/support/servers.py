@@ -1,4 +1,5 @@
-"""TCP servers of three kinds: `servers.py KIND:NAME@HOST:PORT …`. One line `ready`, then one JSON event a line.
+"""TCP servers of three kinds: `servers.py KIND:NAME@HOST:PORT …`. Prints one line `ready`, then JSON
+events, one on each line.
 
 http    answers each request with its own name and a line end
 banner  speaks first: its own name and a line end; then echoes

@@ -1,6 +1,7 @@
-"""Many short connections: `short.py COUNT KIND HOST PORT`, KIND `http` or `raw`. Prints how many went well.
+"""Many short connections: `short.py COUNT KIND HOST PORT`, KIND `http` or `raw`. Prints how many
+succeeded.
 
-Each asks once, hears the whole answer, and hangs up; some are under way at once.
+Each sends one request, reads the whole answer, and closes; several are open at once.
 """
 
 import asyncio

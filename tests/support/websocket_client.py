@@ -1,4 +1,5 @@
-"""A WebSocket client: `websocket_client.py HOST:PORT`. Does all that one can do, and prints a line for each."""
+"""A WebSocket client: `websocket_client.py HOST:PORT`. Makes every kind of use of a WebSocket, and prints a
+line for each."""
 
 import asyncio
 import hashlib
@@ -36,7 +37,7 @@ async def echoes():
 
 
 async def plainly():
-    """Without compression, whose frames no proxy may touch either."""
+    """Without compression: a proxy must not change these frames either."""
     async with dial(compression=None) as socket:
         await socket.send("x" * 100)
         say("uncompressed", len(await socket.recv()))

@@ -30,7 +30,7 @@ impl DerefMut for Wire {
 
 impl Wire {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
-        Self::new(soon("connecting", TcpStream::connect(address)).await.expect("somebody listens"))
+        Self::new(soon("connecting", TcpStream::connect(address)).await.expect("a listener"))
     }
 
     pub(crate) fn new(io: TcpStream) -> Self {

@@ -1,4 +1,4 @@
-//! Its sockets without a redirect: found in the ready line, changed by a reload.
+//! The sockets of the DNS proxy without a redirect: the ready line names them, and a reload changes them.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use crate::support::sidecar::Plan;
 use crate::support::{eventually, soon};
 
-/// Whether `orders` has an IPv4 address: the number 0x1234, recursion desired, one question.
+/// A query for the IPv4 address of `orders`: ID 0x1234, recursion desired, one question.
 const QUESTION: &[u8] = b"\x12\x34\x01\x00\0\x01\0\0\0\0\0\0\x06orders\0\0\x01\0\x01";
 
 async fn over_udp(to: SocketAddr) -> Vec<u8> {

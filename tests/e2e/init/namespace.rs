@@ -1,9 +1,10 @@
-//! What a run leaves in the namespace: the same after the second, nothing after `--undo`, and others' rules always.
+//! What a run leaves in the namespace: a second run changes nothing, `--undo` removes everything, and foreign rules
+//! stay.
 
 use super::{BACKENDS, everything, hear, hosts, init, init_behind, listen, refused, rules, shell, text};
 use crate::support::namespace::{Hosts, Namespace, families};
 
-/// Every rule set that is in use somewhere, with names that look like ours.
+/// Rules of other programs in every rule set, with names that look like those of Pillion.
 const FOREIGN: &str = "
     nft 'table inet filter { chain input { type filter hook input priority 0; tcp dport 1 drop; }; }'
     nft 'table ip pillion { chain output { type nat hook output priority -100; tcp dport 2 return; }; }'
@@ -25,13 +26,13 @@ const LEGACY: &str = "
         $v -t raw -S
     done";
 
-/// Each with all that the rules can have.
+/// The options that need the most rules, for each mode.
 fn all(backend: &str) -> [Vec<&str>; 2] {
     let words = ["--backend", backend, "--dns", "--proxy-gid", "1338", "--exclude-interfaces", "cable,no*"];
     ["redirect", "tproxy"].map(|mode| [&["--mode", mode], &words[..]].concat())
 }
 
-/// All lines of `part` are in `whole`, in their order.
+/// Whether all lines of `part` are in `whole`, in their order.
 fn holds(whole: &str, part: &str) -> bool {
     let mut lines = whole.lines();
     part.lines().all(|line| lines.any(|other| other == line))
@@ -88,7 +89,7 @@ async fn rules_of_others_stay_as_they_were() {
 }
 
 #[tokio::test]
-async fn a_rule_of_others_that_leads_to_ours_holds_undo_up_and_loses_nothing() {
+async fn undo_removes_nothing_while_a_foreign_rule_jumps_to_ours() {
     for variant in ["nft", "legacy"] {
         let Some(Hosts { pod, .. }) = hosts() else { return };
         let iptables = format!("iptables-{variant}");
@@ -115,7 +116,7 @@ async fn runs_at_the_same_time_wait_for_each_other() {
 }
 
 #[tokio::test]
-async fn what_iptables_cannot_read_is_told() {
+async fn rules_that_iptables_cannot_read_are_reported() {
     let Some(Hosts { pod, .. }) = hosts() else { return };
     init(&pod, &["--backend", "iptables-nft"]).await;
     shell(&pod, "nft add rule ip nat OUTPUT ct state new accept").await;
@@ -124,9 +125,9 @@ async fn what_iptables_cannot_read_is_told() {
     assert!(said.contains("from the table nat (iptables-nft, IPv6)"), "{said}");
 }
 
-/// However the namespace came to its rules, the next run's are the only ones of ours.
+/// Whatever rules of Pillion the namespace had before, the next run replaces them.
 #[tokio::test]
-async fn another_backend_and_other_options_replace_what_was_there() {
+async fn another_backend_and_other_options_replace_the_rules_of_the_last_run() {
     let Some(Hosts { pod: fresh, world: walked }) = hosts() else { return };
     let legacy_tables =
         "for v in iptables ip6tables; do for t in raw mangle nat; do $v-legacy -t $t -S; done; done";
@@ -144,7 +145,7 @@ async fn another_backend_and_other_options_replace_what_was_there() {
 }
 
 #[tokio::test]
-async fn the_choice_is_made_by_what_is_there_and_said() {
+async fn the_backend_is_chosen_by_what_is_installed_and_reported() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     let said = init(&pod, &[]).await;
     assert!(said.contains("backend nft: nft is here and the kernel takes the rules\n"), "{said}");
@@ -201,9 +202,9 @@ async fn without_ipv6(host: &Namespace) {
     shell(host, "sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1").await;
 }
 
-/// As it is in a container that had none from the beginning.
+/// A namespace without IPv6, as in a container that never had it.
 #[tokio::test]
-async fn ipv6_that_no_interface_has_is_none() {
+async fn ipv6_that_no_interface_has_counts_as_absent() {
     let Some(Hosts { pod, .. }) = hosts() else { return };
     let off = "for of in /proc/sys/net/ipv6/conf/*; do case $of in */all) ;; *) echo 1 >$of/disable_ipv6;; esac; done";
     shell(&pod, off).await;
@@ -211,7 +212,7 @@ async fn ipv6_that_no_interface_has_is_none() {
 }
 
 #[tokio::test]
-async fn without_ipv6_it_is_left_out_and_said() {
+async fn without_ipv6_its_rules_are_left_out_and_the_output_says_so() {
     for backend in BACKENDS {
         let Some(hosts) = hosts() else { return };
         let pod = &hosts.pod;
@@ -237,7 +238,7 @@ async fn without_ipv6_it_is_left_out_and_said() {
             format!("outbound {called} from {}", v4.pod),
             "{backend}"
         );
-        // What was installed when there was IPv6 goes too.
+        // Rules that were installed while there was IPv6 are removed too.
         shell(pod, "sysctl -qw net.ipv6.conf.all.disable_ipv6=0 net.ipv6.conf.default.disable_ipv6=0").await;
         init(pod, &["--backend", backend]).await;
         without_ipv6(pod).await;

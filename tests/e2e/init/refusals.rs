@@ -1,4 +1,5 @@
-//! Where it cannot: what is missing is named with what to do, and the namespace stays as it was.
+//! Where `pillion init` cannot do its work, it names what is missing and what to do, and leaves the namespace
+//! unchanged.
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
@@ -27,7 +28,7 @@ impl Programs {
         programs
     }
 
-    /// One that only complains.
+    /// A program that only prints an error.
     fn broken(self, program: &str, complaint: &str) -> Self {
         let path = self.0.path().join(program);
         drop(std::fs::remove_file(&path));
@@ -87,7 +88,7 @@ async fn without_a_program() {
 }
 
 #[tokio::test]
-async fn without_nft_iptables_is_taken_and_said() {
+async fn without_nft_iptables_is_used_and_reported() {
     let cases: [(&[&[&str]], &str); 3] = [
         (&[IP, IPTABLES_NFT], "backend iptables-nft: nft is not installed; it works here"),
         (&[IP, IPTABLES_NFT, IPTABLES_LEGACY], "backend iptables-nft: nft is not installed; it works here"),
@@ -104,9 +105,9 @@ async fn without_nft_iptables_is_taken_and_said() {
     }
 }
 
-/// Its own words, what to do, and the next best where the choice is open.
+/// The error has the program's own text and what to do. Where the backend is not given, another one is tried.
 #[tokio::test]
-async fn without_a_feature_of_the_kernel() {
+async fn a_missing_feature_of_the_kernel_is_named() {
     let Some(Hosts { pod, .. }) = hosts() else { return };
     let before = everything(&pod).await;
     let complaint = "Error: Could not process rule: Operation not supported";
@@ -123,7 +124,7 @@ async fn without_a_feature_of_the_kernel() {
     );
 }
 
-/// IPv6 after IPv4, the rules after routing: what stood already is taken back.
+/// A step fails after others succeeded: IPv6 after IPv4, the rules after routing. The finished steps are undone.
 #[tokio::test]
 async fn a_failure_half_way_leaves_nothing() {
     let programs = || Programs::of(&[IP, NFT, IPTABLES_NFT, IPTABLES_LEGACY]);
@@ -131,7 +132,7 @@ async fn a_failure_half_way_leaves_nothing() {
         let Some(Hosts { pod, world }) = hosts() else { return };
         let backend = format!("iptables-{variant}");
         let words = ["--mode", "tproxy", "--dns", "--backend", &backend];
-        // The older kind's tables stay once they were used; the newer one's go.
+        // The legacy tables stay once they were used; those of nftables are removed.
         for host in [&pod, &world] {
             let tables =
                 "for t in raw mangle nat; do iptables-legacy -t $t -S; ip6tables-legacy -t $t -S; done";
@@ -153,9 +154,9 @@ async fn a_failure_half_way_leaves_nothing() {
     }
 }
 
-/// Each once, with what to do.
+/// Each requirement is missing once, and the error says what to do.
 #[tokio::test]
-async fn what_rules_stand_on_may_not_be_there() {
+async fn each_missing_requirement_is_named() {
     let cases: [(&str, &[&str], &str); 3] = [
         ("sysctl -qw net.ipv6.conf.lo.disable_ipv6=1", &[], "net.ipv6.conf.lo.disable_ipv6=0"),
         ("ip link set lo down", &["--mode", "tproxy"], "ip link set lo up"),
@@ -189,7 +190,7 @@ async fn without_raw_sockets() {
 }
 
 #[tokio::test]
-async fn a_program_that_is_gone_cannot_say_what_is_left() {
+async fn rules_of_a_missing_program_are_reported_as_unreadable() {
     let Some(Hosts { pod, .. }) = hosts() else { return };
     assert!(init_behind(pod.enter(), &[]).await.status.success());
     let output = init_behind(Programs::of(&[IP, IPTABLES_NFT]).enter(&pod), &["--undo"]).await;
@@ -200,7 +201,7 @@ async fn a_program_that_is_gone_cannot_say_what_is_left() {
 }
 
 #[tokio::test]
-async fn wrong_words_are_wrong_usage() {
+async fn unknown_options_are_wrong_usage() {
     let Some(Hosts { pod, .. }) = hosts() else { return };
     let before = everything(&pod).await;
     let cases: [(&[&str], &str); 15] = [

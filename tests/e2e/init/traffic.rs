@@ -1,4 +1,4 @@
-//! Where the kernel brings connections, for each backend and mode, over IPv4 and IPv6.
+//! Where connections arrive, for each backend and mode, over IPv4 and IPv6.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::support::program::Program;
 
 const APP: u16 = 8080;
 
-/// The sidecar's servers, the application's and the world's.
+/// Starts the servers of the sidecar, of the application and of `world`.
 async fn populate(Hosts { pod, world }: &Hosts, mode: &str) -> [Program; 3] {
     let mut sidecar = pod.enter_as_sidecar();
     let mut own = vec!["udp:dns@127.0.0.1:15053".to_owned(), "udp:dns@[::1]:15053".to_owned()];
@@ -36,12 +36,12 @@ fn virtual_address(family: Family) -> IpAddr {
     text.parse().expect("an IP address")
 }
 
-/// One caller, and what is heard where.
+/// One caller, and the expected reply at each address.
 async fn expect(who: Command, words: &[&str], table: &[(String, String)]) {
-    let told = format!("{who:?}");
+    let caller = format!("{who:?}");
     let (targets, expected): (Vec<String>, Vec<String>) = table.iter().cloned().unzip();
     let heard = reach(who, words, &targets).await;
-    assert_eq!(heard, expected, "{targets:?} by {told}");
+    assert_eq!(heard, expected, "{targets:?} by {caller}");
 }
 
 async fn connections(backend: &str, mode: &str) {
@@ -73,7 +73,7 @@ async fn connections(backend: &str, mode: &str) {
         let leg: IpAddr = leg.parse().expect("an IP address");
         expect(pod.enter_as_sidecar(), &["--from", &leg.to_string()], &[row("app", at(own, APP), leg)]).await;
         if leg.is_ipv6() {
-            // IPv4's never leaves the host; this one could, past the sidecar.
+            // The IPv4 connection never leaves the host; the IPv6 one could, past the sidecar.
             let expected = [row("outbound", at(service, 80), leg)];
             expect(pod.enter(), &["--from", &leg.to_string()], &expected).await;
         }
@@ -104,7 +104,7 @@ async fn iptables_legacy_redirects() {
     connections("iptables-legacy", "redirect").await;
 }
 
-/// With the client's address towards the application.
+/// The application sees the client's address.
 #[tokio::test]
 async fn nft_hands_over_transparently() {
     connections("nft", "tproxy").await;
@@ -120,7 +120,7 @@ async fn iptables_legacy_hands_over_transparently() {
     connections("iptables-legacy", "tproxy").await;
 }
 
-/// Whatever is left out: network, port, interface.
+/// Virtual addresses are captured although their network, port or interface is excluded.
 #[tokio::test]
 async fn virtual_networks_are_captured_in_spite_of_every_exclusion() {
     for backend in BACKENDS {
@@ -167,7 +167,7 @@ async fn only_what_is_listed_is_captured() {
     }
 }
 
-/// The sidecar's own go to the resolver, even from a port that the application has just asked from.
+/// The sidecar's own queries go to the resolver, even from a port that the application has just used for a query.
 #[tokio::test]
 async fn questions_go_to_the_dns_proxy() {
     const FROM: &[&str] = &["--from-port", "5000"];

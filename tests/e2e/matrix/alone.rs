@@ -1,4 +1,4 @@
-//! An application that has no sidecar: the caller's own speaks to it as the service declares.
+//! An application without a sidecar: the caller's sidecar uses the version that the service declares.
 
 use http::Version;
 
@@ -34,8 +34,8 @@ async fn check(version: Version) {
         let name = hop.protocol.key();
         let to = entry(&sidecar, door, name);
         let id = format!("{name}-{door:?}-{:?}", cell.caller);
-        let told = cell.caller.calls(&Call { to, host: name, id: &id }).await;
-        cell.check(&id, &told, &app.heard());
+        let answer = cell.caller.calls(&Call { to, host: name, id: &id }).await;
+        cell.check(&id, &answer, &app.heard());
         asked.push((cell, (to, name.to_owned())));
     }
     asked.retain(|(cell, _)| grpcio::can_ask(cell));

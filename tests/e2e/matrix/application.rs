@@ -1,4 +1,4 @@
-//! An application that understands one version of HTTP, and notes what it was spoken to in.
+//! An application that understands one version of HTTP, and records the version in which it is addressed.
 
 use std::convert::Infallible;
 use std::io::Cursor;
@@ -30,14 +30,14 @@ pub(super) struct Application {
 
 #[derive(Debug, Default)]
 pub(super) struct Heard {
-    /// By their `x-request-id`, in the order they came.
+    /// The `x-request-id` and the version of each request, in the order in which they came.
     pub(super) requests: Vec<(String, Version)>,
-    /// The version of each connection's first bytes. A connection that says nothing has none.
+    /// The version of each connection's first bytes. A connection without bytes has none.
     pub(super) connections: Vec<Version>,
 }
 
 impl Application {
-    /// Echoes every body as it comes, and ends gRPC with trailers.
+    /// Echoes every body as it comes, and ends gRPC answers with trailers.
     pub(super) async fn start(version: Version) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
@@ -51,7 +51,7 @@ impl Application {
         Self { address, version, heard, _task: Task(task) }
     }
 
-    /// What was heard since this was asked the last time.
+    /// What the application has recorded since the last call.
     pub(super) fn heard(&self) -> Heard {
         std::mem::take(&mut self.heard.lock())
     }
@@ -64,14 +64,14 @@ async fn serve(stream: TcpStream, version: Version, heard: Arc<Mutex<Heard>>) {
     if read.read_exact(&mut first).await.is_err() {
         return;
     }
-    let is_preface = first == *b"PRI"; // no method begins so
+    let is_preface = first == *b"PRI"; // no method begins with these bytes
     heard.lock().connections.push(if is_preface { Version::HTTP_2 } else { Version::HTTP_11 });
     let io = TokioIo::new(join(Cursor::new(first).chain(read), write));
     let service = service_fn(move |request| {
         note(&request, &heard);
         async { Ok::<_, Infallible>(echo(request)) }
     });
-    // An error is a caller's that spoke another version, or went away.
+    // An error means that a caller spoke another version or went away.
     if version == Version::HTTP_2 {
         drop(http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await);
     } else {
@@ -95,7 +95,7 @@ fn echo(request: Request<Incoming>) -> Response<Piped> {
     answer
 }
 
-/// Ends early when somebody goes away.
+/// Ends early when the caller goes away.
 async fn repeat(mut asked: Incoming, to: mpsc::Sender<Frame<Bytes>>, is_grpc: bool) {
     while let Some(Ok(frame)) = asked.frame().await {
         let Ok(data) = frame.into_data() else { continue };

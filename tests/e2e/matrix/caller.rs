@@ -1,4 +1,4 @@
-//! Callers of each version, who talk turn by turn.
+//! Callers of each version, which send a further message only after the answer to the one before.
 
 use std::net::SocketAddr;
 
@@ -18,35 +18,35 @@ use super::{Alpn, Caller, Cell};
 use crate::support::http2::Piped;
 use crate::support::soon;
 
-/// A request and where to.
+/// A request, and the address to which it is sent.
 pub(super) struct Call<'a> {
     pub(super) to: SocketAddr,
     pub(super) host: &'a str,
     pub(super) id: &'a str,
 }
 
-/// What a caller was answered.
-pub(super) struct Told {
+/// The answer that a caller got.
+pub(super) struct CallerResult {
     head: http::response::Parts,
     body: Vec<u8>,
     trailers: HeaderMap,
 }
 
-/// Two messages of gRPC, of which the second is sent only after the first came back.
+/// Two messages of gRPC. The second is sent only after the first came back.
 const TURNS: [&[u8]; 2] = [b"\0\0\0\0\x05first", b"\0\0\0\0\x06second"];
 
 impl Caller {
-    pub(super) async fn calls(self, call: &Call<'_>) -> Told {
+    pub(super) async fn calls(self, call: &Call<'_>) -> CallerResult {
         let stream = connect(call.to).await;
         self.talks(stream, call).await
     }
 
-    pub(super) async fn calls_over_tls(self, call: &Call<'_>, alpn: Alpn, who: &Credentials) -> Told {
+    pub(super) async fn calls_over_tls(self, call: &Call<'_>, alpn: Alpn, who: &Credentials) -> CallerResult {
         let stream = who.shake_hands(connect(call.to).await, alpn).await;
         self.talks(stream, call).await
     }
 
-    async fn talks<I>(self, io: I, call: &Call<'_>) -> Told
+    async fn talks<I>(self, io: I, call: &Call<'_>) -> CallerResult
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -64,7 +64,7 @@ impl Caller {
         let rest = soon(call.id, body.collect()).await.expect("a whole answer");
         let trailers = rest.trailers().cloned().unwrap_or_default();
         heard.extend(rest.to_bytes());
-        Told { head, body: heard, trailers }
+        CallerResult { head, body: heard, trailers }
     }
 
     fn request(self, call: &Call<'_>, body: Piped) -> Request<Piped> {
@@ -98,12 +98,12 @@ impl Caller {
 }
 
 async fn connect(to: SocketAddr) -> TcpStream {
-    let stream = soon("connecting", TcpStream::connect(to)).await.expect("somebody listens");
+    let stream = soon("connecting", TcpStream::connect(to)).await.expect("a listener");
     stream.set_nodelay(true).expect("a TCP socket");
     stream
 }
 
-/// As many bytes as asked for, or as there were.
+/// Reads `count` bytes, or fewer if the body ends before.
 async fn exactly(body: &mut Incoming, count: usize) -> Vec<u8> {
     let mut heard = Vec::new();
     while heard.len() < count {
@@ -113,12 +113,12 @@ async fn exactly(body: &mut Incoming, count: usize) -> Vec<u8> {
     heard
 }
 
-impl Told {
+impl CallerResult {
     pub(super) fn version(&self) -> Version {
         self.head.version
     }
 
-    /// It is the answer that the table says.
+    /// The answer must agree with the table.
     pub(super) fn check(&self, cell: &Cell, expected: &Expected) {
         let (status, grpc_status) = match (expected.answer, cell.caller) {
             (Answer::Echo, _) => return self.is_the_echo(cell),
@@ -138,17 +138,19 @@ impl Told {
         assert_eq!(status, expected, "{cell:?}: the trailers");
     }
 
-    /// By a sidecar, in its own words; gRPC by headers alone.
+    /// The answer must be a sidecar's own; a gRPC answer must have headers alone.
     fn is_refused(&self, cell: &Cell, status: u16, grpc_status: Option<&str>, cause: &str) {
         assert_eq!(self.head.status, status, "{cell:?}: {self}");
         let header = |name: &str| self.head.headers.get(name).and_then(|value| value.to_str().ok());
         assert_eq!(header("grpc-status"), grpc_status, "{cell:?}: {self}");
-        let told = header("proxy-status").unwrap_or_default();
-        assert!(told.starts_with(&format!("pillion; error={cause};")), "{cell:?}: not {cause}: {self}");
+        let status = header("proxy-status").unwrap_or_default();
+        assert!(status.starts_with(&format!("pillion; error={cause};")), "{cell:?}: not {cause}: {self}");
     }
 }
 
-/// The type in Proxy-Status. Our HTTP/1.1 application hangs up at the preface of HTTP/2, without a word.
+/// The error type in Proxy-Status. The HTTP/1.1 application of this test closes the connection at the preface of
+/// HTTP/2,
+/// without an answer.
 fn cause(expected: &Expected) -> &'static str {
     match expected.spoken {
         None => "destination_not_found",
@@ -157,7 +159,7 @@ fn cause(expected: &Expected) -> &'static str {
     }
 }
 
-impl std::fmt::Display for Told {
+impl std::fmt::Display for CallerResult {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?}\n{}", self.head, String::from_utf8_lossy(&self.body))
     }

@@ -1,4 +1,4 @@
-//! Who a caller without a sidecar is, and its handshake with the application's.
+//! The identity of a caller without a sidecar, and its handshake with the application's sidecar.
 
 use std::sync::Arc;
 
@@ -57,7 +57,7 @@ impl Credentials {
     }
 }
 
-/// A client that has no opinion on SPIFFE IDs, as `curl --insecure`.
+/// A client that does not check SPIFFE IDs, like `curl --insecure`.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

@@ -1,4 +1,4 @@
-//! curl with a certificate of its own, and whatever ALPN it has.
+//! curl with a certificate of its own, and with each ALPN that it can offer.
 
 use std::process::Command;
 
@@ -33,7 +33,7 @@ async fn curl_brings_a_certificate_or_is_not_let_in() {
     for mtls in ["strict", "permissive"] {
         let inbound = Plan::application(app.address, &format!("mtls: {mtls}"));
         let inbound = inbound.identified(&authority, "orders").start().await;
-        // Both ids are offered with --http2, and the better one is taken.
+        // With --http2 curl offers both protocol IDs, and the sidecar takes `h2`.
         for (option, version) in [("--http1.1", "1.1"), ("--http2", "2"), ("--no-alpn", "1.1")] {
             let mut post = post(&inbound);
             for (option, file) in [("--cert", "tls.crt"), ("--key", "tls.key"), ("--cacert", "ca.crt")] {
@@ -41,11 +41,11 @@ async fn curl_brings_a_certificate_or_is_not_let_in() {
             }
             post.arg(option);
             assert_eq!(printed(post).await, format!("hello {version}"), "{mtls} {option}");
-            let told = app.heard();
-            assert!(heard(Version::HTTP_11, &told), "{mtls} {option}: {told:?}");
+            let found = app.heard();
+            assert!(heard(Version::HTTP_11, &found), "{mtls} {option}: {found:?}");
         }
         let refused = run(post(&inbound)).await;
         assert!(!refused.status.success() && !refused.stdout.starts_with(b"hello"), "{mtls}: {refused:?}");
-        assert!(app.heard().connections.is_empty(), "{mtls}: nobody without a certificate is let in");
+        assert!(app.heard().connections.is_empty(), "{mtls}: a client without a certificate is not admitted");
     }
 }

@@ -1,4 +1,4 @@
-//! The table: how a cell must end, by what the documentation says of its settings and nothing else.
+//! The table of results, from what the documentation says of a cell's settings.
 
 use http::Version;
 
@@ -6,21 +6,21 @@ use super::{Caller, Cell, Hop, Protocol, Way};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Expected {
-    /// What the application's sidecar is spoken to in. `None`: nobody speaks to it.
+    /// The version in which the application's sidecar is addressed. `None`: no request reaches it.
     pub(super) arriving: Option<Version>,
-    /// What the application is spoken to in, whether it understands that or not.
+    /// The version in which the application is addressed, whether or not it understands that.
     pub(super) spoken: Option<Version>,
     pub(super) answer: Answer,
 }
 
-/// What the caller gets.
+/// The caller's result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// The application's, as it comes, with its trailers.
+    /// The application's echo, streamed, with its trailers.
     Echo,
-    /// 502, or UNAVAILABLE: the application does not speak what it was declared to.
+    /// 502, or UNAVAILABLE: the application does not speak the declared version.
     Failed,
-    /// gRPC, where HTTP/1.1 is declared.
+    /// UNIMPLEMENTED: the call is gRPC, and HTTP/1.1 is declared.
     Unimplemented,
 }
 
@@ -48,7 +48,7 @@ impl Hop {
             Protocol::Http1 if caller == Caller::Grpc => None,
             Protocol::Http1 => Some(Version::HTTP_11),
             Protocol::Http2 => Some(Version::HTTP_2),
-            // By ALPN, where sidecars prefer `pillion-h2`.
+            // By ALPN; sidecars prefer `pillion-h2`.
             Protocol::Auto if self.is_mutual => Some(Version::HTTP_2),
             Protocol::Auto => Some(caller.version()),
         }
@@ -56,7 +56,7 @@ impl Hop {
 }
 
 impl Protocol {
-    /// What inbound makes of it, whatever the sidecars spoke between them.
+    /// The version towards the application, which does not depend on the version between the sidecars.
     fn towards_application(self, caller: Caller) -> Option<Version> {
         match (self, caller) {
             (Self::Auto, Caller::Grpc) | (Self::Http2, _) => Some(Version::HTTP_2),

@@ -1,4 +1,4 @@
-//! The gRPC cells once more, by a client that is not ours.
+//! The gRPC cells again, with the library grpcio as the client.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -11,10 +11,10 @@ use super::{Caller, Cell, Way};
 use crate::support::program::Program;
 use crate::support::tools::{printed, require_python};
 
-/// Where a cell begins, and whom it asks for.
+/// The address to which the caller connects, and the authority that it asks for.
 pub(super) type Entry = (SocketAddr, String);
 
-/// grpcio cannot leave the server's name unverified, and ours have none but a SPIFFE ID.
+/// grpcio always verifies the server's name, and certificates of sidecars have only a SPIFFE ID.
 pub(super) fn can_ask(cell: &Cell) -> bool {
     cell.caller == Caller::Grpc && !matches!(cell.way, Way::Tls(_))
 }
@@ -26,12 +26,12 @@ pub(super) async fn check(asked: &[(Cell, Entry)], app: &Application) {
     let arguments = asked.iter().enumerate().map(|(number, (_, (to, host)))| format!("{number} {to} {host}"));
     let arguments: Vec<_> = arguments.collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let told = printed(Program::script(Command::new("env"), "grpc_cells.py", &arguments)).await;
-    assert_eq!(told.lines().count(), asked.len(), "{told}");
+    let output = printed(Program::script(Command::new("env"), "grpc_cells.py", &arguments)).await;
+    assert_eq!(output.lines().count(), asked.len(), "{output}");
     let mut echoed = Vec::new();
-    for ((number, (cell, _)), told) in asked.iter().enumerate().zip(told.lines()) {
+    for ((number, (cell, _)), output) in asked.iter().enumerate().zip(output.lines()) {
         let answer = expected::of(cell).answer;
-        assert_eq!(told, format!("{number} {}", words(answer)), "{cell:?}: what grpcio tells");
+        assert_eq!(output, format!("{number} {}", words(answer)), "{cell:?}: the result of grpcio");
         if answer == Answer::Echo {
             echoed.push((number.to_string(), Version::HTTP_2));
         }

@@ -1,11 +1,11 @@
-//! The sidecars of a row, and its cells one after the other.
+//! The sidecars of one row, and its cells, one after the other.
 
 use std::net::SocketAddr;
 
 use http::Version;
 
 use super::application::Application;
-use super::caller::{Call, Told};
+use super::caller::{Call, CallerResult};
 use super::credentials::Credentials;
 use super::{Caller, Cell, Door, Hop, Inbound, Mtls, Protocol, Way, expected, grpcio};
 use crate::support::certs::{Authority, spiffe};
@@ -14,15 +14,15 @@ use crate::support::sidecar::{Plan, Sidecar};
 pub(super) struct Row {
     protocol: Protocol,
     app: Application,
-    /// In the order of [`Mtls::ALL`].
+    /// The application's sidecars, in the order of [`Mtls::ALL`].
     inbound: [Sidecar; 3],
-    /// With a service for each of them, and for each [`Hop`] there.
+    /// The caller's sidecar, which has a service for each of these sidecars and each [`Hop`].
     caller: Sidecar,
     credentials: Credentials,
 }
 
 impl Row {
-    /// An application of `version` that is declared as `protocol`.
+    /// An application of `version`, declared as `protocol`.
     pub(super) async fn start(version: Version, protocol: Protocol) -> Self {
         let (app, authority) = (Application::start(version).await, Authority::new());
         let plan = |mtls| plan(&app, protocol, mtls, &authority).start();
@@ -35,9 +35,9 @@ impl Row {
         let cells = self.cells();
         for (number, cell) in cells.iter().enumerate() {
             let id = format!("cell-{number}");
-            let told = self.call(cell, &id).await;
+            let answer = self.call(cell, &id).await;
             self.check_arrival(cell, &id).await;
-            cell.check(&id, &told, &self.app.heard());
+            cell.check(&id, &answer, &self.app.heard());
         }
         let asked = cells.into_iter().filter(grpcio::can_ask);
         let asked: Vec<_> = asked.map(|cell| (cell, self.entry(&cell))).collect();
@@ -56,7 +56,7 @@ impl Row {
         cells.filter(|cell| cell.way.suits(cell.caller)).collect()
     }
 
-    async fn call(&self, cell: &Cell, id: &str) -> Told {
+    async fn call(&self, cell: &Cell, id: &str) -> CallerResult {
         let (to, host) = self.entry(cell);
         let call = Call { to, host: &host, id };
         match cell.way {
@@ -65,7 +65,7 @@ impl Row {
         }
     }
 
-    /// Where the caller connects to, and whom it asks for.
+    /// The address to which the caller connects, and the authority that it asks for.
     fn entry(&self, cell: &Cell) -> (SocketAddr, String) {
         let inbound = cell.inbound.expect("a row has the application's sidecars");
         match cell.way {
@@ -77,7 +77,7 @@ impl Row {
         }
     }
 
-    /// The application's sidecar tells of this request, once, and in which version it came.
+    /// The access log of the application's sidecar has this request once, with the version in which it came.
     async fn check_arrival(&mut self, cell: &Cell, id: &str) {
         let inbound = cell.inbound.expect("a row has the application's sidecars");
         let Some(version) = expected::of(cell).arriving else { return };
@@ -109,7 +109,7 @@ fn name(mtls: Mtls, hop: Hop) -> String {
     format!("{}-{way}-{}", mtls.key(), hop.protocol.key())
 }
 
-/// A line of the configuration.
+/// The lines of one service in the configuration.
 pub(super) fn service(name: &str, endpoint: SocketAddr, hop: Hop) -> String {
     let tls = if hop.is_mutual { format!("\"{}\"", spiffe("orders")) } else { "off".to_owned() };
     let protocol = hop.protocol.key();
@@ -124,7 +124,7 @@ pub(super) fn caller(services: impl Iterator<Item = String>) -> Plan {
     Plan::new(&format!("inbound: off\noutbound: {{ listen: 127.0.0.1:0 }}\nservices:\n{services}"))
 }
 
-/// Where a caller's sidecar takes requests for a service.
+/// The address at which a caller's sidecar takes requests for a service.
 pub(super) fn entry(caller: &Sidecar, door: Door, service: &str) -> SocketAddr {
     match door {
         Door::ProxyPort => caller.outbound(),

@@ -1,4 +1,4 @@
-//! SSH: whoever connects is greeted, though they have not said a word.
+//! SSH: the server greets every client before the client sends a byte.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::support::soon;
 use crate::support::tools::{printed, require};
 use crate::support::wire::Wire;
 
-/// The first line, heard in silence.
+/// The first line of the server, read without sending anything.
 async fn banner(at: SocketAddr) -> Vec<u8> {
     let mut wire = Wire::connect(at).await;
     let mut heard = Vec::new();
@@ -21,12 +21,12 @@ async fn banner(at: SocketAddr) -> Vec<u8> {
     heard
 }
 
-/// The whole key exchange, for the key that the server proves to have.
+/// Runs the whole key exchange, and returns the key that the server has proven to hold.
 async fn key(at: SocketAddr) -> String {
     let mut scan = Command::new("ssh-keyscan");
     scan.args(["-T", "20", "-t", "ed25519", "-p", &at.port().to_string(), &at.ip().to_string()]);
-    let told = printed(scan).await;
-    told.split_once(' ').expect("a host before its key").1.to_owned()
+    let output = printed(scan).await;
+    output.split_once(' ').expect("a host before its key").1.to_owned()
 }
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn the_banner_of_sshd_and_its_key_come_through_both_sidecars() {
         assert_eq!(banner(pair.caller.orders()).await, direct, "{way:?}");
         if require("ssh-keyscan") {
             assert_eq!(key(pair.caller.orders()).await, key(sshd.address).await, "{way:?}");
-            way.is_told_by(&pair).await;
+            way.is_counted_by(&pair).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! MariaDB: the server speaks first, and the client says nothing until it has.
+//! MariaDB: the server speaks first, and the client waits for it.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -7,7 +7,7 @@ use super::Way;
 use crate::support::servers::{PASSWORD, Server, USER};
 use crate::support::tools::{printed, require};
 
-/// A small answer, one of many rows, and one of a single large packet.
+/// Queries with a small answer, with many rows, and with a single large packet.
 const QUERIES: [&str; 3] =
     ["SELECT 1 AS one", "SELECT seq, MD5(seq) FROM mysql.seq_1_to_25000", "SELECT REPEAT('x', 1048576)"];
 
@@ -32,6 +32,6 @@ async fn the_client_of_mariadb_prints_what_it_prints_without_us() {
             let direct = ask(mariadb.address, query).await;
             assert!(ask(pair.caller.orders(), query).await == direct, "{way:?}: {query}");
         }
-        way.is_told_by(&pair).await;
+        way.is_counted_by(&pair).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A permissive port: with or without mTLS, whoever speaks first, to the same application.
+//! A permissive port: clients with and without mTLS, protocols where either side speaks first, one application.
 
 use super::bytes;
 use super::redis::session;
@@ -22,14 +22,15 @@ async fn redis_cli_is_served_in_plaintext_and_through_the_pair() {
     assert!(received > 0.0 && sent > 1_048_576.0, "{received} {sent}");
     assert!(session(pair.application.inbound()).await == direct, "in plaintext");
     let detected = [("direction", "inbound"), ("verdict", "opaque")];
-    eventually("both connections to be told", async || {
+    eventually("both connections to be counted", async || {
         let scrape = pair.application.scrape().await;
         let plaintext = [("direction", "inbound"), ("protocol", "tcp"), ("tls", "none"), ("outcome", "ok")];
-        // One accepted in plaintext, and two opened to the application; or more, where a client was so slow that the
-        // application was dialled to hear whether it speaks first. What came over mTLS is looked at too.
-        let is_told = scrape.sum("pillion_connections_total", &plaintext) >= 3.0
+        // One connection accepted in plaintext, and two opened to the application. There are more if a client was so
+        // slow
+        // that the application was dialled in case it speaks first. Connections over mTLS are detected as well.
+        let is_counted = scrape.sum("pillion_connections_total", &plaintext) >= 3.0
             && scrape.sum("pillion_detections_total", &detected) == 2.0;
-        is_told.then_some(())
+        is_counted.then_some(())
     })
     .await;
     let [received, sent] = bytes(&pair.application.scrape().await, "inbound", "app");

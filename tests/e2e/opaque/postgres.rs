@@ -1,4 +1,4 @@
-//! PostgreSQL: the client speaks first, asks for TLS in the midst of it, and goes on with or without.
+//! PostgreSQL: the client speaks first, asks for TLS on the open connection, and goes on with TLS or without.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -7,7 +7,7 @@ use super::Way;
 use crate::support::servers::{PASSWORD, Server, USER};
 use crate::support::tools::{printed, require};
 
-/// A small answer, one of more than a mebibyte, and whether the server saw TLS.
+/// Queries with a small answer, with one of more than a mebibyte, and whether the server saw TLS.
 const QUERIES: [&str; 3] = [
     "SELECT 1",
     "SELECT i, md5(i::text) FROM generate_series(1, 30000) AS i",
@@ -39,6 +39,6 @@ async fn psql_prints_what_it_prints_without_us() {
                 assert!(ask(pair.caller.orders(), mode, query).await == direct, "{way:?} {mode}: {query}");
             }
         }
-        way.is_told_by(&pair).await;
+        way.is_counted_by(&pair).await;
     }
 }

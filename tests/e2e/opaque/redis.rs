@@ -13,14 +13,14 @@ use crate::support::{Scratch, soon};
 
 const PIPELINE: usize = 1000;
 
-/// redis-cli, with its input from a file.
+/// redis-cli, which reads its commands from a file.
 fn redis_cli(at: SocketAddr, words: &str, input: &std::path::Path) -> Command {
     let mut sh = Command::new("sh");
     sh.args(["-c", &format!(r#"exec redis-cli -h {} -p {} {words} < "$0""#, at.ip(), at.port())]).arg(input);
     sh
 }
 
-/// What somebody at a prompt would see, with an answer of a mebibyte.
+/// The output of an interactive session, with an answer of one mebibyte.
 pub(super) async fn session(at: SocketAddr) -> String {
     let scratch = Scratch::new();
     let input = "FLUSHALL\nPING\nGET greeting\nSET greeting hello\nGET greeting\nNO SUCH COMMAND\n\
@@ -28,7 +28,7 @@ pub(super) async fn session(at: SocketAddr) -> String {
     printed(redis_cli(at, "", &scratch.write("commands", input))).await
 }
 
-/// A thousand commands before the first answer.
+/// Sends a thousand commands before the first answer.
 async fn pipeline(at: SocketAddr) -> String {
     let (scratch, mut commands) = (Scratch::new(), String::new());
     for number in 0..PIPELINE {
@@ -53,11 +53,11 @@ async fn redis_cli_prints_what_it_prints_without_us() {
         let direct = pipeline(redis.address).await;
         assert!(direct.ends_with("errors: 0, replies: 1000\n"), "{direct}");
         assert_eq!(pipeline(pair.caller.orders()).await, direct, "{way:?}");
-        way.is_told_by(&pair).await;
+        way.is_counted_by(&pair).await;
     }
 }
 
-/// Fifty clients that connect, and then speak one after the other, some of them while their early dial goes on.
+/// Fifty clients connect, and then send one after the other, some of them while their early dial is under way.
 async fn fifty_clients(at: SocketAddr) {
     let mut benchmark = Command::new("redis-benchmark");
     benchmark.args([
@@ -72,8 +72,8 @@ async fn fifty_clients(at: SocketAddr) {
         "5000",
     ]);
     benchmark.args(["-P", "8", "-d", "1024", "-t", "set,get,lrange_100"]);
-    let told = printed(benchmark).await;
-    assert!(told.contains("GET: ") && !told.contains("rror"), "{told}");
+    let output = printed(benchmark).await;
+    assert!(output.contains("GET: ") && !output.contains("rror"), "{output}");
 }
 
 #[tokio::test]
@@ -85,12 +85,13 @@ async fn redis_benchmark_has_fifty_clients_at_once() {
     for way in [Way::Undeclared, Way::Declared] {
         let pair = way.pair(redis.address).await;
         fifty_clients(pair.caller.orders()).await;
-        way.is_told_by(&pair).await;
+        way.is_counted_by(&pair).await;
     }
 }
 
-/// What was dialled for a silent client serves the one that has spoken meanwhile: a dial given up halfway would
-/// look like a caller whose TLS is broken, and without TLS the application itself would see an empty connection.
+/// The early dial for a silent client serves the client that spoke meanwhile. A dial that is given up halfway would
+/// look
+/// like a caller with broken TLS, and without TLS the application itself would see an empty connection.
 #[tokio::test]
 async fn a_client_that_overtakes_its_early_dial_is_served_by_it() {
     if !require("redis-benchmark") {
@@ -100,17 +101,17 @@ async fn a_client_that_overtakes_its_early_dial_is_served_by_it() {
     for way in [Way::Undeclared, Way::Plaintext] {
         let pair = way.pair(redis.address).await;
         fifty_clients(pair.caller.orders()).await;
-        way.is_told_by(&pair).await;
+        way.is_counted_by(&pair).await;
         let scrape = pair.application.scrape().await;
         let of = |outcome| connections(&scrape, &[("direction", "inbound"), ("outcome", outcome)]);
         assert_eq!([of("tls_error"), of("failed")], [0.0; 2], "{way:?}\n{}", scrape.text);
     }
 }
 
-/// As one speaks to it through telnet: words and a line's end. A GET is a request of HTTP/0.9 to a lenient server, and
-/// so it is one where nobody has declared that the port speaks no HTTP.
+/// Commands in words and lines, as people type them in telnet. A GET without a version is an HTTP/0.9 request for a
+/// lenient server, so it counts as HTTP unless the port is declared as opaque.
 #[tokio::test]
-async fn commands_in_words_are_no_http_though_they_begin_like_it() {
+async fn commands_in_words_are_opaque_although_they_begin_like_http() {
     let Some(redis) = Server::redis().await else { return };
     for way in Way::ALL {
         let pair = way.pair(redis.address).await;
@@ -121,7 +122,7 @@ async fn commands_in_words_are_no_http_though_they_begin_like_it() {
         ] {
             assert_eq!(heard(&pair, command, answer.len()).await, answer, "{way:?} {command}");
         }
-        way.is_told_by(&pair).await;
+        way.is_counted_by(&pair).await;
         let answer = if way == Way::Declared { "$5\r\nhello\r\n" } else { "HTTP/1.1 400" };
         assert_eq!(heard(&pair, "GET greeting\r\n", answer.len()).await, answer, "{way:?}");
     }

@@ -1,4 +1,4 @@
-//! A strict port before a server that speaks first: who was not let in must not make it speak.
+//! A strict port of a server that speaks first: a client that is not admitted must not cause a greeting.
 
 use crate::support::backend::Backend;
 use crate::support::certs::Authority;
@@ -8,7 +8,7 @@ use crate::support::wire::Wire;
 
 const BANNER: &str = "220 mail.example ESMTP\r\n";
 
-/// Greets, and hears its client out.
+/// A server that greets its client, and then reads until the client ends.
 async fn greeter() -> Backend {
     Backend::serving(async |mut wire, _, _| {
         drop(wire.try_send(BANNER).await);
@@ -23,9 +23,9 @@ async fn greeted(pair: &Pair) {
     assert_eq!(String::from_utf8_lossy(&heard), BANNER);
 }
 
-/// Callers that are let in come and go meanwhile, each of which takes far longer than an early dial waits.
+/// Admitted callers connect meanwhile; each takes far longer than the wait before an early dial.
 #[tokio::test]
-async fn a_plaintext_client_hears_no_byte_and_the_application_sees_no_connection() {
+async fn a_plaintext_client_gets_no_byte_and_the_application_sees_no_connection() {
     let app = greeter().await;
     let pair = Pair::start(app.address, "", "").await;
     let mut silent = Wire::connect(pair.application.inbound()).await;
@@ -35,7 +35,7 @@ async fn a_plaintext_client_hears_no_byte_and_the_application_sees_no_connection
     }
     for first_words in ["HELO me\r\n", "*1\r\n$4\r\nPING\r\n", "\0\0\0\u{8}\u{4}", ""] {
         let mut client = Wire::connect(pair.application.inbound()).await;
-        // The end of what they say is the end of their being heard, and may come first.
+        // The sidecar closes the connection because of these bytes, possibly before all are sent.
         drop(client.try_send(first_words).await);
         drop(client.half_close_if_open().await);
         assert!(soon("the end", client.rest()).await.is_empty(), "{first_words:?}");
@@ -46,19 +46,19 @@ async fn a_plaintext_client_hears_no_byte_and_the_application_sees_no_connection
 }
 
 #[tokio::test]
-async fn a_plaintext_http_client_is_told_what_is_missing_by_the_sidecar_alone() {
+async fn a_plaintext_http_client_gets_the_reason_from_the_sidecar_alone() {
     let app = greeter().await;
     let pair = Pair::start(app.address, "", "").await;
     let answer = Wire::connect(pair.application.inbound()).await.get("orders", "/").await;
     assert_eq!(answer.status(), 403);
-    let told = answer.header("proxy-status").expect("why");
-    assert!(told.contains("mtls_required"), "{told}");
+    let reason = answer.header("proxy-status").expect("why");
+    assert!(reason.contains("mtls_required"), "{reason}");
     assert_eq!(app.connections(), 0);
 }
 
-/// TLS 1.3 lets a client think that it is in before its certificate was looked at.
+/// TLS 1.3 lets a client finish its handshake before the server has checked the client's certificate.
 #[tokio::test]
-async fn a_caller_with_a_certificate_of_strangers_is_not_let_near_the_application() {
+async fn a_caller_with_an_untrusted_certificate_does_not_reach_the_application() {
     let app = greeter().await;
     let pair = Pair::start(app.address, "", "").await;
     let stranger = Plan::calling(pair.application.inbound(), "retry: off");

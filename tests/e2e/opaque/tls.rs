@@ -1,4 +1,5 @@
-//! An application with TLS of its own: its certificate is what the client verifies, and nobody between can read.
+//! An application with its own TLS: the client verifies the application's certificate, and no sidecar can read the
+//! bytes.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -24,10 +25,10 @@ async fn curl_verifies_the_certificate_of_nginx_through_both_sidecars() {
     let Some(nginx) = Server::nginx(file.as_bytes()).await else { return };
     for way in Way::ALL {
         let pair = way.pair(nginx.address).await;
-        for (version, told) in [("--http1.1", "HTTP/1.1"), ("--http2", "HTTP/2.0")] {
+        for (version, output) in [("--http1.1", "HTTP/1.1"), ("--http2", "HTTP/2.0")] {
             let mut get = get(&nginx, pair.caller.orders(), "/");
             get.arg(version);
-            assert_eq!(printed(get).await, format!("{told} {SHOP} {SHOP}"), "{way:?}");
+            assert_eq!(printed(get).await, format!("{output} {SHOP} {SHOP}"), "{way:?}");
         }
         assert!(printed(get(&nginx, pair.caller.orders(), "/file")).await == file, "{way:?}");
 

@@ -1,4 +1,4 @@
-//! The clients people use, run as an application in a pod, each with what it prints.
+//! Common clients, run as an application in a pod, each with its output.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -11,10 +11,10 @@ use crate::support::program::Program;
 use crate::support::servers::{PASSWORD, USER};
 use crate::support::tools::printed;
 
-/// What a client in this pod prints of a server at this address.
+/// The output of a client in this pod for a server at this address.
 pub(super) type Client = fn(&Pod, SocketAddr) -> Pin<Box<dyn Future<Output = String> + '_>>;
 
-/// A GET with more words for curl: status and body.
+/// A GET with further arguments for curl: status and body.
 pub(super) async fn get(host: Command, to: SocketAddr, words: &[&str]) -> (u16, String) {
     get_path(host, to, "/plainly?x=plainly", words).await
 }
@@ -34,7 +34,7 @@ pub(super) fn curl(pod: &Pod, to: SocketAddr) -> Pin<Box<dyn Future<Output = Str
     })
 }
 
-/// What somebody at a prompt would see, with an answer of a mebibyte.
+/// The output of an interactive session, with an answer of one mebibyte.
 pub(super) fn redis(pod: &Pod, to: SocketAddr) -> Pin<Box<dyn Future<Output = String> + '_>> {
     let input = "FLUSHALL\nPING\nGET greeting\nSET greeting plainly\nGET greeting\nNO SUCH COMMAND\n\
                  EVAL \"return string.rep('plainly', 149797)\" 0\nDBSIZE\n";
@@ -58,7 +58,7 @@ pub(super) fn mariadb(pod: &Pod, to: SocketAddr) -> Pin<Box<dyn Future<Output = 
     Box::pin(printed(client))
 }
 
-/// Without TLS, and with PostgreSQL's own inside that of the mesh.
+/// Without TLS, and with PostgreSQL's own TLS inside the TLS of the mesh.
 pub(super) fn psql(pod: &Pod, to: SocketAddr) -> Pin<Box<dyn Future<Output = String> + '_>> {
     let query = "SELECT 'plainly', ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid(); \
                  SELECT i, md5(i::text) FROM generate_series(1, 30000) AS i";
@@ -72,15 +72,15 @@ pub(super) fn psql(pod: &Pod, to: SocketAddr) -> Pin<Box<dyn Future<Output = Str
     };
     let clients = ["disable", "require"].map(client);
     Box::pin(async move {
-        let mut told = String::new();
+        let mut output = String::new();
         for client in clients {
-            told += &printed(client).await;
+            output += &printed(client).await;
         }
-        told
+        output
     })
 }
 
-/// Unary, both kinds of streaming, and both at once, turn by turn.
+/// Unary calls, both kinds of streaming, and both at once, message by message.
 pub(super) fn grpc(pod: &Pod, to: SocketAddr) -> Pin<Box<dyn Future<Output = String> + '_>> {
     let client = Program::script(pod.enter(), "grpc_client.py", &[&to.to_string(), "briefly"]);
     Box::pin(async move { format!("plainly\n{}", printed(client).await) })

@@ -1,4 +1,4 @@
-//! One endpoint pod of two stops: nobody who may be asked again hears of it.
+//! One of two endpoint pods stops: no request fails that may be sent again.
 
 use super::{HTTP, http_app};
 use crate::support::certs::Authority;
@@ -6,15 +6,15 @@ use crate::support::launched::Launched;
 use crate::support::pod::{Node, Pod, Variant, Version, service};
 use crate::support::program::Program;
 
-/// Far more than are on their way until a test has noticed.
+/// Far more requests than are under way before a test notices a change.
 const REQUESTS: usize = 1000;
 
-/// How a pod comes to its end.
+/// How a pod ends.
 #[derive(Debug, Clone, Copy)]
 enum End {
-    /// Application and sidecar are killed.
+    /// The application and its sidecar are killed.
     Crash,
-    /// The sidecar hears SIGTERM, as kubelet sends it, and goes on until it may leave.
+    /// The sidecar gets SIGTERM, as the kubelet sends it, and serves until its drain is over.
     Drain,
 }
 
@@ -39,7 +39,7 @@ impl Endpoint {
     }
 }
 
-/// One client on a connection that it keeps, request after request.
+/// One client on a keep-alive connection, request after request.
 fn client(pod: &Pod, version: Version) -> Program {
     let mut curl = pod.enter();
     curl.args([

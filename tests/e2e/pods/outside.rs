@@ -9,7 +9,7 @@ use crate::support::tools::{require, run};
 
 const HTTPS: u16 = 8443;
 
-/// Exit code and answer of a PING from outside.
+/// The exit code and the answer of a PING from outside.
 async fn ping(pair: &Pair, version: Version) -> (bool, String) {
     let to = pair.application.at(version, REDIS[1]);
     let mut ping = pair.node.host.enter();
@@ -62,7 +62,7 @@ async fn strict_and_permissive(variant: Variant) {
     assert!(contains(&packets, PLAINLY), "what is said in plaintext is in such a record");
 }
 
-/// What curl reads of the application's own TLS, which it verifies.
+/// The output of curl over the application's own TLS, which curl verifies.
 async fn https(pair: &Pair, nginx: &Server, version: Version) -> (bool, String) {
     let to = pair.application.at(version, HTTPS);
     let mut curl = pair.node.host.enter();

@@ -1,11 +1,11 @@
-//! What other hosts send: to the port they meant, to no port that the application kept to itself.
+//! Connections from other hosts reach the port to which they were sent, and no port that the application keeps private.
 
 use super::{at, dial, get, hear, hosts, next, say, serve};
 use crate::support::certs::Authority;
 use crate::support::namespace::{Family, Hosts, families};
 use crate::support::program::Program;
 
-/// Everywhere, on the pod's address alone, and on loopback alone.
+/// Servers on every address, on the pod's address alone, and on loopback alone.
 fn servers() -> Vec<String> {
     let in_family = |family: Family| {
         let everywhere = if family.pod.is_ipv4() { "0.0.0.0" } else { "::" };
@@ -22,14 +22,14 @@ fn servers() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_redirected_connection_reaches_the_port_it_meant() {
+async fn a_redirected_connection_reaches_its_original_port() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     pod.redirect_incoming();
     let mut servers = serve(&pod, &servers()).await;
     let _sidecar = pod.sidecar("outbound: off\ninbound: { app: 127.0.0.1:6000 }").await;
     for family in families() {
         for (port, name) in [(8080, "web\n"), (8081, "pod\n")] {
-            // The Host is the application's business, whatever it names.
+            // The sidecar does not interpret the Host header here; the application may.
             let answer = get(world.enter(), at(family.pod, port), "127.0.0.1:6000").await;
             assert_eq!(answer, (200, name.to_owned()), "{family:?}");
             let request = next(&mut servers, "request").await;
@@ -54,8 +54,8 @@ async fn a_port_that_the_application_bound_to_loopback_alone_stays_private() {
         let (status, body) = get(world.enter(), at(family.pod, 6000), "x").await;
         assert_eq!(status, 502, "{body}");
         assert!(!body.contains("private"), "{body}");
-        let told = dial(world.enter(), at(family.pod, 6001), &["--send", "\\x00ping\\n"]).await;
-        assert!(told.received.is_empty() && ["eof", "reset"].contains(&&*told.end), "{told:?}");
+        let result = dial(world.enter(), at(family.pod, 6001), &["--send", "\\x00ping\\n"]).await;
+        assert!(result.received.is_empty() && ["eof", "reset"].contains(&&*result.end), "{result:?}");
         assert_eq!(get(world.enter(), at(family.pod, 8080), "x").await.0, 200);
         assert_eq!(
             next(&mut servers, "accepted").await["server"],
@@ -66,7 +66,7 @@ async fn a_port_that_the_application_bound_to_loopback_alone_stays_private() {
 }
 
 #[tokio::test]
-async fn redirected_to_loopback_such_a_port_is_reached() {
+async fn redirected_to_loopback_a_port_on_loopback_is_reached() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     pod.redirect_incoming();
     let _servers = serve(&pod, &servers()).await;
@@ -81,9 +81,9 @@ async fn redirected_to_loopback_such_a_port_is_reached() {
     }
 }
 
-/// A server that speaks first must not be made to speak to somebody who was never admitted.
+/// A client that is not admitted must not cause a server that speaks first to send its greeting.
 #[tokio::test]
-async fn at_a_strict_port_a_plaintext_client_hears_nothing_and_the_application_sees_nobody() {
+async fn at_a_strict_port_a_plaintext_client_gets_nothing_and_the_application_sees_no_connection() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     pod.redirect_incoming();
     let mut servers = serve(&pod, &servers()).await;
@@ -96,19 +96,19 @@ async fn at_a_strict_port_a_plaintext_client_hears_nothing_and_the_application_s
         assert_eq!(client.line().await, "connected");
         silent.push(client);
     }
-    // Long enough for a dial that must not be: several programs come and go meanwhile.
+    // Connections of several programs come and go meanwhile, which is long enough for a wrong dial to show.
     for family in families() {
-        let told = dial(world.enter(), at(family.pod, 3306), &["--send", "\\x00ping\\n"]).await;
-        assert!(told.received.is_empty() && ["eof", "reset"].contains(&&*told.end), "{told:?}");
+        let result = dial(world.enter(), at(family.pod, 3306), &["--send", "\\x00ping\\n"]).await;
+        assert!(result.received.is_empty() && ["eof", "reset"].contains(&&*result.end), "{result:?}");
         let (status, body) = get(world.enter(), at(family.pod, 8080), "x").await;
         assert_eq!(status, 403, "{body}");
     }
     drop(sidecar);
     for client in &mut silent {
-        let told = client.event().await;
-        assert!(told["received"] == "" && told["end"] != "line", "{told}");
+        let result = client.event().await;
+        assert!(result["received"] == "" && result["end"] != "line", "{result}");
     }
     assert_eq!(hear(pod.enter(), at(families()[0].pod, 3306)).await, "greeter\n");
     let first = next(&mut servers, "accepted").await;
-    assert_eq!(first["peer"], families()[0].pod.to_string(), "nobody before the pod's own");
+    assert_eq!(first["peer"], families()[0].pod.to_string(), "no connection before the pod's own");
 }

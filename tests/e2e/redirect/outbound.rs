@@ -1,9 +1,9 @@
-//! What the application calls: by address, by Host, by nothing that is known.
+//! Connections of the application: to an address of a service, to a Host of a service, and to unknown destinations.
 
-use super::{Told, at, dial, get, hear, hosts, next, say, serve};
+use super::{Dialled, at, dial, get, hear, hosts, next, say, serve};
 use crate::support::namespace::{Hosts, families, in_both};
 
-/// The configuration of a caller with one service that has an address, and one that has only a name.
+/// A caller's configuration: one service has an address, the other has only a name.
 fn yaml(rest: &str) -> String {
     format!(
         "inbound: off\n{rest}\nservices:\n  orders:\n    addresses: [{}]\n    endpoints: [{}]\n  \
@@ -19,7 +19,7 @@ fn yaml(rest: &str) -> String {
     )
 }
 
-/// The servers behind the services, and those that no service names.
+/// The servers behind the services, and servers that no service names.
 fn servers() -> Vec<String> {
     let all = ["http:orders@9001", "banner:database@9002", "http:named@9003", "http:ported@9004"];
     let unknown = ["http:web@8080", "echo:raw@7000", "banner:greeter@7001"];
@@ -63,7 +63,7 @@ async fn host_decides_where_the_address_is_unknown() {
         for (host, port, server) in [
             ("named", 80, "named\n"),
             ("NAMED.shop", 80, "named\n"),
-            ("named.shop:8081", 8081, "named\n"), // without the port, since none is known with it
+            ("named.shop:8081", 8081, "named\n"), // matched without the port, since the service names none
             ("named:8081", 8081, "ported\n"),
             ("orders", 8080, "orders\n"),
         ] {
@@ -73,7 +73,7 @@ async fn host_decides_where_the_address_is_unknown() {
     }
 }
 
-/// Nothing is added, nothing is changed, and the metric does not take names from strangers.
+/// The request is passed on unchanged, and its host does not become a metric label.
 #[tokio::test]
 async fn an_unknown_destination_is_passed_through() {
     let Some(Hosts { pod, world }) = hosts() else { return };
@@ -102,7 +102,7 @@ async fn an_unknown_destination_is_passed_through() {
     assert_eq!(pod.metric("pillion_requests_total", &[("service", "news.example")]).await, 0.0);
 }
 
-/// One connection, two requests: the second's Host is a service's, so it does not follow the first.
+/// One connection with two requests. The second names a service's host, so it goes to that service.
 #[tokio::test]
 async fn an_unknown_destination_is_decided_per_request() {
     let Some(Hosts { pod, world }) = hosts() else { return };
@@ -112,9 +112,9 @@ async fn an_unknown_destination_is_decided_per_request() {
     let request = |host: &str, more: &str| format!("GET / HTTP/1.1\\r\\nhost: {host}\\r\\n{more}\\r\\n");
     let both = [request("news.example", ""), request("named", "connection: close\\r\\n")].concat();
     for family in families() {
-        let told = dial(pod.enter(), at(family.world, 8080), &["--send", &both]).await;
-        let bodies: Vec<_> = told.received.lines().filter(|line| ["web", "named"].contains(line)).collect();
-        assert_eq!(bodies, ["web", "named"], "{told:?}");
+        let result = dial(pod.enter(), at(family.world, 8080), &["--send", &both]).await;
+        let bodies: Vec<_> = result.received.lines().filter(|line| ["web", "named"].contains(line)).collect();
+        assert_eq!(bodies, ["web", "named"], "{result:?}");
     }
 }
 
@@ -128,8 +128,8 @@ async fn an_unknown_destination_is_denied() {
         let (status, body) = get(pod.enter(), at(family.world, 8080), "news.example").await;
         assert_eq!(status, 403, "{body}");
         assert!(body.contains("egress_denied"), "{body}");
-        let told = dial(pod.enter(), at(family.world, 7000), &["--send", "\\x00ping\\n"]).await;
-        assert!(["eof", "reset"].contains(&&*told.end) && told.received.is_empty(), "closed: {told:?}");
+        let result = dial(pod.enter(), at(family.world, 7000), &["--send", "\\x00ping\\n"]).await;
+        assert!(["eof", "reset"].contains(&&*result.end) && result.received.is_empty(), "closed: {result:?}");
         assert_eq!(get(pod.enter(), at(family.world, 8080), "named").await, (200, "named\n".to_owned()));
         let seen = next(&mut servers, "accepted").await;
         assert_eq!(seen["server"], "named", "no connection reached what is unknown");
@@ -138,7 +138,7 @@ async fn an_unknown_destination_is_denied() {
     pod.counted(2, "pillion_requests_total", &denied).await;
 }
 
-/// Every rule set that forgets an exception leads here: no loop, no way to the admin port.
+/// Rules without an exception lead a connection here: there must be no loop, and no way to the admin port.
 #[tokio::test]
 async fn an_own_listener_as_original_destination_means_not_redirected() {
     let Some(Hosts { pod, world }) = hosts() else { return };
@@ -159,7 +159,7 @@ async fn an_own_listener_as_original_destination_means_not_redirected() {
     }
 }
 
-/// Whatever `listen` says: who comes from elsewhere is no application of ours.
+/// Whatever `listen` says, a client on another host is not the sidecar's application.
 #[tokio::test]
 async fn another_host_is_closed_before_a_byte_is_read() {
     let Some(Hosts { pod, world }) = hosts() else { return };
@@ -169,7 +169,7 @@ async fn another_host_is_closed_before_a_byte_is_read() {
     for family in families() {
         let port = at(family.pod, 15001);
         let silent = dial(world.enter(), port, &[]).await;
-        assert_eq!(silent, Told { received: String::new(), end: silent.end.clone() });
+        assert_eq!(silent, Dialled { received: String::new(), end: silent.end.clone() });
         assert!(["eof", "reset"].contains(&&*silent.end), "{silent:?}");
         let request = "GET / HTTP/1.1\\r\\nhost: named\\r\\n\\r\\n";
         let asking = dial(world.enter(), port, &["--send", request]).await;
@@ -177,5 +177,5 @@ async fn another_host_is_closed_before_a_byte_is_read() {
         let own = get(pod.enter(), port, "named").await;
         assert_eq!(own, (200, "named\n".to_owned()), "the pod's own address is its own");
     }
-    pod.counted(2, "pillion_requests_total", &[("direction", "outbound")]).await; // those of the pod
+    pod.counted(2, "pillion_requests_total", &[("direction", "outbound")]).await; // the requests of the pod
 }

@@ -1,4 +1,4 @@
-//! TLS of the application's own: by SNI to a service, past the sidecar untouched, and left alone where plaintext is.
+//! The application's own TLS: matched to a service by SNI, passed on untouched, and also accepted at permissive ports.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -10,17 +10,17 @@ use crate::support::program::Program;
 use crate::support::tools::{printed, require};
 use crate::support::{Scratch, eventually};
 
-/// A web server that speaks TLS with a certificate that no one else has.
+/// A web server with a certificate that no other server has.
 struct Nginx {
-    /// Who trusts only this can be talking to nobody else.
+    /// The certificate's CA: a client that trusts it alone can only be talking to this server.
     certificate: String,
-    /// nginx stops before its files go.
+    /// Declared before the files, so that nginx stops before they are removed.
     _program: Program,
     _scratch: Scratch,
 }
 
 impl Nginx {
-    /// Answers `name` to everything at these addresses.
+    /// Answers every request at these addresses with `name`.
     async fn start(host: &Namespace, name: &str, addresses: &[SocketAddr]) -> Self {
         let scratch = Scratch::new();
         let issued = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
@@ -45,15 +45,15 @@ impl Nginx {
         };
         for address in addresses {
             eventually("nginx listens", async || {
-                let told = dial(host.enter(), *address, &["--send", "\\x00\\n"]).await;
-                (told.end != "refused").then_some(())
+                let result = dial(host.enter(), *address, &["--send", "\\x00\\n"]).await;
+                (result.end != "refused").then_some(())
             })
             .await;
         }
         nginx
     }
 
-    /// curl at an address, which names the server in its SNI and trusts it alone.
+    /// curl connects to an address, sends the server's name as SNI, and trusts this server's CA alone.
     async fn asked(&self, mut host: Command, name: &str, to: SocketAddr) -> String {
         host.args(["curl", "--silent", "--show-error", "--max-time", "20", "--noproxy", "*"]);
         host.args(["--cacert", &self.certificate, "--resolve", &format!("{name}:{}:{}", to.port(), to.ip())]);
@@ -80,10 +80,10 @@ async fn sni_decides_for_tls_where_the_address_is_unknown() {
         format!("inbound: off\nservices:\n  secure: {{ hosts: [secure.shop], endpoints: [{endpoints}] }}\n");
     let _sidecar = pod.sidecar(&yaml).await;
     for family in families() {
-        let told = secure.asked(pod.enter(), "secure.shop", at(family.nobody, 443)).await;
-        assert_eq!(told, "secure.shop\n", "{family:?}: by its name");
-        let told = other.asked(pod.enter(), "other.example", at(family.world, 9443)).await;
-        assert_eq!(told, "other.example\n", "{family:?}: unknown, to where it was going");
+        let result = secure.asked(pod.enter(), "secure.shop", at(family.nobody, 443)).await;
+        assert_eq!(result, "secure.shop\n", "{family:?}: by its name");
+        let result = other.asked(pod.enter(), "other.example", at(family.world, 9443)).await;
+        assert_eq!(result, "other.example\n", "{family:?}: unknown, to where it was going");
     }
     let of = |service| [("direction", "outbound"), ("service", service)];
     pod.counted(4, "pillion_connections_total", &of("secure")).await; // two accepted, two opened
@@ -110,12 +110,12 @@ async fn an_address_of_a_service_decides_for_tls_too() {
     );
     let _sidecar = pod.sidecar(&yaml).await;
     for family in families() {
-        let told = secure.asked(pod.enter(), "secure.shop", at(family.service, 443)).await;
-        assert_eq!(told, "secure.shop\n", "{family:?}: the address before the name");
+        let result = secure.asked(pod.enter(), "secure.shop", at(family.service, 443)).await;
+        assert_eq!(result, "secure.shop\n", "{family:?}: the address before the name");
     }
 }
 
-/// Permissive takes three kinds of clients at one port, and the application's own TLS is not touched.
+/// A permissive port takes three kinds of clients, and does not touch the application's own TLS.
 #[tokio::test]
 async fn at_a_permissive_port_the_applications_own_tls_passes_untouched() {
     let Some(Hosts { pod, world }) = hosts() else { return };
@@ -136,8 +136,8 @@ async fn at_a_permissive_port_the_applications_own_tls_passes_untouched() {
     );
     let _theirs = world.identified_sidecar(&theirs, &authority, "web").await;
     for family in families() {
-        let told = nginx.asked(world.enter(), "secure.shop", at(family.pod, 8443)).await;
-        assert_eq!(told, "secure.shop\n", "{family:?}");
+        let result = nginx.asked(world.enter(), "secure.shop", at(family.pod, 8443)).await;
+        assert_eq!(result, "secure.shop\n", "{family:?}");
         let plaintext = get(world.enter(), at(family.pod, 8080), "web").await;
         assert_eq!(plaintext, (200, "web\n".to_owned()), "{family:?}");
         let meshed = get(world.enter(), at(family.loopback, 15001), "web").await;

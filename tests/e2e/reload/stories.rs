@@ -1,4 +1,4 @@
-//! What becomes of files that come, change, break, go and return, and of the listeners that they name.
+//! Reloads of files that appear, change, are invalid or disappear, and of the listeners that they configure.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -12,12 +12,12 @@ use crate::support::eventually;
 use crate::support::sidecar::{Plan, Sidecar};
 use crate::support::wire::{Message, Wire};
 
-/// A caller's sidecar whose `orders` is an echo.
+/// A caller's sidecar; its service `orders` is an echo server.
 async fn caller(app: &Backend) -> Sidecar {
     Plan::calling(app.address, "timeout: 10s").start().await
 }
 
-/// The file with a longer timeout.
+/// The configuration with a longer timeout.
 fn changed(sidecar: &Sidecar) -> String {
     let (before, after) = ("timeout: 10s", "timeout: 20s");
     let yaml = sidecar.configuration();
@@ -34,7 +34,7 @@ async fn generation(sidecar: &Sidecar) -> f64 {
     sidecar.scrape().await.sum("pillion_config_generation", &[])
 }
 
-/// Reloads that were applied, found nothing new, and were refused.
+/// The numbers of applied, unchanged and refused reloads.
 async fn reloads(sidecar: &Sidecar) -> [u32; 3] {
     let scrape = sidecar.scrape().await;
     ["applied", "unchanged", "refused"].map(|outcome| {
@@ -67,7 +67,7 @@ async fn a_config_map_whose_link_is_swapped_is_reloaded_without_a_signal() {
 }
 
 #[tokio::test]
-async fn a_bad_file_is_told_and_the_old_one_serves_on() {
+async fn a_bad_file_is_reported_and_the_old_one_stays_in_use() {
     let app = Backend::echo().await;
     let sidecar = caller(&app).await;
     let (good, mut wire) = (changed(&sidecar), Wire::connect(sidecar.orders()).await);
@@ -82,17 +82,17 @@ async fn a_bad_file_is_told_and_the_old_one_serves_on() {
         ),
         (good.replace("access_log: {", "access_log: { sample: 50%,"), "which takes a restart"),
     ];
-    for (number, (yaml, told)) in (0..).zip(bad) {
+    for (number, (yaml, expected)) in (0..).zip(bad) {
         sidecar.configure(&yaml);
         sidecar.signal("HUP");
         sidecar.reloaded("refused", number).await;
         is_served(&mut wire).await;
         is_served(&mut Wire::connect(sidecar.orders()).await).await;
-        let is_told = async || {
+        let is_logged = async || {
             let errors = sidecar.errors();
-            (errors.contains("the old one stays") && errors.contains(told)).then_some(())
+            (errors.contains("the old one stays") && errors.contains(expected)).then_some(())
         };
-        eventually(&format!("{told} in {}", sidecar.errors()), is_told).await;
+        eventually(&format!("{expected} in {}", sidecar.errors()), is_logged).await;
     }
     assert_eq!(generation(&sidecar).await, 1.0);
     sidecar.configure(&good);
@@ -102,7 +102,7 @@ async fn a_bad_file_is_told_and_the_old_one_serves_on() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_deleted_is_refused_and_one_that_comes_back_is_taken() {
+async fn a_file_that_is_deleted_is_refused_and_one_that_comes_back_is_applied() {
     let app = Backend::echo().await;
     let sidecar = caller(&app).await;
     let (same, other) = (sidecar.configuration(), changed(&sidecar));
@@ -118,7 +118,8 @@ async fn a_file_that_is_deleted_is_refused_and_one_that_comes_back_is_taken() {
     assert_eq!(reloads(&sidecar).await, [1, 1, 2]);
 }
 
-/// What editors, full disks and templates leave of a strict sidecar's file. It is written in place, as they do.
+/// Editors, full disks and templates may leave a part of a strict sidecar's file. The test writes it in place, as they
+/// do.
 #[tokio::test]
 async fn c1_a_strict_sidecar_whose_file_is_emptied_or_cut_stays_strict() {
     let app = Backend::echo().await;
@@ -138,13 +139,13 @@ async fn c1_a_strict_sidecar_whose_file_is_emptied_or_cut_stays_strict() {
 }
 
 #[tokio::test]
-async fn c1_mtls_that_is_weakened_by_a_reload_is_warned_of() {
+async fn c1_a_reload_that_weakens_mtls_causes_a_warning() {
     let app = Backend::echo().await;
     let sidecar = Plan::application(app.address, "").identified(&Authority::new(), "orders").start().await;
     let good = sidecar.configuration();
     apply(&sidecar, &good.replace("inbound: {", "inbound: { mtls: permissive,")).await;
-    let told = "protects less: inbound.mtls: permissive instead of strict";
-    eventually("a warning", async || sidecar.errors().contains(told).then_some(())).await;
+    let expected = "protects less: inbound.mtls: permissive instead of strict";
+    eventually("a warning", async || sidecar.errors().contains(expected).then_some(())).await;
     assert_eq!(Wire::connect(sidecar.inbound()).await.get("orders", "/").await.status(), 200);
 }
 
@@ -163,7 +164,7 @@ async fn a_signal_with_nothing_changed_is_an_unchanged_reload() {
     assert_eq!(app.connections(), 1, "the pool is the same");
 }
 
-/// Applies this file.
+/// Writes this file, and waits until it is applied.
 async fn apply(sidecar: &Sidecar, yaml: &str) {
     let before = sidecar.reloads("applied").await;
     sidecar.configure(yaml);
@@ -171,14 +172,14 @@ async fn apply(sidecar: &Sidecar, yaml: &str) {
     sidecar.reloaded("applied", before).await;
 }
 
-/// Nobody listens there, sooner or later.
+/// Waits until the address refuses connections.
 async fn is_refused(address: SocketAddr) {
     let probe = async || TcpStream::connect(address).await.is_err().then_some(());
     eventually("a refused connection", probe).await;
 }
 
 #[tokio::test]
-async fn a_listener_comes_and_goes_and_what_it_accepted_lives_on() {
+async fn a_listener_is_added_and_removed_and_its_connections_stay() {
     let app = Backend::echo().await;
     let sidecar = caller(&app).await;
     let (before, port) = (sidecar.configuration(), free());
@@ -210,13 +211,13 @@ async fn c2_a_reload_that_wants_another_sidecar_s_port_is_refused() {
     );
     second.signal("HUP");
     second.reloaded("refused", 0).await;
-    let is_told = async || second.errors().contains(&format!("cannot listen on {taken}")).then_some(());
-    eventually("the refusal", is_told).await;
+    let is_logged = async || second.errors().contains(&format!("cannot listen on {taken}")).then_some(());
+    eventually("the refusal", is_logged).await;
     assert_eq!(generation(&second).await, 1.0);
     is_served(&mut Wire::connect(second.orders()).await).await;
 }
 
-/// The sidecar's own listeners are no strangers: what one of them holds may become another one's.
+/// The sidecar's own listeners do not block each other: one may take an address that another one holds.
 #[tokio::test]
 async fn c2_a_reload_may_narrow_an_address_that_the_sidecar_itself_holds() {
     let app = Backend::echo().await;
@@ -235,7 +236,7 @@ async fn c2_a_reload_may_narrow_an_address_that_the_sidecar_itself_holds() {
 }
 
 #[tokio::test]
-async fn connections_to_a_port_whose_service_is_gone_are_answered_that_there_is_none() {
+async fn connections_to_the_port_of_a_removed_service_get_an_error() {
     let app = Backend::echo().await;
     let sidecar = caller(&app).await;
     let (before, port) = (sidecar.configuration(), free());
@@ -249,7 +250,7 @@ async fn connections_to_a_port_whose_service_is_gone_are_answered_that_there_is_
     assert_eq!((answer.status(), code(&answer)), (404, Some("no_route".to_owned())), "{}", answer.head);
 }
 
-/// What `Proxy-Status` says.
+/// The code in `Proxy-Status`.
 fn code(answer: &Message) -> Option<String> {
     let (_, details) = answer.header("proxy-status")?.split_once("details=\"")?;
     Some(details.split_once(':')?.0.to_owned())
@@ -273,13 +274,13 @@ async fn a_service_that_is_renamed_serves_on_at_its_port_under_the_new_name() {
     let mut by_host = Wire::connect(sidecar.outbound()).await;
     let answer = by_host.get("purchases", "/").await;
     assert_eq!(answer.status(), 200, "{}", answer.head);
-    assert_eq!(by_host.get("orders", "/").await.status(), 404, "nobody has this name any more");
-    let answer = wire.get("orders", "/").await; // accepted under the old name, which it keeps
+    assert_eq!(by_host.get("orders", "/").await.status(), 404, "no service has this name any more");
+    let answer = wire.get("orders", "/").await; // accepted under the old name, which the connection keeps
     assert_eq!((answer.status(), code(&answer)), (404, Some("no_route".to_owned())), "{}", answer.head);
 }
 
 #[tokio::test]
-async fn an_endpoint_that_left_keeps_what_is_under_way_and_no_idle_connection() {
+async fn a_removed_endpoint_keeps_requests_under_way_and_no_idle_connection() {
     let (leaves, stays) = (Backend::echo().await, Backend::echo().await);
     let sidecar = caller(&leaves).await;
     let mut under_way = Wire::connect(sidecar.orders()).await;

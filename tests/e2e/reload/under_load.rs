@@ -1,7 +1,7 @@
-//! Reloads and rotations, one after the other, while requests keep to their schedule and streams stay open: not one
+//! Reloads and rotations, one after the other, while clients send requests at a fixed rate and streams stay open. No
 //! request fails, and no stream is cut.
 //!
-//! The short version runs everywhere; `tests/long/reload.sh` runs the long one with a release's binary.
+//! The short version runs everywhere; `tests/long/reload.sh` runs the long one with a release build.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,24 +16,25 @@ use crate::support::eventually;
 use crate::support::load::{Load, Size};
 use crate::support::sidecar::{Plan, Sidecar};
 
-/// What either sidecar may take more at the end than when all streams stood.
+/// The growth of memory that each sidecar may have from the moment when all streams are open.
 const MOST_GROWTH_KIB: u64 = 16 * 1024;
-/// A connection for each pool that some stream still needs, and the pools' own coming and going.
+/// The number of further descriptors: a connection for each pool that a stream still needs, and those that the pools
+/// open and close.
 const MORE_DESCRIPTORS: usize = 64;
 const OWN_PAGES: &str = "admin: { listen: 127.0.0.1:0 }\nmetrics: { listen: 127.0.0.1:0 }\n";
 const IDENTITY: &str = "identity: { directory: certs }\n";
-/// Every fourth reload waits for the sidecars to see the file by themselves.
+/// Every fourth reload has no signal: the sidecars must notice the file themselves.
 const LOOKED_AT: usize = 4;
 
 /// How long a run is.
 struct Length {
     reloads: usize,
-    /// At most one for each reload.
+    /// At most one rotation for each reload.
     rotations: usize,
     load: Size,
 }
 
-/// What a file is, and what must become of it.
+/// The kinds of files, each with the outcome of its reload.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Good,
@@ -42,7 +43,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// One after the other.
+    /// The kinds take turns.
     const fn of(turn: usize) -> Self {
         match turn % 3 {
             0 => Self::Good,
@@ -51,7 +52,7 @@ impl Kind {
         }
     }
 
-    /// The outcome when a file that has been read before is read again.
+    /// The outcome when the same file is read again.
     const fn again(self) -> Self {
         match self {
             Self::Good | Self::Equal => Self::Equal,
@@ -68,7 +69,7 @@ impl Kind {
     }
 }
 
-/// Caller and application with mTLS between, and what their files depend on.
+/// A caller and an application with mTLS between them, and the parts of their files that change.
 struct Mesh {
     authority: Authority,
     caller: Sidecar,
@@ -102,7 +103,7 @@ impl Mesh {
         [&self.caller, &self.application]
     }
 
-    /// Writes both files, and waits for what must come of it.
+    /// Writes both files, and waits for the expected outcome.
     async fn reload(&self, turn: usize) {
         let kind = Kind::of(turn);
         let before = self.reloads(kind).await;
@@ -116,7 +117,7 @@ impl Mesh {
     }
 
     fn files(&self, turn: usize) -> [String; 2] {
-        let version = turn / 3 + 1; // an equal or a bad file has something of the good one before it
+        let version = turn / 3 + 1; // an equal or an invalid file uses the version of the good one before it
         let mut files = [caller_yaml(&self.endpoints, version, ""), application_yaml(self.app, version, "")];
         let app = self.app;
         match (Kind::of(turn), version % 3) {
@@ -145,8 +146,9 @@ impl Mesh {
         }
     }
 
-    /// New certificates: in turn all files at once, and one after the other with a look at half of one. The files of
-    /// the configuration are of this kind.
+    /// Installs new certificates: alternately all files at once, and one after the other with one of them half written
+    /// for
+    /// a while. `kind` is the kind of the configuration files at this moment.
     async fn rotate(&mut self, number: usize, kind: Kind) {
         let ttl = DAY + Duration::from_mins(number as u64 + 1);
         let issued = ["web", "orders"].map(|account| self.authority.issue_for(account, ttl));
@@ -156,7 +158,7 @@ impl Mesh {
         } else {
             self.secrets.iter().zip(&issued).for_each(|(secret, issued)| secret.write_half(issued));
             let before = self.reloads(kind.again()).await;
-            self.both().into_iter().for_each(|sidecar| sidecar.signal("HUP")); // which looks at certificates first
+            self.both().into_iter().for_each(|sidecar| sidecar.signal("HUP")); // a sidecar reads the certificates first
             self.reloaded(kind.again(), before).await;
             assert_eq!(ends, [not_after(&self.caller).await, not_after(&self.application).await]);
             self.secrets.iter().zip(&issued).for_each(|(secret, issued)| secret.write(issued));
@@ -184,8 +186,8 @@ async fn generation(sidecar: &Sidecar) -> u64 {
     format!("{generation}").parse().expect("a whole number")
 }
 
-/// Another timeout each time; endpoints in another order, and one of them gone; a service and its port that come and
-/// go.
+/// Each version has another timeout, another order of the endpoints with one of them removed, and a service with its
+/// port that comes and goes.
 fn caller_yaml(endpoints: &[SocketAddr], version: usize, more: &str) -> String {
     let (one, other) = (endpoints[0], endpoints[1]);
     let list = match version % 3 {
@@ -204,7 +206,7 @@ fn caller_yaml(endpoints: &[SocketAddr], version: usize, more: &str) -> String {
     )
 }
 
-/// Another limit each time, and a port that comes and goes.
+/// Each version has another limit, and a port that comes and goes.
 fn application_yaml(app: SocketAddr, version: usize, more: &str) -> String {
     let limit = 10_000 + version;
     let extra = match version % 2 {
@@ -271,7 +273,7 @@ async fn nothing_is_lost(length: &Length) {
     }
 }
 
-/// Short, and with `PILLION_TEST_FULL=1` as long as it takes to show what grows; that wants a release's binary.
+/// Runs briefly, or with `PILLION_TEST_FULL=1` long enough to show growth; that needs a release build.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reloads_and_rotations_lose_no_request_and_cut_no_stream() {
     let length = match std::env::var_os("PILLION_TEST_FULL") {

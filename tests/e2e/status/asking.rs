@@ -1,11 +1,11 @@
-//! The client is at fault, or gone.
+//! The client has caused the error, or has gone away.
 
 use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{told, told_remotely};
+use super::{check_inbound, check_outbound};
 use crate::support::backend::{Backend, Task, nobody};
 use crate::support::certs::Authority;
 use crate::support::http2::{Client, Piped};
@@ -13,7 +13,7 @@ use crate::support::sidecar::Plan;
 use crate::support::wire::{Message, Wire};
 
 #[tokio::test]
-async fn plaintext_at_a_strict_port_is_told_what_is_missing() {
+async fn plaintext_at_a_strict_port_gets_the_reason() {
     let backend = Backend::echo().await;
     let application = Plan::application(backend.address, "").identified(&Authority::new(), "orders").start();
     let application = application.await;
@@ -21,12 +21,12 @@ async fn plaintext_at_a_strict_port_is_told_what_is_missing() {
     let answer = client.get("orders", "/").await;
     assert_eq!(client.rest().await, b"", "the connection is closed");
     assert_eq!(backend.connections(), 0);
-    told_remotely(&answer, "mtls_required");
+    check_inbound(&answer, "mtls_required");
     application.counted(1, &[("direction", "inbound"), ("status", "403"), ("reason", "mtls_required")]).await;
 }
 
 #[tokio::test]
-async fn anything_else_in_plaintext_is_closed_without_a_word() {
+async fn anything_else_in_plaintext_is_closed_without_an_answer() {
     let application = Plan::application(nobody(), "").identified(&Authority::new(), "orders").start().await;
     for first in ["SSH-2.0-OpenSSH_9.2\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\0\0\0\0"] {
         let mut client = Wire::connect(application.inbound()).await;
@@ -52,7 +52,7 @@ async fn malformed_http_is_a_bad_request() {
     for (count, request) in (1..).zip(MALFORMED) {
         let mut client = Wire::connect(caller.outbound()).await;
         let answer = client.ask(request).await;
-        told(&answer, "bad_request");
+        check_outbound(&answer, "bad_request");
         assert_eq!(client.rest().await, b"", "{request:?}: the connection is closed");
         caller
             .counted(count, &[("direction", "outbound"), ("status", "400"), ("reason", "bad_request")])
@@ -62,22 +62,22 @@ async fn malformed_http_is_a_bad_request() {
 }
 
 #[tokio::test]
-async fn a_remote_peer_hears_of_its_bad_request_the_code_alone() {
+async fn a_remote_peer_gets_only_the_code_of_its_bad_request() {
     let application = Plan::application(nobody(), "").start().await;
-    // What has no request line of HTTP/1 is opaque here, and the application's own affair.
+    // Bytes without a request line of HTTP/1 are opaque here and reach the application.
     for request in MALFORMED.into_iter().filter(|request| request.contains(" / HTTP/1.1\r\n")) {
-        told_remotely(&Wire::connect(application.inbound()).await.ask(request).await, "bad_request");
+        check_inbound(&Wire::connect(application.inbound()).await.ask(request).await, "bad_request");
     }
 }
 
-/// A second request on the connection is judged like the first.
+/// A second request on the connection is checked like the first.
 #[tokio::test]
-async fn a_bad_request_after_a_good_one_is_told_too() {
+async fn a_bad_request_after_a_good_one_is_answered_too() {
     let backend = Backend::echo().await;
     let caller = Plan::calling(backend.address, "").start().await;
     let mut client = Wire::connect(caller.outbound()).await;
     assert_eq!(client.get("orders", "/").await.status(), 200);
-    told(&client.ask("this is no request\r\n\r\n").await, "bad_request");
+    check_outbound(&client.ask("this is no request\r\n\r\n").await, "bad_request");
 }
 
 #[tokio::test]
@@ -87,7 +87,7 @@ async fn headers_beyond_the_limit_are_too_large() {
     let large = format!("GET / HTTP/1.1\r\nhost: orders\r\nx-large: {}\r\n\r\n", "x".repeat(70_000));
     let many = format!("GET / HTTP/1.1\r\nhost: orders\r\n{}\r\n", "x-many: 1\r\n".repeat(101));
     for (count, request) in (1..).zip([large, many]) {
-        told(&Wire::connect(caller.outbound()).await.ask(request).await, "headers_too_large");
+        check_outbound(&Wire::connect(caller.outbound()).await.ask(request).await, "headers_too_large");
         let labels = [("direction", "outbound"), ("status", "431"), ("reason", "headers_too_large")];
         caller.counted(count, &labels).await;
     }
@@ -95,7 +95,7 @@ async fn headers_beyond_the_limit_are_too_large() {
     assert_eq!(Wire::connect(caller.outbound()).await.ask(fits).await.status(), 200);
 }
 
-/// HTTP/2 has its own way of saying so; what counts is that the connection and the others on it live.
+/// HTTP/2 reports this in its own way. The connection and its other streams must go on.
 #[tokio::test]
 async fn headers_beyond_the_limit_end_one_stream_of_http2() {
     let (_backend, application) = {
@@ -114,12 +114,12 @@ async fn headers_beyond_the_limit_end_one_stream_of_http2() {
 }
 
 #[tokio::test]
-async fn a_client_that_stalls_in_its_body_is_told_so() {
+async fn a_client_that_stalls_in_its_body_gets_an_error() {
     let backend = Backend::echo().await;
     let caller = Plan::calling(backend.address, "retry: off, stream_idle_timeout: 200ms").start().await;
     let head = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 10\r\n\r\nabc";
     let answer = Wire::connect(caller.outbound()).await.ask(head).await;
-    told(&answer, "request_stalled");
+    check_outbound(&answer, "request_stalled");
     caller.counted(1, &[("service", "orders"), ("status", "408"), ("reason", "request_stalled")]).await;
 }
 
@@ -137,7 +137,8 @@ async fn a_client_that_is_gone_is_in_the_metric_and_the_log() {
     assert_eq!((&line["status"], &line["reason"]), (&499.into(), &"client_gone".into()), "{line}");
 }
 
-/// Who plays the sidecar of `orders` sees what its caller's sidecar writes there, and tells it to the caller.
+/// The test plays the sidecar of `orders`: it sees the header that the caller's sidecar writes, and returns it to the
+/// caller.
 #[tokio::test]
 async fn a_request_that_comes_back_for_the_fifth_time_is_a_loop() {
     let authority = Authority::new();
@@ -155,11 +156,11 @@ async fn a_request_that_comes_back_for_the_fifth_time_is_a_loop() {
         via = answer.text();
         assert!(via.ends_with(&format!("={pass}")), "{via}");
     }
-    told(&ask(&via).await, "loop_detected");
+    check_outbound(&ask(&via).await, "loop_detected");
     caller.counted(1, &[("service", "orders"), ("status", "508"), ("reason", "loop_detected")]).await;
 }
 
-/// TLS with a sidecar's ALPN; answers with the `x-pillion-via` it got.
+/// A TLS server with a sidecar's ALPN, which answers with the `x-pillion-via` that it got.
 async fn sidecar_lookalike(authority: &Authority) -> (std::net::SocketAddr, Task) {
     let issued = authority.issue("orders");
     let chain = vec![CertificateDer::from_pem_slice(issued.certificate.as_bytes()).expect("a certificate")];

@@ -1,6 +1,6 @@
 //! Limits that are reached, on both sides.
 
-use super::{told, told_grpc, told_remotely};
+use super::{check_grpc, check_inbound, check_outbound};
 use crate::support::backend::Backend;
 use crate::support::eventually;
 use crate::support::http2::{Client, collect};
@@ -18,21 +18,21 @@ async fn used(sidecar: &Sidecar, limit: &str, wanted: f64) {
 }
 
 #[tokio::test]
-async fn requests_beyond_the_limit_are_told_which_and_how_large() {
+async fn the_error_of_a_request_beyond_the_limit_names_the_limit_and_its_value() {
     let backend = Backend::stall().await;
     let breaker = "retry: off, circuit_breaker: { max_requests: 1 }";
     let caller = Plan::calling(backend.address, breaker).start().await;
     let mut first = Wire::connect(caller.outbound()).await;
     first.send(GET).await;
     backend.has_requests(1).await;
-    let sentence = super::asked_in_vain(&caller, "limit_requests").await;
+    let sentence = super::fails_with(&caller, "limit_requests").await;
     assert!(sentence.contains("max_requests is 1"), "{sentence}");
     let rejections = [("service", "orders"), ("limit", "requests")];
     assert_eq!(caller.scrape().await.sum("pillion_circuit_breaker_rejections_total", &rejections), 2.0);
 }
 
 #[tokio::test]
-async fn waiting_requests_beyond_the_limit_are_told_too() {
+async fn the_error_of_a_waiting_request_beyond_the_limit_names_the_limit() {
     let backend = Backend::stall().await;
     let breaker = "retry: off, circuit_breaker: { max_connections: 1, max_pending_requests: 1 }";
     let caller = Plan::calling(backend.address, breaker).start().await;
@@ -42,12 +42,12 @@ async fn waiting_requests_beyond_the_limit_are_told_too() {
     backend.has_requests(1).await;
     second.send(GET).await;
     used(&caller, "pending", 1.0).await;
-    let sentence = super::asked_in_vain(&caller, "limit_pending").await;
+    let sentence = super::fails_with(&caller, "limit_pending").await;
     assert!(sentence.contains("max_pending_requests is 1"), "{sentence}");
 }
 
 #[tokio::test]
-async fn what_waits_is_served_when_a_connection_comes_free() {
+async fn a_waiting_request_is_served_when_a_connection_is_free() {
     let backend = Backend::echo().await;
     let breaker = "circuit_breaker: { max_connections: 1, max_pending_requests: 50 }";
     let caller = Plan::calling(backend.address, breaker).start().await;
@@ -65,14 +65,14 @@ async fn what_waits_is_served_when_a_connection_comes_free() {
 }
 
 #[tokio::test]
-async fn an_application_at_its_limit_is_spared_and_the_peer_hears_the_code_alone() {
+async fn an_application_at_its_limit_gets_no_further_request_and_the_peer_gets_only_the_code() {
     let backend = Backend::stall().await;
     let application = Plan::application(backend.address, "max_requests: 1").start().await;
     let mut first = Wire::connect(application.inbound()).await;
     first.send(GET).await;
     backend.has_requests(1).await;
     let answer = Wire::connect(application.inbound()).await.get("orders", "/").await;
-    told_remotely(&answer, "limit_requests");
+    check_inbound(&answer, "limit_requests");
     let labels = [("direction", "inbound"), ("service", "app"), ("reason", "limit_requests")];
     application.counted(1, &[&labels[..], &[("status", "503")]].concat()).await;
 }
@@ -83,7 +83,7 @@ async fn a_body_that_announces_too_much_never_reaches_the_application() {
     let application = Plan::application(backend.address, "max_body: 1KiB").start().await;
     let head = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1025\r\n\r\n";
     let answer = Wire::connect(application.inbound()).await.ask(head).await;
-    told_remotely(&answer, "body_too_large");
+    check_inbound(&answer, "body_too_large");
     assert_eq!(backend.connections(), 0);
     application
         .counted(1, &[("direction", "inbound"), ("reason", "body_too_large"), ("status", "413")])
@@ -101,24 +101,24 @@ async fn a_body_that_grows_too_large_is_cut() {
         "POST / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"
     );
     let answer = Wire::connect(application.inbound()).await.ask(chunked).await;
-    told_remotely(&answer, "body_too_large");
+    check_inbound(&answer, "body_too_large");
     application
         .counted(1, &[("direction", "inbound"), ("reason", "body_too_large"), ("status", "413")])
         .await;
 }
 
 #[tokio::test]
-async fn a_grpc_message_that_is_too_large_is_told_in_grpc() {
-    // it never answers: what an application says of half a message may come first
+async fn a_grpc_message_that_is_too_large_gets_an_error_of_grpc() {
+    // The backend never answers: an answer to half a message might come before the sidecar's error.
     let backend = Backend::serving(async |mut wire, _, _| drop(wire.rest().await)).await;
     let application = Plan::application(backend.address, "max_body: 1B").start().await;
     let mut client = Client::connect(application.inbound()).await;
     let (head, body) = client.call("orders").await.into_parts();
     let (body, trailers) = collect(body).await;
-    told_grpc(&head, &body, &trailers, "body_too_large");
+    check_grpc(&head, &body, &trailers, "body_too_large");
 }
 
-/// A surplus connection is closed after accept; those within the limit go on.
+/// A connection above the limit is closed after accept; those within the limit go on.
 #[tokio::test]
 async fn connections_beyond_the_limit_are_closed() {
     let backend = Backend::echo().await;
@@ -132,13 +132,13 @@ async fn connections_beyond_the_limit_are_closed() {
 }
 
 #[tokio::test]
-async fn a_caller_s_own_limit_names_itself_over_http_too() {
+async fn the_error_of_a_callers_own_limit_names_the_limit_over_http_too() {
     let backend = Backend::stall().await;
     let caller = Plan::calling(backend.address, "circuit_breaker: { max_requests: 1 }").start().await;
     let mut first = Wire::connect(caller.orders()).await;
     first.send(GET).await;
     backend.has_requests(1).await;
-    // With retries on, too: a refusal by a limit is not worth a pause and another try.
+    // Retries are on as well: a refusal by a limit is not worth a pause and another try.
     let answer = Wire::connect(caller.orders()).await.get("orders", "/").await;
-    assert!(told(&answer, "limit_requests").contains("\"orders\""), "{answer:?}");
+    assert!(check_outbound(&answer, "limit_requests").contains("\"orders\""), "{answer:?}");
 }

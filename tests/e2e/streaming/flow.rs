@@ -1,4 +1,4 @@
-//! Nothing waits for the whole, and nobody holds more than a little of it.
+//! Each part of a message is passed on at once, and neither sidecar holds more than a little of it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -16,7 +16,7 @@ use crate::support::sidecar::{Pair, Sidecar};
 use crate::support::wire::Wire;
 use crate::support::{PATIENCE, soon};
 
-/// Each piece is answered before the next is made: neither sidecar may wait for more.
+/// Each piece must arrive before the server makes the next one: a sidecar that waited for more would stop the test.
 #[tokio::test]
 async fn a_response_reaches_the_client_before_the_upstream_has_finished_it() {
     for orders in ["protocol: http1", "protocol: http2"] {
@@ -47,7 +47,7 @@ async fn a_response_reaches_the_client_before_the_upstream_has_finished_it() {
     }
 }
 
-/// The application reads a request while its client still writes it.
+/// The application reads a request while its client is still writing it.
 #[tokio::test]
 async fn a_request_reaches_the_application_before_the_client_has_finished_it() {
     let (app, _task) = http2::application(async |request| {
@@ -77,9 +77,9 @@ async fn a_request_reaches_the_application_before_the_client_has_finished_it() {
     assert!(rest.to_bytes().is_empty());
 }
 
-/// As many as make the memory of one stand out from the noise of the process.
+/// Enough streams to tell the memory of one from the variation of the process.
 const STREAMS: u64 = 32;
-/// What one stream's body may hold in the user space of one sidecar.
+/// 1 MiB: what one stream's body may hold in the user space of one sidecar.
 const HELD_KIB: u64 = 1024;
 
 #[tokio::test]
@@ -115,7 +115,7 @@ async fn streams_that_are_not_read_hold_little_over_http2() {
     hold_little("HTTP/2", &pair, before, written);
 }
 
-/// Writes for ever to whoever asks for `/endless`, and counts what the kernel took.
+/// A server that answers `/endless` with a body without end, and counts the bytes that the kernel took.
 async fn endless() -> (Backend, Arc<AtomicU64>) {
     let written = Arc::new(AtomicU64::new(0));
     let shared = written.clone();
@@ -139,7 +139,7 @@ async fn endless() -> (Backend, Arc<AtomicU64>) {
     (app, written)
 }
 
-/// Memory of both after everything was used once.
+/// The memory of both sidecars after each was used once.
 async fn warm(pair: &Pair) -> [u64; 2] {
     let mut clients = Vec::new();
     for _ in 0..STREAMS {
@@ -150,7 +150,7 @@ async fn warm(pair: &Pair) -> [u64; 2] {
     [pair.caller.rss_kib(), pair.application.rss_kib()]
 }
 
-/// How much was written when nothing more was for a while.
+/// The number of written bytes, once it has stopped growing for a while.
 async fn has_stalled(written: &AtomicU64) -> u64 {
     const A_WHILE: Duration = Duration::from_millis(500);
     let deadline = Instant::now() + PATIENCE;

@@ -1,4 +1,4 @@
-//! A body larger than memory should ever see: intact, both ways, and nothing of it stays.
+//! A body that is larger than the sidecars' memory may grow: it arrives unchanged both ways, and no memory is kept.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -14,9 +14,9 @@ use crate::support::wire::Wire;
 
 const MIB: u64 = 1024 * 1024;
 const PIECE: usize = 64 * 1024;
-/// What the promise is about; growth that comes late shows only here.
+/// The full size: growth that begins late shows only here.
 const FULL: u64 = 1024 * MIB;
-/// An unoptimised proxy is ten times slower: there a quarter, unless `PILLION_TEST_FULL` is set.
+/// A debug build is ten times slower: it gets a quarter, unless `PILLION_TEST_FULL` is set.
 const QUICK: u64 = 256 * MIB;
 const GROWTH_KIB: u64 = 16 * 1024;
 
@@ -25,7 +25,7 @@ fn size() -> u64 {
     if is_full { FULL } else { QUICK }
 }
 
-/// Bytes that repeat nowhere: a piece lost, doubled or swapped changes the hash.
+/// Bytes that repeat nowhere: a piece that is lost, doubled or swapped changes the hash.
 struct Pattern(fastrand::Rng);
 
 impl Pattern {
@@ -70,13 +70,13 @@ fn hex(hash: Context) -> String {
     hash.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Takes what is posted and answers its hash; sends the pattern to who asks.
+/// A server that answers a POST with the hash of its body, and a GET with the pattern.
 async fn large() -> Backend {
     Backend::serving(async |mut wire, _, _| {
         while let Some(head) = wire.head().await {
             if head.starts_with("POST") {
-                let told = read_hash(&mut wire, size()).await;
-                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{told}", told.len());
+                let hash = read_hash(&mut wire, size()).await;
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{hash}", hash.len());
                 wire.send(answer).await;
             } else if head.starts_with("GET /large") {
                 wire.send(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", size())).await;
@@ -91,7 +91,7 @@ async fn large() -> Backend {
     .await
 }
 
-/// The most memory that a process had while this lived.
+/// The peak memory of a process while this value lives.
 struct Peak {
     most: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
@@ -106,7 +106,7 @@ impl Peak {
         std::thread::spawn(move || {
             while !over.load(Relaxed) {
                 seen.fetch_max(rss_kib(pid), Relaxed);
-                std::thread::sleep(Duration::from_millis(20)); // between samples
+                std::thread::sleep(Duration::from_millis(20)); // between two samples
             }
         });
         Self { most, stop, before }

@@ -1,6 +1,6 @@
-//! Servers that speak first, with nothing declared: their greeting comes through both sidecars as if there were none.
+//! Servers that speak first, without a declared protocol: their greeting passes both sidecars unchanged.
 //!
-//! The small version looks at what is said. The figures are those of the ignored one with a release's binary:
+//! The small version compares the greetings. The ignored one gives the figures, with a release build:
 //! `PILLION_TEST_BINARY=target/release/pillion cargo test --test e2e first_byte -- --ignored --nocapture`
 
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ const SMTP: u16 = 2525;
 const SSH: u16 = 2222;
 const MARIADB: u16 = 3306;
 
-/// Two pods with sidecars and mTLS between, and a cable that goes past both.
+/// Two pods with sidecars and mTLS between them, and a second link that bypasses both sidecars.
 struct Pods {
     hosts: Hosts,
     bypass: IpAddr,
@@ -44,8 +44,8 @@ impl Pods {
         let servers = vec![serve(world, &smtp).await, sshd(world, &scratch), mariadb(world, &scratch).await];
         for port in [SSH, MARIADB] {
             let listens = async || {
-                let told = dial(world.enter(), at(bypass, port), &["--line"]).await;
-                (told.end != "refused").then_some(())
+                let result = dial(world.enter(), at(bypass, port), &["--line"]).await;
+                (result.end != "refused").then_some(())
             };
             eventually("the server listens", listens).await;
         }
@@ -63,16 +63,16 @@ impl Pods {
         Some(Self { hosts, bypass, _servers: servers, _scratch: scratch, _sidecars: [ours, theirs] })
     }
 
-    /// Connects in turns, through the sidecars and past them. Returns the medians, in milliseconds.
+    /// Connects alternately through the sidecars and past them. Returns the medians, in milliseconds.
     async fn greeted(&self, count: usize, kind: &str, port: u16) -> [f64; 2] {
         let [v4, _] = families();
         let words =
             [&count.to_string(), kind, &v4.service.to_string(), &port.to_string(), &self.bypass.to_string()];
-        let told = printed(Program::script(self.hosts.pod.enter(), "first_byte.py", &words)).await;
-        let told: Value = serde_json::from_str(&told).expect("JSON");
-        assert_eq!(told["said_through"], told["said_direct"], "port {port}");
-        assert_eq!(told["said_direct"].as_array().map(Vec::len), Some(1), "port {port}: {told}");
-        let medians = ["through", "direct"].map(|way| told[way].as_f64().expect("a number"));
+        let result = printed(Program::script(self.hosts.pod.enter(), "first_byte.py", &words)).await;
+        let result: Value = serde_json::from_str(&result).expect("JSON");
+        assert_eq!(result["said_through"], result["said_direct"], "port {port}");
+        assert_eq!(result["said_direct"].as_array().map(Vec::len), Some(1), "port {port}: {result}");
+        let medians = ["through", "direct"].map(|way| result[way].as_f64().expect("a number"));
         println!(
             "port {port}: {count} connections, median to the first byte {medians:.3?} ms (through, direct)"
         );
@@ -109,7 +109,7 @@ async fn mariadb(host: &Namespace, scratch: &Scratch) -> Program {
     mariadb.args(["mariadbd", "--no-defaults", "--skip-name-resolve", "--skip-log-bin", "--user=root"]);
     mariadb.args(["--innodb-buffer-pool-size=8M", "--bind-address=*", &format!("--port={MARIADB}"), &data]);
     mariadb.arg(format!("--socket={}/socket", scratch.path().display()));
-    // Whom it would not let in from anywhere, it does not greet.
+    // MariaDB sends no greeting to a client for which it has no user.
     let users = scratch.write("users.sql", "CREATE USER 'caller'@'%';\n");
     mariadb.arg(format!("--init-file={}", users.display()));
     Program::start(mariadb)

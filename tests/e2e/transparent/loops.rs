@@ -1,4 +1,4 @@
-//! Rules that are wrong end in a refusal that says so, and in no loop. An address that belongs to no host is refused too.
+//! Wrong rules lead to a refusal with the reason, and to no loop. An address that belongs to no host is refused too.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -6,19 +6,20 @@ use std::process::Command;
 use super::{at, dial, everywhere, get, hosts, serve};
 use crate::support::namespace::{Family, Hosts, Namespace, families, in_both};
 
-/// A dozen clients, each with a leg or two that come back, all counted on both sides.
+/// A dozen clients, each with one or two legs that come back, all counted on both sides.
 const FEW: f64 = 80.0;
 
 const REQUEST: &str = "GET / HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n";
 const WHY: &str = "the sidecar's own connection was redirected to it";
 
-/// With its reason where HTTP is spoken. A client that took more than a moment to ask is closed without: its server
-/// was dialled already, in case that speaks first, and is none.
+/// The connection is refused, with the reason where HTTP is spoken. A slow client is closed without an answer: its
+/// server
+/// was dialled already, in case it speaks first, and there is no such server.
 async fn is_refused(host: Command, to: SocketAddr, said: &str) {
-    let told = dial(host, to, &["--send", said]).await;
-    let has_reason = said == REQUEST && told.received.starts_with("HTTP/1.1 508 ");
-    assert!(told.is_closed() && (told.received.is_empty() || has_reason), "{to}: {told:?}");
-    assert!(!has_reason || told.received.contains("loop_detected"), "{told:?}");
+    let result = dial(host, to, &["--send", said]).await;
+    let has_reason = said == REQUEST && result.received.starts_with("HTTP/1.1 508 ");
+    assert!(result.is_closed() && (result.received.is_empty() || has_reason), "{to}: {result:?}");
+    assert!(!has_reason || result.received.contains("loop_detected"), "{result:?}");
 }
 
 async fn made_few_connections(host: &Namespace) {
@@ -50,11 +51,11 @@ async fn without_an_exception_for_the_sidecar_nothing_goes_out() {
             is_refused(pod.enter(), at(family.world, port), "").await;
         }
     }
-    sidecar.has_told(WHY).await;
+    sidecar.has_logged(WHY).await;
     made_few_connections(&pod).await;
 }
 
-/// What the sidecar sends to its own pod is taken for the pod calling itself.
+/// The sidecar's connections to its own pod look like the pod calling itself.
 #[tokio::test]
 async fn without_an_exception_for_its_own_address_nothing_comes_in() {
     let Some(Hosts { pod, world }) = hosts() else { return };
@@ -63,7 +64,7 @@ async fn without_an_exception_for_its_own_address_nothing_comes_in() {
     refuses_to_come_in(&pod, &world, &families()).await;
 }
 
-/// The rules are right, and somebody has taken the address away that they go by.
+/// The rules are right, but the sidecar's own address, on which they rely, was removed.
 #[tokio::test]
 async fn without_the_own_address_nothing_comes_in() {
     let Some(Hosts { pod, world }) = hosts() else { return };
@@ -82,7 +83,7 @@ async fn refuses_to_come_in(pod: &Namespace, world: &Namespace, in_: &[Family]) 
         is_refused(world.enter(), at(family.pod, 7000), "\\x00ping\\n").await;
         is_refused(world.enter(), at(family.pod, 7000), "").await;
     }
-    sidecar.has_told(WHY).await;
+    sidecar.has_logged(WHY).await;
     made_few_connections(pod).await;
 }
 
@@ -95,8 +96,8 @@ async fn a_virtual_address_that_no_service_has_is_refused_at_once() {
         let (status, body) = get(pod.enter(), at(ip, 80), "gone.example").await;
         assert!(status == 404 && body.contains("no_route"), "{status}: {body}");
         for words in [&[][..], &["--send", "\\x00ping\\n"]] {
-            let told = dial(pod.enter(), at(ip, 3306), words).await;
-            assert!(told.received.is_empty() && told.is_closed(), "{told:?}");
+            let result = dial(pod.enter(), at(ip, 3306), words).await;
+            assert!(result.received.is_empty() && result.is_closed(), "{result:?}");
         }
     }
     let nobodys = [("direction", "outbound"), ("service", "passthrough")];

@@ -1,4 +1,4 @@
-//! Short connections, one after the other: when they have gone, nothing of them is left.
+//! Short connections, one after the other: when they have ended, they hold no memory and no descriptor.
 
 use super::{everywhere, hosts, serve};
 use crate::support::certs::{Authority, spiffe};
@@ -9,13 +9,13 @@ use crate::support::program::Program;
 use crate::support::sidecar::{open_descriptors, rss_kib};
 use crate::support::tools::printed;
 
-/// Multiples of what `short.py` has under way at once, over four kinds of connections.
+/// A multiple of the number that `short.py` has open at once, over four kinds of connections.
 const WARM_UP: usize = 1024;
 const COUNT: usize = 10_240;
-/// The growth that each of the two sidecars may have.
+/// The growth of memory that each of the two sidecars may have.
 const MOST_GROWTH_KIB: u64 = 4 * 1024;
 
-/// Half of them HTTP, half opaque, all redirected on both sides, over both versions of IP.
+/// Half of the connections are HTTP and half are opaque. All are redirected on both sides, over both versions of IP.
 async fn come_and_go(pod: &Namespace, count: usize) {
     for (kind, port) in [("http", 80), ("raw", 7000)] {
         for family in families() {
@@ -26,7 +26,7 @@ async fn come_and_go(pod: &Namespace, count: usize) {
     }
 }
 
-/// What is open now; nothing but listeners and the runtime's own when all have gone.
+/// The number of open descriptors: only listeners and those of the runtime when all connections have ended.
 async fn settled(host: &Namespace, sidecar: &Launched) -> usize {
     eventually("no connection is open", async || {
         let active = host.metric("pillion_connections_active", &[]).await;

@@ -1,10 +1,11 @@
-//! An application that calls itself: by its service's address as anybody would, by its own address as ever.
+//! An application that calls itself: through the address of its service, and directly at its own address.
 
 use super::{at, everywhere, get, hear, hosts, next, peer_at, serve};
 use crate::support::certs::{Authority, spiffe};
 use crate::support::namespace::{Family, Hosts, families};
 
-/// Out through one side with mTLS, in through the other, and to the application once.
+/// The call leaves through the outbound side with mTLS, enters through the inbound side, and reaches the application
+/// once.
 #[tokio::test]
 async fn through_its_services_address_a_call_goes_out_and_comes_in() {
     let Some(Hosts { pod, world: _cable }) = hosts() else { return };
@@ -33,7 +34,7 @@ async fn through_its_services_address_a_call_goes_out_and_comes_in() {
             assert_eq!(hear(pod.enter(), at(family.service, 3306)).await, "greeter\n", "{mode}, {family:?}");
             assert_eq!(peer_at(&mut servers, at(family.pod, 3306)).await, own, "{mode}");
         }
-        pod.counted(2, "pillion_requests_total", &[("direction", "inbound")]).await; // one for each call
+        pod.counted(2, "pillion_requests_total", &[("direction", "inbound")]).await; // one request for each call
         pod.counted(2, "pillion_requests_total", &[("direction", "outbound")]).await;
         drop(sidecar);
     }

@@ -1,4 +1,4 @@
-//! From where the application is dialled, and which of its ports can be reached.
+//! The source address of the sidecar's connections to the application, and the application ports that can be reached.
 
 use super::{at, dial, everywhere, get, hear, hosts, next, peer_at, say, serve};
 use crate::support::certs::{Authority, spiffe};
@@ -30,9 +30,9 @@ async fn an_application_at_the_pods_address_alone_is_dialled_from_the_sidecars_o
     }
 }
 
-/// `inbound.app` may name the pod's address for callers who know the sidecar's port.
+/// `inbound.app` may name the pod's address, for callers that use the sidecar's port.
 #[tokio::test]
-async fn so_is_one_that_the_configuration_names() {
+async fn an_application_at_a_configured_address_of_the_pod_is_dialled_from_the_sidecars_own() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     pod.init(&[]);
     let mut servers = serve(&pod, &everywhere(&[("http:web", 8080)], |family| family.pod)).await;
@@ -51,15 +51,15 @@ async fn a_port_on_loopback_alone_stays_private_unless_the_file_says_otherwise()
     let sidecar = pod.sidecar("").await;
     let request = "GET / HTTP/1.1\\r\\nhost: x\\r\\nconnection: close\\r\\n\\r\\n";
     for family in families() {
-        let told = dial(world.enter(), at(family.pod, 6000), &["--send", request]).await;
-        // A client that took more than a moment to ask is refused without an answer.
-        assert!(told.received.is_empty() || told.received.contains("connect_refused"), "{told:?}");
-        let told = dial(world.enter(), at(family.pod, 6001), &["--send", "\\x00ping\\n"]).await;
-        assert!(told.is_closed() && told.received.is_empty(), "{told:?}");
+        let result = dial(world.enter(), at(family.pod, 6000), &["--send", request]).await;
+        // A slow client is refused without an answer.
+        assert!(result.received.is_empty() || result.received.contains("connect_refused"), "{result:?}");
+        let result = dial(world.enter(), at(family.pod, 6001), &["--send", "\\x00ping\\n"]).await;
+        assert!(result.is_closed() && result.received.is_empty(), "{result:?}");
     }
     assert_eq!(get(pod.enter(), at(families()[0].loopback, 6000), "x").await.0, 200);
     let first = next(&mut servers, "accepted").await;
-    assert_eq!(first["peer"], "127.0.0.1", "nobody before the pod's own");
+    assert_eq!(first["peer"], "127.0.0.1", "no connection before the pod's own");
     drop(sidecar);
     let _sidecar = pod.sidecar("inbound: { redirect_to: loopback }").await;
     for family in families() {
@@ -72,7 +72,8 @@ async fn a_port_on_loopback_alone_stays_private_unless_the_file_says_otherwise()
     }
 }
 
-/// Without `::6` on `lo`, as where the rules were not installed by us, and leave the pod's own traffic alone.
+/// `::6` is missing on `lo`, as if the rules had been installed by another program; they leave the pod's own traffic
+/// alone.
 #[tokio::test]
 async fn where_the_own_address_is_missing_the_application_is_dialled_without() {
     let Some(Hosts { pod, world }) = hosts() else { return };
@@ -85,7 +86,7 @@ async fn where_the_own_address_is_missing_the_application_is_dialled_without() {
     }
 }
 
-/// Both directions and mTLS between; the callee knows its caller.
+/// Both directions with mTLS between them; the callee gets the caller's identity.
 #[tokio::test]
 async fn two_pods_talk_and_neither_application_knows() {
     let Some(Hosts { pod, world }) = hosts() else { return };
@@ -117,7 +118,7 @@ async fn two_pods_talk_and_neither_application_knows() {
     }
 }
 
-/// They are the sidecar's, and answer on both sides as if there were no rules.
+/// The admin and metrics ports belong to the sidecar, and answer on both sides as if there were no rules.
 #[tokio::test]
 async fn admin_and_metrics_are_never_captured() {
     let Some(Hosts { pod, world }) = hosts() else { return };

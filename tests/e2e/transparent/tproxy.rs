@@ -1,11 +1,11 @@
-//! By TPROXY the application sees its clients' own addresses.
+//! With TPROXY the application sees its clients' own addresses.
 
 use super::{at, everywhere, get, hear, hosts, next, peer_at, say, serve};
 use crate::support::certs::{Authority, spiffe};
 use crate::support::launched::Launched;
 use crate::support::namespace::{Hosts, families, in_both};
 
-/// Another address of the world, in both versions of IP.
+/// A second address of `world`, in both versions of IP.
 const SECOND: [&str; 2] = ["10.97.0.3", "fd00:97::3"];
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn the_application_sees_the_clients_address() {
     }
 }
 
-/// A kept connection is its client's: the next client's request makes its own.
+/// A kept connection belongs to its client: the request of another client opens a connection of its own.
 #[tokio::test]
 async fn no_client_is_served_over_anothers_connection() {
     let Some(Hosts { pod, world }) = hosts() else { return };
@@ -59,9 +59,9 @@ async fn no_client_is_served_over_anothers_connection() {
     }
 }
 
-/// mTLS ends in the sidecar, and its client's address goes on all the same.
+/// mTLS ends in the sidecar, and the client's address is kept nevertheless.
 #[tokio::test]
-async fn between_two_sidecars_too() {
+async fn the_application_behind_two_sidecars_sees_the_clients_address() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     let authority = Authority::new();
     pod.init(&["--mode", "tproxy"]);
@@ -87,16 +87,16 @@ async fn between_two_sidecars_too() {
         assert_eq!(get(world.enter(), at(family.service, 80), "x").await, (200, "orders\n".to_owned()));
         assert_eq!(hear(world.enter(), at(family.service, 3306)).await, "database\n", "{family:?}");
     }
-    // Either version of IP: the services have an endpoint in each.
+    // The services have an endpoint in each version of IP, and either may be chosen.
     for _ in 0..4 {
         let peer = next(&mut servers, "accepted").await["peer"].as_str().expect("text").to_owned();
         assert!(are_ours.contains(&peer), "{peer}");
     }
 }
 
-/// Its connection and the sidecar's to the application would have the same ends, and the kernel take them for one.
+/// If the client's port were kept, both connections would have the same ends, and the kernel would take them for one.
 #[tokio::test]
-async fn a_clients_own_port_is_not_taken_for_it() {
+async fn the_sidecar_does_not_dial_from_the_clients_port() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     pod.init(&["--mode", "tproxy"]);
     let _servers = serve(&pod, &everywhere(&[("banner:greeter", 3306)], |family| family.pod)).await;
@@ -111,9 +111,9 @@ async fn a_clients_own_port_is_not_taken_for_it() {
     }
 }
 
-/// Each says at start which it can, to whoever asks for that; both serve what is redirected, from their own address.
+/// A sidecar without the capability says so at start. It still serves redirected connections, from its own address.
 #[tokio::test]
-async fn the_capability_is_needed_for_nothing_else() {
+async fn without_the_capability_redirected_connections_are_served() {
     let Some(Hosts { pod, world }) = hosts() else { return };
     pod.init(&[]);
     let mut servers = serve(&pod, &everywhere(&[("http:web", 8080)], |family| family.pod)).await;
@@ -122,7 +122,7 @@ async fn the_capability_is_needed_for_nothing_else() {
         enter.env("PILLION_LOG", "info,pillion::app=debug");
         let sidecar = Launched::start(enter, "", None).await;
         sidecar
-            .has_told(if has_it { "also accepts TPROXY" } else { "not TPROXY, which needs CAP_NET_ADMIN" })
+            .has_logged(if has_it { "also accepts TPROXY" } else { "not TPROXY, which needs CAP_NET_ADMIN" })
             .await;
         for (family, own) in families().into_iter().zip(["127.0.0.6", "::6"]) {
             assert_eq!(get(world.enter(), at(family.pod, 8080), "x").await, (200, "web\n".to_owned()));

@@ -1,4 +1,4 @@
-//! The proxy port as curl uses a proxy: CONNECT, and requests that name whole URLs.
+//! The proxy port, as curl uses a proxy: CONNECT, and requests with absolute URLs.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -18,24 +18,24 @@ fn through(sidecar: &Sidecar) -> Command {
     curl
 }
 
-/// The same, asking for a tunnel whatever is inside.
+/// [`through`], with a tunnel for every request.
 fn tunnel(sidecar: &Sidecar) -> Command {
     let mut curl = through(sidecar);
     curl.arg("--proxytunnel");
     curl
 }
 
-/// The answer to a CONNECT that opens nothing: its status, and why.
+/// The status and the reason of a CONNECT that is refused.
 async fn refusal(sidecar: &Sidecar, to: &str) -> (String, String) {
     let mut curl = tunnel(sidecar);
     curl.args(["--dump-header", "-", "--output", "/dev/null", "--write-out", "%{http_connect}"]);
     curl.arg(format!("http://{to}/"));
     let output = run(curl).await;
     assert_eq!(output.status.code(), Some(56), "no tunnel: {output:?}");
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    let why = told.lines().find(|line| line.to_lowercase().starts_with("proxy-status:"));
-    let why = why.unwrap_or_else(|| unreachable!("no Proxy-Status: {told}"));
-    (told[told.len() - 3..].to_owned(), why.to_owned())
+    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    let why = output.lines().find(|line| line.to_lowercase().starts_with("proxy-status:"));
+    let why = why.unwrap_or_else(|| unreachable!("no Proxy-Status: {output}"));
+    (output[output.len() - 3..].to_owned(), why.to_owned())
 }
 
 async fn refuses(sidecar: &Sidecar, to: &str, status: &str, code: &str) {
@@ -70,9 +70,9 @@ async fn a_tunnel_to_a_service_has_http_inside() {
     pair.application.counted(0, &[("direction", "inbound"), ("method", "CONNECT")]).await;
 }
 
-/// Several requests, each on the tunnel that the first one opened.
+/// Several requests, on the tunnel that the first one opened.
 #[tokio::test]
-async fn a_tunnel_is_kept() {
+async fn a_tunnel_carries_several_requests() {
     if !require("curl") {
         return;
     }
@@ -84,7 +84,7 @@ async fn a_tunnel_is_kept() {
     assert_eq!(app.requests().len(), 3);
 }
 
-/// Nothing is added for those who did not ask for a mesh.
+/// A request to an unknown destination is passed on without added headers.
 #[tokio::test]
 async fn an_unknown_destination_is_reached_by_its_url() {
     if !require("curl") {
@@ -100,7 +100,7 @@ async fn an_unknown_destination_is_reached_by_its_url() {
         assert!(request.head.starts_with("POST /path?q=1 HTTP/1.1\r\n"), "{target}: {}", request.head);
         assert_eq!(request.header("host"), Some(&*app.address.to_string()), "{target}");
         let ours = request.head.lines().find(|line| line.to_lowercase().starts_with("x-"));
-        assert_eq!(ours, None, "{target}: no header of ours");
+        assert_eq!(ours, None, "{target}: the sidecar adds no header");
     }
     let passed = [("direction", "outbound"), ("service", "passthrough"), ("status", "200")];
     sidecar.counted(2, &[&passed[..], &[("method", "POST")]].concat()).await;
@@ -114,12 +114,12 @@ async fn curl_verifies_the_certificate_of_nginx_at_the_other_end_of_a_tunnel() {
     let file = "a line of text\n".repeat(100_000);
     let Some(nginx) = Server::nginx(file.as_bytes()).await else { return };
     let sidecar = alone("").start().await;
-    for (version, told) in [("--http1.1", "HTTP/1.1"), ("--http2", "HTTP/2.0")] {
+    for (version, output) in [("--http1.1", "HTTP/1.1"), ("--http2", "HTTP/2.0")] {
         let mut get = tunnel(&sidecar);
         get.arg(version).arg("--cacert").arg(nginx.authority());
         get.arg("--connect-to").arg(format!("{SHOP}:443:{}", nginx.address));
         get.args([format!("https://{SHOP}/"), format!("https://{SHOP}/file")]);
-        assert!(printed(get).await == format!("{told} {SHOP} {SHOP}{file}"), "{version}");
+        assert!(printed(get).await == format!("{output} {SHOP} {SHOP}{file}"), "{version}");
     }
     let scrape = sidecar.scrape().await;
     let opaque = [("direction", "outbound"), ("service", "passthrough"), ("protocol", "tcp")];
@@ -129,9 +129,9 @@ async fn curl_verifies_the_certificate_of_nginx_at_the_other_end_of_a_tunnel() {
 
 const BANNER: &str = "220 mail.example ESMTP\r\n";
 
-/// A server that speaks first is heard by a client that waits inside the tunnel.
+/// The greeting of a server that speaks first reaches a client that waits inside the tunnel.
 #[tokio::test]
-async fn a_banner_comes_through_a_tunnel_to_whoever_it_leads() {
+async fn the_greeting_of_a_server_reaches_the_client_of_a_tunnel() {
     let mail = Backend::serving(async |mut wire, _, _| {
         drop(wire.try_send(BANNER).await);
         wire.rest().await;
@@ -152,7 +152,7 @@ async fn a_banner_comes_through_a_tunnel_to_whoever_it_leads() {
 }
 
 #[tokio::test]
-async fn a_tunnel_that_cannot_be_is_refused_with_the_reason() {
+async fn an_impossible_tunnel_is_refused_with_the_reason() {
     if !require("curl") {
         return;
     }
@@ -172,7 +172,7 @@ async fn a_tunnel_into_the_sidecar_itself_is_denied() {
             is_denied(outbound, &format!("{host}:{own}")).await;
         }
     }
-    // By name resolution too, which takes addresses in forms of its own.
+    // The same holds for addresses in other forms, which name resolution accepts.
     for special in [
         "169.254.169.254:80",
         "2852039166:80",
@@ -197,7 +197,7 @@ async fn is_denied(proxy: SocketAddr, to: &str) {
 }
 
 #[tokio::test]
-async fn denied_are_unknown_destinations_and_no_others() {
+async fn only_unknown_destinations_are_denied() {
     if !require("curl") {
         return;
     }
@@ -210,8 +210,8 @@ async fn denied_are_unknown_destinations_and_no_others() {
     refuses(&sidecar, "nowhere.invalid:80", "403", "egress_denied").await;
     let mut absolute = through(&sidecar);
     absolute.args(["--include", &format!("http://{}/", stranger.address)]);
-    let told = printed(absolute).await;
-    assert!(told.starts_with("HTTP/1.1 403 ") && told.contains("egress_denied"), "{told}");
+    let output = printed(absolute).await;
+    assert!(output.starts_with("HTTP/1.1 403 ") && output.contains("egress_denied"), "{output}");
     for mut ask in [through(&sidecar), tunnel(&sidecar)] {
         ask.args(["--write-out", "%{http_code}", "http://orders/"]);
         assert_eq!(printed(ask).await, "200");

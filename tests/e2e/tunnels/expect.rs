@@ -1,4 +1,4 @@
-//! `Expect: 100-continue`: a client that asks before it sends.
+//! `Expect: 100-continue`: a client that asks before it sends its body.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -20,7 +20,7 @@ fn body() -> Vec<u8> {
     body
 }
 
-/// Asks first, and waits longer for the answer than the test does.
+/// Sends the expectation, and waits longer for the answer than the test does.
 fn upload(to: SocketAddr, file: &Path, write_out: &str) -> Command {
     let mut put = curl();
     put.args(["--header", "Host: orders", "--header", "Expect: 100-continue", "--expect100-timeout", "60"]);
@@ -30,7 +30,7 @@ fn upload(to: SocketAddr, file: &Path, write_out: &str) -> Command {
 }
 
 #[tokio::test]
-async fn a_body_that_was_asked_for_arrives_intact() {
+async fn a_body_that_waited_for_a_100_arrives_intact() {
     if !require("curl") {
         return;
     }
@@ -49,12 +49,12 @@ async fn a_body_that_was_asked_for_arrives_intact() {
     assert_eq!(counted, 2.0 * 5_242_880.0);
 }
 
-/// How much was sent all the same: no more than buffers hold.
+/// The upload is refused, and no more bytes were sent than buffers hold.
 async fn is_refused_in_time(to: SocketAddr, file: &Path, app: &Backend) {
-    let told = printed(upload(to, file, "%{http_code} %{size_upload}")).await;
-    let (status, sent) = told.split_once(' ').expect("two numbers");
+    let output = printed(upload(to, file, "%{http_code} %{size_upload}")).await;
+    let (status, sent) = output.split_once(' ').expect("two numbers");
     let sent: usize = sent.parse().expect("a number");
-    assert!(status == "413" && sent < MIB, "{told}");
+    assert!(status == "413" && sent < MIB, "{output}");
     assert!(app.requests().is_empty(), "nothing for the application");
 }
 

@@ -1,4 +1,4 @@
-//! Upgrades to what is no WebSocket: whoever speaks first after the 101, nothing goes lost or comes early.
+//! Upgrades to other protocols: either side may speak first after the 101, and no byte is lost or comes early.
 
 use crate::support::backend::Backend;
 use crate::support::sidecar::Pair;
@@ -7,7 +7,7 @@ use crate::support::wire::Wire;
 
 const ASK: &str = "GET /other HTTP/1.1\r\nhost: orders\r\nconnection: upgrade\r\nupgrade: other/1\r\n\r\n";
 
-/// Switches, speaks at once, in one piece with its 101, and then echoes.
+/// A server that sends its first bytes together with its 101, and then echoes.
 async fn switches() -> Backend {
     Backend::serving(async |mut wire, _, seen| {
         let Some(request) = wire.message().await else { return };
@@ -42,9 +42,9 @@ async fn another_protocol_is_spoken_after_the_101() {
     assert!(soon("the echo to its end", wire.rest()).await == said, "every byte, and the end after them");
 }
 
-/// A client may not wait for the answer. What it said counts if the answer is yes.
+/// A client may send before the answer. Its bytes count if the server switches.
 #[tokio::test]
-async fn what_a_hasty_client_says_before_the_101_is_not_lost() {
+async fn bytes_that_a_client_sends_before_the_101_are_not_lost() {
     let app = switches().await;
     let pair = Pair::start(app.address, "", "").await;
     let mut wire = Wire::connect(pair.caller.orders()).await;
@@ -54,9 +54,9 @@ async fn what_a_hasty_client_says_before_the_101_is_not_lost() {
     assert_eq!(String::from_utf8_lossy(&heard), "hello:in haste");
 }
 
-/// And if it is no, an application must not take it for a request.
+/// If the server does not switch, the application must not read these bytes as a request.
 #[tokio::test]
-async fn what_a_hasty_client_says_before_a_refusal_is_nobodys_request() {
+async fn bytes_that_a_client_sends_before_a_refusal_are_not_read_as_a_request() {
     let app = Backend::serving(async |mut wire, _, seen| {
         while let Some(request) = wire.message().await {
             seen.request(request);
@@ -66,7 +66,7 @@ async fn what_a_hasty_client_says_before_a_refusal_is_nobodys_request() {
     .await;
     let pair = Pair::start(app.address, "", "").await;
     let mut wire = Wire::connect(pair.caller.orders()).await;
-    // The frames of another protocol, and no line of HTTP's.
+    // Frames of another protocol, which are no line of HTTP.
     wire.send([ASK.as_bytes(), b"\x81\x85\0\0\0\0hello"].concat()).await;
     let answer = wire.answer().await;
     assert_eq!((answer.status(), answer.text().as_str()), (403, "no"));

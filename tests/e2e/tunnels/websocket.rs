@@ -1,4 +1,4 @@
-//! WebSockets between a client and a server of Python's `websockets`, with the pair between them.
+//! WebSockets between a client and a server of Python's `websockets`, through the pair.
 
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
@@ -11,7 +11,7 @@ use crate::support::tools::{printed, require_python};
 use crate::support::wire::Wire;
 use crate::support::{eventually, soon};
 
-/// The server; it ends when its input does.
+/// The server. It ends when its input ends.
 struct WebSockets {
     address: SocketAddr,
     child: Child,
@@ -26,9 +26,9 @@ fn script(name: &str, words: &[&str]) -> Command {
 }
 
 impl WebSockets {
-    /// `None`, and said so: the library is missing.
+    /// `None`, with a printed reason, when the library is missing.
     async fn start() -> Option<Self> {
-        // The module that versions before 13 do not have.
+        // This module does not exist before version 13.
         if !require_python("websockets.asyncio.server") {
             return None;
         }
@@ -52,8 +52,8 @@ impl Drop for WebSockets {
     }
 }
 
-/// What the client says when nobody is in the way.
-const TOLD: &str = "text grüß dich\n\
+/// The client's output without sidecars.
+const EXPECTED: &str = "text grüß dich\n\
     binary 1048576 True\n\
     fragments in three frames\n\
     pong\n\
@@ -74,10 +74,10 @@ async fn client(at: SocketAddr) -> String {
 #[tokio::test]
 async fn a_websocket_does_through_the_pair_what_it_does_without() {
     let Some(server) = WebSockets::start().await else { return };
-    assert_eq!(client(server.address).await, TOLD, "without sidecars");
+    assert_eq!(client(server.address).await, EXPECTED, "without sidecars");
     for (service, inbound) in [("", ""), ("protocol: http1", "protocol: http1"), ("protocol: http2", "")] {
         let pair = Pair::start(server.address, service, inbound).await;
-        assert_eq!(client(pair.caller.orders()).await, TOLD, "services: {service}; inbound: {inbound}");
+        assert_eq!(client(pair.caller.orders()).await, EXPECTED, "services: {service}; inbound: {inbound}");
         pair.application.counted(1, &[("direction", "inbound"), ("status", "403"), ("reason", "")]).await;
     }
 }
@@ -85,13 +85,14 @@ async fn a_websocket_does_through_the_pair_what_it_does_without() {
 /// 1 for the echoes, 1 without compression, 5 that are closed, 50 at once.
 const TUNNELS: u32 = 57;
 
-/// Over HTTP/2 a tunnel is opened by 200 (RFC 8441), and a sidecar counts what it said. Tunnels count when they end.
+/// Over HTTP/2 a tunnel is opened with 200 (RFC 8441), and a sidecar counts the status that it sent. Tunnels are
+/// counted when they end.
 #[tokio::test]
 async fn a_websocket_counts_with_the_status_that_its_client_got() {
     let Some(server) = WebSockets::start().await else { return };
     for (service, between) in [("", "101"), ("protocol: http2", "200")] {
         let pair = Pair::start(server.address, service, "").await;
-        assert_eq!(client(pair.caller.orders()).await, TOLD, "services: {service}");
+        assert_eq!(client(pair.caller.orders()).await, EXPECTED, "services: {service}");
         pair.application.counted(TUNNELS, &[("method", "GET"), ("reason", ""), ("status", between)]).await;
         pair.caller.counted(TUNNELS, &[("method", "GET"), ("reason", ""), ("status", "101")]).await;
     }
@@ -102,7 +103,7 @@ async fn a_websocket_through_sidecars_without_identity() {
     let Some(server) = WebSockets::start().await else { return };
     let application = Plan::application(server.address, "").start().await;
     let caller = Plan::calling(application.inbound(), "").start().await;
-    assert_eq!(client(caller.orders()).await, TOLD);
+    assert_eq!(client(caller.orders()).await, EXPECTED);
     for sidecar in [&caller, &application] {
         has_no_tunnel_left(sidecar).await;
     }
@@ -115,14 +116,14 @@ async fn has_no_tunnel_left(sidecar: &Sidecar) {
     .await;
 }
 
-/// RFC 6455's own example.
+/// The example of RFC 6455.
 const HANDSHAKE: &str = "GET / HTTP/1.1\r\nhost: orders\r\nupgrade: websocket\r\nconnection: Upgrade\r\n\
     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n\r\n";
 /// A masked text frame (with the mask zero) and its echo: "hi".
 const SAYS_HI: &[u8] = b"\x81\x82\0\0\0\0hi";
 const HI: &[u8] = b"\x81\x02hi";
 
-/// The limit is known to have passed, since others have been cut by it meanwhile.
+/// The limit has certainly passed: it has cut other requests meanwhile.
 #[tokio::test]
 async fn an_idle_websocket_outlives_the_timeout_of_requests() {
     let Some(server) = WebSockets::start().await else { return };
