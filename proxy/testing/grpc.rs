@@ -59,6 +59,65 @@ async fn the_server_is_told_what_is_left_of_the_deadline() {
     assert_eq!((deadlines.recv().await, deadlines.recv().await), (Some(10_000_000), Some(8_000_000)));
 }
 
+/// A gRPC server whose first answer to each connection is UNAVAILABLE, in a head alone, with `pushback`. Returns the
+/// deadlines that it was given.
+fn unavailable_once(
+    mesh: &Mesh,
+    pushback: &'static str,
+) -> tokio::sync::mpsc::UnboundedReceiver<Option<String>> {
+    let (told, deadlines) = tokio::sync::mpsc::unbounded_channel();
+    let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    drop(mesh.http2(A, 100, move |_, request: Request<h2::RecvStream>, mut respond| {
+        let deadline = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok());
+        told.send(deadline.map(str::to_owned)).expect("the test listens");
+        let is_first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
+        async move {
+            if !is_first {
+                return http2::answer_grpc(respond, "0");
+            }
+            let head = http::Response::builder()
+                .header("content-type", "application/grpc")
+                .header("grpc-status", "14")
+                .header("grpc-retry-pushback-ms", pushback);
+            respond.send_response(head.body(()).expect("a response"), true).expect("the stream is open");
+        }
+    }));
+    deadlines
+}
+
+const RETRIES_UNAVAILABLE: &str =
+    "endpoints: [10.0.0.1:80], retry: { conditions: [unavailable], methods: all }";
+
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_head_says_unavailable_is_retried_after_the_pause_that_the_server_asks_for() {
+    let mesh = Mesh::default();
+    let mut deadlines = unavailable_once(&mesh, "3000");
+    let sidecar = mesh.caller(RETRIES_UNAVAILABLE);
+    let watch = Watch::start();
+    let answer = sidecar.http2_client().await.grpc(Some("10S")).await;
+    assert_eq!((answer.grpc_status(), watch.seconds()), (Some("0"), 3));
+    let told = (deadlines.recv().await.flatten(), deadlines.recv().await.flatten());
+    assert_eq!(
+        told,
+        (Some("10000000u".to_owned()), Some("7000000u".to_owned())),
+        "the retry has what is left"
+    );
+    assert_eq!(sidecar.sum("pillion_retries_total outcome=succeeded"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_refuses_a_retry_or_asks_for_one_after_the_deadline_gets_none() {
+    for pushback in ["-1", "later", "10000"] {
+        let mesh = Mesh::default();
+        let _deadlines = unavailable_once(&mesh, pushback);
+        let sidecar = mesh.caller(RETRIES_UNAVAILABLE);
+        let watch = Watch::start();
+        let answer = sidecar.http2_client().await.grpc(Some("10S")).await;
+        assert_eq!((answer.grpc_status(), watch.seconds()), (Some("14"), 0), "{pushback}");
+        assert_eq!(answer.header("grpc-retry-pushback-ms"), Some(pushback), "the caller sees it");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_default_timeout_does_not_bound_a_call_and_a_written_one_does() {
     let mesh = Mesh::default();

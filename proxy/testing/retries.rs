@@ -1,7 +1,7 @@
 //! Which requests are retried, at which endpoint and how often, and which are not.
 
 use super::backend::{Backend, HANG_UP, OK, UNAVAILABLE};
-use super::mesh::{A, B, C, Mesh, Sidecar, pass, settle};
+use super::mesh::{A, B, C, Mesh, Sidecar, Watch, pass, settle};
 
 const TWO: &str = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin";
 const POST: &str = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.";
@@ -168,6 +168,41 @@ async fn a_request_that_is_a_retry_already_is_not_retried_once_more() {
     assert_eq!(sidecar.client().await.ask(again).await.told(), (503, None));
     assert_eq!((a.hits(), b.hits()), (1, 0));
     assert_eq!(a.requests()[0].header("x-pillion-attempt"), Some("2"), "and is still told to be one");
+}
+
+/// 503 with these fields.
+fn busy(fields: &str) -> &'static str {
+    Box::leak(format!("HTTP/1.1 503 Busy\r\n{fields}\r\ncontent-length: 0\r\n\r\n").into_boxed_str())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_waits_as_long_as_the_answer_asks_for() {
+    let dated = "date: Fri, 27 Nov 2026 10:00:00 GMT\r\nretry-after: Fri, 27 Nov 2026 10:00:03 GMT";
+    for fields in ["retry-after: 3", dated] {
+        let mesh = Mesh::default();
+        let (a, b) = (mesh.answering(A, busy(fields)), mesh.answering(B, OK));
+        let sidecar = mesh.caller(TWO);
+        let watch = Watch::start();
+        assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+        assert_eq!((a.hits(), b.hits(), watch.seconds()), (1, 1, 3), "{fields}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_asks_for_a_longer_pause_than_the_caller_waits_goes_back_at_once() {
+    for (timeout, fields) in
+        [("2s", "retry-after: 2"), ("off", "retry-after: 60"), ("15s", "retry-after: 3000")]
+    {
+        let mesh = Mesh::default();
+        let (a, b) = (mesh.answering(A, busy(fields)), mesh.answering(B, OK));
+        let sidecar = mesh.caller(&format!("{TWO}, timeout: {timeout}"));
+        let watch = Watch::start();
+        let answer = sidecar.client().await.get("/").await;
+        assert_eq!((answer.told(), watch.seconds()), ((503, None), 0), "{fields}");
+        assert!(answer.head.contains("retry-after"), "the client may wait longer");
+        assert_eq!((a.hits(), b.hits()), (1, 0));
+        assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=retries"), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -26,6 +26,7 @@ pub mod rescue;
 pub mod retry;
 pub mod route;
 pub mod timeout;
+pub mod pushback;
 pub mod verdict;
 
 pub use crate::http::call::{AnsweringService, HttpService};

@@ -1,10 +1,11 @@
 //! Sends a request again where that is allowed: after a pause, within a budget, to another endpoint, with its body from
-//! the first byte.
+//! the first byte. The pause is the one that the answer asked for, or is drawn at random.
 //!
 //! The first try costs little, because it shares its head with those that may follow. [`again`] makes all further
 //! tries.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use http::HeaderValue;
 use pillion_http1::Known;
@@ -13,6 +14,8 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
+use super::pushback::Pushback;
+use super::timeout;
 use super::verdict::{RetryState, RetrySubject, TryOutcome, Verdict};
 use crate::http::call::RequestContext;
 use crate::http::{Body, Call, FailedCall, Response, replay};
@@ -25,6 +28,10 @@ use pillion_telemetry::RetryOutcome;
 use pillion_upstream::cluster::Cluster;
 use pillion_upstream::cluster::backoff;
 use pillion_upstream::cluster::retry::Retried;
+
+/// 1 min: the longest pause that an answer may ask for where the request has no deadline. A request that waits holds a
+/// place among `max_retries`.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// 64 KiB, the default of `retry.max_body`: with `retry: off`, a refused request is still sent elsewhere, and its body
 /// is kept up to this size.
@@ -205,17 +212,31 @@ impl Story {
             self.spare.cluster().metrics().retries(RetryOutcome::Replaced).inc();
             return Some(None);
         }
-        let Spare { common, route, .. } = &self.spare;
-        let retry = route.retry.as_ref()?;
+        let route = &self.spare.route;
+        let pause = self.pause_before_next(result)?;
         let mut retried = route.cluster.begin_retry(route.budget.as_deref(), Instant::now()).ok()?;
-        let pause = backoff::pause(
-            &retry.backoff,
-            self.progress.tries - 1,
-            &mut common.exchange.worker.ground.rng.lock(),
-        );
         retried.pause(pause).await;
         self.progress.tries += 1;
         Some(Some(retried))
+    }
+
+    /// The pause before the next try. `None`: the answer asks for a longer pause than the caller waits, or for no try.
+    fn pause_before_next(&self, result: &Result<Response, FailedCall>) -> Option<Duration> {
+        let Spare { common, route, .. } = &self.spare;
+        let backoff = backoff::pause(
+            &route.retry.as_ref()?.backoff,
+            self.progress.tries - 1,
+            &mut common.exchange.worker.ground.rng.lock(),
+        );
+        let answer = result.as_ref().ok();
+        let told =
+            answer.and_then(|answer| Pushback::of(answer.headers(), common.is_grpc, SystemTime::now()));
+        match told {
+            None => Some(backoff),
+            Some(told) => {
+                told.pause(backoff, timeout::left(common, &route.timeouts).unwrap_or(LONGEST_PAUSE))
+            }
+        }
     }
 
     /// The next call: the one that came back untouched, or a new one of the kept head and body.

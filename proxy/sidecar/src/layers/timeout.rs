@@ -15,6 +15,7 @@ use tower::{Layer, service_fn};
 
 use super::HttpService;
 use crate::exchange::attempts::{AttemptId, AttemptOutcome};
+use crate::http::call::RequestContext;
 use crate::http::exchange::Exchange;
 use crate::http::{Call, FailedCall, Response, headers};
 use pillion_base::error::{Error, Sent};
@@ -30,6 +31,20 @@ pub fn whole<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Cl
 /// Bounds one try, if another may follow.
 pub fn per_try<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Clone {
     layer_fn(|next: S| service_fn(move |call| bound_try(next.clone(), call)))
+}
+
+/// How long the caller still waits for the headers of an answer, with no further time spent on the request's body.
+/// `None`: for ever.
+pub fn left(common: &RequestContext, timeouts: &Timeouts) -> Option<Duration> {
+    let exchange = &common.exchange;
+    let deadline = common.deadline.map(|at| at.saturating_duration_since(exchange.started));
+    let bounds = Bounds { deadline, ..Bounds::of(timeouts, common.is_grpc) };
+    bounds.first_check()?;
+    let now = exchange.started.elapsed();
+    match bounds.check(exchange.progress.view(), now) {
+        Check::At(end) => Some(end.saturating_sub(now)),
+        Check::Expired(_) => Some(Duration::ZERO),
+    }
 }
 
 async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, FailedCall> {
@@ -88,17 +103,18 @@ enum Check {
 
 impl Bounds {
     fn whole(timeouts: &Timeouts, call: &Call) -> Self {
+        let is_grpc = call.common.is_grpc;
         Self {
-            from: Duration::ZERO,
-            allowed: if call.common.is_grpc {
-                timeouts.request.grpc_bound()
-            } else {
-                timeouts.request.bound()
-            },
             idle: timeouts.stream_idle.body().filter(|_| !call.body.is_empty()),
-            deadline: call.common.is_grpc.then(|| headers::grpc_timeout(&call.head.headers)).flatten(),
-            max_duration: timeouts.max_duration,
+            deadline: is_grpc.then(|| headers::grpc_timeout(&call.head.headers)).flatten(),
+            ..Self::of(timeouts, is_grpc)
         }
+    }
+
+    /// The bounds of the policy, without what the request adds.
+    fn of(timeouts: &Timeouts, is_grpc: bool) -> Self {
+        let allowed = if is_grpc { timeouts.request.grpc_bound() } else { timeouts.request.bound() };
+        Self { allowed, max_duration: timeouts.max_duration, ..Self::default() }
     }
 
     fn first_check(&self) -> Option<Duration> {
