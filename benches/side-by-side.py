@@ -22,7 +22,6 @@ Memory: RSS before any request, and what RSS grows by for each of 2,000 connecti
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True
 from peers import figures, load, process, proxies, scenarios  # noqa: E402
+from peers.machine import machine  # noqa: E402
 
 MARKERS = ("<!-- table -->", "<!-- end of table -->")
 HERE = Path(__file__).parent
@@ -66,12 +66,6 @@ def chosen_scenarios(names):
 def raise_open_files():
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def machine():
-    models = [line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
-    linux = ".".join(platform.release().split(".")[:2])
-    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} CPUs, Linux {linux}"
 
 
 def attempt(proxy, scenario, certs, seconds):

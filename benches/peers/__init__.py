@@ -1,1 +1,1 @@
-"""The modules of `benches/side-by-side.py`: processes, proxies, loads, scenarios, figures."""
+"""The modules of `benches/side-by-side.py` and `benches/resilience.py`."""
