@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use pillion_model::cluster::LoadBalancer;
+use pillion_model::cluster::{HashKey, LoadBalancer};
 use pillion_model::policy::{Retry, RetryBudget};
 use pillion_model::route::{PathMatch, RouteMatch};
 use pillion_model::{Endpoint as Spec, EndpointUpdate};
@@ -25,6 +25,7 @@ use pillion_telemetry::{MethodLabel, Metrics, Recorder, RequestLabels, Symbol};
 use pillion_upstream::cluster::alike::Policies;
 use pillion_upstream::cluster::balance::{Balancer, Candidate, Tried};
 use pillion_upstream::cluster::budget::Budget;
+use pillion_upstream::cluster::hashing::KeyHash;
 use pillion_upstream::cluster::update::written;
 use pillion_upstream::cluster::{Cluster, ClusterContext};
 
@@ -36,6 +37,9 @@ struct Endpoint(usize);
 impl Candidate for Endpoint {
     fn id(&self) -> usize {
         self.0
+    }
+    fn address(&self) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, 1], 1 + self.0 as u16))
     }
     fn weight(&self) -> NonZeroU32 {
         NonZeroU32::MIN
@@ -60,9 +64,15 @@ pub fn dns_message(bytes: &[u8]) {
 pub fn decisions() -> Vec<Decision> {
     let mut all: Vec<Decision> = [1, 10_000].map(find_host).into();
     all.extend([10, 10_000].map(find_route));
-    let rules =
-        [LoadBalancer::PeakEwma, LoadBalancer::LeastRequest, LoadBalancer::RoundRobin, LoadBalancer::Random];
-    all.extend(rules.into_iter().flat_map(|rule| [1, 3, 100, 1000].map(|endpoints| pick(rule, endpoints))));
+    let rules = [
+        LoadBalancer::PeakEwma,
+        LoadBalancer::LeastRequest,
+        LoadBalancer::RoundRobin,
+        LoadBalancer::Random,
+        LoadBalancer::RingHash(Box::new(HashKey::Path)),
+        LoadBalancer::Maglev(Box::new(HashKey::Path)),
+    ];
+    all.extend(rules.into_iter().flat_map(|rule| [1, 3, 100, 1000].map(|endpoints| pick(&rule, endpoints))));
     all.extend([budget(), limit(), count(), request_id(), survey(), detect(), access_line()]);
     all.extend([http::StatusCode::OK, http::StatusCode::SERVICE_UNAVAILABLE].map(verdict));
     all
@@ -130,12 +140,13 @@ fn find_route(routes: usize) -> Decision {
     })
 }
 
-fn pick(rule: LoadBalancer, count: usize) -> Decision {
+fn pick(rule: &LoadBalancer, count: usize) -> Decision {
     let endpoints: Vec<_> = (0..count).map(|id| Arc::new(Endpoint(id))).collect();
-    let balancer = Balancer::new(rule, endpoints.iter().map(|endpoint| endpoint.weight()));
+    let balancer = Balancer::new(rule, &endpoints);
+    let key = rule.hash_key().map(|_| KeyHash::of(b"/orders/17"));
     let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(7));
     named(format!("pick one of {count} by {rule:?}"), move || {
-        std::hint::black_box(balancer.pick(&endpoints, &Tried::default(), now, &mut rng));
+        std::hint::black_box(balancer.pick(&endpoints, &Tried::default(), key, now, &mut rng));
     })
 }
 

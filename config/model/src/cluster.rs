@@ -230,12 +230,47 @@ pub enum UpstreamTls {
     },
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum LoadBalancer {
     PeakEwma,
     LeastRequest,
     RoundRobin,
     Random,
+    /// Requests with one key go to one endpoint, unless it has more than its share of the requests in flight.
+    RingHash(Box<HashKey>),
+    /// Requests with one key go to one endpoint.
+    Maglev(Box<HashKey>),
+}
+
+impl LoadBalancer {
+    /// What requests are hashed by, if they are.
+    pub const fn hash_key(&self) -> Option<&HashKey> {
+        match self {
+            Self::RingHash(key) | Self::Maglev(key) => Some(key),
+            Self::PeakEwma | Self::LeastRequest | Self::RoundRobin | Self::Random => None,
+        }
+    }
+}
+
+/// The part of a request that [`LoadBalancer::RingHash`] and [`LoadBalancer::Maglev`] hash. A request without it goes to
+/// an endpoint drawn by weight.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum HashKey {
+    /// The first value of this header, whose name is in lower case.
+    Header(String),
+    /// The value of this cookie. An answer to a request without it sets it.
+    Cookie { name: String, ttl: Option<Duration> },
+    /// The client's IP address.
+    Source,
+    /// The path without the query.
+    Path,
+}
+
+impl HashKey {
+    /// Whether only requests of HTTP have it, and opaque connections do not.
+    pub const fn is_of_http(&self) -> bool {
+        !matches!(self, Self::Source)
+    }
 }
 
 #[cfg(test)]

@@ -138,8 +138,8 @@ fn carry(response: &mut Response, mut carried: Box<Carried>, mut trial: Trial<'_
 /// Picks an endpoint that was not tried yet for this request, if there is one.
 fn pick(cluster: &Cluster, call: &Call, now: Instant) -> Option<Arc<Endpoint>> {
     let exchange = &call.common.exchange;
-    let mut tried = exchange.tried();
-    let endpoint = cluster.pick(&mut tried, now, &mut exchange.worker.ground.rng.lock())?.clone();
+    let (mut tried, key) = exchange.tried();
+    let endpoint = cluster.pick(&mut tried, key, now, &mut exchange.worker.ground.rng.lock())?.clone();
     exchange.picked(call.attempt, &endpoint, now);
     Some(endpoint)
 }

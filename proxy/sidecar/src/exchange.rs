@@ -23,6 +23,7 @@ use pillion_telemetry::{AccessLog, Record, RequestRecord, Symbol};
 use pillion_upstream::cluster::balance::Tried;
 use pillion_upstream::cluster::budget::Deposit;
 use pillion_upstream::cluster::endpoint::Endpoint;
+use pillion_upstream::cluster::hashing::KeyHash;
 
 #[derive(Default)]
 pub struct Facts {
@@ -30,6 +31,8 @@ pub struct Facts {
     pub attempts: Attempts,
     /// The endpoints that were tried.
     pub tried: Tried,
+    /// What its service's balancer hashes, where it hashes.
+    pub key: Option<KeyHash>,
     /// Why the sidecar ended the exchange; `None` where it did not.
     pub reason: Option<Reason>,
     /// The detail text for `reason`.

@@ -37,6 +37,18 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
     vec![
         shows(key("protocol"), ["http1", "http2"], first_bytes),
         shows(key("load_balancer"), ["round_robin", "least_request"], whether_a_busy_one_is_avoided),
+        shows(key("load_balancer.ring_hash.header"), ["x-user", "x-team"], how_far_users_are_spread),
+        shows(key("load_balancer.ring_hash.cookie"), ["sid", "other"], what_cookie_is_set),
+        shows(key("load_balancer.ring_hash.cookie.name"), ["sid", "other"], what_cookie_is_set),
+        shows(key("load_balancer.ring_hash.cookie.ttl"), ["off", "1h"], what_cookie_is_set),
+        only(key("load_balancer.ring_hash.source"), "true", "false"),
+        only(key("load_balancer.ring_hash.path"), "true", "false"),
+        shows(key("load_balancer.maglev.header"), ["x-user", "x-team"], how_far_users_are_spread),
+        shows(key("load_balancer.maglev.cookie"), ["sid", "other"], what_cookie_is_set),
+        shows(key("load_balancer.maglev.cookie.name"), ["sid", "other"], what_cookie_is_set),
+        shows(key("load_balancer.maglev.cookie.ttl"), ["off", "1h"], what_cookie_is_set),
+        only(key("load_balancer.maglev.source"), "true", "false"),
+        only(key("load_balancer.maglev.path"), "true", "false"),
         shows(key("connect_timeout"), ["1s", "4s"], time_to_connect),
         shows(key("timeout"), ["3s", "5s"], time_without_answer),
         shows(key("stream_idle_timeout"), ["20s", "40s"], time_for_half_a_body),
@@ -202,6 +214,33 @@ async fn whether_a_busy_one_is_avoided(key: Key) -> String {
         clients.push(client);
     }
     format!("{}", a.hits() <= 1)
+}
+
+/// Users of one team: how many endpoints they come to.
+async fn how_far_users_are_spread(key: Key) -> String {
+    let mesh = Mesh::default();
+    let (a, b) = (mesh.answering(A, OK), mesh.answering(B, OK));
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A, B] }));
+    let mut client = sidecar.client().await;
+    for user in 0..20 {
+        client.ask(&format!("GET / HTTP/1.1\r\nhost: orders\r\nx-user: {user}\r\nx-team: 1\r\n\r\n")).await;
+    }
+    format!("{}", [a, b].iter().filter(|backend| backend.hits() > 0).count())
+}
+
+/// The cookie without its random value.
+async fn what_cookie_is_set(key: Key) -> String {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let mut orders = json!({ "endpoints": [A] });
+    let hashing = if key.path.contains("ring_hash") { "ring_hash" } else { "maglev" };
+    if !key.path.ends_with("cookie") {
+        orders["load_balancer"] = json!({ hashing: { "cookie": { "name": "sid" } } });
+    }
+    let sidecar = key.caller(&mesh, orders);
+    let answer = sidecar.client().await.ask(GET).await;
+    let (name, rest) = answer.header("set-cookie").and_then(|set| set.split_once('=')).expect("a cookie");
+    format!("{name} {:?}", rest.split_once("; ").map(|(_random, attributes)| attributes))
 }
 
 async fn time_to_connect(key: Key) -> String {

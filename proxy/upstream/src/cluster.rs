@@ -10,6 +10,7 @@ mod before;
 pub mod budget;
 pub mod endpoint;
 pub mod ewma;
+pub mod hashing;
 pub mod health;
 pub mod outlier;
 mod picture;
@@ -18,14 +19,14 @@ pub mod retry;
 pub mod set;
 pub mod update;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use pillion_model as config;
-use pillion_model::cluster::{ClusterKind, LoadBalancer, UpstreamProtocol, UpstreamTls};
+use pillion_model::cluster::{ClusterKind, HashKey, LoadBalancer, UpstreamProtocol, UpstreamTls};
 use pillion_model::listener::{AppProtocol, Inbound};
 use pillion_model::policy::{
     Backoff, ConnectionPolicy, HealthCheck, IdleTimeout, OutlierDetection, Retry, RetryBudget, RetryMethods,
@@ -42,6 +43,7 @@ use balance::Tried;
 pub use before::PreviousCluster;
 use budget::Budget;
 use endpoint::Endpoint;
+use hashing::KeyHash;
 use outlier::Ejections;
 use pillion_base::error::Error;
 use pillion_base::ground::Ground;
@@ -153,7 +155,7 @@ impl Cluster {
             leg: Leg::Outbound,
             symbol,
             endpoints: ArcSwap::from_pointee(endpoints),
-            load_balancer: of.load_balancer,
+            load_balancer: of.load_balancer.clone(),
             workers: common.workers,
             pools: common.pools.clone(),
             protocol: match of.protocol {
@@ -267,7 +269,7 @@ impl Cluster {
             return false;
         }
         let make = Make {
-            balancer: self.load_balancer,
+            balancer: &self.load_balancer,
             ejections: &self.ejections,
             max_connections: self.max_connections_per_endpoint,
             is_checked: self.health_check.is_some(),
@@ -287,8 +289,15 @@ impl Cluster {
         self.endpoints.load().leave_for(next.as_deref());
     }
 
-    /// Picks an endpoint that was not tried yet, if there is one, and adds it to `tried`.
-    pub fn pick(&self, tried: &mut Tried, now: Instant, rng: &mut fastrand::Rng) -> Option<Arc<Endpoint>> {
+    /// Picks an endpoint that was not tried yet, if there is one, and adds it to `tried`. `key` is the hash of the request
+    /// or connection, where [`Self::hash_key`] names one and it has it.
+    pub fn pick(
+        &self,
+        tried: &mut Tried,
+        key: Option<KeyHash>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<Arc<Endpoint>> {
         if self.waits_for().is_some() {
             return None; // not the fault of an endpoint
         }
@@ -296,7 +305,7 @@ impl Cluster {
         let mut avoid = *tried;
         // An endpoint whose ejection is over admits one probe at a time. A request that is not the probe picks again.
         let picked = std::iter::repeat_with(|| {
-            let endpoint = endpoints.balancer.pick(&endpoints.all, &avoid, now, rng)?;
+            let endpoint = endpoints.balancer.pick(&endpoints.all, &avoid, key, now, rng)?;
             avoid.insert(endpoint.id);
             Some((endpoint, endpoint.outlier.admit(now)))
         });
@@ -311,6 +320,17 @@ impl Cluster {
         let endpoint = last?;
         tried.insert(endpoint.id);
         Some(endpoint.clone())
+    }
+
+    /// What its balancer hashes requests by, if it does.
+    pub const fn hash_key(&self) -> Option<&HashKey> {
+        self.load_balancer.hash_key()
+    }
+
+    /// The hash of an opaque connection of this client. Headers, cookies and paths are not in it.
+    pub fn hash_of_client(&self, client: IpAddr) -> Option<KeyHash> {
+        let is_source = matches!(self.hash_key(), Some(HashKey::Source));
+        is_source.then(|| KeyHash::of_client(client))
     }
 
     /// Why our own certificate is missing, without which no endpoint is called.

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use crate::schema::{Described, any_of, defined, off, one_of};
 use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads};
 use crate::words::{
-    Authority, CONDITIONS, ChangedHeader, DnsName, GRPC, Grpc, GrpcService, HeaderName, HeaderText,
-    MatchPath, Method, NameServer, ProbeName, ProbePath, QueryName, QueryText, RedirectPath, RespondBody,
-    RouteName, ServiceName, Sni, Target, TrustDomain,
+    Authority, CONDITIONS, ChangedHeader, CookieName, DnsName, GRPC, Grpc, GrpcService, HashedHeader,
+    HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName, ProbePath, QueryName, QueryText,
+    RedirectPath, RespondBody, RouteName, ServiceName, Sni, Target, TrustDomain,
 };
 use pillion_model::Pattern;
 use pillion_model::cluster::{AddressPattern, HostPattern};
@@ -62,6 +62,7 @@ pub(super) fn definitions() -> Value {
         "method": pattern("^[A-Z0-9!#$%&'*+.^_`|~-]+$", "A method, in upper case"),
         "path": pattern("^/[!-\"$->@-~]*$", "A path as it is sent, without the query: /v2"),
         "header_name": pattern("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", "A header's name: x-canary"),
+        "cookie_name": pattern("^[A-Za-z0-9!#$%&'*+.^_`|~-]+$", "A cookie's name: sid"),
         "header_text": {
             "type": ["string", "number", "boolean"],
             "pattern": "^([^ \\t]([^\\r\\n]*[^ \\t])?)?$",
@@ -140,6 +141,8 @@ described!(
     RouteName: "name",
     MatchPath: "path",
     HeaderName: "header_name",
+    HashedHeader: "header_name",
+    CookieName: "cookie_name",
     HeaderText: "header_text",
     QueryName: "query_name",
     ChangedHeader: "header_name",

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use pillion_model::cluster::{AddressPattern, Discovery, HostPattern, LoadBalancer, UpstreamProtocol};
+use pillion_model::cluster::{AddressPattern, Discovery, HostPattern, UpstreamProtocol};
 use pillion_model::policy::{
     Backoff, CircuitBreaker, ConnectionPolicy, ErrorRate, IdleTimeout, OutlierDetection, Retry, RetryBudget,
     RetryCondition, RetryMethods, Timeout,
@@ -12,13 +12,13 @@ use serde_json::Value;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Block, Static, field, health, tls};
+use super::{Block, Static, balancer, field, health, tls};
 use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::spell;
 use crate::value::{BadWord, Bytes, Count, OffOr, Opt, Positive, Share, Word};
-use crate::words::{DnsName, Method, Target, Weight, chosen};
+use crate::words::{DnsName, Method, Target, Weight};
 
 /// Keys that each service has for itself, so that `defaults` cannot have them.
 pub(super) const ONE_SERVICE_S_OWN: [&str; 4] = ["hosts", "addresses", "listen", "endpoints"];
@@ -64,10 +64,10 @@ pub(crate) static SERVICE: Static<Cluster> = Static::new(|| {
         )
         .key(
             "load_balancer",
-            "How an endpoint is chosen. Default peak_ewma: by latency and load.",
-            balancer_schema,
-            read_balancer,
-            |cluster, at, page| page.tell(&at.key("load_balancer"), chosen(&cluster.load_balancer)),
+            "How an endpoint is chosen: a word, or { ring_hash: … }, or { maglev: … }. Default peak_ewma: by latency and load.",
+            balancer::schema,
+            balancer::read,
+            balancer::tell,
         )
         .word::<Duration>("connect_timeout", field!(timeouts.connect), "TCP and TLS together.")
         .word::<Timeout>(
@@ -383,40 +383,6 @@ fn tell_endpoints(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
         let at = at.index(nth);
         page.tell(&at, endpoint.address.to_string());
         page.tell(&at.key("weight"), endpoint.weight.get());
-    }
-}
-
-/// Balancers that choose by a hash, which are not supported yet.
-#[derive(Default)]
-struct HashBalancer {
-    is_later: bool,
-}
-
-static HASH_BALANCER: Static<HashBalancer> = Static::new(|| {
-    Block::new(HashBalancer::default)
-        .later("ring_hash", |hash| hash.is_later = true)
-        .later("maglev", |hash| hash.is_later = true)
-});
-
-fn balancer_schema() -> Option<Value> {
-    schema::any_of([LoadBalancer::described(), schema::left_open(), HASH_BALANCER.schema()])
-}
-
-fn read_balancer(cluster: &mut Cluster, node: &Node<'_>, reading: &mut Reading<'_>) {
-    match node.shape(LoadBalancer::EXPECTED, reading) {
-        None => {}
-        Some(Shape::Word(leaf)) => {
-            if let Some(balancer) = node.parsed(&leaf, LoadBalancer::parse(&leaf.text), reading) {
-                cluster.load_balancer = balancer;
-            }
-        }
-        Some(Shape::List) => node.mismatch(LoadBalancer::EXPECTED, reading),
-        Some(Shape::Block) => {
-            let HashBalancer { is_later } = HASH_BALANCER.read_new(node, reading);
-            if !is_later {
-                node.remark("is an empty block", reading).help("leave it out for peak_ewma");
-            }
-        }
     }
 }
 

@@ -163,13 +163,13 @@ services:
     );
     let [a, b] = config.clusters.as_slice() else { unreachable!("two services") };
     assert_eq!(
-        (a.protocol, a.load_balancer, &a.tls),
-        (UpstreamProtocol::Http1, LoadBalancer::Random, &UpstreamTls::Off)
+        (a.protocol, &a.load_balancer, &a.tls),
+        (UpstreamProtocol::Http1, &LoadBalancer::Random, &UpstreamTls::Off)
     );
     assert_eq!((a.timeouts.connect, a.timeouts.request), (SECOND, Timeout::Set(SECOND)));
     assert_eq!(a.timeouts.stream_idle, IdleTimeout::Set(SECOND));
     assert_eq!(a.timeouts.max_duration, Some(SECOND));
-    assert_eq!((b.protocol, b.load_balancer), (UpstreamProtocol::Http2, LoadBalancer::PeakEwma));
+    assert_eq!((b.protocol, &b.load_balancer), (UpstreamProtocol::Http2, &LoadBalancer::PeakEwma));
     assert_eq!((b.timeouts.connect, b.timeouts.request), (2 * SECOND, Timeout::Off));
     assert_eq!((b.timeouts.stream_idle, b.timeouts.max_duration), (IdleTimeout::Off, None));
     assert!(matches!(&b.tls, UpstreamTls::Simple { trust_bundle: Some(_), .. }));

@@ -3,6 +3,7 @@
 #[path = "../support/editor.rs"]
 mod editor;
 
+mod balancers;
 mod defaults;
 mod discovery;
 mod dns;

@@ -97,7 +97,7 @@ fn a_service_without_keys_has_the_defaults_of_the_public_interface() {
         (cluster.hosts[0].name.as_str(), cluster.hosts[0].wildcard, cluster.hosts[0].port),
         ("orders", false, None)
     );
-    assert_eq!((cluster.protocol, cluster.load_balancer), (UpstreamProtocol::Auto, LoadBalancer::PeakEwma));
+    assert_eq!((cluster.protocol, &cluster.load_balancer), (UpstreamProtocol::Auto, &LoadBalancer::PeakEwma));
     assert_eq!(cluster.tls, UpstreamTls::Off);
     assert_eq!(cluster.endpoints[0].weight.get(), 1);
     let t = cluster.timeouts;

@@ -278,6 +278,9 @@ fn example(path: &str, name: &str) -> String {
     let steps: Vec<&str> = path.split(['.', '[']).filter(|step| !step.is_empty()).collect();
     let mut found = Vec::new();
     walk(&sample, &steps, name, &mut found);
+    if found.is_empty() {
+        walk(&sample, &of_the_other_balancer(&steps), name, &mut found);
+    }
     let commented = || {
         let start = format!("# {name}: ");
         let line = SAMPLE.lines().find_map(|line| line.trim().strip_prefix(&start))?;
@@ -289,6 +292,16 @@ fn example(path: &str, name: &str) -> String {
         Some(_) => String::new(),
         None => unreachable!("{path}.{name} has no example in the sample"),
     }
+}
+
+/// `ring_hash` and `maglev` have the same keys, and the sample has each of them once.
+fn of_the_other_balancer<'s>(steps: &[&'s str]) -> Vec<&'s str> {
+    let other = |step: &&'s str| match *step {
+        "ring_hash" => "maglev",
+        "maglev" => "ring_hash",
+        step => step,
+    };
+    steps.iter().map(other).collect()
 }
 
 fn walk<'y>(at: &'y Yaml, steps: &[&str], name: &str, found: &mut Vec<&'y Yaml>) {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::policy;
-use crate::cluster::{AddressPattern, Cluster, Discovery, UpstreamTls};
+use crate::cluster::{AddressPattern, Cluster, Discovery, HashKey, UpstreamProtocol, UpstreamTls};
 use crate::endpoint::Endpoint;
 use crate::fault::Faults;
 use crate::path::Trail;
@@ -19,6 +19,7 @@ pub(super) fn validate(cluster: &Cluster, has_identity: bool, at: &Trail<'_>, fa
     if let Some(discovery) = &cluster.discovery {
         self::discovery(discovery, &at.key("endpoints"), faults);
     }
+    balancer(cluster, &at.key("load_balancer"), faults);
     tls(&cluster.tls, has_identity, &at.key("tls"), faults);
     if let Some(check) = &cluster.health_check {
         policy::health_check(check, &at.key("health_check"), faults);
@@ -45,6 +46,16 @@ fn endpoints(endpoints: &[Endpoint], at: &Trail<'_>, faults: &mut Faults) {
                 .warn(&at.index(nth), format!("repeats {}", endpoint.address))
                 .help("give it more traffic with { address: …, weight: 2 }");
         }
+    }
+}
+
+/// Opaque connections have no headers, cookies and paths.
+fn balancer(cluster: &Cluster, at: &Trail<'_>, faults: &mut Faults) {
+    let is_tcp = cluster.protocol == UpstreamProtocol::Tcp;
+    if is_tcp && cluster.load_balancer.hash_key().is_some_and(HashKey::is_of_http) {
+        faults
+            .warn(at, "hashes what opaque connections do not have, so they go to random endpoints")
+            .help("protocol is tcp: write source: true in its place");
     }
 }
 

@@ -24,6 +24,7 @@ use pillion_telemetry::access::protocol_name;
 use pillion_telemetry::{Flow, MethodLabel, RequestLabels, RequestRecord, Symbol};
 use pillion_upstream::cluster::balance::Tried;
 use pillion_upstream::cluster::endpoint::Endpoint;
+use pillion_upstream::cluster::hashing::KeyHash;
 
 pub struct Exchange {
     pub worker: Arc<Worker>,
@@ -119,9 +120,10 @@ impl Exchange {
         self.facts.lock().cut
     }
 
-    /// The endpoints that were tried.
-    pub fn tried(&self) -> Tried {
-        self.facts.lock().common.tried
+    /// What an endpoint is picked by: the endpoints that were tried, and the request's key.
+    pub fn tried(&self) -> (Tried, Option<KeyHash>) {
+        let facts = &self.facts.lock().common;
+        (facts.tried, facts.key)
     }
 
     /// Notes the endpoint that was picked for an attempt. The attempt now waits for a connection to it.

@@ -24,6 +24,7 @@ use crate::state::actions::{Actions, Mirror, injected, is_among};
 use pillion_http::transfer::{Observer as _, ResponseEnd};
 use pillion_model::Reason;
 use pillion_model::route::FaultInjection;
+use pillion_upstream::cluster::hashing::KeyHash;
 
 /// 64 KiB: how far a mirror may be behind with a request's body. Beyond it, the copy is cut.
 const MIRRORED_BYTES: usize = 64 * 1024;
@@ -98,6 +99,10 @@ fn mirrored(mut call: Box<Call>, mirror: Option<&Mirror>) -> (Box<Call>, Option<
     let Some(mirror) = mirror.filter(is_wanted) else { return (call, None) };
     let exchange = Arc::new(exchange_of_mirror(&exchange));
     exchange.routed(&mirror.route);
+    let key = mirror.route.cluster.hash_key().and_then(|key| {
+        KeyHash::of_request(key, &call.head.headers, &call.head.uri, exchange.connection.downstream.ip())
+    });
+    exchange.note(|facts| facts.common.key = key);
     let Some(permit) = mirror.limit.try_acquire() else {
         refuse(&exchange, mirror);
         return (call, None);

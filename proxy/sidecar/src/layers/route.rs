@@ -61,11 +61,11 @@ async fn route<S: HttpService>(
     call.common.host = call.common.host.take().or_else(|| default_host(&route));
     tell(&call, &route);
     call.common.exchange.routed(&route);
-    let actions = route.actions.clone(); // nearly always none
+    let is_plain = route.actions.is_none() && route.cluster.hash_key().is_none(); // as nearly always
     call.common.route = Some(route);
-    match actions {
-        None => next.call(call).await,
-        Some(actions) => Box::pin(answering::answer(next, call, actions)).await,
+    match is_plain {
+        true => next.call(call).await,
+        false => Box::pin(answering::answer(next, call)).await,
     }
 }
 

@@ -95,7 +95,7 @@ async fn dial_for(
     if is_loop(route.cluster.direction(), from, to) {
         return Err(DialFailure::new(loop_detected(from, to), Facts::of(route)));
     }
-    dial_counted(TakesPlace::WhenUsed, route, Attempts::default(), worker).await
+    dial_counted(TakesPlace::WhenUsed, route, from, Attempts::default(), worker).await
 }
 
 /// An early dial that is done already: the server was dialled to answer a CONNECT.
@@ -121,23 +121,30 @@ enum TakesPlace {
     WhenUsed,
 }
 
-/// Connects to an endpoint, and to further ones where `retry` allows it. `before`: attempts that were already made for
-/// this connection.
+/// Connects to an endpoint, and to further ones where `retry` allows it. `from`: the client's address. `before`: attempts
+/// that were already made for this connection.
 ///
 /// # Errors
 /// `overloaded` where `max_connections` is reached or every endpoint is at its own limit; otherwise the error of the
 /// last attempt to connect.
-pub async fn dial(route: &Arc<Route>, before: Attempts, worker: &Worker) -> Result<Dialled, DialFailure> {
-    dial_counted(TakesPlace::WhileDialled, route, before, worker).await
+pub async fn dial(
+    route: &Arc<Route>,
+    from: SocketAddr,
+    before: Attempts,
+    worker: &Worker,
+) -> Result<Dialled, DialFailure> {
+    dial_counted(TakesPlace::WhileDialled, route, from, before, worker).await
 }
 
 async fn dial_counted(
     counted: TakesPlace,
     route: &Arc<Route>,
+    from: SocketAddr,
     before: Attempts,
     worker: &Worker,
 ) -> Result<Dialled, DialFailure> {
-    let mut facts = Facts { attempts: before, ..Facts::of(route) };
+    let key = route.cluster.hash_of_client(from.ip());
+    let mut facts = Facts { attempts: before, key, ..Facts::of(route) };
     let now = Instant::now().into_std();
     let deposit = route.budget.as_ref().map(|budget| Deposit::into(budget, now));
     match dial_and_redial(counted, &mut facts, route, worker).await {
@@ -195,7 +202,7 @@ async fn dial_next(
     worker: &Worker,
 ) -> Result<Dialled, Error> {
     let in_cluster = (counted == TakesPlace::WhileDialled).then(|| cluster.slot_now()).transpose()?;
-    let endpoint = with_room(cluster, &mut facts.tried, worker)?;
+    let endpoint = with_room(cluster, facts, worker)?;
     let attempt = facts.attempts.begin();
     facts.picked(attempt, &endpoint, Instant::now());
     let mut dialled = dial_endpoint(cluster, endpoint, attempt, worker).await;
@@ -213,9 +220,11 @@ async fn dial_next(
 }
 
 /// Picks an endpoint that may have one more connection, and skips those that are at their own limit.
-fn with_room(cluster: &Cluster, tried: &mut Tried, worker: &Worker) -> Result<Arc<Endpoint>, Error> {
+fn with_room(cluster: &Cluster, facts: &mut Facts, worker: &Worker) -> Result<Arc<Endpoint>, Error> {
+    let Facts { tried, key, .. } = facts;
     let mut rng = worker.ground.rng.lock();
-    let mut pick = || cluster.pick(tried, Instant::now(), &mut rng).ok_or_else(|| cluster.no_endpoint());
+    let mut pick =
+        || cluster.pick(tried, *key, Instant::now(), &mut rng).ok_or_else(|| cluster.no_endpoint());
     let mut endpoint = pick()?;
     for _ in 1..cluster.endpoints().all.len().min(Tried::ROOM) {
         if !endpoint.is_full() {

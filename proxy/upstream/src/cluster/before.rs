@@ -59,7 +59,7 @@ pub(super) fn endpoints(
     workers: usize,
 ) -> EndpointSet {
     let make = Make {
-        balancer: of.load_balancer,
+        balancer: &of.load_balancer,
         ejections,
         max_connections: of.limits.max_connections_per_endpoint,
         is_checked: of.health_check.is_some(),

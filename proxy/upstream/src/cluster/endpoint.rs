@@ -214,6 +214,10 @@ impl Candidate for Endpoint {
         self.id
     }
 
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     fn weight(&self) -> NonZeroU32 {
         NonZeroU32::new(self.weight.load(Relaxed)).unwrap_or(NonZeroU32::MIN)
     }

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use pillion_model::cluster::LoadBalancer;
@@ -27,7 +26,7 @@ pub struct EndpointSet {
 
 /// The values that all endpoints of a cluster are made with.
 pub(super) struct Make<'a> {
-    pub(super) balancer: LoadBalancer,
+    pub(super) balancer: &'a LoadBalancer,
     pub(super) ejections: &'a Arc<Ejections>,
     /// The limit of connections for each endpoint.
     pub(super) max_connections: Option<u32>,
@@ -67,16 +66,17 @@ impl EndpointSet {
             }
             Arc::new(endpoint)
         };
-        let all = said.endpoints.iter().map(endpoint).collect();
-        let balancer = Balancer::new(make.balancer, said.endpoints.iter().map(|spec| spec.weight));
+        let all: Box<[_]> = said.endpoints.iter().map(endpoint).collect();
+        let balancer = Balancer::new(make.balancer, &all);
         Self { all, balancer, said, is_of_former_source: false, next_id }
     }
 
     /// The set of a cluster that has one endpoint and no source.
     pub(super) fn single(endpoint: Endpoint) -> Self {
         let said = EndpointUpdate::known("", [Spec::at(endpoint.address)]);
-        let balancer = Balancer::new(LoadBalancer::Random, [NonZeroU32::MIN]);
-        Self { all: [Arc::new(endpoint)].into(), balancer, said, is_of_former_source: false, next_id: 1 }
+        let all = [Arc::new(endpoint)];
+        let balancer = Balancer::new(&LoadBalancer::Random, &all);
+        Self { all: all.into(), balancer, said, is_of_former_source: false, next_id: 1 }
     }
 
     /// Marks the endpoints that are not in `next` as removed, so that they get no new request.

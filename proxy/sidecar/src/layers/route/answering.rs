@@ -1,8 +1,8 @@
-//! Applies what a route does to its answers: a rate limit, an answer of its own, changed headers.
+//! Applies what a route does to its answers: a rate limit, an answer of its own, changed headers, and the cookie by
+//! which a client comes back to its endpoint.
 
-use std::sync::Arc;
-
-use http::StatusCode;
+use http::header::SET_COOKIE;
+use http::{HeaderValue, StatusCode};
 use pillion_http1::Known;
 use pillion_model::route::{Answer, Redirect, Respond};
 
@@ -12,20 +12,45 @@ use crate::http::{Call, FailedCall, Response};
 use crate::layers::HttpService;
 use crate::state::actions::{Actions, location, rate_limited};
 use pillion_base::error::Error;
+use pillion_model::cluster::HashKey;
+use pillion_upstream::cluster::hashing::KeyHash;
 
 /// Calls the rest of the stack, or lets the route answer itself. Headers of the sidecar's own errors are not changed.
-pub(super) async fn answer<S: HttpService>(
-    mut next: S,
-    call: Box<Call>,
-    actions: Arc<Actions>,
-) -> Result<Response, FailedCall> {
+pub(super) async fn answer<S: HttpService>(next: S, call: Box<Call>) -> Result<Response, FailedCall> {
+    let actions = call.common.route.as_ref().and_then(|route| route.actions.clone());
+    let Some(actions) = actions else { return with_key(next, call).await };
     limit_rate(&call, &actions)?;
     let mut response = match &actions.answer {
-        None => next.call(call).await?,
+        None => with_key(next, call).await?,
         Some(answer) => by_itself(answer, &call),
     };
     actions.response_headers.apply(response.headers_mut());
     Ok(response)
+}
+
+/// Calls the rest of the stack, after it has noted the key for a balancer that hashes.
+async fn with_key<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, FailedCall> {
+    let issued = note_key(&call);
+    let mut response = next.call(call).await?;
+    if let Some(cookie) = issued {
+        response.headers_mut().append_named(&SET_COOKIE, &cookie);
+    }
+    Ok(response)
+}
+
+/// Notes the key by which the endpoint is chosen. Returns the cookie that the client gets because it has none.
+fn note_key(call: &Call) -> Option<HeaderValue> {
+    let common = &call.common;
+    let hash_key = common.route.as_ref()?.cluster.hash_key()?;
+    let client = common.exchange.connection.downstream.ip();
+    let mut key = KeyHash::of_request(hash_key, &call.head.headers, &call.head.uri, client);
+    let mut issued = None;
+    if let (None, HashKey::Cookie { name, ttl }) = (key, hash_key) {
+        let random = common.exchange.worker.ground.rng.lock().u64(..);
+        (issued, key) = KeyHash::issue(name, *ttl, random).unzip();
+    }
+    common.exchange.note(|facts| facts.common.key = key);
+    issued
 }
 
 fn limit_rate(call: &Call, actions: &Actions) -> Result<(), Error> {

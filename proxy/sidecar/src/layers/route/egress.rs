@@ -76,7 +76,7 @@ async fn dial_any(call: &Call, addresses: &[SocketAddr]) -> Result<(SocketAddr, 
         (Error::new(Reason::DnsError, "the name has no address"), Attempts::default());
     for to in addresses {
         let route = exchange.worker.state.unknown.route(*to);
-        match tcp::dial(&route, attempts, &exchange.worker).await {
+        match tcp::dial(&route, exchange.connection.downstream, attempts, &exchange.worker).await {
             Ok(dialled) => return Ok((*to, route, dialled)),
             Err(failure) => (failed, attempts) = (failure.error, failure.facts.attempts),
         }
