@@ -1,4 +1,4 @@
-//! `/clusters`: the current state of each service and of its endpoints.
+//! `/clusters`: the current state of each service and of its endpoints, or of the one service that the request names.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -6,9 +6,23 @@ use std::time::Instant;
 use pillion_model::Config;
 use serde_json::{Value, json};
 
+use super::config::NoSuchService;
 use super::console::Console;
 
-pub(super) fn page(console: &Console, now: Instant) -> Value {
+/// Parses a query: `service=NAME`, or nothing for all services. The names of services need no decoding.
+///
+/// # Errors
+/// Returns a sentence that says what to ask for instead.
+pub(super) fn service_of(query: &str) -> Result<Option<String>, String> {
+    match query.split_once('=') {
+        Some(("service", name)) if !name.contains('&') => Ok(Some(name.to_owned())),
+        None if query.is_empty() => Ok(None),
+        _ => Err("the only parameter is service=NAME".to_owned()),
+    }
+}
+
+/// The page for one service, or for all services if `service` is `None`.
+pub(super) fn page(console: &Console, service: Option<&str>, now: Instant) -> Result<Value, NoSuchService> {
     let (published, snapshot) = (console.published(), console.store.load_full());
     let asked = asked_of_dns(&published.config);
     let cluster = |cluster: &std::sync::Arc<pillion_upstream::cluster::Cluster>| {
@@ -19,10 +33,14 @@ pub(super) fn page(console: &Console, now: Instant) -> Value {
         );
         picture
     };
-    let mut clusters: Vec<_> = snapshot.clusters().collect();
+    let mut clusters: Vec<_> =
+        snapshot.clusters().filter(|cluster| service.is_none_or(|name| *cluster.name == *name)).collect();
+    if let (Some(name), true) = (service, clusters.is_empty()) {
+        return Err(NoSuchService(name.to_owned()));
+    }
     clusters.sort_by(|one, other| one.name.cmp(&other.name));
     let pictures: Vec<Value> = clusters.into_iter().map(cluster).collect();
-    json!({ "generation": snapshot.generation, "clusters": pictures })
+    Ok(json!({ "generation": snapshot.generation, "clusters": pictures }))
 }
 
 /// The services that discover their endpoints by DNS, each with the name that is looked up.

@@ -28,7 +28,7 @@ pub(super) enum Selection {
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("there is no service called \"{0}\"")]
-pub(super) struct NoSuchService(String);
+pub(super) struct NoSuchService(pub(super) String);
 
 impl Selection {
     /// Parses a query: `page=2&limit=500`, or `service=NAME`. The names of services need no decoding.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use http::header::{ALLOW, HeaderValue};
 use http::request::Parts;
 use http::{Method, StatusCode};
+use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::answer::{Answer, answer, json, text};
-use super::config::Selection;
+use super::config::{NoSuchService, Selection};
 use super::console::{Console, NotTaken, Order};
 use super::exposition::Expositions;
 use super::probe::Prober;
@@ -62,7 +63,12 @@ const PAGES: [(&str, Page, Methods, &str); 12] = [
         Methods::Get,
         "the configuration at work, where each value came from, what was refused; ?page=2&limit=500, or ?service=NAME",
     ),
-    ("/clusters", Page::Clusters, Methods::Get, "each service with its endpoints, connections and limits"),
+    (
+        "/clusters",
+        Page::Clusters,
+        Methods::Get,
+        "each service with its endpoints, connections and limits; ?service=NAME shows one",
+    ),
     ("/certs", Page::Certs, Methods::Get, "the certificates in use"),
     ("/logging", Page::Logging, Methods::GetOrPut, "the log's level; PUT /logging?level=debug changes it"),
     ("/drain", Page::Drain, Methods::Post, "finish what is in flight and end, as SIGTERM"),
@@ -124,10 +130,7 @@ impl Pages {
         match page {
             Page::Index => text(StatusCode::OK, index()),
             Page::Config => self.config(request.uri.query().unwrap_or_default()).await,
-            Page::Clusters => {
-                let now = Instant::now().into_std();
-                self.long(move |console| json(&clusters::page(console, now))).await
-            }
+            Page::Clusters => self.clusters(request.uri.query().unwrap_or_default()).await,
             Page::Certs => json(&self.console.certificates()),
             Page::Logging if request.method == Method::PUT => {
                 logging::set(request.uri.query().unwrap_or_default())
@@ -152,11 +155,16 @@ impl Pages {
             Ok(asked) => asked,
             Err(why) => return text(StatusCode::BAD_REQUEST, format!("{why}\n")),
         };
-        self.long(move |console| match console.config(&asked) {
-            Ok(page) => json(&page),
-            Err(unknown) => text(StatusCode::NOT_FOUND, format!("{unknown}\n")),
-        })
-        .await
+        self.long(move |console| found(console.config(&asked))).await
+    }
+
+    async fn clusters(&self, query: &str) -> Answer {
+        let service = match clusters::service_of(query) {
+            Ok(service) => service,
+            Err(why) => return text(StatusCode::BAD_REQUEST, format!("{why}\n")),
+        };
+        let now = Instant::now().into_std();
+        self.long(move |console| found(clusters::page(console, service.as_deref(), now))).await
     }
 
     /// A page that takes long if there are thousands of services. It is written on a separate thread, one at a time, so
@@ -208,6 +216,14 @@ fn find(port: OwnPort, request: &Parts) -> Result<Page, Box<Answer>> {
     }
 }
 
+/// The page, or the answer that there is no such service.
+fn found(page: Result<Value, NoSuchService>) -> Answer {
+    match page {
+        Ok(page) => json(&page),
+        Err(unknown) => text(StatusCode::NOT_FOUND, format!("{unknown}\n")),
+    }
+}
+
 fn is_at(known: &str, page: Page, path: &str) -> bool {
     match page {
         Page::Probe => path.starts_with(PROBE),
@@ -221,7 +237,9 @@ const fn is_public(page: Page) -> bool {
 
 /// Whether the page accepts any query: scrapers and probes add queries of their own.
 fn takes_query(page: Page, method: &Method) -> bool {
-    is_public(page) || page == Page::Config || page == Page::Logging && *method == Method::PUT
+    is_public(page)
+        || matches!(page, Page::Config | Page::Clusters)
+        || page == Page::Logging && *method == Method::PUT
 }
 
 fn ordered(done: Result<String, NotTaken>) -> Answer {

@@ -402,6 +402,36 @@ async fn the_clusters_page_shows_the_present_state() {
     assert_eq!(orders["retry_budget"]["left"], json!(99), "{orders}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_clusters_page_shows_a_single_service_on_request() {
+    let mesh = Mesh::default();
+    let yaml = super::mesh::caller("endpoints: [10.0.0.1:80]") + "  billing: { endpoints: [10.0.0.2:80] }\n";
+    let sidecar = mesh.sidecar(&yaml, None);
+    let admin = sidecar.addresses.admin[0];
+    let ask = async |query: &str| {
+        let mut operator = Peer::new(mesh.memory.connect(admin).await.expect("the admin port listens"));
+        operator.ask(&format!("GET /clusters{query} HTTP/1.1\r\nhost: {admin}\r\n\r\n")).await
+    };
+    let names = |answer: &Message| {
+        let shown = page(answer);
+        let clusters = shown["clusters"].as_array().expect("a list").iter();
+        clusters.map(|cluster| cluster["name"].as_str().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    for (query, expected) in
+        [("", &["billing", "orders"][..]), ("?", &["billing", "orders"]), ("?service=orders", &["orders"])]
+    {
+        assert_eq!(names(&ask(query).await), expected, "{query}");
+    }
+    for (query, status, text) in [
+        ("?service=pay", 404, "there is no service called \"pay\"\n"),
+        ("?name=orders", 400, "the only parameter is service=NAME\n"),
+        ("?service=orders&limit=1", 400, "the only parameter is service=NAME\n"),
+    ] {
+        let answer = ask(query).await;
+        assert_eq!((answer.told().0, answer.body.as_str()), (status, text), "{query}");
+    }
+}
+
 #[test]
 fn reloads_are_counted_from_zero() {
     let metrics = Metrics::new(1_000);

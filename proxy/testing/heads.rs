@@ -106,12 +106,32 @@ async fn b8_a_sidecar_has_no_room_beyond_what_it_adds() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b8_a_client_of_http2_hears_why_its_head_is_refused() {
+async fn b8_a_client_of_http1_gets_the_key_and_the_value_of_the_limit() {
+    let mesh = Mesh::default();
+    let app = mesh.answering(A, OK);
+    let limits = "limits: { header_count: 50, header_bytes: 16KiB }\n";
+    let sidecar = mesh.sidecar(&(super::mesh::caller("endpoints: [10.0.0.1:80]") + limits), None);
+    for (fields, bytes, limit) in [
+        (51, 0, "more than 50 header fields (limits.header_count)"),
+        (3, 16 * 1024 + 1, "over 16384 bytes (limits.header_bytes)"),
+    ] {
+        let mut client = sidecar.client().await;
+        drop(client.try_send(request(fields, bytes)).await); // the answer may come before its last byte
+        let answer = client.answer().await;
+        assert_eq!(answer.told(), (431, Some("headers_too_large")));
+        assert!(answer.body.contains(limit), "{}", answer.body);
+    }
+    assert_eq!(app.hits(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn b8_a_client_of_http2_gets_the_key_and_the_value_of_the_limit() {
     let mesh = Mesh::default();
     let _app = mesh.answering(A, OK);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let client = sidecar.http2_client().await;
-    for (bytes, limit) in [(BYTES, "over 65536 bytes"), (2 * BYTES - 1024, "over 65536 bytes")] {
+    let limit = "over 65536 bytes (limits.header_bytes)";
+    for bytes in [BYTES, 2 * BYTES - 1024] {
         let mut request = http2::request("GET", "/");
         request.headers_mut().insert("x-rest", "r".repeat(bytes).parse().expect("a value"));
         let answer = client.ask(request, "").await.expect("an answer");

@@ -74,7 +74,7 @@ impl HeadLimits {
         }
         if list_bytes > self.list_bytes as usize {
             let most = self.list_bytes;
-            return refused(format!("the request's headers are over {most} bytes (limits.header_bytes)"));
+            return refused(format!("the request's head is over {most} bytes (limits.header_bytes)"));
         }
         Ok(())
     }

@@ -16,6 +16,7 @@ use crate::connection::Connection;
 use crate::exchange::{ExchangeEnd, Facts, unmatched_service};
 use crate::worker::Worker;
 use pillion_base::net::Io;
+use pillion_http::head::HeadLimits;
 use pillion_http1::Fault;
 use pillion_model::Reason;
 use pillion_telemetry::{MethodLabel, RequestLabels, RequestRecord, Symbol};
@@ -94,8 +95,19 @@ pub(super) fn refuse_fault(fault: Fault, head: &[u8], connection: &Connection, w
         Fault::UnknownCoding => Reason::UnsupportedCoding,
         _ => Reason::BadRequest,
     };
-    let detail = format!("the request cannot be forwarded: {fault}");
+    let detail = explain(fault, connection.head_limits(&worker.limits()));
     refuse(&Refusal { reason, detail }, head, connection, worker)
+}
+
+/// The sentence for a fault. For a head that is too large it names the key and the limit that was exceeded.
+fn explain(fault: Fault, HeadLimits { fields, bytes, .. }: HeadLimits) -> String {
+    match fault {
+        Fault::LargeHead => format!("the request's head is over {bytes} bytes (limits.header_bytes)"),
+        Fault::ManyFields => {
+            format!("the request has more than {fields} header fields (limits.header_count)")
+        }
+        _ => format!("the request cannot be forwarded: {fault}"),
+    }
 }
 
 /// Refuses a request whose head was not complete in time. Returns its answer; `None` if only white space had come.
