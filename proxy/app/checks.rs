@@ -207,7 +207,7 @@ fn is_shortage_of_ours(error: &Error) -> bool {
     error.is_our_fault || error.reason == Reason::Overloaded
 }
 
-/// Of HTTP, 2xx and 3xx pass, as in Kubernetes' probes.
+/// Judges the answer to a check. HTTP passes with 2xx and 3xx, as in Kubernetes' probes.
 fn judged(asks: &Question, answered: Result<http::StatusCode, ProbeFailure>) -> Outcome {
     match (asks, answered) {
         (_, Err(why)) => Outcome::Failed(why.to_string()),

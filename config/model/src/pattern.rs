@@ -68,8 +68,8 @@ impl Pattern {
     pub fn fits(&self, value: &[u8]) -> bool {
         let Compiled { dfa, caches } = &*self.compiled;
         let input = Input::new(value).anchored(Anchored::Yes);
-        // Of all matches from the first byte on it finds the longest. An error means that it gave up at some byte, which
-        // it was told to do nowhere.
+        // The search returns the longest match from the first byte on. An error means that the search gave up at a byte,
+        // which this automaton is not configured to do.
         let longest = dfa.try_search_fwd(&mut caches.get(), &input).ok().flatten();
         longest.is_some_and(|end| end.offset() == value.len())
     }

@@ -19,7 +19,7 @@ A whole mesh on loopback, with a CA in memory:
   {pace:<32}╠═▶ sidecar ──▶ {two}
                                   ╚═▶ sidecar ──▶ {flaky}
 
-  {flaky} answers 503 or refuses connections now and then. The caller never notices.
+  {flaky} answers 503 or refuses connections now and then. The caller gets no error.
 
   try      curl -H 'Host: orders' http://{outbound}/
   metrics  http://{metrics}/metrics

@@ -49,7 +49,8 @@ pub async fn connect(
     connected
 }
 
-/// The same for a health check, which is no traffic of the service: only its handshake is counted.
+/// Connects as [`connect`] does, for a health check. A check is no traffic of the service, so only its handshake is
+/// counted.
 ///
 /// # Errors
 /// As [`connect`].

@@ -172,7 +172,7 @@ async fn a_tunnel_into_the_sidecar_itself_is_denied() {
             is_denied(outbound, &format!("{host}:{own}")).await;
         }
     }
-    // The same holds for addresses in other forms, which name resolution accepts.
+    // Addresses in other forms, which name resolution accepts, are denied as well.
     for special in [
         "169.254.169.254:80",
         "2852039166:80",
