@@ -72,20 +72,20 @@ mod tests {
         let readiness = Readiness::default();
         readiness.set_ready();
         readiness.set_certificate(Some(Validity { not_before: 100, not_after: 200 }));
-        let told = |now| readiness.why_not_at(now).unwrap_or_default();
-        assert_eq!((told(100), told(200)), (String::new(), String::new()));
+        let reason = |now| readiness.why_not_at(now).unwrap_or_default();
+        assert_eq!((reason(100), reason(200)), (String::new(), String::new()));
         assert_eq!(
-            told(99),
+            reason(99),
             "the certificate in use is valid only from 1970-01-01T00:01:40Z; check this machine's clock"
         );
         assert_eq!(
-            told(201),
+            reason(201),
             "the certificate in use expired at 1970-01-01T00:03:20Z; no newer certificate was found"
         );
         readiness.set_certificate(Some(Validity { not_before: 100, not_after: 300 }));
-        assert_eq!(told(201), "");
+        assert_eq!(reason(201), "");
         readiness.set_certificate(None);
-        assert_eq!(told(301), "");
+        assert_eq!(reason(301), "");
     }
 
     #[test]

@@ -30,7 +30,9 @@ fn missing(settings: &[Setting]) -> Vec<Fault> {
         let message = format!("{}: {what}", setting.key);
         let (line, column) = place(&setting.from);
         // a missing folder with certificate, key and bundle is reported once
-        if !all.iter().any(|told| (told.line, told.column) == (line, column) && told.message.ends_with(&what))
+        if !all
+            .iter()
+            .any(|fault| (fault.line, fault.column) == (line, column) && fault.message.ends_with(&what))
         {
             let (severity, path, help) = (Severity::Warning, setting.key.clone(), Some(then.to_owned()));
             all.push(Fault { severity, path, line, column, message, help });
@@ -74,7 +76,7 @@ const fn place(from: &Provenance) -> (usize, usize) {
 mod tests {
     use super::*;
 
-    fn told(text: &str) -> Vec<String> {
+    fn messages(text: &str) -> Vec<String> {
         let (config, _) = pillion_config::parse(text, Path::new("/nowhere")).expect("a good file");
         let written = pillion_config::Written { name: "p.yaml", text };
         missing(&pillion_config::effective(&config, Some(written), &[]))
@@ -88,7 +90,7 @@ mod tests {
         let waits = "help: the sidecar is not ready until it exists";
         let refuses = "help: the sidecar does not start without it";
         assert_eq!(
-            told("identity: { directory: certs }\naccess_log: { path: logs/access.log }\n"),
+            messages("identity: { directory: certs }\naccess_log: { path: logs/access.log }\n"),
             [
                 format!(
                     "1:24: warning: identity.certificate: the folder /nowhere/certs does not exist. {waits}"
@@ -97,17 +99,17 @@ mod tests {
             ]
         );
         assert_eq!(
-            told(
+            messages(
                 "services:\n  a: { endpoints: [10.0.0.1:80], tls: { mode: simple, sni: a, trust_bundle: /ca.pem } }\n"
             ),
             [format!("2:77: warning: services.a.tls.trust_bundle: /ca.pem does not exist. {refuses}")]
         );
         assert_eq!(
-            told("dns: { upstream: /nowhere.conf }\naccess_log: { path: /a.log }\n"),
+            messages("dns: { upstream: /nowhere.conf }\naccess_log: { path: /a.log }\n"),
             [format!("1:18: warning: dns.upstream: /nowhere.conf does not exist. {refuses}")]
         );
         for good in ["{}", "access_log: { path: stdout }", "dns: { upstream: [10.0.0.1:53] }"] {
-            assert_eq!(told(good), [""; 0], "{good}");
+            assert_eq!(messages(good), [""; 0], "{good}");
         }
     }
 }

@@ -142,8 +142,8 @@ fn rewrite(line: &str) -> anyhow::Result<()> {
     }
 }
 
-fn close(lasted: Duration, whole: &Tally, told: Reported) -> anyhow::Result<()> {
-    let printed = print(&format!("\n{}", story::summary(lasted, whole, told)));
+fn close(lasted: Duration, whole: &Tally, reported: Reported) -> anyhow::Result<()> {
+    let printed = print(&format!("\n{}", story::summary(lasted, whole, reported)));
     match (whole.failed, whole.answered) {
         (0, 0) => bail!("no request was made"),
         (0, _) => printed,
@@ -183,18 +183,18 @@ mod tests {
         let caller = Caller::start(mesh.outbound, RATE, CONNECTIONS);
         let noticed = tokio::time::timeout(Duration::from_secs(60), until_noticed(&mesh)).await;
         let whole = caller.stop().await;
-        let told = noticed.expect("a retry and an ejection within a minute");
-        assert_eq!((whole.failed, whole.first_failure), (0, None), "{told:?}");
-        assert!(whole.answered > told.retries, "{told:?}");
+        let reported = noticed.expect("a retry and an ejection within a minute");
+        assert_eq!((whole.failed, whole.first_failure), (0, None), "{reported:?}");
+        assert!(whole.answered > reported.retries, "{reported:?}");
     }
 
     /// Waits until a retry and an ejection are reported.
     async fn until_noticed(mesh: &Mesh) -> Reported {
         loop {
             sleep(Duration::from_millis(50)).await;
-            let told = Reported::by(mesh.metrics).await.expect("the sidecar tells its metrics");
-            if told.retries > 0 && told.ejections > 0 {
-                return told;
+            let reported = Reported::by(mesh.metrics).await.expect("the sidecar tells its metrics");
+            if reported.retries > 0 && reported.ejections > 0 {
+                return reported;
             }
         }
     }

@@ -23,8 +23,8 @@ impl Init {
         let Self { flags, plan, undo } = self;
         let options = flags.options().unwrap_or_else(|wrong| misused(&wrong));
         match (plan, undo) {
-            (false, false) => tell(&pillion_init::install(&options)?),
-            (false, true) => tell(&pillion_init::undo()?),
+            (false, false) => print_report(&pillion_init::install(&options)?),
+            (false, true) => print_report(&pillion_init::undo()?),
             (true, false) => show(pillion_init::plan(&options)?)?,
             (true, true) => show(pillion_init::plan_undo()?)?,
         }
@@ -40,13 +40,13 @@ fn misused(wrong: &Wrong) -> ! {
     init.error(ErrorKind::ArgumentConflict, wrong).exit()
 }
 
-fn tell(told: &Report) {
-    for line in told {
+fn print_report(report: &Report) {
+    for line in report {
         print_failure(&format!("pillion init: {line}"));
     }
 }
 
-fn show((script, told): (String, Report)) -> anyhow::Result<()> {
-    tell(&told);
+fn show((script, report): (String, Report)) -> anyhow::Result<()> {
+    print_report(&report);
     print(&script)
 }

@@ -51,8 +51,8 @@ pub(super) fn failed(asked: &ReceivedQuery, why: &str) -> Vec<u8> {
     let mut message = base(asked);
     message.metadata.response_code = ResponseCode::ServFail;
     if let Some(edns) = &mut message.edns {
-        let told: String = why.chars().take(120).collect();
-        let error = [&UNREACHABLE.to_be_bytes()[..], told.as_bytes()].concat();
+        let text: String = why.chars().take(120).collect();
+        let error = [&UNREACHABLE.to_be_bytes()[..], text.as_bytes()].concat();
         edns.options_mut().insert(EdnsOption::Unknown(EXTENDED_ERROR, error));
     }
     written(asked, &message)
@@ -155,7 +155,7 @@ mod tests {
         }
     }
 
-    fn told(bytes: &[u8]) -> (Message, String) {
+    fn parsed(bytes: &[u8]) -> (Message, String) {
         let message = Message::from_vec(bytes).unwrap();
         let all: Vec<String> = message.all_sections().map(ToString::to_string).collect();
         let all = all.join("\n");
@@ -175,7 +175,7 @@ mod tests {
             (RecordType::ANY, known(1, 1), nothing),
         ] {
             let asked = asked("Orders.", kind, None);
-            let (message, records) = told(&own(&asked, &of));
+            let (message, records) = parsed(&own(&asked, &of));
             let head = message.metadata;
             assert_eq!((head.id, head.response_code), (asked.id, ResponseCode::NoError));
             assert!(
@@ -198,7 +198,7 @@ mod tests {
             let asked = asked("orders.", RecordType::A, payload);
             let bytes = own(&asked, &known(addresses, 0));
             assert!(bytes.len() <= asked.room());
-            let (message, _) = told(&bytes);
+            let (message, _) = parsed(&bytes);
             assert_eq!(
                 (message.metadata.truncation, message.answers.is_empty()),
                 (is_cut, is_cut),
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn a_failure_has_an_extended_error_for_clients_with_edns() {
         let (message, _) =
-            told(&failed(&asked("orders.", RecordType::A, Some(1232)), "10.96.0.10:53: silent"));
+            parsed(&failed(&asked("orders.", RecordType::A, Some(1232)), "10.96.0.10:53: silent"));
         assert_eq!(message.metadata.response_code, ResponseCode::ServFail);
         let edns = message.edns.unwrap();
         let Some(EdnsOption::Unknown(EXTENDED_ERROR, error)) = edns.option(EdnsCode::Unknown(EXTENDED_ERROR))
@@ -219,7 +219,7 @@ mod tests {
             panic!("no extended error in {edns:?}")
         };
         assert_eq!(error, b"\0\x1610.96.0.10:53: silent");
-        let (message, _) = told(&failed(&asked("orders.", RecordType::A, None), "silent"));
+        let (message, _) = parsed(&failed(&asked("orders.", RecordType::A, None), "silent"));
         assert_eq!((message.metadata.response_code, message.edns), (ResponseCode::ServFail, None));
     }
 
@@ -227,12 +227,12 @@ mod tests {
     fn a_cached_answer_goes_to_another_client_with_less_time_to_live() {
         let raw = own(&asked("ORDERS.shop.", RecordType::A, Some(1232)), &known(2, 0));
         let other = asked("orders.SHOP.", RecordType::A, None);
-        let (message, records) = told(&again(&other, &raw, Duration::from_secs(10)).unwrap());
+        let (message, records) = parsed(&again(&other, &raw, Duration::from_secs(10)).unwrap());
         assert_eq!((message.metadata.id, message.edns), (other.id, None));
         assert_eq!(message.queries[0].name().to_string(), "orders.SHOP.", "in the spelling of this client");
         assert!(!message.metadata.authoritative);
         assert!(records.lines().all(|line| line.contains(" 20 IN A 10.96.0.10")), "{records}");
-        let (message, _) = told(
+        let (message, _) = parsed(
             &again(
                 &other,
                 &own(&asked("orders.shop.", RecordType::A, Some(4096)), &known(60, 0)),
@@ -254,7 +254,7 @@ mod tests {
         raw[..2].copy_from_slice(&[0xab, 0xcd]);
         let passed = passed_on(&asked, &raw);
         assert_eq!((&passed[..2], &passed[2..]), (&asked.id.to_be_bytes()[..], &raw[2..]));
-        let (message, _) = told(&passed_on(&asked, &[raw, vec![0; 1000]].concat()));
+        let (message, _) = parsed(&passed_on(&asked, &[raw, vec![0; 1000]].concat()));
         assert!(message.metadata.truncation && message.metadata.id == asked.id);
     }
 }

@@ -56,7 +56,7 @@ impl Side {
         self.ask(line, headers).await.told().0
     }
 
-    async fn told_on_metrics_port(&self, line: &str, host: &str) -> (u16, String) {
+    async fn answer_of_metrics_port(&self, line: &str, host: &str) -> (u16, String) {
         let io = self.mesh.memory.connect(self.metrics).await.expect("the metrics port listens");
         let answer = Peer::new(io).ask(&format!("{line} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
         (answer.told().0, answer.body)
@@ -112,7 +112,7 @@ async fn the_refusal_of_another_method_lists_the_allowed_ones() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_page_that_takes_no_parameters_says_so() {
+async fn unknown_parameters_of_a_page_are_refused() {
     let side = Side::start();
     for (line, expected) in
         [("GET /config?format=xml", 400), ("GET /config?", 200), ("GET /metrics?a=b", 200)]
@@ -144,7 +144,7 @@ async fn a_rebound_name_reads_nothing_on_the_admin_port_and_scrapers_use_names()
     let side = Side::start();
     let answer = side.client().await.ask("GET /config HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
     assert!(answer.told().0 == 403 && answer.body.contains("localhost"), "{}", answer.body);
-    assert_eq!(side.told_on_metrics_port("GET /metrics", "web.default.svc").await.0, 200);
+    assert_eq!(side.answer_of_metrics_port("GET /metrics", "web.default.svc").await.0, 200);
 }
 
 #[tokio::test(start_paused = true)]
@@ -152,11 +152,11 @@ async fn the_metrics_port_shows_and_changes_nothing_else() {
     let mut side = Side::start();
     for path in ["/", "/config", "/clusters", "/certs", "/logging", "/drain", "/reload", "/quitquitquit"] {
         for method in ["GET", "POST", "PUT"] {
-            let (status, _) = side.told_on_metrics_port(&format!("{method} {path}"), "x").await;
+            let (status, _) = side.answer_of_metrics_port(&format!("{method} {path}"), "x").await;
             assert_eq!(status, 404, "{method} {path}");
         }
     }
-    assert_eq!(side.told_on_metrics_port("POST /ready", "x").await.0, 405);
+    assert_eq!(side.answer_of_metrics_port("POST /ready", "x").await.0, 405);
     assert!(side.orders.try_recv().is_err());
 }
 
@@ -224,7 +224,7 @@ impl Side {
     /// How long the kubelet waits for `/live`.
     async fn live(&self) -> Duration {
         let began = Instant::now();
-        assert_eq!(self.told_on_metrics_port("GET /live", "x").await, (200, "live\n".to_owned()));
+        assert_eq!(self.answer_of_metrics_port("GET /live", "x").await, (200, "live\n".to_owned()));
         began.elapsed()
     }
 }
@@ -365,11 +365,11 @@ async fn the_configuration_page_shows_the_latest_configuration() {
 async fn both_ports_answer_readiness_with_its_reason() {
     let side = Side::start();
     let starting = (503, "not ready: starting\n".to_owned());
-    assert_eq!(side.told_on_metrics_port("GET /ready", "x").await, starting);
+    assert_eq!(side.answer_of_metrics_port("GET /ready", "x").await, starting);
     side.readiness.set_ready();
     side.readiness.set_waiting("certificates: certs/tls.crt does not exist");
     let waiting = "not ready: waiting for certificates: certs/tls.crt does not exist\n".to_owned();
-    assert_eq!(side.told_on_metrics_port("GET /ready", "x").await, (503, waiting));
+    assert_eq!(side.answer_of_metrics_port("GET /ready", "x").await, (503, waiting));
     side.readiness.stop_waiting();
     assert_eq!(side.status("GET /ready", "").await, 200);
 }

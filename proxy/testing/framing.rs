@@ -89,12 +89,12 @@ async fn chunks(peer: &mut Peer, body: &mut String, trailers: &mut Vec<String>) 
 /// An application that answers `ok` to every request, and the requests it has read.
 fn application(mesh: &Mesh) -> Arc<Mutex<Vec<String>>> {
     let seen = Arc::<Mutex<Vec<String>>>::default();
-    let told = seen.clone();
+    let requests = seen.clone();
     mesh.scripted(A, move |mut peer: Peer, _| {
-        let told = told.clone();
+        let requests = requests.clone();
         async move {
             while let Some(request) = read(&mut peer, false).await {
-                told.lock().push(request);
+                requests.lock().push(request);
                 drop(peer.try_send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await);
             }
         }
@@ -103,19 +103,20 @@ fn application(mesh: &Mesh) -> Arc<Mutex<Vec<String>>> {
 }
 
 /// The status of each answer, with the CODE if the sidecar made it, and whether the connection is still open.
-async fn heard(client: &mut Peer) -> String {
-    let mut heard = Vec::new();
+async fn outcomes_of(client: &mut Peer) -> String {
+    let mut outcomes = Vec::new();
     loop {
         match timeout(secs(1), client.message()).await {
             Ok(Some(answer)) => {
                 let (status, code) = answer.told();
-                heard.push([&status.to_string(), " ", code.unwrap_or_default()].concat().trim().to_owned());
+                outcomes
+                    .push([&status.to_string(), " ", code.unwrap_or_default()].concat().trim().to_owned());
             }
-            Ok(None) => heard.push("closed".to_owned()),
-            Err(_nothing_more) => heard.push("open".to_owned()),
+            Ok(None) => outcomes.push("closed".to_owned()),
+            Err(_nothing_more) => outcomes.push("open".to_owned()),
         }
-        if matches!(heard.last().map(String::as_str), Some("closed" | "open")) {
-            return heard.join(" ");
+        if matches!(outcomes.last().map(String::as_str), Some("closed" | "open")) {
+            return outcomes.join(" ");
         }
     }
 }
@@ -125,10 +126,10 @@ type Chain = (Sidecar, Option<Sidecar>);
 
 async fn ask(rows: &[Asked<'_>], name: &str, start: impl Fn(&Mesh) -> Chain) {
     let mut wrong = String::new();
-    for (sent, told, expected) in rows {
-        let (heard, whole) = asked(sent, &start).await;
-        if (heard.as_str(), whole.as_str()) != (*told, *expected) {
-            wrong += &format!("{sent:?}\n  {heard:?}, {whole:?}\n  and not {told:?}, {expected:?}\n");
+    for (sent, answered, expected) in rows {
+        let (outcomes, whole) = asked(sent, &start).await;
+        if (outcomes.as_str(), whole.as_str()) != (*answered, *expected) {
+            wrong += &format!("{sent:?}\n  {outcomes:?}, {whole:?}\n  and not {answered:?}, {expected:?}\n");
         }
     }
     assert!(wrong.is_empty(), "{name}:\n{wrong}");
@@ -141,9 +142,9 @@ async fn asked(sent: &str, start: impl Fn(&Mesh) -> Chain) -> (String, String) {
     let (first, _second) = start(&mesh);
     let mut client = first.client().await;
     drop(client.try_send(sent).await); // some are refused before their last byte
-    let heard = heard(&mut client).await;
+    let outcomes = outcomes_of(&mut client).await;
     let whole: Vec<_> = seen.lock().iter().filter(|request| !request.ends_with("(cut)")).cloned().collect();
-    (heard, whole.join(" + "))
+    (outcomes, whole.join(" + "))
 }
 
 fn caller(mesh: &Mesh) -> Chain {

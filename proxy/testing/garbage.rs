@@ -144,7 +144,7 @@ async fn a_half_closed_endpoint_still_gives_its_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn b12_a_malformed_chunk_in_a_request_is_the_clients_fault_and_told_so() {
+async fn b12_a_malformed_chunk_in_a_request_is_reported_as_the_clients_fault() {
     for chunk in ["zz\r\nnonsense\r\n", "4\r\nlonger than four\r\n0\r\n\r\n", "fffffffffffffffff\r\n"] {
         for first in ["", "4\r\npart\r\n"] {
             let mesh = Mesh::default();

@@ -46,7 +46,7 @@ async fn a_deadline_that_passes_is_deadline_exceeded() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_server_is_told_what_is_left_of_the_deadline() {
+async fn the_server_gets_the_rest_of_the_deadline() {
     let mesh = Mesh::default();
     let mut deadlines = server(&mesh, 2, 1);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], circuit_breaker: { max_connections: 1 }");

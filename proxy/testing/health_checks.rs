@@ -77,7 +77,7 @@ async fn checks_come_in_their_interval_whatever_the_number_of_workers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reload_keeps_what_checks_have_found_and_ends_checks_that_nobody_wants() {
+async fn a_reload_keeps_the_results_of_checks_and_ends_checks_that_are_removed() {
     let mesh = Mesh::default();
     let ((a, ill), (b, _)) = (patient(&mesh, A), patient(&mesh, B));
     ill.store(true, Relaxed);

@@ -37,7 +37,7 @@ async fn no_request_is_sent_to_a_server_with_another_identity() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_plaintext_client_is_told_that_mtls_is_required_and_the_application_gets_nothing() {
+async fn a_plaintext_client_gets_mtls_required_and_the_application_gets_nothing() {
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let inbound = pair.application("10.1.0.1:15006", A);
@@ -113,7 +113,7 @@ async fn the_first_requests_all_at_once_are_all_answered_over_one_connection() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_who_wait_for_a_handshake_learn_why_it_failed() {
+async fn all_requests_that_wait_for_a_handshake_get_its_error() {
     let pair = Pair::new();
     let inbound = pair.application("10.1.0.1:15006", A);
     let billing = "tls: \"spiffe://cluster.local/ns/default/sa/billing\"";

@@ -12,7 +12,7 @@ const CLAIMS: &str = "HTTP/1.1 502 Bad Gateway\r\nx-pillion-reason: no_route\r\n
                       proxy-status: pillion; error=dns_error; details=\"dns_error\"\r\ncontent-length: 0\r\n\r\n";
 
 /// The reason, and the side to which it belongs.
-fn told(line: &Value) -> [&str; 2] {
+fn summary(line: &Value) -> [&str; 2] {
     ["reason", "reason_of"].map(|key| line[key].as_str().unwrap_or_default())
 }
 
@@ -50,8 +50,8 @@ fn c14_the_reason_of_the_other_sidecar_stands_in_the_callers_line_as_the_peers()
                 "the peer's, not ours"
             );
         });
-        let told: Vec<_> = lines.iter().map(told).collect();
-        assert_eq!(told, [["connect_refused", "peer"], ["", ""]], "{protocol}: {lines:?}");
+        let summaries: Vec<_> = lines.iter().map(summary).collect();
+        assert_eq!(summaries, [["connect_refused", "peer"], ["", ""]], "{protocol}: {lines:?}");
     }
 }
 
@@ -68,8 +68,8 @@ fn c14_a_head_that_is_too_large_for_the_other_sidecar_is_refused_with_the_peers_
             assert_eq!(answer.status(), Some(431));
             settle().await;
         });
-        let told: Vec<_> = lines.iter().map(told).collect();
-        assert_eq!(told, [["headers_too_large", "peer"]], "{protocol}: {lines:?}");
+        let summaries: Vec<_> = lines.iter().map(summary).collect();
+        assert_eq!(summaries, [["headers_too_large", "peer"]], "{protocol}: {lines:?}");
     }
 }
 
@@ -86,6 +86,6 @@ fn c14_only_a_verified_sidecar_can_give_a_reason() {
         assert_eq!((answer.status(), answer.header("x-pillion-reason")), (Some(502), None));
         settle().await;
     });
-    let told: Vec<_> = lines.iter().map(told).collect();
-    assert_eq!(told, [["", ""], ["", ""]], "{lines:?}");
+    let summaries: Vec<_> = lines.iter().map(summary).collect();
+    assert_eq!(summaries, [["", ""], ["", ""]], "{lines:?}");
 }

@@ -31,7 +31,7 @@ pub(super) async fn asked(mesh: &Mesh, sidecar: &Sidecar, request: &str) -> Mess
     Peer::new(io).ask(&format!("{request} HTTP/1.1\r\nhost: x\r\nx-secret: y\r\n\r\n")).await
 }
 
-async fn told(mesh: &Mesh, sidecar: &Sidecar, name: &str) -> (u16, String) {
+async fn probe_answer(mesh: &Mesh, sidecar: &Sidecar, name: &str) -> (u16, String) {
     let answer = asked(mesh, sidecar, &format!("GET /probe/{name}")).await;
     (answer.told().0, answer.body)
 }
@@ -48,8 +48,8 @@ async fn the_application_s_status_and_the_beginning_of_its_answer_come_back() {
     );
     let app = mesh.http1(A, move |nth, _| [OK, UNAVAILABLE, long][nth]);
     let sidecar = sidecar(&mesh);
-    assert_eq!(told(&mesh, &sidecar, "live").await, (200, "ok".into()));
-    assert_eq!(told(&mesh, &sidecar, "live").await, (503, "busy".into()));
+    assert_eq!(probe_answer(&mesh, &sidecar, "live").await, (200, "ok".into()));
+    assert_eq!(probe_answer(&mesh, &sidecar, "live").await, (503, "busy".into()));
     let answer = asked(&mesh, &sidecar, "GET /probe/live").await;
     assert_eq!((answer.told().0, answer.body), (418, "z".repeat(1024)));
     assert_eq!((answer.head.contains("x-app"), answer.head.contains("cookie")), (false, false));
@@ -86,40 +86,40 @@ async fn asked_for_head(mesh: &Mesh, sidecar: &Sidecar, request: &str) -> u16 {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_unknown_name_is_told_which_there_are() {
+async fn the_error_of_an_unknown_name_lists_the_known_ones() {
     let mesh = Mesh::default();
     let sidecar = sidecar(&mesh);
     for name in ["lives", "", "live/", "live/x", "%6cive"] {
         assert_eq!(
-            told(&mesh, &sidecar, name).await,
+            probe_answer(&mesh, &sidecar, name).await,
             (404, "the known probes are live, open, serves\n".into())
         );
     }
     assert_eq!(asked(&mesh, &sidecar, "GET /probe").await.told().0, 404);
     let none = mesh.sidecar(&file(""), None);
-    assert_eq!(told(&mesh, &none, "live").await, (404, "inbound.probes has no probe\n".into()));
+    assert_eq!(probe_answer(&mesh, &none, "live").await, (404, "inbound.probes has no probe\n".into()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_application_that_is_down_closes_or_stays_silent_fails_its_probe() {
     let mesh = Mesh::default();
     let side = sidecar(&mesh);
-    let refused = told(&mesh, &side, "live").await;
+    let refused = probe_answer(&mesh, &side, "live").await;
     assert!(refused.0 == 503 && refused.1.starts_with("cannot connect to 10.0.0.1:80: "), "{refused:?}");
-    let refused = told(&mesh, &side, "open").await;
+    let refused = probe_answer(&mesh, &side, "open").await;
     assert!(refused.0 == 503 && refused.1.starts_with("cannot connect to 127.0.0.1:9090: "), "{refused:?}");
 
     let _hangs_up = mesh.answering(A, HANG_UP);
-    let broke_off = told(&mesh, &side, "live").await;
+    let broke_off = probe_answer(&mesh, &side, "live").await;
     assert!(broke_off.0 == 503 && broke_off.1.starts_with("10.0.0.1:80 broke off: "), "{broke_off:?}");
 
     let mesh = Mesh::default();
     let (_silent, watch) = (mesh.silent(A), Watch::start());
     let side = sidecar(&mesh);
     let silent = (503, "no answer from 10.0.0.1:80 within 10 s\n".to_owned());
-    assert_eq!((told(&mesh, &side, "live").await, watch.seconds()), (silent, 10));
+    assert_eq!((probe_answer(&mesh, &side, "live").await, watch.seconds()), (silent, 10));
     mesh.black_hole(LOCAL);
-    assert_eq!(told(&mesh, &side, "open").await.0, 503);
+    assert_eq!(probe_answer(&mesh, &side, "open").await.0, 503);
     assert_eq!(watch.seconds(), 20);
 }
 
@@ -128,7 +128,7 @@ async fn a_port_that_takes_connections_is_open() {
     let mesh = Mesh::default();
     let _greets =
         mesh.scripted(LOCAL, |mut peer, _| async move { peer.try_send("hello").await.unwrap_or_default() });
-    assert_eq!(told(&mesh, &sidecar(&mesh), "open").await, (200, "open\n".into()));
+    assert_eq!(probe_answer(&mesh, &sidecar(&mesh), "open").await, (200, "open\n".into()));
 }
 
 /// Sends the request and returns without waiting for its answer.
@@ -179,7 +179,7 @@ async fn a2_clients_that_ask_within_a_quarter_of_a_second_share_a_probe_request(
     let sidecar = sidecar(&mesh);
     let _hangs = asking(&mesh, &sidecar, "live").await;
     tokio::time::sleep(std::time::Duration::from_millis(251)).await;
-    assert_eq!(told(&mesh, &sidecar, "live").await, (200, "ok".into()));
+    assert_eq!(probe_answer(&mesh, &sidecar, "live").await, (200, "ok".into()));
     assert_eq!(app.hits(), 2);
 }
 
@@ -193,8 +193,8 @@ async fn a2_an_answer_of_the_application_is_bounded_in_bytes_as_a_whole() {
             while peer.try_send(interim.repeat(100)).await.is_ok() {}
         });
         let watch = Watch::start();
-        let told = told(&mesh, &sidecar(&mesh), "live").await;
-        assert_eq!(told, (503, "10.0.0.1:80 answers with more than 128 KiB\n".into()));
+        let answer = probe_answer(&mesh, &sidecar(&mesh), "live").await;
+        assert_eq!(answer, (503, "10.0.0.1:80 answers with more than 128 KiB\n".into()));
         assert_eq!(watch.seconds(), 0);
     }
 }
@@ -237,17 +237,17 @@ async fn a_grpc_probe_succeeds_when_the_service_is_serving() {
     ] {
         let mesh = Mesh::default();
         health(&mesh, LOCAL, state);
-        assert_eq!(told(&mesh, &sidecar(&mesh), "serves").await, (expected.0, expected.1.to_owned()));
+        assert_eq!(probe_answer(&mesh, &sidecar(&mesh), "serves").await, (expected.0, expected.1.to_owned()));
     }
     let mesh = Mesh::default();
     health(&mesh, LOCAL, SERVING);
     let other = mesh.sidecar(&file("probes: [{ name: serves, port: 9090, grpc: shop.Other }]"), None);
     let unknown =
         (503, "127.0.0.1:9090 says: grpc-status 5, the server does not know this service\n".to_owned());
-    assert_eq!(told(&mesh, &other, "serves").await, unknown);
+    assert_eq!(probe_answer(&mesh, &other, "serves").await, unknown);
     let mesh = Mesh::default();
     let _http1 = mesh.answering(LOCAL, OK);
-    let not_grpc = told(&mesh, &sidecar(&mesh), "serves").await;
+    let not_grpc = probe_answer(&mesh, &sidecar(&mesh), "serves").await;
     assert!(not_grpc.0 == 503 && not_grpc.1.contains("broke off"), "{not_grpc:?}");
 }
 
@@ -260,7 +260,7 @@ async fn an_application_of_http2_is_asked_in_http2() {
     }));
     let sidecar =
         mesh.sidecar(&file("protocol: http2, probes: [{ name: live, port: 80, path: /live }]"), None);
-    assert_eq!(told(&mesh, &sidecar, "live").await, (200, "two".into()));
+    assert_eq!(probe_answer(&mesh, &sidecar, "live").await, (200, "two".into()));
 }
 
 /// A client without a certificate is refused by the inbound port, and answered by the metrics port.
@@ -270,7 +270,7 @@ async fn a_probe_is_answered_in_strict_mtls() {
     let _app = pair.mesh.answering(A, OK);
     let sidecar = pair.mesh.sidecar(&(file(PROBES) + IDENTITY), Some(identity(&pair.ca, "orders")));
     assert_eq!(sidecar.client().await.get("/").await.told().0, 403);
-    assert_eq!(told(&pair.mesh, &sidecar, "live").await, (200, "ok".into()));
+    assert_eq!(probe_answer(&pair.mesh, &sidecar, "live").await, (200, "ok".into()));
 }
 
 #[tokio::test(start_paused = true)]
@@ -279,8 +279,8 @@ async fn a_reload_brings_other_probes() {
     let _app = mesh.answering(A, OK);
     let mut sidecar = sidecar(&mesh);
     sidecar.reload(&file("probes: [{ name: other, port: 80, path: / }]")).expect("a good file");
-    assert_eq!(told(&mesh, &sidecar, "live").await.0, 404);
-    assert_eq!(told(&mesh, &sidecar, "other").await.0, 200);
+    assert_eq!(probe_answer(&mesh, &sidecar, "live").await.0, 404);
+    assert_eq!(probe_answer(&mesh, &sidecar, "other").await.0, 200);
 }
 
 /// No configured probe can ask the sidecar itself, also if the kernel chose the sidecar's port.
@@ -293,5 +293,5 @@ async fn a_sidecar_does_not_ask_itself() {
     let round = format!("probes: [{{ name: round, port: {}, path: /probe/round }}]", own.port());
     sidecar.reload(&file(&round)).expect("a good file");
     let expected = (503, format!("{own} is the sidecar's own port, not the application's\n"));
-    assert_eq!(told(&mesh, &sidecar, "round").await, expected);
+    assert_eq!(probe_answer(&mesh, &sidecar, "round").await, expected);
 }

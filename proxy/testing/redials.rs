@@ -219,7 +219,7 @@ fn without_endpoints_there_was_no_attempt() {
 }
 
 #[test]
-fn a_line_tells_how_long_the_server_took_to_its_first_byte() {
+fn a_line_has_the_time_that_the_server_took_to_its_first_byte() {
     for speaks_first in [false, true] {
         let lines = logged::lines(move |log| async move {
             let mesh = Mesh::default();

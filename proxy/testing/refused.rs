@@ -14,7 +14,11 @@ fn orders(more: &str) -> String {
 }
 
 /// What a caller gets, and how many handshakes it took.
-async fn told(caller: &Sidecar, inbound: &Sidecar, method: &str) -> (u16, Option<String>, String, u64) {
+async fn refusal_seen_by(
+    caller: &Sidecar,
+    inbound: &Sidecar,
+    method: &str,
+) -> (u16, Option<String>, String, u64) {
     let before = inbound.sum("pillion_tls_handshakes_total direction=inbound");
     let request = format!("{method} / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.");
     let answer = caller.client().await.ask(&request).await;
@@ -35,7 +39,7 @@ async fn c3_a_refused_certificate_is_a_tls_error_with_its_cause_and_each_try_of_
             expired(&pair.ca, "web"),
         );
         for method in ["GET", "POST", "GET"] {
-            let (status, reason, body, tries) = told(&outbound, &inbound, method).await;
+            let (status, reason, body, tries) = refusal_seen_by(&outbound, &inbound, method).await;
             assert_eq!((status, reason.as_deref()), (502, Some("tls_error")), "{protocol} {method}: {body}");
             assert!(body.contains(EXPIRED), "{protocol} {method}: {body}");
             assert_eq!(tries, 3, "{protocol} {method}: the first and two more");
@@ -65,7 +69,7 @@ async fn c3_with_retry_off_a_refused_certificate_is_tried_once() {
         let inbound = pair.application(INBOUND, A);
         let outbound =
             pair.caller_as(&orders(&format!("protocol: {protocol}, retry: off")), expired(&pair.ca, "web"));
-        let (status, reason, _, tries) = told(&outbound, &inbound, "POST").await;
+        let (status, reason, _, tries) = refusal_seen_by(&outbound, &inbound, "POST").await;
         assert_eq!((status, reason.as_deref(), tries), (502, Some("tls_error"), 1), "{protocol}");
     }
 }
@@ -77,7 +81,7 @@ fn unknown_to(pair: &Pair) -> Credentials {
 }
 
 #[tokio::test(start_paused = true)]
-async fn c3_every_cause_of_a_refusal_is_told_to_the_caller() {
+async fn c3_the_caller_gets_every_cause_of_a_refusal() {
     use x509_parser::prelude::{FromDer, X509Certificate};
     let pair = Pair::new();
     let web = identity(&pair.ca, "web");
@@ -90,7 +94,7 @@ async fn c3_every_cause_of_a_refusal_is_told_to_the_caller() {
         [(web.clone(), "revoked"), (unknown_to(&pair), "unknown CA"), (expired(&pair.ca, "web"), "expired")]
     {
         let outbound = pair.caller_as(&orders("retry: off"), credentials);
-        let (status, reason, body, _) = told(&outbound, &inbound, "GET").await;
+        let (status, reason, body, _) = refusal_seen_by(&outbound, &inbound, "GET").await;
         assert_eq!((status, reason.as_deref()), (502, Some("tls_error")), "{cause}");
         assert!(body.contains(&format!("the peer refused our certificate: {cause};")), "{body}");
     }
@@ -121,8 +125,8 @@ fn c3_opaque_bytes_to_a_peer_that_refuses_us_end_with_a_tls_error_too() {
                     assert_eq!(sidecar.sum("pillion_tls_handshakes_total outcome=ok"), 0);
                 }
             });
-            let told: Vec<_> = lines.iter().map(|line| line["reason"].clone()).collect();
-            assert_eq!(told, ["tls_error"], "{protocol} {speaks_first} {lines:?}");
+            let reasons: Vec<_> = lines.iter().map(|line| line["reason"].clone()).collect();
+            assert_eq!(reasons, ["tls_error"], "{protocol} {speaks_first} {lines:?}");
             assert!(lines[0]["detail"].as_str().is_some_and(|detail| detail.contains(EXPIRED)), "{lines:?}");
         }
     }

@@ -29,7 +29,7 @@ async fn ask(client: &mut Peer, path: &str, headers: &str) -> Message {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rewritten_request_has_another_path_and_host_and_the_service_is_told_the_first_one() {
+async fn a_rewritten_request_has_another_path_and_host_and_a_header_with_the_first_host() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let route = "hosts: [orders], match: { path: { prefix: /v2 } }, to: orders, rewrite: { prefix: /, host: \"v2.shop:80\" }";
@@ -80,7 +80,7 @@ async fn headers_are_changed_both_ways_and_the_sidecars_own_cannot_be_forged() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_redirect_and_an_answer_of_the_route_are_no_errors_and_ask_nobody() {
+async fn a_redirect_and_an_answer_of_the_route_are_no_errors_and_reach_no_endpoint() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let all = [
@@ -116,7 +116,7 @@ async fn a_redirect_and_an_answer_of_the_route_are_no_errors_and_ask_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_injected_error_has_its_status_and_reaches_nobody() {
+async fn an_injected_error_has_its_status_and_reaches_no_endpoint() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let sidecar = sidecar(&mesh, "hosts: [orders], to: orders, fault: { abort: { status: 418 } }");
@@ -135,7 +135,7 @@ async fn an_injected_status_without_content_has_no_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn grpc_callers_and_others_each_get_an_injected_error_in_their_own_words() {
+async fn grpc_callers_and_others_get_an_injected_error_in_their_own_protocol() {
     for (abort, grpc, http) in [("grpc: NOT_FOUND", "5", 404), ("status: 503", "14", 503)] {
         let mesh = Mesh::default();
         let sidecar =
@@ -198,7 +198,7 @@ async fn a_mirror_is_sent_the_same_request_and_its_answer_is_counted_and_thrown_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mirror_that_is_silent_gone_or_hangs_up_costs_the_request_nothing() {
+async fn a_mirror_that_is_silent_gone_or_closes_does_not_affect_the_request() {
     let mesh = Mesh::default();
     let (_a, b) = (mesh.answering(A, OK), mesh.silent(B));
     let sidecar = sidecar(&mesh, MIRRORED);
@@ -248,7 +248,7 @@ async fn a_mirror_that_reads_nothing_loses_a_large_body() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_mirror_that_is_too_slow_for_so_many_gets_no_further_ones() {
+async fn a_slow_mirror_gets_no_further_copies() {
     let mesh = Mesh::default();
     let (_a, b) = (mesh.answering(A, OK), mesh.silent(B));
     let sidecar = sidecar(&mesh, MIRRORED);
@@ -282,7 +282,7 @@ async fn a_mirror_is_sent_grpc_and_trailers_too() {
 const LIMITED: &str = "hosts: [orders], to: orders, rate_limit: { requests: 2, per: 10s }";
 
 #[tokio::test(start_paused = true)]
-async fn a_route_lets_so_many_through_and_says_when_to_come_again() {
+async fn a_rate_limit_of_a_route_admits_so_many_and_names_the_pause() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let mut sidecar = sidecar(&mesh, LIMITED);
@@ -295,7 +295,7 @@ async fn a_route_lets_so_many_through_and_says_when_to_come_again() {
     sidecar
         .reload(&format!("{}  - {{ hosts: [shadow], to: orders }}\n", file(&[LIMITED])))
         .expect("a good file");
-    assert_eq!(ask(&mut client, "/", "").await.status(), Some(429), "a reload fills no bucket");
+    assert_eq!(ask(&mut client, "/", "").await.status(), Some(429), "a reload does not refill the bucket");
     assert_eq!(sidecar.http2_client().await.grpc(None).await.grpc_status(), Some("8"));
     pass(5).await;
     assert_eq!(ask(&mut client, "/", "").await.status(), Some(200));
@@ -305,7 +305,7 @@ async fn a_route_lets_so_many_through_and_says_when_to_come_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn peers_are_limited_by_who_they_are() {
+async fn peers_are_limited_by_their_identity() {
     const AT: &str = "10.0.9.1:15006";
     for (by, others) in [("peer", 200), ("all", 429)] {
         let pair = Pair::new();
@@ -324,7 +324,7 @@ async fn peers_are_limited_by_who_they_are() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_one_limit_all_clients_without_an_identity_at_one_address_have_a_part() {
+async fn clients_without_an_identity_share_one_limit_by_address() {
     let mesh = Mesh::default();
     let _app = mesh.answering(A, OK);
     let sidecar =

@@ -9,7 +9,7 @@ use super::mesh::{A, IDENTITY, Mesh, Pair, application, application_at, caller, 
 const INBOUND: &str = "10.1.0.1:15006";
 
 /// The parts of a line that show which request it was and how it ended.
-fn told(line: &Value) -> Value {
+fn summary(line: &Value) -> Value {
     let id = line["request_id"].as_str().unwrap_or_default();
     let is_made = id.len() == 36 && id.contains('-');
     json!([
@@ -53,9 +53,9 @@ fn c15_plaintext_at_strict_is_logged_and_its_request_id_is_kept() {
         assert_eq!(client.rest().await, b"", "closed without a word");
         assert_eq!(app.connections(), 0);
     });
-    let told: Vec<_> = lines.iter().map(told).collect();
+    let summaries: Vec<_> = lines.iter().map(summary).collect();
     assert_eq!(
-        told,
+        summaries,
         [
             json!(["inbound", "POST", "/a?b", "orders", 403, "mtls_required", "of-the-caller"]),
             json!(["inbound", "GET", "/", "orders", 403, "mtls_required", "made"]),
@@ -102,7 +102,7 @@ fn c19_a_head_that_is_refused_is_logged_and_its_request_id_is_kept() {
             "the id is not that of another request"
         );
     });
-    let refused: Vec<_> = lines.iter().map(told).filter(|told| told[4] != 200).collect();
+    let refused: Vec<_> = lines.iter().map(summary).filter(|line| line[4] != 200).collect();
     let of = |direction| {
         [
             json!([direction, "GET", "/n", "orders", 400, "bad_request", "nonsense"]),
@@ -138,11 +138,11 @@ fn c19_a_silent_client_whose_server_is_down_or_closes_is_logged_on_both_sides() 
             }
         }
     });
-    let mut told: Vec<_> = lines
+    let mut summaries: Vec<_> = lines
         .iter()
         .map(|line| json!([line["direction"], line["protocol"], line["upstream"], line["reason"]]))
         .collect();
-    told.sort_by_key(Value::to_string); // the two sidecars write in no fixed order
+    summaries.sort_by_key(Value::to_string); // the two sidecars write in no fixed order
     let of = |direction, reason| json!([direction, "tcp", A, reason]);
     let expected = [
         of("inbound", "connect_refused"),
@@ -150,7 +150,7 @@ fn c19_a_silent_client_whose_server_is_down_or_closes_is_logged_on_both_sides() 
         of("outbound", "connect_refused"),
         of("outbound", "upstream_closed"),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(summaries, expected);
 }
 
 /// With and without a declaration, and for both HTTP versions.
@@ -176,7 +176,7 @@ fn c19_a_head_that_is_incomplete_at_its_deadline_is_logged_and_answered_if_possi
             settle().await;
         }
     });
-    let mut told: Vec<_> = lines.iter().map(told).collect();
+    let mut summaries: Vec<_> = lines.iter().map(summary).collect();
     let of = |direction| {
         [
             json!([direction, "GET", "/slow", "orders", 408, "request_stalled", "late"]),
@@ -185,9 +185,9 @@ fn c19_a_head_that_is_incomplete_at_its_deadline_is_logged_and_answered_if_possi
         ]
     };
     let mut expected = [of("outbound"), of("inbound")].concat();
-    told.sort_by_key(Value::to_string);
+    summaries.sort_by_key(Value::to_string);
     expected.sort_by_key(Value::to_string);
-    assert_eq!(told, expected);
+    assert_eq!(summaries, expected);
 }
 
 /// Opaque bytes without a destination are refused like such requests.
@@ -206,9 +206,9 @@ fn c15_opaque_bytes_that_go_nowhere_are_logged_with_their_reason() {
             settle().await;
         }
     });
-    let mut told: Vec<_> =
+    let mut summaries: Vec<_> =
         lines.iter().map(|line| json!([line["direction"], line["protocol"], line["reason"]])).collect();
-    told.sort_by_key(Value::to_string);
+    summaries.sort_by_key(Value::to_string);
     let expected = [json!(["outbound", "tcp", "egress_denied"]), json!(["outbound", "tcp", "no_route"])];
-    assert_eq!(told, expected);
+    assert_eq!(summaries, expected);
 }

@@ -164,7 +164,7 @@ impl<B: 'static> Block<B> {
     pub(crate) fn only<W: Word + Described + 'static>(
         self,
         name: &'static str,
-        told: &'static str,
+        shown: &'static str,
         about: &'static str,
     ) -> Self {
         self.key(
@@ -174,7 +174,7 @@ impl<B: 'static> Block<B> {
             |_, node, reading| {
                 node.word::<W>(reading);
             },
-            move |_, at, page| page.tell(&at.key(name), told),
+            move |_, at, page| page.tell(&at.key(name), shown),
         )
     }
 
@@ -421,7 +421,7 @@ impl<B: 'static> Block<B> {
     fn unknown(&self, name: &str) -> BadWord {
         let built = self.keys.iter().filter(|key| !key.is_later);
         let names: Vec<&str> = built.flat_map(|key| [Some(key.name), key.other_name]).flatten().collect();
-        let help = match (elsewhere::told(name), nearest(name, &names)) {
+        let help = match (elsewhere::help_for(name), nearest(name, &names)) {
             _ if name == "<<" => "merge keys are not YAML 1.2; write the keys out".to_owned(),
             _ if name.contains("${") => "variables are replaced in values alone, never in keys".to_owned(),
             // a YAML 1.1 tool turns the key `on` into `true`

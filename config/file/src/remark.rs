@@ -67,8 +67,8 @@ impl Remarks {
 
     /// Adds a value that could not be read, unless it was reported: aliases can lead to one place from many keys.
     pub(crate) fn add_unread(&mut self, fault: Fault, what: &str) {
-        let is_same = |told: &Fault| {
-            (told.line, told.column) == (fault.line, fault.column) && told.message.ends_with(what)
+        let is_same = |known: &Fault| {
+            (known.line, known.column) == (fault.line, fault.column) && known.message.ends_with(what)
         };
         if !self.unread.iter().any(is_same) {
             self.unread.push(fault);
@@ -108,12 +108,12 @@ impl Remarks {
             !remark.is_of_key && self.unread_keys().any(|unread| is_within(unread, &remark.fault.path))
         };
         let own = self.list.iter().filter(|remark| !is_echo(remark));
-        let mut told: Vec<Finding> = own.map(|remark| Finding::Own(remark.fault.clone())).collect();
+        let mut findings: Vec<Finding> = own.map(|remark| Finding::Own(remark.fault.clone())).collect();
         let Self { unread: mut faults, of_model, .. } = self;
-        told.extend(of_model.into_iter().map(Finding::OfModel));
-        told.sort_by_key(|told| told.severity() == Severity::Warning);
-        told.truncate(MOST);
-        faults.extend(told.into_iter().map(|told| told.placed(tree)));
+        findings.extend(of_model.into_iter().map(Finding::OfModel));
+        findings.sort_by_key(|finding| finding.severity() == Severity::Warning);
+        findings.truncate(MOST);
+        faults.extend(findings.into_iter().map(|finding| finding.placed(tree)));
         faults.sort_by_key(|fault| (fault.line, fault.column));
         faults
     }

@@ -120,8 +120,8 @@ impl<'a> Translator<'a> {
                 let what = format!("{} (in service {service})", moved.what);
                 remarks.add_fault(Fault { what, ..moved });
             }
-            Entry::Occupied(mut told) => {
-                if !told.insert(true) {
+            Entry::Occupied(mut reported) => {
+                if !reported.insert(true) {
                     remarks.add_fault(moved);
                 }
             }

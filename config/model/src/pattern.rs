@@ -90,8 +90,8 @@ fn built(text: &str) -> Result<DFA, PatternError> {
 
 /// The last line of the parser's picture of the fault, which says it in words.
 fn what(error: &impl fmt::Display) -> String {
-    let told = error.to_string();
-    let last = told.lines().last().unwrap_or_default();
+    let text = error.to_string();
+    let last = text.lines().last().unwrap_or_default();
     last.strip_prefix("error: ").unwrap_or(last).to_owned()
 }
 
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_none_says_why() {
+    fn an_absent_value_has_a_reason() {
         for (text, expected) in [
             ("(a", "is no regular expression: unclosed group"),
             ("a)|(b", "is no regular expression: unopened group"),

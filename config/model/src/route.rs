@@ -41,19 +41,19 @@ pub enum Answer {
     Respond(Respond),
 }
 
-/// Says where the request should go instead. What is left out is as the request has it.
+/// A redirect to another URL. Parts that are `None` are those of the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Redirect {
-    /// The request's query follows it, unless it has one.
+    /// The query of the request is appended, unless the path has a query of its own.
     pub path: Option<String>,
-    /// A host, and perhaps a port.
+    /// A host, optionally with a port.
     pub host: Option<String>,
     pub scheme: Option<Scheme>,
     pub status: u16,
 }
 
 impl Redirect {
-    /// As Envoy's.
+    /// The default status, which is that of Envoy.
     pub const STATUS: u16 = 301;
 }
 
@@ -70,36 +70,36 @@ pub struct Respond {
 }
 
 impl Respond {
-    /// Bytes of a body: it is an answer, not a document.
+    /// 64 KiB: the most bytes of a body, which is kept in memory. It is meant for short texts.
     pub const LONGEST: usize = 64 * 1024;
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Rewrite {
-    /// Takes the place of the prefix that matched; of the whole path where that had to match as a whole.
+    /// Replaces the matched prefix, or the whole path if the match was `exact` or `regex`.
     pub prefix: Option<String>,
-    /// A host, and perhaps a port.
+    /// A host, optionally with a port.
     pub host: Option<String>,
 }
 
-/// First what is removed, then what is set, then what is added.
+/// Changes of headers: `remove` is applied first, then `set`, then `add`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HeaderChanges {
-    /// Names in lower case, with the only value that they have from then on.
+    /// Names in lower case, each with the value that replaces all its values.
     pub set: Vec<(String, String)>,
-    /// A further value each.
+    /// Names in lower case, each with a further value.
     pub add: Vec<(String, String)>,
     pub remove: Vec<String>,
 }
 
-/// Shares are of the requests, and independent of each other.
+/// Injected faults. Each share is a share of all requests, drawn independently of the other.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FaultInjection {
     pub delay: Option<FaultDelay>,
     pub abort: Option<FaultAbort>,
 }
 
-/// Counts into the request's timeouts.
+/// A delay before a request is sent, which counts in the timeouts of the request.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FaultDelay {
     pub time: Duration,
@@ -118,10 +118,10 @@ pub enum AbortStatus {
     Grpc(u8),
 }
 
-/// A copy of some requests goes there too; its answer is thrown away.
+/// A service that gets copies of a share of the requests. The answers to copies are discarded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mirror {
-    /// One of [`crate::Config::clusters`].
+    /// The name of one of [`crate::Config::clusters`].
     pub service: String,
     pub share: f64,
 }
@@ -129,10 +129,10 @@ pub struct Mirror {
 /// A token bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    /// So many in each `per`.
+    /// The number of requests that are allowed in each `per`.
     pub requests: u32,
     pub per: Duration,
-    /// What the bucket holds at most. `None`: as many as `requests`.
+    /// The most tokens in the bucket. `None`: as many as `requests`.
     pub burst: Option<u32>,
     pub by: RateLimitBy,
 }
@@ -141,11 +141,11 @@ impl RateLimit {
     pub const PER: Duration = Duration::from_secs(1);
 }
 
-/// Whose requests share a bucket.
+/// The requests that share a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RateLimitBy {
     All,
-    /// A bucket for each identity; for each address where there is none.
+    /// One bucket for each identity, and for each address of clients without an identity.
     Peer,
 }
 

@@ -61,7 +61,7 @@ impl Questions {
         inquiry: Inquiry,
         asking: impl FnOnce(Inquiry) -> F,
     ) -> watch::Receiver<Option<Answer>> {
-        let (tell, told) = watch::channel(None);
+        let (tell, result) = watch::channel(None);
         let asking = asking(inquiry.clone());
         self.0.lock().push(Running { inquiry, since: Instant::now(), answer: tell.clone() });
         tokio::spawn(async move {
@@ -70,6 +70,6 @@ impl Questions {
                 () = tell.closed() => {}
             }
         });
-        told
+        result
     }
 }

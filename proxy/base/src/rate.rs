@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_then_the_rate_and_the_wait_is_told_exactly() {
+    fn a_burst_then_the_rate_and_the_wait_is_given_exactly() {
         let (start, rate) = (Instant::now(), rate(2, Duration::from_secs(1), 3));
         let limit = RateLimit::new(rate, start);
         for _ in 0..3 {

@@ -332,8 +332,8 @@ impl OneWay {
         if ready!(self.poll_flush(cx, writer)).is_err() {
             return Poll::Ready(Step::WriterGone);
         }
-        let told = ready!(Pin::new(writer).poll_shutdown(cx));
-        Poll::Ready(if told.is_ok() { Step::Ended } else { Step::Unheard })
+        let shut = ready!(Pin::new(writer).poll_shutdown(cx));
+        Poll::Ready(if shut.is_ok() { Step::Ended } else { Step::Unheard })
     }
 
     /// The reader broke. What it had sent before is flushed once, as far as possible without waiting.

@@ -40,7 +40,7 @@ pub(crate) fn line(
     took: Duration,
     second: &Tally,
     whole: &Tally,
-    told: Reported,
+    reported: Reported,
     state: ReplicaState,
 ) -> String {
     let rate = (second.answered + second.failed) as f64 / took.as_secs_f64().max(f64::MIN_POSITIVE);
@@ -50,8 +50,8 @@ pub(crate) fn line(
         share(whole),
         at(0.5),
         at(0.99),
-        told.retries,
-        told.ejections,
+        reported.retries,
+        reported.ejections,
         REPLICAS[REPLICAS.len() - 1],
         now(state),
     )
@@ -65,7 +65,7 @@ const fn now(state: ReplicaState) -> &'static str {
     }
 }
 
-pub(crate) fn summary(lasted: Duration, whole: &Tally, told: Reported) -> String {
+pub(crate) fn summary(lasted: Duration, whole: &Tally, reported: Reported) -> String {
     let at = |share| milliseconds(whole.latencies.percentile(share));
     let mut summary = format!(
         "\
@@ -80,8 +80,8 @@ its sidecar's /metrics: {} retries, {} ejections
         at(0.5),
         at(0.99),
         at(1.0),
-        told.retries,
-        told.ejections,
+        reported.retries,
+        reported.ejections,
     );
     if let Some(failure) = &whole.first_failure {
         summary.push_str(&format!("the first failure: {failure}\n"));
@@ -126,22 +126,25 @@ mod tests {
 
     #[test]
     fn a_summary_names_the_first_failure_or_none() {
-        let told = Reported { retries: 12, ejections: 3 };
+        let reported = Reported { retries: 12, ejections: 3 };
         let mut whole = tally(1999, 1);
-        let summary_of = |whole: &Tally| summary(Duration::from_secs(10), whole, told);
+        let summary_of = |whole: &Tally| summary(Duration::from_secs(10), whole, reported);
         assert!(summary_of(&whole).ends_with("12 retries, 3 ejections\n"));
         whole.first_failure = Some("502 Bad Gateway".to_owned());
-        let told = summary_of(&whole);
-        assert!(told.starts_with("2000 requests in 10.0 s, 1999 of them answered well: 99.95 %\n"), "{told}");
-        assert!(told.ends_with("the first failure: 502 Bad Gateway\n"), "{told}");
+        let reported = summary_of(&whole);
+        assert!(
+            reported.starts_with("2000 requests in 10.0 s, 1999 of them answered well: 99.95 %\n"),
+            "{reported}"
+        );
+        assert!(reported.ends_with("the first failure: 502 Bad Gateway\n"), "{reported}");
     }
 
     #[test]
     fn a_live_line_has_the_results_of_a_second() {
         let mut second = tally(100, 0);
         second.latencies.record(Duration::from_micros(1500));
-        let told = Reported { retries: 4, ejections: 1 };
-        let line = line(Duration::from_millis(500), &second, &second, told, ReplicaState::Refusing);
+        let reported = Reported { retries: 4, ejections: 1 };
+        let line = line(Duration::from_millis(500), &second, &second, reported, ReplicaState::Refusing);
         assert_eq!(
             line,
             " 200/s  success 100 %  p50 1.5 ms  p99 1.5 ms  retries 4  ejections 1  orders-3 refuses connections"

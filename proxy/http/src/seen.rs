@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn x_pillion_via_is_told_apart_from_its_other_spellings() {
+    fn x_pillion_via_is_distinguished_from_its_other_spellings() {
         assert!(seen("x-pillion-via").has(Seen::VIA) && !seen("x-pillion-via").has(Seen::OURS));
         assert!(seen("x_pillion-via").has(Seen::OURS) && !seen("x_pillion-via").has(Seen::VIA));
     }

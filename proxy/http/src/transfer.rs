@@ -93,8 +93,8 @@ impl Interim {
             self.state.lock().1 = Some(cx.waker().clone());
         }
         if self.is_told.swap(false, Relaxed) {
-            let told = std::mem::take(&mut self.state.lock().0);
-            told.into_iter().for_each(&mut give);
+            let waiting = std::mem::take(&mut self.state.lock().0);
+            waiting.into_iter().for_each(&mut give);
         }
     }
 }

@@ -42,16 +42,16 @@ pub fn undo() -> Result<Report, Error> {
     let machine = capable()?;
     let _alone = lock::namespace()?;
     let found = state(&machine);
-    let mut told = unreadable_rule_sets(&machine);
+    let mut report = unreadable_rule_sets(&machine);
     if found.is_empty() {
-        told.push("this network namespace has no rules of pillion; nothing changed".to_owned());
-        return Ok(told);
+        report.push("this network namespace has no rules of pillion; nothing changed".to_owned());
+        return Ok(report);
     }
     let steps = steps(&found, &State::default(), &machine);
     needs_ip(&steps, &machine)?;
     run_all(&steps).map_err(|(failed, back)| Error::Stuck { failed, back })?;
-    told.extend(found.describe().into_iter().map(|what| format!("removed {what}")));
-    Ok(told)
+    report.extend(found.describe().into_iter().map(|what| format!("removed {what}")));
+    Ok(report)
 }
 
 /// A shell script with the commands that `install` would run, and remarks on it. Without CAP_NET_ADMIN the rules of the
@@ -66,21 +66,21 @@ pub fn plan(options: &Options) -> Result<(String, Report), Error> {
     let found = if machine.has_net_admin { state(&machine) } else { State::default() };
     let planned = steps(&found, &wanted, &machine);
     needs_ip(&planned, &machine)?;
-    let mut told = vec![chosen(target, &why)];
-    told.extend(left_out(&machine));
+    let mut report = vec![chosen(target, &why)];
+    report.extend(left_out(&machine));
     if !machine.has_net_admin {
-        told.push(
+        report.push(
             "without CAP_NET_ADMIN existing rules cannot be read; this script assumes that there are none"
                 .to_owned(),
         );
     }
     if planned.is_empty() {
-        told.push(
+        report.push(
             "all rules are in place: a run would change nothing, so the script is a comment".to_owned(),
         );
-        return Ok((comment(&script(&steps(&State::default(), &wanted, &machine))), told));
+        return Ok((comment(&script(&steps(&State::default(), &wanted, &machine))), report));
     }
-    Ok((script(&planned), told))
+    Ok((script(&planned), report))
 }
 
 /// A shell script with the commands that `undo` would run.
@@ -88,8 +88,8 @@ pub fn plan_undo() -> Result<(String, Report), Error> {
     let machine = capable()?;
     let found = state(&machine);
     let planned = steps(&found, &State::default(), &machine);
-    let told = found.is_empty().then(|| "this network namespace has no rules of pillion".to_owned());
-    Ok((script(&planned), told.into_iter().collect()))
+    let report = found.is_empty().then(|| "this network namespace has no rules of pillion".to_owned());
+    Ok((script(&planned), report.into_iter().collect()))
 }
 
 fn script(steps: &[Step]) -> String {
@@ -200,9 +200,9 @@ fn installed(options: &Options, target: Target, why: &str, machine: &Machine, un
         true => "were in place already; nothing changed".to_owned(),
         false => "are installed".to_owned(),
     };
-    let mut told = vec![chosen(target, why)];
-    told.extend(left_out(machine));
-    told.extend(unreadable_rule_sets(machine));
-    told.push(format!("the rules of mode {mode} for {versions} {what}"));
-    told
+    let mut report = vec![chosen(target, why)];
+    report.extend(left_out(machine));
+    report.extend(unreadable_rule_sets(machine));
+    report.push(format!("the rules of mode {mode} for {versions} {what}"));
+    report
 }

@@ -107,10 +107,10 @@ pub(crate) fn unreadable_rule_sets(machine: &Machine) -> Vec<String> {
     unreadable_rule_sets.extend(
         [Variant::Nft, Variant::Legacy].into_iter().filter(|of| is_unseen(*of)).map(Target::Iptables),
     );
-    let told = |target| {
+    let describe = |target| {
         format!("{target} is not installed here: rules that were installed with it cannot be found, and stay")
     };
-    unreadable_rule_sets.into_iter().map(told).chain(unreadable(machine)).collect()
+    unreadable_rule_sets.into_iter().map(describe).chain(unreadable(machine)).collect()
 }
 
 /// Tables of `iptables-nft` in which other programs have put rules that only `nft` can read. For these, `iptables-nft`

@@ -309,8 +309,8 @@ mod tests {
             ),
         ];
         for (change, words) in cases {
-            let told = said(with(change));
-            assert!(told.contains(words), "{told}");
+            let error = said(with(change));
+            assert!(error.contains(words), "{error}");
         }
     }
 }

@@ -55,8 +55,8 @@ impl State {
 
     /// The parts of this state, in words.
     pub(crate) fn describe(&self) -> Vec<String> {
-        let mut told: Vec<_> = self.nft.iter().map(|_| format!("the table {} (nft)", nft::TABLE)).collect();
-        told.extend(self.iptables.iter().map(|((variant, family, table), ours)| {
+        let mut lines: Vec<_> = self.nft.iter().map(|_| format!("the table {} (nft)", nft::TABLE)).collect();
+        lines.extend(self.iptables.iter().map(|((variant, family, table), ours)| {
             let chains = ours.chains.join(", ");
             format!(
                 "{chains} from the table {} ({}, {family})",
@@ -64,8 +64,8 @@ impl State {
                 Target::Iptables(*variant)
             )
         }));
-        told.extend(self.pieces.iter().map(Piece::to_string));
-        told
+        lines.extend(self.pieces.iter().map(Piece::to_string));
+        lines
     }
 
     /// The state of these rules on this backend.

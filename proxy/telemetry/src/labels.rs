@@ -395,10 +395,10 @@ mod tests {
     fn the_values_are_in_the_order_of_the_names() {
         let said =
             RequestLabels { reason: Some(Reason::NoRoute), status: 404, ..ok() }.values(&Symbols::new(0));
-        let told: Vec<_> =
+        let names: Vec<_> =
             RequestLabels::names().into_iter().zip(&said).map(|(n, v)| format!("{n}={v}")).collect();
         assert_eq!(
-            told.join(" "),
+            names.join(" "),
             "direction=outbound service=other route= method=GET status=404 grpc_status= reason=no_route peer="
         );
     }

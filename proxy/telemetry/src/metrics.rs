@@ -381,7 +381,7 @@ mod tests {
     }
 
     /// Lines of the exposition that contain this text.
-    fn told(metrics: &Metrics, text: &str) -> Vec<String> {
+    fn lines_with(metrics: &Metrics, text: &str) -> Vec<String> {
         let all = metrics.encode();
         all.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
@@ -391,10 +391,10 @@ mod tests {
         let metrics = Metrics::new(1_000);
         let billing = metrics.intern("billing");
         let [one, two] = [(); 2].map(|()| metrics.service(Direction::Outbound, billing));
-        assert_eq!(told(&metrics, "billing"), [""; 0]);
+        assert_eq!(lines_with(&metrics, "billing"), [""; 0]);
         one.retries(RetryOutcome::Replaced).inc();
         two.retries(RetryOutcome::Replaced).inc();
-        let told = told(&metrics, "billing");
+        let lines = lines_with(&metrics, "billing");
         for line in [
             r#"pillion_retries_total{service="billing",outcome="replaced"} 2"#,
             r#"pillion_retries_total{service="billing",outcome="failed"} 0"#,
@@ -404,7 +404,7 @@ mod tests {
             r#"pillion_circuit_breaker_rejections_total{service="billing",limit="pending"} 0"#,
             r#"pillion_endpoint_ejections_total{service="billing",cause="consecutive_errors"} 0"#,
         ] {
-            assert!(told.iter().any(|told| told == line), "{line}: {told:#?}");
+            assert!(lines.iter().any(|one| one == line), "{line}: {lines:#?}");
         }
     }
 
@@ -414,7 +414,10 @@ mod tests {
         let billing = metrics.intern("billing");
         let outcome = ConnectionOutcome::Refused;
         metrics.connections(Direction::Outbound, billing, Protocol::Tcp, Tls::None, outcome).inc();
-        assert_eq!(told(&metrics, "pillion_bytes_total{direction=\"outbound\",service=\"billing\"").len(), 2);
+        assert_eq!(
+            lines_with(&metrics, "pillion_bytes_total{direction=\"outbound\",service=\"billing\"").len(),
+            2
+        );
     }
 
     #[test]
@@ -458,12 +461,12 @@ mod tests {
         use_service(&metrics.service(Direction::Outbound, billing));
         metrics.requests(request(&metrics, "spiffe://example.org/a")).inc();
         CertificateUse::ALL.iter().for_each(|of| metrics.certificate_not_after(*of).set(1));
-        assert_eq!(told(&metrics, "other"), [""; 0]);
-        assert_eq!(told(&metrics, "unused"), [""; 0]);
+        assert_eq!(lines_with(&metrics, "other"), [""; 0]);
+        assert_eq!(lines_with(&metrics, "unused"), [""; 0]);
         for text in
             ["pillion_requests_total{", "pillion_certificate_not_after_timestamp_seconds{use=\"own\"}"]
         {
-            assert_eq!(told(&metrics, text).len(), 1, "{text}");
+            assert_eq!(lines_with(&metrics, text).len(), 1, "{text}");
         }
     }
 
@@ -478,7 +481,7 @@ mod tests {
             "pillion_build_info{",
             "process_start_time_seconds ",
         ] {
-            assert!(!told(&metrics, text).is_empty(), "{text}");
+            assert!(!lines_with(&metrics, text).is_empty(), "{text}");
         }
     }
 
@@ -492,12 +495,12 @@ mod tests {
             let used = seen.upgrade().map_or(0, |pool| *pool.lock());
             app.breaker_used(LimitLabel::Connections).set(used);
         });
-        let told = |value| {
+        let gauge = |value| {
             format!("pillion_circuit_breaker_used{{service=\"app\",limit=\"connections\"}} {value}\n")
         };
-        assert!(metrics.encode().contains(&told(7)));
+        assert!(metrics.encode().contains(&gauge(7)));
         drop(pool);
-        assert!(metrics.encode().contains(&told(0)));
+        assert!(metrics.encode().contains(&gauge(0)));
     }
 
     #[test]
@@ -509,8 +512,8 @@ mod tests {
             use_service(&metrics.service(Direction::Outbound, service));
         }
         let text = metrics.encode();
-        let told = text.lines().filter(|line| !line.starts_with('#')).count();
-        assert!(told <= 2_050, "{told} series");
+        let series = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert!(series <= 2_050, "{series} series");
         assert!(text.contains(r#"pillion_requests_active{direction="outbound",service="other"}"#));
     }
 }

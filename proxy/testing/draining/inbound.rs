@@ -11,7 +11,7 @@ use pillion_base::drain::DrainOutcome;
 const APP: &str = "app: 10.0.0.1:80";
 
 #[tokio::test(start_paused = true)]
-async fn until_delay_every_client_is_served_and_told_that_the_connection_will_close() {
+async fn until_delay_every_client_is_served_and_answers_announce_the_close() {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let sidecar = mesh.application(APP);

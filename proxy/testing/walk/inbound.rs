@@ -21,29 +21,29 @@ pub(super) fn rows() -> Vec<Row> {
         shows("inbound", ["off", "{}"], listens),
         shows(path("listen"), ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows(path("app"), ["10.0.0.1:80", "10.0.0.2:80"], who_answers),
-        shows(path("redirect_to"), ["original", "loopback"], who_is_redirected_to),
+        shows(path("redirect_to"), ["original", "loopback"], owner_of_the_address),
         shows(path("mtls"), ["strict", "permissive"], told_in_plaintext),
         shows(path("protocol"), ["http1", "http2"], first_bytes),
         shows(path("timeout"), ["off", "9s"], time_without_answer),
         shows(path("stream_idle_timeout"), ["20s", "40s"], time_for_half_a_body),
         shows(path("max_connections"), ["1", "2"], one_of_two),
         shows(path("max_requests"), ["1", "2"], one_of_two),
-        shows(path("max_body"), ["4B", "8B"], told_with_a_body),
+        shows(path("max_body"), ["4B", "8B"], answer_to_a_body),
         shows(path("rate_limit"), ["off", "{ \"requests\": 1 }"], three_at_once),
         shows(path("rate_limit.requests"), ["1", "2"], three_at_once),
         shows(path("rate_limit.per"), ["10s", "20s"], three_at_once),
         shows(path("rate_limit.burst"), ["1", "2"], three_at_once),
-        shows(path("rate_limit.by"), ["peer", "all"], told_to_a_second_peer),
+        shows(path("rate_limit.by"), ["peer", "all"], answer_to_a_second_peer),
         shows(
             path("probes"),
             ["off", "[{ \"name\": \"live\", \"port\": 80, \"path\": \"/\" }]"],
-            told_by_the_probe,
+            result_of_the_probe,
         ),
-        shows(path("probes[].name"), ["live", "ready"], told_by_the_probe),
-        shows(path("probes[].port"), ["80", "9090"], told_by_the_probe),
+        shows(path("probes[].name"), ["live", "ready"], result_of_the_probe),
+        shows(path("probes[].port"), ["80", "9090"], result_of_the_probe),
         shows(path("probes[].path"), ["/a", "/b"], asked_by_the_probe),
         shows(path("probes[].tcp"), ["on", "off"], asked_by_the_probe),
-        shows(path("probes[].grpc"), ["shop.Orders", "shop.Other"], told_by_the_grpc_probe),
+        shows(path("probes[].grpc"), ["shop.Orders", "shop.Other"], result_of_the_grpc_probe),
         shows(path("ports.*.listen"), ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows(path("ports.*.mtls"), ["strict", "permissive"], told_in_plaintext),
         shows(path("ports.*.protocol"), ["http1", "http2"], first_bytes),
@@ -60,7 +60,7 @@ async fn who_answers(key: Key) -> String {
     told(&mut sidecar.client().await, GET).await
 }
 
-async fn who_is_redirected_to(key: Key) -> String {
+async fn owner_of_the_address(key: Key) -> String {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering("127.0.0.1:80", BY_B));
     let sidecar = key.application(&mesh, json!({ "app": B }));
@@ -98,7 +98,7 @@ fn probed(key: &Key, mesh: &Mesh, probe: Value) -> Sidecar {
     key.start(mesh, file, None)
 }
 
-async fn told_by_the_probe(key: Key) -> String {
+async fn result_of_the_probe(key: Key) -> String {
     let mesh = Mesh::default();
     let (_a, _local) = (mesh.answering(A, BY_A), mesh.answering("127.0.0.1:9090", BY_B));
     let sidecar = probed(&key, &mesh, json!({ "name": "live", "port": 80, "path": "/" }));
@@ -118,7 +118,7 @@ async fn asked_by_the_probe(key: Key) -> String {
     app.requests().first().map_or_else(|| "a connection".to_owned(), |asked| asked.head.clone())
 }
 
-async fn told_by_the_grpc_probe(key: Key) -> String {
+async fn result_of_the_grpc_probe(key: Key) -> String {
     let mesh = Mesh::default();
     health(&mesh, A, SERVING);
     let sidecar = probed(&key, &mesh, json!({ "name": "live", "port": 80 }));
@@ -153,7 +153,7 @@ async fn one_of_two(key: Key) -> String {
     format!("{:?} {}", told.map(|answer| answer.as_ref().map(reason)).ok(), app.hits())
 }
 
-async fn told_to_a_second_peer(key: Key) -> String {
+async fn answer_to_a_second_peer(key: Key) -> String {
     const AT: &str = "10.0.9.1:15006";
     let pair = Pair::new();
     let _app = pair.mesh.answering(A, OK);
@@ -164,7 +164,7 @@ async fn told_to_a_second_peer(key: Key) -> String {
     format!("{:?}", pair.peer_as("batch", AT, Purpose::Http1).await.get("/").await.status())
 }
 
-async fn told_with_a_body(key: Key) -> String {
+async fn answer_to_a_body(key: Key) -> String {
     let mesh = Mesh::default();
     let _app = mesh.answering(A, OK);
     let sidecar = key.application(&mesh, Value::from_iter([("app", A)]));

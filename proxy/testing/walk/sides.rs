@@ -19,7 +19,7 @@ pub(super) fn rows() -> Vec<Row> {
         only("access_log.format", "json", "text"),
         shows("outbound", ["off", "{}"], listens),
         shows("outbound.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
-        shows("outbound.unknown", ["passthrough", "deny"], told_by_a_stranger),
+        shows("outbound.unknown", ["passthrough", "deny"], answer_to_an_unauthenticated_client),
         shows("admin.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows("metrics", ["off", "{}"], listens),
         shows("metrics.listen", ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
@@ -33,12 +33,12 @@ pub(super) fn rows() -> Vec<Row> {
         shows("workload.zone", ["a", "b"], lines),
         shows("drain.delay", ["off", "5s"], the_end_while_idle),
         shows("drain.timeout", ["10s", "20s"], the_end_while_busy),
-        shows("limits.header_bytes", ["8KiB", "64KiB"], told_with_long_headers),
-        shows("limits.header_count", ["10", "100"], told_with_long_headers),
-        shows("limits.response_header_count", ["10", "200"], told_with_many_headers),
+        shows("limits.header_bytes", ["8KiB", "64KiB"], answer_to_long_headers),
+        shows("limits.header_count", ["10", "100"], answer_to_long_headers),
+        shows("limits.response_header_count", ["10", "200"], answer_with_many_headers),
         shows("limits.header_timeout", ["2s", "5s"], time_for_half_a_head),
         shows("limits.idle_timeout", ["60s", "30m"], time_for_nothing),
-        shows("limits.via_passes", ["1", "4"], told_the_second_time),
+        shows("limits.via_passes", ["1", "4"], answer_to_the_second_request),
         shows("workers", ["1", "2"], connections_of_two_clients),
     ]
 }
@@ -71,7 +71,7 @@ pub(super) async fn listens(key: Key) -> String {
     )
 }
 
-async fn told_by_a_stranger(key: Key) -> String {
+async fn answer_to_an_unauthenticated_client(key: Key) -> String {
     let mesh = Mesh::default();
     let _stranger = mesh.answering("192.0.2.9:80", OK);
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
@@ -160,7 +160,7 @@ async fn the_end(sidecar: &Sidecar) -> String {
 }
 
 /// Twenty headers, nine KiB of them.
-async fn told_with_long_headers(key: Key) -> String {
+async fn answer_to_long_headers(key: Key) -> String {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
@@ -169,7 +169,7 @@ async fn told_with_long_headers(key: Key) -> String {
 }
 
 /// An answer of twenty headers.
-async fn told_with_many_headers(key: Key) -> String {
+async fn answer_with_many_headers(key: Key) -> String {
     let mesh = Mesh::default();
     let _a = mesh.scripted(A, |mut peer: Peer, _| async move {
         let headers: String = (0..20).map(|nth| format!("x-{nth}: y\r\n")).collect();
@@ -194,7 +194,7 @@ async fn time_for_nothing(key: Key) -> String {
 }
 
 /// The test plays the sidecar at the other end, and returns what the caller's sidecar writes into its request.
-async fn told_the_second_time(key: Key) -> String {
+async fn answer_to_the_second_request(key: Key) -> String {
     let pair = Pair::new();
     mirror(&pair.mesh.memory, &pair);
     let orders = json!({ "endpoints": [A], "protocol": "http1", "tls": ORDERS_ID });

@@ -22,12 +22,12 @@ pub(super) fn of_services_alone() -> Vec<Row> {
     let key = |key: &str| format!("services.*.{key}");
     vec![
         shows(key("hosts"), ["orders", "[\"shop\", \"*.shop\"]"], told_for_orders),
-        shows(key("addresses"), ["10.96.0.10:80", "[\"10.97.0.0/16\"]"], told_for_an_address),
+        shows(key("addresses"), ["10.96.0.10:80", "[\"10.97.0.0/16\"]"], result_for_an_address),
         shows(key("listen"), ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows(key("endpoints"), ["[\"10.0.0.1:80\"]", "[\"10.0.0.2:80\"]"], who_answers),
         shows(key("endpoints[].address"), ["10.0.0.1:80", "10.0.0.2:80"], who_answers),
         shows(key("endpoints[].weight"), ["1", "9"], how_often_the_first),
-        shows(key("endpoints.dns"), ["a.test:80", "b.test:80"], who_has_the_name),
+        shows(key("endpoints.dns"), ["a.test:80", "b.test:80"], owner_of_the_name),
         shows(key("endpoints.refresh"), ["5s", "60s"], when_a_change_is_learnt),
     ]
 }
@@ -72,7 +72,7 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
         shows(key("outlier_detection.connect_failures"), ["2", "4"], dialled_in_vain),
         shows(key("outlier_detection.base_ejection"), ["30s", "300s"], asked_while_ill),
         shows(key("outlier_detection.max_ejected"), ["34%", "100%"], ejected_of_three),
-        shows(key("health_check"), ["off", "{\"tcp\": true}"], told_where_nobody_listens),
+        shows(key("health_check"), ["off", "{\"tcp\": true}"], answer_where_nothing_listens),
         shows(key("health_check.http"), ["/a", "/b"], what_a_check_asks),
         only(key("health_check.tcp"), "true", "false"),
         shows(key("health_check.grpc"), ["shop.Orders", "shop.Carts"], whose_health_is_asked),
@@ -110,7 +110,7 @@ async fn told_for_orders(key: Key) -> String {
     told(&mut sidecar.client().await, GET).await
 }
 
-async fn told_for_an_address(key: Key) -> String {
+async fn result_for_an_address(key: Key) -> String {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
@@ -159,7 +159,7 @@ async fn by_hosts_file(key: Key, hosts: [&str; 2]) -> (String, u64) {
     (first, watch.seconds() / 20)
 }
 
-async fn who_has_the_name(key: Key) -> String {
+async fn owner_of_the_name(key: Key) -> String {
     let hosts = "10.0.0.1 a.test\n10.0.0.2 b.test\n";
     by_hosts_file(key, [hosts, "10.0.0.2 a.test\n10.0.0.1 b.test\n"]).await.0
 }
@@ -399,7 +399,7 @@ async fn ejected_of_three(key: Key) -> String {
     format!("{} ejected", sidecar.sum("pillion_endpoints state=ejected"))
 }
 
-async fn told_where_nobody_listens(key: Key) -> String {
+async fn answer_where_nothing_listens(key: Key) -> String {
     let mesh = Mesh::default();
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A], "retry": "off" }));
     pass(5).await;

@@ -72,11 +72,11 @@ impl TlsError {
 
     /// The error of a handshake, with the notes of its verifiers: they know more than rustls can pass on.
     pub(super) fn of_handshake(error: &io::Error, notes: Notes) -> Self {
-        let told = match &notes.rejection {
+        let error = match &notes.rejection {
             Some(rejection) => Self::from_rejection(rejection),
             None => Self::from_io(error),
         };
-        Self { claimed: notes.claimed, ..told }
+        Self { claimed: notes.claimed, ..error }
     }
 
     pub(super) fn from_rustls(fault: &rustls::Error) -> Self {
@@ -174,16 +174,16 @@ impl TlsError {
 
     /// The meaning of the peer's alert (RFC 8446, 6.2) for an operator.
     fn refused(alert: AlertDescription) -> Self {
-        let told = |cause, detail| Self::new(TlsErrorKind::RefusedByPeer, cause, detail);
+        let refused = |cause, detail| Self::new(TlsErrorKind::RefusedByPeer, cause, detail);
         match (refused_certificate(alert), refused_handshake(alert)) {
             (Some((cause, hint)), _) => Self {
                 is_of_our_certificate: true,
-                ..told(cause, format!("the peer refused our certificate: {cause}; {hint}"))
+                ..refused(cause, format!("the peer refused our certificate: {cause}; {hint}"))
             },
             (None, Some((cause, hint))) => {
-                told(cause, format!("the peer refused the TLS handshake: {cause}; {hint}"))
+                refused(cause, format!("the peer refused the TLS handshake: {cause}; {hint}"))
             }
-            (None, None) => told(
+            (None, None) => refused(
                 "another alert",
                 format!("the peer ended the TLS connection by an alert ({alert:?}); its log may say why"),
             ),

@@ -175,7 +175,7 @@ async fn each_side_names_what_is_wrong_with_a_certificate() {
 }
 
 #[tokio::test]
-async fn a_client_without_a_certificate_is_refused_and_told_why() {
+async fn a_client_without_a_certificate_is_refused_with_the_reason() {
     let ca = ca();
     let simple = UpstreamTls::Simple { sni: None, trust_bundle: None };
     let caller = client(&issue(&ca, WEB), &simple, AlpnOffer::Auto);

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::*;
 use crate::page::Provenance;
 
-fn told(text: &str) -> BTreeMap<String, (Value, String)> {
+fn values_of(text: &str) -> BTreeMap<String, (Value, String)> {
     let (config, _) = crate::parse_with(text, Path::new("/etc/pillion"), &|name| {
         (name == "PORT").then(|| "8080".to_owned())
     })
@@ -23,9 +23,9 @@ fn told(text: &str) -> BTreeMap<String, (Value, String)> {
 /// `from` is `default`, a flag, or a text of the file whose first occurrence is where the value begins.
 #[track_caller]
 fn assert_told(text: &str, expected: &[(&str, Value, &str)]) {
-    let told = told(text);
+    let values = values_of(text);
     for (key, value, from) in expected {
-        let (found, place) = told.get(*key).unwrap_or_else(|| unreachable!("{key} in {told:#?}"));
+        let (found, place) = values.get(*key).unwrap_or_else(|| unreachable!("{key} in {values:#?}"));
         assert_eq!((found, place), (value, &placed(text, from)), "{key}");
     }
 }

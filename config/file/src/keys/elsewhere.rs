@@ -22,7 +22,7 @@ static PLACES: LazyLock<BTreeMap<String, Vec<String>>> = LazyLock::new(|| {
 });
 
 /// The help text: `retry` is a key of routes[] and services.NAME
-pub(super) fn told(name: &str) -> Option<String> {
+pub(super) fn help_for(name: &str) -> Option<String> {
     let places = PLACES.get(name)?;
     let named: Vec<&str> = places.iter().take(NAMED).map(String::as_str).collect();
     let others = match places.len().saturating_sub(NAMED) {

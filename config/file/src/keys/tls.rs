@@ -47,7 +47,7 @@ impl TlsBlock {
     }
 }
 
-/// Mutual if this workload has an identity.
+/// The default: mutual if this workload has an identity.
 pub(super) fn unwritten(has_identity: bool) -> UpstreamTls {
     match has_identity {
         true => UpstreamTls::Mutual { identities: Vec::new(), sni: None, trust_bundle: None },

@@ -148,15 +148,15 @@ fn a_missing_or_wrong_key_of_a_route_is_a_fault_at_its_place() {
         ),
         (
             "hosts: [a], to: a, request_headers: { set: { Host: b } }",
-            "7:45 routes[0].request_headers.set.host is host, which says where the request goes",
+            "7:45 routes[0].request_headers.set.host is host, which names the destination of the request",
         ),
         (
             "hosts: [a], to: a, request_headers: { remove: [x_pillion_attempt] }",
-            "7:54 routes[0].request_headers.remove[0] is x_pillion_attempt, which sidecars alone say",
+            "7:54 routes[0].request_headers.remove[0] is x_pillion_attempt, which only sidecars may send",
         ),
         (
             "hosts: [a], to: a, response_headers: { add: { transfer-encoding: chunked } }",
-            "7:72 routes[0].response_headers.add.transfer-encoding is transfer-encoding, which is about one connection alone",
+            "7:72 routes[0].response_headers.add.transfer-encoding is transfer-encoding, which concerns a single connection",
         ),
         (
             "hosts: [a], to: a, response_headers: { set: { content-length: 1 } }",

@@ -72,20 +72,21 @@ fn changes(changes: &HeaderChanges, side: Side, at: &Trail<'_>, faults: &mut Fau
 }
 
 fn refuse(name: &str, side: Side, at: &Trail<'_>, faults: &mut Faults) {
-    if let Some((whose, help)) = not_the_operators(name, side) {
-        faults.error(at, format!("is {name}, {whose}")).help(help);
+    if let Some((why, help)) = reserved(name, side) {
+        faults.error(at, format!("is {name}, {why}")).help(help);
     }
 }
 
-/// Headers that no route may change: whose they are, and what to write instead. With _ for - they would be taken for them.
-fn not_the_operators(name: &str, side: Side) -> Option<(&'static str, &'static str)> {
-    const SIDECARS: &str = "which sidecars alone say";
-    const CONNECTIONS: &str = "which is about one connection alone";
+/// For a header that no route may change: why, and what to write instead. Names with `_` in place of `-` are refused too,
+/// because some applications do not distinguish them.
+fn reserved(name: &str, side: Side) -> Option<(&'static str, &'static str)> {
+    const SIDECARS: &str = "which only sidecars may send";
+    const CONNECTIONS: &str = "which concerns a single connection";
     const OWN: &str = "leave it out: applications and other sidecars rely on it";
     let name = name.replace('_', "-");
     Some(match name.as_str() {
         "host" if side == Side::Request => {
-            ("which says where the request goes", "write rewrite: { host: … }")
+            ("which names the destination of the request", "write rewrite: { host: … }")
         }
         "connection" | "keep-alive" | "proxy-connection" | "te" | "trailer" | "transfer-encoding"
         | "upgrade" => (CONNECTIONS, "leave it out: the sidecar has connections of its own"),

@@ -66,7 +66,7 @@ fn discovery(discovery: &Discovery, at: &Trail<'_>, faults: &mut Faults) {
     }
 }
 
-/// Records rarely change within a second, and every sidecar asks the resolver this often.
+/// 1 s: the shortest `refresh`. Records rarely change faster, and every sidecar asks the resolver this often.
 const LEAST_REFRESH: Duration = Duration::from_secs(1);
 
 fn tls(tls: &UpstreamTls, has_identity: bool, at: &Trail<'_>, faults: &mut Faults) {

@@ -78,10 +78,10 @@ pub fn is_loop(side: Direction, from: SocketAddr, to: Option<SocketAddr>) -> boo
 pub fn loop_detected(from: SocketAddr, to: Option<SocketAddr>) -> Error {
     const WHY: &str = "the sidecar's own connection was redirected to it: the rules do not leave out its user, \
                        or what it sends from 127.0.0.6 and ::6";
-    static TOLD: Mutex<Option<Instant>> = Mutex::new(None);
-    let mut told = TOLD.lock();
-    if told.is_none_or(|told| told.elapsed() >= LOG_EVERY) {
-        *told = Some(Instant::now());
+    static LAST_LOGGED: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut logged = LAST_LOGGED.lock();
+    if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
+        *logged = Some(Instant::now());
         tracing::warn!(%from, ?to, "{WHY}");
     }
     Error::new(Reason::LoopDetected, WHY)

@@ -28,7 +28,7 @@ fn state(target: Target, options: &Options) -> State {
     State::of(&rules(options), target, &BOTH)
 }
 
-fn told(steps: &[Step]) -> Vec<String> {
+fn described(steps: &[Step]) -> Vec<String> {
     steps.iter().map(|step| step.to_string().lines().next().unwrap_or_default().to_owned()).collect()
 }
 
@@ -51,9 +51,9 @@ fn pieces_that_rules_need_are_added_before_and_removed_after_them() {
         "ip -4 rule add pref 133 fwmark 0x539 lookup 133",
         "ip -6 rule add pref 133 fwmark 0x539 lookup 133",
     ];
-    let added = told(&steps(&State::default(), &tproxy, &machine()));
+    let added = described(&steps(&State::default(), &tproxy, &machine()));
     assert_eq!(added, [&pieces[..], &["nft -f - <<'END'"]].concat());
-    let removed = told(&steps(&tproxy, &State::default(), &machine()));
+    let removed = described(&steps(&tproxy, &State::default(), &machine()));
     let reversed = pieces.iter().rev().map(|piece| piece.replace(" add ", " del "));
     assert_eq!(removed, ["nft -f - <<'END'".to_owned()].into_iter().chain(reversed).collect::<Vec<_>>());
 }
@@ -61,7 +61,7 @@ fn pieces_that_rules_need_are_added_before_and_removed_after_them() {
 #[test]
 fn new_rules_are_added_before_rules_of_another_backend_are_removed() {
     let from = state(LEGACY, &Options::default());
-    let found = told(&steps(&from, &state(NFT, &Options::default()), &machine()));
+    let found = described(&steps(&from, &state(NFT, &Options::default()), &machine()));
     assert_eq!(
         found,
         [

@@ -381,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn first_bytes_of_each_protocol_are_told_apart() {
+    fn first_bytes_of_each_protocol_are_distinguished() {
         let table: [(&[u8], LooksLike); 16] = [
             (b"GET / HTTP/1.1\r\n", Http1),
             (b"GET / HTTP/1.0\n", Http1),
@@ -535,7 +535,7 @@ mod tests {
 
     /// At the deadline, the incomplete line of a slow client is judged by these two predicates.
     #[test]
-    fn a_line_without_end_tells_whether_it_is_likely_to_become_a_request() {
+    fn a_line_without_end_shows_whether_it_is_likely_to_become_a_request() {
         for (first, begins_like_one, is_hardly_one) in [
             (&b"GET"[..], true, false),
             (b"\r\nPO", true, false),

@@ -125,13 +125,13 @@ fn render(
     request_id: &HeaderValue,
     is_grpc: bool,
 ) -> Response<String> {
-    let told = (connection.direction == Direction::Outbound).then_some(detail);
+    let detail = (connection.direction == Direction::Outbound).then_some(detail);
     let mut response = match is_grpc {
-        true => grpc(reason, told),
-        false => plain(reason, told),
+        true => grpc(reason, detail),
+        false => plain(reason, detail),
     };
     let headers = response.headers_mut();
-    headers.set(Known::ProxyStatus, &proxy_status(reason, told));
+    headers.set(Known::ProxyStatus, &proxy_status(reason, detail));
     headers.set(Known::XRequestId, request_id);
     if connection.is_from_mesh() {
         headers.set(Known::XPillionReason, &HeaderValue::from_static(reason.code()));
@@ -139,20 +139,20 @@ fn render(
     response
 }
 
-fn plain(reason: Reason, told: Option<&str>) -> Response<String> {
+fn plain(reason: Reason, detail: Option<&str>) -> Response<String> {
     let status = StatusCode::from_u16(reason.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = Response::new(status, sentence(reason, told));
+    let mut response = Response::new(status, sentence(reason, detail));
     response.headers_mut().set(Known::ContentType, &HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
 /// An answer of gRPC without body and trailers, which its specification calls "Trailers-Only".
-fn grpc(reason: Reason, told: Option<&str>) -> Response<String> {
+fn grpc(reason: Reason, detail: Option<&str>) -> Response<String> {
     let mut response = Response::new(StatusCode::OK, String::new());
     let headers = response.headers_mut();
     headers.set(Known::ContentType, &HeaderValue::from_static("application/grpc"));
     headers.set(Known::GrpcStatus, &HeaderValue::from(u16::from(reason.grpc_status())));
-    let message = percent_encode(&sentence(reason, told));
+    let message = percent_encode(&sentence(reason, detail));
     if let Ok(message) = HeaderValue::try_from(message) {
         headers.set(Known::GrpcMessage, &message);
     }
@@ -160,21 +160,21 @@ fn grpc(reason: Reason, told: Option<&str>) -> Response<String> {
 }
 
 /// The text of the answer.
-fn sentence(reason: Reason, told: Option<&str>) -> String {
-    match told {
+fn sentence(reason: Reason, detail: Option<&str>) -> String {
+    match detail {
         Some(detail) => format!("pillion: {}: {detail}\n", reason.code()),
         None => format!("pillion: {}\n", reason.code()),
     }
 }
 
 /// The value of `Proxy-Status` (RFC 9209), with `details` as a structured-field string (RFC 8941, 3.3.3).
-fn proxy_status(reason: Reason, told: Option<&str>) -> HeaderValue {
+fn proxy_status(reason: Reason, detail: Option<&str>) -> HeaderValue {
     let error = match reason.error_type() {
         "" => String::new(), // the registry of RFC 9209 has no type for it
         error => format!(" error={error};"),
     };
     let mut text = format!("pillion;{error} details=\"{}", reason.code());
-    if let Some(detail) = told {
+    if let Some(detail) = detail {
         text.push_str(": ");
         for char in detail.chars() {
             match char {

@@ -173,7 +173,7 @@ mod tests {
         format!("  {name}: {{ endpoints: [10.0.0.1:80]{}{keys} }}\n", if keys.is_empty() { "" } else { ", " })
     }
 
-    fn told(names: &DnsNames, name: &str) -> Option<String> {
+    fn addresses_of(names: &DnsNames, name: &str) -> Option<String> {
         let ServiceAddresses { v4, v6, is_virtual } = &**names.find(name)?;
         if *is_virtual {
             return Some("virtual".into());
@@ -213,7 +213,7 @@ mod tests {
                 ("[fd00::9]", None),
                 ("unknown", None),
             ] {
-                assert_eq!(told(&names, name).as_deref(), expected, "{name} with dns: {dns}");
+                assert_eq!(addresses_of(&names, name).as_deref(), expected, "{name} with dns: {dns}");
             }
             assert_eq!(names.claims.is_empty(), with.is_none());
         }

@@ -13,7 +13,7 @@ fn serial(of: &Credentials) -> Vec<u8> {
     parse(&of.chain()[0]).expect("a certificate").raw_serial().to_vec()
 }
 
-fn told(of: &Credentials) -> String {
+fn serial_text(of: &Credentials) -> String {
     parse(&of.chain()[0]).expect("a certificate").raw_serial_as_string()
 }
 
@@ -51,7 +51,10 @@ async fn a_revoked_certificate_is_refused_on_both_sides_and_its_serial_is_named(
     let ca = ca();
     let (web, orders) = (issue(&ca, WEB), issue(&ca, ORDERS));
     let words = |of| {
-        format!("has been revoked: the list of CN=Pillion CA of cluster.local names serial {}", told(of))
+        format!(
+            "has been revoked: the list of CN=Pillion CA of cluster.local names serial {}",
+            serial_text(of)
+        )
     };
 
     let server = serve(&with(&orders, &revoking(&ca, &web)));
@@ -93,7 +96,7 @@ async fn every_list_with_a_ca_s_name_counts_in_any_order_and_with_any_of_its_key
     let trusting = |own: &Credentials| Credentials { roots: orders.roots.clone(), ..own.clone() };
     for caller in [&web, &trusting(&foreign)] {
         let (served, _) = shake(server.clone(), &client(caller, &mutual(&[]), AlpnOffer::Auto)).await;
-        refused(served, TlsErrorKind::Certificate, &told(caller));
+        refused(served, TlsErrorKind::Certificate, &serial_text(caller));
     }
 }
 

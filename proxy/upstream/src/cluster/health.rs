@@ -93,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_once_and_the_failure_is_remembered() {
+    fn a_change_is_reported_once_and_the_failure_is_remembered() {
         let (mut health, now) = (Health::default(), Instant::now());
         assert!(health.record(Some("refused".into()), &rule(2, 3), now));
         assert!(!health.record(Some("timed out".into()), &rule(2, 3), now));

@@ -151,7 +151,7 @@ impl Shard {
             drop(waiter.send(Ok(Some(lease))));
             return;
         }
-        if self.somebody_waits_for_a_slot() {
+        if self.a_request_waits_for_a_slot() {
             return; // dropping the connection makes room
         }
         conn.rest();
@@ -159,7 +159,7 @@ impl Shard {
     }
 
     /// Whether a request to this endpoint, or to another one of the cluster, waits for the place of a connection.
-    fn somebody_waits_for_a_slot(&self) -> bool {
+    fn a_request_waits_for_a_slot(&self) -> bool {
         self.waiting.has_waiter() || self.terms.waiting.has_waiter()
     }
 
@@ -230,7 +230,7 @@ impl Shard {
         let somebody_waits = !self.state.lock().wants_stream.is_empty();
         if somebody_waits {
             self.serve_streams();
-        } else if is_idle && self.somebody_waits_for_a_slot() {
+        } else if is_idle && self.a_request_waits_for_a_slot() {
             self.retire(conn); // makes room for a connection to another endpoint
         }
     }

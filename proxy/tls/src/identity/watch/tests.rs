@@ -44,7 +44,7 @@ fn write(scratch: &Scratch, pem: &IssuedPem) {
 }
 
 /// The outcome as one word, with the reason of a refusal.
-fn told(outcome: Outcome) -> String {
+fn outcome_text(outcome: Outcome) -> String {
     match outcome {
         Outcome::Same => "same".to_owned(),
         Outcome::Swapped(_) => "swapped".to_owned(),
@@ -55,7 +55,7 @@ fn told(outcome: Outcome) -> String {
 
 /// The result of two checks: the second one sees that the files did not change in between.
 fn looked(rotating: &mut Rotating, now: SystemTime) -> String {
-    let [first, second] = [(); 2].map(|()| told(rotating.look(now)));
+    let [first, second] = [(); 2].map(|()| outcome_text(rotating.look(now)));
     assert!(first == "same" || second == "same", "{first}, then {second}");
     if first == "same" { second } else { first }
 }
@@ -72,8 +72,8 @@ fn a_set_that_is_written_file_by_file_is_missing_until_complete_and_swapped_once
         ("tls.key", &pem.key, "ca.crt"),
     ] {
         scratch.write(name, text);
-        let told = look();
-        assert!(told.starts_with("missing: ") && told.contains(missing), "{told}");
+        let outcome = look();
+        assert!(outcome.starts_with("missing: ") && outcome.contains(missing), "{outcome}");
         assert_eq!(look(), "same");
     }
     scratch.write("ca.crt", &pem.bundle);
@@ -128,11 +128,13 @@ fn a_revocation_list_that_appears_disappears_or_breaks_is_noticed_and_a_required
     scratch.write("ca.crl", &list);
     assert_eq!(look(), ["swapped", "swapped"]);
     scratch.write("ca.crl", &list[..list.len() / 2]);
-    assert!(look().iter().all(|told| told.contains("not valid PEM")));
+    assert!(look().iter().all(|outcome| outcome.contains("not valid PEM")));
     scratch.write("ca.crl", "no list");
-    assert!(look().iter().all(|told| told.contains("holds no list")));
+    assert!(look().iter().all(|outcome| outcome.contains("holds no list")));
     scratch.write("ca.crl", other);
-    assert!(look().iter().all(|told| told.contains("no CA of that name in the trust bundle signed it")));
+    assert!(
+        look().iter().all(|outcome| outcome.contains("no CA of that name in the trust bundle signed it"))
+    );
     fs::remove_file(&path).expect("removed");
     let [without, awaited] = look();
     assert!(without == "swapped" && awaited.starts_with("missing: "), "{without} {awaited}");
@@ -170,18 +172,18 @@ fn half_a_bundle_that_can_be_read_is_not_put_to_use_while_it_is_being_written() 
     pem.bundle = format!("{}{}", pem.bundle, other.certificate_pem());
     write(&scratch, &pem);
     let (mut rotating, now) = (Rotating::new(source(&scratch, Crl::None)), SystemTime::now());
-    assert_eq!(told(rotating.look(now)), "swapped");
+    assert_eq!(outcome_text(rotating.look(now)), "swapped");
     scratch.write("ca.crt", ca.certificate_pem());
-    assert_eq!(told(rotating.look(now)), "same");
+    assert_eq!(outcome_text(rotating.look(now)), "same");
     scratch.write("ca.crt", &pem.bundle);
     assert_eq!(
-        [(); 2].map(|()| told(rotating.look(now))),
+        [(); 2].map(|()| outcome_text(rotating.look(now))),
         ["same", "same"],
         "the file was still being written"
     );
     scratch.write("ca.crt", ca.certificate_pem());
     assert_eq!(
-        [(); 2].map(|()| told(rotating.look(now))),
+        [(); 2].map(|()| outcome_text(rotating.look(now))),
         ["same", "swapped"],
         "the file did not change any more"
     );
