@@ -58,6 +58,7 @@ pub(super) async fn serve(stream: Stream, port: OwnPort, pages: Pages, mut place
         timeout(LAST_ANSWER, &mut serving).await.is_ok()
     };
     let has_ended = tokio::select! { // nothing is lost: a connection that has not ended is cut below
+        biased;
         has_ended = whole_life => has_ended,
         () = place.must_leave() => false,
     };

@@ -219,6 +219,7 @@ async fn over_http2<T>(
 async fn driven<T>(conn: impl Future, asking: impl Future<Output = T>) -> T {
     let (mut conn, mut asking) = (pin!(conn), pin!(asking));
     tokio::select! {
+        biased;
         answer = &mut asking => answer, // the connection is dropped, and closed with that
         _ = &mut conn => asking.await, // the response has what the connection had read
     }

@@ -157,6 +157,25 @@ fn promises() -> Vec<(String, String)> {
     table.lines().filter_map(row).collect()
 }
 
+/// tokio draws the order in which the branches of other `select!`s are polled, and no seed decides that.
+#[test]
+fn a_run_of_the_simulation_is_decided_by_its_seed() {
+    let mut random = Vec::new();
+    for folder in ["proxy/base", "proxy/tls", "proxy/http", "proxy/upstream", "proxy/sidecar"] {
+        let mut files = Vec::new();
+        sources(&root().join(folder).join("src"), &mut files);
+        for file in files {
+            let code = code(&file);
+            let selects = code.split("select! {").skip(1);
+            let unbiased = selects.filter(|branches| !branches.trim_start().starts_with("biased;")).count();
+            if unbiased > 0 {
+                random.push(format!("{unbiased} in {}", file.display()));
+            }
+        }
+    }
+    assert!(random.is_empty(), "`select!` without `biased;`: {random:?}");
+}
+
 #[test]
 fn every_promise_of_the_documents_has_its_tests() {
     let mut files = Vec::new();

@@ -66,6 +66,7 @@ impl Questions {
         self.0.lock().push(Running { inquiry, since: Instant::now(), answer: tell.clone() });
         tokio::spawn(async move {
             tokio::select! { // a check for which no client waits may end
+                biased;
                 answer = asking => drop(tell.send_replace(Some(answer))),
                 () = tell.closed() => {}
             }

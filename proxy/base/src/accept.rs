@@ -43,6 +43,7 @@ pub async fn accept(
     let mut ended = std::pin::pin!(ended);
     loop {
         let accepted = tokio::select! { // dropping `next` loses nothing: the connection stays in the kernel's queue
+            biased;
             () = &mut ended => return listener,
             accepted = next(&mut listener, acceptor) => accepted,
         };
@@ -51,6 +52,7 @@ pub async fn accept(
             Err(error) if is_of_one_connection(&error) => {} // the next connection may be intact
             Err(error) => {
                 tokio::select! { // dropping `relieve` loses nothing: resources that it freed stay free
+                    biased;
                     () = &mut ended => return listener,
                     () = relieve(&error, acceptor) => {}
                 }

@@ -272,6 +272,7 @@ where
 {
     let mut dial = pin!((early.dial)());
     let dialled = tokio::select! { // the dial is dropped where the client speaks HTTP: it was for a server that speaks first
+        biased;
         found = client.listen(work, Patience::Whole) => match found? {
             Some(found) if found.is_http() => return Ok(client.decided(found, None)),
             found => {
@@ -294,6 +295,7 @@ where
     };
     let since = Instant::now();
     let first = tokio::select! { // what either reader has read is kept with its stream
+        biased;
         found = client.listen(work, Patience::Whole) => return client.settled(found?, Some(Ok(server))),
         first = first_bytes(server.io()) => first,
     };

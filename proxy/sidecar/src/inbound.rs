@@ -155,6 +155,7 @@ impl Inbound {
         let arrived = self.arrived(&stream, from, place);
         let io = Io::plain(stream);
         let decided = tokio::select! { // when a stranger has to leave, the bytes that it has sent are lost
+            biased;
             // Boxed, so that its memory is freed before the connection is served.
             decided = Box::pin(self.decide(io, arrived)) => decided,
             () = must_leave => {

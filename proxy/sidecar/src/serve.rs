@@ -116,6 +116,7 @@ async fn ended(worker: Arc<Worker>, direction: Direction, closed: oneshot::Recei
         }
     };
     tokio::select! { // a dropped branch loses nothing: both futures only wait for an event
+        biased;
         () = closing => {}
         _ = closed => {}
     }

@@ -65,6 +65,7 @@ async fn wait(
                 Some(slot) => dial(slot),
                 // At a limit of connections: waits for a connection that is given back or for a free place, whichever comes first.
                 None => tokio::select! { // the dropped branch loses only its place in one queue
+                    biased;
                     served = turn.served() => match served? {
                         Some(lease) => return Ok(lease),
                         None => continue,

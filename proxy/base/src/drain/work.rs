@@ -99,6 +99,7 @@ impl Work {
         match self.direction {
             Direction::Outbound => second.await,
             Direction::Inbound => tokio::select! { // dropping either branch loses nothing
+                biased;
                 () = second => {}
                 () = self.roll.drain.reached(Phase::Closing) => {}
             },

@@ -332,6 +332,7 @@ impl<B: OutgoingBody> Asking<B> {
 async fn send_rest<B: OutgoingBody>(outgoing: Box<Outgoing<B>>, answered: oneshot::Receiver<()>) {
     let mut sending = pin!(outgoing.within(STALL_TIMEOUT));
     tokio::select! { // nothing is lost: the rest is polled again below
+        biased;
         _ended = &mut sending => return,
         _dropped = answered => {}
     }

@@ -127,10 +127,12 @@ pub async fn serve<S: AnsweringService>(
         was_dismissed: false,
     };
     tokio::select! { // only the wait for the drain can be dropped here
+        biased;
         () = poll_fn(|cx| driver.poll(cx)) => return,
         () = connection.place.work.goaway_due() => driver.send_goaway(),
     }
     tokio::select! { // only the wait for silence can be dropped here
+        biased;
         () = poll_fn(|cx| driver.poll(cx)) => return,
         () = deserted(&connection) => driver.end(),
     }
