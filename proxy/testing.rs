@@ -56,6 +56,7 @@ mod routes;
 mod rules;
 mod scale;
 mod serving_http1;
+mod simulation;
 mod strangers;
 mod timeouts;
 mod tunnels;

@@ -36,6 +36,11 @@ impl<T: AsyncRead + Unpin> Reader<T> {
     /// The next message. `None`: the other end closed before a message began.
     pub async fn message(&mut self) -> Option<Message> {
         let head = self.head().await?;
+        Some(self.message_of(head).await)
+    }
+
+    /// The message with this head, whose body comes next.
+    pub async fn message_of(&mut self, head: String) -> Message {
         let mut message = Message { head, body: Vec::new(), is_whole: true };
         let (body, is_whole) = match message.header("content-length").map(str::to_owned) {
             _ if message.is_answer() && matches!(message.status(), 204 | 304) => (Vec::new(), true),
@@ -45,7 +50,7 @@ impl<T: AsyncRead + Unpin> Reader<T> {
             None => (Vec::new(), true),
         };
         (message.body, message.is_whole) = (body, is_whole);
-        Some(message)
+        message
     }
 
     /// Start line and headers, without the bytes after them.

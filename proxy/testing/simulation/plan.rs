@@ -1,0 +1,285 @@
+//! What a seed decides: the mesh, its policies, the traffic, and what happens to the network meanwhile.
+//!
+//! Pure: a plan is made of random numbers alone, and the same seed makes the same plan.
+
+use fastrand::Rng;
+
+/// Traffic and events are over after this many milliseconds, but for what still waits.
+const BUSY: u64 = 4_000;
+
+#[derive(Debug)]
+pub(super) struct Plan {
+    /// Behind the caller's sidecar there is a sidecar for each replica.
+    pub(super) has_pairs: bool,
+    pub(super) replicas: usize,
+    /// Endpoints are learnt, as from DNS, and not written in the file.
+    pub(super) learns: bool,
+    /// The first is there from the start, each further one comes with a reload.
+    pub(super) policies: Vec<Policy>,
+    pub(super) callers: Vec<Caller>,
+    /// With the millisecond, in order of time.
+    pub(super) events: Vec<(u64, Event)>,
+}
+
+/// The keys of the service, without its endpoints.
+#[derive(Debug, Clone)]
+pub(super) struct Policy {
+    pub(super) yaml: String,
+    pub(super) health_check: &'static str,
+    pub(super) attempts: usize,
+    pub(super) repeats_keyed: bool,
+}
+
+/// The highest `timeout` of a policy, in milliseconds.
+pub(super) const TIMEOUT: u64 = 3_000;
+
+/// A client with one connection at a time.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    pub(super) is_http2: bool,
+    /// What happens to its connection, at which byte.
+    pub(super) cut: Option<Cut>,
+    pub(super) asks: Vec<Ask>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Get,
+    Put,
+    Post,
+    /// A POST with an `Idempotency-Key`.
+    Keyed,
+    /// A unary call, with its status in trailers.
+    Grpc,
+}
+
+/// One request, and the answer that it asks for.
+#[derive(Debug, Clone)]
+pub(super) struct Ask {
+    pub(super) token: usize,
+    pub(super) kind: Kind,
+    pub(super) size: usize,
+    pub(super) is_chunked: bool,
+    /// Milliseconds between two pieces of the body.
+    pub(super) pace: u64,
+    pub(super) answer_size: usize,
+    pub(super) is_answer_chunked: bool,
+    /// Milliseconds after the request before.
+    pub(super) after: u64,
+    /// Milliseconds after which the client goes away.
+    pub(super) patience: Option<u64>,
+}
+
+/// A direction of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From the client to the server.
+    There,
+    Back,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum How {
+    Reset,
+    /// The sender ends this direction, and sends nothing more in it.
+    HalfClose,
+}
+
+/// What happens to a connection after `after` more bytes in one direction.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Cut {
+    pub(super) way: Way,
+    pub(super) after: u64,
+    pub(super) how: How,
+}
+
+/// Where an event happens: a replica, and the connections to it (0) or to the sidecar before it (1).
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) replica: usize,
+    pub(super) level: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Event {
+    /// Nobody listens any more, and what was open is reset.
+    Die(Place),
+    /// Connections are not answered any more, and no byte moves.
+    Vanish(Place),
+    /// Everything that was wrong is right again.
+    Return(Place),
+    /// Bytes in one direction are held back until `Return`.
+    Hold(Place, Way),
+    /// Bytes take this many milliseconds longer.
+    Delay(Place, u64),
+    Cut(Place, Cut),
+    /// The next answers of the replica.
+    Behave(usize, Manner, usize),
+    /// The file has another policy.
+    Reload(usize),
+    /// The endpoints are those whose bit is set.
+    Members(u32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    Fail(u16),
+    /// Answers before it has read the body.
+    FailEarly(u16),
+    /// The connection ends without an answer.
+    HangUp,
+    /// Before the answer and before each piece of its body, in milliseconds.
+    Slow(u64),
+    /// HTTP/2: the stream is refused before it is processed. HTTP/1: like `HangUp`, before the request is read.
+    Refuse,
+    /// HTTP/2: no stream after this one. HTTP/1: `connection: close`.
+    Last,
+    /// The answer breaks off after so many bytes of its body.
+    Break(usize),
+}
+
+impl Plan {
+    pub(super) fn of(seed: u64) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let has_pairs = rng.u8(..4) == 0;
+        let replicas = if has_pairs { rng.usize(1..=2) } else { rng.usize(1..=4) };
+        let policies: Vec<_> = (0..rng.usize(1..=3)).map(|_| policy(&mut rng)).collect();
+        let mut token = 0;
+        let callers = (0..rng.usize(1..=4)).map(|_| caller(&mut rng, &mut token)).collect();
+        let mut events: Vec<_> = (0..rng.usize(0..=12))
+            .map(|_| (rng.u64(..BUSY), event(&mut rng, replicas, has_pairs, policies.len())))
+            .collect();
+        events.sort_by_key(|(at, _)| *at);
+        Self { has_pairs, replicas, learns: rng.u8(..3) == 0, policies, callers, events }
+    }
+
+    pub(super) fn asks(&self) -> impl Iterator<Item = &Ask> {
+        self.callers.iter().flat_map(|caller| &caller.asks)
+    }
+}
+
+fn policy(rng: &mut Rng) -> Policy {
+    let balancer = pick(rng, &["peak_ewma", "least_request", "round_robin", "random"]);
+    let protocol = pick(rng, &["auto", "auto", "http1", "http2"]);
+    let attempts = rng.usize(0..=3);
+    let repeats_keyed = rng.bool();
+    let methods = if repeats_keyed { "idempotent_or_keyed" } else { "idempotent" };
+    let conditions =
+        pick(rng, &["", ", conditions: [connect_failure, refused_stream, reset, 5xx, per_try_timeout]"]);
+    let per_try = pick(rng, &["off", "300ms", "1s"]);
+    let kept = pick(rng, &["64KiB", "1KiB", "0B"]);
+    let retry = match attempts {
+        0 => "off".to_owned(),
+        _ => format!(
+            "{{ attempts: {attempts}, methods: {methods}, per_try_timeout: {per_try}, max_body: {kept}{conditions} }}"
+        ),
+    };
+    let most = pick(rng, &["1024", "4", "1"]);
+    let connections = pick(rng, &["off", "2", "1"]);
+    let requests = pick(rng, &["1024", "1024", "6"]);
+    let pending = pick(rng, &["1024", "1024", "2"]);
+    let outliers = pick(
+        rng,
+        &[
+            "off",
+            "{ base_ejection: 1s }",
+            "{ consecutive_errors: 2, base_ejection: 500ms, max_ejected: 100% }",
+        ],
+    );
+    let health_check = pick(
+        rng,
+        &[
+            "off",
+            "off",
+            "off",
+            "{ tcp: true, interval: 2s, timeout: 500ms }",
+            "{ http: /healthz, interval: 2s, timeout: 500ms }",
+        ],
+    );
+    let timeout = pick(rng, &["1s", "2s", "3s"]);
+    let uses = pick(rng, &["off", "off", "3"]);
+    let yaml = format!(
+        "load_balancer: {balancer}, protocol: {protocol}, retry: {retry}, timeout: {timeout}, connect_timeout: 500ms, \
+         stream_idle_timeout: 3s, connection: {{ idle_timeout: 3s, max_requests: {uses} }}, \
+         circuit_breaker: {{ max_connections: {most}, max_connections_per_endpoint: {connections}, \
+         max_requests: {requests}, max_pending_requests: {pending} }}, outlier_detection: {outliers}"
+    );
+    Policy { yaml, health_check, attempts, repeats_keyed }
+}
+
+fn caller(rng: &mut Rng, token: &mut usize) -> Caller {
+    let is_http2 = rng.bool();
+    let cut = (rng.u8(..5) == 0).then(|| cut(rng));
+    let asks = (0..rng.usize(1..=8)).map(|_| ask(rng, token, is_http2)).collect();
+    Caller { is_http2, cut, asks }
+}
+
+fn ask(rng: &mut Rng, token: &mut usize, is_http2: bool) -> Ask {
+    use Kind::{Get, Grpc, Keyed, Post, Put};
+    let kinds = if is_http2 { [Get, Get, Put, Post, Keyed, Grpc] } else { [Get, Get, Get, Put, Post, Keyed] };
+    let kind = *rng.choice(&kinds).expect("there are some");
+    *token += 1;
+    Ask {
+        token: *token - 1,
+        kind,
+        size: if kind == Get { 0 } else { size(rng) },
+        is_chunked: rng.bool(),
+        pace: if rng.u8(..4) == 0 { rng.u64(1..60) } else { 0 },
+        answer_size: size(rng),
+        is_answer_chunked: rng.bool(),
+        after: if rng.bool() { 0 } else { rng.u64(..BUSY / 6) },
+        patience: (rng.u8(..12) == 0).then(|| rng.u64(1..1500)),
+    }
+}
+
+/// Mostly small.
+fn size(rng: &mut Rng) -> usize {
+    match rng.u8(..20) {
+        0..6 => 0,
+        6..16 => rng.usize(1..2_000),
+        16..19 => rng.usize(2_000..40_000),
+        _ => rng.usize(40_000..150_000),
+    }
+}
+
+fn cut(rng: &mut Rng) -> Cut {
+    let way = if rng.bool() { Way::There } else { Way::Back };
+    let after = if rng.u8(..3) == 0 { rng.u64(..20_000) } else { rng.u64(..700) };
+    Cut { way, after, how: if rng.u8(..4) == 0 { How::HalfClose } else { How::Reset } }
+}
+
+fn event(rng: &mut Rng, replicas: usize, has_pairs: bool, policies: usize) -> Event {
+    let level = usize::from(has_pairs && rng.bool());
+    let place = Place { replica: rng.usize(..replicas), level };
+    match rng.u8(..20) {
+        0..2 => Event::Die(place),
+        2 => Event::Vanish(place),
+        3..6 => Event::Return(place),
+        6..8 => Event::Hold(place, if rng.bool() { Way::There } else { Way::Back }),
+        8 => Event::Delay(place, rng.u64(1..400)),
+        9..13 => Event::Cut(place, cut(rng)),
+        13..17 => Event::Behave(place.replica, manner(rng), rng.usize(1..4)),
+        17..19 => Event::Reload(rng.usize(..policies)),
+        _ => Event::Members(rng.u32(1..1 << replicas)),
+    }
+}
+
+fn manner(rng: &mut Rng) -> Manner {
+    match rng.u8(..7) {
+        0 => Manner::Fail(pick_status(rng)),
+        1 => Manner::FailEarly(pick_status(rng)),
+        2 => Manner::HangUp,
+        3 => Manner::Slow(rng.u64(1..1_200)),
+        4 => Manner::Refuse,
+        5 => Manner::Last,
+        _ => Manner::Break(size(rng)),
+    }
+}
+
+fn pick_status(rng: &mut Rng) -> u16 {
+    *rng.choice(&[500, 502, 503, 504]).expect("there are some")
+}
+
+fn pick(rng: &mut Rng, all: &[&'static str]) -> &'static str {
+    rng.choice(all).expect("there are some")
+}
