@@ -66,6 +66,18 @@ async fn each_cause_ejects_by_its_own_threshold_and_is_counted_by_its_name() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_endpoint_that_resets_many_of_its_kept_connections_is_ejected_by_its_error_rate() {
+    let mesh = Mesh::default();
+    let a = mesh.http1(A, |nth, _| if nth % 2 == 1 { HANG_UP } else { OK });
+    let _b = mesh.answering(B, OK);
+    let rate = "outlier_detection: { error_rate: { above: 40%, min_requests: 4 } }";
+    let sidecar = mesh.caller(&format!("{TWO}, {rate}"));
+    send(&sidecar, 40).await;
+    assert_eq!(a.hits(), 4, "each second one was on a kept connection");
+    assert_eq!(sidecar.sum("pillion_endpoint_ejections_total cause=error_rate"), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_only_ejected_endpoints_are_left_the_answer_says_where_to_look() {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));

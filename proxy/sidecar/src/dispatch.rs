@@ -435,7 +435,12 @@ impl<'a> Trial<'a> {
         let endpoint = self.endpoint.address;
         tracing::debug!(request = self.exchange.id(), %endpoint, reason = error.reason.code(), %error, "try failed");
         self.exchange.end_attempt(self.attempt, AttemptOutcome::Failed(error.reason), Instant::now());
-        self.judge(Cause::of(error));
+        match Cause::of(error) {
+            None if error.sent == Sent::OnStaleConnection => {
+                self.endpoint.lost_connection(self.cluster, Instant::now().into_std());
+            }
+            cause => self.judge(cause),
+        }
     }
 
     fn judge(&self, cause: Option<Cause>) {

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::balance::Candidate;
 use super::ewma::Ewma;
 use super::health::Health;
-use super::outlier::{Cause, Outlier};
+use super::outlier::{Cause, Ejected, Outlier};
 use super::{Cluster, ClusterProtocol};
 use crate::pool::{Pool, Want};
 use crate::slots::Slots;
@@ -192,16 +192,28 @@ impl Endpoint {
     pub fn failed(&self, took: Duration, cause: Cause, cluster: &Cluster, now: Instant) {
         self.latency.observe(took.max(FAILURE_COSTS), now);
         if let Some(ejected) = self.outlier.on_error(now, cause) {
-            cluster.metrics().ejections(ejected.cause).inc();
-            tracing::info!(
-                service = &*cluster.name,
-                endpoint = %self.address,
-                cause = ejected.cause.as_str(),
-                last = cause.label(),
-                rest_ms = ejected.rest.as_millis() as u64,
-                "endpoint ejected"
-            );
+            self.tell(ejected, cause.label(), cluster);
         }
+    }
+
+    /// A kept connection ended under its request: see [`Outlier::on_lost_connection`].
+    pub fn lost_connection(&self, cluster: &Cluster, now: Instant) {
+        if let Some(ejected) = self.outlier.on_lost_connection(now) {
+            self.tell(ejected, Cause::Reset.label(), cluster);
+        }
+    }
+
+    /// Counts and logs an ejection. `last`: the error that caused it.
+    fn tell(&self, ejected: Ejected, last: &str, cluster: &Cluster) {
+        cluster.metrics().ejections(ejected.cause).inc();
+        tracing::info!(
+            service = &*cluster.name,
+            endpoint = %self.address,
+            cause = ejected.cause.as_str(),
+            last,
+            rest_ms = ejected.rest.as_millis() as u64,
+            "endpoint ejected"
+        );
     }
 }
 

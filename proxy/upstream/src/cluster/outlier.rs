@@ -293,6 +293,18 @@ impl Outlier {
         }
     }
 
+    /// Notes a kept connection that ended under its request. Once it says nothing, because the endpoint may have closed
+    /// the connection before the request came; so it is no error in a row. An endpoint to which it happens often is
+    /// faulty, so it counts in `error_rate`. `Some` when it ejected the endpoint.
+    pub fn on_lost_connection(&self, now: Instant) -> Option<Ejected> {
+        if !self.is_closed() {
+            self.on_neither(now);
+            return None;
+        }
+        let policy = self.cluster.policy.load();
+        self.exceeds_rate(&policy, now).then(|| self.eject(EjectionCause::ErrorRate, now)).flatten()
+    }
+
     /// Notes an error. `Some` when it ejected the endpoint.
     pub fn on_error(&self, now: Instant, cause: Cause) -> Option<Ejected> {
         let policy = self.cluster.policy.load();
@@ -309,12 +321,17 @@ impl Outlier {
     /// Counts an error. `Some`: what the policy does not allow any more, beginning with the narrowest cause.
     fn exceeded(&self, policy: &OutlierDetection, cause: Cause, now: Instant) -> Option<EjectionCause> {
         let run = self.runs.count(cause);
-        let is_beyond_rate = policy.error_rate.is_some_and(|rate| {
+        let is_beyond_rate = self.exceeds_rate(policy, now);
+        run.exceeded(policy).or_else(|| is_beyond_rate.then_some(EjectionCause::ErrorRate))
+    }
+
+    /// Counts an error in the interval, where `error_rate` is set. Whether there are more than it allows.
+    fn exceeds_rate(&self, policy: &OutlierDetection, now: Instant) -> bool {
+        policy.error_rate.is_some_and(|rate| {
             let mut history = self.history.lock();
             history.window.count(true, self.after(Duration::ZERO, now), nanos(policy.interval));
             history.window.exceeds(&rate)
-        });
-        run.exceeded(policy).or_else(|| is_beyond_rate.then_some(EjectionCause::ErrorRate))
+        })
     }
 
     fn eject(&self, cause: EjectionCause, now: Instant) -> Option<Ejected> {
@@ -538,6 +555,24 @@ mod tests {
         assert!(cluster.admits(0, 110));
         let again = cluster.endpoints[0].on_error(cluster.at(110), Cause::Connect);
         assert_eq!(again, Some(Ejected { rest: secs(90), cause: EjectionCause::ErrorRate }));
+    }
+
+    #[test]
+    fn a_kept_connection_that_ends_under_a_request_counts_in_the_error_rate_alone() {
+        let loses = |cluster: &Cluster, times: usize, second: u64| {
+            let lost = |_| cluster.endpoints[0].on_lost_connection(cluster.at(second));
+            (0..times).filter_map(lost).next().map(|ejected| ejected.cause)
+        };
+        let cluster = Cluster::of(2, &policy(1, 0.5));
+        assert_eq!(loses(&cluster, 50, 0), None, "no error in a row");
+        let rate = Some(ErrorRate { above: 0.5, min_requests: 4 });
+        let cluster = Cluster::of(2, &OutlierDetection { error_rate: rate, ..policy(1, 0.5) });
+        cluster.succeeds(0, 0);
+        assert_eq!(loses(&cluster, 2, 0), None, "three requests");
+        assert_eq!(loses(&cluster, 1, 0), Some(EjectionCause::ErrorRate));
+        assert!(cluster.admits(0, 30));
+        assert_eq!(loses(&cluster, 1, 30), None, "a probe without a result");
+        assert!(cluster.admits(0, 30), "another request may probe");
     }
 
     #[test]
