@@ -11,9 +11,11 @@ use std::time::{Duration, Instant};
 /// The time in which the weight of a sample falls to 1/e: 10 s, as in Finagle and linkerd.
 const DECAY: Duration = Duration::from_secs(10);
 
-/// The cost, in nanoseconds, of one request in flight on an endpoint that has not answered yet: 1 ms. With nothing in
-/// flight such an endpoint costs nothing and is asked at once, but a silent one does not attract many requests.
-const UNMEASURED: f64 = 1e6;
+/// The cost, in nanoseconds, of one request in flight on an endpoint that has not answered yet: 1,000 s, which is above
+/// the latency of any endpoint that answers. With nothing in flight such an endpoint costs nothing and is asked at once;
+/// then others are preferred until it has answered. So an endpoint that never answers gets one request and not a share
+/// of them, as in Finagle and linkerd.
+const UNMEASURED: f64 = 1e12;
 
 /// Nanoseconds in a tick, as a power of two: about one millisecond. Samples within one tick of the last change count
 /// only if they are peaks. Over ten seconds of decay the others make no difference, and skipping them saves writes to a
@@ -197,10 +199,10 @@ mod tests {
     }
 
     #[test]
-    fn an_unmeasured_endpoint_is_asked_first_but_does_not_attract_many_requests() {
-        let measured = load(Some(5e6), 0, ONE);
-        assert!(load(None, 0, ONE) < measured, "asked before one that takes 5 ms");
-        assert!(load(None, 6, ONE) > measured, "six unanswered requests are enough");
+    fn an_unmeasured_endpoint_is_asked_first_and_then_only_once_it_has_answered() {
+        assert!(load(None, 0, ONE) < load(Some(1.0), 0, ONE), "asked before any other");
+        assert!(load(None, 1, ONE) > load(Some(15e9), 10, ONE), "one unanswered request is enough");
+        assert!(load(None, 1, ONE) < load(None, 2, ONE), "among unmeasured ones the queue decides");
     }
 
     #[test]
