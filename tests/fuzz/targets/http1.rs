@@ -8,10 +8,10 @@ mod drive;
 
 use drive::{Asking, Message, Served};
 use libfuzzer_sys::fuzz_target;
-use pillion_http1::{Ended, Fault};
+use pillion_http1::{EndOfInput, Fault};
 
 /// The result: the complete messages, the one that has begun, and how it ended.
-type Seen = (Vec<Message>, Option<Message>, Option<Fault>, Option<Ended>);
+type Seen = (Vec<Message>, Option<Message>, Option<Fault>, Option<EndOfInput>);
 
 fn served<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Seen {
     let mut served = Served::default();
@@ -31,7 +31,7 @@ fn asked<'a>(method: &str, pieces: impl Iterator<Item = &'a [u8]>) -> Seen {
 /// message, and the messages before it must be the same.
 fn assert_alike(mut one: Seen, mut other: Seen) {
     let is_kept_out =
-        |seen: &Seen| seen.2.is_some() || matches!(seen.3, Some(Ended::InHead | Ended::InContent));
+        |seen: &Seen| seen.2.is_some() || matches!(seen.3, Some(EndOfInput::InHead | EndOfInput::InContent));
     if (one.2.is_some() || other.2.is_some()) && is_kept_out(&one) && is_kept_out(&other) {
         one = (one.0, None, None, None);
         other = (other.0, None, None, None);
