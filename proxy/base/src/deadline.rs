@@ -46,6 +46,11 @@ impl Timers {
 }
 
 impl Deadline {
+    /// Whether the timer has fired, and was not polled since.
+    pub fn has_fired(&self) -> bool {
+        self.sleep.as_ref().is_some_and(|sleep| sleep.is_elapsed())
+    }
+
     /// Whether the timer fires after `now` and no later than `at`.
     pub fn is_set_between(&self, now: Instant, at: Instant) -> bool {
         self.sleep

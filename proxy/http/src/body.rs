@@ -302,9 +302,7 @@ impl From<h1_client::Answer> for Body {
         match answer {
             h1_client::Answer::Empty => Self::empty(),
             h1_client::Answer::Full(data) => Self::full(data),
-            h1_client::Answer::Incoming(incoming) => {
-                Self { kind: BodyKind::Answer(Box::new(incoming)), tail: None }
-            }
+            h1_client::Answer::Incoming(incoming) => Self { kind: BodyKind::Answer(incoming), tail: None },
             h1_client::Answer::Tunnel(io) => Self::tunnel(Box::pin(ready(Some(*io)))),
         }
     }

@@ -121,7 +121,7 @@ pub(super) fn elements<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl It
 
 /// The length that a message announces, after its `content-length` has been checked.
 pub fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    pillion_http1::length_of([headers.get(header::CONTENT_LENGTH)?.as_bytes()]).map(|(length, _)| length)
 }
 
 #[cfg(test)]

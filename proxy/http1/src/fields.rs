@@ -11,6 +11,7 @@ use http::HeaderValue;
 use crate::error::Misuse;
 use crate::known::{Known, LONGEST, Names};
 use crate::token::is_token;
+use crate::value::{Value, judged};
 
 #[derive(Debug, Clone, Default)]
 pub struct Fields {
@@ -132,15 +133,15 @@ impl Fields {
     }
 
     /// The first value of a name, which shares the bytes of the head.
-    pub fn value_of(&self, name: Known) -> Option<HeaderValue> {
+    pub fn value_of(&self, name: Known) -> Option<Value> {
         if !self.has(name) {
             return None;
         }
         let field = self.present().find(|field| field.known == Some(name))?;
         let value = self.value(field);
         match field.place {
-            FieldPlace::Added => HeaderValue::from_bytes(value).ok(),
-            _ => HeaderValue::from_maybe_shared(self.text.slice_ref(value)).ok(),
+            FieldPlace::Added => Value::of_text(value).ok(),
+            _ => Some(Value::of_head(self.text.slice_ref(value))),
         }
     }
 
@@ -263,7 +264,12 @@ impl Fields {
     }
 
     /// Sets a value that was checked before.
-    pub fn set_value(&mut self, name: Known, value: &HeaderValue) -> Result<(), Misuse> {
+    pub fn set_value(&mut self, name: Known, value: &Value) -> Result<(), Misuse> {
+        self.set_sound(name, value.as_bytes())
+    }
+
+    /// Sets a value that was checked before.
+    pub fn set_map_value(&mut self, name: Known, value: &HeaderValue) -> Result<(), Misuse> {
         self.set_sound(name, value.as_bytes().trim_ascii())
     }
 
@@ -438,19 +444,4 @@ impl Fields {
 
 fn part(source: &[u8], at: u32, length: u32) -> &[u8] {
     source.get(at as usize..at as usize + length as usize).unwrap_or_default()
-}
-
-/// Checks a value, and returns it without the blanks around it.
-fn judged(value: &[u8]) -> Result<&[u8], Misuse> {
-    let value = value.trim_ascii();
-    if value.iter().fold(true, |all, byte| all & is_of_value(*byte)) {
-        Ok(value)
-    } else {
-        Err(Misuse::IllegalField)
-    }
-}
-
-/// Whether a byte may stand in a value (RFC 9110, 5.5).
-const fn is_of_value(byte: u8) -> bool {
-    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }

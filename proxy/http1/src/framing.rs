@@ -145,10 +145,21 @@ pub fn length_of<'a>(lines: impl IntoIterator<Item = &'a [u8]>) -> Option<(u64, 
 }
 
 fn digits(text: &[u8]) -> Option<u64> {
-    let digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
-    let add = |sum: u64, byte| sum.checked_mul(10)?.checked_add(digit(byte)?);
-    (!text.is_empty()).then_some(())?;
-    text.iter().try_fold(0, add)
+    /// The longest number that cannot overflow. Nearly all are shorter, and are read twice as fast without the check.
+    const SAFE: usize = 19;
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digit = |byte: &u8| u64::from(byte.wrapping_sub(b'0'));
+    match text.len() {
+        ..=SAFE => Some(text.iter().fold(0, |sum, byte| sum * 10 + digit(byte))),
+        _ => text.iter().try_fold(0_u64, |sum, byte| sum.checked_mul(10)?.checked_add(digit(byte))),
+    }
+}
+
+/// Whether the text is this number, without a leading zero.
+pub(crate) fn is_number(text: &[u8], number: u64) -> bool {
+    (text.len() == 1 || text.first() != Some(&b'0')) && digits(text) == Some(number)
 }
 
 /// A number as text, without an allocation.
@@ -185,6 +196,8 @@ mod tests {
         for number in [0, 1, 9, 10, 1024, 99_999, u64::MAX] {
             assert_eq!(Decimal::of(number).as_bytes(), number.to_string().as_bytes());
             assert_eq!(digits(Decimal::of(number).as_bytes()), Some(number));
+            assert!(is_number(Decimal::of(number).as_bytes(), number));
+            assert!(!is_number(format!("0{number}").as_bytes(), number));
         }
         for text in ["", "+1", "-1", " 1", "1 ", "0x1", "1_0", "18446744073709551616"] {
             assert_eq!(digits(text.as_bytes()), None, "{text:?}");

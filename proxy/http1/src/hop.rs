@@ -60,6 +60,12 @@ impl Named {
     /// Reads the lists of `Connection`. The names are sorted, so that a field needs few comparisons even with a long
     /// list.
     fn of(fields: &Fields) -> Self {
+        // Nearly all values are one of these, which saves 300 instructions.
+        if matches!(fields.get(Known::Connection), Some(b"keep-alive" | b"Keep-Alive" | b"close"))
+            && !fields.has_several(Known::Connection)
+        {
+            return Self::default();
+        }
         let mut names: Vec<Box<[u8]>> = fields
             .elements(Known::Connection)
             .filter(|name| !name.is_empty() && !is_kept_or_removed_anyway(name))
@@ -105,7 +111,8 @@ pub fn remove_hop_by_hop(fields: &mut Fields) -> Result<Named, Misuse> {
         return Ok(Named::default());
     }
     let named = if fields.has(Known::Connection) { Named::of(fields) } else { Named::default() };
-    let wants_trailers = fields.elements(Known::Te).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
+    let wants_trailers = fields.has(Known::Te)
+        && fields.elements(Known::Te).any(|coding| coding.eq_ignore_ascii_case(b"trailers"));
     named.remove_from(fields);
     fields.remove_all(FOR_ONE_CONNECTION);
     if wants_trailers {

@@ -65,6 +65,7 @@ mod framing;
 mod target;
 mod lines;
 mod fields;
+mod value;
 mod known;
 mod token;
 mod search;
@@ -83,6 +84,7 @@ pub use limits::Limits;
 pub use map::Spelling;
 pub use server::{FromClient, Server};
 pub use target::Form;
+pub use value::Value;
 pub use write::Lines;
 
 /// The state of the exchange at the end of a peer's bytes.

@@ -9,18 +9,27 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, request, response};
 use crate::error::Misuse;
 use crate::fields::Fields;
 use crate::head::{RequestHead, ResponseHead};
-use crate::known::Known;
+use crate::known::Names;
 use crate::token::is_token;
+use crate::value::for_hpack;
 
 /// More names than the default limit of a head. Further names are written as HTTP/2 spells them.
 const SPELLED: usize = 256;
 
 impl Fields {
-    /// Makes a map. Values share the bytes of the head; values that were set are copied, all in one piece.
     pub fn to_map(&self) -> Result<HeaderMap, Misuse> {
+        self.to_map_without(Names::default())
+    }
+
+    /// Makes a map without the fields of these names. Values share the bytes of the head; values that were set are
+    /// copied, all in one piece.
+    pub fn to_map_without(&self, names: Names) -> Result<HeaderMap, Misuse> {
         let added = Bytes::copy_from_slice(self.added());
         let mut map = HeaderMap::with_capacity(self.len());
         for (known, name, value) in self.pieces() {
+            if known.is_some_and(|known| names.has(known)) {
+                continue;
+            }
             let name = match known {
                 Some(known) => known.header_name(),
                 None => HeaderName::from_bytes(name).or(Err(Misuse::IllegalField))?,
@@ -28,9 +37,9 @@ impl Fields {
             let source = if value.is_added { &added } else { self.text() };
             let value = HeaderValue::from_maybe_shared(source.slice(value.range));
             let mut value = value.or(Err(Misuse::IllegalField))?;
-            // In HPACK's table, such a value would displace values that are used again, and later values would be
-            // compared with it.
-            value.set_sensitive(known.is_some_and(Known::differs_each_time));
+            if let Some(known) = known {
+                value = for_hpack(known, value);
+            }
             map.try_append(name, value).or(Err(Misuse::IllegalField))?;
         }
         Ok(map)
@@ -145,6 +154,7 @@ impl ResponseHead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::known::Known;
     use crate::limits::Limits;
 
     fn head(text: &str) -> RequestHead {

@@ -97,22 +97,19 @@ pub(crate) fn is_authority(text: &[u8]) -> bool {
     text.is_empty() || (is_host(host) && (port.is_empty() || is_port(port)))
 }
 
-/// Splits the text at the colon before a port. A colon inside an address in brackets does not count.
+/// Splits the text at the colon before a port of digits. A colon inside an address in brackets does not count.
 fn split_port(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let from = text.len().saturating_sub(PORT_DIGITS + 1);
-    let colon = text.get(from..)?.iter().rposition(|byte| matches!(byte, b':' | b']'))?;
-    match text.split_at_checked(from + colon)? {
-        (host, [b':', port @ ..]) => Some((host, port)),
-        _ => None,
-    }
+    let digits = text.iter().rev().take(PORT_DIGITS).take_while(|byte| byte.is_ascii_digit()).count();
+    let (rest, port) = text.split_at_checked(text.len() - digits)?;
+    rest.strip_suffix(b":").map(|host| (host, port))
 }
 
 const PORT_DIGITS: usize = 5;
 
 fn is_port(port: &[u8]) -> bool {
     let digits = (1..=PORT_DIGITS).contains(&port.len()) && port.iter().all(u8::is_ascii_digit);
-    digits
-        && port.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0')) <= u32::from(u16::MAX)
+    let number = || port.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0'));
+    digits && (port.len() < PORT_DIGITS || number() <= u32::from(u16::MAX))
 }
 
 /// Whether the text is a registered name or an address (RFC 3986, 3.2.2). Percent-encoding is refused, because

@@ -4,7 +4,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::error::Misuse;
 use crate::fields::Fields;
-use crate::framing::{Decimal, Length};
+use crate::framing::{Decimal, Length, is_number};
 use crate::known::{Known, Names};
 
 /// The fields that this connection adds to a head.
@@ -78,7 +78,7 @@ impl Lines<'_> {
     fn says(self, length: u64) -> bool {
         let Self::Fields(fields) = self else { return false };
         let said = fields.get(Known::ContentLength).filter(|_| !fields.has_several(Known::ContentLength));
-        said.is_some_and(|said| said == Decimal::of(length).as_bytes())
+        said.is_some_and(|said| is_number(said, length))
     }
 
     /// Writes every line except those of `skip`. Returns the names that were found.

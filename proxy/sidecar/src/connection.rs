@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use http::HeaderValue;
+use http::uri::Authority;
+use parking_lot::Mutex;
 use pillion_model::listener::DownstreamLimits;
 use tokio::time::Instant;
 
@@ -27,6 +29,9 @@ use pillion_tls::Peer;
 
 /// The holder to which exchanges of clients without an identity are counted. No SPIFFE ID has this form.
 const STRANGERS: &str = "without identity";
+
+/// 260 bytes: a DNS name has at most 253, and a port may follow. A longer host is not kept.
+const HOST_BYTES: usize = 260;
 
 /// What the requests of an accepted connection need to know of it.
 pub struct Connection {
@@ -58,6 +63,8 @@ pub struct Connection {
     pub is_dismissed: AtomicBool,
     /// The holder to which its exchanges are counted; set by the first exchange.
     pub holder: OnceLock<Arc<Holder>>,
+    /// See [`Self::authority`].
+    pub last_authority: Mutex<Option<Box<Authority>>>,
 }
 
 /// The rules by which an inbound connection was last admitted. Zero: none yet.
@@ -159,7 +166,22 @@ impl Connection {
             judged: Judged::default(),
             is_dismissed: AtomicBool::new(false),
             holder: OnceLock::new(),
+            last_authority: Mutex::default(),
         }
+    }
+
+    /// The host of a request as an authority, if it is one. The requests of a connection nearly always name the same
+    /// host, so the last one is kept: the parser takes 300 instructions.
+    pub fn authority(&self, host: &[u8]) -> Option<Authority> {
+        let mut last = self.last_authority.lock();
+        if let Some(last) = last.as_deref().filter(|last| last.as_str().as_bytes() == host) {
+            return Some(last.clone());
+        }
+        let authority = Authority::try_from(host).ok()?;
+        if host.len() <= HOST_BYTES {
+            *last = Some(Box::new(authority.clone()));
+        }
+        Some(authority)
     }
 
     /// Whether the client is a workload of the mesh with a verified identity.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Method, Uri, Version};
+use http::{Method, Uri, Version};
 use pillion_model::cluster::ClusterKind;
 use tokio::time::Instant;
 use tower::service_fn;
@@ -27,7 +27,7 @@ use pillion_http::headers::{grpc_timeout_value, join_cookies, reason_of_sidecar}
 use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_http::transfer::Carrier;
-use pillion_http1::Known;
+use pillion_http1::{Known, Value};
 use pillion_model::Reason;
 use pillion_upstream::cluster::endpoint::{Endpoint, InFlight, Preference};
 use pillion_upstream::cluster::outlier::Cause;
@@ -62,11 +62,11 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, FailedCall> {
     };
     call.body.watch_request_once(&call.common.exchange, cluster.max_body);
     let lease = &mut carried.lease;
-    let before = prepare(&mut call, lease, cluster);
+    let (before, mut target) = prepare(&mut call, lease, cluster);
     trial.sent(lease, call.number);
     lease.hold(call.permit.take());
     let Call { head, body, common, .. } = &mut *call;
-    match lease.send(head, body, &common.exchange).await {
+    match lease.send((head, &mut target), body, &common.exchange).await {
         Ok(mut response) => {
             receive(&mut response, &call, &route, &mut carried, &mut trial, most_fields)?;
             carry(&mut response, carried, trial);
@@ -216,8 +216,9 @@ struct OriginalHead {
     uri: Option<Uri>,
 }
 
-/// Puts the request into the form of the connection's version. [`restore`] undoes it; the host is kept in `common`.
-fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> OriginalHead {
+/// Puts the request into the form of the connection's version. [`restore`] undoes it; the host is kept in `common`. The
+/// second value is the target over HTTP/2. It is not written into the head, because further tries share that.
+fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> (OriginalHead, Option<Uri>) {
     let mut before = OriginalHead { method: call.head.method.clone(), uri: None };
     let Call { head, body, common, seen, .. } = call;
     match (lease.is_sidecar(), head.headers.has(Known::XPillionVia)) {
@@ -229,13 +230,12 @@ fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> OriginalHead {
         let left = deadline.saturating_duration_since(Instant::now());
         Arc::make_mut(head).headers.set(Known::GrpcTimeout, &grpc_timeout_value(left));
     }
+    let mut target = None;
     if lease.is_http2() {
-        let head = Arc::make_mut(head);
-        head.headers.remove(Known::Host);
-        common.names_host = false;
         let scheme = if cluster.tls().is_some() { Scheme::HTTPS } else { Scheme::HTTP };
-        let uri = absolute(path(&head.uri), common.host.as_ref(), scheme);
-        before.uri = Some(std::mem::replace(&mut head.uri, uri));
+        let host = common.host.as_ref().map(Value::as_bytes).unwrap_or_default();
+        let authority = common.exchange.connection.authority(host);
+        target = Some(absolute(path(&head.uri), authority, scheme));
     } else {
         if head.uri.authority().is_some() && !keeps_form(head, common, cluster) {
             let origin_form = Uri::from(path(&head.uri));
@@ -245,19 +245,24 @@ fn prepare(call: &mut Call, lease: &Lease, cluster: &Cluster) -> OriginalHead {
             join_cookies(&mut Arc::make_mut(head).headers);
         }
         if let (Some(host), false) = (&common.host, common.names_host) {
-            Arc::make_mut(head).headers.set(Known::Host, host);
+            Arc::make_mut(head).headers.put(Known::Host, host);
         }
     }
     if let Some(kind) = &common.tunnel {
         common.names_host = false; // a CONNECT names its host in the target
         before.uri.get_or_insert_with(|| head.uri.clone());
-        tunnel::ask(Arc::make_mut(head), kind, lease.is_http2());
+        let head = Arc::make_mut(head);
+        if let Some(target) = target.take() {
+            head.headers.remove(Known::Host);
+            head.uri = target;
+        }
+        tunnel::ask(head, kind, lease.is_http2());
     }
     if common.waits_to_send {
         let timers = &common.exchange.worker.ground.timers;
         *body = Body::gated(expect::ask_first(&mut Arc::make_mut(head).headers, body.take(), timers));
     }
-    before
+    (before, target)
 }
 
 /// Undoes [`prepare`] for a request of which nothing was sent: the next endpoint may speak another version, or may not
@@ -294,8 +299,7 @@ fn path(uri: &Uri) -> PathAndQuery {
 }
 
 /// Adds scheme and authority for HTTP/2's pseudo-headers. A host that is not a valid authority is left out.
-fn absolute(path: PathAndQuery, host: Option<&HeaderValue>, scheme: Scheme) -> Uri {
-    let authority = host.and_then(|host| Authority::try_from(host.as_bytes()).ok());
+fn absolute(path: PathAndQuery, authority: Option<Authority>, scheme: Scheme) -> Uri {
     let mut parts = http::uri::Parts::default();
     if authority.is_some() {
         parts.scheme = Some(scheme);

@@ -3,7 +3,9 @@
 //! # How a layer is written
 //! A layer is an `async fn` over the rest of the stack. Its decisions are pure functions in the same file. One line
 //! makes it a tower layer: [`tower::layer::layer_fn`] around [`tower::service_fn`]. The layer's future is that of the
-//! `async fn`, so only the call itself (passed by pointer) and the innermost service are boxed.
+//! `async fn`, so only the call itself (passed by pointer) and the innermost service are boxed. A layer that nearly
+//! always passes a call on unchanged returns the future of the next one instead (`Either`): each future in between takes
+//! 50 instructions a poll.
 //!
 //! Layers hold no state: the [`Call`](crate::http::Call) carries policy, worker and clocks. A stack holds at most one
 //! function pointer, so a clone for each request costs nothing.

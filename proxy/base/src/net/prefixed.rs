@@ -18,11 +18,20 @@ pub struct Prefixed<T> {
     readable: usize,
     /// Whether a read has already waited because `readable` was zero.
     has_paused: bool,
+    /// See [`Self::is_awaited`].
+    is_awaited: bool,
 }
 
 impl<T> Prefixed<T> {
     pub const fn new(inner: T) -> Self {
-        Self { prefix: Bytes::new(), inner, written: 0, readable: usize::MAX, has_paused: false }
+        Self {
+            prefix: Bytes::new(),
+            inner,
+            written: 0,
+            readable: usize::MAX,
+            has_paused: false,
+            is_awaited: false,
+        }
     }
 
     pub const fn get_ref(&self) -> &T {
@@ -66,6 +75,16 @@ impl<T> Prefixed<T> {
         if self.readable < usize::MAX {
             self.readable = self.readable.saturating_sub(bytes);
         }
+    }
+
+    /// Whether a question found no byte, so that the next read comes when the task was woken.
+    pub const fn is_awaited(&self) -> bool {
+        self.is_awaited
+    }
+
+    /// Sets [`Self::is_awaited`].
+    pub const fn wait_for(&mut self, is_awaited: bool) {
+        self.is_awaited = is_awaited;
     }
 
     /// Whether every read goes directly to the stream below.

@@ -104,9 +104,15 @@ impl Inbox {
 
 /// Reads once, after the bytes that are there. 0 bytes: the peer has ended.
 pub fn poll_fill(io: &mut Io, bytes: &mut BytesMut, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    if io.is_layered() {
-        ready!(io.poll_comes(cx)); // usually no byte has come, which is known without a call of TLS
+    if io.is_layered() && !io.is_awaited() {
+        // Usually no byte has come yet, which is known without a call of TLS. When the task is woken, bytes have come,
+        // and the second question would cost 150 instructions.
+        io.wait_for(io.poll_comes(cx).is_pending());
+        if io.is_awaited() {
+            return Poll::Pending;
+        }
     }
+    io.wait_for(false);
     poll_read(io, bytes, cx)
 }
 
@@ -119,6 +125,12 @@ fn poll_read(
         bytes.reserve(FURTHER);
     }
     pin!(io.read_buf(bytes)).poll(cx)
+}
+
+/// Takes the first `length` bytes out of the buffer without a copy. The piece keeps the whole buffer, so this is for
+/// pieces that are passed on at once: a copy of 1 KiB costs 170 instructions.
+pub fn take_shared(bytes: &mut BytesMut, length: usize) -> Bytes {
+    bytes.split_to(length.min(bytes.len())).freeze()
 }
 
 /// Takes the first `length` bytes out of the buffer. A large piece is not copied.
@@ -246,13 +258,22 @@ impl Outbox {
             if self.written < before_back || before_back == 0 {
                 return;
             }
-            (self.large, self.written) = (Bytes::new(), self.written - before_back);
-            let mut front = std::mem::replace(&mut self.front, std::mem::take(&mut self.back));
-            if front.capacity() <= KEPT {
-                front.clear();
-                WRITING.set(front);
+            if self.large.is_empty() && self.back.is_empty() {
+                // Nearly always: 60 instructions fewer than below.
+                self.written = 0;
+                return keep(std::mem::take(&mut self.front));
             }
+            (self.large, self.written) = (Bytes::new(), self.written - before_back);
+            keep(std::mem::replace(&mut self.front, std::mem::take(&mut self.back)));
         }
+    }
+}
+
+/// Keeps a buffer for the next writer of this thread.
+fn keep(mut front: Vec<u8>) {
+    if front.capacity() <= KEPT {
+        front.clear();
+        WRITING.set(front);
     }
 }
 

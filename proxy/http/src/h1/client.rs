@@ -77,7 +77,7 @@ pub enum Answer {
     Empty,
     /// The whole body came with the head, and its length was announced.
     Full(Bytes),
-    Incoming(Incoming),
+    Incoming(Box<Incoming>),
     /// The answer opened the tunnel that the request asked for: the connection carries opaque bytes from here on.
     Tunnel(Box<Io>),
 }
@@ -221,7 +221,7 @@ fn answered(Content { length, data, then }: Content, shared: &Arc<Mutex<Wire>>) 
     match (length, &then) {
         (length, _) if length.is_empty() => Answer::Empty,
         (Length::Known(_), Then::End) => Answer::Full(data),
-        (length, _) => Answer::Incoming(Incoming::new(shared.clone(), length, data, then)),
+        (length, _) => Answer::Incoming(Box::new(Incoming::new(shared.clone(), length, data, then))),
     }
 }
 

@@ -45,7 +45,8 @@ struct Slot {
 pub enum Then {
     /// More content, or its end: this is not known yet.
     More,
-    Trailers(HeaderMap),
+    /// Boxed, because they are rare, and the head and the content of each answer would be moved with room for them.
+    Trailers(Box<HeaderMap>),
     End,
     Broken(Broken),
 }
@@ -180,7 +181,7 @@ pub(super) fn next_frame(
     }
     Poll::Ready(match std::mem::replace(then, Then::End) {
         Then::More | Then::End => None,
-        Then::Trailers(trailers) => Some(Ok(Frame::trailers(trailers))),
+        Then::Trailers(trailers) => Some(Ok(Frame::trailers(*trailers))),
         Then::Broken(why) => Some(Err(why)),
     })
 }
@@ -245,7 +246,7 @@ mod tests {
     fn trailers_come_after_the_content_and_end_it() {
         let (feed, mut body) = channel(None, None);
         let trailers = HeaderMap::from_iter([(http::header::ETAG, HeaderValue::from_static("x"))]);
-        feed.put(Bytes::from_static(b"abc"), Then::Trailers(trailers.clone()), &here());
+        feed.put(Bytes::from_static(b"abc"), Then::Trailers(trailers.clone().into()), &here());
         assert_eq!(data(poll(&mut body)), "abc");
         let Poll::Ready(Some(Ok(frame))) = poll(&mut body) else { unreachable!("trailers") };
         assert_eq!(frame.into_trailers().unwrap(), trailers);

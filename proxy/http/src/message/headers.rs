@@ -1,7 +1,7 @@
 //! The fields of a head in the form of the connection on which they came, with one interface for both forms.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use pillion_http1::{Fields, Known, Lines, Misuse};
+use pillion_http1::{Fields, Known, Lines, Misuse, Names, Value};
 
 #[derive(Debug, Clone)]
 pub enum Headers {
@@ -35,10 +35,10 @@ impl Headers {
     }
 
     /// The first value, to be kept or to be set in another head. It shares the bytes of the head.
-    pub fn value(&self, name: Known) -> Option<HeaderValue> {
+    pub fn value(&self, name: Known) -> Option<Value> {
         match self {
             Self::Text(fields) => fields.value_of(name),
-            Self::Map(map) => map.get(name.header_name()).cloned(),
+            Self::Map(map) => map.get(name.header_name()).cloned().map(Value::from),
         }
     }
 
@@ -100,8 +100,22 @@ impl Headers {
     pub fn set(&mut self, name: Known, value: &HeaderValue) {
         match self {
             // This fails only for a head of 4 GiB, and heads have a limit.
-            Self::Text(fields) => drop(fields.set_value(name, value)),
+            Self::Text(fields) => drop(fields.set_map_value(name, value)),
             Self::Map(map) => drop(map.insert(name.header_name(), value.clone())),
+        }
+    }
+
+    /// Sets the field to this single value, which came in a head or was checked before.
+    #[inline]
+    pub fn put(&mut self, name: Known, value: &Value) {
+        match self {
+            // This fails only for a head of 4 GiB, and heads have a limit.
+            Self::Text(fields) => drop(fields.set_value(name, value)),
+            Self::Map(map) => {
+                if let Some(value) = value.to_map_value(name) {
+                    map.insert(name.header_name(), value);
+                }
+            }
         }
     }
 
@@ -114,14 +128,14 @@ impl Headers {
     }
 
     /// Removes a field and returns its first value.
-    pub fn take(&mut self, name: Known) -> Option<HeaderValue> {
+    pub fn take(&mut self, name: Known) -> Option<Value> {
         match self {
             Self::Text(_) => {
                 let value = self.value(name)?;
                 self.remove(name);
                 Some(value)
             }
-            Self::Map(map) => map.remove(name.header_name()),
+            Self::Map(map) => map.remove(name.header_name()).map(Value::from),
         }
     }
 
@@ -160,6 +174,21 @@ impl Headers {
         match self {
             Self::Text(fields) => fields.to_map(),
             Self::Map(map) => Ok(map),
+        }
+    }
+
+    /// The fields in the form of HTTP/2, without `Host`.
+    ///
+    /// # Errors
+    /// A field that HTTP/2 cannot carry.
+    pub(super) fn to_map_without_host(&self) -> Result<HeaderMap, Misuse> {
+        match self {
+            Self::Text(fields) => fields.to_map_without(Names::of(&[Known::Host])),
+            Self::Map(map) => {
+                let mut map = map.clone();
+                map.remove(http::header::HOST);
+                Ok(map)
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! RFC 9112, 5: field lines.
 
-use pillion_http1::{Fault, Fields, FromClient, Known, Limits, RequestHead, Server};
+use pillion_http1::{Fault, Fields, FromClient, Known, Limits, RequestHead, Server, Value};
 
 use crate::drive::{answer, pairs, request, status_of};
 
@@ -125,16 +125,17 @@ fn a_field_that_is_set_keeps_its_place_and_its_spelling() {
 fn a_value_that_was_checked_before_is_set_and_read_like_any_other() {
     use http::HeaderValue;
 
+    let value_of = |fields: &Fields, name| Some(fields.value_of(name)?.as_str()?.to_owned());
     let mut fields = head("X-REQUEST-ID: 1\r\nx-request-id: 2\r\n").fields;
-    assert_eq!(fields.value_of(Known::Host).unwrap(), "a");
-    assert_eq!(fields.value_of(Known::Te), None);
-    fields.set_value(Known::XRequestId, &HeaderValue::from_static("3")).unwrap();
-    fields.set_value(Known::XForwardedProto, &HeaderValue::from_static("http")).unwrap();
-    assert_eq!(fields.value_of(Known::XRequestId).unwrap(), "3");
-    assert_eq!(fields.value_of(Known::XForwardedProto).unwrap(), "http");
+    assert_eq!(value_of(&fields, Known::Host).unwrap(), "a");
+    assert_eq!(value_of(&fields, Known::Te), None);
+    fields.set_value(Known::XRequestId, &Value::of_text(b"3").unwrap()).unwrap();
+    fields.set_map_value(Known::XForwardedProto, &HeaderValue::from_static("http")).unwrap();
+    assert_eq!(value_of(&fields, Known::XRequestId).unwrap(), "3");
+    assert_eq!(value_of(&fields, Known::XForwardedProto).unwrap(), "http");
     fields.remove(Known::XForwardedProto);
-    assert_eq!(fields.value_of(Known::XForwardedProto), None);
-    fields.set_value(Known::XForwardedProto, &HeaderValue::from_static("https")).unwrap();
+    assert_eq!(value_of(&fields, Known::XForwardedProto), None);
+    fields.set_map_value(Known::XForwardedProto, &HeaderValue::from_static("https")).unwrap();
     let all: Vec<_> = fields.iter().collect();
     let expected: [(&[u8], &[u8]); 3] =
         [(b"Host", b"a"), (b"X-REQUEST-ID", b"3"), (b"x-forwarded-proto", b"https")];

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use http::{HeaderValue, StatusCode};
-use pillion_http1::Known;
+use pillion_http1::{Known, Value};
 
 use super::{Body, Exchange};
 use crate::connection::Connection;
@@ -98,12 +98,12 @@ pub fn of_route(status: u16, text: &str, exchange: &Exchange, is_grpc: bool) -> 
             *response.body_mut() = Body::full(text.to_owned());
         }
     }
-    response.headers_mut().set(Known::XRequestId, &exchange.request_id);
+    response.headers_mut().put(Known::XRequestId, &exchange.request_id);
     response
 }
 
 /// The bytes of an HTTP/1.1 answer, for a request that does not pass through a stack. The connection closes after it.
-pub fn written(why: (Reason, &str), connection: &Connection, request_id: &HeaderValue) -> Vec<u8> {
+pub fn written(why: (Reason, &str), connection: &Connection, request_id: &Value) -> Vec<u8> {
     let (head, body) = render(why, connection, request_id, false).into_parts();
     let phrase = head.status.canonical_reason().unwrap_or_default();
     let mut answer = format!("HTTP/1.1 {} {phrase}\r\n", head.status.as_str()).into_bytes();
@@ -122,7 +122,7 @@ pub fn written(why: (Reason, &str), connection: &Connection, request_id: &Header
 fn render(
     (reason, detail): (Reason, &str),
     connection: &Connection,
-    request_id: &HeaderValue,
+    request_id: &Value,
     is_grpc: bool,
 ) -> Response<String> {
     let detail = (connection.direction == Direction::Outbound).then_some(detail);
@@ -132,7 +132,7 @@ fn render(
     };
     let headers = response.headers_mut();
     headers.set(Known::ProxyStatus, &proxy_status(reason, detail));
-    headers.set(Known::XRequestId, request_id);
+    headers.put(Known::XRequestId, request_id);
     if connection.is_from_mesh() {
         headers.set(Known::XPillionReason, &HeaderValue::from_static(reason.code()));
     }

@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio::time::Instant;
 use tower::Service;
 
@@ -16,7 +15,7 @@ use pillion_base::error::Error;
 use pillion_base::limits::Permit;
 use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
-use pillion_http1::Known;
+use pillion_http1::Value;
 
 /// One attempt of a request. It is boxed once and passed by pointer; otherwise each of eight layers would move half a
 /// kilobyte.
@@ -45,7 +44,7 @@ pub struct RequestContext {
     /// Set by `layers::route`; the layers below read their policy here.
     pub route: Option<Arc<Route>>,
     /// The host of the request, sent as `Host` over HTTP/1 and as `:authority` over HTTP/2.
-    pub host: Option<HeaderValue>,
+    pub host: Option<Value>,
     /// The head has `host` already, as its only `Host`.
     pub names_host: bool,
     pub is_grpc: bool,
@@ -56,7 +55,7 @@ pub struct RequestContext {
     /// The request is a retry of an earlier sidecar (`x-pillion-attempt` above 1), so it is not retried here.
     pub marked: bool,
     /// `x-pillion-via` as it came from a trusted sidecar.
-    pub via: Option<HeaderValue>,
+    pub via: Option<Value>,
     /// How many times the request has passed through this sidecar, including this time.
     pub passes: u32,
     /// When the answer's headers must have come, over all attempts; sent on as `grpc-timeout`.
@@ -105,12 +104,7 @@ impl Call {
             facts.method = Some((&self.head.method).into());
             facts.is_grpc = self.common.is_grpc;
             if exchange.worker.access_log.is_some() {
-                facts.request = Some(Box::new(RequestLine {
-                    method: self.head.method.clone(),
-                    uri: self.head.uri.clone(),
-                    host: self.head.headers.value(Known::Host),
-                    version: self.head.version,
-                }));
+                facts.request = Some(Box::new(RequestLine::of(&self.head)));
             }
         });
     }

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode};
+use http::StatusCode;
+use http::uri::{Authority, PathAndQuery};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -19,6 +20,8 @@ use crate::worker::Worker;
 use pillion_base::deadline::Timers;
 use pillion_base::error::Error;
 use pillion_base::exchanges::ExchangePlace;
+use pillion_http::message::RequestHead;
+use pillion_http1::{Known, Value};
 use pillion_model::Reason;
 use pillion_telemetry::access::protocol_name;
 use pillion_telemetry::{Flow, MethodLabel, RequestLabels, RequestRecord, Symbol};
@@ -30,12 +33,12 @@ pub struct Exchange {
     pub worker: Arc<Worker>,
     pub connection: Arc<Connection>,
     pub started: Instant,
-    pub request_id: HeaderValue,
+    pub request_id: Value,
     pub progress: Progress,
     /// Interim answers (1xx) for the client.
     pub interim: Interim,
     /// The error where the exchange got no place (see [`Self::has_place`]).
-    refused: Option<Error>,
+    refused: Option<Box<Error>>,
     facts: Mutex<RequestFacts>,
 }
 
@@ -62,18 +65,21 @@ pub struct RequestFacts {
 
 /// What the access log needs of the request; kept only with an access log.
 pub struct RequestLine {
-    pub method: http::Method,
-    pub uri: http::Uri,
-    pub host: Option<HeaderValue>,
-    pub version: http::Version,
+    method: http::Method,
+    path: Option<PathAndQuery>,
+    /// That of the target, which goes before `Host`.
+    authority: Option<Authority>,
+    host: Option<Value>,
+    version: http::Version,
 }
 
 impl Exchange {
     /// Begins an exchange, and takes a place among those of its client if there is one: see [`Self::has_place`].
+    #[inline(always)] // it is large, and would be moved twice more
     pub fn new(
         worker: Arc<Worker>,
         connection: Arc<Connection>,
-        request_id: HeaderValue,
+        request_id: Value,
         head_bytes: usize,
     ) -> Self {
         let place = connection.place_for_exchange(head_bytes, &worker.ground);
@@ -81,17 +87,19 @@ impl Exchange {
     }
 
     /// Begins an exchange with a place that was taken before.
+    #[inline(always)] // it is large, and would be moved twice more
     pub fn in_place(
         worker: Arc<Worker>,
         connection: Arc<Connection>,
-        request_id: HeaderValue,
+        request_id: Value,
         place: Result<Option<ExchangePlace>, Error>,
     ) -> Self {
         let started = Instant::now();
         connection.begin();
-        let mut facts = RequestFacts::default();
-        facts.common.attempts = Attempts::begun();
-        let refused = place.map(|place| facts.place = place).err();
+        let (place, refused) = match place {
+            Ok(place) => (place, None),
+            Err(error) => (None, Some(Box::new(error))),
+        };
         Self {
             worker,
             connection,
@@ -100,7 +108,11 @@ impl Exchange {
             progress: Progress::new(started),
             interim: Interim::default(),
             refused,
-            facts: Mutex::new(facts),
+            facts: Mutex::new(RequestFacts {
+                common: Facts { attempts: Attempts::begun(), ..Facts::default() },
+                place,
+                ..RequestFacts::default()
+            }),
         }
     }
 
@@ -109,7 +121,7 @@ impl Exchange {
     /// # Errors
     /// See [`Connection::place_for_exchange`].
     pub fn has_place(&self) -> Result<(), Error> {
-        self.refused.clone().map_or(Ok(()), Err)
+        self.refused.as_ref().map_or(Ok(()), |error| Err((**error).clone()))
     }
 
     pub fn note(&self, what: impl FnOnce(&mut RequestFacts)) {
@@ -159,7 +171,7 @@ impl Exchange {
 
     /// The request's ID, as text for the log.
     pub fn id(&self) -> &str {
-        self.request_id.to_str().unwrap_or_default()
+        self.request_id.as_str().unwrap_or_default()
     }
 
     /// Notes the route. From here on the exchange counts as active for its cluster.
@@ -229,7 +241,7 @@ impl Exchange {
         }
         let request = RequestRecord {
             method: line.method.as_str(),
-            path: line.uri.path_and_query().map_or("/", |path| path.as_str()).as_bytes(),
+            path: line.path.as_ref().map_or("/", |path| path.as_str()).as_bytes(),
             host: line.host(),
             request_id: self.request_id.as_bytes(),
             status: facts.status,
@@ -243,9 +255,20 @@ impl Exchange {
 }
 
 impl RequestLine {
+    pub fn of(head: &RequestHead) -> Self {
+        let authority = head.uri.authority().cloned();
+        Self {
+            method: head.method.clone(),
+            path: head.uri.path_and_query().cloned(),
+            host: if authority.is_none() { head.headers.value(Known::Host) } else { None },
+            authority,
+            version: head.version,
+        }
+    }
+
     fn host(&self) -> &[u8] {
-        let named = self.uri.authority().map(|host| host.as_str().as_bytes());
-        named.or_else(|| self.host.as_ref().map(HeaderValue::as_bytes)).unwrap_or_default()
+        let named = self.authority.as_ref().map(|host| host.as_str().as_bytes());
+        named.or_else(|| self.host.as_ref().map(Value::as_bytes)).unwrap_or_default()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Version};
+use http::Version;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -17,7 +17,7 @@ use crate::exchange::{ExchangeEnd, Facts, unmatched_service};
 use crate::worker::Worker;
 use pillion_base::net::Io;
 use pillion_http::head::HeadLimits;
-use pillion_http1::Fault;
+use pillion_http1::{Fault, Value};
 use pillion_model::Reason;
 use pillion_telemetry::{MethodLabel, RequestLabels, RequestRecord, Symbol};
 
@@ -185,8 +185,8 @@ fn refuse(refusal: &Refusal, head: &[u8], connection: &Connection, worker: &Work
 
 /// Counts a request that does not pass through a stack, and writes its access line. Returns the request's own ID, or a
 /// new one.
-fn note(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: &Worker) -> HeaderValue {
-    let request_id = shown.request_id.and_then(|id| HeaderValue::from_bytes(id).ok());
+fn note(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: &Worker) -> Value {
+    let request_id = shown.request_id.and_then(|id| Value::of_text(id).ok());
     let request_id = request_id.unwrap_or_else(|| fresh_request_id(&mut worker.ground.rng.lock()));
     count(refusal, shown, connection, worker);
     log(refusal, shown, &request_id, connection, worker);
@@ -207,13 +207,7 @@ fn count(refusal: &Refusal, shown: &Shown<'_>, connection: &Connection, worker: 
     });
 }
 
-fn log(
-    refusal: &Refusal,
-    shown: &Shown<'_>,
-    request_id: &HeaderValue,
-    connection: &Connection,
-    worker: &Worker,
-) {
+fn log(refusal: &Refusal, shown: &Shown<'_>, request_id: &Value, connection: &Connection, worker: &Worker) {
     let Some(log) = worker.access_log.as_ref().filter(|log| log.wants(true)) else { return };
     let facts = Facts {
         reason: Some(refusal.reason),

@@ -12,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use h2::ext::Protocol;
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
-use pillion_http1::Known;
+use pillion_http1::{Known, Value};
 use tokio::sync::oneshot;
 
 use super::body::ResponseTail;
@@ -123,7 +123,7 @@ impl RequestedTunnel {
         if let TunnelKind::Upgrade(_) = kind {
             head.method = Method::GET;
         }
-        let key = head.headers.value(Known::SecWebsocketKey);
+        let key = map_value(&head.headers, Known::SecWebsocketKey);
         Self { kind, on, version: head.version, key }
     }
 }
@@ -133,9 +133,13 @@ fn is_h2c(to: &[u8]) -> bool {
     to.to_ascii_lowercase().split(|byte| *byte == b',').any(|one| one.trim_ascii().starts_with(b"h2c"))
 }
 
+fn map_value(headers: &Headers, name: Known) -> Option<HeaderValue> {
+    headers.value(name)?.to_map_value(name)
+}
+
 /// The value of `Upgrade`. It counts only where `Connection` names it, and not in HTTP/1.0 (RFC 9110, 7.8).
 fn upgrade(head: &RequestHead, body: &Body) -> Option<HeaderValue> {
-    let to = head.headers.value(Known::Upgrade)?;
+    let to = map_value(&head.headers, Known::Upgrade)?;
     let named = head.headers.all(Known::Connection).any(|value| {
         value.split(|byte| *byte == b',').any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
     });
@@ -165,7 +169,7 @@ pub fn ask(head: &mut RequestHead, kind: &TunnelKind, is_http2: bool) {
 
 fn ask_to_connect(head: &mut RequestHead, is_http2: bool) {
     let authority = head.headers.take(Known::Host);
-    let authority = authority.as_ref().and_then(|host| host.to_str().ok()).map(str::to_owned);
+    let authority = authority.as_ref().and_then(Value::as_str).map(str::to_owned);
     let authority = authority.or_else(|| head.uri.authority().map(ToString::to_string));
     if let Some(Ok(uri)) = authority.map(Uri::try_from) {
         if let (false, Ok(host)) = (is_http2, HeaderValue::from_str(&uri.to_string())) {
@@ -178,7 +182,7 @@ fn ask_to_connect(head: &mut RequestHead, is_http2: bool) {
 
 /// Takes the upstream's half off an answer that opens the tunnel.
 pub fn accept(response: &mut Response) {
-    let to = response.headers().value(Known::Upgrade);
+    let to = map_value(response.headers(), Known::Upgrade);
     let half = response.body_mut().take_tunnel().unwrap_or_else(|| Box::pin(ready(None)));
     response.head_mut().opened = Some(Box::new(Opened::Switched { half, to }));
 }

@@ -12,6 +12,7 @@ use pillion_base::error::Error;
 use pillion_base::limits::Permit;
 use pillion_http::seen::Seen;
 use tokio::time::Instant;
+use tokio_util::either::Either;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -38,27 +39,34 @@ pub fn layer<S: HttpService>(
     layer_fn(move |next: S| service_fn(move |call| amend(next.clone(), call, carry)))
 }
 
-async fn amend<S: HttpService>(
+fn amend<S: HttpService>(
     mut next: S,
     call: Box<Call>,
+    carry: impl Fn(Box<Call>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + 'static,
+) -> impl Future<Output = Result<Response, FailedCall>> + Send {
+    match call.common.route.as_ref().and_then(|route| route.actions.clone()) {
+        None => Either::Left(next.call(call)), // nearly always
+        Some(actions) => Either::Right(Box::pin(act(next, call, actions, carry))),
+    }
+}
+
+async fn act<S: HttpService>(
+    mut next: S,
+    call: Box<Call>,
+    actions: Arc<Actions>,
     carry: impl Fn(Box<Call>) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send,
 ) -> Result<Response, FailedCall> {
-    match call.common.route.as_ref().and_then(|route| route.actions.clone()) {
-        None => next.call(call).await, // nearly always
-        Some(actions) => {
-            let call = Box::pin(amended(call, &actions)).await?;
-            let (call, copy) = mirrored(call, actions.mirror.as_ref());
-            if let Some((copy, permit)) = copy {
-                let carried = tokio::time::timeout(LONGEST_MIRRORED, carry(copy));
-                // No task waits for the copy; it ends at the latest after `LONGEST_MIRRORED`.
-                drop(tokio::spawn(async move {
-                    let _one_of_the_mirrors = permit;
-                    drop(carried.await);
-                }));
-            }
-            next.call(call).await
-        }
+    let call = Box::pin(amended(call, &actions)).await?;
+    let (call, copy) = mirrored(call, actions.mirror.as_ref());
+    if let Some((copy, permit)) = copy {
+        let carried = tokio::time::timeout(LONGEST_MIRRORED, carry(copy));
+        // No task waits for the copy; it ends at the latest after `LONGEST_MIRRORED`.
+        drop(tokio::spawn(async move {
+            let _one_of_the_mirrors = permit;
+            drop(carried.await);
+        }));
     }
+    next.call(call).await
 }
 
 async fn amended(mut call: Box<Call>, actions: &Actions) -> Result<Box<Call>, Error> {
@@ -73,7 +81,7 @@ async fn amended(mut call: Box<Call>, actions: &Actions) -> Result<Box<Call>, Er
         call.head_mut().uri = target;
     }
     if let Some(host) = &actions.rewrite.host {
-        call.common.host = Some(host.clone());
+        call.common.host = Some(host.clone().into());
         call.common.names_host = false;
     }
     Ok(call)

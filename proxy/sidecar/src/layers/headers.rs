@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderValue, Version};
-use pillion_http1::{Known, Misuse};
+use pillion_http1::{Known, Misuse, Value};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -75,7 +75,7 @@ fn request(call: &mut Call) -> Result<(), Error> {
     if connection.direction == Direction::Inbound {
         inform_application(headers, connection);
     }
-    headers.set(Known::XRequestId, &exchange.request_id);
+    headers.put(Known::XRequestId, &exchange.request_id);
     if !seen.has(Seen::FORWARDED_PROTO) || seen.has(Seen::CONNECTION) && !headers.has(Known::XForwardedProto)
     {
         let scheme = if connection.peer.is_some() { "https" } else { "http" };
@@ -84,12 +84,12 @@ fn request(call: &mut Call) -> Result<(), Error> {
     let names_host =
         seen.has(Seen::FORWARDED_HOST) && (!seen.has(Seen::CONNECTION) || headers.has(Known::XForwardedHost));
     if let (false, Some(host)) = (names_host, &call.common.host) {
-        headers.set(Known::XForwardedHost, host);
+        headers.put(Known::XForwardedHost, host);
     }
     let own = exchange.worker.passes(connection.direction);
     call.common.passes = match &call.common.via {
         None => 1,
-        Some(via) => passes(via, own, exchange.worker.limits().via_passes)?,
+        Some(via) => passes(via.as_bytes(), own, exchange.worker.limits().via_passes)?,
     };
     if call.common.route.as_ref().is_some_and(|route| route.cluster.tls().is_some()) {
         tell_passes(headers, &call.common); // a sidecar may be there
@@ -117,7 +117,7 @@ fn remove_untrusted_of_request(call: &mut Call, connection: &Connection) {
     if let Some(attempt) =
         attempt.filter(|_| call.common.marked || connection.direction == Direction::Inbound)
     {
-        headers.set(Known::XPillionAttempt, &attempt);
+        headers.put(Known::XPillionAttempt, &attempt);
     }
 }
 
@@ -147,13 +147,13 @@ fn append_forwarded_for(headers: &mut Headers, ip: IpAddr) {
     }
 }
 
-fn number(value: &HeaderValue) -> u32 {
-    value.to_str().ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+fn number(value: &Value) -> u32 {
+    value.as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 /// How many times a request has passed through this sidecar, including this time. `via` is a list of
 /// `INSTANCE-DIRECTION=COUNT`. More than `most` passes are a loop.
-fn passes(via: &HeaderValue, own: &HeaderValue, most: u32) -> Result<u32, Error> {
+fn passes(via: &[u8], own: &HeaderValue, most: u32) -> Result<u32, Error> {
     let own = own_name(own);
     let earlier = list(via).filter_map(|pass| count_of(own, pass));
     let number = |text| std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or(most);
@@ -173,14 +173,16 @@ fn passes(via: &HeaderValue, own: &HeaderValue, most: u32) -> Result<u32, Error>
 pub fn tell_passes(headers: &mut Headers, common: &RequestContext) {
     if common.passes > 0 {
         let own = common.exchange.worker.passes(common.exchange.connection.direction);
-        headers.set(Known::XPillionVia, &via(common.via.as_ref(), own, common.passes));
+        match &common.via {
+            None => headers.set(Known::XPillionVia, own), // nearly always
+            Some(came) => headers.set(Known::XPillionVia, &via(came.as_bytes(), own, common.passes)),
+        }
     }
 }
 
 /// `x-pillion-via` for the next sidecar: the list that came, with this sidecar's `count`. The own entry comes first, so
 /// that it is read even if the list is long.
-fn via(came: Option<&HeaderValue>, own: &HeaderValue, count: u32) -> HeaderValue {
-    let Some(came) = came else { return own.clone() };
+fn via(came: &[u8], own: &HeaderValue, count: u32) -> HeaderValue {
     let name = own_name(own);
     let mut text = [name, b"=", count.to_string().as_bytes()].concat();
     let others = list(came).filter(|pass| count_of(name, pass).is_none());
@@ -199,8 +201,8 @@ fn count_of<'a>(name: &[u8], pass: &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// The entries of a `via`. At most 64 are read.
-fn list(via: &HeaderValue) -> impl Iterator<Item = &[u8]> {
-    let passes = via.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+fn list(via: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let passes = via.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
     passes.filter(|pass| !pass.is_empty()).take(64)
 }
 
@@ -211,15 +213,14 @@ mod tests {
     #[test]
     fn the_fifth_pass_through_a_sidecar_is_a_loop_and_entries_of_others_are_kept() {
         let own = HeaderValue::from_static("a-o=1");
-        let next = |came: &HeaderValue| via(Some(came), &own, passes(came, &own, 4).unwrap());
-        let mut came = via(None, &own, 1);
-        assert_eq!(came, "a-o=1");
+        let next = |came: &HeaderValue| via(came.as_bytes(), &own, passes(came.as_bytes(), &own, 4).unwrap());
+        let mut came = own.clone();
         for expected in ["a-o=2", "a-o=3", "a-o=4"] {
             came = next(&came);
             assert_eq!(came, expected);
         }
-        assert_eq!(passes(&came, &own, 4).unwrap_err().reason, Reason::LoopDetected);
-        assert_eq!(passes(&came, &own, 5).unwrap(), 5);
+        assert_eq!(passes(came.as_bytes(), &own, 4).unwrap_err().reason, Reason::LoopDetected);
+        assert_eq!(passes(came.as_bytes(), &own, 5).unwrap(), 5);
         assert_eq!(next(&HeaderValue::from_static("b-i=2")), "a-o=1,b-i=2");
         assert_eq!(next(&HeaderValue::from_static("b-i=2, a-o=1 ,c-o=1")), "a-o=2,b-i=2,c-o=1");
         let crowd: String = (0..100).map(|nth| format!("x{nth}-o=1,")).collect();
@@ -227,8 +228,8 @@ mod tests {
         for _ in 0..4 {
             came = next(&came);
         }
-        assert!(passes(&came, &own, 4).is_err(), "a long list hides no loop");
+        assert!(passes(came.as_bytes(), &own, 4).is_err(), "a long list hides no loop");
         let absurd = HeaderValue::from_static("a-o=99999999999999999999");
-        assert!(passes(&absurd, &own, 4).is_err());
+        assert!(passes(absurd.as_bytes(), &own, 4).is_err());
     }
 }

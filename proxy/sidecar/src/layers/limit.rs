@@ -1,13 +1,17 @@
 //! Bounds the requests that are under way at once (`max_requests`) and the size of their bodies (`max_body`). The layer
 //! is inside the retry layer, so each try takes its own permit.
 
+use std::future::{Future, ready};
+
 use http_body::Body as _;
+use tokio_util::either::Either;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
 use crate::http::{Call, FailedCall, Response};
 use pillion_base::error::Error;
+use pillion_base::limits::Permit;
 use pillion_model::Reason;
 use pillion_telemetry::LimitLabel;
 use pillion_upstream::cluster::Cluster;
@@ -16,28 +20,34 @@ pub fn layer<S: HttpService>() -> impl Layer<S, Service = impl HttpService> + Cl
     layer_fn(|next: S| service_fn(move |call| limit(next.clone(), call)))
 }
 
-async fn limit<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<Response, FailedCall> {
-    if let Some(route) = call.common.route.clone() {
-        admit(&mut call, &route.cluster)?;
+fn limit<S: HttpService>(
+    mut next: S,
+    mut call: Box<Call>,
+) -> impl Future<Output = Result<Response, FailedCall>> + Send {
+    let admitted = call.common.route.as_ref().map(|route| admit(&call, &route.cluster)).transpose();
+    match admitted {
+        Ok(permit) => {
+            call.permit = permit;
+            Either::Left(next.call(call))
+        }
+        Err(error) => Either::Right(ready(Err(error.into()))),
     }
-    next.call(call).await
 }
 
-fn admit(call: &mut Call, cluster: &Cluster) -> Result<(), Error> {
+fn admit(call: &Call, cluster: &Cluster) -> Result<Permit, Error> {
     let announced = call.body.size_hint().lower();
     if let Some(max) = cluster.max_body.filter(|max| announced > *max) {
         return Err(too_large(max));
     }
     let requests = &cluster.limits.requests;
-    call.permit = Some(requests.try_acquire().ok_or_else(|| {
+    requests.try_acquire().ok_or_else(|| {
         cluster.rejected(LimitLabel::Requests);
         let most = requests.max();
         Error::new(
             Reason::LimitRequests,
             format!("\"{}\" has {most} requests in flight ({} is {most})", cluster.name, requests.name()),
         )
-    })?);
-    Ok(())
+    })
 }
 
 pub fn too_large(max: u64) -> Error {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::uri::{Authority, Scheme};
-use http::{HeaderValue, Method, Version};
+use http::{Method, Version};
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -21,7 +21,7 @@ pub use egress::{EnterInside, denied, no_service_at};
 use pillion_base::error::Error;
 use pillion_http::framing::{self, Fault};
 use pillion_http::message::{Headers, RequestHead};
-use pillion_http1::Known;
+use pillion_http1::{Known, Value};
 use pillion_model::Direction;
 use pillion_model::Reason;
 
@@ -109,12 +109,12 @@ const NO_HOST: &str = "the request's host is not a valid host (RFC 9112, 3.2)";
 /// The host of the request, and whether the head names it in its only `Host`. The URI's authority (absolute-form and
 /// HTTP/2) goes before `Host` (RFC 9112, 3.2.2). A host that is not an authority is refused, and so are several hosts
 /// that differ, because the next hop might read them in another way (3.2).
-fn host(head: &RequestHead) -> Result<(Option<HeaderValue>, bool), Error> {
+fn host(head: &RequestHead) -> Result<(Option<Value>, bool), Error> {
     let refused = |detail| Err(Error::new(Reason::BadRequest, detail));
     if let (Headers::Text(fields), None) = (&head.headers, head.uri.authority()) {
         // The reader of the head has checked `Host`, except for an empty one.
         return match fields.value_of(Known::Host) {
-            Some(host) if host.is_empty() => refused(NO_HOST),
+            Some(host) if host.as_bytes().is_empty() => refused(NO_HOST),
             host => Ok((host, fields.has(Known::Host))),
         };
     }
@@ -131,11 +131,11 @@ fn host(head: &RequestHead) -> Result<(Option<HeaderValue>, bool), Error> {
         Some(_) if head.uri.scheme().is_none() && head.method != Method::CONNECT => {
             refused("the request's target is an authority, which only CONNECT may have")
         }
-        Some(authority) => Ok((HeaderValue::from_str(authority.as_str()).ok(), false)),
+        Some(authority) => Ok((Value::of_text(authority.as_str().as_bytes()).ok(), false)),
         None => match first {
             Some(host) if !is_authority(host) => refused(NO_HOST),
             None if head.version == Version::HTTP_11 => refused("the request has no host"),
-            host => Ok((host.and_then(|host| HeaderValue::from_bytes(host).ok()), is_only)),
+            host => Ok((host.and_then(|host| Value::of_text(host).ok()), is_only)),
         },
     }
 }
@@ -158,11 +158,11 @@ fn is_plain_name(host: &[u8]) -> bool {
 }
 
 /// The host for a request that names none (HTTP/1.0): the service's name, or the address of its destination.
-fn default_host(route: &Route) -> Option<HeaderValue> {
+fn default_host(route: &Route) -> Option<Value> {
     let cluster = &route.cluster;
     match cluster.direction() {
-        Direction::Outbound if !cluster.is_passthrough() => HeaderValue::from_str(&cluster.name).ok(),
-        _ => HeaderValue::try_from(cluster.endpoints().all.first()?.address.to_string()).ok(),
+        Direction::Outbound if !cluster.is_passthrough() => Value::of_text(cluster.name.as_bytes()).ok(),
+        _ => Value::of_text(cluster.endpoints().all.first()?.address.to_string().as_bytes()).ok(),
     }
 }
 
@@ -276,5 +276,5 @@ fn named(call: &Call) -> Result<Found, Error> {
 }
 
 fn host_text(call: &Call) -> &str {
-    call.common.host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default()
+    call.common.host.as_ref().and_then(Value::as_str).unwrap_or_default()
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use pillion_model::policy::Timeouts;
 use tokio::time::Instant;
+use tokio_util::either::Either;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
@@ -65,8 +66,21 @@ async fn bound_whole<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result
     Ok(response)
 }
 
-async fn bound_try<S: HttpService>(mut next: S, call: Box<Call>) -> Result<Response, FailedCall> {
-    let Some(limit) = call.per_try else { return next.call(call).await };
+fn bound_try<S: HttpService>(
+    mut next: S,
+    call: Box<Call>,
+) -> impl Future<Output = Result<Response, FailedCall>> + Send {
+    match call.per_try {
+        None => Either::Left(next.call(call)),
+        Some(limit) => Either::Right(try_within(limit, next, call)),
+    }
+}
+
+async fn try_within<S: HttpService>(
+    limit: Duration,
+    mut next: S,
+    call: Box<Call>,
+) -> Result<Response, FailedCall> {
     let (exchange, attempt) = (call.common.exchange.clone(), call.attempt);
     let from = exchange.started.elapsed();
     let bounds = Bounds { from, allowed: Some(limit), ..Bounds::default() };

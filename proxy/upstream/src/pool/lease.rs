@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use http::Uri;
+
 use super::About;
 use super::http1::Http1;
 use super::http2::Http2;
 use super::send_failure::{SendFailure, by_tls, explain_failed, is_goaway, was_refused};
 use super::shard::Shard;
 use pillion_base::limits::Permit;
-use pillion_http::h2::send::OutgoingBody as _;
-use pillion_http::message::{Headers, RequestHead};
+use pillion_http::message::RequestHead;
 use pillion_http::transfer::Observer;
 use pillion_http::{Body, Response};
 use pillion_tls::admission;
@@ -82,11 +83,11 @@ impl Lease {
         self.permit = permit;
     }
 
-    /// Sends a request and waits for the headers of the answer. If no byte of the request was sent, head and body are
-    /// unchanged afterwards. Otherwise both are consumed, except a head that other code shares.
+    /// Sends a request and waits for the headers of the answer. If no byte of the request was sent, its body is
+    /// unchanged afterwards. `target`: the target over HTTP/2, if it differs from that of the head.
     pub async fn send<O: Observer + 'static>(
         &mut self,
-        head: &mut Arc<RequestHead>,
+        (head, target): (&RequestHead, &mut Option<Uri>),
         body: &mut Body,
         observer: &Arc<O>,
     ) -> Result<Response, SendFailure> {
@@ -95,7 +96,8 @@ impl Lease {
         let sent = match &mut self.kind {
             Some(LeaseKind::Http1(conn)) => conn.send(head, body, &**observer).await,
             Some(LeaseKind::Http2(_)) => {
-                Box::pin(self.send_http2(Arc::make_mut(head), body, &**observer)).await
+                let target = target.take().unwrap_or_else(|| head.uri.clone());
+                Box::pin(self.send_http2((head, target), body, &**observer)).await
             }
             None => unreachable!("a lease has its connection until it is dropped"),
         };
@@ -118,24 +120,20 @@ impl Lease {
 
     async fn send_http2(
         &self,
-        head: &mut RequestHead,
+        (head, target): (&RequestHead, Uri),
         body: &mut Body,
         observer: &dyn Observer,
     ) -> Result<Response, SendFailure> {
         let Some(LeaseKind::Http2(conn)) = &self.kind else { unreachable!("asked of HTTP/2 alone") };
-        let request = head.to_http2().map_err(|misuse| SendFailure::unwritable(&misuse))?;
-        let mut failed = match conn.send.send(request.map(|()| body.take()), observer).await {
+        let head = head.to_http2(target).map_err(|misuse| SendFailure::unwritable(&misuse))?;
+        let failed = match conn.send.send(head, body, observer).await {
             Ok(response) => return Ok(Response::from(response.map(Body::from))),
             Err(failed) => failed,
         };
-        if failed.unsent.is_some() || is_goaway(&failed.error) {
+        if failed.is_unsent || is_goaway(&failed.error) {
             self.shard.retire(conn);
         } else if was_refused(&failed.error) {
             self.shard.was_refused(conn);
-        }
-        if let Some(unsent) = failed.unsent.as_mut() {
-            head.headers = Headers::Map(std::mem::take(unsent.headers_mut()));
-            *body = unsent.body_mut().take();
         }
         Err(explain_failed(&failed, self.is_reused()))
     }

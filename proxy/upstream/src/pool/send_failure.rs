@@ -1,7 +1,6 @@
 //! Why a request got no answer on its connection.
 
 use pillion_base::error::Sent;
-use pillion_http::Body;
 use pillion_http::h2::client::{ClientFailure, FailedRequest};
 use pillion_model::Reason;
 use pillion_tls::admission;
@@ -52,9 +51,9 @@ pub(super) fn by_tls(failure: SendFailure, tls: admission::AdmissionFailure) -> 
 }
 
 /// Why a request failed on an HTTP/2 connection, and whether it may have had an effect.
-pub(super) fn explain_failed(failed: &FailedRequest<Body>, was_used: bool) -> SendFailure {
+pub(super) fn explain_failed(failed: &FailedRequest, was_used: bool) -> SendFailure {
     let reason = reason_http2(&failed.error);
-    let is_unsent = failed.unsent.is_some() || was_refused(&failed.error) || is_goaway(&failed.error);
+    let is_unsent = failed.is_unsent || was_refused(&failed.error) || is_goaway(&failed.error);
     let sent = sent(reason, is_unsent, was_used);
     SendFailure {
         reason,
@@ -62,7 +61,7 @@ pub(super) fn explain_failed(failed: &FailedRequest<Body>, was_used: bool) -> Se
         sent,
         is_large_head: false,
         is_our_fault: false,
-        is_unsent: failed.unsent.is_some(),
+        is_unsent: failed.is_unsent,
     }
 }
 

@@ -208,7 +208,7 @@ async fn a_body_of_unknown_length_goes_out_in_chunks_with_its_trailers() {
     assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await.is_pending());
     let mut trailers = http::HeaderMap::new();
     trailers.insert("x-sum", http::HeaderValue::from_static("4"));
-    feed(&feeder, b"more", Then::Trailers(trailers));
+    feed(&feeder, b"more", Then::Trailers(trailers.into()));
     assert_eq!(sending.await, (200, String::new(), true, Rest::Ready));
     let (request, _reader) = upstream.await.unwrap();
     assert_eq!((&request.body[..], request.is_whole), (&b"somemore"[..], true));

@@ -11,8 +11,8 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use http::Method;
 use http::uri::Uri;
+use http::{Method, Version};
 use http_body::Frame;
 use pillion_http1::{
     After, Client, EndOfInput, Error, Fields, FromUpstream, Known, Length, Limits, Misuse, ResponseHead,
@@ -22,7 +22,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::{ClientFailure, Rest};
 use crate::error::Broken;
-use crate::h1::buffer::{Inbox, Outbox, poll_fill, take};
+use crate::h1::buffer::{Inbox, Outbox, poll_fill, take, take_shared};
 use crate::h1::request::Then;
 use crate::h2::send::OutgoingBody;
 use crate::head::HeadLimits;
@@ -50,6 +50,9 @@ pub(super) struct Wire {
     upload: Option<Box<dyn OutgoingBody>>,
     /// An exchange has begun, and [`Wire::rest`] was not called yet.
     is_used: bool,
+    /// A piece of the answer may keep the thread's buffer, because a client of HTTP/1 takes it at once. For a client of
+    /// HTTP/2 it may wait for a window.
+    shares: bool,
 }
 
 /// What the upstream sends before the content of its answer.
@@ -99,6 +102,7 @@ impl Wire {
             failed: None,
             upload: None,
             is_used: false,
+            shares: false,
         };
         wire.limit(limits);
         wire
@@ -124,6 +128,7 @@ impl Wire {
     ) -> Result<(), Misuse> {
         self.outbox.begin();
         self.is_used = true;
+        self.shares = head.version != Version::HTTP_2;
         let length = match length {
             _ if head.method == Method::CONNECT => Length::Empty,
             // A zero that the sender announced is forwarded, but none is added.
@@ -255,7 +260,7 @@ impl Wire {
 
     /// Reads what the upstream sends next, up to the head of its answer.
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<Said, ClientFailure>> {
-        let Self { io, engine, inbox, limits, failed, .. } = self;
+        let Self { io, engine, inbox, limits, failed, shares, .. } = self;
         inbox.with(|bytes| {
             loop {
                 if !bytes.is_empty() {
@@ -268,7 +273,7 @@ impl Wire {
                         }
                         FromUpstream::Head(head) => {
                             let length = head.length;
-                            let (data, then) = content(engine, bytes, limits);
+                            let (data, then) = content(engine, bytes, limits, *shares);
                             let answer = Response::read(head, Content { length, data, then });
                             return Poll::Ready(Ok(Said::Answer(answer)));
                         }
@@ -287,10 +292,10 @@ impl Wire {
         if let Err(_broken) = self.poll_upload(cx) {
             return Poll::Ready((Bytes::new(), Then::Broken(Broken::Request)));
         }
-        let Self { io, engine, inbox, limits, failed, .. } = self;
+        let Self { io, engine, inbox, limits, failed, shares, .. } = self;
         inbox.with(|bytes| {
             loop {
-                let (data, then) = content(engine, bytes, limits);
+                let (data, then) = content(engine, bytes, limits, *shares);
                 if !data.is_empty() || !matches!(then, Then::More) {
                     return Poll::Ready((data, then));
                 }
@@ -385,8 +390,8 @@ fn is_of_tls(error: &io::Error) -> bool {
 }
 
 /// Takes the content that is there: one large piece, or joined small ones. An empty piece with [`Then::More`] means
-/// that no content is there.
-fn content(engine: &mut Client, bytes: &mut BytesMut, limits: &Limits) -> (Bytes, Then) {
+/// that no content is there. `shares`: see [`Wire`].
+fn content(engine: &mut Client, bytes: &mut BytesMut, limits: &Limits, shares: bool) -> (Bytes, Then) {
     let (mut first, mut joined) = (Bytes::new(), Vec::new());
     let then = loop {
         let event = match engine.read(bytes, limits) {
@@ -397,6 +402,7 @@ fn content(engine: &mut Client, bytes: &mut BytesMut, limits: &Limits) -> (Bytes
             Err(error) => break broken(error),
         };
         match event {
+            FromUpstream::Data(length) if first.is_empty() && shares => first = take_shared(bytes, length),
             FromUpstream::Data(length) if first.is_empty() => first = take(bytes, length),
             FromUpstream::Data(length) => join(&first, &mut joined, bytes, length),
             FromUpstream::End => break Then::End,
@@ -427,7 +433,7 @@ fn join(first: &Bytes, joined: &mut Vec<u8>, bytes: &mut BytesMut, length: usize
 
 fn trailing(trailers: &Fields) -> Then {
     match trailers.to_map() {
-        Ok(trailers) => Then::Trailers(trailers),
+        Ok(trailers) => Then::Trailers(trailers.into()),
         Err(_misuse) => Then::Broken(Broken::Malformed(pillion_http1::Fault::Trailers)),
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body as _, Frame};
 use pillion_http1::{After, Error, Fields, Known, Length};
 use tokio::sync::oneshot;
@@ -16,7 +17,7 @@ use super::{Downstream, Left};
 use crate::http::{Body, Response};
 use pillion_base::net::Io;
 use pillion_http::h2::send::OutgoingBody as _;
-use pillion_http::message::{Headers, ResponseHead};
+use pillion_http::message::ResponseHead;
 use pillion_http::stall::AFTER_ANSWER;
 
 /// While so many bytes of an answer wait for the client, no more of it is read.
@@ -80,7 +81,7 @@ impl Downstream {
     fn write_head(&mut self, head: &ResponseHead, length: Length) -> Result<(), Error> {
         let is_last =
             self.connection.place.work.announces_close() || self.connection.is_dismissed.load(Relaxed);
-        if is_last || closes(&head.headers) {
+        if is_last || closes(head) {
             self.server.close_after();
         }
         let lines = head.headers.lines();
@@ -110,9 +111,11 @@ impl Downstream {
     }
 }
 
-/// Whether the stack wants the connection to close after this answer (`Connection: close`).
-fn closes(headers: &Headers) -> bool {
-    headers.get(Known::Connection).is_some_and(|value| value.eq_ignore_ascii_case(b"close"))
+/// Whether the stack wants the connection to close after this answer (`Connection: close`, which HTTP/2 does not have).
+fn closes(head: &ResponseHead) -> bool {
+    let named =
+        || head.headers.get(Known::Connection).is_some_and(|value| value.eq_ignore_ascii_case(b"close"));
+    head.version != Version::HTTP_2 && named()
 }
 
 /// Reads pieces of the content and writes them, to the end. `body` is `None` when no more comes.

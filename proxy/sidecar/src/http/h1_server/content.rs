@@ -201,7 +201,7 @@ fn next_event(server: &mut Server, bytes: &mut BytesMut, limits: &Limits) -> Res
                 FromClient::Data(length) => Ok(length),
                 FromClient::End => Err(Then::End),
                 FromClient::Trailers(fields) => Err(match (fields.to_map(), server.read(bytes, limits)) {
-                    (Ok(trailers), Ok((_, FromClient::End))) => Then::Trailers(trailers),
+                    (Ok(trailers), Ok((_, FromClient::End))) => Then::Trailers(trailers.into()),
                     _ => Then::Broken(Fault::Trailers.into()),
                 }),
                 FromClient::More | FromClient::Head(_) => Err(Then::More),

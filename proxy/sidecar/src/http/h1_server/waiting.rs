@@ -63,6 +63,9 @@ enum Patience {
 impl Downstream {
     pub(super) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Received> {
         let Self { io, inbox, judged, outbox, server, watch, takes_trailers, connection, worker, .. } = self;
+        if io.is_awaited() && watch.has_fired() {
+            io.wait_for(false); // the timer may have woken the task, so a read through TLS may find nothing
+        }
         inbox.with(|bytes| {
             loop {
                 if !bytes.is_empty() {
@@ -186,6 +189,10 @@ impl Watch {
             Some(timer) => timer.move_to(until),
             None => self.timer = Some(worker.ground.timers.deadline(until)),
         }
+    }
+
+    fn has_fired(&self) -> bool {
+        self.timer.as_ref().is_some_and(Deadline::has_fired)
     }
 
     fn poll_rest(&mut self, cx: &mut Context<'_>) -> Poll<()> {
