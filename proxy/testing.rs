@@ -29,6 +29,7 @@ mod framing;
 mod garbage;
 mod grpc;
 mod heads;
+mod hedges;
 mod health_checks;
 mod http2_bounds;
 mod http2_streams;

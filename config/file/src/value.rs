@@ -6,7 +6,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use pillion_model::policy::{IdleTimeout, Timeout};
+use pillion_model::policy::{HedgeAfter, IdleTimeout, Timeout};
 use serde_json::Value;
 
 use crate::schema::{Described, any_of, defined};
@@ -258,6 +258,17 @@ impl Word for Timeout {
     }
 }
 
+impl Word for HedgeAfter {
+    const EXPECTED: &'static str = "a duration (200ms) or p95";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match text {
+            "p95" => Ok(Self::P95),
+            _ => Duration::parse(text).map(Self::Time).map_err(|_bad| BadWord::not(text, Self::EXPECTED)),
+        }
+    }
+}
+
 impl Word for IdleTimeout {
     const EXPECTED: &'static str = Duration::EXPECTED;
 
@@ -270,6 +281,10 @@ leaves!(
     Duration: |time| spell::duration(*time),
     Timeout: |timeout| OffOr::<Duration>::spell(&timeout.bound()),
     IdleTimeout: |timeout| spell::idle(*timeout),
+    HedgeAfter: |after| match after {
+        Self::Time(time) => spell::duration(*time),
+        Self::P95 => "p95".into(),
+    },
     bool: |on| if *on { "on".into() } else { "off".into() },
 );
 wrapped_leaves!(

@@ -145,6 +145,17 @@ pub struct Retry {
     /// Bytes of a request body that are kept for another attempt, at most [`Retry::MOST_BODY`]. A larger body is
     /// streamed and its request is not retried. Default 64 KiB: it holds nearly every JSON call.
     pub max_body: usize,
+    /// After this time without an answer, a second try is made beside the first. Default `None`.
+    pub hedge_after: Option<HedgeAfter>,
+}
+
+/// How slow the first try is when a second one is made beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HedgeAfter {
+    /// More than zero and at most a year.
+    Time(Duration),
+    /// Slower than 95 % of the service's recent requests.
+    P95,
 }
 
 impl Retry {
@@ -163,6 +174,7 @@ impl Default for Retry {
             backoff: Backoff::default(),
             budget: RetryBudget::default(),
             max_body: 64 * 1024,
+            hedge_after: None,
         }
     }
 }

@@ -69,6 +69,12 @@ impl<B: Body<Data = Bytes>> Shared<B> {
         !self.state.lock().spoilt
     }
 
+    /// Whether all of the body has come and is kept, so that two tries at once can send it.
+    pub fn is_complete(&self) -> bool {
+        let state = self.state.lock();
+        state.complete && !state.spoilt
+    }
+
     pub fn start(self: &Arc<Self>) -> Replay<B> {
         Replay { shared: self.clone(), given: 0, trailers_given: false, rest: None }
     }

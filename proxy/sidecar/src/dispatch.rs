@@ -468,6 +468,10 @@ impl Drop for Trial<'_> {
         if !self.is_judged {
             let gone = AttemptOutcome::Failed(Reason::ClientGone);
             let ended = self.exchange.end_attempt(self.attempt, gone, Instant::now());
+            if ended == Some(AttemptOutcome::Outrun) && self.is_sent {
+                let now = Instant::now();
+                return self.endpoint.outrun(now - self.began, now.into_std());
+            }
             // Time in the sidecar's own queue and a client that stalls are not the endpoint's fault.
             let is_its_fault = match ended {
                 Some(AttemptOutcome::Expired(reason)) => self.is_sent && reason != Reason::RequestStalled,

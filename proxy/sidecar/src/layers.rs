@@ -26,6 +26,7 @@ pub mod limit;
 pub mod record;
 pub mod rescue;
 pub mod retry;
+pub mod hedge;
 pub mod route;
 pub mod timeout;
 pub mod pushback;

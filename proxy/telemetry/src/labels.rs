@@ -145,6 +145,8 @@ vocabulary! {
         Succeeded = "succeeded",
         /// The retry was made and failed too.
         Failed = "failed",
+        /// The retry was made beside a try that was slow, however it ended.
+        Hedged = "hedged",
         /// Refused by the retry budget.
         Budget = "budget",
         /// Refused by the breaker's `max_retries`.

@@ -18,6 +18,7 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
         shows(key(".budget.ratio"), ["0%", "100%"], tries_without_floor),
         shows(key(".budget.min_per_second"), ["0", "10"], tries_without_ratio),
         shows(key(".per_try_timeout"), ["off", "2s"], tries_of_silence),
+        shows(key(".hedge_after"), ["off", "2s"], tries_of_silence),
         shows(key(".backoff.base"), ["1us", "1000s"], time_for_twenty_tries),
         shows(key(".backoff.max"), ["1s", "1000s"], time_for_twenty_tries),
     ]

@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod ewma;
 pub mod hashing;
 pub mod health;
+pub mod latencies;
 pub mod outlier;
 mod picture;
 pub mod pools;
@@ -21,7 +22,7 @@ pub mod update;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
@@ -44,6 +45,7 @@ pub use before::PreviousCluster;
 use budget::Budget;
 use endpoint::Endpoint;
 use hashing::KeyHash;
+use latencies::Latencies;
 use outlier::Ejections;
 use pillion_base::error::Error;
 use pillion_base::ground::Ground;
@@ -93,6 +95,8 @@ pub struct Cluster {
     tls: Option<ClientTls>,
     verifies_peers: bool,
     metrics: Arc<ServiceMetrics>,
+    /// Filled only where a `hedge_after` is p95.
+    latencies: OnceLock<Arc<Latencies>>,
 }
 
 /// The values that all clusters of a sidecar are made with.
@@ -180,6 +184,7 @@ impl Cluster {
             tls,
             verifies_peers: matches!(of.tls, UpstreamTls::Mutual { .. }),
             metrics: metrics.service(Direction::Outbound, symbol),
+            latencies: before.map(|before| before.cluster.latencies.clone()).unwrap_or_default(),
         })
     }
 
@@ -375,6 +380,11 @@ impl Cluster {
                 format!("are out: {some} failed their health check, the others are ejected")
             }
         }
+    }
+
+    /// How long its recent requests took. Begins to count when it is first asked for.
+    pub fn latencies(&self) -> &Latencies {
+        self.latencies.get_or_init(|| Arc::new(Latencies::new(Instant::now().into_std())))
     }
 
     /// How its endpoints are checked; `None`: they are not.
@@ -628,6 +638,7 @@ impl Single {
             tls: None,
             verifies_peers: false,
             metrics: common.metrics.service(self.kind.direction(), self.symbol),
+            latencies: OnceLock::new(),
         })
     }
 }
@@ -663,5 +674,6 @@ fn stale_only() -> Retry {
         backoff: Backoff { base: Duration::ZERO, max: Some(Duration::ZERO) },
         budget: RetryBudget { ratio: 0.0, min_per_second: 0 },
         max_body: 64 * 1024,
+        hedge_after: None,
     }
 }

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use pillion_model::cluster::{AddressPattern, Discovery, HostPattern, UpstreamProtocol};
 use pillion_model::policy::{
-    Backoff, CircuitBreaker, ConnectionPolicy, ErrorRate, IdleTimeout, OutlierDetection, Retry, RetryBudget,
-    RetryCondition, RetryMethods, Timeout,
+    Backoff, CircuitBreaker, ConnectionPolicy, ErrorRate, HedgeAfter, IdleTimeout, OutlierDetection, Retry,
+    RetryBudget, RetryCondition, RetryMethods, Timeout,
 };
 use pillion_model::{Cluster, Endpoint};
 use serde_json::Value;
@@ -160,7 +160,12 @@ pub(super) static RETRY: Static<Retry> = Static::new(|| {
             "Requests with larger bodies are streamed and not retried. At most 64MiB.",
         )
         .takes("up to 64MiB")
-        .later_or_off("hedge_after")
+        .word::<OffOr<HedgeAfter>>(
+            "hedge_after",
+            field!(hedge_after),
+            "After this time without an answer, a request that may be sent twice is tried at another endpoint too; \
+             p95: the time within which 95 % of the service's recent requests were answered.",
+        )
 });
 
 static BACKOFF: Static<Backoff> = Static::new(|| {

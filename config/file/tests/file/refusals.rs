@@ -42,19 +42,11 @@ fn each_refusal_is_placed_at_its_key() {
 #[test]
 fn the_alternatives_of_the_public_interface_are_refused_by_name() {
     let service = |keys: &str| format!("services: {{ a: {{ endpoints: [10.0.0.1:80], {keys} }} }}");
-    let route = |keys: &str| {
-        format!(
-            "services: {{ a: {{ endpoints: [10.0.0.1:80] }} }}\nroutes: [{{ hosts: [a], to: a, {keys} }}]"
-        )
-    };
     let cases = [
         ("identity: { workload_api: unix:///run/spire/agent.sock }".to_owned(), "identity.workload_api"),
         ("defaults: { slow_start: 3s }".into(), "defaults.slow_start"),
-        ("defaults: { retry: { hedge_after: 1s } }".into(), "defaults.retry.hedge_after"),
         ("services: { a: { endpoints: { srv: _http._tcp.a.shop } } }".into(), "services.a.endpoints.srv"),
-        (service("retry: { hedge_after: p95 }"), "services.a.retry.hedge_after"),
         (service("circuit_breaker: { adaptive: gradient }"), "services.a.circuit_breaker.adaptive"),
-        (route("retry: { hedge_after: 1s }"), "routes[0].retry.hedge_after"),
         ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
         ("access_log: { format: text }".into(), "access_log.format"),

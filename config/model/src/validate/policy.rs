@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use crate::fault::Faults;
 use crate::path::Trail;
-use crate::policy::{Backoff, HealthCheck, OutlierDetection, Retry, RetryCondition, RetryMethods, Timeouts};
+use crate::policy::{
+    Backoff, HealthCheck, HedgeAfter, OutlierDetection, Retry, RetryCondition, RetryMethods, Timeouts,
+};
 
 pub(super) fn retry(retry: Option<&Retry>, timeouts: &Timeouts, at: &Trail<'_>, faults: &mut Faults) {
     let Some(retry) = retry else { return };
@@ -21,6 +23,14 @@ pub(super) fn retry(retry: Option<&Retry>, timeouts: &Timeouts, at: &Trail<'_>, 
         faults
             .error(&at.key("max_body"), "is more than 64MiB")
             .help("it is kept in memory for each request in flight");
+    }
+    if let (Some(HedgeAfter::Time(after)), Some(whole)) = (retry.hedge_after, timeouts.request.bound())
+        && after >= whole
+    {
+        faults.warn(
+            &at.key("hedge_after"),
+            format!("is {after:?}, not below `timeout` ({whole:?}): no second try is ever made"),
+        );
     }
     warn_of_idle_settings(retry, timeouts, at, faults);
 }

@@ -58,6 +58,8 @@ pub enum AttemptOutcome {
     /// A sidecar at the endpoint refused the request before it forwarded it.
     Refused(u16),
     Failed(Reason),
+    /// It was ended because another attempt, made beside it, was answered first.
+    Outrun,
     /// A timeout of the sidecar ended it. The endpoint caused it, unless the client stalled.
     Expired(Reason),
 }
@@ -166,9 +168,12 @@ impl Attempts {
         }
     }
 
-    /// The latest attempt for which an endpoint was picked: the one that the access line shows.
+    /// The latest attempt for which an endpoint was picked, and that no other outran: the one that the access line shows.
     pub fn last_picked(&self) -> Option<&Attempt> {
-        self.more.iter().rev().chain(&self.first).find(|attempt| attempt.endpoint.is_some())
+        let counts = |attempt: &&Attempt| {
+            attempt.endpoint.is_some() && attempt.outcome != Some(AttemptOutcome::Outrun)
+        };
+        self.more.iter().rev().chain(&self.first).find(counts)
     }
 
     /// When the first attempt began to wait for a connection.

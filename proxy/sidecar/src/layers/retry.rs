@@ -1,9 +1,12 @@
 //! Sends a request again where that is allowed: after a pause, within a budget, to another endpoint, with its body from
 //! the first byte. The pause is the one that the answer asked for, or is drawn at random.
 //!
+//! Where `hedge_after` says so, a second try is made beside a first one that is slow ([`hedged`]).
+//!
 //! The first try costs little, because it shares its head with those that may follow. [`again`] makes all further
 //! tries.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,9 +17,11 @@ use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
 use super::HttpService;
+use super::hedge::{Raced, race};
 use super::pushback::Pushback;
 use super::timeout;
 use super::verdict::{RetryState, RetrySubject, TryOutcome, Verdict};
+use crate::exchange::attempts::AttemptOutcome;
 use crate::http::call::RequestContext;
 use crate::http::{Body, Call, FailedCall, Response, replay};
 use crate::state::Route;
@@ -24,6 +29,7 @@ use pillion_base::error::Sent;
 use pillion_http::headers::grpc_status;
 use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
+use pillion_model::policy::HedgeAfter;
 use pillion_telemetry::RetryOutcome;
 use pillion_upstream::cluster::Cluster;
 use pillion_upstream::cluster::backoff;
@@ -47,12 +53,72 @@ async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<R
         budget.deposit(call.common.exchange.started.into_std());
     }
     let progress = RetryState { tries: 1, replaced: 0, stale_replaced: false, whole: true };
-    let story = Story { spare: Spare::of(&mut call, &route), progress };
+    let mut story = Story { spare: Spare::of(&mut call, &route), progress };
     call.per_try = story.spare.subject().per_try_timeout(1);
-    let result = next.call(call).await;
+    let result = match story.spare.hedge_after() {
+        None => next.call(call).await,
+        Some(after) => Box::pin(hedged(&mut next, &mut story, call, after)).await,
+    };
     match story.judge(&result) {
         Verdict::Keep => result,
         verdict => Box::pin(again(next, story, result, verdict)).await,
+    }
+}
+
+/// Makes the first try and, if it is slow, another one beside it, which counts as a retry. The try that is not needed
+/// any more is dropped, which resets its connection or stream.
+async fn hedged<S: HttpService>(
+    next: &mut S,
+    story: &mut Story,
+    call: Box<Call>,
+    after: HedgeAfter,
+) -> Result<Response, FailedCall> {
+    let (began, attempt) = (Instant::now(), call.attempt);
+    let mut first = pin!(next.call(call));
+    // When the first try ends in time, nothing but a timer is dropped.
+    let in_time = tokio::select! {
+        biased;
+        result = &mut first => Some(result),
+        () = story.spare.slow(after) => None,
+    };
+    let result = match (in_time, story.spare.common.exchange.clone()) {
+        (Some(result), _) => result,
+        (None, exchange) => match story.begin_hedge() {
+            None => first.await,
+            Some((_hedge, call)) => {
+                let other = call.attempt;
+                let second = pin!(next.call(call));
+                let end = |attempt| exchange.end_attempt(attempt, AttemptOutcome::Outrun, Instant::now());
+                match race(first.as_mut(), second, |result| story.is_good_enough(result)).await {
+                    Raced::First(result) => {
+                        end(other);
+                        result
+                    }
+                    Raced::Second(result) => {
+                        end(attempt);
+                        result
+                    }
+                    Raced::Neither(first, second) => better(first, second),
+                }
+            }
+        },
+    };
+    // Also where the first try was dropped: it took at least so long, so the percentile does not fall by hedging.
+    if after == HedgeAfter::P95 {
+        story.spare.cluster().latencies().observe(began.elapsed(), Instant::now().into_std());
+    }
+    result
+}
+
+/// Of two results that are not good, an answer is better than none.
+fn better(
+    first: Result<Response, FailedCall>,
+    second: Result<Response, FailedCall>,
+) -> Result<Response, FailedCall> {
+    match (first, second) {
+        (Err(_), Ok(second)) => Ok(second),
+        (Err(failure), second) if may_have_arrived(&second) => Err(failure.error.sent_before().into()),
+        (first, _) => first,
     }
 }
 
@@ -166,6 +232,29 @@ impl Spare {
         RetrySubject { retry, method: &self.method, keyed: self.keyed, marked: self.common.marked }
     }
 
+    /// When a second try is made beside a slow first one. `None`: never, because the policy does not say so, or because
+    /// the request may not be sent twice.
+    fn hedge_after(&self) -> Option<HedgeAfter> {
+        let after = self.route.retry.as_ref()?.hedge_after?;
+        let may = self.subject().may_repeat() && !self.is_streaming;
+        (may && self.common.tunnel.is_none() && !self.common.waits_to_send).then_some(after)
+    }
+
+    /// Waits until the first try is slow and its request has come whole. Never ends while it is not known what is slow.
+    async fn slow(&self, after: HedgeAfter) {
+        let time = match after {
+            HedgeAfter::Time(time) => Some(time),
+            HedgeAfter::P95 => self.cluster().latencies().p95(Instant::now().into_std()),
+        };
+        let Some(time) = time else { return std::future::pending().await };
+        loop {
+            self.common.exchange.worker.ground.timers.deadline(Instant::now() + time).await;
+            if self.body.as_ref().is_none_or(|body| body.is_complete()) {
+                return;
+            }
+        }
+    }
+
     /// Whether the request can be sent from its first byte, even when the failed try left nothing of it.
     fn is_whole(&self) -> bool {
         self.head.is_some() && !self.is_streaming && self.body.as_ref().is_none_or(|body| body.can_replay())
@@ -189,6 +278,23 @@ impl Story {
             self.count_not_replayable(result);
         }
         verdict
+    }
+
+    /// Whether a result of one of two tries goes to the caller while the other try is under way: an answer that is not
+    /// retried.
+    fn is_good_enough(&self, result: &Result<Response, FailedCall>) -> bool {
+        let progress = RetryState { tries: 1, ..self.progress };
+        result.is_ok() && self.spare.subject().judge(progress, outcome(result)) == Verdict::Keep
+    }
+
+    /// Asks the budget and the limit for a try beside the first one. The place among `max_retries` is held with the
+    /// returned retry.
+    fn begin_hedge(&mut self) -> Option<(Retried, Box<Call>)> {
+        let route = &self.spare.route;
+        let mut hedge = route.cluster.begin_retry(route.budget.as_deref(), Instant::now()).ok()?;
+        hedge.hedges();
+        self.progress.tries += 1;
+        Some((hedge, self.next_call(None)))
     }
 
     /// Counts a request that would have been retried if its body had been kept.

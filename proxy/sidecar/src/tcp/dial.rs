@@ -341,6 +341,7 @@ mod tests {
             backoff: Backoff::default(),
             budget: RetryBudget { ratio: 0.2, min_per_second: 10 },
             max_body: 0,
+            hedge_after: None,
         }
     }
 

@@ -189,6 +189,13 @@ impl Endpoint {
         }
     }
 
+    /// Another try of the same request was answered before this one, which took at least so long. Without this sample an
+    /// endpoint that is always too slow would keep the latency of its better days.
+    pub fn outrun(&self, took: Duration, now: Instant) {
+        self.latency.observe(took, now);
+        self.outlier.on_neither(now);
+    }
+
     pub fn failed(&self, took: Duration, cause: Cause, cluster: &Cluster, now: Instant) {
         self.latency.observe(took.max(FAILURE_COSTS), now);
         if let Some(ejected) = self.outlier.on_error(now, cause) {

@@ -57,6 +57,11 @@ impl Retried {
         self.outcome = Some(RetryOutcome::Failed);
     }
 
+    /// The retry is made at once, beside a try that is still under way, and counts as `hedged` however it ends.
+    pub const fn hedges(&mut self) {
+        self.outcome = Some(RetryOutcome::Hedged);
+    }
+
     pub fn ended(mut self, is_good: bool) {
         if is_good {
             self.outcome = Some(RetryOutcome::Succeeded);
