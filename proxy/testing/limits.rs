@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
 
 use super::backend::OK;
-use super::mesh::{A, B, Mesh, Watch, pass, settle};
+use super::mesh::{A, B, Mesh, Sidecar, Watch, caller, pass, settle};
 use super::peer::Peer;
 
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\n\r\n";
@@ -33,6 +34,71 @@ async fn a_request_counts_until_the_last_byte_of_its_answer() {
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=requests"), 0);
     assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
     assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=requests"), 1);
+}
+
+/// A sidecar with an adaptive limit, whose endpoint answered in 10 ms for a while and takes a second now.
+async fn with_a_slow_endpoint(mesh: &Mesh) -> Sidecar {
+    let asked = Arc::new(AtomicUsize::new(0));
+    drop(mesh.scripted(A, move |mut peer: Peer, _| {
+        let asked = asked.clone();
+        async move {
+            while peer.message().await.is_some() {
+                let is_fast = asked.fetch_add(1, Relaxed) < 200;
+                tokio::time::sleep(Duration::from_millis(if is_fast { 10 } else { 1000 })).await;
+                let _gone = peer.try_send(OK).await;
+            }
+        }
+    }));
+    let sidecar = mesh.caller(ADAPTIVE);
+    let mut client = sidecar.client().await;
+    for _ in 0..200 {
+        assert_eq!(client.get("/").await.told(), (200, None));
+    }
+    sidecar
+}
+
+const ADAPTIVE: &str =
+    "endpoints: [10.0.0.1:80], retry: off, circuit_breaker: { adaptive: gradient, max_requests: 500 }";
+const REQUESTS: &str = "pillion_circuit_breaker_limit limit=requests";
+
+/// So many requests at once, again and again for ten seconds.
+async fn besiege(sidecar: &Sidecar, clients: usize) {
+    for _ in 0..10 {
+        let mut all = Vec::new();
+        for _ in 0..clients {
+            let mut client = sidecar.client().await;
+            client.send(GET).await;
+            all.push(client);
+        }
+        pass(1).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_adaptive_limit_falls_when_answers_become_slow_and_its_refusals_name_its_present_value() {
+    let mesh = Mesh::default();
+    let mut sidecar = with_a_slow_endpoint(&mesh).await;
+    assert_eq!(sidecar.sum(REQUESTS), 500);
+    besiege(&sidecar, 60).await;
+    let limit = sidecar.sum(REQUESTS);
+    assert!((10..60).contains(&limit), "{limit}");
+    assert!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=requests") > 0);
+    let mut waiting = Vec::new();
+    for _ in 0..limit {
+        let mut client = sidecar.client().await;
+        client.send(GET).await;
+        waiting.push(client);
+    }
+    settle().await;
+    let refused = sidecar.client().await.get("/").await;
+    assert_eq!(refused.told(), (503, Some("limit_requests")));
+    let sentence = format!("has {limit} requests in flight (circuit_breaker.adaptive is {limit})");
+    assert!(refused.body.contains(&sentence), "{}", refused.body);
+    drop(waiting);
+    sidecar.reload(&caller(&format!("{ADAPTIVE}, timeout: 3s"))).expect("a good file");
+    assert_eq!(sidecar.sum(REQUESTS), limit, "a reload keeps it");
+    sidecar.reload(&caller("endpoints: [10.0.0.1:80]")).expect("a good file");
+    assert_eq!(sidecar.sum(REQUESTS), 1024, "and turns it off");
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use pillion_model::policy::{HedgeAfter, IdleTimeout, Timeout};
+use pillion_model::policy::{Adaptive, HedgeAfter, IdleTimeout, Timeout};
 use serde_json::Value;
 
 use crate::schema::{Described, any_of, defined};
@@ -258,6 +258,17 @@ impl Word for Timeout {
     }
 }
 
+impl Word for Adaptive {
+    const EXPECTED: &'static str = "gradient";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        match text {
+            "gradient" => Ok(Self::Gradient),
+            _ => Err(BadWord::not(text, "`off` or gradient")),
+        }
+    }
+}
+
 impl Word for HedgeAfter {
     const EXPECTED: &'static str = "a duration (200ms) or p95";
 
@@ -281,6 +292,9 @@ leaves!(
     Duration: |time| spell::duration(*time),
     Timeout: |timeout| OffOr::<Duration>::spell(&timeout.bound()),
     IdleTimeout: |timeout| spell::idle(*timeout),
+    Adaptive: |adaptive| match adaptive {
+        Self::Gradient => "gradient".into(),
+    },
     HedgeAfter: |after| match after {
         Self::Time(time) => spell::duration(*time),
         Self::P95 => "p95".into(),

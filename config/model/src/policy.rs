@@ -269,6 +269,9 @@ pub struct CircuitBreaker {
     pub max_pending_requests: u32,
     /// Requests in flight, at least 1. A request beyond this limit gets 503.
     pub max_requests: u32,
+    /// How the limit of requests in flight follows the service's latency, below `max_requests`. Default `None`: it stays
+    /// where it is configured.
+    pub adaptive: Option<Adaptive>,
     /// Retries in flight. Default 32: more retries at once would be a retry storm.
     pub max_retries: u32,
 }
@@ -280,9 +283,17 @@ impl Default for CircuitBreaker {
             max_connections_per_endpoint: None,
             max_pending_requests: 1024,
             max_requests: 1024,
+            adaptive: None,
             max_retries: 32,
         }
     }
+}
+
+/// How a limit follows latency.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adaptive {
+    /// By the ratio of the usual latency to the present one.
+    Gradient,
 }
 
 /// When an endpoint that fails gets no requests for a while.

@@ -424,6 +424,9 @@ impl<'a> Trial<'a> {
         self.is_judged = true;
         let (took, endpoint) = (now - self.began, self.endpoint.address);
         tracing::debug!(request = self.exchange.id(), %endpoint, status = status.as_u16(), ?took, "try answered");
+        if !refused {
+            self.cluster.note_latency(took, now);
+        }
         match Cause::of_status(status) {
             // A sidecar may be busy (503) without fault; a failure of its application (502, 504) counts.
             Some(_) if refused && status == http::StatusCode::SERVICE_UNAVAILABLE => {
@@ -477,6 +480,10 @@ impl Drop for Trial<'_> {
                 Some(AttemptOutcome::Expired(reason)) => self.is_sent && reason != Reason::RequestStalled,
                 _ => false,
             };
+            if is_its_fault {
+                let now = Instant::now();
+                self.cluster.note_latency(now - self.began, now);
+            }
             self.judge(is_its_fault.then_some(Cause::Timeout));
         }
     }

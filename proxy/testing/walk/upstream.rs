@@ -61,6 +61,7 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
         shows(key("circuit_breaker.max_connections_per_endpoint"), ["1", "2"], two_at_one_endpoint),
         shows(key("circuit_breaker.max_pending_requests"), ["0", "10"], one_of_two),
         shows(key("circuit_breaker.max_requests"), ["1", "10"], one_of_two),
+        shows(key("circuit_breaker.adaptive"), ["off", "gradient"], limit_when_answers_become_slow),
         shows(key("circuit_breaker.max_retries"), ["0", "10"], tries),
         shows(key("outlier_detection"), ["off", "{}"], asked_while_ill),
         shows(key("outlier_detection.consecutive_errors"), ["5", "9"], asked_while_ill),
@@ -307,6 +308,26 @@ async fn one_of_two(key: Key) -> String {
     second.send(GET).await;
     let told = tokio::time::timeout(secs(1), second.answer()).await;
     format!("{:?} {}", told.map(|answer| answer.reason().map(str::to_owned)).ok(), a.hits())
+}
+
+async fn limit_when_answers_become_slow(key: Key) -> String {
+    let mesh = Mesh::default();
+    let slowly = Arc::new(AtomicUsize::new(0));
+    let a = slowly.clone();
+    let _a = mesh.scripted(A, move |mut peer: Peer, _| {
+        let slowly = a.clone();
+        async move {
+            while peer.message().await.is_some() {
+                tokio::time::sleep(Duration::from_millis(10 + slowly.load(Relaxed) as u64)).await;
+                peer.send(OK).await;
+            }
+        }
+    });
+    let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
+    send(&sidecar, 200).await;
+    slowly.store(100, Relaxed);
+    send(&sidecar, 50).await;
+    format!("{}", sidecar.sum("pillion_circuit_breaker_limit limit=requests") < 500)
 }
 
 /// Two requests at once for an endpoint that does not answer.

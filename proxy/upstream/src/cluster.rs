@@ -10,6 +10,7 @@ mod before;
 pub mod budget;
 pub mod endpoint;
 pub mod ewma;
+pub mod gradient;
 pub mod hashing;
 pub mod health;
 pub mod latencies;
@@ -26,6 +27,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use parking_lot::Mutex;
 use pillion_model as config;
 use pillion_model::cluster::{ClusterKind, HashKey, LoadBalancer, UpstreamProtocol, UpstreamTls};
 use pillion_model::listener::{AppProtocol, Inbound};
@@ -44,6 +46,7 @@ use balance::Tried;
 pub use before::PreviousCluster;
 use budget::Budget;
 use endpoint::Endpoint;
+use gradient::Gradient;
 use hashing::KeyHash;
 use latencies::Latencies;
 use outlier::Ejections;
@@ -81,6 +84,8 @@ pub struct Cluster {
     pub retry: Option<Arc<Retry>>,
     pub budget: Option<Arc<Budget>>,
     pub limits: ClusterLimits,
+    /// What moves `limits.requests`; `None`: it stays where it is configured.
+    adaptive: Option<Arc<Mutex<Gradient>>>,
     /// The largest request body, in bytes.
     pub max_body: Option<u64>,
     ejections: Arc<Ejections>,
@@ -153,6 +158,8 @@ impl Cluster {
         let ejections = before::ejections(outliers, before);
         let endpoints = before::endpoints(of, said, &ejections, before, common.workers);
         ejections.allow_of(endpoints.all.len());
+        let limits = before::limits(&of.limits, before);
+        let adaptive = before::adaptive(&of.limits, &limits.requests, before);
         Arc::new(Self {
             name: of.name.as_str().into(),
             kind: ClusterKind::Service,
@@ -173,7 +180,8 @@ impl Cluster {
             connection: policies.connections.share(&of.connection),
             budget: before::budget(of.retry.as_ref(), before),
             retry: of.retry.as_ref().map(|retry| policies.retries.share(retry)),
-            limits: before::limits(&of.limits, before),
+            limits,
+            adaptive,
             max_body: None,
             ejections,
             health_check: of.health_check.clone().map(Arc::new),
@@ -385,6 +393,20 @@ impl Cluster {
     /// How long its recent requests took. Begins to count when it is first asked for.
     pub fn latencies(&self) -> &Latencies {
         self.latencies.get_or_init(|| Arc::new(Latencies::new(Instant::now().into_std())))
+    }
+
+    /// A request was answered, or timed out, after this time. Moves the adaptive limit, if there is one.
+    pub fn note_latency(&self, took: Duration, now: Instant) {
+        let Some(adaptive) = &self.adaptive else { return };
+        let mut gradient = adaptive.lock();
+        if let Some(limit) = gradient.observe(took, now.into_std()) {
+            self.limits.requests.set_max(limit); // under the lock, so that limits are set in their order
+        }
+    }
+
+    /// The key that sets the limit of requests in flight.
+    pub const fn key_of_requests(&self) -> &'static str {
+        if self.adaptive.is_some() { "circuit_breaker.adaptive" } else { "max_requests" }
     }
 
     /// How its endpoints are checked; `None`: they are not.
@@ -628,6 +650,7 @@ impl Single {
                 requests: self.requests,
                 retries: Limit::new("max_retries", 0),
             },
+            adaptive: None,
             max_body: self.max_body,
             ejections,
             health_check: None,

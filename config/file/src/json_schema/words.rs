@@ -15,7 +15,7 @@ use crate::words::{
 use pillion_model::Pattern;
 use pillion_model::cluster::{AddressPattern, HostPattern};
 use pillion_model::identity::SpiffeId;
-use pillion_model::policy::{HedgeAfter, IdleTimeout, RetryCondition, Timeout};
+use pillion_model::policy::{Adaptive, HedgeAfter, IdleTimeout, RetryCondition, Timeout};
 use pillion_model::route::RouteHost;
 use pillion_model::telemetry::LogPath;
 
@@ -187,6 +187,12 @@ macro_rules! or_off {
     )*};
 }
 or_off!(Delay, Timeout, IdleTimeout);
+
+impl Described for Adaptive {
+    fn described() -> Option<Value> {
+        Some(one_of(["gradient"].into_iter()))
+    }
+}
 
 impl Described for HedgeAfter {
     fn described() -> Option<Value> {

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 
 use pillion_model::cluster::{AddressPattern, Discovery, HostPattern, UpstreamProtocol};
 use pillion_model::policy::{
-    Backoff, CircuitBreaker, ConnectionPolicy, ErrorRate, HedgeAfter, IdleTimeout, OutlierDetection, Retry,
-    RetryBudget, RetryCondition, RetryMethods, Timeout,
+    Adaptive, Backoff, CircuitBreaker, ConnectionPolicy, ErrorRate, HedgeAfter, IdleTimeout,
+    OutlierDetection, Retry, RetryBudget, RetryCondition, RetryMethods, Timeout,
 };
 use pillion_model::{Cluster, Endpoint};
 use serde_json::Value;
@@ -207,7 +207,11 @@ static CIRCUIT_BREAKER: Static<CircuitBreaker> = Static::new(|| {
             field!(max_connections_per_endpoint),
             "Connections to one endpoint; beyond it HTTP waits as pending, and TCP goes to another endpoint or is reset.",
         )
-        .later_or_off("adaptive")
+        .word::<OffOr<Adaptive>>(
+            "adaptive",
+            field!(adaptive),
+            "A limit of requests in flight below `max_requests` that falls while the service is slower than usual.",
+        )
 });
 
 static OUTLIER_DETECTION: Static<OutlierDetection> = Static::new(|| {

@@ -41,12 +41,10 @@ fn each_refusal_is_placed_at_its_key() {
 /// Values that the full example has only in comments, or not at all.
 #[test]
 fn the_alternatives_of_the_public_interface_are_refused_by_name() {
-    let service = |keys: &str| format!("services: {{ a: {{ endpoints: [10.0.0.1:80], {keys} }} }}");
     let cases = [
         ("identity: { workload_api: unix:///run/spire/agent.sock }".to_owned(), "identity.workload_api"),
         ("defaults: { slow_start: 3s }".into(), "defaults.slow_start"),
         ("services: { a: { endpoints: { srv: _http._tcp.a.shop } } }".into(), "services.a.endpoints.srv"),
-        (service("circuit_breaker: { adaptive: gradient }"), "services.a.circuit_breaker.adaptive"),
         ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
         ("access_log: { format: text }".into(), "access_log.format"),

@@ -112,7 +112,6 @@ fn a_key_whose_feature_does_not_exist_yet_is_absent() {
         "srv",
         "zone_aware",
         "priority",
-        "adaptive",
         "slow_start",
         "merge",
         "compatibility",

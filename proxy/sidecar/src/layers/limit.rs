@@ -45,7 +45,11 @@ fn admit(call: &Call, cluster: &Cluster) -> Result<Permit, Error> {
         let most = requests.max();
         Error::new(
             Reason::LimitRequests,
-            format!("\"{}\" has {most} requests in flight ({} is {most})", cluster.name, requests.name()),
+            format!(
+                "\"{}\" has {most} requests in flight ({} is {most})",
+                cluster.name,
+                cluster.key_of_requests()
+            ),
         )
     })
 }

@@ -3,12 +3,14 @@
 
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use pillion_model as config;
 use pillion_model::EndpointUpdate;
-use pillion_model::policy::{OutlierDetection, Retry};
+use pillion_model::policy::{Adaptive, OutlierDetection, Retry};
 use tokio::time::Instant;
 
 use super::budget::Budget;
+use super::gradient::Gradient;
 use super::outlier::Ejections;
 use super::set::{EndpointSet, Make};
 use super::{Cluster, ClusterLimits};
@@ -108,6 +110,23 @@ pub(super) fn limits(
     limits.requests.set_max(of.max_requests);
     limits.retries.set_max(of.max_retries);
     limits
+}
+
+/// The adaptive limit goes on where it was. It applies to `requests` from now on.
+pub(super) fn adaptive(
+    of: &config::policy::CircuitBreaker,
+    requests: &Limit,
+    before: Option<PreviousCluster<'_>>,
+) -> Option<Arc<Mutex<Gradient>>> {
+    let Adaptive::Gradient = of.adaptive?;
+    let kept = before.and_then(|before| before.cluster.adaptive.clone());
+    let new = || Arc::new(Mutex::new(Gradient::new(of.max_requests, Instant::now().into_std())));
+    let adaptive = kept.unwrap_or_else(new);
+    let mut gradient = adaptive.lock();
+    gradient.set_most(of.max_requests);
+    requests.set_max(gradient.limit());
+    drop(gradient);
+    Some(adaptive)
 }
 
 /// With a changed `max_connections` only the connections that are opened from then on are counted.
