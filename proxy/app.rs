@@ -46,7 +46,8 @@ use pillion_base::limits::{Limit, NO_LIMIT};
 use pillion_base::net::Network;
 use pillion_base::net::descriptors::{raise_limit, why_too_few};
 use pillion_sidecar::state::{
-    Budgets, Clusters, Destinations, PreviousSnapshot, RateLimits, Services, Sides, Store, compile,
+    Budgets, Clusters, Destinations, MirrorLimits, PreviousSnapshot, RateLimits, Services, Sides, Store,
+    compile,
 };
 use pillion_sidecar::worker::Worker;
 use pillion_telemetry::{AccessLog, Metrics};
@@ -275,8 +276,14 @@ fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
         inbound: None,
         applications: Arc::new(control::applications(None, &requests, &common)),
     };
-    let (services, budgets, rate_limits) = (Services::new(), Budgets::new(), RateLimits::new());
-    let before = PreviousSnapshot { services: &services, budgets: &budgets, rate_limits: &rate_limits };
+    let (services, budgets) = (Services::new(), Budgets::new());
+    let (rate_limits, mirrors) = (RateLimits::new(), MirrorLimits::new());
+    let before = PreviousSnapshot {
+        services: &services,
+        budgets: &budgets,
+        rate_limits: &rate_limits,
+        mirrors: &mirrors,
+    };
     let nothing =
         compile(0, &Config::default(), &Clusters::new(), sides, before, &mut Policies::default(), metrics);
     let of = common.clone();

@@ -35,6 +35,7 @@ mod http2_bounds;
 mod http2_streams;
 mod layers_inbound;
 mod layers_outbound;
+mod known_bugs;
 mod limits;
 mod long_lived;
 mod mtls;

@@ -14,12 +14,14 @@ use pillion_model::listener::Question;
 use pillion_model::policy::HealthCheck;
 use pillion_sidecar::state::Store;
 use pillion_tls::Alpn;
+use pillion_tls::admission::Admission;
 use pillion_tls::client::Purpose;
 use pillion_upstream::cluster::endpoint::Endpoint;
 use pillion_upstream::cluster::health::{first_pause, pause};
 use pillion_upstream::cluster::set::EndpointSet;
 use pillion_upstream::cluster::{Cluster, ClusterProtocol};
 use pillion_upstream::connect::{Connected, connect_uncounted};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
@@ -172,17 +174,33 @@ impl Asking {
     async fn ask(&self, cluster: &Cluster, endpoint: &Endpoint, asks: &Question) -> Outcome {
         let address = endpoint.address;
         let connected = connect_uncounted(cluster, address, &self.ground, purpose(cluster, asks)).await;
-        let Connected { transport, alpn, .. } = match connected {
+        let Connected { transport, alpn, admission } = match connected {
             Ok(connected) => connected,
             Err(error) if is_shortage_of_ours(&error) => return Outcome::NotAsked,
             Err(error) => return Outcome::Failed(error.to_string()),
         };
         match (asks, speaks_http2(cluster, asks, alpn)) {
+            (Question::Tcp, _) if admission.is_some() => admitted(transport, admission.as_deref()).await,
             (Question::Grpc { .. }, false) => {
                 Outcome::Failed(format!("{address} speaks HTTP/1.1, and gRPC needs HTTP/2"))
             }
             (_, over_http2) => judged(asks, put(transport, asks, address, &cluster.name, over_http2).await),
         }
+    }
+}
+
+/// How long a check of TCP waits for a refusal: a server of TLS 1.3 judges our certificate when the handshake has already
+/// ended for us. One that accepts it may say nothing.
+const LONGEST_REFUSAL: Duration = Duration::from_millis(200);
+
+/// Whether the server has accepted our certificate.
+async fn admitted(mut transport: impl AsyncRead + Unpin, admission: Option<&Admission>) -> Outcome {
+    let mut byte = [0];
+    // What is read is of no interest: the connection was made for this check alone.
+    drop(timeout(LONGEST_REFUSAL, transport.read(&mut byte)).await);
+    match admission.and_then(Admission::failure) {
+        Some(failure) => Outcome::Failed(format!("TLS failed: {}", failure.error)),
+        None => Outcome::Passed,
     }
 }
 

@@ -370,6 +370,7 @@ impl Controller {
             services: &now.services,
             budgets: &now.budgets,
             rate_limits: &now.rate_limits,
+            mirrors: &now.mirrors,
         };
         let next = compile(
             self.generation,

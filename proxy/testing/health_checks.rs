@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::backend::{Backend, OK, UNAVAILABLE};
-use super::mesh::{A, B, Mesh, ORDERS, Pair, Sidecar, caller, pass, settle};
+use super::mesh::{A, B, Mesh, ORDERS, Pair, Sidecar, caller, expired, identity, pass, settle};
 
 const TWO: &str = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin";
 const CHECK: &str = "health_check: { http: /healthz, interval: 2s }";
@@ -109,6 +109,21 @@ async fn an_open_port_passes_a_check_of_tcp_and_a_closed_one_or_a_silent_one_doe
     pass(3).await;
     let answer = silent.client().await.get("/").await;
     assert_eq!(answer.reason(), Some("all_unhealthy"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_of_tcp_fails_where_the_server_refuses_our_certificate() {
+    let pair = Pair::new();
+    let _orders = pair.application("10.0.0.1:15006", "127.0.0.1:8080");
+    let orders = format!("endpoints: [10.0.0.1:15006], {ORDERS}, retry: off, health_check: {{ tcp: true }}");
+    for (own, reason) in
+        [(expired(&pair.ca, "web"), "all_unhealthy"), (identity(&pair.ca, "web"), "connect_refused")]
+    {
+        let caller = pair.caller_as(&orders, own);
+        pass(3).await;
+        let answer = caller.client().await.get("/").await;
+        assert_eq!(answer.reason(), Some(reason), "{}", answer.body);
+    }
 }
 
 #[tokio::test(start_paused = true)]

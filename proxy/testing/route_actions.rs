@@ -4,6 +4,7 @@ use super::backend::{HANG_UP, OK, UNAVAILABLE};
 use super::http2;
 use super::mesh::{self, A, B, Mesh, Pair, Sidecar, Watch, pass, settle};
 use super::peer::{Message, Peer};
+use super::tunnels;
 use pillion_tls::client::Purpose;
 
 const MOVED: &str = "hosts: [orders], match: { path: { prefix: /old } }, redirect";
@@ -113,6 +114,24 @@ async fn a_redirect_and_an_answer_of_the_route_are_no_errors_and_reach_no_endpoi
     assert_eq!(a.hits(), 0);
     assert_eq!(sidecar.sum("pillion_requests_total service=orders route=moved status=308"), 2);
     assert_eq!(sidecar.sum("pillion_requests_total service=orders route=hello status=203"), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_the_file_makes_never_looks_like_an_open_tunnel() {
+    for (route, status) in [
+        ("hosts: [orders], respond: { status: 200, body: hello }", 403),
+        ("hosts: [orders], respond: { status: 204 }", 403),
+        ("hosts: [orders], respond: { status: 503, body: hello }", 503),
+        ("hosts: [orders], to: orders, fault: { abort: { status: 200 } }", 403),
+    ] {
+        let mesh = Mesh::default();
+        let a = mesh.answering(A, OK);
+        let sidecar = sidecar(&mesh, route);
+        let (refused, _stream) = tunnels::extended_connect(&sidecar).await;
+        assert_eq!((refused.status().as_u16(), a.connections()), (status, 0), "{route}");
+        let plain = ask(&mut sidecar.client().await, "/", "").await;
+        assert_ne!(plain.status(), Some(403), "{route}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -260,6 +279,24 @@ async fn a_slow_mirror_gets_no_further_copies() {
     assert_eq!(b.hits(), 256);
     assert_eq!(sidecar.sum("pillion_requests_total route=canary#mirror reason=limit_requests"), 44);
 }
+
+#[tokio::test(start_paused = true)]
+async fn copies_that_are_under_way_count_after_a_reload_too() {
+    let mesh = Mesh::default();
+    let (_a, b) = (mesh.answering(A, OK), mesh.silent(B));
+    let mut sidecar = sidecar(&mesh, MIRRORED);
+    for _ in 0..2 {
+        let mut client = sidecar.client().await;
+        for _ in 0..200 {
+            assert_eq!(ask(&mut client, "/", "").await.status(), Some(200));
+        }
+        settle().await;
+        sidecar.reload(&file(&[MIRRORED, MOVED_AWAY])).expect("a good file");
+    }
+    assert_eq!(b.hits(), 256);
+}
+
+const MOVED_AWAY: &str = "hosts: [orders], match: { path: { prefix: /old } }, redirect: { path: /new }";
 
 #[tokio::test(start_paused = true)]
 async fn a_mirror_is_sent_grpc_and_trailers_too() {

@@ -167,7 +167,9 @@ async fn a_broken_tunnel_is_not_passed_on_as_an_ordinary_end() {
 }
 
 /// The two halves of an HTTP/2 client's tunnel.
-async fn extended_connect(sidecar: &Sidecar) -> (http::Response<h2::RecvStream>, h2::SendStream<Bytes>) {
+pub(super) async fn extended_connect(
+    sidecar: &Sidecar,
+) -> (http::Response<h2::RecvStream>, h2::SendStream<Bytes>) {
     let io = sidecar.client().await.into_io();
     let (send, conn) = h2::client::handshake(io).await.expect("the sidecar speaks HTTP/2");
     tokio::spawn(conn);

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use pillion_model::Pattern;
 use pillion_model::cluster::{Discovery, UpstreamProtocol, UpstreamTls};
 use pillion_model::listener::{Mtls, PortPolicy, Probe, Question};
 use pillion_model::policy::{RetryMethods, Timeout};
-use pillion_model::route::{Actions, Route, RouteHost, RouteMatch, Weighted};
+use pillion_model::route::{Actions, PathMatch, Route, RouteHost, RouteMatch, Weighted};
 use pillion_model::{Cluster, Config, Endpoint, Severity, validate, validate_cluster};
 
 fn cluster(name: &str) -> Cluster {
@@ -161,4 +162,20 @@ fn faults_of_listeners_identity_probes_and_limits_carry_their_paths() {
             "inbound.probes[0].port",
         ]
     );
+}
+
+#[test]
+fn the_regular_expressions_of_all_routes_have_a_bound() {
+    let expression = Pattern::new("/[a-z]+").expect("a pattern");
+    let matches = RouteMatch { path: Some(PathMatch::Regex(expression)), ..RouteMatch::default() };
+    let of = |routes: usize| {
+        let route = |_| Route { matches: matches.clone(), ..route(&[("orders", 1)]) };
+        let routes = (0..routes).map(route).collect();
+        Config { clusters: vec![cluster("orders")], routes, ..Config::default() }
+    };
+    let bound =
+        |config| told(&config).into_iter().filter(|fault| fault.contains("expressions")).collect::<Vec<_>>();
+    assert!(bound(of(1024)).is_empty());
+    let fault = "routes[1024].match brings the regular expressions of all routes above 1024";
+    assert_eq!(bound(of(1100)), [fault]);
 }

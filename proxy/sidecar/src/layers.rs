@@ -34,6 +34,15 @@ pub mod verdict;
 
 pub use crate::http::call::{AnsweringService, HttpService};
 
+/// The status of an answer that the sidecar makes itself by the configuration. To a CONNECT, also to the extended one of
+/// HTTP/2, every 2xx says that a tunnel is open (RFC 9110, 9.3.6), and its bytes would be lost: 403 says that there is
+/// none.
+pub fn opens_nothing(status: u16, call: &crate::http::Call) -> u16 {
+    let is_extended = call.common.tunnel.is_some() && call.head.version == http::Version::HTTP_2;
+    let is_connect = is_extended || call.head.method == http::Method::CONNECT;
+    if is_connect && (200..300).contains(&status) { 403 } else { status }
+}
+
 /// The name of a layer that a test may leave out of a stack, to show why the layer is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Name {

@@ -25,7 +25,7 @@ use pillion_model::policy::{Retry, Timeouts};
 
 use actions::{Actions, PeersRateLimit};
 pub use addresses::AddressTable;
-pub use compile::{Budgets, Clusters, PreviousSnapshot, RateLimits, Sides, compile};
+pub use compile::{Budgets, Clusters, MirrorLimits, PreviousSnapshot, RateLimits, Sides, compile};
 pub use destinations::Destinations;
 pub use former::Former;
 pub use names::{DnsNames, ServiceAddresses};
@@ -72,6 +72,8 @@ pub struct Snapshot {
     pub budgets: Budgets,
     /// The rate limits of routes, kept for the next snapshot.
     pub rate_limits: RateLimits,
+    /// The limits of mirrors, kept for the next snapshot.
+    pub mirrors: MirrorLimits,
 }
 
 /// Services' own routes, by name.

@@ -7,7 +7,7 @@ use super::{actions, policy};
 use crate::cluster::UpstreamProtocol;
 use crate::fault::Faults;
 use crate::path::Trail;
-use crate::route::{Route, RouteMatch, Weighted};
+use crate::route::{PathMatch, Route, RouteMatch, ValueMatch, Weighted};
 use crate::text::{nearest, shortened};
 use crate::{Cluster, Config};
 
@@ -18,6 +18,31 @@ pub(super) fn validate(config: &Config, at: &Trail<'_>, faults: &mut Faults) {
         self::route(route, &at.index(nth), &mut directory, faults);
     }
     warn_of_unreached(config, at, faults);
+    refuse_many_expressions(&config.routes, at, faults);
+}
+
+/// The most regular expressions of a file. Each may take [`Pattern::LARGEST`], so together 64 MiB at most.
+const MOST_EXPRESSIONS: usize = 1024;
+
+fn refuse_many_expressions(routes: &[Route], at: &Trail<'_>, faults: &mut Faults) {
+    let mut sum = 0;
+    for (nth, route) in routes.iter().enumerate() {
+        sum += expressions(&route.matches);
+        if sum > MOST_EXPRESSIONS {
+            let what = format!("brings the regular expressions of all routes above {MOST_EXPRESSIONS}");
+            faults
+                .error(&at.index(nth).key("match"), what)
+                .help("they are tried one by one, and each takes up to 64 KiB; `prefix` and `exact` have no such bound");
+            return;
+        }
+    }
+}
+
+fn expressions(of: &RouteMatch) -> usize {
+    let is_regex = |value: &ValueMatch| matches!(value, ValueMatch::Regex(_));
+    usize::from(matches!(of.path, Some(PathMatch::Regex(_))))
+        + of.headers.iter().filter(|header| is_regex(&header.value)).count()
+        + of.query.iter().filter(|query| is_regex(&query.value)).count()
 }
 
 /// Metrics could not distinguish two routes of one name.

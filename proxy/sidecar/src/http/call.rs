@@ -36,7 +36,7 @@ pub struct Call {
     pub permit: Option<Permit>,
 }
 
-/// What all attempts of a request have in common. A retry (later also a hedge or a mirror) is made of this, a head and
+/// What all attempts of a request have in common. A retry, a hedge or a mirror is made of this, a head and
 /// a body.
 #[derive(Clone)]
 pub struct RequestContext {

@@ -16,7 +16,7 @@ use tokio_util::either::Either;
 use tower::layer::layer_fn;
 use tower::{Layer, service_fn};
 
-use super::HttpService;
+use super::{HttpService, opens_nothing};
 use crate::connection::{Connection, Place};
 use crate::http::call::RequestContext;
 use crate::http::exchange::Exchange;
@@ -24,7 +24,7 @@ use crate::http::{Body, Call, FailedCall, Response};
 use crate::state::actions::{Actions, Mirror, injected, is_among};
 use pillion_http::transfer::{Observer as _, ResponseEnd};
 use pillion_model::Reason;
-use pillion_model::route::FaultInjection;
+use pillion_model::route::{AbortStatus, FaultInjection};
 use pillion_upstream::cluster::hashing::KeyHash;
 
 /// 64 KiB: how far a mirror may be behind with a request's body. Beyond it, the copy is cut.
@@ -94,7 +94,10 @@ async fn inject(call: &Call, fault: &FaultInjection) -> Result<(), Error> {
         ground.timers.deadline(Instant::now() + delay.time).await;
     }
     match fault.abort.filter(|abort| is_among(abort.share, dice)) {
-        Some(abort) => Err(injected(abort.with)),
+        Some(abort) => Err(injected(match abort.with {
+            AbortStatus::Http(status) => AbortStatus::Http(opens_nothing(status, call)),
+            grpc @ AbortStatus::Grpc(_) => grpc,
+        })),
         None => Ok(()),
     }
 }

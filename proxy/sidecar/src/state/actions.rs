@@ -120,10 +120,18 @@ pub fn location(redirect: &Redirect, host: &str, uri: &Uri) -> Option<HeaderValu
                 Some(Scheme::Http) | None => "http",
             };
             let path = if path.starts_with('/') { path.as_str() } else { "/" };
-            format!("{scheme}://{}{path}", other.as_deref().unwrap_or(host))
+            let authority = other.as_deref().unwrap_or_else(|| without_port_of_other_scheme(host, scheme));
+            format!("{scheme}://{authority}{path}")
         }
     };
     HeaderValue::try_from(text).ok()
+}
+
+/// The host of a request whose redirect changes the scheme to `scheme`. The default port of the former scheme would lead
+/// to a server that does not speak the new one.
+fn without_port_of_other_scheme<'a>(host: &'a str, scheme: &str) -> &'a str {
+    let former = if scheme == "https" { ":80" } else { ":443" };
+    host.strip_suffix(former).unwrap_or(host)
 }
 
 /// Changes of headers: names are removed first, then values are set, then values are added.
@@ -259,6 +267,23 @@ mod tests {
         let rewrite = Rewrite::new(Some(&format!("/{}", "t".repeat(100))), None, None);
         assert!(rewrite.target(&uri).is_err());
         assert!(Rewrite::new(Some("/t"), None, None).target(&uri).is_ok());
+    }
+
+    #[test]
+    fn the_default_port_of_the_former_scheme_goes_with_it() {
+        let redirect = |scheme| Redirect { path: None, host: None, scheme: Some(scheme), status: 302 };
+        for (scheme, host, expected) in [
+            (Scheme::Https, "orders:80", "https://orders/"),
+            (Scheme::Https, "[fd00::80]:80", "https://[fd00::80]/"),
+            (Scheme::Https, "[fd00::80]", "https://[fd00::80]/"),
+            (Scheme::Https, "orders:8080", "https://orders:8080/"),
+            (Scheme::Https, "orders:443", "https://orders:443/"),
+            (Scheme::Http, "orders:443", "http://orders/"),
+            (Scheme::Http, "orders:80", "http://orders:80/"),
+        ] {
+            let location = location(&redirect(scheme), host, &Uri::from_static("/"));
+            assert_eq!(location.expect("a value"), expected, "{scheme:?} {host}");
+        }
     }
 
     #[test]

@@ -37,12 +37,16 @@ pub type Budgets = HashMap<(String, String), (RetryBudget, Arc<Budget>)>;
 /// Rate limits of routes, by the route (its name, or its place where it has none).
 pub type RateLimits = HashMap<String, Arc<RateLimit>>;
 
+/// The limits of copies to mirrors, by the route (its name, or its place where it has none).
+pub type MirrorLimits = HashMap<String, Arc<Limit>>;
+
 /// The parts of the previous snapshot that the next one takes over.
 #[derive(Clone, Copy)]
 pub struct PreviousSnapshot<'a> {
     pub services: &'a Services,
     pub budgets: &'a Budgets,
     pub rate_limits: &'a RateLimits,
+    pub mirrors: &'a MirrorLimits,
 }
 
 /// The parts of a snapshot that are compiled elsewhere.
@@ -62,8 +66,8 @@ pub fn compile(
     policies: &mut Policies,
     metrics: &Arc<Metrics>,
 ) -> Snapshot {
-    let (budgets, rate_limits) = (Budgets::new(), RateLimits::new());
-    let mut compiled = Compiled { clusters, metrics, policies, before, budgets, rate_limits };
+    let (budgets, rate_limits, mirrors) = (Budgets::new(), RateLimits::new(), MirrorLimits::new());
+    let mut compiled = Compiled { clusters, metrics, policies, before, budgets, rate_limits, mirrors };
     let rules = config.routes.iter().enumerate().map(|(nth, route)| Arc::new(compiled.rule(nth, route)));
     let table = Table::new(config, clusters, rules.collect(), before.services, metrics);
     let (mut hosts, mut addresses, mut services) =
@@ -102,6 +106,7 @@ pub fn compile(
         limits: config.limits,
         budgets: compiled.budgets,
         rate_limits: compiled.rate_limits,
+        mirrors: compiled.mirrors,
     }
 }
 
@@ -110,10 +115,11 @@ struct Compiled<'a> {
     clusters: &'a Clusters,
     metrics: &'a Arc<Metrics>,
     policies: &'a mut Policies,
-    /// The budgets and rate limits of the previous snapshot.
+    /// The budgets and limits of the previous snapshot.
     before: PreviousSnapshot<'a>,
     budgets: Budgets,
     rate_limits: RateLimits,
+    mirrors: MirrorLimits,
 }
 
 impl Compiled<'_> {
@@ -168,16 +174,19 @@ impl Compiled<'_> {
             request_headers: HeaderChanges::new(request_headers),
             response_headers: HeaderChanges::new(response_headers),
             fault: fault.clone(),
-            mirror: mirror.as_ref().and_then(|mirror| self.mirror(of.name.as_deref(), mirror)),
+            mirror: mirror.as_ref().and_then(|mirror| self.mirror(key, of.name.as_deref(), mirror)),
             rate_limit: rate_limit.map(|of| self.rate_limit(key, rate(of))),
         }))
     }
 
-    fn mirror(&self, name: Option<&str>, of: &MirrorConfig) -> Option<Mirror> {
+    /// The limit of a mirror is always kept: its copies that are under way count after a reload, too.
+    fn mirror(&mut self, key: &str, name: Option<&str>, of: &MirrorConfig) -> Option<Mirror> {
         let cluster = self.clusters.get(&of.service)?.clone();
         let name = self.metrics.intern(&format!("{}{MIRRORED}", name.unwrap_or_default()));
         let route = Route { name, retry: None, budget: None, ..Route::with(cluster, Rules::default()) };
-        let limit = Limit::new("mirrored requests", Mirror::MOST_AT_ONCE);
+        let known = self.before.mirrors.get(key).cloned();
+        let limit = known.unwrap_or_else(|| Limit::new("mirrored requests", Mirror::MOST_AT_ONCE));
+        self.mirrors.insert(key.to_owned(), limit.clone());
         Some(Mirror { route: Arc::new(route), share: of.share, limit })
     }
 

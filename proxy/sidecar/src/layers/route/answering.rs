@@ -9,7 +9,7 @@ use pillion_model::route::{Answer, Redirect, Respond};
 use super::host_text;
 use crate::http::answer::of_route;
 use crate::http::{Call, FailedCall, Response};
-use crate::layers::HttpService;
+use crate::layers::{HttpService, opens_nothing};
 use crate::state::actions::{Actions, location, rate_limited};
 use pillion_base::error::Error;
 use pillion_model::cluster::HashKey;
@@ -62,7 +62,9 @@ fn limit_rate(call: &Call, actions: &Actions) -> Result<(), Error> {
 fn by_itself(answer: &Answer, call: &Call) -> Response {
     let (exchange, is_grpc) = (&call.common.exchange, call.common.is_grpc);
     match answer {
-        Answer::Respond(Respond { status, body }) => of_route(*status, body, exchange, is_grpc),
+        Answer::Respond(Respond { status, body }) => {
+            of_route(opens_nothing(*status, call), body, exchange, is_grpc)
+        }
         Answer::Redirect(redirect @ Redirect { status, .. }) => {
             let mut response = of_route(*status, "", exchange, is_grpc);
             match location(redirect, host_text(call), &call.head.uri) {
