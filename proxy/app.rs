@@ -115,7 +115,7 @@ impl App {
         let metrics = Metrics::new(
             config.metrics.as_ref().map_or(DEFAULT_SERIES, |metrics| metrics.max_series as usize),
         );
-        let around = around(&metrics, workers);
+        let around = around(&metrics, workers, config.workload.zone.as_deref());
         let (console, orders) = Console::new(around.store.clone());
         let admin = Admin::bind(&network, config, &metrics, console.clone())?;
         let mut fixed = Addresses::default();
@@ -267,8 +267,8 @@ impl Shared {
 }
 
 /// The shared state of a sidecar that serves nothing yet.
-fn around(metrics: &Arc<Metrics>, workers: usize) -> Around {
-    let common = ClusterContext::new(metrics, workers);
+fn around(metrics: &Arc<Metrics>, workers: usize, zone: Option<&str>) -> Around {
+    let common = ClusterContext { zone: zone.map(Arc::from), ..ClusterContext::new(metrics, workers) };
     let requests = Limit::new("inbound.max_requests", NO_LIMIT);
     let sides = Sides {
         own: pillion_base::net::own::OwnListeners::default(),
@@ -342,7 +342,7 @@ async fn sweep(store: Arc<Store>) {
 /// The state that the data path of one worker reads, without listeners. For tests.
 #[cfg(test)]
 pub(crate) fn store(config: &Config, metrics: &Arc<Metrics>) -> Arc<Store> {
-    let around = around(metrics, 1);
+    let around = around(metrics, 1, config.workload.zone.as_deref());
     let network = Network::Memory(pillion_base::net::memory::MemoryNetwork::default());
     let dns = Arc::new(Dns::new(network.clone(), around.store.clone(), metrics.clone()));
     let (dns, _commands) = DnsListeners::new(network.clone(), dns);

@@ -53,6 +53,9 @@ impl Candidate for Endpoint {
     fn is_usable(&self, _: Instant) -> bool {
         true
     }
+    fn ready_for(&self, _: Instant) -> Option<Duration> {
+        None
+    }
 }
 
 /// Reads and answers any bytes as the DNS proxy would, without a socket.
@@ -142,7 +145,7 @@ fn find_route(routes: usize) -> Decision {
 
 fn pick(rule: &LoadBalancer, count: usize) -> Decision {
     let endpoints: Vec<_> = (0..count).map(|id| Arc::new(Endpoint(id))).collect();
-    let balancer = Balancer::new(rule, &endpoints);
+    let balancer = Balancer::new(rule, None, &endpoints);
     let key = rule.hash_key().map(|_| KeyHash::of(b"/orders/17"));
     let (now, mut rng) = (Instant::now(), fastrand::Rng::with_seed(7));
     named(format!("pick one of {count} by {rule:?}"), move || {

@@ -379,7 +379,7 @@ async fn the_clusters_page_shows_the_present_state() {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let service = format!(
-        "endpoints: [{{ address: \"{A}\", weight: 3 }}, \"{B}\"], load_balancer: round_robin, \
+        "endpoints: [{{ address: \"{A}\", weight: 3, zone: z1 }}, \"{B}\"], load_balancer: round_robin, \
          outlier_detection: {{ consecutive_errors: 1 }}"
     );
     let sidecar = mesh.caller(&service);
@@ -396,6 +396,7 @@ async fn the_clusters_page_shows_the_present_state() {
     assert_eq!((&a["address"], &a["weight"], &a["state"]), (&json!(A), &json!(3), &json!("healthy")), "{a}");
     assert_eq!((&a["connections"], &a["in_flight"]), (&json!({ "idle": 1, "open": 1 }), &json!(0)), "{a}");
     assert!(a["latency_ms"].is_number(), "{a}");
+    assert_eq!((&a["zone"], &b["zone"], &a["priority"]), (&json!("z1"), &json!(null), &json!(0)), "{a}");
     assert_eq!(b["state"], json!("ejected"));
     assert!(b["ejected_for_ms"].as_u64().is_some_and(|rest| (29_000..=30_000).contains(&rest)), "{b}");
     assert_eq!(orders["limits"]["max_connections"], json!({ "used": 1, "max": 1024 }));

@@ -149,3 +149,100 @@ async fn opaque_connections_are_hashed_by_their_source_alone() {
     assert_eq!(answering("{ ring_hash: { source: true } }").await, 1);
     assert_eq!(answering("{ ring_hash: { header: x-user } }").await, 2, "they have no headers");
 }
+
+const NAMED: &str = "workload: { zone: a }\n";
+
+/// A caller's sidecar in zone `a`.
+fn in_zone_a(mesh: &Mesh, orders: &str) -> Sidecar {
+    mesh.sidecar(&(NAMED.to_owned() + &caller(orders)), None)
+}
+
+const ZONES: &str = "endpoints: [{ address: 10.0.0.1:80, zone: a }, { address: 10.0.0.2:80, zone: a }, \
+                     { address: 10.0.0.3:80, zone: b }], outlier_detection: { consecutive_errors: 1 }";
+
+async fn send(sidecar: &Sidecar, requests: usize) {
+    let mut client = sidecar.client().await;
+    for _ in 0..requests {
+        assert_eq!(client.get("/").await.status(), Some(200));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_own_zone_gets_everything_until_it_can_carry_less() {
+    let mesh = Mesh::default();
+    let (a, b, c) = (mesh.answering(A, OK), mesh.answering(B, OK), mesh.answering(C, OK));
+    let sidecar = in_zone_a(&mesh, ZONES);
+    send(&sidecar, 40).await;
+    assert_eq!((a.hits() + b.hits(), c.hits()), (40, 0));
+    let elsewhere = mesh.caller(ZONES);
+    send(&elsewhere, 90).await;
+    assert!(c.hits() > 10, "a sidecar that does not know its zone uses all alike: {}", c.hits());
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_spill_over_to_other_zones_as_endpoints_of_the_own_one_fail() {
+    let mesh = Mesh::default();
+    let (a, b, c) = (mesh.answering(A, HANG_UP), mesh.answering(B, OK), mesh.answering(C, OK));
+    let sidecar = in_zone_a(&mesh, ZONES);
+    send(&sidecar, 20).await; // one request fails at A, which ejects it
+    let (at_b, at_c) = (b.hits(), c.hits());
+    send(&sidecar, 400).await;
+    let (at_b, at_c) = (b.hits() - at_b, c.hits() - at_c);
+    assert!(
+        (200..=345).contains(&at_b) && at_b + at_c >= 399,
+        "70 % stay: {at_b} {at_c}, {} tries at A",
+        a.hits()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_priority_takes_over_when_the_first_one_is_out_and_gives_back_when_it_returns() {
+    let mesh = Mesh::default();
+    let ill = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let told = ill.clone();
+    let is_ill = move || told.load(std::sync::atomic::Ordering::Relaxed);
+    let (a, b) = (mesh.http1(A, move |_, _| if is_ill() { HANG_UP } else { OK }), mesh.answering(B, OK));
+    let two = "endpoints: [{ address: 10.0.0.1:80 }, { address: 10.0.0.2:80, priority: 1 }], \
+               outlier_detection: { consecutive_errors: 1 }";
+    let sidecar = mesh.caller(two);
+    send(&sidecar, 10).await;
+    assert_eq!((a.hits(), b.hits()), (1, 10), "the retry and all others go to the next priority");
+    ill.store(false, std::sync::atomic::Ordering::Relaxed);
+    super::mesh::pass(31).await;
+    send(&sidecar, 10).await;
+    assert_eq!((a.hits(), b.hits()), (11, 10), "the probe and all others are at the first priority again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_comes_later_gets_more_and_more_requests_until_it_has_its_share() {
+    let mesh = Mesh::default();
+    let (a, b, c) = (mesh.answering(A, OK), mesh.answering(B, OK), mesh.answering(C, OK));
+    let rest = "load_balancer: round_robin, slow_start: 30s, timeout: 1h";
+    let mut sidecar = mesh.caller(&format!("endpoints: [10.0.0.1:80, 10.0.0.2:80], {rest}"));
+    send(&sidecar, 20).await;
+    assert_eq!((a.hits(), b.hits()), (10, 10), "the first endpoints share everything at once");
+    sidecar.reload(&caller(&format!("{THREE}, {rest}"))).expect("a good file");
+    let mut of_c = Vec::new();
+    for _ in 0..4 {
+        let before = c.hits();
+        send(&sidecar, 300).await;
+        of_c.push(c.hits() - before);
+        super::mesh::pass(12).await;
+    }
+    assert!(of_c.is_sorted() && of_c[0] < 60 && of_c[3] == 100, "{of_c:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_whose_health_check_passes_again_starts_slowly() {
+    let mesh = Mesh::default();
+    let b = mesh.answering(B, OK);
+    let check = "health_check: { tcp: true, interval: 1s, healthy: 1 }";
+    let rest = format!("load_balancer: round_robin, slow_start: 300s, {check}");
+    let sidecar = mesh.caller(&format!("endpoints: [10.0.0.1:80, 10.0.0.2:80], {rest}"));
+    super::mesh::pass(3).await;
+    let a = mesh.answering(A, OK);
+    super::mesh::pass(3).await;
+    let before = b.hits();
+    send(&sidecar, 300).await;
+    assert!((1..75).contains(&a.hits()) && b.hits() - before >= 225, "{} {}", a.hits(), b.hits());
+}

@@ -36,6 +36,8 @@ pub struct Cluster {
     pub tls: UpstreamTls,
     /// How an endpoint is chosen. Default: peak EWMA, which notices that an endpoint is slow before it fails.
     pub load_balancer: LoadBalancer,
+    /// How long an endpoint that has become ready gets fewer requests. `None`, the default: it gets all of them at once.
+    pub slow_start: Option<Duration>,
     /// Time limits of requests and connections.
     pub timeouts: Timeouts,
     /// How long pooled connections live and how often they are used.
@@ -63,6 +65,7 @@ impl Cluster {
             protocol: UpstreamProtocol::Auto,
             tls: UpstreamTls::Off,
             load_balancer: LoadBalancer::PeakEwma,
+            slow_start: None,
             timeouts: Timeouts::default(),
             connection: ConnectionPolicy::default(),
             retry: Some(Retry::default()),

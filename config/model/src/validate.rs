@@ -38,6 +38,7 @@ pub fn validate(config: &Config) -> Faults {
     claims::refuse_shared(&config.clusters, &mut faults);
     probes::validate(config, &mut faults);
     warn_of_idle_sides(config, &mut faults);
+    warn_of_idle_zones(config, &mut faults);
     faults
 }
 
@@ -48,6 +49,24 @@ pub fn validate_cluster(cluster: &Cluster, has_identity: bool) -> Faults {
     let mut faults = Faults::default();
     cluster::validate(cluster, has_identity, &Trail::root(), &mut faults);
     faults
+}
+
+/// Zones of endpoints mean nothing to a sidecar that does not know its own zone.
+fn warn_of_idle_zones(config: &Config, faults: &mut Faults) {
+    let root = Trail::root();
+    let (services, workload) = (root.key("services"), root.key("workload"));
+    let has_zones = |cluster: &&Cluster| cluster.endpoints.iter().any(|endpoint| endpoint.zone.is_some());
+    let unknown = config.workload.zone.is_none();
+    for cluster in config.clusters.iter().filter(|_| unknown).filter(has_zones) {
+        let service = services.key(&cluster.name);
+        faults
+            .warn(
+                &service.key("endpoints"),
+                "has zones, which change nothing without the zone of this sidecar",
+            )
+            .help("workload: { zone: a }")
+            .depends_on(&workload.key("zone"));
+    }
 }
 
 fn warn_of_idle_sides(config: &Config, faults: &mut Faults) {

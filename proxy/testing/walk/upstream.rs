@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::super::backend::{Backend, OK, UNAVAILABLE};
 use super::super::mesh::{A, B, C, Mesh, Sidecar, Watch, at, pass, secs, settle};
 use super::super::peer::{Message, Peer};
+use super::key::caller;
 use super::sides::listens;
 use super::{Key, Row, only, shows};
 use crate::app::DnsSource;
@@ -27,6 +28,8 @@ pub(super) fn of_services_alone() -> Vec<Row> {
         shows(key("endpoints"), ["[\"10.0.0.1:80\"]", "[\"10.0.0.2:80\"]"], who_answers),
         shows(key("endpoints[].address"), ["10.0.0.1:80", "10.0.0.2:80"], who_answers),
         shows(key("endpoints[].weight"), ["1", "9"], how_often_the_first),
+        shows(key("endpoints[].zone"), ["a", "b"], who_answers_in_zone_a),
+        shows(key("endpoints[].priority"), ["0", "2"], who_answers_before_priority_1),
         shows(key("endpoints.dns"), ["a.test:80", "b.test:80"], owner_of_the_name),
         shows(key("endpoints.refresh"), ["5s", "60s"], when_a_change_is_learnt),
     ]
@@ -49,6 +52,7 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
         shows(key("load_balancer.maglev.cookie.ttl"), ["off", "1h"], what_cookie_is_set),
         only(key("load_balancer.maglev.source"), "true", "false"),
         only(key("load_balancer.maglev.path"), "true", "false"),
+        shows(key("slow_start"), ["off", "300s"], whether_one_that_returns_gets_its_half),
         shows(key("connect_timeout"), ["1s", "4s"], time_to_connect),
         shows(key("timeout"), ["3s", "5s"], time_without_answer),
         shows(key("stream_idle_timeout"), ["20s", "40s"], time_for_half_a_body),
@@ -124,6 +128,26 @@ async fn who_answers(key: Key) -> String {
     let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
     let sidecar = key.caller(&mesh, json!({}));
     told(&mut sidecar.client().await, GET).await
+}
+
+async fn who_answers_in_zone_a(key: Key) -> String {
+    let mesh = Mesh::default();
+    let (a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
+    let endpoints = json!([{ "address": A }, { "address": B, "zone": "c" }]);
+    let mut file = caller(json!({ "endpoints": endpoints, "load_balancer": "round_robin" }));
+    file["workload"] = json!({ "zone": "a" });
+    let sidecar = key.start(&mesh, file, None);
+    send(&sidecar, 20).await;
+    format!("{} of 20", a.hits())
+}
+
+async fn who_answers_before_priority_1(key: Key) -> String {
+    let mesh = Mesh::default();
+    let (a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
+    let endpoints = json!([{ "address": A }, { "address": B, "priority": 1 }]);
+    let sidecar = key.caller(&mesh, json!({ "endpoints": endpoints }));
+    send(&sidecar, 20).await;
+    format!("{} of 20", a.hits())
 }
 
 async fn how_often_the_first(key: Key) -> String {
@@ -242,6 +266,22 @@ async fn what_cookie_is_set(key: Key) -> String {
     let answer = sidecar.client().await.ask(GET).await;
     let (name, rest) = answer.header("set-cookie").and_then(|set| set.split_once('=')).expect("a cookie");
     format!("{name} {:?}", rest.split_once("; ").map(|(_random, attributes)| attributes))
+}
+
+async fn whether_one_that_returns_gets_its_half(key: Key) -> String {
+    let mesh = Mesh::default();
+    let (a, _b) = (mesh.http1(A, |nth, _| if nth == 0 { UNAVAILABLE } else { OK }), mesh.answering(B, OK));
+    let orders = json!({
+        "endpoints": [A, B],
+        "load_balancer": "round_robin",
+        "retry": "off",
+        "outlier_detection": { "consecutive_errors": 1, "base_ejection": "1s" },
+    });
+    let sidecar = key.caller(&mesh, orders);
+    send(&sidecar, 4).await;
+    pass(2).await;
+    send(&sidecar, 60).await;
+    format!("{}", a.hits() > 20)
 }
 
 async fn time_to_connect(key: Key) -> String {

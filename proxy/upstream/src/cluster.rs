@@ -73,6 +73,10 @@ pub struct Cluster {
     /// sets.
     endpoints: ArcSwap<EndpointSet>,
     load_balancer: LoadBalancer,
+    /// The zone of this sidecar.
+    zone: Option<Arc<str>>,
+    /// How long an endpoint that has become ready gets fewer requests.
+    slow_start: Option<Duration>,
     /// The number of workers, for the pools of endpoints that are added later.
     workers: usize,
     pub pools: Arc<Pools>,
@@ -111,11 +115,13 @@ pub struct ClusterContext {
     pub pools: Arc<Pools>,
     /// The number of threads that keep connections of their own.
     pub workers: usize,
+    /// The zone in which this sidecar runs.
+    pub zone: Option<Arc<str>>,
 }
 
 impl ClusterContext {
     pub fn new(metrics: &Arc<Metrics>, workers: usize) -> Self {
-        Self { metrics: metrics.clone(), pools: Arc::default(), workers }
+        Self { metrics: metrics.clone(), pools: Arc::default(), workers, zone: None }
     }
 }
 
@@ -156,7 +162,7 @@ impl Cluster {
         let never = OutlierDetection::never();
         let outliers = policies.outliers.share(of.outlier_detection.as_ref().unwrap_or(&never));
         let ejections = before::ejections(outliers, before);
-        let endpoints = before::endpoints(of, said, &ejections, before, common.workers);
+        let endpoints = before::endpoints(of, said, &ejections, before, common);
         ejections.allow_of(endpoints.all.len());
         let limits = before::limits(&of.limits, before);
         let adaptive = before::adaptive(&of.limits, &limits.requests, before);
@@ -167,6 +173,8 @@ impl Cluster {
             symbol,
             endpoints: ArcSwap::from_pointee(endpoints),
             load_balancer: of.load_balancer.clone(),
+            zone: common.zone.clone(),
+            slow_start: of.slow_start,
             workers: common.workers,
             pools: common.pools.clone(),
             protocol: match of.protocol {
@@ -283,6 +291,8 @@ impl Cluster {
         }
         let make = Make {
             balancer: &self.load_balancer,
+            zone: self.zone.as_deref(),
+            slow_start: self.slow_start,
             ejections: &self.ejections,
             max_connections: self.max_connections_per_endpoint,
             is_checked: self.health_check.is_some(),
@@ -318,7 +328,7 @@ impl Cluster {
         let mut avoid = *tried;
         // An endpoint whose ejection is over admits one probe at a time. A request that is not the probe picks again.
         let picked = std::iter::repeat_with(|| {
-            let endpoint = endpoints.balancer.pick(&endpoints.all, &avoid, key, now, rng)?;
+            let endpoint = endpoints.pick(&avoid, key, now, rng)?;
             avoid.insert(endpoint.id);
             Some((endpoint, endpoint.outlier.admit(now)))
         });
@@ -632,6 +642,8 @@ impl Single {
             symbol: self.symbol,
             endpoints: ArcSwap::from_pointee(EndpointSet::single(endpoint)),
             load_balancer: LoadBalancer::Random,
+            zone: None,
+            slow_start: None,
             workers: common.workers,
             pools: common.pools.clone(),
             protocol: self.protocol,

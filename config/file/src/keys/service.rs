@@ -1,6 +1,8 @@
 //! One entry of `services`, and its keys that `defaults` have too.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use pillion_model::cluster::{AddressPattern, Discovery, HostPattern, UpstreamProtocol};
 use pillion_model::policy::{
@@ -17,7 +19,7 @@ use crate::page::{Page, Scopes};
 use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::spell;
-use crate::value::{BadWord, Bytes, Count, OffOr, Opt, Positive, Share, Word};
+use crate::value::{BadWord, Bytes, Count, OffOr, Opt, Positive, Share, Text, Word};
 use crate::words::{DnsName, Method, Target, Weight};
 
 /// Keys that each service has for itself, so that `defaults` cannot have them.
@@ -106,7 +108,11 @@ pub(crate) static SERVICE: Static<Cluster> = Static::new(|| {
             health::read,
             health::tell,
         )
-        .later_or_off("slow_start")
+        .word::<OffOr<Duration>>(
+            "slow_start",
+            field!(slow_start),
+            "An endpoint that comes or comes back gets 10 % of its requests at first, and all of them after this time.",
+        )
 });
 
 static CONNECTION: Static<ConnectionPolicy> = Static::new(|| {
@@ -291,14 +297,24 @@ pub(super) fn read_services(clusters: &mut Vec<Cluster>, node: &Node<'_>, readin
 struct EndpointBlock {
     address: Option<SocketAddr>,
     weight: NonZeroU32,
+    zone: Option<String>,
+    priority: u32,
 }
 
 static ENDPOINT: Static<EndpointBlock> = Static::new(|| {
-    Block::new(|| EndpointBlock { address: None, weight: NonZeroU32::MIN })
+    Block::new(|| EndpointBlock { address: None, weight: NonZeroU32::MIN, zone: None, priority: 0 })
         .word::<Opt<Target>>("address", field!(address), "An IP address and a port.")
         .word::<Weight>("weight", field!(weight), "Its share of the traffic relative to the others.")
-        .later("zone", |_| {})
-        .later("priority", |_| {})
+        .word::<Opt<Text>>(
+            "zone",
+            field!(zone),
+            "The zone in which it runs. Endpoints of `workload.zone` are used first.",
+        )
+        .word::<Count<0, 127>>(
+            "priority",
+            field!(priority),
+            "Higher numbers are used when endpoints with lower ones are out; 0 is the first.",
+        )
 });
 
 /// How endpoints are discovered.
@@ -343,6 +359,7 @@ fn read_endpoints(cluster: &mut Cluster, node: &Node<'_>, reading: &mut Reading<
         }
         Some(Shape::List) => {
             cluster.endpoints = node.items(reading, endpoint);
+            share_zones(&mut cluster.endpoints);
             if cluster.endpoints.is_empty() {
                 node.remark("is empty", reading).help("endpoints: [\"10.0.1.10:15006\"]");
             }
@@ -352,7 +369,7 @@ fn read_endpoints(cluster: &mut Cluster, node: &Node<'_>, reading: &mut Reading<
 }
 
 fn endpoint(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Endpoint> {
-    let EndpointBlock { address, weight } = match node.shape(ONE_ENDPOINT, reading)? {
+    let EndpointBlock { address, weight, zone, priority } = match node.shape(ONE_ENDPOINT, reading)? {
         Shape::Word(leaf) => {
             let Target(address) = node.parsed(&leaf, Target::parse(&leaf.text), reading)?;
             return Some(Endpoint::at(address));
@@ -367,7 +384,18 @@ fn endpoint(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Endpoint> {
         node.lacks("address", "{ address: 10.0.1.10:15006, weight: 2 }", reading);
         return None;
     };
-    Some(Endpoint { weight, ..Endpoint::at(address) })
+    Some(Endpoint { weight, zone: zone.map(Arc::from), priority, ..Endpoint::at(address) })
+}
+
+/// Lets the endpoints of one zone share one string.
+fn share_zones(endpoints: &mut [Endpoint]) {
+    let mut known: BTreeSet<Arc<str>> = BTreeSet::new();
+    for zone in endpoints.iter_mut().filter_map(|endpoint| endpoint.zone.as_mut()) {
+        match known.get(&**zone) {
+            Some(same) => *zone = same.clone(),
+            None => drop(known.insert(zone.clone())),
+        }
+    }
 }
 
 fn discovery(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Discovery> {
@@ -392,6 +420,8 @@ fn tell_endpoints(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
         let at = at.index(nth);
         page.tell(&at, endpoint.address.to_string());
         page.tell(&at.key("weight"), endpoint.weight.get());
+        page.tell(&at.key("zone"), endpoint.zone.as_deref());
+        page.tell(&at.key("priority"), endpoint.priority);
     }
 }
 

@@ -80,3 +80,20 @@ fn there_is_a_warning_where_opaque_connections_are_hashed_by_what_they_do_not_ha
     assert_eq!([warned("header: x-user"), warned("cookie: sid"), warned("path: on")], [1, 1, 1]);
     assert_eq!(warned("source: on"), 0);
 }
+
+#[test]
+fn endpoints_have_zones_and_priorities() {
+    let source = "services:\n  a:\n    endpoints:\n      - { address: 10.0.0.1:80, zone: a, priority: 1 }\n      \
+                  - { address: 10.0.0.2:80, zone: a }\n      - 10.0.0.3:80\n";
+    let config = good(source);
+    let [first, second, third] = &config.clusters[0].endpoints[..] else { unreachable!("three") };
+    assert_eq!((first.zone.as_deref(), first.priority), (Some("a"), 1));
+    assert_eq!((third.zone.as_deref(), third.priority), (None, 0));
+    let [one, other] = [first, second].map(|endpoint| endpoint.zone.as_ref().expect("a zone"));
+    assert!(std::sync::Arc::ptr_eq(one, other), "one string for one zone");
+    let path = |source: &str| warnings(source).into_iter().map(|fault| fault.path).collect::<Vec<_>>();
+    assert_eq!(path(source), ["services.a.endpoints"], "this sidecar's zone is not known");
+    assert_eq!(path(&format!("workload: {{ zone: a }}\n{source}")), [""; 0]);
+    let told = told(&source.replace("priority: 1", "priority: 128"));
+    assert!(told.len() == 1 && told[0].contains("priority"), "{told:?}");
+}

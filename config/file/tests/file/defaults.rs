@@ -62,7 +62,7 @@ fn a_fault_in_defaults_is_reported_once_at_its_place() {
             "defaults: { health_check: { tcp: true, interval: 1ms } }\n",
             vec!["1:50 defaults.health_check.interval is 1ms, too often"],
         ),
-        ("defaults: { slow_start: 1s }\n", vec!["1:13 defaults.slow_start is not supported yet"]),
+        ("defaults: { slow_start: 1 }\n", vec!["1:25 defaults.slow_start is `1`, which is not a duration"]),
         (
             "defaults: { outlier_detection: { interval: 1ms } }\n",
             vec!["1:44 defaults.outlier_detection.interval is 1ms, too short"],

@@ -26,11 +26,9 @@ fn help(source: &str) -> String {
 /// Advice must not lead to another refusal.
 #[test]
 fn c13_no_key_is_suggested_that_would_be_refused_next() {
-    for (source, unbuilt) in [
-        ("inbound: { autorization: { rules: [] } }", "authorization"),
-        ("tracin: { otlp: x }", "tracing"),
-        ("services: { a: { endpoints: [10.0.0.1:80], slow_starts: 3s } }", "slow_start"),
-    ] {
+    for (source, unbuilt) in
+        [("inbound: { autorization: { rules: [] } }", "authorization"), ("tracin: { otlp: x }", "tracing")]
+    {
         let help = help(source);
         assert!(!help.is_empty() && !help.contains(unbuilt), "{source}: {help}");
     }

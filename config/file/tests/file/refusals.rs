@@ -8,13 +8,7 @@ use crate::bad;
 const FULL: &str = include_str!("interface.yaml");
 
 /// The keys that are refused today. When this list is empty, the full example loads.
-const REFUSED: [&str; 5] = [
-    "inbound.authorization",
-    "services.orders.endpoints[1].zone",
-    "services.orders.endpoints[1].priority",
-    "services.orders.slow_start",
-    "tracing",
-];
+const REFUSED: [&str; 2] = ["inbound.authorization", "tracing"];
 
 #[test]
 fn the_full_example_is_refused_with_one_fault_for_each_key() {
@@ -43,7 +37,6 @@ fn each_refusal_is_placed_at_its_key() {
 fn the_alternatives_of_the_public_interface_are_refused_by_name() {
     let cases = [
         ("identity: { workload_api: unix:///run/spire/agent.sock }".to_owned(), "identity.workload_api"),
-        ("defaults: { slow_start: 3s }".into(), "defaults.slow_start"),
         ("services: { a: { endpoints: { srv: _http._tcp.a.shop } } }".into(), "services.a.endpoints.srv"),
         ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),

@@ -3,15 +3,17 @@
 //! Pure: the endpoints, what was tried already, `now` and the random generator are arguments. A pick does not allocate.
 //! Only `round_robin` takes a lock, for a short time.
 
+pub mod levels;
 mod maglev;
 mod occasion;
 mod ring;
+pub mod slow_start;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use pillion_model::cluster::LoadBalancer;
@@ -38,6 +40,8 @@ pub trait Candidate {
     fn latency(&self, now: Instant) -> Option<f64>;
     /// Whether the endpoint may be used: neither ejected nor waiting for its probe.
     fn is_usable(&self, now: Instant) -> bool;
+    /// For how long the endpoint has been ready since it came or came back; `None`: since the start.
+    fn ready_for(&self, now: Instant) -> Option<Duration>;
 }
 
 /// The endpoints that were already tried for a request. Beyond [`Tried::ROOM`] the oldest one is forgotten.
@@ -72,6 +76,7 @@ impl Tried {
 pub struct Balancer {
     rule: Rule,
     weights: Weights,
+    slow_start: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -93,7 +98,11 @@ enum Rule {
 
 impl Balancer {
     /// `endpoints` are those that [`pick`](Self::pick) will get, in the same order.
-    pub fn new<E: Candidate>(rule: &LoadBalancer, endpoints: &[Arc<E>]) -> Self {
+    pub fn new<E: Candidate>(
+        rule: &LoadBalancer,
+        slow_start: Option<Duration>,
+        endpoints: &[Arc<E>],
+    ) -> Self {
         let weights = Weights::new(endpoints.iter().map(|endpoint| endpoint.weight()));
         let rule = match rule {
             LoadBalancer::PeakEwma => Rule::PeakEwma,
@@ -104,7 +113,7 @@ impl Balancer {
             LoadBalancer::RingHash(_) => Rule::RingHash(Box::new(Ring::new(endpoints))),
             LoadBalancer::Maglev(_) => Rule::Maglev(Box::new(Maglev::new(endpoints))),
         };
-        Self { rule, weights }
+        Self { rule, weights, slow_start }
     }
 
     /// A usable endpoint that was not tried yet, otherwise a usable one that was, otherwise `None`. `key` is for the
@@ -121,10 +130,54 @@ impl Balancer {
             return only.is_usable(now).then_some(only);
         }
         if avoid.is_empty() {
-            return self.choose(endpoints, key, now, rng, |e| e.is_usable(now));
+            return self.usable(endpoints, key, now, rng);
         }
-        self.choose(endpoints, key, now, rng, |e| e.is_usable(now) && !avoid.contains(e.id()))
-            .or_else(|| self.choose(endpoints, key, now, rng, |e| e.is_usable(now)))
+        self.untried(endpoints, avoid, key, now, rng).or_else(|| self.usable(endpoints, key, now, rng))
+    }
+
+    /// A usable endpoint that was not tried yet.
+    fn untried<'a, E: Candidate>(
+        &self,
+        endpoints: &'a [Arc<E>],
+        avoid: &Tried,
+        key: Option<KeyHash>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<&'a Arc<E>> {
+        let fits = |e: &E| e.is_usable(now) && !avoid.contains(e.id());
+        match self.slow_start {
+            None => self.choose(endpoints, key, now, rng, fits),
+            Some(window) => self.choose_gently(endpoints, key, now, rng, (&fits, window)),
+        }
+    }
+
+    fn usable<'a, E: Candidate>(
+        &self,
+        endpoints: &'a [Arc<E>],
+        key: Option<KeyHash>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<&'a Arc<E>> {
+        match self.slow_start {
+            None => self.choose(endpoints, key, now, rng, |e| e.is_usable(now)),
+            Some(window) => self.choose_gently(endpoints, key, now, rng, (&|e| e.is_usable(now), window)),
+        }
+    }
+
+    /// Like [`Self::choose`]. An endpoint that has just become ready takes part in some picks only, unless no other one
+    /// fits.
+    fn choose_gently<'a, E: Candidate>(
+        &self,
+        endpoints: &'a [Arc<E>],
+        key: Option<KeyHash>,
+        now: Instant,
+        rng: &mut fastrand::Rng,
+        (fits, window): (&dyn Fn(&E) -> bool, Duration),
+    ) -> Option<&'a Arc<E>> {
+        let draw = key.map_or_else(|| rng.u64(..), KeyHash::get);
+        let takes_part = |e: &E| fits(e) && slow_start::takes_part(e, draw, window, now);
+        self.choose(endpoints, key, now, rng, takes_part)
+            .or_else(|| self.choose(endpoints, key, now, rng, fits))
     }
 
     fn choose<'a, E: Candidate>(

@@ -13,7 +13,7 @@ use super::budget::Budget;
 use super::gradient::Gradient;
 use super::outlier::Ejections;
 use super::set::{EndpointSet, Make};
-use super::{Cluster, ClusterLimits};
+use super::{Cluster, ClusterContext, ClusterLimits};
 use crate::slots::Slots;
 use pillion_base::limits::Limit;
 
@@ -58,14 +58,16 @@ pub(super) fn endpoints(
     said: Option<EndpointUpdate>,
     ejections: &Arc<Ejections>,
     before: Option<PreviousCluster<'_>>,
-    workers: usize,
+    common: &ClusterContext,
 ) -> EndpointSet {
     let make = Make {
         balancer: &of.load_balancer,
+        zone: common.zone.as_deref(),
+        slow_start: of.slow_start,
         ejections,
         max_connections: of.limits.max_connections_per_endpoint,
         is_checked: of.health_check.is_some(),
-        workers,
+        workers: common.workers,
     };
     let set = before.map(|before| before.cluster.endpoints.load_full());
     let keeps = before.is_some_and(|before| before.connects_like(of));

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -21,6 +21,11 @@ pub struct Endpoint {
     pub id: usize,
     pub address: SocketAddr,
     weight: AtomicU32,
+    /// Any moment before its first use.
+    epoch: Instant,
+    /// When the endpoint became ready where others were, or ready again: nanoseconds since `epoch`, and one more. Zero: it
+    /// has been ready since the start.
+    ready_at: AtomicU64,
     /// Dropping the endpoint closes its idle connections.
     pub pool: Pool,
     /// The places of `max_connections_per_endpoint`. `None` when it is off. Locked for each dial, and never for a
@@ -72,6 +77,8 @@ impl Endpoint {
             id,
             address: spec.address,
             weight: AtomicU32::new(spec.weight.get()),
+            epoch,
+            ready_at: AtomicU64::new(0),
             pool: Pool::new(workers),
             slots: Mutex::new(None),
             in_flight: AtomicU32::new(0),
@@ -106,10 +113,17 @@ impl Endpoint {
                 tracing::info!(service, %endpoint, why = &*why, "endpoint is unhealthy: its health check failed");
             }
             None if has_changed => {
+                self.start_slowly(now);
                 tracing::info!(service, %endpoint, "endpoint is healthy: its health check passed")
             }
             _ => {}
         }
+    }
+
+    /// Notes that the endpoint has just come, or come back: with `slow_start` it gets fewer requests for a while.
+    pub(super) fn start_slowly(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.epoch).as_nanos();
+        self.ready_at.store(u64::try_from(since).unwrap_or(u64::MAX).saturating_add(1), Relaxed);
     }
 
     pub(super) fn forget_health(&self) {
@@ -184,6 +198,7 @@ impl Endpoint {
     pub fn answered(&self, took: Duration, cluster: &Cluster, now: Instant) {
         self.latency.observe(took, now);
         if self.outlier.on_success(now) {
+            self.start_slowly(now);
             let (service, endpoint) = (&*cluster.name, self.address);
             tracing::info!(service, %endpoint, "endpoint is back: it answered the probe after its ejection");
         }
@@ -251,6 +266,11 @@ impl Candidate for Endpoint {
 
     fn is_usable(&self, now: Instant) -> bool {
         self.outlier.is_usable(now) && !self.is_unhealthy()
+    }
+
+    fn ready_for(&self, now: Instant) -> Option<Duration> {
+        let since = self.ready_at.load(Relaxed).checked_sub(1)?;
+        Some(now.saturating_duration_since(self.epoch).saturating_sub(Duration::from_nanos(since)))
     }
 }
 

@@ -1,19 +1,23 @@
 //! The present state of a cluster for the admin pages. It reads values that the data path counts anyway.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use super::Cluster;
 use super::balance::Candidate as _;
+use super::balance::slow_start::ramp;
 use super::endpoint::Endpoint;
 use super::outlier::Standing;
 use pillion_base::limits::{Limit, NO_LIMIT};
+use pillion_model::Endpoint as Spec;
 
 impl Cluster {
     pub fn picture(&self, now: Instant) -> Value {
         let set = self.endpoints();
-        let endpoints = set.all.iter().map(|endpoint| endpoint_picture(endpoint, now));
+        let endpoints = set.all.iter().zip(set.said.endpoints.iter());
+        let endpoints =
+            endpoints.map(|(endpoint, spec)| endpoint_picture(endpoint, spec, self.slow_start, now));
         let (most_used, most) = self.fullest_endpoint();
         let limit = |limit: &Limit| used_of(limit.used(), limit.max());
         json!({
@@ -37,12 +41,18 @@ fn used_of(used: u32, max: u32) -> Value {
     json!({ "used": used, "max": max })
 }
 
-fn endpoint_picture(endpoint: &Endpoint, now: Instant) -> Value {
+fn percent(share: f64) -> String {
+    format!("{:.0}%", share * 100.0)
+}
+
+fn endpoint_picture(endpoint: &Endpoint, spec: &Spec, slow_start: Option<Duration>, now: Instant) -> Value {
     let connections = endpoint.pool.connections();
     let health = endpoint.health();
     json!({
         "address": endpoint.address.to_string(),
         "weight": endpoint.weight().get(),
+        "zone": spec.zone.as_deref(),
+        "priority": spec.priority,
         "state": match endpoint.outlier.standing(now) {
             _ if endpoint.is_unhealthy() => "unhealthy",
             Standing::Available => "healthy",
@@ -53,6 +63,7 @@ fn endpoint_picture(endpoint: &Endpoint, now: Instant) -> Value {
             Standing::Ejected(rest) => json!(rest.as_millis() as u64),
             Standing::Available | Standing::Probing => Value::Null,
         },
+        "slow_start": slow_start.map(|window| percent(ramp(endpoint.ready_for(now), window))),
         "health_check": health.last.map(|last| json!({
             "passed": last.failure.is_none(),
             "failure": last.failure.as_deref(),

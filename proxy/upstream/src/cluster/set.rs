@@ -4,18 +4,21 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pillion_model::cluster::LoadBalancer;
 use pillion_model::{Endpoint as Spec, EndpointUpdate};
 use tokio::time::Instant;
 
-use super::balance::Balancer;
+use super::balance::levels::{Levels, Rank};
+use super::balance::{Balancer, Tried};
 use super::endpoint::Endpoint;
+use super::hashing::KeyHash;
 use super::outlier::{Ejections, Outlier};
 
 pub struct EndpointSet {
     pub all: Box<[Arc<Endpoint>]>,
-    pub(super) balancer: Balancer,
+    choice: Choice,
     /// The update that the source reported. Its endpoints are in the order of `all`.
     pub said: EndpointUpdate,
     /// Whether the source of these endpoints was replaced and the new source has not answered yet.
@@ -24,9 +27,19 @@ pub struct EndpointSet {
     next_id: usize,
 }
 
+/// How one of the endpoints is chosen.
+enum Choice {
+    OfAll(Balancer),
+    ByLevel(Box<Levels<Endpoint>>),
+}
+
 /// The values that all endpoints of a cluster are made with.
 pub(super) struct Make<'a> {
     pub(super) balancer: &'a LoadBalancer,
+    /// The zone of this sidecar, whose endpoints are preferred.
+    pub(super) zone: Option<&'a str>,
+    /// How long an endpoint that has become ready gets fewer requests.
+    pub(super) slow_start: Option<Duration>,
     pub(super) ejections: &'a Arc<Ejections>,
     /// The limit of connections for each endpoint.
     pub(super) max_connections: Option<u32>,
@@ -47,6 +60,7 @@ impl EndpointSet {
         }
         let mut next_id = before.map_or(0, |before| before.next_id);
         let epoch = Instant::now().into_std();
+        let joins_others = before.is_some_and(|before| !before.all.is_empty());
         let endpoint = |spec: &Spec| {
             let same = known.get_mut(&spec.address).and_then(Vec::pop);
             if let Some(endpoint) = same.filter(|_| !make.is_checked) {
@@ -61,22 +75,38 @@ impl EndpointSet {
             next_id += 1;
             let endpoint = Endpoint::new(next_id - 1, spec, outlier, make.workers, epoch);
             endpoint.limit_connections(make.max_connections);
-            if let Some(same) = same {
-                endpoint.inherit_health(same);
+            match same {
+                Some(same) => endpoint.inherit_health(same),
+                None if joins_others => endpoint.start_slowly(epoch),
+                None => {}
             }
             Arc::new(endpoint)
         };
         let all: Box<[_]> = said.endpoints.iter().map(endpoint).collect();
-        let balancer = Balancer::new(make.balancer, &all);
-        Self { all, balancer, said, is_of_former_source: false, next_id }
+        let choice = choice(&all, &said, make);
+        Self { all, choice, said, is_of_former_source: false, next_id }
     }
 
     /// The set of a cluster that has one endpoint and no source.
     pub(super) fn single(endpoint: Endpoint) -> Self {
         let said = EndpointUpdate::known("", [Spec::at(endpoint.address)]);
         let all = [Arc::new(endpoint)];
-        let balancer = Balancer::new(&LoadBalancer::Random, &all);
-        Self { all: all.into(), balancer, said, is_of_former_source: false, next_id: 1 }
+        let choice = Choice::OfAll(Balancer::new(&LoadBalancer::Random, None, &all));
+        Self { all: all.into(), choice, said, is_of_former_source: false, next_id: 1 }
+    }
+
+    /// See [`Balancer::pick`].
+    pub(super) fn pick(
+        &self,
+        avoid: &Tried,
+        key: Option<KeyHash>,
+        now: std::time::Instant,
+        rng: &mut fastrand::Rng,
+    ) -> Option<&Arc<Endpoint>> {
+        match &self.choice {
+            Choice::OfAll(balancer) => balancer.pick(&self.all, avoid, key, now, rng),
+            Choice::ByLevel(levels) => levels.pick(avoid, key, now, rng),
+        }
     }
 
     /// Marks the endpoints that are not in `next` as removed, so that they get no new request.
@@ -87,5 +117,16 @@ impl EndpointSet {
             .collect();
         let gone = self.all.iter().filter(|endpoint| !stays.contains(&Arc::as_ptr(endpoint).addr()));
         gone.for_each(|endpoint| endpoint.leave());
+    }
+}
+
+fn choice(all: &[Arc<Endpoint>], said: &EndpointUpdate, make: &Make<'_>) -> Choice {
+    let rank = |spec: &Spec| Rank {
+        priority: spec.priority,
+        is_elsewhere: make.zone.is_none_or(|own| spec.zone.as_deref() != Some(own)),
+    };
+    match Levels::new(make.balancer, make.slow_start, all, said.endpoints.iter().map(rank)) {
+        Some(levels) => Choice::ByLevel(Box::new(levels)),
+        None => Choice::OfAll(Balancer::new(make.balancer, make.slow_start, all)),
     }
 }

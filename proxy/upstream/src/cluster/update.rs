@@ -1,8 +1,8 @@
 //! The sources that report where services run, and the form of their reports.
 //!
 //! A source reports whole [`EndpointUpdate`]s: each lists every endpoint that the service has from now on. A source
-//! that learns endpoints one by one joins them first. Zones, priorities, health and metadata are carried to the
-//! cluster, but no decision uses them yet.
+//! that learns endpoints one by one joins them first. Health and metadata are carried to the cluster, but no decision
+//! uses them yet.
 
 use pillion_model::{Cluster, Config, EndpointUpdate};
 

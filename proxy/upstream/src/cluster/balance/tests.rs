@@ -1,6 +1,8 @@
 //! Tests of all balancers, over endpoints that are not real.
 
 mod hashed;
+mod levels;
+mod slow_start;
 
 use pillion_model::cluster::HashKey;
 use proptest::prelude::*;
@@ -26,6 +28,7 @@ struct Fake {
     in_flight: u32,
     latency: Option<f64>,
     usable: bool,
+    ready_for: Option<Duration>,
 }
 
 impl Candidate for Fake {
@@ -52,11 +55,15 @@ impl Candidate for Fake {
     fn is_usable(&self, _: Instant) -> bool {
         self.usable
     }
+
+    fn ready_for(&self, _: Instant) -> Option<Duration> {
+        self.ready_for
+    }
 }
 
 fn fake(id: usize, weight: u32) -> Fake {
     let weight = NonZeroU32::new(weight).expect("tests use weights above zero");
-    Fake { id, weight, in_flight: 0, latency: Some(1e6), usable: true }
+    Fake { id, weight, in_flight: 0, latency: Some(1e6), usable: true, ready_for: None }
 }
 
 struct Cluster {
@@ -69,7 +76,7 @@ struct Cluster {
 impl Cluster {
     fn new(rule: &LoadBalancer, fakes: impl IntoIterator<Item = Fake>) -> Self {
         let endpoints: Vec<_> = fakes.into_iter().map(Arc::new).collect();
-        let balancer = Balancer::new(rule, &endpoints);
+        let balancer = Balancer::new(rule, None, &endpoints);
         Self { balancer, hashes: rule.hash_key().is_some(), endpoints, rng: fastrand::Rng::with_seed(7) }
     }
 

@@ -146,10 +146,13 @@ fn an_address_that_is_listed_twice_has_two_endpoints_with_keys() {
         fn is_usable(&self, _: Instant) -> bool {
             true
         }
+        fn ready_for(&self, _: Instant) -> Option<Duration> {
+            None
+        }
     }
     for rule in &hashing() {
         let twins = [Arc::new(Twin(0)), Arc::new(Twin(1))];
-        let balancer = Balancer::new(rule, &twins);
+        let balancer = Balancer::new(rule, None, &twins);
         let mut rng = fastrand::Rng::with_seed(1);
         let mut of = |key| balancer.pick(&twins, &Tried::default(), Some(key), Instant::now(), &mut rng);
         let picked: Vec<_> = keys(1_000).filter_map(|key| of(key).map(|twin| twin.0)).collect();
