@@ -92,10 +92,6 @@ async fn b1_a_caller_over_http1_that_pauses_loses_no_stream() {
     pass(1).await;
     for mut caller in callers {
         let answer = caller.answer().await;
-        eprintln!(
-            "{}",
-            sidecar.metrics.encode().lines().filter(|l| l.contains("requests_total")).collect::<String>()
-        );
         assert_eq!((answer.told(), answer.body.len()), ((200, None), 20_000 * 60));
     }
 }
@@ -380,4 +376,37 @@ async fn b8_a_head_over_the_limit_is_refused_like_any_request() {
     assert!(answer.header("proxy-status").is_some_and(|told| told.contains("headers_too_large")));
     assert_eq!(sidecar.sum("pillion_requests_total method=GET reason=headers_too_large status=431"), 1);
     assert_eq!(client.get("/").await.head.status(), 200, "the connection goes on");
+}
+
+/// With its head, in a frame of its own, or later: 204 and 304 have no content. An empty frame is none.
+#[tokio::test(start_paused = true)]
+async fn b5_content_of_a_status_without_any_is_a_protocol_error() {
+    let mesh = Mesh::default();
+    let _a = mesh.http2(A, 1000, |_, request: Request<RecvStream>, mut respond| async move {
+        let status = if request.uri().path().starts_with("/304") { 304 } else { 204 };
+        let head = Response::builder().status(status).body(()).expect("a head");
+        let mut stream = respond.send_response(head, false).expect("the stream is open");
+        if request.uri().path().ends_with("/late") {
+            pass(1).await;
+        }
+        let content = if request.uri().path().ends_with("/empty") { "" } else { "content" };
+        drop(stream.send_data(Bytes::from(content), true));
+        pass(1).await;
+    });
+    let sidecar = mesh.caller(&format!("{HTTP2}, protocol: http2, retry: off"));
+    for (method, path, status) in [
+        ("GET", "/204/at-once", 502),
+        ("GET", "/204/late", 502),
+        ("GET", "/304/late", 502),
+        ("GET", "/204/empty", 204),
+        ("GET", "/304/empty", 304),
+        ("POST", "/204/late", 502),
+        ("POST", "/204/empty", 204),
+    ] {
+        let mut client = sidecar.client().await;
+        let head = format!("{method} {path} HTTP/1.1\r\nhost: orders\r\ncontent-length: 0\r\n\r\n");
+        let answer = client.ask(&head).await;
+        assert_eq!(answer.status(), Some(status), "{path}");
+    }
+    assert_eq!(sidecar.sum("pillion_requests_total reason=protocol_error"), 4);
 }

@@ -93,6 +93,8 @@ pub enum ClientFailure {
     Body,
     #[error("it sent more than {INTERIM_ANSWERS} interim answers")]
     TooManyInterim,
+    #[error("it sent content with a status that has none (RFC 9110, 15.3.5 and 15.4.5)")]
+    Content,
     #[error("it answered 101, which HTTP/2 does not have (RFC 9113, 8.6)")]
     Switched,
 }
@@ -244,7 +246,7 @@ impl Sender {
             (false, true, _) => Remainder::Nothing,
             (false, false, body) => Remainder::Body(Box::new(Outgoing::request(stream, body, &self.room))),
         };
-        Ok(Asking { answer, outgoing, interim: 0 })
+        Ok(Asking { answer, outgoing, interim: 0, bare: None })
     }
 }
 
@@ -266,11 +268,17 @@ fn announce(head: &mut Request<()>, body: &impl OutgoingBody) {
     }
 }
 
+fn has_no_content(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
+}
+
 /// A request that has no answer yet.
 struct Asking<B> {
     answer: ResponseFuture,
     outgoing: Remainder<B>,
     interim: u32,
+    /// An answer whose status allows no content, until its end shows that it has none.
+    bare: Option<Box<http::Response<h2::RecvStream>>>,
 }
 
 /// The part of a request that is still to be sent.
@@ -288,12 +296,31 @@ impl<B: OutgoingBody> Asking<B> {
         observer: &dyn Observer,
     ) -> Poll<Result<http::Response<Answer>, FailedRequest>> {
         self.poll_upload(cx)?;
-        while let Some(interim) = ready!(self.answer.poll_informational(cx)) {
-            self.receive_interim(interim?, observer)?;
-            self.poll_upload(cx)?; // an interim answer may have asked for the body
+        if self.bare.is_none() {
+            while let Some(interim) = ready!(self.answer.poll_informational(cx)) {
+                self.receive_interim(interim?, observer)?;
+                self.poll_upload(cx)?; // an interim answer may have asked for the body
+            }
+            let answer = ready!(Pin::new(&mut self.answer).poll(cx))?;
+            if !has_no_content(answer.status()) || answer.body().is_end_stream() {
+                return Poll::Ready(Ok(self.answered(answer, room)));
+            }
+            self.bare = Some(Box::new(answer));
         }
-        let answer = ready!(Pin::new(&mut self.answer).poll(cx))?;
-        Poll::Ready(Ok(self.answered(answer, room)))
+        ready!(self.poll_bare(cx))?;
+        let answer = self.bare.take().ok_or(ClientFailure::Left)?;
+        Poll::Ready(Ok(self.answered(*answer, room)))
+    }
+
+    /// Ready when an answer that may have no content has ended without any.
+    fn poll_bare(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), FailedRequest>> {
+        let Some(answer) = &mut self.bare else { return Poll::Ready(Ok(())) };
+        while let Some(data) = ready!(answer.body_mut().poll_data(cx)) {
+            if !data?.is_empty() {
+                return Poll::Ready(Err(ClientFailure::Content.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Result<(), FailedRequest> {

@@ -75,7 +75,9 @@ pub(crate) fn reason_http2(failure: &ClientFailure) -> Reason {
         },
         ClientFailure::Left => Reason::UpstreamClosed,
         ClientFailure::Body => Reason::UpstreamReset,
-        ClientFailure::TooManyInterim | ClientFailure::Switched => Reason::ProtocolError,
+        ClientFailure::TooManyInterim | ClientFailure::Switched | ClientFailure::Content => {
+            Reason::ProtocolError
+        }
     }
 }
 
