@@ -214,10 +214,6 @@ async fn a4_a_stream_without_waiting_data_is_not_reset() {
     let mut body = ask(&mut send, request("GET", "/")).await.expect("a head").into_body();
     pass(7200).await;
     more.notify_one();
-    eprintln!(
-        "{}",
-        sidecar.metrics.encode().lines().filter(|l| l.contains("requests_total")).collect::<String>()
-    );
     assert_eq!(body.data().await.expect("data").expect("data"), "late");
 }
 
@@ -308,37 +304,124 @@ async fn a7_a_client_that_resets_some_of_its_streams_is_served_on() {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a7_what_clients_reset_counts_against_max_requests_until_the_application_is_done() {
-    let mesh = Mesh::default();
-    let (at_work, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
-    let counted = (at_work.clone(), most.clone());
-    let _a = mesh.scripted(A, move |mut peer: Peer, _| {
-        let (at_work, most) = counted.clone();
-        async move {
-            if peer.head().await.is_none() {
-                return;
-            }
-            most.fetch_max(at_work.fetch_add(1, Relaxed) + 1, Relaxed);
-            pass(5).await; // and looks at nothing meanwhile
-            at_work.fetch_sub(1, Relaxed);
-        }
-    });
-    let sidecar = mesh.application("app: 10.0.0.1:80, max_requests: 5");
-    for _ in 0..50 {
-        let (mut send, _reads) = client(&sidecar, 65_535).await;
-        let asked = ask(&mut send, request("GET", "/"));
-        settle().await;
-        drop(asked);
-        settle().await;
+/// An application that works on each request for `seconds` and looks at nothing meanwhile: how many requests it has at
+/// once, and the most that it had.
+#[derive(Clone, Default)]
+struct Work {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Work {
+    async fn take(self, seconds: u64) {
+        self.most.fetch_max(self.now.fetch_add(1, Relaxed) + 1, Relaxed);
+        pass(seconds).await;
+        self.now.fetch_sub(1, Relaxed);
     }
-    assert_eq!(most.load(Relaxed), 5);
+
+    fn over_http1(&self, mesh: &Mesh, seconds: u64) -> Backend {
+        let work = self.clone();
+        mesh.scripted(A, move |mut peer: Peer, _| {
+            let work = work.clone();
+            async move {
+                if peer.head().await.is_some() {
+                    work.take(seconds).await;
+                }
+            }
+        })
+    }
+
+    fn over_http2(&self, mesh: &Mesh, seconds: u64) -> Backend {
+        let work = self.clone();
+        mesh.http2(A, 1000, move |_, request, respond| {
+            let work = work.clone();
+            async move {
+                work.take(seconds).await;
+                drop((request, respond)); // before, the stream would be reset at once
+            }
+        })
+    }
+}
+
+/// Sends a request on a connection of its own, and resets it when it has arrived.
+async fn reset_one(sidecar: &Sidecar) {
+    let (mut send, _reads) = client(sidecar, 65_535).await;
+    let asked = ask(&mut send, request("GET", "/"));
+    settle().await;
+    drop(asked);
+    settle().await;
+}
+
+async fn resets_fill_the_places(app: &str, work: Work, mesh: &Mesh) {
+    let sidecar = mesh.application(&format!("app: 10.0.0.1:80, max_requests: 5{app}"));
+    for _ in 0..50 {
+        reset_one(&sidecar).await;
+    }
+    assert_eq!(work.most.load(Relaxed), 5);
     assert_eq!(sidecar.sum("pillion_requests_total reason=limit_requests"), 45);
     pass(6).await;
+    reset_one(&sidecar).await;
+    assert_eq!(work.now.load(Relaxed), 1, "all places are free again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a7_what_clients_reset_counts_against_max_requests_until_the_application_is_done() {
+    let (mesh, work) = (Mesh::default(), Work::default());
+    let _a = work.over_http1(&mesh, 5);
+    resets_fill_the_places("", work, &mesh).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a7_over_http2_what_clients_reset_counts_against_max_requests_for_five_seconds() {
+    let (mesh, work) = (Mesh::default(), Work::default());
+    let _a = work.over_http2(&mesh, 5);
+    resets_fill_the_places(", protocol: http2", work, &mesh).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a7_a_body_that_its_client_breaks_off_counts_as_a_reset() {
+    let (mesh, work) = (Mesh::default(), Work::default());
+    let _a = work.over_http2(&mesh, 5);
+    let sidecar = mesh.application("app: 10.0.0.1:80, max_requests: 5, protocol: http2");
+    for _ in 0..20 {
+        let mut peer = sidecar.client().await;
+        peer.send("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100\r\n\r\nhalf").await;
+        settle().await;
+        drop(peer);
+        settle().await;
+    }
+    assert_eq!(work.most.load(Relaxed), 5);
+}
+
+/// A handler that takes longer than the default of 15 seconds, where the configuration says so.
+#[tokio::test(start_paused = true)]
+async fn a7_a_place_is_held_for_as_long_as_the_timeout_allows() {
+    let (mesh, work) = (Mesh::default(), Work::default());
+    let _a = work.over_http1(&mesh, 50);
+    let sidecar = mesh.application("app: 10.0.0.1:80, max_requests: 2, timeout: 60s");
+    for _ in 0..4 {
+        reset_one(&sidecar).await;
+        pass(10).await;
+    }
+    assert_eq!(work.most.load(Relaxed), 2);
+}
+
+/// Requests that were answered, and requests that the application itself resets, give their places back at once.
+#[tokio::test(start_paused = true)]
+async fn a7_over_http2_a_place_is_free_as_soon_as_the_application_has_ended_the_request() {
+    let mesh = Mesh::default();
+    let _a = mesh.http2(A, 1000, |_, request, mut respond| async move {
+        match request.uri().path() {
+            "/reset" => respond.send_reset(Reason::INTERNAL_ERROR),
+            _ => drop(respond.send_response(Response::new(()), true)),
+        }
+    });
+    let sidecar = mesh.application("app: 10.0.0.1:80, max_requests: 1, protocol: http2");
     let (mut send, _reads) = client(&sidecar, 65_535).await;
-    let _asked = ask(&mut send, request("GET", "/"));
-    settle().await;
-    assert_eq!(at_work.load(Relaxed), 1, "all places are free again");
+    for path in ["/", "/reset", "/", "/reset", "/"] {
+        let answer = ask(&mut send, request("GET", path)).await.expect("an answer");
+        assert_eq!(answer.status(), if path == "/" { 200 } else { 502 });
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ use pillion_model::Reason;
 use pillion_upstream::cluster::endpoint::{Endpoint, InFlight, Preference};
 use pillion_upstream::cluster::outlier::Cause;
 use pillion_upstream::cluster::{Cluster, ClusterProtocol};
-use pillion_upstream::lease::{self, Lease, SendFailure};
+use pillion_upstream::lease::{self, Lease, Patience, SendFailure};
 
 /// The innermost service. Its future is boxed because it is by far the largest, and the layers above would move it.
 pub fn service() -> impl HttpService {
@@ -64,7 +64,7 @@ async fn dispatch(mut call: Box<Call>) -> Result<Response, FailedCall> {
     let lease = &mut carried.lease;
     let (before, mut target) = prepare(&mut call, lease, cluster);
     trial.sent(lease, call.number);
-    lease.hold(call.permit.take());
+    lease.hold(call.permit.take(), patience(&route, lease));
     let Call { head, body, common, .. } = &mut *call;
     match lease.send((head, &mut target), body, &common.exchange).await {
         Ok(mut response) => {
@@ -160,6 +160,16 @@ fn preference(call: &Call, cluster: &Cluster) -> Preference {
         true if !stays_http2 => Preference::OnlyHttp1,
         _ if is_http2 => Preference::Http2,
         _ => Preference::Http1,
+    }
+}
+
+/// How long the request keeps its place among `max_requests` after its client has given it up. Over HTTP/2 only a
+/// request to the application keeps it: nothing would tell that a service has ended one, and a service of the mesh
+/// counts its own.
+fn patience(route: &Route, lease: &Lease) -> Patience {
+    match route.cluster.kind {
+        ClusterKind::Service | ClusterKind::Passthrough if lease.is_http2() => Patience::NONE,
+        _ => Patience::of(route.timeouts.request.bound()),
     }
 }
 

@@ -19,7 +19,7 @@ use pillion_base::ground::Ground;
 use pillion_model::Reason;
 use pillion_telemetry::LimitLabel;
 
-pub use crate::pool::{Lease, SendFailure};
+pub use crate::pool::{Lease, Patience, SendFailure};
 
 /// A connection to `endpoint`: at once if one is free, otherwise as soon as one is. `most_fields` limits the fields of
 /// an answer; for HTTP/2 it applies to a connection that is opened for this request.

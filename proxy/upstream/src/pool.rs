@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::slots::Waiting;
 use shard::Shard;
 
+pub use aftermath::Patience;
 pub use lease::Lease;
 pub use send_failure::SendFailure;
 pub(crate) use send_failure::reason_http2;

@@ -1,26 +1,67 @@
-//! Closes a connection to an HTTP/1 upstream in the middle of an exchange.
+//! What follows a request that the upstream has and nobody waits for any more.
 //!
 //! The upstream may work on the request for some time, so the request keeps its place among `max_requests`: otherwise a
-//! client that resets its requests could have any number of requests in the application at once. The upstream sees at
-//! once that no more bytes come. When it closes the connection or answers, it has finished.
+//! client that resets its requests could have any number of requests in the application at once. Over HTTP/1 the
+//! upstream sees at once that no more bytes come; when it closes the connection or answers, it has finished. Over HTTP/2
+//! the stream is reset at once, and nothing that comes later would tell when the upstream has finished.
 
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
 
 use pillion_base::limits::Permit;
 
-/// The limit for an upstream that neither closes nor answers: as long as a request may take by default.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long an upstream may work on a request that nobody waits for any more. Whole seconds in two bytes, because it
+/// moves with each request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience(u16);
 
-/// Shuts the connection down, and holds the permit until the upstream has finished.
-pub(super) async fn close_gracefully<T: AsyncRead + AsyncWrite + Unpin>(mut io: T, permit: Permit) {
+impl Patience {
+    /// The place is given back at once.
+    pub const NONE: Self = Self(0);
+    /// As long as a request may take by default.
+    const DEFAULT: Duration = Duration::from_secs(15);
+    /// 5 minutes, even where the timeout is longer: a place that is held for hours would be lost to everybody.
+    const MOST: Duration = Duration::from_secs(300);
+    /// Over HTTP/2, where most servers end what was reset, and no server tells: longer than most handlers that go on
+    /// take, and short enough for the places of a client that resets many requests to come back.
+    const RESET: Duration = Duration::from_secs(5);
+
+    /// `timeout`: how long a request to the upstream may take, where this is configured.
+    pub fn of(timeout: Option<Duration>) -> Self {
+        let most = timeout.unwrap_or(Self::DEFAULT).min(Self::MOST);
+        let seconds = most.as_secs() + u64::from(most.subsec_nanos() > 0);
+        Self(u16::try_from(seconds).unwrap_or(u16::MAX))
+    }
+
+    const fn time(self) -> Duration {
+        Duration::from_secs(self.0 as u64)
+    }
+}
+
+/// Shuts an HTTP/1 connection down, and holds the permit until the upstream has finished.
+pub(super) async fn close_gracefully<T: AsyncRead + AsyncWrite + Unpin>(
+    mut io: T,
+    permit: Permit,
+    patience: Patience,
+) {
     let done = async {
         if io.shutdown().await.is_ok() {
             drop(io.read_u8().await); // an answer, an end or an error: each means that it has finished
         }
     };
-    drop(timeout(PATIENCE, done).await);
+    drop(timeout(patience.time(), done).await);
     drop(permit);
+}
+
+/// Holds the permit of a request whose stream was reset.
+pub(super) fn outlast(permit: Permit, patience: Patience) {
+    if let (true, Ok(runtime)) = (patience != Patience::NONE, Handle::try_current()) {
+        runtime.spawn(async move {
+            sleep(patience.time().min(Patience::RESET)).await;
+            drop(permit);
+        });
+    }
 }

@@ -10,7 +10,7 @@ use pillion_model::policy::ConnectionPolicy;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::aftermath::close_gracefully;
+use super::aftermath::{Patience, close_gracefully};
 use super::send_failure::{io_reason, sent};
 use super::{About, Counted, Idle, SendFailure};
 use crate::slots::Slot;
@@ -76,9 +76,9 @@ impl Http1 {
 
     /// Closes the connection in the middle of an exchange. `permit` is the request's place among `max_requests`, which
     /// it keeps until the upstream has finished.
-    pub(super) fn cut(self, permit: Option<Permit>) {
+    pub(super) fn cut(self, permit: Option<Permit>, patience: Patience) {
         if let (Some(io), Some(permit), Ok(runtime)) = (self.conn.take_io(), permit, Handle::try_current()) {
-            runtime.spawn(close_gracefully(io, permit));
+            runtime.spawn(close_gracefully(io, permit, patience));
         }
     }
 
@@ -146,6 +146,7 @@ fn explain(failed: &FailedRequest, was_used: bool) -> SendFailure {
         is_large_head: error.is_large_head(),
         is_our_fault: false,
         is_unsent: *is_unsent && sent == Sent::Never,
+        is_cut: false,
     }
 }
 

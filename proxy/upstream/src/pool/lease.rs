@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::Uri;
 
 use super::About;
+use super::aftermath::{Patience, outlast};
 use super::http1::Http1;
 use super::http2::Http2;
 use super::send_failure::{SendFailure, by_tls, explain_failed, is_goaway, was_refused};
@@ -19,7 +20,8 @@ pub struct Lease {
     kind: Option<LeaseKind>,
     shard: Arc<Shard>,
     about: About,
-    /// Whether the request was handed to the connection, and its exchange has not ended completely.
+    /// Whether the request was handed to the connection, and its exchange has not ended completely. Over HTTP/2, whether
+    /// the upstream has done nothing yet that shows how its work ends: it has not answered and has not reset the stream.
     is_busy: bool,
     /// Whether the connection is closed even if its exchange ends completely.
     is_last: bool,
@@ -27,6 +29,7 @@ pub struct Lease {
     carries: Option<Arc<dyn Observer>>,
     /// The place among `max_requests`, held for as long as the upstream may work on the request.
     permit: Option<Permit>,
+    patience: Patience,
 }
 
 enum LeaseKind {
@@ -54,6 +57,7 @@ impl Lease {
             is_last: false,
             carries: None,
             permit: None,
+            patience: Patience::NONE,
         }
     }
 
@@ -78,9 +82,10 @@ impl Lease {
         }
     }
 
-    /// From now on the lease holds the request's place among `max_requests`.
-    pub fn hold(&mut self, permit: Option<Permit>) {
-        self.permit = permit;
+    /// From now on the lease holds the request's place among `max_requests`, until the exchange has ended or the upstream
+    /// has had `patience` to end it.
+    pub fn hold(&mut self, permit: Option<Permit>, patience: Patience) {
+        (self.permit, self.patience) = (permit, patience);
     }
 
     /// Sends a request and waits for the headers of the answer. If no byte of the request was sent, its body is
@@ -97,7 +102,9 @@ impl Lease {
             Some(LeaseKind::Http1(conn)) => conn.send(head, body, &**observer).await,
             Some(LeaseKind::Http2(_)) => {
                 let target = target.take().unwrap_or_else(|| head.uri.clone());
-                Box::pin(self.send_http2((head, target), body, &**observer)).await
+                let sent = Box::pin(self.send_http2((head, target), body, &**observer)).await;
+                self.is_busy = sent.as_ref().is_err_and(|failure| failure.is_cut);
+                sent
             }
             None => unreachable!("a lease has its connection until it is dropped"),
         };
@@ -157,8 +164,15 @@ impl Drop for Lease {
     fn drop(&mut self) {
         match self.kind.take() {
             Some(LeaseKind::Http1(conn)) if !self.is_busy => self.shard.take_back(conn),
-            Some(LeaseKind::Http2(conn)) => self.shard.release_stream(&conn),
-            Some(LeaseKind::Http1(conn)) => conn.cut(self.permit.take().filter(Permit::is_scarce)),
+            Some(LeaseKind::Http2(conn)) => {
+                self.shard.release_stream(&conn);
+                if let (true, Some(permit)) = (self.is_busy, self.permit.take().filter(Permit::is_scarce)) {
+                    outlast(permit, self.patience);
+                }
+            }
+            Some(LeaseKind::Http1(conn)) => {
+                conn.cut(self.permit.take().filter(Permit::is_scarce), self.patience);
+            }
             None => {}
         }
     }

@@ -16,6 +16,8 @@ pub struct SendFailure {
     pub is_our_fault: bool,
     /// Whether no byte of the request was written, so that it can be sent again unchanged.
     pub is_unsent: bool,
+    /// Whether the stream was reset because the client's body broke off. The upstream may still work on the request.
+    pub(super) is_cut: bool,
 }
 
 impl SendFailure {
@@ -28,6 +30,7 @@ impl SendFailure {
             is_large_head: false,
             is_our_fault: true,
             is_unsent: false,
+            is_cut: false,
         }
     }
 }
@@ -62,6 +65,7 @@ pub(super) fn explain_failed(failed: &FailedRequest, was_used: bool) -> SendFail
         is_large_head: false,
         is_our_fault: false,
         is_unsent: failed.is_unsent,
+        is_cut: matches!(failed.error, ClientFailure::Body),
     }
 }
 
