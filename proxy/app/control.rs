@@ -195,6 +195,7 @@ impl Controller {
     pub(crate) fn free_former(&mut self) {
         self.former.free();
         self.around.metrics.forget_removed_services();
+        self.around.metrics.forget_removed_routes(&self.around.store.load().route_names);
     }
 
     /// Whether the files of the identity hold content that was refused.

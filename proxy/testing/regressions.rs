@@ -387,3 +387,26 @@ async fn c4_services_that_were_removed_leave_room_for_new_ones() {
     let text = sidecar.metrics.encode();
     assert!(!text.contains("\"other\"") && !text.contains("service-9\""), "{text}");
 }
+
+/// Routes are added and removed, and the last one still has counters with its own name.
+#[tokio::test(start_paused = true)]
+async fn c4_routes_that_were_removed_leave_room_for_new_ones() {
+    let mesh = Mesh::default();
+    let _a = mesh.answering(A, OK);
+    let few = "metrics: { listen: 127.0.0.1:0, max_series: 400 }";
+    let yaml = |round: usize| {
+        let caller = mesh::caller("endpoints: [10.0.0.1:80]").replace("metrics: off", few);
+        let mirror = "mirror: { service: orders }";
+        format!("{caller}routes:\n  - {{ name: route-{round}, hosts: [orders], to: orders, {mirror} }}\n")
+    };
+    let mut sidecar = mesh.sidecar(&yaml(0), None);
+    for round in 1..400 {
+        sidecar.reload(&yaml(round)).expect("a good file");
+        assert_eq!(sidecar.client().await.get("/").await.body, "ok");
+        settle().await;
+        let counted = format!("pillion_requests_total route=route-{round} status=200");
+        assert_eq!(sidecar.sum(&counted), 1, "{round}");
+    }
+    let text = sidecar.metrics.encode();
+    assert!(!text.contains("\"other\"") && !text.contains("\"route-9"), "{text}");
+}

@@ -13,7 +13,7 @@ mod names;
 mod rules;
 mod virtual_addresses;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -68,6 +68,8 @@ pub struct Snapshot {
     /// Addresses of the application that were original destinations, or that have listeners of their own.
     pub applications: Arc<Destinations<Application>>,
     pub limits: DownstreamLimits,
+    /// The names of all routes, those of mirrors included.
+    pub route_names: Arc<HashSet<Symbol>>,
     /// The retry budgets of routes, kept for the next snapshot.
     pub budgets: Budgets,
     /// The rate limits of routes, kept for the next snapshot.

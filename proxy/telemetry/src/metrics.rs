@@ -34,6 +34,8 @@ pub struct Metrics {
     services: RwLock<HashMap<(Direction, Symbol), Arc<ServiceMetrics>>>,
     hooks: Mutex<Vec<Arc<dyn Fn() + Send + Sync>>>,
     removals: AtomicU64,
+    /// The names of the configured routes when series were last removed.
+    routes: Mutex<Arc<HashSet<Symbol>>>,
 }
 
 impl Metrics {
@@ -47,11 +49,13 @@ impl Metrics {
         process::tell(&exposition);
         families.access_log_dropped.of(());
         ReloadOutcome::ALL.iter().for_each(|outcome| drop(families.config_reloads.of((*outcome,))));
-        let (services, hooks) = (RwLock::default(), Mutex::default());
-        Arc::new(Self { exposition, symbols, families, services, hooks, removals: AtomicU64::new(0) })
+        let (services, hooks, routes) = (RwLock::default(), Mutex::default(), Mutex::default());
+        let removals = AtomicU64::new(0);
+        Arc::new(Self { exposition, symbols, families, services, hooks, removals, routes })
     }
 
-    /// The symbol of a name from the configuration. Call it once for each configuration.
+    /// The symbol of a name from the configuration; [`Symbol::OTHER`] where the process has seen too many names. Call it
+    /// once for each configuration.
     pub fn intern(&self, name: &str) -> Symbol {
         self.symbols.intern(name)
     }
@@ -79,6 +83,17 @@ impl Metrics {
     fn add_service(&self, direction: Direction, service: Symbol) -> Arc<ServiceMetrics> {
         let fresh = || Arc::new(ServiceMetrics::new(self.families.clone(), direction, service));
         self.services.write().entry((direction, service)).or_insert_with(fresh).clone()
+    }
+
+    /// Removes the series of routes other than `routes`, those of the configuration. Nothing happens while they are the
+    /// same object as before.
+    pub fn forget_removed_routes(&self, routes: &Arc<HashSet<Symbol>>) {
+        let before = std::mem::replace(&mut *self.routes.lock(), routes.clone());
+        if Arc::ptr_eq(&before, routes) || before.is_subset(routes) {
+            return;
+        }
+        self.families.requests.remove(|labels| !labels.route.is_known() && !routes.contains(&labels.route));
+        self.removals.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Removes the series of services that are no longer configured and no longer in use, so that services in use can
@@ -449,6 +464,25 @@ mod tests {
             metrics.forget_removed_services();
             assert!(!metrics.encode().contains(&name), "{name} is gone");
         }
+    }
+
+    #[test]
+    fn c4_a_route_that_was_removed_gives_its_series_to_others_and_may_come_back() {
+        let metrics = Metrics::new(100);
+        let mut worker = crate::Recorder::new(metrics.clone());
+        for round in 0..100 {
+            let name = format!("route-{}", round % 50);
+            let route = metrics.intern(&name);
+            metrics.forget_removed_routes(&Arc::new(HashSet::from([route])));
+            worker.count(RequestLabels { route, reason: None, ..request(&metrics, "") });
+            worker.count(RequestLabels { route: Symbol::EMPTY, ..request(&metrics, "") });
+            let told = told(&metrics, "route=\"route-");
+            assert!(told.len() == 1 && told.iter().all(|line| line.contains(&name) && line.ends_with(" 1")));
+        }
+        metrics.forget_removed_routes(&Arc::default());
+        assert_eq!(told(&metrics, "route=\"route-"), [""; 0]);
+        let kept = told(&metrics, "pillion_requests_total{");
+        assert!(kept.len() == 1 && kept.iter().all(|line| line.ends_with(" 100")), "{kept:?}");
     }
 
     /// There may be more names than series: they come from the operator's file, whose size is bounded.

@@ -27,11 +27,16 @@ impl Symbol {
     }
 }
 
-/// Every label value seen so far; none is removed. Values that peers choose, which are their identities, are bounded
-/// here; names of the configuration are bounded by the size of the file.
+/// 262,144 names of services and routes in the life of a process, about 30 MB. A configuration has at most some ten
+/// thousand; names that are new with each reload, such as those with a commit in them, reach this after years.
+const NAMES: usize = 1 << 18;
+
+/// Every label value seen so far. None is removed, because a request under way may still have its symbol, and a name that
+/// comes back gets its symbol again. Values that peers choose, which are their identities, have a bound of their own.
 pub struct Symbols {
-    /// The most values that count against the bound.
+    /// The most values that peers choose.
     most: usize,
+    most_names: usize,
     names: RwLock<Interner>,
 }
 
@@ -39,7 +44,7 @@ pub struct Symbols {
 struct Interner {
     by_name: HashMap<Arc<str>, Symbol>,
     by_symbol: Vec<Arc<str>>,
-    /// How many values count against the bound.
+    /// How many of the values peers have chosen.
     bounded: usize,
 }
 
@@ -56,20 +61,28 @@ impl Interner {
 impl Symbols {
     /// At most `most` values of [`Self::intern_bounded`].
     pub fn new(most: usize) -> Self {
+        Self::bounded(most, NAMES)
+    }
+
+    fn bounded(most: usize, most_names: usize) -> Self {
         let mut names = Interner::default();
         for known in Symbol::KNOWN {
             names.add(known);
         }
-        Self { most, names: RwLock::new(names) }
+        Self { most, most_names, names: RwLock::new(names) }
     }
 
-    /// The symbol of `name`.
+    /// The symbol of `name`, a name of the configuration. A new name is [`Symbol::OTHER`] if there are too many.
     ///
     /// Takes a shared lock: call it once per connection or configuration, not per request.
     pub fn intern(&self, name: &str) -> Symbol {
         self.known(name).unwrap_or_else(|| {
             let mut names = self.names.write();
-            names.by_name.get(name).copied().unwrap_or_else(|| names.add(name))
+            match names.by_name.get(name) {
+                Some(known) => *known,
+                None if names.by_symbol.len() - names.bounded >= self.most_names => Symbol::OTHER,
+                None => names.add(name),
+            }
         })
     }
 
@@ -121,6 +134,18 @@ mod tests {
         );
         assert_eq!(symbols.intern_bounded("billing"), billing);
         assert_eq!(&*symbols.name(billing), "billing");
+    }
+
+    /// Services of ever new names come and go by reload.
+    #[test]
+    fn c4_ever_new_names_of_the_configuration_are_bounded_and_known_ones_keep_their_symbols() {
+        let symbols = Symbols::bounded(5, Symbol::KNOWN.len() + 2);
+        let peer = symbols.intern_bounded("spiffe://example.org/a");
+        let [web, billing] = ["web", "billing"].map(|name| symbols.intern(name));
+        assert_eq!((0..10).filter(|nth| symbols.intern(&nth.to_string()) != Symbol::OTHER).count(), 0);
+        assert_eq!(["web", "billing"].map(|name| symbols.intern(name)), [web, billing]);
+        assert_ne!(symbols.intern_bounded("spiffe://example.org/b"), peer, "peers have a bound of their own");
+        assert_ne!(symbols.intern_bounded("spiffe://example.org/b"), Symbol::OTHER);
     }
 
     #[test]

@@ -67,7 +67,8 @@ pub fn compile(
     metrics: &Arc<Metrics>,
 ) -> Snapshot {
     let (budgets, rate_limits, mirrors) = (Budgets::new(), RateLimits::new(), MirrorLimits::new());
-    let mut compiled = Compiled { clusters, metrics, policies, before, budgets, rate_limits, mirrors };
+    let names = HashSet::new();
+    let mut compiled = Compiled { clusters, metrics, policies, before, names, budgets, rate_limits, mirrors };
     let rules = config.routes.iter().enumerate().map(|(nth, route)| Arc::new(compiled.rule(nth, route)));
     let table = Table::new(config, clusters, rules.collect(), before.services, metrics);
     let (mut hosts, mut addresses, mut services) =
@@ -104,6 +105,7 @@ pub fn compile(
         inbound: sides.inbound,
         applications: sides.applications,
         limits: config.limits,
+        route_names: Arc::new(compiled.names),
         budgets: compiled.budgets,
         rate_limits: compiled.rate_limits,
         mirrors: compiled.mirrors,
@@ -117,6 +119,8 @@ struct Compiled<'a> {
     policies: &'a mut Policies,
     /// The budgets and limits of the previous snapshot.
     before: PreviousSnapshot<'a>,
+    /// Every name that a route has in metrics.
+    names: HashSet<Symbol>,
     budgets: Budgets,
     rate_limits: RateLimits,
     mirrors: MirrorLimits,
@@ -125,7 +129,7 @@ struct Compiled<'a> {
 impl Compiled<'_> {
     fn rule(&mut self, nth: usize, of: &RouteConfig) -> Rule {
         let name = of.name.as_deref();
-        let symbol = name.map_or(Symbol::EMPTY, |name| self.metrics.intern(name));
+        let symbol = name.map_or(Symbol::EMPTY, |name| self.intern(name));
         let key = name.map_or_else(|| format!("routes[{nth}]"), str::to_owned);
         let actions = self.actions(&key, of);
         let then = match actions {
@@ -179,10 +183,16 @@ impl Compiled<'_> {
         }))
     }
 
+    fn intern(&mut self, name: &str) -> Symbol {
+        let symbol = self.metrics.intern(name);
+        self.names.insert(symbol);
+        symbol
+    }
+
     /// The limit of a mirror is always kept: its copies that are under way count after a reload, too.
     fn mirror(&mut self, key: &str, name: Option<&str>, of: &MirrorConfig) -> Option<Mirror> {
         let cluster = self.clusters.get(&of.service)?.clone();
-        let name = self.metrics.intern(&format!("{}{MIRRORED}", name.unwrap_or_default()));
+        let name = self.intern(&format!("{}{MIRRORED}", name.unwrap_or_default()));
         let route = Route { name, retry: None, budget: None, ..Route::with(cluster, Rules::default()) };
         let known = self.before.mirrors.get(key).cloned();
         let limit = known.unwrap_or_else(|| Limit::new("mirrored requests", Mirror::MOST_AT_ONCE));
