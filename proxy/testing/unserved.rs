@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::backend::OK;
 use super::logged;
-use super::mesh::{A, IDENTITY, Mesh, Pair, application, application_at, caller, identity, settle};
+use super::mesh::{A, IDENTITY, Mesh, Pair, Watch, application, application_at, caller, identity, settle};
+use pillion_base::unfinished::Side;
 
 const INBOUND: &str = "10.1.0.1:15006";
 
@@ -211,4 +212,57 @@ fn c15_opaque_bytes_that_go_nowhere_are_logged_with_their_reason() {
     summaries.sort_by_key(Value::to_string);
     let expected = [json!(["outbound", "tcp", "egress_denied"]), json!(["outbound", "tcp", "no_route"])];
     assert_eq!(summaries, expected);
+}
+
+/// The client is refused at the same time whether its line is complete or not, and has its line in the log.
+#[test]
+fn c15_plaintext_that_comes_just_before_the_deadline_is_logged() {
+    let lines = logged::lines(|log| async move {
+        let pair = Pair::new();
+        let yaml = application_at(INBOUND, &format!("app: {A}")) + IDENTITY + &log;
+        let inbound = pair.mesh.sidecar(&yaml, Some(identity(&pair.ca, "orders")));
+        let watch = Watch::start();
+        let (mut line, mut head) = (inbound.client().await, inbound.client().await);
+        tokio::time::sleep(std::time::Duration::from_millis(9_500)).await;
+        line.send("G").await;
+        head.send("GET /late HTTP/1.1\r\nhost: orders\r\nx-").await;
+        let (ends, answer) = tokio::join!(line.rest(), head.answer());
+        assert_eq!((ends, answer.told()), (b"".to_vec(), (403, Some("mtls_required"))));
+        assert!(watch.seconds() <= 12, "{} s", watch.seconds());
+    });
+    let mut told: Vec<_> = lines.iter().map(told).collect();
+    told.sort_by_key(Value::to_string);
+    let expected = [
+        json!(["inbound", "GET", "/late", "orders", 403, "mtls_required", "made"]),
+        json!(["inbound", null, null, null, 0, "mtls_required", ""]),
+    ];
+    assert_eq!(told, expected);
+}
+
+/// First lines without an end, of which the oldest make room for others.
+#[test]
+fn c19_first_lines_that_are_given_up_are_logged() {
+    let lines = logged::lines(|log| async move {
+        let mesh = Mesh::default();
+        let _app = mesh.answering(A, OK);
+        let service = format!("endpoints: [{A}], listen: 127.0.0.1:0");
+        let outbound = mesh.sidecar(&(caller(&service) + &log), None);
+        let inbound = mesh.sidecar(&(application(&format!("app: {A}")) + &log), None);
+        let line = "a".repeat(56 * 1024); // may be a method
+        for (sidecar, side) in [(&outbound, Side::Application), (&inbound, Side::Strangers)] {
+            let mut clients = Vec::new();
+            for _ in 0..side.most() / line.len() + 5 {
+                let mut client = sidecar.direct_client().await;
+                client.send(&line).await;
+                settle().await;
+                clients.push(client);
+            }
+            let refused = sidecar.sum("pillion_connections_total protocol=unknown outcome=refused");
+            assert!(refused >= 5, "{refused}");
+        }
+    });
+    for direction in ["outbound", "inbound"] {
+        let of = |line: &&Value| line["direction"] == direction && line["reason"] == "overloaded";
+        assert!(lines.iter().filter(of).count() >= 5, "{direction}");
+    }
 }

@@ -23,7 +23,7 @@ use pillion_model::listener::DownstreamLimits;
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::exchange::DialFailure;
+use crate::exchange::{DialFailure, Facts};
 use crate::worker::Worker;
 use bytes::{LooksLike, Reader};
 use hello::Hello;
@@ -170,11 +170,15 @@ impl Undecided {
         }
     }
 
-    /// The failed dial to record, where a server was dialled for the connection without success.
+    /// What to record: a server that was dialled for the connection without success, or that the sidecar refused it.
     pub fn failure(self) -> Option<DialFailure> {
         match self {
             Self::NoServer(failure) | Self::HungUp(failure) => Some(failure),
-            Self::Ended(_) | Self::Drained | Self::GivenUp => None,
+            Self::GivenUp => {
+                let error = Error::new(Reason::Overloaded, self.to_string());
+                Some(DialFailure::new(error, Facts::default()))
+            }
+            Self::Ended(_) | Self::Drained => None,
         }
     }
 }

@@ -311,8 +311,7 @@ impl Inbound {
             (Mtls::Strict, Some(tls)) => match detected.found {
                 Found::Tls(_) => return self.terminate(&tls, detected.io, arrived).await,
                 _ => {
-                    let until = self.handshake_until(&arrived);
-                    drop(timeout_at(until, self.refuse_plaintext(detected.io, rules, arrived)).await);
+                    self.refuse_plaintext(detected.io, rules, arrived).await;
                     return Step::Ended;
                 }
             },
@@ -372,7 +371,8 @@ impl Inbound {
     }
 
     /// Refuses plaintext on a strict port: an HTTP/1 client gets an answer that says why, any other connection is
-    /// closed without a byte.
+    /// closed without a byte. A client that has not shown what it speaks when a handshake would have to be complete is
+    /// refused, too.
     async fn refuse_plaintext(&self, io: Io, rules: &InboundRules, arrived: Arrived) {
         self.count(Protocol::Unknown, Tls::None, ConnectionOutcome::Refused);
         if is_loop(Direction::Inbound, arrived.from, arrived.of.original) {
@@ -381,23 +381,22 @@ impl Inbound {
             return;
         }
         let client = PeekedClient::new(io, &self.worker, Side::Strangers, arrived.began);
-        let Ok(detected) = detect(client, &arrived.place.work, NO_EARLY_DIAL).await else { return };
+        let until = self.handshake_until(&arrived);
+        let detected = timeout_at(until, detect(client, &arrived.place.work, NO_EARLY_DIAL)).await;
         let connection = Connection::new(arrived.from, arrived.place);
-        match (detected, rules.route()) {
-            (Detected { found: Found::Http1, io, .. }, _) => {
-                Box::pin(refusal::refuse_plaintext(io, &connection, &self.worker)).await;
+        match detected {
+            Ok(Ok(Detected { found: Found::Http1, io, .. })) => {
+                return Box::pin(refusal::refuse_plaintext(io, &connection, &self.worker)).await;
             }
-            (Detected { found: Found::Http2, .. }, _) => {
-                refusal::note_http2_plaintext(&connection, &self.worker);
+            Ok(Ok(Detected { found: Found::Http2, .. })) => {
+                return refusal::note_http2_plaintext(&connection, &self.worker);
             }
-            (Detected { io, .. }, Some(route)) => {
-                io.get_ref().reset_on_drop(); // opaque bytes have no framing that would show the cut
-                let error = Error::new(Reason::MtlsRequired, refusal::PLAINTEXT);
-                let failure = DialFailure::new(error, Facts::of(route));
-                tcp::record_failure(failure, &connection, &self.worker);
-            }
-            (Detected { io, .. }, None) => io.get_ref().reset_on_drop(),
+            Ok(Ok(Detected { io, .. })) => io.get_ref().reset_on_drop(), // opaque bytes have no framing that shows a cut
+            Ok(Err(_)) | Err(_) => {}
         }
+        let error = Error::new(Reason::MtlsRequired, refusal::PLAINTEXT);
+        let facts = rules.route().map_or_else(Facts::default, Facts::of);
+        tcp::record_failure(DialFailure::new(error, facts), &connection, &self.worker);
     }
 
     /// Chooses HTTP or opaque bytes for what was detected. `None`: the connection has ended.
