@@ -1,5 +1,8 @@
 //! Where HTTP/2 messages end. The client writes raw frames, because libraries refuse to send some of these.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use bytes::Bytes;
 use h2::RecvStream;
 use h2::server::SendResponse;
@@ -288,4 +291,47 @@ async fn b17_trailers_that_must_not_be_any_are_removed_from_http2_to_http2() {
     assert_eq!(answer.body, b"ok");
     assert_eq!(answer.trailers.as_ref(), Some(&only));
     assert_eq!(seen.recv().await, Some((b"abc".to_vec(), Some(only))));
+}
+
+/// Counts the warnings of the HTTP/2 server.
+#[derive(Clone, Default)]
+struct Warnings(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, of: &tracing::Metadata<'_>) -> bool {
+        *of.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        if event.metadata().target().contains("h2_server") {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[tokio::test(start_paused = true)]
+async fn a13_connections_that_are_cut_for_a_flood_are_one_warning() {
+    let warnings = Warnings::default();
+    let _here = tracing::subscriber::set_default(warnings.clone());
+    let mesh = Mesh::default();
+    let _app = mesh.silent(A);
+    let inbound = mesh.application(&format!("app: {A}"));
+    let head = [(":method", "POST"), (":scheme", "http"), (":authority", "orders"), (":path", "/")];
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    flood.extend(frame(SETTINGS, 0, 0, &[]));
+    flood.extend(frame(HEADERS, END_HEADERS, 1, &block(&head)));
+    (0..200).for_each(|_| flood.extend(frame(DATA, 0, 1, b""))); // `h2` cuts a client after 100 empty frames
+    for _ in 0..300 {
+        let mut client = inbound.client().await;
+        client.send(&flood).await;
+        assert_eq!(outcome(&mut client).await, "goaway 11", "ENHANCE_YOUR_CALM");
+    }
+    // Another test of this process may have had the one warning of these ten seconds.
+    assert!(warnings.0.load(Relaxed) <= 1, "{} warnings", warnings.0.load(Relaxed));
 }
