@@ -44,7 +44,7 @@ fn missing(settings: &[Setting]) -> Vec<Fault> {
 const WAITS: &str = "the sidecar is not ready until it exists";
 const REFUSES: &str = "the sidecar does not start without it";
 
-/// The file or folder of a setting that is missing, and the consequence.
+/// The file or folder of a setting that is missing or cannot be used, and the consequence.
 fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String, &'static str)> {
     let path = Path::new(setting.value.as_str()?);
     let (is_file, then) = match &*setting.key {
@@ -54,6 +54,9 @@ fn absence(setting: &Setting, exists: impl Fn(&Path) -> bool) -> Option<(String,
         key if key.ends_with(".tls.trust_bundle") => (true, REFUSES),
         _ => return None,
     };
+    if setting.value.as_str() != Some("stdout") && path.is_dir() {
+        return Some((format!("{} is a folder, not a file", path.display()), then));
+    }
     // `stdout`, and `certs/ca.crl (where it exists)`, are not paths that must exist
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty())?;
     if !exists(folder) {
@@ -108,6 +111,12 @@ mod tests {
             messages("dns: { upstream: /nowhere.conf }\naccess_log: { path: /a.log }\n"),
             [format!("1:18: warning: dns.upstream: /nowhere.conf does not exist. {refuses}")]
         );
+        for folder in ["/", "/proc"] {
+            assert_eq!(
+                messages(&format!("access_log: {{ path: {folder} }}\n")),
+                [format!("1:21: warning: access_log.path: {folder} is a folder, not a file. {refuses}")]
+            );
+        }
         for good in ["{}", "access_log: { path: stdout }", "dns: { upstream: [10.0.0.1:53] }"] {
             assert_eq!(messages(good), [""; 0], "{good}");
         }

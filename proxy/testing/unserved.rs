@@ -230,7 +230,7 @@ fn c15_plaintext_that_comes_just_before_the_deadline_is_logged() {
         assert_eq!((ends, answer.told()), (b"".to_vec(), (403, Some("mtls_required"))));
         assert!(watch.seconds() <= 12, "{} s", watch.seconds());
     });
-    let mut told: Vec<_> = lines.iter().map(told).collect();
+    let mut told: Vec<_> = lines.iter().map(summary).collect();
     told.sort_by_key(Value::to_string);
     let expected = [
         json!(["inbound", "GET", "/late", "orders", 403, "mtls_required", "made"]),
