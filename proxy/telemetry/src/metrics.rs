@@ -476,12 +476,12 @@ mod tests {
             metrics.forget_removed_routes(&Arc::new(HashSet::from([route])));
             worker.count(RequestLabels { route, reason: None, ..request(&metrics, "") });
             worker.count(RequestLabels { route: Symbol::EMPTY, ..request(&metrics, "") });
-            let told = told(&metrics, "route=\"route-");
-            assert!(told.len() == 1 && told.iter().all(|line| line.contains(&name) && line.ends_with(" 1")));
+            let lines = lines_with(&metrics, "route=\"route-");
+            assert!(lines.len() == 1 && lines.iter().all(|line| line.contains(&name) && line.ends_with(" 1")));
         }
         metrics.forget_removed_routes(&Arc::default());
-        assert_eq!(told(&metrics, "route=\"route-"), [""; 0]);
-        let kept = told(&metrics, "pillion_requests_total{");
+        assert_eq!(lines_with(&metrics, "route=\"route-"), [""; 0]);
+        let kept = lines_with(&metrics, "pillion_requests_total{");
         assert!(kept.len() == 1 && kept.iter().all(|line| line.ends_with(" 100")), "{kept:?}");
     }
 
