@@ -88,6 +88,31 @@ async fn a3_streams_of_a_client_that_reads_nothing_hold_little() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a3_heads_of_answers_that_a_client_does_not_read_end_its_connection() {
+    let mesh = Mesh::default();
+    let heads = Arc::<AtomicUsize>::default();
+    let counted = heads.clone();
+    let _a = mesh.http2(A, 1000, move |_, _, mut respond| {
+        let counted = counted.clone();
+        async move {
+            counted.fetch_add(1, Relaxed);
+            let answer = Response::builder().header("x-large", "x".repeat(12 * 1024)).body(());
+            drop(respond.send_response(answer.expect("an answer"), true));
+        }
+    });
+    let sidecar = mesh.caller(&format!("{HTTP2}, circuit_breaker: {{ max_requests: 100000 }}"));
+    let (mut send, reads) = client(&sidecar, 1 << 30).await;
+    let _asked: Vec<_> = (0..900).map(|_| ask(&mut send, request("GET", "/"))).collect();
+    tokio::task::yield_now().await;
+    reads.try_acquire().expect("it reads so far").forget();
+    pass(5).await;
+    let open = sidecar.sum("pillion_connections_active direction=outbound protocol=http2");
+    assert_eq!(open, 1, "only the application's, after {} heads", heads.load(Relaxed));
+    assert!(sidecar.sum("pillion_requests_total reason=overloaded") > 0);
+    assert_eq!(sidecar.sum("pillion_requests_active"), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a3_streams_without_a_window_hold_little() {
     let mesh = Mesh::default();
     let (_a, taken) = endless(&mesh);

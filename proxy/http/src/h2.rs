@@ -68,7 +68,7 @@ impl Room {
         io.begin_move();
         let polled = poll(cx);
         self.arrivals.take();
-        io.end_move(cx);
+        self.account.note_sent(io.end_move(cx));
         polled
     }
 }

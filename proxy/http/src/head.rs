@@ -92,9 +92,15 @@ pub fn list_bytes<B>(request: &Request<B>) -> usize {
         uri.path_and_query().map_or("", |path| path.as_str()),
     ];
     let pseudo = NAMES + texts.iter().map(|text| text.len() + overhead).sum::<usize>();
-    let field =
-        |(name, value): (&http::HeaderName, &http::HeaderValue)| name.as_str().len() + value.len() + overhead;
-    pseudo + request.headers().iter().map(field).sum::<usize>()
+    pseudo + field_bytes(request.headers())
+}
+
+/// The size of the fields of a head as RFC 9113, 6.5.2, counts them.
+pub fn field_bytes(fields: &http::HeaderMap) -> usize {
+    let field = |(name, value): (&http::HeaderName, &http::HeaderValue)| {
+        name.as_str().len() + value.len() + FIELD_OVERHEAD as usize
+    };
+    fields.iter().map(field).sum()
 }
 
 #[cfg(test)]

@@ -477,7 +477,9 @@ mod tests {
             worker.count(RequestLabels { route, reason: None, ..request(&metrics, "") });
             worker.count(RequestLabels { route: Symbol::EMPTY, ..request(&metrics, "") });
             let lines = lines_with(&metrics, "route=\"route-");
-            assert!(lines.len() == 1 && lines.iter().all(|line| line.contains(&name) && line.ends_with(" 1")));
+            assert!(
+                lines.len() == 1 && lines.iter().all(|line| line.contains(&name) && line.ends_with(" 1"))
+            );
         }
         metrics.forget_removed_routes(&Arc::default());
         assert_eq!(lines_with(&metrics, "route=\"route-"), [""; 0]);

@@ -56,6 +56,8 @@ struct Guarded {
     is_moving: bool,
     /// No more can be read in this move.
     is_drained: bool,
+    /// `h2` could not write all that it had in this move.
+    is_blocked: bool,
     /// The error of a failed send, until `h2` gets it.
     failed: Option<io::Error>,
 }
@@ -134,6 +136,7 @@ impl GuardedIo {
             is_unflushed: false,
             is_moving: false,
             is_drained: false,
+            is_blocked: false,
             failed: None,
         })))
     }
@@ -141,12 +144,12 @@ impl GuardedIo {
     /// Begins a move of the connection by its driver: written bytes wait for [`Self::end_move`].
     pub fn begin_move(&self) {
         let mut guarded = self.0.lock();
-        (guarded.is_moving, guarded.is_drained) = (true, false);
+        (guarded.is_moving, guarded.is_drained, guarded.is_blocked) = (true, false, false);
     }
 
     /// Sends the gathered bytes. If this fails, or if the peer accepts too little for too long, `h2` gets the error at
-    /// its next call.
-    pub fn end_move(&self, cx: &mut Context<'_>) {
+    /// its next call. Returns whether the socket has taken all that `h2` had.
+    pub fn end_move(&self, cx: &mut Context<'_>) -> bool {
         let mut guarded = self.0.lock();
         guarded.is_moving = false;
         if guarded.has_unsent()
@@ -155,6 +158,7 @@ impl GuardedIo {
             guarded.failed = Some(error);
             cx.waker().wake_by_ref();
         }
+        !guarded.is_blocked && !guarded.has_unsent()
     }
 }
 
@@ -169,6 +173,13 @@ impl Guarded {
             Poll::Pending => self.stall.poll(self.io.taken(), &self.timers, cx),
             done => done,
         }
+    }
+
+    /// Notes whether `h2` has to wait with what it wants to write.
+    fn note_blocked<T>(&mut self, poll: impl FnOnce(&mut Self) -> Poll<T>) -> Poll<T> {
+        let polled = poll(self);
+        self.is_blocked |= polled.is_pending();
+        polled
     }
 
     const fn has_unsent(&self) -> bool {
@@ -409,7 +420,7 @@ impl AsyncRead for GuardedIo {
 
 impl AsyncWrite for GuardedIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.lock().poll_write(cx, &[IoSlice::new(buf)])
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -417,7 +428,7 @@ impl AsyncWrite for GuardedIo {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.lock().poll_write(cx, bufs)
+        self.0.lock().note_blocked(|guarded| guarded.poll_write(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -425,7 +436,7 @@ impl AsyncWrite for GuardedIo {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.0.lock().poll_flush(cx)
+        self.0.lock().note_blocked(|guarded| guarded.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -30,6 +30,12 @@ const LARGE_WINDOW: u32 = 1024 * 1024;
 /// 4 MiB: the largest window, including the bytes that wait for slow readers: 64 streams with a full window each.
 const LARGEST_WINDOW: u32 = 4 * 1024 * 1024;
 const WINDOW_STEP: u32 = 256 * 1024;
+/// 64 heads of answers may be given to `h2` in one move of the connection without being measured, so that ordinary
+/// traffic pays only for counting them.
+const UNMEASURED_HEADS: usize = 64;
+/// 4 MiB for the heads of answers that wait for a peer that does not read: 1,024 heads of 4 KiB. `h2` queues heads
+/// without a bound, so the connection ends beyond it.
+const MOST_HEADS: usize = 4 * 1024 * 1024;
 /// 32 KiB must have been passed on before a connection's window grows from the initial 64 KiB of RFC 9113.
 const PROVEN: usize = 32 * 1024;
 
@@ -46,6 +52,12 @@ pub struct Account {
     proven: AtomicUsize,
     /// The connection's window; zero while it is the initial one of RFC 9113.
     window: AtomicU32,
+    /// Heads of answers that were given to `h2` since the socket took all that `h2` had.
+    heads: AtomicUsize,
+    /// The bytes of those heads that were measured.
+    head_bytes: AtomicUsize,
+    /// The peer leaves so many heads unread that its connection must end.
+    is_over: AtomicBool,
     /// Wakers of streams that wait until they may read again.
     senders: Mutex<Vec<Waker>>,
     has_senders: AtomicBool,
@@ -60,6 +72,9 @@ impl Account {
             unread: AtomicUsize::new(0),
             proven: AtomicUsize::new(0),
             window: AtomicU32::new(0),
+            heads: AtomicUsize::new(0),
+            head_bytes: AtomicUsize::new(0),
+            is_over: AtomicBool::new(false),
             senders: Mutex::default(),
             has_senders: AtomicBool::new(false),
         }
@@ -126,6 +141,45 @@ impl Account {
         self.pass(bytes);
     }
 
+    /// Counts the head of an answer that is given to `h2`, and calls `measure` for its bytes only if heads may pile up.
+    /// `false`: they are too many, and the connection must end.
+    pub fn hold_head(&self, measure: impl FnOnce() -> usize) -> bool {
+        let heads = self.heads.fetch_add(1, Relaxed);
+        if heads < UNMEASURED_HEADS {
+            return true;
+        }
+        let bytes = measure();
+        let held = self.memory.hold(bytes);
+        let waiting = self.head_bytes.fetch_add(bytes, Relaxed) + bytes;
+        let fits = waiting <= MOST_HEADS && !is_too_much(held, waiting, self.memory.most());
+        if !fits {
+            self.is_over.store(true, Relaxed);
+        }
+        fits
+    }
+
+    /// Notes after each move whether the socket took all that `h2` had. If not, all further heads are measured.
+    pub(super) fn note_sent(&self, all: bool) {
+        if !all {
+            self.heads.store(UNMEASURED_HEADS, Relaxed);
+        } else if self.heads.load(Relaxed) != 0 {
+            self.heads.store(0, Relaxed);
+            self.drop_heads();
+        }
+    }
+
+    fn drop_heads(&self) {
+        let bytes = self.head_bytes.swap(0, Relaxed);
+        if bytes > 0 {
+            self.memory.release(bytes);
+        }
+    }
+
+    /// Whether the peer leaves so many heads unread that its connection must end.
+    pub fn is_over(&self) -> bool {
+        self.is_over.load(Relaxed)
+    }
+
     /// Counts bytes of the peer that were passed on.
     pub fn pass(&self, bytes: usize) {
         if self.window.load(Relaxed) == 0 {
@@ -150,6 +204,13 @@ impl Account {
     /// Whether bytes for slow readers take up so much of the connection's window that it should get no further streams.
     pub fn is_clogged(&self) -> bool {
         self.unread.load(Relaxed) > LARGEST_WINDOW as usize / 2
+    }
+}
+
+/// The heads that `h2` still held are gone with the connection.
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.drop_heads();
     }
 }
 
@@ -244,6 +305,29 @@ mod tests {
         assert_eq!(window(LARGEST_WINDOW, WINDOW_STEP as usize, true), LARGEST_WINDOW, "not with every byte");
         assert_eq!(window(LARGEST_WINDOW, 0, true), LARGE_WINDOW);
         assert_eq!(window(0, 0, false), 0, "no memory for it");
+    }
+
+    #[test]
+    fn a3_heads_are_measured_once_the_socket_does_not_take_them() {
+        let memory = Memory::of_one_in(1);
+        let account = Account::new(memory.clone());
+        for _ in 0..10 {
+            assert!(
+                (0..UNMEASURED_HEADS)
+                    .all(|_| account.hold_head(|| panic!("ordinary traffic is not measured")))
+            );
+            account.note_sent(true);
+        }
+        account.note_sent(false);
+        let heads = MOST_HEADS / 1024;
+        assert!((0..heads).all(|_| account.hold_head(|| 1024)) && !account.is_over());
+        assert_eq!(memory.free(), memory.most() - MOST_HEADS);
+        account.note_sent(true);
+        assert_eq!(memory.free(), memory.most(), "they have left");
+        account.note_sent(false);
+        assert!(!(0..=heads).all(|_| account.hold_head(|| 1024)) && account.is_over());
+        drop(account);
+        assert_eq!(memory.free(), memory.most(), "they are gone with the connection");
     }
 
     #[test]

@@ -31,10 +31,11 @@ use pillion_base::unfinished::Share;
 use pillion_http::framing::content_length;
 use pillion_http::h2::guard::{Downstream, GuardedIo};
 use pillion_http::h2::memory::Piece;
+use pillion_http::h2::send::OutgoingBody as _;
 use pillion_http::h2::send::{Outgoing, Unsent};
 use pillion_http::h2::tunnel::Tunnel;
 use pillion_http::h2::{DATA_FRAME_BUDGET, Incoming, Room, SEND_BUFFER, STREAM_WINDOW};
-use pillion_http::head::{HeadLimits, list_bytes};
+use pillion_http::head::{HeadLimits, field_bytes, list_bytes};
 use pillion_http::message::RequestHead;
 use pillion_http::seen::Seen;
 use pillion_http::transfer::{INTERIM_WAITING, Observer as _, ResponseEnd, interim_bytes, only_continues};
@@ -177,6 +178,10 @@ struct Driver<S> {
 impl<S: AnsweringService> Driver<S> {
     /// Ready when the connection has ended. Each request has recorded how it ended.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.client.room.account.is_over() {
+            self.log_unread();
+            return Poll::Ready(());
+        }
         let (client, io) = (self.client.clone(), self.io.clone());
         let polled = client.room.drive(&io, cx, |cx| self.poll_streams(cx));
         if let (Poll::Pending, Some(conn), Some(window)) =
@@ -248,6 +253,15 @@ impl<S: AnsweringService> Driver<S> {
         {
             let from = self.client.connection.downstream;
             tracing::warn!(%from, left_out, "HTTP/2 connection cut: its client resets or sends more than it may: {error}");
+        }
+    }
+
+    /// Logs, at most now and then, that a connection ends because its client leaves too many answers unread.
+    fn log_unread(&self) {
+        static LINE: Seldom = Seldom::new();
+        if let Some(left_out) = LINE.due(Instant::now().into_std()) {
+            let from = self.client.connection.downstream;
+            tracing::warn!(%from, left_out, "HTTP/2 connection closed: the heads of answers that its client does not read take too much memory");
         }
     }
 
@@ -451,7 +465,7 @@ fn refused(error: &Error, call: &Call, exchange: &Arc<Exchange>) -> Response {
 }
 
 async fn send(response: Response, mut respond: SendResponse<Piece>, room: &Arc<Room>) -> Result<(), Unsent> {
-    let (head, body) = response.into_parts();
+    let (head, mut body) = response.into_parts();
     let Ok(mut head) = head.into_http2() else {
         respond.send_reset(Reason::INTERNAL_ERROR);
         return Err(Unsent::Broken);
@@ -461,6 +475,11 @@ async fn send(response: Response, mut respond: SendResponse<Piece>, room: &Arc<R
         && !head.headers().contains_key(CONTENT_LENGTH)
     {
         head.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+    }
+    if !room.account.hold_head(|| field_bytes(head.headers())) {
+        body.cut(pillion_model::Reason::Overloaded);
+        respond.send_reset(Reason::ENHANCE_YOUR_CALM);
+        return Err(Unsent::Broken);
     }
     match respond.send_response(head, is_empty) {
         Ok(_ended) if is_empty => Ok(()),
