@@ -115,7 +115,7 @@ def measured(options):
         for fault in options.faults.split(","):
             for got in together([*found, None] if fault == "none" else found, fault, nth, options):
                 run["cells"].append({"round": nth, "fault": fault, **got})
-                told(run["cells"][-1])
+                print_cell(run["cells"][-1])
             if options.out:
                 Path(options.out).write_text(written(run))
     return run
@@ -137,7 +137,7 @@ def together(found, fault, seed, options):
         return [one.result() for one in all_of_them]
 
 
-def told(cell):
+def print_cell(cell):
     warm, got = cell["warm_up"], cell["measured"]
     print(f"{cell['round']} {cell['fault']:7} {cell['peer']:8} {got['succeeded']}/{got['requests']} p50 {got['p50_ms']} "
           f"p99 {got['p99_ms']} max {got['max_ms']} {got['answered_by']} {got['failures'] or ''} | warm-up "

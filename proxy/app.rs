@@ -246,7 +246,7 @@ impl Running {
 }
 
 impl Shared {
-    /// Who checks endpoints: one for all workers.
+    /// The checker of the endpoints: one for all workers.
     fn checker(&self) -> Checker {
         let Around { store, metrics, connections, .. } = &self.around;
         let shared = (connections.strangers.clone(), connections.unfinished.clone());

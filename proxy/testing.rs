@@ -2,7 +2,7 @@
 //!
 //! A [`mesh::Mesh`] starts sidecars from the text of a configuration, exactly as they start on the real network,
 //! on the runtime of the test. Back-ends are scripts over a byte stream ([`backend`], [`http2`]), clients count
-//! bytes ([`peer`]). No test here waits: time passes when everybody waits for it.
+//! bytes ([`peer`]). No test here waits: time passes when every task waits for it.
 //!
 //! Deliberately absent: sockets, threads, real time. `tests/` has those.
 

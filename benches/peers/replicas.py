@@ -99,7 +99,7 @@ async def serve(fault, seed, addresses):
     for name, address in sorted(zip(NAMES, addresses), key=lambda one: one[0] != FAULTY):
         listener = bound(address)
         if name == FAULTY and fault == "dead":
-            servers.append(listener)  # a port that is bound and not listened at refuses, and nobody else gets it
+            servers.append(listener)  # a port that is bound and not listened at refuses, and no other process gets it
         else:
             made = lambda name=name: Replica(name, fault, chance)  # noqa: E731
             servers.append(await loop.create_server(made, sock=listener, backlog=4096))

@@ -180,8 +180,8 @@ SCENARIOS = [
 
 # Which HTTP version sidecars should speak between them: measured with Pillion alone.
 VERSIONS = [
-    Scenario(f"{way.between}-of-{what}", f"{title} between, {told}", way, measure)
-    for what, told, measure in [*((str(one), f"{one} callers", closed(one)) for one in (1, 8, 64, 256)),
+    Scenario(f"{way.between}-of-{what}", f"{title} between, {label}", way, measure)
+    for what, label, measure in [*((str(one), f"{one} callers", closed(one)) for one in (1, 8, 64, 256)),
                                 ("rate", "1,000/s", at_rate(1000))]
     for title, way in (("HTTP/1.1", HTTP1), ("HTTP/2", HTTP2_BETWEEN))
 ]

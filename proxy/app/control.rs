@@ -209,9 +209,9 @@ impl Controller {
         let Identity::Known(credentials) = &self.identity else { return };
         let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let now = i64::try_from(now).unwrap_or(i64::MAX);
-        let told =
-            Expiry::of(credentials.validity(), now).filter(|told| self.warned_of.as_ref() != Some(told));
-        match &told {
+        let expiry =
+            Expiry::of(credentials.validity(), now).filter(|expiry| self.warned_of.as_ref() != Some(expiry));
+        match &expiry {
             None => return,
             Some(Expiry::Near(not_after)) => {
                 let ends = date(*not_after);
@@ -222,7 +222,7 @@ impl Controller {
             }
             Some(Expiry::Invalid(_, why)) => tracing::warn!("not ready: {why}; peers refuse it"),
         }
-        self.warned_of = told;
+        self.warned_of = expiry;
     }
 
     /// Why there are no certificates yet.
@@ -346,7 +346,7 @@ impl Controller {
         }))
     }
 
-    /// The one of before, while its rule is the same: a reload gives nobody a full bucket.
+    /// The rate limit of the former configuration while its rule is unchanged, so that a reload fills no bucket.
     fn rate_limit(&self, of: RateLimit) -> Arc<PeersRateLimit> {
         let before = self.inbound.as_ref().filter(|side| side.policy.rate_limit == Some(of));
         let known = before.and_then(|side| side.rate_limit.clone());

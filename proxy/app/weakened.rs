@@ -348,10 +348,10 @@ mod tests {
             ("protocol: http1", "protocol: auto", &[]),
         ];
         for (now, next, expected) in table {
-            let told = weakened(&config(now, "mutual"), &config(next, "mutual"));
-            assert_eq!(told.len(), expected.len(), "{now} to {next}: {told:?}");
-            for (told, expected) in told.iter().zip(expected) {
-                assert!(told.starts_with(expected), "{now} to {next}: {told}");
+            let warnings = weakened(&config(now, "mutual"), &config(next, "mutual"));
+            assert_eq!(warnings.len(), expected.len(), "{now} to {next}: {warnings:?}");
+            for (warning, expected) in warnings.iter().zip(expected) {
+                assert!(warning.starts_with(expected), "{now} to {next}: {warning}");
             }
         }
     }
@@ -371,7 +371,8 @@ mod tests {
     fn c1_a_destination_that_no_service_protects_any_more_gives_a_warning() {
         let whole = "hosts: [orders, orders.shop], addresses: [10.96.0.10:80]";
         let now = service("orders", whole);
-        let told = |unknown: &str, next: &str| weakened(&outbound(unknown, &now), &outbound(unknown, next));
+        let warnings_of =
+            |unknown: &str, next: &str| weakened(&outbound(unknown, &now), &outbound(unknown, next));
         for (next, words) in [
             (String::new(), "orders belongs to no service any more"),
             (
@@ -388,17 +389,17 @@ mod tests {
                 "orders belongs to other now",
             ),
         ] {
-            let told = told("passthrough", &next);
-            assert!(matches!(&told[..], [one] if one.contains(words)), "{next}: {told:?}");
+            let warnings = warnings_of("passthrough", &next);
+            assert!(matches!(&warnings[..], [one] if one.contains(words)), "{next}: {warnings:?}");
         }
         for next in [
             now.clone(),
             service("renamed", whole),
             service("wide", "hosts: [orders, \"*.shop\"], addresses: [10.96.0.0/16]"),
         ] {
-            assert_eq!(told("passthrough", &next), [""; 0], "{next}");
+            assert_eq!(warnings_of("passthrough", &next), [""; 0], "{next}");
         }
-        assert_eq!(told("deny", ""), [""; 0], "it is denied");
+        assert_eq!(warnings_of("deny", ""), [""; 0], "it is denied");
         assert_eq!(
             weakened(&outbound("passthrough", &service("a", "tls: off")), &outbound("passthrough", "")),
             [""; 0]
@@ -408,22 +409,22 @@ mod tests {
     #[test]
     fn c1_a_part_of_a_destination_that_moves_to_a_less_protected_service_gives_a_warning() {
         let shop = service("shop", "hosts: [\"*.shop\"], addresses: [10.0.0.0/8]");
-        let told = |more: &str| {
+        let warnings_of = |more: &str| {
             let next = format!("{shop}, {}", service("pay", more));
             weakened(&outbound("passthrough", &shop), &outbound("passthrough", &next))
         };
         assert_eq!(
-            told("hosts: [pay.shop], tls: off"),
+            warnings_of("hosts: [pay.shop], tls: off"),
             ["services.pay: pay.shop belonged to shop before: tls: off instead of mutual"]
         );
         assert_eq!(
-            told("addresses: [10.1.0.0/16], tls: off"),
+            warnings_of("addresses: [10.1.0.0/16], tls: off"),
             ["services.pay: 10.1.0.0/16 belonged to shop before: tls: off instead of mutual"]
         );
         for more in
             ["hosts: [pay.shop], addresses: [10.1.0.0/16]", "hosts: [pay], addresses: [11.0.0.0/8], tls: off"]
         {
-            assert_eq!(told(more), [""; 0], "{more}");
+            assert_eq!(warnings_of(more), [""; 0], "{more}");
         }
     }
 
@@ -544,11 +545,14 @@ mod tests {
             ("mutual".to_owned(), mutual("trust_bundle: own.pem"), None),
         ] {
             let tls = |tls: &str| outbound("deny", &service("orders", &format!("tls: {tls}")));
-            let told = weakened(&tls(&now), &tls(&next));
+            let warnings = weakened(&tls(&now), &tls(&next));
             match expected {
-                None => assert_eq!(told, [""; 0], "{now} to {next}"),
+                None => assert_eq!(warnings, [""; 0], "{now} to {next}"),
                 Some(words) => {
-                    assert!(matches!(&told[..], [one] if one.contains(words)), "{now} to {next}: {told:?}");
+                    assert!(
+                        matches!(&warnings[..], [one] if one.contains(words)),
+                        "{now} to {next}: {warnings:?}"
+                    );
                 }
             }
         }
@@ -561,8 +565,11 @@ mod tests {
         let files = "certificate: a, key: b, trust_bundle: c";
         let (with, without) =
             (format!("identity: {{ {files}, crl: d }}"), format!("identity: {{ {files} }}"));
-        let told = weakened(&config(&with), &config(&without));
-        assert!(matches!(&told[..], [one] if one.contains("no revocation list any more")), "{told:?}");
+        let warnings = weakened(&config(&with), &config(&without));
+        assert!(
+            matches!(&warnings[..], [one] if one.contains("no revocation list any more")),
+            "{warnings:?}"
+        );
         let (strong, weak) = ("tls: { min_version: \"1.3\" }", "tls: { post_quantum: off }");
         assert_eq!(
             weakened(&config(strong), &config(weak)),

@@ -333,8 +333,8 @@ mod tests {
         let folder = Folder::new("force");
         issued(&folder);
         let (at, before) = (folder.0.display(), folder.text("ca/ca.key"));
-        let told = run(&format!("ca --out {at}/ca")).expect_err("not changed").to_string();
-        assert!(told.contains("was not changed") && told.contains("--force"), "{told}");
+        let error = run(&format!("ca --out {at}/ca")).expect_err("not changed").to_string();
+        assert!(error.contains("was not changed") && error.contains("--force"), "{error}");
         assert_eq!(folder.text("ca/ca.key"), before);
         run(&format!("ca --out {at}/ca --force")).expect("replaced");
         assert_ne!(folder.text("ca/ca.key"), before);
@@ -403,8 +403,8 @@ mod tests {
         ] {
             assert!(text.contains(words), "{text}\n  should say {words:?}");
         }
-        let told = inspect(&[file("web/tls.key")]).expect_err("a key").to_string();
-        assert!(told.contains("holds no certificate"), "{told}");
+        let error = inspect(&[file("web/tls.key")]).expect_err("a key").to_string();
+        assert!(error.contains("holds no certificate"), "{error}");
     }
 
     #[test]

@@ -186,8 +186,8 @@ mod tests {
             (ServFail, &[], &["SOA 900 60"], None),
             (Refused, &["A 60"], &[], None),
         ] {
-            let told = lifetime(&message(code, answers, authorities));
-            assert_eq!(told, expected.map(secs), "{code} {answers:?} {authorities:?}");
+            let found = lifetime(&message(code, answers, authorities));
+            assert_eq!(found, expected.map(secs), "{code} {answers:?} {authorities:?}");
         }
         let mut cut = message(NoError, &["A 60"], &[]);
         cut.metadata.truncation = true;

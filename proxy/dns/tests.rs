@@ -153,9 +153,9 @@ async fn without_a_server_that_responds_the_answer_is_a_failure_with_the_reason(
     for over in [Over::Udp, Over::Tcp] {
         let answer = tell(&dns, &question, over).await;
         assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
-        let told = format!("{:?}", answer.edns.unwrap().options());
+        let options = format!("{:?}", answer.edns.unwrap().options());
         let expected: Vec<String> = nobody.to_string().bytes().map(|byte| byte.to_string()).collect();
-        assert!(told.contains(&expected.join(", ")), "{told} names {nobody}");
+        assert!(options.contains(&expected.join(", ")), "{options} names {nobody}");
     }
     assert_eq!(counted(&dns, DnsOutcome::Failed), 2);
 }
@@ -212,14 +212,14 @@ fn a_file_of_name_servers_is_read_again_after_changes_and_loops_are_refused() {
     let write = |text: &str| std::fs::write(&path, text).unwrap();
     let own = || OwnListeners::new(vec!["127.0.0.1:53".parse().unwrap(), "[::1]:15053".parse().unwrap()]);
     let new = || Upstream::new(&NameServers::File(path.clone()), own(), SystemTime::now());
-    let told =
+    let error =
         |upstream: Result<Upstream, _>| anyhow::Error::from(upstream.expect_err("refused")).to_string();
-    assert!(told(new()).ends_with("resolv.conf cannot be read"));
+    assert!(error(new()).ends_with("resolv.conf cannot be read"));
     write("search a.test\n");
-    let nobody = told(new());
+    let nobody = error(new());
     assert!(nobody.contains("no nameservers") && nobody.contains("write `nameserver ADDRESS`"), "{nobody}");
     write("nameserver 10.96.0.10\nnameserver 127.0.0.1\n");
-    assert!(told(new()).ends_with("names 127.0.0.1:53, where the DNS proxy itself listens: a loop"));
+    assert!(error(new()).ends_with("names 127.0.0.1:53, where the DNS proxy itself listens: a loop"));
 
     write("nameserver 10.96.0.10\nnameserver ::1\noptions timeout:2 attempts:9\n");
     let mut upstream = new().expect("servers to ask");

@@ -53,18 +53,21 @@ impl Side {
     }
 
     async fn status(&self, line: &str, headers: &str) -> u16 {
-        self.ask(line, headers).await.told().0
+        self.ask(line, headers).await.status_and_reason().0
     }
 
     async fn answer_of_metrics_port(&self, line: &str, host: &str) -> (u16, String) {
         let io = self.mesh.memory.connect(self.metrics).await.expect("the metrics port listens");
         let answer = Peer::new(io).ask(&format!("{line} HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
-        (answer.told().0, answer.body)
+        (answer.status_and_reason().0, answer.body)
     }
 }
 
 fn page(answer: &Message) -> Value {
-    assert_eq!((answer.told().0, answer.header("content-type")), (200, Some("application/json")));
+    assert_eq!(
+        (answer.status_and_reason().0, answer.header("content-type")),
+        (200, Some("application/json"))
+    );
     serde_json::from_str(&answer.body).expect("JSON")
 }
 
@@ -81,7 +84,7 @@ async fn the_index_names_every_page_and_every_page_answers() {
         assert!(index.body.contains(&format!("POST {path}")), "{path}: {}", index.body);
     }
     let unknown = side.ask("GET /confg", "").await;
-    assert!(unknown.told().0 == 404 && unknown.body.contains("/config"), "{}", unknown.body);
+    assert!(unknown.status_and_reason().0 == 404 && unknown.body.contains("/config"), "{}", unknown.body);
 }
 
 #[tokio::test(start_paused = true)]
@@ -107,7 +110,7 @@ async fn the_refusal_of_another_method_lists_the_allowed_ones() {
     ];
     for (line, allow) in cases {
         let answer = side.ask(line, "connection: close\r\n").await;
-        assert_eq!((answer.told().0, answer.header("allow")), (405, Some(allow)), "{line}");
+        assert_eq!((answer.status_and_reason().0, answer.header("allow")), (405, Some(allow)), "{line}");
     }
 }
 
@@ -132,7 +135,7 @@ async fn a_browser_s_page_of_another_origin_changes_nothing() {
             assert_eq!(side.status(line, headers).await, 403, "{line} {headers}");
         }
         let rebound = format!("{line} HTTP/1.1\r\nhost: evil.example\r\norigin: http://evil.example\r\n\r\n");
-        assert_eq!(side.client().await.ask(&rebound).await.told().0, 403, "{line}");
+        assert_eq!(side.client().await.ask(&rebound).await.status_and_reason().0, 403, "{line}");
     }
     assert!(side.orders.try_recv().is_err());
     assert_eq!(side.status("POST /drain", &own).await, 200);
@@ -143,7 +146,7 @@ async fn a_browser_s_page_of_another_origin_changes_nothing() {
 async fn a_rebound_name_reads_nothing_on_the_admin_port_and_scrapers_use_names() {
     let side = Side::start();
     let answer = side.client().await.ask("GET /config HTTP/1.1\r\nhost: evil.example\r\n\r\n").await;
-    assert!(answer.told().0 == 403 && answer.body.contains("localhost"), "{}", answer.body);
+    assert!(answer.status_and_reason().0 == 403 && answer.body.contains("localhost"), "{}", answer.body);
     assert_eq!(side.answer_of_metrics_port("GET /metrics", "web.default.svc").await.0, 200);
 }
 
@@ -172,8 +175,8 @@ async fn the_answer_to_a_reload_says_how_it_ended() {
         client.send(format!("POST /reload HTTP/1.1\r\nhost: {}\r\n\r\n", side.admin)).await;
         let Some(Order::Reload(answer)) = side.orders.recv().await else { unreachable!("a reload") };
         answer.send(done).expect("somebody waits");
-        let told = client.answer().await;
-        assert_eq!((told.told().0, told.body), (status, said));
+        let answer = client.answer().await;
+        assert_eq!((answer.status_and_reason().0, answer.body), (status, said));
     }
 }
 
@@ -205,7 +208,7 @@ async fn the_admin_port_does_not_read_a_request_body() {
     let mut client = side.client().await;
     let head = format!("POST /drain HTTP/1.1\r\nhost: {}\r\ncontent-length: 1000000000\r\n\r\n", side.admin);
     client.send(head).await;
-    assert_eq!(client.answer().await.told().0, 200);
+    assert_eq!(client.answer().await.status_and_reason().0, 200);
     let sent = async {
         let piece = vec![b'x'; 64 * 1024];
         while client.try_send(&piece).await.is_ok() {}
@@ -262,7 +265,7 @@ async fn a2_at_the_limit_the_oldest_connection_is_closed_and_no_new_one_is() {
     assert!(clients.remove(0).rest().await.is_empty(), "the first one was closed");
     for mut client in clients {
         let answer = client.ask("GET /live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
-        assert_eq!(answer.told().0, 200);
+        assert_eq!(answer.status_and_reason().0, 200);
     }
 }
 
@@ -311,14 +314,18 @@ async fn an_unknown_log_level_is_answered_with_the_known_ones() {
     let side = Side::start();
     for query in ["", "?level=", "?level=wat", "?level=debug&x=y", "?lvl=debug", "?level=pillion"] {
         let answer = side.ask(&format!("PUT /logging{query}"), "").await;
-        assert!(answer.told().0 == 400 && answer.body.contains("?level=debug"), "{query}: {}", answer.body);
+        assert!(
+            answer.status_and_reason().0 == 400 && answer.body.contains("?level=debug"),
+            "{query}: {}",
+            answer.body
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn certificates_are_shown_as_the_credentials_describe_them() {
     let side = Side::start();
-    side.console.amend(|told| told.credentials = vec![json!({ "spiffe_id": "spiffe://x/y" })]);
+    side.console.amend(|shown| shown.credentials = vec![json!({ "spiffe_id": "spiffe://x/y" })]);
     let shown = page(&side.ask("GET /certs", "").await);
     assert_eq!(shown, json!({ "identities": [{ "spiffe_id": "spiffe://x/y" }], "last_refusal": null }));
 }
@@ -329,14 +336,14 @@ async fn c5_the_later_refusal_is_shown_of_configuration_and_certificates() {
     let refused = |at, why: &str| {
         Some(Refusal { at: SystemTime::UNIX_EPOCH + Duration::from_secs(at), why: why.to_owned() })
     };
-    side.console.amend(|told| {
-        told.last_refusal = refused(1, "p.yaml:1:1: error: no");
-        told.certificates_refused = refused(2, "certificates: tls.crt is expired");
+    side.console.amend(|shown| {
+        shown.last_refusal = refused(1, "p.yaml:1:1: error: no");
+        shown.certificates_refused = refused(2, "certificates: tls.crt is expired");
     });
     let certificates = json!({ "at": "1970-01-01T00:00:02Z", "why": "certificates: tls.crt is expired" });
     assert_eq!(page(&side.ask("GET /config", "").await)["last_refusal"], certificates);
     assert_eq!(page(&side.ask("GET /certs", "").await)["last_refusal"], certificates);
-    side.console.amend(|told| told.certificates_refused = None);
+    side.console.amend(|shown| shown.certificates_refused = None);
     let configuration = json!({ "at": "1970-01-01T00:00:01Z", "why": "p.yaml:1:1: error: no" });
     assert_eq!(page(&side.ask("GET /config", "").await)["last_refusal"], configuration);
     assert_eq!(page(&side.ask("GET /certs", "").await)["last_refusal"], Value::Null);
@@ -429,7 +436,7 @@ async fn the_clusters_page_shows_a_single_service_on_request() {
         ("?service=orders&limit=1", 400, "the only parameter is service=NAME\n"),
     ] {
         let answer = ask(query).await;
-        assert_eq!((answer.told().0, answer.body.as_str()), (status, text), "{query}");
+        assert_eq!((answer.status_and_reason().0, answer.body.as_str()), (status, text), "{query}");
     }
 }
 
@@ -444,6 +451,6 @@ fn reloads_are_counted_from_zero() {
         "pillion_config_reloads_total{outcome=\"refused\"} 1",
         "pillion_config_generation 4",
     ] {
-        assert!(text.lines().any(|told| told == line), "{line}: {text}");
+        assert!(text.lines().any(|shown| shown == line), "{line}: {text}");
     }
 }

@@ -34,12 +34,12 @@ impl Mesh {
     {
         let mut listener = self.memory.bind(at(address)).expect("a free address");
         let (counts, log) = (Arc::<Counts>::default(), Log::default());
-        let told = (counts.clone(), log.clone());
+        let shared = (counts.clone(), log.clone());
         tokio::spawn(async move {
             while let Ok(MemoryConnection { io, .. }) = listener.accept().await {
-                let nth = told.0.connections.fetch_add(1, Relaxed);
-                let open = Open::count(&told.0);
-                let playing = script(Peer::logging(io, told.1.clone()), nth);
+                let nth = shared.0.connections.fetch_add(1, Relaxed);
+                let open = Open::count(&shared.0);
+                let playing = script(Peer::logging(io, shared.1.clone()), nth);
                 tokio::spawn(async move {
                     playing.await;
                     drop(open);

@@ -29,9 +29,9 @@ async fn of_users(sidecar: &Sidecar, count: usize) -> Vec<String> {
 async fn calls_of_one_http2_connection_are_balanced_one_by_one_and_a_new_endpoint_gets_some_at_once() {
     let mesh = Mesh::default();
     let grpc = |address| {
-        let (told, calls) = tokio::sync::watch::channel(0);
+        let (sender, calls) = tokio::sync::watch::channel(0);
         mesh.http2(address, 100, move |_, _, respond| {
-            told.send_modify(|calls| *calls += 1);
+            sender.send_modify(|calls| *calls += 1);
             async move { answer_grpc(respond, "0") }
         });
         calls
@@ -199,8 +199,8 @@ async fn requests_spill_over_to_other_zones_as_endpoints_of_the_own_one_fail() {
 async fn the_next_priority_takes_over_when_the_first_one_is_out_and_gives_back_when_it_returns() {
     let mesh = Mesh::default();
     let ill = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
-    let told = ill.clone();
-    let is_ill = move || told.load(std::sync::atomic::Ordering::Relaxed);
+    let shared = ill.clone();
+    let is_ill = move || shared.load(std::sync::atomic::Ordering::Relaxed);
     let (a, b) = (mesh.http1(A, move |_, _| if is_ill() { HANG_UP } else { OK }), mesh.answering(B, OK));
     let two = "endpoints: [{ address: 10.0.0.1:80 }, { address: 10.0.0.2:80, priority: 1 }], \
                outlier_detection: { consecutive_errors: 1 }";

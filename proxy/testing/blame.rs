@@ -17,7 +17,7 @@ async fn a_client_that_stalls_its_upload_does_not_count_against_the_endpoint() {
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 5\r\n\r\na").await;
     pass(11).await;
-    assert_eq!(client.answer().await.told(), (408, Some("request_stalled")));
+    assert_eq!(client.answer().await.status_and_reason(), (408, Some("request_stalled")));
     assert_eq!(sidecar.sum("pillion_endpoints state=ejected"), 0);
 }
 
@@ -33,8 +33,8 @@ async fn time_in_the_sidecar_s_own_queue_does_not_count_against_the_endpoint() {
         settle().await;
     }
     pass(6).await;
-    assert_eq!(first.answer().await.told(), (504, Some("request_timeout")));
-    assert_eq!(second.answer().await.told(), (504, Some("request_timeout")));
+    assert_eq!(first.answer().await.status_and_reason(), (504, Some("request_timeout")));
+    assert_eq!(second.answer().await.status_and_reason(), (504, Some("request_timeout")));
     assert_eq!(
         sidecar.sum("pillion_endpoint_ejections_total cause=consecutive_errors"),
         1,
@@ -125,7 +125,7 @@ async fn hosts_that_could_be_read_in_two_ways_are_refused() {
         "GET / HTTP/1.1\r\nhost: or ders\r\n\r\n",
     ] {
         let answer = sidecar.client().await.ask(head).await;
-        assert_eq!(answer.told(), (400, Some("bad_request")), "{head:?}");
+        assert_eq!(answer.status_and_reason(), (400, Some("bad_request")), "{head:?}");
     }
     assert_eq!(a.hits(), 0);
 }

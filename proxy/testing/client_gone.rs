@@ -67,16 +67,16 @@ async fn when_a_client_leaves_amid_an_answer_the_status_stays_and_the_reason_nam
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_stream_cancels_its_upstream_stream_and_no_other() {
     let mesh = Mesh::default();
-    let (told, mut resets) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut resets) = tokio::sync::mpsc::unbounded_channel();
     let a = mesh.http2(A, 100, move |_, request, mut respond| {
-        let told = told.clone();
+        let sender = sender.clone();
         async move {
             if request.uri().path() == "/slow" {
                 pass(5).await;
                 return http2::answer(respond, 200, "late");
             }
             let reset = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
-            told.send(reset.expect("a reset")).expect("the test listens");
+            sender.send(reset.expect("a reset")).expect("the test listens");
         }
     });
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");

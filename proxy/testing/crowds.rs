@@ -70,7 +70,7 @@ async fn a3_clients_without_identity_share_their_places() {
     settle().await;
     assert_eq!(app.hits(), HALF);
     let mut late = sidecar.client().await;
-    assert_eq!(late.ask(GET).await.told(), (503, Some("overloaded")));
+    assert_eq!(late.ask(GET).await.status_and_reason(), (503, Some("overloaded")));
     drop(waiting.pop());
     settle().await;
     late.send(GET).await;
@@ -106,7 +106,7 @@ async fn a3_a_request_that_goes_on_after_its_complete_answer_holds_no_place() {
     for nth in 0..HALF + 8 {
         let mut client = sidecar.client().await;
         client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 8\r\n\r\nhalf").await;
-        assert_eq!(client.answer().await.told(), (413, None), "{nth}");
+        assert_eq!(client.answer().await.status_and_reason(), (413, None), "{nth}");
         uploading.push(client);
     }
 }

@@ -47,10 +47,10 @@ async fn b16_the_received_part_of_an_answer_is_passed_on_before_the_cut() {
                     let mut client = sidecar.client().await;
                     client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 2\r\n\r\nhi").await;
                     settle().await;
-                    let told = format!("{way}, {framing}, {size}, {round}");
-                    let answer = client.message().await.expect(&told);
-                    assert_eq!(answer.told(), (200, None), "{told} {}", answer.head);
-                    assert_eq!((answer.body.len(), answer.is_whole), (size, false), "{told}");
+                    let case = format!("{way}, {framing}, {size}, {round}");
+                    let answer = client.message().await.expect(&case);
+                    assert_eq!(answer.status_and_reason(), (200, None), "{case} {}", answer.head);
+                    assert_eq!((answer.body.len(), answer.is_whole), (size, false), "{case}");
                 }
                 assert_eq!(backend.hits(), 5, "{way}, {framing}, {size}: each request was sent once");
             }
@@ -70,8 +70,8 @@ async fn b16_over_http2_between_the_sidecars_a_caller_never_sees_a_connection_th
         let mut client = sidecar.client().await;
         client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 2\r\n\r\nhi").await;
         let answer = client.message().await.expect("an answer");
-        let is_part = answer.told().0 == 200 && !answer.is_whole;
-        assert!(is_part || answer.told().0 == 502, "{}", answer.head);
+        let is_part = answer.status_and_reason().0 == 200 && !answer.is_whole;
+        assert!(is_part || answer.status_and_reason().0 == 502, "{}", answer.head);
     }
     assert_eq!(backend.hits(), 20, "each request was sent once");
 }

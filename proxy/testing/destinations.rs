@@ -31,7 +31,7 @@ async fn the_address_of_a_service_decides_whatever_the_host_header_says() {
     for to in ["10.96.0.10:80", "10.97.3.4:8080"] {
         let mut client = sidecar.redirected(to).await;
         let answer = client.ask("GET / HTTP/1.1\r\nhost: billing\r\n\r\n").await;
-        assert_eq!(answer.told(), (200, None), "{to}");
+        assert_eq!(answer.status_and_reason(), (200, None), "{to}");
     }
     settle().await;
     assert_eq!((orders.hits(), billing.hits()), (2, 0));
@@ -48,8 +48,8 @@ async fn unknown_destinations_are_denied_where_the_file_says_so() {
         .replace("127.0.0.1:0 }\nservices", "127.0.0.1:0, unknown: deny }\nservices");
     let sidecar = mesh.sidecar(&yaml, None);
     let mut client = sidecar.redirected("192.0.2.9:80").await;
-    assert_eq!(client.ask(GET_EXAMPLE).await.told(), (403, Some("egress_denied")));
-    assert_eq!(client.get("/").await.told(), (200, None), "a service's host is a service's");
+    assert_eq!(client.ask(GET_EXAMPLE).await.status_and_reason(), (403, Some("egress_denied")));
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None), "a service's host is a service's");
     for said in ["\0\0\0\u{1}", "EHLO me\r\n"] {
         let mut client = sidecar.redirected("192.0.2.9:80").await;
         client.send(said).await;
@@ -59,11 +59,14 @@ async fn unknown_destinations_are_denied_where_the_file_says_so() {
         "CONNECT 192.0.2.9:80 HTTP/1.1\r\nhost: 192.0.2.9:80\r\n\r\n",
         "GET http://192.0.2.9/ HTTP/1.1\r\nhost: 192.0.2.9\r\n\r\n",
     ] {
-        assert_eq!(sidecar.client().await.ask(refused).await.told(), (403, Some("egress_denied")));
+        assert_eq!(
+            sidecar.client().await.ask(refused).await.status_and_reason(),
+            (403, Some("egress_denied"))
+        );
     }
     let mut silent = sidecar.redirected("192.0.2.9:80").await;
     pass(60).await;
-    assert_eq!(silent.get("/").await.told(), (200, None));
+    assert_eq!(silent.get("/").await.status_and_reason(), (200, None));
     assert_eq!((stranger.connections(), orders.hits()), (0, 2));
 }
 
@@ -75,13 +78,13 @@ async fn a_virtual_address_without_a_service_leads_nowhere() {
     mesh.memory.name("gone.example", "240.240.0.9".parse().expect("an address"));
     let mut sidecar = mesh.caller("endpoints: [10.0.0.1:80], addresses: [\"240.240.0.9:80\"]");
     let mut kept = sidecar.redirected("240.240.0.9:80").await;
-    assert_eq!(kept.ask(GET_EXAMPLE).await.told(), (200, None), "it has one");
+    assert_eq!(kept.ask(GET_EXAMPLE).await.status_and_reason(), (200, None), "it has one");
     sidecar.reload(&mesh::caller("endpoints: [10.0.0.1:80]")).expect("a good file");
     let none = (404, Some("no_route"));
-    assert_eq!(kept.ask(GET_EXAMPLE).await.told(), none, "a reload took it away");
-    assert_eq!(kept.get("/").await.told(), (200, None), "a service's host is a service's");
+    assert_eq!(kept.ask(GET_EXAMPLE).await.status_and_reason(), none, "a reload took it away");
+    assert_eq!(kept.get("/").await.status_and_reason(), (200, None), "a service's host is a service's");
     for to in ["240.240.0.9:80", "[fd9f:240::9]:80"] {
-        assert_eq!(sidecar.redirected(to).await.ask(GET_EXAMPLE).await.told(), none, "{to}");
+        assert_eq!(sidecar.redirected(to).await.ask(GET_EXAMPLE).await.status_and_reason(), none, "{to}");
         let mut opaque = sidecar.redirected(to).await;
         opaque.send("\0\0\0\u{1}").await;
         assert_eq!(opaque.rest().await, b"", "{to}");
@@ -94,7 +97,7 @@ async fn a_virtual_address_without_a_service_leads_nowhere() {
         "GET http://[fd9f:240::9]/ HTTP/1.1\r\nhost: [fd9f:240::9]\r\n\r\n",
         "CONNECT gone.example:80 HTTP/1.1\r\nhost: gone.example:80\r\n\r\n",
     ] {
-        assert_eq!(sidecar.client().await.ask(refused).await.told(), none, "{refused}");
+        assert_eq!(sidecar.client().await.ask(refused).await.status_and_reason(), none, "{refused}");
     }
     assert_eq!((stranger.connections(), orders.hits()), (0, 2));
 }
@@ -176,12 +179,12 @@ async fn a_permissive_port_takes_plaintext_and_mtls_and_trusts_only_proven_ident
     let app = pair.mesh.answering(A, OK);
     let inbound = permissive(&pair, "app: 10.0.0.1:80, mtls: permissive");
     let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
-    assert_eq!(outbound.client().await.get("/").await.told(), (200, None));
+    assert_eq!(outbound.client().await.get("/").await.status_and_reason(), (200, None));
     let forged = "GET / HTTP/1.1\r\nhost: orders\r\nx-forwarded-client-cert: URI=spiffe://evil\r\n\r\n";
-    assert_eq!(inbound.client().await.ask(forged).await.told(), (200, None));
-    let told: Vec<bool> =
+    assert_eq!(inbound.client().await.ask(forged).await.status_and_reason(), (200, None));
+    let outcomes: Vec<bool> =
         app.requests().iter().map(|request| request.header("x-forwarded-client-cert").is_some()).collect();
-    assert_eq!(told, [true, false]);
+    assert_eq!(outcomes, [true, false]);
     drop(app);
 }
 
@@ -197,9 +200,9 @@ async fn single_ports_have_rules_of_their_own() {
     let (port, own) = inbound.addresses.ports[0];
     assert_eq!(port, 9090);
     let mut client = Peer::new(pair.mesh.memory.connect(own).await.expect("it listens"));
-    assert_eq!(client.get("/").await.told(), (200, None), "its own listener, its own rule");
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None), "its own listener, its own rule");
     let mut client = inbound.redirected("10.0.0.1:9090").await;
-    assert_eq!(client.get("/").await.told(), (200, None), "redirected, the same rule");
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None), "redirected, the same rule");
     let mut client = inbound.redirected("10.0.0.1:25").await;
     client.send("EHLO me\r\n").await;
     assert_eq!(client.rest().await, b"", "the others are strict still");
@@ -227,5 +230,5 @@ async fn the_client_of_a_half_sent_post_learns_that_the_upstream_died() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1000000\r\n\r\n0123456789").await;
-    assert_eq!(client.answer().await.told(), (502, Some("upstream_closed")));
+    assert_eq!(client.answer().await.status_and_reason(), (502, Some("upstream_closed")));
 }

@@ -62,8 +62,8 @@ async fn a_request_that_trickles_in_byte_by_byte_is_served() {
             tokio::time::sleep(secs(1) / 4).await;
             client.send(byte).await;
         }
-        assert_eq!(client.answer().await.told(), (200, None), "{what}");
-        assert_eq!(client.get("/again").await.told(), (200, None), "{what}: and stays HTTP");
+        assert_eq!(client.answer().await.status_and_reason(), (200, None), "{what}");
+        assert_eq!(client.get("/again").await.status_and_reason(), (200, None), "{what}: and stays HTTP");
     }
 }
 
@@ -76,7 +76,7 @@ async fn a_spare_connection_speaks_http_a_minute_later() {
         let mut spare = sidecar.direct_client().await;
         pass(60).await;
         assert_eq!(a.open(), 1, "{what}: the server was dialled, to hear whether it speaks first");
-        assert_eq!(spare.get("/").await.told(), (200, None), "{what}");
+        assert_eq!(spare.get("/").await.status_and_reason(), (200, None), "{what}");
         settle().await;
         assert_eq!((a.hits(), a.connections()), (1, 2), "{what}");
         assert_eq!(a.open(), 1, "{what}: the early connection was closed unused");
@@ -103,7 +103,7 @@ async fn an_http_server_that_gives_up_waiting_does_not_decide_the_protocol() {
         let mut spare = sidecar.direct_client().await;
         pass(60).await;
         assert_eq!((a.connections(), a.open()), (1, 0));
-        assert_eq!(spare.get("/").await.told(), (200, None), "{last_words:?}");
+        assert_eq!(spare.get("/").await.status_and_reason(), (200, None), "{last_words:?}");
     }
 }
 
@@ -113,12 +113,20 @@ async fn a_silent_client_is_closed_when_its_server_refuses_the_connection() {
     for (sidecar, what) in both(&mesh) {
         let mut silent = sidecar.direct_client().await;
         let watch = Watch::start();
-        assert_eq!(silent.rest().await, b"", "{what}: nobody listens there");
+        assert_eq!(silent.rest().await, b"", "{what}: no server listens there");
         assert_eq!(watch.seconds(), 1, "{what}: it might have been slow");
-        assert_eq!(sidecar.direct_client().await.get("/").await.told().0, 502, "{what}: a request hears why");
+        assert_eq!(
+            sidecar.direct_client().await.get("/").await.status_and_reason().0,
+            502,
+            "{what}: a request hears why"
+        );
         let mut spare = sidecar.direct_client().await;
         pass(60).await;
-        assert_eq!(spare.get("/").await.told().0, 502, "{what}: this destination spoke HTTP the last time");
+        assert_eq!(
+            spare.get("/").await.status_and_reason().0,
+            502,
+            "{what}: this destination spoke HTTP the last time"
+        );
     }
 }
 
@@ -128,7 +136,7 @@ async fn a_slow_client_learns_that_there_is_no_server() {
     for (sidecar, what) in both(&mesh) {
         let mut slow = sidecar.direct_client().await;
         tokio::time::sleep(secs(1) / 2).await;
-        assert_eq!(slow.get("/").await.told().0, 502, "{what}");
+        assert_eq!(slow.get("/").await.status_and_reason().0, 502, "{what}");
     }
 }
 
@@ -181,7 +189,10 @@ async fn a_strict_port_dials_no_application_for_a_client_without_tls() {
         client.send(said).await;
         assert_eq!(client.rest().await, b"", "{said:?}: not a byte");
     }
-    assert_eq!(sidecar.direct_client().await.ask(GET).await.told(), (403, Some("mtls_required")));
+    assert_eq!(
+        sidecar.direct_client().await.ask(GET).await.status_and_reason(),
+        (403, Some("mtls_required"))
+    );
     assert_eq!(silent.rest().await, b"");
     assert_eq!(watch.seconds(), 10, "silence does not buy more time than limits.header_timeout");
     assert_eq!(server.connections(), 0, "the application sees no connection");
@@ -224,8 +235,8 @@ async fn a_redirected_connection_reaches_its_original_destination() {
     assert_eq!(sidecar.sum("pillion_requests_total service=passthrough status=200"), 2);
     assert_eq!(sidecar.sum("pillion_requests_total service=orders status=200"), 1);
     let mut own = sidecar.redirected(&sidecar.address().to_string()).await;
-    let told = own.ask("GET / HTTP/1.1\r\nhost: example.org\r\n\r\n").await;
-    assert_eq!(told.told(), (404, Some("no_route")), "an own listener means: not redirected");
+    let answer = own.ask("GET / HTTP/1.1\r\nhost: example.org\r\n\r\n").await;
+    assert_eq!(answer.status_and_reason(), (404, Some("no_route")), "an own listener means: not redirected");
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,7 +265,7 @@ async fn connect_is_treated_like_a_redirected_connection() {
     let mut client = sidecar.client().await;
     client.send(connect("orders:80")).await;
     assert!(client.head().await.expect("an answer").starts_with("HTTP/1.1 200 "));
-    assert_eq!(client.get("/").await.told(), (200, None), "HTTP inside is HTTP");
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None), "HTTP inside is HTTP");
 
     let mut client = sidecar.client().await;
     client.send(connect("mail.example:25")).await;
@@ -270,7 +281,7 @@ async fn connect_is_treated_like_a_redirected_connection() {
         ("orders", 400, "bad_request"),
     ] {
         let mut client = sidecar.client().await;
-        assert_eq!(client.ask(&connect(to)).await.told(), (status, Some(reason)), "{to}");
+        assert_eq!(client.ask(&connect(to)).await.status_and_reason(), (status, Some(reason)), "{to}");
         assert_eq!(client.rest().await, b"", "{to}: what comes behind it is no request");
     }
 }
@@ -295,7 +306,7 @@ async fn a12_no_client_reaches_a_metadata_service_by_its_address_or_by_a_name_fo
         let absolute = format!("GET http://{host}/latest HTTP/1.1\r\nhost: {host}\r\n\r\n");
         for request in [connect, absolute] {
             let answer = sidecar.client().await.ask(&request).await;
-            assert_eq!(answer.told(), (403, Some("egress_denied")), "{request}");
+            assert_eq!(answer.status_and_reason(), (403, Some("egress_denied")), "{request}");
         }
     }
 }
@@ -308,12 +319,12 @@ async fn absolute_form_names_its_destination() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;
     let answer = client.ask("GET http://web.example/x HTTP/1.1\r\nhost: web.example\r\n\r\n").await;
-    assert_eq!(answer.told(), (200, None));
+    assert_eq!(answer.status_and_reason(), (200, None));
     assert!(
         web.requests()[0].head.starts_with("GET /x HTTP/1.1\r\nhost: web.example"),
         "{}",
         web.requests()[0].head
     );
     let answer = client.ask("GET http://nobody.example/ HTTP/1.1\r\nhost: nobody.example\r\n\r\n").await;
-    assert_eq!(answer.told(), (502, Some("dns_error")));
+    assert_eq!(answer.status_and_reason(), (502, Some("dns_error")));
 }

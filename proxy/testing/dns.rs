@@ -82,7 +82,7 @@ async fn a_connection_from_a_virtual_address_is_for_its_service_whatever_its_por
     {
         let mut client = sidecar.redirected(original).await;
         client.send("GET / HTTP/1.1\r\nhost: nowhere.example\r\n\r\n").await;
-        assert_eq!(client.answer().await.told(), (200, None), "{original}");
+        assert_eq!(client.answer().await.status_and_reason(), (200, None), "{original}");
     }
 }
 
@@ -150,7 +150,7 @@ async fn dns_listeners_come_and_go_with_reloads_and_a_refused_reload_changes_not
     let refused = sidecar.reload(&with_dns(&services, "listen: 127.0.0.1:5354")).expect_err("taken");
     assert!(format!("{refused:#}").contains("dns.listen: cannot listen on 127.0.0.1:5354"), "{refused:#}");
     let nobody = with_dns(&services, "listen: 127.0.0.1:5355").replace("10.0.0.8:53", "/nowhere/resolv.conf");
-    let refused = sidecar.reload(&nobody).expect_err("nobody to ask");
+    let refused = sidecar.reload(&nobody).expect_err("no name server");
     assert!(
         format!("{refused:#}").starts_with("dns.upstream: /nowhere/resolv.conf cannot be read"),
         "{refused:#}"

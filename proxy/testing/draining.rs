@@ -55,8 +55,8 @@ impl End {
     }
 
     /// How the drain ended, and after how many seconds, rounded to the nearest.
-    async fn told(self) -> (DrainOutcome, u64) {
-        let (ended, at) = self.ended.await.expect("nobody aborts it");
+    async fn outcome_and_seconds(self) -> (DrainOutcome, u64) {
+        let (ended, at) = self.ended.await.expect("no test aborts it");
         (ended, (at - self.began + secs(1) / 2).as_secs())
     }
 }

@@ -54,10 +54,10 @@ async fn b2_a_complete_answer_to_an_unfinished_upload_frees_the_connection() {
     let a = answers_and_freezes(&mesh);
     let sidecar = mesh.caller(ONE_CONNECTION);
     let mut client = uploads(&sidecar).await;
-    assert_eq!(client.answer().await.told(), (413, None));
+    assert_eq!(client.answer().await.status_and_reason(), (413, None));
     settle().await;
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used"), 0, "while the client is still there");
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert_eq!(a.connections(), 2);
     drop(client);
     pass(60).await;
@@ -71,7 +71,7 @@ async fn b2_an_answer_to_a_paused_chunked_upload_frees_the_connection() {
     let sidecar = mesh.caller(ONE_CONNECTION);
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n").await;
-    assert_eq!(client.answer().await.told(), (413, None));
+    assert_eq!(client.answer().await.status_and_reason(), (413, None));
     settle().await;
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used"), 0);
 }
@@ -92,7 +92,7 @@ async fn b2_a_request_in_the_sidecars_own_buffer_holds_a_connection_for_seconds_
     client.send(format!("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: {}\r\n\r\n", body.len())).await;
     settle().await; // the head comes alone
     client.send(body).await;
-    assert_eq!(client.answer().await.told(), (413, None));
+    assert_eq!(client.answer().await.status_and_reason(), (413, None));
     pass(10).await;
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=connections"), 0);
 }
@@ -122,9 +122,9 @@ async fn b2_an_answer_with_many_fields_to_a_request_sent_in_part_ends_its_connec
     client.send(format!("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: {}\r\n\r\n", body.len())).await;
     settle().await;
     client.send(body).await;
-    assert_eq!(client.answer().await.told(), (413, None));
+    assert_eq!(client.answer().await.status_and_reason(), (413, None));
     settle().await;
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert_eq!(a.connections(), 2);
 }
 
@@ -160,7 +160,7 @@ async fn b2_neither_sidecar_of_a_pair_keeps_a_connection() {
         let caller = pair.caller(&format!("endpoints: [10.1.0.1:15006], protocol: {protocol}, {ORDERS}"));
         for status in [413, 200] {
             let mut client = uploads(&caller).await;
-            assert_eq!(client.answer().await.told(), (status, None), "{protocol}");
+            assert_eq!(client.answer().await.status_and_reason(), (status, None), "{protocol}");
         }
         pass(3).await; // longer than the connection needs to close, shorter than an idle one is kept
         assert_eq!(held(&caller), (1, 1), "{protocol}: the one that was used whole is kept");
@@ -202,7 +202,7 @@ async fn b2_a_client_that_sends_all_before_it_reads_is_answered_meanwhile() {
         assert!(sent.is_ok() && watch.seconds() < 10, "{way}: {sent:?} after {} s", watch.seconds());
         let answer = client.answer().await;
         assert_eq!(
-            (answer.told(), answer.body.len(), answer.is_whole),
+            (answer.status_and_reason(), answer.body.len(), answer.is_whole),
             ((200, None), 8 * MIB, true),
             "{way}"
         );
@@ -224,7 +224,7 @@ async fn b2_a_client_that_stops_amid_its_upload_is_given_half_a_minute_after_the
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], protocol: http2");
     let mut client = sidecar.client().await;
     client.send(format!("{UPLOAD}first")).await;
-    assert_eq!(client.answer().await.told(), (413, None));
+    assert_eq!(client.answer().await.status_and_reason(), (413, None));
     let watch = super::mesh::Watch::start();
     let ended = tokio::time::timeout(secs(60), client.rest()).await;
     assert!(ended.is_ok() && (25..35).contains(&watch.seconds()), "{} s", watch.seconds());

@@ -45,7 +45,7 @@ async fn b13_an_absolute_form_without_a_path_gets_a_slash_before_its_query() {
     for (sidecar, app) in sidecars.iter().zip([a, b]) {
         let mut client = sidecar.client().await;
         let answer = client.ask("GET http://orders?a=b HTTP/1.1\r\nhost: orders\r\n\r\n").await;
-        assert_eq!(answer.told(), (200, None));
+        assert_eq!(answer.status_and_reason(), (200, None));
         let head = &app.requests()[0].head;
         assert!(head.starts_with("GET /?a=b HTTP/1.1\r\n"), "{head}");
     }
@@ -61,7 +61,7 @@ async fn an_empty_host_or_one_that_is_no_authority_is_refused_before_an_endpoint
         for host in ["", " ", "[1:2:3:4:5:6:7:8:9:a]", ":80", "a:b"] {
             let mut client = sidecar.direct_client().await;
             let answer = client.ask(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
-            assert_eq!(answer.told(), (400, Some("bad_request")), "{protocol} {host:?}");
+            assert_eq!(answer.status_and_reason(), (400, Some("bad_request")), "{protocol} {host:?}");
         }
         assert_eq!(a.connections(), 0, "{protocol}");
     }
@@ -75,7 +75,7 @@ async fn an_http_1_0_client_gets_an_answer_it_can_read() {
     let sidecar = mesh.caller(ORDERS);
     for _ in 0..2 {
         let answer = sidecar.client().await.ask("GET / HTTP/1.0\r\nhost: orders\r\n\r\n").await;
-        assert_eq!((answer.told(), &*answer.body), ((200, None), "ok"));
+        assert_eq!((answer.status_and_reason(), &*answer.body), ((200, None), "ok"));
         assert_eq!(answer.header("transfer-encoding"), None);
         settle().await;
     }
@@ -144,7 +144,7 @@ async fn an_http1_client_reaches_an_http2_endpoint() {
     for _ in 0..2 {
         let answer =
             client.ask("POST /a?b=c HTTP/1.1\r\nhost: orders\r\ncontent-length: 8\r\n\r\nthe body").await;
-        assert_eq!((answer.told(), &*answer.body), ((200, None), "ok"));
+        assert_eq!((answer.status_and_reason(), &*answer.body), ((200, None), "ok"));
     }
 }
 
@@ -155,7 +155,10 @@ async fn a_services_own_port_is_for_it_whatever_host_is_named() {
     let sidecar = mesh.caller(&format!("{ORDERS}, listen: 127.0.0.1:9001"));
     let address = sidecar.addresses.services[0].1;
     let mut client = Peer::new(mesh.memory.connect(address).await.expect("it listens"));
-    assert_eq!(client.ask("GET / HTTP/1.1\r\nhost: localhost:9001\r\n\r\n").await.told(), (200, None));
+    assert_eq!(
+        client.ask("GET / HTTP/1.1\r\nhost: localhost:9001\r\n\r\n").await.status_and_reason(),
+        (200, None)
+    );
     assert_eq!(a.requests()[0].header("host"), Some("localhost:9001"));
 }
 
@@ -183,9 +186,9 @@ async fn a_body_is_asked_for_by_the_application_itself() {
     client.send(UPLOAD).await;
     assert_eq!(client.head().await.as_deref(), Some("HTTP/1.1 100 Continue\r\n\r\n"));
     client.send("body").await;
-    assert_eq!(client.answer().await.told(), (200, None));
+    assert_eq!(client.answer().await.status_and_reason(), (200, None));
     let mut client = outbound.client().await;
-    assert_eq!(client.ask(UPLOAD).await.told(), (417, None));
+    assert_eq!(client.ask(UPLOAD).await.status_and_reason(), (417, None));
     drop(client);
     settle().await;
     assert_eq!(app.connections(), 2);
@@ -202,5 +205,5 @@ async fn an_application_that_never_sends_100_continue_gets_the_body_after_a_seco
     assert_eq!(client.head().await.as_deref(), Some("HTTP/1.1 100 Continue\r\n\r\n"));
     assert_eq!(watch.seconds(), 1);
     client.send("body").await;
-    assert_eq!(client.answer().await.told(), (200, None));
+    assert_eq!(client.answer().await.status_and_reason(), (200, None));
 }

@@ -108,7 +108,7 @@ async fn outcomes_of(client: &mut Peer) -> String {
     loop {
         match timeout(secs(1), client.message()).await {
             Ok(Some(answer)) => {
-                let (status, code) = answer.told();
+                let (status, code) = answer.status_and_reason();
                 outcomes
                     .push([&status.to_string(), " ", code.unwrap_or_default()].concat().trim().to_owned());
             }

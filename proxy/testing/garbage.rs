@@ -31,9 +31,9 @@ async fn nonsense_instead_of_an_answer_is_a_502_with_its_reason() {
         });
         let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
         let mut client = sidecar.client().await;
-        assert_eq!(client.get("/").await.told(), (502, Some(reason)), "{what}");
+        assert_eq!(client.get("/").await.status_and_reason(), (502, Some(reason)), "{what}");
         assert_eq!(
-            client.get("/").await.told(),
+            client.get("/").await.status_and_reason(),
             (502, Some(reason)),
             "{what}: the client's connection lives"
         );
@@ -49,7 +49,7 @@ async fn a_head_larger_than_a_read_buffer_is_refused_and_not_collected_for_ever(
         while peer.try_send(format!("x-{}: 1\r\n", "y".repeat(1000))).await.is_ok() {}
     });
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
-    assert_eq!(sidecar.client().await.get("/").await.told(), (502, Some("protocol_error")));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (502, Some("protocol_error")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -88,7 +88,10 @@ async fn an_answer_without_a_length_ends_with_its_connection() {
     });
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let answer = sidecar.client().await.get("/").await;
-    assert_eq!((answer.told(), &*answer.body, answer.is_whole), ((200, None), "old but whole", true));
+    assert_eq!(
+        (answer.status_and_reason(), &*answer.body, answer.is_whole),
+        ((200, None), "old but whole", true)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -104,7 +107,7 @@ async fn an_answer_before_the_end_of_the_request_arrives_all_the_same() {
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1000\r\n\r\nhalf").await;
     let answer = client.answer().await;
-    assert_eq!((answer.told(), &*answer.body), ((413, None), "no"));
+    assert_eq!((answer.status_and_reason(), &*answer.body), ((413, None), "no"));
 }
 
 #[tokio::test(start_paused = true)]
@@ -123,7 +126,7 @@ async fn b6_interim_answers_are_passed_on_and_are_not_the_answer() {
     assert_eq!(unasked, "HTTP/1.1 100 Continue\r\n\r\n");
     let interim = client.head().await.expect("another");
     assert_eq!(interim, "HTTP/1.1 103 Early Hints\r\nlink: </a>\r\n\r\n", "it is passed on");
-    assert_eq!(client.answer().await.told(), (200, None));
+    assert_eq!(client.answer().await.status_and_reason(), (200, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +141,7 @@ async fn a_half_closed_endpoint_still_gives_its_answer() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;
     for _ in 0..2 {
-        assert_eq!(client.get("/").await.told(), (200, None));
+        assert_eq!(client.get("/").await.status_and_reason(), (200, None));
         settle().await;
     }
 }
@@ -154,7 +157,7 @@ async fn b12_a_malformed_chunk_in_a_request_is_reported_as_the_clients_fault() {
             client.send("POST / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n").await;
             client.send(format!("{first}{chunk}")).await;
             let answer = client.answer().await;
-            assert_eq!(answer.told(), (400, Some("bad_request")), "{first}{chunk}");
+            assert_eq!(answer.status_and_reason(), (400, Some("bad_request")), "{first}{chunk}");
             assert_eq!(answer.header("connection"), Some("close"), "{}", answer.head);
             settle().await;
             assert!(a.requests().iter().all(|came| !came.is_whole), "{first}{chunk}");
@@ -191,7 +194,7 @@ async fn b12_a_malformed_chunk_never_reaches_the_application_behind_two_sidecars
             .await;
         settle().await;
         client.send("zz\r\n").await;
-        assert_eq!(client.answer().await.told(), (400, Some("bad_request")), "{protocol}");
+        assert_eq!(client.answer().await.status_and_reason(), (400, Some("bad_request")), "{protocol}");
         settle().await;
         assert!(a.requests().iter().all(|came| !came.is_whole), "{protocol}");
     }

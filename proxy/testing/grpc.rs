@@ -7,13 +7,13 @@ use super::mesh::{A, Mesh, Watch, pass};
 
 /// A gRPC server that takes `seconds` to answer. Returns the deadlines that it was given.
 fn server(mesh: &Mesh, seconds: u64, streams: u32) -> tokio::sync::mpsc::UnboundedReceiver<u64> {
-    let (told, deadlines) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, deadlines) = tokio::sync::mpsc::unbounded_channel();
     drop(mesh.http2(A, streams, move |_, request: Request<h2::RecvStream>, respond| {
-        let told = told.clone();
+        let sender = sender.clone();
         async move {
             let deadline = request.headers().get("grpc-timeout");
             let micros = deadline.and_then(|value| value.to_str().ok()?.strip_suffix('u')?.parse().ok());
-            told.send(micros.unwrap_or(0)).expect("the test listens");
+            sender.send(micros.unwrap_or(0)).expect("the test listens");
             pass(seconds).await;
             http2::answer_grpc(respond, "0");
         }
@@ -65,11 +65,11 @@ fn unavailable_once(
     mesh: &Mesh,
     pushback: &'static str,
 ) -> tokio::sync::mpsc::UnboundedReceiver<Option<String>> {
-    let (told, deadlines) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, deadlines) = tokio::sync::mpsc::unbounded_channel();
     let asked = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
     drop(mesh.http2(A, 100, move |_, request: Request<h2::RecvStream>, mut respond| {
         let deadline = request.headers().get("grpc-timeout").and_then(|value| value.to_str().ok());
-        told.send(deadline.map(str::to_owned)).expect("the test listens");
+        sender.send(deadline.map(str::to_owned)).expect("the test listens");
         let is_first = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) == 0;
         async move {
             if !is_first {
@@ -96,9 +96,9 @@ async fn a_call_whose_head_says_unavailable_is_retried_after_the_pause_that_the_
     let watch = Watch::start();
     let answer = sidecar.http2_client().await.grpc(Some("10S")).await;
     assert_eq!((answer.grpc_status(), watch.seconds()), (Some("0"), 3));
-    let told = (deadlines.recv().await.flatten(), deadlines.recv().await.flatten());
+    let received = (deadlines.recv().await.flatten(), deadlines.recv().await.flatten());
     assert_eq!(
-        told,
+        received,
         (Some("10000000u".to_owned()), Some("7000000u".to_owned())),
         "the retry has what is left"
     );

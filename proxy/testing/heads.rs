@@ -39,7 +39,11 @@ async fn b8_a_head_that_the_first_sidecar_accepts_is_not_refused_by_the_second()
         for (fields, bytes) in [(FIELDS, 0), (FIELDS, BYTES), (3, BYTES), (98, 0), (20, 65_150)] {
             let (first, _second, app) = pair(protocol);
             let answer = first.client().await.ask(&request(fields, bytes)).await;
-            assert_eq!(answer.told(), (200, None), "{fields} fields, {bytes} bytes over {protocol}");
+            assert_eq!(
+                answer.status_and_reason(),
+                (200, None),
+                "{fields} fields, {bytes} bytes over {protocol}"
+            );
             let seen = app.requests()[0].head.lines().filter(|line| line.starts_with("x-")).count();
             assert!(seen >= fields - 1, "{seen} of {fields} fields arrived");
         }
@@ -80,7 +84,11 @@ async fn b8_a_client_has_no_room_beyond_the_limits() {
         for sidecar in [first, inbound] {
             let mut client = sidecar.client().await;
             drop(client.try_send(request(fields, bytes)).await); // the answer may come before its last byte
-            assert_eq!(client.answer().await.told(), (431, Some("headers_too_large")), "{fields} {bytes}");
+            assert_eq!(
+                client.answer().await.status_and_reason(),
+                (431, Some("headers_too_large")),
+                "{fields} {bytes}"
+            );
         }
         assert_eq!((app.hits(), app_of_pair.hits()), (0, 0));
     }
@@ -118,7 +126,7 @@ async fn b8_a_client_of_http1_gets_the_key_and_the_value_of_the_limit() {
         let mut client = sidecar.client().await;
         drop(client.try_send(request(fields, bytes)).await); // the answer may come before its last byte
         let answer = client.answer().await;
-        assert_eq!(answer.told(), (431, Some("headers_too_large")));
+        assert_eq!(answer.status_and_reason(), (431, Some("headers_too_large")));
         assert!(answer.body.contains(limit), "{}", answer.body);
     }
     assert_eq!(app.hits(), 0);
@@ -136,8 +144,8 @@ async fn b8_a_client_of_http2_gets_the_key_and_the_value_of_the_limit() {
         request.headers_mut().insert("x-rest", "r".repeat(bytes).parse().expect("a value"));
         let answer = client.ask(request, "").await.expect("an answer");
         assert_eq!(answer.head.status(), 431);
-        let told = answer.header("proxy-status").expect("a reason");
-        assert!(told.contains("headers_too_large") && told.contains(limit), "{told}");
+        let reason = answer.header("proxy-status").expect("a reason");
+        assert!(reason.contains("headers_too_large") && reason.contains(limit), "{reason}");
         assert!(answer.header("x-request-id").is_some());
     }
     settle().await;
@@ -167,7 +175,11 @@ async fn b9_an_answer_may_have_two_hundred_fields_and_no_more() {
         let sidecars =
             [mesh.caller("endpoints: [10.0.0.1:80], retry: off"), mesh.application("app: 10.0.0.1:80")];
         for sidecar in sidecars {
-            assert_eq!(sidecar.client().await.get("/").await.told(), expected, "{fields} fields");
+            assert_eq!(
+                sidecar.client().await.get("/").await.status_and_reason(),
+                expected,
+                "{fields} fields"
+            );
         }
     }
 }
@@ -180,7 +192,7 @@ async fn b9_through_two_sidecars_an_answer_may_have_as_many_fields() {
         let _second = pair.application("10.1.0.1:15006", A);
         let first = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}, protocol: {protocol}"));
         let answer = first.client().await.get("/").await;
-        assert_eq!(answer.told(), (200, None), "{protocol}");
+        assert_eq!(answer.status_and_reason(), (200, None), "{protocol}");
         let seen = answer.head.lines().filter(|line| line.starts_with("x-")).count();
         assert!(seen >= ANSWER_FIELDS - 1, "{seen} fields arrived");
     }
@@ -199,7 +211,7 @@ async fn b9_answers_with_many_fields_and_with_few_share_a_connection() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
     let mut client = sidecar.client().await;
     for nth in 0..4 {
-        assert_eq!(client.get("/").await.told(), (200, None), "request {nth}");
+        assert_eq!(client.get("/").await.status_and_reason(), (200, None), "request {nth}");
         client.send("HEAD / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
         let head = client.head().await.expect("an answer without a body");
         assert_eq!(head.matches("\r\nx-").count(), ANSWER_FIELDS - 1, "{head}");
@@ -221,7 +233,7 @@ async fn b9_an_answer_with_many_fields_may_come_early_and_in_pieces() {
     });
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: off");
     let upload = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 10\r\n\r\n12345";
-    assert_eq!(sidecar.client().await.ask(upload).await.told(), (200, None));
+    assert_eq!(sidecar.client().await.ask(upload).await.status_and_reason(), (200, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -239,7 +251,7 @@ async fn b9_over_http2_an_answer_may_have_as_many_fields() {
         });
         let sidecar = mesh.caller("endpoints: [10.0.0.1:80], protocol: http2, retry: off");
         let answer = sidecar.client().await.get("/").await;
-        assert_eq!(answer.told(), expected, "{fields} fields");
+        assert_eq!(answer.status_and_reason(), expected, "{fields} fields");
     }
 }
 

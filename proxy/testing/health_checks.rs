@@ -1,4 +1,4 @@
-//! Endpoints that are asked whether they are well: who fails its checks gets no traffic, and comes back.
+//! Active health checks: an endpoint that fails them gets no traffic until it passes again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -12,9 +12,9 @@ const CHECK: &str = "health_check: { http: /healthz, interval: 2s }";
 /// Answers requests always, and checks while it is well.
 fn patient(mesh: &Mesh, address: &str) -> (Backend, Arc<AtomicBool>) {
     let ill = Arc::new(AtomicBool::new(false));
-    let told = ill.clone();
+    let shared = ill.clone();
     let answer = move |_, request: &super::peer::Message| match request.head.contains("/healthz") {
-        true if told.load(Relaxed) => UNAVAILABLE,
+        true if shared.load(Relaxed) => UNAVAILABLE,
         _ => OK,
     };
     (mesh.http1(address, answer), ill)

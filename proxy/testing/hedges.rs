@@ -32,7 +32,7 @@ async fn a_slow_request_is_answered_by_another_endpoint_and_the_slow_try_is_canc
     let (a, b) = (mesh.silent(A), mesh.answering(B, OK));
     let sidecar = mesh.caller(HEDGED);
     let watch = Watch::start();
-    assert_eq!(sidecar.client().await.ask(PUT).await.told(), (200, None));
+    assert_eq!(sidecar.client().await.ask(PUT).await.status_and_reason(), (200, None));
     assert_eq!((watch.seconds(), a.hits(), b.hits()), (2, 1, 1));
     settle().await;
     assert_eq!(a.open(), 0, "its connection is closed");
@@ -51,7 +51,7 @@ async fn a_first_try_that_is_answered_after_all_wins_and_the_second_is_cancelled
     let (a, b) = (slow(&mesh, A, 3, OK), mesh.silent(B));
     let sidecar = mesh.caller(HEDGED);
     let watch = Watch::start();
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     settle().await;
     assert_eq!((watch.seconds(), a.open(), b.hits(), b.open()), (3, 1, 1, 0));
     assert_eq!(retries(&sidecar, "hedged"), 1);
@@ -60,17 +60,17 @@ async fn a_first_try_that_is_answered_after_all_wins_and_the_second_is_cancelled
 #[tokio::test(start_paused = true)]
 async fn over_http2_the_stream_of_the_slow_try_is_reset_and_its_connection_stays() {
     let mesh = Mesh::default();
-    let (told, mut resets) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut resets) = tokio::sync::mpsc::unbounded_channel();
     let _a = mesh.http2(A, 100, move |_, _, mut respond| {
-        let told = told.clone();
+        let sender = sender.clone();
         async move {
             let reset = std::future::poll_fn(|cx| respond.poll_reset(cx)).await;
-            told.send(reset.expect("a reset")).expect("the test listens");
+            sender.send(reset.expect("a reset")).expect("the test listens");
         }
     });
     let _b = mesh.http2(B, 100, |_, _, respond| async move { http2::answer(respond, 200, "b") });
     let sidecar = mesh.caller(&format!("{HEDGED}, protocol: http2"));
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert_eq!(resets.recv().await, Some(h2::Reason::CANCEL));
 }
 
@@ -80,7 +80,7 @@ async fn a_bad_answer_of_one_try_waits_for_the_other() {
         let mesh = Mesh::default();
         let (first, second) = (slow(&mesh, A, a.0, a.1), slow(&mesh, B, b.0, b.1));
         let sidecar = mesh.caller(HEDGED);
-        assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+        assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
         assert_eq!((first.hits(), second.hits()), (1, 1));
     }
 }
@@ -90,7 +90,7 @@ async fn two_bad_answers_are_two_tries_and_a_third_follows() {
     let mesh = Mesh::default();
     let (a, b) = (slow(&mesh, A, 3, UNAVAILABLE), slow(&mesh, B, 3, UNAVAILABLE));
     let sidecar = mesh.caller(HEDGED);
-    assert_eq!(sidecar.client().await.get("/").await.told(), (503, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (503, None));
     assert_eq!(a.hits() + b.hits(), 3, "attempts is 2");
     assert_eq!((retries(&sidecar, "hedged"), retries(&sidecar, "failed")), (1, 1));
 }
@@ -111,7 +111,7 @@ async fn what_may_not_be_sent_twice_is_not_hedged() {
         let mesh = Mesh::default();
         let (a, b) = (slow(&mesh, A, 9, OK), mesh.answering(B, OK));
         let sidecar = mesh.caller(&format!("{TWO}, retry: {{ {retry} }}"));
-        assert_eq!(sidecar.client().await.ask(request).await.told(), (200, None));
+        assert_eq!(sidecar.client().await.ask(request).await.status_and_reason(), (200, None));
         assert_eq!((a.hits(), b.hits()), (1, 0), "{retry}: {request}");
         assert_eq!(retries(&sidecar, "hedged"), 0);
     }
@@ -128,7 +128,7 @@ async fn a_request_whose_body_is_still_on_its_way_is_hedged_when_it_has_come() {
     pass(5).await;
     assert_eq!(b.hits(), 0, "half a body is not sent twice");
     client.send(end).await;
-    assert_eq!(client.answer().await.told(), (200, None));
+    assert_eq!(client.answer().await.status_and_reason(), (200, None));
     assert_eq!(b.requests()[0].body, "12345");
 }
 
@@ -142,7 +142,7 @@ async fn hedges_are_charged_to_the_budget_and_to_max_retries() {
         let mesh = Mesh::default();
         let (_a, b) = (slow(&mesh, A, 9, OK), mesh.answering(B, OK));
         let sidecar = mesh.caller(&format!("{TWO}, {keys}"));
-        assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+        assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
         assert_eq!((b.hits(), retries(&sidecar, outcome), retries(&sidecar, "hedged")), (0, 1, 0), "{keys}");
     }
 }
@@ -152,7 +152,7 @@ async fn a_second_try_that_the_limit_of_requests_refuses_leaves_the_first_alone(
     let mesh = Mesh::default();
     let (_a, b) = (slow(&mesh, A, 9, OK), mesh.answering(B, OK));
     let sidecar = mesh.caller(&format!("{HEDGED}, circuit_breaker: {{ max_requests: 1 }}"));
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert_eq!(b.hits(), 0);
 }
 
@@ -171,11 +171,11 @@ async fn p95_is_learnt_from_recent_requests_and_does_not_fall_by_hedging() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], timeout: 15s, retry: { hedge_after: p95 }");
     let mut client = sidecar.client().await;
     for _ in 0..25 {
-        assert_eq!(client.get("/").await.told(), (200, None));
+        assert_eq!(client.get("/").await.status_and_reason(), (200, None));
     }
     assert_eq!(retries(&sidecar, "hedged"), 0);
     let watch = Watch::start();
-    assert_eq!(client.get("/").await.told(), (200, None));
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None));
     assert_eq!((a.hits(), watch.seconds(), retries(&sidecar, "hedged")), (27, 0, 1));
 }
 

@@ -92,7 +92,7 @@ async fn b1_a_caller_over_http1_that_pauses_loses_no_stream() {
     pass(1).await;
     for mut caller in callers {
         let answer = caller.answer().await;
-        assert_eq!((answer.told(), answer.body.len()), ((200, None), 20_000 * 60));
+        assert_eq!((answer.status_and_reason(), answer.body.len()), ((200, None), 20_000 * 60));
     }
 }
 
@@ -102,8 +102,8 @@ async fn b1_many_small_messages_go_up_whole() {
     drop(mesh.http2(A, 1000, |_, request: Request<RecvStream>, respond| async move {
         pass(1).await; // it takes its time, and so everything waits on the way
         let body = read_body(&mut request.into_body()).await.expect("the whole stream");
-        let told = Box::leak(body.len().to_string().into_boxed_str());
-        http2::answer(respond, 200, told);
+        let length = Box::leak(body.len().to_string().into_boxed_str());
+        http2::answer(respond, 200, length);
     }));
     let sidecar = mesh.caller(HTTP2);
     let send = client(&sidecar).await;
@@ -120,14 +120,14 @@ async fn b1_many_small_messages_go_up_whole() {
                     stream.send_data(Bytes::from(vec![b'm'; size]), nth == 5_000).expect("open");
                 }
                 let mut body = answer.await.expect("an answer").into_body();
-                let told = read_body(&mut body).await.expect("an answer");
-                (size, String::from_utf8(told).expect("text"))
+                let text = read_body(&mut body).await.expect("an answer");
+                (size, String::from_utf8(text).expect("text"))
             })
         })
         .collect();
     for upload in uploads {
-        let (size, told) = upload.await.expect("no panic");
-        assert_eq!(told, (5_000 * size).to_string());
+        let (size, length) = upload.await.expect("no panic");
+        assert_eq!(length, (5_000 * size).to_string());
     }
 }
 
@@ -373,7 +373,7 @@ async fn b8_a_head_over_the_limit_is_refused_like_any_request() {
     large.headers_mut().insert("x-request-id", "mine".parse().expect("a value"));
     let answer = client.ask(large, "").await.expect("an answer");
     assert_eq!((answer.head.status().as_u16(), answer.header("x-request-id")), (431, Some("mine")));
-    assert!(answer.header("proxy-status").is_some_and(|told| told.contains("headers_too_large")));
+    assert!(answer.header("proxy-status").is_some_and(|status| status.contains("headers_too_large")));
     assert_eq!(sidecar.sum("pillion_requests_total method=GET reason=headers_too_large status=431"), 1);
     assert_eq!(client.get("/").await.head.status(), 200, "the connection goes on");
 }

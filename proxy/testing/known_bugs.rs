@@ -53,9 +53,9 @@ impl Services {
     async fn reset_once(&mut self, method: &str, reset: Reset, warm: bool) -> (usize, Option<Message>) {
         let (nth, arrived) = (self.used, Arc::new(AtomicUsize::new(0)));
         self.used += 1;
-        let told = arrived.clone();
+        let shared = arrived.clone();
         let _endpoint = self.mesh.scripted(&Self::address(nth), move |peer: Peer, connection| {
-            let arrived = told.clone();
+            let arrived = shared.clone();
             async move {
                 match connection {
                     0 => reset_at(reset, warm, peer, &arrived).await,
@@ -66,7 +66,7 @@ impl Services {
         let mut client = self.sidecar.client().await;
         if warm {
             let first = client.ask(&format!("GET / HTTP/1.1\r\nhost: s{nth}\r\n\r\n")).await;
-            assert_eq!(first.told(), (200, None));
+            assert_eq!(first.status_and_reason(), (200, None));
         }
         let head = format!("{method} / HTTP/1.1\r\nhost: s{nth}\r\ncontent-length: 5\r\n\r\n");
         client.send(head + BODY).await;
@@ -141,12 +141,12 @@ async fn a_put_is_answered_whichever_byte_its_connection_is_reset_at_before_the_
 async fn a_body_is_sent_once_when_the_retry_comes_before_its_first_byte() {
     let mesh = Mesh::default();
     drop(mesh.http2(A, 100, |_, _, respond| async move { http2::answer(respond, 503, "busy") }));
-    let (told, mut bodies) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut bodies) = tokio::sync::mpsc::unbounded_channel();
     drop(mesh.http2(B, 100, move |_, request: Request<h2::RecvStream>, respond| {
-        let told = told.clone();
+        let sender = sender.clone();
         async move {
             let body = http2::read_body(&mut request.into_body()).await.expect("a body");
-            told.send(body).expect("the test listens");
+            sender.send(body).expect("the test listens");
             http2::answer(respond, 200, "b");
         }
     }));
@@ -176,7 +176,7 @@ async fn a_host_is_known_in_any_case_with_a_dot_at_its_end_and_with_a_port() {
     ];
     for host in hosts {
         let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n");
-        assert_eq!(sidecar.client().await.ask(&request).await.told(), (200, None), "{host}");
+        assert_eq!(sidecar.client().await.ask(&request).await.status_and_reason(), (200, None), "{host}");
     }
     assert_eq!(a.hits(), hosts.len());
 }

@@ -26,9 +26,9 @@ async fn without_route_no_request_reaches_the_application() {
     let mesh = Mesh::default();
     let app = mesh.answering(A, OK);
     let bench = Bench::application(&mesh, APP);
-    assert_eq!(bench.without(Name::Route).get("/").await.told(), (404, Some("no_route")));
+    assert_eq!(bench.without(Name::Route).get("/").await.status_and_reason(), (404, Some("no_route")));
     assert_eq!(app.connections(), 0);
-    assert_eq!(bench.client().get("/").await.told(), (200, None));
+    assert_eq!(bench.client().get("/").await.status_and_reason(), (200, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -57,7 +57,7 @@ async fn without_timeout_a_silent_application_is_waited_for_for_ever() {
     let mut patient = bench.without(Name::Timeout);
     assert!(tokio::time::timeout(secs(3600), patient.get("/")).await.is_err());
     let watch = Watch::start();
-    assert_eq!(bench.client().get("/").await.told(), (504, Some("request_timeout")));
+    assert_eq!(bench.client().get("/").await.status_and_reason(), (504, Some("request_timeout")));
     assert_eq!(watch.seconds(), 7);
 }
 
@@ -77,12 +77,16 @@ async fn without_retry_a_connection_that_the_application_closes_costs_a_request(
     let app = hangs_up_on_the_second(&mesh);
     let bench = Bench::application(&mesh, APP);
     let mut client = bench.without(Name::Retry);
-    assert_eq!(client.get("/1").await.told(), (200, None));
-    assert_eq!(client.get("/2").await.told(), (502, Some("upstream_closed")));
+    assert_eq!(client.get("/1").await.status_and_reason(), (200, None));
+    assert_eq!(client.get("/2").await.status_and_reason(), (502, Some("upstream_closed")));
     assert_eq!(app.connections(), 1);
     let mut client = bench.client();
-    assert_eq!(client.get("/3").await.told(), (200, None));
-    assert_eq!(client.get("/4").await.told(), (200, None), "sent once more, on a fresh connection");
+    assert_eq!(client.get("/3").await.status_and_reason(), (200, None));
+    assert_eq!(
+        client.get("/4").await.status_and_reason(),
+        (200, None),
+        "sent once more, on a fresh connection"
+    );
     assert_eq!(bench.sum("pillion_retries_total outcome=replaced"), 1);
 }
 
@@ -93,8 +97,11 @@ async fn without_limit_a_body_of_any_announced_size_is_let_in_to_the_request_lim
     let app = mesh.answering(A, OK);
     let bench = Bench::application(&mesh, &format!("{APP}, max_requests: 1"));
     let (mut first, mut second) = (bench.without(Name::Limit), bench.without(Name::Limit));
-    assert_eq!((first.ask(LARGE).await.told(), second.ask(LARGE).await.told()), ((200, None), (200, None)));
+    assert_eq!(
+        (first.ask(LARGE).await.status_and_reason(), second.ask(LARGE).await.status_and_reason()),
+        ((200, None), (200, None))
+    );
     let bench = Bench::application(&mesh, &format!("{APP}, max_body: 8B"));
-    assert_eq!(bench.client().ask(LARGE).await.told(), (413, Some("body_too_large")));
+    assert_eq!(bench.client().ask(LARGE).await.status_and_reason(), (413, Some("body_too_large")));
     assert_eq!(app.hits(), 2, "it was refused before the application heard of it");
 }

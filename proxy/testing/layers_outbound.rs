@@ -26,9 +26,9 @@ async fn without_route_no_request_finds_its_service() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, OK);
     let bench = Bench::caller(&mesh, ONE);
-    assert_eq!(bench.without(Name::Route).get("/").await.told(), (404, Some("no_route")));
+    assert_eq!(bench.without(Name::Route).get("/").await.status_and_reason(), (404, Some("no_route")));
     assert_eq!(a.connections(), 0);
-    assert_eq!(bench.client().get("/").await.told(), (200, None));
+    assert_eq!(bench.client().get("/").await.status_and_reason(), (200, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -53,7 +53,7 @@ async fn without_timeout_a_silent_endpoint_is_waited_for_for_ever() {
     let mut patient = bench.without(Name::Timeout);
     assert!(tokio::time::timeout(secs(3600), patient.get("/")).await.is_err());
     let watch = Watch::start();
-    assert_eq!(bench.client().get("/").await.told(), (504, Some("request_timeout")));
+    assert_eq!(bench.client().get("/").await.status_and_reason(), (504, Some("request_timeout")));
     assert_eq!(watch.seconds(), 15);
 }
 
@@ -62,10 +62,10 @@ async fn without_retry_the_first_endpoint_s_answer_is_final() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let bench = Bench::caller(&mesh, TWO);
-    assert_eq!(bench.without(Name::Retry).get("/").await.told(), (503, None));
+    assert_eq!(bench.without(Name::Retry).get("/").await.status_and_reason(), (503, None));
     assert_eq!((a.hits(), b.hits()), (1, 0));
     let bench = Bench::caller(&mesh, TWO);
-    assert_eq!(bench.client().get("/").await.told(), (200, None));
+    assert_eq!(bench.client().get("/").await.status_and_reason(), (200, None));
     assert_eq!((a.hits(), b.hits()), (2, 1));
 }
 
@@ -75,10 +75,13 @@ async fn without_per_try_one_slow_endpoint_takes_all_the_time_there_is() {
     let (_a, b) = (mesh.silent(A), mesh.answering(B, OK));
     let orders = format!("{TWO}, retry: {{ per_try_timeout: 3s, conditions: [per_try_timeout] }}");
     let bench = Bench::caller(&mesh, &orders);
-    assert_eq!(bench.without(Name::PerTry).get("/").await.told(), (504, Some("request_timeout")));
+    assert_eq!(
+        bench.without(Name::PerTry).get("/").await.status_and_reason(),
+        (504, Some("request_timeout"))
+    );
     assert_eq!(b.hits(), 0);
     let (bench, watch) = (Bench::caller(&mesh, &orders), Watch::start());
-    assert_eq!(bench.client().get("/").await.told(), (200, None));
+    assert_eq!(bench.client().get("/").await.status_and_reason(), (200, None));
     assert_eq!(watch.seconds(), 3);
 }
 
@@ -92,6 +95,6 @@ async fn without_limit_max_requests_bounds_nothing() {
     second.send("GET /2 HTTP/1.1\r\nhost: orders\r\n\r\n").await;
     settle().await;
     assert_eq!(a.hits(), 2);
-    assert_eq!(bench.client().get("/3").await.told(), (503, Some("limit_requests")));
+    assert_eq!(bench.client().get("/3").await.status_and_reason(), (503, Some("limit_requests")));
     assert_eq!(a.hits(), 2);
 }

@@ -27,12 +27,12 @@ async fn a_request_counts_until_the_last_byte_of_its_answer() {
     pass(20).await;
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=requests"), 1);
     let refused = sidecar.client().await.get("/").await;
-    assert_eq!(refused.told(), (503, Some("limit_requests")));
+    assert_eq!(refused.status_and_reason(), (503, Some("limit_requests")));
     assert!(refused.body.contains("max_requests"), "{}", refused.body);
     assert_eq!(first.exactly(4).await, (b"half".to_vec(), true));
     settle().await;
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=requests"), 0);
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=requests"), 1);
 }
 
@@ -52,7 +52,7 @@ async fn with_a_slow_endpoint(mesh: &Mesh) -> Sidecar {
     let sidecar = mesh.caller(ADAPTIVE);
     let mut client = sidecar.client().await;
     for _ in 0..200 {
-        assert_eq!(client.get("/").await.told(), (200, None));
+        assert_eq!(client.get("/").await.status_and_reason(), (200, None));
     }
     sidecar
 }
@@ -91,7 +91,7 @@ async fn the_adaptive_limit_falls_when_answers_become_slow_and_its_refusals_name
     }
     settle().await;
     let refused = sidecar.client().await.get("/").await;
-    assert_eq!(refused.told(), (503, Some("limit_requests")));
+    assert_eq!(refused.status_and_reason(), (503, Some("limit_requests")));
     let sentence = format!("has {limit} requests in flight (circuit_breaker.adaptive is {limit})");
     assert!(refused.body.contains(&sentence), "{}", refused.body);
     drop(waiting);
@@ -126,13 +126,13 @@ async fn an_inbound_connection_over_the_limit_is_closed_and_counted() {
     let _app = mesh.answering(A, OK);
     let sidecar = mesh.application("app: 10.0.0.1:80, max_connections: 1");
     let mut first = sidecar.client().await;
-    assert_eq!(first.get("/").await.told(), (200, None));
+    assert_eq!(first.get("/").await.status_and_reason(), (200, None));
     let mut second = sidecar.client().await;
     assert_eq!(second.rest().await, b"");
     assert_eq!(sidecar.sum("pillion_connections_total direction=inbound outcome=refused"), 1);
     drop(first);
     settle().await;
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +144,7 @@ async fn a_body_that_grows_over_the_limit_is_cut_there() {
     client.send("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n").await;
     settle().await;
     client.send("9\r\n123456789\r\n0\r\n\r\n").await;
-    assert_eq!(client.answer().await.told(), (413, Some("body_too_large")));
+    assert_eq!(client.answer().await.status_and_reason(), (413, Some("body_too_large")));
     settle().await;
     assert!(app.requests().iter().all(|request| !request.is_whole), "the application never has all of it");
     assert_eq!(sidecar.sum("pillion_requests_total status=413 reason=body_too_large"), 1);
@@ -168,9 +168,9 @@ async fn an_active_request_is_seen_as_such() {
 async fn less_than_a_mebibyte_is_read_of_an_answer_that_its_client_does_not_read() {
     let mesh = Mesh::default();
     let taken = Arc::new(AtomicUsize::new(0));
-    let told = taken.clone();
+    let shared = taken.clone();
     let _a = mesh.scripted(A, move |mut peer: Peer, _| {
-        let taken = told.clone();
+        let taken = shared.clone();
         async move {
             peer.message().await;
             peer.send("HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n").await;
@@ -206,7 +206,7 @@ async fn at_max_connections_per_endpoint_requests_wait_for_that_endpoint_alone()
     assert_eq!(sidecar.sum("pillion_circuit_breaker_limit limit=connections_per_endpoint"), 1);
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=pending"), 1);
     assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=connections_per_endpoint"), 1);
-    clients.into_iter().rev().for_each(drop); // who waits leaves first: nothing is dialled for it
+    clients.into_iter().rev().for_each(drop); // the waiting client leaves first: nothing is dialled for it
     settle().await;
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=connections_per_endpoint"), 0);
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=pending"), 0);
@@ -231,7 +231,7 @@ async fn a_connection_given_back_makes_room_for_another_at_its_endpoint() {
     let asked = tokio::spawn(async move { drop(second.get("/").await) });
     pass(1).await;
     assert_eq!((a.connections(), sidecar.sum("pillion_circuit_breaker_used limit=pending")), (1, 1));
-    assert_eq!(first.answer().await.told(), (200, None));
+    assert_eq!(first.answer().await.status_and_reason(), (200, None));
     pass(1).await;
     assert_eq!((a.connections(), a.open()), (2, 1));
     asked.abort();

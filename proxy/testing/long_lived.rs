@@ -18,7 +18,7 @@ async fn a_long_poll_lives_under_a_longer_timeout() {
         pass(1).await;
     });
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], timeout: 30s");
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
 }
 
 /// An HTTP/2 stream on which both sides may send: headers at once, then pauses as the test likes.
@@ -51,8 +51,8 @@ async fn a_stream_is_idle_only_when_both_directions_are() {
             .send_data(Bytes::from_static(if nth == 9 { b"?" } else { b"." }), nth == 9)
             .expect("it is open");
     }
-    let heard = answer.data().await.expect("more").expect("the client's own bytes kept the stream alive");
-    assert_eq!(heard, "!");
+    let uploaded = answer.data().await.expect("more").expect("the client's own bytes kept the stream alive");
+    assert_eq!(uploaded, "!");
     assert!(answer.data().await.is_none_or(|last| last.is_ok()));
 }
 
@@ -84,7 +84,7 @@ async fn an_idle_connection_serves_its_next_request_in_whatever_pieces_it_comes(
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;
     for round in 0..5 {
-        assert_eq!(client.get("/whole").await.told(), (200, None), "{round}");
+        assert_eq!(client.get("/whole").await.status_and_reason(), (200, None), "{round}");
         pass(30).await;
         client
             .trickle(
@@ -92,11 +92,11 @@ async fn an_idle_connection_serves_its_next_request_in_whatever_pieces_it_comes(
                 secs(2),
             )
             .await;
-        assert_eq!(client.answer().await.told(), (200, None), "{round}");
+        assert_eq!(client.answer().await.status_and_reason(), (200, None), "{round}");
         pass(30).await;
         client.send("GET /1 HTTP/1.1\r\nhost: orders\r\n\r\nGET /2 HTTP/1.1\r\nhost: orders\r\n\r\n").await;
-        assert_eq!(client.answer().await.told(), (200, None), "{round}: pipelined");
-        assert_eq!(client.answer().await.told(), (200, None), "{round}: pipelined");
+        assert_eq!(client.answer().await.status_and_reason(), (200, None), "{round}: pipelined");
+        assert_eq!(client.answer().await.status_and_reason(), (200, None), "{round}: pipelined");
     }
     assert_eq!(a.requests().iter().filter(|request| request.body == "body").count(), 5);
     assert_eq!(
@@ -128,11 +128,11 @@ proptest! {
 
 async fn through_the_pair(up: Vec<Vec<u8>>, down: Vec<Vec<u8>>, declared: bool) {
     let pair = Pair::new();
-    let (heard, told) = (up.concat(), down.concat());
-    let (told_again, (say, hears)) = (down.clone(), tokio::sync::oneshot::channel());
+    let (uploaded, downloaded) = (up.concat(), down.concat());
+    let (replies, (say, hears)) = (down.clone(), tokio::sync::oneshot::channel());
     let say = std::sync::Mutex::new(Some(say));
     let _app = pair.mesh.scripted(A, move |mut peer: Peer, _| {
-        let (down, say) = (told_again.clone(), say.lock().expect("not poisoned").take());
+        let (down, say) = (replies.clone(), say.lock().expect("not poisoned").take());
         async move {
             for piece in down {
                 peer.send(piece).await;
@@ -154,10 +154,10 @@ async fn through_the_pair(up: Vec<Vec<u8>>, down: Vec<Vec<u8>>, declared: bool) 
         tokio::task::yield_now().await;
     }
     client.half_close().await;
-    assert!(client.rest().await == told, "what the application said");
-    let expected = [b"\0", &heard[..]].concat();
-    assert!(hears.await.expect("the application heard the end") == expected, "what the client said");
+    assert!(client.rest().await == downloaded, "what the application said");
+    let expected = [b"\0", &uploaded[..]].concat();
+    assert!(hears.await.expect("the application uploaded the end") == expected, "what the client said");
     settle().await;
     assert_eq!(outbound.sum("pillion_bytes_total flow=received"), expected.len() as u64);
-    assert_eq!(outbound.sum("pillion_bytes_total flow=sent"), told.len() as u64);
+    assert_eq!(outbound.sum("pillion_bytes_total flow=sent"), downloaded.len() as u64);
 }

@@ -13,11 +13,11 @@ async fn the_application_gets_the_verified_identity_of_its_caller_and_no_forged_
     let inbound = pair.application("10.1.0.1:15006", A);
     let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
     let forged = "GET / HTTP/1.1\r\nhost: orders\r\nx-forwarded-client-cert: URI=spiffe://evil\r\n\r\n";
-    assert_eq!(outbound.client().await.ask(forged).await.told(), (200, None));
+    assert_eq!(outbound.client().await.ask(forged).await.status_and_reason(), (200, None));
     let request = &app.requests()[0];
-    let told = request.header("x-forwarded-client-cert").expect("the caller's identity");
-    assert!(told.starts_with("By=spiffe://cluster.local/ns/default/sa/orders;Hash="), "{told}");
-    assert!(told.ends_with(";URI=spiffe://cluster.local/ns/default/sa/web"), "{told}");
+    let identity = request.header("x-forwarded-client-cert").expect("the caller's identity");
+    assert!(identity.starts_with("By=spiffe://cluster.local/ns/default/sa/orders;Hash="), "{identity}");
+    assert!(identity.ends_with(";URI=spiffe://cluster.local/ns/default/sa/web"), "{identity}");
     assert_eq!(request.header("x-pillion-via"), None, "that is between sidecars");
     settle().await;
     let web = "peer=spiffe://cluster.local/ns/default/sa/web";
@@ -32,7 +32,10 @@ async fn no_request_is_sent_to_a_server_with_another_identity() {
     let _inbound = pair.application("10.1.0.1:15006", A);
     let billing = "tls: \"spiffe://cluster.local/ns/default/sa/billing\"";
     let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {billing}"));
-    assert_eq!(outbound.client().await.get("/").await.told(), (502, Some("peer_identity_mismatch")));
+    assert_eq!(
+        outbound.client().await.get("/").await.status_and_reason(),
+        (502, Some("peer_identity_mismatch"))
+    );
     assert_eq!(app.connections(), 0);
 }
 
@@ -41,7 +44,7 @@ async fn a_plaintext_client_gets_mtls_required_and_the_application_gets_nothing(
     let pair = Pair::new();
     let app = pair.mesh.answering(A, OK);
     let inbound = pair.application("10.1.0.1:15006", A);
-    assert_eq!(inbound.client().await.get("/").await.told(), (403, Some("mtls_required")));
+    assert_eq!(inbound.client().await.get("/").await.status_and_reason(), (403, Some("mtls_required")));
     let mut other = inbound.client().await;
     other.send("\0\x01 not HTTP").await;
     assert_eq!(other.rest().await, b"", "closed without a word");
@@ -58,7 +61,7 @@ async fn a_request_refused_by_a_sidecar_before_forwarding_is_sent_elsewhere_for_
     let orders = "endpoints: [10.1.0.1:15006, 10.1.0.2:15006], load_balancer: round_robin";
     let outbound = pair.caller(&format!("{orders}, {ORDERS}, retry: off"));
     let answer = outbound.client().await.ask(POST).await;
-    assert_eq!((answer.told(), answer.header("x-pillion-refused")), ((200, None), None));
+    assert_eq!((answer.status_and_reason(), answer.header("x-pillion-refused")), ((200, None), None));
     settle().await;
     assert_eq!(app.requests()[0].body, ".");
     assert_eq!(outbound.sum("pillion_retries_total outcome=replaced"), 1);
@@ -75,7 +78,7 @@ async fn a_request_that_the_application_may_have_acted_on_is_not_marked_as_refus
     let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
     let answer = outbound.client().await.ask(POST).await;
     assert_eq!((answer.status(), app.hits()), (Some(502), 1));
-    assert_eq!(answer.header("x-pillion-refused"), None, "the application is told nothing of it");
+    assert_eq!(answer.header("x-pillion-refused"), None, "the application gets no such field");
     assert_eq!(outbound.sum("pillion_retries_total"), 0);
 }
 
@@ -87,7 +90,7 @@ async fn an_application_cannot_claim_that_its_sidecar_refused() {
     let app = pair.mesh.answering(A, CLAIMS);
     let _inbound = pair.application("10.1.0.1:15006", A);
     let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}"));
-    assert_eq!(outbound.client().await.ask(POST).await.told(), (503, None));
+    assert_eq!(outbound.client().await.ask(POST).await.status_and_reason(), (503, None));
     assert_eq!((app.hits(), outbound.sum("pillion_retries_total")), (1, 0));
 }
 
@@ -104,7 +107,7 @@ async fn the_first_requests_all_at_once_are_all_answered_over_one_connection() {
         clients.push(client);
     }
     for client in &mut clients {
-        assert_eq!(client.answer().await.told(), (200, None));
+        assert_eq!(client.answer().await.status_and_reason(), (200, None));
     }
     assert_eq!(app.hits(), 20);
     let handshakes = inbound.sum("pillion_tls_handshakes_total outcome=ok");
@@ -125,7 +128,7 @@ async fn all_requests_that_wait_for_a_handshake_get_its_error() {
         clients.push(client);
     }
     for client in &mut clients {
-        assert_eq!(client.answer().await.told(), (502, Some("peer_identity_mismatch")));
+        assert_eq!(client.answer().await.status_and_reason(), (502, Some("peer_identity_mismatch")));
     }
     settle().await;
     assert_eq!(inbound.sum("pillion_requests_total"), 0);
@@ -139,7 +142,7 @@ async fn a_server_that_accepts_and_stays_silent_is_a_connect_timeout() {
         peer.rest().await;
     });
     let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}, retry: off"));
-    assert_eq!(outbound.client().await.get("/").await.told(), (504, Some("connect_timeout")));
+    assert_eq!(outbound.client().await.get("/").await.status_and_reason(), (504, Some("connect_timeout")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +153,7 @@ async fn a_server_without_tls_is_a_tls_error() {
         peer.rest().await;
     });
     let outbound = pair.caller(&format!("endpoints: [10.1.0.1:15006], {ORDERS}, retry: off"));
-    assert_eq!(outbound.client().await.get("/").await.told(), (502, Some("tls_error")));
+    assert_eq!(outbound.client().await.get("/").await.status_and_reason(), (502, Some("tls_error")));
     assert_eq!(plain.connections(), 1);
 }
 

@@ -94,7 +94,7 @@ async fn a1_lines_that_a_lenient_server_reads_are_answered_400() {
             let mut client = way.client(&pair, &sidecar).await;
             client.send(format!("{line}{EVIL}")).await;
             let answer = client.message().await.unwrap_or_else(|| panic!("{policy}: {line:?}: no answer"));
-            assert_eq!(answer.told(), (400, Some("bad_request")), "{policy}: {line:?}");
+            assert_eq!(answer.status_and_reason(), (400, Some("bad_request")), "{policy}: {line:?}");
             settle().await;
             let counted = sidecar.sum("pillion_requests_total status=400 reason=bad_request");
             assert_eq!(counted, nth, "{policy}: {line:?}");
@@ -159,7 +159,11 @@ async fn a1_a_port_declared_http_is_never_opaque_to_a_client_that_speaks_first()
             for opaque in ["\0\0\0\x08\x04", "EHLO me\r\n", "*1\r\n$4\r\nPING\r\n"] {
                 let mut client = way.client(&pair, &sidecar).await;
                 let answer = client.ask(opaque).await;
-                assert_eq!(answer.told(), (400, Some("bad_request")), "{policy} {protocol} {opaque:?}");
+                assert_eq!(
+                    answer.status_and_reason(),
+                    (400, Some("bad_request")),
+                    "{policy} {protocol} {opaque:?}"
+                );
             }
             pass(60).await;
             assert!(heard.0.lock().is_empty(), "{policy} {protocol}");
@@ -285,6 +289,6 @@ async fn a1_a_server_of_http_is_known_by_pieces_of_its_last_words() {
     let sidecar = mesh.application(&format!("app: {A}"));
     let mut spare = sidecar.client().await;
     pass(20).await;
-    assert_eq!(spare.get("/").await.told(), (200, None));
+    assert_eq!(spare.get("/").await.status_and_reason(), (200, None));
     assert!(heard.contains("a request"));
 }

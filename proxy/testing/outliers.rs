@@ -11,8 +11,8 @@ const TWO: &str = "endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_r
 /// Fails in the given way while it is switched to failing.
 fn patient(mesh: &Mesh, failure: &'static str) -> (Backend, Arc<AtomicBool>) {
     let ill = Arc::new(AtomicBool::new(true));
-    let told = ill.clone();
-    (mesh.http1(A, move |_, _| if told.load(Relaxed) { failure } else { OK }), ill)
+    let shared = ill.clone();
+    (mesh.http1(A, move |_, _| if shared.load(Relaxed) { failure } else { OK }), ill)
 }
 
 async fn send(sidecar: &Sidecar, requests: usize) {
@@ -85,7 +85,7 @@ async fn when_only_ejected_endpoints_are_left_the_answer_says_where_to_look() {
     send(&sidecar, 20).await;
     sidecar.reload(&caller("endpoints: [10.0.0.1:80], retry: off")).expect("a good file");
     let refused = sidecar.client().await.get("/").await;
-    assert_eq!(refused.told(), (503, Some("all_unhealthy")));
+    assert_eq!(refused.status_and_reason(), (503, Some("all_unhealthy")));
     let sentence = "all 1 endpoints of \"orders\" are ejected: see /clusters on the admin port";
     assert!(refused.body.contains(sentence), "{}", refused.body);
 }

@@ -23,7 +23,11 @@ async fn a_head_that_is_not_whole_after_ten_seconds_ends_the_connection() {
             pass(1).await;
             client.send("x").await; // a byte now and then buys no time
         }
-        assert_eq!(client.answer().await.told(), (408, Some("request_stalled")), "after {before:?}");
+        assert_eq!(
+            client.answer().await.status_and_reason(),
+            (408, Some("request_stalled")),
+            "after {before:?}"
+        );
         assert_eq!(client.rest().await, b"");
         assert_eq!(watch.seconds(), 10, "after {before:?}");
     }
@@ -41,7 +45,7 @@ async fn a_head_in_single_bytes_is_read_while_it_comes_in_time() {
         client.send(byte).await;
         settle().await;
     }
-    assert_eq!(client.answer().await.told(), (200, None));
+    assert_eq!(client.answer().await.status_and_reason(), (200, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,7 +60,7 @@ async fn a_connection_may_be_idle_for_an_hour_before_and_between_requests() {
     let mut client = sidecar.client().await;
     for _ in 0..2 {
         pass(3590).await;
-        assert_eq!(client.get("/").await.told(), (200, None));
+        assert_eq!(client.get("/").await.status_and_reason(), (200, None));
     }
     let watch = Watch::start();
     assert_eq!(client.rest().await, b"");
@@ -92,7 +96,7 @@ async fn malformed_requests_are_answered_by_the_sidecar_and_counted_once() {
     for (nth, (what, nonsense, status, reason)) in (1..).zip(NONSENSE) {
         let mut client = sidecar.client().await;
         let answer = client.ask(nonsense).await;
-        assert_eq!(answer.told(), (status, Some(reason)), "{what}");
+        assert_eq!(answer.status_and_reason(), (status, Some(reason)), "{what}");
         assert!(answer.header("x-request-id").is_some() && answer.body.starts_with("pillion: "), "{what}");
         assert_eq!(client.rest().await, b"", "{what}: nothing follows");
         settle().await;
@@ -112,7 +116,7 @@ async fn too_many_or_too_large_headers_are_answered_by_the_sidecar_and_counted_o
         let mut client = sidecar.client().await;
         // Refused while it is still sending, perhaps.
         drop(client.try_send(format!("GET / HTTP/1.1\r\nhost: orders\r\n{headers}\r\n")).await);
-        assert_eq!(client.answer().await.told(), (431, Some("headers_too_large")));
+        assert_eq!(client.answer().await.status_and_reason(), (431, Some("headers_too_large")));
         settle().await;
         assert_eq!(sidecar.sum("pillion_requests_total status=431 reason=headers_too_large"), nth);
     }
@@ -148,8 +152,8 @@ async fn nonsense_pipelined_behind_a_good_request_follows_its_answer() {
     let mut client = sidecar.client().await;
     client.send(format!("{GET}nonsense\r\n\r\n")).await;
     let first = client.answer().await;
-    assert_eq!((first.told(), &*first.body), ((200, None), "ok"));
-    assert_eq!(client.answer().await.told(), (400, Some("bad_request")));
+    assert_eq!((first.status_and_reason(), &*first.body), ((200, None), "ok"));
+    assert_eq!(client.answer().await.status_and_reason(), (400, Some("bad_request")));
     assert_eq!(client.rest().await, b"");
     settle().await;
     assert_eq!(a.hits(), 1);
@@ -166,7 +170,7 @@ async fn an_endpoint_s_own_400_is_passed_on_unchanged() {
     let mut client = sidecar.client().await;
     for _ in 0..2 {
         let answer = client.get("/").await;
-        assert_eq!((answer.told(), &*answer.body), ((400, None), "no"));
+        assert_eq!((answer.status_and_reason(), &*answer.body), ((400, None), "no"));
     }
     settle().await;
     assert_eq!(sidecar.sum("pillion_requests_total status=400"), 2);
@@ -200,7 +204,7 @@ async fn a_request_without_a_known_host_finds_no_route() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;
     let answer = client.ask("GET / HTTP/1.1\r\nhost: billing\r\n\r\n").await;
-    assert_eq!(answer.told(), (404, Some("no_route")));
+    assert_eq!(answer.status_and_reason(), (404, Some("no_route")));
     assert!(answer.body.contains("\"billing\""), "{}", answer.body);
     settle().await;
     assert_eq!(sidecar.sum("pillion_requests_total status=404 reason=no_route"), 1);

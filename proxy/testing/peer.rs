@@ -53,7 +53,7 @@ impl Peer {
         Self { log: Some(log), ..Self::new(io) }
     }
 
-    /// For somebody who speaks more than HTTP/1.
+    /// The connection itself, for tests that speak another protocol than HTTP/1.
     pub(super) fn into_io(self) -> Pipe {
         self.reader.into_io()
     }
@@ -125,7 +125,7 @@ impl Message {
     }
 
     /// The status, and the reason code if the sidecar answered.
-    pub(super) fn told(&self) -> (u16, Option<&str>) {
+    pub(super) fn status_and_reason(&self) -> (u16, Option<&str>) {
         (self.status().expect("an answer's start line"), self.reason())
     }
 }

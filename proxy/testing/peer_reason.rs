@@ -32,15 +32,15 @@ fn pair_within(pair: &Pair, log: &str, orders: &str, limits: &str) -> (Sidecar, 
 fn c14_the_reason_of_the_other_sidecar_stands_in_the_callers_line_as_the_peers() {
     for protocol in ["http1", "http2"] {
         let lines = logged::lines(move |log| async move {
-            let both = Pair::new(); // nobody listens where the application should be
+            let both = Pair::new(); // no server listens at the application's address
             let (inbound, outbound) = pair(&both, &log, &format!("protocol: {protocol}"));
             let mut client = outbound.client().await;
             let answer = client.get("/").await;
-            assert_eq!(answer.told(), (502, Some("connect_refused")));
+            assert_eq!(answer.status_and_reason(), (502, Some("connect_refused")));
             assert_eq!(answer.header("x-pillion-reason"), None, "that is between sidecars");
             settle().await;
             let app = both.mesh.answering(A, OK);
-            assert_eq!(client.get("/").await.told(), (200, None));
+            assert_eq!(client.get("/").await.status_and_reason(), (200, None));
             settle().await;
             assert_eq!(app.hits(), 1);
             assert!(inbound.sum("pillion_requests_total reason=connect_refused status=502") > 0);

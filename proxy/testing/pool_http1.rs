@@ -38,9 +38,9 @@ async fn one_connection_serves_the_requests_of_several_clients() {
     let a = mesh.answering(A, OK);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     for mut client in clients(&sidecar, 3).await {
-        assert_eq!(client.get("/1").await.told(), (200, None));
+        assert_eq!(client.get("/1").await.status_and_reason(), (200, None));
         settle().await;
-        assert_eq!(client.get("/2").await.told(), (200, None));
+        assert_eq!(client.get("/2").await.status_and_reason(), (200, None));
         settle().await;
     }
     assert_eq!((a.connections(), a.hits()), (1, 6));
@@ -112,7 +112,7 @@ async fn at_max_connections_requests_wait_and_are_then_served() {
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=pending"), 4);
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=connections"), 2);
     for client in &mut clients {
-        assert_eq!(client.answer().await.told(), (200, None));
+        assert_eq!(client.answer().await.status_and_reason(), (200, None));
     }
     assert_eq!((watch.seconds(), a.connections()), (6, 2));
     settle().await;
@@ -131,7 +131,7 @@ async fn at_max_connections_a_connection_that_dies_makes_room_for_another() {
     let mut clients = clients(&sidecar, 4).await;
     send_all(&mut clients).await;
     for client in &mut clients {
-        assert_eq!(client.answer().await.told(), (200, None));
+        assert_eq!(client.answer().await.status_and_reason(), (200, None));
     }
     assert_eq!(a.connections(), 4);
 }
@@ -148,7 +148,7 @@ async fn too_many_waiting_requests_are_answered_at_once() {
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=pending"), 2);
     let watch = Watch::start();
     let answer = sidecar.client().await.get("/").await;
-    assert_eq!((answer.told(), watch.seconds()), ((503, Some("limit_pending")), 0));
+    assert_eq!((answer.status_and_reason(), watch.seconds()), ((503, Some("limit_pending")), 0));
     assert!(answer.body.contains("max_pending_requests is 2"), "{}", answer.body);
     assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=pending"), 1);
 }
@@ -167,8 +167,8 @@ async fn requests_that_gave_up_waiting_leave_nothing_behind() {
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=pending"), 0);
     assert_eq!(sidecar.sum("pillion_requests_total status=499 reason=client_gone"), 3);
     let watch = Watch::start();
-    assert_eq!(first[0].answer().await.told(), (200, None));
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(first[0].answer().await.status_and_reason(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert_eq!((watch.seconds(), a.hits(), a.connections()), (10, 2, 1));
 }
 
@@ -181,7 +181,7 @@ async fn a_dial_whose_request_went_away_serves_the_next_one() {
     clients[0].send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
     clients.clear();
     settle().await;
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert!(a.connections() <= 1, "{}", a.connections());
 }
 
@@ -224,7 +224,7 @@ async fn at_max_connections_an_idle_one_to_another_endpoint_makes_room() {
     );
     let mut client = sidecar.client().await;
     for _ in 0..3 {
-        assert_eq!(client.get("/").await.told(), (200, None));
+        assert_eq!(client.get("/").await.status_and_reason(), (200, None));
         settle().await;
         assert_eq!(a.open() + b.open(), 1);
     }
@@ -238,6 +238,6 @@ async fn an_endpoint_that_closes_what_it_has_just_accepted_is_dialled_as_often_a
     let a = mesh.scripted(A, |_peer, _| async {});
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let answer = sidecar.client().await.get("/").await;
-    assert_eq!(answer.told(), (502, Some("connect_refused")), "{}", answer.body);
+    assert_eq!(answer.status_and_reason(), (502, Some("connect_refused")), "{}", answer.body);
     assert_eq!(a.connections(), 3, "the first, and two retries");
 }

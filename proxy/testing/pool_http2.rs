@@ -140,7 +140,7 @@ async fn an_endpoint_declared_http2_that_is_not_ends_in_a_protocol_error() {
     });
     let sidecar = mesh.caller(&format!("{ORDERS}, protocol: http2, retry: off"));
     let answer = sidecar.client().await.get("/").await;
-    assert_eq!(answer.told(), (502, Some("protocol_error")));
+    assert_eq!(answer.status_and_reason(), (502, Some("protocol_error")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,14 +166,14 @@ async fn b3_a_server_that_is_silent_for_290_seconds_is_not_pinged() {
     const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
     const PING: &[u8] = b"\0\0\x08\x06\0";
     let (mesh, heard) = (Mesh::default(), Arc::<Mutex<Vec<u8>>>::default());
-    let told = heard.clone();
+    let shared = heard.clone();
     let _a = mesh.scripted(A, move |mut peer: Peer, _| {
-        let told = told.clone();
+        let shared = shared.clone();
         async move {
             peer.send(SETTINGS).await;
             loop {
                 let (byte, is_there) = peer.exactly(1).await;
-                told.lock().extend(byte);
+                shared.lock().extend(byte);
                 if !is_there {
                     return;
                 }

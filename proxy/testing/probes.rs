@@ -33,7 +33,7 @@ pub(super) async fn asked(mesh: &Mesh, sidecar: &Sidecar, request: &str) -> Mess
 
 async fn probe_answer(mesh: &Mesh, sidecar: &Sidecar, name: &str) -> (u16, String) {
     let answer = asked(mesh, sidecar, &format!("GET /probe/{name}")).await;
-    (answer.told().0, answer.body)
+    (answer.status_and_reason().0, answer.body)
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,7 +51,7 @@ async fn the_application_s_status_and_the_beginning_of_its_answer_come_back() {
     assert_eq!(probe_answer(&mesh, &sidecar, "live").await, (200, "ok".into()));
     assert_eq!(probe_answer(&mesh, &sidecar, "live").await, (503, "busy".into()));
     let answer = asked(&mesh, &sidecar, "GET /probe/live").await;
-    assert_eq!((answer.told().0, answer.body), (418, "z".repeat(1024)));
+    assert_eq!((answer.status_and_reason().0, answer.body), (418, "z".repeat(1024)));
     assert_eq!((answer.head.contains("x-app"), answer.head.contains("cookie")), (false, false));
     assert_eq!(app.connections(), 3, "none is kept");
 }
@@ -65,7 +65,7 @@ async fn nothing_of_the_asker_s_request_is_passed_on() {
         assert_eq!(asked_for_head(&mesh, &sidecar, request).await, 200, "{request}");
     }
     for refused in ["POST /probe/live", "DELETE /probe/live"] {
-        assert_eq!(asked(&mesh, &sidecar, refused).await.told().0, 405, "{refused}");
+        assert_eq!(asked(&mesh, &sidecar, refused).await.status_and_reason().0, 405, "{refused}");
     }
     let heads: Vec<String> = app.requests().into_iter().map(|request| request.head).collect();
     assert_eq!(heads.len(), 3);
@@ -95,7 +95,7 @@ async fn the_error_of_an_unknown_name_lists_the_known_ones() {
             (404, "the known probes are live, open, serves\n".into())
         );
     }
-    assert_eq!(asked(&mesh, &sidecar, "GET /probe").await.told().0, 404);
+    assert_eq!(asked(&mesh, &sidecar, "GET /probe").await.status_and_reason().0, 404);
     let none = mesh.sidecar(&file(""), None);
     assert_eq!(probe_answer(&mesh, &none, "live").await, (404, "inbound.probes has no probe\n".into()));
 }
@@ -150,7 +150,11 @@ async fn a2_equal_probes_at_the_same_time_share_one_request_to_the_application()
     }
     settle().await;
     assert_eq!(app.hits(), 1);
-    assert_eq!(asked(&mesh, &sidecar, "GET /live").await.told().0, 200, "the sidecar itself is well");
+    assert_eq!(
+        asked(&mesh, &sidecar, "GET /live").await.status_and_reason().0,
+        200,
+        "the sidecar itself is well"
+    );
     waiting.truncate(1);
     settle().await;
     assert_eq!(app.open(), 1, "one asker is still there");
@@ -269,7 +273,7 @@ async fn a_probe_is_answered_in_strict_mtls() {
     let pair = Pair::new();
     let _app = pair.mesh.answering(A, OK);
     let sidecar = pair.mesh.sidecar(&(file(PROBES) + IDENTITY), Some(identity(&pair.ca, "orders")));
-    assert_eq!(sidecar.client().await.get("/").await.told().0, 403);
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason().0, 403);
     assert_eq!(probe_answer(&pair.mesh, &sidecar, "live").await, (200, "ok".into()));
 }
 

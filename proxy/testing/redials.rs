@@ -174,7 +174,7 @@ async fn a_client_that_was_dialled_for_early_and_speaks_http_then_counts_once_in
     let mut client = sidecar.direct_client().await;
     tokio::time::sleep(Duration::from_millis(100)).await; // it is dialled to hear whether it speaks first
     assert_eq!((a.connections(), a.hits()), (1, 0));
-    assert_eq!(client.get("/").await.told(), (503, None));
+    assert_eq!(client.get("/").await.status_and_reason(), (503, None));
     assert_eq!(retries(&sidecar), [0, 1, 1, 0], "one first try, so one retry, and no other");
 }
 
@@ -256,9 +256,9 @@ fn a_connect_that_reaches_no_endpoint_logs_what_it_tried_and_a_request_without_a
         let sidecar = mesh.sidecar(&(caller("endpoints: [10.0.0.3:80]") + &log), None);
         let mut client = sidecar.client().await;
         let answer = client.ask(&format!("CONNECT {A} HTTP/1.1\r\nhost: {A}\r\n\r\n")).await;
-        assert_eq!(answer.told(), (502, Some("connect_refused")));
+        assert_eq!(answer.status_and_reason(), (502, Some("connect_refused")));
         let answer = sidecar.client().await.ask("GET / HTTP/1.1\r\nhost: nobody\r\n\r\n").await;
-        assert_eq!(answer.told(), (404, Some("no_route")));
+        assert_eq!(answer.status_and_reason(), (404, Some("no_route")));
     });
     let endings: Vec<_> = lines.iter().map(ending).collect();
     assert_eq!(endings, [(Some("connect_refused"), 1, Some(A)), (Some("no_route"), 0, None)]);

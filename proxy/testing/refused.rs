@@ -23,7 +23,7 @@ async fn refusal_seen_by(
     let request = format!("{method} / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.");
     let answer = caller.client().await.ask(&request).await;
     settle().await;
-    let (status, reason) = answer.told();
+    let (status, reason) = answer.status_and_reason();
     let tries = inbound.sum("pillion_tls_handshakes_total direction=inbound") - before;
     (status, reason.map(str::to_owned), answer.body.clone(), tries)
 }

@@ -47,7 +47,7 @@ async fn a_redirect_to_loopback_is_no_open_proxy() {
     assert!(
         !head.starts_with("HTTP/1.1 200"),
         "open proxy for other hosts: {head} {:?}",
-        client.get("/").await.told()
+        client.get("/").await.status_and_reason()
     );
 }
 
@@ -127,7 +127,7 @@ async fn a_malformed_request_after_an_idle_time_is_answered_by_the_sidecar() {
     client.get("/").await;
     pass(5).await;
     let answer = client.ask("GET / HTTP/1.1\r\nno colon\r\n\r\n").await;
-    assert_eq!(answer.told(), (400, Some("bad_request")));
+    assert_eq!(answer.status_and_reason(), (400, Some("bad_request")));
     assert_eq!(sidecar.sum("pillion_requests_total reason=bad_request"), 1);
 }
 
@@ -165,7 +165,7 @@ async fn a_connect_with_content_is_refused() {
     let answer = c.ask(&r).await;
     pass(3).await;
     drop(app);
-    assert_eq!(answer.told().0, 400);
+    assert_eq!(answer.status_and_reason().0, 400);
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,8 +176,8 @@ async fn spare_connections_do_not_starve_requests() {
         m.caller("endpoints: [10.0.0.1:80], listen: 127.0.0.1:0, circuit_breaker: { max_connections: 1 }");
     let _spare = sidecar.direct_client().await;
     pass(5).await;
-    let told = sidecar.direct_client().await.get("/").await;
-    assert_eq!(told.told(), (200, None));
+    let answer = sidecar.direct_client().await.get("/").await;
+    assert_eq!(answer.status_and_reason(), (200, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -313,7 +313,7 @@ async fn a_permissive_port_without_an_application_has_no_route() {
     let pair = Pair::new();
     let yaml = mesh::application_at("10.1.0.1:15006", "mtls: permissive") + IDENTITY;
     let inbound = pair.mesh.sidecar(&yaml, Some(identity(&pair.ca, "orders")));
-    assert_eq!(inbound.client().await.get("/").await.told(), (404, Some("no_route")));
+    assert_eq!(inbound.client().await.get("/").await.status_and_reason(), (404, Some("no_route")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -344,7 +344,7 @@ async fn a_client_that_was_not_redirected_is_never_taken_for_a_loop() {
         .map(|port| Noted::new(Leg::Inbound, ([127, 0, 0, 1], port).into(), APP.parse().expect("an address")))
         .collect();
     let sidecar = mesh.application(&format!("app: {APP}"));
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
 }
 
 /// 1,800 services are configured and one is called: its counters have its own name, and no other service has any.

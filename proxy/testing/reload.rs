@@ -112,13 +112,17 @@ async fn listeners_come_and_go_and_keep_their_ports_when_their_service_is_rename
     assert_eq!(sidecar.addresses.services[0].0, "ordering");
     let mut late = sidecar.direct_client().await;
     assert_eq!(late.get("/").await.body, "ok");
-    assert_eq!(early.get("/").await.told(), (404, Some("no_route")), "the service it came for is gone");
+    assert_eq!(
+        early.get("/").await.status_and_reason(),
+        (404, Some("no_route")),
+        "the service it came for is gone"
+    );
 
     let own = mesh::at("127.0.0.1:9001");
     sidecar.reload(&mesh::caller(ONE)).expect("a good file");
     settle().await;
     assert!(mesh.memory.connect(own).await.is_err(), "the listener is closed");
-    assert_eq!(late.get("/").await.told(), (404, Some("no_route")));
+    assert_eq!(late.get("/").await.status_and_reason(), (404, Some("no_route")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,9 +162,9 @@ async fn limits_count_over_a_reload_what_they_admitted_before() {
     first.send(GET).await;
     settle().await;
     sidecar.reload(&limited(1)).expect("a good file");
-    assert_eq!(second.get("/").await.told(), (503, Some("limit_requests")));
-    assert_eq!(first.answer().await.told(), (200, None));
-    assert_eq!(second.get("/").await.told(), (200, None));
+    assert_eq!(second.get("/").await.status_and_reason(), (503, Some("limit_requests")));
+    assert_eq!(first.answer().await.status_and_reason(), (200, None));
+    assert_eq!(second.get("/").await.status_and_reason(), (200, None));
     assert_eq!(sidecar.sum("pillion_circuit_breaker_limit service=orders limit=requests"), 1);
 }
 
@@ -240,7 +244,7 @@ async fn a_plaintext_connection_is_refused_once_mtls_is_strict() {
     let mut client = sidecar.client().await;
     assert_eq!(client.get("/").await.body, "ok");
     sidecar.reload(&file("mtls: strict")).expect("a good file");
-    assert_eq!(client.get("/").await.told(), (403, Some("mtls_required")));
+    assert_eq!(client.get("/").await.status_and_reason(), (403, Some("mtls_required")));
     sidecar.reload(&file("ports: { 80: { mtls: permissive } }")).expect("a good file");
     assert_eq!(client.get("/").await.body, "ok");
     assert_eq!(app.hits(), 2);
@@ -261,7 +265,7 @@ async fn a_service_with_a_new_dns_name_keeps_its_endpoints_until_that_name_is_re
     sidecar.controller.learn(learnt(&["10.0.0.2:80"], ""));
     assert_eq!(client.get("/").await.body, "else");
     sidecar.controller.learn(learnt(&[], "no such name"));
-    assert_eq!(client.get("/").await.told(), (502, Some("dns_error")));
+    assert_eq!(client.get("/").await.status_and_reason(), (502, Some("dns_error")));
 }
 
 fn learnt(addresses: &[&str], why: &str) -> EndpointUpdate {
@@ -307,7 +311,7 @@ async fn certificates_missing_at_start_are_waited_for_and_no_endpoint_is_blamed(
     let mut client = sidecar.client().await;
     for _ in 0..10 {
         let answer = client.get("/").await;
-        assert_eq!(answer.told(), (502, Some("tls_error")));
+        assert_eq!(answer.status_and_reason(), (502, Some("tls_error")));
         assert!(answer.body.contains("tls.crt"), "{}", answer.body);
     }
     assert_eq!(sidecar.sum("pillion_endpoint_ejections_total"), 0);
@@ -339,7 +343,7 @@ async fn c3_an_expired_certificate_at_start_is_waited_out_like_a_missing_one() {
     let mut sidecar = pair.mesh.sidecar(&yaml, None);
     let why = sidecar.controller.awaits().expect("not ready");
     assert!(why.contains("expired at 1970-01-02"), "{why}");
-    assert_eq!(sidecar.client().await.get("/").await.told(), (502, Some("tls_error")));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (502, Some("tls_error")));
 
     let web = "spiffe://cluster.local/ns/default/sa/web".parse().expect("an identity");
     write(&pair.ca.issue(&web, &[], Duration::from_secs(3600)).expect("a certificate"));
@@ -429,7 +433,7 @@ async fn c1_a_file_without_the_identity_that_was_there_is_refused() {
         assert!(refused.to_string().contains("`identity` was removed"), "{refused:#}");
         assert!(refused.to_string().contains("takes a restart"), "{refused:#}");
     }
-    assert_eq!(sidecar.client().await.get("/").await.told(), (403, Some("mtls_required")));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (403, Some("mtls_required")));
     assert_eq!(app.hits(), 0);
 }
 
@@ -446,9 +450,9 @@ async fn a_kept_connection_to_an_endpoint_follows_the_new_limits() {
     });
     let file = |most| format!("{}limits: {{ response_header_count: {most} }}\n", mesh::caller(ONE));
     let mut sidecar = mesh.sidecar(&file(10), None);
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     settle().await;
     sidecar.reload(&file(100)).expect("a good file");
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert_eq!(a.connections(), 1);
 }

@@ -31,8 +31,8 @@ async fn a_request_on_a_stale_connection_is_sent_on_a_fresh_one_once() {
     let a = goes_stale(&mesh);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: { conditions: [409] }");
     let mut client = sidecar.client().await;
-    assert_eq!(client.get("/1").await.told(), (200, None));
-    assert_eq!(client.get("/2").await.told(), (200, None));
+    assert_eq!(client.get("/1").await.status_and_reason(), (200, None));
+    assert_eq!(client.get("/2").await.status_and_reason(), (200, None));
     assert_eq!((a.connections(), a.hits(), replaced(&sidecar)), (2, 3, 1));
 }
 
@@ -48,8 +48,8 @@ async fn a_new_connection_that_breaks_does_not_count_as_stale() {
     });
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], retry: { conditions: [409] }");
     let mut client = sidecar.client().await;
-    assert_eq!(client.get("/1").await.told(), (200, None));
-    assert_eq!(client.get("/2").await.told(), (502, Some("upstream_closed")));
+    assert_eq!(client.get("/1").await.status_and_reason(), (200, None));
+    assert_eq!(client.get("/2").await.status_and_reason(), (502, Some("upstream_closed")));
     assert_eq!((a.connections(), a.hits(), replaced(&sidecar)), (2, 3, 1));
 }
 
@@ -59,9 +59,9 @@ async fn a_post_on_a_stale_connection_may_have_been_acted_on_and_is_not_sent_aga
     let a = goes_stale(&mesh);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;
-    assert_eq!(client.get("/1").await.told(), (200, None));
+    assert_eq!(client.get("/1").await.status_and_reason(), (200, None));
     let answer = client.ask("POST /2 HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.").await;
-    assert_eq!(answer.told(), (502, Some("upstream_closed")));
+    assert_eq!(answer.status_and_reason(), (502, Some("upstream_closed")));
     assert_eq!((a.connections(), a.hits(), replaced(&sidecar)), (1, 2, 0));
 }
 
@@ -76,7 +76,7 @@ async fn a_pooled_connection_that_was_closed_in_time_costs_nothing_not_even_a_po
     let mut client = sidecar.client().await;
     for _ in 0..3 {
         let answer = client.ask("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.").await;
-        assert_eq!(answer.told(), (200, None));
+        assert_eq!(answer.status_and_reason(), (200, None));
         settle().await;
     }
     assert_eq!((a.connections(), a.hits()), (3, 3));
@@ -152,6 +152,6 @@ async fn a_plain_upstream_cannot_claim_to_have_refused() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let answer =
         sidecar.client().await.ask("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.").await;
-    assert_eq!((answer.told(), answer.header("x-pillion-refused")), ((503, None), None));
+    assert_eq!((answer.status_and_reason(), answer.header("x-pillion-refused")), ((503, None), None));
     assert_eq!((a.hits(), replaced(&sidecar)), (1, 0));
 }

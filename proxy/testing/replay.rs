@@ -22,7 +22,7 @@ async fn a_body_up_to_the_bound_is_sent_whole_to_the_second_endpoint() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let sidecar = caller(&mesh);
-    assert_eq!(sidecar.client().await.ask(&put("12345678")).await.told(), (200, None));
+    assert_eq!(sidecar.client().await.ask(&put("12345678")).await.status_and_reason(), (200, None));
     assert_eq!((&*a.requests()[0].body, &*b.requests()[0].body), ("12345678", "12345678"));
     assert_eq!(b.requests()[0].header("content-length"), Some("8"));
 }
@@ -32,7 +32,7 @@ async fn a_body_of_unknown_length_is_sent_again_as_well() {
     let mesh = Mesh::default();
     let (_a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let request = put_chunked(&["123", "45678"]);
-    assert_eq!(caller(&mesh).client().await.ask(&request).await.told(), (200, None));
+    assert_eq!(caller(&mesh).client().await.ask(&request).await.status_and_reason(), (200, None));
     assert_eq!(b.requests()[0].body, "12345678");
 }
 
@@ -42,7 +42,7 @@ async fn a_larger_body_streams_on_and_is_not_sent_again() {
         let mesh = Mesh::default();
         let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
         let sidecar = caller(&mesh);
-        assert_eq!(sidecar.client().await.ask(&request).await.told(), (503, None));
+        assert_eq!(sidecar.client().await.ask(&request).await.status_and_reason(), (503, None));
         assert_eq!((&*a.requests()[0].body, b.hits()), ("123456789", 0));
         assert_eq!(sidecar.sum("pillion_retries_total outcome=not_replayable"), 1);
     }
@@ -62,6 +62,6 @@ async fn the_part_that_the_first_endpoint_did_not_wait_for_reaches_the_second() 
     client.send("PUT / HTTP/1.1\r\nhost: orders\r\ncontent-length: 8\r\n\r\n1234").await;
     settle().await;
     client.send("5678").await;
-    assert_eq!(client.answer().await.told(), (200, None));
+    assert_eq!(client.answer().await.status_and_reason(), (200, None));
     assert_eq!(b.requests()[0].body, "12345678");
 }

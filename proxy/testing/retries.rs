@@ -15,7 +15,7 @@ async fn a_request_to_a_busy_endpoint_is_answered_by_another() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let sidecar = mesh.caller(TWO);
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert_eq!((a.hits(), b.hits(), retry(&sidecar, "succeeded")), (1, 1, 1));
     assert_eq!(sidecar.sum("pillion_requests_total"), 1, "one request, however many tries");
 }
@@ -26,7 +26,11 @@ async fn of_three_endpoints_none_is_tried_twice() {
     let all = [A, B, C].map(|address| mesh.answering(address, UNAVAILABLE));
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80]");
     let answer = sidecar.client().await.get("/").await;
-    assert_eq!((answer.told(), &*answer.body), ((503, None), "busy"), "the last answer is the answer");
+    assert_eq!(
+        (answer.status_and_reason(), &*answer.body),
+        ((503, None), "busy"),
+        "the last answer is the answer"
+    );
     assert_eq!((all.map(|endpoint| endpoint.hits()), retry(&sidecar, "failed")), ([1, 1, 1], 2));
 }
 
@@ -39,7 +43,7 @@ async fn c6_ten_requests_with_two_further_tries_each_are_twenty_retries() {
          outlier_detection: { consecutive_errors: off }",
     );
     for _ in 0..10 {
-        assert_eq!(sidecar.client().await.get("/").await.told(), (503, None));
+        assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (503, None));
     }
     assert_eq!(all.iter().map(Backend::hits).sum::<usize>(), 30);
     assert_eq!((retry(&sidecar, "failed"), retry(&sidecar, "succeeded")), (20, 0));
@@ -52,7 +56,7 @@ async fn c6_each_try_counts_as_it_ended_and_not_as_the_request_did() {
     let _c = mesh.answering(C, OK);
     let sidecar =
         mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80], load_balancer: round_robin");
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     let counted = ["failed", "succeeded"].map(|outcome| retry(&sidecar, outcome));
     assert_eq!(counted, [1, 1]);
 }
@@ -76,7 +80,7 @@ async fn a_post_that_was_sent_is_not_sent_again() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let sidecar = mesh.caller(TWO);
-    assert_eq!(sidecar.client().await.ask(POST).await.told(), (503, None));
+    assert_eq!(sidecar.client().await.ask(POST).await.status_and_reason(), (503, None));
     assert_eq!((a.hits(), b.hits()), (1, 0));
 }
 
@@ -86,7 +90,7 @@ async fn a_post_with_an_idempotency_key_is_sent_again_where_that_is_allowed() {
     let mesh = Mesh::default();
     let (_a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let sidecar = mesh.caller(&format!("{TWO}, retry: {{ methods: idempotent_or_keyed }}"));
-    assert_eq!(sidecar.client().await.ask(KEYED).await.told(), (200, None));
+    assert_eq!(sidecar.client().await.ask(KEYED).await.status_and_reason(), (200, None));
     assert_eq!(b.requests()[0].body, ".");
 }
 
@@ -97,7 +101,7 @@ async fn a_key_that_is_removed_with_the_connections_own_fields_allows_nothing() 
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let sidecar = mesh.caller(&format!("{TWO}, retry: {{ methods: idempotent_or_keyed }}"));
-    assert_eq!(sidecar.client().await.ask(UNKEYED).await.told(), (503, None));
+    assert_eq!(sidecar.client().await.ask(UNKEYED).await.status_and_reason(), (503, None));
     assert_eq!((a.hits(), b.hits()), (1, 0));
     assert!(!a.requests()[0].head.contains("idempotency-key"), "it is for one connection");
 }
@@ -107,7 +111,7 @@ async fn a_connection_that_is_refused_is_made_elsewhere_for_any_method() {
     let mesh = Mesh::default();
     let b = mesh.answering(B, OK);
     let sidecar = mesh.caller(TWO);
-    assert_eq!(sidecar.client().await.ask(POST).await.told(), (200, None));
+    assert_eq!(sidecar.client().await.ask(POST).await.status_and_reason(), (200, None));
     assert_eq!((b.requests()[0].body.as_str(), retry(&sidecar, "succeeded")), (".", 1));
 }
 
@@ -116,7 +120,7 @@ async fn a_request_whose_endpoint_closes_before_its_answer_is_answered_by_anothe
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, HANG_UP), mesh.answering(B, OK));
     let sidecar = mesh.caller(TWO);
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert_eq!((a.hits(), b.hits()), (1, 1));
 }
 
@@ -130,7 +134,8 @@ async fn a_half_sent_post_whose_endpoint_dies_fails_and_is_not_sent_again() {
     let sidecar = mesh.caller(TWO);
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 100\r\n\r\nfirst half").await;
-    let (status, reason) = (client.answer().await.told().0, sidecar.sum("pillion_requests_total status=502"));
+    let (status, reason) =
+        (client.answer().await.status_and_reason().0, sidecar.sum("pillion_requests_total status=502"));
     assert_eq!((status, reason, a.connections(), b.hits()), (502, 1, 1, 0));
 }
 
@@ -144,7 +149,10 @@ async fn nothing_is_tried_again_once_headers_went_to_the_client() {
     let b = mesh.answering(B, OK);
     let sidecar = mesh.caller(TWO);
     let answer = sidecar.client().await.get("/").await;
-    assert_eq!((answer.told(), &*answer.body, answer.is_whole), ((200, None), "first half", false));
+    assert_eq!(
+        (answer.status_and_reason(), &*answer.body, answer.is_whole),
+        ((200, None), "first half", false)
+    );
     settle().await;
     assert_eq!((a.hits(), b.hits()), (1, 0));
     assert_eq!(sidecar.sum("pillion_requests_total status=200 reason=upstream_closed"), 1);
@@ -165,9 +173,9 @@ async fn a_request_that_is_a_retry_already_is_not_retried_once_more() {
     let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let sidecar = mesh.caller(TWO);
     let again = "GET / HTTP/1.1\r\nhost: orders\r\nx-pillion-attempt: 2\r\n\r\n";
-    assert_eq!(sidecar.client().await.ask(again).await.told(), (503, None));
+    assert_eq!(sidecar.client().await.ask(again).await.status_and_reason(), (503, None));
     assert_eq!((a.hits(), b.hits()), (1, 0));
-    assert_eq!(a.requests()[0].header("x-pillion-attempt"), Some("2"), "and is still told to be one");
+    assert_eq!(a.requests()[0].header("x-pillion-attempt"), Some("2"), "and is still marked as a second try");
 }
 
 /// 503 with these fields.
@@ -183,7 +191,7 @@ async fn a_retry_waits_as_long_as_the_answer_asks_for() {
         let (a, b) = (mesh.answering(A, busy(fields)), mesh.answering(B, OK));
         let sidecar = mesh.caller(TWO);
         let watch = Watch::start();
-        assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+        assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
         assert_eq!((a.hits(), b.hits(), watch.seconds()), (1, 1, 3), "{fields}");
     }
 }
@@ -198,7 +206,7 @@ async fn an_answer_that_asks_for_a_longer_pause_than_the_caller_waits_goes_back_
         let sidecar = mesh.caller(&format!("{TWO}, timeout: {timeout}"));
         let watch = Watch::start();
         let answer = sidecar.client().await.get("/").await;
-        assert_eq!((answer.told(), watch.seconds()), ((503, None), 0), "{fields}");
+        assert_eq!((answer.status_and_reason(), watch.seconds()), ((503, None), 0), "{fields}");
         assert!(answer.head.contains("retry-after"), "the client may wait longer");
         assert_eq!((a.hits(), b.hits()), (1, 0));
         assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=retries"), 0);
@@ -210,7 +218,7 @@ async fn retry_off_means_off() {
     let mesh = Mesh::default();
     let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let sidecar = mesh.caller(&format!("{TWO}, retry: off"));
-    assert_eq!(sidecar.client().await.get("/").await.told(), (503, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (503, None));
     assert_eq!((a.hits(), b.hits()), (1, 0));
 }
 
@@ -226,7 +234,7 @@ async fn the_budget_allows_exactly_its_share() {
         mesh.caller(&format!("{FAILING}, retry: {{ {budget}, backoff: {{ base: 1ms, max: 1ms }} }}"));
     let mut client = sidecar.client().await;
     for _ in 0..50 {
-        assert_eq!(client.get("/").await.told(), (503, None));
+        assert_eq!(client.get("/").await.status_and_reason(), (503, None));
     }
     assert_eq!(a.hits(), 50 + 10);
     assert!(retry(&sidecar, "budget") >= 40);
@@ -254,7 +262,11 @@ async fn retries_beyond_max_retries_are_not_made() {
     let mesh = Mesh::default();
     let a = mesh.answering(A, UNAVAILABLE);
     let sidecar = mesh.caller(&format!("{FAILING}, circuit_breaker: {{ max_retries: 0 }}"));
-    assert_eq!(sidecar.client().await.get("/").await.told(), (503, None), "the answer there is, stays");
+    assert_eq!(
+        sidecar.client().await.get("/").await.status_and_reason(),
+        (503, None),
+        "the answer there is, stays"
+    );
     assert_eq!((a.hits(), retry(&sidecar, "limit")), (1, 1));
     assert_eq!(sidecar.sum("pillion_circuit_breaker_rejections_total limit=retries"), 1);
 }

@@ -140,7 +140,7 @@ async fn an_injected_error_has_its_status_and_reaches_no_endpoint() {
     let a = mesh.answering(A, OK);
     let sidecar = sidecar(&mesh, "hosts: [orders], to: orders, fault: { abort: { status: 418 } }");
     let answer = ask(&mut sidecar.client().await, "/", "").await;
-    assert_eq!(answer.told(), (418, Some("fault_injected")));
+    assert_eq!(answer.status_and_reason(), (418, Some("fault_injected")));
     assert_eq!((a.hits(), sidecar.sum("pillion_requests_total status=418 reason=fault_injected")), (0, 1));
 }
 
@@ -150,7 +150,7 @@ async fn an_injected_status_without_content_has_no_body() {
     let mesh = Mesh::default();
     let sidecar = sidecar(&mesh, "hosts: [orders], to: orders, fault: { abort: { status: 205 } }");
     let answer = ask(&mut sidecar.client().await, "/", "").await;
-    assert_eq!((answer.told(), answer.body.as_str()), ((205, Some("fault_injected")), ""));
+    assert_eq!((answer.status_and_reason(), answer.body.as_str()), ((205, Some("fault_injected")), ""));
 }
 
 #[tokio::test(start_paused = true)]
@@ -175,7 +175,7 @@ async fn an_injected_delay_counts_into_the_timeout() {
     assert_eq!((ask(&mut slow.client().await, "/", "").await.status(), watch.seconds()), (Some(200), 2));
     let (late, watch) = (sidecar(&mesh, &delay(", timeout: 1s")), Watch::start());
     let answer = ask(&mut late.client().await, "/", "").await;
-    assert_eq!((answer.told(), watch.seconds()), ((504, Some("request_timeout")), 1));
+    assert_eq!((answer.status_and_reason(), watch.seconds()), ((504, Some("request_timeout")), 1));
     pass(5).await;
     assert_eq!(a.hits(), 1, "the second was never sent");
 }
@@ -328,7 +328,10 @@ async fn a_rate_limit_of_a_route_admits_so_many_and_names_the_pause() {
         assert_eq!(ask(&mut client, "/", "").await.status(), Some(expected));
     }
     let refused = ask(&mut client, "/", "").await;
-    assert_eq!((refused.told(), refused.header("retry-after")), ((429, Some("rate_limited")), Some("5")));
+    assert_eq!(
+        (refused.status_and_reason(), refused.header("retry-after")),
+        ((429, Some("rate_limited")), Some("5"))
+    );
     sidecar
         .reload(&format!("{}  - {{ hosts: [shadow], to: orders }}\n", file(&[LIMITED])))
         .expect("a good file");
@@ -366,11 +369,11 @@ async fn clients_without_an_identity_share_one_limit_by_address() {
     let _app = mesh.answering(A, OK);
     let sidecar =
         mesh.application(&format!("app: {A}, rate_limit: {{ requests: 1, per: 1m, burst: 2, by: peer }}"));
-    let mut told = Vec::new();
+    let mut statuses = Vec::new();
     for _ in 0..3 {
-        told.push(sidecar.client().await.get("/").await.status());
+        statuses.push(sidecar.client().await.get("/").await.status());
     }
-    assert_eq!(told, [Some(200), Some(200), Some(429)]);
+    assert_eq!(statuses, [Some(200), Some(200), Some(429)]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -397,6 +400,6 @@ async fn hosts_are_the_same_in_any_case_with_a_dot_at_the_end_and_with_a_port() 
     }
     for host in ["orders.shop..", "wide.example"] {
         let answer = client.ask(&format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
-        assert_eq!(answer.told(), (404, Some("no_route")), "{host}");
+        assert_eq!(answer.status_and_reason(), (404, Some("no_route")), "{host}");
     }
 }

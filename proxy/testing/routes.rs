@@ -126,8 +126,8 @@ async fn a_host_that_appears_only_in_routes_is_reached_only_by_them() {
     let mut client = sidecar.client().await;
     assert_eq!(get(&mut client, "shop.example", "/v2").await.1, "canary");
     assert_eq!(get(&mut client, "a.wide.example", "/v2").await.1, "canary");
-    let (status, told) = get(&mut client, "shop.example", "/v1").await;
-    assert!(status == 404 && told.contains("no route of the host"), "{status} {told}");
+    let (status, body) = get(&mut client, "shop.example", "/v1").await;
+    assert!(status == 404 && body.contains("no route of the host"), "{status} {body}");
 }
 
 #[tokio::test(start_paused = true)]

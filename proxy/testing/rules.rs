@@ -87,13 +87,13 @@ async fn a6_a_client_that_was_silent_when_mtls_became_strict_is_judged_strictly(
             (sidecar.client().await, sidecar.client().await, sidecar.client().await);
         settle().await;
         sidecar.reload(&file(&format!("app: {A}, mtls: strict"))).expect("a good file");
-        assert_eq!(asks.get("/").await.told(), (403, Some("mtls_required")), "{before}");
+        assert_eq!(asks.get("/").await.status_and_reason(), (403, Some("mtls_required")), "{before}");
         opaque.send("\0\x01 opaque").await;
         assert_eq!(opaque.rest().await, b"", "{before}");
         silent.send("GE").await;
         pass(1).await;
         silent.send("T / HTTP/1.1\r\nhost: a\r\n\r\n").await;
-        assert_eq!(silent.answer().await.told(), (403, Some("mtls_required")), "{before}");
+        assert_eq!(silent.answer().await.status_and_reason(), (403, Some("mtls_required")), "{before}");
         assert_eq!((app.hits(), app.open()), (0, 0), "{before}");
     }
 }
@@ -107,7 +107,7 @@ async fn a6_a_client_that_was_silent_before_mtls_was_configured_may_still_use_it
     pass(60).await;
     sidecar.reload(&file(&format!("app: {A}, mtls: strict"))).expect("a good file");
     let mut peer = pair.shaken(io, Purpose::Http1).await;
-    assert_eq!(peer.get("/").await.told(), (200, None));
+    assert_eq!(peer.get("/").await.status_and_reason(), (200, None));
     assert_eq!(app.hits(), 1);
 }
 
@@ -162,12 +162,12 @@ async fn a6_a_request_on_a_kept_connection_is_judged_by_the_present_rules() {
     let app = pair.mesh.answering(A, OK);
     let mut sidecar = sidecar(&pair, "mtls: strict");
     let mut peer = pair.peer(AT, Purpose::Http1).await;
-    assert_eq!(peer.get("/").await.told(), (200, None));
+    assert_eq!(peer.get("/").await.status_and_reason(), (200, None));
     sidecar.rotate(identity(&pair.ca, "orders")).expect("good credentials");
-    assert_eq!(peer.get("/").await.told(), (200, None), "its authority is trusted still");
+    assert_eq!(peer.get("/").await.status_and_reason(), (200, None), "its authority is trusted still");
     sidecar.rotate(trusting_others(&pair)).expect("good credentials");
     let refused = peer.get("/").await;
-    assert_eq!(refused.told(), (503, Some("draining")));
+    assert_eq!(refused.status_and_reason(), (503, Some("draining")));
     assert_eq!(refused.header("connection"), Some("close"), "it may come again, and prove it anew");
     assert_eq!(app.hits(), 2);
 }
@@ -178,12 +178,16 @@ async fn a6_a_client_whose_authority_was_removed_is_refused_when_mtls_is_strict_
     let app = pair.mesh.answering(A, OK);
     let mut sidecar = sidecar(&pair, "mtls: strict");
     let mut peer = pair.peer(AT, Purpose::Http1).await;
-    assert_eq!(peer.get("/").await.told(), (200, None));
+    assert_eq!(peer.get("/").await.status_and_reason(), (200, None));
     sidecar.reload(&file(&format!("app: {A}, mtls: off"))).expect("a good file");
     sidecar.rotate(trusting_others(&pair)).expect("good credentials");
-    assert_eq!(peer.get("/").await.told(), (200, None), "nobody has to prove anything");
+    assert_eq!(
+        peer.get("/").await.status_and_reason(),
+        (200, None),
+        "with mtls off no certificate is needed"
+    );
     sidecar.reload(&file(&format!("app: {A}, mtls: strict"))).expect("a good file");
-    assert_eq!(peer.get("/").await.told(), (503, Some("draining")));
+    assert_eq!(peer.get("/").await.status_and_reason(), (503, Some("draining")));
     assert_eq!(app.hits(), 2);
 }
 
@@ -194,14 +198,14 @@ async fn a6_a_caller_whose_kept_connection_is_refused_connects_again_and_gets_th
     let mut inbound = pair.application(AT, A);
     let outbound = pair.caller(&format!("endpoints: [{AT}], {}", mesh::ORDERS));
     let mut client = outbound.client().await;
-    assert_eq!(client.get("/").await.told(), (200, None));
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None));
     inbound.rotate(trusting_others(&pair)).expect("good credentials");
     let refused = client.get("/").await;
-    assert_eq!(refused.told(), (502, Some("tls_error")));
+    assert_eq!(refused.status_and_reason(), (502, Some("tls_error")));
     assert!(refused.body.contains("refused our certificate"), "{}", refused.body);
     inbound.rotate(identity(&pair.ca, "orders")).expect("good credentials");
     settle().await;
-    assert_eq!(client.get("/").await.told(), (200, None));
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None));
     assert_eq!(inbound.sum("pillion_tls_handshakes_total outcome=ok"), 2, "HTTP/2 got a GOAWAY");
 }
 
@@ -215,10 +219,10 @@ async fn a6_replacing_an_authority_costs_no_request() {
         let mut outbound = pair.caller(&format!("endpoints: [{AT}], protocol: {protocol}, {}", mesh::ORDERS));
         let mut client = outbound.client().await;
         let post = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 2\r\n\r\nab";
-        assert_eq!(client.ask(post).await.told(), (200, None));
+        assert_eq!(client.ask(post).await.status_and_reason(), (200, None));
         outbound.rotate(trusting(&pair.ca, identity(&new, "web"))).expect("good credentials");
         inbound.rotate(trusting(&new, identity(&pair.ca, "orders"))).expect("good credentials");
-        assert_eq!(client.ask(post).await.told(), (200, None), "{protocol}");
+        assert_eq!(client.ask(post).await.status_and_reason(), (200, None), "{protocol}");
         assert_eq!(
             (app.hits(), inbound.sum("pillion_tls_handshakes_total outcome=ok")),
             (2, 2),
@@ -233,10 +237,10 @@ async fn a6_a_client_that_was_silent_reaches_the_present_application() {
     let (a, b) = (pair.mesh.answering(A, OK), pair.mesh.answering(B, OK));
     let mut sidecar = sidecar(&pair, "mtls: off");
     let (mut silent, mut kept) = (sidecar.client().await, sidecar.client().await);
-    assert_eq!(kept.get("/").await.told(), (200, None));
+    assert_eq!(kept.get("/").await.status_and_reason(), (200, None));
     sidecar.reload(&file(&format!("app: {B}, mtls: off"))).expect("a good file");
-    assert_eq!(silent.get("/").await.told(), (200, None));
-    assert_eq!(kept.get("/").await.told(), (200, None));
+    assert_eq!(silent.get("/").await.status_and_reason(), (200, None));
+    assert_eq!(kept.get("/").await.status_and_reason(), (200, None));
     assert_eq!((a.hits(), b.hits()), (1, 2));
 }
 
@@ -306,7 +310,7 @@ async fn a9_tiny_pieces_to_a_destination_that_speaks_http_have_one_deadline() {
     let inbound =
         application_at(AT, &format!("app: {A}, mtls: off")) + IDENTITY + "limits: { header_timeout: 1s }\n";
     let sidecar = pair.mesh.sidecar(&inbound, Some(identity(&pair.ca, "orders")));
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     let mut client = sidecar.client().await;
     let watch = Watch::start();
     for _ in 0..50 {

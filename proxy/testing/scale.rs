@@ -52,7 +52,7 @@ async fn c18_an_endpoint_update_replaces_one_set_and_nothing_else() {
     assert!(!Arc::ptr_eq(&set, &next));
     assert!(
         Arc::ptr_eq(&endpoint(&set, B), &endpoint(&next, B)),
-        "who remains keeps pool, load and standing"
+        "an endpoint that remains keeps its pool, its load and its health"
     );
     for (nth, other) in others.iter().enumerate() {
         assert!(Arc::ptr_eq(other, &endpoints(&sidecar, &format!("other-{nth}"))));

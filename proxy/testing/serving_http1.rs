@@ -49,7 +49,7 @@ async fn however_small_the_chunks_are_the_content_is_whole() {
         client.send("POST / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n").await;
         client.send(chunks).await;
         client.send("0\r\n\r\n").await;
-        assert_eq!(client.answer().await.told(), (200, None));
+        assert_eq!(client.answer().await.status_and_reason(), (200, None));
         let request = a.requests().pop().expect("a request");
         assert_eq!((request.body.len(), request.is_whole), (sizes.iter().sum(), true));
     }
@@ -63,7 +63,7 @@ async fn the_unneeded_rest_of_a_request_is_dropped_if_it_has_arrived_already() {
         let mut client = sidecar.client().await;
         let head = format!("POST / HTTP/1.1\r\nhost: nobody\r\ncontent-length: {announced}\r\n\r\n");
         client.send(head + &"x".repeat(sent)).await;
-        assert_eq!(client.answer().await.told(), (404, Some("no_route")));
+        assert_eq!(client.answer().await.status_and_reason(), (404, Some("no_route")));
         settle().await;
         let goes_on = client.try_send("GET / HTTP/1.1\r\nhost: nobody\r\n\r\n").await.is_ok();
         let answer = if goes_on { client.message().await } else { None };
@@ -89,9 +89,9 @@ async fn an_interim_answer_reaches_a_client_whose_version_has_them() {
     client.send("GET / HTTP/1.1\r\nhost: orders\r\n\r\n").await;
     let hints = client.head().await.expect("an interim answer");
     assert!(hints.starts_with("HTTP/1.1 103 Early Hints\r\n") && hints.contains("link: </a>"), "{hints}");
-    assert_eq!(client.answer().await.told(), (200, None));
+    assert_eq!(client.answer().await.status_and_reason(), (200, None));
     client.send("GET / HTTP/1.0\r\nhost: orders\r\n\r\n").await;
-    assert_eq!(client.answer().await.told(), (200, None));
+    assert_eq!(client.answer().await.status_and_reason(), (200, None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -33,10 +33,10 @@ use world::World;
 /// How many seeds are played without `PILLION_SEEDS`.
 const SEEDS: u64 = 1_000;
 
-/// What plays one seed and prints what happens.
+/// The command that plays one seed and prints what happens.
 const COMMAND: &str = "cargo test --lib -p pillion simulation::one_seed -- --nocapture";
 
-/// What a run leaves.
+/// The result of a run.
 #[derive(Debug, PartialEq, Eq)]
 struct Outcome {
     hash: u64,
@@ -49,7 +49,7 @@ struct Run {
     sidecar: Sidecar,
     /// The sidecars before the replicas. They live as long as the run.
     applications: Vec<Sidecar>,
-    /// By level, then by replica.
+    /// Addresses by level (0: replicas, 1: the sidecars before them), then by replica.
     doors: Vec<Vec<Door>>,
     origins: Vec<Arc<Origin>>,
     policy: usize,
@@ -62,7 +62,7 @@ struct Door {
     address: SocketAddr,
     hop: Arc<Hop>,
     target: Target,
-    /// `None`: nobody listens.
+    /// `None`: the address refuses connections.
     listening: Option<JoinHandle<()>>,
 }
 
@@ -259,7 +259,7 @@ impl Run {
     }
 }
 
-/// What counts things that are held.
+/// The gauges of what is held: permits, requests and connections.
 fn gauges(sidecar: &Sidecar) -> impl Iterator<Item = (String, f64)> {
     const HELD: [&str; 3] =
         ["pillion_circuit_breaker_used{", "pillion_requests_active{", "pillion_connections_active{"];

@@ -51,7 +51,7 @@ async fn a5_a_client_that_has_completed_its_handshake_may_be_silent_for_long() {
     let _sidecar = sidecar(&pair, "mtls: strict", 100);
     let mut peer = pair.peer(AT, Purpose::Tcp).await;
     pass(1800).await;
-    assert_eq!(peer.get("/").await.told(), (200, None));
+    assert_eq!(peer.get("/").await.status_and_reason(), (200, None));
     assert_eq!(app.hits(), 1);
 }
 
@@ -64,7 +64,7 @@ async fn a5_peers_of_the_mesh_are_served_while_700_silent_unproven_clients_conne
         let mut strangers = crowd(&sidecar, 700, say).await;
         for nth in 0..100 {
             let mut peer = pair.peer(AT, Purpose::Http1).await;
-            assert_eq!(peer.get("/").await.told(), (200, None), "peer {nth}");
+            assert_eq!(peer.get("/").await.status_and_reason(), (200, None), "peer {nth}");
             strangers.push(sidecar.client().await);
         }
         assert_eq!(app.hits(), 100);
@@ -81,22 +81,26 @@ async fn a5_the_oldest_unproven_client_is_closed_first_and_no_admitted_one() {
         let _app = pair.mesh.answering(A, OK);
         let sidecar = sidecar(&pair, policy, 3);
         let mut peer = pair.peer(AT, purpose).await;
-        assert_eq!(peer.get("/").await.told(), (200, None), "{policy}");
+        assert_eq!(peer.get("/").await.status_and_reason(), (200, None), "{policy}");
         let mut strangers = crowd(&sidecar, 3, b"").await;
         assert_eq!(strangers[0].rest().await, b"", "{policy}: the oldest made room");
         assert!(strangers[1].try_send("").await.is_ok() && strangers[2].try_send("").await.is_ok());
-        assert_eq!(peer.get("/").await.told(), (200, None), "{policy}: a peer stays");
+        assert_eq!(peer.get("/").await.status_and_reason(), (200, None), "{policy}: a peer stays");
         drop(strangers);
         settle().await;
         let mut peers = Vec::new();
         for _ in 0..2 {
             peers.push(pair.peer(AT, purpose).await);
-            assert_eq!(peers.last_mut().expect("a peer").get("/").await.told(), (200, None), "{policy}");
+            assert_eq!(
+                peers.last_mut().expect("a peer").get("/").await.status_and_reason(),
+                (200, None),
+                "{policy}"
+            );
         }
         let mut late = sidecar.client().await;
         assert_eq!(late.rest().await, b"", "{policy}: no admitted client is closed for an unproven one");
         for peer in &mut peers {
-            assert_eq!(peer.get("/").await.told(), (200, None), "{policy}");
+            assert_eq!(peer.get("/").await.status_and_reason(), (200, None), "{policy}");
         }
     }
 }

@@ -25,7 +25,7 @@ async fn the_timeout_covers_all_tries_and_their_pauses() {
     let sidecar = mesh
         .caller("endpoints: [10.0.0.1:80, 10.0.0.2:80, 10.0.0.3:80], timeout: 10s, retry: { attempts: 9 }");
     let watch = Watch::start();
-    assert_eq!(sidecar.client().await.get("/").await.told(), (504, Some("request_timeout")));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (504, Some("request_timeout")));
     assert_eq!((watch.seconds(), tries.map(|endpoint| endpoint.hits())), (10, [1, 1, 1]));
 }
 
@@ -35,7 +35,7 @@ async fn time_spent_connecting_counts() {
     mesh.black_hole(A);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], timeout: 3s, connect_timeout: 2s");
     let watch = Watch::start();
-    assert_eq!(sidecar.client().await.get("/").await.told(), (504, Some("request_timeout")));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (504, Some("request_timeout")));
     assert_eq!(watch.seconds(), 3, "2 s for the first connection, less for the second");
 }
 
@@ -47,7 +47,7 @@ async fn a_slow_upload_of_a_minute_survives_a_timeout_of_15_seconds() {
     let mut client = sidecar.client().await;
     client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 60\r\n\r\n").await;
     client.trickle(&["."; 60], secs(1)).await;
-    assert_eq!(client.answer().await.told(), (200, None));
+    assert_eq!(client.answer().await.status_and_reason(), (200, None));
     assert_eq!(a.requests()[0].body.len(), 60);
 }
 
@@ -60,7 +60,7 @@ async fn after_the_last_byte_of_an_upload_the_timeout_runs_again() {
         let (mut client, watch) = (sidecar.client().await, Watch::start());
         client.send(format!("{method} / HTTP/1.1\r\nhost: orders\r\ncontent-length: 30\r\n\r\n")).await;
         client.trickle(&["."; 30], secs(1)).await;
-        assert_eq!(client.answer().await.told(), (504, Some("request_timeout")), "{method}");
+        assert_eq!(client.answer().await.status_and_reason(), (504, Some("request_timeout")), "{method}");
         assert_eq!(watch.seconds(), 45, "{method}");
     }
 }
@@ -72,7 +72,7 @@ async fn a_client_that_stops_amid_its_body_gets_a_timeout_answer() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], stream_idle_timeout: 20s");
     let (mut client, watch) = (sidecar.client().await, Watch::start());
     client.send("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 30\r\n\r\nhalf of it").await;
-    assert_eq!(client.answer().await.told(), (408, Some("request_stalled")));
+    assert_eq!(client.answer().await.status_and_reason(), (408, Some("request_stalled")));
     assert_eq!(watch.seconds(), 20);
     settle().await;
     assert_eq!(a.open(), 0, "what was under way upstream is dropped");
@@ -92,7 +92,7 @@ async fn an_upload_that_the_endpoint_does_not_take_ends_by_the_idle_timeout() {
     let megabytes = vec![b'.'; 10_000_000];
     client.send(&megabytes).await; // the rest is read and forgotten, so that the answer is not lost
     assert_eq!(watch.seconds(), 20);
-    assert_eq!(client.answer().await.told(), (504, Some("stream_idle_timeout")));
+    assert_eq!(client.answer().await.status_and_reason(), (504, Some("stream_idle_timeout")));
     assert_eq!(sidecar.sum("pillion_requests_total reason=stream_idle_timeout"), 1);
 }
 
@@ -107,7 +107,7 @@ async fn an_answer_that_pauses_too_long_is_cut_and_keeps_the_status_it_had() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], stream_idle_timeout: 20s");
     let (mut client, watch) = (sidecar.client().await, Watch::start());
     let answer = client.get("/").await;
-    assert_eq!((answer.told(), &*answer.body, answer.is_whole), ((200, None), "half", false));
+    assert_eq!((answer.status_and_reason(), &*answer.body, answer.is_whole), ((200, None), "half", false));
     assert_eq!(watch.seconds(), 20);
     settle().await;
     assert_eq!(a.open(), 0);
@@ -154,7 +154,7 @@ async fn a_try_above_the_per_try_timeout_is_given_up_and_another_endpoint_answer
          retry: { per_try_timeout: 2s, conditions: [per_try_timeout] }",
     );
     let watch = Watch::start();
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert_eq!((watch.seconds(), a.hits(), b.hits()), (2, 1, 1));
     assert_eq!(a.open(), 0, "the try that was given up is no longer under way");
     assert_eq!(sidecar.sum("pillion_retries_total outcome=succeeded"), 1);
@@ -169,7 +169,7 @@ async fn the_last_try_may_take_the_time_that_is_left() {
          retry: { attempts: 1, per_try_timeout: 2s, conditions: [per_try_timeout] }",
     );
     let watch = Watch::start();
-    assert_eq!(sidecar.client().await.get("/").await.told(), (200, None));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (200, None));
     assert_eq!((watch.seconds(), a.hits(), b.hits()), (11, 1, 1));
 }
 
@@ -181,7 +181,7 @@ async fn a_request_that_may_not_be_tried_again_is_not_bounded_by_the_per_try_tim
         .caller("endpoints: [10.0.0.1:80], retry: { per_try_timeout: 2s, conditions: [per_try_timeout] }");
     let mut client = sidecar.client().await;
     let answer = client.ask("POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 1\r\n\r\n.").await;
-    assert_eq!((answer.told(), a.hits()), ((200, None), 1));
+    assert_eq!((answer.status_and_reason(), a.hits()), ((200, None), 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,7 +190,7 @@ async fn an_endpoint_that_cannot_be_connected_to_in_time_is_a_connect_timeout() 
     mesh.black_hole(A);
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80], connect_timeout: 700ms, retry: off");
     let start = tokio::time::Instant::now();
-    assert_eq!(sidecar.client().await.get("/").await.told(), (504, Some("connect_timeout")));
+    assert_eq!(sidecar.client().await.get("/").await.status_and_reason(), (504, Some("connect_timeout")));
     assert!(start.elapsed() < Duration::from_millis(710));
     assert_eq!(sidecar.sum("pillion_connections_total service=orders outcome=timeout"), 1);
 }

@@ -101,7 +101,7 @@ async fn bytes_sent_before_the_answer_are_not_passed_on_when_the_upgrade_is_refu
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;
     client.send(format!("{UPGRADE}\u{1}\u{2}DELETE / HTTP/1.1\r\n\r\n")).await;
-    assert_eq!(client.answer().await.told(), (403, None));
+    assert_eq!(client.answer().await.status_and_reason(), (403, None));
     drop(client.rest().await);
     assert_eq!(app.hits(), 1);
 }
@@ -124,9 +124,9 @@ async fn a_refused_upgrade_is_an_answer_like_any_other() {
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80]");
     let mut client = sidecar.client().await;
     for _ in 0..2 {
-        assert_eq!(client.ask(UPGRADE).await.told(), (200, None));
+        assert_eq!(client.ask(UPGRADE).await.status_and_reason(), (200, None));
     }
-    assert_eq!(client.get("/").await.told(), (200, None));
+    assert_eq!(client.get("/").await.status_and_reason(), (200, None));
     assert_eq!((app.hits(), app.connections()), (3, 1), "the connection is still usable");
 }
 
@@ -142,7 +142,7 @@ async fn a_101_without_an_upgrade_request_is_an_error_of_the_upstream() {
         "GET / HTTP/1.1\r\nhost: orders\r\nupgrade: websocket\r\n\r\n",
     ] {
         let mut client = sidecar.client().await;
-        assert_eq!(client.ask(request).await.told(), (502, Some("upgrade_failed")), "{request}");
+        assert_eq!(client.ask(request).await.status_and_reason(), (502, Some("upgrade_failed")), "{request}");
     }
     assert!(app.requests().iter().all(|request| request.header("upgrade").is_none()));
 }
@@ -252,7 +252,7 @@ async fn an_inbound_connect_is_answered_by_the_application() {
     client.send(connect).await;
     assert!(client.head().await.expect("an answer").starts_with("HTTP/1.1 200 "));
     echoes(&mut client, "ping").await;
-    assert_eq!(sidecar.client().await.ask(connect).await.told(), (405, None));
+    assert_eq!(sidecar.client().await.ask(connect).await.status_and_reason(), (405, None));
     assert!(
         app.requests()
             .iter()
@@ -270,7 +270,7 @@ async fn bytes_behind_a_refused_connect_are_not_read_as_a_request() {
     client.send("CONNECT orders:80 HTTP/1.1\r\nhost: orders:80\r\n\r\n").await;
     client.send("GET /hidden HTTP/1.1\r\nhost: orders\r\n\r\n").await;
     let refused = client.answer().await;
-    assert_eq!((refused.told(), refused.header("connection")), ((405, None), Some("close")));
+    assert_eq!((refused.status_and_reason(), refused.header("connection")), ((405, None), Some("close")));
     assert_eq!(client.rest().await, b"");
     assert_eq!(app.hits(), 1);
 }
@@ -285,7 +285,11 @@ async fn a_tunnel_holds_its_place_among_the_connections_of_the_service() {
     first.send(UPGRADE).await;
     switches(&mut first).await;
     let mut second = sidecar.client().await;
-    assert_eq!(second.ask(UPGRADE).await.told(), (504, Some("request_timeout")), "it waited for a place");
+    assert_eq!(
+        second.ask(UPGRADE).await.status_and_reason(),
+        (504, Some("request_timeout")),
+        "it waited for a place"
+    );
     drop(first);
     second.send(UPGRADE).await;
     tokio::time::timeout(secs(5), switches(&mut second)).await.expect("the place is free again");

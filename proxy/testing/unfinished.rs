@@ -106,7 +106,7 @@ async fn a8_the_oldest_unfinished_handshakes_are_closed_for_new_ones() {
     }
     assert!(strangers[20].try_send(&hello[6..7]).await.is_ok());
     let mut peer = pair.peer(AT, Purpose::Http1).await;
-    assert_eq!(peer.get("/").await.told(), (200, None));
+    assert_eq!(peer.get("/").await.status_and_reason(), (200, None));
     assert_eq!(app.hits(), 1);
     assert_eq!(sidecar.sum("pillion_connections_total direction=inbound tls=mtls outcome=refused"), 21);
 }
@@ -126,9 +126,13 @@ async fn a8_unfinished_heads_of_unproven_clients_cost_no_peer_anything() {
     assert!((25..=35).contains(&gone), "{gone} of {}", most + 30);
     assert_eq!(strangers[0].rest().await, b"", "the oldest go first");
     strangers.last_mut().expect("one").send("\r\n\r\n").await;
-    assert_eq!(strangers.last_mut().expect("one").answer().await.told(), (200, None), "a new one is served");
+    assert_eq!(
+        strangers.last_mut().expect("one").answer().await.status_and_reason(),
+        (200, None),
+        "a new one is served"
+    );
     peer.send("\r\n").await;
-    assert_eq!(peer.answer().await.told(), (200, None), "the peer began first of all");
+    assert_eq!(peer.answer().await.status_and_reason(), (200, None), "the peer began first of all");
     assert_eq!(app.hits(), 2);
 }
 
@@ -175,7 +179,7 @@ async fn a8_refused_heads_take_no_place_of_others() {
         }
         listened_to.append(&mut refused);
     }
-    assert_eq!(slow.ask("\r\n").await.told(), (200, None));
+    assert_eq!(slow.ask("\r\n").await.status_and_reason(), (200, None));
 }
 
 /// An empty line before a head belongs to the head.
@@ -185,7 +189,7 @@ async fn a8_a_head_of_many_fields_after_an_empty_line_has_the_same_deadline() {
     let _app = pair.mesh.answering(A, OK);
     let _sidecar = sidecar(&pair, "mtls: strict");
     let mut peer = pair.peer(AT, Purpose::Http1).await;
-    assert_eq!(peer.get("/").await.told(), (200, None));
+    assert_eq!(peer.get("/").await.status_and_reason(), (200, None));
     let watch = Watch::start();
     peer.send("\r\n").await;
     pass(6).await;

@@ -39,14 +39,14 @@ fn c15_plaintext_at_strict_is_logged_and_its_request_id_is_kept() {
         settle().await;
         client.send(&request[30..]).await;
         let answer = client.answer().await;
-        assert_eq!(answer.told(), (403, Some("mtls_required")));
+        assert_eq!(answer.status_and_reason(), (403, Some("mtls_required")));
         assert_eq!(answer.header("x-request-id"), Some("of-the-caller"));
         assert_eq!(client.rest().await, b"");
 
         let mut client = inbound.client().await;
         client.send("GET / HTTP/1.1\r\nhost: orders\r\nx-request-id: not well formed\r\n").await; // and no more
         let answer = client.answer().await;
-        assert_eq!(answer.told(), (403, Some("mtls_required")));
+        assert_eq!(answer.status_and_reason(), (403, Some("mtls_required")));
         assert_eq!(answer.header("x-request-id").map(str::len), Some(36));
 
         let mut client = inbound.client().await;
@@ -168,7 +168,7 @@ fn c19_a_head_that_is_incomplete_at_its_deadline_is_logged_and_answered_if_possi
         for sidecar in [&outbound, &inbound] {
             for head in [HEAD, "GET /first-line"] {
                 let answer = sidecar.direct_client().await.ask(head).await;
-                assert_eq!(answer.told(), (408, Some("request_stalled")), "{head:?}");
+                assert_eq!(answer.status_and_reason(), (408, Some("request_stalled")), "{head:?}");
                 settle().await;
             }
             let mut client = sidecar.direct_client().await;
@@ -227,16 +227,16 @@ fn c15_plaintext_that_comes_just_before_the_deadline_is_logged() {
         line.send("G").await;
         head.send("GET /late HTTP/1.1\r\nhost: orders\r\nx-").await;
         let (ends, answer) = tokio::join!(line.rest(), head.answer());
-        assert_eq!((ends, answer.told()), (b"".to_vec(), (403, Some("mtls_required"))));
+        assert_eq!((ends, answer.status_and_reason()), (b"".to_vec(), (403, Some("mtls_required"))));
         assert!(watch.seconds() <= 12, "{} s", watch.seconds());
     });
-    let mut told: Vec<_> = lines.iter().map(summary).collect();
-    told.sort_by_key(Value::to_string);
+    let mut summaries: Vec<_> = lines.iter().map(summary).collect();
+    summaries.sort_by_key(Value::to_string);
     let expected = [
         json!(["inbound", "GET", "/late", "orders", 403, "mtls_required", "made"]),
         json!(["inbound", null, null, null, 0, "mtls_required", ""]),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(summaries, expected);
 }
 
 /// First lines without an end, of which the oldest make room for others.

@@ -49,13 +49,13 @@ async fn call(caller: Caller, sidecar: &Sidecar) -> String {
 }
 
 async fn check(caller: Caller, inbound: &str, entry: &Sidecar, cell: &str) {
-    let told = call(caller, entry).await;
+    let outcome = call(caller, entry).await;
     let good = match (caller, expected(caller, inbound)) {
         (Caller::Grpc, None) => "grpc 12",
         (Caller::Grpc, Some(_)) => "grpc 0",
         _ => "200",
     };
-    assert_eq!(told, good, "{cell}");
+    assert_eq!(outcome, good, "{cell}");
 }
 
 /// The address where the application speaks the expected version: any answer shows that the right version was used.

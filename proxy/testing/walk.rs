@@ -142,8 +142,9 @@ fn every_key_changes_what_is_seen_or_refuses_all_but_one_value() {
             }
             ShownBy::Refusal { taken, refused } => {
                 let last = path.rsplit('.').next().unwrap_or(&path);
-                let told = Key::new(&path, refused).refusal();
-                if Key::new(&path, taken).refusal().is_some() || !told.is_some_and(|told| told.contains(last))
+                let refusal = Key::new(&path, refused).refusal();
+                if Key::new(&path, taken).refusal().is_some()
+                    || !refusal.is_some_and(|refusal| refusal.contains(last))
                 {
                     idle.push(format!("{path}: {taken:?} is not all that it takes"));
                 }

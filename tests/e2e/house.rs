@@ -29,7 +29,7 @@ fn read(path: &Path) -> String {
 }
 
 /// All Rust files below a folder.
-fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+pub(super) fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         if entry.is_dir() {
             if !entry.ends_with("target") {

@@ -480,7 +480,7 @@ async fn c8_too_few_descriptors_are_logged_at_start_and_when_a_connection_is_clo
     for _ in 0..100 {
         clients.push(tokio::net::TcpStream::connect(inbound).await.expect("it listens"));
     }
-    says("so many are open already").await;
+    says("the limit of open connections is reached").await;
 }
 
 /// `pillion certs` makes files that the configuration accepts.

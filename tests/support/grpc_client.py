@@ -121,7 +121,7 @@ def floods():
     say("flood", 1 + len(rest), sizes)
     print("the server stood still after", produced, "messages", file=sys.stderr)
     call = channel.stream_unary("/zoo.Zoo/Drink").future((b"x" * 100 for _ in range(10_000)), timeout=PATIENCE)
-    unary("Progress")  # the connection is not blocked by the stream that nobody reads
+    unary("Progress")  # the connection is not blocked by the stream that the client does not read
     unary("Go")
     say("drink", call.result().decode())
 

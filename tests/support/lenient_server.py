@@ -11,11 +11,11 @@ class Handler(BaseHTTPRequestHandler):
         length = int(self.headers.get("content-length") or 0)
         body = self.rfile.read(length)
         claimed = self.headers.get("x-forwarded-client-cert", "")
-        told = f"served {self.command} {self.path} xfcc=[{claimed}] body={len(body)}\n".encode()
+        content = f"served {self.command} {self.path} xfcc=[{claimed}] body={len(body)}\n".encode()
         self.send_response(200)
-        self.send_header("content-length", str(len(told)))
+        self.send_header("content-length", str(len(content)))
         self.end_headers()
-        self.wfile.write(told)
+        self.wfile.write(content)
 
     def __getattr__(self, name):
         if name.startswith("do_"):

@@ -68,8 +68,8 @@ def connections(zone):
         try:
             while True:
                 length = struct.unpack("!H", await reader.readexactly(2))[0]
-                told = answer(zone, await reader.readexactly(length), "tcp")
-                writer.write(struct.pack("!H", len(told)) + told)
+                reply = answer(zone, await reader.readexactly(length), "tcp")
+                writer.write(struct.pack("!H", len(reply)) + reply)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 

@@ -173,8 +173,8 @@ mod tests {
             let service = services.key(name);
             remarks.add(&service.key("endpoints"), Position::START, "is empty", false);
         }
-        let told = remarks.into_faults(&Tree::default());
-        let paths: Vec<_> = told.iter().map(|fault| fault.path.as_str()).collect();
+        let faults = remarks.into_faults(&Tree::default());
+        let paths: Vec<_> = faults.iter().map(|fault| fault.path.as_str()).collect();
         assert_eq!(paths, ["services.orders.endpoints[0]", "services.web.endpoints"]);
     }
 

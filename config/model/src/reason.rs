@@ -169,13 +169,13 @@ mod tests {
             (Reason::LoopDetected, "loop_detected proxy_loop_detected 508 13"),
         ];
         for (reason, row) in rows {
-            let told = [
+            let columns = [
                 reason.code(),
                 reason.error_type(),
                 &reason.status().to_string(),
                 &reason.grpc_status().to_string(),
             ];
-            assert_eq!(told.join(" "), row);
+            assert_eq!(columns.join(" "), row);
         }
     }
 }

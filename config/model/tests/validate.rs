@@ -30,15 +30,15 @@ fn route(to: &[(&str, u32)]) -> Route {
 }
 
 /// `PATH WHAT` for each fault.
-fn told(config: &Config) -> Vec<String> {
+fn faults(config: &Config) -> Vec<String> {
     validate(config).iter().map(|fault| format!("{} {}", fault.path, fault.what)).collect()
 }
 
 #[test]
 fn the_built_in_defaults_have_no_fault() {
-    assert_eq!(told(&Config::default()), Vec::<String>::new());
+    assert_eq!(faults(&Config::default()), Vec::<String>::new());
     let config = Config { clusters: vec![cluster("orders"), cluster("web")], ..Config::default() };
-    assert_eq!(told(&config), Vec::<String>::new());
+    assert_eq!(faults(&config), Vec::<String>::new());
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn each_fault_of_a_cluster_carries_the_path_of_its_key() {
 fn a_cluster_may_not_have_the_name_that_metrics_use_for_unknown_destinations() {
     let config = Config { clusters: vec![cluster("passthrough")], ..Config::default() };
     assert_eq!(
-        told(&config),
+        faults(&config),
         ["services.passthrough is a reserved name: metrics use it for unknown destinations"]
     );
     assert!(!validate(&config).are_bearable());
@@ -97,10 +97,10 @@ fn a_cluster_may_not_have_the_name_that_metrics_use_for_unknown_destinations() {
 #[test]
 fn two_clusters_with_one_name_or_host_are_refused() {
     let config = Config { clusters: vec![cluster("a"), cluster("a")], ..Config::default() };
-    assert_eq!(told(&config), ["services.a occurs twice", "services.a.hosts has `a` twice"]);
+    assert_eq!(faults(&config), ["services.a occurs twice", "services.a.hosts has `a` twice"]);
     let other = Cluster { hosts: cluster("a").hosts, ..cluster("b") };
     let config = Config { clusters: vec![cluster("a"), other], ..Config::default() };
-    assert_eq!(told(&config), ["services.b.hosts has `a`, which means service a already"]);
+    assert_eq!(faults(&config), ["services.b.hosts has `a`, which means service a already"]);
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn a_route_may_lead_only_to_known_clusters_that_speak_http() {
         ..Config::default()
     };
     assert_eq!(
-        told(&config),
+        faults(&config),
         [
             "routes[0].to[0].service is ordrs, which is not in `services`",
             "routes[1].to gives no service any weight",
@@ -173,8 +173,9 @@ fn the_regular_expressions_of_all_routes_have_a_bound() {
         let routes = (0..routes).map(route).collect();
         Config { clusters: vec![cluster("orders")], routes, ..Config::default() }
     };
-    let bound =
-        |config| told(&config).into_iter().filter(|fault| fault.contains("expressions")).collect::<Vec<_>>();
+    let bound = |config| {
+        faults(&config).into_iter().filter(|fault| fault.contains("expressions")).collect::<Vec<_>>()
+    };
     assert!(bound(of(1024)).is_empty());
     let fault = "routes[1024].match brings the regular expressions of all routes above 1024";
     assert_eq!(bound(of(1100)), [fault]);

@@ -1,7 +1,7 @@
 //! How many requests there may be in a time: token buckets.
 //!
-//! Pure: no clock and no waiting. Callers bring `now`, and are told when there would be room. Counted in whole numbers, so
-//! that nothing is lost to rounding: in any time there are never more than the burst and what the rate brings.
+//! Pure: no clock and no waiting. The caller passes `now`, and gets the time at which there is room. Tokens are whole
+//! numbers, so that nothing is lost to rounding: in any time there are never more than the burst and what the rate brings.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, Hash, RandomState};

@@ -168,8 +168,8 @@ mod tests {
         assert!(judge(&answer).is_ok());
         *answer.status_mut() = http::StatusCode::BAD_GATEWAY;
         answer.headers_mut().insert("proxy-status", http::HeaderValue::from_static("pillion; error=x"));
-        let told = judge(&answer).expect_err("502 is a failure").to_string();
-        assert_eq!(told, "502 Bad Gateway pillion; error=x");
+        let error = judge(&answer).expect_err("502 is a failure").to_string();
+        assert_eq!(error, "502 Bad Gateway pillion; error=x");
     }
 
     /// No server listens: every request fails, all are counted, and the rate is kept.

@@ -95,8 +95,8 @@ mod tests {
     proptest! {
         #[test]
         fn a_latency_is_reported_at_most_one_thirty_second_too_long(micros in 0..1u64 << TOP_BITS) {
-            let told = longest_in(bucket(micros));
-            prop_assert!(told >= micros && told - micros <= micros / 32, "{micros} told as {told}");
+            let longest = longest_in(bucket(micros));
+            prop_assert!(longest >= micros && longest - micros <= micros / 32, "{micros} in the bucket up to {longest}");
         }
     }
 }

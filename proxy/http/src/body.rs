@@ -320,7 +320,7 @@ impl Drop for Body {
 }
 
 /// Removes trailers that may not be headers from this peer, or that may not be trailers at all. Fewer names are removed
-/// from an answer than from a request: the names that tell an application who calls have no meaning in an answer.
+/// from an answer than from a request: the fields that name the caller to an application have no meaning in an answer.
 fn only_trailers(mut frame: Frame<Bytes>, named: &[HeaderName], is_answer: bool) -> Frame<Bytes> {
     if let Some(trailers) = frame.trailers_mut() {
         match is_answer {

@@ -230,9 +230,9 @@ mod tests {
             large.headers_mut().insert("x", HeaderValue::from_bytes(&[b'a'; 10 * 1024]).unwrap());
             interim.tell(large);
         }
-        let mut told = 0;
-        interim.take(&Context::from_waker(Waker::noop()), |_interim| told += 1);
-        assert_eq!(told, 2, "16 KiB, and one more");
+        let mut count = 0;
+        interim.take(&Context::from_waker(Waker::noop()), |_interim| count += 1);
+        assert_eq!(count, 2, "16 KiB, and one more");
     }
 
     #[test]
@@ -246,8 +246,8 @@ mod tests {
             interim.tell(hints);
         }
         interim.ask();
-        let mut told = Vec::new();
-        interim.take(&Context::from_waker(Waker::noop()), |interim| told.push(interim.status().as_u16()));
-        assert_eq!(told, [103, 103, 100]);
+        let mut statuses = Vec::new();
+        interim.take(&Context::from_waker(Waker::noop()), |interim| statuses.push(interim.status().as_u16()));
+        assert_eq!(statuses, [103, 103, 100]);
     }
 }

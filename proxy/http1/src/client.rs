@@ -219,7 +219,7 @@ impl Client {
         Ok((used, event))
     }
 
-    /// Whether the content needs no further byte. Then the answer is whole, and no `End` is told.
+    /// Whether the content needs no further byte. Then the answer is whole, and no `End` event follows.
     pub const fn ends(&mut self) -> bool {
         let ends = matches!(self.reading, Reading::Content) && self.decoder.is_done();
         if ends {

@@ -180,9 +180,9 @@ mod tests {
         parts.headers.insert("x-new", HeaderValue::from_static("3"));
         parts.headers.insert("host", HeaderValue::from_static("other"));
         let spelling = parts.extensions.get::<Spelling>().unwrap();
-        let told = Spelling::of_text(&spelling.to_text()).unwrap();
+        let reread = Spelling::of_text(&spelling.to_text()).unwrap();
         let expected = "Host: other\r\nX-One: 1\r\nx-one: 2\r\nAccept: */*\r\nx-new: 3\r\n";
-        for spelling in [spelling, &told] {
+        for spelling in [spelling, &reread] {
             assert_eq!(lines(&spelling.restore(&parts.headers).unwrap()), expected);
         }
         assert_eq!(spelling.to_text(), b"Host,X-One,SOAPAction,x-one,Accept");

@@ -382,7 +382,7 @@ fn explain(
     FailedCall::untouched(error, call)
 }
 
-/// One attempt at one endpoint. However it ends, outlier detection is told once.
+/// One attempt at one endpoint. However it ends, outlier detection gets one result.
 struct Trial<'a> {
     endpoint: &'a Arc<Endpoint>,
     cluster: &'a Cluster,

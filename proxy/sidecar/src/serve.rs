@@ -90,7 +90,12 @@ where
         static LINES: [Seldom; Direction::ALL.len()] = [const { Seldom::new() }; Direction::ALL.len()];
         if let Some(left_out) = LINES[self.direction as usize].due(Instant::now().into_std()) {
             let (direction, limit) = (self.direction.as_str(), self.connections.max());
-            tracing::warn!(direction, limit, left_out, "connection closed: so many are open already");
+            tracing::warn!(
+                direction,
+                limit,
+                left_out,
+                "connection closed: the limit of open connections is reached"
+            );
         }
     }
 

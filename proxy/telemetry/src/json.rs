@@ -334,10 +334,10 @@ mod tests {
             ("ab😀c".as_bytes(), 5, "ab…"),
             (&[0x80; 9], 5, "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}…"),
         ];
-        for (value, most, told) in cases {
+        for (value, most, expected) in cases {
             assert_eq!(
                 object(|object| object.text(key!("v"), value, most)),
-                format!("{{\"v\":\"{told}\"}}"),
+                format!("{{\"v\":\"{expected}\"}}"),
                 "{value:?}"
             );
         }
@@ -360,10 +360,10 @@ mod tests {
             (1_798_761_600, 42, "2027-01-01T00:00:00.000042Z"),
             (4_107_542_400, 0, "2100-03-01T00:00:00.000000Z"),
         ];
-        for (seconds, micros, told) in cases {
+        for (seconds, micros, expected) in cases {
             let mut text = second_text(seconds);
             write_micros(&mut text, micros);
-            assert_eq!(str::from_utf8(&text), Ok(told));
+            assert_eq!(str::from_utf8(&text), Ok(expected));
         }
     }
 

@@ -149,8 +149,8 @@ mod tests {
         let counted = text.lines().filter(|line| line.starts_with("pillion_requests_total{"));
         let sum: u64 = counted.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum();
         assert_eq!(sum, calls);
-        let told = text.lines().filter(|line| !line.starts_with('#')).count();
-        assert!(told <= 501, "{told} series");
+        let series = text.lines().filter(|line| !line.starts_with('#')).count();
+        assert!(series <= 501, "{series} series");
     }
 
     #[test]

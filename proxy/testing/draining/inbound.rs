@@ -21,10 +21,10 @@ async fn until_delay_every_client_is_served_and_answers_announce_the_close() {
     end.before_delay().await;
     for mut client in [kept, sidecar.client().await] {
         let answer = client.get("/").await;
-        assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
+        assert_eq!((answer.status_and_reason(), answer.header("connection")), ((200, None), Some("close")));
         assert_eq!(client.rest().await, b"");
     }
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 5));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -41,9 +41,9 @@ async fn after_delay_the_listener_is_closed_and_idle_connections_are_closed() {
     assert!(is_closed(&mut silent).await);
     assert!(mesh.memory.connect(sidecar.address()).await.is_err(), "refused, which may be sent elsewhere");
     let answer = busy.answer().await;
-    assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
+    assert_eq!((answer.status_and_reason(), answer.header("connection")), ((200, None), Some("close")));
     drop(busy);
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 10));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 10));
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,10 +56,13 @@ async fn a_connection_that_was_active_within_a_second_is_answered_rather_than_cl
     let (mut new, mut silent) = (sidecar.client().await, sidecar.client().await);
     end.after_delay().await;
     let answer = new.get("/").await;
-    assert_eq!((answer.told(), answer.header("connection")), ((503, Some("draining")), Some("close")));
+    assert_eq!(
+        (answer.status_and_reason(), answer.header("connection")),
+        ((503, Some("draining")), Some("close"))
+    );
     assert_eq!(new.rest().await, b"");
     assert_eq!(silent.rest().await, b"", "a second was long enough");
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 6));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 6));
     assert_eq!(a.hits(), 0);
     assert_eq!(sidecar.sum("pillion_requests_total direction=inbound reason=draining status=503"), 1);
 }
@@ -73,9 +76,9 @@ async fn a_client_in_the_queue_of_the_closing_listener_gets_an_answer() {
     let mut queued = sidecar.client().await;
     queued.send(GET).await;
     let end = End::planned(&sidecar, plan).await;
-    assert_eq!(queued.answer().await.told(), (503, Some("draining")));
+    assert_eq!(queued.answer().await.status_and_reason(), (503, Some("draining")));
     drop(queued);
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 0));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -95,9 +98,12 @@ async fn a_request_that_is_half_sent_at_delay_is_refused_when_it_is_complete() {
     for client in [&mut kept, &mut new] {
         client.send("TP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\n..").await;
         let answer = client.answer().await;
-        assert_eq!((answer.told(), answer.body.as_str()), ((503, Some("draining")), "pillion: draining\n"));
+        assert_eq!(
+            (answer.status_and_reason(), answer.body.as_str()),
+            ((503, Some("draining")), "pillion: draining\n")
+        );
     }
-    assert_eq!(end.told().await.0, DrainOutcome::Finished);
+    assert_eq!(end.outcome_and_seconds().await.0, DrainOutcome::Finished);
     assert_eq!(a.hits(), 1);
 }
 
@@ -113,10 +119,10 @@ async fn a_client_that_still_sends_its_body_gets_the_refusal_before_the_end() {
     end.after_delay().await;
     client.send("host: a\r\ncontent-length: 1000000\r\n\r\n").await;
     settle().await;
-    client.send(vec![b'.'; 500_000]).await; // is taken, though nobody wants it
-    assert_eq!(client.answer().await.told(), (503, Some("draining")));
+    client.send(vec![b'.'; 500_000]).await; // is read, though the request is refused
+    assert_eq!(client.answer().await.status_and_reason(), (503, Some("draining")));
     drop(client);
-    assert_eq!((end.told().await.0, a.hits()), (DrainOutcome::Finished, 0));
+    assert_eq!((end.outcome_and_seconds().await.0, a.hits()), (DrainOutcome::Finished, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -135,9 +141,9 @@ async fn bodies_in_flight_finish_in_both_directions() {
     end.after_delay().await;
     client.send("56789").await;
     let answer = client.answer().await;
-    assert_eq!((answer.told(), answer.body.as_str()), ((200, None), "0123456789"));
+    assert_eq!((answer.status_and_reason(), answer.body.as_str()), ((200, None), "0123456789"));
     drop(client);
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 15));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 15));
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,7 +166,7 @@ async fn http2_streams_finish_and_their_client_opens_no_further_ones() {
         "the client got a GOAWAY, and opens no stream"
     );
     assert_eq!(asked.await.expect("asked"), b"ok");
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 12));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 12));
 }
 
 /// An HTTP/2 request whose fields are all in the static table, except the authority.
@@ -185,7 +191,7 @@ async fn an_http2_client_that_ignores_goaway_is_refused_and_then_closed() {
     deaf.send(second).await;
     settle().await;
     assert_eq!(sidecar.sum("pillion_requests_total direction=inbound reason=draining status=503"), 1);
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 6));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 6));
     drop(deaf.rest().await);
     assert_eq!(a.hits(), 1);
 }
@@ -206,7 +212,7 @@ async fn opaque_and_upgraded_connections_are_cut_at_timeout_and_counted() {
         echoes(client, "still here").await;
     }
     for end in ends {
-        assert_eq!(end.told().await, (DrainOutcome::Cut { inbound: 1, outbound: 0 }, 25));
+        assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Cut { inbound: 1, outbound: 0 }, 25));
     }
 }
 
@@ -221,7 +227,7 @@ async fn an_opaque_connection_that_ends_ends_the_drain() {
     pass(15).await;
     echoes(&mut client, "bye").await;
     drop(client);
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 15));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 15));
 }
 
 /// A client that was stalled for longer than a deserted connection is kept. It may send elsewhere whatever it has sent
@@ -245,5 +251,5 @@ async fn an_http2_client_that_returns_too_late_learns_which_streams_were_process
     assert!(heard.windows(last_words.len()).any(|frame| frame == last_words), "{heard:?}");
     assert_eq!(app.hits(), 1);
     drop(client);
-    assert_eq!(end.told().await.0, DrainOutcome::Finished);
+    assert_eq!(end.outcome_and_seconds().await.0, DrainOutcome::Finished);
 }

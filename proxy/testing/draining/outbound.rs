@@ -27,10 +27,14 @@ async fn an_idle_connection_stays_and_its_next_answer_is_its_last() {
     pass(2).await;
     for client in [&mut idle, &mut rests] {
         let answer = client.get("/").await;
-        assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
+        assert_eq!((answer.status_and_reason(), answer.header("connection")), ((200, None), Some("close")));
         assert_eq!(client.rest().await, b"");
     }
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 5), "not before `delay`, whatever is idle");
+    assert_eq!(
+        end.outcome_and_seconds().await,
+        (DrainOutcome::Finished, 5),
+        "not before `delay`, whatever is idle"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,9 +44,9 @@ async fn idle_and_silent_connections_do_not_delay_the_drain_and_stay_open() {
     let sidecar = mesh.caller(OWN_PORT);
     let (mut idle, mut silent) = (sidecar.client().await, sidecar.client().await);
     let mut undecided = sidecar.direct_client().await;
-    assert_eq!(idle.get("/").await.told(), (200, None));
+    assert_eq!(idle.get("/").await.status_and_reason(), (200, None));
     let end = End::begin(&sidecar).await;
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 5));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 5));
     for client in [&mut idle, &mut silent, &mut undecided] {
         assert!(!is_closed(client).await, "a request that is on its way is served to the last moment");
     }
@@ -57,10 +61,14 @@ async fn a_request_in_flight_is_answered_with_connection_close() {
     client.send(GET).await;
     let end = End::begin(&sidecar).await;
     let answer = client.answer().await;
-    assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
+    assert_eq!((answer.status_and_reason(), answer.header("connection")), ((200, None), Some("close")));
     assert_eq!(client.rest().await, b"");
     drop(client);
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 13), "a second after the last connection");
+    assert_eq!(
+        end.outcome_and_seconds().await,
+        (DrainOutcome::Finished, 13),
+        "a second after the last connection"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,9 +94,9 @@ async fn a_request_whose_head_or_body_is_on_its_way_is_waited_for() {
         (&mut body, "dy"),
     ] {
         client.send(rest).await;
-        assert_eq!(client.answer().await.told(), (200, None));
+        assert_eq!(client.answer().await.status_and_reason(), (200, None));
     }
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 14));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 14));
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,9 +109,13 @@ async fn new_connections_are_served_to_the_end() {
         tokio::time::sleep(secs(1) - secs(1) / 10).await;
         let mut client = sidecar.client().await;
         let answer = client.get("/").await;
-        assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
+        assert_eq!((answer.status_and_reason(), answer.header("connection")), ((200, None), Some("close")));
     }
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 19), "18 s of calls, and a second without");
+    assert_eq!(
+        end.outcome_and_seconds().await,
+        (DrainOutcome::Finished, 19),
+        "18 s of calls, and a second without"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -158,7 +170,7 @@ async fn an_http2_client_gets_goaway_at_once_and_its_streams_finish() {
     let end = End::begin(&sidecar).await;
     assert!(client.ask(request("GET", "/late"), "").await.is_err(), "no new stream is taken");
     assert_eq!(asked.await.expect("asked"), b"ok");
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 13));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 13));
 }
 
 #[tokio::test(start_paused = true)]
@@ -177,7 +189,7 @@ async fn an_http2_client_that_connects_during_the_drain_is_served_for_a_second()
         settle().await;
         assert!(client.ask(request("GET", "/late"), "").await.is_err(), "it has had its second");
     }
-    assert_eq!(end.told().await.0, DrainOutcome::Finished);
+    assert_eq!(end.outcome_and_seconds().await.0, DrainOutcome::Finished);
 }
 
 /// Sends the preface and SETTINGS, and reacts to nothing. RFC 9113 allows no stream to be closed for that.
@@ -189,7 +201,7 @@ async fn an_http2_client_that_ignores_goaway_does_not_delay_the_drain() {
     deaf.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     pass(1).await;
     let end = End::begin(&sidecar).await;
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 5));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,7 +228,7 @@ async fn a_grpc_stream_goes_on_in_both_directions_and_is_cut_at_timeout() {
         up.send_data(Bytes::from_static(b"still here"), false).expect("it is open");
         assert_eq!(down.data().await.expect("more").expect("no error"), "still here");
     }
-    assert_eq!(end.told().await, (DrainOutcome::Cut { inbound: 0, outbound: 1 }, 25));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Cut { inbound: 0, outbound: 1 }, 25));
 }
 
 #[tokio::test(start_paused = true)]
@@ -235,7 +247,7 @@ async fn opaque_connections_live_until_they_end_old_and_new() {
     pass(10).await;
     echoes(&mut new, "much later").await;
     drop(new);
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 16));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 16));
 }
 
 #[tokio::test(start_paused = true)]
@@ -259,7 +271,7 @@ async fn an_upgraded_exchange_and_a_connect_live_until_they_end() {
     pass(5).await;
     echoes(&mut new, "five more seconds").await;
     drop(new);
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 11));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 11));
 }
 
 #[tokio::test(start_paused = true)]
@@ -270,15 +282,15 @@ async fn requests_inside_a_connect_get_connection_close_and_the_tunnel_ends_with
     let mut client = sidecar.client().await;
     client.send("CONNECT 192.0.2.9:80 HTTP/1.1\r\nhost: 192.0.2.9:80\r\n\r\n").await;
     assert!(client.head().await.expect("an answer").starts_with("HTTP/1.1 200 "));
-    assert_eq!(client.ask(INSIDE).await.told(), (200, None));
+    assert_eq!(client.ask(INSIDE).await.status_and_reason(), (200, None));
     let end = End::begin(&sidecar).await;
     end.after_delay().await;
     assert!(!end.is_over(), "a tunnel is open, whatever it carries");
     let answer = client.ask(INSIDE).await;
-    assert_eq!((answer.told(), answer.header("connection")), ((200, None), Some("close")));
+    assert_eq!((answer.status_and_reason(), answer.header("connection")), ((200, None), Some("close")));
     assert_eq!(client.rest().await, b"");
     drop(client);
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 6));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 6));
 }
 
 #[tokio::test(start_paused = true)]
@@ -297,10 +309,10 @@ async fn the_drain_waits_for_requests_that_wait_for_a_connection_or_a_retry() {
     assert_eq!(sidecar.sum("pillion_circuit_breaker_used limit=pending"), 2);
     let end = End::begin(&sidecar).await;
     for client in &mut clients {
-        assert_eq!(client.answer().await.told(), (200, None));
+        assert_eq!(client.answer().await.status_and_reason(), (200, None));
     }
     drop(clients);
-    assert_eq!(end.told().await, (DrainOutcome::Finished, 13));
+    assert_eq!(end.outcome_and_seconds().await, (DrainOutcome::Finished, 13));
 
     let mesh = Mesh::default();
     let _b = mesh.http1(A, |nth, _| if nth == 0 { super::super::backend::UNAVAILABLE } else { OK });
@@ -310,6 +322,6 @@ async fn the_drain_waits_for_requests_that_wait_for_a_connection_or_a_retry() {
     client.send(GET).await;
     settle().await;
     let end = End::begin(&sidecar).await;
-    assert_eq!(client.answer().await.told(), (200, None));
-    assert_eq!(end.told().await.0, DrainOutcome::Finished);
+    assert_eq!(client.answer().await.status_and_reason(), (200, None));
+    assert_eq!(end.outcome_and_seconds().await.0, DrainOutcome::Finished);
 }

@@ -17,8 +17,8 @@ async fn all_is_well(caller: &Sidecar, rounds: usize) {
             clients.push(client);
         }
         for mut client in clients {
-            assert_eq!(client.answer().await.told(), (200, None));
-            assert_eq!(client.answer().await.told(), (200, None));
+            assert_eq!(client.answer().await.status_and_reason(), (200, None));
+            assert_eq!(client.answer().await.status_and_reason(), (200, None));
         }
         tokio::time::sleep(secs(1) / 20).await;
     }
@@ -36,7 +36,7 @@ async fn one_of_two_endpoints_ends_and_no_post_is_lost_in_either_version() {
         all_is_well(&caller, 20).await;
         let end = End::begin(&leaves).await;
         all_is_well(&caller, 200).await;
-        assert_eq!(end.told().await.0, DrainOutcome::Finished, "{protocol}");
+        assert_eq!(end.outcome_and_seconds().await.0, DrainOutcome::Finished, "{protocol}");
     }
 }
 
@@ -52,7 +52,7 @@ async fn a_request_that_comes_too_late_is_refused_and_replaced_for_any_method() 
         all_is_well(&caller, 1).await;
         let end = End::planned(&leaves, Plan { delay: secs(0), timeout: secs(5) }).await;
         all_is_well(&caller, 1).await;
-        assert_eq!(end.told().await.0, DrainOutcome::Finished, "{protocol}");
+        assert_eq!(end.outcome_and_seconds().await.0, DrainOutcome::Finished, "{protocol}");
         let draining = leaves.sum("pillion_requests_total reason=draining");
         assert_eq!((draining > 0, app.hits()), (refused > 0, 16), "{protocol}: {draining}");
         assert!(caller.sum("pillion_retries_total outcome=replaced") >= draining, "{protocol}");

@@ -269,14 +269,14 @@ async fn b17_trailers_that_must_not_be_any_are_removed_from_http2_to_http1() {
 #[tokio::test(start_paused = true)]
 async fn b17_trailers_that_must_not_be_any_are_removed_from_http2_to_http2() {
     let mesh = Mesh::default();
-    let (told, mut seen) = tokio::sync::mpsc::unbounded_channel();
+    let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let _echo =
         mesh.http2(A, 100, move |_, mut request: Request<RecvStream>, mut respond: SendResponse<Bytes>| {
-            let told = told.clone();
+            let sender = sender.clone();
             async move {
                 let body = http2::read_body(request.body_mut()).await;
                 let trailers = request.body_mut().trailers().await.expect("trailers come");
-                told.send((body.expect("a body"), trailers)).expect("the test listens");
+                sender.send((body.expect("a body"), trailers)).expect("the test listens");
                 let mut stream = respond.send_response(Response::new(()), false).expect("the stream is open");
                 stream.send_data("ok".into(), false).expect("the stream is open");
                 stream.send_trailers(mixed_trailers()).expect("the stream is open");

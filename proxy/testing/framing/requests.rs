@@ -127,7 +127,7 @@ async fn b11_a_body_of_unknown_length_is_whole_in_every_try() {
     let (a, b) = (mesh.answering(A, UNAVAILABLE), mesh.answering(B, OK));
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin");
     let request = "GET / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
-    assert_eq!(sidecar.client().await.ask(request).await.told(), (200, None));
+    assert_eq!(sidecar.client().await.ask(request).await.status_and_reason(), (200, None));
     assert_eq!((&*a.requests()[0].body, &*b.requests()[0].body), ("abc", "abc"));
 }
 
@@ -141,7 +141,7 @@ async fn b11_a_body_of_unknown_length_that_was_not_sent_goes_to_another_endpoint
     let sidecar = mesh.caller("endpoints: [10.0.0.1:80, 10.0.0.2:80], load_balancer: round_robin");
     let request = "GET / HTTP/1.1\r\nhost: orders\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
     for _ in 0..2 {
-        assert_eq!(sidecar.client().await.ask(request).await.told(), (200, None));
+        assert_eq!(sidecar.client().await.ask(request).await.status_and_reason(), (200, None));
     }
     assert!(b.requests().iter().all(|request| request.body == "abc"));
     assert_eq!(b.hits(), 2);

@@ -168,7 +168,7 @@ impl Client {
         let said = format!("{status}, {} bytes, whole: {is_whole}", came.len());
         let Some(token) = token else {
             if !has_reason {
-                self.world.fault(format!("request {} has an answer of nobody: {said}", ask.token));
+                self.world.fault(format!("request {} has an answer that no replica sent: {said}", ask.token));
             }
             return format!("the sidecar answers {said}");
         };

@@ -1,4 +1,4 @@
-//! Connections through a network that delays, holds back, cuts and resets.
+//! Connections through a network that delays bytes, holds them back, and cuts and resets connections.
 
 use std::future::poll_fn;
 use std::io;
@@ -34,7 +34,7 @@ pub(super) struct Hop {
 struct Weather {
     held: [bool; 2],
     delay: u64,
-    /// Connections that are older than the last of these are reset.
+    /// The number of resets so far. Each resets all connections that are open at that moment.
     resets: usize,
 }
 

@@ -151,7 +151,7 @@ impl Origin {
         let token = path.strip_prefix("/ask/")?;
         let ask = token.parse().ok().and_then(|token| self.world.ask(token));
         if ask.is_none() {
-            self.world.fault(format!("{} got a request that nobody sent: {path}", self.name));
+            self.world.fault(format!("{} got a request that no client sent: {path}", self.name));
         }
         ask
     }

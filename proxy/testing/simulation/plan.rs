@@ -4,7 +4,7 @@
 
 use fastrand::Rng;
 
-/// Traffic and events are over after this many milliseconds, but for what still waits.
+/// After this many milliseconds no request and no event begins; requests under way may still wait.
 const BUSY: u64 = 4_000;
 
 #[derive(Debug)]
@@ -14,10 +14,10 @@ pub(super) struct Plan {
     pub(super) replicas: usize,
     /// Endpoints are learnt, as from DNS, and not written in the file.
     pub(super) learns: bool,
-    /// The first is there from the start, each further one comes with a reload.
+    /// The policies of the service: the first holds from the start, and a reload brings each further one.
     pub(super) policies: Vec<Policy>,
     pub(super) callers: Vec<Caller>,
-    /// With the millisecond, in order of time.
+    /// The events in order of time, each with its millisecond.
     pub(super) events: Vec<(u64, Event)>,
 }
 
@@ -102,11 +102,11 @@ pub(super) struct Place {
 
 #[derive(Debug, Clone)]
 pub(super) enum Event {
-    /// Nobody listens any more, and what was open is reset.
+    /// The address refuses connections, and open connections are reset.
     Die(Place),
     /// Connections are not answered any more, and no byte moves.
     Vanish(Place),
-    /// Everything that was wrong is right again.
+    /// The faults of this place are over.
     Return(Place),
     /// Bytes in one direction are held back until `Return`.
     Hold(Place, Way),
@@ -128,7 +128,7 @@ pub(super) enum Manner {
     FailEarly(u16),
     /// The connection ends without an answer.
     HangUp,
-    /// Before the answer and before each piece of its body, in milliseconds.
+    /// A pause in milliseconds, before the answer and before each piece of its body.
     Slow(u64),
     /// HTTP/2: the stream is refused before it is processed. HTTP/1: like `HangUp`, before the request is read.
     Refuse,
@@ -232,7 +232,7 @@ fn ask(rng: &mut Rng, token: &mut usize, is_http2: bool) -> Ask {
     }
 }
 
-/// Mostly small.
+/// The size of a body. Most are small.
 fn size(rng: &mut Rng) -> usize {
     match rng.u8(..20) {
         0..6 => 0,

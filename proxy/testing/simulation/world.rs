@@ -12,7 +12,7 @@ pub(super) struct World {
     started: Instant,
     is_loud: bool,
     requests: Mutex<Vec<Known>>,
-    told: Mutex<Told>,
+    record: Mutex<Record>,
 }
 
 struct Known {
@@ -29,7 +29,7 @@ struct Known {
 }
 
 #[derive(Default)]
-struct Told {
+struct Record {
     faults: Vec<String>,
     /// FNV-1a of everything that was noted.
     hash: u64,
@@ -44,26 +44,26 @@ impl World {
             Known { ask, most, is_sent: false, was_seen: false, arrived: 0, written: [0; 2], ended: 0 }
         };
         let requests = Mutex::new(asks.into_iter().map(known).collect());
-        let told = Mutex::new(Told { hash: 0xcbf2_9ce4_8422_2325, ..Told::default() });
-        Self { started: Instant::now(), is_loud, requests, told }
+        let record = Mutex::new(Record { hash: 0xcbf2_9ce4_8422_2325, ..Record::default() });
+        Self { started: Instant::now(), is_loud, requests, record }
     }
 
-    /// What happened belongs to the trace, whose hash is compared.
+    /// Adds a line to the trace, whose hash is compared between runs.
     pub(super) fn note(&self, what: &str) {
         let at = self.started.elapsed().as_micros();
         if self.is_loud {
             println!("{:>12.3} ms  {what}", at as f64 / 1000.0);
         }
-        let mut told = self.told.lock();
+        let mut record = self.record.lock();
         for byte in at.to_le_bytes().iter().chain(what.as_bytes()) {
-            told.hash = (told.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+            record.hash = (record.hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
         }
     }
 
-    /// An invariant is broken.
+    /// Records a broken invariant.
     pub(super) fn fault(&self, what: String) {
         self.note(&format!("FAULT {what}"));
-        self.told.lock().faults.push(what);
+        self.record.lock().faults.push(what);
     }
 
     pub(super) fn sent(&self, token: usize) {
@@ -131,8 +131,8 @@ impl World {
     }
 
     pub(super) fn result(&self) -> (u64, Vec<String>) {
-        let told = self.told.lock();
-        (told.hash, told.faults.clone())
+        let record = self.record.lock();
+        (record.hash, record.faults.clone())
     }
 }
 
@@ -150,7 +150,7 @@ fn farewell(token: usize) -> Ask {
     }
 }
 
-/// By the most generous policy, because a reload may come at any time.
+/// The bound is that of the most generous policy, because a reload may come at any time.
 fn most_arrivals(ask: &Ask, plan: &Plan) -> usize {
     let repeats = |keyed: bool| match ask.kind {
         Kind::Get | Kind::Put => true,

@@ -25,12 +25,12 @@ async fn answers(key: Key) -> String {
         file["dns"] = json!({ "listen": "127.0.0.1:15053", "upstream": "10.0.0.8:53" });
     }
     let sidecar = key.start(&mesh, file, None);
-    let mut told = Vec::new();
+    let mut answers = Vec::new();
     for place in ["10.9.0.1:1", "10.9.0.2:1", "127.0.0.1:15053"] {
         if mesh.memory.connect(at(place)).await.is_ok() {
             let of = |name: &'static str| ask(&mesh, place, name);
-            told.push(format!("{place}: {} {}", of("orders.").await, of("other.").await));
+            answers.push(format!("{place}: {} {}", of("orders.").await, of("other.").await));
         }
     }
-    format!("{told:?} of {}", sidecar.addresses)
+    format!("{answers:?} of {}", sidecar.addresses)
 }

@@ -5,7 +5,7 @@ use time::OffsetDateTime;
 
 use super::super::backend::OK;
 use super::super::mesh::{A, ORDERS_ID, Pair, identity, secs};
-use super::upstream::{GET, told};
+use super::upstream::{GET, answer_to};
 use super::{Key, Row, key, shows};
 use pillion_testkit::Scratch;
 use pillion_tls::identity::credentials::Credentials;
@@ -36,12 +36,12 @@ async fn who_is_seen(key: Key) -> String {
     match pair.mesh.start(&config, None) {
         Err(why) => format!("{why:#}").replace(&*scratch.path("").to_string_lossy(), ""),
         Ok(sidecar) => {
-            let told = told(&mut sidecar.client().await, GET).await;
+            let answer = answer_to(&mut sidecar.client().await, GET).await;
             let seen = |who: &str| {
                 inbound
                     .sum(&format!("pillion_requests_total peer=spiffe://cluster.local/ns/default/sa/{who}"))
             };
-            format!("{told}, web {}, shop {}", seen("web"), seen("shop"))
+            format!("{answer}, web {}, shop {}", seen("web"), seen("shop"))
         }
     }
 }

@@ -11,7 +11,7 @@ use super::super::peer::Peer;
 use super::super::probes::{SERVING, asked, health};
 use super::routes::three_at_once;
 use super::sides::listens;
-use super::upstream::{BY_A, BY_B, GET, HALF_A_BODY, told};
+use super::upstream::{BY_A, BY_B, GET, HALF_A_BODY, answer_to};
 use super::{Key, Row, key, shows};
 use pillion_tls::client::Purpose;
 
@@ -22,7 +22,7 @@ pub(super) fn rows() -> Vec<Row> {
         shows(path("listen"), ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows(path("app"), ["10.0.0.1:80", "10.0.0.2:80"], who_answers),
         shows(path("redirect_to"), ["original", "loopback"], owner_of_the_address),
-        shows(path("mtls"), ["strict", "permissive"], told_in_plaintext),
+        shows(path("mtls"), ["strict", "permissive"], answer_in_plaintext),
         shows(path("protocol"), ["http1", "http2"], first_bytes),
         shows(path("timeout"), ["off", "9s"], time_without_answer),
         shows(path("stream_idle_timeout"), ["20s", "40s"], time_for_half_a_body),
@@ -45,7 +45,7 @@ pub(super) fn rows() -> Vec<Row> {
         shows(path("probes[].tcp"), ["on", "off"], asked_by_the_probe),
         shows(path("probes[].grpc"), ["shop.Orders", "shop.Other"], result_of_the_grpc_probe),
         shows(path("ports.*.listen"), ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
-        shows(path("ports.*.mtls"), ["strict", "permissive"], told_in_plaintext),
+        shows(path("ports.*.mtls"), ["strict", "permissive"], answer_in_plaintext),
         shows(path("ports.*.protocol"), ["http1", "http2"], first_bytes),
     ]
 }
@@ -57,23 +57,23 @@ async fn who_answers(key: Key) -> String {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
     let sidecar = key.application(&mesh, json!({}));
-    told(&mut sidecar.client().await, GET).await
+    answer_to(&mut sidecar.client().await, GET).await
 }
 
 async fn owner_of_the_address(key: Key) -> String {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering("127.0.0.1:80", BY_B));
     let sidecar = key.application(&mesh, json!({ "app": B }));
-    told(&mut sidecar.redirected(A).await, GET).await
+    answer_to(&mut sidecar.redirected(A).await, GET).await
 }
 
-async fn told_in_plaintext(key: Key) -> String {
+async fn answer_in_plaintext(key: Key) -> String {
     let pair = Pair::new();
     let _app = pair.mesh.answering(PORT, OK);
     let mut file = key::application(json!({ "app": A }));
     file["identity"] = json!({ "directory": IDENTITY.trim_end() });
     let sidecar = key.start(&pair.mesh, file, Some(identity(&pair.ca, "orders")));
-    told(&mut sidecar.redirected(PORT).await, GET).await
+    answer_to(&mut sidecar.redirected(PORT).await, GET).await
 }
 
 async fn first_bytes(key: Key) -> String {
@@ -129,14 +129,14 @@ async fn time_without_answer(key: Key) -> String {
     let mesh = Mesh::default();
     let _app = mesh.silent(A);
     let sidecar = key.application(&mesh, json!({ "app": A }));
-    told(&mut sidecar.client().await, GET).await
+    answer_to(&mut sidecar.client().await, GET).await
 }
 
 async fn time_for_half_a_body(key: Key) -> String {
     let mesh = Mesh::default();
     let _app = mesh.silent(A);
     let sidecar = key.application(&mesh, json!({ "app": A }));
-    told(&mut sidecar.client().await, HALF_A_BODY).await
+    answer_to(&mut sidecar.client().await, HALF_A_BODY).await
 }
 
 /// Two requests at once, each on a connection of its own.
@@ -148,9 +148,9 @@ async fn one_of_two(key: Key) -> String {
     first.send(GET).await;
     settle().await;
     drop(second.try_send(GET).await); // it may have been closed by now
-    let told = tokio::time::timeout(secs(1), second.message()).await;
+    let answer = tokio::time::timeout(secs(1), second.message()).await;
     let reason = |answer: &super::super::peer::Message| answer.reason().map(str::to_owned);
-    format!("{:?} {}", told.map(|answer| answer.as_ref().map(reason)).ok(), app.hits())
+    format!("{:?} {}", answer.map(|answer| answer.as_ref().map(reason)).ok(), app.hits())
 }
 
 async fn answer_to_a_second_peer(key: Key) -> String {
@@ -169,5 +169,5 @@ async fn answer_to_a_body(key: Key) -> String {
     let _app = mesh.answering(A, OK);
     let sidecar = key.application(&mesh, Value::from_iter([("app", A)]));
     let post = "POST / HTTP/1.1\r\nhost: orders\r\ncontent-length: 6\r\n\r\n123456";
-    told(&mut sidecar.client().await, post).await
+    answer_to(&mut sidecar.client().await, post).await
 }

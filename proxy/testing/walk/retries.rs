@@ -68,6 +68,6 @@ async fn time_for_twenty_tries(key: Key) -> String {
     );
     let watch = Watch::start();
     let mut client = sidecar.client().await;
-    let told = tokio::time::timeout(secs(100_000), client.ask(PUT)).await.expect("an answer").status();
-    format!("{told:?} within a minute: {}", watch.seconds() < 60)
+    let status = tokio::time::timeout(secs(100_000), client.ask(PUT)).await.expect("an answer").status();
+    format!("{status:?} within a minute: {}", watch.seconds() < 60)
 }

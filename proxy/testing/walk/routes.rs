@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::mesh::{A, B, Mesh, Sidecar, Watch, settle};
-use super::upstream::{BY_A, BY_B, GET, time_without_answer, told};
+use super::upstream::{BY_A, BY_B, GET, answer_to, time_without_answer};
 use super::{Key, Row, key, only, shows};
 
 pub(super) fn rows() -> Vec<Row> {
@@ -84,7 +84,7 @@ fn route_for(key: &Key) -> Value {
     route
 }
 
-/// What the caller is told and what services are asked, without what differs each time.
+/// The answer to the caller and the requests that services get, without the parts that differ each time.
 async fn both_sides(key: Key) -> String {
     let mesh = Mesh::default();
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-type: text/plain\r\n\r\nok";
@@ -110,12 +110,12 @@ pub(super) async fn three_at_once(key: Key) -> String {
         false => two_services(&key, &mesh, route_for(&key)),
     };
     let mut client = sidecar.client().await;
-    let mut told = Vec::new();
+    let mut answers = Vec::new();
     for _ in 0..3 {
         let answer = client.get("/").await;
-        told.push(format!("{:?} {:?}", answer.status(), answer.header("retry-after")));
+        answers.push(format!("{:?} {:?}", answer.status(), answer.header("retry-after")));
     }
-    told.join(", ")
+    answers.join(", ")
 }
 
 fn two_services(key: &Key, mesh: &Mesh, route: Value) -> Sidecar {
@@ -129,7 +129,7 @@ async fn who_answers(key: Key) -> String {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
     let sidecar = two_services(&key, &mesh, json!({ "hosts": ["orders"], "to": "other" }));
-    told(
+    answer_to(
         &mut sidecar.client().await,
         "GET /v2/x?x-test=1%2 HTTP/1.1\r\nhost: orders\r\nx-test: jo-ann\r\n\r\n",
     )
@@ -140,7 +140,7 @@ async fn the_label_of_a_route(key: Key) -> String {
     let mesh = Mesh::default();
     let _b = mesh.answering(B, BY_B);
     let sidecar = two_services(&key, &mesh, json!({ "hosts": ["orders"], "to": "other" }));
-    told(&mut sidecar.client().await, GET).await;
+    answer_to(&mut sidecar.client().await, GET).await;
     format!("{} of one", sidecar.sum("pillion_requests_total route=one"))
 }
 

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::super::backend::{OK, UNAVAILABLE};
 use super::super::mesh::{A, Mesh, ORDERS_ID, Pair, Sidecar, Watch, at, identity, settle};
 use super::super::peer::Peer;
-use super::upstream::{GET, told};
+use super::upstream::{GET, answer_to};
 use super::{Key, Row, key, only, shows};
 use pillion_base::net::memory::MemoryNetwork;
 use pillion_testkit::Scratch;
@@ -76,7 +76,7 @@ async fn answer_to_an_unauthenticated_client(key: Key) -> String {
     let _stranger = mesh.answering("192.0.2.9:80", OK);
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
     let mut client = sidecar.redirected("192.0.2.9:80").await;
-    told(&mut client, "GET / HTTP/1.1\r\nhost: example.org\r\n\r\n").await
+    answer_to(&mut client, "GET / HTTP/1.1\r\nhost: example.org\r\n\r\n").await
 }
 
 /// The series after answers with two hundred different statuses.
@@ -126,8 +126,8 @@ async fn lines(key: Key) -> String {
     ended.join().expect("a sidecar that ends");
     let log = |name: &str| std::fs::read_to_string(scratch.path(name)).unwrap_or_default();
     let all = ["a", "b"].map(log);
-    let told: Vec<Value> = all.iter().flat_map(|log| log.lines().map(line)).collect();
-    format!("{:?} {told:?}", all.map(|log| log.lines().count()))
+    let lines: Vec<Value> = all.iter().flat_map(|log| log.lines().map(line)).collect();
+    format!("{:?} {lines:?}", all.map(|log| log.lines().count()))
 }
 
 /// The parts of a line that are the same in each run.
@@ -165,7 +165,7 @@ async fn answer_to_long_headers(key: Key) -> String {
     let _a = mesh.answering(A, OK);
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
     let headers: String = (0..20).map(|nth| format!("x-{nth}: {}\r\n", "y".repeat(450))).collect();
-    told(&mut sidecar.client().await, &format!("GET / HTTP/1.1\r\nhost: orders\r\n{headers}\r\n")).await
+    answer_to(&mut sidecar.client().await, &format!("GET / HTTP/1.1\r\nhost: orders\r\n{headers}\r\n")).await
 }
 
 /// An answer of twenty headers.
@@ -178,19 +178,19 @@ async fn answer_with_many_headers(key: Key) -> String {
         }
     });
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
-    told(&mut sidecar.client().await, GET).await
+    answer_to(&mut sidecar.client().await, GET).await
 }
 
 async fn time_for_half_a_head(key: Key) -> String {
     let mesh = Mesh::default();
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
-    told(&mut sidecar.client().await, "GET / HTTP/1.1\r\nhos").await
+    answer_to(&mut sidecar.client().await, "GET / HTTP/1.1\r\nhos").await
 }
 
 async fn time_for_nothing(key: Key) -> String {
     let mesh = Mesh::default();
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
-    told(&mut sidecar.client().await, "").await
+    answer_to(&mut sidecar.client().await, "").await
 }
 
 /// The test plays the sidecar at the other end, and returns what the caller's sidecar writes into its request.
@@ -201,7 +201,7 @@ async fn answer_to_the_second_request(key: Key) -> String {
     let sidecar = key.known_caller(&pair.mesh, &pair.ca, orders);
     let mut client = sidecar.client().await;
     let via = client.get("/").await.body;
-    told(&mut client, &format!("GET / HTTP/1.1\r\nhost: orders\r\nx-pillion-via: {via}\r\n\r\n"))
+    answer_to(&mut client, &format!("GET / HTTP/1.1\r\nhost: orders\r\nx-pillion-via: {via}\r\n\r\n"))
         .await
         .replace(&via[..12], "INSTANCE")
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::super::backend::OK;
 use super::super::mesh::{A, ORDERS_ID, Pair, settle};
 use super::super::peer::Peer;
-use super::upstream::{GET, told};
+use super::upstream::{GET, answer_to};
 use super::{Key, Row, key, shows};
 use pillion_testkit::Scratch;
 use pillion_tls::identity::issue::Ca;
@@ -19,10 +19,10 @@ const BILLING: &str = "[\"spiffe://cluster.local/ns/default/sa/billing\"]";
 pub(super) fn rows(of: &str) -> Vec<Row> {
     let path = |key: &str| format!("{of}.tls{key}");
     let mut rows = vec![
-        shows(path(""), ["off", ORDERS_ID], told_by_orders),
-        shows(path(".mode"), ["off", "mutual"], told_by_orders),
-        shows(path(".identities"), [ORDERS_ID, BILLING], told_by_orders),
-        shows(path(".trust_bundle"), ["own.crt", "other.crt"], told_by_orders),
+        shows(path(""), ["off", ORDERS_ID], answer_of_orders),
+        shows(path(".mode"), ["off", "mutual"], answer_of_orders),
+        shows(path(".identities"), [ORDERS_ID, BILLING], answer_of_orders),
+        shows(path(".trust_bundle"), ["own.crt", "other.crt"], answer_of_orders),
         shows(path(".sni"), ["orders.shop", "billing.shop"], offered),
     ];
     if of == "services.*" {
@@ -33,7 +33,7 @@ pub(super) fn rows(of: &str) -> Vec<Row> {
 }
 
 /// The answer of the sidecar of `orders`, which accepts mTLS alone.
-async fn told_by_orders(key: Key) -> String {
+async fn answer_of_orders(key: Key) -> String {
     let pair = Pair::new();
     let _app = pair.mesh.answering(A, OK);
     let _inbound = pair.application("10.1.0.1:15006", A);
@@ -45,7 +45,7 @@ async fn told_by_orders(key: Key) -> String {
     let config = key.load(file, &scratch.path("")).expect("a good file");
     let credentials = super::super::mesh::identity(&pair.ca, "web");
     let sidecar = pair.mesh.start(&config, Some(credentials)).expect("a sidecar that can start");
-    told(&mut sidecar.client().await, GET).await
+    answer_to(&mut sidecar.client().await, GET).await
 }
 
 /// The content of a ClientHello.

@@ -22,7 +22,7 @@ use pillion_upstream::discovery::{Files, Resolver};
 pub(super) fn of_services_alone() -> Vec<Row> {
     let key = |key: &str| format!("services.*.{key}");
     vec![
-        shows(key("hosts"), ["orders", "[\"shop\", \"*.shop\"]"], told_for_orders),
+        shows(key("hosts"), ["orders", "[\"shop\", \"*.shop\"]"], answer_for_orders),
         shows(key("addresses"), ["10.96.0.10:80", "[\"10.97.0.0/16\"]"], result_for_an_address),
         shows(key("listen"), ["10.9.0.1:1", "[\"10.9.0.2:1\"]"], listens),
         shows(key("endpoints"), ["[\"10.0.0.1:80\"]", "[\"10.0.0.2:80\"]"], who_answers),
@@ -95,24 +95,24 @@ pub(super) const BY_A: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\na";
 pub(super) const BY_B: &str = "HTTP/1.1 200 OK\r\ncontent-length: 1\r\n\r\nb";
 
 /// Status, reason and body, and the time that it took, at most one hour.
-pub(super) async fn told(client: &mut Peer, request: &str) -> String {
+pub(super) async fn answer_to(client: &mut Peer, request: &str) -> String {
     let watch = Watch::start();
     client.send(request).await;
     match tokio::time::timeout(secs(3600), client.message()).await {
         Ok(Some(answer)) => {
             let body = if answer.reason().is_none() { &*answer.body } else { "" };
-            format!("{:?} {body:?} after {} s", answer.told(), watch.seconds())
+            format!("{:?} {body:?} after {} s", answer.status_and_reason(), watch.seconds())
         }
         Ok(None) => format!("closed after {} s", watch.seconds()),
         Err(_) => "nothing".to_owned(),
     }
 }
 
-async fn told_for_orders(key: Key) -> String {
+async fn answer_for_orders(key: Key) -> String {
     let mesh = Mesh::default();
     let _a = mesh.answering(A, OK);
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
-    told(&mut sidecar.client().await, GET).await
+    answer_to(&mut sidecar.client().await, GET).await
 }
 
 async fn result_for_an_address(key: Key) -> String {
@@ -120,14 +120,14 @@ async fn result_for_an_address(key: Key) -> String {
     let _a = mesh.answering(A, OK);
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
     let mut client = sidecar.redirected("10.96.0.10:80").await;
-    told(&mut client, "GET / HTTP/1.1\r\nhost: 10.96.0.10\r\n\r\n").await
+    answer_to(&mut client, "GET / HTTP/1.1\r\nhost: 10.96.0.10\r\n\r\n").await
 }
 
 async fn who_answers(key: Key) -> String {
     let mesh = Mesh::default();
     let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
     let sidecar = key.caller(&mesh, json!({}));
-    told(&mut sidecar.client().await, GET).await
+    answer_to(&mut sidecar.client().await, GET).await
 }
 
 async fn who_answers_in_zone_a(key: Key) -> String {
@@ -288,21 +288,21 @@ async fn time_to_connect(key: Key) -> String {
     let mesh = Mesh::default();
     mesh.black_hole(A);
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A], "retry": "off" }));
-    told(&mut sidecar.client().await, GET).await
+    answer_to(&mut sidecar.client().await, GET).await
 }
 
 pub(super) async fn time_without_answer(key: Key) -> String {
     let mesh = Mesh::default();
     let _a = mesh.silent(A);
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
-    told(&mut sidecar.client().await, GET).await
+    answer_to(&mut sidecar.client().await, GET).await
 }
 
 async fn time_for_half_a_body(key: Key) -> String {
     let mesh = Mesh::default();
     let _a = mesh.silent(A);
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A] }));
-    told(&mut sidecar.client().await, HALF_A_BODY).await
+    answer_to(&mut sidecar.client().await, HALF_A_BODY).await
 }
 
 async fn time_of_a_long_answer(key: Key) -> String {
@@ -346,8 +346,8 @@ async fn one_of_two(key: Key) -> String {
     first.send(GET).await;
     settle().await;
     second.send(GET).await;
-    let told = tokio::time::timeout(secs(1), second.answer()).await;
-    format!("{:?} {}", told.map(|answer| answer.reason().map(str::to_owned)).ok(), a.hits())
+    let answer = tokio::time::timeout(secs(1), second.answer()).await;
+    format!("{:?} {}", answer.map(|answer| answer.reason().map(str::to_owned)).ok(), a.hits())
 }
 
 async fn limit_when_answers_become_slow(key: Key) -> String {
@@ -464,7 +464,7 @@ async fn answer_where_nothing_listens(key: Key) -> String {
     let mesh = Mesh::default();
     let sidecar = key.caller(&mesh, json!({ "endpoints": [A], "retry": "off" }));
     pass(5).await;
-    told(&mut sidecar.client().await, GET).await
+    answer_to(&mut sidecar.client().await, GET).await
 }
 
 async fn what_a_check_asks(key: Key) -> String {
@@ -511,16 +511,16 @@ async fn when_a_silent_one_is_out(key: Key) -> String {
     let orders = json!({ "endpoints": [A], "retry": "off", "connect_timeout": "10s", "health_check": check });
     let sidecar = key.caller(&mesh, orders);
     pass(3).await;
-    told(&mut sidecar.client().await, GET).await
+    answer_to(&mut sidecar.client().await, GET).await
 }
 
 /// Its checks fail from the fifth second to the seventieth.
 async fn out_and_back(key: Key) -> (u64, u64) {
     let mesh = Mesh::default();
     let ill = Arc::new(AtomicBool::new(false));
-    let told = ill.clone();
+    let shared = ill.clone();
     let _a = mesh.http1(A, move |_, request: &Message| match request.head.contains("/healthz") {
-        true if told.load(Relaxed) => UNAVAILABLE,
+        true if shared.load(Relaxed) => UNAVAILABLE,
         _ => OK,
     });
     let check = json!({ "http": "/healthz", "interval": "4s" });

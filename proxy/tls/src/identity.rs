@@ -213,9 +213,9 @@ mod tests {
         let web = GeneralName::URI(WEB);
         let garbage = GeneralName::Invalid(Tag(URI_TAG), b"\xff");
         let host = GeneralName::DNSName("web.shop");
-        let told = |names: &[GeneralName<'_>]| only_spiffe_id(names).map_err(|fault| fault.to_string());
+        let id_of = |names: &[GeneralName<'_>]| only_spiffe_id(names).map_err(|fault| fault.to_string());
 
-        assert_eq!(told(&[host.clone(), web.clone()]), Ok(WEB.parse().expect("a SPIFFE ID")));
+        assert_eq!(id_of(&[host.clone(), web.clone()]), Ok(WEB.parse().expect("a SPIFFE ID")));
         for (names, words) in [
             (vec![host], "no SPIFFE ID"),
             (vec![web.clone(), web.clone()], "2 URIs"),
@@ -223,7 +223,7 @@ mod tests {
             (vec![garbage], "not a SPIFFE ID"),
             (vec![GeneralName::URI("https://web.shop/")], "not a SPIFFE ID"),
         ] {
-            let fault = told(&names).expect_err(words);
+            let fault = id_of(&names).expect_err(words);
             assert!(fault.contains(words), "{fault}");
         }
     }

@@ -246,8 +246,8 @@ async fn tls_1_2_is_served_by_default_and_refused_where_1_3_is_the_minimum() {
             error => {
                 assert!(!admitted);
                 refused(error, TlsErrorKind::Handshake, "tls.min_version");
-                let told = called.map_err(|error| TlsError::from_io(&error));
-                refused(told, TlsErrorKind::RefusedByPeer, "no TLS version in common");
+                let error = called.map_err(|error| TlsError::from_io(&error));
+                refused(error, TlsErrorKind::RefusedByPeer, "no TLS version in common");
             }
         }
     }
@@ -369,12 +369,12 @@ fn a_resumed_peer_whose_certificate_has_expired_since_is_refused() {
     refused(resumed(web.not_after + 1), TlsErrorKind::Certificate, "expired at");
 }
 
-/// What a client's stream was told about its server: nothing yet, that the server accepted us, or why it did not.
+/// What a client's stream knows of its server: nothing yet, that the server accepted the client, or why it refused it.
 fn watched(stream: &ClientStream<DuplexStream>) -> Arc<std::sync::OnceLock<Option<TlsError>>> {
-    let told = Arc::new(std::sync::OnceLock::new());
-    let heir = told.clone();
-    stream.admission().when_known(move |refused| heir.set(refused.cloned()).expect("told once"));
-    told
+    let outcome = Arc::new(std::sync::OnceLock::new());
+    let heir = outcome.clone();
+    stream.admission().when_known(move |refused| heir.set(refused.cloned()).expect("reported once"));
+    outcome
 }
 
 #[tokio::test]
@@ -388,14 +388,14 @@ async fn c3_an_alert_that_has_arrived_is_the_reported_reason_even_if_a_write_fai
     let refusal = served.map(drop).expect_err("expired");
     assert_eq!((refusal.cause, refusal.claimed), ("expired", Some(id(WEB))));
     let (mut stream, _) = called.expect("the handshake has ended for the client");
-    let told = watched(&stream);
-    assert_eq!((told.get(), stream.admission().failure()), (None, None), "nothing was read yet");
+    let outcome = watched(&stream);
+    assert_eq!((outcome.get(), stream.admission().failure()), (None, None), "nothing was read yet");
     let error = stream.write_all(b"GET / HTTP/1.1").await.expect_err("the server is gone");
     assert_eq!(error.kind(), std::io::ErrorKind::InvalidData, "{error}");
     let failure = stream.admission().failure().expect("the alert was read");
     assert!(failure.is_refusal);
     assert_eq!((failure.error.kind, failure.error.cause), (TlsErrorKind::RefusedByPeer, "expired"));
-    assert_eq!(told.get(), Some(&Some(failure.error)));
+    assert_eq!(outcome.get(), Some(&Some(failure.error)));
 }
 
 #[tokio::test]
@@ -407,18 +407,18 @@ async fn c3_a_server_has_accepted_us_when_it_sends_anything_or_ends_without_a_re
         let (near, far) = duplex(64 * 1024);
         let (served, called) = tokio::join!(accept(serve(&orders), far), caller.connect(near, Purpose::Tcp));
         let (stream, _) = called.expect("connected");
-        let told = watched(&stream);
-        assert_eq!(told.get(), None);
-        (served.expect("admitted").0, stream, told)
+        let outcome = watched(&stream);
+        assert_eq!(outcome.get(), None);
+        (served.expect("admitted").0, stream, outcome)
     };
-    let (mut server, mut stream, told) = connected().await;
+    let (mut server, mut stream, outcome) = connected().await;
     server.flush().await.expect("the client is there");
     let read = tokio::time::timeout(Duration::ZERO, stream.read_u8()).await;
-    assert_eq!((read.is_err(), told.get()), (true, Some(&None)), "a ticket has come, and no byte");
+    assert_eq!((read.is_err(), outcome.get()), (true, Some(&None)), "a ticket has come, and no byte");
 
-    let (server, stream, told) = connected().await;
+    let (server, stream, outcome) = connected().await;
     drop((server, stream));
-    assert_eq!(told.get(), Some(&None), "the server has not refused us");
+    assert_eq!(outcome.get(), Some(&None), "the server has not refused us");
 }
 
 #[test]
@@ -465,6 +465,6 @@ fn a_client_that_cannot_be_set_up_names_what_is_missing() {
     assert!(matches!(new(Some(&own), &simple(Some("10.0.0.1"))), Err(SetupError::BadServerName(_))));
     let absent =
         UpstreamTls::Simple { sni: Some("a.test".to_owned()), trust_bundle: Some("absent.pem".into()) };
-    let told = new(Some(&own), &absent).expect_err("no such file").to_string();
-    assert!(told.contains("absent.pem"), "{told}");
+    let error = new(Some(&own), &absent).expect_err("no such file").to_string();
+    assert!(error.contains("absent.pem"), "{error}");
 }

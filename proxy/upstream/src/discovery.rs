@@ -174,8 +174,8 @@ mod tests {
         assert_eq!(missing_in(&some[..1], &some), "192.0.2.1:2 192.0.2.1:3");
         assert_eq!(missing_in(&some, &some[..1]), "");
         let many: Vec<_> = (1..=13).map(port).collect();
-        let told = missing_in(&[], &many);
-        assert!(told.starts_with("192.0.2.1:1 ") && told.ends_with("192.0.2.1:10 and 3 more"), "{told}");
+        let text = missing_in(&[], &many);
+        assert!(text.starts_with("192.0.2.1:1 ") && text.ends_with("192.0.2.1:10 and 3 more"), "{text}");
     }
 
     /// Follows a name with these answers in order. The last one is repeated for ever.
@@ -228,8 +228,8 @@ mod tests {
         let discovery = discovery(Duration::from_secs(60));
         let name = Following::by(&discovery, Some(before), &Handle::current(), failed);
         let mut membership = name.membership();
-        let told = timeout(Duration::from_secs(3600), membership.changed()).await;
-        assert!(told.is_err(), "nothing changed");
+        let changed = timeout(Duration::from_secs(3600), membership.changed()).await;
+        assert!(changed.is_err(), "nothing changed");
         assert_eq!(endpoints(&membership), ["192.0.2.1:80"]);
     }
 

@@ -100,6 +100,6 @@ async fn a_virtual_address_that_no_service_has_is_refused_at_once() {
             assert!(result.received.is_empty() && result.is_closed(), "{result:?}");
         }
     }
-    let nobodys = [("direction", "outbound"), ("service", "passthrough")];
-    pod.counted(0, "pillion_connections_total", &nobodys).await;
+    let passthrough = [("direction", "outbound"), ("service", "passthrough")];
+    pod.counted(0, "pillion_connections_total", &passthrough).await;
 }

@@ -334,6 +334,7 @@ static LEARNT: Static<LearntEndpoints> = Static::new(|| {
         .later("srv", |learnt| learnt.is_later = true)
         .word::<Duration>("refresh", field!(refresh), "The time between two queries, at least 1s.")
         .takes("1s or more")
+        .later("kubernetes", |learnt| learnt.is_later = true)
 });
 
 const ENDPOINTS: &str = "a list of endpoints, or { dns: … }";

@@ -146,8 +146,8 @@ mod tests {
             ("true", "only an address or a network makes sense", "YAML 1.1"),
         ];
         for (text, what, help) in cases {
-            let told = refused(text);
-            assert!(told.0.contains(what) && told.1.contains(help), "{text:?} {told:?}");
+            let fault = refused(text);
+            assert!(fault.0.contains(what) && fault.1.contains(help), "{text:?} {fault:?}");
         }
     }
 

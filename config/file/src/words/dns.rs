@@ -126,8 +126,8 @@ mod tests {
             ("off", "not a name", "write it like"),
         ];
         for (text, what, help) in cases {
-            let told = refused(text);
-            assert!(told.0.contains(what) && told.1.contains(help), "{text:?} {told:?}");
+            let fault = refused(text);
+            assert!(fault.0.contains(what) && fault.1.contains(help), "{text:?} {fault:?}");
         }
     }
 

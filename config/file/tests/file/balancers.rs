@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pillion_model::cluster::{HashKey, LoadBalancer};
 
-use crate::{good, told, warnings};
+use crate::{good, messages, warnings};
 
 fn service(keys: &str) -> String {
     format!("services:\n  a:\n    endpoints: [10.0.0.1:80]\n    {keys}\n")
@@ -41,7 +41,7 @@ fn a_service_replaces_the_balancer_of_defaults_as_a_whole() {
 }
 
 #[test]
-fn each_mistake_in_a_balancer_that_hashes_is_told() {
+fn each_mistake_in_a_balancer_that_hashes_is_a_fault() {
     let cases = [
         ("maglev", "4:20 services.a.load_balancer is maglev, without what requests are hashed by"),
         ("{}", "4:5 services.a.load_balancer is an empty block"),
@@ -63,10 +63,10 @@ fn each_mistake_in_a_balancer_that_hashes_is_told() {
         ("{ maglev: { header: host } }", "4:40 services.a.load_balancer.maglev.header is `host`"),
     ];
     for (value, expected) in cases {
-        let told = told(&service(&format!("load_balancer: {value}")));
+        let messages = messages(&service(&format!("load_balancer: {value}")));
         assert!(
-            told.iter().any(|fault| fault.starts_with(expected)),
-            "{value}{told:#?}\nexpected {expected}"
+            messages.iter().any(|fault| fault.starts_with(expected)),
+            "{value}{messages:#?}\nexpected {expected}"
         );
     }
 }
@@ -94,6 +94,6 @@ fn endpoints_have_zones_and_priorities() {
     let path = |source: &str| warnings(source).into_iter().map(|fault| fault.path).collect::<Vec<_>>();
     assert_eq!(path(source), ["services.a.endpoints"], "this sidecar's zone is not known");
     assert_eq!(path(&format!("workload: {{ zone: a }}\n{source}")), [""; 0]);
-    let told = told(&source.replace("priority: 1", "priority: 128"));
-    assert!(told.len() == 1 && told[0].contains("priority"), "{told:?}");
+    let messages = messages(&source.replace("priority: 1", "priority: 128"));
+    assert!(messages.len() == 1 && messages[0].contains("priority"), "{messages:?}");
 }

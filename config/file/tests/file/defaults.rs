@@ -8,7 +8,7 @@ use pillion_model::policy::{
     HealthCheck, IdleTimeout, OutlierDetection, RetryCondition, RetryMethods, Timeout,
 };
 
-use crate::{bad, good, told, warnings};
+use crate::{bad, good, messages, warnings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -25,7 +25,7 @@ services:
 ";
     let own = "is not allowed here: each service has its own";
     assert_eq!(
-        told(source),
+        messages(source),
         [
             format!("2:3 defaults.hosts {own}"),
             format!("3:3 defaults.addresses {own}"),
@@ -75,8 +75,8 @@ fn a_fault_in_defaults_is_reported_once_at_its_place() {
         ("defaults: [a]\n", vec!["1:11 defaults must be a block of keys, not a list"]),
     ];
     for (defaults, expected) in cases {
-        assert_eq!(told(&format!("{defaults}{services}")), expected);
-        assert_eq!(told(defaults), expected, "without services");
+        assert_eq!(messages(&format!("{defaults}{services}")), expected);
+        assert_eq!(messages(defaults), expected, "without services");
     }
 }
 
@@ -91,10 +91,10 @@ services:
   d: { endpoints: [10.0.0.1:80], retry: off }
   e: { endpoints: [10.0.0.1:80], timeout: 60s }
 ";
-    let told: Vec<_> =
+    let messages: Vec<_> =
         warnings(source).iter().map(|w| format!("{}:{} {}", w.line, w.column, w.message)).collect();
     assert_eq!(
-        told,
+        messages,
         [
             "1:31 defaults.retry.methods is all: a POST that the service has handled may be sent again",
             "1:53 defaults.retry.per_try_timeout is 20s, not below `timeout` (15s): it never ends a try",
@@ -115,7 +115,7 @@ services:
   c: { endpoints: [10.0.0.1:80], retry: { backoff: { base: 1s, max: 1ms } } }
 ";
     assert_eq!(
-        told(source),
+        messages(source),
         [
             "1:38 defaults.retry.backoff.max is 100ms, below `base` (1s) (in service b)",
             "5:69 services.c.retry.backoff.max is 1ms, below `base` (1s)",
@@ -127,7 +127,7 @@ services:
 fn a_fault_of_defaults_in_a_hundred_services_does_not_hide_other_faults() {
     let services: String = (0..200).map(|n| format!("  s{n}: {{ endpoints: [10.0.0.1:80] }}\n")).collect();
     let source = format!("defaults: {{ retry: {{ attempts: 0 }} }}\nversion: 2\nservices:\n{services}");
-    assert_eq!(told(&source).len(), 2, "{}", bad(&source));
+    assert_eq!(messages(&source).len(), 2, "{}", bad(&source));
 }
 
 #[test]
@@ -281,6 +281,6 @@ fn a_health_check_asks_one_question() {
         ("{ http: healthz }", "services.a.health_check.http"),
     ] {
         let text = format!("{services}{check} }} }}");
-        assert!(told(&text).iter().any(|line| line.contains(expected)), "{check}: {:?}", told(&text));
+        assert!(messages(&text).iter().any(|line| line.contains(expected)), "{check}: {:?}", messages(&text));
     }
 }

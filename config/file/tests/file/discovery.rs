@@ -6,7 +6,7 @@ use std::time::Duration;
 use pillion_model::cluster::Discovery;
 use pillion_model::identity::Crl;
 
-use crate::{bad, good, told};
+use crate::{bad, good, messages};
 
 fn service(endpoints: &str) -> String {
     format!("services:\n  a:\n    endpoints: {endpoints}\n")
@@ -34,7 +34,7 @@ fn a_name_that_cannot_be_looked_up_is_a_fault_with_help() {
 #[test]
 fn srv_records_are_not_supported_yet() {
     assert_eq!(
-        told(&service("{ srv: _http._tcp.orders.shop }")),
+        messages(&service("{ srv: _http._tcp.orders.shop }")),
         ["3:18 services.a.endpoints.srv is not supported yet"]
     );
 }
@@ -65,5 +65,5 @@ fn a_crl_that_is_configured_is_required_and_that_of_a_directory_may_be_absent() 
     assert_eq!(crl(&format!("{files}, crl: d.crl")), Crl::Required(path("d.crl")));
     assert_eq!(crl("directory: certs"), Crl::IfPresent(path("certs/ca.crl")));
     assert_eq!(crl("directory: certs, crl: revoked.pem"), Crl::Required(path("revoked.pem")));
-    assert_eq!(told("identity: { crl: a }"), ["1:1 identity does not say where the certificates are"]);
+    assert_eq!(messages("identity: { crl: a }"), ["1:1 identity does not say where the certificates are"]);
 }

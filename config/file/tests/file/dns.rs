@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use pillion_model::dns::{Dns, NameServers};
 
-use crate::{bad, good, told, warnings};
+use crate::{bad, good, messages, warnings};
 
 fn dns(keys: &str) -> Dns {
     good(&format!("dns: {{ {keys} }}")).dns.expect("a DNS proxy")
@@ -62,7 +62,7 @@ fn a_name_server_that_cannot_be_asked_is_a_fault_with_help() {
         assert!(fault.help.as_deref().unwrap_or_default().contains(help), "{errors}");
     }
     assert_eq!(
-        told("dns: { listen: 127.0.0.1:53, upstream: 127.0.0.1 }"),
+        messages("dns: { listen: 127.0.0.1:53, upstream: 127.0.0.1 }"),
         ["1:40 dns.upstream is 127.0.0.1:53, where the DNS proxy itself listens (127.0.0.1:53): a loop"]
     );
 }
@@ -76,8 +76,8 @@ fn a_wildcard_address_gives_a_warning_because_redirected_queries_get_no_answer()
         ("10.0.0.1:53", None),
     ] {
         let all = warnings(&format!("dns: {{ listen: {listen}, upstream: 10.96.0.10 }}"));
-        let told = all.iter().find(|warning| warning.path == "dns.listen");
-        let help = told.and_then(|warning| warning.help.as_deref());
+        let warning = all.iter().find(|warning| warning.path == "dns.listen");
+        let help = warning.and_then(|warning| warning.help.as_deref());
         assert_eq!(help.is_some(), expected.is_some(), "{listen}");
         assert!(help.unwrap_or_default().starts_with(expected.unwrap_or_default()), "{listen}: {help:?}");
     }
@@ -86,7 +86,7 @@ fn a_wildcard_address_gives_a_warning_because_redirected_queries_get_no_answer()
 #[test]
 fn the_dns_proxy_shares_no_address_with_another_listener() {
     assert_eq!(
-        told("dns: { listen: 127.0.0.1:15000 }"),
+        messages("dns: { listen: 127.0.0.1:15000 }"),
         ["1:16 dns.listen has 127.0.0.1:15000, where admin listens already (127.0.0.1:15000)"]
     );
 }

@@ -6,7 +6,7 @@ use pillion_config::Severity;
 use pillion_model::Config;
 use pillion_model::listener::{DownstreamLimits, Drain};
 
-use crate::{bad, good, told, warnings};
+use crate::{bad, good, messages, warnings};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -22,7 +22,7 @@ fn a_drain_timeout_below_the_delay_is_a_fault_at_the_key_that_is_written() {
         ),
         ("drain: off", "1:8 drain must be a block of keys, not `off`"),
     ] {
-        assert_eq!(told(source), [expected], "{source}");
+        assert_eq!(messages(source), [expected], "{source}");
     }
 }
 

@@ -3,7 +3,7 @@
 use pillion_config::{Severity, load, parse};
 use std::path::Path;
 
-use crate::{bad, told, warnings};
+use crate::{bad, messages, warnings};
 
 #[test]
 fn a_fault_is_shown_with_its_place_its_help_and_its_line() {
@@ -58,7 +58,7 @@ fn c13_the_fault_of_a_known_key_at_a_wrong_place_names_the_right_place() {
 fn three_faults_in_three_blocks_are_reported_at_once_in_block_style() {
     let source = "inbound:\n  timout: 5s\nservices:\n  a:\n    endpoints: [10.0.0.1:80]\n    timeout: 5\nworkers: many\n";
     assert_eq!(
-        told(source),
+        messages(source),
         [
             "2:3 inbound has no key `timout`",
             "6:14 services.a.timeout is `5`, which is not a duration",
@@ -71,7 +71,7 @@ fn three_faults_in_three_blocks_are_reported_at_once_in_block_style() {
 fn three_faults_in_three_blocks_are_reported_at_once_in_flow_style() {
     let source = "{ inbound: { timout: 5s }, services: { a: { endpoints: [10.0.0.1:80], timeout: 5 } }, workers: many }";
     assert_eq!(
-        told(source),
+        messages(source),
         [
             "1:14 inbound has no key `timout`",
             "1:80 services.a.timeout is `5`, which is not a duration",
@@ -118,24 +118,27 @@ fn a_fault_inside_a_union_is_placed_at_the_key_in_it() {
         ),
     ];
     for (source, expected) in cases {
-        let told = told(&source);
-        assert!(told.len() == 1 && told[0].starts_with(expected), "{source}{told:#?}\nexpected {expected}");
+        let messages = messages(&source);
+        assert!(
+            messages.len() == 1 && messages[0].starts_with(expected),
+            "{source}{messages:#?}\nexpected {expected}"
+        );
     }
 }
 
 #[test]
 fn duplicate_keys_are_faults_in_blocks_and_in_maps() {
     assert_eq!(
-        told("services:\n  a: { endpoints: [10.0.0.1:80] }\n  a: { endpoints: [10.0.0.2:80] }\n"),
+        messages("services:\n  a: { endpoints: [10.0.0.1:80] }\n  a: { endpoints: [10.0.0.2:80] }\n"),
         ["3:3 services has the key `a` twice"]
     );
     assert_eq!(
-        told("inbound:\n  ports:\n    3306: { protocol: http1 }\n    \"3306\": { protocol: http2 }\n"),
+        messages("inbound:\n  ports:\n    3306: { protocol: http1 }\n    \"3306\": { protocol: http2 }\n"),
         ["4:5 inbound.ports has the key `3306` twice"]
     );
-    assert_eq!(told("workers: 1\nworkers: 2\n"), ["2:1 the file has the key `workers` twice"]);
+    assert_eq!(messages("workers: 1\nworkers: 2\n"), ["2:1 the file has the key `workers` twice"]);
     let both = "services: { a: { endpoints: [10.0.0.1:80], retry: { on: [reset], conditions: [5xx] } } }";
-    assert_eq!(told(both).len(), 1);
+    assert_eq!(messages(both).len(), 1);
 }
 
 #[test]
@@ -192,7 +195,7 @@ services:
   d: { hosts: [\"*.x\", c] }
 ";
     assert_eq!(
-        told(source),
+        messages(source),
         [
             "1:20 inbound.listen has 127.0.0.1:15000, where admin listens already (127.0.0.1:15000)",
             "1:43 inbound.mtls is strict, but there is no `identity` to prove",
@@ -211,22 +214,25 @@ services:
 
 #[test]
 fn an_identity_names_all_three_files_either_singly_or_by_a_directory() {
-    assert_eq!(told("identity: { certificate: a }"), ["1:1 identity lacks `key` and `trust_bundle`"]);
-    assert_eq!(told("identity: { directory: a, key: b }"), ["1:1 identity has `directory` and single files"]);
+    assert_eq!(messages("identity: { certificate: a }"), ["1:1 identity lacks `key` and `trust_bundle`"]);
     assert_eq!(
-        told("identity: { trust_domain: x }"),
+        messages("identity: { directory: a, key: b }"),
+        ["1:1 identity has `directory` and single files"]
+    );
+    assert_eq!(
+        messages("identity: { trust_domain: x }"),
         ["1:1 identity does not say where the certificates are"]
     );
-    assert_eq!(told("identity: { directory: a, trust_domain: X }").len(), 1);
+    assert_eq!(messages("identity: { directory: a, trust_domain: X }").len(), 1);
 }
 
 #[test]
 fn a_fault_does_not_cause_further_messages() {
     // the identity is misspelt, so no message may say that it is missing
-    assert_eq!(told("identity: { direktory: a }\ninbound: { mtls: strict }").len(), 1);
+    assert_eq!(messages("identity: { direktory: a }\ninbound: { mtls: strict }").len(), 1);
     // the list is not empty: its only item is faulty
-    assert_eq!(told("services: { a: { endpoints: [nowhere] } }").len(), 1);
-    assert_eq!(told("services: { a: { endpoint: [10.0.0.1:80] } }").len(), 1);
+    assert_eq!(messages("services: { a: { endpoints: [nowhere] } }").len(), 1);
+    assert_eq!(messages("services: { a: { endpoint: [10.0.0.1:80] } }").len(), 1);
 }
 
 #[test]
@@ -234,8 +240,8 @@ fn port_0_never_collides_and_ip_versions_are_separate() {
     crate::good(
         "inbound: { listen: [\"0.0.0.0:1\", \"[::]:1\"] }\nadmin: { listen: 127.0.0.1:0 }\nmetrics: { listen: 127.0.0.1:0 }",
     );
-    assert_eq!(told("inbound: { listen: [\"0.0.0.0:1\", 127.0.0.1:1] }").len(), 1);
-    assert_eq!(told("inbound: { listen: 127.0.0.1:1, app: 127.0.0.1:1 }").len(), 1);
+    assert_eq!(messages("inbound: { listen: [\"0.0.0.0:1\", 127.0.0.1:1] }").len(), 1);
+    assert_eq!(messages("inbound: { listen: 127.0.0.1:1, app: 127.0.0.1:1 }").len(), 1);
 }
 
 #[test]
@@ -245,10 +251,10 @@ identity: { directory: c }
 services:
   a: { endpoints: [10.0.0.1:80, 10.0.0.1:80], tls: mutual, timeout: 1s, retry: { per_try_timeout: 1s, methods: all } }
 ";
-    let told: Vec<_> =
+    let messages: Vec<_> =
         warnings(source).iter().map(|w| format!("{}:{} {}", w.line, w.column, w.path)).collect();
     assert_eq!(
-        told,
+        messages,
         [
             "3:33 services.a.endpoints[1]",
             "3:52 services.a.tls",
@@ -269,7 +275,7 @@ fn warnings_are_reported_beside_errors() {
 
 #[test]
 fn another_version_number_is_refused() {
-    assert_eq!(told("version: 2"), ["1:10 version is 2, which this release does not support"]);
+    assert_eq!(messages("version: 2"), ["1:10 version is 2, which this release does not support"]);
 }
 
 #[test]

@@ -97,9 +97,9 @@ fn a_large_file_full_of_routes_is_read_quickly() {
 fn text_that_is_not_utf_8_is_refused_at_its_place() {
     let file = std::env::temp_dir().join(format!("pillion-config-{}.yaml", std::process::id()));
     std::fs::File::create(&file).and_then(|mut f| f.write_all(b"version: 1\nworkers: \xff\xfe\n")).unwrap();
-    let told = load(&file).unwrap_err().to_string();
+    let message = load(&file).unwrap_err().to_string();
     std::fs::remove_file(&file).unwrap();
-    assert!(told.ends_with(":2:10: error: the file is not UTF-8. help: save it as UTF-8"), "{told}");
+    assert!(message.ends_with(":2:10: error: the file is not UTF-8. help: save it as UTF-8"), "{message}");
 }
 
 #[test]
@@ -109,9 +109,9 @@ fn four_mib_that_are_not_utf_8_are_refused_quickly() {
     bytes.push(0xff);
     std::fs::write(&file, bytes).unwrap();
     let started = Instant::now();
-    let told = load(&file).unwrap_err().faults.remove(0);
+    let fault = load(&file).unwrap_err().faults.remove(0);
     std::fs::remove_file(&file).unwrap();
-    assert_eq!((told.line, told.column), (300_001, 1));
+    assert_eq!((fault.line, fault.column), (300_001, 1));
     assert!(started.elapsed() < QUICK, "took {:?}", started.elapsed());
 }
 

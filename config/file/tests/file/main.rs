@@ -46,6 +46,6 @@ fn bad(source: &str) -> Errors {
 }
 
 /// `LINE:COL MESSAGE` of each fault.
-fn told(source: &str) -> Vec<String> {
+fn messages(source: &str) -> Vec<String> {
     bad(source).faults.iter().map(|f| format!("{}:{} {}", f.line, f.column, f.message)).collect()
 }

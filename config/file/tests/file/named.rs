@@ -1,6 +1,6 @@
 //! The mistakes that operators make most, one test for each.
 
-use crate::{bad, good, told, warnings};
+use crate::{bad, good, messages, warnings};
 
 #[test]
 fn a_key_that_occurs_twice_is_a_fault_also_where_keys_are_names() {
@@ -24,7 +24,7 @@ fn a_key_that_occurs_twice_is_a_fault_also_where_keys_are_names() {
         ("defaults: { timeout: 1s, timeout: 1s }".into(), "1:26 defaults has the key `timeout` twice"),
     ];
     for (source, expected) in cases {
-        assert_eq!(told(&source), [expected], "{source}");
+        assert_eq!(messages(&source), [expected], "{source}");
     }
 }
 
@@ -63,19 +63,19 @@ fn a_probe_or_a_header_that_occurs_twice_is_a_fault() {
         ),
     ];
     for (source, expected) in cases {
-        assert_eq!(told(&source), expected, "{source}");
+        assert_eq!(messages(&source), expected, "{source}");
     }
 }
 
 #[test]
 fn a_variable_in_a_probe_or_a_header_must_be_set() {
-    let told = told(
+    let messages = messages(
         "inbound:\n  probes: [{ path: \"/live?pod=${PILLION_ABSENT}\" }]\n\
          services: { a: { endpoints: [10.0.0.1:80] } }\n\
          routes: [{ hosts: a, to: a, match: { headers: { x-a: \"b ${PILLION_ABSENT:-${}}\" } } }]\n",
     );
     assert_eq!(
-        told,
+        messages,
         [
             "2:20 inbound.probes[0].path uses `${PILLION_ABSENT}`, which is not set",
             "4:54 routes[0].match.headers.x-a has `${}`, which is no variable",
@@ -138,11 +138,11 @@ fn a_per_try_timeout_of_a_route_that_is_not_below_its_timeout_gives_a_warning() 
         ),
     ];
     for (service, route, expected) in cases {
-        let told: Vec<_> = warnings(&routes(service, route))
+        let messages: Vec<_> = warnings(&routes(service, route))
             .iter()
             .map(|w| format!("{}:{} {}", w.line, w.column, w.message))
             .collect();
-        assert_eq!(told, [expected], "{service} {route}");
+        assert_eq!(messages, [expected], "{service} {route}");
     }
     assert_eq!(warnings(&routes("timeout: 1s", "    timeout: 3s\n    retry: { per_try_timeout: 2s }\n")), []);
 }
@@ -151,15 +151,15 @@ fn a_per_try_timeout_of_a_route_that_is_not_below_its_timeout_gives_a_warning() 
 fn three_faults_in_three_services_are_reported_at_once_in_both_styles() {
     let block = "services:\n  a:\n    endpoints: [10.0.0.1]\n  b:\n    endpoints:\n      - 10.0.0.1:80\n    tls:\n      mode: mutal\n  c:\n    endpoints:\n      - { address: 10.0.0.1:80, wieght: 2 }\n";
     let flow = "services: { a: { endpoints: [10.0.0.1] }, b: { endpoints: [10.0.0.1:80], tls: { mode: mutal } }, c: { endpoints: [{ address: 10.0.0.1:80, wieght: 2 }] } }";
-    let messages = [
+    let faults = [
         "services.a.endpoints[0] is `10.0.0.1`, which is not an address",
         "services.b.tls.mode is `mutal`, which is not one of mutual, simple, off",
         "services.c.endpoints[0] has no key `wieght`",
     ];
     for (source, places) in [(block, ["3:17", "8:13", "11:33"]), (flow, ["1:30", "1:87", "1:139"])] {
         let expected: Vec<_> =
-            places.iter().zip(messages).map(|(place, what)| format!("{place} {what}")).collect();
-        assert_eq!(told(source), expected);
+            places.iter().zip(faults).map(|(place, what)| format!("{place} {what}")).collect();
+        assert_eq!(messages(source), expected);
     }
 }
 
@@ -183,11 +183,11 @@ fn a_fault_deep_in_each_union_is_placed_at_its_key() {
     ];
     for (keys, place) in cases {
         let source = format!("services:\n  b:\n    {keys}\n");
-        let told: Vec<_> =
-            told(&source).into_iter().filter(|told| !told.contains("not supported yet")).collect();
+        let messages: Vec<_> =
+            messages(&source).into_iter().filter(|message| !message.contains("not supported yet")).collect();
         assert!(
-            told.len() == 1 && told[0].starts_with(&format!("{place} ")),
-            "{source}{told:#?}\nexpected {place}"
+            messages.len() == 1 && messages[0].starts_with(&format!("{place} ")),
+            "{source}{messages:#?}\nexpected {place}"
         );
     }
 }
@@ -207,10 +207,10 @@ fn a_fault_deep_in_each_union_of_a_route_is_placed_at_its_key() {
     for (keys, place) in cases {
         let source =
             format!("services: {{ a: {{ endpoints: [10.0.0.1:80] }} }}\nroutes:\n  - hosts: a\n    {keys}\n");
-        let told = told(&source);
+        let messages = messages(&source);
         assert!(
-            told.len() == 1 && told[0].starts_with(&format!("{place} ")),
-            "{source}{told:#?}\nexpected {place}"
+            messages.len() == 1 && messages[0].starts_with(&format!("{place} ")),
+            "{source}{messages:#?}\nexpected {place}"
         );
     }
 }
@@ -222,7 +222,7 @@ fn a_port_is_the_same_key_quoted_or_not() {
         assert_eq!(good(&format!("inbound: {{ ports: {{ {port}: {{ protocol: tcp }} }} }}")), bare, "{port}");
     }
     for port in ["03306", "3306.0", "0xcea", "+3306", "65536", "0"] {
-        assert_eq!(told(&format!("inbound: {{ ports: {{ {port}: {{}} }} }}")).len(), 1, "{port}");
+        assert_eq!(messages(&format!("inbound: {{ ports: {{ {port}: {{}} }} }}")).len(), 1, "{port}");
     }
 }
 
@@ -292,7 +292,7 @@ fn the_text_of_a_comment_does_not_change_how_the_file_is_read() {
     for comment in ["", " # routes", " # costs $5"] {
         let source = format!("inbound: 1.10{comment}");
         assert_eq!(
-            told(&source),
+            messages(&source),
             ["1:10 inbound is `1.10`, which is not `off` or a block of keys"],
             "{source}"
         );

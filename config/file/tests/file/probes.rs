@@ -2,7 +2,7 @@
 
 use pillion_model::listener::{Probe, Question};
 
-use crate::{bad, good, told, warnings};
+use crate::{bad, good, messages, warnings};
 
 fn probes(list: &str) -> Vec<Probe> {
     good(&format!("inbound: {{ probes: {list} }}")).inbound.expect("an inbound side").probes
@@ -52,8 +52,8 @@ fn each_fault_of_a_probe_is_reported_at_its_place() {
         ("{ name: a, port: 1, http: / }", "2:32 inbound.probes[0] has no key `http`"),
     ];
     for (probe, expected) in cases {
-        let told = told(&format!("inbound:\n  probes: [{probe}]\n"));
-        assert!(told.iter().any(|told| told.starts_with(expected)), "{probe}: {told:?}");
+        let messages = messages(&format!("inbound:\n  probes: [{probe}]\n"));
+        assert!(messages.iter().any(|message| message.starts_with(expected)), "{probe}: {messages:?}");
     }
 }
 
@@ -68,13 +68,16 @@ fn a_probe_of_the_sidecar_s_own_port_is_a_fault_unless_the_application_has_it_el
         (15020, "metrics.listen: 0.0.0.0:15020"),
         (15000, "admin.listen: 127.0.0.1:15000"),
     ] {
-        let told = bad(&probe(port, "")).to_string();
-        assert!(told.contains(&format!("is {port}, where the sidecar itself listens ({key})")), "{told}");
+        let message = bad(&probe(port, "")).to_string();
+        assert!(
+            message.contains(&format!("is {port}, where the sidecar itself listens ({key})")),
+            "{message}"
+        );
     }
-    let told = bad(&(probe(15053, "") + "dns: {}\n")).to_string();
+    let message = bad(&(probe(15053, "") + "dns: {}\n")).to_string();
     assert!(
-        told.contains("is 15053, where the sidecar itself listens (dns.listen: 127.0.0.1:15053)"),
-        "{told}"
+        message.contains("is 15053, where the sidecar itself listens (dns.listen: 127.0.0.1:15053)"),
+        "{message}"
     );
     good(&probe(15053, ""));
     good(&probe(8080, "listen: \"127.0.0.2:8080\", app: \"127.0.0.1:8080\", "));
@@ -84,6 +87,6 @@ fn a_probe_of_the_sidecar_s_own_port_is_a_fault_unless_the_application_has_it_el
 #[test]
 fn probes_without_a_metrics_port_give_a_warning() {
     let file = "metrics: off\ninbound: { probes: [{ name: a, port: 8080, tcp: true }] }\n";
-    let told: Vec<_> = warnings(file).into_iter().map(|fault| fault.message).collect();
-    assert_eq!(told, ["inbound.probes are asked for on the metrics port, and metrics is off"]);
+    let messages: Vec<_> = warnings(file).into_iter().map(|fault| fault.message).collect();
+    assert_eq!(messages, ["inbound.probes are asked for on the metrics port, and metrics is off"]);
 }

@@ -4,7 +4,7 @@ use pillion_config::Severity;
 use pillion_model::cluster::UpstreamProtocol;
 use pillion_model::listener::{AppProtocol, Mtls, RedirectTo, Unknown};
 
-use crate::{bad, good, told, warnings};
+use crate::{bad, good, messages, warnings};
 
 /// `LINE:COL MESSAGE. HELP` of the only fault.
 fn the_fault(source: &str) -> String {
@@ -61,15 +61,15 @@ fn unknown_words_are_reported_at_their_place() {
         ),
     ];
     for (source, expected) in cases {
-        let told = the_fault(source);
-        assert!(told.starts_with(expected), "{told}\nexpected {expected}");
+        let message = the_fault(source);
+        assert!(message.starts_with(expected), "{message}\nexpected {expected}");
     }
 }
 
 #[test]
 fn an_identity_is_needed_wherever_mtls_is_on() {
     assert_eq!(
-        told(
+        messages(
             "inbound:\n  mtls: permissive\n  ports:\n    1: { mtls: strict }\n    2: { mtls: permissive }\n    3: { mtls: off }\n"
         ),
         [
@@ -79,7 +79,7 @@ fn an_identity_is_needed_wherever_mtls_is_on() {
         ]
     );
     // the identity is misspelt, so no message may say that it is missing
-    assert_eq!(told("identity: { direktory: a }\ninbound: { ports: { 1: { mtls: strict } } }").len(), 1);
+    assert_eq!(messages("identity: { direktory: a }\ninbound: { ports: { 1: { mtls: strict } } }").len(), 1);
 }
 
 #[test]
@@ -95,7 +95,7 @@ services:
       - 10.96.0.10:0
 ";
     assert_eq!(
-        told(source),
+        messages(source),
         [
             "5:9 services.a.addresses[0] is `10.96.1.7/24`, an address within its network",
             "6:9 services.a.addresses[1] is `10.96.1.0/33`, with more bits than an address has",
@@ -121,7 +121,7 @@ services:
   d: { endpoints: [10.0.0.1:80], addresses: [\"FD00::1\", \"[fd00:0::1]\"] }
 ";
     assert_eq!(
-        told(source),
+        messages(source),
         [
             "3:45 services.b.addresses has `10.96.0.11`, which means service a already",
             "4:45 services.c.addresses has `10.96.1.0/24`, which means service a already",
@@ -147,10 +147,10 @@ fn a_network_within_the_network_of_another_service_is_no_fault() {
 fn an_address_to_which_no_connection_can_go_gives_a_warning() {
     let service =
         |addresses| format!("services: {{ a: {{ endpoints: [10.0.0.1:80], addresses: {addresses} }} }}");
-    let told = warnings(&service("[0.0.0.0, \"[::]:80\"]"));
-    assert_eq!(told.len(), 2);
+    let messages = warnings(&service("[0.0.0.0, \"[::]:80\"]"));
+    assert_eq!(messages.len(), 2);
     assert_eq!(
-        (told[0].severity, told[0].column, told[0].help.as_deref()),
+        (messages[0].severity, messages[0].column, messages[0].help.as_deref()),
         (Severity::Warning, 55, Some("every address is 0.0.0.0/0"))
     );
     assert_eq!(warnings(&service("[0.0.0.0/0, \"::/0\"]")), []);
@@ -171,7 +171,7 @@ services:
   a: { endpoints: [10.0.0.1:80], listen: 127.0.0.1:20002 }
 ";
     assert_eq!(
-        told(source),
+        messages(source),
         [
             "5:18 inbound.ports.1.listen has 127.0.0.1:15006, where inbound listens already (0.0.0.0:15006)",
             "6:18 inbound.ports.2.listen has 0.0.0.0:15020, where metrics listens already (0.0.0.0:15020)",

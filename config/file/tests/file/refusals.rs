@@ -38,6 +38,10 @@ fn the_alternatives_of_the_public_interface_are_refused_by_name() {
     let cases = [
         ("identity: { workload_api: unix:///run/spire/agent.sock }".to_owned(), "identity.workload_api"),
         ("services: { a: { endpoints: { srv: _http._tcp.a.shop } } }".into(), "services.a.endpoints.srv"),
+        (
+            "services: { a: { endpoints: { kubernetes: \"a.shop:80\" } } }".into(),
+            "services.a.endpoints.kubernetes",
+        ),
         ("metrics: { merge: [\"http://127.0.0.1:8080/metrics\"] }".into(), "metrics.merge"),
         ("metrics: { compatibility: [istio] }".into(), "metrics.compatibility"),
         ("access_log: { format: text }".into(), "access_log.format"),

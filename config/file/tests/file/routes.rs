@@ -8,7 +8,7 @@ use pillion_model::cluster::HostPattern;
 use pillion_model::policy::Timeout;
 use pillion_model::route::{HeaderMatch, PathMatch, Route, RouteHost, ValueMatch};
 
-use crate::{bad, good, told, warnings};
+use crate::{bad, good, messages, warnings};
 
 const SERVICES: &str = "\
 services:
@@ -133,7 +133,7 @@ fn a_missing_or_wrong_key_of_a_route_is_a_fault_at_its_place() {
         ("hosts: [a], redirect: {}", "7:19 routes[0].redirect leads to where the request was"),
         (
             "hosts: [a], redirect: { path: /b, status: 304 }",
-            "7:49 routes[0].redirect.status is 304, which redirects nobody",
+            "7:49 routes[0].redirect.status is 304, which is not a redirect",
         ),
         ("hosts: [a], redirect: { path: //b }", "7:37 routes[0].redirect.path is `//b`, which is not a path"),
         ("hosts: [a], respond: {}", "7:19 routes[0].respond needs `status`"),
@@ -188,24 +188,24 @@ fn a_missing_or_wrong_key_of_a_route_is_a_fault_at_its_place() {
             "7:53 routes[0].rate_limit has no key `by`",
         ),
     ] {
-        assert_eq!(told(&with(&[route])), [expected], "{route}");
+        assert_eq!(messages(&with(&[route])), [expected], "{route}");
     }
-    assert_eq!(told("routes: orders"), ["1:9 routes is `orders`, which is not a list of routes"]);
-    assert_eq!(told("routes: { a: {} }"), ["1:9 routes must be a list of routes, not a block of keys"]);
-    assert_eq!(told("routes: [a]"), ["1:10 routes[0] must be a block of keys, not `a`"]);
+    assert_eq!(messages("routes: orders"), ["1:9 routes is `orders`, which is not a list of routes"]);
+    assert_eq!(messages("routes: { a: {} }"), ["1:9 routes must be a list of routes, not a block of keys"]);
+    assert_eq!(messages("routes: [a]"), ["1:10 routes[0] must be a block of keys, not `a`"]);
 }
 
 #[test]
 fn two_routes_of_one_name_are_a_fault() {
     let source = with(&["hosts: [a], to: b, name: x, match: { methods: GET }", "hosts: [a], to: b, name: x"]);
-    assert_eq!(told(&source), ["8:32 routes[1].name is `x`, as an earlier route is called"]);
+    assert_eq!(messages(&source), ["8:32 routes[1].name is `x`, as an earlier route is called"]);
 }
 
 #[test]
 fn three_faults_in_three_routes_are_reported_at_once() {
     let source = with(&["hosts: [a], to: bb", "hosts: [a], too: b", "hosts: [a], to: b, match: { pth: 1 }"]);
     assert_eq!(
-        told(&source),
+        messages(&source),
         [
             "7:23 routes[0].to is bb, which is not in `services`",
             "8:19 routes[1] has no key `too`",
@@ -219,19 +219,19 @@ fn three_faults_in_three_routes_are_reported_at_once() {
 fn a_fault_of_a_route_and_its_service_together_names_the_service() {
     let source = with(&["hosts: [a], to: [a, b], retry: { backoff: { base: 1s } }"]);
     assert_eq!(
-        told(&source),
+        messages(&source),
         [
             "7:31 routes[0].retry conflicts with service b, whose `retry.backoff.max` is 100ms, below `base` (1s)"
         ]
     );
     let twice = with(&["hosts: [a], to: [a, b], retry: { attempts: 0 }"]);
-    assert_eq!(told(&twice), ["7:50 routes[0].retry.attempts is 0, which is no retry"]);
+    assert_eq!(messages(&twice), ["7:50 routes[0].retry.attempts is 0, which is no retry"]);
 }
 
 #[test]
 fn a_service_that_was_faulty_as_a_whole_is_not_unknown() {
     let source = "services: { a: 5, b: { endpoints: [nowhere] } }\nroutes: [{ hosts: [a], to: [a, b] }]";
-    assert_eq!(told(source).len(), 2, "{}", bad(source));
+    assert_eq!(messages(source).len(), 2, "{}", bad(source));
 }
 
 #[test]
@@ -258,11 +258,11 @@ fn a_route_after_one_that_matches_everything_gives_a_warning() {
         ),
     ];
     for (routes, expected) in cases {
-        let told: Vec<_> = warnings(&with(routes))
+        let messages: Vec<_> = warnings(&with(routes))
             .iter()
             .map(|w| format!("{}:{} {}", w.line, w.column, w.message))
             .collect();
-        assert_eq!(told, expected, "{routes:?}");
+        assert_eq!(messages, expected, "{routes:?}");
     }
 }
 

@@ -48,8 +48,11 @@ fn the_schema_refuses_an_unknown_key_in_every_block() {
         ("drain: { delai: 1s }", "/drain"),
         ("limits: { header_byte: 1 }", "/limits"),
     ] {
-        let told = complaints(source);
-        assert!(told.len() == 1 && told[0].starts_with(&format!("{place}: ")), "{source}\n{told:#?}");
+        let messages = complaints(source);
+        assert!(
+            messages.len() == 1 && messages[0].starts_with(&format!("{place}: ")),
+            "{source}\n{messages:#?}"
+        );
         bad(source);
     }
 }

@@ -41,7 +41,7 @@ fn good(source: &str) -> Config {
 }
 
 /// `LINE:COL MESSAGE. HELP` of each fault.
-fn told(source: &str) -> Vec<String> {
+fn messages(source: &str) -> Vec<String> {
     let text = |fault: &Fault| {
         let help = fault.help.as_deref().unwrap_or_default();
         format!("{}:{} {}. {help}", fault.line, fault.column, fault.message)
@@ -64,7 +64,7 @@ services:
     timeout: ${1X}
 ";
     assert_eq!(
-        told(source),
+        messages(source),
         [
             "1:19 workload.name uses `${ABSENT}`, which is not set. set it, or give a default: ${ABSENT:-…}",
             "1:38 workload.zone has a `${` without its `}`. write ${NAME} or ${NAME:-default}; write $$ for a dollar sign",
@@ -81,11 +81,11 @@ services:
 #[test]
 fn a_fault_in_the_value_of_a_variable_names_the_variable() {
     assert_eq!(
-        told("workers: \"${POD}\""),
+        messages("workers: \"${POD}\""),
         ["1:10 workers is `web-7`, which is not a whole number. it comes from `${POD}`"]
     );
     assert_eq!(
-        told("services:\n  a:\n    endpoints: [\"${IP}\"]\n"),
+        messages("services:\n  a:\n    endpoints: [\"${IP}\"]\n"),
         ["3:17 services.a.endpoints[0] is `10.0.0.1`, which is not an address. \
              add the port: 10.0.0.1:8080; it comes from `${IP}`"]
     );
@@ -113,10 +113,10 @@ fn variables_are_replaced_in_every_style_of_text() {
 /// In flow style, YAML reads the braces of a variable without quotes as a block.
 #[test]
 fn in_flow_style_yaml_reads_an_unquoted_variable_as_a_block() {
-    let told = told("workload: { name: ${POD} }");
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("1:"), "{told:?}");
-    assert!(told[0].contains("quotes"), "{told:?}");
+    let messages = messages("workload: { name: ${POD} }");
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    assert!(messages[0].starts_with("1:"), "{messages:?}");
+    assert!(messages[0].contains("quotes"), "{messages:?}");
 }
 
 #[test]
@@ -153,26 +153,26 @@ fn an_empty_default_leaves_the_key_out_and_an_empty_variable_does_not() {
         assert_eq!(timeouts.request, Timeout::Default);
     }
     for text in ["\"${EMPTY}\"", "\"${NULL}\"", "\"${NULL:-1s}\""] {
-        assert_eq!(told(&service(text)).len(), 1, "{text}");
+        assert_eq!(messages(&service(text)).len(), 1, "{text}");
     }
     // an empty variable must not allow more peers
     let tls = "identity: { directory: c }\nservices: { a: { endpoints: [10.0.0.1:80], tls: { identities: \"${EMPTY}\" } } }";
-    assert!(told(tls)[0].starts_with("2:63 services.a.tls.identities is ``"), "{:?}", told(tls));
+    assert!(messages(tls)[0].starts_with("2:63 services.a.tls.identities is ``"), "{:?}", messages(tls));
 }
 
 #[test]
 fn keys_are_never_replaced() {
     assert_eq!(
-        told("\"${POD}\": 1\nservices: { \"${POD}\": { endpoints: [10.0.0.1:80] } }"),
+        messages("\"${POD}\": 1\nservices: { \"${POD}\": { endpoints: [10.0.0.1:80] } }"),
         [
             "1:1 the file has no key `${POD}`. variables are replaced in values alone, never in keys",
             "2:13 services has a key that is `${POD}`, which is not a service's name. \
              variables are replaced in values alone, never in keys",
         ]
     );
-    assert_eq!(told("inbound: { ports: { \"${N}\": {} } }").len(), 1);
+    assert_eq!(messages("inbound: { ports: { \"${N}\": {} } }").len(), 1);
     // the same text is once a key and once a value
-    assert_eq!(told("services: { &n \"${POD}\": { endpoints: [10.0.0.1:80], hosts: [*n] } }").len(), 1);
+    assert_eq!(messages("services: { &n \"${POD}\": { endpoints: [10.0.0.1:80], hosts: [*n] } }").len(), 1);
 }
 
 #[test]
@@ -187,7 +187,7 @@ fn the_value_of_a_variable_never_becomes_structure() {
         "services: \"${BLOCK}\"",
         "\"${BLOCK}\"",
     ] {
-        assert_eq!(told(source).len(), 1, "{source}");
+        assert_eq!(messages(source).len(), 1, "{source}");
     }
     let config = good("workload: { name: \"${LINES}\", zone: \"${LIST}\" }");
     assert_eq!(config.workload.name.as_deref(), Some("web\nworkers: 64"));

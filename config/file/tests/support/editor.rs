@@ -12,9 +12,9 @@ static SCHEMA: LazyLock<Value> =
 /// `/PATH: what is wrong` of each place.
 pub(crate) fn complaints(yaml: &str) -> Vec<String> {
     let file = json(serde_yaml::from_str(yaml).expect("YAML"));
-    let mut told = Vec::new();
-    look(&SCHEMA, &file, "", &mut told);
-    told.into_iter().map(|(place, what)| format!("{place}: {what}")).collect()
+    let mut complaints = Vec::new();
+    look(&SCHEMA, &file, "", &mut complaints);
+    complaints.into_iter().map(|(place, what)| format!("{place}: {what}")).collect()
 }
 
 /// In JSON, keys are texts.
@@ -35,37 +35,37 @@ fn text(key: Value) -> String {
     }
 }
 
-type Told = Vec<(String, String)>;
+type Complaints = Vec<(String, String)>;
 
-fn look(schema: &Value, value: &Value, place: &str, told: &mut Told) {
+fn look(schema: &Value, value: &Value, place: &str, complaints: &mut Complaints) {
     let schema = match schema {
         Value::Bool(true) => return,
         Value::Object(schema) => schema,
-        _ => return told.push((place.to_owned(), "no value is allowed here".to_owned())),
+        _ => return complaints.push((place.to_owned(), "no value is allowed here".to_owned())),
     };
     for (keyword, argument) in schema {
         let holds = match keyword.as_str() {
             "$schema" | "$defs" | "title" | "description" | "properties" | "x-pillion" => true,
             "$ref" => {
-                look(definition(argument), value, place, told);
+                look(definition(argument), value, place, complaints);
                 true
             }
             "anyOf" => {
-                any(argument, value, place, told);
+                any(argument, value, place, complaints);
                 true
             }
             "items" => {
                 let items = value.as_array().into_iter().flatten().enumerate();
-                items.for_each(|(nth, item)| look(argument, item, &format!("{place}/{nth}"), told));
+                items.for_each(|(nth, item)| look(argument, item, &format!("{place}/{nth}"), complaints));
                 true
             }
             "additionalProperties" => {
-                keys(schema, argument, value, place, told);
+                keys(schema, argument, value, place, complaints);
                 true
             }
             "propertyNames" => {
                 let names = value.as_object().into_iter().flat_map(Map::keys);
-                names.for_each(|name| look(argument, &Value::from(name.as_str()), place, told));
+                names.for_each(|name| look(argument, &Value::from(name.as_str()), place, complaints));
                 true
             }
             "enum" => argument.as_array().expect("a list").contains(value),
@@ -81,7 +81,7 @@ fn look(schema: &Value, value: &Value, place: &str, told: &mut Told) {
             other => unreachable!("a keyword that editors may know and this does not: {other}"),
         };
         if !holds {
-            told.push((place.to_owned(), format!("{value} does not satisfy {keyword} {argument}")));
+            complaints.push((place.to_owned(), format!("{value} does not satisfy {keyword} {argument}")));
         }
     }
 }
@@ -93,12 +93,13 @@ fn definition(reference: &Value) -> &'static Value {
 }
 
 /// Reports the faults of the choice that matched furthest, because the author probably meant that one.
-fn any(choices: &Value, value: &Value, place: &str, told: &mut Told) {
-    let mut best: Option<Told> = None;
-    let depth =
-        |told: &Told| told.iter().map(|(place, _)| place.matches('/').count()).max().unwrap_or_default();
+fn any(choices: &Value, value: &Value, place: &str, complaints: &mut Complaints) {
+    let mut best: Option<Complaints> = None;
+    let depth = |complaints: &Complaints| {
+        complaints.iter().map(|(place, _)| place.matches('/').count()).max().unwrap_or_default()
+    };
     for choice in choices.as_array().expect("a list of choices") {
-        let mut complaints = Told::new();
+        let mut complaints = Complaints::new();
         look(choice, value, place, &mut complaints);
         if complaints.is_empty() {
             return;
@@ -108,16 +109,24 @@ fn any(choices: &Value, value: &Value, place: &str, told: &mut Told) {
         }
     }
     match best {
-        Some(best) if depth(&best) > place.matches('/').count() => told.extend(best),
-        _ => told.push((place.to_owned(), format!("{value} is not allowed here"))),
+        Some(best) if depth(&best) > place.matches('/').count() => complaints.extend(best),
+        _ => complaints.push((place.to_owned(), format!("{value} is not allowed here"))),
     }
 }
 
-fn keys(schema: &Map<String, Value>, others: &Value, value: &Value, place: &str, told: &mut Told) {
+fn keys(
+    schema: &Map<String, Value>,
+    others: &Value,
+    value: &Value,
+    place: &str,
+    complaints: &mut Complaints,
+) {
     for (key, value) in value.as_object().into_iter().flatten() {
         match (schema.get("properties").and_then(|known| known.get(key)), others) {
-            (None, Value::Bool(false)) => told.push((place.to_owned(), format!("there is no key {key}"))),
-            (known, others) => look(known.unwrap_or(others), value, &format!("{place}/{key}"), told),
+            (None, Value::Bool(false)) => {
+                complaints.push((place.to_owned(), format!("there is no key {key}")))
+            }
+            (known, others) => look(known.unwrap_or(others), value, &format!("{place}/{key}"), complaints),
         }
     }
 }

@@ -31,7 +31,7 @@ fn redirect(redirect: &Redirect, at: &Trail<'_>, faults: &mut Faults) {
     }
     if !matches!(redirect.status, 301 | 302 | 303 | 307 | 308) {
         faults
-            .error(&at.key("status"), format!("is {}, which redirects nobody", redirect.status))
+            .error(&at.key("status"), format!("is {}, which is not a redirect", redirect.status))
             .help("301, 302, 303, 307 or 308; the last two keep the method");
     }
 }

@@ -118,7 +118,7 @@ impl Prefixed<Transport> {
         self.at_rest().map_or(Poll::Ready(()), |stream| stream.poll_comes(cx))
     }
 
-    /// Whether there may be something to read, for who does not wait for it.
+    /// Whether there may be something to read. Answers without waiting.
     pub fn may_have_come(&self) -> bool {
         self.at_rest().is_none_or(Stream::may_have_come)
     }

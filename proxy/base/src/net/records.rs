@@ -17,7 +17,7 @@ const OF_A_STREAM: usize = 4 * 1024;
 #[derive(Debug)]
 pub struct Records<T> {
     tls: T,
-    /// Came behind bytes that were handed out: it is told by the next read.
+    /// Came behind bytes that were handed out: the next read returns it.
     failed: Option<io::Error>,
 }
 
@@ -125,8 +125,8 @@ mod tests {
             let this = self.get_mut();
             this.reads += 1;
             if matches!(this.pieces.front(), Some(None | Some(Err(_)))) {
-                let told = this.pieces.pop_front().flatten();
-                return told.map_or(Poll::Pending, |error| Poll::Ready(error.map(|_| &[][..])));
+                let piece = this.pieces.pop_front().flatten();
+                return piece.map_or(Poll::Pending, |error| Poll::Ready(error.map(|_| &[][..])));
             }
             match this.pieces.front() {
                 Some(Some(Ok(piece))) => Poll::Ready(Ok(piece)),

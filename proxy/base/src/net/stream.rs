@@ -173,7 +173,7 @@ impl Stream {
         }
     }
 
-    /// Whether there may be something to read, for who does not wait for it.
+    /// Whether there may be something to read. Answers without waiting.
     pub fn may_have_come(&self) -> bool {
         match self {
             Self::Tcp(stream, _) => stream.try_io(Interest::READABLE, || Ok(())).is_ok(),

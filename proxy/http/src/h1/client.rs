@@ -210,9 +210,9 @@ impl<B: OutgoingBody> Asking<'_, B> {
             return Ok(()); // it opens the gate; the client gets a 100 when its body is read
         }
         remove_hop_by_hop(&mut interim.fields)?;
-        let mut told = http::Response::new(());
-        (*told.status_mut(), *told.headers_mut()) = (interim.status, interim.fields.to_map()?);
-        observer.interim().tell(told);
+        let mut response = http::Response::new(());
+        (*response.status_mut(), *response.headers_mut()) = (interim.status, interim.fields.to_map()?);
+        observer.interim().tell(response);
         Ok(())
     }
 }

@@ -108,8 +108,8 @@ impl Incoming {
         Self { inbox, upload: None }
     }
 
-    /// Ties the body to the task that sends its request: the task is stopped if this body is dropped early, and is told
-    /// when this body is complete.
+    /// Ties the body to the task that sends its request: the task is stopped if this body is dropped early, and is
+    /// notified when this body is complete.
     pub fn answering(mut self, upload: Upload) -> Self {
         self.upload = Some(upload);
         self

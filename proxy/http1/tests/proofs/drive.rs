@@ -163,7 +163,7 @@ impl Asking {
         asking
     }
 
-    pub fn told(method: &str, answer: impl AsRef<[u8]>) -> Self {
+    pub fn answered(method: &str, answer: impl AsRef<[u8]>) -> Self {
         let mut asking = Self::new(method);
         asking.feed(answer.as_ref());
         asking
@@ -216,7 +216,7 @@ impl Asking {
 
 /// The answer to a request with this method, which must be complete when the upstream has ended.
 pub fn answer(method: &str, bytes: impl AsRef<[u8]>) -> Result<Message, Fault> {
-    let mut asking = Asking::told(method, &bytes);
+    let mut asking = Asking::answered(method, &bytes);
     if let Some(fault) = asking.fault {
         return Err(fault);
     }

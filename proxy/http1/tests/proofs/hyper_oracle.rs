@@ -128,7 +128,7 @@ fn ours_served(bytes: &[u8]) -> Vec<Seen> {
 }
 
 fn ours_asked(bytes: &[u8]) -> Option<Seen> {
-    let mut asking = Asking::told("GET", bytes);
+    let mut asking = Asking::answered("GET", bytes);
     let is_whole = asking.fault.is_none() && (asking.is_whole || asking.end() == EndOfInput::Whole);
     let answer = asking.answer.filter(|_| is_whole && !asking.is_switched)?;
     let (first, fields, content, trailers) = ours(&answer);

@@ -103,7 +103,7 @@ fn answer_head(bytes: &[u8]) -> ResponseHead {
 
 /// Forwards an answer to a client of this version.
 fn passed_on(bytes: &[u8], version: &str, piece: usize) -> (Message, Message) {
-    let mut first = Asking::told("GET", bytes);
+    let mut first = Asking::answered("GET", bytes);
     first.end();
     let (read, head) = (first.answer.unwrap(), answer_head(bytes));
     let (mut server, mut out) = (Server::new(), Vec::new());
@@ -114,7 +114,7 @@ fn passed_on(bytes: &[u8], version: &str, piece: usize) -> (Message, Message) {
     }
     let trailers = fields(&read.trailers);
     server.finish(Some(&trailers), &mut out).unwrap();
-    let mut second = Asking::told("GET", &out);
+    let mut second = Asking::answered("GET", &out);
     assert_eq!(second.fault, None, "{}", out.escape_ascii());
     second.end();
     (without_framing(read), without_framing(second.answer.unwrap()))
@@ -159,7 +159,7 @@ proptest! {
 
     #[test]
     fn a_changed_answer_that_is_accepted_arrives_as_it_came(bytes in changed_answers(3)) {
-        let mut asking = Asking::told("GET", &bytes);
+        let mut asking = Asking::answered("GET", &bytes);
         if asking.fault.is_none() && asking.end() == pillion_http1::EndOfInput::Whole && asking.answer.is_some() {
             let (came, arrived) = passed_on(&bytes, "1.1", 7);
             prop_assert_eq!(came, arrived);

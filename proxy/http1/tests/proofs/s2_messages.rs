@@ -74,7 +74,7 @@ fn s2_2_bytes_that_are_not_http_are_refused_at_the_first_byte_that_shows_it() {
         assert!(Served::of(bytes.as_bytes()).fault.is_some(), "{bytes:?}");
     }
     for bytes in ["SSH-2.0-x\r\n", "\0", "HTTP/1.x"] {
-        assert_eq!(Asking::told("GET", bytes).fault, Some(Fault::FirstLine), "{bytes:?}");
+        assert_eq!(Asking::answered("GET", bytes).fault, Some(Fault::FirstLine), "{bytes:?}");
     }
 }
 

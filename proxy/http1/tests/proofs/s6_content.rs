@@ -105,8 +105,8 @@ fn s6_2_a_length_that_is_not_a_single_number_is_refused() {
     ] {
         let lines: String = lines.iter().map(|line| format!("Content-Length: {line}\r\n")).collect();
         let asked = request(format!("POST / HTTP/1.1\r\nHost: a\r\n{lines}\r\nabc"));
-        let told = answer("GET", format!("HTTP/1.1 200 OK\r\n{lines}\r\nabc"));
-        for read in [asked, told] {
+        let answered = answer("GET", format!("HTTP/1.1 200 OK\r\n{lines}\r\nabc"));
+        for read in [asked, answered] {
             let found = read.map(|read| {
                 assert_eq!(read.content(), "abc");
                 assert_eq!(read.fields.iter().filter(|(name, _)| name == "Content-Length").count(), 1);
@@ -128,7 +128,7 @@ fn s6_3_rule_1_some_answers_end_with_their_head_even_if_they_announce_content() 
         ("GET", "HTTP/1.1 304 x\r\nContent-Length: 5\r\n"),
         ("GET", "HTTP/1.1 304 x\r\n"),
     ] {
-        let mut asking = Asking::told(method, format!("{head}\r\n"));
+        let mut asking = Asking::answered(method, format!("{head}\r\n"));
         assert!(asking.is_whole, "{method} {head:?}");
         assert_eq!(asking.client.after(), Some(After::Next), "{method} {head:?}");
         let length = asking.answer.take().unwrap().field("content-length").map(str::to_owned);
@@ -137,10 +137,10 @@ fn s6_3_rule_1_some_answers_end_with_their_head_even_if_they_announce_content() 
     }
     // A 205 is framed like any other answer (RFC 9110, 15.3.6).
     assert_eq!(
-        Asking::told("GET", "HTTP/1.1 205 x\r\nContent-Length: 0\r\n\r\n").length,
+        Asking::answered("GET", "HTTP/1.1 205 x\r\nContent-Length: 0\r\n\r\n").length,
         Some(Length::Known(0))
     );
-    assert_eq!(Asking::told("GET", "HTTP/1.1 205 x\r\n\r\n").length, Some(Length::UntilClose));
+    assert_eq!(Asking::answered("GET", "HTTP/1.1 205 x\r\n\r\n").length, Some(Length::UntilClose));
 }
 
 #[test]
@@ -148,12 +148,12 @@ fn s6_3_rule_2_an_answer_that_opens_a_tunnel_has_no_length() {
     for head in
         ["HTTP/1.1 200 OK\r\n", "HTTP/1.1 299 x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n"]
     {
-        let asking = Asking::told("CONNECT", format!("{head}\r\nopaque"));
+        let asking = Asking::answered("CONNECT", format!("{head}\r\nopaque"));
         assert!(asking.is_switched);
         assert_eq!(asking.answer.unwrap().fields, []);
         assert_eq!((asking.client.after(), &asking.buffer[..]), (Some(After::Opaque), &b"opaque"[..]));
     }
-    let refused = Asking::told("CONNECT", "HTTP/1.1 407 x\r\nContent-Length: 2\r\n\r\nno");
+    let refused = Asking::answered("CONNECT", "HTTP/1.1 407 x\r\nContent-Length: 2\r\n\r\nno");
     assert_eq!((refused.is_switched, refused.client.after()), (false, Some(After::Next)));
 }
 
@@ -171,7 +171,7 @@ fn s6_3_rule_3_a_request_with_both_lengths_is_refused() {
 
 #[test]
 fn b15_s6_3_rule_3_in_an_answer_chunked_wins_the_length_goes_and_the_connection_ends() {
-    let asking = Asking::told(
+    let asking = Asking::answered(
         "GET",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
     );
@@ -207,7 +207,7 @@ fn s6_3_rule_7_a_request_without_a_length_has_no_content() {
 
 #[test]
 fn s6_3_rule_8_an_answer_without_a_length_lasts_until_its_connection_ends() {
-    let mut asking = Asking::told("GET", "HTTP/1.1 200 OK\r\n\r\nabc");
+    let mut asking = Asking::answered("GET", "HTTP/1.1 200 OK\r\n\r\nabc");
     assert_eq!((asking.is_whole, asking.client.after()), (false, None));
     assert_eq!(asking.end(), EndOfInput::Whole);
     assert_eq!((asking.client.after(), &*asking.answer.unwrap().content()), (Some(After::Close), "abc"));

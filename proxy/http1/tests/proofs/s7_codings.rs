@@ -6,10 +6,10 @@ use crate::drive::{Asking, Message, Served, answer, pairs, request, text};
 
 fn chunked(chunks: &str) -> Result<Message, Fault> {
     let asked = request(format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"));
-    let told = answer("GET", format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"));
+    let answered = answer("GET", format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"));
     assert_eq!(
         asked.as_ref().map(|read| &read.content),
-        told.as_ref().map(|read| &read.content),
+        answered.as_ref().map(|read| &read.content),
         "{chunks:?}"
     );
     asked

@@ -65,7 +65,7 @@ fn s8_the_end_of_an_upstreams_bytes_comes_after_a_whole_answer_a_part_of_one_or_
             EndOfInput::Whole,
         ),
     ] {
-        let mut asking = Asking::told(method, bytes);
+        let mut asking = Asking::answered(method, bytes);
         assert_eq!(asking.end(), expected, "{method} {bytes:?}");
         let is_whole = expected == EndOfInput::Whole;
         assert_eq!(asking.client.after(), is_whole.then_some(After::Close), "{method} {bytes:?}");

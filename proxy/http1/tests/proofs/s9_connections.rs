@@ -38,7 +38,8 @@ fn s9_2_bytes_of_an_upstream_without_a_request_end_the_connection() {
         other => panic!("{other:?}"),
     };
     assert_eq!(unasked(&mut Client::new()), Fault::Unasked);
-    let mut asking = Asking::told("GET", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 200 OK\r\n");
+    let mut asking =
+        Asking::answered("GET", "HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nxHTTP/1.1 200 OK\r\n");
     assert!(asking.is_whole);
     assert_eq!(unasked(&mut asking.client), Fault::Unasked);
     assert_eq!(asking.client.after(), Some(After::Close), "the answer before them is complete");
@@ -73,7 +74,7 @@ fn s9_3_a_connection_persists_by_version_and_option() {
         );
         assert_eq!(server.after(), Some(if persists { After::Next } else { After::Linger }));
         let asking =
-            Asking::told("GET", format!("HTTP/{version} 200 OK\r\nContent-Length: 0\r\n{option}\r\n"));
+            Asking::answered("GET", format!("HTTP/{version} 200 OK\r\nContent-Length: 0\r\n{option}\r\n"));
         assert_eq!(
             asking.client.after(),
             Some(if persists { After::Next } else { After::Close }),
@@ -192,7 +193,7 @@ fn a_100_is_written_before_the_content_and_never_to_http_1_0() {
 
 #[test]
 fn b6_interim_answers_are_passed_on_up_to_a_bound() {
-    let asking = Asking::told(
+    let asking = Asking::answered(
         "GET",
         "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     );
@@ -200,14 +201,14 @@ fn b6_interim_answers_are_passed_on_up_to_a_bound() {
         asking.interim.iter().map(|interim| (&*interim.first, interim.field("link"))).collect();
     assert_eq!(interim, [("100 Continue", None), ("103 x", Some("a"))]);
     assert!(asking.is_whole);
-    assert_eq!(Asking::told("GET", "HTTP/1.1 102 x\r\n\r\n".repeat(32)).fault, None);
-    assert_eq!(Asking::told("GET", "HTTP/1.1 102 x\r\n\r\n".repeat(33)).fault, Some(Fault::ManyInterim));
+    assert_eq!(Asking::answered("GET", "HTTP/1.1 102 x\r\n\r\n".repeat(32)).fault, None);
+    assert_eq!(Asking::answered("GET", "HTTP/1.1 102 x\r\n\r\n".repeat(33)).fault, Some(Fault::ManyInterim));
 }
 
 #[test]
 fn a_switch_that_the_request_asked_for_makes_a_tunnel_and_any_other_is_refused() {
     assert_eq!(
-        Asking::told("GET", "HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n").fault,
+        Asking::answered("GET", "HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n").fault,
         Some(Fault::UnaskedSwitch)
     );
     let mut fields = Fields::default();
@@ -267,7 +268,7 @@ fn a_connect_opens_a_tunnel_only_with_a_2xx() {
 #[test]
 fn after_a_broken_answer_no_further_byte_is_read() {
     let mut asking =
-        Asking::told("GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\nnonsense");
+        Asking::answered("GET", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\nnonsense");
     assert_eq!((asking.fault, asking.client.after()), (Some(Fault::Chunk), Some(After::Reset)));
     assert!(matches!(asking.client.read(b"HTTP/1.1 200 OK\r\n\r\n", &LIMITS), Ok((19, FromUpstream::More))));
     let mut server = reading("GET / HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -50,11 +50,11 @@ fn the_sidecars_own_ports_and_user() {
         (o.outbound_port, o.inbound_port, o.admin_port, o.metrics_port, o.dns_port) = (1, 2, 3, 4, 5);
     }));
     for family in BOTH {
-        let told =
+        let lines =
             difference(&in_iptables(&rules(&Options::default()), family), &in_iptables(&changed, family));
-        let inbound: Vec<_> = told.iter().filter(|line| line.contains("INBOUND")).collect();
+        let inbound: Vec<_> = lines.iter().filter(|line| line.contains("INBOUND")).collect();
         assert_eq!(inbound, INBOUND.iter().collect::<Vec<_>>());
-        assert!(told.contains(&"+PILLION_OUTPUT -p tcp -j REDIRECT --to-ports 1".to_owned()), "{told:?}");
+        assert!(lines.contains(&"+PILLION_OUTPUT -p tcp -j REDIRECT --to-ports 1".to_owned()), "{lines:?}");
     }
     check(&Case {
         change: |o| o.proxy_uid = 7,
@@ -221,9 +221,9 @@ fn tproxy_applies_to_connections_that_other_hosts_begin() {
         o.exclude_interfaces = ["eth1".parse().expect("one")].into();
     });
     let (none, some) = (rules(&with(|o| o.inbound_ports = Ports::Only([80].into()))), rules(&options));
-    let told = difference(&in_nft(&none, &BOTH), &in_nft(&some, &BOTH));
+    let lines = difference(&in_nft(&none, &BOTH), &in_nft(&some, &BOTH));
     assert_eq!(
-        told,
+        lines,
         [
             "-prerouting type nat hook prerouting priority -101; policy accept;",
             "-prerouting meta l4proto tcp fib daddr type local jump inbound",
@@ -246,13 +246,13 @@ fn tproxy_applies_to_connections_that_other_hosts_begin() {
         ]
     );
     for (family, any) in [(Family::V4, "0.0.0.0"), (Family::V6, "::")] {
-        let told = difference(&in_iptables(&none, family), &in_iptables(&some, family));
+        let lines = difference(&in_iptables(&none, family), &in_iptables(&some, family));
         let tproxy = format!(
             "+PILLION_MANGLE_PREROUTING -p tcp -m tcp --dport 80 -m addrtype --dst-type LOCAL \
              -j TPROXY --on-port 15006 --on-ip {any} --tproxy-mark 0x0/0x0"
         );
         for line in [MARKS[0], MARKS[1], &tproxy, "+PILLION_OUTPUT -m mark --mark 0x539 -j RETURN"] {
-            assert!(told.iter().any(|one| one == line), "{line} in {told:#?}");
+            assert!(lines.iter().any(|one| one == line), "{line} in {lines:#?}");
         }
     }
 }

@@ -69,7 +69,7 @@ mod tests {
     const MILLI: Duration = Duration::from_millis(1);
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn told(fields: &[(&'static str, &str)], is_grpc: bool) -> Option<Pushback> {
+    fn pushback(fields: &[(&'static str, &str)], is_grpc: bool) -> Option<Pushback> {
         let field = |(name, value): &(&'static str, &str)| {
             (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
         };
@@ -95,7 +95,7 @@ mod tests {
             ("Fri, 99 Nov 2026 22:00:05 GMT", None),
         ];
         for (value, expected) in rows {
-            assert_eq!(told(&[("retry-after", value)], false), expected.map(NotBefore), "{value}");
+            assert_eq!(pushback(&[("retry-after", value)], false), expected.map(NotBefore), "{value}");
         }
     }
 
@@ -103,7 +103,7 @@ mod tests {
     fn a_date_counts_from_the_date_of_its_answer() {
         let fields =
             [("date", "Fri, 27 Nov 2026 10:00:00 GMT"), ("retry-after", "Fri, 27 Nov 2026 10:00:02 GMT")];
-        assert_eq!(told(&fields, false), Some(NotBefore(SECOND * 2)));
+        assert_eq!(pushback(&fields, false), Some(NotBefore(SECOND * 2)));
     }
 
     #[test]
@@ -112,8 +112,8 @@ mod tests {
             [("250", Exactly(MILLI * 250)), ("0", Exactly(Duration::ZERO)), ("-1", Never), ("x", Never)]
         {
             let fields = [("grpc-retry-pushback-ms", value), ("retry-after", "1")];
-            assert_eq!(told(&fields, true), Some(expected), "{value}");
-            assert_eq!(told(&fields, false), Some(NotBefore(SECOND)), "{value}");
+            assert_eq!(pushback(&fields, true), Some(expected), "{value}");
+            assert_eq!(pushback(&fields, false), Some(NotBefore(SECOND)), "{value}");
         }
     }
 

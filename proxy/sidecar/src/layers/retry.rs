@@ -53,15 +53,15 @@ async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<R
         budget.deposit(call.common.exchange.started.into_std());
     }
     let progress = RetryState { tries: 1, replaced: 0, stale_replaced: false, whole: true };
-    let mut story = Story { spare: Spare::of(&mut call, &route), progress };
-    call.per_try = story.spare.subject().per_try_timeout(1);
-    let result = match story.spare.hedge_after() {
+    let mut request = RetriedRequest { spare: Spare::of(&mut call, &route), progress };
+    call.per_try = request.spare.subject().per_try_timeout(1);
+    let result = match request.spare.hedge_after() {
         None => next.call(call).await,
-        Some(after) => Box::pin(hedged(&mut next, &mut story, call, after)).await,
+        Some(after) => Box::pin(hedged(&mut next, &mut request, call, after)).await,
     };
-    match story.judge(&result) {
+    match request.judge(&result) {
         Verdict::Keep => result,
-        verdict => Box::pin(again(next, story, result, verdict)).await,
+        verdict => Box::pin(again(next, request, result, verdict)).await,
     }
 }
 
@@ -69,7 +69,7 @@ async fn try_first<S: HttpService>(mut next: S, mut call: Box<Call>) -> Result<R
 /// any more is dropped, which resets its connection or stream.
 async fn hedged<S: HttpService>(
     next: &mut S,
-    story: &mut Story,
+    request: &mut RetriedRequest,
     call: Box<Call>,
     after: HedgeAfter,
 ) -> Result<Response, FailedCall> {
@@ -79,17 +79,17 @@ async fn hedged<S: HttpService>(
     let in_time = tokio::select! {
         biased;
         result = &mut first => Some(result),
-        () = story.spare.slow(after) => None,
+        () = request.spare.slow(after) => None,
     };
-    let result = match (in_time, story.spare.common.exchange.clone()) {
+    let result = match (in_time, request.spare.common.exchange.clone()) {
         (Some(result), _) => result,
-        (None, exchange) => match story.begin_hedge() {
+        (None, exchange) => match request.begin_hedge() {
             None => first.await,
             Some((_hedge, call)) => {
                 let other = call.attempt;
                 let second = pin!(next.call(call));
                 let end = |attempt| exchange.end_attempt(attempt, AttemptOutcome::Outrun, Instant::now());
-                match race(first.as_mut(), second, |result| story.is_good_enough(result)).await {
+                match race(first.as_mut(), second, |result| request.is_good_enough(result)).await {
                     Raced::First(result) => {
                         end(other);
                         result
@@ -103,14 +103,14 @@ async fn hedged<S: HttpService>(
             }
         },
     };
-    // Also where the first try was dropped: it took at least so long, so the percentile does not fall by hedging.
+    // A first try that was dropped is counted too: it took at least this time, so hedging does not lower the percentile.
     if after == HedgeAfter::P95 {
-        story.spare.cluster().latencies().observe(began.elapsed(), Instant::now().into_std());
+        request.spare.cluster().latencies().observe(began.elapsed(), Instant::now().into_std());
     }
     result
 }
 
-/// Of two results that are not good, an answer is better than none.
+/// Chooses between two results that are not good: an answer is better than a failure.
 fn better(
     first: Result<Response, FailedCall>,
     second: Result<Response, FailedCall>,
@@ -125,7 +125,7 @@ fn better(
 /// Makes the second try and all further ones.
 async fn again<S: HttpService>(
     mut next: S,
-    mut story: Story,
+    mut request: RetriedRequest,
     mut result: Result<Response, FailedCall>,
     mut verdict: Verdict,
 ) -> Result<Response, FailedCall> {
@@ -133,13 +133,13 @@ async fn again<S: HttpService>(
     while verdict != Verdict::Keep {
         arrived |= may_have_arrived(&result);
         // Without a permit of budget and limit, the caller gets the last answer.
-        let Some(retried) = story.prepare(verdict, &result).await else { break };
-        let call = story.next_call(result.err());
+        let Some(retried) = request.prepare(verdict, &result).await else { break };
+        let call = request.next_call(result.err());
         result = next.call(call).await;
         if let Some(retried) = retried {
             retried.ended(is_good(&result));
         }
-        verdict = story.judge(&result);
+        verdict = request.judge(&result);
     }
     result.map_err(|failure| if arrived { failure.error.sent_before().into() } else { failure })
 }
@@ -160,8 +160,8 @@ fn is_good(result: &Result<Response, FailedCall>) -> bool {
     })
 }
 
-/// A request with what is kept for further tries, and its progress.
-struct Story {
+/// A request that may be sent again: what is kept for further tries, and how many were made.
+struct RetriedRequest {
     spare: Spare,
     progress: RetryState,
 }
@@ -268,7 +268,7 @@ impl Spare {
     }
 }
 
-impl Story {
+impl RetriedRequest {
     fn judge(&self, result: &Result<Response, FailedCall>) -> Verdict {
         let kept = self.spare.is_whole();
         let unsent = result.as_ref().is_err_and(|failure| failure.unsent.is_some());
@@ -335,12 +335,12 @@ impl Story {
             &mut common.exchange.worker.ground.rng.lock(),
         );
         let answer = result.as_ref().ok();
-        let told =
+        let pushback =
             answer.and_then(|answer| Pushback::of(answer.headers(), common.is_grpc, SystemTime::now()));
-        match told {
+        match pushback {
             None => Some(backoff),
-            Some(told) => {
-                told.pause(backoff, timeout::left(common, &route.timeouts).unwrap_or(LONGEST_PAUSE))
+            Some(pushback) => {
+                pushback.pause(backoff, timeout::left(common, &route.timeouts).unwrap_or(LONGEST_PAUSE))
             }
         }
     }

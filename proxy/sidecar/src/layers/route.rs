@@ -192,8 +192,8 @@ fn direct(call: &Call, fixed: &Fixed) -> Result<Arc<Route>, Error> {
     Ok(route)
 }
 
-/// Applies `inbound.rate_limit`. A client without an identity is told by its address; in IPv6 by its network, because one
-/// host has many addresses.
+/// Applies `inbound.rate_limit`. A client without an identity is identified by its address; in IPv6 by its network,
+/// because one host has many addresses.
 fn limit_rate(call: &Call, snapshot: &Snapshot) -> Result<(), Error> {
     let limit = snapshot.inbound.as_ref().and_then(|side| side.rate_limit.as_deref());
     let Some(limit) = limit else { return Ok(()) };

@@ -129,12 +129,12 @@ mod tests {
     #[test]
     fn a_name_always_has_the_same_addresses() {
         let all = given(["orders", "web"]);
-        let told = |name| {
+        let addresses_of = |name| {
             let Virtual { v4, v6 } = all.of(name).unwrap();
             (v4.to_string(), v6.to_string())
         };
-        assert_eq!(told("orders"), ("240.240.134.115".into(), "fd9f:240::12:5d92:50be:8b4c".into()));
-        assert_eq!(told("web"), ("240.240.233.59".into(), "fd9f:240::5ea0:e119:4872:1ef1".into()));
+        assert_eq!(addresses_of("orders"), ("240.240.134.115".into(), "fd9f:240::12:5d92:50be:8b4c".into()));
+        assert_eq!(addresses_of("web"), ("240.240.233.59".into(), "fd9f:240::5ea0:e119:4872:1ef1".into()));
         assert_eq!(all.of("nobody"), None);
     }
 

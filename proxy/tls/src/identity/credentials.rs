@@ -382,7 +382,7 @@ mod tests {
         let (certificate, key, bundle) = (&*good.certificate, &*good.key, &*good.bundle);
         let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         let junk_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-        for (told, words) in [
+        for (error, words) in [
             (fault("", key, bundle), "certificate holds no certificate"),
             (fault(cut, key, bundle), "certificate is not valid PEM"),
             (fault(junk, key, bundle), "is not a workload's certificate: it is not a readable"),
@@ -400,7 +400,7 @@ mod tests {
             (fault(certificate, key, ""), "the trust bundle trust bundle is empty"),
             (fault(certificate, key, &format!("{bundle}{junk}")), "certificate 2 of the trust bundle"),
         ] {
-            assert!(told.contains(words), "{told}\n  should say {words:?}");
+            assert!(error.contains(words), "{error}\n  should say {words:?}");
         }
     }
 
@@ -420,8 +420,8 @@ mod tests {
             )
         };
         assert!(check("cluster.local").is_ok());
-        let told = check("elsewhere.test").expect_err("another trust domain").to_string();
-        assert!(told.contains(WEB) && told.contains("\"elsewhere.test\""), "{told}");
+        let error = check("elsewhere.test").expect_err("another trust domain").to_string();
+        assert!(error.contains(WEB) && error.contains("\"elsewhere.test\""), "{error}");
     }
 
     #[test]

@@ -297,17 +297,17 @@ mod tests {
     #[test]
     fn the_ca_refuses_foreign_ids_and_bad_names_with_a_hint() {
         let ca = ca();
-        let told = |workload: &str, host: &str| {
+        let refusal = |workload: &str, host: &str| {
             let hosts = [host.to_owned()];
             ca.issue(&id(workload), &hosts, DAY).expect_err("must be refused").to_string()
         };
-        for (told, words) in [
-            (told("spiffe://elsewhere.test/web", "web"), "ask for spiffe://cluster.local/"),
-            (told("spiffe://cluster.local", "web"), "has no path"),
-            (told(WEB, "not a host"), "neither a host name nor an IP address"),
+        for (refusal, words) in [
+            (refusal("spiffe://elsewhere.test/web", "web"), "ask for spiffe://cluster.local/"),
+            (refusal("spiffe://cluster.local", "web"), "has no path"),
+            (refusal(WEB, "not a host"), "neither a host name nor an IP address"),
             (Ca::generate("Not A Domain").expect_err("refused").to_string(), "cluster.local"),
         ] {
-            assert!(told.contains(words), "{told}");
+            assert!(refusal.contains(words), "{refusal}");
         }
     }
 
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn keys_stay_out_of_debug_output() {
         let ca = ca();
-        let told = format!("{ca:?} {:?}", ca.issue(&id(WEB), &[], DAY));
-        assert!(!told.contains("PRIVATE KEY"), "{told}");
+        let printed = format!("{ca:?} {:?}", ca.issue(&id(WEB), &[], DAY));
+        assert!(!printed.contains("PRIVATE KEY"), "{printed}");
     }
 }

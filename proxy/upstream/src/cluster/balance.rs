@@ -31,7 +31,7 @@ const DRAWS: usize = 8;
 pub trait Candidate {
     /// Unique in its cluster. [`Tried`] remembers it.
     fn id(&self) -> usize;
-    /// What ring_hash and maglev know the endpoint by, on every sidecar.
+    /// The number by which ring_hash and maglev identify the endpoint. It is the same on every sidecar.
     fn address(&self) -> SocketAddr;
     fn weight(&self) -> NonZeroU32;
     /// Requests that were sent and have not ended. Used by peak_ewma, least_request and ring_hash.

@@ -1,6 +1,6 @@
 //! What active checks have found of an endpoint.
 //!
-//! Pure: who checks brings `now` and what came of each check. The first check of an endpoint decides alone; from then on so
+//! Pure: the caller passes `now` and the result of each check. The first check of an endpoint decides alone; from then on so
 //! many results in a row against the state change it.
 
 use std::sync::Arc;

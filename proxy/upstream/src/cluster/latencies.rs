@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn few_samples_tell_nothing_and_twenty_do() {
+    fn p95_is_unknown_with_few_samples_and_known_with_twenty() {
         let start = Instant::now();
         let latencies = Latencies::new(start);
         (0..19).for_each(|_| latencies.observe(Duration::from_millis(1), start));

@@ -1,4 +1,4 @@
-//! What follows a request that the upstream has and nobody waits for any more.
+//! Holds the place of a request on which the upstream still works and for which no client waits any more.
 //!
 //! The upstream may work on the request for some time, so the request keeps its place among `max_requests`: otherwise a
 //! client that resets its requests could have any number of requests in the application at once. Over HTTP/1 the
@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use pillion_base::limits::Permit;
 
-/// How long an upstream may work on a request that nobody waits for any more. Whole seconds in two bytes, because it
+/// How long an upstream may work on a request for which no client waits any more. Whole seconds in two bytes, because it
 /// moves with each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience(u16);
@@ -23,7 +23,7 @@ impl Patience {
     pub const NONE: Self = Self(0);
     /// As long as a request may take by default.
     const DEFAULT: Duration = Duration::from_secs(15);
-    /// 5 minutes, even where the timeout is longer: a place that is held for hours would be lost to everybody.
+    /// 5 minutes, even where the timeout is longer: a place that is held for hours would be lost to all other clients.
     const MOST: Duration = Duration::from_secs(300);
     /// Over HTTP/2, where most servers end what was reset, and no server tells: longer than most handlers that go on
     /// take, and short enough for the places of a client that resets many requests to come back.

@@ -300,10 +300,10 @@ async fn interim_answers_are_forwarded_and_a_100_asks_for_the_body() {
     .unwrap();
     assert!(poll_fn(|cx| Poll::Ready(sending.as_mut().poll(cx))).await.is_pending());
     far.read_exact(&mut [0; 4]).await.unwrap();
-    let mut told = Vec::new();
-    watcher.interim.take(&Context::from_waker(Waker::noop()), |interim| told.push(interim));
-    assert_eq!(told.iter().map(|interim| interim.status().as_u16()).collect::<Vec<_>>(), [103]);
-    assert_eq!(told[0].headers().len(), 1, "fields of the connection are not forwarded");
+    let mut answers = Vec::new();
+    watcher.interim.take(&Context::from_waker(Waker::noop()), |interim| answers.push(interim));
+    assert_eq!(answers.iter().map(|interim| interim.status().as_u16()).collect::<Vec<_>>(), [103]);
+    assert_eq!(answers[0].headers().len(), 1, "fields of the connection are not forwarded");
     far.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
     assert!(sending.await.is_ok());
 }
