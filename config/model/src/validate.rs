@@ -35,6 +35,7 @@ pub fn validate(config: &Config) -> Faults {
     limits::drain(&config.drain, &root.key("drain"), &mut faults);
     limits::downstream(&config.limits, &root.key("limits"), &mut faults);
     sockets::refuse_shared(config, &mut faults);
+    sockets::warn_of_own_endpoints(config, &mut faults);
     claims::refuse_shared(&config.clusters, &mut faults);
     probes::validate(config, &mut faults);
     warn_of_idle_sides(config, &mut faults);

@@ -245,6 +245,21 @@ fn port_0_never_collides_and_ip_versions_are_separate() {
 }
 
 #[test]
+fn an_endpoint_that_is_a_listener_of_the_sidecar_is_a_warning() {
+    let source = "\
+inbound: { app: 127.0.0.1:8080 }
+services:
+  a: { endpoints: [127.0.0.1:15001, 10.0.0.1:15001, 127.0.0.1:15006, 10.0.0.1:15006] }
+  b: { listen: 127.0.0.1:20001, endpoints: [127.0.0.1:20001, 127.0.0.1:15020, \"[::1]:20001\", 127.0.0.1:15000] }
+";
+    let told: Vec<_> = warnings(source).iter().map(|w| format!("{} {}", w.path, w.message)).collect();
+    assert_eq!(told.len(), 5, "{told:#?}");
+    let first = "services.a.endpoints[0] is 127.0.0.1:15001, where outbound of this sidecar listens (127.0.0.1:15001)";
+    assert!(told[0].ends_with(first), "{}", told[0]);
+    assert!(told[2].contains("service b of this sidecar listens"), "{}", told[2]);
+}
+
+#[test]
 fn valid_but_odd_settings_give_warnings() {
     let source = "\
 identity: { directory: c }

@@ -8,6 +8,9 @@ use crate::path::Trail;
 use crate::telemetry::{Admin, Metrics};
 use crate::{Config, Dns, Inbound, Outbound};
 
+/// A few listeners for each port are enough to find a collision, and the bound keeps the checks linear.
+const NEIGHBOURS: usize = 8;
+
 /// The part of the configuration to which a `listen` belongs.
 #[derive(Clone, Copy)]
 enum Owner<'a> {
@@ -46,6 +49,16 @@ impl Listener<'_> {
     }
 }
 
+impl Listener<'_> {
+    /// Whether a connection to `to` surely reaches this listener.
+    fn is_reached_by(&self, to: SocketAddr) -> bool {
+        let own = self.address;
+        let same_family = own.is_ipv4() == to.is_ipv4();
+        let here = own.ip() == to.ip() || own.ip().is_unspecified() && to.ip().is_loopback();
+        own.port() == to.port() && same_family && here
+    }
+}
+
 pub(super) fn refuse_shared(config: &Config, faults: &mut Faults) {
     let mut listeners = all(config);
     // the sort is stable: defaults come first, then the order of the sections
@@ -56,9 +69,36 @@ pub(super) fn refuse_shared(config: &Config, faults: &mut Faults) {
         if let Some(earlier) = neighbours.iter().find(|earlier| earlier.meets(listener)) {
             refuse(listener, earlier, faults);
         }
-        // a few listeners per port are enough to find a collision, and the bound keeps the check linear
-        if neighbours.len() < 8 {
+        if neighbours.len() < NEIGHBOURS {
             neighbours.push(listener);
+        }
+    }
+}
+
+/// Warns of endpoints that are listeners of the sidecar itself: what is sent there comes back.
+pub(super) fn warn_of_own_endpoints(config: &Config, faults: &mut Faults) {
+    let mut by_port: HashMap<u16, Vec<Listener<'_>>> = HashMap::new();
+    for listener in all(config) {
+        let neighbours = by_port.entry(listener.address.port()).or_default();
+        if neighbours.len() < NEIGHBOURS {
+            neighbours.push(listener);
+        }
+    }
+    let root = Trail::root();
+    let services = root.key("services");
+    for cluster in &config.clusters {
+        let service = services.key(&cluster.name);
+        let endpoints = service.key("endpoints");
+        for (nth, endpoint) in cluster.endpoints.iter().enumerate() {
+            let to = endpoint.address;
+            let own = by_port.get(&to.port()).and_then(|own| own.iter().find(|own| own.is_reached_by(to)));
+            if let Some(own) = own {
+                let what =
+                    format!("is {to}, where {} of this sidecar listens ({})", own.owner.name(), own.address);
+                faults
+                    .warn(&endpoints.index(nth), what)
+                    .help("what is sent there comes back: write the address of the server");
+            }
         }
     }
 }
