@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use pillion_model::Config;
+use pillion_model::cluster::DnsRecords;
 use serde_json::{Value, json};
 
 use super::config::NoSuchService;
@@ -29,7 +30,7 @@ pub(super) fn page(console: &Console, service: Option<&str>, now: Instant) -> Re
         let mut picture = cluster.picture(now);
         picture["endpoints_from"] = asked.get(&*cluster.name).map_or_else(
             || json!("static"),
-            |name| json!({ "dns": name, "problem": cluster.endpoints().said.problem.as_deref() }),
+            |records| json!({ (key(records)): records.to_string(), "problem": cluster.endpoints().said.problem.as_deref() }),
         );
         picture
     };
@@ -43,8 +44,16 @@ pub(super) fn page(console: &Console, service: Option<&str>, now: Instant) -> Re
     Ok(json!({ "generation": snapshot.generation, "clusters": pictures }))
 }
 
-/// The services that discover their endpoints by DNS, each with the name that is looked up.
-fn asked_of_dns(config: &Config) -> HashMap<&str, String> {
+/// The services that discover their endpoints by DNS, each with the records that are looked up.
+fn asked_of_dns(config: &Config) -> HashMap<&str, &DnsRecords> {
     let asked = config.clusters.iter().filter_map(|of| Some((of, of.discovery.as_ref()?)));
-    asked.map(|(of, by)| (of.name.as_str(), format!("{}:{}", by.name, by.port))).collect()
+    asked.map(|(of, by)| (of.name.as_str(), &by.records)).collect()
+}
+
+/// The key of the configuration that names these records.
+fn key(records: &DnsRecords) -> &'static str {
+    match records {
+        DnsRecords::Addresses { .. } => "dns",
+        DnsRecords::Services { .. } => "srv",
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pillion_model::cluster::Discovery;
-use pillion_model::{Config, Endpoint, EndpointUpdate};
+use pillion_model::{Config, EndpointUpdate};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -58,7 +58,7 @@ impl DnsSource {
     }
 
     fn start(&self, service: &str, of: &Discovery, before: Option<&Followed>) -> Followed {
-        let same_name = before.filter(|before| (&before.of.name, before.of.port) == (&of.name, of.port));
+        let same_name = before.filter(|before| before.of.records == of.records);
         let known = same_name.map(|before| before.following.membership().borrow().clone());
         let following = Following::start(self.resolver.clone(), of, known, &Handle::current());
         let mut membership = following.membership();
@@ -122,13 +122,12 @@ impl EndpointSource for DnsSource {
     }
 }
 
-/// DNS knows only the addresses of endpoints.
 fn update(service: impl Into<Arc<str>>, membership: &Membership) -> EndpointUpdate {
     if membership.endpoints.is_empty() {
         let why = membership.last_error.as_deref().unwrap_or("its name has no addresses");
         return EndpointUpdate::none(service, why);
     }
-    EndpointUpdate::known(service, membership.endpoints.iter().copied().map(Endpoint::at))
+    EndpointUpdate::known(service, membership.endpoints.iter().cloned())
 }
 
 #[cfg(test)]
@@ -136,6 +135,8 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use pillion_model::Endpoint;
+    use pillion_model::cluster::DnsRecords;
     use pillion_upstream::discovery::Files;
 
     #[tokio::test(start_paused = true)]
@@ -147,9 +148,11 @@ mod tests {
         let (config, _) = pillion_config::parse(text, Path::new("")).expect("a good file");
         names.follow(&config);
         for (name, address) in [("old", "10.0.0.9:80"), ("new", "10.0.0.1:80")] {
-            let of = Discovery { name: name.into(), port: 80, refresh: Duration::from_secs(5) };
-            let endpoints = [address.parse().expect("an address")].into();
-            let membership = Membership { endpoints, learnt_at: None, last_error: None };
+            let records = DnsRecords::Addresses { name: name.into(), port: 80 };
+            let of = Discovery { records, refresh: Duration::from_secs(5) };
+            let endpoints = [Endpoint::at(address.parse().expect("an address"))].into();
+            let mut membership = Membership::unknown();
+            membership.endpoints = endpoints;
             let heard = NameUpdate { service: "orders".into(), of, membership };
             names.tell.send(heard).await.expect("a receiver");
         }

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-pub(crate) use dns::{DnsName, NameServer};
+pub(crate) use dns::{DnsName, NameServer, SrvName};
 pub(crate) use hashed::{CookieName, HashedHeader};
 pub(crate) use probe::{GrpcService, ProbeName, ProbePath};
 pub(crate) use route::{

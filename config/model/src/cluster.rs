@@ -98,14 +98,11 @@ impl ClusterKind {
     }
 }
 
-/// Endpoints by DNS, as in `endpoints: { dns: "orders.shop.svc.cluster.local:15006", refresh: 5s }`: the A and AAAA
-/// records of a name.
+/// Endpoints by DNS, as in `endpoints: { dns: "orders.shop.svc.cluster.local:15006", refresh: 5s }`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Discovery {
-    /// The name as it is written: the resolver tries search domains unless the name ends with a dot.
-    pub name: String,
-    /// The port of every endpoint, from 1.
-    pub port: u16,
+    /// The records that say where the endpoints are.
+    pub records: DnsRecords,
     /// The time between two queries, whatever the time to live of the records; at least 1 s. Default:
     /// [`Discovery::REFRESH`].
     pub refresh: Duration,
@@ -114,6 +111,35 @@ pub struct Discovery {
 impl Discovery {
     /// 5 s, which is Envoy's default.
     pub const REFRESH: Duration = Duration::from_secs(5);
+}
+
+/// The records of DNS that say where endpoints are. Names are as they are written: the resolver tries search domains
+/// unless the name ends with a dot.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum DnsRecords {
+    /// The A and AAAA records of `name`. `port` is the port of every endpoint, from 1.
+    Addresses { name: String, port: u16 },
+    /// The SRV records of `name`, as `_http._tcp.orders.shop`. They carry ports, weights and priorities.
+    Services { name: String },
+}
+
+impl DnsRecords {
+    /// The name that is looked up.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Addresses { name, .. } | Self::Services { name } => name,
+        }
+    }
+}
+
+/// Writes the name as the file spells it: with the port, where the records carry none.
+impl fmt::Display for DnsRecords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Addresses { name, port } => write!(f, "{name}:{port}"),
+            Self::Services { name } => f.write_str(name),
+        }
+    }
 }
 
 /// A host that requests may name. The comparison ignores case and a trailing dot.

@@ -1,9 +1,11 @@
 //! Keys of a service: where it is, and how it is called.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
+use hickory_resolver::proto::rr::RecordType;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -16,6 +18,7 @@ use super::{Key, Row, only, shows};
 use crate::app::DnsSource;
 use pillion_testkit::Scratch;
 use pillion_upstream::cluster::update::EndpointSource as _;
+use pillion_upstream::discovery::testing::{DnsServer, Script};
 use pillion_upstream::discovery::{Files, Resolver};
 
 /// Keys that `defaults` cannot have.
@@ -31,6 +34,7 @@ pub(super) fn of_services_alone() -> Vec<Row> {
         shows(key("endpoints[].zone"), ["a", "b"], who_answers_in_zone_a),
         shows(key("endpoints[].priority"), ["0", "2"], who_answers_before_priority_1),
         shows(key("endpoints.dns"), ["a.test:80", "b.test:80"], owner_of_the_name),
+        shows(key("endpoints.srv"), ["_http._tcp.a.test", "_http._tcp.b.test"], target_of_the_srv_record),
         shows(key("endpoints.refresh"), ["5s", "60s"], when_a_change_is_learnt),
     ]
 }
@@ -187,6 +191,33 @@ async fn by_hosts_file(key: Key, hosts: [&str; 2]) -> (String, u64) {
 async fn owner_of_the_name(key: Key) -> String {
     let hosts = "10.0.0.1 a.test\n10.0.0.2 b.test\n";
     by_hosts_file(key, [hosts, "10.0.0.2 a.test\n10.0.0.1 b.test\n"]).await.0
+}
+
+/// A real DNS server answers, so the clock must run.
+async fn target_of_the_srv_record(key: Key) -> String {
+    tokio::time::resume();
+    let server = DnsServer::start().await;
+    for (name, target, address) in [("a", "one.test.", A), ("b", "two.test.", B)] {
+        let address: SocketAddr = address.parse().expect("an address");
+        let record = Script::Services(vec![(0, 1, address.port(), target)]);
+        server.say_of(&format!("_http._tcp.{name}.test."), RecordType::SRV, record);
+        server.say(target, &Script::Records(vec![address.ip()]));
+    }
+    let mesh = Mesh::default();
+    let (_a, _b) = (mesh.answering(A, BY_A), mesh.answering(B, BY_B));
+    let sidecar = key.caller(&mesh, json!({ "endpoints": {} }));
+    let (resolver, _folder) = server.resolver("", "");
+    let mut names = DnsSource::of(resolver);
+    names.follow(sidecar.controller.config());
+    loop {
+        let update = names.next().await.expect("news");
+        let is_known = !update.endpoints.is_empty();
+        sidecar.controller.learn(update);
+        if is_known {
+            break;
+        }
+    }
+    sidecar.client().await.get("/").await.body
 }
 
 async fn when_a_change_is_learnt(key: Key) -> String {

@@ -2,7 +2,7 @@
 //!
 //! There is one [`Following`] for each name, on a runtime beside the workers, so that a slow DNS server delays no
 //! request. [`membership`] decides what an answer means, without clock or socket.
-//! Deliberately absent: SRV records, the records' times to live, and requests to endpoints that were removed.
+//! Deliberately absent: the records' times to live, and requests to endpoints that were removed.
 
 mod answer;
 mod membership;
@@ -12,11 +12,13 @@ mod system;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pillion_model::cluster::Discovery;
+use pillion_model::Endpoint;
+use pillion_model::cluster::{Discovery, DnsRecords};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -40,18 +42,18 @@ pub struct Following {
 }
 
 impl Following {
-    /// Starts the look-ups, the first one at once, in a task on `runtime`. `before` is what was known of this name and
-    /// port, perhaps with another `refresh`. It is kept until an answer replaces it.
+    /// Starts the look-ups, the first one at once, in a task on `runtime`. `before` is what was known of these
+    /// records, perhaps with another `refresh`. It is kept until an answer replaces it.
     pub fn start(
         resolver: Arc<Resolver>,
         discovery: &Discovery,
         before: Option<Membership>,
         runtime: &Handle,
     ) -> Self {
-        let name = discovery.name.clone();
+        let records = discovery.records.clone();
         Self::by(discovery, before, runtime, move || {
-            let (resolver, name) = (Arc::clone(&resolver), name.clone());
-            async move { resolver.ask(&name).await }
+            let (resolver, records) = (Arc::clone(&resolver), records.clone());
+            async move { resolver.ask(&records).await }
         })
     }
 
@@ -65,9 +67,13 @@ impl Following {
     where
         A: Future<Output = Answer> + Send + 'static,
     {
-        let known = NameState::new(discovery.port, discovery.refresh, before);
+        let port = match &discovery.records {
+            DnsRecords::Addresses { port, .. } => *port,
+            DnsRecords::Services { .. } => 0, // each record has its own
+        };
+        let known = NameState::new(port, discovery.refresh, before);
         let (tell, membership) = watch::channel(known.membership.clone());
-        let task = runtime.spawn(follow(discovery.name.clone(), known, tell, ask));
+        let task = runtime.spawn(follow(discovery.records.name().to_owned(), known, tell, ask));
         Self { membership, task }
     }
 
@@ -122,7 +128,7 @@ fn publish(tell: &watch::Sender<Membership>, now: &Membership, changed: bool) {
     });
 }
 
-fn log(name: &str, before: &[SocketAddr], now: &Membership, effect: &Effect) {
+fn log(name: &str, before: &[Endpoint], now: &Membership, effect: &Effect) {
     let endpoints = now.endpoints.len();
     let (added, removed) = (missing_in(before, &now.endpoints), missing_in(&now.endpoints, before));
     let why = now.last_error.as_deref().unwrap_or_default();
@@ -139,10 +145,11 @@ fn log(name: &str, before: &[SocketAddr], now: &Membership, effect: &Effect) {
     }
 }
 
-/// The addresses in `of` that `among` lacks, as text for the log. Both lists are sorted.
-fn missing_in(among: &[SocketAddr], of: &[SocketAddr]) -> String {
-    let mut missing = of.iter().filter(|address| among.binary_search(address).is_err());
-    let named: Vec<_> = missing.by_ref().take(MOST_NAMED).map(SocketAddr::to_string).collect();
+/// The addresses in `of` that `among` lacks, as text for the log.
+fn missing_in(among: &[Endpoint], of: &[Endpoint]) -> String {
+    let among: BTreeSet<SocketAddr> = among.iter().map(|endpoint| endpoint.address).collect();
+    let mut missing = of.iter().map(|endpoint| endpoint.address).filter(|address| !among.contains(address));
+    let named: Vec<_> = missing.by_ref().take(MOST_NAMED).map(|address| address.to_string()).collect();
     match missing.count() {
         0 => named.join(" "),
         more => format!("{} and {more} more", named.join(" ")),
@@ -154,13 +161,14 @@ mod tests {
     use std::collections::VecDeque;
 
     use hickory_resolver::proto::op::ResponseCode;
+    use hickory_resolver::proto::rr::RecordType;
     use parking_lot::Mutex;
 
     use super::testing::{DnsServer, Script};
     use super::*;
 
     fn discovery(refresh: Duration) -> Discovery {
-        Discovery { name: "orders".into(), port: 80, refresh }
+        Discovery { records: DnsRecords::Addresses { name: "orders".into(), port: 80 }, refresh }
     }
 
     fn found(ip: &str) -> Answer {
@@ -169,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_log_line_names_up_to_ten_changed_endpoints() {
-        let port = |port: u16| SocketAddr::from(([192, 0, 2, 1], port));
+        let port = |port: u16| Endpoint::at(([192, 0, 2, 1], port).into());
         let some: Vec<_> = (1..=3).map(port).collect();
         assert_eq!(missing_in(&some[..1], &some), "192.0.2.1:2 192.0.2.1:3");
         assert_eq!(missing_in(&some, &some[..1]), "");
@@ -189,7 +197,7 @@ mod tests {
     }
 
     fn endpoints(membership: &watch::Receiver<Membership>) -> Vec<String> {
-        membership.borrow().endpoints.iter().map(ToString::to_string).collect()
+        membership.borrow().endpoints.iter().map(|it| it.address.to_string()).collect()
     }
 
     #[tokio::test(start_paused = true)]
@@ -273,6 +281,41 @@ mod tests {
         server.say("orders.", &records("192.0.2.2"));
         membership.changed().await.unwrap();
         assert_eq!(endpoints(&membership), ["192.0.2.2:80"]);
+    }
+
+    #[tokio::test]
+    async fn srv_records_of_a_real_server_are_followed_through_changes_and_an_outage() {
+        let server = DnsServer::start().await;
+        let address = |ip: &str| Script::Records(vec![ip.parse().unwrap()]);
+        server.say("a.test.", &address("192.0.2.1"));
+        server.say("b.test.", &address("2001:db8::2"));
+        let both = Script::Services(vec![(10, 3, 8081, "a.test."), (20, 0, 8082, "b.test.")]);
+        server.say_of("_http._tcp.orders.", RecordType::SRV, both);
+        let (resolver, _folder) = server.resolver("", "");
+        let records = DnsRecords::Services { name: "_http._tcp.orders".into() };
+        let of = Discovery { records, refresh: Duration::ZERO };
+        let name = Following::start(Arc::new(resolver), &of, None, &Handle::current());
+        let mut membership = name.membership();
+        let told = |now: &Membership| -> Vec<String> {
+            now.endpoints.iter().map(|it| format!("{} {} {}", it.address, it.priority, it.weight)).collect()
+        };
+        let expected = ["192.0.2.1:8081 0 3", "[2001:db8::2]:8082 1 1"];
+        membership.wait_for(|now| told(now) == expected).await.unwrap();
+        server.say("a.test.", &Script::Code(ResponseCode::ServFail));
+        server.say("b.test.", &address("192.0.2.2"));
+        let expected = ["192.0.2.1:8081 0 3", "192.0.2.2:8082 1 1"];
+        membership.wait_for(|now| told(now) == expected).await.unwrap();
+        server.say_of("_http._tcp.orders.", RecordType::SRV, Script::Code(ResponseCode::ServFail));
+        server.heard_more_than(server.asked().len() + 3).await;
+        assert_eq!(told(&membership.borrow()), expected);
+        server.say("a.test.", &address("192.0.2.1"));
+        let one = Script::Services(vec![(10, 3, 8081, "a.test.")]);
+        server.say_of("_http._tcp.orders.", RecordType::SRV, one);
+        membership.wait_for(|now| told(now) == ["192.0.2.1:8081 0 3"]).await.unwrap();
+        server.say_of("_http._tcp.orders.", RecordType::SRV, Script::Services(vec![(0, 0, 0, ".")]));
+        membership.wait_for(|now| now.endpoints.is_empty()).await.unwrap();
+        let why = membership.borrow().last_error.clone().unwrap();
+        assert!(why.contains("there is no such service"), "{why}");
     }
 
     #[tokio::test(start_paused = true)]

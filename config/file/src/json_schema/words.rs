@@ -10,7 +10,7 @@ use crate::value::{Bytes, Count, Delay, OffOr, Port, Share, Size, Text, Threads}
 use crate::words::{
     Authority, CONDITIONS, ChangedHeader, CookieName, DnsName, GRPC, Grpc, GrpcService, HashedHeader,
     HeaderName, HeaderText, MatchPath, Method, NameServer, ProbeName, ProbePath, QueryName, QueryText,
-    RedirectPath, RespondBody, RouteName, ServiceName, Sni, Target, TrustDomain,
+    RedirectPath, RespondBody, RouteName, ServiceName, Sni, SrvName, Target, TrustDomain,
 };
 use pillion_model::Pattern;
 use pillion_model::cluster::{AddressPattern, HostPattern};
@@ -45,6 +45,10 @@ pub(super) fn definitions() -> Value {
             "An IP address and a port: 127.0.0.1:8080, \"[::1]:8080\""
         ),
         "dns_name": pattern("^[A-Za-z0-9._-]+:[0-9]+$", "A name and a port: \"orders.shop:15006\""),
+        "srv_name": pattern(
+            "^_[A-Za-z0-9_-]+\\._[A-Za-z0-9_-]+\\.[A-Za-z0-9._-]+$",
+            "The name of SRV records: _http._tcp.orders.shop"
+        ),
         "name_server": pattern(
             "^([0-9.]+(:[0-9]+)?|[0-9A-Fa-f:.]+|\\[[0-9A-Fa-f:.]+\\](:[0-9]+)?)$",
             "An IP address, and a port that is not 53: 10.96.0.10, \"10.96.0.10:5353\""
@@ -134,6 +138,7 @@ described!(
     SocketAddr: "address",
     Target: "address",
     DnsName: "dns_name",
+    SrvName: "srv_name",
     NameServer: "name_server",
     AddressPattern: "destination",
     HostPattern: "host",

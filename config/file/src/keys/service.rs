@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use pillion_model::cluster::{AddressPattern, Discovery, HostPattern, UpstreamProtocol};
+use pillion_model::cluster::{AddressPattern, Discovery, DnsRecords, HostPattern, UpstreamProtocol};
 use pillion_model::policy::{
     Adaptive, Backoff, CircuitBreaker, ConnectionPolicy, ErrorRate, HedgeAfter, IdleTimeout,
     OutlierDetection, Retry, RetryBudget, RetryCondition, RetryMethods, Timeout,
@@ -20,7 +20,7 @@ use crate::reading::{Node, Reading, Shape};
 use crate::schema::{self, Described};
 use crate::spell;
 use crate::value::{BadWord, Bytes, Count, OffOr, Opt, Positive, Share, Text, Word};
-use crate::words::{DnsName, Method, Target, Weight};
+use crate::words::{DnsName, Method, SrvName, Target, Weight};
 
 /// Keys that each service has for itself, so that `defaults` cannot have them.
 pub(super) const ONE_SERVICE_S_OWN: [&str; 4] = ["hosts", "addresses", "listen", "endpoints"];
@@ -320,24 +320,29 @@ static ENDPOINT: Static<EndpointBlock> = Static::new(|| {
 /// How endpoints are discovered.
 struct LearntEndpoints {
     dns: Option<DnsName>,
+    srv: Option<String>,
     is_later: bool,
     refresh: Duration,
 }
 
 static LEARNT: Static<LearntEndpoints> = Static::new(|| {
-    Block::new(|| LearntEndpoints { dns: None, is_later: false, refresh: Discovery::REFRESH })
+    Block::new(|| LearntEndpoints { dns: None, srv: None, is_later: false, refresh: Discovery::REFRESH })
         .word::<Opt<DnsName>>(
             "dns",
             field!(dns),
             "A name and a port: the A and AAAA records of the name are the endpoints.",
         )
-        .later("srv", |learnt| learnt.is_later = true)
+        .word::<Opt<SrvName>>(
+            "srv",
+            field!(srv),
+            "A name whose SRV records are the endpoints, with their ports, weights and priorities.",
+        )
         .word::<Duration>("refresh", field!(refresh), "The time between two queries, at least 1s.")
         .takes("1s or more")
         .later("kubernetes", |learnt| learnt.is_later = true)
 });
 
-const ENDPOINTS: &str = "a list of endpoints, or { dns: … }";
+const ENDPOINTS: &str = "a list of endpoints, or { dns: … }, or { srv: … }";
 const ONE_ENDPOINT: &str = "an address, or { address: …, weight: … }";
 
 fn endpoints_schema() -> Option<Value> {
@@ -351,10 +356,11 @@ fn read_endpoints(cluster: &mut Cluster, node: &Node<'_>, reading: &mut Reading<
         Some(Shape::Word(leaf)) => {
             let must = BadWord::new(format!("must be {ENDPOINTS}"));
             let text = &leaf.text;
-            let bad = match (Target::parse(text), DnsName::parse(text)) {
-                (Ok(_), _) => must.help(format!("write [\"{text}\"]")),
-                (_, Ok(_)) => must.help(format!("write {{ dns: \"{text}\" }}")),
-                (Err(bad), _) => bad,
+            let bad = match (Target::parse(text), DnsName::parse(text), SrvName::parse(text)) {
+                (Ok(_), ..) => must.help(format!("write [\"{text}\"]")),
+                (_, Ok(_), _) => must.help(format!("write {{ dns: \"{text}\" }}")),
+                (.., Ok(_)) => must.help(format!("write {{ srv: {text} }}")),
+                (Err(bad), ..) => bad,
             };
             node.parsed::<()>(&leaf, Err(bad), reading);
         }
@@ -400,21 +406,33 @@ fn share_zones(endpoints: &mut [Endpoint]) {
 }
 
 fn discovery(node: &Node<'_>, reading: &mut Reading<'_>) -> Option<Discovery> {
-    let LearntEndpoints { dns, is_later, refresh } = LEARNT.read_new(node, reading);
-    let Some(DnsName { name, port }) = dns else {
-        if !is_later {
-            node.remark("has neither a list nor `dns` nor `srv`", reading)
-                .help("endpoints: [\"10.0.1.10:15006\"], or endpoints: { dns: \"orders.shop:15006\" }");
+    let LearntEndpoints { dns, srv, is_later, refresh } = LEARNT.read_new(node, reading);
+    let records = match (dns, srv) {
+        (Some(_), Some(_)) => {
+            node.remark("has both `dns` and `srv`", reading).help("keep one");
+            return None;
         }
-        return None;
+        (Some(DnsName { name, port }), None) => DnsRecords::Addresses { name, port },
+        (None, Some(name)) => DnsRecords::Services { name },
+        (None, None) => {
+            if !is_later {
+                node.remark("has neither a list nor `dns` nor `srv`", reading)
+                    .help("endpoints: [\"10.0.1.10:15006\"], or endpoints: { dns: \"orders.shop:15006\" }");
+            }
+            return None;
+        }
     };
-    Some(Discovery { name, port, refresh })
+    Some(Discovery { records, refresh })
 }
 
 fn tell_endpoints(cluster: &Cluster, at: &Scopes<'_>, page: &mut Page<'_>) {
     let at = at.whole("endpoints");
-    if let Some(Discovery { name, port, refresh }) = &cluster.discovery {
-        page.tell_or(&at.key("dns"), &at, format!("{name}:{port}"));
+    if let Some(Discovery { records, refresh }) = &cluster.discovery {
+        let key = match records {
+            DnsRecords::Addresses { .. } => "dns",
+            DnsRecords::Services { .. } => "srv",
+        };
+        page.tell_or(&at.key(key), &at, records.to_string());
         page.tell(&at.key("refresh"), spell::duration(*refresh));
     }
     for (nth, endpoint) in cluster.endpoints.iter().enumerate() {

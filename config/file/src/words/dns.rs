@@ -1,10 +1,11 @@
-//! Words about name servers: a name to look up with a port (`orders.shop.svc.cluster.local:15006`), and the address of
+//! Words about name servers: a name to look up with a port (`orders.shop.svc.cluster.local:15006`), the
+//! name of SRV records (`_http._tcp.orders.shop`), and the address of
 //! a name server (`10.96.0.10`).
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::{is_host_name, split_port};
-use crate::value::{BadWord, Word, leaves, on_off, whole};
+use crate::value::{BadWord, Word, leaves, on_off, whole, wrapped_leaves};
 use pillion_model::text::shortened;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,41 @@ impl Word for DnsName {
             _ => Err(BadWord::not(text, "a name and a port").help(help(text))),
         }
     }
+}
+
+/// The name of SRV records (RFC 2782): `_service._proto.name`, as it is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SrvName(pub(crate) String);
+
+impl Word for SrvName {
+    const EXPECTED: &'static str = "the name of SRV records (_http._tcp.orders.shop)";
+
+    fn parse(text: &str) -> Result<Self, BadWord> {
+        if is_srv_name(text) {
+            return Ok(Self(text.to_owned()));
+        }
+        let bad = BadWord::not(text, "the name of SRV records");
+        Err(match split_port(text) {
+            Some((name, Some(_))) if is_srv_name(name) => {
+                bad.help(format!("SRV records carry the port, so leave it out: {name}"))
+            }
+            Some((name, _)) if is_dns_name(name) && !name.starts_with('_') => {
+                bad.help(format!("name the service and its protocol first: _http._tcp.{name}"))
+            }
+            _ => bad.help("write it like _http._tcp.orders.shop.svc.cluster.local"),
+        })
+    }
+}
+
+/// Whether a text is `_service._proto.name` and a DNS name that fits into a question.
+fn is_srv_name(text: &str) -> bool {
+    const LONGEST: usize = 253;
+    let mut parts = text.splitn(3, '.');
+    let mut is_marked =
+        || parts.next().and_then(|label| label.strip_prefix('_')).is_some_and(|label| !label.is_empty());
+    let marked = is_marked() && is_marked();
+    let has_name = parts.next().is_some_and(|name| !name.is_empty());
+    marked && has_name && is_dns_name(text) && text.trim_end_matches('.').len() <= LONGEST
 }
 
 /// The text as an address with a port, as a list of `endpoints` accepts it.
@@ -91,6 +127,7 @@ impl Word for NameServer {
 }
 
 leaves!(DnsName: |DnsName { name, port }| format!("{name}:{port}").into());
+wrapped_leaves!(SrvName: String, |name| name.as_str().into());
 
 #[cfg(test)]
 mod tests {
@@ -155,12 +192,39 @@ mod tests {
         assert_eq!(name("_a.10.x:65535"), ("_a.10.x".to_owned(), 65535));
     }
 
+    #[test]
+    fn a_name_of_srv_records_has_a_service_a_protocol_and_a_name() {
+        for text in ["_http._tcp.orders.shop", "_http._tcp.orders", "_Grpc._tcp.orders.shop.", "_a-b._udp.x"]
+        {
+            assert_eq!(SrvName::parse(text), Ok(SrvName(text.to_owned())));
+        }
+        let long = format!("_http._tcp.{}x", "a.".repeat(121));
+        for (text, help) in [
+            ("orders.shop", "_http._tcp.orders.shop"),
+            ("orders.shop:80", "_http._tcp.orders.shop"),
+            ("_http._tcp.orders.shop:80", "leave it out: _http._tcp.orders.shop"),
+            ("_http._tcp", "write it like"),
+            ("_http._tcp.", "write it like"),
+            ("_http.tcp.orders", "write it like"),
+            ("_._tcp.orders", "write it like"),
+            ("_http._tcp..orders", "write it like"),
+            ("_http._tcp.*.shop", "write it like"),
+            ("_http._tcp.10", "write it like"),
+            (&long, "write it like"),
+            ("", "write it like"),
+        ] {
+            let bad = SrvName::parse(text).unwrap_err();
+            assert!(bad.help.as_deref().unwrap_or_default().contains(help), "{text:?} {bad:?}");
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn no_text_makes_the_parser_panic_and_every_refusal_has_help(text in ".{0,40}|[a-z0-9.:*\\[\\]]{0,20}") {
-            if let Err(bad) = DnsName::parse(&text) {
+            let refused = [DnsName::parse(&text).err(), SrvName::parse(&text).err()];
+            for bad in refused.into_iter().flatten() {
                 prop_assert!(bad.help.is_some());
             }
         }

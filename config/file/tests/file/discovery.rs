@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use pillion_model::cluster::Discovery;
+use pillion_model::cluster::{Discovery, DnsRecords};
 use pillion_model::identity::Crl;
 
 use crate::{bad, good, messages};
@@ -22,6 +22,10 @@ fn a_name_that_cannot_be_looked_up_is_a_fault_with_help() {
         ("\"orders.shop:80\"", "3:16", "write { dns: \"orders.shop:80\" }"),
         ("[\"orders.shop:80\"]", "3:17", "endpoints: { dns:"),
         ("{ refresh: 5s }", "3:5", "endpoints: { dns:"),
+        ("{ dns: \"a:80\", srv: _http._tcp.a }", "3:5", "keep one"),
+        ("{ srv: orders.shop }", "3:23", "_http._tcp.orders.shop"),
+        ("{ srv: _http._tcp.a, refresh: 999ms }", "3:46", "write 1s or more"),
+        ("_http._tcp.orders.shop", "3:16", "write { srv: _http._tcp.orders.shop }"),
         ("{}", "3:5", "endpoints: { dns:"),
     ] {
         let errors = bad(&service(endpoints));
@@ -32,14 +36,6 @@ fn a_name_that_cannot_be_looked_up_is_a_fault_with_help() {
 }
 
 #[test]
-fn srv_records_are_not_supported_yet() {
-    assert_eq!(
-        messages(&service("{ srv: _http._tcp.orders.shop }")),
-        ["3:18 services.a.endpoints.srv is not supported yet"]
-    );
-}
-
-#[test]
 fn endpoints_from_dns_have_a_name_a_port_and_a_refresh_time() {
     let learnt = |endpoints: &str| {
         let cluster = good(&service(endpoints)).clusters.remove(0);
@@ -47,13 +43,24 @@ fn endpoints_from_dns_have_a_name_a_port_and_a_refresh_time() {
         cluster.discovery.unwrap()
     };
     let discovery = |name: &str, refresh| Discovery {
-        name: name.into(),
-        port: 15006,
+        records: DnsRecords::Addresses { name: name.into(), port: 15006 },
         refresh: Duration::from_secs(refresh),
     };
     assert_eq!(learnt("{ dns: \"orders.shop:15006\" }"), discovery("orders.shop", 5));
     assert_eq!(learnt("{ dns: \"orders.shop.:15006\", refresh: 1s }"), discovery("orders.shop.", 1));
     assert_eq!(good(&service("[10.0.0.1:80]")).clusters[0].discovery, None);
+}
+
+#[test]
+fn endpoints_from_srv_records_have_a_name_and_a_refresh_time() {
+    for (endpoints, refresh) in
+        [("{ srv: _http._tcp.orders.shop }", 5), ("{ srv: _http._tcp.orders.shop, refresh: 9s }", 9)]
+    {
+        let records = DnsRecords::Services { name: "_http._tcp.orders.shop".into() };
+        let expected = Discovery { records, refresh: Duration::from_secs(refresh) };
+        let cluster = good(&service(endpoints)).clusters.remove(0);
+        assert_eq!((cluster.discovery, cluster.endpoints), (Some(expected), Vec::new()));
+    }
 }
 
 #[test]

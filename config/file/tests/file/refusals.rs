@@ -37,7 +37,6 @@ fn each_refusal_is_placed_at_its_key() {
 fn the_alternatives_of_the_public_interface_are_refused_by_name() {
     let cases = [
         ("identity: { workload_api: unix:///run/spire/agent.sock }".to_owned(), "identity.workload_api"),
-        ("services: { a: { endpoints: { srv: _http._tcp.a.shop } } }".into(), "services.a.endpoints.srv"),
         (
             "services: { a: { endpoints: { kubernetes: \"a.shop:80\" } } }".into(),
             "services.a.endpoints.kubernetes",

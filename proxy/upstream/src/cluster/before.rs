@@ -31,13 +31,11 @@ impl PreviousCluster<'_> {
         self.of.protocol == now.protocol && self.of.tls == now.tls && self.of.connection == now.connection
     }
 
-    /// Whether its endpoints come from the same source as those of `now`. Another name or another port is another
-    /// source.
+    /// Whether its endpoints come from the same source as those of `now`. Another name or another port is other
+    /// records are another source.
     fn has_same_source(&self, now: &config::Cluster) -> bool {
         let (was, is) = (&self.of.discovery, &now.discovery);
-        let same =
-            was.as_ref().zip(is.as_ref()).map(|(was, is)| (&was.name, was.port) == (&is.name, is.port));
-        same.unwrap_or(false)
+        was.as_ref().zip(is.as_ref()).is_some_and(|(was, is)| was.records == is.records)
     }
 }
 

@@ -1,6 +1,8 @@
-//! The result of a look-up, made of the A and the AAAA records.
+//! The result of a look-up, made of the A and the AAAA records of a name, or of its SRV records and the addresses of
+//! their targets.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
@@ -41,10 +43,38 @@ pub enum Answer {
         /// The family whose question failed, and why.
         unanswered: Option<(Family, String)>,
     },
-    /// The server says that the name has no addresses.
+    /// SRV records of which at least one target has an address.
+    Services {
+        /// Sorted by priority, and at most [`super::membership::MOST`].
+        services: Vec<Service>,
+        /// Whether there were more.
+        too_many: bool,
+    },
+    /// The server says that the name has no addresses, or no SRV records whose targets have some.
     Nothing(String),
+    /// The SRV record says that the service is not offered at this name, so no other name is searched.
+    NotOffered(String),
     /// The server could not be asked, or could not answer.
     Failed(String),
+}
+
+/// One SRV record, with the answer for its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Service {
+    pub record: SrvRecord,
+    /// Never [`Answer::Services`].
+    pub addresses: Answer,
+}
+
+/// One SRV record (RFC 2782). The derived order is by priority first.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SrvRecord {
+    pub priority: u16,
+    /// The absolute name in lower case.
+    pub target: Arc<str>,
+    /// Never 0.
+    pub port: u16,
+    pub weight: u16,
 }
 
 impl FamilyAnswer {
@@ -75,6 +105,24 @@ impl Answer {
             (FamilyAnswer::Failed(why), _) | (_, FamilyAnswer::Failed(why)) => Self::Failed(why),
             (FamilyAnswer::Nothing(why), FamilyAnswer::Nothing(_)) => Self::Nothing(why),
         }
+    }
+
+    /// Joins the answers for the targets of SRV records. One target with addresses is enough. When a question failed,
+    /// the "none" of the other targets is not used.
+    pub(super) fn of_services(services: Vec<Service>, too_many: bool) -> Self {
+        let is_found = |service: &Service| matches!(service.addresses, Self::Found { .. });
+        if services.iter().any(is_found) {
+            return Self::Services { services, too_many };
+        }
+        let mut nothing = None;
+        for Service { record, addresses } in services {
+            match addresses {
+                Self::Failed(why) => return Self::Failed(format!("target {}: {why}", record.target)),
+                Self::Nothing(why) => nothing = Some(format!("target {}: {why}", record.target)),
+                Self::Found { .. } | Self::Services { .. } | Self::NotOffered(_) => {}
+            }
+        }
+        Self::Nothing(nothing.unwrap_or_else(|| "the answer holds no usable SRV record".into()))
     }
 
     fn of_one(addresses: Vec<IpAddr>, other: FamilyAnswer, family: Family) -> Self {
@@ -122,6 +170,22 @@ mod tests {
         for (v4, v6, expected) in cases {
             assert_eq!(Answer::join(v4, v6), expected);
         }
+    }
+
+    #[test]
+    fn targets_of_srv_records_are_judged_together() {
+        let service = |answer: &Answer| Service {
+            record: SrvRecord { priority: 0, target: "a.test.".into(), port: 80, weight: 1 },
+            addresses: answer.clone(),
+        };
+        let found = Answer::join(one_address("192.0.2.1"), nothing());
+        let (failed, none) = (Answer::Failed("timed out".into()), Answer::Nothing("NXDOMAIN".into()));
+        let judged = |all: &[&Answer]| Answer::of_services(all.iter().map(|it| service(it)).collect(), false);
+        let both = Answer::Services { services: vec![service(&failed), service(&found)], too_many: false };
+        assert_eq!(judged(&[&failed, &found]), both);
+        assert_eq!(judged(&[&none, &failed]), Answer::Failed("target a.test.: timed out".into()));
+        assert_eq!(judged(&[&none, &none]), Answer::Nothing("target a.test.: NXDOMAIN".into()));
+        assert!(matches!(judged(&[]), Answer::Nothing(_)));
     }
 
     #[test]

@@ -1,16 +1,24 @@
 //! What is known of a name, and how each answer changes it. Pure: the caller passes `now` and a random number.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::iter::repeat;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pillion_model::Endpoint;
 use tokio::time::Instant;
 
-use super::answer::{Answer, Family};
+use super::answer::{Answer, Family, Service, SrvRecord};
 
-/// The most endpoints of one name: ten times the size of a Kubernetes EndpointSlice. The first ones in sorted order are
+/// The most endpoints of one name, and the most of its SRV records: ten times the size of a Kubernetes EndpointSlice. The first ones in sorted order are
 /// used, so that every sidecar uses the same.
 pub(super) const MOST: usize = 1000;
+
+/// The last priority of endpoints, which all further priorities of SRV records share.
+const LAST_PRIORITY: u32 = 127;
 
 /// The number of "no such name" answers in a row after which the endpoints are removed. For a headless service that was
 /// scaled to zero the answer is true. But a DNS server that restarts, or does not yet have the data of the API server,
@@ -37,18 +45,23 @@ const JITTER: f64 = 0.1;
 /// The endpoints of a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Membership {
-    /// Sorted, without duplicates, at most 1000. Kept through every failure. Empty if the name never resolved, or has
-    /// no addresses any more.
-    pub endpoints: Arc<[SocketAddr]>,
+    /// Sorted by priority and address, without duplicates, at most 1000. Kept through every failure. Empty if the name
+    /// never resolved, or has no addresses any more.
+    pub endpoints: Arc<[Endpoint]>,
+    /// The addresses of each target of SRV records. They stay while the question for the target fails.
+    targets: Arc<Targets>,
     /// When a server last reported them.
     pub learnt_at: Option<Instant>,
     /// Why the last look-up had no answer, or only one family.
     pub last_error: Option<String>,
 }
 
+type Targets = BTreeMap<Arc<str>, Vec<IpAddr>>;
+
 impl Membership {
-    pub(super) fn unknown() -> Self {
-        Self { endpoints: Arc::default(), learnt_at: None, last_error: None }
+    /// What is known of a name before the first answer.
+    pub fn unknown() -> Self {
+        Self { endpoints: Arc::default(), targets: Arc::default(), learnt_at: None, last_error: None }
     }
 
     /// Whether the first look-up has ended, with or without an answer.
@@ -80,6 +93,7 @@ pub(super) struct Effect {
 /// The state of one name between look-ups.
 #[derive(Debug)]
 pub(super) struct NameState {
+    /// The port of addresses whose records carry none.
     port: u16,
     refresh: Duration,
     pub(super) membership: Membership,
@@ -100,7 +114,8 @@ impl NameState {
     pub(super) fn apply(&mut self, answer: Answer, now: Instant) -> Effect {
         match answer {
             Answer::Found { addresses, unanswered } => self.found(addresses, unanswered, now),
-            Answer::Nothing(why) => self.denied(why, now),
+            Answer::Services { services, too_many } => self.found_services(services, too_many, now),
+            Answer::Nothing(why) | Answer::NotOffered(why) => self.denied(why, now),
             Answer::Failed(why) => self.failed(why),
         }
     }
@@ -126,19 +141,66 @@ impl NameState {
         unanswered: Option<(Family, String)>,
         now: Instant,
     ) -> Effect {
-        let was_lost = self.is_lost();
         if let Some((family, _)) = &unanswered {
-            let known = self.membership.endpoints.iter().map(SocketAddr::ip);
+            let known = self.membership.endpoints.iter().map(|endpoint| endpoint.address.ip());
             found.extend(known.filter(|ip| Family::of(*ip) == *family));
         }
+        let endpoints = found.into_iter().map(|ip| Endpoint::at(SocketAddr::new(ip, self.port))).collect();
+        self.learn(endpoints, false, unanswered.map(|(_, why)| why), now)
+    }
+
+    /// Takes over SRV records. A target whose question failed, or that of one family, keeps its addresses.
+    fn found_services(&mut self, services: Vec<Service>, too_many: bool, now: Instant) -> Effect {
+        let (mut targets, mut endpoints, mut failed) = (Targets::new(), Vec::new(), None);
+        let mut too_many = too_many;
+        for Service { record, addresses } in services {
+            if endpoints.len() > MOST {
+                too_many = true;
+                break;
+            }
+            let (ips, why) = self.addresses_of(&record.target, addresses);
+            failed = failed.or_else(|| why.map(|why| format!("target {}: {why}", record.target)));
+            endpoints.extend(ips.iter().map(|ip| endpoint(&record, *ip)));
+            targets.insert(record.target, ips);
+        }
+        rank(&mut endpoints);
+        self.membership.targets = Arc::new(targets);
+        self.learn(endpoints, too_many, failed, now)
+    }
+
+    /// The addresses of a target, and why its look-up failed, if it did.
+    fn addresses_of(&self, target: &str, answer: Answer) -> (Vec<IpAddr>, Option<String>) {
+        let known = || self.membership.targets.get(target).into_iter().flatten().copied();
+        match answer {
+            Answer::Found { mut addresses, unanswered } => {
+                if let Some((family, _)) = &unanswered {
+                    addresses.extend(known().filter(|ip| Family::of(*ip) == *family));
+                }
+                addresses.sort_unstable();
+                addresses.dedup();
+                addresses.truncate(MOST);
+                (addresses, unanswered.map(|(_, why)| why))
+            }
+            Answer::Failed(why) => (known().collect(), Some(why)),
+            Answer::Nothing(_) | Answer::NotOffered(_) | Answer::Services { .. } => (Vec::new(), None),
+        }
+    }
+
+    fn learn(
+        &mut self,
+        mut endpoints: Vec<Endpoint>,
+        too_many: bool,
+        why: Option<String>,
+        now: Instant,
+    ) -> Effect {
+        let was_lost = self.is_lost();
         self.failures = 0;
         self.denials = 0;
         self.membership.learnt_at = Some(now);
-        self.membership.last_error = unanswered.map(|(_, why)| why);
+        self.membership.last_error = why;
         let back = was_lost.then_some(News::Back);
-        let too_many = self.count(&mut found).then_some(News::TooMany);
-        let endpoints = found.into_iter().map(|ip| SocketAddr::new(ip, self.port)).collect();
-        Effect { changed: self.replace(endpoints), news: back.or(too_many) }
+        let too_many = self.count(&mut endpoints, too_many).then_some(News::TooMany);
+        Effect { changed: self.replace(endpoints.into()), news: back.or(too_many) }
     }
 
     fn denied(&mut self, why: String, now: Instant) -> Effect {
@@ -148,6 +210,7 @@ impl NameState {
         self.membership.last_error = Some(why);
         if self.denials >= DENIALS_BEFORE_REMOVAL && !self.membership.endpoints.is_empty() {
             self.membership.learnt_at = Some(now);
+            self.membership.targets = Arc::default();
             return Effect { changed: self.replace(Arc::default()), news: Some(News::Emptied) };
         }
         Effect { changed: false, news: first.then_some(News::Lost) }
@@ -166,21 +229,39 @@ impl NameState {
         self.failures > 0 || self.denials > 0
     }
 
-    /// Sorts the addresses and applies the limit. Returns whether the limit was exceeded for the first time.
-    fn count(&mut self, found: &mut Vec<IpAddr>) -> bool {
-        found.sort_unstable();
-        found.dedup();
-        let were_too_many = std::mem::replace(&mut self.too_many, found.len() > MOST);
+    /// Sorts the endpoints and applies the limit. Returns whether the limit was exceeded for the first time.
+    fn count(&mut self, found: &mut Vec<Endpoint>, too_many: bool) -> bool {
+        found.sort_unstable_by_key(|it| (it.priority, it.address, Reverse(it.weight)));
+        let mut seen = BTreeSet::new();
+        found.retain(|endpoint| seen.insert(endpoint.address));
+        let were_too_many = std::mem::replace(&mut self.too_many, too_many || found.len() > MOST);
         found.truncate(MOST);
         self.too_many && !were_too_many
     }
 
-    fn replace(&mut self, endpoints: Arc<[SocketAddr]>) -> bool {
+    fn replace(&mut self, endpoints: Arc<[Endpoint]>) -> bool {
         let changed = self.membership.endpoints != endpoints;
         if changed {
             self.membership.endpoints = endpoints;
         }
         changed
+    }
+}
+
+/// The endpoint at one address of a target. Weight 0 counts as 1, so that its endpoint gets a small share.
+fn endpoint(record: &SrvRecord, ip: IpAddr) -> Endpoint {
+    let weight = NonZeroU32::new(record.weight.into()).unwrap_or(NonZeroU32::MIN);
+    let priority = record.priority.into();
+    Endpoint { weight, priority, ..Endpoint::at(SocketAddr::new(ip, record.port)) }
+}
+
+/// Replaces the priorities of SRV records (0 to 65535) by their ranks, which endpoints have.
+fn rank(endpoints: &mut [Endpoint]) {
+    let all: BTreeSet<u32> = endpoints.iter().map(|endpoint| endpoint.priority).collect();
+    let ranks: BTreeMap<u32, u32> =
+        all.into_iter().zip((0..=LAST_PRIORITY).chain(repeat(LAST_PRIORITY))).collect();
+    for endpoint in endpoints {
+        endpoint.priority = ranks.get(&endpoint.priority).copied().unwrap_or(LAST_PRIORITY);
     }
 }
 
@@ -222,7 +303,7 @@ mod tests {
     }
 
     fn endpoints(known: &NameState) -> Vec<String> {
-        known.membership.endpoints.iter().map(ToString::to_string).collect()
+        known.membership.endpoints.iter().map(|it| it.address.to_string()).collect()
     }
 
     #[test]
@@ -320,8 +401,93 @@ mod tests {
         let mut known = NameState::new(80, REFRESH, None);
         assert_eq!(after(&mut known, [found(&many)]), effect(true, News::TooMany));
         assert_eq!(known.membership.endpoints.len(), MOST);
-        assert_eq!(known.membership.endpoints[0].to_string(), "10.0.0.0:80");
+        assert_eq!(endpoints(&known)[0], "10.0.0.0:80");
         assert_eq!(after(&mut known, [found(&many)]), effect(false, None));
+    }
+
+    fn service(priority: u16, weight: u16, target: &str, addresses: Answer) -> Service {
+        Service { record: SrvRecord { priority, target: target.into(), port: 8080, weight }, addresses }
+    }
+
+    fn services(services: impl IntoIterator<Item = Service>) -> Answer {
+        Answer::Services { services: services.into_iter().collect(), too_many: false }
+    }
+
+    /// Each endpoint as `address priority weight`.
+    fn told(known: &NameState) -> Vec<String> {
+        let tell = |it: &Endpoint| format!("{} {} {}", it.address, it.priority, it.weight);
+        known.membership.endpoints.iter().map(tell).collect()
+    }
+
+    #[test]
+    fn srv_records_give_ports_weights_and_ranks_of_priorities() {
+        let mut known = NameState::new(0, REFRESH, None);
+        let answer = services([
+            service(10, 60, "a.", found(&["192.0.2.9", "2001:db8::1"])),
+            service(10, 0, "b.", found(&["192.0.2.2"])),
+            service(20, 5, "gone.", nothing()),
+            service(65_535, 65_535, "c.", found(&["192.0.2.1", "192.0.2.2"])),
+        ]);
+        assert_eq!(after(&mut known, [answer.clone()]), effect(true, None));
+        let expected = [
+            "192.0.2.2:8080 0 1",
+            "192.0.2.9:8080 0 60",
+            "[2001:db8::1]:8080 0 60",
+            "192.0.2.1:8080 1 65535",
+        ];
+        assert_eq!(
+            told(&known),
+            expected,
+            "an address that has two records is used once, by the first priority"
+        );
+        assert_eq!(after(&mut known, [answer]), effect(false, None));
+        let heavier = services([service(0, 9, "b.", found(&["192.0.2.2"]))]);
+        assert_eq!(after(&mut known, [heavier]), effect(true, None), "another weight is a change");
+        assert_eq!(told(&known), ["192.0.2.2:8080 0 9"]);
+    }
+
+    #[test]
+    fn more_priorities_than_endpoints_have_share_the_last() {
+        let mut known = NameState::new(0, REFRESH, None);
+        let all = (0..200).map(|nth: u16| service(nth * 3, 1, "a.", found(&[&format!("192.0.2.{nth}")])));
+        after(&mut known, [services(all)]);
+        let priorities: Vec<u32> = known.membership.endpoints.iter().map(|it| it.priority).collect();
+        assert_eq!(priorities[..128], (0..128).collect::<Vec<u32>>());
+        assert!(priorities[128..].iter().all(|priority| *priority == LAST_PRIORITY));
+    }
+
+    #[test]
+    fn a_target_whose_question_failed_keeps_its_addresses_and_others_change() {
+        let mut known = NameState::new(0, REFRESH, None);
+        let one = service(0, 1, "a.", found(&["192.0.2.1", "2001:db8::1"]));
+        after(&mut known, [services([one, service(0, 1, "b.", found(&["192.0.2.2"]))])]);
+        let mut known = NameState::new(0, Duration::from_secs(9), Some(known.membership)); // a reload
+        for _ in 0..10 {
+            let moved = service(0, 1, "b.", found(&["192.0.2.3"]));
+            after(&mut known, [services([service(0, 1, "a.", failed()), moved])]);
+        }
+        assert_eq!(endpoints(&known), ["192.0.2.1:8080", "192.0.2.3:8080", "[2001:db8::1]:8080"]);
+        assert_eq!(known.membership.last_error.as_deref(), Some("target a.: timed out"));
+        after(&mut known, [services([service(0, 1, "a.", half(&["192.0.2.4"], Family::V6))])]);
+        assert_eq!(endpoints(&known), ["192.0.2.4:8080", "[2001:db8::1]:8080"]);
+        after(&mut known, [failed(), failed(), failed(), nothing(), nothing()]);
+        assert_eq!(endpoints(&known).len(), 2);
+        let not_offered = Answer::NotOffered("not offered".into());
+        assert_eq!(after(&mut known, [not_offered]), effect(true, News::Emptied));
+        after(
+            &mut known,
+            [services([service(0, 1, "a.", failed()), service(0, 1, "b.", found(&["192.0.2.2"]))])],
+        );
+        assert_eq!(endpoints(&known), ["192.0.2.2:8080"], "addresses of before the removal do not come back");
+    }
+
+    #[test]
+    fn an_excess_of_srv_records_is_reported_once() {
+        let mut known = NameState::new(0, REFRESH, None);
+        let some = || vec![service(0, 1, "a.", found(&["192.0.2.1"]))];
+        let excess = || Answer::Services { services: some(), too_many: true };
+        assert_eq!(after(&mut known, [excess()]), effect(true, News::TooMany));
+        assert_eq!(after(&mut known, [excess()]), effect(false, None));
     }
 
     #[test]

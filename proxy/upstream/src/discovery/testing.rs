@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use hickory_resolver::proto::rr::rdata::SRV;
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -22,6 +23,8 @@ use super::system::Files;
 #[derive(Debug, Clone)]
 pub enum Script {
     Records(Vec<IpAddr>),
+    /// SRV records: priority, weight, port and target.
+    Services(Vec<(u16, u16, u16, &'static str)>),
     Code(ResponseCode),
     Silent,
     /// Truncated over UDP, complete over TCP.
@@ -152,10 +155,15 @@ impl ServerState {
         let mut answer = Message::response(question.metadata.id, OpCode::Query);
         answer.metadata.recursion_available = true;
         answer.add_query(query.clone());
+        let mut services = Vec::new();
         let addresses = match script.unwrap_or(Script::Code(ResponseCode::NXDomain)) {
             Script::Silent => return None,
             Script::Code(code) => {
                 answer.metadata.response_code = code;
+                Vec::new()
+            }
+            Script::Services(all) => {
+                services = all;
                 Vec::new()
             }
             Script::Truncated(_) if udp => {
@@ -166,6 +174,11 @@ impl ServerState {
         };
         let of_family = addresses.into_iter().filter(|ip| ip.is_ipv4() == (family == RecordType::A));
         answer.add_answers(of_family.map(|ip| Record::from_rdata(query.name().clone(), 30, RData::from(ip))));
+        answer.add_answers(services.into_iter().map(|(priority, weight, port, target)| {
+            let target = Name::from_str_relaxed(target).unwrap();
+            let data = RData::SRV(SRV::new(priority, weight, port, target));
+            Record::from_rdata(query.name().clone(), 30, data)
+        }));
         Some(answer.to_vec().unwrap())
     }
 }
